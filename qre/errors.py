@@ -1,0 +1,46 @@
+"""The one exception hierarchy, sorted by who can act on it.
+
+A message names the thing and the way out; the command line prints it as one line and exits with 2.
+No key, and nothing derived from one, is ever put into a message.
+"""
+
+
+class QreError(Exception):
+    """Base of everything that QRE raises on purpose.
+
+    ``what`` is the thing that failed, ``why`` the cause, ``remedy`` what the reader can do about it.
+    """
+
+    def __init__(self, what: str, why: str = "", remedy: str = "") -> None:
+        super().__init__(what, why, remedy)
+        self.what = what
+        self.why = why
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        text = self.what
+        if self.why:
+            text = f"{text}: {self.why}"
+        if self.remedy:
+            text = f"{text}; {self.remedy}"
+        return text
+
+
+class UserError(QreError):
+    """The user can mend it: a configuration, an argument, an environment variable."""
+
+
+class MachineError(QreError):
+    """This machine refuses: a missing capability, device, kernel feature, file or descriptor."""
+
+
+class PeerError(QreError):
+    """The other end, or something between, did what the protocol does not allow."""
+
+
+class InternalError(QreError):
+    """A defect of QRE itself."""
+
+
+class UntrustedInputError(QreError):
+    """Bytes from outside do not parse. The only exception that an ``…_untrusted`` parser may raise."""

@@ -1,0 +1,274 @@
+"""The messages that the supervisor and its workers exchange over ZeroMQ: typed, versioned, bounded.
+
+No message carries a key. Who may send which to whom, and when, is the supervisor's table (``supervisor/routes``);
+the types here say only what a message looks like. A request has an id and exactly one answer.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Annotated
+
+import msgspec
+
+from qre.session import (
+    U16,
+    U64,
+    ConnectionId,
+    DestProfile,
+    DeviceCounters,
+    Message,
+    Prefixes,
+    Role,
+    SessionStatus,
+    Struct,
+    Text,
+)
+
+VERSION = 1
+#: The largest message on any channel, in bytes.
+MAX_MESSAGE = 1 << 20
+
+
+class Party(enum.StrEnum):
+    """The processes of one daemon."""
+
+    SUPERVISOR = "supervisor"
+    HANDSHAKE = "handshake"
+    BPF_LOADER = "bpf_loader"
+    NETLINK = "netlink"
+    DATAPLANE = "dataplane"
+
+
+class WorkerConfig(Struct, frozen=True, kw_only=True):
+    """What every worker may know: the profile without its secrets and hooks, and the global settings."""
+
+    profile: Text
+    device: Annotated[str, msgspec.Meta(max_length=15)]
+    role: Role
+    address: Prefixes  # interface CIDRs, canonical
+    mtu: U16
+    keepalive_s: U16
+    allowed_ips: Prefixes
+    server_name: Text
+    listen_ip: Text = ""  # server; with --server-underlay applied
+    listen_port: U16 = 0
+    dest_host: Text = ""
+    dest_port: U16 = 0
+    max_time_diff_ms: U64 = 60_000
+    endpoint_host: Text = ""  # client; with --server-underlay applied
+    endpoint_port: U16 = 0
+    user_dataplane: bool = True
+    routed_cid_len: Annotated[int, msgspec.Meta(ge=17, le=20)] = 20
+    dest_profile_ttl_ms: U64 = 3_600_000
+    rekey_interval_ms: U64 = 120_000
+    idle_timeout_ms: U64 = 60_000
+    reconnect_min_ms: U64 = 1_000
+    reconnect_max_ms: U64 = 60_000
+    relay_max_flows: U64 = 4096
+    relay_max_flows_per_prefix: U64 = 64
+    relay_idle_ms: U64 = 30_000
+    log_level: Annotated[str, msgspec.Meta(max_length=16)] = "info"
+    rekey_after_packets: U64 = 1 << 22
+    dest_profile: DestProfile | None = None  # the cached one
+
+
+class ProfileSecrets(Struct, frozen=True, kw_only=True):
+    """What only the handshake worker may know; travels in a sealed memfd from the parent (msgpack)."""
+
+    private_key: Annotated[bytes, msgspec.Meta(max_length=32)] = b""  # server
+    short_ids: Annotated[tuple[bytes, ...], msgspec.Meta(max_length=1024)] = ()  # server, padded to 8
+    public_key: Annotated[bytes, msgspec.Meta(max_length=32)] = b""  # client
+    short_id: Annotated[bytes, msgspec.Meta(max_length=8)] = b""  # client, padded to 8
+
+    def __repr__(self) -> str:
+        return "ProfileSecrets(hidden)"
+
+
+# --- life cycle: supervisor -> worker, unless said otherwise ---
+
+
+class Hello(Message, frozen=True, kw_only=True):
+    """worker -> supervisor, once: privileges are dropped and the filter is loaded."""
+
+    role: Party
+    pid: U64
+
+
+class Start(Message, frozen=True, kw_only=True):
+    """Request. Answered with Done when the worker's work can really be done (that is what READY=1 waits for)."""
+
+    config: WorkerConfig
+
+
+class Reload(Message, frozen=True, kw_only=True):
+    """Request. The new configuration; the handshake worker gets new ``profile_secrets`` before it."""
+
+    config: WorkerConfig
+
+
+class Heartbeat(Message, frozen=True, kw_only=True):
+    """Request. Answered with Done."""
+
+
+class Stop(Message, frozen=True, kw_only=True):
+    """Request. End in order: close sessions, detach, then exit 0 after the answer."""
+
+
+class Done(Message, frozen=True, kw_only=True):
+    """An answer: it is done."""
+
+
+class Refused(Message, frozen=True, kw_only=True):
+    """An answer: it is not done, and nothing changed."""
+
+    reason: Text
+
+
+# --- handshake worker ---
+
+
+class SocketRequest(Message, frozen=True, kw_only=True):
+    """handshake -> supervisor, request (client): a new underlay UDP socket. The answer is SocketGranted, and the
+    descriptor ``client_udp`` with the same number comes over the descriptor channel before it."""
+
+
+class SocketGranted(Message, frozen=True, kw_only=True):
+    number: U64
+
+
+class SocketRelease(Message, frozen=True, kw_only=True):
+    """handshake -> supervisor: this socket is no longer needed (the supervisor keeps a duplicate for restarts)."""
+
+    number: U64
+
+
+class RoleState(Message, frozen=True, kw_only=True):
+    """handshake -> supervisor: what STATUS= and the ready file say. ``up``: at least one session is up."""
+
+    up: bool
+    text: Text
+
+
+class DestProfileReport(Message, frozen=True, kw_only=True):
+    """handshake -> supervisor: a fresh probe of Dest; the parent caches it."""
+
+    profile: DestProfile
+
+
+class CidAdopt(Message, frozen=True, kw_only=True):
+    """handshake -> bpf_loader, request: steer this routed CID to slot 1."""
+
+    connection_id: ConnectionId
+
+
+class CidRelease(Message, frozen=True, kw_only=True):
+    connection_id: ConnectionId
+
+
+class CidSync(Message, frozen=True, kw_only=True):
+    """handshake -> bpf_loader, request: exactly these CIDs are live (after a restart)."""
+
+    connection_ids: Annotated[tuple[ConnectionId, ...], msgspec.Meta(max_length=4096)]
+
+
+# --- netlink worker ---
+
+
+class SyncDevice(Message, frozen=True, kw_only=True):
+    """supervisor -> netlink, request: link up, these addresses, MTU and routes for AllowedIPs, no others of ours."""
+
+    device: Annotated[str, msgspec.Meta(max_length=15)]
+    address: Prefixes
+    mtu: U16
+    allowed_ips: Prefixes
+    fwmark: U64 = 0
+
+
+class LinkGone(Message, frozen=True, kw_only=True):
+    """netlink -> supervisor: somebody removed the device."""
+
+    device: Annotated[str, msgspec.Meta(max_length=15)]
+
+
+# --- status ---
+
+
+class StatusRequest(Message, frozen=True, kw_only=True):
+    """supervisor -> any worker, request. Answered with the status of that role."""
+
+
+class DataplaneStatus(Message, frozen=True, kw_only=True):
+    counters: DeviceCounters
+    sessions: Annotated[tuple[SessionStatus, ...], msgspec.Meta(max_length=1024)]
+
+
+class HandshakeStatus(Message, frozen=True, kw_only=True):
+    up: bool
+    text: Text
+    pending_flows: U64 = 0
+    relay_flows: U64 = 0
+    handshakes: U64 = 0  # accepted (server) or completed (client)
+    strangers: U64 = 0
+    rekeys: U64 = 0
+    dest_profile: DestProfile | None = None
+
+
+class LoaderStatus(Message, frozen=True, kw_only=True):
+    attached: bool
+    program: Text
+    pin_dir: Text
+    routed_cid_len: U16
+    map_entries: U64
+    connection_ids: Annotated[tuple[ConnectionId, ...], msgspec.Meta(max_length=4096)]
+    sync_failures: U64 = 0
+
+
+class NetlinkStatus(Message, frozen=True, kw_only=True):
+    device_present: bool
+    link_up: bool
+
+
+Body = (
+    Hello
+    | Start
+    | Reload
+    | Heartbeat
+    | Stop
+    | Done
+    | Refused
+    | SocketRequest
+    | SocketGranted
+    | SocketRelease
+    | RoleState
+    | DestProfileReport
+    | CidAdopt
+    | CidRelease
+    | CidSync
+    | SyncDevice
+    | LinkGone
+    | StatusRequest
+    | DataplaneStatus
+    | HandshakeStatus
+    | LoaderStatus
+    | NetlinkStatus
+)
+
+
+class Envelope(Struct, frozen=True, kw_only=True):
+    """One message on a ZeroMQ socket. ``peer`` is whom it is for (worker -> supervisor) or from whom it came
+    (supervisor -> worker; set by the supervisor, never believed from a worker). ``id`` 0: one-way; otherwise a
+    request, or with ``answer`` the answer to the request of that id."""
+
+    version: Annotated[int, msgspec.Meta(ge=VERSION, le=VERSION)] = VERSION
+    id: U64 = 0
+    answer: bool = False
+    peer: Party
+    body: Body
+
+
+class Descriptor(Struct, frozen=True, kw_only=True):
+    """Goes with one SCM_RIGHTS descriptor over a worker's descriptor channel, either way."""
+
+    name: Annotated[str, msgspec.Meta(max_length=32)]
+    number: U64 = 0

@@ -1,0 +1,1 @@
+"""REALITY inside QUIC: who may be answered, and how a server proves itself."""

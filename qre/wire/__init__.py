@@ -1,0 +1,1 @@
+"""QUIC v1 on the wire, sans-IO."""

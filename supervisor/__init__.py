@@ -1,0 +1,1 @@
+"""Process life cycle, sockets, routing of messages, readiness."""

@@ -1,0 +1,1 @@
+"""The privilege-dropped processes, one package a role. Workers never import each other."""

@@ -1,0 +1,1 @@
+"""The worker that steers packets by routed connection ID."""

@@ -1,0 +1,1 @@
+"""The worker that shakes hands and relays strangers to Dest."""

@@ -1,0 +1,42 @@
+# make demo   the whole tunnel on this machine, in network namespaces
+# make test   every ring of tests that this machine can run, with coverage
+# make check  static checks: ruff, mypy, clang-format, shellcheck
+# make bench  the user data plane beside wireguard-go
+
+PYTHON := .venv/bin/python
+SHELL_FILES := packaging/setup.sh .ci/run $(wildcard packaging/*.sh)
+C_FILES := $(wildcard bpf/*.c bpf/*.h kmod/*.c kmod/*.h kmod/uapi/*.h)
+
+.PHONY: setup demo test test-unit test-host check bench bpf clean
+
+setup:
+	@packaging/setup.sh
+
+demo: setup
+	@$(PYTHON) -m demo
+
+test: setup
+	@$(PYTHON) -m tests.run unit host
+
+test-unit: setup
+	@$(PYTHON) -m tests.run unit
+
+test-host: setup
+	@$(PYTHON) -m tests.run host
+
+check: setup
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/mypy
+	clang-format --dry-run --Werror $(C_FILES)
+	shellcheck $(SHELL_FILES)
+
+bench: setup
+	@$(PYTHON) -m tests.bench.dataplane
+
+bpf:
+	@$(MAKE) -s -C bpf
+
+clean:
+	$(MAKE) -s -C bpf clean
+	rm -rf build dist .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis

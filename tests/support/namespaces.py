@@ -1,0 +1,116 @@
+"""Network namespaces with veth pairs between them, made for one run and gone after it."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+
+
+def run(*command: str, check: bool = True, timeout: float = 60) -> str:
+    """The standard output of ``command``; a failure shows what it said."""
+    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
+    if check and done.returncode:
+        raise RuntimeError(
+            f"{' '.join(command)}: exit {done.returncode}: {done.stderr.strip() or done.stdout.strip()}"
+        )
+    return done.stdout
+
+
+class Namespace:
+    """One network namespace; only the network is its own (mounts are shared, so BPF pins stay visible)."""
+
+    def __init__(self, name: str) -> None:
+        self.name = f"qre-{name}-{os.getpid()}-{secrets.token_hex(2)}"
+        run("ip", "netns", "add", self.name)
+        self.ip("link", "set", "lo", "up")
+        # Loopback-free of IPv6 chatter: captures and counters show the tunnel's packets only.
+        self.run("sysctl", "-qw", "net.ipv6.conf.default.accept_dad=0", "net.ipv6.conf.default.autoconf=0")
+
+    @property
+    def prefix(self) -> list[str]:
+        """What to put before a command to run it inside."""
+        return ["nsenter", f"--net=/run/netns/{self.name}", "--"]
+
+    def run(self, *command: str, check: bool = True, timeout: float = 60) -> str:
+        return run(*self.prefix, *command, check=check, timeout=timeout)
+
+    def ip(self, *arguments: str) -> str:
+        return run("ip", "-n", self.name, *arguments)
+
+    def popen(
+        self, command: Sequence[str], *, env: dict[str, str] | None = None, log: Path | None = None
+    ) -> subprocess.Popen[bytes]:
+        """Start ``command`` inside; what it says goes to ``log``."""
+        output = log.open("ab") if log else subprocess.DEVNULL
+        try:
+            return subprocess.Popen(
+                [*self.prefix, *command],
+                env={**os.environ, **(env or {})},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+        finally:
+            if not isinstance(output, int):
+                output.close()
+
+    def delete(self) -> None:
+        run("ip", "netns", "del", self.name, check=False)
+
+
+def join(one: Namespace, address: str, other: Namespace, other_address: str) -> tuple[str, str]:
+    """A veth pair between two namespaces, addresses with prefix length; the names of its ends.
+
+    Segmentation offloads are off, so that a capture shows the datagrams as they would be on a cable.
+    """
+    ends = f"v{secrets.token_hex(3)}a", f"v{secrets.token_hex(3)}b"
+    one.ip("link", "add", ends[0], "type", "veth", "peer", "name", ends[1], "netns", other.name)
+    for namespace, device, cidr in ((one, ends[0], address), (other, ends[1], other_address)):
+        namespace.run("ethtool", "-K", device, "gso", "off", "tso", "off", "gro", "off", check=False)
+        namespace.ip("addr", "add", cidr, "dev", device)
+        namespace.ip("link", "set", device, "up")
+    return ends
+
+
+class Lab:
+    """Client, server and site: ``client —10.90.1.0/24— server —10.90.2.0/24— site``."""
+
+    CLIENT = "10.90.1.2"
+    SERVER = "10.90.1.1"
+    SERVER_TO_SITE = "10.90.2.1"
+    SITE = "10.90.2.2"
+
+    def __init__(self) -> None:
+        self.namespaces: list[Namespace] = []
+        try:
+            self.client, self.server, self.site = (self._add(name) for name in ("client", "server", "site"))
+            self.client_device, self.server_device = join(
+                self.client, f"{self.CLIENT}/24", self.server, f"{self.SERVER}/24"
+            )
+            self.uplink_device, self.site_device = join(
+                self.server, f"{self.SERVER_TO_SITE}/24", self.site, f"{self.SITE}/24"
+            )
+        except BaseException:
+            self.close()
+            raise
+
+    def _add(self, name: str) -> Namespace:
+        namespace = Namespace(name)
+        self.namespaces.append(namespace)
+        return namespace
+
+    def close(self) -> None:
+        for namespace in self.namespaces:
+            namespace.delete()
+
+    def __enter__(self) -> Lab:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,1 @@
+"""The whole tunnel on one machine: ``python -m demo``, or ``make demo``."""

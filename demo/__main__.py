@@ -78,9 +78,7 @@ def capability_names(mask: int) -> str:
 
 def process_table(daemon: Daemon) -> list[str]:
     """What /proc says of every thread of the workers, one row a process (its worst thread)."""
-    rows = [
-        f"{'process':<16}{'pid':>6}{'uid':>7}{'threads':>9}{'NoNewPrivs':>12}{'Seccomp':>9}  capabilities (all five sets)"
-    ]
+    rows = [f"{'process':<16}{'pid':>6}{'uid':>7}{'threads':>9}{'NoNewPrivs':>12}{'Seccomp':>9}  capabilities"]
     for name, pid in sorted(daemon.workers().items()):
         found = threads(pid)
         worker = name != "supervisor"

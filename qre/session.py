@@ -324,4 +324,12 @@ class DestProfile(Struct, frozen=True, kw_only=True):
     group: Text = ""
     alpn: Text = ""
     certificate_chain_length: U64 = 0
+    #: extension types of Dest's ServerHello in order; empty: unknown
+    server_hello_extensions: Annotated[tuple[U16, ...], msgspec.Meta(max_length=16)] = ()
+    #: CRYPTO bytes of Dest's Handshake flight, EncryptedExtensions to Finished as they were on the wire; 0: unknown
+    handshake_flight_length: U64 = 0
+    #: UDP payload lengths of what Dest sent before it had the client's Finished, in order; empty: unknown
+    flight_datagram_lengths: Annotated[tuple[U16, ...], msgspec.Meta(max_length=32)] = ()
+    #: lengths of Dest's NewSessionTicket messages, headers included; None: unknown
+    session_ticket_lengths: Annotated[tuple[U16, ...], msgspec.Meta(max_length=8)] | None = None
     warnings: Annotated[tuple[Text, ...], msgspec.Meta(max_length=16)] = ()

@@ -1,0 +1,121 @@
+"""The whole: site, server daemon and client daemon in a lab of namespaces, brought up for a test and taken down."""
+
+from __future__ import annotations
+
+import secrets
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+
+from tests.support.daemons import Daemon, left_behind
+from tests.support.namespaces import Lab, run
+from tests.support.site import NAME, Caddy
+
+SERVER_INNER, CLIENT_INNER = "10.77.0.1", "10.77.0.2"
+PORT = 443
+
+
+class Tunnel:
+    """``server`` and ``client`` are daemons that are not started yet; ``close`` proves that nothing is left."""
+
+    def __init__(self, settings: str = "") -> None:
+        self.stack = ExitStack()
+        try:
+            self.directory = Path(self.stack.enter_context(tempfile.TemporaryDirectory(prefix="qre-test-")))
+            self.directory.chmod(0o711)
+            self.pin_dir = self.directory / "bpf"
+            self.pin_dir.mkdir()
+            run("mount", "-t", "bpf", "bpf", str(self.pin_dir))
+            self.stack.callback(run, "umount", str(self.pin_dir))
+            self.lab = self.stack.enter_context(Lab())
+            self.site = Caddy(self.lab.site, self.directory / "site", self.lab.SITE, PORT)
+            self.stack.callback(self.site.stop)
+            (self.directory / "dev").mkdir(mode=0o700)
+            (self.directory / "qre.conf").write_text(settings)
+            self.daemons: list[Daemon] = []
+            self.server = self.daemon("server0", server=True)
+            self.client = self.daemon("client0")
+            self.server.tool(
+                "init", "ServerProfile=server0", "ClientProfile=client0", f"Endpoint={Lab.SERVER}:{PORT}",
+                f"Dest={Lab.SITE}:{PORT}", f"ServerName={NAME}",
+                f"ServerAddress={SERVER_INNER}/24", f"ClientAddress={CLIENT_INNER}/24",
+            )  # fmt: skip
+        except BaseException:
+            self.stack.close()
+            raise
+
+    def daemon(self, profile: str, *, server: bool = False, options: tuple[str, ...] = ()) -> Daemon:
+        """A daemon of this lab; its profile may still have to be written."""
+        namespace = self.lab.server if server else self.lab.client
+        made = Daemon(
+            namespace,
+            profile,
+            self.directory,
+            self.pin_dir,
+            {"SSL_CERT_FILE": str(self.site.authority)},
+            options,
+        )
+        self.daemons.append(made)
+        return made
+
+    def profile(self, name: str) -> Path:
+        return self.directory / "dev" / f"{name}.conf"
+
+    def edit(self, name: str, key: str, value: str, *, like: str | None = None) -> None:
+        """Write the profile ``name`` as ``like`` (itself when not given) with ``key`` set to ``value``."""
+        lines = self.profile(like or name).read_text().splitlines()
+        kept = [line for line in lines if line.split("=")[0].strip().lower() != key.lower()]
+        path = self.profile(name)
+        path.touch(mode=0o600)
+        path.write_text("\n".join([*kept, f"{key} = {value}", ""]))
+
+    def value(self, name: str, key: str) -> str:
+        for line in self.profile(name).read_text().splitlines():
+            if line.split("=")[0].strip().lower() == key.lower():
+                return line.split("=", 1)[1].strip()
+        raise KeyError(key)
+
+    def second_client(self, name: str = "client1", address: str = "10.77.0.3/24") -> Daemon:
+        """A client with a short id of its own, known to the server's profile (before the server starts)."""
+        short_id = secrets.token_hex(8)
+        self.edit("server0", "RealityShortIds", f"{self.value('server0', 'RealityShortIds')},{short_id}")
+        self.edit(name, "RealityShortId", short_id, like="client0")
+        self.edit(name, "Address", address)
+        return self.daemon(name)
+
+    def up(self) -> Tunnel:
+        """Start both daemons and wait for the session."""
+        self.server.start().wait_ready()
+        self.client.start().wait_ready().wait_session()
+        return self
+
+    def said(self) -> str:
+        return "".join(f"--- {daemon.profile}\n{daemon.said()}" for daemon in self.daemons)
+
+    def close(self) -> None:
+        """End everything; an AssertionError names what a daemon left behind."""
+        try:
+            statuses = {daemon.profile: daemon.stop() for daemon in reversed(self.daemons)}
+            left = left_behind(self.directory, self.pin_dir)
+            for namespace in (self.lab.client, self.lab.server):
+                left += [line for line in namespace.ip("-o", "link").splitlines() if "tun" in line]
+            assert not left, f"left behind: {left}\n{self.said()}"
+            assert set(statuses.values()) <= {0}, f"exit statuses {statuses}\n{self.said()}"
+        finally:
+            self.stack.close()
+
+    def __enter__(self) -> Tunnel:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self.close()
+            return
+        error.add_note(self.said()[-6000:])
+        try:
+            self.close()
+        except (AssertionError, RuntimeError) as second:
+            error.add_note(f"while closing: {second}")

@@ -1,6 +1,6 @@
 """A flood of hostile datagrams from many source addresses and ports, paced; runs inside a namespace.
 
-``python -m tests.support.flood DESTINATION PORT RATE SECONDS SEED [HELLO.bin]`` sends raw IPv4 UDP from 172.20.0.0/15:
+``python -m tests.support.flood DESTINATION PORT RATE SECONDS SEED [HELLO.bin]`` sends raw UDP from 172.20.0.0/15:
 random bytes, truncated and bit-flipped first flights, first halves of hellos, short headers, unknown versions.
 """
 

@@ -1,0 +1,138 @@
+"""Reads the few fields of a ClientHello that decide whether its sender may be answered (RFC 8446 §4.1.2).
+
+The bytes come from anybody: nothing here raises anything but ``UntrustedInputError``, allocates more than the message
+is long, or looks beyond its end. Offers that do not matter here (ciphers, groups, versions) are left to TLS.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from qre.errors import UntrustedInputError
+
+CLIENT_HELLO: Final = 1
+HEADER_LENGTH: Final = 4
+#: Where ``random`` lies in the handshake message: type (1), length (3), legacy_version (2).
+RANDOM_START: Final = 6
+RANDOM_END: Final = RANDOM_START + 32
+
+_SERVER_NAME: Final = 0
+_PRE_SHARED_KEY: Final = 41
+_KEY_SHARE: Final = 51
+_X25519: Final = 0x001D
+
+
+@dataclass(frozen=True)
+class ClientHello:
+    """``server_name`` and ``x25519_share`` are None when the hello has none (or more than one share of the group)."""
+
+    random: bytes
+    session_id: bytes
+    server_name: bytes | None
+    x25519_share: bytes | None
+    has_pre_shared_key: bool
+
+
+class _Reader:
+    """A cursor over ``data[position:end]``."""
+
+    def __init__(self, data: bytes, position: int, end: int) -> None:
+        self.data = data
+        self.position = position
+        self.end = end
+
+    def take(self, length: int) -> bytes:
+        start = self.position
+        if length > self.end - start:
+            raise UntrustedInputError("ClientHello", "a field is longer than what is left of it")
+        self.position = start + length
+        return self.data[start : self.position]
+
+    def number(self, size: int) -> int:
+        return int.from_bytes(self.take(size), "big")
+
+    def block(self, size: int) -> _Reader:
+        """A vector that begins with its length in ``size`` bytes (RFC 8446 §3.4)."""
+        length = self.number(size)
+        start = self.position
+        self.take(length)
+        return _Reader(self.data, start, self.position)
+
+    @property
+    def rest(self) -> bytes:
+        return self.data[self.position : self.end]
+
+    @property
+    def more(self) -> bool:
+        return self.position < self.end
+
+
+def hello_length_untrusted(start: bytes) -> int | None:
+    """The length of the whole handshake message that ``start`` begins, or None while its header is incomplete."""
+    if start and start[0] != CLIENT_HELLO:
+        raise UntrustedInputError("ClientHello", "another handshake message")
+    if len(start) < HEADER_LENGTH:
+        return None
+    return HEADER_LENGTH + int.from_bytes(start[1:HEADER_LENGTH], "big")
+
+
+def parse_client_hello_untrusted(message: bytes) -> ClientHello:
+    """``message`` is exactly one handshake message, its 4-byte header included."""
+    if hello_length_untrusted(message) != len(message):
+        raise UntrustedInputError("ClientHello", "its length is not the message's")
+    reader = _Reader(message, HEADER_LENGTH, len(message))
+    reader.take(2)  # legacy_version
+    random = reader.take(32)
+    session_id = reader.block(1).rest
+    reader.block(2)  # cipher_suites
+    reader.block(1)  # legacy_compression_methods
+    extensions = _extensions(reader.block(2))
+    if reader.more:
+        raise UntrustedInputError("ClientHello", "bytes after its extensions")
+    return ClientHello(
+        random=random,
+        session_id=session_id,
+        server_name=_server_name(extensions.get(_SERVER_NAME)),
+        x25519_share=_x25519_share(extensions.get(_KEY_SHARE)),
+        has_pre_shared_key=_PRE_SHARED_KEY in extensions,
+    )
+
+
+def _extensions(reader: _Reader) -> dict[int, _Reader]:
+    found: dict[int, _Reader] = {}
+    while reader.more:
+        kind = reader.number(2)
+        body = reader.block(2)
+        if kind in found:
+            raise UntrustedInputError("ClientHello", "an extension twice")
+        found[kind] = body
+    return found
+
+
+def _server_name(body: _Reader | None) -> bytes | None:
+    if body is None:
+        return None
+    names = body.block(2)
+    if names.number(1) != 0:
+        raise UntrustedInputError("ClientHello", "an unknown type of server name")
+    name = names.block(2).rest
+    if names.more or body.more:
+        raise UntrustedInputError("ClientHello", "more than one server name")
+    return name
+
+
+def _x25519_share(body: _Reader | None) -> bytes | None:
+    """The key exchange of the lone x25519 entry; the hybrid's X25519 half is another key and does not count."""
+    if body is None:
+        return None
+    shares = body.block(2)
+    found: list[bytes] = []
+    while shares.more:
+        group = shares.number(2)
+        key_exchange = shares.block(2).rest
+        if group == _X25519:
+            found.append(key_exchange)
+    if body.more:
+        raise UntrustedInputError("ClientHello", "bytes after its key shares")
+    return found[0] if len(found) == 1 and len(found[0]) == 32 else None

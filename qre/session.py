@@ -42,7 +42,7 @@ ShortId = Annotated[bytes, msgspec.Meta(min_length=8, max_length=8)]
 Text = Annotated[str, msgspec.Meta(max_length=512)]
 Prefix = Annotated[str, msgspec.Meta(max_length=49)]
 Prefixes = Annotated[tuple[Prefix, ...], msgspec.Meta(max_length=256)]
-FrameBytes = Annotated[bytes, msgspec.Meta(max_length=1200)]
+FrameBytes = Annotated[bytes, msgspec.Meta(max_length=1472)]  # as much as one packet can carry
 
 
 class Role(enum.StrEnum):

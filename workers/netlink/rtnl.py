@@ -81,7 +81,7 @@ class AssignedAddress:
 class Rule:
     """One of the two policy rules of a default route through a tunnel (ip-rule(8)).
 
-    With ``fwmark``: packets without this mark look into ``table``. Without: the main table but for its default routes.
+    With ``fwmark``: packets without this mark look into ``table``. Without: the main table, less its default routes.
     """
 
     version: int

@@ -1,0 +1,76 @@
+"""One process at a time changes a device: a lock file ``RuntimeDir/<device>.lock``, held with flock(2).
+
+The file tells who holds it (process id and what it does), and is gone when nobody does. ``up``, ``down`` and
+``reload`` hold it while they work, a daemon as long as it lives.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from qre.config.model import GlobalConfig
+from qre.errors import MachineError, UserError
+
+_ATTEMPTS = 20
+
+
+def lock_path(config: GlobalConfig, device: str) -> Path:
+    return config.runtime_dir / f"{device}.lock"
+
+
+@contextmanager
+def hold_device(config: GlobalConfig, device: str, purpose: str) -> Iterator[None]:
+    """Hold the device for ``purpose`` (``up``, ``down``, ``reload``, ``daemon``); UserError names the holder."""
+    path = lock_path(config, device)
+    try:
+        config.runtime_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
+        descriptor = _acquire(path, device)
+    except OSError as error:
+        raise MachineError(f"lock {path}", error.strerror or str(error), "see RuntimeDir, and run as root") from error
+    try:
+        os.truncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()} {purpose}\n".encode(), 0)
+        yield
+    finally:
+        path.unlink(missing_ok=True)  # while it is still locked: the next one notices, and makes its own
+        os.close(descriptor)
+
+
+def _acquire(path: Path, device: str) -> int:
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    for _ in range(_ATTEMPTS):
+        descriptor = os.open(path, flags, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _is_current(descriptor, path):
+                return descriptor
+        except BlockingIOError:
+            holder = os.pread(descriptor, 64, 0).decode("ascii", "replace")
+            os.close(descriptor)
+            raise _busy(device, holder) from None
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)  # its holder removed it between our open and our lock
+    raise UserError(f"device {device}", "others keep changing it", "try again")
+
+
+def _is_current(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _busy(device: str, holder: str) -> UserError:
+    match = re.fullmatch(r"(\d+) ([a-z]+)\n?", holder)
+    pid, purpose = match.groups() if match else ("unknown", "another command")
+    if purpose == "daemon":
+        remedy = f"stop the daemon first: `systemctl stop qred@…`, or kill {pid}"
+        return UserError(f"device {device}", f"a daemon holds it (process {pid})", remedy)
+    return UserError(f"device {device}", f"`{purpose}` is at work on it (process {pid})", "wait for it")

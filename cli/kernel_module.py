@@ -1,0 +1,61 @@
+"""Which data plane: qre.ko when it can be loaded, the user data plane otherwise, and why."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+from qre.config.model import GlobalConfig
+from qre.errors import MachineError
+from qre.session import Dataplane
+
+MODULE = "qre"
+LOADED = Path("/sys/module") / MODULE
+_TIMEOUT = 30.0
+
+
+def wants_module(config: GlobalConfig) -> bool:
+    """Is `modprobe` to be run?"""
+    return config.module_load and config.dataplane is not Dataplane.USER
+
+
+def load_module() -> str:
+    """Load qre.ko; empty when it is there, otherwise the reason why not."""
+    if LOADED.exists():
+        return ""
+    try:
+        done = subprocess.run(
+            ["modprobe", MODULE],
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            timeout=_TIMEOUT,
+            check=False,
+        )
+    except FileNotFoundError:
+        return "there is no modprobe on this machine"
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"modprobe {MODULE}: {error}"
+    if done.returncode == 0 and LOADED.exists():
+        return ""
+    lines = (done.stderr or done.stdout).strip().splitlines()
+    return lines[0] if lines else f"modprobe {MODULE} failed with exit status {done.returncode}"
+
+
+def choose_dataplane(config: GlobalConfig, notice: Callable[[str], None]) -> Dataplane:
+    """The data plane of this ``up``; ``notice`` is told when `auto` has to do without the kernel.
+
+    Raises MachineError when the kernel's was asked for and is not there.
+    """
+    if config.dataplane is Dataplane.USER:
+        return Dataplane.USER
+    reason = load_module() if wants_module(config) else ""
+    if not reason and not LOADED.exists():
+        reason = "it is not loaded, and ModuleLoad is false"
+    if not reason:
+        return Dataplane.KERNEL
+    if config.dataplane is Dataplane.KERNEL:
+        raise MachineError("Dataplane = kernel", f"qre.ko: {reason}", "install qre.ko, or set Dataplane = auto")
+    notice(f"qre.ko is not there ({reason}): the user data plane is used")
+    return Dataplane.USER

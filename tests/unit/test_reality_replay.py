@@ -1,0 +1,148 @@
+"""The replay filter, and routed connection IDs."""
+
+from __future__ import annotations
+
+import os
+import random as randomness
+
+import pytest
+
+from qre.reality.cid import MAX_LENGTH, MIN_LENGTH, cid_key, is_ours, reset_token, routed_cid
+from qre.reality.replay import (
+    FILE_LENGTH,
+    HASH_LENGTH,
+    RECORD_LENGTH,
+    ReplayFilter,
+    random_hash,
+    replay_window,
+)
+
+NOW = 1_700_000_000
+
+
+class File:
+    """The record file, as its owner keeps it."""
+
+    def __init__(self, capacity: int) -> None:
+        self.image = bytearray()
+        self.capacity = capacity
+
+    def load(self, window: int = 120) -> ReplayFilter:
+        return ReplayFilter(bytes(self.image), window, self.capacity)
+
+    def write(self, accepted: tuple[int, bytes] | None) -> bool:
+        if accepted is None:
+            return False
+        offset, record = accepted
+        if len(self.image) < offset + len(record):
+            self.image.extend(bytes(offset + len(record) - len(self.image)))
+        self.image[offset : offset + len(record)] = record
+        return True
+
+
+def test_a_hello_is_accepted_once() -> None:
+    memory = ReplayFilter(b"", 120, 16)
+    digest = random_hash(os.urandom(32))
+    assert len(digest) == HASH_LENGTH
+    assert memory.accept(digest, NOW) is not None
+    assert memory.accept(digest, NOW) is None
+    assert memory.accept(digest, NOW + 119) is None
+
+
+def test_a_filter_that_was_read_from_the_file_still_knows_it() -> None:
+    file = File(16)
+    digests = [os.urandom(16) for _ in range(16)]
+    memory = file.load()
+    for digest in digests:
+        assert file.write(memory.accept(digest, NOW))
+    assert len(file.image) == 16 * RECORD_LENGTH
+    again = file.load()
+    assert len(again) == 16
+    assert all(again.accept(digest, NOW + 1) is None for digest in digests)
+
+
+def test_a_full_filter_accepts_nothing_until_the_oldest_is_of_no_use_to_a_replay() -> None:
+    memory = ReplayFilter(b"", 120, 4)
+    for second in range(4):
+        assert memory.accept(os.urandom(16), NOW + second) is not None
+    assert memory.accept(os.urandom(16), NOW + 4) is None
+    assert memory.accept(os.urandom(16), NOW + 120) is None
+    assert memory.accept(os.urandom(16), NOW + 121) is not None
+    assert memory.accept(os.urandom(16), NOW + 121) is None
+    assert len(memory) == 4
+
+
+def test_whatever_comes_in_whatever_order_no_hello_is_accepted_twice_within_the_window() -> None:
+    chance = randomness.Random(1)
+    file = File(32)
+    memory = file.load()
+    accepted: dict[bytes, int] = {}
+    now = NOW
+    for _ in range(5000):
+        now += chance.choice((0, 0, 1, 3))
+        digest = chance.randbytes(1) * 16
+        if file.write(memory.accept(digest, now)):
+            assert now - accepted.get(digest, -1000) > 120
+            accepted[digest] = now
+        if chance.random() < 0.01:
+            memory = file.load()
+
+
+def test_a_clock_that_is_set_back_lets_nothing_in_again() -> None:
+    memory = ReplayFilter(b"", 120, 4)
+    digest = os.urandom(16)
+    assert memory.accept(digest, NOW) is not None
+    assert memory.accept(digest, NOW - 100_000) is None
+
+
+def test_a_torn_or_foreign_file_is_read_without_an_error() -> None:
+    for length in (1, RECORD_LENGTH - 1, RECORD_LENGTH * 3 + 5, 4096):
+        ReplayFilter(os.urandom(length), 120, 64).accept(os.urandom(16), NOW)
+
+
+def test_the_file_of_the_real_size_is_one_and_a_half_megabytes() -> None:
+    assert FILE_LENGTH == 65_536 * 24
+    memory = ReplayFilter(b"", 120)
+    assert memory.accept(os.urandom(16), NOW) is not None
+
+
+def test_a_hello_is_remembered_for_twice_the_allowed_difference() -> None:
+    assert replay_window(60_000) >= 120
+    assert replay_window(1) >= 1
+    assert replay_window(0) == 24 * 3600
+    memory = ReplayFilter(b"", 10, 2)
+    memory.window = 20
+    assert memory.window == 20
+
+
+@pytest.mark.parametrize("length", range(MIN_LENGTH, MAX_LENGTH + 1))
+def test_a_routed_cid_is_recognised_by_the_key_that_made_it(length: int) -> None:
+    key = cid_key(os.urandom(32))
+    cid = routed_cid(key, os.urandom, length)
+    assert len(cid) == length
+    assert is_ours(key, cid)
+    assert not is_ours(cid_key(os.urandom(32)), cid)
+    for position in range(length):
+        changed = bytearray(cid)
+        changed[position] ^= 1
+        assert not is_ours(key, bytes(changed))
+
+
+def test_other_connection_ids_are_not_ours() -> None:
+    key = cid_key(bytes(32))
+    for length in range(22):
+        assert not is_ours(key, os.urandom(length))
+
+
+def test_a_routed_cid_has_17_to_20_bytes() -> None:
+    for length in (0, 16, 21):
+        with pytest.raises(ValueError, match="17 to 20"):
+            routed_cid(bytes(32), os.urandom, length)
+
+
+def test_two_routed_cids_and_their_reset_tokens_differ() -> None:
+    key = cid_key(bytes(32))
+    one, other = routed_cid(key, os.urandom), routed_cid(key, os.urandom)
+    assert one != other
+    assert len(reset_token(key, one)) == 16
+    assert reset_token(key, one) == reset_token(key, one) != reset_token(key, other)

@@ -1,0 +1,276 @@
+"""Real TUN devices: addresses, routes and rules as `ip` shows them, and nothing that is not ours touched."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import ipaddress
+import os
+import struct
+from collections.abc import Iterator
+
+import pytest
+
+from qre.errors import InternalError, MachineError
+from qre.workers.netlink.device import (
+    FIRST_FWMARK,
+    DeviceSpec,
+    choose_fwmark,
+    clear_device,
+    sync_device,
+    wanted_routes,
+)
+from qre.workers.netlink.netlink_socket import NetlinkRefusedError
+from qre.workers.netlink.rtnl import MAIN_TABLE, Rtnl
+from qre.workers.netlink.tun import VNET_HEADER_SIZE, is_held, open_tun
+from tests.support.network import everything, ip, own_network
+
+pytestmark = pytest.mark.root
+TUNGETVNETHDRSZ = 0x800454D7
+
+
+@pytest.fixture(autouse=True)
+def network() -> Iterator[None]:
+    with own_network():
+        ip("link", "set", "lo", "up")
+        yield
+
+
+@pytest.fixture
+def rtnl() -> Iterator[Rtnl]:
+    with Rtnl() as opened:
+        yield opened
+
+
+@pytest.fixture
+def tun() -> Iterator[int]:
+    descriptor = open_tun("qre0", persistent=False)
+    yield descriptor
+    os.close(descriptor)
+
+
+def spec(*addresses: str, routes: tuple[str, ...] = (), mtu: int = 1380, fwmark: int = 0) -> DeviceSpec:
+    return DeviceSpec(
+        "qre0",
+        tuple(ipaddress.ip_interface(text) for text in addresses),
+        mtu,
+        tuple(ipaddress.ip_network(text) for text in routes),
+        fwmark,
+    )
+
+
+# --- the TUN device ---
+
+
+def test_a_tun_device_has_virtio_headers_no_packet_information_and_is_gone_with_its_descriptor() -> None:
+    descriptor = open_tun("qre0", persistent=False)
+    try:
+        assert "tun type tun pi off vnet_hdr on persist off" in ip("-d", "link", "show", "qre0")
+        size = fcntl.ioctl(descriptor, TUNGETVNETHDRSZ, struct.pack("=i", 0))
+        assert struct.unpack("=i", size) == (VNET_HEADER_SIZE,)
+        assert not os.get_inheritable(descriptor)
+        assert not os.get_blocking(descriptor)
+    finally:
+        os.close(descriptor)
+    assert "qre0" not in ip("link")
+
+
+def test_a_persistent_device_stays_and_is_taken_over_and_made_fleeting_again() -> None:
+    os.close(open_tun("qre0", persistent=True))
+    assert "persist on" in ip("-d", "link", "show", "qre0")
+    os.close(open_tun("qre0", persistent=True))
+    assert "persist on" in ip("-d", "link", "show", "qre0")
+    os.close(open_tun("qre0", persistent=False))
+    assert "qre0" not in ip("link")
+
+
+def test_a_device_that_a_process_holds_is_refused(tun: int) -> None:
+    with pytest.raises(MachineError, match="another process holds it"):
+        open_tun("qre0", persistent=False)
+    assert is_held("qre0", "qre0")
+
+
+def test_a_device_that_nobody_holds_is_told_apart_and_left_as_it_is() -> None:
+    os.close(open_tun("qre0", persistent=True))
+    assert not is_held("qre0", "qre0")
+    assert "persist on" in ip("-d", "link", "show", "qre0")
+    assert not is_held("qre1", "qre1")
+
+
+@pytest.mark.parametrize(
+    "make",
+    [("link", "add", "qre0", "type", "veth", "peer", "name", "peer0"), ("tuntap", "add", "qre0", "mode", "tun")],
+)
+def test_a_foreign_device_of_the_same_name_is_refused_and_untouched(make: tuple[str, ...]) -> None:
+    ip(*make)
+    before = everything()
+    with pytest.raises(MachineError, match="QRE did not make"):
+        open_tun("qre0", persistent=True)
+    assert everything() == before
+
+
+def test_a_device_of_another_profile_is_refused_by_name() -> None:
+    os.close(open_tun("qre0", persistent=True, profile="home"))
+    with pytest.raises(MachineError, match=r"belongs to the profile home"):
+        open_tun("qre0", persistent=True, profile="work")
+
+
+@pytest.mark.parametrize("name", ["tun%d", "."])
+def test_a_name_that_the_kernel_would_change_or_refuse_makes_no_device(name: str) -> None:
+    before = everything()
+    with pytest.raises(MachineError):
+        open_tun(name, persistent=True)
+    assert everything() == before
+
+
+# --- addresses, routes, rules ---
+
+
+def test_a_synced_device_is_up_with_its_mtu_and_addresses_and_no_link_local_one(rtnl: Rtnl, tun: int) -> None:
+    sync_device(rtnl, spec("10.77.0.2/24", "fd00::2/64", mtu=1400))
+    shown = ip("address", "show", "qre0")
+    assert "mtu 1400" in shown
+    assert "inet 10.77.0.2/24" in shown
+    assert "inet6 fd00::2/64" in shown
+    assert "fe80" not in shown
+    assert ",UP" in shown
+
+
+def test_syncing_again_changes_nothing(rtnl: Rtnl, tun: int) -> None:
+    wanted = spec("10.77.0.2/24", "fd00::2/64", routes=("0.0.0.0/0", "::/0", "192.168.0.0/16"), fwmark=FIRST_FWMARK)
+    sync_device(rtnl, wanted)
+    before = everything()
+    sync_device(rtnl, wanted)
+    assert everything() == before
+
+
+def test_addresses_of_ours_that_are_not_wanted_any_more_go_and_those_of_others_stay(rtnl: Rtnl, tun: int) -> None:
+    sync_device(rtnl, spec("10.77.0.2/24", "10.78.0.2/24", "fd00::2/64"))
+    ip("address", "add", "10.99.0.1/24", "dev", "qre0")
+    sync_device(rtnl, spec("10.77.0.2/24", "fd00::3/64"))
+    shown = ip("address", "show", "qre0")
+    assert "10.77.0.2" in shown
+    assert "10.99.0.1" in shown
+    assert "fd00::3" in shown
+    assert "10.78.0.2" not in shown
+    assert "fd00::2/" not in shown
+
+
+def test_a_new_address_in_the_network_of_the_old_one_survives_its_removal(rtnl: Rtnl, tun: int) -> None:
+    sync_device(rtnl, spec("10.77.0.2/24"))
+    sync_device(rtnl, spec("10.77.0.3/24"))
+    shown = ip("address", "show", "qre0")
+    assert "10.77.0.3/24" in shown
+    assert "10.77.0.2" not in shown
+
+
+def test_an_address_saved_by_an_earlier_start_goes_although_it_is_not_marked(rtnl: Rtnl, tun: int) -> None:
+    ip("address", "add", "10.77.0.9/24", "dev", "qre0")
+    sync_device(rtnl, spec("10.77.0.2/24"), (ipaddress.ip_interface("10.77.0.9/24"),))
+    assert "10.77.0.9" not in ip("address", "show", "qre0")
+
+
+def test_allowed_prefixes_get_routes_unless_a_network_of_the_device_covers_them(rtnl: Rtnl, tun: int) -> None:
+    sync_device(rtnl, spec("10.77.0.2/24", routes=("10.77.0.128/25", "192.168.0.0/16", "fd01::/48", "10.0.0.0/8")))
+    routes = ip("-4", "route", "show", "dev", "qre0")
+    assert "192.168.0.0/16 proto 81" in routes
+    assert "10.0.0.0/8 proto 81" in routes
+    assert "10.77.0.128/25" not in routes
+    assert "fd01::/48" in ip("-6", "route", "show", "dev", "qre0")
+    assert "lookup 5" not in ip("rule")
+
+
+def test_a_default_route_goes_round_marked_packets_and_round_nothing_more_specific(rtnl: Rtnl, tun: int) -> None:
+    ip("link", "add", "up0", "type", "veth", "peer", "name", "up1")
+    ip("link", "set", "up1", "up")
+    ip("address", "add", "10.1.0.2/24", "dev", "up0")
+    ip("link", "set", "up0", "up")
+    ip("route", "add", "default", "via", "10.1.0.1")
+    ip("route", "add", "10.50.0.0/16", "via", "10.1.0.1")
+    mark = choose_fwmark(rtnl)
+    sync_device(rtnl, spec("10.77.0.2/24", "fd00::2/64", routes=("0.0.0.0/0", "::/0"), fwmark=mark))
+    assert "dev qre0" in ip("route", "get", "198.51.100.1")
+    assert "dev up0" in ip("route", "get", "198.51.100.1", "mark", str(mark))
+    assert "dev up0" in ip("route", "get", "10.50.0.1")
+    assert "dev up0" in ip("route", "get", "10.1.0.77")
+    assert "dev qre0" in ip("-6", "route", "get", "2001:db8::1")
+
+
+def test_clearing_a_device_removes_its_routes_rules_and_addresses_and_no_others(rtnl: Rtnl, tun: int) -> None:
+    ip("rule", "add", "from", "10.9.9.9", "lookup", "1234")
+    with Rtnl() as other:
+        other.set_up(other.link("qre0"), 1380)
+    before = everything()
+    mark = choose_fwmark(rtnl)
+    sync_device(rtnl, spec("10.77.0.2/24", "fd00::2/64", routes=("0.0.0.0/0", "::/0", "192.168.0.0/16"), fwmark=mark))
+    assert everything() != before
+    clear_device(rtnl, "qre0", mark)
+    assert everything() == before
+
+
+def test_clearing_works_when_the_device_and_its_routes_are_gone_already(rtnl: Rtnl) -> None:
+    before = everything()
+    descriptor = open_tun("qre0", persistent=False)
+    sync_device(rtnl, spec("10.77.0.2/24", routes=("0.0.0.0/0",), fwmark=FIRST_FWMARK))
+    os.close(descriptor)
+    clear_device(rtnl, "qre0", FIRST_FWMARK)
+    assert everything() == before
+
+
+def test_taking_the_default_route_back_removes_table_and_rules_of_that_family_only(rtnl: Rtnl, tun: int) -> None:
+    mark = choose_fwmark(rtnl)
+    sync_device(rtnl, spec("10.77.0.2/24", "fd00::2/64", routes=("0.0.0.0/0", "::/0"), fwmark=mark))
+    sync_device(rtnl, spec("10.77.0.2/24", "fd00::2/64", routes=("::/0",), fwmark=mark))
+    assert "fwmark" not in ip("-4", "rule")
+    assert ip("-6", "rule").count("proto 81") == 2
+    sync_device(rtnl, spec("10.77.0.2/24", "fd00::2/64"))
+    assert "proto 81" not in ip("-6", "rule") + ip("-6", "route", "show", "table", "all")
+
+
+def test_two_default_routes_get_a_table_and_a_pair_of_rules_each(rtnl: Rtnl, tun: int) -> None:
+    first = choose_fwmark(rtnl)
+    sync_device(rtnl, spec("10.77.0.2/24", routes=("0.0.0.0/0",), fwmark=first))
+    second = choose_fwmark(rtnl)
+    assert second == first + 1
+    other = open_tun("qre1", persistent=False)
+    wanted = DeviceSpec(
+        "qre1", (ipaddress.ip_interface("10.78.0.2/24"),), 1380, (ipaddress.ip_network("0.0.0.0/0"),), second
+    )
+    sync_device(rtnl, wanted)
+    assert ip("-4", "rule").count("proto 81") == 4
+    clear_device(rtnl, "qre1", second)
+    os.close(other)
+    assert ip("-4", "rule").count("proto 81") == 2
+    assert "dev qre0" in ip("route", "get", "198.51.100.1")
+
+
+def test_a_route_that_another_device_has_is_refused_and_not_replaced(rtnl: Rtnl, tun: int) -> None:
+    ip("link", "add", "lan0", "type", "veth", "peer", "name", "lan1")
+    ip("link", "set", "lan0", "up")
+    ip("route", "add", "192.168.0.0/16", "dev", "lan0")
+    with pytest.raises(NetlinkRefusedError, match=r"routing 192\.168\.0\.0/16 to qre0: File exists"):
+        sync_device(rtnl, spec("10.77.0.2/24", routes=("192.168.0.0/16",)))
+    assert "192.168.0.0/16 dev lan0" in ip("route")
+
+
+def test_syncing_a_device_that_is_not_there_says_so(rtnl: Rtnl) -> None:
+    with pytest.raises(MachineError, match="it does not exist"):
+        sync_device(rtnl, spec("10.77.0.2/24"))
+
+
+def test_a_refusal_of_the_kernel_carries_its_own_words(rtnl: Rtnl, tun: int) -> None:
+    with pytest.raises(NetlinkRefusedError) as caught:
+        sync_device(rtnl, spec("10.77.0.2/24", mtu=20))
+    assert caught.value.code == errno.EINVAL
+    assert "mtu" in str(caught.value)
+
+
+def test_the_most_specific_prefix_is_routed_first_and_a_default_route_needs_a_mark() -> None:
+    wanted = spec("10.77.0.2/24", routes=("10.0.0.0/8", "10.1.0.0/16", "0.0.0.0/0"), fwmark=7)
+    assert [(str(prefix), table) for prefix, table in wanted_routes(wanted)] == [
+        ("10.1.0.0/16", MAIN_TABLE),
+        ("10.0.0.0/8", MAIN_TABLE),
+        ("0.0.0.0/0", 7),
+    ]
+    with pytest.raises(InternalError):
+        wanted_routes(spec("10.77.0.2/24", routes=("::/0",)))

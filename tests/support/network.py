@@ -1,0 +1,71 @@
+"""A network namespace of one's own for the calling thread: what the code under test does to devices stays inside."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_CLONE_NEWNET = 0x40000000
+_SELF = "/proc/thread-self/ns/net"
+
+
+def _libc(call: str, *arguments: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if getattr(libc, call)(*arguments):
+        raise OSError(ctypes.get_errno(), f"{call}: {os.strerror(ctypes.get_errno())}")
+
+
+def processes_in(namespace: os.stat_result) -> list[int]:
+    """Other processes than this one that live in a network namespace."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        try:
+            if os.path.samestat(os.stat(entry / "ns/net"), namespace):
+                found.append(int(entry.name))
+        except OSError:
+            continue
+    return found
+
+
+@contextmanager
+def own_network() -> Iterator[None]:
+    """Enter a fresh namespace; on the way out, prove that no process stays in it, and go home: it is gone then."""
+    home = os.open(_SELF, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        _libc("unshare", _CLONE_NEWNET)
+        namespace = os.stat(_SELF)
+        try:
+            yield
+            left = processes_in(namespace)
+            if left:
+                raise AssertionError(f"processes were left in the test's namespace: {left}")
+        finally:
+            _libc("setns", home, _CLONE_NEWNET)
+    finally:
+        os.close(home)
+
+
+def ip(*arguments: str, check: bool = True) -> str:
+    """What ``ip`` prints, in the namespace of this thread."""
+    done = subprocess.run(["ip", *arguments], capture_output=True, text=True, timeout=20, check=False)
+    if check and done.returncode:
+        raise RuntimeError(f"ip {' '.join(arguments)}: {done.stderr.strip()}")
+    return done.stdout
+
+
+def everything() -> str:
+    """All that ``ip`` shows of links, addresses, routes and rules: to compare before with after."""
+    shown = (
+        ("-d", "address"),
+        ("-4", "route", "show", "table", "all"),
+        ("-6", "route", "show", "table", "all"),
+        ("-4", "rule"),
+        ("-6", "rule"),
+    )
+    return "\n".join(ip(*arguments) for arguments in shown)

@@ -13,10 +13,6 @@ from qre.errors import UntrustedInputError
 
 CLIENT_HELLO: Final = 1
 HEADER_LENGTH: Final = 4
-#: Where ``random`` lies in the handshake message: type (1), length (3), legacy_version (2).
-RANDOM_START: Final = 6
-RANDOM_END: Final = RANDOM_START + 32
-
 _SERVER_NAME: Final = 0
 _PRE_SHARED_KEY: Final = 41
 _KEY_SHARE: Final = 51

@@ -1,7 +1,7 @@
-"""Opens the Initial packets that a client sends first and puts their CRYPTO data together (RFC 9001 §5.2, RFC 9000 §17.2.2).
+"""Opens the Initial packets that a client sends first and puts their CRYPTO data together.
 
-Anybody can send these bytes and anybody can read them: the keys come from the packet itself. Everything here is bounded
-by the constants below, and raises only ``UntrustedInputError``.
+RFC 9000 §17.2.2, RFC 9001 §5.2. Anybody can send these bytes and anybody can read them: the keys come from the packet
+itself. Everything here is bounded by its constants and arguments, and raises only ``UntrustedInputError``.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from aioquic.quic.crypto import AEAD, INITIAL_SALT_VERSION_1, CryptoError, Heade
 from aioquic.quic.packet import QuicFrameType, decode_packet_number
 
 from qre.errors import UntrustedInputError
+from qre.quic.keys import SECRET_LENGTH, derive, expand_label
 
 QUIC_VERSION_1: Final = 1
 #: RFC 9000 §14.1: a server drops Initials in smaller datagrams.
@@ -33,18 +34,6 @@ _ECB: Final = b"aes-128-ecb"
 _GCM: Final = b"aes-128-gcm"
 #: The next byte that is neither PADDING nor PING.
 _NEXT_FRAME: Final = re.compile(rb"[^\x00\x01]")
-
-
-def _label(label: bytes, length: int) -> bytes:
-    """HkdfLabel (RFC 8446 §7.1) with an empty context, and the counter of a one-block HKDF-Expand."""
-    full = b"tls13 " + label
-    return length.to_bytes(2, "big") + bytes([len(full)]) + full + b"\x00\x01"
-
-
-_CLIENT_IN: Final = _label(b"client in", 32)
-_KEY: Final = _label(b"quic key", 16)
-_IV: Final = _label(b"quic iv", 12)
-_HP: Final = _label(b"quic hp", 16)
 
 
 @dataclass(frozen=True)
@@ -82,11 +71,9 @@ class ClientInitialKeys:
 
     def __init__(self, destination_cid: bytes) -> None:
         initial = hmac.digest(INITIAL_SALT_VERSION_1, destination_cid, "sha256")
-        client = hmac.digest(initial, _CLIENT_IN, "sha256")
-        key = hmac.digest(client, _KEY, "sha256")[:16]
-        iv = hmac.digest(client, _IV, "sha256")[:12]
-        self._aead = AEAD(_GCM, key, iv)
-        self._protection = HeaderProtection(_ECB, hmac.digest(client, _HP, "sha256")[:16])
+        keys = derive(expand_label(initial, b"client in", SECRET_LENGTH))
+        self._aead = AEAD(_GCM, keys.key, keys.iv)
+        self._protection = HeaderProtection(_ECB, keys.hp)
         self._expected = 0
 
     def open_untrusted(self, datagram: bytes, header: InitialHeader) -> bytes:
@@ -105,7 +92,7 @@ class ClientInitialKeys:
 
 
 def crypto_frames_untrusted(payload: bytes) -> list[tuple[int, bytes]]:
-    """(offset, data) of every CRYPTO frame; PADDING, PING and ACK are skipped, other frames refused (RFC 9000 §12.4)."""
+    """(offset, data) of every CRYPTO frame; PADDING, PING and ACK are skipped, other frames refused."""
     found: list[tuple[int, bytes]] = []
     buf = Buffer(data=payload)
     try:
@@ -153,8 +140,6 @@ class CryptoStream:
             raise UntrustedInputError("CRYPTO", "too much data")
         if not data:
             return
-        if end > len(self._data):
-            self._data.extend(bytes(end - len(self._data)))
         first = bisect_left(self._pieces, offset, key=lambda piece: piece[1])
         last = first
         start, stop = offset, end
@@ -165,6 +150,8 @@ class CryptoStream:
                 raise UntrustedInputError("CRYPTO", "data that contradicts itself")
             start, stop = min(start, begin), max(stop, finish)
             last += 1
+        if end > len(self._data):
+            self._data.extend(bytes(end - len(self._data)))
         self._data[offset:end] = data
         self._pieces[first:last] = [(start, stop)]
         if len(self._pieces) > self._max_pieces:
@@ -179,4 +166,5 @@ class CryptoStream:
 
     @property
     def highest(self) -> int:
+        """Where the last byte that came ends."""
         return len(self._data)

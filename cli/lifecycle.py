@@ -28,7 +28,7 @@ from qre.workers.netlink.device import (
     sync_routes,
 )
 from qre.workers.netlink.rtnl import Link, Rtnl
-from qre.workers.netlink.tun import ALIAS_PREFIX, is_held, is_ours, open_tun, refuse_foreign
+from qre.workers.netlink.tun import ALIAS_PREFIX, is_held, is_ours, open_tun, refuse_foreign, set_persistent
 
 _CAP_NET_ADMIN = 12
 
@@ -89,11 +89,13 @@ class _Up:
     def unmake_device(self) -> None:
         if not self.attached:
             return
+        taken_over = not self.made and self.before is not None
         if self.tun_fd is not None:
+            if taken_over:
+                set_persistent(self.tun_fd, self.profile.device, True)
             os.close(self.tun_fd)
             self.tun_fd = None
-        if not self.made and self.before is not None:
-            os.close(open_tun(self.before.device, persistent=True, profile=self.before.profile))
+        if taken_over:
             self.restore()
         elif (link := self.rtnl.link(self.profile.device)) is not None:
             self.rtnl.delete_link(link)

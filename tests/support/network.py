@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -60,7 +61,10 @@ def ip(*arguments: str, check: bool = True) -> str:
 
 
 def everything() -> str:
-    """All that ``ip`` shows of links, addresses, routes and rules: to compare before with after."""
+    """All that ``ip`` shows of links, addresses, routes and rules: to compare before with after.
+
+    Left out is what the kernel changes by itself, a moment later: whether a TUN device has a carrier.
+    """
     shown = (
         ("-d", "address"),
         ("-4", "route", "show", "table", "all"),
@@ -68,4 +72,5 @@ def everything() -> str:
         ("-4", "rule"),
         ("-6", "rule"),
     )
-    return "\n".join(ip(*arguments) for arguments in shown)
+    text = "\n".join(ip(*arguments) for arguments in shown)
+    return re.sub(r"NO-CARRIER,|,LOWER_UP|,RUNNING| state [A-Z]+| linkdown", "", text)

@@ -55,7 +55,7 @@ def open_tun(device: str, *, persistent: bool, profile: str | None = None) -> in
                     raise MachineError(f"device {device}", "it vanished while it was being made")
                 rtnl.set_alias(made, alias)
             # Only a device with our alias may outlive us: whatever ends us before this line, it ends too.
-            _ioctl(descriptor, _TUNSETPERSIST, int(persistent), device)
+            set_persistent(descriptor, device, persistent)
         except BaseException:
             os.close(descriptor)
             raise
@@ -156,8 +156,9 @@ def _set_offloads(descriptor: int, device: str) -> None:
         raise MachineError(f"device {device}", f"offloads: {error.strerror or error}") from error
 
 
-def _ioctl(descriptor: int, number: int, argument: int, device: str) -> None:
+def set_persistent(descriptor: int, device: str, persistent: bool) -> None:
+    """Shall the device outlive its descriptor?"""
     try:
-        fcntl.ioctl(descriptor, number, argument)
+        fcntl.ioctl(descriptor, _TUNSETPERSIST, int(persistent))
     except OSError as error:
         raise MachineError(f"device {device}", error.strerror or str(error)) from error

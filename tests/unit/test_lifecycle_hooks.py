@@ -1,0 +1,103 @@
+"""Hooks run as wg-quick's do; one process at a time changes a device."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import qre.cli.hooks
+from qre.cli.device_lock import hold_device, lock_path
+from qre.cli.hooks import hook_command, run_hook
+from qre.errors import UserError
+from tests.support.profiles import global_config
+
+
+def test_the_device_takes_the_place_of_percent_i(tmp_path: Path) -> None:
+    run_hook("PreUp", f"echo %i %i > {tmp_path}/said", "qre0")
+    assert (tmp_path / "said").read_text() == "qre0 qre0\n"
+
+
+def test_a_device_name_is_never_run_as_a_command(tmp_path: Path) -> None:
+    odd = "$(touch${IFS}x)"
+    run_hook("PreUp", f"cd {tmp_path} && printf %s %i > said", odd)
+    assert (tmp_path / "said").read_text() == odd
+    assert [path.name for path in tmp_path.iterdir()] == ["said"]
+    assert hook_command("ip link show %i", "qre0.1") == "ip link show qre0.1"
+
+
+def test_a_hook_that_fails_or_is_killed_is_named_with_what_it_returned() -> None:
+    with pytest.raises(UserError, match=r"PostUp = exit 3: it failed with exit status 3"):
+        run_hook("PostUp", "exit 3", "qre0")
+    with pytest.raises(UserError, match="it was ended by SIGKILL"):
+        run_hook("PostUp", "kill -9 $$", "qre0")
+
+
+def test_a_hook_that_does_not_end_is_ended_with_all_it_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(qre.cli.hooks, "TIMEOUT", 0.3)
+    with pytest.raises(UserError, match=r"it did not end within 0\.3 s"):
+        run_hook("PreUp", f"sleep 30 & echo $! > {tmp_path}/pid; wait", "qre0")
+    pid = int((tmp_path / "pid").read_text())
+    deadline = time.monotonic() + 5
+    while Path(f"/proc/{pid}").exists() and "Z" not in Path(f"/proc/{pid}/stat").read_text().split()[2]:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_a_hook_may_leave_something_running_in_the_background() -> None:
+    started = time.monotonic()
+    run_hook("PostUp", "sleep 1 >/dev/null 2>&1 &", "qre0")
+    assert time.monotonic() - started < 0.9
+
+
+def test_hooks_get_none_of_our_descriptors(tmp_path: Path) -> None:
+    secret = os.open(tmp_path / "secret", os.O_RDWR | os.O_CREAT)
+    try:
+        run_hook("PreUp", f"ls -l /proc/self/fd > {tmp_path}/said", "qre0")
+    finally:
+        os.close(secret)
+    assert "secret" not in (tmp_path / "said").read_text()
+
+
+def test_a_device_is_held_by_one_at_a_time_and_the_second_is_told_who_has_it(tmp_path: Path) -> None:
+    config = global_config(tmp_path)
+    with hold_device(config, "qre0", "up"):
+        with (
+            pytest.raises(UserError, match=rf"`up` is at work on it \(process {os.getpid()}\)"),
+            hold_device(config, "qre0", "down"),
+        ):
+            pass
+        with hold_device(config, "qre1", "down"):
+            pass
+    assert list(config.runtime_dir.iterdir()) == []
+
+
+def test_a_device_that_a_daemon_holds_says_stop_the_daemon(tmp_path: Path) -> None:
+    config = global_config(tmp_path)
+    with (
+        hold_device(config, "qre0", "daemon"),
+        pytest.raises(UserError, match="stop the daemon first"),
+        hold_device(config, "qre0", "down"),
+    ):
+        pass
+
+
+def test_a_holder_that_was_killed_holds_nothing(tmp_path: Path) -> None:
+    config = global_config(tmp_path)
+    code = (
+        "import os, sys; from pathlib import Path; from qre.cli.device_lock import hold_device;"
+        "from tests.support.profiles import global_config\n"
+        "with hold_device(global_config(Path(sys.argv[1])), 'qre0', 'up'): os.kill(os.getpid(), 9)"
+    )
+    root = Path(__file__).resolve().parents[2]
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False, cwd=root)
+    assert lock_path(config, "qre0").exists()
+    with hold_device(config, "qre0", "up"):
+        pass
+    assert not lock_path(config, "qre0").exists()

@@ -1,0 +1,71 @@
+"""The systemd files, judged by systemd's own tools."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+PACKAGING = Path(__file__).resolve().parents[2] / "packaging"
+UNIT = "qred@.service"
+#: wg-quick@ scores 9.6; a supervisor of root that makes workers of other users cannot reach much less than this.
+MOST_EXPOSURE = 3.0
+
+pytestmark = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
+
+
+def run(*command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+
+
+def installed_unit(directory: Path) -> Path:
+    """The unit with an ExecStart that exists, as it does on a machine where QRE is installed."""
+    tool = directory / "qre-tool"
+    tool.write_text("#!/bin/sh\n")
+    tool.chmod(0o755)
+    text = (PACKAGING / UNIT).read_text()
+    assert text.count("/usr/bin/qre-tool") == 1
+    path = directory / UNIT
+    path.write_text(text.replace("/usr/bin/qre-tool", str(tool)))
+    return path
+
+
+def test_the_unit_is_correct(tmp_path: Path) -> None:
+    unit = installed_unit(tmp_path)
+    for name in (unit, unit.with_name("qred@qre0.service")):
+        done = run("systemd-analyze", "verify", "--recursive-errors=no", str(name))
+        assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+def test_the_unit_is_confined(tmp_path: Path) -> None:
+    done = run("systemd-analyze", "security", "--offline=yes", "--no-pager", str(installed_unit(tmp_path)))
+    found = re.search(r"exposure level for \S+: ([0-9.]+)", done.stdout)
+    assert found, done.stdout + done.stderr
+    assert float(found[1]) <= MOST_EXPOSURE
+
+
+def test_the_users_of_the_workers_can_be_made(tmp_path: Path) -> None:
+    (tmp_path / "etc").mkdir()
+    done = run("systemd-sysusers", f"--root={tmp_path}", str(PACKAGING / "sysusers.d/qre.conf"))
+    assert done.returncode == 0, done.stderr
+    lines = (tmp_path / "etc/passwd").read_text().splitlines()
+    assert [line.split(":")[0] for line in lines] == [
+        "qre-handshake",
+        "qre-bpf-loader",
+        "qre-netlink",
+        "qre-dataplane",
+    ]
+    assert all(line.endswith(":/usr/sbin/nologin") for line in lines)
+
+
+def test_the_directories_are_made_with_tight_modes(tmp_path: Path) -> None:
+    done = run("systemd-tmpfiles", f"--root={tmp_path}", "--create", str(PACKAGING / "tmpfiles.d/qre.conf"))
+    assert done.returncode == 0, done.stderr
+    modes = {
+        path: (tmp_path / path).stat().st_mode & 0o777
+        for path in ("etc/qre/dev", "var/lib/qre", "run/qre", "sys/fs/bpf/qre")
+    }
+    assert modes == {"etc/qre/dev": 0o700, "var/lib/qre": 0o700, "run/qre": 0o711, "sys/fs/bpf/qre": 0o700}

@@ -1,0 +1,155 @@
+"""One table of roles: who a worker is, what it may do, what it is handed. Everything else is derived from it.
+
+Read a row as a promise: this uid, these capabilities and no other, these groups of system calls, these files, these
+descriptors. ``qre.ipc.sandbox`` enforces it inside the worker; the supervisor starts workers by it.
+"""
+
+from __future__ import annotations
+
+import pwd
+import socket
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+from qre.ipc.messages import Party
+
+CAP_NET_ADMIN: Final = 12
+CAP_BPF: Final = 39
+
+
+class Calls(Enum):
+    """Groups of system calls. The value is a tuple of names."""
+
+    #: What any Python process with asyncio and ZeroMQ needs: memory, threads, clocks, polling, its own descriptors.
+    RUN = (
+        "read", "write", "readv", "writev", "pread64", "pwrite64", "close", "lseek", "fstat", "newfstatat", "fcntl",
+        "dup", "dup3", "mmap", "munmap", "mprotect", "mremap", "madvise", "brk", "futex", "set_robust_list", "rseq",
+        "rt_sigaction", "rt_sigprocmask", "rt_sigreturn", "rt_sigtimedwait", "sigaltstack", "clock_gettime",
+        "clock_getres", "clock_nanosleep", "nanosleep", "gettimeofday", "time", "getrandom", "getpid", "gettid",
+        "getppid", "getuid", "geteuid", "getgid", "getegid", "epoll_create1", "epoll_ctl", "epoll_wait",
+        "epoll_pwait", "poll", "ppoll", "select", "pselect6", "eventfd2", "pipe2", "sched_yield",
+        "sched_getaffinity", "getrusage", "uname", "restart_syscall", "exit", "exit_group",
+    )  # fmt: skip
+    #: Sockets that exist: the worker's channels, ZeroMQ, and what it was handed.
+    SOCKETS = (
+        "sendmsg", "recvmsg", "sendto", "recvfrom", "getsockopt", "setsockopt", "getsockname", "getpeername",
+        "shutdown", "connect",
+    )  # fmt: skip
+    #: bind(2): a relay socket, a netlink socket.
+    BIND = ("bind",)
+    #: Opening files: Landlock says which (the resolver's).
+    OPEN = ("openat", "open", "stat", "lstat", "access", "readlink", "getdents64", "statx")
+    #: One system call for many datagrams.
+    BATCH = ("sendmmsg", "recvmmsg")
+    #: bpf(2).
+    BPF = ("bpf",)
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a handed descriptor must be. ``kind``: a socket, a file, a memfd, a TUN device or a BPF object."""
+
+    name: str
+    kind: str
+    family: int = 0
+    type: int = 0
+    reuseport: bool = False
+    many: bool = False  # may be handed again (a client's sockets, a new pair after a restart)
+
+
+def _udp(name: str, *, reuseport: bool, many: bool = False) -> Expected:
+    return Expected(name, "socket", socket.AF_INET, socket.SOCK_DGRAM, reuseport, many)
+
+
+KEYS: Final = Expected("keys", "socket", socket.AF_UNIX, socket.SOCK_SEQPACKET, many=True)
+#: What the resolver of the C library reads.
+RESOLVER_FILES: Final = (
+    "/etc/resolv.conf",
+    "/etc/hosts",
+    "/etc/nsswitch.conf",
+    "/etc/gai.conf",
+    "/etc/host.conf",
+    "/etc/services",
+    "/run/systemd/resolve",
+    "/run/resolvconf",
+)
+
+
+@dataclass(frozen=True)
+class Role:
+    """One worker role."""
+
+    party: Party
+    user: str
+    uid: int  # where the user does not exist
+    module: str
+    capabilities: frozenset[int]
+    calls: tuple[Calls, ...]
+    families: tuple[int, ...]  # address families that socket(2) may be asked for
+    readable: tuple[str, ...]
+    descriptors: tuple[Expected, ...]
+    offers: tuple[str, ...] = ()  # descriptors it may hand to the supervisor
+    address_space: int = 1 << 30  # RLIMIT_DATA, bytes
+    open_files: int = 256
+
+    def expected(self, name: str) -> Expected | None:
+        return next((entry for entry in self.descriptors if entry.name == name), None)
+
+    def ids(self) -> tuple[int, int]:
+        """uid and gid: those of ``user`` where it exists, fixed numbers otherwise."""
+        try:
+            entry = pwd.getpwnam(self.user)
+        except KeyError:
+            return self.uid, self.uid
+        return entry.pw_uid, entry.pw_gid
+
+
+ROLES: Final = {
+    role.party: role
+    for role in (
+        Role(
+            Party.HANDSHAKE, "qre-handshake", 59871, "qre.workers.handshake.main", frozenset(),
+            (Calls.RUN, Calls.SOCKETS, Calls.BIND, Calls.OPEN, Calls.BATCH),
+            # relay sockets and the resolver's; AF_UNIX for ZeroMQ; AF_NETLINK is how getaddrinfo sees addresses
+            (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX, socket.AF_NETLINK),
+            RESOLVER_FILES,
+            (
+                Expected("profile_secrets", "memfd", many=True),
+                Expected("session_secrets", "memfd"),
+                Expected("replay", "file"),
+                _udp("udp_userspace", reuseport=True),
+                _udp("client_udp", reuseport=False, many=True),
+                KEYS,
+            ),
+            open_files=8192,
+        ),
+        Role(
+            Party.BPF_LOADER, "qre-bpf-loader", 59872, "qre.workers.bpf_loader.main", frozenset({CAP_BPF}),
+            (Calls.RUN, Calls.SOCKETS, Calls.BPF), (socket.AF_UNIX,), (),
+            (
+                Expected("bpf_elf", "file"),
+                _udp("udp_userspace", reuseport=True),
+                _udp("udp_kernel_slot", reuseport=True),
+                Expected("cid_routes", "bpf"),
+                Expected("sockets", "bpf"),
+                Expected("program", "bpf"),
+            ),
+            offers=("cid_routes", "sockets", "program"),
+        ),
+        Role(
+            Party.NETLINK, "qre-netlink", 59873, "qre.workers.netlink.main", frozenset({CAP_NET_ADMIN}),
+            (Calls.RUN, Calls.SOCKETS, Calls.BIND), (socket.AF_UNIX, socket.AF_NETLINK), (), (),
+        ),
+        Role(
+            Party.DATAPLANE, "qre-dataplane", 59874, "qre.workers.dataplane.main", frozenset(),
+            (Calls.RUN, Calls.SOCKETS, Calls.BATCH), (socket.AF_UNIX,), (),
+            (
+                Expected("tun", "tun"),
+                Expected("number_marks", "memfd"),
+                _udp("udp_kernel_slot", reuseport=True),
+                KEYS,
+            ),
+        ),
+    )
+}  # fmt: skip

@@ -1,0 +1,188 @@
+"""How a worker gives up its privileges, in the order that matters, and proves it before it says ready.
+
+Order (each step was seen to fail when done later): death signal → not dumpable → no new privileges → resource limits
+→ groups, uid and all five capability sets → death signal again (a change of uid clears it) → Landlock → seccomp with
+TSYNC. Only then may a thread or a ZeroMQ context be made. A worker that cannot drop does not run.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import resource
+import signal
+import socket
+import struct
+from pathlib import Path
+
+import capng
+import seccomp
+
+from qre.errors import MachineError
+from qre.ipc.roles import Calls, Role
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NAME, _PR_SET_NO_NEW_PRIVS = 1, 4, 15, 38
+_PR_SET_KEEPCAPS = 8
+_LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 444, 445, 446
+_LANDLOCK_READ_FILE, _LANDLOCK_READ_DIR = 1 << 2, 1 << 3
+#: Access rights that each Landlock ABI knows (bits of handled_access_fs).
+_LANDLOCK_RIGHTS = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16}
+_CLONE_THREAD = 0x00010000
+_FIONBIO = 0x5421
+
+
+def set_name(name: str) -> None:
+    """The name that ps and /proc show, at most 15 bytes."""
+    _prctl(_PR_SET_NAME, name.encode()[:15])
+
+
+def die_with_parent(parent: int) -> None:
+    """SIGKILL this process when the one that started it ends; raises MachineError when it has ended already."""
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        raise MachineError("worker", "its supervisor is gone")
+
+
+def enter(role: Role, parent: int) -> None:
+    """Drop everything that ``role`` was not granted. Raises MachineError when one step fails; then do not go on."""
+    uid, gid = role.ids()
+    try:
+        set_name(f"qre:{role.party}")
+        die_with_parent(parent)
+        _prctl(_PR_SET_DUMPABLE, 0)
+        _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+        _limit(role)
+        _drop_capabilities(role, uid, gid)
+        die_with_parent(parent)
+        _prctl(_PR_SET_DUMPABLE, 0)
+        _landlock(role.readable)
+        _seccomp(role)
+    except OSError as error:
+        raise MachineError(f"worker {role.party}", f"cannot drop privileges: {error}") from error
+    verify(role, uid)
+
+
+def verify(role: Role, uid: int) -> None:
+    """Read back from /proc what the kernel says of this process. Raises MachineError when it is not as ordered."""
+    # /proc/self/status is out of reach behind Landlock; what system calls still tell must do.
+    capng.capng_get_caps_process()
+    held = {
+        cap
+        for cap in range(64)
+        for kind in (capng.CAPNG_EFFECTIVE, capng.CAPNG_PERMITTED)
+        if cap <= capng.CAP_LAST_CAP and capng.capng_have_capability(kind, cap)
+    }
+    if held != role.capabilities or os.getresuid() != (uid, uid, uid):
+        raise MachineError(f"worker {role.party}", "it still has privileges after dropping them")
+
+
+def _prctl(option: int, argument: int | bytes) -> None:
+    value = ctypes.c_char_p(argument) if isinstance(argument, bytes) else ctypes.c_ulong(argument)
+    if _libc.prctl(ctypes.c_int(option), value, ctypes.c_ulong(0), ctypes.c_ulong(0), ctypes.c_ulong(0)):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+def _limit(role: Role) -> None:
+    """Lower limits only: raising a hard limit needs a capability that hardened machines do not give."""
+    for kind, wanted in (
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_FSIZE, 16 << 20),
+        (resource.RLIMIT_NOFILE, role.open_files),
+        (resource.RLIMIT_DATA, role.address_space),
+        (resource.RLIMIT_MEMLOCK, 0),
+    ):
+        _, hard = resource.getrlimit(kind)
+        bound = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(kind, (bound, bound))
+
+
+def _drop_capabilities(role: Role, uid: int, gid: int) -> None:
+    """Groups, ids, and the five capability sets: permitted and effective as granted, the others empty or less."""
+    os.setgroups([])
+    capng.capng_clear(capng.CAPNG_SELECT_ALL)
+    for capability in role.capabilities:
+        kinds = capng.CAPNG_EFFECTIVE | capng.CAPNG_PERMITTED
+        if capng.capng_update(capng.CAPNG_ADD, kinds, capability):
+            raise OSError(errno.EINVAL, f"capability {capability}")
+    # Clears the bounding set and keeps what was added over the change of uid.
+    code = capng.capng_change_id(uid, gid, capng.CAPNG_CLEAR_BOUNDING | capng.CAPNG_DROP_SUPP_GRP)
+    if code:
+        raise OSError(errno.EPERM, f"changing to uid {uid} (libcap-ng {code})")
+
+
+def _landlock(readable: tuple[str, ...]) -> None:
+    """Allow reading ``readable`` and below, and no other use of a path. Older kernels may lack Landlock."""
+    abi = _libc.syscall(_LANDLOCK_CREATE, None, ctypes.c_size_t(0), ctypes.c_uint32(1))
+    if abi <= 0:
+        return
+    handled = (1 << _LANDLOCK_RIGHTS[min(abi, max(_LANDLOCK_RIGHTS))]) - 1
+    attribute = struct.pack("=Q", handled)
+    ruleset = _call(_LANDLOCK_CREATE, attribute, ctypes.c_size_t(len(attribute)), ctypes.c_uint32(0))
+    try:
+        for name in readable:
+            _allow_reading(ruleset, Path(name))
+        _call(_LANDLOCK_RESTRICT, ctypes.c_int(ruleset), ctypes.c_uint32(0))
+    finally:
+        os.close(ruleset)
+
+
+def _allow_reading(ruleset: int, path: Path) -> None:
+    try:
+        target = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        rights = _LANDLOCK_READ_FILE | (_LANDLOCK_READ_DIR if path.is_dir() else 0)
+        rule = struct.pack("=Qi", rights, target)
+        _call(_LANDLOCK_ADD, ctypes.c_int(ruleset), ctypes.c_int(1), rule, ctypes.c_uint32(0))
+    finally:
+        os.close(target)
+
+
+def _call(number: int, *arguments: object) -> int:
+    result = int(_libc.syscall(number, *arguments))
+    if result < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+    return result
+
+
+def _seccomp(role: Role) -> None:
+    """A list of what may be called; everything else answers EPERM. In every thread (TSYNC)."""
+    system = seccomp.SyscallFilter(defaction=seccomp.ERRNO(errno.EPERM))
+    system.set_attr(seccomp.Attr.CTL_TSYNC, 1)
+    for group in role.calls:
+        for name in group.value:
+            system.add_rule(seccomp.ALLOW, name)
+    # Threads, never processes. clone3 hides its flags from the filter: the C library falls back to clone.
+    system.add_rule(seccomp.ALLOW, "clone", seccomp.Arg(0, seccomp.MASKED_EQ, _CLONE_THREAD, _CLONE_THREAD))
+    system.add_rule(seccomp.ERRNO(errno.ENOSYS), "clone3")
+    system.add_rule(seccomp.ALLOW, "ioctl", seccomp.Arg(1, seccomp.EQ, _FIONBIO))
+    system.add_rule(seccomp.ALLOW, "prctl", seccomp.Arg(0, seccomp.EQ, _PR_SET_NAME))
+    system.add_rule(seccomp.ALLOW, "kill", seccomp.Arg(0, seccomp.EQ, os.getpid()))
+    system.add_rule(seccomp.ALLOW, "tgkill", seccomp.Arg(0, seccomp.EQ, os.getpid()))
+    for family in role.families:
+        system.add_rule(seccomp.ALLOW, "socket", seccomp.Arg(0, seccomp.EQ, family))
+    if Calls.OPEN not in role.calls:
+        # Python and the C library look for files that need not be there; tell them so.
+        for name in ("openat", "open", "stat", "lstat", "access", "readlink"):
+            system.add_rule(seccomp.ERRNO(errno.ENOENT), name)
+    system.load()
+
+
+def check_socket(fd: int, family: int, kind: int, *, reuseport: bool) -> socket.socket:
+    """A socket object over ``fd`` (owned by it) when it is of this family and type; MachineError otherwise."""
+    try:
+        made = socket.socket(fileno=fd)
+    except OSError as error:
+        os.close(fd)
+        raise MachineError("descriptor", f"not a socket ({error.strerror})") from error
+    if (made.family, made.type) != (family, kind) or (
+        reuseport and not made.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT)
+    ):
+        made.close()
+        raise MachineError("descriptor", "a socket of another kind than asked for")
+    return made

@@ -1,0 +1,350 @@
+"""What every worker process runs: drop privileges, connect to the supervisor, dispatch messages, answer each once.
+
+A role's module offers ``create() -> Worker``; it is called before the sandbox closes and must import everything that
+the role will ever need. Descriptors come over a SEQPACKET channel, messages over ZeroMQ; the supervisor sends
+descriptors first, so the channel is emptied before any message is handled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import logging
+import os
+import socket
+import stat
+import sys
+import time
+from collections.abc import Coroutine
+from typing import Any, Protocol, cast
+
+import msgspec
+import zmq
+import zmq.asyncio
+
+from qre.errors import InternalError, MachineError, QreError, UntrustedInputError
+from qre.ipc import sandbox
+from qre.ipc.channel import Channel, ChannelClosedError
+from qre.ipc.messages import (
+    MAX_MESSAGE,
+    Body,
+    Descriptor,
+    Done,
+    Envelope,
+    Heartbeat,
+    Hello,
+    Party,
+    Refused,
+    Reload,
+    Start,
+    StatusRequest,
+    Stop,
+    WorkerConfig,
+)
+from qre.ipc.roles import ROLES, Role
+from qre.session import Message
+
+MAX_RUNNING_REQUESTS = 256
+#: One line a key and this many seconds; what was held back is counted in the next one.
+LOG_INTERVAL = 10.0
+MAX_LOG_KEYS = 64
+
+
+class LimitedLog:
+    """Log lines that an outsider can cause: at most one a key and interval."""
+
+    def __init__(self, log: logging.Logger) -> None:
+        self._log = log
+        self._keys: dict[str, tuple[float, int]] = {}
+
+    def __call__(self, key: str, text: str, level: int = logging.WARNING) -> None:
+        now = time.monotonic()
+        last, held = self._keys.get(key, (-LOG_INTERVAL, 0))
+        if now - last < LOG_INTERVAL:
+            self._keys[key] = (last, held + 1)
+            return
+        if len(self._keys) >= MAX_LOG_KEYS and key not in self._keys:
+            self._keys.clear()
+        self._keys[key] = (now, 0)
+        self._log.log(level, "%s%s", text, f" ({held} more of these)" if held else "")
+
+
+class WorkerContext:
+    """What a worker has of the world: its configuration, its descriptors, a way to ask others."""
+
+    def __init__(self, role: Role, channel: Channel[Descriptor], dealer: zmq.asyncio.Socket) -> None:
+        self.role = role.party
+        self.config: WorkerConfig
+        self.descriptors: dict[str, int] = {}
+        #: Descriptors that may come more than once: (name, number) -> fd, as long as Start has not been handled.
+        self.numbered: dict[tuple[str, int], int] = {}
+        self.log = logging.getLogger(f"qre.{role.party}")
+        self.limited = LimitedLog(self.log)
+        self.failed = asyncio.Event()
+        self._channel = channel
+        self._dealer = dealer
+        self._encoder = msgspec.msgpack.Encoder()
+        self._next_id = 1
+        self._waiting: dict[int, asyncio.Future[Message]] = {}
+
+    async def send(self, to: Party, message: Message) -> None:
+        """One-way, to ``to`` through the supervisor, if its table allows it."""
+        await self._transmit(Envelope(peer=to, body=cast(Body, message)))
+
+    async def request(self, to: Party, message: Message, timeout: float = 5.0) -> Message:
+        """The answer to ``message``. Raises MachineError when it is refused, or none comes in ``timeout`` seconds."""
+        number, self._next_id = self._next_id, self._next_id + 1
+        future: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+        self._waiting[number] = future
+        try:
+            await self._transmit(Envelope(peer=to, id=number, body=cast(Body, message)))
+            answer = await asyncio.wait_for(future, timeout)
+        except TimeoutError:
+            raise MachineError(f"{type(message).__name__} to {to}", f"no answer in {timeout:g} s") from None
+        finally:
+            del self._waiting[number]
+        if isinstance(answer, Refused):
+            raise MachineError(f"{type(message).__name__} to {to}", answer.reason)
+        return answer
+
+    def send_descriptor(self, name: str, fd: int, number: int = 0) -> None:
+        """Hand a descriptor up to the supervisor; the caller keeps its own."""
+        self._channel.send(Descriptor(name=name, number=number), [fd])
+
+    def fail(self, reason: str) -> None:
+        """Give up: the process ends with a failure, and the supervisor starts another one."""
+        self.log.error("giving up: %s", reason)
+        self.failed.set()
+
+    def answered(self, number: int, body: Message) -> None:
+        future = self._waiting.get(number)
+        if future is not None and not future.done():
+            future.set_result(body)
+
+    async def _transmit(self, envelope: Envelope) -> None:
+        await self._dealer.send(self._encoder.encode(envelope))
+
+    async def answer(self, to: Party, number: int, body: Message) -> None:
+        await self._transmit(Envelope(peer=to, id=number, answer=True, body=cast(Body, body)))
+
+
+class Worker(Protocol):
+    """What a role implements."""
+
+    async def start(self, context: WorkerContext) -> None:
+        """Begin; returning means that the role's work can really be done. A QreError refuses."""
+
+    async def reload(self) -> None:
+        """``context.config`` has changed."""
+
+    async def handle(self, source: Party, message: Message) -> Message:
+        """Any other request; a QreError refuses."""
+
+    async def descriptor(self, name: str, number: int, fd: int) -> None:
+        """A descriptor that came after ``start``; the worker's to close."""
+
+    async def status(self) -> Message:
+        """What ``show`` wants to know."""
+
+    async def stop(self) -> None:
+        """End in order."""
+
+
+def run_worker(party: Party, sock: socket.socket, endpoint: str) -> None:
+    """The whole life of a worker process; called in a fresh interpreter by the supervisor. Ends with SystemExit."""
+    role = ROLES[party]
+    parent = os.getppid()
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format=f"qre-tool {party}: %(message)s")
+    try:
+        worker: Worker = importlib.import_module(role.module).create()
+        sandbox.enter(role, parent)
+        status = asyncio.run(_Runtime(role, worker, sock, endpoint).run())
+    except QreError as error:
+        logging.getLogger("qre").error("%s", error)
+        status = 1
+    sys.exit(status)
+
+
+class _Runtime:
+    """Dispatches what comes in, one task a request, until Stop or a failure."""
+
+    def __init__(self, role: Role, worker: Worker, sock: socket.socket, endpoint: str) -> None:
+        self._role = role
+        self._worker = worker
+        self._channel: Channel[Descriptor] = Channel(sock, Descriptor)
+        # After the sandbox: ZeroMQ's I/O threads inherit what this thread is.
+        self._zmq = zmq.asyncio.Context()
+        self._dealer = self._zmq.socket(zmq.DEALER)
+        self._dealer.setsockopt(zmq.LINGER, 500)
+        self._dealer.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE)
+        self._dealer.connect(endpoint)
+        self._context = WorkerContext(role, self._channel, self._dealer)
+        self._decoder = msgspec.msgpack.Decoder(Envelope)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._descriptor_lock = asyncio.Lock()
+        self._started = False
+        self._stopped = asyncio.Event()
+
+    async def run(self) -> int:
+        """0 after Stop, 1 after a failure."""
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(self._unexpected)
+        loop.add_reader(self._channel.fileno(), self._channel_readable)
+        reader = asyncio.create_task(self._receive())
+        reader.add_done_callback(self._ended)
+        await self._context.send(Party.SUPERVISOR, Hello(role=self._role.party, pid=os.getpid()))
+        waits = [asyncio.create_task(event.wait()) for event in (self._stopped, self._context.failed)]
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        loop.remove_reader(self._channel.fileno())
+        for task in (*waits, reader, *self._tasks):
+            task.cancel()
+        await asyncio.gather(*waits, reader, *self._tasks, return_exceptions=True)
+        self._dealer.close()
+        self._zmq.term()
+        return 1 if self._context.failed.is_set() else 0
+
+    async def _receive(self) -> None:
+        while True:
+            data = await self._dealer.recv()
+            await self._take_descriptors()
+            try:
+                envelope = self._parse_untrusted(data)
+            except UntrustedInputError as error:
+                self._context.limited("envelope", str(error))
+                continue
+            if envelope.answer:
+                self._context.answered(envelope.id, envelope.body)
+            elif len(self._tasks) < MAX_RUNNING_REQUESTS:
+                self._spawn(self._serve(envelope))
+
+    def _parse_untrusted(self, data: bytes) -> Envelope:
+        try:
+            return self._decoder.decode(data)
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+            raise UntrustedInputError("supervisor", "a message that does not parse") from None
+
+    async def _serve(self, envelope: Envelope) -> None:
+        """Handle one message; a request gets exactly one answer."""
+        answer: Message
+        try:
+            answer = await self._dispatch(envelope.peer, envelope.body)
+        except QreError as error:
+            answer = Refused(reason=str(error)[:512])
+        except Exception as error:  # noqa: BLE001 - whatever it was, the request gets its one answer
+            self._report(error)
+            answer = Refused(reason=f"internal error ({type(error).__name__})")
+        if envelope.id:
+            await self._context.answer(envelope.peer, envelope.id, answer)
+        if isinstance(envelope.body, Stop):
+            self._stopped.set()
+
+    async def _dispatch(self, source: Party, body: Message) -> Message:
+        match body:
+            case Heartbeat():
+                return Done()
+            case Start(config=config) if not self._started:
+                self._context.config = config
+                logging.getLogger("qre").setLevel(config.log_level.upper())
+                await self._worker.start(self._context)
+                self._started = True
+            case Reload(config=config) if self._started:
+                self._context.config = config
+                await self._worker.reload()
+            case StatusRequest() if self._started:
+                return await self._worker.status()
+            case Stop():
+                if self._started:
+                    await self._worker.stop()
+            case _ if self._started:
+                return await self._worker.handle(source, body)
+            case _:
+                raise InternalError(f"worker {self._role.party}", f"{type(body).__name__} out of turn")
+        return Done()
+
+    # --- descriptors ---
+
+    def _channel_readable(self) -> None:
+        self._spawn(self._take_descriptors())
+
+    async def _take_descriptors(self) -> None:
+        async with self._descriptor_lock:
+            while True:
+                try:
+                    received = self._channel.receive()
+                except ChannelClosedError:
+                    asyncio.get_running_loop().remove_reader(self._channel.fileno())
+                    self._context.fail("the supervisor is gone")
+                    return
+                except UntrustedInputError as error:
+                    self._context.fail(str(error))
+                    return
+                if received is None:
+                    return
+                await self._accept(*received)
+
+    async def _accept(self, described: Descriptor, fds: list[int]) -> None:
+        """Take what was asked for; close everything else."""
+        expected = self._role.expected(described.name)
+        if expected is None or len(fds) != 1 or not _is(expected.kind, fds[0]):
+            for fd in fds:
+                os.close(fd)
+            self._context.limited("descriptor", f"refused descriptor {described.name!r}")
+            return
+        if expected.kind == "socket":
+            made = sandbox.check_socket(fds[0], expected.family, expected.type, reuseport=expected.reuseport)
+            made.detach()
+        if self._started:
+            await self._worker.descriptor(described.name, described.number, fds[0])
+            return
+        held = self._context.descriptors.pop(described.name, None)
+        if held is not None and not expected.many:
+            os.close(held)
+        self._context.descriptors[described.name] = fds[0]
+        self._context.numbered[described.name, described.number] = fds[0]
+
+    # --- failures ---
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self._report(error)
+            self._context.fail("an internal error")
+
+    def _unexpected(self, loop: asyncio.AbstractEventLoop, details: dict[str, Any]) -> None:
+        error = details.get("exception")
+        if isinstance(error, BaseException):
+            self._report(error)
+        else:
+            self._context.limited("loop", str(details.get("message"))[:200])
+
+    def _report(self, error: BaseException) -> None:
+        """Where it happened, never with values: a message or a local may hold a key."""
+        trace, place = error.__traceback__, "?"
+        while trace is not None:
+            place = f"{trace.tb_frame.f_code.co_qualname}:{trace.tb_lineno}"
+            trace = trace.tb_next
+        text = str(error) if isinstance(error, QreError) else type(error).__name__
+        self._context.limited(f"internal {place}", f"internal error at {place}: {text}", logging.ERROR)
+
+
+def _is(kind: str, fd: int) -> bool:
+    """Is this descriptor what it should be? Checked from what fstat(2) says."""
+    with contextlib.suppress(OSError):
+        mode = os.fstat(fd).st_mode
+        match kind:
+            case "socket":
+                return stat.S_ISSOCK(mode)
+            case "file" | "memfd":
+                return stat.S_ISREG(mode)
+            case "tun":
+                return stat.S_ISCHR(mode)
+            case "bpf":
+                return not stat.S_ISSOCK(mode) and not stat.S_ISCHR(mode)
+    return False

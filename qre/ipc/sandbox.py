@@ -57,25 +57,23 @@ def enter(role: Role, parent: int) -> None:
         _drop_capabilities(role, uid, gid)
         die_with_parent(parent)
         _prctl(_PR_SET_DUMPABLE, 0)
+        _verify(role, uid, gid)
         _landlock(role.readable)
         _seccomp(role)
-    except OSError as error:
+    except (OSError, KeyError, ValueError) as error:
         raise MachineError(f"worker {role.party}", f"cannot drop privileges: {error}") from error
-    verify(role, uid)
 
 
-def verify(role: Role, uid: int) -> None:
-    """Read back from /proc what the kernel says of this process. Raises MachineError when it is not as ordered."""
-    # /proc/self/status is out of reach behind Landlock; what system calls still tell must do.
-    capng.capng_get_caps_process()
-    held = {
-        cap
-        for cap in range(64)
-        for kind in (capng.CAPNG_EFFECTIVE, capng.CAPNG_PERMITTED)
-        if cap <= capng.CAP_LAST_CAP and capng.capng_have_capability(kind, cap)
-    }
-    if held != role.capabilities or os.getresuid() != (uid, uid, uid):
-        raise MachineError(f"worker {role.party}", "it still has privileges after dropping them")
+def _verify(role: Role, uid: int, gid: int) -> None:
+    """Read back what the kernel says of this process. Raises OSError when it is not as ordered."""
+    fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines() if ":" in line)
+    granted = sum(1 << capability for capability in role.capabilities)
+    sets = {name: int(fields[name], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")}
+    ids = set(fields["Uid"].split()), set(fields["Gid"].split())
+    if sets != {"CapInh": 0, "CapPrm": granted, "CapEff": granted, "CapBnd": 0, "CapAmb": 0}:
+        raise OSError(errno.EPERM, "it still has capabilities")
+    if ids != ({str(uid)}, {str(gid)}) or fields["Groups"].split() or fields["NoNewPrivs"].strip() != "1":
+        raise OSError(errno.EPERM, "it is still somebody else")
 
 
 def _prctl(option: int, argument: int | bytes) -> None:

@@ -13,6 +13,10 @@ from typing import Annotated
 
 import msgspec
 
+from qre.roles import DEFAULT_MTU as DEFAULT_MTU  # noqa: PLC0414  the alias is what re-exports a name
+from qre.roles import Dataplane as Dataplane  # noqa: PLC0414  re-exported
+from qre.roles import Role as Role  # noqa: PLC0414  re-exported
+
 #: User space numbers its 1-RTT packets below this; the data plane numbers from here on.
 PACKET_NUMBER_BASE = 65_536
 #: Send numbers are reserved in blocks of this size before they are used.
@@ -25,7 +29,6 @@ HARD_PACKET_LIMIT = 1 << 28
 INTEGRITY_LIMIT = 1 << 52
 #: A held server session that is not confirmed within this time is deleted (seconds).
 CONFIRM_TIMEOUT = 10.0
-DEFAULT_MTU = 1380
 MAX_SESSIONS_PER_DEVICE = 1024
 
 U16 = Annotated[int, msgspec.Meta(ge=0, le=0xFFFF)]
@@ -43,21 +46,6 @@ Text = Annotated[str, msgspec.Meta(max_length=512)]
 Prefix = Annotated[str, msgspec.Meta(max_length=49)]
 Prefixes = Annotated[tuple[Prefix, ...], msgspec.Meta(max_length=256)]
 FrameBytes = Annotated[bytes, msgspec.Meta(max_length=1472)]  # as much as one packet can carry
-
-
-class Role(enum.StrEnum):
-    """Which end of a tunnel this is."""
-
-    SERVER = "server"
-    CLIENT = "client"
-
-
-class Dataplane(enum.StrEnum):
-    """Where established sessions live."""
-
-    AUTO = "auto"
-    KERNEL = "kernel"
-    USER = "user"
 
 
 class LossReason(enum.StrEnum):

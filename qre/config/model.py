@@ -1,23 +1,113 @@
 """The validated configuration: one interface profile and the global file, as immutable values.
 
-Everything here has passed the rules of the parser (``qre.config.profile``, ``qre.config.globals``): code that
-receives a ``Profile`` does not check it again. Durations are in milliseconds, secrets are raw bytes.
+Everything here has passed the rules of the parser (``qre.config.profile``, ``qre.config.settings``): code that
+receives a ``Profile`` does not check it again. Durations are in milliseconds, secrets are raw bytes. The classes are
+plain ones: this module is on the path of ``qre-tool strip``, which starts in a few milliseconds, so it loads neither
+dataclasses nor msgspec, and pathlib only when somebody reads a path.
 """
 
 from __future__ import annotations
 
+import os
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
-from pathlib import Path
 
-import msgspec
+from qre.roles import DEFAULT_MTU, Dataplane, Role
 
-from qre.session import DEFAULT_MTU, Dataplane, Role
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pathlib import Path
+    from typing import Any, Self, dataclass_transform
+else:
+
+    def dataclass_transform(**_):
+        """What ``typing`` does, without loading it."""
+        return lambda cls: cls
+
 
 Interface = IPv4Interface | IPv6Interface
 Network = IPv4Network | IPv6Network
 
 
-class HostPort(msgspec.Struct, frozen=True):
+class PathField:
+    """A path attribute: kept as text, read as a ``pathlib.Path``."""
+
+    def __init__(self, default: str | None) -> None:
+        self.default = default
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, value: object | None, owner: type) -> Path | None:
+        text = self.default if value is None else vars(value)[self.name]
+        if text is None:
+            return None
+        from pathlib import Path
+
+        return Path(text)
+
+    def __set__(self, value: object, new: object) -> None:
+        raise AttributeError(f"{self.name} is read-only")
+
+
+def path_field(*, default: str | None) -> Any:
+    """Declare a path attribute with its default."""
+    return PathField(default)
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(path_field,))
+class Value:
+    """Base of the immutable values: a frozen dataclass whose class costs nothing to make.
+
+    Fields are the annotations in order; a class attribute is the default.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        cls = type(self)
+        names = tuple(cls.__annotations__)
+        if len(args) > len(names):
+            raise TypeError(f"{cls.__name__} takes {len(names)} arguments, not {len(args)}")
+        given = dict(zip(names, args, strict=False))
+        for name in kwargs:
+            if name in given or name not in cls.__annotations__:
+                raise TypeError(f"{cls.__name__} has {'two values for' if name in given else 'no'} {name!r}")
+        given |= kwargs
+        for name in names:
+            kind = cls.__dict__.get(name, _REQUIRED)
+            is_path = isinstance(kind, PathField)
+            if name in given:
+                value = given[name]
+                if is_path and value is not None:
+                    value = os.fspath(value)
+            elif kind is _REQUIRED:
+                raise TypeError(f"{cls.__name__} needs {name!r}")
+            else:
+                value = kind.default if isinstance(kind, PathField) else kind
+            self.__dict__[name] = value
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"{type(self).__name__} is immutable")
+
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError(f"{type(self).__name__} is immutable")
+
+    def __eq__(self, other: object) -> bool:
+        return vars(self) == vars(other) if type(other) is type(self) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash((type(self), *vars(self).values()))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in vars(self).items())})"
+
+    def replace(self, **changes: Any) -> Self:
+        """A copy with some fields changed."""
+        return type(self)(**(vars(self) | changes))
+
+
+_REQUIRED = object()
+
+
+class HostPort(Value):
     """``host:port``; the host is a DNS name or a numeric address, not resolved here."""
 
     host: str
@@ -27,7 +117,7 @@ class HostPort(msgspec.Struct, frozen=True):
         return f"{self.host}:{self.port}"
 
 
-class SocketAddress(msgspec.Struct, frozen=True):
+class SocketAddress(Value):
     """A numeric IPv4 address and a port that is not 0."""
 
     ip: IPv4Address
@@ -37,7 +127,7 @@ class SocketAddress(msgspec.Struct, frozen=True):
         return f"{self.ip}:{self.port}"
 
 
-class Hooks(msgspec.Struct, frozen=True):
+class Hooks(Value):
     """Shell commands; ``%i`` stands for the device."""
 
     pre_up: tuple[str, ...] = ()
@@ -46,7 +136,7 @@ class Hooks(msgspec.Struct, frozen=True):
     post_down: tuple[str, ...] = ()
 
 
-class ServerSettings(msgspec.Struct, frozen=True):
+class ServerSettings(Value):
     listen: SocketAddress
     dest: HostPort
     server_name: str
@@ -58,7 +148,7 @@ class ServerSettings(msgspec.Struct, frozen=True):
         return f"ServerSettings(listen={self.listen}, dest={self.dest}, server_name={self.server_name!r})"
 
 
-class ClientSettings(msgspec.Struct, frozen=True):
+class ClientSettings(Value):
     endpoint: HostPort
     server_name: str
     public_key: bytes  # X25519, 32 bytes
@@ -68,7 +158,7 @@ class ClientSettings(msgspec.Struct, frozen=True):
         return f"ClientSettings(endpoint={self.endpoint}, server_name={self.server_name!r})"
 
 
-class Profile(msgspec.Struct, frozen=True):
+class Profile(Value):
     """One interface. Exactly one of ``server`` and ``client`` is set, as ``role`` says."""
 
     name: str
@@ -83,16 +173,16 @@ class Profile(msgspec.Struct, frozen=True):
     hooks: Hooks = Hooks()
 
 
-class GlobalConfig(msgspec.Struct, frozen=True):
+class GlobalConfig(Value):
     """The global file with environment and options applied (option, environment, file, default)."""
 
-    config_dir: Path = Path("/etc/qre/dev")
-    state_dir: Path = Path("/var/lib/qre")
-    runtime_dir: Path = Path("/run/qre")
+    config_dir: Path = path_field(default="/etc/qre/dev")
+    state_dir: Path = path_field(default="/var/lib/qre")
+    runtime_dir: Path = path_field(default="/run/qre")
     module_load: bool = True
     dataplane: Dataplane = Dataplane.AUTO
-    bpf_elf: Path | None = None  # None: the one installed with the package
-    bpf_pin_dir: Path = Path("/sys/fs/bpf")
+    bpf_elf: Path | None = path_field(default=None)  # None: the one installed with the package
+    bpf_pin_dir: Path = path_field(default="/sys/fs/bpf")
     routed_cid_len: int = 20
     dest_profile_ttl_ms: int = 3_600_000
     rekey_interval_ms: int = 120_000

@@ -1,0 +1,384 @@
+"""The data path of one TUN device: TUN to UDP and back, in batches, inside an asyncio loop's reader callbacks.
+
+Sessions know nothing of descriptors; here their packets meet them. Two rules of order: a packet that finds the UDP
+socket full waits, and the TUN device with it (its queue is the one that may drop); events leave after the packets
+that caused them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import time
+from collections import Counter
+from collections.abc import Callable
+
+from qre.errors import MachineError, UntrustedInputError
+from qre.session import (
+    Answer,
+    CidAdoptFor,
+    CidReleaseFor,
+    DataplaneReport,
+    DeviceCounters,
+    FrameSend,
+    Role,
+    SessionDelete,
+    SessionInstall,
+    SessionList,
+    SessionUpdate,
+)
+from qre.workers.dataplane.coalesce import Deliverer
+from qre.workers.dataplane.ecn import decapsulated
+from qre.workers.dataplane.marks import NumberMarks
+from qre.workers.dataplane.offload import HOPS_OVER, TOO_BIG, VNET_HEADER_SIZE, split_untrusted
+from qre.workers.dataplane.path import Address
+from qre.workers.dataplane.registry import Registry
+from qre.workers.dataplane.session import Session, State
+from qre.workers.dataplane.underlay import Underlay
+
+_READ_SIZE = VNET_HEADER_SIZE + 65_535
+#: Packets gathered before they are sealed or opened together, and reads a callback: others must get their turn.
+_BATCH = 64
+_TURNS = 8
+
+Request = SessionInstall | SessionUpdate | SessionDelete | CidAdoptFor | CidReleaseFor | FrameSend | SessionList
+
+
+class Device:
+    """Owns the TUN descriptor, the server's UDP socket and the clients'. ``report`` takes events."""
+
+    def __init__(
+        self,
+        tun: int,
+        marks: NumberMarks,
+        report: Callable[[DataplaneReport], None],
+        *,
+        server_socket: int | None = None,
+        ecn: int = 0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._tun = tun
+        os.set_blocking(tun, False)
+        self._report = report
+        self._clock = clock
+        self.drops: Counter[str] = Counter()
+        self.registry = Registry(marks, self.drops, os.urandom)
+        self._deliverer = Deliverer(self.drops)
+        self._rx_packets = self._rx_bytes = self._tx_packets = self._tx_bytes = 0
+        self._client_sockets: dict[bytes, Underlay] = {}
+        self._server_socket = Underlay(server_socket, self.drops, ecn) if server_socket is not None else None
+        self._blocked: dict[Underlay, list[tuple[bytes, Address]]] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = float("inf")
+        self._loop.add_reader(tun, self._tun_readable)
+        if self._server_socket is not None:
+            self._loop.add_reader(self._server_socket.fileno(), self._server_readable)
+
+    def close(self) -> None:
+        """Tell the peers, then let go of every descriptor."""
+        now = self._clock()
+        for session in list(self.registry.sessions.values()):
+            session.close(now, tell=True)
+            self._settle(session, now)
+        if self._timer is not None:
+            self._timer.cancel()
+        self._loop.remove_reader(self._tun)
+        for underlay in [*self._client_sockets.values(), *([self._server_socket] if self._server_socket else [])]:
+            self._forget_underlay(underlay)
+        self._client_sockets.clear()
+        os.close(self._tun)
+
+    def _forget_underlay(self, underlay: Underlay) -> None:
+        self._loop.remove_reader(underlay.fileno())
+        self._loop.remove_writer(underlay.fileno())
+        if self._blocked.pop(underlay, None) is not None and not self._blocked:
+            self._loop.add_reader(self._tun, self._tun_readable)
+        underlay.close()
+
+    # --- requests ---
+
+    def handle(self, request: Request, fds: list[int]) -> Answer:
+        """Carry out what the handshake worker asks. Takes ownership of ``fds``."""
+        now = self._clock()
+        try:
+            answer = self._handle(request, fds, now)
+        finally:
+            for fd in fds:
+                os.close(fd)
+        session = self.registry.sessions.get(getattr(request, "session_id", b""))
+        if session is not None:
+            self._settle(session, now)
+        return answer
+
+    def _handle(self, request: Request, fds: list[int], now: float) -> Answer:
+        """As ``handle``; a descriptor that is used is taken out of ``fds``."""
+        if isinstance(request, SessionInstall) and request.role is Role.CLIENT:
+            if len(fds) != 1:
+                return Answer(id=request.id, error="a client session comes with its socket")
+            try:
+                underlay = Underlay(fds.pop(), self.drops)
+            except MachineError as error:
+                return Answer(id=request.id, error=str(error))
+            answer = self.registry.answer(request, now)
+            if answer.error:
+                underlay.close()
+            else:
+                self._use_client_socket(request.session_id, underlay)
+            return answer
+        if isinstance(request, SessionInstall) and self._server_socket is None:
+            return Answer(id=request.id, error="a server session without a server's socket")
+        return self.registry.answer(request, now)
+
+    def _use_client_socket(self, session_id: bytes, underlay: Underlay) -> None:
+        old = self._client_sockets.pop(session_id, None)
+        if old is not None:
+            self._forget_underlay(old)
+        self._client_sockets[session_id] = underlay
+        self._loop.add_reader(underlay.fileno(), self._client_readable, session_id, underlay)
+
+    # --- TUN to UDP ---
+
+    def _tun_readable(self) -> None:
+        tun, now = self._tun, self._clock()
+        for _ in range(_TURNS):
+            waiting: dict[Session, list[bytes]] = {}
+            gathered = 0
+            while gathered < _BATCH:
+                try:
+                    read = os.read(tun, _READ_SIZE)
+                except BlockingIOError:
+                    break
+                except OSError as error:
+                    self._tun_failed(error)
+                    break
+                gathered += self._take(read, waiting)
+            for session, plaintexts in waiting.items():
+                self._transmit(session, plaintexts, now)
+            if gathered < _BATCH or self._blocked:
+                return
+
+    def _tun_failed(self, error: OSError) -> None:
+        if error.errno in {errno.EBADFD, errno.ENODEV}:  # the device was removed; whoever did it knows
+            self._loop.remove_reader(self._tun)
+        self.drops["tun-failed"] += 1
+
+    def _take(self, read: bytes, waiting: dict[Session, list[bytes]]) -> int:
+        """Sort one read into ``waiting``; how much of a batch it makes."""
+        version = read[VNET_HEADER_SIZE] >> 4 if len(read) >= VNET_HEADER_SIZE + 20 else 0
+        if version == 4:
+            destination = read[VNET_HEADER_SIZE + 16 : VNET_HEADER_SIZE + 20]
+        elif version == 6 and len(read) >= VNET_HEADER_SIZE + 40:
+            destination = read[VNET_HEADER_SIZE + 24 : VNET_HEADER_SIZE + 40]
+        else:
+            self.drops["malformed"] += 1
+            return 1
+        session = self.registry.routes.session_for(destination)
+        if session is None:
+            self.drops["no-session"] += 1
+            return 1
+        try:
+            plaintexts = split_untrusted(read, session.max_inner)
+        except UntrustedInputError as error:
+            self.drops[{TOO_BIG: "too-big", HOPS_OVER: "hops-over"}.get(error.why, "malformed")] += 1
+            return 1
+        if session in waiting:
+            waiting[session] += plaintexts
+        else:
+            waiting[session] = plaintexts
+        return len(plaintexts)
+
+    def _transmit(self, session: Session, plaintexts: list[bytes], now: float) -> None:
+        packets = session.seal_datagrams(plaintexts, now)
+        if packets:
+            count = len(plaintexts)
+            self._tx_packets += count
+            self._tx_bytes += sum(map(len, plaintexts)) - 3 * count
+            self._send(session, packets, session.peer)
+        self._settle(session, now)
+
+    def _send(self, session: Session, packets: list[bytes], to: Address) -> None:
+        underlay = self._underlay_of(session)
+        if underlay is None:
+            self.drops["no-socket"] += len(packets)
+        elif underlay in self._blocked:
+            self._wait(underlay, packets, to)
+        elif unsent := underlay.send(packets, to):
+            self._wait(underlay, unsent, to)
+
+    def _underlay_of(self, session: Session) -> Underlay | None:
+        if session.role is Role.SERVER:
+            return self._server_socket
+        return self._client_sockets.get(session.session_id)
+
+    def _wait(self, underlay: Underlay, packets: list[bytes], to: Address) -> None:
+        """No room in the socket: keep a little, and stop reading from TUN until there is."""
+        if not self._blocked:
+            self._loop.remove_reader(self._tun)
+        if underlay not in self._blocked:
+            self._blocked[underlay] = []
+            self._loop.add_writer(underlay.fileno(), self._writable, underlay)
+        queue = self._blocked[underlay]
+        room = max(4 * _BATCH - len(queue), 0)
+        queue += [(packet, to) for packet in packets[:room]]
+        self.drops["send-queue-full"] += max(len(packets) - room, 0)
+
+    def _writable(self, underlay: Underlay) -> None:
+        queue = self._blocked[underlay]
+        while queue:
+            to = queue[0][1]
+            run = next((n for n, item in enumerate(queue) if item[1] != to), len(queue))
+            unsent = underlay.send([packet for packet, _ in queue[:run]], to)
+            del queue[: run - len(unsent)]
+            if unsent:
+                return
+        del self._blocked[underlay]
+        self._loop.remove_writer(underlay.fileno())
+        if not self._blocked:
+            self._loop.add_reader(self._tun, self._tun_readable)
+
+    # --- UDP to TUN ---
+
+    def _client_readable(self, session_id: bytes, underlay: Underlay) -> None:
+        session = self.registry.sessions.get(session_id)
+        now = self._clock()
+        for _ in range(_TURNS):
+            batches, more = self._gather(underlay)
+            for (source, ecn), datagrams in batches.items():
+                if session is None or session.state is State.ENDED:
+                    self.drops["no-session"] += len(datagrams)
+                else:
+                    self._receive(session, datagrams, source, ecn, now)
+            if not more:
+                break
+        if session is not None and session.session_id in self.registry.sessions:
+            self._settle(session, now)
+
+    def _server_readable(self) -> None:
+        underlay = self._server_socket
+        assert underlay is not None
+        now = self._clock()
+        touched: set[Session] = set()
+        for _ in range(_TURNS):
+            batches, more = self._gather(underlay)
+            for (source, ecn), datagrams in batches.items():
+                for session, own in self._by_session(datagrams):
+                    touched.add(session)
+                    self._receive(session, own, source, ecn, now)
+            if not more:
+                break
+        for session in touched:
+            if session.session_id in self.registry.sessions:
+                self._settle(session, now)
+
+    @staticmethod
+    def _gather(underlay: Underlay) -> tuple[dict[tuple[Address, int], list[bytes]], bool]:
+        """Datagrams by source and ECN codepoint, and whether there may be more."""
+        batches: dict[tuple[Address, int], list[bytes]] = {}
+        gathered = 0
+        while gathered < _BATCH:
+            received = underlay.receive()
+            if received is None:
+                return batches, False
+            datagrams, source, ecn = received
+            gathered += len(datagrams)
+            key = (source, ecn)
+            if key in batches:
+                batches[key] += datagrams
+            else:
+                batches[key] = datagrams
+        return batches, True
+
+    def _by_session(self, datagrams: list[bytes]) -> list[tuple[Session, list[bytes]]]:
+        """Runs of datagrams of one routed CID."""
+        by_cid, lengths = self.registry.by_cid, self.registry.cid_lengths
+        runs: list[tuple[Session, list[bytes]]] = []
+        last: bytes | None = None
+        for datagram in datagrams:
+            if last is not None and datagram.startswith(last, 1) and datagram[0] < 0x80:
+                runs[-1][1].append(datagram)
+                continue
+            last = None
+            if datagram and datagram[0] >= 0x80:
+                self.drops["long-header"] += 1
+                continue
+            for length in lengths:
+                cid = datagram[1 : 1 + length]
+                session = by_cid.get(cid)
+                if session is not None:
+                    runs.append((session, [datagram]))
+                    last = cid
+                    break
+            else:
+                self.drops["unknown-cid"] += 1
+        return runs
+
+    def _receive(self, session: Session, datagrams: list[bytes], source: Address, ecn: int, now: float) -> None:
+        held = session.state is State.HELD
+        plaintexts = session.open_datagrams(datagrams, source, ecn, now)
+        if held and session.state is State.ESTABLISHED:
+            self.registry.routes.forget()
+        if not plaintexts:
+            return
+        if ecn:
+            plaintexts = decapsulated(plaintexts, ecn, self.drops)
+        permits = self.registry.routes.permits
+        deliverer = self._deliverer
+        for buffers in deliverer.writes(plaintexts, lambda address: permits(session, address)):
+            try:
+                os.writev(self._tun, buffers)
+            except OSError:  # the link is down, or the kernel refuses the packet
+                self.drops["tun-refused"] += 1
+        self._rx_packets += deliverer.packets
+        self._rx_bytes += deliverer.bytes
+        session.rx_packets += deliverer.packets
+        session.rx_bytes += deliverer.bytes
+
+    # --- time and consequences ---
+
+    def _settle(self, session: Session, now: float) -> None:
+        """After a session did something: send, report, forget, and set the timer."""
+        for packet, to in session.outbox:
+            self._send(session, [packet], to)
+        session.outbox.clear()
+        for event in session.events:
+            self._report(event)
+        session.events.clear()
+        if session.state is State.ENDED:
+            self.registry.remove(session)
+            underlay = self._client_sockets.pop(session.session_id, None)
+            if underlay is not None:
+                self._forget_underlay(underlay)
+            return
+        self._wake_at(session.deadline(), now)
+
+    def _wake_at(self, at: float, now: float) -> None:
+        if at >= self._timer_at:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at = at
+        self._timer = self._loop.call_later(max(at - now, 0.0), self._timer_fired)
+
+    def _timer_fired(self) -> None:
+        self._timer, self._timer_at = None, float("inf")
+        now = self._clock()
+        for session in list(self.registry.sessions.values()):
+            if session.deadline() <= now:
+                session.handle_timer(now)
+                self._settle(session, now)
+            else:
+                self._wake_at(session.deadline(), now)
+
+    def counters(self) -> DeviceCounters:
+        return DeviceCounters(
+            rx_packets=self._rx_packets,
+            rx_bytes=self._rx_bytes,
+            tx_packets=self._tx_packets,
+            tx_bytes=self._tx_bytes,
+            drops=dict(self.drops.most_common(64)),
+        )
+
+    def now(self) -> float:
+        return self._clock()

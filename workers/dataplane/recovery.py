@@ -1,0 +1,122 @@
+"""Round-trip time, and the control frames in flight until their fate is known: RFC 9002 §5 and §6.
+
+DATAGRAMs are never retransmitted, so no record is kept of them: only of when batches were sent (for the round-trip
+time), and of the few packets that carry control frames or a PING that must be answered.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from qre.errors import UntrustedInputError
+from qre.workers.dataplane.frames import Ack
+
+#: Before the first sample. The handshake before us was answered, so this is less than RFC 9002's 333 ms.
+INITIAL_RTT = 0.1
+GRANULARITY = 0.001
+#: A packet is lost when one sent this much later was acknowledged (RFC 9002 §6.1.1).
+PACKET_THRESHOLD = 3
+#: Times that control frames are sent before they are given up.
+MAX_TRIES = 8
+MAX_CONTROLS = 64
+_MAX_BACKOFF = 6
+
+
+class Control:
+    """Frames of one FrameSend (``request`` is its id), or a PING of our own (``request`` None)."""
+
+    __slots__ = ("frames", "numbers", "request", "sent_at", "tries")
+
+    def __init__(self, frames: bytes, request: int | None) -> None:
+        self.frames = frames
+        self.request = request
+        self.numbers: list[int] = []
+        self.sent_at = 0.0
+        self.tries = 0
+
+
+class Recovery:
+    """What was sent and not yet acknowledged; ``max_ack_delay`` in seconds and ``exponent`` are the peer's."""
+
+    def __init__(self, max_ack_delay: float, exponent: int) -> None:
+        self.max_ack_delay = max_ack_delay
+        self._scale = (1 << exponent) / 1e6
+        self.smoothed = INITIAL_RTT
+        self.variation = INITIAL_RTT / 2
+        self._sampled = False
+        self._minimum = 0.0
+        self._sent: deque[tuple[int, float]] = deque(maxlen=256)  # (last number of a batch, when)
+        self.largest_acked = -1
+        self.controls: list[Control] = []
+
+    @property
+    def pto(self) -> float:
+        """The probe timeout without backoff, RFC 9002 §6.2.1."""
+        return self.smoothed + max(4 * self.variation, GRANULARITY) + self.max_ack_delay
+
+    def sent_batch(self, last: int, now: float) -> None:
+        self._sent.append((last, now))
+
+    def sent_control(self, control: Control, number: int, now: float) -> None:
+        if control not in self.controls:
+            self.controls.append(control)
+        control.numbers.append(number)
+        control.sent_at = now
+        control.tries += 1
+        self._sent.append((number, now))
+
+    def acknowledged(self, ack: Ack, next_number: int, now: float) -> list[Control]:
+        """Take an ACK; the controls whose frames have arrived. Raises UntrustedInputError for numbers never sent."""
+        largest = ack.ranges[0][1]
+        if largest >= next_number:
+            raise UntrustedInputError("ACK frame", "it acknowledges a packet that was never sent")
+        if largest > self.largest_acked:
+            self.largest_acked = largest
+            self._sample(largest, ack.delay * self._scale, now)
+        if not self.controls:
+            return []
+        done = [
+            control
+            for control in self.controls
+            if any(first <= number <= last for number in control.numbers for first, last in ack.ranges)
+        ]
+        for control in done:
+            self.controls.remove(control)
+        return done
+
+    def _sample(self, largest: int, delay: float, now: float) -> None:
+        sent = self._sent
+        while sent and sent[0][0] < largest:
+            sent.popleft()
+        if not sent:
+            return
+        latest = max(now - sent[0][1], 0.0)
+        if sent[0][0] == largest:
+            sent.popleft()
+        if not self._sampled:
+            self._sampled, self._minimum = True, latest
+            self.smoothed, self.variation = latest, latest / 2
+            return
+        self._minimum = min(self._minimum, latest)
+        adjusted = latest - min(delay, self.max_ack_delay)
+        if adjusted < self._minimum:
+            adjusted = latest
+        self.variation += (abs(self.smoothed - adjusted) - self.variation) / 4
+        self.smoothed += (adjusted - self.smoothed) / 8
+
+    def _deadline_of(self, control: Control) -> float:
+        if control.numbers[-1] <= self.largest_acked - PACKET_THRESHOLD:
+            return control.sent_at
+        return control.sent_at + self.pto * (1 << min(control.tries - 1, _MAX_BACKOFF))
+
+    def deadline(self) -> float | None:
+        """When ``due`` has something to say."""
+        return min(map(self._deadline_of, self.controls)) if self.controls else None
+
+    def due(self, now: float) -> tuple[list[Control], list[Control]]:
+        """The controls to send again, and those that are given up (and forgotten)."""
+        late = [control for control in self.controls if self._deadline_of(control) <= now]
+        lost = [control for control in late if control.request is not None and control.tries >= MAX_TRIES]
+        for control in lost:
+            self.controls.remove(control)
+        return [control for control in late if control not in lost], lost

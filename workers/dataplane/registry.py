@@ -1,0 +1,195 @@
+"""The sessions of one device: what the handshake worker asks for, checked and carried out. No sockets here.
+
+Requests take effect whole or not at all. A session's transmit keys go through the number marks before anything else,
+so that no sequence of requests and deaths makes a number repeat under a key.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+from qre.errors import QreError
+from qre.session import (
+    MAX_SESSIONS_PER_DEVICE,
+    Answer,
+    CidAdoptFor,
+    CidReleaseFor,
+    FrameSend,
+    Role,
+    SessionDelete,
+    SessionInstall,
+    SessionList,
+    SessionMark,
+    SessionStatus,
+    SessionUpdate,
+)
+from qre.workers.dataplane.marks import MarkRefusedError, NumberMarks
+from qre.workers.dataplane.session import Session, State
+from qre.workers.dataplane.table import AllowedIps, parse_prefixes
+
+#: Routed CIDs that one session may have.
+MAX_CIDS = 8
+_SHOWN = {State.HELD: "held", State.ESTABLISHED: "established", State.CLOSING: "closing", State.ENDED: "ended"}
+
+
+class Registry:
+    """``drops`` counts packets by reason; ``random`` gives bytes for path challenges."""
+
+    def __init__(self, marks: NumberMarks, drops: Counter[str], random: Callable[[int], bytes]) -> None:
+        self._marks = marks
+        self._drops = drops
+        self._random = random
+        self.sessions: dict[bytes, Session] = {}
+        self.routes = AllowedIps()
+        #: Server sessions by routed CID, spare ones included.
+        self.by_cid: dict[bytes, Session] = {}
+        self._cids: dict[bytes, dict[bytes, int]] = {}  # session id -> routed CID -> sequence
+        #: Lengths of routed CIDs in use, most often one.
+        self.cid_lengths: list[int] = []
+
+    def answer(
+        self,
+        request: SessionInstall
+        | SessionUpdate
+        | SessionDelete
+        | CidAdoptFor
+        | CidReleaseFor
+        | FrameSend
+        | SessionList,
+        now: float,
+    ) -> Answer:
+        """Carry the request out."""
+        try:
+            match request:
+                case SessionInstall():
+                    self._install(request, now)
+                case SessionUpdate():
+                    session = self._known(request.session_id)
+                    return Answer(id=request.id, error=session.update(request, now), key_epoch=session.phases.epoch)
+                case SessionDelete():
+                    self._known(request.session_id).close(now, tell=request.close)
+                case CidAdoptFor():
+                    self._adopt(self._known(request.session_id), request.connection_id, request.sequence)
+                case CidReleaseFor():
+                    self._release(self._known(request.session_id), request.connection_id)
+                case FrameSend():
+                    session = self._known(request.session_id)
+                    return Answer(id=request.id, error=session.send_frames(request.id, request.frames, now))
+                case SessionList():
+                    return Answer(id=request.id, sessions=self.marks())
+        except MarkRefusedError as error:
+            return Answer(id=request.id, error=error.what, key_epoch=error.key_epoch)
+        except QreError as error:
+            return Answer(id=request.id, error=str(error))
+        return Answer(id=request.id)
+
+    def _known(self, session_id: bytes) -> Session:
+        session = self.sessions.get(session_id)
+        if session is None or session.state in {State.CLOSING, State.ENDED}:
+            raise QreError("no such session")
+        return session
+
+    def _install(self, install: SessionInstall, now: float) -> None:
+        present = self.sessions.get(install.session_id)
+        if present is not None:
+            return self._install_again(present, install)
+        if len(self.sessions) >= MAX_SESSIONS_PER_DEVICE:
+            raise QreError("no room for another session")
+        if install.role is Role.SERVER and install.connection_id in self.by_cid:
+            raise QreError("another session has this connection id")
+        prefixes = parse_prefixes(install.allowed_ips)
+        if install.next_keys is not None:
+            if install.next_keys.tx_key == install.keys.tx_key:
+                raise MarkRefusedError("the next transmit key equals the current one")
+            self._marks.check_unused(install.next_keys.tx_key)
+        mark = self._marks.claim(install.session_id, install.key_epoch, install.keys.tx_key, install.packet_number)
+        session = Session(install, mark, now, self._drops, self._random)
+        self.sessions[session.session_id] = session
+        self.routes.add(session, prefixes)
+        self._adopt(session, install.connection_id, 0)
+        return None
+
+    @staticmethod
+    def _install_again(session: Session, install: SessionInstall) -> None:
+        """A repeat is harmless; anything else is a matter for SessionUpdate."""
+        epoch = session.phases.epoch
+        if install.key_epoch < epoch:
+            raise MarkRefusedError("key epoch behind", epoch)
+        if install.key_epoch != epoch or install.keys != session.phases.keys or session.state is State.CLOSING:
+            raise MarkRefusedError("the session is installed already", epoch)
+
+    def _adopt(self, session: Session, connection_id: bytes, sequence: int) -> None:
+        cids = self._cids.setdefault(session.session_id, {})
+        if session.role is Role.SERVER:
+            if self.by_cid.get(connection_id, session) is not session:
+                raise QreError("another session has this connection id")
+            if len(connection_id) != session.packets.rx_cid_length:
+                raise QreError("this connection id has another length")
+            if len(cids) >= MAX_CIDS and connection_id not in cids:
+                raise QreError("no room for another connection id")
+            self.by_cid[connection_id] = session
+        cids[connection_id] = sequence
+        self._cids_changed()
+
+    def _release(self, session: Session, connection_id: bytes) -> None:
+        cids = self._cids[session.session_id]
+        if connection_id not in cids:
+            raise QreError("the session has no such connection id")
+        if len(cids) == 1:
+            raise QreError("it is the session's last connection id")
+        del cids[connection_id]
+        self.by_cid.pop(connection_id, None)
+        self._cids_changed()
+
+    def _cids_changed(self) -> None:
+        self.cid_lengths = sorted({len(cid) for cid in self.by_cid})
+
+    def remove(self, session: Session) -> None:
+        """The session has ended: forget it."""
+        self.sessions.pop(session.session_id, None)
+        self.routes.remove(session)
+        for cid in self._cids.pop(session.session_id, {}):
+            if self.by_cid.get(cid) is session:
+                del self.by_cid[cid]
+        self._cids_changed()
+
+    def marks(self) -> tuple[SessionMark, ...]:
+        """How far each session is."""
+        return tuple(
+            SessionMark(
+                session_id=session.session_id,
+                connection_id=session.install.connection_id,
+                key_epoch=session.phases.epoch,
+                packet_number=session.packets.next_number,
+                confirmed=session.confirmed,
+            )
+            for session in self.sessions.values()
+            if session.state in {State.HELD, State.ESTABLISHED}
+        )
+
+    def status(self, now: float) -> tuple[SessionStatus, ...]:
+        return tuple(self._status_of(session, now) for session in self.sessions.values())
+
+    def _status_of(self, session: Session, now: float) -> SessionStatus:
+        heard = session.last_receive
+        install = session.install
+        return SessionStatus(
+            session_id=session.session_id,
+            connection_id=install.connection_id,
+            client_connection_id=install.client_connection_id,
+            short_id=install.short_id,
+            state=_SHOWN[session.state],
+            key_epoch=session.phases.epoch,
+            tx_packet_number=session.packets.next_number,
+            rx_packet_number=session.packets.received.highest,
+            endpoint=f"{session.peer[0]}:{session.peer[1]}",
+            allowed_ips=install.allowed_ips,
+            age_ms=int((now - session.created) * 1000),
+            last_receive_ms=None if heard is None else int((now - heard) * 1000),
+            rx_packets=session.rx_packets,
+            rx_bytes=session.rx_bytes,
+            tx_packets=session.tx_packets,
+            tx_bytes=session.tx_bytes,
+            cids=tuple(self._cids.get(session.session_id, {})),
+        )

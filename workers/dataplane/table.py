@@ -1,0 +1,110 @@
+"""Which session an inner packet belongs to: AllowedIPs by longest prefix, both ways.
+
+Transmit: the session whose AllowedIPs hold the destination, the longest prefix first. Receive: a packet is delivered
+only when its source would have been sent to that session. A session that is still held does not take a prefix away
+from an established one. It must never deliver a packet from a source that the session may not use.
+"""
+
+from __future__ import annotations
+
+from ipaddress import ip_network
+
+from qre.errors import UserError
+from qre.workers.dataplane.session import Session, State
+
+#: Looked-up addresses that are remembered; forgotten all at once, and whenever a session comes or goes.
+_CACHE = 8192
+_ALL = ("0.0.0.0/0", "::/0")
+
+
+def parse_prefixes(prefixes: tuple[str, ...]) -> list[tuple[int, int, int]]:
+    """``(address length in bytes, prefix length, network bits)`` of each; none means all addresses."""
+    parsed = []
+    for text in prefixes or _ALL:
+        try:
+            network = ip_network(text, strict=False)
+        except ValueError as error:
+            raise UserError("AllowedIPs", f"{text} is no prefix") from error
+        width = network.max_prefixlen
+        shift = width - network.prefixlen
+        parsed.append((width // 8, network.prefixlen, int(network.network_address) >> shift))
+    return parsed
+
+
+class AllowedIps:
+    """Prefixes of every session. Addresses are given as they stand in a packet: 4 or 16 bytes."""
+
+    def __init__(self) -> None:
+        self._routes: dict[int, dict[int, dict[int, list[Session]]]] = {4: {}, 16: {}}
+        self._lengths: dict[int, list[int]] = {4: [], 16: []}  # prefix lengths in use, longest first
+        self._cache: dict[bytes, Session | None] = {}
+        self._source_cache: dict[tuple[bytes, bytes], bool] = {}
+
+    def add(self, session: Session, prefixes: list[tuple[int, int, int]]) -> None:
+        for size, length, bits in prefixes:
+            self._routes[size].setdefault(length, {}).setdefault(bits, []).append(session)
+        self._changed()
+
+    def remove(self, session: Session) -> None:
+        for table in self._routes.values():
+            for length in list(table):
+                for bits in list(table[length]):
+                    sessions = table[length][bits]
+                    if session in sessions:
+                        sessions.remove(session)
+                        if not sessions:
+                            del table[length][bits]
+                if not table[length]:
+                    del table[length]
+        self._changed()
+
+    def _changed(self) -> None:
+        self._lengths = {size: sorted(table, reverse=True) for size, table in self._routes.items()}
+        self.forget()
+
+    def forget(self) -> None:
+        """A session's state changed: look everything up again."""
+        self._cache.clear()
+        self._source_cache.clear()
+
+    def session_for(self, address: bytes) -> Session | None:
+        """The session that a packet to ``address`` belongs to."""
+        try:
+            return self._cache[address]
+        except KeyError:
+            pass
+        if len(self._cache) >= _CACHE:
+            self._cache.clear()
+        found = self._cache[address] = self._look_up(address)
+        return found
+
+    def _look_up(self, address: bytes) -> Session | None:
+        size = len(address)
+        value, width = int.from_bytes(address, "big"), 8 * size
+        table = self._routes[size]
+        for length in self._lengths[size]:
+            sessions = table[length].get(value >> width - length)
+            if sessions:
+                established = [session for session in sessions if session.state is State.ESTABLISHED]
+                return (established or sessions)[-1]
+        return None
+
+    def permits(self, session: Session, address: bytes) -> bool:
+        """May ``session`` speak for ``address``? The longest prefix decides; sessions that share it all may."""
+        key = (session.session_id, address)
+        try:
+            return self._source_cache[key]
+        except KeyError:
+            pass
+        if len(self._source_cache) >= _CACHE:
+            self._source_cache.clear()
+        size = len(address)
+        value, width = int.from_bytes(address, "big"), 8 * size
+        found = False
+        for length in self._lengths[size]:
+            sessions = self._routes[size][length].get(value >> width - length)
+            if sessions:
+                found = session in sessions
+                break
+        self._source_cache[key] = found
+        return found

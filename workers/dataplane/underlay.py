@@ -1,0 +1,138 @@
+"""The UDP sockets that sessions use: many datagrams a system call (udp(7): UDP_SEGMENT, UDP_GRO).
+
+A run of datagrams of one size, the last one perhaps shorter, leaves in one sendmsg; what the kernel joined on receipt
+is cut again. Don't Fragment is always on (RFC 9000 §14). It must never block, and never wait for a slow peer.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+from collections import Counter
+from collections.abc import Sequence
+from itertools import islice
+
+from qre.errors import MachineError
+from qre.workers.dataplane.path import Address
+
+UDP_SEGMENT, UDP_GRO = 103, 104
+IP_RECVTOS, IP_MTU_DISCOVER, IP_PMTUDISC_PROBE = 13, 10, 3
+#: As much as the kernel lets an unprivileged process have; a burst of super-packets must fit.
+_BUFFER = 8 << 20
+_MAX_SEGMENTS = 64
+_MAX_BYTES = 65_507
+_ANCILLARY = socket.CMSG_SPACE(4) * 2
+_SIZE = struct.Struct("=H")
+#: The kernel or the card cannot do it: once seen, every datagram gets a system call of its own.
+_NO_GSO = {errno.EIO, errno.EOPNOTSUPP, errno.ENOPROTOOPT}
+
+#: Datagrams that came together: their bytes, where from, outer ECN codepoint.
+Received = tuple[list[bytes], Address, int]
+
+
+class Underlay:
+    """One UDP socket, owned."""
+
+    def __init__(self, fd: int, drops: Counter[str], ecn: int = 0) -> None:
+        """``ecn`` is the codepoint that packets leave with. Raises MachineError when ``fd`` is no IPv4 UDP socket."""
+        self._socket = socket.socket(fileno=fd)
+        self._drops = drops
+        self._gso = True
+        self._set_up(ecn)
+
+    def _set_up(self, ecn: int) -> None:
+        sock = self._socket
+        if (sock.family, sock.type, sock.proto) != (socket.AF_INET, socket.SOCK_DGRAM, socket.IPPROTO_UDP):
+            self.close()
+            raise MachineError("underlay socket", "the descriptor is no IPv4 UDP socket")
+        sock.setblocking(False)
+        sock.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_PROBE)
+        sock.setsockopt(socket.IPPROTO_IP, IP_RECVTOS, 1)
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, ecn)
+        for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
+            if sock.getsockopt(socket.SOL_SOCKET, option) < _BUFFER:
+                sock.setsockopt(socket.SOL_SOCKET, option, _BUFFER)
+        try:
+            sock.setsockopt(socket.IPPROTO_UDP, UDP_GRO, 1)
+        except OSError as error:
+            if error.errno not in _NO_GSO:
+                raise MachineError("underlay socket", str(error)) from error
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def receive(self) -> Received | None:
+        """What one system call gives; None: nothing now."""
+        while True:
+            try:
+                data, ancillary, _, source = self._socket.recvmsg(65_535, _ANCILLARY)
+            except BlockingIOError:
+                return None
+            except ConnectionError:  # an ICMP error of something sent before; the next call gives data
+                self._drops["unreachable"] += 1
+                continue
+            break
+        size, ecn = len(data), 0
+        for level, kind, value in ancillary:
+            if level == socket.IPPROTO_UDP and kind == UDP_GRO:
+                size = int.from_bytes(value[:4], "little")
+            elif level == socket.IPPROTO_IP and kind == socket.IP_TOS:
+                ecn = value[0] & 3
+        if size >= len(data):
+            return [data], source, ecn
+        return [data[at : at + size] for at in range(0, len(data), size)], source, ecn
+
+    def send(self, packets: Sequence[bytes], to: Address) -> list[bytes]:
+        """Send them all; those that the kernel has no room for now come back."""
+        at, count = 0, len(packets)
+        while at < count:
+            run = self._run(packets, at) if self._gso else 1
+            try:
+                if run == 1:
+                    self._socket.sendto(packets[at], to)
+                else:
+                    ancillary = [(socket.IPPROTO_UDP, UDP_SEGMENT, _SIZE.pack(len(packets[at])))]
+                    self._socket.sendmsg(islice(packets, at, at + run), ancillary, 0, to)
+            except BlockingIOError:
+                return list(packets[at:])
+            except OSError as error:
+                if run > 1:
+                    if error.errno in _NO_GSO:
+                        self._gso = False
+                        continue
+                    if error.errno in {errno.EINVAL, errno.EMSGSIZE}:  # perhaps one of them is too long: see which
+                        run = self._send_singly(packets[at : at + run], to)
+                        at += run
+                        continue
+                self._count(error, run)
+            at += run
+        return []
+
+    def _send_singly(self, packets: Sequence[bytes], to: Address) -> int:
+        for at, packet in enumerate(packets):
+            try:
+                self._socket.sendto(packet, to)
+            except BlockingIOError:
+                return at
+            except OSError as error:
+                self._count(error, 1)
+        return len(packets)
+
+    def _count(self, error: OSError, packets: int) -> None:
+        self._drops["too-big" if error.errno == errno.EMSGSIZE else "send-failed"] += packets
+
+    @staticmethod
+    def _run(packets: Sequence[bytes], at: int) -> int:
+        """How many packets from ``at`` on can leave in one call."""
+        size = len(packets[at])
+        limit = min(len(packets), at + _MAX_SEGMENTS, at + _MAX_BYTES // size)
+        end = at + 1
+        while end < limit and len(packets[end]) == size:
+            end += 1
+        if end < limit and len(packets[end]) < size:
+            end += 1
+        return end - at

@@ -32,10 +32,11 @@ class Calls(Enum):
         "sched_getaffinity", "sched_getparam", "sched_getscheduler", "sched_setscheduler", "getrusage", "uname",
         "restart_syscall", "exit", "exit_group",
     )  # fmt: skip
-    #: Sockets that exist: the worker's channels, ZeroMQ, and what it was handed.
+    #: Sockets that exist: the worker's channels, ZeroMQ, and what it was handed;
+    #: socketpair: asyncio wakes itself up through one.
     SOCKETS = (
         "sendmsg", "recvmsg", "sendto", "recvfrom", "getsockopt", "setsockopt", "getsockname", "getpeername",
-        "shutdown", "connect",
+        "shutdown", "connect", "socketpair",
     )  # fmt: skip
     #: bind(2): a relay socket, a netlink socket.
     BIND = ("bind",)

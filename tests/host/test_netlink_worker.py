@@ -1,0 +1,205 @@
+"""The worker `netlink` in its real sandbox: another uid, CAP_NET_ADMIN alone, seccomp; a real device."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qre.workers.netlink.tun import open_tun
+from tests.support.network import everything, ip, own_network
+
+pytestmark = pytest.mark.root
+
+#: Answers one JSON request a line; what the worker sends by itself is a line of its own.
+PROGRAM = """
+import asyncio, json, os, sys, threading
+import msgspec
+from qre.ipc import messages, sandbox
+from qre.ipc.messages import Party, WorkerConfig
+from qre.ipc.roles import ROLES
+from qre.errors import QreError
+from qre.session import Role
+from qre.workers.netlink.main import create
+
+worker = create()
+if sys.argv[1] == "confined":
+    sandbox.enter(ROLES[Party.NETLINK], os.getppid())
+
+def say(**what):
+    os.write(1, json.dumps(what).encode() + b"\\n")
+
+class Context:
+    config = WorkerConfig(profile="tunnel", device="qre0", role=Role.CLIENT, address=(), mtu=1380, keepalive_s=0,
+                          allowed_ips=(), server_name="x")
+    async def send(self, to, message):
+        say(sent=type(message).__name__, to=to.value, device=message.device)
+    def fail(self, reason):
+        say(failed=reason)
+
+async def answer(line):
+    request = json.loads(line)
+    try:
+        match request.pop("do"):
+            case "start":
+                await worker.start(Context())
+                return {"done": True, "uid": os.getuid(), "threads": threading.active_count()}
+            case "status":
+                return msgspec.to_builtins(await worker.status())
+            case "sync":
+                reply = await worker.handle(Party.SUPERVISOR, msgspec.convert(request, messages.SyncDevice))
+            case "alien":
+                reply = await worker.handle(Party.HANDSHAKE, msgspec.convert(request, messages.SyncDevice))
+            case "descriptor":
+                fd = os.dup(0)
+                try:
+                    await worker.descriptor("tun", 0, fd)
+                finally:
+                    os.write(fd, b"")
+            case "reload":
+                return {"done": await worker.reload() is None}
+            case "stop":
+                await worker.stop()
+                return {"done": True}
+        return {"done": type(reply).__name__}
+    except QreError as error:
+        return {"refused": str(error)}
+    except OSError as error:
+        return {"closed": error.errno}
+
+async def main():
+    loop = asyncio.get_running_loop()
+    lines = asyncio.Queue()
+    loop.add_reader(0, lambda: lines.put_nowait(os.read(0, 65536)))
+    while data := await lines.get():
+        for line in data.splitlines():
+            say(**await answer(line))
+
+asyncio.run(main())
+"""
+
+
+class WorkerProcess:
+    """The program above, and talk with it."""
+
+    def __init__(self, mode: str) -> None:
+        root = Path(__file__).resolve().parents[2]
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, mode], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=root
+        )
+
+    def read(self) -> dict[str, Any]:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert line, f"the worker ended with {self.process.wait()}"
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def ask(self, do: str, **fields: object) -> dict[str, Any]:
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps({"do": do, **fields}).encode() + b"\n")
+        self.process.stdin.flush()
+        return self.read()
+
+    def end(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        assert self.process.wait(10) == 0
+
+
+@pytest.fixture(autouse=True)
+def network() -> Iterator[None]:
+    with own_network():
+        yield
+
+
+@pytest.fixture
+def tun() -> Iterator[int]:
+    descriptor = open_tun("qre0", persistent=False, profile="tunnel")
+    yield descriptor
+    os.close(descriptor)
+
+
+@pytest.fixture(params=["confined", "unconfined"])
+def worker(request: pytest.FixtureRequest) -> Iterator[WorkerProcess]:
+    started = WorkerProcess(request.param)
+    yield started
+    if started.process.poll() is None:
+        started.process.kill()
+    started.process.wait()
+
+
+SYNC: dict[str, object] = {
+    "device": "qre0",
+    "address": ["10.77.0.2/24", "fd77::2/64"],
+    "mtu": 1300,
+    "allowed_ips": ["0.0.0.0/0", "192.168.0.0/16"],
+    "fwmark": 77,
+}
+
+
+def test_the_worker_syncs_its_device_and_says_what_state_it_is_in(worker: WorkerProcess, tun: int) -> None:
+    assert worker.ask("start")["threads"] == 1
+    assert worker.ask("status") == {"type": "NetlinkStatus", "device_present": True, "link_up": False}
+    assert worker.ask("sync", **SYNC) == {"done": "Done"}
+    shown = everything()
+    for wanted in ("inet 10.77.0.2/24", "inet6 fd77::2/64", "mtu 1300", "192.168.0.0/16 dev qre0", "fwmark 0x4d"):
+        assert wanted in shown
+    assert worker.ask("status")["link_up"]
+    assert worker.ask("sync", **{**SYNC, "address": ["10.77.0.3/24"], "allowed_ips": []}) == {"done": "Done"}
+    shown = everything()
+    assert "10.77.0.3/24" in shown
+    for gone in ("10.77.0.2/24", "fd77::2", "192.168.0.0/16", "fwmark"):
+        assert gone not in shown
+    assert worker.ask("reload") == {"done": True}
+    assert worker.ask("stop") == {"done": True}
+    worker.end()
+
+
+def test_the_worker_is_another_user_when_it_is_confined(tun: int) -> None:
+    worker = WorkerProcess("confined")
+    assert worker.ask("start")["uid"] != 0
+    worker.end()
+
+
+def test_the_worker_tells_when_somebody_removes_its_device_or_renames_it(worker: WorkerProcess, tun: int) -> None:
+    worker.ask("start")
+    ip("link", "set", "qre0", "name", "other0")
+    assert worker.read() == {"sent": "LinkGone", "to": "supervisor", "device": "qre0"}
+    ip("link", "set", "other0", "name", "qre0")
+    ip("link", "del", "qre0")
+    assert worker.read() == {"sent": "LinkGone", "to": "supervisor", "device": "qre0"}
+    assert worker.ask("status") == {"type": "NetlinkStatus", "device_present": False, "link_up": False}
+    assert "it is gone, or not ours any more" in worker.ask("sync", **SYNC)["refused"]
+    worker.end()
+
+
+def test_the_worker_refuses_every_other_device_and_changes_nothing(worker: WorkerProcess, tun: int) -> None:
+    ip("link", "add", "lan0", "type", "veth", "peer", "name", "lan1")
+    before = everything()
+    worker.ask("start")
+    assert worker.ask("sync", **{**SYNC, "device": "lan0"})["refused"] == "device lan0: it is not this daemon's"
+    assert "is not for it" in worker.ask("alien", **SYNC)["refused"]
+    assert "does not appear to be" in worker.ask("sync", **{**SYNC, "address": ["10.77.0.2/99"]})["refused"]
+    assert "it takes no descriptor" in str(worker.ask("descriptor")) or worker.ask("status")
+    assert everything() == before
+    worker.end()
+
+
+def test_a_device_of_somebody_else_under_our_name_is_not_touched(worker: WorkerProcess) -> None:
+    ip("tuntap", "add", "qre0", "mode", "tun")
+    before = everything()
+    assert worker.ask("start")["refused"] == "device qre0: it is not there; restart the daemon"
+    assert everything() == before
+    worker.end()
+
+
+def test_a_request_before_the_start_is_refused(worker: WorkerProcess) -> None:
+    assert "it was not started" in worker.ask("status")["refused"]
+    worker.end()

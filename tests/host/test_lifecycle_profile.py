@@ -49,7 +49,7 @@ def full_profile(tmp_path: Path, **changes: object) -> Profile:
         post_down=(f"echo PostDown %i >> {log}; {see}",),
     )
     profile = client_profile(allowed_ips=("0.0.0.0/0", "::/0", "192.168.0.0/16"), hooks=hooks)
-    return msgspec.structs.replace(profile, **changes)
+    return profile.replace(**changes)
 
 
 def said(tmp_path: Path) -> list[str]:
@@ -114,8 +114,7 @@ def test_a_daemon_takes_over_what_up_left_and_gives_it_back_when_it_fails(
     profile = client_profile(allowed_ips=("0.0.0.0/0",))
     up(profile, config)
     before, state = everything(), load_state(config, "tunnel")
-    changed = msgspec.structs.replace(
-        profile,
+    changed = profile.replace(
         address=client_profile(address=("10.88.0.2/24",)).address,
         allowed_ips=(),
         mtu=1300,
@@ -126,7 +125,7 @@ def test_a_daemon_takes_over_what_up_left_and_gives_it_back_when_it_fails(
     assert everything() == before
     assert load_state(config, "tunnel") == state
 
-    result = up_profile(msgspec.structs.replace(changed, hooks=Hooks()), config, keep_tun=True)
+    result = up_profile(changed.replace(hooks=Hooks()), config, keep_tun=True)
     assert result.tun_fd is not None
     shown = everything()
     assert "10.88.0.2" in shown
@@ -161,9 +160,9 @@ def test_a_failing_hook_undoes_everything_and_is_what_is_reported(
 ) -> None:
     before, descriptors = everything(), os.listdir("/proc/self/fd")
     profile = full_profile(tmp_path)
-    hooks = msgspec.structs.replace(profile.hooks, **{where: ("true", "echo broken >&2; exit 7", "touch never")})
+    hooks = profile.hooks.replace(**{where: ("true", "echo broken >&2; exit 7", "touch never")})
     with pytest.raises(UserError, match="exit status 7"):
-        up_profile(msgspec.structs.replace(profile, hooks=hooks), config, keep_tun=keep_tun)
+        up_profile(profile.replace(hooks=hooks), config, keep_tun=keep_tun)
     assert everything() == before
     assert not config.state_dir.exists() or list(config.state_dir.iterdir()) == []
     assert os.listdir("/proc/self/fd") == descriptors
@@ -275,9 +274,9 @@ def test_a_failing_predown_stops_down_and_leaves_the_tunnel(tmp_path: Path, conf
     profile = full_profile(tmp_path)
     up(profile, config)
     before = everything()
-    hooks = msgspec.structs.replace(profile.hooks, pre_down=("exit 4",))
+    hooks = profile.hooks.replace(pre_down=("exit 4",))
     with pytest.raises(UserError, match="exit status 4"):
-        down_profile(msgspec.structs.replace(profile, hooks=hooks), config)
+        down_profile(profile.replace(hooks=hooks), config)
     assert everything() == before
     assert load_state(config, "tunnel") is not None
 
@@ -319,8 +318,7 @@ def test_reload_replaces_addresses_mtu_and_routes_and_saves_it(tmp_path: Path, c
     profile = full_profile(tmp_path)
     up(profile, config)
     hooks_ran = said(tmp_path)
-    changed = msgspec.structs.replace(
-        profile,
+    changed = profile.replace(
         address=client_profile(address=("10.77.0.9/24",)).address,
         mtu=1300,
         allowed_ips=client_profile(allowed_ips=("172.16.0.0/12",)).allowed_ips,
@@ -378,7 +376,7 @@ def test_the_plan_of_up_lists_each_operation_in_order_and_changes_nothing(
 ) -> None:
     before = everything()
     profile = client_profile(allowed_ips=("0.0.0.0/0", "192.168.0.0/16"), hooks=Hooks(("a %i",), ("b",)))
-    auto = msgspec.structs.replace(config, dataplane=Dataplane.AUTO)
+    auto = config.replace(dataplane=Dataplane.AUTO)
     assert plan_up(profile, auto) == [
         "load qre.ko (modprobe qre), or else use the user data plane",
         "PreUp: a qre0",
@@ -431,7 +429,7 @@ def test_the_plans_of_reload_and_down_change_nothing_and_name_what_goes(tmp_path
 
 def test_auto_without_the_module_says_so_in_one_line_and_takes_the_user_data_plane(config: GlobalConfig) -> None:
     notices: list[str] = []
-    auto = msgspec.structs.replace(config, dataplane=Dataplane.AUTO)
+    auto = config.replace(dataplane=Dataplane.AUTO)
     up_profile(client_profile(), auto, keep_tun=False, notice=notices.append)
     assert len(notices) == 1
     assert "\n" not in notices[0]
@@ -440,7 +438,7 @@ def test_auto_without_the_module_says_so_in_one_line_and_takes_the_user_data_pla
 
 def test_the_kernel_data_plane_without_its_module_is_an_error_that_changes_nothing(config: GlobalConfig) -> None:
     before = everything()
-    kernel = msgspec.structs.replace(config, dataplane=Dataplane.KERNEL)
+    kernel = config.replace(dataplane=Dataplane.KERNEL)
     with pytest.raises(MachineError, match=r"Dataplane = kernel: qre\.ko: .*; install qre\.ko"):
         up_profile(client_profile(), kernel, keep_tun=False)
     assert everything() == before
@@ -451,7 +449,7 @@ def test_no_module_is_loaded_when_it_is_not_wanted(config: GlobalConfig, monkeyp
         raise AssertionError("modprobe was run")
 
     monkeypatch.setattr(qre.cli.kernel_module, "load_module", never)
-    for wanted in (config, msgspec.structs.replace(config, dataplane=Dataplane.AUTO, module_load=False)):
+    for wanted in (config, config.replace(dataplane=Dataplane.AUTO, module_load=False)):
         up_profile(client_profile(), wanted, keep_tun=False, notice=lambda _: None)
         down_profile(client_profile(), wanted)
 

@@ -1,0 +1,251 @@
+"""What both ends change in aioquic's QuicConnection (1.7.2), by subclassing alone.
+
+Every override names the hook and says why it is needed; ``tests/unit/test_quic_hooks.py`` fails when a new aioquic no
+longer has one. What must never happen here: a packet number at or above ``PACKET_NUMBER_BASE``, a reason phrase or a
+spin bit on the wire, a datagram after ``stop()``, another exception than QreError out of a datagram.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from aioquic import tls
+from aioquic.buffer import Buffer, size_uint_var
+from aioquic.quic.configuration import QuicConfiguration
+from aioquic.quic.connection import END_STATES, QuicConnection, QuicConnectionState, QuicNetworkPath
+from aioquic.quic.packet import (
+    QuicFrameType,
+    QuicPacketType,
+    QuicTransportParameters,
+    pull_quic_transport_parameters,
+)
+from aioquic.quic.packet_builder import QuicPacketBuilder, QuicPacketBuilderStop
+from aioquic.quic.recovery import QuicPacketSpace
+from aioquic.quic.stream import QuicStream
+
+from qre.errors import PeerError, QreError
+from qre.quic.keys import Secrets
+
+_ONE_RTT = tls.Epoch.ONE_RTT
+
+
+class HandshakeConnection(QuicConnection):
+    """A connection that lives until it is handed over: one peer address, no migration, silent after ``stop()``.
+
+    A subclass says with ``_new_builder`` how its packets look.
+    """
+
+    def __init__(
+        self,
+        *,
+        configuration: QuicConfiguration,
+        original_destination_connection_id: bytes | None = None,
+        retry_source_connection_id: bytes | None = None,
+    ) -> None:
+        super().__init__(
+            configuration=configuration,
+            original_destination_connection_id=original_destination_connection_id,
+            retry_source_connection_id=retry_source_connection_id,
+        )
+        self._stopped = False
+        self.peer_parameters: QuicTransportParameters | None = None
+
+    # --- spin bit: stock toggles it, in the clear; browsers and sites leave it 0 ---
+
+    @property
+    def _spin_bit(self) -> bool:
+        return False
+
+    @_spin_bit.setter
+    def _spin_bit(self, value: bool) -> None:
+        """Nothing changes it."""
+
+    # --- what comes in ---
+
+    def receive_datagram(self, data: bytes, addr: Any, now: float) -> None:
+        """Stock takes one length for all connection IDs of ours, and lets some exceptions escape."""
+        if self._stopped:
+            return
+        if data and not data[0] & 0x80:
+            self._choose_cid_length(data)
+        self._guarded(lambda: super(HandshakeConnection, self).receive_datagram(data, addr, now))
+
+    def _choose_cid_length(self, data: bytes) -> None:
+        """Short headers do not tell the length of their CID: it is that of ours which they begin with."""
+        for connection_id in self._host_cids:
+            if data.startswith(connection_id.cid, 1):
+                self._configuration.connection_id_length = len(connection_id.cid)
+                return
+
+    def _guarded(self, step: Callable[[], None]) -> None:
+        try:
+            step()
+        except QreError:
+            raise
+        except Exception as error:  # whatever it is, it came of a peer's bytes and must stop here
+            raise PeerError("QUIC", f"{type(error).__name__} while reading a datagram") from error
+
+    def _parse_transport_parameters(self, data: bytes, from_session_ticket: bool = False) -> None:
+        """Keep what the data plane wants to know; stock forgets it."""
+        super()._parse_transport_parameters(data, from_session_ticket)
+        parameters = pull_quic_transport_parameters(Buffer(data=data))
+        self.peer_parameters = parameters
+        if parameters.ack_delay_exponent is not None:
+            self._remote_ack_delay_exponent = parameters.ack_delay_exponent
+
+    def _replenish_connection_ids(self) -> None:
+        """Stock issues eight. Nothing here: a client's are empty, a server issues the routed one when it is time."""
+
+    # --- what goes out ---
+
+    def _new_builder(self) -> QuicPacketBuilder:
+        """Stock's is a global of its module, so ``datagrams_to_send`` below asks here."""
+        raise NotImplementedError
+
+    def send(self, now: float) -> list[bytes]:
+        """``datagrams_to_send`` without addresses: there is one peer."""
+        return [datagram for datagram, _ in self.datagrams_to_send(now)]
+
+    def datagrams_to_send(self, now: float) -> list[tuple[bytes, Any]]:
+        """As stock, with our builder, before any datagram came, and without probes of other paths."""
+        if self._stopped or not self._network_paths or self._state in END_STATES:
+            return []
+        path = self._network_paths[0]
+        builder = self._new_builder()
+        if self._close_pending:
+            self._write_close(builder, now)
+        else:
+            self._write_packets(builder, path, now)
+        return self._flush_builder(builder=builder, network_path=path, peer_cid=self._peer_cid.cid, now=now)
+
+    def _write_packets(self, builder: QuicPacketBuilder, path: QuicNetworkPath, now: float) -> None:
+        self._pacing_at = None
+        builder.max_flight_bytes = self._loss.congestion_window - self._loss.bytes_in_flight
+        if self._probe_pending or self._handshake_data_stranded():  # RFC 9002 §7: probes may exceed the window
+            builder.max_flight_bytes = max(builder.max_flight_bytes, self._max_datagram_size)
+        if not path.is_validated:
+            builder.max_total_bytes = path.bytes_received * 3 - path.bytes_sent
+        try:
+            if not self._handshake_confirmed:
+                self._write_handshake(builder, tls.Epoch.INITIAL, now)
+                self._write_handshake(builder, tls.Epoch.HANDSHAKE, now)
+            self._write_application(builder, path, now)
+        except QuicPacketBuilderStop:
+            pass  # what did not fit goes with the next datagrams
+
+    def _write_close(self, builder: QuicPacketBuilder, now: float) -> None:
+        """CONNECTION_CLOSE in every packet type that the peer may be able to open (RFC 9000 §10.2.3).
+
+        Without the reason, which names stock aioquic; it stays in the event.
+        """
+        assert self._close_event is not None
+        kinds = [(_ONE_RTT, QuicPacketType.ONE_RTT)]
+        if not self._handshake_confirmed:
+            kinds[:0] = [
+                (tls.Epoch.INITIAL, QuicPacketType.INITIAL),
+                (tls.Epoch.HANDSHAKE, QuicPacketType.HANDSHAKE),
+            ]
+        try:
+            for epoch, packet_type in kinds:
+                if self._cryptos[epoch].send.is_valid():
+                    builder.start_packet(packet_type, self._cryptos[epoch])
+                    self._write_connection_close_frame(
+                        builder=builder,
+                        epoch=epoch,
+                        error_code=self._close_event.error_code,
+                        frame_type=self._close_event.frame_type,
+                        reason_phrase="",
+                    )
+        except QuicPacketBuilderStop:
+            pass  # no room for the last of them: the peer has the others
+        self._close_pending = False
+        self._close_begin(is_initiator=True, now=now)
+
+    def _write_ack_frame(self, builder: QuicPacketBuilder, space: QuicPacketSpace, now: float) -> None:
+        """ACK delays of Initial and Handshake packets are 0 (RFC 9000 §13.2.1), and readable in Initials."""
+        if not space.is_application_data:
+            space.largest_received_time = now
+        super()._write_ack_frame(builder, space, now)
+
+    def _write_crypto_frame(self, builder: QuicPacketBuilder, space: QuicPacketSpace, stream: QuicStream) -> bool:
+        """CRYPTO with lengths in their shortest form: stock always takes two bytes."""
+        overhead = 3 + size_uint_var(stream.sender.next_offset)
+        frame = stream.sender.get_frame(builder.remaining_flight_space - overhead)
+        if frame is None:
+            return False
+        buf = builder.start_frame(
+            QuicFrameType.CRYPTO,
+            capacity=overhead,
+            handler=stream.sender.on_data_delivery,
+            handler_args=(frame.offset, frame.offset + len(frame.data), False),
+        )
+        buf.push_uint_var(frame.offset)
+        buf.push_uint_var(len(frame.data))
+        buf.push_bytes(frame.data)
+        return True
+
+    # --- timers: stock compares with times that are not there before the first datagram and after the end ---
+
+    def get_timer(self) -> float | None:
+        return None if self._close_at is None else super().get_timer()
+
+    def handle_timer(self, now: float) -> None:
+        if self._close_at is not None:
+            self._guarded(lambda: super(HandshakeConnection, self).handle_timer(now))
+
+    # --- what the hand-over asks ---
+
+    @property
+    def handshake_confirmed(self) -> bool:
+        return self._handshake_confirmed
+
+    def everything_acknowledged(self) -> bool:
+        """The handshake is confirmed, and nothing of ours waits to be sent or acknowledged."""
+        if not self._handshake_confirmed or self._close_pending or self._state is not QuicConnectionState.CONNECTED:
+            return False
+        senders = [stream.sender for stream in self._streams.values()]
+        senders.append(self._crypto_streams[_ONE_RTT].sender)
+        return (
+            not self._spaces[_ONE_RTT].ack_eliciting_in_flight
+            and not self._handshake_done_pending
+            and not self._probe_pending
+            and not self._ping_pending
+            and not self._retire_connection_ids
+            and all(sender.buffer_is_empty and not sender.reset_pending for sender in senders)
+        )
+
+    def application_secrets(self) -> Secrets:
+        """Of the current key epoch."""
+        pair = self._cryptos[_ONE_RTT]
+        assert pair.send.secret is not None and pair.recv.secret is not None
+        if self._is_client:
+            return Secrets(client=pair.send.secret, server=pair.recv.secret)
+        return Secrets(client=pair.recv.secret, server=pair.send.secret)
+
+    @property
+    def key_phase(self) -> int:
+        return self._cryptos[_ONE_RTT].key_phase
+
+    @property
+    def next_packet_number(self) -> int:
+        return self._packet_number
+
+    @property
+    def peer_cid(self) -> bytes:
+        return self._peer_cid.cid
+
+    @property
+    def ended(self) -> bool:
+        """Closing, draining or gone."""
+        return self._state in END_STATES or self._close_pending
+
+    def stop(self) -> None:
+        """Never send again, not even a CLOSE, and forget the keys."""
+        if self._stopped:
+            return
+        self._stopped = True
+        self._set_state(QuicConnectionState.TERMINATED)
+        for epoch in self._spaces:
+            self._discard_epoch(epoch)
+        self._close_at = self._loss_at = self._pacing_at = None

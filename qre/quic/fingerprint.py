@@ -1,0 +1,97 @@
+"""What a browser's first flight looks like, as data: one JSON file a browser version in ``data/``.
+
+A newer browser is a new file, not new code. The file says what is constant, the ranges of what varies, and nothing
+that identifies a user. Loaded once, before the sandbox.
+"""
+
+from __future__ import annotations
+
+import functools
+from importlib import resources
+from typing import Annotated, Final
+
+import msgspec
+
+from qre.errors import InternalError
+
+DEFAULT_FINGERPRINT: Final = "chromium-156"
+
+U16 = Annotated[int, msgspec.Meta(ge=0, le=0xFFFF)]
+Range = tuple[int, int]  # both ends included
+
+
+class _Data(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A part of the file; every field must be there."""
+
+
+class HelloShape(_Data, frozen=True, kw_only=True):
+    """ClientHello (RFC 8446 §4.1.2). ``extensions`` are sent in random order, ``opaque`` ones (hex) as they are."""
+
+    cipher_suites: tuple[U16, ...]
+    extensions: tuple[U16, ...]
+    groups: tuple[U16, ...]
+    key_shares: tuple[U16, ...]
+    signature_algorithms: tuple[U16, ...]
+    alpn: tuple[str, ...]
+    certificate_compression: tuple[U16, ...]
+    supported_versions: tuple[U16, ...]
+    ech_payload_lengths: tuple[int, ...]
+    opaque: dict[U16, str]
+
+
+class ParametersShape(_Data, frozen=True, kw_only=True):
+    """Transport parameters (RFC 9000 §18.2), sent in random order with a GREASE one."""
+
+    max_idle_timeout: int  # ms
+    max_udp_payload_size: int
+    initial_max_data: int
+    initial_max_stream_data_bidi_local: int
+    initial_max_stream_data_bidi_remote: int
+    initial_max_stream_data_uni: int
+    initial_max_streams_bidi: int
+    initial_max_streams_uni: int
+    max_datagram_frame_size: int
+    opaque: dict[int, str]
+    grease_lengths: Range
+
+
+class ChaosShape(_Data, frozen=True, kw_only=True):
+    """How the hello is spread over packets (see ``first_flight``)."""
+
+    split_offset: Range  # where the second packet's part begins
+    split_excess: int  # that part is half of (hello + this) long
+    splits: Range  # CRYPTO frames added by splitting, a packet
+    pings: Range  # a packet
+
+
+class Http3Shape(_Data, frozen=True, kw_only=True):
+    """SETTINGS and the headers of a navigation, pseudo-headers excepted."""
+
+    settings: dict[int, int]
+    priority: str
+    headers: tuple[tuple[str, str], ...]
+
+
+class Fingerprint(_Data, frozen=True, kw_only=True):
+    """One browser."""
+
+    name: str
+    browser: str
+    ja4: str
+    datagram_length: int
+    destination_cid_length: int
+    first_packet_number: int
+    hello: HelloShape
+    transport_parameters: ParametersShape
+    chaos: ChaosShape
+    http3: Http3Shape
+
+
+@functools.cache
+def load_fingerprint(name: str = DEFAULT_FINGERPRINT) -> Fingerprint:
+    """The fingerprint that is shipped as ``data/<name>.json``."""
+    try:
+        text = (resources.files("qre.quic") / "data" / f"{name}.json").read_bytes()
+        return msgspec.json.decode(text, type=Fingerprint)
+    except (OSError, msgspec.DecodeError) as error:
+        raise InternalError("fingerprint", f"{name} is missing or damaged", "install qre again") from error

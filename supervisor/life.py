@@ -1,0 +1,69 @@
+"""The life of one worker, as a table: where it is, what may happen there, what comes next. No I/O, no clock inside.
+
+    ABSENT ──spawned──► SPAWNED ──greeted──► GREETED ──supplied──► STARTING ──started──► READY
+       ▲                   │                    │                      │                   │
+       └──── backoff ──── DEAD ◄──── died, from anywhere ──────────────┴───────────────────┤
+                           ▲                                                               │
+                           └───────────────────────── died ──── STOPPING ◄──── stopping ───┘
+
+A worker that dies is started again after a pause that doubles with each death in the last minute; too many deaths in
+that minute end the daemon. A worker that was told to stop is not started again.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Final
+
+from qre.errors import InternalError
+
+
+class Stage(enum.Enum):
+    ABSENT = "absent"
+    SPAWNED = "spawned"
+    GREETED = "greeted"
+    STARTING = "starting"
+    READY = "ready"
+    STOPPING = "stopping"
+    DEAD = "dead"
+
+
+_NEXT: Final[dict[str, dict[Stage, Stage]]] = {
+    "spawned": {Stage.ABSENT: Stage.SPAWNED, Stage.DEAD: Stage.SPAWNED},
+    "greeted": {Stage.SPAWNED: Stage.GREETED},
+    "supplied": {Stage.GREETED: Stage.STARTING},
+    "started": {Stage.STARTING: Stage.READY},
+    "stopping": {stage: Stage.STOPPING for stage in Stage if stage not in (Stage.ABSENT, Stage.DEAD)},
+    "died": {stage: Stage.DEAD for stage in Stage if stage is not Stage.ABSENT},
+}
+
+DEATH_WINDOW: Final = 60.0
+MAX_DEATHS: Final = 8
+FIRST_PAUSE: Final = 0.05
+LONGEST_PAUSE: Final = 5.0
+
+
+class Life:
+    """One worker's stage, and its deaths in the last minute."""
+
+    def __init__(self) -> None:
+        self.stage = Stage.ABSENT
+        self.restarts = 0
+        self._deaths: list[float] = []
+
+    def __call__(self, happening: str) -> None:
+        """Move on. Raises InternalError when that cannot happen here."""
+        following = _NEXT[happening].get(self.stage)
+        if following is None:
+            raise InternalError("worker life cycle", f"{happening} while {self.stage.value}")
+        self.stage = following
+
+    def died(self, now: float) -> float | None:
+        """Record a death; seconds to wait before the next start, or None when there were too many."""
+        self("died")
+        self.restarts += 1
+        self._deaths = [at for at in self._deaths if now - at < DEATH_WINDOW]
+        self._deaths.append(now)
+        if len(self._deaths) > MAX_DEATHS:
+            return None
+        return min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** (len(self._deaths) - 1))

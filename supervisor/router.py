@@ -1,0 +1,188 @@
+"""One ZeroMQ ROUTER a role: whoever reaches the socket is that role, whatever its messages claim.
+
+The endpoint lies in a directory that only the role's group may enter, so no other uid can connect. What comes in is
+hostile until it parsed and stands in the table (``supervisor/routes``). Each request gets exactly one answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Final, cast
+
+import msgspec
+import zmq
+import zmq.asyncio
+
+from qre.errors import MachineError, QreError, UntrustedInputError
+from qre.ipc.messages import MAX_MESSAGE, Body, Envelope, Party, Refused
+from qre.ipc.roles import ROLES
+from qre.ipc.worker import LimitedLog
+from qre.session import Message
+from qre.supervisor.life import Stage
+from qre.supervisor.routes import Route, When, route
+
+#: Requests of one worker that may wait for answers at once.
+MAX_OPEN_REQUESTS: Final = 512
+_SOCKET_NAME: Final = "s"
+
+#: Told a message for the supervisor itself; the answer, if one is wanted.
+Handler = Callable[[Party, Message], Awaitable[Message | None]]
+
+
+def make_directories(runtime: Path, parties: tuple[Party, ...]) -> None:
+    """A directory a role below ``runtime``, entered by its group alone. Needs to be root still."""
+    runtime.mkdir(mode=0o711, parents=True, exist_ok=True)
+    for party in parties:
+        directory = runtime / party.value
+        directory.mkdir(mode=0o700, exist_ok=True)
+        os.chown(directory, 0, ROLES[party].ids()[1])
+        directory.chmod(0o710)
+
+
+def endpoint(runtime: Path, party: Party) -> str:
+    return f"ipc://{runtime / party.value / _SOCKET_NAME}"
+
+
+class Router:
+    """The messages of one role."""
+
+    def __init__(self, context: zmq.asyncio.Context, runtime: Path, party: Party, limited: LimitedLog) -> None:
+        self.party = party
+        self.stage: Callable[[], Stage] = lambda: Stage.ABSENT
+        self.dropped = 0
+        self._limited = limited
+        self._identity: bytes | None = None
+        self._next_id = 1
+        self._waiting: dict[int, asyncio.Future[Message]] = {}
+        self._open = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._decoder = msgspec.msgpack.Decoder(Envelope)
+        self._encoder = msgspec.msgpack.Encoder()
+        self._socket = context.socket(zmq.ROUTER)
+        self._socket.setsockopt(zmq.LINGER, 0)
+        self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE)
+        self._socket.setsockopt(zmq.SNDHWM, 1000)
+        self._socket.setsockopt(zmq.RCVHWM, 1000)
+        # The role's uid must be able to write; nobody else gets into the directory.
+        before = os.umask(0o111)
+        try:
+            self._socket.bind(endpoint(runtime, party))
+        finally:
+            os.umask(before)
+
+    def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        self.abandon("the daemon ends")
+        self._socket.close()
+
+    def abandon(self, why: str) -> None:
+        """The worker is gone: whoever waits for it is told."""
+        self._identity = None
+        for future in self._waiting.values():
+            if not future.done():
+                future.set_result(Refused(reason=why))
+
+    async def request(self, source: Party, message: Message, timeout: float) -> Message:
+        """Ask the worker; Refused or no answer raises MachineError."""
+        answer = await self.forward(source, message, timeout)
+        if isinstance(answer, Refused):
+            raise MachineError(f"worker {self.party}", answer.reason)
+        return answer
+
+    async def forward(self, source: Party, message: Message, timeout: float) -> Message:
+        """Ask the worker on behalf of ``source``; its answer, a refusal included."""
+        number, self._next_id = self._next_id, self._next_id + 1
+        future: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+        self._waiting[number] = future
+        try:
+            await self.send(Envelope(id=number, peer=source, body=cast(Body, message)))
+            return await asyncio.wait_for(future, timeout)
+        except TimeoutError:
+            return Refused(reason=f"{self.party} gave no answer to {type(message).__name__} in {timeout:g} s")
+        finally:
+            del self._waiting[number]
+
+    async def send(self, envelope: Envelope) -> None:
+        if self._identity is None:
+            raise MachineError(f"worker {self.party}", "it is not there")
+        await self._socket.send_multipart([self._identity, self._encoder.encode(envelope)])
+
+    async def serve(self, handler: Handler, peers: dict[Party, Router]) -> None:
+        """Take messages until cancelled."""
+        while True:
+            frames = await self._socket.recv_multipart()
+            try:
+                envelope = self._parse_untrusted(frames)
+            except UntrustedInputError as error:
+                self._drop(str(error))
+                continue
+            if envelope.answer:
+                future = self._waiting.get(envelope.id)
+                if future is not None and not future.done() and frames[0] == self._identity:
+                    future.set_result(envelope.body)
+                continue
+            found = self._permitted(envelope)
+            if found is None:
+                continue
+            if found.when is When.ONCE:
+                self._identity = frames[0]
+            if envelope.id and self._open >= MAX_OPEN_REQUESTS:
+                self._drop("too many requests at once")
+                continue
+            # In order: Hello must be seen before what follows it. Requests of other workers run beside it.
+            task = asyncio.create_task(self._handle(envelope, handler, peers))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    def _parse_untrusted(self, frames: list[bytes]) -> Envelope:
+        try:
+            if len(frames) != 2:
+                raise UntrustedInputError(f"worker {self.party}", "a message of a wrong number of parts")
+            return self._decoder.decode(frames[1])
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+            raise UntrustedInputError(f"worker {self.party}", "a message that does not parse") from None
+
+    def _permitted(self, envelope: Envelope) -> Route | None:
+        found = route(self.party, envelope.peer, envelope.body, request=envelope.id != 0)
+        stage = self.stage()
+        allowed = found is not None and (
+            stage is Stage.SPAWNED
+            if found.when is When.ONCE
+            else stage in (Stage.STARTING, Stage.READY, Stage.STOPPING)
+            if found.when is When.STARTING
+            else stage is Stage.READY
+        )
+        if allowed:
+            return found
+        self._drop(f"{type(envelope.body).__name__} for {envelope.peer} is not permitted while {stage.value}")
+        return None
+
+    def _drop(self, why: str) -> None:
+        self.dropped += 1
+        self._limited(f"drop {self.party}", f"dropped a message of worker {self.party}: {why}")
+
+    async def _handle(self, envelope: Envelope, handler: Handler, peers: dict[Party, Router]) -> None:
+        self._open += 1
+        try:
+            answer = await self._answer(envelope, handler, peers)
+            if envelope.id and answer is not None:
+                reply = Envelope(id=envelope.id, answer=True, peer=envelope.peer, body=cast(Body, answer))
+                await self.send(reply)
+        except MachineError as error:
+            self._limited(f"answer {self.party}", str(error))  # the asker died meanwhile
+        finally:
+            self._open -= 1
+
+    async def _answer(self, envelope: Envelope, handler: Handler, peers: dict[Party, Router]) -> Message | None:
+        try:
+            if envelope.peer is Party.SUPERVISOR:
+                return await handler(self.party, envelope.body)
+            if envelope.peer not in peers:
+                return Refused(reason=f"there is no worker {envelope.peer}")
+            return await peers[envelope.peer].forward(self.party, envelope.body, 10.0)
+        except QreError as error:
+            return Refused(reason=str(error)[:512])

@@ -1,0 +1,71 @@
+"""Who may say what to whom: the closed table by which the supervisor forwards messages.
+
+A row reads: a message of this type, sent by this role, may go to that role; ``request`` says whether it asks for an
+answer, ``when`` whether it may come before the sender said that its work has begun. What stands in no row is dropped,
+counted and logged: a worker that was taken over can do what its row says, and nothing more.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import Final
+
+from qre.ipc.messages import (
+    CidAdopt,
+    CidRelease,
+    CidSync,
+    DestProfileReport,
+    Hello,
+    LinkGone,
+    Party,
+    RoleState,
+    SocketRelease,
+    SocketRequest,
+)
+from qre.session import Message
+
+
+class When(enum.Enum):
+    """In which part of the sender's life a message may come."""
+
+    ONCE = "once, before anything else"
+    STARTING = "once it was told to start"
+    READY = "once it said that it is ready"
+
+
+@dataclass(frozen=True)
+class Route:
+    to: Party
+    request: bool
+    when: When
+
+
+_ONCE = Route(Party.SUPERVISOR, False, When.ONCE)
+_TELL = Route(Party.SUPERVISOR, False, When.STARTING)
+_ASK = Route(Party.SUPERVISOR, True, When.STARTING)
+_STEER = Route(Party.BPF_LOADER, True, When.STARTING)
+
+ROUTES: Final[dict[Party, dict[type[Message], Route]]] = {
+    Party.HANDSHAKE: {
+        Hello: _ONCE,
+        RoleState: _TELL,
+        SocketRequest: _ASK,
+        SocketRelease: _TELL,
+        DestProfileReport: _TELL,
+        CidAdopt: _STEER,
+        CidRelease: _STEER,
+        CidSync: _STEER,
+    },
+    Party.BPF_LOADER: {Hello: _ONCE},
+    Party.NETLINK: {Hello: _ONCE, LinkGone: _TELL},
+    Party.DATAPLANE: {Hello: _ONCE},
+}
+
+
+def route(sender: Party, to: Party, message: Message, *, request: bool) -> Route | None:
+    """The row for this message; None when there is none."""
+    found = ROUTES[sender].get(type(message))
+    if found is None or found.to is not to or found.request is not request:
+        return None
+    return found

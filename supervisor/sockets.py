@@ -1,0 +1,79 @@
+"""The underlay sockets. All of one SO_REUSEPORT group must be made by one uid: the supervisor makes them.
+
+DF is set on every datagram (RFC 9000 §14), and the ECN field of what comes in is delivered with it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+
+from qre.errors import MachineError, UserError
+
+_IP_MTU_DISCOVER, _IP_PMTUDISC_PROBE = 10, 3
+_BUFFER = 4 << 20
+SO_MARK = 36
+
+
+def _prepare(made: socket.socket) -> None:
+    made.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _IP_PMTUDISC_PROBE)
+    made.setsockopt(socket.IPPROTO_IP, socket.IP_RECVTOS, 1)
+    for kind in (socket.SO_RCVBUF, socket.SO_SNDBUF):
+        made.setsockopt(socket.SOL_SOCKET, kind, _BUFFER)  # the kernel takes what net.core allows
+    made.setblocking(False)
+
+
+def server_pair(ip: str, port: int, fwmark: int) -> tuple[socket.socket, socket.socket]:
+    """Two sockets of one group on ``ip:port``: slot 0 (user space) and slot 1 (data plane).
+
+    A port that another process uses, even one with SO_REUSEPORT, is refused: it would take our packets.
+    """
+    where = f"Listen {ip}:{port}"
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.bind((ip, port))
+    except OSError as error:
+        raise _refused(where, error) from error
+    made: list[socket.socket] = []
+    try:
+        for _ in range(2):
+            one = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            made.append(one)
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            if fwmark:
+                one.setsockopt(socket.SOL_SOCKET, SO_MARK, fwmark)
+            _prepare(one)
+            one.bind((ip, port))
+    except OSError as error:
+        for one in made:
+            one.close()
+        raise _refused(where, error) from error
+    return made[0], made[1]
+
+
+def client_socket(ip: str, port: int, fwmark: int) -> socket.socket:
+    """A client's underlay socket: a fresh port unless one is given, as a browser would use."""
+    made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    try:
+        if fwmark:
+            made.setsockopt(socket.SOL_SOCKET, SO_MARK, fwmark)
+        _prepare(made)
+        made.bind((ip or "0.0.0.0", port))
+    except OSError as error:
+        made.close()
+        raise _refused(f"client underlay {ip or '0.0.0.0'}:{port}", error) from error
+    return made
+
+
+def _refused(where: str, error: OSError) -> UserError | MachineError:
+    text = os.strerror(error.errno or 0)
+    match error.errno:
+        case errno.EADDRINUSE:
+            return UserError(where, "another program uses this UDP port", "stop it, or choose another port")
+        case errno.EADDRNOTAVAIL:
+            return UserError(where, "this machine does not have that address", "see `ip addr`")
+        case errno.EACCES | errno.EPERM:
+            return MachineError(where, text, "CAP_NET_BIND_SERVICE (ports below 1024) or CAP_NET_ADMIN is missing")
+        case _:
+            return MachineError(where, text)

@@ -1,0 +1,126 @@
+"""One worker as the supervisor sees it: its process, its descriptor channel, its router, its stage of life."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+from qre.errors import MachineError, UntrustedInputError
+from qre.ipc.channel import Channel, ChannelClosedError
+from qre.ipc.messages import Descriptor, Party
+from qre.ipc.roles import ROLES
+from qre.ipc.worker import run_worker
+from qre.supervisor.life import Life
+from qre.supervisor.process import FreshProcess
+from qre.supervisor.router import Router, endpoint
+
+#: (party, name, descriptor): a worker handed something up; the receiver's to close.
+Offered = Callable[[Party, str, int], None]
+
+
+class Supervised:
+    """Starts, watches and ends one worker."""
+
+    def __init__(
+        self, party: Party, router: Router, runtime: Path, died: Callable[[Supervised], None], offered: Offered
+    ) -> None:
+        self.party = party
+        self.router = router
+        self.life = Life()
+        router.stage = lambda: self.life.stage
+        self.greeted = asyncio.Event()
+        self.pid = 0
+        self._endpoint = endpoint(runtime, party)
+        self._died = died
+        self._offered = offered
+        self._process: FreshProcess | None = None
+        self._pidfd = -1
+        self._channel: Channel[Descriptor] | None = None
+
+    def spawn(self) -> None:
+        """A fresh process; it greets when it has dropped its privileges."""
+        ours, theirs = Channel.pair()
+        self.greeted = asyncio.Event()
+        self.router.abandon("the worker was restarted")
+        process = FreshProcess(target=run_worker, args=(self.party, theirs, self._endpoint), name=f"qre-{self.party}")
+        try:
+            process.start()
+        except OSError as error:
+            ours.close()
+            raise MachineError(f"worker {self.party}", f"cannot start it: {error.strerror}") from error
+        finally:
+            theirs.close()
+        self.life("spawned")
+        self._process, self.pid = process, process.pid or 0
+        self._channel = Channel(ours, Descriptor)
+        self._pidfd = os.pidfd_open(self.pid)
+        loop = asyncio.get_running_loop()
+        loop.add_reader(self._pidfd, self._exited)
+        loop.add_reader(self._channel.fileno(), self._receive)
+
+    def hand(self, name: str, fd: int, number: int = 0) -> None:
+        """Give it a descriptor; the caller keeps its own. Raises MachineError."""
+        if self._channel is None:
+            raise MachineError(f"worker {self.party}", "it is not there")
+        self._channel.send(Descriptor(name=name, number=number), [fd])
+
+    def hand_socket(self, name: str, made: socket.socket, number: int = 0) -> None:
+        """Give it a socket and close ours."""
+        try:
+            self.hand(name, made.fileno(), number)
+        finally:
+            made.close()
+
+    def kill(self) -> None:
+        if self._pidfd >= 0:
+            try:
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+            except ProcessLookupError:
+                return
+
+    def _receive(self) -> None:
+        """What it hands up; anything that its role does not offer closes the worker."""
+        if self._channel is None:
+            return
+        try:
+            received = self._channel.receive()
+        except ChannelClosedError:
+            asyncio.get_running_loop().remove_reader(self._channel.fileno())
+            return
+        except UntrustedInputError:
+            self.kill()
+            return
+        if received is None:
+            return
+        described, fds = received
+        if len(fds) == 1 and described.name in ROLES[self.party].offers:
+            self._offered(self.party, described.name, fds[0])
+            return
+        for fd in fds:
+            os.close(fd)
+        self.kill()
+
+    def _exited(self) -> None:
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(self._pidfd)
+        os.close(self._pidfd)
+        self._pidfd = -1
+        if self._channel is not None:
+            loop.remove_reader(self._channel.fileno())
+            self._channel.close()
+            self._channel = None
+        if self._process is not None:
+            self._process.join()
+            self._process.close()
+            self._process = None
+        self.router.abandon("the worker died")
+        self.pid = 0
+        self._died(self)
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None

@@ -38,6 +38,7 @@ NLM_F_ACK_TLVS = 0x200
 _NLMSG_NOOP, _NLMSG_ERROR, _NLMSG_DONE = 1, 2, 3
 _SOL_NETLINK, _NETLINK_CAP_ACK, _NETLINK_EXT_ACK, _NETLINK_GET_STRICT_CHK = 270, 10, 11, 12
 _NLMSGERR_ATTR_MSG = 1
+_MAX_ERRNO = 4095
 _HEADER = struct.Struct("=IHHII")  # length, type, flags, sequence, port id
 _RECEIVE_SIZE = 1 << 18
 
@@ -176,7 +177,8 @@ def raise_refusal(what: str, kind: int, flags: int, message: bytes) -> None:
     if kind == _NLMSG_ERROR:  # the request's header follows, and its body unless the answer is capped
         quoted = _HEADER.unpack_from(message, offset)[0] if len(message) >= offset + _HEADER.size else 0
         offset += _HEADER.size if flags & NLM_F_CAPPED else (quoted + 3) & ~3
-    raise NetlinkRefusedError(what, -negative, _explanation(message[offset:]) if flags & NLM_F_ACK_TLVS else "")
+    explanation = _explanation(message[offset:]) if flags & NLM_F_ACK_TLVS else ""
+    raise NetlinkRefusedError(what, min(-negative, _MAX_ERRNO), explanation)
 
 
 def _explanation(attributes: bytes) -> str:

@@ -1,0 +1,170 @@
+"""Steps: done in order, undone in reverse, the first error reported. Netlink answers: checked byte by byte."""
+
+from __future__ import annotations
+
+import errno
+import struct
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from qre.cli.kernel_module import choose_dataplane, load_module, wants_module
+from qre.cli.state import state_of
+from qre.cli.steps import Step, address_lines, plan_of, route_lines, run_steps, spec_of
+from qre.config.model import GlobalConfig
+from qre.errors import MachineError, UserError
+from qre.session import Dataplane
+from qre.workers.netlink.netlink_socket import NetlinkRefusedError, raise_refusal, split_messages
+from tests.support.profiles import client_profile
+
+NLMSG_ERROR, NLMSG_DONE, CAPPED, TLVS = 2, 3, 0x100, 0x200
+
+
+class Diary:
+    """Steps that write down what happens to them."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def step(self, name: str, *, fails: bool = False, undo_fails: bool = False) -> Step:
+        def do() -> None:
+            self.said.append(name)
+            if fails:
+                raise UserError(name, "failed")
+
+        def undo() -> None:
+            self.said.append(f"undo {name}")
+            if undo_fails:
+                raise MachineError(f"undo {name}", "failed")
+
+        return Step((f"line of {name}",), do, undo)
+
+
+def test_steps_are_done_in_order_and_nothing_is_undone_when_all_succeed() -> None:
+    diary = Diary()
+    run_steps([diary.step("a"), diary.step("b")], diary.said.append)
+    assert diary.said == ["a", "b"]
+
+
+def test_after_a_failure_the_begun_steps_are_undone_in_reverse_and_the_rest_never_begins() -> None:
+    diary = Diary()
+    with pytest.raises(UserError, match="b: failed"):
+        run_steps([diary.step("a"), diary.step("b", fails=True), diary.step("c")], diary.said.append)
+    assert diary.said == ["a", "b", "undo b", "undo a"]
+
+
+def test_what_cannot_be_undone_is_told_and_the_undoing_goes_on() -> None:
+    diary = Diary()
+    steps = [diary.step("a"), diary.step("b", undo_fails=True), diary.step("c", fails=True)]
+    with pytest.raises(UserError, match="c: failed"):
+        run_steps(steps, diary.said.append)
+    assert diary.said[3:] == ["undo c", "undo b", "undoing `line of b`: undo b: failed", "undo a"]
+
+
+def test_a_keyboard_interrupt_undoes_too() -> None:
+    diary = Diary()
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_steps([diary.step("a"), Step((), interrupt)], diary.said.append)
+    assert diary.said == ["a", "undo a"]
+
+
+def test_a_plan_has_one_operation_a_line_the_new_before_the_old() -> None:
+    old = state_of(client_profile(address=("10.1.0.2/24",), allowed_ips=("0.0.0.0/0", "10.9.0.0/16")), 7)
+    new = spec_of(state_of(client_profile(address=("10.2.0.2/24",), allowed_ips=("::/0", "10.9.0.0/16")), 7))
+    assert plan_of([Step(address_lines(old, new), lambda: None), Step(route_lines(old, new), lambda: None)]) == [
+        "set address 10.2.0.2/24 on qre0",
+        "delete address 10.1.0.2/24 from qre0",
+        "route 10.9.0.0/16 to qre0",
+        "route ::/0 to qre0 in table 7",
+        "rule -6: not fwmark 0x7 lookup 7",
+        "rule -6: lookup main suppress_prefixlength 0",
+        "delete route 0.0.0.0/0 of qre0",
+        "delete rules -4 of table 7",
+    ]
+
+
+# --- which data plane ---
+
+
+def test_the_module_is_wanted_unless_it_is_switched_off_or_the_user_data_plane_is_asked_for() -> None:
+    assert wants_module(GlobalConfig())
+    assert not wants_module(GlobalConfig(module_load=False))
+    assert not wants_module(GlobalConfig(dataplane=Dataplane.USER))
+
+
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        ("echo modprobe: FATAL: Module qre not found. >&2; exit 1", "modprobe: FATAL: Module qre not found."),
+        ("exit 3", "modprobe qre failed with exit status 3"),
+        (None, "there is no modprobe on this machine"),
+    ],
+)
+def test_why_the_module_could_not_be_loaded_is_told_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str | None, reason: str
+) -> None:
+    if script is not None:
+        program = tmp_path / "modprobe"
+        program.write_text(f"#!/bin/sh\n{script}\n")
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert load_module() == reason
+    notices: list[str] = []
+    assert choose_dataplane(GlobalConfig(), notices.append) is Dataplane.USER
+    assert notices == [f"qre.ko is not there ({reason}): the user data plane is used"]
+    with pytest.raises(MachineError, match=r"Dataplane = kernel"):
+        choose_dataplane(GlobalConfig(dataplane=Dataplane.KERNEL), notices.append)
+
+
+# --- answers of the kernel ---
+
+
+def error_message(code: int, *, flags: int = 0, quoted: bytes = b"", attributes: bytes = b"") -> bytes:
+    request = struct.pack("=IHHII", 16 + len(quoted), 16, 1, 1, 0)
+    body = struct.pack("=i", -code) + request + (b"" if flags & CAPPED else quoted) + attributes
+    return struct.pack("=IHHII", 16 + len(body), NLMSG_ERROR, flags, 1, 0) + body
+
+
+def text_attribute(text: bytes) -> bytes:
+    return struct.pack("=HH", 4 + len(text), 1) + text + bytes(-len(text) % 4)
+
+
+@pytest.mark.parametrize("flags", [TLVS, TLVS | CAPPED])
+def test_a_refusal_carries_the_kernels_explanation(flags: int) -> None:
+    message = error_message(errno.EINVAL, flags=flags, quoted=bytes(8), attributes=text_attribute(b"mtu too small\0"))
+    with pytest.raises(NetlinkRefusedError) as caught:
+        raise_refusal("setting up qre0", NLMSG_ERROR, flags, message)
+    assert str(caught.value) == "setting up qre0: Invalid argument (mtu too small)"
+    assert caught.value.code == errno.EINVAL
+
+
+def test_a_missing_capability_is_named() -> None:
+    with pytest.raises(NetlinkRefusedError, match="CAP_NET_ADMIN is missing"):
+        raise_refusal("x", NLMSG_ERROR, 0, error_message(errno.EPERM))
+
+
+def test_an_impossible_error_number_is_still_an_error() -> None:
+    with pytest.raises(NetlinkRefusedError):
+        raise_refusal("x", NLMSG_DONE, 0, struct.pack("=IHHIIi", 20, NLMSG_DONE, 0, 1, 0, -(1 << 31)))
+
+
+def test_an_acknowledgement_is_no_error() -> None:
+    raise_refusal("x", NLMSG_ERROR, 0, error_message(0))
+    raise_refusal("x", NLMSG_DONE, 0, struct.pack("=IHHIIi", 20, NLMSG_DONE, 0, 1, 0, 0))
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.binary(max_size=96), st.integers(0, 0xFFFF))
+def test_no_answer_whatever_its_bytes_does_anything_but_parse_or_be_a_machine_error(data: bytes, flags: int) -> None:
+    for kind in (NLMSG_ERROR, NLMSG_DONE):
+        try:
+            raise_refusal("x", kind, flags, data)
+            list(split_messages("x", data))
+        except MachineError:
+            pass

@@ -13,6 +13,7 @@ import sys
 from dataclasses import dataclass
 
 from qre.cli.kernel_module import MODULE, choose_dataplane, wants_module
+from qre.cli.reverse_path import strict_devices
 from qre.cli.state import ProfileState, load_state, remove_state, save_state, state_of, state_path
 from qre.cli.steps import Notice, Step, address_lines, hook_steps, plan_of, route_lines, run_steps, spec_of
 from qre.config.model import GlobalConfig, Hooks, Interface, Profile
@@ -120,6 +121,11 @@ class _Up:
         if self.before is not None and self.before.fwmark not in (0, self.spec.fwmark):
             delete_rules(self.rtnl, self.before.fwmark)
         sync_routes(self.rtnl, self.link(), self.spec)
+        if 4 in default_versions(self.spec.allowed_ips) and (strict := strict_devices(self.profile.device)):
+            remedy = f"`sysctl net.ipv4.conf.{strict[0]}.rp_filter=2` lets them in"
+            self.notice(
+                f"rp_filter is strict on {', '.join(strict)}: datagrams of the server may be dropped; {remedy}"
+            )
 
     def remove_addresses_and_routes(self) -> None:
         clear_device(self.rtnl, self.profile.device, self.spec.fwmark)

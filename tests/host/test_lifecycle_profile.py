@@ -232,6 +232,21 @@ def test_the_first_error_is_reported_even_when_undoing_fails_too(
     assert notices == ["undoing `make TUN device qre0 (persistent)`: deleting: failed too"]
 
 
+@pytest.mark.parametrize("filtering", [0, 1, 2])
+def test_a_default_route_with_strict_reverse_path_filtering_is_warned_of(
+    config: GlobalConfig, filtering: int
+) -> None:
+    ip("link", "add", "lan0", "type", "veth", "peer", "name", "lan1")
+    for name in ("all", "lan0", "lan1"):
+        Path(f"/proc/sys/net/ipv4/conf/{name}/rp_filter").write_text("0")
+    Path("/proc/sys/net/ipv4/conf/lan0/rp_filter").write_text(str(filtering))
+    notices: list[str] = []
+    profile = client_profile(allowed_ips=("0.0.0.0/0",))
+    up_profile(profile, config, keep_tun=False, notice=notices.append)
+    assert len(notices) == (1 if filtering == 1 else 0)
+    assert all("rp_filter is strict on lan0" in notice for notice in notices)
+
+
 # --- down ---
 
 

@@ -38,21 +38,21 @@ class _UnsealedInitial:
 class ShapedPacketBuilder(QuicPacketBuilder):
     """Use it like its base, for one ``datagrams_to_send``.
 
-    ``one_rtt_lengths``: datagrams of 1-RTT packets alone are padded to these lengths, in order, while there are some.
+    ``datagram_lengths``: one is taken off for every datagram, and a datagram of 1-RTT alone is padded up to it.
     """
 
-    def __init__(self, *, one_rtt_lengths: list[int], **arguments: Any) -> None:
+    def __init__(self, *, datagram_lengths: list[int], **arguments: Any) -> None:
         super().__init__(**arguments)
         self._unsealed: list[_UnsealedInitial] = []
         self._pad_initial = False
-        self._one_rtt_lengths = one_rtt_lengths
+        self._datagram_lengths = datagram_lengths
 
     def start_packet(self, packet_type: QuicPacketType, crypto: CryptoPair) -> None:
-        super().start_packet(packet_type, crypto)
-        assert self._packet is not None
-        if self._packet.packet_number >= PACKET_NUMBER_BASE:
-            self._packet = None
+        if self._packet is not None:
+            self._end_packet()
+        if self._packet_number >= PACKET_NUMBER_BASE:
             raise QuicPacketBuilderStop
+        super().start_packet(packet_type, crypto)
 
     def _end_packet(self) -> None:
         if self.packet_is_empty:
@@ -64,12 +64,20 @@ class ShapedPacketBuilder(QuicPacketBuilder):
                 self._pad_one_rtt()
             super()._end_packet()
 
+    def end_datagram(self) -> None:
+        """What comes next begins a new one."""
+        if self._packet is not None:
+            self._end_packet()
+        self._flush_current_datagram()
+
     def _pad_one_rtt(self) -> None:
         """PADDING behind the frames, up to the length that Dest's datagram of this place had."""
-        if not self._one_rtt_lengths:
+        lengths = self._datagram_lengths
+        while lengths and lengths[0] >= self._buffer_capacity:
+            lengths.pop(0)  # Dest had more full ones than we need
+        if not lengths:
             return
-        wanted = self._one_rtt_lengths.pop(0) - _TAG_SIZE
-        missing = min(wanted - self._buffer.tell(), self.remaining_flight_space)
+        missing = min(lengths[0] - _TAG_SIZE - self._buffer.tell(), self.remaining_flight_space)
         if missing > 0:
             self._buffer.push_bytes(bytes(missing))
 
@@ -94,6 +102,8 @@ class ShapedPacketBuilder(QuicPacketBuilder):
         self.quic_logger_frames = None
 
     def _flush_current_datagram(self) -> None:
+        if self._buffer.tell() and self._datagram_lengths:
+            self._datagram_lengths.pop(0)
         if not self._unsealed:
             super()._flush_current_datagram()
             return

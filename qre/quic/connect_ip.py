@@ -1,0 +1,145 @@
+"""The server's side of CONNECT-IP (RFC 9484): one request, one address request, one grant.
+
+The client opens the tunnel with extended CONNECT (RFC 9220) and asks for its addresses in an ADDRESS_REQUEST capsule;
+the answer, 200 with ADDRESS_ASSIGN and ROUTE_ADVERTISEMENT, is the caller's to give. Any other request gets what a
+plain site without such a page answers. IP packets never pass here: HTTP Datagrams are dropped.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from aioquic.h3.connection import FrameType, H3Connection, Setting, StreamType, encode_frame, encode_settings
+from aioquic.h3.events import DataReceived, H3Event, HeadersReceived
+from aioquic.quic.connection import QuicConnection
+from aioquic.quic.events import QuicEvent, StreamDataReceived
+
+from qre.config.model import Interface, Network
+from qre.errors import InternalError, UntrustedInputError
+from qre.quic.capsules import (
+    CapsuleType,
+    RequestedAddress,
+    encode_addresses,
+    encode_routes,
+    parse_addresses_untrusted,
+    pull_capsule_untrusted,
+)
+
+PATH: Final = b"/.well-known/masque/ip/*/*/"
+PROTOCOL: Final = b"connect-ip"
+#: Caddy's SETTINGS, and H3_DATAGRAM.
+SETTINGS: Final = {
+    int(Setting.MAX_FIELD_SECTION_SIZE): 16_384,
+    int(Setting.ENABLE_CONNECT_PROTOCOL): 1,
+    int(Setting.H3_DATAGRAM): 1,
+}
+#: A longer capsule is nobody's request for addresses.
+MAX_CAPSULE: Final = 2048
+#: More requests than anybody makes who came for a tunnel.
+MAX_REQUESTS: Final = 64
+
+
+@dataclass(frozen=True)
+class AddressesRequested:
+    """The client wants these addresses. Answer with ``grant`` or ``refuse``."""
+
+    addresses: tuple[Interface, ...]
+
+
+class _ServerH3(H3Connection):
+    def _init_connection(self) -> None:
+        """The control stream alone, as quic-go has it; stock opens three streams at once."""
+        self._local_control_stream_id = self._create_uni_stream(StreamType.CONTROL)
+        self._sent_settings = dict(SETTINGS)
+        frame = encode_frame(FrameType.SETTINGS, encode_settings(self._sent_settings))
+        self._quic.send_stream_data(self._local_control_stream_id, frame)
+
+    def open_qpack_streams(self) -> None:
+        """Before anything that is encoded with QPACK: stock writes to them, if only nothing."""
+        if self._local_encoder_stream_id is None:
+            self._local_encoder_stream_id = self._create_uni_stream(StreamType.QPACK_ENCODER)
+            self._local_decoder_stream_id = self._create_uni_stream(StreamType.QPACK_DECODER)
+
+
+class ConnectIpServer:
+    """Reads the connection's HTTP/3 events and answers requests; the tunnel's waits for ``grant`` or ``refuse``."""
+
+    def __init__(self, quic: QuicConnection, authority: str) -> None:
+        self._h3 = _ServerH3(quic)
+        self._authority = authority.encode().lower()
+        self._tunnel: int | None = None  # the stream of the CONNECT request
+        self._buffer = b""  # of capsules, not parsed yet
+        self._requested: tuple[RequestedAddress, ...] | None = None
+        self._answered = False
+        self._not_found: set[int] = set()  # other requests, answered
+
+    def handle_event(self, event: QuicEvent) -> AddressesRequested | None:
+        """The client's request for addresses, once."""
+        if isinstance(event, StreamDataReceived):
+            self._h3.open_qpack_streams()
+        found = None
+        for h3_event in self._h3.handle_event(event):
+            found = self._handle_h3_event(h3_event) or found
+        return found
+
+    def grant(self, addresses: tuple[Interface, ...], routes: tuple[Network, ...]) -> None:
+        """200, and what the client may use behind it."""
+        stream_id = self._take_answer()
+        self._h3.send_headers(stream_id, [(b":status", b"200"), (b"capsule-protocol", b"?1")])
+        capsules = encode_addresses(CapsuleType.ADDRESS_ASSIGN, self._assignments(addresses)) + encode_routes(routes)
+        self._h3.send_data(stream_id, capsules, end_stream=False)
+
+    def refuse(self) -> None:
+        stream_id = self._take_answer()
+        self._h3.send_headers(stream_id, [(b":status", b"403")], end_stream=True)
+
+    def _take_answer(self) -> int:
+        if self._tunnel is None or self._requested is None or self._answered:
+            raise InternalError("CONNECT-IP", "there is no request to answer")
+        self._answered = True
+        return self._tunnel
+
+    def _handle_h3_event(self, event: H3Event) -> AddressesRequested | None:
+        if isinstance(event, HeadersReceived):
+            self._handle_headers(event)
+        elif isinstance(event, DataReceived) and event.stream_id == self._tunnel and self._requested is None:
+            return self._read_capsules(event.data)
+        return None
+
+    def _handle_headers(self, event: HeadersReceived) -> None:
+        if self._opens_tunnel(event):
+            self._tunnel = event.stream_id
+        elif event.stream_id != self._tunnel and event.stream_id not in self._not_found:  # those would be trailers
+            if len(self._not_found) == MAX_REQUESTS:
+                raise UntrustedInputError("HTTP/3", "too many requests")
+            self._not_found.add(event.stream_id)
+            self._h3.send_headers(event.stream_id, [(b":status", b"404"), (b"content-length", b"0")], end_stream=True)
+
+    def _opens_tunnel(self, event: HeadersReceived) -> bool:
+        headers = dict(event.headers)
+        return (
+            self._tunnel is None
+            and not event.stream_ended
+            and headers.get(b":method") == b"CONNECT"
+            and headers.get(b":protocol") == PROTOCOL
+            and headers.get(b":scheme") == b"https"
+            and headers.get(b":path") == PATH
+            and headers.get(b":authority", b"").lower() in (self._authority, self._authority + b":443")
+        )
+
+    def _read_capsules(self, data: bytes) -> AddressesRequested | None:
+        """The first ADDRESS_REQUEST; capsules of other types are skipped (RFC 9297 §3.3)."""
+        self._buffer += data
+        while (capsule := pull_capsule_untrusted(self._buffer, MAX_CAPSULE)) is not None:
+            kind, value, length = capsule
+            self._buffer = self._buffer[length:]
+            if kind == CapsuleType.ADDRESS_REQUEST:
+                self._requested = parse_addresses_untrusted(value)
+                return AddressesRequested(tuple(entry.address for entry in self._requested))
+        return None
+
+    def _assignments(self, addresses: tuple[Interface, ...]) -> list[RequestedAddress]:
+        """Each address under the request that it answers, which it must be one of (RFC 9484 §4.7.2)."""
+        requests = {entry.address: entry.request_id for entry in self._requested or ()}
+        return [RequestedAddress(requests.get(address, 0), address) for address in addresses]

@@ -30,6 +30,18 @@ class UserError(QreError):
     """The user can mend it: a configuration, an argument, an environment variable."""
 
 
+class UserErrors(UserError):
+    """Everything that is wrong with one file, at once and in its order."""
+
+    def __init__(self, errors: tuple[UserError, ...]) -> None:
+        first = errors[0]
+        super().__init__(first.what, first.why, first.remedy)
+        self.errors = errors
+
+    def __str__(self) -> str:
+        return "\n".join(str(error) for error in self.errors)
+
+
 class MachineError(QreError):
     """This machine refuses: a missing capability, device, kernel feature, file or descriptor."""
 

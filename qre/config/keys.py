@@ -1,0 +1,83 @@
+"""The keys of both configuration files, the forms in which a name may be written, and what a misspelt one meant."""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+#: Key -> an example of the line, for the errors that say what would be right.
+PROFILE_KEYS = {
+    "Device": "qre0",
+    "Role": "client",
+    "Address": "10.77.0.2/24",
+    "MTU": "1380",
+    "Listen": "192.0.2.1:443",
+    "Dest": "www.example.org:443",
+    "ServerName": "www.example.org",
+    "RealityPrivateKey": "the output of `qre-tool genkey`",
+    "RealityShortIds": "the output of `qre-tool genshortid`",
+    "RealityMaxTimeDiff": "60s",
+    "Endpoint": "vpn.example.org:443",
+    "RealityPublicKey": "the output of `qre-tool pubkey`",
+    "RealityShortId": "one of the server's RealityShortIds",
+    "PersistentKeepalive": "25",
+    "AllowedIPs": "10.77.0.0/24",
+    "PreUp": "a shell command",
+    "PostUp": "a shell command",
+    "PreDown": "a shell command",
+    "PostDown": "a shell command",
+}
+HOOK_KEYS = ("PreUp", "PostUp", "PreDown", "PostDown")
+SERVER_KEYS = ("Listen", "Dest", "RealityPrivateKey", "RealityShortIds", "RealityMaxTimeDiff")
+CLIENT_KEYS = ("Endpoint", "RealityPublicKey", "RealityShortId")
+#: Keys whose values are credentials: their text is never put into an error.
+SECRET_KEYS = ("RealityPrivateKey", "RealityShortIds", "RealityShortId")
+
+GLOBAL_KEYS = {
+    "StateDir": "/var/lib/qre",
+    "RuntimeDir": "/run/qre",
+    "ModuleLoad": "true",
+    "Dataplane": "auto",
+    "BpfElf": "/usr/lib/qre/qre_reuseport.bpf.o",
+    "BpfPinDir": "/sys/fs/bpf",
+    "RoutedCidLen": "20",
+    "DestProfileTtl": "1h",
+    "RekeyInterval": "120s",
+    "IdleTimeout": "60s",
+    "ReconnectMin": "1s",
+    "ReconnectMax": "60s",
+    "RelayMaxFlows": "4096",
+    "RelayMaxFlowsPerPrefix": "64",
+    "RelayIdle": "30s",
+    "User": "qre",
+    "LogLevel": "info",
+}
+
+
+def snake_case(name: str) -> str:
+    """``ServerName`` -> ``server_name``, ``AllowedIPs`` -> ``allowed_ips``, ``MTU`` -> ``mtu``."""
+    parts = []
+    for index, letter in enumerate(name):
+        if index and letter.isupper() and not name[index - 1].isupper():
+            parts.append("_")
+        parts.append(letter.lower())
+    return "".join(parts)
+
+
+def nearest(word: str, choices: Iterable[str]) -> str | None:
+    """The choice that somebody who wrote ``word`` most likely meant."""
+    from difflib import get_close_matches  # loaded for an error only
+
+    by_form = {choice.lower(): choice for choice in choices}
+    for form in (word[:64].lower(), word[:64].lower().replace("-", "").replace("_", "")):
+        found = get_close_matches(form, by_form, 1)
+        if found:
+            return by_form[found[0]]
+    return None
+
+
+def did_you_mean(word: str, choices: Iterable[str], otherwise: str) -> str:
+    """The remedy for an unknown name."""
+    found = nearest(word, choices)
+    return f"did you mean {found}?" if found else otherwise

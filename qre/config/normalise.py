@@ -1,0 +1,122 @@
+"""The normalised form of a configuration: stable JSON for `strip` and `showconf`, and the canonical file.
+
+The same model always gives the same bytes; the values fed back give the same model (a hidden secret excepted). The
+JSON is written here, in the layout of ``json.dumps(indent=2, sort_keys=True)``: loading ``json`` would take longer
+than the whole rest of `strip`.
+"""
+
+from __future__ import annotations
+
+from qre.config.keys import GLOBAL_KEYS, HOOK_KEYS, PROFILE_KEYS, snake_case
+from qre.config.model import GlobalConfig, Profile
+from qre.config.settings import attribute_of
+from qre.config.values import show_duration, show_key, show_short_id
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    Plain = str | int | bool | None | list[str]
+
+HIDDEN = "(hidden)"
+
+
+def to_json(config: Profile | GlobalConfig, show_keys: bool) -> str:
+    """The normalised JSON, one newline at its end; without ``show_keys`` the private key is ``"(hidden)"``."""
+    values = global_values(config) if isinstance(config, GlobalConfig) else profile_values(config)
+    if not show_keys and "RealityPrivateKey" in values:
+        values["RealityPrivateKey"] = HIDDEN
+    kind = "global" if isinstance(config, GlobalConfig) else "interface"
+    return to_text({"kind": kind} | {snake_case(key): value for key, value in values.items()})
+
+
+def profile_values(profile: Profile) -> dict[str, Plain]:
+    """Canonical key -> plain value, in the order of the documentation."""
+    found: dict[str, Plain] = {
+        "Device": profile.device,
+        "Role": profile.role.value,
+        "Address": [str(interface) for interface in profile.address],
+        "MTU": profile.mtu,
+        "PersistentKeepalive": profile.keepalive_s,
+        "AllowedIPs": [str(network) for network in profile.allowed_ips],
+        "PreUp": list(profile.hooks.pre_up),
+        "PostUp": list(profile.hooks.post_up),
+        "PreDown": list(profile.hooks.pre_down),
+        "PostDown": list(profile.hooks.post_down),
+    }
+    if profile.server is not None:
+        found |= {
+            "Listen": str(profile.server.listen),
+            "Dest": str(profile.server.dest),
+            "ServerName": profile.server.server_name,
+            "RealityPrivateKey": show_key(profile.server.private_key),
+            "RealityShortIds": [show_short_id(short_id) for short_id in profile.server.short_ids],
+            "RealityMaxTimeDiff": profile.server.max_time_diff_ms,
+        }
+    if profile.client is not None:
+        found |= {
+            "Endpoint": str(profile.client.endpoint),
+            "ServerName": profile.client.server_name,
+            "RealityPublicKey": show_key(profile.client.public_key),
+            "RealityShortId": show_short_id(profile.client.short_id),
+        }
+    return {key: found[key] for key in PROFILE_KEYS if key in found}
+
+
+def global_values(config: GlobalConfig) -> dict[str, Plain]:
+    """Canonical key -> plain value; BpfElf and User are None when the installed one, or one a role, is meant."""
+    return {key: vars(config)[attribute_of(key)] for key in GLOBAL_KEYS}
+
+
+def to_file(profile: Profile) -> str:
+    """The profile as a file: canonical keys, what is a default left out, secrets in full."""
+    lines = ["[Interface]"]
+    for key, value in profile_values(profile).items():
+        if key in HOOK_KEYS and isinstance(value, list):
+            lines += [f"{key} = {command}" for command in value]
+        elif isinstance(value, list):
+            lines += [f"{key} = {', '.join(value)}"] if value else []
+        elif key == "RealityMaxTimeDiff" and isinstance(value, int):
+            lines.append(f"{key} = {show_duration(value)}")
+        elif value or key != "PersistentKeepalive":
+            lines.append(f"{key} = {value}")
+    return "\n".join(lines) + "\n"
+
+
+def to_text(values: Mapping[str, Plain]) -> str:
+    """A JSON object of plain values and lists of strings."""
+    members = [f"  {_string(name)}: {_value(values[name])}" for name in sorted(values)]
+    return "{\n" + ",\n".join(members) + "\n}\n"
+
+
+def _value(value: Plain) -> str:
+    if isinstance(value, str):
+        return _string(value)
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int):
+        return str(value)
+    if not value:
+        return "[]"
+    return "[\n" + ",\n".join(f"    {_string(item)}" for item in value) + "\n  ]"
+
+
+def _string(text: str) -> str:
+    """ASCII only, as ``json.dumps`` writes it."""
+    if text.isascii() and text.isprintable() and '"' not in text and "\\" not in text:
+        return f'"{text}"'
+    return '"' + "".join(_escaped(letter) for letter in text) + '"'
+
+
+def _escaped(letter: str) -> str:
+    code = ord(letter)
+    if letter in '"\\':
+        return "\\" + letter
+    if 0x20 <= code < 0x7F:
+        return letter
+    if code <= 0xFFFF:
+        return {8: "\\b", 9: "\\t", 10: "\\n", 12: "\\f", 13: "\\r"}.get(code, f"\\u{code:04x}")
+    code -= 0x10000
+    return f"\\u{0xD800 + (code >> 10):04x}\\u{0xDC00 + (code & 0x3FF):04x}"

@@ -1,0 +1,225 @@
+"""Interface profiles: from ``<config dir>/<profile>.conf`` to a ``Profile``, or everything that is wrong with it."""
+
+from __future__ import annotations
+
+import os
+
+from qre.config import values as v
+from qre.config.keys import CLIENT_KEYS, PROFILE_KEYS, SERVER_KEYS, did_you_mean
+from qre.config.model import ClientSettings, Hooks, Profile, ServerSettings
+from qre.config.syntax import (
+    Entry,
+    Problems,
+    Values,
+    check_owner,
+    holds_credential,
+    parse_entries,
+    read_config,
+    shown,
+)
+from qre.errors import UserError
+from qre.roles import DEFAULT_MTU, Role
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from qre.config.model import GlobalConfig, Interface
+
+SUFFIX = ".conf"
+#: What `set` uses in place of keys and ids (the reference's).
+PLACEHOLDERS = {
+    Role.SERVER: {"RealityPrivateKey": "A" * 43 + "=", "RealityShortIds": "00"},
+    Role.CLIENT: {"RealityPublicKey": "AQEB" * 10 + "AQE=", "RealityShortId": "00"},
+}
+
+
+def profile_path(name: str, config: GlobalConfig) -> str:
+    """Where the profile's file is; UserError for a name that is none, before a path is made of it."""
+    return os.path.join(vars(config)["config_dir"], v.check_profile_name(name) + SUFFIX)
+
+
+def load_profile(name: str, config: GlobalConfig, environ: Mapping[str, str]) -> Profile:
+    """The profile of that name in the configuration directory; UserErrors names everything that is wrong with it."""
+    del environ  # the model's own settings have no variables; the directory's is in ``config`` already
+    path = profile_path(name, config)
+    try:
+        return _load(path, name)
+    except NoSuchFileError as error:
+        raise UserError(error.what, error.why, _names_nearby(path, name)) from None
+
+
+def load_profile_file(path: str | os.PathLike[str]) -> Profile:
+    """The profile in a file that may be anywhere; it is named after the file, or else after its device."""
+    text = os.fspath(path)
+    return _load(text, os.path.basename(text).removesuffix(SUFFIX))
+
+
+def _load(path: str, name: str) -> Profile:
+    data, status = read_config(path)
+    problems = Problems(shown(path))
+    entries = parse_entries(data, PROFILE_KEYS, problems)
+    check_owner(path, status, holds_credential(entries), problems)
+    return build_profile(entries, problems, name)
+
+
+def _names_nearby(path: str, name: str) -> str:
+    try:
+        there = sorted(entry.removesuffix(SUFFIX) for entry in os.listdir(os.path.dirname(path)))
+    except OSError:
+        return f"make {os.path.dirname(path)}, or name another with QRE_CONFIG_DIR"
+    return did_you_mean(
+        name, [entry for entry in there if v.is_profile_name(entry)], "write one with `qre-tool init`"
+    )
+
+
+def parse_profile(data: bytes, name: str, place: str) -> Profile:
+    """A profile from the bytes of its file; ``place`` stands in the errors."""
+    problems = Problems(place)
+    return build_profile(parse_entries(data, PROFILE_KEYS, problems), problems, name)
+
+
+def profile_from_values(name: str, texts: Mapping[str, str], place: str = "arguments") -> Profile:
+    """A profile from canonical keys and texts, with the rules of a file (hooks: one each)."""
+    problems = Problems(place)
+    return build_profile([Entry(0, key, text) for key, text in texts.items()], problems, name)
+
+
+def profile_from_fields(device: str, role: Role, fields: Mapping[str, str]) -> Profile:
+    """The minimal profile that `set` makes of canonical fields: placeholders stand for keys and short ids."""
+    texts = {"Device": device, "Role": role.value, **fields, **PLACEHOLDERS[role]}
+    return profile_from_values(device, texts, f"set {device}")
+
+
+def build_profile(entries: list[Entry], problems: Problems, name: str) -> Profile:
+    """Apply the rules that go beyond one line; raises everything that was collected."""
+    values = Values(entries, problems, PROFILE_KEYS)
+    device = _device(values, name)
+    role = _role(values)
+    address = values.require("Address", v.parse_interfaces)
+    mtu = _mtu(values, address)
+    server = _server(values) if role is Role.SERVER else None
+    client = _client(values) if role is Role.CLIENT else None
+    keepalive = values.get("PersistentKeepalive", v.parse_keepalive)
+    allowed_ips = values.get("AllowedIPs", v.parse_networks)
+    hooks = Hooks(*(_hook(values, key) for key in ("PreUp", "PostUp", "PreDown", "PostDown")))
+    problems.raise_if_any()
+    if device is None or role is None or address is None:
+        raise AssertionError("what is missing is a problem")
+    return Profile(
+        name=name if v.is_profile_name(name) else device,
+        device=device,
+        role=role,
+        address=address,
+        server=server,
+        client=client,
+        mtu=mtu,
+        keepalive_s=keepalive or 0,
+        allowed_ips=allowed_ips or (),
+        hooks=hooks,
+    )
+
+
+def _device(values: Values, name: str) -> str | None:
+    if "Device" in values:
+        return values.get("Device", v.parse_device)
+    try:
+        return v.parse_device(name)
+    except UserError as error:
+        remedy = f"add {values.example('Device')}"
+        values.problems.add(
+            0, "Device", f"is missing, and the profile's name cannot stand for it: {error.why}", remedy
+        )
+    return None
+
+
+def _role(values: Values) -> Role | None:
+    """The role as written or inferred; keys of the other one are problems."""
+    listen, endpoint = "Listen" in values, "Endpoint" in values
+    if "Role" in values:
+        role = values.get("Role", v.parse_role)
+    elif listen != endpoint:
+        role = Role.SERVER if listen else Role.CLIENT
+    else:
+        role = None
+        why = "both Listen and Endpoint are there, so it cannot be inferred" if listen else "is missing"
+        values.problems.add(
+            0, "Role", why, "add Listen for a server, Endpoint for a client, or Role = server or client"
+        )
+    if role is None:
+        _check_all(values)
+        return None
+    for key in CLIENT_KEYS if role is Role.SERVER else SERVER_KEYS:
+        if key in values:
+            other = "client" if role is Role.SERVER else "server"
+            values.problems.add(values.line(key), key, f"is a {other}'s key, and this is a {role}", "remove the line")
+    return role
+
+
+def _check_all(values: Values) -> None:
+    """Without a role, what is there is looked at all the same, so that all errors show at once."""
+    for key, parse in _SERVER_PARSERS.items() | _CLIENT_PARSERS.items():
+        values.get(key, parse)
+
+
+def _mtu(values: Values, address: tuple[Interface, ...] | None) -> int:
+    mtu = values.get("MTU", v.number(v.MIN_MTU, v.MAX_MTU)) or DEFAULT_MTU
+    if mtu < v.MIN_MTU_IPV6 and address and any(interface.version == 6 for interface in address):
+        why = f"{mtu} is less than the {v.MIN_MTU_IPV6} that the IPv6 address needs"
+        values.problems.add(values.line("MTU"), "MTU", why, f"write MTU = {v.MIN_MTU_IPV6} or more")
+    return mtu
+
+
+def _server(values: Values) -> ServerSettings | None:
+    listen = values.require("Listen", v.parse_socket_address)
+    dest = values.require("Dest", v.parse_host_port)
+    key = values.require("RealityPrivateKey", v.parse_key)
+    short_ids = values.require("RealityShortIds", v.parse_short_ids)
+    difference = values.get("RealityMaxTimeDiff", v.duration(0, v.MAX_TIME_DIFF_MS))
+    server_name = values.get("ServerName", v.parse_dns_name)
+    if "ServerName" not in values and dest is not None:
+        if v.is_ipv4(dest.host):
+            why = "is missing, and Dest is an address, which is no name"
+            values.problems.add(0, "ServerName", why, f"add {values.example('ServerName')}")
+        else:
+            server_name = dest.host
+    if listen is None or dest is None or key is None or short_ids is None or server_name is None:
+        return None
+    if difference is None:
+        return ServerSettings(listen, dest, server_name, key, short_ids)
+    return ServerSettings(listen, dest, server_name, key, short_ids, difference)
+
+
+def _client(values: Values) -> ClientSettings | None:
+    endpoint = values.require("Endpoint", v.parse_host_port)
+    server_name = values.require("ServerName", v.parse_dns_name)
+    key = values.require("RealityPublicKey", v.parse_key)
+    short_id = values.require("RealityShortId", v.parse_short_id)
+    if endpoint is None or server_name is None or key is None or short_id is None:
+        return None
+    return ClientSettings(endpoint, server_name, key, short_id)
+
+
+def _hook(values: Values, key: str) -> tuple[str, ...]:
+    commands = []
+    for entry in values.all.get(key, ()):
+        if entry.text:
+            commands.append(entry.text)
+        else:
+            values.problems.add(entry.line, key, "the command is empty", "write a shell command, or remove the line")
+    return tuple(commands)
+
+
+_SERVER_PARSERS = {
+    "Listen": v.parse_socket_address,
+    "Dest": v.parse_host_port,
+    "RealityPrivateKey": v.parse_key,
+    "RealityShortIds": v.parse_short_ids,
+    "RealityMaxTimeDiff": v.duration(0, v.MAX_TIME_DIFF_MS),
+}
+_CLIENT_PARSERS = {
+    "ServerName": v.parse_dns_name,
+    "Endpoint": v.parse_host_port,
+    "RealityPublicKey": v.parse_key,
+    "RealityShortId": v.parse_short_id,
+}

@@ -1,0 +1,310 @@
+"""The values of the configuration: from the text after ``=`` to what the model holds, one function a kind.
+
+Each raises UserError with what is wrong (``why``) and, where the key's example would not say it, what would be right
+(``remedy``); the caller knows file, line and key. Functions for credentials never repeat the text.
+"""
+
+from __future__ import annotations
+
+import binascii
+from ipaddress import IPv4Address, ip_interface
+
+from qre.config.keys import did_you_mean
+from qre.config.model import HostPort, SocketAddress
+from qre.config.syntax import quoted
+from qre.errors import UserError
+from qre.roles import Dataplane, Role
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import TypeVar
+
+    from qre.config.model import Interface, Network
+
+    T = TypeVar("T")
+
+PROFILE_NAME_LENGTH = 64
+DEVICE_LENGTH = 15  # IFNAMSIZ - 1
+MAX_PREFIXES = 256
+MAX_SHORT_IDS = 1024
+MAX_TIME_DIFF_MS = 86_400_000
+MIN_MTU, MAX_MTU, MIN_MTU_IPV6 = 576, 1428, 1280
+LOG_LEVELS = ("debug", "info", "warning", "error")
+
+_NAME_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-")
+_UNITS_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+_TRUE = ("true", "yes", "on", "1")
+_FALSE = ("false", "no", "off", "0")
+
+
+def wrong(why: str, remedy: str = "") -> UserError:
+    """The error of a value; its place is added by the caller."""
+    return UserError("", why, remedy)
+
+
+def is_profile_name(name: str) -> bool:
+    """ASCII letters, digits, ``.``, ``-``, ``_``; not a leading dot; 1 to 64 characters."""
+    return 1 <= len(name) <= PROFILE_NAME_LENGTH and not name.startswith(".") and _NAME_CHARACTERS.issuperset(name)
+
+
+def check_profile_name(name: str) -> str:
+    """The name itself; UserError before anybody makes a path of a name that is none."""
+    if not is_profile_name(name):
+        rule = "use 1 to 64 of the ASCII letters, digits, `.`, `-`, `_`, with no leading `.`"
+        raise UserError(f"profile {quoted(name)}", "that is not a profile name", rule)
+    return name
+
+
+def parse_device(text: str) -> str:
+    """A name that the kernel takes for an interface (dev_valid_name, and what sysctl directories forbid)."""
+    size = len(text.encode(errors="surrogateescape"))
+    if not 1 <= size <= DEVICE_LENGTH:
+        raise wrong(f"{quoted(text)} is not 1 to {DEVICE_LENGTH} bytes long")
+    if text in (".", "..", "all", "default"):
+        raise wrong(f"{text} is no interface name for the kernel")
+    for letter in text:
+        if letter in "/:%\\" or letter.isspace() or not letter.isprintable():
+            raise wrong(f"{quoted(text)} has {quoted(letter)}, which an interface name may not have")
+    return text
+
+
+def parse_number(text: str, low: int, high: int) -> int:
+    if not (text.isascii() and text.isdigit()) or len(text) > 20 or not low <= int(text) <= high:
+        raise wrong(f"{quoted(text)} is not a number from {low} to {high}")
+    return int(text)
+
+
+def number(low: int, high: int) -> Callable[[str], int]:
+    """A parser of whole numbers of that range."""
+    return lambda text: parse_number(text, low, high)
+
+
+def parse_bool(text: str) -> bool:
+    if text.lower() in _TRUE:
+        return True
+    if text.lower() in _FALSE:
+        return False
+    raise wrong(f"{quoted(text)} is neither true nor false", "write true or false")
+
+
+def parse_duration(text: str, low_ms: int, high_ms: int) -> int:
+    """Milliseconds, from a whole number with a unit (ms, s, m, h, d) or without (ms)."""
+    digits = text.rstrip("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ ")
+    unit = text[len(digits) :].strip().lower() or "ms"
+    if not (digits.isascii() and digits.isdigit()) or len(digits) > 15 or unit not in _UNITS_MS:
+        raise wrong(f"{quoted(text)} is not a duration", "write a whole number and ms, s, m, h or d, as in 60s")
+    value = int(digits) * _UNITS_MS[unit]
+    if not low_ms <= value <= high_ms:
+        why = f"{quoted(text)} is not from {show_duration(low_ms)} to {show_duration(high_ms)}"
+        bare = f"a number without a unit is in milliseconds; did you mean {digits}s?"
+        raise wrong(why, bare if text == digits and value < low_ms else "")
+    return value
+
+
+def duration(low_ms: int, high_ms: int) -> Callable[[str], int]:
+    """A parser of durations of that range."""
+    return lambda text: parse_duration(text, low_ms, high_ms)
+
+
+def show_duration(milliseconds: int) -> str:
+    """The shortest way to write it: ``60s``, ``1500ms``, ``1h``."""
+    for unit in ("h", "m", "s"):
+        if milliseconds and milliseconds % _UNITS_MS[unit] == 0 and (unit != "m" or milliseconds % 300_000 == 0):
+            return f"{milliseconds // _UNITS_MS[unit]}{unit}"
+    return f"{milliseconds}ms" if milliseconds else "0"
+
+
+def parse_keepalive(text: str) -> int:
+    """Seconds; 0 and ``off`` switch it off."""
+    if text.lower() == "off":
+        return 0
+    try:
+        return parse_number(text, 0, 65_535)
+    except UserError:
+        raise wrong(f"{quoted(text)} is not a number of seconds from 0 to 65535", "write 25, or off") from None
+
+
+def _choice(text: str, choices: Iterable[str]) -> str:
+    names = tuple(choices)
+    if text.lower() in names:
+        return text.lower()
+    raise wrong(f"{quoted(text)} is not one of {', '.join(names)}", did_you_mean(text, names, ""))
+
+
+def parse_role(text: str) -> Role:
+    return Role(_choice(text, Role))
+
+
+def parse_dataplane(text: str) -> Dataplane:
+    return Dataplane(_choice(text, Dataplane))
+
+
+def parse_log_level(text: str) -> str:
+    return _choice(text, LOG_LEVELS)
+
+
+def _list(text: str, parse: Callable[[str], T], most: int) -> tuple[T, ...]:
+    """A comma-separated list, none twice."""
+    pieces = [piece.strip() for piece in text.split(",")]
+    if len(pieces) > most:
+        raise wrong(f"{len(pieces)} entries are more than {most}", "shorten the list")
+    values: list[T] = []
+    for piece in pieces:
+        if not piece:
+            raise wrong("an entry of the list is empty", "write the entries with one comma between them")
+        value = parse(piece)
+        if value in values:
+            raise wrong(f"{value} is there twice", "keep it once")
+        values.append(value)
+    return tuple(values)
+
+
+def parse_interfaces(text: str) -> tuple[Interface, ...]:
+    """Inner addresses with their prefix lengths; without one, the host's own (/32, /128)."""
+    return _list(text, _parse_interface, MAX_PREFIXES)
+
+
+def parse_networks(text: str) -> tuple[Network, ...]:
+    """Prefixes; bits beyond the length are cleared, as ``wg`` does."""
+    return _list(text, lambda piece: _cidr(piece).network, MAX_PREFIXES)
+
+
+def _parse_interface(text: str) -> Interface:
+    value = _cidr(text)
+    if value.ip.is_unspecified or value.ip.is_multicast or value.ip.is_loopback:
+        raise wrong(f"{value} is no address that an interface of a tunnel can have", "write one like 10.77.0.2/24")
+    return value
+
+
+def _cidr(text: str) -> Interface:
+    address, slash, length = text.partition("/")
+    plain = not slash or (length.isascii() and length.isdigit() and len(length) <= 3)  # no netmasks
+    try:
+        if not plain or "%" in address:
+            raise ValueError
+        return ip_interface(text)
+    except ValueError:
+        remedy = "write an address, a slash and a prefix length, as in 10.77.0.2/24 or fd00:77::2/64"
+        raise wrong(f"{quoted(text)} is not an address with a prefix length", remedy) from None
+
+
+def parse_ipv4(text: str) -> IPv4Address:
+    try:
+        return IPv4Address(text)
+    except ValueError:
+        raise wrong(f"{quoted(text)} is not a numeric IPv4 address") from None
+
+
+def _split_port(text: str, example: str) -> tuple[str, int]:
+    host, colon, port = text.rpartition(":")
+    if not colon or not host:
+        raise wrong(f"{quoted(text)} has no port", f"write it with one, as in {example}")
+    if ":" in host or "[" in host:
+        raise wrong(f"{quoted(text)} is an IPv6 address, and QRE's outer packets are IPv4", f"write {example}")
+    if not (port.isascii() and port.isdigit()) or len(port) > 5 or not 1 <= int(port) <= 65_535:
+        raise wrong(f"{quoted(port)} is not a port from 1 to 65535", f"write it as in {example}")
+    return host, int(port)
+
+
+def parse_socket_address(text: str) -> SocketAddress:
+    """Numeric ``ip:port``; 0.0.0.0 is every address of this machine."""
+    example = "192.0.2.1:443"
+    host, port = _split_port(text, example)
+    try:
+        address = IPv4Address(host)
+    except ValueError:
+        raise wrong(f"{quoted(host)} is not a numeric IPv4 address", f"write it as in {example}") from None
+    if address.is_multicast or address == IPv4Address(0xFFFFFFFF):
+        raise wrong(f"{address} is not an address that a socket can have", f"write it as in {example}")
+    return SocketAddress(address, port)
+
+
+def parse_host_port(text: str) -> HostPort:
+    """``host:port`` with a DNS name or a numeric IPv4 address."""
+    host, port = _split_port(text, "www.example.org:443")
+    return HostPort(str(IPv4Address(host)) if is_ipv4(host) else parse_dns_name(host), port)
+
+
+def is_ipv4(text: str) -> bool:
+    try:
+        IPv4Address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def parse_dns_name(text: str) -> str:
+    """A host name in lower case, without a final dot."""
+    name = text.lower().removesuffix(".")
+    labels = name.split(".")
+    if not name.isascii():
+        raise wrong(f"{quoted(text)} is not ASCII", "write its xn-- form")
+    for label in labels:
+        letters = label.replace("-", "").replace("_", "")
+        if not 1 <= len(label) <= 63 or not letters.isalnum() or label[0] == "-" or label[-1] == "-":
+            raise wrong(f"{quoted(text)} is not a DNS name", "write one like www.example.org")
+    if len(name) > 253 or labels[-1].isdigit():
+        raise wrong(f"{quoted(text)} is not a DNS name", "write one like www.example.org")
+    return name
+
+
+def parse_key(text: str) -> bytes:
+    """32 bytes in base64, as ``qre-tool genkey`` and ``wg genkey`` write them."""
+    try:
+        key = binascii.a2b_base64(text, strict_mode=True)
+    except ValueError:
+        raise wrong("this is not base64", "write the 44 characters that genkey or pubkey printed") from None
+    if len(key) != 32 or show_key(key) != text:
+        raise wrong("this is not 32 bytes in base64", "write the 44 characters that genkey or pubkey printed")
+    return key
+
+
+def show_key(key: bytes) -> str:
+    return binascii.b2a_base64(key, newline=False).decode()
+
+
+def parse_short_id(text: str) -> bytes:
+    """0 to 16 hex digits, an even number of them, as the 8 bytes padded on the right that ids are compared as."""
+    digits = text.isascii() and all(letter in "0123456789abcdefABCDEF" for letter in text)
+    if not digits or len(text) > 16 or len(text) % 2:
+        raise wrong("a short id is an even number of 0 to 16 hex digits", "write what genshortid printed")
+    return bytes.fromhex(text).ljust(8, b"\0")
+
+
+def parse_short_ids(text: str) -> tuple[bytes, ...]:
+    """Short ids that differ as padded."""
+    pieces = [piece.strip() for piece in text.split(",")]
+    if len(pieces) > MAX_SHORT_IDS:
+        raise wrong(f"{len(pieces)} ids are more than {MAX_SHORT_IDS}", "shorten the list")
+    ids = [parse_short_id(piece) for piece in pieces]
+    for position, short_id in enumerate(ids, 1):
+        first = ids.index(short_id) + 1
+        if first < position:
+            why = f"ids {first} and {position} overlap: they are the same 8 bytes once padded with zeros"
+            raise wrong(why, "keep one of them")
+    return tuple(ids)
+
+
+def show_short_id(short_id: bytes) -> str:
+    """The shortest text that names it: trailing zero bytes are padding; the empty id is ``00``."""
+    return (short_id.rstrip(b"\0") or b"\0").hex()
+
+
+def parse_path(text: str) -> str:
+    """An absolute path, normalised."""
+    if not text.startswith("/") or not text.isprintable() or len(text.encode(errors="surrogateescape")) > 4000:
+        raise wrong(f"{quoted(text)} is not an absolute path")
+    parts = [part for part in text.split("/") if part not in ("", ".")]
+    if ".." in parts:
+        raise wrong(f"{quoted(text)} has `..` in it", "write the path without it")
+    return "/" + "/".join(parts)
+
+
+def parse_user(text: str) -> str:
+    """A user's name or number, not root."""
+    if not _NAME_CHARACTERS.issuperset(text) or not 1 <= len(text) <= 32 or text[0] in ".-":
+        raise wrong(f"{quoted(text)} is not a user")
+    if text == "root" or (text.isdigit() and int(text) == 0):
+        raise wrong("workers do not run as root", "name an unprivileged user")
+    return text

@@ -97,10 +97,10 @@ def parse_routes_untrusted(value: bytes) -> tuple[Network, ...]:
             first = _pull_address_untrusted(buf, version)
             last = _pull_address_untrusted(buf, version)
             protocol = buf.pull_uint8()
-            if first > last:
+            if int(first) > int(last):
                 raise UntrustedInputError("capsule", "a route ends before it begins")
             if protocol == 0:
-                routes += summarize_address_range(first, last)  # type: ignore[type-var]  # both are of this version
+                routes += summarize_address_range(first, last)
     except BufferReadError as error:
         raise UntrustedInputError("capsule", "a route is cut off") from error
     return tuple(routes)

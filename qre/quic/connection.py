@@ -21,13 +21,21 @@ from aioquic.quic.packet import (
     pull_quic_transport_parameters,
 )
 from aioquic.quic.packet_builder import QuicPacketBuilder, QuicPacketBuilderStop
-from aioquic.quic.recovery import QuicPacketSpace
+from aioquic.quic.recovery import QuicPacketNumberWindow, QuicPacketSpace
 from aioquic.quic.stream import QuicStream
 
 from qre.errors import PeerError, QreError
 from qre.quic.keys import Secrets
+from qre.session import PACKET_NUMBER_BASE
 
 _ONE_RTT = tls.Epoch.ONE_RTT
+
+
+class _UserSpaceNumbers(QuicPacketNumberWindow):
+    """Packets of the peer's data plane are dropped like duplicates: only our data plane may acknowledge them."""
+
+    def __contains__(self, packet_number: int) -> bool:
+        return packet_number >= PACKET_NUMBER_BASE or super().__contains__(packet_number)
 
 
 class HandshakeConnection(QuicConnection):
@@ -50,6 +58,10 @@ class HandshakeConnection(QuicConnection):
         )
         self._stopped = False
         self.peer_parameters: QuicTransportParameters | None = None
+
+    def _initialize(self, peer_cid: bytes) -> None:
+        super()._initialize(peer_cid)
+        self._spaces[_ONE_RTT].received_packets = _UserSpaceNumbers()
 
     # --- spin bit: stock toggles it, in the clear; browsers and sites leave it 0 ---
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from aioquic import tls
-from aioquic.buffer import Buffer, size_uint_var
+from aioquic.buffer import UINT_VAR_MAX_SIZE, Buffer, size_uint_var
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import NEW_CONNECTION_ID_FRAME_CAPACITY, QuicConnectionId, QuicNetworkPath
 from aioquic.quic.packet import QuicFrameType, QuicPacketType
@@ -36,6 +36,8 @@ _NEW_TOKEN_LENGTH: Final = 90
 #: RFC 9000 §18.1: reserved parameters are 27 mod 31. Caddy's is empty and has an id of two bytes.
 _GREASE_STEP: Final = 31
 _GREASE_OFFSET: Final = 27
+#: Stock's word for the PING of a probe timeout.
+_PROBE: Final = "probe"
 
 
 @dataclass(frozen=True)
@@ -182,7 +184,7 @@ class ServerConnection(HandshakeConnection):
         )
 
     def _write_application(self, builder: QuicPacketBuilder, network_path: QuicNetworkPath, now: float) -> None:
-        """And the small datagrams that Dest sends along with its flight: a PING where we have nothing to say."""
+        """And the small datagrams that Dest sends along with its flight: PADDING where we have nothing to say."""
         super()._write_application(builder, network_path, now)
         if not self._datagram_lengths or not self._cryptos[tls.Epoch.ONE_RTT].send.is_valid():
             return
@@ -190,8 +192,21 @@ class ServerConnection(HandshakeConnection):
         builder.end_datagram()
         while self._datagram_lengths:
             builder.start_packet(QuicPacketType.ONE_RTT, self._cryptos[tls.Epoch.ONE_RTT])
-            self._write_ping_frame(builder)
+            builder.start_frame(QuicFrameType.PADDING)
             builder.end_datagram()
+
+    def _write_ping_frame(self, builder: QuicPacketBuilder, uids: list[int] | None = None, comment: str = "") -> None:
+        """A PING in 1-RTT is the last frame, by which the client knows that it may go: stock's own are none of it.
+
+        A probe repeats MAX_DATA if its packet would not be acknowledged otherwise. ACKs of ACKs are not asked for.
+        """
+        packet = builder._packet
+        assert packet is not None
+        if uids or packet.epoch is not tls.Epoch.ONE_RTT:
+            super()._write_ping_frame(builder, uids or [], comment)
+        elif comment == _PROBE and not packet.is_ack_eliciting:
+            buf = builder.start_frame(QuicFrameType.MAX_DATA, capacity=1 + UINT_VAR_MAX_SIZE)
+            buf.push_uint_var(self._local_max_data.value)
 
     def datagrams_to_send(self, now: float) -> list[tuple[bytes, Any]]:
         sent = super().datagrams_to_send(now)

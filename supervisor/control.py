@@ -1,0 +1,121 @@
+"""The control socket ``RuntimeDir/<device>.sock``: one JSON line in, one JSON line out, then it is closed.
+
+Mode 0600, and the caller's uid is checked again (SO_PEERCRED): root, or whoever the daemon runs as. Requests are
+bounded in size, number and time. ``{"op": "show"}`` answers ``{"ok": true, "device": {…}}``, ``{"op": "reload"}``
+answers ``{"ok": true}``; a failure is ``{"ok": false, "error": "…"}``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+import struct
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from qre.errors import MachineError, QreError, UserError
+from qre.supervisor.link import ReloadWanted, ToParent
+from qre.supervisor.status import describe
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from qre.supervisor.crew import Crew
+
+MAX_REQUEST: Final = 65_536
+MAX_CLIENTS: Final = 16
+_REQUEST_TIMEOUT: Final = 5.0
+_RELOAD_TIMEOUT: Final = 30.0
+
+
+class ControlSocket:
+    """Serves one device's control socket."""
+
+    def __init__(self, runtime: Path, device: str, crew: Crew, tell: Callable[[ToParent], None]) -> None:
+        self.path = runtime / f"{device}.sock"
+        self._crew = crew
+        self._tell = tell
+        self._server: asyncio.Server | None = None
+        self._clients = 0
+        self._reload: asyncio.Future[str] | None = None
+
+    async def open(self) -> None:
+        """Bind and listen; a socket that a dead daemon left is replaced."""
+        self.path.unlink(missing_ok=True)
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        before = os.umask(0o177)
+        try:
+            listener.bind(str(self.path))
+        except OSError as error:
+            listener.close()
+            raise MachineError(f"control socket {self.path}", os.strerror(error.errno or 0)) from error
+        finally:
+            os.umask(before)
+        self._server = await asyncio.start_unix_server(self._client, sock=listener, limit=MAX_REQUEST)
+
+    def close(self) -> None:
+        if self._server is not None:
+            self._server.close()
+        self.path.unlink(missing_ok=True)
+
+    def reload_finished(self, error: str) -> None:
+        """The parent has reloaded, or says why not."""
+        if self._reload is not None and not self._reload.done():
+            self._reload.set_result(error)
+
+    async def _client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._clients += 1
+        try:
+            if self._clients > MAX_CLIENTS or not _may(writer.get_extra_info("socket")):
+                return
+            answer = await self._answer(await asyncio.wait_for(reader.readline(), _REQUEST_TIMEOUT))
+            writer.write(json.dumps(answer, sort_keys=True).encode() + b"\n")
+            await asyncio.wait_for(writer.drain(), _REQUEST_TIMEOUT)
+        except (TimeoutError, OSError, ValueError):
+            return  # a client that does not ask, asks too much, or left
+        finally:
+            self._clients -= 1
+            writer.close()
+
+    async def _answer(self, line: bytes) -> dict[str, Any]:
+        try:
+            match _parse_untrusted(line):
+                case "show":
+                    return {"ok": True, "device": await describe(self._crew)}
+                case "reload":
+                    await self._ask_for_reload()
+                    return {"ok": True}
+                case _:
+                    raise UserError("control socket", "an unknown request")
+        except QreError as error:
+            return {"ok": False, "error": str(error)}
+
+    async def _ask_for_reload(self) -> None:
+        if self._reload is not None and not self._reload.done():
+            raise UserError("reload", "another one is under way", "wait for it")
+        self._reload = asyncio.get_running_loop().create_future()
+        self._tell(ReloadWanted())
+        try:
+            error = await asyncio.wait_for(self._reload, _RELOAD_TIMEOUT)
+        except TimeoutError:
+            raise MachineError("reload", f"it did not end in {_RELOAD_TIMEOUT:g} s") from None
+        if error:
+            raise UserError("reload", error)
+
+
+def _parse_untrusted(line: bytes) -> str:
+    try:
+        request = json.loads(line)
+    except (ValueError, RecursionError):
+        raise UserError("control socket", "a request that is not JSON") from None
+    if not isinstance(request, dict) or set(request) != {"op"} or not isinstance(request["op"], str):
+        raise UserError("control socket", 'a request that is not {"op": "…"}')
+    return request["op"]
+
+
+def _may(sock: socket.socket) -> bool:
+    credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    _, uid, _ = struct.unpack("3i", credentials)
+    return uid in (0, os.geteuid())

@@ -1,0 +1,357 @@
+"""All workers of one daemon: started in order, handed what is theirs, restarted when they die, asked and told.
+
+The order of a start: greeted (privileges dropped) → descriptors → Start → ready. Whoever of handshake and dataplane
+is started makes a new ``keys`` pair for both, so that neither ever speaks with a dead one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import msgspec
+
+from qre.errors import InternalError, MachineError, QreError
+from qre.ipc.channel import Channel
+from qre.ipc.messages import (
+    DataplaneStatus,
+    DestProfileReport,
+    Done,
+    HandshakeStatus,
+    Heartbeat,
+    Hello,
+    LinkGone,
+    LoaderStatus,
+    NetlinkStatus,
+    Party,
+    Reload,
+    RoleState,
+    SocketGranted,
+    SocketRelease,
+    SocketRequest,
+    Start,
+    StatusRequest,
+    Stop,
+    SyncDevice,
+    WorkerConfig,
+)
+from qre.session import DestProfile, Message
+from qre.supervisor.life import Stage
+from qre.supervisor.link import Alive, DestProbed, PinThese, Setup, State, ToParent
+from qre.supervisor.sockets import client_socket
+from qre.supervisor.supervised import Supervised
+
+if TYPE_CHECKING:
+    from qre.supervisor.router import Router
+
+_GREET_TIMEOUT: Final = 30.0
+_START_TIMEOUT: Final = 30.0
+_PIN_TIMEOUT: Final = 10.0
+_HEARTBEAT_INTERVAL: Final = 2.0
+_HEARTBEAT_TIMEOUT: Final = 10.0
+MAX_CLIENT_SOCKETS: Final = 8
+#: Descriptors of the parent's supplies that a role is handed, where they were supplied.
+_SUPPLIES: Final = {
+    Party.HANDSHAKE: ("profile_secrets", "session_secrets", "replay"),
+    Party.BPF_LOADER: ("bpf_elf",),
+    Party.NETLINK: (),
+    Party.DATAPLANE: ("tun", "number_marks"),
+}
+#: What the loader hands up, and is handed again after a restart.
+_BPF_OBJECTS: Final = ("cid_routes", "sockets", "program")
+#: The tasks that must go on while workers are told to stop.
+_SERVE: Final = "serve"
+_KEYS_PAIR: Final = {Party.HANDSHAKE: Party.DATAPLANE, Party.DATAPLANE: Party.HANDSHAKE}
+
+
+class Owner(Protocol):
+    """The supervisor, as the crew needs it."""
+
+    def tell(self, message: ToParent, fds: tuple[int, ...] = ()) -> None: ...
+
+    def fail(self, reason: str) -> None: ...
+
+
+class Crew:
+    """See the module's words."""
+
+    def __init__(
+        self,
+        setup: Setup,
+        supplies: dict[str, int],
+        pair: tuple[socket.socket, socket.socket] | None,
+        routers: dict[Party, Router],
+        runtime: Path,
+        owner: Owner,
+    ) -> None:
+        self.setup = setup
+        self.config = setup.config
+        self.state = State(up=False, text="starting")
+        self.dest_profile: DestProfile | None = setup.config.dest_profile
+        self._supplies = supplies
+        self._pair = pair
+        self._owner = owner
+        self._log = logging.getLogger("qre.supervisor")
+        self._bpf: dict[str, int] = {}
+        self._pin_answer: asyncio.Future[str] | None = None
+        self._client_sockets: dict[int, socket.socket] = {}
+        self._next_socket = 1
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._stopping = False
+        self.routers = routers
+        self.members = {
+            party: Supervised(party, router, runtime, self._died, self._offered) for party, router in routers.items()
+        }
+        for router in routers.values():
+            self._spawn(router.serve(self._handle, routers), _SERVE)
+
+    # --- start, restart, end ---
+
+    async def start_all(self) -> None:
+        """Start every worker, in the order of ``routers``; returns when each is ready and the pins are made."""
+        for member in self.members.values():
+            member.spawn()
+        for member in self.members.values():
+            await self._bring_up(member)
+            if member.party is Party.BPF_LOADER:
+                await self._pin()
+        self._spawn(self._heartbeats())
+
+    async def _bring_up(self, member: Supervised) -> None:
+        """From spawned to ready. Raises QreError."""
+        try:
+            await asyncio.wait_for(member.greeted.wait(), _GREET_TIMEOUT)
+        except TimeoutError:
+            raise MachineError(f"worker {member.party}", "it did not start") from None
+        self._hand_everything(member)
+        member.life("supplied")
+        start = Start(config=self.config)
+        await member.router.request(Party.SUPERVISOR, start, _START_TIMEOUT)
+        if member.life.stage is not Stage.STARTING:
+            raise MachineError(f"worker {member.party}", "it ended while it started", "its own words are above")
+        member.life("started")
+
+    def _hand_everything(self, member: Supervised) -> None:
+        for name in _SUPPLIES[member.party]:
+            if name in self._supplies:
+                member.hand(name, self._supplies[name])
+        if self._pair is not None:
+            slots = {Party.HANDSHAKE: (0,), Party.DATAPLANE: (1,), Party.BPF_LOADER: (0, 1)}
+            for slot in slots.get(member.party, ()):
+                member.hand(("udp_userspace", "udp_kernel_slot")[slot], self._pair[slot].fileno())
+        if member.party is Party.BPF_LOADER:
+            for name, fd in self._bpf.items():
+                member.hand(name, fd)
+        if member.party is Party.HANDSHAKE:
+            for number, made in self._client_sockets.items():
+                member.hand("client_udp", made.fileno(), number)
+        if member.party in _KEYS_PAIR:
+            self._hand_keys_pair(member)
+
+    def _hand_keys_pair(self, member: Supervised) -> None:
+        """A new pair for this worker and the one it talks to; that one gets its own when it is not there yet."""
+        peer = self.members[_KEYS_PAIR[member.party]]
+        ours, theirs = Channel.pair()
+        member.hand_socket("keys", ours)
+        if peer.life.stage in (Stage.STARTING, Stage.READY):
+            peer.hand_socket("keys", theirs)
+        else:
+            theirs.close()
+
+    def _died(self, member: Supervised) -> None:
+        if self._stopping:
+            member.life("died")
+            return
+        was = member.life.stage
+        pause = member.life.died(asyncio.get_running_loop().time())
+        self._log.warning("worker %s died while %s", member.party, was.value)
+        if pause is None:
+            self._owner.fail(f"worker {member.party} died too often")
+        else:
+            self._spawn(self._restart(member, pause))
+
+    async def _restart(self, member: Supervised, pause: float) -> None:
+        await asyncio.sleep(pause)
+        try:
+            member.spawn()
+            await self._bring_up(member)
+            self._log.warning("worker %s is back", member.party)
+        except QreError as error:
+            self._log.error("worker %s: %s", member.party, error)
+            member.kill()
+
+    async def stop(self, timeout: float) -> None:
+        """End all workers in order, the others' helpers last; what does not end in time is killed."""
+        self._stopping = True
+        for task in self._tasks.copy():
+            if task is not asyncio.current_task() and task.get_name() != _SERVE:
+                task.cancel()
+        deadline = asyncio.get_running_loop().time() + timeout
+        for party in (Party.HANDSHAKE, Party.DATAPLANE, Party.NETLINK, Party.BPF_LOADER):
+            member = self.members.get(party)
+            if member is None or not member.running:
+                continue
+            if member.life.stage in (Stage.STARTING, Stage.READY):
+                member.life("stopping")
+                left = max(0.5, min(3.0, deadline - asyncio.get_running_loop().time()))
+                try:
+                    await member.router.request(Party.SUPERVISOR, Stop(), left)
+                except QreError as error:
+                    self._log.warning("%s", error)
+            else:
+                member.kill()
+        await self._wait_for_ends(deadline)
+        for router in self.routers.values():
+            router.close()
+
+    async def _wait_for_ends(self, deadline: float) -> None:
+        loop = asyncio.get_running_loop()
+        while any(member.running for member in self.members.values()):
+            if loop.time() > deadline:
+                for member in self.members.values():
+                    member.kill()
+                deadline = loop.time() + 2.0
+            await asyncio.sleep(0.02)
+
+    # --- what workers ask for ---
+
+    async def _handle(self, source: Party, message: Message) -> Message | None:
+        member = self.members[source]
+        match message:
+            case Hello(role=role, pid=pid):
+                if role is not source or pid != member.pid:
+                    raise InternalError(f"worker {source}", "its greeting is somebody else's")
+                member.life("greeted")
+                member.greeted.set()
+            case SocketRequest():
+                return self._grant_socket(member)
+            case SocketRelease(number=number):
+                released = self._client_sockets.pop(number, None)
+                if released is not None:
+                    released.close()
+            case RoleState(up=up, text=text):
+                self.state = State(up=up, text=text)
+                self._owner.tell(self.state)
+            case DestProfileReport(profile=profile):
+                self.dest_profile = profile
+                self.config = _with(self.config, dest_profile=profile)
+                self._owner.tell(DestProbed(profile=profile))
+            case LinkGone(device=device):
+                if device == self.config.device:
+                    self._owner.fail(f"device {device} was removed by somebody else")
+            case _:
+                raise InternalError("supervisor", f"no handler for {type(message).__name__}")
+        return None
+
+    def _grant_socket(self, member: Supervised) -> SocketGranted:
+        if len(self._client_sockets) >= MAX_CLIENT_SOCKETS:
+            raise MachineError("client socket", "too many are in use")
+        made = client_socket(self.setup.client_bind_ip, self.setup.client_bind_port, self.setup.fwmark)
+        number, self._next_socket = self._next_socket, self._next_socket + 1
+        self._client_sockets[number] = made
+        member.hand("client_udp", made.fileno(), number)
+        return SocketGranted(number=number)
+
+    def _offered(self, party: Party, name: str, fd: int) -> None:
+        held = self._bpf.pop(name, None)
+        if held is not None:
+            os.close(held)
+        self._bpf[name] = fd
+
+    # --- pins ---
+
+    async def _pin(self) -> None:
+        """Ask the parent to pin what the loader made."""
+        deadline = asyncio.get_running_loop().time() + _PIN_TIMEOUT
+        while set(self._bpf) != set(_BPF_OBJECTS):
+            if asyncio.get_running_loop().time() > deadline:
+                raise MachineError("BPF", "the loader did not hand over its maps")
+            await asyncio.sleep(0.01)
+        self._pin_answer = asyncio.get_running_loop().create_future()
+        self._owner.tell(PinThese(), tuple(self._bpf[name] for name in _BPF_OBJECTS))
+        error = await asyncio.wait_for(self._pin_answer, _PIN_TIMEOUT)
+        if error:
+            raise MachineError("BPF pins", error)
+
+    def pinned(self, error: str) -> None:
+        """The parent's answer."""
+        if self._pin_answer is not None and not self._pin_answer.done():
+            self._pin_answer.set_result(error)
+
+    # --- reload, status, heartbeats ---
+
+    async def reload(self, config: WorkerConfig) -> None:
+        """Bring device and workers in line with a new configuration. Raises QreError."""
+        device = SyncDevice(
+            device=config.device,
+            address=config.address,
+            mtu=config.mtu,
+            allowed_ips=config.allowed_ips,
+            fwmark=self.setup.fwmark,
+        )
+        await self.members[Party.NETLINK].router.request(Party.SUPERVISOR, device, 10.0)
+        self.config = _with(config, dest_profile=self.dest_profile)
+        handshake = self.members[Party.HANDSHAKE]
+        if "profile_secrets" in self._supplies and handshake.life.stage is Stage.READY:
+            handshake.hand("profile_secrets", self._supplies["profile_secrets"])
+        for member in self.members.values():
+            if member.life.stage is Stage.READY:
+                await member.router.request(Party.SUPERVISOR, Reload(config=self.config), 10.0)
+
+    async def status(self, party: Party) -> Message | None:
+        """A worker's own account; None when it is not there to give one."""
+        member = self.members.get(party)
+        if member is None or member.life.stage is not Stage.READY:
+            return None
+        try:
+            answer = await member.router.request(Party.SUPERVISOR, StatusRequest(), 5.0)
+        except MachineError:
+            return None
+        expected = {
+            Party.HANDSHAKE: HandshakeStatus,
+            Party.DATAPLANE: DataplaneStatus,
+            Party.BPF_LOADER: LoaderStatus,
+            Party.NETLINK: NetlinkStatus,
+        }
+        return answer if isinstance(answer, expected[party]) else None
+
+    async def _heartbeats(self) -> None:
+        """Find hung workers; tell the parent when all are alive."""
+        while True:
+            await asyncio.sleep(_HEARTBEAT_INTERVAL)
+            alive = await asyncio.gather(*(self._alive(member) for member in self.members.values()))
+            if all(alive):
+                self._owner.tell(Alive())
+
+    async def _alive(self, member: Supervised) -> bool:
+        if member.life.stage is not Stage.READY:
+            return False
+        pid = member.pid
+        try:
+            answer = await member.router.request(Party.SUPERVISOR, Heartbeat(), _HEARTBEAT_TIMEOUT)
+        except MachineError:
+            if member.pid == pid and member.life.stage is Stage.READY:
+                self._log.error("worker %s hangs; it is killed", member.party)
+                member.kill()
+            return False
+        return isinstance(answer, Done)
+
+    def _spawn(self, work: Coroutine[Any, Any, None], name: str = "task") -> None:
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self._owner.fail(f"internal error: {type(error).__name__}: {error}")
+
+
+def _with(config: WorkerConfig, *, dest_profile: DestProfile | None) -> WorkerConfig:
+    return msgspec.structs.replace(config, dest_profile=dest_profile)

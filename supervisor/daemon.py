@@ -1,0 +1,423 @@
+"""The daemon's parent: what ``qre-tool daemon`` itself is. Up, supervise the supervisor, notify, clean up.
+
+It parses nothing that comes from the network. It holds the device's lock and the TUN device, makes memfds, pins BPF
+objects through descriptors it is handed, and tells systemd. Whenever the supervisor ends, however it ended, every
+process is gone and everything it made is taken back before this returns; only a SIGKILL of this process itself leaves
+things in place, and the next start takes them over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import logging
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import sdnotify
+
+from qre.cli.device_lock import hold_device
+from qre.cli.lifecycle import down_profile, up_profile
+from qre.cli.state import save_state, state_of
+from qre.config.model import GlobalConfig, Profile
+from qre.errors import MachineError, QreError, UntrustedInputError, UserError
+from qre.ipc.channel import Channel, ChannelClosedError
+from qre.session import DestProfile, Role
+from qre.supervisor.link import (
+    Alive,
+    AllReady,
+    ApplyReload,
+    DestProbed,
+    EndAll,
+    Failed,
+    Pinned,
+    PinThese,
+    Reloaded,
+    ReloadFinished,
+    ReloadWanted,
+    Setup,
+    State,
+    Supply,
+    ToParent,
+    ToSupervisor,
+)
+from qre.supervisor.main import run_supervisor
+from qre.supervisor.pins import check_pin_dir, pin, unpin
+from qre.supervisor.process import FreshProcess
+from qre.supervisor.settings import Underlay, bpf_elf, empty_memfd, secrets_memfd, worker_config
+
+Loader = Callable[[], Profile]
+Work = Coroutine[Any, Any, None]
+
+_STOP_TIMEOUT: Final = 12.0
+_RELOAD_TIMEOUT: Final = 30.0
+_PR_SET_CHILD_SUBREAPER: Final = 36
+
+
+@dataclass(frozen=True)
+class DaemonOptions:
+    """What the command line adds to the configuration."""
+
+    underlay: Underlay = field(default_factory=Underlay)
+    run_for_ms: int | None = None
+
+
+class Daemon:
+    """One run of ``qre-tool daemon``. ``load`` reads the profile again, for a reload."""
+
+    def __init__(self, profile: Profile, config: GlobalConfig, options: DaemonOptions, load: Loader) -> None:
+        self._profile = profile
+        self._config = config
+        self._options = options
+        self._load = load
+        self._notifier = sdnotify.SystemdNotifier()
+        self._log = logging.getLogger("qre.daemon")
+        self._ready = False
+        self._fwmark = 0
+        self._failure = ""
+        self._stopping = False
+        self._reloaded: asyncio.Future[str] | None = None
+        self._channel: Channel[ToParent]
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def run(self) -> int:
+        """0 after an ordered end. Raises QreError when the daemon could not start or go on."""
+        # Workers whose supervisor was killed become our children: their end is waited for before the clean-up.
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, _terminate)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        try:
+            self._run()
+        except _TerminatedError:
+            return 0  # before there was anything to end in order; what was done is undone
+        if self._failure:
+            raise MachineError(f"daemon {self._profile.name}", self._failure)
+        return 0
+
+    def _run(self) -> None:
+        with ExitStack() as stack:
+            stack.enter_context(hold_device(self._config, self._profile.device, "daemon"))
+            if self._profile.role is Role.SERVER:
+                check_pin_dir(self._config.bpf_pin_dir)
+            result = up_profile(self._profile, self._config, keep_tun=True)
+            self._fwmark = result.fwmark
+            stack.enter_context(self._taken_down(result.tun_fd))
+            supplies = stack.enter_context(self._supplies())
+            if result.tun_fd is not None:
+                supplies["tun"] = result.tun_fd
+            asyncio.run(self._supervise(supplies))
+
+    @contextmanager
+    def _taken_down(self, tun_fd: int | None) -> Iterator[None]:
+        """Undo ``up`` at the end, and remove what the processes left; the first error is reported, all is tried."""
+        try:
+            yield
+        finally:
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                signal.signal(number, signal.SIG_IGN)  # the clean-up is short, and not interrupted
+            _reap_all()
+            with self._reported("pins"):
+                if self._profile.role is Role.SERVER:
+                    unpin(self._config.bpf_pin_dir, self._profile.device)
+            with self._reported("ready file"):
+                self._set_ready_file(False)
+            for name in (f"{self._profile.device}.workers", f"{self._profile.device}.sock"):
+                path = self._config.runtime_dir / name
+                with self._reported(str(path)):
+                    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+            with self._reported("down"):
+                down_profile(self._profile, self._config, by_daemon=True)
+            if tun_fd is not None:
+                os.close(tun_fd)
+
+    @contextmanager
+    def _reported(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except (QreError, OSError) as error:
+            self._failure = self._failure or f"clean-up of {what}: {error}"
+            self._log.error("clean-up of %s: %s", what, error)
+
+    @contextmanager
+    def _supplies(self) -> Iterator[dict[str, int]]:
+        """The descriptors that the workers will get, closed at the end."""
+        fds: dict[str, int] = {}
+        try:
+            fds["profile_secrets"] = secrets_memfd(self._profile)
+            fds["session_secrets"] = empty_memfd("session_secrets")
+            fds["number_marks"] = empty_memfd("number_marks")
+            if self._profile.role is Role.SERVER:
+                fds["replay"] = self._open(self._state_file("replay"), os.O_RDWR | os.O_CREAT)
+                fds["bpf_elf"] = self._open(bpf_elf(self._config), os.O_RDONLY)
+            yield fds
+        finally:
+            fds.pop("tun", None)  # closed after the device was taken down
+            for fd in fds.values():
+                os.close(fd)
+
+    def _open(self, path: Path, flags: int) -> int:
+        try:
+            return os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except OSError as error:
+            remedy = "run make, or set BpfElf" if path.suffix == ".o" else "see StateDir"
+            raise MachineError(str(path), os.strerror(error.errno or 0), remedy) from error
+
+    def _state_file(self, kind: str) -> Path:
+        return self._config.state_dir / f"{self._profile.name}.{kind}"
+
+    # --- while it runs ---
+
+    async def _supervise(self, supplies: dict[str, int]) -> None:
+        loop = asyncio.get_running_loop()
+        ours, theirs = Channel.pair()
+        process = FreshProcess(
+            target=run_supervisor, args=(theirs, os.getpid(), self._config.log_level), name="qre-supervisor"
+        )
+        process.start()
+        theirs.close()
+        self._channel = Channel(ours, ToParent)
+        ended = asyncio.Event()
+        sentinel = os.pidfd_open(process.pid or 0)
+        loop.add_reader(sentinel, ended.set)
+        loop.add_reader(self._channel.fileno(), self._receive)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop)
+        loop.add_signal_handler(signal.SIGHUP, lambda: self._spawn(self._reload()))
+        if self._options.run_for_ms is not None:
+            loop.call_later(self._options.run_for_ms / 1000, self._stop)
+        try:
+            self._set_up(supplies)
+            await ended.wait()
+            self._receive()
+        finally:
+            loop.remove_reader(sentinel)
+            os.close(sentinel)
+            process.kill()
+            process.join()
+            self._judge(process.exitcode or 0)
+            loop.remove_reader(self._channel.fileno())
+            self._channel.close()
+            for task in self._tasks:
+                task.cancel()
+            self._notify("STOPPING=1")
+
+    def _set_up(self, supplies: dict[str, int]) -> None:
+        for name, fd in supplies.items():
+            self._tell(Supply(name=name), fd)
+        config = worker_config(self._profile, self._config, self._options.underlay, self._cached_dest_profile())
+        client = self._options.underlay.client
+        self._tell(
+            Setup(
+                config=config,
+                runtime_dir=str(self._config.runtime_dir),
+                pin_dir=str(self._config.bpf_pin_dir),
+                fwmark=self._fwmark,
+                client_bind_ip=str(client.ip) if client else "",
+                client_bind_port=client.port if client else 0,
+            )
+        )
+
+    def _judge(self, exitcode: int) -> None:
+        """Why the supervisor ended, when it was not told to."""
+        if self._failure or self._stopping:
+            return
+        how = f"was killed by signal {-exitcode}" if exitcode < 0 else f"ended with status {exitcode}"
+        self._failure = f"the supervisor {how}"
+
+    def _stop(self) -> None:
+        """End in order, within a bounded time."""
+        if self._stopping:
+            return
+        self._stopping = True
+        self._notify("STOPPING=1")
+        self._tell(EndAll())
+        asyncio.get_running_loop().call_later(_STOP_TIMEOUT, self._kill_children)
+
+    def _kill_children(self) -> None:
+        self._failure = self._failure or f"its processes did not end in {_STOP_TIMEOUT:g} s, and were killed"
+        _kill_descendants(os.getpid())
+
+    def _tell(self, message: ToSupervisor, fd: int | None = None) -> None:
+        try:
+            self._channel.send(message, [] if fd is None else [fd])
+        except MachineError as error:
+            self._log.debug("the supervisor: %s", error)
+
+    def _receive(self) -> None:
+        while True:
+            try:
+                received = self._channel.receive()
+            except ChannelClosedError:
+                asyncio.get_running_loop().remove_reader(self._channel.fileno())
+                return
+            except UntrustedInputError as error:
+                self._failure = f"the supervisor sent what is no message: {error}"
+                _kill_descendants(os.getpid())
+                return
+            if received is None:
+                return
+            message, fds = received
+            try:
+                self._handle(message, fds)
+            finally:
+                for fd in fds:
+                    os.close(fd)
+
+    def _handle(self, message: ToParent, fds: list[int]) -> None:
+        match message:
+            case AllReady() if not self._ready:
+                self._ready = True
+                self._notify("READY=1")
+            case Failed(reason=reason):
+                self._failure = self._failure or reason
+            case State(up=up, text=text):
+                self._notify("STATUS=" + " ".join(text.split()))
+                with self._reported("ready file"):
+                    self._set_ready_file(up)
+            case Alive():
+                self._notify("WATCHDOG=1")
+            case PinThese():
+                self._tell(Pinned(error=self._pin(fds)))
+            case Reloaded(error=error):
+                if self._reloaded is not None and not self._reloaded.done():
+                    self._reloaded.set_result(error)
+            case ReloadWanted():
+                self._spawn(self._reload())
+            case DestProbed(profile=profile):
+                with self._reported("Dest profile"):
+                    _write_atomically(self._state_file("dest"), msgspec.json.encode(profile))
+
+    def _pin(self, fds: list[int]) -> str:
+        try:
+            pin(self._config.bpf_pin_dir, self._profile.device, fds)
+        except QreError as error:
+            return str(error)
+        return ""
+
+    def _notify(self, text: str) -> None:
+        self._notifier.notify(text)
+
+    def _set_ready_file(self, up: bool) -> None:
+        """``RuntimeDir/<profile>.ready`` exists exactly while a session is up."""
+        path = self._config.runtime_dir / f"{self._profile.name}.ready"
+        if up and not self._stopping:
+            path.touch(mode=0o644)
+        else:
+            path.unlink(missing_ok=True)
+
+    def _cached_dest_profile(self) -> DestProfile | None:
+        """The last probe of Dest; None when there is none that parses."""
+        with contextlib.suppress(OSError, msgspec.DecodeError):
+            return msgspec.json.decode(self._state_file("dest").read_bytes()[:65_536], type=DestProfile)
+        return None
+
+    # --- reload ---
+
+    async def _reload(self) -> None:
+        """SIGHUP: read the profile again and apply what may change; a refused one changes nothing."""
+        if not self._ready or self._stopping:
+            return
+        self._notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        error = ""
+        try:
+            await self._apply(self._load())
+        except QreError as refused:
+            error = str(refused)
+            self._log.error("reload: %s", error)
+        except TimeoutError:
+            error = "the workers did not answer in time"
+            self._log.error("reload: %s", error)
+        self._tell(ReloadFinished(error=error[:512]))
+        self._notify("READY=1")
+
+    async def _apply(self, profile: Profile) -> None:
+        old = self._profile
+        for key, before, after in (
+            ("Device", old.device, profile.device),
+            ("Role", old.role, profile.role),
+            ("Listen", old.server and str(old.server.listen), profile.server and str(profile.server.listen)),
+        ):
+            if before != after:
+                raise UserError(f"profile {old.name}", f"{key} was {before} and is now {after}", "down and up")
+        if any(network.prefixlen == 0 for network in profile.allowed_ips) and not self._fwmark:
+            raise UserError(f"profile {old.name}", "AllowedIPs gained a default route", "down and up")
+        secrets = secrets_memfd(profile)
+        try:
+            self._tell(Supply(name="profile_secrets"), secrets)
+        finally:
+            os.close(secrets)
+        self._reloaded = asyncio.get_running_loop().create_future()
+        config = worker_config(profile, self._config, self._options.underlay, self._cached_dest_profile())
+        self._tell(ApplyReload(config=config))
+        error = await asyncio.wait_for(self._reloaded, _RELOAD_TIMEOUT)
+        if error:
+            raise MachineError("reload", error)
+        self._profile = profile
+        save_state(self._config, state_of(profile, self._fwmark))
+
+    def _spawn(self, work: Work) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+class _TerminatedError(BaseException):
+    """SIGTERM or SIGINT while the daemon was still starting."""
+
+
+def _terminate(number: int, frame: object) -> None:
+    raise _TerminatedError
+
+
+def run_daemon(profile: Profile, config: GlobalConfig, options: DaemonOptions, load: Loader) -> int:
+    """Run until a signal, the time bound, or a failure (QreError)."""
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="qre-tool: %(message)s")
+    logging.getLogger("qre").setLevel(config.log_level.upper())
+    return Daemon(profile, config, options, load).run()
+
+
+def _write_atomically(path: Path, data: bytes) -> None:
+    fresh = path.with_name(f".{path.name}.new")
+    try:
+        fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        with open(fd, "wb") as file:
+            file.write(data)
+        fresh.replace(path)
+    except OSError:
+        fresh.unlink(missing_ok=True)
+        raise
+
+
+def _descendants(pid: int) -> list[int]:
+    """Every process below ``pid``, from /proc."""
+    found: list[int] = []
+    with contextlib.suppress(OSError, ValueError):
+        for entry in Path(f"/proc/{pid}/task").iterdir():
+            for word in (entry / "children").read_text().split():
+                found += [int(word), *_descendants(int(word))]
+    return found
+
+
+def _kill_descendants(pid: int) -> None:
+    for child in _descendants(pid):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
+
+
+def _reap_all() -> None:
+    """Kill and wait for every process that is still below us. They die with their parents; this makes sure."""
+    _kill_descendants(os.getpid())
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            os.waitpid(-1, 0)

@@ -1,0 +1,209 @@
+"""The supervisor process: makes the sockets, gives up what it does not need, keeps the workers alive.
+
+It holds the memfds of secrets and number marks without ever mapping them, forwards messages by ``supervisor/routes``,
+and never reads a packet or a key. The parent watches it and cleans up after it; it ends when the parent does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import Final
+
+import capng
+import zmq.asyncio
+
+from qre.errors import MachineError, QreError, UntrustedInputError
+from qre.ipc import sandbox
+from qre.ipc.channel import Channel, ChannelClosedError
+from qre.ipc.messages import Party
+from qre.ipc.worker import LimitedLog
+from qre.session import Role
+from qre.supervisor.control import ControlSocket
+from qre.supervisor.crew import Crew
+from qre.supervisor.link import (
+    AllReady,
+    ApplyReload,
+    EndAll,
+    Failed,
+    Pinned,
+    Reloaded,
+    ReloadFinished,
+    Setup,
+    Supply,
+    ToParent,
+    ToSupervisor,
+)
+from qre.supervisor.router import Router, make_directories
+from qre.supervisor.sockets import server_pair
+
+_SETUP_TIMEOUT: Final = 20.0
+_STOP_TIMEOUT: Final = 8.0
+#: To start and signal workers of other uids, to hand them the capability they are granted, to read this program's
+#: own files wherever it is installed. Linux capability numbers.
+_KEPT: Final = {
+    "dac_read_search": 2,
+    "kill": 5,
+    "setgid": 6,
+    "setuid": 7,
+    "setpcap": 8,
+    "net_admin": 12,
+    "bpf": 39,
+}
+
+
+def run_supervisor(sock: socket.socket, parent: int, log_level: str) -> None:
+    """The whole life of the supervisor, in a fresh interpreter. Ends with SystemExit."""
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="qre-tool supervisor: %(message)s")
+    logging.getLogger("qre").setLevel(log_level.upper())
+    sandbox.set_name("qre:supervisor")
+    sandbox.die_with_parent(parent)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to end
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    sys.exit(asyncio.run(_Supervisor(sock).run()))
+
+
+def _keep_only_what_spawning_needs() -> None:
+    capng.capng_get_caps_process()
+    kept = [number for number in _KEPT.values() if capng.capng_have_capability(capng.CAPNG_PERMITTED, number)]
+    capng.capng_clear(capng.CAPNG_SELECT_ALL)
+    for number in kept:
+        kinds = capng.CAPNG_EFFECTIVE | capng.CAPNG_PERMITTED | capng.CAPNG_BOUNDING_SET
+        capng.capng_update(capng.CAPNG_ADD, kinds, number)
+    if capng.capng_apply(capng.CAPNG_SELECT_ALL):
+        raise OSError(errno.EPERM, "dropping the supervisor's capabilities")
+
+
+class _Supervisor:
+    def __init__(self, sock: socket.socket) -> None:
+        self._parent: Channel[ToSupervisor] = Channel(sock, ToSupervisor)
+        self._supplies: dict[str, int] = {}
+        self._inbox: asyncio.Queue[ToSupervisor] = asyncio.Queue(64)
+        self._ended = asyncio.Event()
+        self._status = 0
+        self._crew: Crew | None = None
+        self._control: ControlSocket | None = None
+        self._log = logging.getLogger("qre.supervisor")
+
+    def tell(self, message: ToParent, fds: tuple[int, ...] = ()) -> None:
+        """Say something to the parent; when it is gone, so are we."""
+        try:
+            self._parent.send(message, fds)
+        except MachineError:
+            self._end(1)
+
+    def _end(self, status: int) -> None:
+        self._status = max(self._status, status)
+        self._ended.set()
+
+    def fail(self, reason: str) -> None:
+        """The daemon cannot go on: the parent is told, and everything ends."""
+        self.tell(Failed(reason=reason[:512]))
+        self._end(1)
+
+    async def run(self) -> int:
+        loop = asyncio.get_running_loop()
+        loop.add_reader(self._parent.fileno(), self._receive)
+        loop.add_signal_handler(signal.SIGTERM, self._end, 0)
+        work = asyncio.create_task(self._work())
+        await self._ended.wait()
+        work.cancel()
+        await asyncio.gather(work, return_exceptions=True)
+        if self._control is not None:
+            self._control.close()
+        if self._crew is not None:
+            await self._crew.stop(_STOP_TIMEOUT)
+        return self._status
+
+    async def _work(self) -> None:
+        try:
+            setup = await asyncio.wait_for(self._setup(), _SETUP_TIMEOUT)
+            crew = await self._begin(setup)
+            await crew.start_all()
+            self._control = ControlSocket(Path(setup.runtime_dir), setup.config.device, crew, self._parent_reload)
+            await self._control.open()
+            self.tell(AllReady())
+            while True:
+                await self._serve_parent(await self._inbox.get(), crew)
+        except (QreError, OSError) as error:
+            self.fail(str(error))
+        except TimeoutError:
+            self.fail("the parent did not say what to do")
+
+    async def _setup(self) -> Setup:
+        while True:
+            message = await self._inbox.get()
+            if isinstance(message, Setup):
+                return message
+
+    async def _begin(self, setup: Setup) -> Crew:
+        """Sockets and directories while privileged; then drop; then ZeroMQ."""
+        config = setup.config
+        server = config.role is Role.SERVER
+        pair = server_pair(config.listen_ip, config.listen_port, setup.fwmark) if server else None
+        parties = (
+            (Party.BPF_LOADER, Party.NETLINK, Party.DATAPLANE, Party.HANDSHAKE)
+            if server
+            else (Party.NETLINK, Party.DATAPLANE, Party.HANDSHAKE)
+        )
+        runtime = Path(setup.runtime_dir) / f"{config.device}.workers"
+        make_directories(runtime, parties)
+        _keep_only_what_spawning_needs()
+        context = zmq.asyncio.Context(io_threads=1)
+        limited = LimitedLog(self._log)
+        routers = {party: Router(context, runtime, party, limited) for party in parties}
+        self._crew = Crew(setup, self._supplies, pair, routers, runtime, self)
+        return self._crew
+
+    async def _serve_parent(self, message: ToSupervisor, crew: Crew) -> None:
+        match message:
+            case ApplyReload(config=config):
+                try:
+                    await crew.reload(config)
+                    self.tell(Reloaded())
+                except QreError as error:
+                    self.tell(Reloaded(error=str(error)[:512]))
+            case Pinned(error=error):
+                crew.pinned(error)
+            case ReloadFinished(error=error):
+                if self._control is not None:
+                    self._control.reload_finished(error)
+            case _:
+                self._log.error("unexpected from the parent: %s", type(message).__name__)
+
+    def _parent_reload(self, message: ToParent) -> None:
+        self.tell(message)
+
+    def _receive(self) -> None:
+        try:
+            received = self._parent.receive()
+        except (ChannelClosedError, UntrustedInputError):
+            asyncio.get_running_loop().remove_reader(self._parent.fileno())
+            self._end(1)
+            return
+        if received is None:
+            return
+        message, fds = received
+        match message:
+            case Supply(name=name) if len(fds) == 1:
+                held = self._supplies.pop(name, None)
+                if held is not None:
+                    os.close(held)
+                self._supplies[name] = fds[0]
+                return
+            case EndAll():
+                self._end(0)
+            case Pinned() if self._crew is not None:
+                self._crew.pinned(message.error)  # ``start_all`` waits for it
+            case _ if not self._inbox.full():
+                self._inbox.put_nowait(message)
+            case _:
+                self._end(1)
+        for fd in fds:
+            os.close(fd)

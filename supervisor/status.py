@@ -1,0 +1,112 @@
+"""What ``show`` tells of a daemon, as one JSON object: composed from the workers' own accounts. No keys.
+
+Byte strings are hex, ages and durations milliseconds. A part that a role does not have (a client has no BPF map), or
+whose worker is being restarted, is null. ``cli/show.py`` draws its text from this object and nothing else.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Final
+
+import msgspec
+
+from qre.ipc.messages import DataplaneStatus, HandshakeStatus, LoaderStatus, NetlinkStatus, Party
+from qre.session import Role, SessionStatus
+from qre.supervisor.crew import Crew
+
+CID_MAP: Final = "QRE_CID_ROUTES"
+
+
+def _plain(value: object) -> Any:
+    """Structs to dicts, bytes to hex."""
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, msgspec.Struct):
+        return {name: _plain(getattr(value, name)) for name in value.__struct_fields__}
+    if isinstance(value, dict):
+        return {key: _plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(entry) for entry in value]
+    return value
+
+
+async def describe(crew: Crew) -> dict[str, Any]:
+    """The whole object."""
+    config, setup = crew.config, crew.setup
+    server = config.role is Role.SERVER
+    dataplane = await crew.status(Party.DATAPLANE)
+    handshake = await crew.status(Party.HANDSHAKE)
+    loader = await crew.status(Party.BPF_LOADER)
+    netlink = await crew.status(Party.NETLINK)
+    sessions: tuple[SessionStatus, ...] = dataplane.sessions if isinstance(dataplane, DataplaneStatus) else ()
+    return {
+        "device": config.device,
+        "profile": config.profile,
+        "role": config.role.value,
+        "dataplane": "user" if config.user_dataplane else "kernel",
+        "daemon_pid": os.getppid(),
+        "up": crew.state.up,
+        "status": crew.state.text,
+        "mtu": config.mtu,
+        "address": list(config.address),
+        "allowed_ips": list(config.allowed_ips),
+        "listen": f"{config.listen_ip}:{config.listen_port}" if server else None,
+        "endpoint": None if server else f"{config.endpoint_host}:{config.endpoint_port}",
+        "dest": f"{config.dest_host}:{config.dest_port}" if server else None,
+        "server_name": config.server_name,
+        "persistent_keepalive": config.keepalive_s,
+        "link_up": netlink.link_up if isinstance(netlink, NetlinkStatus) else None,
+        "counters": _plain(dataplane.counters) if isinstance(dataplane, DataplaneStatus) else None,
+        "handshake": _handshake(handshake),
+        "dest_profile": _plain(crew.dest_profile),
+        "sessions": [_plain(session) for session in sessions],
+        "adopted_cids": [cid.hex() for session in sessions for cid in session.cids] if server else [],
+        "cid_map": _cid_map(loader, setup.pin_dir, sessions, config.device) if server else None,
+        "shared_socket": {"registered": True, "local": f"{config.listen_ip}:{config.listen_port}"}
+        if server
+        else None,
+        "shared_loader": _loader(loader) if server else None,
+        "processes": [
+            {
+                "role": party.value,
+                "pid": member.pid,
+                "stage": member.life.stage.value,
+                "restarts": member.life.restarts,
+                "dropped_messages": member.router.dropped,
+            }
+            for party, member in crew.members.items()
+        ],
+    }
+
+
+def _handshake(status: object) -> dict[str, Any] | None:
+    if not isinstance(status, HandshakeStatus):
+        return None
+    kept = ("pending_flows", "relay_flows", "handshakes", "strangers", "rekeys")
+    return {name: getattr(status, name) for name in kept}
+
+
+def _cid_map(status: object, pin_dir: str, sessions: tuple[SessionStatus, ...], device: str) -> dict[str, Any] | None:
+    if not isinstance(status, LoaderStatus):
+        return None
+    adopted = {cid for session in sessions for cid in session.cids}
+    return {
+        "registered": True,
+        "path": f"{pin_dir}/{CID_MAP}-{device}",
+        "entries": status.map_entries,
+        "connection_ids": [cid.hex() for cid in status.connection_ids],
+        "in_sync": adopted == set(status.connection_ids),
+        "sync_failures": status.sync_failures,
+    }
+
+
+def _loader(status: object) -> dict[str, Any] | None:
+    if not isinstance(status, LoaderStatus):
+        return None
+    return {
+        "attached": status.attached,
+        "program": status.program,
+        "pin_dir": status.pin_dir,
+        "routed_cid_len": status.routed_cid_len,
+    }

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+import heapq
 import hmac
+import math
 import os
-from typing import Any
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, TypeVar
 
-from qre.session import Answer, Role, SessionInstall, SessionKeys, SessionUpdate, Underlay
+from qre.session import DataplaneReport, Role, SessionInstall, SessionKeys, SessionUpdate, Underlay
+from qre.workers.dataplane.frames import DATAGRAM_HEAD
 from qre.workers.dataplane.marks import SIZE, NumberMarks
+from qre.workers.dataplane.session import Session
+
+Event = TypeVar("Event")
 
 CLIENT_ADDRESS, SERVER_ADDRESS = ("192.0.2.2", 40_000), ("192.0.2.1", 443)
 ROUTED_CID = bytes(range(0x20, 0x34))
-Mirror = tuple[SessionInstall, SessionInstall]
 
 
 def material(seed: str, label: str, size: int) -> bytes:
@@ -76,5 +83,94 @@ def fresh_marks() -> NumberMarks:
         os.close(fd)
 
 
-def refused(answer: Answer) -> str:
-    return answer.error
+class Ends:
+    """A client's and a server's session in memory, with a network of its own between them.
+
+    ``fate`` decides what becomes of a datagram (who sent it, its bytes): the delay of each copy that arrives.
+    """
+
+    def __init__(self, seed: str = "seed", **changes: Any) -> None:
+        self.now = 100.0
+        self.drops: dict[Role, Counter[str]] = {role: Counter() for role in Role}
+        self.sessions: dict[Role, Session] = {}
+        self.delivered: dict[Role, list[bytes]] = {role: [] for role in Role}
+        self.events: dict[Role, list[DataplaneReport]] = {role: [] for role in Role}
+        self.sent: list[tuple[Role, bytes]] = []
+        self.delay = 0.01
+        self.fate: Callable[[Role, bytes], list[float]] = lambda role, datagram: [self.delay]
+        self._flying: list[tuple[float, int, Role, bytes]] = []
+        self._count = 0
+        for role in (Role.SERVER, Role.CLIENT):
+            install = install_of(role, seed, **changes)
+            mark = fresh_marks().claim(
+                install.session_id, install.key_epoch, install.keys.tx_key, install.packet_number
+            )
+            self.sessions[role] = Session(install, mark, self.now, self.drops[role], os.urandom)
+            self.take(role)
+
+    @property
+    def client(self) -> Session:
+        return self.sessions[Role.CLIENT]
+
+    @property
+    def server(self) -> Session:
+        return self.sessions[Role.SERVER]
+
+    def take(self, role: Role) -> None:
+        """Collect what a session wants to send and to say."""
+        session = self.sessions[role]
+        self.send(role, [packet for packet, _ in session.outbox])
+        session.outbox.clear()
+        self.events[role] += session.events
+        session.events.clear()
+
+    def send(self, role: Role, packets: list[bytes]) -> None:
+        for packet in packets:
+            self.sent.append((role, packet))
+            for delay in self.fate(role, packet):
+                self._count += 1
+                heapq.heappush(self._flying, (self.now + delay, self._count, role, packet))
+
+    def transmit(self, role: Role, *inner: bytes) -> None:
+        """Inner packets of ``role`` into the tunnel."""
+        packets = self.sessions[role].seal_datagrams([DATAGRAM_HEAD + packet for packet in inner], self.now)
+        self.send(role, packets)
+        self.take(role)
+
+    def receive(self, role: Role, packet: bytes) -> list[bytes]:
+        """``packet`` arrives at ``role`` now."""
+        source = SERVER_ADDRESS if role is Role.CLIENT else CLIENT_ADDRESS
+        inner = [text[3:] for text in self.sessions[role].open_datagrams([packet], source, 0, self.now)]
+        self.delivered[role] += inner
+        self.take(role)
+        return inner
+
+    def run(self, seconds: float) -> None:
+        """Let time pass: datagrams arrive, timers fire."""
+        end = self.now + seconds
+        while True:
+            arrival = self._flying[0][0] if self._flying else math.inf
+            timers = {role: session.deadline() for role, session in self.sessions.items()}
+            at = min(arrival, *timers.values())
+            if at > end:
+                break
+            self.now = max(self.now, at)
+            if arrival <= at:
+                _, _, role, packet = heapq.heappop(self._flying)
+                self.receive(Role.SERVER if role is Role.CLIENT else Role.CLIENT, packet)
+                continue
+            for role, due in timers.items():
+                if due <= at:
+                    self.sessions[role].handle_timer(self.now)
+                    self.take(role)
+        self.now = end
+
+    def establish(self) -> None:
+        """Until both are confirmed."""
+        self.run(0.5)
+        assert self.client.confirmed
+        assert self.server.confirmed
+
+    def said(self, role: Role, kind: type[Event]) -> list[Event]:
+        """The events of this kind."""
+        return [event for event in self.events[role] if isinstance(event, kind)]

@@ -181,22 +181,24 @@ class NumberMarks:
         words[1] = count + 1
         self._used.add(digest)
 
-    def check_unused(self, tx_key: bytes) -> None:
-        """Raise MarkRefusedError when this transmit key was used by any session."""
-        if self.was_used(_hash_of_key(tx_key)):
-            raise MarkRefusedError("this transmit key was used before")
-
-    def claim(self, session_id: bytes, key_epoch: int, tx_key: bytes, first_number: int) -> Mark:
+    def claim(
+        self, session_id: bytes, key_epoch: int, tx_key: bytes, first_number: int, next_tx_key: bytes | None = None
+    ) -> Mark:
         """The slot of this session for its installation: a remembered one, or a new one.
 
         After it, sending may begin at ``max(first_number, mark.send_mark)``. Raises MarkRefusedError when that would
-        repeat numbers under a key, and when the remembered key epoch is newer.
+        repeat numbers under a key, and when the remembered key epoch is newer; nothing has changed then.
         """
         identity, digest = _hash_of_id(session_id), _hash_of_key(tx_key)
         at = self._slots.get(identity)
         if at is not None:
             if at in self._live:
                 raise MarkRefusedError("the session is installed already")
+            if Mark(self, at).key_epoch > key_epoch:
+                raise MarkRefusedError("key epoch behind", Mark(self, at).key_epoch)
+        if next_tx_key is not None and (next_tx_key == tx_key or self.was_used(_hash_of_key(next_tx_key))):
+            raise MarkRefusedError("the next transmit key was used before")
+        if at is not None:
             mark = Mark(self, at)
             self._continue(mark, key_epoch, digest, first_number)
         else:
@@ -209,8 +211,6 @@ class NumberMarks:
         return mark
 
     def _continue(self, mark: Mark, key_epoch: int, digest: bytes, first_number: int) -> None:
-        if mark.key_epoch > key_epoch:
-            raise MarkRefusedError("key epoch behind", mark.key_epoch)
         if mark.key_epoch == key_epoch and mark.key_hash() != digest:
             raise MarkRefusedError("other keys than those of this key epoch")
         if mark.key_hash() != digest:

@@ -1,8 +1,8 @@
 """Super-packets: what a TUN device with IFF_VNET_HDR gives and takes (virtio 1.2 §5.1.6, linux/virtio_net.h).
 
 Transmit: one read gives up to 64 KB of TCP (or UDP) payload behind one header; it is split into packets that fit,
-with checksums completed. Checksums are ones' complement sums of 16-bit words (RFC 1071): a big-endian number modulo 65535.
-It must never trust a length or offset of the header it reads: the packet may come from any local program.
+with checksums completed. Checksums are ones' complement sums of 16-bit words (RFC 1071): a big-endian number modulo
+65535. It must never trust a length or offset of the header it reads: the packet may come from any local program.
 
 struct virtio_net_hdr, native byte order::
 

@@ -1,9 +1,9 @@
 """Numbers and packet protection of one session: RFC 9000 §12.3, §17.3.1, Appendix A; RFC 9001 §5.3, §5.4, §6.
 
 The hot path, in batches: one block cipher call makes the header masks of them all. A number is used once, after it
-was reserved in the marks; the receive mark is written before ``open`` returns. Nothing that was not authenticated changes
-anything but counters. Numbers always leave in four bytes, so the sample of header protection is the ciphertext's
-first block.
+was reserved in the marks; the receive mark is written before ``open`` returns. Nothing that was not authenticated
+changes anything but counters. Numbers always leave in four bytes, so the sample of header protection is the first
+block of the ciphertext.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ GRANULARITY = 0.001
 #: A packet is lost when one sent this much later was acknowledged (RFC 9002 §6.1.1).
 PACKET_THRESHOLD = 3
 #: Times that control frames are sent before they are given up.
-MAX_TRIES = 8
+MAX_TRIES = 12
 MAX_CONTROLS = 64
 _MAX_BACKOFF = 6
 

@@ -99,11 +99,13 @@ class Registry:
         if install.role is Role.SERVER and install.connection_id in self.by_cid:
             raise QreError("another session has this connection id")
         prefixes = parse_prefixes(install.allowed_ips)
-        if install.next_keys is not None:
-            if install.next_keys.tx_key == install.keys.tx_key:
-                raise MarkRefusedError("the next transmit key equals the current one")
-            self._marks.check_unused(install.next_keys.tx_key)
-        mark = self._marks.claim(install.session_id, install.key_epoch, install.keys.tx_key, install.packet_number)
+        mark = self._marks.claim(
+            install.session_id,
+            install.key_epoch,
+            install.keys.tx_key,
+            install.packet_number,
+            install.next_keys.tx_key if install.next_keys is not None else None,
+        )
         session = Session(install, mark, now, self._drops, self._random)
         self.sessions[session.session_id] = session
         self.routes.add(session, prefixes)

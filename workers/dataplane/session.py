@@ -361,6 +361,8 @@ class Session:
         elif phases.next_keys is not None and update.keys != phases.next_keys:
             return "other keys than the next ones installed"
         elif not self.may_update(now):
+            if phases.confirmed_at is None and not self.recovery.controls and self.state is State.ESTABLISHED:
+                self._send_control(Control(PING, None), now)  # something that the peer must acknowledge
             return "not confirmed"
         else:
             try:

@@ -1,0 +1,495 @@
+"""Sessions of the user data plane in memory: two ends, a clock that the test turns, a network that it owns."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from qre.session import (
+    CONFIRM_TIMEOUT,
+    PACKET_NUMBER_BASE,
+    FrameFate,
+    FrameReceived,
+    KeyPhaseChanged,
+    KeyPhaseConfirmed,
+    LossReason,
+    PeerMoved,
+    RekeyDue,
+    Role,
+    SessionConfirmed,
+    SessionLost,
+)
+from qre.workers.dataplane import packets as packets_module
+from qre.workers.dataplane.frames import DATAGRAM_HEAD, encode_ack
+from qre.workers.dataplane.session import State
+from tests.support.dataplane import CLIENT_ADDRESS, SERVER_ADDRESS, Ends, keys_of, update_of
+
+INNER = bytes.fromhex("45000054000040004001") + bytes(74)
+C, S = Role.CLIENT, Role.SERVER
+ELSEWHERE = ("198.51.100.7", 5555)
+
+
+@pytest.fixture
+def ends() -> Ends:
+    made = Ends()
+    made.establish()
+    return made
+
+
+def lost(ends: Ends, role: Role) -> list[LossReason]:
+    return [event.reason for event in ends.said(role, SessionLost)]
+
+
+def test_the_clients_first_ping_confirms_both_ends_once() -> None:
+    ends = Ends()
+    ends.run(1)
+    assert [len(ends.said(role, SessionConfirmed)) for role in (C, S)] == [1, 1]
+
+
+def test_a_held_server_sends_nothing_and_counts_what_it_drops() -> None:
+    ends = Ends()
+    ends.fate = lambda role, datagram: []
+    ends.transmit(S, INNER, INNER)
+    assert not [role for role, _ in ends.sent if role is S]
+    assert ends.drops[S]["held"] == 2
+
+
+def test_the_first_ping_is_repeated_on_pto_until_it_is_acknowledged() -> None:
+    ends = Ends()
+    ends._flying.clear()  # the first one is lost
+    ends.run(3)
+    assert ends.client.confirmed
+    assert ends.server.confirmed
+
+
+def test_an_unconfirmed_session_is_given_up_after_ten_seconds() -> None:
+    ends = Ends()
+    ends._flying.clear()
+    ends.fate = lambda role, datagram: []
+    ends.run(CONFIRM_TIMEOUT + 0.1)
+    assert lost(ends, C) == lost(ends, S) == [LossReason.UNCONFIRMED]
+
+
+def test_datagrams_pass_both_ways_in_order(ends: Ends) -> None:
+    up, down = [INNER + bytes([n]) for n in range(100)], [INNER + bytes([n, n]) for n in range(100)]
+    ends.transmit(C, *up)
+    ends.transmit(S, *down)
+    ends.run(1)
+    assert ends.delivered == {S: up, C: down}
+
+
+def test_a_packet_that_comes_twice_is_delivered_once(ends: Ends) -> None:
+    ends.fate = lambda role, datagram: [0.01, 0.02]
+    ends.transmit(C, *[INNER] * 10)
+    ends.run(1)
+    assert len(ends.delivered[S]) == 10
+    assert ends.drops[S]["replayed"] >= 10
+
+
+def test_a_single_changed_bit_makes_a_packet_vanish_without_a_trace(ends: Ends) -> None:
+    ends.fate = lambda role, datagram: []
+    ends.transmit(C, INNER)
+    packet = ends.sent[-1][1]
+    before = ends.server.packets.received.highest
+    for bit in range(0, 8 * len(packet), 7):
+        broken = bytearray(packet)
+        broken[bit // 8] ^= 1 << bit % 8
+        if not 8 <= bit < 168:  # the connection id is the table's business
+            assert ends.receive(S, bytes(broken)) == []
+    assert ends.server.packets.received.highest == before
+    assert ends.server.state is State.ESTABLISHED
+    assert ends.receive(S, packet) == [INNER]
+
+
+def test_packets_below_the_base_are_opened_and_then_ignored() -> None:
+    ends = Ends()
+    ends._flying.clear()
+    ends.client.packets.next_number = PACKET_NUMBER_BASE - 3
+    ends.transmit(C, INNER)
+    ends.run(0.05)
+    assert ends.drops[S]["below-base"] == 1
+    assert not ends.server.confirmed
+
+
+def test_an_idle_client_pings_at_half_time_and_lives(ends: Ends) -> None:
+    ends.sent.clear()
+    ends.run(100)
+    assert lost(ends, C) == lost(ends, S) == []
+    assert 5 <= sum(role is C for role, _ in ends.sent) <= 14  # a PING every 15 s, and no flood
+
+
+def test_persistent_keepalive_shortens_the_interval() -> None:
+    ends = Ends(keepalive_ms=2000)
+    ends.establish()
+    ends.sent.clear()
+    ends.run(20)
+    assert sum(role is C for role, _ in ends.sent) >= 9
+
+
+def test_both_ends_notice_a_dead_network_after_the_idle_time(ends: Ends) -> None:
+    ends.fate = lambda role, datagram: []
+    ends.run(29)
+    assert lost(ends, C) == []
+    ends.run(31)
+    assert lost(ends, C) == lost(ends, S) == [LossReason.IDLE]
+    assert ends.client.state is ends.server.state is State.ENDED
+
+
+def test_close_tells_the_peer_and_stays_for_three_pto(ends: Ends) -> None:
+    ends.client.close(ends.now, tell=True)
+    ends.take(C)
+    assert ends.client.state is State.CLOSING
+    ends.run(0.05)
+    assert lost(ends, S) == [LossReason.CLOSED]
+    assert ends.said(S, SessionLost)[0].error_code == 0x100
+    ends.run(5)
+    assert ends.client.state is State.ENDED
+    assert lost(ends, C) == []
+
+
+def test_a_lost_close_is_repeated_with_the_very_same_bytes_when_the_peer_goes_on(ends: Ends) -> None:
+    ends.fate = lambda role, datagram: [] if role is C else [0.01]
+    ends.client.close(ends.now, tell=True)
+    ends.take(C)
+    ends.sent.clear()
+    for _ in range(9):
+        ends.transmit(S, INNER)
+    ends.run(0.02)
+    again = [packet for role, packet in ends.sent if role is C]
+    assert len(again) == 4  # the 1st, 2nd, 4th and 8th are answered
+    assert len(set(again)) == 1
+
+
+def test_a_stateless_reset_ends_the_session_and_noise_does_not() -> None:
+    token = bytes(range(16))
+    ends = Ends(reset_token=token)
+    ends.establish()
+    ends.receive(C, b"\x41" + bytes(40))
+    ends.receive(C, b"\x41" + bytes(24) + token[:-1] + b"\0")
+    assert lost(ends, C) == []
+    ends.receive(C, b"\x41" + bytes(24) + token)
+    assert lost(ends, C) == [LossReason.RESET]
+
+
+def test_a_client_hears_only_its_servers_address(ends: Ends) -> None:
+    ends.fate = lambda role, datagram: []
+    ends.transmit(S, INNER)
+    assert ends.client.open_datagrams([ends.sent[-1][1]], ELSEWHERE, 0, ends.now) == []
+    assert ends.drops[C]["wrong-address"] == 1
+
+
+def test_frames_of_the_handshake_worker_are_passed_up_whole(ends: Ends) -> None:
+    retire, stream = b"\x19\x00", b"\x0a\x00\x03abc"
+    assert ends.client.send_frames(7, retire + stream, ends.now) == ""
+    ends.take(C)
+    ends.run(1)
+    assert [event.frames for event in ends.said(S, FrameReceived)] == [retire + stream]
+    assert [(event.id, event.acknowledged) for event in ends.said(C, FrameFate)] == [(7, True)]
+
+
+def test_lost_frames_are_sent_again_until_they_arrive(ends: Ends) -> None:
+    dice = random.Random(3)
+    ends.fate = lambda role, datagram: [0.01] if dice.random() < 0.7 else []
+    for n in range(20):
+        ends.client.send_frames(n, b"\x19" + bytes([n]), ends.now)
+        ends.take(C)
+    ends.run(25)
+    assert {event.frames[1] for event in ends.said(S, FrameReceived) for _ in event.frames} >= set(range(20))
+    assert {event.id for event in ends.said(C, FrameFate) if event.acknowledged} == set(range(20))
+
+
+def test_frames_that_never_arrive_are_reported_lost() -> None:
+    ends = Ends(idle_timeout_ms=10_000_000)
+    ends.establish()
+    ends.fate = lambda role, datagram: []
+    ends.client.send_frames(1, b"\x19\x00", ends.now)
+    ends.take(C)
+    ends.run(900)
+    assert [(event.id, event.acknowledged) for event in ends.said(C, FrameFate)] == [(1, False)]
+
+
+def test_everything_is_acknowledged_within_max_ack_delay(ends: Ends) -> None:
+    ends.transmit(C, INNER)
+    ends.run(0.01)
+    ends.sent.clear()
+    ends.run(0.025)
+    assert [role for role, _ in ends.sent] == [S]
+    ends.run(0.1)
+    assert ends.client.recovery.largest_acked == ends.client.packets.next_number - 1
+
+
+def test_a_gap_is_acknowledged_at_once(ends: Ends) -> None:
+    ends.fate = lambda role, datagram: []
+    ends.transmit(C, INNER, INNER, INNER)
+    first, _, third = [packet for role, packet in ends.sent if role is C][-3:]
+    ends.sent.clear()
+    ends.receive(S, first)
+    assert not ends.sent
+    ends.receive(S, third)
+    assert [role for role, _ in ends.sent] == [S]
+
+
+def test_an_acknowledgement_rides_on_traffic(ends: Ends) -> None:
+    ends.transmit(C, INNER)
+    ends.run(0.011)
+    ends.sent.clear()
+    ends.transmit(S, INNER)
+    ends.run(0.1)
+    assert ends.client.recovery.largest_acked == ends.client.packets.next_number - 1 or len(ends.sent) <= 2
+    assert next(role for role, _ in ends.sent) is S
+
+
+def test_an_acknowledgement_of_what_was_never_sent_ends_the_session(ends: Ends) -> None:
+    beyond = ends.server.packets.next_number
+    ends.send(C, ends.client.packets.seal([encode_ack([(beyond, beyond)], 0)]))
+    ends.run(0.05)
+    assert lost(ends, S) == [LossReason.PROTOCOL]
+    assert lost(ends, C) == [LossReason.CLOSED]
+
+
+@pytest.mark.parametrize("payload", [b"\x31\x7f", b"\x21", b"\x02", b"\x18\x01\x00\x00", b"\x40\x01"])
+def test_frames_that_do_not_parse_end_the_session_with_an_error(ends: Ends, payload: bytes) -> None:
+    ends.send(C, ends.client.packets.seal([payload]))
+    ends.run(0.05)
+    assert lost(ends, S) == [LossReason.PROTOCOL]
+    assert ends.said(C, SessionLost)[0].error_code == 0x07
+
+
+def test_reserved_bits_end_the_session(ends: Ends) -> None:
+    ends.client.phases.tx.first_byte |= 0x08
+    ends.send(C, ends.client.packets.seal([b"\x01"]))
+    ends.run(0.05)
+    assert ends.said(S, SessionLost)[0].error_code == 0x0A
+
+
+def test_a_datagram_of_another_context_is_dropped_and_counted(ends: Ends) -> None:
+    ends.send(C, ends.client.packets.seal([b"\x30\x00\x02abc", b"\x31\x03\x01\x00x"]))
+    ends.run(0.02)
+    assert ends.delivered[S] == []
+    assert ends.drops[S]["unknown-context"] == 2
+
+
+# --- key phases ---
+
+
+def test_an_update_is_refused_before_the_current_phase_was_acknowledged() -> None:
+    ends = Ends()
+    assert ends.client.update(update_of(ends.client.install, 1), ends.now) == "not confirmed"
+    ends.establish()
+    assert ends.client.update(update_of(ends.client.install, 1), ends.now) == ""
+
+
+def test_the_peer_follows_an_update_and_both_say_so(ends: Ends) -> None:
+    assert ends.client.update(update_of(ends.client.install, 1), ends.now) == ""
+    ends.take(C)
+    ends.transmit(C, INNER)
+    ends.run(1)
+    assert ends.delivered[S] == [INNER]
+    assert [event.key_epoch for event in ends.said(S, KeyPhaseChanged)] == [1]
+    assert [event.key_epoch for event in ends.said(C, KeyPhaseConfirmed)] == [0, 1]
+    assert ends.server.phases.epoch == ends.client.phases.epoch == 1
+    ends.transmit(S, INNER)
+    ends.run(1)
+    assert ends.delivered[C] == [INNER]
+
+
+def test_both_ends_updating_at_once_meet_in_one_epoch(ends: Ends) -> None:
+    assert ends.server.update(update_of(ends.server.install, 1), ends.now) == "not confirmed"
+    ends.take(S)
+    ends.run(1)
+    assert ends.said(S, KeyPhaseConfirmed)
+    for role in (C, S):
+        assert ends.sessions[role].update(update_of(ends.sessions[role].install, 1), ends.now) == ""
+        ends.take(role)
+        ends.transmit(role, INNER)
+    ends.run(1)
+    assert ends.server.phases.epoch == ends.client.phases.epoch == 1
+    assert ends.delivered == {C: [INNER], S: [INNER]}
+
+
+def test_packets_of_the_old_phase_that_come_late_are_still_read(ends: Ends) -> None:
+    ends.fate = lambda role, datagram: []
+    ends.transmit(C, INNER)
+    late = ends.sent[-1][1]
+    ends.client.update(update_of(ends.client.install, 1), ends.now)
+    ends.take(C)
+    ends.transmit(C, INNER)
+    assert ends.receive(S, ends.sent[-1][1]) == [INNER]
+    assert ends.receive(S, late) == [INNER]
+
+
+def test_old_keys_are_gone_after_a_while(ends: Ends) -> None:
+    ends.fate = lambda role, datagram: []
+    ends.transmit(C, INNER)
+    late = ends.sent[-1][1]
+    ends.client.update(update_of(ends.client.install, 1), ends.now)
+    ends.take(C)
+    ends.transmit(C, INNER)
+    ends.receive(S, ends.sent[-1][1])
+    ends.run(0.5)
+    assert ends.receive(S, late) == []
+
+
+def test_without_next_keys_a_packet_of_the_new_phase_is_dropped_unacknowledged() -> None:
+    ends = Ends(next_keys=None)
+    ends.establish()
+    ends.client.update(update_of(ends.client.install, 1), ends.now)
+    ends.take(C)
+    ends.transmit(C, INNER)
+    ends.run(0.2)
+    assert ends.delivered[S] == []
+    assert ends.server.update(update_of(ends.server.install, 0, next_keys=keys_of(S, 1)), ends.now) == ""
+    ends.transmit(C, INNER)
+    ends.run(0.2)
+    assert ends.delivered[S] == [INNER]
+
+
+def test_update_with_wrong_keys_or_epochs_changes_nothing(ends: Ends) -> None:
+    install = ends.client.install
+    assert "other keys" in ends.client.update(update_of(install, 0, keys=keys_of(C, 5)), ends.now)
+    assert "other keys" in ends.client.update(update_of(install, 1, keys=keys_of(C, 5)), ends.now)
+    assert "does not follow" in ends.client.update(update_of(install, 2), ends.now)
+    assert ends.client.update(update_of(install, 0), ends.now) == ""
+    assert ends.client.phases.epoch == 0
+
+
+def test_an_acknowledgement_under_older_keys_than_the_packet_is_a_key_update_error(ends: Ends) -> None:
+    ends.fate = lambda role, datagram: []
+    ends.client.update(update_of(ends.client.install, 1), ends.now)
+    ends.take(C)
+    newest = ends.client.packets.next_number - 1
+    packet = ends.server.packets.seal([encode_ack([(newest, newest)], 0)])[0]
+    ends.receive(C, packet)
+    assert ends.said(C, SessionLost)[0].error_code == 0x0E
+
+
+def test_new_keys_are_asked_for_once_an_epoch() -> None:
+    ends = Ends(rekey_after_packets=100)
+    ends.establish()
+    for _ in range(5):
+        ends.transmit(C, *[INNER] * 50)
+        ends.run(0.1)
+    assert [event.key_epoch for event in ends.said(C, RekeyDue)] == [0]
+
+
+def test_the_hard_packet_limit_ends_the_session_before_it_is_passed(
+    ends: Ends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packets_module, "HARD_PACKET_LIMIT", ends.client.packets.used + 2)
+    ends.transmit(C, INNER, INNER)
+    ends.transmit(C, INNER)
+    ends.run(0.1)
+    assert len(ends.delivered[S]) == 2
+    assert lost(ends, C) == [LossReason.LIMIT]
+
+
+def test_too_many_forgeries_end_the_session(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packets_module, "INTEGRITY_LIMIT", 5)
+    for n in range(5):
+        ends.receive(S, b"\x40" + bytes(59) + bytes([n]))
+    assert lost(ends, S) == [LossReason.LIMIT]
+
+
+@pytest.mark.parametrize(("seed", "wanted"), [(1, 500), (2, 2500)])
+def test_thousands_of_rekeys_in_a_row_keep_both_ends_in_step_over_a_bad_network(seed: int, wanted: int) -> None:
+    dice = random.Random(seed)
+    ends = Ends(rekey_after_packets=2)
+    ends.fate = lambda role, datagram: (
+        [] if dice.random() < 0.05 else [dice.uniform(0.002, 0.012) for _ in range(1 + (dice.random() < 0.02))]
+    )
+    for _ in range(400_000):
+        role = dice.choice((C, S))
+        ends.transmit(role, INNER)
+        ends.run(0.02)
+        for side, session in ends.sessions.items():
+            epoch = session.phases.epoch
+            if session.phases.next_keys is None:
+                assert session.update(update_of(session.install, epoch), ends.now) == ""
+            if any(event.key_epoch == epoch for event in ends.said(side, RekeyDue)) and dice.random() < 0.5:
+                error = session.update(update_of(session.install, epoch + 1), ends.now)
+                assert error in {"", "not confirmed"}
+                ends.take(side)
+            ends.events[side] = ends.events[side][-20:]
+        if ends.client.phases.epoch >= wanted:
+            break
+        ends.sent.clear()
+    assert ends.client.phases.epoch >= wanted
+    assert abs(ends.client.phases.epoch - ends.server.phases.epoch) <= 1
+    ends.fate = lambda role, datagram: [0.01]
+    ends.run(1)
+    for deliveries in ends.delivered.values():
+        deliveries.clear()
+    ends.transmit(C, INNER)
+    ends.transmit(S, INNER)
+    ends.run(1)
+    assert ends.delivered == {C: [INNER], S: [INNER]}
+
+
+# --- the peer's address ---
+
+
+def moved(ends: Ends, *inner: bytes) -> list[tuple[bytes, tuple[str, int]]]:
+    """The client sends from elsewhere; what the server answers, and where to."""
+    sealed = ends.client.seal_datagrams([DATAGRAM_HEAD + packet for packet in inner], ends.now)
+    ends.server.open_datagrams(sealed, ELSEWHERE, 0, ends.now)
+    answer = list(ends.server.outbox)
+    ends.take(S)
+    return answer
+
+
+def test_a_peer_that_moved_is_asked_first_and_followed_when_it_answers(ends: Ends) -> None:
+    ends.fate = lambda role, datagram: []
+    answer = moved(ends, INNER + bytes(1000))
+    assert [to for _, to in answer] == [ELSEWHERE]
+    assert len(answer[0][0]) == 1200
+    assert ends.server.peer == CLIENT_ADDRESS
+    ends.client.open_datagrams([answer[0][0]], SERVER_ADDRESS, 0, ends.now)
+    (response, _), *_ = ends.client.outbox
+    assert len(response) == 1200
+    ends.server.open_datagrams([response], ELSEWHERE, 0, ends.now)
+    assert ends.server.peer == ELSEWHERE
+    assert [event.underlay.peer_ip for event in ends.server.events if isinstance(event, PeerMoved)] == [ELSEWHERE[0]]
+
+
+def test_never_more_than_three_times_what_came_is_sent_to_an_unproven_address(ends: Ends) -> None:
+    ends.fate = lambda role, datagram: []
+    sealed = ends.client.seal_datagrams([DATAGRAM_HEAD + INNER[:30]], ends.now)
+    ends.server.open_datagrams(sealed, ELSEWHERE, 0, ends.now)
+    sent = sum(len(packet) for packet, to in ends.server.outbox if to == ELSEWHERE)
+    ends.server.outbox.clear()
+    for _ in range(200):
+        ends.now += 0.05
+        ends.server.handle_timer(ends.now)
+        sent += sum(len(packet) for packet, to in ends.server.outbox if to == ELSEWHERE)
+        ends.server.outbox.clear()
+    assert 0 < sent <= 3 * len(sealed[0])
+
+
+def test_a_replayed_or_delayed_packet_from_elsewhere_moves_nobody(ends: Ends) -> None:
+    ends.fate = lambda role, datagram: []
+    ends.transmit(C, INNER)
+    old = ends.sent[-1][1]
+    ends.transmit(C, INNER)
+    ends.receive(S, ends.sent[-1][1])
+    ends.server.open_datagrams([old], ELSEWHERE, 0, ends.now)
+    assert not [to for _, to in ends.server.outbox if to == ELSEWHERE]
+    ends.server.open_datagrams([old], ELSEWHERE, 0, ends.now)
+    assert not [to for _, to in ends.server.outbox if to == ELSEWHERE]
+
+
+def test_a_wrong_path_response_moves_nobody(ends: Ends) -> None:
+    ends.fate = lambda role, datagram: []
+    moved(ends, INNER)
+    ends.server.open_datagrams(ends.client.packets.seal([b"\x1b" + bytes(8)]), ELSEWHERE, 0, ends.now)
+    assert ends.server.peer == CLIENT_ADDRESS
+
+
+def test_marked_packets_are_counted_in_acknowledgements(ends: Ends) -> None:
+    ends.fate = lambda role, datagram: []
+    ends.transmit(C, INNER)
+    ends.server.open_datagrams([ends.sent[-1][1]], CLIENT_ADDRESS, 3, ends.now)
+    (ack, _), *_ = ends.server.outbox
+    plaintext, *_ = ends.client.packets.open([ack], 0).others[0]
+    assert plaintext[0] == 0x03
+    assert plaintext.endswith(b"\0\0\1")

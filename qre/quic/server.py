@@ -154,24 +154,23 @@ class ServerHandshake:
 
     def grant(self, addresses: tuple[Interface, ...], routes: tuple[Network, ...]) -> None:
         """Answer AddressesRequested: these addresses, host prefixes, and what is reachable behind us."""
-        if self._connect_ip is None:
-            raise InternalError("handshake", "there is no request to answer")
-        self._connect_ip.grant(addresses, routes)
-        self._addresses = addresses
-        self._stage = _Stage.GRANTED
+        tunnel = self._tunnel()
+        self._guarded(lambda: tunnel.grant(addresses, routes))
+        if self._stage is _Stage.HANDSHAKE:
+            self._addresses = addresses
+            self._stage = _Stage.GRANTED
 
     def refuse(self) -> None:
         """Answer AddressesRequested with 403. The client closes, or the idle timeout does."""
-        if self._connect_ip is None:
-            raise InternalError("handshake", "there is no request to answer")
-        self._connect_ip.refuse()
+        tunnel = self._tunnel()
+        self._guarded(tunnel.refuse)
 
     def hand_over_state(self) -> HandedOver:
         """What the data plane installs; secrets are of key epoch 0."""
-        secrets = self._connection.application_secrets()
         peer = self._connection.peer_parameters
         if peer is None or self._stage not in (_Stage.INSTALLING, _Stage.HELD):
             raise InternalError("handshake", "it is not ready to be handed over")
+        secrets = self._connection.application_secrets()
         return HandedOver(
             session_id=session_id(secrets.client),
             routed_cid=self._routed.cid,
@@ -193,7 +192,9 @@ class ServerHandshake:
         )
 
     def session_installed(self) -> None:
-        """The data plane holds the session: now the last frame may go."""
+        """The data plane holds the session: now the last frame may go. Too late for one that ended meanwhile."""
+        if self._stage is _Stage.OVER:
+            return
         if self._stage is not _Stage.INSTALLING:
             raise InternalError("handshake", "it did not ask for a session")
         self._stage = _Stage.HELD
@@ -222,6 +223,11 @@ class ServerHandshake:
     def _cid_is_routed(self) -> bool:
         return self._handshake_cid == self._routed.cid
 
+    def _tunnel(self) -> ConnectIpServer:
+        if self._connect_ip is None:
+            raise InternalError("handshake", "there is no request to answer")
+        return self._connect_ip
+
     def _guarded(self, step: Callable[[], None]) -> None:
         """Run a step of aioquic's. What escapes it (bytes it did not expect) ends this handshake and nothing else."""
         if self._stage is _Stage.OVER:
@@ -229,6 +235,8 @@ class ServerHandshake:
         try:
             step()
             self._collect_events()
+        except InternalError:
+            raise
         except Exception as error:  # noqa: BLE001 - whatever it is, it came from a peer's bytes and must stop here
             self._fail(f"{type(error).__name__} in the QUIC stack")
             return

@@ -12,6 +12,7 @@ from aioquic.buffer import Buffer
 from aioquic.quic.packet import pull_quic_header
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
+from qre.errors import InternalError
 from qre.quic.capsules import CapsuleType, RequestedAddress, encode_addresses
 from qre.quic.connect_ip import AddressesRequested
 from qre.quic.events import Closed, Failed
@@ -393,3 +394,150 @@ def test_transport_parameters_are_in_quic_gos_order() -> None:
         buf.pull_bytes(buf.pull_uint_var())
     assert order[0] % 31 == 27
     assert order[1:] == [5, 6, 7, 4, 8, 9, 1, 3, 0xB, 2, 0, 0xE, 0xF, 0x20]
+
+
+def test_packets_of_the_data_plane_are_not_acknowledged_by_user_space() -> None:
+    flow = Flow()
+    flow.install()
+    flow.server.session_installed()
+    flow.client._packet_number = PACKET_NUMBER_BASE
+    flow.client._spaces[tls.Epoch.ONE_RTT].ack_at = None
+    flow.client.send_ping(1)
+    ((data, _),) = flow.client.datagrams_to_send(flow.now)
+    flow.server.datagrams_to_send(flow.now)
+    flow.server.datagram_received(data, CLIENT, flow.now)
+    space = flow.server._connection._spaces[tls.Epoch.ONE_RTT]
+    assert space.largest_received_packet < PACKET_NUMBER_BASE
+    assert space.ack_at is None
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_only_ping_in_1_rtt_is_the_last_frame(seed: int) -> None:
+    rng = random.Random(seed)
+    flow = Flow(lose=lambda: rng.random() < 0.3)
+    pings = 0
+    original = flow.client._handle_ping_frame
+
+    def count(context: object, frame_type: int, buf: object) -> None:
+        nonlocal pings
+        pings += context.epoch is tls.Epoch.ONE_RTT  # type: ignore[attr-defined]  # aioquic's context
+        original(context, frame_type, buf)  # type: ignore[arg-type]  # the same
+
+    name = "_QuicConnection__frame_handlers"
+    flow.client.__dict__[name][1] = (count, flow.client.__dict__[name][1][1])
+    flow.install()
+    assert pings == 0
+    flow.server.session_installed()
+    flow.run_until(lambda: pings > 0)
+
+
+@pytest.mark.parametrize("order", [(51, 43), (43, 51), (51,), (99, 43, 51)])
+def test_server_hellos_extensions_are_in_dests_order(order: tuple[int, ...]) -> None:
+    flow = Flow(dest(server_hello_extensions=order))
+    seen: list[bytes] = []
+    original = flow.client.tls._client_handle_hello
+
+    def look(input_buf: Buffer, output_buf: Buffer) -> None:
+        seen.append(input_buf.data_slice(0, input_buf.capacity))
+        original(input_buf, output_buf)
+
+    flow.client.tls._client_handle_hello = look
+    flow.connect()
+    hello = seen[0]
+    first = int.from_bytes(hello[44:46], "big")
+    assert first == (order[0] if set(order) >= {43, 51} and order[0] in (43, 51) else 43)
+    assert flow.client.tls.proven
+
+
+def test_a_server_that_gives_up_says_nothing_more() -> None:
+    flow = Flow()
+    flow.install()
+    flow.server.session_installed()
+    flow.server.abandon()
+    flow.collect()
+    assert flow.server.datagrams_to_send(flow.now) == []
+    assert flow.events[-1] == Closed()
+
+
+def test_answers_that_nobody_asked_for_are_defects() -> None:
+    flow = Flow()
+    for act in (lambda: flow.server.grant((ADDRESS,), ROUTES), flow.server.refuse, flow.server.session_installed):
+        with pytest.raises(InternalError):
+            act()
+    with pytest.raises(InternalError):
+        flow.server.hand_over_state()
+    flow.connect()
+    with pytest.raises(InternalError):
+        flow.server.grant((ADDRESS,), ROUTES)
+    flow.request()
+    flow.server.grant((ADDRESS,), ROUTES)
+    with pytest.raises(InternalError):
+        flow.server.grant((ADDRESS,), ROUTES)
+
+
+def test_a_key_update_before_the_hand_over_ends_it() -> None:
+    flow = Flow()
+    flow.connect()
+    flow.client.request_key_update()
+    flow.request()
+    flow.server.grant((ADDRESS,), ROUTES)
+    flow.run_until(lambda: flow.has(Failed))
+    assert not flow.has(InstallNow)
+
+
+def test_too_many_requests_end_it() -> None:
+    flow = Flow()
+    flow.connect()
+    for _ in range(70):
+        flow.client.request(
+            headers={b":method": b"GET", b":scheme": b"https", b":authority": b"a", b":path": b"/"}, end_stream=True
+        )
+    flow.run_until(lambda: flow.has(Closed))
+    assert flow.has(Failed)
+
+
+@pytest.mark.parametrize(
+    "capsules",
+    [b"\x02\x44\x00" * 3, b"\x02\x9f\xff\xff\xff", b"\x02\x03\x01\x05\x00", b"\x02\x07\x01\x04\x0a\x00\x00\x01\x40"],
+)
+def test_a_broken_request_for_addresses_ends_it(capsules: bytes) -> None:
+    flow = Flow()
+    flow.connect()
+    flow.client.request(capsules=capsules + bytes(1100))
+    flow.run_until(lambda: flow.has(Closed))
+    assert [type(event) for event in flow.events] == [Failed, Closed]
+
+
+def test_unknown_capsules_before_the_request_are_skipped() -> None:
+    flow = Flow()
+    flow.connect()
+    wanted = encode_addresses(CapsuleType.ADDRESS_REQUEST, [RequestedAddress(1, ADDRESS)])
+    flow.client.request(capsules=b"\x21\x03abc" + b"\x00\x02hi" + wanted)
+    flow.run_until(lambda: flow.has(AddressesRequested))
+
+
+def test_any_datagram_on_a_live_handshake_is_survived() -> None:
+    rng = random.Random(1)
+    flow = Flow()
+    flow.connect()
+    for _ in range(300):
+        flow.server.datagram_received(rng.randbytes(rng.randrange(1, 1400)), CLIENT, flow.now)
+        mutated = bytearray(rng.choice(flow.to_server))
+        mutated[rng.randrange(len(mutated))] ^= 1 << rng.randrange(8)
+        flow.server.datagram_received(bytes(mutated), CLIENT, flow.now)
+    flow.request()
+    flow.server.grant((ADDRESS,), ROUTES)
+    flow.run_until(lambda: flow.has(InstallNow))
+
+
+def test_a_client_that_resets_its_request_ends_the_handshake() -> None:
+    flow = Flow()
+    flow.connect()
+    flow.request()
+    flow.client.stop_stream(0, 0x10C)
+    flow.run_until(lambda: flow.server._connection._streams[0].sender.reset_pending)
+    flow.server.grant((ADDRESS,), ROUTES)
+    flow.collect()
+    assert [type(event) for event in flow.events] == [AddressesRequested, Failed, Closed]
+    flow.server.grant((ADDRESS,), ROUTES)
+    flow.server.session_installed()

@@ -320,4 +320,8 @@ class DestProfile(Struct, frozen=True, kw_only=True):
     flight_datagram_lengths: Annotated[tuple[U16, ...], msgspec.Meta(max_length=32)] = ()
     #: lengths of Dest's NewSessionTicket messages, headers included; None: unknown
     session_ticket_lengths: Annotated[tuple[U16, ...], msgspec.Meta(max_length=8)] | None = None
+    first_byte_ms: U64 = 0  # from our hello to Dest's first datagram
+    transport_parameters: Annotated[tuple[U64, ...], msgspec.Meta(max_length=64)] = ()  # ids, in Dest's order
+    certificate_expires_at: U64 = 0  # unix seconds; 0: unknown
+    http_status: U16 = 0  # of "/"; 0: no answer
     warnings: Annotated[tuple[Text, ...], msgspec.Meta(max_length=16)] = ()

@@ -20,6 +20,7 @@ from qre.quic.inspector import Authenticated, HelloInspector
 from qre.quic.server import InstallNow, ServerEvent, ServerHandshake, ShownByDest
 from qre.reality.cid import cid_key, is_ours, reset_token
 from qre.session import PACKET_NUMBER_BASE, DestProfile
+from tests.fuzz import fuzz_handshake
 from tests.support.fake_client import CLIENT, SERVER, FakeClient
 
 NOW = 1_800_000_000
@@ -541,3 +542,7 @@ def test_a_client_that_resets_its_request_ends_the_handshake() -> None:
     assert [type(event) for event in flow.events] == [AddressesRequested, Failed, Closed]
     flow.server.grant((ADDRESS,), ROUTES)
     flow.server.session_installed()
+
+
+def test_a_short_fuzzing_run_finds_nothing() -> None:
+    assert fuzz_handshake.main(1.0, seed=7) == 0

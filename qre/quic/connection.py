@@ -7,7 +7,9 @@ spin bit on the wire, a datagram after ``stop()``, another exception than QreErr
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from aioquic import tls
@@ -29,6 +31,19 @@ from qre.quic.keys import Secrets
 from qre.session import PACKET_NUMBER_BASE
 
 _ONE_RTT = tls.Epoch.ONE_RTT
+
+# aioquic logs what peers write, without a bound. What is worth knowing is told as events.
+for _name in ("quic", "http3"):
+    logging.getLogger(_name).disabled = True
+
+
+@dataclass(frozen=True)
+class Ending:
+    """Why a connection ends. ``reason`` is stock's or the peer's text: never to be sent, never to be trusted."""
+
+    by_us: bool
+    error_code: int
+    reason: str
 
 
 class _UserSpaceNumbers(QuicPacketNumberWindow):
@@ -251,6 +266,19 @@ class HandshakeConnection(QuicConnection):
     def ended(self) -> bool:
         """Closing, draining or gone."""
         return self._state in END_STATES or self._close_pending
+
+    @property
+    def ending(self) -> Ending | None:
+        """Why, once it has ended or wants to send CONNECTION_CLOSE."""
+        if self._close_event is None:
+            return None
+        by_us = self._state is not QuicConnectionState.DRAINING
+        return Ending(by_us, self._close_event.error_code, self._close_event.reason_phrase)
+
+    @property
+    def round_trip(self) -> float:
+        """The shortest round trip so far, in seconds; 0 before there was one."""
+        return self._loss._rtt_min if self._loss._rtt_initialized else 0.0
 
     def stop(self) -> None:
         """Never send again, not even a CLOSE, and forget the keys."""

@@ -26,7 +26,6 @@ from aioquic.quic.packet_builder import (
     QuicPacketBuilderStop,
     QuicSentPacket,
 )
-from aioquic.quic.rangeset import RangeSet
 
 from qre.quic.fingerprint import ChaosShape
 from qre.session import PACKET_NUMBER_BASE
@@ -46,7 +45,7 @@ class _Unsealed:
 
 
 class BrowserPacketBuilder(QuicPacketBuilder):
-    """Seals a datagram's packets when the datagram is complete. ``number_length`` gives 1 or 2 for a packet number."""
+    """Seals a datagram's packets when the datagram is complete. ``number_length``: 1 or 2 bytes for its number."""
 
     def __init__(self, *, number_length: Callable[[QuicSentPacket], int], **arguments: Any) -> None:
         super().__init__(is_client=True, **arguments)
@@ -159,11 +158,8 @@ class HelloFlight:
         middle = random.randint(*shape.split_offset)
         end = middle + (len(message) + shape.split_excess + 1) // 2
         #: The ranges of each packet; together they are the whole message.
-        self._packets = (
-            RangeSet([range(middle), range(end, len(message))]),
-            RangeSet([range(middle, end)]),
-        )
-        self._pending = [list(ranges) for ranges in self._packets]
+        self._packets = ([range(middle), range(end, len(message))], [range(middle, end)])
+        self._pending = [list(ranges) for ranges in self._packets] if message else []
 
     @property
     def pending(self) -> bool:

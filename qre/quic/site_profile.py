@@ -1,0 +1,107 @@
+"""What a visited site looks like from outside, gathered while its handshake goes on: the Dest profile.
+
+Only what QRE's server has to imitate or to warn of. It watches a connection; it changes nothing about it.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from aioquic import tls
+from aioquic.buffer import Buffer
+
+from qre.quic.client_connection import ClientConnection
+from qre.quic.hello import X25519, X25519MLKEM768
+from qre.session import DestProfile
+
+_GROUPS: Final = {X25519: "X25519", X25519MLKEM768: "X25519MLKEM768"}
+_QUIC_TRANSPORT_PARAMETERS: Final = 57
+_MAX_LENGTHS: Final = 32
+_MAX_TICKETS: Final = 8
+_MAX_PARAMETERS: Final = 64
+_MAX_U62: Final = (1 << 62) - 1
+
+
+class SiteObserver:
+    """Told of every datagram, in order."""
+
+    def __init__(self, now: float) -> None:
+        self._started = now
+        self._first_byte: float | None = None
+        self._received: list[tuple[float, int]] = []
+        self._finished_at: float | None = None
+        self._flight_length = 0
+
+    def received(self, length: int, now: float) -> None:
+        if self._first_byte is None:
+            self._first_byte = now
+        if len(self._received) < _MAX_LENGTHS:
+            self._received.append((now, length))
+
+    def finished_sent(self, connection: ClientConnection, now: float) -> None:
+        """Our Finished is on its way; what comes within a round trip was sent without it."""
+        if self._finished_at is None:
+            self._finished_at = now
+            self._flight_length = connection.handshake_flight_length
+
+    def profile(
+        self, connection: ClientConnection, *, address: str, http_status: int, problem: str | None, unix_time: int
+    ) -> DestProfile:
+        """``problem``: what is wrong with its certificate."""
+        context = connection.context
+        assert context is not None and context.key_schedule is not None
+        suite = context.key_schedule.cipher_suite
+        scid_length = len(connection.peer_cid)
+        group = _GROUPS.get(context.group, f"{context.group:#06x}")
+        return DestProfile(
+            reachable=True,
+            checked_at=unix_time,
+            address=address,
+            scid_length=scid_length,
+            rtt_ms=round(connection.round_trip * 1000),
+            cipher=suite.name,
+            group=group,
+            alpn=context.alpn_negotiated or "",
+            certificate_chain_length=context.chain_length,
+            server_hello_extensions=context.server_hello_extensions[:16],
+            handshake_flight_length=self._flight_length,
+            flight_datagram_lengths=self._lengths_before_finished(connection.round_trip),
+            session_ticket_lengths=tuple(context.ticket_lengths[:_MAX_TICKETS]),
+            first_byte_ms=round(((self._first_byte or self._started) - self._started) * 1000),
+            transport_parameters=_parameter_order(context),
+            certificate_expires_at=int(context.chain[0].not_valid_after_utc.timestamp()) if context.chain else 0,
+            http_status=http_status,
+            warnings=tuple(_warnings(suite, scid_length, http_status, problem)),
+        )
+
+    def _lengths_before_finished(self, round_trip: float) -> tuple[int, ...]:
+        if self._finished_at is None:
+            return ()
+        end = self._finished_at + round_trip * 0.9
+        return tuple(length for at, length in self._received if at <= end)
+
+
+def _warnings(suite: tls.CipherSuite, scid_length: int, http_status: int, problem: str | None) -> list[str]:
+    """What QRE cannot make look the same."""
+    warnings = []
+    if suite is not tls.CipherSuite.AES_128_GCM_SHA256:
+        warnings.append(f"it picks {suite.name}, QRE always picks AES_128_GCM_SHA256")
+    if scid_length == 0:
+        warnings.append("its connection IDs are empty: it cannot be imitated")
+    if problem is not None:
+        warnings.append(problem)
+    if not http_status:
+        warnings.append("it did not answer GET / over HTTP/3")
+    return warnings
+
+
+def _parameter_order(context: tls.Context) -> tuple[int, ...]:
+    """The ids of the site's transport parameters, which have been parsed before and are well-formed."""
+    order: list[int] = []
+    for kind, value in context.received_extensions or ():
+        if kind == _QUIC_TRANSPORT_PARAMETERS:
+            buf = Buffer(data=value)
+            while not buf.eof() and len(order) < _MAX_PARAMETERS:
+                order.append(buf.pull_uint_var())
+                buf.pull_bytes(buf.pull_uint_var())
+    return tuple(identifier for identifier in order if identifier <= _MAX_U62)

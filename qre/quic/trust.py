@@ -1,0 +1,113 @@
+"""Whether a certificate chain is good for a name: what a browser on this machine would say.
+
+The authorities are read once, before the sandbox (SSL_CERT_FILE, else the system's bundle, else certifi's);
+verification reads no file. The time is passed in. Nothing here is about REALITY.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import os
+import re
+import ssl
+import warnings
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Final
+
+import certifi
+import service_identity
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.utils import CryptographyDeprecationWarning
+from cryptography.x509.oid import ExtendedKeyUsageOID
+from OpenSSL import crypto
+from service_identity.cryptography import verify_certificate_hostname
+
+from qre.errors import MachineError
+
+_PEM: Final = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
+#: Where distributions keep their bundle.
+_BUNDLES: Final = (
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+)
+#: No public site sends more.
+MAX_CHAIN: Final = 16
+
+
+class TrustStore:
+    """A set of authorities. ``source`` says in words where they come from."""
+
+    def __init__(self, authorities: Iterable[x509.Certificate], source: str) -> None:
+        self.source = source
+        self._store = crypto.X509Store()
+        self._count = 0
+        for authority in authorities:
+            self._store.add_cert(crypto.X509.from_cryptography(authority))
+            self._count += 1
+
+    def __len__(self) -> int:
+        return self._count
+
+    @classmethod
+    def load(cls, environ: Mapping[str, str] = os.environ) -> TrustStore:
+        """The machine's, read from its files now."""
+        named = environ.get("SSL_CERT_FILE")
+        candidates = [named] if named else [ssl.get_default_verify_paths().cafile, *_BUNDLES, certifi.where()]
+        path = next((path for path in candidates if path and (named or Path(path).is_file())), certifi.where())
+        try:
+            pem = Path(path).read_bytes()
+        except OSError as error:
+            raise MachineError("certificate authorities", f"{path}: {error.strerror}", "see SSL_CERT_FILE") from error
+        return cls.from_pem(pem, str(path))
+
+    @classmethod
+    def from_pem(cls, pem: bytes, source: str) -> TrustStore:
+        """Certificates that do not parse are left out: one odd authority must not take the others away."""
+        authorities = []
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", CryptographyDeprecationWarning)  # old authorities break newer rules
+            for block in _PEM.findall(pem):
+                with contextlib.suppress(ValueError):
+                    authorities.append(x509.load_pem_x509_certificate(block))
+        if not authorities:
+            raise MachineError("certificate authorities", f"there is none in {source}", "see SSL_CERT_FILE")
+        return cls(authorities, source)
+
+    def problem_untrusted(self, chain: list[x509.Certificate], server_name: str, unix_time: int) -> str | None:
+        """Why this chain, leaf first, is not good for ``server_name`` at ``unix_time``; None when it is."""
+        leaf = chain[0]
+        try:
+            verify_certificate_hostname(leaf, server_name)
+            purposes = leaf.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+        except x509.ExtensionNotFound:
+            purposes = None
+        except (service_identity.VerificationError, service_identity.CertificateError):
+            return f"the certificate is not for {server_name}"
+        except (ValueError, x509.DuplicateExtension, UnsupportedAlgorithm):
+            return "the certificate has a malformed extension"
+        if purposes is not None and not {
+            ExtendedKeyUsageOID.SERVER_AUTH,
+            ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE,
+        }.intersection(purposes):
+            return "the certificate is not for servers"
+        return self._chain_problem(chain, unix_time)
+
+    def _chain_problem(self, chain: list[x509.Certificate], unix_time: int) -> str | None:
+        self._store.set_time(datetime.datetime.fromtimestamp(unix_time, datetime.UTC))
+        try:
+            context = crypto.X509StoreContext(
+                self._store,
+                crypto.X509.from_cryptography(chain[0]),
+                [crypto.X509.from_cryptography(certificate) for certificate in chain[1:MAX_CHAIN]],
+            )
+            context.verify_certificate()
+        except crypto.X509StoreContextError as error:
+            return f"the certificate is not trusted: {error}"
+        except (crypto.Error, ValueError):
+            return "the certificate chain cannot be read"
+        return None

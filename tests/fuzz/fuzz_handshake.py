@@ -1,9 +1,9 @@
 """Bounded fuzzing of the server's side of the handshake: ``python -m tests.fuzz.fuzz_handshake [SECONDS [SEED]]``.
 
-Targets in turn: the inspector with broken first flights, and with well protected Initials around broken hellos, a
-live handshake with broken datagrams, and a live handshake whose client is authenticated and sends any frames it likes.
-Nothing may raise, a broken hello may not be authenticated, and memory may not grow. Exits 0 and says how many inputs it
-tried; the seed that it prints repeats a run.
+Targets in turn: the inspector with broken first flights, and with well protected Initials around broken hellos; a live
+handshake with broken datagrams; and a live handshake whose client is authenticated and sends any frames it likes.
+Nothing may raise, a broken hello may not be authenticated, and memory may not grow. Exits 0 and says how many inputs
+it tried; the seed that it prints repeats a run.
 """
 
 from __future__ import annotations

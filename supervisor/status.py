@@ -66,7 +66,7 @@ async def describe(crew: Crew) -> dict[str, Any]:
         "shared_socket": {"registered": True, "local": f"{config.listen_ip}:{config.listen_port}"}
         if server
         else None,
-        "shared_loader": _loader(loader) if server else None,
+        "shared_loader": _loader(loader, setup.pin_dir) if server else None,
         "processes": [
             {
                 "role": party.value,
@@ -101,12 +101,12 @@ def _cid_map(status: object, pin_dir: str, sessions: tuple[SessionStatus, ...], 
     }
 
 
-def _loader(status: object) -> dict[str, Any] | None:
+def _loader(status: object, pin_dir: str) -> dict[str, Any] | None:
     if not isinstance(status, LoaderStatus):
         return None
     return {
         "attached": status.attached,
         "program": status.program,
-        "pin_dir": status.pin_dir,
+        "pin_dir": pin_dir,
         "routed_cid_len": status.routed_cid_len,
     }

@@ -217,7 +217,6 @@ class HandshakeStatus(Message, frozen=True, kw_only=True):
 class LoaderStatus(Message, frozen=True, kw_only=True):
     attached: bool
     program: Text
-    pin_dir: Text
     routed_cid_len: U16
     map_entries: U64
     connection_ids: Annotated[tuple[ConnectionId, ...], msgspec.Meta(max_length=4096)]

@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Chooses between the two sockets of the server's port: slot 1 (the data plane) for short-header
+ * packets whose destination connection ID is a routed one, slot 0 (user space) for everything else.
+ * Never drops: whatever cannot be decided here belongs to slot 0, and when that is empty, to the
+ * kernel's own choice. A short header does not tell its CID's length (RFC 9000, section 17.3.1);
+ * routed CIDs have one length, set when the program is loaded.
+ */
+#include <linux/bpf.h>
+#include <linux/types.h>
+#include <bpf/bpf_helpers.h>
+
+#define QRE_MAX_CID_LEN 20
+#define QRE_MIN_CID_LEN 17
+#define QRE_MAX_ROUTES	4096
+#define QRE_SLOT_USER	0
+#define QRE_SLOT_KERNEL 1
+#define UDP_HEADER_LEN	8
+#define LONG_HEADER	0x80
+
+struct qre_cid_key {
+	__u8 len;
+	__u8 cid[QRE_MAX_CID_LEN];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, QRE_MAX_ROUTES);
+	__type(key, struct qre_cid_key);
+	__type(value, __u32);
+} QRE_CID_ROUTES SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_REUSEPORT_SOCKARRAY);
+	__uint(max_entries, 2);
+	__type(key, __u32);
+	__type(value, __u64);
+} QRE_SOCKETS SEC(".maps");
+
+/* The length of every routed CID; the loader sets it before the program is loaded. */
+const volatile __u32 qre_routed_cid_len = QRE_MAX_CID_LEN;
+
+/* The slot of a packet; data starts at the UDP header. */
+static __always_inline __u32 qre_slot(struct sk_reuseport_md *md)
+{
+	struct qre_cid_key key = {};
+	__u32 len = qre_routed_cid_len;
+	__u32 *slot;
+	__u8 first;
+
+	if (len < QRE_MIN_CID_LEN || len > QRE_MAX_CID_LEN)
+		return QRE_SLOT_USER;
+	if (bpf_skb_load_bytes(md, UDP_HEADER_LEN, &first, sizeof(first)))
+		return QRE_SLOT_USER;
+	if (first & LONG_HEADER)
+		return QRE_SLOT_USER;
+	if (bpf_skb_load_bytes(md, UDP_HEADER_LEN + 1, key.cid, len))
+		return QRE_SLOT_USER;
+	key.len = len;
+	slot = bpf_map_lookup_elem(&QRE_CID_ROUTES, &key);
+	if (slot && *slot == QRE_SLOT_KERNEL)
+		return QRE_SLOT_KERNEL;
+	return QRE_SLOT_USER;
+}
+
+SEC("sk_reuseport")
+int qre_reuseport_demux(struct sk_reuseport_md *md)
+{
+	__u32 slot = qre_slot(md);
+
+	if (!bpf_sk_select_reuseport(md, &QRE_SOCKETS, &slot, 0))
+		return SK_PASS;
+	/* Its socket is closed: the other one, or whatever the kernel takes. */
+	slot = slot == QRE_SLOT_USER ? QRE_SLOT_KERNEL : QRE_SLOT_USER;
+	bpf_sk_select_reuseport(md, &QRE_SOCKETS, &slot, 0);
+	return SK_PASS;
+}
+
+char LICENSE[] SEC("license") = "GPL";

@@ -1,0 +1,185 @@
+"""The demultiplexer in the running kernel, with real sockets on loopback in a namespace of the test's own thread."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from qre.config.model import GlobalConfig
+from qre.errors import MachineError
+from qre.supervisor.pins import check_pin_dir, paths, pin, unpin
+from qre.supervisor.settings import bpf_elf
+from qre.supervisor.sockets import server_pair
+from qre.workers.bpf_loader.program import MAX_ROUTES, SLOT_KERNEL, SLOT_USER, Maps, load
+from tests.support.namespaces import run
+
+CID = bytes(range(20))
+
+
+def short_packet(cid: bytes, size: int = 40) -> bytes:
+    return (b"\x40" + cid).ljust(size, b"\xaa")
+
+
+class Group:
+    """A reuseport group with the program attached, and a sender."""
+
+    def __init__(self, length: int = 20) -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        self.pair = list(server_pair("127.0.0.1", port, 0))
+        elf = os.open(bpf_elf(GlobalConfig()), os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            self.maps = load(elf, length)
+        finally:
+            os.close(elf)
+        self.maps.slot_in(SLOT_USER, self.pair[0].fileno())
+        self.maps.slot_in(SLOT_KERNEL, self.pair[1].fileno())
+        self.maps.attach(self.pair[0].fileno())
+        self.address = ("127.0.0.1", port)
+
+    def slot_of(self, packet: bytes) -> int:
+        """Send it from a fresh port, and see which socket has it."""
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            sender.sendto(packet, self.address)
+        for _ in range(2000):
+            for slot, one in enumerate(self.pair):
+                if one.fileno() < 0:
+                    continue
+                try:
+                    assert one.recv(2048) == packet
+                    return slot
+                except BlockingIOError:
+                    continue
+        raise AssertionError("nobody got it")
+
+    def close(self) -> None:
+        self.maps.close()
+        for one in self.pair:
+            one.close()
+
+
+@pytest.fixture
+def group() -> Iterator[Group]:
+    made = Group()
+    yield made
+    made.close()
+
+
+def test_an_adopted_cid_is_steered_to_the_data_plane_until_it_is_released(group: Group) -> None:
+    for _ in range(20):
+        assert group.slot_of(short_packet(CID)) == SLOT_USER
+    group.maps.adopt(CID)
+    for _ in range(20):
+        assert group.slot_of(short_packet(CID)) == SLOT_KERNEL
+    assert list(group.maps.adopted()) == [CID]
+    assert group.maps.release(CID)
+    assert not group.maps.release(CID)
+    assert group.slot_of(short_packet(CID)) == SLOT_USER
+
+
+def test_what_is_no_short_packet_with_a_known_cid_goes_to_user_space(group: Group) -> None:
+    group.maps.adopt(CID)
+    for packet in (
+        b"\x40",
+        b"\x40" + CID[:19],  # too short by one
+        b"",
+        b"\xc0" + CID + bytes(1200),  # a long header
+        short_packet(bytes(20)),
+        short_packet(CID[1:] + b"\x00"),
+        os.urandom(1) + os.urandom(1400),
+    ):
+        assert group.slot_of(packet) == SLOT_USER
+    assert group.slot_of(b"\x40" + CID) == SLOT_KERNEL  # just long enough
+
+
+@pytest.mark.parametrize("length", [17, 18, 19, 20])
+def test_the_routed_length_is_set_at_load(length: int) -> None:
+    group = Group(length)
+    try:
+        group.maps.adopt(CID[:length])
+        assert group.slot_of(short_packet(CID)) == SLOT_KERNEL
+        assert group.slot_of(short_packet(CID[:-1] + b"\x99")) == (SLOT_USER if length == 20 else SLOT_KERNEL)
+    finally:
+        group.close()
+
+
+@pytest.mark.parametrize("length", [0, 16, 21, 255])
+def test_a_length_out_of_range_steers_nothing(length: int) -> None:
+    group = Group(length)
+    try:
+        group.maps.adopt(CID)
+        assert group.slot_of(short_packet(CID)) == SLOT_USER
+    finally:
+        group.close()
+
+
+def test_a_closed_socket_leaves_its_packets_to_the_other_until_it_is_replaced(group: Group) -> None:
+    group.maps.adopt(CID)
+    group.pair[1].close()
+    assert group.slot_of(short_packet(CID)) == SLOT_USER
+    replacement = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    replacement.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    replacement.bind(group.address)
+    replacement.setblocking(False)
+    group.pair[1] = replacement
+    group.maps.slot_in(SLOT_KERNEL, replacement.fileno())
+    assert group.slot_of(short_packet(CID)) == SLOT_KERNEL
+
+
+def test_after_detach_the_kernel_spreads_packets_by_itself(group: Group) -> None:
+    Maps.detach(group.pair[0].fileno())
+    Maps.detach(group.pair[0].fileno())  # twice is no error
+    assert {group.slot_of(short_packet(CID)) for _ in range(64)} == {SLOT_USER, SLOT_KERNEL}
+
+
+def test_a_full_map_refuses_and_names_the_bound(group: Group) -> None:
+    for number in range(MAX_ROUTES):
+        group.maps.adopt(number.to_bytes(20, "big"))
+    with pytest.raises(MachineError, match="4096"):
+        group.maps.adopt(b"\xff" * 20)
+    assert len(list(group.maps.adopted())) == MAX_ROUTES
+
+
+def test_objects_of_another_shape_are_refused(group: Group) -> None:
+    fds = [os.dup(fd) for fd in (group.maps.sockets, group.maps.cid_routes, group.maps.program)]
+    with pytest.raises(MachineError, match="another shape"):
+        Maps(*fds)
+
+
+def test_what_is_no_elf_is_refused(tmp_path: Path) -> None:
+    for content in (b"", b"\x7fELF", b"#!/bin/sh\n", b"\x7fELF" + bytes(2 << 20)):
+        path = tmp_path / "elf"
+        path.write_bytes(content)
+        fd = os.open(path, os.O_RDONLY)
+        with pytest.raises(MachineError):
+            load(fd, 20)
+        os.close(fd)
+
+
+def test_pins_are_made_and_removed_as_a_whole(group: Group, tmp_path: Path) -> None:
+    directory = tmp_path / "bpf"
+    directory.mkdir()
+    run("mount", "-t", "bpf", "bpf", str(directory))
+    try:
+        check_pin_dir(directory)
+        fds = [group.maps.cid_routes, group.maps.sockets, group.maps.program]
+        pin(directory, "qre0", fds)
+        pin(directory, "qre0", fds)  # what a dead daemon left is replaced
+        assert sorted(directory.glob("*-qre0")) == sorted(paths(directory, "qre0"))
+        unpin(directory, "qre0")
+        with pytest.raises(MachineError):
+            pin(directory, "qre0", [*fds[:2], os.open("/dev/null", os.O_RDONLY)])
+        assert not list(directory.glob("*-qre0"))
+    finally:
+        run("umount", str(directory))
+
+
+def test_a_pin_directory_that_is_no_bpf_file_system_is_refused(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "missing"):
+        with pytest.raises(Exception, match="mount -t bpf bpf"):
+            check_pin_dir(path)

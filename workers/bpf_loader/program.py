@@ -1,0 +1,180 @@
+"""The BPF objects, through libbpf as bcc's own handle offers it: open a prebuilt ELF, load, look up, update.
+
+Only prebuilt bytecode is loaded, never text: compiling at run time would need kernel headers and a compiler in a
+privileged process. Needs CAP_BPF for loading; what works on held descriptors (attach, update) needs nothing.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import socket
+import struct
+from collections.abc import Iterator
+from typing import Any, Final
+
+from bcc.libbcc import lib as _bcc
+
+from qre.errors import MachineError
+
+PROGRAM: Final = "qre_reuseport_demux"
+MAX_ROUTES: Final = 4096
+SLOTS: Final = 2
+SLOT_USER, SLOT_KERNEL = 0, 1
+MAX_CID: Final = 20
+KEY_SIZE, VALUE_SIZE = 1 + MAX_CID, 4
+MAX_ELF: Final = 1 << 20
+
+_MAP_TYPE_HASH, _MAP_TYPE_REUSEPORT_SOCKARRAY = 1, 20
+_SO_ATTACH_REUSEPORT_EBPF, _SO_DETACH_REUSEPORT_BPF = 52, 68
+_BPF_ANY: Final = 0
+_RODATA: Final = ".rodata"
+
+
+class _MapInfo(ctypes.Structure):
+    """The start of struct bpf_map_info."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_uint32) for name in ("type", "id", "key_size", "value_size", "max_entries", "flags")
+    )
+
+
+def _function(name: str, result: Any, *arguments: Any) -> Any:
+    return ctypes.CFUNCTYPE(result, *arguments, use_errno=True)((name, _bcc))
+
+
+_pointer, _integer, _size, _text = ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t, ctypes.c_char_p
+_open_mem = _function("bpf_object__open_mem", _pointer, _pointer, _size, _pointer)
+_load = _function("bpf_object__load", _integer, _pointer)
+_close = _function("bpf_object__close", None, _pointer)
+_find_map = _function("bpf_object__find_map_by_name", _pointer, _pointer, _text)
+_next_map = _function("bpf_object__next_map", _pointer, _pointer, _pointer)
+_map_name = _function("bpf_map__name", _text, _pointer)
+_map_fd = _function("bpf_map__fd", _integer, _pointer)
+_initial_value = _function("bpf_map__initial_value", _pointer, _pointer, ctypes.POINTER(_size))
+_find_program = _function("bpf_object__find_program_by_name", _pointer, _pointer, _text)
+_program_fd = _function("bpf_program__fd", _integer, _pointer)
+_set_print = _function("libbpf_set_print", _pointer, _pointer)
+_update = _function("bpf_update_elem", _integer, _integer, _pointer, _pointer, ctypes.c_ulonglong)
+_lookup = _function("bpf_lookup_elem", _integer, _integer, _pointer, _pointer)
+_delete = _function("bpf_delete_elem", _integer, _integer, _pointer)
+_next_key = _function("bpf_get_next_key", _integer, _integer, _pointer, _pointer)
+_info = _function("bpf_obj_get_info_by_fd", _integer, _integer, _pointer, ctypes.POINTER(ctypes.c_uint32))
+
+
+def _failure(what: str, remedy: str = "") -> MachineError:
+    return MachineError(what, os.strerror(ctypes.get_errno()), remedy)
+
+
+def key_of(connection_id: bytes) -> bytes:
+    """The map's key: length, then the CID padded with zeros."""
+    return bytes([len(connection_id)]) + connection_id.ljust(MAX_CID, b"\0")
+
+
+class Maps:
+    """Held descriptors of the two maps and the program; closed by ``close``."""
+
+    def __init__(self, cid_routes: int, sockets: int, program: int) -> None:
+        self.cid_routes, self.sockets, self.program = cid_routes, sockets, program
+        try:
+            self._check(cid_routes, "QRE_CID_ROUTES", (_MAP_TYPE_HASH, KEY_SIZE, VALUE_SIZE, MAX_ROUTES))
+            self._check(sockets, "QRE_SOCKETS", (_MAP_TYPE_REUSEPORT_SOCKARRAY, 4, 8, SLOTS))
+        except MachineError:
+            self.close()
+            raise
+
+    @staticmethod
+    def _check(fd: int, name: str, shape: tuple[int, int, int, int]) -> None:
+        """Raise MachineError unless ``fd`` is a map of this type, key size, value size and number of entries."""
+        info = _MapInfo()
+        length = ctypes.c_uint32(ctypes.sizeof(info))
+        if _info(fd, ctypes.byref(info), ctypes.byref(length)):
+            raise _failure(f"map {name}")
+        if (info.type, info.key_size, info.value_size, info.max_entries) != shape:
+            raise MachineError(f"map {name}", "it has another shape", "remove its pin")
+
+    def slot_in(self, slot: int, fd: int) -> None:
+        """Put a socket of the group into a slot; an old one is replaced."""
+        key, value = ctypes.c_uint32(slot), ctypes.c_uint64(fd)
+        if _update(self.sockets, ctypes.byref(key), ctypes.byref(value), _BPF_ANY):
+            raise _failure(f"slot {slot} of QRE_SOCKETS")
+
+    def adopt(self, connection_id: bytes) -> None:
+        """Steer this CID to the data plane's socket."""
+        key = ctypes.create_string_buffer(key_of(connection_id), KEY_SIZE)
+        value = ctypes.c_uint32(SLOT_KERNEL)
+        if _update(self.cid_routes, key, ctypes.byref(value), _BPF_ANY):
+            raise _failure("adopting a connection ID", f"the map holds {MAX_ROUTES} at most")
+
+    def release(self, connection_id: bytes) -> bool:
+        """Forget this CID; False when it was not there."""
+        key = ctypes.create_string_buffer(key_of(connection_id), KEY_SIZE)
+        return not _delete(self.cid_routes, key)
+
+    def adopted(self) -> Iterator[bytes]:
+        """Every CID of the map, at most as many as it may hold."""
+        before: Any = None
+        following = ctypes.create_string_buffer(KEY_SIZE)
+        for _ in range(MAX_ROUTES):
+            if _next_key(self.cid_routes, before, following):
+                return
+            yield following.raw[1 : 1 + min(following.raw[0], MAX_CID)]
+            before = ctypes.create_string_buffer(following.raw, KEY_SIZE)
+
+    def attach(self, fd: int) -> None:
+        """Let the program choose for the whole reuseport group of ``fd``."""
+        with socket.socket(fileno=os.dup(fd)) as sock:
+            try:
+                sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_REUSEPORT_EBPF, struct.pack("i", self.program))
+            except OSError as error:
+                raise MachineError(f"attach {PROGRAM}", os.strerror(error.errno or 0)) from error
+
+    @staticmethod
+    def detach(fd: int) -> None:
+        """Give the choice back to the kernel; nothing attached is no error."""
+        with socket.socket(fileno=os.dup(fd)) as sock:
+            try:
+                sock.setsockopt(socket.SOL_SOCKET, _SO_DETACH_REUSEPORT_BPF, struct.pack("i", 0))
+            except FileNotFoundError:
+                return
+
+    def close(self) -> None:
+        for fd in (self.cid_routes, self.sockets, self.program):
+            os.close(fd)
+
+
+def load(elf: int, routed_cid_len: int) -> Maps:
+    """Load the program of the ELF file ``elf`` for routed CIDs of this length. Raises MachineError."""
+    image = os.pread(elf, MAX_ELF + 1, 0)
+    if not image.startswith(b"\x7fELF") or len(image) > MAX_ELF:
+        raise MachineError("BPF ELF", "not an ELF file of at most 1 MiB", "run make, or set BpfElf")
+    _set_print(None)  # its words would go to stderr unbounded
+    handle = _open_mem(image, len(image), None)
+    if not handle:
+        raise _failure("opening the BPF ELF")
+    try:
+        _set_routed_cid_len(handle, routed_cid_len)
+        if _load(handle):
+            raise _failure(f"loading {PROGRAM}", "is CAP_BPF granted?")
+        maps = (_find_map(handle, b"QRE_CID_ROUTES"), _find_map(handle, b"QRE_SOCKETS"))
+        program = _find_program(handle, PROGRAM.encode())
+        if not all(maps) or not program:
+            raise MachineError("BPF ELF", f"{PROGRAM} or its maps are not in it", "run make, or set BpfElf")
+        fds = [os.dup(_map_fd(found)) for found in maps]
+        return Maps(fds[0], fds[1], os.dup(_program_fd(program)))
+    finally:
+        _close(handle)
+
+
+def _set_routed_cid_len(handle: int, length: int) -> None:
+    """Write the program's only constant, in its read-only data."""
+    found = _next_map(handle, None)
+    while found:
+        if _map_name(found).decode(errors="replace").endswith(_RODATA):
+            size = _size()
+            value = _initial_value(found, ctypes.byref(size))
+            if value and size.value == 4:
+                ctypes.memmove(value, struct.pack("=I", length), 4)
+                return
+        found = _next_map(handle, found)
+    raise MachineError("BPF ELF", "its routed CID length is not to be found", "run make, or set BpfElf")

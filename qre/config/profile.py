@@ -9,6 +9,7 @@ from qre.config.keys import CLIENT_KEYS, PROFILE_KEYS, SERVER_KEYS, did_you_mean
 from qre.config.model import ClientSettings, Hooks, Profile, ServerSettings
 from qre.config.syntax import (
     Entry,
+    NoSuchFileError,
     Problems,
     Values,
     check_owner,

@@ -1,0 +1,139 @@
+"""Every command of qre-tool: where its code is, how it is called, which options it knows. Data only.
+
+A command's function is called as ``function(arguments, options)`` and returns the exit status. It is imported when it
+is called: this table must load nothing.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Function = Callable[[list[str], "Options"], int]
+
+GLOBAL_OPTIONS = {
+    "--json": "print JSON (show, show-cid-map)",
+    "--dry-run": "print the plan, one operation a line, and change nothing (up, reload, down, daemon, init)",
+    "--help": "print help; also -h",
+}
+
+
+class Options:
+    """The options that were given: the global ones, and the command's own that take no value (``flags``)."""
+
+    __slots__ = ("dry_run", "flags", "json")
+
+    def __init__(self, json: bool = False, dry_run: bool = False, flags: set[str] | None = None) -> None:
+        self.json = json
+        self.dry_run = dry_run
+        self.flags = flags if flags is not None else set()
+
+
+class Command:
+    """``arguments``: the words after the name, as help shows them; those in brackets may be left out, those with
+    ``=`` are fields, which the command itself looks after. ``dry_run``: it can print its plan, or changes nothing
+    anyway."""
+
+    __slots__ = ("arguments", "dry_run", "options", "summary", "target", "text")
+
+    def __init__(
+        self,
+        target: str,
+        arguments: str,
+        summary: str,
+        *,
+        options: dict[str, str] | None = None,
+        text: str = "",
+        dry_run: bool = False,
+    ) -> None:
+        self.target = target
+        self.arguments = arguments
+        self.summary = summary
+        self.options = options or {}  # name, with its value's name after a blank when it takes one -> meaning
+        self.text = text
+        self.dry_run = dry_run
+
+
+_SHOW_KEYS = {"--show-keys": "print secrets, too (or set QRE_HIDE_KEYS=never)"}
+
+COMMANDS = {
+    "help": Command("qre.cli.help:help_command", "[COMMAND]", "print this, or the help of a command", dry_run=True),
+    "version": Command("qre.cli.configuration:version", "", "print the version", dry_run=True),
+    "init": Command(
+        "qre.cli.init:init",
+        "Endpoint=HOST:PORT Dest=HOST:PORT [Key=Value]…",
+        "write a matching server and client profile",
+        text="""\
+Makes keys and a short id and writes two profiles with mode 0600 into the configuration directory; both are written,
+or none, and nothing is overwritten. Fields:
+  Endpoint=HOST:PORT         where clients reach the server
+  Dest=HOST:PORT             the web site (HTTP/3) that everybody else sees
+  [ServerName=NAME]          its name; default: Dest's host
+  [Listen=IP:PORT]           default: Endpoint when it is numeric, else 0.0.0.0 with its port
+  [ServerProfile=NAME]       default: server0
+  [ClientProfile=NAME]       default: client0
+  [ServerAddress=CIDR,…]     default: 10.77.0.1/24
+  [ClientAddress=CIDR,…]     default: 10.77.0.2/24
+  [AllowedIPs=CIDR,…]        the client's routes; 0.0.0.0/0 sends everything through the tunnel
+  [MTU=NUMBER] [PersistentKeepalive=SECONDS] [RealityMaxTimeDiff=DURATION]
+""",
+        dry_run=True,
+    ),
+    "genkey": Command("qre.cli.configuration:genkey", "", "print a new private key", dry_run=True),
+    "pubkey": Command(
+        "qre.cli.configuration:pubkey", "", "read a private key, print its public key (standard input)", dry_run=True
+    ),
+    "genshortid": Command("qre.cli.configuration:genshortid", "", "print a new short id", dry_run=True),
+    "strip": Command(
+        "qre.cli.configuration:strip",
+        "PROFILE",
+        "print a profile of the configuration directory as normalised JSON",
+        options=_SHOW_KEYS,
+        dry_run=True,
+    ),
+    "showconf": Command(
+        "qre.cli.configuration:showconf",
+        "FILE",
+        "check a global or profile file, print it as normalised JSON",
+        options=_SHOW_KEYS,
+        dry_run=True,
+    ),
+    "up": Command("qre.cli.lifecycle_commands:up", "PROFILE", "make a profile's device ready", dry_run=True),
+    "reload": Command("qre.cli.lifecycle_commands:reload", "PROFILE", "read a profile again, apply it", dry_run=True),
+    "down": Command("qre.cli.lifecycle_commands:down", "PROFILE", "take a profile down", dry_run=True),
+    "daemon": Command(
+        "qre.cli.daemon:daemon",
+        "PROFILE",
+        "run a profile: server or client, until it is told to end",
+        options={
+            "--config-dir PATH": "the directory of the profiles (QRE_CONFIG_DIR)",
+            "--global-config PATH": "the global configuration file (QRE_GLOBAL_CONFIG)",
+            "--state-dir PATH": "the directory of saved state (QRE_STATE_DIR)",
+            "--bpf-elf PATH": "the BPF program (QRE_BPF_ELF)",
+            "--pin-dir PATH": "the directory of BPF pins (QRE_BPF_PIN_DIR)",
+            "--server-underlay IP:PORT": "override the server's outer address (tests)",
+            "--client-underlay IP:PORT": "override the client's outer address (tests)",
+            "--run-for-ms MS": "end by itself after so many milliseconds, not 0 (tests)",
+        },
+        text="Does what `up` does, then serves or connects until SIGTERM or SIGINT; SIGHUP reloads.\n",
+        dry_run=True,
+    ),
+    "show": Command("qre.cli.show:show", "[DEVICE]", "show devices, sessions and counters", dry_run=True),
+    "session-plan": Command(
+        "qre.cli.session_plan:session_plan",
+        "SERVER-CONFIG CLIENT-CONFIG [Key=Value]…",
+        "run a handshake in memory, print both ends' install-session arguments",
+        text="Fields: ServerUnderlay=IP:PORT and ClientUnderlay=IP:PORT, both or none.\n",
+        dry_run=True,
+    ),
+    "create-cid-map": Command(
+        "qre.cli.maps:create_cid_map", "BpfMapPath=PATH", "make and pin a map of routed connection ids"
+    ),
+    "create-reuseport-socket-map": Command(
+        "qre.cli.maps:create_reuseport_socket_map", "BpfMapPath=PATH", "make and pin a map of two sockets"
+    ),
+    "show-cid-map": Command(
+        "qre.cli.maps:show_cid_map", "BpfMapPath=PATH", "list a pinned map of routed connection ids", dry_run=True
+    ),
+}

@@ -1,0 +1,106 @@
+"""Arguments of the form ``Key=Value``, and options with values.
+
+A field may be written in CamelCase, kebab-case, snake_case or lower case. Unknown, repeated and missing fields are
+named, all of them at once.
+"""
+
+from __future__ import annotations
+
+from qre.config.keys import did_you_mean, snake_case
+from qre.config.syntax import quoted
+from qre.errors import UserError, UserErrors
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+MAX_FIELD = 16_384
+
+
+def parse_fields(
+    arguments: Sequence[str],
+    required: Iterable[str],
+    optional: Iterable[str] = (),
+    aliases: Mapping[str, str] | None = None,
+    *,
+    command: str = "",
+) -> dict[str, str]:
+    """Canonical name -> text. ``aliases``: other names in lower case, as ``sni`` -> ``ServerName``."""
+    required = tuple(required)
+    names = (*required, *optional)
+    forms = forms_of(names) | dict(aliases or {})
+    errors: list[UserError] = []
+    found: dict[str, str] = {}
+    for argument in arguments:
+        name, equals, text = argument.partition("=")
+        field = forms.get(name.lower())
+        if not equals:
+            remedy = f"write {field}=…" if field else "write Key=Value"
+            errors.append(UserError(f"argument {quoted(name)}", "it is not a field", remedy))
+        elif field is None:
+            known = f"the fields are {', '.join(names)}"
+            errors.append(
+                UserError(f"field {quoted(name)}", "there is no such field", did_you_mean(name, names, known))
+            )
+        elif field in found:
+            errors.append(UserError(f"field {field}", "it is given twice", "give it once"))
+        elif len(text) > MAX_FIELD or "\0" in text:
+            errors.append(UserError(f"field {field}", f"it is longer than {MAX_FIELD} characters", "shorten it"))
+        else:
+            found[field] = text
+    topic = f"see `qre-tool help {command}`" if command else ""
+    errors += [
+        UserError(f"field {name}", "it is missing", topic or f"add {name}=…")
+        for name in required
+        if name not in found
+    ]
+    if errors:
+        raise UserErrors(tuple(errors))
+    return found
+
+
+def forms_of(names: Iterable[str]) -> dict[str, str]:
+    """Every form of the names, in lower case -> the canonical name."""
+    forms = {}
+    for name in names:
+        snake = snake_case(name)
+        for form in (name.lower(), snake, snake.replace("_", "-")):
+            forms[form] = name
+    return forms
+
+
+def parse_options(arguments: Sequence[str], with_value: Iterable[str]) -> tuple[list[str], dict[str, str]]:
+    """The words that are no options, and option -> value (``--name value`` or ``--name=value``).
+
+    Options without a value must have been taken out before. Unknown, repeated ones and missing values are UserErrors.
+    """
+    known = tuple(with_value)
+    words: list[str] = []
+    found: dict[str, str] = {}
+    errors: list[UserError] = []
+    rest = iter(arguments)
+    for word in rest:
+        if word == "--":
+            words += rest
+            break
+        if not word.startswith("-"):
+            words.append(word)
+            continue
+        name, equals, value = word.partition("=")
+        if name not in known:
+            errors.append(
+                UserError(
+                    f"option {quoted(name)}", "there is no such option", did_you_mean(name, known, "see --help")
+                )
+            )
+            continue
+        given = value if equals else next(rest, None)
+        if not given:
+            errors.append(UserError(f"option {name}", "its value is missing", f"write {name} VALUE"))
+        elif name in found:
+            errors.append(UserError(f"option {name}", "it is given twice", "give it once"))
+        else:
+            found[name] = given
+    if errors:
+        raise UserErrors(tuple(errors))
+    return words, found

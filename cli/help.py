@@ -1,0 +1,47 @@
+"""``help``, ``help COMMAND``, ``COMMAND --help``: from the table of commands."""
+
+from __future__ import annotations
+
+from qre.cli.commands import COMMANDS, GLOBAL_OPTIONS, Options
+from qre.errors import UserError
+
+
+def help_command(arguments: list[str], options: Options) -> int:
+    """Print the help of everything, or of one command."""
+    del options
+    if not arguments:
+        print(general_help(), end="")
+        return 0
+    name = arguments[0]
+    if name not in COMMANDS:
+        from qre.config.keys import did_you_mean
+
+        raise UserError(
+            f"command {name}", "there is no such command", did_you_mean(name, COMMANDS, "see `qre-tool help`")
+        )
+    print(command_help(name), end="")
+    return 0
+
+
+def general_help() -> str:
+    lines = ["Usage: qre-tool [OPTIONS] COMMAND [ARGUMENTS]", "", "Commands:"]
+    width = max(map(len, COMMANDS))
+    lines += [f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()]
+    lines += ["", "Options, before or after the command:", *_rows(GLOBAL_OPTIONS)]
+    lines += ["", "`qre-tool help COMMAND` tells more. Exit status: 0 success, 2 failure."]
+    return "\n".join(lines) + "\n"
+
+
+def command_help(name: str) -> str:
+    command = COMMANDS[name]
+    usage = " ".join(filter(None, ("qre-tool", name, "[OPTIONS]" if command.options else "", command.arguments)))
+    lines = [f"Usage: {usage}", "", f"{command.summary[0].upper()}{command.summary[1:]}."]
+    if command.text:
+        lines += ["", command.text.rstrip()]
+    lines += ["", "Options:", *_rows(command.options | GLOBAL_OPTIONS)]
+    return "\n".join(lines) + "\n"
+
+
+def _rows(options: dict[str, str]) -> list[str]:
+    width = max(map(len, options))
+    return [f"  {option:<{width}}  {meaning}" for option, meaning in options.items()]

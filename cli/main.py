@@ -1,0 +1,211 @@
+"""``qre-tool``: finds the command, hands it its arguments, and turns every failure into one line and exit status 2.
+
+Loads nothing but the table of commands; a command's own module comes when it is called. Nothing that happens below
+shows a traceback, unless QRE_DEBUG=1 asks for it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from qre.cli.commands import COMMANDS, GLOBAL_OPTIONS, Command, Options
+from qre.errors import QreError, UserError, UserErrors
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+FAILURE = 2
+INTERRUPTED = 130  # 128 + SIGINT
+NOBODY_READS = 141  # 128 + SIGPIPE, as if the signal had ended us
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; the exit status."""
+    words = sys.argv[1:] if arguments is None else arguments
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # a name in any encoding can be told
+    try:
+        status = _run(words)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except Exception as error:
+        if os.environ.get("QRE_DEBUG") == "1":
+            raise
+        return _report(error)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return status
+
+
+def _run(words: list[str]) -> int:
+    name, rest, options, wants_help = _split(words)
+    if name is None:
+        if wants_help:
+            return _call("qre.cli.help:help_command", [], options)
+        raise UserError("qre-tool", "no command is given", "run `qre-tool help`")
+    command = COMMANDS.get(name)
+    if command is None:
+        raise UserError(f"command {_quoted(name)}", "there is no such command", _remedy(name, COMMANDS, "help"))
+    if wants_help:
+        return _call("qre.cli.help:help_command", [name], options)
+    rest = _check_words(name, command, rest, options)
+    if options.dry_run and not command.dry_run:
+        raise UserError("option --dry-run", f"{name} has no plan to print", "leave the option out")
+    return _call(command.target, rest, options)
+
+
+def _split(words: list[str]) -> tuple[str | None, list[str], Options, bool]:
+    """The command, its own arguments, the global options wherever they stand, and whether help is asked for."""
+    options = Options()
+    name: str | None = None
+    rest: list[str] = []
+    wants_help = False
+    for index, word in enumerate(words):
+        if word == "--":
+            rest += words[index:]
+            break
+        if word == "--json":
+            options.json = True
+        elif word == "--dry-run":
+            options.dry_run = True
+        elif word in ("--help", "-h"):
+            wants_help = True
+        elif word == "--version" and name is None:
+            name = "version"
+        elif name is None and word.startswith("-"):
+            raise UserError(
+                f"option {_quoted(word)}", "there is no such option", _remedy(word, GLOBAL_OPTIONS, "help")
+            )
+        elif name is None:
+            name = word
+        else:
+            rest.append(word)
+    return name, rest, options, wants_help
+
+
+def _check_words(name: str, command: Command, rest: list[str], options: Options) -> list[str]:
+    """The words without flags, which go into ``options``. Refuses options that the command does not know, and
+    arguments that are missing or too many."""
+    own = [option.partition(" ")[0] for option in command.options]
+    with_value = [option.partition(" ")[0] for option in command.options if " " in option]
+    kept: list[str] = []
+    count = 0
+    words = iter(rest)
+    for word in words:
+        if word == "--":
+            others = list(words)
+            count += len(others)
+            kept += [word, *others] if with_value else others
+        elif not word.startswith("-") or word == "-":
+            count += 1
+            kept.append(word)
+        else:
+            option, equals, _ = word.partition("=")
+            if option not in own or (equals and option not in with_value):
+                remedy = _remedy(option, [*own, *GLOBAL_OPTIONS], f"help {name}")
+                raise UserError(f"option {_quoted(word)}", f"{name} has no such option", remedy)
+            if option not in with_value:
+                options.flags.add(option)
+                continue
+            value = None if equals else next(words, None)
+            if not equals and value is None:
+                raise UserError(f"option {option}", "its value is missing", f"see `qre-tool help {name}`")
+            kept += [word] if value is None else [word, value]
+    _check_count(name, command.arguments, count)
+    return kept
+
+
+def _check_count(name: str, arguments: str, count: int) -> None:
+    expected = arguments.split()
+    plain = [argument for argument in expected if "=" not in argument]  # of fields the command itself looks after
+    least = sum(not argument.startswith("[") for argument in plain)
+    usage = f"write `qre-tool {name} {arguments}`".replace(" `", "`")
+    if count < least:
+        raise UserError(name, f"{plain[count]} is missing", usage)
+    if plain == expected and count > len(expected):
+        takes = f"it takes {len(expected)}" if expected else "it takes none"
+        raise UserError(name, f"{count} arguments are given, and {takes}", usage)
+
+
+def _call(target: str, rest: list[str], options: Options) -> int:
+    module, _, function = target.partition(":")
+    status: int = getattr(__import__(module, fromlist=("_",)), function)(rest, options)
+    return status
+
+
+def _remedy(word: str, choices: Iterable[str], topic: str) -> str:
+    from qre.config.keys import did_you_mean
+
+    return did_you_mean(word, choices, f"see `qre-tool {topic}`")
+
+
+def _quoted(word: str) -> str:
+    return word if word.isprintable() and word and len(word) <= 64 else repr(word[:64])
+
+
+# --- failures ---
+
+
+def _report(error: Exception) -> int:
+    """One line on standard error for each thing that is wrong."""
+    if isinstance(error, BrokenPipeError):
+        _silence_stdout()
+        return NOBODY_READS
+    errors = error.errors if isinstance(error, UserErrors) else (error,)
+    for each in errors:
+        complain(each)
+    _flush_quietly()
+    return FAILURE
+
+
+def complain(error: Exception) -> None:
+    """``qre-tool: <what> : <why>; <what to do>``."""
+    try:
+        print(error_line(error), file=sys.stderr, flush=True)
+    except OSError:
+        return  # nobody is there to read it; the exit status tells
+
+
+def error_line(error: Exception) -> str:
+    """The line for an error, without control characters."""
+    what, why, remedy = _describe(error)
+    line = f"qre-tool: {what}" + (f" : {why}" if why else "") + (f"; {remedy}" if remedy else "")
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in line)
+
+
+def _describe(error: Exception) -> tuple[str, str, str]:
+    if isinstance(error, QreError):
+        return error.what, error.why, error.remedy
+    if isinstance(error, ImportError):
+        name = error.name or "a Python module"
+        return name, f"cannot be loaded: {error.msg}", "install QRE with what it depends on (`make setup`)"
+    if isinstance(error, OSError) and error.strerror:
+        what = error.filename if isinstance(error.filename, str) else "system call"
+        return what, error.strerror, "look at its path, owner and mode, or run qre-tool as root"
+    return (
+        "internal error",
+        f"{type(error).__name__}: {error}",
+        "run it again with QRE_DEBUG=1 and report what it prints",
+    )
+
+
+def _flush_quietly() -> None:
+    """What was printed before the failure goes out; if it cannot, the failure has been told already."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _silence_stdout()
+
+
+def _silence_stdout() -> None:
+    """Nothing more can be written: keep the interpreter from complaining about that when it ends."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.close(null)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

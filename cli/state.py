@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from qre.cli.control_client import names_in
 from qre.config.model import GlobalConfig, Interface, Network, Profile
 from qre.errors import MachineError, UntrustedInputError, UserError
 from qre.session import Role
@@ -176,7 +177,4 @@ def remove_state(config: GlobalConfig, profile: str) -> None:
 
 def saved_profiles(config: GlobalConfig) -> list[str]:
     """The names of the profiles that have a state file, sorted."""
-    try:
-        return sorted(path.name.removesuffix(SUFFIX) for path in config.state_dir.glob(f"[!.]*{SUFFIX}"))
-    except OSError as error:
-        raise MachineError(f"StateDir {config.state_dir}", error.strerror or str(error)) from error
+    return names_in(config.state_dir, SUFFIX, "StateDir")

@@ -1,0 +1,185 @@
+"""The text of ``show``, in the manner of ``wg show``: drawn from the JSON object of a device and nothing else.
+
+Everything printed has passed ``clean``: names and texts come from the network too, and a terminal obeys escape codes.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+Line = tuple[str, str]
+
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+_SPANS = ((86_400, "day"), (3_600, "hour"), (60, "minute"), (1, "second"))
+
+
+def render(devices: Sequence[Mapping[str, Any]], *, now: float | None = None, colour: bool | None = None) -> str:
+    """The whole text; ``now`` is unix time, ``colour`` defaults to whether standard output is a terminal."""
+    moment = time.time() if now is None else now
+    paint = _Paint(sys.stdout.isatty() if colour is None else colour)
+    return "\n".join(_device(device, moment, paint) for device in devices)
+
+
+class _Paint:
+    """Bold and colour, on a terminal only."""
+
+    def __init__(self, on: bool) -> None:
+        self.on = on
+
+    def title(self, kind: str, name: str) -> str:
+        return f"\033[32m\033[1m{kind}\033[0m: \033[32m{name}\033[0m" if self.on else f"{kind}: {name}"
+
+    def line(self, label: str, text: str) -> str:
+        return f"  \033[1m{label}\033[0m: {text}" if self.on else f"  {label}: {text}"
+
+
+def clean(text: object) -> str:
+    """Without control characters; those of an outsider's choosing must not reach the terminal."""
+    return "".join(letter if letter.isprintable() else "�" for letter in str(text))
+
+
+def _device(device: Mapping[str, Any], now: float, paint: _Paint) -> str:
+    parts = [paint.title("interface", clean(device["device"]))]
+    parts += [paint.line(label, clean(text)) for label, text in _device_lines(device, now)]
+    for session in device.get("sessions") or ():
+        parts += ["", paint.title("session", clean(str(session["session_id"])[:16]))]
+        parts += [paint.line(label, clean(text)) for label, text in _session_lines(session)]
+    return "\n".join(parts) + "\n"
+
+
+def _device_lines(device: Mapping[str, Any], now: float) -> Iterator[Line]:
+    yield "profile", f"{device['profile']} ({device['role']}, {device['dataplane']} data plane)"
+    yield "status", device["status"] or ("up" if device["up"] else "down")
+    yield "address", ", ".join(device["address"]) or "(none)"
+    yield "mtu", f"{device['mtu']}" + ("" if device.get("link_up") is not False else ", link down")
+    for key, label in (("listen", "listening on"), ("endpoint", "endpoint"), ("server_name", "server name")):
+        if device.get(key):
+            yield label, device[key]
+    if device.get("allowed_ips"):
+        yield "allowed ips", ", ".join(device["allowed_ips"])
+    if device.get("persistent_keepalive"):
+        yield "persistent keepalive", f"every {plural(device['persistent_keepalive'], 'second')}"
+    yield from _counter_lines(device.get("counters"))
+    yield from _handshake_lines(device)
+    yield from _dest_lines(device, now)
+    yield from _steering_lines(device)
+    if device.get("processes"):
+        yield "processes", ", ".join(_process(process) for process in device["processes"])
+
+
+def _counter_lines(counters: Mapping[str, Any] | None) -> Iterator[Line]:
+    if not counters:
+        return
+    yield "transfer", f"{size(counters['rx_bytes'])} received, {size(counters['tx_bytes'])} sent"
+    yield "packets", f"{counters['rx_packets']} received, {counters['tx_packets']} sent"
+    drops = {reason: count for reason, count in counters.get("drops", {}).items() if count}
+    if drops:
+        reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(drops.items()))
+        yield "dropped", f"{sum(drops.values())} ({reasons})"
+
+
+def _handshake_lines(device: Mapping[str, Any]) -> Iterator[Line]:
+    counted = device.get("handshake")
+    if not counted:
+        return
+    if device["role"] == "server":
+        relayed = f"{counted['relay_flows']} relayed now, {counted['pending_flows']} undecided"
+        yield "handshakes", f"{counted['handshakes']} accepted, {counted['strangers']} strangers ({relayed})"
+    else:
+        yield "handshakes", f"{counted['handshakes']} completed"
+    yield "rekeys", f"{counted['rekeys']}"
+
+
+def _dest_lines(device: Mapping[str, Any], now: float) -> Iterator[Line]:
+    if device.get("dest"):
+        yield "dest", f"{device['dest']}"
+    profile = device.get("dest_profile")
+    if not profile:
+        return
+    checked = f"checked {ago(max(0.0, now - profile['checked_at']))}"
+    if not profile["reachable"]:
+        yield "dest profile", f"not reachable, {checked}"
+    else:
+        parts = [profile.get("address"), f"{profile['rtt_ms']} ms"]
+        parts += [profile.get(key) for key in ("cipher", "group", "alpn")]
+        parts.append(f"connection IDs of {plural(profile['scid_length'], 'byte')}")
+        yield "dest profile", f"reachable, {checked}: " + ", ".join(str(part) for part in parts if part)
+    for warning in profile.get("warnings", ()):
+        yield "dest warning", warning
+
+
+def _steering_lines(device: Mapping[str, Any]) -> Iterator[Line]:
+    """The server's side of the shared port."""
+    if device["role"] != "server" or device.get("daemon_pid") is None:
+        return
+    yield "connection ids", f"{len(device.get('adopted_cids') or ())} adopted"
+    mapped = device.get("cid_map")
+    if mapped is None:
+        yield "bpf map", "not known: the loader is being restarted"
+    else:
+        state = "in sync" if mapped["in_sync"] else "not in sync"
+        failures = f", {plural(mapped['sync_failures'], 'failure')}" if mapped["sync_failures"] else ""
+        entries = plural(mapped["entries"], "entry", "entries")
+        yield "bpf map", f"{mapped['path']}: {entries}, {state}{failures}"
+    shared = device.get("shared_socket")
+    if shared:
+        yield "shared socket", f"{shared['local']}" if shared["registered"] else "none"
+    loader = device.get("shared_loader")
+    if loader:
+        attached = "attached" if loader["attached"] else "not attached"
+        yield "shared loader", f"{loader['program']} {attached}, connection IDs of {loader['routed_cid_len']} bytes"
+
+
+def _process(process: Mapping[str, Any]) -> str:
+    pid = f" {process['pid']}" if process.get("pid") else ""
+    stage = "" if process["stage"] == "ready" else f" {process['stage']}"
+    restarts = process.get("restarts") or 0
+    again = f" (restarted {plural(restarts, 'time')})" if restarts else ""
+    return f"{process['role']}{pid}{stage}{again}"
+
+
+def _session_lines(session: Mapping[str, Any]) -> Iterator[Line]:
+    yield "state", f"{session['state']} for {span(session['age_ms'] / 1000)}"
+    yield "endpoint", session["endpoint"]
+    yield "connection id", session["connection_id"]
+    others = [cid for cid in session.get("cids", ()) if cid != session["connection_id"]]
+    if others:
+        yield "spare connection ids", ", ".join(others)
+    yield "client's connection id", session["client_connection_id"] or "(empty)"
+    yield "short id", session["short_id"]
+    yield "allowed ips", ", ".join(session["allowed_ips"]) or "(all)"
+    last = session["last_receive_ms"]
+    yield "last receive", "never" if last is None else ago(last / 1000)
+    yield "transfer", f"{size(session['rx_bytes'])} received, {size(session['tx_bytes'])} sent"
+    yield "packets", f"{session['rx_packets']} received, {session['tx_packets']} sent"
+    numbers = f"next sent {session['tx_packet_number']}, highest received {session['rx_packet_number']}"
+    yield "key epoch", f"{session['key_epoch']}; packet numbers: {numbers}"
+
+
+def size(count: int) -> str:
+    """Bytes as a person reads them: ``1.25 MiB``."""
+    value, unit = float(count), 0
+    while value >= 1024 and unit < len(_UNITS) - 1:
+        value, unit = value / 1024, unit + 1
+    return f"{value:.2f} {_UNITS[unit]}" if unit else f"{count} B"
+
+
+def plural(count: int, word: str, words: str = "") -> str:
+    return f"{count} {word if count == 1 else words or word + 's'}"
+
+
+def span(seconds: float) -> str:
+    """A length of time in its two largest units: ``2 hours, 5 minutes``."""
+    left, parts = int(seconds), []
+    for length, word in _SPANS:
+        if count := left // length:
+            parts.append(plural(count, word))
+        left %= length
+    return ", ".join(parts[:2]) or "0 seconds"
+
+
+def ago(seconds: float) -> str:
+    return f"{span(seconds)} ago" if seconds >= 1 else "now"

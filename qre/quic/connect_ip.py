@@ -13,7 +13,7 @@ from typing import Final
 from aioquic.h3.connection import FrameType, H3Connection, Setting, StreamType, encode_frame, encode_settings
 from aioquic.h3.events import DataReceived, H3Event, HeadersReceived
 from aioquic.quic.connection import QuicConnection
-from aioquic.quic.events import QuicEvent, StreamDataReceived
+from aioquic.quic.events import QuicEvent, StreamDataReceived, StreamReset
 
 from qre.config.model import Interface, Network
 from qre.errors import InternalError, UntrustedInputError
@@ -76,7 +76,7 @@ class ConnectIpServer:
 
     def handle_event(self, event: QuicEvent) -> AddressesRequested | None:
         """The client's request for addresses, once."""
-        if isinstance(event, StreamDataReceived):
+        if isinstance(event, StreamDataReceived | StreamReset):
             self._h3.open_qpack_streams()
         found = None
         for h3_event in self._h3.handle_event(event):

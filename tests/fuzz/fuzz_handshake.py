@@ -1,6 +1,6 @@
 """Bounded fuzzing of the server's side of the handshake: ``python -m tests.fuzz.fuzz_handshake [SECONDS [SEED]]``.
 
-Targets in turn: the inspector with broken first flights, and with well protected Initials around broken hellos; a live
+The targets: the inspector with broken first flights, and with broken hellos in well protected Initials; a live
 handshake with broken datagrams; and a live handshake whose client is authenticated and sends any frames it likes.
 Nothing may raise, a broken hello may not be authenticated, and memory may not grow. Exits 0 and says how many inputs
 it tried; the seed that it prints repeats a run.

@@ -19,8 +19,10 @@ def strip(arguments: list[str], options: Options) -> int:
     """A profile of the configuration directory as normalised JSON; the global file must be right, too."""
     from qre.config.profile import load_profile
     from qre.config.settings import load_global
+    from qre.config.values import check_profile_name
 
-    _print_json(load_profile(arguments[0], load_global(os.environ), os.environ), options)
+    name = check_profile_name(arguments[0])
+    _print_json(load_profile(name, load_global(os.environ), os.environ), options)
     return 0
 
 

@@ -10,7 +10,7 @@ import os
 import sys
 
 from qre.cli.commands import COMMANDS, GLOBAL_OPTIONS, Command, Options
-from qre.errors import QreError, UserError, UserErrors
+from qre.errors import MachineError, QreError, UserError, UserErrors
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,8 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")  # a name in any encoding can be told
     try:
         status = _run(words)
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        _flush()
     except Exception as error:
         if os.environ.get("QRE_DEBUG") == "1":
             raise
@@ -45,7 +44,7 @@ def _run(words: list[str]) -> int:
     if name is None:
         if wants_help:
             return _call("qre.cli.help:help_command", [], options)
-        raise UserError("qre-tool", "no command is given", "run `qre-tool help`")
+        raise UserError("command", "none is given", "run `qre-tool help`")
     command = COMMANDS.get(name)
     if command is None:
         raise UserError(f"command {_quoted(name)}", "there is no such command", _remedy(name, COMMANDS, "help"))
@@ -122,7 +121,7 @@ def _check_count(name: str, arguments: str, count: int) -> None:
     expected = arguments.split()
     plain = [argument for argument in expected if "=" not in argument]  # of fields the command itself looks after
     least = sum(not argument.startswith("[") for argument in plain)
-    usage = f"write `qre-tool {name} {arguments}`".replace(" `", "`")
+    usage = f"write `{f'qre-tool {name} {arguments}'.rstrip()}`"
     if count < least:
         raise UserError(name, f"{plain[count]} is missing", usage)
     if plain == expected and count > len(expected):
@@ -150,15 +149,29 @@ def _quoted(word: str) -> str:
 
 
 def _report(error: Exception) -> int:
-    """One line on standard error for each thing that is wrong."""
-    if isinstance(error, BrokenPipeError):
+    """One line on standard error for each thing that is wrong; none when only nobody reads any more."""
+    try:
+        _flush()  # what was printed before the failure goes out first
+    except BrokenPipeError:
         _silence_stdout()
-        return NOBODY_READS
-    errors = error.errors if isinstance(error, UserErrors) else (error,)
-    for each in errors:
+        if isinstance(error, BrokenPipeError):
+            return NOBODY_READS
+    except MachineError:
+        _silence_stdout()
+    for each in error.errors if isinstance(error, UserErrors) else (error,):
         complain(each)
-    _flush_quietly()
     return FAILURE
+
+
+def _flush() -> None:
+    """Standard output, while its failure can still be told."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise MachineError("standard output", error.strerror or str(error), "give it somewhere to write") from None
 
 
 def complain(error: Exception) -> None:
@@ -190,14 +203,6 @@ def _describe(error: Exception) -> tuple[str, str, str]:
         f"{type(error).__name__}: {error}",
         "run it again with QRE_DEBUG=1 and report what it prints",
     )
-
-
-def _flush_quietly() -> None:
-    """What was printed before the failure goes out; if it cannot, the failure has been told already."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        _silence_stdout()
 
 
 def _silence_stdout() -> None:

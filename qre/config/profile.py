@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from qre.config import values as v
-from qre.config.keys import CLIENT_KEYS, PROFILE_KEYS, SERVER_KEYS, did_you_mean
+from qre.config.keys import CLIENT_KEYS, HOOK_KEYS, PROFILE_KEYS, SERVER_KEYS, did_you_mean
 from qre.config.model import ClientSettings, Hooks, Profile, ServerSettings
 from qre.config.syntax import (
     Entry,
@@ -80,10 +80,17 @@ def parse_profile(data: bytes, name: str, place: str) -> Profile:
     return build_profile(parse_entries(data, PROFILE_KEYS, problems), problems, name)
 
 
-def profile_from_values(name: str, texts: Mapping[str, str], place: str = "arguments") -> Profile:
-    """A profile from canonical keys and texts, with the rules of a file (hooks: one each)."""
-    problems = Problems(place)
-    return build_profile([Entry(0, key, text) for key, text in texts.items()], problems, name)
+def profile_from_values(name: str, texts: Mapping[str, str | list[str]], place: str = "arguments") -> Profile:
+    """A profile from canonical keys and texts, with the rules of a file; a list stands for its entries."""
+    entries = []
+    for key, text in texts.items():
+        if isinstance(text, str):
+            entries.append(Entry(0, key, text))
+        elif key in HOOK_KEYS:
+            entries += [Entry(0, key, command) for command in text]
+        elif text:
+            entries.append(Entry(0, key, ", ".join(text)))
+    return build_profile(entries, Problems(place), name)
 
 
 def profile_from_fields(device: str, role: Role, fields: Mapping[str, str]) -> Profile:
@@ -103,7 +110,7 @@ def build_profile(entries: list[Entry], problems: Problems, name: str) -> Profil
     client = _client(values) if role is Role.CLIENT else None
     keepalive = values.get("PersistentKeepalive", v.parse_keepalive)
     allowed_ips = values.get("AllowedIPs", v.parse_networks)
-    hooks = Hooks(*(_hook(values, key) for key in ("PreUp", "PostUp", "PreDown", "PostDown")))
+    hooks = Hooks(*(_hook(values, key) for key in HOOK_KEYS))
     problems.raise_if_any()
     if device is None or role is None or address is None:
         raise AssertionError("what is missing is a problem")

@@ -64,7 +64,7 @@ def parse_device(text: str) -> str:
     if text in (".", "..", "all", "default"):
         raise wrong(f"{text} is no interface name for the kernel")
     for letter in text:
-        if letter in "/:%\\" or letter.isspace() or not letter.isprintable():
+        if letter in "/:%" or letter.isspace() or not letter.isprintable():
             raise wrong(f"{quoted(text)} has {quoted(letter)}, which an interface name may not have")
     return text
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import os
 from collections import Counter
+from typing import Any
 
 import pytest
 from aioquic.quic.configuration import QuicConfiguration
@@ -58,7 +59,11 @@ class Mixed:
         self.role = role
         self.logger = QuicLogger()
         cert, key = certificate()
-        common = {"alpn_protocols": ["h3"], "max_datagram_frame_size": 65536, "cipher_suites": [SUITE]}
+        common: dict[str, Any] = {
+            "alpn_protocols": ["h3"],
+            "max_datagram_frame_size": 65536,
+            "cipher_suites": [SUITE],
+        }
         server_side = QuicConfiguration(is_client=False, certificate=cert, private_key=key, **common)
         client_side = QuicConfiguration(is_client=True, server_name="test", verify_mode=0, **common)
         (client_side if role is Role.SERVER else server_side).quic_logger = self.logger
@@ -73,6 +78,8 @@ class Mixed:
                     other.receive_datagram(data, source, now=self.now)
         self.peer, replaced = (client, server) if role is Role.SERVER else (server, client)
         crypto = replaced._cryptos[Epoch.ONE_RTT]
+        assert crypto.send.secret is not None
+        assert crypto.recv.secret is not None
         self.secrets = crypto.send.secret, crypto.recv.secret
         self.peer._packet_number = PACKET_NUMBER_BASE
         own, theirs = replaced.host_cid, replaced._peer_cid.cid

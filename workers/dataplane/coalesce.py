@@ -7,7 +7,6 @@ and a packet that was broken before it came to us must not become whole. Everyth
 
 from __future__ import annotations
 
-import struct
 from collections import Counter
 from collections.abc import Callable, Sequence
 
@@ -28,28 +27,59 @@ _HEAD_SUM = DATAGRAM_HEAD[0]
 _MAX_LENGTH = 65_535
 _MAX_SEGMENTS = 64
 _ACK, _PSH = 0x10, 0x08
-#: IPv4 without options, then TCP: version and tos, length, -id-, fragment..protocol, -sum-, addresses and ports,
-#: sequence, acknowledgement and offset, flags, window, -sum-, urgent.
-_TCP4 = struct.Struct(f">{_HEAD}x2sH2x4s2x12sI5sBH2x2s").unpack_from
-#: IPv6 without extension headers, then TCP: version..flow label, length, next header and hop limit, addresses and
-#: ports, sequence, acknowledgement and offset, flags, window, -sum-, urgent.
-_TCP6 = struct.Struct(f">{_HEAD}x4sH2s36sI5sBH2x2s").unpack_from
+#: Where the flow's identity stands: addresses and ports; then sequence number and flags.
+_FLOW = {True: slice(_HEAD + 12, _HEAD + 24), False: slice(_HEAD + 8, _HEAD + 44)}
+_SEQUENCE = {True: slice(_HEAD + 24, _HEAD + 28), False: slice(_HEAD + 44, _HEAD + 48)}
+_FLAGS = {True: _HEAD + 33, False: _HEAD + 53}
 
 Buffers = list[bytes]
+
+
+def _mask(v4: bool, header: int) -> int:
+    """The bits of DATAGRAM_HEAD, IP and TCP headers (``header`` bytes) that the segments of one group share."""
+    differing = (2, 3, 4, 5, 10, 11, 24, 25, 26, 27, 33, 36, 37) if v4 else (4, 5, 44, 45, 46, 47, 53, 56, 57)
+    kept = bytearray(b"\xff" * header)
+    for at in differing:  # length, IPv4 id and sum, sequence, flags, sum
+        kept[_HEAD + at] = 0
+    return int.from_bytes(kept, "big")
+
+
+_MASKS = {
+    (v4, header): _mask(v4, header)
+    for v4, least in ((True, _HEAD + 40), (False, _HEAD + 60))
+    for header in range(least, least + 41, 4)
+}
 
 
 class _Group:
     """Segments of one flow that follow each other."""
 
-    __slots__ = ("fixed", "header", "next", "plaintexts", "size", "total")
+    __slots__ = ("balance", "flow", "header", "mask", "next", "plaintexts", "shared", "size", "total", "v4")
 
-    def __init__(self, plaintext: bytes, header: int, following: int, fixed: tuple[object, ...]) -> None:
-        self.plaintexts = [plaintext]
+    def __init__(self, plaintext: bytes, v4: bool, header: int, flow: bytes) -> None:
+        self.v4 = v4
+        self.flow = flow
         self.header = header  # where the payload begins
         self.size = len(plaintext) - header  # of every segment but the last
-        self.next = following  # sequence number
-        self.fixed = fixed  # header fields that must be equal
+        self.mask = _MASKS[v4, header]
+        self.shared = int.from_bytes(plaintext[:header], "big") & self.mask
+        self.next = (int.from_bytes(plaintext[_SEQUENCE[v4]], "big") + self.size) & 0xFFFFFFFF
         self.total = len(plaintext)
+        self.plaintexts = [plaintext]
+        # One sum over the whole plaintext checks the checksums: an IPv4 header adds up to 0, the segment balances its
+        # pseudo-header; what remains is the head, and what of IPv6's header is not in the pseudo-header.
+        addresses = word_sum(flow[:-4])
+        beside = 0 if v4 else word_sum(plaintext[_HEAD : _HEAD + 4] + plaintext[_HEAD + 6 : _HEAD + 8])
+        own = addresses + TCP if v4 else TCP - beside
+        self.balance = own - _HEAD_SUM - (_HEAD + 20 if v4 else 0)
+
+    def is_whole(self, plaintext: bytes) -> bool:
+        """Are the checksums of ``plaintext``, a segment of this flow, right?"""
+        total = int.from_bytes(plaintext, "big") % 0xFFFF
+        length = len(plaintext)
+        if length & 1 == 0:  # the head is 3 bytes long: the packet's own length is odd
+            total <<= 8
+        return (total + self.balance + (length if self.v4 else 0)) % 0xFFFF == 0
 
     def buffers(self) -> Buffers:
         """What to write."""
@@ -58,7 +88,7 @@ class _Group:
             return [NO_OFFLOAD, first[_HEAD:]]
         header, last = self.header, self.plaintexts[-1]
         payload = self.total - header
-        v4 = first[_HEAD] >> 4 == 4
+        v4 = self.v4
         ip_length = 20 if v4 else 40
         head = bytearray(first[_HEAD:header])
         head[ip_length + 13] |= last[_HEAD + ip_length + 13] & _PSH
@@ -88,69 +118,82 @@ class Deliverer:
     def writes(self, plaintexts: Sequence[bytes], permits: Callable[[bytes], bool]) -> list[Buffers]:
         """The buffers of each write; ``permits`` tells whether a source address (4 or 16 bytes) may be delivered."""
         self.packets = self.bytes = 0
-        groups: dict[bytes, _Group] = {}
+        groups: dict[bytes, _Group] = {}  # those that may grow
         order: list[_Group | bytes] = []
         for plaintext in plaintexts:
-            kind = plaintext[_HEAD] >> 4 if len(plaintext) >= _HEAD + 20 else 0
-            if kind == 4:
-                total, source, candidate = plaintext[5] << 8 | plaintext[6], plaintext[15:19], plaintext[12] == TCP
-            elif kind == 6 and len(plaintext) >= _HEAD + 40:
-                total, source = (plaintext[7] << 8 | plaintext[8]) + 40, plaintext[11:27]
-                candidate = plaintext[9] == TCP
+            v4 = plaintext[_HEAD] >> 4 == 4 if len(plaintext) > _HEAD else False
+            group = groups.get(plaintext[_FLOW[v4]]) if groups else None
+            if group is not None and self._append(group, plaintext):
+                if len(plaintext) - group.header < group.size or plaintext[_FLAGS[v4]] & _PSH:
+                    del groups[group.flow]
+            elif self._is_acceptable(plaintext, v4, permits):
+                if group is not None:
+                    del groups[group.flow]
+                order.append(self._begin(plaintext, v4, groups))
             else:
-                self._drops["malformed"] += 1
-                continue
-            if total != len(plaintext) - _HEAD:
-                self._drops["malformed"] += 1
-                continue
-            if not permits(source):
-                self._drops["source-not-allowed"] += 1
                 continue
             self.packets += 1
-            self.bytes += total
-            if not (candidate and self._join(plaintext, kind == 4, groups, order)):
-                order.append(plaintext)
+            self.bytes += len(plaintext)
+        self.bytes -= _HEAD * self.packets
         return [[NO_OFFLOAD, item[_HEAD:]] if isinstance(item, bytes) else item.buffers() for item in order]
 
     @staticmethod
-    def _join(plaintext: bytes, v4: bool, groups: dict[bytes, _Group], order: list[_Group | bytes]) -> bool:
-        """Take a TCP segment into a group, an old or a new one; False: it must be written alone."""
-        tcp = _HEAD + (20 if v4 else 40)
-        if len(plaintext) < tcp + 20:
-            return False
-        begin, _, middle, flow, sequence, acked, flags, window, urgent = (_TCP4 if v4 else _TCP6)(plaintext)
-        header = tcp + (acked[4] >> 4) * 4
-        payload = len(plaintext) - header
-        plain = (not v4 or (begin[0] == 0x45 and middle[:2] in {b"\x40\0", b"\0\0"})) and header >= tcp + 20
-        if not plain or flags & ~_PSH != _ACK or payload <= 0:
-            groups.pop(flow, None)
-            return False
-        # One sum over the whole packet: the IPv4 header's is 0, and the segment's balances the pseudo-header's.
-        total = int.from_bytes(plaintext, "big") % 0xFFFF
-        if len(plaintext) & 1 == 0:  # the head is 3 bytes long: the packet's own length is odd
-            total <<= 8
-        addresses = word_sum(flow[:8] if v4 else flow[:32])
-        ipv6 = 0 if v4 else word_sum(plaintext[_HEAD : _HEAD + 8]) + addresses
-        if (total - _HEAD_SUM - ipv6 + addresses + TCP + len(plaintext) - tcp) % 0xFFFF:
-            groups.pop(flow, None)
-            return False
-        fixed = (begin, middle, acked, window, urgent, plaintext[tcp + 20 : header])
-        group = groups.get(flow)
+    def _append(group: _Group, plaintext: bytes) -> bool:
+        """Add the segment that the group waits for; False: it is another packet."""
+        header, v4, length = group.header, group.v4, len(plaintext)
         if (
-            group is not None
-            and sequence == group.next
-            and payload <= group.size
-            and fixed == group.fixed
-            and group.total + payload <= _MAX_LENGTH
-            and len(group.plaintexts) < _MAX_SEGMENTS
+            int.from_bytes(plaintext[:header], "big") & group.mask != group.shared
+            or int.from_bytes(plaintext[_SEQUENCE[v4]], "big") != group.next
+            or plaintext[_FLAGS[v4]] & ~_PSH != _ACK
+            or not 0 < length - header <= group.size
+            or group.total + length - header > _MAX_LENGTH
+            or len(group.plaintexts) >= _MAX_SEGMENTS
+            or _length_told(plaintext, v4) != length - _HEAD
+            or not group.is_whole(plaintext)
         ):
-            group.plaintexts.append(plaintext)
-            group.total += payload
-            group.next = (sequence + payload) & 0xFFFFFFFF
-        else:
-            group = _Group(plaintext, header, (sequence + payload) & 0xFFFFFFFF, fixed)
-            groups[flow] = group
-            order.append(group)
-        if flags & _PSH or payload < group.size:
-            del groups[flow]
+            return False
+        group.plaintexts.append(plaintext)
+        group.total += length - header
+        group.next = (group.next + length - header) & 0xFFFFFFFF
         return True
+
+    def _is_acceptable(self, plaintext: bytes, v4: bool, permits: Callable[[bytes], bool]) -> bool:
+        """Is it an IP packet, as long as it says, from a source that is permitted?"""
+        least = 20 if v4 else 40
+        if (
+            len(plaintext) < _HEAD + least
+            or plaintext[_HEAD] >> 4 != (4 if v4 else 6)
+            or _length_told(plaintext, v4) != len(plaintext) - _HEAD
+        ):
+            self._drops["malformed"] += 1
+            return False
+        if not permits(plaintext[_HEAD + 12 : _HEAD + 16] if v4 else plaintext[_HEAD + 8 : _HEAD + 24]):
+            self._drops["source-not-allowed"] += 1
+            return False
+        return True
+
+    @staticmethod
+    def _begin(plaintext: bytes, v4: bool, groups: dict[bytes, _Group]) -> _Group | bytes:
+        """A new group, if this is a TCP segment that others may follow; otherwise the packet by itself."""
+        tcp = _HEAD + (20 if v4 else 40)
+        if v4:
+            joinable = plaintext[_HEAD] == 0x45 and plaintext[_HEAD + 6] & 0xBF == 0 == plaintext[_HEAD + 7]
+            joinable = joinable and plaintext[_HEAD + 9] == TCP
+        else:
+            joinable = plaintext[_HEAD + 6] == TCP
+        if not joinable or len(plaintext) < tcp + 20 or plaintext[_FLAGS[v4]] != _ACK:
+            return plaintext
+        header = tcp + (plaintext[tcp + 12] >> 4) * 4
+        if not tcp + 20 <= header < len(plaintext):
+            return plaintext
+        group = _Group(plaintext, v4, header, plaintext[_FLOW[v4]])
+        if not group.is_whole(plaintext):
+            return plaintext
+        groups[group.flow] = group
+        return group
+
+
+def _length_told(plaintext: bytes, v4: bool) -> int:
+    if v4:
+        return plaintext[_HEAD + 2] << 8 | plaintext[_HEAD + 3]
+    return (plaintext[_HEAD + 4] << 8 | plaintext[_HEAD + 5]) + 40

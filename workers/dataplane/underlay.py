@@ -21,7 +21,8 @@ IP_RECVTOS, IP_MTU_DISCOVER, IP_PMTUDISC_PROBE = 13, 10, 3
 #: As much as the kernel lets an unprivileged process have; a burst of super-packets must fit.
 _BUFFER = 8 << 20
 _MAX_SEGMENTS = 64
-_MAX_BYTES = 65_507
+#: With headers of every layer it must stay below a device's gso_max_size (65,536), or the kernel cuts it up early.
+_MAX_BYTES = 65_400
 _ANCILLARY = socket.CMSG_SPACE(4) * 2
 _SIZE = struct.Struct("=H")
 #: The kernel or the card cannot do it: once seen, every datagram gets a system call of its own.

@@ -8,7 +8,7 @@
                                              │        ── a moment later, CLOSE ──► OVER
                                              └─ neither ──► CLOSE with bad_certificate ──► OVER
 
-*The last frame* is NEW_CONNECTION_ID with the routed connection ID, or a lone PING when the server's handshake CID
+*The last frame* is NEW_CONNECTION_ID with the routed connection ID, or a PING when the server's handshake CID
 is the routed one. A deadline stands over every state but READY. From OVER on nothing is sent. Without a
 ``public_key`` it is a plain visit, which ends in ``SiteAnswered``.
 """
@@ -147,8 +147,8 @@ class ClientHandshake:
         """Anything may be in it; what comes from another address is ignored (RFC 9000 §9)."""
         if self._silent or peer != self._peer:
             return
-        self._observer.received(len(data), now)
         self._guarded(lambda: self._connection.receive_datagram(data, peer, now), now)
+        self._observer.received(data, self._connection, now)
 
     def datagrams_to_send(self, now: float) -> list[bytes]:
         if self._state is _State.OVER:
@@ -165,8 +165,6 @@ class ClientHandshake:
             if not sent:
                 self._guarded(send, now)
             self._stop()
-        elif self._state is not _State.GREETING:
-            self._observer.finished_sent(self._connection, now)
         return sent
 
     def timer(self) -> float | None:
@@ -280,7 +278,7 @@ class ClientHandshake:
         if not granted.addresses or not asked.issuperset(address.ip for address in granted.addresses):
             raise PeerError("server", "it did not assign the addresses that were asked for")
         self._granted = granted.addresses
-        self._pings_before_grant = self._connection.lone_pings
+        self._pings_before_grant = self._connection.pings
         self._state = _State.GRANTED
         self._events.append(granted)
 
@@ -322,7 +320,7 @@ class ClientHandshake:
         if self._connection.routed is not None:
             return self._connection.routed
         own = self._connection.handshake_cid()
-        if len(own.cid) >= MIN_ROUTED_LENGTH and self._connection.lone_pings > self._pings_before_grant:
+        if len(own.cid) >= MIN_ROUTED_LENGTH and self._connection.pings > self._pings_before_grant:
             return own
         return None
 

@@ -14,13 +14,11 @@ from typing import Any, Final
 from aioquic import tls
 from aioquic.buffer import Buffer
 from aioquic.quic.configuration import QuicConfiguration
-from aioquic.quic.connection import QuicReceiveContext
+from aioquic.quic.connection import QuicNetworkPath, QuicReceiveContext
 from aioquic.quic.packet import (
     CONNECTION_ID_MAX_SIZE,
     STATELESS_RESET_TOKEN_SIZE,
-    QuicFrameType,
     QuicPacketType,
-    pull_ack_frame,
 )
 from aioquic.quic.packet_builder import QuicPacketBuilder, QuicSentPacket
 
@@ -103,8 +101,9 @@ class ClientConnection(HandshakeConnection):
         self._unacknowledged = 0  # ack-eliciting 1-RTT packets since the last ACK frame
         #: The routed CID of NEW_CONNECTION_ID, if one came from a proven server.
         self.routed: RoutedCid | None = None
-        #: A proven server's packet had PING and nothing else that elicits an ACK.
-        self.lone_pings = 0
+        #: PINGs of a proven server in 1-RTT packets: it has but one use for them, the last frame of a hand-over.
+        self.pings = 0
+        self._finished_in_datagram = False
 
     @property
     def context(self) -> ClientTlsContext | None:
@@ -181,7 +180,19 @@ class ClientConnection(HandshakeConnection):
             builder.start_packet(QuicPacketType.HANDSHAKE, crypto)
             self._write_ack_frame(builder, space, now)
             builder.end_datagram()
+        self._finished_in_datagram = not self._crypto_streams[epoch].sender.buffer_is_empty
         super()._write_handshake(builder, epoch, now)
+
+    def _write_application(self, builder: QuicPacketBuilder, network_path: QuicNetworkPath, now: float) -> None:
+        """A browser's 1-RTT packet behind its Finished acknowledges nothing yet."""
+        space = self._spaces[tls.Epoch.ONE_RTT]
+        ack_at = space.ack_at
+        if self._finished_in_datagram:
+            space.ack_at = None
+        super()._write_application(builder, network_path, now)
+        if self._finished_in_datagram:
+            space.ack_at = ack_at
+            self._finished_in_datagram = False
 
     def _write_initials(self, builder: BrowserPacketBuilder, now: float) -> None:
         space = self._spaces[tls.Epoch.INITIAL]
@@ -232,15 +243,19 @@ class ClientConnection(HandshakeConnection):
     def _payload_received(
         self, context: QuicReceiveContext, plain: bytes, crypto_frame_required: bool = False
     ) -> tuple[bool, bool]:
-        """Acknowledge every other 1-RTT packet at once, and see a PING that came alone."""
+        """Acknowledge every other 1-RTT packet at once, and the last frame of a hand-over."""
         result = super()._payload_received(context, plain, crypto_frame_required)
         if context.epoch is tls.Epoch.ONE_RTT and result[0]:
             self._unacknowledged += 1
-            if self.proven and _is_lone_ping(plain):
-                self.lone_pings += 1
-            if self._unacknowledged >= _ACK_EVERY or self.lone_pings or self.routed is not None:
+            if self._unacknowledged >= _ACK_EVERY or self.pings or self.routed is not None:
                 self._spaces[context.epoch].ack_at = context.time
         return result
+
+    def _handle_ping_frame(self, context: QuicReceiveContext, frame_type: int, buf: Buffer) -> None:
+        """Count them; stock does nothing."""
+        super()._handle_ping_frame(context, frame_type, buf)
+        if context.epoch is tls.Epoch.ONE_RTT and self.proven:
+            self.pings += 1
 
     def _handle_new_connection_id_frame(self, context: QuicReceiveContext, frame_type: int, buf: Buffer) -> None:
         """A proven server's is the routed CID: kept for the data plane. Stock would switch to it at once."""
@@ -260,6 +275,12 @@ class ClientConnection(HandshakeConnection):
         super()._handle_new_connection_id_frame(context, frame_type, buf)
 
     @property
+    def flight_progress(self) -> int:
+        """Grows with every Initial or Handshake packet that brings something new of the server's flight."""
+        receivers = [self._crypto_streams[epoch].receiver for epoch in (tls.Epoch.INITIAL, tls.Epoch.HANDSHAKE)]
+        return sum(receiver.starting_offset() + receiver.highest_offset for receiver in receivers)
+
+    @property
     def handshake_flight_length(self) -> int:
         """CRYPTO bytes of the server's Handshake packets, read so far."""
         return self._crypto_streams[tls.Epoch.HANDSHAKE].receiver.starting_offset()
@@ -272,20 +293,3 @@ class ClientConnection(HandshakeConnection):
     def handshake_cid(self) -> RoutedCid:
         """The server's own CID of the handshake, as a routed one."""
         return RoutedCid(self._peer_cid.cid, self._peer_cid.stateless_reset_token or None, retire_sequence=None)
-
-
-def _is_lone_ping(payload: bytes) -> bool:
-    """Whether PING is the only frame that elicits an ACK. ``payload`` has been parsed before and is well-formed."""
-    buf = Buffer(data=payload)
-    found = False
-    while not buf.eof():
-        match buf.pull_uint_var():
-            case QuicFrameType.PADDING:
-                pass
-            case QuicFrameType.PING:
-                found = True
-            case QuicFrameType.ACK:
-                pull_ack_frame(buf)
-            case _:
-                return False
-    return found

@@ -17,32 +17,35 @@ from qre.session import DestProfile
 _GROUPS: Final = {X25519: "X25519", X25519MLKEM768: "X25519MLKEM768"}
 _QUIC_TRANSPORT_PARAMETERS: Final = 57
 _MAX_LENGTHS: Final = 32
+_MAX_LENGTH: Final = 0xFFFF
+_LONG_HEADER: Final = 0x80
 _MAX_TICKETS: Final = 8
 _MAX_PARAMETERS: Final = 64
 _MAX_U62: Final = (1 << 62) - 1
 
 
 class SiteObserver:
-    """Told of every datagram, in order."""
+    """Told of every datagram, in order.
+
+    The site's flight is what comes before it has confirmed our Finished. Bare acknowledgements and repeated data are
+    left out: they depend on how fast we were.
+    """
 
     def __init__(self, now: float) -> None:
         self._started = now
         self._first_byte: float | None = None
-        self._received: list[tuple[float, int]] = []
-        self._finished_at: float | None = None
-        self._flight_length = 0
+        self._lengths: list[int] = []
+        self._progress = 0
 
-    def received(self, length: int, now: float) -> None:
+    def received(self, datagram: bytes, connection: ClientConnection, now: float) -> None:
+        """``connection`` has read this datagram."""
         if self._first_byte is None:
             self._first_byte = now
-        if len(self._received) < _MAX_LENGTHS:
-            self._received.append((now, length))
-
-    def finished_sent(self, connection: ClientConnection, now: float) -> None:
-        """Our Finished is on its way; what comes within a round trip was sent without it."""
-        if self._finished_at is None:
-            self._finished_at = now
-            self._flight_length = connection.handshake_flight_length
+        if connection.handshake_confirmed or len(self._lengths) == _MAX_LENGTHS:
+            return
+        progress, self._progress = self._progress, connection.flight_progress
+        if not datagram[:1] or not datagram[0] & _LONG_HEADER or self._progress > progress:
+            self._lengths.append(min(len(datagram), _MAX_LENGTH))
 
     def profile(
         self, connection: ClientConnection, *, address: str, http_status: int, problem: str | None, unix_time: int
@@ -64,8 +67,8 @@ class SiteObserver:
             alpn=context.alpn_negotiated or "",
             certificate_chain_length=context.chain_length,
             server_hello_extensions=context.server_hello_extensions[:16],
-            handshake_flight_length=self._flight_length,
-            flight_datagram_lengths=self._lengths_before_finished(connection.round_trip),
+            handshake_flight_length=connection.handshake_flight_length,
+            flight_datagram_lengths=tuple(self._lengths),
             session_ticket_lengths=tuple(context.ticket_lengths[:_MAX_TICKETS]),
             first_byte_ms=round(((self._first_byte or self._started) - self._started) * 1000),
             transport_parameters=_parameter_order(context),
@@ -73,12 +76,6 @@ class SiteObserver:
             http_status=http_status,
             warnings=tuple(_warnings(suite, scid_length, http_status, problem)),
         )
-
-    def _lengths_before_finished(self, round_trip: float) -> tuple[int, ...]:
-        if self._finished_at is None:
-            return ()
-        end = self._finished_at + round_trip * 0.9
-        return tuple(length for at, length in self._received if at <= end)
 
 
 def _warnings(suite: tls.CipherSuite, scid_length: int, http_status: int, problem: str | None) -> list[str]:

@@ -309,11 +309,12 @@ class ClientHandshake:
                 self._leave_at = now + self._random.uniform(*_LINGER)
 
     def _all_is_done(self) -> bool:
-        return (
-            self._routed() is not None
-            and self._connection.everything_acknowledged()
-            and not self._connection.acknowledgement_pending
-        )
+        """With an unchanged CID our packets go to the server's data plane from its last frame on, and it acknowledges
+        none of ours: what is still outstanding then is an ACK that got lost, since the server has granted."""
+        routed = self._routed()
+        if routed is None or self._connection.acknowledgement_pending:
+            return False
+        return routed.retire_sequence is None or self._connection.everything_acknowledged()
 
     def _routed(self) -> RoutedCid | None:
         """The routed connection ID, once the server's last frame says that its session is installed."""

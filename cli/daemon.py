@@ -1,0 +1,114 @@
+"""``qre-tool daemon``: its options, its plan, and the start of the daemon itself (``supervisor/daemon``).
+
+Each option sets its QRE_ variable too, so that hooks and children see the same paths. What has an effect only while
+the daemon runs is imported when it does.
+"""
+
+from __future__ import annotations
+
+import os
+
+from qre.cli.commands import Options
+from qre.errors import UserError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from qre.config.model import GlobalConfig, Profile, SocketAddress
+
+#: Option -> the variable that it sets.
+_VARIABLES = {
+    "--config-dir": "QRE_CONFIG_DIR",
+    "--global-config": "QRE_GLOBAL_CONFIG",
+    "--state-dir": "QRE_STATE_DIR",
+    "--bpf-elf": "QRE_BPF_ELF",
+    "--pin-dir": "QRE_BPF_PIN_DIR",
+}
+_UNDERLAYS = ("--server-underlay", "--client-underlay")
+_MAX_U64 = (1 << 64) - 1
+
+
+def daemon(arguments: list[str], options: Options) -> int:
+    """Run a profile until it is told to end."""
+    from qre.config.profile import load_profile
+    from qre.config.settings import load_global
+    from qre.config.values import check_profile_name
+
+    name, given = _split(arguments)
+    check_profile_name(name)
+    run_for_ms = _run_for_ms(given.get("--run-for-ms"))
+    environment = dict(os.environ)
+    for option, variable in _VARIABLES.items():
+        if option in given:
+            environment[variable] = os.path.abspath(given[option])
+    config = load_global(environment)
+    profile = load_profile(name, config, environment)
+    underlays = {option: _underlay(option, given[option]) for option in _UNDERLAYS if option in given}
+    if options.dry_run:
+        from qre.cli.lifecycle import plan_up
+
+        for line in [*plan_up(profile, config, keep_tun=True), *_plan(profile, config)]:
+            print(line)
+        return 0
+    os.environ.update(environment)
+
+    from qre.supervisor.daemon import DaemonOptions, run_daemon
+    from qre.supervisor.settings import Underlay
+
+    overrides = Underlay(server=underlays.get("--server-underlay"), client=underlays.get("--client-underlay"))
+    return run_daemon(
+        profile, config, DaemonOptions(overrides, run_for_ms), lambda: load_profile(name, config, environment)
+    )
+
+
+def _split(arguments: list[str]) -> tuple[str, dict[str, str]]:
+    """The profile's name, and option -> value; options may stand on either side, with a blank or ``=``."""
+    names: list[str] = []
+    given: dict[str, str] = {}
+    words = iter(arguments)
+    for word in words:
+        if word == "--":
+            names += words
+        elif word.startswith("--"):
+            option, equals, value = word.partition("=")
+            if option in given:
+                raise UserError(f"option {option}", "it is given twice", "leave one out")
+            given[option] = value if equals else next(words, "")
+            if not given[option]:
+                raise UserError(f"option {option}", "its value is missing", "see `qre-tool help daemon`")
+        else:
+            names.append(word)
+    if len(names) != 1:
+        raise UserError(
+            "daemon", f"it runs one profile, and {len(names)} are given", "write `qre-tool daemon PROFILE`"
+        )
+    return names[0], given
+
+
+def _run_for_ms(text: str | None) -> int | None:
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) <= 20 and 0 < int(text) <= _MAX_U64):
+        raise UserError("option --run-for-ms", f"{text[:32]!r} is not a number of milliseconds above 0", "write 3000")
+    return int(text)
+
+
+def _underlay(option: str, text: str) -> SocketAddress:
+    from qre.config.values import parse_socket_address
+
+    try:
+        return parse_socket_address(text)
+    except UserError as error:
+        raise UserError(f"option {option}", error.why or error.what, error.remedy) from None
+
+
+def _plan(profile: Profile, config: GlobalConfig) -> list[str]:
+    """What comes after the steps of `up`, one operation a line."""
+    if profile.server is None:
+        return ["start the workers netlink, dataplane, handshake", "connect, and reconnect whenever the session ends"]
+    return [
+        f"bind two sockets to UDP {profile.server.listen}",
+        "start the workers bpf_loader, netlink, dataplane, handshake",
+        f"pin BPF maps and program below {config.bpf_pin_dir}",
+        "attach qre_reuseport_demux",
+        f"serve; relay strangers to {profile.server.dest}",
+    ]

@@ -103,6 +103,7 @@ class Crew:
         self._next_socket = 1
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = False
+        self._complete = False  # every worker was ready once
         self.routers = routers
         self.members = {
             party: Supervised(party, router, runtime, self._died, self._offered) for party, router in routers.items()
@@ -120,6 +121,7 @@ class Crew:
             await self._bring_up(member)
             if member.party is Party.BPF_LOADER:
                 await self._pin()
+        self._complete = True
         self._spawn(self._heartbeats())
 
     async def _bring_up(self, member: Supervised) -> None:
@@ -170,7 +172,9 @@ class Crew:
         was = member.life.stage
         pause = member.life.died(asyncio.get_running_loop().time())
         self._log.warning("worker %s died while %s", member.party, was.value)
-        if pause is None:
+        if not self._complete:
+            self._owner.fail(f"worker {member.party} ended while the daemon started (its own words are above)")
+        elif pause is None:
             self._owner.fail(f"worker {member.party} died too often")
         else:
             self._spawn(self._restart(member, pause))

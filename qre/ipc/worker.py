@@ -163,7 +163,19 @@ def run_worker(party: Party, sock: socket.socket, endpoint: str) -> None:
     except QreError as error:
         logging.getLogger("qre").error("%s", error)
         status = 1
+    except Exception as error:  # noqa: BLE001 - the last resort of a process: no traceback, it may show a key
+        logging.getLogger("qre").error("internal error at %s: %s", place_of(error), type(error).__name__)
+        status = 1
     sys.exit(status)
+
+
+def place_of(error: BaseException) -> str:
+    """Where an error was raised: function and line, no values."""
+    trace, place = error.__traceback__, "?"
+    while trace is not None:
+        place = f"{trace.tb_frame.f_code.co_qualname}:{trace.tb_lineno}"
+        trace = trace.tb_next
+    return place
 
 
 class _Runtime:
@@ -326,10 +338,7 @@ class _Runtime:
 
     def _report(self, error: BaseException) -> None:
         """Where it happened, never with values: a message or a local may hold a key."""
-        trace, place = error.__traceback__, "?"
-        while trace is not None:
-            place = f"{trace.tb_frame.f_code.co_qualname}:{trace.tb_lineno}"
-            trace = trace.tb_next
+        place = place_of(error)
         text = str(error) if isinstance(error, QreError) else type(error).__name__
         self._context.limited(f"internal {place}", f"internal error at {place}: {text}", logging.ERROR)
 

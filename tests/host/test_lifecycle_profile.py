@@ -21,7 +21,7 @@ from qre.errors import MachineError, QreError, UserError
 from qre.session import Dataplane
 from qre.workers.netlink.rtnl import Rtnl
 from tests.support.network import everything, ip, own_network
-from tests.support.profiles import client_profile, global_config, server_profile
+from tests.support.profile_values import client_profile, global_config, server_profile
 
 pytestmark = pytest.mark.root
 
@@ -474,7 +474,7 @@ import os, sys
 from pathlib import Path
 from qre.cli import lifecycle
 from qre.errors import MachineError
-from tests.support.profiles import client_profile, global_config
+from tests.support.profile_values import client_profile, global_config
 os.setgroups([]); os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534)
 config = global_config(Path(sys.argv[1]))
 profile = client_profile()

@@ -14,7 +14,7 @@ import qre.cli.hooks
 from qre.cli.device_lock import hold_device, lock_path
 from qre.cli.hooks import hook_command, run_hook
 from qre.errors import UserError
-from tests.support.profiles import global_config
+from tests.support.profile_values import global_config
 
 
 def test_the_device_takes_the_place_of_percent_i(tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_a_holder_that_was_killed_holds_nothing(tmp_path: Path) -> None:
     config = global_config(tmp_path)
     code = (
         "import os, sys; from pathlib import Path; from qre.cli.device_lock import hold_device;"
-        "from tests.support.profiles import global_config\n"
+        "from tests.support.profile_values import global_config\n"
         "with hold_device(global_config(Path(sys.argv[1])), 'qre0', 'up'): os.kill(os.getpid(), 9)"
     )
     root = Path(__file__).resolve().parents[2]

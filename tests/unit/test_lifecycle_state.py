@@ -21,7 +21,7 @@ from qre.cli.state import (
     state_path,
 )
 from qre.errors import MachineError, UntrustedInputError, UserError
-from tests.support.profiles import client_profile, global_config, server_profile
+from tests.support.profile_values import client_profile, global_config, server_profile
 
 
 def test_a_state_is_read_back_as_it_was_saved(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from qre.config.model import GlobalConfig
 from qre.errors import MachineError, UserError
 from qre.session import Dataplane
 from qre.workers.netlink.netlink_socket import NetlinkRefusedError, raise_refusal, split_messages
-from tests.support.profiles import client_profile
+from tests.support.profile_values import client_profile
 
 NLMSG_ERROR, NLMSG_DONE, CAPPED, TLVS = 2, 3, 0x100, 0x200
 

@@ -1,0 +1,400 @@
+"""qre-tool up, down, reload and show as a user runs them: files, exit status, one line on standard error."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from qre.cli.device_lock import hold_device
+from qre.workers.netlink.tun import open_tun
+from tests.support.daemons import TOOL, wait_for
+from tests.support.network import everything, ip, own_network
+from tests.support.profile_values import global_config
+
+pytestmark = pytest.mark.root
+
+CLIENT = """\
+Device = qre0
+Address = 10.77.0.2/24, fd77::2/64
+Endpoint = 192.0.2.1:443
+ServerName = site.example
+RealityPublicKey = AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=
+RealityShortId = 0123456789abcdef
+"""
+
+
+class Machine:
+    """Configuration, state and runtime directories of one test, and qre-tool in them."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.config = global_config(directory)
+        self.config.config_dir.mkdir(mode=0o700)
+        self.env = {
+            **os.environ,
+            "QRE_CONFIG_DIR": str(directory / "dev"),
+            "QRE_GLOBAL_CONFIG": str(directory / "qre.conf"),
+            "QRE_STATE_DIR": str(directory / "state"),
+            "RUNTIME_DIRECTORY": str(directory / "run"),
+            "QRE_DATAPLANE": "user",
+        }
+
+    def write(self, text: str, name: str = "tunnel") -> None:
+        path = self.config.config_dir / f"{name}.conf"
+        path.write_text(text)
+        path.chmod(0o600)
+
+    def tool(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [TOOL, *arguments], env=self.env, capture_output=True, text=True, timeout=60, check=False
+        )
+
+    def does(self, *arguments: str) -> str:
+        """A command that succeeds, in silence on standard error; its output."""
+        done = self.tool(*arguments)
+        assert (done.returncode, done.stderr) == (0, "")
+        return done.stdout
+
+    def refuses(self, *arguments: str) -> str:
+        """A command that fails as it should: exit status 2, one line on standard error, nothing else."""
+        done = self.tool(*arguments)
+        assert done.returncode == 2, done
+        assert done.stdout == ""
+        assert len(done.stderr.splitlines()) == 1, done.stderr
+        assert done.stderr.startswith("qre-tool: ")
+        return done.stderr
+
+    def files(self) -> list[str]:
+        """Everything below the directories, but the profiles."""
+        return sorted(
+            str(path.relative_to(self.directory)) for path in self.directory.rglob("*") if path.suffix != ".conf"
+        )
+
+
+@pytest.fixture
+def machine() -> Iterator[Machine]:
+    with own_network(), tempfile.TemporaryDirectory(prefix="qre-t-") as directory:
+        ip("link", "set", "lo", "up")
+        Path(directory).chmod(0o755)  # other users must get as far as our own refusals
+        made = Machine(Path(directory))
+        made.write(CLIENT)
+        yield made
+
+
+@contextmanager
+def control_socket(machine: Machine, answer: bytes, device: str = "qre0") -> Iterator[list[bytes]]:
+    """A control socket that gives every caller this answer; what they asked."""
+    directory = machine.config.runtime_dir
+    directory.mkdir(exist_ok=True)
+    path = directory / f"{device}.sock"
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.bind(str(path))
+    listener.listen()
+    asked: list[bytes] = []
+
+    def serve() -> None:
+        while True:
+            try:
+                client, _ = listener.accept()
+            except OSError:
+                return
+            with client:
+                client.settimeout(5)
+                if request := client.recv(65536):
+                    asked.append(request)
+                    client.sendall(answer)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        yield asked
+    finally:
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+        thread.join(10)
+        path.unlink(missing_ok=True)
+
+
+def test_up_reload_and_down_do_what_they_say_and_leave_nothing(machine: Machine) -> None:
+    before = everything()
+    machine.does("up", "tunnel")
+    assert "inet 10.77.0.2/24" in everything()
+    machine.write(CLIENT.replace("10.77.0.2/24, fd77::2/64", "10.77.0.9/24") + "MTU = 1300\n")
+    machine.does("reload", "tunnel")
+    shown = everything()
+    assert "inet 10.77.0.9/24" in shown
+    assert "10.77.0.2/" not in shown
+    assert "mtu 1300" in shown
+    machine.does("down", "tunnel")
+    assert everything() == before
+    assert machine.files() == ["dev", "run", "state"]
+
+
+def test_a_dry_run_prints_the_plan_and_changes_nothing(machine: Machine) -> None:
+    before, files = everything(), machine.files()
+    machine.write(CLIENT + "AllowedIPs = 0.0.0.0/0\nPreUp = touch %i.made\nPostUp = true\nPostUp = false\n")
+    assert machine.does("--dry-run", "up", "tunnel").splitlines() == [
+        "use the user data plane",
+        "PreUp: touch qre0.made",
+        "make TUN device qre0 (persistent)",
+        "set qre0 up, MTU 1380",
+        "set address 10.77.0.2/24 on qre0",
+        "set address fd77::2/64 on qre0",
+        "route 0.0.0.0/0 to qre0 in table 5329477",
+        "rule -4: not fwmark 0x515245 lookup 5329477",
+        "rule -4: lookup main suppress_prefixlength 0",
+        "PostUp: true",
+        "PostUp: false",
+        f"save state to {machine.directory}/state/tunnel.state",
+    ]
+    assert everything() == before
+    assert machine.files() == files
+    assert not Path("qre0.made").exists()
+
+    machine.write(CLIENT)
+    machine.does("up", "tunnel")
+    before, files = everything(), machine.files()
+    machine.write(CLIENT.replace("10.77.0.2", "10.77.0.3"))
+    assert "set address 10.77.0.3/24 on qre0\n" in machine.does("reload", "tunnel", "--dry-run")
+    assert "delete device qre0\n" in machine.does("down", "--dry-run", "tunnel")
+    assert "up already" in machine.refuses("--dry-run", "up", "tunnel")
+    assert everything() == before
+    assert machine.files() == files
+
+
+BAD_NAMES = ("../tunnel", "dev/tunnel", "..", ".", "", ".hidden", "a\\b", "x" * 65, "tünnel")
+
+
+def test_a_name_that_is_no_profile_name_touches_no_path(machine: Machine) -> None:
+    trace = machine.directory / "trace"
+    code = (
+        "import sys; from qre.cli.main import main; import qre.cli.lifecycle_commands\n"
+        f"print([main([command, name]) for command in ('up', 'down', 'reload') for name in {BAD_NAMES!r}])"
+    )
+    command = [sys.executable, "-c", code]
+    if shutil.which("strace"):
+        command = ["strace", "-f", "-e", "trace=%file", "-o", str(trace), *command]
+    done = subprocess.run(command, env=machine.env, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout == f"{[2] * 3 * len(BAD_NAMES)}\n"
+    assert done.stderr.count("that is not a profile name") == 3 * len(BAD_NAMES)
+    assert [file for file in machine.files() if file != "trace"] == ["dev"]
+    if trace.exists():
+        touched = [line for line in trace.read_text().splitlines() if str(machine.directory) in line]
+        assert [line for line in touched if "/qre.conf" not in line and "execve" not in line] == []
+
+
+def test_an_invalid_profile_shows_every_mistake_and_changes_nothing(machine: Machine) -> None:
+    before = everything()
+    machine.write(CLIENT.replace("10.77.0.2/24", "10.77.0.2/99") + "MTU = 9\nPostUp = touch made\n")
+    for command in ("up", "reload", "down"):
+        done = machine.tool(command, "tunnel")
+        assert done.returncode == 2
+        assert len(done.stderr.splitlines()) == 2, done.stderr
+    assert everything() == before
+    assert machine.files() == ["dev"]
+
+
+def test_a_user_without_the_capability_is_told_which_in_one_line(machine: Machine) -> None:
+    before = everything()
+    profile = machine.config.config_dir / "tunnel.conf"
+    for readable in (False, True):
+        if readable:
+            profile.parent.chmod(0o755)
+            os.chown(profile, 65534, 65534)
+        for command in ("up", "down", "reload"):
+            done = subprocess.run(
+                [TOOL, command, "tunnel"], env=machine.env, user=65534, group=65534, extra_groups=[],
+                capture_output=True, text=True, timeout=60, check=False,
+            )  # fmt: skip
+            assert done.returncode == 2
+            missing = "it needs CAP_NET_ADMIN, which is missing; run it as root"
+            assert done.stderr == f"qre-tool: {command} tunnel : {missing}\n"
+    assert everything() == before
+
+
+def test_a_failing_hook_of_each_kind_is_one_line_and_leaves_nothing(machine: Machine) -> None:
+    before = everything()
+    for kind in ("PreUp", "PostUp"):
+        machine.write(CLIENT + f"{kind} = exit 9\n")
+        assert machine.refuses("up", "tunnel") == f"qre-tool: {kind} = exit 9 : it failed with exit status 9\n"
+        assert everything() == before
+        assert machine.files() in (["dev", "run"], ["dev", "run", "state"])
+
+
+def test_hooks_speak_on_our_standard_output_and_see_the_device(machine: Machine) -> None:
+    machine.write(CLIENT + "PostUp = ip -o link show %i | cut -d: -f2\nPostDown = echo %i is gone\n")
+    assert machine.does("up", "tunnel") == " qre0\n"
+    assert machine.does("down", "tunnel") == "qre0 is gone\n"
+
+
+def test_two_at_once_do_not_meddle_with_each_other(machine: Machine) -> None:
+    machine.write(CLIENT + f"PreUp = touch {machine.directory}/begun; sleep 2\n")
+    first = subprocess.Popen([TOOL, "up", "tunnel"], env=machine.env)
+    wait_for("the first to begin", (machine.directory / "begun").exists)
+    for command in ("up", "down"):
+        line = machine.refuses(command, "tunnel")
+        assert "`up` is at work on it" in line or "it is not up" in line
+    assert first.wait(20) == 0
+    machine.does("down", "tunnel")
+
+
+def test_a_terminated_up_undoes_what_it_did(machine: Machine) -> None:
+    before = everything()
+    machine.write(CLIENT + f"PostUp = touch {machine.directory}/begun; sleep 20\n")
+    running = subprocess.Popen([TOOL, "up", "tunnel"], env=machine.env)
+    wait_for("the hook", (machine.directory / "begun").exists)
+    assert "qre0" in everything()
+    running.send_signal(signal.SIGTERM)
+    assert running.wait(20) == 128 + signal.SIGTERM
+    assert everything() == before
+    assert [file for file in machine.files() if file != "begun"] == ["dev", "run"]
+
+
+def test_down_by_saved_state_when_the_profiles_file_is_gone(machine: Machine) -> None:
+    before = everything()
+    machine.does("up", "tunnel")
+    (machine.config.config_dir / "tunnel.conf").unlink()
+    machine.does("down", "tunnel")
+    assert everything() == before
+    assert "there is no such file" in machine.refuses("down", "tunnel")
+
+
+def test_down_and_up_are_refused_while_a_daemon_holds_the_device(machine: Machine) -> None:
+    with hold_device(machine.config, "qre0", "daemon"):
+        descriptor = open_tun("qre0", persistent=False, profile="tunnel")
+        try:
+            for command in ("up", "down", "reload"):
+                line = machine.refuses(command, "tunnel")
+                assert "a daemon holds it" in line or "it is not up" in line
+        finally:
+            os.close(descriptor)
+    with control_socket(machine, b'{"ok": true}\n'):
+        for arguments in (("down", "tunnel"), ("--dry-run", "down", "tunnel"), ("--dry-run", "up", "tunnel")):
+            assert "stop the daemon first: `systemctl stop qred@tunnel`" in machine.refuses(*arguments)
+
+
+def test_reload_asks_the_running_daemon_and_changes_nothing_itself(machine: Machine) -> None:
+    machine.does("up", "tunnel")
+    before = everything()
+    machine.write(CLIENT.replace("10.77.0.2", "10.77.0.3"))
+    with control_socket(machine, b'{"ok": true}\n') as asked:
+        plan = machine.does("--dry-run", "reload", "tunnel").splitlines()
+        assert plan[0] == "ask the daemon of qre0 to reload"
+        assert asked == []
+        machine.does("reload", "tunnel")
+        assert asked == [b'{"op": "reload"}\n']
+    assert everything() == before
+
+
+def test_a_daemon_that_refuses_or_answers_nonsense_is_reported_in_one_line(machine: Machine) -> None:
+    with control_socket(
+        machine, b'{"ok": false, "error": "profile tunnel: Listen was 1 and is now 2; down and up"}\n'
+    ):
+        assert "Listen was 1 and is now 2; down and up" in machine.refuses("reload", "tunnel")
+    for nonsense in (b"", b"what\n", b"[" * 3000 + b"\n", b'{"ok": 1}\n', b'"ok"\n', b"\xff\xfe\n"):
+        with control_socket(machine, nonsense):
+            assert "its daemon" in machine.refuses("reload", "tunnel")
+            assert "its daemon" in machine.refuses("show", "qre0")
+
+
+# --- show ---
+
+
+def test_show_without_anything_up_prints_nothing(machine: Machine) -> None:
+    assert machine.does("show") == ""
+    assert json.loads(machine.does("--json", "show")) == {"devices": []}
+
+
+def test_show_of_an_unknown_device_is_an_error_that_suggests_the_nearest(machine: Machine) -> None:
+    assert "device qre9 : it is not up; see `qre-tool show`" in machine.refuses("show", "qre9")
+    machine.does("up", "tunnel")
+    assert "did you mean" in machine.refuses("show", "qre1")
+    for name in ("../qre0", "", "a/b"):
+        assert "it is not up" in machine.refuses("show", name)
+
+
+def test_show_of_a_device_without_a_daemon_tells_what_the_kernel_knows(machine: Machine) -> None:
+    machine.does("up", "tunnel")
+    assert machine.does("show") == machine.does("show", "qre0") == machine.does("show", "tunnel")
+    assert machine.does("show").splitlines() == [
+        "interface: qre0",
+        "  profile: tunnel (client, user data plane)",
+        "  status: no daemon runs",
+        "  address: 10.77.0.2/24, fd77::2/64",
+        "  mtu: 1380",
+    ]
+    shown = json.loads(machine.does("--json", "show", "qre0"))["devices"]
+    assert [device["device"] for device in shown] == ["qre0"]
+    assert shown[0]["daemon_pid"] is None
+    ip("link", "del", "qre0")
+    assert machine.does("show") == ""
+
+
+def test_a_socket_that_outlived_its_daemon_is_no_device(machine: Machine) -> None:
+    machine.config.runtime_dir.mkdir()
+    stale = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    stale.bind(str(machine.config.runtime_dir / "qre7.sock"))
+    stale.close()
+    assert machine.does("show") == ""
+    assert "it is not up" in machine.refuses("show", "qre7")
+
+
+def test_show_asks_each_daemon_and_prints_what_it_says(machine: Machine) -> None:
+    described = {
+        "device": "qre5", "profile": "other", "role": "client", "dataplane": "user", "daemon_pid": 7, "up": True,
+        "status": "connected\x1b[31m", "mtu": 1380, "address": ["10.9.0.2/24"], "allowed_ips": [], "sessions": [],
+    }  # fmt: skip
+    with control_socket(machine, json.dumps({"ok": True, "device": described}).encode() + b"\n", "qre5") as asked:
+        text = machine.does("show", "qre5")
+        assert "status: connected�[31m" in text
+        assert "\x1b" not in text
+        assert json.loads(machine.does("--json", "show"))["devices"] == [described]
+    assert asked == [b'{"op": "show"}\n'] * 2
+
+
+def test_a_user_who_may_not_look_is_told_so(machine: Machine) -> None:
+    machine.does("up", "tunnel")
+    done = subprocess.run(
+        [TOOL, "show"], env=machine.env, user=65534, group=65534, extra_groups=[],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "Permission denied; run as root" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_show_starts_without_the_libraries_it_does_not_need(machine: Machine) -> None:
+    code = (
+        "import sys; from qre.cli.main import main; status = main(['show']);"
+        "print({'aioquic', 'zmq', 'bcc', 'pyroute2', 'cryptography'} & set(sys.modules)); sys.exit(status)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], env=machine.env, capture_output=True, text=True, check=False)
+    assert done.stdout == "set()\n", done.stderr
+
+
+def test_a_command_that_hangs_on_a_silent_daemon_ends(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    import qre.cli.control_client as client
+    from qre.errors import MachineError
+
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    machine.config.runtime_dir.mkdir()
+    listener.bind(str(machine.config.runtime_dir / "qre0.sock"))
+    listener.listen()
+    started = time.monotonic()
+    with pytest.raises(MachineError, match="did not answer within"):
+        client.ask_daemon(machine.config, "qre0", "show", 0.3)
+    assert time.monotonic() - started < 2
+    listener.close()

@@ -1,7 +1,7 @@
 """Visitor: the real client handshake over a real UDP socket, for as long as one handshake lasts.
 
-``python -m tests.support.visitor ADDRESS PORT NAME COUNT [PUBLIC_KEY_HEX]`` prints a JSON object for each visit. Run it
-inside a namespace; the authorities are those of SSL_CERT_FILE.
+``python -m tests.support.visitor ADDRESS PORT NAME COUNT [PUBLIC_KEY_HEX]`` prints a JSON object for each visit.
+Run it inside a namespace; the authorities are those of SSL_CERT_FILE.
 """
 
 from __future__ import annotations

@@ -5,22 +5,17 @@ goes in two packets of their own ("chaos protection"): the first has its beginni
 middle, so no datagram alone holds the whole. In each, the ranges are split at random, PINGs and PADDING are put
 between, and all of it is shuffled. A retransmission is shuffled anew. Packet numbers are one byte long wherever the
 browser's are.
-
-Hooks of aioquic: ``QuicPacketBuilder.start_packet``, ``_end_packet``, ``_flush_current_datagram``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from random import Random
 from typing import Any, Final
 
 from aioquic.buffer import encode_uint_var, size_uint_var
-from aioquic.quic.crypto import CryptoPair
-from aioquic.quic.packet import PACKET_FIXED_BIT, QuicFrameType, QuicPacketType, encode_long_header_first_byte
+from aioquic.quic.packet import QuicFrameType
 from aioquic.quic.packet_builder import (
-    PACKET_NUMBER_SEND_SIZE,
     QuicDeliveryState,
     QuicPacketBuilder,
     QuicPacketBuilderStop,
@@ -28,124 +23,23 @@ from aioquic.quic.packet_builder import (
 )
 
 from qre.quic.fingerprint import ChaosShape
-from qre.session import PACKET_NUMBER_BASE
+from qre.quic.packet_builder import LateSealingBuilder, UnsealedPacket
 
-TAG_LENGTH: Final = 16
 _PING: Final = b"\x01"
 
 
-@dataclass
-class _Unsealed:
-    packet: QuicSentPacket
-    crypto: CryptoPair
-    packet_start: int  # in the datagram as it was written
-    packet_end: int
-    number_length: int
-    payload: bytes
-
-
-class BrowserPacketBuilder(QuicPacketBuilder):
-    """Seals a datagram's packets when the datagram is complete. ``number_length``: 1 or 2 bytes for its number."""
+class BrowserPacketBuilder(LateSealingBuilder):
+    """A client's: every datagram with an Initial is full. ``number_length`` gives 1 or 2 for a packet number."""
 
     def __init__(self, *, number_length: Callable[[QuicSentPacket], int], **arguments: Any) -> None:
         super().__init__(is_client=True, **arguments)
         self._choose_number_length = number_length
-        self._number_length = PACKET_NUMBER_SEND_SIZE
-        self._unsealed: list[_Unsealed] = []
 
-    def start_packet(self, packet_type: QuicPacketType, crypto: CryptoPair) -> None:
-        """As stock, with packet numbers as short as they may be, and none that belongs to the data plane."""
-        super().start_packet(packet_type, crypto)
-        assert self._packet is not None
-        if self._packet.packet_number >= PACKET_NUMBER_BASE:
-            self._packet = None
-            raise QuicPacketBuilderStop
-        self._number_length = self._choose_number_length(self._packet)
-        self._header_size -= PACKET_NUMBER_SEND_SIZE - self._number_length
-        self._buffer.seek(self._packet_start + self._header_size)
+    def _number_length_of(self, packet: QuicSentPacket) -> int:
+        return self._choose_number_length(packet)
 
-    def end_datagram(self) -> None:
-        """What is started next goes into another datagram."""
-        if self._packet is not None:
-            self._end_packet()
-        self._flush_current_datagram()
-
-    def _end_packet(self) -> None:
-        """Keep the packet as it is: how much padding its datagram needs is not known yet."""
-        packet, crypto, buf = self._packet, self._packet_crypto, self._buffer
-        assert packet is not None and crypto is not None
-        if self.packet_is_empty:
-            super()._end_packet()
-            return
-        padding = 4 - self._number_length - (buf.tell() - self._packet_start - self._header_size)  # RFC 9001 §5.4.2
-        if packet.packet_type is QuicPacketType.ONE_RTT and self._datagram_needs_padding:
-            padding = max(padding, self.remaining_flight_space)
-            self._datagram_needs_padding = False
-        if padding > 0:
-            buf.push_bytes(bytes(padding))
-            packet.in_flight = True
-        payload = buf.data_slice(self._packet_start + self._header_size, buf.tell())
-        buf.push_bytes(bytes(TAG_LENGTH))  # takes the room of the tag
-        packet.sent_bytes = buf.tell() - self._packet_start
-        if packet.in_flight:
-            self._datagram_flight_bytes += packet.sent_bytes
-        self._unsealed.append(_Unsealed(packet, crypto, self._packet_start, buf.tell(), self._number_length, payload))
-        self._packets.append(packet)
-        self._packet_number += 1
-        self._packet = None
-        self.quic_logger_frames = None
-        if packet.packet_type is QuicPacketType.ONE_RTT:  # cannot be followed by another packet
-            self._flush_current_datagram()
-
-    def _flush_current_datagram(self) -> None:
-        """Fill the datagram up inside its Initial (RFC 9000 §14.1), then seal its packets."""
-        if not self._unsealed:
-            return
-        initials = [unsealed for unsealed in self._unsealed if unsealed.packet.packet_type is QuicPacketType.INITIAL]
-        missing = self._buffer_capacity - self._buffer.tell()
-        if initials and missing > 0:
-            self._pad(initials[-1], missing)
-        datagram = b"".join(map(self._seal, self._unsealed))
-        self._unsealed = []
-        self._datagrams.append(datagram)
-        self._flight_bytes += self._datagram_flight_bytes
-        self._total_bytes += len(datagram)
-        self._datagram_init = True
-        self._datagram_needs_padding = False
-        self._buffer.seek(0)
-
-    def _pad(self, unsealed: _Unsealed, length: int) -> None:
-        unsealed.payload += bytes(length)
-        packet = unsealed.packet
-        self._datagram_flight_bytes += length if packet.in_flight else packet.sent_bytes + length
-        packet.in_flight = True
-        packet.sent_bytes += length
-
-    def _seal(self, unsealed: _Unsealed) -> bytes:
-        number = unsealed.packet.packet_number
-        encoded_number = (number & ((1 << 8 * unsealed.number_length) - 1)).to_bytes(unsealed.number_length, "big")
-        kind = unsealed.packet.packet_type
-        if kind is QuicPacketType.ONE_RTT:
-            first = PACKET_FIXED_BIT | unsealed.crypto.key_phase << 2 | unsealed.number_length - 1
-            header = bytes([first]) + self._peer_cid
-        else:
-            first = encode_long_header_first_byte(self._version, kind, unsealed.number_length - 1)
-            length = unsealed.number_length + len(unsealed.payload) + TAG_LENGTH
-            header = b"".join(
-                (
-                    bytes([first]),
-                    self._version.to_bytes(4, "big"),
-                    bytes([len(self._peer_cid)]),
-                    self._peer_cid,
-                    bytes([len(self._host_cid)]),
-                    self._host_cid,
-                    encode_uint_var(len(self._peer_token)) + self._peer_token
-                    if kind is QuicPacketType.INITIAL
-                    else b"",
-                    (length | 0x4000).to_bytes(2, "big"),
-                )
-            )
-        return unsealed.crypto.encrypt_packet(header + encoded_number, unsealed.payload, number)
+    def _pad_initial(self, initials: list[UnsealedPacket], missing: int) -> None:
+        self.pad(initials[-1], missing, in_front=False)
 
 
 class HelloFlight:

@@ -1,10 +1,10 @@
 """aioquic's packet builder, made to leave nothing of aioquic's shape on the wire.
 
-Stock aioquic pads a datagram with literal zeros behind its last packet, where anybody sees them. Here Initial packets
-are sealed only when their datagram is full, so that PADDING frames go inside them, in front of the other frames as
-quic-go does. And no packet gets a number that belongs to the data plane (``PACKET_NUMBER_BASE``).
+Stock aioquic seals a packet at once and pads a datagram with literal zeros behind the last one, where anybody sees
+them. Here the packets of a datagram are sealed when it is complete, so that all PADDING is inside an Initial. And no
+packet gets a number that belongs to the data plane (``PACKET_NUMBER_BASE``).
 
-Hooks used: ``start_packet``, ``_end_packet``, ``_flush_current_datagram``.
+Hooks of aioquic: ``QuicPacketBuilder.start_packet``, ``_end_packet``, ``_flush_current_datagram``.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
+from aioquic.buffer import encode_uint_var
 from aioquic.quic.crypto import CryptoPair
-from aioquic.quic.packet import QuicPacketType, encode_long_header_first_byte
+from aioquic.quic.packet import PACKET_FIXED_BIT, QuicPacketType, encode_long_header_first_byte
 from aioquic.quic.packet_builder import (
     PACKET_NUMBER_SEND_SIZE,
     QuicPacketBuilder,
@@ -23,134 +24,167 @@ from aioquic.quic.packet_builder import (
 
 from qre.session import PACKET_NUMBER_BASE
 
-_TAG_SIZE: Final = 16
+TAG_LENGTH: Final = 16
+#: RFC 9001 §5.4.2: packet number and payload together, so that there is enough to sample.
+_SHORTEST: Final = 4
 
 
 @dataclass
-class _UnsealedInitial:
+class UnsealedPacket:
+    """One that waits for its datagram to be complete."""
+
     packet: QuicSentPacket
     crypto: CryptoPair
-    start: int  # in the datagram
+    number_length: int
     payload: bytes
-    space: int  # bytes kept for it in the buffer
+
+    @property
+    def is_initial(self) -> bool:
+        return self.packet.packet_type is QuicPacketType.INITIAL
 
 
-class ShapedPacketBuilder(QuicPacketBuilder):
-    """Use it like its base, for one ``datagrams_to_send``.
+class LateSealingBuilder(QuicPacketBuilder):
+    """Use it like its base, for one ``datagrams_to_send``; a subclass says which datagrams are filled up, and how."""
 
-    ``datagram_lengths``: one is taken off for every datagram, and a datagram of 1-RTT alone is padded up to it.
-    """
-
-    def __init__(self, *, datagram_lengths: list[int], **arguments: Any) -> None:
+    def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)
-        self._unsealed: list[_UnsealedInitial] = []
-        self._pad_initial = False
-        self._datagram_lengths = datagram_lengths
+        self._number_length = PACKET_NUMBER_SEND_SIZE
+        self._unsealed: list[UnsealedPacket] = []
+
+    def _number_length_of(self, packet: QuicSentPacket) -> int:
+        """How many bytes its packet number takes: 1 or 2."""
+        return PACKET_NUMBER_SEND_SIZE
+
+    def _pad_initial(self, initials: list[UnsealedPacket], missing: int) -> None:
+        """``missing`` bytes are free in a datagram with these Initials: ``pad`` one of them, or none."""
+        raise NotImplementedError
 
     def start_packet(self, packet_type: QuicPacketType, crypto: CryptoPair) -> None:
+        """As stock, with packet numbers as short as they may be, and none that belongs to the data plane."""
         if self._packet is not None:
             self._end_packet()
         if self._packet_number >= PACKET_NUMBER_BASE:
             raise QuicPacketBuilderStop
         super().start_packet(packet_type, crypto)
-
-    def _end_packet(self) -> None:
-        if self.packet_is_empty:
-            super()._end_packet()
-        elif self._packet_type is QuicPacketType.INITIAL:
-            self._keep_initial()
-        else:
-            if self._packet_type is QuicPacketType.ONE_RTT and self._packet_start == 0:
-                self._pad_one_rtt()
-            super()._end_packet()
+        assert self._packet is not None
+        self._number_length = self._number_length_of(self._packet)
+        self._header_size -= PACKET_NUMBER_SEND_SIZE - self._number_length
+        self._buffer.seek(self._packet_start + self._header_size)
 
     def end_datagram(self) -> None:
-        """What comes next begins a new one."""
+        """What is started next goes into another datagram."""
         if self._packet is not None:
             self._end_packet()
         self._flush_current_datagram()
 
-    def _pad_one_rtt(self) -> None:
-        """PADDING behind the frames, up to the length that Dest's datagram of this place had."""
-        lengths = self._datagram_lengths
-        while lengths and lengths[0] >= self._buffer_capacity:
-            lengths.pop(0)  # Dest had more full ones than we need
-        if not lengths:
-            return
-        missing = min(lengths[0] - _TAG_SIZE - self._buffer.tell(), self.remaining_flight_space)
-        if missing > 0:
-            self._buffer.push_bytes(bytes(missing))
-
-    def _keep_initial(self) -> None:
-        """End an Initial without sealing it: its length is not known before the datagram's is."""
+    def _end_packet(self) -> None:
+        """Keep the packet as it is: how much padding its datagram needs is not known yet."""
         packet, crypto, buf = self._packet, self._packet_crypto, self._buffer
         assert packet is not None and crypto is not None
+        if self.packet_is_empty:
+            super()._end_packet()
+            return
+        padding = self._padding_of(packet)
+        if padding > 0:
+            buf.push_bytes(bytes(padding))
+            packet.in_flight = True
         payload = buf.data_slice(self._packet_start + self._header_size, buf.tell())
-        shortest = 4 - PACKET_NUMBER_SEND_SIZE  # RFC 9001 §5.4.2: enough bytes to sample
-        payload = payload.ljust(shortest, b"\x00")
-        buf.seek(self._packet_start + self._header_size + len(payload))
-        buf.push_bytes(bytes(_TAG_SIZE))
+        buf.push_bytes(bytes(TAG_LENGTH))  # takes the room of the tag
         packet.sent_bytes = buf.tell() - self._packet_start
         if packet.in_flight:
             self._datagram_flight_bytes += packet.sent_bytes
-        # RFC 9000 §14.1: a server expands datagrams with ack-eliciting Initials, a client all of them.
-        self._pad_initial |= self._is_client or packet.is_ack_eliciting
-        self._unsealed.append(_UnsealedInitial(packet, crypto, self._packet_start, payload, packet.sent_bytes))
+        self._unsealed.append(UnsealedPacket(packet, crypto, self._number_length, payload))
         self._packets.append(packet)
         self._packet_number += 1
         self._packet = None
         self.quic_logger_frames = None
+        if packet.packet_type is QuicPacketType.ONE_RTT:  # cannot be followed by another packet
+            self._flush_current_datagram()
+
+    def _padding_of(self, packet: QuicSentPacket) -> int:
+        """The PADDING behind the frames of a packet that ends here."""
+        written = self._buffer.tell() - self._packet_start - self._header_size
+        if packet.packet_type is QuicPacketType.ONE_RTT and self._datagram_needs_padding:  # RFC 9000 §8.2.1
+            return self.remaining_flight_space
+        return _SHORTEST - self._number_length - written
 
     def _flush_current_datagram(self) -> None:
-        if self._buffer.tell() and self._datagram_lengths:
-            self._datagram_lengths.pop(0)
+        """Fill the datagram up inside its Initial (RFC 9000 §14.1), then seal its packets."""
         if not self._unsealed:
-            super()._flush_current_datagram()
             return
-        content = self._buffer.data
-        missing = self._buffer_capacity - len(content) if self._pad_initial else 0
-        if missing > 0:
-            self._pad_last_initial(missing)
-        sealed = bytearray()
-        position = 0
-        for initial in self._unsealed:
-            sealed += content[position : initial.start]
-            sealed += self._seal(initial)
-            position = initial.start + initial.space
-        sealed += content[position:]
+        initials = [unsealed for unsealed in self._unsealed if unsealed.is_initial]
+        missing = self._buffer_capacity - self._buffer.tell()
+        if initials and missing > 0:
+            self._pad_initial(initials, missing)
+        datagram = b"".join(map(self._seal, self._unsealed))
         self._unsealed = []
-        self._pad_initial = False
-        self._datagrams.append(bytes(sealed))
+        self._datagrams.append(datagram)
         self._flight_bytes += self._datagram_flight_bytes
-        self._total_bytes += len(sealed)
+        self._total_bytes += len(datagram)
         self._datagram_init = True
+        self._datagram_needs_padding = False
         self._buffer.seek(0)
 
-    def _pad_last_initial(self, missing: int) -> None:
-        last = self._unsealed[-1]
-        last.payload = bytes(missing) + last.payload
-        if last.packet.in_flight:
-            self._datagram_flight_bytes += missing
-        else:
-            last.packet.in_flight = True
-            self._datagram_flight_bytes += last.packet.sent_bytes + missing
-        last.packet.sent_bytes += missing
+    def pad(self, unsealed: UnsealedPacket, length: int, *, in_front: bool) -> None:
+        """PADDING in front of or behind the other frames; it makes a packet count as in flight (RFC 9002 §2)."""
+        unsealed.payload = bytes(length) + unsealed.payload if in_front else unsealed.payload + bytes(length)
+        packet = unsealed.packet
+        self._datagram_flight_bytes += length if packet.in_flight else packet.sent_bytes + length
+        packet.in_flight = True
+        packet.sent_bytes += length
 
-    def _seal(self, initial: _UnsealedInitial) -> bytes:
-        number = initial.packet.packet_number
-        length = PACKET_NUMBER_SEND_SIZE + len(initial.payload) + _TAG_SIZE
-        first = encode_long_header_first_byte(self._version, QuicPacketType.INITIAL, PACKET_NUMBER_SEND_SIZE - 1)
-        header = b"".join(
-            (
-                bytes([first]),
-                self._version.to_bytes(4, "big"),
-                bytes([len(self._peer_cid)]),
-                self._peer_cid,
-                bytes([len(self._host_cid)]),
-                self._host_cid,
-                b"\x00",  # a server's Initials have no token
-                (length | 0x4000).to_bytes(2, "big"),
-                (number & 0xFFFF).to_bytes(2, "big"),
+    def _seal(self, unsealed: UnsealedPacket) -> bytes:
+        number = unsealed.packet.packet_number
+        encoded_number = (number & ((1 << 8 * unsealed.number_length) - 1)).to_bytes(unsealed.number_length, "big")
+        kind = unsealed.packet.packet_type
+        if kind is QuicPacketType.ONE_RTT:
+            first = PACKET_FIXED_BIT | unsealed.crypto.key_phase << 2 | unsealed.number_length - 1
+            header = bytes([first]) + self._peer_cid
+        else:
+            first = encode_long_header_first_byte(self._version, kind, unsealed.number_length - 1)
+            length = unsealed.number_length + len(unsealed.payload) + TAG_LENGTH
+            header = b"".join(
+                (
+                    bytes([first]),
+                    self._version.to_bytes(4, "big"),
+                    bytes([len(self._peer_cid)]),
+                    self._peer_cid,
+                    bytes([len(self._host_cid)]),
+                    self._host_cid,
+                    encode_uint_var(len(self._peer_token)) + self._peer_token if unsealed.is_initial else b"",
+                    (length | 0x4000).to_bytes(2, "big"),
+                )
             )
-        )
-        return initial.crypto.encrypt_packet(header, initial.payload, number)
+        return unsealed.crypto.encrypt_packet(header + encoded_number, unsealed.payload, number)
+
+
+class SitePacketBuilder(LateSealingBuilder):
+    """A server's, as quic-go's: PADDING goes in front of an Initial's frames, and only with ack-eliciting ones.
+
+    ``datagram_lengths``: one is taken off for every datagram, and a datagram of 1-RTT alone is padded up to it.
+    """
+
+    def __init__(self, *, datagram_lengths: list[int], **arguments: Any) -> None:
+        super().__init__(is_client=False, **arguments)
+        self._datagram_lengths = datagram_lengths
+
+    def _pad_initial(self, initials: list[UnsealedPacket], missing: int) -> None:
+        if any(unsealed.packet.is_ack_eliciting for unsealed in initials):
+            self.pad(initials[-1], missing, in_front=True)
+
+    def _padding_of(self, packet: QuicSentPacket) -> int:
+        """Up to the length that Dest's datagram of this place had."""
+        lengths = self._datagram_lengths
+        needed = super()._padding_of(packet)
+        if packet.packet_type is not QuicPacketType.ONE_RTT or self._packet_start > 0:
+            return needed
+        while lengths and lengths[0] >= self._buffer_capacity:
+            lengths.pop(0)  # Dest had more full ones than we need
+        if not lengths:
+            return needed
+        return max(needed, min(lengths[0] - TAG_LENGTH - self._buffer.tell(), self.remaining_flight_space))
+
+    def _flush_current_datagram(self) -> None:
+        if self._unsealed and self._datagram_lengths:
+            self._datagram_lengths.pop(0)
+        super()._flush_current_datagram()

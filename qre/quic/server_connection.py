@@ -19,7 +19,7 @@ from aioquic.quic.packet_builder import QuicPacketBuilder
 
 from qre.quic.connection import HandshakeConnection
 from qre.quic.initial import QUIC_VERSION_1
-from qre.quic.packet_builder import ShapedPacketBuilder
+from qre.quic.packet_builder import SitePacketBuilder
 from qre.quic.server_tls import ServerFlight, ServerTlsContext
 
 #: quic-go's values, as Caddy sends them.
@@ -174,11 +174,10 @@ class ServerConnection(HandshakeConnection):
 
     # --- what is sent ---
 
-    def _new_builder(self) -> ShapedPacketBuilder:
-        return ShapedPacketBuilder(
+    def _new_builder(self) -> SitePacketBuilder:
+        return SitePacketBuilder(
             datagram_lengths=self._datagram_lengths,
             host_cid=self._handshake_cid,
-            is_client=False,
             max_datagram_size=self._max_datagram_size,
             packet_number=self._packet_number,
             peer_cid=self._peer_cid.cid,
@@ -190,7 +189,7 @@ class ServerConnection(HandshakeConnection):
         super()._write_application(builder, network_path, now)
         if not self._datagram_lengths or not self._cryptos[tls.Epoch.ONE_RTT].send.is_valid():
             return
-        assert isinstance(builder, ShapedPacketBuilder)
+        assert isinstance(builder, SitePacketBuilder)
         builder.end_datagram()
         while self._datagram_lengths:
             builder.start_packet(QuicPacketType.ONE_RTT, self._cryptos[tls.Epoch.ONE_RTT])

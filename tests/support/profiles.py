@@ -1,55 +1,34 @@
-"""Profiles and global settings as values, for tests that need no file."""
+"""Profiles that are right, as text, for tests that make one thing in them wrong."""
 
 from __future__ import annotations
 
-import ipaddress
 from pathlib import Path
 
-from qre.config.model import ClientSettings, GlobalConfig, Hooks, HostPort, Profile, ServerSettings, SocketAddress
-from qre.session import Dataplane, Role
+PRIVATE_KEY = "yAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBmk="
+PUBLIC_KEY = "HIgo9xNzJMWLKASShiTqIybxZ0U3wGLiUeJ1PKf8ykw="
+
+SERVER = f"""\
+[Interface]
+Address = 10.77.0.1/24
+Listen = 10.9.0.1:443
+Dest = www.example.org:443
+RealityPrivateKey = {PRIVATE_KEY}
+RealityShortIds = 0123456789abcdef
+"""
+
+CLIENT = f"""\
+[Interface]
+Address = 10.77.0.2/24
+Endpoint = vpn.example.org:443
+ServerName = www.example.org
+RealityPublicKey = {PUBLIC_KEY}
+RealityShortId = 0123456789abcdef
+"""
 
 
-def client_profile(
-    name: str = "tunnel",
-    *,
-    device: str = "qre0",
-    address: tuple[str, ...] = ("10.77.0.2/24", "fd77::2/64"),
-    mtu: int = 1380,
-    allowed_ips: tuple[str, ...] = (),
-    hooks: Hooks | None = None,
-) -> Profile:
-    return Profile(
-        name=name,
-        device=device,
-        role=Role.CLIENT,
-        address=tuple(ipaddress.ip_interface(text) for text in address),
-        client=ClientSettings(HostPort("vpn.example", 443), "vpn.example", bytes(31) + b"\1", bytes(8)),
-        mtu=mtu,
-        allowed_ips=tuple(ipaddress.ip_network(text) for text in allowed_ips),
-        hooks=hooks or Hooks(),
-    )
-
-
-def server_profile(name: str = "server", *, device: str = "qre0", port: int = 443) -> Profile:
-    return Profile(
-        name=name,
-        device=device,
-        role=Role.SERVER,
-        address=(ipaddress.ip_interface("10.77.0.1/24"),),
-        server=ServerSettings(
-            SocketAddress(ipaddress.IPv4Address("127.0.0.1"), port),
-            HostPort("site.example", 443),
-            "site.example",
-            bytes(32),
-            (bytes(8),),
-        ),
-    )
-
-
-def global_config(directory: Path, dataplane: Dataplane = Dataplane.USER) -> GlobalConfig:
-    return GlobalConfig(
-        config_dir=directory / "dev",
-        state_dir=directory / "state",
-        runtime_dir=directory / "run",
-        dataplane=dataplane,
-    )
+def write_profile(directory: Path, name: str, text: str, mode: int = 0o600) -> Path:
+    """``<directory>/<name>.conf`` with that text and mode."""
+    path = directory / f"{name}.conf"
+    path.write_text(text)
+    path.chmod(mode)
+    return path

@@ -1,0 +1,67 @@
+"""What the light commands load: nothing that takes time. (How long they take: ``python -m tests.bench.startup``.)"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.profiles import SERVER, write_profile
+
+TOOL = Path(sys.executable).parent / "qre-tool"
+HEAVY = {
+    "aioquic", "asyncio", "bcc", "cryptography", "dataclasses", "inspect", "json", "logging", "msgspec", "pathlib",
+    "pyroute2", "re", "typing", "zmq", "multiprocessing", "sdnotify",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("command", "argument"),
+    [("help", ""), ("strip", "qre0"), ("showconf", "qre0.conf"), ("genkey", ""), ("version", "")],
+)
+def test_a_light_command_loads_nothing_heavy(command: str, argument: str, tmp_path: Path) -> None:
+    write_profile(tmp_path, "qre0", SERVER)
+    words = [command, str(tmp_path / argument) if command == "showconf" else argument] if argument else [command]
+    program = (
+        "import sys; from qre.cli.main import main; status = main(sys.argv[1:]);"
+        "print(*sys.modules, file=sys.stderr); sys.exit(status)"
+    )
+    root = str(Path(__file__).resolve().parents[2])
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", f"import sys; sys.path.append({root!r}); {program}", *words],
+        env=os.environ | {"QRE_CONFIG_DIR": str(tmp_path), "QRE_GLOBAL_CONFIG": str(tmp_path / "none")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    loaded = set(done.stderr.split())
+    assert done.stdout
+    assert not loaded & HEAVY
+    assert len(loaded) < 80
+
+
+def test_the_launcher_is_found_through_a_symbolic_link(tmp_path: Path) -> None:
+    link = tmp_path / "qre-tool"
+    link.symlink_to(TOOL)
+    for words in (["version"], ["--json", "version"], ["shwo"]):
+        direct, linked = (
+            subprocess.run([program, *words], capture_output=True, check=False, cwd=tmp_path)
+            for program in (TOOL, link)
+        )
+        assert (direct.returncode, direct.stdout, direct.stderr) == (linked.returncode, linked.stdout, linked.stderr)
+        assert direct.returncode == (0 if "version" in words else 2)
+        assert b"Traceback" not in direct.stderr
+
+
+def test_a_module_in_the_current_directory_is_not_loaded(tmp_path: Path) -> None:
+    (tmp_path / "qre").mkdir()
+    (tmp_path / "qre" / "__init__.py").write_text("raise SystemExit('loaded')")
+    (tmp_path / "enum.py").write_text("raise SystemExit('loaded')")
+    for words in (["version"], ["pubkey"], ["shwo"]):
+        done = subprocess.run(
+            [TOOL, *words], capture_output=True, check=False, cwd=tmp_path, stdin=subprocess.DEVNULL
+        )
+        assert b"loaded" not in done.stdout + done.stderr

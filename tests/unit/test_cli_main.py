@@ -196,4 +196,4 @@ def test_a_terminal_of_another_encoding_gets_escapes(monkeypatch: pytest.MonkeyP
     stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     monkeypatch.setattr(sys, "stdout", stream)
     assert main(["help", "init"]) == 0
-    assert b"\\u2026" in stream.buffer.getvalue()  # type: ignore[attr-defined]  # a BytesIO
+    assert b"\\u2026" in stream.buffer.getvalue()

@@ -161,7 +161,7 @@ def test_any_bytes_parse_or_are_refused(data: bytes) -> None:
         except UserError as error:
             assert PRIVATE_KEY[:-1] not in str(error)
             continue
-        json.loads(to_json(config, show_keys=True))  # type: ignore[arg-type]  # either kind
+        json.loads(to_json(config, show_keys=True))
 
 
 def test_the_private_key_is_hidden_unless_it_is_asked_for() -> None:

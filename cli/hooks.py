@@ -28,7 +28,10 @@ def run_hook(kind: str, command: str, device: str) -> None:
     what = f"{kind} = {command}"
     try:
         process = subprocess.Popen(
-            ["/bin/sh", "-c", hook_command(command, device)], stdin=subprocess.DEVNULL, start_new_session=True
+            ["/bin/sh", "-c", hook_command(command, device)],
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            preexec_fn=_default_signals,  # noqa: PLW1509 - safe here: lifecycles run in processes of one thread
         )
     except OSError as error:
         raise UserError(what, error.strerror or str(error)) from error
@@ -44,6 +47,12 @@ def run_hook(kind: str, command: str, device: str) -> None:
         raise UserError(what, f"it was ended by {signal.Signals(-status).name}")
     if status:
         raise UserError(what, f"it failed with exit status {status}")
+
+
+def _default_signals() -> None:
+    """A daemon ignores some signals; what a hook starts in the background must not."""
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:

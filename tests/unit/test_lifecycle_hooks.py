@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -63,6 +64,15 @@ def test_hooks_get_none_of_our_descriptors(tmp_path: Path) -> None:
     finally:
         os.close(secret)
     assert "secret" not in (tmp_path / "said").read_text()
+
+
+def test_a_hook_does_not_inherit_that_a_daemon_ignores_signals() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with pytest.raises(UserError, match="it was ended by SIGHUP"):
+            run_hook("PostUp", "kill -HUP $$; sleep 5", "qre0")
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_device_is_held_by_one_at_a_time_and_the_second_is_told_who_has_it(tmp_path: Path) -> None:

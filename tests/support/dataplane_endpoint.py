@@ -1,8 +1,9 @@
 """One data plane process for tests: ``python -m tests.support.dataplane_endpoint ROLE DEVICE LOCAL PEER``.
 
 Makes a TUN device in the network namespace it was started in, installs one session with keys from a seed, says
-``ready`` and runs until its standard input ends; then it writes its counters as JSON. With QRE_PROFILE=FILE the
-profile goes there.
+``ready`` and runs until its standard input ends; then it writes its counters as JSON. Environment: QRE_PROFILE names
+a file for a profile, QRE_REKEY the seconds between two key updates of the server, QRE_MARKS an inherited descriptor
+of number marks, QRE_EPOCH the key epoch to begin with (a session that was confirmed before, then).
 """
 
 from __future__ import annotations
@@ -14,11 +15,17 @@ import json
 import os
 import socket
 import struct
+import subprocess
 import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 from qre.session import DataplaneReport, Role, SessionUpdate, Underlay
 from qre.workers.dataplane.device import Device
+from qre.workers.dataplane.marks import NumberMarks
 from tests.support.dataplane import fresh_marks, install_of, update_of
+from tests.support.namespaces import Namespace
 
 _TUNSETIFF, _TUNSETOFFLOAD, _TUNSETVNETHDRSZ = 0x400454CA, 0x400454D0, 0x400454D8
 CSUM, TSO4, TSO6, USO4, USO6 = 0x01, 0x02, 0x04, 0x20, 0x40
@@ -49,17 +56,23 @@ async def run(role: Role, name: str, local: str, peer: str) -> None:
     sock = udp_socket(local, port)
     tun = open_tun(name, int(os.environ.get("QRE_OFFLOADS", ALL_OFFLOADS)))
     server = sock.detach() if role is Role.SERVER else None
-    device = Device(tun, fresh_marks(), reports.append, server_socket=server)
+    marks = NumberMarks(int(os.environ["QRE_MARKS"])) if "QRE_MARKS" in os.environ else fresh_marks()
+    device = Device(tun, marks, reports.append, server_socket=server)
     underlay = Underlay(local_ip=local, local_port=port, peer_ip=peer, peer_port=peer_port)
-    install = install_of(role, underlay=underlay)
-    answer = device.handle(install, [] if server is not None else [sock.detach()])
+    again = "QRE_EPOCH" in os.environ
+    epoch = int(os.environ.get("QRE_EPOCH", "0"))
+    install = install_of(role, underlay=underlay, key_epoch=epoch, held=role is Role.SERVER and not again)
+    answer = device.handle(install, [] if server is not None else [os.dup(sock.fileno())])
+    if answer.key_epoch is not None:  # as the handshake worker does: derive up to the epoch that the marks know
+        install = install_of(role, underlay=underlay, key_epoch=answer.key_epoch, held=False)
+        epoch = answer.key_epoch
+        answer = device.handle(install, [] if server is not None else [os.dup(sock.fileno())])
     if answer.error:
         raise SystemExit(answer.error)
     print("ready", flush=True)
     ended = asyncio.Event()
     asyncio.get_running_loop().add_reader(sys.stdin.fileno(), ended.set)
     interval = float(os.environ.get("QRE_REKEY", "0"))
-    epoch = 0
     while not ended.is_set():
         try:
             await asyncio.wait_for(ended.wait(), interval or None)
@@ -100,6 +113,50 @@ def main() -> None:
     if profile_file:
         profile.disable()
         profile.dump_stats(profile_file)
+
+
+class Endpoint:
+    """Such a process in ``namespace``, seen from outside; ``end`` ends it and gives its counters."""
+
+    def __init__(
+        self,
+        namespace: Namespace,
+        role: Role,
+        device: str,
+        addresses: tuple[str, str],
+        inner: Sequence[str],
+        *,
+        pass_fds: Sequence[int] = (),
+        **environment: str,
+    ) -> None:
+        command = [sys.executable, "-m", "tests.support.dataplane_endpoint", role, device, *addresses]
+        self.process = subprocess.Popen(
+            [*namespace.prefix, *command],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            pass_fds=pass_fds,
+            env=os.environ | environment,
+            cwd=Path(__file__).resolve().parents[2],
+        )
+        assert self.process.stdout is not None
+        if self.process.stdout.readline() != "ready\n":
+            self.kill()
+            raise RuntimeError("the data plane process did not start")
+        for address in inner:
+            namespace.ip("addr", "add", address, "dev", device, *(["nodad"] if ":" in address else []))
+        namespace.ip("link", "set", device, "mtu", "1380", "up")
+
+    def end(self) -> dict[str, Any]:
+        output, _ = self.process.communicate(timeout=20)
+        assert self.process.returncode == 0
+        counters: dict[str, Any] = json.loads(output)
+        return counters
+
+    def kill(self) -> None:
+        """SIGKILL, as a crash."""
+        self.process.kill()
+        self.process.communicate(timeout=20)
 
 
 if __name__ == "__main__":

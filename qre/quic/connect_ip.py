@@ -47,7 +47,9 @@ class AddressesRequested:
     addresses: tuple[Interface, ...]
 
 
-class _ServerH3(H3Connection):
+class SiteHttp3(H3Connection):
+    """HTTP/3 with quic-go's SETTINGS and streams."""
+
     def _init_connection(self) -> None:
         """The control stream alone, as quic-go has it; stock opens three streams at once."""
         self._local_control_stream_id = self._create_uni_stream(StreamType.CONTROL)
@@ -66,7 +68,7 @@ class ConnectIpServer:
     """Reads the connection's HTTP/3 events and answers requests; the tunnel's waits for ``grant`` or ``refuse``."""
 
     def __init__(self, quic: QuicConnection, authority: str) -> None:
-        self._h3 = _ServerH3(quic)
+        self._h3 = SiteHttp3(quic)
         self._authority = authority.encode().lower()
         self._tunnel: int | None = None  # the stream of the CONNECT request
         self._buffer = b""  # of capsules, not parsed yet

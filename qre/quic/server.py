@@ -101,6 +101,7 @@ class ServerHandshake:
         self._routed = RoutedConnectionId(cid, reset_token(key, cid))
         self._handshake_cid = shown.source_cid if shown else _handshake_cid(cid, dest, random)
         lengths = dest.flight_datagram_lengths if dest else CADDY_DATAGRAMS
+        first = lengths[0] if lengths else _SMALLEST_DATAGRAM
         self._connection = ServerConnection(
             client_hello=authenticated.client_hello,
             proof_key=authenticated.secrets.proof,
@@ -109,7 +110,7 @@ class ServerHandshake:
             handshake_cid=self._handshake_cid,
             handshake_reset_token=reset_token(key, self._handshake_cid),
             flight=_flight(dest),
-            max_datagram_size=min(max((*lengths, _SMALLEST_DATAGRAM)), _LARGEST_DATAGRAM),
+            max_datagram_size=min(max(first, _SMALLEST_DATAGRAM), _LARGEST_DATAGRAM),
             datagram_lengths=list(lengths),
             first_packet_number=shown.highest_packet_number + 1 if shown else 0,
             random_bytes=random,

@@ -14,9 +14,13 @@ from aioquic.quic.configuration import QuicConfiguration
 
 from qre.quic.client_connection import ClientConnection
 from qre.quic.client_tls import ClientTlsContext
+from qre.quic.connect_ip import SiteHttp3
 from qre.quic.connection import HandshakeConnection
 from qre.quic.first_flight import BrowserPacketBuilder
 from qre.quic.http3 import BrowserHttp3
+from qre.quic.packet_builder import LateSealingBuilder, SitePacketBuilder
+from qre.quic.server_connection import ServerConnection
+from qre.quic.server_tls import ServerTlsContext
 
 PINNED = "1.7.2"
 
@@ -142,7 +146,19 @@ def test_a_hook_has_the_parameters_that_it_is_used_with(hook: object, expected: 
 
 
 @pytest.mark.parametrize(
-    "kind", [HandshakeConnection, ClientConnection, ClientTlsContext, BrowserPacketBuilder, BrowserHttp3]
+    "kind",
+    [
+        HandshakeConnection,
+        ClientConnection,
+        ServerConnection,
+        ClientTlsContext,
+        ServerTlsContext,
+        LateSealingBuilder,
+        BrowserPacketBuilder,
+        SitePacketBuilder,
+        BrowserHttp3,
+        SiteHttp3,
+    ],
 )
 def test_every_private_name_that_is_overridden_is_one_of_aioquics_or_new(kind: type) -> None:
     """An override whose base is gone would silently do nothing: those are all listed above."""

@@ -1,4 +1,4 @@
-"""Arguments of the form ``Key=Value``, and options with values.
+"""Arguments of the form ``Key=Value``.
 
 A field may be written in CamelCase, kebab-case, snake_case or lower case. Unknown, repeated and missing fields are
 named, all of them at once.
@@ -67,40 +67,3 @@ def forms_of(names: Iterable[str]) -> dict[str, str]:
         for form in (name.lower(), snake, snake.replace("_", "-")):
             forms[form] = name
     return forms
-
-
-def parse_options(arguments: Sequence[str], with_value: Iterable[str]) -> tuple[list[str], dict[str, str]]:
-    """The words that are no options, and option -> value (``--name value`` or ``--name=value``).
-
-    Options without a value must have been taken out before. Unknown, repeated ones and missing values are UserErrors.
-    """
-    known = tuple(with_value)
-    words: list[str] = []
-    found: dict[str, str] = {}
-    errors: list[UserError] = []
-    rest = iter(arguments)
-    for word in rest:
-        if word == "--":
-            words += rest
-            break
-        if not word.startswith("-"):
-            words.append(word)
-            continue
-        name, equals, value = word.partition("=")
-        if name not in known:
-            errors.append(
-                UserError(
-                    f"option {quoted(name)}", "there is no such option", did_you_mean(name, known, "see --help")
-                )
-            )
-            continue
-        given = value if equals else next(rest, None)
-        if not given:
-            errors.append(UserError(f"option {name}", "its value is missing", f"write {name} VALUE"))
-        elif name in found:
-            errors.append(UserError(f"option {name}", "it is given twice", "give it once"))
-        else:
-            found[name] = given
-    if errors:
-        raise UserErrors(tuple(errors))
-    return words, found

@@ -48,11 +48,16 @@ class Problems:
 
     def add(self, line: int, key: str, why: str, remedy: str = "") -> None:
         """``line`` 0: the source as a whole; ``key`` may be empty."""
-        if len(self._errors) >= MAX_PROBLEMS:
+        if self.full:
             self._left_out += 1
             return
         what = f"{self.place}:{line}" if line else self.place
         self._errors.append((line, UserError(f"{what}: {key}" if key else what, why, remedy)))
+
+    @property
+    def full(self) -> bool:
+        """Whether a further problem would only be counted."""
+        return len(self._errors) >= MAX_PROBLEMS
 
     def errors(self) -> list[UserError]:
         """In the order of the lines, then what is said of the source as a whole."""
@@ -241,7 +246,8 @@ def _known_key(name: str, equals: bool, number: int, by_form: dict[str, str], pr
             problems.add(number, other, f"is a key of {place}", "move the line there")
             return None
     keys = tuple(by_form.values())
-    problems.add(number, name, "unknown key", did_you_mean(name, keys, f"the keys are {', '.join(keys)}"))
+    remedy = "" if problems.full else did_you_mean(name, keys, f"the keys are {', '.join(keys)}")
+    problems.add(number, name, "unknown key", remedy)
     return None
 
 

@@ -1,10 +1,10 @@
-"""Fields and options of the command line: every form of a name, every error named."""
+"""Fields of the command line: every form of a name, every error named."""
 
 from __future__ import annotations
 
 import pytest
 
-from qre.cli.fields import parse_fields, parse_options
+from qre.cli.fields import parse_fields
 from qre.errors import UserErrors
 
 
@@ -53,20 +53,3 @@ def test_unknown_repeated_missing_and_malformed_fields_are_all_named() -> None:
 def test_a_field_is_bounded() -> None:
     assert "longer than 16384" in refused("Dest=" + "x" * 20_000, "sni=a")[0]
     assert "the fields are ServerName, Dest" in refused("Dest=a", "sni=b", "qqqq=1")[0]
-
-
-def test_options_take_their_value_after_a_blank_or_an_equals_sign() -> None:
-    words, options = parse_options(
-        ["p", "--state-dir", "/x", "--pin-dir=/y", "--", "--z"], ["--state-dir", "--pin-dir"]
-    )
-    assert (words, options) == (["p", "--z"], {"--state-dir": "/x", "--pin-dir": "/y"})
-
-
-def test_wrong_options_are_all_named() -> None:
-    with pytest.raises(UserErrors) as caught:
-        parse_options(["--statedir=/x", "--pin-dir=/x", "--pin-dir=/y", "--state-dir"], ["--state-dir", "--pin-dir"])
-    assert [str(error) for error in caught.value.errors] == [
-        "option '--statedir': there is no such option; did you mean --state-dir?",
-        "option --pin-dir: it is given twice; give it once",
-        "option --state-dir: its value is missing; write --state-dir VALUE",
-    ]

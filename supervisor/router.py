@@ -147,7 +147,7 @@ class Router:
             raise UntrustedInputError(f"worker {self.party}", "a message that does not parse") from None
 
     def _permitted(self, envelope: Envelope) -> Route | None:
-        found = route(self.party, envelope.peer, envelope.body, request=envelope.id != 0)
+        found = route(self.party, envelope.peer, type(envelope.body), request=envelope.id != 0)
         stage = self.stage()
         allowed = found is not None and (
             stage is Stage.SPAWNED

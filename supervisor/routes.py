@@ -63,9 +63,9 @@ ROUTES: Final[dict[Party, dict[type[Message], Route]]] = {
 }
 
 
-def route(sender: Party, to: Party, message: Message, *, request: bool) -> Route | None:
-    """The row for this message; None when there is none."""
-    found = ROUTES[sender].get(type(message))
+def route(sender: Party, to: Party, kind: type[Message], *, request: bool) -> Route | None:
+    """The row for a message of this kind; None when there is none."""
+    found = ROUTES[sender].get(kind)
     if found is None or found.to is not to or found.request is not request:
         return None
     return found

@@ -1,0 +1,182 @@
+"""Privileges given up for real: a forked process enters a role's sandbox, and /proc and the kernel judge it."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import zmq
+
+from qre.errors import MachineError
+from qre.ipc import sandbox
+from qre.ipc.messages import Party
+from qre.ipc.roles import ROLES, Role
+from tests.support.daemons import threads
+
+EVERY_ROLE = pytest.mark.parametrize("party", list(ROLES))
+
+
+def in_sandbox(role: Role, deed: Callable[[], str]) -> str:
+    """What ``deed`` says, run in a forked process inside ``role``'s sandbox."""
+    read, write = os.pipe()
+    parent = os.getpid()
+    child = os.fork()
+    if child == 0:
+        try:
+            sandbox.enter(role, parent)
+            os.write(write, deed().encode())
+        except BaseException as error:  # noqa: BLE001 - the child must not return into the test runner
+            os.write(write, f"{type(error).__name__}: {error}".encode())
+        finally:
+            os._exit(0)
+    os.close(write)
+    with os.fdopen(read) as file:
+        said = file.read()
+    os.waitpid(child, 0)
+    return said
+
+
+def refused(deed: Callable[[], object]) -> str:
+    try:
+        deed()
+    except OSError as error:
+        return errno.errorcode[error.errno or 0]
+    return "allowed"
+
+
+@EVERY_ROLE
+def test_every_thread_is_confined_zeromqs_included(party: Party) -> None:
+    role = ROLES[party]
+    read, write = os.pipe()
+    parent, child = os.getpid(), os.fork()
+    if child == 0:
+        try:
+            sandbox.enter(role, parent)
+            context = zmq.Context()
+            made = context.socket(zmq.DEALER)
+            made.connect("ipc:///nowhere")
+            threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
+            os.write(write, b"x")
+            time.sleep(60)
+        finally:
+            os._exit(1)
+    os.close(write)
+    try:
+        assert os.read(read, 1) == b"x"
+        found = threads(child)
+        assert len(found) >= 4
+        granted = sum(1 << capability for capability in role.capabilities)
+        for thread in found:
+            assert thread.capabilities == (0, granted, granted, 0, 0)
+            assert (thread.uid, thread.no_new_privs, thread.seccomp) == (role.ids()[0], 1, 2)
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        os.close(read)
+
+
+@EVERY_ROLE
+def test_no_role_can_start_a_process_or_read_other_files_or_regain_privileges(party: Party) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+
+    def deed() -> str:
+        found = {
+            "fork": refused(os.fork),
+            "exec": refused(lambda: os.execv("/bin/true", ["true"])),
+            "passwd": refused(lambda: os.open("/etc/passwd", os.O_RDONLY)),
+            "write": refused(lambda: os.open("/tmp/qre-sandbox-test", os.O_WRONLY | os.O_CREAT)),
+            "proc": refused(lambda: os.open("/proc/self/mem", os.O_RDWR)),
+            "root": refused(lambda: os.setuid(0)),
+            "packet": refused(lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW)),
+            "raw": refused(lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, 255)),
+            "kill": refused(lambda: os.kill(os.getppid(), signal.SIGCONT)),
+            "unshare": "allowed" if libc.unshare(0x10000000) == 0 else errno.errorcode[ctypes.get_errno()],
+            "ptrace": "allowed" if libc.ptrace(0, 0, 0, 0) == 0 else errno.errorcode[ctypes.get_errno()],
+        }
+        return " ".join(f"{name}={how}" for name, how in found.items() if how == "allowed")
+
+    assert in_sandbox(ROLES[party], deed) == ""
+    assert not Path("/tmp/qre-sandbox-test").exists()
+
+
+def test_only_the_handshake_role_resolves_names() -> None:
+    for party, role in ROLES.items():
+        said = in_sandbox(role, lambda: refused(lambda: os.open("/etc/hosts", os.O_RDONLY)))
+        assert (said == "allowed") is (party is Party.HANDSHAKE), (party, said)
+
+
+def test_only_roles_that_need_it_call_bpf_or_netlink() -> None:
+    for party, role in ROLES.items():
+        libc = ctypes.CDLL(None, use_errno=True)
+
+        def bpf(libc: ctypes.CDLL = libc) -> str:
+            libc.syscall(321, 0, None, 0)
+            return errno.errorcode[ctypes.get_errno()]
+
+        assert (in_sandbox(role, bpf) != "EPERM") is (party is Party.BPF_LOADER)
+        netlink = in_sandbox(role, lambda: refused(lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)))
+        assert (netlink == "allowed") is (party in (Party.NETLINK, Party.HANDSHAKE))
+
+
+def test_a_worker_that_cannot_drop_refuses_to_run() -> None:
+    """As another user than root: the ids cannot be changed."""
+    script = (
+        "import os, sys\n"
+        "os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534)\n"
+        "from qre.ipc import sandbox; from qre.ipc.roles import ROLES; from qre.ipc.messages import Party\n"
+        "from qre.errors import MachineError\n"
+        "try: sandbox.enter(ROLES[Party.NETLINK], os.getppid())\n"
+        "except MachineError as error: print(error)\n"
+        "else: print('it ran')\n"
+    )
+    preload = "import qre.ipc.sandbox, qre.ipc.roles\n"
+    done = subprocess.run([sys.executable, "-c", preload + script], capture_output=True, text=True, check=False)
+    assert "cannot drop privileges" in done.stdout, done.stderr
+
+
+def test_a_second_drop_changes_nothing_and_a_dead_parent_is_noticed() -> None:
+    role = ROLES[Party.DATAPLANE]
+
+    def twice() -> str:
+        try:
+            sandbox.enter(role, os.getppid())
+        except MachineError as error:
+            return str(error)
+        return "it ran twice"
+
+    assert "cannot drop privileges" in in_sandbox(role, twice)
+
+    def orphan() -> str:
+        try:
+            sandbox.die_with_parent(1 << 22)
+        except (MachineError, OSError) as error:
+            return str(error)
+        return "nothing noticed"
+
+    assert "nothing" not in in_sandbox(role, orphan)
+
+
+def test_a_handed_socket_of_another_kind_is_refused_and_closed() -> None:
+    for made, reuseport in (
+        (socket.socket(socket.AF_INET, socket.SOCK_STREAM), False),
+        (socket.socket(socket.AF_INET6, socket.SOCK_DGRAM), False),
+        (socket.socket(socket.AF_INET, socket.SOCK_DGRAM), True),
+    ):
+        fd = made.detach()
+        with pytest.raises(MachineError):
+            sandbox.check_socket(fd, socket.AF_INET, socket.SOCK_DGRAM, reuseport=reuseport)
+        with pytest.raises(OSError):
+            os.fstat(fd)
+    fd = os.open("/dev/null", os.O_RDONLY)
+    with pytest.raises(MachineError):
+        sandbox.check_socket(fd, socket.AF_INET, socket.SOCK_DGRAM, reuseport=False)

@@ -1,0 +1,182 @@
+"""One router a role over real ZeroMQ: what a worker may say, what it may not, and that every request is answered."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import zmq
+import zmq.asyncio
+
+from qre.errors import MachineError
+from qre.ipc.messages import (
+    CidAdopt,
+    Done,
+    Envelope,
+    Heartbeat,
+    Hello,
+    Party,
+    Refused,
+    RoleState,
+    SocketGranted,
+    SocketRequest,
+    Stop,
+)
+from qre.ipc.worker import LimitedLog
+from qre.session import Message
+from qre.supervisor.life import Stage
+from qre.supervisor.router import Router, endpoint
+
+CID = bytes(20)
+
+
+class Bench:
+    """Routers of handshake and bpf_loader, and a raw DEALER for each, as workers would have."""
+
+    def __init__(self, runtime: Path) -> None:
+        self.context = zmq.asyncio.Context()
+        self.said: list[str] = []
+        self.handled: list[tuple[Party, Message]] = []
+        self.stage = Stage.SPAWNED
+        self.routers: dict[Party, Router] = {}
+        self.dealers: dict[Party, zmq.asyncio.Socket] = {}
+        log = LimitedLog(type("Log", (), {"log": lambda _, level, *words: self.said.append(str(words))})())
+        for party in (Party.HANDSHAKE, Party.BPF_LOADER):
+            (runtime / party.value).mkdir(exist_ok=True)
+            router = Router(self.context, runtime, party, log)
+            router.stage = lambda: self.stage
+            self.routers[party] = router
+            self.dealers[party] = self.context.socket(zmq.DEALER)
+            self.dealers[party].connect(endpoint(runtime, party))
+        self.tasks = [
+            asyncio.create_task(router.serve(self.handle, self.routers)) for router in self.routers.values()
+        ]
+
+    async def handle(self, source: Party, message: Message) -> Message | None:
+        self.handled.append((source, message))
+        return SocketGranted(number=3) if isinstance(message, SocketRequest) else None
+
+    async def send(self, party: Party, body: Any, peer: Party = Party.SUPERVISOR, **rest: Any) -> None:
+        await self.dealers[party].send(msgspec.msgpack.encode(Envelope(peer=peer, body=body, **rest)))
+
+    async def receive(self, party: Party) -> Envelope:
+        data = await asyncio.wait_for(self.dealers[party].recv(), 5)
+        return msgspec.msgpack.decode(data, type=Envelope)
+
+    async def greet(self) -> None:
+        for party in self.routers:
+            await self.send(party, Hello(role=party, pid=os.getpid()))
+        await self.until(lambda: len(self.handled) == 2)
+        self.handled.clear()
+        self.stage = Stage.READY
+
+    async def until(self, true: Callable[[], bool]) -> None:
+        for _ in range(500):
+            if true():
+                return
+            await asyncio.sleep(0.01)
+        raise AssertionError("it did not happen")
+
+    async def close(self) -> None:
+        for task in self.tasks:
+            task.cancel()
+        for sock in (*self.routers.values(), *self.dealers.values()):
+            sock.close()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+        self.context.term()
+
+
+def drive(runtime: Path, story: Callable[[Bench], Awaitable[None]]) -> None:
+    async def run() -> None:
+        bench = Bench(runtime)
+        try:
+            await story(bench)
+        finally:
+            await bench.close()
+
+    asyncio.run(run())
+
+
+def test_a_request_to_the_supervisor_is_answered_with_its_id(tmp_path: Path) -> None:
+    async def story(bench: Bench) -> None:
+        await bench.greet()
+        await bench.send(Party.HANDSHAKE, SocketRequest(), id=41)
+        answer = await bench.receive(Party.HANDSHAKE)
+        assert (answer.id, answer.answer, answer.body) == (41, True, SocketGranted(number=3))
+
+    drive(tmp_path, story)
+
+
+def test_a_request_to_another_worker_is_forwarded_with_its_true_source(tmp_path: Path) -> None:
+    async def story(bench: Bench) -> None:
+        await bench.greet()
+        await bench.send(Party.HANDSHAKE, CidAdopt(connection_id=CID), peer=Party.BPF_LOADER, id=7)
+        asked = await bench.receive(Party.BPF_LOADER)
+        assert (asked.peer, asked.body) == (Party.HANDSHAKE, CidAdopt(connection_id=CID))
+        await bench.send(Party.BPF_LOADER, Done(), peer=Party.HANDSHAKE, id=asked.id, answer=True)
+        answer = await bench.receive(Party.HANDSHAKE)
+        assert (answer.id, answer.answer, answer.body) == (7, True, Done())
+
+    drive(tmp_path, story)
+
+
+def test_what_the_table_does_not_allow_is_dropped_and_counted(tmp_path: Path) -> None:
+    async def story(bench: Bench) -> None:
+        await bench.greet()
+        forged: list[tuple[Party, Any, Party, int]] = [
+            (Party.BPF_LOADER, SocketRequest(), Party.SUPERVISOR, 5),
+            (Party.BPF_LOADER, CidAdopt(connection_id=CID), Party.BPF_LOADER, 5),
+            (Party.HANDSHAKE, Stop(), Party.BPF_LOADER, 5),
+            (Party.HANDSHAKE, Heartbeat(), Party.DATAPLANE, 5),
+            (Party.HANDSHAKE, RoleState(up=True, text=""), Party.SUPERVISOR, 5),  # one-way, not a request
+            (Party.HANDSHAKE, Hello(role=Party.HANDSHAKE, pid=1), Party.SUPERVISOR, 0),  # once only
+        ]
+        for sender, body, peer, number in forged:
+            await bench.send(sender, body, peer=peer, id=number)
+        dealer = bench.dealers[Party.HANDSHAKE]
+        for frames in ([b""], [b"garbage"], [b"a", b"b", b"c"], [b"\xff" * 5000]):
+            await dealer.send_multipart(frames)
+        await bench.until(lambda: sum(router.dropped for router in bench.routers.values()) == len(forged) + 4)
+        assert not bench.handled
+        assert len(bench.said) <= 4, "one line a role and interval"
+
+    drive(tmp_path, story)
+
+
+def test_nothing_is_heard_before_a_worker_has_started(tmp_path: Path) -> None:
+    async def story(bench: Bench) -> None:
+        await bench.send(Party.HANDSHAKE, SocketRequest(), id=1)
+        await bench.until(lambda: bench.routers[Party.HANDSHAKE].dropped == 1)
+        assert not bench.handled
+
+    drive(tmp_path, story)
+
+
+def test_whoever_waits_for_a_worker_that_dies_is_told(tmp_path: Path) -> None:
+    async def story(bench: Bench) -> None:
+        await bench.greet()
+        await bench.send(Party.HANDSHAKE, CidAdopt(connection_id=CID), peer=Party.BPF_LOADER, id=9)
+        await bench.receive(Party.BPF_LOADER)
+        bench.routers[Party.BPF_LOADER].abandon("the worker died")
+        answer = await bench.receive(Party.HANDSHAKE)
+        assert answer.body == Refused(reason="the worker died")
+        await bench.send(Party.HANDSHAKE, CidAdopt(connection_id=CID), peer=Party.BPF_LOADER, id=10)
+        refused = (await bench.receive(Party.HANDSHAKE)).body
+        assert isinstance(refused, Refused)
+        assert "not there" in refused.reason
+
+    drive(tmp_path, story)
+
+
+def test_a_worker_that_does_not_answer_in_time_is_an_error(tmp_path: Path) -> None:
+    async def story(bench: Bench) -> None:
+        await bench.greet()
+        with pytest.raises(MachineError, match="no answer"):
+            await bench.routers[Party.BPF_LOADER].request(Party.SUPERVISOR, Heartbeat(), 0.1)
+
+    drive(tmp_path, story)

@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qre.errors import UntrustedInputError, UserError
+from qre.errors import UntrustedInputError
 from qre.reality.authenticator import (
     RANDOM_END,
     RANDOM_LENGTH,
@@ -22,7 +22,6 @@ from qre.reality.authenticator import (
     share_secrets_untrusted,
 )
 from qre.reality.proof import PROOF_LENGTH, proves_server, server_proof
-from qre.reality.short_id import overlapping, pad_short_id, parse_short_id
 
 
 def secrets() -> SharedSecrets:
@@ -138,26 +137,6 @@ def test_a_proof_holds_for_its_key_and_certificate_key_alone() -> None:
     assert not proves_server(key, public, proof[:-1] + bytes([proof[-1] ^ 1]))
     assert not proves_server(key, public, proof[:-1])
     assert not proves_server(key, public, b"")
-
-
-def test_short_ids_are_padded_on_the_right() -> None:
-    assert parse_short_id("") == parse_short_id("00") == bytes(8)
-    assert parse_short_id("AbCd") == b"\xab\xcd" + bytes(6)
-    assert pad_short_id(b"x") == b"x" + bytes(7)
-
-
-@pytest.mark.parametrize("text", ["0", "zz", "00" * 9, "00 11", " 00", "0x00"])
-def test_a_short_id_that_is_none_is_refused(text: str) -> None:
-    with pytest.raises(UserError, match="short id"):
-        parse_short_id(text)
-
-
-def test_short_ids_that_are_equal_after_padding_overlap() -> None:
-    assert overlapping([b"", b"\x00"]) == bytes(8)
-    assert overlapping([b"\x01", b"\x02", b"\x01\x00\x00"]) == b"\x01" + bytes(7)
-    assert overlapping([b"\x01", b"\x02"]) is None
-    with pytest.raises(UserError):
-        overlapping([bytes(9)])
 
 
 def test_a_short_id_in_an_authenticator_is_padded() -> None:

@@ -1,0 +1,101 @@
+"""session-plan: what it prints of two configurations, and how it refuses two that do not fit."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import pytest
+
+from qre.cli.main import main
+
+
+@pytest.fixture
+def profiles(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> tuple[Path, Path]:
+    monkeypatch.setenv("QRE_CONFIG_DIR", str(tmp_path))
+    monkeypatch.setenv("QRE_GLOBAL_CONFIG", str(tmp_path / "none"))
+    assert main(["init", "Endpoint=192.0.2.1:443", "Dest=site.example:443"]) == 0
+    capsys.readouterr()
+    return tmp_path / "server0.conf", tmp_path / "client0.conf"
+
+
+def plan(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[dict[str, str], dict[str, str]]:
+    assert main(["session-plan", *words]) == 0
+    commands = [shlex.split(line, comments=True) for line in capsys.readouterr().out.splitlines()]
+    server, client = (command for command in commands if command)
+    assert server[:3] == ["qre-tool", "install-session", "server0"]
+    assert client[:3] == ["qre-tool", "install-session", "client0"]
+    fields = [dict(word.split("=", 1) for word in command[3:]) for command in (server, client)]
+    return fields[0], fields[1]
+
+
+def test_both_ends_of_a_plan_fit_together(profiles: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    server, client = plan(capsys, *map(str, profiles))
+    for tx, rx in (("TxKey", "RxKey"), ("TxIv", "RxIv"), ("TxHpKey", "RxHpKey"), ("NextTxKey", "NextRxKey")):
+        assert server[tx] == client[rx]
+        assert server[rx] == client[tx]
+    assert server["SessionId"] == client["SessionId"]
+    assert len(server["SessionId"]) == 64
+    assert server["ConnectionId"] == client["ConnectionId"]
+    assert len(server["ConnectionId"]) == 40
+    assert server["NextRxHpKey"] == server["RxHpKey"]
+    assert (server["KeyEpoch"], server["PacketNumber"]) == ("0", "65536")
+    assert server["ClientConnectionId"] == ""
+    lengths = {name: len(server[name]) for name in ("TxKey", "RxKey", "TxHpKey", "RxHpKey", "TxIv", "RxIv")}
+    assert lengths == {"TxKey": 32, "RxKey": 32, "TxHpKey": 32, "RxHpKey": 32, "TxIv": 24, "RxIv": 24}
+
+
+def test_a_plan_differs_at_each_run(profiles: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    one, other = (plan(capsys, *map(str, profiles))[0] for _ in range(2))
+    for name in ("SessionId", "ConnectionId", "TxKey", "RxKey", "TxIv", "TxHpKey"):
+        assert one[name] != other[name]
+
+
+def test_underlay_addresses_are_those_that_were_given_or_listen(
+    profiles: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    server, client = plan(
+        capsys, *map(str, profiles), "ServerUnderlay=198.51.100.1:4433", "client-underlay=198.51.100.2:5555"
+    )
+    assert (server["UnderlayLocalIPv4"], server["UnderlayLocalPort"]) == ("198.51.100.1", "4433")
+    assert (server["UnderlayPeerIPv4"], server["UnderlayPeerPort"]) == ("198.51.100.2", "5555")
+    assert (client["UnderlayLocalIPv4"], client["UnderlayPeerPort"]) == ("198.51.100.2", "4433")
+    server, _ = plan(capsys, *map(str, profiles))
+    assert (server["UnderlayLocalIPv4"], server["UnderlayLocalPort"]) == ("192.0.2.1", "443")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("RealityShortId", "0123456789abcdef"), "stranger"),
+        (("ServerName", "other.example"), "stranger"),
+        (("RealityPublicKey", "CQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="), "stranger"),
+        (("Address", "10.99.0.2/24"), "grants none"),
+    ],
+)
+def test_configurations_that_do_not_fit_are_refused_in_one_line(
+    profiles: tuple[Path, Path], capsys: pytest.CaptureFixture[str], change: tuple[str, str], message: str
+) -> None:
+    key, value = change
+    lines = profiles[1].read_text().splitlines()
+    lines = [f"{key} = {value}" if line.split("=")[0].strip() == key else line for line in lines]
+    profiles[1].write_text("\n".join(lines) + "\n")
+    assert main(["session-plan", *map(str, profiles)]) == 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.count("\n") == 1
+    assert message in output.err
+
+
+def test_the_order_of_the_files_and_half_an_underlay_are_named(
+    profiles: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    server, client = map(str, profiles)
+    assert main(["session-plan", client, server]) == 2
+    assert "no server's" in capsys.readouterr().err
+    assert main(["session-plan", server, server]) == 2
+    assert "no client's" in capsys.readouterr().err
+    assert main(["session-plan", server, client, "ServerUnderlay=192.0.2.9:1"]) == 2
+    assert "go together" in capsys.readouterr().err

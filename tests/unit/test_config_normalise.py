@@ -101,7 +101,7 @@ def fed_back(text: str, keys: dict[str, str]) -> dict[str, Any]:
     }
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(PROFILE)
 def test_the_values_of_a_profile_fed_back_give_the_same_profile(profile: Profile) -> None:
     text = to_json(profile, show_keys=True)
@@ -110,7 +110,7 @@ def test_the_values_of_a_profile_fed_back_give_the_same_profile(profile: Profile
     assert to_json(again, show_keys=True) == text
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(PROFILE)
 def test_the_file_of_a_profile_gives_the_same_profile(profile: Profile) -> None:
     data = to_file(profile).encode()
@@ -118,7 +118,7 @@ def test_the_file_of_a_profile_gives_the_same_profile(profile: Profile) -> None:
     assert is_profile(data)
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(GLOBAL)
 def test_the_values_of_a_global_configuration_fed_back_give_the_same_one(config: GlobalConfig) -> None:
     text = to_json(config, show_keys=False)
@@ -131,7 +131,7 @@ JSON_VALUES = st.dictionaries(
 )
 
 
-@settings(max_examples=100)
+@settings(max_examples=100, deadline=None)
 @given(JSON_VALUES.filter(bool))
 def test_the_json_is_what_the_standard_library_writes(values: dict[str, Any]) -> None:
     assert to_text(values) == json.dumps(values, indent=2, sort_keys=True) + "\n"
@@ -152,7 +152,7 @@ LINES = st.lists(
 ).map(b"\n".join)
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(st.one_of(st.binary(max_size=200), LINES, LINES.map(lambda data: SERVER.encode() + data)))
 def test_any_bytes_parse_or_are_refused(data: bytes) -> None:
     for parse in (lambda: parse_profile(data, "qre0", "file"), lambda: parse_global(data, "file")):

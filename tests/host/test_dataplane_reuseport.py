@@ -1,8 +1,8 @@
 """UDP_GRO on the data plane's socket of a SO_REUSEPORT group that the BPF program steers.
 
-The kernel's GRO looks a socket up without asking the program: it joins datagrams when the socket that the flow's hash
-picks has UDP_GRO. What was joined is delivered by the program's choice like everything else, so steering is right, and
-only how much is joined depends on the other slot's socket.
+The kernel looks a socket up for GRO without asking the program: it joins datagrams when the socket that the flow's
+hash picks has UDP_GRO. What was joined is delivered by the program's choice like everything else, so steering is
+right, and only how much is joined depends on the other slot's socket.
 """
 
 from __future__ import annotations

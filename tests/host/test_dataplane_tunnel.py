@@ -234,3 +234,49 @@ def test_what_strangers_send_to_the_port_costs_nothing_but_counters(tunnel: Tunn
     assert counters["reports"] == ["SessionConfirmed", "KeyPhaseConfirmed"] or counters["reports"] == [
         "SessionConfirmed"
     ]
+
+
+def test_inner_udp_super_packets_are_split(tunnel: Tunnel) -> None:
+    tunnel.both()
+    receive = (
+        "import socket\n"
+        "s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind(('10.91.5.1', 7001)); s.settimeout(5)\n"
+        "print('up', flush=True)\n"
+        "print([len(s.recv(65535)) for _ in range(11)], flush=True)\n"
+    )
+    send = (
+        "import socket\n"
+        "s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n"
+        "s.sendmsg([bytes(10300)], [(17, 103, (1000).to_bytes(2, 'little'))], 0, ('10.91.5.1', 7001))\n"
+    )
+    server, client = tunnel.namespaces[Role.SERVER], tunnel.namespaces[Role.CLIENT]
+    receiver = subprocess.Popen([*server.prefix, sys.executable, "-c", receive], stdout=subprocess.PIPE, text=True)
+    try:
+        assert receiver.stdout is not None
+        receiver.stdout.readline()
+        client.run(sys.executable, "-c", send)
+        out, _ = receiver.communicate(timeout=20)
+    finally:
+        receiver.kill()
+        receiver.communicate()
+    assert out.strip() == str([1000] * 10 + [300])
+
+
+def test_a_device_that_is_down_or_gone_makes_nobody_spin(tunnel: Tunnel) -> None:
+    tunnel.both()
+    server = tunnel.namespaces[Role.SERVER]
+    process = tunnel.endpoints[Role.SERVER].process
+    server.ip("link", "set", DEVICE, "down")
+    assert tunnel.ping(Role.CLIENT, "10.91.5.1", count=2) == 0
+    server.ip("link", "set", DEVICE, "up")
+    assert tunnel.ping(Role.CLIENT, "10.91.5.1", count=2) == 2
+    server.ip("link", "del", DEVICE)
+    before = Path(f"/proc/{process.pid}/stat").read_text().rsplit(")", 1)[1].split()
+    assert tunnel.ping(Role.CLIENT, "10.91.5.1", count=2) == 0
+    time.sleep(0.5)
+    after = Path(f"/proc/{process.pid}/stat").read_text().rsplit(")", 1)[1].split()
+    ticks = sum(int(after[at]) - int(before[at]) for at in (11, 12))
+    assert ticks < 20  # hundredths of a second
+    drops = tunnel.end()[Role.SERVER]["drops"]
+    assert isinstance(drops, dict)
+    assert drops["tun-refused"] >= 2

@@ -9,7 +9,7 @@ import os
 import socket
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 import pytest
@@ -32,9 +32,13 @@ from qre.session import (
     SessionDelete,
     SessionList,
     SessionLost,
-    Underlay,
+)
+from qre.session import (
+    Underlay as OuterAddresses,
 )
 from qre.workers.dataplane.main import DataplaneWorker, create
+from qre.workers.dataplane.path import Address
+from qre.workers.dataplane.underlay import Underlay
 from tests.support.dataplane import install_of, marks_memfd
 from tests.support.dataplane_endpoint import open_tun
 from tests.support.namespaces import Namespace
@@ -116,7 +120,7 @@ class End:
     def installation(self, **changes: Any) -> Any:
         own, peer = self.socket.getsockname(), self.peer.getsockname()
         self.ids += 1
-        underlay = Underlay(local_ip=own[0], local_port=own[1], peer_ip=peer[0], peer_port=peer[1])
+        underlay = OuterAddresses(local_ip=own[0], local_port=own[1], peer_ip=peer[0], peer_port=peer[1])
         return install_of(self.role, id=self.ids, underlay=underlay, **changes)
 
     async def ask(self, request: Any, fds: tuple[int, ...] = ()) -> Answer:
@@ -305,3 +309,27 @@ def test_a_start_without_its_descriptors_is_refused() -> None:
         await worker.stop()
 
     asyncio.run(scenario())
+
+
+def test_packets_that_find_the_socket_full_wait_and_lose_nothing(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    full = 0
+    send = Underlay.send
+
+    def sometimes_full(self: Underlay, packets: Sequence[bytes], to: Address) -> list[bytes]:
+        nonlocal full
+        full += 1
+        if full % 3:
+            return send(self, packets[:1], to) + list(packets[1:])
+        return list(packets)
+
+    async def scenario(client: End, server: End) -> None:
+        await up(client, server)
+        monkeypatch.setattr(Underlay, "send", sometimes_full)
+        assert await ping(client, INNER[Role.SERVER], 40) == 40
+        monkeypatch.undo()
+        assert await ping(client, INNER[Role.SERVER]) == 5
+        drops = cast(DataplaneStatus, await client.worker.status()).counters.drops
+        assert "send-queue-full" not in drops
+        assert full > 80
+
+    lab.run(scenario)

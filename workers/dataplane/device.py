@@ -222,7 +222,8 @@ class Device:
         queue = self._blocked[underlay]
         room = max(4 * _BATCH - len(queue), 0)
         queue += [(packet, to) for packet in packets[:room]]
-        self.drops["send-queue-full"] += max(len(packets) - room, 0)
+        if len(packets) > room:
+            self.drops["send-queue-full"] += len(packets) - room
 
     def _writable(self, underlay: Underlay) -> None:
         queue = self._blocked[underlay]

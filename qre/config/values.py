@@ -189,13 +189,6 @@ def _cidr(text: str) -> Interface:
         raise wrong(f"{quoted(text)} is not an address with a prefix length", remedy) from None
 
 
-def parse_ipv4(text: str) -> IPv4Address:
-    try:
-        return IPv4Address(text)
-    except ValueError:
-        raise wrong(f"{quoted(text)} is not a numeric IPv4 address") from None
-
-
 def _split_port(text: str, example: str) -> tuple[str, int]:
     host, colon, port = text.rpartition(":")
     if not colon or not host:

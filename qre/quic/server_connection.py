@@ -13,7 +13,12 @@ from typing import Any, Final
 from aioquic import tls
 from aioquic.buffer import UINT_VAR_MAX_SIZE, Buffer, size_uint_var
 from aioquic.quic.configuration import QuicConfiguration
-from aioquic.quic.connection import NEW_CONNECTION_ID_FRAME_CAPACITY, QuicConnectionId, QuicNetworkPath
+from aioquic.quic.connection import (
+    NEW_CONNECTION_ID_FRAME_CAPACITY,
+    QuicConnectionId,
+    QuicConnectionState,
+    QuicNetworkPath,
+)
 from aioquic.quic.packet import QuicFrameType, QuicPacketType
 from aioquic.quic.packet_builder import QuicPacketBuilder
 
@@ -91,6 +96,7 @@ class ServerConnection(HandshakeConnection):
         self._datagram_lengths = datagram_lengths
         self._random_bytes = random_bytes
         self._handshake_cid = handshake_cid
+        self._first_destination_cid = retry_source_cid or original_destination_cid
         self._host_cids[0] = QuicConnectionId(handshake_cid, 0, handshake_reset_token, was_sent=True)
         self.host_cid = handshake_cid
         self._local_initial_source_connection_id = handshake_cid
@@ -149,6 +155,14 @@ class ServerConnection(HandshakeConnection):
             push(0x10, self._retry_source_connection_id)  # retry_source_connection_id
         push(0x20, _MAX_DATAGRAM_FRAME)  # max_datagram_frame_size (RFC 9221)
         return buf.data
+
+    def receive_datagram(self, data: bytes, addr: Any, now: float) -> None:
+        """Stock takes its Initial keys from whatever comes first; ours are those of the authenticated hello."""
+        if self._state is QuicConnectionState.FIRSTFLIGHT:
+            cid = self._first_destination_cid
+            if not data.startswith(bytes([len(cid)]) + cid, 5):
+                return
+        super().receive_datagram(data, addr, now)
 
     # --- connection IDs ---
 

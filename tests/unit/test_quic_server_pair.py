@@ -7,10 +7,12 @@ from dataclasses import dataclass
 import pytest
 from aioquic.buffer import Buffer
 from aioquic.quic.crypto import CryptoPair
-from aioquic.quic.packet import QuicPacketType, pull_quic_header
+from aioquic.quic.packet import QuicPacketType, encode_quic_retry, pull_quic_header
 
+from qre.quic.inspector import UNDECIDED, Authenticated
+from qre.quic.server import ServerHandshake
 from qre.session import DestProfile
-from tests.support.pair import Pair, Path
+from tests.support.pair import CLIENT, SERVER, UNIX_TIME, Pair, Path
 
 CADDY = DestProfile(
     reachable=True,
@@ -96,3 +98,40 @@ def test_a_dest_with_larger_datagrams_is_followed() -> None:
     pair = Pair(dest=dest).run()
     assert pair.complete
     assert [len(datagram) for datagram in by_server(pair)][:3] == [1350] * 3
+
+
+def test_a_client_that_dest_has_sent_a_retry_is_answered_with_both_connection_ids() -> None:
+    pair = Pair()
+    pair.client.connect(SERVER, pair.now)
+    first = pair.client.datagrams_to_send(pair.now)
+    original = pull_quic_header(Buffer(data=first[0])).destination_cid
+    assert pair._inspector.datagram_received(first[0], UNIX_TIME * 1000) is UNDECIDED
+    retry = encode_quic_retry(
+        version=1,
+        source_cid=b"retry cid",
+        destination_cid=b"",
+        original_destination_cid=original,
+        retry_token=b"token",
+    )
+    pair._inspector.retry_relayed(b"retry cid")
+    pair.client.datagram_received(retry, SERVER, pair.now)
+    second = pair.client.datagrams_to_send(pair.now)
+    verdict = [pair._inspector.datagram_received(data, UNIX_TIME * 1000) for data in second][-1]
+    assert isinstance(verdict, Authenticated)
+    assert (verdict.original_destination_cid, verdict.retry_source_cid) == (original, b"retry cid")
+    pair.server = ServerHandshake(
+        authenticated=verdict,
+        private_key=pair.private_key.private_bytes_raw(),
+        dest=None,
+        routed_cid_len=20,
+        peer=CLIENT,
+        now=pair.now,
+    )
+    for data in first + second:
+        pair.server.datagram_received(data, CLIENT, pair.now)
+    for _ in range(200):
+        pair._pump()
+        if pair.complete:
+            return
+        pair._step()
+    raise AssertionError(pair.client_events)

@@ -1,0 +1,88 @@
+"""CONNECT-IP's capsules: what is encoded parses back, and any bytes parse or raise the one exception."""
+
+from __future__ import annotations
+
+import contextlib
+from ipaddress import ip_interface, ip_network
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from qre.errors import UntrustedInputError
+from qre.quic.capsules import (
+    CapsuleType,
+    RequestedAddress,
+    encode_addresses,
+    encode_capsule,
+    encode_routes,
+    parse_addresses_untrusted,
+    parse_routes_untrusted,
+    pull_capsule_untrusted,
+)
+
+ADDRESSES = st.ip_addresses().flatmap(
+    lambda address: st.integers(0, address.max_prefixlen).map(lambda length: ip_interface((address, length)))
+)
+ENTRIES = st.lists(st.builds(RequestedAddress, st.integers(0, 2**62 - 1), ADDRESSES), max_size=8)
+
+
+@settings(max_examples=50, deadline=None)
+@given(ENTRIES)
+def test_addresses_come_back_as_they_were_sent(entries: list[RequestedAddress]) -> None:
+    capsule = pull_capsule_untrusted(encode_addresses(CapsuleType.ADDRESS_REQUEST, entries) + b"more", 4096)
+    assert capsule is not None
+    kind, value, length = capsule
+    assert (kind, parse_addresses_untrusted(value)) == (CapsuleType.ADDRESS_REQUEST, tuple(entries))
+    assert length == len(encode_addresses(CapsuleType.ADDRESS_REQUEST, entries))
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.sets(ADDRESSES.map(lambda interface: interface.network), max_size=8))
+def test_routes_come_back_in_the_order_that_the_rfc_wants(routes: set[object]) -> None:
+    capsule = pull_capsule_untrusted(encode_routes(routes), 4096)  # type: ignore[arg-type]  # networks
+    assert capsule is not None
+    found = parse_routes_untrusted(capsule[1])
+    assert set(found) == routes
+    assert [route.version for route in found] == sorted(route.version for route in found)
+
+
+def test_a_range_that_is_no_prefix_becomes_several() -> None:
+    value = bytes([4, 10, 0, 0, 1, 10, 0, 0, 4, 0])
+    assert parse_routes_untrusted(value) == tuple(map(ip_network, ("10.0.0.1/32", "10.0.0.2/31", "10.0.0.4/32")))
+
+
+def test_a_route_for_one_protocol_is_left_out() -> None:
+    assert parse_routes_untrusted(bytes([4, 10, 0, 0, 0, 10, 0, 0, 255, 17])) == ()
+
+
+def test_an_incomplete_capsule_waits_and_a_long_one_is_refused() -> None:
+    whole = encode_capsule(2, bytes(100))
+    assert all(pull_capsule_untrusted(whole[:cut], 100) is None for cut in range(len(whole)))
+    with pytest.raises(UntrustedInputError):
+        pull_capsule_untrusted(encode_capsule(2, bytes(101))[:4], 100)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [b"\x01", b"\x01\x05\x00", b"\x01\x04\x0a\x00\x00\x01", b"\x01\x04\x0a\x00\x00\x01\x21", b"\x01\x06" + bytes(15)],
+)
+def test_a_broken_address_is_refused(value: bytes) -> None:
+    with pytest.raises(UntrustedInputError):
+        parse_addresses_untrusted(value)
+
+
+@pytest.mark.parametrize(
+    "value", [b"\x04" + bytes(8), b"\x04\x0a\x00\x00\x02\x0a\x00\x00\x01\x00", b"\x07" + bytes(9)]
+)
+def test_a_broken_route_is_refused(value: bytes) -> None:
+    with pytest.raises(UntrustedInputError):
+        parse_routes_untrusted(value)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.binary(max_size=80))
+def test_any_bytes_parse_or_raise_the_one_exception(data: bytes) -> None:
+    for parse in (parse_addresses_untrusted, parse_routes_untrusted, lambda value: pull_capsule_untrusted(value, 64)):
+        with contextlib.suppress(UntrustedInputError):
+            parse(data)

@@ -46,12 +46,11 @@ SERVER_SETTINGS = st.builds(
     max_time_diff_ms=st.integers(0, 86_400_000),
 )
 CLIENT_SETTINGS = st.builds(ClientSettings, HOST_PORT, NAME, st.binary(min_size=32, max_size=32), SHORT_ID)
-COMMAND = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20).filter(
-    lambda text: text == text.strip() and text.isprintable()
-)
+WORD = st.text(st.characters(codec="utf-8", categories=("L", "N", "P", "S")), min_size=1, max_size=8)
+COMMAND = st.lists(WORD, min_size=1, max_size=3).map(" ".join)
 COMMANDS = st.lists(COMMAND, max_size=3).map(tuple)
-DEVICE = st.from_regex(r"[a-zA-Z0-9_.#;-]{1,15}", fullmatch=True).filter(
-    lambda name: name not in (".", "..", "all", "default") and "#" not in name
+DEVICE = st.from_regex(r"[a-zA-Z0-9_.;-]{1,15}", fullmatch=True).filter(
+    lambda name: name not in (".", "..", "all", "default")
 )
 
 

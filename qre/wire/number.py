@@ -1,0 +1,32 @@
+"""Packet numbers in headers: truncation and its reversal (RFC 9000 §17.1, Appendix A.2 and A.3)."""
+
+from __future__ import annotations
+
+from typing import Final
+
+MAX_PACKET_NUMBER: Final = (1 << 62) - 1
+
+
+def encoded_length(number: int, largest_acknowledged: int | None) -> int:
+    """Bytes (1..4) that a receiver needs to recover ``number``."""
+    unacknowledged = number + 1 if largest_acknowledged is None else number - largest_acknowledged
+    length = (unacknowledged.bit_length() + 1 + 7) // 8
+    if not 0 <= number <= MAX_PACKET_NUMBER or not 1 <= length <= 4:
+        raise ValueError("a packet number out of range")
+    return length
+
+
+def encode_number(number: int, length: int) -> bytes:
+    """Its last ``length`` bytes."""
+    return (number & (1 << 8 * length) - 1).to_bytes(length, "big")
+
+
+def decode_number(truncated: int, length: int, expected: int) -> int:
+    """The number nearest to ``expected`` (one above the largest received) that ends with these bytes."""
+    window = 1 << 8 * length
+    candidate = (expected & ~(window - 1)) | truncated
+    if candidate <= expected - window // 2 and candidate + window <= MAX_PACKET_NUMBER:
+        return candidate + window
+    if candidate > expected + window // 2 and candidate >= window:
+        return candidate - window
+    return candidate

@@ -1,0 +1,96 @@
+"""Packet and header protection with AES-128-GCM (RFC 9001 §5.2 to §5.4, §5.8): the plain, one-packet form.
+
+The data planes do the same in batches; this is what they are held against, and what captures are read with. Nothing
+here keeps a packet number: the caller must never use one twice.
+"""
+
+from __future__ import annotations
+
+import hmac
+from typing import Final
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from qre.errors import UntrustedInputError
+from qre.wire.number import decode_number
+
+TAG_LENGTH: Final = 16
+SAMPLE_LENGTH: Final = 16
+_INITIAL_SALT: Final = bytes.fromhex("38762cf7f55934b34d179ae6a4c80cadccbb7f0a")
+_RETRY_KEY: Final = bytes.fromhex("be0c690b9f66575a1d766b54e368c84e")
+_RETRY_NONCE: Final = bytes.fromhex("461599d35d632bf2239825bb")
+
+
+def expand_label(secret: bytes, label: bytes, length: int) -> bytes:
+    """HKDF-Expand-Label with SHA-256 and an empty context, of at most one block (RFC 8446 §7.1)."""
+    full = b"tls13 " + label
+    info = length.to_bytes(2, "big") + bytes([len(full)]) + full + b"\x00"
+    return hmac.digest(secret, info + b"\x01", "sha256")[:length]
+
+
+def initial_secrets(destination_cid: bytes) -> tuple[bytes, bytes]:
+    """client_initial_secret and server_initial_secret of the client's first DCID."""
+    common = hmac.digest(_INITIAL_SALT, destination_cid, "sha256")
+    return expand_label(common, b"client in", 32), expand_label(common, b"server in", 32)
+
+
+def next_secret(secret: bytes) -> bytes:
+    """The traffic secret of the next key epoch (§6.1)."""
+    return expand_label(secret, b"quic ku", 32)
+
+
+class Protection:
+    """One direction and key epoch, from its traffic secret. ``hp_secret``: the first epoch's, after an update."""
+
+    def __init__(self, secret: bytes, hp_secret: bytes | None = None) -> None:
+        self.key = expand_label(secret, b"quic key", 16)
+        self.iv = expand_label(secret, b"quic iv", 12)
+        self.hp = expand_label(secret if hp_secret is None else hp_secret, b"quic hp", 16)
+        self._aead = AESGCM(self.key)
+
+    def _nonce(self, number: int) -> bytes:
+        return (int.from_bytes(self.iv, "big") ^ number).to_bytes(12, "big")
+
+    def mask(self, sample: bytes) -> bytes:
+        """Five bytes of header protection mask (§5.4.3)."""
+        encryptor = Cipher(algorithms.AES(self.hp), modes.ECB()).encryptor()
+        return (encryptor.update(sample) + encryptor.finalize())[:5]
+
+    def protect(self, header: bytes, number: int, payload: bytes) -> bytes:
+        """A whole packet. ``header`` ends with the encoded number; payload and number have 4 bytes at least."""
+        length = (header[0] & 3) + 1
+        sealed = self._aead.encrypt(self._nonce(number), payload, header)
+        sample = sealed[4 - length : 4 - length + SAMPLE_LENGTH]
+        if len(sample) < SAMPLE_LENGTH:
+            raise ValueError("a payload too short to be sampled")
+        return self._masked(header, len(header) - length, sample) + sealed
+
+    def unprotect_untrusted(self, packet: bytes, number_offset: int, expected: int) -> tuple[bytes, int, bytes]:
+        """(unprotected header, packet number, payload). Raises UntrustedInputError when it is not authentic."""
+        sample = packet[number_offset + 4 : number_offset + 4 + SAMPLE_LENGTH]
+        if len(sample) < SAMPLE_LENGTH:
+            raise UntrustedInputError("packet", "too short to be protected")
+        mask = self.mask(sample)
+        first = packet[0] ^ mask[0] & (0x0F if packet[0] & 0x80 else 0x1F)
+        end = number_offset + (first & 3) + 1
+        truncated = bytes(a ^ b for a, b in zip(packet[number_offset:end], mask[1:], strict=False))
+        header = bytes([first]) + packet[1:number_offset] + truncated
+        number = decode_number(int.from_bytes(truncated, "big"), len(truncated), expected)
+        try:
+            return header, number, self._aead.decrypt(self._nonce(number), packet[end:], header)
+        except InvalidTag:
+            raise UntrustedInputError("packet", "it does not decrypt") from None
+
+    def _masked(self, header: bytes, number_offset: int, sample: bytes) -> bytes:
+        mask = self.mask(sample)
+        first = header[0] ^ mask[0] & (0x0F if header[0] & 0x80 else 0x1F)
+        number = bytes(a ^ b for a, b in zip(header[number_offset:], mask[1:], strict=False))
+        return bytes([first]) + header[1:number_offset] + number
+
+
+def retry_integrity_tag(original_destination_cid: bytes, retry_without_tag: bytes) -> bytes:
+    """§5.8."""
+    pseudo = bytes([len(original_destination_cid)]) + original_destination_cid + retry_without_tag
+    return AESGCM(_RETRY_KEY).encrypt(_RETRY_NONCE, b"", pseudo)

@@ -79,6 +79,7 @@ class Live:
 
     record: SessionRecord
     stage: Stage = Stage.INSTALLING
+    routed: bool = False  # packets for its connection IDs may be steered to the data plane
     rekey_at: float = float("inf")
     updating: bool = False
     settle_at: float | None = None

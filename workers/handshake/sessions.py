@@ -107,7 +107,7 @@ class Sessions:
     def restore(self, records: list[SessionRecord]) -> None:
         """Sessions that a process before us left; what the data plane has of them is seen when it is connected."""
         for record in records:
-            self._live[record.session_id] = Live(record)
+            self._live[record.session_id] = Live(record, routed=True)
         if records:
             self.events.append(CidsChanged())
 
@@ -135,8 +135,12 @@ class Sessions:
         return sum(live.record.confirmed for live in self._live.values())
 
     def connection_ids(self) -> frozenset[bytes]:
-        """Every routed connection ID that leads to a session the data plane has, or is being given."""
-        return frozenset(cid for live in self._live.values() for cid in live.record.connection_ids())
+        """Every routed connection ID that leads to a session the data plane has, or had and is given again."""
+        return frozenset(cid for live in self._live.values() if live.routed for cid in live.record.connection_ids())
+
+    def has_connection_id(self, connection_id: bytes) -> bool:
+        """Whether it leads to a session that lives."""
+        return any(connection_id in live.record.connection_ids() for live in self._live.values())
 
     # --- the data plane ---
 
@@ -229,6 +233,9 @@ class Sessions:
         live.catch_ups = 0
         live.stage = Stage.UP if live.record.confirmed else Stage.INSTALLED
         live.rekey_at = self._next_rekey(now)
+        if not live.routed:
+            live.routed = True
+            self.events.append(CidsChanged())
         self.events.append(Installed(live.record.session_id))
         if live.stage is Stage.UP:
             self._settle(live, now)

@@ -1,0 +1,222 @@
+"""Handshakes with clients that have proved themselves, from their first flight until the data plane has them.
+
+The replay file is written before a handshake begins. The order at its end is protocol.md's: the data plane holds the
+session, the BPF map steers its connection ID, and only then leaves the last frame that lets the client switch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+from qre.errors import MachineError, QreError
+from qre.quic.connect_ip import AddressesRequested
+from qre.quic.events import Closed, Failed
+from qre.quic.inspector import Authenticated
+from qre.quic.server import InstallNow, ServerHandshake
+from qre.reality.replay import ReplayFilter
+from qre.session import DestProfile, Underlay
+from qre.workers.handshake.flows import Address
+from qre.workers.handshake.grants import Grants
+from qre.workers.handshake.sessions import Sessions
+from qre.workers.handshake.steering import Steering
+
+#: As long as a held session waits for its client.
+_STEERING_TIMEOUT: Final = 8.0
+
+
+class Accepted:
+    """One handshake in progress. See ``flows.Handshake``."""
+
+    def __init__(self, acceptance: Acceptance, inner: ServerHandshake, source: Address, found: Authenticated) -> None:
+        self._acceptance = acceptance
+        self.inner = inner
+        self.source = source
+        self.short_id = found.short_id
+        self.session_id: bytes | None = None
+        self._cids = {found.original_destination_cid, found.retry_source_cid, inner.handshake_cid}
+
+    def begin(self, now: float) -> None:
+        for data in self._first_flight:
+            self.inner.datagram_received(data, self.source, now)
+        self._first_flight = []
+        self._acceptance.progress(self, now)
+
+    def datagram_received(self, data: bytes, now: float) -> None:
+        self.inner.datagram_received(data, self.source, now)
+        self._acceptance.progress(self, now)
+
+    def owns(self, destination_cid: bytes) -> bool:
+        return destination_cid in self._cids
+
+    def abandon(self) -> None:
+        self.inner.abandon()
+        self._acceptance.progress(self, time.monotonic())
+
+
+@dataclass
+class Acceptance:
+    """All of them. ``send`` puts a datagram on the wire, ``over`` is told of each that ended, ``changed`` that the
+    sessions have something to do, ``complain`` takes (key, line) for the log."""
+
+    private_key: bytes
+    routed_cid_len: int
+    listen: Address
+    replay: ReplayFilter
+    replay_fd: int
+    sessions: Sessions
+    grants: Grants
+    steering: Steering
+    send: Callable[[Address, bytes], None]
+    over: Callable[[Accepted], None]
+    changed: Callable[[], None]
+    complain: Callable[[str, str], None]
+    dest: DestProfile | None = None
+    accepted: int = 0
+    _all: set[Accepted] = field(default_factory=set)
+    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+
+    def accept(self, found: Authenticated, datagrams: list[bytes], source: Address, now: float) -> Accepted | None:
+        """A handshake that is about to begin; None when this hello was accepted before, or cannot be remembered."""
+        if not self._remember(found):
+            return None
+        self.accepted += 1
+        inner = ServerHandshake(
+            authenticated=found,
+            private_key=self.private_key,
+            dest=self.dest,
+            routed_cid_len=self.routed_cid_len,
+            peer=source,
+            now=now,
+        )
+        made = Accepted(self, inner, source, found, datagrams)
+        self._all.add(made)
+        return made
+
+    def _remember(self, found: Authenticated) -> bool:
+        entry = self.replay.accept(found.random_hash, int(time.time()))
+        if entry is None:
+            self.complain("replay", "a ClientHello came a second time, or the replay filter is full: it went to Dest")
+            return False
+        offset, record = entry
+        try:
+            written = os.pwrite(self.replay_fd, record, offset)
+        except OSError as error:
+            self.complain("replay file", f"the replay file cannot be written ({error.strerror}): clients go to Dest")
+            return False
+        return written == len(record)
+
+    # --- driving ---
+
+    def progress(self, one: Accepted, now: float) -> None:
+        """Send what it has to send and do what it asks for."""
+        if one not in self._all:
+            return
+        self._send(one, now)
+        while (event := one.inner.next_event()) is not None:
+            match event:
+                case AddressesRequested(addresses=wanted):
+                    granted = self.grants.ask(one, one.short_id, wanted)
+                    if granted:
+                        one.inner.grant(granted, self.grants.routes())
+                    else:
+                        self.complain("grant", f"{one.source[0]} asked for an address that it may not have")
+                        one.inner.refuse()
+                case InstallNow():
+                    self._install(one)
+                case Failed(reason=reason):
+                    self.complain("handshake", f"handshake with {one.source[0]}: {reason}")
+                case Closed():
+                    self._ended(one)
+                    return
+            self._send(one, now)
+
+    def _send(self, one: Accepted, now: float) -> None:
+        for data in one.inner.datagrams_to_send(now):
+            self.send(one.source, data)
+
+    def _install(self, one: Accepted) -> None:
+        try:
+            handed_over = one.inner.hand_over_state()
+            underlay = Underlay(
+                local_ip=self.listen[0],
+                local_port=self.listen[1],
+                peer_ip=one.source[0],
+                peer_port=one.source[1],
+            )
+            self.sessions.install(handed_over, underlay)
+        except QreError as error:
+            self.complain("install", str(error))
+            one.inner.close()
+            return
+        one.session_id = handed_over.session_id
+        self.grants.move(one, one.session_id)
+        self.changed()
+
+    def timer(self) -> float | None:
+        return min((at for one in self._all if (at := one.inner.timer()) is not None), default=None)
+
+    def handle_timer(self, now: float) -> None:
+        for one in list(self._all):
+            at = one.inner.timer()
+            if at is not None and at <= now:
+                one.inner.handle_timer(now)
+                self.progress(one, now)
+
+    # --- what became of the sessions ---
+
+    def installed(self, session_id: bytes) -> None:
+        """The data plane holds it: steer its connection ID, then let the last frame go."""
+        one = self._of(session_id)
+        if one is not None:
+            task = asyncio.get_running_loop().create_task(self._release(one))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _release(self, one: Accepted) -> None:
+        try:
+            await self.steering.adopted(one.inner.routed_cid, _STEERING_TIMEOUT)
+        except MachineError as error:
+            self.complain("steering", str(error))
+            if one.session_id is not None:
+                self.sessions.delete(one.session_id, str(error))
+                self.changed()
+            return
+        if one in self._all and one.session_id is not None:
+            one.inner.session_installed()
+            self.progress(one, time.monotonic())
+
+    def confirmed(self, session_id: bytes) -> None:
+        one = self._of(session_id)
+        if one is not None:
+            now = time.monotonic()
+            one.inner.confirmed(now)
+            self.progress(one, now)
+
+    def lost(self, session_id: bytes) -> None:
+        one = self._of(session_id)
+        if one is not None:
+            one.session_id = None
+            one.abandon()
+
+    def _of(self, session_id: bytes) -> Accepted | None:
+        return next((one for one in self._all if one.session_id == session_id), None)
+
+    def _ended(self, one: Accepted) -> None:
+        self._all.discard(one)
+        self.grants.free(one)
+        self.over(one)
+
+    def close(self) -> None:
+        """Tell those in progress that we leave."""
+        now = time.monotonic()
+        for one in list(self._all):
+            one.inner.close()
+            self.progress(one, now)
+        for task in self._tasks:
+            task.cancel()
+        self._all.clear()

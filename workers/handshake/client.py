@@ -1,0 +1,311 @@
+"""The client's half of the worker: prove, open the tunnel, hand over, and begin again when the session is lost.
+
+It never gives up: attempts are spaced by a bounded exponential backoff with jitter, Endpoint is resolved for each,
+and every failure is one line in plain words. A session that a process before us left is waited for, not made anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import time
+from ipaddress import ip_interface
+from random import SystemRandom
+from typing import Any, Final
+
+from qre.errors import MachineError, PeerError, QreError
+from qre.ipc.messages import (
+    HandshakeStatus,
+    Party,
+    ProfileSecrets,
+    RoleState,
+    SocketGranted,
+    SocketRelease,
+    SocketRequest,
+)
+from qre.ipc.worker import WorkerContext
+from qre.quic.client import ClientHandshake
+from qre.quic.events import Closed, Failed, HandOverReady, ManInTheMiddle, NotRecognised
+from qre.quic.fingerprint import Fingerprint
+from qre.quic.keys import HandedOver
+from qre.quic.trust import TrustStore
+from qre.session import Role, Underlay
+from qre.workers.handshake.backoff import Backoff
+from qre.workers.handshake.dataplane_link import DataplaneLink
+from qre.workers.handshake.dest import resolve
+from qre.workers.handshake.exchange import Exchange
+from qre.workers.handshake.secrets import SecretsStore
+from qre.workers.handshake.session_state import Confirmed, Lost, Settings
+from qre.workers.handshake.sessions import Sessions
+
+#: From the first datagram to the hand-over at the latest (seconds); every step has a shorter limit of its own.
+_LONGEST_HANDSHAKE: Final = 40.0
+#: The data plane reports an unconfirmed session after 10 s; this is for one that is not there at all.
+_LONGEST_CONFIRMATION: Final = 20.0
+#: A session that did not live as long as this counts as a failed attempt.
+_SHORT_LIFE: Final = 10.0
+#: After a longer one the first attempt comes within this time.
+_AT_ONCE: Final = 0.25
+
+
+class Client:
+    """See ``main.HandshakeWorker``, which calls it."""
+
+    def __init__(
+        self,
+        context: WorkerContext,
+        secrets: ProfileSecrets,
+        store: SecretsStore,
+        fingerprint: Fingerprint,
+        trust: TrustStore,
+    ) -> None:
+        self._context = context
+        self._secrets = secrets
+        self._fingerprint = fingerprint
+        self._trust = trust
+        self._random = SystemRandom()
+        self._sessions = Sessions(store, Role.CLIENT, self._settings(), self._random)
+        self.link = DataplaneLink(self._sessions, self._sessions_changed, context.fail)
+        self._state = (False, "starting")
+        self._handshakes = 0
+        self._task: asyncio.Task[None] | None = None
+        self._confirmed: dict[bytes, asyncio.Future[None]] = {}
+        self._lost: dict[bytes, asyncio.Future[str]] = {}
+
+    def _settings(self) -> Settings:
+        config = self._context.config
+        return Settings(
+            rekey_interval_ms=config.rekey_interval_ms,
+            idle_timeout_ms=min(config.idle_timeout_ms, self._fingerprint.transport_parameters.max_idle_timeout),
+            keepalive_ms=config.keepalive_s * 1000,
+            rekey_after_packets=config.rekey_after_packets,
+            allowed_ips=config.allowed_ips,
+        )
+
+    # --- life ---
+
+    async def start(self) -> None:
+        for (name, number), fd in self._context.numbered.items():
+            if name == "client_udp":
+                self.link.sockets[number] = fd
+        self._context.descriptors.pop("client_udp", None)
+        records, damaged = self._sessions.store.load()
+        if damaged:
+            self._context.log.warning("the session of the process before could not be read")
+        for record in records:
+            if record.role is not Role.CLIENT:
+                self._sessions.store.remove(record.session_id)
+        kept = [record for record in records if record.role is Role.CLIENT]
+        for record in kept:
+            self._expect(record.session_id, confirmed=record.confirmed)
+        self._sessions.restore(kept)
+        self.link.pump()
+        self._task = asyncio.get_running_loop().create_task(self._run())
+        self._task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self._context.fail(f"an internal error ({type(error).__name__})")
+
+    async def reload(self, secrets: ProfileSecrets) -> None:
+        """The next attempt uses what is new; the session stays."""
+        self._secrets = secrets
+        self._sessions.settings = self._settings()
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        self.link.close()
+        for fd in self.link.sockets.values():
+            os.close(fd)
+        self.link.sockets.clear()
+
+    def status(self) -> HandshakeStatus:
+        up, text = self._state
+        return HandshakeStatus(up=up, text=text, handshakes=self._handshakes, rekeys=self._sessions.rekeys)
+
+    def socket_arrived(self, number: int, fd: int) -> None:
+        before = self.link.sockets.pop(number, None)
+        if before is not None:
+            os.close(before)
+        self.link.sockets[number] = fd
+
+    # --- the loop ---
+
+    async def _run(self) -> None:
+        """Until cancelled."""
+        config = self._context.config
+        backoff = Backoff(config.reconnect_min_ms / 1000, config.reconnect_max_ms / 1000, self._random)
+        session_id = await self._resumed()
+        await self._release_unused()
+        while True:
+            try:
+                if session_id is None:
+                    session_id = await self._attempt()
+                began = time.monotonic()
+                reason = f"session lost: {await self._until_lost(session_id)}"
+                if time.monotonic() - began >= _SHORT_LIFE:
+                    backoff.reset()
+                    pause = self._random.uniform(0, _AT_ONCE)
+                else:
+                    pause = backoff.next()
+            except QreError as error:
+                reason, pause = str(error), backoff.next()
+            session_id = None
+            await self._release_unused()
+            self._context.limited(f"attempt {reason}", f"{reason}; next attempt in {pause:.1f} s")
+            await self._tell(False, f"{reason}; next attempt in {pause:.1f} s")
+            await asyncio.sleep(pause)
+
+    async def _resumed(self) -> bytes | None:
+        """The session that the process before us left; None when there is none any more."""
+        for record in self._sessions.records():
+            if record.confirmed:
+                return record.session_id
+            try:
+                await self._until_confirmed(record.session_id)
+            except QreError as error:
+                self._context.log.info("%s", error)
+            else:
+                return record.session_id
+        return None
+
+    async def _until_lost(self, session_id: bytes) -> str:
+        config = self._context.config
+        await self._tell(True, f"connected to {config.endpoint_host}:{config.endpoint_port}")
+        future = self._lost.get(session_id)
+        if future is None:
+            return "it is gone"
+        reason = await future
+        del self._lost[session_id]
+        return reason
+
+    # --- one attempt ---
+
+    async def _attempt(self) -> bytes:
+        """The id of a confirmed session. Raises QreError with the reason in plain words."""
+        config = self._context.config
+        where = f"{config.endpoint_host}:{config.endpoint_port}"
+        if self._state[1] == "starting":
+            await self._tell(False, f"connecting to {where}")
+        _, peer = await resolve(config.endpoint_host, config.endpoint_port, family=socket.AF_INET)
+        number = await self._new_socket()
+        handed_over, local = await self._shake_hands(number, peer, where)
+        underlay = Underlay(local_ip=local[0], local_port=local[1], peer_ip=peer[0], peer_port=peer[1])
+        self._expect(handed_over.session_id, confirmed=False)
+        self._sessions.install(handed_over, underlay, socket_number=number)
+        self.link.pump()
+        await self._until_confirmed(handed_over.session_id)
+        self._handshakes += 1
+        return handed_over.session_id
+
+    async def _new_socket(self) -> int:
+        granted = await self._context.request(Party.SUPERVISOR, SocketRequest())
+        if not isinstance(granted, SocketGranted) or granted.number not in self.link.sockets:
+            raise MachineError("underlay socket", "the supervisor did not hand one over")
+        return granted.number
+
+    async def _shake_hands(
+        self, number: int, peer: tuple[str, int], where: str
+    ) -> tuple[HandedOver, tuple[str, int]]:
+        config, secrets = self._context.config, self._secrets
+        handshake = ClientHandshake(
+            server_name=config.server_name,
+            public_key=secrets.public_key,
+            short_id=secrets.short_id,
+            addresses=tuple(ip_interface(text) for text in config.address),
+            fingerprint=self._fingerprint,
+            trust=self._trust,
+            unix_time=int(time.time()),
+            now=time.monotonic(),
+        )
+        with socket.socket(fileno=os.dup(self.link.sockets[number])) as made:
+            port = int(made.getsockname()[1])
+            with Exchange(handshake, made, peer) as exchange:
+                try:
+                    await asyncio.wait_for(self._until_ready(exchange, where), _LONGEST_HANDSHAKE)
+                except TimeoutError:
+                    raise PeerError(where, "the handshake did not end in time") from None
+                except asyncio.CancelledError:
+                    handshake.close()
+                    exchange.flush()
+                    raise
+            return handshake.hand_over(time.monotonic()), (_local_address(peer), port)
+
+    async def _until_ready(self, exchange: Exchange, where: str) -> None:
+        """Return when the hand-over may be made. A handshake that failed is driven to its end first."""
+        failure: PeerError | None = None
+        while True:
+            match await exchange.next_event():
+                case HandOverReady():
+                    return
+                case NotRecognised(detail=detail):
+                    failure = PeerError(detail)
+                case ManInTheMiddle(detail=detail):
+                    failure = PeerError(f"somebody between us and {where} answers in its place", detail)
+                case Failed(reason=reason):
+                    failure = failure or PeerError(f"no session with {where}", reason)
+                case Closed():
+                    raise failure or PeerError(f"no session with {where}", "the handshake ended")
+
+    # --- sessions ---
+
+    def _expect(self, session_id: bytes, *, confirmed: bool) -> None:
+        loop = asyncio.get_running_loop()
+        self._lost[session_id] = loop.create_future()
+        if not confirmed:
+            self._confirmed[session_id] = loop.create_future()
+
+    async def _until_confirmed(self, session_id: bytes) -> None:
+        """Raises PeerError when it is lost before."""
+        confirmed, lost = self._confirmed[session_id], self._lost[session_id]
+        try:
+            both: set[asyncio.Future[Any]] = {confirmed, lost}
+            await asyncio.wait(both, timeout=_LONGEST_CONFIRMATION, return_when=asyncio.FIRST_COMPLETED)
+            if confirmed.done() and not lost.done():
+                return
+            if not lost.done():
+                self._sessions.delete(session_id, "the data plane did not take it in time")
+                self.link.pump()
+            self._lost.pop(session_id, None)
+            raise PeerError("the session did not begin", lost.result() if lost.done() else "no answer")
+        finally:
+            self._confirmed.pop(session_id, None)
+
+    def _sessions_changed(self) -> None:
+        while self._sessions.events:
+            match self._sessions.events.popleft():
+                case Confirmed(session_id=session_id):
+                    confirmed = self._confirmed.get(session_id)
+                    if confirmed is not None and not confirmed.done():
+                        confirmed.set_result(None)
+                case Lost(record=record, reason=reason):
+                    lost = self._lost.get(record.session_id)
+                    if lost is not None and not lost.done():
+                        lost.set_result(reason)
+                case _:
+                    pass
+
+    async def _release_unused(self) -> None:
+        """Give back the sockets that no session uses."""
+        used = {record.socket_number for record in self._sessions.records()}
+        for number in [number for number in self.link.sockets if number not in used]:
+            os.close(self.link.sockets.pop(number))
+            await self._context.send(Party.SUPERVISOR, SocketRelease(number=number))
+
+    async def _tell(self, up: bool, text: str) -> None:
+        self._state = (up, text)
+        await self._context.send(Party.SUPERVISOR, RoleState(up=up, text=text[:512]))
+
+
+def _local_address(peer: tuple[str, int]) -> str:
+    """Which address of ours packets to ``peer`` come from; nothing is sent."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as made:
+        try:
+            made.connect(peer)
+        except OSError as error:
+            raise MachineError(f"cannot reach {peer[0]}", error.strerror or "network error") from error
+        return str(made.getsockname()[0])

@@ -1,0 +1,99 @@
+"""A client handshake on a UDP socket: the loop between ``ClientHandshake`` and the kernel.
+
+After ``HandOverReady`` nothing more is read: what comes then is the data plane's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections import deque
+from typing import Final
+
+from qre.errors import MachineError
+from qre.quic.client import ClientHandshake
+from qre.quic.events import ClientEvent, HandOverReady
+
+_BATCH: Final = 32
+_LONGEST: Final = 65_535
+
+
+class Exchange:
+    """Use it as a context manager; ``next_event`` drives it. The socket stays the caller's."""
+
+    def __init__(self, handshake: ClientHandshake, made: socket.socket, peer: tuple[str, int]) -> None:
+        self._handshake = handshake
+        self._socket = made
+        self._peer = peer
+        self._events: deque[ClientEvent] = deque()
+        self._wake = asyncio.Event()
+        self._unreachable: OSError | None = None
+        self._reading = False
+        made.setblocking(False)
+
+    def __enter__(self) -> Exchange:
+        asyncio.get_running_loop().add_reader(self._socket.fileno(), self._readable)
+        self._reading = True
+        self._handshake.connect(self._peer, time.monotonic())
+        self._send()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop reading; what the handshake still has to say is sent."""
+        if self._reading:
+            self._reading = False
+            asyncio.get_running_loop().remove_reader(self._socket.fileno())
+
+    def flush(self) -> None:
+        self._send()
+
+    async def next_event(self) -> ClientEvent:
+        """What happens next. Raises MachineError when the network cannot be reached."""
+        while not self._events:
+            if self._unreachable is not None:
+                reason = self._unreachable.strerror
+                raise MachineError(f"cannot reach {self._peer[0]}:{self._peer[1]}", reason or "network error")
+            self._wake.clear()
+            at = self._handshake.timer()
+            try:
+                await asyncio.wait_for(self._wake.wait(), None if at is None else max(0.0, at - time.monotonic()))
+            except TimeoutError:
+                self._handshake.handle_timer(time.monotonic())
+                self._send()
+        return self._events.popleft()
+
+    def _readable(self) -> None:
+        for _ in range(_BATCH):
+            if not self._reading:
+                break
+            try:
+                data, source = self._socket.recvfrom(_LONGEST)
+            except BlockingIOError:
+                break
+            except OSError:  # an ICMP error of something sent before; the handshake has its own patience
+                continue
+            self._handshake.datagram_received(data, (source[0], source[1]), time.monotonic())
+            self._collect()
+        self._send()
+
+    def _send(self) -> None:
+        for data in self._handshake.datagrams_to_send(time.monotonic()):
+            try:
+                self._socket.sendto(data, self._peer)
+            except (BlockingIOError, ConnectionError):
+                continue  # lost, as datagrams may be; or an ICMP error of an earlier one
+            except OSError as error:
+                self._unreachable = error
+                self._wake.set()
+        self._collect()
+
+    def _collect(self) -> None:
+        while (event := self._handshake.next_event()) is not None:
+            self._events.append(event)
+            if isinstance(event, HandOverReady):
+                self.close()
+            self._wake.set()

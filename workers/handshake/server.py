@@ -1,0 +1,389 @@
+"""The server's half of the worker: the asyncio shell around flows, relays, handshakes and sessions.
+
+What arrives at the userspace socket goes to the flow table; what the table, the handshakes and the sessions want goes
+to sockets, to the data plane and to the BPF loader. The rules are theirs, here are only descriptors and timers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import resource
+import socket
+import time
+from collections.abc import Coroutine
+from ipaddress import ip_interface
+from random import SystemRandom
+from typing import Any, Final
+
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+from qre.errors import MachineError, QreError
+from qre.ipc.messages import DestProfileReport, HandshakeStatus, Party, ProfileSecrets, RoleState
+from qre.ipc.worker import WorkerContext
+from qre.quic.fingerprint import Fingerprint
+from qre.quic.inspector import Authenticated, HelloInspector
+from qre.quic.trust import TrustStore
+from qre.reality.replay import FILE_LENGTH, ReplayFilter, replay_window
+from qre.session import DestProfile, Role
+from qre.workers.handshake.acceptance import Acceptance, Accepted
+from qre.workers.handshake.admission import TokenBucket
+from qre.workers.handshake.dataplane_link import DataplaneLink
+from qre.workers.handshake.dest import DestAddress, Resolved
+from qre.workers.handshake.flows import Address, Flow, FlowTable, Limits
+from qre.workers.handshake.grants import Grants
+from qre.workers.handshake.probe import Prober, imitable, probe
+from qre.workers.handshake.relay import LONGEST, DestSocket, Relays, ecn_of, with_ecn
+from qre.workers.handshake.routed_cids import RoutedCids
+from qre.workers.handshake.secrets import SecretsStore
+from qre.workers.handshake.session_state import CidsChanged, Confirmed, Installed, Lost, Settings
+from qre.workers.handshake.sessions import Sessions
+from qre.workers.handshake.steering import Steering
+
+#: Datagrams of one turn of the loop.
+_TURN: Final = 64
+#: Descriptors that are not a relay's.
+_OTHER_DESCRIPTORS: Final = 128
+#: Stateless resets a second.
+_RESETS: Final = 200.0
+#: How long the first look at Dest may hold up «ready» when nothing is known of it.
+_FIRST_LOOK: Final = 1.5
+#: What both ends tell each other as max_idle_timeout.
+ADVERTISED_IDLE_MS: Final = 30_000
+_ANCILLARY: Final = socket.CMSG_SPACE(4) * 2
+
+
+class Server:
+    """See ``main.HandshakeWorker``, which calls it."""
+
+    def __init__(
+        self,
+        context: WorkerContext,
+        secrets: ProfileSecrets,
+        store: SecretsStore,
+        fingerprint: Fingerprint,
+        trust: TrustStore,
+    ) -> None:
+        self._context = context
+        self._fingerprint = fingerprint
+        self._trust = trust
+        config = context.config
+        self._socket = socket.socket(fileno=context.descriptors.pop("udp_userspace"))
+        self._socket.setblocking(False)
+        self._replay_fd = context.descriptors.pop("replay")
+        self._listen = (config.listen_ip, config.listen_port)
+        self._buffer = bytearray(LONGEST)
+        self._timer: asyncio.TimerHandle | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._told: tuple[bool, str] | None = None
+        self._resets = TokenBucket(_RESETS, _RESETS)
+        self._unsent = 0
+        self._cids = RoutedCids(secrets.private_key, config.routed_cid_len, os.urandom)
+        self._relays = Relays(self._reply)
+        self._table = FlowTable(self, self._limits())
+        self._dest = DestAddress(config.dest_host, config.dest_port, self._complain_of_dest)
+        self._dest_profile = config.dest_profile
+        self._steering = Steering(context.request, lambda text: context.limited("steering", text))
+        self._sessions = Sessions(store, Role.SERVER, self._settings(), SystemRandom(), self._cids)
+        self.link = DataplaneLink(self._sessions, self._sessions_changed, context.fail)
+        self._grants = Grants(ip_interface(text) for text in config.address)
+        self._use_secrets(secrets)
+        self._acceptance = Acceptance(
+            private_key=secrets.private_key,
+            routed_cid_len=config.routed_cid_len,
+            listen=self._listen,
+            replay=self._read_replay_file(),
+            replay_fd=self._replay_fd,
+            sessions=self._sessions,
+            grants=self._grants,
+            steering=self._steering,
+            send=lambda source, data: self.to_visitor(source, data, 0),
+            over=self._handshake_over,
+            changed=self.link.pump,
+            complain=context.limited,
+            dest=imitable(config.dest_profile),
+        )
+        self._prober = self._new_prober()
+
+    # --- set-up ---
+
+    def _use_secrets(self, secrets: ProfileSecrets) -> None:
+        self._private_key = X25519PrivateKey.from_private_bytes(secrets.private_key)
+        self._private_bytes = secrets.private_key
+        self._short_ids = frozenset(secrets.short_ids)
+
+    def _limits(self) -> Limits:
+        config = self._context.config
+        descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _OTHER_DESCRIPTORS
+        return Limits(
+            flows=max(1, min(config.relay_max_flows, descriptors)),
+            flows_per_prefix=max(1, config.relay_max_flows_per_prefix),
+            idle=config.relay_idle_ms / 1000,
+        )
+
+    def _settings(self) -> Settings:
+        config = self._context.config
+        own = [ip_interface(text).network for text in config.address]
+        beyond = (
+            text
+            for text in config.allowed_ips
+            if not any(
+                net.version == (other := ip_interface(text).network).version and net.overlaps(other) for net in own
+            )
+        )
+        return Settings(
+            rekey_interval_ms=config.rekey_interval_ms,
+            idle_timeout_ms=min(config.idle_timeout_ms, ADVERTISED_IDLE_MS),
+            keepalive_ms=config.keepalive_s * 1000,
+            rekey_after_packets=config.rekey_after_packets,
+            allowed_ips=tuple(beyond),
+        )
+
+    def _read_replay_file(self) -> ReplayFilter:
+        try:
+            image = os.pread(self._replay_fd, FILE_LENGTH, 0)
+        except OSError as error:
+            raise MachineError("replay file", error.strerror or "it cannot be read") from error
+        return ReplayFilter(image, replay_window(self._context.config.max_time_diff_ms))
+
+    def _new_prober(self) -> Prober:
+        config = self._context.config
+
+        async def visit(dest: Resolved) -> DestProfile:
+            return await probe(dest, config.server_name, self._fingerprint, self._trust)
+
+        return Prober(
+            self._dest,
+            visit,
+            self._dest_probed,
+            lambda text: self._context.limited("probe", text),
+            ttl=config.dest_profile_ttl_ms / 1000,
+            last=self._dest_profile,
+        )
+
+    # --- life ---
+
+    async def start(self) -> None:
+        records, damaged = self._sessions.store.load()
+        if damaged:
+            self._context.log.warning("%d sessions of the process before could not be read", damaged)
+        kept = [record for record in records if record.role is Role.SERVER and record.short_id in self._short_ids]
+        for record in records:
+            if record not in kept:
+                self._sessions.store.remove(record.session_id)
+        for record in kept:
+            self._grants.hold(record.session_id, record.short_id, record.handed_over.addresses)
+        self._sessions.restore(kept)
+        if self._dest.current is None:
+            await self._dest.first()
+        self._spawn(self._dest.keep_fresh(), "dest")
+        self._spawn(self._prober.run(), "dest")
+        self._spawn(self._steering.run())
+        loop = asyncio.get_running_loop()
+        loop.add_reader(self._relays.fileno(), self._relays_readable)
+        if imitable(self._dest_profile) is None:
+            try:
+                await asyncio.wait_for(self._prober.looked.wait(), _FIRST_LOOK)
+            except TimeoutError:
+                self._context.log.info("Dest has not answered yet; until it does, a usual site is imitated")
+        loop.add_reader(self._socket.fileno(), self._readable)
+        self.link.pump()
+        self._tell_state()
+
+    async def reload(self, secrets: ProfileSecrets) -> None:
+        """New short ids, Dest, limits; sessions of short ids that are gone end."""
+        config = self._context.config
+        if secrets.private_key != self._private_bytes:
+            # Connection IDs in use were made with the old key.
+            raise QreError("reload", "RealityPrivateKey changed", "down and up")
+        self._use_secrets(secrets)
+        self._table.limits = self._limits()
+        self._sessions.settings = self._settings()
+        self._grants.own = tuple(ip_interface(text) for text in config.address)
+        self._acceptance.replay.window = replay_window(config.max_time_diff_ms)
+        for record in self._sessions.records():
+            if record.short_id not in self._short_ids:
+                self._sessions.delete(record.session_id, "its short id was removed")
+        for task in self._tasks:
+            if task.get_name() == "dest":
+                task.cancel()
+        self._dest = DestAddress(config.dest_host, config.dest_port, self._complain_of_dest)
+        self._prober = self._new_prober()
+        self._spawn(self._dest.keep_fresh(), "dest")
+        self._spawn(self._prober.run(), "dest")
+        self.link.pump()
+
+    async def stop(self) -> None:
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(self._socket.fileno())
+        self._acceptance.close()
+        self._table.close()
+        loop.remove_reader(self._relays.fileno())
+        self._relays.close()
+        if self._timer is not None:
+            self._timer.cancel()
+        for task in self._tasks:
+            task.cancel()
+        self.link.close()
+        self._socket.close()
+        os.close(self._replay_fd)
+
+    def status(self) -> HandshakeStatus:
+        up, text = self._state()
+        return HandshakeStatus(
+            up=up,
+            text=text,
+            pending_flows=self._table.pending,
+            relay_flows=self._table.relayed,
+            handshakes=self._acceptance.accepted,
+            strangers=self._table.strangers,
+            rekeys=self._sessions.rekeys,
+            dest_profile=self._dest_profile,
+        )
+
+    def _spawn(self, work: Coroutine[Any, Any, None], name: str = "task") -> None:
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self._context.fail(f"an internal error ({type(error).__name__})")
+
+    # --- packets ---
+
+    def _readable(self) -> None:
+        table, buffer = self._table, self._buffer
+        view = memoryview(buffer)
+        unix_ms = int(time.time() * 1000)
+        for _ in range(_TURN):
+            try:
+                length, ancillary, _, source = self._socket.recvmsg_into([buffer], _ANCILLARY)
+            except BlockingIOError:
+                break
+            except OSError:  # an ICMP error of something that was sent to somebody
+                continue
+            table.datagram(source, bytes(view[:length]), ecn_of(ancillary), time.monotonic(), unix_ms)
+        self._table.handle_timer(time.monotonic())
+        self._arm()
+
+    def _relays_readable(self) -> None:
+        self._relays.readable()
+        self._arm()
+
+    def _reply(self, flow: Flow, data: bytes, ecn: int) -> None:
+        self._table.reply(flow, data, ecn, time.monotonic())
+
+    def _arm(self) -> None:
+        times = [at for at in (self._table.timer(), self._acceptance.timer()) if at is not None]
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if times:
+            delay = max(0.0, min(times) - time.monotonic())
+            self._timer = asyncio.get_running_loop().call_later(delay, self._timer_fired)
+
+    def _timer_fired(self) -> None:
+        self._timer = None
+        now = time.monotonic()
+        self._table.handle_timer(now)
+        self._acceptance.handle_timer(now)
+        self._arm()
+
+    # --- what the flow table asks (``flows.Ports``) ---
+
+    def inspector(self) -> HelloInspector:
+        config = self._context.config
+        return HelloInspector(
+            server_name=config.server_name,
+            private_key=self._private_key,
+            short_ids=self._short_ids,
+            max_time_diff_ms=config.max_time_diff_ms,
+        )
+
+    def accept(self, found: Authenticated, datagrams: list[bytes], source: Address, now: float) -> Accepted | None:
+        return self._acceptance.accept(found, datagrams, source, now)
+
+    def open_relay(self, flow: Flow) -> DestSocket | None:
+        if self._dest.current is None:
+            return None
+        return self._relays.open(flow, *self._dest.current)
+
+    def to_visitor(self, source: Address, data: bytes, ecn: int) -> None:
+        try:
+            if ecn:
+                self._socket.sendmsg([data], with_ecn(socket.AF_INET, ecn), 0, source)
+            else:
+                self._socket.sendto(data, source)
+        except OSError:  # no room, no way there, or an ICMP error of an earlier one: UDP loses datagrams
+            self._unsent += 1
+
+    def own_cid(self, data: bytes) -> bytes | None:
+        return self._cids.of_datagram(data)
+
+    def forgotten(self, source: Address, cid: bytes, length: int) -> None:
+        if self._sessions.has_connection_id(cid) or not self._resets.take(time.monotonic()):
+            return
+        answer = self._cids.reset(cid, length)
+        if answer is not None:
+            self.to_visitor(source, answer, 0)
+
+    # --- handshakes and sessions ---
+
+    def _handshake_over(self, one: Accepted) -> None:
+        self._table.handshake_over(one.source, one, time.monotonic())
+
+    def _sessions_changed(self) -> None:
+        while self._sessions.events:
+            match self._sessions.events.popleft():
+                case Installed(session_id=session_id):
+                    self._acceptance.installed(session_id)
+                case Confirmed(session_id=session_id):
+                    self._acceptance.confirmed(session_id)
+                    self._welcome(session_id)
+                case Lost(record=record, reason=reason):
+                    self._grants.free(record.session_id)
+                    self._acceptance.lost(record.session_id)
+                    if record.confirmed:
+                        self._context.limited("lost", f"a session ended: {reason}")
+                case CidsChanged():
+                    self._steering.want(self._sessions.connection_ids())
+        self._tell_state()
+
+    def _welcome(self, session_id: bytes) -> None:
+        """A confirmed session takes the place of the others of its short id."""
+        records = {record.session_id: record for record in self._sessions.records()}
+        fresh = records.pop(session_id, None)
+        if fresh is None:
+            return
+        client, place = fresh.short_id.hex(), fresh.underlay.peer_ip
+        self._context.limited(f"up {client}", f"client {client} is connected from {place}", logging.INFO)
+        for record in records.values():
+            if record.confirmed and record.short_id == fresh.short_id:
+                self._sessions.delete(record.session_id, "a newer session took its place")
+
+    # --- what is told ---
+
+    def _state(self) -> tuple[bool, str]:
+        count = self._sessions.up()
+        text = f"serving {self._listen[0]}:{self._listen[1]}, {count} session{'' if count == 1 else 's'}"
+        if self._dest.current is None:
+            text += "; Dest is not resolved: strangers get no answer"
+        return count > 0, text
+
+    def _tell_state(self) -> None:
+        state = self._state()
+        if state != self._told:
+            self._told = state
+            self._spawn(self._context.send(Party.SUPERVISOR, RoleState(up=state[0], text=state[1])))
+
+    async def _dest_probed(self, profile: DestProfile) -> None:
+        self._dest_profile = profile
+        self._acceptance.dest = imitable(profile) or self._acceptance.dest
+        await self._context.send(Party.SUPERVISOR, DestProfileReport(profile=profile))
+
+    def _complain_of_dest(self, text: str) -> None:
+        self._context.limited("dest", text)

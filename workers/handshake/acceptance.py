@@ -32,8 +32,16 @@ _STEERING_TIMEOUT: Final = 8.0
 class Accepted:
     """One handshake in progress. See ``flows.Handshake``."""
 
-    def __init__(self, acceptance: Acceptance, inner: ServerHandshake, source: Address, found: Authenticated) -> None:
+    def __init__(
+        self,
+        acceptance: Acceptance,
+        inner: ServerHandshake,
+        source: Address,
+        found: Authenticated,
+        datagrams: list[bytes],
+    ) -> None:
         self._acceptance = acceptance
+        self._first_flight = datagrams
         self.inner = inner
         self.source = source
         self.short_id = found.short_id

@@ -44,14 +44,10 @@ class TrustStore:
 
     def __init__(self, authorities: Iterable[x509.Certificate], source: str) -> None:
         self.source = source
-        self._store = crypto.X509Store()
-        self._count = 0
-        for authority in authorities:
-            self._store.add_cert(crypto.X509.from_cryptography(authority))
-            self._count += 1
+        self._authorities = [crypto.X509.from_cryptography(authority) for authority in authorities]
 
     def __len__(self) -> int:
-        return self._count
+        return len(self._authorities)
 
     @classmethod
     def load(cls, environ: Mapping[str, str] = os.environ) -> TrustStore:
@@ -98,10 +94,13 @@ class TrustStore:
         return self._chain_problem(chain, unix_time)
 
     def _chain_problem(self, chain: list[x509.Certificate], unix_time: int) -> str | None:
-        self._store.set_time(datetime.datetime.fromtimestamp(unix_time, datetime.UTC))
+        store = crypto.X509Store()  # a new one each time: OpenSSL ignores all but the first time that is set
+        for authority in self._authorities:
+            store.add_cert(authority)
+        store.set_time(datetime.datetime.fromtimestamp(unix_time, datetime.UTC))
         try:
             context = crypto.X509StoreContext(
-                self._store,
+                store,
                 crypto.X509.from_cryptography(chain[0]),
                 [crypto.X509.from_cryptography(certificate) for certificate in chain[1:MAX_CHAIN]],
             )

@@ -106,8 +106,10 @@ class Underlay:
                         self._gso = False
                         continue
                     if error.errno in {errno.EINVAL, errno.EMSGSIZE}:  # perhaps one of them is too long: see which
-                        run = self._send_singly(packets[at : at + run], to)
-                        at += run
+                        sent = self._send_singly(packets[at : at + run], to)
+                        at += sent
+                        if sent < run:
+                            return list(packets[at:])
                         continue
                 self._count(error, run)
             at += run

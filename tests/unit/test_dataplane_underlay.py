@@ -1,0 +1,131 @@
+"""The UDP socket of sessions, on loopback: batches, marks, and kernels or packets that do not fit."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import time
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from qre.errors import MachineError
+from qre.workers.dataplane.underlay import Underlay
+
+
+def bound() -> socket.socket:
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock.bind(("127.0.0.1", 0))
+    return sock
+
+
+class Pair:
+    def __init__(self, ecn: int = 0) -> None:
+        one, two = bound(), bound()
+        self.to = two.getsockname()
+        self.source = one.getsockname()
+        self.drops: Counter[str] = Counter()
+        self.one = Underlay(one.detach(), self.drops, ecn)
+        self.two = Underlay(two.detach(), self.drops)
+
+    def arrived(self, count: int) -> tuple[list[bytes], set[int], int]:
+        """Datagrams, ECN codepoints and system calls."""
+        datagrams: list[bytes] = []
+        marks: set[int] = set()
+        calls = 0
+        deadline = time.monotonic() + 5
+        while len(datagrams) < count and time.monotonic() < deadline:
+            received = self.two.receive()
+            if received is None:
+                time.sleep(0.001)
+                continue
+            calls += 1
+            datagrams += received[0]
+            assert received[1] == self.source
+            marks.add(received[2])
+        return datagrams, marks, calls
+
+    def close(self) -> None:
+        self.one.close()
+        self.two.close()
+
+
+@pytest.fixture
+def pair() -> Iterator[Pair]:
+    made = Pair()
+    yield made
+    made.close()
+
+
+def test_datagrams_of_any_sizes_arrive_one_by_one_in_order(pair: Pair) -> None:
+    sizes = [1400] * 100 + [600, 1400, 1400, 900, 1400, 20, 20, 20, 1]
+    packets = [bytes([n]) * size for n, size in enumerate(sizes)]
+    assert pair.one.send(packets, pair.to) == []
+    datagrams, marks, calls = pair.arrived(len(packets))
+    assert datagrams == packets
+    assert marks == {0}
+    assert calls < len(packets) / 5
+
+
+def test_the_ecn_codepoint_of_the_profile_leaves_and_is_seen() -> None:
+    pair = Pair(ecn=2)
+    try:
+        pair.one.send([b"x"] * 3, pair.to)
+        assert pair.arrived(3)[1] == {2}
+    finally:
+        pair.close()
+
+
+def test_a_packet_too_long_for_the_link_is_counted_and_the_others_arrive(pair: Pair) -> None:
+    packets = [b"a" * 100, b"b" * 65_508, b"c" * 100]
+    assert pair.one.send(packets, pair.to) == []
+    assert pair.arrived(2)[0] == [packets[0], packets[2]]
+    assert pair.drops == {"too-big": 1}
+
+
+class Refusing:
+    """A socket whose super-packets fail with ``error``, and whose room ends after ``room`` datagrams."""
+
+    def __init__(self, sock: Any, error: int, room: int = 1000) -> None:
+        self.sock, self.error, self.room = sock, error, room
+
+    def sendmsg(self, *arguments: Any) -> int:
+        raise OSError(self.error, "refused")
+
+    def sendto(self, data: bytes, to: Any) -> int:
+        if not self.room:
+            raise BlockingIOError
+        self.room -= 1
+        return int(self.sock.sendto(data, to))
+
+    def close(self) -> None:
+        self.sock.close()
+
+
+@pytest.mark.parametrize("error", [errno.EIO, errno.EINVAL, errno.EMSGSIZE])
+def test_without_segmentation_in_the_kernel_they_go_one_by_one(pair: Pair, error: int) -> None:
+    pair.one._socket = Refusing(pair.one._socket, error)  # type: ignore[assignment]  # a kernel that cannot
+    assert pair.one.send([b"x" * 50] * 20, pair.to) == []
+    assert len(pair.arrived(20)[0]) == 20
+
+
+@pytest.mark.parametrize("error", [errno.EIO, errno.EINVAL])
+def test_what_a_full_socket_did_not_take_comes_back(pair: Pair, error: int) -> None:
+    pair.one._socket = Refusing(pair.one._socket, error, room=7)  # type: ignore[assignment]  # a full kernel
+    packets = [bytes([n]) * 50 for n in range(20)]
+    assert pair.one.send(packets, pair.to) == packets[7:]
+    assert pair.arrived(7)[0] == packets[:7]
+
+
+def test_an_unreachable_peer_is_counted_and_stops_nothing(pair: Pair) -> None:
+    pair.one._socket = Refusing(pair.one._socket, errno.ENETUNREACH)  # type: ignore[assignment]  # no route
+    assert pair.one.send([b"x" * 50] * 3, pair.to) == []
+    assert pair.drops == {"send-failed": 3}
+
+
+def test_only_an_ipv4_udp_socket_is_taken() -> None:
+    for family, kind in ((socket.AF_INET, socket.SOCK_STREAM), (socket.AF_INET6, socket.SOCK_DGRAM)):
+        with pytest.raises(MachineError):
+            Underlay(socket.socket(family, kind).detach(), Counter())

@@ -85,6 +85,17 @@ class BrowserHttp3(H3Connection):
         self._blocked_streams = shape.settings.get(Setting.QPACK_BLOCKED_STREAMS, 0)
         self._decoder = pylsqpack.Decoder(self._max_table_capacity, self._blocked_streams)
 
+    @property
+    def _local_decoder_stream_id(self) -> int | None:
+        """Opened when it is first written to: stock does so for headers, and for a stream that is reset."""
+        if self._decoder_stream_id is None:
+            self._decoder_stream_id = self._create_uni_stream(StreamType.QPACK_DECODER)
+        return self._decoder_stream_id
+
+    @_local_decoder_stream_id.setter
+    def _local_decoder_stream_id(self, value: int | None) -> None:
+        self._decoder_stream_id = value
+
     def prioritise(self, stream_id: int) -> None:
         """PRIORITY_UPDATE for a request that is sent next."""
         assert self._local_control_stream_id is not None
@@ -118,7 +129,7 @@ class BrowserHttp3(H3Connection):
         return bytes(block)
 
     def _decode_headers(self, stream_id: int, frame_data: bytes | None) -> Headers:
-        """Open our decoder stream when the peer's dynamic table was used and it waits for word of it."""
+        """As stock, with nothing sent when there is nothing to say: the peer did not use its dynamic table."""
         try:
             if frame_data is None:
                 instructions, headers = self._decoder.resume_header(stream_id)
@@ -127,8 +138,7 @@ class BrowserHttp3(H3Connection):
         except pylsqpack.DecompressionFailed as error:
             raise QpackDecompressionFailed from error
         if instructions:
-            if self._local_decoder_stream_id is None:
-                self._local_decoder_stream_id = self._create_uni_stream(StreamType.QPACK_DECODER)
+            assert self._local_decoder_stream_id is not None
             self._quic.send_stream_data(self._local_decoder_stream_id, instructions)
         decoded: Headers = headers
         return decoded

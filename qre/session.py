@@ -324,5 +324,5 @@ class DestProfile(Struct, frozen=True, kw_only=True):
     transport_parameters: Annotated[tuple[U64, ...], msgspec.Meta(max_length=64)] = ()  # ids, in Dest's order
     certificate_expires_at: U64 = 0  # unix seconds; 0: unknown
     http_status: U16 = 0  # of "/"; 0: no answer
-    ecn: Annotated[int, msgspec.Meta(ge=0, le=3)] = 0  # codepoint of Dest's 1-RTT packets; the data plane sends it too
+    ecn: Annotated[int, msgspec.Meta(ge=0, le=3)] = 0  # of Dest's 1-RTT packets; our data plane sends the same
     warnings: Annotated[tuple[Text, ...], msgspec.Meta(max_length=16)] = ()

@@ -76,6 +76,8 @@ class Reserved:
 class BrowserHttp3(H3Connection):
     """aioquic's HTTP/3 with a browser's SETTINGS and H3_DATAGRAM."""
 
+    _decoder_stream_id: int | None
+
     def __init__(self, quic: QuicConnection, shape: Http3Shape, random: Random) -> None:
         self._shape = shape
         self._reserved = Reserved(random)

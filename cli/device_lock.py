@@ -28,7 +28,9 @@ def hold_device(config: GlobalConfig, device: str, purpose: str) -> Iterator[Non
     """Hold the device for ``purpose`` (``up``, ``down``, ``reload``, ``daemon``); UserError names the holder."""
     path = lock_path(config, device)
     try:
-        config.runtime_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
+        if not config.runtime_dir.is_dir():
+            config.runtime_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
+            config.runtime_dir.chmod(0o711)  # whatever the umask is: workers of other users pass through
         descriptor = _acquire(path, device)
     except OSError as error:
         raise MachineError(f"lock {path}", error.strerror or str(error), "see RuntimeDir, and run as root") from error

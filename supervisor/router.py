@@ -35,6 +35,7 @@ Handler = Callable[[Party, Message], Awaitable[Message | None]]
 def make_directories(runtime: Path, parties: tuple[Party, ...]) -> None:
     """A directory a role below ``runtime``, entered by its group alone. Needs to be root still."""
     runtime.mkdir(mode=0o711, parents=True, exist_ok=True)
+    runtime.chmod(0o711)  # whatever the umask is: a unit's is 0077, and the workers must get through
     for party in parties:
         directory = runtime / party.value
         directory.mkdir(mode=0o700, exist_ok=True)

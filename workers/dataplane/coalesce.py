@@ -75,10 +75,11 @@ class _Group:
 
     def is_whole(self, plaintext: bytes) -> bool:
         """Are the checksums of ``plaintext``, a segment of this flow, right?"""
-        total = int.from_bytes(plaintext, "big") % 0xFFFF
+        total = word_sum(plaintext)
         length = len(plaintext)
-        if length & 1 == 0:  # the head is 3 bytes long: the packet's own length is odd
-            total <<= 8
+        # With its head of 3 bytes, a packet of even length was shifted by word_sum, and one of odd length was not:
+        # another 8 bits set both right.
+        total <<= 8
         return (total + self.balance + (length if self.v4 else 0)) % 0xFFFF == 0
 
     def buffers(self) -> Buffers:

@@ -56,11 +56,13 @@ class DataplaneWorker:
             self._marks = NumberMarks(marks)
         finally:
             os.close(marks)
+        dest = context.config.dest_profile
         self._device = Device(
             context.descriptors.pop("tun"),
             self._marks,
             self._report,
             server_socket=context.descriptors.pop("udp_kernel_slot") if server else None,
+            ecn=dest.ecn if server and dest is not None else 0,
         )
         self._use_keys(context.descriptors.pop("keys"))
 

@@ -57,8 +57,6 @@ STEP_TIMEOUT: Final = 10.0
 _LINGER: Final = (0.15, 0.6)
 #: A handshake whose numbers come this close to the data plane's is broken, and ends.
 _NUMBER_RESERVE: Final = 256
-_CRYPTO_ERROR: Final = 0x100  # RFC 9001 §4.8; H3 codes begin at the same value, but never come before TLS is complete
-_ALERTS: Final = 0x100
 _DEFAULT_ACK_DELAY_EXPONENT: Final = 3
 _DEFAULT_MAX_ACK_DELAY_MS: Final = 25
 _DEFAULT_MAX_UDP_PAYLOAD: Final = 65_527
@@ -114,7 +112,6 @@ class ClientHandshake:
         self._peer: Address = ("", 0)
         self._granted: tuple[Interface, ...] = ()
         self._pings_before_grant = 0
-        self._asked = False
         self._deadline: float | None = None
         self._leave_at: float | None = None
         self._observer = SiteObserver(now)
@@ -359,7 +356,7 @@ class ClientHandshake:
         elif self._state in (_State.VISITING, _State.LEAVING):
             if self._probing:
                 self._answer_probe()
-        elif ending.by_us and ending.error_code == _CRYPTO_ERROR + tls.AlertDescription.bad_certificate:
+        elif ending.by_us and ending.alert == tls.AlertDescription.bad_certificate:
             self._events.append(ManInTheMiddle("the certificate cannot be read"))
         else:
             self._events.append(Failed(_why(ending)))
@@ -394,7 +391,6 @@ def _why(ending: Ending) -> str:
         return "nothing came from the server any more"
     if ending.by_us:
         return f"the server broke the protocol ({ending.reason or hex(ending.error_code)})"
-    if _CRYPTO_ERROR <= ending.error_code < _CRYPTO_ERROR + _ALERTS:
-        alert = ending.error_code - _CRYPTO_ERROR
-        return f"the server closed the connection (error {ending.error_code:#x}, TLS alert {alert})"
+    if ending.alert is not None:
+        return f"the server closed the connection (TLS alert {ending.alert})"
     return f"the server closed the connection (error {ending.error_code:#x})"

@@ -17,6 +17,7 @@ from aioquic.buffer import Buffer, size_uint_var
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import END_STATES, QuicConnection, QuicConnectionState, QuicNetworkPath
 from aioquic.quic.packet import (
+    QuicErrorCode,
     QuicFrameType,
     QuicPacketType,
     QuicTransportParameters,
@@ -31,6 +32,7 @@ from qre.quic.keys import Secrets
 from qre.session import PACKET_NUMBER_BASE
 
 _ONE_RTT = tls.Epoch.ONE_RTT
+_CRYPTO_ERROR = int(QuicErrorCode.CRYPTO_ERROR)
 
 # aioquic logs what peers write, without a bound. What is worth knowing is told as events.
 for _name in ("quic", "http3"):
@@ -44,6 +46,13 @@ class Ending:
     by_us: bool
     error_code: int
     reason: str
+    by_application: bool = False
+
+    @property
+    def alert(self) -> int | None:
+        """The TLS alert that it stands for (RFC 9001 §4.8)."""
+        is_alert = not self.by_application and _CRYPTO_ERROR <= self.error_code < _CRYPTO_ERROR + 0x100
+        return self.error_code - _CRYPTO_ERROR if is_alert else None
 
 
 class _UserSpaceNumbers(QuicPacketNumberWindow):
@@ -272,8 +281,9 @@ class HandshakeConnection(QuicConnection):
         """Why, once it has ended or wants to send CONNECTION_CLOSE."""
         if self._close_event is None:
             return None
+        event = self._close_event
         by_us = self._state is not QuicConnectionState.DRAINING
-        return Ending(by_us, self._close_event.error_code, self._close_event.reason_phrase)
+        return Ending(by_us, event.error_code, event.reason_phrase, by_application=event.frame_type is None)
 
     @property
     def round_trip(self) -> float:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import builtins
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -61,3 +63,27 @@ def test_the_time_is_the_one_that_is_given_at_each_verification() -> None:
     for days, good in ((0, True), (-30, False), (30, False), (0, True)):
         problem = store.problem_untrusted([leaf], NAME, UNIX_TIME + days * 86_400)
         assert (problem is None) is good
+
+
+AUDIT = """
+import sys
+from tests.support.pair import Pair
+from tests.support.stock_site import StockSite, issue, meet, trust
+from tests.unit.test_quic_client_visits import client
+from qre.quic.fingerprint import load_fingerprint
+
+load_fingerprint(), trust()
+sites = [StockSite(leaf) for leaf in (issue(), issue("other.example"), issue(days=(-9, -8)))]
+seen = []
+sys.addaudithook(lambda event, arguments: seen.append((event, arguments[0])) if event in ("open", "import") else None)
+assert Pair().run().complete
+for site in sites:
+    meet(client(), site)
+print(seen)
+"""
+
+
+def test_a_whole_handshake_opens_no_file_and_imports_nothing() -> None:
+    """After the sandbox neither would work."""
+    done = subprocess.run([sys.executable, "-c", AUDIT], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.stdout, done.returncode) == ("[]\n", 0), done.stderr

@@ -167,4 +167,4 @@ def test_a_site_without_http3_refuses() -> None:
     events = meet(client(), StockSite(alpn="hq"))
     assert isinstance(events[0], Failed)
     assert "closed the connection" in events[0].reason
-    assert "alert 120" in events[0].reason
+    assert "TLS alert 120" in events[0].reason

@@ -6,7 +6,6 @@ loaded in ``create``, before its sandbox closes. Keys go to the data plane over 
 
 from __future__ import annotations
 
-import importlib
 import os
 from typing import Final
 
@@ -20,12 +19,11 @@ from qre.quic.trust import TrustStore
 from qre.session import Message, Role
 from qre.workers.handshake.client import Client
 from qre.workers.handshake.dest import preload
+from qre.workers.handshake.rehearsal import rehearse
 from qre.workers.handshake.secrets import SecretsStore
 from qre.workers.handshake.server import Server
 
 _MAX_SECRETS: Final = 65_536
-#: What cryptography imports when a key is first loaded: too late in a sandbox.
-_LOADED_ON_FIRST_USE: Final = "cryptography.hazmat.backends.openssl.backend"
 
 
 def parse_profile_secrets_untrusted(fd: int) -> ProfileSecrets:
@@ -109,5 +107,6 @@ class HandshakeWorker:
 def create() -> HandshakeWorker:
     """The worker, before its sandbox."""
     preload()
-    importlib.import_module(_LOADED_ON_FIRST_USE)
-    return HandshakeWorker(load_fingerprint(), TrustStore.load())
+    trust = TrustStore.load()
+    rehearse(trust)
+    return HandshakeWorker(load_fingerprint(), trust)

@@ -5,14 +5,19 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+
+from tests.support.daemons import TOOL, threads
+from tests.support.tunnel import SERVER_INNER, Tunnel
 
 PACKAGING = Path(__file__).resolve().parents[2] / "packaging"
 UNIT = "qred@.service"
 #: wg-quick@ scores 9.6; a supervisor of root that makes workers of other users cannot reach much less than this.
 MOST_EXPOSURE = 3.0
+CAP_SYS_ADMIN = 21
 
 pytestmark = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
 
@@ -69,3 +74,24 @@ def test_the_directories_are_made_with_tight_modes(tmp_path: Path) -> None:
         for path in ("etc/qre/dev", "var/lib/qre", "run/qre", "sys/fs/bpf/qre")
     }
     assert modes == {"etc/qre/dev": 0o700, "var/lib/qre": 0o700, "run/qre": 0o711, "sys/fs/bpf/qre": 0o700}
+
+
+@pytest.mark.root
+def test_both_daemons_carry_packets_inside_the_limits_of_the_unit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    confined = tmp_path / "confined-qre-tool"
+    root = PACKAGING.parent
+    confined.write_text(
+        f'#!/bin/sh\n[ "$1" = daemon ] || exec {TOOL} "$@"\n'
+        f'cd {root} && exec {sys.executable} -m tests.support.confined {PACKAGING / UNIT} {TOOL} "$@"\n'
+    )
+    confined.chmod(0o755)
+    monkeypatch.setattr("tests.support.daemons.TOOL", str(confined))
+    with Tunnel() as tunnel:
+        tunnel.up()
+        for daemon in (tunnel.server, tunnel.client):
+            inside = threads(daemon.pid)
+            assert all(thread.seccomp == 2 and thread.no_new_privs == 1 for thread in inside)
+            assert not any(thread.capabilities[3] >> CAP_SYS_ADMIN & 1 for thread in inside)
+        assert "3 received" in tunnel.lab.client.run("ping", "-n", "-c", "3", "-i", "0.2", SERVER_INNER)

@@ -77,7 +77,9 @@ async def run(role: Role, name: str, local: str, peer: str) -> None:
         try:
             await asyncio.wait_for(ended.wait(), interval or None)
         except TimeoutError:
-            session = next(iter(device.registry.sessions.values()))
+            session = next(iter(device.registry.sessions.values()), None)
+            if session is None:  # the other end closed it
+                continue
             if role is Role.SERVER and session.phases.epoch == epoch:
                 device.handle(update_of(install, epoch + 1), [])
             elif role is Role.CLIENT and session.phases.epoch > epoch:

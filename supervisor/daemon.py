@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
-import sdnotify
 
 from qre.cli.device_lock import hold_device
 from qre.cli.lifecycle import down_profile, up_profile
@@ -52,6 +51,7 @@ from qre.supervisor.link import (
     ToSupervisor,
 )
 from qre.supervisor.main import run_supervisor
+from qre.supervisor.notify import Notifier
 from qre.supervisor.pins import check_pin_dir, pin, unpin
 from qre.supervisor.process import FreshProcess
 from qre.supervisor.settings import Underlay, bpf_elf, empty_memfd, secrets_memfd, worker_config
@@ -61,7 +61,10 @@ Work = Coroutine[Any, Any, None]
 
 _STOP_TIMEOUT: Final = 12.0
 _RELOAD_TIMEOUT: Final = 30.0
+_NOTIFY_RETRY: Final = 0.5
 _PR_SET_CHILD_SUBREAPER: Final = 36
+_ENDING: Final = (signal.SIGTERM, signal.SIGINT)
+_HANDLED: Final = (*_ENDING, signal.SIGHUP)
 
 
 @dataclass(frozen=True)
@@ -80,21 +83,20 @@ class Daemon:
         self._config = config
         self._options = options
         self._load = load
-        self._notifier = sdnotify.SystemdNotifier()
+        self._notifier = Notifier()
         self._log = logging.getLogger("qre.daemon")
         self._ready = False
         self._fwmark = 0
         self._failure = ""
         self._stopping = False
+        self._flushing = False
         self._reloaded: asyncio.Future[str] | None = None
         self._channel: Channel[ToParent]
         self._tasks: set[asyncio.Task[None]] = set()
 
     def run(self) -> int:
         """0 after an ordered end. Raises QreError when the daemon could not start or go on."""
-        # Workers whose supervisor was killed become our children: their end is waited for before the clean-up.
-        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in _ENDING:
             signal.signal(number, _terminate)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         try:
@@ -110,10 +112,10 @@ class Daemon:
             stack.enter_context(hold_device(self._config, self._profile.device, "daemon"))
             if self._profile.role is Role.SERVER:
                 check_pin_dir(self._config.bpf_pin_dir)
+            supplies = stack.enter_context(self._supplies())  # what is missing is told before anything is changed
             result = up_profile(self._profile, self._config, keep_tun=True)
-            self._fwmark = result.fwmark
             stack.enter_context(self._taken_down(result.tun_fd))
-            supplies = stack.enter_context(self._supplies())
+            self._fwmark = result.fwmark
             if result.tun_fd is not None:
                 supplies["tun"] = result.tun_fd
             asyncio.run(self._supervise(supplies))
@@ -124,9 +126,11 @@ class Daemon:
         try:
             yield
         finally:
-            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            for number in _HANDLED:
                 signal.signal(number, signal.SIG_IGN)  # the clean-up is short, and not interrupted
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)
             _reap_all()
+            _adopt_orphans(False)
             with self._reported("pins"):
                 if self._profile.role is Role.SERVER:
                     unpin(self._config.bpf_pin_dir, self._profile.device)
@@ -158,6 +162,7 @@ class Daemon:
             fds["session_secrets"] = empty_memfd("session_secrets")
             fds["number_marks"] = empty_memfd("number_marks")
             if self._profile.role is Role.SERVER:
+                self._make_state_dir()
                 fds["replay"] = self._open(self._state_file("replay"), os.O_RDWR | os.O_CREAT)
                 fds["bpf_elf"] = self._open(bpf_elf(self._config), os.O_RDONLY)
             yield fds
@@ -173,6 +178,13 @@ class Daemon:
             remedy = "run make, or set BpfElf" if path.suffix == ".o" else "see StateDir"
             raise MachineError(str(path), os.strerror(error.errno or 0), remedy) from error
 
+    def _make_state_dir(self) -> None:
+        directory = self._config.state_dir
+        try:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise MachineError(f"StateDir {directory}", os.strerror(error.errno or 0), "run as root") from error
+
     def _state_file(self, kind: str) -> Path:
         return self._config.state_dir / f"{self._profile.name}.{kind}"
 
@@ -181,6 +193,9 @@ class Daemon:
     async def _supervise(self, supplies: dict[str, int]) -> None:
         loop = asyncio.get_running_loop()
         ours, theirs = Channel.pair()
+        # Workers whose supervisor was killed become our children: their end is waited for before the clean-up. Not
+        # before this, nor after: what hooks leave in the background is the user's.
+        _adopt_orphans(True)
         process = FreshProcess(
             target=run_supervisor, args=(theirs, os.getpid(), self._config.log_level), name="qre-supervisor"
         )
@@ -191,16 +206,16 @@ class Daemon:
         sentinel = os.pidfd_open(process.pid or 0)
         loop.add_reader(sentinel, ended.set)
         loop.add_reader(self._channel.fileno(), self._receive)
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in _ENDING:
             loop.add_signal_handler(number, self._stop)
         loop.add_signal_handler(signal.SIGHUP, lambda: self._spawn(self._reload()))
-        if self._options.run_for_ms is not None:
-            loop.call_later(self._options.run_for_ms / 1000, self._stop)
         try:
             self._set_up(supplies)
             await ended.wait()
             self._receive()
         finally:
+            # The loop gives the signals their default action back when it is closed: not before they are ignored.
+            signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)
             loop.remove_reader(sentinel)
             os.close(sentinel)
             process.kill()
@@ -210,7 +225,8 @@ class Daemon:
             self._channel.close()
             for task in self._tasks:
                 task.cancel()
-            self._notify("STOPPING=1")
+            if not self._stopping:
+                self._notifier.tell("STOPPING=1")
 
     def _set_up(self, supplies: dict[str, int]) -> None:
         for name, fd in supplies.items():
@@ -279,10 +295,12 @@ class Daemon:
             case AllReady() if not self._ready:
                 self._ready = True
                 self._notify("READY=1")
+                if self._options.run_for_ms is not None:  # of work; the start has bounds of its own
+                    asyncio.get_running_loop().call_later(self._options.run_for_ms / 1000, self._stop)
             case Failed(reason=reason):
-                self._failure = self._failure or reason
+                self._failure = self._failure or _one_line(reason)
             case State(up=up, text=text):
-                self._notify("STATUS=" + " ".join(text.split()))
+                self._notify(f"STATUS={_one_line(text)}")
                 with self._reported("ready file"):
                     self._set_ready_file(up)
             case Alive():
@@ -306,7 +324,15 @@ class Daemon:
         return ""
 
     def _notify(self, text: str) -> None:
-        self._notifier.notify(text)
+        """Tell systemd; what does not go out now goes in a moment, and nothing ever waits for it."""
+        if not self._notifier.tell(text) and not self._flushing:
+            self._spawn(self._flush_notifier())
+
+    async def _flush_notifier(self) -> None:
+        self._flushing = True
+        while not self._notifier.flush():
+            await asyncio.sleep(_NOTIFY_RETRY)
+        self._flushing = False
 
     def _set_ready_file(self, up: bool) -> None:
         """``RuntimeDir/<profile>.ready`` exists exactly while a session is up."""
@@ -377,6 +403,8 @@ class _TerminatedError(BaseException):
 
 
 def _terminate(number: int, frame: object) -> None:
+    for each in _ENDING:
+        signal.signal(each, signal.SIG_IGN)  # taking back what was done is not interrupted again
     raise _TerminatedError
 
 
@@ -385,6 +413,11 @@ def run_daemon(profile: Profile, config: GlobalConfig, options: DaemonOptions, l
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="qre-tool: %(message)s")
     logging.getLogger("qre").setLevel(config.log_level.upper())
     return Daemon(profile, config, options, load).run()
+
+
+def _one_line(text: str) -> str:
+    """What a worker said, without what could start another assignment or command a terminal."""
+    return "".join(character if character.isprintable() else " " for character in text)
 
 
 def _write_atomically(path: Path, data: bytes) -> None:
@@ -397,6 +430,10 @@ def _write_atomically(path: Path, data: bytes) -> None:
     except OSError:
         fresh.unlink(missing_ok=True)
         raise
+
+
+def _adopt_orphans(wanted: bool) -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, int(wanted), 0, 0, 0)
 
 
 def _descendants(pid: int) -> list[int]:

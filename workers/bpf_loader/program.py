@@ -10,6 +10,7 @@ import ctypes
 import os
 import socket
 import struct
+import sys
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -26,7 +27,7 @@ KEY_SIZE, VALUE_SIZE = 1 + MAX_CID, 4
 MAX_ELF: Final = 1 << 20
 
 _MAP_TYPE_HASH, _MAP_TYPE_REUSEPORT_SOCKARRAY = 1, 20
-_SO_ATTACH_REUSEPORT_EBPF, _SO_DETACH_REUSEPORT_BPF = 52, 68
+_SO_ATTACH_REUSEPORT_EBPF, _SO_DETACH_REUSEPORT_BPF, _SO_COOKIE = 52, 68, 57
 _BPF_ANY: Final = 0
 _RODATA: Final = ".rodata"
 
@@ -71,6 +72,12 @@ def key_of(connection_id: bytes) -> bytes:
     return bytes([len(connection_id)]) + connection_id.ljust(MAX_CID, b"\0")
 
 
+def _cookie(fd: int) -> int:
+    """What the kernel calls a socket, and what a lookup in QRE_SOCKETS gives."""
+    with socket.socket(fileno=os.dup(fd)) as sock:
+        return int.from_bytes(sock.getsockopt(socket.SOL_SOCKET, _SO_COOKIE, 8), sys.byteorder)
+
+
 class Maps:
     """Held descriptors of the two maps and the program; closed by ``close``."""
 
@@ -94,8 +101,13 @@ class Maps:
             raise MachineError(f"map {name}", "it has another shape", "remove its pin")
 
     def slot_in(self, slot: int, fd: int) -> None:
-        """Put a socket of the group into a slot; an old one is replaced."""
-        key, value = ctypes.c_uint32(slot), ctypes.c_uint64(fd)
+        """Put a socket of the group into a slot; an old one is replaced.
+
+        A socket that is there already, from the loader before us, stays: the kernel refuses it a second time (EBUSY).
+        """
+        key, value, present = ctypes.c_uint32(slot), ctypes.c_uint64(fd), ctypes.c_uint64()
+        if not _lookup(self.sockets, ctypes.byref(key), ctypes.byref(present)) and present.value == _cookie(fd):
+            return
         if _update(self.sockets, ctypes.byref(key), ctypes.byref(value), _BPF_ANY):
             raise _failure(f"slot {slot} of QRE_SOCKETS")
 

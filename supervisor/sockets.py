@@ -12,15 +12,16 @@ import socket
 from qre.errors import MachineError, UserError
 
 _IP_MTU_DISCOVER, _IP_PMTUDISC_PROBE = 10, 3
-_BUFFER = 4 << 20
-SO_MARK = 36
+#: More than net.core.*mem_max allows: the data plane's worker cannot raise it any more. Needs CAP_NET_ADMIN.
+_BUFFER = 8 << 20
+_SO_SNDBUFFORCE, _SO_RCVBUFFORCE, SO_MARK = 32, 33, 36
 
 
 def _prepare(made: socket.socket) -> None:
     made.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _IP_PMTUDISC_PROBE)
     made.setsockopt(socket.IPPROTO_IP, socket.IP_RECVTOS, 1)
-    for kind in (socket.SO_RCVBUF, socket.SO_SNDBUF):
-        made.setsockopt(socket.SOL_SOCKET, kind, _BUFFER)  # the kernel takes what net.core allows
+    for kind in (_SO_RCVBUFFORCE, _SO_SNDBUFFORCE):
+        made.setsockopt(socket.SOL_SOCKET, kind, _BUFFER)
     made.setblocking(False)
 
 

@@ -91,23 +91,26 @@ def replay(tunnel: Tunnel, flight: list[bytes], address: str) -> None:
 
 
 def test_a_replayed_first_flight_gets_the_site_whatever_was_restarted() -> None:
+    """Each replay is of another flight: a site that has seen a flight once may well be silent at the second time."""
     with Tunnel(FASTER) as tunnel:
         tunnel.server.start().wait_ready()
-        with Tcpdump(tunnel.lab.server, tunnel.lab.server_device, tunnel.directory / "first.pcap") as dump:
-            tunnel.client.start().wait_ready().wait_session()
-            wait_for("the first flight", lambda: len(first_flight(dump.datagrams())) == 2, 10)
-        flight = first_flight(dump.datagrams())
-        replay(tunnel, flight, "10.90.1.11")
+        flights = []
+        for number in range(3):
+            with Tcpdump(tunnel.lab.server, tunnel.lab.server_device, tunnel.directory / f"{number}.pcap") as dump:
+                tunnel.client.start().wait_ready().wait_session()
+                wait_for("the first flight", lambda: len(first_flight(dump.datagrams())) == 2, 10)
+            flights.append(first_flight(dump.datagrams()))
+            tunnel.client.stop()
+        replay(tunnel, flights[0], "10.90.1.11")
 
         before = tunnel.server.workers()["handshake"]
         os.kill(before, signal.SIGKILL)
-        wait_for("a new handshake worker", lambda: tunnel.server.workers().get("handshake", before) != before, 15)
-        wait_for("it is ready", lambda: tunnel.server.tool("show", "server0", check=False) != "", 15)
-        replay(tunnel, flight, "10.90.1.12")
+        wait_for("the handshake worker is back", lambda: "worker handshake is back" in tunnel.server.said(), 15)
+        replay(tunnel, flights[1], "10.90.1.12")
 
         tunnel.server.stop()
         tunnel.server.start().wait_ready()
-        replay(tunnel, flight, "10.90.1.13")
+        replay(tunnel, flights[2], "10.90.1.13")
 
 
 def test_a_profile_name_that_could_leave_the_directory_touches_no_path() -> None:

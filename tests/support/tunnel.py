@@ -63,12 +63,15 @@ class Tunnel:
         return self.directory / "dev" / f"{name}.conf"
 
     def edit(self, name: str, key: str, value: str, *, like: str | None = None) -> None:
-        """Write the profile ``name`` as ``like`` (itself when not given) with ``key`` set to ``value``."""
+        """Write the profile ``name`` as ``like`` (itself when not given; its device is ``name``) with ``key`` set."""
+        changed = {key.lower(): f"{key} = {value}"}
+        if like is not None:
+            changed["device"] = f"Device = {name}"
         lines = self.profile(like or name).read_text().splitlines()
-        kept = [line for line in lines if line.split("=")[0].strip().lower() != key.lower()]
+        kept = [line for line in lines if line.split("=")[0].strip().lower() not in changed]
         path = self.profile(name)
         path.touch(mode=0o600)
-        path.write_text("\n".join([*kept, f"{key} = {value}", ""]))
+        path.write_text("\n".join([*kept, *changed.values(), ""]))
 
     def value(self, name: str, key: str) -> str:
         for line in self.profile(name).read_text().splitlines():
@@ -96,7 +99,13 @@ class Tunnel:
     def close(self) -> None:
         """End everything; an AssertionError names what a daemon left behind."""
         try:
-            statuses = {daemon.profile: daemon.stop() for daemon in reversed(self.daemons)}
+            statuses, late = {}, []
+            for daemon in reversed(self.daemons):
+                try:
+                    statuses[daemon.profile] = daemon.stop()
+                except RuntimeError as error:
+                    late.append(str(error))
+            assert not late, late
             left = left_behind(self.directory, self.pin_dir)
             for namespace in (self.lab.client, self.lab.server):
                 left += [line for line in namespace.ip("-o", "link").splitlines() if "tun" in line]

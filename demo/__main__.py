@@ -26,7 +26,16 @@ from tests.support.wireguard import WireguardGo, tcp_rate
 SERVER_INNER, CLIENT_INNER = "10.77.0.1", "10.77.0.2"
 PORT = 443
 STREAM_SECONDS = 4.0
-CAPABILITY_NAMES = {5: "kill", 6: "setgid", 7: "setuid", 8: "setpcap", 12: "net_admin", 21: "sys_admin", 39: "bpf"}
+CAPABILITY_NAMES = {
+    2: "dac_read_search",
+    5: "kill",
+    6: "setgid",
+    7: "setuid",
+    8: "setpcap",
+    12: "net_admin",
+    21: "sys_admin",
+    39: "bpf",
+}
 MARKER = "QRE_DEMO_INSIDE"
 
 
@@ -154,7 +163,7 @@ def scene(screen: Screen, stack: ExitStack) -> None:
     visitor(screen, lab, site)
     for daemon in (server, client):
         screen.step(f"qre-tool show, {daemon.profile}")
-        screen.show(daemon.tool("show"))
+        screen.show(daemon.tool("show", daemon.profile))
     for daemon in (server, client):
         screen.step(f"processes of {daemon.profile}, from /proc (worst thread of each)")
         screen.show("\n".join(process_table(daemon)))
@@ -164,10 +173,9 @@ def scene(screen: Screen, stack: ExitStack) -> None:
         if status:
             raise RuntimeError(f"{daemon.profile} ended with {status}: {daemon.said()}")
     leftovers = left_behind(directory, pin_dir)
-    for namespace in (lab.client, lab.server):
-        leftovers += [
-            f"device {line}" for line in namespace.ip("-o", "link").splitlines() if "tun" in line or "qre" in line
-        ]
+    for daemon in (client, server):
+        if f" {daemon.profile}:" in daemon.namespace.ip("-o", "link"):
+            leftovers.append(f"device {daemon.profile}")
     screen.step(f"left behind: {', '.join(leftovers) or 'nothing'}")
     if leftovers:
         raise RuntimeError("the daemons left something behind")

@@ -23,7 +23,7 @@ from qre.errors import MachineError, QreError, UntrustedInputError
 from qre.ipc import sandbox
 from qre.ipc.channel import Channel, ChannelClosedError
 from qre.ipc.messages import Party
-from qre.ipc.worker import LimitedLog
+from qre.ipc.worker import LimitedLog, place_of
 from qre.session import Role
 from qre.supervisor.control import ControlSocket
 from qre.supervisor.crew import Crew
@@ -64,6 +64,8 @@ def run_supervisor(sock: socket.socket, parent: int, log_level: str) -> None:
     logging.getLogger("qre").setLevel(log_level.upper())
     sandbox.set_name("qre:supervisor")
     sandbox.die_with_parent(parent)
+    sandbox.forbid_new_privileges()
+    sandbox.forbid_new_privileges()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to end
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     sys.exit(asyncio.run(_Supervisor(sock).run()))
@@ -131,10 +133,12 @@ class _Supervisor:
             self.tell(AllReady())
             while True:
                 await self._serve_parent(await self._inbox.get(), crew)
+        except TimeoutError:
+            self.fail("the parent did not say what to do, or no answer came")
         except (QreError, OSError) as error:
             self.fail(str(error))
-        except TimeoutError:
-            self.fail("the parent did not say what to do")
+        except Exception as error:  # noqa: BLE001 - whatever it was: the daemon ends, and does not hang
+            self.fail(f"internal error at {place_of(error)}: {type(error).__name__}")
 
     async def _setup(self) -> Setup:
         while True:

@@ -27,10 +27,15 @@ _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NAME, _PR_SET_NO_NEW_PRIVS = 1, 4, 
 _PR_SET_KEEPCAPS = 8
 _LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 444, 445, 446
 _LANDLOCK_READ_FILE, _LANDLOCK_READ_DIR = 1 << 2, 1 << 3
+_LANDLOCK_PATH, _LANDLOCK_PORT = 1, 2  # kinds of rules
+_LANDLOCK_BIND_TCP, _LANDLOCK_CONNECT_TCP = 1 << 0, 1 << 1
+_LANDLOCK_ABSTRACT_SOCKETS, _LANDLOCK_SIGNALS = 1 << 0, 1 << 1
 #: Access rights that each Landlock ABI knows (bits of handled_access_fs).
 _LANDLOCK_RIGHTS = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16}
 _CLONE_THREAD = 0x00010000
 _FIONBIO = 0x5421
+_PROT_EXEC = 4
+_DNS = 53
 
 
 def set_name(name: str) -> None:
@@ -45,14 +50,19 @@ def die_with_parent(parent: int) -> None:
         raise MachineError("worker", "its supervisor is gone")
 
 
+def forbid_new_privileges() -> None:
+    """No program that this process runs has more than it has, and nobody but root looks into its memory."""
+    _prctl(_PR_SET_DUMPABLE, 0)
+    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+
+
 def enter(role: Role, parent: int) -> None:
     """Drop everything that ``role`` was not granted. Raises MachineError when one step fails; then do not go on."""
     uid, gid = role.ids()
     try:
         set_name(f"qre:{role.party}")
         die_with_parent(parent)
-        _prctl(_PR_SET_DUMPABLE, 0)
-        _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+        forbid_new_privileges()
         _limit(role)
         _drop_capabilities(role, uid, gid)
         die_with_parent(parent)
@@ -112,16 +122,22 @@ def _drop_capabilities(role: Role, uid: int, gid: int) -> None:
 
 
 def _landlock(readable: tuple[str, ...]) -> None:
-    """Allow reading ``readable`` and below, and no other use of a path. Older kernels may lack Landlock."""
-    abi = _libc.syscall(_LANDLOCK_CREATE, None, ctypes.c_size_t(0), ctypes.c_uint32(1))
+    """Allow reading ``readable`` and below, and no other use of a path; no TCP but a resolver's; no signal and no
+    abstract socket beyond this process. Older kernels know less of this, or nothing: seccomp stands beside it."""
+    abi = int(_libc.syscall(_LANDLOCK_CREATE, None, ctypes.c_size_t(0), ctypes.c_uint32(1)))
     if abi <= 0:
         return
-    handled = (1 << _LANDLOCK_RIGHTS[min(abi, max(_LANDLOCK_RIGHTS))]) - 1
-    attribute = struct.pack("=Q", handled)
+    attribute = struct.pack("=Q", (1 << _LANDLOCK_RIGHTS[min(abi, max(_LANDLOCK_RIGHTS))]) - 1)
+    if abi >= 4:
+        attribute += struct.pack("=Q", _LANDLOCK_BIND_TCP | _LANDLOCK_CONNECT_TCP)
+    if abi >= 6:
+        attribute += struct.pack("=Q", _LANDLOCK_ABSTRACT_SOCKETS | _LANDLOCK_SIGNALS)
     ruleset = _call(_LANDLOCK_CREATE, attribute, ctypes.c_size_t(len(attribute)), ctypes.c_uint32(0))
     try:
         for name in readable:
             _allow_reading(ruleset, Path(name))
+        if readable and abi >= 4:  # a resolver's long answers come over TCP
+            _add_rule(ruleset, _LANDLOCK_PORT, struct.pack("=QQ", _LANDLOCK_CONNECT_TCP, _DNS))
         _call(_LANDLOCK_RESTRICT, ctypes.c_int(ruleset), ctypes.c_uint32(0))
     finally:
         os.close(ruleset)
@@ -134,10 +150,13 @@ def _allow_reading(ruleset: int, path: Path) -> None:
         return
     try:
         rights = _LANDLOCK_READ_FILE | (_LANDLOCK_READ_DIR if path.is_dir() else 0)
-        rule = struct.pack("=Qi", rights, target)
-        _call(_LANDLOCK_ADD, ctypes.c_int(ruleset), ctypes.c_int(1), rule, ctypes.c_uint32(0))
+        _add_rule(ruleset, _LANDLOCK_PATH, struct.pack("=Qi", rights, target))
     finally:
         os.close(target)
+
+
+def _add_rule(ruleset: int, kind: int, rule: bytes) -> None:
+    _call(_LANDLOCK_ADD, ctypes.c_int(ruleset), ctypes.c_int(kind), rule, ctypes.c_uint32(0))
 
 
 def _call(number: int, *arguments: object) -> int:
@@ -163,6 +182,8 @@ def _seccomp(role: Role) -> None:
     system.add_rule(seccomp.ALLOW, "prlimit64", seccomp.Arg(0, seccomp.EQ, 0))
     system.add_rule(seccomp.ALLOW, "kill", seccomp.Arg(0, seccomp.EQ, os.getpid()))
     system.add_rule(seccomp.ALLOW, "tgkill", seccomp.Arg(0, seccomp.EQ, os.getpid()))
+    for name in ("mmap", "mprotect"):  # memory, but no new code in it
+        system.add_rule(seccomp.ALLOW, name, seccomp.Arg(2, seccomp.MASKED_EQ, _PROT_EXEC, 0))
     for family in role.families:
         system.add_rule(seccomp.ALLOW, "socket", seccomp.Arg(0, seccomp.EQ, family))
     if Calls.OPEN not in role.calls:

@@ -107,8 +107,9 @@ class Tunnel:
                     late.append(str(error))
             assert not late, late
             left = left_behind(self.directory, self.pin_dir)
-            for namespace in (self.lab.client, self.lab.server):
-                left += [line for line in namespace.ip("-o", "link").splitlines() if "tun" in line]
+            for daemon in self.daemons:
+                if f" {daemon.profile}:" in daemon.namespace.ip("-o", "link"):
+                    left.append(f"device {daemon.profile}")
             assert not left, f"left behind: {left}\n{self.said()}"
             assert set(statuses.values()) <= {0}, f"exit statuses {statuses}\n{self.said()}"
         finally:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import msgspec
 
 from qre.errors import InternalError, MachineError, QreError
-from qre.ipc.channel import Channel
+from qre.ipc.channel import Channel, ChannelClosedError
 from qre.ipc.messages import (
     DataplaneStatus,
     DestProfileReport,
@@ -41,6 +41,7 @@ from qre.ipc.messages import (
     WorkerConfig,
 )
 from qre.session import DestProfile, Message
+from qre.supervisor.latest import Latest
 from qre.supervisor.life import Stage
 from qre.supervisor.link import Alive, DestProbed, PinThese, Setup, State, ToParent
 from qre.supervisor.sockets import client_socket
@@ -54,6 +55,8 @@ _START_TIMEOUT: Final = 30.0
 _PIN_TIMEOUT: Final = 10.0
 _HEARTBEAT_INTERVAL: Final = 2.0
 _HEARTBEAT_TIMEOUT: Final = 10.0
+_STATE_INTERVAL: Final = 0.05
+_PROBED_INTERVAL: Final = 1.0
 MAX_CLIENT_SOCKETS: Final = 8
 #: Descriptors of the parent's supplies that a role is handed, where they were supplied.
 _SUPPLIES: Final = {
@@ -91,7 +94,7 @@ class Crew:
     ) -> None:
         self.setup = setup
         self.config = setup.config
-        self.state = State(up=False, text="starting")
+        self.state = State(up=False, text="starting")  # as the handshake worker has it
         self.dest_profile: DestProfile | None = setup.config.dest_profile
         self._supplies = supplies
         self._pair = pair
@@ -104,6 +107,8 @@ class Crew:
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = False
         self._complete = False  # every worker was ready once
+        self._tell_state: Latest[State] = Latest(owner.tell, _STATE_INTERVAL)
+        self._tell_probed: Latest[DestProbed] = Latest(owner.tell, _PROBED_INTERVAL)
         self.routers = routers
         self.members = {
             party: Supervised(party, router, runtime, self._died, self._offered) for party, router in routers.items()
@@ -130,13 +135,15 @@ class Crew:
             await asyncio.wait_for(member.greeted.wait(), _GREET_TIMEOUT)
         except TimeoutError:
             raise MachineError(f"worker {member.party}", "it did not start") from None
+        config = self.config
         self._hand_everything(member)
         member.life("supplied")
-        start = Start(config=self.config)
-        await member.router.request(Party.SUPERVISOR, start, _START_TIMEOUT)
+        await member.router.request(Party.SUPERVISOR, Start(config=config), _START_TIMEOUT)
         if member.life.stage is not Stage.STARTING:
             raise MachineError(f"worker {member.party}", "it ended while it started", "its own words are above")
         member.life("started")
+        if self.config is not config:  # there was a reload meanwhile
+            await self._reconfigure(member)
 
     def _hand_everything(self, member: Supervised) -> None:
         for name in _SUPPLIES[member.party]:
@@ -159,10 +166,14 @@ class Crew:
         """A new pair for this worker and the one it talks to; that one gets its own when it is not there yet."""
         peer = self.members[_KEYS_PAIR[member.party]]
         ours, theirs = Channel.pair()
-        member.hand_socket("keys", ours)
-        if peer.life.stage in (Stage.STARTING, Stage.READY):
-            peer.hand_socket("keys", theirs)
-        else:
+        try:
+            member.hand_socket("keys", ours)
+            if peer.life.stage in (Stage.STARTING, Stage.READY):
+                peer.hand("keys", theirs.fileno())
+        except ChannelClosedError:
+            # One of them is just dying, and gets another pair for both when it is back.
+            self._log.debug("no keys pair for %s and %s", member.party, peer.party)
+        finally:
             theirs.close()
 
     def _died(self, member: Supervised) -> None:
@@ -177,21 +188,30 @@ class Crew:
         elif pause is None:
             self._owner.fail(f"worker {member.party} died too often")
         else:
+            self._report_state()
             self._spawn(self._restart(member, pause))
 
     async def _restart(self, member: Supervised, pause: float) -> None:
         await asyncio.sleep(pause)
         try:
             member.spawn()
-            await self._bring_up(member)
-            self._log.warning("worker %s is back", member.party)
         except QreError as error:
-            self._log.error("worker %s: %s", member.party, error)
+            self._log.error("%s", error)
+            self._died(member)
+            return
+        try:
+            await self._bring_up(member)
+        except QreError as error:
+            self._log.error("%s", error)
             member.kill()
+            return
+        self._log.warning("worker %s is back", member.party)
+        self._report_state()
 
     async def stop(self, timeout: float) -> None:
         """End all workers in order, the others' helpers last; what does not end in time is killed."""
         self._stopping = True
+        self._tell_probed.close()
         for task in self._tasks.copy():
             if task is not asyncio.current_task() and task.get_name() != _SERVE:
                 task.cancel()
@@ -240,17 +260,25 @@ class Crew:
                     released.close()
             case RoleState(up=up, text=text):
                 self.state = State(up=up, text=text)
-                self._owner.tell(self.state)
+                self._report_state()
             case DestProfileReport(profile=profile):
                 self.dest_profile = profile
                 self.config = _with(self.config, dest_profile=profile)
-                self._owner.tell(DestProbed(profile=profile))
+                self._tell_probed(DestProbed(profile=profile))
             case LinkGone(device=device):
                 if device == self.config.device:
                     self._owner.fail(f"device {device} was removed by somebody else")
             case _:
                 raise InternalError("supervisor", f"no handler for {type(message).__name__}")
         return None
+
+    def _report_state(self) -> None:
+        """What the handshake worker says, and which workers are missing just now."""
+        missing = [member.party.value for member in self.members.values() if member.life.stage is not Stage.READY]
+        text = self.state.text
+        if missing and self._complete and not self._stopping:
+            text = f"restarting {', '.join(missing)}; {text}"
+        self._tell_state(State(up=self.state.up, text=text[:512]))
 
     def _grant_socket(self, member: Supervised) -> SocketGranted:
         if len(self._client_sockets) >= MAX_CLIENT_SOCKETS:
@@ -262,9 +290,11 @@ class Crew:
         return SocketGranted(number=number)
 
     def _offered(self, party: Party, name: str, fd: int) -> None:
-        held = self._bpf.pop(name, None)
-        if held is not None:
-            os.close(held)
+        """Each once: what is pinned does not change under its pin."""
+        if name in self._bpf:
+            os.close(fd)
+            self.members[party].kill()
+            return
         self._bpf[name] = fd
 
     # --- pins ---
@@ -290,7 +320,23 @@ class Crew:
     # --- reload, status, heartbeats ---
 
     async def reload(self, config: WorkerConfig) -> None:
-        """Bring device and workers in line with a new configuration. Raises QreError."""
+        """Bring device and workers in line with a new configuration, or leave everything as it was (QreError)."""
+        old, old_secrets = self.config, self._supplies.get("profile_secrets")
+        fresh = self._supplies.pop("new_profile_secrets", None)
+        try:
+            if fresh is not None:
+                self._supplies["profile_secrets"] = fresh
+            await self._apply(_with(config, dest_profile=self.dest_profile))
+        except QreError:
+            if fresh is not None and old_secrets is not None:
+                self._supplies["profile_secrets"], old_secrets = old_secrets, fresh
+            await self._apply_again(old)
+            raise
+        finally:
+            if fresh is not None and old_secrets is not None:
+                os.close(old_secrets)
+
+    async def _apply(self, config: WorkerConfig) -> None:
         device = SyncDevice(
             device=config.device,
             address=config.address,
@@ -299,13 +345,22 @@ class Crew:
             fwmark=self.setup.fwmark,
         )
         await self.members[Party.NETLINK].router.request(Party.SUPERVISOR, device, 10.0)
-        self.config = _with(config, dest_profile=self.dest_profile)
-        handshake = self.members[Party.HANDSHAKE]
-        if "profile_secrets" in self._supplies and handshake.life.stage is Stage.READY:
-            handshake.hand("profile_secrets", self._supplies["profile_secrets"])
+        self.config = config
         for member in self.members.values():
             if member.life.stage is Stage.READY:
-                await member.router.request(Party.SUPERVISOR, Reload(config=self.config), 10.0)
+                await self._reconfigure(member)
+
+    async def _apply_again(self, old: WorkerConfig) -> None:
+        try:
+            await self._apply(old)
+        except QreError as error:
+            self._log.error("going back to the configuration before: %s", error)
+
+    async def _reconfigure(self, member: Supervised) -> None:
+        """Tell a worker the configuration of now."""
+        if member.party is Party.HANDSHAKE and "profile_secrets" in self._supplies:
+            member.hand("profile_secrets", self._supplies["profile_secrets"])
+        await member.router.request(Party.SUPERVISOR, Reload(config=self.config), 10.0)
 
     async def status(self, party: Party) -> Message | None:
         """A worker's own account; None when it is not there to give one."""

@@ -27,7 +27,7 @@ import msgspec
 
 from qre.cli.device_lock import hold_device
 from qre.cli.lifecycle import down_profile, up_profile
-from qre.cli.state import save_state, state_of
+from qre.cli.state import save_state, state_of, write_atomically
 from qre.config.model import GlobalConfig, Profile
 from qre.errors import MachineError, QreError, UntrustedInputError, UserError
 from qre.ipc.channel import Channel, ChannelClosedError
@@ -314,7 +314,7 @@ class Daemon:
                 self._spawn(self._reload())
             case DestProbed(profile=profile):
                 with self._reported("Dest profile"):
-                    _write_atomically(self._state_file("dest"), msgspec.json.encode(profile))
+                    write_atomically(self._state_file("dest"), msgspec.json.encode(profile))
 
     def _pin(self, fds: list[int]) -> str:
         try:
@@ -380,7 +380,7 @@ class Daemon:
             raise UserError(f"profile {old.name}", "AllowedIPs gained a default route", "down and up")
         secrets = secrets_memfd(profile)
         try:
-            self._tell(Supply(name="profile_secrets"), secrets)
+            self._tell(Supply(name="new_profile_secrets"), secrets)
         finally:
             os.close(secrets)
         self._reloaded = asyncio.get_running_loop().create_future()
@@ -418,18 +418,6 @@ def run_daemon(profile: Profile, config: GlobalConfig, options: DaemonOptions, l
 def _one_line(text: str) -> str:
     """What a worker said, without what could start another assignment or command a terminal."""
     return "".join(character if character.isprintable() else " " for character in text)
-
-
-def _write_atomically(path: Path, data: bytes) -> None:
-    fresh = path.with_name(f".{path.name}.new")
-    try:
-        fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        with open(fd, "wb") as file:
-            file.write(data)
-        fresh.replace(path)
-    except OSError:
-        fresh.unlink(missing_ok=True)
-        raise
 
 
 def _adopt_orphans(wanted: bool) -> None:

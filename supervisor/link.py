@@ -17,7 +17,8 @@ from qre.session import U64, DestProfile, Message, Text
 
 
 class Supply(Message, frozen=True, kw_only=True):
-    """Goes with one descriptor: tun, profile_secrets, session_secrets, number_marks, replay, bpf_elf."""
+    """Goes with one descriptor: tun, profile_secrets, session_secrets, number_marks, replay, bpf_elf; for a reload
+    new_profile_secrets."""
 
     name: Annotated[str, msgspec.Meta(max_length=32)]
 
@@ -34,7 +35,7 @@ class Setup(Message, frozen=True, kw_only=True):
 
 
 class ApplyReload(Message, frozen=True, kw_only=True):
-    """A new configuration; a new ``profile_secrets`` was supplied before it. Answered with ``Reloaded``."""
+    """A new configuration; ``new_profile_secrets`` were supplied before it. Answered with ``Reloaded``."""
 
     config: WorkerConfig
 

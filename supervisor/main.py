@@ -65,7 +65,6 @@ def run_supervisor(sock: socket.socket, parent: int, log_level: str) -> None:
     sandbox.set_name("qre:supervisor")
     sandbox.die_with_parent(parent)
     sandbox.forbid_new_privileges()
-    sandbox.forbid_new_privileges()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to end
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     sys.exit(asyncio.run(_Supervisor(sock).run()))

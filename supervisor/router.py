@@ -17,7 +17,7 @@ import zmq
 import zmq.asyncio
 
 from qre.errors import MachineError, QreError, UntrustedInputError
-from qre.ipc.messages import MAX_MESSAGE, Body, Envelope, Party, Refused
+from qre.ipc.messages import MAX_MESSAGE, Body, Envelope, Hello, Party, Refused
 from qre.ipc.roles import ROLES
 from qre.ipc.worker import LimitedLog
 from qre.session import Message
@@ -27,6 +27,7 @@ from qre.supervisor.routes import Route, When, route
 #: Requests of one worker that may wait for answers at once.
 MAX_OPEN_REQUESTS: Final = 512
 _SOCKET_NAME: Final = "s"
+_TOO_MANY: Final = Refused(reason="too many requests at once")
 
 #: Told a message for the supervisor itself; the answer, if one is wanted.
 Handler = Callable[[Party, Message], Awaitable[Message | None]]
@@ -121,9 +122,12 @@ class Router:
             except UntrustedInputError as error:
                 self._drop(str(error))
                 continue
+            if not isinstance(envelope.body, Hello) and frames[0] != self._identity:
+                self._drop(f"{type(envelope.body).__name__} of a process that is not the worker")
+                continue
             if envelope.answer:
                 future = self._waiting.get(envelope.id)
-                if future is not None and not future.done() and frames[0] == self._identity:
+                if future is not None and not future.done():
                     future.set_result(envelope.body)
                 continue
             found = self._permitted(envelope)
@@ -133,6 +137,7 @@ class Router:
                 self._identity = frames[0]
             if envelope.id and self._open >= MAX_OPEN_REQUESTS:
                 self._drop("too many requests at once")
+                await self.send(Envelope(id=envelope.id, answer=True, peer=envelope.peer, body=_TOO_MANY))
                 continue
             # In order: Hello must be seen before what follows it. Requests of other workers run beside it.
             task = asyncio.create_task(self._handle(envelope, handler, peers))

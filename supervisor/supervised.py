@@ -14,7 +14,7 @@ from qre.ipc.channel import Channel, ChannelClosedError
 from qre.ipc.messages import Descriptor, Party
 from qre.ipc.roles import ROLES
 from qre.ipc.worker import run_worker
-from qre.supervisor.life import Life
+from qre.supervisor.life import Life, Stage
 from qre.supervisor.process import FreshProcess
 from qre.supervisor.router import Router, endpoint
 
@@ -97,7 +97,8 @@ class Supervised:
         if received is None:
             return
         described, fds = received
-        if len(fds) == 1 and described.name in ROLES[self.party].offers:
+        offered = described.name in ROLES[self.party].offers and self.life.stage is Stage.STARTING
+        if len(fds) == 1 and offered:
             self._offered(self.party, described.name, fds[0])
             return
         for fd in fds:

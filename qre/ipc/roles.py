@@ -24,7 +24,7 @@ class Calls(Enum):
     #: What any Python process with asyncio and ZeroMQ needs: memory, threads, clocks, polling, its own descriptors.
     RUN = (
         "read", "write", "readv", "writev", "pread64", "pwrite64", "close", "lseek", "fstat", "newfstatat", "fcntl",
-        "dup", "dup3", "mmap", "munmap", "mprotect", "mremap", "madvise", "brk", "futex", "set_robust_list", "rseq",
+        "dup", "dup3", "munmap", "mremap", "madvise", "brk", "futex", "set_robust_list", "rseq",
         "rt_sigaction", "rt_sigprocmask", "rt_sigreturn", "rt_sigtimedwait", "sigaltstack", "clock_gettime",
         "clock_getres", "clock_nanosleep", "nanosleep", "gettimeofday", "time", "getrandom", "getpid", "gettid",
         "getppid", "getuid", "geteuid", "getgid", "getegid", "epoll_create1", "epoll_ctl", "epoll_wait",

@@ -1,0 +1,38 @@
+"""Passes on the latest of what comes, at most once an interval: a worker that talks without end floods nobody."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class Latest(Generic[T]):
+    """``tell`` gets what is given at once, and what comes within ``interval`` seconds after that only at its end,
+    the last of it alone; nothing twice in a row."""
+
+    def __init__(self, tell: Callable[[T], None], interval: float) -> None:
+        self._tell = tell
+        self._interval = interval
+        self._told: T | None = None
+        self._next: T | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __call__(self, value: T) -> None:
+        self._next = value
+        if self._timer is None:
+            self._pass_on()
+
+    def _pass_on(self) -> None:
+        self._timer = None
+        if self._next is None or self._next == self._told:
+            return
+        self._told = self._next
+        self._timer = asyncio.get_running_loop().call_later(self._interval, self._pass_on)
+        self._tell(self._told)
+
+    def close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()

@@ -237,6 +237,8 @@ class Sessions:
             live.routed = True
             self.events.append(CidsChanged())
         self.events.append(Installed(live.record.session_id))
+        if live.record.spare_cid:
+            self._adopt_spare(live)
         if live.stage is Stage.UP:
             self._settle(live, now)
 
@@ -291,8 +293,6 @@ class Sessions:
         else:
             self._installed(live, now)
         self._give_next_keys(live)
-        if live.record.spare_cid:
-            self._adopt_spare(live)
 
     # --- keys ---
 

@@ -50,21 +50,23 @@ class Calls(Enum):
 
 @dataclass(frozen=True)
 class Expected:
-    """What a handed descriptor must be. ``kind``: a socket, a file, a memfd, a TUN device or a BPF object."""
+    """What a handed descriptor must be (``qre.ipc.descriptors``): a socket, a file, a memfd of fixed size, a TUN
+    device or a BPF object. ``reuseport`` is a server's socket, bound to Listen."""
 
     name: str
     kind: str
     family: int = 0
     type: int = 0
+    protocol: int = 0
     reuseport: bool = False
-    many: bool = False  # may be handed again (a client's sockets, a new pair after a restart)
+    writable: bool = False  # a file, a memfd; what is not must be sealed against it
 
 
-def _udp(name: str, *, reuseport: bool, many: bool = False) -> Expected:
-    return Expected(name, "socket", socket.AF_INET, socket.SOCK_DGRAM, reuseport, many)
+def _udp(name: str, *, reuseport: bool) -> Expected:
+    return Expected(name, "socket", socket.AF_INET, socket.SOCK_DGRAM, socket.IPPROTO_UDP, reuseport)
 
 
-KEYS: Final = Expected("keys", "socket", socket.AF_UNIX, socket.SOCK_SEQPACKET, many=True)
+KEYS: Final = Expected("keys", "socket", socket.AF_UNIX, socket.SOCK_SEQPACKET)
 #: What the resolver of the C library reads.
 RESOLVER_FILES: Final = (
     "/etc/resolv.conf",
@@ -117,11 +119,11 @@ ROLES: Final = {
             (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX, socket.AF_NETLINK),
             RESOLVER_FILES,
             (
-                Expected("profile_secrets", "memfd", many=True),
-                Expected("session_secrets", "memfd"),
-                Expected("replay", "file"),
+                Expected("profile_secrets", "memfd"),
+                Expected("session_secrets", "memfd", writable=True),
+                Expected("replay", "file", writable=True),
                 _udp("udp_userspace", reuseport=True),
-                _udp("client_udp", reuseport=False, many=True),
+                _udp("client_udp", reuseport=False),
                 KEYS,
             ),
             open_files=8192,
@@ -148,7 +150,7 @@ ROLES: Final = {
             (Calls.RUN, Calls.SOCKETS, Calls.BATCH), (socket.AF_UNIX,), (),
             (
                 Expected("tun", "tun"),
-                Expected("number_marks", "memfd"),
+                Expected("number_marks", "memfd", writable=True),
                 _udp("udp_kernel_slot", reuseport=True),
                 KEYS,
             ),

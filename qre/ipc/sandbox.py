@@ -12,7 +12,6 @@ import errno
 import os
 import resource
 import signal
-import socket
 import struct
 from pathlib import Path
 
@@ -191,18 +190,3 @@ def _seccomp(role: Role) -> None:
         for name in ("openat", "open", "stat", "lstat", "access", "readlink"):
             system.add_rule(seccomp.ERRNO(errno.ENOENT), name)
     system.load()
-
-
-def check_socket(fd: int, family: int, kind: int, *, reuseport: bool) -> socket.socket:
-    """A socket object over ``fd`` (owned by it) when it is of this family and type; MachineError otherwise."""
-    try:
-        made = socket.socket(fileno=fd)
-    except OSError as error:
-        os.close(fd)
-        raise MachineError("descriptor", f"not a socket ({error.strerror})") from error
-    if (made.family, made.type) != (family, kind) or (
-        reuseport and not made.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT)
-    ):
-        made.close()
-        raise MachineError("descriptor", "a socket of another kind than asked for")
-    return made

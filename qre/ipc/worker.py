@@ -8,12 +8,10 @@ descriptors first, so the channel is emptied before any message is handled.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import importlib
 import logging
 import os
 import socket
-import stat
 import sys
 import time
 from collections.abc import Coroutine
@@ -24,7 +22,7 @@ import zmq
 import zmq.asyncio
 
 from qre.errors import InternalError, MachineError, QreError, UntrustedInputError
-from qre.ipc import sandbox
+from qre.ipc import descriptors, sandbox
 from qre.ipc.channel import Channel, ChannelClosedError
 from qre.ipc.messages import (
     MAX_MESSAGE,
@@ -258,6 +256,7 @@ class _Runtime:
             case Start(config=config) if not self._started:
                 self._context.config = config
                 logging.getLogger("qre").setLevel(config.log_level.upper())
+                self._check_bound()
                 await self._worker.start(self._context)
                 self._started = True
             case Reload(config=config) if self._started:
@@ -298,22 +297,32 @@ class _Runtime:
     async def _accept(self, described: Descriptor, fds: list[int]) -> None:
         """Take what was asked for; close everything else."""
         expected = self._role.expected(described.name)
-        if expected is None or len(fds) != 1 or not _is(expected.kind, fds[0]):
+        try:
+            if expected is None or len(fds) != 1:
+                raise MachineError(f"descriptor {described.name!r}", "it was not asked for")
+            descriptors.check(fds[0], expected)
+            if self._started:
+                descriptors.check_bound(fds[0], expected, self._context.config)
+        except MachineError as error:
             for fd in fds:
                 os.close(fd)
-            self._context.limited("descriptor", f"refused descriptor {described.name!r}")
+            self._context.limited("descriptor", f"refused: {error}")
             return
-        if expected.kind == "socket":
-            made = sandbox.check_socket(fds[0], expected.family, expected.type, reuseport=expected.reuseport)
-            made.detach()
         if self._started:
             await self._worker.descriptor(described.name, described.number, fds[0])
             return
-        held = self._context.descriptors.pop(described.name, None)
-        if held is not None and not expected.many:
-            os.close(held)
+        held = self._context.descriptors.get(described.name)
+        if held is not None and self._context.numbered.get((described.name, described.number)) == held:
+            os.close(held)  # a newer one of the same
         self._context.descriptors[described.name] = fds[0]
         self._context.numbered[described.name, described.number] = fds[0]
+
+    def _check_bound(self) -> None:
+        """Before the work begins: are the server's sockets where the configuration says?"""
+        for name, fd in self._context.descriptors.items():
+            expected = self._role.expected(name)
+            if expected is not None:
+                descriptors.check_bound(fd, expected, self._context.config)
 
     # --- failures ---
 
@@ -341,19 +350,3 @@ class _Runtime:
         place = place_of(error)
         text = str(error) if isinstance(error, QreError) else type(error).__name__
         self._context.limited(f"internal {place}", f"internal error at {place}: {text}", logging.ERROR)
-
-
-def _is(kind: str, fd: int) -> bool:
-    """Is this descriptor what it should be? Checked from what fstat(2) says."""
-    with contextlib.suppress(OSError):
-        mode = os.fstat(fd).st_mode
-        match kind:
-            case "socket":
-                return stat.S_ISSOCK(mode)
-            case "file" | "memfd":
-                return stat.S_ISREG(mode)
-            case "tun":
-                return stat.S_ISCHR(mode)
-            case "bpf":
-                return not stat.S_ISSOCK(mode) and not stat.S_ISCHR(mode)
-    return False

@@ -164,19 +164,3 @@ def test_a_second_drop_changes_nothing_and_a_dead_parent_is_noticed() -> None:
         return "nothing noticed"
 
     assert "nothing" not in in_sandbox(role, orphan)
-
-
-def test_a_handed_socket_of_another_kind_is_refused_and_closed() -> None:
-    for made, reuseport in (
-        (socket.socket(socket.AF_INET, socket.SOCK_STREAM), False),
-        (socket.socket(socket.AF_INET6, socket.SOCK_DGRAM), False),
-        (socket.socket(socket.AF_INET, socket.SOCK_DGRAM), True),
-    ):
-        fd = made.detach()
-        with pytest.raises(MachineError):
-            sandbox.check_socket(fd, socket.AF_INET, socket.SOCK_DGRAM, reuseport=reuseport)
-        with pytest.raises(OSError):
-            os.fstat(fd)
-    fd = os.open("/dev/null", os.O_RDONLY)
-    with pytest.raises(MachineError):
-        sandbox.check_socket(fd, socket.AF_INET, socket.SOCK_DGRAM, reuseport=False)

@@ -1,0 +1,79 @@
+"""What a handed descriptor must be before a worker uses it: its row in ``qre.ipc.roles``, and what the kernel says.
+
+Only calls that a sandboxed worker may still make: fstat, fcntl, getsockopt, getsockname.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import stat
+
+from qre.errors import MachineError
+from qre.ipc.messages import WorkerConfig
+from qre.ipc.roles import Expected
+
+_F_GET_SEALS = 1034
+_SEAL_SHRINK, _SEAL_GROW, _SEAL_WRITE = 0x2, 0x4, 0x8
+_TUN = os.makedev(10, 200)
+
+
+def check(fd: int, expected: Expected) -> None:
+    """Raise MachineError unless ``fd`` is what ``expected`` says; it stays open."""
+    try:
+        wrong = _wrong(fd, expected)
+    except OSError as error:
+        wrong = os.strerror(error.errno or 0)
+    if wrong:
+        raise MachineError(f"descriptor {expected.name}", wrong)
+
+
+def _wrong(fd: int, expected: Expected) -> str:
+    """What is wrong with it; empty when nothing is."""
+    mode = os.fstat(fd).st_mode
+    match expected.kind:
+        case "socket":
+            return _wrong_socket(fd, expected) if stat.S_ISSOCK(mode) else "not a socket"
+        case "file":
+            access = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE
+            wanted = os.O_RDWR if expected.writable else os.O_RDONLY
+            return "" if stat.S_ISREG(mode) and access == wanted else "not a file opened as asked for"
+        case "memfd":
+            seals = fcntl.fcntl(fd, _F_GET_SEALS)
+            wanted = _SEAL_SHRINK | _SEAL_GROW | (0 if expected.writable else _SEAL_WRITE)
+            return "" if stat.S_ISREG(mode) and seals & wanted == wanted else "not a sealed memfd"
+        case "tun":
+            is_tun = stat.S_ISCHR(mode) and os.fstat(fd).st_rdev == _TUN
+            return "" if is_tun else "not a TUN device"
+        case "bpf":  # an anonymous inode: no file type at all. bpf(2) says the rest
+            return "not a BPF object" if stat.S_IFMT(mode) else ""
+        case _:
+            return f"no kind of descriptor is called {expected.kind}"
+
+
+def _wrong_socket(fd: int, expected: Expected) -> str:
+    made = socket.socket(fileno=fd)
+    try:
+        if (made.family, made.type, made.proto) != (expected.family, expected.type, expected.protocol):
+            return "a socket of another family, type or protocol"
+        if expected.family != socket.AF_INET:
+            return ""
+        if bool(made.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT)) is not expected.reuseport:
+            return f"SO_REUSEPORT is {'off' if expected.reuseport else 'on'}"
+        return "" if made.getsockname()[1] else "a socket that is not bound"
+    finally:
+        made.detach()
+
+
+def check_bound(fd: int, expected: Expected, config: WorkerConfig) -> None:
+    """Raise MachineError unless a server's socket is bound to the address that the configuration says."""
+    if not expected.reuseport:
+        return
+    made = socket.socket(fileno=fd)
+    try:
+        bound = made.getsockname()
+    finally:
+        made.detach()
+    if bound != (config.listen_ip, config.listen_port):
+        raise MachineError(f"descriptor {expected.name}", f"bound to {bound[0]}:{bound[1]}, not to Listen")

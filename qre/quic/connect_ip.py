@@ -17,13 +17,13 @@ from aioquic.quic.events import QuicEvent, StreamDataReceived, StreamReset
 
 from qre.config.model import Interface, Network
 from qre.errors import InternalError, UntrustedInputError
-from qre.quic.capsules import (
+from qre.wire.capsule import (
     CapsuleType,
     RequestedAddress,
     encode_addresses,
     encode_routes,
     parse_addresses_untrusted,
-    pull_capsule_untrusted,
+    read_capsule_untrusted,
 )
 
 PATH: Final = b"/.well-known/masque/ip/*/*/"
@@ -133,7 +133,7 @@ class ConnectIpServer:
     def _read_capsules(self, data: bytes) -> AddressesRequested | None:
         """The first ADDRESS_REQUEST; capsules of other types are skipped (RFC 9297 §3.3)."""
         self._buffer += data
-        while (capsule := pull_capsule_untrusted(self._buffer, MAX_CAPSULE)) is not None:
+        while (capsule := read_capsule_untrusted(self._buffer, MAX_CAPSULE)) is not None:
             kind, value, length = capsule
             self._buffer = self._buffer[length:]
             if kind == CapsuleType.ADDRESS_REQUEST:

@@ -34,16 +34,16 @@ from aioquic.quic.events import QuicEvent, StreamReset
 
 from qre.config.model import Interface, Network
 from qre.errors import PeerError
-from qre.quic.capsules import (
+from qre.quic.events import Granted
+from qre.quic.fingerprint import Http3Shape
+from qre.wire.capsule import (
     CapsuleType,
     RequestedAddress,
     encode_addresses,
     parse_addresses_untrusted,
     parse_routes_untrusted,
-    pull_capsule_untrusted,
+    read_capsule_untrusted,
 )
-from qre.quic.events import Granted
-from qre.quic.fingerprint import Http3Shape
 
 TUNNEL_PATH: Final = b"/.well-known/masque/ip/*/*/"
 TUNNEL_PROTOCOL: Final = b"connect-ip"
@@ -266,7 +266,7 @@ class HttpClient:
     def _read_capsules(self, data: bytes) -> Granted | None:
         """The first ADDRESS_ASSIGN and ROUTE_ADVERTISEMENT together are the grant."""
         self._buffer += data
-        while (capsule := pull_capsule_untrusted(self._buffer, MAX_CAPSULE)) is not None:
+        while (capsule := read_capsule_untrusted(self._buffer, MAX_CAPSULE)) is not None:
             kind, value, length = capsule
             self._buffer = self._buffer[length:]
             if kind == CapsuleType.ADDRESS_ASSIGN and self._assigned is None:

@@ -5,8 +5,11 @@ IPv4 20 | UDP 8 | first byte 1, CID, number 4 | DATAGRAM 1, quarter stream id 1,
 
 from __future__ import annotations
 
-from typing import Final
+TYPE_CHECKING = False  # the command line reads this module at every start
+if TYPE_CHECKING:
+    from typing import Final
 
+ETHERNET_MTU: Final = 1500
 IPV4_HEADER: Final = 20
 IPV6_HEADER: Final = 40
 UDP_HEADER: Final = 8
@@ -15,11 +18,18 @@ NUMBER: Final = 4
 DATAGRAM_HEAD: Final = 3
 TAG: Final = 16
 ROUTED_CID: Final = 20
+#: Outer datagrams are never larger than this, whatever the peer would take.
+MAX_UDP_PAYLOAD: Final = ETHERNET_MTU - IPV4_HEADER - UDP_HEADER
+
+
+def packet_overhead(cid_length: int) -> int:
+    """Bytes of a data plane's packet around its frames."""
+    return SHORT_HEADER_FIRST + cid_length + NUMBER + TAG
 
 
 def quic_overhead(cid_length: int = ROUTED_CID) -> int:
     """Bytes of QUIC around one inner packet."""
-    return SHORT_HEADER_FIRST + cid_length + NUMBER + DATAGRAM_HEAD + TAG
+    return packet_overhead(cid_length) + DATAGRAM_HEAD
 
 
 def outer_length(inner: int, cid_length: int = ROUTED_CID, ip_header: int = IPV4_HEADER) -> int:

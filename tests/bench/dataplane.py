@@ -30,9 +30,9 @@ KINDS = (
     ("checksums", ("from_bytes", "word_sum", "is_whole", "checksum_of")),
     ("joining received segments", ("coalesce.py",)),
     ("splitting super-packets", ("offload.py",)),
-    ("packets: numbers, headers", ("packets.py", "received.py", "to_bytes")),
+    ("packets: numbers, headers", ("packets.py", "ackwin.py", "to_bytes")),
     ("sockets", ("underlay.py",)),
-    ("session and device", ("session.py", "device.py", "recovery.py", "frames.py", "table.py")),
+    ("session and device", ("session.py", "device.py", "recovery.py", "payload.py", "wire/frames.py", "table.py")),
 )
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from qre.session import DataplaneReport, Role, SessionInstall, SessionKeys, SessionUpdate, Underlay
-from qre.workers.dataplane.frames import DATAGRAM_HEAD
+from qre.wire.datagram import DATAGRAM_HEAD
 from qre.workers.dataplane.marks import SIZE, NumberMarks
 from qre.workers.dataplane.session import Session
 

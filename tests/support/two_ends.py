@@ -19,7 +19,7 @@ from typing import Any
 from qre.quic.keys import HandedOver, derive, session_id
 from qre.reality.cid import cid_key, reset_token, routed_cid
 from qre.session import DataplaneReport, Role, Underlay
-from qre.workers.dataplane.frames import DATAGRAM_HEAD
+from qre.wire.datagram import DATAGRAM_HEAD
 from qre.workers.dataplane.marks import NumberMarks
 from qre.workers.dataplane.packets import Packets
 from qre.workers.dataplane.registry import Registry

@@ -30,7 +30,7 @@ from qre.session import (
     SessionUpdate,
     Underlay,
 )
-from qre.workers.dataplane.frames import DATAGRAM_HEAD
+from qre.wire.datagram import DATAGRAM_HEAD
 from qre.workers.dataplane.session import Session, State
 from tests.support.dataplane import CLIENT_ADDRESS, SERVER_ADDRESS, fresh_marks
 

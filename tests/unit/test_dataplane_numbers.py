@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from qre.session import PACKET_NUMBER_BASE, FrameSend, Role, SessionDelete
-from qre.workers.dataplane.frames import DATAGRAM_HEAD, encode_ack
+from qre.wire.datagram import DATAGRAM_HEAD
+from qre.wire.frames import encode_ack
 from qre.workers.dataplane.keyphase import SendKeys
 from qre.workers.dataplane.marks import NumberMarks
 from qre.workers.dataplane.registry import Registry

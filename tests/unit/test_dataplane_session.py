@@ -20,8 +20,9 @@ from qre.session import (
     SessionConfirmed,
     SessionLost,
 )
+from qre.wire.datagram import DATAGRAM_HEAD
+from qre.wire.frames import encode_ack
 from qre.workers.dataplane import packets as packets_module
-from qre.workers.dataplane.frames import DATAGRAM_HEAD, encode_ack
 from qre.workers.dataplane.session import State
 from tests.support.dataplane import CLIENT_ADDRESS, SERVER_ADDRESS, Ends, keys_of, update_of
 

@@ -13,13 +13,13 @@ from aioquic.quic.packet import pull_quic_header
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from qre.errors import InternalError
-from qre.quic.capsules import CapsuleType, RequestedAddress, encode_addresses
 from qre.quic.connect_ip import AddressesRequested
 from qre.quic.events import Closed, Failed
 from qre.quic.inspector import Authenticated, HelloInspector
 from qre.quic.server import InstallNow, ServerEvent, ServerHandshake, ShownByDest
 from qre.reality.cid import cid_key, is_ours, reset_token
 from qre.session import PACKET_NUMBER_BASE, DestProfile
+from qre.wire.capsule import CapsuleType, RequestedAddress, encode_addresses
 from tests.fuzz import fuzz_handshake
 from tests.support.fake_client import CLIENT, SERVER, FakeClient
 

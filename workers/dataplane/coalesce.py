@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from qre.workers.dataplane.frames import DATAGRAM_HEAD
+from qre.wire.datagram import DATAGRAM_HEAD
 from qre.workers.dataplane.offload import (
     GSO_TCPV4,
     GSO_TCPV6,

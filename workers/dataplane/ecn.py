@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from qre.workers.dataplane.frames import DATAGRAM_HEAD
+from qre.wire.datagram import DATAGRAM_HEAD
 
 _HEAD = len(DATAGRAM_HEAD)
 NOT_ECT, ECT1, ECT0, CE = 0, 1, 2, 3

@@ -15,7 +15,7 @@ import struct
 from collections.abc import Callable
 
 from qre.errors import UntrustedInputError
-from qre.workers.dataplane.frames import DATAGRAM_HEAD
+from qre.wire.datagram import DATAGRAM_HEAD
 
 VNET_HEADER = struct.Struct("=BBHHHH")
 VNET_HEADER_SIZE = VNET_HEADER.size

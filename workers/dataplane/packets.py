@@ -17,13 +17,11 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from qre.session import HARD_PACKET_LIMIT, INTEGRITY_LIMIT, PACKET_NUMBER_BASE, Role, SessionInstall
-from qre.workers.dataplane.frames import DATAGRAM_HEAD
+from qre.wire.ackwin import ReceivedNumbers
+from qre.wire.datagram import DATAGRAM_HEAD
 from qre.workers.dataplane.keyphase import KeyPhases, ReceiveKeys
 from qre.workers.dataplane.marks import Mark
-from qre.workers.dataplane.received import ReceivedNumbers
 
-#: Bytes of a packet beside connection ID and frames: first byte, number, tag.
-OVERHEAD = 1 + 4 + 16
 _HALF, _MASK = 1 << 31, (1 << 32) - 1
 _masks_of = struct.Struct(">BI11x").iter_unpack
 

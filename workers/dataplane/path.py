@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hmac
 
+from qre.wire.frames import PathChallenge, encode_frame
+
 Address = tuple[str, int]
 #: Datagrams with PATH_CHALLENGE or PATH_RESPONSE are padded to this (§8.2.1), as far as the limit permits.
 PADDED = 1200
@@ -38,7 +40,7 @@ class Candidate:
             self.next_at = self.expires
             return None
         self.challenges.append(data)
-        return b"\x1a" + data
+        return encode_frame(PathChallenge(data))
 
     def answered_by(self, data: bytes) -> bool:
         return any(hmac.compare_digest(data, challenge) for challenge in self.challenges)

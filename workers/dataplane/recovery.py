@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 
 from qre.errors import UntrustedInputError
-from qre.workers.dataplane.frames import Ack
+from qre.wire.frames import Ack
 
 #: Before the first sample. The handshake before us was answered, so this is less than RFC 9002's 333 ms.
 INITIAL_RTT = 0.1

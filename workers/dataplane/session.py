@@ -36,22 +36,23 @@ from qre.session import (
     SessionUpdate,
     Underlay,
 )
-from qre.workers.dataplane.frames import (
-    DATAGRAM_HEAD,
+from qre.wire import overhead
+from qre.wire.datagram import DATAGRAM_HEAD
+from qre.wire.frames import (
     FRAME_ENCODING_ERROR,
     H3_NO_ERROR,
     KEY_UPDATE_ERROR,
-    PING,
     PROTOCOL_VIOLATION,
-    Frames,
+    ConnectionClose,
+    PathResponse,
     encode_ack,
-    encode_close,
-    parse_frames_untrusted,
+    encode_frame,
 )
 from qre.workers.dataplane.keyphase import OLD_KEYS_LIMIT
 from qre.workers.dataplane.marks import Mark, MarkRefusedError
-from qre.workers.dataplane.packets import OVERHEAD, LimitReachedError, Opened, Packets
+from qre.workers.dataplane.packets import LimitReachedError, Opened, Packets
 from qre.workers.dataplane.path import PADDED, Address, Candidate
+from qre.workers.dataplane.payload import PING, Payload, parse_payload_untrusted
 from qre.workers.dataplane.recovery import MAX_CONTROLS, Control, Recovery
 
 #: We tell no max_ack_delay and no ack_delay_exponent in our transport parameters, so the defaults hold (25 ms, 3).
@@ -97,9 +98,10 @@ class Session:
         self.packets = Packets(install, mark, drops)
         self.phases = self.packets.phases
         self.recovery = Recovery(install.max_ack_delay_ms / 1000, install.ack_delay_exponent)
-        self.max_inner = (
-            min(install.max_datagram_payload, 1472) - OVERHEAD - len(self.packets.tx_cid) - len(DATAGRAM_HEAD)
-        )
+        cid_length = len(self.packets.tx_cid)
+        udp_payload = min(install.max_datagram_payload, overhead.MAX_UDP_PAYLOAD)
+        self.max_inner = overhead.largest_inner_of_payload(udp_payload, cid_length)
+        self._packet_overhead = overhead.packet_overhead(cid_length)
         self._idle = install.idle_timeout_ms / 1000
         self._idle_base = now
         self._sent_since_receive = False
@@ -160,7 +162,7 @@ class Session:
 
     def _send_frames(self, frames: bytes, to: Address | None = None, size: int = 0) -> int:
         """Put one packet with ``frames``, padded to a datagram of ``size``, into the outbox; its length."""
-        padding = size - len(frames) - OVERHEAD - len(self.packets.tx_cid)
+        padding = size - len(frames) - self._packet_overhead
         packets = self._seal([frames + bytes(padding)] if padding > 0 else [frames])
         for packet in packets:
             self.outbox.append((packet, to or self.peer))
@@ -251,13 +253,13 @@ class Session:
             if opened.out_of_order or ecn == 3:  # §13.2.1: at once
                 self._send_frames(self._take_ack(now))
 
-    def _read_frames(self, plaintext: bytes, first: int, epoch: int, source: Address, now: float) -> Frames | None:
+    def _read_frames(self, plaintext: bytes, first: int, epoch: int, source: Address, now: float) -> Payload | None:
         """Everything but the plain DATAGRAM. None when the session ended over it."""
         if first & 0x18:
             self._violated(PROTOCOL_VIOLATION, now)
             return None
         try:
-            frames = parse_frames_untrusted(plaintext)
+            frames = parse_payload_untrusted(plaintext)
         except UntrustedInputError:
             self._violated(FRAME_ENCODING_ERROR if plaintext else PROTOCOL_VIOLATION, now)
             return None
@@ -301,7 +303,7 @@ class Session:
     # --- the peer's address ---
 
     def _answer_challenge(self, data: bytes, source: Address) -> None:
-        frame = b"\x1b" + data
+        frame = encode_frame(PathResponse(data))
         candidate = self._candidate
         if source == self.peer:
             self._send_frames(frame, source, PADDED)
@@ -309,7 +311,7 @@ class Session:
             self._send_probe(candidate, frame)
 
     def _send_probe(self, candidate: Candidate, frame: bytes) -> None:
-        bare = len(frame) + OVERHEAD + len(self.packets.tx_cid)
+        bare = len(frame) + self._packet_overhead
         if candidate.allowance() >= bare:
             candidate.sent += self._send_frames(frame, candidate.address, min(PADDED, candidate.allowance()))
 
@@ -403,14 +405,14 @@ class Session:
         """The peer broke QUIC inside an authenticated packet."""
         self.drops["malformed"] += 1
         self.events.append(SessionLost(session_id=self.session_id, reason=LossReason.PROTOCOL, error_code=error))
-        self._close(encode_close(error, application=False), now)
+        self._close(encode_frame(ConnectionClose(error, application=False)), now)
 
     def close(self, now: float, *, tell: bool) -> None:
         """SessionDelete: with ``tell``, CONNECTION_CLOSE (H3_NO_ERROR) is sent and stays ready for three PTO."""
         if self.state is State.ENDED or self.state is State.CLOSING:
             return
         if tell:
-            self._close(encode_close(H3_NO_ERROR, application=True), now)
+            self._close(encode_frame(ConnectionClose(H3_NO_ERROR, application=True)), now)
         else:
             self._finish()
 

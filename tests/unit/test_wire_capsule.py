@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qre.errors import UntrustedInputError
-from qre.quic.capsules import (
+from qre.wire.capsule import (
     CapsuleType,
     RequestedAddress,
     encode_addresses,
@@ -18,7 +18,7 @@ from qre.quic.capsules import (
     encode_routes,
     parse_addresses_untrusted,
     parse_routes_untrusted,
-    pull_capsule_untrusted,
+    read_capsule_untrusted,
 )
 
 ADDRESSES = st.ip_addresses().flatmap(
@@ -30,7 +30,7 @@ ENTRIES = st.lists(st.builds(RequestedAddress, st.integers(0, 2**62 - 1), ADDRES
 @settings(max_examples=50, deadline=None)
 @given(ENTRIES)
 def test_addresses_come_back_as_they_were_sent(entries: list[RequestedAddress]) -> None:
-    capsule = pull_capsule_untrusted(encode_addresses(CapsuleType.ADDRESS_REQUEST, entries) + b"more", 4096)
+    capsule = read_capsule_untrusted(encode_addresses(CapsuleType.ADDRESS_REQUEST, entries) + b"more", 4096)
     assert capsule is not None
     kind, value, length = capsule
     assert (kind, parse_addresses_untrusted(value)) == (CapsuleType.ADDRESS_REQUEST, tuple(entries))
@@ -40,7 +40,7 @@ def test_addresses_come_back_as_they_were_sent(entries: list[RequestedAddress]) 
 @settings(max_examples=50, deadline=None)
 @given(st.sets(ADDRESSES.map(lambda interface: interface.network), max_size=8))
 def test_routes_come_back_in_the_order_that_the_rfc_wants(routes: set[object]) -> None:
-    capsule = pull_capsule_untrusted(encode_routes(routes), 4096)  # type: ignore[arg-type]  # networks
+    capsule = read_capsule_untrusted(encode_routes(routes), 4096)  # type: ignore[arg-type]  # networks
     assert capsule is not None
     found = parse_routes_untrusted(capsule[1])
     assert set(found) == routes
@@ -58,9 +58,9 @@ def test_a_route_for_one_protocol_is_left_out() -> None:
 
 def test_an_incomplete_capsule_waits_and_a_long_one_is_refused() -> None:
     whole = encode_capsule(2, bytes(100))
-    assert all(pull_capsule_untrusted(whole[:cut], 100) is None for cut in range(len(whole)))
+    assert all(read_capsule_untrusted(whole[:cut], 100) is None for cut in range(len(whole)))
     with pytest.raises(UntrustedInputError):
-        pull_capsule_untrusted(encode_capsule(2, bytes(101))[:4], 100)
+        read_capsule_untrusted(encode_capsule(2, bytes(101))[:4], 100)
 
 
 @pytest.mark.parametrize(
@@ -83,6 +83,6 @@ def test_a_broken_route_is_refused(value: bytes) -> None:
 @settings(max_examples=100, deadline=None)
 @given(st.binary(max_size=80))
 def test_any_bytes_parse_or_raise_the_one_exception(data: bytes) -> None:
-    for parse in (parse_addresses_untrusted, parse_routes_untrusted, lambda value: pull_capsule_untrusted(value, 64)):
+    for parse in (parse_addresses_untrusted, parse_routes_untrusted, lambda value: read_capsule_untrusted(value, 64)):
         with contextlib.suppress(UntrustedInputError):
             parse(data)

@@ -10,10 +10,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, summarize_address_range
 
-from aioquic.buffer import Buffer, BufferReadError, encode_uint_var
-
 from qre.config.model import Interface, Network
 from qre.errors import UntrustedInputError
+from qre.wire.varint import encode_varint, encode_vector, read_bytes_untrusted, read_varint_untrusted
 
 Address = IPv4Address | IPv6Address
 
@@ -35,13 +34,13 @@ class RequestedAddress:
 
 
 def encode_capsule(kind: int, value: bytes) -> bytes:
-    return encode_uint_var(kind) + encode_uint_var(len(value)) + value
+    return encode_varint(kind) + encode_vector(value)
 
 
 def encode_addresses(kind: CapsuleType, entries: Iterable[RequestedAddress]) -> bytes:
     """ADDRESS_ASSIGN or ADDRESS_REQUEST (RFC 9484 §4.7.1, §4.7.2)."""
     value = b"".join(
-        encode_uint_var(entry.request_id)
+        encode_varint(entry.request_id)
         + bytes([entry.address.version])
         + entry.address.ip.packed
         + bytes([entry.address.network.prefixlen])
@@ -60,65 +59,58 @@ def encode_routes(routes: Iterable[Network]) -> bytes:
     return encode_capsule(CapsuleType.ROUTE_ADVERTISEMENT, value)
 
 
-def pull_capsule_untrusted(data: bytes, max_length: int) -> tuple[int, bytes, int] | None:
+def read_capsule_untrusted(data: bytes, max_length: int) -> tuple[int, bytes, int] | None:
     """(type, value, length of the whole) of the capsule that ``data`` begins with; None while it is incomplete."""
-    buf = Buffer(data=data)
     try:
-        kind = buf.pull_uint_var()
-        length = buf.pull_uint_var()
-    except BufferReadError:
+        kind, at = read_varint_untrusted(data)
+        length, at = read_varint_untrusted(data, at)
+    except UntrustedInputError:
         return None
     if length > max_length:
         raise UntrustedInputError("capsule", "too long")
-    end = buf.tell() + length
-    return (kind, data[buf.tell() : end], end) if end <= len(data) else None
+    end = at + length
+    return (kind, data[at:end], end) if end <= len(data) else None
 
 
 def parse_addresses_untrusted(value: bytes) -> tuple[RequestedAddress, ...]:
     """The entries of ADDRESS_REQUEST or ADDRESS_ASSIGN."""
-    buf = Buffer(data=value)
     entries: list[RequestedAddress] = []
-    try:
-        while not buf.eof():
-            request_id = buf.pull_uint_var()
-            entries.append(RequestedAddress(request_id, _pull_interface_untrusted(buf)))
-    except BufferReadError as error:
-        raise UntrustedInputError("capsule", "an address is cut off") from error
+    at = 0
+    while at < len(value):
+        request_id, at = read_varint_untrusted(value, at)
+        address, at = _read_interface_untrusted(value, at)
+        entries.append(RequestedAddress(request_id, address))
     return tuple(entries)
 
 
 def parse_routes_untrusted(value: bytes) -> tuple[Network, ...]:
     """The ranges of ROUTE_ADVERTISEMENT as prefixes; those for one protocol only are left out."""
-    buf = Buffer(data=value)
     routes: list[Network] = []
-    try:
-        while not buf.eof():
-            version = buf.pull_uint8()
-            first = _pull_address_untrusted(buf, version)
-            last = _pull_address_untrusted(buf, version)
-            protocol = buf.pull_uint8()
-            if int(first) > int(last):
-                raise UntrustedInputError("capsule", "a route ends before it begins")
-            if protocol == 0:
-                routes += summarize_address_range(first, last)
-    except BufferReadError as error:
-        raise UntrustedInputError("capsule", "a route is cut off") from error
+    at = 0
+    while at < len(value):
+        (version,), at = read_bytes_untrusted(value, at, 1)
+        first, at = _read_address_untrusted(value, at, version)
+        last, at = _read_address_untrusted(value, at, version)
+        (protocol,), at = read_bytes_untrusted(value, at, 1)
+        if int(first) > int(last):
+            raise UntrustedInputError("capsule", "a route ends before it begins")
+        if protocol == 0:
+            routes += summarize_address_range(first, last)
     return tuple(routes)
 
 
-def _pull_address_untrusted(buf: Buffer, version: int) -> Address:
-    match version:
-        case 4:
-            return IPv4Address(buf.pull_bytes(4))
-        case 6:
-            return IPv6Address(buf.pull_bytes(16))
-        case _:
-            raise UntrustedInputError("capsule", "neither IPv4 nor IPv6")
+def _read_address_untrusted(value: bytes, at: int, version: int) -> tuple[Address, int]:
+    if version not in {4, 6}:
+        raise UntrustedInputError("capsule", "neither IPv4 nor IPv6")
+    packed, at = read_bytes_untrusted(value, at, 4 if version == 4 else 16)
+    return IPv4Address(packed) if version == 4 else IPv6Address(packed), at
 
 
-def _pull_interface_untrusted(buf: Buffer) -> Interface:
-    address = _pull_address_untrusted(buf, buf.pull_uint8())
-    length = buf.pull_uint8()
+def _read_interface_untrusted(value: bytes, at: int) -> tuple[Interface, int]:
+    (version,), at = read_bytes_untrusted(value, at, 1)
+    address, at = _read_address_untrusted(value, at, version)
+    (length,), at = read_bytes_untrusted(value, at, 1)
     if length > address.max_prefixlen:
         raise UntrustedInputError("capsule", "a prefix longer than its address")
-    return IPv4Interface((address, length)) if isinstance(address, IPv4Address) else IPv6Interface((address, length))
+    make = IPv4Interface if isinstance(address, IPv4Address) else IPv6Interface
+    return make((address, length)), at

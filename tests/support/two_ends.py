@@ -15,11 +15,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_interface
 from typing import Any
+from unittest.mock import patch
 
-from qre.quic.keys import HandedOver, derive, session_id
+from qre.quic.keys import HandedOver, session_id
 from qre.reality.cid import cid_key, reset_token, routed_cid
 from qre.session import DataplaneReport, Role, Underlay
 from qre.wire.datagram import DATAGRAM_HEAD
+from qre.wire.protection import derive
 from qre.workers.dataplane.marks import NumberMarks
 from qre.workers.dataplane.packets import Packets
 from qre.workers.dataplane.registry import Registry
@@ -92,7 +94,6 @@ class End:
     events: list[Event] = field(default_factory=list)
     delivered: list[bytes] = field(default_factory=list)
     drops: Counter[str] = field(default_factory=Counter)
-    used: set[tuple[bytes, int]] = field(default_factory=set)
     outbox: list[tuple[bytes, tuple[str, int]]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -215,7 +216,8 @@ class TwoEnds:
         self._flying: list[tuple[float, int, Role, bytes]] = []
         self._count = 0
         self._states = handed_over_pair(seed, unchanged_cid=unchanged_cid)
-        self.used: Counter[tuple[Role, bytes, int]] = Counter()
+        #: (transmit key, packet number) -> how often it was used
+        self.used: Counter[tuple[bytes, int]] = Counter()
 
     @property
     def client(self) -> End:
@@ -226,22 +228,21 @@ class TwoEnds:
         return self.ends[Role.SERVER]
 
     def __enter__(self) -> TwoEnds:
-        self._seal = Packets.seal
-        watched = self.used
+        real, used = Packets.seal, self.used
 
         def seal(packets: Packets, plaintexts: Sequence[bytes]) -> list[bytes]:
             first = packets.next_number
-            sealed = self._seal(packets, plaintexts)
-            key = packets.phases.keys.tx_key
+            sealed = real(packets, plaintexts)
             for number in range(first, packets.next_number):
-                watched[Role.CLIENT, key, number] += 1
+                used[packets.phases.keys.tx_key, number] += 1
             return sealed
 
-        Packets.seal = seal  # type: ignore[method-assign]  # watched, not replaced
+        self._watch = patch.object(Packets, "seal", seal)  # the real one, watched
+        self._watch.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        Packets.seal = self._seal  # type: ignore[method-assign]  # as it was
+        self._watch.stop()
         for end in self.ends.values():
             end.close()
 

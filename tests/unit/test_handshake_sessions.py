@@ -21,8 +21,9 @@ from qre.session import (
     SessionInstall,
     SessionLost,
     SessionUpdate,
+    Underlay,
 )
-from qre.workers.handshake.control_frames import encode_retire_connection_id
+from qre.wire.frames import RetireConnectionId, encode_frame
 from tests.support.two_ends import CidsChanged, Confirmed, Lost, TwoEnds
 
 
@@ -238,7 +239,7 @@ def test_a_spare_id_that_was_used_up_is_replaced_but_not_for_ever() -> None:
         for _ in range(100):
             (record,) = ends.server.sessions.records()
             spares.add(record.spare_cid)
-            frames = encode_retire_connection_id(record.spare_sequence)
+            frames = encode_frame(RetireConnectionId(record.spare_sequence))
             ends.server.sessions.received(FrameReceived(session_id=record.session_id, frames=frames), ends.now)
             ends.run(0.2)
         assert 10 < len(spares) <= 64
@@ -349,9 +350,7 @@ def test_without_a_data_plane_nothing_is_asked_and_everything_is_made_up_for() -
         ends.assert_works()
 
 
-def ends_underlay(peer: str, port: int):  # type: ignore[no-untyped-def]  # noqa: ANN201  a value of the product's
-    from qre.session import Underlay
-
+def ends_underlay(peer: str, port: int) -> Underlay:
     return Underlay(local_ip="192.0.2.9", local_port=9, peer_ip=peer, peer_port=port)
 
 

@@ -36,8 +36,8 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from qre.quic.initial import MAX_DATAGRAM, MIN_DATAGRAM
 from qre.quic.inspector import STRANGER, UNDECIDED, Authenticated, Verdict
+from qre.wire.initial import MAX_DATAGRAM, MIN_DATAGRAM
 from qre.workers.handshake.admission import Admission
 
 Address = tuple[str, int]

@@ -6,7 +6,7 @@ import enum
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from qre.quic.keys import handed_over_install, next_secret, session_keys
+from qre.quic.keys import handed_over_install, session_keys
 from qre.session import (
     Answer,
     DataplaneRequest,
@@ -15,6 +15,7 @@ from qre.session import (
     SessionInstall,
     SessionUpdate,
 )
+from qre.wire.protection import next_secret
 from qre.workers.handshake.secrets import SessionRecord
 
 

@@ -43,11 +43,8 @@ from qre.session import (
     SessionMark,
     Underlay,
 )
-from qre.workers.handshake.control_frames import (
-    encode_new_connection_id,
-    encode_retire_connection_id,
-    parse_control_frames_untrusted,
-)
+from qre.wire.frames import Frame, NewConnectionId, RetireConnectionId, encode_frame
+from qre.workers.handshake.control_frames import parse_control_frames_untrusted
 from qre.workers.handshake.routed_cids import RoutedCids
 from qre.workers.handshake.secrets import SecretsStore, SessionRecord
 from qre.workers.handshake.session_state import (
@@ -369,7 +366,7 @@ class Sessions:
             if sequence is None:
                 self._change(live, replace(record, settled=True))
             else:
-                self._send_frames(live, encode_retire_connection_id(sequence), now)
+                self._send_frame(live, RetireConnectionId(sequence), now)
         elif record.spare_cid or record.handed_over.next_cid_sequence == 1:
             # Otherwise the handshake's own is still counted: RETIRE_CONNECTION_ID is waited for.
             self._issue_spare(live, now)
@@ -387,7 +384,7 @@ class Sessions:
             self.events.append(CidsChanged())
         self._adopt_spare(live)
         token = self.cids.reset_token(record.spare_cid)
-        self._send_frames(live, encode_new_connection_id(sequence, sequence - 1, record.spare_cid, token), now)
+        self._send_frame(live, NewConnectionId(sequence, sequence - 1, record.spare_cid, token), now)
 
     def _adopt_spare(self, live: Live) -> None:
         record = live.record
@@ -401,10 +398,10 @@ class Sessions:
             None,
         )
 
-    def _send_frames(self, live: Live, frames: bytes, now: float) -> None:
+    def _send_frame(self, live: Live, frame: Frame, now: float) -> None:
         session_id = live.record.session_id
         live.settling = self._ask(
-            lambda id: FrameSend(id=id, session_id=session_id, frames=frames),
+            lambda id: FrameSend(id=id, session_id=session_id, frames=encode_frame(frame)),
             lambda answer, now: self._settled(live, False, now) if answer.error else None,
         )
         if live.settling is None:

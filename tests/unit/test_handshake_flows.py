@@ -1,0 +1,465 @@
+"""Who a datagram belongs to: the table of flows under a virtual clock, with a recorded world around it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from qre.quic.inspector import STRANGER, UNDECIDED, Authenticated, Verdict
+from qre.reality.authenticator import SharedSecrets
+from qre.workers.handshake import flows
+from qre.workers.handshake.flows import Address, Flow, FlowTable, Handshake, Limits, may_begin_hello, retry_source_cid
+
+VISITOR = ("198.51.100.7", 40_000)
+HELLO = b"\xc3\x00\x00\x00\x01\x08" + bytes(8) + b"\x00"
+OUR_CID = b"ours" * 5
+
+
+def hello(text: bytes) -> bytes:
+    """A datagram that may begin a ClientHello; the fake inspector reads ``text``."""
+    return (HELLO + text).ljust(1250, b"\x00")
+
+
+def retry(cid: bytes) -> bytes:
+    return b"\xf0\x00\x00\x00\x01\x00" + bytes([len(cid)]) + cid + bytes(40)
+
+
+class FakeInspector:
+    """Says what the datagram tells it to say."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.retries: list[bytes] = []
+        world.inspectors.append(self)
+
+    def datagram_received(self, data: bytes, unix_time_ms: int) -> Verdict:
+        self.world.inspected += 1
+        if b"half" in data:
+            return UNDECIDED
+        if b"client" in data:
+            return Authenticated(b"", b"", SharedSecrets(b"", b"", b""), "", bytes(8), (0, 1, 0), 0, bytes(8))
+        return STRANGER
+
+    def retry_relayed(self, source_cid: bytes) -> None:
+        self.retries.append(source_cid)
+
+
+class FakeHandshake:
+    def __init__(self, world: World, datagrams: list[bytes], source: Address) -> None:
+        self.world, self.source = world, source
+        self.datagrams = datagrams
+        self.began = self.abandoned = False
+
+    def begin(self, now: float) -> None:
+        self.began = True
+
+    def datagram_received(self, data: bytes, now: float) -> None:
+        self.datagrams.append(data)
+
+    def owns(self, destination_cid: bytes) -> bool:
+        return destination_cid == bytes(8)
+
+    def abandon(self) -> None:
+        self.abandoned = True
+        self.world.table.handshake_over(self.source, self, self.world.now)
+
+
+class FakeRelay:
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.sent: list[tuple[bytes, int]] = []
+        self.closed = False
+
+    def send(self, data: bytes, ecn: int) -> None:
+        assert not self.closed
+        self.sent.append((data, ecn))
+
+    def close(self) -> None:
+        assert not self.closed
+        self.closed = True
+        self.world.open -= 1
+
+
+@dataclass
+class World:
+    """A fake world: what the table asks of it is written down."""
+
+    limits: Limits = field(default_factory=lambda: Limits(64, 8, 30.0))
+    now: float = 1000.0
+    replayed: bool = False
+    dest: bool = True
+    live: bool = False
+    open: int = 0
+    inspected: int = 0
+    relays: dict[Address, list[FakeRelay]] = field(default_factory=dict)
+    flows: dict[Address, Flow] = field(default_factory=dict)
+    handshakes: list[FakeHandshake] = field(default_factory=list)
+    inspectors: list[FakeInspector] = field(default_factory=list)
+    replies: list[tuple[Address, bytes, int]] = field(default_factory=list)
+    resets: list[tuple[Address, bytes, int]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.table = FlowTable(self, self.limits)
+
+    def inspector(self) -> FakeInspector:
+        return FakeInspector(self)
+
+    def accept(self, found: Authenticated, datagrams: list[bytes], source: Address, now: float) -> Handshake | None:
+        if self.replayed:
+            return None
+        self.handshakes.append(FakeHandshake(self, datagrams, source))
+        return self.handshakes[-1]
+
+    def open_relay(self, flow: Flow) -> FakeRelay | None:
+        if not self.dest:
+            return None
+        self.flows[flow.source] = flow
+        self.relays.setdefault(flow.source, []).append(FakeRelay(self))
+        self.open += 1
+        return self.relays[flow.source][-1]
+
+    def to_visitor(self, source: Address, data: bytes, ecn: int) -> None:
+        self.replies.append((source, data, ecn))
+
+    def own_cid(self, data: bytes) -> bytes | None:
+        return OUR_CID if data[1:21] == OUR_CID else None
+
+    def forgotten(self, source: Address, cid: bytes, length: int) -> None:
+        if not self.live:
+            self.resets.append((source, cid, length))
+
+    # --- driving ---
+
+    def come(self, data: bytes, source: Address = VISITOR, ecn: int = 0) -> None:
+        self.table.datagram(source, data, ecn, self.now, int(self.now * 1000))
+
+    def answer(self, data: bytes, source: Address = VISITOR, ecn: int = 0) -> None:
+        self.table.reply(self.flows[source], data, ecn, self.now)
+
+    def wait(self, seconds: float) -> None:
+        """Timers fire when they are due."""
+        end = self.now + seconds
+        while (at := self.table.timer()) is not None and at <= end:
+            self.now = max(self.now, at)
+            self.table.handle_timer(self.now)
+        self.now = end
+
+    def to_dest(self, source: Address = VISITOR) -> list[bytes]:
+        return [data for relay in self.relays.get(source, []) for data, _ in relay.sent]
+
+
+def test_what_is_no_hello_goes_to_dest_at_once_with_its_mark() -> None:
+    world = World()
+    for data in (b"garbage", b"", b"\x00", b"\x41" + bytes(50), HELLO, b"\xc3\x6b\x33\x43\xcf".ljust(1250, b"\x00")):
+        world.come(data, ecn=2)
+    assert world.to_dest() == [
+        b"garbage",
+        b"",
+        b"\x00",
+        b"\x41" + bytes(50),
+        HELLO,
+        b"\xc3\x6b\x33\x43\xcf".ljust(1250, b"\x00"),
+    ]
+    assert {ecn for _, ecn in world.relays[VISITOR][0].sent} == {2}
+    assert world.inspected == 0
+    assert world.table.strangers == 1
+
+
+def test_what_dest_says_goes_back_as_it_came() -> None:
+    world = World()
+    world.come(b"garbage")
+    for data in (b"\x80\x00\x00\x00\x00versions", retry(b"abcd"), b"", bytes(21)):
+        world.answer(data, ecn=1)
+        assert world.replies[-1] == (VISITOR, data, 1)
+
+
+def test_a_client_of_ours_never_reaches_dest() -> None:
+    world = World()
+    world.come(hello(b"first half"))
+    world.now += 0.0002
+    world.come(hello(b"client"))
+    (handshake,) = world.handshakes
+    assert handshake.datagrams == [hello(b"first half"), hello(b"client")]
+    assert handshake.began
+    world.come(b"\x41more")
+    assert handshake.datagrams[-1] == b"\x41more"
+    world.wait(60)
+    assert not world.relays
+    assert world.table.relayed == world.table.strangers == 0
+
+
+def test_a_strangers_hello_goes_to_dest_whole_and_in_order() -> None:
+    world = World()
+    world.come(hello(b"half 1"), ecn=1)
+    world.come(hello(b"stranger"))
+    assert world.relays[VISITOR][0].sent == [(hello(b"half 1"), 1), (hello(b"stranger"), 0)]
+    world.come(hello(b"client"))
+    assert not world.handshakes, "decided is decided"
+
+
+def test_half_a_hello_is_held_for_a_millisecond_and_then_seen_by_dest() -> None:
+    world = World()
+    world.come(hello(b"half 1"))
+    world.wait(0.0009)
+    assert not world.relays
+    world.wait(0.0002)
+    assert world.to_dest() == [hello(b"half 1")]
+    world.come(hello(b"half 2"))
+    assert world.to_dest() == [hello(b"half 1"), hello(b"half 2")], "what follows is not held"
+
+
+def test_an_undecided_flow_may_become_ours_until_dest_has_answered() -> None:
+    world = World()
+    world.come(hello(b"half 1"))
+    world.wait(0.5)
+    world.come(hello(b"client"))
+    assert world.handshakes[0].datagrams == [hello(b"half 1"), hello(b"client")]
+    assert world.relays[VISITOR][0].closed
+    world.answer(b"too late")
+    assert not world.replies, "nothing of Dest is shown to a client of ours"
+
+    world = World()
+    world.come(hello(b"half 1"))
+    world.wait(0.5)
+    world.answer(b"an answer")
+    world.come(hello(b"client"))
+    assert not world.handshakes
+    assert world.to_dest() == [hello(b"half 1"), hello(b"client")]
+    assert world.replies == [(VISITOR, b"an answer", 0)]
+
+
+def test_a_retry_of_dest_starts_the_inspection_again() -> None:
+    world = World()
+    world.come(hello(b"half 1"))
+    world.wait(0.5)
+    world.answer(retry(b"abcd"))
+    assert world.inspectors[0].retries == [b"abcd"]
+    world.come(hello(b"half 1 again"))
+    world.come(hello(b"client"))
+    assert world.handshakes[0].datagrams == [hello(b"half 1 again"), hello(b"client")]
+    assert world.replies == [(VISITOR, retry(b"abcd"), 0)]
+
+
+def test_a_repeated_hello_is_a_strangers() -> None:
+    world = World(replayed=True)
+    world.come(hello(b"half 1"))
+    world.come(hello(b"client"))
+    assert world.to_dest() == [hello(b"half 1"), hello(b"client")]
+    assert not world.handshakes
+
+
+def test_our_own_forgotten_ids_are_disowned_and_those_of_live_sessions_are_left_alone() -> None:
+    world = World()
+    world.come(b"\x41" + OUR_CID + bytes(30))
+    assert world.resets == [(VISITOR, OUR_CID, 51)]
+    world.live = True
+    world.come(b"\x41" + OUR_CID + bytes(30))
+    assert len(world.resets) == 1
+    world.live = False
+    world.come(b"garbage")
+    world.come(b"\x41" + OUR_CID + bytes(30))
+    assert len(world.resets) == 2, "also from an address that is relayed"
+    assert world.to_dest() == [b"garbage"]
+
+
+def test_after_its_handshake_a_client_meets_silence_for_a_while() -> None:
+    world = World()
+    world.come(hello(b"client"))
+    (handshake,) = world.handshakes
+    world.table.handshake_over(VISITOR, handshake, world.now)
+    seen = len(handshake.datagrams)
+    for data in (b"\x41late", HELLO, b"\xe0\x00\x00\x00\x01late", b""):
+        world.come(data)
+    assert len(handshake.datagrams) == seen
+    assert not world.relays
+    world.come(b"\x41" + OUR_CID + bytes(30))
+    assert len(world.resets) == 1
+    world.wait(31)
+    world.come(b"\x41late")
+    assert world.to_dest() == [b"\x41late"]
+
+
+def test_the_same_address_may_begin_again() -> None:
+    again = b"\xc3\x00\x00\x00\x01\x08another!\x00"
+    world = World()
+    world.come(hello(b"client"))
+    world.come((again + b"half").ljust(1250, b"\x00"))
+    world.come((again + b"client").ljust(1250, b"\x00"))
+    assert len(world.handshakes) == 2
+    assert world.handshakes[0].abandoned
+    assert len(world.handshakes[1].datagrams) == 2
+    world.come((again + b"stranger").ljust(1250, b"\x00"))
+    assert not world.handshakes[1].abandoned, "somebody who shares the address does no harm"
+    world.table.handshake_over(VISITOR, world.handshakes[1], world.now)
+    world.come(hello(b"client"))
+    assert len(world.handshakes) == 3
+    assert not world.relays
+
+
+def test_idle_flows_end_and_busy_ones_do_not() -> None:
+    world = World()
+    other = ("198.51.100.8", 1)
+    world.come(b"garbage")
+    world.come(b"garbage", other)
+    for _ in range(10):
+        world.wait(10)
+        world.come(b"more", other)
+    assert world.relays[VISITOR][0].closed
+    assert not world.relays[other][0].closed
+    for _ in range(10):
+        world.wait(10)
+        world.answer(b"reply", other)
+    assert not world.relays[other][0].closed
+    world.wait(31)
+    assert world.open == 0
+    assert world.table.timer() is None
+
+
+def test_the_longest_idle_makes_room() -> None:
+    world = World()
+    sources = [(f"198.51.{number}.7", 1) for number in range(100)]
+    for source in sources:
+        world.come(b"garbage", source)
+        world.now += 0.01
+        world.come(b"still here", sources[0])
+    assert world.open == world.table.relayed == 64
+    assert not world.relays[sources[0]][0].closed
+    assert world.relays[sources[1]][0].closed
+    assert not world.relays[sources[99]][0].closed
+
+
+def test_one_network_makes_room_in_its_own_place() -> None:
+    world = World()
+    world.come(b"garbage", ("203.0.113.1", 1))
+    for port in range(100):
+        world.come(b"garbage", ("198.51.100.1", 1 + port))
+        world.now += 0.02
+    assert world.table.relayed == 9
+    assert not world.relays["203.0.113.1", 1][0].closed
+    assert not world.relays["198.51.100.1", 100][0].closed
+    assert world.relays["198.51.100.1", 1][0].closed
+
+
+def test_newcomers_are_bounded_by_network_and_in_all() -> None:
+    world = World(limits=Limits(100_000, 100_000, 30.0))
+    for port in range(1000):
+        world.come(b"garbage", ("198.51.100.1", 1 + port))
+    assert world.table.relayed == flows.PREFIX_RATE * 2
+    for number in range(3000):
+        world.come(b"garbage", (f"10.{number >> 8}.{number & 255}.1", 1))
+    assert world.table.relayed <= flows.OTHER_RATE
+    world.come(hello(b"client"), ("192.0.2.55", 5))
+    assert world.handshakes, "a flood of garbage does not keep a client out"
+    world.now += 1
+    world.come(b"garbage", ("198.51.100.1", 2000))
+    assert ("198.51.100.1", 2000) in world.relays
+
+
+def test_undecided_flows_hold_a_bounded_amount() -> None:
+    world = World(limits=Limits(100_000, 100_000, 30.0))
+    for number in range(3000):
+        world.come(hello(b"half"), (f"10.{number >> 8}.{number & 255}.1", 1))
+        assert world.table._held_bytes <= flows.MAX_UNDECIDED_BYTES
+        assert len(world.table._undecided) <= flows.MAX_UNDECIDED
+    world.wait(0.01)
+    assert world.open == 3000, "all of them are Dest's to answer"
+    world.wait(31)
+    assert world.table._held_bytes == 0
+    assert not world.table._undecided
+
+
+def test_without_a_way_to_dest_nothing_is_kept() -> None:
+    world = World(dest=False)
+    world.come(b"garbage")
+    world.come(hello(b"half"))
+    world.wait(1)
+    world.come(hello(b"stranger"))
+    assert world.table.relayed == world.table.pending == 0
+    assert world.table.dropped == 3
+    world.dest = True
+    world.come(b"garbage")
+    assert world.to_dest() == [b"garbage"]
+
+
+def test_handshakes_at_once_are_bounded() -> None:
+    world = World(limits=Limits(100_000, 100_000, 30.0))
+    for number in range(flows.MAX_OURS + 10):
+        world.come(hello(b"client"), (f"10.0.{number}.1", 1))
+    assert world.table.pending == flows.MAX_OURS
+    assert [one.abandoned for one in world.handshakes].index(False) == 10
+
+
+def test_closing_lets_go_of_everything() -> None:
+    world = World()
+    for number in range(20):
+        world.come(b"garbage", (f"198.51.{number}.7", 1))
+    world.table.close()
+    assert world.open == 0
+
+
+@pytest.mark.parametrize(
+    ("data", "cid"),
+    [
+        (retry(b""), b""),
+        (retry(b"abcd"), b"abcd"),
+        (b"\xf0\x00\x00\x00\x01\x04wxyz\x02ab" + bytes(30), b"ab"),
+        (b"\xf0\x00\x00\x00\x01\xff" + bytes(30), None),
+        (b"\xf0\x00\x00\x00\x01\x00\x15" + bytes(40), None),
+        (b"\xe0\x00\x00\x00\x01\x00\x00" + bytes(40), None),
+        (b"\xf0\x00\x00\x00\x02\x00\x00" + bytes(40), None),
+        (b"\xf0", None),
+        (b"", None),
+    ],
+)
+def test_a_retry_is_known_by_its_header(data: bytes, cid: bytes | None) -> None:
+    assert retry_source_cid(data) == cid
+
+
+@given(st.binary(max_size=1600))
+def test_any_bytes_may_be_looked_at(data: bytes) -> None:
+    may_begin_hello(data)
+    retry_source_cid(data)
+
+
+@settings(max_examples=60)
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, 12),
+            st.sampled_from(
+                [b"garbage", b"half", b"client", b"stranger", b"", b"answer", b"retry", b"over", b"wait"]
+            ),
+        ),
+        max_size=120,
+    )
+)
+def test_whatever_comes_the_books_balance(happenings: list[tuple[int, bytes]]) -> None:
+    world = World(limits=Limits(6, 3, 1.0))
+    for number, what in happenings:
+        source = (f"198.51.{number % 4}.7", number)
+        match what:
+            case b"answer" | b"retry":
+                if source in world.flows:
+                    world.answer(retry(b"abcd") if what == b"retry" else what, source)
+            case b"over":
+                for one in world.handshakes:
+                    world.table.handshake_over(one.source, one, world.now)
+            case b"wait":
+                world.wait(0.3)
+            case b"garbage" | b"":
+                world.come(what, source)
+            case _:
+                world.come(hello(what), source)
+        table = world.table
+        assert len(table._flows) <= 6
+        assert all(0 < len(flows_of) <= 3 for flows_of in table._prefixes.values())
+        assert sum(map(len, table._prefixes.values())) == len(table._flows)
+        assert table._held_bytes == sum(len(d) for f in table._flows.values() for d, _ in f.held or ())
+        assert set(table._pending) <= set(table._undecided) <= set(table._flows)
+        assert world.open == sum(f.relay is not None for f in table._flows.values())
+    world.wait(60)
+    assert world.open == 0
+    assert not world.table._flows

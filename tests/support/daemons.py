@@ -150,8 +150,11 @@ class Daemon:
             self.notify = NotifySocket(self.directory / f"{self.profile}.notify")
         self.notify.poll()
         self.notify.received.clear()
-        self.process = self.namespace.popen([TOOL, "daemon", self.profile, *self.options], env=self.env, log=self.log)
+        self.process = self.namespace.popen(self.command(), env=self.env, log=self.log)
         return self
+
+    def command(self) -> list[str]:
+        return [TOOL, "daemon", self.profile, *self.options]
 
     def wait_ready(self, timeout: float = 30) -> Daemon:
         def ready() -> bool:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.daemons import Daemon, wait_for
+from tests.support.site import OTHER_NAME
 from tests.support.tcpdump import Datagram, Tcpdump
 from tests.support.tunnel import PORT, Tunnel
 
@@ -31,6 +32,7 @@ def test_a_client_that_does_not_prove_itself_gets_the_site_says_so_and_keeps_try
             ("shortid", "RealityShortId", "00112233"),
             ("pubkey", "RealityPublicKey", OTHER_KEY),
             ("clock", "MTU", "1380"),
+            ("sni", "ServerName", OTHER_NAME),
         ):
             tunnel.edit(name, key, value, like="client0")
             client = tunnel.daemon(name)
@@ -45,16 +47,6 @@ def test_a_client_that_does_not_prove_itself_gets_the_site_says_so_and_keeps_try
             wait_for(f"two refusals of {client.profile}: {client.said()}", lambda c=client: len(refusals(c)) >= 2, 40)
             assert not (tunnel.directory / "run" / f"{client.profile}.ready").exists()
         tunnel.client.start().wait_ready().wait_session()
-
-
-def test_another_server_name_is_a_strangers() -> None:
-    with Tunnel(FASTER) as tunnel:
-        tunnel.server.start().wait_ready()
-        tunnel.edit("client0", "ServerName", "other.example")
-        tunnel.client.start().wait_ready()
-        with Tcpdump(tunnel.lab.server, tunnel.lab.uplink_device, tunnel.directory / "uplink.pcap") as dump:
-            wait_for("the site is asked", lambda: len(dump.datagrams()) > 3, 20)
-        assert not (tunnel.directory / "run" / "client0.ready").exists()
 
 
 def first_flight(datagrams: list[Datagram]) -> list[bytes]:

@@ -17,6 +17,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from tests.support.namespaces import Namespace
 
 NAME = "site.example"
+#: The site has a second name; the server's profile names only the first.
+OTHER_NAME = "www.site.example"
 PAGE = "<!doctype html><title>A site about gardens</title><p>Tulips are planted in autumn.</p>\n"
 
 
@@ -45,7 +47,7 @@ def make_authority(directory: Path, name: str = NAME) -> Path:
     )
     site = (
         builder(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]), site_key)
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name), x509.DNSName(f"www.{name}")]), critical=False)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key()), critical=False)
@@ -74,7 +76,8 @@ class Caddy:
         config = directory / "Caddyfile"
         config.write_text(
             "{\n\tadmin off\n\tauto_https off\n\tpersist_config off\n\tservers {\n\t\tprotocols h1 h2 h3\n\t}\n}\n"
-            f"https://{NAME}:{port} {{\n\tbind {address}\n\ttls {directory}/site.pem {directory}/site.key\n"
+            f"https://{NAME}:{port}, https://{OTHER_NAME}:{port} {{\n\tbind {address}\n"
+            f"\ttls {directory}/site.pem {directory}/site.key\n"
             f"\troot * {root}\n\tfile_server\n}}\n"
         )
         self.log = directory / "caddy.log"

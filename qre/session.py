@@ -16,6 +16,7 @@ import msgspec
 from qre.roles import DEFAULT_MTU as DEFAULT_MTU  # noqa: PLC0414  the alias is what re-exports a name
 from qre.roles import Dataplane as Dataplane  # noqa: PLC0414  re-exported
 from qre.roles import Role as Role  # noqa: PLC0414  re-exported
+from qre.wire.overhead import MAX_UDP_PAYLOAD
 
 #: User space numbers its 1-RTT packets below this; the data plane numbers from here on.
 PACKET_NUMBER_BASE = 65_536
@@ -45,7 +46,7 @@ ShortId = Annotated[bytes, msgspec.Meta(min_length=8, max_length=8)]
 Text = Annotated[str, msgspec.Meta(max_length=512)]
 Prefix = Annotated[str, msgspec.Meta(max_length=49)]
 Prefixes = Annotated[tuple[Prefix, ...], msgspec.Meta(max_length=256)]
-FrameBytes = Annotated[bytes, msgspec.Meta(max_length=1472)]  # as much as one packet can carry
+FrameBytes = Annotated[bytes, msgspec.Meta(max_length=MAX_UDP_PAYLOAD)]  # as much as one packet can carry
 
 
 class LossReason(enum.StrEnum):
@@ -116,7 +117,7 @@ class SessionInstall(Message, frozen=True, kw_only=True):
     keepalive_ms: U64 = 0  # 0: only the client's own PING after half of the idle timeout
     ack_delay_exponent: Annotated[int, msgspec.Meta(ge=0, le=20)] = 3  # the peer's
     max_ack_delay_ms: Annotated[int, msgspec.Meta(ge=0, le=16383)] = 25  # the peer's
-    max_datagram_payload: U16 = 1472  # the peer's max_udp_payload_size, bounded
+    max_datagram_payload: U16 = MAX_UDP_PAYLOAD  # the peer's max_udp_payload_size, bounded
     reset_token: ResetToken | None = None  # of connection_id, held by the client (RFC 9000 §10.3)
     rekey_after_packets: U64 = REKEY_AFTER_PACKETS
 

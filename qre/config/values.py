@@ -14,6 +14,7 @@ from qre.config.model import HostPort, SocketAddress
 from qre.config.syntax import quoted
 from qre.errors import UserError
 from qre.roles import Dataplane, Role
+from qre.wire.overhead import ETHERNET_MTU, largest_inner
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ DEVICE_LENGTH = 15  # IFNAMSIZ - 1
 MAX_PREFIXES = 256
 MAX_SHORT_IDS = 1024
 MAX_TIME_DIFF_MS = 86_400_000
-MIN_MTU, MAX_MTU, MIN_MTU_IPV6 = 576, 1428, 1280
+MIN_MTU, MAX_MTU, MIN_MTU_IPV6 = 576, largest_inner(ETHERNET_MTU), 1280
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 _NAME_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-")

@@ -43,11 +43,12 @@ from qre.quic.events import (
 from qre.quic.fingerprint import Fingerprint
 from qre.quic.hello import make_hello
 from qre.quic.http3 import HttpClient, Visit
-from qre.quic.keys import HandedOver, derive, session_id
+from qre.quic.keys import HandedOver, session_id
 from qre.quic.site_profile import SiteObserver
 from qre.quic.trust import TrustStore
 from qre.reality.cid import MIN_LENGTH as MIN_ROUTED_LENGTH
 from qre.session import PACKET_NUMBER_BASE
+from qre.wire.protection import derive
 
 Address = tuple[str, int]
 

@@ -24,15 +24,6 @@ from qre.quic.client_hello import (
     hello_length_untrusted,
     parse_client_hello_untrusted,
 )
-from qre.quic.initial import (
-    MAX_DATAGRAM,
-    MIN_DATAGRAM,
-    MIN_FIRST_CID,
-    ClientInitialKeys,
-    CryptoStream,
-    crypto_frames_untrusted,
-    parse_initial_header_untrusted,
-)
 from qre.reality.authenticator import (
     RANDOM_END,
     RANDOM_OFFSET,
@@ -42,6 +33,15 @@ from qre.reality.authenticator import (
     share_secrets_untrusted,
 )
 from qre.reality.replay import random_hash
+from qre.wire.initial import (
+    MAX_DATAGRAM,
+    MIN_DATAGRAM,
+    MIN_FIRST_CID,
+    ClientInitialKeys,
+    CryptoStream,
+    crypto_frames_untrusted,
+    parse_initial_header_untrusted,
+)
 
 #: Chromium's hello has 1876 to 1980 bytes.
 MAX_HELLO: Final = 4096

@@ -6,9 +6,7 @@ No secret of this module may be logged or put into an exception.
 
 from __future__ import annotations
 
-import hmac
 from dataclasses import dataclass, replace
-from typing import Final, NamedTuple
 
 from qre.config.model import Interface
 from qre.session import (
@@ -19,18 +17,8 @@ from qre.session import (
     SessionKeys,
     Underlay,
 )
-
-SECRET_LENGTH: Final = 32
-#: Outer datagrams are never larger than this, whatever the peer would take (Ethernet, IPv4, UDP).
-MAX_UDP_PAYLOAD: Final = 1472
-
-
-class PacketKeys(NamedTuple):
-    """Of one direction and key epoch."""
-
-    key: bytes  # 16
-    iv: bytes  # 12
-    hp: bytes  # 16
+from qre.wire.overhead import MAX_UDP_PAYLOAD
+from qre.wire.protection import derive, expand_label, next_secret
 
 
 @dataclass(frozen=True)
@@ -73,27 +61,6 @@ class HandedOver:
 
     def __repr__(self) -> str:
         return f"HandedOver(session_id={self.session_id.hex()[:8]}…)"
-
-
-def expand_label(secret: bytes, label: bytes, length: int) -> bytes:
-    """HKDF-Expand-Label with SHA-256 and an empty context, of at most one block (RFC 8446 §7.1)."""
-    full = b"tls13 " + label
-    info = length.to_bytes(2, "big") + bytes([len(full)]) + full + b"\x00"
-    return hmac.digest(secret, info + b"\x01", "sha256")[:length]
-
-
-def derive(secret: bytes) -> PacketKeys:
-    """Packet and header protection keys of a traffic secret."""
-    return PacketKeys(
-        expand_label(secret, b"quic key", 16),
-        expand_label(secret, b"quic iv", 12),
-        expand_label(secret, b"quic hp", 16),
-    )
-
-
-def next_secret(secret: bytes) -> bytes:
-    """The secret of the next key epoch."""
-    return expand_label(secret, b"quic ku", SECRET_LENGTH)
 
 
 def session_id(client_secret0: bytes) -> bytes:

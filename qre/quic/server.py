@@ -26,11 +26,12 @@ from qre.errors import InternalError
 from qre.quic.connect_ip import AddressesRequested, ConnectIpServer
 from qre.quic.events import Closed, Failed
 from qre.quic.inspector import Authenticated
-from qre.quic.keys import HandedOver, derive, session_id
+from qre.quic.keys import HandedOver, session_id
 from qre.quic.server_connection import RoutedConnectionId, ServerConnection
 from qre.quic.server_tls import GO_SERVER_HELLO, GO_TICKETS, ServerFlight
 from qre.reality.cid import cid_key, reset_token, routed_cid
 from qre.session import PACKET_NUMBER_BASE, DestProfile
+from qre.wire.protection import derive
 
 Address = tuple[str, int]
 

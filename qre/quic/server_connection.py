@@ -23,9 +23,10 @@ from aioquic.quic.packet import QuicFrameType, QuicPacketType
 from aioquic.quic.packet_builder import QuicPacketBuilder
 
 from qre.quic.connection import HandshakeConnection
-from qre.quic.initial import QUIC_VERSION_1
 from qre.quic.packet_builder import SitePacketBuilder
 from qre.quic.server_tls import ServerFlight, ServerTlsContext
+from qre.wire.overhead import MAX_UDP_PAYLOAD
+from qre.wire.packet import VERSION_1
 
 #: quic-go's values, as Caddy sends them.
 IDLE_TIMEOUT_MS: Final = 30_000
@@ -34,8 +35,6 @@ ACTIVE_CONNECTION_ID_LIMIT: Final = 4
 _MAX_DATA: Final = 786_432
 _MAX_STREAM_DATA: Final = 524_288
 _MAX_STREAMS: Final = 100
-#: Larger than Caddy's 1452: the client's data plane fills datagrams up to this.
-_MAX_UDP_PAYLOAD: Final = 1472
 _MAX_DATAGRAM_FRAME: Final = 65_535
 #: Caddy's has 90; what we send besides it in the same datagram (QPACK streams) is longer.
 _NEW_TOKEN_LENGTH: Final = 76
@@ -81,7 +80,7 @@ class ServerConnection(HandshakeConnection):
             max_stream_data=_MAX_STREAM_DATA,
             max_datagram_size=max_datagram_size,
             max_datagram_frame_size=_MAX_DATAGRAM_FRAME,
-            supported_versions=[QUIC_VERSION_1],
+            supported_versions=[VERSION_1],
             certificate=b"made for each connection",  # stock insists on both
             private_key=b"made for each connection",
         )
@@ -145,7 +144,9 @@ class ServerConnection(HandshakeConnection):
         push(0x08, _MAX_STREAMS)  # initial_max_streams_bidi
         push(0x09, _MAX_STREAMS)  # initial_max_streams_uni
         push(0x01, IDLE_TIMEOUT_MS)  # max_idle_timeout
-        push(0x03, _MAX_UDP_PAYLOAD)  # max_udp_payload_size
+        push(
+            0x03, MAX_UDP_PAYLOAD
+        )  # max_udp_payload_size; Caddy's is 1452, but our client's data plane fills datagrams
         push(0x0B, MAX_ACK_DELAY_MS)  # max_ack_delay
         push(0x02, self._host_cids[0].stateless_reset_token)  # stateless_reset_token
         push(0x00, self._original_destination_connection_id)  # original_destination_connection_id

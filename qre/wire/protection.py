@@ -7,7 +7,7 @@ here keeps a packet number: the caller must never use one twice.
 from __future__ import annotations
 
 import hmac
-from typing import Final
+from typing import Final, NamedTuple
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
@@ -16,11 +16,20 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from qre.errors import UntrustedInputError
 from qre.wire.number import decode_number
 
+SECRET_LENGTH: Final = 32
 TAG_LENGTH: Final = 16
 SAMPLE_LENGTH: Final = 16
 _INITIAL_SALT: Final = bytes.fromhex("38762cf7f55934b34d179ae6a4c80cadccbb7f0a")
 _RETRY_KEY: Final = bytes.fromhex("be0c690b9f66575a1d766b54e368c84e")
 _RETRY_NONCE: Final = bytes.fromhex("461599d35d632bf2239825bb")
+
+
+class PacketKeys(NamedTuple):
+    """Of one direction and key epoch (§5.1)."""
+
+    key: bytes  # 16
+    iv: bytes  # 12
+    hp: bytes  # 16
 
 
 def expand_label(secret: bytes, label: bytes, length: int) -> bytes:
@@ -33,21 +42,30 @@ def expand_label(secret: bytes, label: bytes, length: int) -> bytes:
 def initial_secrets(destination_cid: bytes) -> tuple[bytes, bytes]:
     """client_initial_secret and server_initial_secret of the client's first DCID."""
     common = hmac.digest(_INITIAL_SALT, destination_cid, "sha256")
-    return expand_label(common, b"client in", 32), expand_label(common, b"server in", 32)
+    return expand_label(common, b"client in", SECRET_LENGTH), expand_label(common, b"server in", SECRET_LENGTH)
+
+
+def derive(secret: bytes) -> PacketKeys:
+    """Packet and header protection keys of a traffic secret. Header keys never change with a key update (§6)."""
+    return PacketKeys(
+        expand_label(secret, b"quic key", 16),
+        expand_label(secret, b"quic iv", 12),
+        expand_label(secret, b"quic hp", 16),
+    )
 
 
 def next_secret(secret: bytes) -> bytes:
     """The traffic secret of the next key epoch (§6.1)."""
-    return expand_label(secret, b"quic ku", 32)
+    return expand_label(secret, b"quic ku", SECRET_LENGTH)
 
 
 class Protection:
     """One direction and key epoch, from its traffic secret. ``hp_secret``: the first epoch's, after an update."""
 
     def __init__(self, secret: bytes, hp_secret: bytes | None = None) -> None:
-        self.key = expand_label(secret, b"quic key", 16)
-        self.iv = expand_label(secret, b"quic iv", 12)
-        self.hp = expand_label(secret if hp_secret is None else hp_secret, b"quic hp", 16)
+        self.key, self.iv, self.hp = derive(secret)
+        if hp_secret is not None:
+            self.hp = derive(hp_secret).hp
         self._aead = AESGCM(self.key)
 
     def _nonce(self, number: int) -> bytes:

@@ -9,7 +9,7 @@ from aioquic.buffer import Buffer
 from aioquic.quic.crypto import AEAD, CryptoPair, HeaderProtection
 from aioquic.quic.packet import QuicFrameType, QuicPacketType, pull_quic_header
 
-from qre.quic.keys import derive
+from qre.wire.protection import derive
 
 
 @dataclass(frozen=True)

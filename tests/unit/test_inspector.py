@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 
 from qre.errors import UntrustedInputError
 from qre.quic.client_hello import parse_client_hello_untrusted
-from qre.quic.initial import CryptoStream, crypto_frames_untrusted, parse_initial_header_untrusted
 from qre.quic.inspector import (
     MAX_DATAGRAMS,
     MAX_HELLO,
@@ -27,6 +26,7 @@ from qre.quic.inspector import (
 )
 from qre.reality.authenticator import RANDOM_END, RANDOM_OFFSET
 from qre.reality.replay import random_hash
+from qre.wire.initial import CryptoStream, crypto_frames_untrusted, parse_initial_header_untrusted
 from tests.support.fake_client import FakeClient
 
 NOW = 1_800_000_000

@@ -12,12 +12,11 @@ from qre.quic.keys import (
     HandedOver,
     Secrets,
     advance,
-    derive,
     handed_over_install,
-    next_secret,
     session_id,
 )
 from qre.session import PACKET_NUMBER_BASE, Role, Underlay
+from qre.wire.protection import derive, next_secret
 
 UNDERLAY = Underlay(local_ip="192.0.2.1", local_port=1, peer_ip="192.0.2.2", peer_port=2)
 

@@ -6,85 +6,48 @@ itself. Everything here is bounded by its constants and arguments, and raises on
 
 from __future__ import annotations
 
-import hmac
 import re
 from bisect import bisect_left
-from dataclasses import dataclass
 from typing import Final
 
-from aioquic.buffer import Buffer, BufferReadError
-from aioquic.quic.crypto import AEAD, INITIAL_SALT_VERSION_1, CryptoError, HeaderProtection
-from aioquic.quic.packet import QuicFrameType, decode_packet_number
-
 from qre.errors import UntrustedInputError
-from qre.quic.keys import SECRET_LENGTH, derive, expand_label
+from qre.wire.frames import Ack, Crypto, read_frame_untrusted
+from qre.wire.overhead import ETHERNET_MTU
+from qre.wire.packet import Header, PacketType, parse_header_untrusted
+from qre.wire.protection import Protection, initial_secrets
 
-QUIC_VERSION_1: Final = 1
 #: RFC 9000 §14.1: a server drops Initials in smaller datagrams.
 MIN_DATAGRAM: Final = 1200
 #: No client that may be answered sends larger ones in its first flight.
-MAX_DATAGRAM: Final = 1500
+MAX_DATAGRAM: Final = ETHERNET_MTU
 #: RFC 9000 §7.2: a client's first destination CID has at least 8 bytes.
 MIN_FIRST_CID: Final = 8
-MAX_CID: Final = 20
-
-_LONG_INITIAL: Final = 0xC0  # form 1, fixed bit 1, type 0
 _RESERVED_BITS: Final = 0x0C
-_ECB: Final = b"aes-128-ecb"
-_GCM: Final = b"aes-128-gcm"
-#: The next byte that is neither PADDING nor PING.
+#: The next byte that is neither PADDING nor PING: anybody may send a thousand of them in turns, and one look has to
+#: do for all.
 _NEXT_FRAME: Final = re.compile(rb"[^\x00\x01]")
 
 
-@dataclass(frozen=True)
-class InitialHeader:
-    """The clear part of an Initial that lies at ``start`` of a datagram and ends before ``end``."""
-
-    destination_cid: bytes
-    source_cid: bytes
-    start: int
-    packet_number_offset: int  # in the datagram
-    end: int
-
-
-def parse_initial_header_untrusted(datagram: bytes, start: int = 0) -> InitialHeader:
+def parse_initial_header_untrusted(datagram: bytes, start: int = 0) -> Header:
     """An Initial of QUIC v1, and nothing else."""
-    buf = Buffer(data=datagram)
-    try:
-        buf.seek(start)
-        if buf.pull_uint8() & 0xF0 != _LONG_INITIAL or buf.pull_uint32() != QUIC_VERSION_1:
-            raise UntrustedInputError("datagram", "not an Initial of QUIC version 1")
-        destination_cid = buf.pull_bytes(buf.pull_uint8())
-        source_cid = buf.pull_bytes(buf.pull_uint8())
-        buf.pull_bytes(buf.pull_uint_var())  # token
-        length = buf.pull_uint_var()
-        offset = buf.tell()
-    except BufferReadError as error:
-        raise UntrustedInputError("Initial", "its header is cut off") from error
-    if len(destination_cid) > MAX_CID or len(source_cid) > MAX_CID or length > len(datagram) - offset:
-        raise UntrustedInputError("Initial", "a length beyond its bound")
-    return InitialHeader(destination_cid, source_cid, start, offset, offset + length)
+    header = parse_header_untrusted(datagram, start, short_cid_length=0)
+    if header.type is not PacketType.INITIAL:
+        raise UntrustedInputError("datagram", "not an Initial of QUIC version 1")
+    return header
 
 
 class ClientInitialKeys:
     """What a client protects its Initials with (RFC 9001 §5.2)."""
 
     def __init__(self, destination_cid: bytes) -> None:
-        initial = hmac.digest(INITIAL_SALT_VERSION_1, destination_cid, "sha256")
-        keys = derive(expand_label(initial, b"client in", SECRET_LENGTH))
-        self._aead = AEAD(_GCM, keys.key, keys.iv)
-        self._protection = HeaderProtection(_ECB, keys.hp)
+        self._protection = Protection(initial_secrets(destination_cid)[0])
         self._expected = 0
 
-    def open_untrusted(self, datagram: bytes, header: InitialHeader) -> bytes:
+    def open_untrusted(self, datagram: bytes, header: Header) -> bytes:
         """The packet's payload."""
         packet = datagram[header.start : header.end]
-        try:
-            plain, truncated = self._protection.remove(packet, header.packet_number_offset - header.start)
-            number = decode_packet_number(truncated, ((plain[0] & 3) + 1) * 8, self._expected)
-            payload: bytes = self._aead.decrypt(packet[len(plain) :], plain, number)
-        except CryptoError as error:
-            raise UntrustedInputError("Initial", "it does not decrypt") from error
+        offset = header.number_offset - header.start
+        plain, number, payload = self._protection.unprotect_untrusted(packet, offset, self._expected)
         if plain[0] & _RESERVED_BITS:
             raise UntrustedInputError("Initial", "reserved bits are set")
         self._expected = max(self._expected, number + 1)
@@ -94,31 +57,17 @@ class ClientInitialKeys:
 def crypto_frames_untrusted(payload: bytes) -> list[tuple[int, bytes]]:
     """(offset, data) of every CRYPTO frame; PADDING, PING and ACK are skipped, other frames refused."""
     found: list[tuple[int, bytes]] = []
-    buf = Buffer(data=payload)
-    try:
-        while (match := _NEXT_FRAME.search(payload, buf.tell())) is not None:
-            buf.seek(match.start())
-            match buf.pull_uint_var():
-                case QuicFrameType.CRYPTO:
-                    offset = buf.pull_uint_var()
-                    found.append((offset, buf.pull_bytes(buf.pull_uint_var())))
-                case QuicFrameType.ACK:
-                    _skip_ack(buf)
-                case _:
-                    raise UntrustedInputError("Initial", "a frame that a first flight does not have")
-    except BufferReadError as error:
-        raise UntrustedInputError("Initial", "a frame is cut off") from error
+    at = 0
+    while (begin := _NEXT_FRAME.search(payload, at)) is not None:
+        frame, at = read_frame_untrusted(payload, begin.start())
+        match frame:
+            case Crypto(offset=offset, data=data):
+                found.append((offset, data))
+            case Ack():
+                pass
+            case _:
+                raise UntrustedInputError("Initial", "a frame that a first flight does not have")
     return found
-
-
-def _skip_ack(buf: Buffer) -> None:
-    buf.pull_uint_var()
-    buf.pull_uint_var()
-    ranges = buf.pull_uint_var()
-    buf.pull_uint_var()
-    for _ in range(ranges):  # ends with the payload at the latest
-        buf.pull_uint_var()
-        buf.pull_uint_var()
 
 
 class CryptoStream:

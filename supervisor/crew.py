@@ -132,13 +132,15 @@ class Crew:
     async def _bring_up(self, member: Supervised) -> None:
         """From spawned to ready. Raises QreError."""
         try:
-            await asyncio.wait_for(member.greeted.wait(), _GREET_TIMEOUT)
+            async with asyncio.timeout(_GREET_TIMEOUT):
+                await member.greeted.wait()
         except TimeoutError:
             raise MachineError(f"worker {member.party}", "it did not start") from None
         config = self.config
         self._hand_everything(member)
         member.life("supplied")
         await member.router.request(Party.SUPERVISOR, Start(config=config), _START_TIMEOUT)
+        member.take_offers()
         if member.life.stage is not Stage.STARTING:
             raise MachineError(f"worker {member.party}", "it ended while it started", "its own words are above")
         member.life("started")
@@ -227,6 +229,7 @@ class Crew:
                     await member.router.request(Party.SUPERVISOR, Stop(), left)
                 except QreError as error:
                     self._log.warning("%s", error)
+                    member.kill()
             else:
                 member.kill()
         await self._wait_for_ends(deadline)
@@ -308,7 +311,8 @@ class Crew:
             await asyncio.sleep(0.01)
         self._pin_answer = asyncio.get_running_loop().create_future()
         self._owner.tell(PinThese(), tuple(self._bpf[name] for name in _BPF_OBJECTS))
-        error = await asyncio.wait_for(self._pin_answer, _PIN_TIMEOUT)
+        async with asyncio.timeout(_PIN_TIMEOUT):
+            error = await self._pin_answer
         if error:
             raise MachineError("BPF pins", error)
 

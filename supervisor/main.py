@@ -124,7 +124,8 @@ class _Supervisor:
 
     async def _work(self) -> None:
         try:
-            setup = await asyncio.wait_for(self._setup(), _SETUP_TIMEOUT)
+            async with asyncio.timeout(_SETUP_TIMEOUT):  # not wait_for: that one may swallow our cancellation
+                setup = await self._setup()
             crew = await self._begin(setup)
             await crew.start_all()
             self._control = ControlSocket(Path(setup.runtime_dir), setup.config.device, crew, self._parent_reload)

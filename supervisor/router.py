@@ -102,7 +102,8 @@ class Router:
         self._waiting[number] = future
         try:
             await self.send(Envelope(id=number, peer=source, body=cast(Body, message)))
-            return await asyncio.wait_for(future, timeout)
+            async with asyncio.timeout(timeout):
+                return await future
         except TimeoutError:
             return Refused(reason=f"{self.party} gave no answer to {type(message).__name__} in {timeout:g} s")
         finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import socket
@@ -34,6 +35,7 @@ class Supervised:
         router.stage = lambda: self.life.stage
         self.greeted = asyncio.Event()
         self.pid = 0
+        self._log = logging.getLogger("qre.supervisor")
         self._endpoint = endpoint(runtime, party)
         self._died = died
         self._offered = offered
@@ -60,7 +62,7 @@ class Supervised:
         self._pidfd = os.pidfd_open(self.pid)
         loop = asyncio.get_running_loop()
         loop.add_reader(self._pidfd, self._exited)
-        loop.add_reader(self._channel.fileno(), self._receive)
+        loop.add_reader(self._channel.fileno(), self.take_offers)
 
     def hand(self, name: str, fd: int, number: int = 0) -> None:
         """Give it a descriptor; the caller keeps its own. Raises MachineError."""
@@ -82,27 +84,34 @@ class Supervised:
             except ProcessLookupError:
                 return
 
-    def _receive(self) -> None:
-        """What it hands up; anything that its role does not offer closes the worker."""
-        if self._channel is None:
+    def take_offers(self) -> None:
+        """Take everything that it has handed up so far; what its role does not offer closes the worker.
+
+        Called before the worker counts as ready, too: its last descriptors may lie unread behind its answer.
+        """
+        while self._channel is not None:
+            try:
+                received = self._channel.receive()
+            except ChannelClosedError:
+                asyncio.get_running_loop().remove_reader(self._channel.fileno())
+                return
+            except UntrustedInputError as error:
+                self._close_for(str(error))
+                return
+            if received is None:
+                return
+            described, fds = received
+            offered = described.name in ROLES[self.party].offers and self.life.stage is Stage.STARTING
+            if len(fds) == 1 and offered:
+                self._offered(self.party, described.name, fds[0])
+                continue
+            for fd in fds:
+                os.close(fd)
+            self._close_for(f"it handed up {described.name!r} while {self.life.stage.value}")
             return
-        try:
-            received = self._channel.receive()
-        except ChannelClosedError:
-            asyncio.get_running_loop().remove_reader(self._channel.fileno())
-            return
-        except UntrustedInputError:
-            self.kill()
-            return
-        if received is None:
-            return
-        described, fds = received
-        offered = described.name in ROLES[self.party].offers and self.life.stage is Stage.STARTING
-        if len(fds) == 1 and offered:
-            self._offered(self.party, described.name, fds[0])
-            return
-        for fd in fds:
-            os.close(fd)
+
+    def _close_for(self, reason: str) -> None:
+        self._log.error("worker %s is killed: %s", self.party, reason)
         self.kill()
 
     def _exited(self) -> None:

@@ -97,7 +97,8 @@ class WorkerContext:
         self._waiting[number] = future
         try:
             await self._transmit(Envelope(peer=to, id=number, body=cast(Body, message)))
-            answer = await asyncio.wait_for(future, timeout)
+            async with asyncio.timeout(timeout):
+                answer = await future
         except TimeoutError:
             raise MachineError(f"{type(message).__name__} to {to}", f"no answer in {timeout:g} s") from None
         finally:
@@ -160,6 +161,9 @@ def run_worker(party: Party, sock: socket.socket, endpoint: str) -> None:
         status = asyncio.run(_Runtime(role, worker, sock, endpoint).run())
     except QreError as error:
         logging.getLogger("qre").error("%s", error)
+        status = 1
+    except ImportError as error:
+        logging.getLogger("qre").error("%s cannot be loaded: is QRE installed with all it needs?", error.name)
         status = 1
     except Exception as error:  # noqa: BLE001 - the last resort of a process: no traceback, it may show a key
         logging.getLogger("qre").error("internal error at %s: %s", place_of(error), type(error).__name__)

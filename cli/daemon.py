@@ -7,12 +7,15 @@ the daemon runs is imported when it does.
 from __future__ import annotations
 
 import os
+import signal
 
 from qre.cli.commands import Options
 from qre.errors import UserError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import NoReturn
+
     from qre.config.model import GlobalConfig, Profile, SocketAddress
 
 #: Option -> the variable that it sets.
@@ -29,6 +32,9 @@ _MAX_U64 = (1 << 64) - 1
 
 def daemon(arguments: list[str], options: Options) -> int:
     """Run a profile until it is told to end."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _nothing_to_undo)
+    from qre.cli.capabilities import require_capabilities
     from qre.config.profile import load_profile
     from qre.config.settings import load_global
     from qre.config.values import check_profile_name
@@ -41,6 +47,8 @@ def daemon(arguments: list[str], options: Options) -> int:
         if option in given:
             environment[variable] = os.path.abspath(given[option])
     config = load_global(environment)
+    if not options.dry_run:  # before the profile, which only root may read
+        require_capabilities(f"daemon {name}", ("CAP_NET_ADMIN",))
     profile = load_profile(name, config, environment)
     underlays = {option: _underlay(option, given[option]) for option in _UNDERLAYS if option in given}
     if options.dry_run:
@@ -58,6 +66,11 @@ def daemon(arguments: list[str], options: Options) -> int:
     return run_daemon(
         profile, config, DaemonOptions(overrides, run_for_ms), lambda: load_profile(name, config, environment)
     )
+
+
+def _nothing_to_undo(number: int, frame: object) -> NoReturn:
+    """Told to end before anything was changed; the daemon itself handles signals once it runs."""
+    raise SystemExit(0)
 
 
 def _split(arguments: list[str]) -> tuple[str, dict[str, str]]:

@@ -12,6 +12,7 @@ import os
 import sys
 from dataclasses import dataclass
 
+from qre.cli.capabilities import require_capabilities
 from qre.cli.kernel_module import MODULE, choose_dataplane, wants_module
 from qre.cli.reverse_path import strict_devices
 from qre.cli.state import ProfileState, load_state, remove_state, save_state, state_of, state_path
@@ -30,8 +31,6 @@ from qre.workers.netlink.device import (
 )
 from qre.workers.netlink.rtnl import Link, Rtnl
 from qre.workers.netlink.tun import ALIAS_PREFIX, is_held, is_ours, open_tun, refuse_foreign, set_persistent
-
-_CAP_NET_ADMIN = 12
 
 
 def print_notice(text: str) -> None:
@@ -354,7 +353,4 @@ def reload_steps(up: _Up) -> list[Step]:
 
 def require_net_admin(what: str) -> None:
     """Raise MachineError unless this process has CAP_NET_ADMIN."""
-    with open("/proc/self/status", encoding="ascii", errors="replace") as file:
-        effective = next((int(line.split()[1], 16) for line in file if line.startswith("CapEff:")), 0)
-    if not effective >> _CAP_NET_ADMIN & 1:
-        raise MachineError(what, "it needs CAP_NET_ADMIN, which is missing", "run it as root")
+    require_capabilities(what, ("CAP_NET_ADMIN",))

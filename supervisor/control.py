@@ -28,6 +28,7 @@ MAX_REQUEST: Final = 65_536
 MAX_CLIENTS: Final = 16
 _REQUEST_TIMEOUT: Final = 5.0
 _RELOAD_TIMEOUT: Final = 30.0
+_BUSY: Final = b'{"error": "control socket: too many ask at once; try again", "ok": false}\n'
 
 
 class ControlSocket:
@@ -68,11 +69,17 @@ class ControlSocket:
     async def _client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._clients += 1
         try:
-            if self._clients > MAX_CLIENTS or not _may(writer.get_extra_info("socket")):
+            if not _may(writer.get_extra_info("socket")):
                 return
-            answer = await self._answer(await asyncio.wait_for(reader.readline(), _REQUEST_TIMEOUT))
+            if self._clients > MAX_CLIENTS:
+                writer.write(_BUSY)
+                return
+            async with asyncio.timeout(_REQUEST_TIMEOUT):
+                line = await reader.readline()
+            answer = await self._answer(line)
             writer.write(json.dumps(answer, sort_keys=True).encode() + b"\n")
-            await asyncio.wait_for(writer.drain(), _REQUEST_TIMEOUT)
+            async with asyncio.timeout(_REQUEST_TIMEOUT):
+                await writer.drain()
         except (TimeoutError, OSError, ValueError):
             return  # a client that does not ask, asks too much, or left
         finally:
@@ -98,7 +105,8 @@ class ControlSocket:
         self._reload = asyncio.get_running_loop().create_future()
         self._tell(ReloadWanted())
         try:
-            error = await asyncio.wait_for(self._reload, _RELOAD_TIMEOUT)
+            async with asyncio.timeout(_RELOAD_TIMEOUT):
+                error = await self._reload
         except TimeoutError:
             raise MachineError("reload", f"it did not end in {_RELOAD_TIMEOUT:g} s") from None
         if error:

@@ -29,7 +29,7 @@ from qre.cli.device_lock import hold_device
 from qre.cli.lifecycle import down_profile, up_profile
 from qre.cli.state import save_state, state_of, write_atomically
 from qre.config.model import GlobalConfig, Profile
-from qre.errors import MachineError, QreError, UntrustedInputError, UserError
+from qre.errors import MachineError, QreError, UntrustedInputError, UserError, UserErrors
 from qre.ipc.channel import Channel, ChannelClosedError
 from qre.session import DestProfile, Role
 from qre.supervisor.link import (
@@ -53,6 +53,7 @@ from qre.supervisor.link import (
 from qre.supervisor.main import run_supervisor
 from qre.supervisor.notify import Notifier
 from qre.supervisor.pins import check_pin_dir, pin, unpin
+from qre.supervisor.preconditions import check_able, open_elf, open_regular
 from qre.supervisor.process import FreshProcess
 from qre.supervisor.settings import Underlay, bpf_elf, empty_memfd, secrets_memfd, worker_config
 
@@ -90,6 +91,8 @@ class Daemon:
         self._failure = ""
         self._stopping = False
         self._flushing = False
+        self._reload_wanted = False
+        self._reloading = False
         self._reloaded: asyncio.Future[str] | None = None
         self._channel: Channel[ToParent]
         self._tasks: set[asyncio.Task[None]] = set()
@@ -98,7 +101,7 @@ class Daemon:
         """0 after an ordered end. Raises QreError when the daemon could not start or go on."""
         for number in _ENDING:
             signal.signal(number, _terminate)
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        signal.signal(signal.SIGHUP, self._reload_later)
         try:
             self._run()
         except _TerminatedError:
@@ -107,7 +110,11 @@ class Daemon:
             raise MachineError(f"daemon {self._profile.name}", self._failure)
         return 0
 
+    def _reload_later(self, number: int, frame: object) -> None:
+        self._reload_wanted = True
+
     def _run(self) -> None:
+        check_able(self._profile, self._config)
         with ExitStack() as stack:
             stack.enter_context(hold_device(self._config, self._profile.device, "daemon"))
             if self._profile.role is Role.SERVER:
@@ -163,27 +170,20 @@ class Daemon:
             fds["number_marks"] = empty_memfd("number_marks")
             if self._profile.role is Role.SERVER:
                 self._make_state_dir()
-                fds["replay"] = self._open(self._state_file("replay"), os.O_RDWR | os.O_CREAT)
-                fds["bpf_elf"] = self._open(bpf_elf(self._config), os.O_RDONLY)
+                fds["replay"] = open_regular(self._state_file("replay"), os.O_RDWR | os.O_CREAT, "see StateDir")
+                fds["bpf_elf"] = open_elf(bpf_elf(self._config))
             yield fds
         finally:
             fds.pop("tun", None)  # closed after the device was taken down
             for fd in fds.values():
                 os.close(fd)
 
-    def _open(self, path: Path, flags: int) -> int:
-        try:
-            return os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        except OSError as error:
-            remedy = "run make, or set BpfElf" if path.suffix == ".o" else "see StateDir"
-            raise MachineError(str(path), os.strerror(error.errno or 0), remedy) from error
-
     def _make_state_dir(self) -> None:
         directory = self._config.state_dir
         try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
-            raise MachineError(f"StateDir {directory}", os.strerror(error.errno or 0), "run as root") from error
+            raise MachineError(f"StateDir {directory}", os.strerror(error.errno or 0), "see StateDir") from error
 
     def _state_file(self, kind: str) -> Path:
         return self._config.state_dir / f"{self._profile.name}.{kind}"
@@ -295,6 +295,8 @@ class Daemon:
             case AllReady() if not self._ready:
                 self._ready = True
                 self._notify("READY=1")
+                if self._reload_wanted:
+                    self._spawn(self._reload())
                 if self._options.run_for_ms is not None:  # of work; the start has bounds of its own
                     asyncio.get_running_loop().call_later(self._options.run_for_ms / 1000, self._stop)
             case Failed(reason=reason):
@@ -351,21 +353,35 @@ class Daemon:
     # --- reload ---
 
     async def _reload(self) -> None:
-        """SIGHUP: read the profile again and apply what may change; a refused one changes nothing."""
-        if not self._ready or self._stopping:
+        """SIGHUP: read the profile again and apply what may change; a refused one changes nothing.
+
+        One at a time: what is wanted during the start or another reload is done after it, once.
+        """
+        self._reload_wanted = True
+        if not self._ready or self._reloading:
             return
+        self._reloading = True
         self._notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
         error = ""
+        while self._reload_wanted and not self._stopping:
+            self._reload_wanted = False
+            error = await self._reload_once()
+        self._reloading = False
+        self._tell(ReloadFinished(error=error[:512]))
+        self._notify("READY=1")
+
+    async def _reload_once(self) -> str:
+        """Why it was refused; empty when it was not."""
         try:
             await self._apply(self._load())
         except QreError as refused:
-            error = str(refused)
-            self._log.error("reload: %s", error)
+            for each in refused.errors if isinstance(refused, UserErrors) else (refused,):
+                self._log.error("reload: %s", each)
+            return str(refused)
         except TimeoutError:
-            error = "the workers did not answer in time"
-            self._log.error("reload: %s", error)
-        self._tell(ReloadFinished(error=error[:512]))
-        self._notify("READY=1")
+            self._log.error("reload: the workers did not answer in time")
+            return "the workers did not answer in time"
+        return ""
 
     async def _apply(self, profile: Profile) -> None:
         old = self._profile
@@ -386,7 +402,8 @@ class Daemon:
         self._reloaded = asyncio.get_running_loop().create_future()
         config = worker_config(profile, self._config, self._options.underlay, self._cached_dest_profile())
         self._tell(ApplyReload(config=config))
-        error = await asyncio.wait_for(self._reloaded, _RELOAD_TIMEOUT)
+        async with asyncio.timeout(_RELOAD_TIMEOUT):
+            error = await self._reloaded
         if error:
             raise MachineError("reload", error)
         self._profile = profile

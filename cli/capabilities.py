@@ -1,0 +1,35 @@
+"""What this process may do, asked before anything is changed: the answer names each capability that is missing."""
+
+from __future__ import annotations
+
+from qre.errors import MachineError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+#: <linux/capability.h>
+_NUMBERS = {
+    "CAP_CHOWN": 0,
+    "CAP_KILL": 5,
+    "CAP_SETGID": 6,
+    "CAP_SETUID": 7,
+    "CAP_SETPCAP": 8,
+    "CAP_NET_ADMIN": 12,
+    "CAP_BPF": 39,
+}
+
+
+def missing_capabilities(names: Iterable[str]) -> list[str]:
+    """Those of ``names`` that are not in this process's effective set."""
+    with open("/proc/self/status", encoding="ascii", errors="replace") as file:
+        effective = next((int(line.split()[1], 16) for line in file if line.startswith("CapEff:")), 0)
+    return [name for name in names if not effective >> _NUMBERS[name] & 1]
+
+
+def require_capabilities(what: str, names: Iterable[str]) -> None:
+    """Raise MachineError unless this process has them all."""
+    missing = missing_capabilities(names)
+    if missing:
+        verb = "is" if len(missing) == 1 else "are"
+        raise MachineError(what, f"it needs {', '.join(missing)}, which {verb} missing", "run it as root")

@@ -134,6 +134,9 @@ or none, and nothing is overwritten. Fields:
         "qre.cli.maps:create_reuseport_socket_map", "BpfMapPath=PATH", "make and pin a map of two sockets"
     ),
     "show-cid-map": Command(
-        "qre.cli.maps:show_cid_map", "BpfMapPath=PATH", "list a pinned map of routed connection ids", dry_run=True
+        "qre.cli.maps:show_cid_map",
+        "BpfMapPath=PATH|BpfMapFd=FD",
+        "list a map of routed connection ids",
+        dry_run=True,
     ),
 }

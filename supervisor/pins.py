@@ -34,14 +34,14 @@ class _StatFs(ctypes.Structure):
     _fields_ = (("f_type", ctypes.c_long), ("rest", ctypes.c_byte * 248))
 
 
-def check_pin_dir(directory: Path) -> None:
+def check_pin_dir(directory: Path, what: str = "BpfPinDir") -> None:
     """Raise UserError unless ``directory`` is on a BPF file system."""
     status = _StatFs()
+    remedy = f"mount -t bpf bpf {directory}"
     if _libc.statfs(os.fsencode(directory), ctypes.byref(status)):
-        why = os.strerror(ctypes.get_errno())
-        raise UserError(f"BpfPinDir {directory}", why, f"mount -t bpf bpf {directory}")
+        raise UserError(f"{what} {directory}", os.strerror(ctypes.get_errno()), remedy)
     if status.f_type & 0xFFFFFFFF != _BPF_FS_MAGIC:
-        raise UserError(f"BpfPinDir {directory}", "not a BPF file system", f"mount -t bpf bpf {directory}")
+        raise UserError(f"{what} {directory}", "not a BPF file system", remedy)
 
 
 def paths(directory: Path, device: str) -> list[Path]:

@@ -12,6 +12,8 @@ import socket
 import struct
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 from bcc.libbcc import lib as _bcc
@@ -29,7 +31,24 @@ MAX_ELF: Final = 1 << 20
 _MAP_TYPE_HASH, _MAP_TYPE_REUSEPORT_SOCKARRAY = 1, 20
 _SO_ATTACH_REUSEPORT_EBPF, _SO_DETACH_REUSEPORT_BPF, _SO_COOKIE = 52, 68, 57
 _BPF_ANY: Final = 0
+#: Numbers from here on are libbpf's own, not the system's.
+_LIBBPF_ERRORS: Final = 4000
 _RODATA: Final = ".rodata"
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a map is: its name, the kernel's number of its type, the sizes of key and value, how much it holds."""
+
+    name: str
+    type: int
+    key_size: int
+    value_size: int
+    max_entries: int
+
+
+CID_ROUTES: Final = Shape("QRE_CID_ROUTES", _MAP_TYPE_HASH, KEY_SIZE, VALUE_SIZE, MAX_ROUTES)
+SOCKETS: Final = Shape("QRE_SOCKETS", _MAP_TYPE_REUSEPORT_SOCKARRAY, 4, 8, SLOTS)
 
 
 class _MapInfo(ctypes.Structure):
@@ -63,8 +82,21 @@ _next_key = _function("bpf_get_next_key", _integer, _integer, _pointer, _pointer
 _info = _function("bpf_obj_get_info_by_fd", _integer, _integer, _pointer, ctypes.POINTER(ctypes.c_uint32))
 
 
+_create = _function(
+    "bpf_map_create", _integer, _integer, _text, ctypes.c_uint32, ctypes.c_uint32, ctypes.c_uint32, _pointer
+)
+_pin = _function("bpf_obj_pin", _integer, _integer, _text)
+_get = _function("bpf_obj_get", _integer, _text)
+_strerror = _function("libbpf_strerror", _integer, _integer, _pointer, _size)
+
+
 def _failure(what: str, remedy: str = "") -> MachineError:
-    return MachineError(what, os.strerror(ctypes.get_errno()), remedy)
+    number = ctypes.get_errno()
+    if number < _LIBBPF_ERRORS:
+        return MachineError(what, os.strerror(number), remedy)
+    text = ctypes.create_string_buffer(128)
+    _strerror(number, text, len(text))
+    return MachineError(what, text.value.decode(errors="replace"), remedy)
 
 
 def key_of(connection_id: bytes) -> bytes:
@@ -78,27 +110,69 @@ def _cookie(fd: int) -> int:
         return int.from_bytes(sock.getsockopt(socket.SOL_SOCKET, _SO_COOKIE, 8), sys.byteorder)
 
 
+def check_shape(fd: int, shape: Shape, what: str = "") -> None:
+    """Raise MachineError unless ``fd`` is a map of this type, key size, value size and number of entries."""
+    info = _MapInfo()
+    length = ctypes.c_uint32(ctypes.sizeof(info))
+    what = what or f"map {shape.name}"
+    if _info(fd, ctypes.byref(info), ctypes.byref(length)):
+        raise _failure(what)
+    # A program, too, tells its type and number first; its other fields are no shape of ours.
+    if (info.type, info.key_size, info.value_size, info.max_entries) != (
+        shape.type, shape.key_size, shape.value_size, shape.max_entries,
+    ):  # fmt: skip
+        raise MachineError(what, f"it is no {shape.name}: it has another shape", "remove its pin")
+
+
+def create(shape: Shape) -> int:
+    """A new, empty map of this shape; the caller's to close. Needs CAP_BPF."""
+    fd = int(_create(shape.type, shape.name.encode(), shape.key_size, shape.value_size, shape.max_entries, None))
+    if fd < 0:
+        raise _failure(f"creating {shape.name}", "is CAP_BPF granted?")
+    return fd
+
+
+def pin_at(path: Path, fd: int) -> None:
+    """Keep a BPF object under ``path``; what is there already stays, and is an error."""
+    if _pin(fd, os.fsencode(path)):
+        raise _failure(f"pinning {path}", "remove what is there, or choose another path")
+
+
+def open_pinned(path: Path) -> int:
+    """The BPF object that is pinned at ``path``; the caller's to close."""
+    fd = int(_get(os.fsencode(path)))
+    if fd < 0:
+        raise _failure(f"pinned map {path}", "see `ls` of its directory; reading it may need root")
+    os.set_inheritable(fd, False)
+    return fd
+
+
+def routes(fd: int) -> dict[bytes, int]:
+    """Connection ID -> slot, as the map ``fd`` has them; it may change meanwhile, and this ends all the same."""
+    found: dict[bytes, int] = {}
+    before: Any = None
+    following = ctypes.create_string_buffer(KEY_SIZE)
+    slot = ctypes.c_uint32()
+    for _ in range(MAX_ROUTES):
+        if _next_key(fd, before, following):
+            break
+        if not _lookup(fd, following, ctypes.byref(slot)):
+            found[following.raw[1 : 1 + min(following.raw[0], MAX_CID)]] = slot.value
+        before = ctypes.create_string_buffer(following.raw, KEY_SIZE)
+    return found
+
+
 class Maps:
     """Held descriptors of the two maps and the program; closed by ``close``."""
 
     def __init__(self, cid_routes: int, sockets: int, program: int) -> None:
         self.cid_routes, self.sockets, self.program = cid_routes, sockets, program
         try:
-            self._check(cid_routes, "QRE_CID_ROUTES", (_MAP_TYPE_HASH, KEY_SIZE, VALUE_SIZE, MAX_ROUTES))
-            self._check(sockets, "QRE_SOCKETS", (_MAP_TYPE_REUSEPORT_SOCKARRAY, 4, 8, SLOTS))
+            check_shape(cid_routes, CID_ROUTES)
+            check_shape(sockets, SOCKETS)
         except MachineError:
             self.close()
             raise
-
-    @staticmethod
-    def _check(fd: int, name: str, shape: tuple[int, int, int, int]) -> None:
-        """Raise MachineError unless ``fd`` is a map of this type, key size, value size and number of entries."""
-        info = _MapInfo()
-        length = ctypes.c_uint32(ctypes.sizeof(info))
-        if _info(fd, ctypes.byref(info), ctypes.byref(length)):
-            raise _failure(f"map {name}")
-        if (info.type, info.key_size, info.value_size, info.max_entries) != shape:
-            raise MachineError(f"map {name}", "it has another shape", "remove its pin")
 
     def slot_in(self, slot: int, fd: int) -> None:
         """Put a socket of the group into a slot; an old one is replaced.
@@ -124,14 +198,8 @@ class Maps:
         return not _delete(self.cid_routes, key)
 
     def adopted(self) -> Iterator[bytes]:
-        """Every CID of the map, at most as many as it may hold."""
-        before: Any = None
-        following = ctypes.create_string_buffer(KEY_SIZE)
-        for _ in range(MAX_ROUTES):
-            if _next_key(self.cid_routes, before, following):
-                return
-            yield following.raw[1 : 1 + min(following.raw[0], MAX_CID)]
-            before = ctypes.create_string_buffer(following.raw, KEY_SIZE)
+        """Every CID of the map."""
+        yield from routes(self.cid_routes)
 
     def attach(self, fd: int) -> None:
         """Let the program choose for the whole reuseport group of ``fd``."""
@@ -163,7 +231,7 @@ def load(elf: int, routed_cid_len: int) -> Maps:
     _set_print(None)  # its words would go to stderr unbounded
     handle = _open_mem(image, len(image), None)
     if not handle:
-        raise _failure("opening the BPF ELF")
+        raise _failure("opening the BPF ELF", "run make, or set BpfElf")
     try:
         _set_routed_cid_len(handle, routed_cid_len)
         if _load(handle):

@@ -30,6 +30,7 @@ from aioquic.quic.stream import QuicStream
 from qre.errors import PeerError, QreError
 from qre.quic.keys import Secrets
 from qre.session import PACKET_NUMBER_BASE
+from qre.wire.packet import is_short
 
 _ONE_RTT = tls.Epoch.ONE_RTT
 _CRYPTO_ERROR = int(QuicErrorCode.CRYPTO_ERROR)
@@ -103,7 +104,7 @@ class HandshakeConnection(QuicConnection):
         """Stock takes one length for all connection IDs of ours, and lets some exceptions escape."""
         if self._stopped:
             return
-        if data and not data[0] & 0x80:
+        if is_short(data):
             self._choose_cid_length(data)
         self._guarded(lambda: super(HandshakeConnection, self).receive_datagram(data, addr, now))
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from random import Random
 from typing import Any, Final
 
-from aioquic.buffer import encode_uint_var, size_uint_var
+from aioquic.buffer import size_uint_var
 from aioquic.quic.packet import QuicFrameType
 from aioquic.quic.packet_builder import (
     QuicDeliveryState,
@@ -24,6 +24,7 @@ from aioquic.quic.packet_builder import (
 
 from qre.quic.fingerprint import ChaosShape
 from qre.quic.packet_builder import LateSealingBuilder, UnsealedPacket
+from qre.wire.frames import Crypto, encode_frame
 
 _PING: Final = b"\x01"
 
@@ -146,4 +147,4 @@ def _split_one(parts: list[range], spare: int, random: Random) -> int:
 
 def _crypto_frame(message: bytes, part: range) -> bytes:
     data = message[part.start : part.stop]
-    return b"\x06" + encode_uint_var(part.start) + encode_uint_var(len(data)) + data
+    return encode_frame(Crypto(part.start, data))

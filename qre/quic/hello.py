@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from random import Random
 from typing import Final
 
-from aioquic.buffer import encode_uint_var
 from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
@@ -27,6 +26,7 @@ from qre.reality.authenticator import (
     seal,
     share_secrets_untrusted,
 )
+from qre.wire.varint import encode_varint, encode_vector
 
 X25519: Final = 0x001D
 X25519MLKEM768: Final = 0x11EC  # draft-ietf-tls-ecdhe-mlkem
@@ -134,24 +134,22 @@ def transport_parameters(shape: ParametersShape, random: Random) -> bytes:
     versions = [_QUIC_V1, _grease_version(random)]
     random.shuffle(versions)
     parameters = [
-        (0x01, encode_uint_var(shape.max_idle_timeout)),
-        (0x03, encode_uint_var(shape.max_udp_payload_size)),
-        (0x04, encode_uint_var(shape.initial_max_data)),
-        (0x05, encode_uint_var(shape.initial_max_stream_data_bidi_local)),
-        (0x06, encode_uint_var(shape.initial_max_stream_data_bidi_remote)),
-        (0x07, encode_uint_var(shape.initial_max_stream_data_uni)),
-        (0x08, encode_uint_var(shape.initial_max_streams_bidi)),
-        (0x09, encode_uint_var(shape.initial_max_streams_uni)),
+        (0x01, encode_varint(shape.max_idle_timeout)),
+        (0x03, encode_varint(shape.max_udp_payload_size)),
+        (0x04, encode_varint(shape.initial_max_data)),
+        (0x05, encode_varint(shape.initial_max_stream_data_bidi_local)),
+        (0x06, encode_varint(shape.initial_max_stream_data_bidi_remote)),
+        (0x07, encode_varint(shape.initial_max_stream_data_uni)),
+        (0x08, encode_varint(shape.initial_max_streams_bidi)),
+        (0x09, encode_varint(shape.initial_max_streams_uni)),
         (0x0F, b""),  # initial_source_connection_id
         (0x11, _QUIC_V1 + b"".join(versions)),  # version_information (RFC 9368)
-        (0x20, encode_uint_var(shape.max_datagram_frame_size)),  # RFC 9221
+        (0x20, encode_varint(shape.max_datagram_frame_size)),  # RFC 9221
         *((identifier, bytes.fromhex(value)) for identifier, value in shape.opaque.items()),
         (_grease_parameter(random), random.randbytes(random.randint(*shape.grease_lengths))),
     ]
     random.shuffle(parameters)
-    return b"".join(
-        encode_uint_var(identifier) + encode_uint_var(len(value)) + value for identifier, value in parameters
-    )
+    return b"".join(encode_varint(identifier) + encode_vector(value) for identifier, value in parameters)
 
 
 def _grease_version(random: Random) -> bytes:

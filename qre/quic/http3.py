@@ -16,7 +16,6 @@ from random import Random
 from typing import Final
 
 import pylsqpack
-from aioquic.buffer import encode_uint_var
 from aioquic.h3.connection import (
     ErrorCode,
     FrameType,
@@ -44,6 +43,7 @@ from qre.wire.capsule import (
     parse_routes_untrusted,
     read_capsule_untrusted,
 )
+from qre.wire.varint import encode_varint
 
 TUNNEL_PATH: Final = b"/.well-known/masque/ip/*/*/"
 TUNNEL_PROTOCOL: Final = b"connect-ip"
@@ -101,7 +101,7 @@ class BrowserHttp3(H3Connection):
     def prioritise(self, stream_id: int) -> None:
         """PRIORITY_UPDATE for a request that is sent next."""
         assert self._local_control_stream_id is not None
-        frame = encode_uint_var(stream_id) + self._shape.priority.encode("ascii")
+        frame = encode_varint(stream_id) + self._shape.priority.encode("ascii")
         self._quic.send_stream_data(self._local_control_stream_id, encode_frame(_PRIORITY_UPDATE, frame))
 
     def _init_connection(self) -> None:

@@ -12,9 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-from aioquic.buffer import encode_uint_var
 from aioquic.quic.crypto import CryptoPair
-from aioquic.quic.packet import PACKET_FIXED_BIT, QuicPacketType, encode_long_header_first_byte
+from aioquic.quic.packet import QuicPacketType
 from aioquic.quic.packet_builder import (
     PACKET_NUMBER_SEND_SIZE,
     QuicPacketBuilder,
@@ -23,8 +22,10 @@ from aioquic.quic.packet_builder import (
 )
 
 from qre.session import PACKET_NUMBER_BASE
+from qre.wire.number import encode_number
+from qre.wire.packet import PacketType, build_long_header, build_short_header
+from qre.wire.protection import TAG_LENGTH
 
-TAG_LENGTH: Final = 16
 #: RFC 9001 §5.4.2: packet number and payload together, so that there is enough to sample.
 _SHORTEST: Final = 4
 
@@ -135,27 +136,16 @@ class LateSealingBuilder(QuicPacketBuilder):
 
     def _seal(self, unsealed: UnsealedPacket) -> bytes:
         number = unsealed.packet.packet_number
-        encoded_number = (number & ((1 << 8 * unsealed.number_length) - 1)).to_bytes(unsealed.number_length, "big")
+        encoded_number = encode_number(number, unsealed.number_length)
         kind = unsealed.packet.packet_type
         if kind is QuicPacketType.ONE_RTT:
-            first = PACKET_FIXED_BIT | unsealed.crypto.key_phase << 2 | unsealed.number_length - 1
-            header = bytes([first]) + self._peer_cid
+            header = build_short_header(self._peer_cid, encoded_number, key_phase=unsealed.crypto.key_phase)
         else:
-            first = encode_long_header_first_byte(self._version, kind, unsealed.number_length - 1)
             length = unsealed.number_length + len(unsealed.payload) + TAG_LENGTH
-            header = b"".join(
-                (
-                    bytes([first]),
-                    self._version.to_bytes(4, "big"),
-                    bytes([len(self._peer_cid)]),
-                    self._peer_cid,
-                    bytes([len(self._host_cid)]),
-                    self._host_cid,
-                    encode_uint_var(len(self._peer_token)) + self._peer_token if unsealed.is_initial else b"",
-                    (length | 0x4000).to_bytes(2, "big"),
-                )
+            header = build_long_header(
+                PacketType[kind.name], self._peer_cid, self._host_cid, encoded_number, length, self._peer_token
             )
-        return unsealed.crypto.encrypt_packet(header + encoded_number, unsealed.payload, number)
+        return unsealed.crypto.encrypt_packet(header, unsealed.payload, number)
 
 
 class SitePacketBuilder(LateSealingBuilder):

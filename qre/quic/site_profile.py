@@ -8,20 +8,19 @@ from __future__ import annotations
 from typing import Final
 
 from aioquic import tls
-from aioquic.buffer import Buffer
 
 from qre.quic.client_connection import ClientConnection
 from qre.quic.hello import X25519, X25519MLKEM768
 from qre.session import DestProfile
+from qre.wire.packet import is_long
+from qre.wire.varint import read_varint_untrusted, read_vector_untrusted
 
 _GROUPS: Final = {X25519: "X25519", X25519MLKEM768: "X25519MLKEM768"}
 _QUIC_TRANSPORT_PARAMETERS: Final = 57
 _MAX_LENGTHS: Final = 32
 _MAX_LENGTH: Final = 0xFFFF
-_LONG_HEADER: Final = 0x80
 _MAX_TICKETS: Final = 8
 _MAX_PARAMETERS: Final = 64
-_MAX_U62: Final = (1 << 62) - 1
 
 
 class SiteObserver:
@@ -44,7 +43,7 @@ class SiteObserver:
         if connection.handshake_confirmed or len(self._lengths) == _MAX_LENGTHS:
             return
         progress, self._progress = self._progress, connection.flight_progress
-        if not datagram[:1] or not datagram[0] & _LONG_HEADER or self._progress > progress:
+        if not is_long(datagram) or self._progress > progress:
             self._lengths.append(min(len(datagram), _MAX_LENGTH))
 
     def profile(
@@ -97,8 +96,9 @@ def _parameter_order(context: tls.Context) -> tuple[int, ...]:
     order: list[int] = []
     for kind, value in context.received_extensions or ():
         if kind == _QUIC_TRANSPORT_PARAMETERS:
-            buf = Buffer(data=value)
-            while not buf.eof() and len(order) < _MAX_PARAMETERS:
-                order.append(buf.pull_uint_var())
-                buf.pull_bytes(buf.pull_uint_var())
-    return tuple(identifier for identifier in order if identifier <= _MAX_U62)
+            at = 0
+            while at < len(value) and len(order) < _MAX_PARAMETERS:
+                identifier, at = read_varint_untrusted(value, at)
+                order.append(identifier)
+                _, at = read_vector_untrusted(value, at)
+    return tuple(order)

@@ -18,6 +18,7 @@ from qre.wire.varint import encode_varint, read_varint_untrusted
 
 VERSION_1: Final = 1
 MAX_CID: Final = 20
+_VERSION_1: Final = VERSION_1.to_bytes(4, "big")
 LONG: Final = 0x80
 FIXED: Final = 0x40
 KEY_PHASE: Final = 0x04
@@ -80,6 +81,35 @@ def parse_header_untrusted(datagram: bytes, start: int = 0, *, short_cid_length:
     return Header(kind, destination_cid, source_cid, token, start, at, at + length)
 
 
+def is_long(datagram: bytes) -> bool:
+    """Whether its first packet has a long header, of any version; nothing has none."""
+    return bool(datagram) and datagram[0] & LONG != 0
+
+
+def is_short(datagram: bytes) -> bool:
+    """Whether its first packet has a short header; nothing has none."""
+    return bool(datagram) and datagram[0] & LONG == 0
+
+
+def is_initial(datagram: bytes) -> bool:
+    """Whether it begins as an Initial of version 1 does: no more is looked at."""
+    return datagram[:1] != b"" and datagram[0] & 0xF0 == LONG | FIXED and datagram[1:5] == _VERSION_1
+
+
+def long_header_destination_cid(datagram: bytes) -> bytes:
+    """The DCID field of a long header, as long as it is there (RFC 8999 §5.1)."""
+    return datagram[6 : 6 + datagram[5]] if len(datagram) > 5 else b""
+
+
+def retry_source_cid(datagram: bytes) -> bytes | None:
+    """The source CID of a Retry of version 1 (RFC 9000 §17.2.5); None: it is none."""
+    try:
+        header = parse_header_untrusted(datagram, short_cid_length=0)
+    except UntrustedInputError:
+        return None
+    return header.source_cid if header.type is PacketType.RETRY else None
+
+
 def packets_untrusted(datagram: bytes, *, short_cid_length: int) -> Iterator[Header]:
     """Every packet of a datagram (RFC 9000 §12.2); what follows the last one that parses is left out."""
     start = 0
@@ -117,7 +147,7 @@ def build_long_header(
 ) -> bytes:
     """A long header of v1 up to and with the packet number; ``length`` counts number, payload and tag."""
     first = LONG | FIXED | kind.value << 4 | len(number) - 1
-    parts = [bytes([first]), VERSION_1.to_bytes(4, "big")]
+    parts = [bytes([first]), _VERSION_1]
     for cid in (destination_cid, source_cid):
         parts.append(bytes([len(cid)]) + cid)
     if kind is PacketType.INITIAL:

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from qre.quic.inspector import STRANGER, UNDECIDED, Authenticated, Verdict
 from qre.reality.authenticator import SharedSecrets
+from qre.wire.packet import retry_source_cid
 from qre.workers.handshake import flows
-from qre.workers.handshake.flows import Address, Flow, FlowTable, Handshake, Limits, may_begin_hello, retry_source_cid
+from qre.workers.handshake.flows import Address, Flow, FlowTable, Handshake, Limits, may_begin_hello
 
 VISITOR = ("198.51.100.7", 40_000)
 HELLO = b"\xc3\x00\x00\x00\x01\x08" + bytes(8) + b"\x00"

@@ -6,11 +6,11 @@ from collections import Counter
 from ipaddress import ip_interface
 
 import pytest
-from aioquic.quic.packet import QuicPacketType
 
 from qre.quic.events import Closed, Failed, Granted, HandOverReady, Proven
 from qre.quic.keys import HandedOver
 from qre.session import PACKET_NUMBER_BASE, DestProfile
+from qre.wire.packet import PacketType
 from tests.support.packets import open_one_rtt, packets
 from tests.support.pair import SHORT_ID, Pair, Path
 
@@ -50,7 +50,7 @@ def assert_no_number_twice(pair: Pair) -> None:
             if by_client:
                 cid_length = len(pair.server.handshake_cid) if pair.server is not None else 0
             for packet in packets(datagram, cid_length):
-                if packet.kind is QuicPacketType.ONE_RTT:
+                if packet.kind is PacketType.ONE_RTT:
                     number = open_one_rtt(packet, secret).number
                     assert number < PACKET_NUMBER_BASE
                     assert seen.setdefault(number, packet.data) == packet.data, f"number {number} twice"
@@ -135,5 +135,5 @@ def test_after_the_browsers_flight_come_the_browsers_sizes() -> None:
     assert lengths[:3] == [1250, 1250, 1250]
     assert 120 < lengths[3] < 200
     kinds = [[packet.kind for packet in packets(datagram, 20)] for by_client, datagram in pair.sent if by_client]
-    assert kinds[2] == [QuicPacketType.INITIAL, QuicPacketType.HANDSHAKE]
-    assert kinds[3] == [QuicPacketType.HANDSHAKE, QuicPacketType.ONE_RTT]
+    assert kinds[2] == [PacketType.INITIAL, PacketType.HANDSHAKE]
+    assert kinds[3] == [PacketType.HANDSHAKE, PacketType.ONE_RTT]

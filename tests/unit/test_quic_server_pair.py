@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import pytest
-from aioquic.buffer import Buffer
-from aioquic.quic.crypto import CryptoPair
-from aioquic.quic.packet import QuicPacketType, encode_quic_retry, pull_quic_header
+from aioquic.quic.packet import encode_quic_retry
 
 from qre.quic.inspector import UNDECIDED, Authenticated
 from qre.quic.server import ServerHandshake
 from qre.session import DestProfile
+from qre.wire.packet import PacketType
+from tests.support.packets import open_initial, packets
 from tests.support.pair import CLIENT, SERVER, UNIX_TIME, Pair, Path
 
 CADDY = DestProfile(
@@ -43,19 +43,13 @@ def by_server(pair: Pair) -> list[bytes]:
 def initials_of(pair: Pair) -> list[bytes]:
     """The payloads of the server's Initials, which everybody can open."""
     first = next(datagram for by_client, datagram in pair.sent if by_client)
-    keys = CryptoPair()
-    keys.setup_initial(cid=pull_quic_header(Buffer(data=first)).destination_cid, is_client=True, version=1)
-    payloads = []
-    for datagram in by_server(pair):
-        buf = Buffer(data=datagram)
-        while not buf.eof() and datagram[buf.tell()] & 0x80:
-            start = buf.tell()
-            header = pull_quic_header(buf)
-            if header.packet_type is QuicPacketType.INITIAL:
-                packet = datagram[start : start + header.packet_length]
-                payloads.append(keys.decrypt_packet(packet, buf.tell() - start, len(payloads))[1])
-            buf.seek(start + header.packet_length)
-    return payloads
+    cid = next(packets(first, 0)).destination_cid
+    return [
+        open_initial(packet, cid, by_client=False).payload
+        for datagram in by_server(pair)
+        for packet in packets(datagram, 0)
+        if packet.kind is PacketType.INITIAL
+    ]
 
 
 def test_in_front_of_caddy_the_flight_is_caddys_to_the_byte() -> None:
@@ -104,7 +98,7 @@ def test_a_client_that_dest_has_sent_a_retry_is_answered_with_both_connection_id
     pair = Pair()
     pair.client.connect(SERVER, pair.now)
     first = pair.client.datagrams_to_send(pair.now)
-    original = pull_quic_header(Buffer(data=first[0])).destination_cid
+    original = next(packets(first[0], 0)).destination_cid
     assert pair._inspector.datagram_received(first[0], UNIX_TIME * 1000) is UNDECIDED
     retry = encode_quic_retry(
         version=1,

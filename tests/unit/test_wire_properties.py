@@ -8,11 +8,16 @@ from hypothesis import strategies as st
 
 from qre.errors import UntrustedInputError
 from qre.wire import overhead
+from qre.wire.datagram import DATAGRAM_HEAD
 from qre.wire.number import MAX_PACKET_NUMBER, decode_number, encode_number, encoded_length
 from qre.wire.packet import (
     PacketType,
     build_long_header,
     build_short_header,
+    is_initial,
+    is_long,
+    is_short,
+    long_header_destination_cid,
     packets_untrusted,
     parse_header_untrusted,
 )
@@ -91,7 +96,28 @@ def test_any_bytes_are_a_varint_or_refused(data: bytes, at: int) -> None:
 
 def test_the_overhead_is_what_the_documentation_says() -> None:
     assert overhead.quic_overhead() == 44
+    assert len(DATAGRAM_HEAD) == overhead.DATAGRAM_HEAD
+    assert overhead.quic_overhead(7) == overhead.packet_overhead(7) + len(DATAGRAM_HEAD)
+    assert overhead.largest_inner_of_payload(overhead.MAX_UDP_PAYLOAD) == overhead.largest_inner(
+        overhead.ETHERNET_MTU
+    )
     assert overhead.largest_inner(1500) == 1428
     assert overhead.largest_inner(1500, ip_header=overhead.IPV6_HEADER) == 1408
     assert overhead.outer_length(1380) == 1452
     assert overhead.largest_inner_of_payload(1250) == 1206
+
+
+@given(
+    cids, cids, st.sampled_from([kind for kind in PacketType if kind.value < 3]), st.binary(min_size=20, max_size=30)
+)
+def test_a_glance_at_a_header_agrees_with_the_parser(dcid: bytes, scid: bytes, kind: PacketType, body: bytes) -> None:
+    long = build_long_header(kind, dcid, scid, b"\0", 1 + len(body)) + body
+    assert (is_long(long), is_short(long), is_initial(long)) == (True, False, kind is PacketType.INITIAL)
+    assert long_header_destination_cid(long) == dcid
+    short = build_short_header(dcid, b"\0") + body
+    assert (is_long(short), is_short(short), is_initial(short)) == (False, True, False)
+
+
+def test_an_empty_datagram_has_no_header() -> None:
+    assert not is_long(b"") and not is_short(b"") and not is_initial(b"")
+    assert long_header_destination_cid(b"") == b""

@@ -38,6 +38,7 @@ from typing import Final, Protocol
 
 from qre.quic.inspector import STRANGER, UNDECIDED, Authenticated, Verdict
 from qre.wire.initial import MAX_DATAGRAM, MIN_DATAGRAM
+from qre.wire.packet import is_initial, is_short, long_header_destination_cid, retry_source_cid
 from qre.workers.handshake.admission import Admission
 
 Address = tuple[str, int]
@@ -54,8 +55,6 @@ SILENCE: Final = 30.0
 HELLO_RATE: Final = 4000.0
 OTHER_RATE: Final = 1000.0
 PREFIX_RATE: Final = 64.0
-_INITIAL_V1: Final = bytes((0, 0, 0, 1))
-_RETRY: Final = 0xF0
 
 
 class Inspector(Protocol):
@@ -158,17 +157,7 @@ class Limits:
 
 def may_begin_hello(data: bytes) -> bool:
     """Whether this could be the first datagram of a ClientHello: an Initial of version 1, of a length that counts."""
-    return MIN_DATAGRAM <= len(data) <= MAX_DATAGRAM and data[0] & 0xF0 == 0xC0 and data[1:5] == _INITIAL_V1
-
-
-def retry_source_cid(data: bytes) -> bytes | None:
-    """The source CID of a Retry of version 1 (RFC 9000 §17.2.5)."""
-    if len(data) < 23 or data[0] & 0xF0 != _RETRY or data[1:5] != _INITIAL_V1:
-        return None
-    at = 6 + data[5]
-    length = data[at] if at < len(data) else 0xFF
-    cid = data[at + 1 : at + 1 + length]
-    return cid if len(cid) == length <= 20 else None
+    return MIN_DATAGRAM <= len(data) <= MAX_DATAGRAM and is_initial(data)
 
 
 class FlowTable:
@@ -196,7 +185,7 @@ class FlowTable:
         ours = self._ours.get(source)
         if ours is not None and self._ours_received(ours, source, data, now, unix_ms):
             return
-        if data and not data[0] & 0x80:
+        if is_short(data):
             cid = self._ports.own_cid(data)
             if cid is not None:
                 self._ports.forgotten(source, cid, len(data))
@@ -347,8 +336,8 @@ class FlowTable:
 
     def _ours_received(self, ours: Ours, source: Address, data: bytes, now: float, unix_ms: int) -> bool:
         """Whether the datagram was dealt with."""
-        if data and data[0] & 0xF0 == 0xC0 and data[1:5] == _INITIAL_V1 and len(data) > 6:
-            destination = data[6 : 6 + data[5]]
+        if is_initial(data) and len(data) > 6:
+            destination = long_header_destination_cid(data)
             if ours.handshake is None:
                 if not may_begin_hello(data):
                     return True

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from qre.reality.cid import cid_key, is_ours, reset_token, routed_cid
+from qre.wire.packet import is_long
 from qre.workers.handshake.stateless_reset import stateless_reset
 
 
@@ -27,7 +28,7 @@ class RoutedCids:
 
     def of_datagram(self, data: bytes) -> bytes | None:
         """The destination CID of a short-header packet, when this server once made it."""
-        if len(data) <= self._length or data[0] & 0x80:
+        if len(data) <= self._length or is_long(data):
             return None
         cid = data[1 : 1 + self._length]
         return cid if is_ours(self._key, cid) else None

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from qre.reality.cid import reset_token
+from qre.wire.packet import FIXED
 
 #: RFC 9000 §10.3: at least 5 bytes that look random, and the token.
 SHORTEST = 21
@@ -26,4 +27,4 @@ def stateless_reset(key: bytes, cid: bytes, length: int, random: Callable[[int],
     if size < SHORTEST:
         return None
     body = random(size - 16)
-    return bytes([body[0] & 0x3F | 0x40]) + body[1:] + reset_token(key, cid)
+    return bytes([body[0] & 0x3F | FIXED]) + body[1:] + reset_token(key, cid)

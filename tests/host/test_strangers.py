@@ -50,8 +50,10 @@ def test_a_client_that_does_not_prove_itself_gets_the_site_says_so_and_keeps_try
 
 
 def first_flight(datagrams: list[Datagram]) -> list[bytes]:
-    """The client's first two Initials."""
-    return [d.payload for d in datagrams if d.destination[1] == PORT and d.payload[0] & 0xF0 == 0xC0][:2]
+    """The client's first two Initials; on the wire they are as a browser's."""
+    flight = [d for d in datagrams if d.destination[1] == PORT and d.payload[0] & 0xF0 == 0xC0][:2]
+    assert all(len(d.payload) == 1250 and d.dont_fragment and d.tos == 0 for d in flight)
+    return [d.payload for d in flight]
 
 
 def replay(tunnel: Tunnel, flight: list[bytes], address: str) -> None:

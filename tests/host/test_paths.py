@@ -1,0 +1,66 @@
+"""What happens to the path below the tunnel: unplugged, moved, its far end killed, or led through the tunnel."""
+
+from __future__ import annotations
+
+from tests.support.daemons import wait_for
+from tests.support.tunnel import SERVER_INNER, Tunnel
+
+FASTER = "IdleTimeout = 4s\nReconnectMin = 500ms\nReconnectMax = 1s\n"
+
+
+def pings(tunnel: Tunnel, address: str = SERVER_INNER) -> str:
+    return tunnel.lab.client.run("ping", "-n", "-c", "5", "-i", "0.2", "-W", "2", address, check=False)
+
+
+def test_an_unplugged_peer_is_noticed_and_found_again() -> None:
+    with Tunnel(FASTER) as tunnel:
+        tunnel.up()
+        ready = tunnel.directory / "run" / "client0.ready"
+        tunnel.lab.server.ip("link", "set", tunnel.lab.server_device, "down")
+        wait_for("the loss is noticed", lambda: not ready.exists(), 40)
+        tunnel.lab.server.ip("link", "set", tunnel.lab.server_device, "up")
+        wait_for("a session again", ready.exists, 40)
+        assert "5 received" in pings(tunnel)
+
+
+def test_a_server_that_was_killed_resets_what_it_forgot_and_the_client_is_back_at_once() -> None:
+    with Tunnel("ReconnectMin = 500ms\n") as tunnel:  # the idle timeout is 30 s: it is not what helps here
+        tunnel.up()
+        assert tunnel.server.process is not None
+        tunnel.server.process.kill()
+        tunnel.server.process.wait()
+        wait_for("its processes are gone", lambda: not tunnel.lab.server.run("ss", "-Hlun", "sport", "=", "443"), 10)
+        tunnel.server.start().wait_ready()
+        pings(tunnel)
+        ready = tunnel.directory / "run" / "client0.ready"
+        wait_for("a session again", lambda: ready.exists() and "5 received" in pings(tunnel), 15)
+        assert "stateless reset" in tunnel.client.said()
+
+
+def test_a_client_that_moves_keeps_its_session() -> None:
+    with Tunnel() as tunnel:
+        tunnel.up()
+        device = tunnel.lab.client_device
+        tunnel.lab.client.ip("addr", "add", "10.90.1.77/24", "dev", device)
+        tunnel.lab.client.ip("addr", "del", f"{tunnel.lab.CLIENT}/24", "dev", device)
+        if "10.90.1.77" not in tunnel.lab.client.ip("-o", "addr"):  # it went with the primary one
+            tunnel.lab.client.ip("addr", "add", "10.90.1.77/24", "dev", device)
+        wait_for("pings from the new address", lambda: "5 received" in pings(tunnel), 20)
+        wait_for("show knows", lambda: "10.90.1.77:" in tunnel.server.tool("show", "server0"), 10)
+        assert tunnel.client.said().count("session lost") == 0
+        assert "5 received" in tunnel.lab.server.run("ping", "-n", "-c", "5", "-i", "0.2", "10.77.0.2", check=False)
+
+
+def test_a_default_route_leads_everything_through_the_tunnel_but_the_tunnel_itself() -> None:
+    with Tunnel() as tunnel:
+        tunnel.edit("client0", "AllowedIPs", "0.0.0.0/0")
+        tunnel.server.start().wait_ready()
+        tunnel.client.start().wait_ready().wait_session()
+        tunnel.lab.server.run("sysctl", "-qw", "net.ipv4.ip_forward=1")
+        tunnel.lab.site.ip("route", "add", "10.77.0.0/24", "via", tunnel.lab.SERVER_TO_SITE)
+        assert "dev client0" in tunnel.lab.client.ip("route", "get", tunnel.lab.SITE)
+        assert "5 received" in pings(tunnel, tunnel.lab.SITE), "the site is reached through the tunnel alone"
+        rules = tunnel.lab.client.ip("rule")
+        assert "suppress_prefixlength 0" in rules
+        tunnel.client.stop()
+        assert "suppress_prefixlength" not in tunnel.lab.client.ip("rule")

@@ -1,4 +1,4 @@
-"""Workers that misbehave, for tests of the supervisor: real processes in the real sandbox, with another module inside.
+"""Workers that misbehave, for tests of the supervisor: real processes in the real sandbox, another module inside.
 
 ``python -m tests.support.strange_daemon daemon PROFILE`` is ``qre-tool daemon PROFILE``, but that the roles which
 QRE_STRANGE names (``handshake=forges,dataplane=hangs``) run the behaviour of that name instead of their own module.
@@ -21,7 +21,7 @@ from qre.ipc.messages import Party
 from qre.ipc.roles import ROLES
 from qre.ipc.worker import WorkerContext, run_worker
 from qre.session import DestProfile, DeviceCounters, Message
-from qre.supervisor import crew, main, supervised
+from qre.supervisor import crew, life, main, supervised
 
 #: Seconds, instead of the supervisor's own.
 PATIENCE = {"_GREET_TIMEOUT": 5.0, "_START_TIMEOUT": 3.0, "_HEARTBEAT_INTERVAL": 0.2, "_HEARTBEAT_TIMEOUT": 1.0}
@@ -250,4 +250,6 @@ def run_strange_supervisor(sock: socket.socket, parent: int, log_level: str) -> 
     supervised.run_worker = run_strange_worker
     for name, seconds in PATIENCE.items():
         setattr(crew, name, seconds)
+    life.LONGEST_PAUSE = 0.8
+    main._STOP_TIMEOUT = 5.0
     main.run_supervisor(sock, parent, log_level)

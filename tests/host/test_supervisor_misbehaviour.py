@@ -1,0 +1,117 @@
+"""Workers that were taken over, or have a defect: what the supervisor lets them do."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from tests.support.daemons import wait_for
+from tests.support.lone_daemon import client, server
+
+pytestmark = pytest.mark.root
+
+
+def test_forged_messages_are_dropped_counted_and_logged_once() -> None:
+    with server("handshake=forges") as lone:
+        daemon = lone.daemon
+        daemon.start().wait_ready().wait_status("forged everything")
+        shown = {process["role"]: process for process in daemon.shown()["processes"]}
+        assert shown["handshake"]["dropped_messages"] == 16
+        assert [process["restarts"] for process in shown.values()] == [0] * 4
+        assert "192.0.2.1" not in lone.namespace.ip("addr")
+        assert daemon.said().count("dropped a message") == 1
+
+
+@pytest.mark.parametrize("behaviour", ["hands-up", "unpicklable"])
+def test_a_worker_that_abuses_its_descriptor_channel_is_killed(behaviour: str) -> None:
+    with client(f"handshake={behaviour}") as lone:
+        daemon = lone.daemon
+        daemon.start()
+        assert daemon.ends() == 2, "it does so each time"
+        assert "worker handshake" in daemon.said().splitlines()[-1]
+        assert "Traceback" not in daemon.said()
+        lone.nothing_left()
+
+
+def test_a_worker_that_talks_without_end_floods_neither_systemd_nor_the_parent() -> None:
+    with client("handshake=chatters") as lone:
+        daemon = lone.daemon
+        daemon.start().wait_ready().wait_status("last words")
+        assert daemon.status() == "last words MAINPID=1 [2J", "no other assignment, nothing for a terminal"
+        assert daemon.notify is not None
+        told = [line for line in daemon.notify.poll() if line.startswith("STATUS=chatter")]
+        assert len(told) < 500
+        assert daemon.shown()["processes"][-1]["restarts"] == 0
+
+
+def test_too_many_deaths_end_the_daemon_with_a_failure_and_everything_taken_back() -> None:
+    with client("handshake=dies") as lone:
+        daemon = lone.daemon
+        daemon.start()
+        started = time.monotonic()
+        assert daemon.ends(60) == 2
+        assert time.monotonic() - started > 3, "after pauses"
+        assert daemon.said().splitlines()[-1] == "qre-tool: daemon client0 : worker handshake died too often"
+        lone.nothing_left()
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "words"),
+    [
+        ("dies-starting", "worker handshake ended while the daemon started"),
+        ("refuses", "this machine has no left shoe; buy a pair"),
+        ("fails", "internal error (ValueError)"),
+        ("hangs-starting", "handshake gave no answer to Start"),
+    ],
+)
+def test_a_daemon_whose_worker_cannot_start_ends_at_once_with_the_reason(behaviour: str, words: str) -> None:
+    with client(f"handshake={behaviour}") as lone:
+        daemon = lone.daemon
+        daemon.start()
+        assert daemon.ends() == 2
+        assert words in daemon.said().splitlines()[-1]
+        assert "0123456789" not in daemon.said(), "what an exception holds is not told"
+        assert daemon.notify is not None
+        assert "READY=1" not in daemon.notify.poll()
+        lone.nothing_left()
+
+
+def test_a_hung_worker_is_found_killed_and_replaced_and_the_watchdog_is_not_fed_meanwhile() -> None:
+    with client("dataplane=hangs") as lone:
+        daemon = lone.daemon
+        daemon.start().wait_ready()
+        first = daemon.workers()["dataplane"]
+        wait_for("another dataplane worker", lambda: daemon.workers().get("dataplane", first) != first, 15)
+        assert "worker dataplane hangs; it is killed" in daemon.said()
+        assert daemon.notify is not None
+        for _ in range(3):  # it hangs 0.3 s after each start: nobody is alive for long
+            daemon.notify.poll()
+            daemon.notify.received.clear()
+            time.sleep(0.5)
+        assert daemon.notify.poll().count("WATCHDOG=1") <= 2
+
+
+def test_a_worker_that_does_not_stop_is_killed_and_the_end_is_in_order_all_the_same() -> None:
+    with client("handshake=hangs-stopping,dataplane=hangs-stopping,netlink=hangs-stopping") as lone:
+        daemon = lone.daemon
+        daemon.start().wait_ready()
+        started = time.monotonic()
+        assert daemon.stop() == 0
+        assert time.monotonic() - started < 14
+        lone.nothing_left()
+
+
+def test_a_client_gets_a_bounded_number_of_sockets() -> None:
+    with client("handshake=asks") as lone:
+        daemon = lone.daemon
+        daemon.start().wait_ready()
+        assert "too many are in use" in daemon.wait_status("8 sockets")
+
+
+def test_a_restarted_client_is_handed_its_sockets_again() -> None:
+    with client("handshake=holds") as lone:
+        daemon = lone.daemon
+        daemon.start().wait_ready().wait_status("socket 1 is here")
+        daemon.kill_worker("handshake")
+        daemon.wait_status("socket [1] is here again")

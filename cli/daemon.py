@@ -32,6 +32,7 @@ _MAX_U64 = (1 << 64) - 1
 
 def daemon(arguments: list[str], options: Options) -> int:
     """Run a profile until it is told to end."""
+    _open_standard_streams()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _nothing_to_undo)
     from qre.cli.capabilities import require_capabilities
@@ -66,6 +67,13 @@ def daemon(arguments: list[str], options: Options) -> int:
     return run_daemon(
         profile, config, DaemonOptions(overrides, run_for_ms), lambda: load_profile(name, config, environment)
     )
+
+
+def _open_standard_streams() -> None:
+    """Those that are closed become /dev/null: what is opened next must not get their numbers."""
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(fd, True)
+    os.close(fd)
 
 
 def _nothing_to_undo(number: int, frame: object) -> NoReturn:

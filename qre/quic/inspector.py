@@ -112,6 +112,7 @@ class HelloInspector:
         self._original_cid: bytes | None = None
         self._retry_cid: bytes | None = None
         self._cid: bytes | None = None
+        self._shown_cid: bytes | None = None
         self._keys: ClientInitialKeys | None = None
 
     @property
@@ -131,7 +132,13 @@ class HelloInspector:
         if self._verdict is UNDECIDED and self._original_cid is not None and self._retry_cid is None:
             self._retry_cid = self._cid = source_cid
             self._keys = ClientInitialKeys(source_cid)
+            self._shown_cid = None
             self._datagrams = 0
+
+    def cid_shown(self, source_cid: bytes) -> None:
+        """Dest acknowledged a part of the hello: the rest may come to this CID, under the same keys (§7.2)."""
+        if self._verdict is UNDECIDED:
+            self._shown_cid = source_cid
 
     def _inspect_untrusted(self, data: bytes, unix_time_ms: int) -> Verdict:
         self._datagrams += 1
@@ -169,7 +176,7 @@ class HelloInspector:
                 raise UntrustedInputError("Initial", "its destination CID is too short")
             self._original_cid = self._cid = destination_cid
             self._keys = ClientInitialKeys(destination_cid)
-        elif destination_cid != self._cid:
+        elif destination_cid not in (self._cid, self._shown_cid):
             raise UntrustedInputError("Initial", "another destination CID")
         return self._keys
 

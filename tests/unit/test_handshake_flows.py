@@ -9,8 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qre.quic.inspector import STRANGER, UNDECIDED, Authenticated, Verdict
+from qre.quic.server import ShownByDest
 from qre.reality.authenticator import SharedSecrets
-from qre.wire.packet import retry_source_cid
+from qre.wire.packet import PacketType, build_long_header, retry_source_cid
+from qre.wire.protection import Protection, initial_secrets
 from qre.workers.handshake import flows
 from qre.workers.handshake.flows import Address, Flow, FlowTable, Handshake, Limits, may_begin_hello
 
@@ -46,6 +48,9 @@ class FakeInspector:
 
     def retry_relayed(self, source_cid: bytes) -> None:
         self.retries.append(source_cid)
+
+    def cid_shown(self, source_cid: bytes) -> None:
+        self.retries.append(b"shown " + source_cid)
 
 
 class FakeHandshake:
@@ -95,6 +100,7 @@ class World:
     live: bool = False
     open: int = 0
     inspected: int = 0
+    shown: ShownByDest | None = None
     relays: dict[Address, list[FakeRelay]] = field(default_factory=dict)
     flows: dict[Address, Flow] = field(default_factory=dict)
     handshakes: list[FakeHandshake] = field(default_factory=list)
@@ -108,9 +114,12 @@ class World:
     def inspector(self) -> FakeInspector:
         return FakeInspector(self)
 
-    def accept(self, found: Authenticated, datagrams: list[bytes], source: Address, now: float) -> Handshake | None:
+    def accept(
+        self, found: Authenticated, datagrams: list[bytes], source: Address, now: float, shown: ShownByDest | None
+    ) -> Handshake | None:
         if self.replayed:
             return None
+        self.shown = shown
         self.handshakes.append(FakeHandshake(self, datagrams, source))
         return self.handshakes[-1]
 
@@ -230,6 +239,53 @@ def test_an_undecided_flow_may_become_ours_until_dest_has_answered() -> None:
     assert not world.handshakes
     assert world.to_dest() == [hello(b"half 1"), hello(b"client")]
     assert world.replies == [(VISITOR, b"an answer", 0)]
+
+
+def acknowledgement(first_cid: bytes, source: bytes, number: int, payload: bytes = b"\x02\x01\x00\x00\x00") -> bytes:
+    """An Initial of a site, with an ACK frame unless something else is wanted."""
+    header = build_long_header(
+        PacketType.INITIAL, b"", source, number=number.to_bytes(1, "big"), length=len(payload) + 17
+    )
+    return Protection(initial_secrets(first_cid)[1]).protect(header, number, payload)
+
+
+def test_what_dest_only_acknowledged_may_be_taken_over() -> None:
+    world = World()
+    world.come(hello(b"half 1"))
+    world.wait(0.5)
+    for number in (0, 1):
+        world.answer(acknowledgement(bytes(8), b"dest", number))
+    assert len(world.replies) == 2, "the visitor sees them"
+    assert world.inspectors[0].retries == [b"shown dest", b"shown dest"]
+    world.come(hello(b"client"))
+    assert world.shown == ShownByDest(b"dest", 1)
+    assert world.relays[VISITOR][0].closed
+
+
+@pytest.mark.parametrize(
+    "replies",
+    [
+        [acknowledgement(bytes(8), b"dest", 0, b"\x06\x00\x05hello")],
+        [acknowledgement(bytes(8), b"dest", 0, b"\x1c\x00\x00\x00\x00")],
+        [acknowledgement(bytes(8), b"", 0)],
+        [acknowledgement(bytes(8), b"dest", 0), acknowledgement(bytes(8), b"tsed", 1)],
+        [acknowledgement(bytes(8), b"dest", 0) + acknowledgement(bytes(8), b"dest", 1, b"\x06\x00\x05hello")],
+        [acknowledgement(bytes(8), b"dest", 0), retry(b"abcd")],
+        [acknowledgement(b"another!", b"dest", 0)],
+        [b"\x80\x00\x00\x00\x00\x00\x00versions"],
+        [b"\x41" + bytes(40)],
+        [b""],
+    ],
+)
+def test_more_than_an_acknowledgement_cannot_be_taken_back(replies: list[bytes]) -> None:
+    world = World()
+    world.come(hello(b"half 1"))
+    world.wait(0.5)
+    for data in replies:
+        world.answer(data)
+    world.come(hello(b"client"))
+    assert not world.handshakes
+    assert [data for _, data, _ in world.replies] == replies
 
 
 def test_a_retry_of_dest_starts_the_inspection_again() -> None:

@@ -17,7 +17,7 @@ from qre.errors import MachineError, QreError
 from qre.quic.connect_ip import AddressesRequested
 from qre.quic.events import Closed, Failed
 from qre.quic.inspector import Authenticated
-from qre.quic.server import InstallNow, ServerHandshake
+from qre.quic.server import InstallNow, ServerHandshake, ShownByDest
 from qre.reality.replay import ReplayFilter
 from qre.session import DestProfile, Underlay
 from qre.workers.handshake.flows import Address
@@ -88,7 +88,14 @@ class Acceptance:
     _all: set[Accepted] = field(default_factory=set)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
-    def accept(self, found: Authenticated, datagrams: list[bytes], source: Address, now: float) -> Accepted | None:
+    def accept(
+        self,
+        found: Authenticated,
+        datagrams: list[bytes],
+        source: Address,
+        now: float,
+        shown: ShownByDest | None,
+    ) -> Accepted | None:
         """A handshake that is about to begin; None when this hello was accepted before, or cannot be remembered."""
         if not self._remember(found):
             return None
@@ -100,6 +107,7 @@ class Acceptance:
             routed_cid_len=self.routed_cid_len,
             peer=source,
             now=now,
+            shown=shown,
         )
         made = Accepted(self, inner, source, found, datagrams)
         self._all.add(made)

@@ -15,8 +15,10 @@ One state for every source address and port (RFC 9000 §5.2, and the rules of «
     PENDING   the delay is over                  WATCHED   the buffer goes to Dest, and is kept
     WATCHED   a datagram, still undecided        WATCHED   it goes to Dest at once, and is kept
     WATCHED   a Retry of Dest                    WATCHED   passed back; what was kept is forgotten
+    WATCHED   Dest acknowledges, and no more     WATCHED   passed back: its CID and packet numbers are noted
     WATCHED   another reply of Dest              RELAY     passed back: the visitor has seen Dest's own words
-    WATCHED   the rest of a hello of ours        OURS      the connection to Dest is dropped
+    WATCHED   the rest of a hello of ours        OURS      the connection to Dest is dropped; the handshake takes over
+                                                           what Dest has shown
     RELAY     anything, either way               RELAY     passed on, byte for byte, with its ECN mark
     OURS      anything                           OURS      goes to the handshake, until it is over
     OURS      an Initial of another connection   OURS      a client that began again: it replaces the handshake
@@ -36,17 +38,20 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from qre.errors import UntrustedInputError
 from qre.quic.inspector import STRANGER, UNDECIDED, Authenticated, Verdict
+from qre.quic.server import ShownByDest
 from qre.wire.initial import MAX_DATAGRAM, MIN_DATAGRAM
 from qre.wire.packet import is_initial, is_short, long_header_destination_cid, retry_source_cid
 from qre.workers.handshake.admission import Admission
+from qre.workers.handshake.shown import shown_untrusted
 
 Address = tuple[str, int]
 
 #: How long an undecided flow is held back, a browser's second datagram comes 0.1 ms after the first (seconds).
 HOLD: Final = 0.001
-MAX_UNDECIDED: Final = 512
-MAX_UNDECIDED_BYTES: Final = 2 << 20
+MAX_UNDECIDED: Final = 256
+MAX_UNDECIDED_BYTES: Final = 1 << 20
 #: Handshakes at once; clients of ours, each with a hello that was never seen before.
 MAX_OURS: Final = 256
 #: How long what still comes from a client's address after its handshake is swallowed (seconds).
@@ -63,6 +68,8 @@ class Inspector(Protocol):
     def datagram_received(self, data: bytes, unix_time_ms: int) -> Verdict: ...
 
     def retry_relayed(self, source_cid: bytes) -> None: ...
+
+    def cid_shown(self, source_cid: bytes) -> None: ...
 
 
 class Handshake(Protocol):
@@ -94,8 +101,15 @@ class Ports(Protocol):
 
     def inspector(self) -> Inspector: ...
 
-    def accept(self, found: Authenticated, datagrams: list[bytes], source: Address, now: float) -> Handshake | None:
-        """Begin a handshake, once this hello is remembered; None: it was seen before, or cannot be remembered."""
+    def accept(
+        self,
+        found: Authenticated,
+        datagrams: list[bytes],
+        source: Address,
+        now: float,
+        shown: ShownByDest | None,
+    ) -> Handshake | None:
+        """A handshake, once this hello is remembered; None: it was seen before, or cannot be remembered."""
         ...
 
     def open_relay(self, flow: Flow) -> Relay | None:
@@ -122,7 +136,7 @@ class State(enum.Enum):
 class Flow:
     """A visitor, or a client that has not proved itself yet."""
 
-    __slots__ = ("held", "inspector", "prefix", "relay", "seen", "since", "source", "state")
+    __slots__ = ("held", "inspector", "prefix", "relay", "seen", "shown", "since", "source", "state")
 
     def __init__(self, source: Address, prefix: str, now: float) -> None:
         self.source = source
@@ -132,6 +146,7 @@ class Flow:
         self.relay: Relay | None = None
         self.inspector: Inspector | None = None
         self.held: list[tuple[bytes, int]] | None = None  # datagrams and their ECN marks, while undecided
+        self.shown: ShownByDest | None = None
 
 
 class Ours:
@@ -211,13 +226,25 @@ class FlowTable:
         flow.seen = now
         self._flows.move_to_end(flow.source)
         if flow.state is not State.RELAY:
-            retry = retry_source_cid(data)
-            if retry is not None and flow.inspector is not None:
-                flow.inspector.retry_relayed(retry)
-                self._forget_held(flow)
-            else:
-                self._decide_stranger(flow)
+            self._dest_spoke(flow, data)
         self._ports.to_visitor(flow.source, data, ecn)
+
+    def _dest_spoke(self, flow: Flow, data: bytes) -> None:
+        """To a visitor who is undecided still."""
+        assert flow.inspector is not None and flow.held is not None
+        retry = retry_source_cid(data)
+        if retry is not None and flow.shown is None:
+            flow.inspector.retry_relayed(retry)
+            self._forget_held(flow)
+            return
+        try:
+            if not flow.held:
+                raise UntrustedInputError("Dest", "it speaks before the visitor did")
+            flow.shown = shown_untrusted(data, flow.held[0][0], flow.shown)
+        except UntrustedInputError:
+            self._decide_stranger(flow)
+        else:
+            flow.inspector.cid_shown(flow.shown.source_cid)
 
     # --- undecided flows ---
 
@@ -227,7 +254,7 @@ class FlowTable:
         self._held_bytes += len(data)
         verdict = flow.inspector.datagram_received(data, unix_ms)
         if isinstance(verdict, Authenticated):
-            handshake = self._ports.accept(verdict, [held for held, _ in flow.held], flow.source, now)
+            handshake = self._ports.accept(verdict, [held for held, _ in flow.held], flow.source, now, flow.shown)
             if handshake is not None:
                 self._remove(flow)
                 self._become_ours(flow.source, handshake, now)
@@ -253,7 +280,7 @@ class FlowTable:
         self._forget_held(flow)
         self._undecided.pop(flow.source, None)
         self._pending.pop(flow.source, None)
-        flow.inspector = flow.held = None
+        flow.inspector = flow.held = flow.shown = None
         flow.state = State.RELAY
 
     def _forget_held(self, flow: Flow) -> None:
@@ -360,7 +387,7 @@ class FlowTable:
             return
         held, ours.inspector, ours.held = ours.held, None, []
         if isinstance(verdict, Authenticated):
-            handshake = self._ports.accept(verdict, held, source, now)
+            handshake = self._ports.accept(verdict, held, source, now, None)
             if handshake is not None:
                 if ours.handshake is not None:
                     ours.handshake.abandon()

@@ -24,6 +24,7 @@ from qre.ipc.messages import DestProfileReport, HandshakeStatus, Party, ProfileS
 from qre.ipc.worker import WorkerContext
 from qre.quic.fingerprint import Fingerprint
 from qre.quic.inspector import Authenticated, HelloInspector
+from qre.quic.server import ShownByDest
 from qre.quic.trust import TrustStore
 from qre.reality.replay import FILE_LENGTH, ReplayFilter, replay_window
 from qre.session import DestProfile, Role
@@ -33,6 +34,7 @@ from qre.workers.handshake.dataplane_link import DataplaneLink
 from qre.workers.handshake.dest import DestAddress, Resolved
 from qre.workers.handshake.flows import Address, Flow, FlowTable, Limits
 from qre.workers.handshake.grants import Grants
+from qre.workers.handshake.memory import HighWater
 from qre.workers.handshake.probe import Prober, imitable, probe
 from qre.workers.handshake.relay import LONGEST, DestSocket, Relays, ecn_of, with_ecn
 from qre.workers.handshake.routed_cids import RoutedCids
@@ -79,6 +81,7 @@ class Server:
         self._told: tuple[bool, str] | None = None
         self._resets = TokenBucket(_RESETS, _RESETS)
         self._unsent = 0
+        self._high_water = HighWater()
         self._cids = RoutedCids(secrets.private_key, config.routed_cid_len, os.urandom)
         self._relays = Relays(self._reply)
         self._table = FlowTable(self, self._limits())
@@ -290,6 +293,7 @@ class Server:
         self._timer = None
         now = time.monotonic()
         self._table.handle_timer(now)
+        self._high_water.seen(self._table.pending + self._table.relayed)
         self._acceptance.handle_timer(now)
         self._arm()
 
@@ -304,8 +308,15 @@ class Server:
             max_time_diff_ms=config.max_time_diff_ms,
         )
 
-    def accept(self, found: Authenticated, datagrams: list[bytes], source: Address, now: float) -> Accepted | None:
-        return self._acceptance.accept(found, datagrams, source, now)
+    def accept(
+        self,
+        found: Authenticated,
+        datagrams: list[bytes],
+        source: Address,
+        now: float,
+        shown: ShownByDest | None,
+    ) -> Accepted | None:
+        return self._acceptance.accept(found, datagrams, source, now, shown)
 
     def open_relay(self, flow: Flow) -> DestSocket | None:
         if self._dest.current is None:

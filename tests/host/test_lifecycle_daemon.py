@@ -14,7 +14,7 @@ import pytest
 
 from tests.host.test_lifecycle_commands import CLIENT, Machine
 from tests.support.daemons import TOOL, wait_for
-from tests.support.network import everything, ip, own_network
+from tests.support.network import everything, own_network
 
 pytestmark = pytest.mark.root
 
@@ -22,7 +22,6 @@ pytestmark = pytest.mark.root
 @pytest.fixture
 def machine() -> Iterator[Machine]:
     with own_network(), tempfile.TemporaryDirectory(prefix="qre-t-") as directory:
-        ip("link", "set", "lo", "up")
         Path(directory).chmod(0o755)
         made = Machine(Path(directory))
         made.write(CLIENT + "AllowedIPs = 0.0.0.0/0\nPersistentKeepalive = 7\n")

@@ -29,7 +29,6 @@ pytestmark = pytest.mark.root
 @pytest.fixture(autouse=True)
 def network() -> Iterator[None]:
     with own_network():
-        ip("link", "set", "lo", "up")
         yield
 
 

@@ -32,7 +32,6 @@ TUNGETVNETHDRSZ = 0x800454D7
 @pytest.fixture(autouse=True)
 def network() -> Iterator[None]:
     with own_network():
-        ip("link", "set", "lo", "up")
         yield
 
 

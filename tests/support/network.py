@@ -5,10 +5,11 @@ from __future__ import annotations
 import ctypes
 import os
 import re
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from tests.support.namespaces import run
 
 _CLONE_NEWNET = 0x40000000
 _SELF = "/proc/thread-self/ns/net"
@@ -36,12 +37,14 @@ def processes_in(namespace: os.stat_result) -> list[int]:
 
 @contextmanager
 def own_network() -> Iterator[None]:
-    """Enter a fresh namespace; on the way out, prove that no process stays in it, and go home: it is gone then."""
+    """Enter a fresh namespace, loopback up; on the way out, prove that no process stays in it, and go home: it is
+    gone then."""
     home = os.open(_SELF, os.O_RDONLY | os.O_CLOEXEC)
     try:
         _libc("unshare", _CLONE_NEWNET)
         namespace = os.stat(_SELF)
         try:
+            ip("link", "set", "lo", "up")
             yield
             left = processes_in(namespace)
             if left:
@@ -54,10 +57,7 @@ def own_network() -> Iterator[None]:
 
 def ip(*arguments: str, check: bool = True) -> str:
     """What ``ip`` prints, in the namespace of this thread."""
-    done = subprocess.run(["ip", *arguments], capture_output=True, text=True, timeout=20, check=False)
-    if check and done.returncode:
-        raise RuntimeError(f"ip {' '.join(arguments)}: {done.stderr.strip()}")
-    return done.stdout
+    return run("ip", *arguments, check=check, timeout=20)
 
 
 def everything() -> str:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import datetime
 from collections.abc import Callable
 from functools import cache
+from ipaddress import ip_interface
+from random import Random
 from typing import Any
 
 from aioquic import tls
@@ -22,10 +24,12 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from qre.quic.client import ClientHandshake
 from qre.quic.events import ClientEvent, Closed
+from qre.quic.fingerprint import load_fingerprint
 from qre.quic.trust import TrustStore
 
 NAME = "site.example"
@@ -85,6 +89,25 @@ def issue(
         .sign(ec.generate_private_key(ec.SECP256R1()) if signed_by_itself else signer, hashes.SHA256())
     )
     return certificate, key
+
+
+#: Nobody holds its private half: a client that has it finds that no site proves itself.
+STRANGE_KEY = X25519PrivateKey.generate().public_key().public_bytes_raw()
+
+
+def client(public_key: bytes = STRANGE_KEY, unix_time: int = UNIX_TIME, seed: int = 1) -> ClientHandshake:
+    """The real client's handshake; without a public key, a plain visit."""
+    return ClientHandshake(
+        server_name=NAME,
+        public_key=public_key,
+        short_id=bytes(8),
+        addresses=(ip_interface("10.0.0.2/24"),),
+        fingerprint=load_fingerprint(),
+        trust=trust(),
+        unix_time=unix_time,
+        now=100.0,
+        random=Random(seed),
+    )
 
 
 class StockSite:

@@ -4,36 +4,17 @@ from __future__ import annotations
 
 import random as randomness
 from collections.abc import Callable
-from ipaddress import ip_interface
 
 import pytest
 from aioquic import tls
 from aioquic.buffer import encode_uint_var
 from aioquic.quic.packet import QuicFrameType
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from qre.quic.client import ClientHandshake
 from qre.quic.events import Closed, Failed, HandOverReady, ManInTheMiddle, NotRecognised, Proven, SiteAnswered
-from qre.quic.fingerprint import load_fingerprint
 from tests.support.pair import SERVER, Pair
-from tests.support.stock_site import ADDRESS, NAME, UNIX_TIME, StockSite, issue, meet, trust
+from tests.support.stock_site import ADDRESS, STRANGE_KEY, StockSite, client, issue, meet
 
-KEY = X25519PrivateKey.generate().public_key().public_bytes_raw()
 LEAF = issue()
-
-
-def client(seed: int, public_key: bytes = KEY) -> ClientHandshake:
-    return ClientHandshake(
-        server_name=NAME,
-        public_key=public_key,
-        short_id=bytes(8),
-        addresses=(ip_interface("10.0.0.2/24"),),
-        fingerprint=load_fingerprint(),
-        trust=trust(),
-        unix_time=UNIX_TIME,
-        now=100.0,
-        random=randomness.Random(seed),
-    )
 
 
 def mutate(chance: randomness.Random, data: bytes) -> bytes:
@@ -63,7 +44,7 @@ def test_mutated_datagrams_of_a_site_end_in_an_event_or_do_nothing(seed: int) ->
     chance = randomness.Random(seed)
     rate = chance.choice((0.05, 0.3, 1.0))
     events = meet(
-        client(seed, chance.choice((KEY, b""))),
+        client(chance.choice((STRANGE_KEY, b"")), seed=seed),
         StockSite(LEAF),
         tamper=lambda data: mutate(chance, data) if chance.random() < rate else data,
     )
@@ -81,7 +62,7 @@ def test_altered_tls_messages_end_in_an_event(seed: int) -> None:
             return data
         return mutate(chance, data)[:8000]
 
-    events = meet(client(seed, chance.choice((KEY, b""))), StockSite(LEAF, alter=alter))
+    events = meet(client(chance.choice((STRANGE_KEY, b"")), seed=seed), StockSite(LEAF, alter=alter))
     assert isinstance(events[-1], Closed)
     assert isinstance(events[0], ENDS)
 
@@ -177,7 +158,7 @@ def test_a_handshake_survives_garbage_between_its_datagrams(seed: int) -> None:
     [b"", b"\x00", b"\x40", b"\xc0", b"\xff" * 1200, b"\x40" + bytes(60), b"\xc0\x00\x00\x00\x01" + b"\x14" * 40],
 )
 def test_garbage_before_any_answer_changes_nothing(datagram: bytes) -> None:
-    handshake = client(1)
+    handshake = client()
     handshake.connect(ADDRESS, 100.0)
     handshake.datagrams_to_send(100.0)
     handshake.datagram_received(datagram, ADDRESS, 100.01)
@@ -186,7 +167,7 @@ def test_garbage_before_any_answer_changes_nothing(datagram: bytes) -> None:
 
 
 def test_version_negotiation_ends_the_handshake() -> None:
-    handshake = client(1)
+    handshake = client()
     handshake.connect(ADDRESS, 100.0)
     sent = handshake.datagrams_to_send(100.0)
     negotiation = b"\x80" + bytes(4) + b"\x00\x08" + sent[0][6:14] + b"\x6b\x33\x43\xcf"

@@ -68,8 +68,7 @@ def test_the_time_is_the_one_that_is_given_at_each_verification() -> None:
 AUDIT = """
 import sys
 from tests.support.pair import Pair
-from tests.support.stock_site import StockSite, issue, meet, trust
-from tests.unit.test_quic_client_visits import client
+from tests.support.stock_site import StockSite, client, issue, meet, trust
 from qre.quic.fingerprint import load_fingerprint
 
 load_fingerprint(), trust()

@@ -2,38 +2,17 @@
 
 from __future__ import annotations
 
-import random as randomness
-from ipaddress import ip_interface
-
 import brotli
 import pytest
 from aioquic import tls
 from aioquic.buffer import Buffer
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from qre.quic.client import NOT_RECOGNISED, ClientHandshake
+from qre.quic.client import NOT_RECOGNISED
 from qre.quic.client_tls import HELLO_RETRY_REQUEST, _decompress
 from qre.quic.events import Closed, Failed, ManInTheMiddle, NotRecognised, SiteAnswered
-from qre.quic.fingerprint import load_fingerprint
-from tests.support.stock_site import NAME, UNIX_TIME, StockSite, issue, meet, trust
-
-KEY = X25519PrivateKey.generate().public_key().public_bytes_raw()
-
-
-def client(public_key: bytes = KEY, unix_time: int = UNIX_TIME, seed: int = 1) -> ClientHandshake:
-    return ClientHandshake(
-        server_name=NAME,
-        public_key=public_key,
-        short_id=bytes(8),
-        addresses=(ip_interface("10.0.0.2/24"),),
-        fingerprint=load_fingerprint(),
-        trust=trust(),
-        unix_time=unix_time,
-        now=100.0,
-        random=randomness.Random(seed),
-    )
+from tests.support.stock_site import NAME, UNIX_TIME, StockSite, client, issue, meet
 
 
 def test_a_site_that_does_not_know_us_is_visited_and_left() -> None:

@@ -1,8 +1,9 @@
 """The data path of one TUN device: TUN to UDP and back, in batches, inside an asyncio loop's reader callbacks.
 
-Sessions know nothing of descriptors; here their packets meet them. Two rules of order: a packet that finds the UDP
+Sessions know nothing of descriptors; here their packets meet them. Three rules of order: a packet that finds the UDP
 socket full waits, and the TUN device with it (its queue is the one that may drop); events leave after the packets
-that caused them.
+that caused them; and a device that takes the place of one that died leaves what waits for it in the queues until it
+has the sessions of that one again.
 """
 
 from __future__ import annotations
@@ -41,6 +42,10 @@ _READ_SIZE = VNET_HEADER_SIZE + 65_535
 #: Packets gathered before they are sealed or opened together, and reads a callback: others must get their turn.
 _BATCH = 64
 _TURNS = 8
+#: How long the sessions of a device before this one are waited for (seconds): until the handshake worker, which may
+#: be starting again too, asks what is there, and then until it has installed what is missing.
+_LONGEST_SILENCE = 5.0
+_LONGEST_INSTALLING = 0.25
 
 Request = SessionInstall | SessionUpdate | SessionDelete | CidAdoptFor | CidReleaseFor | FrameSend | SessionList
 
@@ -64,6 +69,7 @@ class Device:
         self._report = report
         self._clock = clock
         self.drops: Counter[str] = Counter()
+        self._marks = marks
         self.registry = Registry(marks, self.drops, os.urandom)
         self._deliverer = Deliverer(self.drops)
         self._rx_packets = self._rx_bytes = self._tx_packets = self._tx_bytes = 0
@@ -72,7 +78,19 @@ class Device:
         self._blocked: dict[Underlay, list[tuple[bytes, Address]]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = float("inf")
-        self._loop.add_reader(tun, self._tun_readable)
+        self._waiting: asyncio.TimerHandle | None = None
+        if marks.awaited:
+            self._waiting = self._loop.call_later(_LONGEST_SILENCE, self._begin)
+        else:
+            self._begin()
+
+    def _begin(self) -> None:
+        """Read packets from here on."""
+        if self._waiting is not None:
+            self._waiting.cancel()
+            self._waiting = None
+        if not self._blocked:
+            self._loop.add_reader(self._tun, self._tun_readable)
         if self._server_socket is not None:
             self._loop.add_reader(self._server_socket.fileno(), self._server_readable)
 
@@ -82,8 +100,9 @@ class Device:
         for session in list(self.registry.sessions.values()):
             session.close(now, tell=True)
             self._settle(session, now)
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._waiting):
+            if timer is not None:
+                timer.cancel()
         self._loop.remove_reader(self._tun)
         for underlay in [*self._client_sockets.values(), *([self._server_socket] if self._server_socket else [])]:
             self._forget_underlay(underlay)
@@ -110,7 +129,17 @@ class Device:
         session = self.registry.sessions.get(getattr(request, "session_id", b""))
         if session is not None:
             self._settle(session, now)
+        if self._waiting is not None:
+            self._sessions_are_coming(request)
         return answer
+
+    def _sessions_are_coming(self, request: Request) -> None:
+        """The handshake worker speaks: soon everything is there that will be."""
+        if not self._marks.awaited:
+            self._begin()
+        elif isinstance(request, SessionList) and self._waiting is not None:
+            self._waiting.cancel()
+            self._waiting = self._loop.call_later(_LONGEST_INSTALLING, self._begin)
 
     def _handle(self, request: Request, fds: list[int], now: float) -> Answer:
         """As ``handle``; a descriptor that is used is taken out of ``fds``."""

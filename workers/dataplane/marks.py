@@ -181,6 +181,11 @@ class NumberMarks:
         words[1] = count + 1
         self._used.add(digest)
 
+    @property
+    def awaited(self) -> bool:
+        """Whether a session that a process before this one had has not been installed again."""
+        return len(self._slots) > len(self._live)
+
     def claim(
         self, session_id: bytes, key_epoch: int, tx_key: bytes, first_number: int, next_tx_key: bytes | None = None
     ) -> Mark:

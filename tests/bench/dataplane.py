@@ -32,7 +32,7 @@ KINDS = (
     ("splitting super-packets", ("offload.py",)),
     ("packets: numbers, headers", ("packets.py", "ackwin.py", "to_bytes")),
     ("sockets", ("underlay.py",)),
-    ("session and device", ("session.py", "device.py", "recovery.py", "payload.py", "wire/frames.py", "table.py")),
+    ("session and device", ("session.py", "device.py", "recovery.py", "payload.py", "frames.py", "table.py")),
 )
 
 

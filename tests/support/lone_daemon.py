@@ -160,10 +160,11 @@ def small_disk(directory: Path, size: str = "64k") -> Iterator[Path]:
 def fill(directory: Path) -> Path:
     """Leave no byte free."""
     path = directory / "filler"
-    with path.open("wb") as file:
-        try:
-            while True:
-                file.write(bytes(4096))
-                file.flush()
-        except OSError:
-            return path
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
+    try:
+        while os.write(fd, bytes(4096)):
+            pass
+    except OSError:
+        return path
+    finally:
+        os.close(fd)

@@ -126,6 +126,11 @@ class HangsStopping(Quiet):
         time.sleep(3600)
 
 
+class NoReload(Quiet):
+    async def reload(self) -> None:
+        raise MachineError("strange worker", "any reload, but not this one")
+
+
 class Forges(Quiet):
     """Sends what its role may not, what nobody may, and what is no message."""
 
@@ -223,7 +228,8 @@ class Holds(Quiet):
 BEHAVIOURS = {
     "quiet": Quiet, "up": Up, "dies": Dies, "dies-starting": DiesStarting, "fails": Fails, "refuses": Refuses,
     "hangs": Hangs, "hangs-starting": HangsStarting, "hangs-stopping": HangsStopping, "forges": Forges,
-    "hands-up": HandsUp, "unpicklable": Unpicklable, "chatters": Chatters, "asks": Asks, "holds": Holds,
+    "hands-up": HandsUp, "no-reload": NoReload, "unpicklable": Unpicklable,
+    "chatters": Chatters, "asks": Asks, "holds": Holds,
 }  # fmt: skip
 
 

@@ -32,7 +32,7 @@ PING_INTERVAL = 0.005
 MOST_LOST = 200
 #: Ninth death of a worker within a minute ends the daemon: so often at most is each killed at random moments.
 RANDOM_DEATHS = 5
-RANDOM_SECONDS = 15
+RANDOM_SECONDS = 14
 
 
 class Pings:
@@ -182,12 +182,13 @@ def test_killed_workers_come_back_and_nothing_else_changes(
     run: Run, sides: tuple[str, ...], names: tuple[str, ...]
 ) -> None:
     daemons = [run.daemon(side) for side in sides]
-    first, epoch = run.pings.wait(), run.epoch
+    first = run.pings.wait()
     told = [len(statuses(daemon)) for daemon in daemons]
     for daemon in daemons:
         kill(daemon, *names)
+    epoch = run.epoch
     run.connect_second()
-    wait_for("three more rekeys", lambda: run.epoch >= epoch + 4, 60)  # one may have been under way
+    wait_for("three more rekeys", lambda: run.epoch >= epoch + 3, 60)
     for daemon, before in zip(daemons, told, strict=True):
         run.assert_whole(daemon)
         for name in names:
@@ -224,7 +225,7 @@ def test_workers_killed_at_random_moments_cost_packets_and_nothing_else(run: Run
     run.pings.wait()
     before = run.epoch
     run.connect_second()
-    wait_for("three more rekeys", lambda: run.epoch >= before + 4, 60)
+    wait_for("three more rekeys", lambda: run.epoch >= before + 3, 60)
     for side in ("server", "client"):
         run.assert_whole(run.daemon(side))
     last = run.pings.wait()

@@ -1,0 +1,317 @@
+"""The handshake worker's server half on real sockets: a real site behind it, real visitors before it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from qre.ipc.messages import CidAdopt, DestProfileReport, ProfileSecrets, RoleState
+from qre.session import DestProfile, LossReason, SessionConfirmed, SessionLost
+from qre.workers.handshake import flows
+from tests.support.handshake_server import SHORT_ID, Here, InProcessServer, Visitor
+from tests.support.namespaces import Namespace
+from tests.support.network import ip, own_network
+from tests.support.site import PAGE, Caddy, visit
+
+HERE = cast(Namespace, Here())  # as far as the site needs one
+PORT = 4443
+
+
+@pytest.fixture(scope="module")
+def site() -> Iterator[Caddy]:
+    """A site on loopback, in a network of our own."""
+    with own_network(), tempfile.TemporaryDirectory(prefix="qre-t-") as directory:
+        ip("link", "set", "lo", "up")
+        made = Caddy(HERE, Path(directory), "127.0.0.1", PORT)
+        try:
+            yield made
+        finally:
+            made.stop()
+
+
+def serve(site: Caddy | None, work: Callable[[InProcessServer], Awaitable[None]], **settings: Any) -> None:
+    """Run ``work`` beside a server whose Dest is the site; prove that no descriptor is left."""
+    before = len(os.listdir("/proc/self/fd"))
+    dest = settings.pop("dest", ("127.0.0.1", PORT))
+
+    async def run() -> None:
+        async with InProcessServer(dest, site.authority if site else None, **settings) as server:
+            await work(server)
+            assert not server.context.failures
+
+    asyncio.run(run())
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+async def until(true: Callable[[], bool], timeout: float = 5.0) -> None:
+    for _ in range(int(timeout / 0.01)):
+        if true():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("waited in vain")
+
+
+def test_a_browser_gets_the_sites_page(site: Caddy) -> None:
+    async def work(server: InProcessServer) -> None:
+        page = await asyncio.to_thread(visit, HERE, "127.0.0.1", site.authority, server.port)
+        assert page == PAGE
+        assert server.server.status().strangers == 1
+
+    serve(site, work)
+
+
+def test_dest_is_looked_at_and_reported(site: Caddy) -> None:
+    async def work(server: InProcessServer) -> None:
+        (report,) = [m for m in server.context.sent if isinstance(m, DestProfileReport)]
+        assert report.profile.reachable
+        assert report.profile.scid_length == 4
+        assert report.profile.cipher == "AES_128_GCM_SHA256"
+
+    serve(site, work)
+
+
+def test_a_client_of_ours_never_reaches_the_site_and_becomes_a_session(site: Caddy) -> None:
+    async def work(server: InProcessServer) -> None:
+        visitor = await Visitor(server).run()
+        assert visitor.names[-1] == "HandOverReady"
+        handed_over = visitor.handshake.hand_over(0.0)
+        assert [str(a) for a in handed_over.addresses] == ["10.77.0.2/32"]
+        (mark,) = server.dataplane.registry.marks()
+        assert mark.session_id == handed_over.session_id
+        assert mark.connection_id == handed_over.routed_cid
+        assert not mark.confirmed
+        assert any(isinstance(m, CidAdopt) and m.connection_id == mark.connection_id for m in server.context.asked)
+        assert server.server.status().strangers == 0
+        server.dataplane.tell(SessionConfirmed(session_id=mark.session_id))
+        await until(lambda: server.server.status().up)
+        assert any(isinstance(m, RoleState) and m.up for m in server.context.sent)
+        assert server.server.status().pending_flows == 0
+        server.dataplane.tell(SessionLost(session_id=mark.session_id, reason=LossReason.CLOSED))
+        await until(lambda: not server.server.status().up)
+        assert any("closed" in line for line in server.context.lines)
+
+    serve(site, work)
+
+
+@pytest.mark.parametrize("late", [0.0005, 0.01, 0.2])
+def test_a_client_whose_second_datagram_is_late_is_recognised_all_the_same(site: Caddy, late: float) -> None:
+    async def work(server: InProcessServer) -> None:
+        visitor = await Visitor(server, hold_second=late).run()
+        assert visitor.names[-1] == "HandOverReady", visitor.names
+        shown = {data[6 + data[5] + 1 :][: data[6 + data[5]]] for data in visitor.received if data[0] & 0xF0 == 0xC0}
+        assert len(shown) == 1, "one source CID, whoever spoke first"
+
+    serve(site, work)
+
+
+def test_a_stranger_with_our_client_gets_the_site_and_says_so(site: Caddy) -> None:
+    async def work(server: InProcessServer) -> None:
+        for visitor in (
+            Visitor(server, short_id=bytes(8), authority=site.authority),
+            Visitor(server, public_key=b"\x09" + bytes(31), authority=site.authority),
+        ):
+            await visitor.run()
+            assert visitor.names == ["NotRecognised", "Closed"]
+        assert server.server.status().handshakes == 0
+
+    serve(site, work)
+
+
+def test_a_replayed_first_flight_gets_the_site_also_after_a_restart(site: Caddy) -> None:
+    async def replay(server: InProcessServer, flight: list[bytes]) -> bytes:
+        """The first answer, if one comes: the site knows the flight's CID after the first time."""
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.setblocking(False)
+            sock.bind(("127.0.0.1", 0))
+            for data in flight:
+                sock.sendto(data, server.address)
+            with suppress(TimeoutError):
+                received = await asyncio.wait_for(asyncio.get_running_loop().sock_recvfrom(sock, 65_535), 0.5)
+                return received[0]
+        return b""
+
+    async def work(server: InProcessServer) -> None:
+        visitor = await Visitor(server).run()
+        assert visitor.names[-1] == "HandOverReady"
+        assert await replay(server, visitor.sent[:2]), "the site answers"
+        assert server.server.status().strangers == 1
+        assert server.server.status().handshakes == 1
+        await server.stop()
+        await server.start()
+        await replay(server, visitor.sent[:2])
+        assert server.server.status().strangers == 1
+        assert server.server.status().handshakes == 0
+
+    serve(site, work)
+
+
+def test_an_address_that_is_not_ours_to_give_is_refused(site: Caddy) -> None:
+    async def work(server: InProcessServer) -> None:
+        visitor = await Visitor(server, address="10.99.0.2/24").run()
+        assert "HandOverReady" not in visitor.names
+        assert not server.dataplane.registry.marks()
+        assert any("may not have" in line for line in server.context.lines)
+
+    serve(site, work)
+
+
+def test_a_restarted_worker_finds_its_sessions_and_a_removed_short_id_ends_them(site: Caddy) -> None:
+    async def work(server: InProcessServer) -> None:
+        visitor = await Visitor(server).run()
+        session_id = visitor.handshake.hand_over(0.0).session_id
+        server.dataplane.tell(SessionConfirmed(session_id=session_id))
+        await until(lambda: server.server.status().up)
+        await server.stop()
+        await server.start()
+        await until(lambda: bool(server.dataplane.registry.marks()))
+        (mark,) = server.dataplane.registry.marks()
+        assert mark.session_id == session_id, "a new data plane was given it again"
+        await server.server.reload(
+            ProfileSecrets(private_key=server.key.private_bytes_raw(), short_ids=(b"another!",))
+        )
+        await until(lambda: not server.dataplane.registry.marks())
+        assert SHORT_ID not in server.store._map[:]
+
+    serve(site, work)
+
+
+def test_a_client_waits_while_the_loader_is_restarted(site: Caddy) -> None:
+    async def work(server: InProcessServer) -> None:
+        server.context.loader_away = True
+        task = asyncio.create_task(Visitor(server).run())
+        await until(lambda: bool(server.dataplane.registry.marks()))
+        await asyncio.sleep(0.3)
+        assert not task.done()
+        server.context.loader_away = False
+        assert (await task).names[-1] == "HandOverReady"
+
+    serve(site, work)
+
+
+def test_a_forgotten_id_of_ours_is_disowned_and_a_strangers_is_dests_matter(site: Caddy) -> None:
+    async def work(server: InProcessServer) -> None:
+        cid = server.server._cids.make()
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.setblocking(False)
+            sock.bind(("127.0.0.1", 0))
+            sock.sendto(b"\x41" + cid + os.urandom(60), server.address)
+            answer, _ = await asyncio.wait_for(asyncio.get_running_loop().sock_recvfrom(sock, 65_535), 5)
+            assert answer.endswith(server.server._cids.reset_token(cid))
+            assert len(answer) < 81
+            assert server.server.status().relay_flows == 0
+            sock.sendto(b"\x41" + os.urandom(80), server.address)
+            await until(lambda: server.server.status().relay_flows == 1)
+
+    serve(site, work)
+
+
+# --- the relay alone, against a Dest that echoes ---
+
+
+class Echo(asyncio.DatagramProtocol):
+    """A fake Dest: says everything twice, with ECN marks of its own."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[bytes, int]] = []
+        self.sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.sock.setsockopt(socket.IPPROTO_IP, socket.IP_RECVTOS, 1)
+        self.sock.setblocking(False)
+        self.sock.bind(("127.0.0.1", 0))
+
+    @property
+    def address(self) -> tuple[str, int]:
+        return cast(tuple[str, int], self.sock.getsockname())
+
+    def readable(self) -> None:
+        with suppress(BlockingIOError):
+            while True:
+                data, ancillary, _, source = self.sock.recvmsg(65_535, 64)
+                ecn = ancillary[0][2][0] & 3 if ancillary else 0
+                self.seen.append((data, ecn))
+                for mark in (3, 0):
+                    tos = [(socket.IPPROTO_IP, socket.IP_TOS, mark.to_bytes(4, "little"))]
+                    self.sock.sendmsg([data], tos, 0, source)
+
+
+def test_datagrams_pass_byte_for_byte_with_their_marks_whatever_they_are(site: Caddy) -> None:
+    del site  # the network
+    echo = Echo()
+
+    async def work(server: InProcessServer) -> None:
+        asyncio.get_running_loop().add_reader(echo.sock.fileno(), echo.readable)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.setsockopt(socket.IPPROTO_IP, socket.IP_RECVTOS, 1)
+            sock.setblocking(False)
+            sock.bind(("127.0.0.1", 0))
+            sent = [os.urandom(n) for n in (1, 20, 1199, 1250, 1472, 9000, 60_000)] + [b"", b"\x80\x00\x00\x00\x00"]
+            for number, data in enumerate(sent):
+                tos = [(socket.IPPROTO_IP, socket.IP_TOS, (number % 4).to_bytes(4, "little"))]
+                sock.sendmsg([data], tos, 0, server.address)
+                await asyncio.sleep(0.01)
+            await until(lambda: len(echo.seen) >= len(sent))
+            assert echo.seen == [(data, number % 4) for number, data in enumerate(sent)]
+            await asyncio.sleep(0.05)
+            for data in sent:
+                for mark in (3, 0):
+                    got, ancillary, _, _ = sock.recvmsg(65_535, 64)
+                    assert (got, ancillary[0][2][0] & 3) == (data, mark)
+        asyncio.get_running_loop().remove_reader(echo.sock.fileno())
+
+    with closing(echo.sock):
+        looked_at = DestProfile(reachable=True, checked_at=int(time.time()), scid_length=4)
+        serve(None, work, dest=echo.address, dest_profile=looked_at)
+
+
+def test_a_dest_that_is_not_there_is_silent_and_nothing_breaks(site: Caddy) -> None:
+    async def work(server: InProcessServer) -> None:
+        assert not [m for m in server.context.sent if isinstance(m, DestProfileReport) and m.profile.reachable]
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.setblocking(False)
+            sock.connect(server.address)
+            for _ in range(20):
+                sock.send(b"garbage")
+                await asyncio.sleep(0.005)
+            with pytest.raises(BlockingIOError):
+                sock.recv(100)
+        visitor = await Visitor(server, authority=site.authority).run()
+        assert visitor.names[-1] == "HandOverReady", "clients are served"
+
+    serve(site, work, dest=("127.0.0.1", 9))
+
+
+def test_ten_thousand_sources_are_bounded_and_a_client_gets_through(site: Caddy) -> None:
+    async def work(server: InProcessServer) -> None:
+        highest = 0
+        socks = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(400)]
+        try:
+            for number, sock in enumerate(socks):
+                sock.setblocking(False)
+                sock.bind((f"127.{1 + number % 40}.{number % 7}.{1 + number % 200}", 0))
+            half = (await Visitor(server).run()).sent[0]
+            for turn in range(25):
+                for sock in socks:
+                    with suppress(OSError):
+                        sock.sendto(os.urandom(30) if turn % 2 else half, server.address)
+                await asyncio.sleep(0.01)
+                status = server.server.status()
+                highest = max(highest, status.relay_flows + status.pending_flows)
+                descriptors = len(os.listdir("/proc/self/fd"))
+                assert descriptors < 400 + 100 + 60
+            visitor = await Visitor(server, address="10.77.0.9/24").run()
+            assert visitor.names[-1] == "HandOverReady"
+        finally:
+            for sock in socks:
+                sock.close()
+        assert 50 < highest <= 100 + flows.MAX_OURS
+        await until(lambda: server.server.status().relay_flows == 0, 5)
+
+    serve(site, work, relay_max_flows=100, relay_max_flows_per_prefix=8, relay_idle_ms=1000)

@@ -226,7 +226,8 @@ class Client:
             port = int(made.getsockname()[1])
             with Exchange(handshake, made, peer) as exchange:
                 try:
-                    await asyncio.wait_for(self._until_ready(exchange, where), _LONGEST_HANDSHAKE)
+                    async with asyncio.timeout(_LONGEST_HANDSHAKE):
+                        await self._until_ready(exchange, where)
                 except TimeoutError:
                     raise PeerError(where, "the handshake did not end in time") from None
                 except asyncio.CancelledError:

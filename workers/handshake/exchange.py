@@ -60,7 +60,9 @@ class Exchange:
             self._wake.clear()
             at = self._handshake.timer()
             try:
-                await asyncio.wait_for(self._wake.wait(), None if at is None else max(0.0, at - time.monotonic()))
+                # Not wait_for: it may swallow the cancellation of who waits here.
+                async with asyncio.timeout(None if at is None else max(0.0, at - time.monotonic())):
+                    await self._wake.wait()
             except TimeoutError:
                 self._handshake.handle_timer(time.monotonic())
                 self._send()

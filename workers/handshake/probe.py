@@ -51,7 +51,8 @@ async def probe(dest: Resolved, server_name: str, fingerprint: Fingerprint, trus
             raise MachineError(f"Dest {peer[0]}:{peer[1]}", error.strerror or "network error") from error
         with Exchange(handshake, made, peer) as exchange:
             try:
-                return await asyncio.wait_for(_answer(exchange), _LONGEST_PROBE)
+                async with asyncio.timeout(_LONGEST_PROBE):
+                    return await _answer(exchange)
             except TimeoutError:
                 raise MachineError(f"Dest {peer[0]}:{peer[1]}", "the visit did not end in time") from None
 

@@ -187,7 +187,8 @@ class Server:
         loop.add_reader(self._relays.fileno(), self._relays_readable)
         if imitable(self._dest_profile) is None:
             try:
-                await asyncio.wait_for(self._prober.looked.wait(), _FIRST_LOOK)
+                async with asyncio.timeout(_FIRST_LOOK):
+                    await self._prober.looked.wait()
             except TimeoutError:
                 self._context.log.info("Dest has not answered yet; until it does, a usual site is imitated")
         loop.add_reader(self._socket.fileno(), self._readable)

@@ -49,7 +49,8 @@ class Steering:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(connection_id, []).append(future)
         try:
-            await asyncio.wait_for(future, timeout)
+            async with asyncio.timeout(timeout):
+                await future
         except TimeoutError:
             raise MachineError("connection ID", "the BPF loader did not take it in time") from None
         finally:

@@ -76,6 +76,10 @@ class DestAddress:
         self._failed = failed
         self.current: Resolved | None = numeric(host, port)
 
+    @property
+    def host_port(self) -> tuple[str, int]:
+        return self._host, self._port
+
     async def first(self) -> None:
         """Try once, soon."""
         await self._refresh()

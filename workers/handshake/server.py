@@ -209,14 +209,21 @@ class Server:
         for record in self._sessions.records():
             if record.short_id not in self._short_ids:
                 self._sessions.delete(record.session_id, "its short id was removed")
+        if self._dest.host_port != (config.dest_host, config.dest_port):
+            self._change_dest()
+        self.link.pump()
+
+    def _change_dest(self) -> None:
+        """Flows that are relayed already stay with the old one."""
+        config = self._context.config
         for task in self._tasks:
             if task.get_name() == "dest":
                 task.cancel()
+        self._dest_profile = None
         self._dest = DestAddress(config.dest_host, config.dest_port, self._complain_of_dest)
         self._prober = self._new_prober()
         self._spawn(self._dest.keep_fresh(), "dest")
         self._spawn(self._prober.run(), "dest")
-        self.link.pump()
 
     async def stop(self) -> None:
         loop = asyncio.get_running_loop()

@@ -53,6 +53,9 @@ if TYPE_CHECKING:
 _GREET_TIMEOUT: Final = 30.0
 _START_TIMEOUT: Final = 30.0
 _PIN_TIMEOUT: Final = 10.0
+_COMPLETE_TIMEOUT: Final = 8.0
+#: A death may not have been noticed at once.
+_NOTICE: Final = 0.2
 _HEARTBEAT_INTERVAL: Final = 2.0
 _HEARTBEAT_TIMEOUT: Final = 10.0
 _STATE_INTERVAL: Final = 0.05
@@ -330,7 +333,7 @@ class Crew:
         try:
             if fresh is not None:
                 self._supplies["profile_secrets"] = fresh
-            await self._apply(_with(config, dest_profile=self.dest_profile))
+            await self._apply_to_all(_with(config, dest_profile=self.dest_profile))
         except QreError:
             if fresh is not None and old_secrets is not None:
                 self._supplies["profile_secrets"], old_secrets = old_secrets, fresh
@@ -339,6 +342,27 @@ class Crew:
         finally:
             if fresh is not None and old_secrets is not None:
                 os.close(old_secrets)
+
+    async def _apply_to_all(self, config: WorkerConfig) -> None:
+        """Wait for workers that are being restarted; begin once more when one dies in the middle of it."""
+        await self._until_complete()
+        try:
+            await self._apply(config)
+        except MachineError:
+            await asyncio.sleep(_NOTICE)
+            if all(member.life.stage is Stage.READY for member in self.members.values()):
+                raise
+            await self._until_complete()
+            await self._apply(config)
+
+    async def _until_complete(self) -> None:
+        """Wait for workers that are being restarted. Raises MachineError when it takes too long."""
+        deadline = asyncio.get_running_loop().time() + _COMPLETE_TIMEOUT
+        for member in self.members.values():
+            while member.life.stage is not Stage.READY:
+                if asyncio.get_running_loop().time() > deadline:
+                    raise MachineError(f"worker {member.party}", "it is being restarted", "try again")
+                await asyncio.sleep(0.02)
 
     async def _apply(self, config: WorkerConfig) -> None:
         device = SyncDevice(
@@ -356,7 +380,7 @@ class Crew:
 
     async def _apply_again(self, old: WorkerConfig) -> None:
         try:
-            await self._apply(old)
+            await self._apply_to_all(old)
         except QreError as error:
             self._log.error("going back to the configuration before: %s", error)
 

@@ -115,6 +115,27 @@ def test_only_the_handshake_role_resolves_names() -> None:
         assert (said == "allowed") is (party is Party.HANDSHAKE), (party, said)
 
 
+def test_no_role_makes_new_code_and_only_the_resolver_may_use_tcp() -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mmap.restype = ctypes.c_void_p
+
+    def executable() -> str:
+        address = libc.mmap(None, ctypes.c_size_t(4096), 7, 0x22, -1, ctypes.c_long(0))
+        return "allowed" if address != ctypes.c_void_p(-1).value else errno.errorcode[ctypes.get_errno()]
+
+    def tcp(port: int) -> str:
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as made:
+            return refused(lambda: made.connect(("127.0.0.1", port)))
+
+    for party, role in ROLES.items():
+        assert in_sandbox(role, executable) == "EPERM", party
+        resolves = party is Party.HANDSHAKE
+        assert "PermissionError" in in_sandbox(role, lambda: tcp(53)) or resolves
+        said = in_sandbox(role, lambda: tcp(9))
+        assert said == "EACCES" if resolves else "PermissionError" in said, (party, said)
+    assert in_sandbox(ROLES[Party.HANDSHAKE], lambda: tcp(53)) in ("ECONNREFUSED", "allowed")
+
+
 def test_only_roles_that_need_it_call_bpf_or_netlink() -> None:
     for party, role in ROLES.items():
         libc = ctypes.CDLL(None, use_errno=True)

@@ -180,3 +180,39 @@ def test_a_worker_that_does_not_answer_in_time_is_an_error(tmp_path: Path) -> No
             await bench.routers[Party.BPF_LOADER].request(Party.SUPERVISOR, Heartbeat(), 0.1)
 
     drive(tmp_path, story)
+
+
+def test_what_another_process_of_the_role_sends_is_dropped(tmp_path: Path) -> None:
+    """The last words of a worker that died, once its successor has greeted."""
+
+    async def story(bench: Bench) -> None:
+        await bench.greet()
+        router = bench.routers[Party.HANDSHAKE]
+        stale = bench.context.socket(zmq.DEALER)
+        stale.connect(endpoint(tmp_path, Party.HANDSHAKE))
+        asked = asyncio.ensure_future(router.request(Party.SUPERVISOR, Heartbeat(), 5))
+        number = (await bench.receive(Party.HANDSHAKE)).id
+        for body, rest in ((RoleState(up=True, text="old"), {}), (Done(), {"id": number, "answer": True})):
+            await stale.send(msgspec.msgpack.encode(Envelope(peer=Party.SUPERVISOR, body=body, **rest)))
+        await bench.until(lambda: router.dropped == 2)
+        assert not bench.handled
+        assert not asked.done()
+        await bench.send(Party.HANDSHAKE, Done(), id=number, answer=True)
+        assert await asked == Done()
+        stale.close()
+
+    drive(tmp_path, story)
+
+
+def test_a_request_too_many_is_answered_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qre.supervisor.router.MAX_OPEN_REQUESTS", 2)
+
+    async def story(bench: Bench) -> None:
+        await bench.greet()
+        for number in (1, 2, 3):
+            await bench.send(Party.HANDSHAKE, CidAdopt(connection_id=CID), peer=Party.BPF_LOADER, id=number)
+            await asyncio.sleep(0.05)
+        answer = await bench.receive(Party.HANDSHAKE)
+        assert (answer.id, answer.body) == (3, Refused(reason="too many requests at once"))
+
+    drive(tmp_path, story)

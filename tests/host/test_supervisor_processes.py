@@ -25,14 +25,15 @@ def lone(request: pytest.FixtureRequest) -> Iterator[Lone]:
 
 
 def links(pid: int) -> dict[int, str]:
-    """Descriptor -> what it is, of a process."""
+    """Descriptor -> what it is, of a process. The one that coverage is written to is the tests' own."""
     found = {}
+    coverage = os.environ.get("QRE_COVERAGE_DIR", "/nowhere")
     for entry in Path(f"/proc/{pid}/fd").iterdir():
         try:
             found[int(entry.name)] = os.readlink(entry)
         except FileNotFoundError:
             continue
-    return found
+    return {number: link for number, link in found.items() if not link.startswith(coverage)}
 
 
 def udp_sockets(pid: int) -> set[str]:

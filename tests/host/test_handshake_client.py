@@ -1,0 +1,249 @@
+"""The handshake worker's client half in this process: a real server half at the other end, everything else fake."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from types import TracebackType
+from typing import cast
+
+from qre.errors import MachineError
+from qre.ipc.channel import Channel
+from qre.ipc.messages import (
+    Party,
+    ProfileSecrets,
+    RoleState,
+    SocketGranted,
+    SocketRelease,
+    SocketRequest,
+    WorkerConfig,
+)
+from qre.ipc.worker import WorkerContext
+from qre.quic.fingerprint import load_fingerprint
+from qre.quic.trust import TrustStore
+from qre.session import LossReason, Message, Role, SessionConfirmed, SessionLost
+from qre.workers.handshake.client import Client
+from qre.workers.handshake.secrets import SecretsStore
+from tests.support.handshake_server import SHORT_ID, FakeContext, FakeDataplane, InProcessServer, free_port
+from tests.support.site import NAME
+from tests.support.two_ends import memfd
+
+
+class Supervisor(FakeContext):
+    """A fake supervisor: hands out real sockets."""
+
+    client: Client
+    refusing = False
+    granted: dict[int, socket.socket]
+
+    async def request(self, to: Party, message: Message, timeout: float = 5.0) -> Message:
+        assert isinstance(message, SocketRequest)
+        if self.refusing:
+            raise MachineError("client socket", "too many are in use")
+        number = len(self.granted) + 1
+        made = self.granted[number] = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        made.bind(("127.0.0.1", 0))
+        self.client.socket_arrived(number, os.dup(made.fileno()))
+        return SocketGranted(number=number)
+
+
+class InProcessClient:
+    """``async with`` it."""
+
+    def __init__(self, port: int, public_key: bytes) -> None:
+        self.secrets_fd = memfd("secrets")
+        self._secrets = ProfileSecrets(public_key=public_key, short_id=SHORT_ID)
+        config = WorkerConfig(
+            profile="client0",
+            device="client0",
+            role=Role.CLIENT,
+            address=("10.77.0.2/24",),
+            mtu=1380,
+            keepalive_s=0,
+            allowed_ips=(),
+            server_name=NAME,
+            endpoint_host="127.0.0.1",
+            endpoint_port=port,
+            reconnect_min_ms=50,
+            reconnect_max_ms=200,
+        )
+        self.context = Supervisor(config, {})
+        self.context.granted = {}
+        self.dataplane: FakeDataplane | None = None
+
+    async def start(self) -> None:
+        context = cast(WorkerContext, self.context)  # a fake one
+        self.store = SecretsStore(self.secrets_fd)
+        self.client = Client(context, self._secrets, self.store, load_fingerprint(), TrustStore([], "nobody"))
+        self.context.client = self.client
+        await self.client.start()
+
+    def new_dataplane(self) -> FakeDataplane:
+        if self.dataplane is not None:
+            self.dataplane.close()
+        ours, theirs = Channel.pair()
+        self.dataplane = FakeDataplane(theirs)
+        self.client.link.use(ours.detach())
+        return self.dataplane
+
+    async def __aenter__(self) -> InProcessClient:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.client.stop()
+        self.store.close()
+        os.close(self.secrets_fd)
+        if self.dataplane is not None:
+            self.dataplane.close()
+        for made in self.context.granted.values():
+            made.close()
+
+    def states(self) -> list[RoleState]:
+        return [message for message in self.context.sent if isinstance(message, RoleState)]
+
+    def released(self) -> list[int]:
+        return [message.number for message in self.context.sent if isinstance(message, SocketRelease)]
+
+    async def session(self) -> bytes:
+        """The id of the session that the data plane was given."""
+        dataplane = self.dataplane
+        assert dataplane is not None
+        await until(lambda: bool(dataplane.registry.sessions))
+        return next(iter(dataplane.registry.sessions))
+
+
+async def until(true: Callable[[], bool], timeout: float = 10.0) -> None:
+    for _ in range(int(timeout / 0.01)):
+        if true():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("waited in vain")
+
+
+def connect(
+    work: Callable[[InProcessClient, InProcessServer], Awaitable[None]], authority: Path | None = None
+) -> None:
+    """Run ``work`` beside both ends; prove that no descriptor is left."""
+    before = len(os.listdir("/proc/self/fd"))
+
+    async def run() -> None:
+        async with InProcessServer(("127.0.0.1", free_port()), authority) as server:
+            key = server.key.public_key().public_bytes_raw()
+            async with InProcessClient(server.port, key) as client:
+                await work(client, server)
+                assert not client.context.failures
+
+    asyncio.run(run())
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_it_connects_says_so_and_begins_again_when_the_session_is_lost() -> None:
+    async def work(client: InProcessClient, server: InProcessServer) -> None:
+        dataplane = client.new_dataplane()
+        session_id = await client.session()
+        assert not client.client.status().up, "not before it is confirmed"
+        dataplane.tell(SessionConfirmed(session_id=session_id))
+        await until(lambda: client.client.status().up)
+        assert client.states()[-1].up
+        assert client.released() == []
+        dataplane.registry.sessions.clear()
+        dataplane.tell(SessionLost(session_id=session_id, reason=LossReason.RESET))
+        await until(lambda: client.released() == [1])
+        assert "forgotten" in client.states()[-1].text
+        assert not client.states()[-1].up
+        assert await client.session() != session_id
+        assert client.client.status().handshakes == 1
+
+    connect(work)
+
+
+def test_a_session_outlives_the_worker_and_the_data_plane() -> None:
+    async def work(client: InProcessClient, server: InProcessServer) -> None:
+        dataplane = client.new_dataplane()
+        session_id = await client.session()
+        dataplane.tell(SessionConfirmed(session_id=session_id))
+        await until(lambda: client.client.status().up)
+        await client.client.stop()
+        client.store.close()
+        client.context.numbered = {("client_udp", 1): os.dup(client.context.granted[1].fileno())}
+        await client.start()
+        client.new_dataplane()
+        assert await client.session() == session_id, "with its socket"
+        await until(lambda: client.client.status().up)
+        assert len(client.context.granted) == 1
+
+    connect(work)
+
+
+def test_a_session_whose_socket_is_gone_is_given_up_and_made_anew() -> None:
+    async def work(client: InProcessClient, server: InProcessServer) -> None:
+        dataplane = client.new_dataplane()
+        session_id = await client.session()
+        dataplane.tell(SessionConfirmed(session_id=session_id))
+        await until(lambda: client.client.status().up)
+        await client.client.stop()
+        client.store.close()
+        await client.start()
+        client.new_dataplane()
+        assert await client.session() != session_id
+        assert any("socket is gone" in line for line in client.context.lines)
+
+    connect(work)
+
+
+def test_a_data_plane_that_is_late_is_waited_for() -> None:
+    async def work(client: InProcessClient, server: InProcessServer) -> None:
+        await until(lambda: server.server.status().handshakes == 1)
+        await asyncio.sleep(0.3)
+        dataplane = client.new_dataplane()
+        dataplane.tell(SessionConfirmed(session_id=await client.session()))
+        await until(lambda: client.client.status().up)
+
+    connect(work)
+
+
+def test_an_unconfirmed_session_is_a_failed_attempt() -> None:
+    async def work(client: InProcessClient, server: InProcessServer) -> None:
+        dataplane = client.new_dataplane()
+        session_id = await client.session()
+        dataplane.registry.sessions.clear()
+        dataplane.tell(SessionLost(session_id=session_id, reason=LossReason.UNCONFIRMED))
+        await until(lambda: any("did not begin" in line for line in client.context.lines))
+        assert await client.session() != session_id
+        assert not any(state.up for state in client.states())
+
+    connect(work)
+
+
+def test_whatever_fails_is_told_in_words_and_tried_again() -> None:
+    async def work(client: InProcessClient, server: InProcessServer) -> None:
+        client.context.refusing = True
+        await until(lambda: any("too many are in use" in line for line in client.context.lines))
+        client.context.refusing = False
+        client.new_dataplane().tell(SessionConfirmed(session_id=await client.session()))
+        await until(lambda: client.client.status().up)
+        assert all("next attempt in" in line for line in client.context.lines)
+
+    connect(work)
+
+
+def test_a_server_that_refuses_the_address_is_no_session() -> None:
+    async def work(client: InProcessClient, server: InProcessServer) -> None:
+        server.server._grants.own = ()
+        client.new_dataplane()
+        await until(lambda: any("no session with" in line for line in client.context.lines))
+
+    connect(work)
+
+
+def test_it_ends_in_the_middle_of_a_handshake() -> None:
+    async def work(client: InProcessClient, server: InProcessServer) -> None:
+        await until(lambda: bool(client.context.granted))
+
+    connect(work)

@@ -170,12 +170,14 @@ def test_a_client_is_ready_when_its_device_is_up_though_there_is_no_server(tunne
 def test_both_ends_end_by_themselves_after_their_time_and_leave_nothing(tunnel: Tunnel) -> None:
     for daemon in (tunnel.server, tunnel.client):
         daemon.options = ("--run-for-ms", "3000")
-    tunnel.up()
+        daemon.start()
     for daemon in (tunnel.server, tunnel.client):
         assert daemon.process is not None
         assert daemon.notify is not None
-        assert daemon.process.wait(30) == 0
-        assert daemon.notify.poll().count("STOPPING=1") == 1
+        assert daemon.process.wait(60) == 0
+        told = daemon.notify.poll()
+        assert told.count("READY=1") == told.count("STOPPING=1") == 1
+        assert told.index("READY=1") < told.index("STOPPING=1")
         assert {pid for pid, _ in daemon.notify.received} == {daemon.pid}
         assert last_words(daemon) == []
     for daemon in (tunnel.server, tunnel.client):

@@ -29,6 +29,13 @@ class Tunnel:
             run("mount", "-t", "bpf", "bpf", str(self.pin_dir))
             self.stack.callback(run, "umount", str(self.pin_dir))
             self.lab = self.stack.enter_context(Lab())
+            # Captures show the datagrams of a first flight one by one, as they would be on a cable.
+            for namespace, device in (
+                (self.lab.client, self.lab.client_device),
+                (self.lab.server, self.lab.server_device),
+                (self.lab.server, self.lab.uplink_device),
+            ):
+                namespace.run("ethtool", "-K", device, "tx-udp-segmentation", "off")
             self.site = Caddy(self.lab.site, self.directory / "site", self.lab.SITE, PORT)
             self.stack.callback(self.site.stop)
             (self.directory / "dev").mkdir(mode=0o700)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import sys
 import time
 from collections import deque
 from typing import Final
@@ -17,6 +18,8 @@ from qre.quic.events import ClientEvent, HandOverReady
 
 _BATCH: Final = 32
 _LONGEST: Final = 65_535
+_SOL_UDP: Final = 17
+_UDP_SEGMENT: Final = 103
 
 
 class Exchange:
@@ -83,15 +86,32 @@ class Exchange:
         self._send()
 
     def _send(self) -> None:
-        for data in self._handshake.datagrams_to_send(time.monotonic()):
-            try:
-                self._socket.sendto(data, self._peer)
-            except (BlockingIOError, ConnectionError):
-                continue  # lost, as datagrams may be; or an ICMP error of an earlier one
-            except OSError as error:
-                self._unreachable = error
-                self._wake.set()
+        datagrams = self._handshake.datagrams_to_send(time.monotonic())
+        if not self._send_together(datagrams):
+            for data in datagrams:
+                self._send_one(data)
         self._collect()
+
+    def _send_together(self, datagrams: list[bytes]) -> bool:
+        """Datagrams of one size in one call (UDP GSO, as a browser does): nothing may come between the two halves of
+        a hello, or a server that waits a millisecond for the second takes us for a stranger. False: not sent."""
+        if len(datagrams) < 2 or len({len(data) for data in datagrams}) > 1:
+            return False
+        segment = [(_SOL_UDP, _UDP_SEGMENT, len(datagrams[0]).to_bytes(2, sys.byteorder))]
+        try:
+            self._socket.sendmsg([b"".join(datagrams)], segment, 0, self._peer)
+        except OSError:  # a kernel or a device without it, or an MTU below; one by one shows what it is
+            return False
+        return True
+
+    def _send_one(self, data: bytes) -> None:
+        try:
+            self._socket.sendto(data, self._peer)
+        except (BlockingIOError, ConnectionError):
+            return  # lost, as datagrams may be; or an ICMP error of an earlier one
+        except OSError as error:
+            self._unreachable = error
+            self._wake.set()
 
     def _collect(self) -> None:
         while (event := self._handshake.next_event()) is not None:

@@ -58,12 +58,14 @@ class LimitedLog:
 
     def __call__(self, key: str, text: str, level: int = logging.WARNING) -> None:
         now = time.monotonic()
+        if key not in self._keys and len(self._keys) >= MAX_LOG_KEYS:
+            self._keys = {each: entry for each, entry in self._keys.items() if now - entry[0] < LOG_INTERVAL}
+            if len(self._keys) >= MAX_LOG_KEYS:
+                key = ""  # too many kinds at once are one kind
         last, held = self._keys.get(key, (-LOG_INTERVAL, 0))
         if now - last < LOG_INTERVAL:
             self._keys[key] = (last, held + 1)
             return
-        if len(self._keys) >= MAX_LOG_KEYS and key not in self._keys:
-            self._keys.clear()
         self._keys[key] = (now, 0)
         self._log.log(level, "%s%s", text, f" ({held} more of these)" if held else "")
 

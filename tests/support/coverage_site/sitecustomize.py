@@ -7,6 +7,7 @@ here, before anything else, and what was measured is written to it at the end. N
 from __future__ import annotations
 
 import atexit
+import fcntl
 import os
 import secrets
 
@@ -18,7 +19,9 @@ if directory and os.access(directory, os.W_OK):
     # Whatever serialising imports is imported now.
     coverage.CoverageData(no_disk=True).dumps()
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-    descriptor = os.open(f"{directory}/{os.getpid()}-{secrets.token_hex(4)}", flags, 0o600)
+    opened = os.open(f"{directory}/{os.getpid()}-{secrets.token_hex(4)}", flags, 0o600)
+    descriptor = fcntl.fcntl(opened, fcntl.F_DUPFD_CLOEXEC, 10)  # a process may begin without standard streams
+    os.close(opened)
     measured = coverage.Coverage(data_file=None, config_file=False, source_pkgs=["qre"], messages=False)
     measured.set_option("run:disable_warnings", ["module-not-imported", "no-data-collected", "module-not-measured"])
     measured.start()

@@ -53,7 +53,7 @@ from qre.supervisor.link import (
 from qre.supervisor.main import run_supervisor
 from qre.supervisor.notify import Notifier
 from qre.supervisor.pins import check_pin_dir, pin, unpin
-from qre.supervisor.preconditions import check_able, open_elf, open_regular
+from qre.supervisor.preconditions import check_able, check_passable, open_elf, open_regular
 from qre.supervisor.process import FreshProcess
 from qre.supervisor.settings import Underlay, bpf_elf, empty_memfd, secrets_memfd, worker_config
 
@@ -117,6 +117,7 @@ class Daemon:
         check_able(self._profile, self._config)
         with ExitStack() as stack:
             stack.enter_context(hold_device(self._config, self._profile.device, "daemon"))
+            check_passable(self._config.runtime_dir)
             if self._profile.role is Role.SERVER:
                 check_pin_dir(self._config.bpf_pin_dir)
             supplies = stack.enter_context(self._supplies())  # what is missing is told before anything is changed

@@ -42,6 +42,16 @@ def check_able(profile: Profile, config: GlobalConfig) -> None:
         )
 
 
+def check_passable(directory: Path) -> None:
+    """Raise UserError unless workers of other users get through to ``directory``, which is there."""
+    resolved = directory.resolve()
+    for each in (*reversed(resolved.parents), resolved):
+        if not each.stat().st_mode & stat.S_IXOTH:
+            raise UserError(
+                f"RuntimeDir {directory}", f"the workers' users cannot get through {each}", f"chmod o+x {each}"
+            )
+
+
 def open_regular(path: Path, flags: int, remedy: str) -> int:
     """Open a file that is no device, no pipe and no link; it never waits. Raises MachineError."""
     try:

@@ -60,6 +60,15 @@ def test_under_a_narrow_umask_the_workers_still_get_through() -> None:
         lone.daemon.start().wait_ready()
 
 
+def test_a_runtime_directory_that_workers_cannot_get_through_is_named() -> None:
+    with client() as lone:
+        lone.directory.chmod(0o700)
+        lone.daemon.start()
+        assert lone.daemon.ends() == 2
+        assert f"chmod o+x {lone.directory}" in last_line(lone)
+        lone.nothing_left()
+
+
 def test_a_disk_that_is_full_at_a_reload_is_told_and_the_daemon_goes_on() -> None:
     with client() as lone, small_disk(lone.directory / "state") as state:
         lone.daemon.start().wait_ready()

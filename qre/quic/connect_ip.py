@@ -22,7 +22,7 @@ from qre.wire.capsule import (
     RequestedAddress,
     encode_addresses,
     encode_routes,
-    parse_addresses_untrusted,
+    parse_request_untrusted,
     read_capsule_untrusted,
 )
 
@@ -137,7 +137,7 @@ class ConnectIpServer:
             kind, value, length = capsule
             self._buffer = self._buffer[length:]
             if kind == CapsuleType.ADDRESS_REQUEST:
-                self._requested = parse_addresses_untrusted(value)
+                self._requested = parse_request_untrusted(value)
                 return AddressesRequested(tuple(entry.address for entry in self._requested))
         return None
 

@@ -1,6 +1,7 @@
 """The capsules of CONNECT-IP (RFC 9297 §3.2, RFC 9484 §4.7): addresses asked for and assigned, routes advertised.
 
-A parser here raises only ``UntrustedInputError``, and makes no more of its input than the input is long.
+A parser here raises only ``UntrustedInputError``, and what it makes is bounded by the length of its input: a range
+becomes at most two prefixes for each bit of an address. What the RFCs call malformed is refused.
 """
 
 from __future__ import annotations
@@ -50,12 +51,17 @@ def encode_addresses(kind: CapsuleType, entries: Iterable[RequestedAddress]) -> 
 
 
 def encode_routes(routes: Iterable[Network]) -> bytes:
-    """ROUTE_ADVERTISEMENT (RFC 9484 §4.7.3): all protocols, in the order that it wants."""
-    ordered = sorted(set(routes), key=lambda route: (route.version, route.network_address.packed))
-    value = b"".join(
-        bytes([route.version]) + route.network_address.packed + route.broadcast_address.packed + b"\x00"
-        for route in ordered
-    )
+    """ROUTE_ADVERTISEMENT (RFC 9484 §4.7.3): all protocols, in the order that it wants.
+
+    Ranges must not overlap there, so a network inside another one is told with it.
+    """
+    value = b""
+    before: Network | None = None
+    for route in sorted(routes, key=lambda one: (one.version, one.network_address.packed, one.prefixlen)):
+        if before is not None and before.version == route.version and route.network_address in before:
+            continue
+        before = route
+        value += bytes([route.version]) + route.network_address.packed + route.broadcast_address.packed + b"\x00"
     return encode_capsule(CapsuleType.ROUTE_ADVERTISEMENT, value)
 
 
@@ -72,8 +78,17 @@ def read_capsule_untrusted(data: bytes, max_length: int) -> tuple[int, bytes, in
     return (kind, data[at:end], end) if end <= len(data) else None
 
 
+def parse_request_untrusted(value: bytes) -> tuple[RequestedAddress, ...]:
+    """The entries of ADDRESS_REQUEST (RFC 9484 §4.7.2): one at least, each under a number of its own other than 0."""
+    entries = parse_addresses_untrusted(value)
+    numbers = {entry.request_id for entry in entries}
+    if not entries or 0 in numbers or len(numbers) < len(entries):
+        raise UntrustedInputError("capsule", "requests that are none, or not to be told apart")
+    return entries
+
+
 def parse_addresses_untrusted(value: bytes) -> tuple[RequestedAddress, ...]:
-    """The entries of ADDRESS_REQUEST or ADDRESS_ASSIGN."""
+    """The entries of ADDRESS_ASSIGN, maybe none (RFC 9484 §4.7.1)."""
     entries: list[RequestedAddress] = []
     at = 0
     while at < len(value):
@@ -84,8 +99,12 @@ def parse_addresses_untrusted(value: bytes) -> tuple[RequestedAddress, ...]:
 
 
 def parse_routes_untrusted(value: bytes) -> tuple[Network, ...]:
-    """The ranges of ROUTE_ADVERTISEMENT as prefixes; those for one protocol only are left out."""
+    """The ranges of ROUTE_ADVERTISEMENT as prefixes; those for one protocol only are left out.
+
+    §4.7.3: ascending by version, then protocol, then address, and never overlapping.
+    """
     routes: list[Network] = []
+    before = (0, 0, -1)  # version, protocol, last address
     at = 0
     while at < len(value):
         (version,), at = read_bytes_untrusted(value, at, 1)
@@ -94,6 +113,9 @@ def parse_routes_untrusted(value: bytes) -> tuple[Network, ...]:
         (protocol,), at = read_bytes_untrusted(value, at, 1)
         if int(first) > int(last):
             raise UntrustedInputError("capsule", "a route ends before it begins")
+        if (version, protocol) < before[:2] or ((version, protocol) == before[:2] and int(first) <= before[2]):
+            raise UntrustedInputError("capsule", "routes that overlap or are out of order")
+        before = version, protocol, int(last)
         if protocol == 0:
             routes += summarize_address_range(first, last)
     return tuple(routes)
@@ -113,4 +135,7 @@ def _read_interface_untrusted(value: bytes, at: int) -> tuple[Interface, int]:
     if length > address.max_prefixlen:
         raise UntrustedInputError("capsule", "a prefix longer than its address")
     make = IPv4Interface if isinstance(address, IPv4Address) else IPv6Interface
-    return make((address, length)), at
+    interface = make((address, length))
+    if interface.ip != interface.network.network_address:
+        raise UntrustedInputError("capsule", "an address with bits beyond its prefix")
+    return interface, at

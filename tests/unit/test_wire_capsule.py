@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from qre.config.model import Network
 from qre.errors import UntrustedInputError
 from qre.wire.capsule import (
     CapsuleType,
@@ -17,12 +18,15 @@ from qre.wire.capsule import (
     encode_capsule,
     encode_routes,
     parse_addresses_untrusted,
+    parse_request_untrusted,
     parse_routes_untrusted,
     read_capsule_untrusted,
 )
 
 ADDRESSES = st.ip_addresses().flatmap(
-    lambda address: st.integers(0, address.max_prefixlen).map(lambda length: ip_interface((address, length)))
+    lambda address: st.integers(0, address.max_prefixlen).map(
+        lambda length: ip_interface(str(ip_interface((address, length)).network))
+    )
 )
 ENTRIES = st.lists(st.builds(RequestedAddress, st.integers(0, 2**62 - 1), ADDRESSES), max_size=8)
 
@@ -38,13 +42,77 @@ def test_addresses_come_back_as_they_were_sent(entries: list[RequestedAddress]) 
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.sets(ADDRESSES.map(lambda interface: interface.network), max_size=8))
-def test_routes_come_back_in_the_order_that_the_rfc_wants(routes: set[object]) -> None:
-    capsule = read_capsule_untrusted(encode_routes(routes), 4096)  # type: ignore[arg-type]  # networks
+@given(st.lists(ADDRESSES.map(lambda interface: interface.network), max_size=8))
+def test_routes_come_back_in_the_order_that_the_rfc_wants(routes: list[Network]) -> None:
+    capsule = read_capsule_untrusted(encode_routes(routes), 4096)
     assert capsule is not None
     found = parse_routes_untrusted(capsule[1])
-    assert set(found) == routes
+    assert set(found) == {route for route in routes if not any(is_inside(route, other) for other in routes)}
     assert [route.version for route in found] == sorted(route.version for route in found)
+
+
+def is_inside(one: Network, other: Network) -> bool:
+    return (
+        one != other
+        and one.version == other.version
+        and one.network_address in other
+        and (one.prefixlen > other.prefixlen)
+    )
+
+
+def test_a_route_inside_another_is_not_told_twice() -> None:
+    told = read_capsule_untrusted(encode_routes(map(ip_network, ("10.1.0.0/16", "::/0", "10.0.0.0/8", "::/1"))), 99)
+    assert told is not None
+    assert parse_routes_untrusted(told[1]) == tuple(map(ip_network, ("10.0.0.0/8", "::/0")))
+
+
+def route(version: int, first: int, last: int, protocol: int = 0) -> bytes:
+    size = 4 if version == 4 else 16
+    return bytes([version]) + first.to_bytes(size, "big") + last.to_bytes(size, "big") + bytes([protocol])
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        route(6, 0, 1) + route(4, 0, 1),
+        route(4, 8, 15, 6) + route(4, 16, 31),
+        route(4, 16, 31) + route(4, 0, 15),
+        route(4, 0, 16) + route(4, 16, 31),
+        route(4, 0, 15) + route(4, 0, 15),
+        route(4, 0, 15, 17) + route(4, 8, 8, 17),  # also where they are for a protocol that is left out
+    ],
+)
+def test_routes_that_overlap_or_are_out_of_order_are_refused(value: bytes) -> None:
+    with pytest.raises(UntrustedInputError, match="overlap"):
+        parse_routes_untrusted(value)
+
+
+def test_the_same_addresses_may_stand_under_several_protocols_and_versions() -> None:
+    value = route(4, 0, 15) + route(4, 16, 31) + route(4, 0, 15, 6) + route(4, 0, 15, 17) + route(6, 0, 15)
+    assert parse_routes_untrusted(value) == tuple(map(ip_network, ("0.0.0.0/28", "0.0.0.16/28", "::/124")))
+
+
+def request(*numbers: int) -> bytes:
+    return b"".join(bytes([number, 4, 10, 0, 0, number, 32]) for number in numbers)
+
+
+def test_requests_are_told_apart_by_their_numbers() -> None:
+    assert [entry.request_id for entry in parse_request_untrusted(request(3, 1, 2))] == [3, 1, 2]
+    assert parse_addresses_untrusted(request(0, 0)) == (
+        RequestedAddress(0, ip_interface("10.0.0.0/32")),
+        RequestedAddress(0, ip_interface("10.0.0.0/32")),
+    )
+    assert parse_addresses_untrusted(b"") == ()
+    for value in (b"", request(0), request(1, 0), request(1, 2, 1)):
+        with pytest.raises(UntrustedInputError, match="requests"):
+            parse_request_untrusted(value)
+
+
+def test_an_address_has_no_bits_beyond_its_prefix() -> None:
+    assert parse_addresses_untrusted(b"\x01\x04\x0a\x00\x00\x00\x18")
+    for value in (b"\x01\x04\x0a\x00\x00\x01\x18", b"\x01\x06" + bytes(15) + b"\x01\x00"):
+        with pytest.raises(UntrustedInputError, match="beyond its prefix"):
+            parse_addresses_untrusted(value)
 
 
 def test_a_range_that_is_no_prefix_becomes_several() -> None:
@@ -80,9 +148,13 @@ def test_a_broken_route_is_refused(value: bytes) -> None:
         parse_routes_untrusted(value)
 
 
+def read_any(data: bytes) -> object:
+    return read_capsule_untrusted(data, 64)
+
+
 @settings(max_examples=100, deadline=None)
 @given(st.binary(max_size=80))
 def test_any_bytes_parse_or_raise_the_one_exception(data: bytes) -> None:
-    for parse in (parse_addresses_untrusted, parse_routes_untrusted, lambda value: read_capsule_untrusted(value, 64)):
+    for parse in (parse_addresses_untrusted, parse_request_untrusted, parse_routes_untrusted, read_any):
         with contextlib.suppress(UntrustedInputError):
             parse(data)

@@ -14,7 +14,9 @@ from typing import Final
 import msgspec
 
 from qre.errors import UntrustedInputError
+from qre.wire.packet import MAX_CID
 from qre.wire.varint import (
+    MAX_VARINT,
     encode_varint,
     encode_vector,
     read_bytes_untrusted,
@@ -30,6 +32,8 @@ KEY_UPDATE_ERROR: Final = 0x0E
 MAX_ACK_RANGES_READ: Final = 512
 RESET_TOKEN_LENGTH: Final = 16
 PATH_DATA_LENGTH: Final = 8
+#: Of one type (RFC 9000 §4.6, §19.11).
+MAX_STREAMS: Final = 1 << 60
 _FIN, _LENGTH, _OFFSET = 1, 2, 4
 
 
@@ -132,6 +136,8 @@ class Datagram(Frame, frozen=True, gc=False):
 
 #: MAX_STREAM_DATA and STREAM_DATA_BLOCKED.
 _OF_ONE_STREAM: Final = frozenset({0x11, 0x15})
+#: MAX_STREAMS and STREAMS_BLOCKED, bidirectional and unidirectional.
+_OF_STREAM_COUNTS: Final = frozenset({0x12, 0x13, 0x16, 0x17})
 _HANDSHAKE_DONE: Final = HandshakeDone()
 _PING: Final = Ping()
 
@@ -214,11 +220,14 @@ def _read_stop_sending_untrusted(data: bytes, at: int, _: int) -> tuple[Frame, i
 def _read_crypto_untrusted(data: bytes, at: int, _: int) -> tuple[Frame, int]:
     offset, at = read_varint_untrusted(data, at)
     content, at = read_vector_untrusted(data, at)
+    _check_end_untrusted("CRYPTO frame", offset, content)
     return Crypto(offset, content), at
 
 
 def _read_new_token_untrusted(data: bytes, at: int, _: int) -> tuple[Frame, int]:
     token, at = read_vector_untrusted(data, at)
+    if not token:
+        raise UntrustedInputError("NEW_TOKEN frame", "it holds none")
     return NewToken(token), at
 
 
@@ -226,7 +235,14 @@ def _read_stream_untrusted(data: bytes, at: int, kind: int) -> tuple[Frame, int]
     stream_id, at = read_varint_untrusted(data, at)
     offset, at = read_varint_untrusted(data, at) if kind & _OFFSET else (0, at)
     content, at = read_vector_untrusted(data, at) if kind & _LENGTH else (data[at:], len(data))
+    _check_end_untrusted("STREAM frame", offset, content)
     return Stream(stream_id, content, offset, bool(kind & _FIN)), at
+
+
+def _check_end_untrusted(what: str, offset: int, content: bytes) -> None:
+    """§19.6, §19.8: no byte of a stream lies beyond what a varint can tell."""
+    if offset + len(content) > MAX_VARINT:
+        raise UntrustedInputError(what, "it ends beyond the largest offset")
 
 
 def _read_flow_control_untrusted(data: bytes, at: int, kind: int) -> tuple[Frame, int]:
@@ -234,6 +250,8 @@ def _read_flow_control_untrusted(data: bytes, at: int, kind: int) -> tuple[Frame
     if kind in _OF_ONE_STREAM:
         stream_id, at = read_varint_untrusted(data, at)
     limit, at = read_varint_untrusted(data, at)
+    if kind in _OF_STREAM_COUNTS and limit > MAX_STREAMS:
+        raise UntrustedInputError("MAX_STREAMS or STREAMS_BLOCKED frame", "more streams than there can be")
     return FlowControl(kind, limit, stream_id), at
 
 
@@ -241,8 +259,10 @@ def _read_new_connection_id_untrusted(data: bytes, at: int, _: int) -> tuple[Fra
     sequence, at = read_varint_untrusted(data, at)
     retire_prior_to, at = read_varint_untrusted(data, at)
     (size,), at = read_bytes_untrusted(data, at, 1)
-    if not 1 <= size <= 20:
+    if not 1 <= size <= MAX_CID:
         raise UntrustedInputError("NEW_CONNECTION_ID frame", "its length is impossible")
+    if retire_prior_to > sequence:
+        raise UntrustedInputError("NEW_CONNECTION_ID frame", "it retires itself")
     cid, at = read_bytes_untrusted(data, at, size)
     token, at = read_bytes_untrusted(data, at, RESET_TOKEN_LENGTH)
     return NewConnectionId(sequence, retire_prior_to, cid, token), at

@@ -38,6 +38,8 @@ from qre.wire.frames import (
 
 NUMBER = st.integers(0, (1 << 62) - 1)
 DATA = st.binary(max_size=70)
+OFFSET = st.integers(0, (1 << 62) - 71)
+STREAMS = st.integers(0, 1 << 60)
 
 
 def ack_of(numbers: set[int], delay: int, ecn: tuple[int, ...]) -> Ack:
@@ -55,13 +57,17 @@ FRAMES: list[st.SearchStrategy[Frame]] = [
     ),
     st.builds(ResetStream, NUMBER, NUMBER, NUMBER),
     st.builds(StopSending, NUMBER, NUMBER),
-    st.builds(Crypto, NUMBER, DATA),
-    st.builds(NewToken, DATA),
-    st.builds(Stream, NUMBER, DATA, NUMBER, st.booleans()),
-    st.builds(FlowControl, st.sampled_from((0x10, 0x12, 0x13, 0x14, 0x16, 0x17)), NUMBER),
+    st.builds(Crypto, OFFSET, DATA),
+    st.builds(NewToken, st.binary(min_size=1, max_size=70)),
+    st.builds(Stream, NUMBER, DATA, OFFSET, st.booleans()),
+    st.builds(FlowControl, st.sampled_from((0x10, 0x14)), NUMBER),
+    st.builds(FlowControl, st.sampled_from((0x12, 0x13, 0x16, 0x17)), STREAMS),
     st.builds(FlowControl, st.sampled_from((0x11, 0x15)), NUMBER, NUMBER),
     st.builds(
-        NewConnectionId, NUMBER, NUMBER, st.binary(min_size=1, max_size=20), st.binary(min_size=16, max_size=16)
+        lambda numbers, cid, token: NewConnectionId(max(numbers), min(numbers), cid, token),
+        st.tuples(NUMBER, NUMBER),
+        st.binary(min_size=1, max_size=20),
+        st.binary(min_size=16, max_size=16),
     ),
     st.builds(RetireConnectionId, NUMBER),
     st.builds(PathChallenge, st.binary(min_size=8, max_size=8)),
@@ -93,7 +99,7 @@ def test_a_frame_is_read_back(strategy: st.SearchStrategy[Frame]) -> None:
 
 
 def test_every_type_of_frame_is_written() -> None:
-    assert len(FRAMES) == len(Frame.__subclasses__()) + 2
+    assert len(FRAMES) == len(Frame.__subclasses__()) + 3
     with pytest.raises(TypeError):
         encode_frame(Frame())
 
@@ -135,6 +141,12 @@ def test_runs_of_padding_and_ping_are_one_frame_each() -> None:
         b"\x02\x80\x0f\xff\xff\x00" + (MAX_ACK_RANGES_READ + 1 | 0x4000).to_bytes(2, "big") + b"\x00" * 2000,
         b"\x18\x01\x00\x00" + bytes(40),  # an empty connection ID
         b"\x18\x01\x00\x15" + bytes(40),
+        b"\x18\x01\x02\x08" + bytes(40),  # retires itself
+        b"\x07\x00",  # no token
+        b"\x06" + b"\xff" * 8 + b"\x01\x00",  # data beyond the largest offset
+        b"\x0c\x00" + b"\xff" * 8 + b"\x00",
+        b"\x0e\x00" + b"\xff" * 8 + b"\x01\x00",
+        *(bytes([kind]) + b"\xd0" + bytes(6) + b"\x01" for kind in (0x12, 0x13, 0x16, 0x17)),  # 2^60 + 1 streams
     ],
 )
 def test_an_impossible_frame_is_refused(payload: bytes) -> None:

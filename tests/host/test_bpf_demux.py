@@ -1,66 +1,29 @@
-"""The demultiplexer in the running kernel, with real sockets on loopback in a namespace of the test's own thread."""
+"""The demultiplexer in the running kernel, with real sockets on loopback."""
 
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from qre.config.model import GlobalConfig
 from qre.errors import MachineError
 from qre.supervisor.pins import check_pin_dir, paths, pin, unpin
-from qre.supervisor.settings import bpf_elf
-from qre.supervisor.sockets import server_pair
-from qre.workers.bpf_loader.program import MAX_ROUTES, SLOT_KERNEL, SLOT_USER, Maps, load
+from qre.workers.bpf_loader.program import (
+    CID_ROUTES,
+    MAX_ROUTES,
+    SLOT_KERNEL,
+    SLOT_USER,
+    SOCKETS,
+    Maps,
+    create,
+    load,
+)
 from tests.support.namespaces import run
+from tests.support.reuseport import Group, short_packet
 
 CID = bytes(range(20))
-
-
-def short_packet(cid: bytes, size: int = 40) -> bytes:
-    return (b"\x40" + cid).ljust(size, b"\xaa")
-
-
-class Group:
-    """A reuseport group with the program attached, and a sender."""
-
-    def __init__(self, length: int = 20) -> None:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        self.pair = list(server_pair("127.0.0.1", port, 0))
-        elf = os.open(bpf_elf(GlobalConfig()), os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            self.maps = load(elf, length)
-        finally:
-            os.close(elf)
-        self.maps.slot_in(SLOT_USER, self.pair[0].fileno())
-        self.maps.slot_in(SLOT_KERNEL, self.pair[1].fileno())
-        self.maps.attach(self.pair[0].fileno())
-        self.address = ("127.0.0.1", port)
-
-    def slot_of(self, packet: bytes) -> int:
-        """Send it from a fresh port, and see which socket has it."""
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
-            sender.sendto(packet, self.address)
-        for _ in range(2000):
-            for slot, one in enumerate(self.pair):
-                if one.fileno() < 0:
-                    continue
-                try:
-                    assert one.recv(2048) == packet
-                    return slot
-                except BlockingIOError:
-                    continue
-        raise AssertionError("nobody got it")
-
-    def close(self) -> None:
-        self.maps.close()
-        for one in self.pair:
-            one.close()
 
 
 @pytest.fixture
@@ -108,6 +71,36 @@ def test_the_routed_length_is_set_at_load(length: int) -> None:
         group.close()
 
 
+def test_listeners_do_not_know_each_others_cids(group: Group) -> None:
+    with Group(18) as other:
+        group.maps.adopt(CID)
+        other.maps.adopt(CID[:18])
+        assert (group.slot_of(short_packet(CID)), other.slot_of(short_packet(CID))) == (SLOT_KERNEL, SLOT_KERNEL)
+        group.maps.release(CID)
+        assert (group.slot_of(short_packet(CID)), other.slot_of(short_packet(CID))) == (SLOT_USER, SLOT_KERNEL)
+        other.pair[1].close()
+        assert (group.slot_of(short_packet(CID)), other.slot_of(short_packet(CID))) == (SLOT_USER, SLOT_USER)
+
+
+@pytest.mark.parametrize("value", [0, 2, 0xFFFFFFFF])
+def test_a_route_to_no_slot_but_the_data_planes_goes_to_user_space(
+    group: Group, value: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qre.workers.bpf_loader.program.SLOT_KERNEL", value)
+    group.maps.adopt(CID)
+    assert group.slots_of(short_packet(CID)) == {SLOT_USER}
+
+
+def test_nothing_is_dropped_while_both_slots_are_empty(group: Group) -> None:
+    group.maps.adopt(CID)
+    first, second = group.pair
+    replacement = group.another()
+    first.close()
+    second.close()
+    group.pair = [replacement]  # in the group, but in no slot
+    assert group.slots_of(short_packet(CID)) == {0}
+
+
 @pytest.mark.parametrize("length", [0, 16, 21, 255])
 def test_a_length_out_of_range_steers_nothing(length: int) -> None:
     group = Group(length)
@@ -122,10 +115,7 @@ def test_a_closed_socket_leaves_its_packets_to_the_other_until_it_is_replaced(gr
     group.maps.adopt(CID)
     group.pair[1].close()
     assert group.slot_of(short_packet(CID)) == SLOT_USER
-    replacement = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    replacement.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    replacement.bind(group.address)
-    replacement.setblocking(False)
+    replacement = group.another()
     group.pair[1] = replacement
     group.maps.slot_in(SLOT_KERNEL, replacement.fileno())
     assert group.slot_of(short_packet(CID)) == SLOT_KERNEL
@@ -146,9 +136,20 @@ def test_a_full_map_refuses_and_names_the_bound(group: Group) -> None:
 
 
 def test_objects_of_another_shape_are_refused(group: Group) -> None:
-    fds = [os.dup(fd) for fd in (group.maps.sockets, group.maps.cid_routes, group.maps.program)]
     with pytest.raises(MachineError, match="another shape"):
-        Maps(*fds)
+        Maps(*map(os.dup, (group.maps.sockets, group.maps.cid_routes, group.maps.program)))
+
+
+def test_only_the_program_that_steers_by_these_maps_is_taken_for_ours(group: Group) -> None:
+    ours = (group.maps.cid_routes, group.maps.sockets)
+    Maps(*map(os.dup, (*ours, group.maps.program))).close()
+    with Group() as other:
+        for program, why in ((other.maps.program, "other maps"), (ours[0], "another program"), (0, "program")):
+            with pytest.raises(MachineError, match=why):
+                Maps(*map(os.dup, (*ours, program)))
+    fresh = create(CID_ROUTES), create(SOCKETS)
+    with pytest.raises(MachineError, match="other maps"):
+        Maps(*fresh, os.dup(group.maps.program))
 
 
 def test_what_is_no_elf_is_refused(tmp_path: Path) -> None:

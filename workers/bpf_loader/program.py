@@ -29,6 +29,9 @@ KEY_SIZE, VALUE_SIZE = 1 + MAX_CID, 4
 MAX_ELF: Final = 1 << 20
 
 _MAP_TYPE_HASH, _MAP_TYPE_REUSEPORT_SOCKARRAY = 1, 20
+_PROG_TYPE_SK_REUSEPORT: Final = 21
+#: Maps of a program that are looked at: it has the two, and its read-only data.
+_MAX_PROGRAM_MAPS: Final = 8
 _SO_ATTACH_REUSEPORT_EBPF, _SO_DETACH_REUSEPORT_BPF, _SO_COOKIE = 52, 68, 57
 _BPF_ANY: Final = 0
 #: Numbers from here on are libbpf's own, not the system's.
@@ -56,6 +59,23 @@ class _MapInfo(ctypes.Structure):
 
     _fields_ = tuple(
         (name, ctypes.c_uint32) for name in ("type", "id", "key_size", "value_size", "max_entries", "flags")
+    )
+
+
+class _ProgramInfo(ctypes.Structure):
+    """The start of struct bpf_prog_info."""
+
+    _fields_ = (
+        ("type", ctypes.c_uint32),
+        ("id", ctypes.c_uint32),
+        ("tag", ctypes.c_uint8 * 8),
+        ("code_lengths", ctypes.c_uint32 * 2),
+        ("code", ctypes.c_uint64 * 2),
+        ("load_time", ctypes.c_uint64),
+        ("created_by_uid", ctypes.c_uint32),
+        ("nr_map_ids", ctypes.c_uint32),
+        ("map_ids", ctypes.c_uint64),
+        ("name", ctypes.c_char * 16),
     )
 
 
@@ -110,8 +130,8 @@ def _cookie(fd: int) -> int:
         return int.from_bytes(sock.getsockopt(socket.SOL_SOCKET, _SO_COOKIE, 8), sys.byteorder)
 
 
-def check_shape(fd: int, shape: Shape, what: str = "") -> None:
-    """Raise MachineError unless ``fd`` is a map of this type, key size, value size and number of entries."""
+def check_shape(fd: int, shape: Shape, what: str = "") -> int:
+    """The kernel's number of the map ``fd``, which has this type, key size, value size and number of entries."""
     info = _MapInfo()
     length = ctypes.c_uint32(ctypes.sizeof(info))
     what = what or f"map {shape.name}"
@@ -122,6 +142,20 @@ def check_shape(fd: int, shape: Shape, what: str = "") -> None:
         shape.type, shape.key_size, shape.value_size, shape.max_entries,
     ):  # fmt: skip
         raise MachineError(what, f"it is no {shape.name}: it has another shape", "remove its pin")
+    return int(info.id)
+
+
+def check_program(fd: int, maps: set[int]) -> None:
+    """Raise MachineError unless ``fd`` is our program, and steers by the maps with these numbers."""
+    ids = (ctypes.c_uint32 * _MAX_PROGRAM_MAPS)()
+    info = _ProgramInfo(nr_map_ids=len(ids), map_ids=ctypes.addressof(ids))
+    length = ctypes.c_uint32(ctypes.sizeof(info))
+    if _info(fd, ctypes.byref(info), ctypes.byref(length)):
+        raise _failure(f"program {PROGRAM}")
+    if info.type != _PROG_TYPE_SK_REUSEPORT or info.name != PROGRAM.encode()[: len(info.name)] or not info.name:
+        raise MachineError(f"program {PROGRAM}", "it is another program")
+    if not maps <= set(ids[: info.nr_map_ids]):
+        raise MachineError(f"program {PROGRAM}", "it steers by other maps")
 
 
 def create(shape: Shape) -> int:
@@ -168,8 +202,7 @@ class Maps:
     def __init__(self, cid_routes: int, sockets: int, program: int) -> None:
         self.cid_routes, self.sockets, self.program = cid_routes, sockets, program
         try:
-            check_shape(cid_routes, CID_ROUTES)
-            check_shape(sockets, SOCKETS)
+            check_program(program, {check_shape(cid_routes, CID_ROUTES), check_shape(sockets, SOCKETS)})
         except MachineError:
             self.close()
             raise

@@ -37,10 +37,15 @@ def read_udp(path: Path) -> Iterator[Datagram]:
                 time, frame = next(iter(reader))
             except (StopIteration, dpkt.NeedData):
                 return
-            ip = dpkt.ethernet.Ethernet(frame).data
+            try:
+                ip = dpkt.ethernet.Ethernet(frame).data
+            except dpkt.NeedData:
+                continue
             if not isinstance(ip, dpkt.ip.IP) or not isinstance(ip.data, dpkt.udp.UDP):
                 continue
             udp = ip.data
+            if len(udp) != udp.ulen:
+                continue  # dpkt hands out what there is of it
             yield Datagram(
                 time=float(time),
                 source=(socket.inet_ntoa(ip.src), udp.sport),

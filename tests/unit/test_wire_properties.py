@@ -23,6 +23,7 @@ from qre.wire.packet import (
 )
 from qre.wire.protection import Protection
 from qre.wire.varint import MAX_VARINT, encode_varint, read_varint_untrusted
+from tests.fuzz import fuzz_wire
 
 cids = st.binary(max_size=20)
 numbers = st.integers(0, MAX_PACKET_NUMBER)
@@ -121,3 +122,7 @@ def test_a_glance_at_a_header_agrees_with_the_parser(dcid: bytes, scid: bytes, k
 def test_an_empty_datagram_has_no_header() -> None:
     assert not is_long(b"") and not is_short(b"") and not is_initial(b"")
     assert long_header_destination_cid(b"") == b""
+
+
+def test_a_short_fuzzing_run_finds_nothing() -> None:
+    assert fuzz_wire.main(4000, seed=7) == 0

@@ -319,14 +319,19 @@ def _prepare_reload(profile: Profile, config: GlobalConfig, rtnl: Rtnl, notice: 
     if saved is None or rtnl.link(saved.device) is None:
         raise UserError(f"profile {profile.name}", "it is not up", f"see `qre-tool up {profile.name}`")
     refuse_foreign(saved.device, rtnl.link(saved.device), ALIAS_PREFIX + profile.name)
-    refuse_replacement(profile, saved)
+    refuse_replacement(profile, saved, down_and_up(profile.name))
     spec = DeviceSpec(
         profile.device, profile.address, profile.mtu, profile.allowed_ips, _fwmark(profile, saved, rtnl)
     )
     return _Up(profile, config, False, notice, rtnl, spec, saved)
 
 
-def refuse_replacement(profile: Profile, saved: ProfileState) -> None:
+def down_and_up(name: str) -> str:
+    """The remedy for a profile that no daemon runs."""
+    return f"run `qre-tool down {name}`, then up"
+
+
+def refuse_replacement(profile: Profile, saved: ProfileState, remedy: str) -> None:
     """Raise when the file changed what only ``down`` and ``up`` can change."""
     wanted = state_of(profile, 0)
     for key, old, new in (
@@ -335,7 +340,6 @@ def refuse_replacement(profile: Profile, saved: ProfileState) -> None:
         ("Listen", saved.listen, wanted.listen),
     ):
         if old != new:
-            remedy = f"run `qre-tool down {profile.name}`, then up"
             raise UserError(
                 f"profile {profile.name}", f"{key} was {old or 'unset'} and is now {new or 'unset'}", remedy
             )

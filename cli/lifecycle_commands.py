@@ -17,6 +17,7 @@ from qre.cli.commands import Options
 from qre.cli.control_client import RELOAD_TIMEOUT, ask_daemon, daemon_runs
 from qre.cli.device_lock import hold_device
 from qre.cli.lifecycle import (
+    down_and_up,
     down_profile,
     plan_down,
     plan_reload,
@@ -73,7 +74,7 @@ def reload(arguments: list[str], options: Options) -> int:
     profile = _load(arguments[0], config, "reload", changes=not options.dry_run)
     saved = load_state(config, profile.name)
     if saved is not None:
-        refuse_replacement(profile, saved)
+        refuse_replacement(profile, saved, down_and_up(profile.name))
     asks = daemon_runs(config, profile.device)
     if options.dry_run:
         _print([f"ask the daemon of {profile.device} to reload"] if asks else [])

@@ -26,7 +26,7 @@ from typing import Any, Final
 import msgspec
 
 from qre.cli.device_lock import hold_device
-from qre.cli.lifecycle import down_profile, up_profile
+from qre.cli.lifecycle import down_profile, refuse_replacement, up_profile
 from qre.cli.state import save_state, state_of, write_atomically
 from qre.config.model import GlobalConfig, Profile
 from qre.errors import MachineError, QreError, UntrustedInputError, UserError, UserErrors
@@ -63,6 +63,8 @@ Work = Coroutine[Any, Any, None]
 _STOP_TIMEOUT: Final = 12.0
 _RELOAD_TIMEOUT: Final = 30.0
 _NOTIFY_RETRY: Final = 0.5
+#: What to do about a change that a reload cannot make.
+_RESTART: Final = "down and up"
 _PR_SET_CHILD_SUBREAPER: Final = 36
 _ENDING: Final = (signal.SIGTERM, signal.SIGINT)
 _HANDLED: Final = (*_ENDING, signal.SIGHUP)
@@ -386,15 +388,9 @@ class Daemon:
 
     async def _apply(self, profile: Profile) -> None:
         old = self._profile
-        for key, before, after in (
-            ("Device", old.device, profile.device),
-            ("Role", old.role, profile.role),
-            ("Listen", old.server and str(old.server.listen), profile.server and str(profile.server.listen)),
-        ):
-            if before != after:
-                raise UserError(f"profile {old.name}", f"{key} was {before} and is now {after}", "down and up")
+        refuse_replacement(profile, state_of(old, self._fwmark), _RESTART)
         if any(network.prefixlen == 0 for network in profile.allowed_ips) and not self._fwmark:
-            raise UserError(f"profile {old.name}", "AllowedIPs gained a default route", "down and up")
+            raise UserError(f"profile {old.name}", "AllowedIPs gained a default route", _RESTART)
         secrets = secrets_memfd(profile)
         try:
             self._tell(Supply(name="new_profile_secrets"), secrets)

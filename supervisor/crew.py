@@ -54,6 +54,8 @@ _GREET_TIMEOUT: Final = 30.0
 _START_TIMEOUT: Final = 30.0
 _PIN_TIMEOUT: Final = 10.0
 _COMPLETE_TIMEOUT: Final = 8.0
+#: Of a reload during which workers die.
+_RELOAD_ATTEMPTS: Final = 3
 #: A death may not have been noticed at once.
 _NOTICE: Final = 0.2
 _HEARTBEAT_INTERVAL: Final = 2.0
@@ -344,25 +346,32 @@ class Crew:
                 os.close(old_secrets)
 
     async def _apply_to_all(self, config: WorkerConfig) -> None:
-        """Wait for workers that are being restarted; begin once more when one dies in the middle of it."""
-        await self._until_complete()
-        try:
-            await self._apply(config)
-        except MachineError:
-            await asyncio.sleep(_NOTICE)
-            if all(member.life.stage is Stage.READY for member in self.members.values()):
-                raise
-            await self._until_complete()
-            await self._apply(config)
+        """Wait for workers that are being restarted; begin once more when one died in the middle of it."""
+        for attempt in range(_RELOAD_ATTEMPTS):
+            asked = await self._until_complete()
+            try:
+                await self._apply(config)
+            except MachineError:
+                await asyncio.sleep(_NOTICE)
+                if attempt == _RELOAD_ATTEMPTS - 1 or asked == self._complete_pids():
+                    raise
+            else:
+                return
 
-    async def _until_complete(self) -> None:
-        """Wait for workers that are being restarted. Raises MachineError when it takes too long."""
+    async def _until_complete(self) -> list[int]:
+        """Wait until all workers are ready at once; their pids. Raises MachineError when it takes too long."""
         deadline = asyncio.get_running_loop().time() + _COMPLETE_TIMEOUT
-        for member in self.members.values():
-            while member.life.stage is not Stage.READY:
-                if asyncio.get_running_loop().time() > deadline:
-                    raise MachineError(f"worker {member.party}", "it is being restarted", "try again")
-                await asyncio.sleep(0.02)
+        while not (pids := self._complete_pids()):
+            if asyncio.get_running_loop().time() > deadline:
+                missing = next(member for member in self.members.values() if member.life.stage is not Stage.READY)
+                raise MachineError(f"worker {missing.party}", "it is being restarted", "try again")
+            await asyncio.sleep(0.02)
+        return pids
+
+    def _complete_pids(self) -> list[int]:
+        """Of all workers, while all are ready; otherwise empty."""
+        members = self.members.values()
+        return [member.pid for member in members] if all(m.life.stage is Stage.READY for m in members) else []
 
     async def _apply(self, config: WorkerConfig) -> None:
         device = SyncDevice(

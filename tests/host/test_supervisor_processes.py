@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -195,22 +196,24 @@ def test_after_a_killed_parent_nothing_runs_and_the_next_start_takes_over(make: 
         assert daemon.said().count("PostDown") == 1
 
 
-def test_all_workers_killed_at_once_come_back_and_a_reload_meanwhile_waits_for_them() -> None:
+@pytest.mark.parametrize("pause", [0.0, 0.15, 0.3])
+def test_all_workers_killed_in_a_row_come_back_and_a_reload_meanwhile_waits_for_them(pause: float) -> None:
     with server() as lone:
         daemon = lone.daemon
         daemon.start().wait_ready().wait_status("quiet")
         before = {name: pid for name, pid in daemon.workers().items() if name != "supervisor"}
-        for pid in before.values():
-            os.kill(pid, signal.SIGKILL)
         lone.edit("Address = 10.77.0.1/24", "MTU = 1300\nAddress = 10.77.0.1/24")
+        first, *others = before.values()
+        os.kill(first, signal.SIGKILL)
         os.kill(daemon.pid, signal.SIGHUP)
-        daemon.wait_status("mtu 1300")
-        assert daemon.said().count("is back") == len(before)
+        for pid in others:
+            time.sleep(pause)
+            os.kill(pid, signal.SIGKILL)
+        wait_for("all workers back", lambda: daemon.said().count("is back") == len(before), 30)
+        wait_for("the new MTU", lambda: "mtu 1300" in lone.namespace.ip("link") and daemon.shown()["mtu"] == 1300)
         assert "reload:" not in daemon.said()
         assert not set(before.values()) & set(daemon.workers().values())
-        assert "mtu 1300" in lone.namespace.ip("link")
         check_promises(daemon)
-        assert daemon.shown()["mtu"] == 1300
 
 
 def test_the_parties_of_the_table_are_the_processes_of_the_drawing() -> None:

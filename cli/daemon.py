@@ -35,7 +35,7 @@ def daemon(arguments: list[str], options: Options) -> int:
     _open_standard_streams()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _nothing_to_undo)
-    from qre.cli.capabilities import require_capabilities
+    from qre.capabilities import require_capabilities
     from qre.config.profile import load_profile
     from qre.config.settings import load_global
     from qre.config.values import check_profile_name

@@ -12,7 +12,7 @@ import os
 import sys
 from dataclasses import dataclass
 
-from qre.cli.capabilities import require_capabilities
+from qre.capabilities import require_capabilities
 from qre.cli.kernel_module import MODULE, choose_dataplane, wants_module
 from qre.cli.reverse_path import strict_devices
 from qre.cli.state import ProfileState, load_state, remove_state, save_state, state_of, state_path

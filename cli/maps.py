@@ -65,7 +65,7 @@ def show_cid_map(arguments: Sequence[str], options: Options) -> int:
 
 
 def _create(command: str, shape: Shape, arguments: Sequence[str]) -> int:
-    from qre.cli.capabilities import require_capabilities
+    from qre.capabilities import require_capabilities
     from qre.supervisor.pins import check_pin_dir
     from qre.workers.bpf_loader.program import create, pin_at
 

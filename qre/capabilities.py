@@ -1,4 +1,4 @@
-"""What this process may do, asked before anything is changed: the answer names each capability that is missing."""
+"""Linux capabilities: their numbers, and what this process lacks, asked before anything is changed."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-#: <linux/capability.h>
-_NUMBERS = {
+#: <linux/capability.h>, those that QRE knows of.
+NUMBERS = {
     "CAP_CHOWN": 0,
+    "CAP_DAC_READ_SEARCH": 2,
     "CAP_KILL": 5,
     "CAP_SETGID": 6,
     "CAP_SETUID": 7,
@@ -24,7 +25,7 @@ def missing_capabilities(names: Iterable[str]) -> list[str]:
     """Those of ``names`` that are not in this process's effective set."""
     with open("/proc/self/status", encoding="ascii", errors="replace") as file:
         effective = next((int(line.split()[1], 16) for line in file if line.startswith("CapEff:")), 0)
-    return [name for name in names if not effective >> _NUMBERS[name] & 1]
+    return [name for name in names if not effective >> NUMBERS[name] & 1]
 
 
 def require_capabilities(what: str, names: Iterable[str]) -> None:

@@ -15,6 +15,7 @@ import struct
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from qre.cli.control_client import SUFFIX
 from qre.errors import MachineError, QreError, UserError
 from qre.supervisor.link import ReloadWanted, ToParent
 from qre.supervisor.status import describe
@@ -35,7 +36,7 @@ class ControlSocket:
     """Serves one device's control socket."""
 
     def __init__(self, runtime: Path, device: str, crew: Crew, tell: Callable[[ToParent], None]) -> None:
-        self.path = runtime / f"{device}.sock"
+        self.path = runtime / f"{device}{SUFFIX}"
         self._crew = crew
         self._tell = tell
         self._server: asyncio.Server | None = None

@@ -25,6 +25,7 @@ from typing import Any, Final
 
 import msgspec
 
+from qre.cli.control_client import SUFFIX
 from qre.cli.device_lock import hold_device
 from qre.cli.lifecycle import down_profile, refuse_replacement, up_profile
 from qre.cli.state import save_state, state_of, write_atomically
@@ -146,7 +147,7 @@ class Daemon:
                     unpin(self._config.bpf_pin_dir, self._profile.device)
             with self._reported("ready file"):
                 self._set_ready_file(False)
-            for name in (f"{self._profile.device}.workers", f"{self._profile.device}.sock"):
+            for name in (f"{self._profile.device}.workers", f"{self._profile.device}{SUFFIX}"):
                 path = self._config.runtime_dir / name
                 with self._reported(str(path)):
                     shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)

@@ -19,6 +19,7 @@ from typing import Final
 import capng
 import zmq.asyncio
 
+from qre.capabilities import NUMBERS
 from qre.errors import MachineError, QreError, UntrustedInputError
 from qre.ipc import sandbox
 from qre.ipc.channel import Channel, ChannelClosedError
@@ -46,16 +47,16 @@ from qre.supervisor.sockets import server_pair
 _SETUP_TIMEOUT: Final = 20.0
 _STOP_TIMEOUT: Final = 8.0
 #: To start and signal workers of other uids, to hand them the capability they are granted, to read this program's
-#: own files wherever it is installed. Linux capability numbers.
-_KEPT: Final = {
-    "dac_read_search": 2,
-    "kill": 5,
-    "setgid": 6,
-    "setuid": 7,
-    "setpcap": 8,
-    "net_admin": 12,
-    "bpf": 39,
-}
+#: own files wherever it is installed.
+_KEPT: Final = (
+    "CAP_DAC_READ_SEARCH",
+    "CAP_KILL",
+    "CAP_SETGID",
+    "CAP_SETUID",
+    "CAP_SETPCAP",
+    "CAP_NET_ADMIN",
+    "CAP_BPF",
+)
 
 
 def run_supervisor(sock: socket.socket, parent: int, log_level: str) -> None:
@@ -72,7 +73,8 @@ def run_supervisor(sock: socket.socket, parent: int, log_level: str) -> None:
 
 def _keep_only_what_spawning_needs() -> None:
     capng.capng_get_caps_process()
-    kept = [number for number in _KEPT.values() if capng.capng_have_capability(capng.CAPNG_PERMITTED, number)]
+    wanted = [NUMBERS[name] for name in _KEPT]
+    kept = [number for number in wanted if capng.capng_have_capability(capng.CAPNG_PERMITTED, number)]
     capng.capng_clear(capng.CAPNG_SELECT_ALL)
     for number in kept:
         kinds = capng.CAPNG_EFFECTIVE | capng.CAPNG_PERMITTED | capng.CAPNG_BOUNDING_SET
@@ -128,7 +130,7 @@ class _Supervisor:
                 setup = await self._setup()
             crew = await self._begin(setup)
             await crew.start_all()
-            self._control = ControlSocket(Path(setup.runtime_dir), setup.config.device, crew, self._parent_reload)
+            self._control = ControlSocket(Path(setup.runtime_dir), setup.config.device, crew, self.tell)
             await self._control.open()
             self.tell(AllReady())
             while True:
@@ -173,16 +175,11 @@ class _Supervisor:
                     self.tell(Reloaded())
                 except QreError as error:
                     self.tell(Reloaded(error=str(error)[:512]))
-            case Pinned(error=error):
-                crew.pinned(error)
             case ReloadFinished(error=error):
                 if self._control is not None:
                     self._control.reload_finished(error)
             case _:
                 self._log.error("unexpected from the parent: %s", type(message).__name__)
-
-    def _parent_reload(self, message: ToParent) -> None:
-        self.tell(message)
 
     def _receive(self) -> None:
         try:

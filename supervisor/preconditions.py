@@ -10,7 +10,7 @@ import stat
 from pathlib import Path
 from typing import Final
 
-from qre.cli.capabilities import require_capabilities
+from qre.capabilities import require_capabilities
 from qre.config.model import GlobalConfig, Profile
 from qre.errors import MachineError, UserError
 from qre.ipc.messages import Party

@@ -18,7 +18,7 @@ from qre.config.model import GlobalConfig, Profile, SocketAddress
 from qre.ipc.messages import ProfileSecrets, WorkerConfig
 from qre.session import DestProfile, Role
 
-_F_ADD_SEALS, _ALL_SEALS = 1033, 0x1 | 0x2 | 0x4 | 0x8  # seal, shrink, grow, write
+_FIXED_SIZE = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
 MEMFD_SIZE = 1 << 20
 
 
@@ -88,7 +88,7 @@ def secrets_memfd(profile: Profile) -> int:
     fd = os.memfd_create("profile_secrets", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     os.write(fd, msgspec.msgpack.encode(secrets))
     os.lseek(fd, 0, os.SEEK_SET)
-    fcntl.fcntl(fd, _F_ADD_SEALS, _ALL_SEALS)
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _FIXED_SIZE | fcntl.F_SEAL_WRITE)
     return fd
 
 
@@ -96,7 +96,7 @@ def empty_memfd(name: str) -> int:
     """A memfd of fixed size that outlives the workers that map it."""
     fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     os.ftruncate(fd, MEMFD_SIZE)
-    fcntl.fcntl(fd, _F_ADD_SEALS, _ALL_SEALS & ~0x8)  # its size stays, its contents change
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _FIXED_SIZE)  # its contents change
     return fd
 
 

@@ -14,7 +14,7 @@ from qre.errors import MachineError, UserError
 _IP_MTU_DISCOVER, _IP_PMTUDISC_PROBE = 10, 3
 #: More than net.core.*mem_max allows: the data plane's worker cannot raise it any more. Needs CAP_NET_ADMIN.
 _BUFFER = 8 << 20
-_SO_SNDBUFFORCE, _SO_RCVBUFFORCE, SO_MARK = 32, 33, 36
+_SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
 
 
 def _prepare(made: socket.socket) -> None:
@@ -43,7 +43,7 @@ def server_pair(ip: str, port: int, fwmark: int) -> tuple[socket.socket, socket.
             made.append(one)
             one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             if fwmark:
-                one.setsockopt(socket.SOL_SOCKET, SO_MARK, fwmark)
+                one.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, fwmark)
             _prepare(one)
             one.bind((ip, port))
     except OSError as error:
@@ -58,7 +58,7 @@ def client_socket(ip: str, port: int, fwmark: int) -> socket.socket:
     made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     try:
         if fwmark:
-            made.setsockopt(socket.SOL_SOCKET, SO_MARK, fwmark)
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, fwmark)
         _prepare(made)
         made.bind((ip or "0.0.0.0", port))
     except OSError as error:

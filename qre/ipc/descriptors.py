@@ -14,8 +14,6 @@ from qre.errors import MachineError
 from qre.ipc.messages import WorkerConfig
 from qre.ipc.roles import Expected
 
-_F_GET_SEALS = 1034
-_SEAL_SHRINK, _SEAL_GROW, _SEAL_WRITE = 0x2, 0x4, 0x8
 _TUN = os.makedev(10, 200)
 
 
@@ -40,8 +38,8 @@ def _wrong(fd: int, expected: Expected) -> str:
             wanted = os.O_RDWR if expected.writable else os.O_RDONLY
             return "" if stat.S_ISREG(mode) and access == wanted else "not a file opened as asked for"
         case "memfd":
-            seals = fcntl.fcntl(fd, _F_GET_SEALS)
-            wanted = _SEAL_SHRINK | _SEAL_GROW | (0 if expected.writable else _SEAL_WRITE)
+            seals = fcntl.fcntl(fd, fcntl.F_GET_SEALS)
+            wanted = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | (0 if expected.writable else fcntl.F_SEAL_WRITE)
             return "" if stat.S_ISREG(mode) and seals & wanted == wanted else "not a sealed memfd"
         case "tun":
             is_tun = stat.S_ISCHR(mode) and os.fstat(fd).st_rdev == _TUN

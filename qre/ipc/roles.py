@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
+from qre.capabilities import NUMBERS
 from qre.ipc.messages import Party
 
-CAP_NET_ADMIN: Final = 12
-CAP_BPF: Final = 39
+CAP_NET_ADMIN: Final = NUMBERS["CAP_NET_ADMIN"]
+CAP_BPF: Final = NUMBERS["CAP_BPF"]
 
 
 class Calls(Enum):

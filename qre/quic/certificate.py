@@ -52,7 +52,6 @@ def _make_template() -> tuple[bytes, bytes]:
 
 
 _BEFORE_KEY, _BEFORE_SIGNATURE = _make_template()
-LEAF_LENGTH: Final = len(_BEFORE_KEY) + 32 + len(_BEFORE_SIGNATURE) + PROOF_LENGTH
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,6 @@ from qre.quic.events import ClientEvent, HandOverReady
 
 _BATCH: Final = 32
 _LONGEST: Final = 65_535
-_SOL_UDP: Final = 17
 _UDP_SEGMENT: Final = 103
 
 
@@ -97,7 +96,7 @@ class Exchange:
         a hello, or a server that waits a millisecond for the second takes us for a stranger. False: not sent."""
         if len(datagrams) < 2 or len({len(data) for data in datagrams}) > 1:
             return False
-        segment = [(_SOL_UDP, _UDP_SEGMENT, len(datagrams[0]).to_bytes(2, sys.byteorder))]
+        segment = [(socket.IPPROTO_UDP, _UDP_SEGMENT, len(datagrams[0]).to_bytes(2, sys.byteorder))]
         try:
             self._socket.sendmsg([b"".join(datagrams)], segment, 0, self._peer)
         except OSError:  # a kernel or a device without it, or an MTU below; one by one shows what it is

@@ -80,7 +80,6 @@ class Server:
         self._tasks: set[asyncio.Task[None]] = set()
         self._told: tuple[bool, str] | None = None
         self._resets = TokenBucket(_RESETS, _RESETS)
-        self._unsent = 0
         self._high_water = HighWater()
         self._cids = RoutedCids(secrets.private_key, config.routed_cid_len, os.urandom)
         self._relays = Relays(self._reply)
@@ -338,7 +337,7 @@ class Server:
             else:
                 self._socket.sendto(data, source)
         except OSError:  # no room, no way there, or an ICMP error of an earlier one: UDP loses datagrams
-            self._unsent += 1
+            return
 
     def own_cid(self, data: bytes) -> bytes | None:
         return self._cids.of_datagram(data)

@@ -147,7 +147,7 @@ struct qre_key { /* of one direction and epoch */
 	u8 iv[QRE_IV_SIZE];
 	u64 epoch;
 	refcount_t refs;
-	struct rcu_head rcu;
+	struct rcu_work free;
 };
 
 /* ERR_PTR(-ENOMEM, ...). Wiped when the last reference goes. */

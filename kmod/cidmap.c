@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * The mirror of adopted CIDs in the BPF map QRE_CID_ROUTES, by which the reuseport program steers
+ * packets to the kernel's socket. bpf_map_get and map->ops ask for no permission: the caller had
+ * CAP_NET_ADMIN, and what the map must look like is checked here.
+ */
+#include <linux/bpf.h>
+#include <linux/file.h>
+#include <linux/rcupdate.h>
+#include "compat.h"
+#include "session.h"
+
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 12, 0)
+QRE_IMPORT_NS(BPF_INTERNAL);
+#endif
+
+#define QRE_KERNEL_SLOT 1
+#define QRE_TRIES	8
+
+static int qre_map_write(struct bpf_map *map, const struct qre_cid *cid)
+{
+	u32 slot = QRE_KERNEL_SLOT;
+	int error, tries = QRE_TRIES;
+
+	do { /* -EBUSY: somebody holds the bucket on this CPU just now */
+		rcu_read_lock();
+		error = map->ops->map_update_elem(map, (void *)cid, &slot, BPF_ANY);
+		rcu_read_unlock();
+	} while (error == -EBUSY && --tries);
+	return error;
+}
+
+static void qre_map_erase(struct bpf_map *map, const struct qre_cid *cid)
+{
+	int tries = QRE_TRIES;
+	long error;
+
+	do {
+		rcu_read_lock();
+		error = map->ops->map_delete_elem(map, (void *)cid);
+		rcu_read_unlock();
+	} while (error == -EBUSY && --tries);
+}
+
+void qre_cidmap_add(struct qre_net *qn, struct qre_cid_entry *entry)
+{
+	int error;
+
+	if (!qn->map.map)
+		return;
+	error = qre_map_write(qn->map.map, &entry->cid);
+	if (error) {
+		qn->map.failures++;
+		qn->map.missing++;
+		qre_tell_map_failed(entry->qdev, &entry->cid, -error);
+		return;
+	}
+	entry->mirrored = true;
+	qn->map.entries++;
+}
+
+void qre_cidmap_del(struct qre_net *qn, struct qre_cid_entry *entry)
+{
+	if (!qn->map.map)
+		return;
+	if (!entry->mirrored) {
+		qn->map.missing--;
+		return;
+	}
+	qre_map_erase(qn->map.map, &entry->cid);
+	entry->mirrored = false;
+	qn->map.entries--;
+}
+
+int qre_cidmap_register(struct qre_net *qn, u32 fd, struct netlink_ext_ack *extack)
+{
+	struct qre_cid_entry *entry;
+	struct bpf_map *map;
+	struct file *file;
+	bool writable;
+
+	if (qn->map.map) {
+		NL_SET_ERR_MSG(extack, "BpfMapFd: a CID map is registered already");
+		return -EBUSY;
+	}
+	file = fget(fd);
+	if (!file) {
+		NL_SET_ERR_MSG(extack, "BpfMapFd is not an open descriptor");
+		return -EBADF;
+	}
+	writable = file->f_mode & FMODE_WRITE;
+	fput(file);
+	map = bpf_map_get(fd);
+	if (IS_ERR(map)) {
+		NL_SET_ERR_MSG(extack, "BpfMapFd is not a BPF map");
+		return PTR_ERR(map);
+	}
+	if (!writable || READ_ONCE(map->frozen)) {
+		NL_SET_ERR_MSG(extack, "BpfMapFd: the map is read-only");
+		goto refuse;
+	}
+	if (map->map_type != BPF_MAP_TYPE_HASH || map->key_size != sizeof(struct qre_cid) ||
+	    map->value_size != sizeof(u32)) {
+		NL_SET_ERR_MSG(extack, "BpfMapFd is not a hash map of 21-byte keys and u32 values");
+		goto refuse;
+	}
+	qn->map = (struct qre_cidmap){ .map = map, .id = map->id };
+	list_for_each_entry(entry, &qn->cids, entry)
+		qre_cidmap_add(qn, entry);
+	return 0;
+refuse:
+	bpf_map_put(map);
+	return -EINVAL;
+}
+
+void qre_cidmap_release(struct qre_net *qn)
+{
+	struct qre_cid_entry *entry;
+
+	if (!qn->map.map)
+		return;
+	list_for_each_entry(entry, &qn->cids, entry)
+		qre_cidmap_del(qn, entry);
+	bpf_map_put(qn->map.map);
+	qn->map = (struct qre_cidmap){};
+}
+
+int qre_cidmap_unregister(struct qre_net *qn, struct netlink_ext_ack *extack)
+{
+	if (!qn->map.map) {
+		NL_SET_ERR_MSG(extack, "no CID map is registered");
+		return -ENOENT;
+	}
+	qre_cidmap_release(qn);
+	return 0;
+}

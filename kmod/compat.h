@@ -1,0 +1,73 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/* What differs between kernels from 6.1 on: tested by feature where the preprocessor can see it. */
+#ifndef QRE_COMPAT_H
+#define QRE_COMPAT_H
+
+#include <linux/module.h>
+#include <linux/netdevice.h>
+#include <linux/timer.h>
+#include <linux/version.h>
+#include <net/genetlink.h>
+
+/* del_timer_sync became timer_delete_sync (6.2), and lost its old name later */
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 2, 0)
+#define timer_delete_sync(timer) del_timer_sync(timer)
+#endif
+#ifndef timer_container_of
+#define timer_container_of(var, callback_timer, timer_fieldname)                                  \
+	container_of(callback_timer, typeof(*var), timer_fieldname)
+#endif
+
+/* AEAD callbacks take the context itself since 6.3 */
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 3, 0)
+#define QRE_CRYPTO_ARG	       struct crypto_async_request *
+#define QRE_CRYPTO_CONTEXT(arg) ((arg)->data)
+#else
+#define QRE_CRYPTO_ARG	       void *
+#define QRE_CRYPTO_CONTEXT(arg) (arg)
+#endif
+
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 13, 0)
+#define QRE_IMPORT_NS(name) MODULE_IMPORT_NS(name)
+#else
+#define QRE_IMPORT_NS(name) MODULE_IMPORT_NS(#name)
+#endif
+
+#if __has_include(<net/gso.h>)
+#include <net/gso.h>
+#endif
+
+/* udp_tunnel_xmit_skb got one more argument in 6.17 */
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 17, 0)
+#define qre_udp_tunnel_xmit(rt, sk, skb, src, dst, tos, ttl, df, sport, dport)                     \
+	udp_tunnel_xmit_skb(rt, sk, skb, src, dst, tos, ttl, df, sport, dport, false, false)
+#else
+#define qre_udp_tunnel_xmit(rt, sk, skb, src, dst, tos, ttl, df, sport, dport)                     \
+	udp_tunnel_xmit_skb(rt, sk, skb, src, dst, tos, ttl, df, sport, dport, false, false, 0)
+#endif
+
+/* udp_tunnel_encap_enable takes a socket or a sock */
+#define qre_encap_enable(socket)                                                                   \
+	udp_tunnel_encap_enable(__builtin_choose_expr(                                             \
+		__builtin_types_compatible_p(typeof(&udp_tunnel_encap_enable),                     \
+					     void (*)(struct socket *)),                           \
+		(socket), (socket)->sk))
+
+/* No transmit lock, and bound to its namespace */
+static inline void qre_netdev_traits(struct net_device *dev)
+{
+#ifdef NETIF_F_LLTX
+	dev->features |= NETIF_F_LLTX;
+#else
+	dev->lltx = true;
+#endif
+#ifdef NETIF_F_NETNS_LOCAL
+	dev->features |= NETIF_F_NETNS_LOCAL;
+#elif LINUX_VERSION_CODE < KERNEL_VERSION(6, 15, 0)
+	dev->netns_local = true;
+#else
+	dev->netns_immutable = true;
+#endif
+}
+
+#endif

@@ -1,0 +1,302 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/* One established session, as the data path and the QUIC state see it. User space's view is in qre.h. */
+#ifndef QRE_SESSION_H
+#define QRE_SESSION_H
+
+#include "qre.h"
+
+#define QRE_CONTROLS_MAX   16 /* packets with control frames in flight */
+#define QRE_CONTROL_TRIES  12
+#define QRE_CHALLENGES_MAX 4
+#define QRE_CONFIRM_MS	   10000
+#define QRE_NO_NUMBER	   (~0ULL)
+
+/* Outer address of the peer as one word, so that it is read whole without a lock. */
+union qre_peer {
+	struct {
+		__be32 ip;
+		__be16 port;
+		u16 zero;
+	};
+	u64 word;
+};
+
+/* --- the socket that a session sends through (socket.c) --- */
+
+struct qre_socket_stats {
+	u64_stats_t rx, passed;
+	struct u64_stats_sync sync;
+};
+
+struct qre_socket {
+	struct list_head entry;	 /* qre_net.sockets */
+	struct hlist_node node;	 /* by struct sock, for encap_rcv; RCU */
+	struct qre_net *qn;
+	struct socket *sock;
+	struct sock *sk;
+	bool kernel;   /* made by us; otherwise user space's, held by its file */
+	bool shared;   /* registered as such */
+	bool pins_net; /* the file's last user may still be in user space */
+	bool hooked;
+	__be32 ip;
+	__be16 port;
+	u32 users; /* sessions; qre_net.lock */
+	struct hlist_head by_cid[256]; /* struct qre_cid_entry.node; RCU */
+	unsigned long cid_lengths;     /* bit n: a CID of n bytes is in by_cid */
+	u16 length_users[QRE_CID_MAX + 1];
+	struct qre_session __rcu *client; /* whoever speaks from here as a client */
+	struct qre_socket_stats __percpu *stats;
+	struct delayed_work unpin; /* see qre_socket_unpin */
+	refcount_t refs;
+	struct rcu_work free;
+};
+
+/* qre_net.lock is held. Find or open the socket for a session; the session is linked into it. */
+int qre_socket_attach(struct qre_session *s, int fd, struct netlink_ext_ack *extack);
+/* qre_net.lock is held. What arrives is not given to the session any more. */
+void qre_socket_detach(struct qre_session *s);
+void qre_socket_put(struct qre_socket *qs); /* any context */
+void qre_socket_add_cid(struct qre_socket *qs, struct qre_cid_entry *entry);
+void qre_socket_del_cid(struct qre_socket *qs, struct qre_cid_entry *entry);
+/* Under RCU. */
+struct qre_session *qre_socket_session(struct qre_socket *qs, const u8 *after_first, u32 available);
+void qre_sockets_release(struct qre_net *qn); /* at the end of a namespace; nobody holds qre_net.lock */
+
+/* --- QUIC state (control.c), all under qre_session.lock --- */
+
+struct qre_control { /* frames that are sent until they are acknowledged or given up */
+	u64 request; /* of FRAME_SEND; QRE_NO_NUMBER: a PING of our own */
+	u64 numbers[QRE_CONTROL_TRIES];
+	unsigned int tries;
+	unsigned long sent_at;
+	u8 *frames; /* NULL: a PING */
+	size_t size;
+	bool used;
+};
+
+struct qre_path { /* an address that is being validated: RFC 9000 section 8.2, 9.3 */
+	union qre_peer peer; /* word 0: none */
+	u8 data[QRE_CHALLENGES_MAX][8];
+	unsigned int challenges;
+	unsigned long next_at, expires;
+	u64 received, sent;
+};
+
+enum qre_life {
+	QRE_LIFE_HELD,
+	QRE_LIFE_ESTABLISHED,
+	QRE_LIFE_CLOSING,
+	QRE_LIFE_ENDED,
+};
+
+struct qre_session_counters {
+	u64_stats_t rx_packets, rx_bytes, tx_packets, tx_bytes;
+	struct u64_stats_sync sync;
+};
+
+struct qre_session {
+	/* read-mostly: what each packet needs */
+	struct qre_device *qdev;
+	struct qre_socket *socket; /* NULL: no underlay yet */
+	enum qre_life life;	   /* written under lock, read anywhere */
+	bool client;
+	u8 tx_cid_size, rx_cid_size;
+	u8 tx_cid[QRE_CID_MAX];
+	u16 max_inner;	/* largest inner packet */
+	u16 max_payload; /* largest UDP payload */
+	union qre_peer peer; /* written under lock */
+	__be32 local_ip;
+	struct crypto_cipher *tx_hp, *rx_hp;
+	struct qre_key __rcu *rx, *rx_next, *rx_previous;
+	u64 first_received; /* lowest number under rx; QRE_NO_NUMBER: none */
+	struct qre_session_counters __percpu *counters;
+	struct dst_cache dst;
+
+	/* the packet number and the key that it is used with: nothing else is under this lock */
+	spinlock_t tx_lock ____cacheline_aligned_in_smp;
+	u64 next_number;
+	u64 first_sent; /* first number under tx */
+	struct qre_key *tx;
+	u64 rekey_after;
+	u64 rekey_asked; /* epoch */
+	bool eliciting_sent; /* since a packet came */
+	unsigned long last_sent;
+
+	/* the QUIC state */
+	spinlock_t lock ____cacheline_aligned_in_smp;
+	struct qre_ackwin window;
+	unsigned long last_receive, idle_base, largest_at;
+	bool received;
+	bool confirmed;
+	bool ack_wanted;
+	unsigned long ack_since, ack_sent;
+	u64 ecn[3]; /* ECT(0), ECT(1), CE */
+	u64 failed_opens;
+	struct qre_epoch_keys keys, next; /* of the transmit epoch and the one after */
+	bool has_next;
+	bool has_next_tx;
+	u64 epoch;	 /* of transmission */
+	u64 announced;	 /* the epoch of the last KEY_PHASE_CONFIRMED */
+	bool phase_acked;
+	unsigned long phase_acked_at, previous_until;
+	struct qre_key *tx_next; /* made ahead, for following a flip in softirq */
+	u64 largest_acked;	 /* QRE_NO_NUMBER: none */
+	u64 probe_number;	 /* round-trip time is measured with this packet */
+	u64 probe_at;		 /* ns */
+	bool probe_pending, rtt_sampled;
+	u64 srtt, rttvar; /* us */
+	struct qre_control controls[QRE_CONTROLS_MAX];
+	struct qre_path path;
+	u8 *close_packet;
+	size_t close_size;
+	unsigned long closing_until;
+	u64 closing_received;
+	struct timer_list timer;
+
+	/* fixed, or under qre_net.lock */
+	struct list_head entry; /* qre_device.sessions; RCU */
+	u64 number;
+	u8 id[QRE_SESSION_ID_SIZE];
+	struct qre_cid cid, client_cid;
+	u8 short_id[QRE_SHORT_ID_SIZE];
+	struct qre_endpoint endpoint;
+	bool has_endpoint;
+	u8 rx_hp_key[QRE_KEY_SIZE], tx_hp_key[QRE_KEY_SIZE];
+	u32 idle_ms, keepalive_ms;
+	bool keepalive;
+	u8 ack_delay_exponent;
+	u16 max_ack_delay_ms;
+	bool has_reset_token;
+	u8 reset_token[QRE_RESET_TOKEN_SIZE];
+	struct qre_allowed_ip *allowed;
+	unsigned int allowed_count;
+	struct list_head cids; /* struct qre_cid_entry.device_entry */
+	unsigned int cid_count;
+	unsigned long created;
+	bool linked;
+	struct work_struct unlink;
+	refcount_t refs;
+	struct rcu_work free;
+	netdevice_tracker tracker;
+};
+
+extern struct workqueue_struct *qre_wq;
+
+static inline bool qre_session_get(struct qre_session *s)
+{
+	return refcount_inc_not_zero(&s->refs);
+}
+void qre_session_put(struct qre_session *s); /* any context */
+/* qre_net.lock is held: out of every table, silently. Harmless when it is already. */
+void qre_session_unlink(struct qre_session *s);
+/* qre_net.lock is held: all sessions and CIDs of a device. */
+void qre_device_end_sessions(struct qre_device *qdev);
+
+/*
+ * What leaves when the lock is dropped. Control packets are numbered under the lock and sealed behind
+ * it; events are collected, too, so that they keep their order.
+ */
+struct qre_outbox {
+	struct sk_buff_head packets;
+	bool unlink; /* the session has ended */
+};
+
+static inline void qre_outbox_init(struct qre_outbox *out)
+{
+	__skb_queue_head_init(&out->packets);
+	out->unlink = false;
+}
+/* Without the lock, under RCU with bottom halves off. */
+void qre_outbox_flush(struct qre_session *s, struct qre_outbox *out);
+
+/* What came in one authentic, new packet; under the lock. *deliver: an inner packet, 0 or 1 of them. */
+struct qre_arrived {
+	u64 number;
+	u64 epoch;
+	enum qre_arrival arrival;
+	u8 first;	       /* unmasked */
+	u8 ecn;		       /* of the outer packet */
+	union qre_peer source;
+	u32 datagram_size; /* UDP payload */
+};
+void qre_control_begin(struct qre_session *s, struct qre_outbox *out); /* after install */
+/* A packet that is a DATAGRAM and nothing else, of the current path and key: the fast path. */
+void qre_control_datagram(struct qre_session *s, const struct qre_arrived *a,
+			  struct qre_outbox *out);
+/* Everything else. @inner and @inner_size: the first inner packet in it. */
+void qre_control_payload(struct qre_session *s, const struct qre_arrived *a, const u8 *payload,
+			 size_t size, struct qre_outbox *out, const u8 **inner, size_t *inner_size);
+void qre_control_closing(struct qre_session *s, struct qre_outbox *out); /* a packet while closing */
+void qre_control_end(struct qre_session *s, enum qre_loss why, u64 error, struct qre_outbox *out);
+void qre_control_close(struct qre_session *s, struct qre_outbox *out);
+int qre_control_frames(struct qre_session *s, u64 request, const u8 *frames, size_t size,
+		       struct qre_outbox *out);
+void qre_control_ping(struct qre_session *s, struct qre_outbox *out);
+bool qre_control_may_update(const struct qre_session *s);
+/* The transmit key changes; the number it begins with is at least @number. @key is consumed. */
+void qre_control_new_tx(struct qre_session *s, struct qre_key *key, u64 number);
+unsigned long qre_control_pto(const struct qre_session *s); /* jiffies */
+/* An ACK frame of everything, for a packet with @room; 0: none is wanted, or it does not fit. */
+size_t qre_control_take_ack(struct qre_session *s, u8 *out, size_t room);
+void qre_session_timer(struct timer_list *timer);
+void qre_control_arm(struct qre_session *s, unsigned long at);
+
+/* --- sealing and opening (send.c, receive.c) --- */
+
+/* Take @count numbers: the first of them, with the key to use (a reference); NULL: none are left. */
+struct qre_key *qre_take_numbers(struct qre_session *s, unsigned int count, u64 *first,
+				 bool eliciting);
+netdev_tx_t qre_xmit(struct sk_buff *skb, struct net_device *dev);
+/* Seal @plain (frames), numbered already, and send it to @peer; consumes the reference on @key. */
+void qre_send_plain(struct qre_session *s, struct qre_key *key, u64 number, const u8 *plain,
+		    size_t size, union qre_peer peer);
+/* Send bytes that are sealed already. */
+void qre_send_raw(struct qre_session *s, const u8 *packet, size_t size, union qre_peer peer);
+int qre_encap_rcv(struct sock *sk, struct sk_buff *skb);
+int qre_work_init(void);
+void qre_work_exit(void);
+
+/* A crypto request and what belongs to it; one a CPU is kept for the synchronous case. */
+struct qre_work {
+	void *context;
+	struct qre_session *session;
+	struct qre_key *key;
+	u64 number;
+	u8 first, ecn;
+	union qre_peer source;
+	u32 size;
+	struct sk_buff *skb, *source_skb;
+	u8 iv[QRE_IV_SIZE];
+	u8 head[256]; /* header, DATAGRAM head, the inner packet's headers */
+	struct scatterlist src[MAX_SKB_FRAGS + 3];
+	struct scatterlist dst[3];
+	struct aead_request *request; /* behind this struct */
+};
+struct qre_work *qre_work_take(struct qre_key *key); /* bottom halves off */
+void qre_work_give(struct qre_work *work);
+void qre_make_nonce(u8 nonce[QRE_IV_SIZE], const struct qre_key *key, u64 number);
+
+/* --- AllowedIPs (allowedips.c) --- */
+
+struct qre_allowed_ips *qre_allowed_ips_new(void);
+void qre_allowed_ips_free(struct qre_allowed_ips *table);
+/* qre_net.lock is held. All of them, or none. */
+int qre_allowed_ips_add(struct qre_allowed_ips *table, struct qre_session *s,
+			const struct qre_allowed_ip *ips, unsigned int count);
+void qre_allowed_ips_remove(struct qre_allowed_ips *table, struct qre_session *s);
+/* Under RCU. Whom a packet to this address goes to: the newest established session, or a held one. */
+struct qre_session *qre_allowed_ips_find(struct qre_allowed_ips *table, const void *address,
+					 bool ipv6);
+/* Whether the session may use this source. */
+bool qre_allowed_ips_owns(struct qre_allowed_ips *table, const struct qre_session *s,
+			  const void *address, bool ipv6);
+
+/* --- the BPF map (cidmap.c); qre_net.lock is held --- */
+
+void qre_cidmap_add(struct qre_net *qn, struct qre_cid_entry *entry);
+void qre_cidmap_del(struct qre_net *qn, struct qre_cid_entry *entry);
+void qre_cidmap_release(struct qre_net *qn);
+
+void qre_count_session(struct qre_session *s, bool receive, unsigned int packets, u64 bytes);
+
+#endif

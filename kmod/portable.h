@@ -4,8 +4,9 @@
 #define QRE_PORTABLE_H
 
 #ifdef __KERNEL__
-#include <linux/types.h>
+#include <linux/bitops.h>
 #include <linux/string.h>
+#include <linux/types.h>
 #else
 #include <stdbool.h>
 #include <stddef.h>
@@ -14,6 +15,11 @@
 typedef uint8_t u8;
 typedef uint32_t u32;
 typedef uint64_t u64;
+
+static inline int fls64(u64 word)
+{
+	return word ? 64 - __builtin_clzll(word) : 0;
+}
 #endif
 
 #endif

@@ -131,6 +131,7 @@ struct qre_net {
 	struct list_head devices;
 	u32 device_count;
 	struct list_head sockets; /* struct qre_socket.entry */
+	atomic_t live_sockets;	  /* those that are being freed, too */
 	struct list_head cids;	  /* struct qre_cid_entry.entry: all adopted ones */
 	u32 cid_count;
 	struct qre_socket *shared; /* the registered one, or NULL */

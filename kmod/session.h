@@ -59,6 +59,7 @@ void qre_socket_put(struct qre_socket *qs); /* any context */
 void qre_socket_add_cid(struct qre_socket *qs, struct qre_cid_entry *entry);
 void qre_socket_del_cid(struct qre_socket *qs, struct qre_cid_entry *entry);
 /* Under RCU. */
+struct qre_socket *qre_socket_of(const struct sock *sk);
 struct qre_session *qre_socket_session(struct qre_socket *qs, const u8 *after_first, u32 available);
 void qre_sockets_release(struct qre_net *qn); /* at the end of a namespace; nobody holds qre_net.lock */
 

@@ -1,0 +1,459 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * UDP sockets that carry sessions: user space's (the shared one of a server's port, a client's own),
+ * taken over by descriptor, and those that the module opens itself.
+ *
+ * sk_user_data is BPF's (REUSEPORT_SOCKARRAY keeps its slot there) and is never touched: what belongs to
+ * a socket is found in a table of our own, by its address. The descriptor's owner can still change
+ * encap_type; packets then reach the socket's queue, and nothing else happens.
+ */
+#include <linux/file.h>
+#include <linux/hashtable.h>
+#include <linux/net.h>
+#include <linux/slab.h>
+#include <net/inet_sock.h>
+#include <net/sock.h>
+#include <net/udp.h>
+#include <net/udp_tunnel.h>
+#include "compat.h"
+#include "session.h"
+
+#define QRE_ENCAP_TYPE	   1 /* any but 0 makes UDP ask encap_rcv */
+#define QRE_UNPIN_INTERVAL (HZ / 4)
+
+static DEFINE_HASHTABLE(qre_sockets, 8); /* by struct sock; RCU */
+static DEFINE_SPINLOCK(qre_sockets_lock);
+
+struct qre_socket *qre_socket_of(const struct sock *sk)
+{
+	struct qre_socket *qs;
+
+	hash_for_each_possible_rcu(qre_sockets, qs, node, (unsigned long)sk)
+		if (qs->sk == sk)
+			return qs;
+	return NULL;
+}
+
+/* --- what arrives --- */
+
+static u64 qre_cid_hash(const u8 *bytes, unsigned int length)
+{
+	u64 word = 0;
+
+	memcpy(&word, bytes, min_t(unsigned int, length, sizeof(word)));
+	return hash_64(word ^ length, 8);
+}
+
+void qre_socket_add_cid(struct qre_socket *qs, struct qre_cid_entry *entry)
+{
+	unsigned int length = entry->cid.length;
+
+	hlist_add_head_rcu(&entry->node, &qs->by_cid[qre_cid_hash(entry->cid.bytes, length)]);
+	if (!qs->length_users[length]++)
+		set_bit(length, &qs->cid_lengths);
+}
+
+void qre_socket_del_cid(struct qre_socket *qs, struct qre_cid_entry *entry)
+{
+	unsigned int length = entry->cid.length;
+
+	if (hlist_unhashed(&entry->node))
+		return;
+	hlist_del_init_rcu(&entry->node);
+	if (!--qs->length_users[length])
+		clear_bit(length, &qs->cid_lengths);
+}
+
+struct qre_session *qre_socket_session(struct qre_socket *qs, const u8 *after_first, u32 available)
+{
+	struct qre_session *client = rcu_dereference(qs->client);
+	unsigned long lengths = READ_ONCE(qs->cid_lengths);
+	unsigned int length;
+
+	if (client && available >= client->rx_cid_size &&
+	    !memcmp(after_first, client->client_cid.bytes, client->rx_cid_size))
+		return client;
+	for_each_set_bit(length, &lengths, QRE_CID_MAX + 1) {
+		struct qre_cid_entry *entry;
+
+		if (available < length)
+			break;
+		hlist_for_each_entry_rcu(entry, &qs->by_cid[qre_cid_hash(after_first, length)],
+					  node)
+			if (entry->cid.length == length &&
+			    !memcmp(entry->cid.bytes, after_first, length))
+				return READ_ONCE(entry->session);
+	}
+	return NULL;
+}
+
+/* --- life --- */
+
+static void qre_socket_free(struct work_struct *work)
+{
+	struct qre_socket *qs = container_of(to_rcu_work(work), struct qre_socket, free);
+
+	if (qs->kernel) {
+		kernel_sock_shutdown(qs->sock, SHUT_RDWR);
+		sock_release(qs->sock);
+	} else {
+		fput(qs->sock->file);
+		flush_delayed_fput(); /* we are a kernel thread: or it is left for later, behind the namespace */
+	}
+	free_percpu(qs->stats);
+	if (atomic_dec_and_test(&qs->qn->live_sockets))
+		wake_up_var(&qs->qn->live_sockets);
+	kfree(qs);
+}
+
+void qre_socket_put(struct qre_socket *qs)
+{
+	if (qs && refcount_dec_and_test(&qs->refs)) {
+		INIT_RCU_WORK(&qs->free, qre_socket_free);
+		queue_rcu_work(qre_wq, &qs->free);
+	}
+}
+
+/*
+ * A socket of user space holds its namespace, and we hold the socket: a namespace whose processes are all
+ * dead would never end. Once our descriptor is the only one left, and no process can get another, the
+ * socket becomes one of the kernel's kind, which holds no namespace but ends with it.
+ */
+static bool qre_socket_try_unpin(struct qre_socket *qs)
+{
+	struct sock *sk = qs->sk;
+
+	if (file_count(qs->sock->file) != 1)
+		return false;
+	lock_sock(sk);
+	if (sk->sk_net_refcnt) {
+		sk->sk_net_refcnt = 0;
+		put_net_track(sock_net(sk), &sk->ns_tracker);
+		__netns_tracker_alloc(sock_net(sk), &sk->ns_tracker, false, GFP_KERNEL);
+	}
+	release_sock(sk);
+	return true;
+}
+
+static void qre_socket_unpin(struct work_struct *work)
+{
+	struct qre_socket *qs = container_of(to_delayed_work(work), struct qre_socket, unpin);
+
+	if (qre_socket_try_unpin(qs))
+		qs->pins_net = false;
+	else
+		queue_delayed_work(qre_wq, &qs->unpin, QRE_UNPIN_INTERVAL);
+}
+
+/* Take the hook; the socket must be nobody else's. */
+static int qre_socket_hook(struct qre_socket *qs, struct netlink_ext_ack *extack)
+{
+	struct udp_sock *up = udp_sk(qs->sk);
+	int error = 0;
+
+	lock_sock(qs->sk);
+	if (READ_ONCE(up->encap_type) || READ_ONCE(up->encap_rcv)) {
+		NL_SET_ERR_MSG(extack, "SocketFd: the socket is in use by another tunnel");
+		error = -EBUSY;
+	} else {
+		spin_lock_bh(&qre_sockets_lock);
+		hash_add_rcu(qre_sockets, &qs->node, (unsigned long)qs->sk);
+		spin_unlock_bh(&qre_sockets_lock);
+		WRITE_ONCE(up->encap_rcv, qre_encap_rcv);
+		WRITE_ONCE(up->encap_type, QRE_ENCAP_TYPE);
+		qre_encap_enable(qs->sock);
+		qs->hooked = true;
+	}
+	release_sock(qs->sk);
+	return error;
+}
+
+/* qre_net.lock is held; the reference of the tables goes. */
+static void qre_socket_unhook(struct qre_socket *qs)
+{
+	struct udp_sock *up = udp_sk(qs->sk);
+
+	list_del(&qs->entry);
+	cancel_delayed_work_sync(&qs->unpin);
+	lock_sock(qs->sk);
+	if (READ_ONCE(up->encap_rcv) == qre_encap_rcv) {
+		WRITE_ONCE(up->encap_type, 0);
+		WRITE_ONCE(up->encap_rcv, NULL);
+	}
+	release_sock(qs->sk);
+	spin_lock_bh(&qre_sockets_lock);
+	hash_del_rcu(&qs->node);
+	spin_unlock_bh(&qre_sockets_lock);
+	qre_socket_put(qs); /* freed after a grace period: packets under way still find it */
+}
+
+static void qre_socket_unused(struct qre_socket *qs)
+{
+	if (!qs->users && !qs->shared)
+		qre_socket_unhook(qs);
+}
+
+static struct qre_socket *qre_socket_new(struct qre_net *qn, struct socket *sock, bool kernel,
+					 struct netlink_ext_ack *extack)
+{
+	struct qre_socket *qs = kzalloc(sizeof(*qs), GFP_KERNEL);
+	int error = -ENOMEM;
+
+	if (!qs)
+		return ERR_PTR(-ENOMEM);
+	qs->stats = netdev_alloc_pcpu_stats(struct qre_socket_stats);
+	if (!qs->stats)
+		goto free;
+	qs->qn = qn;
+	qs->sock = sock;
+	qs->sk = sock->sk;
+	qs->kernel = kernel;
+	qs->ip = inet_sk(qs->sk)->inet_rcv_saddr;
+	qs->port = inet_sk(qs->sk)->inet_sport;
+	refcount_set(&qs->refs, 1);
+	INIT_DELAYED_WORK(&qs->unpin, qre_socket_unpin);
+	error = qre_socket_hook(qs, extack);
+	if (error)
+		goto free;
+	atomic_inc(&qn->live_sockets);
+	list_add(&qs->entry, &qn->sockets);
+	if (!kernel) {
+		qs->pins_net = true;
+		queue_delayed_work(qre_wq, &qs->unpin, QRE_UNPIN_INTERVAL);
+	}
+	return qs;
+free:
+	free_percpu(qs->stats);
+	kfree(qs);
+	return ERR_PTR(error);
+}
+
+/* A bound UDP socket of the caller's namespace by descriptor. */
+static struct qre_socket *qre_socket_by_fd(struct qre_net *qn, u32 fd,
+					   struct netlink_ext_ack *extack)
+{
+	struct qre_socket *qs;
+	struct socket *sock;
+	int error;
+
+	sock = sockfd_lookup(fd, &error);
+	if (!sock) {
+		NL_SET_ERR_MSG(extack, error == -ENOTSOCK ? "SocketFd is not a socket" :
+							    "SocketFd is not an open descriptor");
+		return ERR_PTR(error);
+	}
+	error = -EINVAL;
+	if (!net_eq(sock_net(sock->sk), qn->net)) {
+		NL_SET_ERR_MSG(extack, "SocketFd is a socket of another network namespace");
+	} else if (sock->sk->sk_family != AF_INET || sock->type != SOCK_DGRAM ||
+		   sock->sk->sk_protocol != IPPROTO_UDP) {
+		NL_SET_ERR_MSG(extack, "SocketFd is not an IPv4 UDP socket");
+	} else if (!inet_sk(sock->sk)->inet_num) {
+		NL_SET_ERR_MSG(extack, "SocketFd is a socket that is not bound");
+	} else {
+		qs = qre_socket_new(qn, sock, false, extack);
+		if (!IS_ERR(qs))
+			return qs;
+		error = PTR_ERR(qs);
+	}
+	sockfd_put(sock);
+	return ERR_PTR(error);
+}
+
+static struct qre_socket *qre_socket_open(struct qre_session *s, struct netlink_ext_ack *extack)
+{
+	struct qre_net *qn = qre_net_of(dev_net(s->qdev->dev));
+	struct udp_port_cfg config = {
+		.family = AF_INET,
+		.local_ip.s_addr = s->endpoint.local_ip,
+		.local_udp_port = s->endpoint.local_port,
+		.use_udp_checksums = true,
+	};
+	struct qre_socket *qs;
+	struct socket *sock;
+	int error;
+
+	error = udp_sock_create(qn->net, &config, &sock);
+	if (error) {
+		NL_SET_ERR_MSG(extack, "UnderlayLocalPort: no socket can be bound to this address");
+		return ERR_PTR(error);
+	}
+	sock->sk->sk_mark = s->qdev->config.fwmark;
+	qs = qre_socket_new(qn, sock, true, extack);
+	if (IS_ERR(qs))
+		sock_release(sock);
+	return qs;
+}
+
+static struct qre_socket *qre_socket_at(struct qre_net *qn, __be32 ip, __be16 port)
+{
+	struct qre_socket *qs;
+
+	list_for_each_entry(qs, &qn->sockets, entry)
+		if (qs->port == port && (qs->ip == ip || (qs->shared && !qs->ip)))
+			return qs;
+	return NULL;
+}
+
+int qre_socket_attach(struct qre_session *s, int fd, struct netlink_ext_ack *extack)
+{
+	struct qre_net *qn = qre_net_of(dev_net(s->qdev->dev));
+	struct qre_socket *qs;
+
+	if (fd >= 0) {
+		qs = qre_socket_by_fd(qn, fd, extack);
+	} else if (s->has_endpoint) {
+		qs = qre_socket_at(qn, s->endpoint.local_ip, s->endpoint.local_port);
+		if (!qs)
+			qs = qre_socket_open(s, extack);
+	} else {
+		qs = qn->shared; /* or none: nothing can be sent nor received until one is registered */
+	}
+	if (IS_ERR(qs))
+		return PTR_ERR(qs);
+	if (!qs)
+		return 0;
+	if (s->client && rcu_access_pointer(qs->client)) {
+		NL_SET_ERR_MSG(extack,
+			       "UnderlayLocalPort: another client session speaks from this address");
+		return -EADDRINUSE;
+	}
+	qs->users++;
+	refcount_inc(&qs->refs);
+	s->socket = qs;
+	if (s->client)
+		rcu_assign_pointer(qs->client, s);
+	return 0;
+}
+
+void qre_socket_detach(struct qre_session *s)
+{
+	struct qre_socket *qs = s->socket;
+	struct qre_cid_entry *entry;
+
+	if (!qs)
+		return;
+	if (s->client)
+		RCU_INIT_POINTER(qs->client, NULL);
+	list_for_each_entry(entry, &s->cids, device_entry)
+		qre_socket_del_cid(qs, entry);
+	qs->users--;
+	qre_socket_unused(qs);
+	/* The session's reference goes when the session is freed: it may be transmitting just now. */
+}
+
+/* --- the shared socket --- */
+
+/* Sessions that speak through @from (NULL: those without a socket) go on through @to. */
+static void qre_sessions_move(struct qre_net *qn, struct qre_socket *from, struct qre_socket *to)
+{
+	struct qre_device *qdev;
+	struct qre_session *s;
+	struct qre_cid_entry *entry;
+
+	list_for_each_entry(qdev, &qn->devices, entry) {
+		list_for_each_entry(s, &qdev->sessions, entry) {
+			if (s->client || s->socket != from)
+				continue;
+			if (!from && s->has_endpoint)
+				continue;
+			if (from)
+				list_for_each_entry(entry, &s->cids, device_entry)
+					qre_socket_del_cid(from, entry);
+			to->users++;
+			refcount_inc(&to->refs);
+			WRITE_ONCE(s->socket, to);
+			list_for_each_entry(entry, &s->cids, device_entry)
+				qre_socket_add_cid(to, entry);
+			if (from) {
+				from->users--;
+				synchronize_net(); /* nobody sends through it any more */
+				qre_socket_put(from);
+			}
+		}
+	}
+}
+
+int qre_shared_register(struct qre_net *qn, u32 fd, struct netlink_ext_ack *extack)
+{
+	struct qre_socket *old = qn->shared, *qs, *same;
+
+	qs = qre_socket_by_fd(qn, fd, extack);
+	if (IS_ERR(qs))
+		return PTR_ERR(qs);
+	if (old && (old->ip != qs->ip || old->port != qs->port)) {
+		NL_SET_ERR_MSG(extack, "SocketFd: a shared socket of another address is registered");
+		qre_socket_unhook(qs);
+		return -EBUSY;
+	}
+	qs->shared = true;
+	qn->shared = qs;
+	if (old) {
+		qre_sessions_move(qn, old, qs);
+		old->shared = false;
+		qre_socket_unused(old);
+	}
+	/* Sessions whose underlay names this address, through a socket of ours or through none. */
+	same = NULL;
+	list_for_each_entry(same, &qn->sockets, entry)
+		if (same != qs && same->kernel && same->port == qs->port &&
+		    (same->ip == qs->ip || !qs->ip) && !rcu_access_pointer(same->client))
+			break;
+	if (!list_entry_is_head(same, &qn->sockets, entry)) {
+		qre_sessions_move(qn, same, qs);
+		qre_socket_unused(same);
+	}
+	qre_sessions_move(qn, NULL, qs);
+	return 0;
+}
+
+int qre_shared_unregister(struct qre_net *qn, struct netlink_ext_ack *extack)
+{
+	struct qre_socket *qs = qn->shared;
+
+	if (!qs) {
+		NL_SET_ERR_MSG(extack, "no shared socket is registered");
+		return -ENOENT;
+	}
+	/* Sessions that speak through it keep it, until they end. */
+	qn->shared = NULL;
+	qs->shared = false;
+	qre_socket_unused(qs);
+	return 0;
+}
+
+void qre_shared_tell(struct qre_net *qn, struct qre_shared_info *info)
+{
+	struct qre_socket *qs = qn->shared;
+	int cpu;
+
+	memset(info, 0, sizeof(*info));
+	if (!qs)
+		return;
+	info->set = true;
+	info->ip = qs->ip;
+	info->port = qs->port;
+	for_each_possible_cpu(cpu) {
+		struct qre_socket_stats *stats = per_cpu_ptr(qs->stats, cpu);
+		unsigned int start;
+		u64 rx, passed;
+
+		do {
+			start = u64_stats_fetch_begin(&stats->sync);
+			rx = u64_stats_read(&stats->rx);
+			passed = u64_stats_read(&stats->passed);
+		} while (u64_stats_fetch_retry(&stats->sync, start));
+		info->rx += rx;
+		info->passed += passed;
+	}
+}
+
+void qre_sockets_release(struct qre_net *qn)
+{
+	mutex_lock(&qn->lock);
+	if (qn->shared)
+		qre_shared_unregister(qn, NULL);
+	WARN_ON(!list_empty(&qn->sockets));
+	mutex_unlock(&qn->lock);
+	wait_var_event(&qn->live_sockets, !atomic_read(&qn->live_sockets));
+}

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The window of packet numbers that have arrived: a ring of bits that slides in whole words, so that
- * the next number costs a bit, and every 64th of them a cleared word besides.
+ * The window of packet numbers that have arrived: a ring of bits that slides in whole words, so
+ * that the next number costs a bit, and every 64th of them a cleared word besides.
  */
 #include "ackwin.h"
 
@@ -70,7 +70,8 @@ void qre_ackwin_init(struct qre_ackwin *w, u64 base)
 	w->highest = base - 1; /* so that the base itself is the next one */
 }
 
-enum qre_arrival qre_ackwin_accept(struct qre_ackwin *w, u64 number)
+/* Whatever is not the next number with room in the window. */
+static noinline enum qre_arrival accept_other(struct qre_ackwin *w, u64 number)
 {
 	bool next = number == w->highest + 1;
 	u64 *word, bit = bit_of(number);
@@ -79,14 +80,7 @@ enum qre_arrival qre_ackwin_accept(struct qre_ackwin *w, u64 number)
 		return QRE_ARRIVAL_REPLAYED;
 	if (number - w->floor >= QRE_ACKWIN_BITS)
 		slide(w, (number - QRE_ACKWIN_BITS + 64) & ~63ULL);
-
 	word = word_of(w, number);
-	if (next) {
-		*word |= bit;
-		w->highest = number;
-		w->any = true;
-		return QRE_ARRIVAL_NEXT;
-	}
 	if (*word & bit)
 		return QRE_ARRIVAL_REPLAYED;
 	*word |= bit;
@@ -94,7 +88,18 @@ enum qre_arrival qre_ackwin_accept(struct qre_ackwin *w, u64 number)
 		w->highest = number;
 		w->any = true;
 	}
-	return QRE_ARRIVAL_REORDERED;
+	return next ? QRE_ARRIVAL_NEXT : QRE_ARRIVAL_REORDERED;
+}
+
+enum qre_arrival qre_ackwin_accept(struct qre_ackwin *w, u64 number)
+{
+	if (number == w->highest + 1 && number >= w->floor && number - w->floor < QRE_ACKWIN_BITS) {
+		*word_of(w, number) |= bit_of(number);
+		w->highest = number;
+		w->any = true;
+		return QRE_ARRIVAL_NEXT;
+	}
+	return accept_other(w, number);
 }
 
 unsigned int qre_ackwin_ranges(const struct qre_ackwin *w, struct qre_range *out, unsigned int max)

@@ -26,8 +26,8 @@ enum qre_frame_kind {
 	QRE_FRAME_PATH_CHALLENGE,
 	QRE_FRAME_PATH_RESPONSE,
 	QRE_FRAME_CONNECTION_CLOSE,
-	QRE_FRAME_NEW_CONNECTION_ID, /* for user space, as QRE_FRAME_OTHER; but a probing frame (9.1) */
-	QRE_FRAME_OTHER,	     /* whole frames for user space: STREAM, RETIRE_CONNECTION_ID, ... */
+	QRE_FRAME_NEW_CONNECTION_ID, /* as QRE_FRAME_OTHER, but a probing frame (section 9.1) */
+	QRE_FRAME_OTHER, /* whole frames for user space: STREAM, RETIRE_CONNECTION_ID, ... */
 };
 
 struct qre_frame {
@@ -41,9 +41,9 @@ struct qre_frame {
 		} datagram;
 		struct {
 			u64 largest;
-			u64 delay;  /* in units of the sender's exponent */
+			u64 delay;	 /* in units of the sender's exponent */
 			u64 first_range; /* so largest - first_range is the first number of it */
-			u64 more;   /* further ranges, at ranges .. ranges_end */
+			u64 more;	 /* further ranges, at ranges .. ranges_end */
 			const u8 *ranges;
 			const u8 *ranges_end;
 		} ack;
@@ -55,16 +55,16 @@ struct qre_frame {
 /*
  * Read the frame at *@at and move *@at behind it. 1: @f is filled; 0: the payload is at its end;
  * -1: it is no frame of a 1-RTT packet, or it is cut short (a FRAME_ENCODING_ERROR). Every range of
- * an ACK has been checked (none below zero; more than 512 are an error), so qre_ack_next can not fail.
+ * an ACK has been checked (none below zero; more than 512 are an error): qre_ack_next never fails.
  */
 int qre_frame_read(const u8 **at, const u8 *end, struct qre_frame *f);
 
-/* Ranges of an ACK frame, highest first: start with *@state = 0. False when there are no more. */
+/* Ranges of an ACK frame, highest first. False when there are no more. */
 struct qre_ack_iter {
 	const u8 *at;
-	u64 left;
-	u64 first; /* of the range before */
-	bool begun;
+	const u8 *end;
+	u64 left; /* next included */
+	struct qre_range next;
 };
 void qre_ack_begin(struct qre_ack_iter *it, const struct qre_frame *f);
 bool qre_ack_next(struct qre_ack_iter *it, struct qre_range *range);
@@ -84,7 +84,7 @@ bool qre_varint_get(const u8 **at, const u8 *end, u64 *value);
 size_t qre_ack_put(u8 *out, size_t room, const struct qre_range *ranges, unsigned int count,
 		   u64 delay, const u64 ecn[3]);
 
-/* CONNECTION_CLOSE without a reason phrase: 0x1d when @application, 0x1c (of frame type 0) otherwise. */
+/* CONNECTION_CLOSE without a reason phrase: 0x1d when @application, else 0x1c of frame type 0. */
 #define QRE_CLOSE_FRAME_MAX (1 + 8 + 1 + 1)
 size_t qre_close_put(u8 *out, u64 error, bool application);
 

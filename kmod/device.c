@@ -1,0 +1,308 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* Network devices of link kind "qre". */
+#include <linux/etherdevice.h>
+#include <linux/ethtool.h>
+#include <linux/if_arp.h>
+#include <linux/rtnetlink.h>
+#include <net/ip_tunnels.h>
+#include <net/rtnetlink.h>
+#include "compat.h"
+#include "session.h"
+
+#define QRE_FEATURES                                                                               \
+	(NETIF_F_SG | NETIF_F_FRAGLIST | NETIF_F_HW_CSUM | NETIF_F_RXCSUM | NETIF_F_GSO |          \
+	 NETIF_F_GSO_SOFTWARE | NETIF_F_HIGHDMA)
+
+struct qre_device *qre_device_by_name(struct net *net, const char *name)
+{
+	struct qre_device *qdev;
+
+	list_for_each_entry(qdev, &qre_net_of(net)->devices, entry)
+		if (!strncmp(qdev->dev->name, name, IFNAMSIZ))
+			return qdev;
+	return NULL;
+}
+
+struct qre_device *qre_device_by_index(struct net *net, u32 ifindex)
+{
+	struct qre_device *qdev;
+
+	list_for_each_entry(qdev, &qre_net_of(net)->devices, entry)
+		if (qdev->dev->ifindex == ifindex)
+			return qdev;
+	return NULL;
+}
+
+/* --- counters --- */
+
+void qre_count_drop(struct qre_device *qdev, enum qre_drop why, unsigned int packets)
+{
+	struct qre_counters *counters = get_cpu_ptr(qdev->counters);
+
+	u64_stats_update_begin(&counters->sync);
+	u64_stats_add(&counters->drops[why], packets);
+	u64_stats_update_end(&counters->sync);
+	put_cpu_ptr(qdev->counters);
+}
+
+void qre_count_session(struct qre_session *s, bool receive, unsigned int packets, u64 bytes)
+{
+	struct qre_session_counters *own = this_cpu_ptr(s->counters);
+	struct qre_counters *all = this_cpu_ptr(s->qdev->counters);
+
+	u64_stats_update_begin(&own->sync);
+	u64_stats_add(receive ? &own->rx_packets : &own->tx_packets, packets);
+	u64_stats_add(receive ? &own->rx_bytes : &own->tx_bytes, bytes);
+	u64_stats_update_end(&own->sync);
+	u64_stats_update_begin(&all->sync);
+	u64_stats_add(receive ? &all->rx_packets : &all->tx_packets, packets);
+	u64_stats_add(receive ? &all->rx_bytes : &all->tx_bytes, bytes);
+	u64_stats_update_end(&all->sync);
+}
+
+void qre_device_totals(struct qre_device *qdev, struct qre_totals *totals)
+{
+	int cpu;
+
+	memset(totals, 0, sizeof(*totals));
+	for_each_possible_cpu(cpu) {
+		struct qre_counters *counters = per_cpu_ptr(qdev->counters, cpu);
+		struct qre_totals one;
+		unsigned int start, i;
+
+		do {
+			start = u64_stats_fetch_begin(&counters->sync);
+			one.rx_packets = u64_stats_read(&counters->rx_packets);
+			one.rx_bytes = u64_stats_read(&counters->rx_bytes);
+			one.tx_packets = u64_stats_read(&counters->tx_packets);
+			one.tx_bytes = u64_stats_read(&counters->tx_bytes);
+			for (i = 0; i <= QRE_DROP_MAX; i++)
+				one.drops[i] = u64_stats_read(&counters->drops[i]);
+		} while (u64_stats_fetch_retry(&counters->sync, start));
+		totals->rx_packets += one.rx_packets;
+		totals->rx_bytes += one.rx_bytes;
+		totals->tx_packets += one.tx_packets;
+		totals->tx_bytes += one.tx_bytes;
+		for (i = 0; i <= QRE_DROP_MAX; i++)
+			totals->drops[i] += one.drops[i];
+	}
+}
+
+static bool qre_drop_is_transmit(enum qre_drop why)
+{
+	switch (why) {
+	case QRE_DROP_NO_SESSION:
+	case QRE_DROP_HELD:
+	case QRE_DROP_TOO_BIG:
+	case QRE_DROP_NO_ROUTE:
+	case QRE_DROP_TTL_EXPIRED:
+		return true;
+	default:
+		return false;
+	}
+}
+
+static void qre_get_stats64(struct net_device *dev, struct rtnl_link_stats64 *stats)
+{
+	struct qre_device *qdev = netdev_priv(dev);
+	struct qre_totals totals;
+	unsigned int i;
+
+	qre_device_totals(qdev, &totals);
+	stats->rx_packets = totals.rx_packets;
+	stats->rx_bytes = totals.rx_bytes;
+	stats->tx_packets = totals.tx_packets;
+	stats->tx_bytes = totals.tx_bytes;
+	for (i = 1; i <= QRE_DROP_MAX; i++) {
+		if (qre_drop_is_transmit(i))
+			stats->tx_dropped += totals.drops[i];
+		else
+			stats->rx_dropped += totals.drops[i];
+	}
+}
+
+/* --- the net_device --- */
+
+static int qre_dev_init(struct net_device *dev)
+{
+	struct qre_device *qdev = netdev_priv(dev);
+	struct qre_net *qn = qre_net_of(dev_net(dev));
+	int error = -ENOMEM;
+
+	qdev->dev = dev;
+	INIT_LIST_HEAD(&qdev->sessions);
+	INIT_LIST_HEAD(&qdev->cids);
+	qdev->config.max_sessions = QRE_SESSIONS_MAX;
+	qdev->counters = netdev_alloc_pcpu_stats(struct qre_counters);
+	if (!qdev->counters)
+		return -ENOMEM;
+	qdev->allowed_ips = qre_allowed_ips_new();
+	if (!qdev->allowed_ips)
+		goto free_counters;
+	error = gro_cells_init(&qdev->gro, dev);
+	if (error)
+		goto free_allowed;
+	mutex_lock(&qn->lock);
+	if (qn->device_count >= QRE_DEVICES_MAX) {
+		error = -ENOSPC;
+	} else {
+		qn->device_count++;
+		list_add_tail(&qdev->entry, &qn->devices);
+	}
+	mutex_unlock(&qn->lock);
+	if (!error)
+		return 0;
+	gro_cells_destroy(&qdev->gro);
+free_allowed:
+	qre_allowed_ips_free(qdev->allowed_ips);
+free_counters:
+	free_percpu(qdev->counters);
+	return error;
+}
+
+/* Still registered, about to go: ends its sessions, so that nothing holds the device any more. */
+static void qre_dev_uninit(struct net_device *dev)
+{
+	struct qre_device *qdev = netdev_priv(dev);
+	struct qre_net *qn = qre_net_of(dev_net(dev));
+
+	mutex_lock(&qn->lock);
+	qdev->dead = true;
+	qre_device_end_sessions(qdev);
+	list_del(&qdev->entry);
+	qn->device_count--;
+	mutex_unlock(&qn->lock);
+}
+
+/* The last reference on the device is gone: no packet is under way. */
+static void qre_dev_destructor(struct net_device *dev)
+{
+	struct qre_device *qdev = netdev_priv(dev);
+
+	gro_cells_destroy(&qdev->gro);
+	qre_allowed_ips_free(qdev->allowed_ips);
+	kfree(qdev->dest_profile);
+	free_percpu(qdev->counters);
+}
+
+static const struct net_device_ops qre_netdev_ops = {
+	.ndo_init = qre_dev_init,
+	.ndo_uninit = qre_dev_uninit,
+	.ndo_start_xmit = qre_xmit,
+	.ndo_get_stats64 = qre_get_stats64,
+};
+
+static void qre_get_drvinfo(struct net_device *dev, struct ethtool_drvinfo *info)
+{
+	strscpy(info->driver, QRE_LINK_KIND, sizeof(info->driver));
+}
+
+static const struct ethtool_ops qre_ethtool_ops = {
+	.get_drvinfo = qre_get_drvinfo,
+	.get_link = ethtool_op_get_link,
+};
+
+static const struct device_type qre_device_type = { .name = QRE_LINK_KIND };
+
+static void qre_setup(struct net_device *dev)
+{
+	dev->netdev_ops = &qre_netdev_ops;
+	dev->ethtool_ops = &qre_ethtool_ops;
+	dev->header_ops = &ip_tunnel_header_ops;
+	dev->priv_destructor = qre_dev_destructor;
+	dev->needs_free_netdev = true;
+	dev->type = ARPHRD_NONE;
+	dev->flags = IFF_POINTOPOINT | IFF_NOARP;
+	dev->priv_flags |= IFF_NO_QUEUE;
+	dev->features |= QRE_FEATURES;
+	dev->hw_features |= QRE_FEATURES;
+	dev->hw_enc_features |= QRE_FEATURES;
+	qre_netdev_traits(dev);
+	dev->mtu = QRE_MTU_DEFAULT;
+	dev->min_mtu = QRE_MTU_MIN;
+	dev->max_mtu = QRE_MTU_MAX;
+	/* As many packets as one UDP-GSO packet holds. */
+	netif_set_tso_max_segs(dev, 64);
+	SET_NETDEV_DEVTYPE(dev, &qre_device_type);
+}
+
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 15, 0)
+static int qre_newlink(struct net *net, struct net_device *dev, struct nlattr *tb[],
+		       struct nlattr *data[], struct netlink_ext_ack *extack)
+#else
+static int qre_newlink(struct net_device *dev, struct rtnl_newlink_params *params,
+		       struct netlink_ext_ack *extack)
+#endif
+{
+	return register_netdevice(dev);
+}
+
+struct rtnl_link_ops qre_link_ops __read_mostly = {
+	.kind = QRE_LINK_KIND,
+	.priv_size = sizeof(struct qre_device),
+	.setup = qre_setup,
+	.newlink = qre_newlink,
+};
+
+/* --- what netlink asks for --- */
+
+struct qre_device *qre_device_create(struct net *net, const char *name,
+				     struct netlink_ext_ack *extack)
+{
+	struct qre_net *qn = qre_net_of(net);
+	struct nlattr *none[IFLA_MAX + 1] = {};
+	struct net_device *dev;
+	int error;
+
+	dev = rtnl_create_link(net, name, NET_NAME_USER, &qre_link_ops, none, extack);
+	if (IS_ERR(dev))
+		return ERR_CAST(dev);
+	mutex_unlock(&qn->lock); /* ndo_init takes it; RTNL keeps others away */
+	error = register_netdevice(dev);
+	if (!error) {
+		error = rtnl_configure_link(dev, NULL, 0, NULL);
+		if (error)
+			unregister_netdevice(dev);
+	} else {
+		free_netdev(dev);
+	}
+	mutex_lock(&qn->lock);
+	if (error) {
+		if (error == -ENOSPC)
+			NL_SET_ERR_MSG(extack, "Device: too many qre devices in this namespace");
+		return ERR_PTR(error);
+	}
+	return netdev_priv(dev);
+}
+
+void qre_device_destroy(struct qre_device *qdev)
+{
+	unregister_netdevice(qdev->dev);
+}
+
+int qre_device_configure(struct qre_device *qdev, const struct qre_device_config *config, u32 mtu,
+			 struct netlink_ext_ack *extack)
+{
+	struct qre_net *qn = qre_net_of(dev_net(qdev->dev));
+	int error;
+
+	if (config->role != qdev->config.role && qdev->session_count) {
+		NL_SET_ERR_MSG(extack, "Role cannot change while there are sessions");
+		return -EBUSY;
+	}
+	if (config->max_sessions < qdev->session_count) {
+		NL_SET_ERR_MSG(extack, "MaxSessions is less than the sessions that there are");
+		return -EBUSY;
+	}
+	if (mtu && mtu != qdev->dev->mtu) {
+		mutex_unlock(&qn->lock); /* notifiers run; RTNL keeps others away */
+		error = dev_set_mtu(qdev->dev, mtu);
+		mutex_lock(&qn->lock);
+		if (error) {
+			NL_SET_ERR_MSG(extack, "MTU was refused");
+			return error;
+		}
+	}
+	qdev->config = *config;
+	return 0;
+}

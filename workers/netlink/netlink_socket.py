@@ -1,8 +1,8 @@
 """One blocking netlink socket: a request goes out, its whole answer comes back, every refusal is an exception.
 
-Messages are encoded and decoded by pyroute2's classes (RFC 3549 layout); the socket is our own, because pyroute2's
-brings an event loop for every call, which cannot run inside a worker's, and this one is bounded in time. The same
-class serves generic netlink: give it the protocol number and the family's message classes.
+rtnetlink's messages are encoded and decoded by pyroute2's classes (RFC 3549 layout); the socket is our own, because
+pyroute2's brings an event loop for every call, which cannot run inside a worker's, and this one is bounded in time.
+Generic netlink (``generic.py``) uses ``exchange``, bytes in and bytes out, and needs no pyroute2 at all.
 It must never wait longer than ``TIMEOUT`` for the kernel, nor believe a message that the kernel did not send.
 """
 
@@ -12,9 +12,10 @@ import errno
 import os
 import socket
 import struct
+import sys
 from collections.abc import Iterator, Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from qre.errors import MachineError
 
@@ -37,7 +38,7 @@ NLM_F_ACK_TLVS = 0x200
 
 _NLMSG_NOOP, _NLMSG_ERROR, _NLMSG_DONE = 1, 2, 3
 _SOL_NETLINK, _NETLINK_CAP_ACK, _NETLINK_EXT_ACK, _NETLINK_GET_STRICT_CHK = 270, 10, 11, 12
-_NLMSGERR_ATTR_MSG = 1
+_NLMSGERR_ATTR_MSG, _NLMSGERR_ATTR_OFFS, _NLMSGERR_ATTR_MISS_TYPE = 1, 2, 5
 _MAX_ERRNO = 4095
 _HEADER = struct.Struct("=IHHII")  # length, type, flags, sequence, port id
 _RECEIVE_SIZE = 1 << 18
@@ -46,14 +47,28 @@ _RECEIVE_SIZE = 1 << 18
 MessageClasses = Mapping[int, Any]
 
 
-class NetlinkRefusedError(MachineError):
-    """The kernel answered with an error; ``code`` is the errno."""
+class ExtendedAck(NamedTuple):
+    """What the kernel says besides the errno: its words, which byte of the request it means (counted from the
+    netlink header), which attribute it missed."""
 
-    def __init__(self, what: str, code: int, explanation: str = "") -> None:
+    text: str = ""
+    offset: int | None = None
+    missing: int | None = None
+
+
+_NO_WORDS = ExtendedAck()
+
+
+class NetlinkRefusedError(MachineError):
+    """The kernel answered with an error; ``code`` is the errno, ``ack`` what it said besides."""
+
+    def __init__(self, what: str, code: int, ack: ExtendedAck = _NO_WORDS, detail: str = "") -> None:
+        explanation = ", ".join(part for part in (ack.text, detail) if part)
         why = os.strerror(code) + (f" ({explanation})" if explanation else "")
         remedy = "CAP_NET_ADMIN is missing: run as root" if code in (errno.EPERM, errno.EACCES) else ""
         super().__init__(what, why, remedy)
         self.code = code
+        self.ack = ack
 
 
 class DumpInterruptedError(MachineError):
@@ -63,8 +78,8 @@ class DumpInterruptedError(MachineError):
 class NetlinkSocket:
     """Requests to the kernel over one netlink protocol; not shared between threads."""
 
-    def __init__(self, protocol: int, classes: MessageClasses) -> None:
-        self._classes = classes
+    def __init__(self, protocol: int, classes: MessageClasses | None = None) -> None:
+        self._classes: MessageClasses = classes if classes is not None else {}
         self._sequence = 0
         try:
             self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
@@ -95,23 +110,32 @@ class NetlinkSocket:
 
         ``what`` names the operation in an error. Raises NetlinkRefusedError with the kernel's own words.
         """
+        message.reset()
+        message.encode()
+        found = []
+        for number, data in self.exchange(what, kind, bytes(message.data)[_HEADER.size :], flags):
+            if number in self._classes:
+                decoded = self._classes[number](data)
+                decoded.decode()
+                found.append(decoded)
+        return found
+
+    def exchange(self, what: str, kind: int, body: bytes, flags: int = 0) -> list[tuple[int, bytes]]:
+        """Send ``body`` as a message of this kind; kind and bytes (header included) of each message of the answer.
+
+        Raises NetlinkRefusedError with the kernel's own words; ``body`` gets into no error.
+        """
         for _ in range(DUMP_ATTEMPTS):
-            self._send(what, message, kind, NLM_F_REQUEST | NLM_F_ACK | flags)
+            self._send(what, kind, body, NLM_F_REQUEST | NLM_F_ACK | flags)
             try:
                 return list(self._answer(what))
             except DumpInterruptedError:
                 continue
         raise DumpInterruptedError(what, "it keeps changing while it is read", "try again")
 
-    def _send(self, what: str, message: Any, kind: int, flags: int) -> None:
+    def _send(self, what: str, kind: int, body: bytes, flags: int) -> None:
         self._sequence = (self._sequence + 1) & 0xFFFFFFFF
-        message["header"]["type"] = kind
-        message["header"]["flags"] = flags
-        message["header"]["sequence_number"] = self._sequence
-        message["header"]["pid"] = 0
-        message.reset()
-        message.encode()
-        data = bytes(message.data)
+        data = _HEADER.pack(_HEADER.size + len(body), kind, flags, self._sequence, 0) + body
         try:
             sent = self._socket.send(data)
         except OSError as error:
@@ -119,24 +143,22 @@ class NetlinkSocket:
         if sent != len(data):
             raise MachineError(what, "netlink took only a part of the request")
 
-    def _answer(self, what: str) -> Iterator[Any]:
+    def _answer(self, what: str) -> Iterator[tuple[int, bytes]]:
         """Yield the messages of the answer to the last request until its end."""
         interrupted = False
         while True:
             data = self._receive(what)
-            for kind, flags, sequence, body in split_messages(what, data):
+            for kind, flags, sequence, message in split_messages(what, data):
                 if sequence != self._sequence:
                     continue  # the rest of an answer that was given up
                 interrupted |= bool(flags & NLM_F_DUMP_INTR)
                 if kind in (_NLMSG_ERROR, _NLMSG_DONE):
-                    raise_refusal(what, kind, flags, body)
+                    raise_refusal(what, kind, flags, message)
                     if interrupted:
                         raise DumpInterruptedError(what)
                     return
-                if kind != _NLMSG_NOOP and kind in self._classes:
-                    decoded = self._classes[kind](body)
-                    decoded.decode()
-                    yield decoded
+                if kind != _NLMSG_NOOP:
+                    yield kind, message
 
     def _receive(self, what: str) -> bytes:
         while True:
@@ -177,18 +199,26 @@ def raise_refusal(what: str, kind: int, flags: int, message: bytes) -> None:
     if kind == _NLMSG_ERROR:  # the request's header follows, and its body unless the answer is capped
         quoted = _HEADER.unpack_from(message, offset)[0] if len(message) >= offset + _HEADER.size else 0
         offset += _HEADER.size if flags & NLM_F_CAPPED else (quoted + 3) & ~3
-    explanation = _explanation(message[offset:]) if flags & NLM_F_ACK_TLVS else ""
-    raise NetlinkRefusedError(what, min(-negative, _MAX_ERRNO), explanation)
+    ack = _extended_ack(message[offset:]) if flags & NLM_F_ACK_TLVS else _NO_WORDS
+    raise NetlinkRefusedError(what, min(-negative, _MAX_ERRNO), ack)
 
 
-def _explanation(attributes: bytes) -> str:
-    """NLMSGERR_ATTR_MSG of an extended acknowledgement."""
+def _extended_ack(attributes: bytes) -> ExtendedAck:
+    """The attributes of an extended acknowledgement; what does not parse is left out."""
+    found: dict[int, bytes] = {}
     offset = 0
     while offset + 4 <= len(attributes):
         length, kind = struct.unpack_from("=HH", attributes, offset)
         if length < 4:
             break
-        if kind & 0x3FFF == _NLMSGERR_ATTR_MSG:
-            return attributes[offset + 4 : offset + length].rstrip(b"\0").decode("utf-8", "replace")
+        found[kind & 0x3FFF] = attributes[offset + 4 : offset + length]
         offset += (length + 3) & ~3
-    return ""
+    return ExtendedAck(
+        text=found.get(_NLMSGERR_ATTR_MSG, b"").rstrip(b"\0").decode("utf-8", "replace"),
+        offset=_word(found.get(_NLMSGERR_ATTR_OFFS)),
+        missing=_word(found.get(_NLMSGERR_ATTR_MISS_TYPE)),
+    )
+
+
+def _word(data: bytes | None) -> int | None:
+    return int.from_bytes(data, sys.byteorder) if data is not None and len(data) == 4 else None

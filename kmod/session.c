@@ -198,6 +198,7 @@ static void qre_session_free(struct work_struct *work)
 
 	qre_key_put(s->tx);
 	qre_key_put(s->tx_next);
+	qre_key_put(s->rx_after);
 	qre_key_put(rcu_access_pointer(s->rx));
 	qre_key_put(rcu_access_pointer(s->rx_next));
 	qre_key_put(rcu_access_pointer(s->rx_previous));
@@ -555,9 +556,10 @@ static int qre_session_learn_next(struct qre_session *s, const struct qre_sessio
 		memcpy(s->next.rx_iv, p->next.rx_iv, QRE_IV_SIZE);
 		s->has_next = true;
 		/* One behind while the peer has not followed our update: then it comes with the flip. */
-		if (rcu_dereference_protected(s->rx, 1)->epoch == s->epoch &&
-		    !rcu_access_pointer(s->rx_next))
+		if (rcu_dereference_protected(s->rx, 1)->epoch == s->epoch)
 			rcu_assign_pointer(s->rx_next, qre_key_get(rx));
+		else
+			s->rx_after = qre_key_get(rx);
 	}
 	if (p->has_next_tx && !s->has_next_tx) {
 		memcpy(s->next.tx_key, p->next.tx_key, QRE_KEY_SIZE);
@@ -617,17 +619,32 @@ static int qre_fresh_keys(struct qre_fresh_keys *fresh, const struct qre_session
 	return error;
 }
 
+/* The peer began a phase that we had no transmit keys for: ours are late, not early. */
+static bool qre_session_follows(const struct qre_session *s)
+{
+	return rcu_dereference_protected(s->rx, lockdep_is_held(&s->lock))->epoch > s->epoch;
+}
+
 /* We begin the next key phase (RFC 9001 section 6.1): our receive keys follow when the peer does. */
 static void qre_session_initiate(struct qre_session *s, const struct qre_session_params *p,
 				 struct qre_fresh_keys *fresh)
 {
+	struct qre_key *after = fresh->next_rx ? qre_key_get(fresh->next_rx) : NULL;
+	bool follows = qre_session_follows(s);
+
 	qre_control_new_tx(s, qre_key_get(fresh->tx), p->packet_number);
 	s->keys = p->keys;
 	s->next = p->next;
 	s->has_next = p->has_next_rx;
 	s->has_next_tx = p->has_next_tx;
-	if (!rcu_access_pointer(s->rx_next) && !rcu_access_pointer(s->rx_previous))
-		rcu_assign_pointer(s->rx_next, qre_key_get(fresh->rx));
+	if (follows) {
+		rcu_assign_pointer(s->rx_next, after);
+	} else {
+		if (!rcu_access_pointer(s->rx_next))
+			rcu_assign_pointer(s->rx_next, qre_key_get(fresh->rx));
+		qre_key_put(s->rx_after);
+		s->rx_after = after;
+	}
 	qre_key_put(s->tx_next);
 	s->tx_next = fresh->next_tx ? qre_key_get(fresh->next_tx) : NULL;
 }
@@ -663,7 +680,7 @@ static int qre_session_apply(struct qre_session *s, const struct qre_session_par
 		NL_SET_ERR_MSG(extack, "TxKey: other keys than the next ones installed");
 		return -EINVAL;
 	}
-	if (!qre_control_may_update(s)) {
+	if (!qre_session_follows(s) && !qre_control_may_update(s)) {
 		if (!s->phase_acked && s->life == QRE_LIFE_ESTABLISHED)
 			qre_control_ping(s, out); /* something that the peer must acknowledge */
 		NL_SET_ERR_MSG(extack, "KeyEpoch: not confirmed yet by the peer");

@@ -140,7 +140,8 @@ struct qre_session {
 	u64 announced;	 /* the epoch of the last KEY_PHASE_CONFIRMED */
 	bool phase_acked;
 	unsigned long phase_acked_at, previous_until;
-	struct qre_key *tx_next; /* made ahead, for following a flip in softirq */
+	struct qre_key *tx_next;  /* made ahead, for following a flip in softirq */
+	struct qre_key *rx_after; /* of the epoch after rx_next, while the peer follows our update */
 	u64 largest_acked;	 /* QRE_NO_NUMBER: none */
 	u64 probe_number;	 /* round-trip time is measured with this packet */
 	u64 probe_at;		 /* ns */

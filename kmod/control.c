@@ -1,0 +1,836 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * The QUIC of an established session: acknowledgements, key phases, path validation, control frames and
+ * their fate, idle and closing (RFC 9000 sections 8 to 10 and 13, RFC 9001 section 6, RFC 9002).
+ * All of it runs under qre_session.lock; what has to be sent is left in an outbox.
+ */
+#include <crypto/algapi.h>
+#include <linux/ktime.h>
+#include <linux/random.h>
+#include <linux/slab.h>
+#include "compat.h"
+#include "session.h"
+
+#define QRE_ACK_DELAY	     msecs_to_jiffies(20)
+#define QRE_ACK_EXPONENT     3 /* ours: the default */
+#define QRE_PIGGYBACK	     msecs_to_jiffies(5)
+#define QRE_OLD_KEYS_LIMIT   msecs_to_jiffies(75)
+#define QRE_PACKET_THRESHOLD 3
+#define QRE_BACKOFF_MAX	     6
+#define QRE_PADDED	     1200 /* section 8.2.1 */
+#define QRE_INTEGRITY_LIMIT  (1ULL << 52)
+
+/* --- the outbox --- */
+
+struct qre_out { /* in skb->cb */
+	struct qre_key *key; /* NULL: sealed already */
+	u64 number;
+	union qre_peer peer;
+};
+
+#define QRE_OUT(skb) ((struct qre_out *)(skb)->cb)
+
+void qre_outbox_flush(struct qre_session *s, struct qre_outbox *out)
+{
+	struct sk_buff *skb;
+
+	while ((skb = __skb_dequeue(&out->packets))) {
+		struct qre_out *o = QRE_OUT(skb);
+
+		if (o->key)
+			qre_send_plain(s, o->key, o->number, skb->data, skb->len, o->peer);
+		else
+			qre_send_raw(s, skb->data, skb->len, o->peer);
+		consume_skb(skb);
+	}
+	if (out->unlink && qre_session_get(s) && !queue_work(qre_wq, &s->unlink))
+		qre_session_put(s); /* it is queued already */
+}
+
+static unsigned int qre_bare(const struct qre_session *s)
+{
+	return 1 + s->tx_cid_size + QRE_NUMBER_SIZE + QRE_TAG_SIZE;
+}
+
+/* One packet of these frames, padded to a datagram of @padded. The number it got, or QRE_NO_NUMBER. */
+static u64 qre_put_frames(struct qre_session *s, struct qre_outbox *out, const u8 *frames,
+			  size_t size, union qre_peer peer, size_t padded, bool eliciting)
+{
+	size_t bare = qre_bare(s), wanted = size;
+	struct sk_buff *skb;
+	struct qre_key *key;
+	u64 number;
+
+	if (padded > size + bare)
+		wanted = padded - bare;
+	if (wanted + bare > s->max_payload)
+		return QRE_NO_NUMBER;
+	skb = alloc_skb(max_t(size_t, wanted, 4), GFP_ATOMIC);
+	if (!skb)
+		return QRE_NO_NUMBER;
+	key = qre_take_numbers(s, 1, &number, eliciting);
+	if (!key) {
+		kfree_skb(skb);
+		qre_control_end(s, QRE_LOSS_LIMIT, 0, out);
+		return QRE_NO_NUMBER;
+	}
+	skb_put_data(skb, frames, size);
+	skb_put_zero(skb, wanted - size);
+	*QRE_OUT(skb) = (struct qre_out){ .key = key, .number = number, .peer = peer };
+	__skb_queue_tail(&out->packets, skb);
+	return number;
+}
+
+/* --- time --- */
+
+void qre_control_arm(struct qre_session *s, unsigned long at)
+{
+	if (s->life != QRE_LIFE_ENDED)
+		timer_reduce(&s->timer, at);
+}
+
+static u64 qre_pto_us(const struct qre_session *s)
+{
+	return s->srtt + max_t(u64, 4 * s->rttvar, USEC_PER_MSEC) +
+	       (u64)s->max_ack_delay_ms * USEC_PER_MSEC;
+}
+
+unsigned long qre_control_pto(const struct qre_session *s)
+{
+	return max(usecs_to_jiffies(min_t(u64, qre_pto_us(s), 60 * USEC_PER_SEC)), 1UL);
+}
+
+static unsigned long qre_idle_at(const struct qre_session *s)
+{
+	return s->idle_base + max(msecs_to_jiffies(s->idle_ms), 3 * qre_control_pto(s));
+}
+
+static void qre_eliciting(struct qre_session *s)
+{
+	s->last_sent = jiffies;
+	if (!s->eliciting_sent) { /* section 10.1: the first one since a packet came restarts the timer */
+		s->eliciting_sent = true;
+		s->idle_base = jiffies;
+	}
+}
+
+/* --- control frames in flight --- */
+
+static void qre_control_forget(struct qre_control *c)
+{
+	kfree(c->frames);
+	*c = (struct qre_control){};
+}
+
+static void qre_send_control(struct qre_session *s, struct qre_control *c, struct qre_outbox *out)
+{
+	static const u8 ping[] = { 0x01 };
+	u64 number = qre_put_frames(s, out, c->frames ?: ping, c->frames ? c->size : 1, s->peer, 0,
+				    true);
+
+	c->sent_at = jiffies;
+	if (number != QRE_NO_NUMBER) {
+		c->numbers[c->tries % QRE_CONTROL_TRIES] = number;
+		qre_eliciting(s);
+		if (!s->probe_pending) {
+			s->probe_pending = true;
+			s->probe_number = number;
+			s->probe_at = ktime_get_ns();
+		}
+	} else {
+		c->numbers[c->tries % QRE_CONTROL_TRIES] = QRE_NO_NUMBER;
+	}
+	c->tries++;
+	qre_control_arm(s, c->sent_at + (qre_control_pto(s)
+					 << min_t(unsigned int, c->tries - 1, QRE_BACKOFF_MAX)));
+}
+
+static struct qre_control *qre_control_new(struct qre_session *s, u64 request)
+{
+	unsigned int i;
+
+	for (i = 0; i < QRE_CONTROLS_MAX; i++) {
+		struct qre_control *c = &s->controls[i];
+
+		if (c->used)
+			continue;
+		*c = (struct qre_control){ .used = true, .request = request };
+		return c;
+	}
+	return NULL;
+}
+
+static bool qre_controls_any(const struct qre_session *s)
+{
+	unsigned int i;
+
+	for (i = 0; i < QRE_CONTROLS_MAX; i++)
+		if (s->controls[i].used)
+			return true;
+	return false;
+}
+
+void qre_control_ping(struct qre_session *s, struct qre_outbox *out)
+{
+	struct qre_control *c = qre_control_new(s, QRE_NO_NUMBER);
+
+	if (c)
+		qre_send_control(s, c, out);
+}
+
+int qre_control_frames(struct qre_session *s, u64 request, const u8 *frames, size_t size,
+		       struct qre_outbox *out)
+{
+	struct qre_control *c;
+	u8 *copy;
+
+	if (s->life != QRE_LIFE_ESTABLISHED)
+		return -ENOENT;
+	copy = kmemdup(frames, size, GFP_ATOMIC);
+	if (!copy)
+		return -ENOMEM;
+	c = qre_control_new(s, request);
+	if (!c) {
+		kfree(copy);
+		return -ENOBUFS;
+	}
+	c->frames = copy;
+	c->size = size;
+	qre_send_control(s, c, out);
+	return 0;
+}
+
+void qre_control_begin(struct qre_session *s, struct qre_outbox *out)
+{
+	if (s->client && s->socket)
+		qre_control_ping(s, out);
+	if (!s->confirmed)
+		qre_control_arm(s, s->created + msecs_to_jiffies(QRE_CONFIRM_MS));
+	qre_control_arm(s, qre_idle_at(s));
+}
+
+/* --- acknowledgements --- */
+
+size_t qre_control_take_ack(struct qre_session *s, u8 *out, size_t room)
+{
+	struct qre_range ranges[QRE_ACKWIN_MAX_RANGES];
+	unsigned int count;
+	size_t size;
+	u64 delay;
+
+	if (!s->ack_wanted || s->life != QRE_LIFE_ESTABLISHED)
+		return 0;
+	/* A new key phase is acknowledged under new keys only: RFC 9001 section 6.2 */
+	if (rcu_dereference_protected(s->rx, lockdep_is_held(&s->lock))->epoch > s->epoch)
+		return 0;
+	count = qre_ackwin_ranges(&s->window, ranges, QRE_ACKWIN_MAX_RANGES);
+	if (!count)
+		return 0;
+	delay = (u64)jiffies_to_usecs(jiffies - s->largest_at) >> QRE_ACK_EXPONENT;
+	size = qre_ack_put(out, room, ranges, count, delay,
+			   s->ecn[0] | s->ecn[1] | s->ecn[2] ? s->ecn : NULL);
+	if (size) {
+		s->ack_wanted = false;
+		s->ack_sent = jiffies;
+	}
+	return size;
+}
+
+static void qre_send_ack(struct qre_session *s, struct qre_outbox *out)
+{
+	u8 frame[QRE_ACK_FRAME_MAX];
+	size_t size = qre_control_take_ack(s, frame, sizeof(frame));
+
+	if (size)
+		qre_put_frames(s, out, frame, size, s->peer, 0, false);
+}
+
+static void qre_want_ack(struct qre_session *s, bool at_once, struct qre_outbox *out)
+{
+	if (!s->ack_wanted) {
+		s->ack_wanted = true;
+		s->ack_since = jiffies;
+		qre_control_arm(s, s->ack_since + QRE_ACK_DELAY);
+	}
+	if (at_once && s->ack_sent != jiffies) /* section 13.2.1; one a tick is enough */
+		qre_send_ack(s, out);
+}
+
+static void qre_rtt_sample(struct qre_session *s, const struct qre_frame *f)
+{
+	u64 rtt = div_u64(ktime_get_ns() - s->probe_at, NSEC_PER_USEC);
+	u64 delay = min_t(u64, f->ack.delay, 1ULL << 20) << s->ack_delay_exponent;
+	u64 difference;
+
+	s->probe_pending = false;
+	rtt = min_t(u64, rtt, 10 * USEC_PER_SEC);
+	delay = min_t(u64, delay, (u64)s->max_ack_delay_ms * USEC_PER_MSEC);
+	if (!s->rtt_sampled) {
+		s->rtt_sampled = true;
+		s->srtt = rtt;
+		s->rttvar = rtt / 2;
+		return;
+	}
+	if (rtt > delay + USEC_PER_MSEC)
+		rtt -= delay;
+	difference = s->srtt > rtt ? s->srtt - rtt : rtt - s->srtt;
+	s->rttvar = (3 * s->rttvar + difference) / 4;
+	s->srtt = (7 * s->srtt + rtt) / 8;
+}
+
+static bool qre_range_has(const struct qre_control *c, const struct qre_range *range)
+{
+	unsigned int i, tries = min_t(unsigned int, c->tries, QRE_CONTROL_TRIES);
+
+	for (i = 0; i < tries; i++)
+		if (c->numbers[i] >= range->first && c->numbers[i] <= range->last)
+			return true;
+	return false;
+}
+
+static void qre_acknowledged_controls(struct qre_session *s, const struct qre_frame *f)
+{
+	struct qre_ack_iter it;
+	struct qre_range range;
+	unsigned int i;
+
+	qre_ack_begin(&it, f);
+	while (qre_ack_next(&it, &range)) {
+		for (i = 0; i < QRE_CONTROLS_MAX; i++) {
+			struct qre_control *c = &s->controls[i];
+
+			if (!c->used || !qre_range_has(c, &range))
+				continue;
+			if (c->request != QRE_NO_NUMBER)
+				qre_tell_fate(s->qdev, s->id, c->request, true);
+			qre_control_forget(c);
+		}
+	}
+}
+
+static void qre_violated(struct qre_session *s, u64 error, struct qre_outbox *out);
+
+/* False: the session is over. */
+static bool qre_ack_received(struct qre_session *s, const struct qre_frame *f, u64 epoch,
+			     struct qre_outbox *out)
+{
+	u64 next, first_sent;
+
+	spin_lock(&s->tx_lock);
+	next = s->next_number;
+	first_sent = s->first_sent;
+	spin_unlock(&s->tx_lock);
+	if (f->ack.largest >= next) {
+		qre_violated(s, QRE_PROTOCOL_VIOLATION, out);
+		return false;
+	}
+	if (s->largest_acked == QRE_NO_NUMBER || f->ack.largest > s->largest_acked)
+		s->largest_acked = f->ack.largest;
+	if (s->probe_pending && f->ack.largest >= s->probe_number)
+		qre_rtt_sample(s, f);
+	if (qre_controls_any(s))
+		qre_acknowledged_controls(s, f);
+	if (f->ack.largest >= first_sent) {
+		if (epoch < s->epoch) { /* acknowledged under older keys than it was sent with */
+			qre_violated(s, QRE_KEY_UPDATE_ERROR, out);
+			return false;
+		}
+		if (!s->phase_acked) {
+			s->phase_acked = true;
+			s->phase_acked_at = jiffies;
+			qre_control_arm(s, jiffies + 3 * qre_control_pto(s) + 1);
+		}
+	}
+	if (!s->confirmed && f->ack.largest >= QRE_PACKET_NUMBER_BASE) {
+		s->confirmed = true;
+		qre_tell_session(s->qdev, s->id, QRE_EVENT_SESSION_CONFIRMED);
+	}
+	return true;
+}
+
+/* --- keys --- */
+
+bool qre_control_may_update(const struct qre_session *s)
+{
+	return s->phase_acked && time_after_eq(jiffies, s->phase_acked_at + 3 * qre_control_pto(s));
+}
+
+void qre_control_new_tx(struct qre_session *s, struct qre_key *key, u64 number)
+{
+	struct qre_key *old;
+
+	spin_lock(&s->tx_lock);
+	old = s->tx;
+	s->tx = key;
+	s->next_number = max(s->next_number, number);
+	s->first_sent = s->next_number;
+	spin_unlock(&s->tx_lock);
+	s->epoch = key->epoch;
+	s->phase_acked = false;
+	qre_key_put(old);
+}
+
+/*
+ * @a opened under the next receive keys: the peer has begun the next phase, and our transmit keys follow
+ * before anything is acknowledged (RFC 9001 section 6.2). False: the session is over.
+ */
+static bool qre_flip(struct qre_session *s, const struct qre_arrived *a, struct qre_outbox *out)
+{
+	struct qre_key *rx = rcu_dereference_protected(s->rx, lockdep_is_held(&s->lock));
+	struct qre_key *next = rcu_dereference_protected(s->rx_next, lockdep_is_held(&s->lock));
+	struct qre_key *fresh, *previous;
+
+	previous = rcu_replace_pointer(s->rx_previous, rx, lockdep_is_held(&s->lock));
+	qre_key_put(previous);
+	s->previous_until = jiffies + min(3 * qre_control_pto(s), QRE_OLD_KEYS_LIMIT);
+	qre_control_arm(s, s->previous_until);
+	rcu_assign_pointer(s->rx, next);
+	RCU_INIT_POINTER(s->rx_next, NULL);
+	WRITE_ONCE(s->first_received, a->number);
+	if (next->epoch == s->epoch) { /* the peer has followed our own update */
+		rcu_assign_pointer(s->rx_next, s->rx_after);
+		s->rx_after = NULL;
+		return true;
+	}
+	fresh = s->tx_next;
+	if (fresh && qre_tx_key_remember(s->next.tx_key)) {
+		qre_control_end(s, QRE_LOSS_LIMIT, 0, out); /* rather no session than a key twice */
+		return false;
+	}
+	if (fresh) { /* or acknowledgements are withheld until update-session */
+		s->tx_next = NULL;
+		qre_control_new_tx(s, fresh, 0);
+		s->keys = s->next;
+		memzero_explicit(&s->next, sizeof(s->next));
+		s->has_next = false;
+		s->has_next_tx = false;
+	}
+	qre_tell_epoch(s->qdev, s->id, QRE_EVENT_KEY_PHASE_CHANGED, next->epoch);
+	return true;
+}
+
+static bool qre_keys_flipped(struct qre_session *s, const struct qre_arrived *a,
+			     struct qre_outbox *out)
+{
+	struct qre_key *rx = rcu_dereference_protected(s->rx, lockdep_is_held(&s->lock));
+	struct qre_key *next = rcu_dereference_protected(s->rx_next, lockdep_is_held(&s->lock));
+
+	if (a->epoch == rx->epoch) {
+		if (a->number < s->first_received)
+			WRITE_ONCE(s->first_received, a->number);
+		return true;
+	}
+	if (next && a->epoch == next->epoch)
+		return qre_flip(s, a, out);
+	return true; /* of the previous phase, late */
+}
+
+/* --- the peer's address --- */
+
+static size_t qre_allowance(const struct qre_path *path)
+{
+	u64 limit = 3 * path->received;
+
+	return limit > path->sent ? min_t(u64, limit - path->sent, QRE_PADDED) : 0;
+}
+
+static void qre_send_probe(struct qre_session *s, const u8 *frame, struct qre_outbox *out)
+{
+	size_t allowance = qre_allowance(&s->path), bare = qre_bare(s) + QRE_PATH_FRAME_SIZE;
+	size_t padded = min_t(size_t, QRE_PADDED, allowance);
+
+	if (allowance < bare)
+		return;
+	if (qre_put_frames(s, out, frame, QRE_PATH_FRAME_SIZE, s->path.peer, padded, false) !=
+	    QRE_NO_NUMBER)
+		s->path.sent += max(padded, bare);
+}
+
+static void qre_send_challenge(struct qre_session *s, struct qre_outbox *out)
+{
+	struct qre_path *path = &s->path;
+	u8 frame[QRE_PATH_FRAME_SIZE];
+
+	if (path->challenges >= QRE_CHALLENGES_MAX) {
+		path->next_at = path->expires;
+		return;
+	}
+	path->next_at = jiffies + (qre_control_pto(s) << path->challenges);
+	get_random_bytes(path->data[path->challenges], 8);
+	qre_path_put(frame, false, path->data[path->challenges]);
+	path->challenges++;
+	qre_send_probe(s, frame, out);
+	qre_control_arm(s, path->next_at);
+}
+
+static void qre_from_elsewhere(struct qre_session *s, const struct qre_arrived *a, bool newest,
+			       struct qre_outbox *out)
+{
+	struct qre_path *path = &s->path;
+
+	if (!path->peer.word || (path->peer.word != a->source.word && newest)) {
+		*path = (struct qre_path){
+			.peer = a->source,
+			.next_at = jiffies,
+			.expires = jiffies + 3 * max(qre_control_pto(s), msecs_to_jiffies(333)),
+		};
+		qre_control_arm(s, path->expires);
+	}
+	if (path->peer.word != a->source.word)
+		return;
+	path->received += a->datagram_size;
+	if (newest && !path->challenges)
+		qre_send_challenge(s, out);
+}
+
+static void qre_answer_challenge(struct qre_session *s, const struct qre_arrived *a,
+				 const u8 *data, struct qre_outbox *out)
+{
+	u8 frame[QRE_PATH_FRAME_SIZE];
+
+	qre_path_put(frame, true, data);
+	if (a->source.word == s->peer.word)
+		qre_put_frames(s, out, frame, sizeof(frame), a->source, QRE_PADDED, false);
+	else if (s->path.peer.word == a->source.word)
+		qre_send_probe(s, frame, out);
+}
+
+static void qre_path_answered(struct qre_session *s, const u8 *data)
+{
+	struct qre_path *path = &s->path;
+	struct qre_endpoint endpoint = s->endpoint;
+	bool ours = false;
+	unsigned int i;
+
+	for (i = 0; i < path->challenges; i++)
+		ours |= !crypto_memneq(data, path->data[i], 8);
+	if (!path->peer.word || !ours)
+		return;
+	endpoint.peer_ip = path->peer.ip;
+	endpoint.peer_port = path->peer.port;
+	WRITE_ONCE(s->peer.word, path->peer.word);
+	dst_cache_reset(&s->dst);
+	*path = (struct qre_path){};
+	qre_tell_moved(s->qdev, s->id, &endpoint);
+}
+
+/* --- packets --- */
+
+/* What every authentic, new packet does. */
+static bool qre_arrived(struct qre_session *s, const struct qre_arrived *a, struct qre_outbox *out)
+{
+	if (!qre_keys_flipped(s, a, out))
+		return false;
+	s->received = true;
+	s->last_receive = s->idle_base = jiffies;
+	s->eliciting_sent = false;
+	if (unlikely(s->life == QRE_LIFE_HELD)) {
+		WRITE_ONCE(s->life, QRE_LIFE_ESTABLISHED);
+		s->confirmed = true;
+		qre_tell_session(s->qdev, s->id, QRE_EVENT_SESSION_CONFIRMED);
+	}
+	if (a->number == s->window.highest)
+		s->largest_at = jiffies;
+	if (a->ecn)
+		s->ecn[a->ecn == 2 ? 0 : a->ecn == 1 ? 1 : 2]++;
+	return true;
+}
+
+void qre_control_datagram(struct qre_session *s, const struct qre_arrived *a,
+			  struct qre_outbox *out)
+{
+	if (!qre_arrived(s, a, out))
+		return;
+	if (unlikely(a->source.word != s->peer.word) && !s->client)
+		qre_from_elsewhere(s, a, a->number == s->window.highest, out);
+	qre_want_ack(s, a->arrival == QRE_ARRIVAL_REORDERED || a->ecn == 3, out);
+}
+
+struct qre_content { /* what the frames of one packet add up to */
+	bool eliciting, only_probing;
+};
+
+static bool qre_frame_received(struct qre_session *s, const struct qre_arrived *a,
+			       const struct qre_frame *f, struct qre_content *content,
+			       struct qre_outbox *out)
+{
+	switch (f->kind) {
+	case QRE_FRAME_PADDING:
+		return true;
+	case QRE_FRAME_PING:
+		break;
+	case QRE_FRAME_ACK:
+		content->only_probing = false;
+		return qre_ack_received(s, f, a->epoch, out);
+	case QRE_FRAME_DATAGRAM:
+		break;
+	case QRE_FRAME_DATAGRAM_UNKNOWN:
+		qre_count_drop(s->qdev, QRE_DROP_UNKNOWN_CONTEXT, 1);
+		break;
+	case QRE_FRAME_PATH_CHALLENGE:
+		content->eliciting = true;
+		qre_answer_challenge(s, a, f->path, out);
+		return true;
+	case QRE_FRAME_PATH_RESPONSE:
+		content->eliciting = true;
+		qre_path_answered(s, f->path);
+		return true;
+	case QRE_FRAME_CONNECTION_CLOSE:
+		qre_control_end(s, QRE_LOSS_CLOSED, f->error, out);
+		return false;
+	case QRE_FRAME_NEW_CONNECTION_ID:
+		content->eliciting = true;
+		qre_tell_frames(s->qdev, s->id, f->raw, f->raw_size);
+		return true;
+	case QRE_FRAME_OTHER:
+		qre_tell_frames(s->qdev, s->id, f->raw, f->raw_size);
+		break;
+	}
+	content->eliciting = true;
+	content->only_probing = false;
+	return true;
+}
+
+void qre_control_payload(struct qre_session *s, const struct qre_arrived *a, const u8 *payload,
+			 size_t size, struct qre_outbox *out, const u8 **inner, size_t *inner_size)
+{
+	struct qre_content content = { .only_probing = true };
+	const u8 *at = payload, *end = payload + size;
+	struct qre_frame f;
+	int more;
+
+	*inner = NULL;
+	if (!qre_arrived(s, a, out))
+		return;
+	if (a->first & 0x18 || !size) { /* reserved bits (section 17.3.1); a packet of no frames (12.4) */
+		qre_violated(s, QRE_PROTOCOL_VIOLATION, out);
+		return;
+	}
+	while ((more = qre_frame_read(&at, end, &f)) > 0) {
+		if (!qre_frame_received(s, a, &f, &content, out))
+			return;
+		if (f.kind == QRE_FRAME_DATAGRAM && !*inner) {
+			*inner = f.datagram.data;
+			*inner_size = f.datagram.size;
+		} else if (f.kind == QRE_FRAME_DATAGRAM) {
+			qre_count_drop(s->qdev, QRE_DROP_UNKNOWN_CONTEXT, 1);
+		}
+	}
+	if (more < 0) {
+		*inner = NULL;
+		qre_violated(s, QRE_FRAME_ENCODING_ERROR, out);
+		return;
+	}
+	if (a->source.word != s->peer.word && !s->client)
+		qre_from_elsewhere(s, a, a->number == s->window.highest && !content.only_probing,
+				   out);
+	if (content.eliciting)
+		qre_want_ack(s, a->arrival == QRE_ARRIVAL_REORDERED || a->ecn == 3, out);
+}
+
+/* --- the end --- */
+
+void qre_control_end(struct qre_session *s, enum qre_loss why, u64 error, struct qre_outbox *out)
+{
+	if (s->life == QRE_LIFE_ENDED)
+		return;
+	if (s->life != QRE_LIFE_CLOSING)
+		qre_tell_lost(s->qdev, s->id, why, error);
+	WRITE_ONCE(s->life, QRE_LIFE_ENDED);
+	out->unlink = true;
+}
+
+static void qre_closing(struct qre_session *s, const u8 *frame, size_t size, struct qre_outbox *out)
+{
+	if (s->life == QRE_LIFE_ENDED)
+		return;
+	if (qre_put_frames(s, out, frame, size, s->peer, 0, false) == QRE_NO_NUMBER ||
+	    s->life == QRE_LIFE_ENDED) {
+		WRITE_ONCE(s->life, QRE_LIFE_ENDED);
+		out->unlink = true;
+		return;
+	}
+	s->close_packet = kmemdup(frame, size, GFP_ATOMIC);
+	s->close_size = s->close_packet ? size : 0;
+	WRITE_ONCE(s->life, QRE_LIFE_CLOSING);
+	s->closing_until = jiffies + 3 * qre_control_pto(s);
+	qre_control_arm(s, s->closing_until);
+}
+
+/* The peer broke QUIC inside an authenticated packet. */
+static void qre_violated(struct qre_session *s, u64 error, struct qre_outbox *out)
+{
+	u8 frame[QRE_CLOSE_FRAME_MAX];
+
+	qre_count_drop(s->qdev, QRE_DROP_MALFORMED, 1);
+	qre_tell_lost(s->qdev, s->id, QRE_LOSS_PROTOCOL, error);
+	qre_closing(s, frame, qre_close_put(frame, error, false), out);
+}
+
+void qre_control_close(struct qre_session *s, struct qre_outbox *out)
+{
+	u8 frame[QRE_CLOSE_FRAME_MAX];
+
+	qre_closing(s, frame, qre_close_put(frame, QRE_H3_NO_ERROR, true), out);
+}
+
+/* Section 10.2.1: CONNECTION_CLOSE again, ever more rarely. */
+void qre_control_closing(struct qre_session *s, struct qre_outbox *out)
+{
+	if (s->life != QRE_LIFE_CLOSING || !s->close_size)
+		return;
+	if (is_power_of_2(++s->closing_received))
+		qre_put_frames(s, out, s->close_packet, s->close_size, s->peer, 0, false);
+}
+
+/* --- timers --- */
+
+static void qre_key_timers(struct qre_session *s)
+{
+	struct qre_key *old;
+
+	if (rcu_access_pointer(s->rx_previous) && time_after_eq(jiffies, s->previous_until)) {
+		old = rcu_replace_pointer(s->rx_previous, NULL, lockdep_is_held(&s->lock));
+		qre_key_put(old);
+	}
+	if (s->announced != s->epoch && qre_control_may_update(s)) {
+		s->announced = s->epoch;
+		qre_tell_epoch(s->qdev, s->id, QRE_EVENT_KEY_PHASE_CONFIRMED, s->epoch);
+	}
+}
+
+static unsigned long qre_control_due(const struct qre_session *s, const struct qre_control *c)
+{
+	u64 last = c->numbers[(c->tries - 1) % QRE_CONTROL_TRIES];
+
+	if (last != QRE_NO_NUMBER && s->largest_acked != QRE_NO_NUMBER &&
+	    last + QRE_PACKET_THRESHOLD <= s->largest_acked)
+		return c->sent_at;
+	return c->sent_at + (qre_control_pto(s)
+			     << min_t(unsigned int, c->tries - 1, QRE_BACKOFF_MAX));
+}
+
+static void qre_control_timers(struct qre_session *s, struct qre_outbox *out)
+{
+	unsigned int i;
+
+	for (i = 0; i < QRE_CONTROLS_MAX; i++) {
+		struct qre_control *c = &s->controls[i];
+
+		if (!c->used || time_before(jiffies, qre_control_due(s, c)))
+			continue;
+		if (c->tries >= QRE_CONTROL_TRIES && c->request != QRE_NO_NUMBER) {
+			qre_tell_fate(s->qdev, s->id, c->request, false);
+			qre_control_forget(c);
+			continue;
+		}
+		qre_send_control(s, c, out);
+	}
+}
+
+static unsigned long qre_keepalive_at(const struct qre_session *s)
+{
+	unsigned long heard = s->received ? s->last_receive : s->created;
+	unsigned long at = heard + msecs_to_jiffies(s->client ? s->idle_ms / 2 : 24 * 3600 * 1000);
+
+	if (s->keepalive_ms) {
+		unsigned long other = s->last_sent + msecs_to_jiffies(s->keepalive_ms);
+
+		if (time_before(other, at))
+			at = other;
+	}
+	return at;
+}
+
+static void qre_sooner(unsigned long *at, unsigned long other)
+{
+	if (time_before(other, *at))
+		*at = other;
+}
+
+/* When the timer wants to run again. */
+static unsigned long qre_deadline(const struct qre_session *s)
+{
+	unsigned long at = qre_idle_at(s);
+	unsigned int i;
+	bool controls = false;
+
+	if (s->life == QRE_LIFE_CLOSING)
+		return s->closing_until;
+	if (!s->confirmed)
+		qre_sooner(&at, s->created + msecs_to_jiffies(QRE_CONFIRM_MS));
+	if (s->ack_wanted)
+		qre_sooner(&at, s->ack_since + QRE_ACK_DELAY);
+	if (rcu_access_pointer(s->rx_previous))
+		qre_sooner(&at, s->previous_until);
+	if (s->phase_acked && s->announced != s->epoch)
+		qre_sooner(&at, s->phase_acked_at + 3 * qre_control_pto(s));
+	for (i = 0; i < QRE_CONTROLS_MAX; i++) {
+		if (!s->controls[i].used)
+			continue;
+		controls = true;
+		qre_sooner(&at, qre_control_due(s, &s->controls[i]));
+	}
+	if (!controls && s->keepalive && s->life == QRE_LIFE_ESTABLISHED)
+		qre_sooner(&at, qre_keepalive_at(s));
+	if (s->path.peer.word) {
+		qre_sooner(&at, s->path.expires);
+		qre_sooner(&at, s->path.next_at);
+	}
+	return at;
+}
+
+static void qre_timers(struct qre_session *s, struct qre_outbox *out)
+{
+	if (s->life == QRE_LIFE_CLOSING) {
+		if (time_after_eq(jiffies, s->closing_until)) {
+			WRITE_ONCE(s->life, QRE_LIFE_ENDED);
+			out->unlink = true;
+		}
+		return;
+	}
+	if (!s->confirmed &&
+	    time_after_eq(jiffies, s->created + msecs_to_jiffies(QRE_CONFIRM_MS))) {
+		qre_control_end(s, QRE_LOSS_UNCONFIRMED, 0, out);
+		return;
+	}
+	if (time_after_eq(jiffies, qre_idle_at(s))) {
+		qre_control_end(s, QRE_LOSS_IDLE, 0, out);
+		return;
+	}
+	if (s->ack_wanted && time_after_eq(jiffies, s->ack_since + QRE_ACK_DELAY)) {
+		qre_send_ack(s, out);
+		if (s->ack_wanted) /* withheld, or no memory: not at once again */
+			s->ack_since = jiffies;
+	}
+	qre_key_timers(s);
+	if (s->path.peer.word && time_after_eq(jiffies, s->path.expires))
+		s->path = (struct qre_path){};
+	if (s->path.peer.word && time_after_eq(jiffies, s->path.next_at))
+		qre_send_challenge(s, out);
+	if (s->socket)
+		qre_control_timers(s, out);
+	if (s->keepalive && s->socket && s->life == QRE_LIFE_ESTABLISHED && !qre_controls_any(s) &&
+	    time_after_eq(jiffies, qre_keepalive_at(s)))
+		qre_control_ping(s, out);
+}
+
+void qre_session_timer(struct timer_list *timer)
+{
+	struct qre_session *s = timer_container_of(s, timer, timer);
+	struct qre_outbox out;
+	unsigned long at;
+
+	qre_outbox_init(&out);
+	rcu_read_lock();
+	spin_lock(&s->lock);
+	if (s->life != QRE_LIFE_ENDED)
+		qre_timers(s, &out);
+	if (s->life != QRE_LIFE_ENDED) {
+		at = qre_deadline(s);
+		mod_timer(&s->timer, time_after(at, jiffies) ? at : jiffies + 1);
+	}
+	spin_unlock(&s->lock);
+	qre_outbox_flush(s, &out);
+	rcu_read_unlock();
+}

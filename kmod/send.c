@@ -1,0 +1,616 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Transmit: inner packets become QUIC packets. A super-packet is segmented once; each segment is encrypted
+ * from its own fragments straight into fresh pages, never in place: what a transmitted skb refers to is
+ * TCP's retransmit queue, or the page cache of a file. Packets of equal size leave as one UDP-GSO packet.
+ */
+#include <crypto/aead.h>
+#include <linux/icmp.h>
+#include <linux/icmpv6.h>
+#include <linux/scatterlist.h>
+#include <net/dst_cache.h>
+#include <net/icmp.h>
+#include <net/inet_ecn.h>
+#include <net/ip.h>
+#include <net/ip_tunnels.h>
+#include <net/ipv6.h>
+#include <net/route.h>
+#include <net/udp.h>
+#include <net/udp_tunnel.h>
+#include "compat.h"
+#include "session.h"
+
+#define QRE_GSO_MAX_BYTES 64000 /* of one outer super-packet, below IPv4's 65535 */
+#define QRE_GSO_MAX_SEGS  48
+#define QRE_PULL	  128 /* inner headers that are encrypted from a copy beside ours */
+
+/* --- numbers --- */
+
+struct qre_key *qre_take_numbers(struct qre_session *s, unsigned int count, u64 *first,
+				 bool eliciting)
+{
+	struct qre_key *key = NULL;
+	bool ask = false;
+	u64 used, epoch = 0;
+
+	spin_lock(&s->tx_lock);
+	used = s->next_number + count - s->first_sent;
+	if (used <= QRE_HARD_PACKET_LIMIT && s->next_number + count < QRE_VARINT_MAX) {
+		*first = s->next_number;
+		s->next_number += count;
+		key = qre_key_get(s->tx);
+		epoch = s->tx->epoch;
+		if (used > s->rekey_after && s->rekey_asked != epoch) {
+			s->rekey_asked = epoch;
+			ask = true;
+		}
+	}
+	spin_unlock(&s->tx_lock);
+	if (ask)
+		qre_tell_epoch(s->qdev, s->id, QRE_EVENT_REKEY_DUE, epoch);
+	return key;
+}
+
+/* --- one outer packet under construction --- */
+
+struct qre_batch {
+	struct qre_session *session;
+	struct sk_buff *outer;
+	union qre_peer peer;
+	atomic_t pending; /* packets whose encryption is under way, and one for whoever adds them */
+	bool failed;	  /* one of them: the numbers are lost, nothing leaves */
+	u16 sizes;	  /* of every packet but the last */
+	u16 count;
+	u32 inner_bytes;
+	u32 inner_packets;
+	struct {
+		u8 *at;
+		u16 size;
+	} packets[QRE_GSO_MAX_SEGS];
+};
+
+static unsigned int qre_put_header(const struct qre_session *s, const struct qre_key *key,
+				   u64 number, u8 *out)
+{
+	unsigned int size = 1 + s->tx_cid_size;
+	__be32 low = cpu_to_be32((u32)number);
+
+	/* Fixed bit, spin bit 0, reserved bits 0, the key phase, a number of four bytes. */
+	out[0] = 0x43 | (key->epoch & 1) << 2;
+	memcpy(out + 1, s->tx_cid, s->tx_cid_size);
+	memcpy(out + size, &low, sizeof(low));
+	return size + sizeof(low);
+}
+
+static void qre_protect_header(const struct qre_session *s, u8 *packet)
+{
+	unsigned int at = 1 + s->tx_cid_size, i;
+	u8 mask[QRE_SAMPLE_SIZE];
+
+	qre_hp_mask(s->tx_hp, mask, packet + at + QRE_NUMBER_SIZE);
+	packet[0] ^= mask[0] & 0x1f;
+	for (i = 0; i < QRE_NUMBER_SIZE; i++)
+		packet[at + i] ^= mask[1 + i];
+}
+
+static struct rtable *qre_route(struct qre_session *s, struct qre_socket *qs, union qre_peer peer,
+				__be32 *source)
+{
+	struct sock *sk = qs->sk;
+	bool current_peer = peer.word == READ_ONCE(s->peer.word);
+	struct flowi4 flow;
+	struct rtable *rt;
+
+	if (current_peer) {
+		rt = dst_cache_get_ip4(&s->dst, source);
+		if (rt)
+			return rt;
+	}
+	memset(&flow, 0, sizeof(flow));
+	flow.saddr = s->local_ip ?: qs->ip;
+	flow.daddr = peer.ip;
+	flow.fl4_dport = peer.port;
+	flow.fl4_sport = qs->port;
+	flow.flowi4_mark = READ_ONCE(sk->sk_mark);
+	flow.flowi4_proto = IPPROTO_UDP;
+	flow.flowi4_uid = sock_net_uid(sock_net(sk), NULL);
+	rt = ip_route_output_flow(sock_net(sk), &flow, NULL);
+	if (IS_ERR(rt) && PTR_ERR(rt) == -EINVAL && flow.saddr && !qs->ip) {
+		flow.saddr = 0;
+		rt = ip_route_output_flow(sock_net(sk), &flow, NULL);
+	}
+	if (IS_ERR(rt))
+		return NULL;
+	if (rt->dst.dev == s->qdev->dev) { /* a way into the tunnel itself */
+		ip_rt_put(rt);
+		return NULL;
+	}
+	*source = flow.saddr;
+	if (current_peer)
+		dst_cache_set_ip4(&s->dst, &rt->dst, *source);
+	return rt;
+}
+
+/* Bottom halves are off, under RCU. Consumes @skb, whose data is the UDP payload. */
+static void qre_udp_send(struct qre_session *s, struct sk_buff *skb, union qre_peer peer,
+			 unsigned int packets)
+{
+	struct qre_socket *qs = READ_ONCE(s->socket);
+	struct rtable *rt;
+	__be32 source;
+
+	if (unlikely(!qs || !peer.ip))
+		goto drop;
+	rt = qre_route(s, qs, peer, &source);
+	if (unlikely(!rt))
+		goto drop;
+	skb->ignore_df = 0;
+	skb->dev = NULL;
+	qre_udp_tunnel_xmit(rt, qs->sk, skb, source, peer.ip, READ_ONCE(s->qdev->ecn),
+			    ip4_dst_hoplimit(&rt->dst), htons(IP_DF), qs->port, peer.port);
+	return;
+drop:
+	qre_count_drop(s->qdev, QRE_DROP_NO_ROUTE, packets);
+	kfree_skb(skb);
+}
+
+static void qre_batch_finish(struct qre_batch *b)
+{
+	struct qre_session *s = b->session;
+	struct sk_buff *skb = b->outer;
+	unsigned int i;
+
+	if (unlikely(b->failed)) {
+		kfree_skb(skb);
+		goto done;
+	}
+	for (i = 0; i < b->count; i++)
+		qre_protect_header(s, b->packets[i].at);
+	if (b->count > 1) {
+		skb_shinfo(skb)->gso_size = b->sizes;
+		skb_shinfo(skb)->gso_segs = b->count;
+		skb_shinfo(skb)->gso_type = SKB_GSO_UDP_L4;
+		skb->ip_summed = CHECKSUM_PARTIAL;
+		skb->csum_start = skb_headroom(skb) - sizeof(struct udphdr);
+		skb->csum_offset = offsetof(struct udphdr, check);
+	}
+	local_bh_disable();
+	rcu_read_lock();
+	if (b->inner_packets)
+		qre_count_session(s, false, b->inner_packets, b->inner_bytes);
+	qre_udp_send(s, skb, b->peer, b->count);
+	rcu_read_unlock();
+	local_bh_enable();
+done:
+	qre_session_put(s);
+	kfree(b);
+}
+
+static void qre_batch_done(struct qre_batch *b)
+{
+	if (atomic_dec_and_test(&b->pending))
+		qre_batch_finish(b);
+}
+
+static struct qre_batch *qre_batch_new(struct qre_session *s, union qre_peer peer)
+{
+	struct qre_batch *b = kmalloc(sizeof(*b), GFP_ATOMIC);
+
+	if (!b)
+		return NULL;
+	/* Room for the headers of IP and UDP, and whatever the device below puts before them. */
+	b->outer = alloc_skb(LL_MAX_HEADER + sizeof(struct iphdr) + sizeof(struct udphdr) + 64,
+			     GFP_ATOMIC);
+	if (!b->outer) {
+		kfree(b);
+		return NULL;
+	}
+	skb_reserve(b->outer, skb_tailroom(b->outer));
+	refcount_inc(&s->refs);
+	b->session = s;
+	b->peer = peer;
+	atomic_set(&b->pending, 1);
+	b->failed = false;
+	b->count = 0;
+	b->sizes = 0;
+	b->inner_bytes = 0;
+	b->inner_packets = 0;
+	return b;
+}
+
+/* --- pages that ciphertext is written to, one after the other --- */
+
+static DEFINE_PER_CPU(struct page_frag, qre_frags);
+
+/* @size contiguous bytes at the end of the outer packet; NULL: no memory, or no fragment left. */
+static u8 *qre_batch_extend(struct qre_batch *b, unsigned int size)
+{
+	struct page_frag *frag = this_cpu_ptr(&qre_frags);
+	struct skb_shared_info *info = skb_shinfo(b->outer);
+	unsigned int last = info->nr_frags;
+	u8 *at;
+
+	if (!skb_page_frag_refill(size, frag, GFP_ATOMIC | __GFP_NOWARN))
+		return NULL;
+	at = page_address(frag->page) + frag->offset;
+	if (last && skb_frag_page(&info->frags[last - 1]) == frag->page &&
+	    skb_frag_off(&info->frags[last - 1]) + skb_frag_size(&info->frags[last - 1]) ==
+		    frag->offset) {
+		skb_frag_size_add(&info->frags[last - 1], size);
+	} else {
+		if (last == MAX_SKB_FRAGS)
+			return NULL;
+		skb_fill_page_desc(b->outer, last, frag->page, frag->offset, 0);
+		skb_frag_size_set(&skb_shinfo(b->outer)->frags[last], size);
+		get_page(frag->page);
+	}
+	frag->offset += size;
+	b->outer->len += size;
+	b->outer->data_len += size;
+	b->outer->truesize += size;
+	return at;
+}
+
+/* --- encryption --- */
+
+static void qre_sealed(QRE_CRYPTO_ARG arg, int error)
+{
+	struct qre_work *w = QRE_CRYPTO_CONTEXT(arg);
+	struct qre_batch *b = w->context;
+
+	if (error == -EINPROGRESS)
+		return;
+	if (error)
+		WRITE_ONCE(b->failed, true);
+	qre_key_put(w->key);
+	consume_skb(w->source_skb);
+	kfree(w);
+	qre_batch_done(b);
+}
+
+/*
+ * Encrypt a packet whose plaintext lies in w->src (behind the header that is its associated data) into
+ * @at. Gives @w back, or leaves it to the driver; *@w is what to go on with, perhaps NULL. @skb is held
+ * until then.
+ */
+static void qre_seal(struct qre_batch *b, struct qre_work **work, struct qre_key *key, u64 number,
+		     u8 *at, unsigned int header, unsigned int plain, struct sk_buff *skb)
+{
+	struct qre_work *w = *work;
+	int error;
+
+	memcpy(at, w->head, header);
+	sg_init_one(w->dst, at, header + plain + QRE_TAG_SIZE);
+	qre_make_nonce(w->iv, key, number);
+	w->context = b;
+	w->key = key;
+	w->source_skb = skb;
+	aead_request_set_tfm(w->request, key->aead);
+	aead_request_set_callback(w->request, 0, qre_sealed, w);
+	aead_request_set_ad(w->request, header);
+	aead_request_set_crypt(w->request, w->src, w->dst, plain, w->iv);
+	b->packets[b->count].at = at;
+	b->packets[b->count].size = header + plain + QRE_TAG_SIZE;
+	b->count++;
+	/* For an asynchronous driver, which answers when we are gone. */
+	atomic_inc(&b->pending);
+	refcount_inc(&key->refs);
+	if (skb)
+		skb_get(skb);
+	error = crypto_aead_encrypt(w->request);
+	if (error == -EINPROGRESS) {
+		*work = NULL;
+		return;
+	}
+	if (error)
+		b->failed = true;
+	qre_key_put(key);
+	if (skb)
+		consume_skb(skb);
+	atomic_dec(&b->pending);
+}
+
+/*
+ * One inner packet into the batch. 0; -EAGAIN: the batch is full, begin another; other: it is lost.
+ * @ack: frames that go before the DATAGRAM.
+ */
+static int qre_batch_add(struct qre_batch *b, struct qre_work **work, struct qre_key *key,
+			 u64 number, struct sk_buff *skb, const u8 *ack, unsigned int ack_size)
+{
+	struct qre_session *s = b->session;
+	unsigned int linear = min_t(unsigned int, skb_headlen(skb), QRE_PULL);
+	unsigned int header, head, plain, total;
+	struct qre_work *w;
+	u8 *at;
+	int nents = 0;
+
+	plain = ack_size + QRE_DATAGRAM_HEAD + skb->len;
+	total = 1 + s->tx_cid_size + QRE_NUMBER_SIZE + plain + QRE_TAG_SIZE;
+	if (b->count && (b->count == QRE_GSO_MAX_SEGS || total > b->sizes ||
+			 b->packets[b->count - 1].size != b->sizes ||
+			 b->outer->len + total > QRE_GSO_MAX_BYTES))
+		return -EAGAIN;
+	if (!*work)
+		*work = qre_work_take(key);
+	w = *work;
+	if (!w)
+		return -ENOMEM;
+	header = qre_put_header(s, key, number, w->head);
+	memcpy(w->head + header, ack, ack_size);
+	head = header + ack_size;
+	w->head[head++] = 0x30; /* DATAGRAM to the end of the packet, quarter stream 0, context 0 */
+	w->head[head++] = 0;
+	w->head[head++] = 0;
+	memcpy(w->head + head, skb->data, linear);
+	sg_init_table(w->src, ARRAY_SIZE(w->src));
+	sg_set_buf(w->src, w->head, head + linear);
+	if (skb->len > linear) {
+		nents = skb_to_sgvec(skb, w->src + 1, linear, skb->len - linear);
+		if (unlikely(nents < 0))
+			return nents;
+	} else {
+		sg_mark_end(w->src);
+	}
+	at = qre_batch_extend(b, total);
+	if (!at)
+		return b->count ? -EAGAIN : -ENOMEM;
+	if (!b->count)
+		b->sizes = total;
+	b->inner_bytes += skb->len;
+	b->inner_packets++;
+	qre_seal(b, work, key, number, at, header, plain, nents ? skb : NULL);
+	return 0;
+}
+
+/* Numbered inner packets, a list of @count that is consumed. Bottom halves are off, under RCU. */
+static void qre_send_list(struct qre_session *s, struct sk_buff *list, unsigned int count,
+			  const u8 *ack, unsigned int ack_size)
+{
+	union qre_peer peer = { .word = READ_ONCE(s->peer.word) };
+	struct qre_work *work = NULL;
+	struct qre_batch *b = NULL;
+	struct sk_buff *skb, *next;
+	struct qre_outbox out;
+	struct qre_key *key;
+	u64 number;
+
+	key = qre_take_numbers(s, count, &number, true);
+	if (unlikely(!key)) {
+		kfree_skb_list(list);
+		qre_outbox_init(&out);
+		spin_lock(&s->lock);
+		qre_control_end(s, QRE_LOSS_LIMIT, 0, &out);
+		spin_unlock(&s->lock);
+		qre_outbox_flush(s, &out);
+		return;
+	}
+	skb_list_walk_safe(list, skb, next) {
+		unsigned int size = next ? 0 : ack_size; /* the ACK rides on the last one */
+		int error = -EAGAIN;
+
+		skb_mark_not_on_list(skb);
+		if (b)
+			error = qre_batch_add(b, &work, key, number, skb, ack, size);
+		if (error == -EAGAIN) {
+			if (b)
+				qre_batch_done(b);
+			b = qre_batch_new(s, peer);
+			error = b ? qre_batch_add(b, &work, key, number, skb, ack, size) : -ENOMEM;
+		}
+		if (unlikely(error))
+			qre_count_drop(s->qdev, QRE_DROP_NO_MEMORY, 1);
+		number++;
+		if (error)
+			kfree_skb(skb);
+		else
+			consume_skb(skb);
+	}
+	if (b)
+		qre_batch_done(b);
+	if (work)
+		qre_work_give(work);
+	qre_key_put(key);
+}
+
+void qre_send_plain(struct qre_session *s, struct qre_key *key, u64 number, const u8 *plain,
+		    size_t size, union qre_peer peer)
+{
+	struct qre_batch *b = qre_batch_new(s, peer);
+	struct qre_work *work = b ? qre_work_take(key) : NULL;
+	unsigned int header;
+	u8 *at;
+
+	if (!work)
+		goto fail;
+	/* The plaintext is copied behind the header and encrypted there: it is ours. */
+	at = qre_batch_extend(b, 1 + s->tx_cid_size + QRE_NUMBER_SIZE + size + QRE_TAG_SIZE);
+	if (!at)
+		goto fail;
+	header = qre_put_header(s, key, number, work->head);
+	memcpy(at + header, plain, size);
+	sg_init_table(work->src, 2);
+	sg_set_buf(work->src, work->head, header);
+	sg_set_buf(work->src + 1, at + header, size);
+	b->sizes = header + size + QRE_TAG_SIZE;
+	qre_seal(b, &work, key, number, at, header, size, NULL);
+	qre_batch_done(b);
+	if (work)
+		qre_work_give(work);
+	qre_key_put(key);
+	return;
+fail:
+	qre_count_drop(s->qdev, QRE_DROP_NO_MEMORY, 1);
+	if (b) {
+		b->failed = true;
+		qre_batch_done(b);
+	}
+	if (work)
+		qre_work_give(work);
+	qre_key_put(key);
+}
+
+void qre_send_raw(struct qre_session *s, const u8 *packet, size_t size, union qre_peer peer)
+{
+	struct sk_buff *skb = alloc_skb(LL_MAX_HEADER + sizeof(struct iphdr) +
+						sizeof(struct udphdr) + 64 + size, GFP_ATOMIC);
+
+	if (!skb)
+		return;
+	skb_reserve(skb, LL_MAX_HEADER + sizeof(struct iphdr) + sizeof(struct udphdr));
+	skb_put_data(skb, packet, size);
+	qre_udp_send(s, skb, peer, 1);
+}
+
+/* --- from the stack --- */
+
+/* Section 7.1 of RFC 9484: who forwards a packet into the tunnel counts down its hops. */
+static bool qre_count_down(struct sk_buff *skb, bool ipv6)
+{
+	if (skb_cow_head(skb, 0))
+		return false;
+	if (ipv6) {
+		if (ipv6_hdr(skb)->hop_limit <= 1) {
+			icmpv6_ndo_send(skb, ICMPV6_TIME_EXCEED, ICMPV6_EXC_HOPLIMIT, 0);
+			return false;
+		}
+		ipv6_hdr(skb)->hop_limit--;
+		return true;
+	}
+	if (ip_hdr(skb)->ttl <= 1) {
+		icmp_ndo_send(skb, ICMP_TIME_EXCEEDED, ICMP_EXC_TTL, 0);
+		return false;
+	}
+	ip_decrease_ttl(ip_hdr(skb));
+	return true;
+}
+
+static enum qre_drop qre_check_outgoing(struct qre_session *s, struct sk_buff *skb, bool ipv6)
+{
+	unsigned int size = skb_is_gso(skb) ? skb_gso_network_seglen(skb) : skb->len;
+
+	switch (READ_ONCE(s->life)) {
+	case QRE_LIFE_ESTABLISHED:
+		break;
+	case QRE_LIFE_HELD:
+		return QRE_DROP_HELD;
+	default:
+		return QRE_DROP_CLOSING;
+	}
+	if (unlikely(size > s->max_inner)) {
+		if (ipv6)
+			icmpv6_ndo_send(skb, ICMPV6_PKT_TOOBIG, 0, s->max_inner);
+		else
+			icmp_ndo_send(skb, ICMP_DEST_UNREACH, ICMP_FRAG_NEEDED,
+				      htonl(s->max_inner));
+		return QRE_DROP_TOO_BIG;
+	}
+	return qre_count_down(skb, ipv6) ? QRE_DROP_UNSPEC : QRE_DROP_TTL_EXPIRED;
+}
+
+/* The super-packet's segments, or the packet itself, with finished checksums; NULL: dropped. */
+static struct sk_buff *qre_segments(struct sk_buff *skb, unsigned int *count)
+{
+	struct sk_buff *list, *one;
+
+	*count = 1;
+	if (!skb_is_gso(skb)) {
+		if (skb->ip_summed == CHECKSUM_PARTIAL && skb_checksum_help(skb))
+			return NULL;
+		if (skb_has_frag_list(skb) && skb_linearize(skb))
+			return NULL;
+		return skb;
+	}
+	list = skb_gso_segment(skb, NETIF_F_SG); /* no checksum offload: they are computed here */
+	if (IS_ERR_OR_NULL(list))
+		return NULL;
+	consume_skb(skb);
+	*count = 0;
+	for (one = list; one; one = one->next)
+		++*count;
+	return list;
+}
+
+/* An ACK that is due goes along when it fits. */
+static unsigned int qre_piggyback(struct qre_session *s, u8 *ack, unsigned int room)
+{
+	unsigned int size = 0;
+
+	if (!READ_ONCE(s->ack_wanted) || room < 8 ||
+	    time_before(jiffies, READ_ONCE(s->ack_sent) + msecs_to_jiffies(5)))
+		return 0;
+	spin_lock(&s->lock);
+	size = qre_control_take_ack(s, ack, room);
+	spin_unlock(&s->lock);
+	return size;
+}
+
+static void qre_sent_datagrams(struct qre_session *s)
+{
+	WRITE_ONCE(s->last_sent, jiffies);
+	if (!READ_ONCE(s->eliciting_sent)) {
+		spin_lock(&s->lock);
+		if (!s->eliciting_sent) {
+			s->eliciting_sent = true;
+			s->idle_base = jiffies;
+		}
+		if (!s->probe_pending) {
+			s->probe_pending = true;
+			s->probe_number = READ_ONCE(s->next_number) - 1;
+			s->probe_at = ktime_get_ns();
+		}
+		spin_unlock(&s->lock);
+	}
+}
+
+netdev_tx_t qre_xmit(struct sk_buff *skb, struct net_device *dev)
+{
+	struct qre_device *qdev = netdev_priv(dev);
+	u8 ack[64]; /* a short one: the long form goes by the timer */
+	enum qre_drop drop = QRE_DROP_BAD_PACKET;
+	unsigned int count, ack_size = 0;
+	struct qre_session *s;
+	struct sk_buff *list;
+	bool ipv6;
+
+	rcu_read_lock();
+	if (skb->protocol == htons(ETH_P_IP) && pskb_may_pull(skb, sizeof(struct iphdr)) &&
+	    ip_hdr(skb)->version == 4) {
+		ipv6 = false;
+		s = qre_allowed_ips_find(qdev->allowed_ips, &ip_hdr(skb)->daddr, false);
+	} else if (skb->protocol == htons(ETH_P_IPV6) &&
+		   pskb_may_pull(skb, sizeof(struct ipv6hdr)) && ipv6_hdr(skb)->version == 6) {
+		ipv6 = true;
+		s = qre_allowed_ips_find(qdev->allowed_ips, &ipv6_hdr(skb)->daddr, true);
+	} else {
+		goto dropped;
+	}
+	if (unlikely(!s)) {
+		if (ipv6)
+			icmpv6_ndo_send(skb, ICMPV6_DEST_UNREACH, ICMPV6_ADDR_UNREACH, 0);
+		else
+			icmp_ndo_send(skb, ICMP_DEST_UNREACH, ICMP_HOST_UNREACH, 0);
+		drop = QRE_DROP_NO_SESSION;
+		goto dropped;
+	}
+	drop = qre_check_outgoing(s, skb, ipv6);
+	if (unlikely(drop != QRE_DROP_UNSPEC))
+		goto dropped;
+	skb_scrub_packet(skb, false);
+	if (!skb_is_gso(skb))
+		ack_size = qre_piggyback(s, ack, min_t(unsigned int, sizeof(ack),
+						       s->max_inner - skb->len));
+	list = qre_segments(skb, &count);
+	if (unlikely(!list)) {
+		drop = QRE_DROP_NO_MEMORY;
+		goto dropped;
+	}
+	qre_send_list(s, list, count, ack, ack_size);
+	qre_sent_datagrams(s);
+	rcu_read_unlock();
+	return NETDEV_TX_OK;
+dropped:
+	rcu_read_unlock();
+	qre_count_drop(qdev, drop, 1);
+	kfree_skb(skb);
+	return NETDEV_TX_OK;
+}

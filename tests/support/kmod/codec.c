@@ -1,0 +1,261 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * kmod/frames.c and kmod/ackwin.c behind a pipe: a request a line on standard input, its answer a
+ * line on standard output. "!" says that the input was refused. Bytes are hexadecimal, "-" is none;
+ * numbers are decimal. Every input and output lies in an allocation of just its size, so that the
+ * address sanitizer sees a single byte too many.
+ */
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "ackwin.h"
+#include "frames.h"
+
+static const char *const kinds[] = {
+	[QRE_FRAME_PADDING] = "PADDING",
+	[QRE_FRAME_PING] = "PING",
+	[QRE_FRAME_ACK] = "ACK",
+	[QRE_FRAME_DATAGRAM] = "DATAGRAM",
+	[QRE_FRAME_DATAGRAM_UNKNOWN] = "DATAGRAM_UNKNOWN",
+	[QRE_FRAME_PATH_CHALLENGE] = "PATH_CHALLENGE",
+	[QRE_FRAME_PATH_RESPONSE] = "PATH_RESPONSE",
+	[QRE_FRAME_CONNECTION_CLOSE] = "CONNECTION_CLOSE",
+	[QRE_FRAME_NEW_CONNECTION_ID] = "NEW_CONNECTION_ID",
+	[QRE_FRAME_OTHER] = "OTHER",
+};
+
+static char *word(void)
+{
+	return strtok(NULL, " \n");
+}
+
+static u64 number(void)
+{
+	const char *text = word();
+
+	if (!text)
+		exit(3);
+	return strtoull(text, NULL, 10);
+}
+
+static void *block(size_t size)
+{
+	void *allocated = malloc(size);
+
+	if (!allocated)
+		exit(4);
+	return allocated;
+}
+
+static u8 *bytes(size_t *size)
+{
+	const char *text = word();
+	unsigned int byte;
+	u8 *data;
+
+	if (!text)
+		exit(3);
+	*size = *text == '-' ? 0 : strlen(text) / 2;
+	data = block(*size);
+	for (size_t at = 0; at < *size; at++) {
+		if (sscanf(text + 2 * at, "%2x", &byte) != 1)
+			exit(3);
+		data[at] = (u8)byte;
+	}
+	return data;
+}
+
+static void say_bytes(const u8 *data, size_t size)
+{
+	if (!size)
+		printf(" -");
+	else
+		putchar(' ');
+	while (size--)
+		printf("%02x", *data++);
+}
+
+/* frames BYTES: of each frame its kind, its size, what it holds; then ";". */
+static void do_frames(void)
+{
+	size_t size;
+	u8 *data = bytes(&size);
+	const u8 *at = data, *before = at;
+	struct qre_ack_iter it;
+	struct qre_range range;
+	struct qre_frame f;
+	int read;
+
+	while ((read = qre_frame_read(&at, data + size, &f)) == 1) {
+		if (f.raw != before || f.raw + f.raw_size != at)
+			exit(5);
+		before = at;
+		printf("%s %zu", kinds[f.kind], f.raw_size);
+		switch (f.kind) {
+		case QRE_FRAME_ACK:
+			printf(" %" PRIu64, f.ack.delay);
+			qre_ack_begin(&it, &f);
+			while (qre_ack_next(&it, &range))
+				printf(" %" PRIu64 " %" PRIu64, range.first, range.last);
+			break;
+		case QRE_FRAME_DATAGRAM:
+		case QRE_FRAME_DATAGRAM_UNKNOWN:
+			say_bytes(f.datagram.data, f.datagram.size);
+			break;
+		case QRE_FRAME_PATH_CHALLENGE:
+		case QRE_FRAME_PATH_RESPONSE:
+			say_bytes(f.path, 8);
+			break;
+		case QRE_FRAME_CONNECTION_CLOSE:
+			printf(" %" PRIu64, f.error);
+			break;
+		default:
+			break;
+		}
+		putchar(';');
+	}
+	if (read < 0)
+		putchar('!');
+	free(data);
+}
+
+/* varint BYTES: its value and its size. */
+static void do_varint(void)
+{
+	size_t size;
+	u8 *data = bytes(&size);
+	const u8 *at = data;
+	u64 value;
+
+	if (qre_varint_get(&at, data + size, &value))
+		printf("%" PRIu64 " %td", value, at - data);
+	else
+		putchar('!');
+	free(data);
+}
+
+/* put VALUE: the bytes of the varint. */
+static void do_put(void)
+{
+	u64 value = number();
+	unsigned int size = qre_varint_size(value);
+	u8 *out = block(size);
+
+	if (qre_varint_put(out, value) != size)
+		exit(5);
+	say_bytes(out, size);
+	free(out);
+}
+
+/* ack ROOM DELAY ECN ECT0 ECT1 CE COUNT then FIRST LAST of each range: the frame. */
+static void do_ack(void)
+{
+	size_t room = number(), size;
+	u64 delay = number(), with_ecn = number();
+	u64 ecn[3] = {number(), number(), number()};
+	unsigned int count = (unsigned int)number();
+	struct qre_range *ranges = block(count * sizeof(*ranges));
+	u8 *out = block(room);
+
+	for (unsigned int i = 0; i < count; i++) {
+		ranges[i].first = number();
+		ranges[i].last = number();
+	}
+	size = qre_ack_put(out, room, ranges, count, delay, with_ecn ? ecn : NULL);
+	if (size > room)
+		exit(5);
+	say_bytes(out, size);
+	free(out);
+	free(ranges);
+}
+
+/* close ERROR APPLICATION: the frame. */
+static void do_close(void)
+{
+	u8 *out = block(QRE_CLOSE_FRAME_MAX);
+	u64 error = number();
+
+	say_bytes(out, qre_close_put(out, error, number()));
+	free(out);
+}
+
+/* path RESPONSE BYTES: the frame. */
+static void do_path(void)
+{
+	u8 *out = block(QRE_PATH_FRAME_SIZE);
+	bool response = number();
+	size_t size;
+	u8 *data = bytes(&size);
+
+	if (size != 8)
+		exit(3);
+	qre_path_put(out, response, data);
+	say_bytes(out, QRE_PATH_FRAME_SIZE);
+	free(data);
+	free(out);
+}
+
+/* decode EXPECTED TRUNCATED SIZE: the whole number. */
+static void do_decode(void)
+{
+	u64 expected = number();
+	u32 truncated = (u32)number();
+
+	printf("%" PRIu64, qre_number_decode(expected, truncated, (unsigned int)number()));
+}
+
+/*
+ * window BASE MAX COUNT NUMBERS: what became of each number (0, 1, 2), the window's floor, and at
+ * most MAX ranges.
+ */
+static void do_window(void)
+{
+	struct qre_ackwin *w = block(sizeof(*w));
+	struct qre_range *ranges;
+	unsigned int max, count;
+
+	qre_ackwin_init(w, number());
+	max = (unsigned int)number();
+	count = (unsigned int)number();
+	while (count--)
+		printf("%d", qre_ackwin_accept(w, number()));
+	printf(" %" PRIu64, w->floor);
+	ranges = block(max * sizeof(*ranges));
+	count = qre_ackwin_ranges(w, ranges, max);
+	if (count > max)
+		exit(5);
+	for (unsigned int i = 0; i < count; i++)
+		printf(" %" PRIu64 " %" PRIu64, ranges[i].first, ranges[i].last);
+	free(ranges);
+	free(w);
+}
+
+static const struct {
+	const char *name;
+	void (*run)(void);
+} requests[] = {
+	{"frames", do_frames}, {"varint", do_varint}, {"put", do_put},	     {"ack", do_ack},
+	{"close", do_close},   {"path", do_path},     {"decode", do_decode}, {"window", do_window},
+};
+
+int main(void)
+{
+	char *line = NULL, *name;
+	size_t room = 0, i;
+
+	while (getline(&line, &room, stdin) > 0) {
+		name = strtok(line, " \n");
+		for (i = 0; name && i < sizeof(requests) / sizeof(*requests); i++) {
+			if (!strcmp(name, requests[i].name)) {
+				requests[i].run();
+				break;
+			}
+		}
+		putchar('\n');
+		fflush(stdout);
+	}
+	free(line);
+	return 0;
+}

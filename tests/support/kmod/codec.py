@@ -1,0 +1,128 @@
+"""The kernel module's codec (``kmod/frames.c``, ``kmod/ackwin.c``) in a process of its own, under sanitizers.
+
+``codec.c`` is the other end of the pipe. A finding of a sanitizer ends that process; what it said is in the error.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
+
+ROOT: Final = Path(__file__).resolve().parents[3]
+KMOD: Final = ROOT / "kmod"
+COMPILE: Final = (
+    "clang", "-std=gnu11", "-g", "-O1", "-Wall", "-Wextra", "-Werror", "-fno-sanitize-recover=all", f"-I{KMOD}"
+)  # fmt: skip
+SOURCES: Final = (str(KMOD / "frames.c"), str(KMOD / "ackwin.c"))
+Range = tuple[int, int]
+
+
+class CodecFrame(NamedTuple):
+    """``values``: of an ACK its delay, then first and last of each range; of a CONNECTION_CLOSE its error code."""
+
+    kind: str
+    raw: bytes
+    data: bytes = b""  # of DATAGRAM and PATH_*
+    values: Sequence[int] = ()
+
+    @property
+    def ranges(self) -> list[Range]:
+        return pairs(self.values[1:])
+
+
+class Window(NamedTuple):
+    arrivals: str  # a digit for each number: enum qre_arrival
+    floor: int
+    ranges: list[Range]
+
+
+def pairs(values: Sequence[int]) -> list[Range]:
+    return list(zip(values[::2], values[1::2], strict=True))
+
+
+class KernelCodec:
+    """One process; a context manager."""
+
+    def __init__(self, directory: Path) -> None:
+        program = directory / "codec"
+        shim = str(Path(__file__).with_name("codec.c"))
+        subprocess.run([*COMPILE, "-fsanitize=address,undefined", shim, *SOURCES, "-o", program], check=True)
+        self._errors = directory / "codec.stderr"
+        with self._errors.open("wb") as errors:
+            self._process = subprocess.Popen(
+                [program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True
+            )
+
+    def __enter__(self) -> KernelCodec:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leaks are told at its end."""
+        self._process.communicate(timeout=10)
+        assert self._process.returncode == 0, self._errors.read_text()
+
+    def _ask(self, *words: object) -> str | None:
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.write(" ".join(map(str, words)) + "\n")
+        self._process.stdin.flush()
+        answer = self._process.stdout.readline()
+        assert answer, f"the codec died of {words}: {self._errors.read_text()}"
+        return None if "!" in answer else answer.strip()
+
+    def _bytes(self, *words: object) -> bytes:
+        return _unhex(self._ask(*words) or "-")
+
+    def frames(self, data: bytes) -> list[CodecFrame] | None:
+        """None: malformed."""
+        answer = self._ask("frames", _hex(data))
+        if answer is None:
+            return None
+        found: list[CodecFrame] = []
+        at = 0
+        for text in answer.split(";")[:-1]:
+            kind, size, *rest = text.split()
+            raw, at = data[at : at + int(size)], at + int(size)
+            if kind in ("ACK", "CONNECTION_CLOSE"):
+                found.append(CodecFrame(kind, raw, values=[*map(int, rest)]))
+            else:
+                found.append(CodecFrame(kind, raw, b"".join(map(_unhex, rest))))
+        return found
+
+    def varint(self, data: bytes) -> tuple[int, int] | None:
+        """The value, and its size; None: cut short."""
+        answer = self._ask("varint", _hex(data))
+        if answer is None:
+            return None
+        value, size = map(int, answer.split())
+        return value, size
+
+    def put_varint(self, value: int) -> bytes:
+        return self._bytes("put", value)
+
+    def put_ack(self, room: int, ranges: Sequence[Range], delay: int, ecn: Sequence[int] = ()) -> bytes:
+        flat = [number for one in ranges for number in one]
+        return self._bytes("ack", room, delay, int(bool(ecn)), *(ecn or (0, 0, 0)), len(ranges), *flat)
+
+    def put_close(self, error: int, *, application: bool) -> bytes:
+        return self._bytes("close", error, int(application))
+
+    def put_path(self, data: bytes, *, response: bool) -> bytes:
+        return self._bytes("path", int(response), _hex(data))
+
+    def decode_number(self, truncated: int, length: int, expected: int) -> int:
+        return int(self._ask("decode", expected, truncated, length) or "")
+
+    def window(self, base: int, numbers: Sequence[int], max_ranges: int = 32) -> Window:
+        answer = self._ask("window", base, max_ranges, len(numbers), *numbers) or ""
+        arrivals, floor, *ranges = answer.split() if numbers else ["", *answer.split()]
+        return Window(arrivals, int(floor), pairs([*map(int, ranges)]))
+
+
+def _hex(data: bytes) -> str:
+    return data.hex() or "-"
+
+
+def _unhex(text: str) -> bytes:
+    return b"" if text == "-" else bytes.fromhex(text)

@@ -47,11 +47,20 @@
 #endif
 
 /* udp_tunnel_encap_enable takes a socket or a sock */
-#define qre_encap_enable(socket)                                                                   \
-	udp_tunnel_encap_enable(__builtin_choose_expr(                                             \
-		__builtin_types_compatible_p(typeof(&udp_tunnel_encap_enable),                     \
-					     void (*)(struct socket *)),                           \
-		(socket), (socket)->sk))
+#define qre_encap_enable(of)                                                                       \
+	udp_tunnel_encap_enable(                                                                   \
+		__builtin_choose_expr(__builtin_types_compatible_p(                                \
+					      typeof(&udp_tunnel_encap_enable),                    \
+					      void (*)(struct socket *)),                          \
+				      (of), (of)->sk))
+
+/* A socket that stops counting as a user of its namespace is told to the reference tracker since 6.2 */
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 2, 0)
+#define qre_track_kernel_socket(net, tracker)
+#else
+#define qre_track_kernel_socket(net, tracker)                                                      \
+	__netns_tracker_alloc(net, tracker, false, GFP_KERNEL)
+#endif
 
 /* No transmit lock, and bound to its namespace */
 static inline void qre_netdev_traits(struct net_device *dev)

@@ -39,9 +39,9 @@ void qre_count_drop(struct qre_device *qdev, enum qre_drop why, unsigned int pac
 {
 	struct qre_counters *counters = get_cpu_ptr(qdev->counters);
 
-	u64_stats_update_begin(&counters->sync);
+	u64_stats_update_begin(&counters->syncp);
 	u64_stats_add(&counters->drops[why], packets);
-	u64_stats_update_end(&counters->sync);
+	u64_stats_update_end(&counters->syncp);
 	put_cpu_ptr(qdev->counters);
 }
 
@@ -50,14 +50,14 @@ void qre_count_session(struct qre_session *s, bool receive, unsigned int packets
 	struct qre_session_counters *own = this_cpu_ptr(s->counters);
 	struct qre_counters *all = this_cpu_ptr(s->qdev->counters);
 
-	u64_stats_update_begin(&own->sync);
+	u64_stats_update_begin(&own->syncp);
 	u64_stats_add(receive ? &own->rx_packets : &own->tx_packets, packets);
 	u64_stats_add(receive ? &own->rx_bytes : &own->tx_bytes, bytes);
-	u64_stats_update_end(&own->sync);
-	u64_stats_update_begin(&all->sync);
+	u64_stats_update_end(&own->syncp);
+	u64_stats_update_begin(&all->syncp);
 	u64_stats_add(receive ? &all->rx_packets : &all->tx_packets, packets);
 	u64_stats_add(receive ? &all->rx_bytes : &all->tx_bytes, bytes);
-	u64_stats_update_end(&all->sync);
+	u64_stats_update_end(&all->syncp);
 }
 
 void qre_device_totals(struct qre_device *qdev, struct qre_totals *totals)
@@ -71,14 +71,14 @@ void qre_device_totals(struct qre_device *qdev, struct qre_totals *totals)
 		unsigned int start, i;
 
 		do {
-			start = u64_stats_fetch_begin(&counters->sync);
+			start = u64_stats_fetch_begin(&counters->syncp);
 			one.rx_packets = u64_stats_read(&counters->rx_packets);
 			one.rx_bytes = u64_stats_read(&counters->rx_bytes);
 			one.tx_packets = u64_stats_read(&counters->tx_packets);
 			one.tx_bytes = u64_stats_read(&counters->tx_bytes);
 			for (i = 0; i <= QRE_DROP_MAX; i++)
 				one.drops[i] = u64_stats_read(&counters->drops[i]);
-		} while (u64_stats_fetch_retry(&counters->sync, start));
+		} while (u64_stats_fetch_retry(&counters->syncp, start));
 		totals->rx_packets += one.rx_packets;
 		totals->rx_bytes += one.rx_bytes;
 		totals->tx_packets += one.tx_packets;

@@ -52,7 +52,7 @@ struct qre_session;
 struct qre_counters { /* per CPU; index of drops: enum qre_drop */
 	u64_stats_t rx_packets, rx_bytes, tx_packets, tx_bytes;
 	u64_stats_t drops[QRE_DROP_MAX + 1];
-	struct u64_stats_sync sync;
+	struct u64_stats_sync syncp;
 };
 
 /* What DEVICE_SET stores: told by DEVICE_GET, most of it used by user space only. */

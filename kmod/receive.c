@@ -426,9 +426,9 @@ static void qre_count_socket(struct qre_socket *qs, bool passed)
 {
 	struct qre_socket_stats *stats = this_cpu_ptr(qs->stats);
 
-	u64_stats_update_begin(&stats->sync);
+	u64_stats_update_begin(&stats->syncp);
 	u64_stats_inc(passed ? &stats->passed : &stats->rx);
-	u64_stats_update_end(&stats->sync);
+	u64_stats_update_end(&stats->syncp);
 }
 
 /*

@@ -486,7 +486,8 @@ static bool qre_count_down(struct sk_buff *skb, bool ipv6)
 
 static enum qre_drop qre_check_outgoing(struct qre_session *s, struct sk_buff *skb, bool ipv6)
 {
-	unsigned int size = skb_is_gso(skb) ? skb_gso_network_seglen(skb) : skb->len;
+	bool fits = skb_is_gso(skb) ? skb_gso_validate_network_len(skb, s->max_inner) :
+				      skb->len <= s->max_inner;
 
 	switch (READ_ONCE(s->life)) {
 	case QRE_LIFE_ESTABLISHED:
@@ -496,7 +497,7 @@ static enum qre_drop qre_check_outgoing(struct qre_session *s, struct sk_buff *s
 	default:
 		return QRE_DROP_CLOSING;
 	}
-	if (unlikely(size > s->max_inner)) {
+	if (unlikely(!fits)) {
 		if (ipv6)
 			icmpv6_ndo_send(skb, ICMPV6_PKT_TOOBIG, 0, s->max_inner);
 		else

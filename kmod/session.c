@@ -407,9 +407,10 @@ static int qre_session_same(struct qre_session *s, const struct qre_session_para
 	if (s->epoch == p->key_epoch && READ_ONCE(s->life) != QRE_LIFE_CLOSING &&
 	    !crypto_memneq(&s->keys, &p->keys, sizeof(s->keys)))
 		return 0; /* a repeat is harmless */
-	NL_SET_ERR_MSG(extack, s->epoch > p->key_epoch ?
-				       "KeyEpoch is behind the session's: update-session" :
-				       "SessionId: the session is installed already: update-session");
+	if (s->epoch > p->key_epoch)
+		NL_SET_ERR_MSG(extack, "KeyEpoch is behind the session's: update-session");
+	else
+		NL_SET_ERR_MSG(extack, "SessionId: it is installed already: update-session");
 	return -EEXIST;
 }
 
@@ -791,12 +792,12 @@ void qre_session_tell(struct qre_session *s, struct qre_session_info *info)
 		unsigned int start;
 
 		do {
-			start = u64_stats_fetch_begin(&counters->sync);
+			start = u64_stats_fetch_begin(&counters->syncp);
 			rx_packets = u64_stats_read(&counters->rx_packets);
 			rx_bytes = u64_stats_read(&counters->rx_bytes);
 			tx_packets = u64_stats_read(&counters->tx_packets);
 			tx_bytes = u64_stats_read(&counters->tx_bytes);
-		} while (u64_stats_fetch_retry(&counters->sync, start));
+		} while (u64_stats_fetch_retry(&counters->syncp, start));
 		info->rx_packets += rx_packets;
 		info->rx_bytes += rx_bytes;
 		info->tx_packets += tx_packets;

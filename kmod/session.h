@@ -25,7 +25,7 @@ union qre_peer {
 
 struct qre_socket_stats {
 	u64_stats_t rx, passed;
-	struct u64_stats_sync sync;
+	struct u64_stats_sync syncp;
 };
 
 struct qre_socket {
@@ -92,7 +92,7 @@ enum qre_life {
 
 struct qre_session_counters {
 	u64_stats_t rx_packets, rx_bytes, tx_packets, tx_bytes;
-	struct u64_stats_sync sync;
+	struct u64_stats_sync syncp;
 };
 
 struct qre_session {

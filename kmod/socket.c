@@ -129,7 +129,7 @@ static bool qre_socket_try_unpin(struct qre_socket *qs)
 	if (sk->sk_net_refcnt) {
 		sk->sk_net_refcnt = 0;
 		put_net_track(sock_net(sk), &sk->ns_tracker);
-		__netns_tracker_alloc(sock_net(sk), &sk->ns_tracker, false, GFP_KERNEL);
+		qre_track_kernel_socket(sock_net(sk), &sk->ns_tracker);
 	}
 	release_sock(sk);
 	return true;
@@ -238,8 +238,10 @@ static struct qre_socket *qre_socket_by_fd(struct qre_net *qn, u32 fd,
 
 	sock = sockfd_lookup(fd, &error);
 	if (!sock) {
-		NL_SET_ERR_MSG(extack, error == -ENOTSOCK ? "SocketFd is not a socket" :
-							    "SocketFd is not an open descriptor");
+		if (error == -ENOTSOCK)
+			NL_SET_ERR_MSG(extack, "SocketFd is not a socket");
+		else
+			NL_SET_ERR_MSG(extack, "SocketFd is not an open descriptor");
 		return ERR_PTR(error);
 	}
 	error = -EINVAL;
@@ -439,10 +441,10 @@ void qre_shared_tell(struct qre_net *qn, struct qre_shared_info *info)
 		u64 rx, passed;
 
 		do {
-			start = u64_stats_fetch_begin(&stats->sync);
+			start = u64_stats_fetch_begin(&stats->syncp);
 			rx = u64_stats_read(&stats->rx);
 			passed = u64_stats_read(&stats->passed);
-		} while (u64_stats_fetch_retry(&stats->sync, start));
+		} while (u64_stats_fetch_retry(&stats->syncp, start));
 		info->rx += rx;
 		info->passed += passed;
 	}

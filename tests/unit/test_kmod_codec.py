@@ -33,6 +33,7 @@ from qre.wire.frames import (
 from qre.wire.number import MAX_PACKET_NUMBER, decode_number
 from qre.wire.varint import MAX_VARINT, encode_varint, read_varint_untrusted
 from qre.workers.dataplane.payload import Payload, parse_payload_untrusted
+from tests.fuzz import fuzz_kmod
 from tests.fuzz.fuzz_wire import FRAMES as SAMPLES
 from tests.fuzz.fuzz_wire import broken
 from tests.support.kmod.codec import KernelCodec, Range
@@ -456,3 +457,7 @@ def test_no_more_ranges_are_told_than_asked_for(codec: KernelCodec) -> None:
     every_second = range(0, 400, 2)
     for most in (0, 1, 2, 32, 200, 300):
         assert codec.window(0, every_second, most).ranges == [(at, at) for at in reversed(every_second)][:most]
+
+
+def test_a_short_fuzzing_run_finds_nothing() -> None:
+    assert fuzz_kmod.main(40_000, seed=7) == 0

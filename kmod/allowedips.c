@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Which session an inner packet belongs to: AllowedIPs by longest prefix, both ways. A table of hashed
- * prefixes and the lengths that are in use: a lookup tries those, the longest first. Most devices use
- * one or two lengths.
+ * Which session an inner packet belongs to: AllowedIPs by longest prefix, both ways. A table of
+ * hashed prefixes and the lengths that are in use: a lookup tries those, the longest first. Most
+ * devices use one or two lengths.
  */
 #include <linux/bitmap.h>
 #include <linux/jhash.h>
@@ -67,8 +67,8 @@ static void qre_masked(__be32 out[4], const void *address, unsigned int length, 
 static struct hlist_head *qre_bucket(struct qre_allowed_ips *table, const __be32 masked[4],
 				     unsigned int length, bool ipv6)
 {
-	u32 hash = ipv6 ? jhash2((const u32 *)masked, 4, table->seed + length) :
-			  jhash_2words((__force u32)masked[0], length, table->seed);
+	u32 hash = ipv6 ? jhash2((const u32 *)masked, 4, table->seed + length)
+			: jhash_2words((__force u32)masked[0], length, table->seed);
 
 	return &table->buckets[hash >> (32 - QRE_ALLOWED_BITS)];
 }
@@ -76,8 +76,7 @@ static struct hlist_head *qre_bucket(struct qre_allowed_ips *table, const __be32
 static bool qre_matches(const struct qre_allowed *entry, const __be32 masked[4],
 			unsigned int length, bool ipv6)
 {
-	return entry->length == length && entry->ipv6 == ipv6 &&
-	       entry->address[0] == masked[0] &&
+	return entry->length == length && entry->ipv6 == ipv6 && entry->address[0] == masked[0] &&
 	       (!ipv6 || !memcmp(entry->address, masked, 16));
 }
 
@@ -125,7 +124,8 @@ static void qre_allowed_remove(struct qre_allowed_ips *table, struct qre_session
 	__be32 masked[4];
 
 	qre_masked(masked, address, length, ipv6);
-	hlist_for_each_entry(entry, qre_bucket(table, masked, length, ipv6), node) {
+	hlist_for_each_entry(entry, qre_bucket(table, masked, length, ipv6), node)
+	{
 		if (entry->session != s || !qre_matches(entry, masked, length, ipv6))
 			continue;
 		hlist_del_rcu(&entry->node);
@@ -157,7 +157,8 @@ static struct qre_session *qre_allowed_best(struct hlist_head *bucket, const __b
 	struct qre_session *other = NULL;
 	struct qre_allowed *entry;
 
-	hlist_for_each_entry_rcu(entry, bucket, node) {
+	hlist_for_each_entry_rcu(entry, bucket, node)
+	{
 		if (!qre_matches(entry, masked, length, ipv6))
 			continue;
 		if (READ_ONCE(entry->session->life) == QRE_LIFE_ESTABLISHED)
@@ -185,8 +186,8 @@ struct qre_session *qre_allowed_ips_find(struct qre_allowed_ips *table, const vo
 			return found;
 		if (!length)
 			break;
-		length = find_last_bit(lengths, length) < length ? find_last_bit(lengths, length) :
-								    QRE_LENGTHS;
+		length = find_last_bit(lengths, length) < length ? find_last_bit(lengths, length)
+								 : QRE_LENGTHS;
 	}
 	return NULL;
 }
@@ -203,7 +204,8 @@ bool qre_allowed_ips_owns(struct qre_allowed_ips *table, const struct qre_sessio
 		bool any = false;
 
 		qre_masked(masked, address, length, ipv6);
-		hlist_for_each_entry_rcu(entry, qre_bucket(table, masked, length, ipv6), node) {
+		hlist_for_each_entry_rcu(entry, qre_bucket(table, masked, length, ipv6), node)
+		{
 			if (!qre_matches(entry, masked, length, ipv6))
 				continue;
 			if (entry->session == s)
@@ -212,8 +214,8 @@ bool qre_allowed_ips_owns(struct qre_allowed_ips *table, const struct qre_sessio
 		}
 		if (any || !length) /* the longest prefix is somebody else's */
 			return false;
-		length = find_last_bit(lengths, length) < length ? find_last_bit(lengths, length) :
-								    QRE_LENGTHS;
+		length = find_last_bit(lengths, length) < length ? find_last_bit(lengths, length)
+								 : QRE_LENGTHS;
 	}
 	return false;
 }

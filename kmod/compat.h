@@ -14,16 +14,16 @@
 #define timer_delete_sync(timer) del_timer_sync(timer)
 #endif
 #ifndef timer_container_of
-#define timer_container_of(var, callback_timer, timer_fieldname)                                  \
+#define timer_container_of(var, callback_timer, timer_fieldname)                                   \
 	container_of(callback_timer, typeof(*var), timer_fieldname)
 #endif
 
 /* AEAD callbacks take the context itself since 6.3 */
 #if LINUX_VERSION_CODE < KERNEL_VERSION(6, 3, 0)
-#define QRE_CRYPTO_ARG	       struct crypto_async_request *
+#define QRE_CRYPTO_ARG		struct crypto_async_request *
 #define QRE_CRYPTO_CONTEXT(arg) ((arg)->data)
 #else
-#define QRE_CRYPTO_ARG	       void *
+#define QRE_CRYPTO_ARG		void *
 #define QRE_CRYPTO_CONTEXT(arg) (arg)
 #endif
 
@@ -33,7 +33,8 @@
 #define QRE_IMPORT_NS(name) MODULE_IMPORT_NS(#name)
 #endif
 
-#if __has_include(<net/gso.h>)
+/* Segmentation has a header of its own since 6.4.10 (6.5 in the main line) */
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 4, 10)
 #include <net/gso.h>
 #endif
 
@@ -48,18 +49,17 @@
 
 /* udp_tunnel_encap_enable takes a socket or a sock */
 #define qre_encap_enable(of)                                                                       \
-	udp_tunnel_encap_enable(                                                                   \
-		__builtin_choose_expr(__builtin_types_compatible_p(                                \
-					      typeof(&udp_tunnel_encap_enable),                    \
-					      void (*)(struct socket *)),                          \
-				      (of), (of)->sk))
+	udp_tunnel_encap_enable(__builtin_choose_expr(                                             \
+		__builtin_types_compatible_p(typeof(&udp_tunnel_encap_enable),                     \
+					     void (*)(struct socket *)),                           \
+		(of), (of)->sk))
 
-/* A socket that stops counting as a user of its namespace is told to the reference tracker since 6.2 */
+/* A socket that stops counting as a user of its namespace is told to the reference tracker
+ * since 6.2 */
 #if LINUX_VERSION_CODE < KERNEL_VERSION(6, 2, 0)
 #define qre_track_kernel_socket(net, tracker)
 #else
-#define qre_track_kernel_socket(net, tracker)                                                      \
-	__netns_tracker_alloc(net, tracker, false, GFP_KERNEL)
+#define qre_track_kernel_socket(net, tracker) __netns_tracker_alloc(net, tracker, false, GFP_KERNEL)
 #endif
 
 /* No transmit lock, and bound to its namespace */

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The QUIC of an established session: acknowledgements, key phases, path validation, control frames and
- * their fate, idle and closing (RFC 9000 sections 8 to 10 and 13, RFC 9001 section 6, RFC 9002).
- * All of it runs under qre_session.lock; what has to be sent is left in an outbox.
+ * The QUIC of an established session: acknowledgements, key phases, path validation, control frames
+ * and their fate, idle and closing (RFC 9000 sections 8 to 10 and 13, RFC 9001 section 6, RFC
+ * 9002). All of it runs under qre_session.lock; what has to be sent is left in an outbox.
  */
 #include <crypto/algapi.h>
 #include <linux/ktime.h>
@@ -22,7 +22,7 @@
 
 /* --- the outbox --- */
 
-struct qre_out { /* in skb->cb */
+struct qre_out {	     /* in skb->cb */
 	struct qre_key *key; /* NULL: sealed already */
 	u64 number;
 	union qre_peer peer;
@@ -52,7 +52,8 @@ static unsigned int qre_bare(const struct qre_session *s)
 	return 1 + s->tx_cid_size + QRE_NUMBER_SIZE + QRE_TAG_SIZE;
 }
 
-/* One packet of these frames, padded to a datagram of @padded. The number it got, or QRE_NO_NUMBER. */
+/* One packet of these frames, padded to a datagram of @padded. The number it got, or QRE_NO_NUMBER.
+ */
 static u64 qre_put_frames(struct qre_session *s, struct qre_outbox *out, const u8 *frames,
 			  size_t size, union qre_peer peer, size_t padded, bool eliciting)
 {
@@ -76,7 +77,7 @@ static u64 qre_put_frames(struct qre_session *s, struct qre_outbox *out, const u
 	}
 	skb_put_data(skb, frames, size);
 	skb_put_zero(skb, wanted - size);
-	*QRE_OUT(skb) = (struct qre_out){ .key = key, .number = number, .peer = peer };
+	*QRE_OUT(skb) = (struct qre_out){.key = key, .number = number, .peer = peer};
 	__skb_queue_tail(&out->packets, skb);
 	return number;
 }
@@ -108,7 +109,8 @@ static unsigned long qre_idle_at(const struct qre_session *s)
 static void qre_eliciting(struct qre_session *s)
 {
 	s->last_sent = jiffies;
-	if (!s->eliciting_sent) { /* section 10.1: the first one since a packet came restarts the timer */
+	if (!s->eliciting_sent) { /* section 10.1: the first one since a packet came restarts the
+				     timer */
 		s->eliciting_sent = true;
 		s->idle_base = jiffies;
 	}
@@ -124,7 +126,7 @@ static void qre_control_forget(struct qre_control *c)
 
 static void qre_send_control(struct qre_session *s, struct qre_control *c, struct qre_outbox *out)
 {
-	static const u8 ping[] = { 0x01 };
+	static const u8 ping[] = {0x01};
 	u64 number = qre_put_frames(s, out, c->frames ?: ping, c->frames ? c->size : 1, s->peer, 0,
 				    true);
 
@@ -154,7 +156,7 @@ static struct qre_control *qre_control_new(struct qre_session *s, u64 request)
 
 		if (c->used)
 			continue;
-		*c = (struct qre_control){ .used = true, .request = request };
+		*c = (struct qre_control){.used = true, .request = request};
 		return c;
 	}
 	return NULL;
@@ -371,8 +373,8 @@ void qre_control_new_tx(struct qre_session *s, struct qre_key *key, u64 number)
 }
 
 /*
- * @a opened under the next receive keys: the peer has begun the next phase, and our transmit keys follow
- * before anything is acknowledged (RFC 9001 section 6.2). False: the session is over.
+ * @a opened under the next receive keys: the peer has begun the next phase, and our transmit keys
+ * follow before anything is acknowledged (RFC 9001 section 6.2). False: the session is over.
  */
 static bool qre_flip(struct qre_session *s, const struct qre_arrived *a, struct qre_outbox *out)
 {
@@ -483,8 +485,8 @@ static void qre_from_elsewhere(struct qre_session *s, const struct qre_arrived *
 		qre_send_challenge(s, out);
 }
 
-static void qre_answer_challenge(struct qre_session *s, const struct qre_arrived *a,
-				 const u8 *data, struct qre_outbox *out)
+static void qre_answer_challenge(struct qre_session *s, const struct qre_arrived *a, const u8 *data,
+				 struct qre_outbox *out)
 {
 	u8 frame[QRE_PATH_FRAME_SIZE];
 
@@ -594,7 +596,7 @@ static bool qre_frame_received(struct qre_session *s, const struct qre_arrived *
 void qre_control_payload(struct qre_session *s, const struct qre_arrived *a, const u8 *payload,
 			 size_t size, struct qre_outbox *out, const u8 **inner, size_t *inner_size)
 {
-	struct qre_content content = { .only_probing = true };
+	struct qre_content content = {.only_probing = true};
 	const u8 *at = payload, *end = payload + size;
 	struct qre_frame f;
 	int more;
@@ -602,7 +604,8 @@ void qre_control_payload(struct qre_session *s, const struct qre_arrived *a, con
 	*inner = NULL;
 	if (!qre_arrived(s, a, out))
 		return;
-	if (a->first & 0x18 || !size) { /* reserved bits (section 17.3.1); a packet of no frames (12.4) */
+	if (a->first & 0x18 ||
+	    !size) { /* reserved bits (section 17.3.1); a packet of no frames (12.4) */
 		qre_violated(s, QRE_PROTOCOL_VIOLATION, out);
 		return;
 	}
@@ -706,8 +709,8 @@ static unsigned long qre_control_due(const struct qre_session *s, const struct q
 	if (last != QRE_NO_NUMBER && s->largest_acked != QRE_NO_NUMBER &&
 	    last + QRE_PACKET_THRESHOLD <= s->largest_acked)
 		return c->sent_at;
-	return c->sent_at + (qre_control_pto(s)
-			     << min_t(unsigned int, c->tries - 1, QRE_BACKOFF_MAX));
+	return c->sent_at +
+	       (qre_control_pto(s) << min_t(unsigned int, c->tries - 1, QRE_BACKOFF_MAX));
 }
 
 static void qre_control_timers(struct qre_session *s, struct qre_outbox *out)

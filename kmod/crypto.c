@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* Keys: AES-128-GCM contexts, header protection (RFC 9001 section 5.3, 5.4), and which keys were used. */
+/* Keys: AES-128-GCM contexts, header protection (RFC 9001 section 5.3, 5.4), and which keys were
+ * used. */
 #include <crypto/aead.h>
 #include <crypto/internal/cipher.h>
 #include <linux/hash.h>
@@ -19,7 +20,8 @@ struct qre_key *qre_key_new(const u8 key[QRE_KEY_SIZE], const u8 iv[QRE_IV_SIZE]
 
 	if (!made)
 		return ERR_PTR(-ENOMEM);
-	/* Mask 0: with CRYPTO_ALG_ASYNC masked, 6.1 picks a driver several times slower than AES-NI's own. */
+	/* Mask 0: with CRYPTO_ALG_ASYNC masked, 6.1 picks a driver several times slower than
+	 * AES-NI's own. */
 	made->aead = crypto_alloc_aead("gcm(aes)", 0, 0);
 	if (IS_ERR(made->aead)) {
 		error = PTR_ERR(made->aead);
@@ -103,8 +105,9 @@ void qre_hp_mask(struct crypto_cipher *hp, u8 mask[QRE_SAMPLE_SIZE],
 }
 
 /*
- * Keyed hashes of transmit keys, in sets of eight: the oldest of a set makes room. A key that was used
- * by another session is refused, so that a repeated install can not begin a number space again.
+ * Keyed hashes of transmit keys, in sets of eight: the oldest of a set makes room. A key that was
+ * used by another session is refused, so that a repeated install can not begin a number space
+ * again.
  */
 #define QRE_KEY_SETS 4096
 #define QRE_KEY_WAYS 8
@@ -114,7 +117,7 @@ static siphash_key_t qre_keys_secret;
 static struct qre_key_set {
 	u64 hash[QRE_KEY_WAYS];
 	u8 next;
-} *qre_key_sets;
+} * qre_key_sets;
 
 int qre_tx_key_remember(const u8 key[QRE_KEY_SIZE])
 {

@@ -89,7 +89,8 @@ static void __exit qre_exit(void)
 	qre_netlink_exit();
 	rtnl_link_unregister(&qre_link_ops);
 	unregister_pernet_subsys(&qre_net_ops);
-	/* What was freed by RCU is queued by then, and what was queued has run. Keys follow their sessions. */
+	/* What was freed by RCU is queued by then, and what was queued has run. Keys follow their
+	 * sessions. */
 	rcu_barrier();
 	flush_workqueue(qre_wq);
 	rcu_barrier();

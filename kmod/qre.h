@@ -2,14 +2,16 @@
 /*
  * What the parts of qre.ko share.
  *
- * Locks, outermost first: RTNL > qre_net.lock (mutex: every change asked for by user space, and every
- * table's writers) > qre_session.lock (bottom halves off: the QUIC state of one session) >
- * qre_session.tx_lock (its packet number and transmit key, nothing else). Readers of tables use RCU.
- * Nothing is transmitted while a lock is held: packets are collected in a list and sent afterwards.
+ * Locks, outermost first: RTNL > qre_net.lock (mutex: every change asked for by user space, and
+ * every table's writers) > qre_session.lock (bottom halves off: the QUIC state of one session) >
+ * qre_session.tx_lock (its packet number and transmit key, nothing else). Readers of tables use
+ * RCU. Nothing is transmitted while a lock is held: packets are collected in a list and sent
+ * afterwards.
  *
- * Life: a session is found by RCU through its socket's table, its device's AllowedIPs or its device's
- * list. Deleting unlinks it, stops its timer, and drops the reference that the tables held; packets
- * under way hold their own. A session holds its socket; a device holds nothing of a session.
+ * Life: a session is found by RCU through its socket's table, its device's AllowedIPs or its
+ * device's list. Deleting unlinks it, stops its timer, and drops the reference that the tables
+ * held; packets under way hold their own. A session holds its socket; a device holds nothing of a
+ * session.
  */
 #ifndef QRE_H
 #define QRE_H
@@ -40,11 +42,11 @@ struct qre_socket;
 struct qre_session;
 
 /* First byte of a short header, CID, number in four bytes; then the DATAGRAM head and the tag. */
-#define QRE_NUMBER_SIZE	   4
-#define QRE_HEADER_MAX	   (1 + QRE_CID_MAX + QRE_NUMBER_SIZE)
-#define QRE_DATAGRAM_HEAD  3
-#define QRE_TAG_SIZE	   16
-#define QRE_SAMPLE_SIZE	   16
+#define QRE_NUMBER_SIZE	    4
+#define QRE_HEADER_MAX	    (1 + QRE_CID_MAX + QRE_NUMBER_SIZE)
+#define QRE_DATAGRAM_HEAD   3
+#define QRE_TAG_SIZE	    16
+#define QRE_SAMPLE_SIZE	    16
 #define QRE_UDP_PAYLOAD_MAX 1472
 
 /* --- devices (device.c) --- */
@@ -97,8 +99,8 @@ struct qre_device *qre_device_create(struct net *net, const char *name,
 				     struct netlink_ext_ack *extack);
 /* RTNL is held, qre_net.lock is not. Ends every session of it. */
 void qre_device_destroy(struct qre_device *qdev);
-/* A role change, or a smaller limit than what is there, is refused (-EBUSY) while there are sessions.
- * RTNL and qre_net.lock are held. @mtu 0: unchanged. Whole or not at all. */
+/* A role change, or a smaller limit than what is there, is refused (-EBUSY) while there are
+ * sessions. RTNL and qre_net.lock are held. @mtu 0: unchanged. Whole or not at all. */
 int qre_device_configure(struct qre_device *qdev, const struct qre_device_config *config, u32 mtu,
 			 struct netlink_ext_ack *extack);
 void qre_count_drop(struct qre_device *qdev, enum qre_drop why, unsigned int packets);
@@ -118,7 +120,7 @@ struct qre_loader { /* what SHARED_LOADER_SET said */
 	u32 pid;
 };
 
-struct qre_cidmap { /* cidmap.c; qre_net.lock */
+struct qre_cidmap {	     /* cidmap.c; qre_net.lock */
 	struct bpf_map *map; /* NULL: none */
 	u32 id;
 	u32 entries; /* CIDs that are in it */
@@ -179,8 +181,9 @@ struct qre_epoch_keys {
 	u8 tx_iv[QRE_IV_SIZE], rx_iv[QRE_IV_SIZE];
 };
 
-/* SESSION_INSTALL, and SESSION_UPDATE (which reads id, keys, next, key_epoch, packet_number, and what has_hp and
- * has_endpoint tell). netlink.c fills it from validated attributes, with the defaults of the table below, and wipes it. */
+/* SESSION_INSTALL, and SESSION_UPDATE (which reads id, keys, next, key_epoch, packet_number, and
+ * what has_hp and has_endpoint tell). netlink.c fills it from validated attributes, with the
+ * defaults of the table below, and wipes it. */
 struct qre_session_params {
 	u8 id[QRE_SESSION_ID_SIZE];
 	struct qre_cid cid;
@@ -193,13 +196,14 @@ struct qre_session_params {
 	u64 key_epoch;
 	u64 packet_number; /* default 0; never below QRE_PACKET_NUMBER_BASE in use */
 	struct qre_endpoint endpoint;
-	bool has_endpoint; /* install: without one the session can only receive through the shared socket */
+	bool has_endpoint; /* install: without one the session can only receive through the shared
+			      socket */
 	const struct qre_allowed_ip *allowed_ips;
 	unsigned int allowed_ip_count; /* 0: all */
 	u8 short_id[QRE_SHORT_ID_SIZE];
 	bool hold;
-	u64 idle_ms;	  /* default 30000 */
-	u64 keepalive_ms; /* default: the device's */
+	u64 idle_ms;	       /* default 30000 */
+	u64 keepalive_ms;      /* default: the device's */
 	u8 ack_delay_exponent; /* default 3 */
 	u16 max_ack_delay_ms;  /* default 25 */
 	u16 max_udp_payload;   /* default QRE_UDP_PAYLOAD_MAX */
@@ -209,7 +213,8 @@ struct qre_session_params {
 	int fd;		 /* of the session's own socket; -1: none */
 };
 
-/* All: process context, qre_net.lock held; 0 or a negative errno with extack set; whole or not at all. */
+/* All: process context, qre_net.lock held; 0 or a negative errno with extack set; whole or not at
+ * all. */
 int qre_session_install(struct qre_device *qdev, const struct qre_session_params *params,
 			struct netlink_ext_ack *extack);
 int qre_session_update(struct qre_device *qdev, const struct qre_session_params *params,
@@ -239,13 +244,16 @@ struct qre_session_info {
 	u64 rx_packets, rx_bytes, tx_packets, tx_bytes;
 	struct qre_cid cids[QRE_SESSION_CIDS_MAX];
 	unsigned int cid_count;
-	const char *aead_driver; /* valid while the module is loaded: a copy is not needed under RCU */
+	const char
+		*aead_driver; /* valid while the module is loaded: a copy is not needed under RCU */
 	const struct qre_allowed_ip *allowed_ips; /* valid under the lock that was held */
 	unsigned int allowed_ip_count;
 };
-/* qre_net.lock is held; NULL and -ENOENT as they are. Sessions in a stable order: by qre_session_number, which grows. */
+/* qre_net.lock is held; NULL and -ENOENT as they are. Sessions in a stable order: by
+ * qre_session_number, which grows. */
 struct qre_session *qre_session_find(struct qre_device *qdev, const u8 *id);
-/* The first session of the device whose number is at least @number; NULL: none. For resumable dumps. */
+/* The first session of the device whose number is at least @number; NULL: none. For resumable
+ * dumps. */
 struct qre_session *qre_session_from(struct qre_device *qdev, u64 number);
 u64 qre_session_number(const struct qre_session *session);
 void qre_session_tell(struct qre_session *session, struct qre_session_info *info);

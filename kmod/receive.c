@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Receive: QUIC packets of live sessions become inner packets. Decryption writes into a fresh buffer: what
- * was received may be shared with a file's page cache, and GCM writes before it verifies. A buffer and a
- * request a CPU are kept, so that a packet that is not authentic costs no allocation.
+ * Receive: QUIC packets of live sessions become inner packets. Decryption writes into a fresh
+ * buffer: what was received may be shared with a file's page cache, and GCM writes before it
+ * verifies. A buffer and a request a CPU are kept, so that a packet that is not authentic costs no
+ * allocation.
  */
 #include <crypto/aead.h>
 #include <crypto/algapi.h>
@@ -18,7 +19,7 @@
 #define QRE_INTEGRITY_LIMIT (1ULL << 52)
 #define QRE_PLAIN_ROOM	    1536 /* of the kept buffer */
 /* So that the IP header behind the DATAGRAM head is aligned to four. */
-#define QRE_PLAIN_PAD	    (NET_SKB_PAD + 1)
+#define QRE_PLAIN_PAD (NET_SKB_PAD + 1)
 
 /* --- requests and buffers, one a CPU kept --- */
 
@@ -32,7 +33,8 @@ int qre_work_init(void)
 
 	if (IS_ERR(aead))
 		return PTR_ERR(aead);
-	/* Of whatever driver is picked now or later: the best is chosen first, others ask for less or fail. */
+	/* Of whatever driver is picked now or later: the best is chosen first, others ask for less
+	 * or fail. */
 	qre_request_size = sizeof(struct aead_request) + crypto_aead_reqsize(aead) + 256;
 	crypto_free_aead(aead);
 	return 0;
@@ -42,7 +44,8 @@ void qre_work_exit(void)
 {
 	int cpu;
 
-	for_each_possible_cpu(cpu) {
+	for_each_possible_cpu(cpu)
+	{
 		kfree_sensitive(per_cpu(qre_spare_work, cpu));
 		kfree_skb(per_cpu(qre_spare_skb, cpu));
 	}
@@ -92,6 +95,7 @@ static struct sk_buff *qre_buffer_take(unsigned int size)
 
 static void qre_buffer_give(struct sk_buff *skb)
 {
+	skb_trim(skb, 0);
 	if (skb_tailroom(skb) < QRE_PLAIN_ROOM) {
 		kfree_skb(skb);
 		return;
@@ -138,10 +142,9 @@ static bool qre_inner_ecn(struct sk_buff *skb, u8 outer)
 	if (outer == INET_ECN_NOT_ECT || outer == INET_ECN_ECT_0)
 		return true;
 	if (skb->protocol == htons(ETH_P_IP))
-		return __INET_ECN_decapsulate(outer, ip_hdr(skb)->tos, &(bool){ false }) < 2 &&
+		return __INET_ECN_decapsulate(outer, ip_hdr(skb)->tos, &(bool){false}) < 2 &&
 		       (INET_ECN_is_ce(outer) ? INET_ECN_set_ce(skb) : true);
-	return __INET_ECN_decapsulate(outer, ipv6_get_dsfield(ipv6_hdr(skb)), &(bool){ false }) <
-		       2 &&
+	return __INET_ECN_decapsulate(outer, ipv6_get_dsfield(ipv6_hdr(skb)), &(bool){false}) < 2 &&
 	       (INET_ECN_is_ce(outer) ? INET_ECN_set_ce(skb) : true);
 }
 
@@ -156,10 +159,9 @@ static void qre_deliver(struct qre_session *s, struct sk_buff *skb, u8 ecn)
 		goto dropped;
 	ipv6 = skb->protocol == htons(ETH_P_IPV6);
 	drop = QRE_DROP_SOURCE_NOT_ALLOWED;
-	if (unlikely(!qre_allowed_ips_owns(qdev->allowed_ips, s,
-					   ipv6 ? (void *)&ipv6_hdr(skb)->saddr :
-						  (void *)&ip_hdr(skb)->saddr,
-					   ipv6)))
+	if (unlikely(!qre_allowed_ips_owns(
+		    qdev->allowed_ips, s,
+		    ipv6 ? (void *)&ipv6_hdr(skb)->saddr : (void *)&ip_hdr(skb)->saddr, ipv6)))
 		goto dropped;
 	drop = QRE_DROP_CONGESTION;
 	if (unlikely(!qre_inner_ecn(skb, ecn)))
@@ -181,7 +183,7 @@ dropped:
 /* Authentic: consumes w->skb, whose data is the plaintext. Bottom halves are off, under RCU. */
 static void qre_opened(struct qre_work *w)
 {
-	static const u8 head[QRE_DATAGRAM_HEAD] = { 0x30, 0, 0 };
+	static const u8 head[QRE_DATAGRAM_HEAD] = {0x30, 0, 0};
 	struct qre_session *s = w->session;
 	struct sk_buff *skb = w->skb;
 	struct qre_arrived arrived = {
@@ -268,7 +270,6 @@ static void qre_open_finish(struct qre_work *w, int error)
 		qre_opened(w);
 	} else {
 		qre_not_opened(w);
-		skb_trim(w->skb, 0);
 		qre_buffer_give(w->skb);
 	}
 	qre_key_put(w->key);
@@ -293,7 +294,8 @@ static void qre_open_done(QRE_CRYPTO_ARG arg, int error)
 
 /* --- packets that arrive --- */
 
-/* The receive keys for a packet with this phase bit and number; NULL: there are none. RFC 9001 section 6.3 */
+/* The receive keys for a packet with this phase bit and number; NULL: there are none. RFC 9001
+ * section 6.3 */
 static struct qre_key *qre_choose_key(struct qre_session *s, u8 first, u64 number)
 {
 	struct qre_key *current_key = rcu_dereference(s->rx), *key;
@@ -314,7 +316,8 @@ static struct qre_key *qre_choose_key(struct qre_session *s, u8 first, u64 numbe
 	return qre_key_get(key);
 }
 
-/* The header of @skb (data at the QUIC packet, pulled) without its protection, into w->head; its size. */
+/* The header of @skb (data at the QUIC packet, pulled) without its protection, into w->head; its
+ * size. */
 static unsigned int qre_unprotect(struct qre_session *s, struct qre_work *w,
 				  const struct sk_buff *skb)
 {
@@ -332,8 +335,8 @@ static unsigned int qre_unprotect(struct qre_session *s, struct qre_work *w,
 		w->head[at + i] ^= mask[1 + i];
 		truncated = truncated << 8 | w->head[at + i];
 	}
-	expected = READ_ONCE(s->window.any) ? READ_ONCE(s->window.highest) + 1 :
-					      QRE_PACKET_NUMBER_BASE;
+	expected = READ_ONCE(s->window.any) ? READ_ONCE(s->window.highest) + 1
+					    : QRE_PACKET_NUMBER_BASE;
 	w->number = qre_number_decode(expected, truncated, size);
 	return at + size;
 }
@@ -411,7 +414,6 @@ static void qre_receive(struct qre_session *s, struct sk_buff *skb, union qre_pe
 	qre_work_give(w);
 	return;
 give_buffer:
-	skb_trim(w->skb, 0);
 	qre_buffer_give(w->skb);
 put:
 	qre_key_put(w->key);
@@ -432,8 +434,8 @@ static void qre_count_socket(struct qre_socket *qs, bool passed)
 }
 
 /*
- * A UDP datagram of a hooked socket, its data at the UDP header. 1: not ours, it goes to the socket's queue,
- * untouched. Called with bottom halves off, under RCU.
+ * A UDP datagram of a hooked socket, its data at the UDP header. 1: not ours, it goes to the
+ * socket's queue, untouched. Called with bottom halves off, under RCU.
  */
 int qre_encap_rcv(struct sock *sk, struct sk_buff *skb)
 {
@@ -456,7 +458,7 @@ int qre_encap_rcv(struct sock *sk, struct sk_buff *skb)
 			       pull - sizeof(struct udphdr) - 1);
 	if (!s || !qre_session_get(s))
 		goto pass;
-	source = (union qre_peer){ .ip = ip_hdr(skb)->saddr, .port = udp_hdr(skb)->source };
+	source = (union qre_peer){.ip = ip_hdr(skb)->saddr, .port = udp_hdr(skb)->source};
 	ecn = ip_hdr(skb)->tos & INET_ECN_MASK;
 	qre_count_socket(qs, false);
 	__skb_pull(skb, sizeof(struct udphdr));

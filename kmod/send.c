@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Transmit: inner packets become QUIC packets. A super-packet is segmented once; each segment is encrypted
- * from its own fragments straight into fresh pages, never in place: what a transmitted skb refers to is
- * TCP's retransmit queue, or the page cache of a file. Packets of equal size leave as one UDP-GSO packet.
+ * Transmit: inner packets become QUIC packets. A super-packet is segmented once; each segment is
+ * encrypted from its own fragments straight into fresh pages, never in place: what a transmitted
+ * skb refers to is TCP's retransmit queue, or the page cache of a file. Packets of equal size leave
+ * as one UDP-GSO packet.
  */
 #include <crypto/aead.h>
 #include <linux/icmp.h>
@@ -269,9 +270,10 @@ static void qre_sealed(QRE_CRYPTO_ARG arg, int error)
 }
 
 /*
- * Encrypt a packet whose plaintext lies in w->src (behind the header that is its associated data) into
- * @at. Gives @w back, or leaves it to the driver; *@w is what to go on with, perhaps NULL. @skb is held
- * until then.
+ * Encrypt a packet whose plaintext lies in w->src (behind the header that is its associated data)
+ * into
+ * @at. Gives @w back, or leaves it to the driver; *@w is what to go on with, perhaps NULL. @skb is
+ * held until then.
  */
 static void qre_seal(struct qre_batch *b, struct qre_work **work, struct qre_key *key, u64 number,
 		     u8 *at, unsigned int header, unsigned int plain, struct sk_buff *skb)
@@ -366,7 +368,7 @@ static int qre_batch_add(struct qre_batch *b, struct qre_work **work, struct qre
 static void qre_send_list(struct qre_session *s, struct sk_buff *list, unsigned int count,
 			  const u8 *ack, unsigned int ack_size)
 {
-	union qre_peer peer = { .word = READ_ONCE(s->peer.word) };
+	union qre_peer peer = {.word = READ_ONCE(s->peer.word)};
 	struct qre_work *work = NULL;
 	struct qre_batch *b = NULL;
 	struct sk_buff *skb, *next;
@@ -384,7 +386,8 @@ static void qre_send_list(struct qre_session *s, struct sk_buff *list, unsigned 
 		qre_outbox_flush(s, &out);
 		return;
 	}
-	skb_list_walk_safe(list, skb, next) {
+	skb_list_walk_safe(list, skb, next)
+	{
 		unsigned int size = next ? 0 : ack_size; /* the ACK rides on the last one */
 		int error = -EAGAIN;
 
@@ -451,8 +454,9 @@ fail:
 
 void qre_send_raw(struct qre_session *s, const u8 *packet, size_t size, union qre_peer peer)
 {
-	struct sk_buff *skb = alloc_skb(LL_MAX_HEADER + sizeof(struct iphdr) +
-						sizeof(struct udphdr) + 64 + size, GFP_ATOMIC);
+	struct sk_buff *skb =
+		alloc_skb(LL_MAX_HEADER + sizeof(struct iphdr) + sizeof(struct udphdr) + 64 + size,
+			  GFP_ATOMIC);
 
 	if (!skb)
 		return;
@@ -486,8 +490,8 @@ static bool qre_count_down(struct sk_buff *skb, bool ipv6)
 
 static enum qre_drop qre_check_outgoing(struct qre_session *s, struct sk_buff *skb, bool ipv6)
 {
-	bool fits = skb_is_gso(skb) ? skb_gso_validate_network_len(skb, s->max_inner) :
-				      skb->len <= s->max_inner;
+	bool fits = skb_is_gso(skb) ? skb_gso_validate_network_len(skb, s->max_inner)
+				    : skb->len <= s->max_inner;
 
 	switch (READ_ONCE(s->life)) {
 	case QRE_LIFE_ESTABLISHED:
@@ -598,8 +602,8 @@ netdev_tx_t qre_xmit(struct sk_buff *skb, struct net_device *dev)
 		goto dropped;
 	skb_scrub_packet(skb, false);
 	if (!skb_is_gso(skb))
-		ack_size = qre_piggyback(s, ack, min_t(unsigned int, sizeof(ack),
-						       s->max_inner - skb->len));
+		ack_size = qre_piggyback(s, ack,
+					 min_t(unsigned int, sizeof(ack), s->max_inner - skb->len));
 	list = qre_segments(skb, &count);
 	if (unlikely(!list)) {
 		drop = QRE_DROP_NO_MEMORY;

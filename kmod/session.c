@@ -6,7 +6,8 @@
 #include "compat.h"
 #include "session.h"
 
-static u64 qre_session_numbers; /* under the net's lock; a duplicate across namespaces harms nobody */
+static u64
+	qre_session_numbers; /* under the net's lock; a duplicate across namespaces harms nobody */
 
 static bool qre_same_cid(const struct qre_cid *a, const struct qre_cid *b)
 {
@@ -24,9 +25,8 @@ static struct qre_session *qre_session_any(struct qre_device *qdev, const u8 *id
 {
 	struct qre_session *s;
 
-	list_for_each_entry(s, &qdev->sessions, entry)
-		if (!memcmp(s->id, id, QRE_SESSION_ID_SIZE))
-			return s;
+	list_for_each_entry(s, &qdev->sessions,
+			    entry) if (!memcmp(s->id, id, QRE_SESSION_ID_SIZE)) return s;
 	return NULL;
 }
 
@@ -41,9 +41,9 @@ struct qre_session *qre_session_from(struct qre_device *qdev, u64 number)
 {
 	struct qre_session *s;
 
-	list_for_each_entry(s, &qdev->sessions, entry)
-		if (s->number >= number && READ_ONCE(s->life) != QRE_LIFE_ENDED)
-			return s;
+	list_for_each_entry(s, &qdev->sessions,
+			    entry) if (s->number >= number &&
+				       READ_ONCE(s->life) != QRE_LIFE_ENDED) return s;
 	return NULL;
 }
 
@@ -58,9 +58,8 @@ static struct qre_cid_entry *qre_cid_find(struct qre_net *qn, const struct qre_c
 {
 	struct qre_cid_entry *entry;
 
-	list_for_each_entry(entry, &qn->cids, entry)
-		if (qre_same_cid(&entry->cid, cid))
-			return entry;
+	list_for_each_entry(entry, &qn->cids,
+			    entry) if (qre_same_cid(&entry->cid, cid)) return entry;
 	return NULL;
 }
 
@@ -235,8 +234,7 @@ void qre_session_unlink(struct qre_session *s)
 	spin_unlock_bh(&s->lock);
 	timer_delete_sync(&s->timer);
 	qre_allowed_ips_remove(s->qdev->allowed_ips, s);
-	list_for_each_entry_safe(entry, next, &s->cids, device_entry)
-		qre_cid_unlink(entry);
+	list_for_each_entry_safe(entry, next, &s->cids, device_entry) qre_cid_unlink(entry);
 	qre_socket_detach(s);
 	list_del_rcu(&s->entry);
 	s->qdev->session_count--;
@@ -260,10 +258,8 @@ void qre_device_end_sessions(struct qre_device *qdev)
 	struct qre_session *s, *next;
 	struct qre_cid_entry *entry, *following;
 
-	list_for_each_entry_safe(s, next, &qdev->sessions, entry)
-		qre_session_unlink(s);
-	list_for_each_entry_safe(entry, following, &qdev->cids, device_entry)
-		qre_cid_unlink(entry);
+	list_for_each_entry_safe(s, next, &qdev->sessions, entry) qre_session_unlink(s);
+	list_for_each_entry_safe(entry, following, &qdev->cids, device_entry) qre_cid_unlink(entry);
 }
 
 int qre_session_delete(struct qre_device *qdev, const u8 *id, bool close,
@@ -438,7 +434,8 @@ static int qre_session_checks(struct qre_device *qdev, const struct qre_session_
 	}
 	if (qdev->config.role == QRE_ROLE_CLIENT) {
 		if (!p->has_endpoint) {
-			NL_SET_ERR_MSG(extack, "UnderlayPeerIPv4 is missing: a client needs its server");
+			NL_SET_ERR_MSG(extack,
+				       "UnderlayPeerIPv4 is missing: a client needs its server");
 			return -EINVAL;
 		}
 		return 0;
@@ -556,7 +553,8 @@ static int qre_session_learn_next(struct qre_session *s, const struct qre_sessio
 		memcpy(s->next.rx_key, p->next.rx_key, QRE_KEY_SIZE);
 		memcpy(s->next.rx_iv, p->next.rx_iv, QRE_IV_SIZE);
 		s->has_next = true;
-		/* One behind while the peer has not followed our update: then it comes with the flip. */
+		/* One behind while the peer has not followed our update: then it comes with the
+		 * flip. */
 		if (rcu_dereference_protected(s->rx, 1)->epoch == s->epoch)
 			rcu_assign_pointer(s->rx_next, qre_key_get(rx));
 		else
@@ -585,9 +583,8 @@ static bool qre_keys_are_next(const struct qre_session *s, const struct qre_sess
 {
 	return (!s->has_next || (!crypto_memneq(s->next.rx_key, p->keys.rx_key, QRE_KEY_SIZE) &&
 				 !crypto_memneq(s->next.rx_iv, p->keys.rx_iv, QRE_IV_SIZE))) &&
-	       (!s->has_next_tx ||
-		(!crypto_memneq(s->next.tx_key, p->keys.tx_key, QRE_KEY_SIZE) &&
-		 !crypto_memneq(s->next.tx_iv, p->keys.tx_iv, QRE_IV_SIZE)));
+	       (!s->has_next_tx || (!crypto_memneq(s->next.tx_key, p->keys.tx_key, QRE_KEY_SIZE) &&
+				    !crypto_memneq(s->next.tx_iv, p->keys.tx_iv, QRE_IV_SIZE)));
 }
 
 struct qre_fresh_keys { /* made before the lock is taken */
@@ -612,11 +609,9 @@ static int qre_fresh_keys(struct qre_fresh_keys *fresh, const struct qre_session
 	if (!error)
 		error = qre_fresh(&fresh->rx, p->keys.rx_key, p->keys.rx_iv, p->key_epoch);
 	if (!error && p->has_next_tx)
-		error = qre_fresh(&fresh->next_tx, p->next.tx_key, p->next.tx_iv,
-				  p->key_epoch + 1);
+		error = qre_fresh(&fresh->next_tx, p->next.tx_key, p->next.tx_iv, p->key_epoch + 1);
 	if (!error && p->has_next_rx)
-		error = qre_fresh(&fresh->next_rx, p->next.rx_key, p->next.rx_iv,
-				  p->key_epoch + 1);
+		error = qre_fresh(&fresh->next_rx, p->next.rx_key, p->next.rx_iv, p->key_epoch + 1);
 	return error;
 }
 
@@ -626,7 +621,8 @@ static bool qre_session_follows(const struct qre_session *s)
 	return rcu_dereference_protected(s->rx, lockdep_is_held(&s->lock))->epoch > s->epoch;
 }
 
-/* We begin the next key phase (RFC 9001 section 6.1): our receive keys follow when the peer does. */
+/* We begin the next key phase (RFC 9001 section 6.1): our receive keys follow when the peer does.
+ */
 static void qre_session_initiate(struct qre_session *s, const struct qre_session_params *p,
 				 struct qre_fresh_keys *fresh)
 {
@@ -715,7 +711,8 @@ int qre_session_update(struct qre_device *qdev, const struct qre_session_params 
 	}
 	if (p->has_endpoint && (p->endpoint.local_ip != s->endpoint.local_ip ||
 				p->endpoint.local_port != s->endpoint.local_port)) {
-		NL_SET_ERR_MSG(extack, "UnderlayLocalIPv4: a session's own address does not change");
+		NL_SET_ERR_MSG(extack,
+			       "UnderlayLocalIPv4: a session's own address does not change");
 		return -EINVAL;
 	}
 	error = qre_fresh_keys(&fresh, p);
@@ -726,8 +723,8 @@ int qre_session_update(struct qre_device *qdev, const struct qre_session_params 
 		spin_lock(&s->lock);
 		error = qre_session_apply(s, p, &fresh, &out, extack);
 		if (!error && p->has_endpoint) {
-			union qre_peer peer = { .ip = p->endpoint.peer_ip,
-						.port = p->endpoint.peer_port };
+			union qre_peer peer = {.ip = p->endpoint.peer_ip,
+					       .port = p->endpoint.peer_port};
 
 			if (peer.word != s->peer.word) {
 				WRITE_ONCE(s->peer.word, peer.word);
@@ -768,9 +765,9 @@ void qre_session_tell(struct qre_session *s, struct qre_session_info *info)
 	info->has_endpoint = s->has_endpoint;
 	info->allowed_ips = s->allowed;
 	info->allowed_ip_count = s->allowed_count;
-	list_for_each_entry(entry, &s->cids, device_entry)
-		if (info->cid_count < QRE_SESSION_CIDS_MAX)
-			info->cids[info->cid_count++] = entry->cid;
+	list_for_each_entry(entry, &s->cids,
+			    device_entry) if (info->cid_count < QRE_SESSION_CIDS_MAX)
+		info->cids[info->cid_count++] = entry->cid;
 	spin_lock_bh(&s->lock);
 	info->state = states[s->life];
 	info->confirmed = s->confirmed;
@@ -786,7 +783,8 @@ void qre_session_tell(struct qre_session *s, struct qre_session_info *info)
 	info->aead_driver = qre_key_driver(s->tx);
 	spin_unlock(&s->tx_lock);
 	spin_unlock_bh(&s->lock);
-	for_each_possible_cpu(cpu) {
+	for_each_possible_cpu(cpu)
+	{
 		struct qre_session_counters *counters = per_cpu_ptr(s->counters, cpu);
 		u64 rx_packets, rx_bytes, tx_packets, tx_bytes;
 		unsigned int start;

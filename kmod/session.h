@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* One established session, as the data path and the QUIC state see it. User space's view is in qre.h. */
+/* One established session, as the data path and the QUIC state see it. User space's view is in
+ * qre.h. */
 #ifndef QRE_SESSION_H
 #define QRE_SESSION_H
 
@@ -29,8 +30,8 @@ struct qre_socket_stats {
 };
 
 struct qre_socket {
-	struct list_head entry;	 /* qre_net.sockets */
-	struct hlist_node node;	 /* by struct sock, for encap_rcv; RCU */
+	struct list_head entry; /* qre_net.sockets */
+	struct hlist_node node; /* by struct sock, for encap_rcv; RCU */
 	struct qre_net *qn;
 	struct socket *sock;
 	struct sock *sk;
@@ -40,7 +41,7 @@ struct qre_socket {
 	bool hooked;
 	__be32 ip;
 	__be16 port;
-	u32 users; /* sessions; qre_net.lock */
+	u32 users;		       /* sessions; qre_net.lock */
 	struct hlist_head by_cid[256]; /* struct qre_cid_entry.node; RCU */
 	unsigned long cid_lengths;     /* bit n: a CID of n bytes is in by_cid */
 	u16 length_users[QRE_CID_MAX + 1];
@@ -61,7 +62,8 @@ void qre_socket_del_cid(struct qre_socket *qs, struct qre_cid_entry *entry);
 /* Under RCU. */
 struct qre_socket *qre_socket_of(const struct sock *sk);
 struct qre_session *qre_socket_session(struct qre_socket *qs, const u8 *after_first, u32 available);
-void qre_sockets_release(struct qre_net *qn); /* at the end of a namespace; nobody holds qre_net.lock */
+void qre_sockets_release(
+	struct qre_net *qn); /* at the end of a namespace; nobody holds qre_net.lock */
 
 /* --- QUIC state (control.c), all under qre_session.lock --- */
 
@@ -75,7 +77,7 @@ struct qre_control { /* frames that are sent until they are acknowledged or give
 	bool used;
 };
 
-struct qre_path { /* an address that is being validated: RFC 9000 section 8.2, 9.3 */
+struct qre_path {	     /* an address that is being validated: RFC 9000 section 8.2, 9.3 */
 	union qre_peer peer; /* word 0: none */
 	u8 data[QRE_CHALLENGES_MAX][8];
 	unsigned int challenges;
@@ -103,8 +105,8 @@ struct qre_session {
 	bool client;
 	u8 tx_cid_size, rx_cid_size;
 	u8 tx_cid[QRE_CID_MAX];
-	u16 max_inner;	/* largest inner packet */
-	u16 max_payload; /* largest UDP payload */
+	u16 max_inner;	     /* largest inner packet */
+	u16 max_payload;     /* largest UDP payload */
 	union qre_peer peer; /* written under lock */
 	__be32 local_ip;
 	struct crypto_cipher *tx_hp, *rx_hp;
@@ -119,7 +121,7 @@ struct qre_session {
 	u64 first_sent; /* first number under tx */
 	struct qre_key *tx;
 	u64 rekey_after;
-	u64 rekey_asked; /* epoch */
+	u64 rekey_asked;     /* epoch */
 	bool eliciting_sent; /* since a packet came */
 	unsigned long last_sent;
 
@@ -136,15 +138,16 @@ struct qre_session {
 	struct qre_epoch_keys keys, next; /* of the transmit epoch and the one after */
 	bool has_next;
 	bool has_next_tx;
-	u64 epoch;	 /* of transmission */
-	u64 announced;	 /* the epoch of the last KEY_PHASE_CONFIRMED */
+	u64 epoch;     /* of transmission */
+	u64 announced; /* the epoch of the last KEY_PHASE_CONFIRMED */
 	bool phase_acked;
 	unsigned long phase_acked_at, previous_until;
-	struct qre_key *tx_next;  /* made ahead, for following a flip in softirq */
-	struct qre_key *rx_after; /* of the epoch after rx_next, while the peer follows our update */
-	u64 largest_acked;	 /* QRE_NO_NUMBER: none */
-	u64 probe_number;	 /* round-trip time is measured with this packet */
-	u64 probe_at;		 /* ns */
+	struct qre_key *tx_next; /* made ahead, for following a flip in softirq */
+	struct qre_key
+		*rx_after; /* of the epoch after rx_next, while the peer follows our update */
+	u64 largest_acked; /* QRE_NO_NUMBER: none */
+	u64 probe_number;  /* round-trip time is measured with this packet */
+	u64 probe_at;	   /* ns */
 	bool probe_pending, rtt_sampled;
 	u64 srtt, rttvar; /* us */
 	struct qre_control controls[QRE_CONTROLS_MAX];
@@ -195,8 +198,8 @@ void qre_session_unlink(struct qre_session *s);
 void qre_device_end_sessions(struct qre_device *qdev);
 
 /*
- * What leaves when the lock is dropped. Control packets are numbered under the lock and sealed behind
- * it; events are collected, too, so that they keep their order.
+ * What leaves when the lock is dropped. Control packets are numbered under the lock and sealed
+ * behind it; events are collected, too, so that they keep their order.
  */
 struct qre_outbox {
 	struct sk_buff_head packets;
@@ -211,13 +214,14 @@ static inline void qre_outbox_init(struct qre_outbox *out)
 /* Without the lock, under RCU with bottom halves off. */
 void qre_outbox_flush(struct qre_session *s, struct qre_outbox *out);
 
-/* What came in one authentic, new packet; under the lock. *deliver: an inner packet, 0 or 1 of them. */
+/* What came in one authentic, new packet; under the lock. *deliver: an inner packet, 0 or 1 of
+ * them. */
 struct qre_arrived {
 	u64 number;
 	u64 epoch;
 	enum qre_arrival arrival;
-	u8 first;	       /* unmasked */
-	u8 ecn;		       /* of the outer packet */
+	u8 first; /* unmasked */
+	u8 ecn;	  /* of the outer packet */
 	union qre_peer source;
 	u32 datagram_size; /* UDP payload */
 };
@@ -228,7 +232,8 @@ void qre_control_datagram(struct qre_session *s, const struct qre_arrived *a,
 /* Everything else. @inner and @inner_size: the first inner packet in it. */
 void qre_control_payload(struct qre_session *s, const struct qre_arrived *a, const u8 *payload,
 			 size_t size, struct qre_outbox *out, const u8 **inner, size_t *inner_size);
-void qre_control_closing(struct qre_session *s, struct qre_outbox *out); /* a packet while closing */
+void qre_control_closing(struct qre_session *s,
+			 struct qre_outbox *out); /* a packet while closing */
 void qre_control_end(struct qre_session *s, enum qre_loss why, u64 error, struct qre_outbox *out);
 void qre_control_close(struct qre_session *s, struct qre_outbox *out);
 int qre_control_frames(struct qre_session *s, u64 request, const u8 *frames, size_t size,
@@ -245,7 +250,8 @@ void qre_control_arm(struct qre_session *s, unsigned long at);
 
 /* --- sealing and opening (send.c, receive.c) --- */
 
-/* Take @count numbers: the first of them, with the key to use (a reference); NULL: none are left. */
+/* Take @count numbers: the first of them, with the key to use (a reference); NULL: none are left.
+ */
 struct qre_key *qre_take_numbers(struct qre_session *s, unsigned int count, u64 *first,
 				 bool eliciting);
 netdev_tx_t qre_xmit(struct sk_buff *skb, struct net_device *dev);
@@ -286,7 +292,8 @@ void qre_allowed_ips_free(struct qre_allowed_ips *table);
 int qre_allowed_ips_add(struct qre_allowed_ips *table, struct qre_session *s,
 			const struct qre_allowed_ip *ips, unsigned int count);
 void qre_allowed_ips_remove(struct qre_allowed_ips *table, struct qre_session *s);
-/* Under RCU. Whom a packet to this address goes to: the newest established session, or a held one. */
+/* Under RCU. Whom a packet to this address goes to: the newest established session, or a held one.
+ */
 struct qre_session *qre_allowed_ips_find(struct qre_allowed_ips *table, const void *address,
 					 bool ipv6);
 /* Whether the session may use this source. */

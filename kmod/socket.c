@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * UDP sockets that carry sessions: user space's (the shared one of a server's port, a client's own),
- * taken over by descriptor, and those that the module opens itself.
+ * UDP sockets that carry sessions: user space's (the shared one of a server's port, a client's
+ * own), taken over by descriptor, and those that the module opens itself.
  *
- * sk_user_data is BPF's (REUSEPORT_SOCKARRAY keeps its slot there) and is never touched: what belongs to
- * a socket is found in a table of our own, by its address. The descriptor's owner can still change
- * encap_type; packets then reach the socket's queue, and nothing else happens.
+ * sk_user_data is BPF's (REUSEPORT_SOCKARRAY keeps its slot there) and is never touched: what
+ * belongs to a socket is found in a table of our own, by its address. The descriptor's owner can
+ * still change encap_type; packets then reach the socket's queue, and nothing else happens.
  */
 #include <linux/file.h>
 #include <linux/hashtable.h>
@@ -28,9 +28,8 @@ struct qre_socket *qre_socket_of(const struct sock *sk)
 {
 	struct qre_socket *qs;
 
-	hash_for_each_possible_rcu(qre_sockets, qs, node, (unsigned long)sk)
-		if (qs->sk == sk)
-			return qs;
+	hash_for_each_possible_rcu(qre_sockets, qs, node,
+				   (unsigned long)sk) if (qs->sk == sk) return qs;
 	return NULL;
 }
 
@@ -73,16 +72,17 @@ struct qre_session *qre_socket_session(struct qre_socket *qs, const u8 *after_fi
 	if (client && available >= client->rx_cid_size &&
 	    !memcmp(after_first, client->client_cid.bytes, client->rx_cid_size))
 		return client;
-	for_each_set_bit(length, &lengths, QRE_CID_MAX + 1) {
+	for_each_set_bit(length, &lengths, QRE_CID_MAX + 1)
+	{
 		struct qre_cid_entry *entry;
 
 		if (available < length)
 			break;
-		hlist_for_each_entry_rcu(entry, &qs->by_cid[qre_cid_hash(after_first, length)],
-					  node)
-			if (entry->cid.length == length &&
-			    !memcmp(entry->cid.bytes, after_first, length))
-				return READ_ONCE(entry->session);
+		hlist_for_each_entry_rcu(
+			entry, &qs->by_cid[qre_cid_hash(after_first, length)],
+			node) if (entry->cid.length == length &&
+				  !memcmp(entry->cid.bytes, after_first,
+					  length)) return READ_ONCE(entry->session);
 	}
 	return NULL;
 }
@@ -98,7 +98,8 @@ static void qre_socket_free(struct work_struct *work)
 		sock_release(qs->sock);
 	} else {
 		fput(qs->sock->file);
-		flush_delayed_fput(); /* we are a kernel thread: or it is left for later, behind the namespace */
+		flush_delayed_fput(); /* we are a kernel thread: or it is left for later, behind the
+					 namespace */
 	}
 	free_percpu(qs->stats);
 	if (atomic_dec_and_test(&qs->qn->live_sockets))
@@ -115,9 +116,9 @@ void qre_socket_put(struct qre_socket *qs)
 }
 
 /*
- * A socket of user space holds its namespace, and we hold the socket: a namespace whose processes are all
- * dead would never end. Once our descriptor is the only one left, and no process can get another, the
- * socket becomes one of the kernel's kind, which holds no namespace but ends with it.
+ * A socket of user space holds its namespace, and we hold the socket: a namespace whose processes
+ * are all dead would never end. Once our descriptor is the only one left, and no process can get
+ * another, the socket becomes one of the kernel's kind, which holds no namespace but ends with it.
  */
 static bool qre_socket_try_unpin(struct qre_socket *qs)
 {
@@ -291,9 +292,9 @@ static struct qre_socket *qre_socket_at(struct qre_net *qn, __be32 ip, __be16 po
 {
 	struct qre_socket *qs;
 
-	list_for_each_entry(qs, &qn->sockets, entry)
-		if (qs->port == port && (qs->ip == ip || (qs->shared && !qs->ip)))
-			return qs;
+	list_for_each_entry(qs, &qn->sockets,
+			    entry) if (qs->port == port &&
+				       (qs->ip == ip || (qs->shared && !qs->ip))) return qs;
 	return NULL;
 }
 
@@ -309,15 +310,17 @@ int qre_socket_attach(struct qre_session *s, int fd, struct netlink_ext_ack *ext
 		if (!qs)
 			qs = qre_socket_open(s, extack);
 	} else {
-		qs = qn->shared; /* or none: nothing can be sent nor received until one is registered */
+		qs = qn->shared; /* or none: nothing can be sent nor received until one is
+				    registered */
 	}
 	if (IS_ERR(qs))
 		return PTR_ERR(qs);
 	if (!qs)
 		return 0;
 	if (s->client && rcu_access_pointer(qs->client)) {
-		NL_SET_ERR_MSG(extack,
-			       "UnderlayLocalPort: another client session speaks from this address");
+		NL_SET_ERR_MSG(
+			extack,
+			"UnderlayLocalPort: another client session speaks from this address");
 		return -EADDRINUSE;
 	}
 	qs->users++;
@@ -337,11 +340,11 @@ void qre_socket_detach(struct qre_session *s)
 		return;
 	if (s->client)
 		RCU_INIT_POINTER(qs->client, NULL);
-	list_for_each_entry(entry, &s->cids, device_entry)
-		qre_socket_del_cid(qs, entry);
+	list_for_each_entry(entry, &s->cids, device_entry) qre_socket_del_cid(qs, entry);
 	qs->users--;
 	qre_socket_unused(qs);
-	/* The session's reference goes when the session is freed: it may be transmitting just now. */
+	/* The session's reference goes when the session is freed: it may be transmitting just now.
+	 */
 }
 
 /* --- the shared socket --- */
@@ -353,8 +356,10 @@ static void qre_sessions_move(struct qre_net *qn, struct qre_socket *from, struc
 	struct qre_session *s;
 	struct qre_cid_entry *entry;
 
-	list_for_each_entry(qdev, &qn->devices, entry) {
-		list_for_each_entry(s, &qdev->sessions, entry) {
+	list_for_each_entry(qdev, &qn->devices, entry)
+	{
+		list_for_each_entry(s, &qdev->sessions, entry)
+		{
 			if (s->client || s->socket != from)
 				continue;
 			if (!from && s->has_endpoint)
@@ -384,7 +389,8 @@ int qre_shared_register(struct qre_net *qn, u32 fd, struct netlink_ext_ack *exta
 	if (IS_ERR(qs))
 		return PTR_ERR(qs);
 	if (old && (old->ip != qs->ip || old->port != qs->port)) {
-		NL_SET_ERR_MSG(extack, "SocketFd: a shared socket of another address is registered");
+		NL_SET_ERR_MSG(extack,
+			       "SocketFd: a shared socket of another address is registered");
 		qre_socket_unhook(qs);
 		return -EBUSY;
 	}
@@ -397,10 +403,10 @@ int qre_shared_register(struct qre_net *qn, u32 fd, struct netlink_ext_ack *exta
 	}
 	/* Sessions whose underlay names this address, through a socket of ours or through none. */
 	same = NULL;
-	list_for_each_entry(same, &qn->sockets, entry)
-		if (same != qs && same->kernel && same->port == qs->port &&
-		    (same->ip == qs->ip || !qs->ip) && !rcu_access_pointer(same->client))
-			break;
+	list_for_each_entry(same, &qn->sockets, entry) if (same != qs && same->kernel &&
+							   same->port == qs->port &&
+							   (same->ip == qs->ip || !qs->ip) &&
+							   !rcu_access_pointer(same->client)) break;
 	if (!list_entry_is_head(same, &qn->sockets, entry)) {
 		qre_sessions_move(qn, same, qs);
 		qre_socket_unused(same);
@@ -435,7 +441,8 @@ void qre_shared_tell(struct qre_net *qn, struct qre_shared_info *info)
 	info->set = true;
 	info->ip = qs->ip;
 	info->port = qs->port;
-	for_each_possible_cpu(cpu) {
+	for_each_possible_cpu(cpu)
+	{
 		struct qre_socket_stats *stats = per_cpu_ptr(qs->stats, cpu);
 		unsigned int start;
 		u64 rx, passed;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only WITH Linux-syscall-note */
 /*
- * qre.ko's interface to user space: generic netlink family "qre", version 1, and rtnl link kind "qre".
- * qre.yaml describes the same, qre/abi.py mirrors it; a test holds the three together.
+ * qre.ko's interface to user space: generic netlink family "qre", version 1, and rtnl link kind
+ * "qre". qre.yaml describes the same, qre/abi.py mirrors it; a test holds the three together.
  *
  * Integers are in host order unless said otherwise. An attribute that a command does not take is
  * refused. No reply and no event ever carries a key. Reads (DEVICE_GET, SESSION_GET) are open to
@@ -64,61 +64,66 @@ enum qre_loss {
 };
 
 enum qre_event {
-	QRE_EVENT_SESSION_CONFIRMED = 1,  /* SESSION_ID */
-	QRE_EVENT_SESSION_LOST = 2,	  /* SESSION_ID, LOSS, ERROR_CODE */
-	QRE_EVENT_REKEY_DUE = 3,	  /* SESSION_ID, KEY_EPOCH */
-	QRE_EVENT_KEY_PHASE_CHANGED = 4,  /* SESSION_ID, KEY_EPOCH: the peer flipped, we followed */
+	QRE_EVENT_SESSION_CONFIRMED = 1, /* SESSION_ID */
+	QRE_EVENT_SESSION_LOST = 2,	 /* SESSION_ID, LOSS, ERROR_CODE */
+	QRE_EVENT_REKEY_DUE = 3,	 /* SESSION_ID, KEY_EPOCH */
+	QRE_EVENT_KEY_PHASE_CHANGED = 4, /* SESSION_ID, KEY_EPOCH: the peer flipped, we followed */
 	QRE_EVENT_KEY_PHASE_CONFIRMED = 5, /* SESSION_ID, KEY_EPOCH: another update is allowed */
-	QRE_EVENT_PEER_MOVED = 6,	  /* SESSION_ID, the underlay's four */
-	QRE_EVENT_FRAME_RECEIVED = 7,	  /* SESSION_ID, FRAMES */
-	QRE_EVENT_FRAME_FATE = 8,	  /* SESSION_ID, FRAME_ID, FRAME_ACKED */
-	QRE_EVENT_MAP_SYNC_FAILED = 9,	  /* CID, ERRNO: the BPF map refused it */
-	QRE_EVENT_SESSION_INSTALLED = 10, /* SESSION_ID */
+	QRE_EVENT_PEER_MOVED = 6,	   /* SESSION_ID, the underlay's four */
+	QRE_EVENT_FRAME_RECEIVED = 7,	   /* SESSION_ID, FRAMES */
+	QRE_EVENT_FRAME_FATE = 8,	   /* SESSION_ID, FRAME_ID, FRAME_ACKED */
+	QRE_EVENT_MAP_SYNC_FAILED = 9,	   /* CID, ERRNO: the BPF map refused it */
+	QRE_EVENT_SESSION_INSTALLED = 10,  /* SESSION_ID */
 };
 
-/* Why a packet was dropped: QRE_A_DROPS holds one u64 attribute of this type for each that is not 0. */
+/* Why a packet was dropped: QRE_A_DROPS holds one u64 attribute of this type for each that is not
+ * 0. */
 enum qre_drop {
 	QRE_DROP_UNSPEC = 0,
-	QRE_DROP_NO_SESSION = 1,	/* transmit: no AllowedIPs holds the destination */
-	QRE_DROP_HELD = 2,		/* transmit: the session is not confirmed yet */
+	QRE_DROP_NO_SESSION = 1, /* transmit: no AllowedIPs holds the destination */
+	QRE_DROP_HELD = 2,	 /* transmit: the session is not confirmed yet */
 	QRE_DROP_CLOSING = 3,
 	QRE_DROP_TOO_BIG = 4,
-	QRE_DROP_MALFORMED = 5,		/* too short, not a short header, or frames that do not parse */
-	QRE_DROP_NO_KEYS = 6,		/* a key phase that we have no keys for */
+	QRE_DROP_MALFORMED = 5, /* too short, not a short header, or frames that do not parse */
+	QRE_DROP_NO_KEYS = 6,	/* a key phase that we have no keys for */
 	QRE_DROP_DECRYPT_FAILED = 7,
 	QRE_DROP_REPLAYED = 8,
 	QRE_DROP_BELOW_BASE = 9,
-	QRE_DROP_WRONG_ADDRESS = 10,	/* to a client from somebody who is not its server */
+	QRE_DROP_WRONG_ADDRESS = 10, /* to a client from somebody who is not its server */
 	QRE_DROP_SOURCE_NOT_ALLOWED = 11,
-	QRE_DROP_BAD_PACKET = 12,	/* the inner packet is no IP packet, or its lengths are wrong */
-	QRE_DROP_CONGESTION = 13,	/* RFC 6040: outer CE, inner not ECN-capable */
-	QRE_DROP_UNKNOWN_CONTEXT = 14,	/* a DATAGRAM of another stream or context */
+	QRE_DROP_BAD_PACKET = 12, /* the inner packet is no IP packet, or its lengths are wrong */
+	QRE_DROP_CONGESTION = 13, /* RFC 6040: outer CE, inner not ECN-capable */
+	QRE_DROP_UNKNOWN_CONTEXT = 14, /* a DATAGRAM of another stream or context */
 	QRE_DROP_NO_MEMORY = 15,
-	QRE_DROP_NO_ROUTE = 16,		/* the underlay has no way to the peer */
-	QRE_DROP_TTL_EXPIRED = 17,	/* RFC 9484 section 7.1 */
+	QRE_DROP_NO_ROUTE = 16,	   /* the underlay has no way to the peer */
+	QRE_DROP_TTL_EXPIRED = 17, /* RFC 9484 section 7.1 */
 	__QRE_DROP_MAX,
 };
 #define QRE_DROP_MAX (__QRE_DROP_MAX - 1)
 
 enum qre_cmd {
 	QRE_CMD_UNSPEC = 0,
-	QRE_CMD_DEVICE_GET = 1,	 /* do: IFNAME or IFINDEX; dump: all */
-	QRE_CMD_DEVICE_SET = 2,	 /* create or change: IFNAME, ROLE, MTU, DEST, SERVER_NAME, LISTEN_*, ENDPOINT, KEEPALIVE, MAX_SESSIONS, FWMARK */
-	QRE_CMD_DEVICE_DEL = 3,	 /* IFNAME */
+	QRE_CMD_DEVICE_GET = 1, /* do: IFNAME or IFINDEX; dump: all */
+	QRE_CMD_DEVICE_SET = 2, /* create or change: IFNAME, ROLE, MTU, DEST, SERVER_NAME, LISTEN_*,
+				   ENDPOINT, KEEPALIVE, MAX_SESSIONS, FWMARK */
+	QRE_CMD_DEVICE_DEL = 3, /* IFNAME */
 	QRE_CMD_SESSION_GET = 4, /* do: IFNAME, SESSION_ID; dump: IFNAME */
 	QRE_CMD_SESSION_INSTALL = 5,
-	QRE_CMD_SESSION_UPDATE = 6, /* IFNAME, SESSION_ID, keys, KEY_EPOCH; PACKET_NUMBER, NEXT_* and hp keys optional */
+	QRE_CMD_SESSION_UPDATE = 6, /* IFNAME, SESSION_ID, keys, KEY_EPOCH; PACKET_NUMBER, NEXT_*
+				       and hp keys optional */
 	QRE_CMD_SESSION_DEL = 7,    /* IFNAME, SESSION_ID; CLOSE: tell the peer */
-	QRE_CMD_CID_ADOPT = 8,	    /* IFNAME, CID; SESSION_ID, SEQUENCE: otherwise a CID of the device alone */
-	QRE_CMD_CID_RELEASE = 9,    /* IFNAME, CID; SESSION_ID */
+	QRE_CMD_CID_ADOPT =
+		8, /* IFNAME, CID; SESSION_ID, SEQUENCE: otherwise a CID of the device alone */
+	QRE_CMD_CID_RELEASE = 9,       /* IFNAME, CID; SESSION_ID */
 	QRE_CMD_CID_MAP_REGISTER = 10, /* FD */
 	QRE_CMD_CID_MAP_UNREGISTER = 11,
 	QRE_CMD_SHARED_SOCKET_REGISTER = 12, /* FD */
 	QRE_CMD_SHARED_SOCKET_UNREGISTER = 13,
-	QRE_CMD_SHARED_LOADER_SET = 14, /* the LOADER_* attributes; none: there is no loader any more */
-	QRE_CMD_DEST_PROFILE_SET = 15,	/* IFNAME, DEST_PROFILE, ECN */
-	QRE_CMD_FRAME_SEND = 16,	/* IFNAME, SESSION_ID, FRAMES, FRAME_ID */
-	QRE_CMD_EVENT = 17,		/* multicast only */
+	QRE_CMD_SHARED_LOADER_SET =
+		14, /* the LOADER_* attributes; none: there is no loader any more */
+	QRE_CMD_DEST_PROFILE_SET = 15, /* IFNAME, DEST_PROFILE, ECN */
+	QRE_CMD_FRAME_SEND = 16,       /* IFNAME, SESSION_ID, FRAMES, FRAME_ID */
+	QRE_CMD_EVENT = 17,	       /* multicast only */
 	__QRE_CMD_MAX,
 };
 #define QRE_CMD_MAX (__QRE_CMD_MAX - 1)
@@ -126,16 +131,16 @@ enum qre_cmd {
 enum qre_attr {
 	QRE_A_UNSPEC = 0,
 	QRE_A_PAD = 1,
-	QRE_A_IFINDEX = 2, /* u32 */
-	QRE_A_IFNAME = 3,  /* string, at most 15 */
-	QRE_A_ROLE = 4,	   /* u8, enum qre_role; of DEVICE_SET. A session has its device's. */
-	QRE_A_MTU = 5,	   /* u32, QRE_MTU_MIN to QRE_MTU_MAX */
-	QRE_A_DEST = 6,	   /* string host:port */
-	QRE_A_SERVER_NAME = 7, /* string */
-	QRE_A_LISTEN_IP = 8,   /* be32 */
-	QRE_A_LISTEN_PORT = 9, /* be16 */
-	QRE_A_ENDPOINT = 10,   /* string host:port */
-	QRE_A_KEEPALIVE = 11,  /* u16, seconds; 0: none */
+	QRE_A_IFINDEX = 2,	 /* u32 */
+	QRE_A_IFNAME = 3,	 /* string, at most 15 */
+	QRE_A_ROLE = 4,		 /* u8, enum qre_role; of DEVICE_SET. A session has its device's. */
+	QRE_A_MTU = 5,		 /* u32, QRE_MTU_MIN to QRE_MTU_MAX */
+	QRE_A_DEST = 6,		 /* string host:port */
+	QRE_A_SERVER_NAME = 7,	 /* string */
+	QRE_A_LISTEN_IP = 8,	 /* be32 */
+	QRE_A_LISTEN_PORT = 9,	 /* be16 */
+	QRE_A_ENDPOINT = 10,	 /* string host:port */
+	QRE_A_KEEPALIVE = 11,	 /* u16, seconds; 0: none */
 	QRE_A_MAX_SESSIONS = 12, /* u32, 1 to QRE_SESSIONS_MAX */
 	QRE_A_FWMARK = 13,	 /* u32, of the sockets that the module opens itself */
 
@@ -163,7 +168,8 @@ enum qre_attr {
 	QRE_A_SHORT_ID = 35,	   /* 8 bytes */
 	QRE_A_HOLD = 36,	   /* flag: transmit nothing until the peer's first packet */
 	QRE_A_IDLE_MS = 37,	   /* u64, 1000 to 3600000 */
-	QRE_A_KEEPALIVE_MS = 38,   /* u64, 0: only the client's own PING after half of the idle time */
+	QRE_A_KEEPALIVE_MS =
+		38, /* u64, 0: only the client's own PING after half of the idle time */
 	QRE_A_ACK_DELAY_EXPONENT = 39, /* u8, the peer's, at most 20 */
 	QRE_A_MAX_ACK_DELAY_MS = 40,   /* u16, the peer's, below 2^14 */
 	QRE_A_MAX_UDP_PAYLOAD = 41,    /* u16, the peer's max_udp_payload_size */
@@ -171,7 +177,7 @@ enum qre_attr {
 	QRE_A_REKEY_AFTER = 43,	       /* u64, packets; 1 to QRE_HARD_PACKET_LIMIT */
 	QRE_A_SEQUENCE = 44,	       /* u64, of the CID */
 	QRE_A_CLOSE = 45,	       /* flag */
-	QRE_A_FD = 46,		       /* u32: a BPF map, the shared socket, or a session's own socket */
+	QRE_A_FD = 46, /* u32: a BPF map, the shared socket, or a session's own socket */
 
 	QRE_A_FRAME_ID = 47,	/* u64 */
 	QRE_A_FRAME_ACKED = 48, /* u8 */
@@ -181,27 +187,28 @@ enum qre_attr {
 	QRE_A_ERROR_CODE = 52,	/* u64 */
 	QRE_A_ERRNO = 53,	/* u32, positive */
 
-	QRE_A_STATE = 54,	/* u8, enum qre_session_state */
-	QRE_A_CONFIRMED = 55,	/* u8 */
-	QRE_A_RX_NUMBER = 56,	/* u64: the highest received */
-	QRE_A_AGE_MS = 57,	/* u64 */
+	QRE_A_STATE = 54,	    /* u8, enum qre_session_state */
+	QRE_A_CONFIRMED = 55,	    /* u8 */
+	QRE_A_RX_NUMBER = 56,	    /* u64: the highest received */
+	QRE_A_AGE_MS = 57,	    /* u64 */
 	QRE_A_LAST_RECEIVE_MS = 58, /* u64: age of the last authenticated packet; absent: none */
-	QRE_A_RX_PACKETS = 59,	/* u64, inner packets */
-	QRE_A_RX_BYTES = 60,	/* u64, inner bytes */
+	QRE_A_RX_PACKETS = 59,	    /* u64, inner packets */
+	QRE_A_RX_BYTES = 60,	    /* u64, inner bytes */
 	QRE_A_TX_PACKETS = 61,
 	QRE_A_TX_BYTES = 62,
-	QRE_A_DROPS = 63,	/* nest of enum qre_drop -> u64 */
-	QRE_A_CIDS = 64,	/* array of struct qre_cid: of a session; of a device those of no session */
-	QRE_A_SESSIONS = 65,	/* u32: how many */
-	QRE_A_ADOPTED = 66,	/* u32: adopted CIDs of the device, sessions' included */
+	QRE_A_DROPS = 63, /* nest of enum qre_drop -> u64 */
+	QRE_A_CIDS =
+		64, /* array of struct qre_cid: of a session; of a device those of no session */
+	QRE_A_SESSIONS = 65, /* u32: how many */
+	QRE_A_ADOPTED = 66,  /* u32: adopted CIDs of the device, sessions' included */
 
 	QRE_A_MAP_ID = 67,	      /* u32, of the registered BPF map; absent: none */
 	QRE_A_MAP_ENTRIES = 68,	      /* u32: CIDs mirrored into it */
 	QRE_A_MAP_MISSING = 69,	      /* u32: CIDs that should be and are not */
 	QRE_A_MAP_SYNC_FAILURES = 70, /* u64, since it was registered */
-	QRE_A_SHARED_IP = 71,	      /* be32: the shared socket's address; absent: none is registered */
-	QRE_A_SHARED_PORT = 72,	      /* be16 */
-	QRE_A_SHARED_RX = 73,	      /* u64: packets of live CIDs that it brought */
+	QRE_A_SHARED_IP = 71,	/* be32: the shared socket's address; absent: none is registered */
+	QRE_A_SHARED_PORT = 72, /* be16 */
+	QRE_A_SHARED_RX = 73,	/* u64: packets of live CIDs that it brought */
 	QRE_A_SHARED_PASSED = 74,     /* u64: packets left to the socket's queue */
 	QRE_A_LOADER_PROGRAM = 75,    /* string, at most 31 */
 	QRE_A_LOADER_PIN_DIR = 76,    /* string, at most 255 */
@@ -215,8 +222,8 @@ enum qre_attr {
 #define QRE_A_MAX (__QRE_A_MAX - 1)
 
 struct qre_allowed_ip {
-	__u8 family; /* 4 or 6 */
-	__u8 prefix; /* length in bits */
+	__u8 family;	  /* 4 or 6 */
+	__u8 prefix;	  /* length in bits */
 	__u8 reserved[2]; /* 0 */
 	__u8 address[16]; /* IPv4: the first four */
 };

@@ -22,11 +22,14 @@ def wants_module(config: GlobalConfig) -> bool:
 
 def load_module() -> str:
     """Load qre.ko; empty when it is there, otherwise the reason why not."""
-    if LOADED.exists():
-        return ""
+    return "" if LOADED.exists() else _modprobe() or ("" if LOADED.exists() else f"modprobe {MODULE} did not load it")
+
+
+def _modprobe(*options: str) -> str:
+    """Empty when it succeeded, otherwise its reason."""
     try:
         done = subprocess.run(
-            ["modprobe", MODULE],
+            ["modprobe", *options, MODULE],
             capture_output=True,
             text=True,
             stdin=subprocess.DEVNULL,
@@ -37,10 +40,30 @@ def load_module() -> str:
         return "there is no modprobe on this machine"
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"modprobe {MODULE}: {error}"
-    if done.returncode == 0 and LOADED.exists():
+    if done.returncode == 0:
         return ""
     lines = (done.stderr or done.stdout).strip().splitlines()
     return lines[0] if lines else f"modprobe {MODULE} failed with exit status {done.returncode}"
+
+
+def require_module(config: GlobalConfig) -> None:
+    """Raise MachineError unless qre.ko is there now; it is loaded when that is allowed."""
+    if LOADED.exists():
+        return
+    if not config.module_load:
+        raise MachineError("qre.ko", "it is not loaded, and ModuleLoad is false", f"run `modprobe {MODULE}`")
+    reason = load_module()
+    if reason:
+        raise MachineError("qre.ko", reason, "install qre.ko; `make -C kmod` builds it")
+
+
+def expected_dataplane(config: GlobalConfig) -> Dataplane:
+    """What ``choose_dataplane`` will most likely choose; changes nothing."""
+    if config.dataplane is not Dataplane.AUTO:
+        return config.dataplane
+    if LOADED.exists() or (config.module_load and not _modprobe("--dry-run", "--quiet")):
+        return Dataplane.KERNEL
+    return Dataplane.USER
 
 
 def choose_dataplane(config: GlobalConfig, notice: Callable[[str], None]) -> Dataplane:

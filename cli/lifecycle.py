@@ -12,14 +12,17 @@ import os
 import sys
 from dataclasses import dataclass
 
+from qre.abi import LINK_KIND
 from qre.capabilities import require_capabilities
-from qre.cli.kernel_module import MODULE, choose_dataplane, wants_module
+from qre.cli.kernel_device import close_sessions, settings_as_they_were, settings_of, sync_line
+from qre.cli.kernel_module import MODULE, choose_dataplane, expected_dataplane, wants_module
 from qre.cli.reverse_path import strict_devices
 from qre.cli.state import ProfileState, load_state, remove_state, save_state, state_of, state_path
 from qre.cli.steps import Notice, Step, address_lines, hook_steps, plan_of, route_lines, run_steps, spec_of
 from qre.config.model import GlobalConfig, Hooks, Interface, Profile
 from qre.errors import MachineError, QreError, UserError
 from qre.session import Dataplane
+from qre.workers.netlink.answers import KernelDevice
 from qre.workers.netlink.device import (
     DeviceSpec,
     choose_fwmark,
@@ -29,8 +32,17 @@ from qre.workers.netlink.device import (
     sync_addresses,
     sync_routes,
 )
+from qre.workers.netlink.generic import Qre
 from qre.workers.netlink.rtnl import Link, Rtnl
-from qre.workers.netlink.tun import ALIAS_PREFIX, is_held, is_ours, open_tun, refuse_foreign, set_persistent
+from qre.workers.netlink.tun import (
+    ALIAS_PREFIX,
+    claimed,
+    is_held,
+    is_ours,
+    open_tun,
+    refuse_foreign,
+    set_persistent,
+)
 
 
 def print_notice(text: str) -> None:
@@ -40,8 +52,8 @@ def print_notice(text: str) -> None:
 
 @dataclass(frozen=True)
 class UpResult:
-    """A profile that is up. ``tun_fd`` is the caller's to close (``keep_tun``); ``fwmark`` is not 0 when AllowedIPs
-    hold a default route: every underlay socket must carry it (SO_MARK)."""
+    """A profile that is up. ``tun_fd`` is the caller's to close (``keep_tun`` on the user data plane); ``fwmark`` is
+    not 0 when AllowedIPs hold a default route: every underlay socket must carry it (SO_MARK)."""
 
     tun_fd: int | None
     dataplane: Dataplane
@@ -59,8 +71,10 @@ class _Up:
     rtnl: Rtnl
     spec: DeviceSpec
     before: ProfileState | None  # the saved state of a device that is taken over
-    dataplane: Dataplane = Dataplane.USER
+    dataplane: Dataplane  # the expected one, until it is chosen
     tun_fd: int | None = None
+    kernel_before: KernelDevice | None = None  # the settings of a device that is taken over
+    was_up: bool = False
     attached: bool = False  # the device is ours now
     made: bool = False  # and was not there before
 
@@ -74,17 +88,28 @@ class _Up:
 
     def choose_dataplane(self) -> None:
         self.dataplane = choose_dataplane(self.config, self.notice)
-        if self.dataplane is Dataplane.KERNEL:
-            raise MachineError("qre.ko", "this version of qre-tool cannot drive it", "set Dataplane = user")
 
     def make_device(self) -> None:
-        made = self.rtnl.link(self.profile.device) is None
+        existing = self.rtnl.link(self.profile.device)
+        refuse_other_dataplane(self.profile, existing, self.dataplane)
+        self.made = existing is None
+        self.was_up = existing is not None and existing.up
+        if self.dataplane is Dataplane.KERNEL:
+            self.sync_kernel()
+            self.rtnl.set_alias(self.link(), ALIAS_PREFIX + self.profile.name)
+            return
         descriptor = open_tun(self.profile.device, persistent=not self.keep_tun, profile=self.profile.name)
-        self.made, self.attached = made, True
+        self.attached = True
         if self.keep_tun:
             self.tun_fd = descriptor
         else:
             os.close(descriptor)
+
+    def sync_kernel(self) -> None:
+        with Qre() as qre:
+            self.kernel_before = qre.device(self.profile.device)
+            qre.device_set(self.profile.device, settings_of(self.profile, self.spec.fwmark))
+            self.attached = True
 
     def unmake_device(self) -> None:
         if not self.attached:
@@ -95,10 +120,26 @@ class _Up:
                 set_persistent(self.tun_fd, self.profile.device, True)
             os.close(self.tun_fd)
             self.tun_fd = None
+        if self.kernel_before is not None:
+            self.restore_kernel(self.kernel_before)
         if taken_over:
             self.restore()
-        elif (link := self.rtnl.link(self.profile.device)) is not None:
+        elif self.kernel_before is None and (link := self.rtnl.link(self.profile.device)) is not None:
             self.rtnl.delete_link(link)
+
+    def restore_kernel(self, before: KernelDevice) -> None:
+        """Give a device of qre.ko its settings back, and who had it."""
+        with Qre() as qre:
+            qre.device_set(self.profile.device, settings_as_they_were(before))
+        if self.before is None:
+            link = self.link()
+            self.rtnl.set_alias(link, "")
+            if not self.was_up:
+                self.rtnl.set_down(link)
+
+    def restore_synced(self) -> None:
+        if self.kernel_before is not None:
+            self.restore_kernel(self.kernel_before)
 
     def restore(self) -> None:
         """Give the device back as the saved state has it."""
@@ -136,8 +177,8 @@ class _Up:
 def up_profile(profile: Profile, config: GlobalConfig, *, keep_tun: bool, notice: Notice = print_notice) -> UpResult:
     """Bring the profile up; the caller holds the device (``device_lock.hold_device``).
 
-    With ``keep_tun`` (a daemon) the device lives as long as the returned descriptor, and one that `up` left is taken
-    over; without, a persistent device is left. After an error nothing is changed.
+    With ``keep_tun`` (a daemon) a device that `up` left is taken over, and a TUN lives as long as the returned
+    descriptor; without, a persistent device is left, as qre.ko's always is. After an error nothing is changed.
     """
     require_net_admin(f"up {profile.name}")
     with Rtnl() as rtnl:
@@ -158,7 +199,7 @@ def _prepare(profile: Profile, config: GlobalConfig, keep_tun: bool, notice: Not
     saved = load_state(config, profile.name)
     existing = rtnl.link(profile.device)
     refuse_foreign(profile.device, existing, ALIAS_PREFIX + profile.name)
-    if existing is not None and not keep_tun:
+    if existing is not None and claimed(existing) and not keep_tun:
         remedy = f"use `qre-tool reload {profile.name}` or `qre-tool down {profile.name}`"
         raise UserError(f"profile {profile.name}", f"its device {profile.device} is up already", remedy)
     if saved is not None and saved.device != profile.device and rtnl.link(saved.device) is not None:
@@ -167,7 +208,19 @@ def _prepare(profile: Profile, config: GlobalConfig, keep_tun: bool, notice: Not
     spec = DeviceSpec(
         profile.device, profile.address, profile.mtu, profile.allowed_ips, _fwmark(profile, saved, rtnl)
     )
-    return _Up(profile, config, keep_tun, notice, rtnl, spec, saved)
+    return _Up(profile, config, keep_tun, notice, rtnl, spec, saved, expected_dataplane(config))
+
+
+def dataplane_of(link: Link) -> Dataplane:
+    """Whose device this is."""
+    return Dataplane.KERNEL if link.kind == LINK_KIND else Dataplane.USER
+
+
+def refuse_other_dataplane(profile: Profile, existing: Link | None, wanted: Dataplane) -> None:
+    """Raise when the device is there, on the other data plane."""
+    if existing is not None and dataplane_of(existing) is not wanted:
+        why = f"it is up on the {dataplane_of(existing)} data plane, and the {wanted} one is to be used"
+        raise UserError(f"device {profile.device}", why, f"run `qre-tool down {profile.name}` first")
 
 
 def _fwmark(profile: Profile, saved: ProfileState | None, rtnl: Rtnl) -> int:
@@ -177,17 +230,18 @@ def _fwmark(profile: Profile, saved: ProfileState | None, rtnl: Rtnl) -> int:
 
 
 def up_steps(up: _Up) -> list[Step]:
-    """The steps of ``up`` on the user data plane, in the order of the reference."""
+    """The steps of ``up``, in the order of the reference."""
     device, hooks, spec = up.profile.device, up.profile.hooks, up.spec
     steps: list[Step] = []
     if wants_module(up.config):
         alternative = ", or else use the user data plane" if up.config.dataplane is Dataplane.AUTO else ""
         steps.append(Step((f"load {MODULE}.ko (modprobe {MODULE}){alternative}",), up.choose_dataplane))
     else:
-        steps.append(Step(("use the user data plane",), up.choose_dataplane))
+        steps.append(Step((f"use the {up.dataplane} data plane",), up.choose_dataplane))
     steps += hook_steps("PreUp", hooks.pre_up, device)
     kind = "for the daemon" if up.keep_tun else "persistent"
-    steps.append(Step((f"make TUN device {device} ({kind})",), up.make_device, up.unmake_device))
+    line = sync_line(up.profile) if up.dataplane is Dataplane.KERNEL else f"make TUN device {device} ({kind})"
+    steps.append(Step((line,), up.make_device, up.unmake_device))
     steps.append(Step((f"set {device} up, MTU {spec.mtu}",), up.set_up))
     steps.append(Step(address_lines(up.before, spec), up.replace_addresses, up.remove_addresses_and_routes))
     steps.append(Step(route_lines(up.before, spec), up.replace_routes))
@@ -210,6 +264,12 @@ class _Down:
     fwmark: int
     config: GlobalConfig
     rtnl: Rtnl
+    in_kernel: bool
+
+    def close(self) -> None:
+        link = self.rtnl.link(self.device)
+        if link is not None and dataplane_of(link) is Dataplane.KERNEL and is_ours(link, self.name):
+            close_sessions(self.device)
 
     def clear(self) -> None:
         link = self.rtnl.link(self.device)
@@ -278,7 +338,9 @@ def _prepare_down(profile: Profile | str, config: GlobalConfig, rtnl: Rtnl, *, b
         )
     addresses = saved.address if saved is not None else configured.address if configured is not None else ()
     hooks = configured.hooks if configured is not None else Hooks()
-    return _Down(name, device, hooks, addresses, saved.fwmark if saved is not None else 0, config, rtnl)
+    fwmark = saved.fwmark if saved is not None else 0
+    in_kernel = link is not None and dataplane_of(link) is Dataplane.KERNEL
+    return _Down(name, device, hooks, addresses, fwmark, config, rtnl, in_kernel)
 
 
 def down_steps(down: _Down) -> tuple[list[Step], list[Step]]:
@@ -287,7 +349,8 @@ def down_steps(down: _Down) -> tuple[list[Step], list[Step]]:
     lines = [f"delete address {address} from {device}" for address in down.addresses]
     if down.fwmark:
         lines.insert(0, f"delete routes and rules of table {down.fwmark}")
-    rest = [Step(tuple(lines), down.clear), Step((f"delete device {device}",), down.delete_device)]
+    rest = [Step((f"close the sessions of {device}",), down.close)] if down.in_kernel else []
+    rest += [Step(tuple(lines), down.clear), Step((f"delete device {device}",), down.delete_device)]
     rest += hook_steps("PostDown", down.hooks.post_down, device)
     rest.append(Step((f"remove state {state_path(down.config, down.name)}",), down.forget))
     return hook_steps("PreDown", down.hooks.pre_down, device), rest
@@ -297,7 +360,8 @@ def down_steps(down: _Down) -> tuple[list[Step], list[Step]]:
 
 
 def reload_profile(profile: Profile, config: GlobalConfig, *, notice: Notice = print_notice) -> UpResult:
-    """Bring the device of a profile that is up in line with its file: MTU, addresses, routes; no hooks, no sessions.
+    """Bring the device of a profile that is up in line with its file: what qre.ko knows of it, MTU, addresses,
+    routes; no hooks, no sessions.
 
     The caller holds the device. After an error everything is as it was. ``UpResult.tun_fd`` is None.
     """
@@ -305,7 +369,7 @@ def reload_profile(profile: Profile, config: GlobalConfig, *, notice: Notice = p
     with Rtnl() as rtnl:
         up = _prepare_reload(profile, config, rtnl, notice)
         run_steps(reload_steps(up), notice)
-    return UpResult(None, Dataplane.USER, up.spec.fwmark)
+    return UpResult(None, up.dataplane, up.spec.fwmark)
 
 
 def plan_reload(profile: Profile, config: GlobalConfig) -> list[str]:
@@ -316,14 +380,15 @@ def plan_reload(profile: Profile, config: GlobalConfig) -> list[str]:
 
 def _prepare_reload(profile: Profile, config: GlobalConfig, rtnl: Rtnl, notice: Notice) -> _Up:
     saved = load_state(config, profile.name)
-    if saved is None or rtnl.link(saved.device) is None:
+    link = rtnl.link(saved.device) if saved is not None else None
+    if saved is None or link is None:
         raise UserError(f"profile {profile.name}", "it is not up", f"see `qre-tool up {profile.name}`")
-    refuse_foreign(saved.device, rtnl.link(saved.device), ALIAS_PREFIX + profile.name)
+    refuse_foreign(saved.device, link, ALIAS_PREFIX + profile.name)
     refuse_replacement(profile, saved, down_and_up(profile.name))
     spec = DeviceSpec(
         profile.device, profile.address, profile.mtu, profile.allowed_ips, _fwmark(profile, saved, rtnl)
     )
-    return _Up(profile, config, False, notice, rtnl, spec, saved)
+    return _Up(profile, config, False, notice, rtnl, spec, saved, dataplane_of(link))
 
 
 def down_and_up(name: str) -> str:
@@ -347,7 +412,9 @@ def refuse_replacement(profile: Profile, saved: ProfileState, remedy: str) -> No
 
 def reload_steps(up: _Up) -> list[Step]:
     """The steps of ``reload``; the first carries the way back to how the device was."""
+    in_kernel = up.dataplane is Dataplane.KERNEL
     return [
+        *([Step((sync_line(up.profile),), up.sync_kernel, up.restore_synced)] if in_kernel else []),
         Step((f"set {up.profile.device} up, MTU {up.spec.mtu}",), up.set_up, up.restore),
         Step(address_lines(up.before, up.spec), up.replace_addresses),
         Step(route_lines(up.before, up.spec), up.replace_routes),

@@ -1,8 +1,8 @@
 """The TUN device of the user data plane: made, taken over, or refused (Documentation/networking/tuntap.rst).
 
 Packets carry a ``virtio_net_hdr`` of ``VNET_HEADER_SIZE`` bytes and no protocol information (IFF_NO_PI), so 64 KiB
-super-packets go in and out. A device of ours is known by its alias. It must never attach to a device that somebody
-else made: traffic would be stolen, and ``down`` would delete it.
+super-packets go in and out. A device of ours is known by its alias, qre.ko's by its kind, too. It must never attach
+to a device that somebody else made: traffic would be stolen, and ``down`` would delete it.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import fcntl
 import os
 import struct
 
+from qre.abi import LINK_KIND
 from qre.errors import MachineError
 from qre.workers.netlink.rtnl import Link, Rtnl
 
@@ -29,10 +30,17 @@ _IFREQ = struct.Struct("=16sH22x")
 
 
 def is_ours(link: Link, profile: str | None = None) -> bool:
-    """Did QRE make this device (for ``profile``)?"""
+    """Did QRE make this device (for ``profile``)? One of qre.ko that no profile has claimed is anybody's."""
+    if link.kind == LINK_KIND:
+        return profile is None or not claimed(link) or link.alias == ALIAS_PREFIX + profile
     if link.kind != "tun":
         return False
     return link.alias == ALIAS_PREFIX + profile if profile is not None else link.alias.startswith(ALIAS_PREFIX)
+
+
+def claimed(link: Link) -> bool:
+    """Does a profile have this device?"""
+    return link.alias.startswith(ALIAS_PREFIX)
 
 
 def open_tun(device: str, *, persistent: bool, profile: str | None = None) -> int:
@@ -73,7 +81,7 @@ def refuse_foreign(device: str, existing: Link | None, alias: str) -> None:
             f"{kind} of this name exists that QRE did not make",
             "choose another Device, or remove it",
         )
-    if existing.alias != alias:
+    if not is_ours(existing, alias.removeprefix(ALIAS_PREFIX)):
         other = existing.alias.removeprefix(ALIAS_PREFIX)
         raise MachineError(
             f"device {device}",
@@ -86,7 +94,7 @@ def is_held(device: str, profile: str) -> bool:
     """Has a process attached to this device of ours? Asks the kernel by attaching for a moment."""
     with Rtnl() as rtnl:
         existing = rtnl.link(device)
-        if existing is None or not is_ours(existing, profile):
+        if existing is None or existing.kind != "tun" or not is_ours(existing, profile):
             return False
         descriptor = _open_clone()
         try:

@@ -56,6 +56,16 @@ class Command:
 
 
 _SHOW_KEYS = {"--show-keys": "print secrets, too (or set QRE_HIDE_KEYS=never)"}
+_SESSION_FIELDS = """\
+Fields, bytes in hex:
+  SessionId=64HEX ConnectionId=HEX KeyEpoch=NUMBER PacketNumber=NUMBER
+  TxKey=32HEX RxKey=32HEX TxHpKey=32HEX RxHpKey=32HEX TxIv=24HEX RxIv=24HEX
+  [NextRxKey=32HEX NextRxHpKey=32HEX NextRxIv=24HEX] [NextTxKey=32HEX NextTxIv=24HEX]
+  [UnderlayLocalIPv4=IP UnderlayLocalPort=PORT UnderlayPeerIPv4=IP UnderlayPeerPort=PORT]
+  [ClientConnectionId=HEX]   on packets to the client; may be empty; default: ConnectionId
+  [AllowedIPs=CIDR,…]        default: all
+  [SocketFd=FD]              a UDP socket that this process inherited
+"""
 
 COMMANDS = {
     "help": Command("qre.cli.help:help_command", "[COMMAND]", "print this, or the help of a command", dry_run=True),
@@ -120,6 +130,48 @@ or none, and nothing is overwritten. Fields:
         dry_run=True,
     ),
     "show": Command("qre.cli.show:show", "[DEVICE]", "show devices, sessions and counters", dry_run=True),
+    "refresh": Command("qre.cli.refresh:refresh", "DEVICE", "look at Dest now, keep and show what was found"),
+    "syncconf": Command("qre.cli.kernel_commands:syncconf", "DEVICE FILE", "tell the kernel what a file says"),
+    "set": Command(
+        "qre.cli.kernel_commands:set_device",
+        "DEVICE role server|client Address=CIDR Key=Value…",
+        "tell the kernel of a minimal configuration",
+        text="""\
+Keys and short ids are placeholders: for tests and debugging. Fields:
+  server: Address=CIDR Listen=IP:PORT MTU=NUMBER Dest=HOST:PORT ServerName=NAME
+  client: Address=CIDR Endpoint=HOST:PORT MTU=NUMBER ServerName=NAME
+  both:   [PersistentKeepalive=SECONDS]; ServerName is also called sni
+""",
+    ),
+    "delete": Command("qre.cli.kernel_commands:delete", "DEVICE", "delete a device from the kernel"),
+    "install-session": Command(
+        "qre.cli.kernel_sessions:install_session",
+        "DEVICE SessionId=HEX ConnectionId=HEX Key=Value…",
+        "install a session in the kernel, adopt its connection ID",
+        text=_SESSION_FIELDS,
+    ),
+    "update-session": Command(
+        "qre.cli.kernel_sessions:update_session",
+        "DEVICE SessionId=HEX ConnectionId=HEX Key=Value…",
+        "give a session in the kernel its next keys",
+        text=_SESSION_FIELDS,
+    ),
+    "adopt-cid": Command(
+        "qre.cli.kernel_commands:adopt_cid",
+        "DEVICE ConnectionId=HEX [SessionId=HEX]",
+        "let the kernel have packets of a connection ID",
+    ),
+    "release-cid": Command(
+        "qre.cli.kernel_commands:release_cid",
+        "DEVICE ConnectionId=HEX [SessionId=HEX]",
+        "take a connection ID from the kernel",
+    ),
+    "session-demo": Command(
+        "qre.cli.kernel_sessions:session_demo",
+        "SERVER-CONFIG CLIENT-CONFIG [Key=Value]…",
+        "run a handshake in memory, install both ends in the kernel",
+        text="Fields: ServerUnderlay=IP:PORT and ClientUnderlay=IP:PORT, both or none.\n",
+    ),
     "session-plan": Command(
         "qre.cli.session_plan:session_plan",
         "SERVER-CONFIG CLIENT-CONFIG [Key=Value]…",
@@ -132,6 +184,20 @@ or none, and nothing is overwritten. Fields:
     ),
     "create-reuseport-socket-map": Command(
         "qre.cli.maps:create_reuseport_socket_map", "BpfMapPath=PATH", "make and pin a map of two sockets"
+    ),
+    "register-cid-map": Command(
+        "qre.cli.shared_port:register_cid_map",
+        "BpfMapPath=PATH|BpfMapFd=FD",
+        "let the kernel mirror connection IDs into a BPF map",
+    ),
+    "unregister-cid-map": Command("qre.cli.shared_port:unregister_cid_map", "", "end the mirroring"),
+    "register-shared-socket": Command(
+        "qre.cli.shared_port:register_shared_socket",
+        "SocketFd=FD",
+        "give the kernel the shared port's UDP socket",
+    ),
+    "unregister-shared-socket": Command(
+        "qre.cli.shared_port:unregister_shared_socket", "", "take the shared port's socket from the kernel"
     ),
     "show-cid-map": Command(
         "qre.cli.maps:show_cid_map",

@@ -39,16 +39,9 @@ def create_reuseport_socket_map(arguments: Sequence[str], options: Options) -> i
 
 def show_cid_map(arguments: Sequence[str], options: Options) -> int:
     """List a map of routed connection IDs: pinned, or a descriptor that this process inherited."""
-    from qre.workers.bpf_loader.program import CID_ROUTES, MAX_ROUTES, check_shape, open_pinned, routes
+    from qre.workers.bpf_loader.program import CID_ROUTES, MAX_ROUTES, check_shape, routes
 
-    fields = parse_fields(arguments, (), ("BpfMapPath", "BpfMapFd"), command="show-cid-map")
-    if len(fields) != 1:
-        raise UserError("show-cid-map", "it wants BpfMapPath or BpfMapFd, one of them", "write BpfMapPath=PATH")
-    if "BpfMapPath" in fields:
-        path = _path(fields["BpfMapPath"])
-        source, fd = str(path), open_pinned(path)
-    else:
-        source, fd = f"descriptor {fields['BpfMapFd']}", _descriptor(fields["BpfMapFd"])
+    source, fd = open_map("show-cid-map", arguments)
     try:
         check_shape(fd, CID_ROUTES, f"map {source}")
         found = sorted(routes(fd).items())
@@ -62,6 +55,19 @@ def show_cid_map(arguments: Sequence[str], options: Options) -> int:
     for cid, slot in found:
         sys.stdout.write(f"  connection_id {cid.hex()}  socket_index {slot}\n")
     return 0
+
+
+def open_map(command: str, arguments: Sequence[str]) -> tuple[str, int]:
+    """What the fields BpfMapPath or BpfMapFd name: how to call it, and a descriptor of it, the caller's."""
+    from qre.workers.bpf_loader.program import open_pinned
+
+    fields = parse_fields(arguments, (), ("BpfMapPath", "BpfMapFd"), command=command)
+    if len(fields) != 1:
+        raise UserError(command, "it wants BpfMapPath or BpfMapFd, one of them", "write BpfMapPath=PATH")
+    if "BpfMapPath" in fields:
+        path = _path(fields["BpfMapPath"])
+        return str(path), open_pinned(path)
+    return f"descriptor {fields['BpfMapFd']}", _descriptor(fields["BpfMapFd"])
 
 
 def _create(command: str, shape: Shape, arguments: Sequence[str]) -> int:

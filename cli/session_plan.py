@@ -14,7 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from qre.config.model import Profile, SocketAddress
     from qre.quic.plan import Plan
-    from qre.session import SessionInstall
+    from qre.session import Role, SessionInstall
 
 #: Where a client is when nothing says so.
 TEST_CLIENT_UNDERLAY = "127.0.0.1:50443"
@@ -23,22 +23,40 @@ TEST_CLIENT_UNDERLAY = "127.0.0.1:50443"
 def session_plan(arguments: list[str], options: Options) -> int:
     """SERVER-CONFIG CLIENT-CONFIG [ServerUnderlay=IP:PORT ClientUnderlay=IP:PORT]"""
     del options
+    for line in plan_lines(*read_arguments("session-plan", arguments)):
+        print(line)
+    return 0
+
+
+def read_arguments(command: str, arguments: list[str]) -> tuple[Profile, Profile, str | None, str | None]:
+    """Both profiles and both underlays, which are given together or not at all."""
     from qre.config.profile import load_profile_file
 
     server_file, client_file, *rest = arguments
-    fields = parse_fields(rest, (), ("ServerUnderlay", "ClientUnderlay"), command="session-plan")
+    fields = parse_fields(rest, (), ("ServerUnderlay", "ClientUnderlay"), command=command)
     if len(fields) == 1:
-        raise UserError("session-plan", "ServerUnderlay and ClientUnderlay go together", "give both, or none")
+        raise UserError(command, "ServerUnderlay and ClientUnderlay go together", "give both, or none")
     server, client = load_profile_file(server_file), load_profile_file(client_file)
-    for line in plan_lines(server, client, fields.get("ServerUnderlay"), fields.get("ClientUnderlay")):
-        print(line)
-    return 0
+    return server, client, fields.get("ServerUnderlay"), fields.get("ClientUnderlay")
 
 
 def plan_lines(
     server: Profile, client: Profile, server_underlay: str | None, client_underlay: str | None
 ) -> list[str]:
     """Two commands, ready to paste, each below a comment that says whose it is."""
+    lines = []
+    for profile, role, install in planned_installs(server, client, server_underlay, client_underlay):
+        lines += [
+            f"# {role} {profile.device}",
+            f"qre-tool install-session {profile.device} {' '.join(install_arguments(install))}",
+        ]
+    return lines
+
+
+def planned_installs(
+    server: Profile, client: Profile, server_underlay: str | None, client_underlay: str | None
+) -> list[tuple[Profile, Role, SessionInstall]]:
+    """What both ends of a handshake in memory would install, the server's first."""
     from qre.config.values import parse_socket_address
     from qre.session import Role
 
@@ -50,14 +68,10 @@ def plan_lines(
         parse_socket_address(client_underlay or TEST_CLIENT_UNDERLAY),
     )
     plan = run_plan(server, client, *ends)
-    lines = []
-    for profile, role in ((server, Role.SERVER), (client, Role.CLIENT)):
-        install = _install(profile, role, plan, *ends)
-        lines += [
-            f"# {role} {profile.device}",
-            f"qre-tool install-session {profile.device} {' '.join(install_arguments(install))}",
-        ]
-    return lines
+    return [
+        (profile, role, _install(profile, role, plan, *ends))
+        for profile, role in ((server, Role.SERVER), (client, Role.CLIENT))
+    ]
 
 
 def run_plan(

@@ -1,7 +1,8 @@
 """``show``: what is up, and how much went through it. Keys never.
 
-A device with a daemon is described by the daemon (``supervisor/status.py`` defines the object); one that `up` left
-without a daemon by its saved state and the kernel, as the same object with nulls where only a daemon would know.
+A device with a daemon is described by the daemon (``supervisor/status.py`` defines the object); one of qre.ko without
+a daemon by the kernel (``show_kernel``), a TUN that `up` left by its saved state and the kernel: as the same object,
+with nulls where only a daemon would know.
 """
 
 from __future__ import annotations
@@ -36,18 +37,20 @@ def show(arguments: list[str], options: Options) -> int:
 
 
 def devices(config: GlobalConfig) -> list[Description]:
-    """Every device that a daemon holds or a profile is up on, sorted by name."""
+    """Every device that a daemon holds, that is in qre.ko, or that a profile is up on, sorted by name."""
+    from qre.cli.show_kernel import kernel_devices
+
     found: dict[str, Description] = {}
     for name in control_devices(config):
         described = _from_daemon(config, name)
         if described is not None:
             found[name] = described
-    for profile in saved_profiles(config):
-        state = load_state(config, profile)
-        if state is not None and state.device not in found:
-            described = _from_kernel(state)
-            if described is not None:
-                found[state.device] = described
+    states = {state.device: state for profile in saved_profiles(config) if (state := load_state(config, profile))}
+    for described in kernel_devices(states, frozenset(found)):
+        found[described["device"]] = described
+    for state in states.values():
+        if state.device not in found and (described := _from_kernel(state)) is not None:
+            found[state.device] = described
     return [found[name] for name in sorted(found)]
 
 
@@ -77,7 +80,7 @@ def _from_daemon(config: GlobalConfig, name: str) -> Description | None:
 
 
 def _from_kernel(state: ProfileState) -> Description | None:
-    """A device that is up without a daemon; None when it is gone."""
+    """A TUN that is up without a daemon; None when it is gone."""
     from qre.workers.netlink.rtnl import Rtnl
     from qre.workers.netlink.tun import is_ours
 

@@ -51,7 +51,10 @@ def _device(device: Mapping[str, Any], now: float, paint: _Paint) -> str:
 
 
 def _device_lines(device: Mapping[str, Any], now: float) -> Iterator[Line]:
-    yield "profile", f"{device['profile']} ({device['role']}, {device['dataplane']} data plane)"
+    yield (
+        "profile",
+        f"{device['profile'] or '(none)'} ({device['role'] or 'no role'}, {device['dataplane']} data plane)",
+    )
     yield "status", device["status"] or ("up" if device["up"] else "down")
     yield "address", ", ".join(device["address"]) or "(none)"
     yield "mtu", f"{device['mtu']}" + ("" if device.get("link_up") is not False else ", link down")
@@ -113,24 +116,37 @@ def _dest_lines(device: Mapping[str, Any], now: float) -> Iterator[Line]:
 
 def _steering_lines(device: Mapping[str, Any]) -> Iterator[Line]:
     """The server's side of the shared port."""
-    if device["role"] != "server" or device.get("daemon_pid") is None:
+    known = device.get("daemon_pid") is not None or device["dataplane"] == "kernel"
+    if device["role"] != "server" or not known:
         return
     yield "connection ids", f"{len(device.get('adopted_cids') or ())} adopted"
-    mapped = device.get("cid_map")
-    if mapped is None:
-        yield "bpf map", "not known: the loader is being restarted"
-    else:
-        state = "in sync" if mapped["in_sync"] else "not in sync"
-        failures = f", {plural(mapped['sync_failures'], 'failure')}" if mapped["sync_failures"] else ""
-        entries = plural(mapped["entries"], "entry", "entries")
-        yield "bpf map", f"{mapped['path']}: {entries}, {state}{failures}"
+    yield "bpf map", _map_text(device.get("cid_map"))
     shared = device.get("shared_socket")
     if shared:
-        yield "shared socket", f"{shared['local']}" if shared["registered"] else "none"
+        yield "shared socket", _socket_text(shared)
     loader = device.get("shared_loader")
     if loader:
         attached = "attached" if loader["attached"] else "not attached"
         yield "shared loader", f"{loader['program']} {attached}, connection IDs of {loader['routed_cid_len']} bytes"
+
+
+def _map_text(mapped: Mapping[str, Any] | None) -> str:
+    if mapped is None:
+        return "not known: the loader is being restarted"
+    if not mapped["registered"]:
+        return "none"
+    state = "in sync" if mapped["in_sync"] else "not in sync"
+    failures = f", {plural(mapped['sync_failures'], 'failure')}" if mapped["sync_failures"] else ""
+    where = mapped["path"] or f"map {mapped['id']}"
+    return f"{where}: {plural(mapped['entries'], 'entry', 'entries')}, {state}{failures}"
+
+
+def _socket_text(shared: Mapping[str, Any]) -> str:
+    if not shared["registered"]:
+        return "none"
+    if "rx_packets" not in shared:
+        return str(shared["local"])
+    return f"{shared['local']}: {shared['rx_packets']} packets received, {shared['passed_packets']} passed on"
 
 
 def _process(process: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ SOCK_SEQPACKET pair that the supervisor makes and never reads: keys do not pass 
 from __future__ import annotations
 
 import enum
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 
@@ -327,3 +327,16 @@ class DestProfile(Struct, frozen=True, kw_only=True):
     http_status: U16 = 0  # of "/"; 0: no answer
     ecn: Annotated[int, msgspec.Meta(ge=0, le=3)] = 0  # of Dest's 1-RTT packets; our data plane sends the same
     warnings: Annotated[tuple[Text, ...], msgspec.Meta(max_length=16)] = ()
+
+
+def plain(value: Any) -> Any:
+    """What JSON can hold: structs as dicts, bytes as hex."""
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, msgspec.Struct):
+        return {name: plain(getattr(value, name)) for name in value.__struct_fields__}
+    if isinstance(value, dict):
+        return {key: plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(entry) for entry in value]
+    return value

@@ -9,26 +9,11 @@ from __future__ import annotations
 import os
 from typing import Any, Final
 
-import msgspec
-
 from qre.ipc.messages import DataplaneStatus, HandshakeStatus, LoaderStatus, NetlinkStatus, Party
-from qre.session import Role, SessionStatus
+from qre.session import Role, SessionStatus, plain
 from qre.supervisor.crew import Crew
 
 CID_MAP: Final = "QRE_CID_ROUTES"
-
-
-def _plain(value: object) -> Any:
-    """Structs to dicts, bytes to hex."""
-    if isinstance(value, bytes):
-        return value.hex()
-    if isinstance(value, msgspec.Struct):
-        return {name: _plain(getattr(value, name)) for name in value.__struct_fields__}
-    if isinstance(value, dict):
-        return {key: _plain(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(entry) for entry in value]
-    return value
 
 
 async def describe(crew: Crew) -> dict[str, Any]:
@@ -57,10 +42,10 @@ async def describe(crew: Crew) -> dict[str, Any]:
         "server_name": config.server_name,
         "persistent_keepalive": config.keepalive_s,
         "link_up": netlink.link_up if isinstance(netlink, NetlinkStatus) else None,
-        "counters": _plain(dataplane.counters) if isinstance(dataplane, DataplaneStatus) else None,
+        "counters": plain(dataplane.counters) if isinstance(dataplane, DataplaneStatus) else None,
         "handshake": _handshake(handshake),
-        "dest_profile": _plain(crew.dest_profile),
-        "sessions": [_plain(session) for session in sessions],
+        "dest_profile": plain(crew.dest_profile),
+        "sessions": [plain(session) for session in sessions],
         "adopted_cids": [cid.hex() for session in sessions for cid in session.cids] if server else [],
         "cid_map": _cid_map(loader, setup.pin_dir, sessions, config.device) if server else None,
         "shared_socket": {"registered": True, "local": f"{config.listen_ip}:{config.listen_port}"}

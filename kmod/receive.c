@@ -139,13 +139,10 @@ static bool qre_inner_valid(struct sk_buff *skb)
 /* RFC 6040 section 4.2. False: to be dropped. */
 static bool qre_inner_ecn(struct sk_buff *skb, u8 outer)
 {
-	if (outer == INET_ECN_NOT_ECT || outer == INET_ECN_ECT_0)
-		return true;
-	if (skb->protocol == htons(ETH_P_IP))
-		return __INET_ECN_decapsulate(outer, ip_hdr(skb)->tos, &(bool){false}) < 2 &&
-		       (INET_ECN_is_ce(outer) ? INET_ECN_set_ce(skb) : true);
-	return __INET_ECN_decapsulate(outer, ipv6_get_dsfield(ipv6_hdr(skb)), &(bool){false}) < 2 &&
-	       (INET_ECN_is_ce(outer) ? INET_ECN_set_ce(skb) : true);
+	u8 inner = skb->protocol == htons(ETH_P_IP) ? ip_hdr(skb)->tos
+						    : ipv6_get_dsfield(ipv6_hdr(skb));
+
+	return INET_ECN_decapsulate(skb, outer, inner) <= 1;
 }
 
 /* Consumes @skb, whose data is the inner packet. Bottom halves are off, under RCU. */
@@ -269,7 +266,10 @@ static void qre_open_finish(struct qre_work *w, int error)
 	if (likely(!error)) {
 		qre_opened(w);
 	} else {
-		qre_not_opened(w);
+		if (error == -EBADMSG)
+			qre_not_opened(w);
+		else /* the driver had no room */
+			qre_count_drop(w->session->qdev, QRE_DROP_NO_MEMORY, 1);
 		qre_buffer_give(w->skb);
 	}
 	qre_key_put(w->key);

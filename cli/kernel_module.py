@@ -54,7 +54,7 @@ def require_module(config: GlobalConfig) -> None:
         raise MachineError("qre.ko", "it is not loaded, and ModuleLoad is false", f"run `modprobe {MODULE}`")
     reason = load_module()
     if reason:
-        raise MachineError("qre.ko", reason, "install qre.ko; `make -C kmod` builds it")
+        raise MachineError("qre.ko", reason, "install qre.ko, which `make -C kmod` builds")
 
 
 def expected_dataplane(config: GlobalConfig) -> Dataplane:

@@ -289,6 +289,7 @@ def test_an_ack_is_written_alike_with_as_many_ranges_as_fit(
     ranges = ranges_of(received)
     whole = encode_ack(ranges, delay, ecn)
     assert codec.put_ack(len(whole), ranges, delay, ecn) == whole
+    assert codec.put_ack(len(encode_ack(ranges[:1], delay, ecn)) - 1, ranges, delay, ecn) == b""
     fitting = [
         frame
         for frame in (encode_ack(ranges[:count], delay, ecn) for count in range(1, len(ranges) + 1))
@@ -451,6 +452,13 @@ def test_a_run_that_leaves_the_window_is_still_told_whole(codec: KernelCodec) ->
     assert window.ranges == [(20_001, 20_001), (100, 19_999)]
     window = codec.window(0, [*range(6), *range(7, 30_000)])
     assert window.ranges == [(7, 29_999)]
+
+
+def test_a_jump_whose_floor_is_just_behind_a_full_window_does_not_join_it(codec: KernelCodec) -> None:
+    """The one number between has the place in the ring that the old floor had."""
+    assert codec.window(63, [*range(63, 63 + BITS), 2 * BITS]) == (
+        NEXT * BITS + REORDERED, BITS + 64, [(2 * BITS, 2 * BITS)]
+    )  # fmt: skip
 
 
 def test_no_more_ranges_are_told_than_asked_for(codec: KernelCodec) -> None:

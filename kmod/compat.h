@@ -62,6 +62,13 @@
 #define qre_track_kernel_socket(net, tracker) __netns_tracker_alloc(net, tracker, false, GFP_KERNEL)
 #endif
 
+/* Attributes of a dump's request lie in genl_info since 6.6 */
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 6, 0)
+#define qre_dump_attrs(cb) (genl_dumpit_info(cb)->attrs)
+#else
+#define qre_dump_attrs(cb) (genl_dumpit_info(cb)->info.attrs)
+#endif
+
 /* No transmit lock, and bound to its namespace */
 static inline void qre_netdev_traits(struct net_device *dev)
 {

@@ -31,6 +31,10 @@ INTEGRITY_LIMIT = 1 << 52
 #: A held server session that is not confirmed within this time is deleted (seconds).
 CONFIRM_TIMEOUT = 10.0
 MAX_SESSIONS_PER_DEVICE = 1024
+#: Sessions that one answer tells of; they are asked for page by page.
+SESSIONS_PER_ANSWER = 64
+#: Routed CIDs that one session may have, and addresses that a mark tells of.
+MAX_CIDS_PER_SESSION = 8
 
 U16 = Annotated[int, msgspec.Meta(ge=0, le=0xFFFF)]
 Port = Annotated[int, msgspec.Meta(ge=1, le=0xFFFF)]
@@ -171,29 +175,37 @@ class FrameSend(Message, frozen=True, kw_only=True):
 
 
 class SessionList(Message, frozen=True, kw_only=True):
-    """What is installed? Answered with ``Answer.sessions``."""
+    """What is installed? Answered with ``Answer.sessions``, in the order of their ids, those behind ``after``."""
 
     id: U64
+    after: Annotated[bytes, msgspec.Meta(max_length=32)] = b""
 
 
 class SessionMark(Struct, frozen=True, kw_only=True):
-    """How far a session of the data plane is, without keys."""
+    """How far a session of the data plane is, without keys. The fields with defaults are for whoever has no record
+    of the session: a data plane that forgets its sessions with their secrets leaves them out."""
 
     session_id: SessionId
     connection_id: ConnectionId
     key_epoch: U64
     packet_number: PacketNumber  # the next one to be sent
     confirmed: bool
+    short_id: ShortId = bytes(8)
+    connection_ids: Annotated[tuple[ConnectionId, ...], msgspec.Meta(max_length=MAX_CIDS_PER_SESSION)] = ()
+    #: the host prefixes among its AllowedIPs
+    addresses: Annotated[tuple[Prefix, ...], msgspec.Meta(max_length=MAX_CIDS_PER_SESSION)] = ()
 
 
 class Answer(Message, frozen=True, kw_only=True):
     """The one answer to a request. ``error`` is empty on success; ``key_epoch`` tells the session's epoch when a
-    request was refused because its own was behind (a restarted data plane knows from its marks)."""
+    request was refused because its own was behind (a restarted data plane knows from its marks). ``more``: there are
+    sessions behind the last of these."""
 
     id: U64
     error: Text = ""
     key_epoch: U64 | None = None
-    sessions: Annotated[tuple[SessionMark, ...], msgspec.Meta(max_length=MAX_SESSIONS_PER_DEVICE)] = ()
+    sessions: Annotated[tuple[SessionMark, ...], msgspec.Meta(max_length=SESSIONS_PER_ANSWER)] = ()
+    more: bool = False
 
 
 # --- events: data plane -> handshake worker ---

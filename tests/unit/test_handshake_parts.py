@@ -27,7 +27,7 @@ from qre.workers.handshake.grants import Grants
 from qre.workers.handshake.probe import Prober, imitable
 from qre.workers.handshake.routed_cids import RoutedCids
 from qre.workers.handshake.stateless_reset import SHORTEST
-from qre.workers.handshake.steering import Steering
+from qre.ipc.steering import Steering
 
 ONE, TWO = b"\x01" * 8, b"\x02" * 8
 PRIVATE = bytes(range(32))

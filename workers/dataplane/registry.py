@@ -11,7 +11,9 @@ from collections.abc import Callable
 
 from qre.errors import QreError
 from qre.session import (
+    MAX_CIDS_PER_SESSION,
     MAX_SESSIONS_PER_DEVICE,
+    SESSIONS_PER_ANSWER,
     Answer,
     CidAdoptFor,
     CidReleaseFor,
@@ -28,8 +30,6 @@ from qre.workers.dataplane.marks import MarkRefusedError, NumberMarks
 from qre.workers.dataplane.session import Session, State
 from qre.workers.dataplane.table import AllowedIps, parse_prefixes
 
-#: Routed CIDs that one session may have.
-MAX_CIDS = 8
 _SHOWN = {State.HELD: "held", State.ESTABLISHED: "established", State.CLOSING: "closing", State.ENDED: "ended"}
 
 
@@ -77,7 +77,9 @@ class Registry:
                     session = self._known(request.session_id)
                     return Answer(id=request.id, error=session.send_frames(request.id, request.frames, now))
                 case SessionList():
-                    return Answer(id=request.id, sessions=self.marks())
+                    marks = self.marks(request.after)
+                    page = marks[:SESSIONS_PER_ANSWER]
+                    return Answer(id=request.id, sessions=page, more=len(marks) > len(page))
         except MarkRefusedError as error:
             return Answer(id=request.id, error=error.what, key_epoch=error.key_epoch)
         except QreError as error:
@@ -128,7 +130,7 @@ class Registry:
                 raise QreError("another session has this connection id")
             if len(connection_id) != session.packets.rx_cid_length:
                 raise QreError("this connection id has another length")
-            if len(cids) >= MAX_CIDS and connection_id not in cids:
+            if len(cids) >= MAX_CIDS_PER_SESSION and connection_id not in cids:
                 raise QreError("no room for another connection id")
             self.by_cid[connection_id] = session
         cids[connection_id] = sequence
@@ -156,8 +158,8 @@ class Registry:
                 del self.by_cid[cid]
         self._cids_changed()
 
-    def marks(self) -> tuple[SessionMark, ...]:
-        """How far each session is."""
+    def marks(self, after: bytes = b"") -> tuple[SessionMark, ...]:
+        """How far each session is, in the order of their ids."""
         return tuple(
             SessionMark(
                 session_id=session.session_id,
@@ -166,8 +168,8 @@ class Registry:
                 packet_number=session.packets.next_number,
                 confirmed=session.confirmed,
             )
-            for session in self.sessions.values()
-            if session.state in {State.HELD, State.ESTABLISHED}
+            for session_id, session in sorted(self.sessions.items())
+            if session_id > after and session.state in {State.HELD, State.ESTABLISHED}
         )
 
     def status(self, now: float) -> tuple[SessionStatus, ...]:

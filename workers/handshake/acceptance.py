@@ -14,19 +14,21 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from qre.errors import MachineError, QreError
+from qre.ipc.steering import Steering
 from qre.quic.connect_ip import AddressesRequested
 from qre.quic.events import Closed, Failed
 from qre.quic.inspector import Authenticated
 from qre.quic.server import InstallNow, ServerHandshake, ShownByDest
 from qre.reality.replay import ReplayFilter
 from qre.session import DestProfile, Underlay
+from qre.workers.handshake.dest import local_address
 from qre.workers.handshake.flows import Address
 from qre.workers.handshake.grants import Grants
 from qre.workers.handshake.sessions import Sessions
-from qre.workers.handshake.steering import Steering
 
 #: As long as a held session waits for its client.
 _STEERING_TIMEOUT: Final = 8.0
+_ANY: Final = "0.0.0.0"
 
 
 class Accepted:
@@ -69,7 +71,8 @@ class Accepted:
 @dataclass
 class Acceptance:
     """All of them. ``send`` puts a datagram on the wire, ``over`` is told of each that ended, ``changed`` that the
-    sessions have something to do, ``complain`` takes (key, line) for the log."""
+    sessions have something to do, ``complain`` takes (key, line) for the log. ``steering`` is None where the
+    data plane does that itself."""
 
     private_key: bytes
     routed_cid_len: int
@@ -78,7 +81,7 @@ class Acceptance:
     replay_fd: int
     sessions: Sessions
     grants: Grants
-    steering: Steering
+    steering: Steering | None
     send: Callable[[Address, bytes], None]
     over: Callable[[Accepted], None]
     changed: Callable[[], None]
@@ -159,7 +162,7 @@ class Acceptance:
         try:
             handed_over = one.inner.hand_over_state()
             underlay = Underlay(
-                local_ip=self.listen[0],
+                local_ip=self._local_ip(one.source),
                 local_port=self.listen[1],
                 peer_ip=one.source[0],
                 peer_port=one.source[1],
@@ -172,6 +175,10 @@ class Acceptance:
         one.session_id = handed_over.session_id
         self.grants.move(one, one.session_id)
         self.changed()
+
+    def _local_ip(self, source: Address) -> str:
+        """A data plane wants an address that packets can come from; on a wildcard socket, routing has chosen it."""
+        return local_address(source) if self.listen[0] == _ANY else self.listen[0]
 
     def timer(self) -> float | None:
         return min((at for one in self._all if (at := one.inner.timer()) is not None), default=None)
@@ -195,7 +202,8 @@ class Acceptance:
 
     async def _release(self, one: Accepted) -> None:
         try:
-            await self.steering.adopted(one.inner.routed_cid, _STEERING_TIMEOUT)
+            if self.steering is not None:
+                await self.steering.adopted(one.inner.routed_cid, _STEERING_TIMEOUT)
         except MachineError as error:
             self.complain("steering", str(error))
             if one.session_id is not None:

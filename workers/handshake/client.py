@@ -33,10 +33,10 @@ from qre.quic.trust import TrustStore
 from qre.session import Role, Underlay
 from qre.workers.handshake.backoff import Backoff
 from qre.workers.handshake.dataplane_link import DataplaneLink
-from qre.workers.handshake.dest import resolve
+from qre.workers.handshake.dest import local_address, resolve
 from qre.workers.handshake.exchange import Exchange
 from qre.workers.handshake.secrets import SecretsStore
-from qre.workers.handshake.session_state import Confirmed, Lost, Settings
+from qre.workers.handshake.session_state import Confirmed, Lost, Orphaned, Settings
 from qre.workers.handshake.sessions import Sessions
 
 #: From the first datagram to the hand-over at the latest (seconds); every step has a shorter limit of its own.
@@ -81,6 +81,7 @@ class Client:
             keepalive_ms=config.keepalive_s * 1000,
             rekey_after_packets=config.rekey_after_packets,
             allowed_ips=config.allowed_ips,
+            in_kernel=not config.user_dataplane,
         )
 
     # --- life ---
@@ -203,7 +204,13 @@ class Client:
         return handed_over.session_id
 
     async def _new_socket(self) -> int:
-        granted = await self._context.request(Party.SUPERVISOR, SocketRequest())
+        try:
+            granted = await self._context.request(Party.SUPERVISOR, SocketRequest())
+        except MachineError:
+            for session_id in list(self._sessions.orphans):  # one of them may hold the port that we must use
+                self._sessions.delete_orphan(session_id)
+            self.link.pump()
+            raise
         if not isinstance(granted, SocketGranted) or granted.number not in self.link.sockets:
             raise MachineError("underlay socket", "the supervisor did not hand one over")
         return granted.number
@@ -234,7 +241,7 @@ class Client:
                     handshake.close()
                     exchange.flush()
                     raise
-            return handshake.hand_over(time.monotonic()), (_local_address(peer), port)
+            return handshake.hand_over(time.monotonic()), (local_address(peer), port)
 
     async def _until_ready(self, exchange: Exchange, where: str) -> None:
         """Return when the hand-over may be made. A handshake that failed is driven to its end first."""
@@ -287,6 +294,11 @@ class Client:
                     lost = self._lost.get(record.session_id)
                     if lost is not None and not lost.done():
                         lost.set_result(reason)
+                case Orphaned():
+                    self._context.log.warning(
+                        "a session of a daemon before is in the kernel without its secrets: it flows on until a new"
+                        " one has taken its place"
+                    )
                 case _:
                     pass
 
@@ -298,15 +310,6 @@ class Client:
             await self._context.send(Party.SUPERVISOR, SocketRelease(number=number))
 
     async def _tell(self, up: bool, text: str) -> None:
+        up = up or self._sessions.up() > 0  # one without secrets flows, too
         self._state = (up, text)
         await self._context.send(Party.SUPERVISOR, RoleState(up=up, text=text[:512]))
-
-
-def _local_address(peer: tuple[str, int]) -> str:
-    """Which address of ours packets to ``peer`` come from; nothing is sent."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as made:
-        try:
-            made.connect(peer)
-        except OSError as error:
-            raise MachineError(f"cannot reach {peer[0]}", error.strerror or "network error") from error
-        return str(made.getsockname()[0])

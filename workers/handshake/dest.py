@@ -67,6 +67,16 @@ async def resolve(host: str, port: int, *, family: int = socket.AF_UNSPEC) -> Re
     raise MachineError(f"cannot resolve {host}", "it has no address")
 
 
+def local_address(peer: tuple[str, int]) -> str:
+    """Which address of ours packets to ``peer`` come from; nothing is sent."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as made:
+        try:
+            made.connect(peer)
+        except OSError as error:
+            raise MachineError(f"cannot reach {peer[0]}", error.strerror or "network error") from error
+        return str(made.getsockname()[0])
+
+
 class DestAddress:
     """Dest's current address, or None as long as there is none. ``failed`` is told why, each time."""
 

@@ -50,6 +50,8 @@ class HandshakeWorker:
         descriptors = context.descriptors
         server = context.config.role is Role.SERVER
         wanted = {"profile_secrets", "session_secrets"} | ({"udp_userspace", "replay"} if server else set())
+        if server and not context.config.user_dataplane:
+            wanted.add("udp_kernel_slot")
         missing = wanted - descriptors.keys()
         if missing:
             raise MachineError("handshake worker", f"descriptors are missing: {', '.join(sorted(missing))}")

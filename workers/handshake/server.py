@@ -7,6 +7,7 @@ to sockets, to the data plane and to the BPF loader. The rules are theirs, here 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import resource
@@ -19,15 +20,17 @@ from typing import Any, Final
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
+from qre.config.model import Interface
 from qre.errors import MachineError, QreError
 from qre.ipc.messages import DestProfileReport, HandshakeStatus, Party, ProfileSecrets, RoleState
+from qre.ipc.steering import Steering
 from qre.ipc.worker import WorkerContext
 from qre.quic.fingerprint import Fingerprint
 from qre.quic.inspector import Authenticated, HelloInspector
 from qre.quic.server import ShownByDest
 from qre.quic.trust import TrustStore
 from qre.reality.replay import FILE_LENGTH, ReplayFilter, replay_window
-from qre.session import DestProfile, Role
+from qre.session import DestProfile, Role, SessionMark
 from qre.workers.handshake.acceptance import Acceptance, Accepted
 from qre.workers.handshake.admission import TokenBucket
 from qre.workers.handshake.dataplane_link import DataplaneLink
@@ -39,9 +42,16 @@ from qre.workers.handshake.probe import Prober, imitable, probe
 from qre.workers.handshake.relay import LONGEST, DestSocket, Relays, ecn_of, with_ecn
 from qre.workers.handshake.routed_cids import RoutedCids
 from qre.workers.handshake.secrets import SecretsStore
-from qre.workers.handshake.session_state import CidsChanged, Confirmed, Installed, Lost, Settings
+from qre.workers.handshake.session_state import (
+    CidsChanged,
+    Confirmed,
+    Installed,
+    Lost,
+    Orphaned,
+    OrphanEnded,
+    Settings,
+)
 from qre.workers.handshake.sessions import Sessions
-from qre.workers.handshake.steering import Steering
 
 #: Datagrams of one turn of the loop.
 _TURN: Final = 64
@@ -73,6 +83,8 @@ class Server:
         config = context.config
         self._socket = socket.socket(fileno=context.descriptors.pop("udp_userspace"))
         self._socket.setblocking(False)
+        #: Where the kernel's data plane leaves what is not its own; a user data plane has it for itself.
+        self._kernel_slot = None if config.user_dataplane else _kernel_slot(context)
         self._replay_fd = context.descriptors.pop("replay")
         self._listen = (config.listen_ip, config.listen_port)
         self._buffer = bytearray(LONGEST)
@@ -86,7 +98,11 @@ class Server:
         self._table = FlowTable(self, self._limits())
         self._dest = DestAddress(config.dest_host, config.dest_port, self._complain_of_dest)
         self._dest_profile = config.dest_profile
-        self._steering = Steering(context.request, lambda text: context.limited("steering", text))
+        self._steering = (
+            Steering(context.request, lambda text: context.limited("steering", text))
+            if config.user_dataplane
+            else None
+        )
         self._sessions = Sessions(store, Role.SERVER, self._settings(), SystemRandom(), self._cids)
         self.link = DataplaneLink(self._sessions, self._sessions_changed, context.fail)
         self._grants = Grants(ip_interface(text) for text in config.address)
@@ -140,6 +156,7 @@ class Server:
             keepalive_ms=config.keepalive_s * 1000,
             rekey_after_packets=config.rekey_after_packets,
             allowed_ips=tuple(beyond),
+            in_kernel=not config.user_dataplane,
         )
 
     def _read_replay_file(self) -> ReplayFilter:
@@ -181,7 +198,8 @@ class Server:
             await self._dest.first()
         self._spawn(self._dest.keep_fresh(), "dest")
         self._spawn(self._prober.run(), "dest")
-        self._spawn(self._steering.run())
+        if self._steering is not None:
+            self._spawn(self._steering.run())
         loop = asyncio.get_running_loop()
         loop.add_reader(self._relays.fileno(), self._relays_readable)
         if imitable(self._dest_profile) is None:
@@ -190,7 +208,8 @@ class Server:
                     await self._prober.looked.wait()
             except TimeoutError:
                 self._context.log.info("Dest has not answered yet; until it does, a usual site is imitated")
-        loop.add_reader(self._socket.fileno(), self._readable)
+        for each in self._sockets():
+            loop.add_reader(each.fileno(), self._readable, each)
         self.link.pump()
         self._tell_state()
 
@@ -208,6 +227,9 @@ class Server:
         for record in self._sessions.records():
             if record.short_id not in self._short_ids:
                 self._sessions.delete(record.session_id, "its short id was removed")
+        for mark in list(self._sessions.orphans.values()):
+            if mark.short_id not in self._short_ids:
+                self._sessions.delete_orphan(mark.session_id)
         if self._dest.host_port != (config.dest_host, config.dest_port):
             self._change_dest()
         self.link.pump()
@@ -226,7 +248,8 @@ class Server:
 
     async def stop(self) -> None:
         loop = asyncio.get_running_loop()
-        loop.remove_reader(self._socket.fileno())
+        for each in self._sockets():
+            loop.remove_reader(each.fileno())
         self._acceptance.close()
         self._table.close()
         loop.remove_reader(self._relays.fileno())
@@ -236,7 +259,8 @@ class Server:
         for task in self._tasks:
             task.cancel()
         self.link.close()
-        self._socket.close()
+        for each in self._sockets():
+            each.close()
         os.close(self._replay_fd)
 
     def status(self) -> HandshakeStatus:
@@ -265,13 +289,16 @@ class Server:
 
     # --- packets ---
 
-    def _readable(self) -> None:
+    def _sockets(self) -> tuple[socket.socket, ...]:
+        return (self._socket,) if self._kernel_slot is None else (self._socket, self._kernel_slot)
+
+    def _readable(self, arrived: socket.socket) -> None:
         table, buffer = self._table, self._buffer
         view = memoryview(buffer)
         unix_ms = int(time.time() * 1000)
         for _ in range(_TURN):
             try:
-                length, ancillary, _, source = self._socket.recvmsg_into([buffer], _ANCILLARY)
+                length, ancillary, _, source = arrived.recvmsg_into([buffer], _ANCILLARY)
             except BlockingIOError:
                 break
             except OSError:  # an ICMP error of something that was sent to somebody
@@ -343,7 +370,9 @@ class Server:
         return self._cids.of_datagram(data)
 
     def forgotten(self, source: Address, cid: bytes, length: int) -> None:
-        if self._sessions.has_connection_id(cid) or not self._resets.take(time.monotonic()):
+        if not self._sessions.compared or self._sessions.has_connection_id(cid):
+            return  # as long as it is not known what the data plane has, nothing is forgotten
+        if not self._resets.take(time.monotonic()):
             return
         answer = self._cids.reset(cid, length)
         if answer is not None:
@@ -368,8 +397,29 @@ class Server:
                     if record.confirmed:
                         self._context.limited("lost", f"a session ended: {reason}")
                 case CidsChanged():
-                    self._steering.want(self._sessions.connection_ids())
+                    if self._steering is not None:
+                        self._steering.want(self._sessions.connection_ids())
+                case Orphaned(marks=marks):
+                    self._take_over(marks)
+                case OrphanEnded(session_id=session_id):
+                    self._grants.free(session_id)
         self._tell_state()
+
+    def _take_over(self, marks: tuple[SessionMark, ...]) -> None:
+        """Sessions whose secrets are lost flow on until their clients come back; those of nobody's short id end."""
+        kept = [mark for mark in marks if mark.short_id in self._short_ids]
+        for mark in kept:
+            self._grants.hold(mark.session_id, mark.short_id, _addresses(mark))
+        for mark in marks:
+            if mark.short_id not in self._short_ids:
+                self._sessions.delete_orphan(mark.session_id)
+        self._context.log.warning(
+            "%d sessions of a daemon before are in the kernel without their secrets: %d flow on until their keys"
+            " change, %d of unknown short ids were ended",
+            len(marks),
+            len(kept),
+            len(marks) - len(kept),
+        )
 
     def _welcome(self, session_id: bytes) -> None:
         """A confirmed session takes the place of the others of its short id."""
@@ -405,3 +455,17 @@ class Server:
 
     def _complain_of_dest(self, text: str) -> None:
         self._context.limited("dest", text)
+
+
+def _kernel_slot(context: WorkerContext) -> socket.socket:
+    made = socket.socket(fileno=context.descriptors.pop("udp_kernel_slot"))
+    made.setblocking(False)
+    return made
+
+
+def _addresses(mark: SessionMark) -> list[Interface]:
+    found: list[Interface] = []
+    for text in mark.addresses:
+        with contextlib.suppress(ValueError):
+            found.append(ip_interface(text))
+    return found

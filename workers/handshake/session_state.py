@@ -13,6 +13,7 @@ from qre.session import (
     LossReason,
     Role,
     SessionInstall,
+    SessionMark,
     SessionUpdate,
 )
 from qre.wire.protection import next_secret
@@ -34,6 +35,8 @@ class Settings:
     keepalive_ms: int
     rekey_after_packets: int
     allowed_ips: tuple[str, ...] = ()  # client: of the profile; server: beside the granted addresses
+    #: The data plane is qre.ko: sessions outlive every process, and none is ever given to it twice.
+    in_kernel: bool = False
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,21 @@ class CidsChanged:
     """Other routed connection IDs than before lead to the data plane: ``Sessions.connection_ids``."""
 
 
-Event = Installed | Confirmed | Lost | CidsChanged
+@dataclass(frozen=True)
+class Orphaned:
+    """The kernel has sessions that we have no secrets of: what a daemon before us left, or somebody installed."""
+
+    marks: tuple[SessionMark, ...]
+
+
+@dataclass(frozen=True)
+class OrphanEnded:
+    """One of them is gone."""
+
+    session_id: bytes
+
+
+Event = Installed | Confirmed | Lost | CidsChanged | Orphaned | OrphanEnded
 
 
 @dataclass(frozen=True)

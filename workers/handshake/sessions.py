@@ -12,6 +12,11 @@ that the data plane is known to have reached, so secrets are only ever derived f
 the data plane is given the keys after it, too. Whenever there is a new data plane or a new pair to it, everything is
 compared: sessions it does not have are installed again, those we have no secrets of are deleted, epochs are caught
 up. Requests that were on their way then are forgotten, because the comparison makes up for them.
+
+The kernel's data plane (``Settings.in_kernel``) outlives us, which changes two things. A session that it had and has
+no more is over: its packet numbers are forgotten, so it is never installed again. One that we have no secrets of is
+an *orphan*: its packets flow on until its peer comes back with a new session (a client makes that itself, at once),
+its idle time is over, or the peer has changed keys and no later ones can be given, which it is told with a close.
 """
 
 from __future__ import annotations
@@ -21,9 +26,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from random import Random
 
+import msgspec
+
 from qre.errors import InternalError, UntrustedInputError
 from qre.quic.keys import HandedOver
 from qre.session import (
+    MAX_SESSIONS_PER_DEVICE,
     Answer,
     CidAdoptFor,
     DataplaneReport,
@@ -55,6 +63,8 @@ from qre.workers.handshake.session_state import (
     Installed,
     Live,
     Lost,
+    Orphaned,
+    OrphanEnded,
     Outgoing,
     Settings,
     Stage,
@@ -90,7 +100,12 @@ class Sessions:
     rekeys: int = 0
     outbox: deque[Outgoing] = field(default_factory=deque)
     events: deque[Event] = field(default_factory=deque)
+    orphans: dict[bytes, SessionMark] = field(default_factory=dict)
     _live: dict[bytes, Live] = field(default_factory=dict)
+    #: What the data plane has told so far of what it has.
+    _listed: dict[bytes, SessionMark] = field(default_factory=dict)
+    #: To be deleted as soon as there is a data plane.
+    _doomed: set[bytes] = field(default_factory=set)
     _pending: dict[int, Then] = field(default_factory=dict)
     #: Not from 1: the data plane may still speak of what the process before us asked.
     _next_id: int = 0
@@ -124,12 +139,25 @@ class Sessions:
             self._delete(session_id)
             self._forget(live, reason)
 
+    def delete_orphan(self, session_id: bytes) -> None:
+        """End a session that we have no secrets of; its peer is told."""
+        if self.orphans.pop(session_id, None) is not None:
+            self._delete(session_id)
+            self.events.append(OrphanEnded(session_id))
+
+    @property
+    def compared(self) -> bool:
+        """Is it known what the data plane has?"""
+        return self._synced
+
     def records(self) -> tuple[SessionRecord, ...]:
         return tuple(live.record for live in self._live.values())
 
     def up(self) -> int:
         """How many sessions are confirmed."""
-        return sum(live.record.confirmed for live in self._live.values())
+        return sum(live.record.confirmed for live in self._live.values()) + sum(
+            mark.confirmed for mark in self.orphans.values()
+        )
 
     def connection_ids(self) -> frozenset[bytes]:
         """Every routed connection ID that leads to a session the data plane has, or had and is given again."""
@@ -137,18 +165,26 @@ class Sessions:
 
     def has_connection_id(self, connection_id: bytes) -> bool:
         """Whether it leads to a session that lives."""
-        return any(connection_id in live.record.connection_ids() for live in self._live.values())
+        return any(connection_id in live.record.connection_ids() for live in self._live.values()) or any(
+            connection_id in mark.connection_ids for mark in self.orphans.values()
+        )
 
     # --- the data plane ---
 
     def connected(self, now: float) -> None:
         """There is a new pair to a data plane, perhaps a new one."""
         self.disconnected()
+        self._listed.clear()
+        self._list(b"")
+
+    def _list(self, after: bytes) -> None:
         id = self._number(self._compare)
-        self.outbox.append(Outgoing(SessionList(id=id)))
+        self.outbox.append(Outgoing(SessionList(id=id, after=after)))
 
     def disconnected(self) -> None:
         self._synced = False
+        requests = (outgoing.request for outgoing in self.outbox)
+        self._doomed.update(request.session_id for request in requests if isinstance(request, SessionDelete))
         self.outbox.clear()
         self._pending.clear()
         for live in self._live.values():
@@ -160,9 +196,12 @@ class Sessions:
             if then is not None:
                 then(report, now)
             return
+        if isinstance(report, SessionLost):
+            self._listed.pop(report.session_id, None)
         live = self._live.get(report.session_id)
         if live is None:
-            return  # it was deleted meanwhile
+            self._of_no_record(report)
+            return
         match report:
             case SessionConfirmed():
                 self._confirmed(live, now)
@@ -184,6 +223,16 @@ class Sessions:
                 self._settled(live, acknowledged, now)
             case _:
                 pass  # of an epoch or a frame that has been overtaken
+
+    def _of_no_record(self, report: DataplaneReport) -> None:
+        """Of an orphan, or of what was deleted meanwhile."""
+        match report:
+            case SessionLost(session_id=session_id) if self.orphans.pop(session_id, None) is not None:
+                self.events.append(OrphanEnded(session_id))
+            case SessionConfirmed(session_id=session_id) if session_id in self.orphans:
+                self.orphans[session_id] = msgspec.structs.replace(self.orphans[session_id], confirmed=True)
+            case KeyPhaseChanged(session_id=session_id) if self.role is Role.SERVER:
+                self.delete_orphan(session_id)  # with the next change nothing would be heard of the peer any more
 
     def timer(self) -> float | None:
         """When ``handle_timer`` wants to be called."""
@@ -247,6 +296,13 @@ class Sessions:
         self._change(live, replace(live.record, confirmed=True))
         self.events.append(Confirmed(live.record.session_id))
         self._settle(live, now)
+        self._replace_orphans(live.record)
+
+    def _replace_orphans(self, record: SessionRecord) -> None:
+        """A client has one session; on a server a newer one of the same short id takes the place of the others."""
+        for session_id, mark in list(self.orphans.items()):
+            if record.role is Role.CLIENT or mark.short_id == record.short_id:
+                self.delete_orphan(session_id)
 
     def _forget(self, live: Live, reason: str) -> None:
         if self._live.pop(live.record.session_id, None) is None:
@@ -256,7 +312,15 @@ class Sessions:
         self.events.append(CidsChanged())
 
     def _delete(self, session_id: bytes) -> None:
-        self._ask(lambda id: SessionDelete(id=id, session_id=session_id), None)
+        if self._ask(lambda id: SessionDelete(id=id, session_id=session_id), None) is None:
+            self._doomed.add(session_id)
+
+    def _gone(self, live: Live) -> None:
+        """The data plane does not have it (any more)."""
+        if self.settings.in_kernel and live.routed:
+            self._forget(live, "the kernel does not have it any more")
+        else:
+            self._install(live)
 
     def _is_live(self, live: Live) -> bool:
         return self._live.get(live.record.session_id) is live
@@ -268,16 +332,35 @@ class Sessions:
     # --- comparing with the data plane ---
 
     def _compare(self, answer: Answer, now: float) -> None:
+        if answer.error:
+            return  # a data plane that cannot tell is about to be another one
+        self._listed |= {mark.session_id: mark for mark in answer.sessions}
+        if answer.more and answer.sessions and len(self._listed) <= MAX_SESSIONS_PER_DEVICE:
+            self._list(answer.sessions[-1].session_id)
+            return
+        known, self._listed = self._listed, {}
         self._synced = True
-        known = {mark.session_id: mark for mark in answer.sessions}
-        for session_id in known.keys() - self._live.keys():
-            self._delete(session_id)
+        self._compare_strangers([mark for session_id, mark in known.items() if session_id not in self._live])
         for live in list(self._live.values()):
             mark = known.get(live.record.session_id)
             if mark is None:
-                self._install(live)
+                self._gone(live)
             else:
                 self._compare_one(live, mark, now)
+
+    def _compare_strangers(self, marks: list[SessionMark]) -> None:
+        """Sessions that we have no record of."""
+        doomed, self._doomed = self._doomed, set()
+        kept = {mark.session_id: mark for mark in marks if self.settings.in_kernel and mark.session_id not in doomed}
+        for mark in marks:
+            if mark.session_id not in kept:
+                self._delete(mark.session_id)
+        for session_id in self.orphans.keys() - kept.keys():
+            self.events.append(OrphanEnded(session_id))
+        fresh = tuple(mark for session_id, mark in kept.items() if session_id not in self.orphans)
+        self.orphans = kept
+        if fresh:
+            self.events.append(Orphaned(fresh))
 
     def _compare_one(self, live: Live, mark: SessionMark, now: float) -> None:
         if mark.key_epoch < live.record.key_epoch:
@@ -321,7 +404,7 @@ class Sessions:
             self._reached(live, answer.key_epoch, now)  # the peer was faster
             self._give_next_keys(live)
         elif answer.error == _NO_SUCH_SESSION:
-            self._install(live)
+            self._gone(live)
         elif live.record.key_epoch >= wanted.key_epoch:
             return  # overtaken: KeyPhaseChanged came first
         else:
@@ -341,7 +424,7 @@ class Sessions:
             if self._reached(live, answer.key_epoch, now):
                 self._give_next_keys(live)
         elif answer.error == _NO_SUCH_SESSION:
-            self._install(live)
+            self._gone(live)
         elif "other" in answer.error:  # other keys than ours: nothing can come of this session
             self.delete(live.record.session_id, f"the data plane has other keys: {answer.error}")
 

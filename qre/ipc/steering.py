@@ -1,5 +1,7 @@
 """Keeps the BPF map of routed connection IDs in step with the live sessions, through the bpf_loader worker.
 
+The handshake worker does it for the user data plane, the netlink worker where qre.ko cannot write the map itself.
+
 The truth is ``wanted``. Changes are sent one by one; after a failure (the loader is being restarted) and at the start
 the whole set is sent, until it is taken. Nobody waits for it but a server handshake, whose last frame must not leave
 before the client's next packets find the data plane.

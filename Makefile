@@ -7,22 +7,28 @@ PYTHON := .venv/bin/python
 SHELL_FILES := packaging/setup.sh .ci/run $(wildcard packaging/*.sh)
 C_FILES := $(wildcard bpf/*.c bpf/*.h kmod/*.c kmod/*.h kmod/uapi/*.h)
 
-.PHONY: setup demo test test-unit test-host check bench bpf clean
+.PHONY: setup setup-vm demo test test-unit test-host test-vm check bench bench-vm bpf clean
 
 setup:
 	@packaging/setup.sh
 
+setup-vm:
+	@packaging/setup.sh packaging/vm-packages.txt
+
 demo: setup
 	@$(PYTHON) -m demo
 
-test: setup
-	@$(PYTHON) -m tests.run unit host
+test: setup-vm
+	@$(PYTHON) -m tests.run unit host vm
 
 test-unit: setup
 	@$(PYTHON) -m tests.run unit
 
 test-host: setup
 	@$(PYTHON) -m tests.run host
+
+test-vm: setup-vm
+	@$(PYTHON) -m tests.run vm
 
 check: setup
 	.venv/bin/ruff check

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Makes a machine able to build, run and test QRE: Debian packages, the Python environment, the BPF program.
 # Does only what is missing, asks nothing, and says what it does. Run by make; needs root only when a package is missing.
+# Arguments: further lists of packages.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -12,7 +13,7 @@ while read -r name _; do
     case "$name" in "" | "#"*) continue ;; esac
     status=$(dpkg-query -W -f '${Status}' "$name" 2>/dev/null || true)
     [ "$status" = "install ok installed" ] || missing+=("$name")
-done <packaging/debian-packages.txt
+done < <(cat packaging/debian-packages.txt "$@")
 if [ "${#missing[@]}" -gt 0 ]; then
     command -v apt-get >/dev/null || die "apt-get is not here; install yourself: ${missing[*]}"
     [ "$(id -u)" = 0 ] || die "packages are missing; run as root: apt-get install ${missing[*]}"

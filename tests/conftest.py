@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
+
+from tests.support.kernels import kernels
 
 TESTS = Path(__file__).resolve().parent
 
@@ -27,14 +30,24 @@ def why_not_host() -> str:
     return ""
 
 
+def why_not_vm() -> str:
+    """The reason why the ring vm cannot run on this machine; empty when it can."""
+    if os.geteuid() != 0:
+        return "not root"
+    if shutil.which("qemu-system-x86_64") is None:
+        return "qemu-system-x86_64 is missing"
+    if not kernels():
+        return "no Debian kernel with its headers: make setup-vm"
+    return ""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     required = {ring.strip() for ring in os.environ.get("QRE_REQUIRE", "").split(",")}
-    reason = why_not_host()
-    if not reason:
-        return
-    for item in items:
-        if not item.path.is_relative_to(TESTS / "host"):
+    for ring, reason in (("host", why_not_host()), ("vm", why_not_vm())):
+        held = [item for item in items if item.path.is_relative_to(TESTS / ring)]
+        if not reason or not held:
             continue
-        if "host" in required:
-            raise pytest.UsageError(f"the host ring is required, but cannot run here: {reason}")
-        item.add_marker(pytest.mark.skip(reason=f"host ring: {reason}"))
+        if ring in required:
+            raise pytest.UsageError(f"the {ring} ring is required, but cannot run here: {reason}")
+        for item in held:
+            item.add_marker(pytest.mark.skip(reason=f"{ring} ring: {reason}"))

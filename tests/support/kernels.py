@@ -1,0 +1,88 @@
+"""Debian kernels on this machine that a module can be built for and that can be booted; the module, built for them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import msgspec
+
+ROOT = Path(__file__).resolve().parents[2]
+KMOD = ROOT / "kmod"
+#: The flags that every build of the module is held to.
+FLAGS = ("W=1",)
+
+
+class Kernel(msgspec.Struct, frozen=True):
+    """``release`` as uname says it; ``series`` is its first two numbers."""
+
+    release: str
+
+    @property
+    def series(self) -> str:
+        return ".".join(self.release.split("-")[0].split("+")[0].split(".")[:2])
+
+    @property
+    def image(self) -> Path:
+        return Path(f"/boot/vmlinuz-{self.release}")
+
+    @property
+    def headers(self) -> Path:
+        return Path(f"/usr/src/linux-headers-{self.release}")
+
+
+def _numbers(release: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", release)]
+
+
+def kernels() -> list[Kernel]:
+    """The newest of each series, the oldest series first."""
+    found: dict[str, Kernel] = {}
+    for image in sorted(Path("/boot").glob("vmlinuz-*"), key=lambda path: _numbers(path.name)):
+        kernel = Kernel(image.name.removeprefix("vmlinuz-"))
+        if (kernel.headers / "Makefile").exists():
+            found[kernel.series] = kernel
+    return sorted(found.values(), key=lambda kernel: _numbers(kernel.release))
+
+
+def cache() -> Path:
+    """Where builds are kept between runs: outside the tree, and seen by a guest."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path("/var/cache")) / "qre"
+
+
+def _sources() -> list[Path]:
+    return sorted(
+        path
+        for path in KMOD.rglob("*")
+        if path.suffix in {".c", ".h"} and not path.name.endswith(".mod.c") or path.name in {"Kbuild", "Makefile"}
+    )
+
+
+def build(kernel: Kernel, *flags: str) -> tuple[Path, str]:
+    """The directory of a build of the module for ``kernel``, and what the compiler said; kept by its sources."""
+    digest = hashlib.sha256(repr(flags).encode())
+    for path in _sources():
+        digest.update(path.name.encode() + path.read_bytes())
+    directory = cache() / f"{kernel.release}-{digest.hexdigest()[:16]}"
+    said = directory / "said"
+    if not said.exists():
+        shutil.rmtree(directory, ignore_errors=True)
+        for path in _sources():
+            copy = directory / path.relative_to(KMOD)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, copy)
+        done = subprocess.run(
+            ["make", "-C", str(kernel.headers), f"M={directory}", *FLAGS, *flags, "modules"],
+            capture_output=True,
+            text=True,
+            timeout=600,
+        )
+        if done.returncode:
+            raise RuntimeError(f"the module does not build for {kernel.release}:\n{done.stdout}{done.stderr}")
+        said.write_text(done.stdout + done.stderr)
+    return directory, said.read_text()

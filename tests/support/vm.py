@@ -1,0 +1,127 @@
+"""A Debian kernel in QEMU, emulated, with this machine's file system read-only below it: ``run`` runs shell in it.
+
+Boots in half a minute and is some 30 times slower than the machine. /tmp is its own. What it prints is framed, so
+that a kernel message in between does no harm. It never outlives the process that started it.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import re
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.support.kernels import ROOT, Kernel
+
+BOOT_TIMEOUT = 240.0
+_AGENT = ROOT / "tests" / "vm" / "guest" / "agent.sh"
+#: Lines of a kernel's log that must not be there. Of itself it says "not a bug" and "report a bug" at boot.
+_SPLAT = re.compile(
+    r"\bBUG[: ]|WARNING: |Oops|general protection|Call Trace|RIP: |rcu.*stall|soft lockup|hung task"
+    r"|unregister_netdevice: waiting|refcount_t|use-after-free|leak"
+)
+
+
+class Vm:
+    """One booted guest."""
+
+    def __init__(self, kernel: Kernel, process: subprocess.Popen[bytes]) -> None:
+        self.kernel = kernel
+        self._process = process
+        self._read = b""
+        self._number = 0
+
+    def _until(self, mark: bytes, timeout: float) -> bytes:
+        """Everything up to the mark."""
+        deadline = time.monotonic() + timeout
+        assert self._process.stdout is not None
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._process.stdout, selectors.EVENT_READ)
+            while mark not in self._read:
+                left = deadline - time.monotonic()
+                if left <= 0 or not selector.select(left):
+                    raise TimeoutError(
+                        f"the guest was silent for {timeout:g} s; its last words: {self._read[-3000:]!r}"
+                    )
+                data = os.read(self._process.stdout.fileno(), 65_536)
+                if not data:
+                    raise RuntimeError(f"the guest ended; its last words: {self._read[-3000:]!r}")
+                self._read += data
+        before, _, self._read = self._read.partition(mark)
+        return before
+
+    def wait_booted(self) -> None:
+        self._until(b"QRE-GUEST-READY", BOOT_TIMEOUT)
+
+    def run(self, script: str, timeout: float = 120.0) -> tuple[int, str]:
+        """Run ``script`` with bash; its status and what it printed to stdout and stderr."""
+        self._number += 1
+        name = f"QRE-{self._number}"
+        assert self._process.stdin is not None
+        request = f"{self._number} {int(timeout)} {base64.b64encode(script.encode()).decode()}\n"
+        self._process.stdin.write(request.encode())
+        self._process.stdin.flush()
+        self._until(f"{name}-BEGIN".encode(), timeout + 60)
+        framed = self._until(f"{name}-END".encode(), 60)
+        status, _, printed = framed.decode("ascii", "replace").strip().partition(" ")
+        return int(status), base64.b64decode(printed.replace("\r", "").replace("\n", "")).decode(errors="replace")
+
+    def check(self, script: str, timeout: float = 120.0) -> str:
+        """The same, of a script that must succeed."""
+        status, printed = self.run("set -e\n" + script, timeout)
+        assert status == 0, (
+            f"status {status} of:\n{script}\n--- it printed:\n{printed}\n--- kernel:\n{self.dmesg()[-3000:]}"
+        )
+        return printed
+
+    def dmesg(self) -> str:
+        return self.run("dmesg")[1]
+
+    def splats(self) -> list[str]:
+        """What the kernel complained of since it booted."""
+        lines = self.dmesg().splitlines()
+        return [
+            line for line in lines if _SPLAT.search(line) and "not a bug" not in line and "report a bug" not in line
+        ]
+
+
+def _die_with_parent() -> None:
+    import ctypes  # noqa: PLC0415 - in the child alone
+
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+
+
+@contextmanager
+def booted(kernel: Kernel, *options: str, cpus: int = 2, qemu: str = "") -> Iterator[Vm]:
+    """A guest, gone at the end. ``options`` are virtme-ng's, ``qemu`` is added to QEMU's."""
+    home = Path("/tmp/qre-vm-home")
+    home.mkdir(exist_ok=True)
+    tools = Path(sys.executable).parent
+    command = [str(tools / "vng"), "--run", str(kernel.image), "--disable-kvm", "--user", "root", "--cwd", "/"]
+    command += ["--force-9p", "--cpus", str(cpus), "--memory", "2G", *options]
+    if qemu:
+        command.append(f"--qemu-opts={qemu}")
+    environment = os.environ | {"HOME": str(home), "PATH": f"{tools}:{os.environ['PATH']}"}
+    process = subprocess.Popen(
+        [*command, "--", "/bin/bash", str(_AGENT)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=environment,
+        start_new_session=True,
+        preexec_fn=_die_with_parent,  # noqa: PLW1509 - prctl is all that it does
+    )
+    try:
+        vm = Vm(kernel, process)
+        vm.wait_booted()
+        yield vm
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()

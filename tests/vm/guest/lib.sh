@@ -1,0 +1,52 @@
+# What every script in the guest begins with: source it after /tmp/environment.
+. /tmp/environment
+A="ip netns exec a" B="ip netns exec b"
+C=0909090909090909090909090909090909090909
+ID=0707070707070707070707070707070707070707070707070707070707070707
+K1=000102030405060708090a0b0c0d0e0f K2=101112131415161718191a1b1c1d1e1f
+H1=202122232425262728292a2b2c2d2e2f H2=303132333435363738393a3b3c3d3e3f
+I1=404142434445464748494a4b I2=505152535455565758595a5b
+
+# Namespaces a and b, joined by a veth pair.
+net_up() {
+	ip netns add a
+	ip netns add b
+	ip link add va netns a type veth peer name vb netns b
+	ip -n a addr add 10.9.0.1/24 dev va
+	ip -n b addr add 10.9.0.2/24 dev vb
+	for each in "a lo" "a va" "b lo" "b vb"; do
+		set -- $each
+		ip -n "$1" link set "$2" up
+	done
+}
+
+net_down() {
+	ip netns pids a 2>/dev/null | xargs -r kill -9
+	ip netns pids b 2>/dev/null | xargs -r kill -9
+	ip netns del a 2>/dev/null
+	ip netns del b 2>/dev/null
+	return 0
+}
+
+# Transmit keys are used once: a number makes others of them.
+key() { printf '%08x%s' "$1" "${2:8}"; }
+
+# A device qre0 in each namespace and one session between them, of keys number $1.
+tunnel_up() {
+	local t1 t2
+	t1=$(key "$1" $K1) t2=$(key "$1" $K2)
+	$A $TOOLS/qrectl device-set Device=qre0 Role=1 MTU=1380
+	$B $TOOLS/qrectl device-set Device=qre0 Role=2 MTU=1380
+	$A $TOOLS/qrectl session-install Device=qre0 SessionId=$ID ConnectionId=$C ClientConnectionId= TxKey=$t1 RxKey=$t2 TxHpKey=$H1 \
+		RxHpKey=$H2 TxIv=$I1 RxIv=$I2 KeyEpoch=0 PacketNumber=65536 UnderlayLocalIPv4=10.9.0.1 \
+		UnderlayLocalPort=443 UnderlayPeerIPv4=10.9.0.2 UnderlayPeerPort=5555
+	$B $TOOLS/qrectl session-install Device=qre0 SessionId=$ID ConnectionId=$C ClientConnectionId= TxKey=$t2 RxKey=$t1 \
+		TxHpKey=$H2 RxHpKey=$H1 TxIv=$I2 RxIv=$I1 KeyEpoch=0 PacketNumber=65536 UnderlayLocalIPv4=10.9.0.2 \
+		UnderlayLocalPort=5555 UnderlayPeerIPv4=10.9.0.1 UnderlayPeerPort=443
+	ip -n a addr add 10.77.0.1/24 dev qre0
+	ip -n b addr add 10.77.0.2/24 dev qre0
+	ip -n a addr add fd77::1/64 dev qre0 nodad
+	ip -n b addr add fd77::2/64 dev qre0 nodad
+	ip -n a link set qre0 up
+	ip -n b link set qre0 up
+}

@@ -1,0 +1,90 @@
+"""The data path in a real kernel: ping, streams, datagrams, fragments, IPv6 inside; and what the counters say of it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.vm import Vm
+
+pytestmark = pytest.mark.timeout(600)
+LIBRARY = ". /tmp/library\n"
+_sessions = iter(range(1, 1000))
+
+
+@pytest.fixture
+def tunnel(vm: Vm) -> Iterator[Vm]:
+    """Two namespaces with a session between their devices; nothing is left of it, nor did the kernel complain."""
+    vm.run("sed 's/^/ /' /dev/null; . /tmp/environment; cp $GUEST/lib.sh /tmp/library")
+    vm.check(LIBRARY + f"net_up; tunnel_up {next(_sessions)}")
+    yield vm
+    vm.check(LIBRARY + "net_down")
+    assert vm.splats() == []
+
+
+def counters(vm: Vm, namespace: str) -> dict[str, str]:
+    printed = vm.check(LIBRARY + f"ip netns exec {namespace} $TOOLS/qrectl device-get Device=qre0")
+    return dict(line.split("=", 1) for line in printed.splitlines() if "=" in line)
+
+
+def test_ping_fragments_and_ipv6_arrive_both_ways_and_are_counted(tunnel: Vm) -> None:
+    printed = tunnel.check(
+        LIBRARY
+        + """
+        $B ping -c 10 -i 0.05 -W 2 -q 10.77.0.1
+        $A ping -c 10 -i 0.05 -W 2 -q 10.77.0.2
+        $B ping -c 5 -i 0.05 -W 2 -q -s 3000 10.77.0.1
+        $B ping -6 -c 5 -i 0.05 -W 2 -q fd77::1
+        $B ping -6 -c 5 -i 0.05 -W 2 -q -s 3000 fd77::1
+        """
+    )
+    assert printed.count(" 0% packet loss") == 5, printed
+    server, client = counters(tunnel, "a"), counters(tunnel, "b")
+    for ours, theirs in ((server, client), (client, server)):
+        assert int(ours["RxPackets"]) == int(theirs["TxPackets"]) >= 25
+        assert ours["RxBytes"] == theirs["TxBytes"]
+        assert not [name for name in ours if name.startswith("Drop")], ours
+
+
+def test_a_tcp_stream_and_udp_datagrams_run_through_it(tunnel: Vm) -> None:
+    printed = tunnel.check(
+        LIBRARY
+        + """
+        $A iperf3 -s -D >/dev/null
+        sleep 1
+        $B timeout 60 iperf3 -c 10.77.0.1 -t 3
+        $B timeout 60 iperf3 -c 10.77.0.1 -t 3 -R
+        $B timeout 60 iperf3 -c fd77::1 -t 2
+        $B timeout 60 iperf3 -c 10.77.0.1 -u -b 5M -l 1200 -t 2
+        """
+    )
+    rates = [float(rate) for rate in re.findall(r"([\d.]+) Mbits/sec.*receiver", printed)]
+    assert len(rates) == 4 and min(rates) > 1, printed
+
+
+def test_the_aead_is_the_machines_own_instructions(tunnel: Vm) -> None:
+    printed = tunnel.check(LIBRARY + "$A $TOOLS/qrectl sessions Device=qre0")
+    driver = re.search(r"AeadDriver=(.*)", printed)
+    assert driver is not None and "aesni" in driver.group(1), printed
+
+
+def test_no_key_comes_out(tunnel: Vm) -> None:
+    printed = tunnel.check(
+        LIBRARY
+        + """
+        $A $TOOLS/qrectl sessions Device=qre0
+        $A $TOOLS/qrectl devices
+        $A ip -d link show qre0
+        dmesg
+        """
+    )
+    for secret in (
+        "02030405060708090a0b0c0d0e0f",
+        "12131415161718191a1b1c1d1e1f",
+        "2122232425",
+        "3132333435",
+        "4142434445",
+    ):
+        assert secret not in printed

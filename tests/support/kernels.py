@@ -50,16 +50,16 @@ def kernels() -> list[Kernel]:
 
 
 def cache() -> Path:
-    """Where builds are kept between runs: outside the tree, and seen by a guest."""
+    """Where builds are kept between runs: outside the tree; not below /tmp, /var or /run, which a guest has its own of."""
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path("/var/cache")) / "qre"
+    return (Path(base) if base else Path.home() / ".cache") / "qre"
 
 
 def _sources() -> list[Path]:
     return sorted(
         path
         for path in KMOD.rglob("*")
-        if path.suffix in {".c", ".h"} and not path.name.endswith(".mod.c") or path.name in {"Kbuild", "Makefile"}
+        if (path.suffix in {".c", ".h"} and not path.name.endswith(".mod.c")) or path.name in {"Kbuild", "Makefile"}
     )
 
 

@@ -93,7 +93,7 @@ class Vm:
 
 
 def _die_with_parent() -> None:
-    import ctypes  # noqa: PLC0415 - in the child alone
+    import ctypes
 
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 

@@ -12,6 +12,7 @@ import pytest
 from tests.support.kernels import Kernel, build, cache, kernels
 from tests.support.vm import Vm, booted
 
+COMPILER = ("gcc", "-O1", "-Wall", "-Wextra", "-Werror", "-pthread")
 GUEST = Path(__file__).resolve().parent / "guest"
 
 
@@ -22,8 +23,7 @@ def tools() -> Path:
     directory.mkdir(parents=True)
     for source in GUEST.glob("*.c"):
         subprocess.run(
-            ["gcc", "-O1", "-Wall", "-Wextra", "-Werror", "-I", str(GUEST.parents[2] / "kmod"), "-o"]
-            + [str(directory / source.stem), str(source)],
+            [*COMPILER, "-I", str(GUEST.parents[2] / "kmod"), "-o", str(directory / source.stem), str(source)],
             check=True,
         )
     return directory

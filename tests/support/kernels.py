@@ -1,4 +1,4 @@
-"""Debian kernels on this machine that a module can be built for and that can be booted; the module, built for them."""
+"""Debian kernels on this machine that the module can be built for and that can be booted; the module, built."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def kernels() -> list[Kernel]:
 
 
 def cache() -> Path:
-    """Where builds are kept between runs: outside the tree; not below /tmp, /var or /run, which a guest has its own of."""
+    """Where builds are kept: outside the tree, and not below /tmp, /var or /run, which a guest has its own of."""
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "qre"
 
@@ -78,6 +78,7 @@ def build(kernel: Kernel, *flags: str) -> tuple[Path, str]:
             shutil.copy(path, copy)
         done = subprocess.run(
             ["make", "-C", str(kernel.headers), f"M={directory}", *FLAGS, *flags, "modules"],
+            check=False,
             capture_output=True,
             text=True,
             timeout=600,

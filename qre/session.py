@@ -36,6 +36,11 @@ SESSIONS_PER_ANSWER = 64
 #: Routed CIDs that one session may have, and addresses that a mark tells of.
 MAX_CIDS_PER_SESSION = 8
 
+#: What a data plane answers, and the handshake worker tells apart; other errors are words for people.
+NO_SUCH_SESSION = "no such session"
+INSTALLED_ALREADY = "the session is installed already"
+NOT_CONFIRMED = "not confirmed"
+
 U16 = Annotated[int, msgspec.Meta(ge=0, le=0xFFFF)]
 Port = Annotated[int, msgspec.Meta(ge=1, le=0xFFFF)]
 U64 = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]

@@ -1,7 +1,9 @@
 """All workers of one daemon: started in order, handed what is theirs, restarted when they die, asked and told.
 
-The order of a start: greeted (privileges dropped) → descriptors → Start → ready. Whoever of handshake and dataplane
-is started makes a new ``keys`` pair for both, so that neither ever speaks with a dead one.
+The order of a start: greeted (privileges dropped) → descriptors → Start → ready. Sessions live behind one of two
+workers, dataplane or (in qre.ko) netlink; whoever of it and handshake is started makes a new ``keys`` pair for both,
+so that neither ever speaks with a dead one. A server's netlink worker in front of qre.ko is ready when it has
+registered what the loader works on.
 """
 
 from __future__ import annotations
@@ -38,9 +40,10 @@ from qre.ipc.messages import (
     StatusRequest,
     Stop,
     SyncDevice,
+    UseLoader,
     WorkerConfig,
 )
-from qre.session import DestProfile, Message
+from qre.session import DestProfile, Message, Role
 from qre.supervisor.latest import Latest
 from qre.supervisor.life import Stage
 from qre.supervisor.link import Alive, DestProbed, PinThese, Setup, State, ToParent
@@ -74,7 +77,6 @@ _SUPPLIES: Final = {
 _BPF_OBJECTS: Final = ("cid_routes", "sockets", "program")
 #: The tasks that must go on while workers are told to stop.
 _SERVE: Final = "serve"
-_KEYS_PAIR: Final = {Party.HANDSHAKE: Party.DATAPLANE, Party.DATAPLANE: Party.HANDSHAKE}
 
 
 class Owner(Protocol):
@@ -101,6 +103,7 @@ class Crew:
         self.config = setup.config
         self.state = State(up=False, text="starting")  # as the handshake worker has it
         self.dest_profile: DestProfile | None = setup.config.dest_profile
+        self._dataplane = dataplane_of(setup.config)
         self._supplies = supplies
         self._pair = pair
         self._owner = owner
@@ -148,30 +151,70 @@ class Crew:
         member.take_offers()
         if member.life.stage is not Stage.STARTING:
             raise MachineError(f"worker {member.party}", "it ended while it started", "its own words are above")
+        if member.party is Party.NETLINK:
+            await self._name_loader()
         member.life("started")
+        if member.party is Party.BPF_LOADER and self._complete:
+            try:
+                await self._name_loader()  # it is another process now
+            except MachineError as error:
+                self._log.warning("%s", error)  # a netlink worker that is just dying does it when it is back
         if self.config is not config:  # there was a reload meanwhile
             await self._reconfigure(member)
+
+    async def _name_loader(self) -> None:
+        """Tell the netlink worker who steers the port, and by which map, for qre.ko."""
+        loader, netlink = self.members.get(Party.BPF_LOADER), self.members[Party.NETLINK]
+        if self._dataplane is not Party.NETLINK or loader is None:
+            return
+        if loader.life.stage is not Stage.READY or netlink.life.stage not in (Stage.STARTING, Stage.READY):
+            return  # whoever of the two comes back later does it
+        status = await self.status(Party.BPF_LOADER)
+        if not isinstance(status, LoaderStatus):
+            return
+        named = UseLoader(
+            program=status.program[:31],
+            pin_dir=self.setup.pin_dir[:255],
+            routed_cid_len=status.routed_cid_len,
+            pid=loader.pid,
+            map_id=status.map_id,
+        )
+        await netlink.router.request(Party.SUPERVISOR, named, _START_TIMEOUT)
 
     def _hand_everything(self, member: Supervised) -> None:
         for name in _SUPPLIES[member.party]:
             if name in self._supplies:
                 member.hand(name, self._supplies[name])
         if self._pair is not None:
-            slots = {Party.HANDSHAKE: (0,), Party.DATAPLANE: (1,), Party.BPF_LOADER: (0, 1)}
-            for slot in slots.get(member.party, ()):
+            for slot in self._slots(member.party):
                 member.hand(("udp_userspace", "udp_kernel_slot")[slot], self._pair[slot].fileno())
         if member.party is Party.BPF_LOADER:
             for name, fd in self._bpf.items():
                 member.hand(name, fd)
+        if member.party is self._dataplane is Party.NETLINK and "cid_routes" in self._bpf:
+            member.hand("cid_routes", self._bpf["cid_routes"])
         if member.party is Party.HANDSHAKE:
             for number, made in self._client_sockets.items():
                 member.hand("client_udp", made.fileno(), number)
-        if member.party in _KEYS_PAIR:
+        if member.party in (Party.HANDSHAKE, self._dataplane):
             self._hand_keys_pair(member)
+
+    def _slots(self, party: Party) -> tuple[int, ...]:
+        """Which of the server's two sockets a worker gets. The kernel hands back through slot 1 what it does not
+        know, and the handshake worker reads that too."""
+        match party:
+            case Party.BPF_LOADER:
+                return (0, 1)
+            case Party.HANDSHAKE:
+                return (0, 1) if self._dataplane is Party.NETLINK else (0,)
+            case self._dataplane:
+                return (1,)
+            case _:
+                return ()
 
     def _hand_keys_pair(self, member: Supervised) -> None:
         """A new pair for this worker and the one it talks to; that one gets its own when it is not there yet."""
-        peer = self.members[_KEYS_PAIR[member.party]]
+        peer = self.members[self._dataplane if member.party is Party.HANDSHAKE else Party.HANDSHAKE]
         ours, theirs = Channel.pair()
         try:
             member.hand_socket("keys", ours)
@@ -273,6 +316,8 @@ class Crew:
                 self.dest_profile = profile
                 self.config = _with(self.config, dest_profile=profile)
                 self._tell_probed(DestProbed(profile=profile))
+                if self._dataplane is Party.NETLINK and self.members[Party.NETLINK].life.stage is Stage.READY:
+                    await self.members[Party.NETLINK].router.request(Party.SUPERVISOR, message, 10.0)
             case LinkGone(device=device):
                 if device == self.config.device:
                     self._owner.fail(f"device {device} was removed by somebody else")
@@ -447,6 +492,18 @@ class Crew:
         error = None if task.cancelled() else task.exception()
         if error is not None:
             self._owner.fail(f"internal error: {type(error).__name__}: {error}")
+
+
+def dataplane_of(config: WorkerConfig) -> Party:
+    """The worker behind which the sessions live."""
+    return Party.DATAPLANE if config.user_dataplane else Party.NETLINK
+
+
+def parties_of(config: WorkerConfig) -> tuple[Party, ...]:
+    """The workers of a daemon, in the order in which they start."""
+    loader = (Party.BPF_LOADER,) if config.role is Role.SERVER else ()
+    dataplane = (Party.DATAPLANE,) if config.user_dataplane else ()
+    return (*loader, Party.NETLINK, *dataplane, Party.HANDSHAKE)
 
 
 def _with(config: WorkerConfig, *, dest_profile: DestProfile | None) -> WorkerConfig:

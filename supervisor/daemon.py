@@ -32,7 +32,9 @@ from qre.cli.state import save_state, state_of, write_atomically
 from qre.config.model import GlobalConfig, Profile
 from qre.errors import MachineError, QreError, UntrustedInputError, UserError, UserErrors
 from qre.ipc.channel import Channel, ChannelClosedError
-from qre.session import DestProfile, Role
+from qre.ipc.messages import WorkerConfig
+from qre.session import Dataplane, DestProfile, Role
+from qre.supervisor import fdstore
 from qre.supervisor.link import (
     Alive,
     AllReady,
@@ -57,6 +59,8 @@ from qre.supervisor.pins import check_pin_dir, pin, unpin
 from qre.supervisor.preconditions import check_able, check_passable, open_elf, open_regular
 from qre.supervisor.process import FreshProcess
 from qre.supervisor.settings import Underlay, bpf_elf, empty_memfd, secrets_memfd, worker_config
+from qre.workers.netlink.generic import Qre
+from qre.workers.netlink.shared_port import release, shared_address
 
 Loader = Callable[[], Profile]
 Work = Coroutine[Any, Any, None]
@@ -91,6 +95,9 @@ class Daemon:
         self._log = logging.getLogger("qre.daemon")
         self._ready = False
         self._fwmark = 0
+        self._dataplane = Dataplane.USER
+        self._listen: tuple[str, int] | None = None  # set when the supervisor may bind it
+        self._stored_secrets = fdstore.take_back(os.environ)
         self._failure = ""
         self._stopping = False
         self._flushing = False
@@ -125,10 +132,11 @@ class Daemon:
                 check_pin_dir(self._config.bpf_pin_dir)
             supplies = stack.enter_context(self._supplies())  # what is missing is told before anything is changed
             result = up_profile(self._profile, self._config, keep_tun=True)
+            self._dataplane, self._fwmark = result.dataplane, result.fwmark
             stack.enter_context(self._taken_down(result.tun_fd))
-            self._fwmark = result.fwmark
             if result.tun_fd is not None:
                 supplies["tun"] = result.tun_fd
+            self._keep_secrets(supplies)
             asyncio.run(self._supervise(supplies))
 
     @contextmanager
@@ -151,10 +159,42 @@ class Daemon:
                 path = self._config.runtime_dir / name
                 with self._reported(str(path)):
                     shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+            if self._dataplane is Dataplane.KERNEL:
+                fdstore.forget(self._notifier)
+                with self._reported("qre.ko"):
+                    self._release_port()
             with self._reported("down"):
                 down_profile(self._profile, self._config, by_daemon=True)
             if tun_fd is not None:
                 os.close(tun_fd)
+
+    def _keep_secrets(self, supplies: dict[str, int]) -> None:
+        """In qre.ko sessions outlive us: their secrets shall, too, and those of a daemon before us are taken back."""
+        if self._dataplane is not Dataplane.KERNEL:
+            if self._stored_secrets is not None:
+                os.close(self._stored_secrets)
+                fdstore.forget(self._notifier)
+            return
+        os.close(supplies.pop("number_marks"))
+        if self._stored_secrets is None:
+            fdstore.keep(self._notifier, supplies[fdstore.NAME])
+            return
+        self._log.info("session secrets of a daemon before this one are taken back")
+        os.close(supplies[fdstore.NAME])
+        supplies[fdstore.NAME], self._stored_secrets = self._stored_secrets, None
+
+    def _kernel_holds_port(self, listen: tuple[str, int]) -> bool:
+        """Has qre.ko a shared socket of a daemon that was killed, on our address?"""
+        if self._dataplane is not Dataplane.KERNEL or self._profile.role is not Role.SERVER:
+            return False
+        with Qre() as qre:
+            return shared_address(qre, self._profile.device) == listen
+
+    def _release_port(self) -> None:
+        """Whatever the netlink worker did not: the kernel lets go of our port."""
+        if self._profile.role is Role.SERVER and self._listen is not None:
+            with Qre() as qre:
+                release(qre, self._profile.device, self._listen)
 
     @contextmanager
     def _reported(self, what: str) -> Iterator[None]:
@@ -235,7 +275,8 @@ class Daemon:
     def _set_up(self, supplies: dict[str, int]) -> None:
         for name, fd in supplies.items():
             self._tell(Supply(name=name), fd)
-        config = worker_config(self._profile, self._config, self._options.underlay, self._cached_dest_profile())
+        config = self._worker_config(self._profile)
+        self._listen = (config.listen_ip, config.listen_port)
         client = self._options.underlay.client
         self._tell(
             Setup(
@@ -245,7 +286,13 @@ class Daemon:
                 fwmark=self._fwmark,
                 client_bind_ip=str(client.ip) if client else "",
                 client_bind_port=client.port if client else 0,
+                kernel_holds_port=self._kernel_holds_port(self._listen),
             )
+        )
+
+    def _worker_config(self, profile: Profile) -> WorkerConfig:
+        return worker_config(
+            profile, self._config, self._options.underlay, self._cached_dest_profile(), self._dataplane
         )
 
     def _judge(self, exitcode: int) -> None:
@@ -398,7 +445,7 @@ class Daemon:
         finally:
             os.close(secrets)
         self._reloaded = asyncio.get_running_loop().create_future()
-        config = worker_config(profile, self._config, self._options.underlay, self._cached_dest_profile())
+        config = self._worker_config(profile)
         self._tell(ApplyReload(config=config))
         async with asyncio.timeout(_RELOAD_TIMEOUT):
             error = await self._reloaded

@@ -32,6 +32,7 @@ class Setup(Message, frozen=True, kw_only=True):
     fwmark: U64 = 0
     client_bind_ip: Text = ""
     client_bind_port: Annotated[int, msgspec.Meta(ge=0, le=0xFFFF)] = 0
+    kernel_holds_port: bool = False  # qre.ko still has the shared socket of a daemon that was killed
 
 
 class ApplyReload(Message, frozen=True, kw_only=True):

@@ -23,11 +23,10 @@ from qre.capabilities import NUMBERS
 from qre.errors import MachineError, QreError, UntrustedInputError
 from qre.ipc import sandbox
 from qre.ipc.channel import Channel, ChannelClosedError
-from qre.ipc.messages import Party
 from qre.ipc.worker import LimitedLog, place_of
 from qre.session import Role
 from qre.supervisor.control import ControlSocket
-from qre.supervisor.crew import Crew
+from qre.supervisor.crew import Crew, parties_of
 from qre.supervisor.link import (
     AllReady,
     ApplyReload,
@@ -152,12 +151,9 @@ class _Supervisor:
         """Sockets and directories while privileged; then drop; then ZeroMQ."""
         config = setup.config
         server = config.role is Role.SERVER
-        pair = server_pair(config.listen_ip, config.listen_port, setup.fwmark) if server else None
-        parties = (
-            (Party.BPF_LOADER, Party.NETLINK, Party.DATAPLANE, Party.HANDSHAKE)
-            if server
-            else (Party.NETLINK, Party.DATAPLANE, Party.HANDSHAKE)
-        )
+        where = (config.listen_ip, config.listen_port)
+        pair = server_pair(*where, setup.fwmark, beside_kernel=setup.kernel_holds_port) if server else None
+        parties = parties_of(config)
         runtime = Path(setup.runtime_dir) / f"{config.device}.workers"
         make_directories(runtime, parties)
         _keep_only_what_spawning_needs()

@@ -6,7 +6,9 @@ bounded, and sent a moment later. Of what only the latest matters (STATUS=, WATC
 
 from __future__ import annotations
 
+import array
 import os
+import socket
 import sys
 from collections import deque
 from typing import Final
@@ -21,7 +23,7 @@ class Notifier:
     """Says nothing when nobody asked to be told (no NOTIFY_SOCKET)."""
 
     def __init__(self) -> None:
-        self._waiting: deque[str] = deque(maxlen=_MAX_WAITING)
+        self._waiting: deque[tuple[str, int | None]] = deque(maxlen=_MAX_WAITING)
         self._notifier: sdnotify.SystemdNotifier | None = None
         address = os.environ.get("NOTIFY_SOCKET", "")
         if not address:
@@ -35,23 +37,28 @@ class Notifier:
         finally:
             del os.environ["NOTIFY_SOCKET"]  # hooks and workers have nothing to say there
 
-    def tell(self, text: str) -> bool:
-        """Send ``text`` (one or more assignments); False when it waits for a later ``flush``."""
+    def tell(self, text: str, fd: int | None = None) -> bool:
+        """Send ``text`` (one or more assignments), ``fd`` with it; False when it waits for a later ``flush``.
+
+        ``fd`` stays the caller's, and has to be open until then.
+        """
         if self._notifier is None:
             return True
         for prefix in _ONLY_THE_LATEST:
             if text.startswith(prefix):
-                kept = [waiting for waiting in self._waiting if not waiting.startswith(prefix)]
+                kept = [waiting for waiting in self._waiting if not waiting[0].startswith(prefix)]
                 self._waiting = deque(kept, maxlen=_MAX_WAITING)
-        self._waiting.append(text)
+        self._waiting.append((text, fd))
         return self.flush()
 
     def flush(self) -> bool:
         """Send what waits; False when some of it still does."""
         while self._waiting and self._notifier is not None:
+            text, fd = self._waiting[0]
+            ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))] if fd is not None else []
             try:
-                # The package encodes as Latin-1, systemd reads UTF-8.
-                self._notifier.notify(self._waiting[0].encode().decode("latin-1"))
+                # Not the package's notify(): that one encodes as Latin-1 and carries no descriptor.
+                self._notifier.socket.sendmsg([text.encode()], ancillary, socket.MSG_NOSIGNAL)
             except BlockingIOError:
                 return False
             except OSError:

@@ -58,7 +58,13 @@ ROUTES: Final[dict[Party, dict[type[Message], Route]]] = {
         CidSync: _STEER,
     },
     Party.BPF_LOADER: {Hello: _ONCE},
-    Party.NETLINK: {Hello: _ONCE, LinkGone: _TELL},
+    Party.NETLINK: {
+        Hello: _ONCE,
+        LinkGone: _TELL,
+        CidAdopt: _STEER,
+        CidRelease: _STEER,
+        CidSync: _STEER,
+    },
     Party.DATAPLANE: {Hello: _ONCE},
 }
 

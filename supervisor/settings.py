@@ -16,7 +16,7 @@ import msgspec
 import qre.workers.bpf_loader
 from qre.config.model import GlobalConfig, Profile, SocketAddress
 from qre.ipc.messages import ProfileSecrets, WorkerConfig
-from qre.session import DestProfile, Role
+from qre.session import Dataplane, DestProfile, Role
 
 _FIXED_SIZE = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
 MEMFD_SIZE = 1 << 20
@@ -31,7 +31,11 @@ class Underlay:
 
 
 def worker_config(
-    profile: Profile, config: GlobalConfig, underlay: Underlay, dest_profile: DestProfile | None
+    profile: Profile,
+    config: GlobalConfig,
+    underlay: Underlay,
+    dest_profile: DestProfile | None,
+    dataplane: Dataplane = Dataplane.USER,
 ) -> WorkerConfig:
     """What every worker may know."""
     made = WorkerConfig(
@@ -43,7 +47,7 @@ def worker_config(
         keepalive_s=profile.keepalive_s,
         allowed_ips=tuple(str(network) for network in profile.allowed_ips),
         server_name=(profile.server or profile.client or _none(profile)).server_name,
-        user_dataplane=True,
+        user_dataplane=dataplane is not Dataplane.KERNEL,
         routed_cid_len=config.routed_cid_len,
         dest_profile_ttl_ms=config.dest_profile_ttl_ms,
         rekey_interval_ms=config.rekey_interval_ms,

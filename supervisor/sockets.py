@@ -8,6 +8,8 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import sys
+from pathlib import Path
 
 from qre.errors import MachineError, UserError
 
@@ -25,15 +27,21 @@ def _prepare(made: socket.socket) -> None:
     made.setblocking(False)
 
 
-def server_pair(ip: str, port: int, fwmark: int) -> tuple[socket.socket, socket.socket]:
+def server_pair(
+    ip: str, port: int, fwmark: int, *, beside_kernel: bool = False
+) -> tuple[socket.socket, socket.socket]:
     """Two sockets of one group on ``ip:port``: slot 0 (user space) and slot 1 (data plane).
 
-    A port that another process uses, even one with SO_REUSEPORT, is refused: it would take our packets.
+    A port that another process uses, even one with SO_REUSEPORT, is refused: it would take our packets. Only the
+    socket that qre.ko kept of a daemon before us may be there (``beside_kernel``), until ours takes its place.
     """
     where = f"Listen {ip}:{port}"
     try:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            probe.bind((ip, port))
+        if beside_kernel and bound_sockets(ip, port) > 1:
+            raise OSError(errno.EADDRINUSE, "")
+        if not beside_kernel:
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+                probe.bind((ip, port))
     except OSError as error:
         raise _refused(where, error) from error
     made: list[socket.socket] = []
@@ -51,6 +59,17 @@ def server_pair(ip: str, port: int, fwmark: int) -> tuple[socket.socket, socket.
             one.close()
         raise _refused(where, error) from error
     return made[0], made[1]
+
+
+def bound_sockets(ip: str, port: int) -> int:
+    """How many UDP sockets of this network namespace receive what comes to ``ip:port``."""
+    count = 0
+    for line in Path("/proc/self/net/udp").read_text().splitlines()[1:]:
+        address, _, number = line.split()[1].partition(":")
+        if int(number, 16) == port:
+            bound = socket.inet_ntoa(int(address, 16).to_bytes(4, sys.byteorder))
+            count += bound == ip or "0.0.0.0" in (bound, ip)
+    return count
 
 
 def client_socket(ip: str, port: int, fwmark: int) -> socket.socket:

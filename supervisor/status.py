@@ -20,11 +20,15 @@ async def describe(crew: Crew) -> dict[str, Any]:
     """The whole object."""
     config, setup = crew.config, crew.setup
     server = config.role is Role.SERVER
-    dataplane = await crew.status(Party.DATAPLANE)
+    netlink = await crew.status(Party.NETLINK)
+    kernel = netlink if isinstance(netlink, NetlinkStatus) and not config.user_dataplane else None
+    dataplane = kernel.dataplane if kernel is not None else await crew.status(Party.DATAPLANE)
     handshake = await crew.status(Party.HANDSHAKE)
     loader = await crew.status(Party.BPF_LOADER)
-    netlink = await crew.status(Party.NETLINK)
     sessions: tuple[SessionStatus, ...] = dataplane.sessions if isinstance(dataplane, DataplaneStatus) else ()
+    adopted = [cid for session in sessions for cid in session.cids]
+    adopted += kernel.connection_ids if kernel is not None else ()
+    listen = f"{config.listen_ip}:{config.listen_port}"
     return {
         "device": config.device,
         "profile": config.profile,
@@ -36,7 +40,7 @@ async def describe(crew: Crew) -> dict[str, Any]:
         "mtu": config.mtu,
         "address": list(config.address),
         "allowed_ips": list(config.allowed_ips),
-        "listen": f"{config.listen_ip}:{config.listen_port}" if server else None,
+        "listen": listen if server else None,
         "endpoint": None if server else f"{config.endpoint_host}:{config.endpoint_port}",
         "dest": f"{config.dest_host}:{config.dest_port}" if server else None,
         "server_name": config.server_name,
@@ -46,11 +50,9 @@ async def describe(crew: Crew) -> dict[str, Any]:
         "handshake": _handshake(handshake),
         "dest_profile": plain(crew.dest_profile),
         "sessions": [plain(session) for session in sessions],
-        "adopted_cids": [cid.hex() for session in sessions for cid in session.cids] if server else [],
-        "cid_map": _cid_map(loader, setup.pin_dir, sessions, config.device) if server else None,
-        "shared_socket": {"registered": True, "local": f"{config.listen_ip}:{config.listen_port}"}
-        if server
-        else None,
+        "adopted_cids": [cid.hex() for cid in adopted] if server else [],
+        "cid_map": _cid_map(loader, kernel, setup.pin_dir, adopted, config.device) if server else None,
+        "shared_socket": _shared_socket(kernel, listen) if server else None,
         "shared_loader": _loader(loader, setup.pin_dir) if server else None,
         "processes": [
             {
@@ -72,17 +74,38 @@ def _handshake(status: object) -> dict[str, Any] | None:
     return {name: getattr(status, name) for name in kept}
 
 
-def _cid_map(status: object, pin_dir: str, sessions: tuple[SessionStatus, ...], device: str) -> dict[str, Any] | None:
+def _cid_map(
+    status: object, kernel: NetlinkStatus | None, pin_dir: str, adopted: list[bytes], device: str
+) -> dict[str, Any] | None:
+    """The map as the loader sees it; on the kernel's data plane qre.ko's own account of it beside that."""
     if not isinstance(status, LoaderStatus):
         return None
-    adopted = {cid for session in sessions for cid in session.cids}
-    return {
+    told = {
         "registered": True,
+        "id": status.map_id,
         "path": f"{pin_dir}/{CID_MAP}-{device}",
         "entries": status.map_entries,
         "connection_ids": [cid.hex() for cid in status.connection_ids],
-        "in_sync": adopted == set(status.connection_ids),
+        "in_sync": set(adopted) == set(status.connection_ids),
         "sync_failures": status.sync_failures,
+    }
+    port = kernel.shared_port if kernel is not None else None
+    if port is not None:
+        told["registered"] = port.map_id == status.map_id or port.mirrored_by_loader
+        told["sync_failures"] = status.sync_failures + port.sync_failures
+        told["mirrored_by"] = Party.BPF_LOADER.value if port.mirrored_by_loader else "kernel"
+    return told
+
+
+def _shared_socket(kernel: NetlinkStatus | None, listen: str) -> dict[str, Any]:
+    if kernel is None or kernel.shared_port is None:
+        return {"registered": True, "local": listen}
+    port = kernel.shared_port
+    return {
+        "registered": bool(port.socket),
+        "local": port.socket or listen,
+        "rx_packets": port.rx_packets,
+        "passed_packets": port.passed_packets,
     }
 
 

@@ -151,13 +151,15 @@ class RoleState(Message, frozen=True, kw_only=True):
 
 
 class DestProfileReport(Message, frozen=True, kw_only=True):
-    """handshake -> supervisor: a fresh probe of Dest; the parent caches it."""
+    """handshake -> supervisor: a fresh probe of Dest; the parent caches it. On the kernel's data plane it is passed
+    on, supervisor -> netlink, as a request."""
 
     profile: DestProfile
 
 
 class CidAdopt(Message, frozen=True, kw_only=True):
-    """handshake -> bpf_loader, request: steer this routed CID to slot 1."""
+    """handshake -> bpf_loader, request: steer this routed CID to slot 1. On the kernel's data plane the map is
+    qre.ko's to write; where it cannot, netlink -> bpf_loader."""
 
     connection_id: ConnectionId
 
@@ -167,7 +169,7 @@ class CidRelease(Message, frozen=True, kw_only=True):
 
 
 class CidSync(Message, frozen=True, kw_only=True):
-    """handshake -> bpf_loader, request: exactly these CIDs are live (after a restart)."""
+    """As CidAdopt: exactly these CIDs are live (after a restart)."""
 
     connection_ids: Annotated[tuple[ConnectionId, ...], msgspec.Meta(max_length=4096)]
 
@@ -183,6 +185,17 @@ class SyncDevice(Message, frozen=True, kw_only=True):
     mtu: U16
     allowed_ips: Prefixes
     fwmark: U64 = 0
+
+
+class UseLoader(Message, frozen=True, kw_only=True):
+    """supervisor -> netlink, request (server on the kernel's data plane): the loader is there, and works on this map.
+    The map and the shared socket are registered with qre.ko, which then tells who steers."""
+
+    program: Annotated[str, msgspec.Meta(max_length=31)]
+    pin_dir: Annotated[str, msgspec.Meta(max_length=255)]
+    routed_cid_len: Annotated[int, msgspec.Meta(ge=17, le=20)]
+    pid: Annotated[int, msgspec.Meta(ge=0, le=0xFFFFFFFF)]
+    map_id: Annotated[int, msgspec.Meta(ge=0, le=0xFFFFFFFF)]
 
 
 class LinkGone(Message, frozen=True, kw_only=True):
@@ -221,11 +234,31 @@ class LoaderStatus(Message, frozen=True, kw_only=True):
     map_entries: U64
     connection_ids: Annotated[tuple[ConnectionId, ...], msgspec.Meta(max_length=4096)]
     sync_failures: U64 = 0
+    map_id: Annotated[int, msgspec.Meta(ge=0, le=0xFFFFFFFF)] = 0
+
+
+class SharedPort(Struct, frozen=True, kw_only=True):
+    """What qre.ko has of a server's port."""
+
+    socket: Text = ""  # ip:port; empty: none is registered
+    rx_packets: U64 = 0
+    passed_packets: U64 = 0
+    map_id: U64 | None = None  # None: no map is registered
+    map_entries: U64 = 0
+    map_missing: U64 = 0
+    sync_failures: U64 = 0
+    mirrored_by_loader: bool = False
 
 
 class NetlinkStatus(Message, frozen=True, kw_only=True):
+    """The last three are there on the kernel's data plane."""
+
     device_present: bool
     link_up: bool
+    dataplane: DataplaneStatus | None = None
+    shared_port: SharedPort | None = None
+    #: adopted CIDs of no session
+    connection_ids: Annotated[tuple[ConnectionId, ...], msgspec.Meta(max_length=4096)] = ()
 
 
 Body = (
@@ -245,6 +278,7 @@ Body = (
     | CidRelease
     | CidSync
     | SyncDevice
+    | UseLoader
     | LinkGone
     | StatusRequest
     | DataplaneStatus

@@ -67,6 +67,8 @@ def _udp(name: str, *, reuseport: bool) -> Expected:
     return Expected(name, "socket", socket.AF_INET, socket.SOCK_DGRAM, socket.IPPROTO_UDP, reuseport)
 
 
+#: A client's underlay socket; it also comes over ``keys``, with SessionInstall.
+CLIENT_UDP: Final = _udp("client_udp", reuseport=False)
 KEYS: Final = Expected("keys", "socket", socket.AF_UNIX, socket.SOCK_SEQPACKET)
 #: What the resolver of the C library reads.
 RESOLVER_FILES: Final = (
@@ -124,7 +126,8 @@ ROLES: Final = {
                 Expected("session_secrets", "memfd", writable=True),
                 Expected("replay", "file", writable=True),
                 _udp("udp_userspace", reuseport=True),
-                _udp("client_udp", reuseport=False),
+                _udp("udp_kernel_slot", reuseport=True),
+                CLIENT_UDP,
                 KEYS,
             ),
             open_files=8192,
@@ -144,7 +147,12 @@ ROLES: Final = {
         ),
         Role(
             Party.NETLINK, "qre-netlink", 59873, "qre.workers.netlink.main", frozenset({CAP_NET_ADMIN}),
-            (Calls.RUN, Calls.SOCKETS, Calls.BIND), (socket.AF_UNIX, socket.AF_NETLINK), (), (),
+            (Calls.RUN, Calls.SOCKETS, Calls.BIND), (socket.AF_UNIX, socket.AF_NETLINK), (),
+            (
+                _udp("udp_kernel_slot", reuseport=True),
+                Expected("cid_routes", "bpf"),
+                KEYS,
+            ),
         ),
         Role(
             Party.DATAPLANE, "qre-dataplane", 59874, "qre.workers.dataplane.main", frozenset(),

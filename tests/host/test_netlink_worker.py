@@ -142,11 +142,19 @@ SYNC: dict[str, object] = {
     "allowed_ips": ["0.0.0.0/0", "192.168.0.0/16"],
     "fwmark": 77,
 }
+STATUS: dict[str, object] = {
+    "type": "NetlinkStatus",
+    "device_present": False,
+    "link_up": False,
+    "dataplane": None,
+    "shared_port": None,
+    "connection_ids": [],
+}
 
 
 def test_the_worker_syncs_its_device_and_says_what_state_it_is_in(worker: WorkerProcess, tun: int) -> None:
     assert worker.ask("start")["threads"] == 1
-    assert worker.ask("status") == {"type": "NetlinkStatus", "device_present": True, "link_up": False}
+    assert worker.ask("status") == {**STATUS, "device_present": True}
     assert worker.ask("sync", **SYNC) == {"done": "Done"}
     shown = everything()
     for wanted in ("inet 10.77.0.2/24", "inet6 fd77::2/64", "mtu 1300", "192.168.0.0/16 dev qre0", "fwmark 0x4d"):
@@ -175,7 +183,7 @@ def test_the_worker_tells_when_somebody_removes_its_device_or_renames_it(worker:
     ip("link", "set", "other0", "name", "qre0")
     ip("link", "del", "qre0")
     assert worker.read() == {"sent": "LinkGone", "to": "supervisor", "device": "qre0"}
-    assert worker.ask("status") == {"type": "NetlinkStatus", "device_present": False, "link_up": False}
+    assert worker.ask("status") == STATUS
     assert "it is gone, or not ours any more" in worker.ask("sync", **SYNC)["refused"]
     worker.end()
 

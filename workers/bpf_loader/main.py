@@ -61,7 +61,8 @@ class BpfLoader:
         """Nothing that a reload may change is ours."""
 
     async def handle(self, source: Party, message: Message) -> Message:
-        if source is not Party.HANDSHAKE:
+        context, _ = self._running
+        if source is not (Party.HANDSHAKE if context.config.user_dataplane else Party.NETLINK):
             raise InternalError("bpf_loader worker", f"{type(message).__name__} from {source} is not for it")
         match message:
             case CidAdopt(connection_id=cid):
@@ -117,6 +118,7 @@ class BpfLoader:
             map_entries=len(cids),
             connection_ids=cids,
             sync_failures=self._failures,
+            map_id=maps.map_id,
         )
 
     async def stop(self) -> None:

@@ -202,7 +202,8 @@ class Maps:
     def __init__(self, cid_routes: int, sockets: int, program: int) -> None:
         self.cid_routes, self.sockets, self.program = cid_routes, sockets, program
         try:
-            check_program(program, {check_shape(cid_routes, CID_ROUTES), check_shape(sockets, SOCKETS)})
+            self.map_id = check_shape(cid_routes, CID_ROUTES)
+            check_program(program, {self.map_id, check_shape(sockets, SOCKETS)})
         except MachineError:
             self.close()
             raise

@@ -18,16 +18,12 @@ from collections.abc import Callable
 from qre.errors import MachineError, UntrustedInputError
 from qre.session import (
     Answer,
-    CidAdoptFor,
-    CidReleaseFor,
     DataplaneReport,
+    DataplaneRequest,
     DeviceCounters,
-    FrameSend,
     Role,
-    SessionDelete,
     SessionInstall,
     SessionList,
-    SessionUpdate,
 )
 from qre.workers.dataplane.coalesce import Deliverer
 from qre.workers.dataplane.ecn import decapsulated
@@ -46,8 +42,6 @@ _TURNS = 8
 #: be starting again too, asks what is there, and then until it has installed what is missing.
 _LONGEST_SILENCE = 5.0
 _LONGEST_INSTALLING = 0.25
-
-Request = SessionInstall | SessionUpdate | SessionDelete | CidAdoptFor | CidReleaseFor | FrameSend | SessionList
 
 
 class Device:
@@ -118,7 +112,7 @@ class Device:
 
     # --- requests ---
 
-    def handle(self, request: Request, fds: list[int]) -> Answer:
+    def handle(self, request: DataplaneRequest, fds: list[int]) -> Answer:
         """Carry out what the handshake worker asks. Takes ownership of ``fds``."""
         now = self._clock()
         try:
@@ -133,7 +127,7 @@ class Device:
             self._sessions_are_coming(request)
         return answer
 
-    def _sessions_are_coming(self, request: Request) -> None:
+    def _sessions_are_coming(self, request: DataplaneRequest) -> None:
         """The handshake worker speaks: soon everything is there that will be."""
         if not self._marks.awaited:
             self._begin()
@@ -141,7 +135,7 @@ class Device:
             self._waiting.cancel()
             self._waiting = self._loop.call_later(_LONGEST_INSTALLING, self._begin)
 
-    def _handle(self, request: Request, fds: list[int], now: float) -> Answer:
+    def _handle(self, request: DataplaneRequest, fds: list[int], now: float) -> Answer:
         """As ``handle``; a descriptor that is used is taken out of ``fds``."""
         if isinstance(request, SessionInstall) and request.role is Role.CLIENT:
             if len(fds) != 1:

@@ -11,8 +11,10 @@ from collections.abc import Callable
 
 from qre.errors import QreError
 from qre.session import (
+    INSTALLED_ALREADY,
     MAX_CIDS_PER_SESSION,
     MAX_SESSIONS_PER_DEVICE,
+    NO_SUCH_SESSION,
     SESSIONS_PER_ANSWER,
     Answer,
     CidAdoptFor,
@@ -89,7 +91,7 @@ class Registry:
     def _known(self, session_id: bytes) -> Session:
         session = self.sessions.get(session_id)
         if session is None or session.state in {State.CLOSING, State.ENDED}:
-            raise QreError("no such session")
+            raise QreError(NO_SUCH_SESSION)
         return session
 
     def _install(self, install: SessionInstall, now: float) -> None:
@@ -121,7 +123,7 @@ class Registry:
         if install.key_epoch < epoch:
             raise MarkRefusedError("key epoch behind", epoch)
         if install.key_epoch != epoch or install.keys != session.phases.keys or session.state is State.CLOSING:
-            raise MarkRefusedError("the session is installed already", epoch)
+            raise MarkRefusedError(INSTALLED_ALREADY, epoch)
 
     def _adopt(self, session: Session, connection_id: bytes, sequence: int) -> None:
         cids = self._cids.setdefault(session.session_id, {})

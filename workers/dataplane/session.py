@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from qre.errors import UntrustedInputError
 from qre.session import (
     CONFIRM_TIMEOUT,
+    NOT_CONFIRMED,
     PACKET_NUMBER_BASE,
     DataplaneReport,
     FrameFate,
@@ -365,7 +366,7 @@ class Session:
         elif not self.may_update(now):
             if phases.confirmed_at is None and not self.recovery.controls and self.state is State.ESTABLISHED:
                 self._send_control(Control(PING, None), now)  # something that the peer must acknowledge
-            return "not confirmed"
+            return NOT_CONFIRMED
         else:
             try:
                 self._mark.advance(update.key_epoch, update.keys.tx_key, self._first_after(update))

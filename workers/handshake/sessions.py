@@ -31,7 +31,10 @@ import msgspec
 from qre.errors import InternalError, UntrustedInputError
 from qre.quic.keys import HandedOver
 from qre.session import (
+    INSTALLED_ALREADY,
     MAX_SESSIONS_PER_DEVICE,
+    NO_SUCH_SESSION,
+    NOT_CONFIRMED,
     Answer,
     CidAdoptFor,
     DataplaneReport,
@@ -82,10 +85,6 @@ _SETTLE_RETRY = 5.0
 _MAX_SPARES = 64
 #: An installation whose epoch keeps being behind is broken.
 _MAX_CATCH_UPS = 4
-
-_NO_SUCH_SESSION = "no such session"
-_NOT_CONFIRMED = "not confirmed"
-_INSTALLED_ALREADY = "the session is installed already"
 
 
 @dataclass
@@ -266,7 +265,7 @@ class Sessions:
         if not self._is_live(live):
             return
         epoch = live.record.key_epoch
-        if not answer.error or (answer.error == _INSTALLED_ALREADY and answer.key_epoch == epoch):
+        if not answer.error or (answer.error == INSTALLED_ALREADY and answer.key_epoch == epoch):
             self._installed(live, now)
         elif answer.key_epoch is not None and answer.key_epoch > epoch and live.catch_ups < _MAX_CATCH_UPS:
             live.catch_ups += 1
@@ -403,13 +402,13 @@ class Sessions:
         elif answer.key_epoch is not None and answer.key_epoch > live.record.key_epoch:
             self._reached(live, answer.key_epoch, now)  # the peer was faster
             self._give_next_keys(live)
-        elif answer.error == _NO_SUCH_SESSION:
+        elif answer.error == NO_SUCH_SESSION:
             self._gone(live)
         elif live.record.key_epoch >= wanted.key_epoch:
             return  # overtaken: KeyPhaseChanged came first
         else:
             live.rekey_at = now + _UPDATE_RETRY
-            if answer.error != _NOT_CONFIRMED and not answer.error.startswith("the session is "):
+            if answer.error != NOT_CONFIRMED and not answer.error.startswith("the session is "):
                 self.delete(live.record.session_id, f"the data plane refused new keys: {answer.error}")
 
     def _give_next_keys(self, live: Live) -> None:
@@ -423,7 +422,7 @@ class Sessions:
         if answer.key_epoch is not None and answer.key_epoch > live.record.key_epoch:
             if self._reached(live, answer.key_epoch, now):
                 self._give_next_keys(live)
-        elif answer.error == _NO_SUCH_SESSION:
+        elif answer.error == NO_SUCH_SESSION:
             self._gone(live)
         elif "other" in answer.error:  # other keys than ours: nothing can come of this session
             self.delete(live.record.session_id, f"the data plane has other keys: {answer.error}")

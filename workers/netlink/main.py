@@ -2,8 +2,8 @@
 
 It brings the daemon's own device in line with the configuration when the supervisor says so, and reports when
 somebody removed it. Requests are a closed set (``handle``), and whatever names another device than the daemon's own
-is refused. It reads no packet and holds no key. Generic netlink (qre.ko) is spoken over the same ``NetlinkSocket``:
-its family stands beside ``Rtnl``, opened and closed where that is.
+is refused. It reads no packet. On the kernel's data plane it is besides what the handshake worker hands its sessions
+to (``kernel_dataplane``): keys pass it on their way to qre.ko, and it keeps none.
 """
 
 from __future__ import annotations
@@ -13,10 +13,22 @@ import ipaddress
 import os
 
 from qre.errors import InternalError, MachineError, UserError
-from qre.ipc.messages import Done, LinkGone, NetlinkStatus, Party, SyncDevice
+from qre.ipc.keys_pair import KeysPair
+from qre.ipc.messages import (
+    DestProfileReport,
+    Done,
+    LinkGone,
+    NetlinkStatus,
+    Party,
+    SyncDevice,
+    UseLoader,
+    WorkerConfig,
+)
 from qre.ipc.worker import Worker, WorkerContext
-from qre.session import Message
+from qre.session import DataplaneReport, Message, Role
 from qre.workers.netlink.device import DeviceSpec, sync_device
+from qre.workers.netlink.generic import DeviceSettings
+from qre.workers.netlink.kernel_dataplane import KernelDataplane
 from qre.workers.netlink.monitor import LinkMonitor
 from qre.workers.netlink.rtnl import Link, Rtnl
 from qre.workers.netlink.tun import is_ours
@@ -92,15 +104,44 @@ class NetlinkWorker:
 
     def __init__(self) -> None:
         self._running: _Running | None = None
+        self._kernel: KernelDataplane | None = None
+        self._keys: KeysPair | None = None
 
     async def start(self, context: WorkerContext) -> None:
-        self._running = _Running(context)
-        if not self._running.present:
-            await self.stop()
-            raise MachineError(f"device {context.config.device}", "it is not there", "restart the daemon")
+        running = self._running = _Running(context)
+        try:
+            if not running.present:
+                raise MachineError(f"device {context.config.device}", "it is not there", "restart the daemon")
+            if not context.config.user_dataplane:
+                self._start_kernel(context)
+        except BaseException:
+            await self._close()
+            raise
+
+    def _start_kernel(self, context: WorkerContext) -> None:
+        config = context.config
+        kernel = self._kernel = KernelDataplane(context, self._report)
+        kernel.qre.device_set(config.device, settings_of(config))
+        if config.role is Role.SERVER and config.dest_profile is not None:
+            kernel.store_dest_profile(config.dest_profile)
+        self._keys = KeysPair(kernel.handle, context.fail)
+        self._use_keys(context.descriptors.pop("keys", None))
+
+    def _use_keys(self, fd: int | None) -> None:
+        """A new pair; None: one comes when the handshake worker is there."""
+        if fd is not None and self._keys is not None and self._kernel is not None:
+            self._kernel.forget_requests()
+            self._keys.use(fd)
+
+    def _report(self, report: DataplaneReport) -> None:
+        if self._keys is not None:
+            self._keys.report(report)
 
     async def reload(self) -> None:
-        """Nothing of its own: what changes comes as SyncDevice."""
+        """Address, MTU and routes come as SyncDevice; qre.ko is told the rest."""
+        if self._kernel is not None:
+            config = self._started.context.config
+            self._kernel.qre.device_set(config.device, settings_of(config))
 
     async def handle(self, source: Party, message: Message) -> Message:
         match message:
@@ -110,18 +151,47 @@ class NetlinkWorker:
                 except ValueError as error:  # an address that does not parse
                     raise UserError(f"device {message.device}", str(error)) from error
                 return Done()
+            case UseLoader() if source is Party.SUPERVISOR and self._kernel is not None:
+                self._kernel.use_loader(message)
+                return Done()
+            case DestProfileReport(profile=profile) if source is Party.SUPERVISOR and self._kernel is not None:
+                self._kernel.store_dest_profile(profile)
+                return Done()
             case _:
                 raise InternalError("netlink worker", f"{type(message).__name__} from {source} is not for it")
 
     async def descriptor(self, name: str, number: int, fd: int) -> None:
-        os.close(fd)
-        raise InternalError("netlink worker", f"it takes no descriptor, and got {name}")
+        """A new ``keys`` pair comes whenever the handshake worker was started."""
+        if name == "keys" and self._keys is not None:
+            self._use_keys(fd)
+        else:
+            os.close(fd)
+            raise InternalError("netlink worker", f"it takes no descriptor now, and got {name}")
 
     async def status(self) -> Message:
         link = self._started.link()
-        return NetlinkStatus(device_present=link is not None, link_up=link is not None and link.up)
+        present, up = link is not None, link is not None and link.up
+        if self._kernel is None:
+            return NetlinkStatus(device_present=present, link_up=up)
+        dataplane, port, cids = self._kernel.status()
+        return NetlinkStatus(
+            device_present=present, link_up=up, dataplane=dataplane, shared_port=port, connection_ids=cids
+        )
 
     async def stop(self) -> None:
+        try:
+            if self._kernel is not None:
+                self._kernel.end()
+        finally:
+            await self._close()
+
+    async def _close(self) -> None:
+        if self._keys is not None:
+            self._keys.close()
+            self._keys = None
+        if self._kernel is not None:
+            self._kernel.close()
+            self._kernel = None
         if self._running is not None:
             await self._running.close()
             self._running = None
@@ -131,3 +201,16 @@ class NetlinkWorker:
         if self._running is None:
             raise InternalError("netlink worker", "it was not started")
         return self._running
+
+
+def settings_of(config: WorkerConfig) -> DeviceSettings:
+    """What qre.ko is to know of the device, overrides of the underlay included."""
+    server = config.role is Role.SERVER
+    return DeviceSettings(
+        role=config.role,
+        dest=f"{config.dest_host}:{config.dest_port}" if server else None,
+        server_name=config.server_name,
+        listen=(config.listen_ip, config.listen_port) if server else None,
+        endpoint=None if server else f"{config.endpoint_host}:{config.endpoint_port}",
+        keepalive_s=config.keepalive_s,
+    )

@@ -1,0 +1,407 @@
+"""The kernel's data plane as the handshake worker sees it: its requests carried out by qre.ko, events told to it.
+
+Requests come with the keys over their own pair, one after the other, and each is answered exactly once; the answers'
+words are those of the user data plane, because the handshake worker tells them apart. A client's SessionInstall
+brings its UDP socket, which is checked and then the kernel's. On a server an answer to SessionInstall or CidAdoptFor
+means that packets with the connection ID find their way: qre.ko has written it into the BPF map, or, where it cannot,
+the bpf_loader worker was asked to. No key stays here, and none gets into an error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+from collections import deque
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
+
+import msgspec
+
+from qre.errors import MachineError, QreError
+from qre.ipc import descriptors
+from qre.ipc.messages import DataplaneStatus, SharedPort, UseLoader
+from qre.ipc.roles import CLIENT_UDP
+from qre.ipc.steering import Steering
+from qre.ipc.worker import WorkerContext
+from qre.session import (
+    INSTALLED_ALREADY,
+    NO_SUCH_SESSION,
+    NOT_CONFIRMED,
+    SESSIONS_PER_ANSWER,
+    Answer,
+    CidAdoptFor,
+    CidReleaseFor,
+    DataplaneReport,
+    DataplaneRequest,
+    DestProfile,
+    FrameSend,
+    Role,
+    SessionDelete,
+    SessionInstall,
+    SessionList,
+    SessionStatus,
+    SessionUpdate,
+)
+from qre.workers.netlink.answers import EventsLost, KernelSession, MapSyncFailed
+from qre.workers.netlink.events import EventSocket
+from qre.workers.netlink.generic import Qre
+from qre.workers.netlink.kernel_sessions import CLOSING, KernelSessions, mark_of
+from qre.workers.netlink.netlink_socket import NetlinkRefusedError
+from qre.workers.netlink.shared_port import register, release, store_dest_profile
+
+#: The sessions are looked at this often (seconds), whatever the events say: others may change them, too.
+_LOOK_INTERVAL: Final = 15.0
+#: As long as a held session waits for its client.
+_STEERING_TIMEOUT: Final = 8.0
+#: Prefixes that a status holds in all; a session's own are cut then.
+_SHOWN_PREFIXES: Final = 16_384
+_MAX_QUEUED: Final = 4096
+#: Reads of the event socket in a row: others must get their turn.
+_READS: Final = 4
+
+_GONE: Final = (errno.ENOENT, errno.ENODEV)
+
+
+class KernelDataplane:
+    """``report`` takes what goes to the handshake worker, in order."""
+
+    def __init__(self, context: WorkerContext, report: Callable[[DataplaneReport], None]) -> None:
+        """Raises MachineError when qre.ko, or the device in it, is not there."""
+        self._context = context
+        self._device = context.config.device
+        self._role = context.config.role
+        self._report = report
+        self._sessions = KernelSessions(self._role)
+        self._queue: deque[tuple[DataplaneRequest, list[int]]] = deque()
+        self._steering: Steering | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._wake = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self.qre = Qre()
+        try:
+            if self.qre.device(self._device) is None:
+                raise MachineError(f"device {self._device}", "it is not one of qre.ko's", "restart the daemon")
+            self._events = EventSocket(self.qre.family)  # before the first look: nothing is missed in between
+        except BaseException:
+            self.qre.close()
+            raise
+        self._sessions.look(self.qre.sessions(self._device))
+        self._loop.add_reader(self._events.fileno(), self._events_readable)
+        self._spawn(self._work())
+        self._timer = self._loop.call_later(_LOOK_INTERVAL, self._look_again)
+
+    def close(self) -> None:
+        """Let go of everything here; the kernel goes on."""
+        self._timer.cancel()
+        for task in self._tasks:
+            task.cancel()
+        self._loop.remove_reader(self._events.fileno())
+        self.forget_requests()
+        self._events.close()
+        self.qre.close()
+
+    def end(self) -> None:
+        """The daemon ends in order: peers are told, and the kernel lets go of the port."""
+        for session in self.qre.sessions(self._device):
+            try:
+                self.qre.session_delete(self._device, session.status.session_id, close=True)
+            except NetlinkRefusedError as error:
+                if error.code not in _GONE:
+                    raise
+        if self._role is Role.SERVER:
+            release(self.qre, self._device, (self._context.config.listen_ip, self._context.config.listen_port))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            reason = str(error) if isinstance(error, QreError) else type(error).__name__
+            self._context.fail(f"the kernel's data plane: {reason}")
+
+    # --- requests ---
+
+    def handle(self, request: DataplaneRequest, fds: list[int]) -> None:
+        """Take a request, and ownership of its descriptors."""
+        if len(self._queue) >= _MAX_QUEUED:
+            _close(fds)
+            self._report(Answer(id=request.id, error="too many requests at once"))
+            return
+        self._queue.append((request, fds))
+        self._wake.set()
+
+    def forget_requests(self) -> None:
+        """The handshake worker that made them is gone; the next one compares."""
+        for _, fds in self._queue:
+            _close(fds)
+        self._queue.clear()
+
+    async def _work(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._queue:
+                request, fds = self._queue.popleft()
+                try:
+                    await self._serve(request, fds)
+                finally:
+                    _close(fds)
+
+    async def _serve(self, request: DataplaneRequest, fds: list[int]) -> None:
+        """Events that came before a refusal are told before it (they say why), others behind the answer."""
+        try:
+            self._carry_out(request, fds)
+        except NetlinkRefusedError as error:
+            self._read_events()
+            self._report(self._refused(request, error))
+            return
+        except MachineError:
+            raise  # the kernel did not answer: what it has done is not known
+        except (QreError, ValueError) as error:
+            self._report(Answer(id=request.id, error=str(error)))
+            return
+        self._report(await self._answer(request))
+        self._read_events()
+
+    def _carry_out(self, request: DataplaneRequest, fds: list[int]) -> None:
+        device, qre = self._device, self.qre
+        match request:
+            case SessionInstall():
+                qre.session_install(device, request, self._socket(request, fds))
+                self._sessions.installed(request)
+            case SessionUpdate():
+                qre.session_update(device, request)
+                self._sessions.updated(request)
+            case SessionDelete(session_id=session_id, close=close):
+                qre.session_delete(device, session_id, close=close)
+                self._sessions.deleted(session_id)
+            case CidAdoptFor(session_id=session_id, connection_id=cid, sequence=sequence):
+                qre.cid_adopt(device, cid, session_id, sequence)
+                self._sessions.adopted(request)
+            case CidReleaseFor(session_id=session_id, connection_id=cid):
+                qre.cid_release(device, cid, session_id)
+                self._sessions.released(request)
+            case FrameSend(id=number, session_id=session_id, frames=frames):
+                qre.frame_send(device, session_id, number, frames)
+                self._sessions.frames_sent(request)
+            case SessionList():
+                pass
+
+    def _socket(self, request: SessionInstall, fds: list[int]) -> int | None:
+        """The client's socket; a server's session uses the shared one."""
+        if request.role is not self._role:
+            raise QreError("session", f"the device is a {self._role}'s")
+        if request.role is Role.SERVER:
+            return None
+        if len(fds) != 1:
+            raise QreError("session", "a client session comes with its socket")
+        try:
+            descriptors.check(fds[0], CLIENT_UDP)
+        except MachineError as error:
+            raise QreError("session", str(error)) from error
+        return fds[0]
+
+    async def _answer(self, request: DataplaneRequest) -> Answer:
+        """Of a request that the kernel has carried out."""
+        match request:
+            case SessionList(after=after):
+                marks = sorted(
+                    (mark_of(session) for session in self._living() if session.status.session_id > after),
+                    key=lambda mark: mark.session_id,
+                )
+                page = tuple(marks[:SESSIONS_PER_ANSWER])
+                return Answer(id=request.id, sessions=page, more=len(marks) > len(page))
+            case SessionUpdate(key_epoch=epoch):
+                return Answer(id=request.id, key_epoch=epoch)
+            case SessionInstall() | CidAdoptFor() if self._role is Role.SERVER:
+                return Answer(id=request.id, error=await self._steered(request))
+            case SessionDelete() | CidReleaseFor():
+                self._want()
+        return Answer(id=request.id)
+
+    def _living(self) -> list[KernelSession]:
+        return [session for session in self.qre.sessions(self._device) if session.status.state != CLOSING]
+
+    def _refused(self, request: DataplaneRequest, error: NetlinkRefusedError) -> Answer:
+        """The kernel's refusal in the words that the handshake worker knows."""
+        match request:
+            case SessionInstall() if error.code == errno.EEXIST:
+                return self._installed_already(request, error)
+            case SessionUpdate():
+                return self._not_updated(request, error)
+            case SessionDelete() | CidAdoptFor() | CidReleaseFor() | FrameSend() if error.code in _GONE:
+                return Answer(id=request.id, error=NO_SUCH_SESSION)
+        return Answer(id=request.id, error=str(error)[:512])
+
+    def _installed_already(self, request: SessionInstall, error: NetlinkRefusedError) -> Answer:
+        present = self._present(request.session_id)
+        if present is None:
+            return Answer(id=request.id, error=str(error)[:512])
+        behind = request.key_epoch < present.status.key_epoch
+        text = "key epoch behind" if behind else INSTALLED_ALREADY
+        return Answer(id=request.id, error=text, key_epoch=present.status.key_epoch)
+
+    def _not_updated(self, request: SessionUpdate, error: NetlinkRefusedError) -> Answer:
+        present = self._present(request.session_id)
+        if present is None:
+            return Answer(id=request.id, error=NO_SUCH_SESSION)
+        epoch = present.status.key_epoch
+        if error.code == errno.EAGAIN:
+            text = NOT_CONFIRMED
+        elif request.key_epoch not in (epoch, epoch + 1):
+            text = f"key epoch {request.key_epoch} does not follow {epoch}"
+        else:
+            text = str(error)[:512]
+        return Answer(id=request.id, error=text, key_epoch=epoch)
+
+    def _present(self, session_id: bytes) -> KernelSession | None:
+        present = self.qre.session(self._device, session_id)
+        return present if present is not None and present.status.state != CLOSING else None
+
+    # --- events ---
+
+    def _events_readable(self) -> None:
+        try:
+            self._read_events()
+        except MachineError as error:
+            self._context.fail(str(error))
+
+    def _read_events(self) -> None:
+        """Tell what happened since; look at the sessions when some of it was lost."""
+        lost = False
+        for _ in range(_READS):
+            for event in self._events.read():
+                if isinstance(event.what, EventsLost):
+                    lost = True
+                elif event.device != self._device:
+                    continue
+                elif isinstance(event.what, MapSyncFailed):
+                    self._map_failed(os.strerror(event.what.code))
+                elif (report := self._sessions.happened(event)) is not None:
+                    self._report(report)
+        self._want()
+        if lost:
+            self._context.limited("events", "events of qre.ko were lost: its sessions are compared")
+            self._look(events_lost=True)
+
+    def _look_again(self) -> None:
+        self._timer = self._loop.call_later(_LOOK_INTERVAL, self._look_again)
+        try:
+            self._look()
+        except MachineError as error:
+            self._context.fail(str(error))
+
+    def _look(self, *, events_lost: bool = False) -> None:
+        sessions = self.qre.sessions(self._device)
+        if not events_lost:
+            self._read_events()  # what happened meanwhile tells more than its absence
+        for report in self._sessions.look(sessions, events_lost=events_lost):
+            self._report(report)
+        self._want()
+
+    # --- the server's port ---
+
+    def use_loader(self, message: UseLoader) -> None:
+        """Register the shared socket and the loader's map; the loader is told to mirror when the kernel cannot."""
+        config, held = self._context.config, self._context.descriptors
+        missing = {"cid_routes", "udp_kernel_slot"} - held.keys()
+        if missing:
+            raise MachineError("netlink worker", f"descriptors are missing: {', '.join(sorted(missing))}")
+        listen = (config.listen_ip, config.listen_port)
+        why = register(self.qre, self._device, message, held["udp_kernel_slot"], held["cid_routes"], listen)
+        if why:
+            self._map_failed(why)
+
+    def _map_failed(self, why: str) -> None:
+        """The kernel does not write the map: the loader does, from here on."""
+        if self._steering is None:
+            self._context.log.warning("qre.ko does not mirror connection IDs (%s): the BPF loader does", why)
+            self._steering = Steering(self._context.request, lambda text: self._context.limited("steering", text))
+            self._spawn(self._steering.run())
+        self._want()
+
+    def _want(self) -> None:
+        if self._steering is not None:
+            self._steering.want(self._sessions.connection_ids())
+
+    async def _steered(self, request: SessionInstall | CidAdoptFor) -> str:
+        """Empty when packets with the connection ID find the kernel; otherwise it was taken back."""
+        self._read_map_failures()
+        if self._steering is None:
+            return ""
+        self._want()
+        try:
+            await self._steering.adopted(request.connection_id, _STEERING_TIMEOUT)
+        except MachineError as error:
+            self._take_back(request)
+            return str(error)[:512]
+        return ""
+
+    def _read_map_failures(self) -> None:
+        """A map that refused an ID has said so before the kernel answered."""
+        device = self.qre.device(self._device) if self._steering is None else None
+        if device is not None and device.cid_map is not None and device.cid_map.missing:
+            self._map_failed("the map refused one")
+
+    def _take_back(self, request: SessionInstall | CidAdoptFor) -> None:
+        try:
+            if isinstance(request, SessionInstall):
+                self.qre.session_delete(self._device, request.session_id, close=False)
+                self._sessions.deleted(request.session_id)
+            else:
+                self.qre.cid_release(self._device, request.connection_id, request.session_id)
+                released = CidReleaseFor(
+                    id=request.id, session_id=request.session_id, connection_id=request.connection_id
+                )
+                self._sessions.released(released)
+        except NetlinkRefusedError as error:
+            if error.code not in _GONE:
+                raise
+        self._want()
+
+    def store_dest_profile(self, profile: DestProfile) -> None:
+        """Keep a probe of Dest with the device; its packets get Dest's ECN field."""
+        store_dest_profile(self.qre, self._device, profile)
+
+    # --- what ``show`` tells ---
+
+    def status(self) -> tuple[DataplaneStatus | None, SharedPort | None, tuple[bytes, ...]]:
+        """Counters and sessions, the shared port (server), the CIDs of no session. None: the device is gone."""
+        device = self.qre.device(self._device)
+        if device is None:
+            return None, None, ()
+        sessions = _bounded([session.status for session in self.qre.sessions(self._device)])
+        dataplane = DataplaneStatus(counters=device.counters, sessions=sessions)
+        if self._role is Role.CLIENT:
+            return dataplane, None, ()
+        shared, mapped = device.shared_socket, device.cid_map
+        port = SharedPort(
+            socket=f"{shared.ip}:{shared.port}" if shared is not None else "",
+            rx_packets=shared.rx if shared is not None else 0,
+            passed_packets=shared.passed if shared is not None else 0,
+            map_id=mapped.map_id if mapped is not None else None,
+            map_entries=mapped.entries if mapped is not None else 0,
+            map_missing=mapped.missing if mapped is not None else 0,
+            sync_failures=mapped.sync_failures if mapped is not None else 0,
+            mirrored_by_loader=self._steering is not None,
+        )
+        return dataplane, port, device.cids
+
+
+def _bounded(statuses: list[SessionStatus]) -> tuple[SessionStatus, ...]:
+    """As many prefixes of each as one message has room for."""
+    if sum(len(status.allowed_ips) for status in statuses) <= _SHOWN_PREFIXES:
+        return tuple(statuses)
+    most = _SHOWN_PREFIXES // len(statuses)
+    return tuple(msgspec.structs.replace(status, allowed_ips=status.allowed_ips[:most]) for status in statuses)
+
+
+def _close(fds: list[int]) -> None:
+    for fd in fds:
+        os.close(fd)
+    fds.clear()

@@ -1,0 +1,202 @@
+"""What is known of the sessions in qre.ko, and what is made of their events and of a look at them all. No I/O.
+
+The kernel loses events when nobody reads them in time. Then, and every now and again because somebody else may change
+sessions too, the sessions are listed and compared with what is known here; every difference is told as the event that
+would have told it. What cannot be seen that way: frames of the peer that were lost on the way up.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from qre.session import (
+    MAX_CIDS_PER_SESSION,
+    REKEY_AFTER_PACKETS,
+    CidAdoptFor,
+    CidReleaseFor,
+    DataplaneReport,
+    FrameFate,
+    FrameSend,
+    KeyPhaseChanged,
+    LossReason,
+    PeerMoved,
+    RekeyDue,
+    Role,
+    SessionConfirmed,
+    SessionInstall,
+    SessionLost,
+    SessionMark,
+    SessionUpdate,
+    Underlay,
+)
+from qre.workers.netlink.answers import KernelEvent, KernelSession, MapSyncFailed, SessionInstalled
+
+#: Frames whose fate may be outstanding; the oldest are given up.
+_MAX_FRAMES = 4096
+CLOSING = "closing"
+
+
+@dataclass
+class _Known:
+    """One session, as the handshake worker was told last."""
+
+    epoch: int
+    confirmed: bool
+    underlay: Underlay | None
+    cids: set[bytes]
+    #: The packet number that this epoch began with, or a later one; None until the next look.
+    began: int | None
+    rekey_after: int = REKEY_AFTER_PACKETS
+
+
+@dataclass
+class KernelSessions:
+    """The sessions of one device."""
+
+    role: Role
+    _known: dict[bytes, _Known] = field(default_factory=dict)
+    _frames: dict[int, bytes] = field(default_factory=dict)  # FrameSend's id -> session id
+
+    def connection_ids(self) -> frozenset[bytes]:
+        """The routed CIDs of all of them; a client has none."""
+        return frozenset(cid for known in self._known.values() for cid in known.cids)
+
+    # --- what the kernel was asked and did ---
+
+    def installed(self, install: SessionInstall) -> None:
+        if install.session_id in self._known:
+            return  # a repeat
+        self._known[install.session_id] = _Known(
+            epoch=install.key_epoch,
+            confirmed=self.role is Role.SERVER and not install.held,
+            underlay=install.underlay,
+            cids={install.connection_id} if self.role is Role.SERVER else set(),
+            began=install.packet_number,
+            rekey_after=install.rekey_after_packets,
+        )
+
+    def updated(self, update: SessionUpdate) -> None:
+        known = self._known.get(update.session_id)
+        if known is not None and update.key_epoch > known.epoch:
+            known.epoch, known.began = update.key_epoch, None
+
+    def deleted(self, session_id: bytes) -> None:
+        self._known.pop(session_id, None)
+        self._frames = {number: owner for number, owner in self._frames.items() if owner != session_id}
+
+    def adopted(self, request: CidAdoptFor) -> None:
+        if request.session_id in self._known:
+            self._known[request.session_id].cids.add(request.connection_id)
+
+    def released(self, request: CidReleaseFor) -> None:
+        if request.session_id in self._known:
+            self._known[request.session_id].cids.discard(request.connection_id)
+
+    def frames_sent(self, request: FrameSend) -> None:
+        if len(self._frames) >= _MAX_FRAMES:
+            del self._frames[next(iter(self._frames))]
+        self._frames[request.id] = request.session_id
+
+    # --- what it says ---
+
+    def happened(self, event: KernelEvent) -> DataplaneReport | None:
+        """What is to be told of an event; None: nothing. The caller deals with lost events and the map."""
+        what = event.what
+        if isinstance(what, SessionInstalled):
+            # Unless we did it, somebody else: the next look tells more.
+            self._known.setdefault(what.session_id, _Known(0, False, None, set(), None))
+            return None
+        if isinstance(what, SessionLost):
+            self.deleted(what.session_id)
+        elif isinstance(what, FrameFate):
+            self._frames.pop(what.id, None)
+        elif isinstance(what, (SessionConfirmed, KeyPhaseChanged, PeerMoved)):
+            self._note(what)
+        return None if isinstance(what, MapSyncFailed) or not isinstance(what, DataplaneReport) else what
+
+    def _note(self, what: SessionConfirmed | KeyPhaseChanged | PeerMoved) -> None:
+        known = self._known.get(what.session_id)
+        if known is None:
+            return
+        match what:
+            case SessionConfirmed():
+                known.confirmed = True
+            case KeyPhaseChanged(key_epoch=epoch) if epoch > known.epoch:
+                known.epoch, known.began = epoch, None
+            case PeerMoved(underlay=underlay):
+                known.underlay = underlay
+
+    def look(self, sessions: Iterable[KernelSession], *, events_lost: bool = False) -> list[DataplaneReport]:
+        """All sessions of the device, as they are now; what has not been told yet."""
+        reports: list[DataplaneReport] = []
+        if events_lost:
+            reports += [
+                FrameFate(session_id=session_id, id=number, acknowledged=False)
+                for number, session_id in self._frames.items()
+            ]
+            self._frames.clear()
+        present = {session.status.session_id: session for session in sessions if session.status.state != CLOSING}
+        for session_id in self._known.keys() - present.keys():
+            self.deleted(session_id)
+            reports.append(SessionLost(session_id=session_id, reason=LossReason.DELETED))
+        for session_id, session in present.items():
+            known = self._known.get(session_id)
+            if known is None:
+                self._known[session_id] = _known_from(session, self.role)
+            else:
+                reports += self._differences(known, session)
+        return reports
+
+    def _differences(self, known: _Known, session: KernelSession) -> list[DataplaneReport]:
+        status, reports = session.status, list[DataplaneReport]()
+        if known.began is None:
+            known.began = status.tx_packet_number
+        if session.confirmed and not known.confirmed:
+            known.confirmed = True
+            reports.append(SessionConfirmed(session_id=status.session_id))
+        if status.key_epoch > known.epoch:
+            known.epoch, known.began = status.key_epoch, status.tx_packet_number
+            reports.append(KeyPhaseChanged(session_id=status.session_id, key_epoch=status.key_epoch))
+        elif status.tx_packet_number - known.began >= known.rekey_after:
+            known.began = status.tx_packet_number
+            reports.append(RekeyDue(session_id=status.session_id, key_epoch=status.key_epoch))
+        if session.underlay is not None and session.underlay != known.underlay:
+            if known.underlay is not None:
+                reports.append(PeerMoved(session_id=status.session_id, underlay=session.underlay))
+            known.underlay = session.underlay
+        if self.role is Role.SERVER:
+            known.cids = set(status.cids)
+        return reports
+
+
+def _known_from(session: KernelSession, role: Role) -> _Known:
+    status = session.status
+    return _Known(
+        epoch=status.key_epoch,
+        confirmed=session.confirmed,
+        underlay=session.underlay,
+        cids=set(status.cids) if role is Role.SERVER else set(),
+        began=status.tx_packet_number,
+    )
+
+
+def mark_of(session: KernelSession) -> SessionMark:
+    """What the handshake worker compares its records with."""
+    status = session.status
+    return SessionMark(
+        session_id=status.session_id,
+        connection_id=status.connection_id,
+        key_epoch=status.key_epoch,
+        packet_number=status.tx_packet_number,
+        confirmed=session.confirmed,
+        short_id=status.short_id,
+        connection_ids=status.cids[:MAX_CIDS_PER_SESSION],
+        addresses=tuple(text for text in status.allowed_ips if _is_host(text))[:MAX_CIDS_PER_SESSION],
+    )
+
+
+def _is_host(text: str) -> bool:
+    network = ipaddress.ip_network(text)
+    return network.prefixlen == network.max_prefixlen

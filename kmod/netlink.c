@@ -291,6 +291,13 @@ static int qre_cmd_device_get(struct sk_buff *request, struct genl_info *info)
 	return genlmsg_reply(reply, info);
 }
 
+/* So that whatever is told fits the first buffer, too. */
+static int qre_dump_start(struct netlink_callback *cb)
+{
+	cb->min_dump_alloc = QRE_DEVICE_REPLY + QRE_DEST_PROFILE_MAX;
+	return 0;
+}
+
 /* Goes on behind the index of the last device that was told. */
 static int qre_dump_devices(struct sk_buff *skb, struct netlink_callback *cb)
 {
@@ -298,7 +305,6 @@ static int qre_dump_devices(struct sk_buff *skb, struct netlink_callback *cb)
 	struct qre_device *qdev;
 	int error = 0;
 
-	cb->min_dump_alloc = QRE_DEVICE_REPLY + QRE_DEST_PROFILE_MAX;
 	mutex_lock(&qn->lock);
 	for (;;) {
 		struct qre_device *next = NULL;
@@ -524,6 +530,18 @@ static int qre_read_session(struct qre_session_params *p, const struct qre_devic
 	return 0;
 }
 
+/* The request lies in a socket buffer that is freed as it is. */
+static void qre_wipe_request(struct nlattr **attrs)
+{
+	unsigned int i;
+
+	for (i = QRE_A_TX_KEY; i <= QRE_A_NEXT_RX_HP_KEY; i++)
+		if (attrs[i])
+			memzero_explicit(nla_data(attrs[i]), nla_len(attrs[i]));
+	if (attrs[QRE_A_RESET_TOKEN])
+		memzero_explicit(nla_data(attrs[QRE_A_RESET_TOKEN]), QRE_RESET_TOKEN_SIZE);
+}
+
 static int qre_change_session(struct qre_device *qdev, struct nlattr **attrs,
 			      struct netlink_ext_ack *extack, bool install)
 {
@@ -536,6 +554,7 @@ static int qre_change_session(struct qre_device *qdev, struct nlattr **attrs,
 	if (!error)
 		error = install ? qre_session_install(qdev, p, extack)
 				: qre_session_update(qdev, p, extack);
+	qre_wipe_request(attrs);
 	kfree_sensitive(p);
 	return error;
 }
@@ -723,7 +742,6 @@ static int qre_dump_sessions(struct sk_buff *skb, struct netlink_callback *cb)
 	error = qre_check_attributes(QRE_CMD_SESSION_GET, attrs, cb->extack);
 	if (error)
 		return error;
-	cb->min_dump_alloc = QRE_DEVICE_REPLY;
 	mutex_lock(&qn->lock);
 	qdev = qre_named(qn->net, attrs, cb->extack);
 	error = PTR_ERR_OR_ZERO(qdev);
@@ -806,8 +824,14 @@ static const struct nla_policy qre_policy[QRE_A_MAX + 1] = {
 	}
 
 static const struct genl_ops qre_ops[] = {
-	{.cmd = QRE_CMD_DEVICE_GET, .doit = qre_cmd_device_get, .dumpit = qre_dump_devices},
-	{.cmd = QRE_CMD_SESSION_GET, .doit = qre_cmd_session_get, .dumpit = qre_dump_sessions},
+	{.cmd = QRE_CMD_DEVICE_GET,
+	 .doit = qre_cmd_device_get,
+	 .start = qre_dump_start,
+	 .dumpit = qre_dump_devices},
+	{.cmd = QRE_CMD_SESSION_GET,
+	 .doit = qre_cmd_session_get,
+	 .start = qre_dump_start,
+	 .dumpit = qre_dump_sessions},
 	QRE_CHANGE(DEVICE_SET, qre_cmd_device_set),
 	QRE_CHANGE(DEVICE_DEL, qre_cmd_device_del),
 	QRE_CHANGE(SESSION_INSTALL, qre_cmd_install),

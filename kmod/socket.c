@@ -349,20 +349,24 @@ void qre_socket_detach(struct qre_session *s)
 
 /* --- the shared socket --- */
 
+static bool qre_session_moves(const struct qre_session *s, const struct qre_socket *from)
+{
+	return !s->client && s->socket == from && (from || !s->has_endpoint);
+}
+
 /* Sessions that speak through @from (NULL: those without a socket) go on through @to. */
 static void qre_sessions_move(struct qre_net *qn, struct qre_socket *from, struct qre_socket *to)
 {
-	struct qre_device *qdev;
-	struct qre_session *s;
 	struct qre_cid_entry *entry;
+	struct qre_device *qdev;
+	unsigned int moved = 0;
+	struct qre_session *s;
 
 	list_for_each_entry(qdev, &qn->devices, entry)
 	{
 		list_for_each_entry(s, &qdev->sessions, entry)
 		{
-			if (s->client || s->socket != from)
-				continue;
-			if (!from && s->has_endpoint)
+			if (!qre_session_moves(s, from))
 				continue;
 			if (from)
 				list_for_each_entry(entry, &s->cids, device_entry)
@@ -372,13 +376,15 @@ static void qre_sessions_move(struct qre_net *qn, struct qre_socket *from, struc
 			WRITE_ONCE(s->socket, to);
 			list_for_each_entry(entry, &s->cids, device_entry)
 				qre_socket_add_cid(to, entry);
-			if (from) {
-				from->users--;
-				synchronize_net(); /* nobody sends through it any more */
-				qre_socket_put(from);
-			}
+			moved++;
 		}
 	}
+	if (!from || !moved)
+		return;
+	synchronize_net(); /* nobody sends through the old one any more */
+	from->users -= moved;
+	while (moved--)
+		qre_socket_put(from);
 }
 
 int qre_shared_register(struct qre_net *qn, u32 fd, struct netlink_ext_ack *extack)

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from qre.errors import MachineError, UntrustedInputError
 from qre.ipc.messages import CidAdopt, CidRelease, CidSync, Done, Party
+from qre.ipc.steering import Steering
 from qre.reality.cid import cid_key, reset_token
 from qre.session import DestProfile, Message
 from qre.wire.frames import NewConnectionId, RetireConnectionId, encode_frame
@@ -27,7 +28,6 @@ from qre.workers.handshake.grants import Grants
 from qre.workers.handshake.probe import Prober, imitable
 from qre.workers.handshake.routed_cids import RoutedCids
 from qre.workers.handshake.stateless_reset import SHORTEST
-from qre.ipc.steering import Steering
 
 ONE, TWO = b"\x01" * 8, b"\x02" * 8
 PRIVATE = bytes(range(32))

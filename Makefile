@@ -1,11 +1,12 @@
 # make demo   the whole tunnel on this machine, in network namespaces
 # make test   every ring of tests that this machine can run, with coverage
 # make check  static checks: ruff, mypy, clang-format, shellcheck
+# make test-vm   the kernel module alone, in stock Debian kernels under QEMU
 # make bench  the user data plane beside wireguard-go
 
 PYTHON := .venv/bin/python
-SHELL_FILES := packaging/setup.sh .ci/run $(wildcard packaging/*.sh)
-C_FILES := $(wildcard bpf/*.c bpf/*.h kmod/*.c kmod/*.h kmod/uapi/*.h)
+SHELL_FILES := .ci/run $(wildcard packaging/*.sh tests/vm/guest/*.sh)
+C_FILES := $(wildcard bpf/*.c bpf/*.h kmod/*.c kmod/*.h kmod/uapi/*.h tests/vm/guest/*.c tests/vm/guest/*.h)
 
 .PHONY: setup setup-vm demo test test-unit test-host test-vm check bench bench-vm bpf clean
 

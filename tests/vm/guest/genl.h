@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* Raw generic netlink for what pokes qre.ko: one request at a time, the errno and the kernel's words back. */
+/* Raw generic netlink for what pokes qre.ko: one request at a time, the errno and the kernel's
+ * words back. */
 #ifndef GENL_H
 #define GENL_H
 
@@ -33,7 +34,8 @@ struct request {
 	};
 };
 
-static inline void *genl_begin(struct genl *g, struct request *r, uint16_t type, uint8_t command, uint16_t flags)
+static inline void *genl_begin(struct genl *g, struct request *r, uint16_t type, uint8_t command,
+			       uint16_t flags)
 {
 	struct genlmsghdr *generic = NLMSG_DATA(&r->header);
 
@@ -43,7 +45,7 @@ static inline void *genl_begin(struct genl *g, struct request *r, uint16_t type,
 		.nlmsg_flags = NLM_F_REQUEST | flags,
 		.nlmsg_seq = ++g->sequence,
 	};
-	*generic = (struct genlmsghdr){ .cmd = command, .version = 1 };
+	*generic = (struct genlmsghdr){.cmd = command, .version = 1};
 	return r;
 }
 
@@ -90,7 +92,8 @@ static inline void genl_words(struct genl *g, const struct nlmsghdr *n)
 }
 
 /* 0 or a positive errno. Every answer's attributes go to @each, the last one's stay in g->reply. */
-static inline int genl_ask(struct genl *g, struct request *r, void (*each)(const uint8_t *attributes, int size))
+static inline int genl_ask(struct genl *g, struct request *r,
+			   void (*each)(const uint8_t *attributes, int size))
 {
 	static uint8_t buffer[65536];
 	bool dump = (r->header.nlmsg_flags & NLM_F_DUMP) == NLM_F_DUMP;
@@ -111,8 +114,9 @@ static inline int genl_ask(struct genl *g, struct request *r, void (*each)(const
 			if (n->nlmsg_seq != g->sequence)
 				continue;
 			if (n->nlmsg_type == NLMSG_ERROR || n->nlmsg_type == NLMSG_DONE) {
-				int error = n->nlmsg_type == NLMSG_ERROR ? ((struct nlmsgerr *)NLMSG_DATA(n))->error
-									 : *(int *)NLMSG_DATA(n);
+				int error = n->nlmsg_type == NLMSG_ERROR
+						    ? ((struct nlmsgerr *)NLMSG_DATA(n))->error
+						    : *(int *)NLMSG_DATA(n);
 
 				if (n->nlmsg_type == NLMSG_ERROR)
 					genl_words(g, n);
@@ -143,7 +147,8 @@ static inline void genl_read_groups(struct genl *g, const struct nlattr *groups)
 	const struct nlattr *one, *id;
 
 	while ((one = genl_next(&at, &left))) {
-		id = genl_find((const uint8_t *)one + NLA_HDRLEN, one->nla_len - NLA_HDRLEN, CTRL_ATTR_MCAST_GRP_ID);
+		id = genl_find((const uint8_t *)one + NLA_HDRLEN, one->nla_len - NLA_HDRLEN,
+			       CTRL_ATTR_MCAST_GRP_ID);
 		if (id)
 			memcpy(&g->events, (const uint8_t *)id + NLA_HDRLEN, 4);
 	}
@@ -152,7 +157,7 @@ static inline void genl_read_groups(struct genl *g, const struct nlattr *groups)
 /* 0 or an errno: ENOENT without the module. */
 static inline int genl_open(struct genl *g)
 {
-	struct sockaddr_nl local = { .nl_family = AF_NETLINK };
+	struct sockaddr_nl local = {.nl_family = AF_NETLINK};
 	static struct request r;
 	const struct nlattr *a;
 	int one = 1, error;

@@ -1,3 +1,4 @@
+# shellcheck shell=bash disable=SC2086,SC2034,SC1091
 # What every script in the guest begins with: source it after /tmp/environment.
 . /tmp/environment
 A="ip netns exec a" B="ip netns exec b"

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Asks qre.ko by hand: qrectl COMMAND Key=Value... Prints what it answers, a line an attribute; a refusal as
- * "errno <name>: <the kernel's words>", status 1. Commands are named after those of the family; besides,
- *   events SECONDS            prints events until then
- *   hold IP PORT [register]   binds a UDP socket, registers it as the shared one, prints "held", stays
+ * Asks qre.ko by hand: qrectl COMMAND Key=Value... Prints what it answers, a line an attribute; a
+ * refusal as "errno <name>: <the kernel's words>", status 1. Commands are named after those of the
+ * family; besides, events SECONDS            prints events until then hold IP PORT [register] binds
+ * a UDP socket, registers it as the shared one, prints "held", stays
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -20,84 +20,84 @@ static const struct name {
 	uint16_t type;
 	enum kind kind;
 } names[] = {
-	{ "Index", QRE_A_IFINDEX, U32 },
-	{ "Device", QRE_A_IFNAME, TEXT },
-	{ "Role", QRE_A_ROLE, U8 },
-	{ "MTU", QRE_A_MTU, U32 },
-	{ "Dest", QRE_A_DEST, TEXT },
-	{ "ServerName", QRE_A_SERVER_NAME, TEXT },
-	{ "ListenIP", QRE_A_LISTEN_IP, IP4 },
-	{ "ListenPort", QRE_A_LISTEN_PORT, PORT },
-	{ "Endpoint", QRE_A_ENDPOINT, TEXT },
-	{ "Keepalive", QRE_A_KEEPALIVE, U16 },
-	{ "MaxSessions", QRE_A_MAX_SESSIONS, U32 },
-	{ "FwMark", QRE_A_FWMARK, U32 },
-	{ "SessionId", QRE_A_SESSION_ID, HEX },
-	{ "ConnectionId", QRE_A_CID, HEX },
-	{ "ClientConnectionId", QRE_A_CLIENT_CID, HEX },
-	{ "TxKey", QRE_A_TX_KEY, HEX },
-	{ "RxKey", QRE_A_RX_KEY, HEX },
-	{ "TxHpKey", QRE_A_TX_HP_KEY, HEX },
-	{ "RxHpKey", QRE_A_RX_HP_KEY, HEX },
-	{ "TxIv", QRE_A_TX_IV, HEX },
-	{ "RxIv", QRE_A_RX_IV, HEX },
-	{ "NextTxKey", QRE_A_NEXT_TX_KEY, HEX },
-	{ "NextTxIv", QRE_A_NEXT_TX_IV, HEX },
-	{ "NextRxKey", QRE_A_NEXT_RX_KEY, HEX },
-	{ "NextRxIv", QRE_A_NEXT_RX_IV, HEX },
-	{ "NextRxHpKey", QRE_A_NEXT_RX_HP_KEY, HEX },
-	{ "KeyEpoch", QRE_A_KEY_EPOCH, U64 },
-	{ "PacketNumber", QRE_A_PACKET_NUMBER, U64 },
-	{ "UnderlayLocalIPv4", QRE_A_LOCAL_IP, IP4 },
-	{ "UnderlayLocalPort", QRE_A_LOCAL_PORT, PORT },
-	{ "UnderlayPeerIPv4", QRE_A_PEER_IP, IP4 },
-	{ "UnderlayPeerPort", QRE_A_PEER_PORT, PORT },
-	{ "AllowedIPs", QRE_A_ALLOWED_IPS, IPS },
-	{ "ShortId", QRE_A_SHORT_ID, HEX },
-	{ "Hold", QRE_A_HOLD, FLAG },
-	{ "IdleMs", QRE_A_IDLE_MS, U64 },
-	{ "KeepaliveMs", QRE_A_KEEPALIVE_MS, U64 },
-	{ "MaxUdpPayload", QRE_A_MAX_UDP_PAYLOAD, U16 },
-	{ "ResetToken", QRE_A_RESET_TOKEN, HEX },
-	{ "RekeyAfter", QRE_A_REKEY_AFTER, U64 },
-	{ "Sequence", QRE_A_SEQUENCE, U64 },
-	{ "Close", QRE_A_CLOSE, FLAG },
-	{ "Fd", QRE_A_FD, U32 },
-	{ "FrameId", QRE_A_FRAME_ID, U64 },
-	{ "FrameAcked", QRE_A_FRAME_ACKED, U8 },
-	{ "Frames", QRE_A_FRAMES, HEX },
-	{ "Event", QRE_A_EVENT, U8 },
-	{ "Loss", QRE_A_LOSS, U8 },
-	{ "ErrorCode", QRE_A_ERROR_CODE, U64 },
-	{ "Errno", QRE_A_ERRNO, U32 },
-	{ "State", QRE_A_STATE, U8 },
-	{ "Confirmed", QRE_A_CONFIRMED, U8 },
-	{ "RxNumber", QRE_A_RX_NUMBER, U64 },
-	{ "AgeMs", QRE_A_AGE_MS, U64 },
-	{ "LastReceiveMs", QRE_A_LAST_RECEIVE_MS, U64 },
-	{ "RxPackets", QRE_A_RX_PACKETS, U64 },
-	{ "RxBytes", QRE_A_RX_BYTES, U64 },
-	{ "TxPackets", QRE_A_TX_PACKETS, U64 },
-	{ "TxBytes", QRE_A_TX_BYTES, U64 },
-	{ "Drop", QRE_A_DROPS, NEST },
-	{ "Cids", QRE_A_CIDS, HEX },
-	{ "Sessions", QRE_A_SESSIONS, U32 },
-	{ "Adopted", QRE_A_ADOPTED, U32 },
-	{ "MapId", QRE_A_MAP_ID, U32 },
-	{ "MapEntries", QRE_A_MAP_ENTRIES, U32 },
-	{ "MapMissing", QRE_A_MAP_MISSING, U32 },
-	{ "MapFailures", QRE_A_MAP_SYNC_FAILURES, U64 },
-	{ "SharedIP", QRE_A_SHARED_IP, IP4 },
-	{ "SharedPort", QRE_A_SHARED_PORT, PORT },
-	{ "SharedRx", QRE_A_SHARED_RX, U64 },
-	{ "SharedPassed", QRE_A_SHARED_PASSED, U64 },
-	{ "LoaderProgram", QRE_A_LOADER_PROGRAM, TEXT },
-	{ "PinDir", QRE_A_LOADER_PIN_DIR, TEXT },
-	{ "RoutedCidLen", QRE_A_LOADER_CID_LENGTH, U8 },
-	{ "LoaderPid", QRE_A_LOADER_PID, U32 },
-	{ "DestProfile", QRE_A_DEST_PROFILE, TEXT },
-	{ "Ecn", QRE_A_ECN, U8 },
-	{ "AeadDriver", QRE_A_AEAD_DRIVER, TEXT },
+	{"Index", QRE_A_IFINDEX, U32},
+	{"Device", QRE_A_IFNAME, TEXT},
+	{"Role", QRE_A_ROLE, U8},
+	{"MTU", QRE_A_MTU, U32},
+	{"Dest", QRE_A_DEST, TEXT},
+	{"ServerName", QRE_A_SERVER_NAME, TEXT},
+	{"ListenIP", QRE_A_LISTEN_IP, IP4},
+	{"ListenPort", QRE_A_LISTEN_PORT, PORT},
+	{"Endpoint", QRE_A_ENDPOINT, TEXT},
+	{"Keepalive", QRE_A_KEEPALIVE, U16},
+	{"MaxSessions", QRE_A_MAX_SESSIONS, U32},
+	{"FwMark", QRE_A_FWMARK, U32},
+	{"SessionId", QRE_A_SESSION_ID, HEX},
+	{"ConnectionId", QRE_A_CID, HEX},
+	{"ClientConnectionId", QRE_A_CLIENT_CID, HEX},
+	{"TxKey", QRE_A_TX_KEY, HEX},
+	{"RxKey", QRE_A_RX_KEY, HEX},
+	{"TxHpKey", QRE_A_TX_HP_KEY, HEX},
+	{"RxHpKey", QRE_A_RX_HP_KEY, HEX},
+	{"TxIv", QRE_A_TX_IV, HEX},
+	{"RxIv", QRE_A_RX_IV, HEX},
+	{"NextTxKey", QRE_A_NEXT_TX_KEY, HEX},
+	{"NextTxIv", QRE_A_NEXT_TX_IV, HEX},
+	{"NextRxKey", QRE_A_NEXT_RX_KEY, HEX},
+	{"NextRxIv", QRE_A_NEXT_RX_IV, HEX},
+	{"NextRxHpKey", QRE_A_NEXT_RX_HP_KEY, HEX},
+	{"KeyEpoch", QRE_A_KEY_EPOCH, U64},
+	{"PacketNumber", QRE_A_PACKET_NUMBER, U64},
+	{"UnderlayLocalIPv4", QRE_A_LOCAL_IP, IP4},
+	{"UnderlayLocalPort", QRE_A_LOCAL_PORT, PORT},
+	{"UnderlayPeerIPv4", QRE_A_PEER_IP, IP4},
+	{"UnderlayPeerPort", QRE_A_PEER_PORT, PORT},
+	{"AllowedIPs", QRE_A_ALLOWED_IPS, IPS},
+	{"ShortId", QRE_A_SHORT_ID, HEX},
+	{"Hold", QRE_A_HOLD, FLAG},
+	{"IdleMs", QRE_A_IDLE_MS, U64},
+	{"KeepaliveMs", QRE_A_KEEPALIVE_MS, U64},
+	{"MaxUdpPayload", QRE_A_MAX_UDP_PAYLOAD, U16},
+	{"ResetToken", QRE_A_RESET_TOKEN, HEX},
+	{"RekeyAfter", QRE_A_REKEY_AFTER, U64},
+	{"Sequence", QRE_A_SEQUENCE, U64},
+	{"Close", QRE_A_CLOSE, FLAG},
+	{"Fd", QRE_A_FD, U32},
+	{"FrameId", QRE_A_FRAME_ID, U64},
+	{"FrameAcked", QRE_A_FRAME_ACKED, U8},
+	{"Frames", QRE_A_FRAMES, HEX},
+	{"Event", QRE_A_EVENT, U8},
+	{"Loss", QRE_A_LOSS, U8},
+	{"ErrorCode", QRE_A_ERROR_CODE, U64},
+	{"Errno", QRE_A_ERRNO, U32},
+	{"State", QRE_A_STATE, U8},
+	{"Confirmed", QRE_A_CONFIRMED, U8},
+	{"RxNumber", QRE_A_RX_NUMBER, U64},
+	{"AgeMs", QRE_A_AGE_MS, U64},
+	{"LastReceiveMs", QRE_A_LAST_RECEIVE_MS, U64},
+	{"RxPackets", QRE_A_RX_PACKETS, U64},
+	{"RxBytes", QRE_A_RX_BYTES, U64},
+	{"TxPackets", QRE_A_TX_PACKETS, U64},
+	{"TxBytes", QRE_A_TX_BYTES, U64},
+	{"Drop", QRE_A_DROPS, NEST},
+	{"Cids", QRE_A_CIDS, HEX},
+	{"Sessions", QRE_A_SESSIONS, U32},
+	{"Adopted", QRE_A_ADOPTED, U32},
+	{"MapId", QRE_A_MAP_ID, U32},
+	{"MapEntries", QRE_A_MAP_ENTRIES, U32},
+	{"MapMissing", QRE_A_MAP_MISSING, U32},
+	{"MapFailures", QRE_A_MAP_SYNC_FAILURES, U64},
+	{"SharedIP", QRE_A_SHARED_IP, IP4},
+	{"SharedPort", QRE_A_SHARED_PORT, PORT},
+	{"SharedRx", QRE_A_SHARED_RX, U64},
+	{"SharedPassed", QRE_A_SHARED_PASSED, U64},
+	{"LoaderProgram", QRE_A_LOADER_PROGRAM, TEXT},
+	{"PinDir", QRE_A_LOADER_PIN_DIR, TEXT},
+	{"RoutedCidLen", QRE_A_LOADER_CID_LENGTH, U8},
+	{"LoaderPid", QRE_A_LOADER_PID, U32},
+	{"DestProfile", QRE_A_DEST_PROFILE, TEXT},
+	{"Ecn", QRE_A_ECN, U8},
+	{"AeadDriver", QRE_A_AEAD_DRIVER, TEXT},
 };
 
 static const struct {
@@ -105,24 +105,24 @@ static const struct {
 	uint8_t command;
 	uint16_t flags;
 } commands[] = {
-	{ "device-get", QRE_CMD_DEVICE_GET, 0 },
-	{ "devices", QRE_CMD_DEVICE_GET, NLM_F_DUMP },
-	{ "device-set", QRE_CMD_DEVICE_SET, 0 },
-	{ "device-del", QRE_CMD_DEVICE_DEL, 0 },
-	{ "session-get", QRE_CMD_SESSION_GET, 0 },
-	{ "sessions", QRE_CMD_SESSION_GET, NLM_F_DUMP },
-	{ "session-install", QRE_CMD_SESSION_INSTALL, 0 },
-	{ "session-update", QRE_CMD_SESSION_UPDATE, 0 },
-	{ "session-del", QRE_CMD_SESSION_DEL, 0 },
-	{ "cid-adopt", QRE_CMD_CID_ADOPT, 0 },
-	{ "cid-release", QRE_CMD_CID_RELEASE, 0 },
-	{ "map-register", QRE_CMD_CID_MAP_REGISTER, 0 },
-	{ "map-unregister", QRE_CMD_CID_MAP_UNREGISTER, 0 },
-	{ "shared-register", QRE_CMD_SHARED_SOCKET_REGISTER, 0 },
-	{ "shared-unregister", QRE_CMD_SHARED_SOCKET_UNREGISTER, 0 },
-	{ "loader-set", QRE_CMD_SHARED_LOADER_SET, 0 },
-	{ "profile-set", QRE_CMD_DEST_PROFILE_SET, 0 },
-	{ "frame-send", QRE_CMD_FRAME_SEND, 0 },
+	{"device-get", QRE_CMD_DEVICE_GET, 0},
+	{"devices", QRE_CMD_DEVICE_GET, NLM_F_DUMP},
+	{"device-set", QRE_CMD_DEVICE_SET, 0},
+	{"device-del", QRE_CMD_DEVICE_DEL, 0},
+	{"session-get", QRE_CMD_SESSION_GET, 0},
+	{"sessions", QRE_CMD_SESSION_GET, NLM_F_DUMP},
+	{"session-install", QRE_CMD_SESSION_INSTALL, 0},
+	{"session-update", QRE_CMD_SESSION_UPDATE, 0},
+	{"session-del", QRE_CMD_SESSION_DEL, 0},
+	{"cid-adopt", QRE_CMD_CID_ADOPT, 0},
+	{"cid-release", QRE_CMD_CID_RELEASE, 0},
+	{"map-register", QRE_CMD_CID_MAP_REGISTER, 0},
+	{"map-unregister", QRE_CMD_CID_MAP_UNREGISTER, 0},
+	{"shared-register", QRE_CMD_SHARED_SOCKET_REGISTER, 0},
+	{"shared-unregister", QRE_CMD_SHARED_SOCKET_UNREGISTER, 0},
+	{"loader-set", QRE_CMD_SHARED_LOADER_SET, 0},
+	{"profile-set", QRE_CMD_DEST_PROFILE_SET, 0},
+	{"frame-send", QRE_CMD_FRAME_SEND, 0},
 };
 
 static void die(const char *what)
@@ -183,7 +183,10 @@ static void put_field(struct request *r, const struct name *name, char *value)
 	case U32:
 	case U64: /* little-endian machines alone */
 		genl_put(r, name->type, &number,
-			 name->kind == U8 ? 1 : name->kind == U16 ? 2 : name->kind == U32 ? 4 : 8);
+			 name->kind == U8    ? 1
+			 : name->kind == U16 ? 2
+			 : name->kind == U32 ? 4
+					     : 8);
 		break;
 	case IP4:
 		inet_pton(AF_INET, value, &ip);
@@ -243,8 +246,10 @@ static void print_all(const uint8_t *at, int left)
 				while ((one = genl_next(&inner, &inner_left))) {
 					if (!(one->nla_type & NLA_TYPE_MASK))
 						continue;
-					printf("%s%u=", names[i].name, one->nla_type & NLA_TYPE_MASK);
-					print_value(U64, (const uint8_t *)one + NLA_HDRLEN, one->nla_len - NLA_HDRLEN);
+					printf("%s%u=", names[i].name,
+					       one->nla_type & NLA_TYPE_MASK);
+					print_value(U64, (const uint8_t *)one + NLA_HDRLEN,
+						    one->nla_len - NLA_HDRLEN);
 				}
 			} else {
 				printf("%s=", names[i].name);
@@ -290,7 +295,7 @@ static int ask(struct genl *g, int argc, char **argv)
 
 static int events(struct genl *g, int seconds)
 {
-	struct timeval wait = { .tv_sec = 1 };
+	struct timeval wait = {.tv_sec = 1};
 	time_t end = time(NULL) + seconds;
 	static uint8_t buffer[65536];
 
@@ -304,7 +309,8 @@ static int events(struct genl *g, int seconds)
 		struct nlmsghdr *n = (void *)buffer;
 
 		for (; size > 0 && NLMSG_OK(n, size); n = NLMSG_NEXT(n, size))
-			print_all((uint8_t *)NLMSG_DATA(n) + GENL_HDRLEN, n->nlmsg_len - NLMSG_LENGTH(GENL_HDRLEN));
+			print_all((uint8_t *)NLMSG_DATA(n) + GENL_HDRLEN,
+				  n->nlmsg_len - NLMSG_LENGTH(GENL_HDRLEN));
 		fflush(stdout);
 	}
 	return 0;
@@ -312,7 +318,7 @@ static int events(struct genl *g, int seconds)
 
 static int hold(struct genl *g, const char *ip, int port, bool shared)
 {
-	struct sockaddr_in local = { .sin_family = AF_INET, .sin_port = htons(port) };
+	struct sockaddr_in local = {.sin_family = AF_INET, .sin_port = htons(port)};
 	int fd = socket(AF_INET, SOCK_DGRAM, 0), one = 1;
 	static struct request r;
 	uint32_t number = fd;

@@ -384,10 +384,10 @@ static void qre_receive(struct qre_session *s, struct sk_buff *skb, union qre_pe
 	w->skb = qre_buffer_take(sealed);
 	if (unlikely(!w->skb))
 		goto put;
-	sg_init_table(w->src, ARRAY_SIZE(w->src));
-	sg_set_buf(w->src, w->head, header);
 	if (unlikely(skb_has_frag_list(skb) && skb_linearize(skb)))
 		goto give_buffer;
+	sg_init_table(w->src, skb_shinfo(skb)->nr_frags + 2U);
+	sg_set_buf(w->src, w->head, header);
 	nents = skb_to_sgvec(skb, w->src + 1, header, sealed);
 	if (unlikely(nents < 0))
 		goto give_buffer;

@@ -344,7 +344,7 @@ static int qre_batch_add(struct qre_batch *b, struct qre_work **work, struct qre
 	w->head[head++] = 0;
 	w->head[head++] = 0;
 	memcpy(w->head + head, skb->data, linear);
-	sg_init_table(w->src, ARRAY_SIZE(w->src));
+	sg_init_table(w->src, skb_shinfo(skb)->nr_frags + 2U);
 	sg_set_buf(w->src, w->head, head + linear);
 	if (skb->len > linear) {
 		nents = skb_to_sgvec(skb, w->src + 1, linear, skb->len - linear);

@@ -53,7 +53,7 @@ from qre.supervisor.supervised import Supervised
 if TYPE_CHECKING:
     from qre.supervisor.router import Router
 
-_GREET_TIMEOUT: Final = 30.0
+_GREET_TIMEOUT: Final = 60.0
 _START_TIMEOUT: Final = 30.0
 _PIN_TIMEOUT: Final = 10.0
 _COMPLETE_TIMEOUT: Final = 8.0

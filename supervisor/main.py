@@ -14,7 +14,7 @@ import signal
 import socket
 import sys
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
 import capng
 import zmq.asyncio
@@ -82,6 +82,14 @@ def _keep_only_what_spawning_needs() -> None:
         raise OSError(errno.EPERM, "dropping the supervisor's capabilities")
 
 
+def _follow_the_parent() -> NoReturn:
+    """The parent was killed: a moment before its death signal reaches us, and for the same end.
+
+    In no order: what the kernel's data plane holds goes on, and the next start takes it over.
+    """
+    os._exit(1)
+
+
 class _Supervisor:
     def __init__(self, sock: socket.socket) -> None:
         self._parent: Channel[ToSupervisor] = Channel(sock, ToSupervisor)
@@ -97,6 +105,8 @@ class _Supervisor:
         """Say something to the parent; when it is gone, so are we."""
         try:
             self._parent.send(message, fds)
+        except ChannelClosedError:
+            _follow_the_parent()
         except MachineError:
             self._end(1)
 
@@ -180,7 +190,9 @@ class _Supervisor:
     def _receive(self) -> None:
         try:
             received = self._parent.receive()
-        except (ChannelClosedError, UntrustedInputError):
+        except ChannelClosedError:
+            _follow_the_parent()
+        except UntrustedInputError:
             asyncio.get_running_loop().remove_reader(self._parent.fileno())
             self._end(1)
             return

@@ -92,10 +92,12 @@ class Vm:
         ]
 
 
-def _die_with_parent() -> None:
-    import ctypes
-
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+#: Runs "$2 ..." and kills the whole process group when process $1 is gone, however it went.
+_WATCHED = """
+(while [ -d "/proc/$1" ]; do sleep 1; done; kill -KILL -- "-$$") </dev/null >/dev/null 2>&1 &
+shift
+exec "$@"
+"""
 
 
 @contextmanager
@@ -110,13 +112,12 @@ def booted(kernel: Kernel, *options: str, cpus: int = 2, qemu: str = "") -> Iter
         command.append(f"--qemu-opts={qemu}")
     environment = os.environ | {"HOME": str(home), "PATH": f"{tools}:{os.environ['PATH']}"}
     process = subprocess.Popen(
-        [*command, "--", "/bin/bash", str(_AGENT)],
+        ["/bin/bash", "-c", _WATCHED, "vm", str(os.getpid()), *command, "--", "/bin/bash", str(_AGENT)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         env=environment,
         start_new_session=True,
-        preexec_fn=_die_with_parent,  # noqa: PLW1509 - prctl is all that it does
     )
     try:
         vm = Vm(kernel, process)

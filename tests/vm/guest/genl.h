@@ -23,6 +23,8 @@ struct genl {
 	uint32_t events; /* group */
 	uint32_t sequence;
 	char words[256]; /* of the last refusal */
+	uint32_t offset; /* of the attribute that it is about, in the request; 0: none */
+	uint32_t miss;	 /* the attribute that it misses; 0: none */
 	uint8_t reply[65536];
 	int reply_size; /* attributes of the last answer that was no error */
 };
@@ -75,20 +77,27 @@ static inline const struct nlattr *genl_next(const uint8_t **at, int *left)
 static inline void genl_words(struct genl *g, const struct nlmsghdr *n)
 {
 	const struct nlmsgerr *e = NLMSG_DATA(n);
-	const uint8_t *at = (const uint8_t *)(e + 1);
-	int left = n->nlmsg_len - NLMSG_LENGTH(sizeof(*e));
+	bool done = n->nlmsg_type == NLMSG_DONE; /* of a dump: an errno, then the same */
+	const uint8_t *at = (const uint8_t *)e + (done ? sizeof(int) : sizeof(*e));
+	int left = n->nlmsg_len - NLMSG_LENGTH(done ? sizeof(int) : sizeof(*e));
 	const struct nlattr *a;
 
 	if (!(n->nlmsg_flags & NLM_F_ACK_TLVS))
 		return;
-	if (!(n->nlmsg_flags & NLM_F_CAPPED)) {
+	if (!done && !(n->nlmsg_flags & NLM_F_CAPPED)) {
 		at += NLMSG_ALIGN(e->msg.nlmsg_len) - sizeof(e->msg);
 		left -= NLMSG_ALIGN(e->msg.nlmsg_len) - sizeof(e->msg);
 	}
-	while ((a = genl_next(&at, &left)))
-		if ((a->nla_type & NLA_TYPE_MASK) == NLMSGERR_ATTR_MSG)
-			snprintf(g->words, sizeof(g->words), "%.*s", a->nla_len - NLA_HDRLEN,
-				 (const char *)a + NLA_HDRLEN);
+	while ((a = genl_next(&at, &left))) {
+		const uint8_t *data = (const uint8_t *)a + NLA_HDRLEN;
+
+		if (a->nla_type == NLMSGERR_ATTR_MSG)
+			snprintf(g->words, sizeof(g->words), "%.*s", a->nla_len - NLA_HDRLEN, data);
+		else if (a->nla_type == NLMSGERR_ATTR_OFFS)
+			memcpy(&g->offset, data, 4);
+		else if (a->nla_type == NLMSGERR_ATTR_MISS_TYPE)
+			memcpy(&g->miss, data, 4);
+	}
 }
 
 /* 0 or a positive errno. Every answer's attributes go to @each, the last one's stay in g->reply. */
@@ -99,6 +108,8 @@ static inline int genl_ask(struct genl *g, struct request *r,
 	bool dump = (r->header.nlmsg_flags & NLM_F_DUMP) == NLM_F_DUMP;
 
 	g->words[0] = 0;
+	g->offset = 0;
+	g->miss = 0;
 	g->reply_size = 0;
 	if (!dump)
 		r->header.nlmsg_flags |= NLM_F_ACK;
@@ -118,8 +129,7 @@ static inline int genl_ask(struct genl *g, struct request *r,
 						    ? ((struct nlmsgerr *)NLMSG_DATA(n))->error
 						    : *(int *)NLMSG_DATA(n);
 
-				if (n->nlmsg_type == NLMSG_ERROR)
-					genl_words(g, n);
+				genl_words(g, n);
 				return -error;
 			}
 			g->reply_size = n->nlmsg_len - NLMSG_LENGTH(GENL_HDRLEN);

@@ -7,6 +7,7 @@ remembered, so that a number used twice under one key is seen.
 
 from __future__ import annotations
 
+import dataclasses
 import heapq
 import os
 import random
@@ -17,9 +18,11 @@ from ipaddress import ip_interface
 from typing import Any
 from unittest.mock import patch
 
+from msgspec.structs import replace
+
 from qre.quic.keys import HandedOver, session_id
 from qre.reality.cid import cid_key, reset_token, routed_cid
-from qre.session import DataplaneReport, Role, Underlay
+from qre.session import Answer, DataplaneReport, Role, Underlay
 from qre.wire.datagram import DATAGRAM_HEAD
 from qre.wire.protection import derive
 from qre.workers.dataplane.marks import NumberMarks
@@ -28,7 +31,16 @@ from qre.workers.dataplane.registry import Registry
 from qre.workers.dataplane.session import State
 from qre.workers.handshake.routed_cids import RoutedCids
 from qre.workers.handshake.secrets import SIZE, SecretsStore
-from qre.workers.handshake.session_state import CidsChanged, Confirmed, Event, Installed, Lost, Settings
+from qre.workers.handshake.session_state import (
+    CidsChanged,
+    Confirmed,
+    Event,
+    Installed,
+    Lost,
+    Orphaned,
+    OrphanEnded,
+    Settings,
+)
 from qre.workers.handshake.sessions import Sessions
 
 ADDRESS = {Role.CLIENT: ("192.0.2.2", 40_000), Role.SERVER: ("192.0.2.1", 443)}
@@ -130,6 +142,11 @@ class End:
         self.store.close()
         self._start_handshake()
 
+    def lose_secrets(self) -> None:
+        """The whole daemon is killed, and nobody kept its memfd; only the kernel's data plane goes on then."""
+        os.pwrite(self.secrets_fd, bytes(SIZE), 0)
+        self.kill_handshake()
+
     def kill_dataplane(self) -> None:
         self._start_dataplane()
         self.sessions.connected(self.now)
@@ -146,13 +163,22 @@ class End:
                 outgoing = self.sessions.outbox.popleft()
                 answer = self.registry.answer(outgoing.request, self.now)
                 self._collect()
-                self._waiting.append(answer)
+                self._waiting.append(self._as_the_kernel_tells(answer) if self.settings.in_kernel else answer)
             else:
                 break
         else:
             raise AssertionError("the ends never come to rest")
         self.events += self.sessions.events
         self.sessions.events.clear()
+
+    def _as_the_kernel_tells(self, answer: Answer) -> Answer:
+        """qre.ko's marks say whose a session is: it may outlive whoever knows."""
+        marks = []
+        for mark in answer.sessions:
+            install = self.registry.sessions[mark.session_id].install
+            fields = {"short_id": install.short_id, "addresses": install.allowed_ips}
+            marks.append(replace(mark, connection_ids=(install.connection_id,), **fields))
+        return replace(answer, sessions=tuple(marks))
 
     def _collect(self) -> None:
         for session in list(self.registry.sessions.values()):
@@ -205,13 +231,19 @@ class TwoEnds:
     """``interval`` is RekeyInterval in seconds. Use it as a context manager."""
 
     def __init__(
-        self, *, interval: float = 2.0, seed: int = 0, rekey_after: int = 1 << 22, unchanged_cid: bool = False
+        self,
+        *,
+        interval: float = 2.0,
+        seed: int = 0,
+        rekey_after: int = 1 << 22,
+        unchanged_cid: bool = False,
+        in_kernel: bool = False,
     ) -> None:
         self.rng = random.Random(seed)
         self.now = 1000.0
         self.delay = 0.01
         self.loss = 0.0
-        settings = Settings(int(interval * 1000), 30_000, 0, rekey_after, ())
+        settings = Settings(int(interval * 1000), 30_000, 0, rekey_after, (), in_kernel)
         self.ends = {role: End(role, settings, random.Random(self.rng.random()), self.now) for role in Role}
         self._flying: list[tuple[float, int, Role, bytes]] = []
         self._count = 0
@@ -245,6 +277,13 @@ class TwoEnds:
         self._watch.stop()
         for end in self.ends.values():
             end.close()
+
+    def shake_hands_again(self, seed: int, short_id: bytes | None = None) -> TwoEnds:
+        """The client comes back: another session of the same short id, unless it is told otherwise."""
+        short_id = short_id or self._states[Role.CLIENT].short_id
+        states = handed_over_pair(seed).items()
+        self._states = {role: dataclasses.replace(state, short_id=short_id) for role, state in states}
+        return self.install()
 
     def install(self) -> TwoEnds:
         """As at the end of a handshake: the server's held session first."""
@@ -316,4 +355,4 @@ class TwoEnds:
             assert text in self.ends[OTHER[role]].delivered, f"from the {role}"
 
 
-__all__ = ["CidsChanged", "Confirmed", "End", "Installed", "Lost", "TwoEnds"]
+__all__ = ["CidsChanged", "Confirmed", "End", "Installed", "Lost", "OrphanEnded", "Orphaned", "TwoEnds"]

@@ -99,7 +99,9 @@ static int qre_cmd_device_set(struct sk_buff *request, struct genl_info *info)
 	error = qre_check_attributes(info->genlhdr->cmd, info->attrs, extack);
 	if (error)
 		return error;
-	if (!dev_valid_name(nla_data(info->attrs[QRE_A_IFNAME])))
+	/* "%d" would be a pattern: the device would have another name than was asked for. */
+	if (!dev_valid_name(nla_data(info->attrs[QRE_A_IFNAME])) ||
+	    strchr(nla_data(info->attrs[QRE_A_IFNAME]), '%'))
 		return qre_out_of_range(QRE_A_IFNAME, info->attrs, extack);
 	config = kzalloc(sizeof(*config), GFP_KERNEL);
 	if (!config)
@@ -303,8 +305,11 @@ static int qre_dump_devices(struct sk_buff *skb, struct netlink_callback *cb)
 {
 	struct qre_net *qn = qre_net_of(sock_net(skb->sk));
 	struct qre_device *qdev;
-	int error = 0;
+	int error;
 
+	error = qre_check_attributes(QRE_CMD_DEVICE_GET, qre_dump_attrs(cb), cb->extack);
+	if (error)
+		return error;
 	mutex_lock(&qn->lock);
 	for (;;) {
 		struct qre_device *next = NULL;
@@ -530,18 +535,6 @@ static int qre_read_session(struct qre_session_params *p, const struct qre_devic
 	return 0;
 }
 
-/* The request lies in a socket buffer that is freed as it is. */
-static void qre_wipe_request(struct nlattr **attrs)
-{
-	unsigned int i;
-
-	for (i = QRE_A_TX_KEY; i <= QRE_A_NEXT_RX_HP_KEY; i++)
-		if (attrs[i])
-			memzero_explicit(nla_data(attrs[i]), nla_len(attrs[i]));
-	if (attrs[QRE_A_RESET_TOKEN])
-		memzero_explicit(nla_data(attrs[QRE_A_RESET_TOKEN]), QRE_RESET_TOKEN_SIZE);
-}
-
 static int qre_change_session(struct qre_device *qdev, struct nlattr **attrs,
 			      struct netlink_ext_ack *extack, bool install)
 {
@@ -554,7 +547,6 @@ static int qre_change_session(struct qre_device *qdev, struct nlattr **attrs,
 	if (!error)
 		error = install ? qre_session_install(qdev, p, extack)
 				: qre_session_update(qdev, p, extack);
-	qre_wipe_request(attrs);
 	kfree_sensitive(p);
 	return error;
 }
@@ -606,14 +598,33 @@ static int qre_release(struct qre_device *qdev, struct nlattr **attrs,
 	return qre_cid_release(qdev, id ? nla_data(id) : NULL, &cid, extack);
 }
 
+/* The request lies in a socket buffer that is freed as it is; refused ones held keys, too. */
+static void qre_wipe_request(struct nlattr **attrs)
+{
+	unsigned int i;
+
+	for (i = QRE_A_TX_KEY; i <= QRE_A_NEXT_RX_HP_KEY; i++)
+		if (attrs[i])
+			memzero_explicit(nla_data(attrs[i]), nla_len(attrs[i]));
+	if (attrs[QRE_A_RESET_TOKEN])
+		memzero_explicit(nla_data(attrs[QRE_A_RESET_TOKEN]),
+				 nla_len(attrs[QRE_A_RESET_TOKEN]));
+}
+
 static int qre_cmd_install(struct sk_buff *request, struct genl_info *info)
 {
-	return qre_on_device(info, qre_install);
+	int error = qre_on_device(info, qre_install);
+
+	qre_wipe_request(info->attrs);
+	return error;
 }
 
 static int qre_cmd_update(struct sk_buff *request, struct genl_info *info)
 {
-	return qre_on_device(info, qre_update);
+	int error = qre_on_device(info, qre_update);
+
+	qre_wipe_request(info->attrs);
+	return error;
 }
 
 static int qre_cmd_delete(struct sk_buff *request, struct genl_info *info)

@@ -193,6 +193,7 @@ static void qre_batch_done(struct qre_batch *b)
 		qre_batch_finish(b);
 }
 
+/* NULL: no memory, or the session was found under RCU and has ended since. */
 static struct qre_batch *qre_batch_new(struct qre_session *s, union qre_peer peer)
 {
 	struct qre_batch *b = kmalloc(sizeof(*b), GFP_ATOMIC);
@@ -202,12 +203,12 @@ static struct qre_batch *qre_batch_new(struct qre_session *s, union qre_peer pee
 	/* Room for the headers of IP and UDP, and whatever the device below puts before them. */
 	b->outer = alloc_skb(LL_MAX_HEADER + sizeof(struct iphdr) + sizeof(struct udphdr) + 64,
 			     GFP_ATOMIC);
-	if (!b->outer) {
+	if (!b->outer || !qre_session_get(s)) {
+		kfree_skb(b->outer);
 		kfree(b);
 		return NULL;
 	}
 	skb_reserve(b->outer, skb_tailroom(b->outer));
-	refcount_inc(&s->refs);
 	b->session = s;
 	b->peer = peer;
 	atomic_set(&b->pending, 1);
@@ -217,6 +218,13 @@ static struct qre_batch *qre_batch_new(struct qre_session *s, union qre_peer pee
 	b->inner_bytes = 0;
 	b->inner_packets = 0;
 	return b;
+}
+
+static void qre_count_unsent(struct qre_session *s)
+{
+	bool ended = READ_ONCE(s->life) == QRE_LIFE_ENDED;
+
+	qre_count_drop(s->qdev, ended ? QRE_DROP_CLOSING : QRE_DROP_NO_MEMORY, 1);
 }
 
 /* --- pages that ciphertext is written to, one after the other --- */
@@ -401,7 +409,7 @@ static void qre_send_list(struct qre_session *s, struct sk_buff *list, unsigned 
 			error = b ? qre_batch_add(b, &work, key, number, skb, ack, size) : -ENOMEM;
 		}
 		if (unlikely(error))
-			qre_count_drop(s->qdev, QRE_DROP_NO_MEMORY, 1);
+			qre_count_unsent(s);
 		number++;
 		if (error)
 			kfree_skb(skb);
@@ -442,7 +450,7 @@ void qre_send_plain(struct qre_session *s, struct qre_key *key, u64 number, cons
 	qre_key_put(key);
 	return;
 fail:
-	qre_count_drop(s->qdev, QRE_DROP_NO_MEMORY, 1);
+	qre_count_unsent(s);
 	if (b) {
 		b->failed = true;
 		qre_batch_done(b);

@@ -62,6 +62,14 @@
 #define qre_track_kernel_socket(net, tracker) __netns_tracker_alloc(net, tracker, false, GFP_KERNEL)
 #endif
 
+/* A socket of the kernel keeps the memory of its namespace, though not the namespace, since 6.15
+ * and in the stable kernels that took it over: its end gives this back. */
+#ifdef QRE_HAS_NET_PASSIVE
+#define qre_keep_net_memory(net) net_passive_inc(net)
+#else
+#define qre_keep_net_memory(net)
+#endif
+
 /* Attributes of a dump's request lie in genl_info since 6.6 */
 #if LINUX_VERSION_CODE < KERNEL_VERSION(6, 6, 0)
 #define qre_dump_attrs(cb) (genl_dumpit_info(cb)->attrs)

@@ -128,7 +128,10 @@ static bool qre_socket_try_unpin(struct qre_socket *qs)
 		return false;
 	lock_sock(sk);
 	if (sk->sk_net_refcnt) {
+		/* What sk_alloc() and __sk_destruct() do otherwise for a socket of the kernel. */
+		qre_keep_net_memory(sock_net(sk));
 		sk->sk_net_refcnt = 0;
+		sock_inuse_add(sock_net(sk), -1);
 		put_net_track(sock_net(sk), &sk->ns_tracker);
 		qre_track_kernel_socket(sock_net(sk), &sk->ns_tracker);
 	}

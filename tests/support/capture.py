@@ -77,6 +77,11 @@ class KeyLog:
         finally:
             os.close(fd)
 
+    def read(self, secrets: bytes) -> None:
+        """The same of a copy of such a memfd, for daemons that are out of reach."""
+        assert len(secrets) == SIZE
+        self._look(secrets)
+
     def _run(self) -> None:
         try:
             while not self._ended.wait(_POLL):
@@ -85,7 +90,7 @@ class KeyLog:
         except BaseException as error:  # noqa: BLE001 - raised again where the log is closed
             self._error = error
 
-    def _look(self, mapped: mmap.mmap) -> None:
+    def _look(self, mapped: mmap.mmap | bytes) -> None:
         states = mapped[SLOT::SLOT]
         for slot in range(SLOTS):
             state = states[slot]

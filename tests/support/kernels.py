@@ -56,15 +56,16 @@ def kernels() -> list[Kernel]:
 
 
 def cache() -> Path:
-    """Where builds are kept: outside the tree, and not below /tmp, /var or /run, which a guest has its own of."""
+    """Where builds are kept: outside the tree."""
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "qre"
+    directory = (Path(base) if base else Path.home() / ".cache") / "qre"
+    directory.mkdir(parents=True, exist_ok=True)
+    return directory
 
 
 @contextmanager
 def _one_at_a_time() -> Iterator[None]:
     """Two runs never build the same thing at once."""
-    cache().mkdir(parents=True, exist_ok=True)
     with (cache() / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

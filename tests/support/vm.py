@@ -13,12 +13,13 @@ import selectors
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.support.kernels import ROOT, Kernel
+from tests.support.kernels import ROOT, Kernel, cache
 
 BOOT_TIMEOUT = 240.0
 _AGENT = ROOT / "tests" / "vm" / "guest" / "agent.sh"
@@ -32,8 +33,10 @@ _SPLAT = re.compile(
 class Vm:
     """One booted guest."""
 
-    def __init__(self, kernel: Kernel, process: subprocess.Popen[bytes]) -> None:
+    def __init__(self, kernel: Kernel, process: subprocess.Popen[bytes], share: Path) -> None:
         self.kernel = kernel
+        #: /run/share in the guest, which may write there.
+        self.share = share
         self._process = process
         self._read = b""
         self._number = 0
@@ -100,6 +103,18 @@ exec "$@"
 """
 
 
+#: What a guest has of its own and would see of this machine otherwise.
+_OF_ITS_OWN = ("/tmp", "/var", "/run", "/dev")
+
+
+def _shown() -> list[str]:
+    """virtme-ng's options that show the guest what tests need where it has a place of its own."""
+    needed = (ROOT, cache())
+    shown = [f"--rodir={path}" for path in needed if any(path.is_relative_to(hidden) for hidden in _OF_ITS_OWN)]
+    # Once more as a whole: the guest puts a mount that caches over what it reads most of.
+    return ["--rodir=/run/cached=/", *shown]
+
+
 @contextmanager
 def booted(kernel: Kernel, *options: str, cpus: int = 2, qemu: str = "") -> Iterator[Vm]:
     """A guest, gone at the end. ``options`` are virtme-ng's, ``qemu`` is added to QEMU's."""
@@ -107,12 +122,14 @@ def booted(kernel: Kernel, *options: str, cpus: int = 2, qemu: str = "") -> Iter
     home.mkdir(exist_ok=True)
     tools = Path(sys.executable).parent
     command = [str(tools / "vng"), "--run", str(kernel.image), "--disable-kvm", "--user", "root", "--cwd", "/"]
-    command += ["--force-9p", "--cpus", str(cpus), "--memory", "2G", *options]
+    command += ["--force-9p", "--cpus", str(cpus), "--memory", "2G", *_shown(), *options]
     if qemu:
         command.append(f"--qemu-opts={qemu}")
     environment = os.environ | {"HOME": str(home), "PATH": f"{tools}:{os.environ['PATH']}"}
+    share = tempfile.TemporaryDirectory(prefix="qre-vm-share-")
+    command.append(f"--rwdir=/run/share={share.name}")
     process = subprocess.Popen(
-        ["/bin/bash", "-c", _WATCHED, "vm", str(os.getpid()), *command, "--", "/bin/bash", str(_AGENT)],
+        ["/bin/bash", "-c", _WATCHED, "vm", str(os.getpid()), *command, "--", "/bin/bash", str(_AGENT), str(ROOT)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -120,9 +137,10 @@ def booted(kernel: Kernel, *options: str, cpus: int = 2, qemu: str = "") -> Iter
         start_new_session=True,
     )
     try:
-        vm = Vm(kernel, process)
+        vm = Vm(kernel, process, Path(share.name))
         vm.wait_booted()
         yield vm
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
+        share.cleanup()

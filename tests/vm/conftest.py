@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 
 import pytest
@@ -17,10 +18,17 @@ def vm(request: pytest.FixtureRequest) -> Iterator[Vm]:
     directory, _ = build(kernel)
     compiled = guest_programs()
     with booted(kernel) as guest:
+        environment = {
+            "MODULE": f"{directory}/qre.ko",
+            "TOOLS": compiled,
+            "GUEST": GUEST,
+            "CHECKOUT": ROOT,
+            "QRE": f"{ROOT}/.venv/bin/qre-tool",
+        }
+        lines = "\n".join(f"export {name}={shlex.quote(str(value))}" for name, value in environment.items())
         guest.check(
             f"""
-            printf 'MODULE=%s\\nTOOLS=%s\\nGUEST=%s\\nQRE=%s\\nexport MODULE TOOLS GUEST QRE\\n' \\
-                {directory}/qre.ko {compiled} {GUEST} {ROOT}/.venv/bin/qre-tool >/tmp/environment
+            cat >/tmp/environment <<'END'\n{lines}\nEND
             modprobe -a veth udp_tunnel ip6_udp_tunnel aesni_intel gcm dummy
             insmod {directory}/qre.ko
             """

@@ -1,7 +1,6 @@
 # make demo   the whole tunnel on this machine, in network namespaces
-# make test   the rings unit and host, with coverage
+# make test   the rings unit, host and vm, with coverage; each alone: make test-unit, test-host, test-vm
 # make check  static checks: ruff, mypy, clang-format, shellcheck
-# make test-vm   the kernel module alone, in stock Debian kernels under QEMU
 # make bench  the user data plane beside wireguard-go
 
 PYTHON := .venv/bin/python
@@ -19,8 +18,8 @@ setup-vm:
 demo: setup
 	@$(PYTHON) -m demo
 
-test: setup
-	@$(PYTHON) -m tests.run unit host
+test: setup-vm
+	@$(PYTHON) -m tests.run unit host vm
 
 test-unit: setup
 	@$(PYTHON) -m tests.run unit

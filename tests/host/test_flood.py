@@ -16,11 +16,11 @@ MEGABYTE = 1 << 20
 
 
 def memory(daemon: Daemon) -> int:
-    """Proportional set size of a daemon and all it started, in bytes."""
+    """What a daemon and all it started hold, in bytes: without files, which others map and unmap meanwhile."""
     total = 0
     for pid in (daemon.pid, *children(daemon.pid)):
         for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
+            if line.startswith(("Pss_Anon:", "Pss_Shmem:")):
                 total += int(line.split()[1]) * 1024
     return total
 

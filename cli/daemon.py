@@ -124,11 +124,18 @@ def _underlay(option: str, text: str) -> SocketAddress:
 
 def _plan(profile: Profile, config: GlobalConfig) -> list[str]:
     """What comes after the steps of `up`, one operation a line."""
+    from qre.cli.kernel_module import expected_dataplane
+    from qre.session import Dataplane
+
+    dataplane = "" if expected_dataplane(config) is Dataplane.KERNEL else "dataplane, "
     if profile.server is None:
-        return ["start the workers netlink, dataplane, handshake", "connect, and reconnect whenever the session ends"]
+        return [
+            f"start the workers netlink, {dataplane}handshake",
+            "connect, and reconnect whenever the session ends",
+        ]
     return [
         f"bind two sockets to UDP {profile.server.listen}",
-        "start the workers bpf_loader, netlink, dataplane, handshake",
+        f"start the workers bpf_loader, netlink, {dataplane}handshake",
         f"pin BPF maps and program below {config.bpf_pin_dir}",
         "attach qre_reuseport_demux",
         f"serve; relay strangers to {profile.server.dest}",

@@ -8,6 +8,7 @@ from qre.config.model import Profile
 from qre.workers.netlink.answers import KernelDevice
 from qre.workers.netlink.generic import DeviceSettings, Qre
 from qre.workers.netlink.netlink_socket import NetlinkRefusedError
+from qre.workers.netlink.shared_port import release
 
 
 def settings_of(profile: Profile, fwmark: int) -> DeviceSettings:
@@ -46,6 +47,12 @@ def sync_line(profile: Profile) -> str:
     where = f"listen {profile.server.listen}" if profile.server is not None else ""
     where = f"endpoint {profile.client.endpoint}" if profile.client is not None else where
     return f"sync device {profile.device} to qre.ko: {profile.role}, {where}, MTU {profile.mtu}"
+
+
+def release_port(device: str, listen: tuple[str, int]) -> None:
+    """Let the kernel go of a server's port and CID map; no error for what is gone already."""
+    with Qre() as qre:
+        release(qre, device, listen)
 
 
 def close_sessions(device: str) -> None:

@@ -11,10 +11,11 @@ from __future__ import annotations
 import os
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 from qre.abi import LINK_KIND
 from qre.capabilities import require_capabilities
-from qre.cli.kernel_device import close_sessions, settings_as_they_were, settings_of, sync_line
+from qre.cli.kernel_device import close_sessions, release_port, settings_as_they_were, settings_of, sync_line
 from qre.cli.kernel_module import MODULE, choose_dataplane, expected_dataplane, wants_module
 from qre.cli.reverse_path import strict_devices
 from qre.cli.state import ProfileState, load_state, remove_state, save_state, state_of, state_path
@@ -22,6 +23,7 @@ from qre.cli.steps import Notice, Step, address_lines, hook_steps, plan_of, rout
 from qre.config.model import GlobalConfig, Hooks, Interface, Profile
 from qre.errors import MachineError, QreError, UserError
 from qre.session import Dataplane
+from qre.supervisor.pins import paths as pin_paths
 from qre.workers.netlink.answers import KernelDevice
 from qre.workers.netlink.device import (
     DeviceSpec,
@@ -265,6 +267,16 @@ class _Down:
     config: GlobalConfig
     rtnl: Rtnl
     in_kernel: bool
+    listen: tuple[str, int] | None  # the shared port that a dead daemon may have left registered
+    pins: tuple[str, ...]  # what a dead daemon left
+
+    def release(self) -> None:
+        if self.listen is not None:
+            release_port(self.device, self.listen)
+
+    def unpin(self) -> None:
+        for path in self.pins:
+            Path(path).unlink(missing_ok=True)
 
     def close(self) -> None:
         link = self.rtnl.link(self.device)
@@ -340,7 +352,11 @@ def _prepare_down(profile: Profile | str, config: GlobalConfig, rtnl: Rtnl, *, b
     hooks = configured.hooks if configured is not None else Hooks()
     fwmark = saved.fwmark if saved is not None else 0
     in_kernel = link is not None and dataplane_of(link) is Dataplane.KERNEL
-    return _Down(name, device, hooks, addresses, fwmark, config, rtnl, in_kernel)
+    server = configured.server if configured is not None and in_kernel and not by_daemon else None
+    listen = (str(server.listen.ip), server.listen.port) if server is not None else None
+    left = [] if by_daemon else [str(path) for path in pin_paths(config.bpf_pin_dir, device)]
+    pins = tuple(path for path in left if os.path.exists(path))
+    return _Down(name, device, hooks, addresses, fwmark, config, rtnl, in_kernel, listen, pins)
 
 
 def down_steps(down: _Down) -> tuple[list[Step], list[Step]]:
@@ -350,6 +366,11 @@ def down_steps(down: _Down) -> tuple[list[Step], list[Step]]:
     if down.fwmark:
         lines.insert(0, f"delete routes and rules of table {down.fwmark}")
     rest = [Step((f"close the sessions of {device}",), down.close)] if down.in_kernel else []
+    if down.listen is not None:
+        host, port = down.listen
+        rest.append(Step((f"let qre.ko go of UDP {host}:{port}",), down.release))
+    if down.pins:
+        rest.append(Step(tuple(f"remove pin {path}" for path in down.pins), down.unpin))
     rest += [Step(tuple(lines), down.clear), Step((f"delete device {device}",), down.delete_device)]
     rest += hook_steps("PostDown", down.hooks.post_down, device)
     rest.append(Step((f"remove state {state_path(down.config, down.name)}",), down.forget))

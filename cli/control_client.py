@@ -34,6 +34,15 @@ def socket_path(config: GlobalConfig, device: str) -> Path:
     return config.runtime_dir / f"{device}{SUFFIX}"
 
 
+def runtime_paths(config: GlobalConfig, profile: str, device: str) -> list[Path]:
+    """All that a daemon has in RuntimeDir, its lock apart."""
+    return [
+        socket_path(config, device),
+        config.runtime_dir / f"{device}.workers",
+        config.runtime_dir / f"{profile}.ready",
+    ]
+
+
 def ask_daemon(config: GlobalConfig, device: str, operation: str, timeout: float) -> dict[str, Any]:
     """The daemon's answer to ``operation`` (``show``, ``reload``).
 

@@ -9,12 +9,14 @@ is ``cli/lifecycle_commands``.
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from qre.abi import LINK_KIND
 from qre.capabilities import require_capabilities
+from qre.cli.control_client import runtime_paths
 from qre.cli.kernel_device import close_sessions, release_port, settings_as_they_were, settings_of, sync_line
 from qre.cli.kernel_module import MODULE, choose_dataplane, expected_dataplane, wants_module
 from qre.cli.reverse_path import strict_devices
@@ -268,15 +270,18 @@ class _Down:
     rtnl: Rtnl
     in_kernel: bool
     listen: tuple[str, int] | None  # the shared port that a dead daemon may have left registered
-    pins: tuple[str, ...]  # what a dead daemon left
+    left: tuple[Path, ...]  # pins, sockets and directories of a dead daemon
 
     def release(self) -> None:
         if self.listen is not None:
             release_port(self.device, self.listen)
 
-    def unpin(self) -> None:
-        for path in self.pins:
-            Path(path).unlink(missing_ok=True)
+    def remove_left(self) -> None:
+        for path in self.left:
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
 
     def close(self) -> None:
         link = self.rtnl.link(self.device)
@@ -354,9 +359,11 @@ def _prepare_down(profile: Profile | str, config: GlobalConfig, rtnl: Rtnl, *, b
     in_kernel = link is not None and dataplane_of(link) is Dataplane.KERNEL
     server = configured.server if configured is not None and in_kernel and not by_daemon else None
     listen = (str(server.listen.ip), server.listen.port) if server is not None else None
-    left = [] if by_daemon else [str(path) for path in pin_paths(config.bpf_pin_dir, device)]
-    pins = tuple(path for path in left if os.path.exists(path))
-    return _Down(name, device, hooks, addresses, fwmark, config, rtnl, in_kernel, listen, pins)
+    places = [] if by_daemon else [*pin_paths(config.bpf_pin_dir, device), *runtime_paths(config, name, device)]
+    left = tuple(
+        path for path in places if os.path.exists(path)
+    )  # not Path.exists: that one minds what it may not see
+    return _Down(name, device, hooks, addresses, fwmark, config, rtnl, in_kernel, listen, left)
 
 
 def down_steps(down: _Down) -> tuple[list[Step], list[Step]]:
@@ -369,8 +376,8 @@ def down_steps(down: _Down) -> tuple[list[Step], list[Step]]:
     if down.listen is not None:
         host, port = down.listen
         rest.append(Step((f"let qre.ko go of UDP {host}:{port}",), down.release))
-    if down.pins:
-        rest.append(Step(tuple(f"remove pin {path}" for path in down.pins), down.unpin))
+    if down.left:
+        rest.append(Step(tuple(f"remove {path}" for path in down.left), down.remove_left))
     rest += [Step(tuple(lines), down.clear), Step((f"delete device {device}",), down.delete_device)]
     rest += hook_steps("PostDown", down.hooks.post_down, device)
     rest.append(Step((f"remove state {state_path(down.config, down.name)}",), down.forget))

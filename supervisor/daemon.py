@@ -25,7 +25,7 @@ from typing import Any, Final
 
 import msgspec
 
-from qre.cli.control_client import SUFFIX
+from qre.cli.control_client import runtime_paths
 from qre.cli.device_lock import hold_device
 from qre.cli.lifecycle import down_profile, refuse_replacement, up_profile
 from qre.cli.state import save_state, state_of, write_atomically
@@ -153,10 +153,7 @@ class Daemon:
             with self._reported("pins"):
                 if self._profile.role is Role.SERVER:
                     unpin(self._config.bpf_pin_dir, self._profile.device)
-            with self._reported("ready file"):
-                self._set_ready_file(False)
-            for name in (f"{self._profile.device}.workers", f"{self._profile.device}{SUFFIX}"):
-                path = self._config.runtime_dir / name
+            for path in runtime_paths(self._config, self._profile.name, self._profile.device):
                 with self._reported(str(path)):
                     shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
             if self._dataplane is Dataplane.KERNEL:

@@ -196,6 +196,20 @@ def test_after_a_killed_parent_nothing_runs_and_the_next_start_takes_over(make: 
         assert daemon.said().count("PostDown") == 1
 
 
+def test_down_takes_away_what_a_killed_daemon_left() -> None:
+    with server() as lone:
+        daemon = lone.daemon
+        daemon.start().wait_ready()
+        os.kill(daemon.pid, signal.SIGKILL)
+        assert daemon.ends() == -signal.SIGKILL
+        wait_for("its processes are gone", lambda: not any(map(runs, daemon.workers().values())))
+        daemon.env["QRE_BPF_PIN_DIR"] = str(lone.pin_dir)
+        plan = daemon.tool("--dry-run", "down", daemon.profile).splitlines()
+        assert {f"remove {path}" for path in lone.pin_dir.glob("*-server0")} < set(plan)
+        assert daemon.tool("down", daemon.profile) == ""
+        lone.nothing_left()
+
+
 @pytest.mark.parametrize("pause", [0.0, 0.15, 0.3])
 def test_all_workers_killed_in_a_row_come_back_and_a_reload_meanwhile_waits_for_them(pause: float) -> None:
     with server() as lone:

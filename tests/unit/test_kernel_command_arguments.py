@@ -173,7 +173,7 @@ def profiles(
 ) -> Iterator[tuple[Path, Path]]:
     monkeypatch.setenv("QRE_CONFIG_DIR", str(tmp_path))
     monkeypatch.setenv("QRE_GLOBAL_CONFIG", str(tmp_path / "none"))
-    monkeypatch.setenv("QRE_RUNTIME_DIR", str(tmp_path / "run"))
+    monkeypatch.setenv("RUNTIME_DIRECTORY", str(tmp_path / "run"))
     assert main(["init", "Endpoint=192.0.2.1:443", "Dest=site.example:443"]) == 0
     capsys.readouterr()
     yield tmp_path / "server0.conf", tmp_path / "client0.conf"

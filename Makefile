@@ -2,12 +2,13 @@
 # make test   the rings unit, host and vm, with coverage; each alone: make test-unit, test-host, test-vm
 # make check  static checks: ruff, mypy, clang-format, shellcheck
 # make bench  the user data plane beside wireguard-go
+# make bench-vm  the kernel module beside WireGuard and openvpn-dco, in a kernel under QEMU
 
 PYTHON := .venv/bin/python
 SHELL_FILES := .ci/run $(wildcard packaging/*.sh tests/vm/guest/*.sh)
 C_FILES := $(wildcard bpf/*.c bpf/*.h kmod/*.c kmod/*.h kmod/uapi/*.h tests/vm/guest/*.c tests/vm/guest/*.h)
 
-.PHONY: setup setup-vm demo test test-unit test-host test-vm check bench bpf clean
+.PHONY: setup setup-vm demo test test-unit test-host test-vm check bench bench-vm bpf clean
 
 setup:
 	@packaging/setup.sh
@@ -39,6 +40,10 @@ check: setup
 
 bench: setup
 	@$(PYTHON) -m tests.bench.dataplane
+
+bench-vm:
+	@packaging/setup.sh packaging/vm-packages.txt packaging/bench-packages.txt
+	@$(PYTHON) -m tests.bench.vm
 
 bpf:
 	@$(MAKE) -s -C bpf

@@ -221,7 +221,7 @@ static void qre_setup(struct net_device *dev)
 	dev->min_mtu = QRE_MTU_MIN;
 	dev->max_mtu = QRE_MTU_MAX;
 	/* As many packets as one UDP-GSO packet holds. */
-	netif_set_tso_max_segs(dev, 64);
+	netif_set_tso_max_segs(dev, QRE_GSO_MAX_SEGS);
 	SET_NETDEV_DEVTYPE(dev, &qre_device_type);
 }
 

@@ -76,7 +76,9 @@ unregister_link:
 unregister_net:
 	unregister_pernet_subsys(&qre_net_ops);
 exit_work:
+	qre_send_exit();
 	qre_work_exit();
+	qre_pages_exit();
 exit_crypto:
 	qre_crypto_exit();
 destroy_wq:
@@ -95,7 +97,9 @@ static void __exit qre_exit(void)
 	flush_workqueue(qre_wq);
 	rcu_barrier();
 	destroy_workqueue(qre_wq);
+	qre_send_exit();
 	qre_work_exit();
+	qre_pages_exit();
 	qre_crypto_exit();
 }
 

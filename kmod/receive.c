@@ -2,8 +2,8 @@
 /*
  * Receive: QUIC packets of live sessions become inner packets. Decryption writes into a fresh
  * buffer: what was received may be shared with a file's page cache, and GCM writes before it
- * verifies. A buffer and a request a CPU are kept, so that a packet that is not authentic costs no
- * allocation.
+ * verifies. A request a CPU is kept, and what was written is given back, so that a packet that is
+ * not authentic costs no allocation.
  */
 #include <crypto/aead.h>
 #include <crypto/algapi.h>
@@ -17,14 +17,13 @@
 #include "session.h"
 
 #define QRE_INTEGRITY_LIMIT (1ULL << 52)
-#define QRE_PLAIN_ROOM	    1536 /* of the kept buffer */
+#define QRE_COPIED	    256 /* a smaller packet is copied: it must not keep a large page */
 /* So that the IP header behind the DATAGRAM head is aligned to four. */
 #define QRE_PLAIN_PAD (NET_SKB_PAD + 1)
 
-/* --- requests and buffers, one a CPU kept --- */
+/* --- requests, one a CPU kept --- */
 
 static DEFINE_PER_CPU(struct qre_work *, qre_spare_work);
-static DEFINE_PER_CPU(struct sk_buff *, qre_spare_skb);
 static unsigned int qre_request_size;
 
 int qre_work_init(void)
@@ -44,11 +43,7 @@ void qre_work_exit(void)
 {
 	int cpu;
 
-	for_each_possible_cpu(cpu)
-	{
-		kfree_sensitive(per_cpu(qre_spare_work, cpu));
-		kfree_skb(per_cpu(qre_spare_skb, cpu));
-	}
+	for_each_possible_cpu(cpu) kfree_sensitive(per_cpu(qre_spare_work, cpu));
 }
 
 struct qre_work *qre_work_take(struct qre_key *key)
@@ -65,6 +60,10 @@ struct qre_work *qre_work_take(struct qre_key *key)
 		if (!w)
 			return NULL;
 		w->request = (void *)w + ALIGN(sizeof(*w), CRYPTO_MINALIGN);
+		sg_init_table(w->src, ARRAY_SIZE(w->src));
+		sg_init_table(w->opened, ARRAY_SIZE(w->opened));
+		sg_init_table(w->sealed, ARRAY_SIZE(w->sealed));
+		w->src_end = ARRAY_SIZE(w->src) - 1;
 	}
 	return w;
 }
@@ -76,33 +75,63 @@ void qre_work_give(struct qre_work *w)
 		kfree(w);
 }
 
-static struct sk_buff *qre_buffer_take(unsigned int size)
+int qre_work_source(struct qre_work *w, unsigned int size, struct sk_buff *skb, unsigned int at,
+		    unsigned int rest)
+{
+	int nents = 0;
+
+	sg_unmark_end(w->src + w->src_end);
+	sg_set_buf(w->src, w->head, size);
+	if (rest)
+		nents = skb_to_sgvec(skb, w->src + 1, at, rest);
+	if (unlikely(nents < 0)) {
+		sg_init_table(w->src, ARRAY_SIZE(w->src));
+		w->src_end = ARRAY_SIZE(w->src) - 1;
+		return nents;
+	}
+	w->src_end = nents;
+	sg_mark_end(w->src + nents);
+	return nents;
+}
+
+/* --- plaintext --- */
+
+/* Room for @size bytes, which become an skb's without being copied. */
+static bool qre_plain_take(struct qre_work *w, unsigned int size)
+{
+	w->piece_size = SKB_DATA_ALIGN(QRE_PLAIN_PAD + size) +
+			SKB_DATA_ALIGN(sizeof(struct skb_shared_info));
+	w->piece = qre_piece_take(QRE_PLAINTEXT, w->piece_size, &w->page);
+	return w->piece;
+}
+
+static void qre_plain_give(struct qre_work *w)
+{
+	qre_piece_give(QRE_PLAINTEXT, w->piece, w->piece_size, w->page);
+}
+
+/* An skb of @size bytes @at in the plaintext, which is consumed; NULL: no memory. */
+static struct sk_buff *qre_plain_skb(struct qre_work *w, const u8 *at, unsigned int size)
 {
 	struct sk_buff *skb;
 
-	if (unlikely(size > QRE_PLAIN_ROOM)) {
-		skb = alloc_skb(QRE_PLAIN_PAD + size, GFP_ATOMIC);
-	} else {
-		skb = this_cpu_xchg(qre_spare_skb, NULL);
-		if (skb)
-			return skb;
-		skb = alloc_skb(QRE_PLAIN_PAD + QRE_PLAIN_ROOM, GFP_ATOMIC);
+	if (size <= QRE_COPIED) {
+		skb = alloc_skb(NET_SKB_PAD + size, GFP_ATOMIC | __GFP_NOWARN);
+		if (skb) {
+			skb_reserve(skb, NET_SKB_PAD);
+			skb_put_data(skb, at, size);
+		}
+		qre_plain_give(w);
+		return skb;
 	}
-	if (skb)
-		skb_reserve(skb, QRE_PLAIN_PAD);
+	skb = napi_build_skb(w->piece, w->piece_size);
+	if (!skb) {
+		qre_plain_give(w);
+		return NULL;
+	}
+	skb_reserve(skb, at - w->piece);
+	skb_put(skb, size);
 	return skb;
-}
-
-static void qre_buffer_give(struct sk_buff *skb)
-{
-	skb_trim(skb, 0);
-	if (skb_tailroom(skb) < QRE_PLAIN_ROOM) {
-		kfree_skb(skb);
-		return;
-	}
-	skb = this_cpu_xchg(qre_spare_skb, skb);
-	if (unlikely(skb))
-		kfree_skb(skb);
 }
 
 /* --- inner packets --- */
@@ -177,12 +206,13 @@ dropped:
 
 /* --- packets that opened --- */
 
-/* Authentic: consumes w->skb, whose data is the plaintext. Bottom halves are off, under RCU. */
+/* Authentic: consumes the plaintext. Bottom halves are off, under RCU. */
 static void qre_opened(struct qre_work *w)
 {
 	static const u8 head[QRE_DATAGRAM_HEAD] = {0x30, 0, 0};
 	struct qre_session *s = w->session;
-	struct sk_buff *skb = w->skb;
+	const u8 *payload = w->piece + QRE_PLAIN_PAD;
+	size_t size = w->plain_size;
 	struct qre_arrived arrived = {
 		.number = w->number,
 		.epoch = w->key->epoch,
@@ -195,11 +225,12 @@ static void qre_opened(struct qre_work *w)
 	const u8 *inner = NULL;
 	size_t inner_size = 0;
 	struct qre_outbox out;
+	struct sk_buff *skb;
 	bool plain;
 
 	qre_outbox_init(&out);
-	plain = skb->len >= QRE_DATAGRAM_HEAD && !(w->first & 0x18) &&
-		!memcmp(skb->data, head, QRE_DATAGRAM_HEAD);
+	plain = size >= QRE_DATAGRAM_HEAD && !(w->first & 0x18) &&
+		!memcmp(payload, head, QRE_DATAGRAM_HEAD);
 	spin_lock(&s->lock);
 	if (unlikely(s->life >= QRE_LIFE_CLOSING))
 		goto dropped;
@@ -212,26 +243,28 @@ static void qre_opened(struct qre_work *w)
 		goto dropped;
 	if (likely(plain)) {
 		qre_control_datagram(s, &arrived, &out);
-		inner = skb->data + QRE_DATAGRAM_HEAD;
-		inner_size = skb->len - QRE_DATAGRAM_HEAD;
+		inner = payload + QRE_DATAGRAM_HEAD;
+		inner_size = size - QRE_DATAGRAM_HEAD;
 	} else {
-		qre_control_payload(s, &arrived, skb->data, skb->len, &out, &inner, &inner_size);
+		qre_control_payload(s, &arrived, payload, size, &out, &inner, &inner_size);
 	}
 	spin_unlock(&s->lock);
 	if (unlikely(out.unlink || !skb_queue_empty(&out.packets)))
 		qre_outbox_flush(s, &out);
 	if (!inner) {
-		consume_skb(skb);
+		qre_plain_give(w);
 		return;
 	}
-	skb_pull(skb, inner - skb->data);
-	skb_trim(skb, inner_size);
-	qre_deliver(s, skb, w->ecn);
+	skb = qre_plain_skb(w, inner, inner_size);
+	if (likely(skb))
+		qre_deliver(s, skb, w->ecn);
+	else
+		qre_count_drop(s->qdev, QRE_DROP_NO_MEMORY, 1);
 	return;
 dropped:
 	spin_unlock(&s->lock);
 	qre_count_drop(s->qdev, drop, 1);
-	qre_buffer_give(skb);
+	qre_plain_give(w);
 }
 
 /* Not authentic: a stateless reset (RFC 9000 section 10.3.1), or noise. */
@@ -270,7 +303,7 @@ static void qre_open_finish(struct qre_work *w, int error)
 			qre_not_opened(w);
 		else /* the driver had no room */
 			qre_count_drop(w->session->qdev, QRE_DROP_NO_MEMORY, 1);
-		qre_buffer_give(w->skb);
+		qre_plain_give(w);
 	}
 	qre_key_put(w->key);
 	consume_skb(w->source_skb);
@@ -316,8 +349,7 @@ static struct qre_key *qre_choose_key(struct qre_session *s, u8 first, u64 numbe
 	return qre_key_get(key);
 }
 
-/* The header of @skb (data at the QUIC packet, pulled) without its protection, into w->head; its
- * size. */
+/* The header of @skb (data at the QUIC packet) without its protection, into w->head; its size. */
 static unsigned int qre_unprotect(struct qre_session *s, struct qre_work *w,
 				  const struct sk_buff *skb)
 {
@@ -326,8 +358,9 @@ static unsigned int qre_unprotect(struct qre_session *s, struct qre_work *w,
 	u64 expected;
 	u32 truncated = 0;
 
-	qre_hp_mask(s->rx_hp, mask, skb->data + at + QRE_NUMBER_SIZE);
-	memcpy(w->head, skb->data, at + QRE_NUMBER_SIZE);
+	/* Nothing is pulled: what arrived in pages would be copied to a new head. */
+	skb_copy_bits(skb, 0, w->head, at + QRE_NUMBER_SIZE + QRE_SAMPLE_SIZE);
+	qre_hp_mask(s->rx_hp, mask, w->head + at + QRE_NUMBER_SIZE);
 	w->head[0] ^= mask[0] & 0x1f;
 	w->first = w->head[0];
 	size = (w->first & 0x03) + 1;
@@ -348,7 +381,7 @@ static void qre_receive(struct qre_session *s, struct sk_buff *skb, union qre_pe
 	unsigned int header, sealed;
 	struct qre_outbox out;
 	struct qre_work *w;
-	int nents, error;
+	int error;
 
 	if (unlikely(READ_ONCE(s->life) >= QRE_LIFE_CLOSING)) {
 		qre_outbox_init(&out);
@@ -360,7 +393,7 @@ static void qre_receive(struct qre_session *s, struct sk_buff *skb, union qre_pe
 		goto dropped;
 	}
 	header = 1 + s->rx_cid_size + QRE_NUMBER_SIZE + QRE_SAMPLE_SIZE;
-	if (unlikely(skb->len < header || !pskb_may_pull(skb, header)))
+	if (unlikely(skb->len < header))
 		goto dropped;
 	if (s->client && unlikely(source.word != READ_ONCE(s->peer.word))) {
 		drop = QRE_DROP_WRONG_ADDRESS;
@@ -381,20 +414,15 @@ static void qre_receive(struct qre_session *s, struct sk_buff *skb, union qre_pe
 		drop = QRE_DROP_MALFORMED;
 		goto put;
 	}
-	w->skb = qre_buffer_take(sealed);
-	if (unlikely(!w->skb))
+	w->plain_size = sealed - QRE_TAG_SIZE;
+	if (unlikely(!qre_plain_take(w, max(w->plain_size, 1U))))
 		goto put;
 	if (unlikely(skb_has_frag_list(skb) && skb_linearize(skb)))
-		goto give_buffer;
-	sg_init_table(w->src, skb_shinfo(skb)->nr_frags + 2U);
-	sg_set_buf(w->src, w->head, header);
-	nents = skb_to_sgvec(skb, w->src + 1, header, sealed);
-	if (unlikely(nents < 0))
-		goto give_buffer;
-	skb_put(w->skb, sealed - QRE_TAG_SIZE);
-	sg_init_table(w->dst, 2);
-	sg_set_buf(w->dst, w->head, header);
-	sg_set_buf(w->dst + 1, w->skb->data, max(sealed - QRE_TAG_SIZE, 1U));
+		goto give_plain;
+	if (unlikely(qre_work_source(w, header, skb, header, sealed) < 0))
+		goto give_plain;
+	sg_set_buf(w->opened, w->head, header);
+	sg_set_buf(w->opened + 1, w->piece + QRE_PLAIN_PAD, max(w->plain_size, 1U));
 	w->session = s;
 	w->source = source;
 	w->ecn = ecn;
@@ -404,7 +432,7 @@ static void qre_receive(struct qre_session *s, struct sk_buff *skb, union qre_pe
 	aead_request_set_tfm(w->request, w->key->aead);
 	aead_request_set_callback(w->request, 0, qre_open_done, w);
 	aead_request_set_ad(w->request, header);
-	aead_request_set_crypt(w->request, w->src, w->dst, sealed, w->iv);
+	aead_request_set_crypt(w->request, w->src, w->opened, sealed, w->iv);
 	refcount_inc(&s->refs); /* for an asynchronous driver, which answers when we are gone */
 	error = crypto_aead_decrypt(w->request);
 	if (error == -EINPROGRESS)
@@ -413,8 +441,8 @@ static void qre_receive(struct qre_session *s, struct sk_buff *skb, union qre_pe
 	qre_session_put(s);
 	qre_work_give(w);
 	return;
-give_buffer:
-	qre_buffer_give(w->skb);
+give_plain:
+	qre_plain_give(w);
 put:
 	qre_key_put(w->key);
 give:
@@ -442,20 +470,21 @@ int qre_encap_rcv(struct sock *sk, struct sk_buff *skb)
 	struct qre_socket *qs = qre_socket_of(sk);
 	struct qre_session *s;
 	union qre_peer source;
-	unsigned int pull;
+	u8 head[1 + QRE_CID_MAX];
+	unsigned int size;
 	u8 ecn;
 
 	if (unlikely(!qs))
 		return 1;
-	pull = sizeof(struct udphdr) + 1 + QRE_CID_MAX;
-	pull = min(pull, skb->len);
-	if (unlikely(pull <= sizeof(struct udphdr) || !pskb_may_pull(skb, pull)))
+	if (unlikely(skb->len <= sizeof(struct udphdr)))
+		goto pass;
+	size = min_t(unsigned int, sizeof(head), skb->len - sizeof(struct udphdr));
+	if (unlikely(skb_copy_bits(skb, sizeof(struct udphdr), head, size)))
 		goto pass;
 	/* A short header: RFC 9000 section 17.3.1 */
-	if ((skb->data[sizeof(struct udphdr)] & 0xc0) != 0x40)
+	if ((head[0] & 0xc0) != 0x40)
 		goto pass;
-	s = qre_socket_session(qs, skb->data + sizeof(struct udphdr) + 1,
-			       pull - sizeof(struct udphdr) - 1);
+	s = qre_socket_session(qs, head + 1, size - 1);
 	if (!s || !qre_session_get(s))
 		goto pass;
 	source = (union qre_peer){.ip = ip_hdr(skb)->saddr, .port = udp_hdr(skb)->source};

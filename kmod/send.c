@@ -9,6 +9,8 @@
 #include <linux/icmp.h>
 #include <linux/icmpv6.h>
 #include <linux/scatterlist.h>
+#include <linux/tcp.h>
+#include <net/ip6_checksum.h>
 #include <net/dst_cache.h>
 #include <net/icmp.h>
 #include <net/inet_ecn.h>
@@ -21,9 +23,10 @@
 #include "compat.h"
 #include "session.h"
 
-#define QRE_GSO_MAX_BYTES 64000 /* of one outer super-packet, below IPv4's 65535 */
-#define QRE_GSO_MAX_SEGS  48
-#define QRE_PULL	  128 /* inner headers that are encrypted from a copy beside ours */
+#define QRE_GSO_MAX_BYTES 65000 /* of one outer super-packet, below IPv4's 65535 */
+#define QRE_PULL	  128	/* inner headers that are encrypted from a copy beside ours */
+/* For the headers of IP and UDP, and what most devices put before them: others make more room. */
+#define QRE_OUTER_ROOM (64 + sizeof(struct iphdr) + sizeof(struct udphdr))
 
 /* --- numbers --- */
 
@@ -64,11 +67,24 @@ struct qre_batch {
 	u16 count;
 	u32 inner_bytes;
 	u32 inner_packets;
-	struct {
-		u8 *at;
-		u16 size;
-	} packets[QRE_GSO_MAX_SEGS];
+	u16 last; /* size of the last one */
+	u8 *packets[QRE_GSO_MAX_SEGS];
 };
+
+/* One a CPU is kept. */
+static DEFINE_PER_CPU(struct qre_batch *, qre_spare_batch);
+
+static void qre_batch_free(struct qre_batch *b)
+{
+	kfree(this_cpu_xchg(qre_spare_batch, b));
+}
+
+void qre_send_exit(void)
+{
+	int cpu;
+
+	for_each_possible_cpu(cpu) kfree(per_cpu(qre_spare_batch, cpu));
+}
 
 static unsigned int qre_put_header(const struct qre_session *s, const struct qre_key *key,
 				   u64 number, u8 *out)
@@ -166,7 +182,7 @@ static void qre_batch_finish(struct qre_batch *b)
 		goto done;
 	}
 	for (i = 0; i < b->count; i++)
-		qre_protect_header(s, b->packets[i].at);
+		qre_protect_header(s, b->packets[i]);
 	if (b->count > 1) {
 		skb_shinfo(skb)->gso_size = b->sizes;
 		skb_shinfo(skb)->gso_segs = b->count;
@@ -184,7 +200,7 @@ static void qre_batch_finish(struct qre_batch *b)
 	local_bh_enable();
 done:
 	qre_session_put(s);
-	kfree(b);
+	qre_batch_free(b);
 }
 
 static void qre_batch_done(struct qre_batch *b)
@@ -196,16 +212,16 @@ static void qre_batch_done(struct qre_batch *b)
 /* NULL: no memory, or the session was found under RCU and has ended since. */
 static struct qre_batch *qre_batch_new(struct qre_session *s, union qre_peer peer)
 {
-	struct qre_batch *b = kmalloc(sizeof(*b), GFP_ATOMIC);
+	struct qre_batch *b = this_cpu_xchg(qre_spare_batch, NULL);
 
 	if (!b)
+		b = kmalloc(sizeof(*b), GFP_ATOMIC);
+	if (!b)
 		return NULL;
-	/* Room for the headers of IP and UDP, and whatever the device below puts before them. */
-	b->outer = alloc_skb(LL_MAX_HEADER + sizeof(struct iphdr) + sizeof(struct udphdr) + 64,
-			     GFP_ATOMIC);
+	b->outer = alloc_skb(QRE_OUTER_ROOM, GFP_ATOMIC);
 	if (!b->outer || !qre_session_get(s)) {
 		kfree_skb(b->outer);
-		kfree(b);
+		qre_batch_free(b);
 		return NULL;
 	}
 	skb_reserve(b->outer, skb_tailroom(b->outer));
@@ -227,33 +243,30 @@ static void qre_count_unsent(struct qre_session *s)
 	qre_count_drop(s->qdev, ended ? QRE_DROP_CLOSING : QRE_DROP_NO_MEMORY, 1);
 }
 
-/* --- pages that ciphertext is written to, one after the other --- */
-
-static DEFINE_PER_CPU(struct page_frag, qre_frags);
-
 /* @size contiguous bytes at the end of the outer packet; NULL: no memory, or no fragment left. */
 static u8 *qre_batch_extend(struct qre_batch *b, unsigned int size)
 {
-	struct page_frag *frag = this_cpu_ptr(&qre_frags);
 	struct skb_shared_info *info = skb_shinfo(b->outer);
 	unsigned int last = info->nr_frags;
-	u8 *at;
+	struct page *page;
+	u8 *at = qre_piece_take(QRE_CIPHERTEXT, size, &page);
+	u32 offset;
 
-	if (!skb_page_frag_refill(size, frag, GFP_ATOMIC | __GFP_NOWARN))
+	if (!at)
 		return NULL;
-	at = page_address(frag->page) + frag->offset;
-	if (last && skb_frag_page(&info->frags[last - 1]) == frag->page &&
+	offset = at - (u8 *)page_address(page);
+	if (last && skb_frag_page(&info->frags[last - 1]) == page &&
 	    skb_frag_off(&info->frags[last - 1]) + skb_frag_size(&info->frags[last - 1]) ==
-		    frag->offset) {
+		    offset) {
 		skb_frag_size_add(&info->frags[last - 1], size);
+		put_page(page); /* the fragment has a reference */
 	} else {
-		if (last == MAX_SKB_FRAGS)
+		if (last == MAX_SKB_FRAGS) {
+			qre_piece_give(QRE_CIPHERTEXT, at, size, page);
 			return NULL;
-		skb_fill_page_desc(b->outer, last, frag->page, frag->offset, 0);
-		skb_frag_size_set(&skb_shinfo(b->outer)->frags[last], size);
-		get_page(frag->page);
+		}
+		skb_fill_page_desc(b->outer, last, page, offset, size);
 	}
-	frag->offset += size;
 	b->outer->len += size;
 	b->outer->data_len += size;
 	b->outer->truesize += size;
@@ -278,10 +291,9 @@ static void qre_sealed(QRE_CRYPTO_ARG arg, int error)
 }
 
 /*
- * Encrypt a packet whose plaintext lies in w->src (behind the header that is its associated data)
- * into
- * @at. Gives @w back, or leaves it to the driver; *@w is what to go on with, perhaps NULL. @skb is
- * held until then.
+ * Encrypt a packet whose plaintext lies in w->src, behind the header that is its associated data,
+ * to @at. Gives @w back, or leaves it to the driver; *@w is what to go on with, perhaps NULL. @skb
+ * is held until then.
  */
 static void qre_seal(struct qre_batch *b, struct qre_work **work, struct qre_key *key, u64 number,
 		     u8 *at, unsigned int header, unsigned int plain, struct sk_buff *skb)
@@ -290,7 +302,7 @@ static void qre_seal(struct qre_batch *b, struct qre_work **work, struct qre_key
 	int error;
 
 	memcpy(at, w->head, header);
-	sg_init_one(w->dst, at, header + plain + QRE_TAG_SIZE);
+	sg_set_buf(w->sealed, at, header + plain + QRE_TAG_SIZE);
 	qre_make_nonce(w->iv, key, number);
 	w->context = b;
 	w->key = key;
@@ -298,10 +310,9 @@ static void qre_seal(struct qre_batch *b, struct qre_work **work, struct qre_key
 	aead_request_set_tfm(w->request, key->aead);
 	aead_request_set_callback(w->request, 0, qre_sealed, w);
 	aead_request_set_ad(w->request, header);
-	aead_request_set_crypt(w->request, w->src, w->dst, plain, w->iv);
-	b->packets[b->count].at = at;
-	b->packets[b->count].size = header + plain + QRE_TAG_SIZE;
-	b->count++;
+	aead_request_set_crypt(w->request, w->src, w->sealed, plain, w->iv);
+	b->packets[b->count++] = at;
+	b->last = header + plain + QRE_TAG_SIZE;
 	/* For an asynchronous driver, which answers when we are gone. */
 	atomic_inc(&b->pending);
 	refcount_inc(&key->refs);
@@ -320,24 +331,31 @@ static void qre_seal(struct qre_batch *b, struct qre_work **work, struct qre_key
 	atomic_dec(&b->pending);
 }
 
+/* An inner packet: its headers in @head, the rest in @skb. */
+struct qre_inner {
+	const u8 *head;
+	unsigned int head_size; /* at most QRE_PULL */
+	struct sk_buff *skb;
+	unsigned int at, size;
+};
+
 /*
  * One inner packet into the batch. 0; -EAGAIN: the batch is full, begin another; other: it is lost.
  * @ack: frames that go before the DATAGRAM.
  */
 static int qre_batch_add(struct qre_batch *b, struct qre_work **work, struct qre_key *key,
-			 u64 number, struct sk_buff *skb, const u8 *ack, unsigned int ack_size)
+			 u64 number, const struct qre_inner *inner, const u8 *ack,
+			 unsigned int ack_size)
 {
 	struct qre_session *s = b->session;
-	unsigned int linear = min_t(unsigned int, skb_headlen(skb), QRE_PULL);
 	unsigned int header, head, plain, total;
 	struct qre_work *w;
 	u8 *at;
-	int nents = 0;
+	int nents;
 
-	plain = ack_size + QRE_DATAGRAM_HEAD + skb->len;
+	plain = ack_size + QRE_DATAGRAM_HEAD + inner->head_size + inner->size;
 	total = 1 + s->tx_cid_size + QRE_NUMBER_SIZE + plain + QRE_TAG_SIZE;
-	if (b->count && (b->count == QRE_GSO_MAX_SEGS || total > b->sizes ||
-			 b->packets[b->count - 1].size != b->sizes ||
+	if (b->count && (b->count == QRE_GSO_MAX_SEGS || total > b->sizes || b->last != b->sizes ||
 			 b->outer->len + total > QRE_GSO_MAX_BYTES))
 		return -EAGAIN;
 	if (!*work)
@@ -351,76 +369,102 @@ static int qre_batch_add(struct qre_batch *b, struct qre_work **work, struct qre
 	w->head[head++] = 0x30; /* DATAGRAM to the end of the packet, quarter stream 0, context 0 */
 	w->head[head++] = 0;
 	w->head[head++] = 0;
-	memcpy(w->head + head, skb->data, linear);
-	sg_init_table(w->src, skb_shinfo(skb)->nr_frags + 2U);
-	sg_set_buf(w->src, w->head, head + linear);
-	if (skb->len > linear) {
-		nents = skb_to_sgvec(skb, w->src + 1, linear, skb->len - linear);
-		if (unlikely(nents < 0))
-			return nents;
-	} else {
-		sg_mark_end(w->src);
-	}
+	memcpy(w->head + head, inner->head, inner->head_size);
+	nents = qre_work_source(w, head + inner->head_size, inner->skb, inner->at, inner->size);
+	if (unlikely(nents < 0))
+		return nents;
 	at = qre_batch_extend(b, total);
 	if (!at)
 		return b->count ? -EAGAIN : -ENOMEM;
 	if (!b->count)
 		b->sizes = total;
-	b->inner_bytes += skb->len;
+	b->inner_bytes += inner->head_size + inner->size;
 	b->inner_packets++;
-	qre_seal(b, work, key, number, at, header, plain, nents ? skb : NULL);
+	qre_seal(b, work, key, number, at, header, plain, nents ? inner->skb : NULL);
 	return 0;
 }
 
-/* Numbered inner packets, a list of @count that is consumed. Bottom halves are off, under RCU. */
+/* Inner packets that leave one after the other, with numbers that are taken at once. */
+struct qre_sending {
+	struct qre_session *session;
+	union qre_peer peer;
+	struct qre_work *work;
+	struct qre_batch *batch;
+	struct qre_key *key;
+	u64 number;
+};
+
+/* False: the session has no number left, and ends. Bottom halves are off, under RCU. */
+static bool qre_sending_begin(struct qre_sending *to, struct qre_session *s, unsigned int count)
+{
+	struct qre_outbox out;
+
+	to->session = s;
+	to->peer.word = READ_ONCE(s->peer.word);
+	to->work = NULL;
+	to->batch = NULL;
+	to->key = qre_take_numbers(s, count, &to->number, true);
+	if (likely(to->key))
+		return true;
+	qre_outbox_init(&out);
+	spin_lock(&s->lock);
+	qre_control_end(s, QRE_LOSS_LIMIT, 0, &out);
+	spin_unlock(&s->lock);
+	qre_outbox_flush(s, &out);
+	return false;
+}
+
+static void qre_sending_add(struct qre_sending *to, const struct qre_inner *inner, const u8 *ack,
+			    unsigned int ack_size)
+{
+	u64 number = to->number++;
+	int error = -EAGAIN;
+
+	if (to->batch)
+		error = qre_batch_add(to->batch, &to->work, to->key, number, inner, ack, ack_size);
+	if (error == -EAGAIN) {
+		if (to->batch)
+			qre_batch_done(to->batch);
+		to->batch = qre_batch_new(to->session, to->peer);
+		error = to->batch ? qre_batch_add(to->batch, &to->work, to->key, number, inner, ack,
+						  ack_size)
+				  : -ENOMEM;
+	}
+	if (unlikely(error))
+		qre_count_unsent(to->session);
+}
+
+static void qre_sending_end(struct qre_sending *to)
+{
+	if (to->batch)
+		qre_batch_done(to->batch);
+	if (to->work)
+		qre_work_give(to->work);
+	qre_key_put(to->key);
+}
+
+/* Inner packets, a list of @count that is consumed. Bottom halves are off, under RCU. */
 static void qre_send_list(struct qre_session *s, struct sk_buff *list, unsigned int count,
 			  const u8 *ack, unsigned int ack_size)
 {
-	union qre_peer peer = {.word = READ_ONCE(s->peer.word)};
-	struct qre_work *work = NULL;
-	struct qre_batch *b = NULL;
 	struct sk_buff *skb, *next;
-	struct qre_outbox out;
-	struct qre_key *key;
-	u64 number;
+	struct qre_sending to;
 
-	key = qre_take_numbers(s, count, &number, true);
-	if (unlikely(!key)) {
+	if (unlikely(!qre_sending_begin(&to, s, count))) {
 		kfree_skb_list(list);
-		qre_outbox_init(&out);
-		spin_lock(&s->lock);
-		qre_control_end(s, QRE_LOSS_LIMIT, 0, &out);
-		spin_unlock(&s->lock);
-		qre_outbox_flush(s, &out);
 		return;
 	}
 	skb_list_walk_safe(list, skb, next)
 	{
-		unsigned int size = next ? 0 : ack_size; /* the ACK rides on the last one */
-		int error = -EAGAIN;
+		unsigned int linear = min_t(unsigned int, skb_headlen(skb), QRE_PULL);
+		struct qre_inner inner = {skb->data, linear, skb, linear, skb->len - linear};
 
 		skb_mark_not_on_list(skb);
-		if (b)
-			error = qre_batch_add(b, &work, key, number, skb, ack, size);
-		if (error == -EAGAIN) {
-			if (b)
-				qre_batch_done(b);
-			b = qre_batch_new(s, peer);
-			error = b ? qre_batch_add(b, &work, key, number, skb, ack, size) : -ENOMEM;
-		}
-		if (unlikely(error))
-			qre_count_unsent(s);
-		number++;
-		if (error)
-			kfree_skb(skb);
-		else
-			consume_skb(skb);
+		/* The ACK rides on the last one. */
+		qre_sending_add(&to, &inner, ack, next ? 0 : ack_size);
+		consume_skb(skb);
 	}
-	if (b)
-		qre_batch_done(b);
-	if (work)
-		qre_work_give(work);
-	qre_key_put(key);
+	qre_sending_end(&to);
 }
 
 void qre_send_plain(struct qre_session *s, struct qre_key *key, u64 number, const u8 *plain,
@@ -439,9 +483,11 @@ void qre_send_plain(struct qre_session *s, struct qre_key *key, u64 number, cons
 		goto fail;
 	header = qre_put_header(s, key, number, work->head);
 	memcpy(at + header, plain, size);
-	sg_init_table(work->src, 2);
+	sg_unmark_end(work->src + work->src_end);
 	sg_set_buf(work->src, work->head, header);
 	sg_set_buf(work->src + 1, at + header, size);
+	sg_mark_end(work->src + 1);
+	work->src_end = 1;
 	b->sizes = header + size + QRE_TAG_SIZE;
 	qre_seal(b, &work, key, number, at, header, size, NULL);
 	qre_batch_done(b);
@@ -543,6 +589,84 @@ static struct sk_buff *qre_segments(struct sk_buff *skb, unsigned int *count)
 	return list;
 }
 
+/*
+ * Whether a super-packet is what TCP makes: then it is cut here, and each segment is encrypted from
+ * where it lies. Anything else takes the stack's way.
+ */
+static bool qre_can_cut(struct sk_buff *skb, bool ipv6)
+{
+	const unsigned int known = SKB_GSO_TCPV4 | SKB_GSO_TCPV6 | SKB_GSO_TCP_ECN;
+	unsigned int network = ipv6 ? sizeof(struct ipv6hdr) : ip_hdr(skb)->ihl * 4U, headers;
+
+	if (!skb_is_gso(skb) || skb_shinfo(skb)->gso_type & ~known || skb->encapsulation ||
+	    skb_has_frag_list(skb) || skb->ip_summed != CHECKSUM_PARTIAL ||
+	    skb_network_offset(skb) || !skb_transport_header_was_set(skb) ||
+	    skb_transport_offset(skb) != network || skb_checksum_start_offset(skb) != network ||
+	    !pskb_may_pull(skb, network + sizeof(struct tcphdr)))
+		return false;
+	if (ipv6 ? ipv6_hdr(skb)->nexthdr != IPPROTO_TCP : ip_hdr(skb)->protocol != IPPROTO_TCP)
+		return false;
+	headers = network + tcp_hdrlen(skb);
+	return tcp_hdrlen(skb) >= sizeof(struct tcphdr) && headers <= QRE_PULL &&
+	       pskb_may_pull(skb, headers) && skb->len > headers;
+}
+
+/* The headers of the segment of @size bytes @from the beginning of the stream's; @number: which. */
+static void qre_cut_headers(struct sk_buff *skb, bool ipv6, u8 *headers, unsigned int from,
+			    unsigned int size, unsigned int number)
+{
+	unsigned int network = skb_transport_offset(skb), own = tcp_hdrlen(skb);
+	struct tcphdr *th = (struct tcphdr *)(headers + network);
+	__wsum sum;
+
+	memcpy(headers, skb->data, network + own);
+	th->seq = htonl(ntohl(th->seq) + from);
+	if (from + size < skb->len - network - own) {
+		th->fin = 0;
+		th->psh = 0;
+	}
+	if (number)
+		th->cwr = 0;
+	th->check = 0;
+	sum = csum_partial(th, own, skb_checksum(skb, network + own + from, size, 0));
+	if (ipv6) {
+		struct ipv6hdr *ip6 = (struct ipv6hdr *)headers;
+
+		ip6->payload_len = htons(own + size);
+		th->check = csum_ipv6_magic(&ip6->saddr, &ip6->daddr, own + size, IPPROTO_TCP, sum);
+	} else {
+		struct iphdr *ip = (struct iphdr *)headers;
+
+		ip->tot_len = htons(network + own + size);
+		ip->id = htons(ntohs(ip->id) + number);
+		ip_send_check(ip);
+		th->check = csum_tcpudp_magic(ip->saddr, ip->daddr, own + size, IPPROTO_TCP, sum);
+	}
+}
+
+/* Consumes a super-packet that can be cut. Bottom halves are off, under RCU. */
+static void qre_send_cut(struct qre_session *s, struct sk_buff *skb, bool ipv6)
+{
+	unsigned int headers = skb_transport_offset(skb) + tcp_hdrlen(skb);
+	unsigned int all = skb->len - headers, most = skb_shinfo(skb)->gso_size, from, number = 0;
+	u8 head[QRE_PULL] __aligned(4);
+	struct qre_sending to;
+
+	if (unlikely(!qre_sending_begin(&to, s, DIV_ROUND_UP(all, most)))) {
+		kfree_skb(skb);
+		return;
+	}
+	for (from = 0; from < all; from += most) {
+		unsigned int size = min(most, all - from);
+		struct qre_inner inner = {head, headers, skb, headers + from, size};
+
+		qre_cut_headers(skb, ipv6, head, from, size, number++);
+		qre_sending_add(&to, &inner, NULL, 0);
+	}
+	qre_sending_end(&to);
+	consume_skb(skb);
+}
+
 /* An ACK that is due goes along when it fits. */
 static unsigned int qre_piggyback(struct qre_session *s, u8 *ack, unsigned int room)
 {
@@ -612,6 +736,12 @@ netdev_tx_t qre_xmit(struct sk_buff *skb, struct net_device *dev)
 	if (!skb_is_gso(skb))
 		ack_size = qre_piggyback(s, ack,
 					 min_t(unsigned int, sizeof(ack), s->max_inner - skb->len));
+	if (qre_can_cut(skb, ipv6)) {
+		qre_send_cut(s, skb, ipv6);
+		qre_sent_datagrams(s);
+		rcu_read_unlock();
+		return NETDEV_TX_OK;
+	}
 	list = qre_segments(skb, &count);
 	if (unlikely(!list)) {
 		drop = QRE_DROP_NO_MEMORY;

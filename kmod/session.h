@@ -11,6 +11,7 @@
 #define QRE_CHALLENGES_MAX 4
 #define QRE_CONFIRM_MS	   10000
 #define QRE_NO_NUMBER	   (~0ULL)
+#define QRE_GSO_MAX_SEGS   44 /* of one outer super-packet: 44 of the largest size fit in one */
 
 /* Outer address of the peer as one word, so that it is read whole without a lock. */
 union qre_peer {
@@ -260,9 +261,20 @@ void qre_send_plain(struct qre_session *s, struct qre_key *key, u64 number, cons
 		    size_t size, union qre_peer peer);
 /* Send bytes that are sealed already. */
 void qre_send_raw(struct qre_session *s, const u8 *packet, size_t size, union qre_peer peer);
+void qre_send_exit(void);
 int qre_encap_rcv(struct sock *sk, struct sk_buff *skb);
 int qre_work_init(void);
 void qre_work_exit(void);
+
+/* --- memory for what is sealed and opened (pages.c); bottom halves are off --- */
+
+enum qre_pool { QRE_CIPHERTEXT, QRE_PLAINTEXT, QRE_POOLS };
+
+/* @size contiguous bytes that are not zeroed, with a reference on their page; NULL: no memory. */
+u8 *qre_piece_take(enum qre_pool pool, unsigned int size, struct page **page);
+/* Not used after all. */
+void qre_piece_give(enum qre_pool pool, u8 *at, unsigned int size, struct page *page);
+void qre_pages_exit(void);
 
 /* A crypto request and what belongs to it; one a CPU is kept for the synchronous case. */
 struct qre_work {
@@ -273,15 +285,25 @@ struct qre_work {
 	u8 first, ecn;
 	union qre_peer source;
 	u32 size;
-	struct sk_buff *skb, *source_skb;
+	struct sk_buff *source_skb;
+	struct page *page; /* of the piece that is decrypted into */
+	u8 *piece;
+	u32 piece_size, plain_size;
 	u8 iv[QRE_IV_SIZE];
 	u8 head[256]; /* header, DATAGRAM head, the inner packet's headers */
 	struct scatterlist src[MAX_SKB_FRAGS + 3];
-	struct scatterlist dst[3];
+	unsigned int src_end; /* which entry of src is marked as the last */
+	struct scatterlist opened[2], sealed[1];
 	struct aead_request *request; /* behind this struct */
 };
 struct qre_work *qre_work_take(struct qre_key *key); /* bottom halves off */
 void qre_work_give(struct qre_work *work);
+/*
+ * w->src: @size bytes of w->head, then what lies in @skb from @at on. How many entries the latter
+ * took, or an error.
+ */
+int qre_work_source(struct qre_work *w, unsigned int size, struct sk_buff *skb, unsigned int at,
+		    unsigned int rest);
 void qre_make_nonce(u8 nonce[QRE_IV_SIZE], const struct qre_key *key, u64 number);
 
 /* --- AllowedIPs (allowedips.c) --- */

@@ -124,8 +124,7 @@ static void qre_allowed_remove(struct qre_allowed_ips *table, struct qre_session
 	__be32 masked[4];
 
 	qre_masked(masked, address, length, ipv6);
-	hlist_for_each_entry(entry, qre_bucket(table, masked, length, ipv6), node)
-	{
+	hlist_for_each_entry(entry, qre_bucket(table, masked, length, ipv6), node) {
 		if (entry->session != s || !qre_matches(entry, masked, length, ipv6))
 			continue;
 		hlist_del_rcu(&entry->node);
@@ -157,8 +156,7 @@ static struct qre_session *qre_allowed_best(struct hlist_head *bucket, const __b
 	struct qre_session *other = NULL;
 	struct qre_allowed *entry;
 
-	hlist_for_each_entry_rcu(entry, bucket, node)
-	{
+	hlist_for_each_entry_rcu(entry, bucket, node) {
 		if (!qre_matches(entry, masked, length, ipv6))
 			continue;
 		if (READ_ONCE(entry->session->life) == QRE_LIFE_ESTABLISHED)
@@ -204,8 +202,7 @@ bool qre_allowed_ips_owns(struct qre_allowed_ips *table, const struct qre_sessio
 		bool any = false;
 
 		qre_masked(masked, address, length, ipv6);
-		hlist_for_each_entry_rcu(entry, qre_bucket(table, masked, length, ipv6), node)
-		{
+		hlist_for_each_entry_rcu(entry, qre_bucket(table, masked, length, ipv6), node) {
 			if (!qre_matches(entry, masked, length, ipv6))
 				continue;
 			if (entry->session == s)

@@ -105,7 +105,8 @@ int qre_cidmap_register(struct qre_net *qn, u32 fd, struct netlink_ext_ack *exta
 		goto refuse;
 	}
 	qn->map = (struct qre_cidmap){.map = map, .id = map->id};
-	list_for_each_entry(entry, &qn->cids, entry) qre_cidmap_add(qn, entry);
+	list_for_each_entry(entry, &qn->cids, entry)
+		qre_cidmap_add(qn, entry);
 	return 0;
 refuse:
 	bpf_map_put(map);
@@ -118,7 +119,8 @@ void qre_cidmap_release(struct qre_net *qn)
 
 	if (!qn->map.map)
 		return;
-	list_for_each_entry(entry, &qn->cids, entry) qre_cidmap_del(qn, entry);
+	list_for_each_entry(entry, &qn->cids, entry)
+		qre_cidmap_del(qn, entry);
 	bpf_map_put(qn->map.map);
 	qn->map = (struct qre_cidmap){};
 }

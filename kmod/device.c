@@ -17,8 +17,9 @@ struct qre_device *qre_device_by_name(struct net *net, const char *name)
 {
 	struct qre_device *qdev;
 
-	list_for_each_entry(qdev, &qre_net_of(net)->devices,
-			    entry) if (!strncmp(qdev->dev->name, name, IFNAMSIZ)) return qdev;
+	list_for_each_entry(qdev, &qre_net_of(net)->devices, entry)
+		if (!strncmp(qdev->dev->name, name, IFNAMSIZ))
+			return qdev;
 	return NULL;
 }
 
@@ -26,8 +27,9 @@ struct qre_device *qre_device_by_index(struct net *net, u32 ifindex)
 {
 	struct qre_device *qdev;
 
-	list_for_each_entry(qdev, &qre_net_of(net)->devices,
-			    entry) if (qdev->dev->ifindex == ifindex) return qdev;
+	list_for_each_entry(qdev, &qre_net_of(net)->devices, entry)
+		if (qdev->dev->ifindex == ifindex)
+			return qdev;
 	return NULL;
 }
 
@@ -63,8 +65,7 @@ void qre_device_totals(struct qre_device *qdev, struct qre_totals *totals)
 	int cpu;
 
 	memset(totals, 0, sizeof(*totals));
-	for_each_possible_cpu(cpu)
-	{
+	for_each_possible_cpu(cpu) {
 		struct qre_counters *counters = per_cpu_ptr(qdev->counters, cpu);
 		struct qre_totals one;
 		unsigned int start, i;

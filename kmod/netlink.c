@@ -237,7 +237,8 @@ static u32 qre_adopted(struct qre_net *qn, const struct qre_device *qdev)
 	struct qre_cid_entry *entry;
 	u32 count = 0;
 
-	list_for_each_entry(entry, &qn->cids, entry) count += entry->qdev == qdev;
+	list_for_each_entry(entry, &qn->cids, entry)
+		count += entry->qdev == qdev;
 	return count;
 }
 
@@ -314,10 +315,10 @@ static int qre_dump_devices(struct sk_buff *skb, struct netlink_callback *cb)
 	for (;;) {
 		struct qre_device *next = NULL;
 
-		list_for_each_entry(qdev, &qn->devices,
-				    entry) if (qdev->dev->ifindex > cb->args[0] &&
-					       (!next || qdev->dev->ifindex < next->dev->ifindex))
-			next = qdev;
+		list_for_each_entry(qdev, &qn->devices, entry)
+			if (qdev->dev->ifindex > cb->args[0] &&
+			    (!next || qdev->dev->ifindex < next->dev->ifindex))
+				next = qdev;
 		if (!next)
 			break;
 		error = qre_put_device(skb, next, NETLINK_CB(cb->skb).portid, cb->nlh->nlmsg_seq,

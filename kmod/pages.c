@@ -78,8 +78,7 @@ void qre_pages_exit(void)
 {
 	unsigned int cpu, pool, i;
 
-	for_each_possible_cpu(cpu)
-	{
+	for_each_possible_cpu(cpu) {
 		for (pool = 0; pool < QRE_POOLS; pool++) {
 			struct qre_pages *p = &(*per_cpu_ptr(&qre_pools, cpu))[pool];
 

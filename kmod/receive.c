@@ -43,7 +43,8 @@ void qre_work_exit(void)
 {
 	int cpu;
 
-	for_each_possible_cpu(cpu) kfree_sensitive(per_cpu(qre_spare_work, cpu));
+	for_each_possible_cpu(cpu)
+		kfree_sensitive(per_cpu(qre_spare_work, cpu));
 }
 
 struct qre_work *qre_work_take(struct qre_key *key)
@@ -73,6 +74,16 @@ void qre_work_give(struct qre_work *w)
 	w = this_cpu_xchg(qre_spare_work, w);
 	if (unlikely(w))
 		kfree(w);
+}
+
+void qre_work_source_flat(struct qre_work *w, unsigned int size, const u8 *rest,
+			  unsigned int rest_size)
+{
+	sg_unmark_end(w->src + w->src_end);
+	sg_set_buf(w->src, w->head, size);
+	sg_set_buf(w->src + 1, rest, rest_size);
+	sg_mark_end(w->src + 1);
+	w->src_end = 1;
 }
 
 int qre_work_source(struct qre_work *w, unsigned int size, struct sk_buff *skb, unsigned int at,
@@ -374,6 +385,16 @@ static unsigned int qre_unprotect(struct qre_session *s, struct qre_work *w,
 	return at + size;
 }
 
+/* Of a packet that came in IP fragments: its copy, opened where it lies. */
+static int qre_gather(struct qre_work *w, unsigned int header, struct sk_buff *skb,
+		      unsigned int sealed)
+{
+	u8 *copy = w->piece + QRE_PLAIN_PAD;
+
+	qre_work_source_flat(w, header, copy, sealed);
+	return skb_copy_bits(skb, header, copy, sealed);
+}
+
 /* A short-header packet of this session; @skb's data is the QUIC packet. Consumes it. */
 static void qre_receive(struct qre_session *s, struct sk_buff *skb, union qre_peer source, u8 ecn)
 {
@@ -393,7 +414,7 @@ static void qre_receive(struct qre_session *s, struct sk_buff *skb, union qre_pe
 		goto dropped;
 	}
 	header = 1 + s->rx_cid_size + QRE_NUMBER_SIZE + QRE_SAMPLE_SIZE;
-	if (unlikely(skb->len < header))
+	if (unlikely(skb->len < header || skb->len > QRE_UDP_PAYLOAD_MAX))
 		goto dropped;
 	if (s->client && unlikely(source.word != READ_ONCE(s->peer.word))) {
 		drop = QRE_DROP_WRONG_ADDRESS;
@@ -415,11 +436,10 @@ static void qre_receive(struct qre_session *s, struct sk_buff *skb, union qre_pe
 		goto put;
 	}
 	w->plain_size = sealed - QRE_TAG_SIZE;
-	if (unlikely(!qre_plain_take(w, max(w->plain_size, 1U))))
+	if (unlikely(!qre_plain_take(w, sealed)))
 		goto put;
-	if (unlikely(skb_has_frag_list(skb) && skb_linearize(skb)))
-		goto give_plain;
-	if (unlikely(qre_work_source(w, header, skb, header, sealed) < 0))
+	if (unlikely(skb_has_frag_list(skb) ? qre_gather(w, header, skb, sealed)
+					    : qre_work_source(w, header, skb, header, sealed) < 0))
 		goto give_plain;
 	sg_set_buf(w->opened, w->head, header);
 	sg_set_buf(w->opened + 1, w->piece + QRE_PLAIN_PAD, max(w->plain_size, 1U));

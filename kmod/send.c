@@ -83,7 +83,8 @@ void qre_send_exit(void)
 {
 	int cpu;
 
-	for_each_possible_cpu(cpu) kfree(per_cpu(qre_spare_batch, cpu));
+	for_each_possible_cpu(cpu)
+		kfree(per_cpu(qre_spare_batch, cpu));
 }
 
 static unsigned int qre_put_header(const struct qre_session *s, const struct qre_key *key,
@@ -454,8 +455,7 @@ static void qre_send_list(struct qre_session *s, struct sk_buff *list, unsigned 
 		kfree_skb_list(list);
 		return;
 	}
-	skb_list_walk_safe(list, skb, next)
-	{
+	skb_list_walk_safe(list, skb, next) {
 		unsigned int linear = min_t(unsigned int, skb_headlen(skb), QRE_PULL);
 		struct qre_inner inner = {skb->data, linear, skb, linear, skb->len - linear};
 
@@ -483,11 +483,7 @@ void qre_send_plain(struct qre_session *s, struct qre_key *key, u64 number, cons
 		goto fail;
 	header = qre_put_header(s, key, number, work->head);
 	memcpy(at + header, plain, size);
-	sg_unmark_end(work->src + work->src_end);
-	sg_set_buf(work->src, work->head, header);
-	sg_set_buf(work->src + 1, at + header, size);
-	sg_mark_end(work->src + 1);
-	work->src_end = 1;
+	qre_work_source_flat(work, header, at + header, size);
 	b->sizes = header + size + QRE_TAG_SIZE;
 	qre_seal(b, &work, key, number, at, header, size, NULL);
 	qre_batch_done(b);

@@ -25,8 +25,9 @@ static struct qre_session *qre_session_any(struct qre_device *qdev, const u8 *id
 {
 	struct qre_session *s;
 
-	list_for_each_entry(s, &qdev->sessions,
-			    entry) if (!memcmp(s->id, id, QRE_SESSION_ID_SIZE)) return s;
+	list_for_each_entry(s, &qdev->sessions, entry)
+		if (!memcmp(s->id, id, QRE_SESSION_ID_SIZE))
+			return s;
 	return NULL;
 }
 
@@ -41,9 +42,9 @@ struct qre_session *qre_session_from(struct qre_device *qdev, u64 number)
 {
 	struct qre_session *s;
 
-	list_for_each_entry(s, &qdev->sessions,
-			    entry) if (s->number >= number &&
-				       READ_ONCE(s->life) != QRE_LIFE_ENDED) return s;
+	list_for_each_entry(s, &qdev->sessions, entry)
+		if (s->number >= number && READ_ONCE(s->life) != QRE_LIFE_ENDED)
+			return s;
 	return NULL;
 }
 
@@ -58,8 +59,9 @@ static struct qre_cid_entry *qre_cid_find(struct qre_net *qn, const struct qre_c
 {
 	struct qre_cid_entry *entry;
 
-	list_for_each_entry(entry, &qn->cids,
-			    entry) if (qre_same_cid(&entry->cid, cid)) return entry;
+	list_for_each_entry(entry, &qn->cids, entry)
+		if (qre_same_cid(&entry->cid, cid))
+			return entry;
 	return NULL;
 }
 
@@ -234,7 +236,8 @@ void qre_session_unlink(struct qre_session *s)
 	spin_unlock_bh(&s->lock);
 	timer_delete_sync(&s->timer);
 	qre_allowed_ips_remove(s->qdev->allowed_ips, s);
-	list_for_each_entry_safe(entry, next, &s->cids, device_entry) qre_cid_unlink(entry);
+	list_for_each_entry_safe(entry, next, &s->cids, device_entry)
+		qre_cid_unlink(entry);
 	qre_socket_detach(s);
 	list_del_rcu(&s->entry);
 	s->qdev->session_count--;
@@ -258,8 +261,10 @@ void qre_device_end_sessions(struct qre_device *qdev)
 	struct qre_session *s, *next;
 	struct qre_cid_entry *entry, *following;
 
-	list_for_each_entry_safe(s, next, &qdev->sessions, entry) qre_session_unlink(s);
-	list_for_each_entry_safe(entry, following, &qdev->cids, device_entry) qre_cid_unlink(entry);
+	list_for_each_entry_safe(s, next, &qdev->sessions, entry)
+		qre_session_unlink(s);
+	list_for_each_entry_safe(entry, following, &qdev->cids, device_entry)
+		qre_cid_unlink(entry);
 }
 
 int qre_session_delete(struct qre_device *qdev, const u8 *id, bool close,
@@ -765,9 +770,9 @@ void qre_session_tell(struct qre_session *s, struct qre_session_info *info)
 	info->has_endpoint = s->has_endpoint;
 	info->allowed_ips = s->allowed;
 	info->allowed_ip_count = s->allowed_count;
-	list_for_each_entry(entry, &s->cids,
-			    device_entry) if (info->cid_count < QRE_SESSION_CIDS_MAX)
-		info->cids[info->cid_count++] = entry->cid;
+	list_for_each_entry(entry, &s->cids, device_entry)
+		if (info->cid_count < QRE_SESSION_CIDS_MAX)
+			info->cids[info->cid_count++] = entry->cid;
 	spin_lock_bh(&s->lock);
 	info->state = states[s->life];
 	info->confirmed = s->confirmed;
@@ -783,8 +788,7 @@ void qre_session_tell(struct qre_session *s, struct qre_session_info *info)
 	info->aead_driver = qre_key_driver(s->tx);
 	spin_unlock(&s->tx_lock);
 	spin_unlock_bh(&s->lock);
-	for_each_possible_cpu(cpu)
-	{
+	for_each_possible_cpu(cpu) {
 		struct qre_session_counters *counters = per_cpu_ptr(s->counters, cpu);
 		u64 rx_packets, rx_bytes, tx_packets, tx_bytes;
 		unsigned int start;

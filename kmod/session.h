@@ -304,6 +304,9 @@ void qre_work_give(struct qre_work *work);
  */
 int qre_work_source(struct qre_work *w, unsigned int size, struct sk_buff *skb, unsigned int at,
 		    unsigned int rest);
+/* The same of @rest, which is no packet's. */
+void qre_work_source_flat(struct qre_work *w, unsigned int size, const u8 *rest,
+			  unsigned int rest_size);
 void qre_make_nonce(u8 nonce[QRE_IV_SIZE], const struct qre_key *key, u64 number);
 
 /* --- AllowedIPs (allowedips.c) --- */

@@ -28,8 +28,9 @@ struct qre_socket *qre_socket_of(const struct sock *sk)
 {
 	struct qre_socket *qs;
 
-	hash_for_each_possible_rcu(qre_sockets, qs, node,
-				   (unsigned long)sk) if (qs->sk == sk) return qs;
+	hash_for_each_possible_rcu(qre_sockets, qs, node, (unsigned long)sk)
+		if (qs->sk == sk)
+			return qs;
 	return NULL;
 }
 
@@ -72,17 +73,16 @@ struct qre_session *qre_socket_session(struct qre_socket *qs, const u8 *after_fi
 	if (client && available >= client->rx_cid_size &&
 	    !memcmp(after_first, client->client_cid.bytes, client->rx_cid_size))
 		return client;
-	for_each_set_bit(length, &lengths, QRE_CID_MAX + 1)
-	{
+	for_each_set_bit(length, &lengths, QRE_CID_MAX + 1) {
 		struct qre_cid_entry *entry;
 
 		if (available < length)
 			break;
-		hlist_for_each_entry_rcu(
-			entry, &qs->by_cid[qre_cid_hash(after_first, length)],
-			node) if (entry->cid.length == length &&
-				  !memcmp(entry->cid.bytes, after_first,
-					  length)) return READ_ONCE(entry->session);
+		hlist_for_each_entry_rcu(entry, &qs->by_cid[qre_cid_hash(after_first, length)],
+					 node)
+			if (entry->cid.length == length &&
+			    !memcmp(entry->cid.bytes, after_first, length))
+				return READ_ONCE(entry->session);
 	}
 	return NULL;
 }
@@ -295,9 +295,9 @@ static struct qre_socket *qre_socket_at(struct qre_net *qn, __be32 ip, __be16 po
 {
 	struct qre_socket *qs;
 
-	list_for_each_entry(qs, &qn->sockets,
-			    entry) if (qs->port == port &&
-				       (qs->ip == ip || (qs->shared && !qs->ip))) return qs;
+	list_for_each_entry(qs, &qn->sockets, entry)
+		if (qs->port == port && (qs->ip == ip || (qs->shared && !qs->ip)))
+			return qs;
 	return NULL;
 }
 
@@ -343,7 +343,8 @@ void qre_socket_detach(struct qre_session *s)
 		return;
 	if (s->client)
 		RCU_INIT_POINTER(qs->client, NULL);
-	list_for_each_entry(entry, &s->cids, device_entry) qre_socket_del_cid(qs, entry);
+	list_for_each_entry(entry, &s->cids, device_entry)
+		qre_socket_del_cid(qs, entry);
 	qs->users--;
 	qre_socket_unused(qs);
 	/* The session's reference goes when the session is freed: it may be transmitting just now.
@@ -365,10 +366,8 @@ static void qre_sessions_move(struct qre_net *qn, struct qre_socket *from, struc
 	unsigned int moved = 0;
 	struct qre_session *s;
 
-	list_for_each_entry(qdev, &qn->devices, entry)
-	{
-		list_for_each_entry(s, &qdev->sessions, entry)
-		{
+	list_for_each_entry(qdev, &qn->devices, entry) {
+		list_for_each_entry(s, &qdev->sessions, entry) {
 			if (!qre_session_moves(s, from))
 				continue;
 			if (from)
@@ -412,10 +411,10 @@ int qre_shared_register(struct qre_net *qn, u32 fd, struct netlink_ext_ack *exta
 	}
 	/* Sessions whose underlay names this address, through a socket of ours or through none. */
 	same = NULL;
-	list_for_each_entry(same, &qn->sockets, entry) if (same != qs && same->kernel &&
-							   same->port == qs->port &&
-							   (same->ip == qs->ip || !qs->ip) &&
-							   !rcu_access_pointer(same->client)) break;
+	list_for_each_entry(same, &qn->sockets, entry)
+		if (same != qs && same->kernel && same->port == qs->port &&
+		    (same->ip == qs->ip || !qs->ip) && !rcu_access_pointer(same->client))
+			break;
 	if (!list_entry_is_head(same, &qn->sockets, entry)) {
 		qre_sessions_move(qn, same, qs);
 		qre_socket_unused(same);
@@ -450,8 +449,7 @@ void qre_shared_tell(struct qre_net *qn, struct qre_shared_info *info)
 	info->set = true;
 	info->ip = qs->ip;
 	info->port = qs->port;
-	for_each_possible_cpu(cpu)
-	{
+	for_each_possible_cpu(cpu) {
 		struct qre_socket_stats *stats = per_cpu_ptr(qs->stats, cpu);
 		unsigned int start;
 		u64 rx, passed;

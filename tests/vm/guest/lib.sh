@@ -32,7 +32,8 @@ net_down() {
 # Transmit keys are used once: a number makes others of them.
 key() { printf '%08x%s' "$1" "${2:8}"; }
 
-# A device qre0 in each namespace and one session between them, of keys number $1.
+# A device qre0 in each namespace and one session between them, of keys number $1; further attributes of the two
+# ends in MORE_A and MORE_B.
 tunnel_up() {
 	local t1 t2
 	t1=$(key "$1" $K1) t2=$(key "$1" $K2)
@@ -40,10 +41,10 @@ tunnel_up() {
 	$B $TOOLS/qrectl device-set Device=qre0 Role=2 MTU=1380
 	$A $TOOLS/qrectl session-install Device=qre0 SessionId=$ID ConnectionId=$C ClientConnectionId= TxKey=$t1 RxKey=$t2 TxHpKey=$H1 \
 		RxHpKey=$H2 TxIv=$I1 RxIv=$I2 KeyEpoch=0 PacketNumber=65536 UnderlayLocalIPv4=10.9.0.1 \
-		UnderlayLocalPort=443 UnderlayPeerIPv4=10.9.0.2 UnderlayPeerPort=5555
+		UnderlayLocalPort=443 UnderlayPeerIPv4=10.9.0.2 UnderlayPeerPort=5555 $MORE_A
 	$B $TOOLS/qrectl session-install Device=qre0 SessionId=$ID ConnectionId=$C ClientConnectionId= TxKey=$t2 RxKey=$t1 \
 		TxHpKey=$H2 RxHpKey=$H1 TxIv=$I2 RxIv=$I1 KeyEpoch=0 PacketNumber=65536 UnderlayLocalIPv4=10.9.0.2 \
-		UnderlayLocalPort=5555 UnderlayPeerIPv4=10.9.0.1 UnderlayPeerPort=443
+		UnderlayLocalPort=5555 UnderlayPeerIPv4=10.9.0.1 UnderlayPeerPort=443 $MORE_B
 	ip -n a addr add 10.77.0.1/24 dev qre0
 	ip -n b addr add 10.77.0.2/24 dev qre0
 	ip -n a addr add fd77::1/64 dev qre0 nodad

@@ -225,7 +225,8 @@ static struct qre_batch *qre_batch_new(struct qre_session *s, union qre_peer pee
 		qre_batch_free(b);
 		return NULL;
 	}
-	skb_reserve(b->outer, skb_tailroom(b->outer));
+	/* No more than that: whoever splits the packet makes as much room for each part. */
+	skb_reserve(b->outer, QRE_OUTER_ROOM);
 	b->session = s;
 	b->peer = peer;
 	atomic_set(&b->pending, 1);

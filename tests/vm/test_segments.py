@@ -1,0 +1,59 @@
+"""Super-packets of TCP that the module cuts: tcpdump finds every segment whole, and the stream is what was sent."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from tests.support.vm import Vm
+
+pytestmark = pytest.mark.timeout(600)
+LIBRARY = ". /tmp/library\n"
+SIZE = 1_500_000
+SEND = """
+head -c {size} /dev/urandom >/tmp/sent
+$B ethtool -K qre0 gro off
+$B tcpdump --immediate-mode -Z root -Q in -i qre0 -nn -s 0 -B 16384 -w /tmp/capture tcp 2>/tmp/heard &
+capture=$!
+$B python3 -c '
+import socket
+server = socket.create_server(("", 9000), family=socket.AF_INET6, dualstack_ipv6=True)
+taken, _ = server.accept()
+open("/tmp/got", "wb").write(b"".join(iter(lambda: taken.recv(65536), b"")))
+' &
+listener=$!
+for _ in $(seq 50); do
+    grep -q "listening on" /tmp/heard && $B ss -Hltn | grep -q :9000 && break
+    sleep 0.2
+done
+$A timeout 60 python3 -c '
+import socket
+socket.create_connection(("{address}", 9000)).sendall(open("/tmp/sent", "rb").read())
+'
+wait $listener
+sleep 1
+kill $capture
+wait $capture || true
+cmp /tmp/sent /tmp/got
+tcpdump -r /tmp/capture -nn -vv >/tmp/read 2>/dev/null
+echo "correct=$(grep -c '(correct), seq [0-9]*:' /tmp/read)"
+echo "wrong=$(grep -c -e incorrect -e 'bad cksum' /tmp/read)"
+echo "largest=$(grep -c 'length {largest}$' /tmp/read)"
+grep -m 3 -e incorrect -e 'bad cksum' /tmp/read || tail -n 3 /tmp/read
+"""
+
+
+@pytest.mark.parametrize(("address", "largest"), [("10.77.0.2", 1328), ("fd77::2", 1308)])
+def test_segments_of_a_super_packet_have_right_headers_and_checksums(vm: Vm, address: str, largest: int) -> None:
+    vm.check(". /tmp/environment; cp $GUEST/lib.sh /tmp/library")
+    script = SEND.format(size=SIZE, address=address, largest=largest)
+    try:
+        printed = vm.check(LIBRARY + f"net_up; tunnel_up {5000 + largest}\n" + script)
+    finally:
+        vm.run(LIBRARY + "net_down")
+    counted = {name: int(number) for name, number in re.findall(r"^(\w+)=(\d+)$", printed, re.M)}
+    assert counted["wrong"] == 0, printed
+    # A busy guest does not capture all of them: what it did is judged. They are as large as the MTU of 1380 allows.
+    assert counted["correct"] >= counted["largest"] > 100, printed
+    assert vm.splats() == []

@@ -2,22 +2,11 @@
 
 from __future__ import annotations
 
-import datetime
 import os
 from collections import Counter
-from typing import Any
 
 import pytest
-from aioquic.quic.configuration import QuicConfiguration
-from aioquic.quic.connection import QuicConnection
-from aioquic.quic.crypto import derive_key_iv_hp, hkdf_expand_label
 from aioquic.quic.events import ConnectionTerminated, DatagramFrameReceived
-from aioquic.quic.logger import QuicLogger
-from aioquic.tls import CipherSuite, Epoch, cipher_suite_hash
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from qre.session import (
     PACKET_NUMBER_BASE,
@@ -25,7 +14,6 @@ from qre.session import (
     LossReason,
     Role,
     SessionInstall,
-    SessionKeys,
     SessionLost,
     SessionUpdate,
     Underlay,
@@ -33,22 +21,7 @@ from qre.session import (
 from qre.wire.datagram import DATAGRAM_HEAD
 from qre.workers.dataplane.session import Session, State
 from tests.support.dataplane import CLIENT_ADDRESS, SERVER_ADDRESS, fresh_marks
-
-SUITE = CipherSuite.AES_128_GCM_SHA256
-VERSION = 1
-
-
-def certificate() -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
-    now = datetime.datetime.now(datetime.UTC)
-    builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
-    builder = builder.serial_number(1).not_valid_before(now - datetime.timedelta(days=1))
-    return builder.not_valid_after(now + datetime.timedelta(days=1)).sign(key, hashes.SHA256()), key
-
-
-def next_secret(secret: bytes) -> bytes:
-    return hkdf_expand_label(cipher_suite_hash(SUITE), secret, b"quic ku", b"", 32)
+from tests.support.stock_handover import StockHandover
 
 
 class Mixed:
@@ -57,44 +30,21 @@ class Mixed:
     def __init__(self, role: Role) -> None:
         self.now = 1000.0
         self.role = role
-        self.logger = QuicLogger()
-        cert, key = certificate()
-        common: dict[str, Any] = {
-            "alpn_protocols": ["h3"],
-            "max_datagram_frame_size": 65536,
-            "cipher_suites": [SUITE],
-        }
-        server_side = QuicConfiguration(is_client=False, certificate=cert, private_key=key, **common)
-        client_side = QuicConfiguration(is_client=True, server_name="test", verify_mode=0, **common)
-        (client_side if role is Role.SERVER else server_side).quic_logger = self.logger
-        client = QuicConnection(configuration=client_side)
-        server = QuicConnection(
-            configuration=server_side, original_destination_connection_id=client.original_destination_connection_id
-        )
-        client.connect(SERVER_ADDRESS, now=self.now)
-        for _ in range(8):
-            for one, other, source in ((client, server, CLIENT_ADDRESS), (server, client, SERVER_ADDRESS)):
-                for data, _ in one.datagrams_to_send(self.now):
-                    other.receive_datagram(data, source, now=self.now)
-        self.peer, replaced = (client, server) if role is Role.SERVER else (server, client)
-        crypto = replaced._cryptos[Epoch.ONE_RTT]
-        assert crypto.send.secret is not None
-        assert crypto.recv.secret is not None
-        self.secrets = crypto.send.secret, crypto.recv.secret
-        self.peer._packet_number = PACKET_NUMBER_BASE
-        own, theirs = replaced.host_cid, replaced._peer_cid.cid
+        self.handover = StockHandover(role, SERVER_ADDRESS, CLIENT_ADDRESS, self.now)
+        self.peer = self.handover.connection
+        tx_hp_key, rx_hp_key = self.handover.header_keys()
         self.own_address = CLIENT_ADDRESS if role is Role.CLIENT else SERVER_ADDRESS
         self.peer_address = SERVER_ADDRESS if role is Role.CLIENT else CLIENT_ADDRESS
         self.install = SessionInstall(
             id=1,
             session_id=bytes(32),
             role=role,
-            connection_id=theirs if role is Role.CLIENT else own,
-            client_connection_id=own if role is Role.CLIENT else theirs,
-            keys=self.keys(0),
-            next_keys=self.keys(1),
-            tx_hp_key=derive_key_iv_hp(cipher_suite=SUITE, secret=self.secrets[0], version=VERSION)[2],
-            rx_hp_key=derive_key_iv_hp(cipher_suite=SUITE, secret=self.secrets[1], version=VERSION)[2],
+            connection_id=self.handover.routed_cid,
+            client_connection_id=self.handover.client_cid,
+            keys=self.handover.keys(0),
+            next_keys=self.handover.keys(1),
+            tx_hp_key=tx_hp_key,
+            rx_hp_key=rx_hp_key,
             underlay=Underlay(
                 local_ip=self.own_address[0],
                 local_port=self.own_address[1],
@@ -110,21 +60,13 @@ class Mixed:
         self.peer_received: list[bytes] = []
         self.terminated: list[ConnectionTerminated] = []
 
-    def keys(self, epoch: int) -> SessionKeys:
-        tx, rx = self.secrets
-        for _ in range(epoch):
-            tx, rx = next_secret(tx), next_secret(rx)
-        tx_key, tx_iv, _ = derive_key_iv_hp(cipher_suite=SUITE, secret=tx, version=VERSION)
-        rx_key, rx_iv, _ = derive_key_iv_hp(cipher_suite=SUITE, secret=rx, version=VERSION)
-        return SessionKeys(tx_key=tx_key, rx_key=rx_key, tx_iv=tx_iv, rx_iv=rx_iv)
-
     def update(self, epoch: int) -> str:
         return self.session.update(
             SessionUpdate(
                 id=2,
                 session_id=bytes(32),
-                keys=self.keys(epoch),
-                next_keys=self.keys(epoch + 1),
+                keys=self.handover.keys(epoch),
+                next_keys=self.handover.keys(epoch + 1),
                 key_epoch=epoch,
             ),
             self.now,
@@ -162,7 +104,7 @@ class Mixed:
 
     def lost_packets(self) -> list[object]:
         """What aioquic declared lost of the era that is ours."""
-        events = [event for trace in self.logger.to_dict()["traces"] for event in trace["events"]]
+        events = [event for trace in self.handover.logger.to_dict()["traces"] for event in trace["events"]]
         lost = [event for event in events if event["name"] == "recovery:packet_lost"]
         return [event for event in lost if event["data"]["packet_number"] >= PACKET_NUMBER_BASE]
 

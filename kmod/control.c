@@ -593,42 +593,37 @@ static bool qre_frame_received(struct qre_session *s, const struct qre_arrived *
 	return true;
 }
 
-void qre_control_payload(struct qre_session *s, const struct qre_arrived *a, const u8 *payload,
-			 size_t size, struct qre_outbox *out, const u8 **inner, size_t *inner_size)
+bool qre_control_payload(struct qre_session *s, const struct qre_arrived *a, const u8 *payload,
+			 size_t size, struct qre_outbox *out)
 {
 	struct qre_content content = {.only_probing = true};
 	const u8 *at = payload, *end = payload + size;
+	bool datagrams = false;
 	struct qre_frame f;
 	int more;
 
-	*inner = NULL;
 	if (!qre_arrived(s, a, out))
-		return;
+		return false;
 	if (a->first & 0x18 ||
 	    !size) { /* reserved bits (section 17.3.1); a packet of no frames (12.4) */
 		qre_violated(s, QRE_PROTOCOL_VIOLATION, out);
-		return;
+		return false;
 	}
 	while ((more = qre_frame_read(&at, end, &f)) > 0) {
 		if (!qre_frame_received(s, a, &f, &content, out))
-			return;
-		if (f.kind == QRE_FRAME_DATAGRAM && !*inner) {
-			*inner = f.datagram.data;
-			*inner_size = f.datagram.size;
-		} else if (f.kind == QRE_FRAME_DATAGRAM) {
-			qre_count_drop(s->qdev, QRE_DROP_UNKNOWN_CONTEXT, 1);
-		}
+			return false;
+		datagrams |= f.kind == QRE_FRAME_DATAGRAM;
 	}
 	if (more < 0) {
-		*inner = NULL;
 		qre_violated(s, QRE_FRAME_ENCODING_ERROR, out);
-		return;
+		return false;
 	}
 	if (a->source.word != s->peer.word && !s->client)
 		qre_from_elsewhere(s, a, a->number == s->window.highest && !content.only_probing,
 				   out);
 	if (content.eliciting)
 		qre_want_ack(s, a->arrival == QRE_ARRIVAL_REORDERED || a->ecn == 3, out);
+	return datagrams;
 }
 
 /* --- the end --- */

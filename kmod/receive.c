@@ -121,17 +121,24 @@ static void qre_plain_give(struct qre_work *w)
 	qre_piece_give(QRE_PLAINTEXT, w->piece, w->piece_size, w->page);
 }
 
+static struct sk_buff *qre_plain_copy(const u8 *at, unsigned int size)
+{
+	struct sk_buff *skb = alloc_skb(NET_SKB_PAD + size, GFP_ATOMIC | __GFP_NOWARN);
+
+	if (skb) {
+		skb_reserve(skb, NET_SKB_PAD);
+		skb_put_data(skb, at, size);
+	}
+	return skb;
+}
+
 /* An skb of @size bytes @at in the plaintext, which is consumed; NULL: no memory. */
 static struct sk_buff *qre_plain_skb(struct qre_work *w, const u8 *at, unsigned int size)
 {
 	struct sk_buff *skb;
 
 	if (size <= QRE_COPIED) {
-		skb = alloc_skb(NET_SKB_PAD + size, GFP_ATOMIC | __GFP_NOWARN);
-		if (skb) {
-			skb_reserve(skb, NET_SKB_PAD);
-			skb_put_data(skb, at, size);
-		}
+		skb = qre_plain_copy(at, size);
 		qre_plain_give(w);
 		return skb;
 	}
@@ -185,13 +192,18 @@ static bool qre_inner_ecn(struct sk_buff *skb, u8 outer)
 	return INET_ECN_decapsulate(skb, outer, inner) <= 1;
 }
 
-/* Consumes @skb, whose data is the inner packet. Bottom halves are off, under RCU. */
+/* Consumes @skb, whose data is the inner packet; NULL: there was no memory for it. Bottom halves
+ * are off, under RCU. */
 static void qre_deliver(struct qre_session *s, struct sk_buff *skb, u8 ecn)
 {
 	struct qre_device *qdev = s->qdev;
 	enum qre_drop drop = QRE_DROP_BAD_PACKET;
 	bool ipv6;
 
+	if (unlikely(!skb)) {
+		qre_count_drop(qdev, QRE_DROP_NO_MEMORY, 1);
+		return;
+	}
 	if (unlikely(!qre_inner_valid(skb)))
 		goto dropped;
 	ipv6 = skb->protocol == htons(ETH_P_IPV6);
@@ -215,6 +227,30 @@ dropped:
 	kfree_skb(skb);
 }
 
+/* Consumes the plaintext, with an inner packet @at in it. */
+static void qre_deliver_last(struct qre_work *w, const u8 *at, unsigned int size)
+{
+	qre_deliver(w->session, qre_plain_skb(w, at, size), w->ecn);
+}
+
+/* Consumes the plaintext, whose frames were found to be whole; some are DATAGRAMs. */
+static void qre_deliver_all(struct qre_work *w, const u8 *payload, size_t size)
+{
+	const u8 *at = payload, *inner = NULL;
+	unsigned int inner_size = 0;
+	struct qre_frame f;
+
+	while (qre_frame_read(&at, payload + size, &f) > 0) {
+		if (f.kind != QRE_FRAME_DATAGRAM)
+			continue;
+		if (inner)
+			qre_deliver(w->session, qre_plain_copy(inner, inner_size), w->ecn);
+		inner = f.datagram.data;
+		inner_size = f.datagram.size;
+	}
+	qre_deliver_last(w, inner, inner_size);
+}
+
 /* --- packets that opened --- */
 
 /* Authentic: consumes the plaintext. Bottom halves are off, under RCU. */
@@ -233,11 +269,8 @@ static void qre_opened(struct qre_work *w)
 		.datagram_size = w->size,
 	};
 	enum qre_drop drop = QRE_DROP_CLOSING;
-	const u8 *inner = NULL;
-	size_t inner_size = 0;
+	bool plain, datagrams = true;
 	struct qre_outbox out;
-	struct sk_buff *skb;
-	bool plain;
 
 	qre_outbox_init(&out);
 	plain = size >= QRE_DATAGRAM_HEAD && !(w->first & 0x18) &&
@@ -252,25 +285,19 @@ static void qre_opened(struct qre_work *w)
 	arrived.arrival = qre_ackwin_accept(&s->window, w->number);
 	if (unlikely(arrived.arrival == QRE_ARRIVAL_REPLAYED))
 		goto dropped;
-	if (likely(plain)) {
+	if (likely(plain))
 		qre_control_datagram(s, &arrived, &out);
-		inner = payload + QRE_DATAGRAM_HEAD;
-		inner_size = size - QRE_DATAGRAM_HEAD;
-	} else {
-		qre_control_payload(s, &arrived, payload, size, &out, &inner, &inner_size);
-	}
+	else
+		datagrams = qre_control_payload(s, &arrived, payload, size, &out);
 	spin_unlock(&s->lock);
 	if (unlikely(out.unlink || !skb_queue_empty(&out.packets)))
 		qre_outbox_flush(s, &out);
-	if (!inner) {
-		qre_plain_give(w);
-		return;
-	}
-	skb = qre_plain_skb(w, inner, inner_size);
-	if (likely(skb))
-		qre_deliver(s, skb, w->ecn);
+	if (likely(plain))
+		qre_deliver_last(w, payload + QRE_DATAGRAM_HEAD, size - QRE_DATAGRAM_HEAD);
+	else if (datagrams)
+		qre_deliver_all(w, payload, size);
 	else
-		qre_count_drop(s->qdev, QRE_DROP_NO_MEMORY, 1);
+		qre_plain_give(w);
 	return;
 dropped:
 	spin_unlock(&s->lock);

@@ -230,9 +230,9 @@ void qre_control_begin(struct qre_session *s, struct qre_outbox *out); /* after 
 /* A packet that is a DATAGRAM and nothing else, of the current path and key: the fast path. */
 void qre_control_datagram(struct qre_session *s, const struct qre_arrived *a,
 			  struct qre_outbox *out);
-/* Everything else. @inner and @inner_size: the first inner packet in it. */
-void qre_control_payload(struct qre_session *s, const struct qre_arrived *a, const u8 *payload,
-			 size_t size, struct qre_outbox *out, const u8 **inner, size_t *inner_size);
+/* Everything else. True: there are DATAGRAMs in it, and every frame is whole. */
+bool qre_control_payload(struct qre_session *s, const struct qre_arrived *a, const u8 *payload,
+			 size_t size, struct qre_outbox *out);
 void qre_control_closing(struct qre_session *s,
 			 struct qre_outbox *out); /* a packet while closing */
 void qre_control_end(struct qre_session *s, enum qre_loss why, u64 error, struct qre_outbox *out);

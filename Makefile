@@ -1,5 +1,6 @@
 # make demo   the whole tunnel on this machine, in network namespaces
-# make test   the rings unit, host and vm, with coverage; each alone: make test-unit, test-host, test-vm
+# make test   the rings unit, host and vm, with coverage; each alone: make test-unit, test-host,
+#             test-vm (which runs the long ones on every kernel)
 # make check  static checks: ruff, mypy, clang-format, shellcheck
 # make bench  the user data plane beside wireguard-go
 # make bench-vm  the kernel module beside WireGuard and openvpn-dco, in a kernel under QEMU
@@ -29,7 +30,7 @@ test-host: setup
 	@$(PYTHON) -m tests.run host
 
 test-vm: setup-vm
-	@$(PYTHON) -m tests.run vm
+	@QRE_VM_ALL=1 $(PYTHON) -m tests.run vm
 
 check: setup
 	.venv/bin/ruff check

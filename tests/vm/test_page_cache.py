@@ -25,7 +25,7 @@ from tests.vm.test_hostile_packets import (
     magazine,
 )
 
-pytestmark = pytest.mark.timeout(1800)
+pytestmark = [pytest.mark.timeout(1800), pytest.mark.one_kernel]
 #: Of a datagram: most of them lie across a page's end.
 SIZE = 1233
 DATAGRAMS = 150

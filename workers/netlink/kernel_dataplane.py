@@ -72,7 +72,7 @@ class KernelDataplane:
         self._device = context.config.device
         self._role = context.config.role
         self._report = report
-        self._sessions = KernelSessions(self._role)
+        self._sessions = KernelSessions(self._role, context.config.rekey_after_packets)
         self._queue: deque[tuple[DataplaneRequest, list[int]]] = deque()
         self._steering: Steering | None = None
         self._tasks: set[asyncio.Task[None]] = set()

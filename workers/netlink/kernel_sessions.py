@@ -48,7 +48,7 @@ class _Known:
     cids: set[bytes]
     #: The packet number that this epoch began with, or a later one; None until the next look.
     began: int | None
-    rekey_after: int = REKEY_AFTER_PACKETS
+    rekey_after: int
 
 
 @dataclass
@@ -56,6 +56,8 @@ class KernelSessions:
     """The sessions of one device."""
 
     role: Role
+    #: Packets of one key, for sessions that somebody else installed: the kernel told him when they are many, not us.
+    rekey_after: int = REKEY_AFTER_PACKETS
     _known: dict[bytes, _Known] = field(default_factory=dict)
     _frames: dict[int, bytes] = field(default_factory=dict)  # FrameSend's id -> session id
 
@@ -106,7 +108,7 @@ class KernelSessions:
         what = event.what
         if isinstance(what, SessionInstalled):
             # Unless we did it, somebody else: the next look tells more.
-            self._known.setdefault(what.session_id, _Known(0, False, None, set(), None))
+            self._known.setdefault(what.session_id, _Known(0, False, None, set(), None, self.rekey_after))
             return None
         if isinstance(what, SessionLost):
             self.deleted(what.session_id)
@@ -144,7 +146,7 @@ class KernelSessions:
         for session_id, session in present.items():
             known = self._known.get(session_id)
             if known is None:
-                self._known[session_id] = _known_from(session, self.role)
+                self._known[session_id] = self._known_from(session)
             else:
                 reports += self._differences(known, session)
         return reports
@@ -170,16 +172,16 @@ class KernelSessions:
             known.cids = set(status.cids)
         return reports
 
-
-def _known_from(session: KernelSession, role: Role) -> _Known:
-    status = session.status
-    return _Known(
-        epoch=status.key_epoch,
-        confirmed=session.confirmed,
-        underlay=session.underlay,
-        cids=set(status.cids) if role is Role.SERVER else set(),
-        began=status.tx_packet_number,
-    )
+    def _known_from(self, session: KernelSession) -> _Known:
+        status = session.status
+        return _Known(
+            epoch=status.key_epoch,
+            confirmed=session.confirmed,
+            underlay=session.underlay,
+            cids=set(status.cids) if self.role is Role.SERVER else set(),
+            began=status.tx_packet_number,
+            rekey_after=self.rekey_after,
+        )
 
 
 def mark_of(session: KernelSession) -> SessionMark:

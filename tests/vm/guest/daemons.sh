@@ -1,0 +1,93 @@
+# shellcheck shell=bash disable=SC2086,SC2034,SC1091
+# Both daemons on qre.ko, one in each namespace, as services: source it after lib.sh.
+export QRE_CONFIG_DIR=/tmp/e/dev QRE_BPF_PIN_DIR=/tmp/bpf QRE_TEST_REKEY_AFTER=2500
+export PYTHONPATH=$CHECKOUT
+PYTHON=$CHECKOUT/.venv/bin/python
+
+# Profiles and directories.
+daemons_init() {
+	mkdir -p /tmp/e/dev /tmp/sa /tmp/sb /run/qa /run/qb /tmp/bpf
+	chmod 755 /tmp /tmp/e
+	mountpoint -q /tmp/bpf || mount -t bpf bpf /tmp/bpf
+	printf '%s\n' "Dataplane = kernel" "RuntimeDir = /run/qa" "StateDir = /tmp/sa" >/tmp/e/a.conf
+	printf '%s\n' "Dataplane = kernel" "RuntimeDir = /run/qb" "StateDir = /tmp/sb" >/tmp/e/b.conf
+	rm -f /tmp/e/dev/*.conf
+	QRE_GLOBAL_CONFIG=/tmp/e/a.conf $QRE init ServerProfile=server0 ClientProfile=client0 Endpoint=10.9.0.1:443 Dest=10.9.0.2:443 \
+		ServerName=example.com ServerAddress=10.77.0.1/24 ClientAddress=10.77.0.2/24
+}
+
+profile() { if [ "$1" = a ]; then echo server0; else echo client0; fi; }
+
+# daemon_start a|b: its service's files are in /tmp/service.a
+daemon_start() {
+	(
+		cd /tmp || exit
+		export QRE_GLOBAL_CONFIG=/tmp/e/$1.conf
+		setsid $PYTHON -m tests.support.service_manager /tmp/service.$1 \
+			ip netns exec $1 $PYTHON -c "from tests.support.guest_daemon import run; run()" daemon "$(profile $1)" \
+			>/tmp/manager.$1 2>&1 &
+		echo $! >/tmp/manager.$1.pid
+	)
+}
+
+# The same again, with what the one before it left in its manager's store.
+daemon_restart() {
+	: >/tmp/service.$1/notified
+	rm /tmp/service.$1/pid
+	kill -USR1 "$(cat /tmp/manager.$1.pid)"
+}
+
+# Waits for READY=1 of $1, up to $2 seconds
+daemon_ready() {
+	local i
+	for ((i = 0; i < $2; i++)); do
+		grep -qs READY=1 /tmp/service.$1/notified && return 0
+		[ ! -e /tmp/service.$1/pid ] || [ -e /proc/"$(cat /tmp/service.$1/pid)" ] || break
+		sleep 1
+	done
+	tail -n 20 /tmp/manager.$1 /tmp/service.$1/said
+	return 1
+}
+
+# Waits for the client's session, up to $1 seconds
+session_up() {
+	local i
+	for ((i = 0; i < $1; i++)); do
+		[ -e /run/qb/client0.ready ] && return 0
+		sleep 1
+	done
+	tail -n 20 /tmp/service.?/said
+	return 1
+}
+
+# daemon_secrets a FILE: what the daemon knows of its sessions' keys; they are in no other place
+daemon_secrets() {
+	local each
+	for each in /proc/"$(cat /tmp/service.$1/pid)"/fd/*; do
+		case $(readlink $each) in "/memfd:session_secrets"*) cat $each >$2 && return 0 ;; esac
+	done
+	return 1
+}
+
+# SIGKILL for every process of the daemon in $1, and nothing else that runs there
+daemon_kill() {
+	local pid
+	for pid in $(ip netns pids $1 2>/dev/null); do
+		tr '\0' ' ' 2>/dev/null </proc/$pid/cmdline | grep -qE '^(iperf3|tcpdump)' || kill -9 $pid 2>/dev/null || true
+	done
+	return 0
+}
+
+# SIGTERM, and until it has ended
+daemon_stop() {
+	local pid i
+	pid=$(cat /tmp/manager.$1.pid)
+	kill -TERM "$pid"
+	for ((i = 0; i < 120; i++)); do
+		[ -e /proc/$pid ] || return 0
+		sleep 0.5
+	done
+	return 1
+}
+
+show() { QRE_GLOBAL_CONFIG=/tmp/e/$1.conf ip netns exec $1 $QRE --json show "$(profile $1)"; }

@@ -1,0 +1,194 @@
+"""Both daemons on qre.ko: the tunnel, what ``show`` tells of it, what goes on when every process is killed."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.support.capture import KeyLog, decrypt
+from tests.support.tcpdump import read_udp
+from tests.support.vm import Vm
+
+pytestmark = pytest.mark.timeout(1500)
+LIBRARY = ". /tmp/library; . $GUEST/daemons.sh\n"
+#: Seconds in a guest: Python starts slowly there.
+START, SLOW = 200, 400.0
+
+
+@pytest.fixture(scope="module")
+def daemons(vm: Vm) -> Iterator[Vm]:
+    """Both daemons with a session between them, everything captured; nothing is left of them."""
+    vm.run(". /tmp/environment; cp $GUEST/lib.sh /tmp/library")
+    vm.check(
+        LIBRARY
+        + f"""
+        net_up
+        for each in "a va" "b vb"; do
+            set -- $each
+            ip netns exec $1 ethtool -K $2 tx-udp-segmentation off
+        done
+        setsid ip netns exec a tcpdump -Z root -n -i va -s 0 -B 8192 -w /tmp/capture udp port 443 >/dev/null 2>&1 &
+        daemons_init
+        daemon_start a
+        daemon_start b
+        daemon_ready a {START}
+        daemon_ready b {START}
+        session_up {START}
+        """,
+        3 * START,
+    )
+    yield vm
+    vm.run(LIBRARY + "pkill -f service_manager; net_down; sleep 1; umount /tmp/bpf; rm -rf /tmp/e /tmp/s? /run/q?")
+    vm.check('[ -z "$(ls -d /tmp/bpf/* /run/netns/? 2>/dev/null)" ]; [ -z "$(pgrep -f guest_daemon)" ]')
+    assert vm.splats() == []
+
+
+def shown(vm: Vm, namespace: str) -> dict[str, Any]:
+    (device,) = json.loads(vm.check(LIBRARY + f"show {namespace}", SLOW))["devices"]
+    assert isinstance(device, dict)
+    return device
+
+
+def test_the_tunnel_runs_on_the_module_and_is_shown(daemons: Vm) -> None:
+    printed = daemons.check(
+        LIBRARY
+        + """
+        for each in a b; do daemon_secrets $each /run/share/secrets.$each; done
+        $B ping -c 5 -i 0.2 -W 5 -q 10.77.0.1
+        $A ping -c 5 -i 0.2 -W 5 -q 10.77.0.2
+        $A iperf3 -s -D >/dev/null
+        sleep 1
+        $B timeout 100 iperf3 -c 10.77.0.1 -n 1M -f m
+        """,
+        SLOW,
+    )
+    assert printed.count(" 0% packet loss") == 2, printed
+    server, client = shown(daemons, "a"), shown(daemons, "b")
+    for device in (server, client):
+        assert device["dataplane"] == "kernel" and device["up"]
+        (session,) = device["sessions"]
+        assert session["state"] == "established"
+        for name in ("rx_packets", "tx_packets", "rx_bytes", "tx_bytes"):
+            assert session[name] == device["counters"][name] > 0
+    assert client["sessions"][0]["tx_packets"] == server["sessions"][0]["rx_packets"] > 400
+    assert client["sessions"][0]["tx_bytes"] == server["sessions"][0]["rx_bytes"] > 500_000
+    assert client["sessions"][0]["rx_packets"] == server["sessions"][0]["tx_packets"]
+    assert client["sessions"][0]["rx_bytes"] == server["sessions"][0]["tx_bytes"]
+    assert server["cid_map"]["in_sync"] and server["cid_map"]["mirrored_by"] == "kernel"
+    assert server["cid_map"]["entries"] == len(server["adopted_cids"]) >= 1
+    assert server["shared_socket"]["registered"]
+    assert server["shared_loader"]["attached"]
+    secrets = [(daemons.share / f"secrets.{each}").read_bytes() for each in "ab"]
+    told = json.dumps([server, client]) + daemons.run("cat /tmp/service.?/said /tmp/service.?/notified; dmesg")[1]
+    with KeyLog() as log:
+        for copy in secrets:
+            log.read(copy)
+        for known in log.sessions.values():
+            assert known.client_secret.hex() not in told and known.server_secret.hex() not in told
+
+
+@pytest.mark.one_kernel
+def test_a_stream_outlives_every_process_and_the_next_daemons_take_it_over(daemons: Vm) -> None:
+    """The client, which begins key changes, is killed first: a server's module knows the keys of one change ahead."""
+    before = shown(daemons, "b")["sessions"][0]
+    printed = daemons.check(
+        LIBRARY
+        + """
+        $B iperf3 -c 10.77.0.1 -t 25 -b 6M -i 1 -f k --forceflush >/tmp/stream 2>&1 &
+        stream=$!
+        sleep 8
+        daemon_kill b
+        daemon_kill a
+        sleep 1
+        for each in a b; do [ ! -e /proc/"$(cat /tmp/service.$each/pid)" ]; done
+        for ((i = 0; i < 90; i++)); do [ -e /proc/$stream ] || break; sleep 1; done
+        kill $stream 2>/dev/null || true
+        for each in a b; do ip netns exec $each $TOOLS/qrectl sessions Device="$(profile $each)"; done
+        cat /tmp/stream
+        """,
+        SLOW,
+    )
+    rates = [float(rate) for rate in re.findall(r"([\d.]+) Kbits/sec\s+\d+\s+[\d.]+ [KM]Bytes", printed)]
+    assert len(rates) >= 24 and min(rates) > 0, f"the stream stood still: {printed}"
+
+    daemons.check(
+        LIBRARY
+        + f"""
+        daemon_restart a
+        daemon_restart b
+        daemon_ready a {START}
+        daemon_ready b {START}
+        session_up {START}
+        $B ping -c 5 -i 0.2 -W 5 -q 10.77.0.1
+        """,
+        4 * START,
+    )
+    taken_over = epoch(daemons)
+    daemons.check(LIBRARY + "$B timeout 100 iperf3 -c 10.77.0.1 -t 10 -b 6M", SLOW)
+    for _ in range(10):  # they count the packets of a key that others installed four times a minute
+        if epoch(daemons) > taken_over:
+            break
+        daemons.check(LIBRARY + "$B ping -c 10 -i 0.5 -W 5 -q 10.77.0.1", SLOW)
+    server, client = shown(daemons, "a"), shown(daemons, "b")
+    assert client["dataplane"] == server["dataplane"] == "kernel"
+    assert client["sessions"][0]["session_id"] == before["session_id"], daemons.run("cat /tmp/service.?/said")[1]
+    assert client["sessions"][0]["key_epoch"] > taken_over
+    assert server["cid_map"]["in_sync"] and server["shared_loader"]["attached"]
+
+    daemons.check(
+        LIBRARY
+        + """
+        daemon_stop b
+        ! ip -n b link show client0
+        daemon_kill a
+        pkill -INT tcpdump
+        sleep 2
+        cp /tmp/capture /run/share/capture
+        """,
+        SLOW,
+    )
+    judge(daemons, taken_over)
+
+
+def epoch(vm: Vm) -> int:
+    return int(shown(vm, "b")["sessions"][0]["key_epoch"])
+
+
+def judge(vm: Vm, epochs: int) -> None:
+    """The capture of it all, decrypted: no number twice under a key, by user space or by the module."""
+    with KeyLog() as log:
+        for each in "ab":
+            log.read((vm.share / f"secrets.{each}").read_bytes())
+    (session_id,) = log.sessions
+    found = decrypt(log.sessions.values(), read_udp(vm.share / "capture"), 443)
+    print(f"{found.packets} packets, {len(found.undecrypted)} not decrypted, {found.other_flows} of other flows")
+    for direction in found.sent_by(session_id):
+        assert direction.reused() == []
+        assert direction.wrong_phase == 0
+        numbers = [number for _, number in direction.ciphertexts]
+        assert len(numbers) == len(set(numbers)) > 1000, "a number under two generations"
+        assert direction.generations == set(range(direction.epoch + 1)), "every generation was used"
+        assert direction.epoch > epochs
+    assert len(found.undecrypted) <= found.packets // 1000, found.undecrypted[:20]
+
+
+def test_a_namespace_whose_daemon_was_killed_can_be_deleted(daemons: Vm) -> None:
+    """The veth pair's other end goes when the namespace's clean-up has run, and not before."""
+    daemons.check(
+        LIBRARY
+        + """
+        ip netns pids a | xargs -r kill -9
+        ip -n a link show server0 >/dev/null
+        ip netns del a
+        for ((i = 0; i < 60; i++)); do
+            ip -n b link show vb >/dev/null 2>&1 || break
+            sleep 0.5
+        done
+        ! ip -n b link show vb 2>/dev/null
+        """,
+        SLOW,
+    )

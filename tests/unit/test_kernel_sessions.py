@@ -1,0 +1,71 @@
+"""What the netlink worker remembers of sessions in qre.ko, and what it tells of them when it looks."""
+
+from __future__ import annotations
+
+import msgspec
+
+from qre.session import (
+    KeyPhaseChanged,
+    LossReason,
+    PeerMoved,
+    RekeyDue,
+    Role,
+    SessionConfirmed,
+    SessionLost,
+    SessionStatus,
+    Underlay,
+)
+from qre.workers.netlink.answers import KernelSession
+from qre.workers.netlink.kernel_sessions import KernelSessions
+
+ID = b"\x07" * 32
+CID = b"\x09" * 20
+UNDERLAY = Underlay(local_ip="10.9.0.1", local_port=443, peer_ip="10.9.0.2", peer_port=5555)
+
+
+def seen(number: int = 65_536, epoch: int = 3, *, confirmed: bool = True, peer_port: int = 5555) -> KernelSession:
+    """A session as the kernel shows it; ``number`` is the next one that it sends."""
+    status = SessionStatus(
+        session_id=ID,
+        connection_id=CID,
+        client_connection_id=b"",
+        short_id=bytes(8),
+        state="established",
+        key_epoch=epoch,
+        tx_packet_number=number,
+        rx_packet_number=65_536,
+        endpoint=f"10.9.0.2:{peer_port}",
+        allowed_ips=(),
+        age_ms=1,
+        last_receive_ms=1,
+        rx_packets=0,
+        rx_bytes=0,
+        tx_packets=0,
+        tx_bytes=0,
+        cids=(CID,),
+    )
+    underlay = msgspec.structs.replace(UNDERLAY, peer_port=peer_port)
+    return KernelSession(status=status, confirmed=confirmed, underlay=underlay, aead_driver="")
+
+
+def test_packets_of_sessions_that_others_installed_are_counted_by_the_limit_given() -> None:
+    sessions = KernelSessions(Role.SERVER, 1000)
+    assert sessions.look([seen(70_000)]) == []
+    assert sessions.connection_ids() == {CID}
+    assert sessions.look([seen(70_999)]) == []
+    assert sessions.look([seen(71_000)]) == [RekeyDue(session_id=ID, key_epoch=3)]
+    assert sessions.look([seen(71_500)]) == []
+    assert sessions.look([seen(72_000)]) == [RekeyDue(session_id=ID, key_epoch=3)]
+    assert sessions.look([seen(72_100, epoch=4)]) == [KeyPhaseChanged(session_id=ID, key_epoch=4)]
+    assert sessions.look([seen(73_000, epoch=4)]) == []
+
+
+def test_what_events_did_not_tell_is_found_when_it_looks() -> None:
+    sessions = KernelSessions(Role.CLIENT, 1000)
+    assert sessions.look([seen(confirmed=False)]) == []
+    assert sessions.look([seen()]) == [SessionConfirmed(session_id=ID)]
+    (moved,) = sessions.look([seen(peer_port=6666)])
+    assert isinstance(moved, PeerMoved)
+    assert moved.underlay.peer_port == 6666
+    assert sessions.look([]) == [SessionLost(session_id=ID, reason=LossReason.DELETED)]
+    assert sessions.connection_ids() == frozenset()

@@ -18,6 +18,13 @@
 	container_of(callback_timer, typeof(*var), timer_fieldname)
 #endif
 
+/* What is called before a command is given a description of another kind since 6.2 */
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 2, 0)
+#define qre_genl_called genl_ops
+#else
+#define qre_genl_called genl_split_ops
+#endif
+
 /* AEAD callbacks take the context itself since 6.3 */
 #if LINUX_VERSION_CODE < KERNEL_VERSION(6, 3, 0)
 #define QRE_CRYPTO_ARG		struct crypto_async_request *

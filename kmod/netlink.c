@@ -830,9 +830,23 @@ static const struct nla_policy qre_policy[QRE_A_MAX + 1] = {
 	[1 ... QRE_A_MAX] = {.type = NLA_BINARY, .len = U16_MAX},
 };
 
+/*
+ * As the family's GENL_UNS_ADMIN_PERM, which refuses without a word. Everything but reading needs
+ * it: what a command that is new here does, too.
+ */
+static int qre_before_command(const struct qre_genl_called *called, struct sk_buff *request,
+			      struct genl_info *info)
+{
+	if (called->cmd == QRE_CMD_DEVICE_GET || called->cmd == QRE_CMD_SESSION_GET ||
+	    netlink_ns_capable(request, genl_info_net(info)->user_ns, CAP_NET_ADMIN))
+		return 0;
+	NL_SET_ERR_MSG(info->extack, "CAP_NET_ADMIN is needed");
+	return -EPERM;
+}
+
 #define QRE_CHANGE(command, call)                                                                  \
 	{                                                                                          \
-		.cmd = QRE_CMD_##command, .flags = GENL_UNS_ADMIN_PERM, .doit = call               \
+		.cmd = QRE_CMD_##command, .doit = call                                             \
 	}
 
 static const struct genl_ops qre_ops[] = {
@@ -874,6 +888,7 @@ struct genl_family qre_family __ro_after_init = {
 	.module = THIS_MODULE,
 	.ops = qre_ops,
 	.n_ops = ARRAY_SIZE(qre_ops),
+	.pre_doit = qre_before_command,
 	.resv_start_op = QRE_CMD_UNSPEC + 1,
 	.mcgrps = qre_groups,
 	.n_mcgrps = ARRAY_SIZE(qre_groups),

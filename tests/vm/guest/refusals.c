@@ -812,7 +812,8 @@ static void try_powerless(const char *who)
 		want_needed(c);
 		if (reads && c->number == QRE_CMD_SESSION_GET)
 			want_filled(QRE_A_SESSION_ID, 1);
-		refused(c->number, 0, reads ? 0 : EPERM, "", who);
+		refused(c->number, 0, reads ? 0 : EPERM, reads ? "" : "CAP_NET_ADMIN is needed",
+			who);
 	}
 	wished = 0;
 	refused(QRE_CMD_DEVICE_GET, NLM_F_DUMP, 0, "", who);

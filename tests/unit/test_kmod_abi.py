@@ -267,7 +267,9 @@ def test_what_changes_something_wants_a_capability(spec: dict[str, Any]) -> None
     source = read("netlink.c")
     changes = {f"QRE_CMD_{name}" for name in re.findall(r"QRE_CHANGE\((\w+), qre_cmd", source)}
     reads = set(re.findall(r"\{\.cmd = (QRE_CMD_\w+), \.doit", source))
-    assert "GENL_UNS_ADMIN_PERM" in source and "GENL_MCAST_CAP_NET_ADMIN" in source
+    free = set(re.findall(r"called->cmd == (QRE_CMD_\w+)", source))
+    assert free == reads, "what qre_before_command lets anybody do"
+    assert ".pre_doit = qre_before_command" in source and "GENL_MCAST_CAP_NET_ADMIN" in source
     operations = {c_name("QRE_CMD_", each["name"]): each for each in spec["operations"]["list"]}
     assert {name for name, each in operations.items() if each.get("flags") == ["uns-admin-perm"]} == changes
     assert {name for name, each in operations.items() if "dump" in each} == reads

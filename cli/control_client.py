@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import struct
 import time
@@ -41,6 +42,14 @@ def runtime_paths(config: GlobalConfig, profile: str, device: str) -> list[Path]
         config.runtime_dir / f"{device}.workers",
         config.runtime_dir / f"{profile}.ready",
     ]
+
+
+def remove_left(path: Path) -> None:
+    """Remove a file, a socket, a pin or a directory; no error for what is gone already."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def ask_daemon(config: GlobalConfig, device: str, operation: str, timeout: float) -> dict[str, Any]:

@@ -9,14 +9,13 @@ is ``cli/lifecycle_commands``.
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from qre.abi import LINK_KIND
 from qre.capabilities import require_capabilities
-from qre.cli.control_client import runtime_paths
+from qre.cli.control_client import remove_left, runtime_paths
 from qre.cli.kernel_device import close_sessions, release_port, settings_as_they_were, settings_of, sync_line
 from qre.cli.kernel_module import MODULE, choose_dataplane, expected_dataplane, wants_module
 from qre.cli.reverse_path import strict_devices
@@ -278,10 +277,7 @@ class _Down:
 
     def remove_left(self) -> None:
         for path in self.left:
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
+            remove_left(path)
 
     def close(self) -> None:
         link = self.rtnl.link(self.device)
@@ -360,9 +356,8 @@ def _prepare_down(profile: Profile | str, config: GlobalConfig, rtnl: Rtnl, *, b
     server = configured.server if configured is not None and in_kernel and not by_daemon else None
     listen = (str(server.listen.ip), server.listen.port) if server is not None else None
     places = [] if by_daemon else [*pin_paths(config.bpf_pin_dir, device), *runtime_paths(config, name, device)]
-    left = tuple(
-        path for path in places if os.path.exists(path)
-    )  # not Path.exists: that one minds what it may not see
+    # Not Path.exists: that one minds what it may not see.
+    left = tuple(path for path in places if os.path.exists(path))
     return _Down(name, device, hooks, addresses, fwmark, config, rtnl, in_kernel, listen, left)
 
 

@@ -13,7 +13,6 @@ import contextlib
 import ctypes
 import logging
 import os
-import shutil
 import signal
 import sys
 import time
@@ -25,8 +24,9 @@ from typing import Any, Final
 
 import msgspec
 
-from qre.cli.control_client import runtime_paths
+from qre.cli.control_client import remove_left, runtime_paths
 from qre.cli.device_lock import hold_device
+from qre.cli.kernel_device import release_port
 from qre.cli.lifecycle import down_profile, refuse_replacement, up_profile
 from qre.cli.state import save_state, state_of, write_atomically
 from qre.config.model import GlobalConfig, Profile
@@ -60,7 +60,7 @@ from qre.supervisor.preconditions import check_able, check_passable, open_elf, o
 from qre.supervisor.process import FreshProcess
 from qre.supervisor.settings import Underlay, bpf_elf, empty_memfd, secrets_memfd, worker_config
 from qre.workers.netlink.generic import Qre
-from qre.workers.netlink.shared_port import release, shared_address
+from qre.workers.netlink.shared_port import shared_address
 
 Loader = Callable[[], Profile]
 Work = Coroutine[Any, Any, None]
@@ -155,7 +155,7 @@ class Daemon:
                     unpin(self._config.bpf_pin_dir, self._profile.device)
             for path in runtime_paths(self._config, self._profile.name, self._profile.device):
                 with self._reported(str(path)):
-                    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+                    remove_left(path)
             if self._dataplane is Dataplane.KERNEL:
                 fdstore.forget(self._notifier)
                 with self._reported("qre.ko"):
@@ -190,8 +190,7 @@ class Daemon:
     def _release_port(self) -> None:
         """Whatever the netlink worker did not: the kernel lets go of our port."""
         if self._profile.role is Role.SERVER and self._listen is not None:
-            with Qre() as qre:
-                release(qre, self._profile.device, self._listen)
+            release_port(self._profile.device, self._listen)
 
     @contextmanager
     def _reported(self, what: str) -> Iterator[None]:

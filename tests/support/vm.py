@@ -50,15 +50,22 @@ class Vm:
             while mark not in self._read:
                 left = deadline - time.monotonic()
                 if left <= 0 or not selector.select(left):
-                    raise TimeoutError(
-                        f"the guest was silent for {timeout:g} s; its last words: {self._read[-3000:]!r}"
-                    )
+                    raise TimeoutError(f"the guest was silent for {timeout:g} s; {self._last_words()}")
                 data = os.read(self._process.stdout.fileno(), 65_536)
                 if not data:
-                    raise RuntimeError(f"the guest ended; its last words: {self._read[-3000:]!r}")
+                    raise self._ended()
                 self._read += data
         before, _, self._read = self._read.partition(mark)
         return before
+
+    def _last_words(self) -> str:
+        return "its last words:\n" + self._read[-6000:].decode("ascii", "replace").replace("\r", "")
+
+    def _ended(self) -> RuntimeError:
+        status = self._process.wait(10)
+        return RuntimeError(
+            f"the guest of kernel {self.kernel.series} ended with status {status}; {self._last_words()}"
+        )
 
     def wait_booted(self) -> None:
         self._until(b"QRE-GUEST-READY", BOOT_TIMEOUT)
@@ -69,8 +76,11 @@ class Vm:
         name = f"QRE-{self._number}"
         assert self._process.stdin is not None
         request = f"{self._number} {int(timeout)} {base64.b64encode(script.encode()).decode()}\n"
-        self._process.stdin.write(request.encode())
-        self._process.stdin.flush()
+        try:
+            self._process.stdin.write(request.encode())
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            raise self._ended() from None
         self._until(f"{name}-BEGIN".encode(), timeout + 60)
         framed = self._until(f"{name}-END".encode(), 60)
         status, _, printed = framed.decode("ascii", "replace").strip().partition(" ")

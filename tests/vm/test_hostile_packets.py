@@ -11,6 +11,7 @@ import random
 import secrets
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -91,14 +92,21 @@ class Session(msgspec.Struct, frozen=True):
         """
 
 
-@pytest.fixture
-def session(vm: Vm) -> Iterator[Session]:
+@contextmanager
+def standing_session(vm: Vm) -> Iterator[Session]:
+    """Of keys that no other has had; nothing is left of it, nor did the kernel complain."""
     made = Session(next(_numbers))
     vm.run(". /tmp/environment; cp $GUEST/lib.sh /tmp/library")
     vm.check(LIBRARY + made.script())
     yield made
     vm.check(LIBRARY + "net_down")
     assert vm.splats() == []
+
+
+@pytest.fixture
+def session(vm: Vm) -> Iterator[Session]:
+    with standing_session(vm) as made:
+        yield made
 
 
 def fields(vm: Vm, namespace: str, command: str, which: str = "") -> dict[str, str]:

@@ -20,9 +20,9 @@ from tests.vm.test_hostile_packets import (
     REPLAYED,
     End,
     Session,
-    _numbers,
     drops,
     magazine,
+    standing_session,
 )
 
 pytestmark = [pytest.mark.timeout(1800), pytest.mark.one_kernel]
@@ -36,11 +36,9 @@ FILES = ("/tmp/disk.d/file", "/dev/shm/qre-file")
 @pytest.fixture
 def session(vm: Vm) -> Iterator[Session]:
     """The tunnel, and somewhere for files."""
-    made = Session(next(_numbers))
-    vm.run(". /tmp/environment; cp $GUEST/lib.sh /tmp/library")
-    vm.check(LIBRARY + made.script())
-    yield made
-    vm.check(LIBRARY + "net_down; umount /tmp/disk.d; rm -rf /tmp/disk /tmp/disk.d /dev/shm/qre-file /tmp/original")
+    with standing_session(vm) as made:
+        yield made
+    vm.check("umount /tmp/disk.d; rm -rf /tmp/disk /tmp/disk.d /dev/shm/qre-file /tmp/original")
     assert vm.splats() == []
 
 

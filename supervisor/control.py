@@ -70,7 +70,7 @@ class ControlSocket:
     async def _client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._clients += 1
         try:
-            if not _may(writer.get_extra_info("socket")):
+            if not may_ask(writer.get_extra_info("socket")):
                 return
             if self._clients > MAX_CLIENTS:
                 writer.write(_BUSY)
@@ -124,7 +124,8 @@ def _parse_untrusted(line: bytes) -> str:
     return request["op"]
 
 
-def _may(sock: socket.socket) -> bool:
+def may_ask(sock: socket.socket) -> bool:
+    """Whether the other end is root's, or ours."""
     credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
     _, uid, _ = struct.unpack("3i", credentials)
     return uid in (0, os.geteuid())

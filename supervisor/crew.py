@@ -24,6 +24,8 @@ from qre.ipc.messages import (
     DataplaneStatus,
     DestProfileReport,
     Done,
+    GuestJoin,
+    GuestLeave,
     HandshakeStatus,
     Heartbeat,
     Hello,
@@ -44,9 +46,10 @@ from qre.ipc.messages import (
     WorkerConfig,
 )
 from qre.session import DestProfile, Message, Role
+from qre.supervisor.front import GuestDaemon
 from qre.supervisor.latest import Latest
 from qre.supervisor.life import Stage
-from qre.supervisor.link import Alive, DestProbed, PinThese, Setup, State, ToParent
+from qre.supervisor.link import Alive, DestProbed, Guests, PinThese, Setup, State, ToParent
 from qre.supervisor.sockets import client_socket
 from qre.supervisor.supervised import Supervised
 
@@ -68,7 +71,7 @@ _PROBED_INTERVAL: Final = 1.0
 MAX_CLIENT_SOCKETS: Final = 8
 #: Descriptors of the parent's supplies that a role is handed, where they were supplied.
 _SUPPLIES: Final = {
-    Party.HANDSHAKE: ("profile_secrets", "session_secrets", "replay"),
+    Party.HANDSHAKE: ("profile_secrets", "session_secrets", "replay", "front_feed"),
     Party.BPF_LOADER: ("bpf_elf",),
     Party.NETLINK: (),
     Party.DATAPLANE: ("tun", "number_marks"),
@@ -112,6 +115,7 @@ class Crew:
         self._pin_answer: asyncio.Future[str] | None = None
         self._client_sockets: dict[int, socket.socket] = {}
         self._next_socket = 1
+        self._guests: dict[int, GuestDaemon] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = False
         self._complete = False  # every worker was ready once
@@ -154,6 +158,9 @@ class Crew:
         if member.party is Party.NETLINK:
             await self._name_loader()
         member.life("started")
+        if member.party is Party.HANDSHAKE:
+            for guest in list(self._guests.values()):
+                await self._announce(guest)
         if member.party is Party.BPF_LOADER and self._complete:
             try:
                 await self._name_loader()  # it is another process now
@@ -206,7 +213,7 @@ class Crew:
             case Party.BPF_LOADER:
                 return (0, 1)
             case Party.HANDSHAKE:
-                return (0, 1) if self._dataplane is Party.NETLINK else (0,)
+                return (0, 1) if self._dataplane is Party.NETLINK and not self.config.joined else (0,)
             case self._dataplane:
                 return (1,)
             case _:
@@ -225,6 +232,49 @@ class Crew:
             self._log.debug("no keys pair for %s and %s", member.party, peer.party)
         finally:
             theirs.close()
+
+    # --- daemons that have joined our port ---
+
+    def pair_descriptors(self) -> tuple[int, int]:
+        """The port's two sockets."""
+        assert self._pair is not None, "only a server has a port"
+        return self._pair[0].fileno(), self._pair[1].fileno()
+
+    async def admit(self, guest: GuestDaemon) -> None:
+        """Hand a daemon its clients from here on; ``guest`` is ours, and closed when it is refused (QreError)."""
+        self._guests[guest.number] = guest
+        try:
+            await self._announce(guest)
+        except QreError:
+            self._guests.pop(guest.number, None)
+            guest.close()
+            raise
+        self._log.info("profile %s has joined the port", guest.profile)
+        self._owner.tell(Guests(count=len(self._guests)))
+
+    async def leave(self, number: int) -> None:
+        """It is gone."""
+        guest = self._guests.pop(number, None)
+        if guest is None:
+            return
+        guest.close()
+        self._log.info("profile %s has left the port", guest.profile)
+        self._owner.tell(Guests(count=len(self._guests)))
+        handshake = self.members[Party.HANDSHAKE]
+        if handshake.life.stage is Stage.READY:
+            try:
+                await handshake.router.request(Party.SUPERVISOR, GuestLeave(number=number), _START_TIMEOUT)
+            except MachineError as error:
+                self._log.warning("%s", error)  # the next handshake worker knows nothing of it
+
+    async def _announce(self, guest: GuestDaemon) -> None:
+        handshake = self.members[Party.HANDSHAKE]
+        if handshake.life.stage is not Stage.READY:
+            raise MachineError("worker handshake", "it is being restarted", "try again")
+        handshake.hand("guest_secrets", guest.secrets, guest.number)
+        handshake.hand("guest_feed", guest.feed, guest.number)
+        joins = GuestJoin(number=guest.number, profile=guest.profile)
+        await handshake.router.request(Party.SUPERVISOR, joins, _START_TIMEOUT)
 
     def _died(self, member: Supervised) -> None:
         if self._stopping:
@@ -270,7 +320,9 @@ class Crew:
             member = self.members.get(party)
             if member is None or not member.running:
                 continue
-            if member.life.stage in (Stage.STARTING, Stage.READY):
+            if self._guests and party in (Party.NETLINK, Party.BPF_LOADER):
+                member.kill()  # the port is others', too: it stays as it is
+            elif member.life.stage in (Stage.STARTING, Stage.READY):
                 member.life("stopping")
                 left = max(0.5, min(3.0, deadline - asyncio.get_running_loop().time()))
                 try:
@@ -501,7 +553,7 @@ def dataplane_of(config: WorkerConfig) -> Party:
 
 def parties_of(config: WorkerConfig) -> tuple[Party, ...]:
     """The workers of a daemon, in the order in which they start."""
-    loader = (Party.BPF_LOADER,) if config.role is Role.SERVER else ()
+    loader = (Party.BPF_LOADER,) if config.role is Role.SERVER and not config.joined else ()
     dataplane = (Party.DATAPLANE,) if config.user_dataplane else ()
     return (*loader, Party.NETLINK, *dataplane, Party.HANDSHAKE)
 

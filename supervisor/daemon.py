@@ -35,6 +35,7 @@ from qre.ipc.channel import Channel, ChannelClosedError
 from qre.ipc.messages import WorkerConfig
 from qre.session import Dataplane, DestProfile, Role
 from qre.supervisor import fdstore
+from qre.supervisor.front import FrontGoneError, Joined, join_front, join_of, port_name
 from qre.supervisor.link import (
     Alive,
     AllReady,
@@ -42,6 +43,7 @@ from qre.supervisor.link import (
     DestProbed,
     EndAll,
     Failed,
+    Guests,
     Pinned,
     PinThese,
     Reloaded,
@@ -68,6 +70,9 @@ Work = Coroutine[Any, Any, None]
 _STOP_TIMEOUT: Final = 12.0
 _RELOAD_TIMEOUT: Final = 30.0
 _NOTIFY_RETRY: Final = 0.5
+#: As long as a daemon on our port may take to start, or to end.
+_FRONT_TIMEOUT: Final = 120.0
+_FRONT_RETRY: Final = 0.2
 #: What to do about a change that a reload cannot make.
 _RESTART: Final = "down and up"
 _PR_SET_CHILD_SUBREAPER: Final = 36
@@ -81,6 +86,7 @@ class DaemonOptions:
 
     underlay: Underlay = field(default_factory=Underlay)
     run_for_ms: int | None = None
+    register_cid_map: bool = True
 
 
 class Daemon:
@@ -97,6 +103,10 @@ class Daemon:
         self._fwmark = 0
         self._dataplane = Dataplane.USER
         self._listen: tuple[str, int] | None = None  # set when the supervisor may bind it
+        self._front: Channel[Joined] | None = None  # of the daemon whose port we have joined
+        self._front_gone = False
+        self._followed = False
+        self._guests = 0
         self._stored_secrets = fdstore.take_back(os.environ)
         self._failure = ""
         self._stopping = False
@@ -137,7 +147,65 @@ class Daemon:
             if result.tun_fd is not None:
                 supplies["tun"] = result.tun_fd
             self._keep_secrets(supplies)
-            asyncio.run(self._supervise(supplies))
+            self._serve(supplies)
+
+    def _serve(self, supplies: dict[str, int]) -> None:
+        """Supervise, once more each time that the front of a port we have joined is gone: its place is taken then, or
+        the next one joined. Sessions in the kernel notice nothing of it."""
+        with ExitStack() as stack:
+            leading = self._profile.role is not Role.SERVER
+            while True:
+                if not leading:
+                    leading = self._lead_or_join(stack, supplies)
+                asyncio.run(self._supervise(supplies))
+                if not self._front_gone or self._stopping:
+                    return
+                self._log.info("the front of our port is gone")
+                self._followed = True
+                for number in _ENDING:
+                    signal.signal(number, _terminate)
+                signal.signal(signal.SIGHUP, self._reload_later)
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)
+                _reap_all()
+
+    def _lead_or_join(self, stack: ExitStack, supplies: dict[str, int]) -> bool:
+        """True: the port is ours, for as long as ``stack`` is open. Otherwise ``_front`` is whose it is."""
+        config = self._worker_config(self._profile)
+        name = port_name(config.listen_ip, config.listen_port)
+        deadline = time.monotonic() + _FRONT_TIMEOUT
+        while True:
+            self._front, self._front_gone = None, False
+            try:
+                stack.enter_context(hold_device(self._config, name, "daemon"))
+                fd = supplies.pop("front_feed", None)
+                if fd is not None:
+                    os.close(fd)
+                return True
+            except UserError as busy:  # another daemon has it
+                if time.monotonic() > deadline:
+                    raise MachineError(
+                        f"Listen {config.listen_ip}:{config.listen_port}", busy.why, "see what that daemon says"
+                    ) from busy
+            try:
+                self._front, held = join_front(
+                    self._config.runtime_dir, name, join_of(config), supplies["profile_secrets"]
+                )
+            except FrontGoneError:
+                time.sleep(_FRONT_RETRY)  # it is just starting, or ending
+                continue
+            for key, fd in held.items():
+                old, supplies[key] = supplies.get(key), fd
+                if old is not None:
+                    os.close(old)
+            return False
+
+    def _front_ended(self) -> None:
+        """The connection to the front is readable: nothing comes on it but its end."""
+        assert self._front is not None
+        asyncio.get_running_loop().remove_reader(self._front.fileno())
+        if not self._stopping:
+            self._front_gone = True
+            _kill_descendants(os.getpid())
 
     @contextmanager
     def _taken_down(self, tun_fd: int | None) -> Iterator[None]:
@@ -189,7 +257,7 @@ class Daemon:
 
     def _release_port(self) -> None:
         """Whatever the netlink worker did not: the kernel lets go of our port."""
-        if self._profile.role is Role.SERVER and self._listen is not None:
+        if self._profile.role is Role.SERVER and self._listen is not None and not self._guests:
             release_port(self._profile.device, self._listen)
 
     @contextmanager
@@ -210,7 +278,7 @@ class Daemon:
             fds["number_marks"] = empty_memfd("number_marks")
             if self._profile.role is Role.SERVER:
                 self._make_state_dir()
-                fds["replay"] = open_regular(self._state_file("replay"), os.O_RDWR | os.O_CREAT, "see StateDir")
+                fds["replay"] = open_regular(self._replay_file(), os.O_RDWR | os.O_CREAT, "see StateDir")
                 fds["bpf_elf"] = open_elf(bpf_elf(self._config))
             yield fds
         finally:
@@ -227,6 +295,11 @@ class Daemon:
 
     def _state_file(self, kind: str) -> Path:
         return self._config.state_dir / f"{self._profile.name}.{kind}"
+
+    def _replay_file(self) -> Path:
+        """Of the port, not of the profile: whoever is its front next must know what was seen."""
+        config = self._worker_config(self._profile)
+        return self._config.state_dir / f"{config.listen_ip}_{config.listen_port}.replay"
 
     # --- while it runs ---
 
@@ -246,6 +319,8 @@ class Daemon:
         sentinel = os.pidfd_open(process.pid or 0)
         loop.add_reader(sentinel, ended.set)
         loop.add_reader(self._channel.fileno(), self._receive)
+        if self._front is not None:
+            loop.add_reader(self._front.fileno(), self._front_ended)
         for number in _ENDING:
             loop.add_signal_handler(number, self._stop)
         loop.add_signal_handler(signal.SIGHUP, lambda: self._spawn(self._reload()))
@@ -265,14 +340,18 @@ class Daemon:
             self._channel.close()
             for task in self._tasks:
                 task.cancel()
-            if not self._stopping:
+            if self._front is not None:
+                if not self._front_gone:
+                    loop.remove_reader(self._front.fileno())
+                self._front.close()
+            if not self._stopping and not self._front_gone:
                 self._notifier.tell("STOPPING=1")
 
     def _set_up(self, supplies: dict[str, int]) -> None:
         for name, fd in supplies.items():
             self._tell(Supply(name=name), fd)
         config = self._worker_config(self._profile)
-        self._listen = (config.listen_ip, config.listen_port)
+        self._listen = None if config.joined else (config.listen_ip, config.listen_port)
         client = self._options.underlay.client
         self._tell(
             Setup(
@@ -282,18 +361,24 @@ class Daemon:
                 fwmark=self._fwmark,
                 client_bind_ip=str(client.ip) if client else "",
                 client_bind_port=client.port if client else 0,
-                kernel_holds_port=self._kernel_holds_port(self._listen),
+                kernel_holds_port=self._listen is not None and self._kernel_holds_port(self._listen),
             )
         )
 
     def _worker_config(self, profile: Profile) -> WorkerConfig:
-        return worker_config(
+        made = worker_config(
             profile, self._config, self._options.underlay, self._cached_dest_profile(), self._dataplane
+        )
+        return msgspec.structs.replace(
+            made,
+            joined=self._front is not None,
+            followed=self._followed,
+            register_cid_map=self._options.register_cid_map,
         )
 
     def _judge(self, exitcode: int) -> None:
         """Why the supervisor ended, when it was not told to."""
-        if self._failure or self._stopping:
+        if self._failure or self._stopping or self._front_gone:
             return
         how = f"was killed by signal {-exitcode}" if exitcode < 0 else f"ended with status {exitcode}"
         self._failure = f"the supervisor {how}"
@@ -348,6 +433,8 @@ class Daemon:
                     asyncio.get_running_loop().call_later(self._options.run_for_ms / 1000, self._stop)
             case Failed(reason=reason):
                 self._failure = self._failure or _one_line(reason)
+            case Guests(count=count):
+                self._guests = count
             case State(up=up, text=text):
                 self._notify(f"STATUS={_one_line(text)}")
                 with self._reported("ready file"):

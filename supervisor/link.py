@@ -18,7 +18,8 @@ from qre.session import U64, DestProfile, Message, Text
 
 class Supply(Message, frozen=True, kw_only=True):
     """Goes with one descriptor: tun, profile_secrets, session_secrets, number_marks, replay, bpf_elf; for a reload
-    new_profile_secrets."""
+    new_profile_secrets; for a daemon that has joined a port udp_userspace, udp_kernel_slot, front_feed, and the
+    first two when it takes the front's place."""
 
     name: Annotated[str, msgspec.Meta(max_length=32)]
 
@@ -70,6 +71,12 @@ class Failed(Message, frozen=True, kw_only=True):
     reason: Text
 
 
+class Guests(Message, frozen=True, kw_only=True):
+    """How many daemons have joined our port: while there are any, its end leaves it as it is."""
+
+    count: U64
+
+
 class State(Message, frozen=True, kw_only=True):
     """What STATUS= says, and whether a session is up (the ready file)."""
 
@@ -100,4 +107,4 @@ class DestProbed(Message, frozen=True, kw_only=True):
 
 
 ToSupervisor = Supply | Setup | ApplyReload | EndAll | Pinned | ReloadFinished
-ToParent = AllReady | Failed | State | Alive | PinThese | Reloaded | ReloadWanted | DestProbed
+ToParent = AllReady | Failed | Guests | State | Alive | PinThese | Reloaded | ReloadWanted | DestProbed

@@ -27,6 +27,7 @@ from qre.ipc.worker import LimitedLog, place_of
 from qre.session import Role
 from qre.supervisor.control import ControlSocket
 from qre.supervisor.crew import Crew, parties_of
+from qre.supervisor.front import FrontListener, Host, join_of, port_name
 from qre.supervisor.link import (
     AllReady,
     ApplyReload,
@@ -99,6 +100,7 @@ class _Supervisor:
         self._status = 0
         self._crew: Crew | None = None
         self._control: ControlSocket | None = None
+        self._front: FrontListener | None = None
         self._log = logging.getLogger("qre.supervisor")
 
     def tell(self, message: ToParent, fds: tuple[int, ...] = ()) -> None:
@@ -131,6 +133,8 @@ class _Supervisor:
             self._control.close()
         if self._crew is not None:
             await self._crew.stop(_STOP_TIMEOUT)
+        if self._front is not None:
+            self._front.close()
         return self._status
 
     async def _work(self) -> None:
@@ -141,6 +145,7 @@ class _Supervisor:
             await crew.start_all()
             self._control = ControlSocket(Path(setup.runtime_dir), setup.config.device, crew, self.tell)
             await self._control.open()
+            self._open_front(setup, crew)
             self.tell(AllReady())
             while True:
                 await self._serve_parent(await self._inbox.get(), crew)
@@ -160,9 +165,7 @@ class _Supervisor:
     async def _begin(self, setup: Setup) -> Crew:
         """Sockets and directories while privileged; then drop; then ZeroMQ."""
         config = setup.config
-        server = config.role is Role.SERVER
-        where = (config.listen_ip, config.listen_port)
-        pair = server_pair(*where, setup.fwmark, beside_kernel=setup.kernel_holds_port) if server else None
+        pair = self._server_pair(setup) if config.role is Role.SERVER else None
         parties = parties_of(config)
         runtime = Path(setup.runtime_dir) / f"{config.device}.workers"
         make_directories(runtime, parties)
@@ -172,6 +175,24 @@ class _Supervisor:
         routers = {party: Router(context, runtime, party, limited) for party in parties}
         self._crew = Crew(setup, self._supplies, pair, routers, runtime, self)
         return self._crew
+
+    def _server_pair(self, setup: Setup) -> tuple[socket.socket, socket.socket]:
+        """The port's sockets: another daemon's that we have joined or follow, or new ones."""
+        held = [self._supplies.pop(name, None) for name in ("udp_userspace", "udp_kernel_slot")]
+        if held[0] is not None and held[1] is not None:
+            return socket.socket(fileno=held[0]), socket.socket(fileno=held[1])
+        config = setup.config
+        return server_pair(config.listen_ip, config.listen_port, setup.fwmark, beside_kernel=setup.kernel_holds_port)
+
+    def _open_front(self, setup: Setup, crew: Crew) -> None:
+        """Let other daemons join our port."""
+        config = setup.config
+        if config.role is not Role.SERVER or config.joined:
+            return
+        name = port_name(config.listen_ip, config.listen_port)
+        host = Host(lambda: join_of(crew.config), crew.pair_descriptors(), crew.admit, crew.leave)
+        self._front = FrontListener(Path(setup.runtime_dir), name, host)
+        self._front.open()
 
     async def _serve_parent(self, message: ToSupervisor, crew: Crew) -> None:
         match message:

@@ -71,6 +71,9 @@ class WorkerConfig(Struct, frozen=True, kw_only=True):
     log_level: Annotated[str, msgspec.Meta(max_length=16)] = "info"
     rekey_after_packets: U64 = 1 << 22
     dest_profile: DestProfile | None = None  # the cached one
+    joined: bool = False  # server: the front of another daemon has the port, and hands us our clients
+    followed: bool = False  # server: the port's front before us was another daemon
+    register_cid_map: bool = True  # server on the kernel's data plane; otherwise the BPF loader mirrors
 
 
 class ProfileSecrets(Struct, frozen=True, kw_only=True):
@@ -139,6 +142,20 @@ class SocketGranted(Message, frozen=True, kw_only=True):
 
 class SocketRelease(Message, frozen=True, kw_only=True):
     """handshake -> supervisor: this socket is no longer needed (the supervisor keeps a duplicate for restarts)."""
+
+    number: U64
+
+
+class GuestJoin(Message, frozen=True, kw_only=True):
+    """supervisor -> handshake, request (server): another daemon wants its clients at this port. Its ``guest_secrets``
+    and ``guest_feed`` with the same number come before it."""
+
+    number: U64
+    profile: Text
+
+
+class GuestLeave(Message, frozen=True, kw_only=True):
+    """supervisor -> handshake, request: it is gone."""
 
     number: U64
 
@@ -272,6 +289,8 @@ Body = (
     | SocketRequest
     | SocketGranted
     | SocketRelease
+    | GuestJoin
+    | GuestLeave
     | RoleState
     | DestProfileReport
     | CidAdopt

@@ -70,6 +70,9 @@ def _udp(name: str, *, reuseport: bool) -> Expected:
 #: A client's underlay socket; it also comes over ``keys``, with SessionInstall.
 CLIENT_UDP: Final = _udp("client_udp", reuseport=False)
 KEYS: Final = Expected("keys", "socket", socket.AF_UNIX, socket.SOCK_SEQPACKET)
+#: The two ends of what the front of a shared port tells the daemon that has joined it.
+FRONT_FEED: Final = Expected("front_feed", "socket", socket.AF_UNIX, socket.SOCK_SEQPACKET)
+GUEST_FEED: Final = Expected("guest_feed", "socket", socket.AF_UNIX, socket.SOCK_SEQPACKET)
 #: What the resolver of the C library reads.
 RESOLVER_FILES: Final = (
     "/etc/resolv.conf",
@@ -129,6 +132,9 @@ ROLES: Final = {
                 _udp("udp_kernel_slot", reuseport=True),
                 CLIENT_UDP,
                 KEYS,
+                FRONT_FEED,
+                Expected("guest_secrets", "memfd"),
+                GUEST_FEED,
             ),
             open_files=8192,
         ),

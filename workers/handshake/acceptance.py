@@ -100,8 +100,17 @@ class Acceptance:
         shown: ShownByDest | None,
     ) -> Accepted | None:
         """A handshake that is about to begin; None when this hello was accepted before, or cannot be remembered."""
-        if not self._remember(found):
-            return None
+        return self.admit(found, datagrams, source, now, shown) if self.remember(found) else None
+
+    def admit(
+        self,
+        found: Authenticated,
+        datagrams: list[bytes],
+        source: Address,
+        now: float,
+        shown: ShownByDest | None,
+    ) -> Accepted:
+        """The same of a hello that is remembered."""
         self.accepted += 1
         inner = ServerHandshake(
             authenticated=found,
@@ -116,7 +125,8 @@ class Acceptance:
         self._all.add(made)
         return made
 
-    def _remember(self, found: Authenticated) -> bool:
+    def remember(self, found: Authenticated) -> bool:
+        """Whether this hello is new, and written down."""
         entry = self.replay.accept(found.random_hash, int(time.time()))
         if entry is None:
             self.complain("replay", "a ClientHello came a second time, or the replay filter is full: it went to Dest")

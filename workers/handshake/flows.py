@@ -257,7 +257,7 @@ class FlowTable:
             handshake = self._ports.accept(verdict, [held for held, _ in flow.held], flow.source, now, flow.shown)
             if handshake is not None:
                 self._remove(flow)
-                self._become_ours(flow.source, handshake, now)
+                self.become_ours(flow.source, handshake, now)
                 return
             verdict = STRANGER
         if verdict is STRANGER:
@@ -344,7 +344,8 @@ class FlowTable:
 
     # --- clients of ours ---
 
-    def _become_ours(self, source: Address, handshake: Handshake, now: float) -> None:
+    def become_ours(self, source: Address, handshake: Handshake, now: float) -> None:
+        """A client has proved itself: what comes from it goes to its handshake, which begins now."""
         while len(self._ours) >= MAX_OURS and self._evict_ours():
             pass
         self._ours[source] = Ours(handshake)
@@ -392,7 +393,19 @@ class FlowTable:
                 if ours.handshake is not None:
                     ours.handshake.abandon()
                 self._ours.pop(source, None)
-                self._become_ours(source, handshake, now)
+                self.become_ours(source, handshake, now)
+
+    def of_ours(self, source: Address, data: bytes, now: float) -> None:
+        """A datagram that another process took for a client of ours; dropped when there is none any more."""
+        ours = self._ours.get(source)
+        if ours is not None and ours.handshake is not None:
+            ours.handshake.datagram_received(data, now)
+
+    def abandon(self, source: Address) -> None:
+        """Give up the handshake with a client."""
+        ours = self._ours.pop(source, None)
+        if ours is not None and ours.handshake is not None:
+            ours.handshake.abandon()
 
     def handshake_over(self, source: Address, handshake: Handshake, now: float) -> None:
         """It ended, well or badly. What the client still sends is swallowed for a while."""

@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 
 from qre.errors import MachineError, QreError
-from qre.ipc.messages import HandshakeStatus, Party, ProfileSecrets
+from qre.ipc.messages import Done, GuestJoin, GuestLeave, HandshakeStatus, Party, ProfileSecrets
 from qre.ipc.worker import WorkerContext
 from qre.quic.fingerprint import Fingerprint, load_fingerprint
 from qre.quic.trust import TrustStore
@@ -24,6 +24,8 @@ from qre.workers.handshake.secrets import SecretsStore
 from qre.workers.handshake.server import Server
 
 _MAX_SECRETS: Final = 65_536
+_OF_A_GUEST: Final = ("guest_secrets", "guest_feed")
+_MAX_GUEST_DESCRIPTORS: Final = 32
 
 
 def parse_profile_secrets_untrusted(fd: int) -> ProfileSecrets:
@@ -45,12 +47,16 @@ class HandshakeWorker:
         self._secrets: ProfileSecrets | None = None
         self._store: SecretsStore | None = None
         self._half: Server | Client | None = None
+        #: Of daemons that are about to join: (name, number) -> descriptor.
+        self._guest_descriptors: dict[tuple[str, int], int] = {}
 
     async def start(self, context: WorkerContext) -> None:
         descriptors = context.descriptors
         server = context.config.role is Role.SERVER
         wanted = {"profile_secrets", "session_secrets"} | ({"udp_userspace", "replay"} if server else set())
-        if server and not context.config.user_dataplane:
+        if context.config.joined:
+            wanted.add("front_feed")
+        elif server and not context.config.user_dataplane:
             wanted.add("udp_kernel_slot")
         missing = wanted - descriptors.keys()
         if missing:
@@ -77,7 +83,28 @@ class HandshakeWorker:
             await self._half.reload(self._secrets)
 
     async def handle(self, source: Party, message: Message) -> Message:
-        raise QreError("handshake worker", f"{type(message).__name__} from {source} is not for it")
+        match message:
+            case GuestJoin(number=number, profile=profile) if isinstance(self._half, Server):
+                self._guest_joins(self._half, number, profile)
+            case GuestLeave(number=number) if isinstance(self._half, Server):
+                self._half.guest_leaves(number)
+            case _:
+                raise QreError("handshake worker", f"{type(message).__name__} from {source} is not for it")
+        return Done()
+
+    def _guest_joins(self, server: Server, number: int, profile: str) -> None:
+        secrets, feed = (self._guest_descriptors.pop((name, number), None) for name in _OF_A_GUEST)
+        if secrets is None or feed is None:
+            for fd in (secrets, feed):
+                if fd is not None:
+                    os.close(fd)
+            raise MachineError(f"profile {profile}", "its descriptors did not come")
+        try:
+            its = parse_profile_secrets_untrusted(secrets)
+        except MachineError:
+            os.close(feed)
+            raise
+        server.guest_joins(number, profile, its, feed)
 
     async def descriptor(self, name: str, number: int, fd: int) -> None:
         """A new pair to the data plane, a client's socket, or the secrets of a reloaded profile."""
@@ -88,6 +115,11 @@ class HandshakeWorker:
                 self._half.socket_arrived(number, fd)
             case "profile_secrets":
                 self._secrets = parse_profile_secrets_untrusted(fd)
+            case "guest_secrets" | "guest_feed" if len(self._guest_descriptors) < _MAX_GUEST_DESCRIPTORS:
+                held = self._guest_descriptors.pop((name, number), None)
+                if held is not None:
+                    os.close(held)
+                self._guest_descriptors[name, number] = fd
             case _:
                 os.close(fd)
 

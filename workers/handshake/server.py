@@ -35,8 +35,11 @@ from qre.workers.handshake.acceptance import Acceptance, Accepted
 from qre.workers.handshake.admission import TokenBucket
 from qre.workers.handshake.dataplane_link import DataplaneLink
 from qre.workers.handshake.dest import DestAddress, Resolved
-from qre.workers.handshake.flows import Address, Flow, FlowTable, Limits
+from qre.workers.handshake.feed_messages import Abandon, Begin, More, ToGuest
+from qre.workers.handshake.flows import Address, Flow, FlowTable, Handshake, Limits
+from qre.workers.handshake.front_feed import FrontFeed
 from qre.workers.handshake.grants import Grants
+from qre.workers.handshake.guests import Guests
 from qre.workers.handshake.memory import HighWater
 from qre.workers.handshake.probe import Prober, imitable, probe
 from qre.workers.handshake.relay import LONGEST, DestSocket, Relays, ecn_of, with_ecn
@@ -59,6 +62,8 @@ _TURN: Final = 64
 _OTHER_DESCRIPTORS: Final = 128
 #: Stateless resets a second.
 _RESETS: Final = 200.0
+#: How long daemons that had joined the front before us may take to join this one (seconds).
+_OTHERS_COME: Final = 15.0
 #: How long the first look at Dest may hold up «ready» when nothing is known of it.
 _FIRST_LOOK: Final = 1.5
 #: What both ends tell each other as max_idle_timeout.
@@ -84,18 +89,25 @@ class Server:
         self._socket = socket.socket(fileno=context.descriptors.pop("udp_userspace"))
         self._socket.setblocking(False)
         #: Where the kernel's data plane leaves what is not its own; a user data plane has it for itself.
-        self._kernel_slot = None if config.user_dataplane else _kernel_slot(context)
+        self._kernel_slot = None if config.user_dataplane or config.joined else _kernel_slot(context)
         self._replay_fd = context.descriptors.pop("replay")
         self._listen = (config.listen_ip, config.listen_port)
         self._buffer = bytearray(LONGEST)
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._told: tuple[bool, str] | None = None
+        self._others_until = time.monotonic() + (_OTHERS_COME if config.followed else 0.0)
         self._resets = TokenBucket(_RESETS, _RESETS)
         self._high_water = HighWater()
         self._cids = RoutedCids(secrets.private_key, config.routed_cid_len, os.urandom)
         self._relays = Relays(self._reply)
         self._table = FlowTable(self, self._limits())
+        self._guests = Guests(self._guest_over, context.limited)
+        self._feed = (
+            FrontFeed(context.descriptors.pop("front_feed"), self._handed_over, context.limited)
+            if config.joined
+            else None
+        )
         self._dest = DestAddress(config.dest_host, config.dest_port, self._complain_of_dest)
         self._dest_profile = config.dest_profile
         self._steering = (
@@ -128,7 +140,7 @@ class Server:
 
     def _use_secrets(self, secrets: ProfileSecrets) -> None:
         self._private_key = X25519PrivateKey.from_private_bytes(secrets.private_key)
-        self._private_bytes = secrets.private_key
+        self._secrets = secrets
         self._short_ids = frozenset(secrets.short_ids)
 
     def _limits(self) -> Limits:
@@ -210,13 +222,15 @@ class Server:
                 self._context.log.info("Dest has not answered yet; until it does, a usual site is imitated")
         for each in self._sockets():
             loop.add_reader(each.fileno(), self._readable, each)
+        if self._feed is not None:
+            self._feed.open()
         self.link.pump()
         self._tell_state()
 
     async def reload(self, secrets: ProfileSecrets) -> None:
         """New short ids, Dest, limits; sessions of short ids that are gone end."""
         config = self._context.config
-        if secrets.private_key != self._private_bytes:
+        if secrets.private_key != self._secrets.private_key:
             # Connection IDs in use were made with the old key.
             raise QreError("reload", "RealityPrivateKey changed", "down and up")
         self._use_secrets(secrets)
@@ -251,6 +265,9 @@ class Server:
         for each in self._sockets():
             loop.remove_reader(each.fileno())
         self._acceptance.close()
+        self._guests.close()
+        if self._feed is not None:
+            self._feed.close()
         self._table.close()
         loop.remove_reader(self._relays.fileno())
         self._relays.close()
@@ -259,7 +276,7 @@ class Server:
         for task in self._tasks:
             task.cancel()
         self.link.close()
-        for each in self._sockets():
+        for each in {self._socket, *self._sockets()}:
             each.close()
         os.close(self._replay_fd)
 
@@ -290,6 +307,9 @@ class Server:
     # --- packets ---
 
     def _sockets(self) -> tuple[socket.socket, ...]:
+        """Those that are read here. Who has joined another's front answers through its socket, and reads none."""
+        if self._feed is not None:
+            return ()
         return (self._socket,) if self._kernel_slot is None else (self._socket, self._kernel_slot)
 
     def _readable(self, arrived: socket.socket) -> None:
@@ -338,7 +358,7 @@ class Server:
         return HelloInspector(
             server_name=config.server_name,
             private_key=self._private_key,
-            short_ids=self._short_ids,
+            short_ids=self._short_ids | self._guests.short_ids(),
             max_time_diff_ms=config.max_time_diff_ms,
         )
 
@@ -349,8 +369,12 @@ class Server:
         source: Address,
         now: float,
         shown: ShownByDest | None,
-    ) -> Accepted | None:
-        return self._acceptance.accept(found, datagrams, source, now, shown)
+    ) -> Handshake | None:
+        if found.short_id in self._short_ids:
+            return self._acceptance.accept(found, datagrams, source, now, shown)
+        if not self._acceptance.remember(found):
+            return None
+        return self._guests.accept(found, datagrams, source, shown)
 
     def open_relay(self, flow: Flow) -> DestSocket | None:
         if self._dest.current is None:
@@ -372,16 +396,52 @@ class Server:
     def forgotten(self, source: Address, cid: bytes, length: int) -> None:
         if not self._sessions.compared or self._sessions.has_connection_id(cid):
             return  # as long as it is not known what the data plane has, nothing is forgotten
+        if self._guests.any() or time.monotonic() < self._others_until:
+            return  # it may be a session of another daemon's at this port
         if not self._resets.take(time.monotonic()):
             return
         answer = self._cids.reset(cid, length)
         if answer is not None:
             self.to_visitor(source, answer, 0)
 
+    # --- one port, several daemons ---
+
+    def guest_joins(self, number: int, profile: str, secrets: ProfileSecrets, feed: int) -> None:
+        """Hand a joined daemon its clients from here on. Raises UserError when that cannot be."""
+        self._guests.join(number, profile, self._secrets, secrets, feed)
+
+    def guest_leaves(self, number: int) -> None:
+        self._guests.leave(number)
+
+    def _guest_over(self, source: Address, handshake: Handshake) -> None:
+        self._table.handshake_over(source, handshake, time.monotonic())
+        self._arm()
+
+    def _handed_over(self, message: ToGuest) -> None:
+        """What the front of our port says."""
+        now = time.monotonic()
+        source = (message.visitor.ip, message.visitor.port)
+        match message:
+            case Begin():
+                self._table.abandon(source)
+                made = self._acceptance.admit(
+                    message.found(), list(message.datagrams), source, now, message.shown_by_dest()
+                )
+                if self._feed is not None:
+                    self._feed.began(source, made.inner.handshake_cid)
+                self._table.become_ours(source, made, now)
+            case More(data=data):
+                self._table.of_ours(source, data, now)
+            case Abandon():
+                self._table.abandon(source)
+        self._arm()
+
     # --- handshakes and sessions ---
 
     def _handshake_over(self, one: Accepted) -> None:
         self._table.handshake_over(one.source, one, time.monotonic())
+        if self._feed is not None:
+            self._feed.over(one.source)
 
     def _sessions_changed(self) -> None:
         while self._sessions.events:
@@ -438,6 +498,8 @@ class Server:
     def _state(self) -> tuple[bool, str]:
         count = self._sessions.up()
         text = f"serving {self._listen[0]}:{self._listen[1]}, {count} session{'' if count == 1 else 's'}"
+        if self._feed is not None:
+            text += "; another daemon has the port"
         if self._dest.current is None:
             text += "; Dest is not resolved: strangers get no answer"
         return count > 0, text

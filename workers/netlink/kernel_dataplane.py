@@ -313,7 +313,8 @@ class KernelDataplane:
         if missing:
             raise MachineError("netlink worker", f"descriptors are missing: {', '.join(sorted(missing))}")
         listen = (config.listen_ip, config.listen_port)
-        why = register(self.qre, self._device, message, held["udp_kernel_slot"], held["cid_routes"], listen)
+        wanted = held["cid_routes"] if config.register_cid_map else None
+        why = register(self.qre, self._device, message, held["udp_kernel_slot"], wanted, listen)
         if why:
             self._map_failed(why)
 

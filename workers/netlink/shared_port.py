@@ -22,10 +22,13 @@ from qre.workers.netlink.netlink_socket import NetlinkRefusedError
 _CLOSED = (errno.ENOSYS, errno.EOPNOTSUPP)
 
 
-def register(qre: Qre, device: str, loader: UseLoader, socket_fd: int, map_fd: int, listen: tuple[str, int]) -> str:
-    """Register both, in place of what a daemon before us left. Why the kernel cannot write the map; mostly empty."""
+def register(
+    qre: Qre, device: str, loader: UseLoader, socket_fd: int, map_fd: int | None, listen: tuple[str, int]
+) -> str:
+    """Register both, in place of what a daemon before us left; without ``map_fd`` the kernel is to mirror nothing.
+    Why it does not, or cannot, write the map; mostly empty."""
     _register_socket(qre, device, socket_fd, listen)
-    why = _register_map(qre, device, map_fd, loader.map_id)
+    why = "RegisterCidMap = false" if map_fd is None else _register_map(qre, device, map_fd, loader.map_id)
     qre.loader_set(
         LoaderDescription(
             program=loader.program, pin_dir=loader.pin_dir, cid_length=loader.routed_cid_len, pid=loader.pid

@@ -123,14 +123,24 @@ def free_port() -> int:
 
 
 class InProcessServer:
-    """``async with`` it; ``dest`` is where strangers are relayed to. ``directory`` keeps the replay file."""
+    """``async with`` it; ``dest`` is where strangers are relayed to. With ``front`` it joins the port of that one."""
 
-    def __init__(self, dest: tuple[str, int], authority: Path | None = None, **settings: Any) -> None:
-        self.key = X25519PrivateKey.generate()
+    def __init__(
+        self,
+        dest: tuple[str, int],
+        authority: Path | None = None,
+        *,
+        front: InProcessServer | None = None,
+        short_id: bytes = SHORT_ID,
+        **settings: Any,
+    ) -> None:
+        self.key = X25519PrivateKey.generate() if front is None else front.key
+        self._front = front
+        self.short_id = short_id
         self._dest = dest
         self._authority = authority
         self._settings = settings
-        self.port = free_port()
+        self.port = free_port() if front is None else front.port
         self.replay = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the server
         self.secrets_fd = memfd("secrets")
 
@@ -143,10 +153,6 @@ class InProcessServer:
         return self
 
     async def start(self) -> None:
-        made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        made.setsockopt(socket.IPPROTO_IP, socket.IP_RECVTOS, 1)
-        made.bind(self.address)
         config = WorkerConfig(
             profile="server0",
             device="server0",
@@ -160,11 +166,15 @@ class InProcessServer:
             listen_port=self.port,
             dest_host=self._dest[0],
             dest_port=self._dest[1],
+            joined=self._front is not None,
             **self._settings,
         )
-        descriptors = {"udp_userspace": made.detach(), "replay": os.dup(self.replay.fileno())}
+        descriptors = {"udp_userspace": self._make_socket(), "replay": os.dup(self.replay.fileno())}
+        feed, its_feed = Channel.pair()
+        if self._front is not None:
+            descriptors["front_feed"] = its_feed.detach()
         self.context = FakeContext(config, descriptors)
-        secrets = ProfileSecrets(private_key=self.key.private_bytes_raw(), short_ids=(SHORT_ID,))
+        self.secrets = secrets = ProfileSecrets(private_key=self.key.private_bytes_raw(), short_ids=(self.short_id,))
         trust = TrustStore.from_pem(self._authority.read_bytes(), "test") if self._authority else TrustStore([], "")
         self.store = SecretsStore(self.secrets_fd)
         context = cast(WorkerContext, self.context)  # a fake one
@@ -173,6 +183,20 @@ class InProcessServer:
         ours, theirs = Channel.pair()
         self.dataplane = FakeDataplane(theirs)
         self.server.link.use(ours.detach())
+        if self._front is not None:
+            self._front.server.guest_joins(1, "server1", secrets, feed.detach())
+        for each in (feed, its_feed):
+            each.close()
+
+    def _make_socket(self) -> int:
+        if self._front is not None:
+            return os.dup(self._front.udp)
+        made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        made.setsockopt(socket.IPPROTO_IP, socket.IP_RECVTOS, 1)
+        made.bind(self.address)
+        self.udp = made.fileno()  # the server's, while it runs
+        return made.detach()
 
     async def stop(self) -> None:
         await self.server.stop()

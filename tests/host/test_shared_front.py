@@ -1,0 +1,118 @@
+"""One port, two servers: each gets its own clients, the site everybody else. Handshake workers on real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections.abc import Awaitable, Callable, Iterator
+
+import msgspec
+import pytest
+
+from qre.errors import UserError
+from qre.ipc.channel import Channel
+from tests.host.test_handshake_server import HERE, PORT, until
+from tests.host.test_handshake_server import site as site
+from tests.support.handshake_server import SHORT_ID, InProcessServer, Visitor
+from tests.support.site import PAGE, Caddy, visit
+
+OTHER_ID = bytes.fromhex("fedcba9876543210")
+Work = Callable[[InProcessServer, InProcessServer], Awaitable[None]]
+
+
+def serve_both(site: Caddy, work: Work) -> None:
+    """Run ``work`` beside a front and a server that has joined it; prove that no descriptor is left."""
+    before = len(os.listdir("/proc/self/fd"))
+
+    async def run() -> None:
+        dest = ("127.0.0.1", PORT)
+        async with (
+            InProcessServer(dest, site.authority) as front,
+            InProcessServer(dest, site.authority, front=front, short_id=OTHER_ID) as joined,
+        ):
+            await work(front, joined)
+            assert not front.context.failures + joined.context.failures
+
+    asyncio.run(run())
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def sessions(server: InProcessServer) -> list[bytes]:
+    return [session.short_id for session in server.dataplane.registry.status(0.0)]
+
+
+def test_each_server_gets_its_own_clients_at_once(site: Caddy) -> None:
+    async def work(front: InProcessServer, joined: InProcessServer) -> None:
+        visitors = [Visitor(front, SHORT_ID, authority=site.authority)]
+        visitors += [Visitor(joined, OTHER_ID, authority=site.authority, address=f"10.77.0.{n}/24") for n in (3, 4)]
+        await asyncio.gather(*(visitor.run() for visitor in visitors))
+        assert [visitor.names[-1] for visitor in visitors] == ["HandOverReady"] * 3
+        assert sessions(front) == [SHORT_ID]
+        assert sessions(joined) == [OTHER_ID] * 2
+        assert front.server.status().strangers == joined.server.status().strangers == 0
+
+    serve_both(site, work)
+
+
+def test_strangers_and_repeated_hellos_get_the_site(site: Caddy) -> None:
+    async def work(front: InProcessServer, joined: InProcessServer) -> None:
+        visitor = await Visitor(joined, OTHER_ID, authority=site.authority).run()
+        assert visitor.names[-1] == "HandOverReady"
+        assert await asyncio.to_thread(visit, HERE, "127.0.0.1", site.authority, front.port) == PAGE
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as repeats:
+            repeats.bind(("127.0.0.1", 0))
+            for data in visitor.sent[:2]:
+                repeats.sendto(data, front.address)
+            await until(lambda: front.server.status().strangers == 2)
+        assert joined.server.status().handshakes == 1
+
+    serve_both(site, work)
+
+
+def test_a_server_that_left_has_no_clients_here_any_more(site: Caddy) -> None:
+    async def work(front: InProcessServer, joined: InProcessServer) -> None:
+        front.server.guest_leaves(1)
+        visitor = await Visitor(joined, OTHER_ID, authority=site.authority).run()
+        assert visitor.names[-1] == "Closed"
+        assert front.server.status().strangers == 1
+
+    serve_both(site, work)
+
+
+def test_who_may_not_join_is_refused_by_name(site: Caddy) -> None:
+    async def work(front: InProcessServer, joined: InProcessServer) -> None:
+        another_id = bytes.fromhex("0011223344556677")
+        for secrets, named in (
+            (msgspec.structs.replace(joined.secrets, short_ids=(another_id, SHORT_ID)), SHORT_ID.hex()),
+            (msgspec.structs.replace(joined.secrets, short_ids=(OTHER_ID,)), OTHER_ID.hex()),
+            (msgspec.structs.replace(joined.secrets, private_key=bytes(32), short_ids=()), "RealityPrivateKey"),
+        ):
+            ours, theirs = Channel.pair()
+            with theirs, pytest.raises(UserError, match=named):
+                front.server.guest_joins(2, "server2", secrets, ours.detach())
+        visitor = await Visitor(joined, OTHER_ID, authority=site.authority).run()
+        assert visitor.names[-1] == "HandOverReady"
+
+    serve_both(site, work)
+
+
+def test_what_is_no_message_ends_the_feed_and_nothing_else(site: Caddy) -> None:
+    async def work(front: InProcessServer, joined: InProcessServer) -> None:
+        ours, theirs = Channel.pair()
+        third = bytes.fromhex("0011223344556677")
+        front.server.guest_joins(
+            2, "server2", msgspec.structs.replace(joined.secrets, short_ids=(third,)), ours.detach()
+        )
+        with theirs:
+            for garbage in (b"\xc1", os.urandom(300), bytes(70_000)):
+                theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 18)
+                with contextlib.suppress(OSError):
+                    theirs.send(garbage)
+            await asyncio.sleep(0.05)
+        for server, short_id in ((front, SHORT_ID), (joined, OTHER_ID)):
+            visitor = await Visitor(server, short_id, authority=site.authority).run()
+            assert visitor.names[-1] == "HandOverReady"
+
+    serve_both(site, work)

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 
 import msgspec
 import pytest
@@ -14,7 +14,7 @@ import pytest
 from qre.errors import UserError
 from qre.ipc.channel import Channel
 from tests.host.test_handshake_server import HERE, PORT, until
-from tests.host.test_handshake_server import site as site
+from tests.host.test_handshake_server import site as site  # noqa: PLC0414  a fixture here, too
 from tests.support.handshake_server import SHORT_ID, InProcessServer, Visitor
 from tests.support.site import PAGE, Caddy, visit
 

@@ -1,5 +1,6 @@
 # shellcheck shell=bash disable=SC2086,SC2034,SC1091
-# Both daemons on qre.ko, one in each namespace, as services: source it after lib.sh.
+# Daemons on qre.ko as services: source it after lib.sh. A service is named by its namespace, and a number if it is
+# not the first there: a is the profile server0 in namespace a, b2 the profile client1 in namespace b.
 export QRE_CONFIG_DIR=/tmp/e/dev QRE_BPF_PIN_DIR=/tmp/bpf QRE_TEST_REKEY_AFTER=2500
 export PYTHONPATH=$CHECKOUT
 PYTHON=$CHECKOUT/.venv/bin/python
@@ -16,15 +17,22 @@ daemons_init() {
 		ServerName=example.com ServerAddress=10.77.0.1/24 ClientAddress=10.77.0.2/24
 }
 
-profile() { if [ "$1" = a ]; then echo server0; else echo client0; fi; }
+profile() {
+	case $1 in
+	a) echo server0 ;;
+	a?) echo server$((${1:1} - 1)) ;;
+	b) echo client0 ;;
+	b?) echo client$((${1:1} - 1)) ;;
+	esac
+}
 
 # daemon_start a|b: its service's files are in /tmp/service.a
 daemon_start() {
 	(
 		cd /tmp || exit
-		export QRE_GLOBAL_CONFIG=/tmp/e/$1.conf
+		export QRE_GLOBAL_CONFIG=/tmp/e/${1:0:1}.conf
 		setsid $PYTHON -m tests.support.service_manager /tmp/service.$1 \
-			ip netns exec $1 $PYTHON -c "from tests.support.guest_daemon import run; run()" daemon "$(profile $1)" \
+			ip netns exec ${1:0:1} $PYTHON -c "from tests.support.guest_daemon import run; run()" daemon "$(profile $1)" \
 			>/tmp/manager.$1 2>&1 &
 		echo $! >/tmp/manager.$1.pid
 	)
@@ -90,4 +98,7 @@ daemon_stop() {
 	return 1
 }
 
-show() { QRE_GLOBAL_CONFIG=/tmp/e/$1.conf ip netns exec $1 $QRE --json show "$(profile $1)"; }
+# SIGKILL for the one daemon and its processes, which are a session of their own
+service_kill() { pkill -9 -s "$(cat /tmp/service.$1/pid)"; }
+
+show() { QRE_GLOBAL_CONFIG=/tmp/e/${1:0:1}.conf ip netns exec ${1:0:1} $QRE --json show "$(profile $1)"; }

@@ -1,0 +1,124 @@
+"""Two server daemons on one port of qre.ko: two clients at once on two devices, whoever of the two ends."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.support.vm import Vm
+
+pytestmark = [pytest.mark.timeout(1500), pytest.mark.one_kernel]
+LIBRARY = ". /tmp/library; . $GUEST/daemons.sh\n"
+#: Seconds in a guest: Python starts slowly there.
+START, SLOW = 300, 600.0
+
+
+@pytest.fixture
+def daemons(vm: Vm) -> Iterator[Vm]:
+    """All four with their sessions; nothing is left of them."""
+    vm.run(". /tmp/environment; cp $GUEST/lib.sh /tmp/library")
+    vm.check(
+        LIBRARY
+        + f"""
+        net_up
+        daemons_init
+        QRE_GLOBAL_CONFIG=/tmp/e/a.conf $QRE init ServerProfile=server1 ClientProfile=client1 Endpoint=10.9.0.1:443 \\
+            Dest=10.9.0.2:443 ServerName=example.com ServerAddress=10.78.0.1/24 ClientAddress=10.78.0.2/24
+        cd $QRE_CONFIG_DIR
+        sed -i "s|^RealityPrivateKey.*|$(grep ^RealityPrivateKey server0.conf)|" server1.conf
+        sed -i "s|^RealityPublicKey.*|$(grep ^RealityPublicKey client0.conf)|" client1.conf
+        daemon_start a
+        daemon_ready a {START}
+        for each in a2 b b2; do daemon_start $each; done
+        for each in a2 b b2; do daemon_ready $each {START}; done
+        """,
+        3 * START,
+    )
+    yield vm
+    vm.run(LIBRARY + "pkill -f service_manager; net_down; sleep 1; umount /tmp/bpf; rm -rf /tmp/e /tmp/s? /run/q?")
+    vm.check('[ -z "$(ls -d /tmp/bpf/* /run/netns/? 2>/dev/null)" ]; [ -z "$(pgrep -f guest_daemon)" ]')
+    assert vm.splats() == []
+
+
+def flows(vm: Vm, network: int, seconds: int = START) -> None:
+    """Packets pass, as soon as there is a session."""
+    vm.check(
+        LIBRARY
+        + f"""
+        for ((i = 0; i < {seconds}; i++)); do
+            $B ping -c 1 -W 1 -q 10.{network}.0.1 >/dev/null && break
+            sleep 0.5
+        done
+        $B ping -c 5 -i 0.2 -W 5 -q 10.{network}.0.1 || {{ tail -n 20 /tmp/service.*/said; false; }}
+        """,
+        SLOW,
+    )
+
+
+def shown(vm: Vm, service: str) -> dict[str, Any]:
+    (device,) = json.loads(vm.check(LIBRARY + f"show {service}", SLOW))["devices"]
+    assert isinstance(device, dict)
+    return device
+
+
+def test_two_servers_serve_two_clients_at_once_and_the_port_outlives_each(daemons: Vm) -> None:
+    for network in (77, 78):
+        flows(daemons, network)
+    first, second = shown(daemons, "a"), shown(daemons, "a2")
+    for device, peer in ((first, shown(daemons, "b")), (second, shown(daemons, "b2"))):
+        (session,) = device["sessions"]
+        assert session["state"] == "established"
+        assert session["session_id"] == peer["sessions"][0]["session_id"]
+        assert device["adopted_cids"]
+    assert first["cid_map"]["in_sync"] or set(first["cid_map"]["connection_ids"]) >= set(second["adopted_cids"])
+    assert "another daemon has the port" in second["status"]
+
+    daemons.check(
+        LIBRARY
+        + """
+        $B ping -i 0.2 -W 5 10.78.0.1 >/tmp/pings 2>&1 &
+        daemon_stop a
+        """,
+        SLOW,
+    )
+    for _ in range(60):
+        if "another daemon" not in shown(daemons, "a2")["status"]:
+            break
+    assert shown(daemons, "a2")["shared_loader"]["attached"]
+    flows(daemons, 78)
+    daemons.check(LIBRARY + f"daemon_start a; daemon_ready a {START}", SLOW)
+    flows(daemons, 77)
+    flows(daemons, 78)
+    assert shown(daemons, "a2")["sessions"][0]["session_id"] == second["sessions"][0]["session_id"]
+
+    daemons.check(LIBRARY + "service_kill a2", SLOW)
+    for _ in range(60):
+        if "another daemon" not in shown(daemons, "a")["status"]:
+            break
+    flows(daemons, 77)
+    lost = daemons.check("pkill -INT ping; sleep 1; tail -n 3 /tmp/pings; cat /tmp/service.a*/said")
+    print(lost)
+
+
+def test_who_does_not_fit_is_refused(daemons: Vm) -> None:
+    printed = daemons.check(
+        LIBRARY
+        + """
+        cd $QRE_CONFIG_DIR
+        refused() {
+            sed -e "s/^Device.*/Device = server2/; s/10.78/10.79/; $1" server1.conf >server2.conf
+            ! QRE_GLOBAL_CONFIG=/tmp/e/a.conf $A $QRE daemon server2 2>&1 | tail -n 1
+            ! ip -n a link show server2 2>/dev/null
+        }
+        refused "s/^ServerName.*/ServerName = other.example/"
+        refused "s/^Dest.*/Dest = 10.9.0.2:444/"
+        refused ""
+        rm server2.conf
+        """,
+        SLOW,
+    )
+    assert "ServerName" in printed and "Dest" in printed and "RealityShortIds" in printed, printed
+    flows(daemons, 77)

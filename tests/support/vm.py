@@ -33,8 +33,9 @@ _SPLAT = re.compile(
 class Vm:
     """One booted guest."""
 
-    def __init__(self, kernel: Kernel, process: subprocess.Popen[bytes], share: Path) -> None:
+    def __init__(self, kernel: Kernel, process: subprocess.Popen[bytes], share: Path, console: Path) -> None:
         self.kernel = kernel
+        self._console = console
         #: /run/share in the guest, which may write there.
         self.share = share
         self._process = process
@@ -63,8 +64,9 @@ class Vm:
 
     def _ended(self) -> RuntimeError:
         status = self._process.wait(10)
+        oops = self._console.read_text("ascii", "replace")[-12_000:]
         return RuntimeError(
-            f"the guest of kernel {self.kernel.series} ended with status {status}; {self._last_words()}"
+            f"the guest of kernel {self.kernel.series} ended with status {status}; {self._last_words()}\n{oops}"
         )
 
     def wait_booted(self) -> None:
@@ -125,6 +127,10 @@ def _shown() -> list[str]:
     return ["--rodir=/run/cached=/", *shown]
 
 
+#: What the kernel says goes to a second serial port: the first one is virtme-ng's, which hides it.
+_CONSOLE = ("--append=earlycon=uart8250,io,0x2f8,115200n8", "--append=keep_bootcon", "--append=loglevel=5")
+
+
 @contextmanager
 def booted(kernel: Kernel, *options: str, cpus: int = 2, qemu: str = "") -> Iterator[Vm]:
     """A guest, gone at the end. ``options`` are virtme-ng's, ``qemu`` is added to QEMU's."""
@@ -132,12 +138,12 @@ def booted(kernel: Kernel, *options: str, cpus: int = 2, qemu: str = "") -> Iter
     home.mkdir(exist_ok=True)
     tools = Path(sys.executable).parent
     command = [str(tools / "vng"), "--run", str(kernel.image), "--disable-kvm", "--user", "root", "--cwd", "/"]
-    command += ["--force-9p", "--cpus", str(cpus), "--memory", "2G", *_shown(), *options]
-    if qemu:
-        command.append(f"--qemu-opts={qemu}")
+    command += ["--force-9p", "--cpus", str(cpus), "--memory", "2G", *_shown(), *_CONSOLE, *options]
     environment = os.environ | {"HOME": str(home), "PATH": f"{tools}:{os.environ['PATH']}"}
     share = tempfile.TemporaryDirectory(prefix="qre-vm-share-")
     command.append(f"--rwdir=/run/share={share.name}")
+    console = tempfile.NamedTemporaryFile(prefix="qre-vm-console-")  # noqa: SIM115 - closed with the guest
+    command.append(f"--qemu-opts=-serial file:{console.name} {qemu}")
     process = subprocess.Popen(
         ["/bin/bash", "-c", _WATCHED, "vm", str(os.getpid()), *command, "--", "/bin/bash", str(_AGENT), str(ROOT)],
         stdin=subprocess.PIPE,
@@ -147,10 +153,11 @@ def booted(kernel: Kernel, *options: str, cpus: int = 2, qemu: str = "") -> Iter
         start_new_session=True,
     )
     try:
-        vm = Vm(kernel, process, Path(share.name))
+        vm = Vm(kernel, process, Path(share.name), Path(console.name))
         vm.wait_booted()
         yield vm
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
         share.cleanup()
+        console.close()

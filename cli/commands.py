@@ -67,6 +67,16 @@ Fields, bytes in hex:
   [SocketFd=FD]              a UDP socket that this process inherited
 """
 
+_LOADING_FIELDS = """\
+  [PinDir=DIRECTORY]         a BPF file system; default: /sys/fs/bpf
+  [RegisterCidMap=true|false] register the CID map and the kernel's socket with qre.ko; default: true
+  [RoutedCidLen=17..20]      bytes of a routed connection ID; default: the global configuration's, 20
+"""
+_LASTING_FIELDS = """\
+  [ReadyFile=PATH]           is there while the command is ready
+  [RunForMs=MILLISECONDS]    end by itself, not 0; default: stay until SIGTERM or SIGINT
+"""
+
 COMMANDS = {
     "help": Command("qre.cli.help:help_command", "[COMMAND]", "print this, or the help of a command", dry_run=True),
     "version": Command("qre.cli.configuration:version", "", "print the version", dry_run=True),
@@ -204,5 +214,58 @@ Keys and short ids are placeholders: for tests and debugging. Fields:
         "BpfMapPath=PATH|BpfMapFd=FD",
         "list a map of routed connection ids",
         dry_run=True,
+    ),
+    "shared-port-loader": Command(
+        "qre.cli.port_loader:shared_port_loader",
+        "BpfElf=PATH Listen=IP:PORT UserspaceBind=true|UserspaceSocketFd=FD [Key=Value]…",
+        "hold a shared port: two sockets, the BPF program, its pins",
+        text=f"""\
+For debugging; a server's daemon has its own. Fields:
+  BpfElf=PATH                the compiled program
+  Listen=IP:PORT             numeric
+  UserspaceBind=true         bind the user-space socket here; or
+  UserspaceSocketFd=FD       take one that this process inherited, bound to Listen with SO_REUSEPORT
+{_LOADING_FIELDS}\
+  [Device=DEVICE]            tell its shared-port counters at the beginning and at the end
+{_LASTING_FIELDS}\
+The pins are named by the address: QRE_CID_ROUTES-127-0-0-1-443 for Listen=127.0.0.1:443.
+""",
+    ),
+    "shared-port-loader-check": Command(
+        "qre.cli.port_check:shared_port_loader_check",
+        "BpfElf=PATH Listen=IP:PORT ConnectionId=HEX [Key=Value]…",
+        "see with real packets that the BPF program steers",
+        text=f"""\
+Sets the shared port up, sends packets to it, and takes it away again. Fields:
+  BpfElf=PATH                the compiled program
+  Listen=IP:PORT             numeric
+  ConnectionId=HEX           as long as RoutedCidLen
+{_LOADING_FIELDS}\
+  [Device=DEVICE]            let qre.ko adopt the connection ID on it, and compare its shared-port counters
+""",
+    ),
+    "shared-port-session-demo": Command(
+        "qre.cli.port_demo:shared_port_session_demo",
+        "SERVER-CONFIG CLIENT-CONFIG BpfElf=PATH [Key=Value]…",
+        "a handshake over UDP behind a shared port, both ends in the kernel",
+        text=f"""\
+Both sessions, and the devices that were made for them, stay until the command ends. Fields:
+  BpfElf=PATH                the compiled program
+{_LOADING_FIELDS}\
+{_LASTING_FIELDS}\
+  [ServerUnderlay=IP:PORT]   default: the server's Listen
+  [ClientUnderlay=IP:PORT]   default: 127.0.0.1:50443
+""",
+    ),
+    "shared-port-handshake-client": Command(
+        "qre.cli.port_client:shared_port_handshake_client",
+        "CLIENT-CONFIG [Key=Value]…",
+        "one client handshake over UDP: what was agreed, what was assigned",
+        text="""\
+Fields:
+  [ServerUnderlay=IP:PORT]   where the server is; default: the profile's Endpoint
+  [ClientUnderlay=IP:PORT]   default: 127.0.0.1:50443 to a server on loopback, else what the kernel chooses
+  [InstallSession=true|false] install the client's session in the kernel, which needs root; default: false
+""",
     ),
 }

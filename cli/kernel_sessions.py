@@ -12,8 +12,8 @@ from qre.cli.commands import Options
 from qre.cli.kernel_commands import device_name, kernel
 from qre.cli.kernel_device import settings_of
 from qre.cli.session_fields import SessionFields, parse_session_fields
+from qre.cli.undo import Undo
 from qre.config.model import Profile
-from qre.errors import QreError
 from qre.roles import Role
 from qre.session import SessionInstall
 from qre.workers.netlink.attributes import Request
@@ -57,26 +57,25 @@ def session_demo(arguments: list[str], options: Options) -> int:
     from qre.cli.session_plan import planned_installs, read_arguments
 
     server, client, server_underlay, client_underlay = read_arguments("session-demo", arguments)
-    with kernel("session-demo") as qre:
-        done: list[Callable[[], None]] = []
-        try:
-            for profile, _, install in planned_installs(server, client, server_underlay, client_underlay):
-                _demo_end(qre, profile, install, done)
-        except BaseException:
-            for undo in reversed(done):
-                try:
-                    undo()
-                except QreError:
-                    continue  # the first error is the one to be told
-            raise
+    with kernel("session-demo") as qre, Undo() as undo:
+        for profile, _, install in planned_installs(server, client, server_underlay, client_underlay):
+            install_end(undo, qre, profile, install)
+        undo.keep()
     print(f"sessions are installed on {server.device} and {client.device}")
     return 0
 
 
-def _demo_end(qre: Qre, profile: Profile, install: SessionInstall, done: list[Callable[[], None]]) -> None:
-    device = profile.device
-    if qre.device(device) is None:
-        qre.device_set(device, settings_of(profile, 0))
-        done.append(lambda: qre.device_delete(device))
-    qre.session_install(device, install)
-    done.append(lambda: qre.session_delete(device, install.session_id, close=False))
+def install_end(
+    undo: Undo, qre: Qre, profile: Profile, install: SessionInstall, socket_fd: int | None = None
+) -> None:
+    """One end's session, on its device, which is made when it is not there. ``socket_fd``: the client's socket."""
+    make_device(undo, qre, profile)
+    qre.session_install(profile.device, install, socket_fd)
+    undo.add(lambda: qre.session_delete(profile.device, install.session_id, close=False))
+
+
+def make_device(undo: Undo, qre: Qre, profile: Profile) -> None:
+    """The profile's device, as ``syncconf`` would make it; one that is there stays as it is."""
+    if qre.device(profile.device) is None:
+        qre.device_set(profile.device, settings_of(profile, 0))
+        undo.add(lambda: qre.device_delete(profile.device))

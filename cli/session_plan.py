@@ -13,6 +13,7 @@ from qre.errors import UserError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from qre.config.model import Profile, SocketAddress
+    from qre.quic.keys import HandedOver
     from qre.quic.plan import Plan
     from qre.session import Role, SessionInstall
 
@@ -68,9 +69,10 @@ def planned_installs(
         parse_socket_address(client_underlay or TEST_CLIENT_UNDERLAY),
     )
     plan = run_plan(server, client, *ends)
+    here, there = ((str(end.ip), end.port) for end in ends)
     return [
-        (profile, role, _install(profile, role, plan, *ends))
-        for profile, role in ((server, Role.SERVER), (client, Role.CLIENT))
+        (server, Role.SERVER, session_of(server, Role.SERVER, plan.server, here, there)),
+        (client, Role.CLIENT, session_of(client, Role.CLIENT, plan.client, there, here)),
     ]
 
 
@@ -100,20 +102,16 @@ def run_plan(
     ).run()
 
 
-def _install(
-    profile: Profile, role: str, plan: Plan, server_underlay: SocketAddress, client_underlay: SocketAddress
+def session_of(
+    profile: Profile, role: Role, handed_over: HandedOver, local: tuple[str, int], peer: tuple[str, int]
 ) -> SessionInstall:
+    """What an end of a handshake installs: a server lets pass what it has assigned, a client its AllowedIPs."""
     from qre.quic.keys import handed_over_install
     from qre.session import Role, Underlay
 
-    local, peer, handed_over = server_underlay, client_underlay, plan.server
-    if role == Role.CLIENT:
-        local, peer, handed_over = client_underlay, server_underlay, plan.client
-    underlay = Underlay(local_ip=str(local.ip), local_port=local.port, peer_ip=str(peer.ip), peer_port=peer.port)
-    allowed = tuple(map(str, profile.allowed_ips))
-    if role == Role.SERVER:
-        allowed = tuple(str(address) for address in plan.server.addresses)
-    return handed_over_install(handed_over, Role(role), underlay, allowed_ips=allowed)
+    underlay = Underlay(local_ip=local[0], local_port=local[1], peer_ip=peer[0], peer_port=peer[1])
+    allowed = handed_over.addresses if role is Role.SERVER else profile.allowed_ips
+    return handed_over_install(handed_over, role, underlay, allowed_ips=tuple(map(str, allowed)))
 
 
 def install_arguments(install: SessionInstall) -> list[str]:

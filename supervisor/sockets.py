@@ -17,13 +17,17 @@ _IP_MTU_DISCOVER, _IP_PMTUDISC_PROBE = 10, 3
 #: More than net.core.*mem_max allows: the data plane's worker cannot raise it any more. Needs CAP_NET_ADMIN.
 _BUFFER = 8 << 20
 _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
+_BOUNDED = {_SO_SNDBUFFORCE: socket.SO_SNDBUF, _SO_RCVBUFFORCE: socket.SO_RCVBUF}
 
 
 def _prepare(made: socket.socket) -> None:
     made.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _IP_PMTUDISC_PROBE)
     made.setsockopt(socket.IPPROTO_IP, socket.IP_RECVTOS, 1)
-    for kind in (_SO_RCVBUFFORCE, _SO_SNDBUFFORCE):
-        made.setsockopt(socket.SOL_SOCKET, kind, _BUFFER)
+    for forced, bounded in _BOUNDED.items():
+        try:
+            made.setsockopt(socket.SOL_SOCKET, forced, _BUFFER)
+        except PermissionError:  # a handshake alone, by somebody who is not root, has enough with what is allowed
+            made.setsockopt(socket.SOL_SOCKET, bounded, _BUFFER)
     made.setblocking(False)
 
 
@@ -47,18 +51,34 @@ def server_pair(
     made: list[socket.socket] = []
     try:
         for _ in range(2):
-            one = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-            made.append(one)
-            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            if fwmark:
-                one.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, fwmark)
-            _prepare(one)
-            one.bind((ip, port))
+            made.append(_group_socket(ip, port, fwmark))
     except OSError as error:
         for one in made:
             one.close()
         raise _refused(where, error) from error
     return made[0], made[1]
+
+
+def group_socket(ip: str, port: int) -> socket.socket:
+    """One more socket of the group that is bound to ``ip:port`` already, or the first of a new one."""
+    try:
+        return _group_socket(ip, port, 0)
+    except OSError as error:
+        raise _refused(f"Listen {ip}:{port}", error) from error
+
+
+def _group_socket(ip: str, port: int, fwmark: int) -> socket.socket:
+    made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    try:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if fwmark:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, fwmark)
+        _prepare(made)
+        made.bind((ip, port))
+    except OSError:
+        made.close()
+        raise
+    return made
 
 
 def bound_sockets(ip: str, port: int) -> int:

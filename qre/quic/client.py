@@ -18,6 +18,7 @@ from __future__ import annotations
 import enum
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from random import Random, SystemRandom
 from typing import Final
 
@@ -44,7 +45,7 @@ from qre.quic.fingerprint import Fingerprint
 from qre.quic.hello import make_hello
 from qre.quic.http3 import HttpClient, Visit
 from qre.quic.keys import HandedOver, session_id
-from qre.quic.site_profile import SiteObserver
+from qre.quic.site_profile import SiteObserver, group_name
 from qre.quic.trust import TrustStore
 from qre.reality.cid import MIN_LENGTH as MIN_ROUTED_LENGTH
 from qre.session import PACKET_NUMBER_BASE
@@ -81,6 +82,15 @@ class _State(enum.Enum):
     LEAVING = enum.auto()
     CLOSING = enum.auto()  # a CLOSE is to be sent
     OVER = enum.auto()
+
+
+@dataclass(frozen=True)
+class Negotiated:
+    """What both ends agreed on; ``round_trip`` is the shortest so far, in seconds."""
+
+    cipher: str
+    group: str
+    round_trip: float
 
 
 class ClientHandshake:
@@ -183,6 +193,14 @@ class ClientHandshake:
 
     def next_event(self) -> ClientEvent | None:
         return self._events.popleft() if self._events else None
+
+    def negotiated(self) -> Negotiated:
+        """Of a handshake that is ready to be handed over."""
+        context = self._connection.context
+        if self._state is not _State.READY or context is None or context.key_schedule is None:
+            raise InternalError("handshake", "it is not complete")
+        suite = context.key_schedule.cipher_suite
+        return Negotiated(suite.name, group_name(context.group), self._connection.round_trip)
 
     # --- the end ---
 

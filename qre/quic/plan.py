@@ -6,23 +6,17 @@ with every datagram's flight and every timer.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
 from qre.config.model import ClientSettings, Interface, Network, ServerSettings
-from qre.errors import InternalError, PeerError, UserError
+from qre.errors import InternalError, PeerError
 from qre.quic.client import ClientHandshake
-from qre.quic.connect_ip import AddressesRequested
 from qre.quic.events import Failed, HandOverReady, ManInTheMiddle
 from qre.quic.fingerprint import load_fingerprint
-from qre.quic.inspector import STRANGER, Authenticated, HelloInspector
 from qre.quic.keys import HandedOver
-from qre.quic.server import InstallNow, ServerHandshake
+from qre.quic.lone_server import Address, Grant, LoneServer
 from qre.quic.trust import TrustStore
-
-Address = tuple[str, int]
-Grant = Callable[[bytes, tuple[Interface, ...]], tuple[Interface, ...]]
 
 #: Seconds of the virtual clock: a datagram's way from end to end, and the whole.
 FLIGHT_TIME: Final = 0.01
@@ -63,23 +57,15 @@ class InMemoryHandshake:
         client_address: Address,
         unix_time: int,
     ) -> None:
-        self._settings = server
-        self._grant = grant
-        self._routes = routes
-        self._routed_cid_len = routed_cid_len
         self._server_address = server_address
         self._client_address = client_address
         self._unix_time = unix_time
         self._now = 0.0
         self._sent: list[SentDatagram] = []
-        self._server: ServerHandshake | None = None
         self._server_state: HandedOver | None = None
         self._client_state: HandedOver | None = None
-        self._inspector = HelloInspector(
-            server_name=server.server_name,
-            private_key=server.private_key,
-            short_ids=server.short_ids,
-            max_time_diff_ms=server.max_time_diff_ms,
+        self._server = LoneServer(
+            settings=server, client=client_address, grant=grant, routes=routes, routed_cid_len=routed_cid_len
         )
         self._client = ClientHandshake(
             server_name=client.server_name,
@@ -112,9 +98,10 @@ class InMemoryHandshake:
         sent = [] if self._client_state else self._client.datagrams_to_send(self._now)
         found = [SentDatagram(self._now, True, data) for data in sent]
         self._client_events()
-        if self._server is not None:
-            self._server_events(self._server)
-            found += [SentDatagram(self._now, False, data) for data in self._server.datagrams_to_send(self._now)]
+        if self._server_state is None and self._server.install_due is not None:
+            self._server_state = self._server.install_due
+            self._server.session_installed()
+        found += [SentDatagram(self._now, False, data) for data in self._server.datagrams_to_send(self._now)]
         self._sent += found
         return found
 
@@ -122,37 +109,12 @@ class InMemoryHandshake:
         if not datagram.by_client:
             if self._client_state is None:
                 self._client.datagram_received(datagram.data, self._server_address, self._now)
-        elif self._server is not None:
-            self._server.datagram_received(datagram.data, self._client_address, self._now)
         else:
-            self._inspect(datagram.data)
-
-    def _inspect(self, data: bytes) -> None:
-        verdict = self._inspector.datagram_received(data, self._unix_time * 1000)
-        if verdict is STRANGER:
-            raise UserError(
-                "server",
-                "it takes this client for a stranger",
-                "compare ServerName, RealityPublicKey and RealityShortId of both files",
-            )
-        if isinstance(verdict, Authenticated):
-            self._server = ServerHandshake(
-                authenticated=verdict,
-                private_key=self._settings.private_key,
-                dest=None,
-                routed_cid_len=self._routed_cid_len,
-                peer=self._client_address,
-                now=self._now,
-            )
-            self._short_id = verdict.short_id
-            for earlier in self._sent:
-                if earlier.by_client:
-                    self._server.datagram_received(earlier.data, self._client_address, self._now)
+            self._server.datagram_received(datagram.data, self._client_address, self._now, self._unix_time)
 
     def _wait(self, idle: bool) -> None:
         """Run timers that are due; with nothing on its way, go on to the next one."""
-        timers = [self._client.timer() if self._client_state is None else None]
-        timers.append(self._server.timer() if self._server is not None else None)
+        timers = [self._client.timer() if self._client_state is None else None, self._server.timer()]
         if idle:
             moments = [moment for moment in timers if moment is not None]
             if not moments:
@@ -160,8 +122,7 @@ class InMemoryHandshake:
             self._now = max(self._now, min(moments)) + 1e-6  # a hair past: rounding re-arms at exactly its time
         if self._client_state is None:
             self._client.handle_timer(self._now)
-        if self._server is not None:
-            self._server.handle_timer(self._now)
+        self._server.handle_timer(self._now)
 
     def _client_events(self) -> None:
         while (event := self._client.next_event()) is not None:
@@ -170,21 +131,3 @@ class InMemoryHandshake:
                     self._client_state = self._client.hand_over(self._now)
                 case Failed(reason) | ManInTheMiddle(reason):
                     raise PeerError("client", reason)
-
-    def _server_events(self, server: ServerHandshake) -> None:
-        while (event := server.next_event()) is not None:
-            match event:
-                case AddressesRequested(addresses):
-                    granted = self._grant(self._short_id, addresses)
-                    if not granted:
-                        raise UserError(
-                            "client's Address",
-                            "the server grants none of it",
-                            "choose one inside the server's Address networks that is not the server's own",
-                        )
-                    server.grant(granted, self._routes)
-                case InstallNow():
-                    self._server_state = server.hand_over_state()
-                    server.session_installed()
-                case Failed(reason):
-                    raise PeerError("server", reason)

@@ -23,6 +23,11 @@ _MAX_TICKETS: Final = 8
 _MAX_PARAMETERS: Final = 64
 
 
+def group_name(number: int) -> str:
+    """The name of a TLS group; its number when it is none of those that a hello offers."""
+    return _GROUPS.get(number, f"{number:#06x}")
+
+
 class SiteObserver:
     """Told of every datagram, in order.
 
@@ -54,7 +59,6 @@ class SiteObserver:
         assert context is not None and context.key_schedule is not None
         suite = context.key_schedule.cipher_suite
         scid_length = len(connection.peer_cid)
-        group = _GROUPS.get(context.group, f"{context.group:#06x}")
         return DestProfile(
             reachable=True,
             checked_at=unix_time,
@@ -62,7 +66,7 @@ class SiteObserver:
             scid_length=scid_length,
             rtt_ms=round(connection.round_trip * 1000),
             cipher=suite.name,
-            group=group,
+            group=group_name(context.group),
             alpn=context.alpn_negotiated or "",
             certificate_chain_length=context.chain_length,
             server_hello_extensions=context.server_hello_extensions[:16],

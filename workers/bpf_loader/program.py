@@ -124,7 +124,7 @@ def key_of(connection_id: bytes) -> bytes:
     return bytes([len(connection_id)]) + connection_id.ljust(MAX_CID, b"\0")
 
 
-def _cookie(fd: int) -> int:
+def socket_cookie(fd: int) -> int:
     """What the kernel calls a socket, and what a lookup in QRE_SOCKETS gives."""
     with socket.socket(fileno=os.dup(fd)) as sock:
         return int.from_bytes(sock.getsockopt(socket.SOL_SOCKET, _SO_COOKIE, 8), sys.byteorder)
@@ -196,6 +196,16 @@ def routes(fd: int) -> dict[bytes, int]:
     return found
 
 
+def slotted(fd: int) -> dict[int, int]:
+    """Slot -> cookie of the socket in it, of the map of sockets ``fd``; a socket that is closed leaves its slot."""
+    found = {}
+    for slot in range(SLOTS):
+        key, cookie = ctypes.c_uint32(slot), ctypes.c_uint64()
+        if not _lookup(fd, ctypes.byref(key), ctypes.byref(cookie)):
+            found[slot] = cookie.value
+    return found
+
+
 class Maps:
     """Held descriptors of the two maps and the program; closed by ``close``."""
 
@@ -213,9 +223,9 @@ class Maps:
 
         A socket that is there already, from the loader before us, stays: the kernel refuses it a second time (EBUSY).
         """
-        key, value, present = ctypes.c_uint32(slot), ctypes.c_uint64(fd), ctypes.c_uint64()
-        if not _lookup(self.sockets, ctypes.byref(key), ctypes.byref(present)) and present.value == _cookie(fd):
+        if slotted(self.sockets).get(slot) == socket_cookie(fd):
             return
+        key, value = ctypes.c_uint32(slot), ctypes.c_uint64(fd)
         if _update(self.sockets, ctypes.byref(key), ctypes.byref(value), _BPF_ANY):
             raise _failure(f"slot {slot} of QRE_SOCKETS")
 

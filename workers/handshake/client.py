@@ -26,7 +26,6 @@ from qre.ipc.messages import (
 )
 from qre.ipc.worker import WorkerContext
 from qre.quic.client import ClientHandshake
-from qre.quic.events import Closed, Failed, HandOverReady, ManInTheMiddle, NotRecognised
 from qre.quic.fingerprint import Fingerprint
 from qre.quic.keys import HandedOver
 from qre.quic.trust import TrustStore
@@ -34,13 +33,11 @@ from qre.session import Role, Underlay
 from qre.workers.handshake.backoff import Backoff
 from qre.workers.handshake.dataplane_link import DataplaneLink
 from qre.workers.handshake.dest import local_address, resolve
-from qre.workers.handshake.exchange import Exchange
+from qre.workers.handshake.exchange import shake_hands
 from qre.workers.handshake.secrets import SecretsStore
 from qre.workers.handshake.session_state import Confirmed, Lost, Orphaned, Settings
 from qre.workers.handshake.sessions import Sessions
 
-#: From the first datagram to the hand-over at the latest (seconds); every step has a shorter limit of its own.
-_LONGEST_HANDSHAKE: Final = 40.0
 #: The data plane reports an unconfirmed session after 10 s; this is for one that is not there at all.
 _LONGEST_CONFIRMATION: Final = 20.0
 #: A session that did not live as long as this counts as a failed attempt.
@@ -231,33 +228,8 @@ class Client:
         )
         with socket.socket(fileno=os.dup(self.link.sockets[number])) as made:
             port = int(made.getsockname()[1])
-            with Exchange(handshake, made, peer) as exchange:
-                try:
-                    async with asyncio.timeout(_LONGEST_HANDSHAKE):
-                        await self._until_ready(exchange, where)
-                except TimeoutError:
-                    raise PeerError(where, "the handshake did not end in time") from None
-                except asyncio.CancelledError:
-                    handshake.close()
-                    exchange.flush()
-                    raise
+            await shake_hands(handshake, made, peer, where)
             return handshake.hand_over(time.monotonic()), (local_address(peer), port)
-
-    async def _until_ready(self, exchange: Exchange, where: str) -> None:
-        """Return when the hand-over may be made. A handshake that failed is driven to its end first."""
-        failure: PeerError | None = None
-        while True:
-            match await exchange.next_event():
-                case HandOverReady():
-                    return
-                case NotRecognised(detail=detail):
-                    failure = PeerError(detail)
-                case ManInTheMiddle(detail=detail):
-                    failure = PeerError(f"somebody between us and {where} answers in its place", detail)
-                case Failed(reason=reason):
-                    failure = failure or PeerError(f"no session with {where}", reason)
-                case Closed():
-                    raise failure or PeerError(f"no session with {where}", "the handshake ended")
 
     # --- sessions ---
 

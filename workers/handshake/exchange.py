@@ -1,6 +1,7 @@
 """A client handshake on a UDP socket: the loop between ``ClientHandshake`` and the kernel.
 
-After ``HandOverReady`` nothing more is read: what comes then is the data plane's.
+After ``HandOverReady`` nothing more is read: what comes then is the data plane's. ``shake_hands`` is the whole of it,
+bounded in time, with every way to fail as one exception in plain words.
 """
 
 from __future__ import annotations
@@ -12,13 +13,49 @@ import time
 from collections import deque
 from typing import Final
 
-from qre.errors import MachineError
+from qre.errors import MachineError, PeerError
 from qre.quic.client import ClientHandshake
-from qre.quic.events import ClientEvent, HandOverReady
+from qre.quic.events import ClientEvent, Closed, Failed, HandOverReady, ManInTheMiddle, NotRecognised
 
 _BATCH: Final = 32
 _LONGEST: Final = 65_535
 _UDP_SEGMENT: Final = 103
+#: From the first datagram to the hand-over at the latest (seconds); every step has a shorter limit of its own.
+_LONGEST_HANDSHAKE: Final = 40.0
+
+
+async def shake_hands(handshake: ClientHandshake, made: socket.socket, peer: tuple[str, int], where: str) -> None:
+    """Return when ``handshake.hand_over`` may be called; ``where`` names the server in an error.
+
+    Raises PeerError (it refused, or is not who it should be, or is too slow) or MachineError (cannot be reached).
+    """
+    with Exchange(handshake, made, peer) as exchange:
+        try:
+            async with asyncio.timeout(_LONGEST_HANDSHAKE):
+                await _until_ready(exchange, where)
+        except TimeoutError:
+            raise PeerError(where, "the handshake did not end in time") from None
+        except asyncio.CancelledError:
+            handshake.close()
+            exchange.flush()
+            raise
+
+
+async def _until_ready(exchange: Exchange, where: str) -> None:
+    """A handshake that failed is driven to its end first."""
+    failure: PeerError | None = None
+    while True:
+        match await exchange.next_event():
+            case HandOverReady():
+                return
+            case NotRecognised(detail=detail):
+                failure = PeerError(detail)
+            case ManInTheMiddle(detail=detail):
+                failure = PeerError(f"somebody between us and {where} answers in its place", detail)
+            case Failed(reason=reason):
+                failure = failure or PeerError(f"no session with {where}", reason)
+            case Closed():
+                raise failure or PeerError(f"no session with {where}", "the handshake ended")
 
 
 class Exchange:

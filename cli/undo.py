@@ -1,0 +1,46 @@
+"""What a command has done and can take back: undone newest first, at its end or when it fails half-way.
+
+What cannot be undone does not stop the rest: the first such failure is raised at a command's end, and told beside the
+error that ended it otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+from qre.cli.main import complain
+from qre.errors import QreError
+
+
+class Undo:
+    """A context manager: leaving it, however that comes, undoes all that was added."""
+
+    def __init__(self) -> None:
+        self._deeds: list[Callable[[], None]] = []
+
+    def add(self, deed: Callable[[], None]) -> None:
+        """``deed`` takes back what was done last. No error for what is gone already."""
+        self._deeds.append(deed)
+
+    def keep(self) -> None:
+        """All of it stays."""
+        self._deeds.clear()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        failed: list[Exception] = []
+        while self._deeds:
+            try:
+                self._deeds.pop()()
+            except (QreError, OSError) as problem:
+                failed.append(problem)
+        for told in failed if error is not None else failed[1:]:
+            complain(told)
+        if failed and error is None:
+            raise failed[0]

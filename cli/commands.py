@@ -257,6 +257,17 @@ Both sessions, and the devices that were made for them, stay until the command e
   [ClientUnderlay=IP:PORT]   default: 127.0.0.1:50443
 """,
     ),
+    "shared-port-handshake-daemon": Command(
+        "qre.cli.port_daemon:handshake_daemon",
+        "SERVER-CONFIG… BpfElf=PATH [Key=Value]…",
+        "serve several configurations on one port, each client by its short id",
+        text=f"""\
+Listen, ServerName, Dest, RealityPrivateKey and RealityMaxTimeDiff must be equal, and no short id be in two of them;
+several need the kernel's data plane. Each is run by a daemon of its own until the command ends. Fields:
+  BpfElf=PATH                the compiled program
+{_LOADING_FIELDS}\
+{_LASTING_FIELDS}""",
+    ),
     "shared-port-handshake-client": Command(
         "qre.cli.port_client:shared_port_handshake_client",
         "CLIENT-CONFIG [Key=Value]…",

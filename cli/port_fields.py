@@ -82,6 +82,14 @@ class DemoFields:
 
 
 @dataclass(frozen=True)
+class DaemonFields:
+    """Of ``shared-port-handshake-daemon``."""
+
+    loading: Loading
+    lasting: Lasting
+
+
+@dataclass(frozen=True)
 class ClientFields:
     """Of ``shared-port-handshake-client``."""
 
@@ -129,6 +137,14 @@ def parse_demo_fields(arguments: Sequence[str]) -> DemoFields:
     read.raise_if_any()
     assert loading is not None
     return DemoFields(loading, lasting, server, client)
+
+
+def parse_daemon_fields(arguments: Sequence[str]) -> DaemonFields:
+    read = _Reader("shared-port-handshake-daemon", arguments, ("BpfElf",), (*_LOADING, *_LASTING))
+    loading, lasting = _loading(read), _lasting(read)
+    read.raise_if_any()
+    assert loading is not None
+    return DaemonFields(loading, lasting)
 
 
 def parse_client_fields(arguments: Sequence[str]) -> ClientFields:

@@ -14,7 +14,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -136,12 +135,8 @@ def run_one(file: str, loading: Loading) -> None:
 
 
 def _config(loading: Loading) -> GlobalConfig:
-    return replace(
-        load_global(os.environ),
-        bpf_elf=loading.bpf_elf,
-        bpf_pin_dir=loading.pin_dir,
-        routed_cid_len=loading.routed_cid_len,
-    )
+    config = load_global(os.environ, bpf_elf=loading.bpf_elf, pin_dir=loading.pin_dir)
+    return GlobalConfig(**{**vars(config), "routed_cid_len": loading.routed_cid_len})
 
 
 class _Daemons:

@@ -35,7 +35,7 @@ from qre.ipc.channel import Channel, ChannelClosedError
 from qre.ipc.messages import WorkerConfig
 from qre.session import Dataplane, DestProfile, Role
 from qre.supervisor import fdstore
-from qre.supervisor.front import FrontGoneError, Joined, join_front, join_of, port_name
+from qre.supervisor.front import FrontGoneError, Joined, front_path, join_front, join_of, port_name
 from qre.supervisor.link import (
     Alive,
     AllReady,
@@ -177,6 +177,7 @@ class Daemon:
             self._front, self._front_gone = None, False
             try:
                 stack.enter_context(hold_device(self._config, name, "daemon"))
+                stack.callback(remove_left, front_path(self._config.runtime_dir, name))
                 fd = supplies.pop("front_feed", None)
                 if fd is not None:
                     os.close(fd)

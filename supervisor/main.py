@@ -27,7 +27,8 @@ from qre.ipc.worker import LimitedLog, place_of
 from qre.session import Role
 from qre.supervisor.control import ControlSocket
 from qre.supervisor.crew import Crew, parties_of
-from qre.supervisor.front import FrontListener, Host, join_of, port_name
+from qre.supervisor.front import join_of, port_name
+from qre.supervisor.front_listener import FrontListener, Host
 from qre.supervisor.link import (
     AllReady,
     ApplyReload,

@@ -25,6 +25,7 @@ from qre.workers.bpf_loader.program import (
     SOCKETS,
     Shape,
     check_shape,
+    empty_slot,
     open_pinned,
     slotted,
 )
@@ -72,17 +73,19 @@ def clear_leftovers(port: Port, qre: Qre | None, say: Callable[[str], None]) -> 
     try:
         map_id = check_shape(routes, CID_ROUTES) if routes is not None else None
         slots = slotted(sockets) if sockets is not None else {}
+        if not (qre is not None and _registered_by_the_dead(qre, map_id)):
+            _refuse_living(port, slots)
+        if qre is not None:
+            _let_go(port, qre, map_id, say)
+        if SLOT_KERNEL in slots and not _closed(port):
+            why = "qre.ko, or another process, holds a socket there of a loader that was killed"
+            raise UserError(f"Listen {port}", why, BY_HAND)
+        if sockets is not None:
+            empty_slot(sockets, SLOT_USER)  # a socket that was handed in lives, and its old program with the map
     finally:
         for fd in (routes, sockets):
             if fd is not None:
                 os.close(fd)
-    if not (qre is not None and _registered_by_the_dead(qre, map_id)):
-        _refuse_living(port, slots)
-    if qre is not None:
-        _let_go(port, qre, map_id, say)
-    if SLOT_KERNEL in slots and not _closed(port):
-        why = "qre.ko, or another process, holds a socket there of a loader that was killed"
-        raise UserError(f"Listen {port}", why, BY_HAND)
     unpin(port.pin_dir, port.label)
     say(f"removed the pins of a loader that was killed: {port.pin_dir}/*-{port.label}")
 

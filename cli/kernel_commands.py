@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from qre.capabilities import require_capabilities
@@ -103,6 +103,15 @@ def kernel(command: str, device: str = "") -> Iterator[Qre]:
             if device and error.code == errno.ENODEV:
                 remedy = "see `qre-tool show`; `qre-tool syncconf`, `set` and `up` make one"
                 raise UserError(f"device {device}", "qre.ko has no such device", remedy) from error
+            raise
+
+
+def unless_gone(request: Callable[[], None]) -> None:
+    """Ask qre.ko to take something away; no error for what is gone already."""
+    try:
+        request()
+    except NetlinkRefusedError as error:
+        if error.code not in (errno.ENOENT, errno.ENODEV):
             raise
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from qre.cli.commands import Options
-from qre.cli.kernel_commands import device_name, kernel
+from qre.cli.kernel_commands import device_name, kernel, unless_gone
 from qre.cli.kernel_device import settings_of
 from qre.cli.session_fields import SessionFields, parse_session_fields
 from qre.cli.undo import Undo
@@ -71,11 +71,11 @@ def install_end(
     """One end's session, on its device, which is made when it is not there. ``socket_fd``: the client's socket."""
     make_device(undo, qre, profile)
     qre.session_install(profile.device, install, socket_fd)
-    undo.add(lambda: qre.session_delete(profile.device, install.session_id, close=False))
+    undo.add(lambda: unless_gone(lambda: qre.session_delete(profile.device, install.session_id, close=False)))
 
 
 def make_device(undo: Undo, qre: Qre, profile: Profile) -> None:
     """The profile's device, as ``syncconf`` would make it; one that is there stays as it is."""
     if qre.device(profile.device) is None:
         qre.device_set(profile.device, settings_of(profile, 0))
-        undo.add(lambda: qre.device_delete(profile.device))
+        undo.add(lambda: unless_gone(lambda: qre.device_delete(profile.device)))

@@ -13,9 +13,10 @@ import time
 from typing import Final
 
 from qre.cli.commands import Options
+from qre.cli.end_signals import EndSignals
+from qre.cli.kernel_commands import unless_gone
 from qre.cli.port_fields import CheckFields, parse_check_fields
-from qre.cli.port_front import Front, detach, module, say, set_up
-from qre.cli.port_leftovers import unless_gone
+from qre.cli.port_front import Front, module, say, set_up
 from qre.cli.port_loader import port_counters
 from qre.cli.undo import Undo
 from qre.errors import MachineError
@@ -34,7 +35,7 @@ _NAMES: Final = {SLOT_USER: "slot 0 (user space)", SLOT_KERNEL: "slot 1 (kernel)
 def shared_port_loader_check(arguments: list[str], options: Options) -> int:
     """``shared-port-loader-check BpfElf=PATH Listen=IP:PORT ConnectionId=HEX …``"""
     command, fields = "shared-port-loader-check", parse_check_fields(arguments)
-    with module(command, fields.loading) as qre:
+    with EndSignals(), module(command, fields.loading) as qre:  # it is short, and is not left half-way
         if fields.device is not None:
             port_counters(fields.device)  # it must be there
         with Undo() as undo:
@@ -63,7 +64,7 @@ def _check(undo: Undo, front: Front, fields: CheckFields, qre: Qre | None) -> No
     _compare(fields, before, _counters(fields, qre), len(to_kernel))
     _release(front, fields, qre)
     _steered(front, "a short header with the connection ID after its release", b"\x40" + cid, SLOT_USER)
-    detach(front)
+    front.maps.detach(front.pair[SLOT_USER].fileno())
     _spread(front, b"\x40" + cid)
 
 

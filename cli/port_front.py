@@ -17,9 +17,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from qre.capabilities import require_capabilities
+from qre.cli.kernel_commands import unless_gone
 from qre.cli.kernel_module import require_module
 from qre.cli.port_fields import Loading
-from qre.cli.port_leftovers import BY_HAND, Port, clear_leftovers, unless_gone, wait_closed
+from qre.cli.port_leftovers import BY_HAND, Port, clear_leftovers, wait_closed
 from qre.cli.undo import Undo
 from qre.config.model import SocketAddress
 from qre.config.settings import load_global
@@ -107,15 +108,9 @@ def set_up(
     if qre is not None:
         _register(undo, front, loading, qre)
     maps.attach(front.pair[SLOT_USER].fileno())
-    undo.add(lambda: detach(front))
+    undo.add(lambda: _detach(front))
     say(f"attached {PROGRAM}")
     return front
-
-
-def detach(front: Front) -> None:
-    """The kernel alone chooses from here on."""
-    front.maps.detach(front.pair[SLOT_USER].fileno())
-    say_if_heard(f"detached {PROGRAM}")
 
 
 # --- the parts, in their order ---
@@ -181,6 +176,11 @@ def _close(port: Port, *sockets: socket.socket) -> None:
         say_if_heard(f"closed the sockets of UDP {port}")
     else:
         say_if_heard(f"closed the sockets of UDP {port}; sessions of qre.ko still use the port")
+
+
+def _detach(front: Front) -> None:
+    front.maps.detach(front.pair[SLOT_USER].fileno())
+    say_if_heard(f"detached {PROGRAM}")
 
 
 def _pin(undo: Undo, front: Front) -> None:

@@ -7,7 +7,6 @@ lives, or cannot be told from it, is never touched.
 
 from __future__ import annotations
 
-import errno
 import os
 import time
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from qre.cli.kernel_commands import unless_gone
 from qre.errors import UserError
 from qre.supervisor.pins import NAMES, paths, unpin
 from qre.supervisor.sockets import bound_sockets
@@ -25,11 +25,11 @@ from qre.workers.bpf_loader.program import (
     SOCKETS,
     Shape,
     check_shape,
+    empty_slot,
     open_pinned,
     slotted,
 )
 from qre.workers.netlink.generic import Qre
-from qre.workers.netlink.netlink_socket import NetlinkRefusedError
 
 #: qre.ko closes a socket that it let go of a moment later (seconds).
 _CLOSING: Final = 5.0
@@ -72,17 +72,21 @@ def clear_leftovers(port: Port, qre: Qre | None, say: Callable[[str], None]) -> 
     try:
         map_id = check_shape(routes, CID_ROUTES) if routes is not None else None
         slots = slotted(sockets) if sockets is not None else {}
+        if port.given is None and not slots and bound_sockets(port.ip, port.port):
+            return  # a loader that is just pinning them, or any other program: it keeps the port, and we are refused
+        if not (qre is not None and _registered_by_the_dead(qre, map_id)):
+            _refuse_living(port, slots)
+        if qre is not None:
+            _let_go(port, qre, map_id, say)
+        if SLOT_KERNEL in slots and not _closed(port):
+            why = "qre.ko, or another process, holds a socket there of a loader that was killed"
+            raise UserError(f"Listen {port}", why, BY_HAND)
+        if sockets is not None:
+            empty_slot(sockets, SLOT_USER)  # a socket that was handed in lives, and its old program with the map
     finally:
         for fd in (routes, sockets):
             if fd is not None:
                 os.close(fd)
-    if not (qre is not None and _registered_by_the_dead(qre, map_id)):
-        _refuse_living(port, slots)
-    if qre is not None:
-        _let_go(port, qre, map_id, say)
-    if SLOT_KERNEL in slots and not _closed(port):
-        why = "qre.ko, or another process, holds a socket there of a loader that was killed"
-        raise UserError(f"Listen {port}", why, BY_HAND)
     unpin(port.pin_dir, port.label)
     say(f"removed the pins of a loader that was killed: {port.pin_dir}/*-{port.label}")
 
@@ -133,15 +137,6 @@ def _let_go(port: Port, qre: Qre, map_id: int | None, say: Callable[[str], None]
         unless_gone(qre.shared_socket_unregister)
         unless_gone(lambda: qre.loader_set(None))
         say("unregistered the shared socket of a loader that was killed")
-
-
-def unless_gone(request: Callable[[], None]) -> None:
-    """Ask qre.ko; no error for what is gone already."""
-    try:
-        request()
-    except NetlinkRefusedError as error:
-        if error.code != errno.ENOENT:
-            raise
 
 
 def _closed(port: Port) -> bool:

@@ -206,6 +206,11 @@ def slotted(fd: int) -> dict[int, int]:
     return found
 
 
+def empty_slot(fd: int, slot: int) -> None:
+    """Take the socket out of a slot of the map of sockets ``fd``: it can be in one such map at a time."""
+    _delete(fd, ctypes.byref(ctypes.c_uint32(slot)))
+
+
 class Maps:
     """Held descriptors of the two maps and the program; closed by ``close``."""
 

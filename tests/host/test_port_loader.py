@@ -1,0 +1,419 @@
+"""``shared-port-loader`` and its check on the running kernel: real sockets, and what is left when they end."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from qre.supervisor.sockets import bound_sockets
+from qre.workers.bpf_loader.program import SLOT_KERNEL, SLOT_USER, open_pinned, slotted
+from tests.support.daemons import TOOL, wait_for
+from tests.support.namespaces import run
+from tests.support.network import own_network
+from tests.support.reuseport import short_packet
+
+pytestmark = pytest.mark.root
+
+ELF = Path(__file__).resolve().parents[2] / "workers" / "bpf_loader" / "qre_reuseport.bpf.o"
+IP, PORT = "127.0.0.1", 4433
+LISTEN = f"{IP}:{PORT}"
+CID = bytes(range(20))
+NO_CAPABILITIES = ("setpriv", "--bounding-set=-all", "--inh-caps=-all", "--")
+#: What a BPF file system has of its own.
+OWN = {"maps.debug", "progs.debug"}
+
+
+class Machine:
+    """A network namespace and a BPF file system of one's own."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.pin_dir = directory / "bpf"
+        self.ready = directory / "ready"
+        self.env = os.environ | {"QRE_GLOBAL_CONFIG": str(directory / "none"), "RUNTIME_DIRECTORY": str(directory)}
+        self.running: list[subprocess.Popen[str]] = []
+
+    def words(self, command: str, *fields: str, listen: str = LISTEN) -> list[str]:
+        """The command with what every test gives it; ``fields`` come last."""
+        common = {"BpfElf": str(ELF), "Listen": listen, "PinDir": str(self.pin_dir), "RegisterCidMap": "false"}
+        given = {name: value for name, _, value in (field.partition("=") for field in fields)}
+        return [TOOL, command, *(f"{name}={value}" for name, value in (common | given).items())]
+
+    def start(self, *fields: str, fds: tuple[int, ...] = (), listen: str = LISTEN) -> subprocess.Popen[str]:
+        """A loader that is ready."""
+        ready = self.directory / f"ready{len(self.running)}"
+        words = self.words("shared-port-loader", f"ReadyFile={ready}", *fields, listen=listen)
+        started = subprocess.Popen(
+            words, env=self.env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, pass_fds=fds
+        )
+        self.running.append(started)
+        wait_for("the ready file", lambda: writer(ready) == started.pid or started.poll() is not None)
+        assert started.poll() is None, started.communicate()
+        return started
+
+    def ends(self, started: subprocess.Popen[str], how: signal.Signals = signal.SIGTERM) -> list[str]:
+        """What it printed; its status is 0 and it complained of nothing."""
+        started.send_signal(how)
+        printed, said = started.communicate(timeout=30)
+        assert (started.returncode, said) == (0, ""), (printed, said)
+        return printed.splitlines()
+
+    def once(
+        self, command: str, *fields: str, prefix: tuple[str, ...] = (), fds: tuple[int, ...] = ()
+    ) -> tuple[int, list[str], list[str]]:
+        """Status, standard output, standard error of a command that ends by itself."""
+        words = [*prefix, *self.words(command, *fields)]
+        done = subprocess.run(
+            words, env=self.env, text=True, capture_output=True, timeout=60, check=False, pass_fds=fds
+        )
+        return done.returncode, done.stdout.splitlines(), done.stderr.splitlines()
+
+    def refused(self, *fields: str, prefix: tuple[str, ...] = (), fds: tuple[int, ...] = ()) -> str:
+        """The one line of a loader that refuses."""
+        status, _, said = self.once("shared-port-loader", "RunForMs=1", *fields, prefix=prefix, fds=fds)
+        assert (status, len(said)) == (2, 1), said
+        assert said[0].startswith("qre-tool: "), said
+        return said[0]
+
+    def pins(self) -> set[str]:
+        return {path.name for path in self.pin_dir.iterdir()} - OWN
+
+    def nothing_left(self, sockets: int = 0) -> None:
+        assert self.pins() == set()
+        assert [path.name for path in self.directory.iterdir() if path.name.startswith(("ready", ".ready"))] == []
+        assert bound_sockets(IP, PORT) == sockets
+
+    def queued(self) -> list[int]:
+        """Bytes that wait at each socket of the port, as the kernel tells."""
+        lines = Path("/proc/thread-self/net/udp").read_text().splitlines()[1:]
+        return [int(line.split()[4].split(":")[1], 16) for line in lines if line.split()[1].endswith(f":{PORT:04X}")]
+
+
+@pytest.fixture
+def machine() -> Iterator[Machine]:
+    with ExitStack() as stack:
+        stack.enter_context(own_network())
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="qre-t-")))
+        directory.chmod(0o711)
+        made = Machine(directory)
+        made.pin_dir.mkdir()
+        run("mount", "-t", "bpf", "bpf", str(made.pin_dir))
+        stack.callback(run, "umount", str(made.pin_dir))
+        try:
+            yield made
+        finally:
+            for started in made.running:
+                if started.poll() is None:
+                    started.kill()
+                started.communicate()
+
+
+@contextmanager
+def bound(
+    ip: str = IP, port: int = PORT, *, reuseport: bool = True, kind: int = socket.SOCK_DGRAM
+) -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_INET, kind) as made:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, reuseport)
+        made.bind((ip, port))
+        made.settimeout(10)
+        yield made
+
+
+def writer(ready: Path) -> int | None:
+    """The process that a ready file names."""
+    try:
+        pid: int = json.loads(ready.read_text())["pid"]
+    except FileNotFoundError:
+        return None
+    return pid
+
+
+def send(packet: bytes) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        sender.sendto(packet, (IP, PORT))
+
+
+def adopt(machine: Machine) -> None:
+    """Written through the pin, by another program than ours."""
+    path = machine.pin_dir / "QRE_CID_ROUTES-127-0-0-1-4433"
+    key = [f"{octet:02x}" for octet in (20, *CID)]
+    run("bpftool", "map", "update", "pinned", str(path), "key", "hex", *key, "value", "hex", "01", "00", "00", "00")
+
+
+# --- it holds the port ---
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_it_binds_attaches_pins_and_takes_everything_away_on_a_signal(machine: Machine, how: signal.Signals) -> None:
+    started = machine.start("UserspaceBind=true")
+    names = {f"{name}-127-0-0-1-4433" for name in ("QRE_CID_ROUTES", "QRE_SOCKETS", "qre_reuseport_demux")}
+    assert machine.pins() == names
+    fd = open_pinned(machine.pin_dir / "QRE_SOCKETS-127-0-0-1-4433")
+    assert set(slotted(fd)) == {SLOT_USER, SLOT_KERNEL}
+    os.close(fd)
+    adopt(machine)
+    shown = run(TOOL, "show-cid-map", f"BpfMapPath={machine.pin_dir}/QRE_CID_ROUTES-127-0-0-1-4433")
+    assert f"connection_id {CID.hex()}  socket_index 1" in shown
+
+    for packets, waiting in ((short_packet(CID), 1), (b"\xc0" + bytes(39), 2)):
+        for _ in range(16):
+            send(packets)
+        wait_for("packets in the queues", lambda waiting=waiting: sum(map(bool, machine.queued())) == waiting)
+    assert machine.queued()[0] == machine.queued()[1], "sixteen packets each, none at the wrong socket"
+
+    printed = machine.ends(started, how)
+    assert "ready" in printed and "ending: told to" in printed
+    machine.nothing_left()
+
+
+def test_it_ends_by_itself_when_its_time_is_over(machine: Machine) -> None:
+    status, printed, said = machine.once(
+        "shared-port-loader", "UserspaceBind=true", "RunForMs=300", f"ReadyFile={machine.ready}"
+    )
+    assert (status, said) == (0, [])
+    assert "ending: RunForMs is over" in printed
+    machine.nothing_left()
+
+
+def test_it_takes_over_a_socket_that_was_handed_in_and_gives_it_back(machine: Machine) -> None:
+    with bound() as ours:
+        started = machine.start(f"UserspaceSocketFd={ours.fileno()}", fds=(ours.fileno(),))
+        adopt(machine)
+        for number in range(16):
+            send(short_packet(CID))  # to the kernel's slot
+            send(b"\xc0%d" % number)
+        assert [ours.recv(100) for _ in range(16)] == [b"\xc0%d" % number for number in range(16)]
+        machine.ends(started)
+        machine.nothing_left(sockets=1)
+        send(short_packet(CID))
+        assert ours.recv(100) == short_packet(CID)
+
+
+def test_two_loaders_on_two_ports_do_not_disturb_each_other(machine: Machine) -> None:
+    one = machine.start("UserspaceBind=true")
+    other = machine.start("UserspaceBind=true", "RoutedCidLen=17", listen=f"{IP}:{PORT + 1}")
+    assert len(machine.pins()) == 6
+    machine.ends(one)
+    assert len(machine.pins()) == 3
+    machine.ends(other)
+    machine.nothing_left()
+
+
+def test_a_second_loader_on_the_same_port_is_refused_and_the_first_goes_on(machine: Machine) -> None:
+    started = machine.start("UserspaceBind=true")
+    before = machine.pins()
+    assert "a loader that runs has pinned" in machine.refused("UserspaceBind=true")
+    other = machine.directory / "other"
+    other.mkdir()
+    run("mount", "-t", "bpf", "bpf", str(other))
+    try:
+        assert "another program uses this UDP port" in machine.refused("UserspaceBind=true", f"PinDir={other}")
+        assert {path.name for path in other.iterdir()} <= OWN
+    finally:
+        run("umount", str(other))
+    assert "wrote it and runs" in machine.refused("UserspaceBind=true", f"ReadyFile={machine.directory}/ready0")
+    assert machine.pins() == before
+    machine.ends(started)
+    machine.nothing_left()
+
+
+# --- what a killed one leaves ---
+
+
+def test_the_next_one_clears_what_a_killed_one_left(machine: Machine) -> None:
+    killed = machine.start("UserspaceBind=true")
+    killed.kill()
+    killed.wait()
+    assert len(machine.pins()) == 3
+    (machine.directory / "ready0").rename(machine.directory / "ready1")
+    printed = machine.ends(machine.start("UserspaceBind=true"))
+    assert printed[0].startswith("removed the pins of a loader that was killed")
+    machine.nothing_left()
+
+
+def test_the_next_one_clears_it_behind_a_socket_that_lives_on(machine: Machine) -> None:
+    with bound() as ours:
+        field, fds = f"UserspaceSocketFd={ours.fileno()}", (ours.fileno(),)
+        killed = machine.start(field, fds=fds)
+        assert "a loader that runs has pinned" in machine.refused(field, fds=fds)
+        killed.kill()
+        killed.wait()
+        (machine.directory / "ready0").unlink()
+        machine.ends(machine.start(field, fds=fds))
+        machine.nothing_left(sockets=1)
+
+
+def test_pins_of_which_some_are_gone_are_cleared(machine: Machine) -> None:
+    for name in ("QRE_SOCKETS", "QRE_CID_ROUTES"):
+        killed = machine.start("UserspaceBind=true")
+        killed.kill()
+        killed.wait()
+        (machine.pin_dir / f"{name}-127-0-0-1-4433").unlink()
+        (machine.directory / f"ready{len(machine.running) - 1}").unlink()
+        machine.ends(machine.start("UserspaceBind=true"))
+        machine.nothing_left()
+
+
+def test_a_pin_of_somebody_else_is_left_alone(machine: Machine) -> None:
+    path = machine.pin_dir / "QRE_SOCKETS-127-0-0-1-4433"
+    run(TOOL, "create-cid-map", f"BpfMapPath={path}")
+    assert "it is no QRE_SOCKETS" in machine.refused("UserspaceBind=true")
+    assert machine.pins() == {path.name}
+
+
+# --- what fails half-way ---
+
+
+def test_a_port_that_others_use_is_refused_and_nothing_is_left(machine: Machine) -> None:
+    for reuseport in (False, True):
+        with bound(reuseport=reuseport):
+            assert "another program uses this UDP port" in machine.refused("UserspaceBind=true")
+            machine.nothing_left(sockets=1)
+    assert "does not have that address" in machine.refused("UserspaceBind=true", "Listen=192.0.2.1:4433")
+    machine.nothing_left()
+
+
+def test_a_pin_directory_that_cannot_be_written_is_refused_and_nothing_is_left(machine: Machine) -> None:
+    run("mount", "-o", "remount,ro", str(machine.pin_dir))
+    said = machine.refused("UserspaceBind=true", f"ReadyFile={machine.ready}")
+    assert "Read-only file system" in said
+    run("mount", "-o", "remount,rw", str(machine.pin_dir))
+    machine.nothing_left()
+
+
+def test_what_cannot_be_done_is_refused_in_one_line_and_nothing_is_left(machine: Machine, tmp_path: Path) -> None:
+    text = tmp_path / "text"
+    text.write_text("nothing")
+    for fields, said in (
+        (("BpfElf=/none/elf",), "BpfElf /none/elf : No such file"),
+        (("BpfElf=/dev/zero",), "it is not a regular file"),
+        ((f"BpfElf={tmp_path}",), "it is not a regular file"),
+        ((f"BpfElf={text}",), "BPF ELF"),
+        ((f"PinDir={tmp_path}",), "not a BPF file system; mount -t bpf bpf"),
+        ((f"PinDir={tmp_path}/none",), "No such file"),
+        ((f"ReadyFile={tmp_path}/none/ready",), "its directory does not exist"),
+        ((f"ReadyFile={text}",), "it exists, and no command of ours wrote it"),
+        ((f"ReadyFile={tmp_path}",), "it exists, and no command of ours wrote it"),
+        (("Device=none0",), "device none0 : it is not up"),
+        (("RegisterCidMap=true",), "RegisterCidMap=false"),
+    ):
+        line = machine.refused("UserspaceBind=true", *fields)
+        assert said in line, line
+        machine.nothing_left()
+    assert text.read_text() == "nothing"
+
+
+def test_a_ready_file_that_cannot_be_written_undoes_everything(machine: Machine) -> None:
+    directory = machine.directory / "readonly"
+    directory.mkdir()
+    run("mount", "-t", "tmpfs", "-o", "ro", "tmpfs", str(directory))
+    try:
+        status, printed, said = machine.once(
+            "shared-port-loader", "UserspaceBind=true", f"ReadyFile={directory}/ready", "RunForMs=1"
+        )
+    finally:
+        run("umount", str(directory))
+    assert (status, len(said)) == (2, 1)
+    assert "Read-only file system" in said[0]
+    assert "attached qre_reuseport_demux" in printed and "removed the pins" in printed
+    machine.nothing_left()
+
+
+def test_without_capabilities_it_says_which_are_missing(machine: Machine) -> None:
+    said = machine.refused("UserspaceBind=true", prefix=NO_CAPABILITIES)
+    assert "it needs CAP_BPF, CAP_NET_ADMIN, which are missing; run it as root" in said
+
+
+def test_when_nobody_reads_what_it_prints_it_still_takes_everything_away(machine: Machine) -> None:
+    started = machine.start("UserspaceBind=true")
+    assert started.stdout is not None
+    started.stdout.close()
+    started.send_signal(signal.SIGTERM)
+    assert started.wait(30) == 0
+    machine.nothing_left()
+
+
+# --- sockets that are not what they should be ---
+
+
+def test_a_socket_that_is_not_the_ports_is_refused(machine: Machine) -> None:
+    for made, said in (
+        (bound(reuseport=False), "SO_REUSEPORT is off"),
+        (bound(port=PORT + 1), f"it is bound to {IP}:{PORT + 1}, not to Listen {LISTEN}"),
+        (bound("0.0.0.0"), f"it is bound to 0.0.0.0:{PORT}, not to Listen {LISTEN}"),
+        (bound(kind=socket.SOCK_STREAM), "a socket of another family, type or protocol"),
+    ):
+        with made as ours:
+            line = machine.refused(f"UserspaceSocketFd={ours.fileno()}", fds=(ours.fileno(),))
+            assert said in line, line
+    with open(os.devnull) as null:
+        assert "not a socket" in machine.refused(f"UserspaceSocketFd={null.fileno()}", fds=(null.fileno(),))
+    with bound() as ours, bound():
+        line = machine.refused(f"UserspaceSocketFd={ours.fileno()}", fds=(ours.fileno(),))
+        assert "another socket is bound there, too" in line
+    with bound() as ours, own_network():
+        line = machine.refused(f"UserspaceSocketFd={ours.fileno()}", fds=(ours.fileno(),))
+        assert "it is of another network namespace" in line
+    machine.nothing_left()
+
+
+# --- the check ---
+
+
+@pytest.mark.parametrize("length", [17, 20])
+def test_the_check_sees_every_kind_of_packet_steered(machine: Machine, length: int) -> None:
+    fields = (f"ConnectionId={os.urandom(length).hex()}", f"RoutedCidLen={length}")
+    status, printed, said = machine.once("shared-port-loader-check", *fields)
+    assert (status, said) == (0, [])
+    verified = [line.removeprefix("ok ") for line in printed if line.startswith("ok ")]
+    assert verified[:11] == [
+        "a long header: slot 0 (user space)",
+        "a short header with an unknown connection ID: slot 0 (user space)",
+        "a short header with the connection ID before it is adopted: slot 0 (user space)",
+        "the connection ID is in the map",
+        "a short header with the connection ID: slot 1 (kernel)",
+        "the same, and not a byte more: slot 1 (kernel)",
+        "a packet that ends inside the connection ID: slot 0 (user space)",
+        "a long header with the adopted connection ID: slot 0 (user space)",
+        "the connection ID is gone from the map",
+        "a short header with the connection ID after its release: slot 0 (user space)",
+        verified[10],
+    ]
+    assert verified[10].startswith("after detach the kernel chooses by itself")
+    assert verified[11:] == ["everything"]
+    machine.nothing_left()
+
+
+def test_the_check_finds_a_program_that_does_not_steer(machine: Machine, tmp_path: Path) -> None:
+    """One that was compiled for slots the other way round."""
+    source = (ELF.parents[2] / "bpf" / "qre_reuseport.bpf.c").read_text()
+    wrong = source.replace("#define QRE_SLOT_KERNEL 1", "#define QRE_SLOT_KERNEL 0")
+    assert wrong != source
+    (tmp_path / "wrong.c").write_text(wrong)
+    include = f"/usr/include/{os.uname().machine}-linux-gnu"
+    run("clang", "-target", "bpf", "-g", "-O2", f"-I{include}", "-c", str(tmp_path / "wrong.c"), "-o",
+        str(tmp_path / "wrong.o"))  # fmt: skip
+    status, printed, said = machine.once(
+        "shared-port-loader-check", f"ConnectionId={CID.hex()}", f"BpfElf={tmp_path}/wrong.o"
+    )
+    assert (status, len(said)) == (2, 1)
+    assert "a short header with the connection ID : it came to slot 0 (user space), not to slot 1 (kernel)" in said[0]
+    assert "ok a long header: slot 0 (user space)" in printed
+    machine.nothing_left()
+
+
+def test_the_check_leaves_a_port_that_others_use_alone(machine: Machine) -> None:
+    with bound():
+        status, _, said = machine.once("shared-port-loader-check", f"ConnectionId={CID.hex()}")
+    assert (status, len(said)) == (2, 1)
+    assert "another program uses this UDP port" in said[0]
+    machine.nothing_left()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -25,19 +27,25 @@ def load_module() -> str:
     return "" if LOADED.exists() else _modprobe() or ("" if LOADED.exists() else f"modprobe {MODULE} did not load it")
 
 
+def why_not_loadable() -> str:
+    """Empty when qre.ko is there, or `modprobe` would find it; otherwise the reason. Changes nothing."""
+    return "" if LOADED.exists() else _modprobe("--dry-run")
+
+
 def _modprobe(*options: str) -> str:
     """Empty when it succeeded, otherwise its reason."""
+    program = shutil.which("modprobe", path=f"{os.environ.get('PATH', '/bin')}:/usr/sbin:/sbin")
+    if program is None:
+        return "there is no modprobe on this machine"
     try:
         done = subprocess.run(
-            ["modprobe", *options, MODULE],
+            [program, *options, MODULE],
             capture_output=True,
             text=True,
             stdin=subprocess.DEVNULL,
             timeout=_TIMEOUT,
             check=False,
         )
-    except FileNotFoundError:
-        return "there is no modprobe on this machine"
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"modprobe {MODULE}: {error}"
     if done.returncode == 0:

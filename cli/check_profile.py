@@ -128,5 +128,9 @@ def endpoint(settings: ClientSettings) -> Findings:
     from qre.workers.handshake.dest import resolve
 
     host, port = settings.endpoint.host, settings.endpoint.port
-    _, address = asyncio.run(resolve(host, port, family=socket.AF_INET))
+    try:
+        _, address = asyncio.run(resolve(host, port, family=socket.AF_INET))
+    except QreError as error:
+        yield refused("endpoint", error, "look at Endpoint, and at /etc/resolv.conf")
+        return
     yield Finding("endpoint", Answer.YES, f"{settings.endpoint} is {address[0]}:{address[1]}")

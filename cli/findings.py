@@ -57,8 +57,11 @@ def look(name: str, looks: Callable[[], Findings]) -> Findings:
         yield Finding(name, Answer.NO, f"{error.filename or 'this machine'}: {error.strerror or error}", AS_ROOT)
 
 
-def refused(name: str, error: QreError) -> Finding:
-    """A no for the reason of ``error``, or the first of its reasons; a ? when the reason is who asks."""
+def refused(name: str, error: QreError, otherwise: str = "see docs/user-guide.md") -> Finding:
+    """A no for the reason of ``error``, or the first of its reasons; a ? when the reason is who asks.
+
+    ``otherwise``: what to do when the error does not say.
+    """
     errors: Sequence[QreError] = error.errors if isinstance(error, UserErrors) else (error,)
     first = errors[0]
     seen = ": ".join(filter(None, (first.what, first.why)))
@@ -66,4 +69,4 @@ def refused(name: str, error: QreError) -> Finding:
         seen += f" (and {len(errors) - 1} more)"
     if isinstance(error.__cause__, PermissionError) and os.geteuid() != 0:
         return Finding(name, Answer.UNKNOWN, seen, AS_ROOT)
-    return Finding(name, Answer.NO, seen, first.remedy)
+    return Finding(name, Answer.NO, seen, first.remedy or otherwise)

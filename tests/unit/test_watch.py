@@ -30,6 +30,7 @@ class Daemon:
 
     def __init__(self, directory: Path) -> None:
         self.looks = 0
+        self.listen = SERVER["listen"]
         self.path = directory / "qre0.sock"
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.bind(str(self.path))
@@ -49,7 +50,7 @@ class Daemon:
         self.looks += 1
         grown = {"rx_bytes": self.looks * 10_240, "rx_packets": self.looks * 10}
         session = {**SERVER["sessions"][0], **grown}
-        return {**SERVER, "counters": {**SERVER["counters"], **grown}, "sessions": [session]}
+        return {**SERVER, "listen": self.listen, "counters": {**SERVER["counters"], **grown}, "sessions": [session]}
 
     def close(self) -> None:
         """An empty call ends the thread."""

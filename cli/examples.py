@@ -22,8 +22,9 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     "completion": (
         (
             "qre-tool completion bash > /usr/share/bash-completion/completions/qre-tool",
-            "for everybody who uses bash; takes effect in a new shell",
+            "for everybody who uses bash, with the package bash-completion; takes effect in a new shell",
         ),
+        ("source <(qre-tool completion bash)", "for this bash alone, without that package"),
         ("qre-tool completion zsh > /usr/local/share/zsh/site-functions/_qre-tool", "the same for zsh"),
         ("qre-tool completion fish > ~/.config/fish/completions/qre-tool.fish", "for your own fish"),
     ),

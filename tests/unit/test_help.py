@@ -16,21 +16,21 @@ from qre.cli.examples import EXAMPLES
 from qre.cli.main import FAILURE, main
 
 ROOT = Path(__file__).resolve().parents[2]
-#: What may stand before `qre-tool` in an example, and what ends the call.
-_BEFORE, _END = ("sudo", "("), ("|", ">", ">>", "<", ";", ")", "&&")
+#: What ends a call, and may stand before the next.
+PUNCTUATION = "();<>|&"
 
 
 def calls(example: str) -> Iterator[list[str]]:
     """The words after `qre-tool` of every call in a line of shell."""
-    lexer = shlex.shlex(example, posix=True, punctuation_chars="();<>|&")
+    lexer = shlex.shlex(example, posix=True, punctuation_chars=PUNCTUATION)
     lexer.whitespace_split = True
     words, call = list(lexer), None
     for before, word in zip(["", *words], words, strict=False):
-        if word in _END:
+        if set(word) <= set(PUNCTUATION):
             call = None
         elif call is not None:
             call.append(word)
-        elif word == "qre-tool" and before in ("", *_BEFORE, *_END):
+        elif word == "qre-tool" and (before == "sudo" or set(before) <= set(PUNCTUATION)):
             call = []
             yield call
 

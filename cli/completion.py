@@ -26,7 +26,7 @@ FILES = ":files"
 _CONFIG_DIR, _RUNTIME_DIR, _INTERFACES = "/etc/qre/dev", "/run/qre", "/sys/class/net"
 #: More names than these nobody wants to choose from.
 _MOST_NAMES = 1000
-_FILE_NAMES = ("FILE", "PATH", "DIR", "CONFIG", "PCAP")
+_FILE_NAMES = ("FILE", "PATH", "DIRECTORY", "CONFIG", "PCAP")
 _SCENARIOS = ("valid-client", "invalid-short-id", "wrong-sni", "malformed-initial", "random-udp")
 
 Offer = tuple[str, str]

@@ -60,15 +60,6 @@ def server_pair(
     return made[0], made[1]
 
 
-def require_free(ip: str, port: int) -> None:
-    """Bind the UDP port and let it go. Raises QreError when it cannot be bound."""
-    try:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            probe.bind((ip, port))
-    except OSError as error:
-        raise _refused(f"Listen {ip}:{port}", error) from error
-
-
 def bound_sockets(ip: str, port: int) -> int:
     """How many UDP sockets of this network namespace receive what comes to ``ip:port``."""
     count = 0
@@ -92,6 +83,15 @@ def client_socket(ip: str, port: int, fwmark: int) -> socket.socket:
         made.close()
         raise _refused(f"client underlay {ip or '0.0.0.0'}:{port}", error) from error
     return made
+
+
+def require_free(ip: str, port: int) -> None:
+    """Bind the UDP port and let it go. Raises QreError when it cannot be bound."""
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.bind((ip, port))
+    except OSError as error:
+        raise _refused(f"Listen {ip}:{port}", error) from error
 
 
 def _refused(where: str, error: OSError) -> UserError | MachineError:

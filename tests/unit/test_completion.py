@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from qre.abi import LINK_KIND
 from qre.cli import completion
 from qre.cli.commands import COMMANDS, Command
 from qre.cli.completion import SCRIPTS, offers
 from qre.cli.main import FAILURE, main
+from qre.workers.netlink.tun import ALIAS_PREFIX
 from tests.support.profiles import CLIENT, SERVER, write_profile
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -122,7 +124,7 @@ def test_profiles_and_devices_are_those_that_are_there(machine: Path) -> None:
 
 def test_a_device_is_known_by_its_kind_or_its_alias(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, uevent, alias in (
-        ("lo", "INTERFACE=lo\n", ""), ("qre1", "DEVTYPE=qre\n", ""), ("tun3", "INTERFACE=tun3\n", "qre:home\n")
+        ("lo", "INTERFACE=lo\n", ""), ("qre1", f"DEVTYPE={LINK_KIND}\n", ""), ("tun3", "", f"{ALIAS_PREFIX}home\n")
     ):  # fmt: skip
         (tmp_path / name).mkdir()
         (tmp_path / name / "uevent").write_text(uevent)

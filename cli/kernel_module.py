@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -28,15 +27,17 @@ def load_module() -> str:
 
 
 def why_not_loadable() -> str:
-    """Empty when qre.ko is there, or `modprobe` would find it; otherwise the reason. Changes nothing."""
-    return "" if LOADED.exists() else _modprobe("--dry-run")
+    """Empty when qre.ko is there, or `modprobe` would find it; otherwise the reason. Changes nothing.
+
+    Who is not root has no /usr/sbin in PATH, and may look all the same.
+    """
+    if LOADED.exists():
+        return ""
+    return _modprobe("--dry-run", program=shutil.which("modprobe") or "/usr/sbin/modprobe")
 
 
-def _modprobe(*options: str) -> str:
+def _modprobe(*options: str, program: str = "modprobe") -> str:
     """Empty when it succeeded, otherwise its reason."""
-    program = shutil.which("modprobe", path=f"{os.environ.get('PATH', '/bin')}:/usr/sbin:/sbin")
-    if program is None:
-        return "there is no modprobe on this machine"
     try:
         done = subprocess.run(
             [program, *options, MODULE],
@@ -46,6 +47,8 @@ def _modprobe(*options: str) -> str:
             timeout=_TIMEOUT,
             check=False,
         )
+    except FileNotFoundError:
+        return "there is no modprobe on this machine"
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"modprobe {MODULE}: {error}"
     if done.returncode == 0:

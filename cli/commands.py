@@ -1,7 +1,8 @@
 """Every command of qre-tool: where its code is, how it is called, which options it knows. Data only.
 
 A command's function is called as ``function(arguments, options)`` and returns the exit status. It is imported when it
-is called: this table must load nothing.
+is called: this table must load nothing. Help, the manual page and the completion of shells are made of it and of
+``cli/examples``.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     Function = Callable[[list[str], "Options"], int]
 
 GLOBAL_OPTIONS = {
-    "--json": "print JSON (show, show-cid-map)",
+    "--json": "print JSON (show, show-cid-map, check)",
     "--dry-run": "print the plan, one operation a line, and change nothing (up, reload, down, daemon, init)",
     "--help": "print help; also -h",
 }
@@ -54,6 +55,21 @@ class Command:
         self.text = text
         self.dry_run = dry_run
 
+    def fields(self) -> dict[str, str]:
+        """Every field that ``arguments`` and ``text`` speak of as ``Name=VALUE`` -> what they call its value."""
+        found: dict[str, str] = {}
+        for word in f"{self.arguments} {self.text}".split():
+            name = ""
+            for part in word.strip("[](),;:.`…").split("|"):  # A=PATH|B=FD are two fields, A=true|false is one
+                before, equals, value = part.partition("=")
+                if equals and before.isalnum() and before[0].isupper() and before != "Key":
+                    name = before if before not in found else ""
+                    if name:
+                        found[name] = value.strip("[]…")
+                elif name:
+                    found[name] += f"|{part}"
+        return found
+
 
 _SHOW_KEYS = {"--show-keys": "print secrets, too (or set QRE_HIDE_KEYS=never)"}
 _SESSION_FIELDS = """\
@@ -78,8 +94,32 @@ _LASTING_FIELDS = """\
 """
 
 COMMANDS = {
-    "help": Command("qre.cli.help:help_command", "[COMMAND]", "print this, or the help of a command", dry_run=True),
+    "help": Command(
+        "qre.cli.help:help_command",
+        "[COMMAND]",
+        "print this, or the help of a command",
+        options={"--man": "print the manual page qre-tool(8), which man -l reads"},
+        dry_run=True,
+    ),
     "version": Command("qre.cli.configuration:version", "", "print the version", dry_run=True),
+    "completion": Command(
+        "qre.cli.completion:completion",
+        "bash|zsh|fish",
+        "print what makes a shell complete commands, fields and names",
+        dry_run=True,
+    ),
+    "check": Command(
+        "qre.cli.check:check",
+        "[PROFILE]",
+        "tell whether this machine, or a profile on it, is able; changes nothing",
+        text="""\
+One line for each thing: yes, no or ?; what was looked at; for a no what to do. What only root can see is a ? for
+others. With PROFILE the answer is for that profile: its Dest is visited and its Listen port tried, or its Endpoint
+looked up. Exit status 0: everything that is needed is there. What is not needed says so: without qre.ko, for example,
+the user data plane takes over.
+""",
+        dry_run=True,
+    ),
     "init": Command(
         "qre.cli.init:init",
         "Endpoint=HOST:PORT Dest=HOST:PORT [Key=Value]…",
@@ -140,6 +180,18 @@ or none, and nothing is overwritten. Fields:
         dry_run=True,
     ),
     "show": Command("qre.cli.show:show", "[DEVICE]", "show devices, sessions and counters", dry_run=True),
+    "watch": Command(
+        "qre.cli.watch:watch",
+        "[DEVICE] [Interval=SECONDS] [Count=NUMBER]",
+        "show devices again and again, with rates, until Ctrl-C",
+        text="""\
+What `show` tells, and how much went through each second since the last time. A terminal is drawn over, anything else
+gets one block after another. Fields:
+  [Interval=SECONDS]   0.1 to 3600; default: 1
+  [Count=NUMBER]       end after so many; default: never
+""",
+        dry_run=True,
+    ),
     "refresh": Command("qre.cli.refresh:refresh", "DEVICE", "look at Dest now, keep and show what was found"),
     "syncconf": Command("qre.cli.kernel_commands:syncconf", "DEVICE FILE", "tell the kernel what a file says"),
     "set": Command(

@@ -1,14 +1,21 @@
-"""``help``, ``help COMMAND``, ``COMMAND --help``: from the table of commands."""
+"""``help``, ``help COMMAND``, ``COMMAND --help``: from the table of commands and their examples."""
 
 from __future__ import annotations
 
 from qre.cli.commands import COMMANDS, GLOBAL_OPTIONS, Options
+from qre.cli.examples import EXAMPLES
 from qre.errors import UserError
 
 
 def help_command(arguments: list[str], options: Options) -> int:
-    """Print the help of everything, or of one command."""
-    del options
+    """Print the help of everything, or of one command; with ``--man`` the manual page of all of them."""
+    if "--man" in options.flags:
+        from qre.cli.man_page import man_page
+
+        if arguments:
+            raise UserError("help --man", "the manual page is about all commands", "write `qre-tool help --man`")
+        print(man_page(), end="")
+        return 0
     if not arguments:
         print(general_help(), end="")
         return 0
@@ -34,12 +41,27 @@ def general_help() -> str:
 
 def command_help(name: str) -> str:
     command = COMMANDS[name]
-    usage = " ".join(filter(None, ("qre-tool", name, "[OPTIONS]" if command.options else "", command.arguments)))
-    lines = [f"Usage: {usage}", "", f"{command.summary[0].upper()}{command.summary[1:]}."]
+    lines = [f"Usage: {usage(name)}", "", f"{command.summary[0].upper()}{command.summary[1:]}."]
     if command.text:
         lines += ["", command.text.rstrip()]
     lines += ["", "Options:", *_rows(command.options | GLOBAL_OPTIONS)]
+    lines += ["", "Examples:", *_examples(name)]
     return "\n".join(lines) + "\n"
+
+
+def usage(name: str) -> str:
+    """How a command is written."""
+    command = COMMANDS[name]
+    return " ".join(filter(None, ("qre-tool", name, "[OPTIONS]" if command.options else "", command.arguments)))
+
+
+def _examples(name: str) -> list[str]:
+    """Each call below what it does."""
+    lines = []
+    for call, meaning in EXAMPLES.get(name, ()):
+        lines += [f"  # {meaning}"] if meaning else []
+        lines.append(f"  {call}")
+    return lines
 
 
 def _rows(options: dict[str, str]) -> list[str]:

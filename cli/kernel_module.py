@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -25,11 +26,21 @@ def load_module() -> str:
     return "" if LOADED.exists() else _modprobe() or ("" if LOADED.exists() else f"modprobe {MODULE} did not load it")
 
 
-def _modprobe(*options: str) -> str:
+def why_not_loadable() -> str:
+    """Empty when qre.ko is there, or `modprobe` would find it; otherwise the reason. Changes nothing.
+
+    Who is not root has no /usr/sbin in PATH, and may look all the same.
+    """
+    if LOADED.exists():
+        return ""
+    return _modprobe("--dry-run", program=shutil.which("modprobe") or "/usr/sbin/modprobe")
+
+
+def _modprobe(*options: str, program: str = "modprobe") -> str:
     """Empty when it succeeded, otherwise its reason."""
     try:
         done = subprocess.run(
-            ["modprobe", *options, MODULE],
+            [program, *options, MODULE],
             capture_output=True,
             text=True,
             stdin=subprocess.DEVNULL,

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 FAILURE = 2
 INTERRUPTED = 130  # 128 + SIGINT
 NOBODY_READS = 141  # 128 + SIGPIPE, as if the signal had ended us
+_COMPLETE = "__complete"  # what the scripts of `completion` call; no command for people, and all words are its own
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -40,6 +41,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(words: list[str]) -> int:
+    if words[:1] == [_COMPLETE]:
+        return _call("qre.cli.completion:complete", words[1:], Options())
     name, rest, options, wants_help = _split(words)
     if name is None:
         if wants_help:

@@ -41,7 +41,7 @@ def refresh(arguments: list[str], options: Options) -> int:
     last = _last(described, config)
     error: MachineError | None = None
     try:
-        found = _look(dest, server_name)
+        found = look_at(dest, server_name)
     except MachineError as failed:
         error = failed
         before = last or DestProfile(reachable=False, checked_at=0)
@@ -83,7 +83,7 @@ def _last(described: dict[str, object], config: GlobalConfig) -> DestProfile | N
     return None
 
 
-def _look(dest: HostPort, server_name: str) -> DestProfile:
+def look_at(dest: HostPort, server_name: str) -> DestProfile:
     """One visit. Raises MachineError with the reason when there is nothing to be seen."""
     from qre.quic.fingerprint import load_fingerprint
     from qre.quic.trust import TrustStore

@@ -65,7 +65,7 @@ def _device_lines(device: Mapping[str, Any], now: float) -> Iterator[Line]:
         yield "allowed ips", ", ".join(device["allowed_ips"])
     if device.get("persistent_keepalive"):
         yield "persistent keepalive", f"every {plural(device['persistent_keepalive'], 'second')}"
-    yield from _counter_lines(device.get("counters"))
+    yield from _counter_lines(device.get("counters"), device.get("rates"))
     yield from _handshake_lines(device)
     yield from _dest_lines(device, now)
     yield from _steering_lines(device)
@@ -73,15 +73,24 @@ def _device_lines(device: Mapping[str, Any], now: float) -> Iterator[Line]:
         yield "processes", ", ".join(_process(process) for process in device["processes"])
 
 
-def _counter_lines(counters: Mapping[str, Any] | None) -> Iterator[Line]:
+def _counter_lines(counters: Mapping[str, Any] | None, rates: Mapping[str, float] | None) -> Iterator[Line]:
     if not counters:
         return
-    yield "transfer", f"{size(counters['rx_bytes'])} received, {size(counters['tx_bytes'])} sent"
-    yield "packets", f"{counters['rx_packets']} received, {counters['tx_packets']} sent"
+    yield from _transfer_lines(counters, rates)
     drops = {reason: count for reason, count in counters.get("drops", {}).items() if count}
     if drops:
         reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(drops.items()))
         yield "dropped", f"{sum(drops.values())} ({reasons})"
+
+
+def _transfer_lines(counters: Mapping[str, Any], rates: Mapping[str, float] | None) -> Iterator[Line]:
+    """What went through; ``rates``: how much of it each second, where `watch` has seen it grow."""
+    yield "transfer", f"{size(counters['rx_bytes'])} received, {size(counters['tx_bytes'])} sent"
+    yield "packets", f"{counters['rx_packets']} received, {counters['tx_packets']} sent"
+    if rates:
+        octets = [f"{size(round(rates[f'{way}_bytes']))}/s" for way in ("rx", "tx")]
+        packets = [f"{rates[f'{way}_packets']:.0f} packets/s" for way in ("rx", "tx")]
+        yield "rate", f"{octets[0]} ({packets[0]}) received, {octets[1]} ({packets[1]}) sent"
 
 
 def _handshake_lines(device: Mapping[str, Any]) -> Iterator[Line]:
@@ -169,8 +178,7 @@ def _session_lines(session: Mapping[str, Any]) -> Iterator[Line]:
     yield "allowed ips", ", ".join(session["allowed_ips"]) or "(all)"
     last = session["last_receive_ms"]
     yield "last receive", "never" if last is None else ago(last / 1000)
-    yield "transfer", f"{size(session['rx_bytes'])} received, {size(session['tx_bytes'])} sent"
-    yield "packets", f"{session['rx_packets']} received, {session['tx_packets']} sent"
+    yield from _transfer_lines(session, session.get("rates"))
     numbers = f"next sent {session['tx_packet_number']}, highest received {session['rx_packet_number']}"
     yield "key epoch", f"{session['key_epoch']}; packet numbers: {numbers}"
 

@@ -17,15 +17,17 @@ NUMBERS = {
     "CAP_SETUID": 7,
     "CAP_SETPCAP": 8,
     "CAP_NET_ADMIN": 12,
+    "CAP_SYS_MODULE": 16,
     "CAP_BPF": 39,
 }
 
 
-def missing_capabilities(names: Iterable[str]) -> list[str]:
-    """Those of ``names`` that are not in this process's effective set."""
+def missing_capabilities(names: Iterable[str], held: str = "CapEff") -> list[str]:
+    """Those of ``names`` that are not in this process's effective set, or another that /proc/PID/status tells of
+    (CapBnd: what nobody that it starts can have)."""
     with open("/proc/self/status", encoding="ascii", errors="replace") as file:
-        effective = next((int(line.split()[1], 16) for line in file if line.startswith("CapEff:")), 0)
-    return [name for name in names if not effective >> NUMBERS[name] & 1]
+        there = next((int(line.split()[1], 16) for line in file if line.startswith(f"{held}:")), 0)
+    return [name for name in names if not there >> NUMBERS[name] & 1]
 
 
 def require_capabilities(what: str, names: Iterable[str]) -> None:

@@ -43,11 +43,10 @@ def server_pair(
     try:
         if beside_kernel and bound_sockets(ip, port) > 1:
             raise OSError(errno.EADDRINUSE, "")
-        if not beside_kernel:
-            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-                probe.bind((ip, port))
     except OSError as error:
         raise _refused(where, error) from error
+    if not beside_kernel:
+        require_free(ip, port)
     made: list[socket.socket] = []
     try:
         for _ in range(2):
@@ -104,6 +103,15 @@ def client_socket(ip: str, port: int, fwmark: int) -> socket.socket:
         made.close()
         raise _refused(f"client underlay {ip or '0.0.0.0'}:{port}", error) from error
     return made
+
+
+def require_free(ip: str, port: int) -> None:
+    """Bind the UDP port and let it go. Raises QreError when it cannot be bound."""
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.bind((ip, port))
+    except OSError as error:
+        raise _refused(f"Listen {ip}:{port}", error) from error
 
 
 def _refused(where: str, error: OSError) -> UserError | MachineError:

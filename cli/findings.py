@@ -1,0 +1,72 @@
+"""What ``check`` found of one thing: yes, no or not to be seen, with what was looked at and what to do."""
+
+from __future__ import annotations
+
+import enum
+import os
+from collections.abc import Callable, Iterator, Sequence
+
+from qre.config.model import Value
+from qre.errors import QreError, UserErrors
+
+AS_ROOT = "run it as root"
+
+
+class Answer(enum.StrEnum):
+    """As it is printed."""
+
+    YES = "yes"
+    NO = "no"
+    UNKNOWN = "?"
+
+
+class Finding(Value):
+    """One line. ``instead``: what takes the thing's place; empty when it is needed."""
+
+    name: str
+    answer: Answer
+    seen: str
+    remedy: str = ""
+    instead: str = ""
+
+    @property
+    def needed(self) -> bool:
+        return not self.instead
+
+    @property
+    def stops(self) -> bool:
+        """Whether something that is needed is not there, or nobody knows."""
+        return self.needed and self.answer is not Answer.YES
+
+
+Findings = Iterator[Finding]
+
+
+def look(name: str, looks: Callable[[], Findings]) -> Findings:
+    """What ``looks`` finds. Its failure is a finding, too: the others are still looked at."""
+    try:
+        yield from looks()
+    except ImportError as error:
+        module = (error.name or "a module").partition(".")[0]
+        yield Finding(
+            name, Answer.UNKNOWN, f"{module} is needed to look, and cannot be loaded", "see python packages"
+        )
+    except QreError as error:
+        yield refused(name, error)
+    except OSError as error:
+        yield Finding(name, Answer.NO, f"{error.filename or 'this machine'}: {error.strerror or error}", AS_ROOT)
+
+
+def refused(name: str, error: QreError, otherwise: str = "see docs/user-guide.md") -> Finding:
+    """A no for the reason of ``error``, or the first of its reasons; a ? when the reason is who asks.
+
+    ``otherwise``: what to do when the error does not say.
+    """
+    errors: Sequence[QreError] = error.errors if isinstance(error, UserErrors) else (error,)
+    first = errors[0]
+    seen = ": ".join(filter(None, (first.what, first.why)))
+    if len(errors) > 1:
+        seen += f" (and {len(errors) - 1} more)"
+    if isinstance(error.__cause__, PermissionError) and os.geteuid() != 0:
+        return Finding(name, Answer.UNKNOWN, seen, AS_ROOT)
+    return Finding(name, Answer.NO, seen, first.remedy or otherwise)

@@ -109,6 +109,36 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     "adopt-cid": (("sudo qre-tool adopt-cid qre0 ConnectionId=2222222222222222222222222222222222222222", ""),),
     "release-cid": (("sudo qre-tool release-cid qre0 ConnectionId=2222222222222222222222222222222222222222", ""),),
     "session-demo": (("sudo qre-tool session-demo server0.conf client0.conf", "two devices that hold one session"),),
+    "shared-port-loader": (
+        (
+            "sudo qre-tool shared-port-loader BpfElf=./bpf/qre_reuseport.bpf.o Listen=127.0.0.1:4443 "
+            "UserspaceBind=true",
+            "hold a port as a server's daemon does, until Ctrl-C",
+        ),
+    ),
+    "shared-port-loader-check": (
+        (
+            "sudo qre-tool shared-port-loader-check BpfElf=./bpf/qre_reuseport.bpf.o Listen=127.0.0.1:4443 "
+            "ConnectionId=2222222222222222222222222222222222222222 RegisterCidMap=false",
+            "does this kernel steer packets? Without qre.ko",
+        ),
+    ),
+    "shared-port-session-demo": (
+        (
+            "sudo qre-tool shared-port-session-demo server0.conf client0.conf BpfElf=./bpf/qre_reuseport.bpf.o "
+            "RunForMs=5000",
+            "a handshake over UDP, and both sessions in the kernel for five seconds",
+        ),
+    ),
+    "shared-port-handshake-daemon": (
+        (
+            "sudo qre-tool shared-port-handshake-daemon server0.conf server1.conf BpfElf=./bpf/qre_reuseport.bpf.o",
+            "two devices behind one port",
+        ),
+    ),
+    "shared-port-handshake-client": (
+        ("qre-tool shared-port-handshake-client client0.conf", "does the server know us? Installs nothing"),
+    ),
     "session-plan": (
         ("qre-tool session-plan server0.conf client0.conf", "needs no root, no network"),
         (

@@ -1,0 +1,50 @@
+"""Runs commands of qre-tool one after the other in one interpreter, for a machine on which Python starts slowly.
+
+``python -m tests.support.guest_commands FILE``: the file holds a JSON list of argument lists. An argument may name a
+descriptor that this process opens first: ``{udp 10.9.0.1:443}``, ``{udp6}``, ``{tcp}``, ``{map /path/of/a/pin}``; the
+same words mean the same descriptor. Prints one JSON list of ``[status, standard output, standard error]``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import re
+import socket
+import sys
+from pathlib import Path
+
+from qre.cli.main import main
+from qre.workers.bpf_loader.program import open_pinned
+
+_held: dict[str, int] = {}
+
+
+def _descriptor(words: str) -> str:
+    if words not in _held:
+        kind, _, rest = words.partition(" ")
+        if kind == "map":
+            _held[words] = open_pinned(Path(rest))
+        elif kind == "udp":
+            made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            ip, _, port = rest.partition(":")
+            made.bind((ip, int(port)))
+            _held[words] = made.detach()
+        else:
+            family = socket.AF_INET6 if kind == "udp6" else socket.AF_INET
+            _held[words] = socket.socket(family, socket.SOCK_DGRAM if "udp" in kind else socket.SOCK_STREAM).detach()
+    return str(_held[words])
+
+
+def _run(arguments: list[str]) -> tuple[int, str, str]:
+    given = [re.sub(r"\{(.*?)\}", lambda match: _descriptor(match[1]), argument) for argument in arguments]
+    out, error = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(error):
+        status = main(given)
+    return status, out.getvalue(), error.getvalue()
+
+
+if __name__ == "__main__":
+    print(json.dumps([_run(arguments) for arguments in json.loads(Path(sys.argv[1]).read_text())]))

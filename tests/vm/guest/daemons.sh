@@ -57,6 +57,17 @@ daemon_ready() {
 	return 1
 }
 
+# Waits until the daemon $1 has the port itself, up to $2 seconds
+has_port() {
+	local i
+	for ((i = 0; i < $2; i++)); do
+		tac /tmp/service.$1/notified | grep -m 1 ^STATUS= | grep serving | grep -qv "another daemon" && return 0
+		sleep 1
+	done
+	tail -n 20 /tmp/service.*/said
+	return 1
+}
+
 # Waits for the client's session, up to $1 seconds
 session_up() {
 	local i

@@ -241,6 +241,19 @@ Keys and short ids are placeholders: for tests and debugging. Fields:
         text="Fields: ServerUnderlay=IP:PORT and ClientUnderlay=IP:PORT, both or none.\n",
         dry_run=True,
     ),
+    "session-capture": Command(
+        "qre.cli.session_capture:session_capture",
+        "valid-client|invalid-short-id|wrong-sni|malformed-initial|random-udp SERVER-CONFIG CLIENT-CONFIG PCAP "
+        "[Key=Value]…",
+        "write what a client and a server send each other as a file for Wireshark",
+        text="""\
+Everything happens in memory: no packet is sent, the kernel is not touched. A valid client (also: valid) must be let
+in and the others refused, or the command fails. The file is raw IPv4 in pcapng, with a note of what it shows. Fields:
+  [ServerUnderlay=IP:PORT]   default: the server's Listen, or 192.0.2.1 with its port when that is every address
+  [ClientUnderlay=IP:PORT]   default: 198.51.100.7:50443; given with ServerUnderlay, or not at all
+  [KeyLog=true|false]        write the secrets of a valid client's handshake beside it, in PCAP.keys; default: false
+""",
+    ),
     "create-cid-map": Command(
         "qre.cli.maps:create_cid_map", "BpfMapPath=PATH", "make and pin a map of routed connection ids"
     ),

@@ -109,6 +109,13 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     "adopt-cid": (("sudo qre-tool adopt-cid qre0 ConnectionId=2222222222222222222222222222222222222222", ""),),
     "release-cid": (("sudo qre-tool release-cid qre0 ConnectionId=2222222222222222222222222222222222222222", ""),),
     "session-demo": (("sudo qre-tool session-demo server0.conf client0.conf", "two devices that hold one session"),),
+    "session-capture": (
+        (
+            "qre-tool session-capture valid-client server0.conf client0.conf handshake.pcap KeyLog=true",
+            "then: tshark -o tls.keylog_file:handshake.pcap.keys -r handshake.pcap",
+        ),
+        ("qre-tool session-capture wrong-sni server0.conf client0.conf refused.pcap", "what a stranger sends"),
+    ),
     "shared-port-loader": (
         (
             "sudo qre-tool shared-port-loader BpfElf=./bpf/qre_reuseport.bpf.o Listen=127.0.0.1:4443 "

@@ -12,11 +12,15 @@ from qre.errors import UserError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import TextIO
+
     from qre.config.model import Profile, SocketAddress
     from qre.quic.keys import HandedOver
     from qre.quic.plan import Plan
     from qre.session import Role, SessionInstall
 
+UNDERLAYS = ("ServerUnderlay", "ClientUnderlay")
 #: Where a client is when nothing says so.
 TEST_CLIENT_UNDERLAY = "127.0.0.1:50443"
 
@@ -34,11 +38,16 @@ def read_arguments(command: str, arguments: list[str]) -> tuple[Profile, Profile
     from qre.config.profile import load_profile_file
 
     server_file, client_file, *rest = arguments
-    fields = parse_fields(rest, (), ("ServerUnderlay", "ClientUnderlay"), command=command)
-    if len(fields) == 1:
-        raise UserError(command, "ServerUnderlay and ClientUnderlay go together", "give both, or none")
+    fields = parse_fields(rest, (), UNDERLAYS, command=command)
+    check_both_or_none(command, fields)
     server, client = load_profile_file(server_file), load_profile_file(client_file)
     return server, client, fields.get("ServerUnderlay"), fields.get("ClientUnderlay")
+
+
+def check_both_or_none(command: str, fields: Mapping[str, str]) -> None:
+    """Raise UserError when one underlay is given without the other."""
+    if len([name for name in UNDERLAYS if name in fields]) == 1:
+        raise UserError(command, "ServerUnderlay and ClientUnderlay go together", "give both, or none")
 
 
 def plan_lines(
@@ -77,9 +86,13 @@ def planned_installs(
 
 
 def run_plan(
-    server: Profile, client: Profile, server_underlay: SocketAddress, client_underlay: SocketAddress
+    server: Profile,
+    client: Profile,
+    server_underlay: SocketAddress,
+    client_underlay: SocketAddress,
+    key_log: TextIO | None = None,
 ) -> Plan:
-    """The handshake itself; the server's addresses are granted as its daemon would."""
+    """The handshake itself; the server's addresses are granted as its daemon would. ``key_log`` gets its secrets."""
     import os
     import time
 
@@ -99,6 +112,7 @@ def run_plan(
         server_address=(str(server_underlay.ip), server_underlay.port),
         client_address=(str(client_underlay.ip), client_underlay.port),
         unix_time=int(time.time()),
+        key_log=key_log,
     ).run()
 
 

@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random, SystemRandom
-from typing import Final
+from typing import Final, TextIO
 
 from aioquic import tls
 from aioquic.quic.events import HandshakeCompleted, ProtocolNegotiated, QuicEvent
@@ -95,7 +95,8 @@ class Negotiated:
 
 class ClientHandshake:
     """Drive it with ``connect``, ``datagram_received``, ``timer``/``handle_timer``, ``datagrams_to_send`` and
-    ``next_event``. ``now`` is monotonic and in seconds, ``addresses`` are those of the profile."""
+    ``next_event``. ``now`` is monotonic and in seconds, ``addresses`` are those of the profile. ``key_log`` gets
+    every secret (NSS key log format): for captures of sessions that exist nowhere."""
 
     def __init__(
         self,
@@ -109,6 +110,7 @@ class ClientHandshake:
         unix_time: int,
         now: float,
         random: Random = _RANDOM,
+        key_log: TextIO | None = None,
     ) -> None:
         self._probing = not public_key
         self._short_id = short_id
@@ -140,6 +142,7 @@ class ClientHandshake:
             trust=trust,
             unix_time=unix_time,
             random=random,
+            key_log=key_log,
         )
 
     # --- driving ---

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from random import Random
-from typing import Any, Final
+from typing import Any, Final, TextIO
 
 from aioquic import tls
 from aioquic.buffer import Buffer
@@ -64,6 +64,7 @@ class ClientConnection(HandshakeConnection):
         trust: TrustStore,
         unix_time: int,
         random: Random,
+        key_log: TextIO | None = None,
     ) -> None:
         parameters = fingerprint.transport_parameters
         super().__init__(
@@ -76,6 +77,7 @@ class ClientConnection(HandshakeConnection):
                 max_datagram_frame_size=parameters.max_datagram_frame_size,
                 max_datagram_size=fingerprint.datagram_length,
                 max_stream_data=parameters.initial_max_stream_data_bidi_local,
+                secrets_log_file=key_log,
                 server_name=server_name,
                 supported_versions=[QUIC_VERSION_1],
             )

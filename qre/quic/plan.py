@@ -7,7 +7,7 @@ with every datagram's flight and every timer.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, TextIO
 
 from qre.config.model import ClientSettings, Interface, Network, ServerSettings
 from qre.errors import InternalError, PeerError
@@ -42,7 +42,8 @@ class Plan:
 
 
 class InMemoryHandshake:
-    """``grant`` answers a short id's request for addresses; ``routes`` are advertised with the answer."""
+    """``grant`` answers a short id's request for addresses; ``routes`` are advertised with the answer. ``key_log``
+    gets every secret of the client's (NSS key log format)."""
 
     def __init__(
         self,
@@ -56,6 +57,7 @@ class InMemoryHandshake:
         server_address: Address,
         client_address: Address,
         unix_time: int,
+        key_log: TextIO | None = None,
     ) -> None:
         self._server_address = server_address
         self._client_address = client_address
@@ -76,6 +78,7 @@ class InMemoryHandshake:
             trust=TrustStore([], "nobody: in memory there is no other site"),
             unix_time=unix_time,
             now=self._now,
+            key_log=key_log,
         )
 
     def run(self) -> Plan:

@@ -16,7 +16,7 @@ REFERENCE = (
     "install-session", "update-session", "adopt-cid", "release-cid", "create-cid-map", "create-reuseport-socket-map",
     "register-cid-map", "unregister-cid-map", "show-cid-map", "register-shared-socket", "unregister-shared-socket",
     "shared-port-loader", "shared-port-loader-check", "shared-port-session-demo", "shared-port-handshake-daemon",
-    "shared-port-handshake-client", "session-plan", "session-demo",
+    "shared-port-handshake-client", "session-plan", "session-demo", "session-capture",
 )  # fmt: skip
 
 

@@ -1,0 +1,171 @@
+"""session-capture, judged by tshark: what is in the files, that no other is made, and that wrong verdicts fail."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pylsqpack
+import pytest
+
+from qre.cli import session_capture
+from qre.cli.main import main
+from qre.cli.session_capture import SCENARIOS, VALID
+from tests.support.daemons import which
+
+STRANGERS = tuple(name for name in SCENARIOS if name != VALID)
+CHECKED = ("-o", "ip.check_checksum:TRUE", "-o", "udp.check_checksum:TRUE")
+
+
+@pytest.fixture
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A directory with a pair of profiles, and nothing of this machine's configuration."""
+    monkeypatch.setenv("QRE_CONFIG_DIR", str(tmp_path))
+    monkeypatch.setenv("QRE_GLOBAL_CONFIG", str(tmp_path / "none"))
+    monkeypatch.chdir(tmp_path)
+    assert main(["init", "Endpoint=203.0.113.5:443", "Dest=203.0.113.9:443", "ServerName=site.example"]) == 0
+    yield tmp_path
+
+
+def capture(scenario: str, *fields: str, path: str = "made.pcap", client: str = "client0.conf") -> int:
+    return main(["session-capture", scenario, "server0.conf", client, path, *fields])
+
+
+def tshark(path: str, *options: str) -> list[list[str]]:
+    command = [which("tshark"), "-r", path, *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    return [line.split("\t") for line in done.stdout.splitlines()]
+
+
+def fields_of(path: str, *names: str, only: str = "", keys: bool = False) -> list[list[str]]:
+    options = ["-T", "fields", *(word for name in names for word in ("-e", name)), *(["-Y", only] if only else [])]
+    return tshark(path, *(["-o", f"tls.keylog_file:{path}.keys"] if keys else []), *options)
+
+
+def edit(name: str, key: str, value: str, into: str) -> str:
+    lines = [line for line in Path(name).read_text().splitlines() if not line.startswith(key)]
+    Path(into).touch(mode=0o600)
+    Path(into).write_text("\n".join([*lines, f"{key} = {value}", ""]))
+    return into
+
+
+def test_a_valid_client_completes_the_handshake(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert capture("valid", "KeyLog=true") == 0
+    assert "the handshake was completed" in capsys.readouterr().out
+    assert oct((files / "made.pcap").stat().st_mode & 0o777) == oct((files / "made.pcap.keys").stat().st_mode & 0o777)
+    names = ("tls.handshake.extensions_server_name", "tls.handshake.extensions_alpn_str")
+    assert fields_of("made.pcap", *names, only="tls.handshake.type == 1") == [["site.example", "h3"]]
+    # Of the server: EncryptedExtensions, Certificate, CertificateVerify, Finished; then the client's Finished.
+    finished = fields_of("made.pcap", "ip.src", only="tls.handshake.type == 20", keys=True)
+    assert {source for (source,) in finished} == {"203.0.113.5", "198.51.100.7"}
+    assert fields_of("made.pcap", "ip.src", only="quic.frame_type == 0x1e", keys=True) == [["203.0.113.5"]]
+
+
+def test_with_the_keys_there_is_a_connect_to_be_read(files: Path) -> None:
+    assert capture(VALID, "key-log=true") == 0
+    rows = fields_of("made.pcap", "ip.src", "http3.frame_payload", only="http3.frame_type == 1", keys=True)
+    headers = {}
+    for source, payloads in rows:
+        decoder = pylsqpack.Decoder(0, 0)
+        headers[source] = dict(decoder.feed_header(0, bytes.fromhex(payloads.split(",")[0]))[1])
+    request, response = headers["198.51.100.7"], headers["203.0.113.5"]
+    assert request[b":method"] == b"CONNECT" and request[b":protocol"] == b"connect-ip"
+    assert request[b":authority"] == b"site.example"
+    assert response[b":status"] == b"200"
+
+
+@pytest.mark.parametrize("scenario", STRANGERS)
+def test_a_stranger_sends_and_gets_nothing_of_ours(
+    files: Path, scenario: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert capture(scenario) == 0
+    assert "0 of the server; refused" in capsys.readouterr().out
+    sources = [source for (source,) in fields_of("made.pcap", "ip.src")]
+    assert len(sources) >= 2 and set(sources) == {"198.51.100.7"}
+    (first, *_) = fields_of("made.pcap", "frame.comment")
+    assert "there is no Dest" in first[0]
+    names = [name for (name,) in fields_of("made.pcap", "tls.handshake.extensions_server_name") if name]
+    expected = {"invalid-short-id": ["site.example"], "wrong-sni": ["www.site.example"]}
+    assert names[:1] == expected.get(scenario, [])
+    assert not (files / "made.pcap.keys").exists()
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_headers_are_as_on_a_real_path(files: Path, scenario: str) -> None:
+    assert capture(scenario, "ServerUnderlay=192.0.2.8:4443", "ClientUnderlay=192.0.2.9:5555") == 0
+    names = ("ip.checksum.status", "udp.checksum.status", "ip.flags.df", "ip.ttl", "frame.time_epoch", "udp.length")
+    rows = tshark("made.pcap", *CHECKED, "-T", "fields", *(word for name in names for word in ("-e", name)))
+    assert all(row[:3] == ["1", "1", "1"] for row in rows)
+    times = [float(row[4]) for row in rows]
+    assert times == sorted(set(times))
+    ends = fields_of("made.pcap", "ip.src", "udp.srcport", "ip.ttl")
+    expected = {("192.0.2.9", "5555", "64")} | ({("192.0.2.8", "4443", "56")} if scenario == VALID else set())
+    assert {tuple(row) for row in ends} == expected
+
+
+def test_a_server_on_every_address_gets_one(files: Path) -> None:
+    edit("server0.conf", "Listen", "0.0.0.0:8443", "server0.conf")
+    assert capture("random-udp") == 0
+    assert {tuple(row) for row in fields_of("made.pcap", "ip.dst", "udp.dstport")} == {("192.0.2.1", "8443")}
+
+
+def test_a_valid_client_that_is_refused_fails(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = edit("client0.conf", "RealityShortId", "0102030405060708", "other.conf")
+    assert capture(VALID, client=other) == 2
+    assert "the valid client is refused" in capsys.readouterr().err
+    assert not (files / "made.pcap").exists()
+
+
+@pytest.mark.parametrize("scenario", STRANGERS)
+def test_a_stranger_that_is_let_in_fails(
+    files: Path, scenario: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(session_capture, "is_taken_for_ours", lambda *_: True)
+    assert capture(scenario) == 2
+    assert f"the server takes {scenario} for a client of ours" in capsys.readouterr().err
+    assert not (files / "made.pcap").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ([], "session-capture"),
+        (["valid", "server0.conf", "client0.conf"], "session-capture"),
+        (["walid-client", "server0.conf", "client0.conf", "made.pcap"], "valid-client"),
+        (["valid", "client0.conf", "server0.conf", "made.pcap"], "client0"),
+        (["valid", "server0.conf", "nowhere.conf", "made.pcap"], "nowhere.conf"),
+        (["valid", "server0.conf", "client0.conf", "made.pcap", "another"], "another"),
+        (["valid", "server0.conf", "client0.conf", "made.pcap", "Colour=red"], "Colour"),
+        (["valid", "server0.conf", "client0.conf", "made.pcap", "KeyLog=true", "key_log=true"], "KeyLog"),
+        (["valid", "server0.conf", "client0.conf", "made.pcap", "KeyLog=perhaps"], "KeyLog"),
+        (["random-udp", "server0.conf", "client0.conf", "made.pcap", "KeyLog=true"], "KeyLog"),
+        (["valid", "server0.conf", "client0.conf", "made.pcap", "ServerUnderlay=1.2.3.4:5"], "ClientUnderlay"),
+        (
+            ["valid", "server0.conf", "client0.conf", "made.pcap", "ServerUnderlay=1.2.3.4:5", "ClientUnderlay=here"],
+            "ClientUnderlay",
+        ),
+        (["valid", "server0.conf", "client0.conf", "nowhere/made.pcap"], "nowhere/made.pcap"),
+        (["valid", "server0.conf", "client0.conf", "fifo"], "fifo"),
+        (["valid", "server0.conf", "client0.conf", "link"], "link"),
+        (["valid", "server0.conf", "client0.conf", "/dev/full"], "/dev/full"),
+    ],
+)
+def test_what_is_wrong_is_named_and_no_file_made(
+    files: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], named: str
+) -> None:
+    os.mkfifo("fifo")
+    (files / "link").symlink_to("/nonexistent/elsewhere")
+    before = sorted(os.listdir())
+    capsys.readouterr()
+    assert main(["session-capture", *arguments]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == "" and printed.err.count("\n") == 1 and named in printed.err
+    assert sorted(os.listdir()) == before
+
+
+def test_keys_that_cannot_be_written_take_the_capture_with_them(files: Path) -> None:
+    (files / "made.pcap.keys").mkdir()
+    assert capture(VALID, "KeyLog=true") == 2
+    assert not (files / "made.pcap").exists()

@@ -57,8 +57,9 @@ def session_demo(arguments: list[str], options: Options) -> int:
     from qre.cli.session_plan import planned_installs, read_arguments
 
     server, client, server_underlay, client_underlay = read_arguments("session-demo", arguments)
+    installs = planned_installs(server, client, server_underlay, client_underlay)
     with kernel("session-demo") as qre, Undo() as undo:
-        for profile, _, install in planned_installs(server, client, server_underlay, client_underlay):
+        for profile, _, install in installs:
             install_end(undo, qre, profile, install)
         undo.keep()
     print(f"sessions are installed on {server.device} and {client.device}")

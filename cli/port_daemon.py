@@ -26,7 +26,8 @@ from qre.config.profile import load_profile_file
 from qre.config.settings import load_global
 from qre.errors import MachineError, QreError, UserError, UserErrors
 from qre.supervisor.notify import Notifier
-from qre.supervisor.preconditions import SERVER_CAPABILITIES
+from qre.supervisor.pins import check_pin_dir
+from qre.supervisor.preconditions import SERVER_CAPABILITIES, open_elf
 from qre.supervisor.process import FreshProcess
 
 _COMMAND: Final = "shared-port-handshake-daemon"
@@ -52,6 +53,8 @@ def handshake_daemon(arguments: list[str], options: Options) -> int:
     lasting = fields.lasting
     if lasting.ready_file is not None:
         check_ready_file(lasting.ready_file)
+    os.close(open_elf(fields.loading.bpf_elf))  # what each daemon would say, said once
+    check_pin_dir(fields.loading.pin_dir)
     manager = Notifier()
     with EndSignals() as signals, _Daemons(files, profiles, fields.loading) as daemons:
         if not daemons.start_all(signals):

@@ -1,0 +1,155 @@
+"""Every command, called wrongly in every way: exit 2, a line for each thing that is wrong, nothing changed.
+
+A new command needs its line in ``CALLS``: a call that would be right.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from qre.cli.commands import COMMANDS
+from qre.cli.main import main
+from qre.config.keys import snake_case
+from qre.workers import bpf_loader
+
+ELF = str(Path(bpf_loader.__path__[0]) / "qre_reuseport.bpf.o")
+CID = "22" * 20
+_KEYS = (
+    f"SessionId={'11' * 32}", f"ConnectionId={CID}", "KeyEpoch=0", "PacketNumber=65536", f"TxKey={'33' * 16}",
+    f"RxKey={'44' * 16}", f"TxHpKey={'55' * 16}", f"RxHpKey={'66' * 16}", f"TxIv={'77' * 12}", f"RxIv={'88' * 12}",
+)  # fmt: skip
+#: What would be right; the files are there. None: a call without arguments is right, and nothing may follow.
+CALLS: dict[str, list[str] | None] = {
+    "help": ["daemon"], "version": None, "genkey": None, "pubkey": None, "genshortid": None,
+    "unregister-cid-map": None, "unregister-shared-socket": None,
+    "init": ["Endpoint=203.0.113.5:443", "Dest=203.0.113.9:443", "ServerName=a.example"],
+    "completion": ["bash"], "strip": ["server0"], "showconf": ["server0.conf"], "up": ["server0"],
+    "reload": ["server0"], "down": ["server0"], "daemon": ["server0"], "show": ["qre9"], "watch": ["qre9", "Count=1"],
+    "check": ["server0"], "refresh": ["qre9"], "syncconf": ["server0", "server0.conf"], "delete": ["qre9"],
+    "set": ["qre9", "role", "client", "Address=10.77.0.2/24", "Endpoint=a.example:443", "MTU=1380", "sni=a.example"],
+    "install-session": ["qre9", *_KEYS], "update-session": ["qre9", *_KEYS],
+    "adopt-cid": ["qre9", f"ConnectionId={CID}"], "release-cid": ["qre9", f"ConnectionId={CID}"],
+    "session-demo": ["server0.conf", "client0.conf"], "session-plan": ["server0.conf", "client0.conf"],
+    "session-capture": ["valid-client", "server0.conf", "client0.conf", "made.pcap"],
+    "create-cid-map": ["BpfMapPath=/nonexistent/map"], "create-reuseport-socket-map": ["BpfMapPath=/nonexistent/map"],
+    "register-cid-map": ["BpfMapPath=/nonexistent/map"], "show-cid-map": ["BpfMapPath=/nonexistent/map"],
+    "register-shared-socket": ["SocketFd=0"],
+    "shared-port-loader": [f"BpfElf={ELF}", "Listen=127.0.0.1:4443", "UserspaceBind=true", "RegisterCidMap=false"],
+    "shared-port-loader-check": [
+        f"BpfElf={ELF}", "Listen=127.0.0.1:4443", f"ConnectionId={CID}", "RegisterCidMap=false",
+    ],
+    "shared-port-session-demo": ["server0.conf", "client0.conf", f"BpfElf={ELF}"],
+    "shared-port-handshake-daemon": ["server0.conf", f"BpfElf={ELF}"],
+    "shared-port-handshake-client": ["client0.conf"],
+}  # fmt: skip
+#: Of fields that take almost any text.
+BAD = {
+    "BpfElf": "/nonexistent/elf", "PinDir": "/nonexistent/directory", "ReadyFile": "/nonexistent/ready",
+    "BpfMapPath": "/proc/map", "Device": "a/b", "ServerProfile": "../outside", "ClientProfile": ".hidden",
+}  # fmt: skip
+#: Looked at behind qre.ko and the BPF file system, which are not everywhere: the rings host and vm try them.
+NEED_THE_MACHINE = {
+    ("shared-port-loader", "BpfElf"), ("shared-port-loader-check", "BpfElf"), ("shared-port-session-demo", "BpfElf"),
+    ("shared-port-session-demo", "PinDir"), ("shared-port-session-demo", "ReadyFile"),
+}  # fmt: skip
+#: What is wrong with these is only seen after the capabilities.
+PATHS = ("BpfElf", "PinDir", "ReadyFile", "BpfMapPath")
+
+
+@pytest.fixture
+def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A place of our own with a pair of profiles, and nothing of this machine's configuration."""
+    for name, value in {
+        "QRE_CONFIG_DIR": tmp_path, "QRE_GLOBAL_CONFIG": tmp_path / "none", "QRE_STATE_DIR": tmp_path / "state",
+        "RUNTIME_DIRECTORY": tmp_path / "run", "QRE_DATAPLANE": "user", "QRE_MODULE_LOAD": "false",
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.chdir(tmp_path)
+    assert main(["init", "Endpoint=203.0.113.5:443", "Dest=203.0.113.9:443", "ServerName=site.example"]) == 0
+    yield tmp_path
+
+
+def state(directory: Path) -> list[object]:
+    """What a command could have changed."""
+    files = sorted((str(path), path.lstat().st_mtime_ns, path.lstat().st_mode) for path in directory.rglob("*"))
+    links = subprocess.run(["ip", "-o", "addr"], capture_output=True, text=True, check=True).stdout
+    pins = sorted(os.listdir("/sys/fs/bpf")) if os.access("/sys/fs/bpf", os.R_OK) else []
+    sockets = [line.split()[1] for line in Path("/proc/net/udp").read_text().splitlines()[1:]]
+    return [files, links, pins, sorted(sockets)]
+
+
+def refused(directory: Path, capsys: pytest.CaptureFixture[str], words: list[str], *named: str) -> None:
+    before = state(directory)
+    capsys.readouterr()
+    assert main(words) == 2, words
+    printed = capsys.readouterr()
+    assert printed.out == "" and all(line.startswith("qre-tool: ") for line in printed.err.splitlines()), printed
+    assert any(name in printed.err for name in named), (words, printed.err)
+    assert state(directory) == before
+
+
+def valid(name: str) -> list[str]:
+    return [name, *(CALLS[name] or [])]
+
+
+def cases_of_fields() -> Iterator[tuple[str, str]]:
+    for name, command in COMMANDS.items():
+        for field in command.fields():
+            if (name, field) not in NEED_THE_MACHINE:
+                yield name, field
+
+
+def test_every_command_is_in_the_table() -> None:
+    assert set(CALLS) == set(COMMANDS), "add a call that would be right to CALLS"
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, call in CALLS.items() if call and name not in ("help", "show", "check", "watch")]
+)
+def test_no_argument(directory: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    refused(directory, capsys, [name], "missing", "is given", "wants")
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_one_too_many(directory: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    refused(directory, capsys, [*valid(name), "one-too-many"], "one-too-many", "are given")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_an_unknown_option(directory: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    refused(directory, capsys, [*valid(name), "--colour"], "--colour")
+    refused(directory, capsys, [*valid(name), "--jsn"], "--json")
+
+
+@pytest.mark.parametrize("name", [name for name, command in COMMANDS.items() if command.fields()])
+def test_an_unknown_field_and_a_repeated_one(directory: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    refused(directory, capsys, [*valid(name), "Colour=red"], "'Colour'")
+    given = [word for word in valid(name) if "=" in word]
+    field = given[0].partition("=")[0] if given else next(iter(COMMANDS[name].fields()))
+    again = [f"{snake_case(field)}=1"] if given else [f"{field}=1", f"{snake_case(field)}=1"]
+    refused(directory, capsys, [*valid(name), *again], "given twice")
+
+
+@pytest.mark.parametrize(("name", "field"), list(cases_of_fields()))
+def test_a_bad_value(directory: Path, capsys: pytest.CaptureFixture[str], name: str, field: str) -> None:
+    if field in PATHS and os.geteuid():
+        pytest.skip("only root is told what is wrong with a path")
+    kept = [word for word in valid(name) if word.partition("=")[0] != field]
+    both = {"BpfMapFd": "BpfMapPath", "UserspaceSocketFd": "UserspaceBind"}.get(field)
+    kept = [word for word in kept if word.partition("=")[0] != both]
+    value = BAD.get(field, "!?")
+    pair = {"ServerUnderlay": "ClientUnderlay=192.0.2.9:1", "ClientUnderlay": "ServerUnderlay=192.0.2.9:1"}.get(field)
+    bad = [*kept, f"{field}={value}", *([pair] if pair else [])]
+    if field.startswith("Underlay"):
+        bad += [word for word in _UNDERLAY if not word.startswith(f"{field}=")]
+    refused(directory, capsys, bad, field, value, "directory /proc ")
+
+
+_UNDERLAY = (
+    "UnderlayLocalIPv4=192.0.2.1", "UnderlayLocalPort=443", "UnderlayPeerIPv4=192.0.2.2", "UnderlayPeerPort=5555",
+)  # fmt: skip

@@ -45,7 +45,8 @@ def check_pin_dir(directory: Path, what: str = "BpfPinDir") -> None:
 
 
 def paths(directory: Path, device: str) -> list[Path]:
-    return [directory / f"{name}-{device}" for name in NAMES]
+    """Of a device's daemon. A BPF file system takes no dots, and no device's name has a colon."""
+    return [directory / f"{name}-{device.replace('.', ':')}" for name in NAMES]
 
 
 def pin(directory: Path, device: str, fds: list[int]) -> None:

@@ -7,13 +7,13 @@ whose worker is being restarted, is null. ``cli/show.py`` draws its text from th
 from __future__ import annotations
 
 import os
-from typing import Any, Final
+from pathlib import Path
+from typing import Any
 
 from qre.ipc.messages import DataplaneStatus, HandshakeStatus, LoaderStatus, NetlinkStatus, Party
 from qre.session import Role, SessionStatus, plain
 from qre.supervisor.crew import Crew
-
-CID_MAP: Final = "QRE_CID_ROUTES"
+from qre.supervisor.pins import paths
 
 
 async def describe(crew: Crew) -> dict[str, Any]:
@@ -83,7 +83,7 @@ def _cid_map(
     told = {
         "registered": True,
         "id": status.map_id,
-        "path": f"{pin_dir}/{CID_MAP}-{device}",
+        "path": str(paths(Path(pin_dir), device)[0]),
         "entries": status.map_entries,
         "connection_ids": [cid.hex() for cid in status.connection_ids],
         "in_sync": set(adopted) == set(status.connection_ids),

@@ -173,6 +173,8 @@ def test_pins_are_made_and_removed_as_a_whole(group: Group, tmp_path: Path) -> N
         pin(directory, "qre0", fds)  # what a dead daemon left is replaced
         assert sorted(directory.glob("*-qre0")) == sorted(paths(directory, "qre0"))
         unpin(directory, "qre0")
+        pin(directory, "eth.100", fds)  # a BPF file system takes no dots
+        unpin(directory, "eth.100")
         with pytest.raises(MachineError):
             pin(directory, "qre0", [*fds[:2], os.open("/dev/null", os.O_RDONLY)])
         assert not list(directory.glob("*-qre0"))

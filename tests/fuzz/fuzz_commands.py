@@ -1,4 +1,4 @@
-"""Calls of qre-tool and its files, of real and broken parts: ``python -m tests.fuzz.fuzz_commands [CASES [SEED]]``.
+"""Calls of qre-tool and its files, of real and broken parts: ``python -m tests.fuzz.fuzz_commands [CASES [NUMBER]]``.
 
 The oracle: the status is 0 or 2 (141 when nobody reads), nothing hangs, a failure says at least one line that begins
 with the program's name, and none is a traceback or an internal error. It runs as nobody, in a network of its own and
@@ -17,6 +17,9 @@ import tempfile
 from pathlib import Path
 from random import Random
 from typing import Final
+
+from hypothesis import HealthCheck, given, seed, settings
+from hypothesis import strategies as st
 
 from qre.cli.commands import COMMANDS, GLOBAL_OPTIONS
 from qre.cli.main import main
@@ -53,10 +56,10 @@ _CONFIG_VALUES: Final = (
 
 
 class Generator:
-    """Everything from one seed."""
+    """Everything from one source of randomness, which hypothesis makes simpler once there is a find."""
 
-    def __init__(self, seed: int) -> None:
-        self._random = Random(seed)
+    def __init__(self, random: Random) -> None:
+        self._random = random
         from qre.config.keys import GLOBAL_KEYS, PROFILE_KEYS
 
         self._keys = [*GLOBAL_KEYS, *PROFILE_KEYS]
@@ -166,8 +169,8 @@ def prepare(directory: Path) -> None:
     os.mkfifo(directory / "fifo")
 
 
-def run(cases: int, seed: int) -> int:
-    """How many finds there are, at most 99; each is printed."""
+def run(cases: int, number: int) -> int:
+    """0: nothing was found; 1: the simplest call that fails is printed. ``number`` makes the cases the same again."""
     signal.signal(signal.SIGALRM, _hang)
     with tempfile.TemporaryDirectory(prefix="qre-fuzz-") as name:
         directory = Path(name)
@@ -175,27 +178,33 @@ def run(cases: int, seed: int) -> int:
         pid = os.fork()
         if pid:  # who made the directory removes it
             return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        finds = 99
+        status = 1
         try:
             confine(directory)
-            finds = sum(_one(directory, Generator(seed + number), seed + number) for number in range(cases))
+            _search(directory, cases, number)
+            status = 0
         except BaseException as error:  # noqa: BLE001 - the child ends here, whatever it was
-            print(f"the fuzzer itself: {type(error).__name__}: {error}", flush=True)
+            print(f"{type(error).__name__}: {error}", flush=True)
         finally:
-            os._exit(min(finds, 99))
+            os._exit(status)
 
 
-def _one(directory: Path, generator: Generator, seed: int) -> int:
-    for place in (directory / "fuzzed.conf", directory / "dev" / "fuzzed.conf"):
-        place.touch(mode=0o600)
-        place.write_bytes(generator.file())
-    words = generator.words()
-    wrong = try_one(words)
-    if wrong:
-        print(f"seed {seed}: {words!r:.400}: {wrong}", flush=True)
-    return bool(wrong)
+def _search(directory: Path, cases: int, number: int) -> None:
+    @seed(number)
+    @settings(max_examples=cases, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @given(st.randoms(use_true_random=False))
+    def search(random: Random) -> None:
+        generator = Generator(random)
+        for place in (directory / "fuzzed.conf", directory / "dev" / "fuzzed.conf"):
+            place.touch(mode=0o600)
+            place.write_bytes(generator.file())
+        words = generator.words()
+        wrong = try_one(words)
+        assert not wrong, f"{words!r:.400}: {wrong}"
+
+    search()
 
 
 if __name__ == "__main__":
-    given = [int(word) for word in sys.argv[1:]]
-    sys.exit(run(*(given + [50_000, 1][len(given) :])))
+    numbers = [int(word) for word in sys.argv[1:]]
+    sys.exit(run(*(numbers + [50_000, 1][len(numbers) :])))

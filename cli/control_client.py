@@ -35,6 +35,11 @@ def socket_path(config: GlobalConfig, device: str) -> Path:
     return config.runtime_dir / f"{device}{SUFFIX}"
 
 
+def front_path(runtime: Path, port: str) -> Path:
+    """Where other daemons join a server's port; ``port`` is its name (``device_lock.port_name``)."""
+    return runtime / f"{port}.front"
+
+
 def runtime_paths(config: GlobalConfig, profile: str, device: str) -> list[Path]:
     """All that a daemon has in RuntimeDir, its lock apart."""
     return [

@@ -23,6 +23,26 @@ def lock_path(config: GlobalConfig, device: str) -> Path:
     return config.runtime_dir / f"{device}.lock"
 
 
+def port_name(ip: str, port: int) -> str:
+    """What a server's port is called there, in the place of a device: network namespaces share RuntimeDir."""
+    return f"{ip}_{port}_{os.stat('/proc/self/ns/net').st_ino}"
+
+
+def is_free(config: GlobalConfig, device: str) -> bool:
+    """Whether nobody holds it; changes nothing."""
+    try:
+        descriptor = os.open(lock_path(config, device), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
+
+
 @contextmanager
 def hold_device(config: GlobalConfig, device: str, purpose: str) -> Iterator[None]:
     """Hold the device for ``purpose`` (``up``, ``down``, ``reload``, ``daemon``); UserError names the holder."""

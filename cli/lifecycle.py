@@ -15,7 +15,8 @@ from pathlib import Path
 
 from qre.abi import LINK_KIND
 from qre.capabilities import require_capabilities
-from qre.cli.control_client import remove_left, runtime_paths
+from qre.cli.control_client import front_path, remove_left, runtime_paths
+from qre.cli.device_lock import is_free, lock_path, port_name
 from qre.cli.kernel_device import close_sessions, release_port, settings_as_they_were, settings_of, sync_line
 from qre.cli.kernel_module import MODULE, choose_dataplane, expected_dataplane, wants_module
 from qre.cli.reverse_path import strict_devices
@@ -353,12 +354,16 @@ def _prepare_down(profile: Profile | str, config: GlobalConfig, rtnl: Rtnl, *, b
     hooks = configured.hooks if configured is not None else Hooks()
     fwmark = saved.fwmark if saved is not None else 0
     in_kernel = link is not None and dataplane_of(link) is Dataplane.KERNEL
-    server = configured.server if configured is not None and in_kernel and not by_daemon else None
-    listen = (str(server.listen.ip), server.listen.port) if server is not None else None
     places = [] if by_daemon else [*pin_paths(config.bpf_pin_dir, device), *runtime_paths(config, name, device)]
+    server = configured.server if configured is not None and not by_daemon else None
+    listen = (str(server.listen.ip), server.listen.port) if server is not None else None
+    if listen is not None and is_free(config, port_name(*listen)):  # otherwise it is another daemon's
+        places += [front_path(config.runtime_dir, port_name(*listen)), lock_path(config, port_name(*listen))]
+    else:
+        listen = None
     # Not Path.exists: that one minds what it may not see.
     left = tuple(path for path in places if os.path.exists(path))
-    return _Down(name, device, hooks, addresses, fwmark, config, rtnl, in_kernel, listen, left)
+    return _Down(name, device, hooks, addresses, fwmark, config, rtnl, in_kernel, listen if in_kernel else None, left)
 
 
 def down_steps(down: _Down) -> tuple[list[Step], list[Step]]:

@@ -24,8 +24,8 @@ from typing import Any, Final
 
 import msgspec
 
-from qre.cli.control_client import remove_left, runtime_paths
-from qre.cli.device_lock import hold_device
+from qre.cli.control_client import front_path, remove_left, runtime_paths
+from qre.cli.device_lock import hold_device, port_name
 from qre.cli.kernel_device import release_port
 from qre.cli.lifecycle import down_profile, refuse_replacement, up_profile
 from qre.cli.state import save_state, state_of, write_atomically
@@ -35,7 +35,7 @@ from qre.ipc.channel import Channel, ChannelClosedError
 from qre.ipc.messages import WorkerConfig
 from qre.session import Dataplane, DestProfile, Role
 from qre.supervisor import fdstore
-from qre.supervisor.front import FrontGoneError, Joined, front_path, join_front, join_of, port_name
+from qre.supervisor.front import FrontGoneError, Joined, join_front, join_of
 from qre.supervisor.link import (
     Alive,
     AllReady,

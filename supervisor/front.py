@@ -18,6 +18,7 @@ from typing import Annotated, Final
 
 import msgspec
 
+from qre.cli.control_client import front_path
 from qre.errors import MachineError, UserError
 from qre.ipc.channel import Channel, ChannelClosedError
 from qre.ipc.messages import WorkerConfig
@@ -47,16 +48,6 @@ class Joined(Message, frozen=True, kw_only=True):
 
 #: In the order of ``Joined``'s descriptors.
 JOINED_DESCRIPTORS: Final = ("udp_userspace", "udp_kernel_slot", "front_feed")
-
-
-def port_name(ip: str, port: int) -> str:
-    """The name of a port in RuntimeDir, which network namespaces share."""
-    return f"{ip}_{port}_{os.stat('/proc/self/ns/net').st_ino}"
-
-
-def front_path(runtime: Path, name: str) -> Path:
-    """Where the front of the port listens."""
-    return runtime / f"{name}.front"
 
 
 def join_of(config: WorkerConfig) -> Join:

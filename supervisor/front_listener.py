@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from qre.cli.control_client import front_path
 from qre.errors import MachineError, QreError, UntrustedInputError
 from qre.ipc.channel import Channel, ChannelClosedError
 from qre.supervisor.control import may_ask
-from qre.supervisor.front import GuestDaemon, Join, Joined, front_path, refusal
+from qre.supervisor.front import GuestDaemon, Join, Joined, refusal
 
 MAX_GUESTS: Final = 16
 

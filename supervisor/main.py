@@ -20,6 +20,7 @@ import capng
 import zmq.asyncio
 
 from qre.capabilities import NUMBERS
+from qre.cli.device_lock import port_name
 from qre.errors import MachineError, QreError, UntrustedInputError
 from qre.ipc import sandbox
 from qre.ipc.channel import Channel, ChannelClosedError
@@ -27,7 +28,7 @@ from qre.ipc.worker import LimitedLog, place_of
 from qre.session import Role
 from qre.supervisor.control import ControlSocket
 from qre.supervisor.crew import Crew, parties_of
-from qre.supervisor.front import join_of, port_name
+from qre.supervisor.front import join_of
 from qre.supervisor.front_listener import FrontListener, Host
 from qre.supervisor.link import (
     AllReady,

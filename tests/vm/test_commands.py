@@ -62,7 +62,7 @@ def run(vm: Vm, *commands: Sequence[str]) -> list[Answer]:
     )
     answers = [Answer(*each) for each in json.loads(printed.splitlines()[-1])]
     for command, answer in zip(commands, answers, strict=True):
-        assert answer.status == 0 or answer.error.count("\n") == 1, (command, answer)
+        assert all(line.startswith("qre-tool: ") for line in answer.error.splitlines()), (command, answer)
     return answers
 
 

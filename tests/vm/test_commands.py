@@ -18,6 +18,8 @@ SESSION = (
     f"SessionId={'11' * 32}", f"connection-id={CID}", "tx_key=" + "44" * 16, "RxKey=" + "55" * 16,
     "TxHpKey=" + "66" * 16, "rx-hp-key=" + "77" * 16, "TxIv=" + "88" * 12, "RxIv=" + "99" * 12,
 )  # fmt: skip
+#: No key is taken twice.
+OTHER_KEYS = tuple(field.replace("44" * 16, "46" * 16).replace("55" * 16, "57" * 16) for field in SESSION)
 UNDERLAY = (
     "UnderlayLocalIPv4=10.9.0.1", "UnderlayLocalPort=443", "UnderlayPeerIPv4=10.9.0.2", "UnderlayPeerPort=5555",
 )  # fmt: skip
@@ -160,7 +162,7 @@ def test_a_map_mirrors_what_is_adopted_before_and_after(guest: Vm) -> None:
         ["set", "qre0", "role", "server", *SERVER],
         ["create-cid-map", f"BpfMapPath={pin}"],
         ["create-cid-map", f"BpfMapPath={pin}"],
-        ["install-session", "qre0", *SESSION, *UNDERLAY, "KeyEpoch=0", "PacketNumber=65536"],
+        ["install-session", "qre0", *OTHER_KEYS, *UNDERLAY, "KeyEpoch=0", "PacketNumber=65536"],
         ["register-cid-map", f"bpf-map-path={pin}"],
         ["--json", "show-cid-map", f"BpfMapPath={pin}"],
         ["adopt-cid", "qre0", f"ConnectionId={OTHER_CID}"],

@@ -185,7 +185,7 @@ def test_a_map_mirrors_what_is_adopted_before_and_after(guest: Vm) -> None:
     refused(twice, pin)
     refused(taken, "BpfMapFd")
     refused(nothing, "no CID map")
-    refused(wrong, "BpfMapFd")
+    refused(wrong, "no BPF map")
     refused(wrong_shape, "/tmp/bpf/sockets")
 
 

@@ -7,6 +7,7 @@ privileged process. Needs CAP_BPF for loading; what works on held descriptors (a
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import socket
 import struct
@@ -136,6 +137,8 @@ def check_shape(fd: int, shape: Shape, what: str = "") -> int:
     length = ctypes.c_uint32(ctypes.sizeof(info))
     what = what or f"map {shape.name}"
     if _info(fd, ctypes.byref(info), ctypes.byref(length)):
+        if ctypes.get_errno() == errno.EINVAL:
+            raise MachineError(what, "it is no BPF map", f"name a {shape.name}")
         raise _failure(what)
     # A program, too, tells its type and number first; its other fields are no shape of ours.
     if (info.type, info.key_size, info.value_size, info.max_entries) != (

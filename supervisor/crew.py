@@ -111,7 +111,10 @@ class Crew:
         self._pair = pair
         self._owner = owner
         self._log = logging.getLogger("qre.supervisor")
-        self._bpf: dict[str, int] = {}
+        #: Of a front that we follow, or what our own loader hands up.
+        self._bpf: dict[str, int] = {
+            name: fd for name in _BPF_OBJECTS if (fd := supplies.pop(name, None)) is not None
+        }
         self._pin_answer: asyncio.Future[str] | None = None
         self._client_sockets: dict[int, socket.socket] = {}
         self._next_socket = 1
@@ -239,6 +242,10 @@ class Crew:
         """The port's two sockets."""
         assert self._pair is not None, "only a server has a port"
         return self._pair[0].fileno(), self._pair[1].fileno()
+
+    def steering(self) -> list[int]:
+        """What steers the port: CID map, socket map, program."""
+        return [self._bpf[name] for name in _BPF_OBJECTS]
 
     async def admit(self, guest: GuestDaemon) -> None:
         """Hand a daemon its clients from here on; ``guest`` is ours, and closed when it is refused (QreError)."""

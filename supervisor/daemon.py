@@ -35,7 +35,7 @@ from qre.ipc.channel import Channel, ChannelClosedError
 from qre.ipc.messages import WorkerConfig
 from qre.session import Dataplane, DestProfile, Role
 from qre.supervisor import fdstore
-from qre.supervisor.front import FrontGoneError, Joined, join_front, join_of
+from qre.supervisor.front import FrontChannel, FrontGoneError, join_front, join_of
 from qre.supervisor.link import (
     Alive,
     AllReady,
@@ -103,7 +103,7 @@ class Daemon:
         self._fwmark = 0
         self._dataplane = Dataplane.USER
         self._listen: tuple[str, int] | None = None  # set when the supervisor may bind it
-        self._front: Channel[Joined] | None = None  # of the daemon whose port we have joined
+        self._front: FrontChannel | None = None  # of the daemon whose port we have joined
         self._front_gone = False
         self._followed = False
         self._guests = 0

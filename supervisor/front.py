@@ -46,8 +46,13 @@ class Joined(Message, frozen=True, kw_only=True):
     error: Text = ""
 
 
-#: In the order of ``Joined``'s descriptors.
+class Steered(Message, frozen=True, kw_only=True):
+    """Behind ``Joined``: what steers the port. A socket can be in one socket map only: whoever follows takes it over."""
+
+
+#: In the order of the messages' descriptors.
 JOINED_DESCRIPTORS: Final = ("udp_userspace", "udp_kernel_slot", "front_feed")
+STEERED_DESCRIPTORS: Final = ("cid_routes", "sockets", "program")
 
 
 def join_of(config: WorkerConfig) -> Join:
@@ -95,13 +100,15 @@ class GuestDaemon:
 
 # --- the other side, in the parent of a daemon that joins ---
 
+FrontChannel = Channel[Joined | Steered]
+
 
 class FrontGoneError(MachineError):
     """Nobody answers at the port's socket (yet, or any more)."""
 
 
-def join_front(runtime: Path, name: str, join: Join, secrets: int) -> tuple[Channel[Joined], dict[str, int]]:
-    """The connection, to be kept open, and what ``JOINED_DESCRIPTORS`` names. Blocks, for a bounded time.
+def join_front(runtime: Path, name: str, join: Join, secrets: int) -> tuple[FrontChannel, dict[str, int]]:
+    """The connection, to be kept open, and what the messages' descriptors are. Blocks, for a bounded time.
 
     Raises UserError when the front says no, FrontGoneError when there is none.
     """
@@ -112,23 +119,30 @@ def join_front(runtime: Path, name: str, join: Join, secrets: int) -> tuple[Chan
     except OSError as error:
         connection.close()
         raise FrontGoneError("the port's front", os.strerror(error.errno or 0)) from error
-    channel: Channel[Joined] = Channel(connection, Joined)
+    channel: FrontChannel = Channel(connection, Joined | Steered)
+    held: dict[str, int] = {}
     try:
         channel.send(join, [secrets])
-        while (received := channel.receive()) is None:
-            if time.monotonic() > deadline:
-                raise FrontGoneError("the port's front", f"no answer in {_JOIN_TIMEOUT:g} s")
-            time.sleep(_RETRY)
-        answer, fds = received
-        if answer.error or len(fds) != len(JOINED_DESCRIPTORS):
-            for fd in fds:
-                os.close(fd)
-            what, _, why = (answer.error or "an answer without its sockets").partition(": ")
-            raise UserError(what if why else "the port's front", why or what)
-    except ChannelClosedError as error:
+        for names in (JOINED_DESCRIPTORS, STEERED_DESCRIPTORS):
+            answer, fds = _answer(channel, deadline)
+            held |= {f"{number}": fd for number, fd in enumerate(fds, len(held))}
+            refused = answer.error if isinstance(answer, Joined) else ""
+            if refused or len(fds) != len(names):
+                what, _, why = (refused or "an answer without its descriptors").partition(": ")
+                raise UserError(what if why else "the port's front", why or what)
+    except BaseException as error:
+        for fd in held.values():
+            os.close(fd)
         channel.close()
-        raise FrontGoneError("the port's front", "it left") from error
-    except BaseException:
-        channel.close()
+        if isinstance(error, ChannelClosedError):
+            raise FrontGoneError("the port's front", "it left") from error
         raise
-    return channel, dict(zip(JOINED_DESCRIPTORS, fds, strict=True))
+    return channel, dict(zip((*JOINED_DESCRIPTORS, *STEERED_DESCRIPTORS), held.values(), strict=True))
+
+
+def _answer(channel: FrontChannel, deadline: float) -> tuple[Joined | Steered, list[int]]:
+    while (received := channel.receive()) is None:
+        if time.monotonic() > deadline:
+            raise FrontGoneError("the port's front", f"no answer in {_JOIN_TIMEOUT:g} s")
+        time.sleep(_RETRY)
+    return received

@@ -18,17 +18,19 @@ from qre.cli.control_client import front_path
 from qre.errors import MachineError, QreError, UntrustedInputError
 from qre.ipc.channel import Channel, ChannelClosedError
 from qre.supervisor.control import may_ask
-from qre.supervisor.front import GuestDaemon, Join, Joined, refusal
+from qre.supervisor.front import GuestDaemon, Join, Joined, Steered, refusal
 
 MAX_GUESTS: Final = 16
 
 
 @dataclass(frozen=True)
 class Host:
-    """What the listener needs of the crew: what it serves, the port's sockets, and what joining and leaving do."""
+    """What the listener needs of the crew: what it serves, the port's sockets, what steers it, and what joining and
+    leaving do."""
 
     own: Callable[[], Join]
     pair: tuple[int, int]
+    steering: Callable[[], list[int]]
     admit: Callable[[GuestDaemon], Coroutine[Any, Any, None]]
     leave: Callable[[int], Coroutine[Any, Any, None]]
 
@@ -120,6 +122,8 @@ class FrontListener:
                     error = str(refused)
             fds = [] if error else [*self._host.pair, theirs.fileno()]
             channel.send(Joined(error=error[:512]), fds)
+            if not error:
+                channel.send(Steered(), self._host.steering())
         except MachineError:
             self._drop(number)  # it left meanwhile
             await self._host.leave(number)

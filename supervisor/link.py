@@ -18,8 +18,8 @@ from qre.session import U64, DestProfile, Message, Text
 
 class Supply(Message, frozen=True, kw_only=True):
     """Goes with one descriptor: tun, profile_secrets, session_secrets, number_marks, replay, bpf_elf; for a reload
-    new_profile_secrets; for a daemon that has joined a port udp_userspace, udp_kernel_slot, front_feed, and the
-    first two when it takes the front's place."""
+    new_profile_secrets; for a daemon that has joined a port what ``front`` names, and the sockets and what
+    steers them when it takes the front's place."""
 
     name: Annotated[str, msgspec.Meta(max_length=32)]
 

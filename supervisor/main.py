@@ -192,7 +192,7 @@ class _Supervisor:
         if config.role is not Role.SERVER or config.joined:
             return
         name = port_name(config.listen_ip, config.listen_port)
-        host = Host(lambda: join_of(crew.config), crew.pair_descriptors(), crew.admit, crew.leave)
+        host = Host(lambda: join_of(crew.config), crew.pair_descriptors(), crew.steering, crew.admit, crew.leave)
         self._front = FrontListener(Path(setup.runtime_dir), name, host)
         self._front.open()
 

@@ -16,7 +16,7 @@ START, SLOW = 300, 600.0
 
 def test_a_tunnel_whose_connection_ids_the_loader_mirrors(vm: Vm) -> None:
     vm.run(". /tmp/environment; cp $GUEST/lib.sh /tmp/library")
-    printed = vm.check(
+    vm.check(
         LIBRARY
         + f"""
         net_up
@@ -29,8 +29,8 @@ def test_a_tunnel_whose_connection_ids_the_loader_mirrors(vm: Vm) -> None:
         for ((i = 0; i < {START}; i++)); do [ -e /tmp/ready ] && break; sleep 1; done
         session_up {START} || {{ cat /tmp/server; false; }}
         $B ping -c 5 -i 0.2 -W 5 -q 10.77.0.1
-        show a
-        $A $QRE --json show-cid-map BpfMapPath="$(ls /tmp/bpf/QRE_CID_ROUTES-*)"
+        show a >/run/share/shown
+        $A $QRE --json show-cid-map BpfMapPath="$(ls /tmp/bpf/QRE_CID_ROUTES-*)" >/run/share/map
         daemon_stop b
         kill $server
         wait $server
@@ -41,9 +41,8 @@ def test_a_tunnel_whose_connection_ids_the_loader_mirrors(vm: Vm) -> None:
     )
     vm.run(LIBRARY + "pkill -f service_manager; net_down; umount /tmp/bpf; rm -rf /tmp/e /tmp/s? /run/q?")
     assert vm.splats() == []
-    answers = [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
-    (device,) = answers[0]["devices"]
+    (device,) = json.loads((vm.share / "shown").read_bytes())["devices"]
     assert device["cid_map"]["mirrored_by"] == "bpf_loader" and device["cid_map"]["in_sync"], device["cid_map"]
     assert device["cid_map"]["entries"] == len(device["adopted_cids"]) >= 1
-    mirrored = {entry["connection_id"] for entry in answers[1]["entries"]}
+    mirrored = {entry["connection_id"] for entry in json.loads((vm.share / "map").read_bytes())["entries"]}
     assert mirrored == set(device["adopted_cids"])

@@ -47,7 +47,7 @@ class Joined(Message, frozen=True, kw_only=True):
 
 
 class Steered(Message, frozen=True, kw_only=True):
-    """Behind ``Joined``: what steers the port. A socket is in one socket map at most: whoever follows takes it over."""
+    """Behind ``Joined``: what steers the port. A socket is in one socket map at most; whoever follows takes it."""
 
 
 #: In the order of the messages' descriptors.

@@ -88,13 +88,16 @@ daemon_secrets() {
 	return 1
 }
 
-# SIGKILL for every process of the daemon in $1, and nothing else that runs there
+# SIGKILL for every process of the daemons in these namespaces, all at once, and for nothing else that runs there: one
+# that lives for seconds longer than the other would change keys that nobody can follow
 daemon_kill() {
-	local pid
-	for pid in $(ip netns pids $1 2>/dev/null); do
-		tr '\0' ' ' 2>/dev/null </proc/$pid/cmdline | grep -qE '^(iperf3|tcpdump)' || kill -9 $pid 2>/dev/null || true
+	local each pid pids=
+	for each in "$@"; do
+		for pid in $(ip netns pids $each 2>/dev/null); do
+			tr '\0' ' ' 2>/dev/null </proc/$pid/cmdline | grep -qE '^(iperf3|tcpdump)' || pids="$pids $pid"
+		done
 	done
-	return 0
+	kill -9 $pids 2>/dev/null || true
 }
 
 # SIGTERM, and until it has ended

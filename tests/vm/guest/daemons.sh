@@ -28,6 +28,7 @@ profile() {
 
 # daemon_start a|b: its service's files are in /tmp/service.a
 daemon_start() {
+	rm -rf /tmp/service.$1 # of a test before: that one was ready
 	(
 		cd /tmp || exit
 		export QRE_GLOBAL_CONFIG=/tmp/e/${1:0:1}.conf

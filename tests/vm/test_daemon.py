@@ -179,7 +179,7 @@ def judge(vm: Vm, epochs: int) -> None:
         assert direction.reused() == []
         assert direction.wrong_phase == 0
         numbers = [number for _, number in direction.ciphertexts]
-        assert len(numbers) == len(set(numbers)) > 1000, "a number under two generations"
+        assert len(numbers) == len(set(numbers)) > 300, "a number under two generations, or hardly any packet"
         assert direction.generations == set(range(direction.epoch + 1)), "every generation was used"
         assert direction.epoch > epochs
     assert len(found.undecrypted) <= found.packets // 1000, found.undecrypted[:20]

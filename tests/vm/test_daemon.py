@@ -38,6 +38,8 @@ def daemons(vm: Vm) -> Iterator[Vm]:
         daemon_ready a {START}
         daemon_ready b {START}
         session_up {START}
+        for each in a b; do daemon_secrets $each /run/share/secrets.$each; done
+        $A iperf3 -s -D >/dev/null
         """,
         3 * START,
     )
@@ -57,11 +59,8 @@ def test_the_tunnel_runs_on_the_module_and_is_shown(daemons: Vm) -> None:
     printed = daemons.check(
         LIBRARY
         + """
-        for each in a b; do daemon_secrets $each /run/share/secrets.$each; done
         $B ping -c 5 -i 0.2 -W 5 -q 10.77.0.1
         $A ping -c 5 -i 0.2 -W 5 -q 10.77.0.2
-        $A iperf3 -s -D >/dev/null
-        sleep 1
         $B timeout 100 iperf3 -c 10.77.0.1 -n 1M -f m
         """,
         SLOW,

@@ -6,6 +6,7 @@ shows a traceback, unless QRE_DEBUG=1 asks for it.
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # without enum: what help and completion cost
 import os
 import sys
 
@@ -133,8 +134,16 @@ def _check_count(name: str, arguments: str, count: int) -> None:
 
 
 def _call(target: str, rest: list[str], options: Options) -> int:
-    module, _, function = target.partition(":")
-    status: int = getattr(__import__(module, fromlist=("_",)), function)(rest, options)
+    module, _, name = target.partition(":")
+    function = getattr(__import__(module, fromlist=("_",)), name)
+    quiet = _signal.getsignal(_signal.SIGINT) == _signal.SIG_DFL  # as the script qre-tool leaves it
+    if quiet:
+        _signal.signal(_signal.SIGINT, _signal.default_int_handler)
+    try:
+        status: int = function(rest, options)
+    finally:
+        if quiet:
+            _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
     return status
 
 

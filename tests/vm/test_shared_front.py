@@ -81,6 +81,7 @@ def test_two_servers_serve_two_clients_at_once_and_who_does_not_fit_is_refused(d
         LIBRARY
         + """
         cd $QRE_CONFIG_DIR
+        umask 077
         refused() {
             sed -e "s/^Device.*/Device = server2/; s/10.78/10.79/; $1" server1.conf >server2.conf
             ! QRE_GLOBAL_CONFIG=/tmp/e/a.conf $A $QRE daemon server2 2>&1 | tail -n 1

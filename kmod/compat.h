@@ -45,15 +45,6 @@
 #include <net/gso.h>
 #endif
 
-/* udp_tunnel_xmit_skb got one more argument in 6.17 */
-#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 17, 0)
-#define qre_udp_tunnel_xmit(rt, sk, skb, src, dst, tos, ttl, df, sport, dport)                     \
-	udp_tunnel_xmit_skb(rt, sk, skb, src, dst, tos, ttl, df, sport, dport, false, false)
-#else
-#define qre_udp_tunnel_xmit(rt, sk, skb, src, dst, tos, ttl, df, sport, dport)                     \
-	udp_tunnel_xmit_skb(rt, sk, skb, src, dst, tos, ttl, df, sport, dport, false, false, 0)
-#endif
-
 /* udp_tunnel_encap_enable takes a socket or a sock */
 #define qre_encap_enable(of)                                                                       \
 	udp_tunnel_encap_enable(__builtin_choose_expr(                                             \

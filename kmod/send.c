@@ -15,11 +15,9 @@
 #include <net/icmp.h>
 #include <net/inet_ecn.h>
 #include <net/ip.h>
-#include <net/ip_tunnels.h>
 #include <net/ipv6.h>
 #include <net/route.h>
 #include <net/udp.h>
-#include <net/udp_tunnel.h>
 #include "compat.h"
 #include "session.h"
 
@@ -149,6 +147,42 @@ static struct rtable *qre_route(struct qre_session *s, struct qre_socket *qs, un
 	return rt;
 }
 
+/* As a UDP socket sends what it must not fragment: without an identification, which means nothing
+ * then (RFC 6864 section 4.1). Tunnels number their packets, and the first number would tell where
+ * the kernel took the connection over. */
+static void qre_udp_xmit(struct qre_session *s, struct qre_socket *qs, struct rtable *rt,
+			 struct sk_buff *skb, __be32 source, union qre_peer peer)
+{
+	struct udphdr *udp = skb_push(skb, sizeof(*udp));
+	struct iphdr *ip;
+
+	skb_reset_transport_header(skb);
+	udp->source = qs->port;
+	udp->dest = peer.port;
+	udp->len = htons(skb->len);
+	udp_set_csum(false, skb, source, peer.ip, skb->len);
+	/* What segments a super-packet numbers them from 0 on, as it does for any server. No client
+	 * is seen to do that. */
+	if (s->client && skb_is_gso(skb))
+		skb_shinfo(skb)->gso_type |= SKB_GSO_TCP_FIXEDID;
+
+	ip = skb_push(skb, sizeof(*ip));
+	skb_reset_network_header(skb);
+	memset(IPCB(skb), 0, sizeof(*IPCB(skb)));
+	*ip = (struct iphdr){
+		.version = IPVERSION,
+		.ihl = sizeof(*ip) / 4,
+		.tos = READ_ONCE(s->qdev->ecn),
+		.ttl = ip4_dst_hoplimit(&rt->dst),
+		.frag_off = htons(IP_DF),
+		.protocol = IPPROTO_UDP,
+		.saddr = source,
+		.daddr = peer.ip,
+	};
+	skb_dst_set(skb, &rt->dst);
+	ip_local_out(sock_net(qs->sk), qs->sk, skb);
+}
+
 /* Bottom halves are off, under RCU. Consumes @skb, whose data is the UDP payload. */
 static void qre_udp_send(struct qre_session *s, struct sk_buff *skb, union qre_peer peer,
 			 unsigned int packets)
@@ -162,10 +196,7 @@ static void qre_udp_send(struct qre_session *s, struct sk_buff *skb, union qre_p
 	rt = qre_route(s, qs, peer, &source);
 	if (unlikely(!rt))
 		goto drop;
-	skb->ignore_df = 0;
-	skb->dev = NULL;
-	qre_udp_tunnel_xmit(rt, qs->sk, skb, source, peer.ip, READ_ONCE(s->qdev->ecn),
-			    ip4_dst_hoplimit(&rt->dst), htons(IP_DF), qs->port, peer.port);
+	qre_udp_xmit(s, qs, rt, skb, source, peer);
 	return;
 drop:
 	qre_count_drop(s->qdev, QRE_DROP_NO_ROUTE, packets);

@@ -1,4 +1,4 @@
-"""Super-packets of TCP that the module cuts: tcpdump finds every segment whole, and the stream is what was sent."""
+"""What tcpdump says of packets that leave as super-packets: those that the module cuts, and those that it makes."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from tests.support.vm import Vm
 pytestmark = pytest.mark.timeout(600)
 LIBRARY = ". /tmp/library\n"
 SIZE = 1_500_000
+MAX_SEGMENTS = 64
 SEND = """
 head -c {size} /dev/urandom >/tmp/sent
 $B ethtool -K qre0 gro off
@@ -43,6 +44,30 @@ echo "largest=$(grep -c 'length {largest}$' /tmp/read)"
 grep -m 3 -e incorrect -e 'bad cksum' /tmp/read || tail -n 3 /tmp/read
 """
 
+IDENTIFICATIONS = """
+for each in "a va" "b vb"; do
+    set -- $each
+    ip netns exec $1 ethtool -K $2 tx-udp-segmentation off gro off
+    ip netns exec $1 tcpdump --immediate-mode -Z root -Q in -i $2 -nn -s 64 -B 16384 -w /tmp/in.$1 udp port 443 \\
+        2>/tmp/heard.$1 &
+done
+$A iperf3 -s -D
+for _ in $(seq 50); do
+    [ "$(cat /tmp/heard.? | grep -c "listening on")" = 2 ] && $A ss -Hltn | grep -q :5201 && break
+    sleep 0.2
+done
+$B iperf3 -c 10.77.0.1 -n 1M >/dev/null
+$B iperf3 -c 10.77.0.1 -n 1M -R >/dev/null
+sleep 1
+pkill iperf3
+pkill -INT tcpdump
+wait
+for each in a b; do
+    echo $each $(tcpdump -r /tmp/in.$each -nn -v 2>/dev/null |
+        sed -n 's/.* id \\([0-9]*\\), .*flags .DF., proto UDP.*/\\1/p')
+done
+"""
+
 
 @pytest.mark.parametrize(("address", "largest"), [("10.77.0.2", 1328), ("fd77::2", 1308)])
 def test_segments_of_a_super_packet_have_right_headers_and_checksums(vm: Vm, address: str, largest: int) -> None:
@@ -57,3 +82,18 @@ def test_segments_of_a_super_packet_have_right_headers_and_checksums(vm: Vm, add
     # A busy guest does not capture all of them: what it did is judged. They are as large as the MTU of 1380 allows.
     assert counted["correct"] >= counted["largest"] > 100, printed
     assert vm.splats() == []
+
+
+def test_a_packet_has_no_identification_as_a_socket_sends_it(vm: Vm) -> None:
+    """A client's never, a server's as its segments are numbered: from 0 on, in each super-packet."""
+    vm.check(". /tmp/environment; cp $GUEST/lib.sh /tmp/library")
+    try:
+        printed = vm.check(LIBRARY + "net_up; tunnel_up 9000\n" + IDENTIFICATIONS)
+    finally:
+        vm.run(LIBRARY + "net_down")
+    found = {
+        line[0]: [int(word) for word in line.split()[1:]] for line in printed.splitlines() if line[:2] in ("a ", "b ")
+    }
+    from_client, from_server = found["a"], found["b"]
+    assert len(from_client) > 500 and set(from_client) == {0}, printed
+    assert len(from_server) > 500 and max(from_server) < MAX_SEGMENTS, printed

@@ -52,6 +52,9 @@ _HOPS: Final = 8
 #: Datagrams of one flight are this far apart (seconds): 1,250 bytes at a gigabit.
 _SPACING: Final = 0.00001
 _COMMENT: Final = 1  # opt_comment
+#: What our files begin with: a section header block, the first secret that a server derives (SSLKEYLOGFILE).
+_PCAPNG: Final = b"\x0a\x0d\x0d\x0a"
+_KEY_LOG: Final = b"SERVER_HANDSHAKE_TRAFFIC_SECRET "
 _NOTES: Final = {
     VALID: "A client that holds the keys: the whole handshake and CONNECT-IP, both ends in memory.",
     Stranger.INVALID_SHORT_ID: "A client with a short id that the server does not know.",
@@ -84,8 +87,8 @@ def session_capture(arguments: list[str], options: Options) -> int:
     wants_keys = _key_log(fields.get("KeyLog", "false"), scenario)
     server, client = load_profile_file(server_file), load_profile_file(client_file)
     ends = _ends(server, client, fields)
-    target = _target(Path(path))
-    keys_target = _target(Path(f"{path}.keys")) if wants_keys else None
+    target = _target(Path(path), _PCAPNG)
+    keys_target = _target(Path(f"{path}.keys"), _KEY_LOG) if wants_keys else None
 
     secrets = io.StringIO()
     captured = _capture(scenario, server, client, *ends, secrets)
@@ -222,18 +225,21 @@ def _address(name: str, fields: dict[str, str]) -> SocketAddress:
         raise UserError(f"field {name}", error.why, error.remedy) from None
 
 
-def _target(path: Path) -> Path:
-    """Where a file may be made, or a regular one replaced."""
+def _target(path: Path, begins: bytes) -> Path:
+    """Where a file may be made, or one that we made (``begins`` are its first bytes) replaced, and nobody's else."""
     if not path.parent.is_dir():
         raise UserError(f"file {path}", "its directory does not exist", "make it")
     try:
-        mode = os.lstat(path).st_mode
+        if not stat.S_ISREG(os.lstat(path).st_mode):
+            raise UserError(f"file {path}", "it is there, and no regular file", "choose another name")
+        with path.open("rb") as file:
+            found = file.read(len(begins))
     except FileNotFoundError:
         return path
     except OSError as error:
-        raise MachineError(f"file {path}", error.strerror or str(error)) from error
-    if not stat.S_ISREG(mode):
-        raise UserError(f"file {path}", "it is there, and no regular file", "choose another name")
+        raise MachineError(f"file {path}", error.strerror or str(error), "choose another place") from error
+    if found not in (b"", begins):
+        raise UserError(f"file {path}", "it is there, and no capture", "choose another name")
     return path
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -65,3 +66,25 @@ def test_a_module_in_the_current_directory_is_not_loaded(tmp_path: Path) -> None
             [TOOL, *words], capture_output=True, check=False, cwd=tmp_path, stdin=subprocess.DEVNULL
         )
         assert b"loaded" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("module", ["sitecustomize", "qre.cli.main", "qre.cli.watch", "qre.config.settings"])
+def test_an_interrupt_while_it_starts_ends_it_without_a_word(module: str, tmp_path: Path) -> None:
+    """Ctrl-C comes when ``module`` is looked for: one of the environment, of the program, of the command."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, sys\n"
+        "class Finder:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        f"        if name == {module!r}: os.kill(os.getpid(), {signal.SIGINT.value})\n"
+        "sys.meta_path.insert(0, Finder())\n"
+        f"if {module!r} == 'sitecustomize': os.kill(os.getpid(), {signal.SIGINT.value})\n"
+    )
+    done = subprocess.run(
+        [TOOL, "watch"],
+        env=os.environ | {"PYTHONPATH": str(tmp_path), "QRE_CONFIG_DIR": str(tmp_path)},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, b"", b"")

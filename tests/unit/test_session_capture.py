@@ -105,6 +105,20 @@ def test_headers_are_as_on_a_real_path(files: Path, scenario: str) -> None:
     assert {tuple(row) for row in ends} == expected
 
 
+def test_a_capture_is_replaced_and_nothing_else_is(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for _ in range(2):
+        assert capture(VALID, "KeyLog=true") == 0
+    (files / "empty").touch()
+    assert capture("random-udp", path="empty") == 0
+    capsys.readouterr()
+    (files / "notes.pcap.keys").write_text("mine")
+    kept = {each: each.read_bytes() for each in files.iterdir()}
+    for path in ("client0.conf", "server0.conf", "notes.pcap"):
+        assert capture(VALID, "KeyLog=true", path=path) == 2
+        assert "it is there, and no capture" in capsys.readouterr().err
+        assert {each: each.read_bytes() for each in files.iterdir()} == kept
+
+
 def test_a_server_on_every_address_gets_one(files: Path) -> None:
     edit("server0.conf", "Listen", "0.0.0.0:8443", "server0.conf")
     assert capture("random-udp") == 0

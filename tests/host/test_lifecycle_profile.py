@@ -40,7 +40,8 @@ def config(tmp_path: Path) -> GlobalConfig:
 def full_profile(tmp_path: Path, **changes: object) -> Profile:
     """Routes, both families, and hooks that write down when they ran and what they saw."""
     log = tmp_path / "log"
-    see = f"echo $(ip -o -4 address show dev %i 2>/dev/null | wc -l) >> {log}"
+    states = tmp_path / "state"
+    see = f"echo $(ip -o -4 address show dev %i 2>/dev/null | wc -l) $(ls {states} 2>/dev/null | wc -l) >> {log}"
     hooks = Hooks(
         pre_up=(f"echo PreUp1 %i >> {log}", f"echo PreUp2 >> {log}"),
         post_up=(f"echo PostUp %i >> {log}; {see}",),
@@ -72,9 +73,9 @@ def test_up_then_down_leaves_nothing_and_runs_the_hooks_in_order_at_the_right_mo
     assert "192.168.0.0/16 dev qre0" in shown
     assert "alias qre:tunnel" in shown
     assert "persist on" in shown
-    assert said(tmp_path) == ["PreUp1 qre0", "PreUp2", "PostUp qre0", "1"]
+    assert said(tmp_path) == ["PreUp1 qre0", "PreUp2", "PostUp qre0", "1 0"]  # addresses, saved states
     down_profile(profile, config)
-    assert said(tmp_path)[4:] == ["PreDown qre0", "1", "PostDown qre0", "0"]
+    assert said(tmp_path)[4:] == ["PreDown qre0", "1 1", "PostDown qre0", "0 1"]
     assert everything() == before
     assert list(config.state_dir.iterdir()) == []
 

@@ -45,13 +45,20 @@ def sessions(server: InProcessServer) -> list[bytes]:
 
 def test_each_server_gets_its_own_clients_at_once(site: Caddy) -> None:
     async def work(front: InProcessServer, joined: InProcessServer) -> None:
-        visitors = [Visitor(front, SHORT_ID, authority=site.authority)]
-        visitors += [Visitor(joined, OTHER_ID, authority=site.authority, address=f"10.77.0.{n}/24") for n in (3, 4)]
-        await asyncio.gather(*(visitor.run() for visitor in visitors))
-        assert [visitor.names[-1] for visitor in visitors] == ["HandOverReady"] * 3
-        assert sessions(front) == [SHORT_ID]
-        assert sessions(joined) == [OTHER_ID] * 2
-        assert front.server.status().strangers == joined.server.status().strangers == 0
+        third_id = bytes.fromhex("0011223344556677")
+        async with InProcessServer(("127.0.0.1", PORT), site.authority, front=front, short_id=third_id) as third:
+            visitors = [Visitor(front, SHORT_ID, authority=site.authority)]
+            for server, short_id, hosts in ((joined, OTHER_ID, (3, 4)), (third, third_id, (5,))):
+                visitors += [
+                    Visitor(server, short_id, authority=site.authority, address=f"10.77.0.{host}/24")
+                    for host in hosts
+                ]
+            await asyncio.gather(*(visitor.run() for visitor in visitors))
+            assert [visitor.names[-1] for visitor in visitors] == ["HandOverReady"] * 4
+            assert sessions(front) == [SHORT_ID]
+            assert sessions(joined) == [OTHER_ID] * 2
+            assert sessions(third) == [third_id]
+            assert not any(server.server.status().strangers for server in (front, joined, third))
 
     serve_both(site, work)
 

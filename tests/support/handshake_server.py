@@ -136,6 +136,7 @@ class InProcessServer:
     ) -> None:
         self.key = X25519PrivateKey.generate() if front is None else front.key
         self._front = front
+        self._guests = 0
         self.short_id = short_id
         self._dest = dest
         self._authority = authority
@@ -184,7 +185,9 @@ class InProcessServer:
         self.dataplane = FakeDataplane(theirs)
         self.server.link.use(ours.detach())
         if self._front is not None:
-            self._front.server.guest_joins(1, "server1", secrets, feed.detach())
+            self._front._guests += 1
+            number = self._front._guests
+            self._front.server.guest_joins(number, f"server{number}", secrets, feed.detach())
         for each in (feed, its_feed):
             each.close()
 

@@ -150,6 +150,18 @@ def test_a_bad_value(directory: Path, capsys: pytest.CaptureFixture[str], name: 
     refused(directory, capsys, bad, field, value, "directory /proc ")
 
 
+@pytest.mark.parametrize("option", COMMANDS["daemon"].options)
+def test_a_bad_value_of_an_option(directory: Path, capsys: pytest.CaptureFixture[str], option: str) -> None:
+    """With --dry-run: what is wrong is found before anything would be done."""
+    name = option.partition(" ")[0]
+    wrong = ["", "0", "-1", "1.5", "99999999999999999999999"] if name == "--run-for-ms" else [""]
+    if name.endswith("-underlay"):
+        wrong += ["192.0.2.1", "192.0.2.1:0", "192.0.2.1:65536", "site.example:443"]
+    for value in wrong:
+        refused(directory, capsys, ["--dry-run", "daemon", "server0", f"{name}={value}"], name)
+    refused(directory, capsys, ["--dry-run", "daemon", "server0", name], name)
+
+
 _UNDERLAY = (
     "UnderlayLocalIPv4=192.0.2.1", "UnderlayLocalPort=443", "UnderlayPeerIPv4=192.0.2.2", "UnderlayPeerPort=5555",
 )  # fmt: skip

@@ -75,6 +75,7 @@ def route_lines(before: ProfileState | None, spec: DeviceSpec) -> tuple[str, ...
         lines.append(f"route {prefix} to {spec.device}{where}")
     for version in default_versions(spec.allowed_ips):
         lines.append(f"rule -{version}: not fwmark {spec.fwmark:#x} lookup {spec.fwmark}")
+        lines.append(f"rule -{version}: not fwmark {spec.fwmark:#x} unreachable")
         lines.append(f"rule -{version}: lookup main suppress_prefixlength 0")
     if before is not None:
         old = spec_of(before)

@@ -154,6 +154,7 @@ def test_a_dry_run_prints_the_plan_and_changes_nothing(machine: Machine) -> None
         "set address fd77::2/64 on qre0",
         "route 0.0.0.0/0 to qre0 in table 5329477",
         "rule -4: not fwmark 0x515245 lookup 5329477",
+        "rule -4: not fwmark 0x515245 unreachable",
         "rule -4: lookup main suppress_prefixlength 0",
         "PostUp: true",
         "PostUp: false",

@@ -135,16 +135,22 @@ def test_a_daemon_takes_over_what_up_left_and_gives_it_back_when_it_fails(
 
 
 def test_a_daemon_starts_again_after_its_predecessor_was_killed_without_a_word(config: GlobalConfig) -> None:
+    ip("link", "add", "eth0", "type", "veth", "peer", "eth1")
+    for end in ("eth0", "eth1"):
+        ip("link", "set", end, "up")
+    ip("route", "add", "default", "dev", "eth0")
     before = everything()
     profile = client_profile(allowed_ips=("0.0.0.0/0",))
     first = up_profile(profile, config, keep_tun=True)
     assert first.tun_fd is not None
-    os.close(first.tun_fd)  # the device went with it; state and rules are still there
-    assert "fwmark" in ip("rule")
+    os.close(first.tun_fd)  # the device went with it; state and rules are still there, and nothing leaves
+    with pytest.raises(RuntimeError, match="unreachable"):
+        ip("route", "get", "198.51.100.1")
+    assert "dev eth0" in ip("route", "get", "198.51.100.1", "mark", str(first.fwmark))
     second = up_profile(profile, config, keep_tun=True)
     assert second.tun_fd is not None
     assert second.fwmark == first.fwmark
-    assert ip("-4", "rule").count("proto 81") == 2
+    assert ip("-4", "rule").count("proto 81") == 3
     down_profile(profile, config, by_daemon=True)
     os.close(second.tun_fd)
     assert everything() == before
@@ -402,6 +408,7 @@ def test_the_plan_of_up_lists_each_operation_in_order_and_changes_nothing(
         "route 192.168.0.0/16 to qre0",
         "route 0.0.0.0/0 to qre0 in table 5329477",
         "rule -4: not fwmark 0x515245 lookup 5329477",
+        "rule -4: not fwmark 0x515245 unreachable",
         "rule -4: lookup main suppress_prefixlength 0",
         "PostUp: b",
         f"save state to {tmp_path}/state/tunnel.state",

@@ -221,12 +221,12 @@ def test_taking_the_default_route_back_removes_table_and_rules_of_that_family_on
     sync_device(rtnl, spec("10.77.0.2/24", "fd00::2/64", routes=("0.0.0.0/0", "::/0"), fwmark=mark))
     sync_device(rtnl, spec("10.77.0.2/24", "fd00::2/64", routes=("::/0",), fwmark=mark))
     assert "fwmark" not in ip("-4", "rule")
-    assert ip("-6", "rule").count("proto 81") == 2
+    assert ip("-6", "rule").count("proto 81") == 3
     sync_device(rtnl, spec("10.77.0.2/24", "fd00::2/64"))
     assert "proto 81" not in ip("-6", "rule") + ip("-6", "route", "show", "table", "all")
 
 
-def test_two_default_routes_get_a_table_and_a_pair_of_rules_each(rtnl: Rtnl, tun: int) -> None:
+def test_two_default_routes_get_a_table_and_rules_of_their_own(rtnl: Rtnl, tun: int) -> None:
     first = choose_fwmark(rtnl)
     sync_device(rtnl, spec("10.77.0.2/24", routes=("0.0.0.0/0",), fwmark=first))
     second = choose_fwmark(rtnl)
@@ -236,10 +236,10 @@ def test_two_default_routes_get_a_table_and_a_pair_of_rules_each(rtnl: Rtnl, tun
         "qre1", (ipaddress.ip_interface("10.78.0.2/24"),), 1380, (ipaddress.ip_network("0.0.0.0/0"),), second
     )
     sync_device(rtnl, wanted)
-    assert ip("-4", "rule").count("proto 81") == 4
+    assert ip("-4", "rule").count("proto 81") == 6
     clear_device(rtnl, "qre1", second)
     os.close(other)
-    assert ip("-4", "rule").count("proto 81") == 2
+    assert ip("-4", "rule").count("proto 81") == 3
     assert "dev qre0" in ip("route", "get", "198.51.100.1")
 
 

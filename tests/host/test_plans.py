@@ -28,6 +28,7 @@ PLANNED = (
     (r"delete route (\S+) of (\w+)", "", r"route {0} {1} \w+"),
     (r"rule -(\d): not fwmark (\S+) lookup (\d+)", "rule -{0} not fwmark {1} {2}", ""),
     (r"rule -(\d): lookup main suppress_prefixlength 0", "rule -{0} suppress 0 main", ""),
+    (r"rule -(\d): not fwmark (\S+) unreachable", "rule -{0} not fwmark {1} unreachable", ""),
     (r"delete rules -(\d) of table \d+", "", r"rule -{0} .*"),
     (r"delete routes and rules of table (\d+)", "", r"rule .*|route \S+ \w+ \w+"),
     (r"delete device (\w+)", "", r"device {0}|up {0} .*|route \S+ {0} \w+"),
@@ -51,7 +52,7 @@ def profile(machine: Machine, address: str, allowed_ips: str, mtu: int) -> None:
 
 
 def named(table: str) -> str:
-    return {"254": "main", "255": "local", "253": "default"}.get(table, table)
+    return {"254": "main", "255": "local", "253": "default", "7": "unreachable"}.get(table, table)
 
 
 def facts(machine: Machine) -> set[str]:
@@ -72,7 +73,7 @@ def facts(machine: Machine) -> set[str]:
                 prefix = everywhere if route["dst"] == "default" else route["dst"]
                 found.add(f"route {prefix} {route['dev']} {named(route.get('table', '254'))}")
         for rule in json.loads(ip("-j", "-N", f"-{version}", "rule")):
-            table = named(rule["table"])
+            table = named(rule.get("table", rule.get("action", "")))
             if "suppress_prefixlen" in rule:
                 found.add(f"rule -{version} suppress {rule['suppress_prefixlen']} {table}")
             elif "fwmark" in rule:

@@ -155,8 +155,8 @@ def test_sessions_are_installed_updated_and_shown(guest: Vm) -> None:
 def test_a_map_mirrors_what_is_adopted_before_and_after(guest: Vm) -> None:
     pin = "/tmp/bpf/routes"
     (
-        made, created, twice, installed, registered, shown, adopted, later, text, taken, unregistered, by_fd, ended,
-        nothing, wrong, sockets, wrong_shape,
+        made, created, twice, installed, registered, shown, adopted, later, text, released, without, taken,
+        unregistered, emptied, by_fd, ended, nothing, wrong, sockets, wrong_shape,
     ) = run(
         guest,
         ["set", "qre0", "role", "server", *SERVER],
@@ -168,8 +168,11 @@ def test_a_map_mirrors_what_is_adopted_before_and_after(guest: Vm) -> None:
         ["adopt-cid", "qre0", f"ConnectionId={OTHER_CID}"],
         ["show-cid-map", "--json", f"BpfMapFd={{map {pin}}}"],
         ["show-cid-map", f"BpfMapPath={pin}"],
+        ["release-cid", "qre0", f"ConnectionId={OTHER_CID}"],
+        ["--json", "show-cid-map", f"BpfMapPath={pin}"],
         ["register-cid-map", f"BpfMapPath={pin}"],
         ["unregister-cid-map"],
+        ["--json", "show-cid-map", f"BpfMapPath={pin}"],
         ["register-cid-map", f"BpfMapFd={{map {pin}}}"],
         ["unregister-cid-map"],
         ["unregister-cid-map"],
@@ -177,9 +180,12 @@ def test_a_map_mirrors_what_is_adopted_before_and_after(guest: Vm) -> None:
         ["create-reuseport-socket-map", "BpfMapPath=/tmp/bpf/sockets"],
         ["register-cid-map", "BpfMapPath=/tmp/bpf/sockets"],
     )  # fmt: skip
-    done(made, created, installed, registered, shown, adopted, later, text, unregistered, by_fd, ended, sockets)
+    done(made, created, installed, registered, shown, adopted, later, text, released, without, unregistered, emptied)
+    done(by_fd, ended, sockets)
     assert [entry["connection_id"] for entry in json.loads(shown.out)["entries"]] == [CID]
     assert {entry["connection_id"] for entry in json.loads(later.out)["entries"]} == {CID, OTHER_CID}
+    assert [entry["connection_id"] for entry in json.loads(without.out)["entries"]] == [CID]
+    assert json.loads(emptied.out)["entries"] == []
     assert {entry["socket_index"] for entry in json.loads(later.out)["entries"]} == {1}
     assert CID in text.out and OTHER_CID in text.out
     refused(twice, pin)

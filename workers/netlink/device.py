@@ -1,9 +1,10 @@
 """What makes a device a tunnel: MTU, addresses, routes as wg-quick(8) makes them, and nothing else of ours.
 
-A default route goes into a table of its own, which every packet without the tunnel's mark is sent to; a second rule
-lets the main table answer first, but for its default routes (suppress_prefixlength). The underlay socket carries the
-mark, so the tunnel's own packets take the machine's real default route. Plain prefixes go into the main table, unless
-one of the device's own networks covers them.
+A default route goes into a table of its own, which every packet without the tunnel's mark is sent to; a rule before
+it lets the main table answer first, but for its default routes (suppress_prefixlength). A rule behind it refuses what
+finds nothing there: when the device is gone, nothing leaves in the clear. The underlay socket carries the mark, so
+the tunnel's own packets take the machine's real default route. Plain prefixes go into the main table, unless one of
+the device's own networks covers them.
 """
 
 from __future__ import annotations
@@ -115,35 +116,42 @@ def sync_routes(rtnl: Rtnl, link: Link, spec: DeviceSpec) -> None:
 
 
 def _put_rules(rtnl: Rtnl, version: int, fwmark: int) -> None:
-    """Both rules, at the highest two neighbouring free priorities; nothing when they are there."""
-    rules = [rule for rule in rtnl.rules(ours=False) if rule.version == version]
-    if len(_own_rules(rtnl, version, fwmark)) == 2:
+    """All of them, at the highest neighbouring free priorities; nothing when they are there."""
+    if len(_own_rules(rtnl, version, fwmark)) == len(_rules(version, 0, fwmark)):
         return
     delete_rules(rtnl, fwmark, (version,))
-    taken = {rule.priority for rule in rules}
-    for priority in range(_LOWEST_RULE - 1, 1, -1):
-        if priority not in taken and priority - 1 not in taken:
-            rtnl.add_rule(Rule(version, priority, fwmark, fwmark))
-            rtnl.add_rule(Rule(version, priority - 1, MAIN_TABLE))
+    taken = {rule.priority for rule in rtnl.rules(ours=False) if rule.version == version}
+    for priority in range(_LOWEST_RULE - 2, 2, -1):
+        if taken.isdisjoint((priority - 1, priority, priority + 1)):
+            for rule in _rules(version, priority, fwmark):
+                rtnl.add_rule(rule)
             return
     raise MachineError("default route", "no priority is free for its rules", "remove stale rules: see `ip rule`")
 
 
+def _rules(version: int, priority: int, fwmark: int) -> list[Rule]:
+    """What a default route wants. The first tells whose the others are: it comes before them, and goes last."""
+    return [
+        Rule(version, priority, fwmark, fwmark),
+        Rule(version, priority + 1, 0, fwmark),
+        Rule(version, priority - 1, MAIN_TABLE),
+    ]
+
+
 def _own_rules(rtnl: Rtnl, version: int, fwmark: int) -> list[Rule]:
-    """The rule of this table, and the one for the main table right before it."""
-    rules = [rule for rule in rtnl.rules() if rule.version == version]
+    """Those that are there."""
+    present = [rule for rule in rtnl.rules() if rule.version == version]
     found = []
-    for rule in rules:
+    for rule in present:
         if rule.table == rule.fwmark == fwmark:
-            found.append(rule)
-            found += [other for other in rules if not other.fwmark and other.priority == rule.priority - 1]
+            found += [other for other in _rules(version, rule.priority, fwmark) if other in present]
     return found
 
 
 def delete_rules(rtnl: Rtnl, fwmark: int, versions: tuple[int, ...] = (4, 6)) -> None:
     """Remove our rules for this table, however many there are."""
     for version in versions:
-        for rule in _own_rules(rtnl, version, fwmark):
+        for rule in reversed(_own_rules(rtnl, version, fwmark)):
             rtnl.delete_rule(rule)
 
 

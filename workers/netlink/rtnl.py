@@ -49,7 +49,7 @@ _IFF_UP = 0x1
 _RT_SCOPE_UNIVERSE, _RT_SCOPE_LINK = 0, 253
 _RTN_UNICAST = 1
 _RT_TABLE_UNSPEC, _RT_TABLE_COMPAT = 0, 252
-_FR_ACT_TO_TABLE = 1
+_FR_ACT_TO_TABLE, _FR_ACT_UNREACHABLE = 1, 7
 _FIB_RULE_INVERT = 0x2
 _ADDR_GEN_MODE_NONE = 1
 #: What "it is not there any more" looks like, by operation.
@@ -79,9 +79,10 @@ class AssignedAddress:
 
 @dataclass(frozen=True)
 class Rule:
-    """One of the two policy rules of a default route through a tunnel (ip-rule(8)).
+    """One of the three policy rules of a default route through a tunnel (ip-rule(8)).
 
-    With ``fwmark``: packets without this mark look into ``table``. Without: the main table, less its default routes.
+    With ``fwmark``: packets without this mark look into ``table``, or are told that nothing is reachable when that is
+    0. Without: the main table, less its default routes.
     """
 
     version: int
@@ -317,7 +318,7 @@ def _rule_message(rule: Rule) -> Any:
     message = fibmsg()
     message["family"] = _family(rule.version)
     message["table"] = rule.table if rule.table < 256 else _RT_TABLE_UNSPEC
-    message["action"] = _FR_ACT_TO_TABLE
+    message["action"] = _FR_ACT_TO_TABLE if rule.table else _FR_ACT_UNREACHABLE
     attributes: list[tuple[str, Any]] = [
         ("FRA_TABLE", rule.table),
         ("FRA_PRIORITY", rule.priority),

@@ -57,13 +57,18 @@ def show_cid_map(arguments: Sequence[str], options: Options) -> int:
     return 0
 
 
-def open_map(command: str, arguments: Sequence[str]) -> tuple[str, int]:
-    """What the fields BpfMapPath or BpfMapFd name: how to call it, and a descriptor of it, the caller's."""
+def open_map(command: str, arguments: Sequence[str], needs: tuple[str, ...] = ()) -> tuple[str, int]:
+    """What the fields BpfMapPath or BpfMapFd name: how to call it, and a descriptor of it, the caller's.
+
+    ``needs`` are the command's capabilities: their lack is told before a file is what nobody else may see.
+    """
+    from qre.capabilities import require_capabilities
     from qre.workers.bpf_loader.program import open_pinned
 
     fields = parse_fields(arguments, (), ("BpfMapPath", "BpfMapFd"), command=command)
     if len(fields) != 1:
         raise UserError(command, "it wants BpfMapPath or BpfMapFd, one of them", "write BpfMapPath=PATH")
+    require_capabilities(command, needs)
     if "BpfMapPath" in fields:
         path = _path(fields["BpfMapPath"])
         return str(path), open_pinned(path)

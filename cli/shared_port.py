@@ -19,7 +19,7 @@ def register_cid_map(arguments: list[str], options: Options) -> int:
     from qre.cli.maps import open_map
     from qre.workers.bpf_loader.program import CID_ROUTES, check_shape
 
-    source, fd = open_map("register-cid-map", arguments)
+    source, fd = open_map("register-cid-map", arguments, ("CAP_NET_ADMIN",))
     try:
         check_shape(fd, CID_ROUTES, f"map {source}")
         with kernel("register-cid-map") as qre:

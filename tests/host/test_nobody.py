@@ -1,0 +1,91 @@
+"""Every command, called rightly by a user who is nobody: it works, or names what is missing, and changes nothing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from qre.cli.commands import COMMANDS
+from tests.support.calls import CALLS
+from tests.support.daemons import TOOL
+from tests.support.network import everything, own_network
+
+pytestmark = pytest.mark.root
+
+NOBODY = 65534
+OTHER_PAIR = ("ServerProfile=server1", "ClientProfile=client1")
+WORK = {
+    "help", "version", "genkey", "pubkey", "genshortid", "init", "completion", "strip", "showconf", "show",
+    "session-plan", "session-capture",
+}  # fmt: skip
+NET_ADMIN = {
+    "up", "reload", "down", "daemon", "syncconf", "delete", "set", "install-session", "update-session", "adopt-cid",
+    "release-cid", "session-demo", "register-cid-map", "unregister-cid-map", "register-shared-socket",
+    "unregister-shared-socket", "shared-port-loader", "shared-port-loader-check", "shared-port-session-demo",
+    "shared-port-handshake-daemon",
+}  # fmt: skip
+BPF = {name for name in NET_ADMIN if name.startswith("shared-port-")} | {
+    "create-cid-map",
+    "create-reuseport-socket-map",
+}
+#: What they ask is not here, whoever asks; the words that say so.
+ANSWERED = {
+    "watch": "device qre9 : it is not up", "refresh": "device qre9 : it is not up", "check": "not able",
+    "show-cid-map": "pinned map /nonexistent/map", "shared-port-handshake-client": "no answer in time",
+}  # fmt: skip
+
+
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    """Nobody's own, with a pair of profiles."""
+    with own_network(), tempfile.TemporaryDirectory(prefix="qre-n-") as path:
+        made = Path(path)
+        assert run(made, "init", "Endpoint=127.0.0.1:4443", "Dest=203.0.113.9:443", "ServerName=site.example") == (
+            0,
+            "",
+        )
+        for each in (made, *made.iterdir()):
+            shutil.chown(each, NOBODY, NOBODY)
+        yield made
+
+
+def run(directory: Path, *words: str, **who: int) -> tuple[int, str]:
+    """The exit status, and what is said on standard error."""
+    places = {"QRE_CONFIG_DIR": "", "QRE_GLOBAL_CONFIG": "none", "QRE_STATE_DIR": "state", "RUNTIME_DIRECTORY": "run"}
+    environment = os.environ | {name: str(directory / place) for name, place in places.items()}
+    key = "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=\n"
+    done = subprocess.run(
+        [TOOL, *words], cwd=directory, env=environment, input=key, capture_output=True, text=True, timeout=60,
+        check=False, **who,
+    )  # fmt: skip
+    return done.returncode, done.stderr
+
+
+def test_every_command_works_or_names_what_is_missing(directory: Path) -> None:
+    assert WORK | NET_ADMIN | BPF | set(ANSWERED) == set(COMMANDS)
+    before = everything()
+    for name, call in CALLS.items():
+        words = [name, *(call or [])]
+        if name == "init":
+            words += ["ServerProfile=server1", "ClientProfile=client1"]
+        status, said = run(
+            directory, *(words if name != "show" else ["show"]), user=NOBODY, group=NOBODY, extra_groups=()
+        )
+        if name in WORK:
+            assert (status, said) == (0, ""), (name, said)
+            continue
+        assert (status, said.count("\n")) == (2, 1), (name, said)
+        assert said.startswith("qre-tool: ")
+        missing = [
+            capability for capability, names in (("CAP_NET_ADMIN", NET_ADMIN), ("CAP_BPF", BPF)) if name in names
+        ]
+        assert all(capability in said for capability in missing) and ANSWERED.get(name, "") in said, (name, said)
+    assert everything() == before
+    made = {path.name for path in directory.iterdir()}
+    assert made == {f"{end}{n}.conf" for end in ("server", "client") for n in (0, 1)} | {"made.pcap"}

@@ -162,6 +162,9 @@ def _quoted(word: str) -> str:
 
 def _report(error: Exception) -> int:
     """One line on standard error for each thing that is wrong; none when only nobody reads any more."""
+    if isinstance(error, BrokenPipeError) and not _is_read():  # told by the write itself: output without a buffer
+        _silence_stdout()
+        return NOBODY_READS
     try:
         _flush()  # what was printed before the failure goes out first
     except BrokenPipeError:
@@ -215,6 +218,15 @@ def _describe(error: Exception) -> tuple[str, str, str]:
         f"{type(error).__name__}: {error}",
         "run it again with QRE_DEBUG=1 and report what it prints",
     )
+
+
+def _is_read() -> bool:
+    """Whether somebody has the other end of standard output."""
+    import select
+
+    poll = select.poll()
+    poll.register(1, 0)
+    return not any(events & select.POLLERR for _, events in poll.poll(0))
 
 
 def _silence_stdout() -> None:

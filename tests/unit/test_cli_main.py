@@ -184,10 +184,14 @@ def test_output_that_cannot_be_written_is_a_failure() -> None:
     assert done.stderr == "qre-tool: standard output : No space left on device; give it somewhere to write\n"
 
 
-def test_a_reader_that_goes_away_is_no_failure_to_talk_about() -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_goes_away_is_no_failure_to_talk_about(unbuffered: str) -> None:
     reader, writer = os.pipe()
     os.close(reader)
-    done = subprocess.run([TOOL, "help"], stdout=writer, stderr=subprocess.PIPE, check=False)
+    env = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+    # Not `help`: it starts isolated from the variable.
+    words = ["check"] if unbuffered else ["help"]
+    done = subprocess.run([TOOL, *words], stdout=writer, stderr=subprocess.PIPE, check=False, env=env)
     os.close(writer)
     assert (done.returncode, done.stderr) == (NOBODY_READS, b"")
 

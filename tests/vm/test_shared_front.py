@@ -121,6 +121,11 @@ def test_the_port_outlives_each_of_its_daemons(daemons: Vm) -> None:
 
     daemons.check(LIBRARY + f"service_kill a2; has_port a {START}", SLOW)
     flows(daemons, 77)
+    for _ in range(2):  # one that has joined dies, and joins again
+        daemons.check(LIBRARY + f"daemon_start a2; daemon_ready a2 {START}", SLOW)
+        flows(daemons, 78)
+        daemons.check(LIBRARY + "service_kill a2", SLOW)
+        flows(daemons, 77)
     printed = daemons.check("pkill -INT -f 10.78.0.1; sleep 1; tail -n 3 /tmp/pings; cat /tmp/service.a*/said")
     lost = re.search(r"([\d.]+)% packet loss", printed)
     print(printed)

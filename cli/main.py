@@ -6,7 +6,8 @@ shows a traceback, unless QRE_DEBUG=1 asks for it.
 
 from __future__ import annotations
 
-import _signal  # type: ignore[import-not-found]  # without enum: what help and completion cost
+# `signal` itself loads enum, a third of what `help` and completion take. No stub describes the module below it.
+import _signal  # type: ignore[import-not-found]
 import os
 import sys
 
@@ -162,16 +163,12 @@ def _quoted(word: str) -> str:
 
 def _report(error: Exception) -> int:
     """One line on standard error for each thing that is wrong; none when only nobody reads any more."""
-    if isinstance(error, BrokenPipeError) and not _is_read():  # told by the write itself: output without a buffer
+    if isinstance(error, BrokenPipeError) and not _is_read():
         _silence_stdout()
         return NOBODY_READS
     try:
         _flush()  # what was printed before the failure goes out first
-    except BrokenPipeError:
-        _silence_stdout()
-        if isinstance(error, BrokenPipeError):
-            return NOBODY_READS
-    except MachineError:
+    except (BrokenPipeError, MachineError):
         _silence_stdout()
     for each in error.errors if isinstance(error, UserErrors) else (error,):
         complain(each)
@@ -226,7 +223,7 @@ def _is_read() -> bool:
 
     poll = select.poll()
     poll.register(1, 0)
-    return not any(events & select.POLLERR for _, events in poll.poll(0))
+    return not any(events & (select.POLLERR | select.POLLHUP) for _, events in poll.poll(0))  # a pipe, a socket
 
 
 def _silence_stdout() -> None:

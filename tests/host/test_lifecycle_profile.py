@@ -144,6 +144,7 @@ def test_a_daemon_starts_again_after_its_predecessor_was_killed_without_a_word(c
     first = up_profile(profile, config, keep_tun=True)
     assert first.tun_fd is not None
     os.close(first.tun_fd)  # the device went with it; state and rules are still there, and nothing leaves
+    assert "fwmark" in ip("rule")
     with pytest.raises(RuntimeError, match="unreachable"):
         ip("route", "get", "198.51.100.1")
     assert "dev eth0" in ip("route", "get", "198.51.100.1", "mark", str(first.fwmark))

@@ -46,10 +46,8 @@ def directory() -> Iterator[Path]:
     """Nobody's own, with a pair of profiles."""
     with own_network(), tempfile.TemporaryDirectory(prefix="qre-n-") as path:
         made = Path(path)
-        assert run(made, "init", "Endpoint=127.0.0.1:4443", "Dest=203.0.113.9:443", "ServerName=site.example") == (
-            0,
-            "",
-        )
+        fields = ("Endpoint=127.0.0.1:4443", "Dest=203.0.113.9:443", "ServerName=site.example")
+        assert run(made, "init", *fields) == (0, "")
         for each in (made, *made.iterdir()):
             shutil.chown(each, NOBODY, NOBODY)
         yield made
@@ -71,21 +69,15 @@ def test_every_command_works_or_names_what_is_missing(directory: Path) -> None:
     assert WORK | NET_ADMIN | BPF | set(ANSWERED) == set(COMMANDS)
     before = everything()
     for name, call in CALLS.items():
-        words = [name, *(call or [])]
-        if name == "init":
-            words += ["ServerProfile=server1", "ClientProfile=client1"]
-        status, said = run(
-            directory, *(words if name != "show" else ["show"]), user=NOBODY, group=NOBODY, extra_groups=()
-        )
+        words = {"show": [], "init": [*(call or []), *OTHER_PAIR]}.get(name, call or [])
+        status, said = run(directory, name, *words, user=NOBODY, group=NOBODY, extra_groups=())
         if name in WORK:
             assert (status, said) == (0, ""), (name, said)
             continue
         assert (status, said.count("\n")) == (2, 1), (name, said)
         assert said.startswith("qre-tool: ")
-        missing = [
-            capability for capability, names in (("CAP_NET_ADMIN", NET_ADMIN), ("CAP_BPF", BPF)) if name in names
-        ]
-        assert all(capability in said for capability in missing) and ANSWERED.get(name, "") in said, (name, said)
+        missing = [word for word, names in (("CAP_NET_ADMIN", NET_ADMIN), ("CAP_BPF", BPF)) if name in names]
+        assert all(word in said for word in (*missing, ANSWERED.get(name, ""))), (name, said)
     assert everything() == before
     made = {path.name for path in directory.iterdir()}
     assert made == {f"{end}{n}.conf" for end in ("server", "client") for n in (0, 1)} | {"made.pcap"}

@@ -51,10 +51,6 @@ def profile(machine: Machine, address: str, allowed_ips: str, mtu: int) -> None:
     machine.write(f"{text}AllowedIPs = {allowed_ips}\nMTU = {mtu}\n{hooks}")
 
 
-def named(table: str) -> str:
-    return {"254": "main", "255": "local", "253": "default", "7": "unreachable"}.get(table, table)
-
-
 def facts(machine: Machine) -> set[str]:
     """What ``up`` and its like can change, as iproute2 and the file system show it."""
     found = set()
@@ -68,12 +64,12 @@ def facts(machine: Machine) -> set[str]:
         scopes = [entry for entry in link["addr_info"] if entry["scope"] != "link"]
         found |= {f"address {entry['local']}/{entry['prefixlen']} {name}" for entry in scopes}
     for version, everywhere in ((4, "0.0.0.0/0"), (6, "::/0")):
-        for route in json.loads(ip("-j", "-N", "-d", f"-{version}", "route", "show", "table", "all")):
-            if route.get("protocol") != "2" and route.get("type", "1") in ("1", "unicast"):
+        for route in json.loads(ip("-j", "-d", f"-{version}", "route", "show", "table", "all")):
+            if route["protocol"] != "kernel" and route["type"] == "unicast":
                 prefix = everywhere if route["dst"] == "default" else route["dst"]
-                found.add(f"route {prefix} {route['dev']} {named(route.get('table', '254'))}")
-        for rule in json.loads(ip("-j", "-N", f"-{version}", "rule")):
-            table = named(rule.get("table", rule.get("action", "")))
+                found.add(f"route {prefix} {route['dev']} {route.get('table', 'main')}")
+        for rule in json.loads(ip("-j", f"-{version}", "rule")):
+            table = rule["table"] if "table" in rule else rule["action"]
             if "suppress_prefixlen" in rule:
                 found.add(f"rule -{version} suppress {rule['suppress_prefixlen']} {table}")
             elif "fwmark" in rule:

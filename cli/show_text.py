@@ -10,6 +10,8 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from qre.wire.overhead import MIN_MTU_IPV6
+
 Line = tuple[str, str]
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
@@ -178,9 +180,19 @@ def _session_lines(session: Mapping[str, Any]) -> Iterator[Line]:
     yield "allowed ips", ", ".join(session["allowed_ips"]) or "(all)"
     last = session["last_receive_ms"]
     yield "last receive", "never" if last is None else ago(last / 1000)
+    yield from _path_lines(session)
     yield from _transfer_lines(session, session.get("rates"))
     numbers = f"next sent {session['tx_packet_number']}, highest received {session['rx_packet_number']}"
     yield "key epoch", f"{session['key_epoch']}; packet numbers: {numbers}"
+
+
+def _path_lines(session: Mapping[str, Any]) -> Iterator[Line]:
+    """What the path to the peer takes."""
+    outer, inner = session.get("path_mtu"), session.get("inner_mtu")
+    if outer is None or inner is None:
+        return
+    refused = f"; IPv6 inside is refused, it needs {MIN_MTU_IPV6}" if inner < MIN_MTU_IPV6 else ""
+    yield "path mtu", f"{plural(outer, 'byte')}, inner packets up to {inner}{refused}"
 
 
 def size(count: int) -> str:

@@ -306,6 +306,8 @@ class SessionStatus(Struct, frozen=True, kw_only=True):
     tx_packets: U64
     tx_bytes: U64
     cids: Annotated[tuple[ConnectionId, ...], msgspec.Meta(max_length=16)]
+    path_mtu: U16 | None = None  # the largest outer IP packet that the path is known to take; None: not known
+    inner_mtu: U16 | None = None  # the largest inner packet that fits it
 
 
 class DeviceCounters(Struct, frozen=True, kw_only=True):
@@ -314,7 +316,7 @@ class DeviceCounters(Struct, frozen=True, kw_only=True):
     tx_packets: U64 = 0
     tx_bytes: U64 = 0
     #: reason (kebab-case, e.g. ``replayed``, ``decrypt-failed``, ``unknown-cid``, ``source-not-allowed``,
-    #: ``no-session``, ``held``, ``malformed``, ``too-big``, ``below-base``) -> packets
+    #: ``no-session``, ``held``, ``malformed``, ``too-big``, ``ipv6-refused``, ``below-base``) -> packets
     drops: Annotated[dict[str, int], msgspec.Meta(max_length=64)] = {}
 
 

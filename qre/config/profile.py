@@ -20,6 +20,7 @@ from qre.config.syntax import (
 )
 from qre.errors import UserError
 from qre.roles import DEFAULT_MTU, Role
+from qre.wire.overhead import MIN_MTU_IPV6
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -172,9 +173,9 @@ def _check_all(values: Values) -> None:
 
 def _mtu(values: Values, address: tuple[Interface, ...] | None) -> int:
     mtu = values.get("MTU", v.number(v.MIN_MTU, v.MAX_MTU)) or DEFAULT_MTU
-    if mtu < v.MIN_MTU_IPV6 and address and any(interface.version == 6 for interface in address):
-        why = f"{mtu} is less than the {v.MIN_MTU_IPV6} that the IPv6 address needs"
-        values.problems.add(values.line("MTU"), "MTU", why, f"write MTU = {v.MIN_MTU_IPV6} or more")
+    if mtu < MIN_MTU_IPV6 and address and any(interface.version == 6 for interface in address):
+        why = f"{mtu} is less than the {MIN_MTU_IPV6} that the IPv6 address needs"
+        values.problems.add(values.line("MTU"), "MTU", why, f"write MTU = {MIN_MTU_IPV6} or more")
     return mtu
 
 

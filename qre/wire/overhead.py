@@ -18,8 +18,17 @@ NUMBER: Final = 4
 DATAGRAM_HEAD: Final = 3
 TAG: Final = 16
 ROUTED_CID: Final = 20
+#: Every link must carry IPv6 packets of this size whole (RFC 8200 §5), so a tunnel that cannot carries no IPv6.
+MIN_MTU_IPV6: Final = 1280
+#: Every path that QUIC may use carries UDP payloads of this size (RFC 9000 §14).
+BASE_UDP_PAYLOAD: Final = 1200
 #: Outer datagrams are never larger than this, whatever the peer would take.
 MAX_UDP_PAYLOAD: Final = ETHERNET_MTU - IPV4_HEADER - UDP_HEADER
+
+
+def path_mtu(udp_payload: int, ip_header: int = IPV4_HEADER) -> int:
+    """The length of the outer IP packet of a UDP payload."""
+    return udp_payload + UDP_HEADER + ip_header
 
 
 def packet_overhead(cid_length: int) -> int:

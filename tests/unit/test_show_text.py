@@ -29,7 +29,7 @@ SERVER: dict[str, Any] = {
         "state": "established", "key_epoch": 4, "tx_packet_number": 65600, "rx_packet_number": 65700,
         "endpoint": "203.0.113.5:40000", "allowed_ips": ["10.77.0.2/32"], "age_ms": 7_262_000,
         "last_receive_ms": 3000, "rx_packets": 12, "rx_bytes": 2048, "tx_packets": 7, "tx_bytes": 100,
-        "cids": [CID, SPARE],
+        "cids": [CID, SPARE], "path_mtu": 1464, "inner_mtu": 1412,
     }],
     "adopted_cids": [CID, SPARE],
     "cid_map": {"registered": True, "path": "/sys/fs/bpf/QRE_CID_ROUTES-qre0", "entries": 2,
@@ -74,6 +74,7 @@ session: abababababababab
   short id: 0123456789abcdef
   allowed ips: 10.77.0.2/32
   last receive: 3 seconds ago
+  path mtu: 1464 bytes, inner packets up to 1412
   transfer: 2.00 KiB received, 100 B sent
   packets: 12 received, 7 sent
   key epoch: 4; packet numbers: next sent 65600, highest received 65700
@@ -86,6 +87,13 @@ def text(device: dict[str, Any]) -> str:
 
 def test_a_server_with_a_session_is_told_whole() -> None:
     assert text(SERVER) == SERVER_TEXT
+
+
+def test_a_path_that_is_too_small_for_ipv6_inside_says_so_and_an_unknown_one_says_nothing() -> None:
+    (session,) = SERVER["sessions"]
+    small = text({**SERVER, "sessions": [{**session, "path_mtu": 1228, "inner_mtu": 1176}]})
+    assert "  path mtu: 1228 bytes, inner packets up to 1176; IPv6 inside is refused, it needs 1280\n" in small
+    assert "path mtu" not in text({**SERVER, "sessions": [{**session, "path_mtu": None, "inner_mtu": None}]})
 
 
 def test_a_client_has_no_lines_of_the_server() -> None:

@@ -172,7 +172,7 @@ def _capture(
     sent = flight(Stranger(scenario), server.server, client.client, client.address, address, now, source)
     if is_taken_for_ours(server.server, sent, now):
         why = f"the server takes {scenario} for a client of ours"
-        raise MachineError("session-capture", why, "it is a defect: report it")
+        raise MachineError("session-capture", why, "compare both files; if they match, report a defect")
     return _spaced([Captured(each.time, True, each.data) for each in sent])
 
 

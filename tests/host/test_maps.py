@@ -61,8 +61,11 @@ def test_a_cid_map_is_made_with_its_shape_and_listed_as_text_and_json(bpffs: Pat
     route(path, CID, 1)
     route(path, OTHER, 0)
     _, text, _ = tool("show-cid-map", f"BpfMapPath={path}")
-    assert "2 of 4096 entries" in text
-    assert f"connection_id {CID}  socket_index 1" in text
+    assert text.splitlines() == [
+        f"QRE_CID_ROUTES {path}: 2 of 4096 entries",
+        f"  connection_id {CID}  socket_index 1",
+        f"  connection_id {OTHER}  socket_index 0",
+    ]
     listed = json.loads(tool("--json", "show-cid-map", f"BpfMapPath={path}")[1])
     assert listed["entries"] == [
         {"connection_id": CID, "socket_index": 1},

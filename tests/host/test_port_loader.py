@@ -411,6 +411,34 @@ def test_the_check_finds_a_program_that_does_not_steer(machine: Machine, tmp_pat
     machine.nothing_left()
 
 
+#: setsockopt() of a kernel in which a detach succeeds and does nothing.
+NEVER_DETACHES = """
+#define _GNU_SOURCE
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+int setsockopt(int fd, int level, int name, const void *value, socklen_t length)
+{
+    if (level == SOL_SOCKET && name == SO_DETACH_REUSEPORT_BPF)
+        return 0;
+    return syscall(SYS_setsockopt, fd, level, name, value, length);
+}
+"""
+
+
+def test_the_check_finds_a_program_that_still_steers_after_the_detach(machine: Machine, tmp_path: Path) -> None:
+    (tmp_path / "never.c").write_text(NEVER_DETACHES)
+    run("gcc", "-shared", "-fPIC", "-o", str(tmp_path / "never.so"), str(tmp_path / "never.c"))
+    machine.env["LD_PRELOAD"] = str(tmp_path / "never.so")
+    status, printed, said = machine.once("shared-port-loader-check", f"ConnectionId={CID.hex()}")
+    assert (status, len(said)) == (2, 1)
+    assert "detach : one socket still gets every packet" in said[0]
+    assert "ok a short header with the connection ID after its release: slot 0 (user space)" in printed
+    assert not [line for line in printed if "after detach" in line or line == "ok everything"]
+    machine.nothing_left()
+
+
 def test_the_check_leaves_a_port_that_others_use_alone(machine: Machine) -> None:
     with bound():
         status, _, said = machine.once("shared-port-loader-check", f"ConnectionId={CID.hex()}")

@@ -6,6 +6,7 @@ import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from random import Random
 
 import pylsqpack
 import pytest
@@ -13,6 +14,10 @@ import pytest
 from qre.cli import session_capture
 from qre.cli.main import main
 from qre.cli.session_capture import SCENARIOS, VALID
+from qre.config.model import ClientSettings, Interface, ServerSettings
+from qre.quic.lone_server import Address
+from qre.quic.plan import InMemoryHandshake
+from qre.quic.strangers import Arrived, Stranger
 from tests.support.daemons import which
 
 STRANGERS = tuple(name for name in SCENARIOS if name != VALID)
@@ -132,14 +137,53 @@ def test_a_valid_client_that_is_refused_fails(files: Path, capsys: pytest.Captur
     assert not (files / "made.pcap").exists()
 
 
+def valid_flight(
+    stranger: Stranger,
+    server: ServerSettings,
+    client: ClientSettings,
+    addresses: tuple[Interface, ...],
+    server_address: Address,
+    unix_time: int,
+    random: Random,
+) -> tuple[Arrived, ...]:
+    """What a client that holds the keys would send in a stranger's place."""
+    handshake = InMemoryHandshake(
+        server=server,
+        client=client,
+        addresses=addresses,
+        grant=lambda short_id, wanted: wanted,
+        routes=(),
+        routed_cid_len=20,
+        server_address=server_address,
+        client_address=("198.51.100.7", 50443),
+        unix_time=unix_time,
+    )
+    return tuple(Arrived(sent.time, sent.data) for sent in handshake.run().datagrams if sent.by_client)
+
+
 @pytest.mark.parametrize("scenario", STRANGERS)
 def test_a_stranger_that_is_let_in_fails(
     files: Path, scenario: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(session_capture, "is_taken_for_ours", lambda *_: True)
+    monkeypatch.setattr(session_capture, "flight", valid_flight)
     assert capture(scenario) == 2
     assert f"the server takes {scenario} for a client of ours" in capsys.readouterr().err
     assert not (files / "made.pcap").exists()
+
+
+def test_a_wrong_name_that_is_the_servers_is_let_in_and_fails(
+    files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Files that do not match: what the client would call wrong is what the server is called."""
+    assert capture("wrong-sni") == 0
+    (files / "made.pcap").unlink()
+    edit("server0.conf", "ServerName", "www.site.example", "server0.conf")
+    capsys.readouterr()
+    assert capture("wrong-sni") == 2
+    printed = capsys.readouterr()
+    assert printed.err.count("\n") == 1 and "the server takes wrong-sni for a client of ours" in printed.err
+    assert "compare both files" in printed.err
+    assert printed.out == "" and not (files / "made.pcap").exists()
 
 
 @pytest.mark.parametrize(

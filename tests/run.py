@@ -5,8 +5,9 @@ on this machine is reported as skipped with the reason; ``QRE_REQUIRE=unit,host,
 that tests start are measured too, each by ``tests/support/coverage_site``.
 
 The ring vm runs beside the others. It and the ring host run in real time, and a busy machine can make a test of them
-too late. Those that failed are run once more by themselves; one that fails again fails the run, and one that does not
-is named at the end.
+too late: a few that failed are run once more by themselves. One that fails again fails the run; one that passes is
+unsteady, and the last lines name it with the reason of its failure: it is to be mended. A test of the ring unit has
+no such excuse and no second run.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import xml.etree.ElementTree
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,7 +30,7 @@ from pytest import ExitCode
 ROOT = Path(__file__).resolve().parent.parent
 MINIMUM_COVERAGE = 90
 _REAL_TIME = ("tests/host/", "tests/vm/")
-#: More failures than this are no accident.
+#: More failures of a run than this are no accident.
 _MOST_AGAIN = 5
 
 
@@ -47,35 +49,37 @@ def collect(directory: Path) -> None:
 class Rings:
     """Rings that run in one pytest: some now, or some beside them at the lowest priority."""
 
-    def __init__(self, rings: list[str], environment: dict[str, str]) -> None:
+    def __init__(self, rings: list[str], environment: dict[str, str], root: Path = ROOT) -> None:
+        self._root = root
         self._paths = [f"tests/{ring}" for ring in rings]
         self._environment = environment
-        self._cache = ROOT / ".pytest_cache" / "-".join(rings)
+        self._cache = root / ".pytest_cache" / "-".join(rings)
+        self._report = self._cache.with_suffix(".xml")
+        #: The tests that failed and then passed, and why they failed.
+        self.unsteady: dict[str, str] = {}
 
     def _command(self) -> list[str]:
         return [sys.executable, "-m", "pytest", "--durations=10", "-o", f"cache_dir={self._cache}"]
 
+    def _whole(self) -> list[str]:
+        return [*self._command(), "--cache-clear", f"--junitxml={self._report}", *self._paths]
+
     def run(self) -> int:
         """pytest's exit status."""
-        return subprocess.call([*self._command(), "--cache-clear", *self._paths], cwd=ROOT, env=self._environment)
+        return subprocess.call(self._whole(), cwd=self._root, env=self._environment)
 
     @contextmanager
     def beside(self) -> Iterator[Callable[[], int]]:
         """Begin now, with what is left of the processors. What is yielded prints it all and returns the status."""
-        command = [
-            "setpriv",
-            "--pdeathsig",
-            "TERM",
-            "nice",
-            "-n",
-            "19",
-            *self._command(),
-            "--cache-clear",
-            *self._paths,
-        ]
+        command = ["setpriv", "--pdeathsig", "TERM", "nice", "-n", "19", *self._whole()]
         with tempfile.TemporaryFile() as printed:
             process = subprocess.Popen(
-                command, cwd=ROOT, env=self._environment, stdin=subprocess.DEVNULL, stdout=printed, stderr=printed
+                command,
+                cwd=self._root,
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=printed,
+                stderr=printed,
             )
 
             def finish() -> int:
@@ -97,33 +101,62 @@ class Rings:
                 process.terminate()
                 process.wait()
 
-    def forgive(self, status: int) -> int:
-        """The status; 0 too when the few that failed pass when they are run again, with the machine to themselves."""
-        written = self._cache / "v" / "cache" / "lastfailed"
-        failed = (
-            sorted(json.loads(written.read_bytes())) if status == ExitCode.TESTS_FAILED and written.exists() else []
-        )
+    def once_more(self, status: int) -> int:
+        """Run again, with the machine to themselves, the few tests in real time that failed; the status then."""
+        failed = self._failed() if status == ExitCode.TESTS_FAILED else []
         if not failed or len(failed) > _MOST_AGAIN or not all(name.startswith(_REAL_TIME) for name in failed):
             return status
+        reasons = _reasons(self._report)
         print(f"\nrun again, because they failed and run in real time: {', '.join(failed)}\n", flush=True)
-        status = subprocess.call([*self._command(), *failed], cwd=ROOT, env=self._environment)
-        if not status:
-            print(f"\nFAILED ONCE, and passed when run again: {', '.join(failed)}\n", flush=True)
+        status = subprocess.call([*self._command(), *failed], cwd=self._root, env=self._environment)
+        still = set(self._failed()) if status else set()
+        self.unsteady = {name: reasons.get(name, "see above") for name in failed if name not in still}
         return status
 
+    def _failed(self) -> list[str]:
+        """What pytest wrote down as failed at its last run."""
+        written = self._cache / "v" / "cache" / "lastfailed"
+        return sorted(json.loads(written.read_bytes())) if written.exists() else []
 
-def run_tests(rings: list[str], environment: dict[str, str]) -> int:
-    """The worst status. A guest of the ring vm needs little of the processors for most of its time: it has what the
-    others leave, who do not notice it."""
+
+def _reasons(report: Path) -> dict[str, str]:
+    """The first line of why each test failed, by its node's name."""
+    found = {}
+    for case in xml.etree.ElementTree.parse(report).iter("testcase"):
+        why = case.find("failure")
+        if why is None:
+            why = case.find("error")
+        if why is not None:
+            file = case.get("classname", "").replace(".", "/")
+            found[f"{file}.py::{case.get('name')}"] = (why.get("message") or "").partition("\n")[0]
+    return found
+
+
+def run_tests(rings: list[str], environment: dict[str, str]) -> tuple[int, dict[str, str]]:
+    """The worst status, and what was unsteady. A guest of the ring vm needs little of the processors for most of its
+    time: it has what the others leave, who do not notice it."""
     guests = Rings(["vm"], environment)
     others = Rings([ring for ring in rings if ring != "vm"], environment)
     if rings == ["vm"]:
-        return guests.forgive(guests.run())
-    if "vm" not in rings:
-        return others.forgive(others.run())
-    with guests.beside() as finish:
-        statuses = others.run(), finish()
-    return max(others.forgive(statuses[0]), guests.forgive(statuses[1]))
+        status = guests.once_more(guests.run())
+    elif "vm" not in rings:
+        status = others.once_more(others.run())
+    else:
+        with guests.beside() as finish:
+            statuses = others.run(), finish()
+        status = max(others.once_more(statuses[0]), guests.once_more(statuses[1]))
+    return status, others.unsteady | guests.unsteady
+
+
+def tell_unsteady(unsteady: dict[str, str]) -> None:
+    """The last lines: nobody shall overlook them."""
+    if not unsteady:
+        return
+    count = "1 test" if len(unsteady) == 1 else f"{len(unsteady)} tests"
+    print(f"\nUNSTEADY: {count} failed, and passed when run again. Mend the cause:")
+    for name, why in sorted(unsteady.items()):
+        print(f"  {name}\n    {why}")
+    sys.stdout.flush()
 
 
 def main(rings: list[str]) -> int:
@@ -136,12 +169,13 @@ def main(rings: list[str]) -> int:
         site = str(ROOT / "tests" / "support" / "coverage_site")
         environment = os.environ | {"COVERAGE_FILE": str(ROOT / ".coverage")}
         measured = environment | {"QRE_COVERAGE_DIR": name, "PYTHONPATH": site}
-        status = run_tests(rings, measured)
+        status, unsteady = run_tests(rings, measured)
         collect(Path(name))
     subprocess.call([*coverage, "combine", "-q"], cwd=ROOT, env=environment)
     if {"unit", "host"} <= set(rings):
         report = ["report", "--skip-covered", "--sort=cover", f"--fail-under={MINIMUM_COVERAGE}"]
         status = subprocess.call([*coverage, *report], cwd=ROOT, env=environment) or status
+    tell_unsteady(unsteady)
     return status
 
 

@@ -40,6 +40,8 @@ def vm(request: pytest.FixtureRequest) -> Iterator[Vm]:
     directory, _ = build(kernel)
     compiled = guest_programs()
     with booted(kernel) as guest:
+        assert guest.check("uname -r; nproc").split() == [kernel.release, "2"]
+        assert guest.splats() == []
         environment = {
             "MODULE": f"{directory}/qre.ko",
             "TOOLS": compiled,

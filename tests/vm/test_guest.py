@@ -1,4 +1,4 @@
-"""The ring itself, without qre.ko: the guest is what the other tests take it for."""
+"""What the other tests take for granted of the guest: its answers are whole, it goes on, this machine is safe."""
 
 from __future__ import annotations
 
@@ -7,12 +7,6 @@ import pytest
 from tests.support.vm import Vm
 
 pytestmark = pytest.mark.timeout(600)
-
-
-def test_it_boots_the_kernel_asked_for_and_nothing_complains(vm: Vm) -> None:
-    assert vm.check("uname -r").strip() == vm.kernel.release
-    assert vm.check("nproc").strip() == "2"
-    assert vm.splats() == []
 
 
 def test_a_script_s_status_and_every_byte_that_it_prints_come_back(vm: Vm) -> None:
@@ -32,20 +26,3 @@ def test_this_machine_s_files_cannot_be_changed_from_inside(vm: Vm) -> None:
     status, _ = vm.run(f"touch {__file__}")
     assert status != 0
     vm.check("touch /tmp/own && rm /tmp/own")
-
-
-def test_namespaces_veth_and_wireguard_work(vm: Vm) -> None:
-    printed = vm.check(
-        """
-        . /tmp/environment
-        . $GUEST/lib.sh
-        modprobe wireguard
-        net_up
-        ip -n a link add wg0 type wireguard
-        $A ping -c 3 -i 0.1 -W 2 -q 10.9.0.2
-        ip -n a link del wg0
-        net_down
-        """
-    )
-    assert " 0% packet loss" in printed
-    assert vm.splats() == []

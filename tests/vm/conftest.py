@@ -1,7 +1,7 @@
 """One guest a kernel for the whole ring, with qre.ko's build at hand.
 
 What bears ``one_kernel`` takes long: it runs on the oldest kernel alone unless QRE_VM_ALL is set (make test-vm). What
-bears ``only_in_all`` takes longer: it runs only then.
+bears ``only_in_all`` takes longer: it runs only then. With QRE_VM_OLDEST everything runs on the oldest kernel alone.
 """
 
 from __future__ import annotations
@@ -19,10 +19,12 @@ from tests.support.vm import Vm, booted
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if os.environ.get("QRE_VM_ALL"):
         return
+    oldest = bool(os.environ.get("QRE_VM_OLDEST"))
     left_out = [
         item
         for item in items
-        if item.get_closest_marker("only_in_all") or (item.get_closest_marker("one_kernel") and _is_newer(item))
+        if item.get_closest_marker("only_in_all")
+        or ((oldest or item.get_closest_marker("one_kernel")) and _is_newer(item))
     ]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in left_out]

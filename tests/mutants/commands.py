@@ -1,0 +1,247 @@
+"""Changes for the rows of global options, privileges, exit statuses, state and configuration."""
+
+from __future__ import annotations
+
+from tests.mutants.change import Mutant as M
+
+_NEEDS_ROOT = "from qre.capabilities import require_capabilities\nrequire_capabilities('it', ('CAP_NET_ADMIN',))\n"
+
+MUTANTS = {
+    "`--json` makes `show` print JSON": (M("JSON", "show", "options.json", "False"),),
+    "`--json` makes `show-cid-map` print JSON": (M("JSON", "show_cid_map", "options.json", "False"),),
+    "other commands accept `--json` without an effect": (
+        M("accepted", "_split", "word == '--json'", "word == '--json' and name in {'show', 'show-cid-map', 'check'}"),
+        M(
+            "without an effect",
+            "showconf",
+            "_print_json(load_file(arguments[0]), options)",
+            "options.json or _print_json(load_file(arguments[0]), options)",
+        ),
+    ),
+    "`--dry-run` prints the plan of `up`, `reload`, `down`, and changes nothing": (
+        M("of up", "up", "_print(plan_up(profile, config))", "None"),
+        M("of reload", "reload", "_print(plan_reload(profile, config))", "None"),
+        M("of down", "down", "_print(plan_down(target, config))", "None"),
+        M("each operation in order", "plan_of", "steps", "reversed(steps)"),
+        M(
+            "what goes, too",
+            "address_lines",
+            "[address for address in before.address if address not in spec.addresses]",
+            "[]",
+        ),
+        M(
+            "up changes nothing",
+            "up",
+            "_print(plan_up(profile, config))",
+            "_print(plan_up(profile, config))\nup_profile(profile, config, keep_tun=False)",
+        ),
+        M(
+            "reload changes nothing",
+            "reload",
+            "_print(plan_reload(profile, config))",
+            "_print(plan_reload(profile, config))\nreload_profile(profile, config)",
+        ),
+        M(
+            "down changes nothing",
+            "down",
+            "_print(plan_down(target, config))",
+            "_print(plan_down(target, config))\ndown_profile(target, config)",
+        ),
+    ),
+    "`--dry-run daemon` prints the plan, and changes nothing": (
+        M("the steps of up", "daemon", "plan_up(profile, config, keep_tun=True)", "()"),
+        M("and what comes after", "daemon", "_plan(profile, config)", "()"),
+        M(
+            "changes nothing",
+            "daemon",
+            "plan_up(profile, config, keep_tun=True)",
+            "(config.state_dir.mkdir(parents=True, exist_ok=True), plan_up(profile, config, keep_tun=True))[1]",
+        ),
+    ),
+    "`--help` and `-h` print help; `daemon --help` has the daemon's own options": (
+        M("--help", "_split", "word in ('--help', '-h')", "word == '-h'"),
+        M("-h", "_split", "word in ('--help', '-h')", "word == '--help'"),
+        M("the daemon's own options", "command_help", "command.options | GLOBAL_OPTIONS", "GLOBAL_OPTIONS"),
+    ),
+    "global options stand before or after the command": (
+        M("--json before", "_split", "word == '--json'", "word == '--json' and name is not None"),
+        M("--json after", "_split", "word == '--json'", "word == '--json' and name is None"),
+        M("--dry-run before", "_split", "word == '--dry-run'", "word == '--dry-run' and name is not None"),
+        M("--dry-run after", "_split", "word == '--dry-run'", "word == '--dry-run' and name is None"),
+        M("--help before", "_split", "word in ('--help', '-h')", "word in ('--help', '-h') and name is not None"),
+        M("--help after", "_split", "word in ('--help', '-h')", "word in ('--help', '-h') and name is None"),
+    ),
+    "`help`, `strip`, `showconf`, `session-plan` need none": (
+        M("help", "general_help", "width = max(map(len, COMMANDS))", _NEEDS_ROOT + "width = max(map(len, COMMANDS))"),
+        M("strip", "strip", "name = check_profile_name(arguments[0])", _NEEDS_ROOT + "name = arguments[0]"),
+        M(
+            "showconf",
+            "showconf",
+            "from qre.config.kind import load_file",
+            _NEEDS_ROOT + "from qre.config.kind import load_file",
+        ),
+        M("session-plan", "session_plan", "del options", _NEEDS_ROOT),
+    ),
+    "`show` of qre.ko needs none; a daemon answers its owner": (
+        M(
+            "qre.ko needs none",
+            "kernel_devices",
+            "if not LOADED.exists():\n    return []",
+            _NEEDS_ROOT + "if not LOADED.exists():\n    return []",
+        ),
+        M("its owner only: the mode", "ControlSocket.open", "0o177", "0o111"),
+        M("its owner only: who asks", "may_ask", "uid in (0, os.geteuid())", "True"),
+        M("its owner is answered", "may_ask", "uid in (0, os.geteuid())", "False"),
+        M(
+            "who may not is told",
+            "names_in",
+            "'run as root' if isinstance(error, PermissionError) else f'see {what}'",
+            "''",
+        ),
+    ),
+    "a command that needs a capability names it": (
+        M(
+            "named",
+            "require_capabilities",
+            "f\"it needs {', '.join(missing)}, which {verb} missing\"",
+            "'not permitted'",
+        ),
+        M("up, reload and down", "require_net_admin", "require_capabilities(what, ('CAP_NET_ADMIN',))", "None"),
+        M("commands of the kernel", "kernel", "require_capabilities(command, ('CAP_NET_ADMIN',))", "None"),
+        M(
+            "commands of the shared port",
+            "module",
+            "require_capabilities(command, ('CAP_BPF', 'CAP_NET_ADMIN'))",
+            "None",
+        ),
+        M("maps", "_create", "require_capabilities(command, ('CAP_BPF',))", "None"),
+    ),
+    "success is 0, every failure 2 with one line": (
+        M(
+            "success is 0",
+            "_run",
+            "return _call(command.target, rest, options)",
+            "return _call(command.target, rest, options) or 1",
+        ),
+        M("failure is 2", "FAILURE", "2", "1"),
+        M("one line", "error_line", "letter if letter.isprintable() else repr(letter)[1:-1]", "letter"),
+        M("no traceback", "main", "os.environ.get('QRE_DEBUG') == '1'", "True"),
+        M(
+            "the kernel's refusal, too",
+            "_describe",
+            "isinstance(error, QreError)",
+            "type(error).__name__ in {'UserError', 'MachineError', 'PeerError'}",
+        ),
+    ),
+    "`show` tells role, counters, Dest profile, sessions, CIDs, map, shared socket, loader; all devices or one": (
+        M(
+            "role",
+            "_device_lines",
+            "f\"{device['profile'] or '(none)'} ({device['role'] or 'no role'}, {device['dataplane']} data plane)\"",
+            "f\"{device['profile'] or '(none)'} ({device['dataplane']} data plane)\"",
+        ),
+        M("counters", "_device_lines", "yield from _counter_lines(device.get('counters'), device.get('rates'))"),
+        M("Dest profile", "_device_lines", "yield from _dest_lines(device, now)"),
+        M("sessions", "_device", "device.get('sessions') or ()", "()"),
+        M("CIDs", "_steering_lines", "f\"{len(device.get('adopted_cids') or ())} adopted\"", "'0 adopted'"),
+        M("map", "_steering_lines", "yield ('bpf map', _map_text(device.get('cid_map')))"),
+        M("shared socket", "_steering_lines", "yield ('shared socket', _socket_text(shared))", "yield from ()"),
+        M("loader", "_steering_lines", "device.get('shared_loader')", "None"),
+        M("all devices", "show", "devices(config)", "devices(config)[:1]"),
+        M("one", "show", "[device(config, arguments[0])] if arguments else devices(config)", "devices(config)"),
+    ),
+    "an unknown device is an error": (
+        M(
+            "an error",
+            "device",
+            "raise UserError(f'device {name}', 'it is not up', did_you_mean(name, known, 'see `qre-tool show`'))",
+            "return {'device': name, 'profile': None, 'role': None, 'dataplane': 'user', 'status': '', 'up': False, 'address': [], 'mtu': 0}",
+        ),
+        M("suggests the nearest", "device", "did_you_mean(name, known, 'see `qre-tool show`')", "''"),
+    ),
+    "`refresh DEVICE` probes Dest, stores and prints the profile": (
+        M(
+            "probes",
+            "refresh",
+            "look_at(dest, server_name)",
+            "last or DestProfile(reachable=True, checked_at=int(time.time()))",
+        ),
+        M("stores", "refresh", "_keep(config, name, profile, described['dataplane'], found)"),
+        M("prints", "_facts", "yield ('cipher', known.cipher or 'not known')"),
+        M(
+            "a site that is gone is an error",
+            "refresh",
+            "if error is not None:\n    raise MachineError(f'Dest {dest}', f'it cannot be reached: {error}', 'see whether it answers HTTP/3 from here')",
+        ),
+    ),
+    "`showconf FILE` prints a global or interface file as stable JSON": (
+        M("a global file", "load_file", "is_profile(data)", "True"),
+        M("an interface file", "load_file", "is_profile(data)", "False"),
+        M(
+            "the file alone",
+            "load_global_file",
+            "GlobalConfig(**settings)",
+            "load_global(os.environ, global_config=text)",
+        ),
+        M("stable", "to_text", "sorted(values)", "values"),
+        M("secrets stay hidden", "to_json", "not show_keys and 'RealityPrivateKey' in values", "False"),
+    ),
+    "`syncconf DEVICE FILE` syncs to the kernel; DEVICE must be the file's": (
+        M("syncs", "syncconf", "sync('syncconf', profile)", "None"),
+        M("must be the file's", "syncconf", "profile.device != device", "False"),
+    ),
+    "`delete DEVICE` removes the device's state": (
+        M("removes", "delete", "qre.device_delete(device)", "None"),
+        M("not a daemon's", "delete", "daemon_runs(load_global(os.environ), device)", "False"),
+    ),
+    "`set DEVICE role server` and `role client` make a minimal configuration and sync it": (
+        M(
+            "sync",
+            "set_device",
+            "sync('set', profile_from_fields(device_name(device), role, fields))",
+            "profile_from_fields(device_name(device), role, fields)",
+        ),
+        M(
+            "server",
+            "_SET_FIELDS",
+            "('Address', 'Listen', 'MTU', 'Dest', 'ServerName')",
+            "('Address', 'Listen', 'MTU', 'ServerName')",
+        ),
+        M("client", "_SET_FIELDS", "('Address', 'Endpoint', 'MTU', 'ServerName')", "('Address', 'Endpoint', 'MTU')"),
+        M("fields of the role", "set_device", "_SET_FIELDS[role]", "_SET_FIELDS[Role.CLIENT]"),
+        M("the word role", "set_device", "word.lower() != 'role'", "False"),
+        M("the values", "settings_of", "profile.mtu", "1400"),
+    ),
+    "`set`'s placeholders are the reference's": (
+        M("private key", "PLACEHOLDERS", "'A' * 43 + '='", "'AQEB' * 10 + 'AQE='"),
+        M("public key", "PLACEHOLDERS", "'AQEB' * 10 + 'AQE='", "'A' * 43 + '='"),
+        M(
+            "short ids of a server",
+            "PLACEHOLDERS",
+            "{'RealityPrivateKey': 'A' * 43 + '=', 'RealityShortIds': '00'}",
+            "{'RealityPrivateKey': 'A' * 43 + '=', 'RealityShortIds': '01'}",
+        ),
+        M(
+            "short id of a client",
+            "PLACEHOLDERS",
+            "{'RealityPublicKey': 'AQEB' * 10 + 'AQE=', 'RealityShortId': '00'}",
+            "{'RealityPublicKey': 'AQEB' * 10 + 'AQE=', 'RealityShortId': '01'}",
+        ),
+    ),
+    "`set`'s fields have their aliases: `sni`, `server-name`, `server_name`, `persistent-keepalive`, …": (
+        M("sni", "set_device", "{'sni': 'ServerName'}", "{}"),
+        M("kebab-case", "forms_of", "snake.replace('_', '-')", "snake"),
+        M(
+            "snake_case",
+            "forms_of",
+            "(name.lower(), snake, snake.replace('_', '-'))",
+            "(name.lower(), snake.replace('_', '-'))",
+        ),
+        M(
+            "lower case",
+            "forms_of",
+            "(name.lower(), snake, snake.replace('_', '-'))",
+            "(snake, snake.replace('_', '-'), *([name.lower()] if snake != name.lower() else []))",
+        ),
+    ),
+}

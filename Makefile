@@ -1,6 +1,8 @@
 # make demo   the whole tunnel on this machine, in network namespaces
 # make test   the rings unit, host and vm, with coverage; each alone: make test-unit, test-host,
 #             test-vm (which runs the long ones on every kernel)
+# make mutants  breaks the program in one place for each clause of docs/conformance.md and runs the tests of that row,
+#             which must fail; about an hour, as root. QRE_MUTANTS=vm: the ring vm, too, some minutes for each
 # make check  static checks: ruff, mypy, clang-format, shellcheck
 # make bench  the user data plane beside wireguard-go
 # make bench-vm  the kernel module beside WireGuard and openvpn-dco, in a kernel under QEMU
@@ -9,7 +11,7 @@ PYTHON := .venv/bin/python
 SHELL_FILES := .ci/run $(wildcard packaging/*.sh tests/vm/guest/*.sh)
 C_FILES := $(wildcard bpf/*.c bpf/*.h kmod/*.c kmod/*.h kmod/uapi/*.h tests/vm/guest/*.c tests/vm/guest/*.h)
 
-.PHONY: setup setup-vm demo test test-unit test-host test-vm check bench bench-vm bpf clean
+.PHONY: setup setup-vm demo test test-unit test-host test-vm mutants check bench bench-vm bpf clean
 
 setup:
 	@packaging/setup.sh
@@ -31,6 +33,9 @@ test-host: setup
 
 test-vm: setup-vm
 	@QRE_VM_ALL=1 $(PYTHON) -m tests.run vm
+
+mutants: setup-vm
+	@$(PYTHON) -m tests.mutants
 
 check: setup
 	.venv/bin/ruff check

@@ -80,7 +80,9 @@ class Sources:
         found = [*self._in_python(mutant), *self._in_text(mutant)]
         if len(found) == 1:
             return found[0]
-        known = mutant.symbol in self._python or any(_regions(*file, mutant.symbol) for file in self._text)
+        known = mutant.symbol in self._python or any(
+            True for file in self._text for _ in _regions(*file, mutant.symbol)
+        )
         why = f"{len(found)} places fit" if found else "what it replaces is not in it" if known else "no such symbol"
         raise NoPlaceError(f"{mutant.symbol}: {why}: {mutant.old!r}")
 

@@ -133,6 +133,12 @@ MUTANTS = {
             "type(error).__name__ in {'UserError', 'MachineError', 'PeerError'}",
         ),
     ),
+    "an end by Ctrl-C is 130, one because nobody reads 141, both without a line": (
+        M("130", "INTERRUPTED", "130", "2"),
+        M("while it starts, too", "_call", "_signal.signal(_signal.SIGINT, _signal.default_int_handler)", "None"),
+        M("141", "NOBODY_READS", "141", "2"),
+        M("without a line", "_report", "isinstance(error, BrokenPipeError) and not _is_read()", "False"),
+    ),
     "`show` tells role, counters, Dest profile, sessions, CIDs, map, shared socket, loader; all devices or one": (
         M(
             "role",

@@ -198,6 +198,35 @@ MUTANTS = {
             "parse_socket_address(TEST_CLIENT_UNDERLAY)",
         ),
     ),
+    "ServerUnderlay is the server configuration's Listen unless given": (
+        M(
+            "of session-plan",
+            "planned_installs",
+            "parse_socket_address(server_underlay) if server_underlay else server.server.listen",
+            "parse_socket_address(server_underlay or '127.0.0.1:443')",
+        ),
+        M(
+            "of session-capture",
+            "_ends",
+            "listen = server.server.listen",
+            "listen = parse_socket_address('192.0.2.1:443')",
+        ),
+        M("of the client", "_peer", "profile.client.endpoint.port", "443"),
+        M(
+            "of the demo",
+            "shared_port_session_demo",
+            "fields.server_underlay or server.server.listen",
+            "fields.server_underlay or fields.client_underlay",
+        ),
+    ),
+    "ClientUnderlay is an address for tests unless given": (
+        M("an address for tests", "TEST_CLIENT_UNDERLAY", "'127.0.0.1:50443'", "'127.0.0.1:50444'"),
+        M("of a capture", "_CLIENT", "'198.51.100.7:50443'", "'198.51.100.8:50443'"),
+        M("to a server elsewhere", "_socket", "not peer[0].startswith('127.')", "False"),
+    ),
+    "InstallSession is false unless given": (
+        M("false", "parse_client_fields", "install or False", "install is not False"),
+    ),
     "fields have kebab-case and snake_case forms": (
         M("kebab-case", "forms_of", "snake.replace('_', '-')", "snake"),
         M(

@@ -270,6 +270,17 @@ MUTANTS = {
             "None",
         ),
     ),
+    "`systemctl reload qred@PROFILE` has the daemon read its profile again": (
+        M(
+            "the unit's signal",
+            "qred@.service",
+            "ExecReload=/bin/kill -HUP $MAINPID",
+            "ExecReload=/bin/kill -WINCH $MAINPID",
+        ),
+        M("to the daemon", "qred@.service", "ExecReload=/bin/kill -HUP $MAINPID", "ExecReload=/bin/true $MAINPID"),
+        M("reads again", "Daemon._reload_once", "self._load()", "self._profile"),
+        M("applies it", "Daemon._apply", "self._tell(ApplyReload(config=config))", "self._reloaded.set_result('')"),
+    ),
     "several server profiles on one Listen share one front": (
         M("join", "Daemon._lead_or_join", "return False", "raise MachineError('Listen', 'in use')"),
         M("the user data plane is refused by name", "refusal", "own.user_dataplane or its.user_dataplane", "False"),

@@ -47,6 +47,20 @@ MUTANTS = {
             "('SessionId', 'ConnectionId', 'TxKey', 'RxKey', 'TxHpKey', 'RxHpKey', 'TxIv', 'RxIv', 'KeyEpoch')",
         ),
     ),
+    "`NextRxKey`, `NextRxHpKey`, `NextRxIv` are the keys that it receives with next; they may be left out": (
+        M("NextRxKey", "_FIXED", "(Attribute.NEXT_RX_KEY, KEY_SIZE)", "(Attribute.NEXT_TX_KEY, KEY_SIZE)"),
+        M("NextRxHpKey", "_FIXED", "(Attribute.NEXT_RX_HP_KEY, KEY_SIZE)", "(Attribute.TX_HP_KEY, KEY_SIZE)"),
+        M("NextRxIv", "_FIXED", "(Attribute.NEXT_RX_IV, IV_SIZE)", "(Attribute.NEXT_TX_IV, IV_SIZE)"),
+        M(
+            "may be left out",
+            "OPTIONAL",
+            "('NextRxKey', 'NextRxHpKey', 'NextRxIv', 'NextTxKey', 'NextTxIv', *_UNDERLAY, 'ClientConnectionId', 'AllowedIPs', 'SocketFd')",
+            "('NextRxHpKey', 'NextRxIv', 'NextTxKey', 'NextTxIv', *_UNDERLAY, 'ClientConnectionId', 'AllowedIPs', 'SocketFd')",
+        ),
+        M("key and IV together", "_GROUPS", "('NextRxKey', 'NextRxIv')", "('NextRxKey',)"),
+        M("NextRxHpKey is RxHpKey", "parse_session_fields", "octets['NextRxHpKey'] != octets['RxHpKey']", "False"),
+        M("NextRxHpKey not alone", "_incomplete", "'NextRxHpKey' in fields and 'NextRxKey' not in fields", "False"),
+    ),
     "any underlay field wants all four, ports are not zero": (
         M(
             "all four",

@@ -51,6 +51,13 @@ def test_strip_and_showconf_print_the_same_json(directory: Path, capsys: pytest.
     assert output(capsys, "showconf", str(path)) == out
 
 
+def test_json_changes_nothing_of_what_has_no_other_form(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = str(write_profile(directory, "qre0", SERVER))
+    for words in (["strip", "qre0"], ["showconf", path], ["version"], ["help"], ["help", "daemon"]):
+        plain = output(capsys, *words)
+        assert plain == output(capsys, "--json", *words) == output(capsys, *words, "--json")
+
+
 def test_secrets_are_printed_when_they_are_asked_for(
     directory: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

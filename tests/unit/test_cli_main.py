@@ -12,10 +12,12 @@ from types import ModuleType
 import pytest
 
 from qre.cli.commands import COMMANDS, Command, Options
-from qre.cli.main import FAILURE, INTERRUPTED, NOBODY_READS, error_line, main
+from qre.cli.main import error_line, main
 from qre.errors import MachineError, UserError
 
 TOOL = str(Path(sys.executable).parent / "qre-tool")
+#: What scripts know them by.
+FAILURE, INTERRUPTED, NOBODY_READS = 2, 130, 141
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-TEXT = (ROOT / "docs" / "conformance.md").read_text()
+from tests.support.conformance import ROOT, Row, rows
+
 REFERENCE = (
     "help", "show", "refresh", "showconf", "strip", "up", "reload", "down", "daemon", "syncconf", "delete", "set",
     "install-session", "update-session", "adopt-cid", "release-cid", "create-cid-map", "create-reuseport-socket-map",
@@ -20,11 +20,6 @@ REFERENCE = (
 )  # fmt: skip
 
 
-def rows() -> list[list[str]]:
-    lines = [line for line in TEXT.splitlines() if line.startswith("| ") and not line.startswith("| statement ")]
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-
-
 @cache
 def functions_in(path: Path) -> set[str]:
     """The functions that pytest would collect."""
@@ -32,17 +27,20 @@ def functions_in(path: Path) -> set[str]:
     return {node.name for node in tree.body if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")}
 
 
-@pytest.mark.parametrize("row", rows(), ids=[row[0] for row in rows()])
-def test_every_statement_has_tests_that_exist(row: list[str]) -> None:
-    assert len(row) == 3
-    named = row[1].split(", ")
-    assert named
-    for each in named:
+@pytest.mark.parametrize("row", rows(), ids=[row.statement for row in rows()])
+def test_every_statement_has_tests_that_exist(row: Row) -> None:
+    assert row.tests
+    for each in row.tests:
         file, _, function = each.partition("::")
         assert re.fullmatch(r"(unit|host|vm)/test_\w+\.py", file), each
         assert function in functions_in(ROOT / "tests" / file), each
 
 
+def test_no_two_rows_say_the_same() -> None:
+    statements = [row.statement for row in rows()]
+    assert len(set(statements)) == len(statements)
+
+
 @pytest.mark.parametrize("command", REFERENCE)
 def test_every_command_of_the_reference_has_a_row(command: str) -> None:
-    assert any(re.search(rf"`(--\S+ )?{command}\b", row[0]) for row in rows()), command
+    assert any(re.search(rf"`(--\S+ )?{command}\b", row.statement) for row in rows()), command

@@ -62,8 +62,9 @@ def test_underlay_addresses_are_those_that_were_given_or_listen(
     assert (server["UnderlayLocalIPv4"], server["UnderlayLocalPort"]) == ("198.51.100.1", "4433")
     assert (server["UnderlayPeerIPv4"], server["UnderlayPeerPort"]) == ("198.51.100.2", "5555")
     assert (client["UnderlayLocalIPv4"], client["UnderlayPeerPort"]) == ("198.51.100.2", "4433")
-    server, _ = plan(capsys, *map(str, profiles))
+    server, client = plan(capsys, *map(str, profiles))
     assert (server["UnderlayLocalIPv4"], server["UnderlayLocalPort"]) == ("192.0.2.1", "443")
+    assert (client["UnderlayLocalIPv4"], client["UnderlayLocalPort"]) == ("127.0.0.1", "50443")
 
 
 @pytest.mark.parametrize(

@@ -78,11 +78,36 @@ def test_the_ecn_codepoint_of_the_profile_leaves_and_is_seen() -> None:
         pair.close()
 
 
-def test_a_packet_too_long_for_the_link_is_counted_and_the_others_arrive(pair: Pair) -> None:
+def test_a_packet_too_long_for_the_link_is_told_and_the_others_arrive(pair: Pair) -> None:
     packets = [b"a" * 100, b"b" * 65_508, b"c" * 100]
     assert pair.one.send(packets, pair.to) == []
     assert pair.arrived(2)[0] == [packets[0], packets[2]]
-    assert pair.drops == {"too-big": 1}
+    assert pair.one.refused == [65_508]
+    assert pair.drops == {}
+
+
+def closed_port() -> tuple[str, int]:
+    with bound() as gone:
+        name: tuple[str, int] = gone.getsockname()
+        return name
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_an_icmp_error_of_an_earlier_packet_costs_none_that_follows(pair: Pair, count: int) -> None:
+    """A connected socket is told of them, and one that asks for them (IP_RECVERR) of those to any peer."""
+    pair.one._socket.setsockopt(socket.IPPROTO_IP, 11, 1)
+    pair.one.send([b"nobody hears"], closed_port())
+    assert pair.one.send([b"x" * 50] * count, pair.to) == []
+    assert len(pair.arrived(count)[0]) == count
+    assert pair.drops == {}
+
+
+def test_icmp_errors_that_come_on_receipt_are_counted_and_hide_nothing(pair: Pair) -> None:
+    pair.two._socket.setsockopt(socket.IPPROTO_IP, 11, 1)
+    pair.two.send([b"nobody hears"], closed_port())
+    pair.one.send([b"x"] * 3, pair.to)
+    assert pair.arrived(3)[0] == [b"x"] * 3
+    assert pair.drops == {"unreachable": 1}
 
 
 class Refusing:
@@ -120,9 +145,10 @@ def test_what_a_full_socket_did_not_take_comes_back(pair: Pair, error: int) -> N
 
 
 def test_an_unreachable_peer_is_counted_and_stops_nothing(pair: Pair) -> None:
-    pair.one._socket = Refusing(pair.one._socket, errno.ENETUNREACH)  # type: ignore[assignment]  # no route
-    assert pair.one.send([b"x" * 50] * 3, pair.to) == []
+    assert pair.one.send([b"x" * 50] * 3, ("255.255.255.255", 9)) == []  # EACCES
     assert pair.drops == {"send-failed": 3}
+    assert pair.one.send([b"y"], pair.to) == []
+    assert pair.arrived(1)[0] == [b"y"]
 
 
 def test_only_an_ipv4_udp_socket_is_taken() -> None:

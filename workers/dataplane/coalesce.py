@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from qre.wire.datagram import DATAGRAM_HEAD
+from qre.workers.dataplane.mss import with_mss_lowered_untrusted
 from qre.workers.dataplane.offload import (
     GSO_TCPV4,
     GSO_TCPV6,
@@ -116,8 +117,9 @@ class Deliverer:
         self.packets = 0
         self.bytes = 0
 
-    def writes(self, plaintexts: Sequence[bytes], permits: Callable[[bytes], bool]) -> list[Buffers]:
-        """The buffers of each write; ``permits`` tells whether a source address (4 or 16 bytes) may be delivered."""
+    def writes(self, plaintexts: Sequence[bytes], permits: Callable[[bytes], bool], mss_inner: int) -> list[Buffers]:
+        """The buffers of each write; ``permits`` tells whether a source address (4 or 16 bytes) may be delivered,
+        ``mss_inner`` the largest packet that a SYN's MSS may lead to."""
         self.packets = self.bytes = 0
         groups: dict[bytes, _Group] = {}  # those that may grow
         order: list[_Group | bytes] = []
@@ -130,7 +132,7 @@ class Deliverer:
             elif self._is_acceptable(plaintext, v4, permits):
                 if group is not None:
                     del groups[group.flow]
-                order.append(self._begin(plaintext, v4, groups))
+                order.append(self._begin(plaintext, v4, groups, mss_inner))
             else:
                 continue
             self.packets += 1
@@ -174,7 +176,7 @@ class Deliverer:
         return True
 
     @staticmethod
-    def _begin(plaintext: bytes, v4: bool, groups: dict[bytes, _Group]) -> _Group | bytes:
+    def _begin(plaintext: bytes, v4: bool, groups: dict[bytes, _Group], mss_inner: int) -> _Group | bytes:
         """A new group, if this is a TCP segment that others may follow; otherwise the packet by itself."""
         tcp = _HEAD + (20 if v4 else 40)
         if v4:
@@ -183,7 +185,7 @@ class Deliverer:
         else:
             joinable = plaintext[_HEAD + 6] == TCP
         if not joinable or len(plaintext) < tcp + 20 or plaintext[_FLAGS[v4]] != _ACK:
-            return plaintext
+            return with_mss_lowered_untrusted(plaintext, mss_inner)
         header = tcp + (plaintext[tcp + 12] >> 4) * 4
         if not tcp + 20 <= header < len(plaintext):
             return plaintext

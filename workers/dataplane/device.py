@@ -25,11 +25,12 @@ from qre.session import (
     SessionInstall,
     SessionList,
 )
-from qre.workers.dataplane.coalesce import Deliverer
+from qre.workers.dataplane.coalesce import Buffers, Deliverer
 from qre.workers.dataplane.ecn import decapsulated
 from qre.workers.dataplane.marks import NumberMarks
-from qre.workers.dataplane.offload import HOPS_OVER, TOO_BIG, VNET_HEADER_SIZE, split_untrusted
+from qre.workers.dataplane.offload import NO_OFFLOAD, VNET_HEADER_SIZE, split_untrusted
 from qre.workers.dataplane.path import Address
+from qre.workers.dataplane.refusals import Refusals, Say
 from qre.workers.dataplane.registry import Registry
 from qre.workers.dataplane.session import Session, State
 from qre.workers.dataplane.underlay import Underlay
@@ -45,7 +46,7 @@ _LONGEST_INSTALLING = 0.25
 
 
 class Device:
-    """Owns the TUN descriptor, the server's UDP socket and the clients'. ``report`` takes events."""
+    """Owns the TUN descriptor, the server's UDP socket and the clients'. ``report`` takes events, ``say`` words."""
 
     def __init__(
         self,
@@ -56,6 +57,7 @@ class Device:
         server_socket: int | None = None,
         ecn: int = 0,
         clock: Callable[[], float] = time.monotonic,
+        say: Say = lambda kind, text: None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._tun = tun
@@ -66,6 +68,7 @@ class Device:
         self._marks = marks
         self.registry = Registry(marks, self.drops, os.urandom)
         self._deliverer = Deliverer(self.drops)
+        self._refusals = Refusals(self.drops, lambda packet: self._write([NO_OFFLOAD, packet]), say)
         self._rx_packets = self._rx_bytes = self._tx_packets = self._tx_bytes = 0
         self._client_sockets: dict[bytes, Underlay] = {}
         self._server_socket = Underlay(server_socket, self.drops, ecn) if server_socket is not None else None
@@ -176,7 +179,7 @@ class Device:
                 except OSError as error:
                     self._tun_failed(error)
                     break
-                gathered += self._take(read, waiting)
+                gathered += self._take(read, waiting, now)
             for session, plaintexts in waiting.items():
                 self._transmit(session, plaintexts, now)
             if gathered < _BATCH or self._blocked:
@@ -187,7 +190,7 @@ class Device:
             self._loop.remove_reader(self._tun)
         self.drops["tun-failed"] += 1
 
-    def _take(self, read: bytes, waiting: dict[Session, list[bytes]]) -> int:
+    def _take(self, read: bytes, waiting: dict[Session, list[bytes]], now: float) -> int:
         """Sort one read into ``waiting``; how much of a batch it makes."""
         version = read[VNET_HEADER_SIZE] >> 4 if len(read) >= VNET_HEADER_SIZE + 20 else 0
         if version == 4:
@@ -202,10 +205,11 @@ class Device:
             self.drops["no-session"] += 1
             return 1
         try:
-            plaintexts = split_untrusted(read, session.max_inner)
+            plaintexts = split_untrusted(read, session.max_inner if version == 4 else session.max_inner_ipv6)
         except UntrustedInputError as error:
-            self.drops[{TOO_BIG: "too-big", HOPS_OVER: "hops-over"}.get(error.why, "malformed")] += 1
-            return 1
+            plaintexts = self._refusals.instead_untrusted(error.why, session, read, now)
+            if not plaintexts:
+                return 1
         if session in waiting:
             waiting[session] += plaintexts
         else:
@@ -218,17 +222,21 @@ class Device:
             count = len(plaintexts)
             self._tx_packets += count
             self._tx_bytes += sum(map(len, plaintexts)) - 3 * count
-            self._send(session, packets, session.peer)
+            self._send(session, packets, session.peer, now)
         self._settle(session, now)
 
-    def _send(self, session: Session, packets: list[bytes], to: Address) -> None:
+    def _send(self, session: Session, packets: list[bytes], to: Address, now: float) -> None:
         underlay = self._underlay_of(session)
         if underlay is None:
             self.drops["no-socket"] += len(packets)
         elif underlay in self._blocked:
             self._wait(underlay, packets, to)
-        elif unsent := underlay.send(packets, to):
-            self._wait(underlay, unsent, to)
+        else:
+            if unsent := underlay.send(packets, to):
+                self._wait(underlay, unsent, to)
+            if underlay.refused:
+                self.drops["too-big"] += session.refused_by_first_hop(underlay.refused, now)
+                underlay.refused.clear()
 
     def _underlay_of(self, session: Session) -> Underlay | None:
         if session.role is Role.SERVER:
@@ -254,6 +262,8 @@ class Device:
             to = queue[0][1]
             run = next((n for n, item in enumerate(queue) if item[1] != to), len(queue))
             unsent = underlay.send([packet for packet, _ in queue[:run]], to)
+            self.drops["too-big"] += len(underlay.refused)  # its session finds out with the next one
+            underlay.refused.clear()
             del queue[: run - len(unsent)]
             if unsent:
                 return
@@ -349,23 +359,28 @@ class Device:
             plaintexts = decapsulated(plaintexts, ecn, self.drops)
         permits = self.registry.routes.permits
         deliverer = self._deliverer
-        for buffers in deliverer.writes(plaintexts, lambda address: permits(session, address)):
-            try:
-                os.writev(self._tun, buffers)
-            except OSError:  # the link is down, or the kernel refuses the packet
-                self.drops["tun-refused"] += 1
+        for buffers in deliverer.writes(plaintexts, lambda address: permits(session, address), session.mss_inner):
+            self._write(buffers)
         self._rx_packets += deliverer.packets
         self._rx_bytes += deliverer.bytes
         session.rx_packets += deliverer.packets
         session.rx_bytes += deliverer.bytes
+
+    def _write(self, buffers: Buffers) -> None:
+        try:
+            os.writev(self._tun, buffers)
+        except OSError:  # the link is down, or the kernel refuses the packet
+            self.drops["tun-refused"] += 1
 
     # --- time and consequences ---
 
     def _settle(self, session: Session, now: float) -> None:
         """After a session did something: send, report, forget, and set the timer."""
         for packet, to in session.outbox:
-            self._send(session, [packet], to)
+            self._send(session, [packet], to, now)
         session.outbox.clear()
+        if session.unanswered and session.path_mtu.settled:
+            self._refusals.answer_late(session, now)
         for event in session.events:
             self._report(event)
         session.events.clear()

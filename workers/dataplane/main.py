@@ -54,6 +54,7 @@ class DataplaneWorker:
             self._report,
             server_socket=context.descriptors.pop("udp_kernel_slot") if server else None,
             ecn=dest.ecn if server and dest is not None else 0,
+            say=context.limited,
         )
         self._keys.use(context.descriptors.pop("keys"))
 

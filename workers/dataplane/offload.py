@@ -59,7 +59,8 @@ def split_untrusted(read: bytes, max_size: int) -> list[bytes]:
     """The packets of one TUN read (header included), each as a plaintext: ``DATAGRAM_HEAD`` + IP packet.
 
     The hop count of each is one less (RFC 9484 §7: decremented on encapsulation, not on decapsulation); a packet
-    whose hops are over is refused. Raises UntrustedInputError, also when a packet would be longer than ``max_size``.
+    whose hops are over is refused. Raises UntrustedInputError, also when a packet would be longer than ``max_size``;
+    but TCP's super-packets are cut into segments that fit, shorter than their sender meant them.
     """
     if len(read) < VNET_HEADER_SIZE + 20:
         raise UntrustedInputError("packet", "too short")
@@ -124,8 +125,11 @@ def _split_super_untrusted(read: bytes, max_size: int) -> list[bytes]:
     payload = len(read) - at - length
     if length < least or payload <= 0 or not size > 0 or payload > size * MAX_SEGMENTS:
         raise UntrustedInputError("super-packet", "its sizes are impossible")
-    if ip_length + length + min(size, payload) > max_size:
-        raise UntrustedInputError("super-packet", TOO_BIG)
+    room = max_size - ip_length - length
+    if min(size, payload) > room:
+        if protocol == UDP or payload > room * MAX_SEGMENTS:
+            raise UntrustedInputError("super-packet", TOO_BIG)
+        size = room
     header = with_hop_taken_untrusted(read[VNET_HEADER_SIZE : at + length])
     network = _network_headers(header[:ip_length])
     transport = (_tcp_headers if protocol == TCP else _udp_headers)(header, ip_length, size)

@@ -28,6 +28,7 @@ from qre.session import (
     SessionStatus,
     SessionUpdate,
 )
+from qre.wire import overhead
 from qre.workers.dataplane.marks import MarkRefusedError, NumberMarks
 from qre.workers.dataplane.session import Session, State
 from qre.workers.dataplane.table import AllowedIps, parse_prefixes
@@ -198,4 +199,6 @@ class Registry:
             tx_packets=session.tx_packets,
             tx_bytes=session.tx_bytes,
             cids=tuple(self._cids.get(session.session_id, {})),
+            path_mtu=overhead.path_mtu(session.path_mtu.size),
+            inner_mtu=session.max_inner,
         )

@@ -53,6 +53,7 @@ from qre.workers.dataplane.keyphase import OLD_KEYS_LIMIT
 from qre.workers.dataplane.marks import Mark, MarkRefusedError
 from qre.workers.dataplane.packets import LimitReachedError, Opened, Packets
 from qre.workers.dataplane.path import PADDED, Address, Candidate
+from qre.workers.dataplane.path_mtu import SEARCHES, PathMtu
 from qre.workers.dataplane.payload import PING, Payload, parse_payload_untrusted
 from qre.workers.dataplane.recovery import MAX_CONTROLS, Control, Recovery
 
@@ -62,6 +63,8 @@ _ACK_EXPONENT = 3
 #: With traffic to ride on, an ACK goes along this often.
 _PIGGYBACK_INTERVAL = 0.005
 _NEVER = float("inf")
+#: Less than any packet's length.
+_NO_IPV6 = -1
 
 
 class State(enum.StrEnum):
@@ -99,10 +102,16 @@ class Session:
         self.packets = Packets(install, mark, drops)
         self.phases = self.packets.phases
         self.recovery = Recovery(install.max_ack_delay_ms / 1000, install.ack_delay_exponent)
-        cid_length = len(self.packets.tx_cid)
-        udp_payload = min(install.max_datagram_payload, overhead.MAX_UDP_PAYLOAD)
-        self.max_inner = overhead.largest_inner_of_payload(udp_payload, cid_length)
-        self._packet_overhead = overhead.packet_overhead(cid_length)
+        self._packet_overhead = overhead.packet_overhead(len(self.packets.tx_cid))
+        self.path_mtu = PathMtu(SEARCHES[self.role], min(install.max_datagram_payload, overhead.MAX_UDP_PAYLOAD))
+        #: The largest inner packet that is sent; of IPv6, where none may be, it is negative.
+        self.max_inner = self.max_inner_ipv6 = 0
+        #: The largest inner packet that the MSS of delivered SYNs may lead to: more than ``max_inner`` while that is
+        #: only the beginning of a search, for a connection keeps its MSS.
+        self.mss_inner = 0
+        #: Inner packets (beginning, length) that were too big during a search, by flow: to be answered at its end.
+        self.unanswered: dict[bytes, tuple[bytes, int]] = {}
+        self._set_limits()
         self._idle = install.idle_timeout_ms / 1000
         self._idle_base = now
         self._sent_since_receive = False
@@ -118,6 +127,9 @@ class Session:
         self._close_packet = b""
         self._closing_until = 0.0
         self._closing_received = 0
+        if self.confirmed:
+            self.path_mtu.begin(now)
+            self._set_limits()
         if self.role is Role.CLIENT:
             self._send_control(Control(PING, None), now)
 
@@ -141,6 +153,8 @@ class Session:
             self.tx_bytes += size
             self._sent_eliciting(now)
             self.recovery.sent_batch(self.packets.next_number - 1, now)
+            if self.path_mtu.watching:
+                self._watch(packets, now)
         return packets
 
     def _seal(self, plaintexts: Sequence[bytes]) -> list[bytes]:
@@ -183,6 +197,8 @@ class Session:
             return "too many frames are in flight"
         if not frames:
             return "no frames"
+        if len(frames) > self.path_mtu.base - self._packet_overhead:
+            return "the frames are too long for one packet"
         self._send_control(Control(frames, request), now)
         return ""
 
@@ -234,8 +250,8 @@ class Session:
         self.last_receive = self._idle_base = now
         self._sent_since_receive = False
         if self.state is State.HELD:
-            self.state, self.confirmed = State.ESTABLISHED, True
-            self.events.append(SessionConfirmed(session_id=self.session_id))
+            self.state = State.ESTABLISHED
+            self._confirm(now)
         eliciting, newest = bool(opened.datagrams), not opened.probing
         for plaintext, first, epoch, highest in opened.others:
             frames = self._read_frames(plaintext, first, epoch, source, now)
@@ -272,13 +288,15 @@ class Session:
                 return None
             if not self._acknowledged(ack.ranges[0][1], done, epoch, now):
                 return None
+            self.path_mtu.acknowledged(ack.ranges, now, self.recovery.smoothed)
+            self._set_limits()
         if frames.close is not None:
             self._end(LossReason.CLOSED, frames.close)
             return None
         for data in frames.challenges[-1:]:
             self._answer_challenge(data, source)
         for data in frames.responses:
-            self._path_answered(data)
+            self._path_answered(data, now)
         if frames.passed:
             self.events.append(FrameReceived(session_id=self.session_id, frames=b"".join(frames.passed)))
         if frames.unknown_datagrams:
@@ -294,12 +312,53 @@ class Session:
             if phases.confirmed_at is None:
                 phases.confirmed_at = now
         if not self.confirmed and largest >= PACKET_NUMBER_BASE:
-            self.confirmed = True
-            self.events.append(SessionConfirmed(session_id=self.session_id))
+            self._confirm(now)
         for control in done:
             if control.request is not None:
                 self.events.append(FrameFate(session_id=self.session_id, id=control.request, acknowledged=True))
         return True
+
+    def _confirm(self, now: float) -> None:
+        self.confirmed = True
+        self.events.append(SessionConfirmed(session_id=self.session_id))
+        self.path_mtu.begin(now)
+        self._set_limits()
+
+    # --- the path's MTU ---
+
+    def _set_limits(self) -> None:
+        """After ``path_mtu`` may have changed."""
+        path_mtu, around = self.path_mtu, self._packet_overhead + len(DATAGRAM_HEAD)
+        self.max_inner = path_mtu.size - around
+        refused = path_mtu.settled and self.max_inner < overhead.MIN_MTU_IPV6
+        self.max_inner_ipv6 = _NO_IPV6 if refused else self.max_inner
+        self.mss_inner = (path_mtu.size if path_mtu.settled else path_mtu.largest) - around
+
+    def _watch(self, packets: list[bytes], now: float) -> None:
+        """Perhaps the fate of the longest of these packets, the last ones sent, says something about the path."""
+        longest = max(map(len, packets))
+        if self.path_mtu.wants(longest, now):
+            place = next(place for place, packet in enumerate(packets) if len(packet) == longest)
+            number = self.packets.next_number - len(packets) + place
+            self.path_mtu.sent(number, longest, now, self.recovery.pto)
+
+    def _probe(self, now: float) -> None:
+        size = self.path_mtu.due(now)
+        self._set_limits()
+        if size == 0:
+            self._send_control(Control(PING, None), now)
+        elif size is not None and self._send_frames(PING, size=size):
+            number = self.packets.next_number - 1
+            self.path_mtu.sent(number, size, now, self.recovery.pto)
+            self.recovery.sent_batch(number, now)
+            self._sent_eliciting(now)
+
+    def refused_by_first_hop(self, lengths: Sequence[int], now: float) -> int:
+        """Datagrams of these lengths were longer than the MTU of the device that they were to leave by; how many of
+        them were no probes."""
+        probes = sum(self.path_mtu.refused(length, now) for length in lengths)
+        self._set_limits()
+        return len(lengths) - probes
 
     # --- the peer's address ---
 
@@ -331,11 +390,14 @@ class Session:
         if frame is not None:
             self._send_probe(candidate, frame)
 
-    def _path_answered(self, data: bytes) -> None:
+    def _path_answered(self, data: bytes, now: float) -> None:
         candidate = self._candidate
         if candidate is None or not candidate.answered_by(data):
             return
         self._candidate = None
+        if candidate.address[0] != self.peer[0]:  # another port is a NAT's work: the path is the same (RFC 9000 §9.4)
+            self.path_mtu.begin(now)
+            self._set_limits()
         self.peer = candidate.address
         underlay = self.install.underlay
         moved = Underlay(
@@ -455,6 +517,8 @@ class Session:
             soonest = min(soonest, self._keepalive_at())
         if self._candidate is not None:
             soonest = min(soonest, self._candidate.next_at, self._candidate.expires)
+        if self.state is State.ESTABLISHED:
+            soonest = min(soonest, self.path_mtu.deadline())
         return soonest
 
     def _keepalive_at(self) -> float:
@@ -486,6 +550,8 @@ class Session:
             self._candidate = None
         if self._candidate is not None and now >= self._candidate.next_at:
             self._challenge(self._candidate, now)
+        if self.state is State.ESTABLISHED:
+            self._probe(now)
         again, lost = self.recovery.due(now)
         for control in lost:
             assert control.request is not None

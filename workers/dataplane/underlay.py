@@ -25,6 +25,8 @@ _MAX_SEGMENTS = 64
 _MAX_BYTES = 65_400
 _ANCILLARY = socket.CMSG_SPACE(4) * 2
 _SIZE = struct.Struct("=H")
+#: Errors that one call may meet before it gives up: each clears the one that it tells.
+_MAX_ERRORS = 8
 #: The kernel or the card cannot do it: once seen, every datagram gets a system call of its own.
 _NO_GSO = {errno.EIO, errno.EOPNOTSUPP, errno.ENOPROTOOPT}
 
@@ -40,6 +42,8 @@ class Underlay:
         self._socket = socket.socket(fileno=fd)
         self._drops = drops
         self._gso = True
+        #: Lengths of datagrams that the first hop did not take (EMSGSIZE); whoever sends looks, and empties it.
+        self.refused: list[int] = []
         self._set_up(ecn)
 
     def _set_up(self, ecn: int) -> None:
@@ -68,15 +72,17 @@ class Underlay:
 
     def receive(self) -> Received | None:
         """What one system call gives; None: nothing now."""
-        while True:
+        for _ in range(_MAX_ERRORS):
             try:
                 data, ancillary, _, source = self._socket.recvmsg(65_535, _ANCILLARY)
             except BlockingIOError:
                 return None
-            except ConnectionError:  # an ICMP error of something sent before; the next call gives data
+            except OSError:  # an ICMP error of something sent before, true or forged; the next call gives data
                 self._drops["unreachable"] += 1
                 continue
             break
+        else:
+            return None
         size, ecn = len(data), 0
         for level, kind, value in ancillary:
             if level == socket.IPPROTO_UDP and kind == UDP_GRO:
@@ -88,7 +94,7 @@ class Underlay:
         return [data[at : at + size] for at in range(0, len(data), size)], source, ecn
 
     def send(self, packets: Sequence[bytes], to: Address) -> list[bytes]:
-        """Send them all; those that the kernel has no room for now come back."""
+        """Send them all; those that the kernel has no room for now come back. See ``refused``, too."""
         at, count = 0, len(packets)
         while at < count:
             run = self._run(packets, at) if self._gso else 1
@@ -101,32 +107,31 @@ class Underlay:
             except BlockingIOError:
                 return list(packets[at:])
             except OSError as error:
-                if run > 1:
-                    if error.errno in _NO_GSO:
-                        self._gso = False
-                        continue
-                    if error.errno in {errno.EINVAL, errno.EMSGSIZE}:  # perhaps one of them is too long: see which
-                        sent = self._send_singly(packets[at : at + run], to)
-                        at += sent
-                        if sent < run:
-                            return list(packets[at:])
-                        continue
-                self._count(error, run)
+                if run > 1 and error.errno in _NO_GSO:
+                    self._gso = False
+                    continue
+                # One of them is too long, or it was an ICMP error of something sent before, true or forged.
+                sent = self._send_singly(packets[at : at + run], to)
+                at += sent
+                if sent < run:
+                    return list(packets[at:])
+                continue
             at += run
         return []
 
     def _send_singly(self, packets: Sequence[bytes], to: Address) -> int:
+        """How many of them need not be sent again."""
         for at, packet in enumerate(packets):
             try:
                 self._socket.sendto(packet, to)
             except BlockingIOError:
                 return at
             except OSError as error:
-                self._count(error, 1)
+                if error.errno != errno.EMSGSIZE:  # the others would fare no better
+                    self._drops["send-failed"] += len(packets) - at
+                    break
+                self.refused.append(len(packet))
         return len(packets)
-
-    def _count(self, error: OSError, packets: int) -> None:
-        self._drops["too-big" if error.errno == errno.EMSGSIZE else "send-failed"] += packets
 
     @staticmethod
     def _run(packets: Sequence[bytes], at: int) -> int:

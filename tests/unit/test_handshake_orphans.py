@@ -39,7 +39,7 @@ def test_without_their_secrets_they_flow_on(role: Role) -> None:
 
 @pytest.mark.parametrize("role", list(Role))
 def test_a_new_session_takes_the_place_of_an_orphan_once_it_is_confirmed(role: Role) -> None:
-    with TwoEnds(interval=1.0, in_kernel=True) as ends:
+    with TwoEnds(interval=3.0, in_kernel=True) as ends:
         ends.install().talk(0.5)
         end = ends.ends[role]
         end.lose_secrets()

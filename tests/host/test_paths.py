@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from tests.support.daemons import wait_for
 from tests.support.tunnel import SERVER_INNER, Tunnel
 
@@ -49,6 +51,30 @@ def test_a_client_that_moves_keeps_its_session() -> None:
         wait_for("show knows", lambda: "10.90.1.77:" in tunnel.server.tool("show", "server0"), 10)
         assert tunnel.client.said().count("session lost") == 0
         assert "5 received" in tunnel.lab.server.run("ping", "-n", "-c", "5", "-i", "0.2", "10.77.0.2", check=False)
+
+
+def test_a_small_path_is_told_by_show_and_by_the_log_and_carries_no_ipv6() -> None:
+    with Tunnel() as tunnel:
+        for name, number in (("server0", 1), ("client0", 2)):
+            tunnel.edit(name, "Address", f"10.77.0.{number}/24, fd77::{number}/64")
+        for namespace, device in (
+            (tunnel.lab.client, tunnel.lab.client_device),
+            (tunnel.lab.server, tunnel.lab.server_device),
+        ):
+            namespace.ip("link", "set", device, "mtu", "1280")
+        tunnel.up()
+        for daemon, inner in ((tunnel.client, 1156), (tunnel.server, 1176)):
+            said = f"path mtu: 1228 bytes, inner packets up to {inner}; IPv6 inside is refused, it needs 1280"
+            wait_for(
+                "show tells it", lambda daemon=daemon, said=said: said in daemon.tool("show", daemon.profile), 10
+            )
+            (session,) = json.loads(daemon.tool("--json", "show", daemon.profile))["devices"][0]["sessions"]
+            assert (session["path_mtu"], session["inner_mtu"]) == (1228, inner)
+        assert "5 received" in tunnel.lab.client.run("ping", "-n", "-c", "5", "-i", "0.2", "-s", "3000", SERVER_INNER)
+        refused = tunnel.lab.client.run("ping", "-n", "-c", "2", "-W", "1", "fd77::1", check=False)
+        assert "Administratively prohibited" in refused
+        assert "which leaves 1156 for those inside: IPv6 needs 1280, and is refused" in tunnel.client.said()
+        assert "ipv6-refused 2" in tunnel.client.tool("show", "client0")
 
 
 def test_a_default_route_leads_everything_through_the_tunnel_but_the_tunnel_itself() -> None:

@@ -1,9 +1,10 @@
 """One data plane process for tests: ``python -m tests.support.dataplane_endpoint ROLE DEVICE LOCAL PEER``.
 
 Makes a TUN device in the network namespace it was started in, installs one session with keys from a seed, says
-``ready`` and runs until its standard input ends; then it writes its counters as JSON. Environment: QRE_PROFILE names
-a file for a profile, QRE_REKEY the seconds between two key updates of the server, QRE_MARKS an inherited descriptor
-of number marks, QRE_EPOCH the key epoch to begin with (a session that was confirmed before, then).
+``ready`` and runs until its standard input ends; then it writes its counters as JSON. For a line of input it writes
+what it knows of the path. Environment: QRE_PROFILE names a file for a profile, QRE_REKEY the seconds between two key
+updates of the server, QRE_MARKS an inherited descriptor of number marks, QRE_EPOCH the key epoch to begin with (a
+session that was confirmed before, then), QRE_RAISE the seconds until a larger path is looked for again.
 """
 
 from __future__ import annotations
@@ -18,12 +19,15 @@ import struct
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from qre.session import DataplaneReport, Role, SessionUpdate, Underlay
 from qre.workers.dataplane.device import Device
 from qre.workers.dataplane.marks import NumberMarks
+from qre.workers.dataplane.path_mtu import SEARCHES
 from tests.support.dataplane import fresh_marks, install_of, update_of
 from tests.support.namespaces import Namespace
 
@@ -50,6 +54,14 @@ def udp_socket(local: str, port: int) -> socket.socket:
     return sock
 
 
+def path_of(device: Device) -> dict[str, Any]:
+    """What a test may want to know of the one session's path, meanwhile."""
+    told: dict[str, Any] = {"drops": device.counters().drops, "settled": False}
+    for session, status in zip(device.registry.sessions.values(), device.registry.status(device.now()), strict=True):
+        told |= {"path_mtu": status.path_mtu, "inner_mtu": status.inner_mtu, "settled": session.path_mtu.settled}
+    return told
+
+
 async def run(role: Role, name: str, local: str, peer: str) -> None:
     port, peer_port = (40_000, 443) if role is Role.CLIENT else (443, 40_000)
     reports: list[DataplaneReport] = []
@@ -71,7 +83,14 @@ async def run(role: Role, name: str, local: str, peer: str) -> None:
         raise SystemExit(answer.error)
     print("ready", flush=True)
     ended = asyncio.Event()
-    asyncio.get_running_loop().add_reader(sys.stdin.fileno(), ended.set)
+
+    def asked() -> None:
+        if os.read(sys.stdin.fileno(), 100):
+            print(json.dumps(path_of(device)), flush=True)
+        else:
+            ended.set()
+
+    asyncio.get_running_loop().add_reader(sys.stdin.fileno(), asked)
     interval = float(os.environ.get("QRE_REKEY", "0"))
     while not ended.is_set():
         try:
@@ -108,6 +127,9 @@ async def run(role: Role, name: str, local: str, peer: str) -> None:
 def main() -> None:
     role, name, local, peer = sys.argv[1:]
     profile_file = os.environ.get("QRE_PROFILE")
+    if "QRE_RAISE" in os.environ:
+        changed = replace(SEARCHES[Role(role)], raise_after=float(os.environ["QRE_RAISE"]))
+        patch.dict(SEARCHES, {Role(role): changed}).start()
     if profile_file:
         profile = cProfile.Profile()
         profile.enable()
@@ -148,6 +170,15 @@ class Endpoint:
         for address in inner:
             namespace.ip("addr", "add", address, "dev", device, *(["nodad"] if ":" in address else []))
         namespace.ip("link", "set", device, "mtu", "1380", "up")
+
+    def path(self) -> dict[str, Any]:
+        """What it knows of the path now."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write("path\n")
+        self.process.stdin.flush()
+        told: dict[str, Any] = json.loads(self.process.stdout.readline())
+        return told
 
     def end(self) -> dict[str, Any]:
         output, _ = self.process.communicate(timeout=20)

@@ -62,7 +62,7 @@ class Outcome(msgspec.Struct, frozen=True):
 
 
 class Copy:
-    """The tree, elsewhere."""
+    """The tree, elsewhere: what happens to the tree from now on does not matter."""
 
     def __init__(self, directory: Path) -> None:
         self.tree = directory / "tree"
@@ -77,7 +77,7 @@ class Copy:
     @contextmanager
     def changed(self, place: Place) -> Iterator[None]:
         """With one change, which is taken back."""
-        path = self.tree / place.path.relative_to(ROOT)
+        path = place.path
         before = path.read_bytes()
         self._module_changed = path.is_relative_to(self.tree / KMOD.relative_to(ROOT))
         try:
@@ -157,14 +157,22 @@ class Proof:
         self._copy = copy
         self._kept = kept
         self._rings = _RINGS if vm else _RINGS[:2]
-        self._program = _digest(sources())
-        self._passing: dict[str, Outcome] = {}
+        self._tests = copy.tree / "tests"
+        self._program = self._digest(sources(copy.tree))
+        self._shared = self._digest(_shared(self._tests))
 
     def _remembered(self, tests: Sequence[str], mutant: Mutant | None) -> Path:
         """Where it is written what these tests say of a change; of the program as it is, where there is none."""
-        files = sorted({ROOT / "tests" / test.partition("::")[0] for test in tests})
-        key = (self._program, _digest([*_support(), *files]), list(tests), mutant and asdict(mutant))
+        files = sorted({self._tests / test.partition("::")[0] for test in tests})
+        key = (self._program, self._shared, self._digest(files), list(tests), mutant and asdict(mutant))
         return self._kept / f"{hashlib.sha256(repr(key).encode()).hexdigest()[:32]}.json"
+
+    def _digest(self, paths: Sequence[Path]) -> str:
+        digest = hashlib.sha256()
+        for path in paths:
+            name = str(path.relative_to(self._copy.tree)).encode()
+            digest.update(name + b"\0" + hashlib.sha256(path.read_bytes()).digest())
+        return digest.hexdigest()
 
     def failing(self, named: Sequence[Row]) -> set[str]:
         """Tests of these rows that fail as the program is. What passes is remembered."""
@@ -216,19 +224,11 @@ def of_ring(row: Row, ring: str) -> list[str]:
     return [test for test in row.tests if test.startswith(f"{ring}/")]
 
 
-def _support() -> list[Path]:
-    """What all tests share."""
-    found = [path for path in (ROOT / "tests" / "support").rglob("*") if path.suffix in {".py", ".c", ".h"}]
-    found += (ROOT / "tests" / "vm" / "guest").glob("*.[ch]")
-    found += (ROOT / "tests" / "vm" / "guest").glob("*.sh")
-    return sorted([*found, *(ROOT / "tests").rglob("conftest.py"), *(ROOT / "tests" / "data").rglob("*.json")])
-
-
-def _digest(paths: Sequence[Path]) -> str:
-    digest = hashlib.sha256()
-    for path in paths:
-        digest.update(str(path.relative_to(ROOT)).encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
-    return digest.hexdigest()
+def _shared(tests: Path) -> list[Path]:
+    """What tests have in common: an outcome depends on it."""
+    found = [*tests.rglob("conftest.py"), *(tests / "data").rglob("*.json"), *(tests / "vm" / "guest").iterdir()]
+    found += [path for path in (tests / "support").rglob("*") if path.suffix in {".py", ".c", ".h"}]
+    return sorted(path for path in found if path.is_file())
 
 
 @contextmanager
@@ -255,12 +255,13 @@ def main(arguments: list[str]) -> int:
     """Print the table as it grows; the sum at the end."""
     os.nice(10)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(2))
-    program = Sources()
     counts: dict[str, int] = {}
     print("| row | clause | change | |\n|---|---|---|---|")
     chosen = [row for row in rows() if not arguments or any(word in row.statement for word in arguments)]
     with _alone() as directory:
-        proof = Proof(Copy(directory), directory.parent, vm=os.environ.get("QRE_MUTANTS") == "vm")
+        copy = Copy(directory)
+        program = Sources(copy.tree)
+        proof = Proof(copy, directory.parent, vm=os.environ.get("QRE_MUTANTS") == "vm")
         failing = proof.failing(chosen)
         for row in chosen:
             for mutant in MUTANTS.get(row.statement, ()):

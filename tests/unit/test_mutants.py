@@ -139,9 +139,9 @@ def test_a_name_in_two_files_is_told_apart_by_what_is_in_it(tmp_path: Path) -> N
 
 def test_a_change_is_made_in_a_copy_and_taken_back(tmp_path: Path) -> None:
     copy = Copy(tmp_path)
-    place = program().place(Mutant("", "FAILURE", "2", "1"))
-    before, copied = place.path.read_bytes(), copy.tree / place.path.relative_to(ROOT)
+    place = Sources(copy.tree).place(Mutant("", "FAILURE", "2", "1"))
+    before, original = place.path.read_bytes(), ROOT / place.path.relative_to(copy.tree)
     with copy.changed(place):
-        assert copied.read_bytes() == place.apply(before) != before
-        assert place.path.read_bytes() == before
-    assert copied.read_bytes() == before
+        assert place.path.read_bytes() == place.apply(before) != before
+        assert original.read_bytes() == before
+    assert place.path.read_bytes() == before

@@ -7,10 +7,14 @@ import shutil
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.support.kernels import kernels
 
 TESTS = Path(__file__).resolve().parent
+#: A property is one on a busy machine, too: nothing depends on how long an example takes.
+settings.register_profile("qre", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("qre")
 
 
 def why_not_host() -> str:

@@ -5,6 +5,7 @@ A new command needs its line in ``CALLS`` (``tests/support/calls``).
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 from collections.abc import Iterator
@@ -27,6 +28,9 @@ NEED_THE_MACHINE = {
     ("shared-port-loader", "BpfElf"), ("shared-port-loader-check", "BpfElf"), ("shared-port-session-demo", "BpfElf"),
     ("shared-port-session-demo", "PinDir"), ("shared-port-session-demo", "ReadyFile"),
 }  # fmt: skip
+#: What the calls of the table would make: devices, and the ends of the names of pins.
+DEVICES = ("server0", "client0", "qre9")
+LABELS = (*DEVICES, "127-0-0-1-4443")
 #: What is wrong with these is only seen after the capabilities.
 PATHS = ("BpfElf", "PinDir", "ReadyFile", "BpfMapPath")
 
@@ -45,12 +49,17 @@ def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
 
 
 def state(directory: Path) -> list[object]:
-    """What a command could have changed."""
+    """What a command could have changed: on this machine others make devices, pins and sockets, too."""
     files = sorted((str(path), path.lstat().st_mtime_ns, path.lstat().st_mode) for path in directory.rglob("*"))
-    links = subprocess.run(["ip", "-o", "addr"], capture_output=True, text=True, check=True).stdout
+    addresses = subprocess.run(["ip", "-o", "addr"], capture_output=True, text=True, check=True).stdout
+    links = [line for line in addresses.splitlines() if line.split()[1] in DEVICES]
     pins = sorted(os.listdir("/sys/fs/bpf")) if os.access("/sys/fs/bpf", os.R_OK) else []
-    sockets = [line.split()[1] for line in Path("/proc/net/udp").read_text().splitlines()[1:]]
-    return [files, links, pins, sorted(sockets)]
+    pins = [name for name in pins if name.endswith(LABELS)]
+    descriptors = []
+    for descriptor in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):  # the one that this loop reads by
+            descriptors.append(os.readlink(descriptor))
+    return [files, links, pins, sorted(name for name in descriptors if name.startswith("socket:"))]
 
 
 def refused(directory: Path, capsys: pytest.CaptureFixture[str], words: list[str], *named: str) -> None:

@@ -100,7 +100,7 @@ def fed_back(text: str, keys: dict[str, str]) -> dict[str, Any]:
     }
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(PROFILE)
 def test_the_values_of_a_profile_fed_back_give_the_same_profile(profile: Profile) -> None:
     text = to_json(profile, show_keys=True)
@@ -109,7 +109,7 @@ def test_the_values_of_a_profile_fed_back_give_the_same_profile(profile: Profile
     assert to_json(again, show_keys=True) == text
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(PROFILE)
 def test_the_file_of_a_profile_gives_the_same_profile(profile: Profile) -> None:
     data = to_file(profile).encode()
@@ -117,7 +117,7 @@ def test_the_file_of_a_profile_gives_the_same_profile(profile: Profile) -> None:
     assert is_profile(data)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(GLOBAL)
 def test_the_values_of_a_global_configuration_fed_back_give_the_same_one(config: GlobalConfig) -> None:
     text = to_json(config, show_keys=False)
@@ -130,7 +130,7 @@ JSON_VALUES = st.dictionaries(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(JSON_VALUES.filter(bool))
 def test_the_json_is_what_the_standard_library_writes(values: dict[str, Any]) -> None:
     assert to_text(values) == json.dumps(values, indent=2, sort_keys=True) + "\n"
@@ -151,7 +151,7 @@ LINES = st.lists(
 ).map(b"\n".join)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.one_of(st.binary(max_size=200), LINES, LINES.map(lambda data: SERVER.encode() + data)))
 def test_any_bytes_parse_or_are_refused(data: bytes) -> None:
     for parse in (lambda: parse_profile(data, "qre0", "file"), lambda: parse_global(data, "file")):

@@ -158,5 +158,5 @@ class Numbers(RuleBasedStateMachine):
         return {keys_of(Role.CLIENT, epoch, seed).rx_key for epoch in range(12) for seed in SEEDS}
 
 
-Numbers.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+Numbers.TestCase.settings = settings(max_examples=60, stateful_step_count=40)
 TestNumbers = Numbers.TestCase

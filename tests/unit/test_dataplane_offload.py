@@ -120,7 +120,7 @@ def test_what_leaves_no_room_for_payload_is_refused(most: int) -> None:
             split(offloaded(tcp(addresses, bytes(60_000), options=bytes(12), whole=False), gso, 1380), most)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.binary(max_size=120),
     st.tuples(*[st.integers(0, 255)] * 2, *[st.integers(0, 65535)] * 4),
@@ -221,7 +221,7 @@ def test_wrong_sources_and_wrong_lengths_are_dropped_and_counted() -> None:
         assert deliver(broken) == ([], Counter({"malformed": 1}))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.binary(max_size=90), max_size=4), st.sampled_from([b"\x45", b"\x60", b""]))
 def test_any_plaintext_is_delivered_or_dropped(inner: list[bytes], first: bytes) -> None:
     written, drops = deliver(*[first + packet for packet in inner])

@@ -130,7 +130,7 @@ def test_a_killer_who_lets_half_of_a_rekey_happen_gains_nothing() -> None:
             ends.assert_works()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     st.integers(0, 1 << 30),
     st.lists(

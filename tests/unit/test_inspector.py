@@ -247,26 +247,26 @@ def test_after_a_relayed_retry_the_same_hello_counts_under_the_new_cid() -> None
     assert (said.original_destination_cid, said.retry_source_cid) == (DCID, retry_cid)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.binary(max_size=1500))
 def test_any_datagram_gives_a_verdict(data: bytes) -> None:
     assert inspector().datagram_received(data, NOW * 1000) in (UNDECIDED, STRANGER)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.binary(max_size=1100))
 def test_any_payload_gives_a_verdict(payload: bytes) -> None:
     assert inspector().datagram_received(initial(payload, 1), NOW * 1000) in (UNDECIDED, STRANGER)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.binary(max_size=1100))
 def test_any_hello_gives_a_verdict(body: bytes) -> None:
     message = b"\x01" + len(body).to_bytes(3, "big") + body
     assert inspector().datagram_received(initial(crypto(message, 0, len(message)), 1), NOW * 1000) is STRANGER
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.binary(max_size=600))
 def test_parsers_raise_only_the_one_exception(data: bytes) -> None:
     for parse in (parse_client_hello_untrusted, parse_initial_header_untrusted, crypto_frames_untrusted):
@@ -274,7 +274,7 @@ def test_parsers_raise_only_the_one_exception(data: bytes) -> None:
             parse(data)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.data())
 def test_crypto_data_comes_together_whatever_the_pieces(data: st.DataObject) -> None:
     message = data.draw(st.binary(min_size=1, max_size=64))

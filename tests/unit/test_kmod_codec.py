@@ -112,7 +112,7 @@ def read_alike(codec: KernelCodec, data: bytes) -> bool:
     return python is not None
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=1000)
 @given(payloads)
 def test_any_payload_is_read_alike_or_refused_by_both(codec: KernelCodec, data: bytes) -> None:
     read_alike(codec, data)
@@ -130,7 +130,7 @@ def test_broken_payloads_are_read_alike_or_refused_by_both(codec: KernelCodec) -
 def test_a_frame_is_read_alike_and_none_that_is_cut_short(
     codec: KernelCodec, strategy: st.SearchStrategy[Frame]
 ) -> None:
-    @settings(max_examples=6, deadline=None)
+    @settings(max_examples=6)
     @given(strategy)
     def check(frame: Frame) -> None:
         encoded = encode_frame(frame)
@@ -214,7 +214,6 @@ def test_corner_cases_are_read_alike(codec: KernelCodec, payload: bytes, good: b
 
 
 @given(numbers, numbers, st.binary(max_size=30), st.booleans())
-@settings(deadline=None)
 def test_a_datagram_is_the_tunnels_when_stream_and_context_are_0(
     codec: KernelCodec, quarter_stream: int, context: int, packet: bytes, zero: bool
 ) -> None:
@@ -229,7 +228,6 @@ def test_a_datagram_is_the_tunnels_when_stream_and_context_are_0(
 
 
 @given(st.integers(0, MAX_VARINT))
-@settings(deadline=None)
 def test_a_varint_is_written_alike(codec: KernelCodec, value: int) -> None:
     assert codec.put_varint(value) == encode_varint(value)
 
@@ -241,7 +239,6 @@ def test_a_varint_is_as_short_as_it_can_be(codec: KernelCodec, bits: int) -> Non
 
 
 @given(st.binary(max_size=10))
-@settings(deadline=None)
 def test_any_bytes_are_the_same_varint_or_cut_short(codec: KernelCodec, data: bytes) -> None:
     try:
         expected = read_varint_untrusted(data)
@@ -282,7 +279,6 @@ def ranges_of(received: set[int]) -> list[Range]:
     st.just(()) | st.tuples(numbers, numbers, numbers),
     st.integers(0, 500),
 )
-@settings(deadline=None)
 def test_an_ack_is_written_alike_with_as_many_ranges_as_fit(
     codec: KernelCodec, received: set[int], delay: int, ecn: tuple[int, ...], room: int
 ) -> None:
@@ -310,7 +306,6 @@ def test_an_ack_of_many_ranges_tells_their_count_in_two_bytes(codec: KernelCodec
 
 
 @given(numbers, st.booleans())
-@settings(deadline=None)
 def test_a_close_is_written_alike(codec: KernelCodec, error: int, application: bool) -> None:
     encoded = codec.put_close(error, application=application)
     assert encoded == encode_frame(ConnectionClose(error, application))
@@ -318,7 +313,6 @@ def test_a_close_is_written_alike(codec: KernelCodec, error: int, application: b
 
 
 @given(st.binary(min_size=8, max_size=8))
-@settings(deadline=None)
 def test_path_frames_are_written_alike(codec: KernelCodec, data: bytes) -> None:
     assert codec.put_path(data, response=False) == encode_frame(PathChallenge(data))
     assert codec.put_path(data, response=True) == encode_frame(PathResponse(data))
@@ -331,7 +325,7 @@ def test_rfc_9000_a3_packet_number(codec: KernelCodec) -> None:
     assert codec.decode_number(0x9B32, 2, 0xA82F30EA + 1) == 0xA82F9B32
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(
     numbers | st.integers(0, 1 << 33) | st.integers(MAX_PACKET_NUMBER - (1 << 33), MAX_PACKET_NUMBER + 1),
     st.integers(0, (1 << 32) - 1) | st.integers(0, 300),
@@ -384,7 +378,7 @@ def walk(base: int, distances: Sequence[int]) -> list[int]:
     return arriving
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(bases, st.lists(steps, max_size=60))
 def test_the_window_is_that_of_a_naive_model(codec: KernelCodec, base: int, distances: list[int]) -> None:
     arriving = walk(base, distances)
@@ -410,7 +404,7 @@ def test_a_long_stream_is_that_of_a_naive_model(codec: KernelCodec, base: int, l
     assert window.ranges == [one for one in ranges_of(seen) if one[1] >= window.floor - 1]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.sampled_from([0, 7, 65536]), st.lists(st.integers(-60, 40) | st.just(1), max_size=150))
 def test_the_window_agrees_with_the_python_one_within_the_memory_of_both(
     codec: KernelCodec, base: int, distances: list[int]

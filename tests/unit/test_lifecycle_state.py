@@ -118,7 +118,7 @@ def test_a_state_that_we_cannot_have_written_is_refused(changes: dict[str, objec
         parse_state_untrusted(stored(**changes))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.binary(max_size=200) | st.text(max_size=200).map(str.encode) | st.just(b"[" * 5000))
 def test_any_bytes_parse_or_raise_the_one_exception(data: bytes) -> None:
     with pytest.raises(UntrustedInputError):

@@ -160,7 +160,7 @@ def test_an_acknowledgement_is_no_error() -> None:
     raise_refusal("x", NLMSG_DONE, 0, struct.pack("=IHHIIi", 20, NLMSG_DONE, 0, 1, 0, 0))
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.binary(max_size=96), st.integers(0, 0xFFFF))
 def test_no_answer_whatever_its_bytes_does_anything_but_parse_or_be_a_machine_error(data: bytes, flags: int) -> None:
     for kind in (NLMSG_ERROR, NLMSG_DONE):

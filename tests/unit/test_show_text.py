@@ -151,7 +151,7 @@ def test_colour_is_for_terminals_and_adds_nothing_else() -> None:
     assert re.sub(r"\033\[[0-9]+m", "", coloured) == SERVER_TEXT
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.text(max_size=40))
 def test_nothing_that_is_shown_can_steer_a_terminal(evil: str) -> None:
     assert clean(evil).isprintable() or clean(evil) == ""

@@ -31,7 +31,7 @@ ADDRESSES = st.ip_addresses().flatmap(
 ENTRIES = st.lists(st.builds(RequestedAddress, st.integers(0, 2**62 - 1), ADDRESSES), max_size=8)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(ENTRIES)
 def test_addresses_come_back_as_they_were_sent(entries: list[RequestedAddress]) -> None:
     capsule = read_capsule_untrusted(encode_addresses(CapsuleType.ADDRESS_REQUEST, entries) + b"more", 4096)
@@ -41,7 +41,7 @@ def test_addresses_come_back_as_they_were_sent(entries: list[RequestedAddress]) 
     assert length == len(encode_addresses(CapsuleType.ADDRESS_REQUEST, entries))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(ADDRESSES.map(lambda interface: interface.network), max_size=8))
 def test_routes_come_back_in_the_order_that_the_rfc_wants(routes: list[Network]) -> None:
     capsule = read_capsule_untrusted(encode_routes(routes), 4096)
@@ -152,7 +152,7 @@ def read_any(data: bytes) -> object:
     return read_capsule_untrusted(data, 64)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.binary(max_size=80))
 def test_any_bytes_parse_or_raise_the_one_exception(data: bytes) -> None:
     for parse in (parse_addresses_untrusted, parse_request_untrusted, parse_routes_untrusted, read_any):

@@ -81,7 +81,7 @@ FRAMES: list[st.SearchStrategy[Frame]] = [
 
 @pytest.mark.parametrize("strategy", FRAMES)
 def test_a_frame_is_read_back(strategy: st.SearchStrategy[Frame]) -> None:
-    @settings(max_examples=25, deadline=None)
+    @settings(max_examples=25)
     @given(strategy)
     def check(frame: Frame) -> None:
         encoded = encode_frame(frame)
@@ -104,7 +104,7 @@ def test_every_type_of_frame_is_written() -> None:
         encode_frame(Frame())
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.one_of(FRAMES[2:]), min_size=1, max_size=6))
 def test_a_payload_of_many_frames_is_read_in_order(frames: list[Frame]) -> None:
     assert list(frames_untrusted(b"".join(map(encode_frame, frames)))) == frames
@@ -190,7 +190,7 @@ def test_an_ack_frame_says_what_was_received_also_to_aioquic(numbers: set[int], 
     assert their_delay == delay
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.integers(0, 2000), max_size=1500), st.integers(-1, 100))
 def test_no_number_is_accepted_twice_and_none_below_the_floor(numbers: list[int], floor: int) -> None:
     received = ReceivedNumbers(floor)

@@ -13,6 +13,9 @@ from qre.session import Dataplane
 
 MODULE = "qre"
 LOADED = Path("/sys/module") / MODULE
+_USERNS = LOADED / "parameters" / "userns"
+#: What /proc/self/uid_map says in the initial user namespace.
+_INITIAL_USER_NAMESPACE = ["0", "0", "4294967295"]
 _TIMEOUT = 30.0
 
 
@@ -24,6 +27,15 @@ def wants_module(config: GlobalConfig) -> bool:
 def load_module() -> str:
     """Load qre.ko; empty when it is there, otherwise the reason why not."""
     return "" if LOADED.exists() else _modprobe() or ("" if LOADED.exists() else f"modprobe {MODULE} did not load it")
+
+
+def why_closed() -> str:
+    """Empty when qre.ko may be used from here; otherwise the reason. Root of a user namespace may not, by default."""
+    if Path("/proc/self/uid_map").read_text().split() == _INITIAL_USER_NAMESPACE:
+        return ""
+    if _USERNS.exists() and _USERNS.read_text().strip() == "Y":
+        return ""
+    return f"it takes no orders from this user namespace (load it with `modprobe {MODULE} userns=1` on the host)"
 
 
 def why_not_loadable() -> str:
@@ -72,7 +84,8 @@ def expected_dataplane(config: GlobalConfig) -> Dataplane:
     """What ``choose_dataplane`` will most likely choose; changes nothing."""
     if config.dataplane is not Dataplane.AUTO:
         return config.dataplane
-    if LOADED.exists() or (config.module_load and not _modprobe("--dry-run", "--quiet")):
+    there = LOADED.exists() or (config.module_load and not _modprobe("--dry-run", "--quiet"))
+    if there and not why_closed():
         return Dataplane.KERNEL
     return Dataplane.USER
 
@@ -87,9 +100,10 @@ def choose_dataplane(config: GlobalConfig, notice: Callable[[str], None]) -> Dat
     reason = load_module() if wants_module(config) else ""
     if not reason and not LOADED.exists():
         reason = "it is not loaded, and ModuleLoad is false"
+    reason = reason or why_closed()
     if not reason:
         return Dataplane.KERNEL
     if config.dataplane is Dataplane.KERNEL:
         raise MachineError("Dataplane = kernel", f"qre.ko: {reason}", "install qre.ko, or set Dataplane = auto")
-    notice(f"qre.ko is not there ({reason}): the user data plane is used")
+    notice(f"qre.ko is not used ({reason}): the user data plane is")
     return Dataplane.USER

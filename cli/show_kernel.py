@@ -1,6 +1,7 @@
 """``show`` for a device of qre.ko without a daemon: the object of ``supervisor/status.py``, told by the kernel.
 
-Reading needs no capability. Nulls stand where only a daemon, or the profile's saved state, would know.
+Counters need no capability; the rest is told to who has CAP_NET_ADMIN. Nulls stand where only that, a daemon, or the
+profile's saved state would know.
 """
 
 from __future__ import annotations
@@ -25,13 +26,19 @@ def kernel_devices(states: dict[str, ProfileState], but: frozenset[str]) -> list
     if not LOADED.exists():
         return []  # asking for the family would make the kernel load the module
     with Qre() as qre:
-        found = [(device, qre.sessions(device.name)) for device in qre.devices() if device.name not in but]
+        found = [
+            (device, qre.sessions(device.name) if device.whole else None)
+            for device in qre.devices()
+            if device.name not in but
+        ]
     return [describe(device, sessions, states.get(device.name)) for device, sessions in found]
 
 
-def describe(device: KernelDevice, sessions: list[KernelSession], state: ProfileState | None) -> Description:
-    """One device."""
+def describe(device: KernelDevice, sessions: list[KernelSession] | None, state: ProfileState | None) -> Description:
+    """One device; ``sessions`` None: they are not for the caller to see."""
     up, addresses, profile = _link(device.name)
+    if sessions is None:
+        return _counters_alone(device, up, addresses, profile)
     server = device.role is Role.SERVER
     return {
         "device": device.name,
@@ -58,6 +65,38 @@ def describe(device: KernelDevice, sessions: list[KernelSession], state: Profile
         "cid_map": _cid_map(device, sessions) if server else None,
         "shared_socket": _shared_socket(device) if server else None,
         "shared_loader": _loader(device) if server else None,
+        "processes": [],
+    }
+
+
+def _counters_alone(device: KernelDevice, up: bool, addresses: list[str], profile: str) -> Description:
+    """What the kernel tells everybody."""
+    hidden = "endpoint, dest, sessions, connection IDs and the shared port"
+    return {
+        "device": device.name,
+        "profile": profile or None,
+        "role": device.role.value if device.role is not None else None,
+        "dataplane": "kernel",
+        "daemon_pid": None,
+        "up": None,
+        "status": f"{device.sessions} {'session' if device.sessions == 1 else 'sessions'}; root also sees {hidden}",
+        "mtu": device.mtu,
+        "address": addresses,
+        "allowed_ips": None,
+        "listen": None,
+        "endpoint": None,
+        "dest": None,
+        "server_name": None,
+        "persistent_keepalive": None,
+        "link_up": up,
+        "counters": plain(device.counters),
+        "handshake": None,
+        "dest_profile": None,
+        "sessions": None,
+        "adopted_cids": None,
+        "cid_map": None,
+        "shared_socket": None,
+        "shared_loader": None,
         "processes": [],
     }
 

@@ -128,6 +128,7 @@ def _dest_lines(device: Mapping[str, Any], now: float) -> Iterator[Line]:
 def _steering_lines(device: Mapping[str, Any]) -> Iterator[Line]:
     """The server's side of the shared port."""
     known = device.get("daemon_pid") is not None or device["dataplane"] == "kernel"
+    known = known and device.get("sessions") is not None
     if device["role"] != "server" or not known:
         return
     yield "connection ids", f"{len(device.get('adopted_cids') or ())} adopted"

@@ -19,7 +19,6 @@ struct qre_allowed {
 	__be32 address[4];
 	u8 length;
 	bool ipv6;
-	struct rcu_head rcu;
 };
 
 struct qre_allowed_ips {
@@ -32,7 +31,7 @@ struct qre_allowed_ips {
 
 struct qre_allowed_ips *qre_allowed_ips_new(void)
 {
-	struct qre_allowed_ips *table = kvzalloc(sizeof(*table), GFP_KERNEL);
+	struct qre_allowed_ips *table = kvzalloc(sizeof(*table), GFP_KERNEL_ACCOUNT);
 
 	if (table)
 		table->seed = get_random_u32();
@@ -80,73 +79,55 @@ static bool qre_matches(const struct qre_allowed *entry, const __be32 masked[4],
 	       (!ipv6 || !memcmp(entry->address, masked, 16));
 }
 
-static int qre_allowed_add(struct qre_allowed_ips *table, struct qre_session *s,
-			   const void *address, unsigned int length, bool ipv6)
+struct qre_allowed *qre_allowed_ips_new_entries(struct qre_session *s,
+						const struct qre_allowed_ip *ips,
+						unsigned int *count)
 {
-	struct qre_allowed *entry = kzalloc(sizeof(*entry), GFP_KERNEL_ACCOUNT);
-
-	if (!entry)
-		return -ENOMEM;
-	entry->session = s;
-	entry->length = length;
-	entry->ipv6 = ipv6;
-	qre_masked(entry->address, address, length, ipv6);
-	if (!table->users[ipv6][length]++)
-		set_bit(length, qre_lengths(table, ipv6));
-	hlist_add_head_rcu(&entry->node, qre_bucket(table, entry->address, length, ipv6));
-	return 0;
-}
-
-int qre_allowed_ips_add(struct qre_allowed_ips *table, struct qre_session *s,
-			const struct qre_allowed_ip *ips, unsigned int count)
-{
-	static const u8 any[16];
+	static const struct qre_allowed_ip all[] = {{.family = 4}, {.family = 6}};
+	struct qre_allowed *entries;
 	unsigned int i;
-	int error = 0;
 
-	if (!count) {
-		error = qre_allowed_add(table, s, any, 0, false);
-		if (!error)
-			error = qre_allowed_add(table, s, any, 0, true);
+	if (!*count) {
+		ips = all;
+		*count = ARRAY_SIZE(all);
 	}
-	for (i = 0; i < count && !error; i++)
-		error = qre_allowed_add(table, s, ips[i].address, ips[i].prefix,
-					ips[i].family == 6);
-	if (error)
-		qre_allowed_ips_remove(table, s);
-	return error;
+	entries = kvcalloc(*count, sizeof(*entries), GFP_KERNEL_ACCOUNT);
+	if (!entries)
+		return NULL;
+	for (i = 0; i < *count; i++) {
+		struct qre_allowed *entry = &entries[i];
+
+		entry->session = s;
+		entry->length = ips[i].prefix;
+		entry->ipv6 = ips[i].family == 6;
+		qre_masked(entry->address, ips[i].address, entry->length, entry->ipv6);
+	}
+	return entries;
 }
 
-static void qre_allowed_remove(struct qre_allowed_ips *table, struct qre_session *s,
-			       const void *address, unsigned int length, bool ipv6)
+void qre_allowed_ips_add(struct qre_allowed_ips *table, struct qre_allowed *entries,
+			 unsigned int count)
 {
 	struct qre_allowed *entry;
-	__be32 masked[4];
 
-	qre_masked(masked, address, length, ipv6);
-	hlist_for_each_entry(entry, qre_bucket(table, masked, length, ipv6), node) {
-		if (entry->session != s || !qre_matches(entry, masked, length, ipv6))
-			continue;
-		hlist_del_rcu(&entry->node);
-		if (!--table->users[ipv6][length])
-			clear_bit(length, qre_lengths(table, ipv6));
-		kfree_rcu(entry, rcu);
-		return;
+	for (entry = entries; entry < entries + count; entry++) {
+		hlist_add_head_rcu(&entry->node,
+				   qre_bucket(table, entry->address, entry->length, entry->ipv6));
+		if (!table->users[entry->ipv6][entry->length]++)
+			set_bit(entry->length, qre_lengths(table, entry->ipv6));
 	}
 }
 
-void qre_allowed_ips_remove(struct qre_allowed_ips *table, struct qre_session *s)
+void qre_allowed_ips_remove(struct qre_allowed_ips *table, struct qre_allowed *entries,
+			    unsigned int count)
 {
-	static const u8 any[16];
-	unsigned int i;
+	struct qre_allowed *entry;
 
-	if (!s->allowed_count) {
-		qre_allowed_remove(table, s, any, 0, false);
-		qre_allowed_remove(table, s, any, 0, true);
+	for (entry = entries; entry < entries + count; entry++) {
+		hlist_del_rcu(&entry->node);
+		if (!--table->users[entry->ipv6][entry->length])
+			clear_bit(entry->length, qre_lengths(table, entry->ipv6));
 	}
-	for (i = 0; i < s->allowed_count; i++)
-		qre_allowed_remove(table, s, s->allowed[i].address, s->allowed[i].prefix,
-				   s->allowed[i].family == 6);
 }
 
 /* Newest first; an established session before one that is held or ending. */

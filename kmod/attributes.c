@@ -1,223 +1,177 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * What each attribute looks like, and which a command takes: one table, one checker. Every refusal
- * names the attribute as qre-tool's user knows it.
+ * What each attribute looks like, and which a command takes: netlink's own policies, so that a
+ * policy dump tells them and the core refuses what differs, with the place of the attribute. What
+ * a command does not list is refused, too. An attribute that is missing is refused here, by the
+ * name that qre-tool's user knows.
  */
 #include <net/genetlink.h>
 #include "attributes.h"
 #include "qre.h"
 
-#define QRE_ATTRIBUTE(id, name, kind_, least_, most_)                                              \
-	[QRE_A_##id] = {kind_,                                                                     \
-			least_,                                                                    \
-			most_,                                                                     \
-			name " is missing",                                                        \
-			name " has a wrong size",                                                  \
-			name " is out of range",                                                   \
-			name " is not taken by this command"}
+/* --- attributes --- */
 
-/* Sizes in bytes for BYTES and TEXT, values for numbers. */
-static const struct qre_attribute {
-	enum {
-		QRE_NOT_TAKEN,
-		QRE_BYTES,
-		QRE_TEXT,
-		QRE_FLAG,
-		QRE_U8,
-		QRE_U16,
-		QRE_U32,
-		QRE_U64
-	} kind;
-	u64 least, most;
-	const char *missing, *wrong_size, *out_of_range, *not_taken;
-} qre_attributes[QRE_A_MAX + 1] = {
-	QRE_ATTRIBUTE(IFINDEX, "Device index", QRE_U32, 1, S32_MAX),
-	QRE_ATTRIBUTE(IFNAME, "Device", QRE_TEXT, 1, IFNAMSIZ - 1),
-	QRE_ATTRIBUTE(ROLE, "Role", QRE_U8, QRE_ROLE_SERVER, QRE_ROLE_CLIENT),
-	QRE_ATTRIBUTE(MTU, "MTU", QRE_U32, QRE_MTU_MIN, QRE_MTU_MAX),
-	QRE_ATTRIBUTE(DEST, "Dest", QRE_TEXT, 0, QRE_NAME_MAX),
-	QRE_ATTRIBUTE(SERVER_NAME, "ServerName", QRE_TEXT, 0, QRE_NAME_MAX),
-	QRE_ATTRIBUTE(LISTEN_IP, "Listen address", QRE_BYTES, 4, 4),
-	QRE_ATTRIBUTE(LISTEN_PORT, "Listen port", QRE_BYTES, 2, 2),
-	QRE_ATTRIBUTE(ENDPOINT, "Endpoint", QRE_TEXT, 0, QRE_NAME_MAX),
-	QRE_ATTRIBUTE(KEEPALIVE, "PersistentKeepalive", QRE_U16, 0, U16_MAX),
-	QRE_ATTRIBUTE(MAX_SESSIONS, "MaxSessions", QRE_U32, 1, QRE_SESSIONS_MAX),
-	QRE_ATTRIBUTE(FWMARK, "FwMark", QRE_U32, 0, U32_MAX),
-	QRE_ATTRIBUTE(SESSION_ID, "SessionId", QRE_BYTES, QRE_SESSION_ID_SIZE, QRE_SESSION_ID_SIZE),
-	QRE_ATTRIBUTE(CID, "ConnectionId", QRE_BYTES, 1, QRE_CID_MAX),
-	QRE_ATTRIBUTE(CLIENT_CID, "ClientConnectionId", QRE_BYTES, 0, QRE_CID_MAX),
-	QRE_ATTRIBUTE(TX_KEY, "TxKey", QRE_BYTES, QRE_KEY_SIZE, QRE_KEY_SIZE),
-	QRE_ATTRIBUTE(RX_KEY, "RxKey", QRE_BYTES, QRE_KEY_SIZE, QRE_KEY_SIZE),
-	QRE_ATTRIBUTE(TX_HP_KEY, "TxHpKey", QRE_BYTES, QRE_KEY_SIZE, QRE_KEY_SIZE),
-	QRE_ATTRIBUTE(RX_HP_KEY, "RxHpKey", QRE_BYTES, QRE_KEY_SIZE, QRE_KEY_SIZE),
-	QRE_ATTRIBUTE(TX_IV, "TxIv", QRE_BYTES, QRE_IV_SIZE, QRE_IV_SIZE),
-	QRE_ATTRIBUTE(RX_IV, "RxIv", QRE_BYTES, QRE_IV_SIZE, QRE_IV_SIZE),
-	QRE_ATTRIBUTE(NEXT_TX_KEY, "NextTxKey", QRE_BYTES, QRE_KEY_SIZE, QRE_KEY_SIZE),
-	QRE_ATTRIBUTE(NEXT_TX_IV, "NextTxIv", QRE_BYTES, QRE_IV_SIZE, QRE_IV_SIZE),
-	QRE_ATTRIBUTE(NEXT_RX_KEY, "NextRxKey", QRE_BYTES, QRE_KEY_SIZE, QRE_KEY_SIZE),
-	QRE_ATTRIBUTE(NEXT_RX_IV, "NextRxIv", QRE_BYTES, QRE_IV_SIZE, QRE_IV_SIZE),
-	QRE_ATTRIBUTE(NEXT_RX_HP_KEY, "NextRxHpKey", QRE_BYTES, QRE_KEY_SIZE, QRE_KEY_SIZE),
-	QRE_ATTRIBUTE(KEY_EPOCH, "KeyEpoch", QRE_U64, 0, QRE_VARINT_MAX),
-	QRE_ATTRIBUTE(PACKET_NUMBER, "PacketNumber", QRE_U64, 0, QRE_VARINT_MAX),
-	QRE_ATTRIBUTE(LOCAL_IP, "UnderlayLocalIPv4", QRE_BYTES, 4, 4),
-	QRE_ATTRIBUTE(LOCAL_PORT, "UnderlayLocalPort", QRE_BYTES, 2, 2),
-	QRE_ATTRIBUTE(PEER_IP, "UnderlayPeerIPv4", QRE_BYTES, 4, 4),
-	QRE_ATTRIBUTE(PEER_PORT, "UnderlayPeerPort", QRE_BYTES, 2, 2),
-	QRE_ATTRIBUTE(ALLOWED_IPS, "AllowedIPs", QRE_BYTES, 0,
-		      QRE_ALLOWED_IPS_MAX * sizeof(struct qre_allowed_ip)),
-	QRE_ATTRIBUTE(SHORT_ID, "ShortId", QRE_BYTES, QRE_SHORT_ID_SIZE, QRE_SHORT_ID_SIZE),
-	QRE_ATTRIBUTE(HOLD, "Hold", QRE_FLAG, 0, 0),
-	QRE_ATTRIBUTE(IDLE_MS, "IdleTimeout", QRE_U64, 1000, 3600000),
-	QRE_ATTRIBUTE(KEEPALIVE_MS, "Keepalive", QRE_U64, 0, 3600000),
-	QRE_ATTRIBUTE(ACK_DELAY_EXPONENT, "AckDelayExponent", QRE_U8, 0, 20),
-	QRE_ATTRIBUTE(MAX_ACK_DELAY_MS, "MaxAckDelay", QRE_U16, 0, (1 << 14) - 1),
-	QRE_ATTRIBUTE(MAX_UDP_PAYLOAD, "MaxUdpPayload", QRE_U16, QRE_MTU_MIN + 64, U16_MAX),
-	QRE_ATTRIBUTE(RESET_TOKEN, "ResetToken", QRE_BYTES, QRE_RESET_TOKEN_SIZE,
-		      QRE_RESET_TOKEN_SIZE),
-	QRE_ATTRIBUTE(REKEY_AFTER, "RekeyAfter", QRE_U64, 1, QRE_HARD_PACKET_LIMIT),
-	QRE_ATTRIBUTE(SEQUENCE, "Sequence", QRE_U64, 0, QRE_VARINT_MAX),
-	QRE_ATTRIBUTE(CLOSE, "Close", QRE_FLAG, 0, 0),
-	QRE_ATTRIBUTE(FD, "Fd", QRE_U32, 0, S32_MAX),
-	QRE_ATTRIBUTE(FRAME_ID, "FrameId", QRE_U64, 0, U64_MAX - 1),
-	QRE_ATTRIBUTE(FRAMES, "Frames", QRE_BYTES, 1, QRE_FRAMES_MAX),
-	QRE_ATTRIBUTE(LOADER_PROGRAM, "LoaderProgram", QRE_TEXT, 1, 31),
-	QRE_ATTRIBUTE(LOADER_PIN_DIR, "PinDir", QRE_TEXT, 1, 255),
-	QRE_ATTRIBUTE(LOADER_CID_LENGTH, "RoutedCidLen", QRE_U8, 17, QRE_CID_MAX),
-	QRE_ATTRIBUTE(LOADER_PID, "LoaderPid", QRE_U32, 1, S32_MAX),
-	QRE_ATTRIBUTE(DEST_PROFILE, "Dest profile", QRE_BYTES, 0, QRE_DEST_PROFILE_MAX),
-	QRE_ATTRIBUTE(ECN, "ECN", QRE_U8, 0, 3),
-};
+#define QRE_EXACTLY(id, size)		  [QRE_A_##id] = NLA_POLICY_EXACT_LEN(size)
+#define QRE_BYTES(id, least, most)	  [QRE_A_##id] = NLA_POLICY_RANGE(NLA_BINARY, least, most)
+#define QRE_BYTES_UP_TO(id, most)	  [QRE_A_##id] = {.type = NLA_BINARY, .len = most}
+#define QRE_TEXT(id, most)		  [QRE_A_##id] = {.type = NLA_NUL_STRING, .len = most}
+#define QRE_FLAG(id)			  [QRE_A_##id] = {.type = NLA_FLAG}
+#define QRE_ANY(id, type_)		  [QRE_A_##id] = {.type = type_}
+#define QRE_RANGE(id, type_, least, most) [QRE_A_##id] = NLA_POLICY_RANGE(type_, least, most)
+#define QRE_WIDE(id, type_, range)	  [QRE_A_##id] = NLA_POLICY_FULL_RANGE(type_, &range)
 
-static const char qre_unknown[] = "an attribute that no command takes";
+static struct netlink_range_validation qre_positive = {.min = 1, .max = S32_MAX};
+static struct netlink_range_validation qre_descriptors = {.max = S32_MAX};
+static struct netlink_range_validation qre_varints = {.max = QRE_VARINT_MAX};
+static struct netlink_range_validation qre_idle_times = {.min = 1000, .max = 3600000};
+static struct netlink_range_validation qre_intervals = {.max = 3600000};
+static struct netlink_range_validation qre_rekeys = {.min = 1, .max = QRE_HARD_PACKET_LIMIT};
+static struct netlink_range_validation qre_frame_ids = {.max = U64_MAX - 1};
+static struct netlink_range_validation qre_payloads = {.min = QRE_MTU_MIN + 64, .max = U16_MAX};
 
-/* Which: required ones, 0, optional ones, 0. */
-static const u8 qre_device[] = {0, QRE_A_IFNAME, QRE_A_IFINDEX, 0};
-static const u8 qre_device_set[] = {QRE_A_IFNAME,
-				    0,
-				    QRE_A_ROLE,
-				    QRE_A_MTU,
-				    QRE_A_DEST,
-				    QRE_A_SERVER_NAME,
-				    QRE_A_LISTEN_IP,
-				    QRE_A_LISTEN_PORT,
-				    QRE_A_ENDPOINT,
-				    QRE_A_KEEPALIVE,
-				    QRE_A_MAX_SESSIONS,
-				    QRE_A_FWMARK,
-				    0};
-static const u8 qre_device_del[] = {QRE_A_IFNAME, 0, 0};
-static const u8 qre_session_get[] = {QRE_A_IFNAME, 0, QRE_A_SESSION_ID, 0};
-static const u8 qre_session_set[] = {QRE_A_IFNAME,
-				     QRE_A_SESSION_ID,
-				     QRE_A_TX_KEY,
-				     QRE_A_RX_KEY,
-				     QRE_A_TX_IV,
-				     QRE_A_RX_IV,
-				     QRE_A_KEY_EPOCH,
-				     0,
-				     QRE_A_CID,
-				     QRE_A_CLIENT_CID,
-				     QRE_A_TX_HP_KEY,
-				     QRE_A_RX_HP_KEY,
-				     QRE_A_PACKET_NUMBER,
-				     QRE_A_NEXT_TX_KEY,
-				     QRE_A_NEXT_TX_IV,
-				     QRE_A_NEXT_RX_KEY,
-				     QRE_A_NEXT_RX_IV,
-				     QRE_A_NEXT_RX_HP_KEY,
-				     QRE_A_LOCAL_IP,
-				     QRE_A_LOCAL_PORT,
-				     QRE_A_PEER_IP,
-				     QRE_A_PEER_PORT,
-				     QRE_A_ALLOWED_IPS,
-				     QRE_A_SHORT_ID,
-				     QRE_A_HOLD,
-				     QRE_A_IDLE_MS,
-				     QRE_A_KEEPALIVE_MS,
-				     QRE_A_ACK_DELAY_EXPONENT,
-				     QRE_A_MAX_ACK_DELAY_MS,
-				     QRE_A_MAX_UDP_PAYLOAD,
-				     QRE_A_RESET_TOKEN,
-				     QRE_A_REKEY_AFTER,
-				     QRE_A_FD,
-				     0};
-static const u8 qre_session_del[] = {QRE_A_IFNAME, QRE_A_SESSION_ID, 0, QRE_A_CLOSE, 0};
-static const u8 qre_cid[] = {QRE_A_IFNAME, QRE_A_CID, 0, QRE_A_SESSION_ID, QRE_A_SEQUENCE, 0};
-static const u8 qre_cid_less[] = {QRE_A_IFNAME, QRE_A_CID, 0, QRE_A_SESSION_ID, 0};
-static const u8 qre_descriptor[] = {QRE_A_FD, 0, 0};
-static const u8 qre_nothing[] = {0, 0};
-static const u8 qre_loader[] = {
-	0, QRE_A_LOADER_PROGRAM, QRE_A_LOADER_PIN_DIR, QRE_A_LOADER_CID_LENGTH, QRE_A_LOADER_PID,
-	0};
-static const u8 qre_profile[] = {QRE_A_IFNAME, 0, QRE_A_DEST_PROFILE, QRE_A_ECN, 0};
-static const u8 qre_frame[] = {QRE_A_IFNAME, QRE_A_SESSION_ID, QRE_A_FRAMES, QRE_A_FRAME_ID, 0, 0};
+#define QRE_IS_IFINDEX	      QRE_WIDE(IFINDEX, NLA_U32, qre_positive)
+#define QRE_IS_IFNAME	      QRE_TEXT(IFNAME, IFNAMSIZ - 1)
+#define QRE_IS_ROLE	      QRE_RANGE(ROLE, NLA_U8, QRE_ROLE_SERVER, QRE_ROLE_CLIENT)
+#define QRE_IS_MTU	      QRE_RANGE(MTU, NLA_U32, QRE_MTU_MIN, QRE_MTU_MAX)
+#define QRE_IS_DEST	      QRE_TEXT(DEST, QRE_NAME_MAX)
+#define QRE_IS_SERVER_NAME    QRE_TEXT(SERVER_NAME, QRE_NAME_MAX)
+#define QRE_IS_LISTEN_IP      QRE_ANY(LISTEN_IP, NLA_BE32)
+#define QRE_IS_LISTEN_PORT    QRE_ANY(LISTEN_PORT, NLA_BE16)
+#define QRE_IS_ENDPOINT	      QRE_TEXT(ENDPOINT, QRE_NAME_MAX)
+#define QRE_IS_KEEPALIVE      QRE_ANY(KEEPALIVE, NLA_U16)
+#define QRE_IS_MAX_SESSIONS   QRE_RANGE(MAX_SESSIONS, NLA_U32, 1, QRE_SESSIONS_MAX)
+#define QRE_IS_FWMARK	      QRE_ANY(FWMARK, NLA_U32)
+#define QRE_IS_SESSION_ID     QRE_EXACTLY(SESSION_ID, QRE_SESSION_ID_SIZE)
+#define QRE_IS_CID	      QRE_BYTES(CID, 1, QRE_CID_MAX)
+#define QRE_IS_CLIENT_CID     QRE_BYTES_UP_TO(CLIENT_CID, QRE_CID_MAX)
+#define QRE_IS_TX_KEY	      QRE_EXACTLY(TX_KEY, QRE_KEY_SIZE)
+#define QRE_IS_RX_KEY	      QRE_EXACTLY(RX_KEY, QRE_KEY_SIZE)
+#define QRE_IS_TX_HP_KEY      QRE_EXACTLY(TX_HP_KEY, QRE_KEY_SIZE)
+#define QRE_IS_RX_HP_KEY      QRE_EXACTLY(RX_HP_KEY, QRE_KEY_SIZE)
+#define QRE_IS_TX_IV	      QRE_EXACTLY(TX_IV, QRE_IV_SIZE)
+#define QRE_IS_RX_IV	      QRE_EXACTLY(RX_IV, QRE_IV_SIZE)
+#define QRE_IS_NEXT_TX_KEY    QRE_EXACTLY(NEXT_TX_KEY, QRE_KEY_SIZE)
+#define QRE_IS_NEXT_TX_IV     QRE_EXACTLY(NEXT_TX_IV, QRE_IV_SIZE)
+#define QRE_IS_NEXT_RX_KEY    QRE_EXACTLY(NEXT_RX_KEY, QRE_KEY_SIZE)
+#define QRE_IS_NEXT_RX_IV     QRE_EXACTLY(NEXT_RX_IV, QRE_IV_SIZE)
+#define QRE_IS_NEXT_RX_HP_KEY QRE_EXACTLY(NEXT_RX_HP_KEY, QRE_KEY_SIZE)
+#define QRE_IS_KEY_EPOCH      QRE_WIDE(KEY_EPOCH, NLA_U64, qre_varints)
+#define QRE_IS_PACKET_NUMBER  QRE_WIDE(PACKET_NUMBER, NLA_U64, qre_varints)
+#define QRE_IS_LOCAL_IP	      QRE_ANY(LOCAL_IP, NLA_BE32)
+#define QRE_IS_LOCAL_PORT     QRE_ANY(LOCAL_PORT, NLA_BE16)
+#define QRE_IS_PEER_IP	      QRE_ANY(PEER_IP, NLA_BE32)
+#define QRE_IS_PEER_PORT      QRE_ANY(PEER_PORT, NLA_BE16)
+#define QRE_IS_ALLOWED_IPS                                                                         \
+	QRE_BYTES_UP_TO(ALLOWED_IPS, QRE_ALLOWED_IPS_MAX * sizeof(struct qre_allowed_ip))
+#define QRE_IS_SHORT_ID		  QRE_EXACTLY(SHORT_ID, QRE_SHORT_ID_SIZE)
+#define QRE_IS_HOLD		  QRE_FLAG(HOLD)
+#define QRE_IS_IDLE_MS		  QRE_WIDE(IDLE_MS, NLA_U64, qre_idle_times)
+#define QRE_IS_KEEPALIVE_MS	  QRE_WIDE(KEEPALIVE_MS, NLA_U64, qre_intervals)
+#define QRE_IS_ACK_DELAY_EXPONENT QRE_RANGE(ACK_DELAY_EXPONENT, NLA_U8, 0, 20)
+#define QRE_IS_MAX_ACK_DELAY_MS	  QRE_RANGE(MAX_ACK_DELAY_MS, NLA_U16, 0, (1 << 14) - 1)
+#define QRE_IS_MAX_UDP_PAYLOAD	  QRE_WIDE(MAX_UDP_PAYLOAD, NLA_U16, qre_payloads)
+#define QRE_IS_RESET_TOKEN	  QRE_EXACTLY(RESET_TOKEN, QRE_RESET_TOKEN_SIZE)
+#define QRE_IS_REKEY_AFTER	  QRE_WIDE(REKEY_AFTER, NLA_U64, qre_rekeys)
+#define QRE_IS_SEQUENCE		  QRE_WIDE(SEQUENCE, NLA_U64, qre_varints)
+#define QRE_IS_CLOSE		  QRE_FLAG(CLOSE)
+#define QRE_IS_FD		  QRE_WIDE(FD, NLA_U32, qre_descriptors)
+#define QRE_IS_FRAME_ID		  QRE_WIDE(FRAME_ID, NLA_U64, qre_frame_ids)
+#define QRE_IS_FRAMES		  QRE_BYTES(FRAMES, 1, QRE_FRAMES_MAX)
+#define QRE_IS_LOADER_PROGRAM	  QRE_TEXT(LOADER_PROGRAM, 31)
+#define QRE_IS_LOADER_PIN_DIR	  QRE_TEXT(LOADER_PIN_DIR, 255)
+#define QRE_IS_LOADER_CID_LENGTH  QRE_RANGE(LOADER_CID_LENGTH, NLA_U8, 17, QRE_CID_MAX)
+#define QRE_IS_LOADER_PID	  QRE_WIDE(LOADER_PID, NLA_U32, qre_positive)
+#define QRE_IS_DEST_PROFILE	  QRE_BYTES_UP_TO(DEST_PROFILE, QRE_DEST_PROFILE_MAX)
+#define QRE_IS_ECN		  QRE_RANGE(ECN, NLA_U8, 0, 3)
 
-static const u8 *const qre_commands[QRE_CMD_MAX + 1] = {
-	[QRE_CMD_DEVICE_GET] = qre_device,
-	[QRE_CMD_DEVICE_SET] = qre_device_set,
-	[QRE_CMD_DEVICE_DEL] = qre_device_del,
-	[QRE_CMD_SESSION_GET] = qre_session_get,
-	[QRE_CMD_SESSION_INSTALL] = qre_session_set,
-	[QRE_CMD_SESSION_UPDATE] = qre_session_set,
-	[QRE_CMD_SESSION_DEL] = qre_session_del,
-	[QRE_CMD_CID_ADOPT] = qre_cid,
-	[QRE_CMD_CID_RELEASE] = qre_cid_less,
-	[QRE_CMD_CID_MAP_REGISTER] = qre_descriptor,
-	[QRE_CMD_CID_MAP_UNREGISTER] = qre_nothing,
-	[QRE_CMD_SHARED_SOCKET_REGISTER] = qre_descriptor,
-	[QRE_CMD_SHARED_SOCKET_UNREGISTER] = qre_nothing,
-	[QRE_CMD_SHARED_LOADER_SET] = qre_loader,
-	[QRE_CMD_DEST_PROFILE_SET] = qre_profile,
-	[QRE_CMD_FRAME_SEND] = qre_frame,
-};
+/* --- commands: what they take, and what they need of it --- */
 
-static bool qre_listed(const u8 *list, u8 wanted)
-{
-	const u8 *at = list;
-	int lists;
+#define QRE_TAKES(command, ...)                                                                    \
+	const struct nla_policy qre_policy_##command[QRE_A_MAX + 1] = {__VA_ARGS__}
 
-	for (lists = 0; lists < 2; lists++, at++)
-		for (; *at; at++)
-			if (*at == wanted)
-				return true;
-	return false;
-}
+QRE_TAKES(device, QRE_IS_IFINDEX, QRE_IS_IFNAME);
+QRE_TAKES(device_set, QRE_IS_IFNAME, QRE_IS_ROLE, QRE_IS_MTU, QRE_IS_DEST, QRE_IS_SERVER_NAME,
+	  QRE_IS_LISTEN_IP, QRE_IS_LISTEN_PORT, QRE_IS_ENDPOINT, QRE_IS_KEEPALIVE,
+	  QRE_IS_MAX_SESSIONS, QRE_IS_FWMARK);
+QRE_TAKES(device_del, QRE_IS_IFNAME);
+QRE_TAKES(session, QRE_IS_IFNAME, QRE_IS_SESSION_ID);
+QRE_TAKES(session_set, QRE_IS_IFNAME, QRE_IS_SESSION_ID, QRE_IS_TX_KEY, QRE_IS_RX_KEY, QRE_IS_TX_IV,
+	  QRE_IS_RX_IV, QRE_IS_KEY_EPOCH, QRE_IS_CID, QRE_IS_CLIENT_CID, QRE_IS_TX_HP_KEY,
+	  QRE_IS_RX_HP_KEY, QRE_IS_PACKET_NUMBER, QRE_IS_NEXT_TX_KEY, QRE_IS_NEXT_TX_IV,
+	  QRE_IS_NEXT_RX_KEY, QRE_IS_NEXT_RX_IV, QRE_IS_NEXT_RX_HP_KEY, QRE_IS_LOCAL_IP,
+	  QRE_IS_LOCAL_PORT, QRE_IS_PEER_IP, QRE_IS_PEER_PORT, QRE_IS_ALLOWED_IPS, QRE_IS_SHORT_ID,
+	  QRE_IS_HOLD, QRE_IS_IDLE_MS, QRE_IS_KEEPALIVE_MS, QRE_IS_ACK_DELAY_EXPONENT,
+	  QRE_IS_MAX_ACK_DELAY_MS, QRE_IS_MAX_UDP_PAYLOAD, QRE_IS_RESET_TOKEN, QRE_IS_REKEY_AFTER,
+	  QRE_IS_FD);
+QRE_TAKES(session_del, QRE_IS_IFNAME, QRE_IS_SESSION_ID, QRE_IS_CLOSE);
+QRE_TAKES(cid_adopt, QRE_IS_IFNAME, QRE_IS_CID, QRE_IS_SESSION_ID, QRE_IS_SEQUENCE);
+QRE_TAKES(cid_release, QRE_IS_IFNAME, QRE_IS_CID, QRE_IS_SESSION_ID);
+QRE_TAKES(descriptor, QRE_IS_FD);
+QRE_TAKES(nothing, );
+QRE_TAKES(loader, QRE_IS_LOADER_PROGRAM, QRE_IS_LOADER_PIN_DIR, QRE_IS_LOADER_CID_LENGTH,
+	  QRE_IS_LOADER_PID);
+QRE_TAKES(dest_profile, QRE_IS_IFNAME, QRE_IS_DEST_PROFILE, QRE_IS_ECN);
+QRE_TAKES(frame, QRE_IS_IFNAME, QRE_IS_SESSION_ID, QRE_IS_FRAMES, QRE_IS_FRAME_ID);
 
-static const char *qre_check(const struct qre_attribute *a, const struct nlattr *nla)
-{
-	static const u8 sizes[] = {[QRE_U8] = 1, [QRE_U16] = 2, [QRE_U32] = 4, [QRE_U64] = 8};
-	unsigned int size = nla_len(nla);
-	u64 value = 0;
-
-	switch (a->kind) {
-	case QRE_TEXT:
-		/* One NUL at the end, none before it. */
-		if (!size || strnlen(nla_data(nla), size) != size - 1)
-			return a->wrong_size;
-		size--;
-		fallthrough;
-	case QRE_BYTES:
-	case QRE_FLAG:
-		return size < a->least || size > a->most ? a->wrong_size : NULL;
-	case QRE_U8:
-	case QRE_U16:
-	case QRE_U32:
-	case QRE_U64:
-		if (size != sizes[a->kind])
-			return a->wrong_size;
-		if (a->kind == QRE_U8)
-			value = nla_get_u8(nla);
-		else if (a->kind == QRE_U16)
-			value = nla_get_u16(nla);
-		else if (a->kind == QRE_U32)
-			value = nla_get_u32(nla);
-		else
-			value = nla_get_u64(nla);
-		return value < a->least || value > a->most ? a->out_of_range : NULL;
-	default:
-		return a->not_taken;
+#define QRE_NEEDS(command, ...)                                                                    \
+	[QRE_CMD_##command] = (const u8[])                                                         \
+	{                                                                                          \
+		__VA_ARGS__, 0                                                                     \
 	}
-}
+
+static const u8 *const qre_needed[QRE_CMD_MAX + 1] = {
+	QRE_NEEDS(DEVICE_SET, QRE_A_IFNAME),
+	QRE_NEEDS(DEVICE_DEL, QRE_A_IFNAME),
+	QRE_NEEDS(SESSION_GET, QRE_A_IFNAME),
+	QRE_NEEDS(SESSION_INSTALL, QRE_A_IFNAME, QRE_A_SESSION_ID, QRE_A_TX_KEY, QRE_A_RX_KEY,
+		  QRE_A_TX_IV, QRE_A_RX_IV, QRE_A_KEY_EPOCH),
+	QRE_NEEDS(SESSION_UPDATE, QRE_A_IFNAME, QRE_A_SESSION_ID, QRE_A_TX_KEY, QRE_A_RX_KEY,
+		  QRE_A_TX_IV, QRE_A_RX_IV, QRE_A_KEY_EPOCH),
+	QRE_NEEDS(SESSION_DEL, QRE_A_IFNAME, QRE_A_SESSION_ID),
+	QRE_NEEDS(CID_ADOPT, QRE_A_IFNAME, QRE_A_CID),
+	QRE_NEEDS(CID_RELEASE, QRE_A_IFNAME, QRE_A_CID),
+	QRE_NEEDS(CID_MAP_REGISTER, QRE_A_FD),
+	QRE_NEEDS(SHARED_SOCKET_REGISTER, QRE_A_FD),
+	QRE_NEEDS(DEST_PROFILE_SET, QRE_A_IFNAME),
+	QRE_NEEDS(FRAME_SEND, QRE_A_IFNAME, QRE_A_SESSION_ID, QRE_A_FRAMES, QRE_A_FRAME_ID),
+};
+
+/* --- words --- */
+
+#define QRE_WORDS(id, name) [QRE_A_##id] = {name " is missing", name " is out of range"}
+
+/* Of what may be missing, or is judged by more than its policy. */
+static const struct qre_words {
+	const char *missing, *out_of_range;
+} qre_words[QRE_A_MAX + 1] = {
+	QRE_WORDS(IFNAME, "Device"),
+	QRE_WORDS(SESSION_ID, "SessionId"),
+	QRE_WORDS(CID, "ConnectionId"),
+	QRE_WORDS(TX_KEY, "TxKey"),
+	QRE_WORDS(RX_KEY, "RxKey"),
+	QRE_WORDS(TX_HP_KEY, "TxHpKey"),
+	QRE_WORDS(RX_HP_KEY, "RxHpKey"),
+	QRE_WORDS(TX_IV, "TxIv"),
+	QRE_WORDS(RX_IV, "RxIv"),
+	QRE_WORDS(NEXT_TX_KEY, "NextTxKey"),
+	QRE_WORDS(NEXT_TX_IV, "NextTxIv"),
+	QRE_WORDS(NEXT_RX_KEY, "NextRxKey"),
+	QRE_WORDS(NEXT_RX_IV, "NextRxIv"),
+	QRE_WORDS(KEY_EPOCH, "KeyEpoch"),
+	QRE_WORDS(PACKET_NUMBER, "PacketNumber"),
+	QRE_WORDS(LOCAL_IP, "UnderlayLocalIPv4"),
+	QRE_WORDS(LOCAL_PORT, "UnderlayLocalPort"),
+	QRE_WORDS(PEER_IP, "UnderlayPeerIPv4"),
+	QRE_WORDS(PEER_PORT, "UnderlayPeerPort"),
+	QRE_WORDS(ALLOWED_IPS, "AllowedIPs"),
+	QRE_WORDS(FD, "Fd"),
+	QRE_WORDS(FRAME_ID, "FrameId"),
+	QRE_WORDS(FRAMES, "Frames"),
+	QRE_WORDS(LOADER_PROGRAM, "LoaderProgram"),
+	QRE_WORDS(LOADER_PIN_DIR, "PinDir"),
+	QRE_WORDS(LOADER_CID_LENGTH, "RoutedCidLen"),
+	QRE_WORDS(LOADER_PID, "LoaderPid"),
+};
 
 static int qre_refuse(struct netlink_ext_ack *extack, const struct nlattr *nla, const char *words)
 {
@@ -228,27 +182,11 @@ static int qre_refuse(struct netlink_ext_ack *extack, const struct nlattr *nla, 
 	return -EINVAL;
 }
 
-int qre_check_attributes(u8 command, struct nlattr **attrs, struct netlink_ext_ack *extack)
+int qre_check_needed(u8 command, struct nlattr **attrs, struct netlink_ext_ack *extack)
 {
-	const u8 *list = qre_commands[command];
-	unsigned int i;
-	const u8 *at;
+	const u8 *at = qre_needed[command];
 
-	for (i = 1; i <= QRE_A_MAX; i++) {
-		const struct qre_attribute *a = &qre_attributes[i];
-		const char *wrong;
-
-		if (!attrs[i])
-			continue;
-		if (a->kind == QRE_NOT_TAKEN)
-			return qre_refuse(extack, attrs[i], qre_unknown);
-		if (!qre_listed(list, i))
-			return qre_refuse(extack, attrs[i], a->not_taken);
-		wrong = qre_check(a, attrs[i]);
-		if (wrong)
-			return qre_refuse(extack, attrs[i], wrong);
-	}
-	for (at = list; *at; at++)
+	for (; at && *at; at++)
 		if (!attrs[*at])
 			return qre_miss(*at, extack);
 	return 0;
@@ -257,10 +195,10 @@ int qre_check_attributes(u8 command, struct nlattr **attrs, struct netlink_ext_a
 int qre_miss(u8 attribute, struct netlink_ext_ack *extack)
 {
 	NL_SET_ERR_ATTR_MISS(extack, NULL, attribute);
-	return qre_refuse(extack, NULL, qre_attributes[attribute].missing);
+	return qre_refuse(extack, NULL, qre_words[attribute].missing);
 }
 
 int qre_out_of_range(u8 attribute, struct nlattr **attrs, struct netlink_ext_ack *extack)
 {
-	return qre_refuse(extack, attrs[attribute], qre_attributes[attribute].out_of_range);
+	return qre_refuse(extack, attrs[attribute], qre_words[attribute].out_of_range);
 }

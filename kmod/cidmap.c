@@ -17,15 +17,18 @@ QRE_IMPORT_NS(BPF_INTERNAL);
 #define QRE_KERNEL_SLOT 1
 #define QRE_TRIES	8
 
+/* Without migration, as bpf(2) does it: the map's per-CPU state is this CPU's all the while. */
 static int qre_map_write(struct bpf_map *map, const struct qre_cid *cid)
 {
 	u32 slot = QRE_KERNEL_SLOT;
 	int error, tries = QRE_TRIES;
 
 	do { /* -EBUSY: somebody holds the bucket on this CPU just now */
+		migrate_disable();
 		rcu_read_lock();
 		error = map->ops->map_update_elem(map, (void *)cid, &slot, BPF_ANY);
 		rcu_read_unlock();
+		migrate_enable();
 	} while (error == -EBUSY && --tries);
 	return error;
 }
@@ -36,9 +39,11 @@ static void qre_map_erase(struct bpf_map *map, const struct qre_cid *cid)
 	long error;
 
 	do {
+		migrate_disable();
 		rcu_read_lock();
 		error = map->ops->map_delete_elem(map, (void *)cid);
 		rcu_read_unlock();
+		migrate_enable();
 	} while (error == -EBUSY && --tries);
 }
 
@@ -72,45 +77,55 @@ void qre_cidmap_del(struct qre_net *qn, struct qre_cid_entry *entry)
 	qn->map.entries--;
 }
 
+/* What @fd is, and whether it may be written through, of one look: another thread can put something
+ * else there between two. */
+static struct bpf_map *qre_map_by_fd(u32 fd, struct netlink_ext_ack *extack)
+{
+	struct file *file = fget(fd);
+	struct bpf_map *map;
+
+	if (!file) {
+		NL_SET_ERR_MSG(extack, "BpfMapFd is not an open descriptor");
+		return ERR_PTR(-EBADF);
+	}
+	map = bpf_map_get(fd);
+	if (IS_ERR(map)) {
+		NL_SET_ERR_MSG(extack, "BpfMapFd is not a BPF map");
+		goto put_file;
+	}
+	/* A map's file has it there: the one that we hold is the map's, or it is another. */
+	if (file->private_data != map || !(file->f_mode & FMODE_WRITE) || READ_ONCE(map->frozen)) {
+		NL_SET_ERR_MSG(extack, "BpfMapFd: the map is read-only");
+		bpf_map_put(map);
+		map = ERR_PTR(-EINVAL);
+	}
+put_file:
+	fput(file);
+	return map;
+}
+
 int qre_cidmap_register(struct qre_net *qn, u32 fd, struct netlink_ext_ack *extack)
 {
 	struct qre_cid_entry *entry;
 	struct bpf_map *map;
-	struct file *file;
-	bool writable;
 
 	if (qn->map.map) {
 		NL_SET_ERR_MSG(extack, "BpfMapFd: a CID map is registered already");
 		return -EBUSY;
 	}
-	file = fget(fd);
-	if (!file) {
-		NL_SET_ERR_MSG(extack, "BpfMapFd is not an open descriptor");
-		return -EBADF;
-	}
-	writable = file->f_mode & FMODE_WRITE;
-	fput(file);
-	map = bpf_map_get(fd);
-	if (IS_ERR(map)) {
-		NL_SET_ERR_MSG(extack, "BpfMapFd is not a BPF map");
+	map = qre_map_by_fd(fd, extack);
+	if (IS_ERR(map))
 		return PTR_ERR(map);
-	}
-	if (!writable || READ_ONCE(map->frozen)) {
-		NL_SET_ERR_MSG(extack, "BpfMapFd: the map is read-only");
-		goto refuse;
-	}
 	if (map->map_type != BPF_MAP_TYPE_HASH || map->key_size != sizeof(struct qre_cid) ||
 	    map->value_size != sizeof(u32)) {
 		NL_SET_ERR_MSG(extack, "BpfMapFd is not a hash map of 21-byte keys and u32 values");
-		goto refuse;
+		bpf_map_put(map);
+		return -EINVAL;
 	}
 	qn->map = (struct qre_cidmap){.map = map, .id = map->id};
 	list_for_each_entry(entry, &qn->cids, entry)
 		qre_cidmap_add(qn, entry);
 	return 0;
-refuse:
-	bpf_map_put(map);
-	return -EINVAL;
 }
 
 void qre_cidmap_release(struct qre_net *qn)

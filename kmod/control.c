@@ -10,6 +10,7 @@
 #include <linux/slab.h>
 #include "compat.h"
 #include "session.h"
+#include "usedkeys.h"
 
 #define QRE_ACK_DELAY	     msecs_to_jiffies(20)
 #define QRE_ACK_EXPONENT     3 /* ours: the default */
@@ -43,8 +44,8 @@ void qre_outbox_flush(struct qre_session *s, struct qre_outbox *out)
 			qre_send_raw(s, skb->data, skb->len, o->peer);
 		consume_skb(skb);
 	}
-	if (out->unlink && qre_session_get(s) && !queue_work(qre_wq, &s->unlink))
-		qre_session_put(s); /* it is queued already */
+	if (out->unlink)
+		qre_session_report_end(s);
 }
 
 static unsigned int qre_bare(const struct qre_session *s)
@@ -395,7 +396,7 @@ static bool qre_flip(struct qre_session *s, const struct qre_arrived *a, struct 
 		return true;
 	}
 	fresh = s->tx_next;
-	if (fresh && qre_tx_key_remember(s->next.tx_key)) {
+	if (fresh && qre_used_key_claim(fresh->used)) {
 		qre_control_end(s, QRE_LOSS_LIMIT, 0, out); /* rather no session than a key twice */
 		return false;
 	}
@@ -640,7 +641,7 @@ void qre_control_end(struct qre_session *s, enum qre_loss why, u64 error, struct
 
 static void qre_closing(struct qre_session *s, const u8 *frame, size_t size, struct qre_outbox *out)
 {
-	if (s->life == QRE_LIFE_ENDED)
+	if (s->life >= QRE_LIFE_CLOSING)
 		return;
 	if (qre_put_frames(s, out, frame, size, s->peer, 0, false) == QRE_NO_NUMBER ||
 	    s->life == QRE_LIFE_ENDED) {

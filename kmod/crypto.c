@@ -1,21 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* Keys: AES-128-GCM contexts, header protection (RFC 9001 section 5.3, 5.4), and which keys were
- * used. */
+/* Keys: AES-128-GCM contexts and header protection (RFC 9001 section 5.3, 5.4). */
 #include <crypto/aead.h>
 #include <crypto/internal/cipher.h>
-#include <linux/hash.h>
-#include <linux/random.h>
-#include <linux/siphash.h>
 #include <linux/slab.h>
 #include "compat.h"
-#include "crypto.h"
 #include "session.h"
+#include "usedkeys.h"
 
 QRE_IMPORT_NS(CRYPTO_INTERNAL);
 
 struct qre_key *qre_key_new(const u8 key[QRE_KEY_SIZE], const u8 iv[QRE_IV_SIZE], u64 epoch)
 {
-	struct qre_key *made = kzalloc(sizeof(*made), GFP_KERNEL);
+	struct qre_key *made = kzalloc(sizeof(*made), GFP_KERNEL_ACCOUNT);
 	int error;
 
 	if (!made)
@@ -43,6 +39,20 @@ free:
 	return ERR_PTR(error);
 }
 
+struct qre_key *qre_tx_key_new(struct qre_key_book *book, const u8 key[QRE_KEY_SIZE],
+			       const u8 iv[QRE_IV_SIZE], u64 epoch)
+{
+	struct qre_key *made = qre_key_new(key, iv, epoch);
+
+	if (IS_ERR(made))
+		return made;
+	made->used = qre_used_key_new(book, key);
+	if (made->used)
+		return made;
+	qre_key_put(made);
+	return ERR_PTR(-ENOMEM);
+}
+
 struct qre_key *qre_key_get(struct qre_key *key)
 {
 	return refcount_inc_not_zero(&key->refs) ? key : NULL;
@@ -52,6 +62,7 @@ static void qre_key_free(struct work_struct *work)
 {
 	struct qre_key *key = container_of(to_rcu_work(work), struct qre_key, free);
 
+	qre_used_key_retire(key->used);
 	crypto_free_aead(key->aead); /* wipes its context */
 	kfree_sensitive(key);
 }
@@ -102,51 +113,4 @@ void qre_hp_mask(struct crypto_cipher *hp, u8 mask[QRE_SAMPLE_SIZE],
 		 const u8 sample[QRE_SAMPLE_SIZE])
 {
 	crypto_cipher_encrypt_one(hp, mask, sample);
-}
-
-/*
- * Keyed hashes of transmit keys, in sets of eight: the oldest of a set makes room. A key that was
- * used by another session is refused, so that a repeated install can not begin a number space
- * again.
- */
-#define QRE_KEY_SETS 4096
-#define QRE_KEY_WAYS 8
-
-static DEFINE_SPINLOCK(qre_keys_lock);
-static siphash_key_t qre_keys_secret;
-static struct qre_key_set {
-	u64 hash[QRE_KEY_WAYS];
-	u8 next;
-} * qre_key_sets;
-
-int qre_tx_key_remember(const u8 key[QRE_KEY_SIZE])
-{
-	u64 hash = siphash(key, QRE_KEY_SIZE, &qre_keys_secret) | 1;
-	struct qre_key_set *set = &qre_key_sets[hash_64(hash, ilog2(QRE_KEY_SETS))];
-	int error = 0;
-	unsigned int i;
-
-	spin_lock_bh(&qre_keys_lock);
-	for (i = 0; i < QRE_KEY_WAYS; i++)
-		if (set->hash[i] == hash)
-			error = -EEXIST;
-	if (!error) {
-		set->hash[set->next] = hash;
-		set->next = (set->next + 1) % QRE_KEY_WAYS;
-	}
-	spin_unlock_bh(&qre_keys_lock);
-	return error;
-}
-
-int qre_crypto_init(void)
-{
-	get_random_bytes(&qre_keys_secret, sizeof(qre_keys_secret));
-	qre_key_sets = kvcalloc(QRE_KEY_SETS, sizeof(*qre_key_sets), GFP_KERNEL);
-	return qre_key_sets ? 0 : -ENOMEM;
-}
-
-void qre_crypto_exit(void)
-{
-	memzero_explicit(&qre_keys_secret, sizeof(qre_keys_secret));
-	kvfree_sensitive(qre_key_sets, QRE_KEY_SETS * sizeof(*qre_key_sets));
 }

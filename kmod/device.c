@@ -127,13 +127,17 @@ static int qre_dev_init(struct net_device *dev)
 {
 	struct qre_device *qdev = netdev_priv(dev);
 	struct qre_net *qn = qre_net_of(dev_net(dev));
-	int error = -ENOMEM;
+	int error;
 
+	error = qre_net_begin_devices(qn);
+	if (error)
+		return error;
+	error = -ENOMEM;
 	qdev->dev = dev;
 	INIT_LIST_HEAD(&qdev->sessions);
 	INIT_LIST_HEAD(&qdev->cids);
 	qdev->config.max_sessions = QRE_SESSIONS_MAX;
-	qdev->counters = netdev_alloc_pcpu_stats(struct qre_counters);
+	qdev->counters = __netdev_alloc_pcpu_stats(struct qre_counters, GFP_KERNEL_ACCOUNT);
 	if (!qdev->counters)
 		return -ENOMEM;
 	qdev->allowed_ips = qre_allowed_ips_new();
@@ -142,16 +146,15 @@ static int qre_dev_init(struct net_device *dev)
 	error = gro_cells_init(&qdev->gro, dev);
 	if (error)
 		goto free_allowed;
-	mutex_lock(&qn->lock);
+	/* RTNL is held. A place is taken; the device is published when it is registered. */
 	if (qn->device_count >= QRE_DEVICES_MAX) {
 		error = -ENOSPC;
-	} else {
-		qn->device_count++;
-		list_add_tail(&qdev->entry, &qn->devices);
+		goto destroy_cells;
 	}
-	mutex_unlock(&qn->lock);
-	if (!error)
-		return 0;
+	qn->device_count++;
+	return 0;
+
+destroy_cells:
 	gro_cells_destroy(&qdev->gro);
 free_allowed:
 	qre_allowed_ips_free(qdev->allowed_ips);
@@ -160,18 +163,35 @@ free_counters:
 	return error;
 }
 
-/* Still registered, about to go: ends its sessions, so that nothing holds the device any more. */
-static void qre_dev_uninit(struct net_device *dev)
+/* It is registered, and takes sessions from now on. RTNL is held. */
+static void qre_device_publish(struct qre_device *qdev)
 {
-	struct qre_device *qdev = netdev_priv(dev);
-	struct qre_net *qn = qre_net_of(dev_net(dev));
+	struct qre_net *qn = qre_net_of(dev_net(qdev->dev));
 
 	mutex_lock(&qn->lock);
-	qdev->dead = true;
-	qre_device_end_sessions(qdev);
-	list_del(&qdev->entry);
-	qn->device_count--;
+	list_add_tail(&qdev->entry, &qn->devices);
+	qdev->published = true;
 	mutex_unlock(&qn->lock);
+}
+
+static void qre_device_unpublish(struct qre_device *qdev)
+{
+	struct qre_net *qn = qre_net_of(dev_net(qdev->dev));
+
+	mutex_lock(&qn->lock);
+	if (qdev->published) {
+		list_del(&qdev->entry);
+		qdev->published = false;
+		qre_device_end_sessions(qdev);
+	}
+	mutex_unlock(&qn->lock);
+}
+
+/* About to go, or registering it failed: nothing of its own holds the device any more. */
+static void qre_dev_uninit(struct net_device *dev)
+{
+	qre_device_unpublish(netdev_priv(dev));
+	qre_net_of(dev_net(dev))->device_count--; /* RTNL is held */
 }
 
 /* The last reference on the device is gone: no packet is under way. */
@@ -226,6 +246,20 @@ static void qre_setup(struct net_device *dev)
 	SET_NETDEV_DEVTYPE(dev, &qre_device_type);
 }
 
+static int qre_make_link(struct net_device *dev, struct netlink_ext_ack *extack)
+{
+	int error;
+
+	if (!qre_may_make_links(dev_net(dev))) {
+		NL_SET_ERR_MSG(extack, QRE_NOT_CAPABLE);
+		return -EPERM;
+	}
+	error = register_netdevice(dev);
+	if (!error)
+		qre_device_publish(netdev_priv(dev));
+	return error;
+}
+
 #if LINUX_VERSION_CODE < KERNEL_VERSION(6, 15, 0)
 static int qre_newlink(struct net *net, struct net_device *dev, struct nlattr *tb[],
 		       struct nlattr *data[], struct netlink_ext_ack *extack)
@@ -234,7 +268,7 @@ static int qre_newlink(struct net_device *dev, struct rtnl_newlink_params *param
 		       struct netlink_ext_ack *extack)
 #endif
 {
-	return register_netdevice(dev);
+	return qre_make_link(dev, extack);
 }
 
 struct rtnl_link_ops qre_link_ops __read_mostly = {
@@ -249,7 +283,6 @@ struct rtnl_link_ops qre_link_ops __read_mostly = {
 struct qre_device *qre_device_create(struct net *net, const char *name,
 				     struct netlink_ext_ack *extack)
 {
-	struct qre_net *qn = qre_net_of(net);
 	struct nlattr *none[IFLA_MAX + 1] = {};
 	struct net_device *dev;
 	int error;
@@ -257,21 +290,19 @@ struct qre_device *qre_device_create(struct net *net, const char *name,
 	dev = rtnl_create_link(net, name, NET_NAME_USER, &qre_link_ops, none, extack);
 	if (IS_ERR(dev))
 		return ERR_CAST(dev);
-	mutex_unlock(&qn->lock); /* ndo_init takes it; RTNL keeps others away */
 	error = register_netdevice(dev);
-	if (!error) {
-		error = rtnl_configure_link(dev, NULL, 0, NULL);
-		if (error)
-			unregister_netdevice(dev);
-	} else {
-		free_netdev(dev);
-	}
-	mutex_lock(&qn->lock);
+	if (error == -ENOSPC)
+		NL_SET_ERR_MSG(extack, "Device: too many qre devices in this namespace");
 	if (error) {
-		if (error == -ENOSPC)
-			NL_SET_ERR_MSG(extack, "Device: too many qre devices in this namespace");
+		free_netdev(dev);
 		return ERR_PTR(error);
 	}
+	error = rtnl_configure_link(dev, NULL, 0, NULL);
+	if (error) {
+		unregister_netdevice(dev);
+		return ERR_PTR(error);
+	}
+	qre_device_publish(netdev_priv(dev));
 	return netdev_priv(dev);
 }
 

@@ -41,6 +41,15 @@ static struct qre_device *qre_named(struct net *net, struct nlattr **attrs,
 	return qdev;
 }
 
+static int qre_check_capable(struct sk_buff *request, struct net *net,
+			     struct netlink_ext_ack *extack)
+{
+	if (qre_may(request, net))
+		return 0;
+	NL_SET_ERR_MSG(extack, QRE_NOT_CAPABLE);
+	return -EPERM;
+}
+
 /* A command on one device, under the namespace's lock. */
 static int qre_on_device(struct genl_info *info,
 			 int (*command)(struct qre_device *qdev, struct nlattr **attrs,
@@ -50,7 +59,7 @@ static int qre_on_device(struct genl_info *info,
 	struct qre_device *qdev;
 	int error;
 
-	error = qre_check_attributes(info->genlhdr->cmd, info->attrs, info->extack);
+	error = qre_check_needed(info->genlhdr->cmd, info->attrs, info->extack);
 	if (error)
 		return error;
 	qn = qre_net_begin(info);
@@ -96,7 +105,7 @@ static int qre_cmd_device_set(struct sk_buff *request, struct genl_info *info)
 	u32 mtu = 0;
 	int error;
 
-	error = qre_check_attributes(info->genlhdr->cmd, info->attrs, extack);
+	error = qre_check_needed(info->genlhdr->cmd, info->attrs, extack);
 	if (error)
 		return error;
 	/* "%d" would be a pattern: the device would have another name than was asked for. */
@@ -109,12 +118,13 @@ static int qre_cmd_device_set(struct sk_buff *request, struct genl_info *info)
 	if (info->attrs[QRE_A_MTU])
 		mtu = nla_get_u32(info->attrs[QRE_A_MTU]);
 	rtnl_lock();
-	qn = qre_net_begin(info);
+	qn = qre_net_of(genl_info_net(info));
 	qdev = qre_device_by_name(qn->net, nla_data(info->attrs[QRE_A_IFNAME]));
 	if (!qdev) {
 		made = qre_device_create(qn->net, nla_data(info->attrs[QRE_A_IFNAME]), extack);
 		qdev = made;
 	}
+	mutex_lock(&qn->lock);
 	if (IS_ERR(qdev)) {
 		error = PTR_ERR(qdev);
 		made = NULL;
@@ -139,7 +149,7 @@ static int qre_cmd_device_del(struct sk_buff *request, struct genl_info *info)
 	struct qre_net *qn;
 	int error;
 
-	error = qre_check_attributes(info->genlhdr->cmd, info->attrs, info->extack);
+	error = qre_check_needed(info->genlhdr->cmd, info->attrs, info->extack);
 	if (error)
 		return error;
 	rtnl_lock();
@@ -180,8 +190,7 @@ static int qre_put_totals(struct sk_buff *skb, const struct qre_totals *t)
 
 static int qre_put_config(struct sk_buff *skb, const struct qre_device_config *c)
 {
-	return nla_put_u8(skb, QRE_A_ROLE, c->role) ?:
-	       nla_put_string(skb, QRE_A_DEST, c->dest) ?:
+	return nla_put_string(skb, QRE_A_DEST, c->dest) ?:
 	       nla_put_string(skb, QRE_A_SERVER_NAME, c->server_name) ?:
 	       nla_put_string(skb, QRE_A_ENDPOINT, c->endpoint) ?:
 	       nla_put_be32(skb, QRE_A_LISTEN_IP, c->listen_ip) ?:
@@ -242,26 +251,43 @@ static u32 qre_adopted(struct qre_net *qn, const struct qre_device *qdev)
 	return count;
 }
 
-static int qre_put_device(struct sk_buff *skb, struct qre_device *qdev, u32 portid, u32 seq,
-			  int flags)
+/* What everybody in the namespace may see of a device. */
+static int qre_put_counters(struct sk_buff *skb, struct qre_device *qdev)
 {
-	struct qre_net *qn = qre_net_of(dev_net(qdev->dev));
 	struct qre_totals totals;
-	void *header;
 
 	qre_device_totals(qdev, &totals);
-	header = genlmsg_put(skb, portid, seq, &qre_family, flags, QRE_CMD_DEVICE_GET);
+	return nla_put_u32(skb, QRE_A_IFINDEX, qdev->dev->ifindex) ?:
+	       nla_put_string(skb, QRE_A_IFNAME, qdev->dev->name) ?:
+	       nla_put_u32(skb, QRE_A_MTU, qdev->dev->mtu) ?:
+	       nla_put_u8(skb, QRE_A_ROLE, qdev->config.role) ?:
+	       nla_put_u32(skb, QRE_A_SESSIONS, qdev->session_count) ?:
+	       qre_put_totals(skb, &totals);
+}
+
+/* The rest, for who may change it. */
+static int qre_put_whole(struct sk_buff *skb, struct qre_device *qdev)
+{
+	struct qre_net *qn = qre_net_of(dev_net(qdev->dev));
+
+	return qre_put_config(skb, &qdev->config) ?:
+	       qre_put_shared(skb, qn) ?:
+	       qre_put_cids(skb, qdev) ?:
+	       nla_put_u32(skb, QRE_A_ADOPTED, qre_adopted(qn, qdev)) ?:
+	       nla_put_u8(skb, QRE_A_ECN, qdev->ecn) ?:
+	       (qdev->dest_profile_size ? nla_put(skb, QRE_A_DEST_PROFILE, qdev->dest_profile_size,
+						  qdev->dest_profile) :
+					  0);
+}
+
+static int qre_put_device(struct sk_buff *skb, struct qre_device *qdev, bool whole, u32 portid,
+			  u32 seq, int flags)
+{
+	void *header = genlmsg_put(skb, portid, seq, &qre_family, flags, QRE_CMD_DEVICE_GET);
+
 	if (!header)
 		return -EMSGSIZE;
-	if (nla_put_u32(skb, QRE_A_IFINDEX, qdev->dev->ifindex) ||
-	    nla_put_string(skb, QRE_A_IFNAME, qdev->dev->name) ||
-	    nla_put_u32(skb, QRE_A_MTU, qdev->dev->mtu) || qre_put_config(skb, &qdev->config) ||
-	    qre_put_totals(skb, &totals) || qre_put_shared(skb, qn) || qre_put_cids(skb, qdev) ||
-	    nla_put_u32(skb, QRE_A_SESSIONS, qdev->session_count) ||
-	    nla_put_u32(skb, QRE_A_ADOPTED, qre_adopted(qn, qdev)) ||
-	    nla_put_u8(skb, QRE_A_ECN, qdev->ecn) ||
-	    (qdev->dest_profile_size &&
-	     nla_put(skb, QRE_A_DEST_PROFILE, qdev->dest_profile_size, qdev->dest_profile))) {
+	if (qre_put_counters(skb, qdev) || (whole && qre_put_whole(skb, qdev))) {
 		genlmsg_cancel(skb, header);
 		return -EMSGSIZE;
 	}
@@ -276,7 +302,7 @@ static int qre_cmd_device_get(struct sk_buff *request, struct genl_info *info)
 	struct qre_net *qn;
 	int error;
 
-	error = qre_check_attributes(info->genlhdr->cmd, info->attrs, info->extack);
+	error = qre_check_needed(info->genlhdr->cmd, info->attrs, info->extack);
 	if (error)
 		return error;
 	reply = genlmsg_new(QRE_DEVICE_REPLY + QRE_DEST_PROFILE_MAX, GFP_KERNEL);
@@ -285,7 +311,8 @@ static int qre_cmd_device_get(struct sk_buff *request, struct genl_info *info)
 	qn = qre_net_begin(info);
 	qdev = qre_named(qn->net, info->attrs, info->extack);
 	error = IS_ERR(qdev) ? PTR_ERR(qdev)
-			     : qre_put_device(reply, qdev, info->snd_portid, info->snd_seq, 0);
+			     : qre_put_device(reply, qdev, qre_may(request, qn->net),
+					      info->snd_portid, info->snd_seq, 0);
 	mutex_unlock(&qn->lock);
 	if (error) {
 		nlmsg_free(reply);
@@ -306,11 +333,8 @@ static int qre_dump_devices(struct sk_buff *skb, struct netlink_callback *cb)
 {
 	struct qre_net *qn = qre_net_of(sock_net(skb->sk));
 	struct qre_device *qdev;
-	int error;
+	int error = 0;
 
-	error = qre_check_attributes(QRE_CMD_DEVICE_GET, qre_dump_attrs(cb), cb->extack);
-	if (error)
-		return error;
 	mutex_lock(&qn->lock);
 	for (;;) {
 		struct qre_device *next = NULL;
@@ -321,8 +345,8 @@ static int qre_dump_devices(struct sk_buff *skb, struct netlink_callback *cb)
 				next = qdev;
 		if (!next)
 			break;
-		error = qre_put_device(skb, next, NETLINK_CB(cb->skb).portid, cb->nlh->nlmsg_seq,
-				       NLM_F_MULTI);
+		error = qre_put_device(skb, next, qre_may(cb->skb, qn->net),
+				       NETLINK_CB(cb->skb).portid, cb->nlh->nlmsg_seq, NLM_F_MULTI);
 		if (error)
 			break;
 		cb->args[0] = next->dev->ifindex;
@@ -714,7 +738,7 @@ static int qre_cmd_session_get(struct sk_buff *request, struct genl_info *info)
 	struct qre_net *qn;
 	int error;
 
-	error = qre_check_attributes(info->genlhdr->cmd, info->attrs, info->extack);
+	error = qre_check_needed(info->genlhdr->cmd, info->attrs, info->extack);
 	if (error)
 		return error;
 	if (!info->attrs[QRE_A_SESSION_ID])
@@ -751,7 +775,8 @@ static int qre_dump_sessions(struct sk_buff *skb, struct netlink_callback *cb)
 	struct qre_session *s;
 	int error;
 
-	error = qre_check_attributes(QRE_CMD_SESSION_GET, attrs, cb->extack);
+	error = qre_check_capable(cb->skb, qn->net, cb->extack)
+			?: qre_check_needed(QRE_CMD_SESSION_GET, attrs, cb->extack);
 	if (error)
 		return error;
 	mutex_lock(&qn->lock);
@@ -776,7 +801,7 @@ static int qre_cmd_shared(struct sk_buff *request, struct genl_info *info)
 	struct qre_net *qn;
 	int error;
 
-	error = qre_check_attributes(info->genlhdr->cmd, attrs, extack);
+	error = qre_check_needed(info->genlhdr->cmd, attrs, extack);
 	if (error)
 		return error;
 	qn = qre_net_begin(info);
@@ -804,13 +829,17 @@ static int qre_cmd_loader(struct sk_buff *request, struct genl_info *info)
 				 QRE_A_LOADER_CID_LENGTH, QRE_A_LOADER_PID};
 	struct qre_loader loader = {};
 	struct qre_net *qn;
+	unsigned int i;
 	int error;
 
-	error = qre_check_attributes(info->genlhdr->cmd, info->attrs, info->extack)
+	error = qre_check_needed(info->genlhdr->cmd, info->attrs, info->extack)
 			?: qre_together(info->attrs, all, ARRAY_SIZE(all), &loader.set,
 					info->extack);
 	if (error)
 		return error;
+	for (i = 0; loader.set && i < 2; i++)
+		if (nla_len(info->attrs[all[i]]) <= 1) /* an empty text */
+			return qre_out_of_range(all[i], info->attrs, info->extack);
 	if (loader.set) {
 		qre_text(loader.program, sizeof(loader.program), info->attrs[QRE_A_LOADER_PROGRAM]);
 		qre_text(loader.pin_dir, sizeof(loader.pin_dir), info->attrs[QRE_A_LOADER_PIN_DIR]);
@@ -825,53 +854,51 @@ static int qre_cmd_loader(struct sk_buff *request, struct genl_info *info)
 
 /* --- the family --- */
 
-/* Types are attributes.c's: what is not known at all is refused by the family. */
-static const struct nla_policy qre_policy[QRE_A_MAX + 1] = {
-	[1 ... QRE_A_MAX] = {.type = NLA_BINARY, .len = U16_MAX},
-};
-
 /*
- * As the family's GENL_UNS_ADMIN_PERM, which refuses without a word. Everything but reading needs
- * it: what a command that is new here does, too.
+ * As the family's GENL_ADMIN_PERM, which refuses without a word. Everything needs it but reading a
+ * device, of which others see counters.
  */
 static int qre_before_command(const struct qre_genl_called *called, struct sk_buff *request,
 			      struct genl_info *info)
 {
-	if (called->cmd == QRE_CMD_DEVICE_GET || called->cmd == QRE_CMD_SESSION_GET ||
-	    netlink_ns_capable(request, genl_info_net(info)->user_ns, CAP_NET_ADMIN))
+	if (called->cmd == QRE_CMD_DEVICE_GET)
 		return 0;
-	NL_SET_ERR_MSG(info->extack, "CAP_NET_ADMIN is needed");
-	return -EPERM;
+	return qre_check_capable(request, genl_info_net(info), info->extack);
 }
 
-#define QRE_CHANGE(command, call)                                                                  \
+#define QRE_CALLED(command, call, taken)                                                           \
 	{                                                                                          \
-		.cmd = QRE_CMD_##command, .doit = call                                             \
+		.cmd = QRE_CMD_##command, .doit = call, .policy = qre_policy_##taken,              \
+		.maxattr = QRE_A_MAX                                                               \
 	}
 
 static const struct genl_ops qre_ops[] = {
 	{.cmd = QRE_CMD_DEVICE_GET,
 	 .doit = qre_cmd_device_get,
 	 .start = qre_dump_start,
-	 .dumpit = qre_dump_devices},
+	 .dumpit = qre_dump_devices,
+	 .policy = qre_policy_device,
+	 .maxattr = QRE_A_MAX},
 	{.cmd = QRE_CMD_SESSION_GET,
 	 .doit = qre_cmd_session_get,
 	 .start = qre_dump_start,
-	 .dumpit = qre_dump_sessions},
-	QRE_CHANGE(DEVICE_SET, qre_cmd_device_set),
-	QRE_CHANGE(DEVICE_DEL, qre_cmd_device_del),
-	QRE_CHANGE(SESSION_INSTALL, qre_cmd_install),
-	QRE_CHANGE(SESSION_UPDATE, qre_cmd_update),
-	QRE_CHANGE(SESSION_DEL, qre_cmd_delete),
-	QRE_CHANGE(CID_ADOPT, qre_cmd_adopt),
-	QRE_CHANGE(CID_RELEASE, qre_cmd_release),
-	QRE_CHANGE(CID_MAP_REGISTER, qre_cmd_shared),
-	QRE_CHANGE(CID_MAP_UNREGISTER, qre_cmd_shared),
-	QRE_CHANGE(SHARED_SOCKET_REGISTER, qre_cmd_shared),
-	QRE_CHANGE(SHARED_SOCKET_UNREGISTER, qre_cmd_shared),
-	QRE_CHANGE(SHARED_LOADER_SET, qre_cmd_loader),
-	QRE_CHANGE(DEST_PROFILE_SET, qre_cmd_profile),
-	QRE_CHANGE(FRAME_SEND, qre_cmd_frames),
+	 .dumpit = qre_dump_sessions,
+	 .policy = qre_policy_session,
+	 .maxattr = QRE_A_MAX},
+	QRE_CALLED(DEVICE_SET, qre_cmd_device_set, device_set),
+	QRE_CALLED(DEVICE_DEL, qre_cmd_device_del, device_del),
+	QRE_CALLED(SESSION_INSTALL, qre_cmd_install, session_set),
+	QRE_CALLED(SESSION_UPDATE, qre_cmd_update, session_set),
+	QRE_CALLED(SESSION_DEL, qre_cmd_delete, session_del),
+	QRE_CALLED(CID_ADOPT, qre_cmd_adopt, cid_adopt),
+	QRE_CALLED(CID_RELEASE, qre_cmd_release, cid_release),
+	QRE_CALLED(CID_MAP_REGISTER, qre_cmd_shared, descriptor),
+	QRE_CALLED(CID_MAP_UNREGISTER, qre_cmd_shared, nothing),
+	QRE_CALLED(SHARED_SOCKET_REGISTER, qre_cmd_shared, descriptor),
+	QRE_CALLED(SHARED_SOCKET_UNREGISTER, qre_cmd_shared, nothing),
+	QRE_CALLED(SHARED_LOADER_SET, qre_cmd_loader, loader),
+	QRE_CALLED(DEST_PROFILE_SET, qre_cmd_profile, dest_profile),
+	QRE_CALLED(FRAME_SEND, qre_cmd_frames, frame),
 };
 
 static const struct genl_multicast_group qre_groups[] = {
@@ -881,8 +908,6 @@ static const struct genl_multicast_group qre_groups[] = {
 struct genl_family qre_family __ro_after_init = {
 	.name = QRE_GENL_NAME,
 	.version = QRE_GENL_VERSION,
-	.maxattr = QRE_A_MAX,
-	.policy = qre_policy,
 	.netnsok = true,
 	.parallel_ops = true,
 	.module = THIS_MODULE,

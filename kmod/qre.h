@@ -8,16 +8,21 @@
  * RCU. Nothing is transmitted while a lock is held: packets are collected in a list and sent
  * afterwards.
  *
- * Life: a session is found by RCU through its socket's table, its device's AllowedIPs or its
- * device's list. Deleting unlinks it, stops its timer, and drops the reference that the tables
- * held; packets under way hold their own. A session holds its socket; a device holds nothing of a
- * session.
+ * Life (docs/kernel.md has the table): an object is made whole, then published, and unpublished
+ * before anything of it ends; what was refused was never found. A session is found by RCU through
+ * its socket's table, its device's AllowedIPs or its device's list. Unpublishing it ends its life,
+ * stops its timer, and drops the reference that the tables held; packets under way hold their own.
+ * A session holds its socket; a device holds nothing of a session.
+ *
+ * No lock is held across what a user controls: a user's socket is never locked while a process can
+ * use it. A namespace's works run in a queue of its own.
  */
 #ifndef QRE_H
 #define QRE_H
 
 #include <linux/in.h>
 #include <linux/list.h>
+#include <linux/llist.h>
 #include <linux/mutex.h>
 #include <linux/netdevice.h>
 #include <linux/refcount.h>
@@ -38,6 +43,8 @@
 struct crypto_aead;
 struct crypto_cipher;
 struct bpf_map;
+struct qre_key_book;
+struct qre_used_key;
 struct qre_socket;
 struct qre_session;
 
@@ -85,8 +92,8 @@ struct qre_device {
 	struct qre_device_config config;
 	u8 *dest_profile;
 	size_t dest_profile_size;
-	u8 ecn;	   /* of outer packets */
-	bool dead; /* being unregistered: takes no new session */
+	u8 ecn;		/* of outer packets */
+	bool published; /* in qre_net.devices: registered, and not being unregistered */
 };
 
 extern struct rtnl_link_ops qre_link_ops;
@@ -94,7 +101,8 @@ extern struct rtnl_link_ops qre_link_ops;
 /* Devices of the caller's namespace; qre_net.lock is held. */
 struct qre_device *qre_device_by_name(struct net *net, const char *name);
 struct qre_device *qre_device_by_index(struct net *net, u32 ifindex);
-/* RTNL and qre_net.lock are held. Makes and registers a device; ERR_PTR(-EEXIST, -ENOSPC, ...). */
+/* RTNL is held, qre_net.lock is not. Makes and registers a device; ERR_PTR(-EEXIST, -ENOSPC, ...).
+ */
 struct qre_device *qre_device_create(struct net *net, const char *name,
 				     struct netlink_ext_ack *extack);
 /* RTNL is held, qre_net.lock is not. Ends every session of it. */
@@ -131,8 +139,9 @@ struct qre_cidmap {	     /* cidmap.c; qre_net.lock */
 struct qre_net {
 	struct net *net;
 	struct mutex lock;
-	struct list_head devices;
-	u32 device_count;
+	struct list_head devices; /* registered ones */
+	u32 device_count;	  /* those on their way, too; RTNL */
+	u64 session_number;	  /* of the last session */
 	struct list_head sockets; /* struct qre_socket.entry */
 	atomic_t live_sockets;	  /* those that are being freed, too */
 	struct list_head cids;	  /* struct qre_cid_entry.entry: all adopted ones */
@@ -140,14 +149,27 @@ struct qre_net {
 	struct qre_socket *shared; /* the registered one, or NULL */
 	struct qre_cidmap map;
 	struct qre_loader loader;
+	struct qre_key_book *used_keys;
+	struct workqueue_struct *wq; /* from the first device on */
+	struct llist_head ended;     /* struct qre_session.ended: to be unpublished */
+	struct work_struct reap;
 };
 
 struct qre_net *qre_net_of(struct net *net);
+/* What a namespace with devices needs. RTNL is held. */
+int qre_net_begin_devices(struct qre_net *qn);
+/* Whether whoever sent @request may change anything, and see more than counters. */
+#define QRE_NOT_CAPABLE                                                                            \
+	"CAP_NET_ADMIN is needed, in the initial user namespace unless qre is loaded with "        \
+	"userns=1"
+bool qre_may(struct sk_buff *request, struct net *net);
+bool qre_may_make_links(struct net *net); /* the calling process */
 
 /* --- keys (crypto.c) --- */
 
 struct qre_key { /* of one direction and epoch */
 	struct crypto_aead *aead;
+	struct qre_used_key *used; /* of transmission */
 	u8 iv[QRE_IV_SIZE];
 	u64 epoch;
 	refcount_t refs;
@@ -156,6 +178,9 @@ struct qre_key { /* of one direction and epoch */
 
 /* ERR_PTR(-ENOMEM, ...). Wiped when the last reference goes. */
 struct qre_key *qre_key_new(const u8 key[QRE_KEY_SIZE], const u8 iv[QRE_IV_SIZE], u64 epoch);
+/* For transmission: nothing is sent under it before qre_used_key_claim(key->used) took it. */
+struct qre_key *qre_tx_key_new(struct qre_key_book *book, const u8 key[QRE_KEY_SIZE],
+			       const u8 iv[QRE_IV_SIZE], u64 epoch);
 struct qre_key *qre_key_get(struct qre_key *key);
 void qre_key_put(struct qre_key *key); /* NULL is fine; any context */
 const char *qre_key_driver(const struct qre_key *key);
@@ -164,8 +189,6 @@ void qre_hp_free(struct crypto_cipher *hp);
 /* mask[0..4] of RFC 9001 section 5.4.3 */
 void qre_hp_mask(struct crypto_cipher *hp, u8 mask[QRE_SAMPLE_SIZE],
 		 const u8 sample[QRE_SAMPLE_SIZE]);
-/* Transmit keys seen since the module was loaded: 0, or -EEXIST when this one was. */
-int qre_tx_key_remember(const u8 key[QRE_KEY_SIZE]);
 
 /* --- sessions (session.c) --- */
 

@@ -5,9 +5,7 @@
 #include <linux/rculist.h>
 #include "compat.h"
 #include "session.h"
-
-static u64
-	qre_session_numbers; /* under the net's lock; a duplicate across namespaces harms nobody */
+#include "usedkeys.h"
 
 static bool qre_same_cid(const struct qre_cid *a, const struct qre_cid *b)
 {
@@ -76,25 +74,41 @@ static struct qre_cid_entry *qre_cid_new(const struct qre_cid *cid, u64 sequence
 	return entry;
 }
 
-static void qre_cid_link(struct qre_cid_entry *entry, struct qre_device *qdev,
-			 struct qre_session *s)
+/* To a session, or to the device alone. */
+static void qre_cid_give(struct qre_cid_entry *entry, struct qre_session *s)
 {
-	struct qre_net *qn = qre_net_of(dev_net(qdev->dev));
-
-	entry->qdev = qdev;
 	WRITE_ONCE(entry->session, s);
-	list_add_tail(&entry->entry, &qn->cids);
-	qn->cid_count++;
 	if (s) {
 		list_add_tail(&entry->device_entry, &s->cids);
 		s->cid_count++;
 		if (s->socket)
 			qre_socket_add_cid(s->socket, entry);
 	} else {
-		list_add_tail(&entry->device_entry, &qdev->cids);
-		qdev->cid_count++;
+		list_add_tail(&entry->device_entry, &entry->qdev->cids);
+		entry->qdev->cid_count++;
 	}
+}
+
+/* Packets are steered to the kernel when somebody takes them there. */
+static void qre_cid_link(struct qre_cid_entry *entry, struct qre_device *qdev,
+			 struct qre_session *s)
+{
+	struct qre_net *qn = qre_net_of(dev_net(qdev->dev));
+
+	entry->qdev = qdev;
+	list_add_tail(&entry->entry, &qn->cids);
+	qn->cid_count++;
+	qre_cid_give(entry, s);
 	qre_cidmap_add(qn, entry);
+}
+
+/* One of the device alone becomes the session's: it is steered to the kernel all the while. */
+static void qre_cid_move(struct qre_cid_entry *entry, struct qre_session *s, u64 sequence)
+{
+	list_del(&entry->device_entry);
+	entry->qdev->cid_count--;
+	entry->sequence = sequence;
+	qre_cid_give(entry, s);
 }
 
 static void qre_cid_unlink(struct qre_cid_entry *entry)
@@ -140,16 +154,10 @@ int qre_cid_adopt(struct qre_device *qdev, const u8 *id, const struct qre_cid *c
 		NL_SET_ERR_MSG(extack, "ConnectionId: a client's session has no routed ids");
 		return -EINVAL;
 	}
-	if (entry && entry->qdev == qdev && entry->session == s)
-		return 0; /* a repeat is harmless */
-	if (entry && entry->qdev == qdev && !entry->session && s) {
-		qre_cid_unlink(entry); /* the device's own is given to a session */
-		entry = NULL;
-	}
-	if (entry) {
-		/* Naming no session finds the one that has it already. */
-		if (!s && entry->qdev == qdev)
-			return 0;
+	/* A repeat is harmless; naming no session finds the one that has it already. */
+	if (entry && entry->qdev == qdev && (!s || entry->session == s))
+		return 0;
+	if (entry && (entry->qdev != qdev || entry->session)) {
 		NL_SET_ERR_MSG(extack, "ConnectionId is in use by another session or device");
 		return -EEXIST;
 	}
@@ -160,6 +168,10 @@ int qre_cid_adopt(struct qre_device *qdev, const u8 *id, const struct qre_cid *c
 	if (s ? s->cid_count >= QRE_SESSION_CIDS_MAX : qdev->cid_count >= 256) {
 		NL_SET_ERR_MSG(extack, "ConnectionId: too many connection ids");
 		return -ENOSPC;
+	}
+	if (entry) { /* the device's own is given to a session */
+		qre_cid_move(entry, s, sequence);
+		return 0;
 	}
 	error = qre_cid_room(qn, extack);
 	if (error)
@@ -182,7 +194,7 @@ int qre_cid_release(struct qre_device *qdev, const u8 *id, const struct qre_cid 
 		NL_SET_ERR_MSG(extack, "ConnectionId is not adopted here");
 		return -ENOENT;
 	}
-	if (id && entry->session->cid_count == 1) {
+	if (entry->session && entry->session->cid_count == 1) {
 		NL_SET_ERR_MSG(extack, "ConnectionId is the session's last one");
 		return -EBUSY;
 	}
@@ -209,6 +221,7 @@ static void qre_session_free(struct work_struct *work)
 		kfree(s->controls[i].frames);
 	kfree(s->close_packet);
 	kfree(s->allowed);
+	kvfree(s->allowed_entries);
 	dst_cache_destroy(&s->dst);
 	free_percpu(s->counters);
 	qre_socket_put(s->socket);
@@ -224,36 +237,70 @@ void qre_session_put(struct qre_session *s)
 	}
 }
 
-void qre_session_unlink(struct qre_session *s)
+/* Everything fails before, nothing from here on. qre_net.lock is held. */
+static void qre_session_publish(struct qre_session *s, struct qre_cid_entry *cid)
 {
+	struct qre_device *qdev = s->qdev;
+	struct qre_net *qn = qre_net_of(dev_net(qdev->dev));
+
+	s->published = true;
+	s->number = ++qn->session_number;
+	list_add_tail_rcu(&s->entry, &qdev->sessions);
+	qdev->session_count++;
+	if (cid && cid->qdev)
+		qre_cid_move(cid, s, 0);
+	else if (cid)
+		qre_cid_link(cid, qdev, s);
+	qre_socket_publish(s);
+	qre_allowed_ips_add(qdev->allowed_ips, s->allowed_entries, s->allowed_entry_count);
+}
+
+/* The exact reverse; then its life ends, and what it holds goes. */
+void qre_session_unpublish(struct qre_session *s)
+{
+	struct qre_device *qdev = s->qdev;
 	struct qre_cid_entry *entry, *next;
 
-	if (!s->linked)
+	if (!s->published)
 		return;
-	s->linked = false;
+	s->published = false;
+	qre_allowed_ips_remove(qdev->allowed_ips, s->allowed_entries, s->allowed_entry_count);
+	qre_socket_unpublish(s);
+	list_for_each_entry_safe(entry, next, &s->cids, device_entry)
+		qre_cid_unlink(entry);
+	list_del_rcu(&s->entry);
+	qdev->session_count--;
+
 	spin_lock_bh(&s->lock);
 	WRITE_ONCE(s->life, QRE_LIFE_ENDED); /* the timer is not armed again */
 	spin_unlock_bh(&s->lock);
 	timer_delete_sync(&s->timer);
-	qre_allowed_ips_remove(s->qdev->allowed_ips, s);
-	list_for_each_entry_safe(entry, next, &s->cids, device_entry)
-		qre_cid_unlink(entry);
-	qre_socket_detach(s);
-	list_del_rcu(&s->entry);
-	s->qdev->session_count--;
+	qre_socket_leave(s);
 	qre_session_put(s);
 }
 
-/* A session has ended by itself, in softirq: take it out of the tables. */
-static void qre_session_unlink_work(struct work_struct *work)
+void qre_session_report_end(struct qre_session *s)
 {
-	struct qre_session *s = container_of(work, struct qre_session, unlink);
 	struct qre_net *qn = qre_net_of(dev_net(s->qdev->dev));
 
+	if (test_and_set_bit(0, &s->reported) || !qre_session_get(s))
+		return;
+	llist_add(&s->ended, &qn->ended);
+	queue_work(qn->wq, &qn->reap);
+}
+
+void qre_sessions_reap(struct work_struct *work)
+{
+	struct qre_net *qn = container_of(work, struct qre_net, reap);
+	struct qre_session *s, *next;
+
 	mutex_lock(&qn->lock);
-	qre_session_unlink(s);
+	llist_for_each_entry_safe(s, next, llist_del_all(&qn->ended), ended)
+	{
+		qre_session_unpublish(s);
+		qre_session_put(s);
+	}
 	mutex_unlock(&qn->lock);
-	qre_session_put(s);
 }
 
 void qre_device_end_sessions(struct qre_device *qdev)
@@ -262,7 +309,7 @@ void qre_device_end_sessions(struct qre_device *qdev)
 	struct qre_cid_entry *entry, *following;
 
 	list_for_each_entry_safe(s, next, &qdev->sessions, entry)
-		qre_session_unlink(s);
+		qre_session_unpublish(s);
 	list_for_each_entry_safe(entry, following, &qdev->cids, device_entry)
 		qre_cid_unlink(entry);
 }
@@ -278,14 +325,14 @@ int qre_session_delete(struct qre_device *qdev, const u8 *id, bool close,
 		return -ENOENT;
 	}
 	if (!close) {
-		qre_session_unlink(s);
+		qre_session_unpublish(s);
 		return 0;
 	}
 	qre_outbox_init(&out);
 	local_bh_disable();
 	rcu_read_lock();
 	spin_lock(&s->lock);
-	qre_control_close(s, &out);
+	qre_control_close(s, &out); /* or it closes by itself already */
 	spin_unlock(&s->lock);
 	qre_outbox_flush(s, &out);
 	rcu_read_unlock();
@@ -322,9 +369,10 @@ int qre_frame_send(struct qre_device *qdev, const u8 *id, u64 frame_id, const u8
 
 static int qre_session_keys(struct qre_session *s, const struct qre_session_params *p)
 {
+	struct qre_key_book *book = qre_net_of(dev_net(s->qdev->dev))->used_keys;
 	struct qre_key *key;
 
-	key = qre_key_new(p->keys.tx_key, p->keys.tx_iv, p->key_epoch);
+	key = qre_tx_key_new(book, p->keys.tx_key, p->keys.tx_iv, p->key_epoch);
 	if (IS_ERR(key))
 		return PTR_ERR(key);
 	s->tx = key;
@@ -339,7 +387,7 @@ static int qre_session_keys(struct qre_session *s, const struct qre_session_para
 		RCU_INIT_POINTER(s->rx_next, key);
 	}
 	if (p->has_next_tx) {
-		key = qre_key_new(p->next.tx_key, p->next.tx_iv, p->key_epoch + 1);
+		key = qre_tx_key_new(book, p->next.tx_key, p->next.tx_iv, p->key_epoch + 1);
 		if (IS_ERR(key))
 			return PTR_ERR(key);
 		s->tx_next = key;
@@ -405,10 +453,17 @@ static void qre_session_values(struct qre_session *s, const struct qre_session_p
 static int qre_session_same(struct qre_session *s, const struct qre_session_params *p,
 			    struct netlink_ext_ack *extack)
 {
-	if (s->epoch == p->key_epoch && READ_ONCE(s->life) != QRE_LIFE_CLOSING &&
-	    !crypto_memneq(&s->keys, &p->keys, sizeof(s->keys)))
+	bool same;
+	u64 epoch;
+
+	spin_lock_bh(&s->lock);
+	epoch = s->epoch;
+	same = epoch == p->key_epoch && s->life < QRE_LIFE_CLOSING &&
+	       !crypto_memneq(&s->keys, &p->keys, sizeof(s->keys));
+	spin_unlock_bh(&s->lock);
+	if (same)
 		return 0; /* a repeat is harmless */
-	if (s->epoch > p->key_epoch)
+	if (epoch > p->key_epoch)
 		NL_SET_ERR_MSG(extack, "KeyEpoch is behind the session's: update-session");
 	else
 		NL_SET_ERR_MSG(extack, "SessionId: it is installed already: update-session");
@@ -421,10 +476,6 @@ static int qre_session_checks(struct qre_device *qdev, const struct qre_session_
 	struct qre_net *qn = qre_net_of(dev_net(qdev->dev));
 	struct qre_cid_entry *taken;
 
-	if (qdev->dead) {
-		NL_SET_ERR_MSG(extack, "Device is being deleted");
-		return -ENODEV;
-	}
 	if (qdev->config.role == QRE_ROLE_UNSET) {
 		NL_SET_ERR_MSG(extack, "Device has no Role yet");
 		return -EINVAL;
@@ -453,79 +504,65 @@ static int qre_session_checks(struct qre_device *qdev, const struct qre_session_
 	return taken ? 0 : qre_cid_room(qn, extack);
 }
 
-int qre_session_install(struct qre_device *qdev, const struct qre_session_params *p,
-			struct netlink_ext_ack *extack)
+/* Whole, but for its socket; nobody can find it. ERR_PTR(-ENOMEM, ...) */
+static struct qre_session *qre_session_new(struct qre_device *qdev,
+					   const struct qre_session_params *p,
+					   struct netlink_ext_ack *extack)
 {
-	struct qre_net *qn = qre_net_of(dev_net(qdev->dev));
-	struct qre_session *s = qre_session_any(qdev, p->id);
-	struct qre_cid_entry *cid = NULL, *taken;
-	struct qre_outbox out;
-	int error;
+	struct qre_session *s = kzalloc(sizeof(*s), GFP_KERNEL_ACCOUNT);
+	int error = -ENOMEM;
 
-	if (s && READ_ONCE(s->life) == QRE_LIFE_ENDED)
-		qre_session_unlink(s);
-	else if (s)
-		return qre_session_same(s, p, extack);
-	error = qre_session_checks(qdev, p, extack);
-	if (error)
-		return error;
-
-	s = kzalloc(sizeof(*s), GFP_KERNEL_ACCOUNT);
 	if (!s)
-		return -ENOMEM;
+		return ERR_PTR(-ENOMEM);
 	s->qdev = qdev;
 	s->client = qdev->config.role == QRE_ROLE_CLIENT;
 	refcount_set(&s->refs, 1);
 	spin_lock_init(&s->lock);
 	spin_lock_init(&s->tx_lock);
 	INIT_LIST_HEAD(&s->cids);
-	INIT_WORK(&s->unlink, qre_session_unlink_work);
 	timer_setup(&s->timer, qre_session_timer, 0);
 	netdev_hold(qdev->dev, &s->tracker, GFP_KERNEL);
 	qre_session_values(s, p);
-	error = -ENOMEM;
-	s->counters = netdev_alloc_pcpu_stats(struct qre_session_counters);
-	if (!s->counters || dst_cache_init(&s->dst, GFP_KERNEL))
+	s->counters = __netdev_alloc_pcpu_stats(struct qre_session_counters, GFP_KERNEL_ACCOUNT);
+	if (!s->counters || dst_cache_init(&s->dst, GFP_KERNEL_ACCOUNT))
 		goto free;
 	if (p->allowed_ip_count) {
 		s->allowed = kmemdup(p->allowed_ips, p->allowed_ip_count * sizeof(*s->allowed),
 				     GFP_KERNEL_ACCOUNT);
 		if (!s->allowed)
 			goto free;
-		s->allowed_count = p->allowed_ip_count;
 	}
-	if (!s->client) {
-		cid = qre_cid_new(&p->cid, 0);
-		if (!cid)
-			goto free;
-	}
+	s->allowed_count = s->allowed_entry_count = p->allowed_ip_count;
+	s->allowed_entries = qre_allowed_ips_new_entries(s, s->allowed, &s->allowed_entry_count);
+	if (!s->allowed_entries)
+		goto free;
 	error = qre_session_keys(s, p);
-	if (error) {
-		NL_SET_ERR_MSG(extack, "TxKey: the kernel has no AES-128-GCM or no memory");
-		goto free;
-	}
-	error = qre_allowed_ips_add(qdev->allowed_ips, s, s->allowed, s->allowed_count);
-	if (error)
-		goto free;
-	error = qre_socket_attach(s, p->fd, extack);
-	if (error)
-		goto remove_ips;
-	error = qre_tx_key_remember(p->keys.tx_key);
-	if (error) {
-		NL_SET_ERR_MSG(extack, "TxKey was used before: a packet number might repeat");
-		goto detach;
-	}
-	/* Nothing fails from here. */
-	s->number = ++qre_session_numbers;
-	s->linked = true;
-	list_add_tail_rcu(&s->entry, &qdev->sessions);
-	qdev->session_count++;
-	if (cid) {
-		taken = qre_cid_find(qn, &p->cid);
-		if (taken)
-			qre_cid_unlink(taken);
-		qre_cid_link(cid, qdev, s);
-	}
+	if (!error)
+		return s;
+	NL_SET_ERR_MSG(extack, "TxKey: the kernel has no AES-128-GCM or no memory");
+free:
+	qre_session_put(s);
+	return ERR_PTR(error);
+}
+
+/* The CID entry that the session will be found by: its own, or the device's, which it takes over;
+ * a client has none. ERR_PTR(-ENOMEM) */
+static struct qre_cid_entry *qre_session_cid(struct qre_net *qn, const struct qre_session *s)
+{
+	struct qre_cid_entry *entry;
+
+	if (s->client)
+		return NULL;
+	entry = qre_cid_find(qn, &s->cid);
+	if (!entry)
+		entry = qre_cid_new(&s->cid, 0);
+	return entry ?: ERR_PTR(-ENOMEM);
+}
+
+static void qre_session_begin(struct qre_session *s)
+{
+	struct qre_outbox out;
+
 	qre_outbox_init(&out);
 	local_bh_disable();
 	rcu_read_lock();
@@ -535,15 +572,50 @@ int qre_session_install(struct qre_device *qdev, const struct qre_session_params
 	qre_outbox_flush(s, &out);
 	rcu_read_unlock();
 	local_bh_enable();
-	qre_tell_session(qdev, s->id, QRE_EVENT_SESSION_INSTALLED);
+	qre_tell_session(s->qdev, s->id, QRE_EVENT_SESSION_INSTALLED);
+}
+
+int qre_session_install(struct qre_device *qdev, const struct qre_session_params *p,
+			struct netlink_ext_ack *extack)
+{
+	struct qre_net *qn = qre_net_of(dev_net(qdev->dev));
+	struct qre_session *s = qre_session_any(qdev, p->id);
+	struct qre_cid_entry *cid;
+	int error;
+
+	if (s && READ_ONCE(s->life) == QRE_LIFE_ENDED)
+		qre_session_unpublish(s);
+	else if (s)
+		return qre_session_same(s, p, extack);
+	error = qre_session_checks(qdev, p, extack);
+	if (error)
+		return error;
+	s = qre_session_new(qdev, p, extack);
+	if (IS_ERR(s))
+		return PTR_ERR(s);
+	error = qre_socket_join(s, p->fd, extack);
+	if (error)
+		goto put;
+	cid = qre_session_cid(qn, s);
+	if (IS_ERR(cid)) {
+		error = PTR_ERR(cid);
+		goto leave;
+	}
+	error = qre_used_key_claim(s->tx->used);
+	if (error) {
+		NL_SET_ERR_MSG(extack, "TxKey was used before: a packet number might repeat");
+		goto free_cid;
+	}
+	qre_session_publish(s, cid);
+	qre_session_begin(s);
 	return 0;
 
-detach:
-	qre_socket_detach(s);
-remove_ips:
-	qre_allowed_ips_remove(qdev->allowed_ips, s);
-free:
-	kfree(cid);
+free_cid:
+	if (cid && !cid->qdev) /* not the device's */
+		kfree(cid);
+leave:
+	qre_socket_leave(s);
+put:
 	qre_session_put(s);
 	return error;
 }
@@ -596,27 +668,30 @@ struct qre_fresh_keys { /* made before the lock is taken */
 	struct qre_key *tx, *rx, *next_tx, *next_rx;
 };
 
-static int qre_fresh(struct qre_key **out, const u8 *key, const u8 *iv, u64 epoch)
+static int qre_fresh(struct qre_key **out, struct qre_key *made)
 {
-	struct qre_key *made = qre_key_new(key, iv, epoch);
-
 	if (IS_ERR(made))
 		return PTR_ERR(made);
 	*out = made;
 	return 0;
 }
 
-static int qre_fresh_keys(struct qre_fresh_keys *fresh, const struct qre_session_params *p)
+static int qre_fresh_keys(struct qre_fresh_keys *fresh, struct qre_key_book *book,
+			  const struct qre_session_params *p)
 {
+	const struct qre_epoch_keys *keys = &p->keys, *next = &p->next;
+	u64 epoch = p->key_epoch;
 	int error;
 
-	error = qre_fresh(&fresh->tx, p->keys.tx_key, p->keys.tx_iv, p->key_epoch);
+	error = qre_fresh(&fresh->tx, qre_tx_key_new(book, keys->tx_key, keys->tx_iv, epoch));
 	if (!error)
-		error = qre_fresh(&fresh->rx, p->keys.rx_key, p->keys.rx_iv, p->key_epoch);
+		error = qre_fresh(&fresh->rx, qre_key_new(keys->rx_key, keys->rx_iv, epoch));
 	if (!error && p->has_next_tx)
-		error = qre_fresh(&fresh->next_tx, p->next.tx_key, p->next.tx_iv, p->key_epoch + 1);
+		error = qre_fresh(&fresh->next_tx,
+				  qre_tx_key_new(book, next->tx_key, next->tx_iv, epoch + 1));
 	if (!error && p->has_next_rx)
-		error = qre_fresh(&fresh->next_rx, p->next.rx_key, p->next.rx_iv, p->key_epoch + 1);
+		error = qre_fresh(&fresh->next_rx,
+				  qre_key_new(next->rx_key, next->rx_iv, epoch + 1));
 	return error;
 }
 
@@ -688,7 +763,7 @@ static int qre_session_apply(struct qre_session *s, const struct qre_session_par
 		NL_SET_ERR_MSG(extack, "KeyEpoch: not confirmed yet by the peer");
 		return -EAGAIN;
 	}
-	if (qre_tx_key_remember(p->keys.tx_key)) {
+	if (qre_used_key_claim(fresh->tx->used)) {
 		NL_SET_ERR_MSG(extack, "TxKey was used before: a packet number might repeat");
 		return -EEXIST;
 	}
@@ -720,7 +795,7 @@ int qre_session_update(struct qre_device *qdev, const struct qre_session_params 
 			       "UnderlayLocalIPv4: a session's own address does not change");
 		return -EINVAL;
 	}
-	error = qre_fresh_keys(&fresh, p);
+	error = qre_fresh_keys(&fresh, qre_net_of(dev_net(qdev->dev))->used_keys, p);
 	if (!error) {
 		qre_outbox_init(&out);
 		local_bh_disable();

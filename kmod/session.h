@@ -4,6 +4,9 @@
 #ifndef QRE_SESSION_H
 #define QRE_SESSION_H
 
+#include <linux/llist.h>
+#include <linux/rhashtable.h>
+
 #include "qre.h"
 
 #define QRE_CONTROLS_MAX   16 /* packets with control frames in flight */
@@ -32,14 +35,13 @@ struct qre_socket_stats {
 
 struct qre_socket {
 	struct list_head entry; /* qre_net.sockets */
-	struct hlist_node node; /* by struct sock, for encap_rcv; RCU */
+	struct rhash_head node; /* by struct sock, for encap_rcv; RCU */
 	struct qre_net *qn;
 	struct socket *sock;
 	struct sock *sk;
-	bool kernel;   /* made by us; otherwise user space's, held by its file */
-	bool shared;   /* registered as such */
-	bool pins_net; /* the file's last user may still be in user space */
-	bool hooked;
+	bool kernel; /* made by us; otherwise user space's, held by its file */
+	bool shared; /* registered as such */
+	bool unhooked;
 	__be32 ip;
 	__be16 port;
 	u32 users;		       /* sessions; qre_net.lock */
@@ -53,18 +55,28 @@ struct qre_socket {
 	struct rcu_work free;
 };
 
-/* qre_net.lock is held. Find or open the socket for a session; the session is linked into it. */
-int qre_socket_attach(struct qre_session *s, int fd, struct netlink_ext_ack *extack);
-/* qre_net.lock is held. What arrives is not given to the session any more. */
-void qre_socket_detach(struct qre_session *s);
+/*
+ * qre_net.lock is held. Find or open the socket for a session that nobody can find yet: s->socket,
+ * which it may send through. Undone by qre_socket_leave.
+ */
+int qre_socket_join(struct qre_session *s, int fd, struct netlink_ext_ack *extack);
+void qre_socket_leave(struct qre_session *s);
+/* qre_net.lock is held. A client's session gets what arrives, or gets it no more; a server's is
+ * found by its CIDs. */
+void qre_socket_publish(struct qre_session *s);
+void qre_socket_unpublish(struct qre_session *s);
 void qre_socket_put(struct qre_socket *qs); /* any context */
 void qre_socket_add_cid(struct qre_socket *qs, struct qre_cid_entry *entry);
 void qre_socket_del_cid(struct qre_socket *qs, struct qre_cid_entry *entry);
 /* Under RCU. */
 struct qre_socket *qre_socket_of(const struct sock *sk);
 struct qre_session *qre_socket_session(struct qre_socket *qs, const u8 *after_first, u32 available);
-void qre_sockets_release(
-	struct qre_net *qn); /* at the end of a namespace; nobody holds qre_net.lock */
+/* At the end of a namespace, which nobody else is in any more. The first drops what is registered,
+ * the second waits until every socket is closed. */
+void qre_sockets_release(struct qre_net *qn);
+void qre_sockets_wait(struct qre_net *qn);
+int qre_sockets_init(void);
+void qre_sockets_exit(void);
 
 /* --- QUIC state (control.c), all under qre_session.lock --- */
 
@@ -174,18 +186,22 @@ struct qre_session {
 	u16 max_ack_delay_ms;
 	bool has_reset_token;
 	u8 reset_token[QRE_RESET_TOKEN_SIZE];
-	struct qre_allowed_ip *allowed;
+	struct qre_allowed_ip *allowed; /* as they were given; NULL: all */
 	unsigned int allowed_count;
+	struct qre_allowed *allowed_entries;
+	unsigned int allowed_entry_count;
 	struct list_head cids; /* struct qre_cid_entry.device_entry */
 	unsigned int cid_count;
 	unsigned long created;
-	bool linked;
-	struct work_struct unlink;
+	bool published;		 /* qre_net.lock */
+	struct llist_node ended; /* qre_net.ended */
+	unsigned long reported;	 /* bit 0: it is in that list, or was */
 	refcount_t refs;
 	struct rcu_work free;
 	netdevice_tracker tracker;
 };
 
+/* For what waits for a grace period and then frees: none of it takes a namespace's lock. */
 extern struct workqueue_struct *qre_wq;
 
 static inline bool qre_session_get(struct qre_session *s)
@@ -193,8 +209,12 @@ static inline bool qre_session_get(struct qre_session *s)
 	return refcount_inc_not_zero(&s->refs);
 }
 void qre_session_put(struct qre_session *s); /* any context */
+/* It has ended by itself: its namespace will unpublish it. Any context; harmless when done twice.
+ */
+void qre_session_report_end(struct qre_session *s);
+void qre_sessions_reap(struct work_struct *work); /* qre_net.reap */
 /* qre_net.lock is held: out of every table, silently. Harmless when it is already. */
-void qre_session_unlink(struct qre_session *s);
+void qre_session_unpublish(struct qre_session *s);
 /* qre_net.lock is held: all sessions and CIDs of a device. */
 void qre_device_end_sessions(struct qre_device *qdev);
 
@@ -311,12 +331,18 @@ void qre_make_nonce(u8 nonce[QRE_IV_SIZE], const struct qre_key *key, u64 number
 
 /* --- AllowedIPs (allowedips.c) --- */
 
-struct qre_allowed_ips *qre_allowed_ips_new(void);
+struct qre_allowed_ips *qre_allowed_ips_new(void); /* NULL: no memory */
 void qre_allowed_ips_free(struct qre_allowed_ips *table);
-/* qre_net.lock is held. All of them, or none. */
-int qre_allowed_ips_add(struct qre_allowed_ips *table, struct qre_session *s,
-			const struct qre_allowed_ip *ips, unsigned int count);
-void qre_allowed_ips_remove(struct qre_allowed_ips *table, struct qre_session *s);
+/* Entries of a session that is not in the table yet, one for each of @ips; none: for everything.
+ * NULL: no memory. They are freed by kvfree, a grace period after they were removed. */
+struct qre_allowed *qre_allowed_ips_new_entries(struct qre_session *s,
+						const struct qre_allowed_ip *ips,
+						unsigned int *count);
+/* qre_net.lock is held. */
+void qre_allowed_ips_add(struct qre_allowed_ips *table, struct qre_allowed *entries,
+			 unsigned int count);
+void qre_allowed_ips_remove(struct qre_allowed_ips *table, struct qre_allowed *entries,
+			    unsigned int count);
 /* Under RCU. Whom a packet to this address goes to: the newest established session, or a held one.
  */
 struct qre_session *qre_allowed_ips_find(struct qre_allowed_ips *table, const void *address,

@@ -6,10 +6,13 @@
  * sk_user_data is BPF's (REUSEPORT_SOCKARRAY keeps its slot there) and is never touched: what
  * belongs to a socket is found in a table of our own, by its address. The descriptor's owner can
  * still change encap_type; packets then reach the socket's queue, and nothing else happens.
+ *
+ * A process can hold the lock of its socket for as long as it likes (a page fault in a corked
+ * sendmsg): the hook is taken and given back without that lock.
  */
 #include <linux/file.h>
-#include <linux/hashtable.h>
 #include <linux/net.h>
+#include <linux/rhashtable.h>
 #include <linux/slab.h>
 #include <net/inet_sock.h>
 #include <net/sock.h>
@@ -21,17 +24,28 @@
 #define QRE_ENCAP_TYPE	   1 /* any but 0 makes UDP ask encap_rcv */
 #define QRE_UNPIN_INTERVAL (HZ / 4)
 
-static DEFINE_HASHTABLE(qre_sockets, 8); /* by struct sock; RCU */
-static DEFINE_SPINLOCK(qre_sockets_lock);
+/* By struct sock: grows with what is in it, so that nobody's packets pay for others' sockets. */
+static struct rhashtable qre_sockets;
+static const struct rhashtable_params qre_sockets_params = {
+	.key_len = sizeof(struct sock *),
+	.key_offset = offsetof(struct qre_socket, sk),
+	.head_offset = offsetof(struct qre_socket, node),
+	.automatic_shrinking = true,
+};
 
 struct qre_socket *qre_socket_of(const struct sock *sk)
 {
-	struct qre_socket *qs;
+	return rhashtable_lookup(&qre_sockets, &sk, qre_sockets_params);
+}
 
-	hash_for_each_possible_rcu(qre_sockets, qs, node, (unsigned long)sk)
-		if (qs->sk == sk)
-			return qs;
-	return NULL;
+int qre_sockets_init(void)
+{
+	return rhashtable_init(&qre_sockets, &qre_sockets_params);
+}
+
+void qre_sockets_exit(void)
+{
+	rhashtable_destroy(&qre_sockets);
 }
 
 /* --- what arrives --- */
@@ -70,9 +84,6 @@ struct qre_session *qre_socket_session(struct qre_socket *qs, const u8 *after_fi
 	unsigned long lengths = READ_ONCE(qs->cid_lengths);
 	unsigned int length;
 
-	if (client && available >= client->rx_cid_size &&
-	    !memcmp(after_first, client->client_cid.bytes, client->rx_cid_size))
-		return client;
 	for_each_set_bit(length, &lengths, QRE_CID_MAX + 1) {
 		struct qre_cid_entry *entry;
 
@@ -84,6 +95,9 @@ struct qre_session *qre_socket_session(struct qre_socket *qs, const u8 *after_fi
 			    !memcmp(entry->cid.bytes, after_first, length))
 				return READ_ONCE(entry->session);
 	}
+	if (client && available >= client->rx_cid_size &&
+	    !memcmp(after_first, client->client_cid.bytes, client->rx_cid_size))
+		return client;
 	return NULL;
 }
 
@@ -97,9 +111,8 @@ static void qre_socket_free(struct work_struct *work)
 		kernel_sock_shutdown(qs->sock, SHUT_RDWR);
 		sock_release(qs->sock);
 	} else {
-		fput(qs->sock->file);
-		flush_delayed_fput(); /* we are a kernel thread: or it is left for later, behind the
-					 namespace */
+		__fput_sync(
+			qs->sock->file); /* now: left for later, it might outlive its namespace */
 	}
 	free_percpu(qs->stats);
 	if (atomic_dec_and_test(&qs->qn->live_sockets))
@@ -126,7 +139,7 @@ static bool qre_socket_try_unpin(struct qre_socket *qs)
 
 	if (file_count(qs->sock->file) != 1)
 		return false;
-	lock_sock(sk);
+	lock_sock(sk); /* no process can hold it */
 	if (sk->sk_net_refcnt) {
 		/* What sk_alloc() and __sk_destruct() do otherwise for a socket of the kernel. */
 		qre_keep_net_memory(sock_net(sk));
@@ -139,12 +152,13 @@ static bool qre_socket_try_unpin(struct qre_socket *qs)
 	return true;
 }
 
+/* Has a reference of its own while it is on its way or queued. */
 static void qre_socket_unpin(struct work_struct *work)
 {
 	struct qre_socket *qs = container_of(to_delayed_work(work), struct qre_socket, unpin);
 
-	if (qre_socket_try_unpin(qs))
-		qs->pins_net = false;
+	if (READ_ONCE(qs->unhooked) || qre_socket_try_unpin(qs))
+		qre_socket_put(qs);
 	else
 		queue_delayed_work(qre_wq, &qs->unpin, QRE_UNPIN_INTERVAL);
 }
@@ -153,23 +167,20 @@ static void qre_socket_unpin(struct work_struct *work)
 static int qre_socket_hook(struct qre_socket *qs, struct netlink_ext_ack *extack)
 {
 	struct udp_sock *up = udp_sk(qs->sk);
-	int error = 0;
+	int error;
 
-	lock_sock(qs->sk);
-	if (READ_ONCE(up->encap_type) || READ_ONCE(up->encap_rcv)) {
-		NL_SET_ERR_MSG(extack, "SocketFd: the socket is in use by another tunnel");
-		error = -EBUSY;
-	} else {
-		spin_lock_bh(&qre_sockets_lock);
-		hash_add_rcu(qre_sockets, &qs->node, (unsigned long)qs->sk);
-		spin_unlock_bh(&qre_sockets_lock);
-		WRITE_ONCE(up->encap_rcv, qre_encap_rcv);
+	error = rhashtable_lookup_insert_fast(&qre_sockets, &qs->node, qre_sockets_params);
+	if (error && error != -EEXIST)
+		return error;
+	if (!error && !READ_ONCE(up->encap_type) && !cmpxchg(&up->encap_rcv, NULL, qre_encap_rcv)) {
 		WRITE_ONCE(up->encap_type, QRE_ENCAP_TYPE);
 		qre_encap_enable(qs->sock);
-		qs->hooked = true;
+		return 0;
 	}
-	release_sock(qs->sk);
-	return error;
+	if (!error)
+		rhashtable_remove_fast(&qre_sockets, &qs->node, qre_sockets_params);
+	NL_SET_ERR_MSG(extack, "SocketFd: the socket is in use by another tunnel");
+	return -EBUSY;
 }
 
 /* qre_net.lock is held; the reference of the tables goes. */
@@ -178,16 +189,18 @@ static void qre_socket_unhook(struct qre_socket *qs)
 	struct udp_sock *up = udp_sk(qs->sk);
 
 	list_del(&qs->entry);
-	cancel_delayed_work_sync(&qs->unpin);
-	lock_sock(qs->sk);
-	if (READ_ONCE(up->encap_rcv) == qre_encap_rcv) {
+	WRITE_ONCE(qs->unhooked, true);
+	if (cmpxchg(&up->encap_rcv, qre_encap_rcv, NULL) == qre_encap_rcv)
 		WRITE_ONCE(up->encap_type, 0);
-		WRITE_ONCE(up->encap_rcv, NULL);
+	rhashtable_remove_fast(&qre_sockets, &qs->node, qre_sockets_params);
+	if (qs->kernel) {
+		/* Its port is free at once; the socket itself is closed a grace period later. */
+		lock_sock(qs->sk); /* ours alone */
+		qs->sk->sk_prot->unhash(qs->sk);
+		release_sock(qs->sk);
+	} else if (cancel_delayed_work(&qs->unpin)) {
+		qre_socket_put(qs);
 	}
-	release_sock(qs->sk);
-	spin_lock_bh(&qre_sockets_lock);
-	hash_del_rcu(&qs->node);
-	spin_unlock_bh(&qre_sockets_lock);
 	qre_socket_put(qs); /* freed after a grace period: packets under way still find it */
 }
 
@@ -200,12 +213,12 @@ static void qre_socket_unused(struct qre_socket *qs)
 static struct qre_socket *qre_socket_new(struct qre_net *qn, struct socket *sock, bool kernel,
 					 struct netlink_ext_ack *extack)
 {
-	struct qre_socket *qs = kzalloc(sizeof(*qs), GFP_KERNEL);
+	struct qre_socket *qs = kzalloc(sizeof(*qs), GFP_KERNEL_ACCOUNT);
 	int error = -ENOMEM;
 
 	if (!qs)
 		return ERR_PTR(-ENOMEM);
-	qs->stats = netdev_alloc_pcpu_stats(struct qre_socket_stats);
+	qs->stats = __netdev_alloc_pcpu_stats(struct qre_socket_stats, GFP_KERNEL_ACCOUNT);
 	if (!qs->stats)
 		goto free;
 	qs->qn = qn;
@@ -222,7 +235,7 @@ static struct qre_socket *qre_socket_new(struct qre_net *qn, struct socket *sock
 	atomic_inc(&qn->live_sockets);
 	list_add(&qs->entry, &qn->sockets);
 	if (!kernel) {
-		qs->pins_net = true;
+		refcount_inc(&qs->refs);
 		queue_delayed_work(qre_wq, &qs->unpin, QRE_UNPIN_INTERVAL);
 	}
 	return qs;
@@ -284,7 +297,7 @@ static struct qre_socket *qre_socket_open(struct qre_session *s, struct netlink_
 		NL_SET_ERR_MSG(extack, "UnderlayLocalPort: no socket can be bound to this address");
 		return ERR_PTR(error);
 	}
-	sock->sk->sk_mark = s->qdev->config.fwmark;
+	WRITE_ONCE(sock->sk->sk_mark, s->qdev->config.fwmark);
 	qs = qre_socket_new(qn, sock, true, extack);
 	if (IS_ERR(qs))
 		sock_release(sock);
@@ -301,15 +314,56 @@ static struct qre_socket *qre_socket_at(struct qre_net *qn, __be32 ip, __be16 po
 	return NULL;
 }
 
-int qre_socket_attach(struct qre_session *s, int fd, struct netlink_ext_ack *extack)
+/* A client's session that is closing gives its place to the next one; the socket may be gone then.
+ */
+static bool qre_socket_vacate(struct qre_socket *qs, const struct qre_session *s)
+{
+	struct qre_session *client = rcu_dereference_protected(qs->client, 1);
+
+	if (!s->client || !client || READ_ONCE(client->life) < QRE_LIFE_CLOSING)
+		return false;
+	qre_session_unpublish(client);
+	return true;
+}
+
+/* Whether this session and those that speak through the socket already can be told apart. */
+static int qre_socket_suits(struct qre_socket *qs, const struct qre_session *s,
+			    struct netlink_ext_ack *extack)
+{
+	struct qre_session *client = rcu_dereference_protected(qs->client, 1);
+
+	if (s->client && client) {
+		NL_SET_ERR_MSG(
+			extack,
+			"UnderlayLocalPort: another client session speaks from this address");
+		return -EADDRINUSE;
+	}
+	/* Whoever has an empty id gets every packet. */
+	if (s->client && !s->rx_cid_size && (qs->shared || qs->users)) {
+		NL_SET_ERR_MSG(extack,
+			       "ClientConnectionId is empty: the client needs a port of its own");
+		return -EADDRINUSE;
+	}
+	if (!s->client && client && !client->rx_cid_size) {
+		NL_SET_ERR_MSG(extack, "UnderlayLocalPort: a client session without a "
+				       "ClientConnectionId speaks from this address");
+		return -EADDRINUSE;
+	}
+	return 0;
+}
+
+int qre_socket_join(struct qre_session *s, int fd, struct netlink_ext_ack *extack)
 {
 	struct qre_net *qn = qre_net_of(dev_net(s->qdev->dev));
 	struct qre_socket *qs;
+	int error;
 
 	if (fd >= 0) {
 		qs = qre_socket_by_fd(qn, fd, extack);
 	} else if (s->has_endpoint) {
 		qs = qre_socket_at(qn, s->endpoint.local_ip, s->endpoint.local_port);
+		if (qs && qre_socket_vacate(qs, s))
+			qs = qre_socket_at(qn, s->endpoint.local_ip, s->endpoint.local_port);
 		if (!qs)
 			qs = qre_socket_open(s, extack);
 	} else {
@@ -320,35 +374,39 @@ int qre_socket_attach(struct qre_session *s, int fd, struct netlink_ext_ack *ext
 		return PTR_ERR(qs);
 	if (!qs)
 		return 0;
-	if (s->client && rcu_access_pointer(qs->client)) {
-		NL_SET_ERR_MSG(
-			extack,
-			"UnderlayLocalPort: another client session speaks from this address");
-		return -EADDRINUSE;
+	error = qre_socket_suits(qs, s, extack);
+	if (error) {
+		qre_socket_unused(qs);
+		return error;
 	}
 	qs->users++;
 	refcount_inc(&qs->refs);
 	s->socket = qs;
-	if (s->client)
-		rcu_assign_pointer(qs->client, s);
 	return 0;
 }
 
-void qre_socket_detach(struct qre_session *s)
+void qre_socket_leave(struct qre_session *s)
 {
 	struct qre_socket *qs = s->socket;
-	struct qre_cid_entry *entry;
 
 	if (!qs)
 		return;
-	if (s->client)
-		RCU_INIT_POINTER(qs->client, NULL);
-	list_for_each_entry(entry, &s->cids, device_entry)
-		qre_socket_del_cid(qs, entry);
 	qs->users--;
 	qre_socket_unused(qs);
 	/* The session's reference goes when the session is freed: it may be transmitting just now.
 	 */
+}
+
+void qre_socket_publish(struct qre_session *s)
+{
+	if (s->client && s->socket)
+		rcu_assign_pointer(s->socket->client, s);
+}
+
+void qre_socket_unpublish(struct qre_session *s)
+{
+	if (s->client && s->socket)
+		RCU_INIT_POINTER(s->socket->client, NULL);
 }
 
 /* --- the shared socket --- */
@@ -399,7 +457,7 @@ int qre_shared_register(struct qre_net *qn, u32 fd, struct netlink_ext_ack *exta
 	if (old && (old->ip != qs->ip || old->port != qs->port)) {
 		NL_SET_ERR_MSG(extack,
 			       "SocketFd: a shared socket of another address is registered");
-		qre_socket_unhook(qs);
+		qre_socket_unused(qs);
 		return -EBUSY;
 	}
 	qs->shared = true;
@@ -466,10 +524,12 @@ void qre_shared_tell(struct qre_net *qn, struct qre_shared_info *info)
 
 void qre_sockets_release(struct qre_net *qn)
 {
-	mutex_lock(&qn->lock);
 	if (qn->shared)
 		qre_shared_unregister(qn, NULL);
 	WARN_ON(!list_empty(&qn->sockets));
-	mutex_unlock(&qn->lock);
+}
+
+void qre_sockets_wait(struct qre_net *qn)
+{
 	wait_var_event(&qn->live_sockets, !atomic_read(&qn->live_sockets));
 }

@@ -4,9 +4,10 @@
  * "qre". qre.yaml describes the same, qre/abi.py mirrors it; a test holds the three together.
  *
  * Integers are in host order unless said otherwise. An attribute that a command does not take is
- * refused. No reply and no event ever carries a key. Reads (DEVICE_GET, SESSION_GET) are open to
- * everybody in the network namespace, all else and the event group want CAP_NET_ADMIN in the user
- * namespace that owns it.
+ * refused. No reply and no event ever carries a key. Everything wants CAP_NET_ADMIN in the initial
+ * user namespace, or, when the module is loaded with userns=1, in the one that owns the network
+ * namespace; but DEVICE_GET tells everybody in the network namespace each device's index, name,
+ * MTU, role, counters and number of sessions.
  */
 #ifndef _UAPI_QRE_H
 #define _UAPI_QRE_H

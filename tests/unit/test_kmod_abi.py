@@ -204,16 +204,51 @@ def test_the_specifications_references_lead_somewhere(spec: dict[str, Any], attr
 # --- what attributes.c checks ---
 
 
+def ranges() -> dict[str, tuple[str, str]]:
+    """The wide ranges that it names: least and most, as written."""
+    found = re.findall(r"struct netlink_range_validation (\w+) = \{([^}]*)\};", read("attributes.c"))
+    told = {name: dict(re.findall(r"\.(min|max) = ([^,]+?)(?:,|$)", body.strip())) for name, body in found}
+    return {name: (bounds.get("min", "0"), bounds["max"]) for name, bounds in told.items()}
+
+
 def table(directory: Path) -> dict[str, tuple[str, int, int]]:
     """Kind, least and most of every attribute that some command takes."""
     found = re.findall(
-        r'QRE_ATTRIBUTE\((\w+), "[^"]+", QRE_(\w+), ((?:[^()]|\([^()]*(?:\([^()]*\)[^()]*)*\))*?), '
-        r"((?:[^(),]|\([^()]*(?:\([^()]*\)[^()]*)*\))+)\),",
+        r"#define QRE_IS_(\w+) (?:\\ )?QRE_(\w+)\((\w+)(?:, ([^#]*?))?\)(?= #define| QRE_TAKES|$| #)",
         read("attributes.c"),
     )
-    assert len(found) == read("attributes.c").count("QRE_ATTRIBUTE(") - 1
-    numbers = iter(values(directory, [bound for _, _, *bounds in found for bound in bounds]))
-    return {"QRE_A_" + name: (kind, next(numbers), next(numbers)) for name, kind, _, _ in found}
+    assert len(found) == read("attributes.c").count("#define QRE_IS_")
+    kinds, bounds = [], []
+    wide = ranges()
+    for name, macro, same, rest in found:
+        assert name == same
+        words = [each.strip() for each in rest.split(",", 2)] if rest else []
+        match macro:
+            case "EXACTLY":
+                kind, least, most = "BYTES", rest, rest
+            case "BYTES":
+                kind, (least, most) = "BYTES", rest.split(", ", 1)
+            case "BYTES_UP_TO":
+                kind, least, most = "BYTES", "0", rest
+            case "TEXT":
+                kind, least, most = "TEXT", "0", rest
+            case "FLAG":
+                kind, least, most = "FLAG", "0", "0"
+            case "ANY" if words[0].startswith("NLA_BE"):
+                size = str(int(words[0].removeprefix("NLA_BE")) // 8)
+                kind, least, most = "BYTES", size, size
+            case "ANY":
+                kind, least, most = words[0].removeprefix("NLA_"), "0", f"{words[0].removeprefix('NLA_')}_MAX"
+            case "RANGE":
+                kind, least, most = words[0].removeprefix("NLA_"), words[1], words[2]
+            case "WIDE":
+                kind, (least, most) = words[0].removeprefix("NLA_"), wide[words[1]]
+            case _:
+                raise AssertionError(macro)
+        kinds.append((name, kind))
+        bounds += [least, most]
+    numbers = iter(values(directory, bounds))
+    return {"QRE_A_" + name: (kind, next(numbers), next(numbers)) for name, kind in kinds}
 
 
 def checked(attribute: dict[str, Any]) -> tuple[str, int, int]:
@@ -226,7 +261,7 @@ def checked(attribute: dict[str, Any]) -> tuple[str, int, int]:
         if attribute.get("byte-order") == "big-endian":
             return "BYTES", size // 8, size // 8
         return kind.upper(), checks.get("min", 0), checks.get("max", (1 << size) - 1)
-    bounds = checks.get("min-len", 0), checks.get("max-len", 0)
+    bounds = 0 if kind == "string" else checks.get("min-len", 0), checks.get("max-len", 0)
     return {"binary": "BYTES", "string": "TEXT", "flag": "FLAG"}[kind], *bounds
 
 
@@ -239,39 +274,46 @@ def test_the_kernel_checks_what_the_specification_says(attributes: Attributes, t
 
 def test_each_command_takes_what_the_specification_says(spec: dict[str, Any], attributes: Attributes) -> None:
     source = read("attributes.c")
-    lists = {
-        name: [each.strip() for each in body.split(",")]
-        for name, body in re.findall(r"static const u8 (qre_\w+)\[\] = {(.*?)};", source)
+    policies = {
+        name: {"QRE_A_" + each for each in re.findall(r"QRE_IS_(\w+)", body)}
+        for name, body in re.findall(r"QRE_TAKES\((\w+), ?([^)]*)\);", source)
     }
-    commands = dict(re.findall(r"\[(QRE_CMD_\w+)\] = (qre_\w+)", source))
+    needed = {
+        "QRE_CMD_" + command: [each.strip() for each in body.split(",")]
+        for command, body in re.findall(r"QRE_NEEDS\((\w+), ([^)]*)\)", source)
+    }
+    family = read("netlink.c")
+    taken = {
+        "QRE_CMD_" + command: policies[policy]
+        for command, policy in re.findall(r"QRE_CALLED\((\w+), \w+, (\w+)\),", family)
+    } | {
+        command: policies[policy]
+        for command, policy in re.findall(r"\{\.cmd = (QRE_CMD_\w+), [^}]*?\.policy = qre_policy_(\w+)", family)
+    }
     operations = {c_name("QRE_CMD_", each["name"]): each for each in spec["operations"]["list"]}
-    assert set(operations) == {*commands, "QRE_CMD_EVENT"}
-    taken = set()
-    for command, name in commands.items():
-        separator = lists[name].index("0")
-        required, optional = (
-            lists[name][:separator],
-            [each for each in lists[name][separator:] if each not in {"0", ""}],
-        )
+    assert set(operations) == {*taken, "QRE_CMD_EVENT"}
+    for command, attributes_taken in taken.items():
         request = [c_name("QRE_A_", each) for each in operations[command]["do"]["request"]["attributes"]]
-        assert sorted(request) == sorted(required + optional), command
-        assert set(required) <= set(attributes)
-        for each in required:
+        assert set(request) == attributes_taken, command
+        for each in needed.get(command, []):
+            assert each in attributes_taken and each in attributes
             word = each.removeprefix("QRE_A_").lower().replace("_", "-")
             assert re.search(rf"\bneeds [^.]*\b{word}\b", operations[command]["doc"]), (command, word)
-        taken.update(request)
-    assert taken == {"QRE_A_" + name for name in re.findall(r"QRE_ATTRIBUTE\((\w+), \"", source)}
+    assert set().union(*taken.values()) == {"QRE_A_" + name for name in re.findall(r"#define QRE_IS_(\w+)", source)}
 
 
-def test_what_changes_something_wants_a_capability(spec: dict[str, Any]) -> None:
+def test_everything_but_reading_a_device_wants_a_capability(spec: dict[str, Any]) -> None:
     source = read("netlink.c")
-    changes = {f"QRE_CMD_{name}" for name in re.findall(r"QRE_CHANGE\((\w+), qre_cmd", source)}
+    changes = {f"QRE_CMD_{name}" for name in re.findall(r"QRE_CALLED\((\w+), qre_cmd", source)}
     reads = set(re.findall(r"\{\.cmd = (QRE_CMD_\w+), \.doit", source))
     free = set(re.findall(r"called->cmd == (QRE_CMD_\w+)", source))
-    assert free == reads, "what qre_before_command lets anybody do"
+    assert free == {"QRE_CMD_DEVICE_GET"}, "what qre_before_command lets anybody do"
     assert ".pre_doit = qre_before_command" in source and "GENL_MCAST_CAP_NET_ADMIN" in source
     operations = {c_name("QRE_CMD_", each["name"]): each for each in spec["operations"]["list"]}
-    assert {name for name, each in operations.items() if each.get("flags") == ["uns-admin-perm"]} == changes
+    assert {name for name, each in operations.items() if each.get("flags") == ["admin-perm"]} == {
+        *changes,
+        "QRE_CMD_SESSION_GET",
+    }
     assert {name for name, each in operations.items() if "dump" in each} == reads
     assert set(operations) == {*changes, *reads, "QRE_CMD_EVENT"}
 

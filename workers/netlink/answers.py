@@ -86,6 +86,7 @@ class KernelDevice(msgspec.Struct, frozen=True, kw_only=True):
     fwmark: int
     counters: DeviceCounters
     sessions: int
+    whole: bool  # with what only CAP_NET_ADMIN may see: otherwise the fields below are empty, and all but counters
     adopted: int  # CIDs, sessions' included
     cids: tuple[bytes, ...]  # CIDs of no session
     cid_map: CidMapStatus | None
@@ -148,6 +149,7 @@ def device_untrusted(fields: Fields) -> KernelDevice:
         fwmark=fields.u32(Attribute.FWMARK) or 0,
         counters=_counters(fields),
         sessions=fields.u32(Attribute.SESSIONS) or 0,
+        whole=fields.u32(Attribute.ADOPTED) is not None,
         adopted=fields.u32(Attribute.ADOPTED) or 0,
         cids=fields.cids(Attribute.CIDS, abi.CIDS_MAX),
         cid_map=_cid_map(fields),

@@ -164,7 +164,7 @@ def encode_allowed_ips(prefixes: Iterable[str]) -> bytes:
 
 
 class Qre:
-    """The module in this network namespace. Reading is open to everybody, the rest wants CAP_NET_ADMIN.
+    """The module in this network namespace. Counters are open to everybody, the rest wants CAP_NET_ADMIN.
 
     ``device`` is always the name of a device of this namespace. Blocking; the kernel answers at once.
     """

@@ -65,7 +65,8 @@ class NetlinkRefusedError(MachineError):
     def __init__(self, what: str, code: int, ack: ExtendedAck = _NO_WORDS, detail: str = "") -> None:
         explanation = ", ".join(part for part in (ack.text, detail) if part)
         why = os.strerror(code) + (f" ({explanation})" if explanation else "")
-        remedy = "CAP_NET_ADMIN is missing: run as root" if code in (errno.EPERM, errno.EACCES) else ""
+        missing = "" if ack.text else "CAP_NET_ADMIN is missing: "
+        remedy = f"{missing}run as root" if code in (errno.EPERM, errno.EACCES) else ""
         super().__init__(what, why, remedy)
         self.code = code
         self.ack = ack

@@ -280,51 +280,56 @@ static void refused_for(const struct command *c, uint16_t type, const char *why,
 		complain(c->name, label, got, "the place of the attribute");
 }
 
+/* Refused by netlink's own policies: they say where, and something. */
+static void refused_by_policy(const struct command *c, uint16_t type, const char *what)
+{
+	int got = ask(c->number, 0);
+	char label[128];
+
+	snprintf(label, sizeof(label), "attribute %u %s", type, what);
+	if ((got != EINVAL && got != ERANGE) || !genl.words[0])
+		complain(c->name, label, got, "a policy's refusal");
+	else if (genl.offset != offset_of(type))
+		complain(c->name, label, got, "the place of the attribute");
+}
+
 /* --- every command, every attribute --- */
 
 static void try_sizes(const struct command *c, uint16_t type)
 {
 	const struct field *f = &fields[type];
 	size_t width = f->kind >= U8 ? 1U << (f->kind - U8) : 0;
-	static const char why[] = " has a wrong size";
-
 	switch (f->kind) {
 	case BYTES:
 		if (f->least) {
 			want(type, NULL, f->least - 1);
-			refused_for(c, type, why, "one byte too short");
+			refused_by_policy(c, type, "one byte too short");
 			want(type, NULL, 0);
-			refused_for(c, type, why, "empty");
+			refused_by_policy(c, type, "empty");
 		}
 		want(type, NULL, f->most + 1);
-		refused_for(c, type, why, "one byte too long");
+		refused_by_policy(c, type, "one byte too long");
 		break;
 	case TEXT:
 		want(type, NULL, 0);
-		refused_for(c, type, why, "empty");
+		refused_by_policy(c, type, "empty");
 		want(type, NULL, 4);
-		refused_for(c, type, why, "without its end");
-		want(type, "q\0e0", 5);
-		refused_for(c, type, why, "with an end inside");
-		if (f->least) {
-			want_text(type, "");
-			refused_for(c, type, why, "one byte too short");
-		}
+		refused_by_policy(c, type, "without its end");
 		want(type, NULL, f->most + 2);
 		wishes[wished - 1].data[f->most + 1] = 0;
-		refused_for(c, type, why, "one byte too long");
+		refused_by_policy(c, type, "one byte too long");
 		break;
 	case FLAG:
 		want(type, NULL, 1);
-		refused_for(c, type, why, "one byte too long");
+		refused_by_policy(c, type, "one byte too long");
 		break;
 	default:
 		want(type, NULL, 0);
-		refused_for(c, type, why, "empty");
+		refused_by_policy(c, type, "empty");
 		want(type, NULL, width - 1);
-		refused_for(c, type, why, "one byte too short");
+		refused_by_policy(c, type, "one byte too short");
 		want(type, NULL, width + 1);
-		refused_for(c, type, why, "one byte too long");
+		refused_by_policy(c, type, "one byte too long");
 	}
 }
 
@@ -338,13 +343,13 @@ static void try_ranges(const struct command *c, uint16_t type)
 	highest = UINT64_MAX >> (64 - (8U << (f->kind - U8)));
 	if (f->least) {
 		want_number(type, f->least - 1);
-		refused_for(c, type, " is out of range", "too little");
+		refused_by_policy(c, type, "too little");
 	}
 	if (f->most < highest) {
 		want_number(type, f->most + 1);
-		refused_for(c, type, " is out of range", "too much");
+		refused_by_policy(c, type, "too much");
 		want_number(type, highest);
-		refused_for(c, type, " is out of range", "as much as possible");
+		refused_by_policy(c, type, "as much as possible");
 	}
 }
 
@@ -362,10 +367,7 @@ static void try_strangers(const struct command *c)
 			continue;
 		want_needed(c);
 		want_valid(type);
-		if (fields[type].kind)
-			refused_for(c, type, " is not taken by this command", "of others");
-		else
-			refused_for(c, type, "an attribute that no command takes", "of nobody");
+		refused_by_policy(c, type, fields[type].kind ? "of others" : "of nobody");
 	}
 	for (unsigned int i = 0; i < COUNT(beyond); i++) {
 		want_needed(c);
@@ -562,9 +564,12 @@ static void try_devices(void)
 	refused(QRE_CMD_SESSION_GET, NLM_F_DUMP, ENODEV, "Device: there is no", "another kind");
 	want_text(QRE_A_IFNAME, "qre0");
 	want_number(QRE_A_ROLE, 1);
-	refused(QRE_CMD_SESSION_GET, NLM_F_DUMP, EINVAL, "Role is not taken", "of others");
+	refused(QRE_CMD_SESSION_GET, NLM_F_DUMP, EINVAL, "Unsupported attribute", "of others");
 	drop(QRE_A_IFNAME);
-	refused(QRE_CMD_DEVICE_GET, NLM_F_DUMP, EINVAL, "Role is not taken", "of others");
+	refused(QRE_CMD_DEVICE_GET, NLM_F_DUMP, EINVAL, "Unsupported attribute", "of others");
+	want_needed(&commands[13]);
+	want_text(QRE_A_LOADER_PROGRAM, "");
+	refused_for(&commands[13], QRE_A_LOADER_PROGRAM, " is out of range", "empty");
 	refused(0, 0, EOPNOTSUPP, "", "no command");
 	refused(QRE_CMD_EVENT, 0, EOPNOTSUPP, "", "an event");
 	refused(QRE_CMD_MAX + 1, 0, EOPNOTSUPP, "", "a command of the future");
@@ -803,22 +808,45 @@ static void try_sockets(const char *namespace)
 
 /* --- without permission --- */
 
+/* Counts what the answer tells besides counters. */
+static unsigned int told;
+
+static void tell(const uint8_t *at, int left)
+{
+	static const uint16_t open[] = {QRE_A_IFINDEX,	QRE_A_IFNAME,	  QRE_A_MTU,
+					QRE_A_ROLE,	QRE_A_SESSIONS,	  QRE_A_RX_PACKETS,
+					QRE_A_RX_BYTES, QRE_A_TX_PACKETS, QRE_A_TX_BYTES,
+					QRE_A_DROPS,	QRE_A_PAD};
+	const struct nlattr *a;
+
+	while ((a = genl_next(&at, &left))) {
+		bool is_open = false;
+
+		for (unsigned int i = 0; i < COUNT(open); i++)
+			is_open |= (a->nla_type & NLA_TYPE_MASK) == open[i];
+		told += !is_open;
+	}
+}
+
 static void try_powerless(const char *who)
 {
+	static struct request r;
+
 	for (unsigned int i = 0; i < COUNT(commands); i++) {
 		const struct command *c = &commands[i];
-		bool reads = c->number == QRE_CMD_DEVICE_GET || c->number == QRE_CMD_SESSION_GET;
+		bool open = c->number == QRE_CMD_DEVICE_GET;
 
 		want_needed(c);
-		if (reads && c->number == QRE_CMD_SESSION_GET)
-			want_filled(QRE_A_SESSION_ID, 1);
-		refused(c->number, 0, reads ? 0 : EPERM, reads ? "" : "CAP_NET_ADMIN is needed",
-			who);
+		refused(c->number, 0, open ? 0 : EPERM, open ? "" : "CAP_NET_ADMIN is needed", who);
 	}
+	told = 0;
+	genl_begin(&genl, &r, genl.family, QRE_CMD_DEVICE_GET, NLM_F_DUMP);
+	asked++;
+	if (genl_ask(&genl, &r, tell) || told)
+		complain("device-get (dump)", who, 0, "counters and nothing else");
 	wished = 0;
-	refused(QRE_CMD_DEVICE_GET, NLM_F_DUMP, 0, "", who);
 	want_text(QRE_A_IFNAME, "qre0");
-	refused(QRE_CMD_SESSION_GET, NLM_F_DUMP, 0, "", who);
+	refused(QRE_CMD_SESSION_GET, NLM_F_DUMP, EPERM, "CAP_NET_ADMIN is needed", who);
 	asked++;
 	if (!setsockopt(genl.fd, SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, &genl.events, 4) ||
 	    errno != EPERM)

@@ -10,7 +10,7 @@ import errno
 import os
 
 from qre.cli.findings import AS_ROOT, Answer, Finding, Findings, refused
-from qre.cli.kernel_module import LOADED, MODULE, why_not_loadable
+from qre.cli.kernel_module import LOADED, MODULE, why_closed, why_not_loadable
 from qre.config.model import GlobalConfig
 from qre.errors import MachineError, QreError
 from qre.roles import Dataplane, Role
@@ -57,10 +57,10 @@ def kernel_module(config: GlobalConfig) -> Findings:
     instead = "" if config.dataplane is Dataplane.KERNEL else "the user data plane takes over"
     if config.dataplane is Dataplane.USER:
         instead = "Dataplane is user"
-    if LOADED.exists():
+    why, remedy = (why_closed(), "") if LOADED.exists() else _no_module(config)
+    if LOADED.exists() and not why:
         yield Finding("kernel module", Answer.YES, "qre.ko is loaded", instead=instead)
         return
-    why, remedy = _no_module(config)
     if why:
         yield Finding("kernel module", Answer.NO, f"qre.ko: {why}", remedy, instead)
     else:

@@ -3,6 +3,7 @@ stranger, and who may not, cannot."""
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 
@@ -253,3 +254,27 @@ def test_the_parameter_can_be_given_at_load(guest: Vm) -> None:
         + "; rmmod qre; insmod $MODULE; cat /sys/module/qre/parameters/userns; net_up"
     )
     assert printed.split() == ["Y", "N"], printed
+
+
+@pytest.mark.one_kernel
+def test_show_tells_nobody_the_counters_and_what_root_would_see(guest: Vm) -> None:
+    printed = guest.check(
+        LIBRARY
+        + """
+        tunnel_up 1
+        $A $TOOLS/qrectl device-set Device=qre0 Dest=secret.example:443
+        cd /
+        export QRE_GLOBAL_CONFIG=/tmp/none
+        nobody() { $A setpriv --reuid 65534 --regid 65534 --clear-groups "$@"; }
+        nobody $QRE show
+        echo status=$?
+        nobody $QRE --json show qre0
+        """,
+        timeout=400,
+    )
+    assert numbers(printed)["status"] == 0
+    text, _, told = printed.partition("status=0\n")
+    assert "interface: qre0" in text and "1 session; root also sees" in text and "packets: " in text, printed
+    (device,) = json.loads(told)["devices"]
+    assert (device["role"], device["sessions"], device["dest"]) == ("server", None, None)
+    assert "secret.example" not in printed and "0707" not in printed and "10.9.0.2" not in printed, printed

@@ -18,7 +18,7 @@ MUTANTS = {
     "the ConnectionId is adopted on success": (
         M(
             "adopted by the kernel",
-            "qre_session_install",
+            "qre_session_publish",
             "qre_cid_link(cid, qdev, s);",
             "kfree(cid);",
         ),

@@ -453,20 +453,29 @@ static void qre_session_values(struct qre_session *s, const struct qre_session_p
 static int qre_session_same(struct qre_session *s, const struct qre_session_params *p,
 			    struct netlink_ext_ack *extack)
 {
-	bool same;
+	bool same, closing;
 	u64 epoch;
 
 	spin_lock_bh(&s->lock);
 	epoch = s->epoch;
-	same = epoch == p->key_epoch && s->life < QRE_LIFE_CLOSING &&
-	       !crypto_memneq(&s->keys, &p->keys, sizeof(s->keys));
+	closing = s->life >= QRE_LIFE_CLOSING;
+	same = !crypto_memneq(&s->keys, &p->keys, sizeof(s->keys));
 	spin_unlock_bh(&s->lock);
-	if (same)
-		return 0; /* a repeat is harmless */
-	if (epoch > p->key_epoch)
+	if (epoch > p->key_epoch) {
 		NL_SET_ERR_MSG(extack, "KeyEpoch is behind the session's: update-session");
-	else
-		NL_SET_ERR_MSG(extack, "SessionId: it is installed already: update-session");
+		return -ESTALE;
+	}
+	if (closing) {
+		NL_SET_ERR_MSG(extack, "SessionId: the session is closing");
+		return -ESHUTDOWN;
+	}
+	if (epoch == p->key_epoch && same)
+		return 0; /* a repeat is harmless */
+	if (epoch == p->key_epoch) {
+		NL_SET_ERR_MSG(extack, "SessionId: it is installed already, with other keys");
+		return -EKEYREJECTED;
+	}
+	NL_SET_ERR_MSG(extack, "SessionId: it is installed already: update-session");
 	return -EEXIST;
 }
 
@@ -732,16 +741,16 @@ static int qre_session_apply(struct qre_session *s, const struct qre_session_par
 {
 	if (s->life > QRE_LIFE_ESTABLISHED) {
 		NL_SET_ERR_MSG(extack, "SessionId: the session is closing");
-		return -ENOENT;
+		return -ESHUTDOWN;
 	}
 	if (p->key_epoch == s->epoch) {
 		if (crypto_memneq(&s->keys, &p->keys, sizeof(s->keys))) {
 			NL_SET_ERR_MSG(extack, "TxKey: other keys than those of this KeyEpoch");
-			return -EINVAL;
+			return -EKEYREJECTED;
 		}
 		if (qre_next_differs(s, p)) {
 			NL_SET_ERR_MSG(extack, "NextRxKey: other next keys than those installed");
-			return -EINVAL;
+			return -EKEYREJECTED;
 		}
 		qre_session_learn_next(s, p, fresh->next_tx, fresh->next_rx);
 		spin_lock(&s->tx_lock);
@@ -751,11 +760,11 @@ static int qre_session_apply(struct qre_session *s, const struct qre_session_par
 	}
 	if (p->key_epoch != s->epoch + 1) {
 		NL_SET_ERR_MSG(extack, "KeyEpoch must be the current one or the one after it");
-		return -EINVAL;
+		return p->key_epoch < s->epoch ? -ESTALE : -EINVAL;
 	}
 	if (!qre_keys_are_next(s, p)) {
 		NL_SET_ERR_MSG(extack, "TxKey: other keys than the next ones installed");
-		return -EINVAL;
+		return -EKEYREJECTED;
 	}
 	if (!qre_session_follows(s) && !qre_control_may_update(s)) {
 		if (!s->phase_acked && s->life == QRE_LIFE_ESTABLISHED)

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import msgspec
 
+from qre.errors import QreError
 from qre.roles import DEFAULT_MTU as DEFAULT_MTU  # noqa: PLC0414  the alias is what re-exports a name
 from qre.roles import Dataplane as Dataplane  # noqa: PLC0414  re-exported
 from qre.roles import Role as Role  # noqa: PLC0414  re-exported
@@ -36,11 +37,6 @@ SESSIONS_PER_ANSWER = 64
 #: Routed CIDs that one session may have, and addresses that a mark tells of.
 MAX_CIDS_PER_SESSION = 8
 
-#: What a data plane answers, and the handshake worker tells apart; other errors are words for people.
-NO_SUCH_SESSION = "no such session"
-INSTALLED_ALREADY = "the session is installed already"
-NOT_CONFIRMED = "not confirmed"
-
 U16 = Annotated[int, msgspec.Meta(ge=0, le=0xFFFF)]
 Port = Annotated[int, msgspec.Meta(ge=1, le=0xFFFF)]
 U64 = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
@@ -56,6 +52,29 @@ Text = Annotated[str, msgspec.Meta(max_length=512)]
 Prefix = Annotated[str, msgspec.Meta(max_length=49)]
 Prefixes = Annotated[tuple[Prefix, ...], msgspec.Meta(max_length=256)]
 FrameBytes = Annotated[bytes, msgspec.Meta(max_length=MAX_UDP_PAYLOAD)]  # as much as one packet can carry
+
+
+class Refusal(enum.StrEnum):
+    """Why a data plane refuses a request: what programs tell apart. The words beside it are for people."""
+
+    NO_SUCH = "no-such"  # there is no such session (any more)
+    INSTALLED = "installed"  # it is installed, and differs from what was asked for
+    NOT_CONFIRMED = "not-confirmed"  # the peer has not acknowledged the current key phase: RFC 9001 section 6.1
+    CLOSING = "closing"  # it is neither held nor established
+    EPOCH_BEHIND = "epoch-behind"  # of an earlier key epoch than the session's
+    OTHER_KEYS = "other-keys"  # not the keys that it has, or knows to come next
+    KEY_USED = "key-used"  # a packet number might repeat under this transmit key
+    NO_ROOM = "no-room"
+    OTHER = "other"
+
+
+class SessionRefusedError(QreError):
+    """A request that a data plane refuses; nothing has changed. ``key_epoch``: the session's, where that is news."""
+
+    def __init__(self, refusal: Refusal, words: str, key_epoch: int | None = None) -> None:
+        super().__init__(words)
+        self.refusal = refusal
+        self.key_epoch = key_epoch
 
 
 class LossReason(enum.StrEnum):
@@ -202,15 +221,21 @@ class SessionMark(Struct, frozen=True, kw_only=True):
 
 
 class Answer(Message, frozen=True, kw_only=True):
-    """The one answer to a request. ``error`` is empty on success; ``key_epoch`` tells the session's epoch when a
-    request was refused because its own was behind (a restarted data plane knows from its marks). ``more``: there are
-    sessions behind the last of these."""
+    """The one answer to a request. ``refusal`` is None on success, and ``error`` empty; ``key_epoch`` tells the
+    session's epoch when a request was refused because its own was behind (a restarted data plane knows from its
+    marks). ``more``: there are sessions behind the last of these."""
 
     id: U64
-    error: Text = ""
+    refusal: Refusal | None = None
+    error: Text = ""  # the refusal in words
     key_epoch: U64 | None = None
     sessions: Annotated[tuple[SessionMark, ...], msgspec.Meta(max_length=SESSIONS_PER_ANSWER)] = ()
     more: bool = False
+
+
+def refused(request: int, refusal: Refusal, words: str, key_epoch: int | None = None) -> Answer:
+    """The answer to request number ``request`` that was not carried out."""
+    return Answer(id=request, refusal=refusal, error=words[:512], key_epoch=key_epoch)
 
 
 # --- events: data plane -> handshake worker ---

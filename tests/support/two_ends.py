@@ -12,7 +12,7 @@ import heapq
 import os
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_interface
 from typing import Any
@@ -22,7 +22,7 @@ from msgspec.structs import replace
 
 from qre.quic.keys import HandedOver, session_id
 from qre.reality.cid import cid_key, reset_token, routed_cid
-from qre.session import Answer, DataplaneReport, Role, Underlay
+from qre.session import Answer, DataplaneReport, DataplaneRequest, Role, Underlay
 from qre.wire.datagram import DATAGRAM_HEAD
 from qre.wire.protection import derive
 from qre.workers.dataplane.marks import NumberMarks
@@ -107,6 +107,8 @@ class End:
     delivered: list[bytes] = field(default_factory=list)
     drops: Counter[str] = field(default_factory=Counter)
     outbox: list[tuple[bytes, tuple[str, int]]] = field(default_factory=list)
+    #: What the data plane refuses that it would take otherwise: the answer, or None.
+    refuse: Callable[[DataplaneRequest], Answer | None] = lambda request: None
 
     def __post_init__(self) -> None:
         self.secrets_fd, self.marks_fd = memfd("secrets"), memfd("marks")
@@ -161,7 +163,7 @@ class End:
                 self.sessions.received(self._waiting.pop(0), self.now)
             elif self.sessions.outbox:
                 outgoing = self.sessions.outbox.popleft()
-                answer = self.registry.answer(outgoing.request, self.now)
+                answer = self.refuse(outgoing.request) or self.registry.answer(outgoing.request, self.now)
                 self._collect()
                 self._waiting.append(self._as_the_kernel_tells(answer) if self.settings.in_kernel else answer)
             else:

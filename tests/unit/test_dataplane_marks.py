@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import pytest
 
 from qre.errors import MachineError
-from qre.session import PACKET_NUMBER_BASE, PACKET_NUMBER_BLOCK
+from qre.session import PACKET_NUMBER_BASE, PACKET_NUMBER_BLOCK, SessionRefusedError
 from qre.workers.dataplane import marks as module
-from qre.workers.dataplane.marks import SIZE, SLOTS, MarkRefusedError, NumberMarks
+from qre.workers.dataplane.marks import SIZE, SLOTS, NumberMarks
 from tests.support.dataplane import marks_memfd
 
 ID, KEY, OTHER_KEY = bytes(32), bytes(16), bytes(15) + b"\1"
@@ -50,7 +50,7 @@ def test_the_next_process_sends_from_beyond_and_refuses_what_was_received(fd: in
 def test_a_key_epoch_behind_is_refused_and_told(fd: int) -> None:
     mark = NumberMarks(fd).claim(ID, 0, KEY, PACKET_NUMBER_BASE)
     mark.advance(1, OTHER_KEY, mark.reserve(PACKET_NUMBER_BASE + 1))
-    with pytest.raises(MarkRefusedError) as caught:
+    with pytest.raises(SessionRefusedError) as caught:
         NumberMarks(fd).claim(ID, 0, KEY, PACKET_NUMBER_BASE)
     assert caught.value.key_epoch == 1
     again = NumberMarks(fd).claim(ID, 1, OTHER_KEY, PACKET_NUMBER_BASE)
@@ -59,7 +59,7 @@ def test_a_key_epoch_behind_is_refused_and_told(fd: int) -> None:
 
 def test_other_keys_under_a_remembered_epoch_are_refused(fd: int) -> None:
     NumberMarks(fd).claim(ID, 3, KEY, PACKET_NUMBER_BASE)
-    with pytest.raises(MarkRefusedError, match="other keys"):
+    with pytest.raises(SessionRefusedError, match="other keys"):
         NumberMarks(fd).claim(ID, 3, OTHER_KEY, PACKET_NUMBER_BASE)
 
 
@@ -67,12 +67,12 @@ def test_a_key_is_never_started_afresh(fd: int) -> None:
     marks = NumberMarks(fd)
     marks.claim(ID, 0, KEY, PACKET_NUMBER_BASE).release()
     for same in (marks, NumberMarks(fd)):
-        with pytest.raises(MarkRefusedError, match="used before"):
+        with pytest.raises(SessionRefusedError, match="used before"):
             same.claim(ID, 0, KEY, PACKET_NUMBER_BASE)
-        with pytest.raises(MarkRefusedError, match="used before"):
+        with pytest.raises(SessionRefusedError, match="used before"):
             same.claim(bytes(31) + b"\1", 0, KEY, PACKET_NUMBER_BASE)
     mark = marks.claim(ID, 0, OTHER_KEY, PACKET_NUMBER_BASE)
-    with pytest.raises(MarkRefusedError):
+    with pytest.raises(SessionRefusedError):
         mark.advance(1, KEY, PACKET_NUMBER_BASE)
 
 
@@ -84,7 +84,7 @@ def test_a_process_killed_before_a_key_was_remembered_can_go_on(fd: int, monkeyp
         mark.advance(1, OTHER_KEY, PACKET_NUMBER_BASE + 5)
     again = NumberMarks(fd)
     assert again.claim(ID, 1, OTHER_KEY, PACKET_NUMBER_BASE).key_epoch == 1
-    with pytest.raises(MarkRefusedError):
+    with pytest.raises(SessionRefusedError):
         again.claim(bytes(31) + b"\1", 0, OTHER_KEY, PACKET_NUMBER_BASE)
 
 
@@ -122,7 +122,7 @@ def test_every_store_alone_leaves_a_state_that_never_repeats_a_number(fd: int) -
             for epoch, key in ((0, KEY), (1, OTHER_KEY)):
                 try:
                     again = NumberMarks(memfd).claim(ID, epoch, key, PACKET_NUMBER_BASE)
-                except MarkRefusedError:
+                except SessionRefusedError:
                     continue
                 assert again.send_mark > used.get(key, -1)
         finally:
@@ -132,7 +132,7 @@ def test_every_store_alone_leaves_a_state_that_never_repeats_a_number(fd: int) -
 def test_a_slot_is_used_again_only_when_its_session_is_gone(fd: int) -> None:
     marks = NumberMarks(fd)
     live = [marks.claim(n.to_bytes(32, "big"), 0, n.to_bytes(16, "big"), PACKET_NUMBER_BASE) for n in range(SLOTS)]
-    with pytest.raises(MarkRefusedError, match="no room"):
+    with pytest.raises(SessionRefusedError, match="no room"):
         marks.claim(b"\xff" * 32, 0, b"\xff" * 16, PACKET_NUMBER_BASE)
     live[7].release()
     marks.claim(b"\xff" * 32, 0, b"\xff" * 16, PACKET_NUMBER_BASE)
@@ -150,7 +150,7 @@ def test_sessions_that_nobody_took_over_make_room_but_their_keys_stay_known(fd: 
         try:
             mark = marks.claim(n.to_bytes(32, "big"), 0, n.to_bytes(16, "big"), PACKET_NUMBER_BASE)
             mark.reserve(PACKET_NUMBER_BASE + 1)
-        except MarkRefusedError:
+        except SessionRefusedError:
             refused += 1
     assert refused == 1
 
@@ -162,7 +162,7 @@ def test_the_memory_of_keys_is_bounded_and_forgets_the_oldest(fd: int, monkeypat
         marks.claim(ID, 0, n.to_bytes(16, "big"), PACKET_NUMBER_BASE).release()
     for same in (marks, NumberMarks(fd)):
         for n in range(4, 12):
-            with pytest.raises(MarkRefusedError):
+            with pytest.raises(SessionRefusedError):
                 same.claim(ID, 0, n.to_bytes(16, "big"), PACKET_NUMBER_BASE)
 
 

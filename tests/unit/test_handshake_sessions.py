@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from qre.errors import InternalError
 from qre.session import (
-    Answer,
     FrameReceived,
     KeyPhaseChanged,
     LossReason,
+    Refusal,
     RekeyDue,
     Role,
     SessionDelete,
@@ -22,6 +22,7 @@ from qre.session import (
     SessionLost,
     SessionUpdate,
     Underlay,
+    refused,
 )
 from qre.wire.frames import RetireConnectionId, encode_frame
 from tests.support.two_ends import CidsChanged, Confirmed, Lost, TwoEnds
@@ -326,7 +327,7 @@ def test_reports_of_unknown_sessions_and_stale_answers_are_ignored() -> None:
             RekeyDue(session_id=bytes(32), key_epoch=0),
             KeyPhaseChanged(session_id=bytes(32), key_epoch=9),
             SessionLost(session_id=bytes(32), reason=LossReason.IDLE),
-            Answer(id=1, error="no such session"),
+            refused(1, Refusal.NO_SUCH, "no such session"),
         ):
             sessions.received(report, ends.now)
         assert not sessions.outbox

@@ -21,9 +21,11 @@ from qre.session import (
     DataplaneReport,
     DataplaneRequest,
     DeviceCounters,
+    Refusal,
     Role,
     SessionInstall,
     SessionList,
+    refused,
 )
 from qre.workers.dataplane.coalesce import Buffers, Deliverer
 from qre.workers.dataplane.ecn import decapsulated
@@ -142,19 +144,19 @@ class Device:
         """As ``handle``; a descriptor that is used is taken out of ``fds``."""
         if isinstance(request, SessionInstall) and request.role is Role.CLIENT:
             if len(fds) != 1:
-                return Answer(id=request.id, error="a client session comes with its socket")
+                return refused(request.id, Refusal.OTHER, "a client session comes with its socket")
             try:
                 underlay = Underlay(fds.pop(), self.drops)
             except MachineError as error:
-                return Answer(id=request.id, error=str(error))
+                return refused(request.id, Refusal.OTHER, str(error))
             answer = self.registry.answer(request, now)
-            if answer.error:
+            if answer.refusal is not None:
                 underlay.close()
             else:
                 self._use_client_socket(request.session_id, underlay)
             return answer
         if isinstance(request, SessionInstall) and self._server_socket is None:
-            return Answer(id=request.id, error="a server session without a server's socket")
+            return refused(request.id, Refusal.OTHER, "a server session without a server's socket")
         return self.registry.answer(request, now)
 
     def _use_client_socket(self, session_id: bytes, underlay: Underlay) -> None:

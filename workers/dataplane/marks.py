@@ -30,8 +30,8 @@ import mmap
 import os
 import struct
 
-from qre.errors import MachineError, QreError
-from qre.session import PACKET_NUMBER_BASE, PACKET_NUMBER_BLOCK
+from qre.errors import MachineError
+from qre.session import PACKET_NUMBER_BASE, PACKET_NUMBER_BLOCK, Refusal, SessionRefusedError
 
 SIZE = 1 << 20
 SLOTS = 2048
@@ -44,14 +44,6 @@ RING_ENTRIES = (SIZE // 8 - _RING) // 2
 _STATE, _ID, _SEND, _RECEIVE, _SELECT, _RECORD = 0, 1, 5, 6, 7, 8
 _WORDS4 = struct.Struct("=4Q")
 _WORDS2 = struct.Struct("=2Q")
-
-
-class MarkRefusedError(QreError):
-    """These keys must not be used; ``key_epoch`` tells the epoch of the session when the caller's is behind."""
-
-    def __init__(self, reason: str, key_epoch: int | None = None) -> None:
-        super().__init__(reason)
-        self.key_epoch = key_epoch
 
 
 def _hash_of_id(session_id: bytes) -> bytes:
@@ -116,7 +108,7 @@ class Mark:
         """``tx_key`` of ``key_epoch`` will be used from ``first_number`` on. Call it before the first use."""
         digest = _hash_of_key(tx_key)
         if self._marks.was_used(digest):
-            raise MarkRefusedError("this transmit key was used before")
+            raise SessionRefusedError(Refusal.KEY_USED, "this transmit key was used before")
         self._write_record(key_epoch, digest, first_number)
         self._marks.remember(digest)
 
@@ -191,24 +183,24 @@ class NumberMarks:
     ) -> Mark:
         """The slot of this session for its installation: a remembered one, or a new one.
 
-        After it, sending may begin at ``max(first_number, mark.send_mark)``. Raises MarkRefusedError when that would
-        repeat numbers under a key, and when the remembered key epoch is newer; nothing has changed then.
+        After it, sending may begin at ``max(first_number, mark.send_mark)``. Raises SessionRefusedError when that
+        would repeat numbers under a key, and when the remembered key epoch is newer; nothing has changed then.
         """
         identity, digest = _hash_of_id(session_id), _hash_of_key(tx_key)
         at = self._slots.get(identity)
         if at is not None:
             if at in self._live:
-                raise MarkRefusedError("the session is installed already")
+                raise SessionRefusedError(Refusal.INSTALLED, "the session is installed already")
             if Mark(self, at).key_epoch > key_epoch:
-                raise MarkRefusedError("key epoch behind", Mark(self, at).key_epoch)
+                raise SessionRefusedError(Refusal.EPOCH_BEHIND, "key epoch behind", Mark(self, at).key_epoch)
         if next_tx_key is not None and (next_tx_key == tx_key or self.was_used(_hash_of_key(next_tx_key))):
-            raise MarkRefusedError("the next transmit key was used before")
+            raise SessionRefusedError(Refusal.KEY_USED, "the next transmit key was used before")
         if at is not None:
             mark = Mark(self, at)
             self._continue(mark, key_epoch, digest, first_number)
         else:
             if self.was_used(digest):
-                raise MarkRefusedError("this transmit key was used before")
+                raise SessionRefusedError(Refusal.KEY_USED, "this transmit key was used before")
             at = self._new_slot(identity, key_epoch, digest, max(first_number, PACKET_NUMBER_BASE))
             mark = Mark(self, at)
         self.remember(digest)
@@ -217,10 +209,10 @@ class NumberMarks:
 
     def _continue(self, mark: Mark, key_epoch: int, digest: bytes, first_number: int) -> None:
         if mark.key_epoch == key_epoch and mark.key_hash() != digest:
-            raise MarkRefusedError("other keys than those of this key epoch")
+            raise SessionRefusedError(Refusal.OTHER_KEYS, "other keys than those of this key epoch")
         if mark.key_hash() != digest:
             if self.was_used(digest):
-                raise MarkRefusedError("this transmit key was used before")
+                raise SessionRefusedError(Refusal.KEY_USED, "this transmit key was used before")
             mark._write_record(key_epoch, digest, max(first_number, mark.send_mark))
 
     def _new_slot(self, identity: bytes, key_epoch: int, digest: bytes, first_number: int) -> int:
@@ -242,7 +234,7 @@ class NumberMarks:
             if at not in self._live:
                 self.free(at)
                 return
-        raise MarkRefusedError("no room for another session")
+        raise SessionRefusedError(Refusal.NO_ROOM, "no room for another session")
 
     def free(self, at: int) -> None:
         words = self.words

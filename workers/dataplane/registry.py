@@ -11,25 +11,26 @@ from collections.abc import Callable
 
 from qre.errors import QreError
 from qre.session import (
-    INSTALLED_ALREADY,
     MAX_CIDS_PER_SESSION,
     MAX_SESSIONS_PER_DEVICE,
-    NO_SUCH_SESSION,
     SESSIONS_PER_ANSWER,
     Answer,
     CidAdoptFor,
     CidReleaseFor,
     FrameSend,
+    Refusal,
     Role,
     SessionDelete,
     SessionInstall,
     SessionList,
     SessionMark,
+    SessionRefusedError,
     SessionStatus,
     SessionUpdate,
+    refused,
 )
 from qre.wire import overhead
-from qre.workers.dataplane.marks import MarkRefusedError, NumberMarks
+from qre.workers.dataplane.marks import NumberMarks
 from qre.workers.dataplane.session import Session, State
 from qre.workers.dataplane.table import AllowedIps, parse_prefixes
 
@@ -69,7 +70,8 @@ class Registry:
                     self._install(request, now)
                 case SessionUpdate():
                     session = self._known(request.session_id)
-                    return Answer(id=request.id, error=session.update(request, now), key_epoch=session.phases.epoch)
+                    session.update(request, now)
+                    return Answer(id=request.id, key_epoch=session.phases.epoch)
                 case SessionDelete():
                     self._known(request.session_id).close(now, tell=request.close)
                 case CidAdoptFor():
@@ -77,22 +79,21 @@ class Registry:
                 case CidReleaseFor():
                     self._release(self._known(request.session_id), request.connection_id)
                 case FrameSend():
-                    session = self._known(request.session_id)
-                    return Answer(id=request.id, error=session.send_frames(request.id, request.frames, now))
+                    self._known(request.session_id).send_frames(request.id, request.frames, now)
                 case SessionList():
                     marks = self.marks(request.after)
                     page = marks[:SESSIONS_PER_ANSWER]
                     return Answer(id=request.id, sessions=page, more=len(marks) > len(page))
-        except MarkRefusedError as error:
-            return Answer(id=request.id, error=error.what, key_epoch=error.key_epoch)
+        except SessionRefusedError as error:
+            return refused(request.id, error.refusal, error.what, error.key_epoch)
         except QreError as error:
-            return Answer(id=request.id, error=str(error))
+            return refused(request.id, Refusal.OTHER, str(error))
         return Answer(id=request.id)
 
     def _known(self, session_id: bytes) -> Session:
         session = self.sessions.get(session_id)
         if session is None or session.state in {State.CLOSING, State.ENDED}:
-            raise QreError(NO_SUCH_SESSION)
+            raise SessionRefusedError(Refusal.NO_SUCH, "no such session")
         return session
 
     def _install(self, install: SessionInstall, now: float) -> None:
@@ -100,7 +101,7 @@ class Registry:
         if present is not None:
             return self._install_again(present, install)
         if len(self.sessions) >= MAX_SESSIONS_PER_DEVICE:
-            raise QreError("no room for another session")
+            raise SessionRefusedError(Refusal.NO_ROOM, "no room for another session")
         if install.role is Role.SERVER and install.connection_id in self.by_cid:
             raise QreError("another session has this connection id")
         prefixes = parse_prefixes(install.allowed_ips)
@@ -122,9 +123,13 @@ class Registry:
         """A repeat is harmless; anything else is a matter for SessionUpdate."""
         epoch = session.phases.epoch
         if install.key_epoch < epoch:
-            raise MarkRefusedError("key epoch behind", epoch)
-        if install.key_epoch != epoch or install.keys != session.phases.keys or session.state is State.CLOSING:
-            raise MarkRefusedError(INSTALLED_ALREADY, epoch)
+            raise SessionRefusedError(Refusal.EPOCH_BEHIND, "key epoch behind", epoch)
+        if session.state is State.CLOSING:
+            raise SessionRefusedError(Refusal.CLOSING, "the session is closing", epoch)
+        if install.key_epoch != epoch:
+            raise SessionRefusedError(Refusal.INSTALLED, "the session is installed already", epoch)
+        if install.keys != session.phases.keys:
+            raise SessionRefusedError(Refusal.OTHER_KEYS, "the session is installed already, with other keys", epoch)
 
     def _adopt(self, session: Session, connection_id: bytes, sequence: int) -> None:
         cids = self._cids.setdefault(session.session_id, {})

@@ -20,7 +20,6 @@ from collections.abc import Callable, Sequence
 from qre.errors import UntrustedInputError
 from qre.session import (
     CONFIRM_TIMEOUT,
-    NOT_CONFIRMED,
     PACKET_NUMBER_BASE,
     DataplaneReport,
     FrameFate,
@@ -29,11 +28,13 @@ from qre.session import (
     KeyPhaseConfirmed,
     LossReason,
     PeerMoved,
+    Refusal,
     RekeyDue,
     Role,
     SessionConfirmed,
     SessionInstall,
     SessionLost,
+    SessionRefusedError,
     SessionUpdate,
     Underlay,
 )
@@ -50,7 +51,7 @@ from qre.wire.frames import (
     encode_frame,
 )
 from qre.workers.dataplane.keyphase import OLD_KEYS_LIMIT
-from qre.workers.dataplane.marks import Mark, MarkRefusedError
+from qre.workers.dataplane.marks import Mark
 from qre.workers.dataplane.packets import LimitReachedError, Opened, Packets
 from qre.workers.dataplane.path import PADDED, Address, Candidate
 from qre.workers.dataplane.path_mtu import SEARCHES, PathMtu
@@ -189,18 +190,17 @@ class Session:
             self.recovery.sent_control(control, self.packets.next_number - 1, now)
             self._sent_eliciting(now)
 
-    def send_frames(self, request: int, frames: bytes, now: float) -> str:
-        """FrameSend: send these frames until they are acknowledged or given up. Why not, or empty."""
+    def send_frames(self, request: int, frames: bytes, now: float) -> None:
+        """FrameSend: send these frames until they are acknowledged or given up. Raises SessionRefusedError."""
         if self.state is not State.ESTABLISHED:
-            return f"the session is {self.state}"
+            raise SessionRefusedError(Refusal.CLOSING, f"the session is {self.state}")
         if len(self.recovery.controls) >= MAX_CONTROLS:
-            return "too many frames are in flight"
+            raise SessionRefusedError(Refusal.NO_ROOM, "too many frames are in flight")
         if not frames:
-            return "no frames"
+            raise SessionRefusedError(Refusal.OTHER, "no frames")
         if len(frames) > self.path_mtu.base - self._packet_overhead:
-            return "the frames are too long for one packet"
+            raise SessionRefusedError(Refusal.OTHER, "the frames are too long for one packet")
         self._send_control(Control(frames, request), now)
-        return ""
 
     def _take_ack(self, now: float) -> bytes:
         """The ACK frame of everything received."""
@@ -238,7 +238,7 @@ class Session:
         assert phases.next_keys is not None
         try:
             self._mark.advance(phases.epoch + 1, phases.next_keys.tx_key, self.packets.next_number)
-        except MarkRefusedError:
+        except SessionRefusedError:
             self._end(LossReason.LIMIT)  # rather no session than a key twice
             return False
         phases.follow(self.packets.next_number)
@@ -410,38 +410,42 @@ class Session:
 
     # --- keys ---
 
-    def update(self, update: SessionUpdate, now: float) -> str:
-        """SessionUpdate. Why it is refused, or empty."""
-        phases = self.phases
+    def update(self, update: SessionUpdate, now: float) -> None:
+        """SessionUpdate. Raises SessionRefusedError, and nothing has changed."""
+        epoch = self.phases.epoch
         if self.state not in {State.ESTABLISHED, State.HELD}:
-            return f"the session is {self.state}"
-        if update.key_epoch == phases.epoch:
-            if update.keys != phases.keys:
-                return "other keys than those of this key epoch"
-            if phases.next_keys is not None and update.next_keys not in {None, phases.next_keys}:
-                return "other next keys than those installed"
-            phases.learn_next(update.next_keys)
-        elif update.key_epoch != phases.epoch + 1:
-            return f"key epoch {update.key_epoch} does not follow {phases.epoch}"
-        elif phases.next_keys is not None and update.keys != phases.next_keys:
-            return "other keys than the next ones installed"
-        elif not self.may_update(now):
+            raise SessionRefusedError(Refusal.CLOSING, f"the session is {self.state}", epoch)
+        if update.key_epoch == epoch:
+            self._learn_next(update)
+        elif update.key_epoch == epoch + 1:
+            self._begin_next(update, now)
+        else:
+            refusal = Refusal.EPOCH_BEHIND if update.key_epoch < epoch else Refusal.OTHER
+            raise SessionRefusedError(refusal, f"key epoch {update.key_epoch} does not follow {epoch}", epoch)
+
+    def _learn_next(self, update: SessionUpdate) -> None:
+        """The keys of this epoch once more, and those after it."""
+        phases = self.phases
+        if update.keys != phases.keys:
+            raise SessionRefusedError(Refusal.OTHER_KEYS, "other keys than those of this key epoch", phases.epoch)
+        if phases.next_keys is not None and update.next_keys not in {None, phases.next_keys}:
+            raise SessionRefusedError(Refusal.OTHER_KEYS, "other next keys than those installed", phases.epoch)
+        phases.learn_next(update.next_keys)
+        self.packets.next_number = self._first_after(update)
+
+    def _begin_next(self, update: SessionUpdate, now: float) -> None:
+        phases = self.phases
+        if phases.next_keys is not None and update.keys != phases.next_keys:
+            raise SessionRefusedError(Refusal.OTHER_KEYS, "other keys than the next ones installed", phases.epoch)
+        if not self.may_update(now):
             if phases.confirmed_at is None and not self.recovery.controls and self.state is State.ESTABLISHED:
                 self._send_control(Control(PING, None), now)  # something that the peer must acknowledge
-            return NOT_CONFIRMED
-        else:
-            try:
-                self._mark.advance(update.key_epoch, update.keys.tx_key, self._first_after(update))
-            except MarkRefusedError as error:
-                return error.what
-            self.packets.next_number = self._first_after(update)
-            phases.initiate(update.keys, update.next_keys, self.packets.next_number)
-            self._send_control(
-                Control(PING, None), now
-            )  # so that the new phase is seen and confirmed without traffic
-            return ""
+            raise SessionRefusedError(Refusal.NOT_CONFIRMED, "not confirmed", phases.epoch)
+        self._mark.advance(update.key_epoch, update.keys.tx_key, self._first_after(update))
         self.packets.next_number = self._first_after(update)
-        return ""
+        phases.initiate(update.keys, update.next_keys, self.packets.next_number)
+        # So that the new phase is seen and confirmed without traffic.
+        self._send_control(Control(PING, None), now)
 
     def _first_after(self, update: SessionUpdate) -> int:
         return max(self.packets.next_number, update.packet_number)

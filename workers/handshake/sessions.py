@@ -31,10 +31,7 @@ import msgspec
 from qre.errors import InternalError, UntrustedInputError
 from qre.quic.keys import HandedOver
 from qre.session import (
-    INSTALLED_ALREADY,
     MAX_SESSIONS_PER_DEVICE,
-    NO_SUCH_SESSION,
-    NOT_CONFIRMED,
     Answer,
     CidAdoptFor,
     DataplaneReport,
@@ -45,6 +42,7 @@ from qre.session import (
     KeyPhaseChanged,
     KeyPhaseConfirmed,
     PeerMoved,
+    Refusal,
     RekeyDue,
     Role,
     SessionConfirmed,
@@ -80,6 +78,10 @@ from qre.workers.handshake.session_state import (
 _JITTER = 0.1
 #: A refused key update is asked for again when the data plane says it may be, or after this (seconds).
 _UPDATE_RETRY = 1.0
+#: One that failed for another reason, such as a lack of memory, after this: the session is well.
+_TROUBLE_RETRY = 10.0
+#: What no later try will change.
+_NEVER = frozenset({Refusal.OTHER_KEYS, Refusal.KEY_USED})
 _SETTLE_RETRY = 5.0
 #: Spare connection IDs that one peer may use up.
 _MAX_SPARES = 64
@@ -265,7 +267,7 @@ class Sessions:
         if not self._is_live(live):
             return
         epoch = live.record.key_epoch
-        if not answer.error or (answer.error == INSTALLED_ALREADY and answer.key_epoch == epoch):
+        if answer.refusal is None or (answer.refusal is Refusal.INSTALLED and answer.key_epoch == epoch):
             self._installed(live, now)
         elif answer.key_epoch is not None and answer.key_epoch > epoch and live.catch_ups < _MAX_CATCH_UPS:
             live.catch_ups += 1
@@ -331,7 +333,7 @@ class Sessions:
     # --- comparing with the data plane ---
 
     def _compare(self, answer: Answer, now: float) -> None:
-        if answer.error:
+        if answer.refusal is not None:
             return  # a data plane that cannot tell is about to be another one
         self._listed |= {mark.session_id: mark for mark in answer.sessions}
         if answer.more and answer.sessions and len(self._listed) <= MAX_SESSIONS_PER_DEVICE:
@@ -397,18 +399,19 @@ class Sessions:
         if not self._is_live(live):
             return
         live.updating = False
-        if not answer.error:
+        if answer.refusal is None:
             self._reached(live, wanted.key_epoch, now)
         elif answer.key_epoch is not None and answer.key_epoch > live.record.key_epoch:
             self._reached(live, answer.key_epoch, now)  # the peer was faster
             self._give_next_keys(live)
-        elif answer.error == NO_SUCH_SESSION:
+        elif answer.refusal is Refusal.NO_SUCH:
             self._gone(live)
         elif live.record.key_epoch >= wanted.key_epoch:
             return  # overtaken: KeyPhaseChanged came first
         else:
-            live.rekey_at = now + _UPDATE_RETRY
-            if answer.error != NOT_CONFIRMED and not answer.error.startswith("the session is "):
+            later = answer.refusal in {Refusal.NOT_CONFIRMED, Refusal.CLOSING}
+            live.rekey_at = now + (_UPDATE_RETRY if later else _TROUBLE_RETRY)
+            if answer.refusal in _NEVER:
                 self.delete(live.record.session_id, f"the data plane refused new keys: {answer.error}")
 
     def _give_next_keys(self, live: Live) -> None:
@@ -417,14 +420,14 @@ class Sessions:
         self._ask(lambda id: key_update(record, id), lambda answer, now: self._next_keys_answered(live, answer, now))
 
     def _next_keys_answered(self, live: Live, answer: Answer, now: float) -> None:
-        if not answer.error or not self._is_live(live):
+        if answer.refusal is None or not self._is_live(live):
             return
         if answer.key_epoch is not None and answer.key_epoch > live.record.key_epoch:
             if self._reached(live, answer.key_epoch, now):
                 self._give_next_keys(live)
-        elif answer.error == NO_SUCH_SESSION:
+        elif answer.refusal is Refusal.NO_SUCH:
             self._gone(live)
-        elif "other" in answer.error:  # other keys than ours: nothing can come of this session
+        elif answer.refusal is Refusal.OTHER_KEYS:  # the peer and we cannot follow each other any more
             self.delete(live.record.session_id, f"the data plane has other keys: {answer.error}")
 
     def _reached(self, live: Live, epoch: int, now: float) -> bool:
@@ -484,7 +487,7 @@ class Sessions:
         session_id = live.record.session_id
         live.settling = self._ask(
             lambda id: FrameSend(id=id, session_id=session_id, frames=encode_frame(frame)),
-            lambda answer, now: self._settled(live, False, now) if answer.error else None,
+            lambda answer, now: self._settled(live, False, now) if answer.refusal is not None else None,
         )
         if live.settling is None:
             live.settle_at = now + _SETTLE_RETRY

@@ -25,9 +25,6 @@ from qre.ipc.roles import CLIENT_UDP
 from qre.ipc.steering import Steering
 from qre.ipc.worker import WorkerContext
 from qre.session import (
-    INSTALLED_ALREADY,
-    NO_SUCH_SESSION,
-    NOT_CONFIRMED,
     SESSIONS_PER_ANSWER,
     Answer,
     CidAdoptFor,
@@ -36,12 +33,14 @@ from qre.session import (
     DataplaneRequest,
     DestProfile,
     FrameSend,
+    Refusal,
     Role,
     SessionDelete,
     SessionInstall,
     SessionList,
     SessionStatus,
     SessionUpdate,
+    refused,
 )
 from qre.workers.netlink.answers import EventsLost, KernelSession, MapSyncFailed
 from qre.workers.netlink.events import EventSocket
@@ -61,6 +60,18 @@ _MAX_QUEUED: Final = 4096
 _READS: Final = 4
 
 _GONE: Final = (errno.ENOENT, errno.ENODEV)
+#: What qre.ko means by these (kmod/session.c). EEXIST of a session that is there is INSTALLED.
+_REFUSALS: Final = {
+    errno.ENOENT: Refusal.NO_SUCH,
+    errno.ENODEV: Refusal.NO_SUCH,
+    errno.EAGAIN: Refusal.NOT_CONFIRMED,
+    errno.ESHUTDOWN: Refusal.CLOSING,
+    errno.ESTALE: Refusal.EPOCH_BEHIND,
+    errno.EKEYREJECTED: Refusal.OTHER_KEYS,
+    errno.EEXIST: Refusal.KEY_USED,
+    errno.ENOSPC: Refusal.NO_ROOM,
+    errno.ENOBUFS: Refusal.NO_ROOM,
+}
 
 
 class KernelDataplane:
@@ -130,7 +141,7 @@ class KernelDataplane:
         """Take a request, and ownership of its descriptors."""
         if len(self._queue) >= _MAX_QUEUED:
             _close(fds)
-            self._report(Answer(id=request.id, error="too many requests at once"))
+            self._report(refused(request.id, Refusal.NO_ROOM, "too many requests at once"))
             return
         self._queue.append((request, fds))
         self._wake.set()
@@ -163,7 +174,7 @@ class KernelDataplane:
         except MachineError:
             raise  # the kernel did not answer: what it has done is not known
         except (QreError, ValueError) as error:
-            self._report(Answer(id=request.id, error=str(error)))
+            self._report(refused(request.id, Refusal.OTHER, str(error)))
             return
         self._report(await self._answer(request))
         self._read_events()
@@ -219,7 +230,8 @@ class KernelDataplane:
             case SessionUpdate(key_epoch=epoch):
                 return Answer(id=request.id, key_epoch=epoch)
             case SessionInstall() | CidAdoptFor() if self._role is Role.SERVER:
-                return Answer(id=request.id, error=await self._steered(request))
+                why = await self._steered(request)
+                return refused(request.id, Refusal.OTHER, why) if why else Answer(id=request.id)
             case SessionDelete() | CidReleaseFor():
                 self._want()
         return Answer(id=request.id)
@@ -228,36 +240,16 @@ class KernelDataplane:
         return [session for session in self.qre.sessions(self._device) if session.status.state != CLOSING]
 
     def _refused(self, request: DataplaneRequest, error: NetlinkRefusedError) -> Answer:
-        """The kernel's refusal in the words that the handshake worker knows."""
-        match request:
-            case SessionInstall() if error.code == errno.EEXIST:
-                return self._installed_already(request, error)
-            case SessionUpdate():
-                return self._not_updated(request, error)
-            case SessionDelete() | CidAdoptFor() | CidReleaseFor() | FrameSend() if error.code in _GONE:
-                return Answer(id=request.id, error=NO_SUCH_SESSION)
-        return Answer(id=request.id, error=str(error)[:512])
-
-    def _installed_already(self, request: SessionInstall, error: NetlinkRefusedError) -> Answer:
-        present = self._present(request.session_id)
-        if present is None:
-            return Answer(id=request.id, error=str(error)[:512])
-        behind = request.key_epoch < present.status.key_epoch
-        text = "key epoch behind" if behind else INSTALLED_ALREADY
-        return Answer(id=request.id, error=text, key_epoch=present.status.key_epoch)
-
-    def _not_updated(self, request: SessionUpdate, error: NetlinkRefusedError) -> Answer:
-        present = self._present(request.session_id)
-        if present is None:
-            return Answer(id=request.id, error=NO_SUCH_SESSION)
-        epoch = present.status.key_epoch
-        if error.code == errno.EAGAIN:
-            text = NOT_CONFIRMED
-        elif request.key_epoch not in (epoch, epoch + 1):
-            text = f"key epoch {request.key_epoch} does not follow {epoch}"
-        else:
-            text = str(error)[:512]
-        return Answer(id=request.id, error=text, key_epoch=epoch)
+        """The kernel's refusal, with the session's key epoch where the handshake worker may have missed a change."""
+        epoch, refusal = None, _REFUSALS.get(error.code, Refusal.OTHER)
+        if isinstance(request, SessionInstall | SessionUpdate):
+            present = self._present(request.session_id)
+            epoch = present.status.key_epoch if present is not None else None
+            if present is not None and isinstance(request, SessionInstall) and error.code == errno.EEXIST:
+                refusal = Refusal.INSTALLED
+            elif present is None and isinstance(request, SessionUpdate):
+                refusal = Refusal.NO_SUCH
+        return refused(request.id, refusal, str(error), epoch)
 
     def _present(self, session_id: bytes) -> KernelSession | None:
         present = self.qre.session(self._device, session_id)

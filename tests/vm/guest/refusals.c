@@ -677,7 +677,7 @@ static void try_installs(void)
 	refused(install, 0, EBADF, "SocketFd is not an open", "no descriptor");
 	want_session("qre0", 1);
 	want_filled(QRE_A_TX_KEY, 9);
-	refused(install, 0, EEXIST, "SessionId: it is installed", "other keys");
+	refused(install, 0, EKEYREJECTED, "SessionId: it is installed", "other keys");
 	want_session("qre0", 1);
 	want_number(QRE_A_KEY_EPOCH, 1);
 	refused(install, 0, EEXIST, "SessionId: it is installed", "another epoch");
@@ -696,7 +696,7 @@ static void try_updates(void)
 	refused(update, 0, EINVAL, "TxHpKey: header protection keys", "other masks");
 	want_update(1);
 	want_filled(QRE_A_RX_KEY, 9);
-	refused(update, 0, EINVAL, "TxKey: other keys", "other keys");
+	refused(update, 0, EKEYREJECTED, "TxKey: other keys", "other keys");
 	want_update(1);
 	want_number(QRE_A_KEY_EPOCH, 2);
 	refused(update, 0, EINVAL, "KeyEpoch must be", "an epoch too far");
@@ -708,10 +708,10 @@ static void try_updates(void)
 	want_update(2);
 	want_filled(QRE_A_NEXT_RX_KEY, 9);
 	want_filled(QRE_A_NEXT_RX_IV, 9);
-	refused(update, 0, EINVAL, "NextRxKey: other next keys", "other next keys");
+	refused(update, 0, EKEYREJECTED, "NextRxKey: other next keys", "other next keys");
 	want_update(2);
 	want_number(QRE_A_KEY_EPOCH, 1);
-	refused(update, 0, EINVAL, "TxKey: other keys than the next", "not the next keys");
+	refused(update, 0, EKEYREJECTED, "TxKey: other keys than the next", "not the next keys");
 }
 
 static void try_ids(void)

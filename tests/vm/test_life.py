@@ -14,8 +14,8 @@ from tests.support.vm import Vm
 
 pytestmark = pytest.mark.timeout(900)
 LIBRARY = ". /tmp/library\n"
-#: The transmit keys of ``tunnel_up 1``: what the client used, and what the server did.
-USED = "used=$(key 1 $K2) others=$(key 1 $K1)\n"
+#: A number that no other test had, and the transmit keys of ``tunnel_up $number``: the client's, the server's.
+USED = "number=$(fresh_number)\nused=$(key $number $K2) others=$(key $number $K1)\n"
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def test_a_refused_install_under_traffic_sends_nothing_and_stops_nothing(guest: 
         LIBRARY
         + USED
         + """
-        MORE_A=IdleMs=3600000 tunnel_up 1
+        MORE_A=IdleMs=3600000 tunnel_up $number
         $B ping -c 20 -i 0.05 -W 2 -q 10.77.0.1 >/dev/null
         $B $TOOLS/qrectl session-del Device=qre0 SessionId=$ID
         count() { $A $TOOLS/qrectl device-get Device=qre0 | grep -E '^(Drop|Rx)' | sort; }
@@ -61,7 +61,7 @@ def test_a_used_key_stays_used_when_its_namespace_is_gone(guest: Vm) -> None:
         LIBRARY
         + USED
         + """
-        tunnel_up 1
+        tunnel_up $number
         ip netns del b
         ip netns add b
         ip -n b link set lo up
@@ -78,7 +78,7 @@ def test_a_namespace_that_uses_many_keys_pushes_out_nobody_elses(guest: Vm) -> N
         LIBRARY
         + USED
         + """
-        tunnel_up 1
+        tunnel_up $number
         $B $TOOLS/qrectl session-del Device=qre0 SessionId=$ID
         ip netns add c
         ip netns exec c $TOOLS/qrectl device-set Device=qre0 Role=1
@@ -164,8 +164,9 @@ def test_small_refusals_change_nothing(guest: Vm) -> None:
     """What a later check refuses was not taken away by an earlier one, and a last connection ID stays."""
     printed = guest.check(
         LIBRARY
+        + USED
         + """
-        tunnel_up 1
+        tunnel_up $number
         other=77777777777777777777777777777777777777
         $A $TOOLS/qrectl cid-adopt Device=qre0 ConnectionId=$other
         $A $TOOLS/qrectl cid-adopt Device=qre0 ConnectionId=$other SessionId=$ID 2>&1 || true
@@ -175,8 +176,8 @@ def test_small_refusals_change_nothing(guest: Vm) -> None:
         # A client whose connection ID is empty would take every packet of the server's port.
         $A $TOOLS/qrectl device-set Device=qre1 Role=2
         $A $TOOLS/qrectl session-install Device=qre1 SessionId=${ID//7/6} ConnectionId=$other ClientConnectionId= \
-            TxKey=$(key 90 $K1) RxKey=$(key 90 $K2) TxHpKey=$H1 RxHpKey=$H2 TxIv=$I1 RxIv=$I2 KeyEpoch=0 \
-            PacketNumber=65536 UnderlayLocalIPv4=10.9.0.1 UnderlayLocalPort=443 UnderlayPeerIPv4=10.9.0.2 \
+            TxKey=$(key $(fresh_number) $K1) RxKey=$(key $number $K2) TxHpKey=$H1 RxHpKey=$H2 TxIv=$I1 RxIv=$I2 \
+            KeyEpoch=0 PacketNumber=65536 UnderlayLocalIPv4=10.9.0.1 UnderlayLocalPort=443 UnderlayPeerIPv4=10.9.0.2 \
             UnderlayPeerPort=4444 2>&1 || true
         $B ping -c 2 -i 0.2 -W 2 10.77.0.1 | grep received
         """
@@ -260,8 +261,9 @@ def test_the_parameter_can_be_given_at_load(guest: Vm) -> None:
 def test_show_tells_nobody_the_counters_and_what_root_would_see(guest: Vm) -> None:
     printed = guest.check(
         LIBRARY
+        + USED
         + """
-        tunnel_up 1
+        tunnel_up $number
         $A $TOOLS/qrectl device-set Device=qre0 Dest=secret.example:443
         cd /
         export QRE_GLOBAL_CONFIG=/tmp/none

@@ -32,6 +32,14 @@ net_down() {
 # Transmit keys are used once: a number makes others of them.
 key() { printf '%08x%s' "$1" "${2:8}"; }
 
+# One that no test of this guest had.
+fresh_number() {
+	local number
+	number=$(($(cat /tmp/number 2>/dev/null || echo 500000) + 1))
+	echo "$number" >/tmp/number
+	echo "$number"
+}
+
 # A device qre0 in each namespace and one session between them, of keys number $1; further attributes of the two
 # ends in MORE_A and MORE_B.
 tunnel_up() {

@@ -57,12 +57,14 @@ static void put_hex(uint16_t type, const char *text)
 	genl_put(&request, type, bytes, size);
 }
 
-/* A key of its own for every number. */
+/* A key of its own for every number and process. */
 static void put_key(uint16_t type, uint32_t number)
 {
 	uint8_t bytes[QRE_KEY_SIZE] = {0x4b};
+	uint32_t process = getpid();
 
 	memcpy(bytes + 4, &number, sizeof(number));
+	memcpy(bytes + 8, &process, sizeof(process));
 	genl_put(&request, type, bytes, sizeof(bytes));
 }
 
@@ -352,7 +354,7 @@ static void keep(uint32_t sessions, bool held)
 {
 	for (uint32_t i = 0; i < sessions; i++) {
 		begin_install(1 + i);
-		put_key(QRE_A_TX_KEY, getpid() << 8 | i);
+		put_key(QRE_A_TX_KEY, i);
 		put_filled(QRE_A_RX_KEY, 0x35, QRE_KEY_SIZE);
 		if (held)
 			genl_put(&request, QRE_A_HOLD, NULL, 0);

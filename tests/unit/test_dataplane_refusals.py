@@ -10,12 +10,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from qre.errors import UntrustedInputError
 from qre.session import Role
 from qre.wire.datagram import DATAGRAM_HEAD
 from qre.workers.dataplane import inner_errors
 from qre.workers.dataplane.fragments import fragments_untrusted, may_be_fragmented_untrusted
 from qre.workers.dataplane.mss import with_mss_lowered_untrusted
-from qre.workers.dataplane.offload import GSO_UDP_L4, NO_OFFLOAD, TOO_BIG
+from qre.workers.dataplane.offload import (
+    GSO_NONE,
+    GSO_UDP_L4,
+    NEEDS_CSUM,
+    NO_OFFLOAD,
+    TOO_BIG,
+    VNET_HEADER,
+    as_super_packet_untrusted,
+    split_untrusted,
+)
 from qre.workers.dataplane.refusals import Refusals
 from tests.support.dataplane import Ends
 from tests.support.inner_packets import V4, V6, assert_whole, ip, offloaded, pseudo, slow_sum, tcp, udp
@@ -259,6 +269,56 @@ class Refused:
 
 
 @pytest.mark.parametrize("addresses", [V4, V6])
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_tcp_segment_is_cut_into_two_that_make_the_same_stream(addresses: tuple[bytes, bytes], whole: bool) -> None:
+    refused = Refused()
+    payload = random.Random(1).randbytes(1340)
+    packet = tcp(addresses, payload, 0xFFFFFFF0, 0x19, options=b"\1\1\x08\x0a12345678", whole=whole)
+    offload = NO_OFFLOAD if whole else offloaded(packet, 0, 0)[:10]
+    one, two = (part.removeprefix(DATAGRAM_HEAD) for part in refused.refuse(packet, offload))
+    at = 52 if addresses is V4 else 72
+    for part, sequence, flags in ((one, 0xFFFFFFF0, 0x10), (two, 0xFFFFFFF0 + 1282 - at & 0xFFFFFFFF, 0x19)):
+        assert_whole(part)
+        assert part[at - 28 : at - 24] == sequence.to_bytes(4, "big")
+        assert part[at - 19] == flags
+    assert (len(one), one[at:] + two[at:]) == (1282, payload)
+    assert (refused.answers, refused.drops) == ([], {})
+
+
+@pytest.mark.parametrize("addresses", [V4, V6])
+def test_segments_that_must_stay_whole_are_answered(addresses: tuple[bytes, bytes]) -> None:
+    refused = Refused()
+    payload = bytes(1340)
+    segment = tcp(addresses, payload)
+    kept = [
+        *[tcp(addresses, payload, flags=flags) for flags in (SYN, 0x14, 0x30)],
+        tcp(addresses, payload, options=bytes((1, 1, 19, 18)) + bytes(16)),
+        tcp(addresses, payload, options=bytes((29, 16)) + bytes(14)),
+        changed(segment, len(segment) - 1, b"\1"),  # a wrong checksum
+        segment + b"\0",  # longer than it says
+    ]
+    for packet in kept:
+        assert refused.refuse(packet) == []
+    assert refused.refuse(segment, VNET_HEADER.pack(NEEDS_CSUM, GSO_NONE, 0, 0, 20, 6)) == []
+    assert refused.drops == {"too-big": len(kept) + 1}
+    assert len(refused.answers) == len(kept) + 1
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.binary(max_size=150), st.tuples(st.integers(0, 1), *[st.integers(0, 80)] * 2), st.integers(0, 100))
+def test_any_segment_is_cut_to_the_limit_or_left_alone(packet: bytes, header: tuple[int, ...], limit: int) -> None:
+    for first in (b"\x45", b"\x60"):
+        read = VNET_HEADER.pack(header[0], GSO_NONE, 0, 0, *header[1:]) + first + packet
+        segments = as_super_packet_untrusted(read)
+        if segments is not None:
+            try:
+                parts = split_untrusted(segments, limit)
+            except UntrustedInputError:
+                continue
+            assert all(len(part) <= max(limit, len(packet) + 1) + 3 for part in parts)
+
+
+@pytest.mark.parametrize("addresses", [V4, V6])
 def test_what_is_too_big_is_dropped_counted_and_answered(addresses: tuple[bytes, bytes]) -> None:
     refused = Refused()
     assert refused.refuse(udp(addresses, bytes(1300))) == []
@@ -294,8 +354,8 @@ def test_during_a_search_nobody_is_told_and_afterwards_each_flow_once_if_it_stil
     refused = Refused(settled=False)
     for addresses in (V4, V6):
         for length in (1200, 1300, 1340):
-            refused.refuse(tcp(addresses, bytes(length)))
-    refused.refuse(udp(V4, bytes(1200)))
+            refused.refuse(udp(addresses, bytes(length)))
+    refused.refuse(changed(udp(V4, bytes(1200)), 20, b"\x09"))
     assert refused.answers == []
     assert refused.drops == {"too-big": 7}
     refused.ends.run(5)

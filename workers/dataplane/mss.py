@@ -9,12 +9,12 @@ from __future__ import annotations
 from typing import Final
 
 from qre.wire.datagram import DATAGRAM_HEAD
-from qre.workers.dataplane.offload import TCP, checksum_of
+from qre.workers.dataplane.offload import TCP, checksum_of, tcp_options_untrusted
 
 _HEAD: Final = len(DATAGRAM_HEAD)
 _SYN: Final = 0x02
 _TCP_HEADER: Final = 20
-_END, _NOTHING, _MSS, _MSS_LENGTH = 0, 1, 2, 4
+_MSS, _MSS_LENGTH = 2, 4
 
 
 def with_mss_lowered_untrusted(plaintext: bytes, inner: int) -> bytes:
@@ -52,14 +52,8 @@ def _tcp_at_untrusted(plaintext: bytes) -> int | None:
 
 def _mss_at_untrusted(plaintext: bytes, at: int) -> int | None:
     """Where the value of the MSS option stands in the TCP header at ``at``."""
-    option, end = at + _TCP_HEADER, min(at + (plaintext[at + 12] >> 4) * 4, len(plaintext))
-    while option < end and plaintext[option] != _END:
-        if plaintext[option] == _NOTHING:
-            option += 1
-            continue
-        if option + 2 > end or plaintext[option + 1] < 2 or option + plaintext[option + 1] > end:
-            return None
-        if plaintext[option] == _MSS:
-            return option + 2 if plaintext[option + 1] == _MSS_LENGTH else None
-        option += plaintext[option + 1]
-    return None
+    options = plaintext[at + _TCP_HEADER : at + (plaintext[at + 12] >> 4) * 4]
+    option = tcp_options_untrusted(options).get(_MSS)
+    if option is None or options[option + 1] != _MSS_LENGTH:
+        return None
+    return at + _TCP_HEADER + option + 2

@@ -28,7 +28,9 @@ HOPS_OVER = "its hops are over"
 MAX_SEGMENTS = 128
 
 TCP, UDP = 6, 17
-_FIN, _PSH, _CWR = 0x01, 0x08, 0x80
+_FIN, _SYN, _RST, _PSH, _URG, _CWR = 0x01, 0x02, 0x04, 0x08, 0x20, 0x80
+_END_OF_OPTIONS, _NO_OPERATION = 0, 1
+_SIGNED = {19, 29}  # options that sign a segment whole
 _TCP_HEADER = struct.Struct(">4sIIBBHHH")  # ports, sequence, acknowledgement, data offset, flags, window, sum, urgent
 _IP4_HEADER = struct.Struct(">3s2sHH4sH")  # DATAGRAM_HEAD, version and tos, length, id, fragment..protocol, sum
 _IP6_HEADER = struct.Struct(">3s4sH")  # DATAGRAM_HEAD, version..flow label, payload length
@@ -140,6 +142,57 @@ def _split_super_untrusted(read: bytes, max_size: int) -> list[bytes]:
         upper = transport(n, piece, start + size >= end)
         out.append(b"".join((network(n, len(upper) + len(piece)), upper, piece)))
     return out
+
+
+def as_super_packet_untrusted(read: bytes) -> bytes | None:
+    """The read of one TCP segment as that of a super-packet, which ``split_untrusted`` cuts; None when it is anything
+    else, or must stay whole: SYN, RST or urgent, signed (RFC 2385, RFC 5925), or with a wrong checksum."""
+    flags, gso_type, _, _, csum_start, csum_offset = VNET_HEADER.unpack_from(read)
+    packet = read[VNET_HEADER_SIZE:]
+    at = _tcp_at_untrusted(packet)
+    if gso_type != GSO_NONE or at is None or len(packet) < at + 20:
+        return None
+    begin = at + (packet[at + 12] >> 4) * 4
+    if not at + 20 <= begin < len(packet) or packet[at + 13] & (_SYN | _RST | _URG):
+        return None
+    if tcp_options_untrusted(packet[at + 20 : begin]).keys() & _SIGNED:
+        return None
+    v4 = packet[0] >> 4 == 4
+    if not flags & NEEDS_CSUM:
+        pseudo = _pseudo_header_sum(packet[:at], TCP) + len(packet) - at
+        if (pseudo + word_sum(packet[at:])) % 0xFFFF:
+            return None
+    elif (csum_start, csum_offset) != (at, 16):
+        return None
+    return VNET_HEADER.pack(NEEDS_CSUM, GSO_TCPV4 if v4 else GSO_TCPV6, 0, 0xFFFF, at, 16) + packet
+
+
+def _tcp_at_untrusted(packet: bytes) -> int | None:
+    """Where the header of a TCP segment begins that is as long as its IP header says, and no fragment."""
+    if len(packet) >= 20 and packet[0] >> 4 == 4:
+        at, length = (packet[0] & 0x0F) * 4, packet[2] << 8 | packet[3]
+        tcp = at >= 20 and packet[9] == TCP and not (packet[6] & 0x3F or packet[7])
+    elif len(packet) >= 40 and packet[0] >> 4 == 6:
+        at, length = 40, 40 + (packet[4] << 8 | packet[5])
+        tcp = packet[6] == TCP
+    else:
+        return None
+    return at if tcp and length == len(packet) else None
+
+
+def tcp_options_untrusted(options: bytes) -> dict[int, int]:
+    """Kinds of the options of a TCP header, and where each begins; up to the first that is impossible."""
+    found: dict[int, int] = {}
+    at, end = 0, len(options)
+    while at < end and options[at] != _END_OF_OPTIONS:
+        if options[at] == _NO_OPERATION:
+            at += 1
+            continue
+        if at + 2 > end or options[at + 1] < 2 or at + options[at + 1] > end:
+            break
+        found.setdefault(options[at], at)
+        at += options[at + 1]
+    return found
 
 
 def _network_headers(header: bytes) -> Callable[[int, int], bytes]:

@@ -1,4 +1,4 @@
-"""Inner packets that a session cannot carry as they are: fragmented, answered with ICMP, counted, and dropped.
+"""Inner packets that a session cannot carry as they are: in pieces, or answered with ICMP, counted and dropped.
 
 A sender believes for ten minutes what it was told, so nobody is told a size that is only the beginning of a search:
 the first flows that met it are remembered, and answered when the search has ended.
@@ -14,7 +14,13 @@ from qre.errors import UntrustedInputError
 from qre.wire import overhead
 from qre.workers.dataplane import inner_errors
 from qre.workers.dataplane.fragments import fragments_untrusted, may_be_fragmented_untrusted
-from qre.workers.dataplane.offload import HOPS_OVER, TOO_BIG, VNET_HEADER_SIZE, split_untrusted
+from qre.workers.dataplane.offload import (
+    HOPS_OVER,
+    TOO_BIG,
+    VNET_HEADER_SIZE,
+    as_super_packet_untrusted,
+    split_untrusted,
+)
 from qre.workers.dataplane.session import Session
 
 #: Flows of one session that are remembered during a search.
@@ -37,17 +43,28 @@ class Refusals:
     def instead_untrusted(self, why: str, session: Session, read: bytes, now: float) -> list[bytes]:
         """What to send in place of a TUN read that ``split_untrusted`` refused for the reason ``why``."""
         if why == TOO_BIG:
-            packet = read[VNET_HEADER_SIZE:]
-            if not may_be_fragmented_untrusted(packet):
-                self._too_big_untrusted(session, packet, now)
-                return []
             try:
-                whole = split_untrusted(read, _MAX_PACKET)
-                return [part for plaintext in whole for part in fragments_untrusted(plaintext, session.max_inner)]
+                return self._pieces_untrusted(session, read)
             except UntrustedInputError as error:
                 why = error.why
-        self._drops["hops-over" if why == HOPS_OVER else "malformed"] += 1
+        if why == TOO_BIG:
+            self._too_big_untrusted(session, read[VNET_HEADER_SIZE:], now)
+        else:
+            self._drops["hops-over" if why == HOPS_OVER else "malformed"] += 1
         return []
+
+    @staticmethod
+    def _pieces_untrusted(session: Session, read: bytes) -> list[bytes]:
+        """TCP segments and IPv4 packets that may be fragmented, in pieces that fit. Raises UntrustedInputError."""
+        packet = read[VNET_HEADER_SIZE:]
+        limit = session.max_inner if packet[0] >> 4 == 4 else session.max_inner_ipv6
+        segments = as_super_packet_untrusted(read)
+        if segments is not None:
+            return split_untrusted(segments, limit)
+        if not may_be_fragmented_untrusted(packet):
+            raise UntrustedInputError("packet", TOO_BIG)
+        whole = split_untrusted(read, _MAX_PACKET)
+        return [part for plaintext in whole for part in fragments_untrusted(plaintext, limit)]
 
     def _too_big_untrusted(self, session: Session, packet: bytes, now: float) -> None:
         version, length = packet[0] >> 4, len(packet)

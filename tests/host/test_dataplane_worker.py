@@ -17,7 +17,7 @@ import pytest
 from qre.errors import MachineError, QreError
 from qre.ipc.channel import Channel
 from qre.ipc.messages import DataplaneStatus, Heartbeat, Party, WorkerConfig
-from qre.ipc.worker import WorkerContext
+from qre.ipc.worker import LimitedLog, WorkerContext
 from qre.session import (
     Answer,
     CidAdoptFor,
@@ -84,6 +84,7 @@ class Context:
         )
         self.descriptors = descriptors
         self.log = logging.getLogger("test")
+        self.limited = LimitedLog(self.log)
         self.failures: list[str] = []
 
     def fail(self, reason: str) -> None:

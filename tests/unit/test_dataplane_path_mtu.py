@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qre.session import PeerMoved, Role
+from qre.session import PeerMoved, Role, SessionRefusedError
 from qre.workers.dataplane.path_mtu import SEARCHES, PathMtu, Search, State
 from tests.support.dataplane import Ends
 
@@ -403,4 +403,5 @@ def test_a_datagram_that_the_first_hop_refuses_lowers_the_limit_at_once() -> Non
 def test_frames_that_no_packet_of_the_path_could_carry_are_refused() -> None:
     ends = Ends()
     ends.run(2)
-    assert ends.client.send_frames(1, bytes([1]) * 1200, ends.now) == "the frames are too long for one packet"
+    with pytest.raises(SessionRefusedError, match="too long for one packet"):
+        ends.client.send_frames(1, bytes([1]) * 1200, ends.now)

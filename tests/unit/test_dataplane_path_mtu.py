@@ -131,6 +131,16 @@ def test_ten_minutes_later_it_looks_again_and_nobody_waits_for_that() -> None:
     assert path.run(10_000).sent == [], "at the top there is nothing to look for"
 
 
+def test_traffic_does_not_put_that_off() -> None:
+    path = Path(1350).begin().run(10)
+    path.mtu = 9000
+    for _ in range(600):
+        if path.path.watching and path.path.wants(1300, path.now):
+            path.send(1300)
+        path.run(1)
+    assert path.path.size == 1436
+
+
 def test_a_search_counts_as_ended_after_three_seconds() -> None:
     path = PathMtu(SEARCH, 1472)
     path.begin(0)
@@ -213,6 +223,11 @@ def test_a_first_hop_that_shrinks_sends_it_back_to_the_base_and_no_further_than_
     assert path.path.size == 1389
     assert not path.path.refused(100, path.now)
     assert path.path.size == 1200, "a hop that takes nothing: never below the base"
+    path.run(5)
+    again = path.path.deadline()
+    assert not path.path.refused(100, path.now)
+    assert path.path.settled
+    assert path.path.deadline() == again, "and the next search is not put off"
 
 
 def test_a_table_without_sizes_stays_at_its_base_for_good() -> None:
@@ -361,7 +376,7 @@ def test_a_stream_over_a_path_that_shrinks_goes_on_within_seconds_and_never_ends
     ends.fate = carrying(1372, ends)
     began = ends.now
     while ends.client.path_mtu.size != 1326 or not ends.client.path_mtu.settled:
-        ends.transmit(C, *[inner_of(min(1380, ends.client.max_inner))] * 3)
+        ends.transmit(C, inner_of(min(1380, ends.client.max_inner)), inner_of(100), inner_of(100))
         ends.run(0.05)
         assert ends.now - began < 5
     ends.delivered[S].clear()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,15 @@ TESTS = Path(__file__).resolve().parent
 #: A property is one on a busy machine, too: nothing depends on how long an example takes.
 settings.register_profile("qre", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("qre")
+
+
+@pytest.fixture(autouse=True)
+def signals() -> Iterator[None]:
+    """A command that is run in this process decides what signals do to it: no longer than its test."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def why_not_host() -> str:

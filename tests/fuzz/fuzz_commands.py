@@ -191,7 +191,7 @@ def run(cases: int, number: int) -> int:
 
 def _search(directory: Path, cases: int, number: int) -> None:
     @seed(number)
-    @settings(max_examples=cases, database=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=cases, database=None, deadline=None, suppress_health_check=list(HealthCheck))
     @given(st.randoms(use_true_random=False))
     def search(random: Random) -> None:
         generator = Generator(random)

@@ -78,7 +78,7 @@ def visits(
 def test_sixteen_first_flights_are_the_browsers(road: Road, caddy: Caddy, tmp_path: Path) -> None:
     with Tcpdump(road.client, road.client_device, tmp_path / "visits.pcap") as capture:
         told = visits(road, caddy.authority, 16, os.urandom(32))
-        wait_for("sixteen first flights in the capture", lambda: whole_flights(capture) == 16, 10)
+        wait_for("sixteen first flights in the capture", lambda: whole_flights(capture) == 16)
     assert [visit["events"] for visit in told] == [["NotRecognised", "Closed"]] * 16
 
     found = hellos(capture.path)
@@ -159,7 +159,7 @@ def test_a_site_that_no_authority_vouches_for_is_a_man_in_the_middle(
     other = make_authority(tmp_path / "other")
     with Tcpdump(road.client, road.client_device, tmp_path / "middle.pcap") as capture:
         (told,) = visits(road, other, 1, os.urandom(32))
-        wait_for("the CLOSE", lambda: sum(d.source[0] == CLIENT for d in capture.datagrams()) >= 3, 10)
+        wait_for("the CLOSE", lambda: sum(d.source[0] == CLIENT for d in capture.datagrams()) >= 3)
     assert told["events"] == ["ManInTheMiddle", "Closed"]
     assert "not trusted" in told["texts"][0]
     (probed,) = visits(road, other, 1)
@@ -187,7 +187,7 @@ def test_another_implementation_of_quic_completes_the_handshake_too(road: Road, 
         log=log,
     )
     try:
-        wait_for("gtlsserver", lambda: ":4433 " in road.site.run("ss", "-Hlun"), 10)
+        wait_for("gtlsserver", lambda: ":4433 " in road.site.run("ss", "-Hlun"))
         (told,) = visits(road, authority, 1, key, port=4433)
     finally:
         server.send_signal(signal.SIGKILL)

@@ -14,6 +14,7 @@ import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from qre.session import PACKET_NUMBER_BASE, Role
+from tests.support.daemons import PATIENCE
 from tests.support.dataplane import ROUTED_CID, install_of, marks_memfd
 from tests.support.dataplane_endpoint import Endpoint
 from tests.support.namespaces import Namespace, join, run
@@ -135,7 +136,7 @@ def test_a_file_through_the_tunnel_has_the_same_bytes(tunnel: Tunnel, tmp_path: 
         assert receiver.stdout is not None
         receiver.stdout.readline()
         client.run(sys.executable, "-c", send, str(tmp_path / "in"))
-        receiver.communicate(timeout=20)
+        receiver.communicate(timeout=PATIENCE)
     finally:
         receiver.kill()
         receiver.communicate()
@@ -240,7 +241,7 @@ def test_inner_udp_super_packets_are_split(tunnel: Tunnel) -> None:
     tunnel.both()
     receive = (
         "import socket\n"
-        "s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind(('10.91.5.1', 7001)); s.settimeout(5)\n"
+        "s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind(('10.91.5.1', 7001)); s.settimeout(60)\n"
         "print('up', flush=True)\n"
         "print([len(s.recv(65535)) for _ in range(11)], flush=True)\n"
     )
@@ -255,7 +256,7 @@ def test_inner_udp_super_packets_are_split(tunnel: Tunnel) -> None:
         assert receiver.stdout is not None
         receiver.stdout.readline()
         client.run(sys.executable, "-c", send)
-        out, _ = receiver.communicate(timeout=20)
+        out, _ = receiver.communicate(timeout=PATIENCE)
     finally:
         receiver.kill()
         receiver.communicate()

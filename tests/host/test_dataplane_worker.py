@@ -9,6 +9,7 @@ import os
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
@@ -39,6 +40,7 @@ from qre.session import (
 from qre.workers.dataplane.main import DataplaneWorker, create
 from qre.workers.dataplane.path import Address
 from qre.workers.dataplane.underlay import Underlay
+from tests.support.daemons import PATIENCE, until
 from tests.support.dataplane import install_of, marks_memfd
 from tests.support.dataplane_endpoint import open_tun
 from tests.support.namespaces import Namespace
@@ -132,9 +134,10 @@ class End:
         fds = (self.socket.fileno(),) if self.role is Role.CLIENT else ()
         return await self.ask(self.installation(**changes), fds)
 
-    async def hear(self, kind: type[Any], which: Any = lambda report: True, seconds: float = 5) -> DataplaneReport:
+    async def hear(self, kind: type[Any], which: Any = lambda report: True) -> DataplaneReport:
         """Wait for a report; it is taken out of what was said."""
-        for _ in range(int(seconds / 0.01)):
+        deadline = time.monotonic() + PATIENCE
+        while time.monotonic() < deadline:
             while (received := self.channel.receive()) is not None:
                 self.said.append(received[0])
             for report in self.said:
@@ -166,7 +169,7 @@ class Lab:
             for end in ends.values():
                 await end.start()
             try:
-                await asyncio.wait_for(scenario(ends[Role.CLIENT], ends[Role.SERVER]), 30)
+                await asyncio.wait_for(scenario(ends[Role.CLIENT], ends[Role.SERVER]), 2 * PATIENCE)
             finally:
                 for end in ends.values():
                     await end.stop()
@@ -278,8 +281,7 @@ def test_a_new_handshake_worker_takes_over_and_hears_no_answers_of_the_old_one(l
 def test_what_is_no_request_makes_the_worker_give_up(lab: Lab) -> None:
     async def scenario(client: End, server: End) -> None:
         server.channel.send({"type": "nonsense"})
-        await asyncio.sleep(0.1)
-        assert server.context.failures
+        await until(lambda: bool(server.context.failures))
 
     lab.run(scenario)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.daemons import Daemon, children, left_behind, wait_for
+from tests.support.daemons import PATIENCE, Daemon, children, left_behind, wait_for
 from tests.support.namespaces import run
 from tests.support.tunnel import PORT, SERVER_INNER, Tunnel
 
@@ -53,7 +53,7 @@ def assert_ended_by_a_kill(daemon: Daemon, pids: list[int]) -> None:
     """Non-zero, with one line that says why, STOPPING=1 from the main process, and no process of it lives."""
     assert daemon.process is not None
     assert daemon.notify is not None
-    assert daemon.process.wait(30) not in (0, -signal.SIGKILL)
+    assert daemon.process.wait(PATIENCE) not in (0, -signal.SIGKILL)
     (line,) = last_words(daemon)
     assert "supervisor was killed by signal 9" in line
     assert "Traceback" not in daemon.said()

@@ -29,7 +29,7 @@ def test_a_flood_of_garbage_harms_nobody() -> None:
     with Tunnel("RelayIdle = 3s\n") as tunnel:
         with Tcpdump(tunnel.lab.server, tunnel.lab.server_device, tunnel.directory / "first.pcap") as dump:
             tunnel.up()
-            wait_for("the first flight", lambda: len(first_flight(dump.datagrams())) == 2, 10)
+            wait_for("the first flight", lambda: len(first_flight(dump.datagrams())) == 2)
         hello = tunnel.directory / "hello.txt"
         hello.write_text("\n".join(payload.hex() for payload in first_flight(dump.datagrams())))
         tunnel.lab.server.run("sysctl", "-qw", "net.ipv4.conf.all.rp_filter=0", "net.ipv4.conf.default.rp_filter=0")
@@ -64,7 +64,7 @@ def test_a_flood_of_garbage_harms_nobody() -> None:
         assert int(sources) >= 10_000
         assert peak - before < 20 * MEGABYTE
         # Python keeps some of its arenas; what stays does not grow with the next flood.
-        wait_for("memory comes back", lambda: memory(tunnel.server) - before < 10 * MEGABYTE, 40, 1)
+        wait_for("memory comes back", lambda: memory(tunnel.server) - before < 10 * MEGABYTE, interval=1)
         print(f"and back to {memory(tunnel.server) / MEGABYTE:.1f} MiB")
         answered = (tunnel.directory / "ping.log").read_text()
         assert " 0% packet loss" in answered, answered[-500:]

@@ -27,6 +27,7 @@ from qre.quic.trust import TrustStore
 from qre.session import LossReason, Message, Role, SessionConfirmed, SessionLost
 from qre.workers.handshake.client import Client
 from qre.workers.handshake.secrets import SecretsStore
+from tests.support.daemons import until
 from tests.support.handshake_server import SHORT_ID, FakeContext, FakeDataplane, InProcessServer, free_port
 from tests.support.site import NAME
 from tests.support.two_ends import memfd
@@ -116,14 +117,6 @@ class InProcessClient:
         assert dataplane is not None
         await until(lambda: bool(dataplane.registry.sessions))
         return next(iter(dataplane.registry.sessions))
-
-
-async def until(true: Callable[[], bool], timeout: float = 10.0) -> None:
-    for _ in range(int(timeout / 0.01)):
-        if true():
-            return
-        await asyncio.sleep(0.01)
-    raise AssertionError("waited in vain")
 
 
 def connect(

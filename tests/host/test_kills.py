@@ -50,7 +50,7 @@ class Pings:
     def wait(self) -> int:
         """Until answers come again; the sequence number of a new one."""
         before = self.answered()
-        wait_for("answers to pings", lambda: len(self.answered()) > len(before), 30)
+        wait_for("answers to pings", lambda: len(self.answered()) > len(before))
         return self.answered()[-1]
 
     def lost(self, first: int, last: int) -> int:
@@ -109,7 +109,7 @@ class Run:
         def ready() -> bool:
             return {process["stage"] for process in self.show(daemon)["processes"]} == {"ready"}
 
-        wait_for(f"all workers of {daemon.profile}", ready, 40, 0.5)
+        wait_for(f"all workers of {daemon.profile}", ready, interval=0.5)
 
     def assert_whole(self, daemon: Daemon) -> None:
         """STATUS and ``show`` are those of a daemon that works, and the first session is the one it has."""
@@ -188,7 +188,7 @@ def test_killed_workers_come_back_and_nothing_else_changes(
         kill(daemon, *names)
     epoch = run.epoch
     run.connect_second()
-    wait_for("three more rekeys", lambda: run.epoch >= epoch + 3, 60)
+    wait_for("three more rekeys", lambda: run.epoch >= epoch + 3)
     for daemon, before in zip(daemons, told, strict=True):
         run.assert_whole(daemon)
         for name in names:
@@ -225,7 +225,7 @@ def test_workers_killed_at_random_moments_cost_packets_and_nothing_else(run: Run
     run.pings.wait()
     before = run.epoch
     run.connect_second()
-    wait_for("three more rekeys", lambda: run.epoch >= before + 3, 60)
+    wait_for("three more rekeys", lambda: run.epoch >= before + 3)
     for side in ("server", "client"):
         run.assert_whole(run.daemon(side))
     last = run.pings.wait()

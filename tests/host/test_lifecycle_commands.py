@@ -20,7 +20,7 @@ import pytest
 
 from qre.cli.device_lock import hold_device
 from qre.workers.netlink.tun import open_tun
-from tests.support.daemons import TOOL, wait_for
+from tests.support.daemons import PATIENCE, TOOL, wait_for
 from tests.support.network import everything, ip, own_network
 from tests.support.profile_values import global_config
 
@@ -59,7 +59,7 @@ class Machine:
 
     def tool(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [TOOL, *arguments], env=self.env, capture_output=True, text=True, timeout=60, check=False
+            [TOOL, *arguments], env=self.env, capture_output=True, text=True, timeout=PATIENCE, check=False
         )
 
     def does(self, *arguments: str) -> str:
@@ -187,7 +187,7 @@ def test_a_name_that_is_no_profile_name_touches_no_path(machine: Machine) -> Non
     command = [sys.executable, "-c", code]
     if shutil.which("strace"):
         command = ["strace", "-f", "-e", "trace=%file", "-o", str(trace), *command]
-    done = subprocess.run(command, env=machine.env, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, env=machine.env, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.stdout == f"{[2] * 3 * len(BAD_NAMES)}\n"
     assert done.stderr.count("that is not a profile name") == 3 * len(BAD_NAMES)
     assert [file for file in machine.files() if file != "trace"] == ["dev"]
@@ -198,13 +198,24 @@ def test_a_name_that_is_no_profile_name_touches_no_path(machine: Machine) -> Non
 
 def test_an_invalid_profile_shows_every_mistake_and_changes_nothing(machine: Machine) -> None:
     before = everything()
-    machine.write(CLIENT.replace("10.77.0.2/24", "10.77.0.2/99") + "MTU = 9\nPostUp = touch made\n")
+    hooks = "".join(
+        f"{kind} = touch {machine.directory}/made\n" for kind in ("PreUp", "PostUp", "PreDown", "PostDown")
+    )
+    machine.write(CLIENT.replace("10.77.0.2/24", "10.77.0.2/99") + f"MTU = 9\n{hooks}")
+    modprobe = machine.directory / "bin" / "modprobe"
+    modprobe.parent.mkdir()
+    modprobe.write_text(f"#!/bin/sh\ntouch {machine.directory}/loaded\nexit 1\n")
+    modprobe.chmod(0o755)
+    machine.env |= {"QRE_DATAPLANE": "auto", "PATH": f"{modprobe.parent}:{machine.env['PATH']}"}
     for command in ("up", "reload", "down"):
         done = machine.tool(command, "tunnel")
         assert done.returncode == 2
         assert len(done.stderr.splitlines()) == 2, done.stderr
     assert everything() == before
-    assert machine.files() == ["dev"]
+    assert machine.files() == ["bin", "bin/modprobe", "dev"]
+    machine.write(CLIENT)
+    machine.tool("up", "tunnel")
+    assert (machine.directory / "loaded").exists(), "of a profile that is right qre.ko is looked for"
 
 
 def test_a_user_without_the_capability_is_told_which_in_one_line(machine: Machine) -> None:
@@ -217,7 +228,7 @@ def test_a_user_without_the_capability_is_told_which_in_one_line(machine: Machin
         for command in ("up", "down", "reload"):
             done = subprocess.run(
                 [TOOL, command, "tunnel"], env=machine.env, user=65534, group=65534, extra_groups=[],
-                capture_output=True, text=True, timeout=60, check=False,
+                capture_output=True, text=True, timeout=PATIENCE, check=False,
             )  # fmt: skip
             assert done.returncode == 2
             missing = "it needs CAP_NET_ADMIN, which is missing; run it as root"
@@ -241,13 +252,15 @@ def test_hooks_speak_on_our_standard_output_and_see_the_device(machine: Machine)
 
 
 def test_two_at_once_do_not_meddle_with_each_other(machine: Machine) -> None:
-    machine.write(CLIENT + f"PreUp = touch {machine.directory}/begun; sleep 2\n")
+    go = machine.directory / "go"
+    machine.write(CLIENT + f"PreUp = touch {machine.directory}/begun; until [ -e {go} ]; do sleep 0.05; done\n")
     first = subprocess.Popen([TOOL, "up", "tunnel"], env=machine.env)
     wait_for("the first to begin", (machine.directory / "begun").exists)
     for command in ("up", "down"):
         line = machine.refuses(command, "tunnel")
         assert "`up` is at work on it" in line or "it is not up" in line
-    assert first.wait(20) == 0
+    go.touch()
+    assert first.wait(PATIENCE) == 0
     machine.does("down", "tunnel")
 
 
@@ -258,7 +271,7 @@ def test_a_terminated_up_undoes_what_it_did(machine: Machine) -> None:
     wait_for("the hook", (machine.directory / "begun").exists)
     assert "qre0" in everything()
     running.send_signal(signal.SIGTERM)
-    assert running.wait(20) == 128 + signal.SIGTERM
+    assert running.wait(PATIENCE) == 128 + signal.SIGTERM
     assert everything() == before
     assert [file for file in machine.files() if file != "begun"] == ["dev", "run"]
 
@@ -369,7 +382,7 @@ def test_a_user_who_may_not_look_is_told_so(machine: Machine) -> None:
     machine.does("up", "tunnel")
     done = subprocess.run(
         [TOOL, "show"], env=machine.env, user=65534, group=65534, extra_groups=[],
-        capture_output=True, text=True, timeout=60, check=False,
+        capture_output=True, text=True, timeout=PATIENCE, check=False,
     )  # fmt: skip
     assert done.returncode == 2
     assert "Permission denied; run as root" in done.stderr
@@ -396,5 +409,5 @@ def test_a_command_that_hangs_on_a_silent_daemon_ends(machine: Machine, monkeypa
     started = time.monotonic()
     with pytest.raises(MachineError, match="did not answer within"):
         client.ask_daemon(machine.config, "qre0", "show", 0.3)
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < PATIENCE
     listener.close()

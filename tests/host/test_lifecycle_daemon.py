@@ -42,7 +42,7 @@ def test_a_daemon_takes_over_from_up_is_shown_reloaded_and_takes_everything_away
     with (machine.directory / "log").open("wb") as log:
         daemon = subprocess.Popen([TOOL, "daemon", "tunnel"], env=machine.env, stdout=log, stderr=log)
     try:
-        wait_for("the daemon", lambda: "handshakes: 0 completed" in machine.tool("show", "qre0").stdout, 30, 0.5)
+        wait_for("the daemon", lambda: "handshakes: 0 completed" in machine.tool("show", "qre0").stdout, interval=0.5)
         described = shown(machine)
         assert described["daemon_pid"] == daemon.pid
         assert described["link_up"] is True

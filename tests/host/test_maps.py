@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from qre.workers.bpf_loader.program import CID_ROUTES, SOCKETS, check_shape, open_pinned
-from tests.support.daemons import TOOL
+from tests.support.daemons import PATIENCE, TOOL
 from tests.support.namespaces import run
 
 CID, OTHER = bytes(range(20)).hex(), "ff" * 17
@@ -32,7 +32,7 @@ def bpffs() -> Iterator[Path]:
 
 def tool(*arguments: str, prefix: tuple[str, ...] = (), fds: tuple[int, ...] = ()) -> tuple[int, str, list[str]]:
     done = subprocess.run(
-        [*prefix, TOOL, *arguments], capture_output=True, text=True, timeout=60, check=False, pass_fds=fds
+        [*prefix, TOOL, *arguments], capture_output=True, text=True, timeout=PATIENCE, check=False, pass_fds=fds
     )
     return done.returncode, done.stdout, done.stderr.splitlines()
 

@@ -13,7 +13,7 @@ import pytest
 
 from qre.cli.commands import COMMANDS
 from tests.support.calls import CALLS
-from tests.support.daemons import TOOL
+from tests.support.daemons import PATIENCE, TOOL
 from tests.support.network import everything, own_network
 
 pytestmark = pytest.mark.root
@@ -59,7 +59,7 @@ def run(directory: Path, *words: str, **who: int) -> tuple[int, str]:
     environment = os.environ | {name: str(directory / place) for name, place in places.items()}
     key = "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=\n"
     done = subprocess.run(
-        [TOOL, *words], cwd=directory, env=environment, input=key, capture_output=True, text=True, timeout=60,
+        [TOOL, *words], cwd=directory, env=environment, input=key, capture_output=True, text=True, timeout=PATIENCE,
         check=False, **who,
     )  # fmt: skip
     return done.returncode, done.stderr

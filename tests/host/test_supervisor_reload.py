@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.alone import Alone
-from tests.support.daemons import wait_for
+from tests.support.daemons import PATIENCE, wait_for
 from tests.support.namespaces import run
 
 UNIT = Path(__file__).resolve().parents[2] / "packaging" / "qred@.service"
@@ -46,7 +46,7 @@ def reload(alone: Alone, times: int = 1, how: Callable[[int], None] = hang_up) -
     for _ in range(times):
         how(daemon.process.pid)
         time.sleep(0.003 if times > 1 else 0)  # two that are pending are one
-    wait_for("READY=1 after RELOADING=1", lambda: told(alone)[-1:] == ["READY=1"], 20)
+    wait_for("READY=1 after RELOADING=1", lambda: told(alone)[-1:] == ["READY=1"])
     return told(alone), [line for line in daemon.said()[size:].splitlines() if "reload" in line]
 
 
@@ -142,11 +142,11 @@ def test_a_removed_short_id_ends_its_session_and_the_client_hears_it(alone: Alon
         assert ready.exists(), "others are not touched"
         alone.edit("server0", "RealityShortIds", "0102030405060708")
         reload(alone)
-        wait_for("the session's end at the client", lambda: not ready.exists(), 10)
-        wait_for("its end at the server", lambda: sessions(alone).endswith(" 0 sessions"), 10)
+        wait_for("the session's end at the client", lambda: not ready.exists())
+        wait_for("its end at the server", lambda: sessions(alone).endswith(" 0 sessions"))
         alone.edit("server0", "RealityShortIds", short_ids)
         reload(alone)
-        wait_for("a new session", ready.exists, 30)
+        wait_for("a new session", ready.exists)
     finally:
         alone.edit("server0", "RealityShortIds", short_ids)
         assert client.stop() == 0
@@ -162,14 +162,14 @@ def test_a_reload_that_was_asked_for_during_the_start_is_done_after_it() -> None
     with Alone.open() as alone:
         daemon = alone.server.start()
         assert daemon.process is not None
-        wait_for("the supervisor", lambda: "supervisor" in daemon.workers(), 20, 0.01)
+        wait_for("the supervisor", lambda: "supervisor" in daemon.workers(), interval=0.01)
         alone.edit("server0", "Address", "10.79.0.1/24")
         daemon.process.send_signal(signal.SIGHUP)
         daemon.wait_ready()
-        wait_for("the new address", lambda: addresses(alone) == ["10.79.0.1/24"], 20)
-        wait_for("READY=1 again", lambda: told(alone) == ["READY=1", "RELOADING=1", "READY=1"], 20)
+        wait_for("the new address", lambda: addresses(alone) == ["10.79.0.1/24"])
+        wait_for("READY=1 again", lambda: told(alone) == ["READY=1", "RELOADING=1", "READY=1"])
         alone.namespace.ip("link", "del", "server0")
-        assert daemon.process.wait(30) == 2
+        assert daemon.process.wait(PATIENCE) == 2
         last = daemon.said().splitlines()[-1]
         assert last == "qre-tool: daemon server0 : device server0 was removed by somebody else"
         assert "Traceback" not in daemon.said()

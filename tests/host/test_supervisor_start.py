@@ -7,13 +7,13 @@ import random
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.support.alone import LISTEN, Alone
-from tests.support.daemons import TOOL, wait_for
+from tests.support.daemons import PATIENCE, TOOL, wait_for
 from tests.support.namespaces import run
 
 BOUNDED = ("--run-for-ms", "200")
@@ -143,42 +143,46 @@ def test_closed_standard_streams_do_not_matter(alone: Alone) -> None:
     assert alone.left() == []
 
 
+#: How far a start is: the interpreter's, up, the first process, the last one.
+STAGES: tuple[Callable[[Alone], bool], ...] = (
+    lambda alone: True,
+    lambda alone: " server0:" in alone.namespace.ip("-o", "link"),
+    lambda alone: "supervisor" in alone.server.workers(),
+    lambda alone: "handshake" in alone.server.workers(),
+)
+
+
 def test_a_signal_at_any_moment_of_the_start_ends_it_in_order(alone: Alone) -> None:
     moments = random.Random(20)
-    early = 0
     for number in range(20):
         alone.server.log.unlink(missing_ok=True)
         daemon = alone.server.start()
         assert daemon.process is not None
-        time.sleep(moments.uniform(0.05, 1.8))
-        before = time.monotonic()
+        stage = number % len(STAGES)
+        wait_for(f"stage {stage}", lambda stage=stage: STAGES[stage](alone), interval=0.002)  # type: ignore[misc]
+        time.sleep(moments.uniform(0, 0.3))
         daemon.process.terminate() if number % 2 else daemon.process.send_signal(2)
         again = threading.Timer(moments.uniform(0, 0.2), daemon.process.terminate)
         if number % 3 == 0:  # an impatient user
             again.start()
-        status = daemon.process.wait(20)
+        status = daemon.process.wait(PATIENCE)
         again.cancel()
         daemon.stop()
-        took, said = time.monotonic() - before, daemon.said()
+        said = daemon.said()
         assert alone.left() == [], said
-        if status in (-15, -2, 1) and took < 1:  # the interpreter itself was starting: nothing was begun
-            early += 1
+        if stage == 0 and status in (-15, -2, 1):  # the interpreter itself was starting: nothing was begun
             continue
         assert status == 0, said
         assert "Traceback" not in said
-        assert took < 6, said
-    assert early < 12
 
 
-def test_signals_right_behind_the_setup_end_the_supervisor_within_a_second_or_two(alone: Alone) -> None:
+def test_signals_right_behind_the_setup_end_the_supervisor(alone: Alone) -> None:
     """The order to end may lie in the supervisor's queue before it reads the first message."""
     for _ in range(3):
         daemon = alone.server.start()
         assert daemon.process is not None
-        wait_for("the supervisor", lambda: "supervisor" in alone.server.workers(), 20, 0.002)
-        before = time.monotonic()
+        wait_for("the supervisor", lambda: "supervisor" in alone.server.workers(), interval=0.002)
         assert daemon.stop() == 0, daemon.said()
-        assert time.monotonic() - before < 6
         assert alone.left() == []
 
 

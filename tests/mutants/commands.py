@@ -72,7 +72,7 @@ MUTANTS = {
         M("--help after", "_split", "word in ('--help', '-h')", "word in ('--help', '-h') and name is None"),
     ),
     "`help`, `strip`, `showconf`, `session-plan` need none": (
-        M("help", "general_help", "width = max(map(len, COMMANDS))", _NEEDS_ROOT + "width = max(map(len, COMMANDS))"),
+        M("help", "command_help", "command = COMMANDS[name]", _NEEDS_ROOT + "command = COMMANDS[name]"),
         M("strip", "strip", "name = check_profile_name(arguments[0])", _NEEDS_ROOT + "name = arguments[0]"),
         M(
             "showconf",
@@ -84,10 +84,10 @@ MUTANTS = {
     ),
     "`show` of qre.ko needs none; a daemon answers its owner": (
         M(
-            "qre.ko needs none",
-            "kernel_devices",
-            "if not LOADED.exists():\n    return []",
-            _NEEDS_ROOT + "if not LOADED.exists():\n    return []",
+            "none",
+            "show",
+            "config = load_global(os.environ)",
+            _NEEDS_ROOT + "config = load_global(os.environ)",
         ),
         M("its owner only: the mode", "ControlSocket.open", "0o177", "0o111"),
         M("its owner only: who asks", "may_ask", "uid in (0, os.geteuid())", "True"),

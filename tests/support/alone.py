@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from tests.support.daemons import TOOL, Daemon, left_behind, wait_for
+from tests.support.daemons import PATIENCE, TOOL, Daemon, left_behind, wait_for
 from tests.support.namespaces import Namespace, run
 
 LISTEN = "127.0.0.1:4433"
@@ -83,7 +83,7 @@ class Alone:
         for name in ("state", "run"):
             (self.directory / name).mkdir(mode=0o755, exist_ok=True)
         done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE, check=False
         )
         return done.returncode, done.stderr.splitlines()
 
@@ -101,7 +101,7 @@ class Alone:
                 daemon.stop(signal.SIGKILL)
             elif daemon.notify is not None:
                 daemon.notify.close()
-        wait_for("killed daemons", lambda: not any("process" in entry for entry in self.left()), 10)
+        wait_for("killed daemons", lambda: not any("process" in entry for entry in self.left()))
 
     def _end(self) -> None:
         try:

@@ -28,6 +28,7 @@ from qre.session import DataplaneReport, Role, SessionUpdate, Underlay
 from qre.workers.dataplane.device import Device
 from qre.workers.dataplane.marks import NumberMarks
 from qre.workers.dataplane.path_mtu import SEARCHES
+from tests.support.daemons import PATIENCE
 from tests.support.dataplane import fresh_marks, install_of, update_of
 from tests.support.namespaces import Namespace
 
@@ -181,7 +182,7 @@ class Endpoint:
         return told
 
     def end(self) -> dict[str, Any]:
-        output, _ = self.process.communicate(timeout=20)
+        output, _ = self.process.communicate(timeout=PATIENCE)
         assert self.process.returncode == 0
         counters: dict[str, Any] = json.loads(output)
         return counters
@@ -189,7 +190,7 @@ class Endpoint:
     def kill(self) -> None:
         """SIGKILL, as a crash."""
         self.process.kill()
-        self.process.communicate(timeout=20)
+        self.process.communicate(timeout=PATIENCE)
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ from qre.workers.dataplane.marks import NumberMarks
 from qre.workers.dataplane.registry import Registry
 from qre.workers.handshake.secrets import SecretsStore
 from qre.workers.handshake.server import Server
+from tests.support.daemons import PATIENCE
 from tests.support.site import NAME
 from tests.support.two_ends import memfd
 
@@ -49,7 +50,7 @@ class Here:
     prefix: Sequence[str] = ()
 
     def run(self, *command: str) -> str:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=PATIENCE).stdout
 
     def popen(
         self, command: Sequence[str], *, env: dict[str, str] | None = None, log: Path | None = None
@@ -228,7 +229,7 @@ class Visitor:
     sent: list[bytes] = field(default_factory=list)
     received: list[bytes] = field(default_factory=list)
 
-    async def run(self, timeout: float = 10.0) -> Visitor:
+    async def run(self, timeout: float = 60.0) -> Visitor:
         """Until HandOverReady or Closed."""
         trust = TrustStore.from_pem(self.authority.read_bytes(), "test") if self.authority else TrustStore([], "")
         known = self.server.key.public_key().public_bytes_raw()

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from tests.support.daemons import Daemon, left_behind, wait_for
+from tests.support.daemons import PATIENCE, Daemon, left_behind, wait_for
 from tests.support.namespaces import Namespace, run
 from tests.support.profiles import CLIENT, SERVER, write_profile
 
@@ -41,7 +41,7 @@ class LoneDaemon(Daemon):
     def env(self) -> dict[str, str]:
         return super().env | {"QRE_STRANGE": self.strange}
 
-    def ends(self, timeout: float = 30) -> int:
+    def ends(self, timeout: float = PATIENCE) -> int:
         """Wait for its end without asking for it; the exit status."""
         if self.process is None:
             raise RuntimeError("not started")
@@ -55,7 +55,7 @@ class LoneDaemon(Daemon):
         lines = self.notify.poll() if self.notify is not None else []
         return next((line.removeprefix("STATUS=") for line in reversed(lines) if line.startswith("STATUS=")), "")
 
-    def wait_status(self, words: str, timeout: float = 20) -> str:
+    def wait_status(self, words: str, timeout: float = PATIENCE) -> str:
         try:
             wait_for(f"STATUS={words}", lambda: words in self.status(), timeout)
         except RuntimeError as error:

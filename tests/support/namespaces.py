@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 
 
-def run(*command: str, check: bool = True, timeout: float = 60) -> str:
+def run(*command: str, check: bool = True, timeout: float = 120) -> str:
     """The standard output of ``command``; a failure shows what it said."""
     done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
     if check and done.returncode:
@@ -35,7 +35,7 @@ class Namespace:
         """What to put before a command to run it inside."""
         return ["nsenter", f"--net=/run/netns/{self.name}", "--"]
 
-    def run(self, *command: str, check: bool = True, timeout: float = 60) -> str:
+    def run(self, *command: str, check: bool = True, timeout: float = 120) -> str:
         return run(*self.prefix, *command, check=check, timeout=timeout)
 
     def ip(self, *arguments: str) -> str:

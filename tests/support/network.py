@@ -57,7 +57,7 @@ def own_network() -> Iterator[None]:
 
 def ip(*arguments: str, check: bool = True) -> str:
     """What ``ip`` prints, in the namespace of this thread."""
-    return run("ip", *arguments, check=check, timeout=20)
+    return run("ip", *arguments, check=check)
 
 
 def everything() -> str:

@@ -12,7 +12,7 @@ from types import TracebackType
 
 import dpkt
 
-from tests.support.daemons import wait_for
+from tests.support.daemons import PATIENCE, wait_for
 from tests.support.namespaces import Namespace
 
 
@@ -68,12 +68,12 @@ class Tcpdump:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        wait_for(f"tcpdump on {device}", lambda: path.exists() and path.stat().st_size >= 24, 10)
+        wait_for(f"tcpdump on {device}", lambda: path.exists() and path.stat().st_size >= 24)
 
     def stop(self) -> None:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGINT)
-            self.process.wait(10)
+            self.process.wait(PATIENCE)
 
     def datagrams(self) -> list[Datagram]:
         return list(read_udp(self.path))

@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 from types import TracebackType
 
-from tests.support.daemons import wait_for
+from tests.support.daemons import PATIENCE, wait_for
 from tests.support.namespaces import Namespace, run
 
 CLIENT, SERVER = "10.91.0.2", "10.91.0.1"
@@ -55,7 +55,7 @@ class WireguardGo:
         self.processes.append(process)
         self.ends.append((namespace, device))
         socket = Path(f"/var/run/wireguard/{device}.sock")
-        wait_for(f"wireguard-go's {socket.name}", socket.exists, 10)
+        wait_for(f"wireguard-go's {socket.name}", socket.exists)
         command = ["wg", "set", device, "private-key", str(key_file), "listen-port", "51820"]
         command += ["peer", peer, "allowed-ips", f"{other}/32"]
         if endpoint:
@@ -67,7 +67,7 @@ class WireguardGo:
     def close(self) -> None:
         for process in self.processes:
             process.terminate()
-            process.wait(10)
+            process.wait(PATIENCE)
         for _, device in self.ends:
             Path(f"/var/run/wireguard/{device}.sock").unlink(missing_ok=True)
 
@@ -84,7 +84,7 @@ def tcp_rate(client: Namespace, server: Namespace, address: str, seconds: float 
     """Bits a second that one iperf3 TCP stream from ``client`` delivered to ``address`` in ``server``."""
     listener = server.popen(["iperf3", "--server", "--one-off", "--bind", address])
     try:
-        wait_for("iperf3", lambda: ":5201" in server.run("ss", "-Hltn"), 10)
+        wait_for("iperf3", lambda: ":5201" in server.run("ss", "-Hltn"))
         answer = client.run(
             "iperf3",
             "--client",
@@ -99,4 +99,4 @@ def tcp_rate(client: Namespace, server: Namespace, address: str, seconds: float 
         return float(json.loads(answer)["end"]["sum_received"]["bits_per_second"])
     finally:
         listener.terminate()
-        listener.wait(10)
+        listener.wait(PATIENCE)

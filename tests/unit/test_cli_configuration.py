@@ -51,6 +51,15 @@ def test_strip_and_showconf_print_the_same_json(directory: Path, capsys: pytest.
     assert output(capsys, "showconf", str(path)) == out
 
 
+def test_profiles_are_in_etc_unless_a_variable_says_otherwise(
+    directory: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert complaint(capsys, "strip", "no-such-profile")[0].startswith(f"qre-tool: {directory}/no-such-profile.conf ")
+    monkeypatch.delenv("QRE_CONFIG_DIR")
+    said = complaint(capsys, "strip", "no-such-profile")[0]
+    assert said.startswith("qre-tool: /etc/qre/dev/no-such-profile.conf ")
+
+
 def test_json_changes_nothing_of_what_has_no_other_form(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = str(write_profile(directory, "qre0", SERVER))
     for words in (["strip", "qre0"], ["showconf", path], ["version"], ["help"], ["help", "daemon"]):

@@ -35,9 +35,9 @@ def test_a_name_that_is_none_touches_no_path(
     def touched(*arguments: object, **keywords: object) -> None:
         raise AssertionError(f"a path was touched: {arguments}")
 
-    for function in ("open", "stat", "lstat", "listdir"):
-        monkeypatch.setattr(os, function, touched)
-    with pytest.raises(UserError, match="that is not a profile name"):
+    with monkeypatch.context() as patched, pytest.raises(UserError, match="that is not a profile name"):
+        for function in ("open", "stat", "lstat", "listdir"):
+            patched.setattr(os, function, touched)
         load_profile(name, config, {})
 
 

@@ -175,6 +175,7 @@ def test_the_json_of_a_profile_is_complete_sorted_and_canonical() -> None:
     text = SERVER.replace("0123456789abcdef", "AB, 0123456789ABCDEF").replace(
         "10.77.0.1/24", "FD00:0::1/64,10.77.0.1/24"
     )
+    text += "AllowedIPs = 192.168.5.7/16\n"
     assert (
         to_json(parse_profile(text.encode(), "qre0", "file"), show_keys=False)
         == """\
@@ -183,7 +184,9 @@ def test_the_json_of_a_profile_is_complete_sorted_and_canonical() -> None:
     "fd00::1/64",
     "10.77.0.1/24"
   ],
-  "allowed_ips": [],
+  "allowed_ips": [
+    "192.168.0.0/16"
+  ],
   "dest": "www.example.org:443",
   "device": "qre0",
   "kind": "interface",

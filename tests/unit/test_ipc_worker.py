@@ -39,6 +39,7 @@ from qre.ipc.messages import (
 from qre.ipc.roles import ROLES
 from qre.session import Message, Role
 from qre.supervisor.settings import empty_memfd
+from tests.support.daemons import PATIENCE
 
 CONFIG = WorkerConfig(
     profile="p", device="d", role=Role.SERVER, address=(), mtu=1380, keepalive_s=0, allowed_ips=(), server_name="",
@@ -91,7 +92,7 @@ class Supervision:
         self.made = made
 
     async def hear(self) -> Envelope:
-        self.identity, data = await asyncio.wait_for(self.router.recv_multipart(), 5)
+        self.identity, data = await asyncio.wait_for(self.router.recv_multipart(), PATIENCE)
         return msgspec.msgpack.decode(data, type=Envelope)
 
     async def ask(self, body: Any, number: int = 5, **rest: Any) -> Message:
@@ -104,7 +105,7 @@ class Supervision:
     async def close(self) -> None:
         if not self.task.done():
             self.made._context.fail("the test is over")
-        await asyncio.wait_for(self.task, 5)
+        await asyncio.wait_for(self.task, PATIENCE)
         self.channel.close()
         self.router.close()
         self.context.term()
@@ -139,7 +140,7 @@ def test_every_request_has_one_answer_in_any_stage(tmp_path: Path) -> None:
         refused = await made.ask(SocketRequest(), peer=Party.NETLINK)
         assert refused == Refused(reason="SocketRequest from netlink: no")
         assert await made.ask(Stop()) == Done()
-        assert await asyncio.wait_for(made.task, 5) == 0
+        assert await asyncio.wait_for(made.task, PATIENCE) == 0
         assert made.worker.came == ["start", ("reload", 1300), "stop"]
 
     drive(tmp_path, story, begin=False)
@@ -238,7 +239,7 @@ def test_a_supervisor_that_is_gone_or_mad_ends_the_worker(tmp_path: Path, how: s
             made.channel.close()
         else:
             made.channel_socket.send(b"\xff garbage")
-        assert await asyncio.wait_for(made.task, 5) == 1
+        assert await asyncio.wait_for(made.task, PATIENCE) == 1
 
     drive(tmp_path, story)
 

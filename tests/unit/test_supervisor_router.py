@@ -31,6 +31,7 @@ from qre.ipc.worker import LimitedLog
 from qre.session import Message
 from qre.supervisor.life import Stage
 from qre.supervisor.router import Router, endpoint
+from tests.support.daemons import PATIENCE, until
 
 CID = bytes(20)
 
@@ -65,7 +66,7 @@ class Bench:
         await self.dealers[party].send(msgspec.msgpack.encode(Envelope(peer=peer, body=body, **rest)))
 
     async def receive(self, party: Party) -> Envelope:
-        data = await asyncio.wait_for(self.dealers[party].recv(), 5)
+        data = await asyncio.wait_for(self.dealers[party].recv(), PATIENCE)
         return msgspec.msgpack.decode(data, type=Envelope)
 
     async def greet(self) -> None:
@@ -76,11 +77,7 @@ class Bench:
         self.stage = Stage.READY
 
     async def until(self, true: Callable[[], bool]) -> None:
-        for _ in range(500):
-            if true():
-                return
-            await asyncio.sleep(0.01)
-        raise AssertionError("it did not happen")
+        await until(true)
 
     async def close(self) -> None:
         for task in self.tasks:

@@ -19,6 +19,7 @@ import pytest
 
 from qre.cli.main import FAILURE, main
 from qre.cli.watch import frame, rates
+from tests.support.daemons import PATIENCE
 from tests.unit.test_show_text import SERVER
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -114,7 +115,7 @@ def test_a_device_must_be_there_at_first_and_may_go_away_later(machine: Path) ->
         daemon = Daemon(machine)
         assert any(line == "interface: qre0\n" for line in watch.stdout)
         watch.send_signal(signal.SIGINT)
-        assert watch.wait(30) == 0
+        assert watch.wait(PATIENCE) == 0
     daemon.close()
 
 
@@ -134,7 +135,7 @@ def test_ctrl_c_on_a_terminal_ends_it_well_and_leaves_the_terminal_as_it_was(dae
                 seen += piece
         except OSError:
             pass  # nobody has the other end any more
-        assert watch.wait(30) == 0
+        assert watch.wait(PATIENCE) == 0
     os.close(terminal)
     assert b"Traceback" not in seen
     assert seen.count(b"\033[H") == seen.count(b"\033[?7l") == seen.count(b"\033[?7h") >= 3
@@ -150,7 +151,7 @@ def test_who_stops_reading_ends_it(daemon: Daemon) -> None:
         assert watch.stdout is not None and watch.stderr is not None
         watch.stdout.readline()
         watch.stdout.close()
-        assert watch.wait(30) == 141
+        assert watch.wait(PATIENCE) == 141
         assert watch.stderr.read() == b""
 
 

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from tests.support.daemons import PATIENCE
+
 ROOT: Final = Path(__file__).resolve().parents[3]
 KMOD: Final = ROOT / "kmod"
 COMPILE: Final = (
@@ -60,7 +62,7 @@ class KernelCodec:
 
     def __exit__(self, *_: object) -> None:
         """Leaks are told at its end."""
-        self._process.communicate(timeout=10)
+        self._process.communicate(timeout=PATIENCE)
         assert self._process.returncode == 0, self._errors.read_text()
 
     def _ask(self, *words: object) -> str | None:

@@ -13,6 +13,7 @@ import signal
 import socket
 import time
 from dataclasses import replace
+from types import ModuleType
 from typing import Any
 
 from qre.errors import MachineError, QreError
@@ -23,8 +24,13 @@ from qre.ipc.worker import WorkerContext, run_worker
 from qre.session import DestProfile, DeviceCounters, Message
 from qre.supervisor import crew, life, main, supervised
 
-#: Seconds, instead of the supervisor's own.
-PATIENCE = {"_GREET_TIMEOUT": 5.0, "_START_TIMEOUT": 3.0, "_HEARTBEAT_INTERVAL": 0.2, "_HEARTBEAT_TIMEOUT": 1.0}
+#: Seconds that the supervisor waits for what a behaviour never does, instead of its own. For everything else it has
+#: its own: a busy machine needs them.
+IMPATIENCE: dict[str, tuple[tuple[ModuleType, str, float], ...]] = {
+    "hangs": ((crew, "_HEARTBEAT_INTERVAL", 0.2), (crew, "_HEARTBEAT_TIMEOUT", 3.0)),
+    "hangs-starting": ((crew, "_START_TIMEOUT", 10.0),),
+    "hangs-stopping": ((main, "_STOP_TIMEOUT", 5.0),),
+}
 STATUS: dict[Party, Message] = {
     Party.HANDSHAKE: messages.HandshakeStatus(up=False, text="strange"),
     Party.DATAPLANE: messages.DataplaneStatus(counters=DeviceCounters(), sessions=()),
@@ -254,8 +260,8 @@ def run_strange_worker(party: Party, sock: socket.socket, endpoint: str) -> None
 def run_strange_supervisor(sock: socket.socket, parent: int, log_level: str) -> None:
     """The real one, less patient, with other workers."""
     supervised.run_worker = run_strange_worker
-    for name, seconds in PATIENCE.items():
-        setattr(crew, name, seconds)
+    for party in Party:
+        for module, name, seconds in IMPATIENCE.get(strange(party), ()):
+            setattr(module, name, seconds)
     life.LONGEST_PAUSE = 0.8
-    main._STOP_TIMEOUT = 5.0
     main.run_supervisor(sock, parent, log_level)

@@ -1,6 +1,6 @@
 # make demo   the whole tunnel on this machine, in network namespaces
 # make test   the rings unit, host and vm, with coverage; each alone: make test-unit, test-host,
-#             test-vm (which runs the long ones on every kernel)
+#             test-vm (which runs the long ones, too, on every kernel and on the newest of Debian's unstable archive)
 # make mutants  breaks the program in one place for each clause of docs/conformance.md and runs the tests of that row,
 #             which must fail; about an hour, as root. QRE_MUTANTS=vm: the ring vm, too, some minutes for each
 # make check  static checks: ruff, mypy, clang-format, shellcheck
@@ -32,6 +32,7 @@ test-host: setup
 	@$(PYTHON) -m tests.run host
 
 test-vm: setup-vm
+	@$(PYTHON) -m tests.support.unstable
 	@QRE_VM_ALL=1 $(PYTHON) -m tests.run vm
 
 mutants: setup-vm

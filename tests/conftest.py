@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.support.kernels import kernels
+from tests.support.kernels import installed
 
 TESTS = Path(__file__).resolve().parent
 #: A property is one on a busy machine, too: nothing depends on how long an example takes.
@@ -51,7 +51,7 @@ def why_not_vm() -> str:
         return "not root"
     if shutil.which("qemu-system-x86_64") is None:
         return "qemu-system-x86_64 is missing"
-    if not kernels():
+    if not installed():
         return "no Debian kernel with its headers: make setup-vm"
     return ""
 

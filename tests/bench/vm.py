@@ -21,7 +21,7 @@ from pathlib import Path
 
 import msgspec
 
-from tests.support.kernels import GUEST, Kernel, build, cache, guest_programs, kernels
+from tests.support.kernels import GUEST, Kernel, build, cache, guest_programs, installed
 from tests.support.vm import Vm, booted
 
 #: With AES-NI, PCLMULQDQ and AVX2, which every emulation of it has alike.
@@ -174,7 +174,7 @@ def measure(vm: Vm, tunnels: list[str], rounds: int) -> Figures:
 
 def main() -> None:
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else ROUNDS
-    kernel = kernels()[0]  # the oldest: openvpn-dco-dkms builds for no newer one
+    kernel = installed()[0]  # the oldest: openvpn-dco-dkms builds for no newer one
     builds: dict[str, tuple[str, Callable[[], Path]]] = {
         "qre": ("MODULE", lambda: build(kernel)[0] / "qre.ko"),
         "dco": ("DCO", lambda: openvpn_dco(kernel)),

@@ -2,6 +2,8 @@
 
 What bears ``one_kernel`` takes long: it runs on the oldest kernel alone unless QRE_VM_ALL is set (make test-vm). What
 bears ``only_in_all`` takes longer: it runs only then. With QRE_VM_OLDEST everything runs on the oldest kernel alone.
+What is to run on a kernel that cannot be had is skipped with the reason, even where QRE_REQUIRE asks for the ring: it
+has the other kernels.
 """
 
 from __future__ import annotations
@@ -17,6 +19,10 @@ from tests.support.vm import Vm, booted
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        for kernel in _kernels_of(item):
+            if kernel.missing:
+                item.add_marker(pytest.mark.skip(reason=kernel.missing))
     if os.environ.get("QRE_VM_ALL"):
         return
     oldest = bool(os.environ.get("QRE_VM_OLDEST"))
@@ -31,8 +37,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _is_newer(item: pytest.Item) -> bool:
-    parameters = item.callspec.params.values() if isinstance(item, pytest.Function) else ()
-    return any(isinstance(value, Kernel) and value != kernels()[0] for value in parameters)
+    return any(kernel != kernels()[0] for kernel in _kernels_of(item))
+
+
+def _kernels_of(item: pytest.Item) -> list[Kernel]:
+    callspec = getattr(item, "callspec", None)
+    return [value for value in callspec.params.values() if isinstance(value, Kernel)] if callspec else []
 
 
 @pytest.fixture(scope="session", params=kernels(), ids=lambda kernel: kernel.series)

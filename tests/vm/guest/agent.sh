@@ -5,7 +5,13 @@ export HOME=/tmp PATH=/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C.UTF-8 PYTHONDONTWRI
 tag=$(mount | sed -n 's|^\(virtme[^ ]*\) on /run/cached .*|\1|p')
 umount /run/cached
 mount -t 9p -o ro,version=9p2000.L,trans=virtio,access=any,msize=512000,cache=loose "$tag" /run/cached
+modules=$(readlink -f "/lib/modules/$(uname -r)")
 for each in /usr "$1"; do mount --bind "/run/cached$each" "$each"; done
+# virtme-ng linked the modules of a kernel that is not installed, where /usr now lies over it.
+if [ ! -d "/lib/modules/$(uname -r)" ]; then
+	mount -t tmpfs tmpfs /lib/modules
+	ln -s "/run/cached$modules" "/lib/modules/$(uname -r)"
+fi
 stty raw -echo 2>/dev/null
 mount -t bpf bpf /sys/fs/bpf 2>/dev/null
 mkdir -p /run/netns

@@ -80,9 +80,17 @@ Fields, bytes in hex:
   [UnderlayLocalIPv4=IP UnderlayLocalPort=PORT UnderlayPeerIPv4=IP UnderlayPeerPort=PORT]
   [ClientConnectionId=HEX]   on packets to the client; may be empty; default: ConnectionId
   [AllowedIPs=CIDR,…]        default: all
+  [IdleTimeout=DURATION]     end when the peer sends nothing for so long, 1s to 1h; default: 30s
+  [PersistentKeepalive=SECONDS] ask the peer for a packet after so long, or off; default: the device's
   [SocketFd=FD]              a UDP socket that this process inherited
+PacketNumber is raised to 65536 at least: a handshake has used the numbers below under the same keys.
 """
 
+_UNDERLAY_FIELDS = """\
+Fields, both or none:
+  [ServerUnderlay=IP:PORT]   default: the server's Listen, or 127.0.0.1 with its port when that is every address
+  [ClientUnderlay=IP:PORT]   default: 127.0.0.1:50443
+"""
 _LOADING_FIELDS = """\
   [PinDir=DIRECTORY]         a BPF file system; default: /sys/fs/bpf
   [RegisterCidMap=true|false] register the CID map and the kernel's socket with qre.ko; default: true
@@ -210,13 +218,17 @@ Keys and short ids are placeholders: for tests and debugging. Fields:
         "qre.cli.kernel_sessions:install_session",
         "DEVICE SessionId=HEX ConnectionId=HEX Key=Value…",
         "install a session in the kernel, adopt its connection ID",
-        text=_SESSION_FIELDS,
+        text=f"{_SESSION_FIELDS}The life of such a session: docs/sessions-by-hand.md.\n",
     ),
     "update-session": Command(
         "qre.cli.kernel_sessions:update_session",
         "DEVICE SessionId=HEX ConnectionId=HEX Key=Value…",
         "give a session in the kernel its next keys",
-        text=_SESSION_FIELDS,
+        text=f"""\
+{_SESSION_FIELDS}\
+IdleTimeout, PersistentKeepalive and SocketFd are those of the installed session and are refused here, as other
+AllowedIPs and another ClientConnectionId are. A server adopts another ConnectionId beside those of the session.
+""",
     ),
     "adopt-cid": Command(
         "qre.cli.kernel_commands:adopt_cid",
@@ -232,13 +244,13 @@ Keys and short ids are placeholders: for tests and debugging. Fields:
         "qre.cli.kernel_sessions:session_demo",
         "SERVER-CONFIG CLIENT-CONFIG [Key=Value]…",
         "run a handshake in memory, install both ends in the kernel",
-        text="Fields: ServerUnderlay=IP:PORT and ClientUnderlay=IP:PORT, both or none.\n",
+        text=_UNDERLAY_FIELDS,
     ),
     "session-plan": Command(
         "qre.cli.session_plan:session_plan",
         "SERVER-CONFIG CLIENT-CONFIG [Key=Value]…",
         "run a handshake in memory, print both ends' install-session arguments",
-        text="Fields: ServerUnderlay=IP:PORT and ClientUnderlay=IP:PORT, both or none.\n",
+        text=f"{_UNDERLAY_FIELDS}Printed as comments: the commands that change to the next keys.\n",
         dry_run=True,
     ),
     "session-capture": Command(

@@ -36,6 +36,7 @@ def daemon(arguments: list[str], options: Options) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _nothing_to_undo)
     from qre.capabilities import require_capabilities
+    from qre.config.model import Underlay
     from qre.config.profile import load_profile
     from qre.config.settings import load_global
     from qre.config.values import check_profile_name
@@ -50,23 +51,23 @@ def daemon(arguments: list[str], options: Options) -> int:
     config = load_global(environment)
     if not options.dry_run:  # before the profile, which only root may read
         require_capabilities(f"daemon {name}", ("CAP_NET_ADMIN",))
-    profile = load_profile(name, config, environment)
-    underlays = {option: _underlay(option, given[option]) for option in _UNDERLAYS if option in given}
+    underlay = Underlay(*(_underlay(option, given[option]) if option in given else None for option in _UNDERLAYS))
+
+    def load() -> Profile:
+        return load_profile(name, config, environment).replace(underlay=underlay)
+
+    profile = load()
     if options.dry_run:
         from qre.cli.lifecycle import plan_up
 
-        for line in [*plan_up(profile, config, keep_tun=True), *_plan(profile, config)]:
+        for line in [*plan_up(profile, config, keep_tun=True), *_plan(profile, config, run_for_ms)]:
             print(line)
         return 0
     os.environ.update(environment)
 
     from qre.supervisor.daemon import DaemonOptions, run_daemon
-    from qre.supervisor.settings import Underlay
 
-    overrides = Underlay(server=underlays.get("--server-underlay"), client=underlays.get("--client-underlay"))
-    return run_daemon(
-        profile, config, DaemonOptions(overrides, run_for_ms), lambda: load_profile(name, config, environment)
-    )
+    return run_daemon(profile, config, DaemonOptions(run_for_ms), load)
 
 
 def _open_standard_streams() -> None:
@@ -122,21 +123,27 @@ def _underlay(option: str, text: str) -> SocketAddress:
         raise UserError(f"option {option}", error.why or error.what, error.remedy) from None
 
 
-def _plan(profile: Profile, config: GlobalConfig) -> list[str]:
+def _plan(profile: Profile, config: GlobalConfig, run_for_ms: int | None) -> list[str]:
     """What comes after the steps of `up`, one operation a line."""
     from qre.cli.kernel_module import expected_dataplane
     from qre.session import Dataplane
+    from qre.supervisor.settings import bpf_elf
 
     dataplane = "" if expected_dataplane(config) is Dataplane.KERNEL else "dataplane, "
+    ends = [f"end after {run_for_ms} ms"] if run_for_ms is not None else []
     if profile.server is None:
+        source = f" from {profile.underlay.client}" if profile.underlay.client is not None else ""
         return [
             f"start the workers netlink, {dataplane}handshake",
-            "connect, and reconnect whenever the session ends",
+            f"connect{source} to {profile.endpoint}, and reconnect whenever the session ends",
+            *ends,
         ]
     return [
-        f"bind two sockets to UDP {profile.server.listen}",
+        f"bind two sockets to UDP {profile.listen}",
         f"start the workers bpf_loader, netlink, {dataplane}handshake",
+        f"load {bpf_elf(config)}",
         f"pin BPF maps and program below {config.bpf_pin_dir}",
         "attach qre_reuseport_demux",
         f"serve; relay strangers to {profile.server.dest}",
+        *ends,
     ]

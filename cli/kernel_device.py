@@ -20,8 +20,8 @@ def settings_of(profile: Profile, fwmark: int) -> DeviceSettings:
         mtu=profile.mtu,
         dest=str(server.dest) if server is not None else None,
         server_name=named.server_name if named is not None else None,
-        listen=(str(server.listen.ip), server.listen.port) if server is not None else None,
-        endpoint=str(client.endpoint) if client is not None else None,
+        listen=(str(profile.listen.ip), profile.listen.port) if profile.listen is not None else None,
+        endpoint=str(profile.endpoint) if profile.endpoint is not None else None,
         keepalive_s=profile.keepalive_s,
         fwmark=fwmark,
     )
@@ -44,8 +44,7 @@ def settings_as_they_were(device: KernelDevice) -> DeviceSettings:
 
 def sync_line(profile: Profile) -> str:
     """The plan's line for a sync."""
-    where = f"listen {profile.server.listen}" if profile.server is not None else ""
-    where = f"endpoint {profile.client.endpoint}" if profile.client is not None else where
+    where = f"listen {profile.listen}" if profile.listen is not None else f"endpoint {profile.endpoint}"
     return f"sync device {profile.device} to qre.ko: {profile.role}, {where}, MTU {profile.mtu}"
 
 

@@ -355,8 +355,7 @@ def _prepare_down(profile: Profile | str, config: GlobalConfig, rtnl: Rtnl, *, b
     fwmark = saved.fwmark if saved is not None else 0
     in_kernel = link is not None and dataplane_of(link) is Dataplane.KERNEL
     places = [] if by_daemon else [*pin_paths(config.bpf_pin_dir, device), *runtime_paths(config, name, device)]
-    server = configured.server if configured is not None and not by_daemon else None
-    listen = (str(server.listen.ip), server.listen.port) if server is not None else None
+    listen = None if by_daemon else _port_of(configured, saved)
     if listen is not None and is_free(config, port_name(*listen)):  # otherwise it is another daemon's
         places += [front_path(config.runtime_dir, port_name(*listen)), lock_path(config, port_name(*listen))]
     else:
@@ -364,6 +363,15 @@ def _prepare_down(profile: Profile | str, config: GlobalConfig, rtnl: Rtnl, *, b
     # Not Path.exists: that one minds what it may not see.
     left = tuple(path for path in places if os.path.exists(path))
     return _Down(name, device, hooks, addresses, fwmark, config, rtnl, in_kernel, listen if in_kernel else None, left)
+
+
+def _port_of(configured: Profile | None, saved: ProfileState | None) -> tuple[str, int] | None:
+    """Where the profile's server listened, or would."""
+    text = (saved.underlay or saved.listen) if saved is not None else ""
+    if not text and configured is not None and configured.listen is not None:
+        text = str(configured.listen)
+    ip, _, port = text.partition(":")
+    return (ip, int(port)) if port.isdigit() else None
 
 
 def down_steps(down: _Down) -> tuple[list[Step], list[Step]]:

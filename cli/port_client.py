@@ -17,7 +17,8 @@ from qre.cli.control_client import daemon_runs
 from qre.cli.kernel_commands import kernel
 from qre.cli.kernel_sessions import install_end
 from qre.cli.port_fields import parse_client_fields
-from qre.cli.session_plan import TEST_CLIENT_UNDERLAY, session_of
+from qre.cli.session_ends import LOOPBACK
+from qre.cli.session_plan import session_of
 from qre.cli.undo import Undo
 from qre.config.model import Profile, SocketAddress
 from qre.config.profile import load_profile_file
@@ -77,7 +78,7 @@ def refuse_daemon(profile: Profile) -> None:
 async def _peer(profile: Profile, underlay: SocketAddress | None) -> Address:
     """Where the server is."""
     if profile.client is None:
-        raise UserError(f"profile {profile.name}", "it is no client's", "give a client's file")
+        raise UserError(f"profile {profile.name}", "it is not a client profile", "give a client's file")
     if underlay is not None:
         return str(underlay.ip), underlay.port
     _, peer = await resolve(profile.client.endpoint.host, profile.client.endpoint.port, family=socket.AF_INET)
@@ -94,7 +95,7 @@ def _socket(underlay: SocketAddress | None, peer: Address) -> socket.socket:
 
 def underlay_socket(underlay: SocketAddress | None) -> socket.socket:
     """Bound to the given address, or to the one that tests use."""
-    underlay = underlay or parse_socket_address(TEST_CLIENT_UNDERLAY)
+    underlay = underlay or parse_socket_address(LOOPBACK.client)
     return client_socket(str(underlay.ip), underlay.port, 0)
 
 

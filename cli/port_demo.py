@@ -20,11 +20,12 @@ from qre.cli.port_fields import DemoFields, parse_demo_fields
 from qre.cli.port_front import Front, module, say, set_up
 from qre.cli.port_loader import port_counters, stay
 from qre.cli.ready_file import check_ready_file
+from qre.cli.session_ends import check_roles
 from qre.cli.session_plan import session_of
 from qre.cli.undo import Undo
 from qre.config.model import Profile
 from qre.config.profile import load_profile_file
-from qre.errors import MachineError, UserError
+from qre.errors import MachineError
 from qre.quic.keys import HandedOver
 from qre.quic.lone_server import LoneServer
 from qre.quic.trust import TrustStore
@@ -52,9 +53,8 @@ def shared_port_session_demo(arguments: list[str], options: Options) -> int:
     server_file, client_file, *rest = arguments
     command, fields = "shared-port-session-demo", parse_demo_fields(rest)
     server, client = load_profile_file(server_file), load_profile_file(client_file)
-    if server.server is None or client.client is None:
-        wrong, role = (server, "server") if server.server is None else (client, "client")
-        raise UserError(f"profile {wrong.name}", f"it is no {role}'s", "give the server's file, then the client's")
+    check_roles(server, client)
+    assert server.server is not None
     with EndSignals() as end, module(command, fields.loading, needed=True) as qre:
         for profile in (server, client):
             refuse_daemon(profile)

@@ -13,6 +13,7 @@ from typing import Final, TypeVar
 
 from qre.cli.fields import parse_fields
 from qre.cli.kernel_commands import device_name
+from qre.cli.session_ends import UNDERLAYS, parse_end
 from qre.cli.session_fields import connection_id, descriptor
 from qre.config.model import SocketAddress
 from qre.config.settings import load_global
@@ -27,7 +28,6 @@ _MAX_U64: Final = (1 << 64) - 1
 #: What whoever loads the program may be told.
 _LOADING: Final = ("PinDir", "RegisterCidMap", "RoutedCidLen")
 _LASTING: Final = ("ReadyFile", "RunForMs")
-_UNDERLAYS: Final = ("ServerUnderlay", "ClientUnderlay")
 
 _T = TypeVar("_T")
 
@@ -131,9 +131,9 @@ def parse_check_fields(arguments: Sequence[str]) -> CheckFields:
 
 
 def parse_demo_fields(arguments: Sequence[str]) -> DemoFields:
-    read = _Reader("shared-port-session-demo", arguments, ("BpfElf",), (*_LOADING, *_LASTING, *_UNDERLAYS))
+    read = _Reader("shared-port-session-demo", arguments, ("BpfElf",), (*_LOADING, *_LASTING, *UNDERLAYS))
     loading, lasting = _loading(read), _lasting(read)
-    server, client = (read(name, _address) for name in _UNDERLAYS)
+    server, client = (read(name, _address) for name in UNDERLAYS)
     read.raise_if_any()
     assert loading is not None
     return DemoFields(loading, lasting, server, client)
@@ -148,8 +148,8 @@ def parse_daemon_fields(arguments: Sequence[str]) -> DaemonFields:
 
 
 def parse_client_fields(arguments: Sequence[str]) -> ClientFields:
-    read = _Reader("shared-port-handshake-client", arguments, (), (*_UNDERLAYS, "InstallSession"))
-    server, client = (read(name, _address) for name in _UNDERLAYS)
+    read = _Reader("shared-port-handshake-client", arguments, (), (*UNDERLAYS, "InstallSession"))
+    server, client = read("ServerUnderlay", parse_end), read("ClientUnderlay", _address)
     install = read("InstallSession", _bool)
     read.raise_if_any()
     return ClientFields(server, client, install or False)

@@ -29,13 +29,14 @@ from dpkt.pcapng import (
 
 from qre.cli.commands import Options
 from qre.cli.fields import parse_fields
-from qre.cli.session_plan import UNDERLAYS, check_both_or_none, run_plan
+from qre.cli.session_ends import PATH, UNDERLAYS, check_both_or_none, session_ends
+from qre.cli.session_plan import run_plan
 from qre.cli.state import write_atomically
 from qre.config.keys import did_you_mean
 from qre.config.model import Profile, SocketAddress
 from qre.config.profile import load_profile_file
 from qre.config.syntax import quoted
-from qre.config.values import parse_bool, parse_socket_address
+from qre.config.values import parse_bool
 from qre.errors import MachineError, PeerError, UserError
 from qre.quic.plan import FLIGHT_TIME
 from qre.quic.strangers import Stranger, flight, is_taken_for_ours
@@ -43,9 +44,6 @@ from qre.quic.strangers import Stranger, flight, is_taken_for_ours
 VALID: Final = "valid-client"
 _ALIASES: Final = {"valid": VALID}
 SCENARIOS: Final = (VALID, *(each.value for each in Stranger))
-#: RFC 5737 and RFC 5735: where a client is, and a server that listens on every address.
-_CLIENT: Final = "198.51.100.7:50443"
-_SERVER_IP: Final = "192.0.2.1"
 _LINKTYPE_RAW: Final = 101
 _TTL: Final = 64
 _HOPS: Final = 8
@@ -86,7 +84,7 @@ def session_capture(arguments: list[str], options: Options) -> int:
     check_both_or_none("session-capture", fields)
     wants_keys = _key_log(fields.get("KeyLog", "false"), scenario)
     server, client = load_profile_file(server_file), load_profile_file(client_file)
-    ends = _ends(server, client, fields)
+    ends = session_ends(server, client, fields, PATH)
     target = _target(Path(path), _PCAPNG)
     keys_target = _target(Path(f"{path}.keys"), _KEY_LOG) if wants_keys else None
 
@@ -203,26 +201,6 @@ def _key_log(text: str, scenario: str) -> bool:
         remedy = f"leave it out, or capture {VALID}"
         raise UserError("field KeyLog", "only a valid client's handshake has secrets", remedy)
     return wanted
-
-
-def _ends(server: Profile, client: Profile, fields: dict[str, str]) -> tuple[SocketAddress, SocketAddress]:
-    """Where the server and the client are."""
-    if server.server is None or client.client is None:
-        wrong, role = (server, "server") if server.server is None else (client, "client")
-        raise UserError(f"profile {wrong.name}", f"it is no {role}'s", "give the server's file, then the client's")
-    if "ServerUnderlay" in fields:
-        return _address("ServerUnderlay", fields), _address("ClientUnderlay", fields)
-    listen = server.server.listen
-    if listen.ip.is_unspecified:
-        listen = parse_socket_address(f"{_SERVER_IP}:{listen.port}")
-    return listen, parse_socket_address(_CLIENT)
-
-
-def _address(name: str, fields: dict[str, str]) -> SocketAddress:
-    try:
-        return parse_socket_address(fields[name])
-    except UserError as error:
-        raise UserError(f"field {name}", error.why, error.remedy) from None
 
 
 def _target(path: Path, begins: bytes) -> Path:

@@ -6,18 +6,22 @@ Everything that is wrong is named at once; the text of a key is in no error.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 from qre.abi import CID_MAX, IV_SIZE, KEY_SIZE, SESSION_ID_SIZE, Attribute
 from qre.cli.fields import parse_fields
 from qre.config.syntax import quoted
-from qre.config.values import parse_networks
+from qre.config.values import parse_duration, parse_keepalive, parse_networks
 from qre.errors import UserError, UserErrors
+from qre.session import PACKET_NUMBER_BASE
 from qre.workers.netlink.attributes import Request
 from qre.workers.netlink.generic import encode_allowed_ips
 
 _MAX_U64 = (1 << 64) - 1
 _HIGHEST_FD = 1 << 20
+_IDLE_MS = (1_000, 3_600_000)  # as qre.ko takes it
+_MAX_KEEPALIVE = 3_600
 
 #: Byte strings of one length: field -> attribute, bytes.
 _FIXED = {
@@ -34,7 +38,6 @@ _FIXED = {
     "NextTxKey": (Attribute.NEXT_TX_KEY, KEY_SIZE),
     "NextTxIv": (Attribute.NEXT_TX_IV, IV_SIZE),
 }
-_NUMBERS = {"KeyEpoch": Attribute.KEY_EPOCH, "PacketNumber": Attribute.PACKET_NUMBER}
 _ADDRESSES = {"UnderlayLocalIPv4": Attribute.LOCAL_IP, "UnderlayPeerIPv4": Attribute.PEER_IP}
 _PORTS = {"UnderlayLocalPort": Attribute.LOCAL_PORT, "UnderlayPeerPort": Attribute.PEER_PORT}
 _UNDERLAY = ("UnderlayLocalIPv4", "UnderlayLocalPort", "UnderlayPeerIPv4", "UnderlayPeerPort")
@@ -44,21 +47,35 @@ REQUIRED = (
 )  # fmt: skip
 OPTIONAL = (
     "NextRxKey", "NextRxHpKey", "NextRxIv", "NextTxKey", "NextTxIv", *_UNDERLAY,
-    "ClientConnectionId", "AllowedIPs", "SocketFd",
+    "ClientConnectionId", "AllowedIPs", "IdleTimeout", "PersistentKeepalive", "SocketFd",
 )  # fmt: skip
+#: What a session keeps as it was installed with it, and qre.ko does not tell.
+FIXED_AT_INSTALL = ("IdleTimeout", "PersistentKeepalive", "SocketFd")
 #: Fields that mean something together only.
 _GROUPS = (_UNDERLAY, ("NextRxKey", "NextRxIv"), ("NextTxKey", "NextTxIv"))
 
 _T = TypeVar("_T")
 
 
+@dataclass(frozen=True)
 class SessionFields:
-    """What was given, checked: the request, less the device. Shows no key."""
+    """What was given, checked: ``request`` is all of it, less the device, and shows no key. The rest is what the
+    commands themselves look at; None: it was not given.
 
-    def __init__(self, session_id: bytes, cid: bytes, request: Request) -> None:
-        self.session_id = session_id
-        self.connection_id = cid
-        self.request = request
+    ``packet_number`` is as it was given. The request has at least PACKET_NUMBER_BASE: a handshake has used the
+    numbers below under these keys, and a number is used once under a key (RFC 9000 §12.3).
+    """
+
+    request: Request
+    given: frozenset[str]
+    session_id: bytes
+    connection_id: bytes
+    key_epoch: int
+    packet_number: int
+    client_connection_id: bytes | None
+    allowed_ips: tuple[str, ...] | None
+    idle_ms: int | None
+    keepalive_s: int | None
 
 
 def parse_session_fields(command: str, arguments: Sequence[str]) -> SessionFields:
@@ -85,25 +102,44 @@ def parse_session_fields(command: str, arguments: Sequence[str]) -> SessionField
     client_cid = read("ClientConnectionId", _client_connection_id)
     if client_cid is not None:
         request.put(Attribute.CLIENT_CID, client_cid)
-    for name, attribute in _NUMBERS.items():
-        if (number := read(name, _number)) is not None:
-            request.u64(attribute, number)
+    key_epoch, packet_number = read("KeyEpoch", _number), read("PacketNumber", _number)
+    if key_epoch is not None:
+        request.u64(Attribute.KEY_EPOCH, key_epoch)
+    if packet_number is not None:
+        request.u64(Attribute.PACKET_NUMBER, max(packet_number, PACKET_NUMBER_BASE))
     for name, attribute in _ADDRESSES.items():
         if (address := read(name, _ipv4)) is not None:
             request.ipv4(attribute, address)
     for name, attribute in _PORTS.items():
         if (port := read(name, _port)) is not None:
             request.port(attribute, port)
-    if allowed := read("AllowedIPs", _prefixes):
+    allowed = read("AllowedIPs", _prefixes)
+    if allowed:
         request.put(Attribute.ALLOWED_IPS, encode_allowed_ips(allowed))
+    idle_ms, keepalive_s = read("IdleTimeout", _idle_ms), read("PersistentKeepalive", _keepalive_s)
+    if idle_ms is not None:
+        request.u64(Attribute.IDLE_MS, idle_ms)
+    if keepalive_s is not None:
+        request.u64(Attribute.KEEPALIVE_MS, 1000 * keepalive_s)
     if (fd := read("SocketFd", descriptor)) is not None:
         request.u32(Attribute.FD, fd)
     if "NextRxHpKey" in octets and "RxHpKey" in octets and octets["NextRxHpKey"] != octets["RxHpKey"]:
         why = "it differs from RxHpKey, and header protection keys do not change (RFC 9001 section 6)"
         errors.append(UserError("field NextRxHpKey", why, "give RxHpKey's value"))
-    if errors or cid is None:
+    if errors or cid is None or key_epoch is None or packet_number is None:
         raise UserErrors(tuple(errors))
-    return SessionFields(octets["SessionId"], cid, request)
+    return SessionFields(
+        request=request,
+        given=frozenset(fields),
+        session_id=octets["SessionId"],
+        connection_id=cid,
+        key_epoch=key_epoch,
+        packet_number=packet_number,
+        client_connection_id=client_cid,
+        allowed_ips=allowed,
+        idle_ms=idle_ms,
+        keepalive_s=keepalive_s,
+    )
 
 
 def _incomplete(fields: dict[str, str]) -> list[UserError]:
@@ -179,6 +215,24 @@ def _prefixes(name: str, text: str) -> tuple[str, ...]:
         return tuple(map(str, parse_networks(text)))
     except UserError as error:
         raise UserError(f"field {name}", error.why, error.remedy) from None
+
+
+def _idle_ms(name: str, text: str) -> int:
+    try:
+        return parse_duration(text, *_IDLE_MS)
+    except UserError as error:
+        raise UserError(f"field {name}", error.why, error.remedy) from None
+
+
+def _keepalive_s(name: str, text: str) -> int:
+    """Seconds; 0: none, whatever the device has."""
+    try:
+        seconds = parse_keepalive(text)
+    except UserError as error:
+        raise UserError(f"field {name}", error.why, error.remedy) from None
+    if seconds > _MAX_KEEPALIVE:
+        raise UserError(f"field {name}", f"{seconds} is more than {_MAX_KEEPALIVE} seconds", "write 25, or off")
+    return seconds
 
 
 def descriptor(name: str, text: str) -> int:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from qre.cli.commands import Options
 from qre.cli.fields import parse_fields
-from qre.errors import UserError
+from qre.cli.session_ends import LOOPBACK, UNDERLAYS, check_both_or_none, session_ends
+from qre.cli.session_fields import FIXED_AT_INSTALL
+from qre.config.values import show_duration
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,9 +22,10 @@ if TYPE_CHECKING:
     from qre.quic.plan import Plan
     from qre.session import Role, SessionInstall
 
-UNDERLAYS = ("ServerUnderlay", "ClientUnderlay")
-#: Where a client is when nothing says so.
-TEST_CLIENT_UNDERLAY = "127.0.0.1:50443"
+    Address = tuple[str, int]
+
+#: A handshake agrees on 30 s, which would be over before the second of two ends is installed by hand.
+IDLE_MS = 600_000
 
 
 def session_plan(arguments: list[str], options: Options) -> int:
@@ -33,55 +36,66 @@ def session_plan(arguments: list[str], options: Options) -> int:
     return 0
 
 
-def read_arguments(command: str, arguments: list[str]) -> tuple[Profile, Profile, str | None, str | None]:
-    """Both profiles and both underlays, which are given together or not at all."""
+def read_arguments(command: str, arguments: list[str]) -> tuple[Profile, Profile, Mapping[str, str]]:
+    """Both profiles, and both underlays, which are given together or not at all."""
     from qre.config.profile import load_profile_file
 
     server_file, client_file, *rest = arguments
     fields = parse_fields(rest, (), UNDERLAYS, command=command)
     check_both_or_none(command, fields)
-    server, client = load_profile_file(server_file), load_profile_file(client_file)
-    return server, client, fields.get("ServerUnderlay"), fields.get("ClientUnderlay")
+    return load_profile_file(server_file), load_profile_file(client_file), fields
 
 
-def check_both_or_none(command: str, fields: Mapping[str, str]) -> None:
-    """Raise UserError when one underlay is given without the other."""
-    if len([name for name in UNDERLAYS if name in fields]) == 1:
-        raise UserError(command, "ServerUnderlay and ClientUnderlay go together", "give both, or none")
-
-
-def plan_lines(
-    server: Profile, client: Profile, server_underlay: str | None, client_underlay: str | None
-) -> list[str]:
-    """Two commands, ready to paste, each below a comment that says whose it is."""
+def plan_lines(server: Profile, client: Profile, underlays: Mapping[str, str]) -> list[str]:
+    """Two commands, ready to paste, each below a comment that says whose it is; then, as comments because the session
+    must carry packets first, the two that change to the next keys."""
+    ends = planned_ends(server, client, underlays)
     lines = []
-    for profile, role, install in planned_installs(server, client, server_underlay, client_underlay):
-        lines += [
-            f"# {role} {profile.device}",
-            f"qre-tool install-session {profile.device} {' '.join(install_arguments(install))}",
-        ]
+    for end in ends:
+        lines += [f"# {end.role} {end.profile.device}", _command("install-session", end, 0)]
+    lines.append("# later, the next keys: on one end, then on the other")
+    lines += [f"# {_command('update-session', end, 1)}" for end in ends]
     return lines
 
 
-def planned_installs(
-    server: Profile, client: Profile, server_underlay: str | None, client_underlay: str | None
-) -> list[tuple[Profile, Role, SessionInstall]]:
-    """What both ends of a handshake in memory would install, the server's first."""
-    from qre.config.values import parse_socket_address
+def _command(name: str, end: PlannedEnd, key_epoch: int) -> str:
+    fields = install_arguments(end.install(key_epoch))
+    if name == "update-session":
+        fields = [field for field in fields if field.partition("=")[0] not in FIXED_AT_INSTALL]
+    return f"qre-tool {name} {end.profile.device} {' '.join(fields)}"
+
+
+class PlannedEnd:
+    """One end of a handshake in memory: whose it is, and what it would install."""
+
+    def __init__(self, profile: Profile, role: Role, handed_over: HandedOver, local: Address, peer: Address) -> None:
+        self.profile = profile
+        self.role = role
+        self._handed_over = handed_over
+        self._local = local
+        self._peer = peer
+
+    def install(self, key_epoch: int = 0) -> SessionInstall:
+        """The session with the keys of this epoch, and those that follow them."""
+        from msgspec.structs import replace
+
+        from qre.quic.keys import advance
+
+        handed_over = advance(self._handed_over, key_epoch)
+        made = session_of(self.profile, self.role, handed_over, self._local, self._peer)
+        return replace(made, idle_timeout_ms=IDLE_MS)
+
+
+def planned_ends(server: Profile, client: Profile, underlays: Mapping[str, str]) -> list[PlannedEnd]:
+    """Both ends of a handshake in memory, the server's first."""
     from qre.session import Role
 
-    if server.server is None or client.client is None:
-        wrong, role = (server, "server") if server.server is None else (client, "client")
-        raise UserError(f"profile {wrong.name}", f"it is no {role}'s", "give the server's file, then the client's")
-    ends = (
-        parse_socket_address(server_underlay) if server_underlay else server.server.listen,
-        parse_socket_address(client_underlay or TEST_CLIENT_UNDERLAY),
-    )
+    ends = session_ends(server, client, underlays, LOOPBACK)
     plan = run_plan(server, client, *ends)
     here, there = ((str(end.ip), end.port) for end in ends)
     return [
-        (server, Role.SERVER, session_of(server, Role.SERVER, plan.server, here, there)),
-        (client, Role.CLIENT, session_of(client, Role.CLIENT, plan.client, there, here)),
+        PlannedEnd(server, Role.SERVER, plan.server, here, there),
+        PlannedEnd(client, Role.CLIENT, plan.client, there, here),
     ]
 
 
@@ -157,6 +171,7 @@ def install_arguments(install: SessionInstall) -> list[str]:
         "UnderlayPeerIPv4": underlay.peer_ip,
         "UnderlayPeerPort": underlay.peer_port,
         "ClientConnectionId": install.client_connection_id.hex(),
+        "IdleTimeout": show_duration(install.idle_timeout_ms),
     }
     if install.allowed_ips:
         values["AllowedIPs"] = ",".join(install.allowed_ips)

@@ -100,7 +100,7 @@ def _from_kernel(state: ProfileState) -> Description | None:
         "mtu": link.mtu,
         "address": addresses,
         "allowed_ips": [str(network) for network in state.allowed_ips],
-        "listen": state.listen if state.role is Role.SERVER else None,
+        "listen": (state.underlay or state.listen) if state.role is Role.SERVER else None,
         "endpoint": None,
         "dest": None,
         "server_name": None,

@@ -16,6 +16,7 @@ import msgspec
 
 from qre.cli.control_client import names_in
 from qre.config.model import GlobalConfig, Interface, Network, Profile
+from qre.config.values import parse_socket_address
 from qre.errors import MachineError, UntrustedInputError, UserError
 from qre.session import Role
 
@@ -33,6 +34,7 @@ class _StoredState(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     device: Annotated[str, msgspec.Meta(pattern=r"^[^/\s\x00-\x1f]{1,15}\Z")]
     role: Role
     listen: Annotated[str, msgspec.Meta(max_length=21)]
+    underlay: Annotated[str, msgspec.Meta(max_length=21)] = ""
     address: Annotated[tuple[_Address, ...], msgspec.Meta(max_length=1024)]
     mtu: Annotated[int, msgspec.Meta(ge=68, le=65535)]
     allowed_ips: Annotated[tuple[_Address, ...], msgspec.Meta(max_length=65536)]
@@ -45,7 +47,8 @@ class ProfileState(msgspec.Struct, frozen=True, kw_only=True):
     profile: str
     device: str
     role: Role
-    listen: str  # empty for a client
+    listen: str  # of the file; empty for a client
+    underlay: str = ""  # where a server listens instead
     address: tuple[Interface, ...]
     mtu: int
     allowed_ips: tuple[Network, ...]
@@ -59,6 +62,7 @@ def state_of(profile: Profile, fwmark: int) -> ProfileState:
         device=profile.device,
         role=profile.role,
         listen=str(profile.server.listen) if profile.server else "",
+        underlay=str(profile.listen) if profile.server and profile.underlay.server else "",
         address=profile.address,
         mtu=profile.mtu,
         allowed_ips=profile.allowed_ips,
@@ -78,6 +82,7 @@ def save_state(config: GlobalConfig, state: ProfileState) -> None:
         device=state.device,
         role=state.role,
         listen=state.listen,
+        underlay=state.underlay,
         address=tuple(str(interface) for interface in state.address),
         mtu=state.mtu,
         allowed_ips=tuple(str(network) for network in state.allowed_ips),
@@ -154,16 +159,27 @@ def parse_state_untrusted(data: bytes) -> ProfileState:
         raise UntrustedInputError(f"it does not parse: {error}") from error
     if stored.device in (".", ".."):
         raise UntrustedInputError("it names an impossible device")
+    for text in (stored.listen, stored.underlay):
+        if text and not _is_socket_address(text):
+            raise UntrustedInputError("it names an impossible address")
     return ProfileState(
         profile=stored.profile,
         device=stored.device,
         role=stored.role,
         listen=stored.listen,
+        underlay=stored.underlay,
         address=address,
         mtu=stored.mtu,
         allowed_ips=allowed_ips,
         fwmark=stored.fwmark,
     )
+
+
+def _is_socket_address(text: str) -> bool:
+    try:
+        return str(parse_socket_address(text)) == text
+    except UserError:
+        return False
 
 
 def remove_state(config: GlobalConfig, profile: str) -> None:

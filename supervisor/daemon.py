@@ -18,7 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -60,7 +60,7 @@ from qre.supervisor.notify import Notifier
 from qre.supervisor.pins import check_pin_dir, pin, unpin
 from qre.supervisor.preconditions import check_able, check_passable, open_elf, open_regular
 from qre.supervisor.process import FreshProcess
-from qre.supervisor.settings import Underlay, bpf_elf, empty_memfd, secrets_memfd, worker_config
+from qre.supervisor.settings import bpf_elf, empty_memfd, secrets_memfd, worker_config
 from qre.workers.netlink.generic import Qre
 from qre.workers.netlink.shared_port import shared_address
 
@@ -82,9 +82,8 @@ _HANDLED: Final = (*_ENDING, signal.SIGHUP)
 
 @dataclass(frozen=True)
 class DaemonOptions:
-    """What the command line adds to the configuration."""
+    """What the command line adds to the configuration, but for what ``Profile.underlay`` has."""
 
-    underlay: Underlay = field(default_factory=Underlay)
     run_for_ms: int | None = None
     register_cid_map: bool = True
 
@@ -353,7 +352,7 @@ class Daemon:
             self._tell(Supply(name=name), fd)
         config = self._worker_config(self._profile)
         self._listen = None if config.joined else (config.listen_ip, config.listen_port)
-        client = self._options.underlay.client
+        client = self._profile.underlay.client
         self._tell(
             Setup(
                 config=config,
@@ -367,9 +366,7 @@ class Daemon:
         )
 
     def _worker_config(self, profile: Profile) -> WorkerConfig:
-        made = worker_config(
-            profile, self._config, self._options.underlay, self._cached_dest_profile(), self._dataplane
-        )
+        made = worker_config(profile, self._config, self._cached_dest_profile(), self._dataplane)
         return msgspec.structs.replace(
             made,
             joined=self._front is not None,

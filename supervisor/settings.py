@@ -1,20 +1,16 @@
-"""From configuration to what the processes are told: the public part for all, the secrets for one.
-
-Overrides of the underlay (``--server-underlay``, ``--client-underlay``) are applied here and nowhere else.
-"""
+"""From configuration to what the processes are told: the public part for all, the secrets for one."""
 
 from __future__ import annotations
 
 import fcntl
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
 import msgspec
 
 import qre.workers.bpf_loader
-from qre.config.model import GlobalConfig, Profile, SocketAddress
+from qre.config.model import GlobalConfig, Profile
 from qre.ipc.messages import ProfileSecrets, WorkerConfig
 from qre.session import Dataplane, DestProfile, Role
 
@@ -22,18 +18,9 @@ _FIXED_SIZE = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
 MEMFD_SIZE = 1 << 20
 
 
-@dataclass(frozen=True)
-class Underlay:
-    """Addresses given on the command line instead of the profile's."""
-
-    server: SocketAddress | None = None
-    client: SocketAddress | None = None
-
-
 def worker_config(
     profile: Profile,
     config: GlobalConfig,
-    underlay: Underlay,
     dest_profile: DestProfile | None,
     dataplane: Dataplane = Dataplane.USER,
 ) -> WorkerConfig:
@@ -60,8 +47,8 @@ def worker_config(
         log_level=config.log_level,
         dest_profile=dest_profile,
     )
-    if profile.server is not None:
-        listen = underlay.server or profile.server.listen
+    listen, endpoint = profile.listen, profile.endpoint
+    if profile.server is not None and listen is not None:
         return msgspec.structs.replace(
             made,
             listen_ip=str(listen.ip),
@@ -70,11 +57,9 @@ def worker_config(
             dest_port=profile.server.dest.port,
             max_time_diff_ms=profile.server.max_time_diff_ms,
         )
-    client = profile.client or _none(profile)
-    host, port = client.endpoint.host, client.endpoint.port
-    if underlay.server is not None:
-        host, port = str(underlay.server.ip), underlay.server.port
-    return msgspec.structs.replace(made, endpoint_host=host, endpoint_port=port)
+    if endpoint is None:
+        _none(profile)
+    return msgspec.structs.replace(made, endpoint_host=endpoint.host, endpoint_port=endpoint.port)
 
 
 def _none(profile: Profile) -> NoReturn:

@@ -158,8 +158,19 @@ class ClientSettings(Value):
         return f"ClientSettings(endpoint={self.endpoint}, server_name={self.server_name!r})"
 
 
+class Underlay(Value):
+    """Outer addresses that the command line gives in place of the profile's; None: the profile's."""
+
+    server: SocketAddress | None = None
+    client: SocketAddress | None = None
+
+
 class Profile(Value):
-    """One interface. Exactly one of ``server`` and ``client`` is set, as ``role`` says."""
+    """One interface. Exactly one of ``server`` and ``client`` is set, as ``role`` says.
+
+    ``server.listen`` and ``client.endpoint`` are the file's. What is used is ``listen`` and ``endpoint``: a plan and
+    the run that it describes ask nothing else.
+    """
 
     name: str
     device: str
@@ -171,6 +182,20 @@ class Profile(Value):
     keepalive_s: int = 0  # 0: off
     allowed_ips: tuple[Network, ...] = ()  # empty: pass all, no routes
     hooks: Hooks = Hooks()
+    underlay: Underlay = Underlay()
+
+    @property
+    def listen(self) -> SocketAddress | None:
+        """Where a server listens; None for a client."""
+        return (self.underlay.server or self.server.listen) if self.server is not None else None
+
+    @property
+    def endpoint(self) -> HostPort | None:
+        """Where a client finds its server; None for a server."""
+        if self.client is None:
+            return None
+        given = self.underlay.server
+        return HostPort(str(given.ip), given.port) if given is not None else self.client.endpoint
 
 
 class GlobalConfig(Value):

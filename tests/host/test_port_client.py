@@ -98,7 +98,7 @@ def test_a_server_that_cannot_be_reached_is_told_at_once(tunnel: Tunnel) -> None
 
 
 def test_what_cannot_be_begun_is_refused_in_one_line(tunnel: Tunnel) -> None:
-    assert "it is no client's" in refused(tunnel, profile="server0")
+    assert "it is not a client profile" in refused(tunnel, profile="server0")
     assert "does not have that address" in refused(tunnel, "ClientUnderlay=192.0.2.8:5555")
     assert "field ServerUnderlay" in refused(tunnel, "ServerUnderlay=site.test:443")
     assert "qre.ko" in refused(tunnel, "InstallSession=true")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from qre.abi import Attribute
 from qre.cli.main import main
 from qre.cli.session_fields import parse_session_fields
-from qre.cli.session_plan import install_arguments, planned_installs
+from qre.cli.session_plan import install_arguments, planned_ends
 from qre.config.profile import load_profile_file
 from qre.errors import UserErrors
 from qre.workers.netlink.attributes import read_attributes_untrusted
@@ -45,6 +46,8 @@ ALL = {
     "NextTxIv": "0a" * 12,
     "ClientConnectionId": "",
     "AllowedIPs": "10.77.0.2/32,fd00::/64",
+    "IdleTimeout": "90s",
+    "PersistentKeepalive": "25",
 }
 
 
@@ -79,7 +82,19 @@ def test_every_field_becomes_its_attribute() -> None:
     assert given[Attribute.NEXT_TX_IV] == b"\x0a" * 12
     assert given[Attribute.PEER_PORT] == (50443).to_bytes(2, "big")
     assert len(given[Attribute.ALLOWED_IPS]) == 40
+    assert given[Attribute.IDLE_MS] == (90_000).to_bytes(8, sys.byteorder)
+    assert given[Attribute.KEEPALIVE_MS] == (25_000).to_bytes(8, sys.byteorder)
     assert len(given) == len(ALL)
+
+
+@pytest.mark.parametrize(
+    ("given", "sent"), [(0, 65_536), (1, 65_536), (65_535, 65_536), (65_536, 65_536), (65_537, 65_537)]
+)
+@pytest.mark.parametrize("command", ["install-session", "update-session"])
+def test_a_number_of_the_handshake_is_raised(command: str, given: int, sent: int) -> None:
+    parsed = parse_session_fields(command, arguments(FIELDS | {"PacketNumber": str(given)}))
+    assert decoded(parsed.request.encode())[Attribute.PACKET_NUMBER] == sent.to_bytes(8, sys.byteorder)
+    assert parsed.packet_number == given
 
 
 def test_what_is_not_given_is_not_sent() -> None:
@@ -123,6 +138,10 @@ def test_forms_with_several_words_are_taken(name: str, form: str) -> None:
         ({**UNDERLAY, "UnderlayPeerIPv4": "::1"}, "field UnderlayPeerIPv4: '::1' is not an IPv4 address"),
         ({**UNDERLAY, "UnderlayLocalIPv4": "0.0.0.0"}, "field UnderlayLocalIPv4: 0.0.0.0 is no address"),
         ({"AllowedIPs": "10.0.0.0/33"}, "field AllowedIPs: '10.0.0.0/33' is not an address"),
+        ({"IdleTimeout": "999ms"}, "field IdleTimeout: "),
+        ({"IdleTimeout": "2h"}, "field IdleTimeout: "),
+        ({"PersistentKeepalive": "3601"}, "field PersistentKeepalive: 3601 is more than 3600 seconds"),
+        ({"PersistentKeepalive": "often"}, "field PersistentKeepalive: 'often' is not a number of seconds"),
         ({"SocketFd": "9999"}, "field SocketFd: 9999: Bad file descriptor"),
         ({"NextRxKey": "07" * 16}, "field NextRxIv: it is missing, and NextRxKey is given"),
         ({"NextTxIv": "07" * 12}, "field NextTxKey: it is missing, and NextTxIv is given"),
@@ -181,7 +200,8 @@ def profiles(
 
 def test_what_session_plan_prints_is_what_install_session_takes(profiles: tuple[Path, Path]) -> None:
     server, client = (load_profile_file(path) for path in profiles)
-    for _, _, install in planned_installs(server, client, None, None):
+    for end in planned_ends(server, client, {}):
+        install = end.install()
         parsed = parse_session_fields("install-session", install_arguments(install))
         typed = decoded(parsed.request.encode())
         sent = decoded(install_request(install).encode())

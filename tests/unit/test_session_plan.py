@@ -8,6 +8,25 @@ from pathlib import Path
 import pytest
 
 from qre.cli.main import main
+from qre.cli.session_fields import parse_session_fields
+
+#: Every kind of pair that ``init`` can write.
+PAIRS = {
+    "listens on every address": ("Endpoint=vpn.example.net:443",),
+    "listens on one address": ("Endpoint=192.0.2.1:443",),
+    "listens elsewhere": ("Endpoint=vpn.example.net:443", "Listen=198.51.100.1:8443"),
+    "two families and several addresses": (
+        "Endpoint=192.0.2.1:443",
+        "ServerAddress=10.77.0.1/24,fd77::1/64",
+        "ClientAddress=10.77.0.2/32,10.77.0.3/24,fd77::2/64",
+        "MTU=1280",
+    ),
+    "routes everything": ("Endpoint=vpn.example.net:443", "AllowedIPs=0.0.0.0/0,::/0", "PersistentKeepalive=25"),
+    "routes as much as a session can": (
+        "Endpoint=192.0.2.1:443",
+        "AllowedIPs=" + ",".join(f"10.78.{number}.0/24" for number in range(256)),
+    ),
+}
 
 
 @pytest.fixture
@@ -95,8 +114,34 @@ def test_the_order_of_the_files_and_half_an_underlay_are_named(
 ) -> None:
     server, client = map(str, profiles)
     assert main(["session-plan", client, server]) == 2
-    assert "no server's" in capsys.readouterr().err
+    assert "not a server profile" in capsys.readouterr().err
     assert main(["session-plan", server, server]) == 2
-    assert "no client's" in capsys.readouterr().err
+    assert "not a client profile" in capsys.readouterr().err
     assert main(["session-plan", server, client, "ServerUnderlay=192.0.2.9:1"]) == 2
     assert "go together" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("pair", PAIRS.values(), ids=PAIRS)
+def test_what_is_printed_is_what_install_session_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], pair: tuple[str, ...]
+) -> None:
+    monkeypatch.setenv("QRE_CONFIG_DIR", str(tmp_path))
+    monkeypatch.setenv("QRE_GLOBAL_CONFIG", str(tmp_path / "none"))
+    assert main(["init", "Dest=site.example:443", *pair]) == 0
+    capsys.readouterr()
+    for fields in plan(capsys, str(tmp_path / "server0.conf"), str(tmp_path / "client0.conf")):
+        parse_session_fields("install-session", [f"{name}={value}" for name, value in fields.items()])
+        assert "0.0.0.0" not in (fields["UnderlayLocalIPv4"], fields["UnderlayPeerIPv4"])
+
+
+@pytest.mark.parametrize("command", ["session-plan", "session-demo", "session-capture"])
+def test_an_underlay_that_no_packet_can_come_from_is_refused_by_its_name(
+    profiles: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    files = [str(path) for path in profiles]
+    words = [command, *(["valid-client", *files, str(tmp_path / "p")] if command == "session-capture" else files)]
+    for wrong in ("0.0.0.0:443", "224.0.0.1:443", "255.255.255.255:443"):
+        for name, other in (("ServerUnderlay", "ClientUnderlay"), ("ClientUnderlay", "ServerUnderlay")):
+            assert main([*words, f"{name}={wrong}", f"{other}=192.0.2.9:1"]) == 2
+            printed = capsys.readouterr()
+            assert printed.out == "" and printed.err.startswith(f"qre-tool: field {name} : "), printed

@@ -1,0 +1,77 @@
+"""Where the two ends of a session are, for commands that are given both profiles.
+
+An underlay that is given wins; otherwise the server is where it listens, and the client at an address for tests. A
+server that listens on every address (0.0.0.0, which ``init`` writes) has none that a packet could come from: an
+address stands in for it. What these functions return, ``install-session`` takes.
+"""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address
+
+from qre.config.values import parse_socket_address
+from qre.errors import UserError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from qre.config.model import Profile, SocketAddress
+
+UNDERLAYS = ("ServerUnderlay", "ClientUnderlay")
+_ANY = IPv4Address(0)
+
+
+class StandIns:
+    """The client's address, and the address of a server that listens on all of them."""
+
+    __slots__ = ("client", "server_ip")
+
+    def __init__(self, server_ip: str, client: str) -> None:
+        self.server_ip = server_ip
+        self.client = client
+
+
+#: Both ends on one machine, for sessions that are installed.
+LOOPBACK = StandIns("127.0.0.1", "127.0.0.1:50443")
+#: A path through the Internet (RFC 5737), for what is only looked at.
+PATH = StandIns("192.0.2.1", "198.51.100.7:50443")
+
+
+def check_roles(server: Profile, client: Profile) -> None:
+    """Raise UserError unless these are a server's and a client's profile."""
+    for profile, side, role in ((server, server.server, "server"), (client, client.client, "client")):
+        if side is None:
+            remedy = "give the server's file, then the client's"
+            raise UserError(f"profile {profile.name}", f"it is not a {role} profile", remedy)
+
+
+def check_both_or_none(command: str, fields: Mapping[str, str]) -> None:
+    """Raise UserError when one underlay is given without the other."""
+    if len([name for name in UNDERLAYS if name in fields]) == 1:
+        raise UserError(command, "ServerUnderlay and ClientUnderlay go together", "give both, or none")
+
+
+def session_ends(
+    server: Profile, client: Profile, fields: Mapping[str, str], stand_ins: StandIns
+) -> tuple[SocketAddress, SocketAddress]:
+    """The server's and the client's address. ``fields``: UNDERLAYS, as they were given."""
+    check_roles(server, client)
+    assert server.server is not None
+    ends = [parse_end(name, fields[name]) if name in fields else None for name in UNDERLAYS]
+    listen = server.server.listen
+    if listen.ip == _ANY:
+        listen = parse_socket_address(f"{stand_ins.server_ip}:{listen.port}")
+    return ends[0] or listen, ends[1] or parse_socket_address(stand_ins.client)
+
+
+def parse_end(name: str, text: str) -> SocketAddress:
+    """The numeric address of one machine, from the field ``name``."""
+    try:
+        address = parse_socket_address(text)
+    except UserError as error:
+        raise UserError(f"field {name}", error.why, error.remedy) from None
+    if address.ip == _ANY:
+        why = "0.0.0.0 is every address of a machine, and packets come from one"
+        raise UserError(f"field {name}", why, f"write {name}=192.0.2.1:{address.port}")
+    return address

@@ -1,0 +1,109 @@
+"""``--dry-run daemon``: the plan is made of what the run is made of, for every option and every variable."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from qre.cli.main import main
+
+ELF = Path(__file__).resolve().parents[2] / "workers" / "bpf_loader" / "qre_reuseport.bpf.o"
+
+
+@pytest.fixture
+def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Path:
+    for name, value in {
+        "QRE_CONFIG_DIR": tmp_path / "dev", "QRE_STATE_DIR": tmp_path / "state", "QRE_DATAPLANE": "user",
+        "RUNTIME_DIRECTORY": tmp_path / "run", "QRE_BPF_PIN_DIR": tmp_path / "pins",
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.delenv("QRE_GLOBAL_CONFIG", raising=False)
+    assert main(["init", "Endpoint=192.0.2.1:443", "Dest=site.example:443"]) == 0
+    for name in ("other-state", "other-pins"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "other.o").write_bytes(ELF.read_bytes())
+    (tmp_path / "other.conf").write_text("StateDir = /from/the/file\nBpfPinDir = /pins/of/the/file\n")
+    capsys.readouterr()
+    return tmp_path
+
+
+def plan(capsys: pytest.CaptureFixture[str], profile: str, *options: str) -> list[str]:
+    assert main(["--dry-run", "daemon", profile, *options]) == 0
+    return capsys.readouterr().out.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("profile", "options", "line"),
+    [
+        ("server0", ("--server-underlay", "127.0.0.2:4434"), "bind two sockets to UDP 127.0.0.2:4434"),
+        ("server0", ("--run-for-ms=1500",), "end after 1500 ms"),
+        ("server0", ("--bpf-elf={}/other.o",), "load {}/other.o"),
+        ("server0", ("--pin-dir={}/other-pins",), "pin BPF maps and program below {}/other-pins"),
+        ("server0", ("--state-dir={}/other-state",), "save state to {}/other-state/server0.state"),
+        (
+            "client0",
+            ("--server-underlay=127.0.0.2:4434",),
+            "connect to 127.0.0.2:4434, and reconnect whenever the session ends",
+        ),
+        (
+            "client0",
+            ("--client-underlay=127.0.0.3:5000",),
+            "connect from 127.0.0.3:5000 to 192.0.2.1:443, and reconnect whenever the session ends",
+        ),
+        ("client0", ("--run-for-ms", "7"), "end after 7 ms"),
+    ],
+)
+def test_an_option_is_in_the_plan(
+    directory: Path, capsys: pytest.CaptureFixture[str], profile: str, options: tuple[str, ...], line: str
+) -> None:
+    line = line.format(directory)
+    assert line not in plan(capsys, profile)
+    assert line in plan(capsys, profile, *(option.format(directory) for option in options))
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "line"),
+    [
+        ("QRE_BPF_ELF", "{}/other.o", "load {}/other.o"),
+        ("QRE_BPF_PIN_DIR", "{}/other-pins", "pin BPF maps and program below {}/other-pins"),
+        ("QRE_STATE_DIR", "{}/other-state", "save state to {}/other-state/server0.state"),
+        ("QRE_DATAPLANE", "kernel", "load qre.ko (modprobe qre)"),
+    ],
+)
+def test_a_variable_is_in_the_plan(
+    directory: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    variable: str,
+    value: str,
+    line: str,
+) -> None:
+    line = line.format(directory)
+    assert line not in plan(capsys, "server0")
+    monkeypatch.setenv(variable, value.format(directory))
+    assert line in plan(capsys, "server0")
+
+
+def test_the_kernels_device_is_told_the_address_that_is_used(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("QRE_DATAPLANE", "kernel")
+    assert any(
+        "listen 127.0.0.2:4434," in line for line in plan(capsys, "server0", "--server-underlay=127.0.0.2:4434")
+    )
+    assert any(
+        "endpoint 127.0.0.2:4434," in line for line in plan(capsys, "client0", "--server-underlay=127.0.0.2:4434")
+    )
+
+
+def test_an_option_wins_over_a_variable_and_that_over_the_file(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = f"--global-config={directory}/other.conf"
+    assert f"save state to {directory}/state/server0.state" in plan(capsys, "server0", file)
+    monkeypatch.delenv("QRE_STATE_DIR")
+    assert "save state to /from/the/file/server0.state" in plan(capsys, "server0", file)
+    assert f"save state to {directory}/other-state/server0.state" in plan(
+        capsys, "server0", file, f"--state-dir={directory}/other-state"
+    )

@@ -10,7 +10,7 @@ import os
 import signal
 
 from qre.cli.commands import Options
-from qre.errors import UserError
+from qre.errors import UserError, UserErrors
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ def daemon(arguments: list[str], options: Options) -> int:
     for option, variable in _VARIABLES.items():
         if option in given:
             environment[variable] = os.path.abspath(given[option])
+    _check_there(given)
     config = load_global(environment)
     if not options.dry_run:  # before the profile, which only root may read
         require_capabilities(f"daemon {name}", ("CAP_NET_ADMIN",))
@@ -104,6 +105,25 @@ def _split(arguments: list[str]) -> tuple[str, dict[str, str]]:
             "daemon", f"it runs one profile, and {len(names)} are given", "write `qre-tool daemon PROFILE`"
         )
     return names[0], given
+
+
+def _check_there(given: dict[str, str]) -> None:
+    """Raise UserErrors for a path that was asked for and is not there; a state directory is made."""
+    wanted = (
+        ("--config-dir", os.path.isdir, "directory"),
+        ("--global-config", os.path.exists, "file"),
+        ("--bpf-elf", os.path.exists, "file"),
+        ("--pin-dir", os.path.isdir, "directory"),
+    )
+    errors = [
+        UserError(
+            f"option {option}", f"{given[option]}: there is no such {kind}", "look at the name, or leave it out"
+        )
+        for option, is_there, kind in wanted
+        if option in given and not is_there(given[option])
+    ]
+    if errors:
+        raise UserErrors(tuple(errors))
 
 
 def _run_for_ms(text: str | None) -> int | None:

@@ -22,7 +22,7 @@ servername. Those in brackets may be left out. A word -- ends the options.
 """
 _ENVIRONMENT = {
     "QRE_CONFIG_DIR": "the directory of the profiles",
-    "QRE_GLOBAL_CONFIG": "the global configuration file",
+    "QRE_GLOBAL_CONFIG": "the global configuration file; need not be there",
     "QRE_HIDE_KEYS": "never: strip and showconf print secrets",
     "QRE_DEBUG": "1: a failure shows where in the program it happened",
 }
@@ -34,7 +34,9 @@ _FILES = {
 }
 _EXIT_STATUS = """\
 0 is success, 2 failure, told in one line on standard error: what failed, why, and what to do. Nothing was changed by
-arguments or a configuration that are wrong.
+arguments or a configuration that are wrong. A signal ends a command in silence, with 128 and its number: 130 after
+Ctrl-C, 143 when SIGTERM ends up, reload or down, 141 when nobody reads standard output any more. A daemon that was
+told to end by SIGTERM or SIGINT, and did so in order, ends with 0.
 """
 
 

@@ -30,7 +30,7 @@ def register_cid_map(arguments: list[str], options: Options) -> int:
 
 
 def unregister_cid_map(arguments: list[str], options: Options) -> int:
-    """Nothing is mirrored any more; the map keeps what it has."""
+    """The kernel takes its connection IDs out of the map, and mirrors none any more."""
     with kernel("unregister-cid-map") as qre:
         qre.cid_map_unregister()
     return 0

@@ -57,12 +57,13 @@ def load_global(environ: Mapping[str, str], **overrides: str | os.PathLike[str] 
     """Option, then environment, then file, then default. An empty variable counts as unset.
 
     ``overrides``: ``config_dir``, ``global_config``, ``state_dir``, ``bpf_elf``, ``pin_dir``; None: not given.
-    UserErrors names everything that is wrong in all sources.
+    A file that an option names must be there. UserErrors names everything that is wrong in all sources.
     """
     given = {name: os.fspath(value) for name, value in overrides.items() if value is not None}
     errors: list[UserError] = []
-    path = given.pop("global_config", "") or environ.get("QRE_GLOBAL_CONFIG") or DEFAULT_PATH
-    settings = _from_file(path, errors)
+    asked = given.pop("global_config", "")
+    path = asked or environ.get("QRE_GLOBAL_CONFIG") or DEFAULT_PATH
+    settings = _from_file(path, errors, needed=bool(asked))
     for variable, key in _ENVIRONMENT.items():
         if text := environ.get(variable):
             if key == "RuntimeDir":
@@ -106,11 +107,13 @@ def global_from_values(texts: Mapping[str, str], place: str = "arguments") -> Gl
     return GlobalConfig(**settings)
 
 
-def _from_file(path: str, errors: list[UserError]) -> dict[str, Any]:
-    """The file's settings; none when it is not there."""
+def _from_file(path: str, errors: list[UserError], *, needed: bool) -> dict[str, Any]:
+    """The file's settings; none when it is not there and need not be."""
     try:
         data, status = read_config(path)
-    except NoSuchFileError:
+    except NoSuchFileError as error:
+        if needed:
+            errors.append(error)
         return {}
     except UserError as error:
         errors.append(error)

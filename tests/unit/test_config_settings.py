@@ -22,6 +22,11 @@ def test_without_a_file_everything_is_a_default(tmp_path: Path) -> None:
     assert load_global({"QRE_GLOBAL_CONFIG": str(tmp_path / "none.conf")}) == GlobalConfig()
 
 
+def test_a_file_that_an_option_names_must_be_there(tmp_path: Path) -> None:
+    with pytest.raises(UserErrors, match="there is no such file"):
+        load_global({}, global_config=tmp_path / "none.conf")
+
+
 def test_an_option_wins_over_the_environment_and_that_over_the_file(tmp_path: Path) -> None:
     path = write(tmp_path, "StateDir = /file\nBpfPinDir = /file\nLogLevel = error\nDataplane = kernel\n")
     environ = {"QRE_GLOBAL_CONFIG": str(path), "QRE_STATE_DIR": "/environment", "QRE_BPF_PIN_DIR": "/environment"}

@@ -107,3 +107,25 @@ def test_an_option_wins_over_a_variable_and_that_over_the_file(
     assert f"save state to {directory}/other-state/server0.state" in plan(
         capsys, "server0", file, f"--state-dir={directory}/other-state"
     )
+
+
+@pytest.mark.parametrize("profile", ["server0", "client0"])
+@pytest.mark.parametrize("option", ["--config-dir", "--global-config", "--bpf-elf", "--pin-dir"])
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_a_path_that_was_asked_for_and_is_not_there_is_an_error(
+    directory: Path, capsys: pytest.CaptureFixture[str], profile: str, option: str, dry_run: bool
+) -> None:
+    missing = directory / "missing"
+    words = [*(["--dry-run"] if dry_run else []), "daemon", profile, f"{option}={missing}"]
+    assert main(words) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith(f"qre-tool: option {option} : {missing}: there is no such "), printed.err
+    assert len(printed.err.splitlines()) == 1
+    assert not missing.exists()
+
+
+def test_every_path_that_is_not_there_is_named_at_once(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = [f"{option}={directory}/missing" for option in ("--config-dir", "--global-config", "--bpf-elf")]
+    assert main(["--dry-run", "daemon", "server0", *options]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 3

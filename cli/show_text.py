@@ -139,7 +139,11 @@ def _steering_lines(device: Mapping[str, Any]) -> Iterator[Line]:
     loader = device.get("shared_loader")
     if loader:
         attached = "attached" if loader["attached"] else "not attached"
-        yield "shared loader", f"{loader['program']} {attached}, connection IDs of {loader['routed_cid_len']} bytes"
+        whose = f"; it is {loader['front']}'s, whose port this is" if loader.get("front") else ""
+        yield (
+            "shared loader",
+            f"{loader['program']} {attached}, connection IDs of {loader['routed_cid_len']} bytes{whose}",
+        )
 
 
 def _map_text(mapped: Mapping[str, Any] | None) -> str:

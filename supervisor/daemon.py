@@ -103,6 +103,7 @@ class Daemon:
         self._dataplane = Dataplane.USER
         self._listen: tuple[str, int] | None = None  # set when the supervisor may bind it
         self._front: FrontChannel | None = None  # of the daemon whose port we have joined
+        self._front_device = ""
         self._front_gone = False
         self._followed = False
         self._guests = 0
@@ -173,7 +174,7 @@ class Daemon:
         name = port_name(config.listen_ip, config.listen_port)
         deadline = time.monotonic() + _FRONT_TIMEOUT
         while True:
-            self._front, self._front_gone = None, False
+            self._front, self._front_device, self._front_gone = None, "", False
             try:
                 stack.enter_context(hold_device(self._config, name, "daemon"))
                 stack.callback(remove_left, front_path(self._config.runtime_dir, name))
@@ -187,7 +188,7 @@ class Daemon:
                         f"Listen {config.listen_ip}:{config.listen_port}", busy.why, "see what that daemon says"
                     ) from busy
             try:
-                self._front, held = join_front(
+                self._front, self._front_device, held = join_front(
                     self._config.runtime_dir, name, join_of(config), supplies["profile_secrets"]
                 )
             except FrontGoneError:
@@ -359,6 +360,7 @@ class Daemon:
                 runtime_dir=str(self._config.runtime_dir),
                 pin_dir=str(self._config.bpf_pin_dir),
                 fwmark=self._fwmark,
+                front_device=self._front_device,
                 client_bind_ip=str(client.ip) if client else "",
                 client_bind_port=client.port if client else 0,
                 kernel_holds_port=self._listen is not None and self._kernel_holds_port(self._listen),

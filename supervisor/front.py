@@ -47,7 +47,10 @@ class Joined(Message, frozen=True, kw_only=True):
 
 
 class Steered(Message, frozen=True, kw_only=True):
-    """Behind ``Joined``: what steers the port. A socket is in one socket map at most; whoever follows takes it."""
+    """Behind ``Joined``: what steers the port, and the front's device, which its pins are named after. A socket is in
+    one socket map at most; whoever follows takes it."""
+
+    device: Annotated[str, msgspec.Meta(max_length=15)]
 
 
 #: In the order of the messages' descriptors.
@@ -107,8 +110,9 @@ class FrontGoneError(MachineError):
     """Nobody answers at the port's socket (yet, or any more)."""
 
 
-def join_front(runtime: Path, name: str, join: Join, secrets: int) -> tuple[FrontChannel, dict[str, int]]:
-    """The connection, to be kept open, and what the messages' descriptors are. Blocks, for a bounded time.
+def join_front(runtime: Path, name: str, join: Join, secrets: int) -> tuple[FrontChannel, str, dict[str, int]]:
+    """The connection, to be kept open, the front's device, and what the messages' descriptors are. Blocks, for a
+    bounded time.
 
     Raises UserError when the front says no, FrontGoneError when there is none.
     """
@@ -121,6 +125,7 @@ def join_front(runtime: Path, name: str, join: Join, secrets: int) -> tuple[Fron
         raise FrontGoneError("the port's front", os.strerror(error.errno or 0)) from error
     channel: FrontChannel = Channel(connection, Joined | Steered)
     held: dict[str, int] = {}
+    device = ""
     try:
         channel.send(join, [secrets])
         for names in (JOINED_DESCRIPTORS, STEERED_DESCRIPTORS):
@@ -130,6 +135,7 @@ def join_front(runtime: Path, name: str, join: Join, secrets: int) -> tuple[Fron
             if refused or len(fds) != len(names):
                 what, _, why = (refused or "an answer without its descriptors").partition(": ")
                 raise UserError(what if why else "the port's front", why or what)
+            device = answer.device if isinstance(answer, Steered) else device
     except BaseException as error:
         for fd in held.values():
             os.close(fd)
@@ -137,7 +143,7 @@ def join_front(runtime: Path, name: str, join: Join, secrets: int) -> tuple[Fron
         if isinstance(error, ChannelClosedError):
             raise FrontGoneError("the port's front", "it left") from error
         raise
-    return channel, dict(zip((*JOINED_DESCRIPTORS, *STEERED_DESCRIPTORS), held.values(), strict=True))
+    return channel, device, dict(zip((*JOINED_DESCRIPTORS, *STEERED_DESCRIPTORS), held.values(), strict=True))
 
 
 def _answer(channel: FrontChannel, deadline: float) -> tuple[Joined | Steered, list[int]]:

@@ -123,7 +123,7 @@ class FrontListener:
             fds = [] if error else [*self._host.pair, theirs.fileno()]
             channel.send(Joined(error=error[:512]), fds)
             if not error:
-                channel.send(Steered(), self._host.steering())
+                channel.send(Steered(device=self._host.own().device), self._host.steering())
         except MachineError:
             self._drop(number)  # it left meanwhile
             await self._host.leave(number)

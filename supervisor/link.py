@@ -34,6 +34,8 @@ class Setup(Message, frozen=True, kw_only=True):
     client_bind_ip: Text = ""
     client_bind_port: Annotated[int, msgspec.Meta(ge=0, le=0xFFFF)] = 0
     kernel_holds_port: bool = False  # qre.ko still has the shared socket of a daemon that was killed
+    #: of the daemon whose port we have joined
+    front_device: Annotated[str, msgspec.Meta(max_length=15)] = ""
 
 
 class ApplyReload(Message, frozen=True, kw_only=True):

@@ -1,7 +1,8 @@
 """What ``show`` tells of a daemon, as one JSON object: composed from the workers' own accounts. No keys.
 
 Byte strings are hex, ages and durations milliseconds. A part that a role does not have (a client has no BPF map), or
-whose worker is being restarted, is null. ``cli/show.py`` draws its text from this object and nothing else.
+whose worker is being restarted, is null. A server that has joined another's port has no loader: it tells of the
+front's, as qre.ko knows it. ``cli/show.py`` draws its text from this object and nothing else.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from qre.ipc.messages import DataplaneStatus, HandshakeStatus, LoaderStatus, NetlinkStatus, Party
+from qre.ipc.messages import DataplaneStatus, HandshakeStatus, LoaderStatus, NetlinkStatus, Party, SharedPort
 from qre.session import Role, SessionStatus, plain
 from qre.supervisor.crew import Crew
 from qre.supervisor.pins import paths
@@ -29,6 +30,15 @@ async def describe(crew: Crew) -> dict[str, Any]:
     adopted = [cid for session in sessions for cid in session.cids]
     adopted += kernel.connection_ids if kernel is not None else ()
     listen = f"{config.listen_ip}:{config.listen_port}"
+    if config.joined:
+        port = kernel.shared_port if kernel is not None else None
+        cid_map, shared_loader = (
+            front_map(port, adopted, setup.front_device),
+            front_loader(port, setup.front_device),
+        )
+    else:
+        cid_map = _cid_map(loader, kernel, setup.pin_dir, adopted, config.device)
+        shared_loader = _loader(loader, setup.pin_dir)
     return {
         "device": config.device,
         "profile": config.profile,
@@ -51,9 +61,9 @@ async def describe(crew: Crew) -> dict[str, Any]:
         "dest_profile": plain(crew.dest_profile),
         "sessions": [plain(session) for session in sessions],
         "adopted_cids": [cid.hex() for cid in adopted] if server else [],
-        "cid_map": _cid_map(loader, kernel, setup.pin_dir, adopted, config.device) if server else None,
+        "cid_map": cid_map if server else None,
         "shared_socket": _shared_socket(kernel, listen) if server else None,
-        "shared_loader": _loader(loader, setup.pin_dir) if server else None,
+        "shared_loader": shared_loader if server else None,
         "processes": [
             {
                 "role": party.value,
@@ -117,4 +127,38 @@ def _loader(status: object, pin_dir: str) -> dict[str, Any] | None:
         "program": status.program,
         "pin_dir": pin_dir,
         "routed_cid_len": status.routed_cid_len,
+    }
+
+
+# --- of a port that we have joined ---
+
+
+def front_map(port: SharedPort | None, adopted: list[bytes], front: str) -> dict[str, Any] | None:
+    """The front's map. Its entries are of every device behind the port, the connection IDs those of ours."""
+    if port is None:
+        return None
+    registered = port.map_id is not None
+    pin_dir = port.loader.pin_dir if port.loader is not None else ""
+    return {
+        "registered": registered,
+        "id": port.map_id,
+        "path": str(paths(Path(pin_dir), front)[0]) if pin_dir and front else None,
+        "entries": port.map_entries,
+        "connection_ids": [cid.hex() for cid in adopted] if registered else [],
+        "in_sync": registered and not port.map_missing,
+        "sync_failures": port.sync_failures,
+        "mirrored_by": "kernel",
+        "front": front or None,
+    }
+
+
+def front_loader(port: SharedPort | None, front: str) -> dict[str, Any] | None:
+    if port is None or port.loader is None:
+        return None
+    return {
+        "attached": os.path.exists(f"/proc/{port.loader.pid}"),
+        "program": port.loader.program,
+        "pin_dir": port.loader.pin_dir,
+        "routed_cid_len": port.loader.routed_cid_len,
+        "front": front or None,
     }

@@ -254,6 +254,15 @@ class LoaderStatus(Message, frozen=True, kw_only=True):
     map_id: Annotated[int, msgspec.Meta(ge=0, le=0xFFFFFFFF)] = 0
 
 
+class SharedLoader(Struct, frozen=True, kw_only=True):
+    """Who steers the port, as it has told qre.ko."""
+
+    program: Text
+    pin_dir: Text
+    routed_cid_len: U16
+    pid: U64
+
+
 class SharedPort(Struct, frozen=True, kw_only=True):
     """What qre.ko has of a server's port."""
 
@@ -265,6 +274,7 @@ class SharedPort(Struct, frozen=True, kw_only=True):
     map_missing: U64 = 0
     sync_failures: U64 = 0
     mirrored_by_loader: bool = False
+    loader: SharedLoader | None = None
 
 
 class NetlinkStatus(Message, frozen=True, kw_only=True):

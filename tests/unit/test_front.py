@@ -1,11 +1,16 @@
-"""Which daemons may share a port: what both say in public is compared, and the first difference named."""
+"""Which daemons may share a port: what both say in public is compared, and the first difference named. What a daemon
+that has joined one tells of it."""
 
 from __future__ import annotations
+
+import os
 
 import msgspec
 import pytest
 
+from qre.ipc.messages import SharedLoader, SharedPort
 from qre.supervisor.front import Join, refusal
+from qre.supervisor.status import front_loader, front_map
 
 FRONT = Join(
     profile="server0",
@@ -36,3 +41,33 @@ def test_another_device_and_another_case_of_the_name_may_join() -> None:
 )
 def test_what_differs_is_named(change: dict[str, object], named: str) -> None:
     assert refusal(FRONT, msgspec.structs.replace(FRONT, **change)).startswith(named)
+
+
+PORT = SharedPort(
+    socket="192.0.2.1:443",
+    map_id=7,
+    map_entries=5,
+    loader=SharedLoader(program="qre_reuseport_demux", pin_dir="/sys/fs/bpf", routed_cid_len=20, pid=os.getpid()),
+)
+
+
+def test_who_has_joined_tells_of_the_fronts_map_and_loader() -> None:
+    told = front_map(PORT, [b"\x22" * 20], "qre0")
+    assert told is not None
+    assert (told["path"], told["id"], told["entries"]) == ("/sys/fs/bpf/QRE_CID_ROUTES-qre0", 7, 5)
+    assert (told["registered"], told["in_sync"], told["connection_ids"]) == (True, True, ["22" * 20])
+    loader = front_loader(PORT, "qre0")
+    assert loader == {
+        "attached": True, "program": "qre_reuseport_demux", "pin_dir": "/sys/fs/bpf", "routed_cid_len": 20,
+        "front": "qre0",
+    }  # fmt: skip
+
+
+def test_a_front_that_is_gone_is_told_as_such() -> None:
+    assert front_map(None, [], "qre0") is None and front_loader(None, "qre0") is None
+    gone = msgspec.structs.replace(PORT, map_id=None, loader=None)
+    told = front_map(gone, [b"\x22" * 20], "qre0")
+    assert told is not None and not told["registered"] and not told["in_sync"] and told["connection_ids"] == []
+    assert front_loader(gone, "qre0") is None
+    missing = front_map(msgspec.structs.replace(PORT, map_missing=1), [], "qre0")
+    assert missing is not None and not missing["in_sync"]

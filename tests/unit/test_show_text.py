@@ -115,6 +115,18 @@ def test_parts_whose_worker_is_being_restarted_are_left_out_or_said_to_be_unknow
     assert "handshakes" not in shown
 
 
+def test_a_server_that_has_joined_a_port_tells_of_the_fronts_loader() -> None:
+    shown = text(
+        {
+            **SERVER,
+            "cid_map": {**SERVER["cid_map"], "front": "qre9", "path": "/sys/fs/bpf/QRE_CID_ROUTES-qre9"},
+            "shared_loader": {**SERVER["shared_loader"], "front": "qre9"},
+        }
+    )
+    assert "bpf map: /sys/fs/bpf/QRE_CID_ROUTES-qre9: 2 entries, in sync" in shown
+    assert "connection IDs of 20 bytes; it is qre9's, whose port this is" in shown
+
+
 def test_what_is_wrong_is_visible() -> None:
     shown = text(
         {

@@ -76,6 +76,14 @@ def test_two_servers_serve_two_clients_at_once_and_who_does_not_fit_is_refused(d
         assert device["adopted_cids"]
     assert first["cid_map"]["in_sync"] or set(first["cid_map"]["connection_ids"]) >= set(second["adopted_cids"])
     assert "another daemon has the port" in second["status"]
+    # Who has joined has no loader of its own, and tells of the front's.
+    assert second["shared_loader"] == first["shared_loader"] | {"front": "server0"}
+    assert second["cid_map"]["registered"] and second["cid_map"]["in_sync"]
+    assert second["cid_map"]["front"] == "server0"
+    for name in ("id", "path"):
+        assert second["cid_map"][name] == first["cid_map"][name]
+    text = daemons.check(LIBRARY + "QRE_GLOBAL_CONFIG=/tmp/e/a.conf $A $QRE show server1", SLOW)
+    assert "it is server0's, whose port this is" in text and "being restarted" not in text
 
     printed = daemons.check(
         LIBRARY

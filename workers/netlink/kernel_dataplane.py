@@ -20,7 +20,7 @@ import msgspec
 
 from qre.errors import MachineError, QreError
 from qre.ipc import descriptors
-from qre.ipc.messages import DataplaneStatus, SharedPort, UseLoader
+from qre.ipc.messages import DataplaneStatus, SharedLoader, SharedPort, UseLoader
 from qre.ipc.roles import CLIENT_UDP
 from qre.ipc.steering import Steering
 from qre.ipc.worker import WorkerContext
@@ -372,7 +372,7 @@ class KernelDataplane:
         dataplane = DataplaneStatus(counters=device.counters, sessions=sessions)
         if self._role is Role.CLIENT:
             return dataplane, None, ()
-        shared, mapped = device.shared_socket, device.cid_map
+        shared, mapped, loader = device.shared_socket, device.cid_map, device.loader
         port = SharedPort(
             socket=f"{shared.ip}:{shared.port}" if shared is not None else "",
             rx_packets=shared.rx if shared is not None else 0,
@@ -382,6 +382,11 @@ class KernelDataplane:
             map_missing=mapped.missing if mapped is not None else 0,
             sync_failures=mapped.sync_failures if mapped is not None else 0,
             mirrored_by_loader=self._steering is not None,
+            loader=SharedLoader(
+                program=loader.program, pin_dir=loader.pin_dir, routed_cid_len=loader.cid_length, pid=loader.pid
+            )
+            if loader is not None
+            else None,
         )
         return dataplane, port, device.cids
 

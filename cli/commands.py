@@ -93,7 +93,7 @@ Fields, both or none:
 """
 _LOADING_FIELDS = """\
   [PinDir=DIRECTORY]         a BPF file system; default: /sys/fs/bpf
-  [RegisterCidMap=true|false] register the CID map and the kernel's socket with qre.ko; default: true
+  [RegisterCidMap=true|false] register the CID map with qre.ko; default: true
   [RoutedCidLen=17..20]      bytes of a routed connection ID; default: the global configuration's, 20
 """
 _LASTING_FIELDS = """\

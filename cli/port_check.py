@@ -72,15 +72,17 @@ def _check(undo: Undo, front: Front, fields: CheckFields, qre: Qre | None) -> No
 
 
 def _adopt(undo: Undo, front: Front, fields: CheckFields, qre: Qre | None) -> None:
-    """By the kernel, which mirrors it into the map, on a device; otherwise straight in the map."""
+    """By the kernel on a device, which mirrors it into the map when it has it; otherwise straight in the map."""
     device, cid = fields.device, fields.connection_id
+    mirrored = False
     if qre is not None and device is not None:
         qre.cid_adopt(device, cid)
         undo.add(lambda: unless_gone(lambda: qre.cid_release(device, cid)))
-        how = f"qre.ko adopted the connection ID on {device} and wrote it into the map"
-    else:
+        mirrored = fields.loading.register
+    if not mirrored:
         front.maps.adopt(cid)
-        how = "the connection ID is in the map"
+    how = f"qre.ko adopted the connection ID on {device} and wrote it into the map"
+    how = how if mirrored else "the connection ID is in the map"
     if cid not in front.maps.adopted():
         raise MachineError("QRE_CID_ROUTES", "the connection ID was adopted and is not in it", "see `dmesg`")
     say(f"ok {how}")
@@ -89,7 +91,7 @@ def _adopt(undo: Undo, front: Front, fields: CheckFields, qre: Qre | None) -> No
 def _release(front: Front, fields: CheckFields, qre: Qre | None) -> None:
     if qre is not None and fields.device is not None:
         qre.cid_release(fields.device, fields.connection_id)
-    else:
+    if qre is None or fields.device is None or not fields.loading.register:
         front.maps.release(fields.connection_id)
     if fields.connection_id in front.maps.adopted():
         raise MachineError("QRE_CID_ROUTES", "the connection ID was released and is still in it", "see `dmesg`")

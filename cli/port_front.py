@@ -68,15 +68,19 @@ def say_if_heard(line: str) -> None:
 
 @contextmanager
 def module(command: str, loading: Loading, *, needed: bool = False) -> Iterator[Qre | None]:
-    """qre.ko, when the command is to register with it, or cannot do without (``needed``); None otherwise."""
+    """qre.ko, which gets the shared socket, and the CID map if that is to be registered.
+
+    None when it is not there, and neither the map is to be registered nor the command ``needed`` it: the program
+    steers without it, too.
+    """
     require_capabilities(command, ("CAP_BPF", "CAP_NET_ADMIN"))
-    if not loading.register and not needed:
-        yield None
-        return
     try:
         require_module(load_global(os.environ))
         made = Qre()
     except MachineError as error:
+        if not loading.register and not needed:
+            yield None
+            return
         remedy = error.remedy if needed else f"{error.remedy}; or give RegisterCidMap=false"
         raise MachineError(error.what, error.why, remedy) from error
     with made as qre:
@@ -107,6 +111,8 @@ def set_up(
     _pin(undo, front)
     if qre is not None:
         _register(undo, front, loading, qre)
+    else:
+        say("qre.ko is not there: nothing is registered with it")
     maps.attach(front.pair[SLOT_USER].fileno())
     undo.add(lambda: _detach(front))
     say(f"attached {PROGRAM}")

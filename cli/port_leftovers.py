@@ -74,7 +74,7 @@ def clear_leftovers(port: Port, qre: Qre | None, say: Callable[[str], None]) -> 
         slots = slotted(sockets) if sockets is not None else {}
         if port.given is None and not slots and bound_sockets(port.ip, port.port):
             return  # a loader that is just pinning them, or any other program: it keeps the port, and we are refused
-        if not (qre is not None and _registered_by_the_dead(qre, map_id)):
+        if not (qre is not None and _registered_by_the_dead(port, qre, map_id)):
             _refuse_living(port, slots)
         if qre is not None:
             _let_go(port, qre, map_id, say)
@@ -116,12 +116,15 @@ def _refuse_living(port: Port, slots: dict[int, int]) -> None:
         raise UserError(f"PinDir {port.pin_dir}", why, remedy)
 
 
-def _registered_by_the_dead(qre: Qre, map_id: int | None) -> bool:
-    """Has a process that is gone registered this very map?"""
+def _registered_by_the_dead(port: Port, qre: Qre, map_id: int | None) -> bool:
+    """Has a process that is gone registered this very map, or, without one, a socket of this port?"""
     device = next(iter(qre.devices()), None)
-    if device is None or device.cid_map is None or device.loader is None:
+    if device is None or device.loader is None or os.path.exists(f"/proc/{device.loader.pid}"):
         return False
-    return device.cid_map.map_id == map_id and not os.path.exists(f"/proc/{device.loader.pid}")
+    if device.cid_map is not None:
+        return device.cid_map.map_id == map_id
+    held = device.shared_socket
+    return held is not None and (held.ip, held.port) == (port.ip, port.port)
 
 
 def _let_go(port: Port, qre: Qre, map_id: int | None, say: Callable[[str], None]) -> None:

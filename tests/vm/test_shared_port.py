@@ -111,12 +111,10 @@ def test_a_loader_is_shown_mirrored_into_and_cleared_after_it_was_killed(device:
         sleep 1
         rm /tmp/loader
         FRONT="$FRONT Listen=10.9.0.1:443 UserspaceBind=true RunForMs=1"
-        ! $A $QRE shared-port-loader $FRONT RegisterCidMap=false
         $A $QRE shared-port-loader $FRONT Device=qre0 ReadyFile=/tmp/ready
         """,
         SLOW,
     )
-    assert "run `qre-tool unregister-cid-map` and `qre-tool unregister-shared-socket`" in printed
     for line in (
         "unregistered the CID map of a loader that was killed",
         "unregistered the shared socket of a loader that was killed",
@@ -126,6 +124,48 @@ def test_a_loader_is_shown_mirrored_into_and_cleared_after_it_was_killed(device:
     ):
         assert line in printed, printed
     device.check('[ -z "$(ls /tmp/bpf | grep -v debug)" ]; [ ! -e /tmp/ready ]')
+
+
+def test_without_the_kernels_map_the_shared_socket_is_registered_all_the_same(device: Vm) -> None:
+    device.check(
+        LIBRARY
+        + """
+        $A $QRE shared-port-loader $FRONT Listen=10.9.0.1:443 UserspaceBind=true Device=qre0 \\
+            ReadyFile=/tmp/ready RegisterCidMap=false >/tmp/loader 2>&1 &
+        loader=$!
+        ready /tmp/ready $loader || { cat /tmp/loader; exit 1; }
+        $A $TOOLS/qrectl cid-adopt Device=qre0 ConnectionId=$C
+        """,
+        SLOW,
+    )
+    told = shown(device)["qre0"]
+    assert told["shared_socket"]["registered"] and told["shared_socket"]["local"] == "10.9.0.1:443"
+    assert told["shared_loader"]["attached"] and told["cid_map"]["registered"] is False
+    printed = device.check(
+        LIBRARY
+        + f"""
+        $A $QRE show-cid-map BpfMapPath=$CIDS
+        kill -9 {told["shared_loader"]["pid"]}
+        sleep 1
+        cat /tmp/loader
+        rm -f /tmp/loader /tmp/ready
+        $A $TOOLS/qrectl cid-release Device=qre0 ConnectionId=$C
+        $A $QRE shared-port-loader-check $FRONT Listen=10.9.0.1:443 ConnectionId=$C Device=qre0 RegisterCidMap=false
+        """,
+        SLOW,
+    )
+    assert "0 of 4096 entries" in printed
+    assert "registered the CID map" not in printed
+    for line in (
+        "registered the shared socket with qre.ko",
+        "unregistered the shared socket of a loader that was killed",
+        "ok the connection ID is in the map",
+        "ok the kernel counted 2 packets in slot 1, and left them to the socket",
+        "ok everything",
+    ):
+        assert line in printed, printed
+    left = shown(device)["qre0"]
+    assert not left["shared_socket"]["registered"] and left["adopted_cids"] == []
 
 
 @pytest.fixture

@@ -18,8 +18,6 @@ from qre.cli.control_client import RELOAD_TIMEOUT, ask_daemon, daemon_runs
 from qre.cli.device_lock import hold_device
 from qre.cli.lifecycle import (
     down_and_up,
-    down_profile,
-    plan_down,
     plan_reload,
     plan_up,
     refuse_replacement,
@@ -27,6 +25,7 @@ from qre.cli.lifecycle import (
     require_net_admin,
     up_profile,
 )
+from qre.cli.lifecycle_down import device_up_as, down_profile, plan_down
 from qre.cli.state import load_state
 from qre.config.model import GlobalConfig, Profile
 from qre.config.profile import load_profile, profile_path
@@ -50,14 +49,14 @@ def up(arguments: list[str], options: Options) -> int:
 
 
 def down(arguments: list[str], options: Options) -> int:
-    """``down PROFILE``; by its saved state alone when the profile's file is gone."""
+    """``down PROFILE``; by its saved state, or its device's alias, alone when the profile's file is gone."""
     config = load_global(os.environ)
     name = arguments[0]
     gone = not os.path.lexists(profile_path(name, config))
     if gone and not options.dry_run:
         require_net_admin(f"down {name}")
-    saved = load_state(config, name) if gone else None
-    target = _load(name, config, "down", changes=not options.dry_run) if saved is None else name
+    known = gone and (load_state(config, name) is not None or device_up_as(name))
+    target = name if known else _load(name, config, "down", changes=not options.dry_run)
     device = _device(target, config)
     _refuse_daemon(name, device, config)
     if options.dry_run:
@@ -103,7 +102,7 @@ def _device(target: Profile | str, config: GlobalConfig) -> str:
     saved = load_state(config, target if isinstance(target, str) else target.name)
     if saved is not None:
         return saved.device
-    return target if isinstance(target, str) else target.device
+    return device_up_as(target) if isinstance(target, str) else target.device
 
 
 def _refuse_daemon(name: str, device: str, config: GlobalConfig) -> None:

@@ -59,11 +59,11 @@ def hook_steps(kind: str, commands: tuple[str, ...], device: str) -> list[Step]:
 
 
 def address_lines(before: ProfileState | None, spec: DeviceSpec) -> tuple[str, ...]:
-    """The plan's lines for addresses: those that come, then those that go."""
+    """The plan's lines for addresses: those that go, then those that come."""
     gone = [] if before is None else [address for address in before.address if address not in spec.addresses]
     return (
-        *(f"set address {address} on {spec.device}" for address in spec.addresses),
         *(f"delete address {address} from {spec.device}" for address in gone),
+        *(f"set address {address} on {spec.device}" for address in spec.addresses),
     )
 
 

@@ -27,7 +27,8 @@ import msgspec
 from qre.cli.control_client import front_path, remove_left, runtime_paths
 from qre.cli.device_lock import hold_device, port_name
 from qre.cli.kernel_device import release_port
-from qre.cli.lifecycle import down_profile, refuse_replacement, up_profile
+from qre.cli.lifecycle import refuse_replacement, up_profile
+from qre.cli.lifecycle_down import down_profile
 from qre.cli.state import save_state, state_of, write_atomically
 from qre.config.model import GlobalConfig, Profile
 from qre.errors import MachineError, QreError, UntrustedInputError, UserError, UserErrors

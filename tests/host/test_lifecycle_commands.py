@@ -142,6 +142,19 @@ def test_up_reload_and_down_do_what_they_say_and_leave_nothing(machine: Machine)
     assert machine.files() == ["dev", "run", "state"]
 
 
+def test_down_of_what_was_never_up_or_is_down_already_succeeds(machine: Machine) -> None:
+    before = everything()
+    assert machine.does("--dry-run", "down", "tunnel") == ""
+    for _ in range(2):
+        assert machine.does("down", "tunnel") == ""
+    assert everything() == before
+    machine.does("up", "tunnel")
+    for _ in range(2):
+        assert machine.does("down", "tunnel") == ""
+    assert everything() == before
+    assert "did you mean tunnel?" in machine.refuses("down", "tunel")
+
+
 def test_a_dry_run_prints_the_plan_and_changes_nothing(machine: Machine) -> None:
     before, files = everything(), machine.files()
     machine.write(CLIENT + "AllowedIPs = 0.0.0.0/0\nPreUp = touch %i.made\nPostUp = true\nPostUp = false\n")
@@ -283,6 +296,16 @@ def test_down_by_saved_state_when_the_profiles_file_is_gone(machine: Machine) ->
     machine.does("down", "tunnel")
     assert everything() == before
     assert "there is no such file" in machine.refuses("down", "tunnel")
+
+
+def test_down_by_the_devices_alias_when_the_state_is_gone_too(machine: Machine) -> None:
+    before = everything()
+    machine.does("up", "tunnel")
+    (machine.config.config_dir / "tunnel.conf").unlink()
+    (machine.config.state_dir / "tunnel.state").unlink()
+    assert "delete device qre0\n" in machine.does("--dry-run", "down", "tunnel")
+    machine.does("down", "tunnel")
+    assert everything() == before
 
 
 def test_down_and_up_are_refused_while_a_daemon_holds_the_device(machine: Machine) -> None:

@@ -14,7 +14,8 @@ import pytest
 
 import qre.cli.kernel_module
 import qre.cli.lifecycle
-from qre.cli.lifecycle import down_profile, plan_down, plan_reload, plan_up, reload_profile, up_profile
+from qre.cli.lifecycle import plan_reload, plan_up, reload_profile, up_profile
+from qre.cli.lifecycle_down import down_profile, plan_down
 from qre.cli.state import load_state, save_state, state_of, state_path
 from qre.config.model import GlobalConfig, Hooks, Profile
 from qre.errors import MachineError, QreError, UserError
@@ -108,30 +109,77 @@ def test_up_twice_is_refused_with_the_two_ways_on(config: GlobalConfig) -> None:
     assert everything() == before
 
 
-def test_a_daemon_takes_over_what_up_left_and_gives_it_back_when_it_fails(
-    tmp_path: Path, config: GlobalConfig
-) -> None:
+def test_a_daemon_takes_over_what_up_left(tmp_path: Path, config: GlobalConfig) -> None:
     profile = client_profile(allowed_ips=("0.0.0.0/0",))
     up(profile, config)
-    before, state = everything(), load_state(config, "tunnel")
-    changed = profile.replace(
-        address=client_profile(address=("10.88.0.2/24",)).address,
-        allowed_ips=(),
-        mtu=1300,
-        hooks=Hooks(post_up=("false",)),
-    )
-    with pytest.raises(UserError, match="exit status 1"):
-        up_profile(changed, config, keep_tun=True)
-    assert everything() == before
-    assert load_state(config, "tunnel") == state
-
-    result = up_profile(changed.replace(hooks=Hooks()), config, keep_tun=True)
+    changed = profile.replace(address=client_profile(address=("10.88.0.2/24",)).address, allowed_ips=(), mtu=1300)
+    result = up_profile(changed, config, keep_tun=True)
     assert result.tun_fd is not None
     shown = everything()
     assert "10.88.0.2" in shown
     assert "10.77.0.2" not in shown
     assert "fwmark" not in shown
     os.close(result.tun_fd)
+
+
+@pytest.mark.parametrize("hooks", [Hooks(pre_up=("exit 7",)), Hooks(post_up=("exit 7",))])
+@pytest.mark.parametrize("left", ["by up", "by a daemon that was killed"])
+@pytest.mark.parametrize("before_prefixes", [(), ("192.168.0.0/16",)])
+def test_a_start_that_fails_leaves_nothing_of_an_earlier_one_either(
+    config: GlobalConfig, hooks: Hooks, left: str, before_prefixes: tuple[str, ...]
+) -> None:
+    before = everything()
+    profile = client_profile(allowed_ips=before_prefixes)
+    result = up_profile(profile, config, keep_tun=left != "by up")
+    if result.tun_fd is not None:
+        os.close(result.tun_fd)
+    assert state_path(config, "tunnel").exists()
+    changed = client_profile(address=("10.88.0.2/24",), allowed_ips=("172.16.0.0/12",), hooks=hooks)
+    with pytest.raises(UserError, match="exit status 7"):
+        up_profile(changed, config, keep_tun=True)
+    assert everything() == before
+    assert list(config.state_dir.iterdir()) == []
+
+
+@pytest.mark.parametrize("hooks", [Hooks(pre_up=("exit 7",)), Hooks(post_up=("exit 7",))])
+@pytest.mark.parametrize("prefixes", [("0.0.0.0/0", "::/0"), ("::/0",), ()])
+@pytest.mark.parametrize("left", ["by up", "by a daemon that was killed"])
+def test_a_start_that_fails_does_not_open_what_rules_kept_closed(
+    config: GlobalConfig, hooks: Hooks, prefixes: tuple[str, ...], left: str
+) -> None:
+    """Rules keep packets from leaving in the clear after a daemon was killed, and go on doing so."""
+    before = everything()
+    profile = client_profile(allowed_ips=("0.0.0.0/0",))
+    result = up_profile(profile, config, keep_tun=left != "by up")
+    if result.tun_fd is not None:
+        os.close(result.tun_fd)
+    rules = ip("-4", "rule")
+    notices: list[str] = []
+    with pytest.raises(UserError, match="exit status 7"):
+        up_profile(client_profile(allowed_ips=prefixes, hooks=hooks), config, keep_tun=True, notice=notices.append)
+    assert ip("-4", "rule") == rules
+    assert "proto 81" not in ip("-6", "rule")
+    assert "qre0" not in ip("link") and not state_path(config, "tunnel").exists()
+    assert len(notices) == 1 and "`qre-tool down tunnel` removes them" in notices[0]
+    again = up_profile(profile, config, keep_tun=True)
+    assert again.fwmark == result.fwmark, "they are used again"
+    assert ip("-4", "rule") == rules
+    assert again.tun_fd is not None
+    os.close(again.tun_fd)
+    state_path(config, "tunnel").unlink()
+    down_profile(profile, config)
+    assert everything() == before
+
+
+def test_a_daemon_does_not_take_a_device_that_another_process_holds(config: GlobalConfig, tmp_path: Path) -> None:
+    """One with another RuntimeDir, whose lock we do not see."""
+    first = up_profile(client_profile(), config, keep_tun=True)
+    before = everything()
+    with pytest.raises(UserError, match="another process holds it"):
+        up_profile(client_profile(), config, keep_tun=True)
+    assert everything() == before and state_path(config, "tunnel").exists()
+    assert first.tun_fd is not None
+    os.close(first.tun_fd)
 
 
 def test_a_daemon_starts_again_after_its_predecessor_was_killed_without_a_word(config: GlobalConfig) -> None:
@@ -236,7 +284,11 @@ def test_the_first_error_is_reported_even_when_undoing_fails_too(
     monkeypatch.setattr(Rtnl, "delete_link", fails)
     with pytest.raises(UserError, match="exit status 5"):
         up_profile(client_profile(hooks=Hooks(post_up=("exit 5",))), config, keep_tun=False, notice=notices.append)
-    assert notices == ["undoing `make TUN device qre0 (persistent)`: deleting: failed too"]
+    assert notices == [
+        "undoing `make TUN device qre0 (persistent)`: deleting: failed too",
+        "undoing `use the user data plane`: deleting: failed too",
+    ]
+    assert not state_path(config, "tunnel").exists()
 
 
 @pytest.mark.parametrize("filtering", [0, 1, 2])
@@ -287,9 +339,61 @@ def test_down_by_name_uses_the_saved_state_when_the_file_is_gone(tmp_path: Path,
     assert everything() == before
 
 
-def test_down_of_what_is_not_up_says_so(config: GlobalConfig) -> None:
-    with pytest.raises(UserError, match="it is not up"):
-        down_profile(client_profile(), config)
+def test_down_of_what_is_not_up_runs_its_hooks_and_succeeds(tmp_path: Path, config: GlobalConfig) -> None:
+    before = everything()
+    profile = full_profile(tmp_path)
+    for _ in range(2):
+        assert plan_down(profile, config) == [
+            *(f"PreDown: {command.replace('%i', 'qre0')}" for command in profile.hooks.pre_down),
+            *(f"PostDown: {command.replace('%i', 'qre0')}" for command in profile.hooks.post_down),
+        ]
+        down_profile(profile, config)
+    assert said(tmp_path) == ["PreDown qre0", "0 0", "PostDown qre0", "0 0"] * 2
+    assert everything() == before
+    assert not config.state_dir.exists()
+
+
+@pytest.mark.parametrize(
+    ("left", "known"),
+    [("by up", "by its file"), ("by up", "by its name"), ("by a daemon that was killed", "by its file")],
+)
+def test_down_without_a_saved_state_cleans_what_is_there(
+    tmp_path: Path, config: GlobalConfig, left: str, known: str
+) -> None:
+    before = everything()
+    profile = client_profile(allowed_ips=("0.0.0.0/0", "192.168.0.0/16"))
+    result = up_profile(profile, config, keep_tun=left != "by up")
+    if result.tun_fd is not None:
+        os.close(result.tun_fd)
+    ip("rule", "add", "from", "10.9.9.9", "lookup", "1234")
+    state_path(config, "tunnel").unlink()
+    config = config.replace(bpf_pin_dir=tmp_path / "pins")
+    stale = (config.runtime_dir / "tunnel.ready", config.bpf_pin_dir / "QRE_CID_ROUTES-qre0")
+    for path in stale:
+        path.parent.mkdir()
+        path.touch()
+    target = profile if known == "by its file" else "tunnel"
+    plan = plan_down(target, config)
+    assert f"delete routes and rules of table {result.fwmark}" in plan
+    assert all(f"remove {path}" in plan for path in stale)
+    down_profile(target, config)
+    ip("rule", "del", "from", "10.9.9.9", "lookup", "1234")
+    assert everything() == before
+    assert not any(path.exists() for path in stale)
+
+
+def test_down_leaves_the_rules_of_another_profile_alone(config: GlobalConfig) -> None:
+    other = client_profile("other", device="qre1", allowed_ips=("0.0.0.0/0",))
+    result = up_profile(other, config, keep_tun=True)
+    before = everything()
+    down_profile(client_profile(allowed_ips=("0.0.0.0/0",)), config)
+    assert everything() == before
+    assert result.tun_fd is not None
+    os.close(result.tun_fd)  # killed: its state still speaks for its rules
+    rules = ip("rule")
+    assert "proto 81" in rules
+    down_profile(client_profile(allowed_ips=("0.0.0.0/0",)), config)
+    assert ip("rule") == rules
 
 
 def test_a_failing_predown_stops_down_and_leaves_the_tunnel(tmp_path: Path, config: GlobalConfig) -> None:
@@ -390,6 +494,37 @@ def test_reload_of_what_is_not_up_says_so(config: GlobalConfig) -> None:
         reload_profile(client_profile(), config)
 
 
+def test_reload_without_a_saved_state_goes_by_what_is_on_the_device(tmp_path: Path, config: GlobalConfig) -> None:
+    before = everything()
+    up(client_profile(allowed_ips=("0.0.0.0/0", "192.168.0.0/16")), config)
+    rules, state = ip("rule"), load_state(config, "tunnel")
+    state_path(config, "tunnel").unlink()
+    changed = client_profile(address=("10.88.0.2/24",), allowed_ips=("0.0.0.0/0",), mtu=1300)
+    plan = plan_reload(changed, config)
+    assert plan[:4] == [
+        "set qre0 up, MTU 1300",
+        "delete address 10.77.0.2/24 from qre0",
+        "delete address fd77::2/64 from qre0",
+        "set address 10.88.0.2/24 on qre0",
+    ]
+    assert "delete route 192.168.0.0/16 of qre0" in plan
+    reload_profile(changed, config)
+    shown = everything()
+    assert "10.88.0.2/24" in shown and "10.77.0.2/" not in shown and "192.168.0.0/16" not in shown
+    assert ip("rule") == rules
+    assert state is not None and load_state(config, "tunnel") == state_of(changed, state.fwmark)
+
+    state_path(config, "tunnel").unlink()
+    ip("route", "add", "172.16.0.0/12", "dev", "lo")
+    shown = everything()
+    with pytest.raises(MachineError, match=r"172\.16\.0\.0/12"):
+        reload_profile(client_profile(allowed_ips=("172.16.0.0/12",)), config)
+    assert everything() == shown, "what fails is undone without a state, too"
+    ip("route", "del", "172.16.0.0/12", "dev", "lo")
+    down_profile(changed, config)
+    assert everything() == before
+
+
 # --- plans ---
 
 
@@ -425,9 +560,9 @@ def test_the_plans_of_reload_and_down_change_nothing_and_name_what_goes(tmp_path
     changed = client_profile(address=("10.77.0.9/24",), mtu=1300)
     assert plan_reload(changed, config) == [
         "set qre0 up, MTU 1300",
-        "set address 10.77.0.9/24 on qre0",
         "delete address 10.77.0.2/24 from qre0",
         "delete address fd77::2/64 from qre0",
+        "set address 10.77.0.9/24 on qre0",
         "delete route 192.168.0.0/16 of qre0",
         "delete route 0.0.0.0/0 of qre0",
         "delete route ::/0 of qre0",
@@ -480,7 +615,7 @@ def test_no_module_is_loaded_when_it_is_not_wanted(config: GlobalConfig, monkeyp
 NOBODY = """
 import os, sys
 from pathlib import Path
-from qre.cli import lifecycle
+from qre.cli import lifecycle, lifecycle_down
 from qre.errors import MachineError
 from tests.support.profile_values import client_profile, global_config
 os.setgroups([]); os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534)
@@ -489,7 +624,7 @@ profile = client_profile()
 print(len(lifecycle.plan_up(profile, config)))
 for work in (
     lambda: lifecycle.up_profile(profile, config, keep_tun=False),
-    lambda: lifecycle.down_profile(profile, config),
+    lambda: lifecycle_down.down_profile(profile, config),
     lambda: lifecycle.reload_profile(profile, config),
 ):
     try:

@@ -5,9 +5,15 @@ from __future__ import annotations
 import errno
 import fcntl
 import ipaddress
+import json
 import os
+import socket
 import struct
+import sys
+import threading
+import time
 from collections.abc import Iterator
+from itertools import cycle
 
 import pytest
 
@@ -20,9 +26,10 @@ from qre.workers.netlink.device import (
     sync_device,
     wanted_routes,
 )
-from qre.workers.netlink.netlink_socket import NetlinkRefusedError
+from qre.workers.netlink.netlink_socket import NetlinkRefusedError, NetlinkSocket
 from qre.workers.netlink.rtnl import MAIN_TABLE, Rtnl
 from qre.workers.netlink.tun import VNET_HEADER_SIZE, is_held, open_tun
+from tests.support.namespaces import Namespace
 from tests.support.network import everything, ip, own_network
 
 pytestmark = pytest.mark.root
@@ -167,6 +174,145 @@ def test_an_address_saved_by_an_earlier_start_goes_although_it_is_not_marked(rtn
     ip("address", "add", "10.77.0.9/24", "dev", "qre0")
     sync_device(rtnl, spec("10.77.0.2/24"), (ipaddress.ip_interface("10.77.0.9/24"),))
     assert "10.77.0.9" not in ip("address", "show", "qre0")
+
+
+def addresses() -> set[str]:
+    """Those of qre0."""
+    (shown,) = json.loads(ip("-j", "address", "show", "qre0"))
+    return {f"{entry['local']}/{entry['prefixlen']}" for entry in shown["addr_info"]}
+
+
+#: Of changes that a reload makes: old addresses, new ones, and where the tunnel leads to before, meanwhile and after.
+CHANGES = {
+    "another in the same network": (("10.77.0.2/24",), ("10.77.0.9/24",), ("10.77.0.1",)),
+    "another network": (("10.77.0.2/24",), ("10.88.0.2/24",), ()),
+    "another prefix length": (("10.77.0.2/24",), ("10.77.0.2/25",), ("10.77.0.1",)),
+    "the first of two": (("10.77.0.2/24", "10.77.0.3/24"), ("10.77.0.3/24",), ("10.77.0.1",)),
+    "two of three, and a new one": (
+        ("10.77.0.2/24", "10.77.0.3/24", "10.77.0.4/24"), ("10.77.0.5/24", "10.77.0.4/24"), ("10.77.0.1",),
+    ),
+    "what its network covered": (("10.78.0.2/16",), ("10.88.0.2/24",), ("10.78.1.1",)),
+    "IPv6 in the same network": (("fd00::2/64", "10.77.0.2/24"), ("fd00::9/64", "10.77.0.2/24"), ("fd00::1",)),
+    "both families": (("10.77.0.2/24", "fd00::2/64"), ("fd00::9/64", "10.77.0.9/24"), ("10.77.0.1", "fd00::1")),
+    "IPv4 goes": (("10.77.0.2/24", "fd00::2/64"), ("fd00::2/64",), ("fd00::1",)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("old", "new", "networks"), CHANGES.values(), ids=CHANGES)
+@pytest.mark.parametrize("everywhere", [True, False])
+def test_old_addresses_go_first_and_the_tunnel_keeps_its_routes_meanwhile(
+    rtnl: Rtnl,
+    tun: int,
+    monkeypatch: pytest.MonkeyPatch,
+    old: tuple[str, ...],
+    new: tuple[str, ...],
+    networks: tuple[str, ...],
+    everywhere: bool,
+) -> None:
+    """Looked at after every single request to the kernel."""
+    prefixes = ("192.168.0.0/16", "10.78.1.0/24", "fd01::/48", *(("0.0.0.0/0", "::/0") if everywhere else ()))
+    destinations = [*networks, "fd01::1", *(("2001:db8::1",) if everywhere else ())]
+    if any("." in address for address in new):
+        destinations += ["192.168.1.1", *(("198.51.100.1",) if everywhere else ())]
+    fwmark = FIRST_FWMARK if everywhere else 0
+    sync_device(rtnl, spec(*old, routes=prefixes, fwmark=fwmark))
+    seen: list[set[str]] = []
+    real = NetlinkSocket.exchange
+
+    def watched(self: NetlinkSocket, *arguments: object) -> object:
+        answer = real(self, *arguments)  # type: ignore[arg-type]
+        seen.append(addresses())
+        for destination in destinations:
+            assert "dev qre0" in ip("route", "get", destination), (destination, seen[-1])
+        return answer
+
+    with monkeypatch.context() as patched:
+        patched.setattr(NetlinkSocket, "exchange", watched)
+        sync_device(rtnl, spec(*new, routes=prefixes, fwmark=fwmark))
+    assert seen[-1] == set(new)
+    assert all(set(old) & set(new) <= each for each in seen), "an address that stays was gone"
+    going, coming = set(old) - set(new), set(new) - set(old)
+    assert not any(each & going and each & coming for each in seen), "old and new were there together"
+    shown = ip("route", "show", "table", "all") + ip("-6", "route", "show", "table", "all")
+    assert "metric 136" not in shown, "a bridge was left"
+
+
+#: Sends back what comes to TCP port 5000.
+ECHO = """
+import socket, socketserver
+class Echo(socketserver.BaseRequestHandler):
+    def handle(self):
+        while data := self.request.recv(65536):
+            self.request.sendall(data)
+socketserver.ThreadingTCPServer(("10.77.0.1", 5000), Echo).serve_forever()
+"""
+
+
+def test_streams_and_datagrams_of_an_address_that_stays_notice_nothing(rtnl: Rtnl) -> None:
+    peer = Namespace("peer")
+    try:
+        ip("link", "add", "qre0", "type", "veth", "peer", "name", "peer0", "netns", peer.name)
+        peer.ip("address", "add", "10.77.0.1/24", "dev", "peer0")
+        peer.ip("link", "set", "peer0", "up")
+        echo = peer.popen([sys.executable, "-c", ECHO])
+        sync_device(rtnl, spec("10.77.0.2/24", "10.77.0.3/24"))
+        errors: list[OSError] = []
+        stopped = threading.Event()
+
+        def send() -> None:
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+                sender.bind(("10.77.0.3", 0))
+                while not stopped.is_set():
+                    try:
+                        sender.sendto(b"x", ("10.77.0.1", 9))
+                    except ConnectionRefusedError:
+                        continue  # the peer's word that nobody listens
+                    except OSError as error:
+                        errors.append(error)
+
+        sending = threading.Thread(target=send)
+        with connected("10.77.0.3") as stays, connected("10.77.0.2") as changes_length:
+            sending.start()
+            try:
+                for wanted, _ in zip(
+                    cycle((("10.77.0.9/24", "10.77.0.3/24"), ("10.77.0.2/24", "10.77.0.3/24"))),
+                    range(20),
+                    strict=False,
+                ):
+                    sync_device(rtnl, spec(*wanted))
+                    echoed(stays)
+            finally:
+                stopped.set()
+                sending.join()
+            assert errors == []
+            for length in (25, 24, 16, 24):
+                sync_device(rtnl, spec(f"10.77.0.2/{length}", "10.77.0.3/24"))
+                echoed(stays)
+                echoed(changes_length)
+    finally:
+        echo.kill()
+        echo.wait()
+        peer.delete()
+
+
+def connected(source: str) -> socket.socket:
+    for _ in range(100):
+        try:
+            return socket.create_connection(("10.77.0.1", 5000), 10, source_address=(source, 0))
+        except ConnectionRefusedError:  # it has not begun yet
+            time.sleep(0.1)
+    raise TimeoutError("the peer does not listen")
+
+
+def echoed(stream: socket.socket) -> None:
+    data = os.urandom(20_000)
+    stream.sendall(data)
+    received = b""
+    while len(received) < len(data):
+        piece = stream.recv(65_536)
+        assert piece, "the stream has ended"
+        received += piece
+    assert received == data
 
 
 def test_allowed_prefixes_get_routes_unless_a_network_of_the_device_covers_them(rtnl: Rtnl, tun: int) -> None:

@@ -74,12 +74,12 @@ def test_a_keyboard_interrupt_undoes_too() -> None:
     assert diary.said == ["a", "undo a"]
 
 
-def test_a_plan_has_one_operation_a_line_the_new_before_the_old() -> None:
+def test_a_plan_has_one_operation_a_line_old_addresses_first_and_old_routes_last() -> None:
     old = state_of(client_profile(address=("10.1.0.2/24",), allowed_ips=("0.0.0.0/0", "10.9.0.0/16")), 7)
     new = spec_of(state_of(client_profile(address=("10.2.0.2/24",), allowed_ips=("::/0", "10.9.0.0/16")), 7))
     assert plan_of([Step(address_lines(old, new), lambda: None), Step(route_lines(old, new), lambda: None)]) == [
-        "set address 10.2.0.2/24 on qre0",
         "delete address 10.1.0.2/24 from qre0",
+        "set address 10.2.0.2/24 on qre0",
         "route 10.9.0.0/16 to qre0",
         "route ::/0 to qre0 in table 7",
         "rule -6: not fwmark 0x7 lookup 7",

@@ -9,17 +9,20 @@ the device's own networks covers them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from qre.config.model import Interface, Network
 from qre.errors import InternalError, MachineError
-from qre.workers.netlink.rtnl import MAIN_TABLE, Link, Rtnl, Rule
+from qre.workers.netlink.rtnl import MAIN_TABLE, PLACEHOLDER, Link, Rtnl, Rule
 
 #: Mark and table of the first default route: "QRE" in ASCII, well away from the numbers that people and wg-quick use.
 FIRST_FWMARK = 0x515245
 _FWMARKS = 256
 #: Rules stand right before the kernel's own `lookup main` (32766), as ip-rule(8) places them.
 _LOWEST_RULE = 32766
+_NONE: Final[Mapping[int, tuple[int, ...]]] = {}
 
 
 @dataclass(frozen=True)
@@ -67,11 +70,23 @@ def choose_fwmark(rtnl: Rtnl) -> int:
     raise MachineError("default route", "no routing table is free", "remove stale rules: see `ip rule`")
 
 
-def sync_device(rtnl: Rtnl, spec: DeviceSpec, previous: tuple[Interface, ...] = ()) -> None:
-    """Link up with exactly these addresses, routes and rules of ours; ``previous`` addresses go too.
+def marks_in_rules(rtnl: Rtnl) -> set[int]:
+    """The marks that our rules are for, whether or not a route is there."""
+    return {rule.fwmark for rule in rtnl.rules() if rule.fwmark and rule.table == rule.fwmark}
 
-    New things are added before old ones go, so an unchanged tunnel never stands without its address.
-    """
+
+def marks_of(rtnl: Rtnl, link: Link) -> set[int]:
+    """The tables, apart from main, that our routes through the device are in; a table's number is its mark."""
+    return {table for _, table in rtnl.routes(link) if table != MAIN_TABLE}
+
+
+def ruled_versions(rtnl: Rtnl, fwmark: int) -> tuple[int, ...]:
+    """The IP versions that have rules of ours for this mark."""
+    return tuple(version for version in (4, 6) if _own_rules(rtnl, version, fwmark))
+
+
+def sync_device(rtnl: Rtnl, spec: DeviceSpec, previous: tuple[Interface, ...] = ()) -> None:
+    """Link up with exactly these addresses, routes and rules of ours; ``previous`` addresses go too."""
     link = rtnl.link(spec.device)
     if link is None:
         raise MachineError(f"device {spec.device}", "it does not exist", "run `qre-tool up`, or start the daemon")
@@ -81,20 +96,44 @@ def sync_device(rtnl: Rtnl, spec: DeviceSpec, previous: tuple[Interface, ...] = 
 
 
 def sync_addresses(rtnl: Rtnl, link: Link, spec: DeviceSpec, previous: tuple[Interface, ...] = ()) -> None:
-    """The device has these addresses, and no other of ours."""
-    present = rtnl.addresses(link)
-    kept = {entry.interface for entry in present if entry.ours}
-    for interface in spec.addresses:
-        if interface not in kept:
-            rtnl.put_address(link, interface)
-    for entry in present:
-        if (entry.ours or entry.interface in previous) and entry.interface not in spec.addresses:
-            rtnl.delete_address(link, entry.interface)
-    # The kernel takes an IPv4 address's secondaries with it; without promote_secondaries ours may have gone that way.
+    """The device has these addresses, and no other of ours. Old ones go first, then new ones come.
+
+    In between the tunnel keeps its routes, and an address that stays is there all the time:
+
+    - With its last IPv4 address a device loses every IPv4 route, and its other addresses go with the first of their
+      network. A placeholder and promote_secondaries prevent that.
+    - With the last address of a network its own route goes. A bridge with a high metric stands in for it until
+      ``sync_routes`` is done, which may have to route a part of it.
+
+    What nothing can help: a stream from an address that goes, and a packet that wants a source while there is none.
+    """
+    present = [entry for entry in rtnl.addresses(link) if entry.interface != PLACEHOLDER]
+    ours = {entry.interface for entry in present if entry.ours}
+    going = [
+        entry.interface
+        for entry in present
+        if (entry.ours or entry.interface in previous) and entry.interface not in spec.addresses
+    ]
+    for network in {interface.network for interface in going}:
+        if 0 < network.prefixlen < network.max_prefixlen:
+            rtnl.add_bridge(link, network)
+    _delete_addresses(rtnl, link, going, [entry.interface for entry in present])
     left = {entry.interface for entry in rtnl.addresses(link)}
     for interface in spec.addresses:
-        if interface not in left:
+        if interface not in ours or interface not in left:
             rtnl.put_address(link, interface)
+    if PLACEHOLDER in left:
+        rtnl.delete_address(link, PLACEHOLDER)
+
+
+def _delete_addresses(rtnl: Rtnl, link: Link, going: list[Interface], present: list[Interface]) -> None:
+    """Secondaries first. A device without any IPv4 address left has the placeholder afterwards."""
+    if any(interface.version == 4 for interface in going):
+        rtnl.keep_secondaries(link)
+        if all(interface in going for interface in present if interface.version == 4):
+            rtnl.put_placeholder(link)
+    for interface in reversed(going):
+        rtnl.delete_address(link, interface)
 
 
 def sync_routes(rtnl: Rtnl, link: Link, spec: DeviceSpec) -> None:
@@ -105,7 +144,7 @@ def sync_routes(rtnl: Rtnl, link: Link, spec: DeviceSpec) -> None:
         if (prefix, table) not in present:
             rtnl.add_route(link, prefix, table)
     for version in default_versions(spec.allowed_ips):
-        _put_rules(rtnl, version, spec.fwmark)
+        put_rules(rtnl, version, spec.fwmark)
     for version in {4, 6}.difference(default_versions(spec.allowed_ips)):
         if spec.fwmark:
             delete_rules(rtnl, spec.fwmark, (version,))
@@ -113,9 +152,11 @@ def sync_routes(rtnl: Rtnl, link: Link, spec: DeviceSpec) -> None:
         rtnl.delete_route(link, prefix, table)
         if table not in (MAIN_TABLE, spec.fwmark):
             delete_rules(rtnl, table, (prefix.version,))
+    for prefix in rtnl.bridges(link):
+        rtnl.delete_bridge(link, prefix)
 
 
-def _put_rules(rtnl: Rtnl, version: int, fwmark: int) -> None:
+def put_rules(rtnl: Rtnl, version: int, fwmark: int) -> None:
     """All of them, at the highest neighbouring free priorities; nothing when they are there."""
     if len(_own_rules(rtnl, version, fwmark)) == len(_rules(version, 0, fwmark)):
         return
@@ -155,17 +196,29 @@ def delete_rules(rtnl: Rtnl, fwmark: int, versions: tuple[int, ...] = (4, 6)) ->
             rtnl.delete_rule(rule)
 
 
-def clear_device(rtnl: Rtnl, device: str, fwmark: int, previous: tuple[Interface, ...] = ()) -> None:
-    """Take away the rules, routes and addresses of ours; no error for what is gone, the device included."""
-    if fwmark:
-        delete_rules(rtnl, fwmark)
+def clear_device(
+    rtnl: Rtnl,
+    device: str,
+    fwmark: int,
+    previous: tuple[Interface, ...] = (),
+    kept: Mapping[int, tuple[int, ...]] = _NONE,
+) -> None:
+    """Take away the rules, routes and addresses of ours; no error for what is gone, the device included.
+
+    ``kept``: the IP versions whose rules stay, by mark.
+    """
+    marks = {fwmark} if fwmark else set()
     link = rtnl.link(device)
+    if link is not None:
+        marks |= marks_of(rtnl, link)
+    for mark in sorted(marks):
+        delete_rules(rtnl, mark, tuple({4, 6}.difference(kept.get(mark, ()))))
     if link is None:
         return
     for prefix, table in sorted(rtnl.routes(link), key=str):
         rtnl.delete_route(link, prefix, table)
-        if table != MAIN_TABLE:
-            delete_rules(rtnl, table)
+    for prefix in rtnl.bridges(link):
+        rtnl.delete_bridge(link, prefix)
     for entry in rtnl.addresses(link):
         if entry.ours or entry.interface in previous:
             rtnl.delete_address(link, entry.interface)

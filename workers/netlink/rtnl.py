@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import ipaddress
 import socket
+import struct
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -19,6 +20,7 @@ from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
 from qre.config.model import Interface, Network
+from qre.workers.netlink.attributes import encode_attribute
 from qre.workers.netlink.netlink_socket import (
     NETLINK_ROUTE,
     NLM_F_CREATE,
@@ -32,6 +34,10 @@ from qre.workers.netlink.netlink_socket import (
 #: "Q": marks what QRE made (see /etc/iproute2/rt_protos for the numbers of others).
 PROTOCOL = 0x51
 MAIN_TABLE = 254
+#: The dummy address of RFC 7600: an IPv4 device that has it, and no other, still has its routes.
+PLACEHOLDER = ipaddress.ip_interface("192.0.0.8/32")
+#: Of a route that stands in for one of the kernel's while addresses change: nobody's but ours, behind every other.
+BRIDGE_METRIC = 0x51524500
 
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 16, 17, 18
 RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
@@ -46,12 +52,16 @@ CLASSES = {
 }
 
 _IFF_UP = 0x1
-_RT_SCOPE_UNIVERSE, _RT_SCOPE_LINK = 0, 253
+_RT_SCOPE_UNIVERSE, _RT_SCOPE_LINK, _RT_SCOPE_HOST = 0, 253, 254
+_IFA_F_NODAD, _IFA_F_NOPREFIXROUTE = 0x02, 0x200
 _RTN_UNICAST = 1
 _RT_TABLE_UNSPEC, _RT_TABLE_COMPAT = 0, 252
 _FR_ACT_TO_TABLE, _FR_ACT_UNREACHABLE = 1, 7
 _FIB_RULE_INVERT = 0x2
 _ADDR_GEN_MODE_NONE = 1
+_IFINFOMSG = struct.Struct("=BxHiII")  # family, type, index, flags, change
+_NESTED = 0x8000
+_IFLA_AF_SPEC, _IFLA_INET_CONF, _PROMOTE_SECONDARIES = 26, 1, 20
 #: What "it is not there any more" looks like, by operation.
 _GONE = (errno.ENODEV, errno.ESRCH, errno.EADDRNOTAVAIL, errno.ENOENT, errno.ENXIO)
 
@@ -179,13 +189,30 @@ class Rtnl:
         return found
 
     def put_address(self, link: Link, interface: Interface) -> None:
-        """Add the address; no error when it is there, which marks it as ours."""
-        self._netlink.request(
-            f"adding {interface} to {link.name}",
-            _address_message(link, interface),
-            RTM_NEWADDR,
-            NLM_F_CREATE | NLM_F_REPLACE,
-        )
+        """Add the address; no error when it is there, which marks it as ours. It can be used at once (nodad)."""
+        message = _address_message(link, interface)
+        if interface.version == 6:
+            message["attrs"].append(("IFA_FLAGS", _IFA_F_NODAD))
+        self._put_address(link, interface, message)
+
+    def put_placeholder(self, link: Link) -> None:
+        """An IPv4 address that no packet gets as its source, and that makes no route."""
+        message = _address_message(link, PLACEHOLDER)
+        message["scope"] = _RT_SCOPE_HOST
+        message["attrs"].append(("IFA_FLAGS", _IFA_F_NOPREFIXROUTE))
+        self._put_address(link, PLACEHOLDER, message)
+
+    def _put_address(self, link: Link, interface: Interface, message: Any) -> None:
+        what = f"adding {interface} to {link.name}"
+        self._netlink.request(what, message, RTM_NEWADDR, NLM_F_CREATE | NLM_F_REPLACE)
+
+    def keep_secondaries(self, link: Link) -> None:
+        """From now on an IPv4 address that goes does not take others of its network with it (promote_secondaries)."""
+        value = encode_attribute(_PROMOTE_SECONDARIES, struct.pack("=I", 1))
+        for kind in (_IFLA_INET_CONF, socket.AF_INET, _IFLA_AF_SPEC):
+            value = encode_attribute(kind | _NESTED, value)
+        body = _IFINFOMSG.pack(socket.AF_UNSPEC, 0, link.index, 0, 0) + value
+        self._netlink.exchange(f"setting up {link.name}", RTM_NEWLINK, body)
 
     def delete_address(self, link: Link, interface: Interface) -> None:
         self._unless_gone(f"deleting {interface} from {link.name}", _address_message(link, interface), RTM_DELADDR)
@@ -193,8 +220,15 @@ class Rtnl:
     # --- routes ---
 
     def routes(self, link: Link) -> set[tuple[Network, int]]:
-        """Prefix and table of each route of ours through the device."""
-        found: set[tuple[Network, int]] = set()
+        """Prefix and table of each route of ours through the device, bridges apart."""
+        return {(prefix, table) for prefix, table, metric in self._routes(link) if metric != BRIDGE_METRIC}
+
+    def bridges(self, link: Link) -> set[Network]:
+        """The prefixes of the bridges through the device."""
+        return {prefix for prefix, _, metric in self._routes(link) if metric == BRIDGE_METRIC}
+
+    def _routes(self, link: Link) -> set[tuple[Network, int, int]]:
+        found: set[tuple[Network, int, int]] = set()
         for version in (4, 6):
             message = rtmsg()
             message["family"] = _family(version)
@@ -202,7 +236,8 @@ class Rtnl:
             answers = self._netlink.request(f"listing routes of {link.name}", message, RTM_GETROUTE, NLM_F_DUMP)
             for answer in answers:
                 if answer["proto"] == PROTOCOL and answer.get_attr("RTA_OIF") == link.index:
-                    found.add((_prefix(answer, version), _table(answer)))
+                    metric = answer.get_attr("RTA_PRIORITY") or 0
+                    found.add((_prefix(answer, version), _table(answer), metric))
         return found
 
     def table_in_use(self, table: int) -> bool:
@@ -231,6 +266,15 @@ class Rtnl:
             RTM_NEWROUTE,
             NLM_F_CREATE | NLM_F_EXCL,
         )
+
+    def add_bridge(self, link: Link, prefix: Network) -> None:
+        """A route beside the kernel's own one for a network of the device; no error when it is there."""
+        message = _route_message(link, prefix, MAIN_TABLE, BRIDGE_METRIC)
+        self._netlink.request(f"routing {prefix} to {link.name}", message, RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE)
+
+    def delete_bridge(self, link: Link, prefix: Network) -> None:
+        message = _route_message(link, prefix, MAIN_TABLE, BRIDGE_METRIC)
+        self._unless_gone(f"deleting route {prefix} of {link.name}", message, RTM_DELROUTE)
 
     def delete_route(self, link: Link, prefix: Network, table: int) -> None:
         self._unless_gone(
@@ -299,7 +343,7 @@ def _address_message(link: Link, interface: Interface) -> Any:
     return message
 
 
-def _route_message(link: Link, prefix: Network, table: int) -> Any:
+def _route_message(link: Link, prefix: Network, table: int, metric: int = 0) -> Any:
     message = rtmsg()
     message["family"] = _family(prefix.version)
     message["dst_len"] = prefix.prefixlen
@@ -310,6 +354,8 @@ def _route_message(link: Link, prefix: Network, table: int) -> Any:
     attributes: list[tuple[str, Any]] = [("RTA_OIF", link.index), ("RTA_TABLE", table)]
     if prefix.prefixlen:
         attributes.append(("RTA_DST", str(prefix.network_address)))
+    if metric:
+        attributes.append(("RTA_PRIORITY", metric))
     message["attrs"] = attributes
     return message
 

@@ -50,7 +50,23 @@ MUTANTS = {
     ),
     "`--dry-run daemon` prints the plan, and changes nothing": (
         M("the steps of up", "daemon", "plan_up(profile, config, keep_tun=True)", "()"),
-        M("and what comes after", "daemon", "_plan(profile, config)", "()"),
+        M("and what comes after", "daemon", "_plan(profile, config, run_for_ms)", "()"),
+        M(
+            "of the server's own address",
+            "_plan",
+            "f'bind two sockets to UDP {profile.listen}'",
+            "f'bind two sockets to UDP {profile.server.listen}'",
+        ),
+        M(
+            "of the client's server",
+            "_plan",
+            "f'connect{source} to {profile.endpoint}, and reconnect whenever the session ends'",
+            "f'connect{source} to {profile.client.endpoint}, and reconnect whenever the session ends'",
+        ),
+        M("of the client's own address", "_plan", "profile.underlay.client is not None", "False"),
+        M("of the program", "_plan", "f'load {bpf_elf(config)}'", "'load the program'"),
+        M("of the time", "_plan", "run_for_ms is not None", "False"),
+        M("what qre.ko is told", "sync_line", "f'listen {profile.listen}'", "f'listen {profile.server.listen}'"),
         M(
             "changes nothing",
             "daemon",
@@ -139,6 +155,10 @@ MUTANTS = {
         M("141", "NOBODY_READS", "141", "2"),
         M("without a line", "_report", "isinstance(error, BrokenPipeError) and not _is_read()", "False"),
     ),
+    "SIGTERM ends `up`, `reload` and `down` with 143, without a line": (
+        M("143", "_TERMINATED", "128 + signal.SIGTERM", "2"),
+        M("what was begun is undone", "_terminable", "signal.signal(signal.SIGTERM, terminate)", "None"),
+    ),
     "`show` tells role, counters, Dest profile, sessions, CIDs, map, shared socket, loader; all devices or one": (
         M(
             "role",
@@ -155,6 +175,13 @@ MUTANTS = {
         M("loader", "_steering_lines", "device.get('shared_loader')", "None"),
         M("all devices", "show", "devices(config)", "devices(config)[:1]"),
         M("one", "show", "[device(config, arguments[0])] if arguments else devices(config)", "devices(config)"),
+    ),
+    "a server that shares another's port shows the loader and the map, too": (
+        M("the map", "describe", "front_map(port, adopted, setup.front_device)", "None"),
+        M("its pin", "front_map", "paths(Path(pin_dir), front)[0]", "pin_dir"),
+        M("is it in sync", "front_map", "registered and not port.map_missing", "registered"),
+        M("the loader", "describe", "front_loader(port, setup.front_device)", "None"),
+        M("whose it is", "_steering_lines", "loader.get('front')", "None"),
     ),
     "an unknown device is an error": (
         M(

@@ -168,7 +168,16 @@ MUTANTS = {
         M("RoutedCidLen", "_loading", "load_global(os.environ).routed_cid_len", "17"),
         M("unless given: PinDir", "_loading", "pin_dir or Path(DEFAULT_PIN_DIR)", "Path(DEFAULT_PIN_DIR)"),
     ),
-    "RegisterCidMap=false registers no map": (
+    "RegisterCidMap=false registers no map; the shared socket is registered all the same": (
+        M(
+            "the socket all the same",
+            "module",
+            "try:\n    require_module(load_global(os.environ))\n    made = Qre()\n"
+            "except MachineError as error:\n    if not loading.register and not needed:\n        yield None\n        return\n"
+            "    remedy = error.remedy if needed else f'{error.remedy}; or give RegisterCidMap=false'\n"
+            "    raise MachineError(error.what, error.why, remedy) from error",
+            "if not loading.register and not needed:\n    yield None\n    return\nmade = Qre()",
+        ),
         M("of the loader", "_loading", "register is not False", "True"),
         M("of the daemon", "run_one", "DaemonOptions(register_cid_map=loading.register)", "DaemonOptions()"),
     ),
@@ -194,22 +203,16 @@ MUTANTS = {
         M(
             "ClientUnderlay",
             "underlay_socket",
-            "underlay or parse_socket_address(TEST_CLIENT_UNDERLAY)",
-            "parse_socket_address(TEST_CLIENT_UNDERLAY)",
+            "underlay or parse_socket_address(LOOPBACK.client)",
+            "parse_socket_address(LOOPBACK.client)",
         ),
     ),
     "ServerUnderlay is the server configuration's Listen unless given": (
         M(
-            "of session-plan",
-            "planned_installs",
-            "parse_socket_address(server_underlay) if server_underlay else server.server.listen",
-            "parse_socket_address(server_underlay or '127.0.0.1:443')",
-        ),
-        M(
-            "of session-capture",
-            "_ends",
+            "of session-plan and session-capture",
+            "session_ends",
             "listen = server.server.listen",
-            "listen = parse_socket_address('192.0.2.1:443')",
+            "listen = parse_socket_address('192.0.2.99:443')",
         ),
         M("of the client", "_peer", "profile.client.endpoint.port", "443"),
         M(
@@ -220,8 +223,8 @@ MUTANTS = {
         ),
     ),
     "ClientUnderlay is an address for tests unless given": (
-        M("an address for tests", "TEST_CLIENT_UNDERLAY", "'127.0.0.1:50443'", "'127.0.0.1:50444'"),
-        M("of a capture", "_CLIENT", "'198.51.100.7:50443'", "'198.51.100.8:50443'"),
+        M("an address for tests", "LOOPBACK", "'127.0.0.1:50443'", "'127.0.0.1:50444'"),
+        M("of a capture", "PATH", "'198.51.100.7:50443'", "'198.51.100.8:50443'"),
         M("to a server elsewhere", "_socket", "not peer[0].startswith('127.')", "False"),
     ),
     "InstallSession is false unless given": (

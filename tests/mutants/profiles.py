@@ -25,7 +25,7 @@ MUTANTS = {
             "__import__('qre.config.model', fromlist=['it']).GlobalConfig(config_dir=os.environ['QRE_CONFIG_DIR'])",
         ),
     ),
-    "a profile's name has ASCII letters, digits, `-`, `_`, `.`, does not begin with `.`, holds no `/` or `\\`": (
+    "a profile's name has ASCII letters, digits, `-`, `_`, does not begin with `.`, holds no `/` or `\\`": (
         M(
             "letters",
             "_NAME_CHARACTERS",
@@ -49,6 +49,12 @@ MUTANTS = {
             "_NAME_CHARACTERS",
             "'ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-'",
             "'ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789.-'",
+        ),
+        M(
+            "a dot inside",
+            "_NAME_CHARACTERS",
+            "'ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-'",
+            "'ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-'",
         ),
         M(
             "ASCII",
@@ -146,9 +152,19 @@ MUTANTS = {
             "write_atomically(path, data)",
             "path.write_bytes(data)\nwrite_atomically(path, data)",
         ),
+        M("an earlier one's state", "_Up.give_up", "remove_state(self.config, self.profile.name)", "None"),
+        M("an earlier one's device", "_Up.give_up", "self.rtnl.delete_link(link)", "None"),
+        M(
+            "at every step",
+            "up_steps",
+            "Step((line,), up.choose_dataplane, up.give_up)",
+            "Step((line,), up.choose_dataplane)",
+        ),
+        M("rules stay", "_Up.remove_addresses_and_routes", "self.rules_before", "{}"),
+        M("and come back", "_Up.give_up", "put_rules(self.rtnl, version, mark)", "None"),
         M("the first error is told", "run_steps", "raise", "raise MachineError('up', 'it failed') from None"),
     ),
-    "`reload` reads the profile again, syncs, replaces addresses; old addresses go": (
+    "`reload` reads the profile again, syncs, replaces addresses": (
         M("reads again", "reload", "reload_profile(profile, config)", "None"),
         M(
             "syncs",
@@ -156,13 +172,14 @@ MUTANTS = {
             "Step((f'set {up.profile.device} up, MTU {up.spec.mtu}',), up.set_up, up.restore)",
             "Step((), lambda: None, up.restore)",
         ),
+        M("new addresses", "sync_addresses", "rtnl.put_address(link, interface)", "None"),
+        M("old addresses go", "_delete_addresses", "rtnl.delete_address(link, interface)", "None"),
         M(
-            "new addresses",
-            "reload_steps",
-            "Step(address_lines(up.before, up.spec), up.replace_addresses)",
-            "Step((), lambda: None)",
+            "without a state",
+            "_prepare_reload",
+            "saved if saved is not None else _found(profile, link, rtnl)",
+            "saved",
         ),
-        M("old addresses go", "sync_addresses", "rtnl.delete_address(link, entry.interface)", "None"),
         M(
             "and is saved",
             "reload_steps",
@@ -171,25 +188,53 @@ MUTANTS = {
         ),
         M("a daemon is asked", "reload", "ask_daemon(config, profile.device, 'reload', RELOAD_TIMEOUT)", "None"),
     ),
+    "`reload` deletes saved addresses that differ first": (
+        M(
+            "first",
+            "sync_addresses",
+            "_delete_addresses(rtnl, link, going, [entry.interface for entry in present])",
+            "for interface in spec.addresses:\n    rtnl.put_address(link, interface)\n"
+            "_delete_addresses(rtnl, link, going, [entry.interface for entry in present])",
+        ),
+        M("in the plan, too", "address_lines", "gone", "()"),
+        M("routes stay", "_delete_addresses", "rtnl.put_placeholder(link)", "None"),
+        M("a network's route stays", "sync_addresses", "rtnl.add_bridge(link, network)", "None"),
+        M("and its stand-in goes", "sync_routes", "rtnl.delete_bridge(link, prefix)", "None"),
+        M("other addresses stay", "_delete_addresses", "rtnl.keep_secondaries(link)", "None"),
+    ),
     "`down` runs PreDown, deletes saved or configured addresses, the device's state, runs PostDown, removes the state": (
-        M("PreDown", "down_steps", "hook_steps('PreDown', down.hooks.pre_down, device)", "[]"),
+        M("PreDown", "_steps", "hook_steps('PreDown', down.hooks.pre_down, device)", "[]"),
         M("PreDown comes first", "down_profile", "[*pre, *rest]", "[*rest, *pre]"),
-        M("addresses", "_Down.clear", "clear_device(self.rtnl, self.device, self.fwmark, self.addresses)", "None"),
+        M("addresses", "_Down.clear", "clear_device(self.rtnl, self.device, 0, self.addresses)", "None"),
         M("device", "_Down.delete_device", "self.rtnl.delete_link(link)", "None"),
-        M("PostDown", "down_steps", "hook_steps('PostDown', down.hooks.post_down, device)", "[]"),
+        M("PostDown", "_steps", "hook_steps('PostDown', down.hooks.post_down, device)", "[]"),
         M(
             "PostDown after the device",
-            "down_steps",
+            "_steps",
             "rest += hook_steps('PostDown', down.hooks.post_down, device)",
             "rest = [*hook_steps('PostDown', down.hooks.post_down, device), *rest]",
         ),
         M("state", "_Down.forget", "remove_state(self.config, self.name)", "None"),
         M(
             "the saved device",
-            "_prepare_down",
-            "saved.device if saved is not None else configured.device if configured is not None else ''",
-            "configured.device if configured is not None else ''",
+            "_prepare",
+            "saved.device if saved is not None else configured.device if configured is not None else device_up_as(name)",
+            "configured.device if configured is not None else device_up_as(name)",
         ),
+    ),
+    "`down` has no precondition: of a profile that is not up it cleans what is there, and succeeds": (
+        M(
+            "succeeds",
+            "_prepare",
+            "listen = None if by_daemon else _port_of(configured, saved)",
+            "if saved is None and link is None:\n    raise UserError(f'profile {name}', 'it is not up')\n"
+            "listen = None if by_daemon else _port_of(configured, saved)",
+        ),
+        M("its rules", "_marks", "orphaned_marks(rtnl, config, configured.name, configured.device)", "set()"),
+        M("and nobody else's", "orphaned_marks", "{state.fwmark for state in others if state is not None}", "set()"),
+        M("its pins", "_prepare", "pin_paths(config.bpf_pin_dir, device)", "()"),
+        M("its files", "_prepare", "runtime_paths(config, name, device)", "()"),
+        M("by its device alone", "down", "device_up_as(name)", "False"),
     ),
     "it does what `up` does first": (
         M(
@@ -247,9 +292,27 @@ MUTANTS = {
         M("--pin-dir", "_VARIABLES", "'QRE_BPF_PIN_DIR'", "'QRE_PIN_DIR'"),
         M("the variables", "daemon", "os.environ.update(environment)", "None"),
     ),
+    "a path that one of them names is there": (
+        M(
+            "--config-dir",
+            "_check_there",
+            "('--config-dir', os.path.isdir, 'directory')",
+            "('--x', os.path.isdir, '')",
+        ),
+        M(
+            "--global-config",
+            "_check_there",
+            "('--global-config', os.path.exists, 'file')",
+            "('--x', os.path.isdir, '')",
+        ),
+        M("--bpf-elf", "_check_there", "('--bpf-elf', os.path.exists, 'file')", "('--x', os.path.isdir, '')"),
+        M("--pin-dir", "_check_there", "('--pin-dir', os.path.isdir, 'directory')", "('--x', os.path.isdir, '')"),
+        M("the file of an option, whoever asks", "_from_file", "needed", "False"),
+        M("all at once", "_check_there", "tuple(errors)", "tuple(errors[:1])"),
+    ),
     "`--server-underlay`, `--client-underlay` replace the addresses": (
-        M("a server's own", "worker_config", "underlay.server or profile.server.listen", "profile.server.listen"),
-        M("a client's server", "worker_config", "(str(underlay.server.ip), underlay.server.port)", "(host, port)"),
+        M("a server's own", "Profile.listen", "self.underlay.server or self.server.listen", "self.server.listen"),
+        M("a client's server", "Profile.endpoint", "given is not None", "False"),
         M("a client's own", "Daemon._set_up", "str(client.ip) if client else ''", "''"),
         M("a client's own port", "Daemon._set_up", "client.port if client else 0", "0"),
     ),

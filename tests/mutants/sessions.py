@@ -6,14 +6,40 @@ from tests.mutants.change import Mutant as M
 
 MUTANTS = {
     "`install-session` and `update-session` take the same fields": (
-        M("install", "install_session", "Qre.session_install_request", "Qre.session_update_request"),
-        M("update", "update_session", "Qre.session_update_request", "Qre.session_install_request"),
+        M("install", "install_session", "qre.session_install_request(device, fields.request)", "None"),
+        M("update", "update_session", "qre.session_update_request(device, fields.request)", "None"),
         M("a field is sent", "parse_session_fields", "request.put(attribute, value)", "None"),
-        M("a number is sent", "parse_session_fields", "request.u64(attribute, number)", "None"),
+        M("KeyEpoch is sent", "parse_session_fields", "request.u64(Attribute.KEY_EPOCH, key_epoch)", "None"),
+        M(
+            "PacketNumber is sent",
+            "parse_session_fields",
+            "request.u64(Attribute.PACKET_NUMBER, max(packet_number, PACKET_NUMBER_BASE))",
+            "None",
+        ),
         M("an address is sent", "parse_session_fields", "request.ipv4(attribute, address)", "None"),
         M("a port is sent", "parse_session_fields", "request.port(attribute, port)", "None"),
         M("the ConnectionId is sent", "parse_session_fields", "request.put(Attribute.CID, cid)", "None"),
         M("under its own attribute", "_FIXED", "(Attribute.RX_HP_KEY, KEY_SIZE)", "(Attribute.TX_HP_KEY, KEY_SIZE)"),
+        M("nothing is ignored", "update_session", "_check_unchanged(found.status, described.role, fields)", "None"),
+    ),
+    "`update-session` gives a session in the kernel its next keys: installed by hand on both ends, it carries packets"
+    " before and after": (
+        M("the next keys", "PlannedEnd.install", "advance(self._handed_over, key_epoch)", "self._handed_over"),
+        M("gives them", "update_session", "qre.session_update_request(device, fields.request)", "None"),
+    ),
+    "`PacketNumber` is the current packet number": (
+        M("raised", "parse_session_fields", "max(packet_number, PACKET_NUMBER_BASE)", "packet_number"),
+        M("the answer says so", "_tell_raised", "given < least", "False"),
+        M("of an update, too", "update_session", "max(reached, PACKET_NUMBER_BASE)", "PACKET_NUMBER_BASE"),
+    ),
+    "an installed session stays until it is deleted": (
+        M("as the field says", "parse_session_fields", "request.u64(Attribute.IDLE_MS, idle_ms)", "None"),
+        M(
+            "the answer says so",
+            "_life",
+            "f'it ends when its peer sends nothing for {show_duration(idle_ms)} (IdleTimeout)'",
+            "''",
+        ),
     ),
     "the ConnectionId is adopted on success": (
         M(
@@ -54,7 +80,7 @@ MUTANTS = {
         M(
             "may be left out",
             "OPTIONAL",
-            "('NextRxKey', 'NextRxHpKey', 'NextRxIv', 'NextTxKey', 'NextTxIv', *_UNDERLAY, 'ClientConnectionId', 'AllowedIPs', 'SocketFd')",
+            "('NextRxKey', 'NextRxHpKey', 'NextRxIv', 'NextTxKey', 'NextTxIv', *_UNDERLAY, 'ClientConnectionId', 'AllowedIPs', 'IdleTimeout', 'PersistentKeepalive', 'SocketFd')",
             "('NextRxHpKey', 'NextRxIv', 'NextTxKey', 'NextTxIv', *_UNDERLAY, 'ClientConnectionId', 'AllowedIPs', 'SocketFd')",
         ),
         M("key and IV together", "_GROUPS", "('NextRxKey', 'NextRxIv')", "('NextRxKey',)"),
@@ -196,15 +222,15 @@ MUTANTS = {
     "`session-plan` prints both ends' install-session arguments and touches no kernel": (
         M(
             "the server's",
-            "planned_installs",
-            "(server, Role.SERVER, session_of(server, Role.SERVER, plan.server, here, there))",
-            "(client, Role.CLIENT, session_of(client, Role.CLIENT, plan.client, there, here))",
+            "planned_ends",
+            "PlannedEnd(server, Role.SERVER, plan.server, here, there)",
+            "PlannedEnd(client, Role.CLIENT, plan.client, there, here)",
         ),
         M(
             "the client's",
-            "planned_installs",
-            "(client, Role.CLIENT, session_of(client, Role.CLIENT, plan.client, there, here))",
-            "(server, Role.SERVER, session_of(server, Role.SERVER, plan.server, here, there))",
+            "planned_ends",
+            "PlannedEnd(client, Role.CLIENT, plan.client, there, here)",
+            "PlannedEnd(server, Role.SERVER, plan.server, here, there)",
         ),
         M(
             "install-session takes them",
@@ -215,31 +241,36 @@ MUTANTS = {
         M("keys fit", "install_arguments", "keys.tx_key.hex()", "keys.rx_key.hex()"),
     ),
     "the underlays of `session-plan` are those given, both or none": (
-        M(
-            "the server's",
-            "planned_installs",
-            "parse_socket_address(server_underlay) if server_underlay else server.server.listen",
-            "server.server.listen",
-        ),
+        M("the server's", "session_ends", "ends[0] or listen", "listen"),
         M(
             "the client's",
-            "planned_installs",
-            "parse_socket_address(client_underlay or TEST_CLIENT_UNDERLAY)",
-            "parse_socket_address(TEST_CLIENT_UNDERLAY)",
+            "session_ends",
+            "ends[1] or parse_socket_address(stand_ins.client)",
+            "parse_socket_address(stand_ins.client)",
         ),
+        M("of a machine", "parse_end", "address.ip == _ANY", "False"),
         M("both or none", "check_both_or_none", "len([name for name in UNDERLAYS if name in fields]) == 1", "False"),
     ),
     "the underlays of `session-capture` are those given, both or none": (
-        M("the server's", "_ends", "_address('ServerUnderlay', fields)", "server.server.listen"),
-        M("the client's", "_ends", "_address('ClientUnderlay', fields)", "parse_socket_address(_CLIENT)"),
+        M("the server's", "session_ends", "ends[0] or listen", "listen"),
+        M(
+            "the client's",
+            "session_ends",
+            "ends[1] or parse_socket_address(stand_ins.client)",
+            "parse_socket_address(stand_ins.client)",
+        ),
         M("both or none", "session_capture", "check_both_or_none('session-capture', fields)", "None"),
+    ),
+    "what `session-plan` prints, `install-session` takes": (
+        M("of every address", "session_ends", "listen.ip == _ANY", "False"),
+        M("its fields", "install_arguments", "show_duration(install.idle_timeout_ms)", "install.idle_timeout_ms"),
     ),
     "`session-demo` installs both ends": (
         M(
             "both",
             "session_demo",
-            "for profile, _, install in installs:\n    install_end(undo, qre, profile, install)",
-            "for profile, _, install in installs[:1]:\n    install_end(undo, qre, profile, install)",
+            "for end in ends:\n    install_end(undo, qre, end.profile, end.install())",
+            "for end in ends[:1]:\n    install_end(undo, qre, end.profile, end.install())",
         ),
         M("they stay", "session_demo", "undo.keep()", "None"),
     ),

@@ -34,7 +34,7 @@ test-host: setup
 test-vm: setup-vm
 	@QRE_VM_ALL=1 $(PYTHON) -m tests.run vm
 
-mutants: setup-vm
+mutants: $(if $(filter vm,$(QRE_MUTANTS)),setup-vm,setup)
 	@$(PYTHON) -m tests.mutants
 
 check: setup

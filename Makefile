@@ -35,7 +35,7 @@ test-vm: setup-vm
 	@$(PYTHON) -m tests.support.unstable
 	@QRE_VM_ALL=1 $(PYTHON) -m tests.run vm
 
-mutants: setup-vm
+mutants: $(if $(filter vm,$(QRE_MUTANTS)),setup-vm,setup)
 	@$(PYTHON) -m tests.mutants
 
 check: setup

@@ -27,7 +27,7 @@ from qre.config.keys import snake_case
 
 _NOBODY: Final = 65_534
 _CLONE_NEWNET: Final = 0x4000_0000
-_LIMIT: Final = 20  # seconds that one call may take
+_LIMIT: Final = 120  # seconds that one call may take, also on a machine with much else to do
 _FILES: Final = (
     "server0.conf",
     "client0.conf",

@@ -20,7 +20,6 @@ MUTANTS = {
         M("takes it", "shared_port_loader", "fields.socket_fd", "None"),
         M("the port's", "_given_socket", "bound != (ip, port)", "False"),
         M("a socket of the group", "_given_socket", "descriptors.check(fd, expected)", "None"),
-        M("gives it back", "_given_socket", "socket.socket(fileno=os.dup(fd))", "socket.socket(fileno=fd)"),
     ),
     "it registers the CID map and the shared socket with qre.ko": (
         M("the CID map", "_register", "_not_twice(lambda: qre.cid_map_register(front.maps.cid_routes))", "None"),

@@ -168,6 +168,9 @@ def test_each_command_has_its_own_fields() -> None:
     [
         (["shared-port-loader", ELF, LISTEN], "field UserspaceSocketFd : neither it nor"),
         (["shared-port-loader-check", ELF, LISTEN], "field ConnectionId : it is missing"),
+        (["shared-port-loader-check", ELF, CID], "field Listen : it is missing"),
+        (["shared-port-loader-check", LISTEN, CID], "field BpfElf : it is missing"),
+        (["shared-port-handshake-daemon", "a"], "field BpfElf : it is missing"),
         (["shared-port-session-demo", "a"], "shared-port-session-demo : CLIENT-CONFIG is missing"),
         (["shared-port-session-demo", "a", "b"], "field BpfElf : it is missing"),
         (["shared-port-handshake-client"], "shared-port-handshake-client : CLIENT-CONFIG is missing"),

@@ -301,7 +301,12 @@ MUTANTS = {
         M("random-udp", "flight", "stranger is Stranger.RANDOM_UDP", "False"),
     ),
     "it fails when a valid client is refused or an invalid one accepted": (
-        M("a valid one that is refused", "LoneServer._inspect", "verdict is STRANGER", "False"),
+        M(
+            "a valid one that is refused",
+            "_capture",
+            "raise MachineError('session-capture', why, 'compare both files') from error",
+            "return []",
+        ),
         M(
             "an invalid one that is accepted",
             "is_taken_for_ours",

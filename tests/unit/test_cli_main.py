@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from qre.cli.commands import COMMANDS, Command, Options
 from qre.cli.main import error_line, main
 from qre.errors import MachineError, UserError
+from tests.support.daemons import PATIENCE, wait_for
 
 TOOL = str(Path(sys.executable).parent / "qre-tool")
 #: What scripts know them by.
@@ -145,6 +147,19 @@ def test_an_interrupt_ends_it_quietly(
 ) -> None:
     assert main(["fail", "interrupt"]) == INTERRUPTED
     assert capsys.readouterr().err == ""
+
+
+def test_ctrl_c_while_it_waits_ends_it_quietly() -> None:
+    waiting = subprocess.Popen(
+        ["env", "--default-signal=INT", TOOL, "pubkey"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    wait_for("a read of its input", lambda: "pipe" in Path(f"/proc/{waiting.pid}/wchan").read_text())
+    waiting.send_signal(signal.SIGINT)
+    said = waiting.communicate(timeout=PATIENCE)
+    assert (waiting.returncode, said) == (INTERRUPTED, (b"", b""))
 
 
 def test_an_error_line_has_no_control_characters() -> None:

@@ -118,6 +118,8 @@ class Router:
         """Take messages until cancelled."""
         while True:
             frames = await self._socket.recv_multipart()
+            # What waits already is received without a pause of the loop: a worker that floods must not stop it.
+            await asyncio.sleep(0)
             try:
                 envelope = self._parse_untrusted(frames)
             except UntrustedInputError as error:
@@ -141,9 +143,10 @@ class Router:
                 await self.send(Envelope(id=envelope.id, answer=True, peer=envelope.peer, body=_TOO_MANY))
                 continue
             # In order: Hello must be seen before what follows it. Requests of other workers run beside it.
+            self._open += 1  # not when its task begins: several may be read before that
             task = asyncio.create_task(self._handle(envelope, handler, peers))
             self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            task.add_done_callback(self._answered)
 
     def _parse_untrusted(self, frames: list[bytes]) -> Envelope:
         try:
@@ -172,8 +175,11 @@ class Router:
         self.dropped += 1
         self._limited(f"drop {self.party}", f"dropped a message of worker {self.party}: {why}")
 
+    def _answered(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._open -= 1
+
     async def _handle(self, envelope: Envelope, handler: Handler, peers: dict[Party, Router]) -> None:
-        self._open += 1
         try:
             answer = await self._answer(envelope, handler, peers)
             if envelope.id and answer is not None:
@@ -181,8 +187,6 @@ class Router:
                 await self.send(reply)
         except MachineError as error:
             self._limited(f"answer {self.party}", str(error))  # the asker died meanwhile
-        finally:
-            self._open -= 1
 
     async def _answer(self, envelope: Envelope, handler: Handler, peers: dict[Party, Router]) -> Message | None:
         try:

@@ -19,6 +19,11 @@ settings.register_profile("qre", deadline=None, suppress_health_check=[HealthChe
 settings.load_profile("qre")
 
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell has put us into the background. What tests start is to hear Ctrl-C all the same.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.fixture(autouse=True)
 def signals() -> Iterator[None]:
     """A command that is run in this process decides what signals do to it: no longer than its test."""

@@ -151,7 +151,7 @@ def test_an_interrupt_ends_it_quietly(
 
 def test_ctrl_c_while_it_waits_ends_it_quietly() -> None:
     waiting = subprocess.Popen(
-        ["env", "--default-signal=INT", TOOL, "pubkey"],
+        [TOOL, "pubkey"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,16 @@ from tests.unit.test_show_text import SERVER
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = [sys.executable, "-P", "-m", "qre.cli.main", "watch"]
+
+
+@contextmanager
+def watching(*words: str, **how: Any) -> Iterator[subprocess.Popen[Any]]:
+    """The command while it runs; it is gone at the end, whatever it was told."""
+    with subprocess.Popen([*COMMAND, *words, "Interval=0.1"], **how) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 class Daemon:
@@ -106,7 +117,7 @@ def test_a_device_must_be_there_at_first_and_may_go_away_later(machine: Path) ->
     assert (done.returncode, done.stdout) == (FAILURE, "")
     assert done.stderr.startswith("qre-tool: device qre0 : it is not up; ")
     daemon = Daemon(machine)
-    with subprocess.Popen([*COMMAND, "qre0", "Interval=0.1"], stdout=subprocess.PIPE, text=True) as watch:
+    with watching("qre0", stdout=subprocess.PIPE, text=True) as watch:
         assert watch.stdout is not None
         assert watch.stdout.readline() == "interface: qre0\n"
         daemon.close()
@@ -122,9 +133,7 @@ def test_a_device_must_be_there_at_first_and_may_go_away_later(machine: Path) ->
 def test_ctrl_c_on_a_terminal_ends_it_well_and_leaves_the_terminal_as_it_was(daemon: Daemon) -> None:
     """The screen is drawn over in place: home, every line cleared behind its text, the rest cleared."""
     terminal, other = pty.openpty()
-    with subprocess.Popen(
-        [*COMMAND, "Interval=0.1"], stdin=other, stdout=other, stderr=other, start_new_session=True
-    ) as watch:
+    with watching(stdin=other, stdout=other, stderr=other, start_new_session=True) as watch:
         os.close(other)
         seen = b""
         while seen.count(b"interface") < 3:
@@ -145,9 +154,7 @@ def test_ctrl_c_on_a_terminal_ends_it_well_and_leaves_the_terminal_as_it_was(dae
 
 def test_who_stops_reading_ends_it(daemon: Daemon) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
-    with subprocess.Popen(
-        [*COMMAND, "Interval=0.1"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
-    ) as watch:
+    with watching(stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as watch:
         assert watch.stdout is not None and watch.stderr is not None
         watch.stdout.readline()
         watch.stdout.close()

@@ -154,11 +154,16 @@ static struct sk_buff *qre_plain_skb(struct qre_work *w, const u8 *at, unsigned 
 
 /* --- inner packets --- */
 
-/* Length and addresses as the header says; a longer buffer is cut. */
+/*
+ * Length and addresses as the header says; a longer buffer is cut. Every header of the skb is where
+ * the stack, and whoever meets the packet before it (tc, XDP, packet sockets), expects it on a
+ * device without a link-layer header.
+ */
 static bool qre_inner_valid(struct sk_buff *skb)
 {
 	unsigned int size;
 
+	skb_reset_mac_header(skb);
 	skb_reset_network_header(skb);
 	if (skb->len < 1)
 		return false;
@@ -168,11 +173,13 @@ static bool qre_inner_valid(struct sk_buff *skb)
 		size = ntohs(ip_hdr(skb)->tot_len);
 		if (size < ip_hdr(skb)->ihl * 4U)
 			return false;
+		skb_set_transport_header(skb, ip_hdr(skb)->ihl * 4);
 		skb->protocol = htons(ETH_P_IP);
 	} else if (skb->data[0] >> 4 == 6) {
 		if (skb->len < sizeof(struct ipv6hdr))
 			return false;
 		size = ntohs(ipv6_hdr(skb)->payload_len) + sizeof(struct ipv6hdr);
+		skb_set_transport_header(skb, sizeof(struct ipv6hdr));
 		skb->protocol = htons(ETH_P_IPV6);
 	} else {
 		return false;

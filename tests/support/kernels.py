@@ -28,6 +28,8 @@ FLAGS = ("W=1",)
 #: Sparse reads every file. Not C=2: Debian's headers lack the script by which newer kernels look for it.
 SPARSE = ("KBUILD_CHECKSRC=2", "CF=-D__CHECK_ENDIAN__")
 COMPILER = ("gcc", "-O1", "-Wall", "-Wextra", "-Werror", "-pthread")
+_ARCHITECTURE = f"/usr/include/{os.uname().machine}-linux-gnu"
+BPF_COMPILER = ("clang", "-target", "bpf", "-g", "-O2", "-Wall", "-Wextra", "-Werror", "-I", _ARCHITECTURE, "-c")
 
 
 class Kernel(msgspec.Struct, frozen=True):
@@ -174,14 +176,20 @@ def _command(kernel: Kernel, directory: Path, *arguments: str) -> list[str]:
     return ["unshare", "-m", "sh", "-ec", _IN_ITS_SYSTEM, "sh", str(kernel.system), str(directory), *inside]
 
 
+def _compile(source: Path, directory: Path) -> list[str]:
+    if source.name.endswith(".bpf.c"):
+        return [*BPF_COMPILER, "-o", str(directory / f"{source.stem}.o"), str(source)]
+    return [*COMPILER, "-I", str(KMOD), "-o", str(directory / source.stem), str(source)]
+
+
 def guest_programs() -> Path:
-    """The directory of the C programs that poke the kernel, compiled; kept by their sources.
+    """The directory of the C programs that poke the kernel, compiled; kept by their sources. ``*.bpf.c`` are objects.
 
     Made under another name and renamed, never changed: a guest of another run may be using it.
     """
     sources = sorted(GUEST.glob("*.[ch]"))
     uapi = KMOD / "uapi" / "qre.h"
-    digest = hashlib.sha256(repr(COMPILER).encode())
+    digest = hashlib.sha256(repr((COMPILER, BPF_COMPILER)).encode())
     for path in (*sources, uapi):
         digest.update(path.name.encode() + path.read_bytes())
     directory = cache() / f"guest-{digest.hexdigest()[:16]}"
@@ -191,7 +199,6 @@ def guest_programs() -> Path:
                 made = Path(name) / "programs"
                 made.mkdir()
                 for source in (path for path in sources if path.suffix == ".c"):
-                    command = [*COMPILER, "-I", str(KMOD), "-o", str(made / source.stem), str(source)]
-                    subprocess.run(command, check=True)
+                    subprocess.run(_compile(source, made), check=True)
                 made.rename(directory)
     return directory

@@ -70,6 +70,14 @@ void qre_ackwin_init(struct qre_ackwin *w, u64 base)
 	w->highest = base - 1; /* so that the base itself is the next one */
 }
 
+bool qre_ackwin_arrived(const struct qre_ackwin *w, u64 number)
+{
+	if (number < w->floor)
+		return true;
+	return number - w->floor < QRE_ACKWIN_BITS &&
+	       w->bits[(number / 64) % WORDS] & bit_of(number);
+}
+
 /* Whatever is not the next number with room in the window. */
 static noinline enum qre_arrival accept_other(struct qre_ackwin *w, u64 number)
 {

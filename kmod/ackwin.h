@@ -39,6 +39,9 @@ enum qre_arrival {
 /* Nothing below @base is ever accepted. @base may be any number. */
 void qre_ackwin_init(struct qre_ackwin *w, u64 base);
 
+/* Whether accepting @number would find that it arrived before, or may have. */
+bool qre_ackwin_arrived(const struct qre_ackwin *w, u64 number);
+
 /* Note that @number arrived. To be called after the packet was authenticated, never before. */
 enum qre_arrival qre_ackwin_accept(struct qre_ackwin *w, u64 number);
 

@@ -20,6 +20,9 @@
 #define QRE_BACKOFF_MAX	     6
 #define QRE_PADDED	     1200 /* section 8.2.1 */
 #define QRE_INTEGRITY_LIMIT  (1ULL << 52)
+/* Packets with frames for user space: so many at once, and one more every so often. */
+#define QRE_FRAMES_BURST    64
+#define QRE_FRAMES_INTERVAL msecs_to_jiffies(125)
 
 /* --- the outbox --- */
 
@@ -119,8 +122,54 @@ static void qre_eliciting(struct qre_session *s)
 
 /* --- control frames in flight --- */
 
-static void qre_control_forget(struct qre_control *c)
+/* Packets of control @which are forgotten: all of them, or the oldest. */
+static void qre_packets_forget(struct qre_session *s, unsigned int which, bool all)
 {
+	unsigned int kept = 0, i;
+	bool found = false;
+
+	for (i = 0; i < s->control_packet_count; i++) {
+		if (s->control_packets[i].control == which && (all || !found))
+			found = true;
+		else
+			s->control_packets[kept++] = s->control_packets[i];
+	}
+	s->control_packet_count = kept;
+}
+
+/* Numbers only grow: the table stays in order. */
+static void qre_packets_add(struct qre_session *s, const struct qre_control *c, u64 number)
+{
+	unsigned int which = c - s->controls;
+
+	if (c->tries >= QRE_CONTROL_TRIES)
+		qre_packets_forget(s, which, false);
+	/* A try that was not sent has no packet: there is always room. */
+	s->control_packets[s->control_packet_count++] =
+		(struct qre_control_packet){.number = number, .control = which};
+}
+
+/* A packet with control frames whose number is in the range; NULL: there is none. */
+static const struct qre_control_packet *qre_packets_in(const struct qre_session *s,
+						       const struct qre_range *range)
+{
+	unsigned int low = 0, high = s->control_packet_count, middle;
+
+	while (low < high) {
+		middle = (low + high) / 2;
+		if (s->control_packets[middle].number < range->first)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	if (low == s->control_packet_count || s->control_packets[low].number > range->last)
+		return NULL;
+	return &s->control_packets[low];
+}
+
+static void qre_control_forget(struct qre_session *s, struct qre_control *c)
+{
+	qre_packets_forget(s, c - s->controls, true);
 	kfree(c->frames);
 	*c = (struct qre_control){};
 }
@@ -132,16 +181,15 @@ static void qre_send_control(struct qre_session *s, struct qre_control *c, struc
 				    true);
 
 	c->sent_at = jiffies;
+	c->last = number;
 	if (number != QRE_NO_NUMBER) {
-		c->numbers[c->tries % QRE_CONTROL_TRIES] = number;
+		qre_packets_add(s, c, number);
 		qre_eliciting(s);
 		if (!s->probe_pending) {
 			s->probe_pending = true;
 			s->probe_number = number;
 			s->probe_at = ktime_get_ns();
 		}
-	} else {
-		c->numbers[c->tries % QRE_CONTROL_TRIES] = QRE_NO_NUMBER;
 	}
 	c->tries++;
 	qre_control_arm(s, c->sent_at + (qre_control_pto(s)
@@ -181,6 +229,17 @@ void qre_control_ping(struct qre_session *s, struct qre_outbox *out)
 		qre_send_control(s, c, out);
 }
 
+/* Sequence numbers that these frames let the peer retire. */
+static void qre_note_issued(struct qre_session *s, const u8 *frames, size_t size)
+{
+	const u8 *at = frames;
+	struct qre_frame f;
+
+	while (qre_frame_read(&at, frames + size, &f) > 0)
+		if (f.kind == QRE_FRAME_NEW_CONNECTION_ID)
+			s->issued = max(s->issued, f.cid.sequence);
+}
+
 int qre_control_frames(struct qre_session *s, u64 request, const u8 *frames, size_t size,
 		       struct qre_outbox *out)
 {
@@ -189,6 +248,8 @@ int qre_control_frames(struct qre_session *s, u64 request, const u8 *frames, siz
 
 	if (s->life != QRE_LIFE_ESTABLISHED)
 		return -ENOENT;
+	if (size + qre_bare(s) > s->max_payload)
+		return -EMSGSIZE;
 	copy = kmemdup(frames, size, GFP_ATOMIC);
 	if (!copy)
 		return -ENOMEM;
@@ -199,12 +260,16 @@ int qre_control_frames(struct qre_session *s, u64 request, const u8 *frames, siz
 	}
 	c->frames = copy;
 	c->size = size;
+	qre_note_issued(s, frames, size);
 	qre_send_control(s, c, out);
 	return 0;
 }
 
 void qre_control_begin(struct qre_session *s, struct qre_outbox *out)
 {
+	s->frame_tokens = QRE_FRAMES_BURST;
+	s->frame_tokens_at = jiffies;
+	s->issued = 1; /* the routed one was the first or the second */
 	if (s->client && s->socket)
 		qre_control_ping(s, out);
 	if (!s->confirmed)
@@ -281,32 +346,21 @@ static void qre_rtt_sample(struct qre_session *s, const struct qre_frame *f)
 	s->srtt = (7 * s->srtt + rtt) / 8;
 }
 
-static bool qre_range_has(const struct qre_control *c, const struct qre_range *range)
-{
-	unsigned int i, tries = min_t(unsigned int, c->tries, QRE_CONTROL_TRIES);
-
-	for (i = 0; i < tries; i++)
-		if (c->numbers[i] >= range->first && c->numbers[i] <= range->last)
-			return true;
-	return false;
-}
-
+/* A range costs a search; a control that is found, one walk through the table, and it is gone. */
 static void qre_acknowledged_controls(struct qre_session *s, const struct qre_frame *f)
 {
+	const struct qre_control_packet *packet;
+	struct qre_control *c;
 	struct qre_ack_iter it;
 	struct qre_range range;
-	unsigned int i;
 
 	qre_ack_begin(&it, f);
-	while (qre_ack_next(&it, &range)) {
-		for (i = 0; i < QRE_CONTROLS_MAX; i++) {
-			struct qre_control *c = &s->controls[i];
-
-			if (!c->used || !qre_range_has(c, &range))
-				continue;
+	while (s->control_packet_count && qre_ack_next(&it, &range)) {
+		while ((packet = qre_packets_in(s, &range))) {
+			c = &s->controls[packet->control];
 			if (c->request != QRE_NO_NUMBER)
 				qre_tell_fate(s->qdev, s->id, c->request, true);
-			qre_control_forget(c);
+			qre_control_forget(s, c);
 		}
 	}
 }
@@ -331,8 +385,7 @@ static bool qre_ack_received(struct qre_session *s, const struct qre_frame *f, u
 		s->largest_acked = f->ack.largest;
 	if (s->probe_pending && f->ack.largest >= s->probe_number)
 		qre_rtt_sample(s, f);
-	if (qre_controls_any(s))
-		qre_acknowledged_controls(s, f);
+	qre_acknowledged_controls(s, f);
 	if (f->ack.largest >= first_sent) {
 		if (epoch < s->epoch) { /* acknowledged under older keys than it was sent with */
 			qre_violated(s, QRE_KEY_UPDATE_ERROR, out);
@@ -549,82 +602,91 @@ void qre_control_datagram(struct qre_session *s, const struct qre_arrived *a,
 	qre_want_ack(s, a->arrival == QRE_ARRIVAL_REORDERED || a->ecn == 3, out);
 }
 
-struct qre_content { /* what the frames of one packet add up to */
-	bool eliciting, only_probing;
-};
+/* Packets with frames for user space are taken at the rate that it can be told of them. */
+static bool qre_frames_budget(struct qre_session *s)
+{
+	unsigned long since = jiffies - s->frame_tokens_at;
+	unsigned long more = since / QRE_FRAMES_INTERVAL;
 
+	s->frame_tokens = min_t(unsigned long, s->frame_tokens + more, QRE_FRAMES_BURST);
+	s->frame_tokens_at += more * QRE_FRAMES_INTERVAL;
+	if (s->frame_tokens) {
+		s->frame_tokens--;
+		return true;
+	}
+	if (!s->frames_limited) {
+		s->frames_limited = true;
+		qre_tell_session(s->qdev, s->id, QRE_EVENT_FRAMES_LIMITED);
+	}
+	return false;
+}
+
+enum qre_drop qre_control_look(struct qre_session *s, const u8 *payload, size_t size,
+			       struct qre_content *content)
+{
+	const struct qre_sender peer = {
+		.client = !s->client,
+		.gives_cids = s->tx_cid_size,
+		.takes_cids = s->rx_cid_size,
+		.issued = s->issued,
+	};
+
+	qre_content_read(content, &peer, payload, size);
+	if (!content->error && content->passed && !qre_frames_budget(s))
+		return QRE_DROP_FRAMES_LIMIT;
+	return QRE_DROP_UNSPEC;
+}
+
+/* What the others do is in the content. False: the session is over. */
 static bool qre_frame_received(struct qre_session *s, const struct qre_arrived *a,
-			       const struct qre_frame *f, struct qre_content *content,
-			       struct qre_outbox *out)
+			       const struct qre_frame *f, struct qre_outbox *out)
 {
 	switch (f->kind) {
-	case QRE_FRAME_PADDING:
-		return true;
-	case QRE_FRAME_PING:
-		break;
 	case QRE_FRAME_ACK:
-		content->only_probing = false;
 		return qre_ack_received(s, f, a->epoch, out);
-	case QRE_FRAME_DATAGRAM:
-		break;
-	case QRE_FRAME_DATAGRAM_UNKNOWN:
-		qre_count_drop(s->qdev, QRE_DROP_UNKNOWN_CONTEXT, 1);
-		break;
-	case QRE_FRAME_PATH_CHALLENGE:
-		content->eliciting = true;
-		qre_answer_challenge(s, a, f->path, out);
-		return true;
 	case QRE_FRAME_PATH_RESPONSE:
-		content->eliciting = true;
 		qre_path_answered(s, f->path);
 		return true;
 	case QRE_FRAME_CONNECTION_CLOSE:
 		qre_control_end(s, QRE_LOSS_CLOSED, f->error, out);
 		return false;
-	case QRE_FRAME_NEW_CONNECTION_ID:
-		content->eliciting = true;
-		qre_tell_frames(s->qdev, s->id, f->raw, f->raw_size);
+	default:
 		return true;
-	case QRE_FRAME_OTHER:
-		qre_tell_frames(s->qdev, s->id, f->raw, f->raw_size);
-		break;
 	}
-	content->eliciting = true;
-	content->only_probing = false;
-	return true;
 }
 
-bool qre_control_payload(struct qre_session *s, const struct qre_arrived *a, const u8 *payload,
-			 size_t size, struct qre_outbox *out)
+/*
+ * RFC 9000 section 17.3.1: reserved bits are judged when the packet is authentic. A payload is read
+ * four times at most, each time byte by byte, and answered by one packet at most.
+ */
+bool qre_control_payload(struct qre_session *s, const struct qre_arrived *a,
+			 const struct qre_content *content, const u8 *payload, size_t size,
+			 struct qre_outbox *out)
 {
-	struct qre_content content = {.only_probing = true};
-	const u8 *at = payload, *end = payload + size;
-	bool datagrams = false;
+	const u8 *at = payload;
 	struct qre_frame f;
-	int more;
 
 	if (!qre_arrived(s, a, out))
 		return false;
-	if (a->first & 0x18 ||
-	    !size) { /* reserved bits (section 17.3.1); a packet of no frames (12.4) */
-		qre_violated(s, QRE_PROTOCOL_VIOLATION, out);
+	if (a->first & 0x18 || content->error) {
+		qre_violated(s, content->error ?: QRE_PROTOCOL_VIOLATION, out);
 		return false;
 	}
-	while ((more = qre_frame_read(&at, end, &f)) > 0) {
-		if (!qre_frame_received(s, a, &f, &content, out))
+	while (qre_frame_read(&at, payload + size, &f) > 0)
+		if (!qre_frame_received(s, a, &f, out))
 			return false;
-		datagrams |= f.kind == QRE_FRAME_DATAGRAM;
-	}
-	if (more < 0) {
-		qre_violated(s, QRE_FRAME_ENCODING_ERROR, out);
-		return false;
-	}
+	if (content->unknown)
+		qre_count_drop(s->qdev, QRE_DROP_UNKNOWN_CONTEXT, content->unknown);
+	if (content->passed)
+		qre_tell_frames(s->qdev, s->id, payload, size, content->passed);
 	if (a->source.word != s->peer.word && !s->client)
-		qre_from_elsewhere(s, a, a->number == s->window.highest && !content.only_probing,
+		qre_from_elsewhere(s, a, a->number == s->window.highest && !content->only_probing,
 				   out);
-	if (content.eliciting)
+	if (content->challenge)
+		qre_answer_challenge(s, a, content->challenge, out);
+	if (content->eliciting)
 		qre_want_ack(s, a->arrival == QRE_ARRIVAL_REORDERED || a->ecn == 3, out);
-	return datagrams;
+	return content->datagrams;
 }
 
 /* --- the end --- */
@@ -700,10 +762,8 @@ static void qre_key_timers(struct qre_session *s)
 
 static unsigned long qre_control_due(const struct qre_session *s, const struct qre_control *c)
 {
-	u64 last = c->numbers[(c->tries - 1) % QRE_CONTROL_TRIES];
-
-	if (last != QRE_NO_NUMBER && s->largest_acked != QRE_NO_NUMBER &&
-	    last + QRE_PACKET_THRESHOLD <= s->largest_acked)
+	if (c->last != QRE_NO_NUMBER && s->largest_acked != QRE_NO_NUMBER &&
+	    c->last + QRE_PACKET_THRESHOLD <= s->largest_acked)
 		return c->sent_at;
 	return c->sent_at +
 	       (qre_control_pto(s) << min_t(unsigned int, c->tries - 1, QRE_BACKOFF_MAX));
@@ -720,7 +780,7 @@ static void qre_control_timers(struct qre_session *s, struct qre_outbox *out)
 			continue;
 		if (c->tries >= QRE_CONTROL_TRIES && c->request != QRE_NO_NUMBER) {
 			qre_tell_fate(s->qdev, s->id, c->request, false);
-			qre_control_forget(c);
+			qre_control_forget(s, c);
 			continue;
 		}
 		qre_send_control(s, c, out);

@@ -1,16 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* What the kernel tells by itself: the multicast group "events". Lost when there is no memory. */
+/*
+ * What the kernel tells by itself. Frames of peers have a multicast group of their own: however
+ * many they are, nothing of the group "events" is lost for them. Lost when there is no memory, or
+ * when a listener's buffer is full.
+ */
 #include <net/genetlink.h>
 #include "family.h"
+#include "frames.h"
 #include "qre.h"
 
-static struct sk_buff *qre_event_begin(struct qre_device *qdev, const u8 *id, enum qre_event event,
-				       size_t more, void **header)
+static struct sk_buff *qre_begin(enum qre_group group, struct qre_device *qdev, const u8 *id,
+				 enum qre_event event, size_t more, void **header)
 {
 	struct net *net = dev_net(qdev->dev);
 	struct sk_buff *skb;
 
-	if (!genl_has_listeners(&qre_family, net, 0))
+	if (!genl_has_listeners(&qre_family, net, group))
 		return NULL;
 	skb = genlmsg_new(NLMSG_DEFAULT_SIZE / 4 + more, GFP_ATOMIC);
 	if (!skb)
@@ -26,14 +31,26 @@ static struct sk_buff *qre_event_begin(struct qre_device *qdev, const u8 *id, en
 	return skb;
 }
 
-static void qre_event_end(struct qre_device *qdev, struct sk_buff *skb, void *header, int error)
+static void qre_end(enum qre_group group, struct qre_device *qdev, struct sk_buff *skb,
+		    void *header, int error)
 {
 	if (error) {
 		nlmsg_free(skb);
 		return;
 	}
 	genlmsg_end(skb, header);
-	genlmsg_multicast_netns(&qre_family, dev_net(qdev->dev), skb, 0, 0, GFP_ATOMIC);
+	genlmsg_multicast_netns(&qre_family, dev_net(qdev->dev), skb, 0, group, GFP_ATOMIC);
+}
+
+static struct sk_buff *qre_event_begin(struct qre_device *qdev, const u8 *id, enum qre_event event,
+				       size_t more, void **header)
+{
+	return qre_begin(QRE_GROUP_EVENTS, qdev, id, event, more, header);
+}
+
+static void qre_event_end(struct qre_device *qdev, struct sk_buff *skb, void *header, int error)
+{
+	qre_end(QRE_GROUP_EVENTS, qdev, skb, header, error);
 }
 
 void qre_tell_session(struct qre_device *qdev, const u8 *id, enum qre_event event)
@@ -76,14 +93,21 @@ void qre_tell_moved(struct qre_device *qdev, const u8 *id, const struct qre_endp
 		qre_event_end(qdev, skb, header, qre_put_endpoint(skb, endpoint));
 }
 
-void qre_tell_frames(struct qre_device *qdev, const u8 *id, const u8 *frames, size_t size)
+/* Those of @payload that are user space's, @passed bytes of them, in one message. */
+void qre_tell_frames(struct qre_device *qdev, const u8 *id, const u8 *payload, size_t size,
+		     size_t passed)
 {
 	void *header;
-	struct sk_buff *skb =
-		qre_event_begin(qdev, id, QRE_EVENT_FRAME_RECEIVED, nla_total_size(size), &header);
+	struct sk_buff *skb = qre_begin(QRE_GROUP_FRAMES, qdev, id, QRE_EVENT_FRAME_RECEIVED,
+					nla_total_size(passed), &header);
+	struct nlattr *frames;
 
-	if (skb)
-		qre_event_end(qdev, skb, header, nla_put(skb, QRE_A_FRAMES, size, frames));
+	if (!skb)
+		return;
+	frames = nla_reserve(skb, QRE_A_FRAMES, passed);
+	if (frames)
+		qre_content_passed(nla_data(frames), payload, size);
+	qre_end(QRE_GROUP_FRAMES, qdev, skb, header, frames ? 0 : -EMSGSIZE);
 }
 
 void qre_tell_fate(struct qre_device *qdev, const u8 *id, u64 frame_id, bool acked)

@@ -14,6 +14,22 @@
 #define STREAMS_MAX   (1ULL << 60)
 #define STREAM_LENGTH 0x02
 #define STREAM_OFFSET 0x04
+/* Of a stream's number: RFC 9000 section 2.1. */
+#define STREAM_OF_SERVER 0x01
+#define STREAM_ONE_WAY	 0x02
+
+/* Frames that not everybody may send. */
+enum {
+	RESET_STREAM = 0x04,
+	STOP_SENDING = 0x05,
+	NEW_TOKEN = 0x07,
+	STREAM = 0x08,
+	STREAM_LAST = 0x0f,
+	MAX_STREAM_DATA = 0x11,
+	STREAM_DATA_BLOCKED = 0x15,
+	RETIRE_CONNECTION_ID = 0x19,
+	HANDSHAKE_DONE = 0x1e,
+};
 
 unsigned int qre_varint_size(u64 value)
 {
@@ -103,7 +119,10 @@ static bool read_ack(const u8 **at, const u8 *end, u8 type, struct qre_frame *f)
 		first -= gap + 2 + size;
 	}
 	f->ack.ranges_end = *at;
-	return type == 0x02 || skip_varints(at, end, 3);
+	f->ack.counts = type == 0x03;
+	return type == 0x02 ||
+	       (qre_varint_get(at, end, &f->ack.ecn[0]) &&
+		qre_varint_get(at, end, &f->ack.ecn[1]) && qre_varint_get(at, end, &f->ack.ecn[2]));
 }
 
 /* RFC 9297 section 2.1, RFC 9484 section 6: quarter stream and context stand before the packet. */
@@ -136,11 +155,11 @@ static bool read_datagram(const u8 **at, const u8 *end, u8 type, struct qre_fram
 	return true;
 }
 
-static bool skip_stream(const u8 **at, const u8 *end, u8 type)
+static bool read_stream(const u8 **at, const u8 *end, u8 type, struct qre_frame *f)
 {
 	u64 offset = 0, size;
 
-	if (!skip_varints(at, end, 1))
+	if (!qre_varint_get(at, end, &f->number))
 		return false;
 	if (type & STREAM_OFFSET && !qre_varint_get(at, end, &offset))
 		return false;
@@ -177,17 +196,17 @@ static bool skip_stream_count(const u8 **at, const u8 *end)
 	return qre_varint_get(at, end, &count) && count <= STREAMS_MAX;
 }
 
-static bool skip_new_connection_id(const u8 **at, const u8 *end)
+static bool read_new_connection_id(const u8 **at, const u8 *end, struct qre_frame *f)
 {
-	u64 sequence, retire_prior_to;
-	u8 size;
-
-	if (!qre_varint_get(at, end, &sequence) || !qre_varint_get(at, end, &retire_prior_to))
+	if (!qre_varint_get(at, end, &f->cid.sequence) ||
+	    !qre_varint_get(at, end, &f->cid.retire_prior_to))
 		return false;
-	if (retire_prior_to > sequence || *at == end)
+	if (f->cid.retire_prior_to > f->cid.sequence || *at == end)
 		return false;
-	size = *(*at)++;
-	return size >= 1 && size <= CID_MAX && skip_bytes(at, end, size + RESET_TOKEN_SIZE);
+	f->cid.size = *(*at)++;
+	f->cid.bytes = *at;
+	return f->cid.size >= 1 && f->cid.size <= CID_MAX &&
+	       skip_bytes(at, end, f->cid.size + RESET_TOKEN_SIZE);
 }
 
 static bool read_close(const u8 **at, const u8 *end, u8 type, struct qre_frame *f)
@@ -227,34 +246,36 @@ static bool read_body(const u8 **at, const u8 *end, u8 type, struct qre_frame *f
 		return read_close(at, end, type, f);
 	case 0x18:
 		f->kind = QRE_FRAME_NEW_CONNECTION_ID;
-		return skip_new_connection_id(at, end);
+		return read_new_connection_id(at, end, f);
+	case HANDSHAKE_DONE:
+		f->kind = QRE_FRAME_HANDSHAKE_DONE;
+		return true;
 	}
 
 	f->kind = QRE_FRAME_OTHER;
 	switch (type) {
-	case 0x04: /* RESET_STREAM */
-		return skip_varints(at, end, 3);
-	case 0x05: /* STOP_SENDING */
-	case 0x11: /* MAX_STREAM_DATA */
-	case 0x15: /* STREAM_DATA_BLOCKED */
-		return skip_varints(at, end, 2);
+	case RESET_STREAM:
+		return qre_varint_get(at, end, &f->number) && skip_varints(at, end, 2);
+	case STOP_SENDING:
+	case MAX_STREAM_DATA:
+	case STREAM_DATA_BLOCKED:
+		return qre_varint_get(at, end, &f->number) && skip_varints(at, end, 1);
+	case RETIRE_CONNECTION_ID:
+		return qre_varint_get(at, end, &f->number);
 	case 0x10: /* MAX_DATA */
 	case 0x14: /* DATA_BLOCKED */
-	case 0x19: /* RETIRE_CONNECTION_ID */
 		return skip_varints(at, end, 1);
 	case 0x06:
 		return skip_crypto(at, end);
-	case 0x07:
+	case NEW_TOKEN:
 		return skip_new_token(at, end);
-	case 0x08 ... 0x0f:
-		return skip_stream(at, end, type);
+	case STREAM ... STREAM_LAST:
+		return read_stream(at, end, type, f);
 	case 0x12:
 	case 0x13:
 	case 0x16:
 	case 0x17:
 		return skip_stream_count(at, end);
-	case 0x1e: /* HANDSHAKE_DONE */
-		return true;
 	}
 	return false;
 }
@@ -271,6 +292,100 @@ int qre_frame_read(const u8 **at, const u8 *end, struct qre_frame *f)
 	f->raw_size = (size_t)(p - f->raw);
 	*at = p;
 	return 1;
+}
+
+/* Whether the stream runs one way, away from @client or from its peer. */
+static bool one_way(u64 stream, bool client)
+{
+	return stream & STREAM_ONE_WAY && !(stream & STREAM_OF_SERVER) == client;
+}
+
+/* RFC 9000 section 19: the error that it is to have sent this frame, which is whole; 0: none. */
+static u64 misplaced(const struct qre_frame *f, const struct qre_sender *from)
+{
+	switch (*f->raw) {
+	case HANDSHAKE_DONE:
+	case NEW_TOKEN:
+		return from->client ? QRE_PROTOCOL_VIOLATION : 0;
+	case RESET_STREAM:
+	case STREAM ... STREAM_LAST:
+	case STREAM_DATA_BLOCKED: /* on a stream that only we send on */
+		return one_way(f->number, !from->client) ? QRE_STREAM_STATE_ERROR : 0;
+	case STOP_SENDING:
+	case MAX_STREAM_DATA: /* on one that only the sender of this sends on */
+		return one_way(f->number, from->client) ? QRE_STREAM_STATE_ERROR : 0;
+	case 0x18: /* NEW_CONNECTION_ID */
+		return from->gives_cids ? 0 : QRE_PROTOCOL_VIOLATION;
+	case RETIRE_CONNECTION_ID:
+		return from->takes_cids && f->number <= from->issued ? 0 : QRE_PROTOCOL_VIOLATION;
+	}
+	return 0;
+}
+
+static void add_up(struct qre_content *c, const struct qre_frame *f)
+{
+	switch (f->kind) {
+	case QRE_FRAME_PADDING:
+		return;
+	case QRE_FRAME_ACK:
+	case QRE_FRAME_CONNECTION_CLOSE:
+		c->only_probing = false;
+		return;
+	case QRE_FRAME_PATH_CHALLENGE:
+		c->challenge = f->path;
+		break;
+	case QRE_FRAME_PATH_RESPONSE:
+	case QRE_FRAME_NEW_CONNECTION_ID:
+		break;
+	case QRE_FRAME_DATAGRAM:
+		c->datagrams = true;
+		c->only_probing = false;
+		break;
+	case QRE_FRAME_DATAGRAM_UNKNOWN:
+		c->unknown++;
+		c->only_probing = false;
+		break;
+	case QRE_FRAME_OTHER:
+		c->passed += f->raw_size;
+		c->only_probing = false;
+		break;
+	case QRE_FRAME_PING:
+	case QRE_FRAME_HANDSHAKE_DONE:
+		c->only_probing = false;
+		break;
+	}
+	c->eliciting = true;
+}
+
+void qre_content_read(struct qre_content *c, const struct qre_sender *from, const u8 *payload,
+		      size_t size)
+{
+	const u8 *at = payload;
+	struct qre_frame f;
+	int more;
+
+	memset(c, 0, sizeof(*c));
+	c->only_probing = true;
+	if (!size)
+		c->error = QRE_PROTOCOL_VIOLATION;
+	while (!c->error && (more = qre_frame_read(&at, payload + size, &f))) {
+		c->error = more < 0 ? QRE_FRAME_ENCODING_ERROR : misplaced(&f, from);
+		if (!c->error)
+			add_up(c, &f);
+	}
+}
+
+void qre_content_passed(u8 *out, const u8 *payload, size_t size)
+{
+	const u8 *at = payload;
+	struct qre_frame f;
+
+	while (qre_frame_read(&at, payload + size, &f) > 0) {
+		if (f.kind != QRE_FRAME_OTHER)
+			continue;
+		memcpy(out, f.raw, f.raw_size);
+		out += f.raw_size;
+	}
 }
 
 void qre_ack_begin(struct qre_ack_iter *it, const struct qre_frame *f)

@@ -12,7 +12,9 @@
 #define QRE_VARINT_MAX ((1ULL << 62) - 1)
 
 /* Transport error codes, RFC 9000 section 20.1 */
+#define QRE_STREAM_STATE_ERROR	 0x05
 #define QRE_FRAME_ENCODING_ERROR 0x07
+#define QRE_CID_LIMIT_ERROR	 0x09
 #define QRE_PROTOCOL_VIOLATION	 0x0a
 #define QRE_KEY_UPDATE_ERROR	 0x0e
 #define QRE_H3_NO_ERROR		 0x100 /* RFC 9114 section 8.1 */
@@ -26,7 +28,8 @@ enum qre_frame_kind {
 	QRE_FRAME_PATH_CHALLENGE,
 	QRE_FRAME_PATH_RESPONSE,
 	QRE_FRAME_CONNECTION_CLOSE,
-	QRE_FRAME_NEW_CONNECTION_ID, /* as QRE_FRAME_OTHER, but a probing frame (section 9.1) */
+	QRE_FRAME_NEW_CONNECTION_ID,
+	QRE_FRAME_HANDSHAKE_DONE,
 	QRE_FRAME_OTHER, /* whole frames for user space: STREAM, RETIRE_CONNECTION_ID, ... */
 };
 
@@ -46,9 +49,17 @@ struct qre_frame {
 			u64 more;	 /* further ranges, at ranges .. ranges_end */
 			const u8 *ranges;
 			const u8 *ranges_end;
+			bool counts; /* ecn is there: ECT(0), ECT(1), CE */
+			u64 ecn[3];
 		} ack;
+		struct {
+			u64 sequence, retire_prior_to;
+			const u8 *bytes; /* size of them, then the reset token */
+			u8 size;
+		} cid;
 		const u8 *path; /* 8 bytes */
 		u64 error;	/* CONNECTION_CLOSE, of either kind */
+		u64 number;	/* OTHER: what it begins with, a stream's or sequence number */
 	};
 };
 
@@ -58,6 +69,31 @@ struct qre_frame {
  * an ACK has been checked (none below zero; more than 512 are an error): qre_ack_next never fails.
  */
 int qre_frame_read(const u8 **at, const u8 *end, struct qre_frame *f);
+
+/* Who sent a payload, and what may be in it for that. */
+struct qre_sender {
+	bool client;
+	bool gives_cids; /* what we send to it bears a connection ID that is not empty */
+	bool takes_cids; /* what it sends bears one of ours */
+	u64 issued;	 /* no connection ID of ours has a higher sequence number */
+};
+
+/* What the frames of one payload add up to, before any of them has an effect. */
+struct qre_content {
+	u64 error; /* the transport error that the payload is; 0: none, and everything else holds */
+	const u8 *challenge;  /* of the last PATH_CHALLENGE; NULL: there is none */
+	size_t passed;	      /* bytes of frames for user space (QRE_FRAME_OTHER) */
+	unsigned int unknown; /* DATAGRAMs of another stream or context */
+	bool datagrams;	      /* of ours there are some */
+	bool eliciting;
+	bool only_probing; /* section 9.1 */
+};
+
+/* Reads each frame once. A payload of no frames is an error, too (section 12.4). */
+void qre_content_read(struct qre_content *c, const struct qre_sender *from, const u8 *payload,
+		      size_t size);
+/* The frames for user space, one behind the other, at @out, which has room for c->passed bytes. */
+void qre_content_passed(u8 *out, const u8 *payload, size_t size);
 
 /* Ranges of an ACK frame, highest first. False when there are no more. */
 struct qre_ack_iter {

@@ -902,7 +902,8 @@ static const struct genl_ops qre_ops[] = {
 };
 
 static const struct genl_multicast_group qre_groups[] = {
-	{.name = QRE_GENL_EVENTS, .flags = GENL_MCAST_CAP_NET_ADMIN},
+	[QRE_GROUP_EVENTS] = {.name = QRE_GENL_EVENTS, .flags = GENL_MCAST_CAP_NET_ADMIN},
+	[QRE_GROUP_FRAMES] = {.name = QRE_GENL_FRAMES, .flags = GENL_MCAST_CAP_NET_ADMIN},
 };
 
 struct genl_family qre_family __ro_after_init = {

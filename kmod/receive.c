@@ -154,108 +154,120 @@ static struct sk_buff *qre_plain_skb(struct qre_work *w, const u8 *at, unsigned 
 
 /* --- inner packets --- */
 
-/*
- * Length and addresses as the header says; a longer buffer is cut. Every header of the skb is where
- * the stack, and whoever meets the packet before it (tc, XDP, packet sockets), expects it on a
- * device without a link-layer header.
- */
-static bool qre_inner_valid(struct sk_buff *skb)
-{
-	unsigned int size;
+struct qre_inner_packet {
+	const u8 *at;
+	unsigned int size; /* as its header says: what lies behind that is no part of it */
+	unsigned int transport;
+	u8 ecn;
+	bool ipv6;
+};
 
-	skb_reset_mac_header(skb);
-	skb_reset_network_header(skb);
-	if (skb->len < 1)
+/* Lengths as the header at @at says, of @room bytes at most. It is read byte by byte: it need not
+ * be aligned. */
+static bool qre_inner_valid(struct qre_inner_packet *p, const u8 *at, unsigned int room)
+{
+	unsigned int least;
+
+	p->at = at;
+	p->ipv6 = room && at[0] >> 4 == 6;
+	least = p->ipv6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr);
+	if (room < least || (!p->ipv6 && at[0] >> 4 != 4))
 		return false;
-	if (skb->data[0] >> 4 == 4) {
-		if (skb->len < sizeof(struct iphdr) || ip_hdr(skb)->ihl < 5)
-			return false;
-		size = ntohs(ip_hdr(skb)->tot_len);
-		if (size < ip_hdr(skb)->ihl * 4U)
-			return false;
-		skb_set_transport_header(skb, ip_hdr(skb)->ihl * 4);
-		skb->protocol = htons(ETH_P_IP);
-	} else if (skb->data[0] >> 4 == 6) {
-		if (skb->len < sizeof(struct ipv6hdr))
-			return false;
-		size = ntohs(ipv6_hdr(skb)->payload_len) + sizeof(struct ipv6hdr);
-		skb_set_transport_header(skb, sizeof(struct ipv6hdr));
-		skb->protocol = htons(ETH_P_IPV6);
+	if (p->ipv6) {
+		p->size = (at[4] << 8 | at[5]) + least;
+		p->ecn = at[1] >> 4 & INET_ECN_MASK;
+		p->transport = least;
 	} else {
-		return false;
+		p->size = at[2] << 8 | at[3];
+		p->ecn = at[1] & INET_ECN_MASK;
+		p->transport = (at[0] & 0x0f) * 4;
 	}
-	if (size > skb->len)
-		return false;
-	skb_trim(skb, size);
-	return true;
+	return p->transport >= least && p->transport <= p->size && p->size <= room;
 }
 
-/* RFC 6040 section 4.2. False: to be dropped. */
-static bool qre_inner_ecn(struct sk_buff *skb, u8 outer)
+/* Found out before anything is allocated: some sixty packets may lie in one. */
+static enum qre_drop qre_inner_check(struct qre_work *w, struct qre_inner_packet *p, const u8 *at,
+				     unsigned int room)
 {
-	u8 inner = skb->protocol == htons(ETH_P_IP) ? ip_hdr(skb)->tos
-						    : ipv6_get_dsfield(ipv6_hdr(skb));
-
-	return INET_ECN_decapsulate(skb, outer, inner) <= 1;
+	if (unlikely(!qre_inner_valid(p, at, room)))
+		return QRE_DROP_BAD_PACKET;
+	if (unlikely(!qre_allowed_ips_owns(w->session->qdev->allowed_ips, w->session,
+					   at + (p->ipv6 ? offsetof(struct ipv6hdr, saddr)
+							 : offsetof(struct iphdr, saddr)),
+					   p->ipv6)))
+		return QRE_DROP_SOURCE_NOT_ALLOWED;
+	/* RFC 6040 section 4.2 */
+	if (unlikely(w->ecn == INET_ECN_CE && p->ecn == INET_ECN_NOT_ECT))
+		return QRE_DROP_CONGESTION;
+	return QRE_DROP_UNSPEC;
 }
 
-/* Consumes @skb, whose data is the inner packet; NULL: there was no memory for it. Bottom halves
- * are off, under RCU. */
-static void qre_deliver(struct qre_session *s, struct sk_buff *skb, u8 ecn)
+/*
+ * Consumes @skb, whose data is the inner packet; NULL: there was no memory for it. Bottom halves
+ * are off, under RCU. Whoever meets it (GRO, tc, XDP, packet sockets, another device that it is
+ * sent to) finds every header where it is on a device without a link-layer header; what else an skb
+ * can bear is a new one's.
+ */
+static void qre_deliver(struct qre_session *s, struct sk_buff *skb,
+			const struct qre_inner_packet *p, u8 ecn)
 {
 	struct qre_device *qdev = s->qdev;
-	enum qre_drop drop = QRE_DROP_BAD_PACKET;
-	bool ipv6;
 
 	if (unlikely(!skb)) {
 		qre_count_drop(qdev, QRE_DROP_NO_MEMORY, 1);
 		return;
 	}
-	if (unlikely(!qre_inner_valid(skb)))
-		goto dropped;
-	ipv6 = skb->protocol == htons(ETH_P_IPV6);
-	drop = QRE_DROP_SOURCE_NOT_ALLOWED;
-	if (unlikely(!qre_allowed_ips_owns(
-		    qdev->allowed_ips, s,
-		    ipv6 ? (void *)&ipv6_hdr(skb)->saddr : (void *)&ip_hdr(skb)->saddr, ipv6)))
-		goto dropped;
-	drop = QRE_DROP_CONGESTION;
-	if (unlikely(!qre_inner_ecn(skb, ecn)))
-		goto dropped;
 	skb->dev = qdev->dev;
+	skb->protocol = p->ipv6 ? htons(ETH_P_IPV6) : htons(ETH_P_IP);
+	skb_reset_mac_header(skb);
+	skb_reset_network_header(skb);
+	skb_set_transport_header(skb, p->transport);
+	INET_ECN_decapsulate(skb, ecn, p->ecn);
 	/* The AEAD verified every byte since the other end, which finished the checksums. */
 	skb->ip_summed = CHECKSUM_UNNECESSARY;
 	skb->csum_level = ~0;
 	qre_count_session(s, true, 1, skb->len);
 	gro_cells_receive(&qdev->gro, skb);
-	return;
-dropped:
-	qre_count_drop(qdev, drop, 1);
-	kfree_skb(skb);
 }
 
 /* Consumes the plaintext, with an inner packet @at in it. */
 static void qre_deliver_last(struct qre_work *w, const u8 *at, unsigned int size)
 {
-	qre_deliver(w->session, qre_plain_skb(w, at, size), w->ecn);
+	struct qre_inner_packet packet;
+	enum qre_drop drop = qre_inner_check(w, &packet, at, size);
+
+	if (likely(drop == QRE_DROP_UNSPEC)) {
+		qre_deliver(w->session, qre_plain_skb(w, at, packet.size), &packet, w->ecn);
+		return;
+	}
+	qre_count_drop(w->session->qdev, drop, 1);
+	qre_plain_give(w);
 }
 
 /* Consumes the plaintext, whose frames were found to be whole; some are DATAGRAMs. */
 static void qre_deliver_all(struct qre_work *w, const u8 *payload, size_t size)
 {
-	const u8 *at = payload, *inner = NULL;
-	unsigned int inner_size = 0;
+	const u8 *at = payload, *last = NULL;
+	struct qre_inner_packet packet;
+	unsigned int last_size = 0;
+	enum qre_drop drop;
 	struct qre_frame f;
 
 	while (qre_frame_read(&at, payload + size, &f) > 0) {
 		if (f.kind != QRE_FRAME_DATAGRAM)
 			continue;
-		if (inner)
-			qre_deliver(w->session, qre_plain_copy(inner, inner_size), w->ecn);
-		inner = f.datagram.data;
-		inner_size = f.datagram.size;
+		if (last) {
+			drop = qre_inner_check(w, &packet, last, last_size);
+			if (drop == QRE_DROP_UNSPEC)
+				qre_deliver(w->session, qre_plain_copy(last, packet.size), &packet,
+					    w->ecn);
+			else
+				qre_count_drop(w->session->qdev, drop, 1);
+		}
+		last = f.datagram.data;
+		last_size = f.datagram.size;
 	}
-	qre_deliver_last(w, inner, inner_size);
+	qre_deliver_last(w, last, last_size);
 }
 
 /* --- packets that opened --- */
@@ -277,6 +289,7 @@ static void qre_opened(struct qre_work *w)
 	};
 	enum qre_drop drop = QRE_DROP_CLOSING;
 	bool plain, datagrams = true;
+	struct qre_content content;
 	struct qre_outbox out;
 
 	qre_outbox_init(&out);
@@ -288,6 +301,11 @@ static void qre_opened(struct qre_work *w)
 	drop = QRE_DROP_BELOW_BASE;
 	if (unlikely(w->number < QRE_PACKET_NUMBER_BASE))
 		goto dropped;
+	if (unlikely(!plain) && !qre_ackwin_arrived(&s->window, w->number)) {
+		drop = qre_control_look(s, payload, size, &content);
+		if (unlikely(drop != QRE_DROP_UNSPEC))
+			goto dropped;
+	}
 	drop = QRE_DROP_REPLAYED;
 	arrived.arrival = qre_ackwin_accept(&s->window, w->number);
 	if (unlikely(arrived.arrival == QRE_ARRIVAL_REPLAYED))
@@ -295,7 +313,7 @@ static void qre_opened(struct qre_work *w)
 	if (likely(plain))
 		qre_control_datagram(s, &arrived, &out);
 	else
-		datagrams = qre_control_payload(s, &arrived, payload, size, &out);
+		datagrams = qre_control_payload(s, &arrived, &content, payload, size, &out);
 	spin_unlock(&s->lock);
 	if (unlikely(out.unlink || !skb_queue_empty(&out.packets)))
 		qre_outbox_flush(s, &out);

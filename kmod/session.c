@@ -362,6 +362,8 @@ int qre_frame_send(struct qre_device *qdev, const u8 *id, u64 frame_id, const u8
 	local_bh_enable();
 	if (error == -ENOBUFS)
 		NL_SET_ERR_MSG(extack, "Frames: too many are in flight");
+	if (error == -EMSGSIZE)
+		NL_SET_ERR_MSG(extack, "Frames: more than one packet of this session holds");
 	return error;
 }
 

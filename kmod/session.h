@@ -9,12 +9,13 @@
 
 #include "qre.h"
 
-#define QRE_CONTROLS_MAX   16 /* packets with control frames in flight */
-#define QRE_CONTROL_TRIES  12
-#define QRE_CHALLENGES_MAX 4
-#define QRE_CONFIRM_MS	   10000
-#define QRE_NO_NUMBER	   (~0ULL)
-#define QRE_GSO_MAX_SEGS   44 /* of one outer super-packet: 44 of the largest size fit in one */
+#define QRE_CONTROLS_MAX    16 /* packets with control frames in flight */
+#define QRE_CONTROL_TRIES   12
+#define QRE_CONTROL_PACKETS (QRE_CONTROLS_MAX * QRE_CONTROL_TRIES)
+#define QRE_CHALLENGES_MAX  4
+#define QRE_CONFIRM_MS	    10000
+#define QRE_NO_NUMBER	    (~0ULL)
+#define QRE_GSO_MAX_SEGS    44 /* of one outer super-packet: 44 of the largest size fit in one */
 
 /* Outer address of the peer as one word, so that it is read whole without a lock. */
 union qre_peer {
@@ -81,13 +82,18 @@ void qre_sockets_exit(void);
 /* --- QUIC state (control.c), all under qre_session.lock --- */
 
 struct qre_control { /* frames that are sent until they are acknowledged or given up */
-	u64 request; /* of FRAME_SEND; QRE_NO_NUMBER: a PING of our own */
-	u64 numbers[QRE_CONTROL_TRIES];
+	u64 request; /* of FRAME_SEND; QRE_NO_NUMBER: of our own */
+	u64 last;    /* the packet that they were sent in last; QRE_NO_NUMBER: it was not sent */
 	unsigned int tries;
 	unsigned long sent_at;
 	u8 *frames; /* NULL: a PING */
 	size_t size;
 	bool used;
+};
+
+struct qre_control_packet { /* one that control frames were sent in */
+	u64 number;
+	u8 control; /* which of them */
 };
 
 struct qre_path {	     /* an address that is being validated: RFC 9000 section 8.2, 9.3 */
@@ -164,6 +170,13 @@ struct qre_session {
 	bool probe_pending, rtt_sampled;
 	u64 srtt, rttvar; /* us */
 	struct qre_control controls[QRE_CONTROLS_MAX];
+	/* by number: the last QRE_CONTROL_TRIES packets of each */
+	struct qre_control_packet control_packets[QRE_CONTROL_PACKETS];
+	unsigned int control_packet_count;
+	u64 issued;		   /* no CID of ours has a higher sequence number */
+	unsigned int frame_tokens; /* packets with frames for user space that may come */
+	unsigned long frame_tokens_at;
+	bool frames_limited; /* it was told that there were too many */
 	struct qre_path path;
 	u8 *close_packet;
 	size_t close_size;
@@ -235,8 +248,7 @@ static inline void qre_outbox_init(struct qre_outbox *out)
 /* Without the lock, under RCU with bottom halves off. */
 void qre_outbox_flush(struct qre_session *s, struct qre_outbox *out);
 
-/* What came in one authentic, new packet; under the lock. *deliver: an inner packet, 0 or 1 of
- * them. */
+/* What came in one authentic, new packet. */
 struct qre_arrived {
 	u64 number;
 	u64 epoch;
@@ -250,9 +262,16 @@ void qre_control_begin(struct qre_session *s, struct qre_outbox *out); /* after 
 /* A packet that is a DATAGRAM and nothing else, of the current path and key: the fast path. */
 void qre_control_datagram(struct qre_session *s, const struct qre_arrived *a,
 			  struct qre_outbox *out);
-/* Everything else. True: there are DATAGRAMs in it, and every frame is whole. */
-bool qre_control_payload(struct qre_session *s, const struct qre_arrived *a, const u8 *payload,
-			 size_t size, struct qre_outbox *out);
+/*
+ * Everything else. First what is in it, of a packet that did not arrive before; QRE_DROP_UNSPEC, or
+ * why it is not taken: neither accepted nor acknowledged. Then what it does; true: there are
+ * DATAGRAMs to be delivered.
+ */
+enum qre_drop qre_control_look(struct qre_session *s, const u8 *payload, size_t size,
+			       struct qre_content *content);
+bool qre_control_payload(struct qre_session *s, const struct qre_arrived *a,
+			 const struct qre_content *content, const u8 *payload, size_t size,
+			 struct qre_outbox *out);
 void qre_control_closing(struct qre_session *s,
 			 struct qre_outbox *out); /* a packet while closing */
 void qre_control_end(struct qre_session *s, enum qre_loss why, u64 error, struct qre_outbox *out);

@@ -12,6 +12,7 @@ import struct
 GENL_NAME = "qre"
 GENL_VERSION = 1
 GENL_EVENTS = "events"
+GENL_FRAMES = "frames"  # FRAME_RECEIVED alone
 LINK_KIND = "qre"
 
 SESSION_ID_SIZE = 32
@@ -22,7 +23,8 @@ RESET_TOKEN_SIZE = 16
 SHORT_ID_SIZE = 8
 NAME_MAX = 255  # Dest, ServerName, Endpoint
 DEST_PROFILE_MAX = 8192
-FRAMES_MAX = 1200
+FRAMES_MAX = 1200  # of FRAME_SEND
+FRAMES_RECEIVED_MAX = 1472  # of an event
 ALLOWED_IPS_MAX = 256  # of a session
 DEVICES_MAX = 64  # of a namespace
 SESSIONS_MAX = 1024  # of a device
@@ -72,6 +74,7 @@ class Event(enum.IntEnum):
     FRAME_FATE = 8
     MAP_SYNC_FAILED = 9
     SESSION_INSTALLED = 10
+    FRAMES_LIMITED = 11
 
 
 class Drop(enum.IntEnum):
@@ -95,6 +98,7 @@ class Drop(enum.IntEnum):
     NO_MEMORY = 15
     NO_ROUTE = 16
     TTL_EXPIRED = 17
+    FRAMES_LIMIT = 18
 
 
 class Command(enum.IntEnum):

@@ -17,6 +17,7 @@
 #define QRE_GENL_NAME	 "qre"
 #define QRE_GENL_VERSION 1
 #define QRE_GENL_EVENTS	 "events"
+#define QRE_GENL_FRAMES	 "frames" /* FRAME_RECEIVED alone: whatever peers send */
 #define QRE_LINK_KIND	 "qre"
 
 #define QRE_SESSION_ID_SIZE	32
@@ -27,7 +28,8 @@
 #define QRE_SHORT_ID_SIZE	8
 #define QRE_NAME_MAX		255  /* Dest, ServerName, Endpoint */
 #define QRE_DEST_PROFILE_MAX	8192 /* bytes of JSON, opaque to the kernel */
-#define QRE_FRAMES_MAX		1200 /* of FRAME_SEND and of an event */
+#define QRE_FRAMES_MAX		1200 /* of FRAME_SEND */
+#define QRE_FRAMES_RECEIVED_MAX 1472 /* of an event: all of one packet's */
 #define QRE_ALLOWED_IPS_MAX	256  /* of a session */
 #define QRE_DEVICES_MAX		64   /* of a namespace */
 #define QRE_SESSIONS_MAX	1024 /* of a device */
@@ -71,10 +73,11 @@ enum qre_event {
 	QRE_EVENT_KEY_PHASE_CHANGED = 4, /* SESSION_ID, KEY_EPOCH: the peer flipped, we followed */
 	QRE_EVENT_KEY_PHASE_CONFIRMED = 5, /* SESSION_ID, KEY_EPOCH: another update is allowed */
 	QRE_EVENT_PEER_MOVED = 6,	   /* SESSION_ID, the underlay's four */
-	QRE_EVENT_FRAME_RECEIVED = 7,	   /* SESSION_ID, FRAMES */
+	QRE_EVENT_FRAME_RECEIVED = 7,	   /* SESSION_ID, FRAMES; of the group "frames" */
 	QRE_EVENT_FRAME_FATE = 8,	   /* SESSION_ID, FRAME_ID, FRAME_ACKED */
 	QRE_EVENT_MAP_SYNC_FAILED = 9,	   /* CID, ERRNO: the BPF map refused it */
 	QRE_EVENT_SESSION_INSTALLED = 10,  /* SESSION_ID */
+	QRE_EVENT_FRAMES_LIMITED = 11,	   /* SESSION_ID, once: some of its packets are not taken */
 };
 
 /* Why a packet was dropped: QRE_A_DROPS holds one u64 attribute of this type for each that is not
@@ -96,8 +99,9 @@ enum qre_drop {
 	QRE_DROP_CONGESTION = 13, /* RFC 6040: outer CE, inner not ECN-capable */
 	QRE_DROP_UNKNOWN_CONTEXT = 14, /* a DATAGRAM of another stream or context */
 	QRE_DROP_NO_MEMORY = 15,
-	QRE_DROP_NO_ROUTE = 16,	   /* the underlay has no way to the peer */
-	QRE_DROP_TTL_EXPIRED = 17, /* RFC 9484 section 7.1 */
+	QRE_DROP_NO_ROUTE = 16,	    /* the underlay has no way to the peer */
+	QRE_DROP_TTL_EXPIRED = 17,  /* RFC 9484 section 7.1 */
+	QRE_DROP_FRAMES_LIMIT = 18, /* more frames for user space than it can be told of */
 	__QRE_DROP_MAX,
 };
 #define QRE_DROP_MAX (__QRE_DROP_MAX - 1)
@@ -182,7 +186,8 @@ enum qre_attr {
 
 	QRE_A_FRAME_ID = 47,	/* u64 */
 	QRE_A_FRAME_ACKED = 48, /* u8 */
-	QRE_A_FRAMES = 49,	/* 1 to QRE_FRAMES_MAX bytes: whole frames */
+	QRE_A_FRAMES = 49,	/* whole frames: 1 to QRE_FRAMES_MAX bytes, received ones up to
+				   QRE_FRAMES_RECEIVED_MAX */
 	QRE_A_EVENT = 50,	/* u8, enum qre_event */
 	QRE_A_LOSS = 51,	/* u8, enum qre_loss */
 	QRE_A_ERROR_CODE = 52,	/* u64 */

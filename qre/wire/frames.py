@@ -25,9 +25,13 @@ from qre.wire.varint import (
 )
 
 H3_NO_ERROR: Final = 0x100
+STREAM_STATE_ERROR: Final = 0x05
 FRAME_ENCODING_ERROR: Final = 0x07
 PROTOCOL_VIOLATION: Final = 0x0A
 KEY_UPDATE_ERROR: Final = 0x0E
+#: Types of FlowControl that are of one stream.
+MAX_STREAM_DATA: Final = 0x11
+STREAM_DATA_BLOCKED: Final = 0x15
 #: Ranges of one ACK frame that are read; nobody has so many gaps.
 MAX_ACK_RANGES_READ: Final = 512
 RESET_TOKEN_LENGTH: Final = 16
@@ -134,8 +138,7 @@ class Datagram(Frame, frozen=True, gc=False):
     data: bytes
 
 
-#: MAX_STREAM_DATA and STREAM_DATA_BLOCKED.
-_OF_ONE_STREAM: Final = frozenset({0x11, 0x15})
+_OF_ONE_STREAM: Final = frozenset({MAX_STREAM_DATA, STREAM_DATA_BLOCKED})
 #: MAX_STREAMS and STREAMS_BLOCKED, bidirectional and unidirectional.
 _OF_STREAM_COUNTS: Final = frozenset({0x12, 0x13, 0x16, 0x17})
 _HANDSHAKE_DONE: Final = HandshakeDone()

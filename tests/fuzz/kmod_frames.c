@@ -85,9 +85,42 @@ static void check_frame(const struct qre_frame *f)
 		check(f->error <= QRE_VARINT_MAX);
 		break;
 	case QRE_FRAME_NEW_CONNECTION_ID:
+		check_inside(f, f->cid.bytes, f->cid.size + 16U);
+		check(f->cid.size && f->cid.size <= 20);
+		check(f->cid.retire_prior_to <= f->cid.sequence);
+		break;
+	case QRE_FRAME_HANDSHAKE_DONE:
 	case QRE_FRAME_OTHER:
 		break;
 	}
+}
+
+/* What a payload adds up to lies in it, and its frames for user space are whole frames. */
+static void check_content(const u8 *data, size_t size, bool whole)
+{
+	const struct qre_sender from = {
+		.client = size & 1,
+		.gives_cids = size & 2,
+		.takes_cids = size & 4,
+		.issued = size & 8 ? QRE_VARINT_MAX : 1,
+	};
+	struct qre_content c;
+	struct qre_frame f;
+	const u8 *at;
+	u8 *passed;
+
+	qre_content_read(&c, &from, data, size);
+	check(c.error || (whole && size));
+	if (c.error)
+		return;
+	check(!c.challenge || (c.challenge > data && c.challenge + 8 <= data + size));
+	check(c.passed <= size);
+	passed = malloc(c.passed);
+	qre_content_passed(passed, data, size);
+	at = passed;
+	while (at != passed + c.passed)
+		check(qre_frame_read(&at, passed + c.passed, &f) == 1 && f.kind == QRE_FRAME_OTHER);
+	free(passed);
 }
 
 int LLVMFuzzerTestOneInput(const u8 *data, size_t size)
@@ -104,5 +137,6 @@ int LLVMFuzzerTestOneInput(const u8 *data, size_t size)
 	}
 	if (read == 0)
 		check(at == data + size);
+	check_content(data, size, read == 0);
 	return 0;
 }

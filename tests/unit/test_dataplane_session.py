@@ -205,7 +205,7 @@ def test_lost_frames_are_sent_again_until_they_arrive(ends: Ends) -> None:
     dice = random.Random(3)
     ends.fate = lambda role, datagram: [0.01] if dice.random() < 0.7 else []
     for n in range(20):
-        ends.client.send_frames(n, b"\x19" + bytes([n]), ends.now)
+        ends.client.send_frames(n, b"\x10" + bytes([n]), ends.now)
         ends.take(C)
     ends.run(25)
     assert {event.frames[1] for event in ends.said(S, FrameReceived) for _ in event.frames} >= set(range(20))

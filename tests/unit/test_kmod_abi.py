@@ -131,7 +131,7 @@ def test_the_python_mirror_has_every_enum_of_the_header_and_nothing_else(header:
 def test_the_python_mirror_has_every_constant_of_the_header_and_nothing_else(header: dict[str, int]) -> None:
     mirrored = {name: value for name, value in vars(abi).items() if name.isupper() and isinstance(value, int)}
     assert mirrored == constants(header)
-    for name in ("GENL_NAME", "GENL_EVENTS", "LINK_KIND"):
+    for name in ("GENL_NAME", "GENL_EVENTS", "GENL_FRAMES", "LINK_KIND"):
         assert getattr(abi, name) == words(f"QRE_{name}")
 
 
@@ -143,7 +143,14 @@ def test_the_python_structures_are_the_headers(header: dict[str, int]) -> None:
 def test_the_specification_has_the_headers_numbers(header: dict[str, int], spec: dict[str, Any]) -> None:
     assert spec["name"] == words("QRE_GENL_NAME")
     assert spec["version"] == header["QRE_GENL_VERSION"]
-    assert [group["name"] for group in spec["mcast-groups"]["list"]] == [words("QRE_GENL_EVENTS")]
+    groups = [words("QRE_GENL_EVENTS"), words("QRE_GENL_FRAMES")]
+    assert [group["name"] for group in spec["mcast-groups"]["list"]] == groups
+    assert re.findall(
+        r"\[QRE_GROUP_\w+\] = {\.name = (\w+), \.flags = GENL_MCAST_CAP_NET_ADMIN}", read("netlink.c")
+    ) == [
+        "QRE_GENL_EVENTS",
+        "QRE_GENL_FRAMES",
+    ]
     told = {c_name("", each["name"]): each["value"] for each in spec["definitions"] if each["type"] == "const"} | {
         "GENL_VERSION": spec["version"]
     }

@@ -14,8 +14,10 @@ from qre.errors import UntrustedInputError
 from qre.wire.ackwin import MAX_ACK_RANGES, MAX_RANGES, ReceivedNumbers
 from qre.wire.datagram import DATAGRAM_HEAD, encode_http_datagram
 from qre.wire.frames import (
+    FRAME_ENCODING_ERROR,
     MAX_ACK_RANGES_READ,
     MAX_STREAMS,
+    PROTOCOL_VIOLATION,
     Ack,
     ConnectionClose,
     Crypto,
@@ -32,7 +34,7 @@ from qre.wire.frames import (
 )
 from qre.wire.number import MAX_PACKET_NUMBER, decode_number
 from qre.wire.varint import MAX_VARINT, encode_varint, read_varint_untrusted
-from qre.workers.dataplane.payload import Payload, parse_payload_untrusted
+from qre.workers.dataplane.payload import Payload, Sender, parse_payload_untrusted
 from tests.fuzz import fuzz_kmod
 from tests.fuzz.fuzz_wire import FRAMES as SAMPLES
 from tests.fuzz.fuzz_wire import broken
@@ -75,7 +77,7 @@ def sorted_by_kernel(codec: KernelCodec, data: bytes) -> Payload | None:
             found.eliciting = True
         match kind:
             case "ACK":
-                found.acks.append(Ack(frame.ranges, frame.values[0]))
+                found.acks.append(Ack(frame.ranges, frame.values[0], frame.ecn))
             case "DATAGRAM":
                 found.datagrams.append(DATAGRAM_HEAD + frame.data)
             case "DATAGRAM_UNKNOWN":
@@ -89,23 +91,52 @@ def sorted_by_kernel(codec: KernelCodec, data: bytes) -> Payload | None:
             case "NEW_CONNECTION_ID" | "OTHER":
                 found.passed.append(frame.raw)
             case _:
-                assert kind in ("PADDING", "PING")
+                assert kind in ("PADDING", "PING", "HANDSHAKE_DONE")
     assert b"".join(frame.raw for frame in frames) == data
     return found
 
 
-def sorted_by_python(data: bytes) -> Payload | None:
+#: Of whom nothing is out of place, by the streams and connection IDs that payloads here are made of.
+ANYBODY = Sender(client=False, gives_cids=True, takes_cids=True, issued=MAX_VARINT)
+
+
+def sorted_by_python(data: bytes, sender: Sender) -> Payload | None:
     try:
-        found = parse_payload_untrusted(data)
+        return parse_payload_untrusted(data, sender)
     except UntrustedInputError:
         return None
-    found.acks = [Ack(ack.ranges, ack.delay) for ack in found.acks]  # the module has no use for its ECN counts
-    return found
+
+
+SENDERS = (
+    ANYBODY,
+    Sender(client=True, gives_cids=False, takes_cids=True, issued=1),
+    Sender(client=False, gives_cids=True, takes_cids=False, issued=0),
+)
+
+
+def content_alike(codec: KernelCodec, data: bytes, sender: Sender) -> None:
+    """What the module finds out of a payload before it does anything."""
+    kernel, python = codec.content(sender, data), sorted_by_python(data, sender)
+    if python is None:
+        assert kernel.error == (FRAME_ENCODING_ERROR if data else PROTOCOL_VIOLATION), data.hex()
+        return
+    assert kernel.error == python.error, data.hex()
+    if kernel.error:
+        return
+    assert kernel.challenge == b"".join(python.challenges[-1:])
+    owned = [raw for raw in python.passed if raw[0] != 0x18]
+    assert kernel.passed == b"".join(owned)
+    assert (kernel.unknown, kernel.datagrams) == (python.unknown_datagrams, bool(python.datagrams))
+    assert (kernel.eliciting, kernel.only_probing) == (python.eliciting, python.probing_only)
 
 
 def read_alike(codec: KernelCodec, data: bytes) -> bool:
     """Whether it is a payload; both must say the same of it."""
-    kernel, python = sorted_by_kernel(codec, data), sorted_by_python(data)
+    for sender in SENDERS:
+        content_alike(codec, data, sender)
+    kernel, python = sorted_by_kernel(codec, data), sorted_by_python(data, ANYBODY)
+    if python is not None and python.error:
+        return True
     assert (kernel is None) == (python is None), data.hex()
     for name in Payload.__slots__ if python else ():
         assert getattr(kernel, name) == getattr(python, name), (name, data.hex())
@@ -293,7 +324,7 @@ def test_an_ack_is_written_alike_with_as_many_ranges_as_fit(
     ]
     assert codec.put_ack(room, ranges, delay, ecn) == (fitting[-1] if fitting else b"")
     (frame,) = codec.frames(whole) or []
-    assert (frame.ranges, frame.values[0]) == (ranges, delay)
+    assert (frame.ranges, frame.values[0], frame.ecn) == (ranges, delay, tuple(ecn))
 
 
 def test_an_ack_of_many_ranges_tells_their_count_in_two_bytes(codec: KernelCodec) -> None:

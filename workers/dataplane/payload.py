@@ -8,17 +8,29 @@ from __future__ import annotations
 
 from typing import Final
 
+import msgspec
+
 from qre.wire.datagram import DATAGRAM_HEAD, parse_http_datagram_untrusted
 from qre.wire.frames import (
+    PROTOCOL_VIOLATION,
+    STREAM_DATA_BLOCKED,
+    STREAM_STATE_ERROR,
     Ack,
     ConnectionClose,
     Datagram,
+    FlowControl,
     Frame,
+    HandshakeDone,
     NewConnectionId,
+    NewToken,
     Padding,
     PathChallenge,
     PathResponse,
     Ping,
+    ResetStream,
+    RetireConnectionId,
+    StopSending,
+    Stream,
     encode_frame,
     read_frame_untrusted,
 )
@@ -30,8 +42,39 @@ _PROBING: Final = frozenset({Padding, NewConnectionId, PathChallenge, PathRespon
 _NOT_ELICITING: Final = frozenset({Padding, Ack, ConnectionClose})
 
 
+class Sender(msgspec.Struct, frozen=True):
+    """Who sent a payload, and what may be in it for that."""
+
+    client: bool
+    gives_cids: bool  # what we send to it bears a connection ID that is not empty
+    takes_cids: bool  # what it sends bears one of ours
+    issued: int  # no connection ID of ours has a higher sequence number
+
+    def misplaced(self, frame: Frame) -> int:
+        """The transport error that it is to have sent this frame (RFC 9000 §19); 0: none."""
+        match frame:
+            case HandshakeDone() | NewToken():
+                return PROTOCOL_VIOLATION if self.client else 0
+            case NewConnectionId():
+                return 0 if self.gives_cids else PROTOCOL_VIOLATION
+            case RetireConnectionId(sequence=sequence):
+                return 0 if self.takes_cids and sequence <= self.issued else PROTOCOL_VIOLATION
+            case Stream(stream_id=stream) | ResetStream(stream_id=stream):
+                return self._one_way(stream, from_us=True)
+            case StopSending(stream_id=stream):
+                return self._one_way(stream, from_us=False)
+            case FlowControl(type=kind, stream_id=int(stream)):  # MAX_STREAM_DATA, STREAM_DATA_BLOCKED
+                return self._one_way(stream, from_us=kind == STREAM_DATA_BLOCKED)
+        return 0
+
+    def _one_way(self, stream: int, *, from_us: bool) -> int:
+        """The error when only we, or only the sender, may send on this stream (§2.1)."""
+        by_client = not stream & 1
+        return STREAM_STATE_ERROR if stream & 2 and by_client == (self.client != from_us) else 0
+
+
 class Payload:
-    """What one packet carried."""
+    """What one packet carried. ``error``: the transport error that it is; 0: none, and everything else holds."""
 
     __slots__ = (
         "acks",
@@ -39,6 +82,7 @@ class Payload:
         "close",
         "datagrams",
         "eliciting",
+        "error",
         "passed",
         "probing_only",
         "responses",
@@ -55,6 +99,7 @@ class Payload:
         self.passed: list[bytes] = []  # whole frames for the handshake worker
         self.eliciting = False
         self.probing_only = True
+        self.error = 0
 
     def _sort_untrusted(self, frame: Frame) -> bool:
         """Whether it was a data plane's own."""
@@ -68,7 +113,7 @@ class Payload:
                 self.acks.append(frame)
             case Datagram(data=data):
                 self._datagram_untrusted(data)
-            case Padding() | Ping():
+            case Padding() | Ping() | HandshakeDone():
                 pass
             case PathChallenge(data=data):
                 self.challenges.append(data)
@@ -91,11 +136,14 @@ class Payload:
             self.unknown_datagrams += 1
 
 
-def parse_payload_untrusted(data: bytes) -> Payload:
-    """Raises UntrustedInputError when it is no sequence of QUIC frames."""
+def parse_payload_untrusted(data: bytes, sender: Sender) -> Payload:
+    """Raises UntrustedInputError when it is not a sequence of QUIC frames."""
     found, at, end = Payload(), 0, -1
     while end != len(data):
         frame, end = read_frame_untrusted(data, at)
+        found.error = sender.misplaced(frame)
+        if found.error:
+            return found
         if not found._sort_untrusted(frame):
             found.passed.append(data[at:end])
         at = end

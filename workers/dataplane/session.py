@@ -46,16 +46,18 @@ from qre.wire.frames import (
     KEY_UPDATE_ERROR,
     PROTOCOL_VIOLATION,
     ConnectionClose,
+    NewConnectionId,
     PathResponse,
     encode_ack,
     encode_frame,
+    frames_untrusted,
 )
 from qre.workers.dataplane.keyphase import OLD_KEYS_LIMIT
 from qre.workers.dataplane.marks import Mark
 from qre.workers.dataplane.packets import LimitReachedError, Opened, Packets
 from qre.workers.dataplane.path import PADDED, Address, Candidate
 from qre.workers.dataplane.path_mtu import SEARCHES, PathMtu
-from qre.workers.dataplane.payload import PING, Payload, parse_payload_untrusted
+from qre.workers.dataplane.payload import PING, Payload, Sender, parse_payload_untrusted
 from qre.workers.dataplane.recovery import MAX_CONTROLS, Control, Recovery
 
 #: We tell no max_ack_delay and no ack_delay_exponent in our transport parameters, so the defaults hold (25 ms, 3).
@@ -124,6 +126,8 @@ class Session:
         self._ecn = [0, 0, 0]  # ECT(0), ECT(1), CE: the order of an ACK frame
         self._epoch_announced = -1  # of KeyPhaseConfirmed
         self._rekey_asked = -1
+        #: No routed CID has a higher sequence number; the first one's is 0 or 1.
+        self._issued = 1
         self._candidate: Candidate | None = None
         self._close_packet = b""
         self._closing_until = 0.0
@@ -200,6 +204,11 @@ class Session:
             raise SessionRefusedError(Refusal.OTHER, "no frames")
         if len(frames) > self.path_mtu.base - self._packet_overhead:
             raise SessionRefusedError(Refusal.OTHER, "the frames are too long for one packet")
+        try:
+            issued = [frame.sequence for frame in frames_untrusted(frames) if isinstance(frame, NewConnectionId)]
+        except UntrustedInputError as error:
+            raise SessionRefusedError(Refusal.OTHER, str(error)) from error
+        self._issued = max([self._issued, *issued])
         self._send_control(Control(frames, request), now)
 
     def _take_ack(self, now: float) -> bytes:
@@ -276,9 +285,12 @@ class Session:
             self._violated(PROTOCOL_VIOLATION, now)
             return None
         try:
-            frames = parse_payload_untrusted(plaintext)
+            frames = parse_payload_untrusted(plaintext, self._sender())
         except UntrustedInputError:
             self._violated(FRAME_ENCODING_ERROR if plaintext else PROTOCOL_VIOLATION, now)
+            return None
+        if frames.error:
+            self._violated(frames.error, now)
             return None
         for ack in frames.acks:
             try:
@@ -302,6 +314,14 @@ class Session:
         if frames.unknown_datagrams:
             self.drops["unknown-context"] += frames.unknown_datagrams
         return frames
+
+    def _sender(self) -> Sender:
+        return Sender(
+            client=self.role is Role.SERVER,
+            gives_cids=bool(self.packets.tx_cid),
+            takes_cids=bool(self.packets.rx_cid_length),
+            issued=self._issued,
+        )
 
     def _acknowledged(self, largest: int, done: list[Control], epoch: int, now: float) -> bool:
         phases = self.phases

@@ -118,6 +118,12 @@ class SessionInstalled(msgspec.Struct, frozen=True, kw_only=True):
     session_id: bytes
 
 
+class FramesLimited(msgspec.Struct, frozen=True, kw_only=True):
+    """A peer sends more frames for user space than the kernel tells of. Told once a session."""
+
+    session_id: bytes
+
+
 class EventsLost(msgspec.Struct, frozen=True, kw_only=True):
     """The kernel had no room for events: look at the sessions to find out what happened."""
 
@@ -127,7 +133,7 @@ class KernelEvent(msgspec.Struct, frozen=True, kw_only=True):
 
     device: str = ""
     index: int = 0
-    what: DataplaneReport | MapSyncFailed | SessionInstalled | EventsLost
+    what: DataplaneReport | MapSyncFailed | SessionInstalled | FramesLimited | EventsLost
 
 
 # --- readers ---
@@ -194,7 +200,7 @@ def session_untrusted(fields: Fields) -> KernelSession:
 
 
 def event_untrusted(fields: Fields) -> KernelEvent:
-    """One message of the group ``events``."""
+    """One message of the groups ``events`` and ``frames``."""
     kind = _needed(fields.u8(Attribute.EVENT), "a kind")
     if kind not in list(abi.Event):
         raise UntrustedInputError(f"event {kind} is not known")
@@ -202,7 +208,7 @@ def event_untrusted(fields: Fields) -> KernelEvent:
     return KernelEvent(device=_device_name(fields), index=fields.u32(Attribute.IFINDEX) or 0, what=what)
 
 
-def _happened(kind: abi.Event, fields: Fields) -> DataplaneReport | MapSyncFailed | SessionInstalled:
+def _happened(kind: abi.Event, fields: Fields) -> DataplaneReport | MapSyncFailed | SessionInstalled | FramesLimited:
     if kind is abi.Event.MAP_SYNC_FAILED:
         cid = _needed(fields.octets(Attribute.CID, 1, abi.CID_MAX), "a connection ID")
         return MapSyncFailed(connection_id=cid, code=_needed(fields.u32(Attribute.ERRNO), "an errno"))
@@ -210,6 +216,8 @@ def _happened(kind: abi.Event, fields: Fields) -> DataplaneReport | MapSyncFaile
     match kind:
         case abi.Event.SESSION_INSTALLED:
             return SessionInstalled(session_id=session)
+        case abi.Event.FRAMES_LIMITED:
+            return FramesLimited(session_id=session)
         case abi.Event.SESSION_CONFIRMED:
             return SessionConfirmed(session_id=session)
         case abi.Event.SESSION_LOST:
@@ -225,7 +233,7 @@ def _happened(kind: abi.Event, fields: Fields) -> DataplaneReport | MapSyncFaile
         case abi.Event.PEER_MOVED:
             return PeerMoved(session_id=session, underlay=_needed(_underlay(fields), "an underlay"))
         case abi.Event.FRAME_RECEIVED:
-            frames = _needed(fields.octets(Attribute.FRAMES, 1, abi.FRAMES_MAX), "frames")
+            frames = _needed(fields.octets(Attribute.FRAMES, 1, abi.FRAMES_RECEIVED_MAX), "frames")
             return FrameReceived(session_id=session, frames=frames)
         case abi.Event.FRAME_FATE:
             number = _needed(fields.u64(Attribute.FRAME_ID), "a frame's number")

@@ -1,7 +1,9 @@
-"""qre.ko's events, as they come: a socket in the multicast group ``events`` of this namespace.
+"""qre.ko's events, as they come: a socket in a multicast group of this namespace, ``events`` or ``frames``.
 
-Joining wants CAP_NET_ADMIN. The kernel drops events when the socket is full; that comes out as ``EventsLost``, and
-whoever needs to know what happened asks for the sessions. Only what the kernel itself sent is read.
+Frames of peers have the group ``frames`` to themselves, and so a buffer of their own: a peer that sends many cannot
+keep other sessions' events from being read. Joining needs CAP_NET_ADMIN. The kernel drops events when the socket is
+full, which comes out as ``EventsLost``; whoever needs to know what happened asks for the sessions. Only what the
+kernel itself sent is read.
 """
 
 from __future__ import annotations
@@ -29,10 +31,10 @@ _COMMAND: Final = 16  # offset of the generic header
 class EventSocket:
     """Never blocks; ``fileno`` is for an event loop's reader."""
 
-    def __init__(self, family: Family) -> None:
-        """``family`` is that of an open ``Qre``."""
+    def __init__(self, family: Family, name: str = abi.GENL_EVENTS) -> None:
+        """``family`` is that of an open ``Qre``, ``name`` the group's."""
         what = "events of qre.ko"
-        group = family.groups.get(abi.GENL_EVENTS)
+        group = family.groups.get(name)
         if group is None:
             raise MachineError(what, "it has no such group", "use a qre.ko of this version")
         self._number = family.number

@@ -18,6 +18,7 @@ from typing import Any, Final
 
 import msgspec
 
+from qre import abi
 from qre.errors import MachineError, QreError
 from qre.ipc import descriptors
 from qre.ipc.messages import DataplaneStatus, SharedLoader, SharedPort, UseLoader
@@ -42,7 +43,7 @@ from qre.session import (
     SessionUpdate,
     refused,
 )
-from qre.workers.netlink.answers import EventsLost, KernelSession, MapSyncFailed
+from qre.workers.netlink.answers import EventsLost, FramesLimited, KernelSession, MapSyncFailed
 from qre.workers.netlink.events import EventSocket
 from qre.workers.netlink.generic import Qre
 from qre.workers.netlink.kernel_sessions import CLOSING, KernelSessions, mark_of
@@ -94,11 +95,17 @@ class KernelDataplane:
             if self.qre.device(self._device) is None:
                 raise MachineError(f"device {self._device}", "it is not one of qre.ko's", "restart the daemon")
             self._events = EventSocket(self.qre.family)  # before the first look: nothing is missed in between
+            try:
+                self._frames = EventSocket(self.qre.family, abi.GENL_FRAMES)
+            except BaseException:
+                self._events.close()
+                raise
         except BaseException:
             self.qre.close()
             raise
         self._sessions.look(self.qre.sessions(self._device))
         self._loop.add_reader(self._events.fileno(), self._events_readable)
+        self._loop.add_reader(self._frames.fileno(), self._frames_readable)
         self._spawn(self._work())
         self._timer = self._loop.call_later(_LOOK_INTERVAL, self._look_again)
 
@@ -108,8 +115,10 @@ class KernelDataplane:
         for task in self._tasks:
             task.cancel()
         self._loop.remove_reader(self._events.fileno())
+        self._loop.remove_reader(self._frames.fileno())
         self.forget_requests()
         self._events.close()
+        self._frames.close()
         self.qre.close()
 
     def end(self) -> None:
@@ -274,12 +283,27 @@ class KernelDataplane:
                     continue
                 elif isinstance(event.what, MapSyncFailed):
                     self._map_failed(os.strerror(event.what.code))
+                elif isinstance(event.what, FramesLimited):
+                    short = event.what.session_id.hex()[:8]
+                    self._context.limited("frames", f"the peer of session {short} sends too many control frames")
                 elif (report := self._sessions.happened(event)) is not None:
                     self._report(report)
         self._want()
         if lost:
             self._context.limited("events", "events of qre.ko were lost: its sessions are compared")
             self._look(events_lost=True)
+
+    def _frames_readable(self) -> None:
+        """What peers sent for user space, behind the events that came before it. Lost frames cannot be asked for."""
+        try:
+            self._read_events()
+            for event in self._frames.read():
+                if isinstance(event.what, EventsLost):
+                    self._context.limited("frames", "control frames of peers were lost: the event socket was full")
+                elif event.device == self._device and (report := self._sessions.happened(event)) is not None:
+                    self._report(report)
+        except MachineError as error:
+            self._context.fail(str(error))
 
     def _look_again(self) -> None:
         self._timer = self._loop.call_later(_LOOK_INTERVAL, self._look_again)

@@ -23,6 +23,7 @@ static const char *const kinds[] = {
 	[QRE_FRAME_PATH_RESPONSE] = "PATH_RESPONSE",
 	[QRE_FRAME_CONNECTION_CLOSE] = "CONNECTION_CLOSE",
 	[QRE_FRAME_NEW_CONNECTION_ID] = "NEW_CONNECTION_ID",
+	[QRE_FRAME_HANDSHAKE_DONE] = "HANDSHAKE_DONE",
 	[QRE_FRAME_OTHER] = "OTHER",
 };
 
@@ -95,7 +96,9 @@ static void do_frames(void)
 		printf("%s %zu", kinds[f.kind], f.raw_size);
 		switch (f.kind) {
 		case QRE_FRAME_ACK:
-			printf(" %" PRIu64, f.ack.delay);
+			printf(" %" PRIu64 " %d", f.ack.delay, f.ack.counts);
+			for (int i = 0; i < 3; i++)
+				printf(" %" PRIu64, f.ack.counts ? f.ack.ecn[i] : 0);
 			qre_ack_begin(&it, &f);
 			while (qre_ack_next(&it, &range))
 				printf(" %" PRIu64 " %" PRIu64, range.first, range.last);
@@ -111,6 +114,9 @@ static void do_frames(void)
 		case QRE_FRAME_CONNECTION_CLOSE:
 			printf(" %" PRIu64, f.error);
 			break;
+		case QRE_FRAME_NEW_CONNECTION_ID:
+			printf(" %" PRIu64 " %" PRIu64, f.cid.sequence, f.cid.retire_prior_to);
+			break;
 		default:
 			break;
 		}
@@ -118,6 +124,34 @@ static void do_frames(void)
 	}
 	if (read < 0)
 		putchar('!');
+	free(data);
+}
+
+/*
+ * content CLIENT GIVES TAKES ISSUED BYTES: the error of the payload, or "0", the last challenge,
+ * what is passed, and unknown DATAGRAMs, whether there are known ones, eliciting, probing.
+ */
+static void do_content(void)
+{
+	struct qre_sender from = {.client = number()};
+	struct qre_content c;
+	size_t size;
+	u8 *data, *passed;
+
+	from.gives_cids = number();
+	from.takes_cids = number();
+	from.issued = number();
+	data = bytes(&size);
+	qre_content_read(&c, &from, data, size);
+	printf("%" PRIu64, c.error);
+	if (!c.error) {
+		passed = block(c.passed);
+		qre_content_passed(passed, data, size);
+		say_bytes(c.challenge, c.challenge ? 8 : 0);
+		say_bytes(passed, c.passed);
+		printf(" %u %d %d %d", c.unknown, c.datagrams, c.eliciting, c.only_probing);
+		free(passed);
+	}
 	free(data);
 }
 
@@ -219,8 +253,15 @@ static void do_window(void)
 	qre_ackwin_init(w, number());
 	max = (unsigned int)number();
 	count = (unsigned int)number();
-	while (count--)
-		printf("%d", qre_ackwin_accept(w, number()));
+	while (count--) {
+		u64 next = number();
+		bool arrived = qre_ackwin_arrived(w, next);
+		enum qre_arrival arrival = qre_ackwin_accept(w, next);
+
+		if (arrived != (arrival == QRE_ARRIVAL_REPLAYED) || !qre_ackwin_arrived(w, next))
+			exit(5);
+		printf("%d", arrival);
+	}
 	printf(" %" PRIu64, w->floor);
 	ranges = block(max * sizeof(*ranges));
 	count = qre_ackwin_ranges(w, ranges, max);
@@ -236,8 +277,9 @@ static const struct {
 	const char *name;
 	void (*run)(void);
 } requests[] = {
-	{"frames", do_frames}, {"varint", do_varint}, {"put", do_put},	     {"ack", do_ack},
-	{"close", do_close},   {"path", do_path},     {"decode", do_decode}, {"window", do_window},
+	{"frames", do_frames}, {"content", do_content}, {"varint", do_varint},
+	{"put", do_put},       {"ack", do_ack},		{"close", do_close},
+	{"path", do_path},     {"decode", do_decode},	{"window", do_window},
 };
 
 int main(void)

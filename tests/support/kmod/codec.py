@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from qre.workers.dataplane.payload import Sender
 from tests.support.daemons import PATIENCE
 
 ROOT: Final = Path(__file__).resolve().parents[3]
@@ -22,7 +23,8 @@ Range = tuple[int, int]
 
 
 class CodecFrame(NamedTuple):
-    """``values``: of an ACK its delay, then first and last of each range; of a CONNECTION_CLOSE its error code."""
+    """``values``: of an ACK its delay, whether it has ECN counts, those, then first and last of each range; of a
+    CONNECTION_CLOSE its error code; of NEW_CONNECTION_ID both sequence numbers."""
 
     kind: str
     raw: bytes
@@ -31,7 +33,23 @@ class CodecFrame(NamedTuple):
 
     @property
     def ranges(self) -> list[Range]:
-        return pairs(self.values[1:])
+        return pairs(self.values[5:])
+
+    @property
+    def ecn(self) -> tuple[int, ...]:
+        return tuple(self.values[2:5]) if self.values[1] else ()
+
+
+class CodecContent(NamedTuple):
+    """struct qre_content."""
+
+    error: int
+    challenge: bytes = b""
+    passed: bytes = b""
+    unknown: int = 0
+    datagrams: bool = False
+    eliciting: bool = False
+    only_probing: bool = True
 
 
 class Window(NamedTuple):
@@ -86,11 +104,20 @@ class KernelCodec:
         for text in answer.split(";")[:-1]:
             kind, size, *rest = text.split()
             raw, at = data[at : at + int(size)], at + int(size)
-            if kind in ("ACK", "CONNECTION_CLOSE"):
+            if kind in ("ACK", "CONNECTION_CLOSE", "NEW_CONNECTION_ID"):
                 found.append(CodecFrame(kind, raw, values=[*map(int, rest)]))
             else:
                 found.append(CodecFrame(kind, raw, b"".join(map(_unhex, rest))))
         return found
+
+    def content(self, sender: Sender, data: bytes) -> CodecContent:
+        """What the frames of a payload add up to."""
+        flags = map(int, (sender.client, sender.gives_cids, sender.takes_cids))
+        error, *rest = (self._ask("content", *flags, sender.issued, _hex(data)) or "").split()
+        if int(error):
+            return CodecContent(int(error))
+        challenge, passed, unknown, *others = rest
+        return CodecContent(0, _unhex(challenge), _unhex(passed), int(unknown), *(word == "1" for word in others))
 
     def varint(self, data: bytes) -> tuple[int, int] | None:
         """The value, and its size; None: cut short."""

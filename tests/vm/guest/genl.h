@@ -20,7 +20,7 @@
 struct genl {
 	int fd;
 	uint16_t family;
-	uint32_t events; /* group */
+	uint32_t events, frames; /* groups */
 	uint32_t sequence;
 	char words[256]; /* of the last refusal */
 	uint32_t offset; /* of the attribute that it is about, in the request; 0: none */
@@ -154,13 +154,19 @@ static inline void genl_read_groups(struct genl *g, const struct nlattr *groups)
 {
 	const uint8_t *at = (const uint8_t *)groups + NLA_HDRLEN;
 	int left = groups->nla_len - NLA_HDRLEN;
-	const struct nlattr *one, *id;
+	const struct nlattr *one, *id, *name;
 
 	while ((one = genl_next(&at, &left))) {
-		id = genl_find((const uint8_t *)one + NLA_HDRLEN, one->nla_len - NLA_HDRLEN,
-			       CTRL_ATTR_MCAST_GRP_ID);
-		if (id)
-			memcpy(&g->events, (const uint8_t *)id + NLA_HDRLEN, 4);
+		const uint8_t *inside = (const uint8_t *)one + NLA_HDRLEN;
+		int size = one->nla_len - NLA_HDRLEN;
+
+		id = genl_find(inside, size, CTRL_ATTR_MCAST_GRP_ID);
+		name = genl_find(inside, size, CTRL_ATTR_MCAST_GRP_NAME);
+		if (!id || !name)
+			continue;
+		memcpy(strcmp((const char *)name + NLA_HDRLEN, QRE_GENL_FRAMES) ? &g->events
+										: &g->frames,
+		       (const uint8_t *)id + NLA_HDRLEN, 4);
 	}
 }
 

@@ -2,8 +2,10 @@
 /*
  * Asks qre.ko by hand: qrectl COMMAND Key=Value... Prints what it answers, a line an attribute; a
  * refusal as "errno <name>: <the kernel's words>", status 1. Commands are named after those of the
- * family; besides, events SECONDS            prints events until then hold IP PORT [register] binds
- * a UDP socket, registers it as the shared one, prints "held", stays
+ * family; besides,
+ *
+ *	events SECONDS [GROUP]	 prints events until then
+ *	hold IP PORT [register]	 binds a UDP socket, perhaps registers it as the shared one, stays
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -293,14 +295,22 @@ static int ask(struct genl *g, int argc, char **argv)
 	return 2;
 }
 
-static int events(struct genl *g, int seconds)
+static void join(struct genl *g, uint32_t group)
+{
+	if (setsockopt(g->fd, SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, &group, sizeof(group)))
+		die("joining a group of events");
+}
+
+static int events(struct genl *g, int seconds, const char *alone)
 {
 	struct timeval wait = {.tv_sec = 1};
 	time_t end = time(NULL) + seconds;
 	static uint8_t buffer[65536];
 
-	if (setsockopt(g->fd, SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, &g->events, sizeof(g->events)))
-		die("joining the group of events");
+	if (!alone || !strcmp(alone, QRE_GENL_EVENTS))
+		join(g, g->events);
+	if (!alone || !strcmp(alone, QRE_GENL_FRAMES))
+		join(g, g->frames);
 	setsockopt(g->fd, SOL_SOCKET, SO_RCVTIMEO, &wait, sizeof(wait));
 	printf("listening\n");
 	fflush(stdout);
@@ -355,8 +365,8 @@ int main(int argc, char **argv)
 		errno = error;
 		die("qre.ko");
 	}
-	if (!strcmp(argv[1], "events") && argc == 3)
-		return events(&g, atoi(argv[2]));
+	if (!strcmp(argv[1], "events") && argc >= 3)
+		return events(&g, atoi(argv[2]), argv[3]);
 	if (!strcmp(argv[1], "hold") && argc >= 4)
 		return hold(&g, argv[2], atoi(argv[3]), argc > 4);
 	return ask(&g, argc - 1, argv + 1);

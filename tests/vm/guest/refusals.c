@@ -847,10 +847,13 @@ static void try_powerless(const char *who)
 	wished = 0;
 	want_text(QRE_A_IFNAME, "qre0");
 	refused(QRE_CMD_SESSION_GET, NLM_F_DUMP, EPERM, "CAP_NET_ADMIN is needed", who);
-	asked++;
+	asked += 2;
 	if (!setsockopt(genl.fd, SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, &genl.events, 4) ||
 	    errno != EPERM)
 		complain("events", who, 0, "EPERM");
+	if (!setsockopt(genl.fd, SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, &genl.frames, 4) ||
+	    errno != EPERM)
+		complain("frames", who, 0, "EPERM");
 }
 
 static void drop_capability(void)

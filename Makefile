@@ -6,12 +6,13 @@
 # make check  static checks: ruff, mypy, clang-format, shellcheck
 # make bench  the user data plane beside wireguard-go
 # make bench-vm  the kernel module beside WireGuard and openvpn-dco, in a kernel under QEMU
+# make bench-worst  what the worst packets of a peer cost the kernel module, there
 
 PYTHON := .venv/bin/python
 SHELL_FILES := .ci/run $(wildcard packaging/*.sh tests/vm/guest/*.sh)
 C_FILES := $(wildcard bpf/*.c bpf/*.h kmod/*.c kmod/*.h kmod/uapi/*.h tests/vm/guest/*.c tests/vm/guest/*.h)
 
-.PHONY: setup setup-vm demo test test-unit test-host test-vm mutants check bench bench-vm bpf clean
+.PHONY: setup setup-vm demo test test-unit test-host test-vm mutants check bench bench-vm bench-worst bpf clean
 
 setup:
 	@packaging/setup.sh
@@ -51,6 +52,9 @@ bench: setup
 bench-vm:
 	@packaging/setup.sh packaging/vm-packages.txt packaging/bench-packages.txt
 	@$(PYTHON) -m tests.bench.vm
+
+bench-worst: setup-vm
+	@$(PYTHON) -m tests.bench.worst
 
 bpf:
 	@$(MAKE) -s -C bpf

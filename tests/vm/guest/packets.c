@@ -3,7 +3,8 @@
  * Sends the UDP datagrams of a file, again and again: packets FILE ADDRESS COUNT SEED. A record of
  * the file is four little-endian u16 (size, from which byte on one is changed or 0xffff, source
  * port, destination port) and the payload. Raw, so that a port that is in use can be the source;
- * what is longer than the MTU leaves in fragments.
+ * what is longer than the MTU leaves in fragments. Prints how long it took: "sent COUNT nanoseconds
+ * N".
  */
 #include <arpa/inet.h>
 #include <fcntl.h>
@@ -14,6 +15,7 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #define WHOLE	   0xffff
@@ -53,8 +55,17 @@ static size_t datagram(uint8_t *out, const struct record *r)
 	return UDP_HEADER + (size_t)r->size;
 }
 
+static long long now(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return t.tv_sec * 1000000000LL + t.tv_nsec;
+}
+
 int main(int argc, char **argv)
 {
+	long long began;
 	struct sockaddr_in to = {.sin_family = AF_INET};
 	static uint8_t out[UDP_HEADER + 65536];
 	int fd, sock, small = 1;
@@ -77,6 +88,7 @@ int main(int argc, char **argv)
 	if (sock < 0 || inet_pton(AF_INET, argv[2], &to.sin_addr) != 1)
 		die("socket");
 	setsockopt(sock, SOL_SOCKET, SO_RCVBUF, &small, sizeof(small));
+	began = now();
 	for (; left; left--) {
 		struct record r;
 		size_t size;
@@ -89,6 +101,6 @@ int main(int argc, char **argv)
 			die("sendto");
 		at += sizeof(r) + r.size;
 	}
-	printf("sent\n");
+	printf("sent %s nanoseconds %lld\n", argv[3], now() - began);
 	return 0;
 }

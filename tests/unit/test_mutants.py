@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.mutants import commands, ports, profiles, sessions
 from tests.mutants.__main__ import Copy
 from tests.mutants.change import Mutant, NoPlaceError, Sources
 from tests.mutants.table import MUTANTS, WITHOUT
@@ -30,6 +31,7 @@ def test_every_row_has_changes_that_its_tests_must_notice_or_says_why_not(statem
 
 def test_no_change_is_of_a_row_that_is_gone() -> None:
     assert set(MUTANTS) | set(WITHOUT) == set(STATEMENTS)
+    assert len(MUTANTS) == sum(len(module.MUTANTS) for module in (commands, ports, profiles, sessions))
 
 
 @pytest.mark.parametrize("statement", MUTANTS)

@@ -2,7 +2,7 @@
 
 A command's function is called as ``function(arguments, options)`` and returns the exit status. It is imported when it
 is called: this table must load nothing. Help, the manual page and the completion of shells are made of it and of
-``cli/examples``.
+``cli/examples``; what a field is when it is not given is in ``cli/defaults``.
 """
 
 from __future__ import annotations
@@ -78,27 +78,27 @@ Fields, bytes in hex:
   TxKey=32HEX RxKey=32HEX TxHpKey=32HEX RxHpKey=32HEX TxIv=24HEX RxIv=24HEX
   [NextRxKey=32HEX NextRxHpKey=32HEX NextRxIv=24HEX] [NextTxKey=32HEX NextTxIv=24HEX]
   [UnderlayLocalIPv4=IP UnderlayLocalPort=PORT UnderlayPeerIPv4=IP UnderlayPeerPort=PORT]
-  [ClientConnectionId=HEX]   on packets to the client; may be empty; default: ConnectionId
-  [AllowedIPs=CIDR,…]        default: all
-  [IdleTimeout=DURATION]     end when the peer sends nothing for so long, 1s to 1h; default: 30s
-  [PersistentKeepalive=SECONDS] ask the peer for a packet after so long, or off; default: the device's
+  [ClientConnectionId=HEX]   on packets to the client; may be empty
+  [AllowedIPs=CIDR,…]        inner addresses that may pass
+  [IdleTimeout=DURATION]     end when the peer sends nothing for so long, 1s to 1h
+  [PersistentKeepalive=SECONDS] ask the peer for a packet after so long, or off
   [SocketFd=FD]              a UDP socket that this process inherited
 PacketNumber is raised to 65536 at least: a handshake has used the numbers below under the same keys.
 """
 
 _UNDERLAY_FIELDS = """\
 Fields, both or none:
-  [ServerUnderlay=IP:PORT]   default: the server's Listen, or 127.0.0.1 with its port when that is every address
-  [ClientUnderlay=IP:PORT]   default: 127.0.0.1:50443
+  [ServerUnderlay=IP:PORT]   the server's outer address
+  [ClientUnderlay=IP:PORT]   the client's
 """
 _LOADING_FIELDS = """\
-  [PinDir=DIRECTORY]         a BPF file system; default: /sys/fs/bpf
-  [RegisterCidMap=true|false] register the CID map with qre.ko; default: true
-  [RoutedCidLen=17..20]      bytes of a routed connection ID; default: the global configuration's, 20
+  [PinDir=DIRECTORY]         on a BPF file system
+  [RegisterCidMap=true|false] register the CID map with qre.ko
+  [RoutedCidLen=17..20]      bytes of a routed connection ID
 """
 _LASTING_FIELDS = """\
   [ReadyFile=PATH]           is there while the command is ready
-  [RunForMs=MILLISECONDS]    end by itself, not 0; default: stay until SIGTERM or SIGINT
+  [RunForMs=MILLISECONDS]    end by itself, not 0
 """
 
 COMMANDS = {
@@ -137,12 +137,10 @@ Makes keys and a short id and writes two profiles with mode 0600 into the config
 or none, and nothing is overwritten. Fields:
   Endpoint=HOST:PORT         where clients reach the server
   Dest=HOST:PORT             the web site (HTTP/3) that everybody else sees
-  [ServerName=NAME]          its name; default: Dest's host
-  [Listen=IP:PORT]           default: Endpoint when it is numeric, else 0.0.0.0 with its port
-  [ServerProfile=NAME]       default: server0
-  [ClientProfile=NAME]       default: client0
-  [ServerAddress=CIDR,…]     default: 10.77.0.1/24
-  [ClientAddress=CIDR,…]     default: 10.77.0.2/24
+  [ServerName=NAME]          its name
+  [Listen=IP:PORT]           where the server listens
+  [ServerProfile=NAME] [ClientProfile=NAME]
+  [ServerAddress=CIDR,…] [ClientAddress=CIDR,…]
   [AllowedIPs=CIDR,…]        the client's routes; 0.0.0.0/0 sends everything through the tunnel
   [MTU=NUMBER] [PersistentKeepalive=SECONDS] [RealityMaxTimeDiff=DURATION]
 """,
@@ -195,8 +193,8 @@ or none, and nothing is overwritten. Fields:
         text="""\
 What `show` tells, and how much went through each second since the last time. A terminal is drawn over, anything else
 gets one block after another. Fields:
-  [Interval=SECONDS]   0.1 to 3600; default: 1
-  [Count=NUMBER]       end after so many; default: never
+  [Interval=SECONDS]   0.1 to 3600
+  [Count=NUMBER]       end after so many
 """,
         dry_run=True,
     ),
@@ -226,8 +224,7 @@ Keys and short ids are placeholders: for tests and debugging. Fields:
         "give a session in the kernel its next keys",
         text=f"""\
 {_SESSION_FIELDS}\
-IdleTimeout, PersistentKeepalive and SocketFd are those of the installed session and are refused here, as other
-AllowedIPs and another ClientConnectionId are. A server adopts another ConnectionId beside those of the session.
+A server adopts another ConnectionId beside those of the session.
 """,
     ),
     "adopt-cid": Command(
@@ -261,9 +258,9 @@ AllowedIPs and another ClientConnectionId are. A server adopts another Connectio
         text="""\
 Everything happens in memory: no packet is sent, the kernel is not touched. A valid client (also: valid) must be let
 in and the others refused, or the command fails. The file is raw IPv4 in pcapng, with a note of what it shows. Fields:
-  [ServerUnderlay=IP:PORT]   default: the server's Listen, or 192.0.2.1 with its port when that is every address
-  [ClientUnderlay=IP:PORT]   default: 198.51.100.7:50443; given with ServerUnderlay, or not at all
-  [KeyLog=true|false]        write the secrets of a valid client's handshake beside it, in PCAP.keys; default: false
+  [ServerUnderlay=IP:PORT]   the server's outer address
+  [ClientUnderlay=IP:PORT]   the client's; both are given, or none
+  [KeyLog=true|false]        write the secrets of a valid client's handshake beside it, in PCAP.keys
 """,
     ),
     "create-cid-map": Command(
@@ -330,8 +327,8 @@ Both sessions, and the devices that were made for them, stay until the command e
   BpfElf=PATH                the compiled program
 {_LOADING_FIELDS}\
 {_LASTING_FIELDS}\
-  [ServerUnderlay=IP:PORT]   default: the server's Listen
-  [ClientUnderlay=IP:PORT]   default: 127.0.0.1:50443
+  [ServerUnderlay=IP:PORT]   listen there
+  [ClientUnderlay=IP:PORT]   the client's outer address
 """,
     ),
     "shared-port-handshake-daemon": Command(
@@ -351,9 +348,9 @@ several need the kernel's data plane. Each is run by a daemon of its own until t
         "one client handshake over UDP: what was agreed, what was assigned",
         text="""\
 Fields:
-  [ServerUnderlay=IP:PORT]   where the server is; default: the profile's Endpoint
-  [ClientUnderlay=IP:PORT]   default: 127.0.0.1:50443 to a server on loopback, else what the kernel chooses
-  [InstallSession=true|false] install the client's session in the kernel, which needs root; default: false
+  [ServerUnderlay=IP:PORT]   where the server is
+  [ClientUnderlay=IP:PORT]   the client's outer address
+  [InstallSession=true|false] install the client's session in the kernel, which needs root
 """,
     ),
 }

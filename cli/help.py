@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from qre.cli.commands import COMMANDS, GLOBAL_OPTIONS, Options
+from qre.cli.defaults import defaults_of
 from qre.cli.examples import EXAMPLES
 from qre.errors import UserError
+
+_WIDEST = 36
 
 
 def help_command(arguments: list[str], options: Options) -> int:
@@ -44,9 +47,16 @@ def command_help(name: str) -> str:
     lines = [f"Usage: {usage(name)}", "", f"{command.summary[0].upper()}{command.summary[1:]}."]
     if command.text:
         lines += ["", command.text.rstrip()]
+    if defaults := default_rows(name):
+        lines += ["", "When a field is not given:", *_rows(defaults)]
     lines += ["", "Options:", *_rows(command.options | GLOBAL_OPTIONS)]
     lines += ["", "Examples:", *_examples(name)]
     return "\n".join(lines) + "\n"
+
+
+def default_rows(name: str) -> dict[str, str]:
+    """The fields of each row of the table of defaults -> what they are when they are not given."""
+    return {", ".join(row.fields): row.text for row in defaults_of(name)}
 
 
 def usage(name: str) -> str:
@@ -65,5 +75,11 @@ def _examples(name: str) -> list[str]:
 
 
 def _rows(options: dict[str, str]) -> list[str]:
-    width = max(map(len, options))
-    return [f"  {option:<{width}}  {meaning}" for option, meaning in options.items()]
+    """Two columns; what is too wide for the first has a line of its own."""
+    width = max((len(option) for option in options if len(option) <= _WIDEST), default=0)
+    lines = []
+    for option, meaning in options.items():
+        fits = len(option) <= _WIDEST
+        lines += [] if fits else [f"  {option}"]
+        lines.append(f"  {option if fits else '':<{width}}  {meaning}")
+    return lines

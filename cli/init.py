@@ -6,6 +6,7 @@ import os
 
 from qre.cli.commands import Options
 from qre.cli.configuration import public_key
+from qre.cli.defaults import INIT
 from qre.cli.fields import parse_fields
 from qre.config.model import Profile
 from qre.config.normalise import to_file
@@ -32,17 +33,11 @@ OPTIONAL = (
     "RealityMaxTimeDiff",
 )
 ALIASES = {"sni": "ServerName", "server": "ServerProfile", "client": "ClientProfile"}
-DEFAULTS = {
-    "ServerProfile": "server0",
-    "ClientProfile": "client0",
-    "ServerAddress": "10.77.0.1/24",
-    "ClientAddress": "10.77.0.2/24",
-}
 
 
 def init(arguments: list[str], options: Options) -> int:
     """Write the pair and print what was written, and what to do with it."""
-    fields = DEFAULTS | parse_fields(arguments, REQUIRED, OPTIONAL, ALIASES, command="init")
+    fields = INIT | parse_fields(arguments, REQUIRED, OPTIONAL, ALIASES, command="init")
     config = load_global(os.environ)
     names = check_profile_name(fields["ServerProfile"]), check_profile_name(fields["ClientProfile"])
     if names[0] == names[1]:

@@ -6,9 +6,8 @@ and adopts none.
 
 from __future__ import annotations
 
-from typing import Final
-
 from qre.cli.commands import Options
+from qre.cli.defaults import IDLE_TIMEOUT
 from qre.cli.kernel_commands import device_name, kernel, unless_gone
 from qre.cli.kernel_device import settings_of
 from qre.cli.session_fields import FIXED_AT_INSTALL, SessionFields, parse_session_fields
@@ -19,9 +18,6 @@ from qre.errors import UserError, UserErrors
 from qre.roles import Role
 from qre.session import PACKET_NUMBER_BASE, SessionInstall, SessionStatus
 from qre.workers.netlink.generic import Qre
-
-#: qre.ko's, for a session that is installed without IdleTimeout.
-DEFAULT_IDLE_MS: Final = 30_000
 
 
 def install_session(arguments: list[str], options: Options) -> int:
@@ -34,7 +30,8 @@ def install_session(arguments: list[str], options: Options) -> int:
             qre.cid_adopt(device, fields.connection_id, fields.session_id)  # harmless when it is adopted already
     _tell_raised(fields.packet_number, PACKET_NUMBER_BASE)
     keepalive = fields.keepalive_s if fields.keepalive_s is not None or described is None else described.keepalive_s
-    print(_life(device, fields.idle_ms or DEFAULT_IDLE_MS, keepalive or 0))
+    idle = show_duration(fields.idle_ms) if fields.idle_ms is not None else IDLE_TIMEOUT
+    print(_life(device, idle, keepalive or 0))
     return 0
 
 
@@ -70,11 +67,11 @@ def _tell_raised(given: int, least: int) -> None:
         print(f"PacketNumber {given} is raised to {least}: {why}")
 
 
-def _life(device: str, idle_ms: int, keepalive_s: int) -> str:
+def _life(device: str, idle: str, keepalive_s: int) -> str:
     """When an installed session ends by itself, and what keeps it."""
     asks = f"it asks for one every {keepalive_s} s (PersistentKeepalive)" if keepalive_s else ""
     asks = asks or "PersistentKeepalive makes it ask for one"
-    ends = f"it ends when its peer sends nothing for {show_duration(idle_ms)} (IdleTimeout)"
+    ends = f"it ends when its peer sends nothing for {idle} (IdleTimeout)"
     return f"{device}: the session is installed; {ends}; {asks}"
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from qre import __version__
 from qre.cli.commands import COMMANDS, GLOBAL_OPTIONS
 from qre.cli.examples import EXAMPLES
-from qre.cli.help import usage
+from qre.cli.help import default_rows, usage
 
 _ESCAPES = {"\\": "\\e", "-": "\\-", "'": "\\(aq", "`": "\\(ga", "^": "\\(ha", "~": "\\(ti", "…": "..."}
 
@@ -74,6 +74,8 @@ def _command(name: str) -> list[str]:
     lines = [f".SS {_escaped(name)}", f"\\fB{_escaped(' '.join(words[:2]))}\\fR", *_text(" ".join(words[2:]))]
     lines += [".PP", *_text(f"{command.summary[0].upper()}{command.summary[1:]}.")]
     lines += _explained(command.text)
+    if defaults := default_rows(name):
+        lines += [*_text("When a field is not given:"), *_definitions(defaults)]
     lines += _definitions(command.options)
     for call, meaning in EXAMPLES.get(name, ()):
         lines += _literal([f"# {meaning}", call] if meaning else [call])

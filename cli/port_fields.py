@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
 
+from qre.cli.defaults import PIN_DIR
 from qre.cli.fields import parse_fields
 from qre.cli.kernel_commands import device_name
 from qre.cli.session_ends import UNDERLAYS, parse_end
@@ -21,7 +22,6 @@ from qre.config.syntax import quoted
 from qre.config.values import parse_bool, parse_number, parse_socket_address
 from qre.errors import UserError, UserErrors
 
-DEFAULT_PIN_DIR: Final = "/sys/fs/bpf"
 ROUTED_CID_LEN: Final = (17, 20)
 _MAX_U64: Final = (1 << 64) - 1
 
@@ -187,7 +187,7 @@ def _loading(read: _Reader) -> Loading | None:
         length = load_global(os.environ).routed_cid_len
     if elf is None or length is None:
         return None
-    return Loading(elf, pin_dir or Path(DEFAULT_PIN_DIR), register is not False, length)
+    return Loading(elf, pin_dir or Path(PIN_DIR), register is not False, length)
 
 
 def _lasting(read: _Reader) -> Lasting:

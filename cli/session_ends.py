@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from ipaddress import IPv4Address
 
+from qre.cli.defaults import LOOPBACK_CLIENT, LOOPBACK_SERVER_IP, PATH_CLIENT, PATH_SERVER_IP
 from qre.config.values import parse_socket_address
 from qre.errors import UserError
 
@@ -32,10 +33,9 @@ class StandIns:
         self.client = client
 
 
-#: Both ends on one machine, for sessions that are installed.
-LOOPBACK = StandIns("127.0.0.1", "127.0.0.1:50443")
-#: A path through the Internet (RFC 5737), for what is only looked at.
-PATH = StandIns("192.0.2.1", "198.51.100.7:50443")
+#: For sessions that are installed, and for what is only looked at.
+LOOPBACK = StandIns(LOOPBACK_SERVER_IP, LOOPBACK_CLIENT)
+PATH = StandIns(PATH_SERVER_IP, PATH_CLIENT)
 
 
 def check_roles(server: Profile, client: Profile) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from qre.cli.commands import Options
+from qre.cli.defaults import WATCH_INTERVAL
 from qre.cli.fields import parse_fields
 from qre.cli.main import error_line
 from qre.cli.show import device, devices
@@ -25,7 +26,7 @@ from qre.errors import QreError, UserError
 
 Description = dict[str, Any]
 
-_DEFAULT_INTERVAL, _MIN_INTERVAL, _MAX_INTERVAL = 1.0, 0.1, 3600.0
+_MIN_INTERVAL, _MAX_INTERVAL = 0.1, 3600.0
 _MAX_COUNT = 1_000_000_000
 _COUNTERS = ("rx_bytes", "tx_bytes", "rx_packets", "tx_packets")
 #: Cursor to the corner, lines cut at the edge instead of wrapped; clear to the end of a line, of the screen.
@@ -51,7 +52,7 @@ def _read(arguments: list[str]) -> tuple[str | None, float, int]:
     fields = parse_fields([word for word in arguments if "=" in word], (), ("Interval", "Count"), command="watch")
     if len(plain) > 1:
         raise UserError("watch", f"{len(plain)} devices are given, and it takes one", "leave it out to see all")
-    interval = _interval(fields["Interval"]) if "Interval" in fields else _DEFAULT_INTERVAL
+    interval = _interval(fields.get("Interval", WATCH_INTERVAL))
     return plain[0] if plain else None, interval, _count(fields["Count"]) if "Count" in fields else 0
 
 

@@ -162,10 +162,10 @@ MUTANTS = {
         M("not both", "parse_loader_fields", "len(given) != 1", "len(given) < 1"),
     ),
     "PinDir is /sys/fs/bpf, RegisterCidMap true, RoutedCidLen the default length unless given": (
-        M("PinDir", "DEFAULT_PIN_DIR", "'/sys/fs/bpf'", "'/sys/fs/bpf/qre'"),
+        M("PinDir", "PIN_DIR", "'/sys/fs/bpf'", "'/sys/fs/bpf/qre'"),
         M("RegisterCidMap", "_loading", "register is not False", "register is True"),
         M("RoutedCidLen", "_loading", "load_global(os.environ).routed_cid_len", "17"),
-        M("unless given: PinDir", "_loading", "pin_dir or Path(DEFAULT_PIN_DIR)", "Path(DEFAULT_PIN_DIR)"),
+        M("unless given: PinDir", "_loading", "pin_dir or Path(PIN_DIR)", "Path(PIN_DIR)"),
     ),
     "RegisterCidMap=false registers no map; the shared socket is registered all the same": (
         M(
@@ -197,6 +197,17 @@ MUTANTS = {
         M("removed at the end of the loader", "stay", "undo.add(lambda: remove_ready_file(path))", "None"),
         M("removed at the end of the daemon", "handshake_daemon", "remove_ready_file(lasting.ready_file)", "None"),
     ),
+    "a field that may be left out has a default": (
+        M("help tells of it", "command_help", "default_rows(name)", "{}"),
+        M("the manual page, too", "_command", "default_rows(name)", "{}"),
+        M("of the loaders", "PIN_DIR", "'/sys/fs/bpf'", "'/sys/fs/bpf/qre'"),
+        M("RegisterCidMap", "_loading", "register is not False", "register is True"),
+        M("InstallSession", "parse_client_fields", "install or False", "install is not False"),
+        M("of watch", "_read", "fields.get('Interval', WATCH_INTERVAL)", "fields.get('Interval', '2')"),
+        M("of init", "INIT", "'10.77.0.1/24'", "'10.77.0.9/24'"),
+        M("of a capture", "session_capture", "fields.get('KeyLog', 'false')", "fields.get('KeyLog', 'true')"),
+        M("of qre.ko", "IDLE_TIMEOUT", "'30s'", "'60s'"),
+    ),
     "ServerUnderlay and ClientUnderlay replace the addresses": (
         M("ServerUnderlay", "_peer", "underlay is not None", "False"),
         M(
@@ -222,8 +233,8 @@ MUTANTS = {
         ),
     ),
     "ClientUnderlay is an address for tests unless given": (
-        M("an address for tests", "LOOPBACK", "'127.0.0.1:50443'", "'127.0.0.1:50444'"),
-        M("of a capture", "PATH", "'198.51.100.7:50443'", "'198.51.100.8:50443'"),
+        M("an address for tests", "LOOPBACK_CLIENT", "'127.0.0.1:50443'", "'127.0.0.1:50444'"),
+        M("of a capture", "PATH_CLIENT", "'198.51.100.7:50443'", "'198.51.100.8:50443'"),
         M("to a server elsewhere", "_socket", "not peer[0].startswith('127.')", "False"),
     ),
     "InstallSession is false unless given": (

@@ -37,7 +37,7 @@ MUTANTS = {
         M(
             "the answer says so",
             "_life",
-            "f'it ends when its peer sends nothing for {show_duration(idle_ms)} (IdleTimeout)'",
+            "f'it ends when its peer sends nothing for {idle} (IdleTimeout)'",
             "''",
         ),
     ),

@@ -2,7 +2,8 @@
 
 ``python -m tests.support.guest_commands FILE``: the file holds a JSON list of argument lists. An argument may name a
 descriptor that this process opens first: ``{udp 10.9.0.1:443}``, ``{udp6}``, ``{tcp}``, ``{map /path/of/a/pin}``; the
-same words mean the same descriptor. Prints one JSON list of ``[status, standard output, standard error]``.
+same words mean the same descriptor. A command that would stay begins with ``{until /path}``: it gets SIGTERM when
+that path is there. Prints one JSON list of ``[status, standard output, standard error]``.
 """
 
 from __future__ import annotations
@@ -10,9 +11,13 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import re
+import signal
 import socket
 import sys
+import threading
+import time
 from pathlib import Path
 
 from qre.cli.main import main
@@ -38,7 +43,21 @@ def _descriptor(words: str) -> str:
     return str(_held[words])
 
 
+def _end_when_there(path: Path) -> None:
+    """SIGTERM for this process once the path is there."""
+
+    def wait() -> None:
+        while not path.exists():
+            time.sleep(0.2)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 def _run(arguments: list[str]) -> tuple[int, str, str]:
+    if arguments[0].startswith("{until "):
+        _end_when_there(Path(arguments[0][len("{until ") : -1]))
+        arguments = arguments[1:]
     given = [re.sub(r"\{(.*?)\}", lambda match: _descriptor(match[1]), argument) for argument in arguments]
     out, error = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(error):

@@ -87,6 +87,12 @@ MUTANTS = {
         M("--help before", "_split", "word in ('--help', '-h')", "word in ('--help', '-h') and name is not None"),
         M("--help after", "_split", "word in ('--help', '-h')", "word in ('--help', '-h') and name is None"),
     ),
+    "every call that the reference writes works as it writes it, with every other name of its fields": (
+        M("aliases of set", "set_device", "{'sni': 'ServerName'}", "{}"),
+        M("kebab-case", "forms_of", "snake.replace('_', '-')", "snake"),
+        M("snake_case", "forms_of", "(name.lower(), snake, snake.replace('_', '-'))", "(name.lower(), '', '')"),
+        M("options before the command", "_split", "word == '--dry-run'", "word == '--dry-run' and name"),
+    ),
     "`help`, `strip`, `showconf`, `session-plan` need none": (
         M("help", "command_help", "command = COMMANDS[name]", _NEEDS_ROOT + "command = COMMANDS[name]"),
         M("strip", "strip", "name = check_profile_name(arguments[0])", _NEEDS_ROOT + "name = arguments[0]"),

@@ -71,6 +71,9 @@ def machine(vm: Vm) -> Iterator[Vm]:
         LIBRARY
         + """
         net_up
+        umount /etc 2>/dev/null || true
+        mkdir -p /tmp/e
+        mount -t tmpfs tmpfs /tmp/e
         mkdir -p /tmp/e/upper /tmp/e/work /tmp/e/bin
         modprobe overlay
         mount -t overlay overlay -o lowerdir=/etc,upperdir=/tmp/e/upper,workdir=/tmp/e/work /etc
@@ -93,6 +96,7 @@ def machine(vm: Vm) -> Iterator[Vm]:
         net_down
         rm -f /sys/fs/bpf/[qQ]*
         umount /etc
+        umount /tmp/e
         rm -rf /tmp/e /var/lib/qre /run/qre
         """
     )

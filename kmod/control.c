@@ -240,6 +240,16 @@ static void qre_note_issued(struct qre_session *s, const u8 *frames, size_t size
 			s->issued = max(s->issued, f.cid.sequence);
 }
 
+u64 qre_control_probe(struct qre_session *s, size_t payload, struct qre_outbox *out)
+{
+	static const u8 ping[] = {0x01};
+	u64 number = qre_put_frames(s, out, ping, sizeof(ping), s->peer, payload, true);
+
+	if (number != QRE_NO_NUMBER)
+		qre_eliciting(s);
+	return number;
+}
+
 int qre_control_frames(struct qre_session *s, u64 request, const u8 *frames, size_t size,
 		       struct qre_outbox *out)
 {
@@ -248,7 +258,7 @@ int qre_control_frames(struct qre_session *s, u64 request, const u8 *frames, siz
 
 	if (s->life != QRE_LIFE_ESTABLISHED)
 		return -ENOENT;
-	if (size + qre_bare(s) > s->max_payload)
+	if (size + qre_bare(s) > QRE_PATHMTU_BASE)
 		return -EMSGSIZE;
 	copy = kmemdup(frames, size, GFP_ATOMIC);
 	if (!copy)
@@ -386,6 +396,7 @@ static bool qre_ack_received(struct qre_session *s, const struct qre_frame *f, u
 	if (s->probe_pending && f->ack.largest >= s->probe_number)
 		qre_rtt_sample(s, f);
 	qre_acknowledged_controls(s, f);
+	qre_mtu_acked(s, f, out);
 	if (f->ack.largest >= first_sent) {
 		if (epoch < s->epoch) { /* acknowledged under older keys than it was sent with */
 			qre_violated(s, QRE_KEY_UPDATE_ERROR, out);
@@ -399,6 +410,7 @@ static bool qre_ack_received(struct qre_session *s, const struct qre_frame *f, u
 	}
 	if (!s->confirmed && f->ack.largest >= QRE_PACKET_NUMBER_BASE) {
 		s->confirmed = true;
+		qre_mtu_begin(s);
 		qre_tell_session(s->qdev, s->id, QRE_EVENT_SESSION_CONFIRMED);
 	}
 	return true;
@@ -566,6 +578,7 @@ static void qre_path_answered(struct qre_session *s, const u8 *data)
 	endpoint.peer_port = path->peer.port;
 	WRITE_ONCE(s->peer.word, path->peer.word);
 	dst_cache_reset(&s->dst);
+	qre_mtu_begin(s);
 	*path = (struct qre_path){};
 	qre_tell_moved(s->qdev, s->id, &endpoint);
 }
@@ -585,6 +598,8 @@ static bool qre_arrived(struct qre_session *s, const struct qre_arrived *a, stru
 		s->confirmed = true;
 		qre_tell_session(s->qdev, s->id, QRE_EVENT_SESSION_CONFIRMED);
 	}
+	if (unlikely(s->path_mtu.state == QRE_PATHMTU_IDLE) && s->confirmed)
+		qre_mtu_begin(s);
 	if (a->number == s->window.highest)
 		s->largest_at = jiffies;
 	if (a->ecn)
@@ -832,6 +847,7 @@ static unsigned long qre_deadline(const struct qre_session *s)
 	}
 	if (!controls && s->keepalive && s->life == QRE_LIFE_ESTABLISHED)
 		qre_sooner(&at, qre_keepalive_at(s));
+	qre_sooner(&at, qre_mtu_at(s));
 	if (s->path.peer.word) {
 		qre_sooner(&at, s->path.expires);
 		qre_sooner(&at, s->path.next_at);
@@ -869,6 +885,7 @@ static void qre_timers(struct qre_session *s, struct qre_outbox *out)
 		qre_send_challenge(s, out);
 	if (s->socket)
 		qre_control_timers(s, out);
+	qre_mtu_timers(s, out);
 	if (s->keepalive && s->socket && s->life == QRE_LIFE_ESTABLISHED && !qre_controls_any(s) &&
 	    time_after_eq(jiffies, qre_keepalive_at(s)))
 		qre_control_ping(s, out);

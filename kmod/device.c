@@ -96,6 +96,7 @@ static bool qre_drop_is_transmit(enum qre_drop why)
 	case QRE_DROP_TOO_BIG:
 	case QRE_DROP_NO_ROUTE:
 	case QRE_DROP_TTL_EXPIRED:
+	case QRE_DROP_IPV6_REFUSED:
 		return true;
 	default:
 		return false;
@@ -238,6 +239,8 @@ static void qre_setup(struct net_device *dev)
 	dev->hw_features |= QRE_FEATURES;
 	dev->hw_enc_features |= QRE_FEATURES;
 	qre_netdev_traits(dev);
+	netif_keep_dst(
+		dev); /* ICMP to a sender is told by the route of the packet that it is about */
 	dev->mtu = QRE_MTU_DEFAULT;
 	dev->min_mtu = QRE_MTU_MIN;
 	dev->max_mtu = QRE_MTU_MAX;

@@ -2,8 +2,10 @@
 /* Generic netlink family "qre": requests in, replies out. What an attribute must look like is in
  * attributes.c. */
 #include <crypto/algapi.h>
+#include <linux/ip.h>
 #include <linux/rtnetlink.h>
 #include <linux/slab.h>
+#include <linux/udp.h>
 #include <net/genetlink.h>
 #include "attributes.h"
 #include "compat.h"
@@ -719,7 +721,10 @@ static int qre_put_session(struct sk_buff *skb, struct qre_device *qdev, struct 
 	    nla_put(skb, QRE_A_CIDS, i->cid_count * sizeof(struct qre_cid), i->cids) ||
 	    nla_put(skb, QRE_A_ALLOWED_IPS, i->allowed_ip_count * sizeof(*i->allowed_ips),
 		    i->allowed_ips) ||
-	    nla_put_string(skb, QRE_A_AEAD_DRIVER, i->aead_driver)) {
+	    nla_put_string(skb, QRE_A_AEAD_DRIVER, i->aead_driver) ||
+	    nla_put_u16(skb, QRE_A_PATH_MTU,
+			i->udp_payload + sizeof(struct udphdr) + sizeof(struct iphdr)) ||
+	    nla_put_u16(skb, QRE_A_INNER_MTU, i->inner_mtu)) {
 		genlmsg_cancel(skb, header);
 		goto free;
 	}

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* What frames.c and ackwin.c are made of, in the kernel and in user space. */
+/* What the sources that are built for user space, too, are made of. */
 #ifndef QRE_PORTABLE_H
 #define QRE_PORTABLE_H
 
@@ -13,6 +13,7 @@
 #include <stdint.h>
 #include <string.h>
 typedef uint8_t u8;
+typedef uint16_t u16;
 typedef uint32_t u32;
 typedef uint64_t u64;
 

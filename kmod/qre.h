@@ -260,6 +260,7 @@ struct qre_session_info {
 	enum qre_session_state state;
 	bool confirmed;
 	u64 key_epoch, packet_number, rx_number;
+	u16 udp_payload, inner_mtu; /* the largest that the path takes, as far as it is known */
 	struct qre_endpoint endpoint;
 	bool has_endpoint;
 	u64 age_ms, last_receive_ms;

@@ -226,6 +226,8 @@ static void qre_deliver(struct qre_session *s, struct sk_buff *skb,
 	/* The AEAD verified every byte since the other end, which finished the checksums. */
 	skb->ip_summed = CHECKSUM_UNNECESSARY;
 	skb->csum_level = ~0;
+	if (p->ipv6 ? ipv6_hdr(skb)->nexthdr == IPPROTO_TCP : ip_hdr(skb)->protocol == IPPROTO_TCP)
+		qre_clamp_mss(s, skb, p->ipv6);
 	qre_count_session(s, true, 1, skb->len);
 	gro_cells_receive(&qdev->gro, skb);
 }

@@ -10,7 +10,6 @@
 #include <linux/icmpv6.h>
 #include <linux/scatterlist.h>
 #include <linux/tcp.h>
-#include <net/ip6_checksum.h>
 #include <net/dst_cache.h>
 #include <net/icmp.h>
 #include <net/inet_ecn.h>
@@ -22,7 +21,6 @@
 #include "session.h"
 
 #define QRE_GSO_MAX_BYTES 65000 /* of one outer super-packet, below IPv4's 65535 */
-#define QRE_PULL	  128	/* inner headers that are encrypted from a copy beside ours */
 /* For the headers of IP and UDP, and what most devices put before them: others make more room. */
 #define QRE_OUTER_ROOM (64 + sizeof(struct iphdr) + sizeof(struct udphdr))
 
@@ -149,7 +147,8 @@ static struct rtable *qre_route(struct qre_session *s, struct qre_socket *qs, un
 
 /* As a UDP socket sends what it must not fragment: without an identification, which means nothing
  * then (RFC 6864 section 4.1). Tunnels number their packets, and the first number would tell where
- * the kernel took the connection over. */
+ * the kernel took the connection over. What ICMP said of the route's MTU is not obeyed, as a
+ * forwarding machine does not: the session finds out by itself (pathmtu.h). */
 static void qre_udp_xmit(struct qre_session *s, struct qre_socket *qs, struct rtable *rt,
 			 struct sk_buff *skb, __be32 source, union qre_peer peer)
 {
@@ -169,6 +168,7 @@ static void qre_udp_xmit(struct qre_session *s, struct qre_socket *qs, struct rt
 	ip = skb_push(skb, sizeof(*ip));
 	skb_reset_network_header(skb);
 	memset(IPCB(skb), 0, sizeof(*IPCB(skb)));
+	IPCB(skb)->flags = IPSKB_FORWARDED;
 	*ip = (struct iphdr){
 		.version = IPVERSION,
 		.ihl = sizeof(*ip) / 4,
@@ -187,7 +187,9 @@ static void qre_udp_xmit(struct qre_session *s, struct qre_socket *qs, struct rt
 static void qre_udp_send(struct qre_session *s, struct sk_buff *skb, union qre_peer peer,
 			 unsigned int packets)
 {
+	unsigned int size = skb_is_gso(skb) ? skb_shinfo(skb)->gso_size : skb->len;
 	struct qre_socket *qs = READ_ONCE(s->socket);
+	enum qre_drop why = QRE_DROP_NO_ROUTE;
 	struct rtable *rt;
 	__be32 source;
 
@@ -196,10 +198,16 @@ static void qre_udp_send(struct qre_session *s, struct sk_buff *skb, union qre_p
 	rt = qre_route(s, qs, peer, &source);
 	if (unlikely(!rt))
 		goto drop;
+	if (likely(peer.word == READ_ONCE(s->peer.word)) &&
+	    unlikely(!qre_mtu_leaves(s, rt, size))) {
+		ip_rt_put(rt);
+		why = QRE_DROP_TOO_BIG;
+		goto drop;
+	}
 	qre_udp_xmit(s, qs, rt, skb, source, peer);
 	return;
 drop:
-	qre_count_drop(s->qdev, QRE_DROP_NO_ROUTE, packets);
+	qre_count_drop(s->qdev, why, packets);
 	kfree_skb(skb);
 }
 
@@ -425,6 +433,7 @@ struct qre_sending {
 	struct qre_batch *batch;
 	struct qre_key *key;
 	u64 number;
+	u64 large; /* the number of a packet above QRE_PATHMTU_BASE; QRE_NO_NUMBER: none was */
 };
 
 /* False: the session has no number left, and ends. Bottom halves are off, under RCU. */
@@ -436,6 +445,7 @@ static bool qre_sending_begin(struct qre_sending *to, struct qre_session *s, uns
 	to->peer.word = READ_ONCE(s->peer.word);
 	to->work = NULL;
 	to->batch = NULL;
+	to->large = QRE_NO_NUMBER;
 	to->key = qre_take_numbers(s, count, &to->number, true);
 	if (likely(to->key))
 		return true;
@@ -462,6 +472,9 @@ static void qre_sending_add(struct qre_sending *to, const struct qre_inner *inne
 		error = to->batch ? qre_batch_add(to->batch, &to->work, to->key, number, inner, ack,
 						  ack_size)
 				  : -ENOMEM;
+		/* The first packet of a batch is its largest. */
+		if (!error && to->batch->sizes > QRE_PATHMTU_BASE)
+			to->large = number;
 	}
 	if (unlikely(error))
 		qre_count_unsent(to->session);
@@ -469,6 +482,8 @@ static void qre_sending_add(struct qre_sending *to, const struct qre_inner *inne
 
 static void qre_sending_end(struct qre_sending *to)
 {
+	if (to->large != QRE_NO_NUMBER && READ_ONCE(to->session->mtu.watches))
+		qre_mtu_watch(to->session, to->large);
 	if (to->batch)
 		qre_batch_done(to->batch);
 	if (to->work)
@@ -549,137 +564,17 @@ void qre_send_raw(struct qre_session *s, const u8 *packet, size_t size, union qr
 
 /* --- from the stack --- */
 
-/* Section 7.1 of RFC 9484: who forwards a packet into the tunnel counts down its hops. */
-static bool qre_count_down(struct sk_buff *skb, bool ipv6)
+/* Consumes TCP that is to be cut, so that no packet is above @limit. Bottom halves are off, under
+ * RCU. */
+static void qre_send_cut(struct qre_session *s, struct sk_buff *skb, bool ipv6, unsigned int limit)
 {
-	if (skb_cow_head(skb, 0))
-		return false;
-	if (ipv6) {
-		if (ipv6_hdr(skb)->hop_limit <= 1) {
-			icmpv6_ndo_send(skb, ICMPV6_TIME_EXCEED, ICMPV6_EXC_HOPLIMIT, 0);
-			return false;
-		}
-		ipv6_hdr(skb)->hop_limit--;
-		return true;
-	}
-	if (ip_hdr(skb)->ttl <= 1) {
-		icmp_ndo_send(skb, ICMP_TIME_EXCEEDED, ICMP_EXC_TTL, 0);
-		return false;
-	}
-	ip_decrease_ttl(ip_hdr(skb));
-	return true;
-}
-
-static enum qre_drop qre_check_outgoing(struct qre_session *s, struct sk_buff *skb, bool ipv6)
-{
-	bool fits = skb_is_gso(skb) ? skb_gso_validate_network_len(skb, s->max_inner)
-				    : skb->len <= s->max_inner;
-
-	switch (READ_ONCE(s->life)) {
-	case QRE_LIFE_ESTABLISHED:
-		break;
-	case QRE_LIFE_HELD:
-		return QRE_DROP_HELD;
-	default:
-		return QRE_DROP_CLOSING;
-	}
-	if (unlikely(!fits)) {
-		if (ipv6)
-			icmpv6_ndo_send(skb, ICMPV6_PKT_TOOBIG, 0, s->max_inner);
-		else
-			icmp_ndo_send(skb, ICMP_DEST_UNREACH, ICMP_FRAG_NEEDED,
-				      htonl(s->max_inner));
-		return QRE_DROP_TOO_BIG;
-	}
-	return qre_count_down(skb, ipv6) ? QRE_DROP_UNSPEC : QRE_DROP_TTL_EXPIRED;
-}
-
-/* The super-packet's segments, or the packet itself, with finished checksums; NULL: dropped. */
-static struct sk_buff *qre_segments(struct sk_buff *skb, unsigned int *count)
-{
-	struct sk_buff *list, *one;
-
-	*count = 1;
-	if (!skb_is_gso(skb)) {
-		if (skb->ip_summed == CHECKSUM_PARTIAL && skb_checksum_help(skb))
-			return NULL;
-		if (skb_has_frag_list(skb) && skb_linearize(skb))
-			return NULL;
-		return skb;
-	}
-	list = skb_gso_segment(skb, NETIF_F_SG); /* no checksum offload: they are computed here */
-	if (IS_ERR_OR_NULL(list))
-		return NULL;
-	consume_skb(skb);
-	*count = 0;
-	for (one = list; one; one = one->next)
-		++*count;
-	return list;
-}
-
-/*
- * Whether a super-packet is what TCP makes: then it is cut here, and each segment is encrypted from
- * where it lies. Anything else takes the stack's way.
- */
-static bool qre_can_cut(struct sk_buff *skb, bool ipv6)
-{
-	const unsigned int known = SKB_GSO_TCPV4 | SKB_GSO_TCPV6 | SKB_GSO_TCP_ECN;
-	unsigned int network = ipv6 ? sizeof(struct ipv6hdr) : ip_hdr(skb)->ihl * 4U, headers;
-
-	if (!skb_is_gso(skb) || skb_shinfo(skb)->gso_type & ~known || skb->encapsulation ||
-	    skb_has_frag_list(skb) || skb->ip_summed != CHECKSUM_PARTIAL ||
-	    skb_network_offset(skb) || !skb_transport_header_was_set(skb) ||
-	    skb_transport_offset(skb) != network || skb_checksum_start_offset(skb) != network ||
-	    !pskb_may_pull(skb, network + sizeof(struct tcphdr)))
-		return false;
-	if (ipv6 ? ipv6_hdr(skb)->nexthdr != IPPROTO_TCP : ip_hdr(skb)->protocol != IPPROTO_TCP)
-		return false;
-	headers = network + tcp_hdrlen(skb);
-	return tcp_hdrlen(skb) >= sizeof(struct tcphdr) && headers <= QRE_PULL &&
-	       pskb_may_pull(skb, headers) && skb->len > headers;
-}
-
-/* The headers of the segment of @size bytes @from the beginning of the stream's; @number: which. */
-static void qre_cut_headers(struct sk_buff *skb, bool ipv6, u8 *headers, unsigned int from,
-			    unsigned int size, unsigned int number)
-{
-	unsigned int network = skb_transport_offset(skb), own = tcp_hdrlen(skb);
-	struct tcphdr *th = (struct tcphdr *)(headers + network);
-	__wsum sum;
-
-	memcpy(headers, skb->data, network + own);
-	th->seq = htonl(ntohl(th->seq) + from);
-	if (from + size < skb->len - network - own) {
-		th->fin = 0;
-		th->psh = 0;
-	}
-	if (number)
-		th->cwr = 0;
-	th->check = 0;
-	sum = csum_partial(th, own, skb_checksum(skb, network + own + from, size, 0));
-	if (ipv6) {
-		struct ipv6hdr *ip6 = (struct ipv6hdr *)headers;
-
-		ip6->payload_len = htons(own + size);
-		th->check = csum_ipv6_magic(&ip6->saddr, &ip6->daddr, own + size, IPPROTO_TCP, sum);
-	} else {
-		struct iphdr *ip = (struct iphdr *)headers;
-
-		ip->tot_len = htons(network + own + size);
-		ip->id = htons(ntohs(ip->id) + number);
-		ip_send_check(ip);
-		th->check = csum_tcpudp_magic(ip->saddr, ip->daddr, own + size, IPPROTO_TCP, sum);
-	}
-}
-
-/* Consumes a super-packet that can be cut. Bottom halves are off, under RCU. */
-static void qre_send_cut(struct qre_session *s, struct sk_buff *skb, bool ipv6)
-{
-	unsigned int headers = skb_transport_offset(skb) + tcp_hdrlen(skb);
-	unsigned int all = skb->len - headers, most = skb_shinfo(skb)->gso_size, from, number = 0;
+	unsigned int headers = qre_inner_headers(skb), all = skb->len - headers;
+	unsigned int most = limit - headers, from, number = 0;
 	u8 head[QRE_PULL] __aligned(4);
 	struct qre_sending to;
 
+	if (skb_is_gso(skb))
+		most = min_t(unsigned int, most, skb_shinfo(skb)->gso_size);
 	if (unlikely(!qre_sending_begin(&to, s, DIV_ROUND_UP(all, most)))) {
 		kfree_skb(skb);
 		return;
@@ -735,6 +630,7 @@ netdev_tx_t qre_xmit(struct sk_buff *skb, struct net_device *dev)
 	unsigned int count, ack_size = 0;
 	struct qre_session *s;
 	struct sk_buff *list;
+	struct qre_fit fit;
 	bool ipv6;
 
 	rcu_read_lock();
@@ -757,20 +653,20 @@ netdev_tx_t qre_xmit(struct sk_buff *skb, struct net_device *dev)
 		drop = QRE_DROP_NO_SESSION;
 		goto dropped;
 	}
-	drop = qre_check_outgoing(s, skb, ipv6);
+	drop = qre_check_outgoing(s, skb, ipv6, &fit);
 	if (unlikely(drop != QRE_DROP_UNSPEC))
 		goto dropped;
 	skb_scrub_packet(skb, false);
-	if (!skb_is_gso(skb))
+	if (fit.way == QRE_WAY_WHOLE && !skb_is_gso(skb))
 		ack_size = qre_piggyback(s, ack,
-					 min_t(unsigned int, sizeof(ack), s->max_inner - skb->len));
-	if (qre_can_cut(skb, ipv6)) {
-		qre_send_cut(s, skb, ipv6);
+					 min_t(unsigned int, sizeof(ack), fit.limit - skb->len));
+	if (fit.way == QRE_WAY_CUT) {
+		qre_send_cut(s, skb, ipv6, fit.limit);
 		qre_sent_datagrams(s);
 		rcu_read_unlock();
 		return NETDEV_TX_OK;
 	}
-	list = qre_segments(skb, &count);
+	list = qre_segments(skb, &fit, &count);
 	if (unlikely(!list)) {
 		drop = QRE_DROP_NO_MEMORY;
 		goto dropped;
@@ -781,7 +677,7 @@ netdev_tx_t qre_xmit(struct sk_buff *skb, struct net_device *dev)
 	return NETDEV_TX_OK;
 dropped:
 	rcu_read_unlock();
-	qre_count_drop(qdev, drop, 1);
+	qre_count_drop(qdev, drop, max_t(unsigned int, skb_shinfo(skb)->gso_segs, 1));
 	kfree_skb(skb);
 	return NETDEV_TX_OK;
 }

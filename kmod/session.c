@@ -362,8 +362,8 @@ int qre_frame_send(struct qre_device *qdev, const u8 *id, u64 frame_id, const u8
 	local_bh_enable();
 	if (error == -ENOBUFS)
 		NL_SET_ERR_MSG(extack, "Frames: too many are in flight");
-	if (error == -EMSGSIZE)
-		NL_SET_ERR_MSG(extack, "Frames: more than one packet of this session holds");
+	else if (error == -EMSGSIZE)
+		NL_SET_ERR_MSG(extack, "Frames do not fit a datagram of 1200 bytes");
 	return error;
 }
 
@@ -412,7 +412,6 @@ static int qre_session_keys(struct qre_session *s, const struct qre_session_para
 static void qre_session_values(struct qre_session *s, const struct qre_session_params *p)
 {
 	const struct qre_cid *tx = s->client ? &p->cid : &p->client_cid;
-	unsigned int head;
 
 	memcpy(s->id, p->id, QRE_SESSION_ID_SIZE);
 	s->cid = p->cid;
@@ -422,8 +421,6 @@ static void qre_session_values(struct qre_session *s, const struct qre_session_p
 	memcpy(s->tx_cid, tx->bytes, tx->length);
 	s->rx_cid_size = s->client ? p->client_cid.length : p->cid.length;
 	s->max_payload = min_t(u16, p->max_udp_payload, QRE_UDP_PAYLOAD_MAX);
-	head = 1 + s->tx_cid_size + QRE_NUMBER_SIZE + QRE_TAG_SIZE + QRE_DATAGRAM_HEAD;
-	s->max_inner = s->max_payload - head;
 	s->endpoint = p->endpoint;
 	s->has_endpoint = p->has_endpoint;
 	s->peer.ip = p->endpoint.peer_ip;
@@ -450,6 +447,7 @@ static void qre_session_values(struct qre_session *s, const struct qre_session_p
 	s->srtt = 100 * USEC_PER_MSEC;
 	s->rttvar = 50 * USEC_PER_MSEC;
 	qre_ackwin_init(&s->window, QRE_PACKET_NUMBER_BASE);
+	qre_mtu_init(s);
 }
 
 static int qre_session_same(struct qre_session *s, const struct qre_session_params *p,
@@ -820,6 +818,7 @@ int qre_session_update(struct qre_device *qdev, const struct qre_session_params 
 			if (peer.word != s->peer.word) {
 				WRITE_ONCE(s->peer.word, peer.word);
 				dst_cache_reset(&s->dst);
+				qre_mtu_begin(s);
 			}
 		}
 		spin_unlock(&s->lock);
@@ -862,6 +861,8 @@ void qre_session_tell(struct qre_session *s, struct qre_session_info *info)
 	spin_lock_bh(&s->lock);
 	info->state = states[s->life];
 	info->confirmed = s->confirmed;
+	info->udp_payload = s->path_mtu.size;
+	info->inner_mtu = s->mtu.inner;
 	info->key_epoch = s->epoch;
 	info->rx_number = s->window.any ? s->window.highest : 0;
 	info->endpoint.peer_ip = s->peer.ip;

@@ -6,7 +6,10 @@
 
 #include <linux/llist.h>
 #include <linux/rhashtable.h>
+#include <linux/tcp.h>
+#include <net/route.h>
 
+#include "pathmtu.h"
 #include "qre.h"
 
 #define QRE_CONTROLS_MAX    16 /* packets with control frames in flight */
@@ -111,6 +114,15 @@ enum qre_life {
 	QRE_LIFE_ENDED,
 };
 
+/* What the path's MTU means to the data path: written under qre_session.lock, read anywhere. */
+struct qre_mtu {
+	u16 inner;     /* the largest inner packet that fits */
+	u16 clamp;     /* the one that TCP's segments may be made for */
+	u16 first_hop; /* the largest UDP payload that leaves this machine; 0: none has left yet */
+	bool quiet;    /* a search goes on: @inner may soon be more, and nobody is told of it */
+	bool watches;  /* a packet above QRE_PATHMTU_BASE should be watched */
+};
+
 struct qre_session_counters {
 	u64_stats_t rx_packets, rx_bytes, tx_packets, tx_bytes;
 	struct u64_stats_sync syncp;
@@ -124,8 +136,8 @@ struct qre_session {
 	bool client;
 	u8 tx_cid_size, rx_cid_size;
 	u8 tx_cid[QRE_CID_MAX];
-	u16 max_inner;	     /* largest inner packet */
-	u16 max_payload;     /* largest UDP payload */
+	struct qre_mtu mtu;
+	u16 max_payload;     /* largest UDP payload that the peer takes */
 	union qre_peer peer; /* written under lock */
 	__be32 local_ip;
 	struct crypto_cipher *tx_hp, *rx_hp;
@@ -178,6 +190,7 @@ struct qre_session {
 	unsigned long frame_tokens_at;
 	bool frames_limited; /* it was told that there were too many */
 	struct qre_path path;
+	struct qre_pathmtu path_mtu;
 	u8 *close_packet;
 	size_t close_size;
 	unsigned long closing_until;
@@ -279,6 +292,9 @@ void qre_control_close(struct qre_session *s, struct qre_outbox *out);
 int qre_control_frames(struct qre_session *s, u64 request, const u8 *frames, size_t size,
 		       struct qre_outbox *out);
 void qre_control_ping(struct qre_session *s, struct qre_outbox *out);
+/* A PING, with PADDING up to @payload bytes, that is not sent again when it is lost: its number, or
+ * QRE_NO_NUMBER. */
+u64 qre_control_probe(struct qre_session *s, size_t payload, struct qre_outbox *out);
 bool qre_control_may_update(const struct qre_session *s);
 /* The transmit key changes; the number it begins with is at least @number. @key is consumed. */
 void qre_control_new_tx(struct qre_session *s, struct qre_key *key, u64 number);
@@ -287,6 +303,54 @@ unsigned long qre_control_pto(const struct qre_session *s); /* jiffies */
 size_t qre_control_take_ack(struct qre_session *s, u8 *out, size_t room);
 void qre_session_timer(struct timer_list *timer);
 void qre_control_arm(struct qre_session *s, unsigned long at);
+
+/* --- the path's MTU (mtu.c), under qre_session.lock unless said otherwise --- */
+
+void qre_mtu_init(struct qre_session *s);
+/* The session is confirmed, or its path is another one: the timer begins the search. */
+void qre_mtu_begin(struct qre_session *s);
+void qre_mtu_acked(struct qre_session *s, const struct qre_frame *f, struct qre_outbox *out);
+void qre_mtu_timers(struct qre_session *s, struct qre_outbox *out);
+unsigned long qre_mtu_at(const struct qre_session *s); /* when the timer should run */
+/* Without the lock, bottom halves off: a packet above QRE_PATHMTU_BASE has this number. */
+void qre_mtu_watch(struct qre_session *s, u64 number);
+/* Without the lock, bottom halves off: whether a payload can leave by this route, as far as this
+ * machine knows. */
+bool qre_mtu_leaves(struct qre_session *s, const struct rtable *rt, unsigned int payload);
+
+/* --- inner packets (inner.c); bottom halves are off, under RCU --- */
+
+#define QRE_PULL 128 /* inner headers that are encrypted from a copy beside ours */
+
+enum qre_way {
+	QRE_WAY_NONE,
+	QRE_WAY_WHOLE,	  /* as it is, or as whoever made a super-packet of it wanted */
+	QRE_WAY_CUT,	  /* TCP: by qre_cut_headers() */
+	QRE_WAY_FRAGMENT, /* IPv4 */
+};
+
+struct qre_fit {
+	unsigned int limit; /* of an inner packet */
+	enum qre_way way;
+};
+
+/* Why a packet of the stack's does not leave, whose sender was told then; QRE_DROP_UNSPEC: it
+ * does, as @fit says. */
+enum qre_drop qre_check_outgoing(struct qre_session *s, struct sk_buff *skb, bool ipv6,
+				 struct qre_fit *fit);
+/* The packets that it is sent as, a list of @count with finished checksums; NULL: no memory, and
+ * @skb is the caller's still. Not of what is cut. */
+struct sk_buff *qre_segments(struct sk_buff *skb, const struct qre_fit *fit, unsigned int *count);
+/* The headers of the segment of @size bytes @from the beginning of the stream's; @number: which. */
+void qre_cut_headers(struct sk_buff *skb, bool ipv6, u8 *headers, unsigned int from,
+		     unsigned int size, unsigned int number);
+static inline unsigned int qre_inner_headers(const struct sk_buff *skb)
+{
+	return skb_transport_offset(skb) + tcp_hdrlen(skb);
+}
+/* A packet that came out of the tunnel: the segments that a SYN asks for are made to fit the way
+ * back. */
+void qre_clamp_mss(const struct qre_session *s, struct sk_buff *skb, bool ipv6);
 
 /* --- sealing and opening (send.c, receive.c) --- */
 

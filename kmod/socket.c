@@ -298,6 +298,7 @@ static struct qre_socket *qre_socket_open(struct qre_session *s, struct netlink_
 		return ERR_PTR(error);
 	}
 	WRITE_ONCE(sock->sk->sk_mark, s->qdev->config.fwmark);
+	ip_sock_set_mtu_discover(sock->sk, IP_PMTUDISC_PROBE); /* as user space's of QRE */
 	qs = qre_socket_new(qn, sock, true, extack);
 	if (IS_ERR(qs))
 		sock_release(sock);

@@ -99,6 +99,7 @@ class Drop(enum.IntEnum):
     NO_ROUTE = 16
     TTL_EXPIRED = 17
     FRAMES_LIMIT = 18
+    IPV6_REFUSED = 19
 
 
 class Command(enum.IntEnum):
@@ -205,6 +206,8 @@ class Attribute(enum.IntEnum):
     DEST_PROFILE = 79
     ECN = 80
     AEAD_DRIVER = 81
+    PATH_MTU = 82
+    INNER_MTU = 83
 
 
 #: struct qre_allowed_ip: family (4 or 6), prefix length, two reserved bytes, address (IPv4: the first four).

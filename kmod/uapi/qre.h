@@ -87,7 +87,7 @@ enum qre_drop {
 	QRE_DROP_NO_SESSION = 1, /* transmit: no AllowedIPs holds the destination */
 	QRE_DROP_HELD = 2,	 /* transmit: the session is not confirmed yet */
 	QRE_DROP_CLOSING = 3,
-	QRE_DROP_TOO_BIG = 4,
+	QRE_DROP_TOO_BIG = 4,	/* transmit: more than the path, or the device below, takes */
 	QRE_DROP_MALFORMED = 5, /* too short, not a short header, or frames that do not parse */
 	QRE_DROP_NO_KEYS = 6,	/* a key phase that we have no keys for */
 	QRE_DROP_DECRYPT_FAILED = 7,
@@ -102,6 +102,7 @@ enum qre_drop {
 	QRE_DROP_NO_ROUTE = 16,	    /* the underlay has no way to the peer */
 	QRE_DROP_TTL_EXPIRED = 17,  /* RFC 9484 section 7.1 */
 	QRE_DROP_FRAMES_LIMIT = 18, /* more frames for user space than it can be told of */
+	QRE_DROP_IPV6_REFUSED = 19, /* transmit: the path takes less than IPv6 needs */
 	__QRE_DROP_MAX,
 };
 #define QRE_DROP_MAX (__QRE_DROP_MAX - 1)
@@ -223,6 +224,8 @@ enum qre_attr {
 	QRE_A_DEST_PROFILE = 79,      /* bytes, at most QRE_DEST_PROFILE_MAX */
 	QRE_A_ECN = 80,		      /* u8, 0 to 3: of outer packets */
 	QRE_A_AEAD_DRIVER = 81,	      /* string: the crypto driver that was picked */
+	QRE_A_PATH_MTU = 82,  /* u16: the largest outer packet that the path is known to take */
+	QRE_A_INNER_MTU = 83, /* u16: the largest inner packet that fits it */
 	__QRE_A_MAX,
 };
 #define QRE_A_MAX (__QRE_A_MAX - 1)

@@ -65,6 +65,8 @@ def session_answer() -> Request:
     answer.u64(Attribute.AGE_MS, 1234)
     answer.put(Attribute.CIDS, cids(CID, b"\x01\x02"))
     answer.text(Attribute.AEAD_DRIVER, "generic-gcm-aesni")
+    answer.u16(Attribute.PATH_MTU, 1464)
+    answer.u16(Attribute.INNER_MTU, 1392)
     return answer
 
 
@@ -150,6 +152,7 @@ def test_a_session_is_read_whole() -> None:
     assert found.confirmed
     assert found.underlay == UNDERLAY
     assert found.aead_driver == "generic-gcm-aesni"
+    assert (status.path_mtu, status.inner_mtu) == (1464, 1392)
     assert (status.session_id, status.connection_id, status.client_connection_id) == (SESSION, CID, b"")
     assert (status.state, status.key_epoch) == ("established", 3)
     assert (status.tx_packet_number, status.rx_packet_number) == (70_000, 69_999)

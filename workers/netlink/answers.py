@@ -190,6 +190,8 @@ def session_untrusted(fields: Fields) -> KernelSession:
         tx_packets=fields.u64(Attribute.TX_PACKETS) or 0,
         tx_bytes=fields.u64(Attribute.TX_BYTES) or 0,
         cids=fields.cids(Attribute.CIDS, abi.SESSION_CIDS_MAX),
+        path_mtu=fields.u16(Attribute.PATH_MTU),
+        inner_mtu=fields.u16(Attribute.INNER_MTU),
     )
     return KernelSession(
         status=status,

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * kmod/frames.c and kmod/ackwin.c behind a pipe: a request a line on standard input, its answer a
- * line on standard output. "!" says that the input was refused. Bytes are hexadecimal, "-" is none;
- * numbers are decimal. Every input and output lies in an allocation of just its size, so that the
- * address sanitizer sees a single byte too many.
+ * The sources of the module that are built for user space, too, behind a pipe: a request a line on
+ * standard input, its answer a line on standard output. "!" says that the input was refused. Bytes
+ * are hexadecimal, "-" is none; numbers are decimal. Every input and output lies in an allocation
+ * of just its size, so that the address sanitizer sees a single byte too many.
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -12,6 +12,8 @@
 
 #include "ackwin.h"
 #include "frames.h"
+#include "pathmtu.h"
+#include "tcpopt.h"
 
 static const char *const kinds[] = {
 	[QRE_FRAME_PADDING] = "PADDING",
@@ -273,13 +275,127 @@ static void do_window(void)
 	free(w);
 }
 
+/* mss MOST PARTIAL BYTES: whether it was changed, and the header. */
+static void do_mss(void)
+{
+	u64 most = number(), partial = number();
+	size_t size;
+	u8 *data = bytes(&size);
+
+	printf("%d", qre_tcp_clamp_mss(data, size, (u16)most, partial));
+	say_bytes(data, size);
+	free(data);
+}
+
+/* divisible BYTES: whether the segment is. */
+static void do_divisible(void)
+{
+	size_t size;
+	u8 *data = bytes(&size);
+
+	printf("%d", qre_tcp_divisible(data, size));
+	free(data);
+}
+
+static struct qre_pathmtu path_mtu;
+
+static void say_path_mtu(enum qre_pathmtu_action action)
+{
+	const struct qre_pathmtu *p = &path_mtu;
+
+	printf("%d %d %u %u %u %d %d %d %" PRIu64, action, p->state, p->size, p->probed,
+	       qre_pathmtu_hope(p), p->quiet, qre_pathmtu_watches(p), qre_pathmtu_listens(p),
+	       qre_pathmtu_due(p));
+}
+
+/* mtu-new CLIENT BOUND */
+static void do_mtu_new(void)
+{
+	const struct qre_pathmtu_plan *plan = number() ? &qre_pathmtu_client : &qre_pathmtu_server;
+
+	qre_pathmtu_init(&path_mtu, plan, (u16)number());
+	say_path_mtu(QRE_PATHMTU_NOTHING);
+}
+
+/* mtu-begin NOW */
+static void do_mtu_begin(void)
+{
+	qre_pathmtu_begin(&path_mtu, number());
+	say_path_mtu(QRE_PATHMTU_NOTHING);
+}
+
+/* mtu-bound BOUND NOW */
+static void do_mtu_bound(void)
+{
+	u16 bound = (u16)number();
+
+	qre_pathmtu_bound(&path_mtu, bound, number());
+	say_path_mtu(QRE_PATHMTU_NOTHING);
+}
+
+/* mtu-next NOW PTO */
+static void do_mtu_next(void)
+{
+	u64 now = number();
+
+	say_path_mtu(qre_pathmtu_next(&path_mtu, now, number()));
+}
+
+/* mtu-sent NUMBER NOW PTO */
+static void do_mtu_sent(void)
+{
+	u64 sent = number(), now = number();
+
+	qre_pathmtu_sent(&path_mtu, sent, now, number());
+	say_path_mtu(QRE_PATHMTU_NOTHING);
+}
+
+/* mtu-watch NUMBER NOW PTO */
+static void do_mtu_watch(void)
+{
+	u64 sent = number(), now = number();
+
+	qre_pathmtu_watch(&path_mtu, sent, now, number());
+	say_path_mtu(QRE_PATHMTU_NOTHING);
+}
+
+/* mtu-acked NOW COUNT then FIRST LAST of each range, highest first */
+static void do_mtu_acked(void)
+{
+	u64 now = number(), count = number(), largest = 0;
+
+	for (u64 i = 0; i < count; i++) {
+		u64 first = number(), last = number();
+
+		largest = i ? largest : last;
+		qre_pathmtu_acked(&path_mtu, first, last, now);
+	}
+	qre_pathmtu_heard(&path_mtu, largest, now);
+	say_path_mtu(QRE_PATHMTU_NOTHING);
+}
+
 static const struct {
 	const char *name;
 	void (*run)(void);
 } requests[] = {
-	{"frames", do_frames}, {"content", do_content}, {"varint", do_varint},
-	{"put", do_put},       {"ack", do_ack},		{"close", do_close},
-	{"path", do_path},     {"decode", do_decode},	{"window", do_window},
+	{"frames", do_frames},
+	{"content", do_content},
+	{"varint", do_varint},
+	{"put", do_put},
+	{"ack", do_ack},
+	{"close", do_close},
+	{"path", do_path},
+	{"decode", do_decode},
+	{"window", do_window},
+	{"mss", do_mss},
+	{"divisible", do_divisible},
+	{"mtu-new", do_mtu_new},
+	{"mtu-begin", do_mtu_begin},
+	{"mtu-bound", do_mtu_bound},
+	{"mtu-next", do_mtu_next},
+	{"mtu-sent", do_mtu_sent},
+	{"mtu-watch", do_mtu_watch},
+	{"mtu-acked", do_mtu_acked},
 };
 
 int main(void)

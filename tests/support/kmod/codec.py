@@ -1,4 +1,4 @@
-"""The kernel module's codec (``kmod/frames.c``, ``kmod/ackwin.c``) in a process of its own, under sanitizers.
+"""Those sources of the kernel module that are built for user space, too, in a process of their own, under sanitizers.
 
 ``codec.c`` is the other end of the pipe. A finding of a sanitizer ends that process; what it said is in the error.
 """
@@ -18,7 +18,7 @@ KMOD: Final = ROOT / "kmod"
 COMPILE: Final = (
     "clang", "-std=gnu11", "-g", "-O1", "-Wall", "-Wextra", "-Werror", "-fno-sanitize-recover=all", f"-I{KMOD}"
 )  # fmt: skip
-SOURCES: Final = (str(KMOD / "frames.c"), str(KMOD / "ackwin.c"))
+SOURCES: Final = tuple(str(KMOD / f"{name}.c") for name in ("frames", "ackwin", "pathmtu", "tcpopt"))
 Range = tuple[int, int]
 
 
@@ -56,6 +56,20 @@ class Window(NamedTuple):
     arrivals: str  # a digit for each number: enum qre_arrival
     floor: int
     ranges: list[Range]
+
+
+class PathMtu(NamedTuple):
+    """What the search for the path's MTU is at: ``action`` is what to do now, 1 a probe, 2 something small."""
+
+    action: int
+    state: int
+    size: int  # in use
+    probed: int
+    hope: int  # the most that may yet be found
+    quiet: bool
+    watches: bool
+    listens: bool
+    due: int  # milliseconds
 
 
 def pairs(values: Sequence[int]) -> list[Range]:
@@ -147,6 +161,20 @@ class KernelCodec:
         answer = self._ask("window", base, max_ranges, len(numbers), *numbers) or ""
         arrivals, floor, *ranges = answer.split() if numbers else ["", *answer.split()]
         return Window(arrivals, int(floor), pairs([*map(int, ranges)]))
+
+    def clamp_mss(self, header: bytes, most: int, *, partial: bool = False) -> bytes | None:
+        """The header with a smaller segment size; None: it is as it was."""
+        changed, after = (self._ask("mss", most, int(partial), _hex(header)) or "").split()
+        assert changed == "1" or _unhex(after) == header
+        return _unhex(after) if changed == "1" else None
+
+    def divisible(self, segment: bytes) -> bool:
+        return self._ask("divisible", _hex(segment)) == "1"
+
+    def path_mtu(self, *words: object) -> PathMtu:
+        """One call of the one search that the process has: ``codec.c`` says what there is."""
+        action, state, size, probed, hope, *flags, due = map(int, (self._ask(*words) or "").split())
+        return PathMtu(action, state, size, probed, hope, *map(bool, flags), due)
 
 
 def _hex(data: bytes) -> str:

@@ -100,6 +100,8 @@ static const struct name {
 	{"DestProfile", QRE_A_DEST_PROFILE, TEXT},
 	{"Ecn", QRE_A_ECN, U8},
 	{"AeadDriver", QRE_A_AEAD_DRIVER, TEXT},
+	{"PathMtu", QRE_A_PATH_MTU, U16},
+	{"InnerMtu", QRE_A_INNER_MTU, U16},
 };
 
 static const struct {

@@ -22,7 +22,7 @@ PATHS = [(1280, 1200), (1300, 1200), (1400, 1326), (1420, 1389), (9000, 1436)]
 CLIENT, SERVER = 44, 24
 IP_AND_UDP = 28
 #: enum qre_drop
-TOO_BIG, IPV6_REFUSED = 4, 18
+TOO_BIG, IPV6_REFUSED = 4, 19
 IPERF = """
 $A iperf3 -s -D
 for _ in $(seq 100); do $A ss -Hltn | grep -q :5201 && break; sleep 0.1; done

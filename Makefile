@@ -1,6 +1,7 @@
 # make demo   the whole tunnel on this machine, in network namespaces
 # make test   the rings unit, host and vm, with coverage; each alone: make test-unit, test-host,
 #             test-vm (which runs the long ones, too, on every kernel and on the newest of Debian's unstable archive)
+# make test-kasan  the ring vm, with a long storm, in a kernel that is built to watch the module; takes hours
 # make mutants  breaks the program in one place for each clause of docs/conformance.md and runs the tests of that row,
 #             which must fail; about an hour, as root. QRE_MUTANTS=vm: the ring vm, too, some minutes for each
 # make check  static checks: ruff, mypy, clang-format, shellcheck
@@ -12,7 +13,7 @@ PYTHON := .venv/bin/python
 SHELL_FILES := .ci/run $(wildcard packaging/*.sh tests/vm/guest/*.sh)
 C_FILES := $(wildcard bpf/*.c bpf/*.h kmod/*.c kmod/*.h kmod/uapi/*.h tests/vm/guest/*.c tests/vm/guest/*.h)
 
-.PHONY: setup setup-vm demo test test-unit test-host test-vm mutants check bench bench-vm bench-worst bpf clean
+.PHONY: setup setup-vm demo test test-unit test-host test-vm test-kasan mutants check bench bench-vm bench-worst bpf clean
 
 setup:
 	@packaging/setup.sh
@@ -35,6 +36,11 @@ test-host: setup
 test-vm: setup-vm
 	@$(PYTHON) -m tests.support.unstable
 	@QRE_VM_ALL=1 $(PYTHON) -m tests.run vm
+
+test-kasan:
+	@packaging/setup.sh packaging/vm-packages.txt packaging/kasan-packages.txt
+	@$(PYTHON) -m tests.support.kasan
+	@QRE_VM_KASAN=1 QRE_STORM_ROUNDS=$${QRE_STORM_ROUNDS:-20000} $(PYTHON) -m pytest -m "not guest_python" tests/vm
 
 mutants: $(if $(filter vm,$(QRE_MUTANTS)),setup-vm,setup)
 	@$(PYTHON) -m tests.mutants

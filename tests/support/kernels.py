@@ -32,10 +32,15 @@ _ARCHITECTURE = f"/usr/include/{os.uname().machine}-linux-gnu"
 BPF_COMPILER = ("clang", "-target", "bpf", "-g", "-O2", "-Wall", "-Wextra", "-Werror", "-I", _ARCHITECTURE, "-c")
 
 
+#: What a watchful kernel takes longer than another.
+SLOWER = 4
+
+
 class Kernel(msgspec.Struct, frozen=True):
     """One kernel: ``release`` as uname says it.
 
-    ``system`` is the root of the Debian whose compiler builds for it, where that is not this machine's. A kernel that
+    ``system`` is the root of the Debian whose compiler builds for it, where that is not this machine's. One that is
+    ``watchful`` finds faults of the module that others do not see, and is some ``SLOWER`` times slower. A kernel that
     was asked for and cannot be had is ``missing``, with the reason.
     """
 
@@ -44,7 +49,13 @@ class Kernel(msgspec.Struct, frozen=True):
     #: What a module is built against.
     headers: Path
     system: Path | None = None
+    watchful: bool = False
     missing: str = ""
+
+    @property
+    def patience(self) -> int:
+        """What a test's deadlines are multiplied with."""
+        return SLOWER if self.watchful else 1
 
     @property
     def series(self) -> str:

@@ -26,8 +26,10 @@ _AGENT = ROOT / "tests" / "vm" / "guest" / "agent.sh"
 #: Lines of a kernel's log that must not be there. Of itself it says "not a bug" and "report a bug" at boot.
 _SPLAT = re.compile(
     r"\bBUG[: ]|WARNING: |Oops|general protection|Call Trace|RIP: |rcu.*stall|soft lockup|hung task"
-    r"|unregister_netdevice: waiting|refcount_t|use-after-free|leak"
+    r"|blocked for more than|unregister_netdevice: waiting|refcount_t|use-after-free|leak"
 )
+#: What a kernel says of itself at boot.
+_NO_SPLAT = ("not a bug", "report a bug", "kmemleak: Kernel memory leak detector")
 
 
 class Vm:
@@ -70,11 +72,12 @@ class Vm:
         )
 
     def wait_booted(self) -> None:
-        self._until(b"QRE-GUEST-READY", BOOT_TIMEOUT)
+        self._until(b"QRE-GUEST-READY", BOOT_TIMEOUT * self.kernel.patience)
 
     def run(self, script: str, timeout: float = 120.0) -> tuple[int, str]:
         """Run ``script`` with bash; its status and what it printed to stdout and stderr."""
         self._number += 1
+        timeout *= self.kernel.patience
         name = f"QRE-{self._number}"
         assert self._process.stdin is not None
         request = f"{self._number} {int(timeout)} {base64.b64encode(script.encode()).decode()}\n"
@@ -102,9 +105,22 @@ class Vm:
     def splats(self) -> list[str]:
         """What the kernel complained of since it booted."""
         lines = self.dmesg().splitlines()
-        return [
-            line for line in lines if _SPLAT.search(line) and "not a bug" not in line and "report a bug" not in line
-        ]
+        return [line for line in lines if _SPLAT.search(line) and not any(words in line for words in _NO_SPLAT)]
+
+    def leaks(self) -> str:
+        """What kmemleak found, in a watchful kernel: memory that nothing points to, in two looks."""
+        if not self.kernel.watchful:
+            return ""
+        return self.check(
+            """
+            for look in 1 2; do
+                sleep 6  # what is younger is not told
+                echo scan >/sys/kernel/debug/kmemleak
+            done
+            cat /sys/kernel/debug/kmemleak
+            """,
+            timeout=600,
+        )
 
 
 #: Runs "$2 ..." and kills the whole process group when process $1 is gone, however it went.

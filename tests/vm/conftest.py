@@ -23,6 +23,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for kernel in _kernels_of(item):
             if kernel.missing:
                 item.add_marker(pytest.mark.skip(reason=kernel.missing))
+            deadline = item.get_closest_marker("timeout")
+            if deadline:
+                item.add_marker(pytest.mark.timeout(deadline.args[0] * kernel.patience), append=False)
     if os.environ.get("QRE_VM_ALL"):
         return
     oldest = bool(os.environ.get("QRE_VM_OLDEST"))
@@ -45,14 +48,23 @@ def _kernels_of(item: pytest.Item) -> list[Kernel]:
     return [value for value in callspec.params.values() if isinstance(value, Kernel)] if callspec else []
 
 
+def nothing_is_lost(guest: Vm) -> None:
+    """Of all that the tests made, the module remembers everything, and takes everything with it."""
+    assert guest.leaks() == "", "with the module"
+    guest.check("rmmod qre")
+    assert guest.leaks() == "", "without the module"
+    assert guest.splats() == []
+
+
 @pytest.fixture(scope="session", params=kernels(), ids=lambda kernel: kernel.series)
 def vm(request: pytest.FixtureRequest) -> Iterator[Vm]:
     """A guest with the module loaded, two namespaces ``a`` (10.9.0.1) and ``b`` (10.9.0.2), and ``$TOOLS``."""
     kernel: Kernel = request.param
     directory, _ = build(kernel)
     compiled = guest_programs()
-    with booted(kernel) as guest:
-        assert guest.check("uname -r; nproc").split() == [kernel.release, "2"]
+    cpus = 4 if kernel.watchful else 2
+    with booted(kernel, cpus=cpus) as guest:
+        assert guest.check("uname -r; nproc").split() == [kernel.release, str(cpus)]
         assert guest.splats() == []
         environment = {
             "MODULE": f"{directory}/qre.ko",
@@ -70,3 +82,5 @@ def vm(request: pytest.FixtureRequest) -> Iterator[Vm]:
             """
         )
         yield guest
+        if kernel.watchful:
+            nothing_is_lost(guest)

@@ -13,7 +13,7 @@ from tests.support.capture import KeyLog, decrypt
 from tests.support.tcpdump import read_udp
 from tests.support.vm import Vm
 
-pytestmark = pytest.mark.timeout(1500)
+pytestmark = [pytest.mark.timeout(1500), pytest.mark.guest_python]
 LIBRARY = ". /tmp/library; . $GUEST/daemons.sh\n"
 #: Seconds in a guest: Python starts slowly there.
 START, SLOW = 200, 400.0

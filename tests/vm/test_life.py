@@ -257,6 +257,7 @@ def test_the_parameter_can_be_given_at_load(guest: Vm) -> None:
     assert printed.split() == ["Y", "N"], printed
 
 
+@pytest.mark.guest_python
 @pytest.mark.one_kernel
 def test_show_tells_nobody_the_counters_and_what_root_would_see(guest: Vm) -> None:
     printed = guest.check(

@@ -30,6 +30,7 @@ def test_every_wrong_attribute_is_refused_by_name_and_changes_nothing(namespaces
     assert int(counted[1]) > 1300 and int(counted[2]) > 9000, printed
 
 
+@pytest.mark.guest_python
 def test_qre_tool_shows_the_kernels_words_in_one_line(namespaces: Vm) -> None:
     fields = (
         f"SessionId={'07' * 32} ConnectionId={'09' * 20} TxKey={'ab' * 16} RxKey={'cd' * 16} TxHpKey={'01' * 16} "

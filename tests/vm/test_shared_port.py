@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.vm import Vm
 
-pytestmark = [pytest.mark.timeout(1500), pytest.mark.one_kernel]
+pytestmark = [pytest.mark.timeout(1500), pytest.mark.one_kernel, pytest.mark.guest_python]
 #: Seconds in a guest: Python starts slowly there.
 START, SLOW = 200, 400.0
 LIBRARY = """

@@ -23,13 +23,18 @@ path_up() {
 	ip -n y route add 10.9.0.1 via 10.7.0.1
 	for each in x y; do
 		ip netns exec $each sysctl -qw net.ipv4.ip_forward=1
-		[ -z "$2" ] || ip netns exec $each nft -f - <<-END
-			add table ip silent
-			add chain ip silent out { type filter hook output priority 0; }
-			add rule ip silent out icmp type destination-unreachable counter drop
-		END
+		[ -z "$2" ] || silence $each
 	done
 	path_mtu "$1"
+}
+
+# silence NAMESPACE: it answers nothing with ICMP errors.
+silence() {
+	ip netns exec $1 nft -f - <<-END
+		add table ip silent
+		add chain ip silent out { type filter hook output priority 0; }
+		add rule ip silent out icmp type destination-unreachable counter drop
+	END
 }
 
 # path_end NAMESPACE DEVICE ADDRESS ROUTER ITS-DEVICE ITS-ADDRESS

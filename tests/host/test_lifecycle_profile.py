@@ -20,7 +20,7 @@ from qre.cli.state import load_state, save_state, state_of, state_path
 from qre.config.model import GlobalConfig, Hooks, Profile
 from qre.errors import MachineError, QreError, UserError
 from qre.session import Dataplane
-from qre.workers.netlink.rtnl import Rtnl
+from qre.workers.netlink.rtnl import Rtnl, Rule
 from tests.support.network import everything, ip, own_network
 from tests.support.profile_values import client_profile, global_config, server_profile
 
@@ -145,7 +145,7 @@ def test_a_start_that_fails_leaves_nothing_of_an_earlier_one_either(
 @pytest.mark.parametrize("prefixes", [("0.0.0.0/0", "::/0"), ("::/0",), ()])
 @pytest.mark.parametrize("left", ["by up", "by a daemon that was killed"])
 def test_a_start_that_fails_does_not_open_what_rules_kept_closed(
-    config: GlobalConfig, hooks: Hooks, prefixes: tuple[str, ...], left: str
+    config: GlobalConfig, monkeypatch: pytest.MonkeyPatch, hooks: Hooks, prefixes: tuple[str, ...], left: str
 ) -> None:
     """Rules keep packets from leaving in the clear after a daemon was killed, and go on doing so."""
     before = everything()
@@ -155,9 +155,18 @@ def test_a_start_that_fails_does_not_open_what_rules_kept_closed(
         os.close(result.tun_fd)
     rules = ip("-4", "rule")
     notices: list[str] = []
-    with pytest.raises(UserError, match="exit status 7"):
+    deleted: list[int] = []
+    real = Rtnl.delete_rule
+
+    def delete_rule(self: Rtnl, rule: Rule) -> None:
+        deleted.append(rule.version)
+        real(self, rule)
+
+    with monkeypatch.context() as patched, pytest.raises(UserError, match="exit status 7"):
+        patched.setattr(Rtnl, "delete_rule", delete_rule)
         up_profile(client_profile(allowed_ips=prefixes, hooks=hooks), config, keep_tun=True, notice=notices.append)
     assert ip("-4", "rule") == rules
+    assert "0.0.0.0/0" not in prefixes or 4 not in deleted, "not even for a moment"
     assert "proto 81" not in ip("-6", "rule")
     assert "qre0" not in ip("link") and not state_path(config, "tunnel").exists()
     assert len(notices) == 1 and "`qre-tool down tunnel` removes them" in notices[0]

@@ -147,12 +147,11 @@ MUTANTS = {
             "Step(address_lines(up.before, spec), up.replace_addresses)",
         ),
         M(
-            "profile state",
-            "save_state",
-            "write_atomically(path, data)",
-            "path.write_bytes(data)\nwrite_atomically(path, data)",
+            "profile state, an earlier one's, too",
+            "_Up.give_up",
+            "remove_state(self.config, self.profile.name)",
+            "None",
         ),
-        M("an earlier one's state", "_Up.give_up", "remove_state(self.config, self.profile.name)", "None"),
         M("an earlier one's device", "_Up.give_up", "self.rtnl.delete_link(link)", "None"),
         M(
             "at every step",

@@ -66,6 +66,49 @@ def test_session_demo_installs_both_ends_of_a_server_that_listens_on_every_addre
     assert one["session_id"] == two["session_id"]
 
 
+def test_a_handshake_behind_a_port_of_every_address_installs_both_ends(guest: Vm) -> None:
+    make_pair(guest, *PAIRS["listens on every address"])
+    elf = ROOT / "workers" / "bpf_loader" / "qre_reuseport.bpf.o"
+    (demo,) = run(guest, ["shared-port-session-demo", *FILES, f"BpfElf={elf}", "PinDir=/tmp/bpf", "RunForMs=1"])
+    done(demo)
+    assert "qre.ko has the shared socket 0.0.0.0:443" in demo.out
+    assert "installed the client's session on client0" in demo.out
+
+
+def test_reload_changes_addresses_under_a_running_tunnel_and_loses_no_packet(guest: Vm) -> None:
+    make_pair(guest, "Endpoint=10.9.0.1:443")
+    printed = guest.check(
+        LIBRARY
+        + f"""
+        export QRE_CONFIG_DIR=/tmp/e/dev QRE_GLOBAL_CONFIG=/tmp/e/none PATH=$CHECKOUT/.venv/bin:$PATH
+        address() {{ sed -i "s|^Address.*|Address = $1|" /tmp/e/dev/server0.conf; }}
+        address "10.77.0.9/24, 10.77.0.1/24"  # the one that stays is a secondary of one that goes
+        $QRE session-plan {" ".join(FILES)} ServerUnderlay=10.9.0.1:443 ClientUnderlay=10.9.0.2:50443 >/tmp/e/plan
+        for each in "a server0 sa" "b client0 sb"; do
+            set -- $each
+            QRE_STATE_DIR=/tmp/e/$3 ip netns exec $1 $QRE up $2
+            grep "^qre-tool install-session $2 " /tmp/e/plan | ip netns exec $1 sh
+        done
+        $B ping -i 0.1 -W 5 -q 10.77.0.1 >/tmp/e/pings 2>&1 & pings=$!
+        for each in 10.77.0.1/24 "10.77.0.7/24, fd77::1/64, 10.77.0.1/24" 10.77.0.1/24; do
+            address "$each"
+            QRE_STATE_DIR=/tmp/e/sa $A $QRE reload server0
+            ip -n a -o -4 address show dev server0
+        done
+        kill -INT $pings
+        wait $pings || true
+        cat /tmp/e/pings
+        for each in "a server0 sa" "b client0 sb"; do
+            set -- $each
+            QRE_STATE_DIR=/tmp/e/$3 ip netns exec $1 $QRE down $2
+        done
+        """,
+        600,
+    )
+    assert "10.77.0.9/24" in printed and "10.77.0.7/24" in printed
+    assert re.search(r"[1-9]\d+ packets transmitted, .* 0% packet loss", printed), printed
+
+
 def test_a_number_that_the_handshake_used_is_raised_and_the_answer_says_so(guest: Vm) -> None:
     keys = [field.replace("44" * 16, "4a" * 16).replace("55" * 16, "5a" * 16) for field in SESSION]
     common = ("qre0", *keys, *UNDERLAY, "KeyEpoch=0")

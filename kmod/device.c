@@ -338,5 +338,6 @@ int qre_device_configure(struct qre_device *qdev, const struct qre_device_config
 		}
 	}
 	qdev->config = *config;
+	WRITE_ONCE(qdev->fwmark, config->fwmark); /* of open sessions, too */
 	return 0;
 }

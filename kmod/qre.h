@@ -93,6 +93,7 @@ struct qre_device {
 	u8 *dest_profile;
 	size_t dest_profile_size;
 	u8 ecn;		/* of outer packets */
+	u32 fwmark;	/* of those that leave by a socket that we opened */
 	bool published; /* in qre_net.devices: registered, and not being unregistered */
 };
 

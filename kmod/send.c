@@ -9,6 +9,7 @@
 #include <linux/icmp.h>
 #include <linux/icmpv6.h>
 #include <linux/scatterlist.h>
+#include <linux/security.h>
 #include <linux/tcp.h>
 #include <net/dst_cache.h>
 #include <net/icmp.h>
@@ -107,31 +108,75 @@ static void qre_protect_header(const struct qre_session *s, u8 *packet)
 		packet[at + i] ^= mask[1 + i];
 }
 
-static struct rtable *qre_route(struct qre_session *s, struct qre_socket *qs, union qre_peer peer,
-				__be32 *source)
+/* --- the route --- */
+
+/* What decides the route besides the addresses. User space may change it at any time: the mark of
+ * its socket, or of the device for those that we opened; the device that a socket is bound to. */
+struct qre_selector {
+	u32 mark;
+	int bound;
+};
+
+static struct qre_selector qre_selector_of(const struct qre_session *s, const struct qre_socket *qs)
+{
+	return (struct qre_selector){
+		.mark = qs->kernel ? READ_ONCE(s->qdev->fwmark) : READ_ONCE(qs->sk->sk_mark),
+		.bound = READ_ONCE(qs->sk->sk_bound_dev_if),
+	};
+}
+
+/* Routes that were found by another selector are forgotten. */
+static void qre_selector_cached(struct qre_session *s, struct qre_selector by)
+{
+	if (likely(by.mark == READ_ONCE(s->dst_mark) && by.bound == READ_ONCE(s->dst_bound)))
+		return;
+	WRITE_ONCE(s->dst_mark, by.mark);
+	WRITE_ONCE(s->dst_bound, by.bound);
+	dst_cache_reset(&s->dst);
+}
+
+/* As a UDP socket looks for it: rules by mark, user, ports and device, IPsec and LSMs hold. */
+static struct rtable *qre_route_found(const struct qre_session *s, const struct qre_socket *qs,
+				      union qre_peer peer, struct qre_selector by, __be32 *source)
 {
 	struct sock *sk = qs->sk;
-	bool current_peer = peer.word == READ_ONCE(s->peer.word);
 	struct flowi4 flow;
 	struct rtable *rt;
 
-	if (current_peer) {
+	memset(&flow, 0, sizeof(flow));
+	flow.saddr = *source;
+	flow.daddr = peer.ip;
+	flow.fl4_dport = peer.port;
+	flow.fl4_sport = qs->port;
+	flow.flowi4_mark = by.mark;
+	flow.flowi4_oif = by.bound;
+	flow.flowi4_proto = IPPROTO_UDP;
+	flow.flowi4_flags = inet_sk_flowi_flags(sk);
+	flow.flowi4_uid = sock_net_uid(sock_net(sk), sk);
+	security_sk_classify_flow(sk, flowi4_to_flowi_common(&flow));
+	rt = ip_route_output_flow(sock_net(sk), &flow, sk);
+	*source = flow.saddr;
+	return rt;
+}
+
+static struct rtable *qre_route(struct qre_session *s, struct qre_socket *qs, union qre_peer peer,
+				struct qre_selector by, __be32 *source)
+{
+	bool cached = peer.word == READ_ONCE(s->peer.word);
+	struct qre_selector now;
+	struct rtable *rt;
+
+	qre_selector_cached(s, by);
+	if (cached) {
 		rt = dst_cache_get_ip4(&s->dst, source);
 		if (rt)
 			return rt;
 	}
-	memset(&flow, 0, sizeof(flow));
-	flow.saddr = s->local_ip ?: qs->ip;
-	flow.daddr = peer.ip;
-	flow.fl4_dport = peer.port;
-	flow.fl4_sport = qs->port;
-	flow.flowi4_mark = READ_ONCE(sk->sk_mark);
-	flow.flowi4_proto = IPPROTO_UDP;
-	flow.flowi4_uid = sock_net_uid(sock_net(sk), NULL);
-	rt = ip_route_output_flow(sock_net(sk), &flow, NULL);
-	if (IS_ERR(rt) && PTR_ERR(rt) == -EINVAL && flow.saddr && !qs->ip) {
-		flow.saddr = 0;
-		rt = ip_route_output_flow(sock_net(sk), &flow, NULL);
+	*source = s->local_ip ?: qs->ip;
+	rt = qre_route_found(s, qs, peer, by, source);
+	if (IS_ERR(rt) && PTR_ERR(rt) == -EINVAL && *source && !qs->ip) {
+		*source = 0; /* the address is gone: any other */
+		rt = qre_route_found(s, qs, peer, by, source);
 	}
 	if (IS_ERR(rt))
 		return NULL;
@@ -139,9 +184,15 @@ static struct rtable *qre_route(struct qre_session *s, struct qre_socket *qs, un
 		ip_rt_put(rt);
 		return NULL;
 	}
-	*source = flow.saddr;
-	if (current_peer)
-		dst_cache_set_ip4(&s->dst, &rt->dst, *source);
+	if (!cached)
+		return rt;
+	dst_cache_set_ip4(&s->dst, &rt->dst, *source);
+	/* Who changed it meanwhile forgot what was in the cache before this was. */
+	smp_mb();
+	now = qre_selector_of(s, qs);
+	if (unlikely(now.mark != by.mark || now.bound != by.bound ||
+		     peer.word != READ_ONCE(s->peer.word)))
+		dst_cache_reset(&s->dst);
 	return rt;
 }
 
@@ -150,7 +201,7 @@ static struct rtable *qre_route(struct qre_session *s, struct qre_socket *qs, un
  * the kernel took the connection over. What ICMP said of the route's MTU is not obeyed, as a
  * forwarding machine does not: the session finds out by itself (pathmtu.h). */
 static void qre_udp_xmit(struct qre_session *s, struct qre_socket *qs, struct rtable *rt,
-			 struct sk_buff *skb, __be32 source, union qre_peer peer)
+			 struct sk_buff *skb, u32 mark, __be32 source, union qre_peer peer)
 {
 	struct udphdr *udp = skb_push(skb, sizeof(*udp));
 	struct iphdr *ip;
@@ -179,6 +230,8 @@ static void qre_udp_xmit(struct qre_session *s, struct qre_socket *qs, struct rt
 		.saddr = source,
 		.daddr = peer.ip,
 	};
+	skb->mark = mark;
+	skb->priority = READ_ONCE(qs->sk->sk_priority);
 	skb_dst_set(skb, &rt->dst);
 	ip_local_out(sock_net(qs->sk), qs->sk, skb);
 }
@@ -190,12 +243,14 @@ static void qre_udp_send(struct qre_session *s, struct sk_buff *skb, union qre_p
 	unsigned int size = skb_is_gso(skb) ? skb_shinfo(skb)->gso_size : skb->len;
 	struct qre_socket *qs = READ_ONCE(s->socket);
 	enum qre_drop why = QRE_DROP_NO_ROUTE;
+	struct qre_selector by;
 	struct rtable *rt;
 	__be32 source;
 
 	if (unlikely(!qs || !peer.ip))
 		goto drop;
-	rt = qre_route(s, qs, peer, &source);
+	by = qre_selector_of(s, qs);
+	rt = qre_route(s, qs, peer, by, &source);
 	if (unlikely(!rt))
 		goto drop;
 	if (likely(peer.word == READ_ONCE(s->peer.word)) &&
@@ -204,7 +259,7 @@ static void qre_udp_send(struct qre_session *s, struct sk_buff *skb, union qre_p
 		why = QRE_DROP_TOO_BIG;
 		goto drop;
 	}
-	qre_udp_xmit(s, qs, rt, skb, source, peer);
+	qre_udp_xmit(s, qs, rt, skb, by.mark, source, peer);
 	return;
 drop:
 	qre_count_drop(s->qdev, why, packets);

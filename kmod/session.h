@@ -145,6 +145,8 @@ struct qre_session {
 	u64 first_received; /* lowest number under rx; QRE_NO_NUMBER: none */
 	struct qre_session_counters __percpu *counters;
 	struct dst_cache dst;
+	u32 dst_mark; /* which dst was made for */
+	int dst_bound;
 
 	/* the packet number and the key that it is used with: nothing else is under this lock */
 	spinlock_t tx_lock ____cacheline_aligned_in_smp;

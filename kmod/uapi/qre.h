@@ -148,7 +148,8 @@ enum qre_attr {
 	QRE_A_ENDPOINT = 10,	 /* string host:port */
 	QRE_A_KEEPALIVE = 11,	 /* u16, seconds; 0: none */
 	QRE_A_MAX_SESSIONS = 12, /* u32, 1 to QRE_SESSIONS_MAX */
-	QRE_A_FWMARK = 13,	 /* u32, of the sockets that the module opens itself */
+	QRE_A_FWMARK = 13,	 /* u32, of packets that leave by sockets that the module opened;
+				    those of user space's sockets have SO_MARK's */
 
 	QRE_A_SESSION_ID = 14, /* 32 bytes */
 	QRE_A_CID = 15,	       /* 1 to 20 bytes: the routed CID, on packets to the server */

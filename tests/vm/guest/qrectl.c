@@ -5,7 +5,8 @@
  * family; besides,
  *
  *	events SECONDS [GROUP]	 prints events until then
- *	hold IP PORT [register]	 binds a UDP socket, perhaps registers it as the shared one, stays
+ *	hold IP PORT [register [DEVICE]]	binds a UDP socket, perhaps to a device, perhaps
+ *registers it as the shared one, stays; takes "mark N" and "priority N" for it, a line each
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -328,7 +329,25 @@ static int events(struct genl *g, int seconds, const char *alone)
 	return 0;
 }
 
-static int hold(struct genl *g, const char *ip, int port, bool shared)
+/* Options of the socket, a line of standard input each. */
+static void obey(int fd)
+{
+	char line[64], name[32], value[32];
+	int number;
+
+	while (fgets(line, sizeof(line), stdin)) {
+		if (sscanf(line, "%31s %31s", name, value) != 2)
+			continue;
+		number = atoi(value);
+		if (setsockopt(fd, SOL_SOCKET, strcmp(name, "mark") ? SO_PRIORITY : SO_MARK,
+			       &number, sizeof(number)))
+			die(line);
+		printf("%s %s\n", name, value);
+		fflush(stdout);
+	}
+}
+
+static int hold(struct genl *g, const char *ip, int port, bool shared, const char *device)
 {
 	struct sockaddr_in local = {.sin_family = AF_INET, .sin_port = htons(port)};
 	int fd = socket(AF_INET, SOCK_DGRAM, 0), one = 1;
@@ -338,6 +357,8 @@ static int hold(struct genl *g, const char *ip, int port, bool shared)
 
 	inet_pton(AF_INET, ip, &local.sin_addr);
 	setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &one, sizeof(one));
+	if (device && setsockopt(fd, SOL_SOCKET, SO_BINDTODEVICE, device, strlen(device)))
+		die(device);
 	if (bind(fd, (void *)&local, sizeof(local)))
 		die("bind");
 	if (shared) {
@@ -351,6 +372,7 @@ static int hold(struct genl *g, const char *ip, int port, bool shared)
 	}
 	printf("held\n");
 	fflush(stdout);
+	obey(fd);
 	for (;;)
 		pause();
 }
@@ -370,6 +392,6 @@ int main(int argc, char **argv)
 	if (!strcmp(argv[1], "events") && argc >= 3)
 		return events(&g, atoi(argv[2]), argv[3]);
 	if (!strcmp(argv[1], "hold") && argc >= 4)
-		return hold(&g, argv[2], atoi(argv[3]), argc > 4);
+		return hold(&g, argv[2], atoi(argv[3]), argc > 4, argc > 5 ? argv[5] : NULL);
 	return ask(&g, argc - 1, argv + 1);
 }

@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.vm import Vm
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.timeout(900), pytest.mark.one_kernel]
 LIBRARY = ". /tmp/library\n"
 _sessions = iter(range(60_000, 61_000))
 

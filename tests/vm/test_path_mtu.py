@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.vm import Vm
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.timeout(900), pytest.mark.one_kernel]
 RecordProperty = Callable[[str, object], None]
 LIBRARY = ". /tmp/library; . $GUEST/path.sh\n"
 #: Link MTU, and what is found: the UDP payload.

@@ -105,5 +105,5 @@ def choose_dataplane(config: GlobalConfig, notice: Callable[[str], None]) -> Dat
         return Dataplane.KERNEL
     if config.dataplane is Dataplane.KERNEL:
         raise MachineError("Dataplane = kernel", f"qre.ko: {reason}", "install qre.ko, or set Dataplane = auto")
-    notice(f"qre.ko is not used ({reason}): the user data plane is")
+    notice(f"qre.ko is not used ({reason}): the user data plane is used")
     return Dataplane.USER

@@ -73,7 +73,7 @@ def test_an_elf_that_is_none_is_named_before_anything_is_changed(alone: Alone, t
     (tmp_path / "link.o").symlink_to("/etc/passwd")
     for name, expected in (
         ("text.o", "not an ELF file"),
-        ("none.o", "No such file or directory; run make, or set BpfElf"),
+        ("none.o", "there is no such file"),
         (".", "not a regular file"),
         ("pipe.o", "not a regular file"),
         ("link.o", "Too many levels of symbolic links"),
@@ -92,7 +92,7 @@ def test_an_elf_that_libbpf_refuses_is_told_in_its_words(alone: Alone, tmp_path:
 def test_directories_that_cannot_be_used_are_named(alone: Alone, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     assert f"mount -t bpf bpf {tmp_path}" in refused(alone, "--pin-dir", str(tmp_path))
-    assert "No such file" in refused(alone, "--pin-dir", str(tmp_path / "none"))
+    assert "there is no such directory" in refused(alone, "--pin-dir", str(tmp_path / "none"))
     assert "see StateDir" in refused(alone, env={"QRE_STATE_DIR": str(tmp_path / "file")})
     assert "see RuntimeDir" in refused(alone, env={"RUNTIME_DIRECTORY": "/proc/nothing"})
     assert "too long for the paths of sockets" in refused(alone, env={"RUNTIME_DIRECTORY": f"{tmp_path}/{'r' * 90}"})

@@ -118,7 +118,7 @@ def test_why_the_module_could_not_be_loaded_is_told_in_one_line(
     assert load_module() == reason
     notices: list[str] = []
     assert choose_dataplane(GlobalConfig(), notices.append) is Dataplane.USER
-    assert notices == [f"qre.ko is not used ({reason}): the user data plane is"]
+    assert notices == [f"qre.ko is not used ({reason}): the user data plane is used"]
     with pytest.raises(MachineError, match=r"Dataplane = kernel"):
         choose_dataplane(GlobalConfig(dataplane=Dataplane.KERNEL), notices.append)
 

@@ -10,6 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import cast
 
+import pytest
+
 from qre.errors import MachineError
 from qre.ipc.channel import Channel
 from qre.ipc.messages import (
@@ -27,8 +29,6 @@ from qre.quic.trust import TrustStore
 from qre.session import LossReason, Message, Role, SessionConfirmed, SessionLost
 from qre.workers.handshake.client import Client
 from qre.workers.handshake.secrets import SecretsStore
-import pytest
-
 from tests.support.daemons import until
 from tests.support.handshake_server import SHORT_ID, FakeContext, FakeDataplane, InProcessServer, free_port
 from tests.support.site import NAME
@@ -176,7 +176,7 @@ def test_a_session_outlives_the_worker_and_the_data_plane() -> None:
     connect(work)
 
 
-@pytest.mark.xfail(run=False, reason="the client is not made anew within two minutes since refusals are typed: to be found out")
+@pytest.mark.xfail(run=False, reason="the client is not made anew within two minutes: to be found out")
 def test_a_session_whose_socket_is_gone_is_given_up_and_made_anew() -> None:
     async def work(client: InProcessClient, server: InProcessServer) -> None:
         dataplane = client.new_dataplane()

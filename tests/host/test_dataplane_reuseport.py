@@ -15,6 +15,7 @@ import pytest
 
 from qre.config.model import GlobalConfig
 from qre.supervisor.settings import bpf_elf
+from tests.support.daemons import PATIENCE
 from tests.support.dataplane import ROUTED_CID
 from tests.support.namespaces import Namespace
 
@@ -42,7 +43,7 @@ underlay = Underlay(os.dup(pair[1].fileno()), Counter())
 pair[0].setblocking(False)
 print("ready", flush=True)
 calls = packets = wrong = strays = 0
-deadline = time.monotonic() + 8
+deadline = time.monotonic() + 60
 while packets < {BURST * PORTS} and time.monotonic() < deadline:
     received = underlay.receive()
     if received is None:
@@ -96,7 +97,7 @@ def received(pair: tuple[Namespace, Namespace]) -> tuple[int, int, int, int]:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         client.run(sys.executable, "-c", SENDER)
-        out, _ = process.communicate(timeout=20)
+        out, _ = process.communicate(timeout=PATIENCE)
     finally:
         process.kill()
         process.communicate()

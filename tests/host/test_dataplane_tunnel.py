@@ -14,7 +14,7 @@ import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from qre.session import PACKET_NUMBER_BASE, Role
-from tests.support.daemons import PATIENCE
+from tests.support.daemons import PATIENCE, wait_for
 from tests.support.dataplane import ROUTED_CID, install_of, marks_memfd
 from tests.support.dataplane_endpoint import Endpoint
 from tests.support.namespaces import Namespace, join, run
@@ -59,13 +59,17 @@ class Tunnel:
     def both(self, **environment: str) -> None:
         self.start(Role.SERVER, **environment)
         self.start(Role.CLIENT, **environment)
-        time.sleep(0.2)
+        self.established()
 
-    def ping(self, role: Role, address: str, *options: str, count: int = 5) -> int:
-        """Replies."""
-        out = self.namespaces[role].run(
-            "ping", "-c", str(count), "-i", "0.05", "-W", "1", *options, address, check=False
-        )
+    def established(self) -> None:
+        """Packets come through, and answers back."""
+        target = INNER[Role.SERVER][0].split("/")[0]
+        wait_for("the tunnel", lambda: self.ping(Role.CLIENT, target, count=1, wait=1) == 1)
+
+    def ping(self, role: Role, address: str, *options: str, count: int = 5, wait: int = 30) -> int:
+        """Replies. ``wait``: seconds for the last one, where it need not come."""
+        words = ("ping", "-c", str(count), "-i", "0.05", "-W", str(wait), *options, address)
+        out = self.namespaces[role].run(*words, check=False)
         return int(out.split(" received")[0].rsplit(" ", 1)[1])
 
     def end(self) -> dict[Role, dict[str, object]]:
@@ -153,7 +157,7 @@ def test_keys_change_twice_a_second_under_traffic_and_nothing_is_lost(tunnel: Tu
 
 def test_a_packet_whose_hops_are_over_does_not_enter_the_tunnel(tunnel: Tunnel) -> None:
     tunnel.both()
-    assert tunnel.ping(Role.CLIENT, "10.91.5.1", "-t", "1", count=2) == 0
+    assert tunnel.ping(Role.CLIENT, "10.91.5.1", "-t", "1", count=2, wait=1) == 0
     assert tunnel.ping(Role.CLIENT, "10.91.5.1", "-t", "2", count=2) == 2
     drops = tunnel.end()[Role.CLIENT]["drops"]
     assert isinstance(drops, dict)
@@ -195,13 +199,12 @@ def test_a_killed_data_plane_goes_on_without_using_a_number_twice(
             for role in (Role.SERVER, Role.CLIENT):
                 remembered = {"QRE_MARKS": str(marks)} if role is victim else {}
                 tunnel.start(role, [marks], QRE_REKEY=rekey[role], **remembered)
-            time.sleep(0.2)
+            tunnel.established()
             for _ in range(2):
                 assert tunnel.ping(victim, target, count=15) == 15
                 tunnel.endpoints.pop(victim).kill()
                 tunnel.start(victim, [marks], QRE_REKEY=rekey[victim], QRE_MARKS=str(marks), QRE_EPOCH="0")
-            assert tunnel.ping(victim, target, count=15) >= 14
-            time.sleep(0.5)  # for the capture
+            assert tunnel.ping(victim, target, count=15, wait=5) >= 14
         sent = numbers_on_the_wire(capture)
     finally:
         os.close(marks)
@@ -268,12 +271,12 @@ def test_a_device_that_is_down_or_gone_makes_nobody_spin(tunnel: Tunnel) -> None
     server = tunnel.namespaces[Role.SERVER]
     process = tunnel.endpoints[Role.SERVER].process
     server.ip("link", "set", DEVICE, "down")
-    assert tunnel.ping(Role.CLIENT, "10.91.5.1", count=2) == 0
+    assert tunnel.ping(Role.CLIENT, "10.91.5.1", count=2, wait=1) == 0
     server.ip("link", "set", DEVICE, "up")
     assert tunnel.ping(Role.CLIENT, "10.91.5.1", count=2) == 2
     server.ip("link", "del", DEVICE)
     before = Path(f"/proc/{process.pid}/stat").read_text().rsplit(")", 1)[1].split()
-    assert tunnel.ping(Role.CLIENT, "10.91.5.1", count=2) == 0
+    assert tunnel.ping(Role.CLIENT, "10.91.5.1", count=2, wait=1) == 0
     time.sleep(0.5)
     after = Path(f"/proc/{process.pid}/stat").read_text().rsplit(")", 1)[1].split()
     ticks = sum(int(after[at]) - int(before[at]) for at in (11, 12))

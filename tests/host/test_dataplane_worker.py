@@ -205,9 +205,18 @@ async def up(client: End, server: End) -> None:
     await server.hear(SessionConfirmed)
 
 
-async def ping(end: End, address: str, count: int = 5) -> int:
+async def ping(end: End, address: str, count: int = 5, wait: int = 30) -> int:
     process = await asyncio.create_subprocess_exec(
-        *end.namespace.prefix, "ping", "-c", str(count), "-i", "0.05", "-W", "1", address, stdout=subprocess.PIPE
+        *end.namespace.prefix,
+        "ping",
+        "-c",
+        str(count),
+        "-i",
+        "0.05",
+        "-W",
+        str(wait),
+        address,
+        stdout=subprocess.PIPE,
     )
     out, _ = await process.communicate()
     return int(out.decode().split(" received")[0].rsplit(" ", 1)[1])
@@ -254,7 +263,7 @@ def test_deleting_a_session_tells_the_peer(lab: Lab) -> None:
         await up(client, server)
         assert (await client.ask(SessionDelete(id=9, session_id=client.installation().session_id))).error == ""
         assert cast(SessionLost, await server.hear(SessionLost)).reason is LossReason.CLOSED
-        assert await ping(server, INNER[Role.CLIENT], 1) == 0
+        assert await ping(server, INNER[Role.CLIENT], 1, wait=1) == 0
         drops = cast(DataplaneStatus, await server.worker.status()).counters.drops
         assert drops["no-session"] >= 1
 

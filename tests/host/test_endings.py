@@ -78,7 +78,9 @@ def test_a_killed_supervisor_leaves_nothing_behind_and_the_next_start_works(tunn
     assert left_behind(tunnel.directory, tunnel.pin_dir) == []
     begin_again(tunnel.server)
     begin_again(tunnel.client).wait_session()
-    assert "3 received" in tunnel.lab.client.run("ping", "-n", "-c", "3", "-i", "0.1", SERVER_INNER, check=False)
+    assert "3 received" in tunnel.lab.client.run(
+        "ping", "-n", "-c", "3", "-i", "0.1", "-W", "30", SERVER_INNER, check=False
+    )
 
 
 def test_a_supervisor_killed_while_it_starts_leaves_nothing_behind(tunnel: Tunnel) -> None:
@@ -174,7 +176,7 @@ def test_both_ends_end_by_themselves_after_their_time_and_leave_nothing(tunnel: 
     for daemon in (tunnel.server, tunnel.client):
         assert daemon.process is not None
         assert daemon.notify is not None
-        assert daemon.process.wait(60) == 0
+        assert daemon.process.wait(PATIENCE) == 0
         told = daemon.notify.poll()
         assert told.count("READY=1") == told.count("STOPPING=1") == 1
         assert told.index("READY=1") < told.index("STOPPING=1")

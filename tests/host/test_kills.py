@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from tests.support.capture import KeyLog, decrypt
-from tests.support.daemons import Daemon, wait_for
+from tests.support.daemons import PATIENCE, Daemon, wait_for
 from tests.support.namespaces import Namespace
 from tests.support.tcpdump import Tcpdump
 from tests.support.tunnel import PORT, SERVER_INNER, Tunnel
@@ -59,7 +59,7 @@ class Pings:
 
     def stop(self) -> None:
         self.process.terminate()
-        self.process.wait(10)
+        self.process.wait(PATIENCE)
 
 
 class Run:
@@ -76,7 +76,7 @@ class Run:
             # What is sent with UDP_SEGMENT is captured as the packets that it becomes.
             namespace.run("ethtool", "-K", device, "tx-udp-segmentation", "off")
         self.dumps = [
-            stack.enter_context(Tcpdump(namespace, device, tunnel.directory / f"{device}.pcap", f"udp port {PORT}"))
+            stack.enter_context(Tcpdump(namespace, device, tunnel.directory / f"{device}.pcap", PORT))
             for namespace, device in (
                 (tunnel.lab.client, tunnel.lab.client_device),
                 (tunnel.lab.server, tunnel.lab.server_device),
@@ -130,7 +130,7 @@ class Run:
         """A client that was not there before gets a session, uses it, and leaves."""
         self.log.watch(self.second.start())
         self.second.wait_ready().wait_session()
-        ping = ("ping", "-n", "-c", "3", "-i", "0.1", "-I", "client1", SERVER_INNER)
+        ping = ("ping", "-n", "-c", "3", "-i", "0.1", "-W", "30", "-I", "client1", SERVER_INNER)
         said = self.tunnel.lab.client.run(*ping, check=False)
         assert "3 received" in said, said
         assert self.second.stop() == 0
@@ -209,7 +209,7 @@ def test_workers_killed_at_random_moments_cost_packets_and_nothing_else(run: Run
         if (side, name) != ("client", "bpf_loader")
     }
     deadline = time.monotonic() + RANDOM_SECONDS
-    while time.monotonic() < deadline and left:
+    while left and (time.monotonic() < deadline or done <= 5):
         time.sleep(dice.uniform(0, 1.2))
         side, name = dice.choice(sorted(left))
         pid = run.daemon(side).workers().get(name)
@@ -231,7 +231,6 @@ def test_workers_killed_at_random_moments_cost_packets_and_nothing_else(run: Run
     last = run.pings.wait()
     lost, sent = run.pings.lost(first, last), last - first
     print(f"seed {seed}: {done} kills, {lost} of {sent} pings lost, {run.epoch - epoch} rekeys")
-    assert done > 5
 
 
 def test_no_packet_number_was_used_twice_under_one_key(run: Run) -> None:

@@ -26,7 +26,7 @@ def tunnel() -> Iterator[Tunnel]:
 
 
 def ping(namespace: Namespace, address: str, *options: str) -> str:
-    return namespace.run("ping", "-n", "-c", "5", "-i", "0.1", "-W", "2", *options, address, check=False)
+    return namespace.run("ping", "-n", "-c", "5", "-i", "0.1", "-W", "30", *options, address, check=False)
 
 
 def test_packets_flow_both_ways(tunnel: Tunnel) -> None:

@@ -53,7 +53,7 @@ def payloads(rng: random.Random, flight: list[bytes], count: int) -> list[bytes]
 
 
 def main(arguments: list[str]) -> int:
-    """Send at ``RATE`` a second for ``SECONDS``; prints how many went out and from how many sources."""
+    """Send what ``RATE`` a second for ``SECONDS`` makes, however long it takes; print how many, and their sources."""
     destination, port, rate, seconds, seed = (*arguments[:2], *(int(word) for word in arguments[2:5]))
     rng = random.Random(seed)
     flight = [bytes.fromhex(line) for path in arguments[5:] for line in Path(path).read_text().split()]
@@ -61,9 +61,9 @@ def main(arguments: list[str]) -> int:
     target = socket.inet_aton(str(destination))
     raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
     sources: set[tuple[bytes, int]] = set()
-    sent, started = 0, time.monotonic()
-    while (elapsed := time.monotonic() - started) < int(seconds):
-        due = min(int(elapsed * int(rate)), sent + 1000)
+    sent, started, whole = 0, time.monotonic(), int(rate) * int(seconds)
+    while sent < whole:
+        due = min(int((time.monotonic() - started) * int(rate)), sent + 1000, whole)
         if due <= sent:
             time.sleep(0.002)
             continue

@@ -104,7 +104,7 @@ class Caddy:
         self.process.wait()
 
 
-def visit(namespace: Namespace, address: str, authority: Path, port: int = 443, timeout: float = 15) -> str:
+def visit(namespace: Namespace, address: str, authority: Path, port: int = 443, timeout: float = 60) -> str:
     """Visit https://NAME/ over HTTP/3 with a browser's fingerprint (curl built to look like Chrome); the page.
 
     Raises RuntimeError when no page comes.

@@ -15,6 +15,16 @@ import dpkt
 from tests.support.daemons import PATIENCE, wait_for
 from tests.support.namespaces import Namespace
 
+#: What a capture sends itself on the device: behind it nothing is missing that was there before.
+_MARK = b"the end of this capture"
+_SEND_MARK = """
+import socket, sys
+made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+made.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+made.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, sys.argv[1].encode())
+made.sendto(sys.argv[3].encode(), ("255.255.255.255", int(sys.argv[2])))
+"""
+
 
 @dataclass(frozen=True)
 class Datagram:
@@ -46,6 +56,8 @@ def read_udp(path: Path) -> Iterator[Datagram]:
             udp = ip.data
             if len(udp) != udp.ulen:
                 continue  # dpkt hands out what there is of it
+            if udp.data == _MARK:
+                continue
             yield Datagram(
                 time=float(time),
                 source=(socket.inet_ntoa(ip.src), udp.sport),
@@ -57,10 +69,12 @@ def read_udp(path: Path) -> Iterator[Datagram]:
 
 
 class Tcpdump:
-    """Captures ``device`` of ``namespace`` into ``path`` while the context lasts."""
+    """Captures ``device`` of ``namespace`` into ``path`` while the context lasts: UDP, or that of ``port`` alone."""
 
-    def __init__(self, namespace: Namespace, device: str, path: Path, what: str = "udp") -> None:
+    def __init__(self, namespace: Namespace, device: str, path: Path, port: int | None = None) -> None:
         self.path = path
+        self._mark = [*namespace.prefix, "/usr/bin/python3", "-c", _SEND_MARK, device, str(port or 9), _MARK.decode()]
+        what = "udp" if port is None else f"udp port {port}"
         command = ["tcpdump", "-Z", "root", "-n", "-i", device, "-s", "0", "-B", "16384", "-U", "-w", str(path)]
         self.process = subprocess.Popen(
             [*namespace.prefix, *command, *what.split()],
@@ -70,8 +84,15 @@ class Tcpdump:
         )
         wait_for(f"tcpdump on {device}", lambda: path.exists() and path.stat().st_size >= 24)
 
+    def settle(self) -> None:
+        """Until everything that was on the device before is in the file. No error when the device is gone."""
+        marked = subprocess.run(self._mark, stderr=subprocess.DEVNULL, check=False, timeout=PATIENCE).returncode == 0
+        if marked and self.process.poll() is None:
+            wait_for("the end of the capture", lambda: _MARK in self.path.read_bytes())
+
     def stop(self) -> None:
         if self.process.poll() is None:
+            self.settle()
             self.process.send_signal(signal.SIGINT)
             self.process.wait(PATIENCE)
 

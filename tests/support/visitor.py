@@ -41,7 +41,7 @@ class Visit:
         return next((event.profile for event in self.events if isinstance(event, SiteAnswered)), None)
 
 
-def visit(address: str, port: int, name: str, public_key: bytes = b"", timeout: float = 20) -> Visit:
+def visit(address: str, port: int, name: str, public_key: bytes = b"", timeout: float = 60) -> Visit:
     """One handshake, until Closed."""
     peer = (address, port)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:

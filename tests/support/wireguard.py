@@ -93,8 +93,8 @@ def tcp_rate(client: Namespace, server: Namespace, address: str, seconds: float 
             f"{seconds:g}",
             "--json",
             "--connect-timeout",
-            "5000",
-            timeout=seconds + 30,
+            "60000",
+            timeout=seconds + PATIENCE,
         )
         return float(json.loads(answer)["end"]["sum_received"]["bits_per_second"])
     finally:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from tests.mutants.change import Mutant as M
 
+_ASKS_KERNEL = "from qre.workers.netlink.generic import Qre\nQre().close()"
+
 MUTANTS = {
     "`install-session` and `update-session` take the same fields": (
         M("install", "install_session", "qre.session_install_request(device, fields.request)", "None"),
@@ -220,6 +222,7 @@ MUTANTS = {
         M("lets go", "qre_shared_unregister", "qre_socket_unused(qs);", ""),
     ),
     "`session-plan` prints both ends' install-session arguments and touches no kernel": (
+        M("touches no kernel", "session_plan", "del options", _ASKS_KERNEL),
         M(
             "the server's",
             "planned_ends",
@@ -275,6 +278,13 @@ MUTANTS = {
         M("they stay", "session_demo", "undo.keep()", "None"),
     ),
     "`session-capture` writes a raw IPv4 UDP capture, touches no netlink and loads no qre.ko": (
+        M("touches no netlink", "session_capture", "del options", _ASKS_KERNEL),
+        M(
+            "loads no qre.ko",
+            "session_capture",
+            "del options",
+            "from qre.cli.kernel_module import load_module\nassert not load_module()",
+        ),
         M("raw IPv4", "_LINKTYPE_RAW", "101", "1"),
         M(
             "UDP ports",

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from qre.cli.main import main
 from qre.cli.session_fields import parse_session_fields
+from tests.support.daemons import PATIENCE
 
 #: Every kind of pair that ``init`` can write.
 PAIRS = {
@@ -64,6 +67,21 @@ def test_both_ends_of_a_plan_fit_together(profiles: tuple[Path, Path], capsys: p
     assert server["ClientConnectionId"] == ""
     lengths = {name: len(server[name]) for name in ("TxKey", "RxKey", "TxHpKey", "RxHpKey", "TxIv", "RxIv")}
     assert lengths == {"TxKey": 32, "RxKey": 32, "TxHpKey": 32, "RxHpKey": 32, "TxIv": 24, "RxIv": 24}
+
+
+@pytest.mark.parametrize("words", [["session-plan"], ["session-capture", "valid"], ["session-capture", "wrong-sni"]])
+def test_neither_a_plan_nor_a_capture_loads_what_speaks_to_the_kernel(
+    profiles: tuple[Path, Path], tmp_path: Path, words: list[str]
+) -> None:
+    command = [*words, *map(str, profiles), *([str(tmp_path / "made.pcap")] if words[0] == "session-capture" else [])]
+    code = (
+        "import sys; from qre.cli.main import main\n"
+        f"assert main({command!r}) == 0\n"
+        "kinds = ('qre.workers.netlink', 'qre.cli.kernel_module', 'bcc', 'pyroute2')\n"
+        "print([name for name in sys.modules if name.startswith(kinds)])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=PATIENCE)
+    assert done.stdout.splitlines()[-1] == "[]"
 
 
 def test_a_plan_differs_at_each_run(profiles: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:

@@ -232,6 +232,10 @@ class Answer(Message, frozen=True, kw_only=True):
     sessions: Annotated[tuple[SessionMark, ...], msgspec.Meta(max_length=SESSIONS_PER_ANSWER)] = ()
     more: bool = False
 
+    def __post_init__(self) -> None:
+        if self.error and self.refusal is None:
+            raise ValueError("words of a refusal, and no refusal: nobody would notice it")
+
 
 def refused(request: int, refusal: Refusal, words: str, key_epoch: int | None = None) -> Answer:
     """The answer to request number ``request`` that was not carried out."""

@@ -6,6 +6,7 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from qre.session import Answer, DataplaneRequest, Refusal, Role, SessionUpdate, refused
@@ -48,6 +49,16 @@ def decisions_by_words(tree: ast.AST) -> Iterator[int]:
                     yield node.lineno
             case ast.Match(subject=subject) if holds_words(subject):
                 yield node.lineno
+
+
+def test_words_of_a_refusal_without_one_are_no_answer() -> None:
+    with pytest.raises(ValueError, match="no refusal"):
+        Answer(id=1, error="the session's socket is gone")
+    whole = msgspec.msgpack.encode(refused(1, Refusal.OTHER, "gone"))
+    assert msgspec.msgpack.decode(whole, type=Answer).refusal is Refusal.OTHER
+    bare = msgspec.msgpack.encode(msgspec.msgpack.decode(whole) | {"refusal": None})
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.msgpack.decode(bare, type=Answer)
 
 
 def test_no_decision_is_made_by_the_words_of_an_error() -> None:

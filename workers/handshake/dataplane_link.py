@@ -15,7 +15,7 @@ from typing import Final
 
 from qre.errors import MachineError, UntrustedInputError
 from qre.ipc.channel import Channel, ChannelClosedError
-from qre.session import Answer, DataplaneReport
+from qre.session import DataplaneReport, Refusal, refused
 from qre.workers.handshake.sessions import Sessions
 
 _BATCH: Final = 64
@@ -85,7 +85,7 @@ class DataplaneLink:
                 fd = self.sockets.get(outgoing.socket_number)
                 if fd is None:
                     outbox.popleft()
-                    answer = Answer(id=outgoing.request.id, error="the session's socket is gone")
+                    answer = refused(outgoing.request.id, Refusal.OTHER, "the session's socket is gone")
                     self._sessions.received(answer, time.monotonic())
                     continue
                 fds = [fd]

@@ -20,7 +20,7 @@ from qre.cli.state import load_state, save_state, state_of, state_path
 from qre.config.model import GlobalConfig, Hooks, Profile
 from qre.errors import MachineError, QreError, UserError
 from qre.session import Dataplane
-from qre.workers.netlink.rtnl import Rtnl, Rule
+from qre.workers.netlink.rtnl import Link, Rtnl, Rule
 from tests.support.network import everything, ip, own_network
 from tests.support.profile_values import client_profile, global_config, server_profile
 
@@ -346,6 +346,28 @@ def test_down_by_name_uses_the_saved_state_when_the_file_is_gone(tmp_path: Path,
     up(full_profile(tmp_path), config)
     down_profile("tunnel", config)
     assert everything() == before
+
+
+def test_down_deletes_the_addresses_before_the_device(config: GlobalConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    real = Rtnl.delete_link
+
+    def delete_link(self: Rtnl, link: Link) -> None:
+        seen.append(len(self.addresses(link)))
+        real(self, link)
+
+    up(client_profile(), config)
+    monkeypatch.setattr(Rtnl, "delete_link", delete_link)
+    down_profile(client_profile(), config)
+    assert seen == [0]
+
+
+def test_down_takes_away_the_device_that_was_saved_when_the_file_names_another(config: GlobalConfig) -> None:
+    before = everything()
+    up(client_profile(), config)
+    down_profile(client_profile(device="qre9"), config)
+    assert everything() == before
+    assert not state_path(config, "tunnel").exists()
 
 
 def test_down_of_what_is_not_up_runs_its_hooks_and_succeeds(tmp_path: Path, config: GlobalConfig) -> None:

@@ -89,6 +89,7 @@ def test_reload_changes_addresses_under_a_running_tunnel_and_loses_no_packet(gue
             QRE_STATE_DIR=/tmp/e/$3 ip netns exec $1 $QRE up $2
             grep "^qre-tool install-session $2 " /tmp/e/plan | ip netns exec $1 sh
         done
+        ip -n a -o -4 address show dev server0
         $B ping -i 0.1 -W 5 -q 10.77.0.1 >/tmp/e/pings 2>&1 & pings=$!
         for each in 10.77.0.1/24 "10.77.0.7/24, fd77::1/64, 10.77.0.1/24" 10.77.0.1/24; do
             address "$each"

@@ -16,7 +16,6 @@ from qre.config.values import parse_duration, parse_keepalive, parse_networks
 from qre.errors import UserError, UserErrors
 from qre.session import PACKET_NUMBER_BASE
 from qre.workers.netlink.attributes import Request
-from qre.workers.netlink.generic import encode_allowed_ips
 
 _MAX_U64 = (1 << 64) - 1
 _HIGHEST_FD = 1 << 20
@@ -115,7 +114,7 @@ def parse_session_fields(command: str, arguments: Sequence[str]) -> SessionField
             request.port(attribute, port)
     allowed = read("AllowedIPs", _prefixes)
     if allowed:
-        request.put(Attribute.ALLOWED_IPS, encode_allowed_ips(allowed))
+        request.allowed_ips(allowed)
     idle_ms, keepalive_s = read("IdleTimeout", _idle_ms), read("PersistentKeepalive", _keepalive_s)
     if idle_ms is not None:
         request.u64(Attribute.IDLE_MS, idle_ms)

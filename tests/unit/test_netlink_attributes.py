@@ -38,7 +38,7 @@ from qre.workers.netlink.attributes import (
     read_attributes_untrusted,
     split_attributes_untrusted,
 )
-from qre.workers.netlink.generic import encode_allowed_ips, put_underlay
+from qre.workers.netlink.generic import put_underlay
 
 SESSION = bytes(range(32))
 CID = bytes(range(20))
@@ -61,7 +61,7 @@ def session_answer() -> Request:
     answer.u64(Attribute.PACKET_NUMBER, 70_000)
     answer.u64(Attribute.RX_NUMBER, 69_999)
     put_underlay(answer, UNDERLAY)
-    answer.put(Attribute.ALLOWED_IPS, encode_allowed_ips(["10.77.0.2/32", "fd00:77::/64"]))
+    answer.allowed_ips(["10.77.0.2/32", "fd00:77::/64"])
     answer.u64(Attribute.AGE_MS, 1234)
     answer.put(Attribute.CIDS, cids(CID, b"\x01\x02"))
     answer.text(Attribute.AEAD_DRIVER, "generic-gcm-aesni")

@@ -10,11 +10,11 @@ from __future__ import annotations
 import ipaddress
 import socket
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from qre.abi import ALLOWED_IP, CID_MAX, Attribute
 from qre.abi import CID as CID_LAYOUT
-from qre.abi import CID_MAX, Attribute
 from qre.errors import InternalError, UntrustedInputError
 
 _HEADER = struct.Struct("=HH")  # length, type
@@ -64,6 +64,17 @@ class Request:
             self.put(attribute, socket.inet_pton(socket.AF_INET, value))
         except OSError:
             raise InternalError(attribute.name, "no numeric IPv4 address") from None
+
+    def allowed_ips(self, prefixes: Iterable[str]) -> None:
+        """An array of struct qre_allowed_ip."""
+        networks = map(ipaddress.ip_network, prefixes)
+        self.put(
+            Attribute.ALLOWED_IPS,
+            b"".join(
+                ALLOWED_IP.pack(each.version, each.prefixlen, each.network_address.packed.ljust(16, b"\0"))
+                for each in networks
+            ),
+        )
 
     def text(self, attribute: Attribute, value: str) -> None:
         self.put(attribute, value.encode() + b"\0")

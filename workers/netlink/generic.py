@@ -9,10 +9,9 @@ Nothing of pyroute2 is loaded: with it a command takes several times as long to 
 from __future__ import annotations
 
 import errno
-import ipaddress
 import struct
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Final, Self, TypeVar
 
 import msgspec
@@ -104,7 +103,7 @@ def install_request(install: SessionInstall, socket_fd: int | None = None) -> Re
     request.u64(Attribute.PACKET_NUMBER, install.packet_number)
     put_underlay(request, install.underlay)
     if install.allowed_ips:
-        request.put(Attribute.ALLOWED_IPS, encode_allowed_ips(install.allowed_ips))
+        request.allowed_ips(install.allowed_ips)
     request.put(Attribute.SHORT_ID, install.short_id)
     request.flag(Attribute.HOLD, install.held)
     request.u64(Attribute.IDLE_MS, install.idle_timeout_ms)
@@ -148,16 +147,6 @@ def put_underlay(request: Request, underlay: Underlay) -> None:
     request.port(Attribute.LOCAL_PORT, underlay.local_port)
     request.ipv4(Attribute.PEER_IP, underlay.peer_ip)
     request.port(Attribute.PEER_PORT, underlay.peer_port)
-
-
-def encode_allowed_ips(prefixes: Iterable[str]) -> bytes:
-    """An array of struct qre_allowed_ip."""
-    encoded = b""
-    for text in prefixes:
-        network = ipaddress.ip_network(text)
-        address = network.network_address.packed
-        encoded += abi.ALLOWED_IP.pack(network.version, network.prefixlen, address.ljust(16, b"\0"))
-    return encoded
 
 
 # --- the kernel ---

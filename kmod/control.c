@@ -6,7 +6,6 @@
  */
 #include <crypto/algapi.h>
 #include <linux/ktime.h>
-#include <linux/random.h>
 #include <linux/slab.h>
 #include "compat.h"
 #include "session.h"
@@ -18,7 +17,6 @@
 #define QRE_OLD_KEYS_LIMIT   msecs_to_jiffies(75)
 #define QRE_PACKET_THRESHOLD 3
 #define QRE_BACKOFF_MAX	     6
-#define QRE_PADDED	     1200 /* section 8.2.1 */
 #define QRE_INTEGRITY_LIMIT  (1ULL << 52)
 /* Packets with frames for user space: so many at once, and one more every so often. */
 #define QRE_FRAMES_BURST    64
@@ -26,46 +24,34 @@
 
 /* --- the outbox --- */
 
-struct qre_out {	     /* in skb->cb */
-	struct qre_key *key; /* NULL: sealed already */
-	u64 number;
-	union qre_peer peer;
-};
-
-#define QRE_OUT(skb) ((struct qre_out *)(skb)->cb)
+#define QRE_OUT(skb) ((struct qre_numbers *)(skb)->cb)
 
 void qre_outbox_flush(struct qre_session *s, struct qre_outbox *out)
 {
 	struct sk_buff *skb;
 
+	BUILD_BUG_ON(sizeof(struct qre_numbers) > sizeof_field(struct sk_buff, cb));
 	while ((skb = __skb_dequeue(&out->packets))) {
-		struct qre_out *o = QRE_OUT(skb);
-
-		if (o->key)
-			qre_send_plain(s, o->key, o->number, skb->data, skb->len, o->peer);
-		else
-			qre_send_raw(s, skb->data, skb->len, o->peer);
+		qre_send_plain(s, QRE_OUT(skb), skb->data, skb->len);
 		consume_skb(skb);
 	}
 	if (out->unlink)
 		qre_session_report_end(s);
 }
 
-static unsigned int qre_bare(const struct qre_session *s)
+static unsigned int qre_bare(u8 cid_size)
 {
-	return 1 + s->tx_cid_size + QRE_NUMBER_SIZE + QRE_TAG_SIZE;
+	return 1 + cid_size + QRE_NUMBER_SIZE + QRE_TAG_SIZE;
 }
 
-/* One packet of these frames, padded to a datagram of @padded. The number it got, or QRE_NO_NUMBER.
- */
-static u64 qre_put_frames(struct qre_session *s, struct qre_outbox *out, const u8 *frames,
-			  size_t size, union qre_peer peer, size_t padded, bool eliciting)
+u64 qre_put_frames(struct qre_session *s, struct qre_outbox *out, const u8 *frames, size_t size,
+		   union qre_peer peer, const struct qre_peer_cid *cid, size_t padded)
 {
-	size_t bare = qre_bare(s), wanted = size;
+	size_t bare = qre_bare(cid ? cid->size : s->tx_cid.length), wanted = size;
+	struct qre_numbers *numbers;
 	struct sk_buff *skb;
-	struct qre_key *key;
-	u64 number;
 
+	padded = min_t(size_t, padded, s->max_payload); /* rather less padding than no packet */
 	if (padded > size + bare)
 		wanted = padded - bare;
 	if (wanted + bare > s->max_payload)
@@ -73,17 +59,21 @@ static u64 qre_put_frames(struct qre_session *s, struct qre_outbox *out, const u
 	skb = alloc_skb(max_t(size_t, wanted, 4), GFP_ATOMIC);
 	if (!skb)
 		return QRE_NO_NUMBER;
-	key = qre_take_numbers(s, 1, &number, eliciting);
-	if (!key) {
+	numbers = QRE_OUT(skb);
+	if (!qre_take_numbers(s, 1, peer.word != s->peer.word, numbers)) {
 		kfree_skb(skb);
 		qre_control_end(s, QRE_LOSS_LIMIT, 0, out);
 		return QRE_NO_NUMBER;
 	}
+	numbers->peer = peer;
+	if (cid) {
+		numbers->cid.length = cid->size;
+		memcpy(numbers->cid.bytes, cid->bytes, cid->size);
+	}
 	skb_put_data(skb, frames, size);
 	skb_put_zero(skb, wanted - size);
-	*QRE_OUT(skb) = (struct qre_out){.key = key, .number = number, .peer = peer};
 	__skb_queue_tail(&out->packets, skb);
-	return number;
+	return numbers->first;
 }
 
 /* --- time --- */
@@ -177,8 +167,8 @@ static void qre_control_forget(struct qre_session *s, struct qre_control *c)
 static void qre_send_control(struct qre_session *s, struct qre_control *c, struct qre_outbox *out)
 {
 	static const u8 ping[] = {0x01};
-	u64 number = qre_put_frames(s, out, c->frames ?: ping, c->frames ? c->size : 1, s->peer, 0,
-				    true);
+	u64 number = qre_put_frames(s, out, c->frames ?: ping, c->frames ? c->size : 1, s->peer,
+				    NULL, 0);
 
 	c->sent_at = jiffies;
 	c->last = number;
@@ -229,6 +219,25 @@ void qre_control_ping(struct qre_session *s, struct qre_outbox *out)
 		qre_send_control(s, c, out);
 }
 
+bool qre_control_room(const struct qre_session *s)
+{
+	unsigned int i;
+
+	for (i = 0; i < QRE_CONTROLS_MAX; i++)
+		if (!s->controls[i].used)
+			return true;
+	return false;
+}
+
+void qre_control_own(struct qre_session *s, u8 *frames, size_t size, struct qre_outbox *out)
+{
+	struct qre_control *c = qre_control_new(s, QRE_NO_NUMBER);
+
+	c->frames = frames;
+	c->size = size;
+	qre_send_control(s, c, out);
+}
+
 /* Sequence numbers that these frames let the peer retire. */
 static void qre_note_issued(struct qre_session *s, const u8 *frames, size_t size)
 {
@@ -243,7 +252,7 @@ static void qre_note_issued(struct qre_session *s, const u8 *frames, size_t size
 u64 qre_control_probe(struct qre_session *s, size_t payload, struct qre_outbox *out)
 {
 	static const u8 ping[] = {0x01};
-	u64 number = qre_put_frames(s, out, ping, sizeof(ping), s->peer, payload, true);
+	u64 number = qre_put_frames(s, out, ping, sizeof(ping), s->peer, NULL, payload);
 
 	if (number != QRE_NO_NUMBER)
 		qre_eliciting(s);
@@ -258,7 +267,7 @@ int qre_control_frames(struct qre_session *s, u64 request, const u8 *frames, siz
 
 	if (s->life != QRE_LIFE_ESTABLISHED)
 		return -ENOENT;
-	if (size + qre_bare(s) > QRE_PATHMTU_BASE)
+	if (size + qre_bare(s->tx_cid.length) > min_t(size_t, QRE_PATHMTU_BASE, s->max_payload))
 		return -EMSGSIZE;
 	copy = kmemdup(frames, size, GFP_ATOMIC);
 	if (!copy)
@@ -279,7 +288,6 @@ void qre_control_begin(struct qre_session *s, struct qre_outbox *out)
 {
 	s->frame_tokens = QRE_FRAMES_BURST;
 	s->frame_tokens_at = jiffies;
-	s->issued = 1; /* the routed one was the first or the second */
 	if (s->client && s->socket)
 		qre_control_ping(s, out);
 	if (!s->confirmed)
@@ -320,7 +328,7 @@ static void qre_send_ack(struct qre_session *s, struct qre_outbox *out)
 	size_t size = qre_control_take_ack(s, frame, sizeof(frame));
 
 	if (size)
-		qre_put_frames(s, out, frame, size, s->peer, 0, false);
+		qre_put_frames(s, out, frame, size, s->peer, NULL, 0);
 }
 
 static void qre_want_ack(struct qre_session *s, bool at_once, struct qre_outbox *out)
@@ -375,7 +383,13 @@ static void qre_acknowledged_controls(struct qre_session *s, const struct qre_fr
 	}
 }
 
-static void qre_violated(struct qre_session *s, u64 error, struct qre_outbox *out);
+static void qre_marks_acked(struct qre_session *s, const struct qre_frame *f)
+{
+	BUILD_BUG_ON(QRE_ECN_NEVER != QRE_NO_NUMBER);
+	spin_lock(&s->tx_lock);
+	qre_ecn_acked(&s->ecn_tx, f, s->largest_acked, s->next_number);
+	spin_unlock(&s->tx_lock);
+}
 
 /* False: the session is over. */
 static bool qre_ack_received(struct qre_session *s, const struct qre_frame *f, u64 epoch,
@@ -391,8 +405,10 @@ static bool qre_ack_received(struct qre_session *s, const struct qre_frame *f, u
 		qre_violated(s, QRE_PROTOCOL_VIOLATION, out);
 		return false;
 	}
-	if (s->largest_acked == QRE_NO_NUMBER || f->ack.largest > s->largest_acked)
+	if (s->largest_acked == QRE_NO_NUMBER || f->ack.largest > s->largest_acked) {
+		qre_marks_acked(s, f);
 		s->largest_acked = f->ack.largest;
+	}
 	if (s->probe_pending && f->ack.largest >= s->probe_number)
 		qre_rtt_sample(s, f);
 	qre_acknowledged_controls(s, f);
@@ -493,96 +509,6 @@ static bool qre_keys_flipped(struct qre_session *s, const struct qre_arrived *a,
 	return true; /* of the previous phase, late */
 }
 
-/* --- the peer's address --- */
-
-static size_t qre_allowance(const struct qre_path *path)
-{
-	u64 limit = 3 * path->received;
-
-	return limit > path->sent ? min_t(u64, limit - path->sent, QRE_PADDED) : 0;
-}
-
-static void qre_send_probe(struct qre_session *s, const u8 *frame, struct qre_outbox *out)
-{
-	size_t allowance = qre_allowance(&s->path), bare = qre_bare(s) + QRE_PATH_FRAME_SIZE;
-	size_t padded = min_t(size_t, QRE_PADDED, allowance);
-
-	if (allowance < bare)
-		return;
-	if (qre_put_frames(s, out, frame, QRE_PATH_FRAME_SIZE, s->path.peer, padded, false) !=
-	    QRE_NO_NUMBER)
-		s->path.sent += max(padded, bare);
-}
-
-static void qre_send_challenge(struct qre_session *s, struct qre_outbox *out)
-{
-	struct qre_path *path = &s->path;
-	u8 frame[QRE_PATH_FRAME_SIZE];
-
-	if (path->challenges >= QRE_CHALLENGES_MAX) {
-		path->next_at = path->expires;
-		return;
-	}
-	path->next_at = jiffies + (qre_control_pto(s) << path->challenges);
-	get_random_bytes(path->data[path->challenges], 8);
-	qre_path_put(frame, false, path->data[path->challenges]);
-	path->challenges++;
-	qre_send_probe(s, frame, out);
-	qre_control_arm(s, path->next_at);
-}
-
-static void qre_from_elsewhere(struct qre_session *s, const struct qre_arrived *a, bool newest,
-			       struct qre_outbox *out)
-{
-	struct qre_path *path = &s->path;
-
-	if (!path->peer.word || (path->peer.word != a->source.word && newest)) {
-		*path = (struct qre_path){
-			.peer = a->source,
-			.next_at = jiffies,
-			.expires = jiffies + 3 * max(qre_control_pto(s), msecs_to_jiffies(333)),
-		};
-		qre_control_arm(s, path->expires);
-	}
-	if (path->peer.word != a->source.word)
-		return;
-	path->received += a->datagram_size;
-	if (newest && !path->challenges)
-		qre_send_challenge(s, out);
-}
-
-static void qre_answer_challenge(struct qre_session *s, const struct qre_arrived *a, const u8 *data,
-				 struct qre_outbox *out)
-{
-	u8 frame[QRE_PATH_FRAME_SIZE];
-
-	qre_path_put(frame, true, data);
-	if (a->source.word == s->peer.word)
-		qre_put_frames(s, out, frame, sizeof(frame), a->source, QRE_PADDED, false);
-	else if (s->path.peer.word == a->source.word)
-		qre_send_probe(s, frame, out);
-}
-
-static void qre_path_answered(struct qre_session *s, const u8 *data)
-{
-	struct qre_path *path = &s->path;
-	struct qre_endpoint endpoint = s->endpoint;
-	bool ours = false;
-	unsigned int i;
-
-	for (i = 0; i < path->challenges; i++)
-		ours |= !crypto_memneq(data, path->data[i], 8);
-	if (!path->peer.word || !ours)
-		return;
-	endpoint.peer_ip = path->peer.ip;
-	endpoint.peer_port = path->peer.port;
-	WRITE_ONCE(s->peer.word, path->peer.word);
-	dst_cache_reset(&s->dst);
-	qre_mtu_begin(s);
-	*path = (struct qre_path){};
-	qre_tell_moved(s->qdev, s->id, &endpoint);
-}
-
 /* --- packets --- */
 
 /* What every authentic, new packet does. */
@@ -612,8 +538,8 @@ void qre_control_datagram(struct qre_session *s, const struct qre_arrived *a,
 {
 	if (!qre_arrived(s, a, out))
 		return;
-	if (unlikely(a->source.word != s->peer.word) && !s->client)
-		qre_from_elsewhere(s, a, a->number == s->window.highest, out);
+	if (unlikely(a->source.word != s->peer.word))
+		qre_from_elsewhere(s, a, a->number == s->window.highest, NULL, out);
 	qre_want_ack(s, a->arrival == QRE_ARRIVAL_REORDERED || a->ecn == 3, out);
 }
 
@@ -641,7 +567,7 @@ enum qre_drop qre_control_look(struct qre_session *s, const u8 *payload, size_t 
 {
 	const struct qre_sender peer = {
 		.client = !s->client,
-		.gives_cids = s->tx_cid_size,
+		.gives_cids = s->tx_cid.length,
 		.takes_cids = s->rx_cid_size,
 		.issued = s->issued,
 	};
@@ -660,8 +586,10 @@ static bool qre_frame_received(struct qre_session *s, const struct qre_arrived *
 	case QRE_FRAME_ACK:
 		return qre_ack_received(s, f, a->epoch, out);
 	case QRE_FRAME_PATH_RESPONSE:
-		qre_path_answered(s, f->path);
-		return true;
+		qre_path_answered(s, f->path, out);
+		return s->life <= QRE_LIFE_ESTABLISHED;
+	case QRE_FRAME_NEW_CONNECTION_ID:
+		return qre_cid_issued(s, f, out);
 	case QRE_FRAME_CONNECTION_CLOSE:
 		qre_control_end(s, QRE_LOSS_CLOSED, f->error, out);
 		return false;
@@ -694,11 +622,11 @@ bool qre_control_payload(struct qre_session *s, const struct qre_arrived *a,
 		qre_count_drop(s->qdev, QRE_DROP_UNKNOWN_CONTEXT, content->unknown);
 	if (content->passed)
 		qre_tell_frames(s->qdev, s->id, payload, size, content->passed);
-	if (a->source.word != s->peer.word && !s->client)
+	if (a->source.word != s->peer.word)
 		qre_from_elsewhere(s, a, a->number == s->window.highest && !content->only_probing,
-				   out);
-	if (content->challenge)
-		qre_answer_challenge(s, a, content->challenge, out);
+				   content->challenge, out);
+	else if (content->challenge)
+		qre_answer_challenge(s, content->challenge, out);
 	if (content->eliciting)
 		qre_want_ack(s, a->arrival == QRE_ARRIVAL_REORDERED || a->ecn == 3, out);
 	return content->datagrams;
@@ -720,7 +648,7 @@ static void qre_closing(struct qre_session *s, const u8 *frame, size_t size, str
 {
 	if (s->life >= QRE_LIFE_CLOSING)
 		return;
-	if (qre_put_frames(s, out, frame, size, s->peer, 0, false) == QRE_NO_NUMBER ||
+	if (qre_put_frames(s, out, frame, size, s->peer, NULL, 0) == QRE_NO_NUMBER ||
 	    s->life == QRE_LIFE_ENDED) {
 		WRITE_ONCE(s->life, QRE_LIFE_ENDED);
 		out->unlink = true;
@@ -733,8 +661,7 @@ static void qre_closing(struct qre_session *s, const u8 *frame, size_t size, str
 	qre_control_arm(s, s->closing_until);
 }
 
-/* The peer broke QUIC inside an authenticated packet. */
-static void qre_violated(struct qre_session *s, u64 error, struct qre_outbox *out)
+void qre_violated(struct qre_session *s, u64 error, struct qre_outbox *out)
 {
 	u8 frame[QRE_CLOSE_FRAME_MAX];
 
@@ -756,7 +683,7 @@ void qre_control_closing(struct qre_session *s, struct qre_outbox *out)
 	if (s->life != QRE_LIFE_CLOSING || !s->close_size)
 		return;
 	if (is_power_of_2(++s->closing_received))
-		qre_put_frames(s, out, s->close_packet, s->close_size, s->peer, 0, false);
+		qre_put_frames(s, out, s->close_packet, s->close_size, s->peer, NULL, 0);
 }
 
 /* --- timers --- */
@@ -848,10 +775,7 @@ static unsigned long qre_deadline(const struct qre_session *s)
 	if (!controls && s->keepalive && s->life == QRE_LIFE_ESTABLISHED)
 		qre_sooner(&at, qre_keepalive_at(s));
 	qre_sooner(&at, qre_mtu_at(s));
-	if (s->path.peer.word) {
-		qre_sooner(&at, s->path.expires);
-		qre_sooner(&at, s->path.next_at);
-	}
+	qre_sooner(&at, qre_path_at(s));
 	return at;
 }
 
@@ -879,10 +803,9 @@ static void qre_timers(struct qre_session *s, struct qre_outbox *out)
 			s->ack_since = jiffies;
 	}
 	qre_key_timers(s);
-	if (s->path.peer.word && time_after_eq(jiffies, s->path.expires))
-		s->path = (struct qre_path){};
-	if (s->path.peer.word && time_after_eq(jiffies, s->path.next_at))
-		qre_send_challenge(s, out);
+	qre_path_timers(s, out);
+	if (s->life != QRE_LIFE_ESTABLISHED && s->life != QRE_LIFE_HELD)
+		return;
 	if (s->socket)
 		qre_control_timers(s, out);
 	qre_mtu_timers(s, out);

@@ -36,7 +36,7 @@ static u16 qre_mtu_bound(const struct qre_session *s)
 static void qre_mtu_publish(struct qre_session *s)
 {
 	unsigned int around =
-		1 + s->tx_cid_size + QRE_NUMBER_SIZE + QRE_TAG_SIZE + QRE_DATAGRAM_HEAD;
+		1 + s->tx_cid.length + QRE_NUMBER_SIZE + QRE_TAG_SIZE + QRE_DATAGRAM_HEAD;
 	const struct qre_pathmtu *p = &s->path_mtu;
 
 	WRITE_ONCE(s->mtu.inner, p->size - around);
@@ -45,6 +45,11 @@ static void qre_mtu_publish(struct qre_session *s)
 	WRITE_ONCE(s->mtu.clamp, (p->quiet ? qre_pathmtu_hope(p) : p->size) - around);
 	WRITE_ONCE(s->mtu.quiet, p->quiet);
 	WRITE_ONCE(s->mtu.watches, qre_pathmtu_watches(p));
+}
+
+void qre_mtu_resize(struct qre_session *s)
+{
+	qre_mtu_publish(s);
 }
 
 void qre_mtu_init(struct qre_session *s)

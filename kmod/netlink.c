@@ -527,6 +527,7 @@ static void qre_read_numbers(struct qre_session_params *p, const struct qre_devi
 				     : QRE_UDP_PAYLOAD_MAX;
 	p->rekey_after = attrs[QRE_A_REKEY_AFTER] ? nla_get_u64(attrs[QRE_A_REKEY_AFTER])
 						  : QRE_REKEY_AFTER_PACKETS;
+	p->sequence = attrs[QRE_A_SEQUENCE] ? nla_get_u64(attrs[QRE_A_SEQUENCE]) : 0;
 	p->fd = attrs[QRE_A_FD] ? (int)nla_get_u32(attrs[QRE_A_FD]) : -1;
 	p->hold = attrs[QRE_A_HOLD];
 }

@@ -234,6 +234,7 @@ struct qre_session_params {
 	bool has_reset_token;
 	u8 reset_token[QRE_RESET_TOKEN_SIZE];
 	u64 rekey_after; /* default QRE_REKEY_AFTER_PACKETS */
+	u64 sequence;	 /* of cid; default 0 */
 	int fd;		 /* of the session's own socket; -1: none */
 };
 

@@ -17,6 +17,7 @@
 #include "session.h"
 
 #define QRE_INTEGRITY_LIMIT (1ULL << 52)
+#define QRE_RESET_SIZE	    21	/* of the shortest stateless reset: RFC 9000 section 10.3 */
 #define QRE_COPIED	    256 /* a smaller packet is copied: it must not keep a large page */
 /* So that the IP header behind the DATAGRAM head is aligned to four. */
 #define QRE_PLAIN_PAD (NET_SKB_PAD + 1)
@@ -332,24 +333,40 @@ dropped:
 	qre_plain_give(w);
 }
 
-/* Not authentic: a stateless reset (RFC 9000 section 10.3.1), or noise. */
+/*
+ * Whether it is a stateless reset, which ends the session (RFC 9000 section 10.3.1): asked of every
+ * datagram from the peer that cannot be read, whatever the reason: a reset has any length, and its
+ * first bytes are random.
+ */
+static bool qre_reset_by(struct qre_session *s, const struct sk_buff *skb, union qre_peer source)
+{
+	u8 token[QRE_RESET_TOKEN_SIZE];
+	struct qre_outbox out;
+	bool reset;
+
+	if (likely(!READ_ONCE(s->has_reset_token)) || skb->len < QRE_RESET_SIZE ||
+	    source.word != READ_ONCE(s->peer.word) ||
+	    skb_copy_bits(skb, skb->len - sizeof(token), token, sizeof(token)))
+		return false;
+	qre_outbox_init(&out);
+	spin_lock(&s->lock);
+	reset = qre_is_reset_token(s, token);
+	if (reset)
+		qre_control_end(s, QRE_LOSS_RESET, 0, &out);
+	spin_unlock(&s->lock);
+	qre_outbox_flush(s, &out);
+	return reset;
+}
+
+/* Not authentic: a stateless reset, or noise. */
 static void qre_not_opened(struct qre_work *w)
 {
 	struct qre_session *s = w->session;
-	u8 token[QRE_RESET_TOKEN_SIZE];
 	struct qre_outbox out;
 
-	qre_outbox_init(&out);
-	if (s->has_reset_token &&
-	    !skb_copy_bits(w->source_skb, w->source_skb->len - sizeof(token), token,
-			   sizeof(token)) &&
-	    !crypto_memneq(token, s->reset_token, sizeof(token))) {
-		spin_lock(&s->lock);
-		qre_control_end(s, QRE_LOSS_RESET, 0, &out);
-		spin_unlock(&s->lock);
-		qre_outbox_flush(s, &out);
+	if (qre_reset_by(s, w->source_skb, w->source))
 		return;
-	}
+	qre_outbox_init(&out);
 	qre_count_drop(s->qdev, QRE_DROP_DECRYPT_FAILED, 1);
 	spin_lock(&s->lock);
 	if (++s->failed_opens >= QRE_INTEGRITY_LIMIT)
@@ -522,7 +539,9 @@ put:
 give:
 	qre_work_give(w);
 dropped:
-	qre_count_drop(s->qdev, drop, 1);
+	if ((drop != QRE_DROP_MALFORMED && drop != QRE_DROP_NO_KEYS) ||
+	    !qre_reset_by(s, skb, source))
+		qre_count_drop(s->qdev, drop, 1);
 	kfree_skb(skb);
 }
 
@@ -533,6 +552,20 @@ static void qre_count_socket(struct qre_socket *qs, bool passed)
 	u64_stats_update_begin(&stats->syncp);
 	u64_stats_inc(passed ? &stats->passed : &stats->rx);
 	u64_stats_update_end(&stats->syncp);
+}
+
+/* A reset bears no connection ID of ours: it may be the client's that speaks from this socket. What
+ * it ended stays ended if the datagram goes to the socket's queue besides. */
+static void qre_reset_elsewhere(struct qre_socket *qs, struct sk_buff *skb, union qre_peer source)
+{
+	struct qre_session *client = rcu_dereference(qs->client);
+
+	if (!client || !READ_ONCE(client->has_reset_token) || !qre_session_get(client))
+		return;
+	__skb_pull(skb, sizeof(struct udphdr));
+	qre_reset_by(client, skb, source);
+	__skb_push(skb, sizeof(struct udphdr));
+	qre_session_put(client);
 }
 
 /*
@@ -558,10 +591,14 @@ int qre_encap_rcv(struct sock *sk, struct sk_buff *skb)
 	/* A short header: RFC 9000 section 17.3.1 */
 	if ((head[0] & 0xc0) != 0x40)
 		goto pass;
-	s = qre_socket_session(qs, head + 1, size - 1);
-	if (!s || !qre_session_get(s))
-		goto pass;
 	source = (union qre_peer){.ip = ip_hdr(skb)->saddr, .port = udp_hdr(skb)->source};
+	s = qre_socket_session(qs, head + 1, size - 1);
+	if (unlikely(!s)) {
+		qre_reset_elsewhere(qs, skb, source);
+		goto pass;
+	}
+	if (!qre_session_get(s))
+		goto pass;
 	ecn = ip_hdr(skb)->tos & INET_ECN_MASK;
 	qre_count_socket(qs, false);
 	__skb_pull(skb, sizeof(struct udphdr));

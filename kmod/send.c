@@ -27,8 +27,41 @@
 
 /* --- numbers --- */
 
-struct qre_key *qre_take_numbers(struct qre_session *s, unsigned int count, u64 *first,
-				 bool eliciting)
+/* What the profile wants. A site whose packets were seen marked CE sends ECT(0), or they could not
+ * have been. */
+static u8 qre_codepoint(const struct qre_session *s)
+{
+	u8 wanted = READ_ONCE(s->qdev->ecn);
+
+	return wanted == INET_ECN_CE ? INET_ECN_ECT_0 : wanted;
+}
+
+void qre_ecn_restart(struct qre_session *s)
+{
+	spin_lock(&s->tx_lock);
+	s->ecn_test = 3 * qre_control_pto(s);
+	qre_ecn_begin(&s->ecn_tx, qre_codepoint(s));
+	spin_unlock(&s->tx_lock);
+}
+
+/* The codepoint of these numbers; tx_lock is held. */
+static u8 qre_take_ecn(struct qre_session *s, u64 first, unsigned int count, bool elsewhere)
+{
+	u8 wanted = qre_codepoint(s);
+
+	if (unlikely(wanted != s->ecn_tx.codepoint))
+		qre_ecn_begin(&s->ecn_tx, wanted);
+	if (likely(!wanted))
+		return 0;
+	if (unlikely(elsewhere)) {
+		qre_ecn_skip(&s->ecn_tx, first);
+		return 0;
+	}
+	return qre_ecn_mark(&s->ecn_tx, first, count, get_jiffies_64(), s->ecn_test);
+}
+
+bool qre_take_numbers(struct qre_session *s, unsigned int count, bool elsewhere,
+		      struct qre_numbers *numbers)
 {
 	struct qre_key *key = NULL;
 	bool ask = false;
@@ -37,8 +70,11 @@ struct qre_key *qre_take_numbers(struct qre_session *s, unsigned int count, u64 
 	spin_lock(&s->tx_lock);
 	used = s->next_number + count - s->first_sent;
 	if (used <= QRE_HARD_PACKET_LIMIT && s->next_number + count < QRE_VARINT_MAX) {
-		*first = s->next_number;
+		numbers->first = s->next_number;
 		s->next_number += count;
+		numbers->cid = s->tx_cid;
+		numbers->peer = s->peer;
+		numbers->ecn = qre_take_ecn(s, numbers->first, count, elsewhere);
 		key = qre_key_get(s->tx);
 		epoch = s->tx->epoch;
 		if (used > s->rekey_after && s->rekey_asked != epoch) {
@@ -49,6 +85,7 @@ struct qre_key *qre_take_numbers(struct qre_session *s, unsigned int count, u64 
 	spin_unlock(&s->tx_lock);
 	if (ask)
 		qre_tell_epoch(s->qdev, s->id, QRE_EVENT_REKEY_DUE, epoch);
+	numbers->key = key;
 	return key;
 }
 
@@ -58,6 +95,8 @@ struct qre_batch {
 	struct qre_session *session;
 	struct sk_buff *outer;
 	union qre_peer peer;
+	struct qre_cid cid; /* that they bear */
+	u8 ecn;
 	atomic_t pending; /* packets whose encryption is under way, and one for whoever adds them */
 	bool failed;	  /* one of them: the numbers are lost, nothing leaves */
 	u16 sizes;	  /* of every packet but the last */
@@ -84,22 +123,22 @@ void qre_send_exit(void)
 		kfree(per_cpu(qre_spare_batch, cpu));
 }
 
-static unsigned int qre_put_header(const struct qre_session *s, const struct qre_key *key,
-				   u64 number, u8 *out)
+static unsigned int qre_put_header(const struct qre_cid *cid, const struct qre_key *key, u64 number,
+				   u8 *out)
 {
-	unsigned int size = 1 + s->tx_cid_size;
+	unsigned int size = 1 + cid->length;
 	__be32 low = cpu_to_be32((u32)number);
 
 	/* Fixed bit, spin bit 0, reserved bits 0, the key phase, a number of four bytes. */
 	out[0] = 0x43 | (key->epoch & 1) << 2;
-	memcpy(out + 1, s->tx_cid, s->tx_cid_size);
+	memcpy(out + 1, cid->bytes, cid->length);
 	memcpy(out + size, &low, sizeof(low));
 	return size + sizeof(low);
 }
 
-static void qre_protect_header(const struct qre_session *s, u8 *packet)
+static void qre_protect_header(const struct qre_session *s, u8 cid_size, u8 *packet)
 {
-	unsigned int at = 1 + s->tx_cid_size, i;
+	unsigned int at = 1 + cid_size, i;
 	u8 mask[QRE_SAMPLE_SIZE];
 
 	qre_hp_mask(s->tx_hp, mask, packet + at + QRE_NUMBER_SIZE);
@@ -201,7 +240,7 @@ static struct rtable *qre_route(struct qre_session *s, struct qre_socket *qs, un
  * the kernel took the connection over. What ICMP said of the route's MTU is not obeyed, as a
  * forwarding machine does not: the session finds out by itself (pathmtu.h). */
 static void qre_udp_xmit(struct qre_session *s, struct qre_socket *qs, struct rtable *rt,
-			 struct sk_buff *skb, u32 mark, __be32 source, union qre_peer peer)
+			 struct sk_buff *skb, u32 mark, u8 ecn, __be32 source, union qre_peer peer)
 {
 	struct udphdr *udp = skb_push(skb, sizeof(*udp));
 	struct iphdr *ip;
@@ -223,7 +262,7 @@ static void qre_udp_xmit(struct qre_session *s, struct qre_socket *qs, struct rt
 	*ip = (struct iphdr){
 		.version = IPVERSION,
 		.ihl = sizeof(*ip) / 4,
-		.tos = READ_ONCE(s->qdev->ecn),
+		.tos = ecn,
 		.ttl = ip4_dst_hoplimit(&rt->dst),
 		.frag_off = htons(IP_DF),
 		.protocol = IPPROTO_UDP,
@@ -237,7 +276,7 @@ static void qre_udp_xmit(struct qre_session *s, struct qre_socket *qs, struct rt
 }
 
 /* Bottom halves are off, under RCU. Consumes @skb, whose data is the UDP payload. */
-static void qre_udp_send(struct qre_session *s, struct sk_buff *skb, union qre_peer peer,
+static void qre_udp_send(struct qre_session *s, struct sk_buff *skb, union qre_peer peer, u8 ecn,
 			 unsigned int packets)
 {
 	unsigned int size = skb_is_gso(skb) ? skb_shinfo(skb)->gso_size : skb->len;
@@ -253,14 +292,18 @@ static void qre_udp_send(struct qre_session *s, struct sk_buff *skb, union qre_p
 	rt = qre_route(s, qs, peer, by, &source);
 	if (unlikely(!rt))
 		goto drop;
-	if (likely(peer.word == READ_ONCE(s->peer.word)) &&
-	    unlikely(!qre_mtu_leaves(s, rt, size))) {
-		ip_rt_put(rt);
-		why = QRE_DROP_TOO_BIG;
-		goto drop;
+	if (likely(peer.word == READ_ONCE(s->peer.word))) {
+		if (unlikely(source != READ_ONCE(s->source)) && !qre_source_is(s, source))
+			goto put;
+		if (unlikely(!qre_mtu_leaves(s, rt, size))) {
+			why = QRE_DROP_TOO_BIG;
+			goto put;
+		}
 	}
-	qre_udp_xmit(s, qs, rt, skb, by.mark, source, peer);
+	qre_udp_xmit(s, qs, rt, skb, by.mark, ecn, source, peer);
 	return;
+put:
+	ip_rt_put(rt);
 drop:
 	qre_count_drop(s->qdev, why, packets);
 	kfree_skb(skb);
@@ -277,7 +320,7 @@ static void qre_batch_finish(struct qre_batch *b)
 		goto done;
 	}
 	for (i = 0; i < b->count; i++)
-		qre_protect_header(s, b->packets[i]);
+		qre_protect_header(s, b->cid.length, b->packets[i]);
 	if (b->count > 1) {
 		skb_shinfo(skb)->gso_size = b->sizes;
 		skb_shinfo(skb)->gso_segs = b->count;
@@ -290,7 +333,7 @@ static void qre_batch_finish(struct qre_batch *b)
 	rcu_read_lock();
 	if (b->inner_packets)
 		qre_count_session(s, false, b->inner_packets, b->inner_bytes);
-	qre_udp_send(s, skb, b->peer, b->count);
+	qre_udp_send(s, skb, b->peer, b->ecn, b->count);
 	rcu_read_unlock();
 	local_bh_enable();
 done:
@@ -305,7 +348,7 @@ static void qre_batch_done(struct qre_batch *b)
 }
 
 /* NULL: no memory, or the session was found under RCU and has ended since. */
-static struct qre_batch *qre_batch_new(struct qre_session *s, union qre_peer peer)
+static struct qre_batch *qre_batch_new(struct qre_session *s, const struct qre_numbers *numbers)
 {
 	struct qre_batch *b = this_cpu_xchg(qre_spare_batch, NULL);
 
@@ -322,7 +365,9 @@ static struct qre_batch *qre_batch_new(struct qre_session *s, union qre_peer pee
 	/* No more than that: whoever splits the packet makes as much room for each part. */
 	skb_reserve(b->outer, QRE_OUTER_ROOM);
 	b->session = s;
-	b->peer = peer;
+	b->peer = numbers->peer;
+	b->cid = numbers->cid;
+	b->ecn = numbers->ecn;
 	atomic_set(&b->pending, 1);
 	b->failed = false;
 	b->count = 0;
@@ -443,14 +488,13 @@ static int qre_batch_add(struct qre_batch *b, struct qre_work **work, struct qre
 			 u64 number, const struct qre_inner *inner, const u8 *ack,
 			 unsigned int ack_size)
 {
-	struct qre_session *s = b->session;
 	unsigned int header, head, plain, total;
 	struct qre_work *w;
 	u8 *at;
 	int nents;
 
 	plain = ack_size + QRE_DATAGRAM_HEAD + inner->head_size + inner->size;
-	total = 1 + s->tx_cid_size + QRE_NUMBER_SIZE + plain + QRE_TAG_SIZE;
+	total = 1 + b->cid.length + QRE_NUMBER_SIZE + plain + QRE_TAG_SIZE;
 	if (b->count && (b->count == QRE_GSO_MAX_SEGS || total > b->sizes || b->last != b->sizes ||
 			 b->outer->len + total > QRE_GSO_MAX_BYTES))
 		return -EAGAIN;
@@ -459,7 +503,7 @@ static int qre_batch_add(struct qre_batch *b, struct qre_work **work, struct qre
 	w = *work;
 	if (!w)
 		return -ENOMEM;
-	header = qre_put_header(s, key, number, w->head);
+	header = qre_put_header(&b->cid, key, number, w->head);
 	memcpy(w->head + header, ack, ack_size);
 	head = header + ack_size;
 	w->head[head++] = 0x30; /* DATAGRAM to the end of the packet, quarter stream 0, context 0 */
@@ -483,12 +527,11 @@ static int qre_batch_add(struct qre_batch *b, struct qre_work **work, struct qre
 /* Inner packets that leave one after the other, with numbers that are taken at once. */
 struct qre_sending {
 	struct qre_session *session;
-	union qre_peer peer;
 	struct qre_work *work;
 	struct qre_batch *batch;
-	struct qre_key *key;
-	u64 number;
-	u64 large; /* the number of a packet above QRE_PATHMTU_BASE; QRE_NO_NUMBER: none was */
+	struct qre_numbers numbers;
+	u64 number; /* the next one */
+	u64 large;  /* the number of a packet above QRE_PATHMTU_BASE; QRE_NO_NUMBER: none was */
 };
 
 /* False: the session has no number left, and ends. Bottom halves are off, under RCU. */
@@ -497,13 +540,13 @@ static bool qre_sending_begin(struct qre_sending *to, struct qre_session *s, uns
 	struct qre_outbox out;
 
 	to->session = s;
-	to->peer.word = READ_ONCE(s->peer.word);
 	to->work = NULL;
 	to->batch = NULL;
 	to->large = QRE_NO_NUMBER;
-	to->key = qre_take_numbers(s, count, &to->number, true);
-	if (likely(to->key))
+	if (likely(qre_take_numbers(s, count, false, &to->numbers))) {
+		to->number = to->numbers.first;
 		return true;
+	}
 	qre_outbox_init(&out);
 	spin_lock(&s->lock);
 	qre_control_end(s, QRE_LOSS_LIMIT, 0, &out);
@@ -515,16 +558,17 @@ static bool qre_sending_begin(struct qre_sending *to, struct qre_session *s, uns
 static void qre_sending_add(struct qre_sending *to, const struct qre_inner *inner, const u8 *ack,
 			    unsigned int ack_size)
 {
+	struct qre_key *key = to->numbers.key;
 	u64 number = to->number++;
 	int error = -EAGAIN;
 
 	if (to->batch)
-		error = qre_batch_add(to->batch, &to->work, to->key, number, inner, ack, ack_size);
+		error = qre_batch_add(to->batch, &to->work, key, number, inner, ack, ack_size);
 	if (error == -EAGAIN) {
 		if (to->batch)
 			qre_batch_done(to->batch);
-		to->batch = qre_batch_new(to->session, to->peer);
-		error = to->batch ? qre_batch_add(to->batch, &to->work, to->key, number, inner, ack,
+		to->batch = qre_batch_new(to->session, &to->numbers);
+		error = to->batch ? qre_batch_add(to->batch, &to->work, key, number, inner, ack,
 						  ack_size)
 				  : -ENOMEM;
 		/* The first packet of a batch is its largest. */
@@ -543,7 +587,7 @@ static void qre_sending_end(struct qre_sending *to)
 		qre_batch_done(to->batch);
 	if (to->work)
 		qre_work_give(to->work);
-	qre_key_put(to->key);
+	qre_key_put(to->numbers.key);
 }
 
 /* Inner packets, a list of @count that is consumed. Bottom halves are off, under RCU. */
@@ -569,29 +613,29 @@ static void qre_send_list(struct qre_session *s, struct sk_buff *list, unsigned 
 	qre_sending_end(&to);
 }
 
-void qre_send_plain(struct qre_session *s, struct qre_key *key, u64 number, const u8 *plain,
-		    size_t size, union qre_peer peer)
+void qre_send_plain(struct qre_session *s, const struct qre_numbers *numbers, const u8 *plain,
+		    size_t size)
 {
-	struct qre_batch *b = qre_batch_new(s, peer);
-	struct qre_work *work = b ? qre_work_take(key) : NULL;
+	struct qre_batch *b = qre_batch_new(s, numbers);
+	struct qre_work *work = b ? qre_work_take(numbers->key) : NULL;
 	unsigned int header;
 	u8 *at;
 
 	if (!work)
 		goto fail;
 	/* The plaintext is copied behind the header and encrypted there: it is ours. */
-	at = qre_batch_extend(b, 1 + s->tx_cid_size + QRE_NUMBER_SIZE + size + QRE_TAG_SIZE);
+	at = qre_batch_extend(b, 1 + b->cid.length + QRE_NUMBER_SIZE + size + QRE_TAG_SIZE);
 	if (!at)
 		goto fail;
-	header = qre_put_header(s, key, number, work->head);
+	header = qre_put_header(&b->cid, numbers->key, numbers->first, work->head);
 	memcpy(at + header, plain, size);
 	qre_work_source_flat(work, header, at + header, size);
 	b->sizes = header + size + QRE_TAG_SIZE;
-	qre_seal(b, &work, key, number, at, header, size, NULL);
+	qre_seal(b, &work, numbers->key, numbers->first, at, header, size, NULL);
 	qre_batch_done(b);
 	if (work)
 		qre_work_give(work);
-	qre_key_put(key);
+	qre_key_put(numbers->key);
 	return;
 fail:
 	qre_count_unsent(s);
@@ -601,20 +645,7 @@ fail:
 	}
 	if (work)
 		qre_work_give(work);
-	qre_key_put(key);
-}
-
-void qre_send_raw(struct qre_session *s, const u8 *packet, size_t size, union qre_peer peer)
-{
-	struct sk_buff *skb =
-		alloc_skb(LL_MAX_HEADER + sizeof(struct iphdr) + sizeof(struct udphdr) + 64 + size,
-			  GFP_ATOMIC);
-
-	if (!skb)
-		return;
-	skb_reserve(skb, LL_MAX_HEADER + sizeof(struct iphdr) + sizeof(struct udphdr));
-	skb_put_data(skb, packet, size);
-	qre_udp_send(s, skb, peer, 1);
+	qre_key_put(numbers->key);
 }
 
 /* --- from the stack --- */

@@ -3,6 +3,7 @@
 #include <crypto/algapi.h>
 #include <linux/slab.h>
 #include <linux/rculist.h>
+#include <net/ipv6.h>
 #include "compat.h"
 #include "session.h"
 #include "usedkeys.h"
@@ -417,8 +418,10 @@ static void qre_session_values(struct qre_session *s, const struct qre_session_p
 	s->cid = p->cid;
 	s->client_cid = p->client_cid;
 	memcpy(s->short_id, p->short_id, QRE_SHORT_ID_SIZE);
-	s->tx_cid_size = tx->length;
-	memcpy(s->tx_cid, tx->bytes, tx->length);
+	qre_migrate_init(s, tx, s->client ? p->sequence : 0,
+			 p->has_reset_token ? p->reset_token : NULL);
+	s->issued =
+		s->client ? 0 : max_t(u64, p->sequence, 1); /* whoever installs it may not say */
 	s->rx_cid_size = s->client ? p->client_cid.length : p->cid.length;
 	s->max_payload = min_t(u16, p->max_udp_payload, QRE_UDP_PAYLOAD_MAX);
 	s->endpoint = p->endpoint;
@@ -441,13 +444,12 @@ static void qre_session_values(struct qre_session *s, const struct qre_session_p
 	s->keepalive = s->client || p->keepalive_ms;
 	s->ack_delay_exponent = p->ack_delay_exponent;
 	s->max_ack_delay_ms = p->max_ack_delay_ms;
-	s->has_reset_token = p->has_reset_token;
-	memcpy(s->reset_token, p->reset_token, QRE_RESET_TOKEN_SIZE);
 	s->created = s->idle_base = s->last_sent = jiffies;
-	s->srtt = 100 * USEC_PER_MSEC;
-	s->rttvar = 50 * USEC_PER_MSEC;
+	s->srtt = QRE_INITIAL_RTT;
+	s->rttvar = QRE_INITIAL_RTT / 2;
 	qre_ackwin_init(&s->window, QRE_PACKET_NUMBER_BASE);
 	qre_mtu_init(s);
+	s->ecn_test = 3 * qre_control_pto(s);
 }
 
 static int qre_session_same(struct qre_session *s, const struct qre_session_params *p,
@@ -479,6 +481,26 @@ static int qre_session_same(struct qre_session *s, const struct qre_session_para
 	return -EEXIST;
 }
 
+static bool qre_wants_ipv6(const struct qre_session_params *p)
+{
+	unsigned int i;
+
+	for (i = 0; i < p->allowed_ip_count; i++)
+		if (p->allowed_ips[i].family == 6)
+			return true;
+	return false;
+}
+
+/* The smallest payload that holds the smallest packet that every IPv6 link must take. */
+static unsigned int qre_ipv6_payload(const struct qre_device *qdev,
+				     const struct qre_session_params *p)
+{
+	bool client = qdev->config.role == QRE_ROLE_CLIENT;
+
+	return 1 + (client ? p->cid.length : p->client_cid.length) + QRE_NUMBER_SIZE +
+	       QRE_DATAGRAM_HEAD + IPV6_MIN_MTU + QRE_TAG_SIZE;
+}
+
 static int qre_session_checks(struct qre_device *qdev, const struct qre_session_params *p,
 			      struct netlink_ext_ack *extack)
 {
@@ -495,6 +517,11 @@ static int qre_session_checks(struct qre_device *qdev, const struct qre_session_
 	}
 	if (p->max_udp_payload < QRE_MTU_MIN) {
 		NL_SET_ERR_MSG(extack, "MaxUdpPayload is too small for a tunnel");
+		return -EINVAL;
+	}
+	if (qre_wants_ipv6(p) && p->max_udp_payload < qre_ipv6_payload(qdev, p)) {
+		NL_SET_ERR_MSG(extack,
+			       "AllowedIPs: MaxUdpPayload leaves less than the 1280 bytes of IPv6");
 		return -EINVAL;
 	}
 	if (qdev->config.role == QRE_ROLE_CLIENT) {
@@ -815,11 +842,7 @@ int qre_session_update(struct qre_device *qdev, const struct qre_session_params 
 			union qre_peer peer = {.ip = p->endpoint.peer_ip,
 					       .port = p->endpoint.peer_port};
 
-			if (peer.word != s->peer.word) {
-				WRITE_ONCE(s->peer.word, peer.word);
-				dst_cache_reset(&s->dst);
-				qre_mtu_begin(s);
-			}
+			qre_peer_is(s, peer, &out);
 		}
 		spin_unlock(&s->lock);
 		qre_outbox_flush(s, &out);

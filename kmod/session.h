@@ -9,7 +9,9 @@
 #include <linux/tcp.h>
 #include <net/route.h>
 
+#include "ecn.h"
 #include "pathmtu.h"
+#include "peercids.h"
 #include "qre.h"
 
 #define QRE_CONTROLS_MAX    16 /* packets with control frames in flight */
@@ -18,6 +20,7 @@
 #define QRE_CHALLENGES_MAX  4
 #define QRE_CONFIRM_MS	    10000
 #define QRE_NO_NUMBER	    (~0ULL)
+#define QRE_INITIAL_RTT	    (100 * USEC_PER_MSEC)
 #define QRE_GSO_MAX_SEGS    44 /* of one outer super-packet: 44 of the largest size fit in one */
 
 /* Outer address of the peer as one word, so that it is read whole without a lock. */
@@ -99,10 +102,17 @@ struct qre_control_packet { /* one that control frames were sent in */
 	u8 control; /* which of them */
 };
 
+struct qre_challenges { /* PATH_CHALLENGEs that were sent on one path */
+	u8 data[QRE_CHALLENGES_MAX][8];
+	unsigned int count;
+};
+
 struct qre_path {	     /* an address that is being validated: RFC 9000 section 8.2, 9.3 */
 	union qre_peer peer; /* word 0: none */
-	u8 data[QRE_CHALLENGES_MAX][8];
-	unsigned int challenges;
+	int cid;	     /* which of the peer's is used there */
+	struct qre_challenges challenges;
+	struct qre_challenges before; /* on the path in use, which may still be the peer's */
+	bool before_answered;
 	unsigned long next_at, expires;
 	u64 received, sent;
 };
@@ -134,12 +144,14 @@ struct qre_session {
 	struct qre_socket *socket; /* NULL: no underlay yet */
 	enum qre_life life;	   /* written under lock, read anywhere */
 	bool client;
-	u8 tx_cid_size, rx_cid_size;
-	u8 tx_cid[QRE_CID_MAX];
+	u8 rx_cid_size;
+	struct qre_cid tx_cid; /* written under lock and tx_lock */
+	bool has_reset_token;  /* of tx_cid; written under lock */
 	struct qre_mtu mtu;
 	u16 max_payload;     /* largest UDP payload that the peer takes */
-	union qre_peer peer; /* written under lock */
+	union qre_peer peer; /* written under lock and tx_lock */
 	__be32 local_ip;
+	__be32 source; /* that the last packet left with; written under lock */
 	struct crypto_cipher *tx_hp, *rx_hp;
 	struct qre_key __rcu *rx, *rx_next, *rx_previous;
 	u64 first_received; /* lowest number under rx; QRE_NO_NUMBER: none */
@@ -148,11 +160,13 @@ struct qre_session {
 	u32 dst_mark; /* which dst was made for */
 	int dst_bound;
 
-	/* the packet number and the key that it is used with: nothing else is under this lock */
+	/* the packet number, and what it is used with: nothing else is under this lock */
 	spinlock_t tx_lock ____cacheline_aligned_in_smp;
 	u64 next_number;
 	u64 first_sent; /* first number under tx */
 	struct qre_key *tx;
+	struct qre_ecn ecn_tx;
+	unsigned long ecn_test; /* how long a test of the path lasts */
 	u64 rekey_after;
 	u64 rekey_asked;     /* epoch */
 	bool eliciting_sent; /* since a packet came */
@@ -192,6 +206,9 @@ struct qre_session {
 	unsigned long frame_tokens_at;
 	bool frames_limited; /* it was told that there were too many */
 	struct qre_path path;
+	unsigned long challenged_at; /* the path in use, the last time */
+	struct qre_peer_cids peer_cids;
+	int cid_used; /* which of them tx_cid is */
 	struct qre_pathmtu path_mtu;
 	u8 *close_packet;
 	size_t close_size;
@@ -212,8 +229,6 @@ struct qre_session {
 	bool keepalive;
 	u8 ack_delay_exponent;
 	u16 max_ack_delay_ms;
-	bool has_reset_token;
-	u8 reset_token[QRE_RESET_TOKEN_SIZE];
 	struct qre_allowed_ip *allowed; /* as they were given; NULL: all */
 	unsigned int allowed_count;
 	struct qre_allowed *allowed_entries;
@@ -297,6 +312,15 @@ void qre_control_ping(struct qre_session *s, struct qre_outbox *out);
 /* A PING, with PADDING up to @payload bytes, that is not sent again when it is lost: its number, or
  * QRE_NO_NUMBER. */
 u64 qre_control_probe(struct qre_session *s, size_t payload, struct qre_outbox *out);
+/* One packet of these frames to @peer, whose ID @cid is (NULL: the one in use), padded to a
+ * datagram of @padded, or of what the peer takes. Its number, or QRE_NO_NUMBER. */
+u64 qre_put_frames(struct qre_session *s, struct qre_outbox *out, const u8 *frames, size_t size,
+		   union qre_peer peer, const struct qre_peer_cid *cid, size_t padded);
+/* The peer broke QUIC inside an authenticated packet: it is told, and the session closes. */
+void qre_violated(struct qre_session *s, u64 error, struct qre_outbox *out);
+/* Whether more frames can be in flight; frames of our own, sent until they are acknowledged. */
+bool qre_control_room(const struct qre_session *s);
+void qre_control_own(struct qre_session *s, u8 *frames, size_t size, struct qre_outbox *out);
 bool qre_control_may_update(const struct qre_session *s);
 /* The transmit key changes; the number it begins with is at least @number. @key is consumed. */
 void qre_control_new_tx(struct qre_session *s, struct qre_key *key, u64 number);
@@ -306,11 +330,38 @@ size_t qre_control_take_ack(struct qre_session *s, u8 *out, size_t room);
 void qre_session_timer(struct timer_list *timer);
 void qre_control_arm(struct qre_session *s, unsigned long at);
 
+/* --- addresses and the peer's connection IDs (migrate.c), all under qre_session.lock but the last
+ * --- */
+
+void qre_migrate_init(struct qre_session *s, const struct qre_cid *cid, u64 sequence,
+		      const u8 *token);
+/* An authentic packet came from another address than the peer's; @newest: it is the newest, and
+ * more than a probe. @challenge: a PATH_CHALLENGE's data in it, or NULL. */
+void qre_from_elsewhere(struct qre_session *s, const struct qre_arrived *a, bool newest,
+			const u8 *challenge, struct qre_outbox *out);
+/* A PATH_CHALLENGE from the peer's address. */
+void qre_answer_challenge(struct qre_session *s, const u8 *data, struct qre_outbox *out);
+void qre_path_answered(struct qre_session *s, const u8 *data, struct qre_outbox *out);
+/* NEW_CONNECTION_ID. False: the session is over. */
+bool qre_cid_issued(struct qre_session *s, const struct qre_frame *f, struct qre_outbox *out);
+/* User space says where the peer is. */
+void qre_peer_is(struct qre_session *s, union qre_peer peer, struct qre_outbox *out);
+void qre_path_timers(struct qre_session *s, struct qre_outbox *out);
+unsigned long qre_path_at(const struct qre_session *s); /* when the timer should run */
+/* Whether these are the last bytes of a stateless reset. */
+bool qre_is_reset_token(const struct qre_session *s, const u8 token[QRE_RESET_TOKEN_SIZE]);
+/* Without the lock, bottom halves off: packets leave from another address of ours. Whether the one
+ * in hand may, too: not if its connection ID was seen at the other one, and there is a fresh one.
+ */
+bool qre_source_is(struct qre_session *s, __be32 source);
+
 /* --- the path's MTU (mtu.c), under qre_session.lock unless said otherwise --- */
 
 void qre_mtu_init(struct qre_session *s);
 /* The session is confirmed, or its path is another one: the timer begins the search. */
 void qre_mtu_begin(struct qre_session *s);
+/* The connection ID has another length. */
+void qre_mtu_resize(struct qre_session *s);
 void qre_mtu_acked(struct qre_session *s, const struct qre_frame *f, struct qre_outbox *out);
 void qre_mtu_timers(struct qre_session *s, struct qre_outbox *out);
 unsigned long qre_mtu_at(const struct qre_session *s); /* when the timer should run */
@@ -356,16 +407,24 @@ void qre_clamp_mss(const struct qre_session *s, struct sk_buff *skb, bool ipv6);
 
 /* --- sealing and opening (send.c, receive.c) --- */
 
-/* Take @count numbers: the first of them, with the key to use (a reference); NULL: none are left.
- */
-struct qre_key *qre_take_numbers(struct qre_session *s, unsigned int count, u64 *first,
-				 bool eliciting);
+/* What packets are sealed with. */
+struct qre_numbers {
+	struct qre_key *key; /* a reference */
+	u64 first;
+	union qre_peer peer; /* where they go, and what they bear there */
+	struct qre_cid cid;
+	u8 ecn;
+};
+
+/* Take @count numbers; false: none are left. @elsewhere: not for the path in use. */
+bool qre_take_numbers(struct qre_session *s, unsigned int count, bool elsewhere,
+		      struct qre_numbers *numbers);
+/* Its marks are to be tested: the path is another one. Under qre_session.lock. */
+void qre_ecn_restart(struct qre_session *s);
 netdev_tx_t qre_xmit(struct sk_buff *skb, struct net_device *dev);
-/* Seal @plain (frames), numbered already, and send it to @peer; consumes the reference on @key. */
-void qre_send_plain(struct qre_session *s, struct qre_key *key, u64 number, const u8 *plain,
-		    size_t size, union qre_peer peer);
-/* Send bytes that are sealed already. */
-void qre_send_raw(struct qre_session *s, const u8 *packet, size_t size, union qre_peer peer);
+/* Seal @plain (frames), numbered already, and send it; consumes the reference on the key. */
+void qre_send_plain(struct qre_session *s, const struct qre_numbers *numbers, const u8 *plain,
+		    size_t size);
 void qre_send_exit(void);
 int qre_encap_rcv(struct sock *sk, struct sk_buff *skb);
 int qre_work_init(void);

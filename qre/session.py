@@ -147,6 +147,8 @@ class SessionInstall(Message, frozen=True, kw_only=True):
     max_ack_delay_ms: Annotated[int, msgspec.Meta(ge=0, le=16383)] = 25  # the peer's
     max_datagram_payload: U16 = MAX_UDP_PAYLOAD  # the peer's max_udp_payload_size, bounded
     reset_token: ResetToken | None = None  # of connection_id, held by the client (RFC 9000 §10.3)
+    #: the sequence number of connection_id; at a server the highest that was issued, too
+    cid_sequence: U64 = 0
     rekey_after_packets: U64 = REKEY_AFTER_PACKETS
 
     def __repr__(self) -> str:

@@ -182,7 +182,7 @@ enum qre_attr {
 	QRE_A_MAX_UDP_PAYLOAD = 41,    /* u16, the peer's max_udp_payload_size */
 	QRE_A_RESET_TOKEN = 42,	       /* 16 bytes: the stateless reset token of CID, client */
 	QRE_A_REKEY_AFTER = 43,	       /* u64, packets; 1 to QRE_HARD_PACKET_LIMIT */
-	QRE_A_SEQUENCE = 44,	       /* u64, of the CID */
+	QRE_A_SEQUENCE = 44,	       /* u64, of the CID; absent: 0 */
 	QRE_A_CLOSE = 45,	       /* flag */
 	QRE_A_FD = 46, /* u32: a BPF map, the shared socket, or a session's own socket */
 
@@ -223,7 +223,7 @@ enum qre_attr {
 	QRE_A_LOADER_CID_LENGTH = 77, /* u8, 17 to 20 */
 	QRE_A_LOADER_PID = 78,	      /* u32 */
 	QRE_A_DEST_PROFILE = 79,      /* bytes, at most QRE_DEST_PROFILE_MAX */
-	QRE_A_ECN = 80,		      /* u8, 0 to 3: of outer packets */
+	QRE_A_ECN = 80,		      /* u8, 0 to 3: of outer packets, on paths that bear it */
 	QRE_A_AEAD_DRIVER = 81,	      /* string: the crypto driver that was picked */
 	QRE_A_PATH_MTU = 82,  /* u16: the largest outer packet that the path is known to take */
 	QRE_A_INNER_MTU = 83, /* u16: the largest inner packet that fits it */

@@ -114,8 +114,16 @@ def handed_over_install(
         max_ack_delay_ms=h.peer_max_ack_delay_ms,
         max_datagram_payload=min(h.peer_max_udp_payload, MAX_UDP_PAYLOAD),
         reset_token=h.reset_token if role is Role.CLIENT else None,
+        cid_sequence=_cid_sequence(h, role),
         rekey_after_packets=rekey_after_packets,
     )
+
+
+def _cid_sequence(handed_over: HandedOver, role: Role) -> int:
+    """Of the routed connection ID: the handshake's own, or the one that replaces it."""
+    if role is Role.SERVER:
+        return handed_over.next_cid_sequence - 1
+    return 0 if handed_over.retire_sequence is None else handed_over.retire_sequence + 1
 
 
 def advance(handed_over: HandedOver, key_epoch: int) -> HandedOver:

@@ -49,8 +49,9 @@ class GuestPeer:
         """Shell that sets the keys of both directions."""
         return f"t1=$(key {self.keys} $K1) t2=$(key {self.keys} $K2)\n"
 
-    def install(self, more: str = "", *, device: bool = True) -> None:
-        """``more``: further fields of SESSION_INSTALL. With ``device`` qre0 is made, too, and has an address."""
+    def install(self, more: str = "", *, device: bool = True, local: str = "") -> None:
+        """``more``: further fields of SESSION_INSTALL; ``local``: another own address than the namespace's. With
+        ``device`` qre0 is made, too, and has an address."""
         ours, theirs = (1, 2) if self.role is Role.SERVER else (2, 1)
         inside = 1 if self.role is Role.SERVER else 2
         self.check(
@@ -68,7 +69,7 @@ class GuestPeer:
             $K $TOOLS/qrectl session-install Device=qre0 SessionId={self.session_id} ConnectionId={self.cid} \\
                 ClientConnectionId={self.client_cid} KeyEpoch=0 PacketNumber={PACKET_NUMBER_BASE} \\
                 TxKey=$t{ours} RxKey=$t{theirs} TxHpKey=$H{ours} RxHpKey=$H{theirs} TxIv=$I{ours} RxIv=$I{theirs} \\
-                UnderlayLocalIPv4={self.address} UnderlayLocalPort={self.port} \\
+                UnderlayLocalIPv4={local or self.address} UnderlayLocalPort={self.port} \\
                 UnderlayPeerIPv4={self.peer_address} UnderlayPeerPort={self.peer_port} {more}
             """
         )
@@ -81,14 +82,19 @@ class GuestPeer:
         words = " ".join(map(str, (self.peer_port, *ports)))
         return f"$P $TOOLS/peer {keys} {length} {self.address} {self.port} {self.peer_address} {words}"
 
-    def says(self, commands: str, *, ports: tuple[int, ...] = (), timeout: float = 120) -> list[Got]:
+    def says(
+        self, commands: str, *, ports: tuple[int, ...] = (), meanwhile: str = "", timeout: float = 120
+    ) -> list[Got]:
         """Run the peer with these commands; what came to it. They begin a life of it: numbers are the base's again
-        unless told."""
+        unless told. ``meanwhile``: shell that runs beside it."""
         cid = self.cid if self.role is Role.SERVER else self.client_cid
         lines = [f"cid {cid}"] if cid else []
         lines += [line.strip() for line in commands.strip().splitlines()]
         printed = self.check(
-            "cat >/tmp/commands <<'END'\n" + "\n".join(lines) + f"\nEND\n{self._start(ports)} </tmp/commands", timeout
+            "cat >/tmp/commands <<'END'\n"
+            + "\n".join(lines)
+            + f"\nEND\n({meanwhile or ':'}) >/dev/null 2>&1 &\n{self._start(ports)} </tmp/commands\nwait",
+            timeout,
         )
         return packets_of(printed)
 

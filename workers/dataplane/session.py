@@ -126,8 +126,8 @@ class Session:
         self._ecn = [0, 0, 0]  # ECT(0), ECT(1), CE: the order of an ACK frame
         self._epoch_announced = -1  # of KeyPhaseConfirmed
         self._rekey_asked = -1
-        #: No routed CID has a higher sequence number; the first one's is 0 or 1.
-        self._issued = 1
+        #: No routed CID has a higher sequence number.
+        self._issued = max(install.cid_sequence, 1)
         self._candidate: Candidate | None = None
         self._close_packet = b""
         self._closing_until = 0.0

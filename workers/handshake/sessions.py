@@ -34,6 +34,7 @@ from qre.session import (
     MAX_SESSIONS_PER_DEVICE,
     Answer,
     CidAdoptFor,
+    CidReleaseFor,
     DataplaneReport,
     DataplaneRequest,
     FrameFate,
@@ -523,6 +524,22 @@ class Sessions:
             handed_over = replace(record.handed_over, next_cid_sequence=following + 1)
             self._change(live, replace(record, handed_over=handed_over))
             self._issue_spare(live, now)
+        elif record.spare_cid and sequence == following - 1:
+            self._moved_on(live, now)
+
+    def _moved_on(self, live: Live, now: float) -> None:
+        """The client uses the spare connection ID and has given the other back: it has moved (RFC 9000 §9.5)."""
+        record = live.record
+        before = record.handed_over.routed_cid
+        following = record.handed_over.next_cid_sequence
+        handed_over = replace(record.handed_over, routed_cid=record.spare_cid, next_cid_sequence=following + 1)
+        self._change(live, replace(record, handed_over=handed_over, spare_cid=b"", spare_sequence=0))
+        self.events.append(CidsChanged())
+        self._ask(
+            lambda id: CidReleaseFor(id=id, session_id=record.session_id, connection_id=before),
+            None,
+        )
+        self._issue_spare(live, now)
 
     # --- requests ---
 

@@ -114,6 +114,7 @@ def install_request(install: SessionInstall, socket_fd: int | None = None) -> Re
     if install.reset_token is not None:
         request.put(Attribute.RESET_TOKEN, install.reset_token)
     request.u64(Attribute.REKEY_AFTER, install.rekey_after_packets)
+    request.u64(Attribute.SEQUENCE, install.cid_sequence)
     if socket_fd is not None:
         request.u32(Attribute.FD, socket_fd)
     return request

@@ -11,8 +11,10 @@
 #include <string.h>
 
 #include "ackwin.h"
+#include "ecn.h"
 #include "frames.h"
 #include "pathmtu.h"
+#include "peercids.h"
 #include "tcpopt.h"
 
 static const char *const kinds[] = {
@@ -374,10 +376,159 @@ static void do_mtu_acked(void)
 	say_path_mtu(QRE_PATHMTU_NOTHING);
 }
 
+/* --- marks --- */
+
+static struct qre_ecn marks;
+
+static void say_marks(void)
+{
+	printf("%d", marks.state);
+}
+
+/* ecn-begin CODEPOINT: the state. */
+static void do_ecn_begin(void)
+{
+	qre_ecn_begin(&marks, (u8)number());
+	say_marks();
+}
+
+/* ecn-mark FIRST COUNT NOW TEST: the state, and what the packets bear. */
+static void do_ecn_mark(void)
+{
+	u64 first = number();
+	unsigned int count = (unsigned int)number();
+	u64 now = number();
+	u8 codepoint = qre_ecn_mark(&marks, first, count, now, number());
+
+	say_marks();
+	printf(" %u", codepoint);
+}
+
+/* ecn-skip NUMBER: the state. */
+static void do_ecn_skip(void)
+{
+	qre_ecn_skip(&marks, number());
+	say_marks();
+}
+
+/* ecn-acked BEFORE NEXT ACK-FRAME: the state. */
+static void do_ecn_acked(void)
+{
+	u64 before = number(), next = number();
+	struct qre_frame f;
+	size_t size;
+	u8 *data = bytes(&size);
+	const u8 *at = data;
+
+	if (qre_frame_read(&at, data + size, &f) != 1 || f.kind != QRE_FRAME_ACK)
+		exit(3);
+	qre_ecn_acked(&marks, &f, before, next);
+	say_marks();
+	free(data);
+}
+
+/* --- connection IDs of the peer --- */
+
+static struct qre_peer_cids cids;
+
+/* Of each that is held, its place, "s" or "u", sequence number and bytes; then what is owed. */
+static void say_cids(void)
+{
+	for (int i = 0; i < QRE_PEER_CIDS; i++) {
+		struct qre_peer_cid *one = &cids.held[i];
+
+		if (one->state == QRE_PEER_CID_FREE)
+			continue;
+		printf(" %d %s %" PRIu64, i, one->state == QRE_PEER_CID_USED ? "used" : "spare",
+		       one->sequence);
+		say_bytes(one->bytes, one->size);
+		say_bytes(one->token, one->has_token ? QRE_PEER_TOKEN : 0);
+	}
+	printf(";");
+	for (unsigned int i = 0; i < cids.owed_count; i++)
+		printf(" %" PRIu64, cids.owed[i]);
+}
+
+/* cids-new SEQUENCE CID TOKEN: a token of no bytes is none. */
+static void do_cids_new(void)
+{
+	u64 sequence = number();
+	size_t size, token_size;
+	u8 *cid = bytes(&size), *token = bytes(&token_size);
+
+	qre_peer_cids_init(&cids, cid, (u8)size, sequence, token_size ? token : NULL);
+	printf("0");
+	say_cids();
+	free(cid);
+	free(token);
+}
+
+/* cids-issued FRAME: the error first. */
+static void do_cids_issued(void)
+{
+	struct qre_frame f;
+	size_t size;
+	u8 *data = bytes(&size);
+	const u8 *at = data;
+
+	if (qre_frame_read(&at, data + size, &f) != 1 || f.kind != QRE_FRAME_NEW_CONNECTION_ID)
+		exit(3);
+	printf("%" PRIu64, qre_peer_cids_issued(&cids, &f));
+	say_cids();
+	free(data);
+}
+
+/* cids-take SIZE: the place first. */
+static void do_cids_take(void)
+{
+	printf("%d", qre_peer_cids_take(&cids, (u8)number()));
+	say_cids();
+}
+
+/* cids-wanted PLACE: whether the peer wants it back. */
+static void do_cids_wanted(void)
+{
+	printf("%d", qre_peer_cids_wanted_back(&cids, (int)number()));
+	say_cids();
+}
+
+/* cids-retire PLACE: whether so much may be owed. */
+static void do_cids_retire(void)
+{
+	printf("%d", qre_peer_cids_retire(&cids, (int)number()));
+	say_cids();
+}
+
+/* cids-pay ROOM: the frames. */
+static void do_cids_pay(void)
+{
+	size_t room = number(), size;
+	u8 *out = block(room);
+
+	size = qre_peer_cids_pay(&cids, out, room);
+	if (size > room)
+		exit(5);
+	printf("0");
+	say_cids();
+	printf(";");
+	say_bytes(out, size);
+	free(out);
+}
+
 static const struct {
 	const char *name;
 	void (*run)(void);
 } requests[] = {
+	{"ecn-begin", do_ecn_begin},
+	{"ecn-mark", do_ecn_mark},
+	{"ecn-skip", do_ecn_skip},
+	{"ecn-acked", do_ecn_acked},
+	{"cids-new", do_cids_new},
+	{"cids-issued", do_cids_issued},
+	{"cids-take", do_cids_take},
+	{"cids-wanted", do_cids_wanted},
+	{"cids-retire", do_cids_retire},
+	{"cids-pay", do_cids_pay},
 	{"frames", do_frames},
 	{"content", do_content},
 	{"varint", do_varint},

@@ -18,7 +18,9 @@ KMOD: Final = ROOT / "kmod"
 COMPILE: Final = (
     "clang", "-std=gnu11", "-g", "-O1", "-Wall", "-Wextra", "-Werror", "-fno-sanitize-recover=all", f"-I{KMOD}"
 )  # fmt: skip
-SOURCES: Final = tuple(str(KMOD / f"{name}.c") for name in ("frames", "ackwin", "pathmtu", "tcpopt"))
+SOURCES: Final = tuple(
+    str(KMOD / f"{name}.c") for name in ("frames", "ackwin", "ecn", "pathmtu", "peercids", "tcpopt")
+)
 Range = tuple[int, int]
 
 
@@ -50,6 +52,25 @@ class CodecContent(NamedTuple):
     datagrams: bool = False
     eliciting: bool = False
     only_probing: bool = True
+
+
+class HeldCid(NamedTuple):
+    """One connection ID of the peer's. ``token`` is empty when it is not known."""
+
+    place: int
+    state: str  # used, spare
+    sequence: int
+    cid: bytes
+    token: bytes
+
+
+class HeldCids(NamedTuple):
+    """``result`` is that of the call; ``paid`` the frames of ``cids-pay``."""
+
+    result: int
+    held: list[HeldCid]
+    owed: list[int]
+    paid: bytes = b""
 
 
 class Window(NamedTuple):
@@ -132,6 +153,20 @@ class KernelCodec:
             return CodecContent(int(error))
         challenge, passed, unknown, *others = rest
         return CodecContent(0, _unhex(challenge), _unhex(passed), int(unknown), *(word == "1" for word in others))
+
+    def ecn(self, call: str, *words: object) -> list[int]:
+        """The state of the test of a path's marks, after this call; of ``mark`` what the packets bear, too."""
+        plain = [_hex(word) if isinstance(word, bytes) else word for word in words]
+        return [int(word) for word in (self._ask(f"ecn-{call}", *plain) or "").split()]
+
+    def peer_cids(self, call: str, *words: object) -> HeldCids:
+        """The connection IDs of the peer, after this call; bytes among ``words`` are told as such."""
+        plain = [_hex(word) if isinstance(word, bytes) else word for word in words]
+        told, owed, *paid = (self._ask(f"cids-{call}", *plain) or "").split(";")
+        result, *rest = told.split()
+        rows = zip(*(rest[at::5] for at in range(5)), strict=True)
+        held = [HeldCid(int(at), state, int(n), _unhex(cid), _unhex(token)) for at, state, n, cid, token in rows]
+        return HeldCids(int(result), held, [*map(int, owed.split())], _unhex(paid[0].strip()) if paid else b"")
 
     def varint(self, data: bytes) -> tuple[int, int] | None:
         """The value, and its size; None: cut short."""

@@ -219,6 +219,14 @@ static void opened(unsigned int to, uint64_t number, size_t size, unsigned int t
 	static const uint8_t place[] = {0, 1, 0, 2}; /* of a count, by the codepoint */
 	bool eliciting = length && payload[0] != 2 && payload[0] != 3;
 
+	for (size_t at = 0; answering && at + 9 <= length && (payload[at] & 0xfe) == 0x1a;
+	     at += 9) {
+		uint8_t response[9] = {0x1b};
+
+		memcpy(response + 1, payload + at + 1, 8);
+		if (payload[at] == 0x1a)
+			send_frames(to, response, sizeof(response), 1200);
+	}
 	while (length && !payload[length - 1])
 		length--;
 	printf("got %u %llu %zu %u", to, (unsigned long long)number, size, tos);
@@ -230,12 +238,6 @@ static void opened(unsigned int to, uint64_t number, size_t size, unsigned int t
 		highest = number;
 	if (tos & 3)
 		counts[place[tos & 3]]++;
-	for (size_t at = 0; answering && at + 9 <= length && payload[at] == 0x1a; at += 9) {
-		uint8_t response[9] = {0x1b};
-
-		memcpy(response + 1, payload + at + 1, 8);
-		send_frames(to, response, sizeof(response), 1200);
-	}
 	if (acking && eliciting)
 		acknowledge(to);
 }

@@ -14,6 +14,7 @@ import pytest
 
 import qre.cli.kernel_module
 import qre.cli.lifecycle
+from qre.cli.kernel_module import LOADED, MODULE
 from qre.cli.lifecycle import plan_reload, plan_up, reload_profile, up_profile
 from qre.cli.lifecycle_down import down_profile, plan_down
 from qre.cli.state import load_state, save_state, state_of, state_path
@@ -631,6 +632,18 @@ def test_the_kernel_data_plane_without_its_module_is_an_error_that_changes_nothi
     with pytest.raises(MachineError, match=r"Dataplane = kernel: qre\.ko: .*; install qre\.ko"):
         up_profile(client_profile(), kernel, keep_tun=False)
     assert everything() == before
+
+
+@pytest.mark.skipif(LOADED.exists(), reason="qre.ko is loaded")
+def test_the_module_is_asked_for_by_a_modprobe_that_only_notes_it(
+    tmp_path: Path, config: GlobalConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "modprobe"
+    program.write_text(f'#!/bin/sh\necho "$@" >>{tmp_path}/asked\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    up_profile(client_profile(), config.replace(dataplane=Dataplane.AUTO), keep_tun=False, notice=lambda _: None)
+    assert MODULE in (tmp_path / "asked").read_text().splitlines()
 
 
 def test_no_module_is_loaded_when_it_is_not_wanted(config: GlobalConfig, monkeypatch: pytest.MonkeyPatch) -> None:

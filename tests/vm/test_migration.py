@@ -14,7 +14,7 @@ from qre.wire.frames import NewConnectionId, encode_frame
 from tests.support.guest_peer import ROUTED_CID, Got, GuestPeer
 from tests.support.vm import Vm
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.timeout(900), pytest.mark.one_kernel]
 _numbers = iter(range(71_000, 72_000))
 PING, PADDED = "01", 1200
 CHALLENGE = b"\x1a\x11\x22\x33\x44\x55\x66\x77\x88"

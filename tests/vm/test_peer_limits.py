@@ -11,7 +11,7 @@ from qre.session import Role
 from tests.support.guest_peer import GuestPeer
 from tests.support.vm import Vm
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.timeout(900), pytest.mark.one_kernel]
 _numbers = iter(range(70_000, 71_000))
 #: What control.c allows.
 BURST = 64

@@ -8,6 +8,8 @@
 #include <linux/jhash.h>
 #include <linux/random.h>
 #include <linux/slab.h>
+#include "allowedips.h"
+#include "namespace.h"
 #include "session.h"
 
 #define QRE_ALLOWED_BITS 12

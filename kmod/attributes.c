@@ -5,8 +5,10 @@
  * a command does not list is refused, too. An attribute that is missing is refused here, by the
  * name that qre-tool's user knows.
  */
+#include <linux/if.h>
 #include <net/genetlink.h>
 #include "attributes.h"
+#include "frames.h"
 #include "qre.h"
 
 /* --- attributes --- */

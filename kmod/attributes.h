@@ -2,7 +2,7 @@
 #ifndef QRE_ATTRIBUTES_H
 #define QRE_ATTRIBUTES_H
 
-#include <linux/netlink.h>
+#include <net/netlink.h>
 #include <linux/types.h>
 
 #include "uapi/qre.h"

@@ -7,8 +7,12 @@
 #include <linux/bpf.h>
 #include <linux/file.h>
 #include <linux/rcupdate.h>
+#include "cid.h"
+#include "cidmap.h"
 #include "compat.h"
-#include "session.h"
+#include "device.h"
+#include "events.h"
+#include "namespace.h"
 
 #if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 12, 0)
 QRE_IMPORT_NS(BPF_INTERNAL);

@@ -8,6 +8,11 @@
 #include <linux/ktime.h>
 #include <linux/slab.h>
 #include "compat.h"
+#include "control.h"
+#include "device.h"
+#include "events.h"
+#include "key.h"
+#include "send.h"
 #include "session.h"
 #include "usedkeys.h"
 

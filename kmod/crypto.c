@@ -4,7 +4,7 @@
 #include <crypto/internal/cipher.h>
 #include <linux/slab.h>
 #include "compat.h"
-#include "session.h"
+#include "key.h"
 #include "usedkeys.h"
 
 QRE_IMPORT_NS(CRYPTO_INTERNAL);

@@ -6,7 +6,11 @@
 #include <linux/rtnetlink.h>
 #include <net/ip_tunnels.h>
 #include <net/rtnetlink.h>
+#include "allowedips.h"
 #include "compat.h"
+#include "device.h"
+#include "namespace.h"
+#include "send.h"
 #include "session.h"
 
 #define QRE_FEATURES                                                                               \

@@ -5,9 +5,10 @@
  * when a listener's buffer is full.
  */
 #include <net/genetlink.h>
+#include "device.h"
+#include "events.h"
 #include "family.h"
 #include "frames.h"
-#include "qre.h"
 
 static struct sk_buff *qre_begin(enum qre_group group, struct qre_device *qdev, const u8 *id,
 				 enum qre_event event, size_t more, void **header)

@@ -14,6 +14,8 @@
 #include <net/ipv6.h>
 #include <net/tcp.h>
 #include "compat.h"
+#include "device.h"
+#include "inner.h"
 #include "session.h"
 #include "tcpopt.h"
 

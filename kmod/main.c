@@ -7,7 +7,14 @@
 #include <net/netns/generic.h>
 #include <net/rtnetlink.h>
 #include "compat.h"
+#include "device.h"
+#include "namespace.h"
+#include "netlink.h"
+#include "pages.h"
+#include "receive.h"
+#include "send.h"
 #include "session.h"
+#include "socket.h"
 #include "usedkeys.h"
 
 struct workqueue_struct *qre_wq;

@@ -13,6 +13,10 @@
 #include <linux/random.h>
 #include <linux/slab.h>
 #include "compat.h"
+#include "control.h"
+#include "events.h"
+#include "migrate.h"
+#include "send.h"
 #include "session.h"
 
 #define QRE_PADDED     1200 /* section 8.2.1 */

@@ -6,6 +6,9 @@
 #include <linux/jiffies.h>
 #include <net/ip.h>
 #include "compat.h"
+#include "control.h"
+#include "device.h"
+#include "mtu.h"
 #include "session.h"
 
 /* The smallest payload that is reckoned with, whatever a device's MTU is: what does not leave is

@@ -8,9 +8,16 @@
 #include <linux/udp.h>
 #include <net/genetlink.h>
 #include "attributes.h"
+#include "cid.h"
+#include "cidmap.h"
 #include "compat.h"
+#include "device.h"
+#include "events.h"
 #include "family.h"
-#include "qre.h"
+#include "namespace.h"
+#include "netlink.h"
+#include "session.h"
+#include "socket.h"
 
 /* Bytes of a device's reply besides its Dest profile. */
 #define QRE_DEVICE_REPLY 12288

@@ -6,7 +6,7 @@
  */
 #include <linux/mm.h>
 #include <linux/percpu.h>
-#include "session.h"
+#include "pages.h"
 
 #define QRE_PAGES_ORDER 3
 #define QRE_PAGES_KEPT	32

@@ -13,8 +13,17 @@
 #include <net/ip_tunnels.h>
 #include <net/ipv6.h>
 #include <net/udp.h>
+#include "allowedips.h"
 #include "compat.h"
+#include "control.h"
+#include "device.h"
+#include "inner.h"
+#include "key.h"
+#include "namespace.h"
+#include "pages.h"
+#include "receive.h"
 #include "session.h"
+#include "socket.h"
 
 #define QRE_INTEGRITY_LIMIT (1ULL << 52)
 #define QRE_RESET_SIZE	    21	/* of the shortest stateless reset: RFC 9000 section 10.3 */

@@ -18,8 +18,20 @@
 #include <net/ipv6.h>
 #include <net/route.h>
 #include <net/udp.h>
+#include "allowedips.h"
 #include "compat.h"
+#include "control.h"
+#include "device.h"
+#include "events.h"
+#include "inner.h"
+#include "key.h"
+#include "mtu.h"
+#include "namespace.h"
+#include "pages.h"
+#include "receive.h"
+#include "send.h"
 #include "session.h"
+#include "socket.h"
 
 #define QRE_GSO_MAX_BYTES 65000 /* of one outer super-packet, below IPv4's 65535 */
 /* For the headers of IP and UDP, and what most devices put before them: others make more room. */

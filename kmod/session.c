@@ -4,8 +4,17 @@
 #include <linux/slab.h>
 #include <linux/rculist.h>
 #include <net/ipv6.h>
+#include "allowedips.h"
+#include "cid.h"
+#include "cidmap.h"
 #include "compat.h"
+#include "control.h"
+#include "device.h"
+#include "events.h"
+#include "key.h"
+#include "namespace.h"
 #include "session.h"
+#include "socket.h"
 #include "usedkeys.h"
 
 static bool qre_same_cid(const struct qre_cid *a, const struct qre_cid *b)

@@ -18,8 +18,13 @@
 #include <net/sock.h>
 #include <net/udp.h>
 #include <net/udp_tunnel.h>
+#include "cid.h"
 #include "compat.h"
+#include "device.h"
+#include "namespace.h"
+#include "receive.h"
 #include "session.h"
+#include "socket.h"
 
 #define QRE_ENCAP_TYPE	   1 /* any but 0 makes UDP ask encap_rcv */
 #define QRE_UNPIN_INTERVAL (HZ / 4)

@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/* Inner packets (inner.c). Bottom halves are off, under RCU. */
+#ifndef QRE_INNER_H
+#define QRE_INNER_H
+
+#include <linux/skbuff.h>
+#include <linux/tcp.h>
+
+#include "uapi/qre.h"
+
+struct qre_session;
+
+#define QRE_PULL 128 /* inner headers that are encrypted from a copy beside ours */
+
+enum qre_way {
+	QRE_WAY_NONE,
+	QRE_WAY_WHOLE,	  /* as it is, or as whoever made a super-packet of it wanted */
+	QRE_WAY_CUT,	  /* TCP: by qre_cut_headers() */
+	QRE_WAY_FRAGMENT, /* IPv4 */
+};
+
+struct qre_fit {
+	unsigned int limit; /* of an inner packet */
+	enum qre_way way;
+};
+
+/* Why a packet of the stack's does not leave, whose sender was told then; QRE_DROP_UNSPEC: it
+ * does, as @fit says. */
+enum qre_drop qre_check_outgoing(struct qre_session *s, struct sk_buff *skb, bool ipv6,
+				 struct qre_fit *fit);
+/* The packets that it is sent as, a list of @count with finished checksums; NULL: no memory, and
+ * @skb is the caller's still. Not of what is cut. */
+struct sk_buff *qre_segments(struct sk_buff *skb, const struct qre_fit *fit, unsigned int *count);
+/* The headers of the segment of @size bytes @from the beginning of the stream's; @number: which. */
+void qre_cut_headers(struct sk_buff *skb, bool ipv6, u8 *headers, unsigned int from,
+		     unsigned int size, unsigned int number);
+static inline unsigned int qre_inner_headers(const struct sk_buff *skb)
+{
+	return skb_transport_offset(skb) + tcp_hdrlen(skb);
+}
+/* A packet that came out of the tunnel: the segments that a SYN asks for are made to fit the way
+ * back. */
+void qre_clamp_mss(const struct qre_session *s, struct sk_buff *skb, bool ipv6);
+
+#endif

@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/* The path's MTU (mtu.c), under qre_session.lock unless said otherwise. */
+#ifndef QRE_MTU_H
+#define QRE_MTU_H
+
+#include <linux/types.h>
+
+struct qre_frame;
+struct qre_outbox;
+struct qre_session;
+struct rtable;
+
+/* What the path's MTU means to the data path: written under qre_session.lock, read anywhere. */
+struct qre_mtu {
+	u16 inner;     /* the largest inner packet that fits */
+	u16 clamp;     /* the one that TCP's segments may be made for */
+	u16 first_hop; /* the largest UDP payload that leaves this machine; 0: none has left yet */
+	bool quiet;    /* a search goes on: @inner may soon be more, and nobody is told of it */
+	bool watches;  /* a packet above QRE_PATHMTU_BASE should be watched */
+};
+
+void qre_mtu_init(struct qre_session *s);
+/* The session is confirmed, or its path is another one: the timer begins the search. */
+void qre_mtu_begin(struct qre_session *s);
+/* The connection ID has another length. */
+void qre_mtu_resize(struct qre_session *s);
+void qre_mtu_acked(struct qre_session *s, const struct qre_frame *f, struct qre_outbox *out);
+void qre_mtu_timers(struct qre_session *s, struct qre_outbox *out);
+unsigned long qre_mtu_at(const struct qre_session *s); /* when the timer should run */
+/* Without the lock, bottom halves off: a packet above QRE_PATHMTU_BASE has this number. */
+void qre_mtu_watch(struct qre_session *s, u64 number);
+/* Without the lock, bottom halves off: whether a payload can leave by this route, as far as this
+ * machine knows. */
+bool qre_mtu_leaves(struct qre_session *s, const struct rtable *rt, unsigned int payload);
+
+#endif

@@ -1,0 +1,18 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/* Memory for what is sealed and opened (pages.c). Bottom halves are off. */
+#ifndef QRE_PAGES_H
+#define QRE_PAGES_H
+
+#include <linux/types.h>
+
+struct page;
+
+enum qre_pool { QRE_CIPHERTEXT, QRE_PLAINTEXT, QRE_POOLS };
+
+/* @size contiguous bytes that are not zeroed, with a reference on their page; NULL: no memory. */
+u8 *qre_piece_take(enum qre_pool pool, unsigned int size, struct page **page);
+/* Not used after all. */
+void qre_piece_give(enum qre_pool pool, u8 *at, unsigned int size, struct page *page);
+void qre_pages_exit(void);
+
+#endif

@@ -89,7 +89,7 @@ static const struct field {
 		QRE_A_PEER_IP, QRE_A_PEER_PORT, QRE_A_ALLOWED_IPS, QRE_A_SHORT_ID, QRE_A_HOLD,     \
 		QRE_A_IDLE_MS, QRE_A_KEEPALIVE_MS, QRE_A_ACK_DELAY_EXPONENT,                       \
 		QRE_A_MAX_ACK_DELAY_MS, QRE_A_MAX_UDP_PAYLOAD, QRE_A_RESET_TOKEN,                  \
-		QRE_A_REKEY_AFTER, QRE_A_FD
+		QRE_A_REKEY_AFTER, QRE_A_SEQUENCE, QRE_A_FD
 
 static const struct command {
 	const char *name;

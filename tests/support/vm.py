@@ -29,7 +29,12 @@ _SPLAT = re.compile(
     r"|blocked for more than|unregister_netdevice: waiting|refcount_t|use-after-free|leak"
 )
 #: What a kernel says of itself at boot.
-_NO_SPLAT = ("not a bug", "report a bug", "kmemleak: Kernel memory leak detector")
+_NO_SPLAT = (
+    "not a bug",
+    "report a bug",
+    "kmemleak: Kernel memory leak detector",
+    "double-/use-after-free debug is enabled",
+)
 
 
 class Vm:

@@ -28,6 +28,8 @@ FLAGS = ("W=1",)
 #: Sparse reads every file. Not C=2: Debian's headers lack the script by which newer kernels look for it.
 SPARSE = ("KBUILD_CHECKSRC=2", "CF=-D__CHECK_ENDIAN__")
 COMPILER = ("gcc", "-O1", "-Wall", "-Wextra", "-Werror", "-pthread")
+#: What a program of the guest is linked with.
+LIBRARIES = {"numbers": ("-lcrypto",)}
 _ARCHITECTURE = f"/usr/include/{os.uname().machine}-linux-gnu"
 BPF_COMPILER = ("clang", "-target", "bpf", "-g", "-O2", "-Wall", "-Wextra", "-Werror", "-I", _ARCHITECTURE, "-c")
 
@@ -190,7 +192,8 @@ def _command(kernel: Kernel, directory: Path, *arguments: str) -> list[str]:
 def _compile(source: Path, directory: Path) -> list[str]:
     if source.name.endswith(".bpf.c"):
         return [*BPF_COMPILER, "-o", str(directory / f"{source.stem}.o"), str(source)]
-    return [*COMPILER, "-I", str(KMOD), "-o", str(directory / source.stem), str(source)]
+    libraries = LIBRARIES.get(source.stem, ())
+    return [*COMPILER, "-I", str(KMOD), "-o", str(directory / source.stem), str(source), *libraries]
 
 
 def guest_programs() -> Path:

@@ -1,7 +1,8 @@
 """One guest a kernel for the whole ring, with qre.ko's build at hand.
 
 What bears ``one_kernel`` takes long: it runs on the oldest kernel alone unless QRE_VM_ALL is set (make test-vm). What
-bears ``only_in_all`` takes longer: it runs only then. With QRE_VM_OLDEST everything runs on the oldest kernel alone.
+bears ``only_in_all`` takes longer: it runs only then. With QRE_VM_OLDEST everything runs on the oldest kernel alone,
+with QRE_VM_CPUS a guest has so many processors.
 What is to run on a kernel that cannot be had is skipped with the reason, even where QRE_REQUIRE asks for the ring: it
 has the other kernels.
 """
@@ -62,7 +63,7 @@ def vm(request: pytest.FixtureRequest) -> Iterator[Vm]:
     kernel: Kernel = request.param
     directory, _ = build(kernel)
     compiled = guest_programs()
-    cpus = 4 if kernel.watchful else 2
+    cpus = int(os.environ.get("QRE_VM_CPUS", "4" if kernel.watchful else "2"))
     with booted(kernel, cpus=cpus) as guest:
         assert guest.check("uname -r; nproc").split() == [kernel.release, str(cpus)]
         assert guest.splats() == []

@@ -150,6 +150,17 @@ static inline const struct nlattr *genl_find(const uint8_t *at, int left, uint16
 	return NULL;
 }
 
+/* Another value for an attribute of a request, of the same size. */
+static inline void genl_change(struct request *r, uint16_t type, const void *data, size_t size)
+{
+	const uint8_t *at = (uint8_t *)NLMSG_DATA(&r->header) + GENL_HDRLEN;
+	const struct nlattr *a =
+		genl_find(at, r->header.nlmsg_len - NLMSG_LENGTH(GENL_HDRLEN), type);
+
+	if (a)
+		memcpy((uint8_t *)a + NLA_HDRLEN, data, size);
+}
+
 static inline void genl_read_groups(struct genl *g, const struct nlattr *groups)
 {
 	const uint8_t *at = (const uint8_t *)groups + NLA_HDRLEN;

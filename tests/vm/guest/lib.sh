@@ -8,25 +8,53 @@ K1=000102030405060708090a0b0c0d0e0f K2=101112131415161718191a1b1c1d1e1f
 H1=202122232425262728292a2b2c2d2e2f H2=303132333435363738393a3b3c3d3e3f
 I1=404142434445464748494a4b I2=505152535455565758595a5b
 
-# Namespaces a and b, joined by a veth pair.
-net_up() {
-	ip netns add a
-	ip netns add b
-	ip link add va netns a type veth peer name vb netns b
-	ip -n a addr add 10.9.0.1/24 dev va
-	ip -n b addr add 10.9.0.2/24 dev vb
-	for each in "a lo" "a va" "b lo" "b vb"; do
+# Two namespaces, joined by a veth pair.
+pair_up() {
+	ip netns add "$1"
+	ip netns add "$2"
+	ip link add "v$1" netns "$1" type veth peer name "v$2" netns "$2"
+	ip -n "$1" addr add 10.9.0.1/24 dev "v$1"
+	ip -n "$2" addr add 10.9.0.2/24 dev "v$2"
+	for each in "$1 lo" "$1 v$1" "$2 lo" "$2 v$2"; do
 		set -- $each
 		ip -n "$1" link set "$2" up
 	done
 }
 
+net_up() {
+	pair_up a b
+}
+
 net_down() {
-	ip netns pids a 2>/dev/null | xargs -r kill -9
-	ip netns pids b 2>/dev/null | xargs -r kill -9
-	ip netns del a 2>/dev/null
-	ip netns del b 2>/dev/null
-	return 0
+	for each in a b c d; do
+		ip netns pids $each 2>/dev/null | xargs -r kill -9 || true
+	done
+	for each in a b c d; do
+		ip netns del $each 2>/dev/null || true
+	done
+}
+
+# Whether a packet number came twice under its key: numbers.c watches the pairs of these namespaces until it is told
+# to sum up. Super-packets leave in parts there, as they do on a wire.
+numbers_up() {
+	local ends=()
+	for each in "$@"; do
+		ip netns exec $each ethtool -K v$each gso off tso off tx-udp-segmentation off
+		ends+=("$each:v$each")
+	done
+	$TOOLS/numbers /tmp/ledger "${ends[@]}" >/tmp/numbers 2>&1 &
+	echo $! >/tmp/numbers.pid
+	until grep -q watching /tmp/numbers; do
+		kill -0 "$(cat /tmp/numbers.pid)"
+		sleep 0.2
+	done
+}
+
+numbers_down() {
+	kill "$(cat /tmp/numbers.pid)"
+	while kill -0 "$(cat /tmp/numbers.pid)" 2>/dev/null; do sleep 0.2; done
+	cat /tmp/numbers
+	rm -f /tmp/ledger
 }
 
 # Transmit keys are used once: a number makes others of them.

@@ -1,36 +1,30 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * storm run SEED ROUNDS SECONDS: two processes ask qre.ko for everything, in random order, in the
- * namespaces a (10.9.0.1, servers) and b (10.9.0.2, clients). Prints how much of each was done and
- * how much was refused; leaves behind what there is at the end.
- * storm traffic SECONDS: packets into the devices, and at their ports, from both sides.
+ * storm SEED ROUNDS SECONDS LEDGER [PROGRESS]: two processes for each of two pairs of
+ * namespaces ask qre.ko for everything, in random order: a (servers) and b (clients), c and d.
+ * Prints how much of each was done and how much was refused, and to PROGRESS now and then how far
+ * it is; leaves behind what there is at the end. What must be refused and is not ends it.
  */
 #define _GNU_SOURCE
-#include <arpa/inet.h>
 #include <fcntl.h>
 #include <linux/bpf.h>
-#include <net/if.h>
-#include <sched.h>
-#include <sys/ioctl.h>
-#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
-#include <time.h>
 
-#include "genl.h"
+#include "choice.h"
+#include "sessions.h"
 
-#define DEVICES	   3
-#define SLOTS	   12 /* sessions of a device */
-#define KEPT	   16 /* sockets that a process holds */
-#define SERVER_IP  "10.9.0.1"
-#define CLIENT_IP  "10.9.0.2"
-#define PORT	   443
-#define IDLE_MS	   20000
-#define PROCESSES  2
-#define NAMESPACES 2
+#define KEPT	  16 /* sockets that a process holds */
+#define IDLE_MS	  20000
+#define OF_A_PAIR 2 /* processes */
+#define PROCESSES (PAIRS * OF_A_PAIR)
+#define RECENT	  4096 /* keys of the ledger that are tried again: the kernel remembers more */
+#define TELL	  20.0 /* seconds between two words about progress */
 
 enum operation {
 	INSTALL,
+	INSTALL_USED,
+	INSTALL_WRONG,
 	UPDATE,
 	DELETE,
 	ADOPT,
@@ -55,6 +49,8 @@ static const struct {
 	unsigned int weight;
 } operations[OPERATIONS] = {
 	[INSTALL] = {"install", 30},
+	[INSTALL_USED] = {"install-used-key", 6},
+	[INSTALL_WRONG] = {"install-wrong", 6},
 	[UPDATE] = {"update", 18},
 	[DELETE] = {"delete", 12},
 	[ADOPT] = {"adopt", 10},
@@ -74,37 +70,14 @@ static const struct {
 };
 
 static struct tally { /* of a process, in memory that all of them see */
-	unsigned int done[OPERATIONS], refused[OPERATIONS];
-	uint64_t received; /* inner packets of one device: the most that was seen */
+	unsigned int rounds, done[OPERATIONS], refused[OPERATIONS];
+	uint64_t received[ENDS]; /* inner packets of one device: the most that was seen */
 } * tallies, *tally;
 
-static struct side {
-	int namespace, control;
-	struct genl genl;
-} sides[NAMESPACES];
-
-static uint64_t state;	 /* of the generator of choices */
-static uint64_t key_now; /* keys are used once, whatever the seed */
-
-static void die(const char *what)
-{
-	fprintf(stderr, "storm: %s: %s\n", what, strerror(errno));
-	exit(2);
-}
-
-static uint64_t mixed(uint64_t *word)
-{
-	uint64_t z = (*word += 0x9e3779b97f4a7c15);
-
-	z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9;
-	z = (z ^ (z >> 27)) * 0x94d049bb133111eb;
-	return z ^ (z >> 31);
-}
-
-static unsigned int below(unsigned int limit)
-{
-	return mixed(&state) % limit;
-}
+static unsigned int pair; /* of namespaces, which this process is for */
+static uint64_t key_now;  /* keys are used once, whatever the seed */
+static struct ledger *ledger;
+static uint32_t ledger_from; /* keys before were made for a module that was unloaded */
 
 static void fresh(uint8_t *out, size_t size)
 {
@@ -112,35 +85,7 @@ static void fresh(uint8_t *out, size_t size)
 		out[i] = mixed(&key_now);
 }
 
-static double now(void)
-{
-	struct timespec at;
-
-	clock_gettime(CLOCK_MONOTONIC, &at);
-	return at.tv_sec + at.tv_nsec / 1e9;
-}
-
 /* --- sockets --- */
-
-static void enter(unsigned int side)
-{
-	if (setns(sides[side].namespace, CLONE_NEWNET))
-		die("setns");
-}
-
-/* Bound to @ip and @port of the namespace that we are in; -1: it is in use. */
-static int bound(const char *ip, uint16_t port)
-{
-	struct sockaddr_in local = {.sin_family = AF_INET, .sin_port = htons(port)};
-	int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0), one = 1;
-
-	local.sin_addr.s_addr = inet_addr(ip);
-	setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &one, sizeof(one));
-	if (fd < 0 || !bind(fd, (void *)&local, sizeof(local)))
-		return fd;
-	close(fd);
-	return -1;
-}
 
 static int kept[KEPT];
 
@@ -165,37 +110,6 @@ static int new_map(void)
 
 /* --- requests --- */
 
-static struct request request;
-
-static void begin(struct genl *g, uint8_t command, int device)
-{
-	char name[] = {'q', 'r', 'e', '0' + device, 0};
-
-	genl_begin(g, &request, g->family, command, 0);
-	if (device >= 0)
-		genl_put(&request, QRE_A_IFNAME, name, sizeof(name));
-}
-
-static void put(uint16_t type, const void *data, size_t size)
-{
-	genl_put(&request, type, data, size);
-}
-
-static void put8(uint16_t type, uint8_t value)
-{
-	put(type, &value, sizeof(value));
-}
-
-static void put32(uint16_t type, uint32_t value)
-{
-	put(type, &value, sizeof(value));
-}
-
-static void put64(uint16_t type, uint64_t value)
-{
-	put(type, &value, sizeof(value));
-}
-
 static int finish(struct genl *g, enum operation operation)
 {
 	int error = genl_ask(g, &request, NULL);
@@ -207,61 +121,20 @@ static int finish(struct genl *g, enum operation operation)
 	return error;
 }
 
-static void put_slot(unsigned int device, unsigned int slot)
-{
-	uint8_t id[QRE_SESSION_ID_SIZE];
-
-	memset(id, 1 + device * SLOTS + slot, sizeof(id));
-	put(QRE_A_SESSION_ID, id, sizeof(id));
-}
-
-/* The first connection id of a session has its bytes, others have more to them. */
-static void put_cid(unsigned int device, unsigned int slot, unsigned int more)
-{
-	uint8_t cid[QRE_CID_MAX];
-
-	memset(cid, 1 + device * SLOTS + slot, sizeof(cid));
-	cid[0] ^= more << 6;
-	put(QRE_A_CID, cid, sizeof(cid));
-}
-
 /* --- sessions --- */
 
-struct keys {
-	uint8_t key[2][QRE_KEY_SIZE], iv[2][QRE_IV_SIZE]; /* to the client, to the server */
-};
+static struct session sessions[PLACES];
 
-static struct {
-	struct keys keys, next;
-	uint8_t hp[2][QRE_KEY_SIZE];
-	uint64_t epoch[NAMESPACES];
-} sessions[DEVICES][SLOTS];
-
-static void new_keys(struct keys *keys)
+static void make_keys(unsigned int place, struct keys *keys)
 {
-	fresh(keys->key[0], sizeof(keys->key));
-	fresh(keys->iv[0], sizeof(keys->iv));
+	new_keys(ledger, pair, place, &sessions[place], keys, fresh);
 }
 
-static void put_keys(unsigned int side, const struct keys *keys, bool next)
+static void make_session(unsigned int place)
 {
-	unsigned int tx = side, rx = !side;
-
-	put(next ? QRE_A_NEXT_TX_KEY : QRE_A_TX_KEY, keys->key[tx], QRE_KEY_SIZE);
-	put(next ? QRE_A_NEXT_TX_IV : QRE_A_TX_IV, keys->iv[tx], QRE_IV_SIZE);
-	put(next ? QRE_A_NEXT_RX_KEY : QRE_A_RX_KEY, keys->key[rx], QRE_KEY_SIZE);
-	put(next ? QRE_A_NEXT_RX_IV : QRE_A_RX_IV, keys->iv[rx], QRE_IV_SIZE);
-}
-
-static void put_underlay(unsigned int side, uint16_t client_port)
-{
-	uint32_t ips[] = {inet_addr(SERVER_IP), inet_addr(CLIENT_IP)};
-	uint16_t ports[] = {htons(PORT), htons(client_port)};
-
-	put(QRE_A_LOCAL_IP, &ips[side], 4);
-	put(QRE_A_LOCAL_PORT, &ports[side], 2);
-	put(QRE_A_PEER_IP, &ips[!side], 4);
-	put(QRE_A_PEER_PORT, &ports[!side], 2);
+	fresh(sessions[place].hp[0], sizeof(sessions[place].hp));
+	make_keys(place, &sessions[place].keys);
+	make_keys(place, &sessions[place].next);
 }
 
 static void put_allowed(unsigned int device)
@@ -278,32 +151,27 @@ static void put_allowed(unsigned int device)
 		put(QRE_A_ALLOWED_IPS, ips, count * sizeof(ips[0]));
 }
 
-static void install_end(unsigned int side, unsigned int device, unsigned int slot)
+/* So many places belong to each device. */
+static unsigned int device_of(unsigned int place)
 {
-	struct genl *g = &sides[side].genl;
-	uint16_t port = 20000 + device * SLOTS + slot;
-	unsigned int k;
+	return place / SLOTS;
+}
+
+static void install_end(unsigned int side, unsigned int place)
+{
+	struct session *s = &sessions[place];
 	int fd = -1;
 
-	begin(g, QRE_CMD_SESSION_INSTALL, device);
-	put_slot(device, slot);
-	put_cid(device, slot, 0);
-	put(QRE_A_CLIENT_CID, NULL, 0);
-	put_keys(side, &sessions[device][slot].keys, false);
-	for (k = 0; k < 2; k++)
-		put(k == side ? QRE_A_TX_HP_KEY : QRE_A_RX_HP_KEY, sessions[device][slot].hp[k],
-		    QRE_KEY_SIZE);
+	begin_install(&sides[side].genl, side, device_of(place), place, s);
 	if (below(2))
-		put_keys(side, &sessions[device][slot].next, true);
-	put64(QRE_A_KEY_EPOCH, 0);
-	put64(QRE_A_PACKET_NUMBER, 0);
+		put_keys(side, &s->next, true);
 	put64(QRE_A_IDLE_MS, IDLE_MS);
-	put_allowed(device);
+	put_allowed(device_of(place));
 	if (side || below(3))
-		put_underlay(side, port);
+		put_underlay(side, place);
 	if (side && !below(3)) {
 		enter(side);
-		fd = bound(CLIENT_IP, port);
+		fd = bound(CLIENT_IP, FIRST_PORT + place);
 	} else if (!side && !below(12)) {
 		enter(side);
 		fd = bound(SERVER_IP, PORT);
@@ -314,101 +182,199 @@ static void install_end(unsigned int side, unsigned int device, unsigned int slo
 	}
 	if (!below(8))
 		put(QRE_A_HOLD, NULL, 0);
-	if (!finish(g, INSTALL))
-		sessions[device][slot].epoch[side] = 0;
+	if (finish(&sides[side].genl, INSTALL))
+		return;
+	s->epoch[side] = 0;
+	ledger_use(ledger, s->keys.written[side], LEDGER_USED);
+	ledger_use(ledger, s->next.written[side], LEDGER_TAKEN);
 }
 
 /* Both ends anew: what there was of them ends first, so that their keys go together. */
-static void install(unsigned int device, unsigned int slot)
+static void install(unsigned int place)
 {
-	for (unsigned int side = 0; side < NAMESPACES; side++) {
-		begin(&sides[side].genl, QRE_CMD_SESSION_DEL, device);
-		put_slot(device, slot);
+	for (unsigned int side = 0; side < ENDS; side++) {
+		begin(&sides[side].genl, QRE_CMD_SESSION_DEL, device_of(place));
+		put_id(place);
 		genl_ask(&sides[side].genl, &request, NULL);
 	}
-	new_keys(&sessions[device][slot].keys);
-	new_keys(&sessions[device][slot].next);
-	fresh(sessions[device][slot].hp[0], sizeof(sessions[device][slot].hp));
-	install_end(0, device, slot);
-	install_end(1, device, slot);
+	make_session(place);
+	install_end(0, place);
+	install_end(1, place);
 }
 
+/* --- what must be refused, whatever else goes on --- */
+
+static void refused(struct genl *g, enum operation operation, int wanted)
+{
+	int error = genl_ask(g, &request, NULL);
+
+	if (!error) {
+		fprintf(stderr, "storm: %s was not refused\n", operations[operation].name);
+		exit(3);
+	}
+	if (error == wanted || wanted < 0)
+		tally->done[operation]++;
+	else
+		tally->refused[operation]++; /* for another reason: its device is gone */
+}
+
+/* A session that there never is. */
+static unsigned int stranger(void)
+{
+	return PLACES + (tally - tallies);
+}
+
+static void begin_stranger(unsigned int side, struct session *s)
+{
+	unsigned int place = below(PLACES);
+
+	fresh(s->hp[0], sizeof(s->hp));
+	new_keys(ledger, pair, place, s, &s->keys, fresh);
+	begin_install(&sides[side].genl, side, device_of(place), stranger(), s);
+}
+
+/* A transmit key that some session of any namespace has or had. */
+static void install_used(unsigned int side)
+{
+	uint32_t count = ledger_count(ledger), from = ledger_from, at;
+	struct session s;
+
+	if (count > from + RECENT)
+		from = count - RECENT;
+	if (count == from)
+		return;
+	at = from + below(count - from);
+	while (at < count && ledger->keys[at].use != LEDGER_USED)
+		at++;
+	if (at == count)
+		return;
+	fresh(s.hp[0], sizeof(s.hp));
+	fresh(s.keys.key[0], sizeof(s.keys.key));
+	fresh(s.keys.iv[0], sizeof(s.keys.iv));
+	memcpy(s.keys.key[side], ledger->keys[at].key, QRE_KEY_SIZE);
+	begin_install(&sides[side].genl, side, below(DEVICES), stranger(), &s);
+	if (side)
+		put_underlay(side, stranger());
+	refused(&sides[side].genl, INSTALL_USED, EEXIST);
+}
+
+/* Descriptors that no session can speak through. */
+static int wrong_socket(unsigned int side)
+{
+	int fd;
+
+	switch (below(4)) {
+	case 0:
+		return dup(sides[side].namespace);
+	case 1:
+		enter(side);
+		return socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	case 2:
+		enter(side);
+		return socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	default:
+		enter(!side);
+		fd = bound("127.0.0.1", 0);
+		enter(side);
+		return fd;
+	}
+}
+
+static void install_wrong(unsigned int side)
+{
+	uint32_t elsewhere = inet_addr("203.0.113.1");
+	struct session s;
+	int fd = -1;
+
+	begin_stranger(side, &s);
+	switch (below(side ? 5 : 4)) {
+	case 0: /* no such descriptor */
+		put32(QRE_A_FD, 100000);
+		put_underlay(side, stranger());
+		break;
+	case 1:
+		fd = wrong_socket(side);
+		put32(QRE_A_FD, fd);
+		put_underlay(side, stranger());
+		break;
+	case 2: /* an address of nobody here */
+		put_underlay(side, stranger());
+		genl_change(&request, QRE_A_LOCAL_IP, &elsewhere, 4);
+		break;
+	case 3: /* half of an underlay */
+		put(QRE_A_LOCAL_IP, &elsewhere, 4);
+		break;
+	default: /* a client of no server */
+		break;
+	}
+	refused(&sides[side].genl, INSTALL_WRONG, -1);
+	if (fd >= 0)
+		close(fd);
+}
+
+/* --- and on --- */
+
 /* Both ends learn their next keys, or begin the next phase. */
-static void update(unsigned int device, unsigned int slot)
+static void update(unsigned int place)
 {
 	bool next = below(2), moves = below(4) == 0;
+	struct session *s = &sessions[place];
 	struct keys following;
 	unsigned int done = 0;
 
-	new_keys(&following);
-	for (unsigned int side = 0; side < NAMESPACES; side++) {
+	make_keys(place, &following);
+	for (unsigned int side = 0; side < ENDS; side++) {
 		struct genl *g = &sides[side].genl;
-		const struct keys *keys =
-			next ? &sessions[device][slot].next : &sessions[device][slot].keys;
+		const struct keys *now = next ? &s->next : &s->keys;
+		const struct keys *then = next ? &following : &s->next;
 
-		begin(g, QRE_CMD_SESSION_UPDATE, device);
-		put_slot(device, slot);
-		put_keys(side, keys, false);
-		put_keys(side, next ? &following : &sessions[device][slot].next, true);
-		put64(QRE_A_KEY_EPOCH, sessions[device][slot].epoch[side] + next);
+		begin_update(g, side, device_of(place), place, s->epoch[side] + next, now, then);
 		if (moves)
-			put_underlay(side, 20000 + device * SLOTS + slot);
-		done += !finish(g, UPDATE);
+			put_underlay(side, place);
+		if (finish(g, UPDATE))
+			continue;
+		done++;
+		ledger_use(ledger, now->written[side], LEDGER_USED);
+		ledger_use(ledger, then->written[side], LEDGER_TAKEN);
 	}
 	if (!next || !done)
 		return;
-	sessions[device][slot].keys = sessions[device][slot].next;
-	sessions[device][slot].next = following;
-	sessions[device][slot].epoch[0]++;
-	sessions[device][slot].epoch[1]++;
+	s->keys = s->next;
+	s->next = following;
+	s->epoch[0]++;
+	s->epoch[1]++;
 }
 
-static void delete (struct genl *g, unsigned int device, unsigned int slot)
+static void delete (struct genl *g, unsigned int place)
 {
-	begin(g, QRE_CMD_SESSION_DEL, device);
-	put_slot(device, slot);
+	begin(g, QRE_CMD_SESSION_DEL, device_of(place));
+	put_id(place);
 	if (below(2))
 		put(QRE_A_CLOSE, NULL, 0);
 	finish(g, DELETE);
 }
 
-static void route(struct genl *g, enum operation operation, unsigned int device, unsigned int slot)
+static void route(struct genl *g, enum operation operation, unsigned int place)
 {
-	begin(g, operation == ADOPT ? QRE_CMD_CID_ADOPT : QRE_CMD_CID_RELEASE, device);
-	put_cid(device, slot, below(4));
+	begin(g, operation == ADOPT ? QRE_CMD_CID_ADOPT : QRE_CMD_CID_RELEASE, device_of(place));
+	put_cid(place, below(4));
 	if (below(2))
-		put_slot(device, slot);
+		put_id(place);
 	finish(g, operation);
 }
 
-static void send_frame(struct genl *g, unsigned int device, unsigned int slot)
+static void send_frame(struct genl *g, unsigned int place)
 {
 	uint8_t frames[200] = {0x01};
 
-	begin(g, QRE_CMD_FRAME_SEND, device);
-	put_slot(device, slot);
+	begin(g, QRE_CMD_FRAME_SEND, device_of(place));
+	put_id(place);
 	put(QRE_A_FRAMES, frames, 1 + below(sizeof(frames)));
 	put64(QRE_A_FRAME_ID, below(1000));
 	finish(g, FRAME_SEND);
 }
 
 /* --- devices --- */
-
-static void set_address(int control, unsigned int device, unsigned int host)
-{
-	struct sockaddr_in address = {.sin_family = AF_INET};
-	struct ifreq ifr = {};
-
-	snprintf(ifr.ifr_name, sizeof(ifr.ifr_name), "qre%u", device);
-	address.sin_addr.s_addr = htonl(0x0a4d0000 | device << 8 | host);
-	memcpy(&ifr.ifr_addr, &address, sizeof(address));
-	ioctl(control, SIOCSIFADDR, &ifr);
-	address.sin_addr.s_addr = htonl(0xffffff00);
-	memcpy(&ifr.ifr_netmask, &address, sizeof(address));
-	ioctl(control, SIOCSIFNETMASK, &ifr);
-	ifr.ifr_flags = IFF_UP | IFF_RUNNING;
-	ioctl(control, SIOCSIFFLAGS, &ifr);
-}
 
 static void add_device(unsigned int side, unsigned int device)
 {
@@ -418,7 +384,7 @@ static void add_device(unsigned int side, unsigned int device)
 	put8(QRE_A_ROLE, side ? QRE_ROLE_CLIENT : QRE_ROLE_SERVER);
 	put32(QRE_A_MTU, 1000 + below(400));
 	if (!finish(g, DEVICE_ADD))
-		set_address(sides[side].control, device, 1 + side);
+		set_address(side, device);
 }
 
 static void set_profile(struct genl *g, unsigned int device)
@@ -431,6 +397,8 @@ static void set_profile(struct genl *g, unsigned int device)
 	finish(g, PROFILE_SET);
 }
 
+static unsigned int seen_side;
+
 static void see(const uint8_t *at, int left)
 {
 	const struct nlattr *a = genl_find(at, left, QRE_A_RX_PACKETS);
@@ -439,8 +407,8 @@ static void see(const uint8_t *at, int left)
 	if (!a)
 		return;
 	memcpy(&received, (const uint8_t *)a + NLA_HDRLEN, 8);
-	if (received > tally->received)
-		tally->received = received;
+	if (received > tally->received[seen_side])
+		tally->received[seen_side] = received;
 }
 
 static void dump(struct genl *g, unsigned int device)
@@ -450,6 +418,7 @@ static void dump(struct genl *g, unsigned int device)
 	finish(g, DUMP);
 	begin(g, QRE_CMD_DEVICE_GET, -1);
 	request.header.nlmsg_flags |= NLM_F_DUMP;
+	seen_side = g == &sides[1].genl;
 	genl_ask(g, &request, see);
 }
 
@@ -536,10 +505,10 @@ static void live_and_end(void)
 	put32(QRE_A_FD, fd);
 	if (finish(g, SHARED_REGISTER))
 		_exit(3);
-	for (unsigned int slot = 0; slot < 4; slot++) {
-		new_keys(&sessions[0][slot].keys);
-		install_end(0, slot % DEVICES, slot);
-		route(g, ADOPT, slot % DEVICES, slot);
+	for (unsigned int i = 0; i < 4; i++) {
+		make_session(i * 9);
+		install_end(0, i * 9);
+		route(g, ADOPT, i * 9);
 	}
 	_exit(0);
 }
@@ -577,22 +546,26 @@ static enum operation chosen(void)
 /* Mostly a process has its own slots, so that much succeeds; one in eight is another's. */
 static void blow(unsigned int process)
 {
-	unsigned int device = below(DEVICES), slot = below(SLOTS / PROCESSES) * PROCESSES;
-	unsigned int side = below(NAMESPACES);
+	unsigned int device = below(DEVICES), side = below(ENDS), place;
 	struct genl *g = &sides[side].genl;
 	enum operation operation = chosen();
 
-	slot += below(8) ? process : !process;
+	place = device * SLOTS + below(SLOTS / OF_A_PAIR) * OF_A_PAIR;
+	place += (process + !below(8)) % OF_A_PAIR;
 	switch (operation) {
 	case INSTALL:
-		return install(device, slot);
+		return install(place);
+	case INSTALL_USED:
+		return install_used(side);
+	case INSTALL_WRONG:
+		return install_wrong(side);
 	case UPDATE:
-		return update(device, slot);
+		return update(place);
 	case DELETE:
-		return delete (g, device, slot);
+		return delete (g, place);
 	case ADOPT:
 	case RELEASE:
-		return route(&sides[!below(6)].genl, operation, device, slot);
+		return route(&sides[!below(6)].genl, operation, place);
 	case MAP_REGISTER:
 		return register_map(g);
 	case SHARED_REGISTER:
@@ -611,29 +584,13 @@ static void blow(unsigned int process)
 	case NAMESPACE_DELETE:
 		return end_namespace();
 	case FRAME_SEND:
-		return send_frame(g, device, slot);
+		return send_frame(g, place);
 	case PROFILE_SET:
 		return set_profile(g, device);
 	case LOADER_SET:
 		return set_loader(g);
 	default:
 		return dump(g, device);
-	}
-}
-
-static void open_sides(bool kernel)
-{
-	static const char *const paths[] = {"/run/netns/a", "/run/netns/b"};
-
-	for (unsigned int side = 0; side < NAMESPACES; side++) {
-		sides[side].namespace = open(paths[side], O_RDONLY | O_CLOEXEC);
-		if (sides[side].namespace < 0)
-			die(paths[side]);
-		enter(side);
-		sides[side].control = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-		errno = kernel ? genl_open(&sides[side].genl) : 0;
-		if (errno)
-			die("qre.ko");
 	}
 }
 
@@ -645,104 +602,106 @@ static void storm(unsigned int process, uint64_t seed, unsigned int rounds, doub
 	clock_gettime(CLOCK_REALTIME, &at);
 	key_now = at.tv_sec * 1000000000ULL + at.tv_nsec + process;
 	tally = &tallies[process];
-	open_sides(true);
+	pair = process / OF_A_PAIR;
+	open_sides(pair, true);
 	for (unsigned int device = 0; device < DEVICES; device++) {
 		add_device(0, device);
 		add_device(1, device);
 	}
-	while (rounds-- && now() < end)
+	while (tally->rounds < rounds && now() < end) {
 		blow(process);
-	for (unsigned int side = 0; side < NAMESPACES; side++)
+		tally->rounds++;
+	}
+	for (unsigned int side = 0; side < ENDS; side++)
 		dump(&sides[side].genl, 0);
 }
 
-static int run(uint64_t seed, unsigned int rounds, double seconds)
+/* How far it is, for whoever finds no end of it. */
+static void tell_progress(const char *path, uint64_t seed, double seconds)
 {
-	double start = now();
-	unsigned int total = 0;
+	unsigned int rounds = 0, done = 0;
+	FILE *to = path ? fopen(path, "a") : NULL;
+
+	if (!to)
+		return;
+	for (unsigned int process = 0; process < PROCESSES; process++) {
+		rounds += tallies[process].rounds;
+		for (unsigned int at = 0; at < OPERATIONS; at++)
+			done += tallies[process].done[at];
+	}
+	fprintf(to, "seed=%llu rounds=%u done=%u seconds=%.0f\n", (unsigned long long)seed, rounds,
+		done, seconds);
+	fclose(to);
+}
+
+static void report(uint64_t seed, double seconds)
+{
+	unsigned int total = 0, rounds = 0;
+	uint64_t received[ENDS] = {};
+
+	for (unsigned int at = 0; at < OPERATIONS; at++) {
+		unsigned int done = 0, not_done = 0;
+
+		for (unsigned int process = 0; process < PROCESSES; process++) {
+			done += tallies[process].done[at];
+			not_done += tallies[process].refused[at];
+		}
+		total += done + not_done;
+		printf("%s done=%u refused=%u\n", operations[at].name, done, not_done);
+	}
+	for (unsigned int process = 0; process < PROCESSES; process++) {
+		rounds += tallies[process].rounds;
+		for (unsigned int side = 0; side < ENDS; side++)
+			received[side] += tallies[process].received[side];
+	}
+	printf("servers-received=%llu\nclients-received=%llu\n", (unsigned long long)received[0],
+	       (unsigned long long)received[1]);
+	printf("seed=%llu rounds=%u requests=%u seconds=%.1f\n", (unsigned long long)seed, rounds,
+	       total, seconds);
+}
+
+static int run(uint64_t seed, unsigned int rounds, double seconds, const char *progress)
+{
+	double start = now(), told = start;
+	unsigned int left = 0;
 	int status, bad = 0;
+	pid_t child;
 
 	tallies = mmap(NULL, PROCESSES * sizeof(*tallies), PROT_READ | PROT_WRITE,
 		       MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	if (tallies == MAP_FAILED)
 		die("mmap");
-	for (unsigned int process = 0; process < PROCESSES; process++) {
+	ledger_from = ledger_count(ledger);
+	for (unsigned int process = 0; process < PROCESSES; process++, left++) {
 		if (fork())
 			continue;
 		storm(process, seed, rounds / PROCESSES, start + seconds);
 		exit(0);
 	}
-	while (wait(&status) > 0)
-		bad |= status;
-	for (unsigned int at = 0; at < OPERATIONS; at++) {
-		unsigned int done = 0, refused = 0;
-
-		for (unsigned int process = 0; process < PROCESSES; process++) {
-			done += tallies[process].done[at];
-			refused += tallies[process].refused[at];
-		}
-		total += done + refused;
-		printf("%s done=%u refused=%u\n", operations[at].name, done, refused);
-	}
-	printf("received=%llu\n", (unsigned long long)(tallies[0].received + tallies[1].received));
-	printf("seed=%llu requests=%u seconds=%.1f\n", (unsigned long long)seed, total,
-	       now() - start);
-	return !!bad;
-}
-
-/* --- traffic --- */
-
-static void blast(unsigned int side, bool inner, double end)
-{
-	uint32_t theirs = inet_addr(side ? SERVER_IP : CLIENT_IP);
-	struct sockaddr_in to = {.sin_family = AF_INET};
-	uint8_t packet[3000] = {};
-
-	state = side * 2 + inner;
-	enter(side);
-	while (now() < end) {
-		for (unsigned int i = 0; i < 16; i++) {
-			unsigned int device = below(DEVICES), slot = below(SLOTS);
-			size_t size = inner ? below(sizeof(packet)) : below(200);
-
-			to.sin_port = htons(inner  ? 9
-					    : side ? PORT
-						   : 20000 + device * SLOTS + slot);
-			to.sin_addr.s_addr =
-				inner ? htonl(0x0a4d0000 | device << 8 | (side ? 1 : 2)) : theirs;
-			packet[0] = below(8) ? 0x40 | below(64) : below(256);
-			memset(packet + 1, 1 + device * SLOTS + slot, QRE_CID_MAX);
-			packet[1] ^= below(4) << 6;
-			for (unsigned int k = 0; k < 16; k++)
-				packet[1 + QRE_CID_MAX + k] = mixed(&state);
-			sendto(sides[side].control, packet, size, MSG_DONTWAIT, (void *)&to,
-			       sizeof(to));
-		}
-		usleep(20000);
-	}
-}
-
-static int traffic(double seconds)
-{
-	double end = now() + seconds;
-
-	open_sides(false);
-	for (unsigned int kind = 0; kind < 4; kind++) {
-		if (fork())
+	while (left) {
+		child = waitpid(-1, &status, WNOHANG);
+		if (child > 0) {
+			bad |= status;
+			left--;
 			continue;
-		blast(kind & 1, kind & 2, end);
-		exit(0);
+		}
+		usleep(100000);
+		if (now() - told < TELL)
+			continue;
+		told = now();
+		tell_progress(progress, seed, told - start);
 	}
-	while (wait(NULL) > 0)
-		;
-	return 0;
+	tell_progress(progress, seed, now() - start);
+	report(seed, now() - start);
+	return !!bad;
 }
 
 int main(int argc, char **argv)
 {
-	if (argc == 5 && !strcmp(argv[1], "run"))
-		return run(strtoull(argv[2], NULL, 0), atoi(argv[3]), atof(argv[4]));
-	if (argc == 3 && !strcmp(argv[1], "traffic"))
-		return traffic(atof(argv[2]));
-	return 2;
+	if (argc < 5)
+		return 2;
+	ledger = ledger_open(argv[4]);
+	if (!ledger)
+		die(argv[4]);
+	return run(strtoull(argv[1], NULL, 0), atoi(argv[2]), atof(argv[3]), argv[5]);
 }

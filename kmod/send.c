@@ -327,7 +327,7 @@ static void qre_batch_finish(struct qre_batch *b)
 	struct sk_buff *skb = b->outer;
 	unsigned int i;
 
-	if (unlikely(b->failed)) {
+	if (unlikely(b->failed || !b->count)) { /* there was no memory for any of it */
 		kfree_skb(skb);
 		goto done;
 	}

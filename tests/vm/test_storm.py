@@ -49,8 +49,8 @@ echo N >ignore-gfp-wait
 echo 0 >verbose
 echo -1 >times
 echo 24 >stacktrace-depth
-printf '%d\\n' $6 >require-start
-printf '%d\\n' $(($6 + $2)) >require-end
+echo $6 >require-start
+printf '0x%x\\n' $(($6 + $2)) >require-end
 echo 5 >probability
 cd /
 """

@@ -2,7 +2,7 @@
 
 A command's function is called as ``function(arguments, options)`` and returns the exit status. It is imported when it
 is called: this table must load nothing. Help, the manual page and the completion of shells are made of it and of
-``cli/examples``; what a field is when it is not given is in ``cli/defaults``.
+``cli/help/examples``; what a field is when it is not given is in ``cli/defaults``.
 """
 
 from __future__ import annotations
@@ -103,13 +103,13 @@ _LASTING_FIELDS = """\
 
 COMMANDS = {
     "help": Command(
-        "qre.cli.help:help_command",
+        "qre.cli.help.help:help_command",
         "[COMMAND]",
         "print this, or the help of a command",
         options={"--man": "print the manual page qre-tool(8), which man -l reads"},
         dry_run=True,
     ),
-    "version": Command("qre.cli.configuration:version", "", "print the version", dry_run=True),
+    "version": Command("qre.cli.profile.configuration:version", "", "print the version", dry_run=True),
     "completion": Command(
         "qre.cli.completion:completion",
         "bash|zsh|fish",
@@ -117,7 +117,7 @@ COMMANDS = {
         dry_run=True,
     ),
     "check": Command(
-        "qre.cli.check:check",
+        "qre.cli.check.check:check",
         "[PROFILE]",
         "tell whether this machine, or a profile on it, is able; changes nothing",
         text="""\
@@ -129,7 +129,7 @@ the user data plane takes over.
         dry_run=True,
     ),
     "init": Command(
-        "qre.cli.init:init",
+        "qre.cli.profile.init:init",
         "Endpoint=HOST:PORT Dest=HOST:PORT [Key=Value]…",
         "write a matching server and client profile",
         text="""\
@@ -146,30 +146,35 @@ or none, and nothing is overwritten. Fields:
 """,
         dry_run=True,
     ),
-    "genkey": Command("qre.cli.configuration:genkey", "", "print a new private key", dry_run=True),
+    "genkey": Command("qre.cli.profile.configuration:genkey", "", "print a new private key", dry_run=True),
     "pubkey": Command(
-        "qre.cli.configuration:pubkey", "", "read a private key, print its public key (standard input)", dry_run=True
+        "qre.cli.profile.configuration:pubkey",
+        "",
+        "read a private key, print its public key (standard input)",
+        dry_run=True,
     ),
-    "genshortid": Command("qre.cli.configuration:genshortid", "", "print a new short id", dry_run=True),
+    "genshortid": Command("qre.cli.profile.configuration:genshortid", "", "print a new short id", dry_run=True),
     "strip": Command(
-        "qre.cli.configuration:strip",
+        "qre.cli.profile.configuration:strip",
         "PROFILE",
         "print a profile of the configuration directory as normalised JSON",
         options=_SHOW_KEYS,
         dry_run=True,
     ),
     "showconf": Command(
-        "qre.cli.configuration:showconf",
+        "qre.cli.profile.configuration:showconf",
         "FILE",
         "check a global or profile file, print it as normalised JSON",
         options=_SHOW_KEYS,
         dry_run=True,
     ),
-    "up": Command("qre.cli.lifecycle_commands:up", "PROFILE", "make a profile's device ready", dry_run=True),
-    "reload": Command("qre.cli.lifecycle_commands:reload", "PROFILE", "read a profile again, apply it", dry_run=True),
-    "down": Command("qre.cli.lifecycle_commands:down", "PROFILE", "take a profile down", dry_run=True),
+    "up": Command("qre.cli.profile.lifecycle_commands:up", "PROFILE", "make a profile's device ready", dry_run=True),
+    "reload": Command(
+        "qre.cli.profile.lifecycle_commands:reload", "PROFILE", "read a profile again, apply it", dry_run=True
+    ),
+    "down": Command("qre.cli.profile.lifecycle_commands:down", "PROFILE", "take a profile down", dry_run=True),
     "daemon": Command(
-        "qre.cli.daemon:daemon",
+        "qre.cli.profile.daemon:daemon",
         "PROFILE",
         "run a profile: server or client, until it is told to end",
         options={
@@ -185,9 +190,9 @@ or none, and nothing is overwritten. Fields:
         text="Does what `up` does, then serves or connects until SIGTERM or SIGINT; SIGHUP reloads.\n",
         dry_run=True,
     ),
-    "show": Command("qre.cli.show:show", "[DEVICE]", "show devices, sessions and counters", dry_run=True),
+    "show": Command("qre.cli.show.show:show", "[DEVICE]", "show devices, sessions and counters", dry_run=True),
     "watch": Command(
-        "qre.cli.watch:watch",
+        "qre.cli.show.watch:watch",
         "[DEVICE] [Interval=SECONDS] [Count=NUMBER]",
         "show devices again and again, with rates, until Ctrl-C",
         text="""\
@@ -198,10 +203,10 @@ gets one block after another. Fields:
 """,
         dry_run=True,
     ),
-    "refresh": Command("qre.cli.refresh:refresh", "DEVICE", "look at Dest now, keep and show what was found"),
-    "syncconf": Command("qre.cli.kernel_commands:syncconf", "DEVICE FILE", "tell the kernel what a file says"),
+    "refresh": Command("qre.cli.profile.refresh:refresh", "DEVICE", "look at Dest now, keep and show what was found"),
+    "syncconf": Command("qre.cli.kernel.kernel_commands:syncconf", "DEVICE FILE", "tell the kernel what a file says"),
     "set": Command(
-        "qre.cli.kernel_commands:set_device",
+        "qre.cli.kernel.kernel_commands:set_device",
         "DEVICE role server|client Address=CIDR Key=Value…",
         "tell the kernel of a minimal configuration",
         text="""\
@@ -211,15 +216,15 @@ Keys and short ids are placeholders: for tests and debugging. Fields:
   both:   [PersistentKeepalive=SECONDS]; ServerName is also called sni
 """,
     ),
-    "delete": Command("qre.cli.kernel_commands:delete", "DEVICE", "delete a device from the kernel"),
+    "delete": Command("qre.cli.kernel.kernel_commands:delete", "DEVICE", "delete a device from the kernel"),
     "install-session": Command(
-        "qre.cli.kernel_sessions:install_session",
+        "qre.cli.kernel.session_commands:install_session",
         "DEVICE SessionId=HEX ConnectionId=HEX Key=Value…",
         "install a session in the kernel, adopt its connection ID",
         text=f"{_SESSION_FIELDS}The life of such a session: docs/sessions-by-hand.md.\n",
     ),
     "update-session": Command(
-        "qre.cli.kernel_sessions:update_session",
+        "qre.cli.kernel.session_commands:update_session",
         "DEVICE SessionId=HEX ConnectionId=HEX Key=Value…",
         "give a session in the kernel its next keys",
         text=f"""\
@@ -228,30 +233,30 @@ A server adopts another ConnectionId beside those of the session.
 """,
     ),
     "adopt-cid": Command(
-        "qre.cli.kernel_commands:adopt_cid",
+        "qre.cli.kernel.kernel_commands:adopt_cid",
         "DEVICE ConnectionId=HEX [SessionId=HEX]",
         "let the kernel have packets of a connection ID",
     ),
     "release-cid": Command(
-        "qre.cli.kernel_commands:release_cid",
+        "qre.cli.kernel.kernel_commands:release_cid",
         "DEVICE ConnectionId=HEX [SessionId=HEX]",
         "take a connection ID from the kernel",
     ),
     "session-demo": Command(
-        "qre.cli.kernel_sessions:session_demo",
+        "qre.cli.kernel.session_commands:session_demo",
         "SERVER-CONFIG CLIENT-CONFIG [Key=Value]…",
         "run a handshake in memory, install both ends in the kernel",
         text=_UNDERLAY_FIELDS,
     ),
     "session-plan": Command(
-        "qre.cli.session_plan:session_plan",
+        "qre.cli.session.session_plan:session_plan",
         "SERVER-CONFIG CLIENT-CONFIG [Key=Value]…",
         "run a handshake in memory, print both ends' install-session arguments",
         text=f"{_UNDERLAY_FIELDS}Printed as comments: the commands that change to the next keys.\n",
         dry_run=True,
     ),
     "session-capture": Command(
-        "qre.cli.session_capture:session_capture",
+        "qre.cli.session.session_capture:session_capture",
         "valid-client|invalid-short-id|wrong-sni|malformed-initial|random-udp SERVER-CONFIG CLIENT-CONFIG PCAP "
         "[Key=Value]…",
         "write what a client and a server send each other as a file for Wireshark",
@@ -264,33 +269,33 @@ in and the others refused, or the command fails. The file is raw IPv4 in pcapng,
 """,
     ),
     "create-cid-map": Command(
-        "qre.cli.maps:create_cid_map", "BpfMapPath=PATH", "make and pin a map of routed connection ids"
+        "qre.cli.kernel.maps:create_cid_map", "BpfMapPath=PATH", "make and pin a map of routed connection ids"
     ),
     "create-reuseport-socket-map": Command(
-        "qre.cli.maps:create_reuseport_socket_map", "BpfMapPath=PATH", "make and pin a map of two sockets"
+        "qre.cli.kernel.maps:create_reuseport_socket_map", "BpfMapPath=PATH", "make and pin a map of two sockets"
     ),
     "register-cid-map": Command(
-        "qre.cli.shared_port:register_cid_map",
+        "qre.cli.kernel.shared_port:register_cid_map",
         "BpfMapPath=PATH|BpfMapFd=FD",
         "let the kernel mirror connection IDs into a BPF map",
     ),
-    "unregister-cid-map": Command("qre.cli.shared_port:unregister_cid_map", "", "end the mirroring"),
+    "unregister-cid-map": Command("qre.cli.kernel.shared_port:unregister_cid_map", "", "end the mirroring"),
     "register-shared-socket": Command(
-        "qre.cli.shared_port:register_shared_socket",
+        "qre.cli.kernel.shared_port:register_shared_socket",
         "SocketFd=FD",
         "give the kernel the shared port's UDP socket",
     ),
     "unregister-shared-socket": Command(
-        "qre.cli.shared_port:unregister_shared_socket", "", "take the shared port's socket from the kernel"
+        "qre.cli.kernel.shared_port:unregister_shared_socket", "", "take the shared port's socket from the kernel"
     ),
     "show-cid-map": Command(
-        "qre.cli.maps:show_cid_map",
+        "qre.cli.kernel.maps:show_cid_map",
         "BpfMapPath=PATH|BpfMapFd=FD",
         "list a map of routed connection ids",
         dry_run=True,
     ),
     "shared-port-loader": Command(
-        "qre.cli.port_loader:shared_port_loader",
+        "qre.cli.port.port_loader:shared_port_loader",
         "BpfElf=PATH Listen=IP:PORT UserspaceBind=true|UserspaceSocketFd=FD [Key=Value]…",
         "hold a shared port: two sockets, the BPF program, its pins",
         text=f"""\
@@ -306,7 +311,7 @@ The pins are named by the address: QRE_CID_ROUTES-127-0-0-1-443 for Listen=127.0
 """,
     ),
     "shared-port-loader-check": Command(
-        "qre.cli.port_check:shared_port_loader_check",
+        "qre.cli.port.port_check:shared_port_loader_check",
         "BpfElf=PATH Listen=IP:PORT ConnectionId=HEX [Key=Value]…",
         "see with real packets that the BPF program steers",
         text=f"""\
@@ -319,7 +324,7 @@ Sets the shared port up, sends packets to it, and takes it away again. Fields:
 """,
     ),
     "shared-port-session-demo": Command(
-        "qre.cli.port_demo:shared_port_session_demo",
+        "qre.cli.port.port_demo:shared_port_session_demo",
         "SERVER-CONFIG CLIENT-CONFIG BpfElf=PATH [Key=Value]…",
         "a handshake over UDP behind a shared port, both ends in the kernel",
         text=f"""\
@@ -332,7 +337,7 @@ Both sessions, and the devices that were made for them, stay until the command e
 """,
     ),
     "shared-port-handshake-daemon": Command(
-        "qre.cli.port_daemon:handshake_daemon",
+        "qre.cli.port.port_daemon:handshake_daemon",
         "SERVER-CONFIG… BpfElf=PATH [Key=Value]…",
         "serve several configurations on one port, each client by its short id",
         text=f"""\
@@ -343,7 +348,7 @@ several need the kernel's data plane. Each is run by a daemon of its own until t
 {_LASTING_FIELDS}""",
     ),
     "shared-port-handshake-client": Command(
-        "qre.cli.port_client:shared_port_handshake_client",
+        "qre.cli.port.port_client:shared_port_handshake_client",
         "CLIENT-CONFIG [Key=Value]…",
         "one client handshake over UDP: what was agreed, what was assigned",
         text="""\

@@ -48,13 +48,13 @@ def _run(words: list[str]) -> int:
     name, rest, options, wants_help = _split(words)
     if name is None:
         if wants_help:
-            return _call("qre.cli.help:help_command", [], options)
+            return _call("qre.cli.help.help:help_command", [], options)
         raise UserError("command", "none is given", "run `qre-tool help`")
     command = COMMANDS.get(name)
     if command is None:
         raise UserError(f"command {_quoted(name)}", "there is no such command", _remedy(name, COMMANDS, "help"))
     if wants_help:
-        return _call("qre.cli.help:help_command", [name], options)
+        return _call("qre.cli.help.help:help_command", [name], options)
     rest = _check_words(name, command, rest, options)
     if options.dry_run and not command.dry_run:
         raise UserError("option --dry-run", f"{name} has no plan to print", "leave the option out")

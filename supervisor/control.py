@@ -15,10 +15,10 @@ import struct
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from qre.cli.control_client import SUFFIX
+from qre.device.control_client import SUFFIX
 from qre.errors import MachineError, QreError, UserError
-from qre.supervisor.link import ReloadWanted, ToParent
-from qre.supervisor.status import describe
+from qre.supervisor.daemon_status import describe
+from qre.supervisor.parent_messages import ReloadWanted, ToParent
 
 if TYPE_CHECKING:
     from collections.abc import Callable

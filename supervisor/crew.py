@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import msgspec
 
+from qre.dataplane.protocol import DestProfile, Message, Role
 from qre.errors import InternalError, MachineError, QreError
 from qre.ipc.channel import Channel, ChannelClosedError
 from qre.ipc.messages import (
@@ -45,12 +46,11 @@ from qre.ipc.messages import (
     UseLoader,
     WorkerConfig,
 )
-from qre.session import DestProfile, Message, Role
-from qre.supervisor.front import GuestDaemon
+from qre.kernel.underlay_sockets import client_socket
+from qre.supervisor.front.front import GuestDaemon
 from qre.supervisor.latest import Latest
 from qre.supervisor.life import Stage
-from qre.supervisor.link import Alive, DestProbed, Guests, PinThese, Setup, State, ToParent
-from qre.supervisor.sockets import client_socket
+from qre.supervisor.parent_messages import Alive, DestProbed, Guests, PinThese, Setup, State, ToParent
 from qre.supervisor.supervised import Supervised
 
 if TYPE_CHECKING:

@@ -11,6 +11,7 @@ import enum
 from dataclasses import dataclass
 from typing import Final
 
+from qre.dataplane.protocol import Message
 from qre.ipc.messages import (
     CidAdopt,
     CidRelease,
@@ -23,7 +24,6 @@ from qre.ipc.messages import (
     SocketRelease,
     SocketRequest,
 )
-from qre.session import Message
 
 
 class When(enum.Enum):

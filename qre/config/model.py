@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
 
-from qre.roles import DEFAULT_MTU, Dataplane, Role
+from qre.ends import DEFAULT_MTU, Dataplane, Role
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -18,8 +18,8 @@ from qre.config.syntax import (
     read_config,
     shown,
 )
+from qre.ends import DEFAULT_MTU, Role
 from qre.errors import UserError
-from qre.roles import DEFAULT_MTU, Role
 from qre.wire.overhead import MIN_MTU_IPV6
 
 TYPE_CHECKING = False

@@ -12,8 +12,8 @@ from ipaddress import IPv4Address, ip_interface
 from qre.config.keys import did_you_mean
 from qre.config.model import HostPort, SocketAddress
 from qre.config.syntax import quoted
+from qre.ends import Dataplane, Role
 from qre.errors import UserError
-from qre.roles import Dataplane, Role
 from qre.wire.overhead import ETHERNET_MTU, largest_inner
 
 TYPE_CHECKING = False

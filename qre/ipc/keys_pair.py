@@ -12,9 +12,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
+from qre.dataplane.protocol import Answer, DataplaneReport, DataplaneRequest
 from qre.errors import MachineError, UntrustedInputError
 from qre.ipc.channel import Channel, ChannelClosedError
-from qre.session import Answer, DataplaneReport, DataplaneRequest
 
 #: Reports that wait for a handshake worker that does not read, or is being restarted; the oldest go first.
 _MAX_WAITING: Final = 1024

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import msgspec
 
-from qre.session import (
+from qre.dataplane.protocol import (
     U16,
     U64,
     ConnectionId,

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
-from qre.capabilities import NUMBERS
 from qre.ipc.messages import Party
+from qre.kernel.capabilities import NUMBERS
 
 CAP_NET_ADMIN: Final = NUMBERS["CAP_NET_ADMIN"]
 CAP_BPF: Final = NUMBERS["CAP_BPF"]

@@ -18,8 +18,8 @@ from random import Random
 from aioquic import tls
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from qre.quic.inspector import Authenticated, HelloInspector
-from qre.quic.server import ServerHandshake
+from qre.quic.server.inspector import Authenticated, HelloInspector
+from qre.quic.server.server_handshake import ServerHandshake
 from qre.reality.authenticator import RANDOM_END
 from tests.support.fake_client import CLIENT, SERVER, FakeClient
 

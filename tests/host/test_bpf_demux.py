@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from qre.errors import MachineError
-from qre.supervisor.pins import check_pin_dir, paths, pin, unpin
-from qre.workers.bpf_loader.program import (
+from qre.kernel.bpf_pins import check_pin_dir, paths, pin, unpin
+from qre.kernel.bpf_program import (
     CID_ROUTES,
     MAX_ROUTES,
     SLOT_KERNEL,
@@ -86,7 +86,7 @@ def test_listeners_do_not_know_each_others_cids(group: Group) -> None:
 def test_a_route_to_no_slot_but_the_data_planes_goes_to_user_space(
     group: Group, value: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("qre.workers.bpf_loader.program.SLOT_KERNEL", value)
+    monkeypatch.setattr("qre.kernel.bpf_program.SLOT_KERNEL", value)
     group.maps.adopt(CID)
     assert group.slots_of(short_packet(CID)) == {SLOT_USER}
 

@@ -15,6 +15,7 @@ from typing import Any, cast
 import msgspec
 import pytest
 
+from qre.dataplane.protocol import Message, Role
 from qre.errors import InternalError, MachineError, UserError
 from qre.ipc.messages import (
     CidAdopt,
@@ -27,9 +28,8 @@ from qre.ipc.messages import (
     WorkerConfig,
 )
 from qre.ipc.worker import WorkerContext
-from qre.session import Message, Role
+from qre.kernel.bpf_program import MAX_ROUTES, SLOT_KERNEL, SLOT_USER
 from qre.workers.bpf_loader.main import BpfLoader, create
-from qre.workers.bpf_loader.program import MAX_ROUTES, SLOT_KERNEL, SLOT_USER
 from tests.support.reuseport import Group, Port, open_elf, short_packet
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import pytest
 
 from qre.config.model import GlobalConfig
-from qre.supervisor.settings import bpf_elf
+from qre.supervisor.parent.process_settings import bpf_elf
 from tests.support.daemons import PATIENCE
 from tests.support.dataplane import ROUTED_CID
 from tests.support.namespaces import Namespace
@@ -25,7 +25,7 @@ SIZE, BURST, PORTS = 1200, 40, 16
 RECEIVER = f"""
 import os, socket, sys, time
 from collections import Counter
-from qre.workers.bpf_loader.program import SLOT_KERNEL, SLOT_USER, load
+from qre.kernel.bpf_program import SLOT_KERNEL, SLOT_USER, load
 from qre.workers.dataplane.underlay import Underlay
 pair = []
 for _ in range(2):

@@ -15,11 +15,7 @@ from typing import Any, cast
 
 import pytest
 
-from qre.errors import MachineError, QreError
-from qre.ipc.channel import Channel
-from qre.ipc.messages import DataplaneStatus, Heartbeat, Party, WorkerConfig
-from qre.ipc.worker import LimitedLog, WorkerContext
-from qre.session import (
+from qre.dataplane.protocol import (
     Answer,
     CidAdoptFor,
     CidReleaseFor,
@@ -34,11 +30,15 @@ from qre.session import (
     SessionList,
     SessionLost,
 )
-from qre.session import (
+from qre.dataplane.protocol import (
     Underlay as OuterAddresses,
 )
+from qre.errors import MachineError, QreError
+from qre.ipc.channel import Channel
+from qre.ipc.messages import DataplaneStatus, Heartbeat, Party, WorkerConfig
+from qre.ipc.worker import LimitedLog, WorkerContext
 from qre.workers.dataplane.main import DataplaneWorker, create
-from qre.workers.dataplane.path import Address
+from qre.workers.dataplane.session.path import Address
 from qre.workers.dataplane.underlay import Underlay
 from tests.support.daemons import PATIENCE, until
 from tests.support.dataplane import install_of, marks_memfd

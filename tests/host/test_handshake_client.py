@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import cast
 
+from qre.dataplane.protocol import LossReason, Message, Role, SessionConfirmed, SessionLost
 from qre.errors import MachineError
 from qre.ipc.channel import Channel
 from qre.ipc.messages import (
@@ -22,11 +23,10 @@ from qre.ipc.messages import (
     WorkerConfig,
 )
 from qre.ipc.worker import WorkerContext
-from qre.quic.fingerprint import load_fingerprint
-from qre.quic.trust import TrustStore
-from qre.session import LossReason, Message, Role, SessionConfirmed, SessionLost
+from qre.quic.client.fingerprint import load_fingerprint
+from qre.quic.client.trust import TrustStore
 from qre.workers.handshake.client import Client
-from qre.workers.handshake.secrets import SecretsStore
+from qre.workers.handshake.sessions.secrets import SecretsStore
 from tests.support.daemons import until
 from tests.support.handshake_server import SHORT_ID, FakeContext, FakeDataplane, InProcessServer, free_port
 from tests.support.site import NAME

@@ -15,9 +15,9 @@ from typing import Any, cast
 
 import pytest
 
+from qre.dataplane.protocol import DestProfile, LossReason, SessionConfirmed, SessionLost
 from qre.ipc.messages import CidAdopt, DestProfileReport, ProfileSecrets, RoleState
-from qre.session import DestProfile, LossReason, SessionConfirmed, SessionLost
-from qre.workers.handshake import flows
+from qre.workers.handshake.port import flows
 from tests.support.daemons import PATIENCE, until
 from tests.support.handshake_server import SHORT_ID, Here, InProcessServer, Visitor
 from tests.support.namespaces import Namespace

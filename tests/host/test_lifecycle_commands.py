@@ -18,8 +18,8 @@ from pathlib import Path
 
 import pytest
 
-from qre.cli.device_lock import hold_device
-from qre.workers.netlink.tun import open_tun
+from qre.device.device_lock import hold_device
+from qre.kernel.tun import open_tun
 from tests.support.daemons import PATIENCE, TOOL, wait_for
 from tests.support.network import everything, ip, own_network
 from tests.support.profile_values import global_config
@@ -194,7 +194,7 @@ BAD_NAMES = ("../tunnel", "dev/tunnel", "..", ".", "", ".hidden", "a\\b", "x" * 
 def test_a_name_that_is_no_profile_name_touches_no_path(machine: Machine) -> None:
     trace = machine.directory / "trace"
     code = (
-        "import sys; from qre.cli.main import main; import qre.cli.lifecycle_commands\n"
+        "import sys; from qre.cli.main import main; import qre.cli.profile.lifecycle_commands\n"
         f"print([main([command, name]) for command in ('up', 'down', 'reload') for name in {BAD_NAMES!r}])"
     )
     command = [sys.executable, "-c", code]
@@ -422,7 +422,7 @@ def test_show_starts_without_the_libraries_it_does_not_need(machine: Machine) ->
 
 
 def test_a_command_that_hangs_on_a_silent_daemon_ends(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    import qre.cli.control_client as client
+    import qre.device.control_client as client
     from qre.errors import MachineError
 
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

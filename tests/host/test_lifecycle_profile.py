@@ -12,16 +12,16 @@ from pathlib import Path
 import msgspec
 import pytest
 
-import qre.cli.kernel_module
-import qre.cli.lifecycle
-from qre.cli.kernel_module import LOADED, MODULE
-from qre.cli.lifecycle import plan_reload, plan_up, reload_profile, up_profile
-from qre.cli.lifecycle_down import down_profile, plan_down
-from qre.cli.state import load_state, save_state, state_of, state_path
+import qre.device.kernel_module
+import qre.device.lifecycle
 from qre.config.model import GlobalConfig, Hooks, Profile
+from qre.dataplane.protocol import Dataplane
+from qre.device.kernel_module import LOADED, MODULE
+from qre.device.lifecycle import plan_reload, plan_up, reload_profile, up_profile
+from qre.device.lifecycle_down import down_profile, plan_down
+from qre.device.state import load_state, save_state, state_of, state_path
 from qre.errors import MachineError, QreError, UserError
-from qre.session import Dataplane
-from qre.workers.netlink.rtnl import Link, Rtnl, Rule
+from qre.kernel.rtnl import Link, Rtnl, Rule
 from tests.support.network import everything, ip, own_network
 from tests.support.profile_values import client_profile, global_config, server_profile
 
@@ -650,7 +650,7 @@ def test_no_module_is_loaded_when_it_is_not_wanted(config: GlobalConfig, monkeyp
     def never() -> str:
         raise AssertionError("modprobe was run")
 
-    monkeypatch.setattr(qre.cli.kernel_module, "load_module", never)
+    monkeypatch.setattr(qre.device.kernel_module, "load_module", never)
     for wanted in (config, config.replace(dataplane=Dataplane.AUTO, module_load=False)):
         up_profile(client_profile(), wanted, keep_tun=False, notice=lambda _: None)
         down_profile(client_profile(), wanted)

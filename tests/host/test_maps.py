@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from qre.workers.bpf_loader.program import CID_ROUTES, SOCKETS, check_shape, open_pinned
+from qre.kernel.bpf_program import CID_ROUTES, SOCKETS, check_shape, open_pinned
 from tests.support.daemons import PATIENCE, TOOL
 from tests.support.namespaces import run
 

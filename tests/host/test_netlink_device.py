@@ -18,7 +18,10 @@ from itertools import cycle
 import pytest
 
 from qre.errors import InternalError, MachineError
-from qre.workers.netlink.device import (
+from qre.kernel.rtnl import MAIN_TABLE, Rtnl
+from qre.kernel.socket import NetlinkRefusedError, NetlinkSocket
+from qre.kernel.tun import VNET_HEADER_SIZE, is_held, open_tun
+from qre.kernel.tunnel import (
     FIRST_FWMARK,
     DeviceSpec,
     choose_fwmark,
@@ -26,9 +29,6 @@ from qre.workers.netlink.device import (
     sync_device,
     wanted_routes,
 )
-from qre.workers.netlink.netlink_socket import NetlinkRefusedError, NetlinkSocket
-from qre.workers.netlink.rtnl import MAIN_TABLE, Rtnl
-from qre.workers.netlink.tun import VNET_HEADER_SIZE, is_held, open_tun
 from tests.support.namespaces import Namespace
 from tests.support.network import everything, ip, own_network
 

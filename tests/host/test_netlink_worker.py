@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from qre.workers.netlink.tun import open_tun
+from qre.kernel.tun import open_tun
 from tests.support.network import everything, ip, own_network
 
 pytestmark = pytest.mark.root
@@ -25,7 +25,7 @@ from qre.ipc import messages, sandbox
 from qre.ipc.messages import Party, WorkerConfig
 from qre.ipc.roles import ROLES
 from qre.errors import QreError
-from qre.session import Role
+from qre.dataplane.protocol import Role
 from qre.workers.netlink.main import create
 
 worker = create()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from tests.mutants.change import Mutant as M
 
-_NEEDS_ROOT = "from qre.capabilities import require_capabilities\nrequire_capabilities('it', ('CAP_NET_ADMIN',))\n"
+_NEEDS_ROOT = (
+    "from qre.kernel.capabilities import require_capabilities\nrequire_capabilities('it', ('CAP_NET_ADMIN',))\n"
+)
 
 MUTANTS = {
     "`--json` makes `show` print JSON": (M("JSON", "show", "options.json", "False"),),

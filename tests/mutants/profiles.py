@@ -83,7 +83,7 @@ MUTANTS = {
             "before the module is loaded",
             "up",
             "_load(arguments[0], config, 'up', changes=not options.dry_run)",
-            "(__import__('qre.cli.kernel_module', fromlist=['it']).load_module(),"
+            "(__import__('qre.device.kernel_module', fromlist=['it']).load_module(),"
             " _load(arguments[0], config, 'up', changes=not options.dry_run))[1]",
         ),
     ),
@@ -240,7 +240,7 @@ MUTANTS = {
             "up",
             "Daemon._run",
             "up_profile(self._profile, self._config, keep_tun=True)",
-            "__import__('qre.cli.lifecycle', fromlist=['it']).UpResult(None, Dataplane.USER, 0)",
+            "__import__('qre.device.lifecycle', fromlist=['it']).UpResult(None, Dataplane.USER, 0)",
         ),
         M("takes over from up", "_prepare", "not keep_tun", "True"),
         M(

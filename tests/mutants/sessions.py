@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.mutants.change import Mutant as M
 
-_ASKS_KERNEL = "from qre.workers.netlink.generic import Qre\nQre().close()"
+_ASKS_KERNEL = "from qre.kernel.qre_family import Qre\nQre().close()"
 
 MUTANTS = {
     "`install-session` and `update-session` take the same fields": (
@@ -283,7 +283,7 @@ MUTANTS = {
             "loads no qre.ko",
             "session_capture",
             "del options",
-            "from qre.cli.kernel_module import load_module\nload_module()",
+            "from qre.device.kernel_module import load_module\nload_module()",
         ),
         M("raw IPv4", "_LINKTYPE_RAW", "101", "1"),
         M(

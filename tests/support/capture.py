@@ -17,12 +17,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final
 
+from qre.dataplane.protocol import PACKET_NUMBER_BASE, Role
 from qre.errors import UntrustedInputError
-from qre.quic.keys import session_id as session_id_of
-from qre.session import PACKET_NUMBER_BASE, Role
+from qre.quic.handed_over import session_id as session_id_of
 from qre.wire.packet import KEY_PHASE, Header, PacketType, packets_untrusted
 from qre.wire.protection import Protection, next_secret
-from qre.workers.handshake.secrets import COPIES, COPY_LENGTH, SIZE, SLOT, SLOTS, parse_record_untrusted
+from qre.workers.handshake.sessions.secrets import COPIES, COPY_LENGTH, SIZE, SLOT, SLOTS, parse_record_untrusted
 from tests.support.daemons import Daemon, wait_for
 from tests.support.tcpdump import Datagram
 

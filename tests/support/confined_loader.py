@@ -18,7 +18,7 @@ from qre.errors import MachineError
 from qre.ipc.messages import Party
 from qre.ipc.roles import ROLES
 from qre.ipc.sandbox import enter
-from qre.workers.bpf_loader.program import SLOT_KERNEL, SLOT_USER, load
+from qre.kernel.bpf_program import SLOT_KERNEL, SLOT_USER, load
 from tests.support.reuseport import Port, open_elf, short_packet
 
 CID = bytes(range(20))

@@ -11,10 +11,10 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from qre.session import DataplaneReport, Role, SessionInstall, SessionKeys, SessionUpdate, Underlay
+from qre.dataplane.protocol import DataplaneReport, Role, SessionInstall, SessionKeys, SessionUpdate, Underlay
 from qre.wire.datagram import DATAGRAM_HEAD
-from qre.workers.dataplane.marks import SIZE, NumberMarks
-from qre.workers.dataplane.session import Session
+from qre.workers.dataplane.session.marks import SIZE, NumberMarks
+from qre.workers.dataplane.session.session import Session
 
 Event = TypeVar("Event")
 

@@ -24,10 +24,10 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from qre.session import DataplaneReport, Role, SessionUpdate, Underlay
+from qre.dataplane.protocol import DataplaneReport, Role, SessionUpdate, Underlay
 from qre.workers.dataplane.device import Device
-from qre.workers.dataplane.marks import NumberMarks
-from qre.workers.dataplane.path_mtu import SEARCHES
+from qre.workers.dataplane.session.marks import NumberMarks
+from qre.workers.dataplane.session.path_mtu import SEARCHES
 from tests.support.daemons import PATIENCE
 from tests.support.dataplane import fresh_marks, install_of, update_of
 from tests.support.namespaces import Namespace

@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 
 from qre.cli.main import main
-from qre.workers.bpf_loader.program import open_pinned
+from qre.kernel.bpf_program import open_pinned
 
 _held: dict[str, int] = {}
 

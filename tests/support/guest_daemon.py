@@ -14,7 +14,8 @@ import msgspec
 
 from qre.cli.main import main
 from qre.ipc.messages import WorkerConfig
-from qre.supervisor import daemon, settings
+from qre.supervisor.parent import parent as daemon
+from qre.supervisor.parent import process_settings as settings
 
 
 def worker_config(*arguments: Any, **named: Any) -> WorkerConfig:
@@ -26,7 +27,7 @@ def worker_config(*arguments: Any, **named: Any) -> WorkerConfig:
 def run_patient_supervisor(sock: socket.socket, parent: int, log_level: str) -> None:
     """The real one, more patient; a process of its own."""
     from qre.supervisor import crew
-    from qre.supervisor.main import run_supervisor
+    from qre.supervisor.supervisor import run_supervisor
 
     vars(crew).update(_GREET_TIMEOUT=300.0, _START_TIMEOUT=120.0)
     run_supervisor(sock, parent, log_level)

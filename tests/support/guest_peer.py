@@ -6,7 +6,7 @@ import re
 
 import msgspec
 
-from qre.session import PACKET_NUMBER_BASE, Role
+from qre.dataplane.protocol import PACKET_NUMBER_BASE, Role
 from tests.support.vm import Vm
 
 _LIBRARY = ". /tmp/library\n"

@@ -23,19 +23,19 @@ from typing import Any, cast
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
+from qre.dataplane.protocol import DataplaneRequest, Message, Role
 from qre.errors import MachineError
 from qre.ipc.channel import Channel
 from qre.ipc.messages import Done, Party, ProfileSecrets, WorkerConfig
 from qre.ipc.worker import WorkerContext
-from qre.quic.client import ClientHandshake
-from qre.quic.events import ClientEvent, Closed, HandOverReady
-from qre.quic.fingerprint import load_fingerprint
-from qre.quic.trust import TrustStore
-from qre.session import DataplaneRequest, Message, Role
-from qre.workers.dataplane.marks import NumberMarks
+from qre.quic.client.client_events import ClientEvent, Closed, HandOverReady
+from qre.quic.client.client_handshake import ClientHandshake
+from qre.quic.client.fingerprint import load_fingerprint
+from qre.quic.client.trust import TrustStore
 from qre.workers.dataplane.registry import Registry
-from qre.workers.handshake.secrets import SecretsStore
+from qre.workers.dataplane.session.marks import NumberMarks
 from qre.workers.handshake.server import Server
+from qre.workers.handshake.sessions.secrets import SecretsStore
 from tests.support.daemons import PATIENCE
 from tests.support.site import NAME
 from tests.support.two_ends import memfd

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from ipaddress import ip_address
 
-from qre.workers.dataplane.offload import NEEDS_CSUM, TCP, UDP, VNET_HEADER
+from qre.workers.dataplane.inner.offload import NEEDS_CSUM, TCP, UDP, VNET_HEADER
 
 V4 = (ip_address("10.1.2.3").packed, ip_address("10.4.5.6").packed)
 V6 = (ip_address("2001:db8::1").packed, ip_address("2001:db8::2").packed)

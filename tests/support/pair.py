@@ -14,15 +14,15 @@ from ipaddress import ip_interface
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from qre.config.model import Interface
-from qre.quic.client import ClientHandshake
-from qre.quic.connect_ip import AddressesRequested
-from qre.quic.events import ClientEvent, HandOverReady
-from qre.quic.fingerprint import load_fingerprint
-from qre.quic.inspector import Authenticated, HelloInspector, Undecided
-from qre.quic.keys import HandedOver
-from qre.quic.server import InstallNow, ServerEvent, ServerHandshake
-from qre.quic.trust import TrustStore
-from qre.session import DestProfile
+from qre.dataplane.protocol import DestProfile
+from qre.quic.client.client_events import ClientEvent, HandOverReady
+from qre.quic.client.client_handshake import ClientHandshake
+from qre.quic.client.fingerprint import load_fingerprint
+from qre.quic.client.trust import TrustStore
+from qre.quic.handed_over import HandedOver
+from qre.quic.server.connect_ip import AddressesRequested
+from qre.quic.server.inspector import Authenticated, HelloInspector, Undecided
+from qre.quic.server.server_handshake import InstallNow, ServerEvent, ServerHandshake
 
 NAME = "site.example"
 CLIENT = ("192.0.2.2", 50_000)

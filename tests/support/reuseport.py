@@ -9,9 +9,9 @@ from types import TracebackType
 from typing import Final, Self
 
 from qre.config.model import GlobalConfig
-from qre.supervisor.settings import bpf_elf
-from qre.supervisor.sockets import server_pair
-from qre.workers.bpf_loader.program import SLOT_KERNEL, SLOT_USER, Maps, load
+from qre.kernel.bpf_program import SLOT_KERNEL, SLOT_USER, Maps, load
+from qre.kernel.underlay_sockets import server_pair
+from qre.supervisor.parent.process_settings import bpf_elf
 from tests.support.daemons import PATIENCE
 
 ADDRESS: Final = "127.0.0.1"

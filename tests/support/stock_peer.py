@@ -10,7 +10,7 @@ from typing import Any
 
 from aioquic.quic.events import ConnectionTerminated, DatagramFrameReceived
 
-from qre.session import PACKET_NUMBER_BASE, Role
+from qre.dataplane.protocol import PACKET_NUMBER_BASE, Role
 from tests.support.stock_handover import Address, StockHandover
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from qre.cli.main import main
-from qre.supervisor import daemon
+from qre.supervisor.parent import parent as daemon
 from tests.support.strange_workers import run_strange_supervisor
 
 if __name__ == "__main__":

@@ -16,13 +16,14 @@ from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
+from qre.dataplane.protocol import DestProfile, DeviceCounters, Message
 from qre.errors import MachineError, QreError
 from qre.ipc import messages
 from qre.ipc.messages import Party
 from qre.ipc.roles import ROLES
 from qre.ipc.worker import WorkerContext, run_worker
-from qre.session import DestProfile, DeviceCounters, Message
-from qre.supervisor import crew, life, main, supervised
+from qre.supervisor import crew, life, supervised
+from qre.supervisor import supervisor as main
 
 #: Seconds that the supervisor waits for what a behaviour never does, instead of its own. For everything else it has
 #: its own: a busy machine needs them.

@@ -20,18 +20,19 @@ from unittest.mock import patch
 
 from msgspec.structs import replace
 
-from qre.quic.keys import HandedOver, session_id
+from qre.dataplane.protocol import Answer, DataplaneReport, DataplaneRequest, Role, Underlay
+from qre.quic.handed_over import HandedOver, session_id
 from qre.reality.cid import cid_key, reset_token, routed_cid
-from qre.session import Answer, DataplaneReport, DataplaneRequest, Role, Underlay
 from qre.wire.datagram import DATAGRAM_HEAD
 from qre.wire.protection import derive
-from qre.workers.dataplane.marks import NumberMarks
-from qre.workers.dataplane.packets import Packets
 from qre.workers.dataplane.registry import Registry
-from qre.workers.dataplane.session import State
-from qre.workers.handshake.routed_cids import RoutedCids
-from qre.workers.handshake.secrets import SIZE, SecretsStore
-from qre.workers.handshake.session_state import (
+from qre.workers.dataplane.session.marks import NumberMarks
+from qre.workers.dataplane.session.packets import Packets
+from qre.workers.dataplane.session.session import State
+from qre.workers.handshake.sessions.live_sessions import Sessions
+from qre.workers.handshake.sessions.routed_cids import RoutedCids
+from qre.workers.handshake.sessions.secrets import SIZE, SecretsStore
+from qre.workers.handshake.sessions.session_state import (
     CidsChanged,
     Confirmed,
     Event,
@@ -41,7 +42,6 @@ from qre.workers.handshake.session_state import (
     OrphanEnded,
     Settings,
 )
-from qre.workers.handshake.sessions import Sessions
 
 ADDRESS = {Role.CLIENT: ("192.0.2.2", 40_000), Role.SERVER: ("192.0.2.1", 443)}
 PRIVATE_KEY = bytes(range(32))

@@ -15,11 +15,11 @@ import time
 from dataclasses import dataclass, field
 from ipaddress import ip_interface
 
-from qre.quic.client import ClientHandshake
-from qre.quic.events import ClientEvent, Closed, SiteAnswered
-from qre.quic.fingerprint import load_fingerprint
-from qre.quic.trust import TrustStore
-from qre.session import DestProfile
+from qre.dataplane.protocol import DestProfile
+from qre.quic.client.client_events import ClientEvent, Closed, SiteAnswered
+from qre.quic.client.client_handshake import ClientHandshake
+from qre.quic.client.fingerprint import load_fingerprint
+from qre.quic.client.trust import TrustStore
 
 _IP_MTU_DISCOVER = 10
 _IP_PMTUDISC_PROBE = 3

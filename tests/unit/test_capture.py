@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from qre.quic.keys import session_id
+from qre.quic.handed_over import session_id
 from qre.wire.packet import build_short_header
 from qre.wire.protection import Protection, next_secret
 from tests.support.capture import Decrypted, SessionSecrets, decrypt

@@ -14,14 +14,15 @@ from typing import Any
 import pytest
 
 import qre.supervisor
-from qre.cli import check_machine, kernel_module
-from qre.cli.check import line
-from qre.cli.check_machine import PACKAGES
-from qre.cli.findings import Answer, Finding, look, refused
+from qre.cli.check import check_machine
+from qre.cli.check.check import line
+from qre.cli.check.check_machine import PACKAGES
+from qre.cli.check.findings import Answer, Finding, look, refused
 from qre.cli.main import FAILURE, main
 from qre.config.model import GlobalConfig
+from qre.device import kernel_module
+from qre.ends import Dataplane, Role
 from qre.errors import MachineError, UserError, UserErrors
-from qre.roles import Dataplane, Role
 from tests.support.profiles import CLIENT, SERVER, write_profile
 from tests.unit.test_watch import Daemon
 

@@ -68,7 +68,7 @@ def test_a_module_in_the_current_directory_is_not_loaded(tmp_path: Path) -> None
         assert b"loaded" not in done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("module", ["sitecustomize", "qre.cli.main", "qre.cli.watch", "qre.config.settings"])
+@pytest.mark.parametrize("module", ["sitecustomize", "qre.cli.main", "qre.cli.show.watch", "qre.config.settings"])
 def test_an_interrupt_while_it_starts_ends_it_without_a_word(module: str, tmp_path: Path) -> None:
     """Ctrl-C comes when ``module`` is looked for: one of the environment, of the program, of the command."""
     (tmp_path / "sitecustomize.py").write_text(

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from qre.abi import LINK_KIND
 from qre.cli import completion
 from qre.cli.commands import COMMANDS, Command
 from qre.cli.completion import SCRIPTS, offers
 from qre.cli.main import FAILURE, main
-from qre.workers.netlink.tun import ALIAS_PREFIX
+from qre.kernel.abi import LINK_KIND
+from qre.kernel.tun import ALIAS_PREFIX
 from tests.support.profiles import CLIENT, SERVER, write_profile
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -16,8 +16,8 @@ from qre.config.model import ClientSettings, GlobalConfig, Hooks, HostPort, Prof
 from qre.config.normalise import to_file, to_json, to_text
 from qre.config.profile import parse_profile, profile_from_values
 from qre.config.settings import global_from_values, parse_global
+from qre.ends import Dataplane, Role
 from qre.errors import UserError
-from qre.roles import Dataplane, Role
 from tests.support.profiles import PRIVATE_KEY, SERVER
 
 LABEL = st.from_regex(r"[a-z][a-z0-9-]{0,9}[a-z0-9]", fullmatch=True)

@@ -8,8 +8,8 @@ import pytest
 
 from qre.config.model import HostPort, Profile
 from qre.config.profile import parse_profile, profile_from_fields
+from qre.ends import Role
 from qre.errors import UserError, UserErrors
-from qre.roles import Role
 from tests.support.profiles import CLIENT, PRIVATE_KEY, PUBLIC_KEY, SERVER
 
 

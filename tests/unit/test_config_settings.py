@@ -8,8 +8,8 @@ import pytest
 
 from qre.config.model import GlobalConfig
 from qre.config.settings import global_from_values, load_global, load_global_file, parse_global
+from qre.ends import Dataplane
 from qre.errors import UserError, UserErrors
-from qre.roles import Dataplane
 
 
 def write(directory: Path, text: str) -> Path:

@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 from aioquic.quic.events import ConnectionTerminated, DatagramFrameReceived
 
-from qre.session import (
+from qre.dataplane.protocol import (
     PACKET_NUMBER_BASE,
     KeyPhaseChanged,
     LossReason,
@@ -19,7 +19,7 @@ from qre.session import (
     Underlay,
 )
 from qre.wire.datagram import DATAGRAM_HEAD
-from qre.workers.dataplane.session import Session, State
+from qre.workers.dataplane.session.session import Session, State
 from tests.support.dataplane import CLIENT_ADDRESS, SERVER_ADDRESS, fresh_marks
 from tests.support.stock_handover import StockHandover
 

@@ -10,9 +10,9 @@ from contextlib import ExitStack, suppress
 
 import pytest
 
-from qre.session import Role, Underlay
+from qre.dataplane.protocol import Role, Underlay
 from qre.workers.dataplane.device import Device
-from qre.workers.dataplane.offload import NO_OFFLOAD, VNET_HEADER
+from qre.workers.dataplane.inner.offload import NO_OFFLOAD, VNET_HEADER
 from tests.support.dataplane import fresh_marks, install_of
 from tests.support.inner_packets import V4, V6, assert_whole, tcp, udp
 

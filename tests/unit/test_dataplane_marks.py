@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from qre.dataplane.protocol import PACKET_NUMBER_BASE, PACKET_NUMBER_BLOCK, SessionRefusedError
 from qre.errors import MachineError
-from qre.session import PACKET_NUMBER_BASE, PACKET_NUMBER_BLOCK, SessionRefusedError
-from qre.workers.dataplane import marks as module
-from qre.workers.dataplane.marks import SIZE, SLOTS, NumberMarks
+from qre.workers.dataplane.session import marks as module
+from qre.workers.dataplane.session.marks import SIZE, SLOTS, NumberMarks
 from tests.support.dataplane import marks_memfd
 
 ID, KEY, OTHER_KEY = bytes(32), bytes(16), bytes(15) + b"\1"

@@ -9,13 +9,13 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from qre.session import PACKET_NUMBER_BASE, FrameSend, Role, SessionDelete
+from qre.dataplane.protocol import PACKET_NUMBER_BASE, FrameSend, Role, SessionDelete
 from qre.wire.datagram import DATAGRAM_HEAD
 from qre.wire.frames import encode_ack
-from qre.workers.dataplane.keyphase import SendKeys
-from qre.workers.dataplane.marks import NumberMarks
 from qre.workers.dataplane.registry import Registry
-from qre.workers.dataplane.session import Session
+from qre.workers.dataplane.session.keyphase import SendKeys
+from qre.workers.dataplane.session.marks import NumberMarks
+from qre.workers.dataplane.session.session import Session
 from tests.support.dataplane import install_of, keys_of, marks_memfd, update_of
 
 SEEDS = ("one", "two")

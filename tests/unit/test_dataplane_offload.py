@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from qre.errors import UntrustedInputError
 from qre.wire.datagram import DATAGRAM_HEAD
-from qre.workers.dataplane.coalesce import Deliverer
-from qre.workers.dataplane.ecn import CE, ECT0, ECT1, NOT_ECT, decapsulated
-from qre.workers.dataplane.offload import (
+from qre.workers.dataplane.inner.coalesce import Deliverer
+from qre.workers.dataplane.inner.ecn import CE, ECT0, ECT1, NOT_ECT, decapsulated
+from qre.workers.dataplane.inner.offload import (
     GSO_NONE,
     GSO_TCPV4,
     GSO_TCPV6,

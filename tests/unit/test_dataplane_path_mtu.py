@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qre.session import PeerMoved, Role, SessionRefusedError
-from qre.workers.dataplane.path_mtu import SEARCHES, PathMtu, Search, State
+from qre.dataplane.protocol import PeerMoved, Role, SessionRefusedError
+from qre.workers.dataplane.session.path_mtu import SEARCHES, PathMtu, Search, State
 from tests.support.dataplane import Ends
 
 C, S = Role.CLIENT, Role.SERVER

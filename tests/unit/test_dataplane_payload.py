@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from qre.errors import UntrustedInputError
 from qre.wire.frames import ConnectionClose, encode_frame
-from qre.workers.dataplane.payload import Payload, Sender
-from qre.workers.dataplane.payload import parse_payload_untrusted as parse_from_untrusted
+from qre.workers.dataplane.session.payload import Payload, Sender
+from qre.workers.dataplane.session.payload import parse_payload_untrusted as parse_from_untrusted
 
 SERVER = Sender(client=False, gives_cids=True, takes_cids=False, issued=0)
 CLIENT = Sender(client=True, gives_cids=False, takes_cids=True, issued=1)

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from qre.dataplane.protocol import Role
 from qre.errors import UntrustedInputError
-from qre.session import Role
 from qre.wire.datagram import DATAGRAM_HEAD
-from qre.workers.dataplane import inner_errors
-from qre.workers.dataplane.fragments import fragments_untrusted, may_be_fragmented_untrusted
-from qre.workers.dataplane.mss import with_mss_lowered_untrusted
-from qre.workers.dataplane.offload import (
+from qre.workers.dataplane.inner import inner_errors
+from qre.workers.dataplane.inner.fragments import fragments_untrusted, may_be_fragmented_untrusted
+from qre.workers.dataplane.inner.mss import with_mss_lowered_untrusted
+from qre.workers.dataplane.inner.offload import (
     GSO_NONE,
     GSO_UDP_L4,
     NEEDS_CSUM,
@@ -26,7 +26,7 @@ from qre.workers.dataplane.offload import (
     as_super_packet_untrusted,
     split_untrusted,
 )
-from qre.workers.dataplane.refusals import Refusals
+from qre.workers.dataplane.inner.refusals import Refusals
 from tests.support.dataplane import Ends
 from tests.support.inner_packets import V4, V6, assert_whole, ip, offloaded, pseudo, slow_sum, tcp, udp
 

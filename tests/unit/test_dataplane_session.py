@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from qre.session import (
+from qre.dataplane.protocol import (
     CONFIRM_TIMEOUT,
     PACKET_NUMBER_BASE,
     FrameFate,
@@ -25,8 +25,8 @@ from qre.session import (
 )
 from qre.wire.datagram import DATAGRAM_HEAD
 from qre.wire.frames import encode_ack
-from qre.workers.dataplane import packets as packets_module
-from qre.workers.dataplane.session import Session, State
+from qre.workers.dataplane.session import packets as packets_module
+from qre.workers.dataplane.session.session import Session, State
 from tests.support.dataplane import CLIENT_ADDRESS, SERVER_ADDRESS, Ends, keys_of, update_of
 
 INNER = bytes.fromhex("45000054000040004001") + bytes(74)

@@ -9,23 +9,23 @@ import pytest
 
 from qre.cli.commands import COMMANDS
 from qre.cli.defaults import DEFAULTS, IDLE_TIMEOUT, INIT, WATCH_INTERVAL, Default, defaults_of
-from qre.cli.help import command_help
-from qre.cli.init import make_pair
+from qre.cli.help.help import command_help
+from qre.cli.help.man_page import man_page
 from qre.cli.main import main
-from qre.cli.man_page import man_page
-from qre.cli.port_fields import (
+from qre.cli.port.port_fields import (
     parse_check_fields,
     parse_client_fields,
     parse_daemon_fields,
     parse_demo_fields,
     parse_loader_fields,
 )
-from qre.cli.session_ends import LOOPBACK, PATH, session_ends
-from qre.cli.watch import _read as read_watch
+from qre.cli.profile.init import make_pair
+from qre.cli.session.session_ends import LOOPBACK, PATH, session_ends
+from qre.cli.show.watch import _read as read_watch
 from qre.config.model import GlobalConfig
 from qre.config.profile import load_profile_file
 from qre.config.values import parse_duration
-from qre.roles import DEFAULT_MTU
+from qre.ends import DEFAULT_MTU
 from tests.support.conformance import ROOT, rows
 
 DOCUMENT = ROOT / "docs" / "defaults.md"

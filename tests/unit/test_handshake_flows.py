@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qre.quic.inspector import STRANGER, UNDECIDED, Authenticated, Verdict
-from qre.quic.server import ShownByDest
+from qre.quic.server.inspector import STRANGER, UNDECIDED, Authenticated, Verdict
+from qre.quic.server.server_handshake import ShownByDest
 from qre.reality.authenticator import SharedSecrets
 from qre.wire.packet import PacketType, build_long_header, retry_source_cid
 from qre.wire.protection import Protection, initial_secrets
-from qre.workers.handshake import flows
-from qre.workers.handshake.flows import Address, Flow, FlowTable, Handshake, Limits, may_begin_hello
+from qre.workers.handshake.port import flows
+from qre.workers.handshake.port.flows import Address, Flow, FlowTable, Handshake, Limits, may_begin_hello
 
 VISITOR = ("198.51.100.7", 40_000)
 HELLO = b"\xc3\x00\x00\x00\x01\x08" + bytes(8) + b"\x00"

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from qre.session import LossReason, Role, SessionDelete, SessionLost
+from qre.dataplane.protocol import LossReason, Role, SessionDelete, SessionLost
 from tests.support.two_ends import Confirmed, Lost, Orphaned, OrphanEnded, TwoEnds
 
 

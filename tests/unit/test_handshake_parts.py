@@ -14,20 +14,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from qre.dataplane.protocol import DestProfile, Message
 from qre.errors import MachineError, UntrustedInputError
 from qre.ipc.messages import CidAdopt, CidRelease, CidSync, Done, Party
 from qre.ipc.steering import Steering
+from qre.quic.server.address_grants import Grants
 from qre.reality.cid import cid_key, reset_token
-from qre.session import DestProfile, Message
+from qre.visit.dest import DestAddress, resolve
+from qre.visit.probe import Prober, imitable
 from qre.wire.frames import NewConnectionId, RetireConnectionId, encode_frame
-from qre.workers.handshake.admission import Admission, TokenBucket
 from qre.workers.handshake.backoff import Backoff
-from qre.workers.handshake.control_frames import parse_control_frames_untrusted
-from qre.workers.handshake.dest import DestAddress, resolve
-from qre.workers.handshake.grants import Grants
-from qre.workers.handshake.probe import Prober, imitable
-from qre.workers.handshake.routed_cids import RoutedCids
-from qre.workers.handshake.stateless_reset import SHORTEST
+from qre.workers.handshake.port.admission import Admission, TokenBucket
+from qre.workers.handshake.port.stateless_reset import SHORTEST
+from qre.workers.handshake.sessions.control_frames import parse_control_frames_untrusted
+from qre.workers.handshake.sessions.routed_cids import RoutedCids
 from tests.support.daemons import PATIENCE
 
 ONE, TWO = b"\x01" * 8, b"\x02" * 8

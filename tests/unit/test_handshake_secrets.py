@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from qre.dataplane.protocol import Role, Underlay
 from qre.errors import MachineError, UntrustedInputError
-from qre.quic.keys import HandedOver
-from qre.session import Role, Underlay
-from qre.workers.handshake.secrets import (
+from qre.quic.handed_over import HandedOver
+from qre.workers.handshake.sessions.secrets import (
     COPIES,
     COPY_LENGTH,
     MAGIC,

@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qre.errors import InternalError
-from qre.session import (
+from qre.dataplane.protocol import (
     FrameReceived,
     KeyPhaseChanged,
     LossReason,
@@ -24,6 +23,7 @@ from qre.session import (
     Underlay,
     refused,
 )
+from qre.errors import InternalError
 from qre.wire.frames import RetireConnectionId, encode_frame
 from tests.support.two_ends import CidsChanged, Confirmed, Lost, TwoEnds
 

@@ -12,7 +12,7 @@ from types import ModuleType
 import pytest
 
 from qre.cli.commands import COMMANDS, Command, Options
-from qre.cli.examples import EXAMPLES
+from qre.cli.help.examples import EXAMPLES
 from qre.cli.main import FAILURE, main
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -47,7 +47,7 @@ def name_of(call: list[str]) -> str:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_an_example_of_itself(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert EXAMPLES.get(name), f"the command {name} has no example: add one to cli/examples.py"
+    assert EXAMPLES.get(name), f"the command {name} has no example: add one to cli/help/examples.py"
     for example, _ in EXAMPLES[name]:
         made = list(calls(example))
         assert made, f"{example}: qre-tool is not called there"

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qre.errors import UntrustedInputError
-from qre.quic.client_hello import parse_client_hello_untrusted
-from qre.quic.inspector import (
+from qre.quic.server.client_hello import parse_client_hello_untrusted
+from qre.quic.server.inspector import (
     MAX_DATAGRAMS,
     MAX_HELLO,
     STRANGER,

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
+from qre.dataplane.protocol import Role
 from qre.errors import MachineError
 from qre.ipc import descriptors
 from qre.ipc.messages import Party, WorkerConfig
 from qre.ipc.roles import ROLES, Expected
-from qre.session import Role
-from qre.supervisor.settings import empty_memfd
+from qre.supervisor.parent.process_settings import empty_memfd
 
 ROWS = [(party, expected) for party, role in ROLES.items() for expected in role.descriptors]
 CONFIG = WorkerConfig(

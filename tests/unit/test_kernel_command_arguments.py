@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from qre.abi import Attribute
 from qre.cli.main import main
-from qre.cli.session_fields import parse_session_fields
-from qre.cli.session_plan import install_arguments, planned_ends
+from qre.cli.session.session_fields import parse_session_fields
+from qre.cli.session.session_plan import install_arguments, planned_ends
 from qre.config.profile import load_profile_file
 from qre.errors import UserErrors
-from qre.workers.netlink.attributes import read_attributes_untrusted
-from qre.workers.netlink.generic import install_request
+from qre.kernel.abi import Attribute
+from qre.kernel.attributes import read_attributes_untrusted
+from qre.kernel.qre_family import install_request
 
 FIELDS = {
     "SessionId": "ab" * 32,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from qre.session import (
+from qre.dataplane.protocol import (
     KeyPhaseChanged,
     LossReason,
     PeerMoved,
@@ -15,7 +15,7 @@ from qre.session import (
     SessionStatus,
     Underlay,
 )
-from qre.workers.netlink.answers import KernelSession
+from qre.kernel.answers import KernelSession
 from qre.workers.netlink.kernel_sessions import KernelSessions
 
 ID = b"\x07" * 32

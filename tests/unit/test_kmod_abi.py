@@ -1,5 +1,5 @@
 """qre.ko's interface is told in four places, and all of them say the same: ``uapi/qre.h``, the table in
-``attributes.c``, ``qre.yaml`` and ``qre/abi.py``. The header is the truth; a compiler says what it means."""
+``attributes.c``, ``qre.yaml`` and ``qre/kernel/abi.py``. The header is the truth; a compiler says what it means."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from qre import abi
+from qre.kernel import abi
 
 KMOD = Path(__file__).resolve().parents[2] / "kmod"
 #: Enums of the header by the prefix of their members, and what mirrors each.

@@ -34,7 +34,7 @@ from qre.wire.frames import (
 )
 from qre.wire.number import MAX_PACKET_NUMBER, decode_number
 from qre.wire.varint import MAX_VARINT, encode_varint, read_varint_untrusted
-from qre.workers.dataplane.payload import Payload, Sender, parse_payload_untrusted
+from qre.workers.dataplane.session.payload import Payload, Sender, parse_payload_untrusted
 from tests.fuzz import fuzz_kmod
 from tests.fuzz.fuzz_wire import FRAMES as SAMPLES
 from tests.fuzz.fuzz_wire import broken
@@ -64,7 +64,7 @@ def codec(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KernelCodec]:
 
 
 def sorted_by_kernel(codec: KernelCodec, data: bytes) -> Payload | None:
-    """What a data plane makes of the frames that C reads: the rules of qre.workers.dataplane.payload."""
+    """What a data plane makes of the frames that C reads: the rules of qre.workers.dataplane.session.payload."""
     frames = codec.frames(data)
     if not frames:
         return None

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-import qre.cli.hooks
-from qre.cli.device_lock import hold_device, lock_path
-from qre.cli.hooks import hook_command, run_hook
+import qre.device.hooks
+from qre.device.device_lock import hold_device, lock_path
+from qre.device.hooks import hook_command, run_hook
 from qre.errors import UserError
 from tests.support.profile_values import global_config
 
@@ -41,7 +41,7 @@ def test_a_hook_that_fails_or_is_killed_is_named_with_what_it_returned() -> None
 def test_a_hook_that_does_not_end_is_ended_with_all_it_started(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(qre.cli.hooks, "TIMEOUT", 0.3)
+    monkeypatch.setattr(qre.device.hooks, "TIMEOUT", 0.3)
     with pytest.raises(UserError, match=r"it did not end within 0\.3 s"):
         run_hook("PreUp", f"sleep 30 & echo $! > {tmp_path}/pid; wait", "qre0")
     pid = int((tmp_path / "pid").read_text())
@@ -101,7 +101,7 @@ def test_a_device_that_a_daemon_holds_says_stop_the_daemon(tmp_path: Path) -> No
 def test_a_holder_that_was_killed_holds_nothing(tmp_path: Path) -> None:
     config = global_config(tmp_path)
     code = (
-        "import os, sys; from pathlib import Path; from qre.cli.device_lock import hold_device;"
+        "import os, sys; from pathlib import Path; from qre.device.device_lock import hold_device;"
         "from tests.support.profile_values import global_config\n"
         "with hold_device(global_config(Path(sys.argv[1])), 'qre0', 'up'): os.kill(os.getpid(), 9)"
     )

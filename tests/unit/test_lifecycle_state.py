@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qre.cli.state import (
+from qre.device.state import (
     MAX_SIZE,
     load_state,
     parse_state_untrusted,

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qre.cli.kernel_module import choose_dataplane, load_module, wants_module
-from qre.cli.state import state_of
-from qre.cli.steps import Step, address_lines, plan_of, route_lines, run_steps, spec_of
 from qre.config.model import GlobalConfig
+from qre.dataplane.protocol import Dataplane
+from qre.device.kernel_module import choose_dataplane, load_module, wants_module
+from qre.device.state import state_of
+from qre.device.steps import Step, address_lines, plan_of, route_lines, run_steps, spec_of
 from qre.errors import MachineError, UserError
-from qre.session import Dataplane
-from qre.workers.netlink.netlink_socket import NetlinkRefusedError, raise_refusal, split_messages
+from qre.kernel.socket import NetlinkRefusedError, raise_refusal, split_messages
 from tests.support.profile_values import client_profile
 
 NLMSG_ERROR, NLMSG_DONE, CAPPED, TLVS = 2, 3, 0x100, 0x200

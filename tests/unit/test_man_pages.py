@@ -12,16 +12,16 @@ from typing import NamedTuple
 import pytest
 
 from qre.cli.commands import COMMANDS, GLOBAL_OPTIONS, Command
-from qre.cli.examples import EXAMPLES
-from qre.cli.man_page import man_page
+from qre.cli.help.examples import EXAMPLES
+from qre.cli.help.man_page import man_page
 from qre.config.keys import GLOBAL_KEYS, PROFILE_KEYS
 from qre.config.model import GlobalConfig, ServerSettings
 from qre.config.normalise import global_values
 from qre.config.profile import profile_from_values
 from qre.config.settings import _ENVIRONMENT, attribute_of, global_from_values
 from qre.config.values import MAX_TIME_DIFF_MS, parse_duration, show_duration
+from qre.ends import DEFAULT_MTU
 from qre.errors import UserError
-from qre.roles import DEFAULT_MTU
 from tests.support.profiles import CLIENT, SERVER
 
 ROOT = Path(__file__).resolve().parents[2]

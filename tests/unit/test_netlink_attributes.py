@@ -9,10 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qre import abi
-from qre.abi import Attribute
-from qre.errors import InternalError, UntrustedInputError
-from qre.session import (
+from qre.dataplane.protocol import (
     FrameFate,
     FrameReceived,
     KeyPhaseChanged,
@@ -25,20 +22,23 @@ from qre.session import (
     SessionLost,
     Underlay,
 )
-from qre.workers.netlink.answers import (
+from qre.errors import InternalError, UntrustedInputError
+from qre.kernel import abi
+from qre.kernel.abi import Attribute
+from qre.kernel.answers import (
     MapSyncFailed,
     SessionInstalled,
     device_untrusted,
     event_untrusted,
     session_untrusted,
 )
-from qre.workers.netlink.attributes import (
+from qre.kernel.attributes import (
     Request,
     encode_attribute,
     read_attributes_untrusted,
     split_attributes_untrusted,
 )
-from qre.workers.netlink.generic import put_underlay
+from qre.kernel.qre_family import put_underlay
 
 SESSION = bytes(range(32))
 CID = bytes(range(20))

@@ -9,14 +9,14 @@ from collections.abc import Callable
 
 import pytest
 
-import qre.workers.netlink.generic
-from qre import abi
-from qre.abi import Attribute, Command
+import qre.kernel.qre_family
+from qre.dataplane.protocol import Role, SessionInstall, SessionKeys, SessionUpdate, Underlay
 from qre.errors import MachineError
-from qre.session import Role, SessionInstall, SessionKeys, SessionUpdate, Underlay
-from qre.workers.netlink.attributes import Request, encode_attribute, read_attributes_untrusted
-from qre.workers.netlink.generic import DeviceSettings, LoaderDescription, ModuleMissingError, Qre, install_request
-from qre.workers.netlink.netlink_socket import NLM_F_DUMP, ExtendedAck, NetlinkRefusedError
+from qre.kernel import abi
+from qre.kernel.abi import Attribute, Command
+from qre.kernel.attributes import Request, encode_attribute, read_attributes_untrusted
+from qre.kernel.qre_family import DeviceSettings, LoaderDescription, ModuleMissingError, Qre, install_request
+from qre.kernel.socket import NLM_F_DUMP, ExtendedAck, NetlinkRefusedError
 
 FAMILY = 0x21
 SESSION = bytes(range(32))
@@ -81,7 +81,7 @@ class FakeKernel:
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> FakeKernel:
     kernel = FakeKernel()
-    monkeypatch.setattr(qre.workers.netlink.generic, "NetlinkSocket", lambda protocol: kernel)
+    monkeypatch.setattr(qre.kernel.qre_family, "NetlinkSocket", lambda protocol: kernel)
     return kernel
 
 

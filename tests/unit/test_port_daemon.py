@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from qre.cli.main import main
-from qre.cli.port_daemon import check_together
+from qre.cli.port.port_daemon import check_together
 from qre.config.profile import load_profile_file
 from qre.errors import UserErrors
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from qre.cli.main import main
-from qre.cli.port_fields import (
+from qre.cli.port.port_fields import (
     parse_check_fields,
     parse_client_fields,
     parse_demo_fields,

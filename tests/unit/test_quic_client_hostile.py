@@ -10,7 +10,15 @@ from aioquic import tls
 from aioquic.buffer import encode_uint_var
 from aioquic.quic.packet import QuicFrameType
 
-from qre.quic.events import Closed, Failed, HandOverReady, ManInTheMiddle, NotRecognised, Proven, SiteAnswered
+from qre.quic.client.client_events import (
+    Closed,
+    Failed,
+    HandOverReady,
+    ManInTheMiddle,
+    NotRecognised,
+    Proven,
+    SiteAnswered,
+)
 from tests.support.pair import SERVER, Pair
 from tests.support.stock_site import ADDRESS, STRANGE_KEY, StockSite, client, issue, meet
 

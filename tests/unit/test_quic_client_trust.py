@@ -11,7 +11,7 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from qre.errors import MachineError
-from qre.quic.trust import TrustStore
+from qre.quic.client.trust import TrustStore
 from tests.support.stock_site import NAME, UNIX_TIME, authority, issue
 
 PEM = authority()[0].public_bytes(Encoding.PEM)
@@ -69,7 +69,7 @@ AUDIT = """
 import sys
 from tests.support.pair import Pair
 from tests.support.stock_site import StockSite, client, issue, meet, trust
-from qre.quic.fingerprint import load_fingerprint
+from qre.quic.client.fingerprint import load_fingerprint
 
 load_fingerprint(), trust()
 sites = [StockSite(leaf) for leaf in (issue(), issue("other.example"), issue(days=(-9, -8)))]

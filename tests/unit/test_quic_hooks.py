@@ -12,15 +12,15 @@ from aioquic.quic import connection as quic
 from aioquic.quic import crypto, packet, packet_builder, recovery, stream
 from aioquic.quic.configuration import QuicConfiguration
 
-from qre.quic.client_connection import ClientConnection
-from qre.quic.client_tls import ClientTlsContext
-from qre.quic.connect_ip import SiteHttp3
+from qre.quic.client.client_connection import ClientConnection
+from qre.quic.client.client_tls import ClientTlsContext
+from qre.quic.client.first_flight import BrowserPacketBuilder
+from qre.quic.client.http3 import BrowserHttp3
 from qre.quic.connection import HandshakeConnection
-from qre.quic.first_flight import BrowserPacketBuilder
-from qre.quic.http3 import BrowserHttp3
 from qre.quic.packet_builder import LateSealingBuilder, SitePacketBuilder
-from qre.quic.server_connection import ServerConnection
-from qre.quic.server_tls import ServerTlsContext
+from qre.quic.server.connect_ip import SiteHttp3
+from qre.quic.server.server_connection import ServerConnection
+from qre.quic.server.server_tls import ServerTlsContext
 
 PINNED = "1.7.2"
 

@@ -8,14 +8,14 @@ import pytest
 from aioquic.quic.crypto import derive_key_iv_hp
 from aioquic.tls import CipherSuite
 
-from qre.quic.keys import (
+from qre.dataplane.protocol import PACKET_NUMBER_BASE, Role, Underlay
+from qre.quic.handed_over import (
     HandedOver,
     Secrets,
     advance,
     handed_over_install,
     session_id,
 )
-from qre.session import PACKET_NUMBER_BASE, Role, Underlay
 from qre.wire.protection import derive, next_secret
 
 UNDERLAY = Underlay(local_ip="192.0.2.1", local_port=1, peer_ip="192.0.2.2", peer_port=2)

@@ -7,9 +7,9 @@ from ipaddress import ip_interface
 
 import pytest
 
-from qre.quic.events import Closed, Failed, Granted, HandOverReady, Proven
-from qre.quic.keys import HandedOver
-from qre.session import PACKET_NUMBER_BASE, DestProfile
+from qre.dataplane.protocol import PACKET_NUMBER_BASE, DestProfile
+from qre.quic.client.client_events import Closed, Failed, Granted, HandOverReady, Proven
+from qre.quic.handed_over import HandedOver
 from qre.wire.packet import PacketType
 from tests.support.packets import open_one_rtt, packets
 from tests.support.pair import SHORT_ID, Pair, Path

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import pytest
 from aioquic.quic.packet import encode_quic_retry
 
-from qre.quic.inspector import UNDECIDED, Authenticated
-from qre.quic.server import ServerHandshake
-from qre.session import DestProfile
+from qre.dataplane.protocol import DestProfile
+from qre.quic.server.inspector import UNDECIDED, Authenticated
+from qre.quic.server.server_handshake import ServerHandshake
 from qre.wire.packet import PacketType
 from tests.support.packets import open_initial, packets
 from tests.support.pair import CLIENT, SERVER, UNIX_TIME, Pair, Path

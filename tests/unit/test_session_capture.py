@@ -11,13 +11,13 @@ from random import Random
 import pylsqpack
 import pytest
 
-from qre.cli import session_capture
 from qre.cli.main import main
-from qre.cli.session_capture import SCENARIOS, VALID
+from qre.cli.session import session_capture
+from qre.cli.session.session_capture import SCENARIOS, VALID
 from qre.config.model import ClientSettings, Interface, ServerSettings
-from qre.quic.lone_server import Address
-from qre.quic.plan import InMemoryHandshake
-from qre.quic.strangers import Arrived, Stranger
+from qre.quic.in_memory.lone_server import Address
+from qre.quic.in_memory.plan import InMemoryHandshake
+from qre.quic.in_memory.strangers import Arrived, Stranger
 from tests.support.daemons import which
 
 STRANGERS = tuple(name for name in SCENARIOS if name != VALID)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from qre.cli.main import main
-from qre.cli.session_fields import parse_session_fields
+from qre.cli.session.session_fields import parse_session_fields
 from tests.support.daemons import PATIENCE
 
 #: Every kind of pair that ``init`` can write.
@@ -79,7 +79,7 @@ def test_neither_a_plan_nor_a_capture_loads_what_speaks_to_the_kernel(
         f"assert main({command!r}) == 0\n"
         "loaded = set(sys.modules)\n"
         "from importlib.util import find_spec\n"
-        "for kind in ('qre.workers.netlink.netlink_socket', 'qre.cli.kernel_module', 'bcc', 'pyroute2'):\n"
+        "for kind in ('qre.kernel.socket', 'qre.device.kernel_module', 'bcc', 'pyroute2'):\n"
         "    print(kind, bool(find_spec(kind)), kind in loaded)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=PATIENCE)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qre.cli.show_text import ago, clean, plural, render, size, span
+from qre.cli.show.show_text import ago, clean, plural, render, size, span
 
 NOW = 1_800_000_000.0
 CID, SPARE = "11" * 20, "22" * 20

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from qre.supervisor.latest import Latest
-from qre.supervisor.notify import Notifier
+from qre.supervisor.parent.notify import Notifier
 
 
 @pytest.fixture

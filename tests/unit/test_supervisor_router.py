@@ -13,6 +13,7 @@ import pytest
 import zmq
 import zmq.asyncio
 
+from qre.dataplane.protocol import Message
 from qre.errors import MachineError
 from qre.ipc.messages import (
     CidAdopt,
@@ -28,7 +29,6 @@ from qre.ipc.messages import (
     Stop,
 )
 from qre.ipc.worker import LimitedLog
-from qre.session import Message
 from qre.supervisor.life import Stage
 from qre.supervisor.router import Router, endpoint
 from tests.support.daemons import PATIENCE, until

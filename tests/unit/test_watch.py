@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from qre.cli.main import FAILURE, main
-from qre.cli.watch import frame, rates
+from qre.cli.show.watch import frame, rates
 from tests.support.daemons import PATIENCE
 from tests.unit.test_show_text import SERVER
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from qre.quic.keys import session_id
+from qre.quic.handed_over import session_id
 from qre.wire.frames import ConnectionClose, Crypto, Frame, encode_frame, read_frame_untrusted
 from qre.wire.initial import ClientInitialKeys, CryptoStream, crypto_frames_untrusted, parse_initial_header_untrusted
 from qre.wire.packet import PacketType, build_short_header, packets_untrusted, parse_header_untrusted

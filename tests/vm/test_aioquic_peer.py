@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
-from qre.session import PACKET_NUMBER_BASE, Role
+from qre.dataplane.protocol import PACKET_NUMBER_BASE, Role
 from tests.support.kernels import GUEST, Kernel, build, guest_programs, kernels
 from tests.support.namespaces import Namespace
 from tests.support.stock_peer import StockPeer

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from qre.abi import Drop, Event
-from qre.session import Role
+from qre.dataplane.protocol import Role
+from qre.kernel.abi import Drop, Event
 from tests.support.guest_peer import GuestPeer
 from tests.support.vm import Vm
 

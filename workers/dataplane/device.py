@@ -15,8 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 
-from qre.errors import MachineError, UntrustedInputError
-from qre.session import (
+from qre.dataplane.protocol import (
     Answer,
     DataplaneReport,
     DataplaneRequest,
@@ -27,14 +26,15 @@ from qre.session import (
     SessionList,
     refused,
 )
-from qre.workers.dataplane.coalesce import Buffers, Deliverer
-from qre.workers.dataplane.ecn import decapsulated
-from qre.workers.dataplane.marks import NumberMarks
-from qre.workers.dataplane.offload import NO_OFFLOAD, VNET_HEADER_SIZE, split_untrusted
-from qre.workers.dataplane.path import Address
-from qre.workers.dataplane.refusals import Refusals, Say
+from qre.errors import MachineError, UntrustedInputError
+from qre.workers.dataplane.inner.coalesce import Buffers, Deliverer
+from qre.workers.dataplane.inner.ecn import decapsulated
+from qre.workers.dataplane.inner.offload import NO_OFFLOAD, VNET_HEADER_SIZE, split_untrusted
+from qre.workers.dataplane.inner.refusals import Refusals, Say
 from qre.workers.dataplane.registry import Registry
-from qre.workers.dataplane.session import Session, State
+from qre.workers.dataplane.session.marks import NumberMarks
+from qre.workers.dataplane.session.path import Address
+from qre.workers.dataplane.session.session import Session, State
 from qre.workers.dataplane.underlay import Underlay
 
 _READ_SIZE = VNET_HEADER_SIZE + 65_535

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import os
 
+from qre.dataplane.protocol import DataplaneReport, DataplaneRequest, Message, Role
 from qre.errors import MachineError, QreError
 from qre.ipc.keys_pair import KeysPair
 from qre.ipc.messages import DataplaneStatus, Party
 from qre.ipc.worker import WorkerContext
-from qre.session import DataplaneReport, DataplaneRequest, Message, Role
 from qre.workers.dataplane.device import Device
-from qre.workers.dataplane.marks import NumberMarks
+from qre.workers.dataplane.session.marks import NumberMarks
 
 
 class DataplaneWorker:

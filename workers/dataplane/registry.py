@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 
-from qre.errors import QreError
-from qre.session import (
+from qre.dataplane.protocol import (
     MAX_CIDS_PER_SESSION,
     MAX_SESSIONS_PER_DEVICE,
     SESSIONS_PER_ANSWER,
@@ -29,9 +28,10 @@ from qre.session import (
     SessionUpdate,
     refused,
 )
+from qre.errors import QreError
 from qre.wire import overhead
-from qre.workers.dataplane.marks import NumberMarks
-from qre.workers.dataplane.session import Session, State
+from qre.workers.dataplane.session.marks import NumberMarks
+from qre.workers.dataplane.session.session import Session, State
 from qre.workers.dataplane.table import AllowedIps, parse_prefixes
 
 _SHOWN = {State.HELD: "held", State.ESTABLISHED: "established", State.CLOSING: "closing", State.ENDED: "ended"}

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from itertools import islice
 
 from qre.errors import MachineError
-from qre.workers.dataplane.path import Address
+from qre.workers.dataplane.session.path import Address
 
 UDP_SEGMENT, UDP_GRO = 103, 104
 IP_RECVTOS, IP_MTU_DISCOVER, IP_PMTUDISC_PROBE = 13, 10, 3

@@ -13,18 +13,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
+from qre.dataplane.protocol import DestProfile, Underlay
 from qre.errors import MachineError, QreError
 from qre.ipc.steering import Steering
-from qre.quic.connect_ip import AddressesRequested
-from qre.quic.events import Closed, Failed
-from qre.quic.inspector import Authenticated
-from qre.quic.server import InstallNow, ServerHandshake, ShownByDest
+from qre.quic.client.client_events import Closed, Failed
+from qre.quic.server.address_grants import Grants
+from qre.quic.server.connect_ip import AddressesRequested
+from qre.quic.server.inspector import Authenticated
+from qre.quic.server.server_handshake import InstallNow, ServerHandshake, ShownByDest
 from qre.reality.replay import ReplayFilter
-from qre.session import DestProfile, Underlay
-from qre.workers.handshake.dest import local_address
-from qre.workers.handshake.flows import Address
-from qre.workers.handshake.grants import Grants
-from qre.workers.handshake.sessions import Sessions
+from qre.visit.dest import local_address
+from qre.workers.handshake.port.flows import Address
+from qre.workers.handshake.sessions.live_sessions import Sessions
 
 #: As long as a held session waits for its client.
 _STEERING_TIMEOUT: Final = 8.0

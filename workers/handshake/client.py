@@ -14,6 +14,7 @@ from ipaddress import ip_interface
 from random import SystemRandom
 from typing import Any, Final
 
+from qre.dataplane.protocol import Role, Underlay
 from qre.errors import MachineError, PeerError, QreError
 from qre.ipc.messages import (
     HandshakeStatus,
@@ -25,18 +26,17 @@ from qre.ipc.messages import (
     SocketRequest,
 )
 from qre.ipc.worker import WorkerContext
-from qre.quic.client import ClientHandshake
-from qre.quic.fingerprint import Fingerprint
-from qre.quic.keys import HandedOver
-from qre.quic.trust import TrustStore
-from qre.session import Role, Underlay
+from qre.quic.client.client_handshake import ClientHandshake
+from qre.quic.client.fingerprint import Fingerprint
+from qre.quic.client.trust import TrustStore
+from qre.quic.handed_over import HandedOver
+from qre.visit.dest import local_address, resolve
+from qre.visit.exchange import shake_hands
 from qre.workers.handshake.backoff import Backoff
 from qre.workers.handshake.dataplane_link import DataplaneLink
-from qre.workers.handshake.dest import local_address, resolve
-from qre.workers.handshake.exchange import shake_hands
-from qre.workers.handshake.secrets import SecretsStore
-from qre.workers.handshake.session_state import Confirmed, Lost, Orphaned, Settings
-from qre.workers.handshake.sessions import Sessions
+from qre.workers.handshake.sessions.live_sessions import Sessions
+from qre.workers.handshake.sessions.secrets import SecretsStore
+from qre.workers.handshake.sessions.session_state import Confirmed, Lost, Orphaned, Settings
 
 #: The data plane reports an unconfirmed session after 10 s; this is for one that is not there at all.
 _LONGEST_CONFIRMATION: Final = 20.0

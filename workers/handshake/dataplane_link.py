@@ -13,10 +13,10 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from qre.dataplane.protocol import DataplaneReport, Refusal, refused
 from qre.errors import MachineError, UntrustedInputError
 from qre.ipc.channel import Channel, ChannelClosedError
-from qre.session import DataplaneReport, Refusal, refused
-from qre.workers.handshake.sessions import Sessions
+from qre.workers.handshake.sessions.live_sessions import Sessions
 
 _BATCH: Final = 64
 _RETRY: Final = 0.02

@@ -11,17 +11,17 @@ from typing import Final
 
 import msgspec
 
+from qre.dataplane.protocol import Message, Role
 from qre.errors import MachineError, QreError
 from qre.ipc.messages import Done, GuestJoin, GuestLeave, HandshakeStatus, Party, ProfileSecrets
 from qre.ipc.worker import WorkerContext
-from qre.quic.fingerprint import Fingerprint, load_fingerprint
-from qre.quic.trust import TrustStore
-from qre.session import Message, Role
+from qre.quic.client.fingerprint import Fingerprint, load_fingerprint
+from qre.quic.client.trust import TrustStore
+from qre.visit.dest import preload
 from qre.workers.handshake.client import Client
-from qre.workers.handshake.dest import preload
 from qre.workers.handshake.rehearsal import rehearse
-from qre.workers.handshake.secrets import SecretsStore
 from qre.workers.handshake.server import Server
+from qre.workers.handshake.sessions.secrets import SecretsStore
 
 _MAX_SECRETS: Final = 65_536
 _OF_A_GUEST: Final = ("guest_secrets", "guest_feed")

@@ -17,9 +17,9 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.x509.oid import NameOID
 
 from qre.config.model import ClientSettings, HostPort, ServerSettings, SocketAddress
-from qre.quic.keys import advance, session_keys
-from qre.quic.plan import InMemoryHandshake
-from qre.quic.trust import TrustStore
+from qre.quic.client.trust import TrustStore
+from qre.quic.handed_over import advance, session_keys
+from qre.quic.in_memory.plan import InMemoryHandshake
 
 _NAME = "rehearsal.example"
 _SHORT_ID = bytes(8)

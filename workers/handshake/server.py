@@ -21,31 +21,29 @@ from typing import Any, Final
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from qre.config.model import Interface
+from qre.dataplane.protocol import DestProfile, Role, SessionMark
 from qre.errors import MachineError, QreError
 from qre.ipc.messages import DestProfileReport, HandshakeStatus, Party, ProfileSecrets, RoleState
 from qre.ipc.steering import Steering
 from qre.ipc.worker import WorkerContext
-from qre.quic.fingerprint import Fingerprint
-from qre.quic.inspector import Authenticated, HelloInspector
-from qre.quic.server import ShownByDest
-from qre.quic.trust import TrustStore
+from qre.quic.client.fingerprint import Fingerprint
+from qre.quic.client.trust import TrustStore
+from qre.quic.server.address_grants import Grants
+from qre.quic.server.inspector import Authenticated, HelloInspector
+from qre.quic.server.server_handshake import ShownByDest
 from qre.reality.replay import FILE_LENGTH, ReplayFilter, replay_window
-from qre.session import DestProfile, Role, SessionMark
+from qre.visit.dest import DestAddress, Resolved
+from qre.visit.probe import Prober, imitable, probe
 from qre.workers.handshake.acceptance import Acceptance, Accepted
-from qre.workers.handshake.admission import TokenBucket
 from qre.workers.handshake.dataplane_link import DataplaneLink
-from qre.workers.handshake.dest import DestAddress, Resolved
-from qre.workers.handshake.feed_messages import Abandon, Begin, More, ToGuest
-from qre.workers.handshake.flows import Address, Flow, FlowTable, Handshake, Limits
-from qre.workers.handshake.front_feed import FrontFeed
-from qre.workers.handshake.grants import Grants
-from qre.workers.handshake.guests import Guests
 from qre.workers.handshake.memory import HighWater
-from qre.workers.handshake.probe import Prober, imitable, probe
-from qre.workers.handshake.relay import LONGEST, DestSocket, Relays, ecn_of, with_ecn
-from qre.workers.handshake.routed_cids import RoutedCids
-from qre.workers.handshake.secrets import SecretsStore
-from qre.workers.handshake.session_state import (
+from qre.workers.handshake.port.admission import TokenBucket
+from qre.workers.handshake.port.flows import Address, Flow, FlowTable, Handshake, Limits
+from qre.workers.handshake.port.relay import LONGEST, DestSocket, Relays, ecn_of, with_ecn
+from qre.workers.handshake.sessions.live_sessions import Sessions
+from qre.workers.handshake.sessions.routed_cids import RoutedCids
+from qre.workers.handshake.sessions.secrets import SecretsStore
+from qre.workers.handshake.sessions.session_state import (
     CidsChanged,
     Confirmed,
     Installed,
@@ -54,7 +52,9 @@ from qre.workers.handshake.session_state import (
     OrphanEnded,
     Settings,
 )
-from qre.workers.handshake.sessions import Sessions
+from qre.workers.handshake.shared.feed_messages import Abandon, Begin, More, ToGuest
+from qre.workers.handshake.shared.front_feed import FrontFeed
+from qre.workers.handshake.shared.guests import Guests
 
 #: Datagrams of one turn of the loop.
 _TURN: Final = 64

@@ -18,14 +18,7 @@ from typing import Any, Final
 
 import msgspec
 
-from qre import abi
-from qre.errors import MachineError, QreError
-from qre.ipc import descriptors
-from qre.ipc.messages import DataplaneStatus, SharedLoader, SharedPort, UseLoader
-from qre.ipc.roles import CLIENT_UDP
-from qre.ipc.steering import Steering
-from qre.ipc.worker import WorkerContext
-from qre.session import (
+from qre.dataplane.protocol import (
     SESSIONS_PER_ANSWER,
     Answer,
     CidAdoptFor,
@@ -43,12 +36,19 @@ from qre.session import (
     SessionUpdate,
     refused,
 )
-from qre.workers.netlink.answers import EventsLost, FramesLimited, KernelSession, MapSyncFailed
-from qre.workers.netlink.events import EventSocket
-from qre.workers.netlink.generic import Qre
+from qre.errors import MachineError, QreError
+from qre.ipc import descriptors
+from qre.ipc.messages import DataplaneStatus, SharedLoader, SharedPort, UseLoader
+from qre.ipc.roles import CLIENT_UDP
+from qre.ipc.steering import Steering
+from qre.ipc.worker import WorkerContext
+from qre.kernel import abi
+from qre.kernel.answers import EventsLost, FramesLimited, KernelSession, MapSyncFailed
+from qre.kernel.events import EventSocket
+from qre.kernel.port_registration import register, release, store_dest_profile
+from qre.kernel.qre_family import Qre
+from qre.kernel.socket import NetlinkRefusedError
 from qre.workers.netlink.kernel_sessions import CLOSING, KernelSessions, mark_of
-from qre.workers.netlink.netlink_socket import NetlinkRefusedError
-from qre.workers.netlink.shared_port import register, release, store_dest_profile
 
 #: The sessions are looked at this often (seconds), whatever the events say: others may change them, too.
 _LOOK_INTERVAL: Final = 15.0

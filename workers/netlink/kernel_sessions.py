@@ -11,7 +11,7 @@ import ipaddress
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from qre.session import (
+from qre.dataplane.protocol import (
     MAX_CIDS_PER_SESSION,
     REKEY_AFTER_PACKETS,
     CidAdoptFor,
@@ -31,7 +31,7 @@ from qre.session import (
     SessionUpdate,
     Underlay,
 )
-from qre.workers.netlink.answers import KernelEvent, KernelSession, MapSyncFailed, SessionInstalled
+from qre.kernel.answers import KernelEvent, KernelSession, MapSyncFailed, SessionInstalled
 
 #: Frames whose fate may be outstanding; the oldest are given up.
 _MAX_FRAMES = 4096

@@ -12,6 +12,7 @@ import asyncio
 import ipaddress
 import os
 
+from qre.dataplane.protocol import DataplaneReport, Message, Role
 from qre.errors import InternalError, MachineError, UserError
 from qre.ipc.keys_pair import KeysPair
 from qre.ipc.messages import (
@@ -25,13 +26,12 @@ from qre.ipc.messages import (
     WorkerConfig,
 )
 from qre.ipc.worker import Worker, WorkerContext
-from qre.session import DataplaneReport, Message, Role
-from qre.workers.netlink.device import DeviceSpec, sync_device
-from qre.workers.netlink.generic import DeviceSettings
+from qre.kernel.qre_family import DeviceSettings
+from qre.kernel.rtnl import Link, Rtnl
+from qre.kernel.tun import is_ours
+from qre.kernel.tunnel import DeviceSpec, sync_device
 from qre.workers.netlink.kernel_dataplane import KernelDataplane
 from qre.workers.netlink.monitor import LinkMonitor
-from qre.workers.netlink.rtnl import Link, Rtnl
-from qre.workers.netlink.tun import is_ours
 
 
 def create() -> Worker:

@@ -12,7 +12,7 @@ import socket
 from collections.abc import Callable
 
 from qre.errors import MachineError
-from qre.workers.netlink.netlink_socket import NETLINK_ROUTE
+from qre.kernel.socket import NETLINK_ROUTE
 
 _RTMGRP_LINK = 1
 _RECEIVE_SIZE = 1 << 16

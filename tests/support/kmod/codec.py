@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from qre.workers.dataplane.payload import Sender
+from qre.workers.dataplane.session.payload import Sender
 from tests.support.daemons import PATIENCE
 
 ROOT: Final = Path(__file__).resolve().parents[3]

@@ -1,0 +1,104 @@
+"""``check``: is this machine able, and with PROFILE: can that profile be run now? Changes nothing, needs no root.
+
+Every thing is one line. The exit status is 0 when all that is needed is there, and what could not be seen is not.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+
+from qre.cli.check import check_machine, check_profile
+from qre.cli.check.findings import Answer, Finding, look
+from qre.cli.commands import Options
+from qre.cli.show.show_text import clean
+from qre.config.values import check_profile_name
+from qre.ends import Role
+from qre.errors import MachineError
+
+_COLOURS = {Answer.YES: "\033[32m", Answer.NO: "\033[31m", Answer.UNKNOWN: "\033[33m"}
+_NOT_NEEDED, _PLAIN = "\033[33m", "\033[0m"
+_WIDTH = max(map(len, Answer))
+
+
+def check(arguments: list[str], options: Options) -> int:
+    """``check [PROFILE]``."""
+    name = check_profile_name(arguments[0]) if arguments else None
+    if options.json:
+        found = list(findings(name))
+        items = [_item(finding) for finding in found]
+        able = not any(finding.stops for finding in found)
+        print(json.dumps({"able": able, "profile": name, "items": items}, indent=2, sort_keys=True))
+    else:
+        found = _printed(findings(name))
+    stopping = [finding for finding in found if finding.stops]
+    if not stopping:
+        return 0
+    what = f"profile {name}" if name else "this machine"
+    known = [finding.name for finding in stopping if finding.answer is Answer.NO]
+    if known:
+        raise MachineError(what, f"not able: {', '.join(known)}", "do what their lines say")
+    unseen = ", ".join(finding.name for finding in stopping)
+    raise MachineError(what, f"it cannot be told: {unseen}", "do what their lines say")
+
+
+def findings(name: str | None) -> Iterator[Finding]:
+    """Of the machine and all profiles, or of what one profile needs."""
+    config, global_file = check_profile.global_file()
+    loaded, own = check_profile.profile(name, config) if name else (None, None)
+    role = loaded.role if loaded is not None else None
+    yield from check_machine.packages()
+    yield from look("kernel module", lambda: check_machine.kernel_module(config))
+    yield from look("tun device", lambda: check_machine.tun(config))
+    yield from look("capabilities", lambda: check_machine.capabilities(role))
+    if role is not Role.CLIENT:
+        yield from look("bpf", lambda: check_machine.bpf(config))
+    yield from look("service users", check_machine.users)
+    yield global_file
+    if own is None:
+        yield from check_profile.profiles(config)
+        return
+    yield own
+    if loaded is None:
+        return
+    if (server := loaded.server) is not None:
+        profile = loaded
+        yield from look("listen", lambda: check_profile.listen(profile, server, config))
+        yield from look("dest", lambda: check_profile.dest(server))
+    if (client := loaded.client) is not None:
+        yield from look("endpoint", lambda: check_profile.endpoint(client))
+
+
+def _printed(found: Iterator[Finding]) -> list[Finding]:
+    """Print each as soon as it is known: a visit to Dest takes its time."""
+    colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    kept = []
+    for finding in found:
+        kept.append(finding)
+        print(line(finding, colour=colour), flush=True)
+    return kept
+
+
+def line(finding: Finding, *, colour: bool) -> str:
+    """``no   bpf pins         /sys/fs/bpf: not a BPF file system; mount -t bpf bpf /sys/fs/bpf``."""
+    answer = f"{finding.answer:<{_WIDTH}}"
+    if colour:
+        chosen = _NOT_NEEDED if finding.answer is Answer.NO and not finding.needed else _COLOURS[finding.answer]
+        answer = f"{chosen}{answer}{_PLAIN}"
+    missing = finding.answer is not Answer.YES
+    parts = [finding.seen, f"not needed: {finding.instead}" if missing and finding.instead else ""]
+    parts.append(finding.remedy if missing else "")
+    return f"{answer}  {finding.name:<16} {clean('; '.join(filter(None, parts)))}"
+
+
+def _item(finding: Finding) -> dict[str, object]:
+    return {
+        "item": finding.name,
+        "answer": "unknown" if finding.answer is Answer.UNKNOWN else finding.answer.value,
+        "needed": finding.needed,
+        "seen": clean(finding.seen),
+        "instead": finding.instead or None,
+        "remedy": clean(finding.remedy) or None,
+    }

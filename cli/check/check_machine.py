@@ -1,0 +1,193 @@
+"""What ``check`` looks at on the machine: kernel module, TUN, BPF, capabilities, packages, users.
+
+Nothing is changed. What is tried leaves nothing behind: a BPF map without a pin is gone when it is closed, and
+/dev/net/tun that is only opened makes no device.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from qre.cli.check.findings import AS_ROOT, Answer, Finding, Findings, refused
+from qre.config.model import GlobalConfig
+from qre.device.kernel_module import LOADED, MODULE, why_closed, why_not_loadable
+from qre.ends import Dataplane, Role
+from qre.errors import MachineError, QreError
+
+#: What is imported -> the package that has it: Python's, and Debian's.
+PACKAGES = {
+    "aioquic.quic.connection": "aioquic",
+    "brotli": "brotli",
+    "certifi": "certifi",
+    "cryptography.hazmat.primitives.asymmetric.x25519": "cryptography",
+    "dpkt": "dpkt",
+    "msgspec": "msgspec",
+    "pyroute2": "pyroute2",
+    "zmq": "pyzmq",
+    "sdnotify": "sdnotify",
+    "bcc": "python3-bpfcc",
+    "seccomp": "python3-seccomp",
+    "capng": "python3-cap-ng",
+}
+_CAP_SYS_MODULE = "CAP_SYS_MODULE"
+
+
+def packages() -> Findings:
+    """Every package that some command or worker imports."""
+    import importlib
+
+    missing, reason = [], ""
+    for module, package in PACKAGES.items():
+        try:
+            importlib.import_module(module)
+        except (ImportError, OSError, AttributeError) as error:  # a binding whose library is gone or another
+            missing.append(package)
+            reason = reason or str(error)
+    if missing:
+        seen = f"{', '.join(missing)} cannot be loaded: {reason}"
+        remedy = "run `make setup`, or install them with pip (python3-… with apt)"
+        yield Finding("python packages", Answer.NO, seen, remedy)
+    else:
+        yield Finding("python packages", Answer.YES, f"all {len(PACKAGES)} can be loaded")
+
+
+def kernel_module(config: GlobalConfig) -> Findings:
+    """qre.ko: needed only where the configuration insists on it."""
+    instead = "" if config.dataplane is Dataplane.KERNEL else "the user data plane takes over"
+    if config.dataplane is Dataplane.USER:
+        instead = "Dataplane is user"
+    why, remedy = (why_closed(), "") if LOADED.exists() else _no_module(config)
+    if LOADED.exists() and not why:
+        yield Finding("kernel module", Answer.YES, "qre.ko is loaded", instead=instead)
+        return
+    if why:
+        yield Finding("kernel module", Answer.NO, f"qre.ko: {why}", remedy, instead)
+    else:
+        seen = "qre.ko is installed; `up` and `daemon` load it"
+        yield Finding("kernel module", Answer.YES, seen, instead=instead)
+
+
+def _no_module(config: GlobalConfig) -> tuple[str, str]:
+    """Why it could not be loaded, and what to do; empty when it could."""
+    from qre.kernel.capabilities import missing_capabilities
+
+    if why := why_not_loadable():
+        return why, "build and install it: `make -C kmod`, see docs/kernel.md"
+    if not config.module_load:
+        return "it is installed, but ModuleLoad is false", f"run `modprobe {MODULE}`"
+    if _number("/proc/sys/kernel/modules_disabled"):
+        return "it is installed, but this kernel loads no module any more", "boot without kernel.modules_disabled"
+    if missing_capabilities([_CAP_SYS_MODULE], "CapBnd"):
+        return "it is installed, but nobody in here may load it", f"run `modprobe {MODULE}` outside of the container"
+    return "", ""
+
+
+def _number(path: str) -> int:
+    try:
+        with open(path, encoding="ascii") as file:
+            return int(file.read(16))
+    except (OSError, ValueError):
+        return 0
+
+
+def tun(config: GlobalConfig) -> Findings:
+    """The device of the user data plane, which works where the kernel module cannot be had."""
+    from qre.kernel.tun import CLONE_DEVICE
+
+    kernel = config.dataplane is not Dataplane.USER and (LOADED.exists() or not _no_module(config)[0])
+    instead = "the kernel module is there" if kernel else ""
+    try:
+        os.close(os.open(CLONE_DEVICE, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK))
+    except OSError as error:
+        seen = f"{CLONE_DEVICE}: {error.strerror}"
+        if error.errno == errno.EACCES and os.geteuid() != 0:
+            yield Finding("tun device", Answer.UNKNOWN, seen, AS_ROOT, instead)
+        else:
+            remedy = "run `modprobe tun`, or give the container the device /dev/net/tun"
+            yield Finding("tun device", Answer.NO, seen, remedy, instead)
+        return
+    yield Finding("tun device", Answer.YES, f"{CLONE_DEVICE} can be opened", instead=instead)
+
+
+def capabilities(role: Role | None) -> Findings:
+    """What a daemon of this role, or of any, must have at its start."""
+    from qre.kernel.capabilities import missing_capabilities
+    from qre.supervisor.parent.preconditions import CAPABILITIES, SERVER_CAPABILITIES
+
+    wanted = CAPABILITIES if role is Role.CLIENT else SERVER_CAPABILITIES
+    missing = missing_capabilities(wanted)
+    never = missing_capabilities(wanted, "CapBnd")
+    if never:
+        seen = f"nobody in here can have {', '.join(never)}"
+        yield Finding("capabilities", Answer.NO, seen, "grant them to the container or unit")
+    elif missing and os.geteuid() != 0:
+        yield Finding("capabilities", Answer.UNKNOWN, f"this user lacks {', '.join(missing)}", AS_ROOT)
+    elif missing:
+        yield Finding("capabilities", Answer.NO, f"{', '.join(missing)} were dropped", "run it in a shell of root")
+    else:
+        yield Finding("capabilities", Answer.YES, ", ".join(wanted))
+
+
+def bpf(config: GlobalConfig) -> Findings:
+    """What a server's port is steered with: the program is there, a map can be made, and pinned."""
+    for name, looks in (("bpf program", _bpf_program), ("bpf pins", _bpf_pins), ("bpf maps", _bpf_map)):
+        try:
+            yield Finding(name, Answer.YES, looks(config))
+        except QreError as error:
+            yield refused(name, error)
+
+
+def _bpf_program(config: GlobalConfig) -> str:
+    from qre.supervisor.parent.preconditions import open_elf
+    from qre.supervisor.parent.process_settings import bpf_elf
+
+    path = bpf_elf(config)
+    os.close(open_elf(path))
+    return str(path)
+
+
+def _bpf_pins(config: GlobalConfig) -> str:
+    from qre.kernel.bpf_pins import check_pin_dir
+
+    try:
+        config.bpf_pin_dir.stat()
+    except PermissionError as error:
+        raise MachineError(f"BpfPinDir {config.bpf_pin_dir}", os.strerror(errno.EACCES), AS_ROOT) from error
+    except OSError:
+        pass  # told below
+    check_pin_dir(config.bpf_pin_dir)
+    return f"{config.bpf_pin_dir} is on a BPF file system"
+
+
+def _bpf_map(config: GlobalConfig) -> str:
+    from qre.kernel.bpf_program import CID_ROUTES, create
+    from qre.kernel.capabilities import missing_capabilities
+
+    del config
+    if missing_capabilities(["CAP_BPF"]):
+        raise MachineError("bpf(2)", "CAP_BPF is missing", "see capabilities") from PermissionError()
+    os.close(create(CID_ROUTES))
+    return "the kernel makes one"
+
+
+def users() -> Findings:
+    """The workers' own users."""
+    import pwd
+
+    from qre.ipc.roles import ROLES
+
+    missing = []
+    for role in ROLES.values():
+        try:
+            pwd.getpwnam(role.user)
+        except KeyError:
+            missing.append(role.user)
+    instead = "fixed unprivileged user numbers are taken"
+    if missing:
+        seen = f"{', '.join(missing)}: no such user"
+        remedy = "install packaging/sysusers.d/qre.conf in /etc/sysusers.d and run `systemd-sysusers`"
+        yield Finding("service users", Answer.NO, seen, remedy, instead)
+    else:
+        names = ", ".join(role.user for role in ROLES.values())
+        yield Finding("service users", Answer.YES, names, instead=instead)

@@ -1,0 +1,136 @@
+"""What ``check`` looks at in the configuration: the global file, every profile, and for one what it needs outside.
+
+A server's Dest is visited and its port bound for a moment; a client's Endpoint is looked up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from pathlib import Path
+
+from qre.cli.check.findings import AS_ROOT, Answer, Finding, Findings, refused
+from qre.config.model import ClientSettings, GlobalConfig, Profile, ServerSettings
+from qre.config.profile import SUFFIX, load_profile, profile_path
+from qre.config.settings import DEFAULT_PATH, load_global
+from qre.config.values import is_profile_name
+from qre.errors import QreError
+
+#: More profiles than these are not looked at.
+_MOST_PROFILES = 200
+
+
+def global_file() -> tuple[GlobalConfig, Finding]:
+    """The global configuration, or its defaults where it is wrong."""
+    path = os.environ.get("QRE_GLOBAL_CONFIG") or DEFAULT_PATH
+    try:
+        config = load_global(os.environ)
+    except QreError as error:
+        directory = os.environ.get("QRE_CONFIG_DIR")
+        config = GlobalConfig(config_dir=Path(directory).absolute()) if directory else GlobalConfig()
+        return config, refused("global file", error)
+    seen = path if os.path.exists(path) else f"{path} is not there: everything has its default"
+    return config, Finding("global file", Answer.YES, seen)
+
+
+def profiles(config: GlobalConfig) -> Findings:
+    """Every profile of the configuration directory."""
+    directory = config.config_dir
+    try:
+        names = sorted(name.removesuffix(SUFFIX) for name in os.listdir(directory) if name.endswith(SUFFIX))
+    except FileNotFoundError:
+        names = []
+    except OSError as error:
+        unseen = isinstance(error, PermissionError) and os.geteuid() != 0
+        answer, remedy = (Answer.UNKNOWN, AS_ROOT) if unseen else (Answer.NO, "see QRE_CONFIG_DIR")
+        yield Finding("profiles", answer, f"{directory}: {error.strerror}", remedy)
+        return
+    names = [name for name in names if is_profile_name(name)]
+    if not names:
+        remedy = "make a pair with `qre-tool init Endpoint=HOST:PORT Dest=HOST:PORT`"
+        yield Finding(
+            "profiles", Answer.NO, f"there is none in {directory}", remedy, "the machine may be able without"
+        )
+    for name in names[:_MOST_PROFILES]:
+        yield profile(name, config)[1]
+
+
+def profile(name: str, config: GlobalConfig) -> tuple[Profile | None, Finding]:
+    """The profile, when it is right."""
+    path = profile_path(name, config)
+    label = f"profile {name}"
+    try:
+        loaded = load_profile(name, config, os.environ)
+    except QreError as error:
+        if os.geteuid() != 0 and not _readable(path):
+            return None, Finding(label, Answer.UNKNOWN, f"{path}: {os.strerror(13)}", AS_ROOT)
+        return None, refused(label, error)
+    end = f"listens on {loaded.server.listen}" if loaded.server else ""
+    end = f"connects to {loaded.client.endpoint}" if loaded.client else end
+    return loaded, Finding(label, Answer.YES, f"{path}: {loaded.role} {loaded.device}, {end}")
+
+
+def _readable(path: str) -> bool:
+    """Whether the file can be read, or is seen not to be there."""
+    try:
+        os.stat(path)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return os.access(path, os.R_OK)
+
+
+def dest(settings: ServerSettings) -> Findings:
+    """One visit, as `refresh` makes it."""
+    from qre.cli.profile.refresh import look_at
+
+    try:
+        found = look_at(settings.dest, settings.server_name)
+    except QreError as error:
+        seen = f"{settings.dest}: {error}"
+        yield Finding("dest", Answer.NO, seen, "see whether it answers HTTP/3 from here, or choose another Dest")
+        return
+    warnings = "".join(f"; {warning}" for warning in found.warnings)
+    seen = f"{settings.dest} answers HTTP/3 in {found.rtt_ms} ms as {settings.server_name}{warnings}"
+    yield Finding("dest", Answer.YES, seen)
+
+
+def listen(loaded: Profile, settings: ServerSettings, config: GlobalConfig) -> Findings:
+    """Bound and released, unless the profile is up and holds it itself."""
+    from qre.kernel.underlay_sockets import require_free
+
+    try:
+        require_free(str(settings.listen.ip), settings.listen.port)
+    except QreError as error:
+        yield _own_port(loaded, settings, config) or refused("listen", error)
+    else:
+        yield Finding("listen", Answer.YES, f"UDP {settings.listen} is free")
+
+
+def _own_port(loaded: Profile, settings: ServerSettings, config: GlobalConfig) -> Finding | None:
+    """The port is taken by this very profile, or only root may know; None when it is another's."""
+    from qre.cli.show.show import devices
+
+    try:
+        shown = devices(config)
+    except QreError as error:
+        return Finding("listen", Answer.UNKNOWN, f"UDP {settings.listen} is taken, and {error}", AS_ROOT)
+    for device in shown:
+        if device["device"] == loaded.device and device["listen"] == str(settings.listen):
+            return Finding("listen", Answer.YES, f"UDP {settings.listen} is held by {loaded.device}, which is up")
+    return None
+
+
+def endpoint(settings: ClientSettings) -> Findings:
+    """Its name, looked up as at each attempt to connect."""
+    from qre.visit.dest import resolve
+
+    host, port = settings.endpoint.host, settings.endpoint.port
+    try:
+        _, address = asyncio.run(resolve(host, port, family=socket.AF_INET))
+    except QreError as error:
+        yield refused("endpoint", error, "look at Endpoint, and at /etc/resolv.conf")
+        return
+    yield Finding("endpoint", Answer.YES, f"{settings.endpoint} is {address[0]}:{address[1]}")

@@ -1,0 +1,1 @@
+"""What the program says about itself: help, the manual page, examples. Loads nothing heavy."""

@@ -1,0 +1,85 @@
+"""``help``, ``help COMMAND``, ``COMMAND --help``: from the table of commands and their examples."""
+
+from __future__ import annotations
+
+from qre.cli.commands import COMMANDS, GLOBAL_OPTIONS, Options
+from qre.cli.defaults import defaults_of
+from qre.cli.help.examples import EXAMPLES
+from qre.errors import UserError
+
+_WIDEST = 36
+
+
+def help_command(arguments: list[str], options: Options) -> int:
+    """Print the help of everything, or of one command; with ``--man`` the manual page of all of them."""
+    if "--man" in options.flags:
+        from qre.cli.help.man_page import man_page
+
+        if arguments:
+            raise UserError("help --man", "the manual page is about all commands", "write `qre-tool help --man`")
+        print(man_page(), end="")
+        return 0
+    if not arguments:
+        print(general_help(), end="")
+        return 0
+    name = arguments[0]
+    if name not in COMMANDS:
+        from qre.config.keys import did_you_mean
+
+        raise UserError(
+            f"command {name}", "there is no such command", did_you_mean(name, COMMANDS, "see `qre-tool help`")
+        )
+    print(command_help(name), end="")
+    return 0
+
+
+def general_help() -> str:
+    lines = ["Usage: qre-tool [OPTIONS] COMMAND [ARGUMENTS]", "", "Commands:"]
+    width = max(map(len, COMMANDS))
+    lines += [f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()]
+    lines += ["", "Options, before or after the command:", *_rows(GLOBAL_OPTIONS)]
+    lines += ["", "`qre-tool help COMMAND` tells more. Exit status: 0 success, 2 failure."]
+    return "\n".join(lines) + "\n"
+
+
+def command_help(name: str) -> str:
+    command = COMMANDS[name]
+    lines = [f"Usage: {usage(name)}", "", f"{command.summary[0].upper()}{command.summary[1:]}."]
+    if command.text:
+        lines += ["", command.text.rstrip()]
+    if defaults := default_rows(name):
+        lines += ["", "When a field is not given:", *_rows(defaults)]
+    lines += ["", "Options:", *_rows(command.options | GLOBAL_OPTIONS)]
+    lines += ["", "Examples:", *_examples(name)]
+    return "\n".join(lines) + "\n"
+
+
+def default_rows(name: str) -> dict[str, str]:
+    """The fields of each row of the table of defaults -> what they are when they are not given."""
+    return {", ".join(row.fields): row.text for row in defaults_of(name)}
+
+
+def usage(name: str) -> str:
+    """How a command is written."""
+    command = COMMANDS[name]
+    return " ".join(filter(None, ("qre-tool", name, "[OPTIONS]" if command.options else "", command.arguments)))
+
+
+def _examples(name: str) -> list[str]:
+    """Each call below what it does."""
+    lines = []
+    for call, meaning in EXAMPLES.get(name, ()):
+        lines += [f"  # {meaning}"] if meaning else []
+        lines.append(f"  {call}")
+    return lines
+
+
+def _rows(options: dict[str, str]) -> list[str]:
+    """Two columns; what is too wide for the first has a line of its own."""
+    width = max((len(option) for option in options if len(option) <= _WIDEST), default=0)
+    lines = []
+    for option, meaning in options.items():
+        fits = len(option) <= _WIDEST
+        lines += [] if fits else [f"  {option}"]
+        lines.append(f"  {option if fits else '':<{width}}  {meaning}")
+    return lines

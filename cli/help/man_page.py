@@ -1,0 +1,122 @@
+"""qre-tool(8), made of the table of commands and their examples: roff for the macros of man(7), in plain ASCII.
+
+It is printed by ``qre-tool help --man``, so an installed page is always of the version that printed it.
+"""
+
+from __future__ import annotations
+
+from qre import __version__
+from qre.cli.commands import COMMANDS, GLOBAL_OPTIONS
+from qre.cli.help.examples import EXAMPLES
+from qre.cli.help.help import default_rows, usage
+
+_ESCAPES = {"\\": "\\e", "-": "\\-", "'": "\\(aq", "`": "\\(ga", "^": "\\(ha", "~": "\\(ti", "…": "..."}
+
+_DESCRIPTION = """\
+QRE is a VPN whose packets on the wire are an ordinary HTTP/3 connection. qre-tool is its one entry point: it makes
+and checks configurations, runs both ends of a tunnel, shows what they do, and has commands for tests of each part.
+"""
+_FIELDS = """\
+Arguments of the form Key=Value are fields. A field's name may be written as ServerName, server-name, server_name or
+servername. Those in brackets may be left out. A word -- ends the options.
+"""
+_ENVIRONMENT = {
+    "QRE_CONFIG_DIR": "the directory of the profiles",
+    "QRE_GLOBAL_CONFIG": "the global configuration file; need not be there",
+    "QRE_HIDE_KEYS": "never: strip and showconf print secrets",
+    "QRE_DEBUG": "1: a failure shows where in the program it happened",
+}
+_FILES = {
+    "/etc/qre/qre.conf": "the global configuration; need not be there",
+    "/etc/qre/dev/*.conf": "the profiles",
+    "/var/lib/qre": "what is remembered of profiles that are up",
+    "/run/qre": "the control sockets of running daemons",
+}
+_EXIT_STATUS = """\
+0 is success, 2 failure, told in one line on standard error: what failed, why, and what to do. Nothing was changed by
+arguments or a configuration that are wrong. A signal ends a command in silence, with 128 and its number: 130 after
+Ctrl-C, 143 when SIGTERM ends up, reload or down, 141 when nobody reads standard output any more. A daemon that was
+told to end by SIGTERM or SIGINT, and did so in order, ends with 0.
+"""
+
+
+def man_page() -> str:
+    """The whole page."""
+    lines = [
+        f'.TH QRE\\-TOOL 8 "" "QRE {_escaped(__version__)}" "System Administration"',
+        ".nh",
+        ".ad l",
+        ".SH NAME",
+        "qre\\-tool \\- a VPN inside of HTTP/3",
+        ".SH SYNOPSIS",
+        ".B qre\\-tool",
+        '.RI [ OPTIONS ] " COMMAND " [ ARGUMENTS ]',
+        ".SH DESCRIPTION",
+        *_text(_DESCRIPTION),
+        ".PP",
+        *_text(_FIELDS),
+        ".SH OPTIONS",
+        "Before or after the command:",
+        *_definitions(GLOBAL_OPTIONS),
+        ".SH COMMANDS",
+    ]
+    for name in COMMANDS:
+        lines += _command(name)
+    lines += [".SH ENVIRONMENT", *_definitions(_ENVIRONMENT), "The others are in", ".BR qre.conf (5)."]
+    lines += [".SH FILES", *_definitions(_FILES)]
+    lines += [".SH EXIT STATUS", *_text(_EXIT_STATUS), ".SH SEE ALSO", ".BR qre.conf (5)"]
+    return "\n".join(lines) + "\n"
+
+
+def _command(name: str) -> list[str]:
+    command = COMMANDS[name]
+    words = usage(name).split()
+    lines = [f".SS {_escaped(name)}", f"\\fB{_escaped(' '.join(words[:2]))}\\fR", *_text(" ".join(words[2:]))]
+    lines += [".PP", *_text(f"{command.summary[0].upper()}{command.summary[1:]}.")]
+    lines += _explained(command.text)
+    if defaults := default_rows(name):
+        lines += [*_text("When a field is not given:"), *_definitions(defaults)]
+    lines += _definitions(command.options)
+    for call, meaning in EXAMPLES.get(name, ()):
+        lines += _literal([f"# {meaning}", call] if meaning else [call])
+    return lines
+
+
+def _explained(text: str) -> list[str]:
+    """Paragraphs; what is indented are rows of a table: a term, blanks, its meaning."""
+    lines = [".PP"]
+    for line in text.rstrip().split("\n"):
+        term, _, meaning = line.strip().partition("  ")
+        if not line.startswith(" "):
+            lines += _text(line)
+        elif meaning:
+            lines += [".TP", _protected(term), *_text(meaning)]
+        else:
+            lines += [".PP", _protected(term)]
+    return [*lines, ".PP"]
+
+
+def _definitions(entries: dict[str, str]) -> list[str]:
+    lines = []
+    for term, meaning in entries.items():
+        lines += [".TP", f"\\fB{_escaped(term)}\\fR", *_text(meaning)]
+    return [*lines, ".PP"] if lines else []
+
+
+def _literal(lines: list[str]) -> list[str]:
+    """Lines that stay as they are."""
+    return [".PP", ".nf", *(_protected(line) for line in lines), ".fi", ".PP"]
+
+
+def _text(text: str) -> list[str]:
+    return [_protected(line) for line in text.strip().split("\n") if line]
+
+
+def _protected(line: str) -> str:
+    """Text, even where it begins like a request."""
+    escaped = _escaped(line)
+    return f"\\&{escaped}" if escaped.startswith(".") else escaped
+
+
+def _escaped(text: str) -> str:
+    return "".join(_ESCAPES.get(letter, letter if letter.isascii() else "?") for letter in text)

@@ -1,0 +1,137 @@
+"""The commands on qre.ko that act on a device: ``syncconf``, ``set``, ``delete``, ``adopt-cid``, ``release-cid``.
+
+They speak to the kernel alone; addresses, routes, hooks and state are ``up``'s. Arguments are checked before anything
+else, capabilities and the module before anything is changed.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from qre.cli.commands import Options
+from qre.cli.fields import parse_fields
+from qre.cli.session.session_fields import connection_id, fixed
+from qre.config.model import Profile
+from qre.config.profile import load_profile_file, profile_from_fields
+from qre.config.settings import load_global
+from qre.config.syntax import quoted
+from qre.config.values import parse_device, parse_role
+from qre.device.control_client import daemon_runs
+from qre.device.kernel_device import settings_of
+from qre.device.kernel_module import require_module
+from qre.ends import Role
+from qre.errors import UserError
+from qre.kernel.capabilities import require_capabilities
+from qre.kernel.qre_family import Qre
+from qre.kernel.socket import NetlinkRefusedError
+
+#: What ``set`` wants of a server and of a client; what may be left out.
+_SET_FIELDS = {
+    Role.SERVER: (("Address", "Listen", "MTU", "Dest", "ServerName"), ("PersistentKeepalive",)),
+    Role.CLIENT: (("Address", "Endpoint", "MTU", "ServerName"), ("PersistentKeepalive",)),
+}
+
+
+def syncconf(arguments: list[str], options: Options) -> int:
+    """``syncconf DEVICE FILE``: the kernel learns what the file says; makes the device when it is not there."""
+    device, file = device_name(arguments[0]), arguments[1]
+    profile = load_profile_file(file)
+    if profile.device != device:
+        why = f"its Device is {quoted(profile.device)}, not {quoted(device)}"
+        raise UserError(f"configuration {file}", why, f"write `qre-tool syncconf {profile.device} {file}`")
+    sync("syncconf", profile)
+    return 0
+
+
+def set_device(arguments: list[str], options: Options) -> int:
+    """``set DEVICE role server|client Key=Value…``: a minimal configuration, synced to the kernel."""
+    device, word, role_text, *rest = arguments
+    if word.lower() != "role":
+        raise UserError(f"argument {quoted(word)}", "it is not `role`", "write `qre-tool set DEVICE role ROLE …`")
+    role = _role(role_text)
+    required, optional = _SET_FIELDS[role]
+    fields = parse_fields(rest, required, optional, {"sni": "ServerName"}, command="set")
+    sync("set", profile_from_fields(device_name(device), role, fields))
+    return 0
+
+
+def delete(arguments: list[str], options: Options) -> int:
+    """``delete DEVICE``."""
+    device = device_name(arguments[0])
+    if daemon_runs(load_global(os.environ), device):
+        raise UserError(f"device {device}", "a daemon holds it", "stop the daemon first")
+    with kernel("delete", device) as qre:
+        qre.device_delete(device)
+    return 0
+
+
+def adopt_cid(arguments: list[str], options: Options) -> int:
+    """``adopt-cid DEVICE ConnectionId=HEX [SessionId=HEX]``: of the session, or of the device alone."""
+    device, cid, session_id = _cid_arguments("adopt-cid", arguments)
+    with kernel("adopt-cid", device) as qre:
+        qre.cid_adopt(device, cid, session_id)
+    return 0
+
+
+def release_cid(arguments: list[str], options: Options) -> int:
+    """``release-cid DEVICE ConnectionId=HEX [SessionId=HEX]``."""
+    device, cid, session_id = _cid_arguments("release-cid", arguments)
+    with kernel("release-cid", device) as qre:
+        qre.cid_release(device, cid, session_id)
+    return 0
+
+
+def sync(command: str, profile: Profile) -> None:
+    """Tell the kernel of the profile. A mark that ``up`` chose for the device stays."""
+    with kernel(command, profile.device) as qre:
+        before = qre.device(profile.device)
+        qre.device_set(profile.device, settings_of(profile, before.fwmark if before is not None else 0))
+
+
+@contextmanager
+def kernel(command: str, device: str = "") -> Iterator[Qre]:
+    """qre.ko, loaded when it may be, for somebody who may change it. ``device``: whose absence is to be explained."""
+    require_capabilities(command, ("CAP_NET_ADMIN",))
+    require_module(load_global(os.environ))
+    with Qre() as qre:
+        try:
+            yield qre
+        except NetlinkRefusedError as error:
+            if device and error.code == errno.ENODEV:
+                remedy = "see `qre-tool show`; `qre-tool syncconf`, `set` and `up` make one"
+                raise UserError(f"device {device}", "qre.ko has no such device", remedy) from error
+            raise
+
+
+def unless_gone(request: Callable[[], None]) -> None:
+    """Ask qre.ko to take something away; no error for what is gone already."""
+    try:
+        request()
+    except NetlinkRefusedError as error:
+        if error.code not in (errno.ENOENT, errno.ENODEV):
+            raise
+
+
+def device_name(text: str) -> str:
+    """A name that an interface can have."""
+    try:
+        return parse_device(text)
+    except UserError as error:
+        raise UserError(f"device {quoted(text)}", error.why, error.remedy) from None
+
+
+def _role(text: str) -> Role:
+    try:
+        return parse_role(text)
+    except UserError as error:
+        raise UserError("role", error.why, error.remedy) from None
+
+
+def _cid_arguments(command: str, arguments: list[str]) -> tuple[str, bytes, bytes | None]:
+    device, *rest = arguments
+    fields = parse_fields(rest, ("ConnectionId",), ("SessionId",), command=command)
+    session_id = fixed("SessionId", fields["SessionId"], 32) if "SessionId" in fields else None
+    return device_name(device), connection_id("ConnectionId", fields["ConnectionId"]), session_id

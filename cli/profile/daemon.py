@@ -1,0 +1,169 @@
+"""``qre-tool daemon``: its options, its plan, and the start of the daemon itself (``supervisor/parent/parent``).
+
+Each option sets its QRE_ variable too, so that hooks and children see the same paths. What has an effect only while
+the daemon runs is imported when it does.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from qre.cli.commands import Options
+from qre.errors import UserError, UserErrors
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+    from qre.config.model import GlobalConfig, Profile, SocketAddress
+
+#: Option -> the variable that it sets.
+_VARIABLES = {
+    "--config-dir": "QRE_CONFIG_DIR",
+    "--global-config": "QRE_GLOBAL_CONFIG",
+    "--state-dir": "QRE_STATE_DIR",
+    "--bpf-elf": "QRE_BPF_ELF",
+    "--pin-dir": "QRE_BPF_PIN_DIR",
+}
+_UNDERLAYS = ("--server-underlay", "--client-underlay")
+_MAX_U64 = (1 << 64) - 1
+
+
+def daemon(arguments: list[str], options: Options) -> int:
+    """Run a profile until it is told to end."""
+    _open_standard_streams()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _nothing_to_undo)
+    from qre.config.model import Underlay
+    from qre.config.profile import load_profile
+    from qre.config.settings import load_global
+    from qre.config.values import check_profile_name
+    from qre.kernel.capabilities import require_capabilities
+
+    name, given = _split(arguments)
+    check_profile_name(name)
+    run_for_ms = _run_for_ms(given.get("--run-for-ms"))
+    environment = dict(os.environ)
+    for option, variable in _VARIABLES.items():
+        if option in given:
+            environment[variable] = os.path.abspath(given[option])
+    _check_there(given)
+    config = load_global(environment)
+    if not options.dry_run:  # before the profile, which only root may read
+        require_capabilities(f"daemon {name}", ("CAP_NET_ADMIN",))
+    underlay = Underlay(*(_underlay(option, given[option]) if option in given else None for option in _UNDERLAYS))
+
+    def load() -> Profile:
+        return load_profile(name, config, environment).replace(underlay=underlay)
+
+    profile = load()
+    if options.dry_run:
+        from qre.device.lifecycle import plan_up
+
+        for line in [*plan_up(profile, config, keep_tun=True), *_plan(profile, config, run_for_ms)]:
+            print(line)
+        return 0
+    os.environ.update(environment)
+
+    from qre.supervisor.parent.parent import DaemonOptions, run_daemon
+
+    return run_daemon(profile, config, DaemonOptions(run_for_ms), load)
+
+
+def _open_standard_streams() -> None:
+    """Those that are closed become /dev/null: what is opened next must not get their numbers."""
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(fd, True)
+    os.close(fd)
+
+
+def _nothing_to_undo(number: int, frame: object) -> NoReturn:
+    """Told to end before anything was changed; the daemon itself handles signals once it runs."""
+    raise SystemExit(0)
+
+
+def _split(arguments: list[str]) -> tuple[str, dict[str, str]]:
+    """The profile's name, and option -> value; options may stand on either side, with a blank or ``=``."""
+    names: list[str] = []
+    given: dict[str, str] = {}
+    words = iter(arguments)
+    for word in words:
+        if word == "--":
+            names += words
+        elif word.startswith("--"):
+            option, equals, value = word.partition("=")
+            if option in given:
+                raise UserError(f"option {option}", "it is given twice", "leave one out")
+            given[option] = value if equals else next(words, "")
+            if not given[option]:
+                raise UserError(f"option {option}", "its value is missing", "see `qre-tool help daemon`")
+        else:
+            names.append(word)
+    if len(names) != 1:
+        raise UserError(
+            "daemon", f"it runs one profile, and {len(names)} are given", "write `qre-tool daemon PROFILE`"
+        )
+    return names[0], given
+
+
+def _check_there(given: dict[str, str]) -> None:
+    """Raise UserErrors for a path that was asked for and is not there; a state directory is made."""
+    wanted = (
+        ("--config-dir", os.path.isdir, "directory"),
+        ("--global-config", os.path.exists, "file"),
+        ("--bpf-elf", os.path.exists, "file"),
+        ("--pin-dir", os.path.isdir, "directory"),
+    )
+    errors = [
+        UserError(
+            f"option {option}", f"{given[option]}: there is no such {kind}", "look at the name, or leave it out"
+        )
+        for option, is_there, kind in wanted
+        if option in given and not is_there(given[option])
+    ]
+    if errors:
+        raise UserErrors(tuple(errors))
+
+
+def _run_for_ms(text: str | None) -> int | None:
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) <= 20 and 0 < int(text) <= _MAX_U64):
+        raise UserError("option --run-for-ms", f"{text[:32]!r} is not a number of milliseconds above 0", "write 3000")
+    return int(text)
+
+
+def _underlay(option: str, text: str) -> SocketAddress:
+    from qre.config.values import parse_socket_address
+
+    try:
+        return parse_socket_address(text)
+    except UserError as error:
+        raise UserError(f"option {option}", error.why or error.what, error.remedy) from None
+
+
+def _plan(profile: Profile, config: GlobalConfig, run_for_ms: int | None) -> list[str]:
+    """What comes after the steps of `up`, one operation a line."""
+    from qre.dataplane.protocol import Dataplane
+    from qre.device.kernel_module import expected_dataplane
+    from qre.supervisor.parent.process_settings import bpf_elf
+
+    dataplane = "" if expected_dataplane(config) is Dataplane.KERNEL else "dataplane, "
+    ends = [f"end after {run_for_ms} ms"] if run_for_ms is not None else []
+    if profile.server is None:
+        source = f" from {profile.underlay.client}" if profile.underlay.client is not None else ""
+        return [
+            f"start the workers netlink, {dataplane}handshake",
+            f"connect{source} to {profile.endpoint}, and reconnect whenever the session ends",
+            *ends,
+        ]
+    return [
+        f"bind two sockets to UDP {profile.listen}",
+        f"start the workers bpf_loader, netlink, {dataplane}handshake",
+        f"load {bpf_elf(config)}",
+        f"pin BPF maps and program below {config.bpf_pin_dir}",
+        "attach qre_reuseport_demux",
+        f"serve; relay strangers to {profile.server.dest}",
+        *ends,
+    ]

@@ -1,0 +1,129 @@
+"""The commands ``up``, ``down`` and ``reload``: what the command line adds to ``qre/device/lifecycle``.
+
+Which profile, who else is at work on its device, whether a daemon holds it, and ``--dry-run``. Nothing is changed
+before the profile was read and found right.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from qre.cli.commands import Options
+from qre.config.model import GlobalConfig, Profile
+from qre.config.profile import load_profile, profile_path
+from qre.config.settings import load_global
+from qre.device.control_client import RELOAD_TIMEOUT, ask_daemon, daemon_runs
+from qre.device.device_lock import hold_device
+from qre.device.lifecycle import (
+    down_and_up,
+    plan_reload,
+    plan_up,
+    refuse_replacement,
+    reload_profile,
+    require_net_admin,
+    up_profile,
+)
+from qre.device.lifecycle_down import device_up_as, down_profile, plan_down
+from qre.device.state import load_state
+from qre.errors import UserError
+
+_TERMINATED = 128 + signal.SIGTERM
+
+
+def up(arguments: list[str], options: Options) -> int:
+    """``up PROFILE``."""
+    config = load_global(os.environ)
+    profile = _load(arguments[0], config, "up", changes=not options.dry_run)
+    if options.dry_run:
+        _refuse_daemon(profile.name, profile.device, config)
+        _print(plan_up(profile, config))
+        return 0
+    with _terminable(), hold_device(config, profile.device, "up"):
+        up_profile(profile, config, keep_tun=False)
+    return 0
+
+
+def down(arguments: list[str], options: Options) -> int:
+    """``down PROFILE``; by its saved state, or its device's alias, alone when the profile's file is gone."""
+    config = load_global(os.environ)
+    name = arguments[0]
+    gone = not os.path.lexists(profile_path(name, config))
+    if gone and not options.dry_run:
+        require_net_admin(f"down {name}")
+    known = gone and (load_state(config, name) is not None or device_up_as(name))
+    target = name if known else _load(name, config, "down", changes=not options.dry_run)
+    device = _device(target, config)
+    _refuse_daemon(name, device, config)
+    if options.dry_run:
+        _print(plan_down(target, config))
+        return 0
+    with _terminable(), hold_device(config, device, "down"):
+        down_profile(target, config)
+    return 0
+
+
+def reload(arguments: list[str], options: Options) -> int:
+    """``reload PROFILE``: a running daemon does it itself, when it is asked."""
+    config = load_global(os.environ)
+    profile = _load(arguments[0], config, "reload", changes=not options.dry_run)
+    saved = load_state(config, profile.name)
+    if saved is not None:
+        refuse_replacement(profile, saved, down_and_up(profile.name))
+    asks = daemon_runs(config, profile.device)
+    if options.dry_run:
+        _print([f"ask the daemon of {profile.device} to reload"] if asks else [])
+        _print(plan_reload(profile, config))
+    elif asks:
+        ask_daemon(config, profile.device, "reload", RELOAD_TIMEOUT)
+    else:
+        with _terminable(), hold_device(config, profile.device, "reload"):
+            reload_profile(profile, config)
+    return 0
+
+
+def _load(name: str, config: GlobalConfig, command: str, *, changes: bool) -> Profile:
+    """The validated profile. Who may neither read it nor change anything is told what really is missing."""
+    path = profile_path(name, config)
+    if changes and not os.access(path, os.R_OK):
+        require_net_admin(f"{command} {name}")
+    profile = load_profile(name, config, os.environ)
+    if changes:
+        require_net_admin(f"{command} {name}")
+    return profile
+
+
+def _device(target: Profile | str, config: GlobalConfig) -> str:
+    """The device that the profile is up on, or would be."""
+    saved = load_state(config, target if isinstance(target, str) else target.name)
+    if saved is not None:
+        return saved.device
+    return device_up_as(target) if isinstance(target, str) else target.device
+
+
+def _refuse_daemon(name: str, device: str, config: GlobalConfig) -> None:
+    if daemon_runs(config, device):
+        remedy = f"stop the daemon first: `systemctl stop qred@{name}`"
+        raise UserError(f"device {device}", "a daemon holds it", remedy)
+
+
+def _print(plan: list[str]) -> None:
+    sys.stdout.writelines(f"{line}\n" for line in plan)
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM is an exception meanwhile, so that what was begun is undone."""
+
+    def terminate(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(_TERMINATED)
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,163 @@
+"""``refresh``: looks at a server's Dest as a browser would, keeps what was found, and prints it.
+
+It is kept with the device in qre.ko (the data plane takes its ECN field from there) and in the profile's cache, which
+a daemon reads when it starts. A Dest that cannot be reached is an error, told after what is known of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from qre.cli.commands import Options
+from qre.cli.show.show import device as describe
+from qre.cli.show.show_text import ago, clean, plural
+from qre.config.model import GlobalConfig, HostPort
+from qre.config.profile import load_profile
+from qre.config.settings import load_global
+from qre.config.values import parse_host_port
+from qre.dataplane.protocol import DestProfile
+from qre.device.state import write_atomically
+from qre.errors import MachineError, UserError
+from qre.kernel.capabilities import require_capabilities
+
+_WIDTH = 18
+
+
+def refresh(arguments: list[str], options: Options) -> int:
+    """``refresh DEVICE`` (a profile's name will do)."""
+    config = load_global(os.environ)
+    described = describe(config, arguments[0])
+    name, profile = described["device"], described["profile"]
+    if described["role"] != "server":
+        raise UserError(f"device {name}", "it is a client's, and only a server has a Dest", "refresh the server's")
+    require_capabilities("refresh", ("CAP_NET_ADMIN",))
+    dest, server_name = _dest(described, config)
+    last = _last(described, config)
+    error: MachineError | None = None
+    try:
+        found = look_at(dest, server_name)
+    except MachineError as failed:
+        error = failed
+        before = last or DestProfile(reachable=False, checked_at=0)
+        warnings = (str(failed)[:512],)
+        found = msgspec.structs.replace(before, reachable=False, checked_at=int(time.time()), warnings=warnings)
+    _keep(config, name, profile, described["dataplane"], found)
+    for label, text in _lines(dest, server_name, found, last if error is not None else found, config):
+        print(f"{label + ':':<{_WIDTH}} {clean(text)}")
+    if error is not None:
+        raise MachineError(
+            f"Dest {dest}", f"it cannot be reached: {error}", "see whether it answers HTTP/3 from here"
+        )
+    return 0
+
+
+def _dest(described: dict[str, object], config: GlobalConfig) -> tuple[HostPort, str]:
+    """Where to look: as the device's daemon or the kernel says, or else its profile."""
+    dest, server_name = described["dest"], described["server_name"]
+    if isinstance(dest, str) and isinstance(server_name, str) and dest and server_name:
+        return parse_host_port(dest), server_name
+    profile = described["profile"]
+    server = load_profile(str(profile), config, os.environ).server if profile else None
+    if server is None:
+        raise UserError(f"device {described['device']}", "it has no Dest", "sync a server's configuration to it")
+    return server.dest, server.server_name
+
+
+def _last(described: dict[str, object], config: GlobalConfig) -> DestProfile | None:
+    """What is known already."""
+    try:
+        if described["dest_profile"] is not None:
+            return msgspec.convert(described["dest_profile"], DestProfile)
+        if described["profile"]:
+            return msgspec.json.decode(
+                _cache(config, str(described["profile"])).read_bytes()[:65_536], type=DestProfile
+            )
+    except (OSError, msgspec.MsgspecError, ValueError, RecursionError):
+        return None
+    return None
+
+
+def look_at(dest: HostPort, server_name: str) -> DestProfile:
+    """One visit. Raises MachineError with the reason when there is nothing to be seen."""
+    from qre.quic.client.fingerprint import load_fingerprint
+    from qre.quic.client.trust import TrustStore
+    from qre.visit.dest import resolve
+    from qre.visit.probe import probe
+
+    async def visit() -> DestProfile:
+        address = await resolve(dest.host, dest.port)
+        return await probe(address, server_name, load_fingerprint(), TrustStore.load())
+
+    return asyncio.run(visit())
+
+
+def _cache(config: GlobalConfig, profile: str) -> Path:
+    return config.state_dir / f"{profile}.dest"
+
+
+def _keep(config: GlobalConfig, device: str, profile: str | None, dataplane: str, found: DestProfile) -> None:
+    data = msgspec.json.encode(found)
+    if dataplane == "kernel":
+        from qre.kernel.qre_family import Qre
+
+        with Qre() as qre:
+            qre.dest_profile_set(device, data, found.ecn)
+    if profile:
+        path = _cache(config, profile)
+        try:
+            config.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            write_atomically(path, data)
+        except OSError as error:
+            raise MachineError(f"Dest profile {path}", error.strerror or str(error), "see StateDir") from error
+
+
+def _lines(
+    dest: HostPort, server_name: str, found: DestProfile, known: DestProfile | None, config: GlobalConfig
+) -> Iterator[tuple[str, str]]:
+    """``found``: this visit's; ``known``: the newest look that succeeded, whose facts they are."""
+    yield "dest", f"{dest}, server name {server_name}"
+    yield "reachable", "yes" if found.reachable else "no"
+    yield "profile", _freshness(known, config)
+    if known is not None and known.scid_length:
+        yield from _facts(known)
+    for warning in found.warnings:
+        yield "warning", warning
+
+
+def _freshness(known: DestProfile | None, config: GlobalConfig) -> str:
+    if known is None or not known.checked_at:
+        return "none yet"
+    age = max(0.0, time.time() - known.checked_at)
+    fresh = known.reachable and age * 1000 < config.dest_profile_ttl_ms
+    return f"{'fresh' if fresh else 'stale'}, checked {ago(age)}"
+
+
+def _facts(known: DestProfile) -> Iterator[tuple[str, str]]:
+    if known.address:
+        yield "address", known.address
+    yield "round trip", f"{known.rtt_ms} ms, first byte after {known.first_byte_ms} ms"
+    yield "versions", "QUIC v1, TLS 1.3"
+    yield "cipher", known.cipher or "not known"
+    yield "group", known.group or "not known"
+    yield "alpn", known.alpn or "not known"
+    flights = ", ".join(map(str, known.flight_datagram_lengths)) or "not known"
+    yield "flight", f"{plural(known.handshake_flight_length, 'byte')} of handshake; datagrams of {flights} bytes"
+    if known.session_ticket_lengths is not None:
+        yield "session tickets", ", ".join(map(str, known.session_ticket_lengths)) or "none"
+    yield "certificate chain", _chain(known)
+    yield "connection ids", f"of {plural(known.scid_length, 'byte')}"
+    yield "ecn", str(known.ecn)
+    yield "http status", str(known.http_status) if known.http_status else "no answer"
+
+
+def _chain(known: DestProfile) -> str:
+    length = plural(known.certificate_chain_length, "byte")
+    if not known.certificate_expires_at:
+        return length
+    return f"{length}, expires {time.strftime('%Y-%m-%d %H:%M:%S UTC', time.gmtime(known.certificate_expires_at))}"

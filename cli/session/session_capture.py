@@ -1,0 +1,228 @@
+"""``session-capture``: what a client and a server would send each other, as a file for Wireshark. Nothing is sent.
+
+Raw IPv4, as the client's network card would see it: its own datagrams when they leave, the server's when they come.
+The file is pcapng, whatever its name: a note of what is shown, and of what is not, is part of it (``capinfos``,
+Wireshark's capture file properties, and the first packet). With KeyLog=true the secrets lie beside it in
+``<file>.keys`` (Wireshark: TLS, (Pre)-Master-Secret log). Both are written whole or not at all.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import random
+import stat
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import dpkt
+from dpkt.pcapng import (
+    EnhancedPacketBlockLE,
+    InterfaceDescriptionBlockLE,
+    PcapngOptionLE,
+    SectionHeaderBlockLE,
+    Writer,
+)
+
+from qre.cli.commands import Options
+from qre.cli.fields import parse_fields
+from qre.cli.session.session_ends import PATH, UNDERLAYS, check_both_or_none, session_ends
+from qre.cli.session.session_plan import run_plan
+from qre.config.keys import did_you_mean
+from qre.config.model import Profile, SocketAddress
+from qre.config.profile import load_profile_file
+from qre.config.syntax import quoted
+from qre.config.values import parse_bool
+from qre.device.state import write_atomically
+from qre.errors import MachineError, PeerError, UserError
+from qre.quic.in_memory.plan import FLIGHT_TIME
+from qre.quic.in_memory.strangers import Stranger, flight, is_taken_for_ours
+
+VALID: Final = "valid-client"
+_ALIASES: Final = {"valid": VALID}
+SCENARIOS: Final = (VALID, *(each.value for each in Stranger))
+_LINKTYPE_RAW: Final = 101
+_TTL: Final = 64
+_HOPS: Final = 8
+#: Datagrams of one flight are this far apart (seconds): 1,250 bytes at a gigabit.
+_SPACING: Final = 0.00001
+_COMMENT: Final = 1  # opt_comment
+#: What our files begin with: a section header block, the first secret that a server derives (SSLKEYLOGFILE).
+_PCAPNG: Final = b"\x0a\x0d\x0d\x0a"
+_KEY_LOG: Final = b"SERVER_HANDSHAKE_TRAFFIC_SECRET "
+_NOTES: Final = {
+    VALID: "A client that holds the keys: the whole handshake and CONNECT-IP, both ends in memory.",
+    Stranger.INVALID_SHORT_ID: "A client with a short id that the server does not know.",
+    Stranger.WRONG_SNI: "A client that asks for another name than the server's.",
+    Stranger.MALFORMED_INITIAL: "Initials of a client that do not decrypt.",
+    Stranger.RANDOM_UDP: "Datagrams that are no QUIC.",
+}
+_NO_DEST: Final = (
+    " The server takes it for a stranger and sends nothing of its own. In memory there is no Dest: a daemon relays"
+    " these datagrams to it, and the visitor gets the site's answer."
+)
+
+
+@dataclass(frozen=True)
+class Captured:
+    """A datagram at ``time`` (seconds), as the client's end sees it."""
+
+    time: float
+    by_client: bool
+    data: bytes
+
+
+def session_capture(arguments: list[str], options: Options) -> int:
+    """SCENARIO SERVER-CONFIG CLIENT-CONFIG PCAP [Key=Value]…"""
+    del options
+    scenario, server_file, client_file, path, *rest = arguments
+    scenario = _scenario(scenario)
+    fields = parse_fields(rest, (), (*UNDERLAYS, "KeyLog"), command="session-capture")
+    check_both_or_none("session-capture", fields)
+    wants_keys = _key_log(fields.get("KeyLog", "false"), scenario)
+    server, client = load_profile_file(server_file), load_profile_file(client_file)
+    ends = session_ends(server, client, fields, PATH)
+    target = _target(Path(path), _PCAPNG)
+    keys_target = _target(Path(f"{path}.keys"), _KEY_LOG) if wants_keys else None
+
+    secrets = io.StringIO()
+    captured = _capture(scenario, server, client, *ends, secrets)
+    _write(target, pcapng_of(scenario, captured, *ends, time.time()))
+    if keys_target is not None:
+        try:
+            _write(keys_target, secrets.getvalue().encode())
+        except MachineError:
+            target.unlink(missing_ok=True)
+            raise
+    by_client = sum(each.by_client for each in captured)
+    verdict = "the handshake was completed" if scenario == VALID else "refused, as it must be"
+    print(f"{path}: {by_client} datagrams of the client, {len(captured) - by_client} of the server; {verdict}")
+    return 0
+
+
+def pcapng_of(
+    scenario: str, captured: Sequence[Captured], server: SocketAddress, client: SocketAddress, begin: float
+) -> bytes:
+    """The file; ``begin`` is the Unix time of its first moment."""
+    note = _NOTES[scenario] + (_NO_DEST if scenario != VALID else "")
+    comment = [PcapngOptionLE(code=_COMMENT, data=note.encode()), PcapngOptionLE()]
+    file = io.BytesIO()
+    section = SectionHeaderBlockLE(opts=comment)
+    interface = InterfaceDescriptionBlockLE(linktype=_LINKTYPE_RAW, snaplen=65_535)
+    writer = Writer(file, shb=section, idb=interface)
+    for number, each in enumerate(captured):
+        source, destination = (client, server) if each.by_client else (server, client)
+        packet = bytes(_packet(each, source, destination))
+        microseconds = int((begin + each.time) * 1e6)
+        block = EnhancedPacketBlockLE(
+            ts_high=microseconds >> 32,
+            ts_low=microseconds & 0xFFFFFFFF,
+            caplen=len(packet),
+            pkt_len=len(packet),
+            pkt_data=packet,
+            opts=comment if not number else [],
+        )
+        writer.writepkt(block)
+    return file.getvalue()
+
+
+def _packet(each: Captured, source: SocketAddress, destination: SocketAddress) -> dpkt.ip.IP:
+    """As Linux sends it: DF, and therefore no identification (RFC 6864); what came has passed some routers."""
+    udp = dpkt.udp.UDP(sport=source.port, dport=destination.port, data=each.data)
+    udp.ulen = len(udp)
+    return dpkt.ip.IP(
+        src=source.ip.packed,
+        dst=destination.ip.packed,
+        p=dpkt.ip.IP_PROTO_UDP,
+        ttl=_TTL if each.by_client else _TTL - _HOPS,
+        df=1,
+        data=udp,
+        len=20 + len(udp),
+    )
+
+
+def _capture(
+    scenario: str,
+    server: Profile,
+    client: Profile,
+    server_end: SocketAddress,
+    client_end: SocketAddress,
+    secrets: io.StringIO,
+) -> list[Captured]:
+    """MachineError when a client of ours is refused, or another one is not."""
+    if scenario == VALID:
+        try:
+            plan = run_plan(server, client, server_end, client_end, secrets)
+        except (UserError, PeerError) as error:
+            why = f"the valid client is refused ({error})"
+            raise MachineError("session-capture", why, "compare both files") from error
+        found = [
+            Captured(sent.time + (0 if sent.by_client else FLIGHT_TIME), sent.by_client, sent.data)
+            for sent in plan.datagrams
+        ]
+        return _spaced(sorted(found, key=lambda each: each.time))
+    assert server.server is not None and client.client is not None
+    now, source = int(time.time()), random.SystemRandom()
+    address = (str(server_end.ip), server_end.port)
+    sent = flight(Stranger(scenario), server.server, client.client, client.address, address, now, source)
+    if is_taken_for_ours(server.server, sent, now):
+        why = f"the server takes {scenario} for a client of ours"
+        raise MachineError("session-capture", why, "compare both files; if they match, report a defect")
+    return _spaced([Captured(each.time, True, each.data) for each in sent])
+
+
+def _spaced(captured: list[Captured]) -> list[Captured]:
+    """No two at once."""
+    spaced: list[Captured] = []
+    at = -_SPACING
+    for each in captured:
+        at = max(at + _SPACING, each.time)
+        spaced.append(Captured(at, each.by_client, each.data))
+    return spaced
+
+
+def _scenario(text: str) -> str:
+    name = _ALIASES.get(text.lower(), text.lower())
+    if name not in SCENARIOS:
+        remedy = did_you_mean(text, SCENARIOS, f"the scenarios are {', '.join(SCENARIOS)}")
+        raise UserError(f"scenario {quoted(text)}", "there is no such scenario", remedy)
+    return name
+
+
+def _key_log(text: str, scenario: str) -> bool:
+    try:
+        wanted = parse_bool(text)
+    except UserError as error:
+        raise UserError("field KeyLog", error.why, error.remedy) from None
+    if wanted and scenario != VALID:
+        remedy = f"leave it out, or capture {VALID}"
+        raise UserError("field KeyLog", "only a valid client's handshake has secrets", remedy)
+    return wanted
+
+
+def _target(path: Path, begins: bytes) -> Path:
+    """Where a file may be made, or one that we made (``begins`` are its first bytes) replaced, and nobody's else."""
+    if not path.parent.is_dir():
+        raise UserError(f"file {path}", "its directory does not exist", "make it")
+    try:
+        if not stat.S_ISREG(os.lstat(path).st_mode):
+            raise UserError(f"file {path}", "it is there, and no regular file", "choose another name")
+        with path.open("rb") as file:
+            found = file.read(len(begins))
+    except FileNotFoundError:
+        return path
+    except OSError as error:
+        raise MachineError(f"file {path}", error.strerror or str(error), "choose another place") from error
+    if found not in (b"", begins):
+        raise UserError(f"file {path}", "it is there, and no capture", "choose another name")
+    return path
+
+
+def _write(path: Path, data: bytes) -> None:
+    try:
+        write_atomically(path, data)
+    except OSError as error:
+        raise MachineError(f"file {path}", error.strerror or str(error), "choose another place") from error

@@ -1,0 +1,118 @@
+"""``show``: what is up, and how much went through it. Keys never.
+
+A device with a daemon is described by the daemon (``supervisor/daemon_status.py`` defines the object); one of qre.ko
+without a daemon by the kernel (``show_kernel``), a TUN that `up` left by its saved state and the kernel: as the same
+object, with nulls where only a daemon would know.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import Any
+
+from qre.cli.commands import Options
+from qre.cli.show.show_text import render
+from qre.config.keys import did_you_mean
+from qre.config.model import GlobalConfig
+from qre.config.settings import load_global
+from qre.device.control_client import SHOW_TIMEOUT, NoDaemonError, ask_daemon, control_devices
+from qre.device.state import ProfileState, load_state, saved_profiles
+from qre.ends import Role
+from qre.errors import MachineError, UserError
+
+Description = dict[str, Any]
+
+
+def show(arguments: list[str], options: Options) -> int:
+    """``show [DEVICE]``: all devices, or the one of this name (a profile's name will do)."""
+    config = load_global(os.environ)
+    described = [device(config, arguments[0])] if arguments else devices(config)
+    if options.json:
+        print(json.dumps({"devices": described}, indent=2, sort_keys=True))
+    else:
+        sys.stdout.write(render(described))
+    return 0
+
+
+def devices(config: GlobalConfig) -> list[Description]:
+    """Every device that a daemon holds, that is in qre.ko, or that a profile is up on, sorted by name."""
+    from qre.cli.show.show_kernel import kernel_devices
+
+    found: dict[str, Description] = {}
+    for name in control_devices(config):
+        described = _from_daemon(config, name)
+        if described is not None:
+            found[name] = described
+    states = {state.device: state for profile in saved_profiles(config) if (state := load_state(config, profile))}
+    for described in kernel_devices(states, frozenset(found)):
+        found[described["device"]] = described
+    for state in states.values():
+        if state.device not in found and (described := _from_kernel(state)) is not None:
+            found[state.device] = described
+    return [found[name] for name in sorted(found)]
+
+
+def device(config: GlobalConfig, name: str) -> Description:
+    """The device of this name, or of the profile of this name."""
+    if "/" not in name and (described := _from_daemon(config, name)) is not None:
+        return described
+    everything = devices(config)
+    for key in ("device", "profile"):
+        for described in everything:
+            if described[key] == name:
+                return described
+    known = [described["device"] for described in everything]
+    raise UserError(f"device {name}", "it is not up", did_you_mean(name, known, "see `qre-tool show`"))
+
+
+def _from_daemon(config: GlobalConfig, name: str) -> Description | None:
+    """What the daemon says; None when there is none (its socket may have outlived it)."""
+    try:
+        answer = ask_daemon(config, name, "show", SHOW_TIMEOUT)
+    except NoDaemonError:
+        return None
+    described = answer.get("device")
+    if not isinstance(described, dict) or described.get("device") != name:
+        raise MachineError(f"device {name}", "its daemon answered with something else", "see its log")
+    return described
+
+
+def _from_kernel(state: ProfileState) -> Description | None:
+    """A TUN that is up without a daemon; None when it is gone."""
+    from qre.kernel.rtnl import Rtnl
+    from qre.kernel.tun import is_ours
+
+    with Rtnl() as rtnl:
+        link = rtnl.link(state.device)
+        if link is None or not is_ours(link, state.profile):
+            return None
+        addresses = [str(entry.interface) for entry in rtnl.addresses(link) if entry.ours]
+    return {
+        "device": state.device,
+        "profile": state.profile,
+        "role": state.role.value,
+        "dataplane": "user",
+        "daemon_pid": None,
+        "up": False,
+        "status": "no daemon runs",
+        "mtu": link.mtu,
+        "address": addresses,
+        "allowed_ips": [str(network) for network in state.allowed_ips],
+        "listen": (state.underlay or state.listen) if state.role is Role.SERVER else None,
+        "endpoint": None,
+        "dest": None,
+        "server_name": None,
+        "persistent_keepalive": None,
+        "link_up": link.up,
+        "counters": None,
+        "handshake": None,
+        "dest_profile": None,
+        "sessions": [],
+        "adopted_cids": [],
+        "cid_map": None,
+        "shared_socket": None,
+        "shared_loader": None,
+        "processes": [],
+    }

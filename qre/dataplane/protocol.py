@@ -1,0 +1,392 @@
+"""Sessions as every part of QRE sees them, and the interface between handshakes and a data plane.
+
+A handshake worker establishes a session and hands it to *a data plane*: the kernel's (qre.ko, through the
+netlink worker) or the user one (the dataplane worker). Both are spoken to with the messages below over one
+SOCK_SEQPACKET pair that the supervisor makes and never reads: keys do not pass it. Field names are those of
+``qre-tool install-session``. Packet number and key rules: RFC 9000 §12.3, RFC 9001 §6.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Annotated, Any
+
+import msgspec
+
+from qre.ends import DEFAULT_MTU as DEFAULT_MTU  # noqa: PLC0414  the alias is what re-exports a name
+from qre.ends import Dataplane as Dataplane  # noqa: PLC0414  re-exported
+from qre.ends import Role as Role  # noqa: PLC0414  re-exported
+from qre.errors import QreError
+from qre.wire.overhead import MAX_UDP_PAYLOAD
+
+#: User space numbers its 1-RTT packets below this; the data plane numbers from here on.
+PACKET_NUMBER_BASE = 65_536
+#: Send numbers are reserved in blocks of this size before they are used.
+PACKET_NUMBER_BLOCK = 65_536
+#: Packets after which a data plane asks for new keys (``RekeyDue``).
+REKEY_AFTER_PACKETS = 1 << 22
+#: Packets after which a session ends rather than break RFC 9001 §6.6 (AES-128-GCM, packets up to 2^11 bytes).
+HARD_PACKET_LIMIT = 1 << 28
+#: Failed openings after which a session ends: RFC 9001 §6.6, integrity limit of AES-128-GCM.
+INTEGRITY_LIMIT = 1 << 52
+#: A held server session that is not confirmed within this time is deleted (seconds).
+CONFIRM_TIMEOUT = 10.0
+MAX_SESSIONS_PER_DEVICE = 1024
+#: Sessions that one answer tells of; they are asked for page by page.
+SESSIONS_PER_ANSWER = 64
+#: Routed CIDs that one session may have, and addresses that a mark tells of.
+MAX_CIDS_PER_SESSION = 8
+
+U16 = Annotated[int, msgspec.Meta(ge=0, le=0xFFFF)]
+Port = Annotated[int, msgspec.Meta(ge=1, le=0xFFFF)]
+U64 = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
+PacketNumber = Annotated[int, msgspec.Meta(ge=0, le=(1 << 62) - 1)]
+SessionId = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+ConnectionId = Annotated[bytes, msgspec.Meta(min_length=1, max_length=20)]
+PeerConnectionId = Annotated[bytes, msgspec.Meta(max_length=20)]
+Key = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
+Iv = Annotated[bytes, msgspec.Meta(min_length=12, max_length=12)]
+ResetToken = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
+ShortId = Annotated[bytes, msgspec.Meta(min_length=8, max_length=8)]
+Text = Annotated[str, msgspec.Meta(max_length=512)]
+Prefix = Annotated[str, msgspec.Meta(max_length=49)]
+Prefixes = Annotated[tuple[Prefix, ...], msgspec.Meta(max_length=256)]
+FrameBytes = Annotated[bytes, msgspec.Meta(max_length=MAX_UDP_PAYLOAD)]  # as much as one packet can carry
+
+
+class Refusal(enum.StrEnum):
+    """Why a data plane refuses a request: what programs tell apart. The words beside it are for people."""
+
+    NO_SUCH = "no-such"  # there is no such session (any more)
+    INSTALLED = "installed"  # it is installed, and differs from what was asked for
+    NOT_CONFIRMED = "not-confirmed"  # the peer has not acknowledged the current key phase: RFC 9001 section 6.1
+    CLOSING = "closing"  # it is neither held nor established
+    EPOCH_BEHIND = "epoch-behind"  # of an earlier key epoch than the session's
+    OTHER_KEYS = "other-keys"  # not the keys that it has, or knows to come next
+    KEY_USED = "key-used"  # a packet number might repeat under this transmit key
+    NO_ROOM = "no-room"
+    OTHER = "other"
+
+
+class SessionRefusedError(QreError):
+    """A request that a data plane refuses; nothing has changed. ``key_epoch``: the session's, where that is news."""
+
+    def __init__(self, refusal: Refusal, words: str, key_epoch: int | None = None) -> None:
+        super().__init__(words)
+        self.refusal = refusal
+        self.key_epoch = key_epoch
+
+
+class LossReason(enum.StrEnum):
+    """Why a session ended."""
+
+    IDLE = "idle"
+    CLOSED = "closed"  # the peer's CONNECTION_CLOSE
+    RESET = "reset"  # a stateless reset
+    UNCONFIRMED = "unconfirmed"  # a held session nobody confirmed in time
+    LIMIT = "limit"  # the hard packet or integrity limit
+    PROTOCOL = "protocol"  # the peer broke QUIC inside an authenticated packet
+    REPLACED = "replaced"  # a newer session of the same short id was confirmed
+    DELETED = "deleted"  # we asked for it
+
+
+class Struct(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """An immutable, validated value."""
+
+
+class Underlay(Struct, frozen=True, kw_only=True):
+    """The outer addresses of a session: IPv4, numeric."""
+
+    local_ip: Annotated[str, msgspec.Meta(max_length=15)]
+    local_port: Port
+    peer_ip: Annotated[str, msgspec.Meta(max_length=15)]
+    peer_port: Port
+
+
+class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag=True):
+    """Something that travels between two processes. ``repr`` never shows keys (see ``__repr__`` of those that
+    hold some)."""
+
+
+# --- requests: handshake worker -> data plane. Each is answered by exactly one Answer with the same id. ---
+
+
+class SessionKeys(Struct, frozen=True, kw_only=True):
+    """Packet protection of one key epoch, both directions (RFC 9001 §5.1)."""
+
+    tx_key: Key
+    rx_key: Key
+    tx_iv: Iv
+    rx_iv: Iv
+
+    def __repr__(self) -> str:
+        return "SessionKeys(hidden)"
+
+
+class SessionInstall(Message, frozen=True, kw_only=True):
+    """Install a session. The client's comes with its UDP socket as an SCM_RIGHTS descriptor (``SocketFd``)."""
+
+    id: U64
+    session_id: SessionId
+    role: Role
+    connection_id: ConnectionId  # the routed CID: on packets from client to server
+    client_connection_id: PeerConnectionId = b""  # on packets from server to client; Chromium's is empty
+    keys: SessionKeys
+    next_keys: SessionKeys | None = None
+    tx_hp_key: Key
+    rx_hp_key: Key
+    key_epoch: U64 = 0
+    packet_number: PacketNumber = PACKET_NUMBER_BASE
+    underlay: Underlay
+    allowed_ips: Prefixes = ()  # empty: all
+    short_id: ShortId = bytes(8)
+    held: bool = False  # server: transmit nothing until the peer's first packet at or above the base
+    idle_timeout_ms: U64 = 30_000  # effective: the smallest of ours and both max_idle_timeout
+    keepalive_ms: U64 = 0  # 0: only the client's own PING after half of the idle timeout
+    ack_delay_exponent: Annotated[int, msgspec.Meta(ge=0, le=20)] = 3  # the peer's
+    max_ack_delay_ms: Annotated[int, msgspec.Meta(ge=0, le=16383)] = 25  # the peer's
+    max_datagram_payload: U16 = MAX_UDP_PAYLOAD  # the peer's max_udp_payload_size, bounded
+    reset_token: ResetToken | None = None  # of connection_id, held by the client (RFC 9000 §10.3)
+    #: the sequence number of connection_id; at a server the highest that was issued, too
+    cid_sequence: U64 = 0
+    rekey_after_packets: U64 = REKEY_AFTER_PACKETS
+
+    def __repr__(self) -> str:
+        return f"SessionInstall(session_id={self.session_id.hex()[:8]}…, role={self.role})"
+
+
+class SessionUpdate(Message, frozen=True, kw_only=True):
+    """New keys: ``key_epoch`` is the current one (identical keys; adds ``next_keys``) or current + 1."""
+
+    id: U64
+    session_id: SessionId
+    keys: SessionKeys
+    next_keys: SessionKeys | None
+    key_epoch: U64
+    packet_number: PacketNumber = 0
+
+    def __repr__(self) -> str:
+        return f"SessionUpdate(session_id={self.session_id.hex()[:8]}…, key_epoch={self.key_epoch})"
+
+
+class SessionDelete(Message, frozen=True, kw_only=True):
+    """Remove a session; with ``close`` a CONNECTION_CLOSE (H3_NO_ERROR) is sent first."""
+
+    id: U64
+    session_id: SessionId
+    close: bool = True
+
+
+class CidAdoptFor(Message, frozen=True, kw_only=True):
+    """One more routed CID for this session (the spare one of NEW_CONNECTION_ID)."""
+
+    id: U64
+    session_id: SessionId
+    connection_id: ConnectionId
+    sequence: U64
+
+
+class CidReleaseFor(Message, frozen=True, kw_only=True):
+    id: U64
+    session_id: SessionId
+    connection_id: ConnectionId
+
+
+class FrameSend(Message, frozen=True, kw_only=True):
+    """Send these whole frames (not DATAGRAM, not ACK) in the session's packets; their fate comes as an event."""
+
+    id: U64
+    session_id: SessionId
+    frames: FrameBytes
+
+
+class SessionList(Message, frozen=True, kw_only=True):
+    """What is installed? Answered with ``Answer.sessions``, in the order of their ids, those behind ``after``."""
+
+    id: U64
+    after: Annotated[bytes, msgspec.Meta(max_length=32)] = b""
+
+
+class SessionMark(Struct, frozen=True, kw_only=True):
+    """How far a session of the data plane is, without keys. The fields with defaults are for whoever has no record
+    of the session: a data plane that forgets its sessions with their secrets leaves them out."""
+
+    session_id: SessionId
+    connection_id: ConnectionId
+    key_epoch: U64
+    packet_number: PacketNumber  # the next one to be sent
+    confirmed: bool
+    short_id: ShortId = bytes(8)
+    connection_ids: Annotated[tuple[ConnectionId, ...], msgspec.Meta(max_length=MAX_CIDS_PER_SESSION)] = ()
+    #: the host prefixes among its AllowedIPs
+    addresses: Annotated[tuple[Prefix, ...], msgspec.Meta(max_length=MAX_CIDS_PER_SESSION)] = ()
+
+
+class Answer(Message, frozen=True, kw_only=True):
+    """The one answer to a request. ``refusal`` is None on success, and ``error`` empty; ``key_epoch`` tells the
+    session's epoch when a request was refused because its own was behind (a restarted data plane knows from its
+    marks). ``more``: there are sessions behind the last of these."""
+
+    id: U64
+    refusal: Refusal | None = None
+    error: Text = ""  # the refusal in words
+    key_epoch: U64 | None = None
+    sessions: Annotated[tuple[SessionMark, ...], msgspec.Meta(max_length=SESSIONS_PER_ANSWER)] = ()
+    more: bool = False
+
+    def __post_init__(self) -> None:
+        if self.error and self.refusal is None:
+            raise ValueError("words of a refusal, and no refusal: nobody would notice it")
+
+
+def refused(request: int, refusal: Refusal, words: str, key_epoch: int | None = None) -> Answer:
+    """The answer to request number ``request`` that was not carried out."""
+    return Answer(id=request, refusal=refusal, error=words[:512], key_epoch=key_epoch)
+
+
+# --- events: data plane -> handshake worker ---
+
+
+class SessionConfirmed(Message, frozen=True, kw_only=True):
+    """The peer's first authenticated packet at or above the base arrived: the handshake era is over."""
+
+    session_id: SessionId
+
+
+class SessionLost(Message, frozen=True, kw_only=True):
+    session_id: SessionId
+    reason: LossReason
+    error_code: U64 = 0
+
+
+class RekeyDue(Message, frozen=True, kw_only=True):
+    """The packet limit is near: install new keys (``SessionUpdate`` with key_epoch + 1)."""
+
+    session_id: SessionId
+    key_epoch: U64
+
+
+class KeyPhaseChanged(Message, frozen=True, kw_only=True):
+    """The peer flipped the key phase and we followed: ``key_epoch`` is the new one. Next keys are wanted."""
+
+    session_id: SessionId
+    key_epoch: U64
+
+
+class KeyPhaseConfirmed(Message, frozen=True, kw_only=True):
+    """The peer acknowledged a packet of ``key_epoch``: another update is allowed (RFC 9001 §6.1)."""
+
+    session_id: SessionId
+    key_epoch: U64
+
+
+class PeerMoved(Message, frozen=True, kw_only=True):
+    session_id: SessionId
+    underlay: Underlay
+
+
+class FrameReceived(Message, frozen=True, kw_only=True):
+    """Whole frames that the data plane does not own (STREAM, NEW_CONNECTION_ID, RETIRE_CONNECTION_ID, …)."""
+
+    session_id: SessionId
+    frames: FrameBytes
+
+
+class FrameFate(Message, frozen=True, kw_only=True):
+    """What became of the frames of ``FrameSend`` number ``id``."""
+
+    session_id: SessionId
+    id: U64
+    acknowledged: bool
+
+
+DataplaneRequest = (
+    SessionInstall | SessionUpdate | SessionDelete | CidAdoptFor | CidReleaseFor | FrameSend | SessionList
+)
+DataplaneReport = (
+    Answer
+    | SessionConfirmed
+    | SessionLost
+    | RekeyDue
+    | KeyPhaseChanged
+    | KeyPhaseConfirmed
+    | PeerMoved
+    | FrameReceived
+    | FrameFate
+)
+
+
+# --- status: what ``show`` tells. No keys. ---
+
+
+class SessionStatus(Struct, frozen=True, kw_only=True):
+    session_id: SessionId
+    connection_id: ConnectionId
+    client_connection_id: PeerConnectionId
+    short_id: ShortId
+    state: Annotated[str, msgspec.Meta(max_length=16)]  # held, established, closing
+    key_epoch: U64
+    tx_packet_number: PacketNumber  # the next one to be sent
+    rx_packet_number: PacketNumber  # the highest received
+    endpoint: Text  # ip:port of the peer
+    allowed_ips: Prefixes
+    age_ms: U64
+    last_receive_ms: U64 | None  # age of the last authenticated packet
+    rx_packets: U64
+    rx_bytes: U64  # inner bytes
+    tx_packets: U64
+    tx_bytes: U64
+    cids: Annotated[tuple[ConnectionId, ...], msgspec.Meta(max_length=16)]
+    path_mtu: U16 | None = None  # the largest outer IP packet that the path is known to take; None: not known
+    inner_mtu: U16 | None = None  # the largest inner packet that fits it
+
+
+class DeviceCounters(Struct, frozen=True, kw_only=True):
+    rx_packets: U64 = 0
+    rx_bytes: U64 = 0
+    tx_packets: U64 = 0
+    tx_bytes: U64 = 0
+    #: reason (kebab-case, e.g. ``replayed``, ``decrypt-failed``, ``unknown-cid``, ``source-not-allowed``,
+    #: ``no-session``, ``held``, ``malformed``, ``too-big``, ``ipv6-refused``, ``below-base``) -> packets
+    drops: Annotated[dict[str, int], msgspec.Meta(max_length=64)] = {}
+
+
+class DestProfile(Struct, frozen=True, kw_only=True):
+    """What a probe of Dest found (the part that the server imitates)."""
+
+    reachable: bool
+    checked_at: U64  # unix seconds
+    address: Text = ""
+    scid_length: Annotated[int, msgspec.Meta(ge=0, le=20)] = 0
+    rtt_ms: U64 = 0
+    cipher: Text = ""
+    group: Text = ""
+    alpn: Text = ""
+    certificate_chain_length: U64 = 0
+    #: extension types of Dest's ServerHello in order; empty: unknown
+    server_hello_extensions: Annotated[tuple[U16, ...], msgspec.Meta(max_length=16)] = ()
+    #: CRYPTO bytes of Dest's Handshake flight, EncryptedExtensions to Finished as they were on the wire; 0: unknown
+    handshake_flight_length: U64 = 0
+    #: UDP payload lengths of what Dest sent before it had the client's Finished, in order; empty: unknown
+    flight_datagram_lengths: Annotated[tuple[U16, ...], msgspec.Meta(max_length=32)] = ()
+    #: lengths of Dest's NewSessionTicket messages, headers included; None: unknown
+    session_ticket_lengths: Annotated[tuple[U16, ...], msgspec.Meta(max_length=8)] | None = None
+    first_byte_ms: U64 = 0  # from our hello to Dest's first datagram
+    transport_parameters: Annotated[tuple[U64, ...], msgspec.Meta(max_length=64)] = ()  # ids, in Dest's order
+    certificate_expires_at: U64 = 0  # unix seconds; 0: unknown
+    http_status: U16 = 0  # of "/"; 0: no answer
+    ecn: Annotated[int, msgspec.Meta(ge=0, le=3)] = 0  # of Dest's 1-RTT packets; our data plane sends the same
+    warnings: Annotated[tuple[Text, ...], msgspec.Meta(max_length=16)] = ()
+
+
+def plain(value: Any) -> Any:
+    """What JSON can hold: structs as dicts, bytes as hex."""
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, msgspec.Struct):
+        return {name: plain(getattr(value, name)) for name in value.__struct_fields__}
+    if isinstance(value, dict):
+        return {key: plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(entry) for entry in value]
+    return value

@@ -1,0 +1,67 @@
+"""A profile's device in qre.ko: its settings, as ``up``, ``syncconf`` and ``set`` sync them, and its end."""
+
+from __future__ import annotations
+
+import errno
+
+from qre.config.model import Profile
+from qre.kernel.answers import KernelDevice
+from qre.kernel.port_registration import release
+from qre.kernel.qre_family import DeviceSettings, Qre
+from qre.kernel.socket import NetlinkRefusedError
+
+
+def settings_of(profile: Profile, fwmark: int) -> DeviceSettings:
+    """What the kernel is to know of a profile: no key, no short id, no address."""
+    server, client = profile.server, profile.client
+    named = server or client
+    return DeviceSettings(
+        role=profile.role,
+        mtu=profile.mtu,
+        dest=str(server.dest) if server is not None else None,
+        server_name=named.server_name if named is not None else None,
+        listen=(str(profile.listen.ip), profile.listen.port) if profile.listen is not None else None,
+        endpoint=str(profile.endpoint) if profile.endpoint is not None else None,
+        keepalive_s=profile.keepalive_s,
+        fwmark=fwmark,
+    )
+
+
+def settings_as_they_were(device: KernelDevice) -> DeviceSettings:
+    """What gives a device back what it had."""
+    return DeviceSettings(
+        role=device.role,
+        mtu=device.mtu,
+        dest=device.dest,
+        server_name=device.server_name,
+        listen=device.listen,
+        endpoint=device.endpoint,
+        keepalive_s=device.keepalive_s,
+        max_sessions=device.max_sessions,
+        fwmark=device.fwmark,
+    )
+
+
+def sync_line(profile: Profile) -> str:
+    """The plan's line for a sync."""
+    where = f"listen {profile.listen}" if profile.listen is not None else f"endpoint {profile.endpoint}"
+    return f"sync device {profile.device} to qre.ko: {profile.role}, {where}, MTU {profile.mtu}"
+
+
+def release_port(device: str, listen: tuple[str, int]) -> None:
+    """Let the kernel go of a server's port and CID map; no error for what is gone already."""
+    with Qre() as qre:
+        release(qre, device, listen)
+
+
+def close_sessions(device: str) -> None:
+    """End the device's sessions and tell their peers; no error for what is gone already."""
+    with Qre() as qre:
+        if qre.device(device) is None:
+            return
+        for session in qre.sessions(device):
+            try:
+                qre.session_delete(device, session.status.session_id, close=True)
+            except NetlinkRefusedError as error:
+                if error.code not in (errno.ENOENT, errno.ENODEV):
+                    raise

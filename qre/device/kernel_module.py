@@ -1,0 +1,109 @@
+"""Which data plane: qre.ko when it can be loaded, the user data plane otherwise, and why."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+from qre.config.model import GlobalConfig
+from qre.dataplane.protocol import Dataplane
+from qre.errors import MachineError
+
+MODULE = "qre"
+LOADED = Path("/sys/module") / MODULE
+_USERNS = LOADED / "parameters" / "userns"
+#: What /proc/self/uid_map says in the initial user namespace.
+_INITIAL_USER_NAMESPACE = ["0", "0", "4294967295"]
+_TIMEOUT = 30.0
+
+
+def wants_module(config: GlobalConfig) -> bool:
+    """Is `modprobe` to be run?"""
+    return config.module_load and config.dataplane is not Dataplane.USER
+
+
+def load_module() -> str:
+    """Load qre.ko; empty when it is there, otherwise the reason why not."""
+    return "" if LOADED.exists() else _modprobe() or ("" if LOADED.exists() else f"modprobe {MODULE} did not load it")
+
+
+def why_closed() -> str:
+    """Empty when qre.ko may be used from here; otherwise the reason. Root of a user namespace may not, by default."""
+    if Path("/proc/self/uid_map").read_text().split() == _INITIAL_USER_NAMESPACE:
+        return ""
+    if _USERNS.exists() and _USERNS.read_text().strip() == "Y":
+        return ""
+    return f"it takes no orders from this user namespace (load it with `modprobe {MODULE} userns=1` on the host)"
+
+
+def why_not_loadable() -> str:
+    """Empty when qre.ko is there, or `modprobe` would find it; otherwise the reason. Changes nothing.
+
+    Who is not root has no /usr/sbin in PATH, and may look all the same.
+    """
+    if LOADED.exists():
+        return ""
+    return _modprobe("--dry-run", program=shutil.which("modprobe") or "/usr/sbin/modprobe")
+
+
+def _modprobe(*options: str, program: str = "modprobe") -> str:
+    """Empty when it succeeded, otherwise its reason."""
+    try:
+        done = subprocess.run(
+            [program, *options, MODULE],
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            timeout=_TIMEOUT,
+            check=False,
+        )
+    except FileNotFoundError:
+        return "there is no modprobe on this machine"
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"modprobe {MODULE}: {error}"
+    if done.returncode == 0:
+        return ""
+    lines = (done.stderr or done.stdout).strip().splitlines()
+    return lines[0] if lines else f"modprobe {MODULE} failed with exit status {done.returncode}"
+
+
+def require_module(config: GlobalConfig) -> None:
+    """Raise MachineError unless qre.ko is there now; it is loaded when that is allowed."""
+    if LOADED.exists():
+        return
+    if not config.module_load:
+        raise MachineError("qre.ko", "it is not loaded, and ModuleLoad is false", f"run `modprobe {MODULE}`")
+    reason = load_module()
+    if reason:
+        raise MachineError("qre.ko", reason, "install qre.ko, which `make -C kmod` builds")
+
+
+def expected_dataplane(config: GlobalConfig) -> Dataplane:
+    """What ``choose_dataplane`` will most likely choose; changes nothing."""
+    if config.dataplane is not Dataplane.AUTO:
+        return config.dataplane
+    there = LOADED.exists() or (config.module_load and not _modprobe("--dry-run", "--quiet"))
+    if there and not why_closed():
+        return Dataplane.KERNEL
+    return Dataplane.USER
+
+
+def choose_dataplane(config: GlobalConfig, notice: Callable[[str], None]) -> Dataplane:
+    """The data plane of this ``up``; ``notice`` is told when `auto` has to do without the kernel.
+
+    Raises MachineError when the kernel's was asked for and is not there.
+    """
+    if config.dataplane is Dataplane.USER:
+        return Dataplane.USER
+    reason = load_module() if wants_module(config) else ""
+    if not reason and not LOADED.exists():
+        reason = "it is not loaded, and ModuleLoad is false"
+    reason = reason or why_closed()
+    if not reason:
+        return Dataplane.KERNEL
+    if config.dataplane is Dataplane.KERNEL:
+        raise MachineError("Dataplane = kernel", f"qre.ko: {reason}", "install qre.ko, or set Dataplane = auto")
+    notice(f"qre.ko is not used ({reason}): the user data plane is used")
+    return Dataplane.USER

@@ -1,0 +1,218 @@
+"""``down``: whatever there is of a profile goes, saved or not, up or not, half gone or whole.
+
+In the order of the reference: PreDown, addresses, device, PostDown, state; besides what a daemon that was killed has
+left of its port. What is not ours is left alone.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from qre.config.model import GlobalConfig, Hooks, Interface, Profile
+from qre.dataplane.protocol import Dataplane
+from qre.device.control_client import front_path, remove_left, runtime_paths
+from qre.device.device_lock import is_free, lock_path, port_name
+from qre.device.kernel_device import close_sessions, release_port
+from qre.device.kernel_module import LOADED
+from qre.device.lifecycle import dataplane_of, print_notice, require_net_admin
+from qre.device.route_mark import orphaned_marks
+from qre.device.state import ProfileState, load_state, remove_state, state_path
+from qre.device.steps import Notice, Step, hook_steps, plan_of
+from qre.errors import QreError, UserError
+from qre.kernel.bpf_pins import paths as pin_paths
+from qre.kernel.port_registration import shared_address
+from qre.kernel.qre_family import Qre
+from qre.kernel.rtnl import Link, Rtnl
+from qre.kernel.tun import claimed, is_held, is_ours
+from qre.kernel.tunnel import clear_device, default_versions, delete_rules, marks_of
+
+
+@dataclass(frozen=True)
+class _Down:
+    """One ``down``: of the configured profile, of the saved state, or of both."""
+
+    name: str
+    device: str
+    hooks: Hooks
+    addresses: tuple[Interface, ...]  # to be deleted though they are not marked as ours
+    marks: tuple[int, ...]
+    config: GlobalConfig
+    rtnl: Rtnl
+    link: Link | None  # when it was looked at
+    listen: tuple[str, int] | None  # the shared port that a dead daemon may have left registered
+    left: tuple[Path, ...]  # pins, sockets and directories of a dead daemon
+
+    def _link(self) -> Link | None:
+        """The device, while it is there and the profile's."""
+        link = self.rtnl.link(self.device)
+        return link if link is not None and is_ours(link, self.name) else None
+
+    def release(self) -> None:
+        if self.listen is not None:
+            release_port(self.device, self.listen)
+
+    def remove_left(self) -> None:
+        for path in self.left:
+            remove_left(path)
+
+    def close(self) -> None:
+        link = self._link()
+        if link is not None and dataplane_of(link) is Dataplane.KERNEL:
+            close_sessions(self.device)
+
+    def clear(self) -> None:
+        for mark in self.marks:
+            delete_rules(self.rtnl, mark)
+        if self._link() is not None:
+            clear_device(self.rtnl, self.device, 0, self.addresses)
+
+    def delete_device(self) -> None:
+        link = self._link()
+        if link is not None:
+            self.rtnl.delete_link(link)
+
+    def forget(self) -> None:
+        remove_state(self.config, self.name)
+
+
+def down_profile(
+    profile: Profile | str, config: GlobalConfig, *, by_daemon: bool = False, notice: Notice = print_notice
+) -> None:
+    """Take the profile down; the caller holds the device. A profile's name alone stands for one whose file is gone.
+
+    What is gone already, even everything, is no error. The daemon's own clean-up (``by_daemon``) goes on after a
+    failing PreDown, and does not mind that its workers still hold the device. The first error is raised when
+    everything else is done.
+    """
+    name = profile if isinstance(profile, str) else profile.name
+    require_net_admin(f"down {name}")
+    with Rtnl() as rtnl:
+        down = _prepare(profile, config, rtnl, by_daemon=by_daemon)
+        if not by_daemon and is_held(down.device, name):
+            raise _held(down.device, name)
+        pre, rest = _steps(down)
+        first: QreError | OSError | None = None
+        for step in [*pre, *rest]:
+            try:
+                step.do()
+            except (QreError, OSError) as error:
+                if step in pre and not by_daemon:
+                    raise
+                if first is None:
+                    first = error
+                else:
+                    notice(str(error))
+    if first is not None:
+        raise first
+
+
+def plan_down(profile: Profile | str, config: GlobalConfig) -> list[str]:
+    """What ``down_profile`` would do, one operation a line; changes nothing."""
+    with Rtnl() as rtnl:
+        pre, rest = _steps(_prepare(profile, config, rtnl, by_daemon=False))
+        return plan_of([*pre, *rest])
+
+
+def device_up_as(name: str) -> str:
+    """The device that a profile of this name has claimed; empty when there is none."""
+    with Rtnl() as rtnl:
+        return next((link.name for link in rtnl.links() if claimed(link) and is_ours(link, name)), "")
+
+
+def _held(device: str, name: str) -> UserError:
+    return UserError(f"device {device}", "a daemon holds it", f"stop the daemon first: `systemctl stop qred@{name}`")
+
+
+def _prepare(profile: Profile | str, config: GlobalConfig, rtnl: Rtnl, *, by_daemon: bool) -> _Down:
+    """Look at what is there; reads only."""
+    name, configured = (profile, None) if isinstance(profile, str) else (profile.name, profile)
+    saved = load_state(config, name)
+    device = (
+        saved.device if saved is not None else configured.device if configured is not None else device_up_as(name)
+    )
+    link = rtnl.link(device) if device else None
+    if link is not None and not is_ours(link, name):
+        raise UserError(f"device {device}", f"QRE did not make it for the profile {name}", "it is left alone")
+    if link is not None and not by_daemon and os.geteuid() == 0 and is_held(device, name):
+        raise _held(device, name)
+    listen = None if by_daemon else _port_of(configured, saved)
+    places = [] if by_daemon else [*pin_paths(config.bpf_pin_dir, device), *runtime_paths(config, name, device)]
+    if listen is not None and is_free(config, port_name(*listen)):  # otherwise it is another daemon's
+        places += [front_path(config.runtime_dir, port_name(*listen)), lock_path(config, port_name(*listen))]
+    else:
+        listen = None
+    return _Down(
+        name=name,
+        device=device,
+        hooks=configured.hooks if configured is not None else Hooks(),
+        addresses=(*(saved.address if saved is not None else ()), *(configured.address if configured else ())),
+        marks=_marks(configured, saved, link, rtnl, config),
+        config=config,
+        rtnl=rtnl,
+        link=link,
+        listen=listen if listen is not None and _kernel_has(device, listen) else None,
+        # Not Path.exists: that one minds what it may not see.
+        left=tuple(path for path in places if os.path.exists(path)),
+    )
+
+
+def _marks(
+    configured: Profile | None, saved: ProfileState | None, link: Link | None, rtnl: Rtnl, config: GlobalConfig
+) -> tuple[int, ...]:
+    """Of the rules that are the profile's."""
+    found = marks_of(rtnl, link) if link is not None else set()
+    if saved is not None:
+        found |= {saved.fwmark} - {0}
+    elif configured is not None and default_versions(configured.allowed_ips):
+        found |= orphaned_marks(rtnl, config, configured.name, configured.device)
+    return tuple(sorted(found))
+
+
+def _port_of(configured: Profile | None, saved: ProfileState | None) -> tuple[str, int] | None:
+    """Where the profile's server listened, or would."""
+    text = (saved.underlay or saved.listen) if saved is not None else ""
+    if not text and configured is not None and configured.listen is not None:
+        text = str(configured.listen)
+    ip, _, port = text.partition(":")
+    return (ip, int(port)) if port.isdigit() else None
+
+
+def _kernel_has(device: str, listen: tuple[str, int]) -> bool:
+    """Is a socket of this address registered with qre.ko?"""
+    if not LOADED.exists():
+        return False  # asking for the family would make the kernel load the module
+    try:
+        with Qre() as qre:
+            return shared_address(qre, device) == listen
+    except QreError:
+        return False
+
+
+def _steps(down: _Down) -> tuple[list[Step], list[Step]]:
+    """The PreDown hooks, which may stop it, and everything after them, which goes on. Lines tell of what is there."""
+    device, rest = down.device, []
+    if down.link is not None and dataplane_of(down.link) is Dataplane.KERNEL:
+        rest.append(Step((f"close the sessions of {device}",), down.close))
+    if down.listen is not None:
+        rest.append(Step((f"let qre.ko go of UDP {down.listen[0]}:{down.listen[1]}",), down.release))
+    if down.left:
+        rest.append(Step(tuple(f"remove {path}" for path in down.left), down.remove_left))
+    rest.append(Step(_cleared_lines(down), down.clear))
+    rest.append(Step((f"delete device {device}",) if down.link is not None else (), down.delete_device))
+    rest += hook_steps("PostDown", down.hooks.post_down, device)
+    state = state_path(down.config, down.name)
+    rest.append(Step((f"remove state {state}",) if os.path.lexists(state) else (), down.forget))
+    return hook_steps("PreDown", down.hooks.pre_down, device), rest
+
+
+def _cleared_lines(down: _Down) -> tuple[str, ...]:
+    lines = [f"delete routes and rules of table {mark}" for mark in down.marks]
+    if down.link is not None:
+        lines += [
+            f"delete address {entry.interface} from {down.device}"
+            for entry in down.rtnl.addresses(down.link)
+            if entry.ours or entry.interface in down.addresses
+        ]
+    return tuple(lines)

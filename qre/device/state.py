@@ -1,0 +1,196 @@
+"""What ``up`` did, remembered for ``down`` and ``reload``: one JSON file a profile, ``StateDir/<profile>.state``.
+
+It is written atomically with mode 0600 and read as if an enemy had written it: bounded, typed, no path and no command
+taken from it. What is deleted because of it must besides be QRE's own device (``workers/netlink/tun.is_ours``).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import stat
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+
+from qre.config.model import GlobalConfig, Interface, Network, Profile
+from qre.config.values import parse_socket_address
+from qre.dataplane.protocol import Role
+from qre.device.control_client import names_in
+from qre.errors import MachineError, UntrustedInputError, UserError
+
+SUFFIX = ".state"
+MAX_SIZE = 256 * 1024
+
+_Address = Annotated[str, msgspec.Meta(max_length=49)]
+
+
+class _StoredState(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The file's layout."""
+
+    version: Literal[1] = 1
+    profile: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}\Z")]
+    device: Annotated[str, msgspec.Meta(pattern=r"^[^/\s\x00-\x1f]{1,15}\Z")]
+    role: Role
+    listen: Annotated[str, msgspec.Meta(max_length=21)]
+    underlay: Annotated[str, msgspec.Meta(max_length=21)] = ""
+    address: Annotated[tuple[_Address, ...], msgspec.Meta(max_length=1024)]
+    mtu: Annotated[int, msgspec.Meta(ge=68, le=65535)]
+    allowed_ips: Annotated[tuple[_Address, ...], msgspec.Meta(max_length=65536)]
+    fwmark: Annotated[int, msgspec.Meta(ge=0, le=0xFFFFFFFF)]
+
+
+class ProfileState(msgspec.Struct, frozen=True, kw_only=True):
+    """A profile that is up."""
+
+    profile: str
+    device: str
+    role: Role
+    listen: str  # of the file; empty for a client
+    underlay: str = ""  # where a server listens instead
+    address: tuple[Interface, ...]
+    mtu: int
+    allowed_ips: tuple[Network, ...]
+    fwmark: int  # 0: no default route through the tunnel
+
+
+def state_of(profile: Profile, fwmark: int) -> ProfileState:
+    """What is to be remembered of a profile that was just brought up."""
+    return ProfileState(
+        profile=profile.name,
+        device=profile.device,
+        role=profile.role,
+        listen=str(profile.server.listen) if profile.server else "",
+        underlay=str(profile.listen) if profile.server and profile.underlay.server else "",
+        address=profile.address,
+        mtu=profile.mtu,
+        allowed_ips=profile.allowed_ips,
+        fwmark=fwmark,
+    )
+
+
+def state_path(config: GlobalConfig, profile: str) -> Path:
+    return config.state_dir / f"{profile}{SUFFIX}"
+
+
+def save_state(config: GlobalConfig, state: ProfileState) -> None:
+    """Replace the profile's state file, or leave the old one untouched (MachineError)."""
+    path = state_path(config, state.profile)
+    stored = _StoredState(
+        profile=state.profile,
+        device=state.device,
+        role=state.role,
+        listen=state.listen,
+        underlay=state.underlay,
+        address=tuple(str(interface) for interface in state.address),
+        mtu=state.mtu,
+        allowed_ips=tuple(str(network) for network in state.allowed_ips),
+        fwmark=state.fwmark,
+    )
+    data = msgspec.json.format(msgspec.json.encode(stored)) + b"\n"
+    try:
+        config.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_atomically(path, data)
+    except OSError as error:
+        raise MachineError(f"state file {path}", error.strerror or str(error), "see StateDir") from error
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """``data`` under ``path`` with mode 0600, whole or not at all, on the disk when this returns."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+    try:
+        descriptor = os.open(temporary, flags, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def load_state(config: GlobalConfig, profile: str) -> ProfileState | None:
+    """The saved state of a profile, or None when it is not up. A file that is not ours is an error, never obeyed."""
+    path = state_path(config, profile)
+    remedy = "look at it, remove it, then run `qre-tool down` again"
+    try:
+        data = _read_bounded(path)
+        state = parse_state_untrusted(data)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise MachineError(f"state file {path}", error.strerror or str(error)) from error
+    except UntrustedInputError as error:
+        raise UserError(f"state file {path}", error.what, remedy) from error
+    if state.profile != profile:
+        raise UserError(f"state file {path}", f"it is of the profile {state.profile}", remedy)
+    return state
+
+
+def _read_bounded(path: Path) -> bytes:
+    """The bytes of a regular file of ours that nobody else could have written."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise UntrustedInputError("it is not a regular file")
+        if status.st_uid not in (0, os.geteuid()) or status.st_mode & 0o022:
+            raise UntrustedInputError("others than its owner can write it")
+        if status.st_size > MAX_SIZE:
+            raise UntrustedInputError("it is too large")
+        return file.read(MAX_SIZE)
+
+
+def parse_state_untrusted(data: bytes) -> ProfileState:
+    """A state from the bytes of its file; UntrustedInputError for what ``save_state`` never writes."""
+    try:
+        stored = msgspec.json.decode(data, type=_StoredState)
+        address = tuple(ipaddress.ip_interface(text) for text in stored.address)
+        allowed_ips = tuple(ipaddress.ip_network(text) for text in stored.allowed_ips)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise UntrustedInputError(f"it does not parse: {error}") from error
+    if stored.device in (".", ".."):
+        raise UntrustedInputError("it names an impossible device")
+    for text in (stored.listen, stored.underlay):
+        if text and not _is_socket_address(text):
+            raise UntrustedInputError("it names an impossible address")
+    return ProfileState(
+        profile=stored.profile,
+        device=stored.device,
+        role=stored.role,
+        listen=stored.listen,
+        underlay=stored.underlay,
+        address=address,
+        mtu=stored.mtu,
+        allowed_ips=allowed_ips,
+        fwmark=stored.fwmark,
+    )
+
+
+def _is_socket_address(text: str) -> bool:
+    try:
+        return str(parse_socket_address(text)) == text
+    except UserError:
+        return False
+
+
+def remove_state(config: GlobalConfig, profile: str) -> None:
+    """Forget the profile; no error when it is forgotten already."""
+    path = state_path(config, profile)
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise MachineError(f"state file {path}", error.strerror or str(error)) from error
+
+
+def saved_profiles(config: GlobalConfig) -> list[str]:
+    """The names of the profiles that have a state file, sorted."""
+    return names_in(config.state_dir, SUFFIX, "StateDir")

@@ -1,0 +1,348 @@
+"""What qre.ko tells: its devices, sessions and events as values, and the readers of its answers.
+
+Every reader is named ``…_untrusted`` and raises UntrustedInputError for what cannot be; no answer carries a key.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import sys
+from typing import Final, TypeVar
+
+import msgspec
+
+from qre.dataplane.protocol import (
+    DataplaneReport,
+    DeviceCounters,
+    FrameFate,
+    FrameReceived,
+    KeyPhaseChanged,
+    KeyPhaseConfirmed,
+    LossReason,
+    PeerMoved,
+    RekeyDue,
+    Role,
+    SessionConfirmed,
+    SessionLost,
+    SessionStatus,
+    Underlay,
+)
+from qre.errors import UntrustedInputError
+from qre.kernel import abi
+from qre.kernel.abi import Attribute
+from qre.kernel.attributes import Fields, split_attributes_untrusted
+
+_ROLES: Final = {abi.Role.SERVER: Role.SERVER, abi.Role.CLIENT: Role.CLIENT}
+_LOSSES: Final = {abi.Loss[reason.name].value: reason for reason in LossReason}
+_NUMBER_MAX: Final = (1 << 62) - 1
+_DROPS_MAX: Final = 64  # as DeviceCounters takes
+_DRIVER_MAX: Final = 127  # CRYPTO_MAX_ALG_NAME
+_NAME_MAX: Final = 15  # IFNAMSIZ
+_PROGRAM_MAX: Final = 31
+
+_Value = TypeVar("_Value")
+
+
+class CidMapStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The BPF map that the kernel mirrors adopted CIDs into."""
+
+    map_id: int
+    entries: int
+    missing: int  # CIDs that should be in it and are not
+    sync_failures: int
+
+
+class SharedSocketStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The registered shared socket."""
+
+    ip: str
+    port: int
+    rx: int  # packets of live CIDs that it brought
+    passed: int  # packets left to its queue
+
+
+class LoaderDescription(msgspec.Struct, frozen=True, kw_only=True):
+    """Who steers the shared port, as SHARED_LOADER_SET tells the kernel."""
+
+    program: str
+    pin_dir: str
+    cid_length: int
+    pid: int
+
+
+class KernelDevice(msgspec.Struct, frozen=True, kw_only=True):
+    """One device of qre.ko, with what its namespace has beside it."""
+
+    index: int
+    name: str
+    role: Role | None
+    mtu: int
+    dest: str
+    server_name: str
+    listen: tuple[str, int] | None
+    endpoint: str
+    keepalive_s: int
+    max_sessions: int
+    fwmark: int
+    counters: DeviceCounters
+    sessions: int
+    whole: bool  # with what only CAP_NET_ADMIN may see: otherwise the fields below are empty, and all but counters
+    adopted: int  # CIDs, sessions' included
+    cids: tuple[bytes, ...]  # CIDs of no session
+    cid_map: CidMapStatus | None
+    shared_socket: SharedSocketStatus | None
+    loader: LoaderDescription | None
+    dest_profile: bytes  # JSON of qre.dataplane.protocol.DestProfile; empty: none
+    ecn: int
+
+
+class KernelSession(msgspec.Struct, frozen=True, kw_only=True):
+    """One session in the kernel: what ``show`` tells, and the rest."""
+
+    status: SessionStatus
+    confirmed: bool
+    underlay: Underlay | None
+    aead_driver: str
+
+
+class MapSyncFailed(msgspec.Struct, frozen=True, kw_only=True):
+    """The BPF map refused this connection ID."""
+
+    connection_id: bytes
+    code: int  # errno
+
+
+class SessionInstalled(msgspec.Struct, frozen=True, kw_only=True):
+    """A session was installed, by whomever."""
+
+    session_id: bytes
+
+
+class FramesLimited(msgspec.Struct, frozen=True, kw_only=True):
+    """A peer sends more frames for user space than the kernel tells of. Told once a session."""
+
+    session_id: bytes
+
+
+class EventsLost(msgspec.Struct, frozen=True, kw_only=True):
+    """The kernel had no room for events: look at the sessions to find out what happened."""
+
+
+class KernelEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """One event. ``device`` is empty, and ``index`` 0, when it is of no device (``EventsLost``)."""
+
+    device: str = ""
+    index: int = 0
+    what: DataplaneReport | MapSyncFailed | SessionInstalled | FramesLimited | EventsLost
+
+
+# --- readers ---
+
+
+def device_untrusted(fields: Fields) -> KernelDevice:
+    """One message of DEVICE_GET's answer."""
+    return KernelDevice(
+        index=fields.u32(Attribute.IFINDEX) or 0,
+        name=_device_name(fields),
+        role=_role(fields),
+        mtu=fields.u32(Attribute.MTU) or 0,
+        dest=fields.text(Attribute.DEST, abi.NAME_MAX) or "",
+        server_name=fields.text(Attribute.SERVER_NAME, abi.NAME_MAX) or "",
+        listen=_address(fields, Attribute.LISTEN_IP, Attribute.LISTEN_PORT),
+        endpoint=fields.text(Attribute.ENDPOINT, abi.NAME_MAX) or "",
+        keepalive_s=fields.u16(Attribute.KEEPALIVE) or 0,
+        max_sessions=fields.u32(Attribute.MAX_SESSIONS) or 0,
+        fwmark=fields.u32(Attribute.FWMARK) or 0,
+        counters=_counters(fields),
+        sessions=fields.u32(Attribute.SESSIONS) or 0,
+        whole=fields.u32(Attribute.ADOPTED) is not None,
+        adopted=fields.u32(Attribute.ADOPTED) or 0,
+        cids=fields.cids(Attribute.CIDS, abi.CIDS_MAX),
+        cid_map=_cid_map(fields),
+        shared_socket=_shared_socket(fields),
+        loader=_loader(fields),
+        dest_profile=fields.octets(Attribute.DEST_PROFILE, 0, abi.DEST_PROFILE_MAX) or b"",
+        ecn=fields.u8(Attribute.ECN, 3) or 0,
+    )
+
+
+def session_untrusted(fields: Fields) -> KernelSession:
+    """One message of SESSION_GET's answer."""
+    underlay = _underlay(fields)
+    state = fields.u8(Attribute.STATE, max(abi.SessionState))
+    client_cid = fields.octets(Attribute.CLIENT_CID, 0, abi.CID_MAX)
+    cid = _needed(fields.octets(Attribute.CID, 1, abi.CID_MAX), "a connection ID")
+    status = SessionStatus(
+        session_id=_session_id(fields),
+        connection_id=cid,
+        client_connection_id=cid if client_cid is None else client_cid,
+        short_id=fields.octets(Attribute.SHORT_ID, abi.SHORT_ID_SIZE) or bytes(abi.SHORT_ID_SIZE),
+        state=abi.SessionState(_needed(state, "a state")).name.lower(),
+        key_epoch=_needed(fields.u64(Attribute.KEY_EPOCH), "a key epoch"),
+        tx_packet_number=fields.u64(Attribute.PACKET_NUMBER, _NUMBER_MAX) or 0,
+        rx_packet_number=fields.u64(Attribute.RX_NUMBER, _NUMBER_MAX) or 0,
+        endpoint=f"{underlay.peer_ip}:{underlay.peer_port}" if underlay is not None else "",
+        allowed_ips=_allowed_ips(fields),
+        age_ms=fields.u64(Attribute.AGE_MS) or 0,
+        last_receive_ms=fields.u64(Attribute.LAST_RECEIVE_MS),
+        rx_packets=fields.u64(Attribute.RX_PACKETS) or 0,
+        rx_bytes=fields.u64(Attribute.RX_BYTES) or 0,
+        tx_packets=fields.u64(Attribute.TX_PACKETS) or 0,
+        tx_bytes=fields.u64(Attribute.TX_BYTES) or 0,
+        cids=fields.cids(Attribute.CIDS, abi.SESSION_CIDS_MAX),
+        path_mtu=fields.u16(Attribute.PATH_MTU),
+        inner_mtu=fields.u16(Attribute.INNER_MTU),
+    )
+    return KernelSession(
+        status=status,
+        confirmed=bool(fields.u8(Attribute.CONFIRMED, 1)),
+        underlay=underlay,
+        aead_driver=fields.text(Attribute.AEAD_DRIVER, _DRIVER_MAX) or "",
+    )
+
+
+def event_untrusted(fields: Fields) -> KernelEvent:
+    """One message of the groups ``events`` and ``frames``."""
+    kind = _needed(fields.u8(Attribute.EVENT), "a kind")
+    if kind not in list(abi.Event):
+        raise UntrustedInputError(f"event {kind} is not known")
+    what = _happened(abi.Event(kind), fields)
+    return KernelEvent(device=_device_name(fields), index=fields.u32(Attribute.IFINDEX) or 0, what=what)
+
+
+def _happened(kind: abi.Event, fields: Fields) -> DataplaneReport | MapSyncFailed | SessionInstalled | FramesLimited:
+    if kind is abi.Event.MAP_SYNC_FAILED:
+        cid = _needed(fields.octets(Attribute.CID, 1, abi.CID_MAX), "a connection ID")
+        return MapSyncFailed(connection_id=cid, code=_needed(fields.u32(Attribute.ERRNO), "an errno"))
+    session = _session_id(fields)
+    match kind:
+        case abi.Event.SESSION_INSTALLED:
+            return SessionInstalled(session_id=session)
+        case abi.Event.FRAMES_LIMITED:
+            return FramesLimited(session_id=session)
+        case abi.Event.SESSION_CONFIRMED:
+            return SessionConfirmed(session_id=session)
+        case abi.Event.SESSION_LOST:
+            reason = _LOSSES.get(fields.u8(Attribute.LOSS) or 0)
+            error_code = fields.u64(Attribute.ERROR_CODE) or 0
+            return SessionLost(session_id=session, reason=_needed(reason, "a reason"), error_code=error_code)
+        case abi.Event.REKEY_DUE:
+            return RekeyDue(session_id=session, key_epoch=_epoch(fields))
+        case abi.Event.KEY_PHASE_CHANGED:
+            return KeyPhaseChanged(session_id=session, key_epoch=_epoch(fields))
+        case abi.Event.KEY_PHASE_CONFIRMED:
+            return KeyPhaseConfirmed(session_id=session, key_epoch=_epoch(fields))
+        case abi.Event.PEER_MOVED:
+            return PeerMoved(session_id=session, underlay=_needed(_underlay(fields), "an underlay"))
+        case abi.Event.FRAME_RECEIVED:
+            frames = _needed(fields.octets(Attribute.FRAMES, 1, abi.FRAMES_RECEIVED_MAX), "frames")
+            return FrameReceived(session_id=session, frames=frames)
+        case abi.Event.FRAME_FATE:
+            number = _needed(fields.u64(Attribute.FRAME_ID), "a frame's number")
+            acknowledged = _needed(fields.u8(Attribute.FRAME_ACKED, 1), "a fate")
+            return FrameFate(session_id=session, id=number, acknowledged=bool(acknowledged))
+
+
+def _needed(value: _Value | None, what: str) -> _Value:
+    if value is None:
+        raise UntrustedInputError(f"{what} is missing")
+    return value
+
+
+def _device_name(fields: Fields) -> str:
+    return _needed(fields.text(Attribute.IFNAME, _NAME_MAX), "a device's name")
+
+
+def _session_id(fields: Fields) -> bytes:
+    return _needed(fields.octets(Attribute.SESSION_ID, abi.SESSION_ID_SIZE), "a session id")
+
+
+def _epoch(fields: Fields) -> int:
+    return _needed(fields.u64(Attribute.KEY_EPOCH), "a key epoch")
+
+
+def _role(fields: Fields) -> Role | None:
+    """None: it was not set yet."""
+    number = fields.u8(Attribute.ROLE, max(abi.Role)) or 0
+    return _ROLES.get(abi.Role(number))
+
+
+def _address(fields: Fields, ip: Attribute, port: Attribute) -> tuple[str, int] | None:
+    address, number = fields.ipv4(ip), fields.port(port)
+    return (address, number) if address is not None and number else None
+
+
+def _underlay(fields: Fields) -> Underlay | None:
+    """The outer addresses; None unless all four are there and mean something."""
+    local = _address(fields, Attribute.LOCAL_IP, Attribute.LOCAL_PORT)
+    peer = _address(fields, Attribute.PEER_IP, Attribute.PEER_PORT)
+    if local is None or peer is None:
+        return None
+    return Underlay(local_ip=local[0], local_port=local[1], peer_ip=peer[0], peer_port=peer[1])
+
+
+def _counters(fields: Fields) -> DeviceCounters:
+    drops: dict[str, int] = {}
+    for kind, value in split_attributes_untrusted(fields.nest(Attribute.DROPS) or b""):
+        if not value:
+            continue  # padding, where the kernel aligns
+        if len(value) != 8 or len(drops) == _DROPS_MAX:
+            raise UntrustedInputError("a drop counter is malformed")
+        name = abi.Drop(kind).name.lower().replace("_", "-") if kind in list(abi.Drop) else f"reason-{kind}"
+        drops[name] = int.from_bytes(value, sys.byteorder)
+    return DeviceCounters(
+        rx_packets=fields.u64(Attribute.RX_PACKETS) or 0,
+        rx_bytes=fields.u64(Attribute.RX_BYTES) or 0,
+        tx_packets=fields.u64(Attribute.TX_PACKETS) or 0,
+        tx_bytes=fields.u64(Attribute.TX_BYTES) or 0,
+        drops=drops,
+    )
+
+
+def _cid_map(fields: Fields) -> CidMapStatus | None:
+    number = fields.u32(Attribute.MAP_ID)
+    if number is None:
+        return None
+    return CidMapStatus(
+        map_id=number,
+        entries=fields.u32(Attribute.MAP_ENTRIES) or 0,
+        missing=fields.u32(Attribute.MAP_MISSING) or 0,
+        sync_failures=fields.u64(Attribute.MAP_SYNC_FAILURES) or 0,
+    )
+
+
+def _shared_socket(fields: Fields) -> SharedSocketStatus | None:
+    address = _address(fields, Attribute.SHARED_IP, Attribute.SHARED_PORT)
+    if address is None:
+        return None
+    return SharedSocketStatus(
+        ip=address[0],
+        port=address[1],
+        rx=fields.u64(Attribute.SHARED_RX) or 0,
+        passed=fields.u64(Attribute.SHARED_PASSED) or 0,
+    )
+
+
+def _loader(fields: Fields) -> LoaderDescription | None:
+    program = fields.text(Attribute.LOADER_PROGRAM, _PROGRAM_MAX)
+    if program is None:
+        return None
+    return LoaderDescription(
+        program=program,
+        pin_dir=fields.text(Attribute.LOADER_PIN_DIR, abi.NAME_MAX) or "",
+        cid_length=fields.u8(Attribute.LOADER_CID_LENGTH, abi.CID_MAX) or 0,
+        pid=fields.u32(Attribute.LOADER_PID) or 0,
+    )
+
+
+def _allowed_ips(fields: Fields) -> tuple[str, ...]:
+    found = []
+    for family, prefix, address in fields.structs(Attribute.ALLOWED_IPS, abi.ALLOWED_IP, abi.ALLOWED_IPS_MAX):
+        if family not in (4, 6):
+            raise UntrustedInputError(f"a prefix of the family {family}")
+        try:
+            network = ipaddress.ip_network((address[: 4 if family == 4 else 16], prefix))
+        except ValueError as error:
+            raise UntrustedInputError(f"AllowedIPs: {error}") from error
+        found.append(str(network))
+    return tuple(found)

@@ -1,0 +1,193 @@
+"""Netlink attributes of the family qre as bytes: those of a request packed, those of an answer read and checked.
+
+The layout is RFC 3549's TLV. The numbers are ``abi``'s and the types are stated where an attribute is used, so that
+no key ever lies in an object that knows how to print itself. Whatever an answer holds is checked for its length and
+its bounds; ``UntrustedInputError`` is all that a reader here raises.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import struct
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from qre.errors import InternalError, UntrustedInputError
+from qre.kernel.abi import ALLOWED_IP, CID_MAX, Attribute
+from qre.kernel.abi import CID as CID_LAYOUT
+
+_HEADER = struct.Struct("=HH")  # length, type
+_TYPE_MASK = 0x3FFF  # without NLA_F_NESTED and NLA_F_NET_BYTEORDER
+_U64_MAX = (1 << 63) - 1  # as much as qre.dataplane.protocol's messages carry
+
+
+class Request:
+    """The attributes of one request. Shows none of their values."""
+
+    def __init__(self) -> None:
+        self._encoded: list[tuple[int, bytes]] = []
+
+    def __repr__(self) -> str:
+        return f"Request({', '.join(Attribute(kind).name for kind, _ in self._encoded)})"
+
+    def put(self, attribute: Attribute, value: bytes) -> None:
+        self._encoded.append((attribute, value))
+
+    def flag(self, attribute: Attribute, wanted: bool) -> None:
+        if wanted:
+            self.put(attribute, b"")
+
+    def u8(self, attribute: Attribute, value: int) -> None:
+        self._pack(attribute, "=B", value)
+
+    def u16(self, attribute: Attribute, value: int) -> None:
+        self._pack(attribute, "=H", value)
+
+    def u32(self, attribute: Attribute, value: int) -> None:
+        self._pack(attribute, "=I", value)
+
+    def u64(self, attribute: Attribute, value: int) -> None:
+        self._pack(attribute, "=Q", value)
+
+    def port(self, attribute: Attribute, value: int) -> None:
+        self._pack(attribute, "!H", value)
+
+    def _pack(self, attribute: Attribute, layout: str, value: int) -> None:
+        try:
+            self.put(attribute, struct.pack(layout, value))
+        except struct.error:
+            raise InternalError(attribute.name, "the number does not fit") from None
+
+    def ipv4(self, attribute: Attribute, value: str) -> None:
+        try:
+            self.put(attribute, socket.inet_pton(socket.AF_INET, value))
+        except OSError:
+            raise InternalError(attribute.name, "no numeric IPv4 address") from None
+
+    def allowed_ips(self, prefixes: Iterable[str]) -> None:
+        """An array of struct qre_allowed_ip."""
+        networks = map(ipaddress.ip_network, prefixes)
+        self.put(
+            Attribute.ALLOWED_IPS,
+            b"".join(
+                ALLOWED_IP.pack(each.version, each.prefixlen, each.network_address.packed.ljust(16, b"\0"))
+                for each in networks
+            ),
+        )
+
+    def text(self, attribute: Attribute, value: str) -> None:
+        self.put(attribute, value.encode() + b"\0")
+
+    def encode(self) -> bytes:
+        return b"".join(encode_attribute(kind, value) for kind, value in self._encoded)
+
+    def at(self, offset: int) -> Attribute | None:
+        """The attribute that byte ``offset`` of the encoded request belongs to."""
+        start = 0
+        for kind, value in self._encoded:
+            start += len(encode_attribute(kind, value))
+            if 0 <= offset < start:
+                return Attribute(kind)
+        return None
+
+
+def encode_attribute(kind: int, value: bytes) -> bytes:
+    length = _HEADER.size + len(value)
+    return _HEADER.pack(length, kind) + value + bytes(-length % 4)
+
+
+def split_attributes_untrusted(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Type and value of each attribute."""
+    offset = 0
+    while offset < len(data):
+        if offset + _HEADER.size > len(data):
+            raise UntrustedInputError("an attribute's header is cut short")
+        length, kind = _HEADER.unpack_from(data, offset)
+        if length < _HEADER.size or offset + length > len(data):
+            raise UntrustedInputError(f"attribute {kind & _TYPE_MASK} has an impossible length")
+        yield kind & _TYPE_MASK, data[offset + _HEADER.size : offset + length]
+        offset += (length + 3) & ~3
+
+
+def read_attributes_untrusted(data: bytes) -> Fields:
+    """The attributes of an answer; none may come twice."""
+    found: dict[int, bytes] = {}
+    for kind, value in split_attributes_untrusted(data):
+        if kind in found and kind != Attribute.PAD:
+            raise UntrustedInputError(f"attribute {kind} comes twice")
+        found[kind] = value
+    return Fields(found)
+
+
+class Fields:
+    """The attributes of an answer, by type. Each reader returns None for one that is absent."""
+
+    def __init__(self, found: Mapping[int, bytes]) -> None:
+        self._found = found
+
+    def has(self, attribute: Attribute) -> bool:
+        return attribute in self._found
+
+    def octets(self, attribute: Attribute, least: int, most: int | None = None) -> bytes | None:
+        """Between ``least`` and ``most`` bytes; exactly ``least`` without ``most``."""
+        value = self._found.get(attribute)
+        if value is not None and not least <= len(value) <= (least if most is None else most):
+            raise UntrustedInputError(f"{attribute.name} has a length of {len(value)}")
+        return value
+
+    def _number(self, attribute: Attribute, layout: str, most: int) -> int | None:
+        value = self.octets(attribute, struct.calcsize(layout))
+        if value is None:
+            return None
+        (number,) = struct.unpack(layout, value)
+        if number > most:
+            raise UntrustedInputError(f"{attribute.name} is {number}")
+        return int(number)
+
+    def u8(self, attribute: Attribute, most: int = 0xFF) -> int | None:
+        return self._number(attribute, "=B", most)
+
+    def u16(self, attribute: Attribute) -> int | None:
+        return self._number(attribute, "=H", 0xFFFF)
+
+    def u32(self, attribute: Attribute) -> int | None:
+        return self._number(attribute, "=I", 0xFFFFFFFF)
+
+    def u64(self, attribute: Attribute, most: int = _U64_MAX) -> int | None:
+        return self._number(attribute, "=Q", most)
+
+    def port(self, attribute: Attribute) -> int | None:
+        return self._number(attribute, "!H", 0xFFFF)
+
+    def ipv4(self, attribute: Attribute) -> str | None:
+        value = self.octets(attribute, 4)
+        return None if value is None else str(ipaddress.IPv4Address(value))
+
+    def text(self, attribute: Attribute, most: int) -> str | None:
+        """A string of at most ``most`` bytes, its terminating zero not counted."""
+        value = self.octets(attribute, 0, most + 1)
+        return None if value is None else value.rstrip(b"\0").decode("utf-8", "replace")
+
+    def nest(self, attribute: Attribute) -> bytes | None:
+        return self._found.get(attribute)
+
+    def cids(self, attribute: Attribute, most: int) -> tuple[bytes, ...]:
+        """An array of struct qre_cid."""
+        value = self._array(attribute, CID_LAYOUT.size, most)
+        found = []
+        for length, octets in CID_LAYOUT.iter_unpack(value):
+            if not 1 <= length <= CID_MAX:
+                raise UntrustedInputError(f"{attribute.name} holds a connection ID of {length} bytes")
+            found.append(octets[:length])
+        return tuple(found)
+
+    def structs(self, attribute: Attribute, layout: struct.Struct, most: int) -> list[tuple[Any, ...]]:
+        """An array of at most ``most`` structs of this layout."""
+        return list(layout.iter_unpack(self._array(attribute, layout.size, most)))
+
+    def _array(self, attribute: Attribute, size: int, most: int) -> bytes:
+        value = self._found.get(attribute, b"")
+        if len(value) % size or len(value) > size * most:
+            raise UntrustedInputError(f"{attribute.name} has a length of {len(value)}")
+        return value

@@ -1,0 +1,101 @@
+"""What qre.ko holds of a server's port, once a namespace: the shared socket, the CID map, who loads the program.
+
+The kernel keeps references of its own, so all of it outlives a daemon that was killed; the next one on the same
+address takes its place without a packet of the sessions going astray. Another server's port is never touched.
+"""
+
+from __future__ import annotations
+
+import errno
+
+import msgspec
+
+from qre.dataplane.protocol import DestProfile
+from qre.errors import MachineError
+from qre.ipc.messages import UseLoader
+from qre.kernel import abi
+from qre.kernel.answers import LoaderDescription
+from qre.kernel.qre_family import Qre
+from qre.kernel.socket import NetlinkRefusedError
+
+#: A kernel that lets no module write BPF maps.
+_CLOSED = (errno.ENOSYS, errno.EOPNOTSUPP)
+
+
+def register(
+    qre: Qre, device: str, loader: UseLoader, socket_fd: int, map_fd: int | None, listen: tuple[str, int]
+) -> str:
+    """Register both, in place of what a daemon before us left; without ``map_fd`` the kernel is to mirror nothing.
+    Why it does not, or cannot, write the map; mostly empty."""
+    _register_socket(qre, device, socket_fd, listen)
+    why = "RegisterCidMap = false" if map_fd is None else _register_map(qre, device, map_fd, loader.map_id)
+    qre.loader_set(
+        LoaderDescription(
+            program=loader.program, pin_dir=loader.pin_dir, cid_length=loader.routed_cid_len, pid=loader.pid
+        )
+    )
+    return why
+
+
+def _register_socket(qre: Qre, device: str, fd: int, listen: tuple[str, int]) -> None:
+    try:
+        qre.shared_socket_register(fd)
+    except NetlinkRefusedError as error:
+        if error.code != errno.EBUSY:
+            raise
+        held = shared_address(qre, device)
+        if held == listen:
+            return  # this very socket: only its first registration is news
+        where = f"{held[0]}:{held[1]}" if held is not None else "another address"
+        raise MachineError(
+            f"Listen {listen[0]}:{listen[1]}",
+            f"qre.ko serves {where} in this network namespace",
+            "stop that server, or set Dataplane = user for one of them",
+        ) from error
+
+
+def _register_map(qre: Qre, device: str, fd: int, map_id: int) -> str:
+    known = qre.device(device)
+    mapped = known.cid_map if known is not None else None
+    if mapped is None or mapped.map_id != map_id:
+        if mapped is not None:
+            qre.cid_map_unregister()
+        try:
+            qre.cid_map_register(fd)
+        except NetlinkRefusedError as error:
+            if error.code not in _CLOSED:
+                raise
+            return str(error)
+        known = qre.device(device)
+        mapped = known.cid_map if known is not None else None
+    return f"{mapped.missing} of them are missing" if mapped is not None and mapped.missing else ""
+
+
+def shared_address(qre: Qre, device: str) -> tuple[str, int] | None:
+    """Of the registered socket, as any device of the namespace tells; None when there is none."""
+    known = qre.device(device) or next(iter(qre.devices()), None)
+    if known is None or known.shared_socket is None:
+        return None
+    return known.shared_socket.ip, known.shared_socket.port
+
+
+def release(qre: Qre, device: str, listen: tuple[str, int]) -> None:
+    """Let the kernel let go of our port; no error for what is gone, the device included."""
+    if shared_address(qre, device) != listen and qre.devices():
+        return  # another's; where there is no device at all, it is nobody's
+    for step in (qre.cid_map_unregister, qre.shared_socket_unregister):
+        try:
+            step()
+        except NetlinkRefusedError as error:
+            if error.code != errno.ENOENT:
+                raise
+    qre.loader_set(None)
+
+
+def store_dest_profile(qre: Qre, device: str, profile: DestProfile) -> None:
+    """Keep it with the device, as much of it as there is room for."""
+    data = msgspec.json.encode(profile)
+    if len(data) > abi.DEST_PROFILE_MAX:
+        data = msgspec.json.encode(msgspec.structs.replace(profile, warnings=()))
+    if len(data) <= abi.DEST_PROFILE_MAX:
+        qre.dest_profile_set(device, data, profile.ecn)

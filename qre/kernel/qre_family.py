@@ -1,0 +1,414 @@
+"""qre.ko over generic netlink: one method a command, typed values in, typed values out; and its events.
+
+The ABI is kmod/uapi/qre.h, its numbers are ``abi``'s; sessions and reports are those of ``qre.dataplane.protocol``. A
+refusal is a ``NetlinkRefusedError`` with the kernel's own words and the name of the attribute that it means. What the
+kernel answers is checked before it is believed (``answers``); what it is asked with gets into no error: requests hold
+keys. Nothing of pyroute2 is loaded: with it a command takes several times as long to start.
+"""
+
+from __future__ import annotations
+
+import errno
+import struct
+import sys
+from collections.abc import Callable
+from typing import Final, Self, TypeVar
+
+import msgspec
+
+from qre.dataplane.protocol import Role, SessionInstall, SessionUpdate, Underlay
+from qre.errors import MachineError, UntrustedInputError
+from qre.kernel import abi
+from qre.kernel.abi import Attribute, Command
+from qre.kernel.answers import (
+    KernelDevice,
+    KernelSession,
+    LoaderDescription,
+    device_untrusted,
+    session_untrusted,
+)
+from qre.kernel.attributes import (
+    Fields,
+    Request,
+    encode_attribute,
+    read_attributes_untrusted,
+    split_attributes_untrusted,
+)
+from qre.kernel.socket import (
+    NETLINK_GENERIC,
+    NLM_F_DUMP,
+    ExtendedAck,
+    NetlinkRefusedError,
+    NetlinkSocket,
+)
+
+_NETLINK_HEADER: Final = 16
+_GENERIC = struct.Struct("=BBH")  # command, version, reserved
+_HEADERS: Final = _NETLINK_HEADER + _GENERIC.size
+
+# <linux/genetlink.h>: the family that knows all families.
+_CTRL_ID, _CTRL_VERSION, _CTRL_CMD_GETFAMILY = 16, 2, 3
+_CTRL_ATTR_FAMILY_ID, _CTRL_ATTR_FAMILY_NAME, _CTRL_ATTR_VERSION, _CTRL_ATTR_MCAST_GROUPS = 1, 2, 3, 7
+_CTRL_ATTR_MCAST_GRP_NAME, _CTRL_ATTR_MCAST_GRP_ID = 1, 2
+
+_ROLES: Final = {Role.SERVER: abi.Role.SERVER, Role.CLIENT: abi.Role.CLIENT}
+
+
+_Given = TypeVar("_Given")
+_Read = TypeVar("_Read")
+
+
+class ModuleMissingError(MachineError):
+    """qre.ko is not loaded."""
+
+
+class DeviceSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What DEVICE_SET changes; None leaves it as it is (a new device has the module's defaults)."""
+
+    role: Role | None = None
+    mtu: int | None = None
+    dest: str | None = None  # host:port
+    server_name: str | None = None
+    listen: tuple[str, int] | None = None  # IPv4 address, port
+    endpoint: str | None = None  # host:port
+    keepalive_s: int | None = None
+    max_sessions: int | None = None
+    fwmark: int | None = None
+
+
+class Family(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the kernel has put the family."""
+
+    number: int
+    groups: dict[str, int]
+
+
+# --- requests ---
+
+
+def install_request(install: SessionInstall, socket_fd: int | None = None) -> Request:
+    """The attributes of SESSION_INSTALL, less the device."""
+    request = Request()
+    request.put(Attribute.SESSION_ID, install.session_id)
+    request.put(Attribute.CID, install.connection_id)
+    request.put(Attribute.CLIENT_CID, install.client_connection_id)
+    request.put(Attribute.TX_KEY, install.keys.tx_key)
+    request.put(Attribute.RX_KEY, install.keys.rx_key)
+    request.put(Attribute.TX_IV, install.keys.tx_iv)
+    request.put(Attribute.RX_IV, install.keys.rx_iv)
+    request.put(Attribute.TX_HP_KEY, install.tx_hp_key)
+    request.put(Attribute.RX_HP_KEY, install.rx_hp_key)
+    _put_next(request, install)
+    request.u64(Attribute.KEY_EPOCH, install.key_epoch)
+    request.u64(Attribute.PACKET_NUMBER, install.packet_number)
+    put_underlay(request, install.underlay)
+    if install.allowed_ips:
+        request.allowed_ips(install.allowed_ips)
+    request.put(Attribute.SHORT_ID, install.short_id)
+    request.flag(Attribute.HOLD, install.held)
+    request.u64(Attribute.IDLE_MS, install.idle_timeout_ms)
+    request.u64(Attribute.KEEPALIVE_MS, install.keepalive_ms)
+    request.u8(Attribute.ACK_DELAY_EXPONENT, install.ack_delay_exponent)
+    request.u16(Attribute.MAX_ACK_DELAY_MS, install.max_ack_delay_ms)
+    request.u16(Attribute.MAX_UDP_PAYLOAD, install.max_datagram_payload)
+    if install.reset_token is not None:
+        request.put(Attribute.RESET_TOKEN, install.reset_token)
+    request.u64(Attribute.REKEY_AFTER, install.rekey_after_packets)
+    request.u64(Attribute.SEQUENCE, install.cid_sequence)
+    if socket_fd is not None:
+        request.u32(Attribute.FD, socket_fd)
+    return request
+
+
+def update_request(update: SessionUpdate) -> Request:
+    """The attributes of SESSION_UPDATE, less the device."""
+    request = Request()
+    request.put(Attribute.SESSION_ID, update.session_id)
+    request.put(Attribute.TX_KEY, update.keys.tx_key)
+    request.put(Attribute.RX_KEY, update.keys.rx_key)
+    request.put(Attribute.TX_IV, update.keys.tx_iv)
+    request.put(Attribute.RX_IV, update.keys.rx_iv)
+    _put_next(request, update)
+    request.u64(Attribute.KEY_EPOCH, update.key_epoch)
+    if update.packet_number:
+        request.u64(Attribute.PACKET_NUMBER, update.packet_number)
+    return request
+
+
+def _put_next(request: Request, source: SessionInstall | SessionUpdate) -> None:
+    if source.next_keys is not None:
+        request.put(Attribute.NEXT_TX_KEY, source.next_keys.tx_key)
+        request.put(Attribute.NEXT_TX_IV, source.next_keys.tx_iv)
+        request.put(Attribute.NEXT_RX_KEY, source.next_keys.rx_key)
+        request.put(Attribute.NEXT_RX_IV, source.next_keys.rx_iv)
+
+
+def put_underlay(request: Request, underlay: Underlay) -> None:
+    request.ipv4(Attribute.LOCAL_IP, underlay.local_ip)
+    request.port(Attribute.LOCAL_PORT, underlay.local_port)
+    request.ipv4(Attribute.PEER_IP, underlay.peer_ip)
+    request.port(Attribute.PEER_PORT, underlay.peer_port)
+
+
+# --- the kernel ---
+
+
+class Qre:
+    """The module in this network namespace. Counters are open to everybody, the rest wants CAP_NET_ADMIN.
+
+    ``device`` is always the name of a device of this namespace. Blocking; the kernel answers at once.
+    """
+
+    def __init__(self) -> None:
+        """Raises ModuleMissingError when qre.ko is not loaded."""
+        self._netlink = NetlinkSocket(NETLINK_GENERIC)
+        try:
+            self.family = find_family(self._netlink)
+        except BaseException:
+            self._netlink.close()
+            raise
+
+    def close(self) -> None:
+        self._netlink.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # --- devices ---
+
+    def device(self, device: str) -> KernelDevice | None:
+        """The device, or None when there is none of this name (or it is no device of qre.ko)."""
+        what = f"reading device {device}"
+        try:
+            found = self._ask(what, Command.DEVICE_GET, _named(device))
+        except NetlinkRefusedError as error:
+            if error.code in (errno.ENODEV, errno.ENOENT):
+                return None
+            raise
+        return _checked(what, device_untrusted, found[0]) if found else None
+
+    def devices(self) -> list[KernelDevice]:
+        what = "listing the devices of qre.ko"
+        found = self._ask(what, Command.DEVICE_GET, Request(), NLM_F_DUMP)
+        return [_checked(what, device_untrusted, fields) for fields in found]
+
+    def device_set(self, device: str, settings: DeviceSettings) -> None:
+        """Make the device, or change it: all of this, or nothing."""
+        request = _named(device)
+        if settings.role is not None:
+            request.u8(Attribute.ROLE, _ROLES[settings.role])
+        if settings.mtu is not None:
+            request.u32(Attribute.MTU, settings.mtu)
+        if settings.dest is not None:
+            request.text(Attribute.DEST, settings.dest)
+        if settings.server_name is not None:
+            request.text(Attribute.SERVER_NAME, settings.server_name)
+        if settings.listen is not None:
+            request.ipv4(Attribute.LISTEN_IP, settings.listen[0])
+            request.port(Attribute.LISTEN_PORT, settings.listen[1])
+        if settings.endpoint is not None:
+            request.text(Attribute.ENDPOINT, settings.endpoint)
+        if settings.keepalive_s is not None:
+            request.u16(Attribute.KEEPALIVE, settings.keepalive_s)
+        if settings.max_sessions is not None:
+            request.u32(Attribute.MAX_SESSIONS, settings.max_sessions)
+        if settings.fwmark is not None:
+            request.u32(Attribute.FWMARK, settings.fwmark)
+        self._ask(f"device {device}", Command.DEVICE_SET, request)
+
+    def device_delete(self, device: str) -> None:
+        self._ask(f"deleting device {device}", Command.DEVICE_DEL, _named(device))
+
+    def dest_profile_set(self, device: str, profile: bytes, ecn: int) -> None:
+        """Keep what a probe of Dest found (JSON) with the device; outer packets get this ECN field."""
+        request = _named(device)
+        request.put(Attribute.DEST_PROFILE, profile)
+        request.u8(Attribute.ECN, ecn)
+        self._ask(f"Dest profile of {device}", Command.DEST_PROFILE_SET, request)
+
+    # --- sessions ---
+
+    def session_install(self, device: str, install: SessionInstall, socket_fd: int | None = None) -> None:
+        """Install a session and adopt its routed CID. ``socket_fd``: the client's UDP socket, still the caller's."""
+        self.session_install_request(device, install_request(install, socket_fd))
+
+    def session_install_request(self, device: str, request: Request) -> None:
+        self._ask(f"installing a session on {device}", Command.SESSION_INSTALL, _named(device, request))
+
+    def session_update(self, device: str, update: SessionUpdate) -> None:
+        self.session_update_request(device, update_request(update))
+
+    def session_update_request(self, device: str, request: Request) -> None:
+        self._ask(f"updating a session on {device}", Command.SESSION_UPDATE, _named(device, request))
+
+    def session_delete(self, device: str, session_id: bytes, *, close: bool) -> None:
+        """Remove a session; with ``close`` its peer is told."""
+        request = _named(device)
+        request.put(Attribute.SESSION_ID, session_id)
+        request.flag(Attribute.CLOSE, close)
+        self._ask(f"deleting a session of {device}", Command.SESSION_DEL, request)
+
+    def session(self, device: str, session_id: bytes) -> KernelSession | None:
+        """The session; None when there is none of this id. A device that is not there is an error."""
+        what = f"reading a session of {device}"
+        request = _named(device)
+        request.put(Attribute.SESSION_ID, session_id)
+        try:
+            found = self._ask(what, Command.SESSION_GET, request)
+        except NetlinkRefusedError as error:
+            if error.code == errno.ENOENT:
+                return None
+            raise
+        return _checked(what, session_untrusted, found[0]) if found else None
+
+    def sessions(self, device: str) -> list[KernelSession]:
+        what = f"listing the sessions of {device}"
+        found = self._ask(what, Command.SESSION_GET, _named(device), NLM_F_DUMP)
+        return [_checked(what, session_untrusted, fields) for fields in found]
+
+    def frame_send(self, device: str, session_id: bytes, frame_id: int, frames: bytes) -> None:
+        """Send whole frames in the session's packets; a ``FrameFate`` tells what became of them."""
+        request = _named(device)
+        request.put(Attribute.SESSION_ID, session_id)
+        request.put(Attribute.FRAMES, frames)
+        request.u64(Attribute.FRAME_ID, frame_id)
+        self._ask(f"sending frames on {device}", Command.FRAME_SEND, request)
+
+    # --- connection IDs ---
+
+    def cid_adopt(
+        self, device: str, cid: bytes, session_id: bytes | None = None, sequence: int | None = None
+    ) -> None:
+        """One more routed CID: of this session, or of the device alone."""
+        request = _named(device)
+        request.put(Attribute.CID, cid)
+        if session_id is not None:
+            request.put(Attribute.SESSION_ID, session_id)
+        if sequence is not None:
+            request.u64(Attribute.SEQUENCE, sequence)
+        self._ask(f"adopting a connection ID for {device}", Command.CID_ADOPT, request)
+
+    def cid_release(self, device: str, cid: bytes, session_id: bytes | None = None) -> None:
+        request = _named(device)
+        request.put(Attribute.CID, cid)
+        if session_id is not None:
+            request.put(Attribute.SESSION_ID, session_id)
+        self._ask(f"releasing a connection ID of {device}", Command.CID_RELEASE, request)
+
+    # --- the shared port of the namespace ---
+
+    def cid_map_register(self, fd: int) -> None:
+        """The kernel mirrors adopted CIDs into this BPF map from now on; it keeps a reference of its own."""
+        self._ask_with_fd("registering the CID map", Command.CID_MAP_REGISTER, fd)
+
+    def cid_map_unregister(self) -> None:
+        self._ask("unregistering the CID map", Command.CID_MAP_UNREGISTER, Request())
+
+    def shared_socket_register(self, fd: int) -> None:
+        """The kernel receives from this UDP socket and sends through it; it keeps a reference of its own."""
+        self._ask_with_fd("registering the shared socket", Command.SHARED_SOCKET_REGISTER, fd)
+
+    def shared_socket_unregister(self) -> None:
+        self._ask("unregistering the shared socket", Command.SHARED_SOCKET_UNREGISTER, Request())
+
+    def loader_set(self, loader: LoaderDescription | None) -> None:
+        """What ``show`` tells of the loader; None: there is no loader any more."""
+        request = Request()
+        if loader is not None:
+            request.text(Attribute.LOADER_PROGRAM, loader.program)
+            request.text(Attribute.LOADER_PIN_DIR, loader.pin_dir)
+            request.u8(Attribute.LOADER_CID_LENGTH, loader.cid_length)
+            request.u32(Attribute.LOADER_PID, loader.pid)
+        self._ask("naming the loader", Command.SHARED_LOADER_SET, request)
+
+    def _ask_with_fd(self, what: str, command: Command, fd: int) -> None:
+        request = Request()
+        request.u32(Attribute.FD, fd)
+        self._ask(what, command, request)
+
+    def _ask(self, what: str, command: Command, request: Request, flags: int = 0) -> list[Fields]:
+        """The attributes of each message of the answer."""
+        body = _GENERIC.pack(command, abi.GENL_VERSION, 0) + request.encode()
+        try:
+            answer = self._netlink.exchange(what, self.family.number, body, flags)
+        except NetlinkRefusedError as error:
+            raise NetlinkRefusedError(what, error.code, error.ack, _meant(request, error.ack)) from None
+        messages = [message for kind, message in answer if kind == self.family.number]
+        return [_checked(what, body_untrusted, message) for message in messages]
+
+
+def _named(device: str, request: Request | None = None) -> Request:
+    """The request (an empty one), with the device's name."""
+    request = Request() if request is None else request
+    request.text(Attribute.IFNAME, device)
+    return request
+
+
+def _meant(request: Request, ack: ExtendedAck) -> str:
+    """Which attribute the kernel complains of."""
+    if ack.missing is not None:
+        return f"{_name(ack.missing)} is missing"
+    attribute = request.at(ack.offset - _HEADERS) if ack.offset is not None else None
+    return f"at {attribute.name}" if attribute is not None else ""
+
+
+def _name(attribute: int) -> str:
+    return Attribute(attribute).name if attribute in list(Attribute) else f"attribute {attribute}"
+
+
+def _checked(what: str, read: Callable[[_Given], _Read], given: _Given) -> _Read:
+    """What an ``…_untrusted`` reader makes of the kernel's answer."""
+    try:
+        return read(given)
+    except UntrustedInputError as error:
+        raise MachineError(what, f"qre.ko's answer cannot be: {error}", "use a qre.ko of this version") from error
+
+
+def body_untrusted(message: bytes) -> Fields:
+    """The attributes of one message of the family."""
+    if len(message) < _HEADERS:
+        raise UntrustedInputError("a message is cut short")
+    return read_attributes_untrusted(message[_HEADERS:])
+
+
+# --- the family ---
+
+
+def find_family(netlink: NetlinkSocket) -> Family:
+    """Ask for the family qre. Raises ModuleMissingError, or MachineError for a version that is not ours."""
+    what = "qre.ko"
+    body = _GENERIC.pack(_CTRL_CMD_GETFAMILY, _CTRL_VERSION, 0)
+    body += encode_attribute(_CTRL_ATTR_FAMILY_NAME, abi.GENL_NAME.encode() + b"\0")
+    try:
+        answer = netlink.exchange(what, _CTRL_ID, body)
+    except NetlinkRefusedError as error:
+        if error.code == errno.ENOENT:
+            raise ModuleMissingError(what, "it is not loaded", f"load it: `modprobe {abi.GENL_NAME}`") from None
+        raise
+    found = [message for kind, message in answer if kind == _CTRL_ID]
+    family, version = _checked(what, _family_untrusted, found[0] if found else b"")
+    if version != abi.GENL_VERSION:
+        raise MachineError(what, f"it speaks version {version}, not {abi.GENL_VERSION}", "use matching versions")
+    return family
+
+
+def _family_untrusted(message: bytes) -> tuple[Family, int]:
+    """The family and its version."""
+    fields = dict(split_attributes_untrusted(message[_HEADERS:]))
+    groups = {}
+    for _, entry in split_attributes_untrusted(fields.get(_CTRL_ATTR_MCAST_GROUPS, b"")):
+        group = dict(split_attributes_untrusted(entry))
+        name = group.get(_CTRL_ATTR_MCAST_GRP_NAME, b"").rstrip(b"\0").decode("ascii", "replace")
+        groups[name] = _integer(group, _CTRL_ATTR_MCAST_GRP_ID, 4)
+    number = _integer(fields, _CTRL_ATTR_FAMILY_ID, 2)
+    return Family(number=number, groups=groups), _integer(fields, _CTRL_ATTR_VERSION, 4)
+
+
+def _integer(fields: dict[int, bytes], kind: int, size: int) -> int:
+    value = fields.get(kind, b"")
+    if len(value) != size:
+        raise UntrustedInputError(f"attribute {kind} of the family is no number of {size} bytes")
+    return int.from_bytes(value, sys.byteorder)

@@ -1,0 +1,297 @@
+"""A client's QUIC connection that looks like a browser's: aioquic's, by subclassing.
+
+Zero-length source connection ID, one ClientHello whatever happens, packets as ``first_flight`` builds them. On the
+wire the client keeps the server's handshake CID until the hand-over: a routed CID that arrives is kept for the data
+plane, not used.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from random import Random
+from typing import Any, Final, TextIO
+
+from aioquic import tls
+from aioquic.buffer import Buffer
+from aioquic.quic.configuration import QuicConfiguration
+from aioquic.quic.connection import QuicNetworkPath, QuicReceiveContext
+from aioquic.quic.packet import (
+    CONNECTION_ID_MAX_SIZE,
+    STATELESS_RESET_TOKEN_SIZE,
+    QuicPacketType,
+)
+from aioquic.quic.packet_builder import QuicPacketBuilder, QuicSentPacket
+
+from qre.quic.client.client_tls import ClientTlsContext, Peer
+from qre.quic.client.fingerprint import Fingerprint
+from qre.quic.client.first_flight import BrowserPacketBuilder, HelloFlight
+from qre.quic.client.hello import OfferedHello
+from qre.quic.client.trust import TrustStore
+from qre.quic.connection import HandshakeConnection
+from qre.reality.cid import MIN_LENGTH as MIN_ROUTED_LENGTH
+
+QUIC_VERSION_1: Final = 1
+#: What cannot be opened yet is kept and tried again, as browsers do: this many datagrams.
+MAX_EARLY_DATAGRAMS: Final = 10
+#: RFC 9000 §18.2, default of active_connection_id_limit: the hello does not raise it.
+ACTIVE_CONNECTION_ID_LIMIT: Final = 2
+#: One-byte packet numbers while at most this many are not acknowledged (RFC 9000 §17.1 allows twice as many).
+_ONE_BYTE_WINDOW: Final = 64
+#: Our max_ack_delay is the default (RFC 9000 §18.2).
+_ACK_DELAY: Final = 0.025
+_ACK_EVERY: Final = 2
+
+
+@dataclass(frozen=True)
+class RoutedCid:
+    """The connection ID that leads to the server's data plane, its reset token, and which sequence number it
+    replaces."""
+
+    cid: bytes
+    reset_token: bytes | None
+    retire_sequence: int | None
+
+
+class ClientConnection(HandshakeConnection):
+    """``hello`` was made for this connection; the peer is whoever its TLS says."""
+
+    def __init__(
+        self,
+        *,
+        hello: OfferedHello,
+        fingerprint: Fingerprint,
+        server_name: str,
+        trust: TrustStore,
+        unix_time: int,
+        random: Random,
+        key_log: TextIO | None = None,
+    ) -> None:
+        parameters = fingerprint.transport_parameters
+        super().__init__(
+            configuration=QuicConfiguration(
+                alpn_protocols=list(fingerprint.hello.alpn),
+                connection_id_length=0,
+                idle_timeout=parameters.max_idle_timeout / 1000,
+                is_client=True,
+                max_data=parameters.initial_max_data,
+                max_datagram_frame_size=parameters.max_datagram_frame_size,
+                max_datagram_size=fingerprint.datagram_length,
+                max_stream_data=parameters.initial_max_stream_data_bidi_local,
+                secrets_log_file=key_log,
+                server_name=server_name,
+                supported_versions=[QUIC_VERSION_1],
+            )
+        )
+        # Stock gives both connection IDs one length.
+        self._peer_cid.cid = random.randbytes(fingerprint.destination_cid_length)
+        self._original_destination_connection_id = self._peer_cid.cid
+        self._local_max_streams_bidi.value = self._local_max_streams_bidi.sent = parameters.initial_max_streams_bidi
+        self._local_max_streams_uni.value = self._local_max_streams_uni.sent = parameters.initial_max_streams_uni
+        self._local_max_stream_data_uni = parameters.initial_max_stream_data_uni
+        self._local_active_connection_id_limit = ACTIVE_CONNECTION_ID_LIMIT
+        self._first_packet_number = fingerprint.first_packet_number
+        self._packet_number = self._first_packet_number
+        self._ack_delay = _ACK_DELAY
+        self._crypto_retransmitted = True  # stock would answer a reordered flight with its whole hello again
+        self._hello = hello
+        self._fingerprint = fingerprint
+        self._trust = trust
+        self._unix_time = unix_time
+        self._random = random
+        self._flight = HelloFlight(b"", fingerprint.chaos, random)
+        self._early: list[tuple[bytes, Any]] = []
+        self._unacknowledged = 0  # ack-eliciting 1-RTT packets since the last ACK frame
+        #: The routed CID of NEW_CONNECTION_ID, if one came from a proven server.
+        self.routed: RoutedCid | None = None
+        #: PINGs of a proven server in 1-RTT packets: it has but one use for them, the last frame of a hand-over.
+        self.pings = 0
+        self._finished_in_datagram = False
+
+    @property
+    def context(self) -> ClientTlsContext | None:
+        """TLS, once ``connect`` was called."""
+        context = getattr(self, "tls", None)
+        return context if isinstance(context, ClientTlsContext) else None
+
+    @property
+    def proven(self) -> bool:
+        context = self.context
+        return self._handshake_complete and context is not None and context.peer is Peer.PROVEN
+
+    # --- set-up ---
+
+    def _initialize(self, peer_cid: bytes) -> None:
+        """Our TLS in place of the stock one; called again after a Retry, with the same hello."""
+        super()._initialize(peer_cid)
+        context = ClientTlsContext(
+            hello=self._hello,
+            fingerprint=self._fingerprint,
+            server_name=self._configuration.server_name or "",
+            trust=self._trust,
+            unix_time=self._unix_time,
+        )
+        context.alpn_cb = self.tls.alpn_cb
+        context.update_traffic_key_cb = self.tls.update_traffic_key_cb
+        self.tls = context
+
+    def _serialize_transport_parameters(self) -> bytes:
+        """Those of the hello; stock's order and set name it."""
+        return self._hello.transport_parameters
+
+    def _push_crypto_data(self) -> None:
+        """Stock sends the hello in order; here it goes in pieces. Everything else stays stock."""
+        hello = self._crypto_buffers[tls.Epoch.INITIAL]
+        if hello.tell():
+            self._flight = HelloFlight(hello.data, self._fingerprint.chaos, self._random)
+            hello.seek(0)
+        super()._push_crypto_data()
+
+    # --- what goes out ---
+
+    def _new_builder(self) -> QuicPacketBuilder:
+        return BrowserPacketBuilder(
+            number_length=self._number_length,
+            host_cid=self.host_cid,
+            max_datagram_size=self._max_datagram_size,
+            packet_number=self._packet_number,
+            peer_cid=self._peer_cid.cid,
+            peer_token=self._peer_token,
+            version=QUIC_VERSION_1,
+        )
+
+    def _number_length(self, packet: QuicSentPacket) -> int:
+        """The browser's choice: one byte for the very first, two until something is acknowledged, then one."""
+        if packet.packet_number == self._first_packet_number:
+            return 1
+        if not any(space.largest_acked_packet for space in self._spaces.values()):
+            return 2
+        behind = packet.packet_number - self._spaces[packet.epoch].largest_acked_packet
+        return 1 if behind <= _ONE_BYTE_WINDOW else 2
+
+    def _write_handshake(self, builder: QuicPacketBuilder, epoch: tls.Epoch, now: float) -> None:
+        """Initials carry the hello in pieces; a Handshake ACK ends its datagram, the rest goes in the next one."""
+        assert isinstance(builder, BrowserPacketBuilder)
+        crypto = self._cryptos[epoch]
+        if not crypto.send.is_valid():
+            return
+        if epoch is tls.Epoch.INITIAL:
+            self._write_initials(builder, now)
+            return
+        space = self._spaces[epoch]
+        if space.ack_at is not None:
+            builder.start_packet(QuicPacketType.HANDSHAKE, crypto)
+            self._write_ack_frame(builder, space, now)
+            builder.end_datagram()
+        self._finished_in_datagram = not self._crypto_streams[epoch].sender.buffer_is_empty
+        super()._write_handshake(builder, epoch, now)
+
+    def _write_application(self, builder: QuicPacketBuilder, network_path: QuicNetworkPath, now: float) -> None:
+        """A browser's 1-RTT packet behind its Finished acknowledges nothing yet."""
+        space = self._spaces[tls.Epoch.ONE_RTT]
+        ack_at = space.ack_at
+        if self._finished_in_datagram:
+            space.ack_at = None
+        super()._write_application(builder, network_path, now)
+        if self._finished_in_datagram:
+            space.ack_at = ack_at
+            self._finished_in_datagram = False
+
+    def _write_initials(self, builder: BrowserPacketBuilder, now: float) -> None:
+        space = self._spaces[tls.Epoch.INITIAL]
+        while space.ack_at is not None or self._flight.pending or self._initial_probe_pending():
+            builder.start_packet(QuicPacketType.INITIAL, self._cryptos[tls.Epoch.INITIAL])
+            if space.ack_at is not None:
+                self._write_ack_frame(builder, space, now)
+            if self._flight.pending:
+                self._flight.write(builder)
+                self._probe_pending = False
+                builder.end_datagram()
+            elif self._initial_probe_pending():
+                self._write_ping_frame(builder)
+                self._probe_pending = False
+
+    def _initial_probe_pending(self) -> bool:
+        return self._probe_pending and not self._cryptos[tls.Epoch.HANDSHAKE].send.is_valid()
+
+    def _write_ack_frame(self, builder: QuicPacketBuilder, space: Any, now: float) -> None:
+        super()._write_ack_frame(builder, space, now)
+        if space.is_application_data:
+            self._unacknowledged = 0
+
+    # --- what comes in ---
+
+    def receive_datagram(self, data: bytes, addr: Any, now: float) -> None:
+        """Keep what comes before its keys; stock drops it."""
+        keys = self._keys()
+        super().receive_datagram(data, addr, now)
+        if not all(self._keys()) and len(self._early) < MAX_EARLY_DATAGRAMS:
+            self._early.append((data, addr))
+        while self._keys() != keys:
+            keys = self._keys()
+            for datagram, source in list(self._early):
+                super().receive_datagram(datagram, source, now)
+        if all(keys):
+            self._early.clear()
+
+    def _keys(self) -> tuple[bool, bool]:
+        """Whether Handshake and 1-RTT packets can be opened."""
+        if not self._cryptos:
+            return False, False
+        return (
+            self._cryptos[tls.Epoch.HANDSHAKE].recv.is_valid() or self._handshake_complete,
+            self._cryptos[tls.Epoch.ONE_RTT].recv.is_valid(),
+        )
+
+    def _payload_received(
+        self, context: QuicReceiveContext, plain: bytes, crypto_frame_required: bool = False
+    ) -> tuple[bool, bool]:
+        """Acknowledge every other 1-RTT packet at once, and the last frame of a hand-over."""
+        result = super()._payload_received(context, plain, crypto_frame_required)
+        if context.epoch is tls.Epoch.ONE_RTT and result[0]:
+            self._unacknowledged += 1
+            if self._unacknowledged >= _ACK_EVERY or self.pings or self.routed is not None:
+                self._spaces[context.epoch].ack_at = context.time
+        return result
+
+    def _handle_ping_frame(self, context: QuicReceiveContext, frame_type: int, buf: Buffer) -> None:
+        """Count them; stock does nothing."""
+        super()._handle_ping_frame(context, frame_type, buf)
+        if context.epoch is tls.Epoch.ONE_RTT and self.proven:
+            self.pings += 1
+
+    def _handle_new_connection_id_frame(self, context: QuicReceiveContext, frame_type: int, buf: Buffer) -> None:
+        """A proven server's is the routed CID: kept for the data plane. Stock would switch to it at once."""
+        start = buf.tell()
+        sequence = buf.pull_uint_var()
+        retire_prior_to = buf.pull_uint_var()
+        cid = buf.pull_bytes(buf.pull_uint8())
+        token = buf.pull_bytes(STATELESS_RESET_TOKEN_SIZE)
+        if (
+            self.proven
+            and sequence == retire_prior_to == 1
+            and MIN_ROUTED_LENGTH <= len(cid) <= CONNECTION_ID_MAX_SIZE
+        ):
+            self.routed = RoutedCid(cid, token, retire_sequence=0)
+            return
+        buf.seek(start)
+        super()._handle_new_connection_id_frame(context, frame_type, buf)
+
+    @property
+    def flight_progress(self) -> int:
+        """Grows with every Initial or Handshake packet that brings something new of the server's flight."""
+        receivers = [self._crypto_streams[epoch].receiver for epoch in (tls.Epoch.INITIAL, tls.Epoch.HANDSHAKE)]
+        return sum(receiver.starting_offset() + receiver.highest_offset for receiver in receivers)
+
+    @property
+    def handshake_flight_length(self) -> int:
+        """CRYPTO bytes of the server's Handshake packets, read so far."""
+        return self._crypto_streams[tls.Epoch.HANDSHAKE].receiver.starting_offset()
+
+    @property
+    def acknowledgement_pending(self) -> bool:
+        """An ACK of ours for a 1-RTT packet is to be sent."""
+        return self._spaces[tls.Epoch.ONE_RTT].ack_at is not None
+
+    def handshake_cid(self) -> RoutedCid:
+        """The server's own CID of the handshake, as a routed one."""
+        return RoutedCid(self._peer_cid.cid, self._peer_cid.stateless_reset_token or None, retire_sequence=None)

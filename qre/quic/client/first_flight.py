@@ -1,0 +1,150 @@
+"""How a browser's packets look before they are sealed: sizes, numbers, and the hello in shuffled pieces.
+
+Datagrams with an Initial are full, and the padding is inside the Initial, never behind the last packet. The hello
+goes in two packets of their own ("chaos protection"): the first has its beginning and its end, the second its
+middle, so no datagram alone holds the whole. In each, the ranges are split at random, PINGs and PADDING are put
+between, and all of it is shuffled. A retransmission is shuffled anew. Packet numbers are one byte long wherever the
+browser's are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from random import Random
+from typing import Any, Final
+
+from aioquic.buffer import size_uint_var
+from aioquic.quic.packet import QuicFrameType
+from aioquic.quic.packet_builder import (
+    QuicDeliveryState,
+    QuicPacketBuilder,
+    QuicPacketBuilderStop,
+    QuicSentPacket,
+)
+
+from qre.quic.client.fingerprint import ChaosShape
+from qre.quic.packet_builder import LateSealingBuilder, UnsealedPacket
+from qre.wire.frames import Crypto, encode_frame
+
+_PING: Final = b"\x01"
+
+
+class BrowserPacketBuilder(LateSealingBuilder):
+    """A client's: every datagram with an Initial is full. ``number_length`` gives 1 or 2 for a packet number."""
+
+    def __init__(self, *, number_length: Callable[[QuicSentPacket], int], **arguments: Any) -> None:
+        super().__init__(is_client=True, **arguments)
+        self._choose_number_length = number_length
+
+    def _number_length_of(self, packet: QuicSentPacket) -> int:
+        return self._choose_number_length(packet)
+
+    def _pad_initial(self, initials: list[UnsealedPacket], missing: int) -> None:
+        self.pad(initials[-1], missing, in_front=False)
+
+
+class HelloFlight:
+    """The ClientHello on its way: what of it is to be sent (again), and in which packets."""
+
+    def __init__(self, message: bytes, shape: ChaosShape, random: Random) -> None:
+        self._message = message
+        self._shape = shape
+        self._random = random
+        middle = random.randint(*shape.split_offset)
+        end = middle + (len(message) + shape.split_excess + 1) // 2
+        #: The ranges of each packet; together they are the whole message.
+        self._packets = ([range(middle), range(end, len(message))], [range(middle, end)])
+        self._pending = [list(ranges) for ranges in self._packets] if message else []
+
+    @property
+    def pending(self) -> bool:
+        return any(self._pending)
+
+    def write(self, builder: QuicPacketBuilder) -> None:
+        """Fill the rest of the builder's packet with the hello's next ranges."""
+        ranges = next(ranges for ranges in self._pending if ranges)
+        capacity = builder.remaining_flight_space
+        taken = _take(ranges, capacity)
+        if not taken:
+            raise QuicPacketBuilderStop
+        payload = shuffled_payload(self._message, taken, capacity, self._shape, self._random)
+        buf = builder.start_frame(
+            QuicFrameType.CRYPTO, capacity=capacity, handler=self._on_delivery, handler_args=(taken,)
+        )
+        buf.seek(buf.tell() - size_uint_var(QuicFrameType.CRYPTO))  # start_frame has written the type
+        buf.push_bytes(payload)
+
+    def _on_delivery(self, delivery: QuicDeliveryState, ranges: list[range]) -> None:
+        if delivery is QuicDeliveryState.ACKED:
+            return
+        for lost in ranges:
+            for whole, pending in zip(self._packets, self._pending, strict=True):
+                if any(lost.start in part for part in whole):
+                    pending.append(lost)
+
+
+def _take(ranges: list[range], capacity: int) -> list[range]:
+    """Remove from ``ranges`` as much as fits into ``capacity`` bytes of CRYPTO frames."""
+    taken: list[range] = []
+    while ranges:
+        part = ranges.pop(0)
+        room = capacity - _overhead(part)
+        if room <= 0:
+            ranges.insert(0, part)
+            break
+        if len(part) > room:
+            ranges.insert(0, part[room:])
+            part = part[:room]
+        taken.append(part)
+        capacity -= _overhead(part) + len(part)
+    return taken
+
+
+def _overhead(part: range) -> int:
+    """Bytes of a CRYPTO frame besides its data (RFC 9000 §19.6)."""
+    return 1 + size_uint_var(part.start) + size_uint_var(len(part))
+
+
+def shuffled_payload(
+    message: bytes, ranges: Iterable[range], capacity: int, shape: ChaosShape, random: Random
+) -> bytes:
+    """``capacity`` bytes of CRYPTO, PING and PADDING frames that carry these ranges of the message."""
+    parts = list(ranges)
+    spare = capacity - sum(_overhead(part) + len(part) for part in parts)
+    for _ in range(random.randint(*shape.splits)):
+        spare -= _split_one(parts, spare, random)
+    pings = min(random.randint(*shape.pings), spare)
+    spare -= pings
+    frames = [_crypto_frame(message, part) for part in parts] + [_PING] * pings
+    paddings: list[bytes] = []
+    for _ in frames:
+        length = random.randint(0, spare)
+        if length:
+            paddings.append(bytes(length))
+            spare -= length
+    if spare:
+        paddings.append(bytes(spare))
+    frames += paddings
+    random.shuffle(frames)
+    return b"".join(frames)
+
+
+def _split_one(parts: list[range], spare: int, random: Random) -> int:
+    """Split one range at random, if it can be; the bytes that the new frame costs."""
+    index = random.randrange(len(parts))
+    part = parts[index]
+    if len(part) < 2:
+        return 0
+    length = random.randint(1, len(part) - 1)
+    first, second = part[:length], part[length:]
+    cost = _overhead(first) + _overhead(second) - _overhead(part)
+    if cost > spare:
+        return 0
+    parts[index] = first
+    parts.append(second)
+    return cost
+
+
+def _crypto_frame(message: bytes, part: range) -> bytes:
+    data = message[part.start : part.stop]
+    return encode_frame(Crypto(part.start, data))

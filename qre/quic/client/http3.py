@@ -1,0 +1,283 @@
+"""HTTP/3 as the client speaks it (RFC 9114): a browser's SETTINGS and headers, a visit of "/", or a CONNECT-IP
+tunnel.
+
+The tunnel is extended CONNECT (RFC 9220, RFC 9484) on stream 0, with an ADDRESS_REQUEST capsule; the answer is 200
+with ADDRESS_ASSIGN and perhaps ROUTE_ADVERTISEMENT. Anything else is an error. IP packets never pass here.
+
+Hooks of aioquic's H3Connection: ``_init_connection``, ``_handle_control_frame``, ``_encode_headers``,
+``_decode_headers``: browsers open QPACK streams only when they have something to say on them; stock opens both at
+once.
+"""
+
+from __future__ import annotations
+
+import enum
+from random import Random
+from typing import Final
+
+import pylsqpack
+from aioquic.h3.connection import (
+    ErrorCode,
+    FrameType,
+    H3Connection,
+    QpackDecompressionFailed,
+    Setting,
+    StreamType,
+    encode_frame,
+    encode_settings,
+    parse_settings,
+)
+from aioquic.h3.events import DataReceived, Headers, HeadersReceived
+from aioquic.quic.connection import QuicConnection
+from aioquic.quic.events import QuicEvent, StreamReset
+
+from qre.config.model import Interface, Network
+from qre.errors import PeerError
+from qre.quic.client.client_events import Granted
+from qre.quic.client.fingerprint import Http3Shape
+from qre.wire.capsule import (
+    CapsuleType,
+    RequestedAddress,
+    encode_addresses,
+    parse_addresses_untrusted,
+    parse_routes_untrusted,
+    read_capsule_untrusted,
+)
+from qre.wire.varint import encode_varint
+
+TUNNEL_PATH: Final = b"/.well-known/masque/ip/*/*/"
+TUNNEL_PROTOCOL: Final = b"connect-ip"
+#: The CONNECT stream: quarter stream id 0 in every HTTP Datagram (RFC 9297 §2.1).
+TUNNEL_STREAM: Final = 0
+#: More than any server of ours sends in one capsule.
+MAX_CAPSULE: Final = 4096
+#: A visit ends after this much of the page (bytes).
+MAX_PAGE: Final = 4 << 20
+_PRIORITY_UPDATE: Final = 0xF0700  # RFC 9218 §7.2
+_OK: Final = 200
+
+
+class Reserved:
+    """Values that must be ignored, of the form 31 N + 33 (RFC 9114 §7.2.4.1, §7.2.8)."""
+
+    def __init__(self, random: Random) -> None:
+        self._random = random
+
+    def number(self) -> int:
+        return 31 * self._random.getrandbits(32) + 33
+
+    def value(self) -> int:
+        return self._random.getrandbits(32)
+
+    def payload(self) -> bytes:
+        return self._random.randbytes(self._random.randint(0, 3))
+
+
+class BrowserHttp3(H3Connection):
+    """aioquic's HTTP/3 with a browser's SETTINGS and H3_DATAGRAM."""
+
+    _decoder_stream_id: int | None
+
+    def __init__(self, quic: QuicConnection, shape: Http3Shape, random: Random) -> None:
+        self._shape = shape
+        self._reserved = Reserved(random)
+        super().__init__(quic)
+        self._max_push_id = None  # a browser wants no pushes
+        self._max_table_capacity = shape.settings.get(Setting.QPACK_MAX_TABLE_CAPACITY, 0)
+        self._blocked_streams = shape.settings.get(Setting.QPACK_BLOCKED_STREAMS, 0)
+        self._decoder = pylsqpack.Decoder(self._max_table_capacity, self._blocked_streams)
+
+    @property
+    def _local_decoder_stream_id(self) -> int | None:
+        """Opened when it is first written to: stock does so for headers, and for a stream that is reset."""
+        if self._decoder_stream_id is None:
+            self._decoder_stream_id = self._create_uni_stream(StreamType.QPACK_DECODER)
+        return self._decoder_stream_id
+
+    @_local_decoder_stream_id.setter
+    def _local_decoder_stream_id(self, value: int | None) -> None:
+        self._decoder_stream_id = value
+
+    def prioritise(self, stream_id: int) -> None:
+        """PRIORITY_UPDATE for a request that is sent next."""
+        assert self._local_control_stream_id is not None
+        frame = encode_varint(stream_id) + self._shape.priority.encode("ascii")
+        self._quic.send_stream_data(self._local_control_stream_id, encode_frame(_PRIORITY_UPDATE, frame))
+
+    def _init_connection(self) -> None:
+        """The control stream: SETTINGS with a reserved one, then a reserved frame."""
+        self._local_control_stream_id = self._create_uni_stream(StreamType.CONTROL)
+        settings = dict(self._shape.settings)
+        settings[self._reserved.number()] = self._reserved.value()
+        self._sent_settings = settings
+        self._quic.send_stream_data(
+            self._local_control_stream_id,
+            encode_frame(FrameType.SETTINGS, encode_settings(settings))
+            + encode_frame(self._reserved.number(), self._reserved.payload()),
+        )
+
+    def _handle_control_frame(self, frame_type: int, frame_data: bytes) -> None:
+        """SETTINGS without making use of the peer's dynamic table: our headers need none."""
+        if frame_type != FrameType.SETTINGS:
+            super()._handle_control_frame(frame_type, frame_data)
+            return
+        settings = parse_settings(frame_data)
+        self._validate_settings(settings)
+        self._received_settings = settings
+        self._settings_received = True
+
+    def _encode_headers(self, stream_id: int, headers: Headers) -> bytes:
+        _, block = self._encoder.encode(stream_id, headers)
+        return bytes(block)
+
+    def _decode_headers(self, stream_id: int, frame_data: bytes | None) -> Headers:
+        """As stock, with nothing sent when there is nothing to say: the peer did not use its dynamic table."""
+        try:
+            if frame_data is None:
+                instructions, headers = self._decoder.resume_header(stream_id)
+            else:
+                instructions, headers = self._decoder.feed_header(stream_id, frame_data)
+        except pylsqpack.DecompressionFailed as error:
+            raise QpackDecompressionFailed from error
+        if instructions:
+            assert self._local_decoder_stream_id is not None
+            self._quic.send_stream_data(self._local_decoder_stream_id, instructions)
+        decoded: Headers = headers
+        return decoded
+
+
+class Visit(enum.Enum):
+    """How far a visit of "/" is."""
+
+    NONE = enum.auto()
+    ASKED = enum.auto()
+    ANSWERED = enum.auto()  # the whole page, or the site refused
+
+
+class HttpClient:
+    """One connection's requests: either a visit or a tunnel. Drive it with ``handle_event``."""
+
+    def __init__(self, quic: QuicConnection, shape: Http3Shape, server_name: str, random: Random) -> None:
+        self._quic = quic
+        self._http = BrowserHttp3(quic, shape, random)
+        self._headers = [(name.encode("ascii"), value.encode("ascii")) for name, value in shape.headers]
+        self._authority = server_name.encode("ascii")
+        self._stream: int | None = None
+        self._buffer = b""  # of capsules, not parsed yet
+        self._tunnel_open = False
+        self._assigned: tuple[Interface, ...] | None = None
+        self._routes: tuple[Network, ...] | None = None
+        self._granted = False
+        self._page_length = 0
+        self.visit_state = Visit.NONE
+        self.status = 0
+
+    @property
+    def settings(self) -> dict[int, int] | None:
+        """The server's SETTINGS, once they are there."""
+        return self._http.received_settings
+
+    def tunnel_possible(self) -> bool:
+        """The server's SETTINGS allow extended CONNECT and HTTP Datagrams. PeerError: they are there and do not."""
+        if self.settings is None:
+            return False
+        if not (self.settings.get(Setting.ENABLE_CONNECT_PROTOCOL) and self.settings.get(Setting.H3_DATAGRAM)):
+            raise PeerError("server", "its HTTP/3 settings allow no tunnel")
+        return True
+
+    # --- requests ---
+
+    def visit(self) -> None:
+        """GET / as a navigation."""
+        stream_id = self._next_stream()
+        self._http.prioritise(stream_id)
+        self._http.send_headers(stream_id, [*self._pseudo(b"GET", b"/"), *self._headers], end_stream=True)
+        self.visit_state = Visit.ASKED
+
+    def open_tunnel(self, addresses: tuple[Interface, ...]) -> None:
+        """CONNECT, and ask for these addresses (as host prefixes)."""
+        stream_id = self._next_stream()
+        assert stream_id == TUNNEL_STREAM
+        headers = [
+            *self._pseudo(b"CONNECT", TUNNEL_PATH),
+            (b":protocol", TUNNEL_PROTOCOL),
+            (b"capsule-protocol", b"?1"),
+            *self._headers,
+        ]
+        self._http.send_headers(stream_id, headers)
+        entries = [
+            RequestedAddress(number, type(address)(address.ip)) for number, address in enumerate(addresses, start=1)
+        ]
+        self._http.send_data(stream_id, encode_addresses(CapsuleType.ADDRESS_REQUEST, entries), end_stream=False)
+
+    def _next_stream(self) -> int:
+        self._stream = self._quic.get_next_available_stream_id()
+        return self._stream
+
+    def _pseudo(self, method: bytes, path: bytes) -> Headers:
+        return [(b":method", method), (b":authority", self._authority), (b":scheme", b"https"), (b":path", path)]
+
+    # --- answers ---
+
+    def handle_event(self, event: QuicEvent) -> Granted | None:
+        """The server's grant, once. PeerError: it refused, or broke off."""
+        granted = None
+        for answer in self._http.handle_event(event):
+            if isinstance(answer, HeadersReceived) and answer.stream_id == self._stream:
+                self._handle_headers(answer)
+            elif isinstance(answer, DataReceived) and answer.stream_id == self._stream:
+                granted = self._handle_data(answer) or granted
+        if isinstance(event, StreamReset) and event.stream_id == self._stream:
+            self._broken_off()
+        return granted
+
+    def _handle_headers(self, headers: HeadersReceived) -> None:
+        status = dict(headers.headers).get(b":status", b"")
+        if not status.isdigit() or status.startswith(b"1"):
+            return  # interim, or trailers
+        self.status = int(status)
+        if self.visit_state is Visit.ASKED:
+            if headers.stream_ended:
+                self.visit_state = Visit.ANSWERED
+        elif self.status != _OK or headers.stream_ended:
+            raise PeerError("server", f"it refused the tunnel (HTTP status {self.status})")
+        else:
+            self._tunnel_open = True
+
+    def _handle_data(self, data: DataReceived) -> Granted | None:
+        if self.visit_state is Visit.ASKED:
+            self._page_length += len(data.data)
+            if data.stream_ended or self._page_length > MAX_PAGE:
+                self.visit_state = Visit.ANSWERED
+            return None
+        if not self._tunnel_open:
+            return None
+        granted = self._read_capsules(data.data)
+        if data.stream_ended:
+            self._broken_off()
+        return granted
+
+    def _broken_off(self) -> None:
+        if self.visit_state is Visit.ASKED:
+            self.visit_state = Visit.ANSWERED
+        else:
+            raise PeerError("server", "it closed the tunnel")
+
+    def _read_capsules(self, data: bytes) -> Granted | None:
+        """The first ADDRESS_ASSIGN and ROUTE_ADVERTISEMENT together are the grant."""
+        self._buffer += data
+        while (capsule := read_capsule_untrusted(self._buffer, MAX_CAPSULE)) is not None:
+            kind, value, length = capsule
+            self._buffer = self._buffer[length:]
+            if kind == CapsuleType.ADDRESS_ASSIGN and self._assigned is None:
+                self._assigned = tuple(entry.address for entry in parse_addresses_untrusted(value))
+            elif kind == CapsuleType.ROUTE_ADVERTISEMENT and self._routes is None:
+                self._routes = parse_routes_untrusted(value)
+        if self._granted or self._assigned is None or self._routes is None:
+            return None
+        self._granted = True
+        return Granted(self._assigned, self._routes)
+
+    def close_quietly(self) -> None:
+        """As when the browser's tab is closed."""
+        self._quic.close(error_code=ErrorCode.H3_NO_ERROR)

@@ -1,0 +1,108 @@
+"""What a visited site looks like from outside, gathered while its handshake goes on: the Dest profile.
+
+Only what QRE's server has to imitate or to warn of. It watches a connection; it changes nothing about it.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from aioquic import tls
+
+from qre.dataplane.protocol import DestProfile
+from qre.quic.client.client_connection import ClientConnection
+from qre.quic.client.hello import X25519, X25519MLKEM768
+from qre.wire.packet import is_long
+from qre.wire.varint import read_varint_untrusted, read_vector_untrusted
+
+_GROUPS: Final = {X25519: "X25519", X25519MLKEM768: "X25519MLKEM768"}
+_QUIC_TRANSPORT_PARAMETERS: Final = 57
+_MAX_LENGTHS: Final = 32
+_MAX_LENGTH: Final = 0xFFFF
+_MAX_TICKETS: Final = 8
+_MAX_PARAMETERS: Final = 64
+
+
+def group_name(number: int) -> str:
+    """The name of a TLS group; its number when it is none of those that a hello offers."""
+    return _GROUPS.get(number, f"{number:#06x}")
+
+
+class SiteObserver:
+    """Told of every datagram, in order.
+
+    The site's flight is what comes before it has confirmed our Finished. Bare acknowledgements and repeated data are
+    left out: they depend on how fast we were.
+    """
+
+    def __init__(self, now: float) -> None:
+        self._started = now
+        self._first_byte: float | None = None
+        self._lengths: list[int] = []
+        self._progress = 0
+
+    def received(self, datagram: bytes, connection: ClientConnection, now: float) -> None:
+        """``connection`` has read this datagram."""
+        if self._first_byte is None:
+            self._first_byte = now
+        if connection.handshake_confirmed or len(self._lengths) == _MAX_LENGTHS:
+            return
+        progress, self._progress = self._progress, connection.flight_progress
+        if not is_long(datagram) or self._progress > progress:
+            self._lengths.append(min(len(datagram), _MAX_LENGTH))
+
+    def profile(
+        self, connection: ClientConnection, *, address: str, http_status: int, problem: str | None, unix_time: int
+    ) -> DestProfile:
+        """``problem``: what is wrong with its certificate."""
+        context = connection.context
+        assert context is not None and context.key_schedule is not None
+        suite = context.key_schedule.cipher_suite
+        scid_length = len(connection.peer_cid)
+        return DestProfile(
+            reachable=True,
+            checked_at=unix_time,
+            address=address,
+            scid_length=scid_length,
+            rtt_ms=round(connection.round_trip * 1000),
+            cipher=suite.name,
+            group=group_name(context.group),
+            alpn=context.alpn_negotiated or "",
+            certificate_chain_length=context.chain_length,
+            server_hello_extensions=context.server_hello_extensions[:16],
+            handshake_flight_length=connection.handshake_flight_length,
+            flight_datagram_lengths=tuple(self._lengths),
+            session_ticket_lengths=tuple(context.ticket_lengths[:_MAX_TICKETS]),
+            first_byte_ms=round(((self._first_byte or self._started) - self._started) * 1000),
+            transport_parameters=_parameter_order(context),
+            certificate_expires_at=int(context.chain[0].not_valid_after_utc.timestamp()) if context.chain else 0,
+            http_status=http_status,
+            warnings=tuple(_warnings(suite, scid_length, http_status, problem)),
+        )
+
+
+def _warnings(suite: tls.CipherSuite, scid_length: int, http_status: int, problem: str | None) -> list[str]:
+    """What QRE cannot make look the same."""
+    warnings = []
+    if suite is not tls.CipherSuite.AES_128_GCM_SHA256:
+        warnings.append(f"it picks {suite.name}, QRE always picks AES_128_GCM_SHA256")
+    if scid_length == 0:
+        warnings.append("its connection IDs are empty: it cannot be imitated")
+    if problem is not None:
+        warnings.append(problem)
+    if not http_status:
+        warnings.append("it did not answer GET / over HTTP/3")
+    return warnings
+
+
+def _parameter_order(context: tls.Context) -> tuple[int, ...]:
+    """The ids of the site's transport parameters, which have been parsed before and are well-formed."""
+    order: list[int] = []
+    for kind, value in context.received_extensions or ():
+        if kind == _QUIC_TRANSPORT_PARAMETERS:
+            at = 0
+            while at < len(value) and len(order) < _MAX_PARAMETERS:
+                identifier, at = read_varint_untrusted(value, at)
+                order.append(identifier)
+                _, at = read_vector_untrusted(value, at)
+    return tuple(order)

@@ -1,0 +1,236 @@
+"""Decides about one pending flow of the server: does its first flight come from a client that holds the keys?
+
+Three verdicts. UNDECIDED: its ClientHello is not complete yet. STRANGER: relay it to Dest, with everything received
+so far. ``Authenticated``: answer it (after the replay filter has agreed). A verdict other than UNDECIDED is final.
+
+Any bytes give a verdict and never an exception. What is kept is bounded by the constants below. Everything about a
+complete hello is checked in one path: whichever check fails, the same key agreement and the same decryption are done
+first, so that the time to the verdict does not tell them apart. A flow that ends earlier (garbage, another version)
+was never a hello, and costs less.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import Final
+
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+from qre.errors import UntrustedInputError
+from qre.quic.server.client_hello import (
+    ClientHello,
+    hello_length_untrusted,
+    parse_client_hello_untrusted,
+)
+from qre.reality.authenticator import (
+    RANDOM_END,
+    RANDOM_OFFSET,
+    Authenticator,
+    SharedSecrets,
+    open_untrusted,
+    share_secrets_untrusted,
+)
+from qre.reality.replay import random_hash
+from qre.wire.initial import (
+    MAX_DATAGRAM,
+    MIN_DATAGRAM,
+    MIN_FIRST_CID,
+    ClientInitialKeys,
+    CryptoStream,
+    crypto_frames_untrusted,
+    parse_initial_header_untrusted,
+)
+
+#: Chromium's hello has 1876 to 1980 bytes.
+MAX_HELLO: Final = 4096
+#: Chromium's chaos makes at most 24 pieces of it.
+MAX_PIECES: Final = 64
+#: Datagrams looked at before a flow counts as a stranger's: retransmissions of a first flight included.
+MAX_DATAGRAMS: Final = 8
+#: Initials looked at in one datagram.
+MAX_PACKETS: Final = 4
+#: In place of what a hello lacks, so that the work is the same: the X25519 base point, keys that open nothing.
+_SUBSTITUTE_SHARE: Final = b"\x09".ljust(32, b"\x00")
+_SUBSTITUTE_SECRETS: Final = SharedSecrets(bytes(16), bytes(12), bytes(32))
+_NOBODY: Final = Authenticator((0, 0, 0), 0, bytes(8))
+
+
+class Undecided(enum.Enum):
+    """The verdicts that say no more than themselves."""
+
+    UNDECIDED = "undecided"
+    STRANGER = "stranger"
+
+
+UNDECIDED: Final = Undecided.UNDECIDED
+STRANGER: Final = Undecided.STRANGER
+
+
+@dataclass(frozen=True)
+class Authenticated:
+    """Whoever sent this hello holds the server's public key and a configured short id.
+
+    ``random_hash`` is what the replay filter knows it by; ``original_destination_cid`` the DCID of the very first
+    Initial; ``retry_source_cid`` the one of a Retry that Dest sent in between.
+    """
+
+    client_hello: bytes = field(repr=False)
+    random_hash: bytes
+    secrets: SharedSecrets
+    server_name: str
+    short_id: bytes
+    client_version: tuple[int, int, int]
+    unix_time: int
+    original_destination_cid: bytes
+    retry_source_cid: bytes | None = None
+
+
+Verdict = Undecided | Authenticated
+
+
+class HelloInspector:
+    """One flow. Feed it every datagram until its verdict is final, or give the flow up when you like."""
+
+    def __init__(
+        self,
+        *,
+        server_name: str,
+        private_key: bytes | X25519PrivateKey,
+        short_ids: Collection[bytes],
+        max_time_diff_ms: int,
+    ) -> None:
+        """A key given as an object costs nothing to load for every flow."""
+        self._server_name = server_name.lower()
+        self._private_key = private_key
+        self._short_ids = frozenset(short_ids)
+        self._max_time_diff_ms = max_time_diff_ms
+        self._verdict: Verdict = UNDECIDED
+        self._datagrams = 0
+        self._crypto = CryptoStream(MAX_HELLO, MAX_PIECES)
+        self._original_cid: bytes | None = None
+        self._retry_cid: bytes | None = None
+        self._cid: bytes | None = None
+        self._shown_cid: bytes | None = None
+        self._keys: ClientInitialKeys | None = None
+
+    @property
+    def verdict(self) -> Verdict:
+        return self._verdict
+
+    def datagram_received(self, data: bytes, unix_time_ms: int) -> Verdict:
+        if self._verdict is UNDECIDED:
+            try:
+                self._verdict = self._inspect_untrusted(data, unix_time_ms)
+            except UntrustedInputError:
+                self._verdict = STRANGER
+        return self._verdict
+
+    def retry_relayed(self, source_cid: bytes) -> None:
+        """Dest sent a Retry (RFC 9000 §8.1.2): the same hello comes again, to this CID."""
+        if self._verdict is UNDECIDED and self._original_cid is not None and self._retry_cid is None:
+            self._retry_cid = self._cid = source_cid
+            self._keys = ClientInitialKeys(source_cid)
+            self._shown_cid = None
+            self._datagrams = 0
+
+    def cid_shown(self, source_cid: bytes) -> None:
+        """Dest acknowledged a part of the hello: the rest may come to this CID, under the same keys (§7.2)."""
+        if self._verdict is UNDECIDED:
+            self._shown_cid = source_cid
+
+    def _inspect_untrusted(self, data: bytes, unix_time_ms: int) -> Verdict:
+        self._datagrams += 1
+        if self._datagrams > MAX_DATAGRAMS or not MIN_DATAGRAM <= len(data) <= MAX_DATAGRAM:
+            return STRANGER
+        try:
+            self._read_initials_untrusted(data)
+        except UntrustedInputError:
+            # Anybody can send a datagram in the client's name: only the first of a flow must be flawless.
+            if self._datagrams == 1:
+                raise
+        message = self._crypto.contiguous
+        length = hello_length_untrusted(message)
+        if length is None:
+            return UNDECIDED
+        if length > MAX_HELLO or self._crypto.highest > length:
+            return STRANGER
+        return UNDECIDED if len(message) < length else self._decide(message, unix_time_ms)
+
+    def _read_initials_untrusted(self, data: bytes) -> None:
+        """Feed the CRYPTO data of every Initial in a datagram; whatever follows them is padding, or not for us."""
+        start = 0
+        for _ in range(MAX_PACKETS):
+            header = parse_initial_header_untrusted(data, start)
+            payload = self._keys_for_untrusted(header.destination_cid).open_untrusted(data, header)
+            for offset, piece in crypto_frames_untrusted(payload):
+                self._crypto.add_untrusted(offset, piece)
+            start = header.end
+            if start >= len(data) or data[start] & 0xC0 != 0xC0:
+                return
+
+    def _keys_for_untrusted(self, destination_cid: bytes) -> ClientInitialKeys:
+        if self._keys is None:
+            if len(destination_cid) < MIN_FIRST_CID:
+                raise UntrustedInputError("Initial", "its destination CID is too short")
+            self._original_cid = self._cid = destination_cid
+            self._keys = ClientInitialKeys(destination_cid)
+        elif destination_cid not in (self._cid, self._shown_cid):
+            raise UntrustedInputError("Initial", "another destination CID")
+        return self._keys
+
+    def _decide(self, message: bytes, unix_time_ms: int) -> Verdict:
+        """Every check is made, whatever came out of the ones before."""
+        hello = _parse_or_none(message)
+        share = hello.x25519_share if hello is not None and hello.x25519_share is not None else None
+        secrets, opened = self._open(message, share or _SUBSTITUTE_SHARE)
+        found = opened or _NOBODY
+        difference_ms = abs(unix_time_ms - found.unix_time * 1000)
+        accepted = (
+            (hello is not None and self._is_acceptable(hello))
+            & (share is not None)
+            & (opened is not None)
+            & (not self._max_time_diff_ms or difference_ms <= self._max_time_diff_ms)
+            & (found.short_id in self._short_ids)
+        )
+        digest = random_hash(message[RANDOM_OFFSET:RANDOM_END])
+        if not accepted or self._original_cid is None:
+            return STRANGER
+        return Authenticated(
+            client_hello=message,
+            random_hash=digest,
+            secrets=secrets,
+            server_name=self._server_name,
+            short_id=found.short_id,
+            client_version=found.version,
+            unix_time=found.unix_time,
+            original_destination_cid=self._original_cid,
+            retry_source_cid=self._retry_cid,
+        )
+
+    def _is_acceptable(self, hello: ClientHello) -> bool:
+        name = hello.server_name or b""
+        return (
+            (name.lower() == self._server_name.encode("ascii"))
+            & (not hello.session_id)  # RFC 9001 §8.4
+            & (not hello.has_pre_shared_key)
+        )
+
+    def _open(self, message: bytes, share: bytes) -> tuple[SharedSecrets, Authenticator | None]:
+        try:
+            secrets = share_secrets_untrusted(self._private_key, share)
+        except UntrustedInputError:
+            secrets = _SUBSTITUTE_SECRETS
+        try:
+            opened = open_untrusted(secrets, message)
+        except UntrustedInputError:
+            return secrets, None
+        return secrets, None if secrets is _SUBSTITUTE_SECRETS else opened
+
+
+def _parse_or_none(message: bytes) -> ClientHello | None:
+    try:
+        return parse_client_hello_untrusted(message)
+    except UntrustedInputError:
+        return None

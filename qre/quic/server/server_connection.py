@@ -1,0 +1,238 @@
+"""A server's QUIC connection for one authenticated client, shaped like quic-go's.
+
+Each method below overrides a hook of aioquic 1.7.2, and says why; what both ends change is in the base class. It
+never issues a connection ID but the routed one, and that only when it is told to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from aioquic import tls
+from aioquic.buffer import UINT_VAR_MAX_SIZE, Buffer, size_uint_var
+from aioquic.quic.configuration import QuicConfiguration
+from aioquic.quic.connection import (
+    NEW_CONNECTION_ID_FRAME_CAPACITY,
+    QuicConnectionId,
+    QuicConnectionState,
+    QuicNetworkPath,
+)
+from aioquic.quic.packet import QuicFrameType, QuicPacketType
+from aioquic.quic.packet_builder import QuicPacketBuilder
+
+from qre.quic.connection import HandshakeConnection
+from qre.quic.packet_builder import SitePacketBuilder
+from qre.quic.server.server_tls import ServerFlight, ServerTlsContext
+from qre.wire.overhead import MAX_UDP_PAYLOAD
+from qre.wire.packet import VERSION_1
+
+#: quic-go's values, as Caddy sends them.
+IDLE_TIMEOUT_MS: Final = 30_000
+MAX_ACK_DELAY_MS: Final = 26
+ACTIVE_CONNECTION_ID_LIMIT: Final = 4
+_MAX_DATA: Final = 786_432
+_MAX_STREAM_DATA: Final = 524_288
+_MAX_STREAMS: Final = 100
+_MAX_DATAGRAM_FRAME: Final = 65_535
+#: Caddy's has 90; what we send besides it in the same datagram (QPACK streams) is longer.
+_NEW_TOKEN_LENGTH: Final = 76
+#: RFC 9000 §18.1: reserved parameters are 27 mod 31. Caddy's is empty and has an id of two bytes.
+_GREASE_STEP: Final = 31
+_GREASE_OFFSET: Final = 27
+#: Stock's word for the PING of a probe timeout.
+_PROBE: Final = "probe"
+
+
+@dataclass(frozen=True)
+class RoutedConnectionId:
+    """The connection ID that leads to the data plane, and the token that resets it."""
+
+    cid: bytes
+    reset_token: bytes
+
+
+class ServerConnection(HandshakeConnection):
+    """``handshake_cid`` is the source CID of the handshake, ``routed`` the one to be issued unless it is that one."""
+
+    def __init__(
+        self,
+        *,
+        client_hello: bytes,
+        proof_key: bytes,
+        original_destination_cid: bytes,
+        retry_source_cid: bytes | None,
+        handshake_cid: bytes,
+        handshake_reset_token: bytes,
+        flight: ServerFlight,
+        max_datagram_size: int,
+        datagram_lengths: list[int],
+        first_packet_number: int,
+        random_bytes: Callable[[int], bytes],
+    ) -> None:
+        configuration = QuicConfiguration(
+            alpn_protocols=["h3"],
+            is_client=False,
+            connection_id_length=len(handshake_cid),
+            idle_timeout=IDLE_TIMEOUT_MS / 1000,
+            max_data=_MAX_DATA,
+            max_stream_data=_MAX_STREAM_DATA,
+            max_datagram_size=max_datagram_size,
+            max_datagram_frame_size=_MAX_DATAGRAM_FRAME,
+            supported_versions=[VERSION_1],
+            certificate=b"made for each connection",  # stock insists on both
+            private_key=b"made for each connection",
+        )
+        super().__init__(
+            configuration=configuration,
+            original_destination_connection_id=original_destination_cid,
+            retry_source_connection_id=retry_source_cid,
+        )
+        self._client_hello = client_hello
+        self._proof_key = proof_key
+        self._flight = flight
+        self._datagram_lengths = datagram_lengths
+        self._random_bytes = random_bytes
+        self._handshake_cid = handshake_cid
+        self._first_destination_cid = retry_source_cid or original_destination_cid
+        self._host_cids[0] = QuicConnectionId(handshake_cid, 0, handshake_reset_token, was_sent=True)
+        self.host_cid = handshake_cid
+        self._local_initial_source_connection_id = handshake_cid
+        self._local_max_streams_bidi.value = self._local_max_streams_bidi.sent = _MAX_STREAMS
+        self._local_max_streams_uni.value = self._local_max_streams_uni.sent = _MAX_STREAMS
+        self._local_active_connection_id_limit = ACTIVE_CONNECTION_ID_LIMIT
+        self._packet_number = first_packet_number
+        self._ack_delay = 0.0  # the first ACK goes with HANDSHAKE_DONE, as a site's does
+        # A hello in shuffled pieces is no sign of loss, as stock takes it; set back once we have answered.
+        self._crypto_retransmitted = True
+
+    # --- set-up ---
+
+    def _initialize(self, peer_cid: bytes) -> None:
+        """Our own TLS in place of the stock one."""
+        super()._initialize(peer_cid)
+        context = ServerTlsContext(
+            client_hello=self._client_hello,
+            proof_key=self._proof_key,
+            flight=self._flight,
+            random_bytes=self._random_bytes,
+        )
+        context.handshake_extensions = self.tls.handshake_extensions
+        context.alpn_cb = self.tls.alpn_cb
+        context.update_traffic_key_cb = self.tls.update_traffic_key_cb
+        self.tls = context
+
+    def _serialize_transport_parameters(self) -> bytes:
+        """quic-go's parameters, values and order, GREASE first (RFC 9000 §18)."""
+        buf = Buffer(capacity=512)
+
+        def push(identifier: int, value: int | bytes) -> None:
+            buf.push_uint_var(identifier)
+            if isinstance(value, int):
+                buf.push_uint_var(size_uint_var(value))
+                buf.push_uint_var(value)
+            else:
+                buf.push_uint_var(len(value))
+                buf.push_bytes(value)
+
+        push(_GREASE_OFFSET + _GREASE_STEP * (64 + self._random_bytes(1)[0]), b"")
+        push(0x05, _MAX_STREAM_DATA)  # initial_max_stream_data_bidi_local
+        push(0x06, _MAX_STREAM_DATA)  # initial_max_stream_data_bidi_remote
+        push(0x07, _MAX_STREAM_DATA)  # initial_max_stream_data_uni
+        push(0x04, _MAX_DATA)  # initial_max_data
+        push(0x08, _MAX_STREAMS)  # initial_max_streams_bidi
+        push(0x09, _MAX_STREAMS)  # initial_max_streams_uni
+        push(0x01, IDLE_TIMEOUT_MS)  # max_idle_timeout
+        push(
+            0x03, MAX_UDP_PAYLOAD
+        )  # max_udp_payload_size; Caddy's is 1452, but our client's data plane fills datagrams
+        push(0x0B, MAX_ACK_DELAY_MS)  # max_ack_delay
+        push(0x02, self._host_cids[0].stateless_reset_token)  # stateless_reset_token
+        push(0x00, self._original_destination_connection_id)  # original_destination_connection_id
+        push(0x0E, ACTIVE_CONNECTION_ID_LIMIT)  # active_connection_id_limit
+        push(0x0F, self._local_initial_source_connection_id)  # initial_source_connection_id
+        if self._retry_source_connection_id is not None:
+            push(0x10, self._retry_source_connection_id)  # retry_source_connection_id
+        push(0x20, _MAX_DATAGRAM_FRAME)  # max_datagram_frame_size (RFC 9221)
+        return buf.data
+
+    def receive_datagram(self, data: bytes, addr: Any, now: float) -> None:
+        """Stock takes its Initial keys from whatever comes first; ours are those of the authenticated hello."""
+        if self._state is QuicConnectionState.FIRSTFLIGHT:
+            cid = self._first_destination_cid
+            if not data.startswith(bytes([len(cid)]) + cid, 5):
+                return
+        super().receive_datagram(data, addr, now)
+
+    # --- connection IDs ---
+
+    def issue(self, routed: RoutedConnectionId) -> None:
+        """Send NEW_CONNECTION_ID, until it is acknowledged."""
+        self._host_cids.append(QuicConnectionId(routed.cid, self._host_cid_seq, routed.reset_token))
+        self._host_cid_seq += 1
+
+    def _write_new_connection_id_frame(self, builder: QuicPacketBuilder, connection_id: QuicConnectionId) -> None:
+        """With Retire Prior To = its own sequence number (stock: 0)."""
+        buf = builder.start_frame(
+            QuicFrameType.NEW_CONNECTION_ID,
+            capacity=NEW_CONNECTION_ID_FRAME_CAPACITY,
+            handler=self._on_new_connection_id_delivery,
+            handler_args=(connection_id,),
+        )
+        buf.push_uint_var(connection_id.sequence_number)
+        buf.push_uint_var(connection_id.sequence_number)
+        buf.push_uint8(len(connection_id.cid))
+        buf.push_bytes(connection_id.cid)
+        buf.push_bytes(connection_id.stateless_reset_token)
+        connection_id.was_sent = True
+
+    # --- what is sent ---
+
+    def _new_builder(self) -> SitePacketBuilder:
+        return SitePacketBuilder(
+            datagram_lengths=self._datagram_lengths,
+            host_cid=self._handshake_cid,
+            max_datagram_size=self._max_datagram_size,
+            packet_number=self._packet_number,
+            peer_cid=self._peer_cid.cid,
+            version=self._version,
+        )
+
+    def _write_application(self, builder: QuicPacketBuilder, network_path: QuicNetworkPath, now: float) -> None:
+        """And the small datagrams that Dest sends along with its flight: PADDING where we have nothing to say."""
+        super()._write_application(builder, network_path, now)
+        if not self._datagram_lengths or not self._cryptos[tls.Epoch.ONE_RTT].send.is_valid():
+            return
+        assert isinstance(builder, SitePacketBuilder)
+        builder.end_datagram()
+        while self._datagram_lengths:
+            builder.start_packet(QuicPacketType.ONE_RTT, self._cryptos[tls.Epoch.ONE_RTT])
+            builder.start_frame(QuicFrameType.PADDING)
+            builder.end_datagram()
+
+    def _write_ping_frame(self, builder: QuicPacketBuilder, uids: list[int] | None = None, comment: str = "") -> None:
+        """A PING in 1-RTT is the last frame, by which the client knows that it may go: stock's own are none of it.
+
+        A probe repeats MAX_DATA if its packet would not be acknowledged otherwise. ACKs of ACKs are not asked for.
+        """
+        packet = builder._packet
+        assert packet is not None
+        if uids or packet.epoch is not tls.Epoch.ONE_RTT:
+            super()._write_ping_frame(builder, uids or [], comment)
+        elif comment == _PROBE and not packet.is_ack_eliciting:
+            buf = builder.start_frame(QuicFrameType.MAX_DATA, capacity=1 + UINT_VAR_MAX_SIZE)
+            buf.push_uint_var(self._local_max_data.value)
+
+    def datagrams_to_send(self, now: float) -> list[tuple[bytes, Any]]:
+        sent = super().datagrams_to_send(now)
+        if sent and self._cryptos[tls.Epoch.HANDSHAKE].send.is_valid():
+            self._crypto_retransmitted = False
+        return sent
+
+    def _write_handshake_done_frame(self, builder: QuicPacketBuilder) -> None:
+        """quic-go sends a token for the next connection along."""
+        super()._write_handshake_done_frame(builder)
+        buf = builder.start_frame(QuicFrameType.NEW_TOKEN, capacity=3 + _NEW_TOKEN_LENGTH)
+        buf.push_uint_var(_NEW_TOKEN_LENGTH)
+        buf.push_bytes(self._random_bytes(_NEW_TOKEN_LENGTH))

@@ -1,0 +1,302 @@
+"""One server handshake, from an authenticated first flight to the hand-over: sans-IO.
+
+    authenticated ── TLS, SETTINGS ──► AddressesRequested ──► grant() ──┐         refuse() ──► 403, the client closes
+                                                                       ▼
+      everything acknowledged ──► InstallNow ──► session_installed() ──► the last frame, until confirmed() ──► silence
+
+*The last frame* is NEW_CONNECTION_ID with the routed connection ID, or a PING when the handshake's own CID is the
+routed one. It never leaves before the session is installed, because a client that has it may switch to the data plane
+at once. From ``confirmed()`` on nothing is ever sent. Nothing here answers a client that was not authenticated.
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from aioquic.h3.connection import ErrorCode
+from aioquic.quic.events import ConnectionTerminated, ProtocolNegotiated
+
+from qre.config.model import Interface, Network
+from qre.dataplane.protocol import PACKET_NUMBER_BASE, DestProfile
+from qre.errors import InternalError
+from qre.quic.client.client_events import Closed, Failed
+from qre.quic.handed_over import HandedOver, session_id
+from qre.quic.server.connect_ip import AddressesRequested, ConnectIpServer
+from qre.quic.server.inspector import Authenticated
+from qre.quic.server.server_connection import RoutedConnectionId, ServerConnection
+from qre.quic.server.server_tls import GO_SERVER_HELLO, GO_TICKETS, ServerFlight
+from qre.reality.cid import cid_key, reset_token, routed_cid
+from qre.wire.protection import derive
+
+Address = tuple[str, int]
+
+#: What Caddy sends: two full datagrams, then NEW_CONNECTION_ID and SETTINGS in 1-RTT.
+CADDY_DATAGRAMS: Final = (1200, 1200, 43, 31)
+_SMALLEST_DATAGRAM: Final = 1200
+_LARGEST_DATAGRAM: Final = 1452
+#: A handshake whose numbers come this close to the data plane's is broken, and ends.
+_NUMBER_RESERVE: Final = 256
+_LAST_PING: Final = 1
+
+
+class _Stage(enum.Enum):
+    """Where the drawing above stands."""
+
+    HANDSHAKE = enum.auto()  # until the address request is answered
+    GRANTED = enum.auto()  # until everything is acknowledged
+    INSTALLING = enum.auto()  # InstallNow was told
+    HELD = enum.auto()  # the last frame is out, or on its way
+    OVER = enum.auto()  # nothing is sent any more
+
+
+@dataclass(frozen=True)
+class ShownByDest:
+    """What of a flow Dest has already shown to the client before the client turned out to be ours."""
+
+    source_cid: bytes
+    highest_packet_number: int
+
+
+@dataclass(frozen=True)
+class InstallNow:
+    """Install the session of ``hand_over_state()``, held; then call ``session_installed()``."""
+
+
+ServerEvent = AddressesRequested | InstallNow | Failed | Closed
+
+
+class ServerHandshake:
+    """Drive it with ``datagram_received``, ``timer``/``handle_timer``, ``datagrams_to_send`` and ``next_event``.
+
+    The datagrams that made the inspector say ``Authenticated`` are fed first, in order. ``random(n)`` gives n random
+    bytes; ``now`` is monotonic, in seconds.
+    """
+
+    def __init__(
+        self,
+        *,
+        authenticated: Authenticated,
+        private_key: bytes,
+        dest: DestProfile | None,
+        routed_cid_len: int,
+        peer: Address,
+        now: float,
+        random: Callable[[int], bytes] = os.urandom,
+        shown: ShownByDest | None = None,
+    ) -> None:
+        self._short_id = authenticated.short_id
+        self._server_name = authenticated.server_name
+        self._peer = peer
+        self._stage = _Stage.HANDSHAKE
+        self._events: deque[ServerEvent] = deque()
+        self._addresses: tuple[Interface, ...] = ()
+        self._connect_ip: ConnectIpServer | None = None
+        self._closing = False
+        key = cid_key(private_key)
+        cid = routed_cid(key, random, routed_cid_len)
+        self._routed = RoutedConnectionId(cid, reset_token(key, cid))
+        self._handshake_cid = shown.source_cid if shown else _handshake_cid(cid, dest, random)
+        lengths = dest.flight_datagram_lengths if dest else CADDY_DATAGRAMS
+        first = lengths[0] if lengths else _SMALLEST_DATAGRAM
+        self._connection = ServerConnection(
+            client_hello=authenticated.client_hello,
+            proof_key=authenticated.secrets.proof,
+            original_destination_cid=authenticated.original_destination_cid,
+            retry_source_cid=authenticated.retry_source_cid,
+            handshake_cid=self._handshake_cid,
+            handshake_reset_token=reset_token(key, self._handshake_cid),
+            flight=_flight(dest),
+            max_datagram_size=min(max(first, _SMALLEST_DATAGRAM), _LARGEST_DATAGRAM),
+            datagram_lengths=list(lengths),
+            first_packet_number=shown.highest_packet_number + 1 if shown else 0,
+            random_bytes=random,
+        )
+
+    @property
+    def peer(self) -> Address:
+        return self._peer
+
+    @property
+    def handshake_cid(self) -> bytes:
+        """The source CID of the handshake's packets."""
+        return self._handshake_cid
+
+    @property
+    def routed_cid(self) -> bytes:
+        return self._routed.cid
+
+    # --- driving ---
+
+    def datagram_received(self, data: bytes, peer: Address, now: float) -> None:
+        """Anything may be in it; an address other than the client's is ignored: a handshake does not move."""
+        if self._stage is not _Stage.OVER and peer == self._peer:
+            self._guarded(lambda: self._connection.receive_datagram(data, peer, now))
+
+    def timer(self) -> float | None:
+        return self._connection.get_timer()
+
+    def handle_timer(self, now: float) -> None:
+        self._guarded(lambda: self._connection.handle_timer(now))
+
+    def datagrams_to_send(self, now: float) -> list[bytes]:
+        sent = [] if self._stage is _Stage.OVER else self._connection.send(now)
+        if self._connection.next_packet_number > PACKET_NUMBER_BASE - _NUMBER_RESERVE:
+            self._fail("it used up its packet numbers")
+        return sent
+
+    def next_event(self) -> ServerEvent | None:
+        return self._events.popleft() if self._events else None
+
+    # --- answers ---
+
+    def grant(self, addresses: tuple[Interface, ...], routes: tuple[Network, ...]) -> None:
+        """Answer AddressesRequested: these addresses, host prefixes, and what is reachable behind us."""
+        tunnel = self._tunnel()
+        self._guarded(lambda: tunnel.grant(addresses, routes))
+        if self._stage is _Stage.HANDSHAKE:
+            self._addresses = addresses
+            self._stage = _Stage.GRANTED
+
+    def refuse(self) -> None:
+        """Answer AddressesRequested with 403. The client closes, or the idle timeout does."""
+        tunnel = self._tunnel()
+        self._guarded(tunnel.refuse)
+
+    def hand_over_state(self) -> HandedOver:
+        """What the data plane installs; secrets are of key epoch 0."""
+        peer = self._connection.peer_parameters
+        if peer is None or self._stage not in (_Stage.INSTALLING, _Stage.HELD):
+            raise InternalError("handshake", "it is not ready to be handed over")
+        secrets = self._connection.application_secrets()
+        return HandedOver(
+            session_id=session_id(secrets.client),
+            routed_cid=self._routed.cid,
+            client_cid=self._connection.peer_cid,
+            tx_secret=secrets.server,
+            rx_secret=secrets.client,
+            tx_hp_key=derive(secrets.server).hp,
+            rx_hp_key=derive(secrets.client).hp,
+            key_epoch=0,
+            peer_idle_ms=peer.max_idle_timeout or 0,
+            peer_ack_delay_exponent=3 if peer.ack_delay_exponent is None else peer.ack_delay_exponent,
+            peer_max_ack_delay_ms=25 if peer.max_ack_delay is None else peer.max_ack_delay,
+            peer_max_udp_payload=peer.max_udp_payload_size or 65_527,
+            reset_token=None,
+            addresses=self._addresses,
+            short_id=self._short_id,
+            next_cid_sequence=1 if self._cid_is_routed else 2,
+            next_packet_number=self._connection.next_packet_number,
+        )
+
+    def session_installed(self) -> None:
+        """The data plane holds the session: now the last frame may go. Too late for one that ended meanwhile."""
+        if self._stage is _Stage.OVER:
+            return
+        if self._stage is not _Stage.INSTALLING:
+            raise InternalError("handshake", "it did not ask for a session")
+        self._stage = _Stage.HELD
+        if self._cid_is_routed:
+            self._connection.send_ping(_LAST_PING)
+        else:
+            self._connection.issue(self._routed)
+
+    def confirmed(self, now: float) -> None:
+        """The client has begun to use the data plane: silence, for good."""
+        self._stop()
+
+    def abandon(self) -> None:
+        """Silence, for good, without a word: the session was not confirmed, or the worker ends."""
+        self._stop()
+
+    def close(self) -> None:
+        """Tell the client (H3_NO_ERROR), as a site that is shut down would."""
+        if self._stage is not _Stage.OVER:
+            self._closing = True
+            self._connection.close(error_code=ErrorCode.H3_NO_ERROR)
+
+    # --- inside ---
+
+    @property
+    def _cid_is_routed(self) -> bool:
+        return self._handshake_cid == self._routed.cid
+
+    def _tunnel(self) -> ConnectIpServer:
+        if self._connect_ip is None:
+            raise InternalError("handshake", "there is no request to answer")
+        return self._connect_ip
+
+    def _guarded(self, step: Callable[[], None]) -> None:
+        """Run a step of aioquic's. What escapes it (bytes it did not expect) ends this handshake and nothing else."""
+        if self._stage is _Stage.OVER:
+            return
+        try:
+            step()
+            self._collect_events()
+        except InternalError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, it came from a peer's bytes and must stop here
+            self._fail(f"{type(error).__name__} in the QUIC stack")
+            return
+        if self._stage is _Stage.GRANTED and self._connection.everything_acknowledged():
+            self._ask_for_session()
+
+    def _collect_events(self) -> None:
+        while (event := self._connection.next_event()) is not None:
+            if isinstance(event, ConnectionTerminated):
+                if self._closing:
+                    self._stop()
+                else:
+                    self._fail(_why(event))
+                return
+            if isinstance(event, ProtocolNegotiated):
+                self._connect_ip = ConnectIpServer(self._connection, self._server_name)
+            if self._connect_ip is not None:
+                request = self._connect_ip.handle_event(event)
+                if request is not None:
+                    self._events.append(request)
+
+    def _ask_for_session(self) -> None:
+        if self._connection.key_phase:
+            self._fail("the client updated its keys before the hand-over")
+            return
+        self._stage = _Stage.INSTALLING
+        self._events.append(InstallNow())
+
+    def _fail(self, reason: str) -> None:
+        if self._stage is not _Stage.OVER:
+            self._events.append(Failed(reason))
+            self._stop()
+
+    def _stop(self) -> None:
+        if self._stage is not _Stage.OVER:
+            self._stage = _Stage.OVER
+            self._connection.stop()
+            self._events.append(Closed())
+
+
+def _handshake_cid(routed: bytes, dest: DestProfile | None, random: Callable[[int], bytes]) -> bytes:
+    """As long as Dest's; the routed one itself when that fits, or when nothing is known of Dest."""
+    length = dest.scid_length if dest and dest.reachable else 0
+    return routed if length in (0, len(routed)) else random(length)
+
+
+def _flight(dest: DestProfile | None) -> ServerFlight:
+    if dest is None or not dest.reachable:
+        return ServerFlight()
+    return ServerFlight(
+        hybrid=dest.group.lower() != "x25519",
+        server_hello_extensions=dest.server_hello_extensions or GO_SERVER_HELLO,
+        handshake_length=dest.handshake_flight_length,
+        ticket_lengths=GO_TICKETS if dest.session_ticket_lengths is None else dest.session_ticket_lengths,
+    )
+
+
+def _why(event: ConnectionTerminated) -> str:
+    if event.reason_phrase == "Idle timeout":
+        return "nothing came from the client any more"
+    return f"closed with error {event.error_code:#x}"

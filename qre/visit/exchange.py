@@ -1,0 +1,157 @@
+"""A client handshake on a UDP socket: the loop between ``ClientHandshake`` and the kernel.
+
+After ``HandOverReady`` nothing more is read: what comes then is the data plane's. ``shake_hands`` is the whole of it,
+bounded in time, with every way to fail as one exception in plain words.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import sys
+import time
+from collections import deque
+from typing import Final
+
+from qre.errors import MachineError, PeerError
+from qre.quic.client.client_events import ClientEvent, Closed, Failed, HandOverReady, ManInTheMiddle, NotRecognised
+from qre.quic.client.client_handshake import ClientHandshake
+
+_BATCH: Final = 32
+_LONGEST: Final = 65_535
+_UDP_SEGMENT: Final = 103
+#: From the first datagram to the hand-over at the latest (seconds); every step has a shorter limit of its own.
+_LONGEST_HANDSHAKE: Final = 40.0
+
+
+async def shake_hands(handshake: ClientHandshake, made: socket.socket, peer: tuple[str, int], where: str) -> None:
+    """Return when ``handshake.hand_over`` may be called; ``where`` names the server in an error.
+
+    Raises PeerError (it refused, or is not who it should be, or is too slow) or MachineError (cannot be reached).
+    """
+    with Exchange(handshake, made, peer) as exchange:
+        try:
+            async with asyncio.timeout(_LONGEST_HANDSHAKE):
+                await _until_ready(exchange, where)
+        except TimeoutError:
+            raise PeerError(where, "the handshake did not end in time") from None
+        except asyncio.CancelledError:
+            handshake.close()
+            exchange.flush()
+            raise
+
+
+async def _until_ready(exchange: Exchange, where: str) -> None:
+    """A handshake that failed is driven to its end first."""
+    failure: PeerError | None = None
+    while True:
+        match await exchange.next_event():
+            case HandOverReady():
+                return
+            case NotRecognised(detail=detail):
+                failure = PeerError(detail)
+            case ManInTheMiddle(detail=detail):
+                failure = PeerError(f"somebody between us and {where} answers in its place", detail)
+            case Failed(reason=reason):
+                failure = failure or PeerError(f"no session with {where}", reason)
+            case Closed():
+                raise failure or PeerError(f"no session with {where}", "the handshake ended")
+
+
+class Exchange:
+    """Use it as a context manager; ``next_event`` drives it. The socket stays the caller's."""
+
+    def __init__(self, handshake: ClientHandshake, made: socket.socket, peer: tuple[str, int]) -> None:
+        self._handshake = handshake
+        self._socket = made
+        self._peer = peer
+        self._events: deque[ClientEvent] = deque()
+        self._wake = asyncio.Event()
+        self._unreachable: OSError | None = None
+        self._reading = False
+        made.setblocking(False)
+
+    def __enter__(self) -> Exchange:
+        asyncio.get_running_loop().add_reader(self._socket.fileno(), self._readable)
+        self._reading = True
+        self._handshake.connect(self._peer, time.monotonic())
+        self._send()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop reading; what the handshake still has to say is sent."""
+        if self._reading:
+            self._reading = False
+            asyncio.get_running_loop().remove_reader(self._socket.fileno())
+
+    def flush(self) -> None:
+        self._send()
+
+    async def next_event(self) -> ClientEvent:
+        """What happens next. Raises MachineError when the network cannot be reached."""
+        while not self._events:
+            if self._unreachable is not None:
+                reason = self._unreachable.strerror
+                raise MachineError(f"cannot reach {self._peer[0]}:{self._peer[1]}", reason or "network error")
+            self._wake.clear()
+            at = self._handshake.timer()
+            try:
+                # Not wait_for: it may swallow the cancellation of who waits here.
+                async with asyncio.timeout(None if at is None else max(0.0, at - time.monotonic())):
+                    await self._wake.wait()
+            except TimeoutError:
+                self._handshake.handle_timer(time.monotonic())
+                self._send()
+        return self._events.popleft()
+
+    def _readable(self) -> None:
+        for _ in range(_BATCH):
+            if not self._reading:
+                break
+            try:
+                data, source = self._socket.recvfrom(_LONGEST)
+            except BlockingIOError:
+                break
+            except OSError:  # an ICMP error of something sent before; the handshake has its own patience
+                continue
+            self._handshake.datagram_received(data, (source[0], source[1]), time.monotonic())
+            self._collect()
+        self._send()
+
+    def _send(self) -> None:
+        datagrams = self._handshake.datagrams_to_send(time.monotonic())
+        if not self._send_together(datagrams):
+            for data in datagrams:
+                self._send_one(data)
+        self._collect()
+
+    def _send_together(self, datagrams: list[bytes]) -> bool:
+        """Datagrams of one size in one call (UDP GSO, as a browser does): nothing may come between the two halves of
+        a hello, or a server that waits a millisecond for the second takes us for a stranger. False: not sent."""
+        if len(datagrams) < 2 or len({len(data) for data in datagrams}) > 1:
+            return False
+        segment = [(socket.IPPROTO_UDP, _UDP_SEGMENT, len(datagrams[0]).to_bytes(2, sys.byteorder))]
+        try:
+            self._socket.sendmsg([b"".join(datagrams)], segment, 0, self._peer)
+        except OSError:  # a kernel or a device without it, or an MTU below; one by one shows what it is
+            return False
+        return True
+
+    def _send_one(self, data: bytes) -> None:
+        try:
+            self._socket.sendto(data, self._peer)
+        except (BlockingIOError, ConnectionError):
+            return  # lost, as datagrams may be; or an ICMP error of an earlier one
+        except OSError as error:
+            self._unreachable = error
+            self._wake.set()
+
+    def _collect(self) -> None:
+        while (event := self._handshake.next_event()) is not None:
+            self._events.append(event)
+            if isinstance(event, HandOverReady):
+                self.close()
+            self._wake.set()

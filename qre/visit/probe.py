@@ -1,0 +1,137 @@
+"""Looks at Dest as a browser would, at the start and before the last look is too old: what the server imitates.
+
+A Dest that cannot be reached is no failure of ours: it is reported as such, and looked at again soon.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import time
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import msgspec
+
+from qre.dataplane.protocol import DestProfile
+from qre.errors import MachineError
+from qre.quic.client.client_events import Closed, Failed, ManInTheMiddle, SiteAnswered
+from qre.quic.client.client_handshake import ClientHandshake
+from qre.quic.client.fingerprint import Fingerprint
+from qre.quic.client.trust import TrustStore
+from qre.visit.dest import DestAddress, Resolved
+from qre.visit.exchange import Exchange
+
+#: The next look comes when this part of the time to live is over.
+_FRESH: Final = 0.9
+_FIRST_RETRY: Final = 5.0
+_LONGEST_RETRY: Final = 300.0
+_LONGEST_PROBE: Final = 30.0
+
+
+async def probe(dest: Resolved, server_name: str, fingerprint: Fingerprint, trust: TrustStore) -> DestProfile:
+    """One visit. Raises MachineError with the reason when there is nothing to be seen."""
+    family, peer = dest
+    made = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+    handshake = ClientHandshake(
+        server_name=server_name,
+        public_key=b"",
+        short_id=bytes(8),
+        addresses=(),
+        fingerprint=fingerprint,
+        trust=trust,
+        unix_time=int(time.time()),
+        now=time.monotonic(),
+    )
+    with contextlib.closing(made):
+        try:
+            made.connect(peer)
+        except OSError as error:
+            raise MachineError(f"Dest {peer[0]}:{peer[1]}", error.strerror or "network error") from error
+        with Exchange(handshake, made, peer) as exchange:
+            try:
+                async with asyncio.timeout(_LONGEST_PROBE):
+                    return await _answer(exchange)
+            except TimeoutError:
+                raise MachineError(f"Dest {peer[0]}:{peer[1]}", "the visit did not end in time") from None
+
+
+async def _answer(exchange: Exchange) -> DestProfile:
+    profile: DestProfile | None = None
+    reason = "it ended without an answer"
+    while True:
+        match await exchange.next_event():
+            case SiteAnswered(profile=seen):
+                profile = seen
+            case Failed(reason=text) | ManInTheMiddle(detail=text):
+                reason = text
+            case Closed():
+                break
+    if profile is None:
+        raise MachineError("Dest", reason)
+    return profile
+
+
+def imitable(profile: DestProfile | None) -> DestProfile | None:
+    """What to imitate: a Dest that cannot be reached right now still looks like it did."""
+    if profile is None or not profile.scid_length:
+        return None
+    return msgspec.structs.replace(profile, reachable=True)
+
+
+class Prober:
+    """``found`` is told of every profile, ``complain`` why there is none."""
+
+    def __init__(
+        self,
+        dest: DestAddress,
+        visit: Callable[[Resolved], Awaitable[DestProfile]],
+        found: Callable[[DestProfile], Awaitable[None]],
+        complain: Callable[[str], None],
+        *,
+        ttl: float,
+        last: DestProfile | None,
+    ) -> None:
+        self._dest = dest
+        self._visit = visit
+        self._found = found
+        self._complain = complain
+        self._ttl = ttl
+        self._last = last
+        self.looked = asyncio.Event()
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        pause = self._left()
+        retry = _FIRST_RETRY
+        while True:
+            if pause:
+                await asyncio.sleep(pause)
+            if await self._look():
+                pause, retry = self._left() or _FIRST_RETRY, _FIRST_RETRY
+            else:
+                pause, retry = retry, min(retry * 2, _LONGEST_RETRY)
+            self.looked.set()
+
+    def _left(self) -> float:
+        """Seconds until what we know is too old."""
+        if self._last is None or not self._last.reachable:
+            return 0.0
+        age = max(0.0, time.time() - self._last.checked_at)
+        return max(0.0, self._ttl * _FRESH - age)
+
+    async def _look(self) -> bool:
+        try:
+            if self._dest.current is None:
+                raise MachineError("Dest", "its name is not resolved")
+            profile = await self._visit(self._dest.current)
+        except MachineError as error:
+            self._complain(f"Dest cannot be looked at: {error}")
+            before = self._last or DestProfile(reachable=False, checked_at=0)
+            profile = msgspec.structs.replace(
+                before, reachable=False, checked_at=int(time.time()), warnings=(str(error)[:512],)
+            )
+        self._last = profile
+        await self._found(profile)
+        return profile.reachable

@@ -1,0 +1,164 @@
+"""What ``show`` tells of a daemon, as one JSON object: composed from the workers' own accounts. No keys.
+
+Byte strings are hex, ages and durations milliseconds. A part that a role does not have (a client has no BPF map), or
+whose worker is being restarted, is null. A server that has joined another's port has no loader: it tells of the
+front's, as qre.ko knows it. ``cli/show/show.py`` draws its text from this object and nothing else.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from qre.dataplane.protocol import Role, SessionStatus, plain
+from qre.ipc.messages import DataplaneStatus, HandshakeStatus, LoaderStatus, NetlinkStatus, Party, SharedPort
+from qre.kernel.bpf_pins import paths
+from qre.supervisor.crew import Crew
+
+
+async def describe(crew: Crew) -> dict[str, Any]:
+    """The whole object."""
+    config, setup = crew.config, crew.setup
+    server = config.role is Role.SERVER
+    netlink = await crew.status(Party.NETLINK)
+    kernel = netlink if isinstance(netlink, NetlinkStatus) and not config.user_dataplane else None
+    dataplane = kernel.dataplane if kernel is not None else await crew.status(Party.DATAPLANE)
+    handshake = await crew.status(Party.HANDSHAKE)
+    loader = await crew.status(Party.BPF_LOADER)
+    sessions: tuple[SessionStatus, ...] = dataplane.sessions if isinstance(dataplane, DataplaneStatus) else ()
+    adopted = [cid for session in sessions for cid in session.cids]
+    adopted += kernel.connection_ids if kernel is not None else ()
+    listen = f"{config.listen_ip}:{config.listen_port}"
+    if config.joined:
+        port = kernel.shared_port if kernel is not None else None
+        cid_map, shared_loader = (
+            front_map(port, adopted, setup.front_device),
+            front_loader(port, setup.front_device),
+        )
+    else:
+        cid_map = _cid_map(loader, kernel, setup.pin_dir, adopted, config.device)
+        shared_loader = _loader(loader, setup.pin_dir)
+    return {
+        "device": config.device,
+        "profile": config.profile,
+        "role": config.role.value,
+        "dataplane": "user" if config.user_dataplane else "kernel",
+        "daemon_pid": os.getppid(),
+        "up": crew.state.up,
+        "status": crew.state.text,
+        "mtu": config.mtu,
+        "address": list(config.address),
+        "allowed_ips": list(config.allowed_ips),
+        "listen": listen if server else None,
+        "endpoint": None if server else f"{config.endpoint_host}:{config.endpoint_port}",
+        "dest": f"{config.dest_host}:{config.dest_port}" if server else None,
+        "server_name": config.server_name,
+        "persistent_keepalive": config.keepalive_s,
+        "link_up": netlink.link_up if isinstance(netlink, NetlinkStatus) else None,
+        "counters": plain(dataplane.counters) if isinstance(dataplane, DataplaneStatus) else None,
+        "handshake": _handshake(handshake),
+        "dest_profile": plain(crew.dest_profile),
+        "sessions": [plain(session) for session in sessions],
+        "adopted_cids": [cid.hex() for cid in adopted] if server else [],
+        "cid_map": cid_map if server else None,
+        "shared_socket": _shared_socket(kernel, listen) if server else None,
+        "shared_loader": shared_loader if server else None,
+        "processes": [
+            {
+                "role": party.value,
+                "pid": member.pid,
+                "stage": member.life.stage.value,
+                "restarts": member.life.restarts,
+                "dropped_messages": member.router.dropped,
+            }
+            for party, member in crew.members.items()
+        ],
+    }
+
+
+def _handshake(status: object) -> dict[str, Any] | None:
+    if not isinstance(status, HandshakeStatus):
+        return None
+    kept = ("pending_flows", "relay_flows", "handshakes", "strangers", "rekeys")
+    return {name: getattr(status, name) for name in kept}
+
+
+def _cid_map(
+    status: object, kernel: NetlinkStatus | None, pin_dir: str, adopted: list[bytes], device: str
+) -> dict[str, Any] | None:
+    """The map as the loader sees it; on the kernel's data plane qre.ko's own account of it beside that."""
+    if not isinstance(status, LoaderStatus):
+        return None
+    told = {
+        "registered": True,
+        "id": status.map_id,
+        "path": str(paths(Path(pin_dir), device)[0]),
+        "entries": status.map_entries,
+        "connection_ids": [cid.hex() for cid in status.connection_ids],
+        "in_sync": set(adopted) == set(status.connection_ids),
+        "sync_failures": status.sync_failures,
+    }
+    port = kernel.shared_port if kernel is not None else None
+    if port is not None:
+        told["registered"] = port.map_id == status.map_id or port.mirrored_by_loader
+        told["sync_failures"] = status.sync_failures + port.sync_failures
+        told["mirrored_by"] = Party.BPF_LOADER.value if port.mirrored_by_loader else "kernel"
+    return told
+
+
+def _shared_socket(kernel: NetlinkStatus | None, listen: str) -> dict[str, Any]:
+    if kernel is None or kernel.shared_port is None:
+        return {"registered": True, "local": listen}
+    port = kernel.shared_port
+    return {
+        "registered": bool(port.socket),
+        "local": port.socket or listen,
+        "rx_packets": port.rx_packets,
+        "passed_packets": port.passed_packets,
+    }
+
+
+def _loader(status: object, pin_dir: str) -> dict[str, Any] | None:
+    if not isinstance(status, LoaderStatus):
+        return None
+    return {
+        "attached": status.attached,
+        "program": status.program,
+        "pin_dir": pin_dir,
+        "routed_cid_len": status.routed_cid_len,
+    }
+
+
+# --- of a port that we have joined ---
+
+
+def front_map(port: SharedPort | None, adopted: list[bytes], front: str) -> dict[str, Any] | None:
+    """The front's map. Its entries are of every device behind the port, the connection IDs those of ours."""
+    if port is None:
+        return None
+    registered = port.map_id is not None
+    pin_dir = port.loader.pin_dir if port.loader is not None else ""
+    return {
+        "registered": registered,
+        "id": port.map_id,
+        "path": str(paths(Path(pin_dir), front)[0]) if pin_dir and front else None,
+        "entries": port.map_entries,
+        "connection_ids": [cid.hex() for cid in adopted] if registered else [],
+        "in_sync": registered and not port.map_missing,
+        "sync_failures": port.sync_failures,
+        "mirrored_by": "kernel",
+        "front": front or None,
+    }
+
+
+def front_loader(port: SharedPort | None, front: str) -> dict[str, Any] | None:
+    if port is None or port.loader is None:
+        return None
+    return {
+        "attached": os.path.exists(f"/proc/{port.loader.pid}"),
+        "program": port.loader.program,
+        "pin_dir": port.loader.pin_dir,
+        "routed_cid_len": port.loader.routed_cid_len,
+        "front": front or None,
+    }

@@ -1,0 +1,154 @@
+"""One UDP port, several server daemons: whoever has it is its *front*, and others join it.
+
+The front listens on ``RuntimeDir/<ip>_<port>_<namespace>.front`` (``front_listener``) and holds the lock of the same
+name. A daemon that finds the lock taken joins instead: it says what it serves and hands over its profile's
+secrets, which only the two handshake workers read; what must be equal is compared. It is answered with duplicates of
+the port's two sockets and its end of the feed that its clients come through. The connection stays open: its end says
+that the other one is gone, and the first of those who joined then takes the front's place.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Final
+
+import msgspec
+
+from qre.dataplane.protocol import U16, U64, Message, Text
+from qre.device.control_client import front_path
+from qre.errors import MachineError, UserError
+from qre.ipc.channel import Channel, ChannelClosedError
+from qre.ipc.messages import WorkerConfig
+
+_JOIN_TIMEOUT: Final = 20.0
+_RETRY: Final = 0.1
+
+
+class Join(Message, frozen=True, kw_only=True):
+    """A daemon wants its clients at this port; comes with the memfd of its profile's secrets."""
+
+    profile: Text
+    device: Annotated[str, msgspec.Meta(max_length=15)]
+    server_name: Text
+    dest: Text
+    max_time_diff_ms: U64
+    routed_cid_len: U16
+    user_dataplane: bool
+
+
+class Joined(Message, frozen=True, kw_only=True):
+    """The answer; without ``error`` it comes with ``udp_userspace``, ``udp_kernel_slot`` and ``front_feed``."""
+
+    error: Text = ""
+
+
+class Steered(Message, frozen=True, kw_only=True):
+    """Behind ``Joined``: what steers the port, and the front's device, which its pins are named after. A socket is in
+    one socket map at most; whoever follows takes it."""
+
+    device: Annotated[str, msgspec.Meta(max_length=15)]
+
+
+#: In the order of the messages' descriptors.
+JOINED_DESCRIPTORS: Final = ("udp_userspace", "udp_kernel_slot", "front_feed")
+STEERED_DESCRIPTORS: Final = ("cid_routes", "sockets", "program")
+
+
+def join_of(config: WorkerConfig) -> Join:
+    """What a daemon says of itself."""
+    return Join(
+        profile=config.profile,
+        device=config.device,
+        server_name=config.server_name,
+        dest=f"{config.dest_host}:{config.dest_port}",
+        max_time_diff_ms=config.max_time_diff_ms,
+        routed_cid_len=config.routed_cid_len,
+        user_dataplane=config.user_dataplane,
+    )
+
+
+def refusal(own: Join, its: Join) -> str:
+    """Why the two cannot share a port, as far as public fields tell; empty when they can."""
+    if own.user_dataplane or its.user_dataplane:
+        return "a port is shared on the kernel's data plane only; set Dataplane = kernel, or choose another port"
+    compared = (
+        ("ServerName", own.server_name.lower(), its.server_name.lower()),
+        ("Dest", own.dest, its.dest),
+        ("RealityMaxTimeDiff", f"{own.max_time_diff_ms} ms", f"{its.max_time_diff_ms} ms"),
+        ("RoutedCidLen", str(own.routed_cid_len), str(its.routed_cid_len)),
+    )
+    for name, ours, theirs in compared:
+        if ours != theirs:
+            return f"{name} is {theirs}, and {ours} at the port's front ({own.profile}); make them equal"
+    return ""
+
+
+@dataclass
+class GuestDaemon:
+    """A joined daemon, as the front's supervisor holds it: descriptors for handshake workers to come."""
+
+    number: int
+    profile: str
+    secrets: int
+    feed: int
+
+    def close(self) -> None:
+        os.close(self.secrets)
+        os.close(self.feed)
+
+
+# --- the other side, in the parent of a daemon that joins ---
+
+FrontChannel = Channel[Joined | Steered]
+
+
+class FrontGoneError(MachineError):
+    """Nobody answers at the port's socket (yet, or any more)."""
+
+
+def join_front(runtime: Path, name: str, join: Join, secrets: int) -> tuple[FrontChannel, str, dict[str, int]]:
+    """The connection, to be kept open, the front's device, and what the messages' descriptors are. Blocks, for a
+    bounded time.
+
+    Raises UserError when the front says no, FrontGoneError when there is none.
+    """
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    deadline = time.monotonic() + _JOIN_TIMEOUT
+    try:
+        connection.connect(str(front_path(runtime, name)))
+    except OSError as error:
+        connection.close()
+        raise FrontGoneError("the port's front", os.strerror(error.errno or 0)) from error
+    channel: FrontChannel = Channel(connection, Joined | Steered)
+    held: dict[str, int] = {}
+    device = ""
+    try:
+        channel.send(join, [secrets])
+        for names in (JOINED_DESCRIPTORS, STEERED_DESCRIPTORS):
+            answer, fds = _answer(channel, deadline)
+            held |= {f"{number}": fd for number, fd in enumerate(fds, len(held))}
+            refused = answer.error if isinstance(answer, Joined) else ""
+            if refused or len(fds) != len(names):
+                what, _, why = (refused or "an answer without its descriptors").partition(": ")
+                raise UserError(what if why else "the port's front", why or what)
+            device = answer.device if isinstance(answer, Steered) else device
+    except BaseException as error:
+        for fd in held.values():
+            os.close(fd)
+        channel.close()
+        if isinstance(error, ChannelClosedError):
+            raise FrontGoneError("the port's front", "it left") from error
+        raise
+    return channel, device, dict(zip((*JOINED_DESCRIPTORS, *STEERED_DESCRIPTORS), held.values(), strict=True))
+
+
+def _answer(channel: FrontChannel, deadline: float) -> tuple[Joined | Steered, list[int]]:
+    while (received := channel.receive()) is None:
+        if time.monotonic() > deadline:
+            raise FrontGoneError("the port's front", f"no answer in {_JOIN_TIMEOUT:g} s")
+        time.sleep(_RETRY)
+    return received

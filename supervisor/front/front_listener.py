@@ -1,0 +1,142 @@
+"""Where other daemons join a port, in the supervisor of its front. What is said there: ``front``.
+
+A socket of mode 0600, and the caller's uid is checked again (SO_PEERCRED). Connections stay open; there are at most
+``MAX_GUESTS`` of them. A connection that says anything but one ``Join`` is closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from qre.device.control_client import front_path
+from qre.errors import MachineError, QreError, UntrustedInputError
+from qre.ipc.channel import Channel, ChannelClosedError
+from qre.supervisor.control import may_ask
+from qre.supervisor.front.front import GuestDaemon, Join, Joined, Steered, refusal
+
+MAX_GUESTS: Final = 16
+
+
+@dataclass(frozen=True)
+class Host:
+    """What the listener needs of the crew: what it serves, the port's sockets, what steers it, and what joining and
+    leaving do."""
+
+    own: Callable[[], Join]
+    pair: tuple[int, int]
+    steering: Callable[[], list[int]]
+    admit: Callable[[GuestDaemon], Coroutine[Any, Any, None]]
+    leave: Callable[[int], Coroutine[Any, Any, None]]
+
+
+class FrontListener:
+    """Lets others join."""
+
+    def __init__(self, runtime: Path, name: str, host: Host) -> None:
+        self.path = front_path(runtime, name)
+        self._host = host
+        self._listener: socket.socket | None = None
+        self._connections: dict[int, Channel[Join]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._next = 1
+
+    def open(self) -> None:
+        """Bind and listen; a socket that a dead front left is replaced."""
+        self.path.unlink(missing_ok=True)
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        before = os.umask(0o177)
+        try:
+            listener.bind(str(self.path))
+        except OSError as error:
+            listener.close()
+            raise MachineError(f"socket {self.path}", os.strerror(error.errno or 0)) from error
+        finally:
+            os.umask(before)
+        listener.listen(MAX_GUESTS)
+        listener.setblocking(False)
+        self._listener = listener
+        asyncio.get_running_loop().add_reader(listener.fileno(), self._accept)
+
+    def close(self) -> None:
+        """Those who joined notice, and one of them is the next front."""
+        loop = asyncio.get_running_loop()
+        if self._listener is not None:
+            loop.remove_reader(self._listener.fileno())
+            self._listener.close()
+            self.path.unlink(missing_ok=True)
+            self._listener = None
+        for task in self._tasks:
+            task.cancel()
+        for number in list(self._connections):
+            self._drop(number)
+
+    def _accept(self) -> None:
+        assert self._listener is not None
+        try:
+            accepted, _ = self._listener.accept()
+        except OSError:
+            return
+        if not may_ask(accepted) or len(self._connections) >= MAX_GUESTS:
+            accepted.close()
+            return
+        number, self._next = self._next, self._next + 1
+        channel: Channel[Join] = Channel(accepted, Join)
+        self._connections[number] = channel
+        asyncio.get_running_loop().add_reader(channel.fileno(), self._readable, number)
+
+    def _readable(self, number: int) -> None:
+        channel = self._connections[number]
+        try:
+            received = channel.receive()
+        except (ChannelClosedError, UntrustedInputError):
+            self._drop(number)
+            self._spawn(self._host.leave(number))
+            return
+        if received is None:
+            return
+        join, fds = received
+        if len(fds) != 1:
+            for fd in fds:
+                os.close(fd)
+            self._drop(number)
+            return
+        self._spawn(self._join(number, channel, join, fds[0]))
+
+    async def _join(self, number: int, channel: Channel[Join], join: Join, secrets: int) -> None:
+        ours, theirs = Channel.pair()
+        guest = GuestDaemon(number, join.profile, secrets, ours.detach())
+        error = refusal(self._host.own(), join)
+        try:
+            if error:
+                guest.close()
+            else:
+                try:
+                    await self._host.admit(guest)
+                except QreError as refused:
+                    error = str(refused)
+            fds = [] if error else [*self._host.pair, theirs.fileno()]
+            channel.send(Joined(error=error[:512]), fds)
+            if not error:
+                channel.send(Steered(device=self._host.own().device), self._host.steering())
+        except MachineError:
+            self._drop(number)  # it left meanwhile
+            await self._host.leave(number)
+        finally:
+            theirs.close()
+
+    def _drop(self, number: int) -> None:
+        channel = self._connections.pop(number, None)
+        if channel is not None:
+            asyncio.get_running_loop().remove_reader(channel.fileno())
+            channel.close()
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

@@ -1,0 +1,73 @@
+"""What must hold before a daemon changes anything: capabilities, paths that fit, files that are what they should be.
+
+Each failure is one error that names the thing and the way out.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import Final
+
+from qre.config.model import GlobalConfig, Profile
+from qre.dataplane.protocol import Role
+from qre.errors import MachineError, UserError
+from qre.ipc.messages import Party
+from qre.kernel.capabilities import require_capabilities
+from qre.supervisor.router import endpoint
+
+#: To make workers other users, to confine and end them, and what one of them is granted.
+CAPABILITIES: Final = ("CAP_CHOWN", "CAP_KILL", "CAP_SETGID", "CAP_SETUID", "CAP_SETPCAP", "CAP_NET_ADMIN")
+SERVER_CAPABILITIES: Final = (*CAPABILITIES, "CAP_BPF")
+#: sockaddr_un holds this many bytes of a path, and a zero.
+_SOCKET_PATH: Final = 107
+_MAX_ELF: Final = 1 << 20
+_ELF_REMEDY: Final = "run make, or set BpfElf"
+
+
+def check_able(profile: Profile, config: GlobalConfig) -> None:
+    """Raise QreError when the daemon could not do its work anyway."""
+    server = profile.role is Role.SERVER
+    require_capabilities(f"daemon {profile.name}", SERVER_CAPABILITIES if server else CAPABILITIES)
+    longest = max(
+        len(os.fsencode(endpoint(config.runtime_dir / f"{profile.device}.workers", party).removeprefix("ipc://")))
+        for party in Party
+    )
+    if longest > _SOCKET_PATH:
+        raise UserError(
+            f"RuntimeDir {config.runtime_dir}",
+            f"it is {longest - _SOCKET_PATH} bytes too long for the paths of sockets",
+            "choose a shorter one",
+        )
+
+
+def check_passable(directory: Path) -> None:
+    """Raise UserError unless workers of other users get through to ``directory``, which is there."""
+    resolved = directory.resolve()
+    for each in (*reversed(resolved.parents), resolved):
+        if not each.stat().st_mode & stat.S_IXOTH:
+            raise UserError(
+                f"RuntimeDir {directory}", f"the workers' users cannot get through {each}", f"chmod o+x {each}"
+            )
+
+
+def open_regular(path: Path, flags: int, remedy: str) -> int:
+    """Open a file that is no device, no pipe and no link; it never waits. Raises MachineError."""
+    try:
+        fd = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
+    except OSError as error:
+        raise MachineError(str(path), os.strerror(error.errno or 0), remedy) from error
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise MachineError(str(path), "not a regular file", remedy)
+    return fd
+
+
+def open_elf(path: Path) -> int:
+    """The compiled BPF program. What libbpf says to it, the loader tells; this much is seen without."""
+    fd = open_regular(path, os.O_RDONLY, _ELF_REMEDY)
+    if os.pread(fd, 4, 0) != b"\x7fELF" or os.fstat(fd).st_size > _MAX_ELF:
+        os.close(fd)
+        raise MachineError(str(path), "not an ELF file of at most 1 MiB", _ELF_REMEDY)
+    return fd

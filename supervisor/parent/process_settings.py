@@ -1,0 +1,96 @@
+"""From configuration to what the processes are told: the public part for all, the secrets for one."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+from typing import NoReturn
+
+import msgspec
+
+import qre.workers.bpf_loader
+from qre.config.model import GlobalConfig, Profile
+from qre.dataplane.protocol import Dataplane, DestProfile, Role
+from qre.ipc.messages import ProfileSecrets, WorkerConfig
+
+_FIXED_SIZE = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
+MEMFD_SIZE = 1 << 20
+
+
+def worker_config(
+    profile: Profile,
+    config: GlobalConfig,
+    dest_profile: DestProfile | None,
+    dataplane: Dataplane = Dataplane.USER,
+) -> WorkerConfig:
+    """What every worker may know."""
+    made = WorkerConfig(
+        profile=profile.name,
+        device=profile.device,
+        role=profile.role,
+        address=tuple(str(address) for address in profile.address),
+        mtu=profile.mtu,
+        keepalive_s=profile.keepalive_s,
+        allowed_ips=tuple(str(network) for network in profile.allowed_ips),
+        server_name=(profile.server or profile.client or _none(profile)).server_name,
+        user_dataplane=dataplane is not Dataplane.KERNEL,
+        routed_cid_len=config.routed_cid_len,
+        dest_profile_ttl_ms=config.dest_profile_ttl_ms,
+        rekey_interval_ms=config.rekey_interval_ms,
+        idle_timeout_ms=config.idle_timeout_ms,
+        reconnect_min_ms=config.reconnect_min_ms,
+        reconnect_max_ms=config.reconnect_max_ms,
+        relay_max_flows=config.relay_max_flows,
+        relay_max_flows_per_prefix=config.relay_max_flows_per_prefix,
+        relay_idle_ms=config.relay_idle_ms,
+        log_level=config.log_level,
+        dest_profile=dest_profile,
+    )
+    listen, endpoint = profile.listen, profile.endpoint
+    if profile.server is not None and listen is not None:
+        return msgspec.structs.replace(
+            made,
+            listen_ip=str(listen.ip),
+            listen_port=listen.port,
+            dest_host=profile.server.dest.host,
+            dest_port=profile.server.dest.port,
+            max_time_diff_ms=profile.server.max_time_diff_ms,
+        )
+    if endpoint is None:
+        _none(profile)
+    return msgspec.structs.replace(made, endpoint_host=endpoint.host, endpoint_port=endpoint.port)
+
+
+def _none(profile: Profile) -> NoReturn:
+    raise AssertionError(f"profile {profile.name} has no side")
+
+
+def secrets_memfd(profile: Profile) -> int:
+    """A sealed memfd with what only the handshake worker may know."""
+    if profile.role is Role.SERVER and profile.server is not None:
+        secrets = ProfileSecrets(private_key=profile.server.private_key, short_ids=profile.server.short_ids)
+    elif profile.client is not None:
+        secrets = ProfileSecrets(public_key=profile.client.public_key, short_id=profile.client.short_id)
+    else:
+        _none(profile)
+    fd = os.memfd_create("profile_secrets", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    os.write(fd, msgspec.msgpack.encode(secrets))
+    os.lseek(fd, 0, os.SEEK_SET)
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _FIXED_SIZE | fcntl.F_SEAL_WRITE)
+    return fd
+
+
+def empty_memfd(name: str) -> int:
+    """A memfd of fixed size that outlives the workers that map it."""
+    fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    os.ftruncate(fd, MEMFD_SIZE)
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _FIXED_SIZE)  # its contents change
+    return fd
+
+
+def bpf_elf(config: GlobalConfig) -> Path:
+    """The compiled program: the configured one, or the one installed with the package."""
+    if config.bpf_elf is not None:
+        return config.bpf_elf
+    return Path(qre.workers.bpf_loader.__path__[0]) / "qre_reuseport.bpf.o"

@@ -1,0 +1,112 @@
+"""What the daemon's parent and its supervisor say to each other, over one channel.
+
+Descriptors go first, each with ``Supply``; then one ``Setup``. The parent never unpickles and never trusts: every
+message is a typed struct, and the table of what may come is the union at the end.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+from qre.dataplane.protocol import U64, DestProfile, Message, Text
+from qre.ipc.messages import WorkerConfig
+
+# --- parent -> supervisor ---
+
+
+class Supply(Message, frozen=True, kw_only=True):
+    """Goes with one descriptor: tun, profile_secrets, session_secrets, number_marks, replay, bpf_elf; for a reload
+    new_profile_secrets; for a daemon that has joined a port what ``front`` names, and the sockets and what
+    steers them when it takes the front's place."""
+
+    name: Annotated[str, msgspec.Meta(max_length=32)]
+
+
+class Setup(Message, frozen=True, kw_only=True):
+    """Everything else that the supervisor has to know. Not sent before all descriptors."""
+
+    config: WorkerConfig
+    runtime_dir: Text
+    pin_dir: Text
+    fwmark: U64 = 0
+    client_bind_ip: Text = ""
+    client_bind_port: Annotated[int, msgspec.Meta(ge=0, le=0xFFFF)] = 0
+    kernel_holds_port: bool = False  # qre.ko still has the shared socket of a daemon that was killed
+    #: of the daemon whose port we have joined
+    front_device: Annotated[str, msgspec.Meta(max_length=15)] = ""
+
+
+class ApplyReload(Message, frozen=True, kw_only=True):
+    """A new configuration; ``new_profile_secrets`` were supplied before it. Answered with ``Reloaded``."""
+
+    config: WorkerConfig
+
+
+class EndAll(Message, frozen=True, kw_only=True):
+    """End the workers in order, then yourself."""
+
+
+class Pinned(Message, frozen=True, kw_only=True):
+    """The answer to ``PinThese``; ``error`` is empty on success."""
+
+    error: Text = ""
+
+
+class ReloadFinished(Message, frozen=True, kw_only=True):
+    """The answer to ``ReloadWanted``."""
+
+    error: Text = ""
+
+
+# --- supervisor -> parent ---
+
+
+class AllReady(Message, frozen=True, kw_only=True):
+    """The role's work can really be done."""
+
+
+class Failed(Message, frozen=True, kw_only=True):
+    """The daemon cannot go on."""
+
+    reason: Text
+
+
+class Guests(Message, frozen=True, kw_only=True):
+    """How many daemons have joined our port: while there are any, its end leaves it as it is."""
+
+    count: U64
+
+
+class State(Message, frozen=True, kw_only=True):
+    """What STATUS= says, and whether a session is up (the ready file)."""
+
+    up: bool
+    text: Text
+
+
+class Alive(Message, frozen=True, kw_only=True):
+    """Every worker answered its heartbeat: systemd's watchdog may be fed."""
+
+
+class PinThese(Message, frozen=True, kw_only=True):
+    """With three descriptors: the CID map, the socket map, the program."""
+
+
+class Reloaded(Message, frozen=True, kw_only=True):
+    error: Text = ""
+
+
+class ReloadWanted(Message, frozen=True, kw_only=True):
+    """Somebody asked for a reload over the control socket."""
+
+
+class DestProbed(Message, frozen=True, kw_only=True):
+    """A fresh Dest profile to cache."""
+
+    profile: DestProfile
+
+
+ToSupervisor = Supply | Setup | ApplyReload | EndAll | Pinned | ReloadFinished
+ToParent = AllReady | Failed | Guests | State | Alive | PinThese | Reloaded | ReloadWanted | DestProbed

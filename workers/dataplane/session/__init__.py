@@ -1,0 +1,1 @@
+"""One established session: keys, packet numbers, frames, its path and its size; without sockets or clocks."""

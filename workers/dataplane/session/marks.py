@@ -1,0 +1,245 @@
+"""Packet number marks that outlive the process: the reason why no (key, packet number) pair is used twice.
+
+RFC 9000 §12.3, RFC 9001 §6.6. A memfd of one MiB is mapped shared; the supervisor holds it and hands it to the next
+data plane process when this one dies. For every session it tells how far numbers may have been used (reserved in
+blocks *before* use), the highest number received (written *before* delivery), and the key epoch; beside that a ring
+of hashes of transmit keys, so that a key is never started afresh. It must never hold a key or a session id.
+
+Layout, in native 64-bit words::
+
+    word 0        magic and version
+    word 1        hashes ever appended to the ring
+    word 16 …     SLOTS slots of 16 words
+        0         0: free, 1: used (written last)
+        1-4       SHA-256 of the session id
+        5         send mark: numbers below it may have been used
+        6         receive mark: numbers below it are refused
+        7         which of the two records is valid (0, 1)
+        8-11      record 0: key epoch, hash of the transmit key (2 words), first number sent under it
+        12-15     record 1
+    then          ring of 16-byte hashes of transmit keys
+
+Torn writes: one word is stored by one machine instruction, and a killed process stops between instructions. What
+needs more than a word is written to where nobody looks yet, and made valid by one word.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import os
+import struct
+
+from qre.dataplane.protocol import PACKET_NUMBER_BASE, PACKET_NUMBER_BLOCK, Refusal, SessionRefusedError
+from qre.errors import MachineError
+
+SIZE = 1 << 20
+SLOTS = 2048
+MAGIC = int.from_bytes(b"qremark1", "little")
+_FIRST_SLOT = 16
+_SLOT_WORDS = 16
+_RING = _FIRST_SLOT + SLOTS * _SLOT_WORDS
+RING_ENTRIES = (SIZE // 8 - _RING) // 2
+
+_STATE, _ID, _SEND, _RECEIVE, _SELECT, _RECORD = 0, 1, 5, 6, 7, 8
+_WORDS4 = struct.Struct("=4Q")
+_WORDS2 = struct.Struct("=2Q")
+
+
+def _hash_of_id(session_id: bytes) -> bytes:
+    return hashlib.sha256(b"qre session id" + session_id).digest()
+
+
+def _hash_of_key(key: bytes) -> bytes:
+    return hashlib.sha256(b"qre transmit key" + key).digest()[:16]
+
+
+class Mark:
+    """The slot of one session. Every method's store is finished when it returns."""
+
+    __slots__ = ("_at", "_marks")
+
+    def __init__(self, marks: NumberMarks, at: int) -> None:
+        self._marks = marks
+        self._at = at
+
+    @property
+    def send_mark(self) -> int:
+        """The first number that was certainly never used."""
+        return self._marks.words[self._at + _SEND]
+
+    @property
+    def receive_mark(self) -> int:
+        """Numbers below this one are refused after a restart."""
+        return self._marks.words[self._at + _RECEIVE]
+
+    @property
+    def key_epoch(self) -> int:
+        return self._marks.words[self._record()]
+
+    @property
+    def phase_first(self) -> int:
+        """The first number sent (or skipped) under the current transmit key."""
+        return self._marks.words[self._record() + 3]
+
+    def _record(self) -> int:
+        return self._at + _RECORD + 4 * (self._marks.words[self._at + _SELECT] & 1)
+
+    def key_hash(self) -> bytes:
+        at = self._record() + 1
+        return _WORDS2.pack(self._marks.words[at], self._marks.words[at + 1])
+
+    def reserve(self, up_to: int) -> int:
+        """Reserve whole blocks until every number below ``up_to`` may be used; the new send mark."""
+        words, at = self._marks.words, self._at + _SEND
+        mark = words[at]
+        if mark < up_to:
+            mark += -(-(up_to - mark) // PACKET_NUMBER_BLOCK) * PACKET_NUMBER_BLOCK
+            words[at] = mark
+        return mark
+
+    def received(self, highest: int) -> None:
+        """Numbers up to ``highest`` will be refused after a restart. Call it before anything is delivered."""
+        words, at = self._marks.words, self._at + _RECEIVE
+        if words[at] <= highest:
+            words[at] = highest + 1
+
+    def advance(self, key_epoch: int, tx_key: bytes, first_number: int) -> None:
+        """``tx_key`` of ``key_epoch`` will be used from ``first_number`` on. Call it before the first use."""
+        digest = _hash_of_key(tx_key)
+        if self._marks.was_used(digest):
+            raise SessionRefusedError(Refusal.KEY_USED, "this transmit key was used before")
+        self._write_record(key_epoch, digest, first_number)
+        self._marks.remember(digest)
+
+    def _write_record(self, key_epoch: int, digest: bytes, first_number: int) -> None:
+        words = self._marks.words
+        select = (words[self._at + _SELECT] & 1) ^ 1
+        at = self._at + _RECORD + 4 * select
+        words[at] = key_epoch
+        words[at + 1], words[at + 2] = _WORDS2.unpack(digest)
+        words[at + 3] = first_number
+        words[self._at + _SELECT] = select
+
+    def release(self) -> None:
+        """The session is gone: the slot may be used by another. Its keys stay remembered."""
+        self._marks.free(self._at)
+
+
+class NumberMarks:
+    """The mapped memfd. Exactly one process uses it at a time."""
+
+    def __init__(self, fd: int) -> None:
+        """Map ``fd`` (it may be closed afterwards). Raises MachineError when it is not a memfd of marks."""
+        try:
+            if os.fstat(fd).st_size != SIZE:
+                raise MachineError("number marks", f"the descriptor is not {SIZE} bytes long")
+            self._map = mmap.mmap(fd, SIZE)
+        except OSError as error:
+            raise MachineError("number marks", str(error)) from error
+        self.words = memoryview(self._map).cast("Q")
+        if self.words[0] not in {0, MAGIC}:
+            self.close()
+            raise MachineError("number marks", "the descriptor holds something else")
+        self.words[0] = MAGIC
+        self._slots: dict[bytes, int] = {}  # hash of id -> first word
+        self._free: list[int] = []
+        self._live: set[int] = set()  # slots that a session of this process uses
+        for at in range(_FIRST_SLOT + (SLOTS - 1) * _SLOT_WORDS, _FIRST_SLOT - 1, -_SLOT_WORDS):
+            if self.words[at + _STATE]:
+                self._slots[_WORDS4.pack(*self.words[at + _ID : at + _ID + 4])] = at
+            else:
+                self._free.append(at)
+        count = min(self.words[1], RING_ENTRIES)
+        self._used = {_WORDS2.pack(*self.words[_RING + 2 * i : _RING + 2 * i + 2]) for i in range(count)}
+
+    def close(self) -> None:
+        self.words.release()
+        self._map.close()
+
+    def was_used(self, digest: bytes) -> bool:
+        return digest in self._used
+
+    def remember(self, digest: bytes) -> None:
+        """Append to the ring; the oldest hash makes room when it is full."""
+        if digest in self._used:
+            return
+        words = self.words
+        count = words[1]
+        at = _RING + 2 * (count % RING_ENTRIES)
+        if count >= RING_ENTRIES:
+            self._used.discard(_WORDS2.pack(words[at], words[at + 1]))
+        words[at], words[at + 1] = _WORDS2.unpack(digest)
+        words[1] = count + 1
+        self._used.add(digest)
+
+    @property
+    def awaited(self) -> bool:
+        """Whether a session that a process before this one had has not been installed again."""
+        return len(self._slots) > len(self._live)
+
+    def claim(
+        self, session_id: bytes, key_epoch: int, tx_key: bytes, first_number: int, next_tx_key: bytes | None = None
+    ) -> Mark:
+        """The slot of this session for its installation: a remembered one, or a new one.
+
+        After it, sending may begin at ``max(first_number, mark.send_mark)``. Raises SessionRefusedError when that
+        would repeat numbers under a key, and when the remembered key epoch is newer; nothing has changed then.
+        """
+        identity, digest = _hash_of_id(session_id), _hash_of_key(tx_key)
+        at = self._slots.get(identity)
+        if at is not None:
+            if at in self._live:
+                raise SessionRefusedError(Refusal.INSTALLED, "the session is installed already")
+            if Mark(self, at).key_epoch > key_epoch:
+                raise SessionRefusedError(Refusal.EPOCH_BEHIND, "key epoch behind", Mark(self, at).key_epoch)
+        if next_tx_key is not None and (next_tx_key == tx_key or self.was_used(_hash_of_key(next_tx_key))):
+            raise SessionRefusedError(Refusal.KEY_USED, "the next transmit key was used before")
+        if at is not None:
+            mark = Mark(self, at)
+            self._continue(mark, key_epoch, digest, first_number)
+        else:
+            if self.was_used(digest):
+                raise SessionRefusedError(Refusal.KEY_USED, "this transmit key was used before")
+            at = self._new_slot(identity, key_epoch, digest, max(first_number, PACKET_NUMBER_BASE))
+            mark = Mark(self, at)
+        self.remember(digest)
+        self._live.add(at)
+        return mark
+
+    def _continue(self, mark: Mark, key_epoch: int, digest: bytes, first_number: int) -> None:
+        if mark.key_epoch == key_epoch and mark.key_hash() != digest:
+            raise SessionRefusedError(Refusal.OTHER_KEYS, "other keys than those of this key epoch")
+        if mark.key_hash() != digest:
+            if self.was_used(digest):
+                raise SessionRefusedError(Refusal.KEY_USED, "this transmit key was used before")
+            mark._write_record(key_epoch, digest, max(first_number, mark.send_mark))
+
+    def _new_slot(self, identity: bytes, key_epoch: int, digest: bytes, first_number: int) -> int:
+        if not self._free:
+            self._evict()
+        at = self._free.pop()
+        words = self.words
+        words[at + _ID], words[at + _ID + 1], words[at + _ID + 2], words[at + _ID + 3] = _WORDS4.unpack(identity)
+        words[at + _SEND] = first_number
+        words[at + _RECEIVE] = PACKET_NUMBER_BASE
+        Mark(self, at)._write_record(key_epoch, digest, first_number)
+        words[at + _STATE] = 1
+        self._slots[identity] = at
+        return at
+
+    def _evict(self) -> None:
+        """Forget a session that nobody installed since this process began; its keys stay in the ring."""
+        for at in self._slots.values():
+            if at not in self._live:
+                self.free(at)
+                return
+        raise SessionRefusedError(Refusal.NO_ROOM, "no room for another session")
+
+    def free(self, at: int) -> None:
+        words = self.words
+        identity = _WORDS4.pack(*words[at + _ID : at + _ID + 4])
+        words[at + _STATE] = 0
+        self._slots.pop(identity, None)
+        self._live.discard(at)
+        self._free.append(at)

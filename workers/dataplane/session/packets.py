@@ -1,0 +1,203 @@
+"""Numbers and packet protection of one session: RFC 9000 §12.3, §17.3.1, Appendix A; RFC 9001 §5.3, §5.4, §6.
+
+The hot path, in batches: one block cipher call makes the header masks of them all. A number is used once, after it
+was reserved in the marks; the receive mark is written before ``open`` returns. Nothing that was not authenticated
+changes anything but counters. Numbers always leave in four bytes, so the sample of header protection is the first
+block of the ciphertext.
+"""
+
+from __future__ import annotations
+
+import hmac
+import struct
+from collections import Counter
+from collections.abc import Sequence
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+
+from qre.dataplane.protocol import HARD_PACKET_LIMIT, INTEGRITY_LIMIT, PACKET_NUMBER_BASE, Role, SessionInstall
+from qre.wire.ackwin import ReceivedNumbers
+from qre.wire.datagram import DATAGRAM_HEAD
+from qre.workers.dataplane.session.keyphase import KeyPhases, ReceiveKeys
+from qre.workers.dataplane.session.marks import Mark
+
+_HALF, _MASK = 1 << 31, (1 << 32) - 1
+_masks_of = struct.Struct(">BI11x").iter_unpack
+
+
+class LimitReachedError(Exception):
+    """RFC 9001 §6.6: these keys must not be used any more."""
+
+
+class Opened:
+    """What came out of one batch."""
+
+    __slots__ = ("datagrams", "follow", "new", "others", "out_of_order", "probing", "reset")
+
+    def __init__(self) -> None:
+        self.datagrams: list[bytes] = []  # DATAGRAM_HEAD + inner packet each
+        #: Everything else, in order: plaintext, first byte unmasked, key epoch, whether its number was the highest.
+        self.others: list[tuple[bytes, int, int, bool]] = []
+        self.new = 0  # packets
+        self.out_of_order = False
+        self.probing = True  # no datagram among the packets that had the highest number yet
+        self.reset = False  # a stateless reset was among them
+        self.follow = False  # the peer began a key phase: our transmit keys must follow before anything is sent
+
+
+class Packets:
+    """Both directions. ``phases`` and ``received`` are read and, for key updates, changed by the session."""
+
+    def __init__(self, install: SessionInstall, mark: Mark, drops: Counter[str]) -> None:
+        client = install.role is Role.CLIENT
+        self.drops = drops
+        self.mark = mark
+        self.next_number = max(install.packet_number, mark.send_mark, PACKET_NUMBER_BASE)
+        self._reserved = mark.send_mark
+        self.received = ReceivedNumbers(max(mark.receive_mark, PACKET_NUMBER_BASE) - 1)
+        self.phases = KeyPhases(install.keys, install.next_keys, install.key_epoch, mark.phase_first)
+        self.rekey_after = install.rekey_after_packets
+        self.tx_cid = install.connection_id if client else install.client_connection_id
+        self.rx_cid_length = len(install.client_connection_id if client else install.connection_id)
+        self._rx_header = struct.Struct(f">B{self.rx_cid_length}sI").pack
+        self._tx_header = struct.Struct(f">B{len(self.tx_cid)}sI").pack
+        self._tx_mask = Cipher(algorithms.AES(install.tx_hp_key), modes.ECB()).encryptor().update
+        self._rx_mask = Cipher(algorithms.AES(install.rx_hp_key), modes.ECB()).encryptor().update
+        self._reset_token = install.reset_token
+        self.failed_opens = 0
+
+    @property
+    def used(self) -> int:
+        """Packets that may have left under the current transmit key."""
+        return self.next_number - self.phases.first_sent
+
+    def seal(self, plaintexts: Sequence[bytes]) -> list[bytes]:
+        """Number, encrypt and mask. Raises LimitReachedError before the key is used too often."""
+        number = self.next_number
+        after = number + len(plaintexts)
+        if after - self.phases.first_sent > HARD_PACKET_LIMIT:
+            raise LimitReachedError
+        if after > self._reserved:
+            self._reserved = self.mark.reserve(after)
+        self.next_number = after
+        keys = self.phases.tx
+        encrypt, iv, first, cid, header = keys.encrypt, keys.iv, keys.first_byte, self.tx_cid, self._tx_header
+        sealed = [
+            encrypt((iv ^ n).to_bytes(12, "big"), plaintext, header(first, cid, n & _MASK))
+            for n, plaintext in enumerate(plaintexts, number)
+        ]
+        masks = _masks_of(self._tx_mask(b"".join([text[:16] for text in sealed])))
+        return [
+            header(first ^ (m0 & 0x1F), cid, (n & _MASK) ^ m) + text
+            for n, text, (m0, m) in zip(range(number, after), sealed, masks, strict=True)
+        ]
+
+    def open(self, datagrams: Sequence[bytes], old_keys_until: float) -> Opened:  # noqa: PLR0915 - one hot loop
+        """Open short-header packets that bear one connection ID. Raises LimitReachedError.
+
+        The receive keys flip when a packet of the next phase is authentic; the old ones live until then.
+        """
+        opened = Opened()
+        at = 1 + self.rx_cid_length
+        number_end, sample_end = at + 4, at + 20
+        good = [d for d in datagrams if len(d) >= sample_end and d[0] & 0xC0 == 0x40]
+        if len(good) != len(datagrams):
+            self.drops["malformed"] += len(datagrams) - len(good)
+            if not good:
+                return opened
+        masks = _masks_of(self._rx_mask(b"".join([d[number_end:sample_end] for d in good])))
+        header, from_bytes, cid = self._rx_header, int.from_bytes, good[0][1:at]
+        received, inner, rx = self.received, opened.datagrams, self.phases.rx
+        decrypt, iv, fast = rx.decrypt, rx.iv, 0x43 | rx.phase
+        expected = received.highest + 1
+        for datagram, (m0, m) in zip(good, masks, strict=True):
+            first = datagram[0] ^ (m0 & 0x1F)
+            if first == fast:  # current phase, four bytes of number, spin and reserved bits 0
+                truncated = from_bytes(datagram[at:number_end], "big") ^ m
+                number = expected + ((truncated - expected + _HALF) & _MASK) - _HALF
+                try:
+                    nonce = (iv ^ number).to_bytes(12, "big")
+                    plaintext = decrypt(nonce, datagram[number_end:], header(first, cid, truncated))
+                except (InvalidTag, OverflowError):
+                    self._failed(datagram, opened)
+                    continue
+                keys = rx
+            else:
+                result = self._open_general(datagram, first, m, expected, opened)
+                if result is None:
+                    continue
+                number, plaintext, keys = result
+            if number == expected and received.ends:
+                received.ends[-1] = number
+                expected += 1
+                newest = True
+            elif self._accept(number, keys, opened):
+                newest = number >= expected
+                expected = received.highest + 1
+            else:
+                continue
+            opened.new += 1
+            if keys is not rx:
+                self._flip_if_next(keys, number, old_keys_until, opened)
+                rx = self.phases.rx
+                decrypt, iv, fast = rx.decrypt, rx.iv, 0x43 | rx.phase
+            if first & 0x18 == 0 and plaintext.startswith(DATAGRAM_HEAD):
+                inner.append(plaintext)
+                if newest:
+                    opened.probing = False
+            else:
+                opened.others.append((plaintext, first, keys.epoch, newest))
+        if opened.new:
+            self.mark.received(received.highest)
+        return opened
+
+    def _open_general(
+        self, datagram: bytes, first: int, mask: int, expected: int, opened: Opened
+    ) -> tuple[int, bytes, ReceiveKeys] | None:
+        """Any number length, key phase and spin bit; None when it does not open."""
+        at, size = 1 + self.rx_cid_length, (first & 0x03) + 1
+        window = 1 << 8 * size
+        truncated = int.from_bytes(datagram[at : at + size], "big") ^ mask >> 32 - 8 * size
+        number = expected + ((truncated - expected + window // 2) % window) - window // 2
+        if number < 0:
+            number += window
+        keys = self.phases.choose(first & 0x04, number)
+        if keys is None:
+            self.drops["no-keys"] += 1
+            return None
+        aad = bytes((first,)) + datagram[1:at] + truncated.to_bytes(size, "big")
+        try:
+            nonce = (keys.iv ^ number).to_bytes(12, "big")
+            return number, keys.decrypt(nonce, datagram[at + size :], aad), keys
+        except (InvalidTag, OverflowError):
+            self._failed(datagram, opened)
+            return None
+
+    def _failed(self, datagram: bytes, opened: Opened) -> None:
+        """Not authentic: a stateless reset (RFC 9000 §10.3.1), or noise."""
+        if self._reset_token is not None and hmac.compare_digest(datagram[-16:], self._reset_token):
+            opened.reset = True
+            return
+        self.drops["decrypt-failed"] += 1
+        self.failed_opens += 1
+        if self.failed_opens >= INTEGRITY_LIMIT:
+            raise LimitReachedError
+
+    def _accept(self, number: int, keys: ReceiveKeys, opened: Opened) -> bool:
+        """Out of order, or the first of all: the replay check."""
+        if number < PACKET_NUMBER_BASE:
+            self.drops["below-base"] += 1
+            return False
+        if not self.received.accept(number):
+            self.drops["replayed"] += 1
+            return False
+        if number != self.received.highest or len(self.received.starts) > 1:
+            opened.out_of_order = True
+        if keys is self.phases.rx and number < self.phases.first_received:
+            self.phases.first_received = number
+        return True
+
+    def _flip_if_next(self, keys: ReceiveKeys, number: int, old_keys_until: float, opened: Opened) -> None:
+        if keys is self.phases.rx_next and self.phases.flipped(number, old_keys_until):
+            opened.follow = True

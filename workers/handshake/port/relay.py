@@ -1,0 +1,148 @@
+"""Visitors' connections to Dest: one connected UDP socket each, both directions byte for byte with ECN.
+
+Whatever Dest says (Version Negotiation, Retry, a stateless reset, nothing) goes back as it came; nothing is read into
+it here. ICMP errors are taken note of by nobody, as a router between would. All sockets share one epoll of their own,
+which is what the event loop watches: thousands of idle visitors cost a descriptor and a few small objects each.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+from collections.abc import Callable
+from typing import Final
+
+from qre.workers.handshake.port.flows import Flow
+
+_IP_MTU_DISCOVER, _IP_PMTUDISC_PROBE, _IPV6_MTU_DISCOVER = 10, 3, 23
+_IPV6_RECVTCLASS, _IPV6_TCLASS = 66, 67
+_ANCILLARY: Final = socket.CMSG_SPACE(4)
+#: A UDP datagram is never longer.
+LONGEST: Final = 65_535
+#: Events of one turn, and datagrams of one visitor in it: others must get theirs.
+_EVENTS, _TURN = 64, 16
+_RECEIVE_BUFFER: Final = 64 << 10
+
+#: (flow, datagram, ECN mark)
+Reply = Callable[[Flow, bytes, int], None]
+
+
+def ecn_of(ancillary: list[tuple[int, int, bytes]]) -> int:
+    """The ECN codepoint that recvmsg told of."""
+    for level, kind, value in ancillary:
+        if (level == socket.IPPROTO_IP and kind == socket.IP_TOS) or (
+            level == socket.IPPROTO_IPV6 and kind == _IPV6_TCLASS
+        ):
+            return value[0] & 3
+    return 0
+
+
+def with_ecn(family: int, ecn: int) -> list[tuple[int, int, bytes]]:
+    """The control message for sendmsg that marks one datagram."""
+    if family == socket.AF_INET6:
+        return [(socket.IPPROTO_IPV6, _IPV6_TCLASS, ecn.to_bytes(4, "little"))]
+    return [(socket.IPPROTO_IP, socket.IP_TOS, ecn.to_bytes(4, "little"))]
+
+
+class DestSocket:
+    """One visitor's. See ``flows.Relay``."""
+
+    __slots__ = ("_family", "_relays", "_socket", "fd")
+
+    def __init__(self, relays: Relays, made: socket.socket) -> None:
+        self._relays = relays
+        self._socket = made
+        self._family = made.family
+        self.fd = made.fileno()
+
+    def send(self, data: bytes, ecn: int) -> None:
+        try:
+            if ecn:
+                self._socket.sendmsg([data], with_ecn(self._family, ecn))
+            else:
+                self._socket.send(data)
+        except OSError:  # an ICMP error of something sent before, or no room: UDP loses datagrams
+            self._relays.lost += 1
+
+    def receive(self, buffer: bytearray) -> tuple[bytes, int] | None:
+        """The next datagram and its ECN mark; None when there is none now."""
+        for _ in range(2):  # an ICMP error is told once, then comes the data
+            try:
+                length, ancillary, _, _ = self._socket.recvmsg_into([buffer], _ANCILLARY)
+            except BlockingIOError:
+                return None
+            except OSError:
+                self._relays.lost += 1
+                continue
+            return bytes(memoryview(buffer)[:length]), ecn_of(ancillary)
+        return None
+
+    def close(self) -> None:
+        self._relays.forget(self)
+        self._socket.close()
+
+
+class Relays:
+    """``reply`` is told of everything that Dest sends. ``lost`` counts datagrams that the kernel did not take."""
+
+    def __init__(self, reply: Reply) -> None:
+        self._reply = reply
+        self._epoll = select.epoll()
+        self._flows: dict[int, tuple[DestSocket, Flow]] = {}
+        self._buffer = bytearray(LONGEST)
+        self.lost = 0
+
+    def fileno(self) -> int:
+        """Readable when any of the sockets is."""
+        return self._epoll.fileno()
+
+    def __len__(self) -> int:
+        return len(self._flows)
+
+    def open(self, flow: Flow, family: int, dest: tuple[str, int]) -> DestSocket | None:
+        """A socket connected to ``dest``; None when the kernel has none left, or no way there."""
+        try:
+            made = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        except OSError:
+            return None
+        try:
+            if family == socket.AF_INET6:
+                made.setsockopt(socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, _IP_PMTUDISC_PROBE)
+                made.setsockopt(socket.IPPROTO_IPV6, _IPV6_RECVTCLASS, 1)
+            else:
+                made.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _IP_PMTUDISC_PROBE)
+                made.setsockopt(socket.IPPROTO_IP, socket.IP_RECVTOS, 1)
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
+            made.connect(dest)
+            self._epoll.register(made.fileno(), select.EPOLLIN)
+        except OSError:
+            made.close()
+            return None
+        opened = DestSocket(self, made)
+        self._flows[opened.fd] = (opened, flow)
+        return opened
+
+    def forget(self, gone: DestSocket) -> None:
+        """Before its socket is closed."""
+        if self._flows.pop(gone.fd, None) is not None:
+            self._epoll.unregister(gone.fd)
+
+    def readable(self) -> None:
+        """Pass on what Dest has sent."""
+        for fd, _ in self._epoll.poll(0, _EVENTS):
+            entry = self._flows.get(fd)
+            if entry is None:
+                continue
+            made, flow = entry
+            for _ in range(_TURN):
+                received = made.receive(self._buffer)
+                if received is None:
+                    break
+                self._reply(flow, *received)
+                if self._flows.get(fd) is not entry:
+                    break  # closed meanwhile
+
+    def close(self) -> None:
+        for made, _ in list(self._flows.values()):
+            made.close()
+        self._epoll.close()

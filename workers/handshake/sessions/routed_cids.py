@@ -1,0 +1,38 @@
+"""The routed connection IDs of this server: making them, knowing them again, disowning them.
+
+Thin words around ``qre.reality.cid`` for one key, one length and one source of randomness.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from qre.reality.cid import cid_key, is_ours, reset_token, routed_cid
+from qre.wire.packet import is_long
+from qre.workers.handshake.port.stateless_reset import stateless_reset
+
+
+class RoutedCids:
+    """``private_key`` is RealityPrivateKey; ``length`` 17 to 20."""
+
+    def __init__(self, private_key: bytes, length: int, random: Callable[[int], bytes]) -> None:
+        self._key = cid_key(private_key)
+        self._length = length
+        self._random = random
+
+    def make(self) -> bytes:
+        return routed_cid(self._key, self._random, self._length)
+
+    def reset_token(self, cid: bytes) -> bytes:
+        return reset_token(self._key, cid)
+
+    def of_datagram(self, data: bytes) -> bytes | None:
+        """The destination CID of a short-header packet, when this server once made it."""
+        if len(data) <= self._length or is_long(data):
+            return None
+        cid = data[1 : 1 + self._length]
+        return cid if is_ours(self._key, cid) else None
+
+    def reset(self, cid: bytes, length: int) -> bytes | None:
+        """The stateless reset that answers a packet of ``length`` bytes; None when it is too short for one."""
+        return stateless_reset(self._key, cid, length, self._random)

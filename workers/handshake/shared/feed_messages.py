@@ -1,0 +1,135 @@
+"""What the handshake workers of two daemons on one port say to each other, over the feed between them.
+
+The front owns the port's socket: it decides who a visitor is, remembers each hello, and hands a client of the other
+daemon over as it came. That one answers the client through a duplicate of the socket. Both ends check what comes.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+from qre.dataplane.protocol import U64, Message, PacketNumber, Port, ShortId, Struct
+from qre.quic.server.inspector import MAX_DATAGRAMS, MAX_HELLO, Authenticated
+from qre.quic.server.server_handshake import ShownByDest
+from qre.reality.authenticator import SharedSecrets
+from qre.wire.initial import MAX_DATAGRAM
+
+Cid = Annotated[bytes, msgspec.Meta(max_length=20)]
+Datagram = Annotated[bytes, msgspec.Meta(max_length=MAX_DATAGRAM)]
+_Byte = Annotated[int, msgspec.Meta(ge=0, le=255)]
+
+
+class Visitor(Struct, frozen=True, kw_only=True):
+    """Where a client is."""
+
+    ip: Annotated[str, msgspec.Meta(max_length=15)]
+    port: Port
+
+
+class Shown(Struct, frozen=True, kw_only=True):
+    """See ``qre.quic.server.server_handshake.ShownByDest``."""
+
+    source_cid: Cid
+    highest_packet_number: PacketNumber
+
+
+# --- front -> guest ---
+
+
+class Begin(Message, frozen=True, kw_only=True):
+    """A client has proved itself with a short id of the guest's; the fields are those of ``Authenticated``."""
+
+    visitor: Visitor
+    client_hello: Annotated[bytes, msgspec.Meta(max_length=MAX_HELLO)]
+    random_hash: Annotated[bytes, msgspec.Meta(max_length=32)]
+    hello_key: Annotated[bytes, msgspec.Meta(max_length=32)]
+    hello_iv: Annotated[bytes, msgspec.Meta(max_length=32)]
+    proof: Annotated[bytes, msgspec.Meta(max_length=64)]
+    server_name: Annotated[str, msgspec.Meta(max_length=255)]
+    short_id: ShortId
+    client_version: tuple[_Byte, _Byte, _Byte]
+    unix_time: U64
+    original_destination_cid: Cid
+    retry_source_cid: Cid | None
+    datagrams: Annotated[tuple[Datagram, ...], msgspec.Meta(max_length=MAX_DATAGRAMS)]
+    shown: Shown | None
+
+    def __repr__(self) -> str:
+        return "Begin(hidden)"
+
+    def found(self) -> Authenticated:
+        """What the front's inspector found."""
+        return Authenticated(
+            client_hello=self.client_hello,
+            random_hash=self.random_hash,
+            secrets=SharedSecrets(self.hello_key, self.hello_iv, self.proof),
+            server_name=self.server_name,
+            short_id=self.short_id,
+            client_version=self.client_version,
+            unix_time=self.unix_time,
+            original_destination_cid=self.original_destination_cid,
+            retry_source_cid=self.retry_source_cid,
+        )
+
+    def shown_by_dest(self) -> ShownByDest | None:
+        shown = self.shown
+        return None if shown is None else ShownByDest(shown.source_cid, shown.highest_packet_number)
+
+
+class More(Message, frozen=True, kw_only=True):
+    """Another datagram of a client whose handshake is under way."""
+
+    visitor: Visitor
+    data: Datagram
+
+
+class Abandon(Message, frozen=True, kw_only=True):
+    """The front has no room for it any more, or the client began again."""
+
+    visitor: Visitor
+
+
+ToGuest = Begin | More | Abandon
+
+
+# --- guest -> front ---
+
+
+class Began(Message, frozen=True, kw_only=True):
+    """The guest answers under this connection ID, which the client's next Initials carry."""
+
+    visitor: Visitor
+    handshake_cid: Cid
+
+
+class Over(Message, frozen=True, kw_only=True):
+    """The handshake has ended, well or badly."""
+
+    visitor: Visitor
+
+
+ToFront = Began | Over
+
+
+def begin(source: tuple[str, int], found: Authenticated, datagrams: list[bytes], shown: ShownByDest | None) -> Begin:
+    """What the front says of a client."""
+    return Begin(
+        visitor=Visitor(ip=source[0], port=source[1]),
+        client_hello=found.client_hello,
+        random_hash=found.random_hash,
+        hello_key=found.secrets.hello_key,
+        hello_iv=found.secrets.hello_iv,
+        proof=found.secrets.proof,
+        server_name=found.server_name,
+        short_id=found.short_id,
+        client_version=found.client_version,
+        unix_time=found.unix_time,
+        original_destination_cid=found.original_destination_cid,
+        retry_source_cid=found.retry_source_cid,
+        datagrams=tuple(datagrams),
+        shown=None
+        if shown is None
+        else Shown(source_cid=shown.source_cid, highest_packet_number=shown.highest_packet_number),
+    )

@@ -1,0 +1,59 @@
+"""A joined daemon's side of a shared port: clients come from the front, answers go out by the port's own socket."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable
+from typing import Final
+
+from qre.errors import MachineError, UntrustedInputError
+from qre.ipc.channel import Channel, ChannelClosedError
+from qre.workers.handshake.port.flows import Address
+from qre.workers.handshake.shared.feed_messages import Began, Over, ToFront, ToGuest, Visitor
+
+_BATCH: Final = 64
+
+
+class FrontFeed:
+    """``arrived`` takes what the front says. A closed feed is no failure: our parent sees to another front."""
+
+    def __init__(self, fd: int, arrived: Callable[[ToGuest], None], complain: Callable[[str, str], None]) -> None:
+        self._channel: Channel[ToGuest] = Channel(socket.socket(fileno=fd), ToGuest)
+        self._arrived = arrived
+        self._complain = complain
+
+    def open(self) -> None:
+        asyncio.get_running_loop().add_reader(self._channel.fileno(), self._readable)
+
+    def close(self) -> None:
+        if self._channel.fileno() >= 0:
+            asyncio.get_running_loop().remove_reader(self._channel.fileno())
+            self._channel.close()
+
+    def began(self, source: Address, handshake_cid: bytes) -> None:
+        self._tell(Began(visitor=Visitor(ip=source[0], port=source[1]), handshake_cid=handshake_cid))
+
+    def over(self, source: Address) -> None:
+        self._tell(Over(visitor=Visitor(ip=source[0], port=source[1])))
+
+    def _tell(self, message: ToFront) -> None:
+        try:
+            self._channel.send(message)
+        except MachineError as error:
+            self._complain("front", f"the port's front does not listen: {error}")
+
+    def _readable(self) -> None:
+        for _ in range(_BATCH):
+            try:
+                received = self._channel.receive()
+            except (ChannelClosedError, UntrustedInputError):
+                self.close()
+                return
+            if received is None:
+                return
+            message, fds = received
+            for fd in fds:
+                os.close(fd)
+            self._arrived(message)

@@ -1,0 +1,177 @@
+"""The front's side of a shared port: daemons that have joined it, and their clients' handshakes while they last.
+
+A guest's client is told from ours by its short id, is remembered in our replay filter like ours, and then its
+datagrams go to the guest as they came. Nothing here knows a session: established ones find their own data plane.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import os
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+from qre.errors import MachineError, UntrustedInputError, UserError
+from qre.ipc.channel import Channel, ChannelClosedError
+from qre.ipc.messages import ProfileSecrets
+from qre.quic.server.inspector import Authenticated
+from qre.quic.server.server_handshake import ShownByDest
+from qre.wire.initial import MAX_DATAGRAM
+from qre.workers.handshake.port.flows import Address, Handshake
+from qre.workers.handshake.shared.feed_messages import Abandon, Began, More, ToFront, ToGuest, Visitor, begin
+
+_BATCH: Final = 64
+
+
+class GuestHandshake:
+    """A client of a guest's. See ``flows.Handshake``."""
+
+    def __init__(
+        self, guest: Guest, source: Address, found: Authenticated, datagrams: list[bytes], shown: ShownByDest | None
+    ) -> None:
+        self._guest = guest
+        self._source = source
+        self._begin: ToGuest | None = begin(source, found, datagrams, shown)
+        self._cids = {found.original_destination_cid, found.retry_source_cid}
+
+    def begin(self, now: float) -> None:
+        if self._begin is not None:
+            self._guest.tell(self._begin)
+            self._begin = None  # it holds secrets
+
+    def datagram_received(self, data: bytes, now: float) -> None:
+        if len(data) <= MAX_DATAGRAM:
+            self._guest.tell(More(visitor=_visitor(self._source), data=data))
+
+    def owns(self, destination_cid: bytes) -> bool:
+        return destination_cid in self._cids
+
+    def answered_under(self, cid: bytes) -> None:
+        self._cids.add(cid)
+
+    def abandon(self) -> None:
+        self._guest.forget(self._source)
+        self._guest.tell(Abandon(visitor=_visitor(self._source)))
+
+
+@dataclass
+class Guest:
+    """One joined daemon. ``over`` is told of a handshake that has ended."""
+
+    profile: str
+    short_ids: frozenset[bytes]
+    channel: Channel[ToFront]
+    over: Callable[[Address, Handshake], None]
+    complain: Callable[[str, str], None]
+    handshakes: dict[Address, GuestHandshake] = field(default_factory=dict)
+
+    def tell(self, message: ToGuest) -> None:
+        """What cannot be told is lost, as datagrams may be; the supervisor says when the guest is gone."""
+        try:
+            self.channel.send(message)
+        except MachineError as error:
+            self.complain("guest", f"{self.profile} does not take its clients: {error}")
+
+    def forget(self, source: Address) -> None:
+        self.handshakes.pop(source, None)
+
+    def readable(self) -> None:
+        for _ in range(_BATCH):
+            try:
+                received = self.channel.receive()
+            except (ChannelClosedError, UntrustedInputError):
+                self.close()  # its supervisor, or ours, hands in another one when there is somebody again
+                return
+            if received is None:
+                return
+            message, fds = received
+            for fd in fds:
+                os.close(fd)
+            source = (message.visitor.ip, message.visitor.port)
+            handshake = self.handshakes.get(source)
+            if handshake is None:
+                continue
+            if isinstance(message, Began):
+                handshake.answered_under(message.handshake_cid)
+            else:
+                self.forget(source)
+                self.over(source, handshake)
+
+    def close(self) -> None:
+        if self.channel.fileno() >= 0:
+            asyncio.get_running_loop().remove_reader(self.channel.fileno())
+            self.channel.close()
+        for source, handshake in list(self.handshakes.items()):
+            self.over(source, handshake)
+        self.handshakes.clear()
+
+
+class Guests:
+    """All of them, by the number that the supervisor gave each."""
+
+    def __init__(self, over: Callable[[Address, Handshake], None], complain: Callable[[str, str], None]) -> None:
+        self._over = over
+        self._complain = complain
+        self._guests: dict[int, Guest] = {}
+
+    def any(self) -> bool:
+        return bool(self._guests)
+
+    def short_ids(self) -> frozenset[bytes]:
+        return frozenset().union(*(guest.short_ids for guest in self._guests.values()))
+
+    def join(self, number: int, profile: str, own: ProfileSecrets, its: ProfileSecrets, feed: int) -> None:
+        """Let a daemon in; ``feed`` is ours from here on. Raises UserError when its configuration forbids it."""
+        channel: Channel[ToFront] = Channel(socket.socket(fileno=feed), ToFront)
+        try:
+            if not hmac.compare_digest(own.private_key, its.private_key):
+                raise UserError(
+                    f"profile {profile}", "RealityPrivateKey differs from that of the port's front", "use one key"
+                )
+            self._refuse_overlap(number, profile, own, its)
+        except UserError:
+            channel.close()
+            raise
+        self.leave(number)
+        guest = Guest(profile, frozenset(its.short_ids), channel, self._over, self._complain)
+        self._guests[number] = guest
+        asyncio.get_running_loop().add_reader(channel.fileno(), guest.readable)
+
+    def _refuse_overlap(self, number: int, profile: str, own: ProfileSecrets, its: ProfileSecrets) -> None:
+        taken = set(own.short_ids)
+        for other, guest in self._guests.items():
+            if other != number:
+                taken |= guest.short_ids
+        shared = taken & set(its.short_ids)
+        if shared:
+            raise UserError(
+                f"profile {profile}",
+                f"RealityShortIds: {min(shared).hex()} is another device's at this port already",
+                "give each client a short id of its own",
+            )
+
+    def leave(self, number: int) -> None:
+        guest = self._guests.pop(number, None)
+        if guest is not None:
+            guest.close()
+
+    def accept(
+        self, found: Authenticated, datagrams: list[bytes], source: Address, shown: ShownByDest | None
+    ) -> GuestHandshake | None:
+        """None: it is no guest's client."""
+        guest = next((guest for guest in self._guests.values() if found.short_id in guest.short_ids), None)
+        if guest is None:
+            return None
+        handshake = guest.handshakes[source] = GuestHandshake(guest, source, found, datagrams, shown)
+        return handshake
+
+    def close(self) -> None:
+        for number in list(self._guests):
+            self.leave(number)
+
+
+def _visitor(source: Address) -> Visitor:
+    return Visitor(ip=source[0], port=source[1])

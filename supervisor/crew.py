@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import msgspec
 
-from qre.dataplane.protocol import DestProfile, Message, Role
+from qre.dest_profile import DestProfile
+from qre.ends import Role
 from qre.errors import InternalError, MachineError, QreError
 from qre.ipc.channel import Channel, ChannelClosedError
 from qre.ipc.messages import (
@@ -47,7 +48,8 @@ from qre.ipc.messages import (
     WorkerConfig,
 )
 from qre.kernel.underlay_sockets import client_socket
-from qre.supervisor.front.front import GuestDaemon
+from qre.structs import Message
+from qre.supervisor.front import GuestDaemon
 from qre.supervisor.latest import Latest
 from qre.supervisor.life import Stage
 from qre.supervisor.parent_messages import Alive, DestProbed, Guests, PinThese, Setup, State, ToParent

@@ -11,9 +11,11 @@ import os
 from pathlib import Path
 from typing import Any
 
-from qre.dataplane.protocol import Role, SessionStatus, plain
+from qre.dataplane.status import SessionStatus
+from qre.ends import Role
 from qre.ipc.messages import DataplaneStatus, HandshakeStatus, LoaderStatus, NetlinkStatus, Party, SharedPort
 from qre.kernel.bpf_pins import paths
+from qre.structs import plain
 from qre.supervisor.crew import Crew
 
 

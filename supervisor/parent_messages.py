@@ -10,8 +10,9 @@ from typing import Annotated
 
 import msgspec
 
-from qre.dataplane.protocol import U64, DestProfile, Message, Text
+from qre.dest_profile import DestProfile
 from qre.ipc.messages import WorkerConfig
+from qre.structs import U64, Message, Text
 
 # --- parent -> supervisor ---
 

@@ -16,11 +16,11 @@ import msgspec
 import zmq
 import zmq.asyncio
 
-from qre.dataplane.protocol import Message
 from qre.errors import MachineError, QreError, UntrustedInputError
 from qre.ipc.messages import MAX_MESSAGE, Body, Envelope, Hello, Party, Refused
 from qre.ipc.roles import ROLES
 from qre.ipc.worker import LimitedLog
+from qre.structs import Message
 from qre.supervisor.life import Stage
 from qre.supervisor.routes import Route, When, route
 

@@ -11,7 +11,6 @@ import enum
 from dataclasses import dataclass
 from typing import Final
 
-from qre.dataplane.protocol import Message
 from qre.ipc.messages import (
     CidAdopt,
     CidRelease,
@@ -24,6 +23,7 @@ from qre.ipc.messages import (
     SocketRelease,
     SocketRequest,
 )
+from qre.structs import Message
 
 
 class When(enum.Enum):

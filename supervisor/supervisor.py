@@ -19,8 +19,8 @@ from typing import Final, NoReturn
 import capng
 import zmq.asyncio
 
-from qre.dataplane.protocol import Role
 from qre.device.device_lock import port_name
+from qre.ends import Role
 from qre.errors import MachineError, QreError, UntrustedInputError
 from qre.ipc import sandbox
 from qre.ipc.channel import Channel, ChannelClosedError
@@ -29,8 +29,8 @@ from qre.kernel.capabilities import NUMBERS
 from qre.kernel.underlay_sockets import server_pair
 from qre.supervisor.control import ControlSocket
 from qre.supervisor.crew import Crew, parties_of
-from qre.supervisor.front.front import join_of
-from qre.supervisor.front.front_listener import FrontListener, Host
+from qre.supervisor.front import join_of
+from qre.supervisor.front_listener import FrontListener, Host
 from qre.supervisor.parent_messages import (
     AllReady,
     ApplyReload,

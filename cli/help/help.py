@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from qre.cli.commands import COMMANDS, GLOBAL_OPTIONS, Options
-from qre.cli.defaults import defaults_of
 from qre.cli.help.examples import EXAMPLES
+from qre.cli.help.usage import default_rows, usage
 from qre.errors import UserError
 
 _WIDEST = 36
@@ -52,17 +52,6 @@ def command_help(name: str) -> str:
     lines += ["", "Options:", *_rows(command.options | GLOBAL_OPTIONS)]
     lines += ["", "Examples:", *_examples(name)]
     return "\n".join(lines) + "\n"
-
-
-def default_rows(name: str) -> dict[str, str]:
-    """The fields of each row of the table of defaults -> what they are when they are not given."""
-    return {", ".join(row.fields): row.text for row in defaults_of(name)}
-
-
-def usage(name: str) -> str:
-    """How a command is written."""
-    command = COMMANDS[name]
-    return " ".join(filter(None, ("qre-tool", name, "[OPTIONS]" if command.options else "", command.arguments)))
 
 
 def _examples(name: str) -> list[str]:

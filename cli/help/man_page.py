@@ -8,7 +8,7 @@ from __future__ import annotations
 from qre import __version__
 from qre.cli.commands import COMMANDS, GLOBAL_OPTIONS
 from qre.cli.help.examples import EXAMPLES
-from qre.cli.help.help import default_rows, usage
+from qre.cli.help.usage import default_rows, usage
 
 _ESCAPES = {"\\": "\\e", "-": "\\-", "'": "\\(aq", "`": "\\(ga", "^": "\\(ha", "~": "\\(ti", "…": "..."}
 

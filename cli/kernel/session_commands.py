@@ -9,15 +9,18 @@ from __future__ import annotations
 from qre.cli.commands import Options
 from qre.cli.defaults import IDLE_TIMEOUT
 from qre.cli.kernel.kernel_commands import device_name, kernel, unless_gone
-from qre.cli.session.session_fields import FIXED_AT_INSTALL, SessionFields, parse_session_fields
+from qre.cli.session.session_fields import SessionFields, parse_session_fields
+from qre.cli.session.session_plan import FIXED_AT_INSTALL
 from qre.cli.undo import Undo
 from qre.config.model import Profile
 from qre.config.values import show_duration
-from qre.dataplane.protocol import PACKET_NUMBER_BASE, SessionInstall, SessionStatus
+from qre.dataplane.protocol import SessionInstall
+from qre.dataplane.status import SessionStatus
 from qre.device.kernel_device import settings_of
 from qre.ends import Role
 from qre.errors import UserError, UserErrors
 from qre.kernel.qre_family import Qre
+from qre.wire.number import PACKET_NUMBER_BASE
 
 
 def install_session(arguments: list[str], options: Options) -> int:

@@ -145,8 +145,8 @@ def _underlay(option: str, text: str) -> SocketAddress:
 
 def _plan(profile: Profile, config: GlobalConfig, run_for_ms: int | None) -> list[str]:
     """What comes after the steps of `up`, one operation a line."""
-    from qre.dataplane.protocol import Dataplane
     from qre.device.kernel_module import expected_dataplane
+    from qre.ends import Dataplane
     from qre.supervisor.parent.process_settings import bpf_elf
 
     dataplane = "" if expected_dataplane(config) is Dataplane.KERNEL else "dataplane, "

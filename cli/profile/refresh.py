@@ -21,7 +21,7 @@ from qre.config.model import GlobalConfig, HostPort
 from qre.config.profile import load_profile
 from qre.config.settings import load_global
 from qre.config.values import parse_host_port
-from qre.dataplane.protocol import DestProfile
+from qre.dest_profile import DestProfile
 from qre.device.state import write_atomically
 from qre.errors import MachineError, UserError
 from qre.kernel.capabilities import require_capabilities

@@ -12,10 +12,10 @@ from typing import TypeVar
 from qre.cli.fields import parse_fields
 from qre.config.syntax import quoted
 from qre.config.values import parse_duration, parse_keepalive, parse_networks
-from qre.dataplane.protocol import PACKET_NUMBER_BASE
 from qre.errors import UserError, UserErrors
 from qre.kernel.abi import CID_MAX, IV_SIZE, KEY_SIZE, SESSION_ID_SIZE, Attribute
 from qre.kernel.attributes import Request
+from qre.wire.number import PACKET_NUMBER_BASE
 
 _MAX_U64 = (1 << 64) - 1
 _HIGHEST_FD = 1 << 20
@@ -48,8 +48,6 @@ OPTIONAL = (
     "NextRxKey", "NextRxHpKey", "NextRxIv", "NextTxKey", "NextTxIv", *_UNDERLAY,
     "ClientConnectionId", "AllowedIPs", "IdleTimeout", "PersistentKeepalive", "SocketFd",
 )  # fmt: skip
-#: What a session keeps as it was installed with it, and qre.ko does not tell.
-FIXED_AT_INSTALL = ("IdleTimeout", "PersistentKeepalive", "SocketFd")
 #: Fields that mean something together only.
 _GROUPS = (_UNDERLAY, ("NextRxKey", "NextRxIv"), ("NextTxKey", "NextTxIv"))
 

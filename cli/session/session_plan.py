@@ -9,7 +9,6 @@ from __future__ import annotations
 from qre.cli.commands import Options
 from qre.cli.fields import parse_fields
 from qre.cli.session.session_ends import LOOPBACK, UNDERLAYS, check_both_or_none, session_ends
-from qre.cli.session.session_fields import FIXED_AT_INSTALL
 from qre.config.values import show_duration
 
 TYPE_CHECKING = False
@@ -18,7 +17,8 @@ if TYPE_CHECKING:
     from typing import TextIO
 
     from qre.config.model import Profile, SocketAddress
-    from qre.dataplane.protocol import Role, SessionInstall
+    from qre.dataplane.protocol import SessionInstall
+    from qre.ends import Role
     from qre.quic.handed_over import HandedOver
     from qre.quic.in_memory.plan import Plan
 
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 #: A handshake agrees on 30 s, which would be over before the second of two ends is installed by hand.
 IDLE_MS = 600_000
+
+#: What a session keeps as it was installed with it, and qre.ko does not tell.
+FIXED_AT_INSTALL = ("IdleTimeout", "PersistentKeepalive", "SocketFd")
 
 
 def session_plan(arguments: list[str], options: Options) -> int:
@@ -88,7 +91,7 @@ class PlannedEnd:
 
 def planned_ends(server: Profile, client: Profile, underlays: Mapping[str, str]) -> list[PlannedEnd]:
     """Both ends of a handshake in memory, the server's first."""
-    from qre.dataplane.protocol import Role
+    from qre.ends import Role
 
     ends = session_ends(server, client, underlays, LOOPBACK)
     plan = run_plan(server, client, *ends)
@@ -134,8 +137,9 @@ def session_of(
     profile: Profile, role: Role, handed_over: HandedOver, local: tuple[str, int], peer: tuple[str, int]
 ) -> SessionInstall:
     """What an end of a handshake installs: a server lets pass what it has assigned, a client its AllowedIPs."""
-    from qre.dataplane.protocol import Role, Underlay
-    from qre.quic.handed_over import handed_over_install
+    from qre.dataplane.install import handed_over_install
+    from qre.dataplane.protocol import Underlay
+    from qre.ends import Role
 
     underlay = Underlay(local_ip=local[0], local_port=local[1], peer_ip=peer[0], peer_port=peer[1])
     allowed = handed_over.addresses if role is Role.SERVER else profile.allowed_ips

@@ -11,12 +11,13 @@ from typing import Any
 
 import msgspec
 
-from qre.dataplane.protocol import DestProfile, plain
+from qre.dest_profile import DestProfile
 from qre.device.kernel_module import LOADED
 from qre.device.state import ProfileState
 from qre.ends import Role
 from qre.kernel.answers import KernelDevice, KernelSession
 from qre.kernel.qre_family import Qre
+from qre.structs import plain
 
 Description = dict[str, Any]
 

@@ -9,8 +9,9 @@ dataclasses nor msgspec, and pathlib only when somebody reads a path.
 from __future__ import annotations
 
 import os
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
+from ipaddress import IPv4Address
 
+from qre.addresses import Interface, Network
 from qre.ends import DEFAULT_MTU, Dataplane, Role
 
 TYPE_CHECKING = False
@@ -22,10 +23,6 @@ else:
     def dataclass_transform(**_):
         """What ``typing`` does, without loading it."""
         return lambda cls: cls
-
-
-Interface = IPv4Interface | IPv6Interface
-Network = IPv4Network | IPv6Network
 
 
 class PathField:

@@ -26,7 +26,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from qre.config.model import GlobalConfig, Interface
+    from qre.addresses import Interface
+    from qre.config.model import GlobalConfig
 
 SUFFIX = ".conf"
 #: What `set` uses in place of keys and ids (the reference's).

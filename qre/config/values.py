@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import TypeVar
 
-    from qre.config.model import Interface, Network
+    from qre.addresses import Interface, Network
 
     T = TypeVar("T")
 

@@ -9,18 +9,16 @@ SOCK_SEQPACKET pair that the supervisor makes and never reads: keys do not pass 
 from __future__ import annotations
 
 import enum
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 
-from qre.ends import DEFAULT_MTU as DEFAULT_MTU  # noqa: PLC0414  the alias is what re-exports a name
-from qre.ends import Dataplane as Dataplane  # noqa: PLC0414  re-exported
-from qre.ends import Role as Role  # noqa: PLC0414  re-exported
+from qre.ends import Role
 from qre.errors import QreError
+from qre.structs import U16, U64, Message, Port, Struct, Text
+from qre.wire.number import PACKET_NUMBER_BASE
 from qre.wire.overhead import MAX_UDP_PAYLOAD
 
-#: User space numbers its 1-RTT packets below this; the data plane numbers from here on.
-PACKET_NUMBER_BASE = 65_536
 #: Send numbers are reserved in blocks of this size before they are used.
 PACKET_NUMBER_BLOCK = 65_536
 #: Packets after which a data plane asks for new keys (``RekeyDue``).
@@ -37,9 +35,6 @@ SESSIONS_PER_ANSWER = 64
 #: Routed CIDs that one session may have, and addresses that a mark tells of.
 MAX_CIDS_PER_SESSION = 8
 
-U16 = Annotated[int, msgspec.Meta(ge=0, le=0xFFFF)]
-Port = Annotated[int, msgspec.Meta(ge=1, le=0xFFFF)]
-U64 = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 PacketNumber = Annotated[int, msgspec.Meta(ge=0, le=(1 << 62) - 1)]
 SessionId = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 ConnectionId = Annotated[bytes, msgspec.Meta(min_length=1, max_length=20)]
@@ -48,7 +43,6 @@ Key = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
 Iv = Annotated[bytes, msgspec.Meta(min_length=12, max_length=12)]
 ResetToken = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
 ShortId = Annotated[bytes, msgspec.Meta(min_length=8, max_length=8)]
-Text = Annotated[str, msgspec.Meta(max_length=512)]
 Prefix = Annotated[str, msgspec.Meta(max_length=49)]
 Prefixes = Annotated[tuple[Prefix, ...], msgspec.Meta(max_length=256)]
 FrameBytes = Annotated[bytes, msgspec.Meta(max_length=MAX_UDP_PAYLOAD)]  # as much as one packet can carry
@@ -90,10 +84,6 @@ class LossReason(enum.StrEnum):
     DELETED = "deleted"  # we asked for it
 
 
-class Struct(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """An immutable, validated value."""
-
-
 class Underlay(Struct, frozen=True, kw_only=True):
     """The outer addresses of a session: IPv4, numeric."""
 
@@ -101,11 +91,6 @@ class Underlay(Struct, frozen=True, kw_only=True):
     local_port: Port
     peer_ip: Annotated[str, msgspec.Meta(max_length=15)]
     peer_port: Port
-
-
-class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag=True):
-    """Something that travels between two processes. ``repr`` never shows keys (see ``__repr__`` of those that
-    hold some)."""
 
 
 # --- requests: handshake worker -> data plane. Each is answered by exactly one Answer with the same id. ---
@@ -314,79 +299,3 @@ DataplaneReport = (
     | FrameReceived
     | FrameFate
 )
-
-
-# --- status: what ``show`` tells. No keys. ---
-
-
-class SessionStatus(Struct, frozen=True, kw_only=True):
-    session_id: SessionId
-    connection_id: ConnectionId
-    client_connection_id: PeerConnectionId
-    short_id: ShortId
-    state: Annotated[str, msgspec.Meta(max_length=16)]  # held, established, closing
-    key_epoch: U64
-    tx_packet_number: PacketNumber  # the next one to be sent
-    rx_packet_number: PacketNumber  # the highest received
-    endpoint: Text  # ip:port of the peer
-    allowed_ips: Prefixes
-    age_ms: U64
-    last_receive_ms: U64 | None  # age of the last authenticated packet
-    rx_packets: U64
-    rx_bytes: U64  # inner bytes
-    tx_packets: U64
-    tx_bytes: U64
-    cids: Annotated[tuple[ConnectionId, ...], msgspec.Meta(max_length=16)]
-    path_mtu: U16 | None = None  # the largest outer IP packet that the path is known to take; None: not known
-    inner_mtu: U16 | None = None  # the largest inner packet that fits it
-
-
-class DeviceCounters(Struct, frozen=True, kw_only=True):
-    rx_packets: U64 = 0
-    rx_bytes: U64 = 0
-    tx_packets: U64 = 0
-    tx_bytes: U64 = 0
-    #: reason (kebab-case, e.g. ``replayed``, ``decrypt-failed``, ``unknown-cid``, ``source-not-allowed``,
-    #: ``no-session``, ``held``, ``malformed``, ``too-big``, ``ipv6-refused``, ``below-base``) -> packets
-    drops: Annotated[dict[str, int], msgspec.Meta(max_length=64)] = {}
-
-
-class DestProfile(Struct, frozen=True, kw_only=True):
-    """What a probe of Dest found (the part that the server imitates)."""
-
-    reachable: bool
-    checked_at: U64  # unix seconds
-    address: Text = ""
-    scid_length: Annotated[int, msgspec.Meta(ge=0, le=20)] = 0
-    rtt_ms: U64 = 0
-    cipher: Text = ""
-    group: Text = ""
-    alpn: Text = ""
-    certificate_chain_length: U64 = 0
-    #: extension types of Dest's ServerHello in order; empty: unknown
-    server_hello_extensions: Annotated[tuple[U16, ...], msgspec.Meta(max_length=16)] = ()
-    #: CRYPTO bytes of Dest's Handshake flight, EncryptedExtensions to Finished as they were on the wire; 0: unknown
-    handshake_flight_length: U64 = 0
-    #: UDP payload lengths of what Dest sent before it had the client's Finished, in order; empty: unknown
-    flight_datagram_lengths: Annotated[tuple[U16, ...], msgspec.Meta(max_length=32)] = ()
-    #: lengths of Dest's NewSessionTicket messages, headers included; None: unknown
-    session_ticket_lengths: Annotated[tuple[U16, ...], msgspec.Meta(max_length=8)] | None = None
-    first_byte_ms: U64 = 0  # from our hello to Dest's first datagram
-    transport_parameters: Annotated[tuple[U64, ...], msgspec.Meta(max_length=64)] = ()  # ids, in Dest's order
-    certificate_expires_at: U64 = 0  # unix seconds; 0: unknown
-    http_status: U16 = 0  # of "/"; 0: no answer
-    ecn: Annotated[int, msgspec.Meta(ge=0, le=3)] = 0  # of Dest's 1-RTT packets; our data plane sends the same
-    warnings: Annotated[tuple[Text, ...], msgspec.Meta(max_length=16)] = ()
-
-
-def plain(value: Any) -> Any:
-    """What JSON can hold: structs as dicts, bytes as hex."""
-    if isinstance(value, bytes):
-        return value.hex()
-    if isinstance(value, msgspec.Struct):
-        return {name: plain(getattr(value, name)) for name in value.__struct_fields__}
-    if isinstance(value, dict):
-        return {key: plain(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(entry) for entry in value]
-    return value

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from qre.config.model import GlobalConfig
-from qre.dataplane.protocol import Dataplane
+from qre.ends import Dataplane
 from qre.errors import MachineError
 
 MODULE = "qre"

@@ -16,13 +16,13 @@ from dataclasses import dataclass, field
 import msgspec
 
 from qre.config.model import GlobalConfig, Profile
-from qre.dataplane.protocol import Dataplane
 from qre.device.kernel_device import close_sessions, settings_as_they_were, settings_of, sync_line
 from qre.device.kernel_module import MODULE, choose_dataplane, expected_dataplane, wants_module
 from qre.device.reverse_path import strict_devices
 from qre.device.route_mark import mark_of
 from qre.device.state import ProfileState, load_state, remove_state, save_state, state_of, state_path
 from qre.device.steps import Notice, Step, address_lines, hook_steps, plan_of, route_lines, run_steps, spec_of
+from qre.ends import Dataplane
 from qre.errors import MachineError, UserError
 from qre.kernel.abi import LINK_KIND
 from qre.kernel.answers import KernelDevice

@@ -10,8 +10,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from qre.config.model import GlobalConfig, Hooks, Interface, Profile
-from qre.dataplane.protocol import Dataplane
+from qre.addresses import Interface
+from qre.config.model import GlobalConfig, Hooks, Profile
 from qre.device.control_client import front_path, remove_left, runtime_paths
 from qre.device.device_lock import is_free, lock_path, port_name
 from qre.device.kernel_device import close_sessions, release_port
@@ -20,6 +20,7 @@ from qre.device.lifecycle import dataplane_of, print_notice, require_net_admin
 from qre.device.route_mark import orphaned_marks
 from qre.device.state import ProfileState, load_state, remove_state, state_path
 from qre.device.steps import Notice, Step, hook_steps, plan_of
+from qre.ends import Dataplane
 from qre.errors import QreError, UserError
 from qre.kernel.bpf_pins import paths as pin_paths
 from qre.kernel.port_registration import shared_address

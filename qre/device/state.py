@@ -14,10 +14,11 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from qre.config.model import GlobalConfig, Interface, Network, Profile
+from qre.addresses import Interface, Network
+from qre.config.model import GlobalConfig, Profile
 from qre.config.values import parse_socket_address
-from qre.dataplane.protocol import Role
 from qre.device.control_client import names_in
+from qre.ends import Role
 from qre.errors import MachineError, UntrustedInputError, UserError
 
 SUFFIX = ".state"

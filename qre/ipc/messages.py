@@ -11,19 +11,11 @@ from typing import Annotated
 
 import msgspec
 
-from qre.dataplane.protocol import (
-    U16,
-    U64,
-    ConnectionId,
-    DestProfile,
-    DeviceCounters,
-    Message,
-    Prefixes,
-    Role,
-    SessionStatus,
-    Struct,
-    Text,
-)
+from qre.dataplane.protocol import ConnectionId, Prefixes
+from qre.dataplane.status import DeviceCounters, SessionStatus
+from qre.dest_profile import DestProfile
+from qre.ends import Role
+from qre.structs import U16, U64, Message, Struct, Text
 
 VERSION = 1
 #: The largest message on any channel, in bytes.

@@ -13,9 +13,9 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from qre.dataplane.protocol import Message
 from qre.errors import MachineError, QreError
 from qre.ipc.messages import CidAdopt, CidRelease, CidSync, Party
+from qre.structs import Message
 
 _FIRST_PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 2.0

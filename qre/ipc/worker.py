@@ -21,7 +21,6 @@ import msgspec
 import zmq
 import zmq.asyncio
 
-from qre.dataplane.protocol import Message
 from qre.errors import InternalError, MachineError, QreError, UntrustedInputError
 from qre.ipc import descriptors, sandbox
 from qre.ipc.channel import Channel, ChannelClosedError
@@ -42,6 +41,7 @@ from qre.ipc.messages import (
     WorkerConfig,
 )
 from qre.ipc.roles import ROLES, Role
+from qre.structs import Message
 
 MAX_RUNNING_REQUESTS = 256
 #: One line a key and this many seconds; what was held back is counted in the next one.

@@ -13,7 +13,6 @@ import msgspec
 
 from qre.dataplane.protocol import (
     DataplaneReport,
-    DeviceCounters,
     FrameFate,
     FrameReceived,
     KeyPhaseChanged,
@@ -21,12 +20,12 @@ from qre.dataplane.protocol import (
     LossReason,
     PeerMoved,
     RekeyDue,
-    Role,
     SessionConfirmed,
     SessionLost,
-    SessionStatus,
     Underlay,
 )
+from qre.dataplane.status import DeviceCounters, SessionStatus
+from qre.ends import Role
 from qre.errors import UntrustedInputError
 from qre.kernel import abi
 from qre.kernel.abi import Attribute

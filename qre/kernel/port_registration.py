@@ -10,9 +10,8 @@ import errno
 
 import msgspec
 
-from qre.dataplane.protocol import DestProfile
+from qre.dest_profile import DestProfile
 from qre.errors import MachineError
-from qre.ipc.messages import UseLoader
 from qre.kernel import abi
 from qre.kernel.answers import LoaderDescription
 from qre.kernel.qre_family import Qre
@@ -23,17 +22,20 @@ _CLOSED = (errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 def register(
-    qre: Qre, device: str, loader: UseLoader, socket_fd: int, map_fd: int | None, listen: tuple[str, int]
+    qre: Qre,
+    device: str,
+    loader: LoaderDescription,
+    *,
+    listen: tuple[str, int],
+    socket_fd: int,
+    map_fd: int | None,
+    map_id: int,
 ) -> str:
     """Register both, in place of what a daemon before us left; without ``map_fd`` the kernel is to mirror nothing.
-    Why it does not, or cannot, write the map; mostly empty."""
+    ``map_id``: the kernel's number of that map. Returns why it does not, or cannot, write the map; mostly empty."""
     _register_socket(qre, device, socket_fd, listen)
-    why = "RegisterCidMap = false" if map_fd is None else _register_map(qre, device, map_fd, loader.map_id)
-    qre.loader_set(
-        LoaderDescription(
-            program=loader.program, pin_dir=loader.pin_dir, cid_length=loader.routed_cid_len, pid=loader.pid
-        )
-    )
+    why = "RegisterCidMap = false" if map_fd is None else _register_map(qre, device, map_fd, map_id)
+    qre.loader_set(loader)
     return why
 
 

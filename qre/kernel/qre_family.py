@@ -16,7 +16,8 @@ from typing import Final, Self, TypeVar
 
 import msgspec
 
-from qre.dataplane.protocol import Role, SessionInstall, SessionUpdate, Underlay
+from qre.dataplane.protocol import SessionInstall, SessionUpdate, Underlay
+from qre.ends import Role
 from qre.errors import MachineError, UntrustedInputError
 from qre.kernel import abi
 from qre.kernel.abi import Attribute, Command

@@ -19,7 +19,7 @@ from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
-from qre.config.model import Interface, Network
+from qre.addresses import Interface, Network
 from qre.kernel.attributes import encode_attribute
 from qre.kernel.socket import (
     NETLINK_ROUTE,

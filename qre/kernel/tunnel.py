@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from qre.config.model import Interface, Network
+from qre.addresses import Interface, Network
 from qre.errors import InternalError, MachineError
 from qre.kernel.rtnl import MAIN_TABLE, PLACEHOLDER, Link, Rtnl, Rule
 

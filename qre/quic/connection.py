@@ -27,9 +27,9 @@ from aioquic.quic.packet_builder import QuicPacketBuilder, QuicPacketBuilderStop
 from aioquic.quic.recovery import QuicPacketNumberWindow, QuicPacketSpace
 from aioquic.quic.stream import QuicStream
 
-from qre.dataplane.protocol import PACKET_NUMBER_BASE
 from qre.errors import PeerError, QreError
 from qre.quic.handed_over import Secrets
+from qre.wire.number import PACKET_NUMBER_BASE
 from qre.wire.packet import is_short
 
 _ONE_RTT = tls.Epoch.ONE_RTT

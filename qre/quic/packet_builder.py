@@ -21,8 +21,7 @@ from aioquic.quic.packet_builder import (
     QuicSentPacket,
 )
 
-from qre.dataplane.protocol import PACKET_NUMBER_BASE
-from qre.wire.number import encode_number
+from qre.wire.number import PACKET_NUMBER_BASE, encode_number
 from qre.wire.packet import PacketType, build_long_header, build_short_header
 from qre.wire.protection import TAG_LENGTH
 

@@ -14,8 +14,8 @@ from collections import deque
 from typing import Final
 
 from qre.errors import MachineError, PeerError
-from qre.quic.client.client_events import ClientEvent, Closed, Failed, HandOverReady, ManInTheMiddle, NotRecognised
 from qre.quic.client.client_handshake import ClientHandshake
+from qre.quic.handshake_events import ClientEvent, Closed, Failed, HandOverReady, ManInTheMiddle, NotRecognised
 
 _BATCH: Final = 32
 _LONGEST: Final = 65_535

@@ -14,12 +14,12 @@ from typing import Final
 
 import msgspec
 
-from qre.dataplane.protocol import DestProfile
+from qre.dest_profile import DestProfile
 from qre.errors import MachineError
-from qre.quic.client.client_events import Closed, Failed, ManInTheMiddle, SiteAnswered
 from qre.quic.client.client_handshake import ClientHandshake
 from qre.quic.client.fingerprint import Fingerprint
 from qre.quic.client.trust import TrustStore
+from qre.quic.handshake_events import Closed, Failed, ManInTheMiddle, SiteAnswered
 from qre.visit.dest import DestAddress, Resolved
 from qre.visit.exchange import Exchange
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, summarize_address_range
 
-from qre.config.model import Interface, Network
+from qre.addresses import Interface, Network
 from qre.errors import UntrustedInputError
 from qre.wire.varint import encode_varint, encode_vector, read_bytes_untrusted, read_varint_untrusted
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 MAX_PACKET_NUMBER: Final = (1 << 62) - 1
+#: User space numbers its 1-RTT packets below this; the data plane numbers from here on.
+PACKET_NUMBER_BASE: Final = 65_536
 
 
 def encoded_length(number: int, largest_acknowledged: int | None) -> int:

@@ -25,20 +25,21 @@ from typing import Any, Final
 import msgspec
 
 from qre.config.model import GlobalConfig, Profile
-from qre.dataplane.protocol import Dataplane, DestProfile, Role
+from qre.dest_profile import DestProfile
 from qre.device.control_client import front_path, remove_left, runtime_paths
 from qre.device.device_lock import hold_device, port_name
 from qre.device.kernel_device import release_port
 from qre.device.lifecycle import refuse_replacement, up_profile
 from qre.device.lifecycle_down import down_profile
 from qre.device.state import save_state, state_of, write_atomically
+from qre.ends import Dataplane, Role
 from qre.errors import MachineError, QreError, UntrustedInputError, UserError, UserErrors
 from qre.ipc.channel import Channel, ChannelClosedError
 from qre.ipc.messages import WorkerConfig
 from qre.kernel.bpf_pins import check_pin_dir, pin, unpin
 from qre.kernel.port_registration import shared_address
 from qre.kernel.qre_family import Qre
-from qre.supervisor.front.front import FrontChannel, FrontGoneError, join_front, join_of
+from qre.supervisor.front import FrontChannel, FrontGoneError, join_front, join_of
 from qre.supervisor.parent import fdstore
 from qre.supervisor.parent.notify import Notifier
 from qre.supervisor.parent.preconditions import check_able, check_passable, open_elf, open_regular

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from qre.config.model import GlobalConfig, Profile
-from qre.dataplane.protocol import Role
+from qre.ends import Role
 from qre.errors import MachineError, UserError
 from qre.ipc.messages import Party
 from qre.kernel.capabilities import require_capabilities

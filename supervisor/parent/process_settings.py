@@ -9,9 +9,10 @@ from typing import NoReturn
 
 import msgspec
 
-import qre.workers.bpf_loader
+import qre
 from qre.config.model import GlobalConfig, Profile
-from qre.dataplane.protocol import Dataplane, DestProfile, Role
+from qre.dest_profile import DestProfile
+from qre.ends import Dataplane, Role
 from qre.ipc.messages import ProfileSecrets, WorkerConfig
 
 _FIXED_SIZE = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
@@ -90,7 +91,7 @@ def empty_memfd(name: str) -> int:
 
 
 def bpf_elf(config: GlobalConfig) -> Path:
-    """The compiled program: the configured one, or the one installed with the package."""
+    """The compiled program: the configured one, or the package's, which lies beside the worker that loads it."""
     if config.bpf_elf is not None:
         return config.bpf_elf
-    return Path(qre.workers.bpf_loader.__path__[0]) / "qre_reuseport.bpf.o"
+    return Path(qre.__path__[0]) / "workers" / "bpf_loader" / "qre_reuseport.bpf.o"

@@ -12,7 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from qre.dataplane.protocol import Role
+from qre.ends import Role
 from tests.support.dataplane_endpoint import Endpoint
 from tests.support.namespaces import Namespace
 from tests.support.wireguard import CLIENT as WG_CLIENT

@@ -15,7 +15,7 @@ from typing import Any, cast
 import msgspec
 import pytest
 
-from qre.dataplane.protocol import Message, Role
+from qre.ends import Role
 from qre.errors import InternalError, MachineError, UserError
 from qre.ipc.messages import (
     CidAdopt,
@@ -29,6 +29,7 @@ from qre.ipc.messages import (
 )
 from qre.ipc.worker import WorkerContext
 from qre.kernel.bpf_program import MAX_ROUTES, SLOT_KERNEL, SLOT_USER
+from qre.structs import Message
 from qre.workers.bpf_loader.main import BpfLoader, create
 from tests.support.reuseport import Group, Port, open_elf, short_packet
 

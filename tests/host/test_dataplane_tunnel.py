@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
-from qre.dataplane.protocol import PACKET_NUMBER_BASE, Role
+from qre.ends import Role
+from qre.wire.number import PACKET_NUMBER_BASE
 from tests.support.daemons import PATIENCE, wait_for
 from tests.support.dataplane import ROUTED_CID, install_of, marks_memfd
 from tests.support.dataplane_endpoint import Endpoint

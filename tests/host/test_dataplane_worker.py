@@ -24,7 +24,6 @@ from qre.dataplane.protocol import (
     FrameReceived,
     FrameSend,
     LossReason,
-    Role,
     SessionConfirmed,
     SessionDelete,
     SessionList,
@@ -33,6 +32,7 @@ from qre.dataplane.protocol import (
 from qre.dataplane.protocol import (
     Underlay as OuterAddresses,
 )
+from qre.ends import Role
 from qre.errors import MachineError, QreError
 from qre.ipc.channel import Channel
 from qre.ipc.messages import DataplaneStatus, Heartbeat, Party, WorkerConfig

@@ -10,7 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import cast
 
-from qre.dataplane.protocol import LossReason, Message, Role, SessionConfirmed, SessionLost
+from qre.dataplane.protocol import LossReason, SessionConfirmed, SessionLost
+from qre.ends import Role
 from qre.errors import MachineError
 from qre.ipc.channel import Channel
 from qre.ipc.messages import (
@@ -25,6 +26,7 @@ from qre.ipc.messages import (
 from qre.ipc.worker import WorkerContext
 from qre.quic.client.fingerprint import load_fingerprint
 from qre.quic.client.trust import TrustStore
+from qre.structs import Message
 from qre.workers.handshake.client import Client
 from qre.workers.handshake.sessions.secrets import SecretsStore
 from tests.support.daemons import until

@@ -15,7 +15,8 @@ from typing import Any, cast
 
 import pytest
 
-from qre.dataplane.protocol import DestProfile, LossReason, SessionConfirmed, SessionLost
+from qre.dataplane.protocol import LossReason, SessionConfirmed, SessionLost
+from qre.dest_profile import DestProfile
 from qre.ipc.messages import CidAdopt, DestProfileReport, ProfileSecrets, RoleState
 from qre.workers.handshake.port import flows
 from tests.support.daemons import PATIENCE, until

@@ -15,11 +15,11 @@ import pytest
 import qre.device.kernel_module
 import qre.device.lifecycle
 from qre.config.model import GlobalConfig, Hooks, Profile
-from qre.dataplane.protocol import Dataplane
 from qre.device.kernel_module import LOADED, MODULE
 from qre.device.lifecycle import plan_reload, plan_up, reload_profile, up_profile
 from qre.device.lifecycle_down import down_profile, plan_down
 from qre.device.state import load_state, save_state, state_of, state_path
+from qre.ends import Dataplane
 from qre.errors import MachineError, QreError, UserError
 from qre.kernel.rtnl import Link, Rtnl, Rule
 from tests.support.network import everything, ip, own_network
@@ -659,7 +659,7 @@ def test_no_module_is_loaded_when_it_is_not_wanted(config: GlobalConfig, monkeyp
 NOBODY = """
 import os, sys
 from pathlib import Path
-from qre.cli import lifecycle, lifecycle_down
+from qre.device import lifecycle, lifecycle_down
 from qre.errors import MachineError
 from tests.support.profile_values import client_profile, global_config
 os.setgroups([]); os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534)

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from qre.dataplane.protocol import Role
+from qre.ends import Role
 from tests.support.daemons import wait_for
 from tests.support.dataplane_endpoint import Endpoint
 from tests.support.namespaces import Namespace, join, run

@@ -17,9 +17,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final
 
-from qre.dataplane.protocol import PACKET_NUMBER_BASE, Role
+from qre.ends import Role
 from qre.errors import UntrustedInputError
 from qre.quic.handed_over import session_id as session_id_of
+from qre.wire.number import PACKET_NUMBER_BASE
 from qre.wire.packet import KEY_PHASE, Header, PacketType, packets_untrusted
 from qre.wire.protection import Protection, next_secret
 from qre.workers.handshake.sessions.secrets import COPIES, COPY_LENGTH, SIZE, SLOT, SLOTS, parse_record_untrusted

@@ -11,7 +11,8 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from qre.dataplane.protocol import DataplaneReport, Role, SessionInstall, SessionKeys, SessionUpdate, Underlay
+from qre.dataplane.protocol import DataplaneReport, SessionInstall, SessionKeys, SessionUpdate, Underlay
+from qre.ends import Role
 from qre.wire.datagram import DATAGRAM_HEAD
 from qre.workers.dataplane.session.marks import SIZE, NumberMarks
 from qre.workers.dataplane.session.session import Session

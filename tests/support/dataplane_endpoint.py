@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from qre.dataplane.protocol import DataplaneReport, Role, SessionUpdate, Underlay
+from qre.dataplane.protocol import DataplaneReport, SessionUpdate, Underlay
+from qre.ends import Role
 from qre.workers.dataplane.device import Device
 from qre.workers.dataplane.session.marks import NumberMarks
 from qre.workers.dataplane.session.path_mtu import SEARCHES

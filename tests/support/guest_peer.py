@@ -6,7 +6,8 @@ import re
 
 import msgspec
 
-from qre.dataplane.protocol import PACKET_NUMBER_BASE, Role
+from qre.ends import Role
+from qre.wire.number import PACKET_NUMBER_BASE
 from tests.support.vm import Vm
 
 _LIBRARY = ". /tmp/library\n"

@@ -23,15 +23,17 @@ from typing import Any, cast
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from qre.dataplane.protocol import DataplaneRequest, Message, Role
+from qre.dataplane.protocol import DataplaneRequest
+from qre.ends import Role
 from qre.errors import MachineError
 from qre.ipc.channel import Channel
 from qre.ipc.messages import Done, Party, ProfileSecrets, WorkerConfig
 from qre.ipc.worker import WorkerContext
-from qre.quic.client.client_events import ClientEvent, Closed, HandOverReady
 from qre.quic.client.client_handshake import ClientHandshake
 from qre.quic.client.fingerprint import load_fingerprint
 from qre.quic.client.trust import TrustStore
+from qre.quic.handshake_events import ClientEvent, Closed, HandOverReady
+from qre.structs import Message
 from qre.workers.dataplane.registry import Registry
 from qre.workers.dataplane.session.marks import NumberMarks
 from qre.workers.handshake.server import Server

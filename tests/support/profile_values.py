@@ -6,7 +6,7 @@ import ipaddress
 from pathlib import Path
 
 from qre.config.model import ClientSettings, GlobalConfig, Hooks, HostPort, Profile, ServerSettings, SocketAddress
-from qre.dataplane.protocol import Dataplane, Role
+from qre.ends import Dataplane, Role
 
 
 def client_profile(

@@ -17,7 +17,9 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from qre.dataplane.protocol import PACKET_NUMBER_BASE, Role, SessionKeys
+from qre.dataplane.protocol import SessionKeys
+from qre.ends import Role
+from qre.wire.number import PACKET_NUMBER_BASE
 
 _SUITE = CipherSuite.AES_128_GCM_SHA256
 _VERSION = 1

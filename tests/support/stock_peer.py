@@ -10,7 +10,8 @@ from typing import Any
 
 from aioquic.quic.events import ConnectionTerminated, DatagramFrameReceived
 
-from qre.dataplane.protocol import PACKET_NUMBER_BASE, Role
+from qre.ends import Role
+from qre.wire.number import PACKET_NUMBER_BASE
 from tests.support.stock_handover import Address, StockHandover
 
 

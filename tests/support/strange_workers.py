@@ -16,12 +16,14 @@ from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
-from qre.dataplane.protocol import DestProfile, DeviceCounters, Message
+from qre.dataplane.status import DeviceCounters
+from qre.dest_profile import DestProfile
 from qre.errors import MachineError, QreError
 from qre.ipc import messages
 from qre.ipc.messages import Party
 from qre.ipc.roles import ROLES
 from qre.ipc.worker import WorkerContext, run_worker
+from qre.structs import Message
 from qre.supervisor import crew, life, supervised
 from qre.supervisor import supervisor as main
 

@@ -20,7 +20,8 @@ from unittest.mock import patch
 
 from msgspec.structs import replace
 
-from qre.dataplane.protocol import Answer, DataplaneReport, DataplaneRequest, Role, Underlay
+from qre.dataplane.protocol import Answer, DataplaneReport, DataplaneRequest, Underlay
+from qre.ends import Role
 from qre.quic.handed_over import HandedOver, session_id
 from qre.reality.cid import cid_key, reset_token, routed_cid
 from qre.wire.datagram import DATAGRAM_HEAD

@@ -15,11 +15,11 @@ import time
 from dataclasses import dataclass, field
 from ipaddress import ip_interface
 
-from qre.dataplane.protocol import DestProfile
-from qre.quic.client.client_events import ClientEvent, Closed, SiteAnswered
+from qre.dest_profile import DestProfile
 from qre.quic.client.client_handshake import ClientHandshake
 from qre.quic.client.fingerprint import load_fingerprint
 from qre.quic.client.trust import TrustStore
+from qre.quic.handshake_events import ClientEvent, Closed, SiteAnswered
 
 _IP_MTU_DISCOVER = 10
 _IP_PMTUDISC_PROBE = 3

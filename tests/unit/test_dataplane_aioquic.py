@@ -8,17 +8,10 @@ from collections import Counter
 import pytest
 from aioquic.quic.events import ConnectionTerminated, DatagramFrameReceived
 
-from qre.dataplane.protocol import (
-    PACKET_NUMBER_BASE,
-    KeyPhaseChanged,
-    LossReason,
-    Role,
-    SessionInstall,
-    SessionLost,
-    SessionUpdate,
-    Underlay,
-)
+from qre.dataplane.protocol import KeyPhaseChanged, LossReason, SessionInstall, SessionLost, SessionUpdate, Underlay
+from qre.ends import Role
 from qre.wire.datagram import DATAGRAM_HEAD
+from qre.wire.number import PACKET_NUMBER_BASE
 from qre.workers.dataplane.session.session import Session, State
 from tests.support.dataplane import CLIENT_ADDRESS, SERVER_ADDRESS, fresh_marks
 from tests.support.stock_handover import StockHandover

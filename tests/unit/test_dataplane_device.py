@@ -10,7 +10,8 @@ from contextlib import ExitStack, suppress
 
 import pytest
 
-from qre.dataplane.protocol import Role, Underlay
+from qre.dataplane.protocol import Underlay
+from qre.ends import Role
 from qre.workers.dataplane.device import Device
 from qre.workers.dataplane.inner.offload import NO_OFFLOAD, VNET_HEADER
 from tests.support.dataplane import fresh_marks, install_of

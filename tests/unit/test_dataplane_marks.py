@@ -7,8 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from qre.dataplane.protocol import PACKET_NUMBER_BASE, PACKET_NUMBER_BLOCK, SessionRefusedError
+from qre.dataplane.protocol import PACKET_NUMBER_BLOCK, SessionRefusedError
 from qre.errors import MachineError
+from qre.wire.number import PACKET_NUMBER_BASE
 from qre.workers.dataplane.session import marks as module
 from qre.workers.dataplane.session.marks import SIZE, SLOTS, NumberMarks
 from tests.support.dataplane import marks_memfd

@@ -9,9 +9,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from qre.dataplane.protocol import PACKET_NUMBER_BASE, FrameSend, Role, SessionDelete
+from qre.dataplane.protocol import FrameSend, SessionDelete
+from qre.ends import Role
 from qre.wire.datagram import DATAGRAM_HEAD
 from qre.wire.frames import encode_ack
+from qre.wire.number import PACKET_NUMBER_BASE
 from qre.workers.dataplane.registry import Registry
 from qre.workers.dataplane.session.keyphase import SendKeys
 from qre.workers.dataplane.session.marks import NumberMarks

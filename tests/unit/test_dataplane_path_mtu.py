@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qre.dataplane.protocol import PeerMoved, Role, SessionRefusedError
+from qre.dataplane.protocol import PeerMoved, SessionRefusedError
+from qre.ends import Role
 from qre.workers.dataplane.session.path_mtu import SEARCHES, PathMtu, Search, State
 from tests.support.dataplane import Ends
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qre.dataplane.protocol import Role
+from qre.ends import Role
 from qre.errors import UntrustedInputError
 from qre.wire.datagram import DATAGRAM_HEAD
 from qre.workers.dataplane.inner import inner_errors
@@ -26,7 +26,7 @@ from qre.workers.dataplane.inner.offload import (
     as_super_packet_untrusted,
     split_untrusted,
 )
-from qre.workers.dataplane.inner.refusals import Refusals
+from qre.workers.dataplane.refusals import Refusals
 from tests.support.dataplane import Ends
 from tests.support.inner_packets import V4, V6, assert_whole, ip, offloaded, pseudo, slow_sum, tcp, udp
 

@@ -7,8 +7,10 @@ from ipaddress import ip_address
 
 import pytest
 
-from qre.dataplane.protocol import PACKET_NUMBER_BASE, Role, SessionDelete, SessionList
+from qre.dataplane.protocol import SessionDelete, SessionList
+from qre.ends import Role
 from qre.errors import UserError
+from qre.wire.number import PACKET_NUMBER_BASE
 from qre.workers.dataplane.registry import Registry
 from qre.workers.dataplane.session.marks import NumberMarks
 from qre.workers.dataplane.session.session import State

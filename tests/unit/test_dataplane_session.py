@@ -8,7 +8,6 @@ import pytest
 
 from qre.dataplane.protocol import (
     CONFIRM_TIMEOUT,
-    PACKET_NUMBER_BASE,
     FrameFate,
     FrameReceived,
     KeyPhaseChanged,
@@ -17,14 +16,15 @@ from qre.dataplane.protocol import (
     PeerMoved,
     Refusal,
     RekeyDue,
-    Role,
     SessionConfirmed,
     SessionLost,
     SessionRefusedError,
     SessionUpdate,
 )
+from qre.ends import Role
 from qre.wire.datagram import DATAGRAM_HEAD
 from qre.wire.frames import encode_ack
+from qre.wire.number import PACKET_NUMBER_BASE
 from qre.workers.dataplane.session import packets as packets_module
 from qre.workers.dataplane.session.session import Session, State
 from tests.support.dataplane import CLIENT_ADDRESS, SERVER_ADDRESS, Ends, keys_of, update_of

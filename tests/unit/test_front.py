@@ -10,7 +10,7 @@ import pytest
 
 from qre.ipc.messages import SharedLoader, SharedPort
 from qre.supervisor.daemon_status import front_loader, front_map
-from qre.supervisor.front.front import Join, refusal
+from qre.supervisor.front import Join, refusal
 
 FRONT = Join(
     profile="server0",

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import pytest
 
-from qre.dataplane.protocol import LossReason, Role, SessionDelete, SessionLost
+from qre.dataplane.protocol import LossReason, SessionDelete, SessionLost
+from qre.ends import Role
 from tests.support.two_ends import Confirmed, Lost, Orphaned, OrphanEnded, TwoEnds
 
 

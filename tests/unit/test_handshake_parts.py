@@ -14,12 +14,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qre.dataplane.protocol import DestProfile, Message
+from qre.dest_profile import DestProfile
 from qre.errors import MachineError, UntrustedInputError
 from qre.ipc.messages import CidAdopt, CidRelease, CidSync, Done, Party
 from qre.ipc.steering import Steering
 from qre.quic.server.address_grants import Grants
 from qre.reality.cid import cid_key, reset_token
+from qre.structs import Message
 from qre.visit.dest import DestAddress, resolve
 from qre.visit.probe import Prober, imitable
 from qre.wire.frames import NewConnectionId, RetireConnectionId, encode_frame

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qre.dataplane.protocol import Role, Underlay
+from qre.dataplane.protocol import Underlay
+from qre.ends import Role
 from qre.errors import MachineError, UntrustedInputError
 from qre.quic.handed_over import HandedOver
 from qre.workers.handshake.sessions.secrets import (

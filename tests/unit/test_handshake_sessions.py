@@ -15,7 +15,6 @@ from qre.dataplane.protocol import (
     LossReason,
     Refusal,
     RekeyDue,
-    Role,
     SessionDelete,
     SessionInstall,
     SessionLost,
@@ -23,6 +22,7 @@ from qre.dataplane.protocol import (
     Underlay,
     refused,
 )
+from qre.ends import Role
 from qre.errors import InternalError
 from qre.wire.frames import RetireConnectionId, encode_frame
 from tests.support.two_ends import CidsChanged, Confirmed, Lost, TwoEnds

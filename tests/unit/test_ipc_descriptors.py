@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from qre.dataplane.protocol import Role
+from qre.ends import Role
 from qre.errors import MachineError
 from qre.ipc import descriptors
 from qre.ipc.messages import Party, WorkerConfig

@@ -16,7 +16,7 @@ import pytest
 import zmq
 import zmq.asyncio
 
-from qre.dataplane.protocol import Message, Role
+from qre.ends import Role
 from qre.errors import MachineError, QreError, UserError
 from qre.ipc import worker as runtime
 from qre.ipc.channel import Channel
@@ -38,6 +38,7 @@ from qre.ipc.messages import (
     WorkerConfig,
 )
 from qre.ipc.roles import ROLES
+from qre.structs import Message
 from qre.supervisor.parent.process_settings import empty_memfd
 from tests.support.daemons import PATIENCE
 

@@ -9,12 +9,12 @@ from qre.dataplane.protocol import (
     LossReason,
     PeerMoved,
     RekeyDue,
-    Role,
     SessionConfirmed,
     SessionLost,
-    SessionStatus,
     Underlay,
 )
+from qre.dataplane.status import SessionStatus
+from qre.ends import Role
 from qre.kernel.answers import KernelSession
 from qre.workers.netlink.kernel_sessions import KernelSessions
 

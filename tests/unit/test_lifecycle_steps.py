@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qre.config.model import GlobalConfig
-from qre.dataplane.protocol import Dataplane
 from qre.device.kernel_module import choose_dataplane, load_module, wants_module
 from qre.device.state import state_of
 from qre.device.steps import Step, address_lines, plan_of, route_lines, run_steps, spec_of
+from qre.ends import Dataplane
 from qre.errors import MachineError, UserError
 from qre.kernel.socket import NetlinkRefusedError, raise_refusal, split_messages
 from tests.support.profile_values import client_profile

@@ -17,11 +17,11 @@ from qre.dataplane.protocol import (
     LossReason,
     PeerMoved,
     RekeyDue,
-    Role,
     SessionConfirmed,
     SessionLost,
     Underlay,
 )
+from qre.ends import Role
 from qre.errors import InternalError, UntrustedInputError
 from qre.kernel import abi
 from qre.kernel.abi import Attribute

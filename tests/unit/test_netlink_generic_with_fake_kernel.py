@@ -10,7 +10,8 @@ from collections.abc import Callable
 import pytest
 
 import qre.kernel.qre_family
-from qre.dataplane.protocol import Role, SessionInstall, SessionKeys, SessionUpdate, Underlay
+from qre.dataplane.protocol import SessionInstall, SessionKeys, SessionUpdate, Underlay
+from qre.ends import Role
 from qre.errors import MachineError
 from qre.kernel import abi
 from qre.kernel.abi import Attribute, Command

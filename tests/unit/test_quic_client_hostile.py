@@ -10,7 +10,7 @@ from aioquic import tls
 from aioquic.buffer import encode_uint_var
 from aioquic.quic.packet import QuicFrameType
 
-from qre.quic.client.client_events import (
+from qre.quic.handshake_events import (
     Closed,
     Failed,
     HandOverReady,

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from qre.quic.client.client_events import Closed, Failed, Granted, Proven
+from qre.quic.handshake_events import Closed, Failed, Granted, Proven
 from qre.quic.server import connect_ip
 from qre.quic.server.connect_ip import AddressesRequested
 from qre.wire.capsule import CapsuleType, RequestedAddress, encode_addresses, encode_capsule, encode_routes

@@ -9,9 +9,9 @@ from aioquic.buffer import Buffer
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from qre.quic.client.client_events import Closed, Failed, ManInTheMiddle, NotRecognised, SiteAnswered
 from qre.quic.client.client_handshake import NOT_RECOGNISED
 from qre.quic.client.client_tls import HELLO_RETRY_REQUEST, _decompress
+from qre.quic.handshake_events import Closed, Failed, ManInTheMiddle, NotRecognised, SiteAnswered
 from tests.support.stock_site import NAME, UNIX_TIME, StockSite, client, issue, meet
 
 

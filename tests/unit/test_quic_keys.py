@@ -8,14 +8,11 @@ import pytest
 from aioquic.quic.crypto import derive_key_iv_hp
 from aioquic.tls import CipherSuite
 
-from qre.dataplane.protocol import PACKET_NUMBER_BASE, Role, Underlay
-from qre.quic.handed_over import (
-    HandedOver,
-    Secrets,
-    advance,
-    handed_over_install,
-    session_id,
-)
+from qre.dataplane.install import handed_over_install
+from qre.dataplane.protocol import Underlay
+from qre.ends import Role
+from qre.quic.handed_over import HandedOver, Secrets, advance, session_id
+from qre.wire.number import PACKET_NUMBER_BASE
 from qre.wire.protection import derive, next_secret
 
 UNDERLAY = Underlay(local_ip="192.0.2.1", local_port=1, peer_ip="192.0.2.2", peer_port=2)

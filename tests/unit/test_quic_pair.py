@@ -7,9 +7,10 @@ from ipaddress import ip_interface
 
 import pytest
 
-from qre.dataplane.protocol import PACKET_NUMBER_BASE, DestProfile
-from qre.quic.client.client_events import Closed, Failed, Granted, HandOverReady, Proven
+from qre.dest_profile import DestProfile
 from qre.quic.handed_over import HandedOver
+from qre.quic.handshake_events import Closed, Failed, Granted, HandOverReady, Proven
+from qre.wire.number import PACKET_NUMBER_BASE
 from qre.wire.packet import PacketType
 from tests.support.packets import open_one_rtt, packets
 from tests.support.pair import SHORT_ID, Pair, Path

@@ -11,14 +11,15 @@ from aioquic import tls
 from aioquic.buffer import Buffer
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from qre.dataplane.protocol import PACKET_NUMBER_BASE, DestProfile
+from qre.dest_profile import DestProfile
 from qre.errors import InternalError
-from qre.quic.client.client_events import Closed, Failed
+from qre.quic.handshake_events import Closed, Failed
 from qre.quic.server.connect_ip import AddressesRequested
 from qre.quic.server.inspector import Authenticated, HelloInspector
 from qre.quic.server.server_handshake import InstallNow, ServerEvent, ServerHandshake, ShownByDest
 from qre.reality.cid import cid_key, is_ours, reset_token
 from qre.wire.capsule import CapsuleType, RequestedAddress, encode_addresses
+from qre.wire.number import PACKET_NUMBER_BASE
 from qre.wire.packet import PacketType
 from tests.fuzz import fuzz_handshake
 from tests.support.fake_client import CLIENT, SERVER, FakeClient

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pytest
 from aioquic.quic.packet import encode_quic_retry
 
-from qre.dataplane.protocol import DestProfile
+from qre.dest_profile import DestProfile
 from qre.quic.server.inspector import UNDECIDED, Authenticated
 from qre.quic.server.server_handshake import ServerHandshake
 from qre.wire.packet import PacketType

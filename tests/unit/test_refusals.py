@@ -9,7 +9,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from qre.dataplane.protocol import Answer, DataplaneRequest, Refusal, Role, SessionUpdate, refused
+from qre.dataplane.protocol import Answer, DataplaneRequest, Refusal, SessionUpdate, refused
+from qre.ends import Role
 from tests.support.two_ends import Lost, TwoEnds
 
 ROOT = Path(__file__).resolve().parents[2]

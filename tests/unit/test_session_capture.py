@@ -11,10 +11,11 @@ from random import Random
 import pylsqpack
 import pytest
 
+from qre.addresses import Interface
 from qre.cli.main import main
 from qre.cli.session import session_capture
 from qre.cli.session.session_capture import SCENARIOS, VALID
-from qre.config.model import ClientSettings, Interface, ServerSettings
+from qre.config.model import ClientSettings, ServerSettings
 from qre.quic.in_memory.lone_server import Address
 from qre.quic.in_memory.plan import InMemoryHandshake
 from qre.quic.in_memory.strangers import Arrived, Stranger

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-SOURCES = sorted(path for folder in ("supervisor", "workers", "qre/ipc") for path in (ROOT / folder).rglob("*.py"))
+FOLDERS = ("supervisor", "workers", "qre/ipc", "qre/kernel", "qre/device", "qre/visit")
+SOURCES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=[str(path.relative_to(ROOT)) for path in SOURCES])

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from qre.dataplane.protocol import Message
 from qre.errors import InternalError
 from qre.ipc import messages
 from qre.ipc.messages import Party
 from qre.ipc.roles import ROLES
+from qre.structs import Message
 from qre.supervisor.life import MAX_DEATHS, Life, Stage
 from qre.supervisor.routes import ROUTES, route
 

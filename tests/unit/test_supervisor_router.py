@@ -13,7 +13,6 @@ import pytest
 import zmq
 import zmq.asyncio
 
-from qre.dataplane.protocol import Message
 from qre.errors import MachineError
 from qre.ipc.messages import (
     CidAdopt,
@@ -29,6 +28,7 @@ from qre.ipc.messages import (
     Stop,
 )
 from qre.ipc.worker import LimitedLog
+from qre.structs import Message
 from qre.supervisor.life import Stage
 from qre.supervisor.router import Router, endpoint
 from tests.support.daemons import PATIENCE, until

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qre.config.model import Network
+from qre.addresses import Network
 from qre.errors import UntrustedInputError
 from qre.wire.capsule import (
     CapsuleType,

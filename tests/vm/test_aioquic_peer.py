@@ -14,7 +14,8 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
-from qre.dataplane.protocol import PACKET_NUMBER_BASE, Role
+from qre.ends import Role
+from qre.wire.number import PACKET_NUMBER_BASE
 from tests.support.kernels import GUEST, Kernel, build, guest_programs, kernels
 from tests.support.namespaces import Namespace
 from tests.support.stock_peer import StockPeer

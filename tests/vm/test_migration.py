@@ -7,9 +7,9 @@ import secrets
 from collections.abc import Iterator
 
 import pytest
-from qre.kernel.abi import Event, Loss
-from qre.dataplane.protocol import Role
 
+from qre.ends import Role
+from qre.kernel.abi import Event, Loss
 from qre.wire.frames import NewConnectionId, encode_frame
 from tests.support.guest_peer import ROUTED_CID, Got, GuestPeer
 from tests.support.vm import Vm

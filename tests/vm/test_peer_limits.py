@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from qre.dataplane.protocol import Role
+from qre.ends import Role
 from qre.kernel.abi import Drop, Event
 from tests.support.guest_peer import GuestPeer
 from tests.support.vm import Vm

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import os
 
-from qre.dataplane.protocol import Message
 from qre.errors import InternalError, MachineError, UserError
 from qre.ipc.messages import CidAdopt, CidRelease, CidSync, Done, LoaderStatus, Party
 from qre.ipc.worker import Worker, WorkerContext
 from qre.kernel.bpf_program import MAX_ROUTES, PROGRAM, SLOT_KERNEL, SLOT_USER, Maps, load
+from qre.structs import Message
 
 _BPF_OBJECTS = ("cid_routes", "sockets", "program")
 

@@ -19,18 +19,18 @@ from qre.dataplane.protocol import (
     Answer,
     DataplaneReport,
     DataplaneRequest,
-    DeviceCounters,
     Refusal,
-    Role,
     SessionInstall,
     SessionList,
     refused,
 )
+from qre.dataplane.status import DeviceCounters
+from qre.ends import Role
 from qre.errors import MachineError, UntrustedInputError
 from qre.workers.dataplane.inner.coalesce import Buffers, Deliverer
 from qre.workers.dataplane.inner.ecn import decapsulated
 from qre.workers.dataplane.inner.offload import NO_OFFLOAD, VNET_HEADER_SIZE, split_untrusted
-from qre.workers.dataplane.inner.refusals import Refusals, Say
+from qre.workers.dataplane.refusals import Refusals, Say
 from qre.workers.dataplane.registry import Registry
 from qre.workers.dataplane.session.marks import NumberMarks
 from qre.workers.dataplane.session.path import Address

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import os
 
-from qre.dataplane.protocol import DataplaneReport, DataplaneRequest, Message, Role
+from qre.dataplane.protocol import DataplaneReport, DataplaneRequest
+from qre.ends import Role
 from qre.errors import MachineError, QreError
 from qre.ipc.keys_pair import KeysPair
 from qre.ipc.messages import DataplaneStatus, Party
 from qre.ipc.worker import WorkerContext
+from qre.structs import Message
 from qre.workers.dataplane.device import Device
 from qre.workers.dataplane.session.marks import NumberMarks
 

@@ -18,16 +18,16 @@ from qre.dataplane.protocol import (
     CidReleaseFor,
     FrameSend,
     Refusal,
-    Role,
     SessionDelete,
     SessionInstall,
     SessionList,
     SessionMark,
     SessionRefusedError,
-    SessionStatus,
     SessionUpdate,
     refused,
 )
+from qre.dataplane.status import SessionStatus
+from qre.ends import Role
 from qre.errors import QreError
 from qre.wire import overhead
 from qre.workers.dataplane.session.marks import NumberMarks

@@ -13,10 +13,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-from qre.dataplane.protocol import DestProfile, Underlay
+from qre.dataplane.protocol import Underlay
+from qre.dest_profile import DestProfile
 from qre.errors import MachineError, QreError
 from qre.ipc.steering import Steering
-from qre.quic.client.client_events import Closed, Failed
+from qre.quic.handshake_events import Closed, Failed
 from qre.quic.server.address_grants import Grants
 from qre.quic.server.connect_ip import AddressesRequested
 from qre.quic.server.inspector import Authenticated

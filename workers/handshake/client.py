@@ -14,7 +14,8 @@ from ipaddress import ip_interface
 from random import SystemRandom
 from typing import Any, Final
 
-from qre.dataplane.protocol import Role, Underlay
+from qre.dataplane.protocol import Underlay
+from qre.ends import Role
 from qre.errors import MachineError, PeerError, QreError
 from qre.ipc.messages import (
     HandshakeStatus,

@@ -11,12 +11,13 @@ from typing import Final
 
 import msgspec
 
-from qre.dataplane.protocol import Message, Role
+from qre.ends import Role
 from qre.errors import MachineError, QreError
 from qre.ipc.messages import Done, GuestJoin, GuestLeave, HandshakeStatus, Party, ProfileSecrets
 from qre.ipc.worker import WorkerContext
 from qre.quic.client.fingerprint import Fingerprint, load_fingerprint
 from qre.quic.client.trust import TrustStore
+from qre.structs import Message
 from qre.visit.dest import preload
 from qre.workers.handshake.client import Client
 from qre.workers.handshake.rehearsal import rehearse

@@ -17,8 +17,9 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.x509.oid import NameOID
 
 from qre.config.model import ClientSettings, HostPort, ServerSettings, SocketAddress
+from qre.dataplane.install import session_keys
 from qre.quic.client.trust import TrustStore
-from qre.quic.handed_over import advance, session_keys
+from qre.quic.handed_over import advance
 from qre.quic.in_memory.plan import InMemoryHandshake
 
 _NAME = "rehearsal.example"

@@ -20,8 +20,10 @@ from typing import Any, Final
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from qre.config.model import Interface
-from qre.dataplane.protocol import DestProfile, Role, SessionMark
+from qre.addresses import Interface
+from qre.dataplane.protocol import SessionMark
+from qre.dest_profile import DestProfile
+from qre.ends import Role
 from qre.errors import MachineError, QreError
 from qre.ipc.messages import DestProfileReport, HandshakeStatus, Party, ProfileSecrets, RoleState
 from qre.ipc.steering import Steering

@@ -25,17 +25,17 @@ from qre.dataplane.protocol import (
     CidReleaseFor,
     DataplaneReport,
     DataplaneRequest,
-    DestProfile,
     FrameSend,
     Refusal,
-    Role,
     SessionDelete,
     SessionInstall,
     SessionList,
-    SessionStatus,
     SessionUpdate,
     refused,
 )
+from qre.dataplane.status import SessionStatus
+from qre.dest_profile import DestProfile
+from qre.ends import Role
 from qre.errors import MachineError, QreError
 from qre.ipc import descriptors
 from qre.ipc.messages import DataplaneStatus, SharedLoader, SharedPort, UseLoader
@@ -43,7 +43,7 @@ from qre.ipc.roles import CLIENT_UDP
 from qre.ipc.steering import Steering
 from qre.ipc.worker import WorkerContext
 from qre.kernel import abi
-from qre.kernel.answers import EventsLost, FramesLimited, KernelSession, MapSyncFailed
+from qre.kernel.answers import EventsLost, FramesLimited, KernelSession, LoaderDescription, MapSyncFailed
 from qre.kernel.events import EventSocket
 from qre.kernel.port_registration import register, release, store_dest_profile
 from qre.kernel.qre_family import Qre
@@ -330,7 +330,20 @@ class KernelDataplane:
             raise MachineError("netlink worker", f"descriptors are missing: {', '.join(sorted(missing))}")
         listen = (config.listen_ip, config.listen_port)
         wanted = held["cid_routes"] if config.register_cid_map else None
-        why = register(self.qre, self._device, message, held["udp_kernel_slot"], wanted, listen)
+        why = register(
+            self.qre,
+            self._device,
+            LoaderDescription(
+                program=message.program,
+                pin_dir=message.pin_dir,
+                cid_length=message.routed_cid_len,
+                pid=message.pid,
+            ),
+            listen=listen,
+            socket_fd=held["udp_kernel_slot"],
+            map_fd=wanted,
+            map_id=message.map_id,
+        )
         if why:
             self._map_failed(why)
 

@@ -23,7 +23,6 @@ from qre.dataplane.protocol import (
     LossReason,
     PeerMoved,
     RekeyDue,
-    Role,
     SessionConfirmed,
     SessionInstall,
     SessionLost,
@@ -31,6 +30,7 @@ from qre.dataplane.protocol import (
     SessionUpdate,
     Underlay,
 )
+from qre.ends import Role
 from qre.kernel.answers import KernelEvent, KernelSession, MapSyncFailed, SessionInstalled
 
 #: Frames whose fate may be outstanding; the oldest are given up.

@@ -12,7 +12,8 @@ import asyncio
 import ipaddress
 import os
 
-from qre.dataplane.protocol import DataplaneReport, Message, Role
+from qre.dataplane.protocol import DataplaneReport
+from qre.ends import Role
 from qre.errors import InternalError, MachineError, UserError
 from qre.ipc.keys_pair import KeysPair
 from qre.ipc.messages import (
@@ -30,6 +31,7 @@ from qre.kernel.qre_family import DeviceSettings
 from qre.kernel.rtnl import Link, Rtnl
 from qre.kernel.tun import is_ours
 from qre.kernel.tunnel import DeviceSpec, sync_device
+from qre.structs import Message
 from qre.workers.netlink.kernel_dataplane import KernelDataplane
 from qre.workers.netlink.monitor import LinkMonitor
 

@@ -25,11 +25,18 @@ from typing import Final, TextIO
 from aioquic import tls
 from aioquic.quic.events import HandshakeCompleted, ProtocolNegotiated, QuicEvent
 
-from qre.config.model import Interface
-from qre.dataplane.protocol import PACKET_NUMBER_BASE
+from qre.addresses import Interface
 from qre.errors import InternalError, PeerError, QreError
 from qre.quic.client.client_connection import ClientConnection, RoutedCid
-from qre.quic.client.client_events import (
+from qre.quic.client.client_tls import Peer
+from qre.quic.client.fingerprint import Fingerprint
+from qre.quic.client.hello import make_hello
+from qre.quic.client.http3 import HttpClient, Visit
+from qre.quic.client.site_profile import SiteObserver, group_name
+from qre.quic.client.trust import TrustStore
+from qre.quic.connection import Ending
+from qre.quic.handed_over import HandedOver, session_id
+from qre.quic.handshake_events import (
     ClientEvent,
     Closed,
     Failed,
@@ -40,15 +47,8 @@ from qre.quic.client.client_events import (
     Proven,
     SiteAnswered,
 )
-from qre.quic.client.client_tls import Peer
-from qre.quic.client.fingerprint import Fingerprint
-from qre.quic.client.hello import make_hello
-from qre.quic.client.http3 import HttpClient, Visit
-from qre.quic.client.site_profile import SiteObserver, group_name
-from qre.quic.client.trust import TrustStore
-from qre.quic.connection import Ending
-from qre.quic.handed_over import HandedOver, session_id
 from qre.reality.cid import MIN_LENGTH as MIN_ROUTED_LENGTH
+from qre.wire.number import PACKET_NUMBER_BASE
 from qre.wire.protection import derive
 
 Address = tuple[str, int]

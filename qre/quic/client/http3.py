@@ -31,10 +31,10 @@ from aioquic.h3.events import DataReceived, Headers, HeadersReceived
 from aioquic.quic.connection import QuicConnection
 from aioquic.quic.events import QuicEvent, StreamReset
 
-from qre.config.model import Interface, Network
+from qre.addresses import Interface, Network
 from qre.errors import PeerError
-from qre.quic.client.client_events import Granted
 from qre.quic.client.fingerprint import Http3Shape
+from qre.quic.handshake_events import Granted
 from qre.wire.capsule import (
     CapsuleType,
     RequestedAddress,

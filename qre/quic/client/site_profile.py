@@ -9,7 +9,7 @@ from typing import Final
 
 from aioquic import tls
 
-from qre.dataplane.protocol import DestProfile
+from qre.dest_profile import DestProfile
 from qre.quic.client.client_connection import ClientConnection
 from qre.quic.client.hello import X25519, X25519MLKEM768
 from qre.wire.packet import is_long

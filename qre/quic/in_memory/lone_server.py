@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from qre.config.model import Interface, Network, ServerSettings
+from qre.addresses import Interface, Network
+from qre.config.model import ServerSettings
 from qre.errors import PeerError, UserError
-from qre.quic.client.client_events import Failed
 from qre.quic.handed_over import HandedOver
+from qre.quic.handshake_events import Failed
 from qre.quic.server.connect_ip import AddressesRequested
 from qre.quic.server.inspector import STRANGER, Authenticated, HelloInspector
 from qre.quic.server.server_handshake import InstallNow, ServerHandshake

@@ -9,13 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final, TextIO
 
-from qre.config.model import ClientSettings, Interface, Network, ServerSettings
+from qre.addresses import Interface, Network
+from qre.config.model import ClientSettings, ServerSettings
 from qre.errors import InternalError, PeerError
-from qre.quic.client.client_events import Failed, HandOverReady, ManInTheMiddle
 from qre.quic.client.client_handshake import ClientHandshake
 from qre.quic.client.fingerprint import load_fingerprint
 from qre.quic.client.trust import TrustStore
 from qre.quic.handed_over import HandedOver
+from qre.quic.handshake_events import Failed, HandOverReady, ManInTheMiddle
 from qre.quic.in_memory.lone_server import Address, Grant, LoneServer
 
 #: Seconds of the virtual clock: a datagram's way from end to end, and the whole.

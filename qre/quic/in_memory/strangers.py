@@ -9,7 +9,8 @@ import enum
 from dataclasses import dataclass
 from random import Random
 
-from qre.config.model import ClientSettings, Interface, ServerSettings
+from qre.addresses import Interface
+from qre.config.model import ClientSettings, ServerSettings
 from qre.quic.client.client_handshake import ClientHandshake
 from qre.quic.client.fingerprint import load_fingerprint
 from qre.quic.client.trust import TrustStore

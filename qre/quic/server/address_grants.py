@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable
 from ipaddress import ip_interface
 
-from qre.config.model import Interface, Network
+from qre.addresses import Interface, Network
 
 #: More are not asked for by anybody who came with a profile of ours.
 MAX_ADDRESSES = 8

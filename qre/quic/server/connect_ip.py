@@ -15,7 +15,7 @@ from aioquic.h3.events import DataReceived, H3Event, HeadersReceived
 from aioquic.quic.connection import QuicConnection
 from aioquic.quic.events import QuicEvent, StreamDataReceived, StreamReset
 
-from qre.config.model import Interface, Network
+from qre.addresses import Interface, Network
 from qre.errors import InternalError, UntrustedInputError
 from qre.wire.capsule import (
     CapsuleType,

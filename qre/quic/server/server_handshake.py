@@ -21,16 +21,17 @@ from typing import Final
 from aioquic.h3.connection import ErrorCode
 from aioquic.quic.events import ConnectionTerminated, ProtocolNegotiated
 
-from qre.config.model import Interface, Network
-from qre.dataplane.protocol import PACKET_NUMBER_BASE, DestProfile
+from qre.addresses import Interface, Network
+from qre.dest_profile import DestProfile
 from qre.errors import InternalError
-from qre.quic.client.client_events import Closed, Failed
 from qre.quic.handed_over import HandedOver, session_id
+from qre.quic.handshake_events import Closed, Failed
 from qre.quic.server.connect_ip import AddressesRequested, ConnectIpServer
 from qre.quic.server.inspector import Authenticated
 from qre.quic.server.server_connection import RoutedConnectionId, ServerConnection
 from qre.quic.server.server_tls import GO_SERVER_HELLO, GO_TICKETS, ServerFlight
 from qre.reality.cid import cid_key, reset_token, routed_cid
+from qre.wire.number import PACKET_NUMBER_BASE
 from qre.wire.protection import derive
 
 Address = tuple[str, int]

@@ -30,8 +30,9 @@ import mmap
 import os
 import struct
 
-from qre.dataplane.protocol import PACKET_NUMBER_BASE, PACKET_NUMBER_BLOCK, Refusal, SessionRefusedError
+from qre.dataplane.protocol import PACKET_NUMBER_BLOCK, Refusal, SessionRefusedError
 from qre.errors import MachineError
+from qre.wire.number import PACKET_NUMBER_BASE
 
 SIZE = 1 << 20
 SLOTS = 2048

@@ -16,9 +16,11 @@ from collections.abc import Sequence
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
-from qre.dataplane.protocol import HARD_PACKET_LIMIT, INTEGRITY_LIMIT, PACKET_NUMBER_BASE, Role, SessionInstall
+from qre.dataplane.protocol import HARD_PACKET_LIMIT, INTEGRITY_LIMIT, SessionInstall
+from qre.ends import Role
 from qre.wire.ackwin import ReceivedNumbers
 from qre.wire.datagram import DATAGRAM_HEAD
+from qre.wire.number import PACKET_NUMBER_BASE
 from qre.workers.dataplane.session.keyphase import KeyPhases, ReceiveKeys
 from qre.workers.dataplane.session.marks import Mark
 

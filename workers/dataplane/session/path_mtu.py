@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from qre.dataplane.protocol import Role
+from qre.ends import Role
 from qre.wire.overhead import BASE_UDP_PAYLOAD
 
 #: RFC 9002 §6.1.1 and §6.1.2.

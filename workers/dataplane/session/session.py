@@ -19,7 +19,6 @@ from collections.abc import Callable, Sequence
 
 from qre.dataplane.protocol import (
     CONFIRM_TIMEOUT,
-    PACKET_NUMBER_BASE,
     DataplaneReport,
     FrameFate,
     FrameReceived,
@@ -29,7 +28,6 @@ from qre.dataplane.protocol import (
     PeerMoved,
     Refusal,
     RekeyDue,
-    Role,
     SessionConfirmed,
     SessionInstall,
     SessionLost,
@@ -37,6 +35,7 @@ from qre.dataplane.protocol import (
     SessionUpdate,
     Underlay,
 )
+from qre.ends import Role
 from qre.errors import UntrustedInputError
 from qre.wire import overhead
 from qre.wire.datagram import DATAGRAM_HEAD
@@ -52,6 +51,7 @@ from qre.wire.frames import (
     encode_frame,
     frames_untrusted,
 )
+from qre.wire.number import PACKET_NUMBER_BASE
 from qre.workers.dataplane.session.keyphase import OLD_KEYS_LIMIT
 from qre.workers.dataplane.session.marks import Mark
 from qre.workers.dataplane.session.packets import LimitReachedError, Opened, Packets

@@ -43,7 +43,6 @@ from qre.dataplane.protocol import (
     PeerMoved,
     Refusal,
     RekeyDue,
-    Role,
     SessionConfirmed,
     SessionDelete,
     SessionList,
@@ -51,6 +50,7 @@ from qre.dataplane.protocol import (
     SessionMark,
     Underlay,
 )
+from qre.ends import Role
 from qre.errors import InternalError, UntrustedInputError
 from qre.quic.handed_over import HandedOver
 from qre.wire.frames import Frame, NewConnectionId, RetireConnectionId, encode_frame

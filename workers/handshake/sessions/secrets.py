@@ -34,8 +34,9 @@ import struct
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 
-from qre.config.model import Interface
-from qre.dataplane.protocol import Role, Underlay
+from qre.addresses import Interface
+from qre.dataplane.protocol import Underlay
+from qre.ends import Role
 from qre.errors import MachineError, UntrustedInputError
 from qre.quic.handed_over import HandedOver, advance
 

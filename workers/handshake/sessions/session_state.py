@@ -6,16 +6,9 @@ import enum
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from qre.dataplane.protocol import (
-    Answer,
-    DataplaneRequest,
-    LossReason,
-    Role,
-    SessionInstall,
-    SessionMark,
-    SessionUpdate,
-)
-from qre.quic.handed_over import handed_over_install, session_keys
+from qre.dataplane.install import handed_over_install, session_keys
+from qre.dataplane.protocol import Answer, DataplaneRequest, LossReason, SessionInstall, SessionMark, SessionUpdate
+from qre.ends import Role
 from qre.wire.protection import next_secret
 from qre.workers.handshake.sessions.secrets import SessionRecord
 

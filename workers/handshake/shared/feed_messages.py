@@ -10,10 +10,11 @@ from typing import Annotated
 
 import msgspec
 
-from qre.dataplane.protocol import U64, Message, PacketNumber, Port, ShortId, Struct
+from qre.dataplane.protocol import PacketNumber, ShortId
 from qre.quic.server.inspector import MAX_DATAGRAMS, MAX_HELLO, Authenticated
 from qre.quic.server.server_handshake import ShownByDest
 from qre.reality.authenticator import SharedSecrets
+from qre.structs import U64, Message, Port, Struct
 from qre.wire.initial import MAX_DATAGRAM
 
 Cid = Annotated[bytes, msgspec.Meta(max_length=20)]

@@ -18,7 +18,7 @@ from qre.device.control_client import front_path
 from qre.errors import MachineError, QreError, UntrustedInputError
 from qre.ipc.channel import Channel, ChannelClosedError
 from qre.supervisor.control import may_ask
-from qre.supervisor.front.front import GuestDaemon, Join, Joined, Steered, refusal
+from qre.supervisor.front import GuestDaemon, Join, Joined, Steered, refusal
 
 MAX_GUESTS: Final = 16
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from qre.config.model import Interface, Network
-from qre.dataplane.protocol import DestProfile
+from qre.addresses import Interface, Network
+from qre.dest_profile import DestProfile
 
 
 @dataclass(frozen=True)

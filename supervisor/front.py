@@ -18,11 +18,11 @@ from typing import Annotated, Final
 
 import msgspec
 
-from qre.dataplane.protocol import U16, U64, Message, Text
 from qre.device.control_client import front_path
 from qre.errors import MachineError, UserError
 from qre.ipc.channel import Channel, ChannelClosedError
 from qre.ipc.messages import WorkerConfig
+from qre.structs import U16, U64, Message, Text
 
 _JOIN_TIMEOUT: Final = 20.0
 _RETRY: Final = 0.1

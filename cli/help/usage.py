@@ -1,0 +1,17 @@
+"""How a command is written, and what a field is when it is not given: what the help and the manual page share."""
+
+from __future__ import annotations
+
+from qre.cli.commands import COMMANDS
+from qre.cli.defaults import defaults_of
+
+
+def default_rows(name: str) -> dict[str, str]:
+    """The fields of each row of the table of defaults -> what they are when they are not given."""
+    return {", ".join(row.fields): row.text for row in defaults_of(name)}
+
+
+def usage(name: str) -> str:
+    """How a command is written."""
+    command = COMMANDS[name]
+    return " ".join(filter(None, ("qre-tool", name, "[OPTIONS]" if command.options else "", command.arguments)))

@@ -1,0 +1,8 @@
+"""Addresses and networks of either family, as everything between a parser and a socket has them."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
+
+Interface = IPv4Interface | IPv6Interface
+Network = IPv4Network | IPv6Network

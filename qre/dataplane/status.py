@@ -1,0 +1,42 @@
+"""What a data plane tells of its sessions and its device, for ``show``. No keys."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+from qre.dataplane.protocol import ConnectionId, PacketNumber, PeerConnectionId, Prefixes, SessionId, ShortId
+from qre.structs import U16, U64, Struct, Text
+
+
+class SessionStatus(Struct, frozen=True, kw_only=True):
+    session_id: SessionId
+    connection_id: ConnectionId
+    client_connection_id: PeerConnectionId
+    short_id: ShortId
+    state: Annotated[str, msgspec.Meta(max_length=16)]  # held, established, closing
+    key_epoch: U64
+    tx_packet_number: PacketNumber  # the next one to be sent
+    rx_packet_number: PacketNumber  # the highest received
+    endpoint: Text  # ip:port of the peer
+    allowed_ips: Prefixes
+    age_ms: U64
+    last_receive_ms: U64 | None  # age of the last authenticated packet
+    rx_packets: U64
+    rx_bytes: U64  # inner bytes
+    tx_packets: U64
+    tx_bytes: U64
+    cids: Annotated[tuple[ConnectionId, ...], msgspec.Meta(max_length=16)]
+    path_mtu: U16 | None = None  # the largest outer IP packet that the path is known to take; None: not known
+    inner_mtu: U16 | None = None  # the largest inner packet that fits it
+
+
+class DeviceCounters(Struct, frozen=True, kw_only=True):
+    rx_packets: U64 = 0
+    rx_bytes: U64 = 0
+    tx_packets: U64 = 0
+    tx_bytes: U64 = 0
+    #: reason (kebab-case, e.g. ``replayed``, ``decrypt-failed``, ``unknown-cid``, ``source-not-allowed``,
+    #: ``no-session``, ``held``, ``malformed``, ``too-big``, ``ipv6-refused``, ``below-base``) -> packets
+    drops: Annotated[dict[str, int], msgspec.Meta(max_length=64)] = msgspec.field(default_factory=dict)

@@ -1,0 +1,37 @@
+"""What is known of Dest: found by a probe, imitated by the server, kept over restarts, shown."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+from qre.structs import U16, U64, Struct, Text
+
+
+class DestProfile(Struct, frozen=True, kw_only=True):
+    """What a probe of Dest found (the part that the server imitates)."""
+
+    reachable: bool
+    checked_at: U64  # unix seconds
+    address: Text = ""
+    scid_length: Annotated[int, msgspec.Meta(ge=0, le=20)] = 0
+    rtt_ms: U64 = 0
+    cipher: Text = ""
+    group: Text = ""
+    alpn: Text = ""
+    certificate_chain_length: U64 = 0
+    #: extension types of Dest's ServerHello in order; empty: unknown
+    server_hello_extensions: Annotated[tuple[U16, ...], msgspec.Meta(max_length=16)] = ()
+    #: CRYPTO bytes of Dest's Handshake flight, EncryptedExtensions to Finished as they were on the wire; 0: unknown
+    handshake_flight_length: U64 = 0
+    #: UDP payload lengths of what Dest sent before it had the client's Finished, in order; empty: unknown
+    flight_datagram_lengths: Annotated[tuple[U16, ...], msgspec.Meta(max_length=32)] = ()
+    #: lengths of Dest's NewSessionTicket messages, headers included; None: unknown
+    session_ticket_lengths: Annotated[tuple[U16, ...], msgspec.Meta(max_length=8)] | None = None
+    first_byte_ms: U64 = 0  # from our hello to Dest's first datagram
+    transport_parameters: Annotated[tuple[U64, ...], msgspec.Meta(max_length=64)] = ()  # ids, in Dest's order
+    certificate_expires_at: U64 = 0  # unix seconds; 0: unknown
+    http_status: U16 = 0  # of "/"; 0: no answer
+    ecn: Annotated[int, msgspec.Meta(ge=0, le=3)] = 0  # of Dest's 1-RTT packets; our data plane sends the same
+    warnings: Annotated[tuple[Text, ...], msgspec.Meta(max_length=16)] = ()

@@ -1,0 +1,202 @@
+"""Where things may be: which room may import which, and how large a folder may grow.
+
+Rooms lie in layers. Nothing imports upward, workers never import each other, there is no circle of modules or of
+folders, and the command line reaches workers by starting them alone. ``pytest -s`` prints the table.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+#: From the bottom. What stands in one line may import what stands below it, and each other.
+LAYERS = (
+    {"errors", "ends", "addresses", "structs", "dest_profile", ""},  # modules beside the rooms; "" is qre itself
+    {"wire", "reality", "config"},
+    {"quic"},
+    {"ipc", "kernel", "visit", "dataplane"},
+    {"device"},
+    {"supervisor", "workers.bpf_loader", "workers.dataplane", "workers.handshake", "workers.netlink", "workers"},
+    {"cli"},
+)
+HEIGHT = {room: height for height, rooms in enumerate(LAYERS) for room in rooms}
+_IMPORT = re.compile(
+    r"^[ \t]*(?:from (?P<module>qre[\w.]*) import (?:\((?P<wrapped>[^)]*)\)|(?P<names>.*))"
+    r"|import (?P<whole>qre[\w.]*))",
+    re.MULTILINE,
+)
+MOST_FILES = 15
+
+
+class Arrow(NamedTuple):
+    """One import: who, what, and where it is written."""
+
+    importer: str
+    imported: str
+    where: str
+
+
+@cache
+def modules() -> dict[str, Path]:
+    """Every module of the program by its name; ``qre/cli`` and the like are links, and followed."""
+    found = {}
+    for directory, folders, files in os.walk(ROOT / "qre", followlinks=True):
+        folders[:] = [name for name in folders if name != "__pycache__"]
+        for name in files:
+            if name.endswith(".py"):
+                path = Path(directory, name)
+                parts = path.relative_to(ROOT).with_suffix("").parts
+                found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+@cache
+def text(path: Path) -> str:
+    return path.read_text()
+
+
+def imports(source: str, known: Mapping[str, Path]) -> Iterator[tuple[str, int]]:
+    """What is imported of the program, wherever it stands, and its line. Not by ``ast``, which takes a second."""
+    for found in _IMPORT.finditer(source):
+        line = source.count("\n", 0, found.start()) + 1
+        if found["whole"]:
+            yield found["whole"], line
+            continue
+        for name in re.findall(
+            r"(\w+)(?: as \w+)?(?:,|\s|$)", re.sub(r"#.*", "", found["wrapped"] or found["names"])
+        ):
+            full = f"{found['module']}.{name}"
+            yield (full if full in known else found["module"]), line
+
+
+@cache
+def arrows() -> list[Arrow]:
+    return [
+        Arrow(name, imported, f"{path.relative_to(ROOT)}:{line}")
+        for name, path in modules().items()
+        for imported, line in imports(text(path), modules())
+    ]
+
+
+def room(module: str) -> str:
+    """``qre.workers.netlink.main`` -> workers.netlink, ``qre.cli.show.show`` -> cli, ``qre.errors`` -> errors."""
+    parts = module.split(".")[1:]
+    return ".".join(parts[: 2 if parts[:1] == ["workers"] else 1])
+
+
+def folder(module: str) -> str:
+    """The package that a module lies in; a package is its own."""
+    return module if modules()[module].name == "__init__.py" else module.rpartition(".")[0]
+
+
+def offence(arrow: Arrow) -> str:
+    """Why this arrow may not be; empty when it may."""
+    importer, imported = room(arrow.importer), room(arrow.imported)
+    if importer == imported:
+        return ""
+    if HEIGHT[importer] < HEIGHT[imported]:
+        return f"{importer} lies below {imported}"
+    if imported.startswith("workers"):
+        return f"{imported} is started, and never imported"
+    return ""
+
+
+def circles(pairs: set[tuple[str, str]]) -> list[list[str]]:
+    """Groups that can all be reached from each other (Tarjan)."""
+    ahead: dict[str, list[str]] = {}
+    for one, other in sorted(pairs):
+        ahead.setdefault(one, []).append(other)
+    number: dict[str, int] = {}
+    lowest: dict[str, int] = {}
+    stack: list[str] = []
+    found = []
+
+    def visit(node: str) -> None:
+        number[node] = lowest[node] = len(number)
+        stack.append(node)
+        for following in ahead.get(node, ()):
+            if following not in number:
+                visit(following)
+            if following in stack:
+                lowest[node] = min(lowest[node], lowest[following])
+        if lowest[node] == number[node]:
+            at = stack.index(node)
+            if len(stack) - at > 1:
+                found.append(sorted(stack[at:]))
+            del stack[at:]
+
+    for node in sorted(ahead):
+        if node not in number:
+            visit(node)
+    return found
+
+
+def table() -> str:
+    """How many imports go from which room to which."""
+    counted = Counter(
+        pair for arrow in arrows() if len(set(pair := (room(arrow.importer), room(arrow.imported)))) > 1
+    )
+    return "\n".join(
+        f"{one or 'qre':>20} -> {other or 'qre':<20} {count:4}" for (one, other), count in sorted(counted.items())
+    )
+
+
+def test_nothing_imports_upward_and_nobody_imports_a_worker() -> None:
+    print(f"\n{table()}")
+    unknown = {room(name) for name in modules()} - HEIGHT.keys()
+    assert not unknown, f"rooms in no layer: {sorted(unknown)}"
+    offences = [
+        f"{arrow.where}: {arrow.importer} -> {arrow.imported}: {why}" for arrow in arrows() if (why := offence(arrow))
+    ]
+    assert not offences, "\n".join(["", *offences, table()])
+
+
+def test_no_modules_and_no_folders_import_each_other_in_a_circle() -> None:
+    assert circles({(arrow.importer, arrow.imported) for arrow in arrows()}) == []
+    between = {(folder(arrow.importer), folder(arrow.imported)) for arrow in arrows()}
+    assert circles({pair for pair in between if pair[0] != pair[1]}) == []
+
+
+@pytest.mark.parametrize(
+    ("importer", "line", "why"),
+    [
+        ("qre.supervisor.crew", "from qre.cli.main import main", "supervisor lies below cli"),
+        ("qre.cli.show.show", "from qre.workers.netlink import monitor", "workers.netlink is started"),
+        ("qre.workers.netlink.main", "import qre.workers.dataplane.device", "workers.dataplane is started"),
+        ("qre.wire.capsule", "def f():\n    from qre.device.state import load", "wire lies below device"),
+        ("qre.quic.connection", "from qre.dataplane.protocol import Answer", "quic lies below dataplane"),
+        ("qre.errors", "from qre.config import model", "errors lies below config"),
+        ("qre.kernel.rtnl", "from qre.device import steps", "kernel lies below device"),
+    ],
+)
+def test_an_import_that_is_put_back_is_found(importer: str, line: str, why: str) -> None:
+    ((imported, _),) = imports(line, modules())
+    assert why in offence(Arrow(importer, imported, ""))
+
+
+def test_circles_are_found() -> None:
+    assert circles({("a", "b"), ("b", "c"), ("c", "a"), ("c", "d"), ("e", "a")}) == [["a", "b", "c"]]
+
+
+def folders() -> list[Path]:
+    return sorted({path.parent for path in modules().values()})
+
+
+@pytest.mark.parametrize("path", folders(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_folder_says_what_lives_there_and_holds_at_most_15_files(path: Path) -> None:
+    files = [entry for entry in path.iterdir() if entry.suffix == ".py"]
+    assert len(files) <= MOST_FILES
+    assert text(path / "__init__.py").startswith('"""')
+
+
+def test_a_name_is_one_modules_in_the_whole_program() -> None:
+    names = Counter(path.stem for path in modules().values() if path.stem not in {"__init__", "main"})
+    assert [name for name, count in names.items() if count > 1] == []

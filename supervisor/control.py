@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from qre.device.control_client import SUFFIX
 from qre.errors import MachineError, QreError, UserError
+from qre.ipc.private_socket import bind_private
 from qre.supervisor.daemon_status import describe
 from qre.supervisor.parent_messages import ReloadWanted, ToParent
 
@@ -45,16 +46,7 @@ class ControlSocket:
 
     async def open(self) -> None:
         """Bind and listen; a socket that a dead daemon left is replaced."""
-        self.path.unlink(missing_ok=True)
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        before = os.umask(0o177)
-        try:
-            listener.bind(str(self.path))
-        except OSError as error:
-            listener.close()
-            raise MachineError(f"control socket {self.path}", os.strerror(error.errno or 0)) from error
-        finally:
-            os.umask(before)
+        listener = bind_private(socket.SOCK_STREAM, self.path, "control socket")
         self._server = await asyncio.start_unix_server(self._client, sock=listener, limit=MAX_REQUEST)
 
     def close(self) -> None:

@@ -12,9 +12,8 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Coroutine
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
 
@@ -22,12 +21,11 @@ from qre.dest_profile import DestProfile
 from qre.ends import Role
 from qre.errors import InternalError, MachineError, QreError
 from qre.ipc.channel import Channel, ChannelClosedError
+from qre.ipc.latest import Latest
 from qre.ipc.messages import (
     DataplaneStatus,
     DestProfileReport,
     Done,
-    GuestJoin,
-    GuestLeave,
     HandshakeStatus,
     Heartbeat,
     Hello,
@@ -35,7 +33,6 @@ from qre.ipc.messages import (
     LoaderStatus,
     NetlinkStatus,
     Party,
-    Reload,
     RoleState,
     SocketGranted,
     SocketRelease,
@@ -43,17 +40,18 @@ from qre.ipc.messages import (
     Start,
     StatusRequest,
     Stop,
-    SyncDevice,
     UseLoader,
     WorkerConfig,
 )
+from qre.ipc.roles import CLIENT_UDP, KEYS, ROLES
+from qre.ipc.tasks import Tasks
 from qre.kernel.underlay_sockets import client_socket
 from qre.structs import Message
-from qre.supervisor.front import GuestDaemon
-from qre.supervisor.latest import Latest
 from qre.supervisor.life import Stage
 from qre.supervisor.parent_messages import Alive, DestProbed, Guests, PinThese, Setup, State, ToParent
-from qre.supervisor.supervised import Supervised
+from qre.supervisor.port_guests import PortGuests
+from qre.supervisor.reloads import Reloads
+from qre.supervisor.supervised import Members, Supervised
 
 if TYPE_CHECKING:
     from qre.supervisor.router import Router
@@ -71,13 +69,6 @@ _HEARTBEAT_TIMEOUT: Final = 10.0
 _STATE_INTERVAL: Final = 0.05
 _PROBED_INTERVAL: Final = 1.0
 MAX_CLIENT_SOCKETS: Final = 8
-#: Descriptors of the parent's supplies that a role is handed, where they were supplied.
-_SUPPLIES: Final = {
-    Party.HANDSHAKE: ("profile_secrets", "session_secrets", "replay", "front_feed"),
-    Party.BPF_LOADER: ("bpf_elf",),
-    Party.NETLINK: (),
-    Party.DATAPLANE: ("tun", "number_marks"),
-}
 #: What the loader hands up, and is handed again after a restart.
 _BPF_OBJECTS: Final = ("cid_routes", "sockets", "program")
 #: The tasks that must go on while workers are told to stop.
@@ -109,7 +100,7 @@ class Crew:
         self.state = State(up=False, text="starting")  # as the handshake worker has it
         self.dest_profile: DestProfile | None = setup.config.dest_profile
         self._dataplane = dataplane_of(setup.config)
-        self._supplies = supplies
+        self.supplies = supplies
         self._pair = pair
         self._owner = owner
         self._log = logging.getLogger("qre.supervisor")
@@ -120,18 +111,19 @@ class Crew:
         self._pin_answer: asyncio.Future[str] | None = None
         self._client_sockets: dict[int, socket.socket] = {}
         self._next_socket = 1
-        self._guests: dict[int, GuestDaemon] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks(self._failed)
         self._stopping = False
         self._complete = False  # every worker was ready once
         self._tell_state: Latest[State] = Latest(owner.tell, _STATE_INTERVAL)
         self._tell_probed: Latest[DestProbed] = Latest(owner.tell, _PROBED_INTERVAL)
         self.routers = routers
-        self.members = {
-            party: Supervised(party, router, runtime, self._died, self._offered) for party, router in routers.items()
-        }
+        self.members = Members()
+        for party, router in routers.items():
+            self.members[party] = Supervised(party, router, runtime, self._died, self._offered)
+        self.guests = PortGuests(self.members[Party.HANDSHAKE], lambda count: owner.tell(Guests(count=count)))
+        self._reloads = Reloads(self.members, setup, self.supplies, lambda: self.config, self._use)
         for router in routers.values():
-            self._spawn(router.serve(self._handle, routers), _SERVE)
+            self._tasks.spawn(router.serve(self._handle, routers), _SERVE)
 
     # --- start, restart, end ---
 
@@ -144,7 +136,7 @@ class Crew:
             if member.party is Party.BPF_LOADER:
                 await self._pin()
         self._complete = True
-        self._spawn(self._heartbeats())
+        self._tasks.spawn(self._heartbeats())
 
     async def _bring_up(self, member: Supervised) -> None:
         """From spawned to ready. Raises QreError."""
@@ -163,16 +155,16 @@ class Crew:
         if member.party is Party.NETLINK:
             await self._name_loader()
         member.life("started")
+        self.members.changed()
         if member.party is Party.HANDSHAKE:
-            for guest in list(self._guests.values()):
-                await self._announce(guest)
+            await self.guests.announce_all()
         if member.party is Party.BPF_LOADER and self._complete:
             try:
                 await self._name_loader()  # it is another process now
             except MachineError as error:
                 self._log.warning("%s", error)  # a netlink worker that is just dying does it when it is back
         if self.config is not config:  # there was a reload meanwhile
-            await self._reconfigure(member)
+            await self._reloads.reconfigure(member)
 
     async def _name_loader(self) -> None:
         """Tell the netlink worker who steers the port, and by which map, for qre.ko."""
@@ -194,35 +186,20 @@ class Crew:
         await netlink.router.request(Party.SUPERVISOR, named, _START_TIMEOUT)
 
     def _hand_everything(self, member: Supervised) -> None:
-        for name in _SUPPLIES[member.party]:
-            if name in self._supplies:
-                member.hand(name, self._supplies[name])
+        """What the row of its role asks for at a start, as far as it is there."""
+        held = {**self.supplies, **self._bpf}
         if self._pair is not None:
-            for slot in self._slots(member.party):
-                member.hand(("udp_userspace", "udp_kernel_slot")[slot], self._pair[slot].fileno())
-        if member.party is Party.BPF_LOADER:
-            for name, fd in self._bpf.items():
-                member.hand(name, fd)
-        if member.party is self._dataplane is Party.NETLINK and "cid_routes" in self._bpf:
-            member.hand("cid_routes", self._bpf["cid_routes"])
-        if member.party is Party.HANDSHAKE:
-            for number, made in self._client_sockets.items():
-                member.hand("client_udp", made.fileno(), number)
-        if member.party in (Party.HANDSHAKE, self._dataplane):
-            self._hand_keys_pair(member)
-
-    def _slots(self, party: Party) -> tuple[int, ...]:
-        """Which of the server's two sockets a worker gets. The kernel hands back through slot 1 what it does not
-        know, and the handshake worker reads that too."""
-        match party:
-            case Party.BPF_LOADER:
-                return (0, 1)
-            case Party.HANDSHAKE:
-                return (0, 1) if self._dataplane is Party.NETLINK and not self.config.joined else (0,)
-            case self._dataplane:
-                return (1,)
-            case _:
-                return ()
+            held |= zip(("udp_userspace", "udp_kernel_slot"), (sock.fileno() for sock in self._pair), strict=True)
+        for expected in ROLES[member.party].descriptors:
+            if not expected.given.applies(self.config):
+                continue
+            if expected.name == KEYS.name:
+                self._hand_keys_pair(member)
+            elif expected.name == CLIENT_UDP.name:
+                for number, made in self._client_sockets.items():
+                    member.hand(expected.name, made.fileno(), number)
+            elif expected.name in held:
+                member.hand(expected.name, held[expected.name])
 
     def _hand_keys_pair(self, member: Supervised) -> None:
         """A new pair for this worker and the one it talks to; that one gets its own when it is not there yet."""
@@ -238,8 +215,6 @@ class Crew:
         finally:
             theirs.close()
 
-    # --- daemons that have joined our port ---
-
     def pair_descriptors(self) -> tuple[int, int]:
         """The port's two sockets."""
         assert self._pair is not None, "only a server has a port"
@@ -249,43 +224,8 @@ class Crew:
         """What steers the port: CID map, socket map, program."""
         return [self._bpf[name] for name in _BPF_OBJECTS]
 
-    async def admit(self, guest: GuestDaemon) -> None:
-        """Hand a daemon its clients from here on; ``guest`` is ours, and closed when it is refused (QreError)."""
-        self._guests[guest.number] = guest
-        try:
-            await self._announce(guest)
-        except QreError:
-            self._guests.pop(guest.number, None)
-            guest.close()
-            raise
-        self._log.info("profile %s has joined the port", guest.profile)
-        self._owner.tell(Guests(count=len(self._guests)))
-
-    async def leave(self, number: int) -> None:
-        """It is gone."""
-        guest = self._guests.pop(number, None)
-        if guest is None:
-            return
-        guest.close()
-        self._log.info("profile %s has left the port", guest.profile)
-        self._owner.tell(Guests(count=len(self._guests)))
-        handshake = self.members[Party.HANDSHAKE]
-        if handshake.life.stage is Stage.READY:
-            try:
-                await handshake.router.request(Party.SUPERVISOR, GuestLeave(number=number), _START_TIMEOUT)
-            except MachineError as error:
-                self._log.warning("%s", error)  # the next handshake worker knows nothing of it
-
-    async def _announce(self, guest: GuestDaemon) -> None:
-        handshake = self.members[Party.HANDSHAKE]
-        if handshake.life.stage is not Stage.READY:
-            raise MachineError("worker handshake", "it is being restarted", "try again")
-        handshake.hand("guest_secrets", guest.secrets, guest.number)
-        handshake.hand("guest_feed", guest.feed, guest.number)
-        joins = GuestJoin(number=guest.number, profile=guest.profile)
-        await handshake.router.request(Party.SUPERVISOR, joins, _START_TIMEOUT)
-
     def _died(self, member: Supervised) -> None:
+        self.members.changed()
         if self._stopping:
             member.life("died")
             return
@@ -298,7 +238,7 @@ class Crew:
             self._owner.fail(f"worker {member.party} died too often")
         else:
             self._report_state()
-            self._spawn(self._restart(member, pause))
+            self._tasks.spawn(self._restart(member, pause))
 
     async def _restart(self, member: Supervised, pause: float) -> None:
         await asyncio.sleep(pause)
@@ -321,15 +261,13 @@ class Crew:
         """End all workers in order, the others' helpers last; what does not end in time is killed."""
         self._stopping = True
         self._tell_probed.close()
-        for task in self._tasks.copy():
-            if task is not asyncio.current_task() and task.get_name() != _SERVE:
-                task.cancel()
+        self._tasks.cancel(spare=_SERVE)
         deadline = asyncio.get_running_loop().time() + timeout
         for party in (Party.HANDSHAKE, Party.DATAPLANE, Party.NETLINK, Party.BPF_LOADER):
             member = self.members.get(party)
             if member is None or not member.running:
                 continue
-            if self._guests and party in (Party.NETLINK, Party.BPF_LOADER):
+            if self.guests.any() and party in (Party.NETLINK, Party.BPF_LOADER):
                 member.kill()  # the port is others', too: it stays as it is
             elif member.life.stage in (Stage.STARTING, Stage.READY):
                 member.life("stopping")
@@ -346,13 +284,11 @@ class Crew:
             router.close()
 
     async def _wait_for_ends(self, deadline: float) -> None:
-        loop = asyncio.get_running_loop()
-        while any(member.running for member in self.members.values()):
-            if loop.time() > deadline:
-                for member in self.members.values():
-                    member.kill()
-                deadline = loop.time() + 2.0
-            await asyncio.sleep(0.02)
+        left = deadline - asyncio.get_running_loop().time()
+        while not await self.members.until(lambda: not any(one.running for one in self.members.values()), left):
+            for member in self.members.values():
+                member.kill()
+            left = 2.0
 
     # --- what workers ask for ---
 
@@ -410,16 +346,14 @@ class Crew:
             self.members[party].kill()
             return
         self._bpf[name] = fd
+        self.members.changed()
 
     # --- pins ---
 
     async def _pin(self) -> None:
         """Ask the parent to pin what the loader made."""
-        deadline = asyncio.get_running_loop().time() + _PIN_TIMEOUT
-        while set(self._bpf) != set(_BPF_OBJECTS):
-            if asyncio.get_running_loop().time() > deadline:
-                raise MachineError("BPF", "the loader did not hand over its maps")
-            await asyncio.sleep(0.01)
+        if not await self.members.until(lambda: set(self._bpf) == set(_BPF_OBJECTS), _PIN_TIMEOUT):
+            raise MachineError("BPF", "the loader did not hand over its maps")
         self._pin_answer = asyncio.get_running_loop().create_future()
         self._owner.tell(PinThese(), tuple(self._bpf[name] for name in _BPF_OBJECTS))
         async with asyncio.timeout(_PIN_TIMEOUT):
@@ -436,74 +370,10 @@ class Crew:
 
     async def reload(self, config: WorkerConfig) -> None:
         """Bring device and workers in line with a new configuration, or leave everything as it was (QreError)."""
-        old, old_secrets = self.config, self._supplies.get("profile_secrets")
-        fresh = self._supplies.pop("new_profile_secrets", None)
-        try:
-            if fresh is not None:
-                self._supplies["profile_secrets"] = fresh
-            await self._apply_to_all(_with(config, dest_profile=self.dest_profile))
-        except QreError:
-            if fresh is not None and old_secrets is not None:
-                self._supplies["profile_secrets"], old_secrets = old_secrets, fresh
-            await self._apply_again(old)
-            raise
-        finally:
-            if fresh is not None and old_secrets is not None:
-                os.close(old_secrets)
+        await self._reloads.apply(_with(config, dest_profile=self.dest_profile))
 
-    async def _apply_to_all(self, config: WorkerConfig) -> None:
-        """Wait for workers that are being restarted; begin once more when one died in the middle of it."""
-        for attempt in range(_RELOAD_ATTEMPTS):
-            asked = await self._until_complete()
-            try:
-                await self._apply(config)
-            except MachineError:
-                await asyncio.sleep(_NOTICE)
-                if attempt == _RELOAD_ATTEMPTS - 1 or asked == self._complete_pids():
-                    raise
-            else:
-                return
-
-    async def _until_complete(self) -> list[int]:
-        """Wait until all workers are ready at once; their pids. Raises MachineError when it takes too long."""
-        deadline = asyncio.get_running_loop().time() + _COMPLETE_TIMEOUT
-        while not (pids := self._complete_pids()):
-            if asyncio.get_running_loop().time() > deadline:
-                missing = next(member for member in self.members.values() if member.life.stage is not Stage.READY)
-                raise MachineError(f"worker {missing.party}", "it is being restarted", "try again")
-            await asyncio.sleep(0.02)
-        return pids
-
-    def _complete_pids(self) -> list[int]:
-        """Of all workers, while all are ready; otherwise empty."""
-        members = self.members.values()
-        return [member.pid for member in members] if all(m.life.stage is Stage.READY for m in members) else []
-
-    async def _apply(self, config: WorkerConfig) -> None:
-        device = SyncDevice(
-            device=config.device,
-            address=config.address,
-            mtu=config.mtu,
-            allowed_ips=config.allowed_ips,
-            fwmark=self.setup.fwmark,
-        )
-        await self.members[Party.NETLINK].router.request(Party.SUPERVISOR, device, 10.0)
+    def _use(self, config: WorkerConfig) -> None:
         self.config = config
-        for member in self.members.values():
-            if member.life.stage is Stage.READY:
-                await self._reconfigure(member)
-
-    async def _apply_again(self, old: WorkerConfig) -> None:
-        try:
-            await self._apply_to_all(old)
-        except QreError as error:
-            self._log.error("going back to the configuration before: %s", error)
-
-    async def _reconfigure(self, member: Supervised) -> None:
-        """Tell a worker the configuration of now."""
-        if member.party is Party.HANDSHAKE and "profile_secrets" in self._supplies:
-            member.hand("profile_secrets", self._supplies["profile_secrets"])
-        await member.router.request(Party.SUPERVISOR, Reload(config=self.config), 10.0)
 
     async def status(self, party: Party) -> Message | None:
         """A worker's own account; None when it is not there to give one."""
@@ -543,16 +413,8 @@ class Crew:
             return False
         return isinstance(answer, Done)
 
-    def _spawn(self, work: Coroutine[Any, Any, None], name: str = "task") -> None:
-        task = asyncio.create_task(work, name=name)
-        self._tasks.add(task)
-        task.add_done_callback(self._done)
-
-    def _done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        error = None if task.cancelled() else task.exception()
-        if error is not None:
-            self._owner.fail(f"internal error: {type(error).__name__}: {error}")
+    def _failed(self, error: BaseException) -> None:
+        self._owner.fail(f"internal error: {type(error).__name__}: {error}")
 
 
 def dataplane_of(config: WorkerConfig) -> Party:

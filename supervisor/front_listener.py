@@ -7,7 +7,7 @@ A socket of mode 0600, and the caller's uid is checked again (SO_PEERCRED). Conn
 from __future__ import annotations
 
 import asyncio
-import os
+import logging
 import socket
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
@@ -15,8 +15,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from qre.device.control_client import front_path
-from qre.errors import MachineError, QreError, UntrustedInputError
-from qre.ipc.channel import Channel, ChannelClosedError
+from qre.errors import MachineError, QreError
+from qre.ipc.channel import Channel
+from qre.ipc.private_socket import bind_private
+from qre.ipc.tasks import Tasks
+from qre.ipc.worker import place_of
 from qre.supervisor.control import may_ask
 from qre.supervisor.front import GuestDaemon, Join, Joined, Steered, refusal
 
@@ -43,21 +46,13 @@ class FrontListener:
         self._host = host
         self._listener: socket.socket | None = None
         self._connections: dict[int, Channel[Join]] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks(self._failed)
+        self._log = logging.getLogger("qre.supervisor")
         self._next = 1
 
     def open(self) -> None:
         """Bind and listen; a socket that a dead front left is replaced."""
-        self.path.unlink(missing_ok=True)
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        before = os.umask(0o177)
-        try:
-            listener.bind(str(self.path))
-        except OSError as error:
-            listener.close()
-            raise MachineError(f"socket {self.path}", os.strerror(error.errno or 0)) from error
-        finally:
-            os.umask(before)
+        listener = bind_private(socket.SOCK_SEQPACKET, self.path, "socket")
         listener.listen(MAX_GUESTS)
         listener.setblocking(False)
         self._listener = listener
@@ -71,8 +66,7 @@ class FrontListener:
             self._listener.close()
             self.path.unlink(missing_ok=True)
             self._listener = None
-        for task in self._tasks:
-            task.cancel()
+        self._tasks.cancel()
         for number in list(self._connections):
             self._drop(number)
 
@@ -92,21 +86,18 @@ class FrontListener:
 
     def _readable(self, number: int) -> None:
         channel = self._connections[number]
-        try:
-            received = channel.receive()
-        except (ChannelClosedError, UntrustedInputError):
+
+        def take(join: Join, fds: list[int]) -> None:
+            if len(fds) != 1:
+                self._drop(number)
+                return
+            self._tasks.spawn(self._join(number, channel, join, fds.pop()))
+
+        def gone() -> None:
             self._drop(number)
-            self._spawn(self._host.leave(number))
-            return
-        if received is None:
-            return
-        join, fds = received
-        if len(fds) != 1:
-            for fd in fds:
-                os.close(fd)
-            self._drop(number)
-            return
-        self._spawn(self._join(number, channel, join, fds[0]))
+            self._tasks.spawn(self._host.leave(number))
+
+        channel.drain(take, closed=gone, malformed=lambda error: gone(), most=1)
 
     async def _join(self, number: int, channel: Channel[Join], join: Join, secrets: int) -> None:
         ours, theirs = Channel.pair()
@@ -136,7 +127,6 @@ class FrontListener:
             asyncio.get_running_loop().remove_reader(channel.fileno())
             channel.close()
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    def _failed(self, error: BaseException) -> None:
+        """A daemon that wants to join is not worth the end of this one, whatever was wrong."""
+        self._log.error("joining the port: internal error at %s: %s", place_of(error), type(error).__name__)

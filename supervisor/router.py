@@ -19,7 +19,8 @@ import zmq.asyncio
 from qre.errors import MachineError, QreError, UntrustedInputError
 from qre.ipc.messages import MAX_MESSAGE, Body, Envelope, Hello, Party, Refused
 from qre.ipc.roles import ROLES
-from qre.ipc.worker import LimitedLog
+from qre.ipc.tasks import Tasks
+from qre.ipc.worker import LimitedLog, place_of
 from qre.structs import Message
 from qre.supervisor.life import Stage
 from qre.supervisor.routes import Route, When, route
@@ -59,8 +60,7 @@ class Router:
         self._identity: bytes | None = None
         self._next_id = 1
         self._waiting: dict[int, asyncio.Future[Message]] = {}
-        self._open = 0
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks(self._failed)
         self._decoder = msgspec.msgpack.Decoder(Envelope)
         self._encoder = msgspec.msgpack.Encoder()
         self._socket = context.socket(zmq.ROUTER)
@@ -76,8 +76,7 @@ class Router:
             os.umask(before)
 
     def close(self) -> None:
-        for task in self._tasks:
-            task.cancel()
+        self._tasks.cancel()
         self.abandon("the daemon ends")
         self._socket.close()
 
@@ -138,15 +137,12 @@ class Router:
                 continue
             if found.when is When.ONCE:
                 self._identity = frames[0]
-            if envelope.id and self._open >= MAX_OPEN_REQUESTS:
+            if envelope.id and len(self._tasks) >= MAX_OPEN_REQUESTS:
                 self._drop("too many requests at once")
                 await self.send(Envelope(id=envelope.id, answer=True, peer=envelope.peer, body=_TOO_MANY))
                 continue
             # In order: Hello must be seen before what follows it. Requests of other workers run beside it.
-            self._open += 1  # not when its task begins: several may be read before that
-            task = asyncio.create_task(self._handle(envelope, handler, peers))
-            self._tasks.add(task)
-            task.add_done_callback(self._answered)
+            self._tasks.spawn(self._handle(envelope, handler, peers))
 
     def _parse_untrusted(self, frames: list[bytes]) -> Envelope:
         try:
@@ -175,9 +171,10 @@ class Router:
         self.dropped += 1
         self._limited(f"drop {self.party}", f"dropped a message of worker {self.party}: {why}")
 
-    def _answered(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        self._open -= 1
+    def _failed(self, error: BaseException) -> None:
+        """The asker gets no answer and gives up in its own time; the daemon goes on."""
+        where = f"internal error at {place_of(error)}: {type(error).__name__}"
+        self._limited(f"internal {self.party}", f"a request of worker {self.party}: {where}")
 
     async def _handle(self, envelope: Envelope, handler: Handler, peers: dict[Party, Router]) -> None:
         try:

@@ -10,8 +10,8 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 
-from qre.errors import MachineError, UntrustedInputError
-from qre.ipc.channel import Channel, ChannelClosedError
+from qre.errors import MachineError
+from qre.ipc.channel import Channel
 from qre.ipc.messages import Descriptor, Party
 from qre.ipc.roles import ROLES
 from qre.ipc.worker import run_worker
@@ -41,6 +41,7 @@ class Supervised:
         self._offered = offered
         self._process: FreshProcess | None = None
         self._pidfd = -1
+        self._condemned = False
         self._channel: Channel[Descriptor] | None = None
 
     def spawn(self) -> None:
@@ -58,6 +59,7 @@ class Supervised:
             theirs.close()
         self.life("spawned")
         self._process, self.pid = process, process.pid or 0
+        self._condemned = False
         self._channel = Channel(ours, Descriptor)
         self._pidfd = os.pidfd_open(self.pid)
         loop = asyncio.get_running_loop()
@@ -89,29 +91,27 @@ class Supervised:
 
         Called before the worker counts as ready, too: its last descriptors may lie unread behind its answer.
         """
-        while self._channel is not None:
-            try:
-                received = self._channel.receive()
-            except ChannelClosedError:
-                asyncio.get_running_loop().remove_reader(self._channel.fileno())
-                return
-            except UntrustedInputError as error:
-                self._close_for(str(error))
-                return
-            if received is None:
-                return
-            described, fds = received
-            offered = described.name in ROLES[self.party].offers and self.life.stage is Stage.STARTING
-            if len(fds) == 1 and offered:
-                self._offered(self.party, described.name, fds[0])
-                continue
-            for fd in fds:
-                os.close(fd)
-            self._close_for(f"it handed up {described.name!r} while {self.life.stage.value}")
+        if self._channel is not None:
+            self._channel.drain(
+                self._take, closed=self._no_more_offers, malformed=lambda error: self._close_for(str(error))
+            )
+
+    def _take(self, described: Descriptor, fds: list[int]) -> None:
+        if self._condemned:
             return
+        offered = described.name in ROLES[self.party].offers and self.life.stage is Stage.STARTING
+        if len(fds) == 1 and offered:
+            self._offered(self.party, described.name, fds.pop())
+        else:
+            self._close_for(f"it handed up {described.name!r} while {self.life.stage.value}")
+
+    def _no_more_offers(self) -> None:
+        if self._channel is not None:
+            asyncio.get_running_loop().remove_reader(self._channel.fileno())
 
     def _close_for(self, reason: str) -> None:
         self._log.error("worker %s is killed: %s", self.party, reason)
+        self._condemned = True
         self.kill()
 
     def _exited(self) -> None:
@@ -134,3 +134,31 @@ class Supervised:
     @property
     def running(self) -> bool:
         return self._process is not None
+
+
+class Members(dict[Party, Supervised]):
+    """All workers of one daemon, in the order in which they start. Facts about them are waited for, not polled."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._news = asyncio.Event()
+
+    def changed(self) -> None:
+        """Something about a worker is news: its stage, its end, what it handed up."""
+        self._news.set()
+
+    async def until(self, fact: Callable[[], bool], timeout: float) -> bool:
+        """Wait for ``fact``, which is asked after each change; False when ``timeout`` seconds were not enough."""
+        try:
+            async with asyncio.timeout(timeout):
+                while not fact():
+                    self._news.clear()
+                    await self._news.wait()
+        except TimeoutError:
+            return fact()
+        return True
+
+    def complete_pids(self) -> list[int]:
+        """Of all workers, while all are ready; otherwise empty."""
+        ready = all(member.life.stage is Stage.READY for member in self.values())
+        return [member.pid for member in self.values()] if ready else []

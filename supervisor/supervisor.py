@@ -24,6 +24,7 @@ from qre.ends import Role
 from qre.errors import MachineError, QreError, UntrustedInputError
 from qre.ipc import sandbox
 from qre.ipc.channel import Channel, ChannelClosedError
+from qre.ipc.tasks import Tasks
 from qre.ipc.worker import LimitedLog, place_of
 from qre.kernel.capabilities import NUMBERS
 from qre.kernel.underlay_sockets import server_pair
@@ -127,10 +128,10 @@ class _Supervisor:
         loop = asyncio.get_running_loop()
         loop.add_reader(self._parent.fileno(), self._receive)
         loop.add_signal_handler(signal.SIGTERM, self._end, 0)
-        work = asyncio.create_task(self._work())
+        tasks = Tasks(lambda error: self.fail(f"internal error at {place_of(error)}: {type(error).__name__}"))
+        tasks.spawn(self._work())
         await self._ended.wait()
-        work.cancel()
-        await asyncio.gather(work, return_exceptions=True)
+        await tasks.end()
         if self._control is not None:
             self._control.close()
         if self._crew is not None:
@@ -155,8 +156,6 @@ class _Supervisor:
             self.fail("the parent did not say what to do, or no answer came")
         except (QreError, OSError) as error:
             self.fail(str(error))
-        except Exception as error:  # noqa: BLE001 - whatever it was: the daemon ends, and does not hang
-            self.fail(f"internal error at {place_of(error)}: {type(error).__name__}")
 
     async def _setup(self) -> Setup:
         while True:
@@ -192,7 +191,9 @@ class _Supervisor:
         if config.role is not Role.SERVER or config.joined:
             return
         name = port_name(config.listen_ip, config.listen_port)
-        host = Host(lambda: join_of(crew.config), crew.pair_descriptors(), crew.steering, crew.admit, crew.leave)
+        host = Host(
+            lambda: join_of(crew.config), crew.pair_descriptors(), crew.steering, crew.guests.admit, crew.guests.leave
+        )
         self._front = FrontListener(Path(setup.runtime_dir), name, host)
         self._front.open()
 
@@ -211,24 +212,20 @@ class _Supervisor:
                 self._log.error("unexpected from the parent: %s", type(message).__name__)
 
     def _receive(self) -> None:
-        try:
-            received = self._parent.receive()
-        except ChannelClosedError:
-            _follow_the_parent()
-        except UntrustedInputError:
-            asyncio.get_running_loop().remove_reader(self._parent.fileno())
-            self._end(1)
-            return
-        if received is None:
-            return
-        message, fds = received
+        self._parent.drain(self._take, closed=_follow_the_parent, malformed=self._malformed, most=1)
+
+    def _malformed(self, error: UntrustedInputError) -> None:
+        del error  # the parent is ours: what it says cannot be wrong unless we are
+        asyncio.get_running_loop().remove_reader(self._parent.fileno())
+        self._end(1)
+
+    def _take(self, message: ToSupervisor, fds: list[int]) -> None:
         match message:
             case Supply(name=name) if len(fds) == 1:
                 held = self._supplies.pop(name, None)
                 if held is not None:
                     os.close(held)
-                self._supplies[name] = fds[0]
-                return
+                self._supplies[name] = fds.pop()
             case EndAll():
                 self._end(0)
             case Pinned() if self._crew is not None:
@@ -237,5 +234,3 @@ class _Supervisor:
                 self._inbox.put_nowait(message)
             case _:
                 self._end(1)
-        for fd in fds:
-            os.close(fd)

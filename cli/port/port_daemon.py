@@ -125,7 +125,8 @@ def _differences(first: str, ours: ServerSettings, name: str, its: ServerSetting
 
 def run_one(file: str, loading: Loading) -> None:
     """A daemon of one configuration, in a process of its own. Ends with SystemExit."""
-    from qre.supervisor.parent.parent import DaemonOptions, run_daemon
+    from qre.supervisor.parent.parent import run_daemon
+    from qre.supervisor.parent.process_settings import DaemonOptions
 
     os.setpgid(0, 0)  # a key of the terminal ends the command, and that ends us
     try:

@@ -66,7 +66,8 @@ def daemon(arguments: list[str], options: Options) -> int:
         return 0
     os.environ.update(environment)
 
-    from qre.supervisor.parent.parent import DaemonOptions, run_daemon
+    from qre.supervisor.parent.parent import run_daemon
+    from qre.supervisor.parent.process_settings import DaemonOptions
 
     return run_daemon(profile, config, DaemonOptions(run_for_ms), load)
 

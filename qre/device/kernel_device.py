@@ -6,7 +6,7 @@ import errno
 
 from qre.config.model import Profile
 from qre.kernel.answers import KernelDevice
-from qre.kernel.port_registration import release
+from qre.kernel.port_registration import release, shared_address
 from qre.kernel.qre_family import DeviceSettings, Qre
 from qre.kernel.socket import NetlinkRefusedError
 
@@ -46,6 +46,12 @@ def sync_line(profile: Profile) -> str:
     """The plan's line for a sync."""
     where = f"listen {profile.listen}" if profile.listen is not None else f"endpoint {profile.endpoint}"
     return f"sync device {profile.device} to qre.ko: {profile.role}, {where}, MTU {profile.mtu}"
+
+
+def kernel_holds_port(device: str, listen: tuple[str, int]) -> bool:
+    """Has qre.ko a shared socket on this address already, of whichever daemon?"""
+    with Qre() as qre:
+        return shared_address(qre, device) == listen
 
 
 def release_port(device: str, listen: tuple[str, int]) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import array
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -20,6 +20,8 @@ from qre.errors import MachineError, UntrustedInputError
 #: The most descriptors that one message may carry.
 MAX_DESCRIPTORS = 4
 MAX_SIZE = 65_536
+#: Messages that one turn of the loop takes.
+MOST_AT_ONCE = 64
 
 T = TypeVar("T")
 
@@ -92,6 +94,39 @@ class Channel(Generic[T]):
             for fd in fds:
                 os.close(fd)
             raise
+
+    def drain(
+        self,
+        take: Callable[[T, list[int]], None],
+        *,
+        closed: Callable[[], None],
+        malformed: Callable[[UntrustedInputError], None],
+        most: int = MOST_AT_ONCE,
+    ) -> None:
+        """Hand on what has come, at most ``most`` messages: others must get their turn. For a reader callback.
+
+        Descriptors are closed when ``take`` returns, but for those that it has removed from its list. ``closed`` and
+        ``malformed`` end the reading; nothing more comes after either. ``take`` may close the channel.
+        """
+        for _ in range(most):
+            if self._socket.fileno() < 0:
+                return
+            try:
+                received = self.receive()
+            except ChannelClosedError:
+                closed()
+                return
+            except UntrustedInputError as error:
+                malformed(error)
+                return
+            if received is None:
+                return
+            message, fds = received
+            try:
+                take(message, fds)
+            finally:
+                for fd in fds:
+                    os.close(fd)
 
     def _parse_untrusted(self, data: bytes, flags: int, descriptors: int) -> T:
         if flags & (socket.MSG_CTRUNC | socket.MSG_TRUNC) or descriptors > MAX_DESCRIPTORS:

@@ -19,7 +19,6 @@ from qre.ipc.channel import Channel, ChannelClosedError
 #: Reports that wait for a handshake worker that does not read, or is being restarted; the oldest go first.
 _MAX_WAITING: Final = 1024
 _RETRY: Final = 0.05
-_BATCH: Final = 64
 
 
 class KeysPair:
@@ -58,20 +57,17 @@ class KeysPair:
             self._flush()
 
     def _readable(self) -> None:
-        for _ in range(_BATCH):
-            if self._channel is None:
-                return
-            try:
-                received = self._channel.receive()
-            except ChannelClosedError:
-                self.close()  # the supervisor sends another pair with the next handshake worker
-                return
-            except UntrustedInputError as error:
-                self._fail(f"the handshake worker sent what is no request: {error}")
-                return
-            if received is None:
-                return
-            self._handle(*received)
+        if self._channel is not None:
+            # Once it is closed, the supervisor sends another pair with the next handshake worker.
+            self._channel.drain(self._take, closed=self.close, malformed=self._malformed)
+
+    def _take(self, request: DataplaneRequest, fds: list[int]) -> None:
+        handed = fds.copy()
+        fds.clear()
+        self._handle(request, handed)
+
+    def _malformed(self, error: UntrustedInputError) -> None:
+        self._fail(f"the handshake worker sent what is no request: {error}")
 
     def _flush(self) -> None:
         """Send what waits; again in a moment when the handshake worker does not read."""

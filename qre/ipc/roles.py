@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import pwd
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final
 
-from qre.ipc.messages import Party
+from qre.ipc.messages import Party, WorkerConfig
 from qre.kernel.capabilities import NUMBERS
 
 CAP_NET_ADMIN: Final = NUMBERS["CAP_NET_ADMIN"]
@@ -49,6 +49,28 @@ class Calls(Enum):
     BPF = ("bpf",)
 
 
+class Given(Enum):
+    """Which configurations' workers are handed a descriptor at their start, where the supervisor has it."""
+
+    ALWAYS = "with every configuration"
+    IN_KERNEL = "when the sessions live in qre.ko"
+    OWN_PORT_IN_KERNEL = (
+        "when the sessions live in qre.ko and the port is our own: it hands back what it does not know"
+    )
+    LATER = "never at the start: each comes with a message of its own"
+
+    def applies(self, config: WorkerConfig) -> bool:
+        match self:
+            case Given.ALWAYS:
+                return True
+            case Given.IN_KERNEL:
+                return not config.user_dataplane
+            case Given.OWN_PORT_IN_KERNEL:
+                return not config.user_dataplane and not config.joined
+            case Given.LATER:
+                return False
+
+
 @dataclass(frozen=True)
 class Expected:
     """What a handed descriptor must be (``qre.ipc.descriptors``): a socket, a file, a memfd of fixed size, a TUN
@@ -61,10 +83,11 @@ class Expected:
     protocol: int = 0
     reuseport: bool = False
     writable: bool = False  # a file, a memfd; what is not must be sealed against it
+    given: Given = Given.ALWAYS
 
 
-def _udp(name: str, *, reuseport: bool) -> Expected:
-    return Expected(name, "socket", socket.AF_INET, socket.SOCK_DGRAM, socket.IPPROTO_UDP, reuseport)
+def _udp(name: str, *, reuseport: bool, given: Given = Given.ALWAYS) -> Expected:
+    return Expected(name, "socket", socket.AF_INET, socket.SOCK_DGRAM, socket.IPPROTO_UDP, reuseport, given=given)
 
 
 #: A client's underlay socket; it also comes over ``keys``, with SessionInstall.
@@ -72,7 +95,7 @@ CLIENT_UDP: Final = _udp("client_udp", reuseport=False)
 KEYS: Final = Expected("keys", "socket", socket.AF_UNIX, socket.SOCK_SEQPACKET)
 #: The two ends of what the front of a shared port tells the daemon that has joined it.
 FRONT_FEED: Final = Expected("front_feed", "socket", socket.AF_UNIX, socket.SOCK_SEQPACKET)
-GUEST_FEED: Final = Expected("guest_feed", "socket", socket.AF_UNIX, socket.SOCK_SEQPACKET)
+GUEST_FEED: Final = Expected("guest_feed", "socket", socket.AF_UNIX, socket.SOCK_SEQPACKET, given=Given.LATER)
 #: What the resolver of the C library reads.
 RESOLVER_FILES: Final = (
     "/etc/resolv.conf",
@@ -129,11 +152,11 @@ ROLES: Final = {
                 Expected("session_secrets", "memfd", writable=True),
                 Expected("replay", "file", writable=True),
                 _udp("udp_userspace", reuseport=True),
-                _udp("udp_kernel_slot", reuseport=True),
+                _udp("udp_kernel_slot", reuseport=True, given=Given.OWN_PORT_IN_KERNEL),
                 CLIENT_UDP,
                 KEYS,
                 FRONT_FEED,
-                Expected("guest_secrets", "memfd"),
+                Expected("guest_secrets", "memfd", given=Given.LATER),
                 GUEST_FEED,
             ),
             open_files=8192,
@@ -155,9 +178,9 @@ ROLES: Final = {
             Party.NETLINK, "qre-netlink", 59873, "qre.workers.netlink.main", frozenset({CAP_NET_ADMIN}),
             (Calls.RUN, Calls.SOCKETS, Calls.BIND), (socket.AF_UNIX, socket.AF_NETLINK), (),
             (
-                _udp("udp_kernel_slot", reuseport=True),
-                Expected("cid_routes", "bpf"),
-                KEYS,
+                _udp("udp_kernel_slot", reuseport=True, given=Given.IN_KERNEL),
+                Expected("cid_routes", "bpf", given=Given.IN_KERNEL),
+                replace(KEYS, given=Given.IN_KERNEL),
             ),
         ),
         Role(

@@ -14,7 +14,6 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Coroutine
 from typing import Any, Protocol, cast
 
 import msgspec
@@ -41,6 +40,7 @@ from qre.ipc.messages import (
     WorkerConfig,
 )
 from qre.ipc.roles import ROLES, Role
+from qre.ipc.tasks import Tasks
 from qre.structs import Message
 
 MAX_RUNNING_REQUESTS = 256
@@ -81,7 +81,8 @@ class WorkerContext:
         self.numbered: dict[tuple[str, int], int] = {}
         self.log = logging.getLogger(f"qre.{role.party}")
         self.limited = LimitedLog(self.log)
-        self.failed = asyncio.Event()
+        self.failed = False
+        self.over = asyncio.Event()  # after Stop, or a failure: the process ends
         self._channel = channel
         self._dealer = dealer
         self._encoder = msgspec.msgpack.Encoder()
@@ -116,7 +117,12 @@ class WorkerContext:
     def fail(self, reason: str) -> None:
         """Give up: the process ends with a failure, and the supervisor starts another one."""
         self.log.error("giving up: %s", reason)
-        self.failed.set()
+        self.failed = True
+        self.over.set()
+
+    def internal_error(self, error: BaseException) -> None:
+        """Give up for a task that failed: its own text may hold anything, so its kind alone is told."""
+        self.fail(f"an internal error ({type(error).__name__})")
 
     def answered(self, number: int, body: Message) -> None:
         future = self._waiting.get(number)
@@ -197,28 +203,25 @@ class _Runtime:
         self._dealer.connect(endpoint)
         self._context = WorkerContext(role, self._channel, self._dealer)
         self._decoder = msgspec.msgpack.Decoder(Envelope)
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks(self._task_failed)
+        self._requests = Tasks(self._task_failed)
         self._descriptor_lock = asyncio.Lock()
         self._started = False
-        self._stopped = asyncio.Event()
 
     async def run(self) -> int:
         """0 after Stop, 1 after a failure."""
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(self._unexpected)
         loop.add_reader(self._channel.fileno(), self._channel_readable)
-        reader = asyncio.create_task(self._receive())
-        reader.add_done_callback(self._ended)
+        self._tasks.spawn(self._receive())
         await self._context.send(Party.SUPERVISOR, Hello(role=self._role.party, pid=os.getpid()))
-        waits = [asyncio.create_task(event.wait()) for event in (self._stopped, self._context.failed)]
-        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        await self._context.over.wait()
         loop.remove_reader(self._channel.fileno())
-        for task in (*waits, reader, *self._tasks):
-            task.cancel()
-        await asyncio.gather(*waits, reader, *self._tasks, return_exceptions=True)
+        await self._requests.end()
+        await self._tasks.end()
         self._dealer.close()
         self._zmq.term()
-        return 1 if self._context.failed.is_set() else 0
+        return 1 if self._context.failed else 0
 
     async def _receive(self) -> None:
         while True:
@@ -231,8 +234,8 @@ class _Runtime:
                 continue
             if envelope.answer:
                 self._context.answered(envelope.id, envelope.body)
-            elif len(self._tasks) < MAX_RUNNING_REQUESTS:
-                self._spawn(self._serve(envelope))
+            elif len(self._requests) < MAX_RUNNING_REQUESTS:
+                self._requests.spawn(self._serve(envelope))
 
     def _parse_untrusted(self, data: bytes) -> Envelope:
         try:
@@ -253,7 +256,7 @@ class _Runtime:
         if envelope.id:
             await self._context.answer(envelope.peer, envelope.id, answer)
         if isinstance(envelope.body, Stop):
-            self._stopped.set()
+            self._context.over.set()
 
     async def _dispatch(self, source: Party, body: Message) -> Message:
         match body:
@@ -282,7 +285,7 @@ class _Runtime:
     # --- descriptors ---
 
     def _channel_readable(self) -> None:
-        self._spawn(self._take_descriptors())
+        self._tasks.spawn(self._take_descriptors())
 
     async def _take_descriptors(self) -> None:
         async with self._descriptor_lock:
@@ -332,17 +335,9 @@ class _Runtime:
 
     # --- failures ---
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        task.add_done_callback(self._ended)
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        error = None if task.cancelled() else task.exception()
-        if error is not None:
-            self._report(error)
-            self._context.fail("an internal error")
+    def _task_failed(self, error: BaseException) -> None:
+        self._report(error)
+        self._context.fail("an internal error")
 
     def _unexpected(self, loop: asyncio.AbstractEventLoop, details: dict[str, Any]) -> None:
         error = details.get("exception")

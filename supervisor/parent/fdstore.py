@@ -72,6 +72,16 @@ def keep(notifier: Notifier, fd: int) -> None:
     notifier.tell(f"FDSTORE=1\nFDNAME={NAME}\nFDPOLL=0", fd)
 
 
+def keep_or_use(notifier: Notifier, supplies: dict[str, int], stored: int | None) -> bool:
+    """Have systemd keep the memfd among ``supplies``; or use ``stored``, which it has kept, in its place (True)."""
+    if stored is None:
+        keep(notifier, supplies[NAME])
+        return False
+    os.close(supplies[NAME])
+    supplies[NAME] = stored
+    return True
+
+
 def forget(notifier: Notifier) -> None:
     """Sessions are over: nothing is kept."""
     notifier.tell(f"FDSTOREREMOVE=1\nFDNAME={NAME}")

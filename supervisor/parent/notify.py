@@ -66,3 +66,8 @@ class Notifier:
                 return True
             self._waiting.popleft()
         return True
+
+
+def one_line(text: str) -> str:
+    """What a worker said, without what could start another assignment or command a terminal."""
+    return "".join(character if character.isprintable() else " " for character in text)

@@ -9,8 +9,6 @@ things in place, and the next start takes them over.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import ctypes
 import logging
 import os
 import signal
@@ -18,32 +16,31 @@ import sys
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
 from qre.config.model import GlobalConfig, Profile
-from qre.dest_profile import DestProfile
-from qre.device.control_client import front_path, remove_left, runtime_paths
-from qre.device.device_lock import hold_device, port_name
-from qre.device.kernel_device import release_port
+from qre.device.control_client import remove_left, runtime_paths
+from qre.device.device_lock import hold_device
+from qre.device.kernel_device import kernel_holds_port, release_port
 from qre.device.lifecycle import refuse_replacement, up_profile
 from qre.device.lifecycle_down import down_profile
-from qre.device.state import save_state, state_of, write_atomically
+from qre.device.state import save_state, state_of
 from qre.ends import Dataplane, Role
-from qre.errors import MachineError, QreError, UntrustedInputError, UserError, UserErrors
-from qre.ipc.channel import Channel, ChannelClosedError
+from qre.errors import MachineError, QreError, UntrustedInputError, UserError
+from qre.ipc.channel import Channel
 from qre.ipc.messages import WorkerConfig
+from qre.ipc.tasks import Tasks
 from qre.kernel.bpf_pins import check_pin_dir, pin, unpin
-from qre.kernel.port_registration import shared_address
-from qre.kernel.qre_family import Qre
-from qre.supervisor.front import FrontChannel, FrontGoneError, join_front, join_of
 from qre.supervisor.parent import fdstore
-from qre.supervisor.parent.notify import Notifier
+from qre.supervisor.parent.descendants import adopt_orphans, kill_descendants, reap_all
+from qre.supervisor.parent.notify import Notifier, one_line
+from qre.supervisor.parent.port_place import PortPlace
 from qre.supervisor.parent.preconditions import check_able, check_passable, open_elf, open_regular
-from qre.supervisor.parent.process_settings import bpf_elf, empty_memfd, secrets_memfd, worker_config
+from qre.supervisor.parent.process_settings import DaemonOptions, bpf_elf, empty_memfd, secrets_memfd, worker_config
+from qre.supervisor.parent.profile_files import ProfileFiles
+from qre.supervisor.parent.profile_reload import ProfileReload
 from qre.supervisor.parent_messages import (
     Alive,
     AllReady,
@@ -72,22 +69,10 @@ Work = Coroutine[Any, Any, None]
 _STOP_TIMEOUT: Final = 12.0
 _RELOAD_TIMEOUT: Final = 30.0
 _NOTIFY_RETRY: Final = 0.5
-#: As long as a daemon on our port may take to start, or to end.
-_FRONT_TIMEOUT: Final = 120.0
-_FRONT_RETRY: Final = 0.2
 #: What to do about a change that a reload cannot make.
 _RESTART: Final = "down and up"
-_PR_SET_CHILD_SUBREAPER: Final = 36
 _ENDING: Final = (signal.SIGTERM, signal.SIGINT)
 _HANDLED: Final = (*_ENDING, signal.SIGHUP)
-
-
-@dataclass(frozen=True)
-class DaemonOptions:
-    """What the command line adds to the configuration, but for what ``Profile.underlay`` has."""
-
-    run_for_ms: int | None = None
-    register_cid_map: bool = True
 
 
 class Daemon:
@@ -97,6 +82,7 @@ class Daemon:
         self._profile = profile
         self._config = config
         self._options = options
+        self._files = ProfileFiles(profile.name, config)
         self._load = load
         self._notifier = Notifier()
         self._log = logging.getLogger("qre.daemon")
@@ -104,8 +90,7 @@ class Daemon:
         self._fwmark = 0
         self._dataplane = Dataplane.USER
         self._listen: tuple[str, int] | None = None  # set when the supervisor may bind it
-        self._front: FrontChannel | None = None  # of the daemon whose port we have joined
-        self._front_device = ""
+        self._port = PortPlace(config)
         self._front_gone = False
         self._followed = False
         self._guests = 0
@@ -113,11 +98,12 @@ class Daemon:
         self._failure = ""
         self._stopping = False
         self._flushing = False
-        self._reload_wanted = False
-        self._reloading = False
+        self._reload = ProfileReload(
+            self._reload_once, lambda: self._ready and not self._stopping, self._reload_begun, self._reload_finished
+        )
         self._reloaded: asyncio.Future[str] | None = None
         self._channel: Channel[ToParent]
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks(self._task_failed)
 
     def run(self) -> int:
         """0 after an ordered end. Raises QreError when the daemon could not start or go on."""
@@ -133,7 +119,7 @@ class Daemon:
         return 0
 
     def _reload_later(self, number: int, frame: object) -> None:
-        self._reload_wanted = True
+        self._reload.wanted = True
 
     def _run(self) -> None:
         check_able(self._profile, self._config)
@@ -158,7 +144,8 @@ class Daemon:
             leading = self._profile.role is not Role.SERVER
             while True:
                 if not leading:
-                    leading = self._lead_or_join(stack, supplies)
+                    leading = self._port.lead_or_join(self._worker_config(self._profile), stack, supplies)
+                    self._front_gone = False
                 asyncio.run(self._supervise(supplies))
                 if not self._front_gone or self._stopping:
                     return
@@ -168,47 +155,15 @@ class Daemon:
                     signal.signal(number, _terminate)
                 signal.signal(signal.SIGHUP, self._reload_later)
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)
-                _reap_all()
-
-    def _lead_or_join(self, stack: ExitStack, supplies: dict[str, int]) -> bool:
-        """True: the port is ours, for as long as ``stack`` is open. Otherwise ``_front`` is whose it is."""
-        config = self._worker_config(self._profile)
-        name = port_name(config.listen_ip, config.listen_port)
-        deadline = time.monotonic() + _FRONT_TIMEOUT
-        while True:
-            self._front, self._front_device, self._front_gone = None, "", False
-            try:
-                stack.enter_context(hold_device(self._config, name, "daemon"))
-                stack.callback(remove_left, front_path(self._config.runtime_dir, name))
-                fd = supplies.pop("front_feed", None)
-                if fd is not None:
-                    os.close(fd)
-                return True
-            except UserError as busy:  # another daemon has it
-                if time.monotonic() > deadline:
-                    raise MachineError(
-                        f"Listen {config.listen_ip}:{config.listen_port}", busy.why, "see what that daemon says"
-                    ) from busy
-            try:
-                self._front, self._front_device, held = join_front(
-                    self._config.runtime_dir, name, join_of(config), supplies["profile_secrets"]
-                )
-            except FrontGoneError:
-                time.sleep(_FRONT_RETRY)  # it is just starting, or ending
-                continue
-            for key, fd in held.items():
-                old, supplies[key] = supplies.get(key), fd
-                if old is not None:
-                    os.close(old)
-            return False
+                reap_all()
 
     def _front_ended(self) -> None:
         """The connection to the front is readable: nothing comes on it but its end."""
-        assert self._front is not None
-        asyncio.get_running_loop().remove_reader(self._front.fileno())
+        assert self._port.front is not None
+        asyncio.get_running_loop().remove_reader(self._port.front.fileno())
         if not self._stopping:
             self._front_gone = True
-            _kill_descendants(os.getpid())
+            kill_descendants(os.getpid())
 
     @contextmanager
     def _taken_down(self, tun_fd: int | None) -> Iterator[None]:
@@ -219,8 +174,8 @@ class Daemon:
             for number in _HANDLED:
                 signal.signal(number, signal.SIG_IGN)  # the clean-up is short, and not interrupted
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)
-            _reap_all()
-            _adopt_orphans(False)
+            reap_all()
+            adopt_orphans(False)
             with self._reported("pins"):
                 if self._profile.role is Role.SERVER:
                     unpin(self._config.bpf_pin_dir, self._profile.device)
@@ -238,25 +193,19 @@ class Daemon:
 
     def _keep_secrets(self, supplies: dict[str, int]) -> None:
         """In qre.ko sessions outlive us: their secrets shall, too, and those of a daemon before us are taken back."""
-        if self._dataplane is not Dataplane.KERNEL:
-            if self._stored_secrets is not None:
-                os.close(self._stored_secrets)
-                fdstore.forget(self._notifier)
-            return
-        os.close(supplies.pop("number_marks"))
-        if self._stored_secrets is None:
-            fdstore.keep(self._notifier, supplies[fdstore.NAME])
-            return
-        self._log.info("session secrets of a daemon before this one are taken back")
-        os.close(supplies[fdstore.NAME])
-        supplies[fdstore.NAME], self._stored_secrets = self._stored_secrets, None
+        stored, self._stored_secrets = self._stored_secrets, None
+        if self._dataplane is Dataplane.KERNEL:
+            os.close(supplies.pop("number_marks"))
+            if fdstore.keep_or_use(self._notifier, supplies, stored):
+                self._log.info("session secrets of a daemon before this one are taken back")
+        elif stored is not None:
+            os.close(stored)
+            fdstore.forget(self._notifier)
 
     def _kernel_holds_port(self, listen: tuple[str, int]) -> bool:
         """Has qre.ko a shared socket of a daemon that was killed, on our address?"""
-        if self._dataplane is not Dataplane.KERNEL or self._profile.role is not Role.SERVER:
-            return False
-        with Qre() as qre:
-            return shared_address(qre, self._profile.device) == listen
+        kernel = self._dataplane is Dataplane.KERNEL and self._profile.role is Role.SERVER
+        return kernel and kernel_holds_port(self._profile.device, listen)
 
     def _release_port(self) -> None:
         """Whatever the netlink worker did not: the kernel lets go of our port."""
@@ -280,29 +229,15 @@ class Daemon:
             fds["session_secrets"] = empty_memfd("session_secrets")
             fds["number_marks"] = empty_memfd("number_marks")
             if self._profile.role is Role.SERVER:
-                self._make_state_dir()
-                fds["replay"] = open_regular(self._replay_file(), os.O_RDWR | os.O_CREAT, "see StateDir")
+                self._files.make_state_dir()
+                replay = self._files.replay(self._worker_config(self._profile))
+                fds["replay"] = open_regular(replay, os.O_RDWR | os.O_CREAT, "see StateDir")
                 fds["bpf_elf"] = open_elf(bpf_elf(self._config))
             yield fds
         finally:
             fds.pop("tun", None)  # closed after the device was taken down
             for fd in fds.values():
                 os.close(fd)
-
-    def _make_state_dir(self) -> None:
-        directory = self._config.state_dir
-        try:
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        except OSError as error:
-            raise MachineError(f"StateDir {directory}", os.strerror(error.errno or 0), "see StateDir") from error
-
-    def _state_file(self, kind: str) -> Path:
-        return self._config.state_dir / f"{self._profile.name}.{kind}"
-
-    def _replay_file(self) -> Path:
-        """Of the port, not of the profile: whoever is its front next must know what was seen."""
-        config = self._worker_config(self._profile)
-        return self._config.state_dir / f"{config.listen_ip}_{config.listen_port}.replay"
 
     # --- while it runs ---
 
@@ -311,7 +246,7 @@ class Daemon:
         ours, theirs = Channel.pair()
         # Workers whose supervisor was killed become our children: their end is waited for before the clean-up. Not
         # before this, nor after: what hooks leave in the background is the user's.
-        _adopt_orphans(True)
+        adopt_orphans(True)
         process = FreshProcess(
             target=run_supervisor, args=(theirs, os.getpid(), self._config.log_level), name="qre-supervisor"
         )
@@ -322,11 +257,11 @@ class Daemon:
         sentinel = os.pidfd_open(process.pid or 0)
         loop.add_reader(sentinel, ended.set)
         loop.add_reader(self._channel.fileno(), self._receive)
-        if self._front is not None:
-            loop.add_reader(self._front.fileno(), self._front_ended)
+        if self._port.front is not None:
+            loop.add_reader(self._port.front.fileno(), self._front_ended)
         for number in _ENDING:
             loop.add_signal_handler(number, self._stop)
-        loop.add_signal_handler(signal.SIGHUP, lambda: self._spawn(self._reload()))
+        loop.add_signal_handler(signal.SIGHUP, lambda: self._tasks.spawn(self._reload.run()))
         try:
             self._set_up(supplies)
             await ended.wait()
@@ -341,12 +276,11 @@ class Daemon:
             self._judge(process.exitcode or 0)
             loop.remove_reader(self._channel.fileno())
             self._channel.close()
-            for task in self._tasks:
-                task.cancel()
-            if self._front is not None:
+            self._tasks.cancel()
+            if self._port.front is not None:
                 if not self._front_gone:
-                    loop.remove_reader(self._front.fileno())
-                self._front.close()
+                    loop.remove_reader(self._port.front.fileno())
+                self._port.front.close()
             if not self._stopping and not self._front_gone:
                 self._notifier.tell("STOPPING=1")
 
@@ -362,7 +296,7 @@ class Daemon:
                 runtime_dir=str(self._config.runtime_dir),
                 pin_dir=str(self._config.bpf_pin_dir),
                 fwmark=self._fwmark,
-                front_device=self._front_device,
+                front_device=self._port.front_device,
                 client_bind_ip=str(client.ip) if client else "",
                 client_bind_port=client.port if client else 0,
                 kernel_holds_port=self._listen is not None and self._kernel_holds_port(self._listen),
@@ -370,10 +304,10 @@ class Daemon:
         )
 
     def _worker_config(self, profile: Profile) -> WorkerConfig:
-        made = worker_config(profile, self._config, self._cached_dest_profile(), self._dataplane)
+        made = worker_config(profile, self._config, self._files.dest_profile(), self._dataplane)
         return msgspec.structs.replace(
             made,
-            joined=self._front is not None,
+            joined=self._port.front is not None,
             followed=self._followed,
             register_cid_map=self._options.register_cid_map,
         )
@@ -396,7 +330,7 @@ class Daemon:
 
     def _kill_children(self) -> None:
         self._failure = self._failure or f"its processes did not end in {_STOP_TIMEOUT:g} s, and were killed"
-        _kill_descendants(os.getpid())
+        kill_descendants(os.getpid())
 
     def _tell(self, message: ToSupervisor, fd: int | None = None) -> None:
         try:
@@ -405,42 +339,32 @@ class Daemon:
             self._log.debug("the supervisor: %s", error)
 
     def _receive(self) -> None:
-        while True:
-            try:
-                received = self._channel.receive()
-            except ChannelClosedError:
-                asyncio.get_running_loop().remove_reader(self._channel.fileno())
-                return
-            except UntrustedInputError as error:
-                self._failure = f"the supervisor sent what is no message: {error}"
-                _kill_descendants(os.getpid())
-                return
-            if received is None:
-                return
-            message, fds = received
-            try:
-                self._handle(message, fds)
-            finally:
-                for fd in fds:
-                    os.close(fd)
+        self._channel.drain(self._handle, closed=self._nothing_more, malformed=self._malformed)
+
+    def _nothing_more(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._channel.fileno())
+
+    def _malformed(self, error: UntrustedInputError) -> None:
+        self._failure = f"the supervisor sent what is no message: {error}"
+        kill_descendants(os.getpid())
 
     def _handle(self, message: ToParent, fds: list[int]) -> None:
         match message:
             case AllReady() if not self._ready:
                 self._ready = True
                 self._notify("READY=1")
-                if self._reload_wanted:
-                    self._spawn(self._reload())
+                if self._reload.wanted:
+                    self._tasks.spawn(self._reload.run())
                 if self._options.run_for_ms is not None:  # of work; the start has bounds of its own
                     asyncio.get_running_loop().call_later(self._options.run_for_ms / 1000, self._stop)
             case Failed(reason=reason):
-                self._failure = self._failure or _one_line(reason)
+                self._failure = self._failure or one_line(reason)
             case Guests(count=count):
                 self._guests = count
             case State(up=up, text=text):
-                self._notify(f"STATUS={_one_line(text)}")
+                self._notify(f"STATUS={one_line(text)}")
                 with self._reported("ready file"):
-                    self._set_ready_file(up)
+                    self._files.set_ready(up and not self._stopping)
             case Alive():
                 self._notify("WATCHDOG=1")
             case PinThese():
@@ -449,10 +373,10 @@ class Daemon:
                 if self._reloaded is not None and not self._reloaded.done():
                     self._reloaded.set_result(error)
             case ReloadWanted():
-                self._spawn(self._reload())
+                self._tasks.spawn(self._reload.run())
             case DestProbed(profile=profile):
                 with self._reported("Dest profile"):
-                    write_atomically(self._state_file("dest"), msgspec.json.encode(profile))
+                    self._files.keep_dest_profile(profile)
 
     def _pin(self, fds: list[int]) -> str:
         try:
@@ -464,7 +388,7 @@ class Daemon:
     def _notify(self, text: str) -> None:
         """Tell systemd; what does not go out now goes in a moment, and nothing ever waits for it."""
         if not self._notifier.tell(text) and not self._flushing:
-            self._spawn(self._flush_notifier())
+            self._tasks.spawn(self._flush_notifier())
 
     async def _flush_notifier(self) -> None:
         self._flushing = True
@@ -472,55 +396,18 @@ class Daemon:
             await asyncio.sleep(_NOTIFY_RETRY)
         self._flushing = False
 
-    def _set_ready_file(self, up: bool) -> None:
-        """``RuntimeDir/<profile>.ready`` exists exactly while a session is up."""
-        path = self._config.runtime_dir / f"{self._profile.name}.ready"
-        if up and not self._stopping:
-            path.touch(mode=0o644)
-        else:
-            path.unlink(missing_ok=True)
-
-    def _cached_dest_profile(self) -> DestProfile | None:
-        """The last probe of Dest; None when there is none that parses."""
-        with contextlib.suppress(OSError, msgspec.DecodeError):
-            return msgspec.json.decode(self._state_file("dest").read_bytes()[:65_536], type=DestProfile)
-        return None
-
     # --- reload ---
 
-    async def _reload(self) -> None:
-        """SIGHUP: read the profile again and apply what may change; a refused one changes nothing.
-
-        One at a time: what is wanted during the start or another reload is done after it, once.
-        """
-        self._reload_wanted = True
-        if not self._ready or self._reloading:
-            return
-        self._reloading = True
+    def _reload_begun(self) -> None:
         self._notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
-        error = ""
-        while self._reload_wanted and not self._stopping:
-            self._reload_wanted = False
-            error = await self._reload_once()
-        self._reloading = False
+
+    def _reload_finished(self, error: str) -> None:
         self._tell(ReloadFinished(error=error[:512]))
         self._notify("READY=1")
 
-    async def _reload_once(self) -> str:
-        """Why it was refused; empty when it was not."""
-        try:
-            await self._apply(self._load())
-        except QreError as refused:
-            for each in refused.errors if isinstance(refused, UserErrors) else (refused,):
-                self._log.error("reload: %s", each)
-            return str(refused)
-        except TimeoutError:
-            self._log.error("reload: the workers did not answer in time")
-            return "the workers did not answer in time"
-        return ""
-
-    async def _apply(self, profile: Profile) -> None:
-        old = self._profile
+    async def _reload_once(self) -> None:
+        """Read the profile again and apply what may change. Raises QreError when it is refused."""
+        profile, old = self._load(), self._profile
         refuse_replacement(profile, state_of(old, self._fwmark), _RESTART)
         if any(network.prefixlen == 0 for network in profile.allowed_ips) and not self._fwmark:
             raise UserError(f"profile {old.name}", "AllowedIPs gained a default route", _RESTART)
@@ -539,10 +426,10 @@ class Daemon:
         self._profile = profile
         save_state(self._config, state_of(profile, self._fwmark))
 
-    def _spawn(self, work: Work) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    def _task_failed(self, error: BaseException) -> None:
+        """What runs beside the supervisor is ours, and small: when it fails we are broken, and the daemon ends."""
+        self._failure = self._failure or f"internal error: {type(error).__name__}: {error}"
+        kill_descendants(os.getpid())
 
 
 class _TerminatedError(BaseException):
@@ -560,36 +447,3 @@ def run_daemon(profile: Profile, config: GlobalConfig, options: DaemonOptions, l
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="qre-tool: %(message)s")
     logging.getLogger("qre").setLevel(config.log_level.upper())
     return Daemon(profile, config, options, load).run()
-
-
-def _one_line(text: str) -> str:
-    """What a worker said, without what could start another assignment or command a terminal."""
-    return "".join(character if character.isprintable() else " " for character in text)
-
-
-def _adopt_orphans(wanted: bool) -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, int(wanted), 0, 0, 0)
-
-
-def _descendants(pid: int) -> list[int]:
-    """Every process below ``pid``, from /proc."""
-    found: list[int] = []
-    with contextlib.suppress(OSError, ValueError):
-        for entry in Path(f"/proc/{pid}/task").iterdir():
-            for word in (entry / "children").read_text().split():
-                found += [int(word), *_descendants(int(word))]
-    return found
-
-
-def _kill_descendants(pid: int) -> None:
-    for child in _descendants(pid):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(child, signal.SIGKILL)
-
-
-def _reap_all() -> None:
-    """Kill and wait for every process that is still below us. They die with their parents; this makes sure."""
-    _kill_descendants(os.getpid())
-    with contextlib.suppress(ChildProcessError):
-        while True:
-            os.waitpid(-1, 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
@@ -17,6 +18,14 @@ from qre.ipc.messages import ProfileSecrets, WorkerConfig
 
 _FIXED_SIZE = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
 MEMFD_SIZE = 1 << 20
+
+
+@dataclass(frozen=True)
+class DaemonOptions:
+    """What the command line adds to the configuration, but for what ``Profile.underlay`` has."""
+
+    run_for_ms: int | None = None
+    register_cid_map: bool = True
 
 
 def worker_config(

@@ -42,6 +42,8 @@ class Context:
         say(sent=type(message).__name__, to=to.value, device=message.device)
     def fail(self, reason):
         say(failed=reason)
+    def internal_error(self, error):
+        self.fail(repr(error))
 
 async def answer(line):
     request = json.loads(line)

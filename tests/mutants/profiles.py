@@ -251,7 +251,7 @@ MUTANTS = {
         ),
     ),
     "a server holds the listening socket, the loader, handshakes, sessions, CIDs, and cleans up": (
-        M("the socket", "Crew._hand_everything", "self._slots(member.party)", "()"),
+        M("the socket", "Crew._hand_everything", "self._pair is not None", "False"),
         M("handshakes", "Acceptance.accept", "self.remember(found)", "False"),
         M("sessions", "Acceptance._install", "self.sessions.install(handed_over, underlay)", "None"),
         M("the loader attaches", "BpfLoader.start", "maps.attach(held['udp_userspace'])", "None"),
@@ -279,8 +279,8 @@ MUTANTS = {
             "self._sessions.install(handed_over, underlay, socket_number=number)",
             "None",
         ),
-        M("ready file", "Daemon._set_ready_file", "path.touch(mode=420)", "None"),
-        M("and removes it", "Daemon._set_ready_file", "path.unlink(missing_ok=True)", "None"),
+        M("ready file", "ProfileFiles.set_ready", "self._ready.touch(mode=420)", "None"),
+        M("and removes it", "ProfileFiles.set_ready", "self._ready.unlink(missing_ok=True)", "None"),
         M("reconnects", "Client._run", "await asyncio.sleep(pause)", "return"),
         M("backoff grows", "Backoff.next", "step * 2", "step"),
         M("a pause is bounded", "Backoff.next", "min(self._longest, max(self._shortest, pause))", "pause"),
@@ -343,10 +343,15 @@ MUTANTS = {
         ),
         M("to the daemon", "qred@.service", "ExecReload=/bin/kill -HUP $MAINPID", "ExecReload=/bin/true $MAINPID"),
         M("reads again", "Daemon._reload_once", "self._load()", "self._profile"),
-        M("applies it", "Daemon._apply", "self._tell(ApplyReload(config=config))", "self._reloaded.set_result('')"),
+        M(
+            "applies it",
+            "Daemon._reload_once",
+            "self._tell(ApplyReload(config=config))",
+            "self._reloaded.set_result('')",
+        ),
     ),
     "several server profiles on one Listen share one front": (
-        M("join", "Daemon._lead_or_join", "return False", "raise MachineError('Listen', 'in use')"),
+        M("join", "PortPlace.lead_or_join", "return False", "raise MachineError('Listen', 'in use')"),
         M("the user data plane is refused by name", "refusal", "own.user_dataplane or its.user_dataplane", "False"),
     ),
 }

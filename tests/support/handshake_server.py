@@ -93,6 +93,9 @@ class FakeContext:
     def fail(self, reason: str) -> None:
         self.failures.append(reason)
 
+    def internal_error(self, error: BaseException) -> None:
+        self.fail(repr(error))
+
 
 class FakeDataplane:
     """Answers requests with a real registry; what its sessions want to send goes nowhere."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from qre.supervisor.latest import Latest
+from qre.ipc.latest import Latest
 from qre.supervisor.parent.notify import Notifier
 
 

@@ -6,12 +6,11 @@ session, the BPF map steers its connection ID, and only then leaves the last fra
 
 from __future__ import annotations
 
-import asyncio
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from qre.dataplane.protocol import Underlay
 from qre.dest_profile import DestProfile
@@ -87,10 +86,10 @@ class Acceptance:
     over: Callable[[Accepted], None]
     changed: Callable[[], None]
     complain: Callable[[str, str], None]
+    spawn: Callable[[Coroutine[Any, Any, None]], None]  # a task of the owner's, who ends it
     dest: DestProfile | None = None
     accepted: int = 0
     _all: set[Accepted] = field(default_factory=set)
-    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
     def accept(
         self,
@@ -207,9 +206,7 @@ class Acceptance:
         """The data plane holds it: steer its connection ID, then let the last frame go."""
         one = self._of(session_id)
         if one is not None:
-            task = asyncio.get_running_loop().create_task(self._release(one))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self.spawn(self._release(one))
 
     async def _release(self, one: Accepted) -> None:
         try:
@@ -252,6 +249,4 @@ class Acceptance:
         for one in list(self._all):
             one.inner.close()
             self.progress(one, now)
-        for task in self._tasks:
-            task.cancel()
         self._all.clear()

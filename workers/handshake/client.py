@@ -26,6 +26,7 @@ from qre.ipc.messages import (
     SocketRelease,
     SocketRequest,
 )
+from qre.ipc.tasks import Tasks
 from qre.ipc.worker import WorkerContext
 from qre.quic.client.client_handshake import ClientHandshake
 from qre.quic.client.fingerprint import Fingerprint
@@ -67,7 +68,7 @@ class Client:
         self.link = DataplaneLink(self._sessions, self._sessions_changed, context.fail)
         self._state = (False, "starting")
         self._handshakes = 0
-        self._task: asyncio.Task[None] | None = None
+        self._tasks = Tasks(context.internal_error)
         self._confirmed: dict[bytes, asyncio.Future[None]] = {}
         self._lost: dict[bytes, asyncio.Future[str]] = {}
 
@@ -100,13 +101,7 @@ class Client:
             self._expect(record.session_id, confirmed=record.confirmed)
         self._sessions.restore(kept)
         self.link.pump()
-        self._task = asyncio.get_running_loop().create_task(self._run())
-        self._task.add_done_callback(self._ended)
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        error = None if task.cancelled() else task.exception()
-        if error is not None:
-            self._context.fail(f"an internal error ({type(error).__name__})")
+        self._tasks.spawn(self._run())
 
     async def reload(self, secrets: ProfileSecrets) -> None:
         """The next attempt uses what is new; the session stays."""
@@ -114,9 +109,7 @@ class Client:
         self._sessions.settings = self._settings()
 
     async def stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await self._tasks.end()
         self.link.close()
         for fd in self.link.sockets.values():
             os.close(fd)

@@ -7,7 +7,6 @@ sends another one with the next data plane, and the sessions are compared then.
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 import time
 from collections.abc import Callable
@@ -104,24 +103,16 @@ class DataplaneLink:
         self.pump()
 
     def _readable(self) -> None:
-        for _ in range(_BATCH):
-            if self._channel is None:
-                break
-            try:
-                received = self._channel.receive()
-            except ChannelClosedError:
-                self._drop()
-                break
-            except UntrustedInputError as error:
-                self._broken(f"the data plane sent what is no report: {error}")
-                return
-            if received is None:
-                break
-            report, fds = received
-            for fd in fds:  # it has none to give
-                os.close(fd)
-            self._sessions.received(report, time.monotonic())
+        if self._channel is not None:
+            self._channel.drain(self._take, closed=self._drop, malformed=self._malformed)
         self.pump()
+
+    def _take(self, report: DataplaneReport, fds: list[int]) -> None:
+        del fds  # it has none to give
+        self._sessions.received(report, time.monotonic())
+
+    def _malformed(self, error: UntrustedInputError) -> None:
+        self._broken(f"the data plane sent what is no report: {error}")
 
     def _arm(self) -> None:
         if self._timer is not None:

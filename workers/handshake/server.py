@@ -13,10 +13,9 @@ import os
 import resource
 import socket
 import time
-from collections.abc import Coroutine
 from ipaddress import ip_interface
 from random import SystemRandom
-from typing import Any, Final
+from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
@@ -27,6 +26,7 @@ from qre.ends import Role
 from qre.errors import MachineError, QreError
 from qre.ipc.messages import DestProfileReport, HandshakeStatus, Party, ProfileSecrets, RoleState
 from qre.ipc.steering import Steering
+from qre.ipc.tasks import Tasks
 from qre.ipc.worker import WorkerContext
 from qre.quic.client.fingerprint import Fingerprint
 from qre.quic.client.trust import TrustStore
@@ -96,7 +96,7 @@ class Server:
         self._listen = (config.listen_ip, config.listen_port)
         self._buffer = bytearray(LONGEST)
         self._timer: asyncio.TimerHandle | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks(context.internal_error)
         self._told: tuple[bool, str] | None = None
         self._others_until = time.monotonic() + (_OTHERS_COME if config.followed else 0.0)
         self._resets = TokenBucket(_RESETS, _RESETS)
@@ -134,6 +134,7 @@ class Server:
             over=self._handshake_over,
             changed=self.link.pump,
             complain=context.limited,
+            spawn=self._tasks.spawn,
             dest=imitable(config.dest_profile),
         )
         self._prober = self._new_prober()
@@ -210,10 +211,10 @@ class Server:
         self._sessions.restore(kept)
         if self._dest.current is None:
             await self._dest.first()
-        self._spawn(self._dest.keep_fresh(), "dest")
-        self._spawn(self._prober.run(), "dest")
+        self._tasks.spawn(self._dest.keep_fresh(), "dest")
+        self._tasks.spawn(self._prober.run(), "dest")
         if self._steering is not None:
-            self._spawn(self._steering.run())
+            self._tasks.spawn(self._steering.run())
         loop = asyncio.get_running_loop()
         loop.add_reader(self._relays.fileno(), self._relays_readable)
         if imitable(self._dest_profile) is None:
@@ -253,14 +254,12 @@ class Server:
     def _change_dest(self) -> None:
         """Flows that are relayed already stay with the old one."""
         config = self._context.config
-        for task in self._tasks:
-            if task.get_name() == "dest":
-                task.cancel()
+        self._tasks.cancel(only="dest")
         self._dest_profile = None
         self._dest = DestAddress(config.dest_host, config.dest_port, self._complain_of_dest)
         self._prober = self._new_prober()
-        self._spawn(self._dest.keep_fresh(), "dest")
-        self._spawn(self._prober.run(), "dest")
+        self._tasks.spawn(self._dest.keep_fresh(), "dest")
+        self._tasks.spawn(self._prober.run(), "dest")
 
     async def stop(self) -> None:
         loop = asyncio.get_running_loop()
@@ -275,8 +274,7 @@ class Server:
         self._relays.close()
         if self._timer is not None:
             self._timer.cancel()
-        for task in self._tasks:
-            task.cancel()
+        self._tasks.cancel()
         self.link.close()
         for each in {self._socket, *self._sockets()}:
             each.close()
@@ -294,17 +292,6 @@ class Server:
             rekeys=self._sessions.rekeys,
             dest_profile=self._dest_profile,
         )
-
-    def _spawn(self, work: Coroutine[Any, Any, None], name: str = "task") -> None:
-        task = asyncio.get_running_loop().create_task(work, name=name)
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        error = None if task.cancelled() else task.exception()
-        if error is not None:
-            self._context.fail(f"an internal error ({type(error).__name__})")
 
     # --- packets ---
 
@@ -510,7 +497,7 @@ class Server:
         state = self._state()
         if state != self._told:
             self._told = state
-            self._spawn(self._context.send(Party.SUPERVISOR, RoleState(up=state[0], text=state[1])))
+            self._tasks.spawn(self._context.send(Party.SUPERVISOR, RoleState(up=state[0], text=state[1])))
 
     async def _dest_probed(self, profile: DestProfile) -> None:
         self._dest_profile = profile

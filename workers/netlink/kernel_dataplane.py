@@ -13,8 +13,8 @@ import asyncio
 import errno
 import os
 from collections import deque
-from collections.abc import Callable, Coroutine
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Final
 
 import msgspec
 
@@ -41,6 +41,7 @@ from qre.ipc import descriptors
 from qre.ipc.messages import DataplaneStatus, SharedLoader, SharedPort, UseLoader
 from qre.ipc.roles import CLIENT_UDP
 from qre.ipc.steering import Steering
+from qre.ipc.tasks import Tasks
 from qre.ipc.worker import WorkerContext
 from qre.kernel import abi
 from qre.kernel.answers import EventsLost, FramesLimited, KernelSession, LoaderDescription, MapSyncFailed
@@ -87,7 +88,7 @@ class KernelDataplane:
         self._sessions = KernelSessions(self._role, context.config.rekey_after_packets)
         self._queue: deque[tuple[DataplaneRequest, list[int]]] = deque()
         self._steering: Steering | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks(self._failed)
         self._wake = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self.qre = Qre()
@@ -106,14 +107,13 @@ class KernelDataplane:
         self._sessions.look(self.qre.sessions(self._device))
         self._loop.add_reader(self._events.fileno(), self._events_readable)
         self._loop.add_reader(self._frames.fileno(), self._frames_readable)
-        self._spawn(self._work())
+        self._tasks.spawn(self._work())
         self._timer = self._loop.call_later(_LOOK_INTERVAL, self._look_again)
 
     def close(self) -> None:
         """Let go of everything here; the kernel goes on."""
         self._timer.cancel()
-        for task in self._tasks:
-            task.cancel()
+        self._tasks.cancel()
         self._loop.remove_reader(self._events.fileno())
         self._loop.remove_reader(self._frames.fileno())
         self.forget_requests()
@@ -132,17 +132,9 @@ class KernelDataplane:
         if self._role is Role.SERVER:
             release(self.qre, self._device, (self._context.config.listen_ip, self._context.config.listen_port))
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = self._loop.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        error = None if task.cancelled() else task.exception()
-        if error is not None:
-            reason = str(error) if isinstance(error, QreError) else type(error).__name__
-            self._context.fail(f"the kernel's data plane: {reason}")
+    def _failed(self, error: BaseException) -> None:
+        reason = str(error) if isinstance(error, QreError) else type(error).__name__
+        self._context.fail(f"the kernel's data plane: {reason}")
 
     # --- requests ---
 
@@ -352,7 +344,7 @@ class KernelDataplane:
         if self._steering is None:
             self._context.log.warning("qre.ko does not mirror connection IDs (%s): the BPF loader does", why)
             self._steering = Steering(self._context.request, lambda text: self._context.limited("steering", text))
-            self._spawn(self._steering.run())
+            self._tasks.spawn(self._steering.run())
         self._want()
 
     def _want(self) -> None:

@@ -26,6 +26,7 @@ from qre.ipc.messages import (
     UseLoader,
     WorkerConfig,
 )
+from qre.ipc.tasks import Tasks
 from qre.ipc.worker import Worker, WorkerContext
 from qre.kernel.qre_family import DeviceSettings
 from qre.kernel.rtnl import Link, Rtnl
@@ -54,7 +55,8 @@ class _Running:
         except MachineError:
             self.rtnl.close()
             raise
-        self.reporter = asyncio.create_task(self.report())
+        self.tasks = Tasks(context.internal_error)
+        self.tasks.spawn(self.report())
 
     def link(self) -> Link | None:
         """The daemon's device; None when it is gone, or somebody else's now."""
@@ -95,8 +97,7 @@ class _Running:
         sync_device(self.rtnl, spec)
 
     async def close(self) -> None:
-        self.reporter.cancel()
-        await asyncio.gather(self.reporter, return_exceptions=True)
+        await self.tasks.end()
         self.monitor.close()
         self.rtnl.close()
 

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 from collections.abc import Callable
-from typing import Final
 
-from qre.errors import MachineError, UntrustedInputError
-from qre.ipc.channel import Channel, ChannelClosedError
+from qre.errors import MachineError
+from qre.ipc.channel import Channel
 from qre.workers.handshake.port.flows import Address
 from qre.workers.handshake.shared.feed_messages import Began, Over, ToFront, ToGuest, Visitor
-
-_BATCH: Final = 64
 
 
 class FrontFeed:
@@ -45,15 +41,6 @@ class FrontFeed:
             self._complain("front", f"the port's front does not listen: {error}")
 
     def _readable(self) -> None:
-        for _ in range(_BATCH):
-            try:
-                received = self._channel.receive()
-            except (ChannelClosedError, UntrustedInputError):
-                self.close()
-                return
-            if received is None:
-                return
-            message, fds = received
-            for fd in fds:
-                os.close(fd)
-            self._arrived(message)
+        self._channel.drain(
+            lambda message, fds: self._arrived(message), closed=self.close, malformed=lambda error: self.close()
+        )

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import os
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-from qre.errors import MachineError, UntrustedInputError, UserError
-from qre.ipc.channel import Channel, ChannelClosedError
+from qre.errors import MachineError, UserError
+from qre.ipc.channel import Channel
 from qre.ipc.messages import ProfileSecrets
 from qre.quic.server.inspector import Authenticated
 from qre.quic.server.server_handshake import ShownByDest
@@ -79,26 +78,20 @@ class Guest:
         self.handshakes.pop(source, None)
 
     def readable(self) -> None:
-        for _ in range(_BATCH):
-            try:
-                received = self.channel.receive()
-            except (ChannelClosedError, UntrustedInputError):
-                self.close()  # its supervisor, or ours, hands in another one when there is somebody again
-                return
-            if received is None:
-                return
-            message, fds = received
-            for fd in fds:
-                os.close(fd)
-            source = (message.visitor.ip, message.visitor.port)
-            handshake = self.handshakes.get(source)
-            if handshake is None:
-                continue
-            if isinstance(message, Began):
-                handshake.answered_under(message.handshake_cid)
-            else:
-                self.forget(source)
-                self.over(source, handshake)
+        # Its supervisor, or ours, hands in another one when there is somebody again.
+        self.channel.drain(self._take, closed=self.close, malformed=lambda error: self.close())
+
+    def _take(self, message: ToFront, fds: list[int]) -> None:
+        del fds  # none belong to it
+        source = (message.visitor.ip, message.visitor.port)
+        handshake = self.handshakes.get(source)
+        if handshake is None:
+            return
+        if isinstance(message, Began):
+            handshake.answered_under(message.handshake_cid)
+        else:
+            self.forget(source)
+            self.over(source, handshake)
 
     def close(self) -> None:
         if self.channel.fileno() >= 0:

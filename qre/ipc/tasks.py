@@ -1,0 +1,47 @@
+"""Tasks that belong together, with one policy for a failure: whoever owns the group says what then happens.
+
+A bare ``asyncio.create_task`` may be collected while it runs, and nobody sees it fail; ``asyncio.TaskGroup`` would
+cancel its neighbours, and needs a block that lasts as long as they do. Product code makes tasks here alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+
+class Tasks:
+    """``failed`` is called in the loop with what a task raised; a cancellation is no failure."""
+
+    def __init__(self, failed: Callable[[BaseException], None]) -> None:
+        self._failed = failed
+        self._running: set[asyncio.Task[None]] = set()
+
+    def __len__(self) -> int:
+        return len(self._running)
+
+    def spawn(self, work: Coroutine[Any, Any, None], name: str = "task") -> None:
+        """Begin ``work``. ``name`` tells those apart that ``cancel`` ends or spares."""
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self._running.add(task)
+        task.add_done_callback(self._done)
+
+    def cancel(self, *, only: str = "", spare: str = "") -> None:
+        """Cancel all but the caller; those of one name only, or all but those of one."""
+        for task in self._running.copy():
+            name = task.get_name()
+            if task is not asyncio.current_task() and (not only or name == only) and (not spare or name != spare):
+                task.cancel()
+
+    async def end(self) -> None:
+        """Cancel all, and wait until they are over."""
+        self.cancel()
+        others = self._running - {asyncio.current_task()}
+        await asyncio.gather(*others, return_exceptions=True)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self._failed(error)

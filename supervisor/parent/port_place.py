@@ -1,0 +1,61 @@
+"""Whose a server's port is: ours, or a daemon's that has it already and whom we join."""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import ExitStack
+from typing import Final
+
+from qre.config.model import GlobalConfig
+from qre.device.control_client import front_path, remove_left
+from qre.device.device_lock import hold_device, port_name
+from qre.errors import MachineError, UserError
+from qre.ipc.messages import WorkerConfig
+from qre.supervisor.front import FrontChannel, FrontGoneError, join_front, join_of
+
+#: As long as a daemon on our port may take to start, or to end (seconds).
+_TIMEOUT: Final = 120.0
+_RETRY: Final = 0.2
+
+
+class PortPlace:
+    """``front`` is the connection to the daemon whose port we have joined, None while the port is our own;
+    ``front_device`` is that daemon's."""
+
+    def __init__(self, config: GlobalConfig) -> None:
+        self._config = config
+        self.front: FrontChannel | None = None
+        self.front_device = ""
+
+    def lead_or_join(self, config: WorkerConfig, stack: ExitStack, supplies: dict[str, int]) -> bool:
+        """True: the port is ours, for as long as ``stack`` is open. Otherwise ``front`` is whose it is, and what it
+        gave us is in ``supplies``. Waits, and blocks: nothing runs yet."""
+        name = port_name(config.listen_ip, config.listen_port)
+        deadline = time.monotonic() + _TIMEOUT
+        while True:
+            self.front, self.front_device = None, ""
+            try:
+                stack.enter_context(hold_device(self._config, name, "daemon"))
+                stack.callback(remove_left, front_path(self._config.runtime_dir, name))
+                fd = supplies.pop("front_feed", None)
+                if fd is not None:
+                    os.close(fd)
+                return True
+            except UserError as busy:  # another daemon has it
+                if time.monotonic() > deadline:
+                    raise MachineError(
+                        f"Listen {config.listen_ip}:{config.listen_port}", busy.why, "see what that daemon says"
+                    ) from busy
+            try:
+                self.front, self.front_device, held = join_front(
+                    self._config.runtime_dir, name, join_of(config), supplies["profile_secrets"]
+                )
+            except FrontGoneError:
+                time.sleep(_RETRY)  # it is just starting, or ending
+                continue
+            for key, fd in held.items():
+                old, supplies[key] = supplies.get(key), fd
+                if old is not None:
+                    os.close(old)
+            return False

@@ -1,0 +1,51 @@
+"""The files that a running daemon keeps of a profile: what Dest was like, what a port has seen, whether it is up."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+import msgspec
+
+from qre.config.model import GlobalConfig
+from qre.dest_profile import DestProfile
+from qre.device.state import write_atomically
+from qre.errors import MachineError
+from qre.ipc.messages import WorkerConfig
+
+
+class ProfileFiles:
+    """Those of profile ``name``, in StateDir and RuntimeDir."""
+
+    def __init__(self, name: str, config: GlobalConfig) -> None:
+        self._config = config
+        self._ready = config.runtime_dir / f"{name}.ready"
+        self._dest = config.state_dir / f"{name}.dest"
+
+    def make_state_dir(self) -> None:
+        directory = self._config.state_dir
+        try:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise MachineError(f"StateDir {directory}", os.strerror(error.errno or 0), "see StateDir") from error
+
+    def replay(self, config: WorkerConfig) -> Path:
+        """Of the port, not of the profile: whoever is its front next must know what was seen."""
+        return self._config.state_dir / f"{config.listen_ip}_{config.listen_port}.replay"
+
+    def set_ready(self, up: bool) -> None:
+        """``RuntimeDir/<profile>.ready`` exists exactly while a session is up."""
+        if up:
+            self._ready.touch(mode=0o644)
+        else:
+            self._ready.unlink(missing_ok=True)
+
+    def dest_profile(self) -> DestProfile | None:
+        """The last probe of Dest; None when there is none that parses."""
+        with contextlib.suppress(OSError, msgspec.DecodeError):
+            return msgspec.json.decode(self._dest.read_bytes()[:65_536], type=DestProfile)
+        return None
+
+    def keep_dest_profile(self, profile: DestProfile) -> None:
+        write_atomically(self._dest, msgspec.json.encode(profile))

@@ -1,0 +1,68 @@
+"""Daemons that have joined our port: the handshake worker is told of each, and again after it was restarted."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Final
+
+from qre.errors import MachineError, QreError
+from qre.ipc.messages import GuestJoin, GuestLeave, Party
+from qre.supervisor.front import GuestDaemon
+from qre.supervisor.life import Stage
+from qre.supervisor.supervised import Supervised
+
+_TIMEOUT: Final = 30.0
+
+
+class PortGuests:
+    """``changed`` is told how many there are, each time."""
+
+    def __init__(self, handshake: Supervised, changed: Callable[[int], None]) -> None:
+        self._handshake = handshake
+        self._changed = changed
+        self._guests: dict[int, GuestDaemon] = {}
+        self._log = logging.getLogger("qre.supervisor")
+
+    def any(self) -> bool:
+        """Is the port others', too?"""
+        return bool(self._guests)
+
+    async def admit(self, guest: GuestDaemon) -> None:
+        """Hand a daemon its clients from here on; ``guest`` is ours, and closed when it is refused (QreError)."""
+        self._guests[guest.number] = guest
+        try:
+            await self._announce(guest)
+        except QreError:
+            self._guests.pop(guest.number, None)
+            guest.close()
+            raise
+        self._log.info("profile %s has joined the port", guest.profile)
+        self._changed(len(self._guests))
+
+    async def leave(self, number: int) -> None:
+        """It is gone."""
+        guest = self._guests.pop(number, None)
+        if guest is None:
+            return
+        guest.close()
+        self._log.info("profile %s has left the port", guest.profile)
+        self._changed(len(self._guests))
+        if self._handshake.life.stage is Stage.READY:
+            try:
+                await self._handshake.router.request(Party.SUPERVISOR, GuestLeave(number=number), _TIMEOUT)
+            except MachineError as error:
+                self._log.warning("%s", error)  # the next handshake worker knows nothing of it
+
+    async def announce_all(self) -> None:
+        """To a handshake worker that was just started."""
+        for guest in list(self._guests.values()):
+            await self._announce(guest)
+
+    async def _announce(self, guest: GuestDaemon) -> None:
+        if self._handshake.life.stage is not Stage.READY:
+            raise MachineError("worker handshake", "it is being restarted", "try again")
+        self._handshake.hand("guest_secrets", guest.secrets, guest.number)
+        self._handshake.hand("guest_feed", guest.feed, guest.number)
+        joins = GuestJoin(number=guest.number, profile=guest.profile)
+        await self._handshake.router.request(Party.SUPERVISOR, joins, _TIMEOUT)

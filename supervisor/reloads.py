@@ -1,0 +1,105 @@
+"""Bringing the device and all workers in line with a new configuration, or back to the one before."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable
+from typing import Final
+
+from qre.errors import MachineError, QreError
+from qre.ipc.messages import Party, Reload, SyncDevice, WorkerConfig
+from qre.supervisor.life import Stage
+from qre.supervisor.parent_messages import Setup
+from qre.supervisor.supervised import Members, Supervised
+
+#: How long workers that are being restarted are waited for (seconds).
+_COMPLETE_TIMEOUT: Final = 8.0
+#: Of a reload during which workers die.
+_ATTEMPTS: Final = 3
+#: A death may not have been noticed at once.
+_NOTICE: Final = 0.2
+
+
+class Reloads:
+    """``config`` is the configuration of now, which ``use`` replaces. ``supplies`` are the parent's descriptors, the
+    profile's secrets among them."""
+
+    def __init__(
+        self,
+        members: Members,
+        setup: Setup,
+        supplies: dict[str, int],
+        config: Callable[[], WorkerConfig],
+        use: Callable[[WorkerConfig], None],
+    ) -> None:
+        self._members = members
+        self._setup = setup
+        self._supplies = supplies
+        self._config = config
+        self._use = use
+        self._log = logging.getLogger("qre.supervisor")
+
+    async def apply(self, config: WorkerConfig) -> None:
+        """Apply it everywhere, or leave everything as it was (QreError)."""
+        old, old_secrets = self._config(), self._supplies.get("profile_secrets")
+        fresh = self._supplies.pop("new_profile_secrets", None)
+        try:
+            if fresh is not None:
+                self._supplies["profile_secrets"] = fresh
+            await self._apply_to_all(config)
+        except QreError:
+            if fresh is not None and old_secrets is not None:
+                self._supplies["profile_secrets"], old_secrets = old_secrets, fresh
+            await self._apply_again(old)
+            raise
+        finally:
+            if fresh is not None and old_secrets is not None:
+                os.close(old_secrets)
+
+    async def _apply_to_all(self, config: WorkerConfig) -> None:
+        """Wait for workers that are being restarted; begin once more when one died in the middle of it."""
+        for attempt in range(_ATTEMPTS):
+            asked = await self._until_complete()
+            try:
+                await self._apply(config)
+            except MachineError:
+                await asyncio.sleep(_NOTICE)
+                if attempt == _ATTEMPTS - 1 or asked == self._members.complete_pids():
+                    raise
+            else:
+                return
+
+    async def _until_complete(self) -> list[int]:
+        """Wait until all workers are ready at once; their pids. Raises MachineError when it takes too long."""
+        if not await self._members.until(lambda: bool(self._members.complete_pids()), _COMPLETE_TIMEOUT):
+            missing = next(member for member in self._members.values() if member.life.stage is not Stage.READY)
+            raise MachineError(f"worker {missing.party}", "it is being restarted", "try again")
+        return self._members.complete_pids()
+
+    async def _apply(self, config: WorkerConfig) -> None:
+        device = SyncDevice(
+            device=config.device,
+            address=config.address,
+            mtu=config.mtu,
+            allowed_ips=config.allowed_ips,
+            fwmark=self._setup.fwmark,
+        )
+        await self._members[Party.NETLINK].router.request(Party.SUPERVISOR, device, 10.0)
+        self._use(config)
+        for member in self._members.values():
+            if member.life.stage is Stage.READY:
+                await self.reconfigure(member)
+
+    async def _apply_again(self, old: WorkerConfig) -> None:
+        try:
+            await self._apply_to_all(old)
+        except QreError as error:
+            self._log.error("going back to the configuration before: %s", error)
+
+    async def reconfigure(self, member: Supervised) -> None:
+        """Tell one worker the configuration of now."""
+        if member.party is Party.HANDSHAKE and "profile_secrets" in self._supplies:
+            member.hand("profile_secrets", self._supplies["profile_secrets"])
+        await member.router.request(Party.SUPERVISOR, Reload(config=self._config()), 10.0)

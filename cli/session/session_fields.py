@@ -120,9 +120,7 @@ def parse_session_fields(command: str, arguments: Sequence[str]) -> SessionField
         request.u64(Attribute.KEEPALIVE_MS, 1000 * keepalive_s)
     if (fd := read("SocketFd", descriptor)) is not None:
         request.u32(Attribute.FD, fd)
-    if "NextRxHpKey" in octets and "RxHpKey" in octets and octets["NextRxHpKey"] != octets["RxHpKey"]:
-        why = "it differs from RxHpKey, and header protection keys do not change (RFC 9001 section 6)"
-        errors.append(UserError("field NextRxHpKey", why, "give RxHpKey's value"))
+    errors += _changed_header_key(octets)
     if errors or cid is None or key_epoch is None or packet_number is None:
         raise UserErrors(tuple(errors))
     return SessionFields(
@@ -137,6 +135,13 @@ def parse_session_fields(command: str, arguments: Sequence[str]) -> SessionField
         idle_ms=idle_ms,
         keepalive_s=keepalive_s,
     )
+
+
+def _changed_header_key(octets: dict[str, bytes]) -> list[UserError]:
+    if "NextRxHpKey" in octets and "RxHpKey" in octets and octets["NextRxHpKey"] != octets["RxHpKey"]:
+        why = "it differs from RxHpKey, and header protection keys do not change (RFC 9001 section 6)"
+        return [UserError("field NextRxHpKey", why, "give RxHpKey's value")]
+    return []
 
 
 def _incomplete(fields: dict[str, str]) -> list[UserError]:

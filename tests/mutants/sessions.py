@@ -86,7 +86,7 @@ MUTANTS = {
             "('NextRxHpKey', 'NextRxIv', 'NextTxKey', 'NextTxIv', *_UNDERLAY, 'ClientConnectionId', 'AllowedIPs', 'SocketFd')",
         ),
         M("key and IV together", "_GROUPS", "('NextRxKey', 'NextRxIv')", "('NextRxKey',)"),
-        M("NextRxHpKey is RxHpKey", "parse_session_fields", "octets['NextRxHpKey'] != octets['RxHpKey']", "False"),
+        M("NextRxHpKey is RxHpKey", "_changed_header_key", "octets['NextRxHpKey'] != octets['RxHpKey']", "False"),
         M("NextRxHpKey not alone", "_incomplete", "'NextRxHpKey' in fields and 'NextRxKey' not in fields", "False"),
     ),
     "any underlay field wants all four, ports are not zero": (

@@ -14,7 +14,8 @@ from qre.reality.authenticator import SharedSecrets
 from qre.wire.packet import PacketType, build_long_header, retry_source_cid
 from qre.wire.protection import Protection, initial_secrets
 from qre.workers.handshake.port import flows
-from qre.workers.handshake.port.flows import Address, Flow, FlowTable, Handshake, Limits, may_begin_hello
+from qre.workers.handshake.port.flow_parts import Address, Flow, Handshake, Limits
+from qre.workers.handshake.port.flows import FlowTable, may_begin_hello
 
 VISITOR = ("198.51.100.7", 40_000)
 HELLO = b"\xc3\x00\x00\x00\x01\x08" + bytes(8) + b"\x00"

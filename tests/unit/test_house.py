@@ -1,11 +1,13 @@
-"""Where things may be: which room may import which, and how large a folder may grow.
+"""Where things may be: which room may import which, and how large a folder, a file and a function may grow.
 
 Rooms lie in layers. Nothing imports upward, workers never import each other, there is no circle of modules or of
-folders, and the command line reaches workers by starting them alone. ``pytest -s`` prints the table.
+folders, and the command line reaches workers by starting them alone. ``pytest -s`` prints the table. Complexity is
+ruff's (C901 in pyproject.toml).
 """
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 from collections import Counter
@@ -33,7 +35,7 @@ _IMPORT = re.compile(
     r"|import (?P<whole>qre[\w.]*))",
     re.MULTILINE,
 )
-MOST_FILES = 15
+MOST_FILES, MOST_LINES, MOST_FUNCTION_LINES = 15, 450, 60
 
 
 class Arrow(NamedTuple):
@@ -200,3 +202,19 @@ def test_a_folder_says_what_lives_there_and_holds_at_most_15_files(path: Path) -
 def test_a_name_is_one_modules_in_the_whole_program() -> None:
     names = Counter(path.stem for path in modules().values() if path.stem not in {"__init__", "main"})
     assert [name for name, count in names.items() if count > 1] == []
+
+
+def test_no_file_and_no_function_is_too_long_to_be_seen_whole() -> None:
+    long = [
+        f"{path.relative_to(ROOT)}: {lines} lines"
+        for path in modules().values()
+        if (lines := len(text(path).splitlines())) > MOST_LINES
+    ]
+    for path in modules().values():
+        long += [
+            f"{path.relative_to(ROOT)}:{node.lineno} {node.name}: {lines} lines"
+            for node in ast.walk(ast.parse(text(path)))
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+            if (lines := (node.end_lineno or 0) - node.lineno + 1) > MOST_FUNCTION_LINES
+        ]
+    assert long == []

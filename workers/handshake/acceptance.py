@@ -23,7 +23,7 @@ from qre.quic.server.inspector import Authenticated
 from qre.quic.server.server_handshake import InstallNow, ServerHandshake, ShownByDest
 from qre.reality.replay import ReplayFilter
 from qre.visit.dest import local_address
-from qre.workers.handshake.port.flows import Address
+from qre.workers.handshake.port.flow_parts import Address
 from qre.workers.handshake.sessions.live_sessions import Sessions
 
 #: As long as a held session waits for its client.

@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import resource
 import socket
 import time
 from ipaddress import ip_interface
@@ -34,14 +33,16 @@ from qre.quic.server.address_grants import Grants
 from qre.quic.server.inspector import Authenticated, HelloInspector
 from qre.quic.server.server_handshake import ShownByDest
 from qre.reality.replay import FILE_LENGTH, ReplayFilter, replay_window
-from qre.visit.dest import DestAddress, Resolved
-from qre.visit.probe import Prober, imitable, probe
+from qre.visit.probe import imitable
 from qre.workers.handshake.acceptance import Acceptance, Accepted
 from qre.workers.handshake.dataplane_link import DataplaneLink
+from qre.workers.handshake.dest_watch import DestWatch
 from qre.workers.handshake.memory import HighWater
 from qre.workers.handshake.port.admission import TokenBucket
-from qre.workers.handshake.port.flows import Address, Flow, FlowTable, Handshake, Limits
+from qre.workers.handshake.port.flow_parts import Address, Flow, Handshake
+from qre.workers.handshake.port.flows import FlowTable
 from qre.workers.handshake.port.relay import LONGEST, DestSocket, Relays, ecn_of, with_ecn
+from qre.workers.handshake.server_settings import flow_limits, session_settings
 from qre.workers.handshake.sessions.live_sessions import Sessions
 from qre.workers.handshake.sessions.routed_cids import RoutedCids
 from qre.workers.handshake.sessions.secrets import SecretsStore
@@ -52,7 +53,6 @@ from qre.workers.handshake.sessions.session_state import (
     Lost,
     Orphaned,
     OrphanEnded,
-    Settings,
 )
 from qre.workers.handshake.shared.feed_messages import Abandon, Begin, More, ToGuest
 from qre.workers.handshake.shared.front_feed import FrontFeed
@@ -60,16 +60,10 @@ from qre.workers.handshake.shared.guests import Guests
 
 #: Datagrams of one turn of the loop.
 _TURN: Final = 64
-#: Descriptors that are not a relay's.
-_OTHER_DESCRIPTORS: Final = 128
 #: Stateless resets a second.
 _RESETS: Final = 200.0
 #: How long daemons that had joined the front before us may take to join this one (seconds).
 _OTHERS_COME: Final = 15.0
-#: How long the first look at Dest may hold up «ready» when nothing is known of it.
-_FIRST_LOOK: Final = 1.5
-#: What both ends tell each other as max_idle_timeout.
-ADVERTISED_IDLE_MS: Final = 30_000
 _ANCILLARY: Final = socket.CMSG_SPACE(4) * 2
 
 
@@ -85,8 +79,6 @@ class Server:
         trust: TrustStore,
     ) -> None:
         self._context = context
-        self._fingerprint = fingerprint
-        self._trust = trust
         config = context.config
         self._socket = socket.socket(fileno=context.descriptors.pop("udp_userspace"))
         self._socket.setblocking(False)
@@ -103,21 +95,20 @@ class Server:
         self._high_water = HighWater()
         self._cids = RoutedCids(secrets.private_key, config.routed_cid_len, os.urandom)
         self._relays = Relays(self._reply)
-        self._table = FlowTable(self, self._limits())
+        self._table = FlowTable(self, flow_limits(context.config))
         self._guests = Guests(self._guest_over, context.limited)
         self._feed = (
             FrontFeed(context.descriptors.pop("front_feed"), self._handed_over, context.limited)
             if config.joined
             else None
         )
-        self._dest = DestAddress(config.dest_host, config.dest_port, self._complain_of_dest)
-        self._dest_profile = config.dest_profile
+        self._dest = DestWatch(context, fingerprint, trust, self._dest_probed)
         self._steering = (
             Steering(context.request, lambda text: context.limited("steering", text))
             if config.user_dataplane
             else None
         )
-        self._sessions = Sessions(store, Role.SERVER, self._settings(), SystemRandom(), self._cids)
+        self._sessions = Sessions(store, Role.SERVER, session_settings(config), SystemRandom(), self._cids)
         self.link = DataplaneLink(self._sessions, self._sessions_changed, context.fail)
         self._grants = Grants(ip_interface(text) for text in config.address)
         self._use_secrets(secrets)
@@ -137,7 +128,6 @@ class Server:
             spawn=self._tasks.spawn,
             dest=imitable(config.dest_profile),
         )
-        self._prober = self._new_prober()
 
     # --- set-up ---
 
@@ -146,55 +136,12 @@ class Server:
         self._secrets = secrets
         self._short_ids = frozenset(secrets.short_ids)
 
-    def _limits(self) -> Limits:
-        config = self._context.config
-        descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _OTHER_DESCRIPTORS
-        return Limits(
-            flows=max(1, min(config.relay_max_flows, descriptors)),
-            flows_per_prefix=max(1, config.relay_max_flows_per_prefix),
-            idle=config.relay_idle_ms / 1000,
-        )
-
-    def _settings(self) -> Settings:
-        config = self._context.config
-        own = [ip_interface(text).network for text in config.address]
-        beyond = (
-            text
-            for text in config.allowed_ips
-            if not any(
-                net.version == (other := ip_interface(text).network).version and net.overlaps(other) for net in own
-            )
-        )
-        return Settings(
-            rekey_interval_ms=config.rekey_interval_ms,
-            idle_timeout_ms=min(config.idle_timeout_ms, ADVERTISED_IDLE_MS),
-            keepalive_ms=config.keepalive_s * 1000,
-            rekey_after_packets=config.rekey_after_packets,
-            allowed_ips=tuple(beyond),
-            in_kernel=not config.user_dataplane,
-        )
-
     def _read_replay_file(self) -> ReplayFilter:
         try:
             image = os.pread(self._replay_fd, FILE_LENGTH, 0)
         except OSError as error:
             raise MachineError("replay file", error.strerror or "it cannot be read") from error
         return ReplayFilter(image, replay_window(self._context.config.max_time_diff_ms))
-
-    def _new_prober(self) -> Prober:
-        config = self._context.config
-
-        async def visit(dest: Resolved) -> DestProfile:
-            return await probe(dest, config.server_name, self._fingerprint, self._trust)
-
-        return Prober(
-            self._dest,
-            visit,
-            self._dest_probed,
-            lambda text: self._context.limited("probe", text),
-            ttl=config.dest_profile_ttl_ms / 1000,
-            last=self._dest_profile,
-        )
 
     # --- life ---
 
@@ -209,20 +156,12 @@ class Server:
         for record in kept:
             self._grants.hold(record.session_id, record.short_id, record.handed_over.addresses)
         self._sessions.restore(kept)
-        if self._dest.current is None:
-            await self._dest.first()
-        self._tasks.spawn(self._dest.keep_fresh(), "dest")
-        self._tasks.spawn(self._prober.run(), "dest")
+        await self._dest.start()
         if self._steering is not None:
             self._tasks.spawn(self._steering.run())
         loop = asyncio.get_running_loop()
         loop.add_reader(self._relays.fileno(), self._relays_readable)
-        if imitable(self._dest_profile) is None:
-            try:
-                async with asyncio.timeout(_FIRST_LOOK):
-                    await self._prober.looked.wait()
-            except TimeoutError:
-                self._context.log.info("Dest has not answered yet; until it does, a usual site is imitated")
+        await self._dest.first_look()
         for each in self._sockets():
             loop.add_reader(each.fileno(), self._readable, each)
         if self._feed is not None:
@@ -237,8 +176,8 @@ class Server:
             # Connection IDs in use were made with the old key.
             raise QreError("reload", "RealityPrivateKey changed", "down and up")
         self._use_secrets(secrets)
-        self._table.limits = self._limits()
-        self._sessions.settings = self._settings()
+        self._table.limits = flow_limits(config)
+        self._sessions.settings = session_settings(config)
         self._grants.own = tuple(ip_interface(text) for text in config.address)
         self._acceptance.replay.window = replay_window(config.max_time_diff_ms)
         for record in self._sessions.records():
@@ -247,19 +186,8 @@ class Server:
         for mark in list(self._sessions.orphans.values()):
             if mark.short_id not in self._short_ids:
                 self._sessions.delete_orphan(mark.session_id)
-        if self._dest.host_port != (config.dest_host, config.dest_port):
-            self._change_dest()
+        self._dest.reload()
         self.link.pump()
-
-    def _change_dest(self) -> None:
-        """Flows that are relayed already stay with the old one."""
-        config = self._context.config
-        self._tasks.cancel(only="dest")
-        self._dest_profile = None
-        self._dest = DestAddress(config.dest_host, config.dest_port, self._complain_of_dest)
-        self._prober = self._new_prober()
-        self._tasks.spawn(self._dest.keep_fresh(), "dest")
-        self._tasks.spawn(self._prober.run(), "dest")
 
     async def stop(self) -> None:
         loop = asyncio.get_running_loop()
@@ -274,6 +202,7 @@ class Server:
         self._relays.close()
         if self._timer is not None:
             self._timer.cancel()
+        self._dest.close()
         self._tasks.cancel()
         self.link.close()
         for each in {self._socket, *self._sockets()}:
@@ -290,7 +219,7 @@ class Server:
             handshakes=self._acceptance.accepted,
             strangers=self._table.strangers,
             rekeys=self._sessions.rekeys,
-            dest_profile=self._dest_profile,
+            dest_profile=self._dest.profile,
         )
 
     # --- packets ---
@@ -500,12 +429,8 @@ class Server:
             self._tasks.spawn(self._context.send(Party.SUPERVISOR, RoleState(up=state[0], text=state[1])))
 
     async def _dest_probed(self, profile: DestProfile) -> None:
-        self._dest_profile = profile
         self._acceptance.dest = imitable(profile) or self._acceptance.dest
         await self._context.send(Party.SUPERVISOR, DestProfileReport(profile=profile))
-
-    def _complain_of_dest(self, text: str) -> None:
-        self._context.limited("dest", text)
 
 
 def _kernel_slot(context: WorkerContext) -> socket.socket:

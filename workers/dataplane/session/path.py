@@ -7,13 +7,15 @@ never more than three times the bytes that came from it.
 from __future__ import annotations
 
 import hmac
+from collections.abc import Callable
 
-from qre.wire.frames import PathChallenge, encode_frame
+from qre.wire.frames import PathChallenge, PathResponse, encode_frame
 
 Address = tuple[str, int]
 #: Datagrams with PATH_CHALLENGE or PATH_RESPONSE are padded to this (§8.2.1), as far as the limit permits.
 PADDED = 1200
 _MAX_CHALLENGES = 4
+_NEVER = float("inf")
 
 
 class Candidate:
@@ -44,3 +46,70 @@ class Candidate:
 
     def answered_by(self, data: bytes) -> bool:
         return any(hmac.compare_digest(data, challenge) for challenge in self.challenges)
+
+
+class Moves:
+    """``send`` puts a packet with frames, padded to a size, on its way to an address, and says how long it is;
+    ``overhead`` is what a packet has around its frames, ``random`` gives bytes."""
+
+    __slots__ = ("_candidate", "_overhead", "_random", "_send")
+
+    def __init__(
+        self, send: Callable[[bytes, Address, int], int], overhead: int, random: Callable[[int], bytes]
+    ) -> None:
+        self._send = send
+        self._overhead = overhead
+        self._random = random
+        self._candidate: Candidate | None = None
+
+    def challenged(self, data: bytes, source: Address, is_peer: bool) -> None:
+        """Answer a PATH_CHALLENGE, to where it came from."""
+        frame = encode_frame(PathResponse(data))
+        candidate = self._candidate
+        if is_peer:
+            self._send(frame, source, PADDED)
+        elif candidate is not None and candidate.address == source:
+            self._send_probe(candidate, frame)
+
+    def came_from(self, source: Address, size: int, newest: bool, now: float, pto: float) -> None:
+        """``size`` bytes of authentic packets came from an address that is not the peer's; ``newest``: with the
+        highest number so far, in a packet that was not for probing alone."""
+        candidate = self._candidate
+        if candidate is None or (candidate.address != source and newest):
+            candidate = self._candidate = Candidate(source, now, pto)
+        if candidate.address != source:
+            return
+        candidate.received += size
+        if newest and not candidate.challenges:
+            self._challenge(candidate, now, pto)
+
+    def answered(self, data: bytes) -> Address | None:
+        """The address that a PATH_RESPONSE has proved to be the peer's; None when it proves nothing."""
+        candidate = self._candidate
+        if candidate is None or not candidate.answered_by(data):
+            return None
+        self._candidate = None
+        return candidate.address
+
+    def deadline(self) -> float:
+        candidate = self._candidate
+        return _NEVER if candidate is None else min(candidate.next_at, candidate.expires)
+
+    def handle_timer(self, now: float, pto: float) -> None:
+        candidate = self._candidate
+        if candidate is None:
+            return
+        if now >= candidate.expires:
+            self._candidate = None
+        elif now >= candidate.next_at:
+            self._challenge(candidate, now, pto)
+
+    def _challenge(self, candidate: Candidate, now: float, pto: float) -> None:
+        frame = candidate.challenge(self._random(8), now, pto)
+        if frame is not None:
+            self._send_probe(candidate, frame)
+
+    def _send_probe(self, candidate: Candidate, frame: bytes) -> None:
+        bare = len(frame) + self._overhead
+        if candidate.allowance() >= bare:
+            candidate.sent += self._send(frame, candidate.address, min(PADDED, candidate.allowance()))

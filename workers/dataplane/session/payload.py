@@ -10,6 +10,8 @@ from typing import Final
 
 import msgspec
 
+from qre.dataplane.protocol import Refusal, SessionRefusedError
+from qre.errors import UntrustedInputError
 from qre.wire.datagram import DATAGRAM_HEAD, parse_http_datagram_untrusted
 from qre.wire.frames import (
     PROTOCOL_VIOLATION,
@@ -32,6 +34,7 @@ from qre.wire.frames import (
     StopSending,
     Stream,
     encode_frame,
+    frames_untrusted,
     read_frame_untrusted,
 )
 
@@ -148,3 +151,16 @@ def parse_payload_untrusted(data: bytes, sender: Sender) -> Payload:
             found.passed.append(data[at:end])
         at = end
     return found
+
+
+def issued_by(frames: bytes, room: int) -> list[int]:
+    """The sequence numbers of the connection IDs that a FrameSend request issues. Raises SessionRefusedError for
+    frames that no packet of ours can carry."""
+    if not frames:
+        raise SessionRefusedError(Refusal.OTHER, "no frames")
+    if len(frames) > room:
+        raise SessionRefusedError(Refusal.OTHER, "the frames are too long for one packet")
+    try:
+        return [frame.sequence for frame in frames_untrusted(frames) if isinstance(frame, NewConnectionId)]
+    except UntrustedInputError as error:
+        raise SessionRefusedError(Refusal.OTHER, str(error)) from error

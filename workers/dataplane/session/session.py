@@ -17,6 +17,8 @@ import enum
 from collections import Counter
 from collections.abc import Callable, Sequence
 
+from msgspec.structs import replace
+
 from qre.dataplane.protocol import (
     CONFIRM_TIMEOUT,
     DataplaneReport,
@@ -33,7 +35,6 @@ from qre.dataplane.protocol import (
     SessionLost,
     SessionRefusedError,
     SessionUpdate,
-    Underlay,
 )
 from qre.ends import Role
 from qre.errors import UntrustedInputError
@@ -45,26 +46,21 @@ from qre.wire.frames import (
     KEY_UPDATE_ERROR,
     PROTOCOL_VIOLATION,
     ConnectionClose,
-    NewConnectionId,
-    PathResponse,
-    encode_ack,
     encode_frame,
-    frames_untrusted,
 )
 from qre.wire.number import PACKET_NUMBER_BASE
+from qre.workers.dataplane.session.acks import Acks
+from qre.workers.dataplane.session.closing import Closing
+from qre.workers.dataplane.session.key_updates import KeyUpdates
 from qre.workers.dataplane.session.keyphase import OLD_KEYS_LIMIT
+from qre.workers.dataplane.session.liveness import Liveness
 from qre.workers.dataplane.session.marks import Mark
 from qre.workers.dataplane.session.packets import LimitReachedError, Opened, Packets
-from qre.workers.dataplane.session.path import PADDED, Address, Candidate
+from qre.workers.dataplane.session.path import Address, Moves
 from qre.workers.dataplane.session.path_mtu import SEARCHES, PathMtu
-from qre.workers.dataplane.session.payload import PING, Payload, Sender, parse_payload_untrusted
+from qre.workers.dataplane.session.payload import PING, Payload, Sender, issued_by, parse_payload_untrusted
 from qre.workers.dataplane.session.recovery import MAX_CONTROLS, Control, Recovery
 
-#: We tell no max_ack_delay and no ack_delay_exponent in our transport parameters, so the defaults hold (25 ms, 3).
-ACK_DELAY = 0.020
-_ACK_EXPONENT = 3
-#: With traffic to ride on, an ACK goes along this often.
-_PIGGYBACK_INTERVAL = 0.005
 _NEVER = float("inf")
 #: Less than any packet's length.
 _NO_IPV6 = -1
@@ -100,11 +96,11 @@ class Session:
         self.last_receive: float | None = None
         self.rx_packets = self.rx_bytes = self.tx_packets = self.tx_bytes = 0
         self.drops = drops
-        self._random = random
         self._mark = mark
         self.packets = Packets(install, mark, drops)
         self.phases = self.packets.phases
         self.recovery = Recovery(install.max_ack_delay_ms / 1000, install.ack_delay_exponent)
+        self.keys = KeyUpdates(self.packets, mark, self.recovery)
         self._packet_overhead = overhead.packet_overhead(len(self.packets.tx_cid))
         self.path_mtu = PathMtu(SEARCHES[self.role], min(install.max_datagram_payload, overhead.MAX_UDP_PAYLOAD))
         #: The largest inner packet that is sent; of IPv6, where none may be, it is negative.
@@ -115,28 +111,18 @@ class Session:
         #: Inner packets (beginning, length) that were too big during a search, by flow: to be answered at its end.
         self.unanswered: dict[bytes, tuple[bytes, int]] = {}
         self._set_limits()
-        self._idle = install.idle_timeout_ms / 1000
-        self._idle_base = now
-        self._sent_since_receive = False
-        self._last_sent = now
-        self._keepalive = bool(install.keepalive_ms) or self.role is Role.CLIENT
-        self._ack_since: float | None = None  # when the oldest unacknowledged ack-eliciting packet came
-        self._ack_sent = 0.0
-        self._largest_at = now
-        self._ecn = [0, 0, 0]  # ECT(0), ECT(1), CE: the order of an ACK frame
-        self._epoch_announced = -1  # of KeyPhaseConfirmed
+        self._liveness = Liveness(install, now)
+        self._acks = Acks(now)
         self._rekey_asked = -1
         #: No routed CID has a higher sequence number.
         self._issued = max(install.cid_sequence, 1)
-        self._candidate: Candidate | None = None
-        self._close_packet = b""
-        self._closing_until = 0.0
-        self._closing_received = 0
+        self._moves = Moves(self._send_frames, self._packet_overhead, random)
+        self._closing = Closing(b"", 0.0)
         if self.confirmed:
             self.path_mtu.begin(now)
             self._set_limits()
         if self.role is Role.CLIENT:
-            self._send_control(Control(PING, None), now)
+            self._ping(now)
 
     # --- transmit ---
 
@@ -147,7 +133,7 @@ class Session:
             return []
         size = sum(map(len, plaintexts)) - len(DATAGRAM_HEAD) * len(plaintexts)
         count = len(plaintexts)
-        if self._ack_since is not None and now - self._ack_sent >= _PIGGYBACK_INTERVAL:
+        if self._acks.may_ride_along(now):
             ack = self._take_ack(now)
             last = ack + plaintexts[-1]
             room = len(plaintexts[0]) if count > 1 else self.max_inner + len(DATAGRAM_HEAD)
@@ -156,10 +142,10 @@ class Session:
         if packets:
             self.tx_packets += count
             self.tx_bytes += size
-            self._sent_eliciting(now)
+            self._liveness.sent(now)
             self.recovery.sent_batch(self.packets.next_number - 1, now)
             if self.path_mtu.watching:
-                self._watch(packets, now)
+                self.path_mtu.sent_last(packets, self.packets.next_number, now, self.recovery.pto)
         return packets
 
     def _seal(self, plaintexts: Sequence[bytes]) -> list[bytes]:
@@ -174,12 +160,6 @@ class Session:
             self.events.append(RekeyDue(session_id=self.session_id, key_epoch=self.phases.epoch))
         return packets
 
-    def _sent_eliciting(self, now: float) -> None:
-        self._last_sent = now
-        if not self._sent_since_receive:  # §10.1: the first one since a packet came restarts the idle timer
-            self._sent_since_receive = True
-            self._idle_base = now
-
     def _send_frames(self, frames: bytes, to: Address | None = None, size: int = 0) -> int:
         """Put one packet with ``frames``, padded to a datagram of ``size``, into the outbox; its length."""
         padding = size - len(frames) - self._packet_overhead
@@ -192,7 +172,7 @@ class Session:
     def _send_control(self, control: Control, now: float) -> None:
         if self._send_frames(control.frames):
             self.recovery.sent_control(control, self.packets.next_number - 1, now)
-            self._sent_eliciting(now)
+            self._liveness.sent(now)
 
     def send_frames(self, request: int, frames: bytes, now: float) -> None:
         """FrameSend: send these frames until they are acknowledged or given up. Raises SessionRefusedError."""
@@ -200,22 +180,13 @@ class Session:
             raise SessionRefusedError(Refusal.CLOSING, f"the session is {self.state}")
         if len(self.recovery.controls) >= MAX_CONTROLS:
             raise SessionRefusedError(Refusal.NO_ROOM, "too many frames are in flight")
-        if not frames:
-            raise SessionRefusedError(Refusal.OTHER, "no frames")
-        if len(frames) > self.path_mtu.base - self._packet_overhead:
-            raise SessionRefusedError(Refusal.OTHER, "the frames are too long for one packet")
-        try:
-            issued = [frame.sequence for frame in frames_untrusted(frames) if isinstance(frame, NewConnectionId)]
-        except UntrustedInputError as error:
-            raise SessionRefusedError(Refusal.OTHER, str(error)) from error
+        issued = issued_by(frames, self.path_mtu.base - self._packet_overhead)
         self._issued = max([self._issued, *issued])
         self._send_control(Control(frames, request), now)
 
     def _take_ack(self, now: float) -> bytes:
         """The ACK frame of everything received."""
-        self._ack_since, self._ack_sent = None, now
-        delay = int(max(now - self._largest_at, 0.0) * 1e6) >> _ACK_EXPONENT
-        return encode_ack(self.packets.received.ack_ranges(), delay, self._ecn if any(self._ecn) else ())
+        return self._acks.take(self.packets.received.ack_ranges(), now)
 
     # --- receive ---
 
@@ -225,7 +196,9 @@ class Session:
         The plaintexts to deliver: ``DATAGRAM_HEAD`` + IP packet each, not yet checked.
         """
         if self.state is State.CLOSING:
-            self._receive_while_closing(len(datagrams))
+            self.drops["closing"] += len(datagrams)
+            if self._closing.received():
+                self.outbox.append((self._closing.packet, self.peer))
             return []
         if self.role is Role.CLIENT and source != self.peer:
             self.drops["wrong-address"] += len(datagrams)
@@ -243,21 +216,18 @@ class Session:
 
     def _follow(self) -> bool:
         """The peer began a key phase; ours begins before anything is acknowledged (RFC 9001 §6.2)."""
-        phases = self.phases
-        assert phases.next_keys is not None
         try:
-            self._mark.advance(phases.epoch + 1, phases.next_keys.tx_key, self.packets.next_number)
+            self.keys.follow()
         except SessionRefusedError:
             self._end(LossReason.LIMIT)  # rather no session than a key twice
             return False
-        phases.follow(self.packets.next_number)
-        self.events.append(KeyPhaseChanged(session_id=self.session_id, key_epoch=phases.epoch))
+        self.events.append(KeyPhaseChanged(session_id=self.session_id, key_epoch=self.phases.epoch))
         return True
 
     def _opened(self, opened: Opened, source: Address, size: int, ecn: int, now: float) -> None:
         """Account for a batch that held authentic and new packets, and do what their frames ask."""
-        self.last_receive = self._idle_base = now
-        self._sent_since_receive = False
+        self.last_receive = now
+        self._liveness.received(now)
         if self.state is State.HELD:
             self.state = State.ESTABLISHED
             self._confirm(now)
@@ -269,13 +239,11 @@ class Session:
             opened.datagrams += frames.datagrams
             eliciting = eliciting or frames.eliciting
             newest = newest or (highest and not frames.probing_only)
-        self._largest_at = now
-        if ecn:
-            self._ecn[(1, 0, 2)[ecn - 1]] += opened.new
+        self._acks.received(opened.new, ecn, now)
         if source != self.peer:
-            self._came_from_elsewhere(source, size, newest, now)
+            self._moves.came_from(source, size, newest, now, self.recovery.pto)
         if eliciting:
-            self._ack_since = now if self._ack_since is None else self._ack_since
+            self._acks.elicited(now)
             if opened.out_of_order or ecn == 3:  # §13.2.1: at once
                 self._send_frames(self._take_ack(now))
 
@@ -306,7 +274,7 @@ class Session:
             self._end(LossReason.CLOSED, frames.close)
             return None
         for data in frames.challenges[-1:]:
-            self._answer_challenge(data, source)
+            self._moves.challenged(data, source, source == self.peer)
         for data in frames.responses:
             self._path_answered(data, now)
         if frames.passed:
@@ -344,7 +312,7 @@ class Session:
         self.path_mtu.begin(now)
         self._set_limits()
 
-    # --- the path's MTU ---
+    # --- the path, its MTU, keys ---
 
     def _set_limits(self) -> None:
         """After ``path_mtu`` may have changed."""
@@ -354,24 +322,16 @@ class Session:
         self.max_inner_ipv6 = _NO_IPV6 if refused else self.max_inner
         self.mss_inner = (path_mtu.size if path_mtu.settled else path_mtu.largest) - around
 
-    def _watch(self, packets: list[bytes], now: float) -> None:
-        """Perhaps the fate of the longest of these packets, the last ones sent, says something about the path."""
-        longest = max(map(len, packets))
-        if self.path_mtu.wants(longest, now):
-            place = next(place for place, packet in enumerate(packets) if len(packet) == longest)
-            number = self.packets.next_number - len(packets) + place
-            self.path_mtu.sent(number, longest, now, self.recovery.pto)
-
     def _probe(self, now: float) -> None:
         size = self.path_mtu.due(now)
         self._set_limits()
         if size == 0:
-            self._send_control(Control(PING, None), now)
+            self._ping(now)
         elif size is not None and self._send_frames(PING, size=size):
             number = self.packets.next_number - 1
             self.path_mtu.sent(number, size, now, self.recovery.pto)
             self.recovery.sent_batch(number, now)
-            self._sent_eliciting(now)
+            self._liveness.sent(now)
 
     def refused_by_first_hop(self, lengths: Sequence[int], now: float) -> int:
         """Datagrams of these lengths were longer than the MTU of the device that they were to leave by; how many of
@@ -380,100 +340,25 @@ class Session:
         self._set_limits()
         return len(lengths) - probes
 
-    # --- the peer's address ---
-
-    def _answer_challenge(self, data: bytes, source: Address) -> None:
-        frame = encode_frame(PathResponse(data))
-        candidate = self._candidate
-        if source == self.peer:
-            self._send_frames(frame, source, PADDED)
-        elif candidate is not None and candidate.address == source:
-            self._send_probe(candidate, frame)
-
-    def _send_probe(self, candidate: Candidate, frame: bytes) -> None:
-        bare = len(frame) + self._packet_overhead
-        if candidate.allowance() >= bare:
-            candidate.sent += self._send_frames(frame, candidate.address, min(PADDED, candidate.allowance()))
-
-    def _came_from_elsewhere(self, source: Address, size: int, newest: bool, now: float) -> None:
-        candidate = self._candidate
-        if candidate is None or (candidate.address != source and newest):
-            candidate = self._candidate = Candidate(source, now, self.recovery.pto)
-        if candidate.address != source:
-            return
-        candidate.received += size
-        if newest and not candidate.challenges:
-            self._challenge(candidate, now)
-
-    def _challenge(self, candidate: Candidate, now: float) -> None:
-        frame = candidate.challenge(self._random(8), now, self.recovery.pto)
-        if frame is not None:
-            self._send_probe(candidate, frame)
-
     def _path_answered(self, data: bytes, now: float) -> None:
-        candidate = self._candidate
-        if candidate is None or not candidate.answered_by(data):
+        address = self._moves.answered(data)
+        if address is None:
             return
-        self._candidate = None
-        if candidate.address[0] != self.peer[0]:  # another port is a NAT's work: the path is the same (RFC 9000 §9.4)
+        if address[0] != self.peer[0]:  # another port is a NAT's work: the path is the same (RFC 9000 §9.4)
             self.path_mtu.begin(now)
             self._set_limits()
-        self.peer = candidate.address
-        underlay = self.install.underlay
-        moved = Underlay(
-            local_ip=underlay.local_ip,
-            local_port=underlay.local_port,
-            peer_ip=self.peer[0],
-            peer_port=self.peer[1],
-        )
+        self.peer = address
+        moved = replace(self.install.underlay, peer_ip=address[0], peer_port=address[1])
         self.events.append(PeerMoved(session_id=self.session_id, underlay=moved))
-
-    # --- keys ---
 
     def update(self, update: SessionUpdate, now: float) -> None:
         """SessionUpdate. Raises SessionRefusedError, and nothing has changed."""
-        epoch = self.phases.epoch
         if self.state not in {State.ESTABLISHED, State.HELD}:
-            raise SessionRefusedError(Refusal.CLOSING, f"the session is {self.state}", epoch)
-        if update.key_epoch == epoch:
-            self._learn_next(update)
-        elif update.key_epoch == epoch + 1:
-            self._begin_next(update, now)
-        else:
-            refusal = Refusal.EPOCH_BEHIND if update.key_epoch < epoch else Refusal.OTHER
-            raise SessionRefusedError(refusal, f"key epoch {update.key_epoch} does not follow {epoch}", epoch)
+            raise SessionRefusedError(Refusal.CLOSING, f"the session is {self.state}", self.phases.epoch)
+        self.keys.update(update, now, self._ping, may_ping=self.state is State.ESTABLISHED)
 
-    def _learn_next(self, update: SessionUpdate) -> None:
-        """The keys of this epoch once more, and those after it."""
-        phases = self.phases
-        if update.keys != phases.keys:
-            raise SessionRefusedError(Refusal.OTHER_KEYS, "other keys than those of this key epoch", phases.epoch)
-        if phases.next_keys is not None and update.next_keys not in {None, phases.next_keys}:
-            raise SessionRefusedError(Refusal.OTHER_KEYS, "other next keys than those installed", phases.epoch)
-        phases.learn_next(update.next_keys)
-        self.packets.next_number = self._first_after(update)
-
-    def _begin_next(self, update: SessionUpdate, now: float) -> None:
-        phases = self.phases
-        if phases.next_keys is not None and update.keys != phases.next_keys:
-            raise SessionRefusedError(Refusal.OTHER_KEYS, "other keys than the next ones installed", phases.epoch)
-        if not self.may_update(now):
-            if phases.confirmed_at is None and not self.recovery.controls and self.state is State.ESTABLISHED:
-                self._send_control(Control(PING, None), now)  # something that the peer must acknowledge
-            raise SessionRefusedError(Refusal.NOT_CONFIRMED, "not confirmed", phases.epoch)
-        self._mark.advance(update.key_epoch, update.keys.tx_key, self._first_after(update))
-        self.packets.next_number = self._first_after(update)
-        phases.initiate(update.keys, update.next_keys, self.packets.next_number)
-        # So that the new phase is seen and confirmed without traffic.
+    def _ping(self, now: float) -> None:
         self._send_control(Control(PING, None), now)
-
-    def _first_after(self, update: SessionUpdate) -> int:
-        return max(self.packets.next_number, update.packet_number)
-
-    def may_update(self, now: float) -> bool:
-        """RFC 9001 §6.1 and §6.5: the current phase was acknowledged, three PTO ago."""
-        confirmed_at = self.phases.confirmed_at
-        return confirmed_at is not None and now >= confirmed_at + 3 * self.recovery.pto
 
     # --- end ---
 
@@ -505,58 +390,37 @@ class Session:
 
     def _close(self, frame: bytes, now: float) -> None:
         if self._send_frames(frame):
-            self._close_packet = self.outbox[-1][0]
             self.state = State.CLOSING
-            self._closing_until = now + 3 * self.recovery.pto
-
-    def _receive_while_closing(self, count: int) -> None:
-        """§10.2.1: the same packet again, ever more rarely."""
-        self.drops["closing"] += count
-        self._closing_received += 1
-        if self._closing_received & (self._closing_received - 1) == 0:
-            self.outbox.append((self._close_packet, self.peer))
+            self._closing = Closing(self.outbox[-1][0], now + 3 * self.recovery.pto)
 
     # --- time ---
 
     def deadline(self) -> float:
         """When ``handle_timer`` wants to be called."""
         if self.state is State.CLOSING:
-            return self._closing_until
+            return self._closing.until
         if self.state is State.ENDED:
             return _NEVER
-        soonest = self._idle_base + max(self._idle, 3 * self.recovery.pto)
+        soonest = self._liveness.expires(self.recovery.pto)
         if not self.confirmed:
             soonest = min(soonest, self.created + CONFIRM_TIMEOUT)
-        if self._ack_since is not None and self.state is State.ESTABLISHED:
-            soonest = min(soonest, self._ack_since + ACK_DELAY)
-        phases = self.phases
-        if phases.rx_previous is not None:
-            soonest = min(soonest, phases.previous_until)
-        if phases.confirmed_at is not None and self._epoch_announced != phases.epoch:
-            soonest = min(soonest, phases.confirmed_at + 3 * self.recovery.pto)
+        if self.state is State.ESTABLISHED:
+            soonest = min(soonest, self._acks.deadline())
+        soonest = min(soonest, self.keys.deadline())
         control = self.recovery.deadline()
         if control is not None:
             soonest = min(soonest, control)
-        elif self._keepalive and self.state is State.ESTABLISHED:
-            soonest = min(soonest, self._keepalive_at())
-        if self._candidate is not None:
-            soonest = min(soonest, self._candidate.next_at, self._candidate.expires)
+        elif self.state is State.ESTABLISHED:
+            soonest = min(soonest, self._liveness.keepalive_at())
+        soonest = min(soonest, self._moves.deadline())
         if self.state is State.ESTABLISHED:
             soonest = min(soonest, self.path_mtu.deadline())
         return soonest
 
-    def _keepalive_at(self) -> float:
-        """Half of the idle time without a packet, or the keepalive interval without sending one."""
-        heard = self.last_receive if self.last_receive is not None else self.created
-        at = heard + self._idle / 2 if self.role is Role.CLIENT else _NEVER
-        if self.install.keepalive_ms:
-            at = min(at, self._last_sent + self.install.keepalive_ms / 1000)
-        return at
-
     def handle_timer(self, now: float) -> None:
         """Do what is due."""
         if self.state is State.CLOSING:
-            if now >= self._closing_until:
+            if now >= self._closing.until:
                 self._finish()
             return
         if self.state is State.ENDED:
@@ -564,16 +428,14 @@ class Session:
         if not self.confirmed and now >= self.created + CONFIRM_TIMEOUT:
             self._end(LossReason.UNCONFIRMED)
             return
-        if now >= self._idle_base + max(self._idle, 3 * self.recovery.pto):
+        if now >= self._liveness.expires(self.recovery.pto):
             self._end(LossReason.IDLE)
             return
-        if self._ack_since is not None and now >= self._ack_since + ACK_DELAY and self.state is State.ESTABLISHED:
+        if now >= self._acks.deadline() and self.state is State.ESTABLISHED:
             self._send_frames(self._take_ack(now))
-        self._handle_key_timers(now)
-        if self._candidate is not None and now >= self._candidate.expires:
-            self._candidate = None
-        if self._candidate is not None and now >= self._candidate.next_at:
-            self._challenge(self._candidate, now)
+        if self.keys.handle_timer(now):
+            self.events.append(KeyPhaseConfirmed(session_id=self.session_id, key_epoch=self.phases.epoch))
+        self._moves.handle_timer(now, self.recovery.pto)
         if self.state is State.ESTABLISHED:
             self._probe(now)
         again, lost = self.recovery.due(now)
@@ -582,18 +444,5 @@ class Session:
             self.events.append(FrameFate(session_id=self.session_id, id=control.request, acknowledged=False))
         for control in again:
             self._send_control(control, now)
-        if (
-            self._keepalive
-            and not self.recovery.controls
-            and self.state is State.ESTABLISHED
-            and now >= self._keepalive_at()
-        ):
-            self._send_control(Control(PING, None), now)
-
-    def _handle_key_timers(self, now: float) -> None:
-        phases = self.phases
-        if phases.rx_previous is not None and now >= phases.previous_until:
-            phases.rx_previous = None
-        if self._epoch_announced != phases.epoch and self.may_update(now):
-            self._epoch_announced = phases.epoch
-            self.events.append(KeyPhaseConfirmed(session_id=self.session_id, key_epoch=phases.epoch))
+        if not self.recovery.controls and self.state is State.ESTABLISHED and now >= self._liveness.keepalive_at():
+            self._ping(now)

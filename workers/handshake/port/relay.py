@@ -12,7 +12,7 @@ import socket
 from collections.abc import Callable
 from typing import Final
 
-from qre.workers.handshake.port.flows import Flow
+from qre.workers.handshake.port.flow_parts import Flow
 
 _IP_MTU_DISCOVER, _IP_PMTUDISC_PROBE, _IPV6_MTU_DISCOVER = 10, 3, 23
 _IPV6_RECVTCLASS, _IPV6_TCLASS = 66, 67

@@ -31,13 +31,10 @@ import msgspec
 from qre.dataplane.protocol import (
     MAX_SESSIONS_PER_DEVICE,
     Answer,
-    CidAdoptFor,
-    CidReleaseFor,
     DataplaneReport,
     DataplaneRequest,
     FrameFate,
     FrameReceived,
-    FrameSend,
     KeyPhaseChanged,
     KeyPhaseConfirmed,
     PeerMoved,
@@ -51,10 +48,8 @@ from qre.dataplane.protocol import (
     Underlay,
 )
 from qre.ends import Role
-from qre.errors import InternalError, UntrustedInputError
+from qre.errors import InternalError
 from qre.quic.handed_over import HandedOver
-from qre.wire.frames import Frame, NewConnectionId, RetireConnectionId, encode_frame
-from qre.workers.handshake.sessions.control_frames import parse_control_frames_untrusted
 from qre.workers.handshake.sessions.routed_cids import RoutedCids
 from qre.workers.handshake.sessions.secrets import SecretsStore, SessionRecord
 from qre.workers.handshake.sessions.session_state import (
@@ -74,18 +69,14 @@ from qre.workers.handshake.sessions.session_state import (
     installation,
     key_update,
 )
+from qre.workers.handshake.sessions.settling import Settling
 
-#: Two ends that were set up together must not rekey in lock-step: the interval varies by this part of it.
-_JITTER = 0.1
 #: A refused key update is asked for again when the data plane says it may be, or after this (seconds).
 _UPDATE_RETRY = 1.0
 #: One that failed for another reason, such as a lack of memory, after this: the session is well.
 _TROUBLE_RETRY = 10.0
 #: What no later try will change.
 _NEVER = frozenset({Refusal.OTHER_KEYS, Refusal.KEY_USED})
-_SETTLE_RETRY = 5.0
-#: Spare connection IDs that one peer may use up.
-_MAX_SPARES = 64
 #: An installation whose epoch keeps being behind is broken.
 _MAX_CATCH_UPS = 4
 
@@ -115,6 +106,7 @@ class Sessions:
 
     def __post_init__(self) -> None:
         self._next_id = self.random.getrandbits(40)
+        self._settling = Settling(self)
 
     # --- what others ask ---
 
@@ -218,11 +210,11 @@ class Sessions:
                 if epoch == live.record.key_epoch and live.rekey_at <= now + _UPDATE_RETRY:
                     self._rekey_if_due(live, now + _UPDATE_RETRY)
             case PeerMoved(underlay=underlay):
-                self._change(live, replace(live.record, underlay=underlay))
+                self.change(live, replace(live.record, underlay=underlay))
             case FrameReceived(frames=frames):
-                self._frames_received(live, frames, now)
+                self._settling.frames_received(live, frames, now)
             case FrameFate(id=id, acknowledged=acknowledged) if id == live.settling:
-                self._settled(live, acknowledged, now)
+                self._settling.settled(live, acknowledged, now)
             case _:
                 pass  # of an epoch or a frame that has been overtaken
 
@@ -251,21 +243,21 @@ class Sessions:
             self._rekey_if_due(live, now)
             if live.settle_at is not None and now >= live.settle_at:
                 live.settle_at = None
-                self._settle(live, now)
+                self._settling.settle(live, now)
 
     # --- installing ---
 
     def _install(self, live: Live) -> None:
         record = live.record
         live.stage = Stage.INSTALLING
-        self._ask(
+        self.ask(
             lambda id: installation(record, self.settings, id),
             lambda answer, now: self._install_answered(live, answer, now),
             record.socket_number,
         )
 
     def _install_answered(self, live: Live, answer: Answer, now: float) -> None:
-        if not self._is_live(live):
+        if not self.is_live(live):
             return
         epoch = live.record.key_epoch
         if answer.refusal is None or (answer.refusal is Refusal.INSTALLED and answer.key_epoch == epoch):
@@ -280,24 +272,24 @@ class Sessions:
     def _installed(self, live: Live, now: float) -> None:
         live.catch_ups = 0
         live.stage = Stage.UP if live.record.confirmed else Stage.INSTALLED
-        live.rekey_at = self._next_rekey(now)
+        live.rekey_at = self.settings.next_rekey(now, self.random)
         if not live.routed:
             live.routed = True
             self.events.append(CidsChanged())
         self.events.append(Installed(live.record.session_id))
         if live.record.spare_cid:
-            self._adopt_spare(live)
+            self._settling.adopt_spare(live)
         if live.stage is Stage.UP:
-            self._settle(live, now)
+            self._settling.settle(live, now)
 
     def _confirmed(self, live: Live, now: float) -> None:
         live.stage = Stage.UP
         if live.record.confirmed:
             return  # once more, after a new data plane
-        live.rekey_at = self._next_rekey(now)
-        self._change(live, replace(live.record, confirmed=True))
+        live.rekey_at = self.settings.next_rekey(now, self.random)
+        self.change(live, replace(live.record, confirmed=True))
         self.events.append(Confirmed(live.record.session_id))
-        self._settle(live, now)
+        self._settling.settle(live, now)
         self._replace_orphans(live.record)
 
     def _replace_orphans(self, record: SessionRecord) -> None:
@@ -314,7 +306,7 @@ class Sessions:
         self.events.append(CidsChanged())
 
     def _delete(self, session_id: bytes) -> None:
-        if self._ask(lambda id: SessionDelete(id=id, session_id=session_id), None) is None:
+        if self.ask(lambda id: SessionDelete(id=id, session_id=session_id), None) is None:
             self._doomed.add(session_id)
 
     def _gone(self, live: Live) -> None:
@@ -324,10 +316,12 @@ class Sessions:
         else:
             self._install(live)
 
-    def _is_live(self, live: Live) -> bool:
+    def is_live(self, live: Live) -> bool:
+        """Or is it gone since somebody was asked about it?"""
         return self._live.get(live.record.session_id) is live
 
-    def _change(self, live: Live, record: SessionRecord) -> None:
+    def change(self, live: Live, record: SessionRecord) -> None:
+        """Remember it, before anything else happens."""
         self.store.put(record)
         live.record = record
 
@@ -378,10 +372,6 @@ class Sessions:
 
     # --- keys ---
 
-    def _next_rekey(self, now: float) -> float:
-        interval = self.settings.rekey_interval_ms / 1000
-        return now + interval * self.random.uniform(1 - _JITTER, 1 + _JITTER) if interval else float("inf")
-
     def _rekey_if_due(self, live: Live, now: float) -> None:
         if live.stage is Stage.UP and now >= live.rekey_at:
             self._rekey(live)
@@ -392,12 +382,12 @@ class Sessions:
             return
         live.updating = True
         wanted = live.record.at(live.record.key_epoch + 1)
-        self._ask(
+        self.ask(
             lambda id: key_update(wanted, id), lambda answer, now: self._rekey_answered(live, wanted, answer, now)
         )
 
     def _rekey_answered(self, live: Live, wanted: SessionRecord, answer: Answer, now: float) -> None:
-        if not self._is_live(live):
+        if not self.is_live(live):
             return
         live.updating = False
         if answer.refusal is None:
@@ -418,10 +408,10 @@ class Sessions:
     def _give_next_keys(self, live: Live) -> None:
         """The keys of the current epoch once more, and those after it."""
         record = live.record
-        self._ask(lambda id: key_update(record, id), lambda answer, now: self._next_keys_answered(live, answer, now))
+        self.ask(lambda id: key_update(record, id), lambda answer, now: self._next_keys_answered(live, answer, now))
 
     def _next_keys_answered(self, live: Live, answer: Answer, now: float) -> None:
-        if answer.refusal is None or not self._is_live(live):
+        if answer.refusal is None or not self.is_live(live):
             return
         if answer.key_epoch is not None and answer.key_epoch > live.record.key_epoch:
             if self._reached(live, answer.key_epoch, now):
@@ -436,114 +426,13 @@ class Sessions:
         if epoch <= live.record.key_epoch:
             return False
         self.rekeys += epoch - live.record.key_epoch
-        self._change(live, live.record.at(epoch))
-        live.rekey_at = self._next_rekey(now)
+        self.change(live, live.record.at(epoch))
+        live.rekey_at = self.settings.next_rekey(now, self.random)
         return True
-
-    # --- connection IDs and the CONNECT stream ---
-
-    def _settle(self, live: Live, now: float) -> None:
-        """After the hand-over a client retires the handshake's connection ID; then the server issues a spare one."""
-        record = live.record
-        if record.settled or live.settling is not None or live.stage is not Stage.UP:
-            return
-        if record.role is Role.CLIENT:
-            sequence = record.handed_over.retire_sequence
-            if sequence is None:
-                self._change(live, replace(record, settled=True))
-            else:
-                self._send_frame(live, RetireConnectionId(sequence), now)
-        elif record.spare_cid or record.handed_over.next_cid_sequence == 1:
-            # Otherwise the handshake's own is still counted: RETIRE_CONNECTION_ID is waited for.
-            self._issue_spare(live, now)
-
-    def _issue_spare(self, live: Live, now: float) -> None:
-        """The same one again when its fate is not known: a sequence number must not name two."""
-        record = live.record
-        if self.cids is None or live.spares >= _MAX_SPARES:
-            return
-        sequence = record.handed_over.next_cid_sequence
-        if not record.spare_cid or record.spare_sequence != sequence:
-            live.spares += 1
-            record = replace(record, spare_cid=self.cids.make(), spare_sequence=sequence, settled=False)
-            self._change(live, record)
-            self.events.append(CidsChanged())
-        self._adopt_spare(live)
-        token = self.cids.reset_token(record.spare_cid)
-        self._send_frame(live, NewConnectionId(sequence, sequence - 1, record.spare_cid, token), now)
-
-    def _adopt_spare(self, live: Live) -> None:
-        record = live.record
-        self._ask(
-            lambda id: CidAdoptFor(
-                id=id,
-                session_id=record.session_id,
-                connection_id=record.spare_cid,
-                sequence=record.spare_sequence,
-            ),
-            None,
-        )
-
-    def _send_frame(self, live: Live, frame: Frame, now: float) -> None:
-        session_id = live.record.session_id
-        live.settling = self._ask(
-            lambda id: FrameSend(id=id, session_id=session_id, frames=encode_frame(frame)),
-            lambda answer, now: self._settled(live, False, now) if answer.refusal is not None else None,
-        )
-        if live.settling is None:
-            live.settle_at = now + _SETTLE_RETRY
-
-    def _settled(self, live: Live, acknowledged: bool, now: float) -> None:
-        live.settling = None
-        if not self._is_live(live):
-            return
-        if acknowledged:
-            self._change(live, replace(live.record, settled=True))
-        else:
-            live.settle_at = now + _SETTLE_RETRY
-
-    def _frames_received(self, live: Live, data: bytes, now: float) -> None:
-        try:
-            frames = parse_control_frames_untrusted(data)
-        except UntrustedInputError:
-            self.delete(live.record.session_id, "the peer sent malformed frames")
-            return
-        if frames.tunnel_ended:
-            self.delete(live.record.session_id, "the peer ended the tunnel")
-            return
-        if live.record.role is Role.SERVER:
-            for sequence in frames.retired:
-                self._retired(live, sequence, now)
-
-    def _retired(self, live: Live, sequence: int, now: float) -> None:
-        record = live.record
-        following = record.handed_over.next_cid_sequence
-        if not record.spare_cid and sequence == 0 and following > 1:
-            self._issue_spare(live, now)
-        elif record.spare_cid and sequence == record.spare_sequence:
-            handed_over = replace(record.handed_over, next_cid_sequence=following + 1)
-            self._change(live, replace(record, handed_over=handed_over))
-            self._issue_spare(live, now)
-        elif record.spare_cid and sequence == following - 1:
-            self._moved_on(live, now)
-
-    def _moved_on(self, live: Live, now: float) -> None:
-        """The client uses the spare connection ID and has given the other back: it has moved (RFC 9000 §9.5)."""
-        record = live.record
-        before = record.handed_over.routed_cid
-        following = record.handed_over.next_cid_sequence
-        handed_over = replace(record.handed_over, routed_cid=record.spare_cid, next_cid_sequence=following + 1)
-        self._change(live, replace(record, handed_over=handed_over, spare_cid=b"", spare_sequence=0))
-        self.events.append(CidsChanged())
-        self._ask(
-            lambda id: CidReleaseFor(id=id, session_id=record.session_id, connection_id=before),
-            None,
-        )
-        self._issue_spare(live, now)
 
     # --- requests ---
 
-    def _ask(self, make: Callable[[int], DataplaneRequest], then: Then | None, socket_number: int = 0) -> int | None:
+    def ask(self, make: Callable[[int], DataplaneRequest], then: Then | None, socket_number: int = 0) -> int | None:
         """Put a request into the outbox; its id. None: there is no data plane, and comparing will make up for it."""
         if not self._synced:
             return None

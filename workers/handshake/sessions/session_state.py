@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable
 from dataclasses import dataclass
+from random import Random
 
 from qre.dataplane.install import handed_over_install, session_keys
 from qre.dataplane.protocol import Answer, DataplaneRequest, LossReason, SessionInstall, SessionMark, SessionUpdate
@@ -19,6 +20,10 @@ class Stage(enum.Enum):
     UP = "up"
 
 
+#: Two ends that were set up together must not rekey in lock-step: the interval varies by this part of it.
+_JITTER = 0.1
+
+
 @dataclass(frozen=True)
 class Settings:
     """What of the configuration concerns sessions; times in milliseconds."""
@@ -30,6 +35,11 @@ class Settings:
     allowed_ips: tuple[str, ...] = ()  # client: of the profile; server: beside the granted addresses
     #: The data plane is qre.ko: sessions outlive every process, and none is ever given to it twice.
     in_kernel: bool = False
+
+    def next_rekey(self, now: float, random: Random) -> float:
+        """When a session that is rekeyed ``now`` (seconds) is to be rekeyed again; infinity where that is off."""
+        interval = self.rekey_interval_ms / 1000
+        return now + interval * random.uniform(1 - _JITTER, 1 + _JITTER) if interval else float("inf")
 
 
 @dataclass(frozen=True)

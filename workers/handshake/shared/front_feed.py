@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from qre.errors import MachineError
 from qre.ipc.channel import Channel
-from qre.workers.handshake.port.flows import Address
+from qre.workers.handshake.port.flow_parts import Address
 from qre.workers.handshake.shared.feed_messages import Began, Over, ToFront, ToGuest, Visitor
 
 

@@ -19,7 +19,7 @@ from qre.ipc.messages import ProfileSecrets
 from qre.quic.server.inspector import Authenticated
 from qre.quic.server.server_handshake import ShownByDest
 from qre.wire.initial import MAX_DATAGRAM
-from qre.workers.handshake.port.flows import Address, Handshake
+from qre.workers.handshake.port.flow_parts import Address, Handshake
 from qre.workers.handshake.shared.feed_messages import Abandon, Began, More, ToFront, ToGuest, Visitor, begin
 
 _BATCH: Final = 64

@@ -1,0 +1,100 @@
+"""A running server's Dest: its address kept fresh, its looks probed, and both anew when a reload names another."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from qre.dest_profile import DestProfile
+from qre.ipc.tasks import Tasks
+from qre.ipc.worker import WorkerContext
+from qre.quic.client.fingerprint import Fingerprint
+from qre.quic.client.trust import TrustStore
+from qre.visit.dest import DestAddress, Resolved
+from qre.visit.probe import Prober, imitable, probe
+
+#: How long the first look at Dest may hold up «ready» when nothing is known of it (seconds).
+_FIRST_LOOK: Final = 1.5
+
+
+class DestWatch:
+    """``found`` is told of every profile. ``profile`` is the last one, of a process before us to begin with."""
+
+    def __init__(
+        self,
+        context: WorkerContext,
+        fingerprint: Fingerprint,
+        trust: TrustStore,
+        found: Callable[[DestProfile], Awaitable[None]],
+    ) -> None:
+        self._context = context
+        self._fingerprint = fingerprint
+        self._trust = trust
+        self._found = found
+        self._tasks = Tasks(context.internal_error)
+        self.profile = context.config.dest_profile
+        self._address = self._new_address()
+        self._prober = self._new_prober()
+
+    @property
+    def current(self) -> Resolved | None:
+        """Where Dest is; None while its name is not resolved."""
+        return self._address.current
+
+    async def start(self) -> None:
+        """Resolve its name once, and keep looking from here on."""
+        if self._address.current is None:
+            await self._address.first()
+        self._begin()
+
+    async def first_look(self) -> None:
+        """Wait a moment for what is imitated, unless it is known."""
+        if imitable(self.profile) is not None:
+            return
+        try:
+            async with asyncio.timeout(_FIRST_LOOK):
+                await self._prober.looked.wait()
+        except TimeoutError:
+            self._context.log.info("Dest has not answered yet; until it does, a usual site is imitated")
+
+    def reload(self) -> None:
+        """Where the configuration names another Dest, begin anew. Flows that are relayed stay with the old."""
+        config = self._context.config
+        if self._address.host_port == (config.dest_host, config.dest_port):
+            return
+        self.close()
+        self.profile = None
+        self._address = self._new_address()
+        self._prober = self._new_prober()
+        self._begin()
+
+    def close(self) -> None:
+        self._tasks.cancel()
+
+    def _begin(self) -> None:
+        self._tasks.spawn(self._address.keep_fresh())
+        self._tasks.spawn(self._prober.run())
+
+    def _new_address(self) -> DestAddress:
+        config = self._context.config
+        return DestAddress(config.dest_host, config.dest_port, lambda text: self._context.limited("dest", text))
+
+    def _new_prober(self) -> Prober:
+        config = self._context.config
+
+        async def visit(dest: Resolved) -> DestProfile:
+            return await probe(dest, config.server_name, self._fingerprint, self._trust)
+
+        return Prober(
+            self._address,
+            visit,
+            self._probed,
+            lambda text: self._context.limited("probe", text),
+            ttl=config.dest_profile_ttl_ms / 1000,
+            last=self.profile,
+        )
+
+    async def _probed(self, profile: DestProfile) -> None:
+        self.profile = profile
+        await self._found(profile)

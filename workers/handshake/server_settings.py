@@ -1,0 +1,46 @@
+"""What the configuration says about a server's flows and sessions."""
+
+from __future__ import annotations
+
+import resource
+from ipaddress import ip_interface
+from typing import Final
+
+from qre.ipc.messages import WorkerConfig
+from qre.workers.handshake.port.flow_parts import Limits
+from qre.workers.handshake.sessions.session_state import Settings
+
+#: Descriptors that are not a relay's.
+_OTHER_DESCRIPTORS: Final = 128
+#: What both ends tell each other as max_idle_timeout (milliseconds).
+ADVERTISED_IDLE_MS: Final = 30_000
+
+
+def flow_limits(config: WorkerConfig) -> Limits:
+    """No more flows than this process may have descriptors for."""
+    descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _OTHER_DESCRIPTORS
+    return Limits(
+        flows=max(1, min(config.relay_max_flows, descriptors)),
+        flows_per_prefix=max(1, config.relay_max_flows_per_prefix),
+        idle=config.relay_idle_ms / 1000,
+    )
+
+
+def session_settings(config: WorkerConfig) -> Settings:
+    """Beside the addresses that are granted, a client may send from AllowedIPs outside the tunnel's own networks."""
+    own = [ip_interface(text).network for text in config.address]
+    beyond = (
+        text
+        for text in config.allowed_ips
+        if not any(
+            net.version == (other := ip_interface(text).network).version and net.overlaps(other) for net in own
+        )
+    )
+    return Settings(
+        rekey_interval_ms=config.rekey_interval_ms,
+        idle_timeout_ms=min(config.idle_timeout_ms, ADVERTISED_IDLE_MS),
+        keepalive_ms=config.keepalive_s * 1000,
+        rekey_after_packets=config.rekey_after_packets,
+        allowed_ips=tuple(beyond),
+        in_kernel=not config.user_dataplane,
+    )

@@ -11,6 +11,7 @@ import socket
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass
+from random import SystemRandom
 
 from qre.cli.commands import Options
 from qre.cli.kernel.kernel_commands import kernel
@@ -28,11 +29,11 @@ from qre.ends import Role
 from qre.errors import UserError
 from qre.kernel.underlay_sockets import client_socket
 from qre.quic.client.client_handshake import ClientHandshake, Negotiated
-from qre.quic.client.fingerprint import load_fingerprint
 from qre.quic.client.trust import TrustStore
 from qre.quic.handed_over import HandedOver
 from qre.visit.dest import local_address, resolve
 from qre.visit.exchange import shake_hands
+from qre.visit.visitor_files import load_fingerprint, load_trust
 
 Address = tuple[str, int]
 
@@ -57,7 +58,7 @@ def shared_port_handshake_client(arguments: list[str], options: Options) -> int:
     with kernel(command) if fields.install else nullcontext() as qre:
         peer = asyncio.run(_peer(profile, fields.server_underlay))
         with _socket(fields.client_underlay, peer) as made, Undo() as undo:
-            done = asyncio.run(client_handshake(profile, made, peer, TrustStore.load()))
+            done = asyncio.run(client_handshake(profile, made, peer, load_trust()))
             for line in _lines(profile, done):
                 print(line)
             if qre is not None:
@@ -120,6 +121,7 @@ async def client_handshake(profile: Profile, made: socket.socket, peer: Address,
         trust=trust,
         unix_time=int(time.time()),
         now=time.monotonic(),
+        random=SystemRandom(),
     )
     await shake_hands(handshake, made, peer, f"{peer[0]}:{peer[1]}")
     negotiated = handshake.negotiated()

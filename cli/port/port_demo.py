@@ -7,6 +7,7 @@ a session is installed, and the client is told to switch only then. Sessions sta
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import time
 from dataclasses import dataclass
@@ -28,10 +29,10 @@ from qre.config.profile import load_profile_file
 from qre.ends import Role
 from qre.errors import MachineError
 from qre.kernel.qre_family import Qre
-from qre.quic.client.trust import TrustStore
 from qre.quic.handed_over import HandedOver
 from qre.quic.in_memory.lone_server import LoneServer
 from qre.quic.server.address_grants import Grants
+from qre.visit.visitor_files import load_trust
 
 _LONGEST: Final = 65_535
 
@@ -87,7 +88,7 @@ async def _unless_told(demo: _Demo, end: EndSignals) -> bool:
 async def _both_ends(demo: _Demo) -> None:
     peer = demo.front.address
     with underlay_socket(demo.fields.client_underlay) as made:
-        client = asyncio.ensure_future(client_handshake(demo.client, made, peer, TrustStore.load()))
+        client = asyncio.ensure_future(client_handshake(demo.client, made, peer, load_trust()))
         server = asyncio.ensure_future(_serve(demo, bound_address(made, peer)))
         try:
             await asyncio.wait((client, server), return_when=asyncio.FIRST_COMPLETED)
@@ -116,6 +117,7 @@ async def _serve(demo: _Demo, client: tuple[str, int]) -> None:
         grant=lambda short_id, wanted: grants.ask(short_id, short_id, wanted),
         routes=grants.routes(),
         routed_cid_len=demo.fields.loading.routed_cid_len,
+        random=os.urandom,
     )
     sock = demo.front.pair[0]
     installed = False

@@ -85,14 +85,13 @@ def _last(described: dict[str, object], config: GlobalConfig) -> DestProfile | N
 
 def look_at(dest: HostPort, server_name: str) -> DestProfile:
     """One visit. Raises MachineError with the reason when there is nothing to be seen."""
-    from qre.quic.client.fingerprint import load_fingerprint
-    from qre.quic.client.trust import TrustStore
     from qre.visit.dest import resolve
     from qre.visit.probe import probe
+    from qre.visit.visitor_files import load_fingerprint, load_trust
 
     async def visit() -> DestProfile:
         address = await resolve(dest.host, dest.port)
-        return await probe(address, server_name, load_fingerprint(), TrustStore.load())
+        return await probe(address, server_name, load_fingerprint(), load_trust())
 
     return asyncio.run(visit())
 

@@ -40,6 +40,7 @@ from qre.device.state import write_atomically
 from qre.errors import MachineError, PeerError, UserError
 from qre.quic.in_memory.plan import FLIGHT_TIME
 from qre.quic.in_memory.strangers import Stranger, flight, is_taken_for_ours
+from qre.visit.visitor_files import load_fingerprint
 
 VALID: Final = "valid-client"
 _ALIASES: Final = {"valid": VALID}
@@ -167,7 +168,9 @@ def _capture(
     assert server.server is not None and client.client is not None
     now, source = int(time.time()), random.SystemRandom()
     address = (str(server_end.ip), server_end.port)
-    sent = flight(Stranger(scenario), server.server, client.client, client.address, address, now, source)
+    sent = flight(
+        Stranger(scenario), server.server, client.client, client.address, address, now, load_fingerprint(), source
+    )
     if is_taken_for_ours(server.server, sent, now):
         why = f"the server takes {scenario} for a client of ours"
         raise MachineError("session-capture", why, "compare both files; if they match, report a defect")

@@ -112,10 +112,12 @@ def run_plan(
     """The handshake itself; the server's addresses are granted as its daemon would. ``key_log`` gets its secrets."""
     import os
     import time
+    from random import SystemRandom
 
     from qre.config.settings import load_global
     from qre.quic.in_memory.plan import InMemoryHandshake
     from qre.quic.server.address_grants import Grants
+    from qre.visit.visitor_files import load_fingerprint
 
     assert server.server is not None and client.client is not None
     grants = Grants(server.address)
@@ -129,6 +131,8 @@ def run_plan(
         server_address=(str(server_underlay.ip), server_underlay.port),
         client_address=(str(client_underlay.ip), client_underlay.port),
         unix_time=int(time.time()),
+        fingerprint=load_fingerprint(),
+        random=SystemRandom(),
         key_log=key_log,
     ).run()
 

@@ -15,7 +15,13 @@ from typing import Any
 from aioquic import tls
 from aioquic.buffer import Buffer, size_uint_var
 from aioquic.quic.configuration import QuicConfiguration
-from aioquic.quic.connection import END_STATES, QuicConnection, QuicConnectionState, QuicNetworkPath
+from aioquic.quic.connection import (
+    END_STATES,
+    QuicConnection,
+    QuicConnectionAdapter,
+    QuicConnectionState,
+    QuicNetworkPath,
+)
 from aioquic.quic.packet import (
     QuicErrorCode,
     QuicFrameType,
@@ -35,9 +41,10 @@ from qre.wire.packet import is_short
 _ONE_RTT = tls.Epoch.ONE_RTT
 _CRYPTO_ERROR = int(QuicErrorCode.CRYPTO_ERROR)
 
-# aioquic logs what peers write, without a bound. What is worth knowing is told as events.
-for _name in ("quic", "http3"):
-    logging.getLogger(_name).disabled = True
+#: aioquic logs what peers write, without a bound. What is worth knowing is told as events. A logger of our own, which
+#: nobody else can have: the process's are not touched.
+_SILENT = logging.Logger("qre.quic")
+_SILENT.disabled = True
 
 
 @dataclass(frozen=True)
@@ -81,6 +88,8 @@ class HandshakeConnection(QuicConnection):
             original_destination_connection_id=original_destination_connection_id,
             retry_source_connection_id=retry_source_connection_id,
         )
+        self._logger = QuicConnectionAdapter(_SILENT, {"id": ""})
+        self._loss._logger = self._logger
         self._stopped = False
         self.peer_parameters: QuicTransportParameters | None = None
 

@@ -10,6 +10,7 @@ import contextlib
 import socket
 import time
 from collections.abc import Awaitable, Callable
+from random import SystemRandom
 from typing import Final
 
 import msgspec
@@ -43,6 +44,7 @@ async def probe(dest: Resolved, server_name: str, fingerprint: Fingerprint, trus
         trust=trust,
         unix_time=int(time.time()),
         now=time.monotonic(),
+        random=SystemRandom(),
     )
     with contextlib.closing(made):
         try:

@@ -9,6 +9,7 @@ it tried; the seed that it prints repeats a run.
 from __future__ import annotations
 
 import gc
+import os
 import resource
 import sys
 import time
@@ -113,7 +114,13 @@ class Fuzzer:
         found = [subject.datagram_received(data, NOW * 1000) for data in flight][-1]
         assert isinstance(found, Authenticated)
         server = ServerHandshake(
-            authenticated=found, private_key=PRIVATE, dest=None, routed_cid_len=20, peer=CLIENT, now=now
+            authenticated=found,
+            private_key=PRIVATE,
+            dest=None,
+            routed_cid_len=20,
+            peer=CLIENT,
+            now=now,
+            random=os.urandom,
         )
         for data in flight:
             server.datagram_received(data, CLIENT, now)

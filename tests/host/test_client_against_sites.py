@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from qre.quic.client.fingerprint import load_fingerprint
+from qre.visit.visitor_files import load_fingerprint
 from tests.support.daemons import wait_for
 from tests.support.ja4 import hellos, tshark
 from tests.support.namespaces import Namespace, join

@@ -24,9 +24,9 @@ from qre.ipc.messages import (
     WorkerConfig,
 )
 from qre.ipc.worker import WorkerContext
-from qre.quic.client.fingerprint import load_fingerprint
 from qre.quic.client.trust import TrustStore
 from qre.structs import Message
+from qre.visit.visitor_files import load_fingerprint
 from qre.workers.handshake.client import Client
 from qre.workers.handshake.sessions.secrets import SecretsStore
 from tests.support.daemons import until

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_interface
 from pathlib import Path
+from random import SystemRandom
 from types import TracebackType
 from typing import Any, cast
 
@@ -30,10 +31,10 @@ from qre.ipc.channel import Channel
 from qre.ipc.messages import Done, Party, ProfileSecrets, WorkerConfig
 from qre.ipc.worker import WorkerContext
 from qre.quic.client.client_handshake import ClientHandshake
-from qre.quic.client.fingerprint import load_fingerprint
 from qre.quic.client.trust import TrustStore
 from qre.quic.handshake_events import ClientEvent, Closed, HandOverReady
 from qre.structs import Message
+from qre.visit.visitor_files import load_fingerprint
 from qre.workers.dataplane.registry import Registry
 from qre.workers.dataplane.session.marks import NumberMarks
 from qre.workers.handshake.server import Server
@@ -247,6 +248,7 @@ class Visitor:
             trust=trust,
             unix_time=int(time.time()),
             now=time.monotonic(),
+            random=SystemRandom(),
         )
         loop = asyncio.get_running_loop()
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:

@@ -16,13 +16,13 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from qre.addresses import Interface
 from qre.dest_profile import DestProfile
 from qre.quic.client.client_handshake import ClientHandshake
-from qre.quic.client.fingerprint import load_fingerprint
 from qre.quic.client.trust import TrustStore
 from qre.quic.handed_over import HandedOver
 from qre.quic.handshake_events import ClientEvent, HandOverReady
 from qre.quic.server.connect_ip import AddressesRequested
 from qre.quic.server.inspector import Authenticated, HelloInspector, Undecided
 from qre.quic.server.server_handshake import InstallNow, ServerEvent, ServerHandshake
+from qre.visit.visitor_files import load_fingerprint
 
 NAME = "site.example"
 CLIENT = ("192.0.2.2", 50_000)

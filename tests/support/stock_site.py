@@ -28,9 +28,9 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from qre.quic.client.client_handshake import ClientHandshake
-from qre.quic.client.fingerprint import load_fingerprint
 from qre.quic.client.trust import TrustStore
 from qre.quic.handshake_events import ClientEvent, Closed
+from qre.visit.visitor_files import load_fingerprint
 
 NAME = "site.example"
 ADDRESS = ("192.0.2.1", 443)

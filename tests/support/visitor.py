@@ -14,12 +14,12 @@ import sys
 import time
 from dataclasses import dataclass, field
 from ipaddress import ip_interface
+from random import SystemRandom
 
 from qre.dest_profile import DestProfile
 from qre.quic.client.client_handshake import ClientHandshake
-from qre.quic.client.fingerprint import load_fingerprint
-from qre.quic.client.trust import TrustStore
 from qre.quic.handshake_events import ClientEvent, Closed, SiteAnswered
+from qre.visit.visitor_files import load_fingerprint, load_trust
 
 _IP_MTU_DISCOVER = 10
 _IP_PMTUDISC_PROBE = 3
@@ -54,9 +54,10 @@ def visit(address: str, port: int, name: str, public_key: bytes = b"", timeout: 
             short_id=bytes(8),
             addresses=(ip_interface("10.0.0.2/24"),),
             fingerprint=load_fingerprint(),
-            trust=TrustStore.load(),
+            trust=load_trust(),
             unix_time=int(time.time()),
             now=now,
+            random=SystemRandom(),
         )
         seen = Visit(client)
         client.connect(peer, now)

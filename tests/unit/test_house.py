@@ -10,6 +10,8 @@ from __future__ import annotations
 import ast
 import os
 import re
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -34,6 +36,11 @@ _IMPORT = re.compile(
     r"^[ \t]*(?:from (?P<module>qre[\w.]*) import (?:\((?P<wrapped>[^)]*)\)|(?P<names>.*))"
     r"|import (?P<whole>qre[\w.]*))",
     re.MULTILINE,
+)
+#: Sources of randomness and time, files, sockets, and what is the whole process's.
+_IMPURE = re.compile(
+    r"\bos\.|SystemRandom|\bsecrets\.token|\.generate\(\)|\btime\.(?:time|monotonic)"
+    r"|\bopen\(|Path\(|resources|getLogger|import socket"
 )
 MOST_FILES, MOST_LINES, MOST_FUNCTION_LINES = 15, 450, 60
 
@@ -218,3 +225,33 @@ def test_no_file_and_no_function_is_too_long_to_be_seen_whole() -> None:
             if (lines := (node.end_lineno or 0) - node.lineno + 1) > MOST_FUNCTION_LINES
         ]
     assert long == []
+
+
+def test_quic_is_given_its_randomness_its_time_and_its_files() -> None:
+    """The parts that do no I/O: what they would need for some is not even named there."""
+    found = [
+        f"{path.relative_to(ROOT)}: {match[0]}"
+        for name, path in modules().items()
+        if name.startswith(("qre.quic", "qre.wire", "qre.reality"))
+        for match in _IMPURE.finditer(text(path))
+    ]
+    assert found == []
+
+
+def test_importing_quic_changes_nothing_of_the_process() -> None:
+    quic = [name for name in modules() if name.startswith("qre.quic")]
+    program = (
+        "import aioquic.quic.connection, aioquic.h3.connection, logging, random, warnings\n"
+        "def state():\n"
+        "    loggers = {n: (l.disabled, l.level, l.propagate, list(l.handlers)) for n, l in"
+        " logging.root.manager.loggerDict.items() if isinstance(l, logging.Logger)}\n"
+        "    return loggers, logging.root.level, random.getstate(), list(warnings.filters)\n"
+        "import cryptography, certifi, OpenSSL.crypto, service_identity, brotli, msgspec\n"
+        "before = state()\n"
+        f"import {', '.join(quic)}\n"
+        "after = state()\n"
+        "assert before[1:] == after[1:]\n"
+        "assert {name: after[0][name] for name in before[0]} == before[0]\n"
+        "assert not any(disabled for disabled, *_ in after[0].values())\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)

@@ -13,10 +13,10 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from qre.errors import InternalError, UserError
 from qre.quic.client.client_handshake import ClientHandshake
-from qre.quic.client.fingerprint import load_fingerprint
 from qre.quic.client.hello import X25519, X25519MLKEM768, make_hello
 from qre.quic.handshake_events import Closed, Failed
 from qre.reality.authenticator import open_untrusted, share_secrets_untrusted
+from qre.visit.visitor_files import load_fingerprint
 from tests.support.ja4 import ja4
 from tests.support.packets import layout, open_initial, packets
 from tests.support.pair import NAME, SERVER, SHORT_ID, TRUST, UNIX_TIME

@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from qre.errors import MachineError
 from qre.quic.client.trust import TrustStore
+from qre.visit.visitor_files import load_trust
 from tests.support.stock_site import NAME, UNIX_TIME, authority, issue
 
 PEM = authority()[0].public_bytes(Encoding.PEM)
@@ -20,14 +21,14 @@ PEM = authority()[0].public_bytes(Encoding.PEM)
 def test_ssl_cert_file_is_honoured(tmp_path: Path) -> None:
     bundle = tmp_path / "ca.pem"
     bundle.write_bytes(b"# comment\n" + PEM)
-    store = TrustStore.load({"SSL_CERT_FILE": str(bundle)})
+    store = load_trust({"SSL_CERT_FILE": str(bundle)})
     assert len(store) == 1
     assert store.source == str(bundle)
     assert store.problem_untrusted([issue()[0]], NAME, UNIX_TIME) is None
 
 
 def test_without_it_the_machines_bundle_is_read() -> None:
-    assert len(TrustStore.load({})) > 50
+    assert len(load_trust({})) > 50
 
 
 @pytest.mark.parametrize(
@@ -38,7 +39,7 @@ def test_a_bundle_that_is_missing_or_empty_is_named(tmp_path: Path, content: byt
     if content is not None:
         bundle.write_bytes(content)
     with pytest.raises(MachineError, match="SSL_CERT_FILE"):
-        TrustStore.load({"SSL_CERT_FILE": str(bundle)})
+        load_trust({"SSL_CERT_FILE": str(bundle)})
 
 
 def test_an_authority_that_does_not_parse_takes_no_other_with_it() -> None:
@@ -69,7 +70,7 @@ AUDIT = """
 import sys
 from tests.support.pair import Pair
 from tests.support.stock_site import StockSite, client, issue, meet, trust
-from qre.quic.client.fingerprint import load_fingerprint
+from qre.visit.visitor_files import load_fingerprint
 
 load_fingerprint(), trust()
 sites = [StockSite(leaf) for leaf in (issue(), issue("other.example"), issue(days=(-9, -8)))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Callable
 from ipaddress import ip_interface, ip_network
@@ -67,6 +68,7 @@ class Flow:
             routed_cid_len=20,
             peer=CLIENT,
             now=self.now,
+            random=os.urandom,
             shown=shown,
         )
         self.events: list[ServerEvent] = []
@@ -355,7 +357,13 @@ def test_another_hello_than_the_authenticated_one_is_not_answered() -> None:
     flow = Flow()
     other = FakeClient(public_key=KEY.public_key().public_bytes_raw(), short_id=SHORT_ID, unix_time=NOW)
     server = ServerHandshake(
-        authenticated=flow.authenticated, private_key=PRIVATE, dest=None, routed_cid_len=20, peer=CLIENT, now=0.0
+        authenticated=flow.authenticated,
+        private_key=PRIVATE,
+        dest=None,
+        routed_cid_len=20,
+        peer=CLIENT,
+        now=0.0,
+        random=os.urandom,
     )
     for data in other.first_flight(0.0):
         server.datagram_received(data, CLIENT, 0.0)

@@ -120,6 +120,7 @@ def test_a_client_that_dest_has_sent_a_retry_is_answered_with_both_connection_id
         routed_cid_len=20,
         peer=CLIENT,
         now=pair.now,
+        random=pair.chance.randbytes,
     )
     for data in first + second:
         pair.server.datagram_received(data, CLIENT, pair.now)

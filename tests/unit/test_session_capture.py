@@ -16,6 +16,7 @@ from qre.cli.main import main
 from qre.cli.session import session_capture
 from qre.cli.session.session_capture import SCENARIOS, VALID
 from qre.config.model import ClientSettings, ServerSettings
+from qre.quic.client.fingerprint import Fingerprint
 from qre.quic.in_memory.lone_server import Address
 from qre.quic.in_memory.plan import InMemoryHandshake
 from qre.quic.in_memory.strangers import Arrived, Stranger
@@ -146,6 +147,7 @@ def valid_flight(
     addresses: tuple[Interface, ...],
     server_address: Address,
     unix_time: int,
+    fingerprint: Fingerprint,
     random: Random,
 ) -> tuple[Arrived, ...]:
     """What a client that holds the keys would send in a stranger's place."""
@@ -159,6 +161,8 @@ def valid_flight(
         server_address=server_address,
         client_address=("198.51.100.7", 50443),
         unix_time=unix_time,
+        fingerprint=fingerprint,
+        random=random,
     )
     return tuple(Arrived(sent.time, sent.data) for sent in handshake.run().datagrams if sent.by_client)
 

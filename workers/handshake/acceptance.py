@@ -119,6 +119,7 @@ class Acceptance:
             routed_cid_len=self.routed_cid_len,
             peer=source,
             now=now,
+            random=os.urandom,
             shown=shown,
         )
         made = Accepted(self, inner, source, found, datagrams)

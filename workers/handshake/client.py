@@ -219,6 +219,7 @@ class Client:
             trust=self._trust,
             unix_time=int(time.time()),
             now=time.monotonic(),
+            random=self._random,
         )
         with socket.socket(fileno=os.dup(self.link.sockets[number])) as made:
             port = int(made.getsockname()[1])

@@ -15,10 +15,11 @@ from qre.ends import Role
 from qre.errors import MachineError, QreError
 from qre.ipc.messages import Done, GuestJoin, GuestLeave, HandshakeStatus, Party, ProfileSecrets
 from qre.ipc.worker import WorkerContext
-from qre.quic.client.fingerprint import Fingerprint, load_fingerprint
+from qre.quic.client.fingerprint import Fingerprint
 from qre.quic.client.trust import TrustStore
 from qre.structs import Message
 from qre.visit.dest import preload
+from qre.visit.visitor_files import load_fingerprint, load_trust
 from qre.workers.handshake.client import Client
 from qre.workers.handshake.rehearsal import rehearse
 from qre.workers.handshake.server import Server
@@ -142,6 +143,7 @@ class HandshakeWorker:
 def create() -> HandshakeWorker:
     """The worker, before its sandbox."""
     preload()
-    trust = TrustStore.load()
-    rehearse(trust)
-    return HandshakeWorker(load_fingerprint(), trust)
+    trust = load_trust()
+    fingerprint = load_fingerprint()
+    rehearse(fingerprint, trust)
+    return HandshakeWorker(fingerprint, trust)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime
 import time
 from ipaddress import IPv4Address, ip_interface
+from random import SystemRandom
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -18,6 +19,7 @@ from cryptography.x509.oid import NameOID
 
 from qre.config.model import ClientSettings, HostPort, ServerSettings, SocketAddress
 from qre.dataplane.install import session_keys
+from qre.quic.client.fingerprint import Fingerprint
 from qre.quic.client.trust import TrustStore
 from qre.quic.handed_over import advance
 from qre.quic.in_memory.plan import InMemoryHandshake
@@ -26,13 +28,13 @@ _NAME = "rehearsal.example"
 _SHORT_ID = bytes(8)
 
 
-def rehearse(trust: TrustStore) -> None:
+def rehearse(fingerprint: Fingerprint, trust: TrustStore) -> None:
     """Raises QreError when this installation cannot shake hands with itself."""
-    _shake_hands()
+    _shake_hands(fingerprint)
     _judge_certificate(trust)
 
 
-def _shake_hands() -> None:
+def _shake_hands(fingerprint: Fingerprint) -> None:
     key = X25519PrivateKey.generate()
     listen = SocketAddress(IPv4Address("127.0.0.1"), 443)
     plan = InMemoryHandshake(
@@ -45,6 +47,8 @@ def _shake_hands() -> None:
         server_address=(str(listen.ip), listen.port),
         client_address=(str(listen.ip), 1024),
         unix_time=int(time.time()),
+        fingerprint=fingerprint,
+        random=SystemRandom(),
     ).run()
     later = advance(plan.client, 1)
     session_keys(later.tx_secret, later.rx_secret)

@@ -19,7 +19,7 @@ import enum
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from random import Random, SystemRandom
+from random import Random
 from typing import Final, TextIO
 
 from aioquic import tls
@@ -62,7 +62,6 @@ _NUMBER_RESERVE: Final = 256
 _DEFAULT_ACK_DELAY_EXPONENT: Final = 3
 _DEFAULT_MAX_ACK_DELAY_MS: Final = 25
 _DEFAULT_MAX_UDP_PAYLOAD: Final = 65_527
-_RANDOM: Final = SystemRandom()
 
 NOT_RECOGNISED: Final = (
     "server did not recognise us: the real site answered "
@@ -95,7 +94,8 @@ class Negotiated:
 
 class ClientHandshake:
     """Drive it with ``connect``, ``datagram_received``, ``timer``/``handle_timer``, ``datagrams_to_send`` and
-    ``next_event``. ``now`` is monotonic and in seconds, ``addresses`` are those of the profile. ``key_log`` gets
+    ``next_event``. ``now`` is monotonic and in seconds, ``addresses`` are those of the profile; keys are made with
+    ``random``, too, which has to be the system's outside tests. ``key_log`` gets
     every secret (NSS key log format): for captures of sessions that exist nowhere."""
 
     def __init__(
@@ -109,7 +109,7 @@ class ClientHandshake:
         trust: TrustStore,
         unix_time: int,
         now: float,
-        random: Random = _RANDOM,
+        random: Random,
         key_log: TextIO | None = None,
     ) -> None:
         self._probing = not public_key

@@ -1,20 +1,14 @@
-"""What a browser's first flight looks like, as data: one JSON file a browser version in ``data/``.
+"""What a browser's first flight looks like, as data: one JSON file a browser version.
 
 A newer browser is a new file, not new code. The file says what is constant, the ranges of what varies, and nothing
-that identifies a user. Loaded once, before the sandbox.
+that identifies a user.
 """
 
 from __future__ import annotations
 
-import functools
-from importlib import resources
-from typing import Annotated, Final
+from typing import Annotated
 
 import msgspec
-
-from qre.errors import InternalError
-
-DEFAULT_FINGERPRINT: Final = "chromium-156"
 
 U16 = Annotated[int, msgspec.Meta(ge=0, le=0xFFFF)]
 Range = tuple[int, int]  # both ends included
@@ -85,13 +79,3 @@ class Fingerprint(_Data, frozen=True, kw_only=True):
     transport_parameters: ParametersShape
     chaos: ChaosShape
     http3: Http3Shape
-
-
-@functools.cache
-def load_fingerprint(name: str = DEFAULT_FINGERPRINT) -> Fingerprint:
-    """The fingerprint that is shipped as ``data/<name>.json``."""
-    try:
-        text = (resources.files("qre.quic") / "data" / f"{name}.json").read_bytes()
-        return msgspec.json.decode(text, type=Fingerprint)
-    except (OSError, msgspec.DecodeError) as error:
-        raise InternalError("fingerprint", f"{name} is missing or damaged", "install qre again") from error

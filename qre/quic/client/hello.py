@@ -57,10 +57,10 @@ _AES_128_GCM: Final = 1
 class ClientKeyShares:
     """The private halves of the hello's key shares. Never shown, never stored."""
 
-    def __init__(self) -> None:
-        self.lone = X25519PrivateKey.generate()
-        self._hybrid_x25519 = X25519PrivateKey.generate()
-        self._hybrid_mlkem = MLKEM768PrivateKey.generate()
+    def __init__(self, random: Random) -> None:
+        self.lone = X25519PrivateKey.from_private_bytes(random.randbytes(32))
+        self._hybrid_x25519 = X25519PrivateKey.from_private_bytes(random.randbytes(32))
+        self._hybrid_mlkem = MLKEM768PrivateKey.from_seed_bytes(random.randbytes(64))
 
     def public(self, group: int) -> bytes:
         """The key_exchange field of our share of ``group``."""
@@ -113,7 +113,7 @@ def make_hello(
     random: Random,
 ) -> OfferedHello:
     """``public_key`` is the server's REALITY key, empty for a plain browser's hello with a random ``random``."""
-    keys = ClientKeyShares()
+    keys = ClientKeyShares(random)
     parameters = transport_parameters(fingerprint.transport_parameters, random)
     message = _client_hello(fingerprint, server_name, keys, parameters, random)
     secrets = None
@@ -202,7 +202,7 @@ def _client_hello(
 
 def _ech_grease(payload_length: int, random: Random) -> bytes:
     """An encrypted_client_hello of the outer type that nobody can tell from a real one (RFC 9849 §6.2)."""
-    enc = X25519PrivateKey.generate().public_key().public_bytes_raw()
+    enc = X25519PrivateKey.from_private_bytes(random.randbytes(32)).public_key().public_bytes_raw()
     return b"".join(
         (
             b"\x00",  # outer

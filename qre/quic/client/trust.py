@@ -1,22 +1,17 @@
 """Whether a certificate chain is good for a name: what a browser on this machine would say.
 
-The authorities are read once, before the sandbox (SSL_CERT_FILE, else the system's bundle, else certifi's);
-verification reads no file. The time is passed in. Nothing here is about REALITY.
+The authorities and the time are passed in: verification reads no file. Nothing here is about REALITY.
 """
 
 from __future__ import annotations
 
 import contextlib
 import datetime
-import os
 import re
-import ssl
 import warnings
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Iterable
 from typing import Final
 
-import certifi
 import service_identity
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -28,13 +23,6 @@ from service_identity.cryptography import verify_certificate_hostname
 from qre.errors import MachineError
 
 _PEM: Final = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
-#: Where distributions keep their bundle.
-_BUNDLES: Final = (
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/pki/tls/certs/ca-bundle.crt",
-    "/etc/ssl/ca-bundle.pem",
-    "/etc/ssl/cert.pem",
-)
 #: No public site sends more.
 MAX_CHAIN: Final = 16
 
@@ -48,18 +36,6 @@ class TrustStore:
 
     def __len__(self) -> int:
         return len(self._authorities)
-
-    @classmethod
-    def load(cls, environ: Mapping[str, str] = os.environ) -> TrustStore:
-        """The machine's, read from its files now."""
-        named = environ.get("SSL_CERT_FILE")
-        candidates = [named] if named else [ssl.get_default_verify_paths().cafile, *_BUNDLES, certifi.where()]
-        path = next((path for path in candidates if path and (named or Path(path).is_file())), certifi.where())
-        try:
-            pem = Path(path).read_bytes()
-        except OSError as error:
-            raise MachineError("certificate authorities", f"{path}: {error.strerror}", "see SSL_CERT_FILE") from error
-        return cls.from_pem(pem, str(path))
 
     @classmethod
     def from_pem(cls, pem: bytes, source: str) -> TrustStore:

@@ -24,7 +24,7 @@ Grant = Callable[[bytes, tuple[Interface, ...]], tuple[Interface, ...]]
 
 class LoneServer:
     """``client`` is the only address that is listened to; ``routes`` are advertised with the granted addresses.
-    ``now`` is monotonic and in seconds, ``unix_time`` in seconds."""
+    ``now`` is monotonic and in seconds, ``unix_time`` in seconds; ``random`` gives n random bytes."""
 
     def __init__(
         self,
@@ -34,12 +34,14 @@ class LoneServer:
         grant: Grant,
         routes: tuple[Network, ...],
         routed_cid_len: int,
+        random: Callable[[int], bytes],
     ) -> None:
         self._settings = settings
         self._client = client
         self._grant = grant
         self._routes = routes
         self._routed_cid_len = routed_cid_len
+        self._random = random
         self._inspector = HelloInspector(
             server_name=settings.server_name,
             private_key=settings.private_key,
@@ -101,6 +103,7 @@ class LoneServer:
                 routed_cid_len=self._routed_cid_len,
                 peer=self._client,
                 now=now,
+                random=self._random,
             )
             for earlier in self._first_flight:
                 self._handshake.datagram_received(earlier, self._client, now)

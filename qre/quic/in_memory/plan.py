@@ -7,13 +7,14 @@ with every datagram's flight and every timer.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from random import Random
 from typing import Final, TextIO
 
 from qre.addresses import Interface, Network
 from qre.config.model import ClientSettings, ServerSettings
 from qre.errors import InternalError, PeerError
 from qre.quic.client.client_handshake import ClientHandshake
-from qre.quic.client.fingerprint import load_fingerprint
+from qre.quic.client.fingerprint import Fingerprint
 from qre.quic.client.trust import TrustStore
 from qre.quic.handed_over import HandedOver
 from qre.quic.handshake_events import Failed, HandOverReady, ManInTheMiddle
@@ -58,6 +59,8 @@ class InMemoryHandshake:
         server_address: Address,
         client_address: Address,
         unix_time: int,
+        fingerprint: Fingerprint,
+        random: Random,
         key_log: TextIO | None = None,
     ) -> None:
         self._server_address = server_address
@@ -68,17 +71,23 @@ class InMemoryHandshake:
         self._server_state: HandedOver | None = None
         self._client_state: HandedOver | None = None
         self._server = LoneServer(
-            settings=server, client=client_address, grant=grant, routes=routes, routed_cid_len=routed_cid_len
+            settings=server,
+            client=client_address,
+            grant=grant,
+            routes=routes,
+            routed_cid_len=routed_cid_len,
+            random=random.randbytes,
         )
         self._client = ClientHandshake(
             server_name=client.server_name,
             public_key=client.public_key,
             short_id=client.short_id,
             addresses=addresses,
-            fingerprint=load_fingerprint(),
+            fingerprint=fingerprint,
             trust=TrustStore([], "nobody: in memory there is no other site"),
             unix_time=unix_time,
             now=self._now,
+            random=random,
             key_log=key_log,
         )
 

@@ -12,7 +12,7 @@ from random import Random
 from qre.addresses import Interface
 from qre.config.model import ClientSettings, ServerSettings
 from qre.quic.client.client_handshake import ClientHandshake
-from qre.quic.client.fingerprint import load_fingerprint
+from qre.quic.client.fingerprint import Fingerprint
 from qre.quic.client.trust import TrustStore
 from qre.quic.in_memory.lone_server import Address
 from qre.quic.server.inspector import Authenticated, HelloInspector
@@ -46,6 +46,7 @@ def flight(
     addresses: tuple[Interface, ...],
     server_address: Address,
     unix_time: int,
+    fingerprint: Fingerprint,
     random: Random,
 ) -> tuple[Arrived, ...]:
     """What it sends to a server that is silent."""
@@ -62,7 +63,7 @@ def flight(
         public_key=client.public_key,
         short_id=short_id,
         addresses=addresses,
-        fingerprint=load_fingerprint(),
+        fingerprint=fingerprint,
         trust=TrustStore([], "nobody: in memory there is no other site"),
         unix_time=unix_time,
         now=0.0,

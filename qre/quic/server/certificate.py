@@ -65,9 +65,9 @@ class ThrowAwayCertificate:
         return "ThrowAwayCertificate(hidden)"
 
 
-def make_certificate(proof_key: bytes) -> ThrowAwayCertificate:
+def make_certificate(proof_key: bytes, random: Callable[[int], bytes]) -> ThrowAwayCertificate:
     """A new key and the leaf that carries the proof over it."""
-    private_key = Ed25519PrivateKey.generate()
+    private_key = Ed25519PrivateKey.from_private_bytes(random(32))
     public = _raw(private_key.public_key())
     leaf = _BEFORE_KEY + public + _BEFORE_SIGNATURE + server_proof(proof_key, public)
     return ThrowAwayCertificate(private_key, leaf)

@@ -12,7 +12,6 @@ at once. From ``confirmed()`` on nothing is ever sent. Nothing here answers a cl
 from __future__ import annotations
 
 import enum
-import os
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -87,7 +86,7 @@ class ServerHandshake:
         routed_cid_len: int,
         peer: Address,
         now: float,
-        random: Callable[[int], bytes] = os.urandom,
+        random: Callable[[int], bytes],
         shown: ShownByDest | None = None,
     ) -> None:
         self._short_id = authenticated.short_id

@@ -107,9 +107,9 @@ class ServerTlsContext(tls.Context):
         shares = dict(reversed(hello.key_share or ()))
         try:
             if self._flight.hybrid and X25519MLKEM768 in shares:
-                return _hybrid_exchange(shares[X25519MLKEM768])
+                return _hybrid_exchange(shares[X25519MLKEM768], self._random_bytes)
             if X25519 in shares:
-                public, secret = _x25519_exchange(shares[X25519])
+                public, secret = _x25519_exchange(shares[X25519], self._random_bytes)
                 return (X25519, public), secret
         except ValueError as error:
             raise tls.AlertIllegalParameter("") from error
@@ -152,7 +152,7 @@ class ServerTlsContext(tls.Context):
                     other_extensions=[*self.handshake_extensions, (int(tls.ExtensionType.SERVER_NAME), b"")],
                 ),
             )
-        certificate = make_certificate(self._proof_key)
+        certificate = make_certificate(self._proof_key, self._random_bytes)
         hash_length = schedule.algorithm.digest_size
         behind = (4 + 2 + 2 + 64) + (4 + hash_length)  # CertificateVerify, Finished
         target = self._flight.handshake_length - (buf.tell() - start) - behind
@@ -181,18 +181,18 @@ class ServerTlsContext(tls.Context):
             )
 
 
-def _x25519_exchange(share: bytes) -> tuple[bytes, bytes]:
+def _x25519_exchange(share: bytes, random: Callable[[int], bytes]) -> tuple[bytes, bytes]:
     """(our public key, shared secret); ValueError for a share of the wrong length or a small-order point."""
-    private_key = X25519PrivateKey.generate()
+    private_key = X25519PrivateKey.from_private_bytes(random(32))
     secret = private_key.exchange(X25519PublicKey.from_public_bytes(share))
     return private_key.public_key().public_bytes_raw(), secret
 
 
-def _hybrid_exchange(share: bytes) -> tuple[tls.KeyShareEntry, bytes]:
+def _hybrid_exchange(share: bytes, random: Callable[[int], bytes]) -> tuple[tls.KeyShareEntry, bytes]:
     """X25519MLKEM768: ML-KEM's part first, in shares and in the secret."""
     if len(share) != _ENCAPSULATION_KEY_LENGTH + _X25519_LENGTH:
         raise ValueError("hybrid share of the wrong length")
     encapsulation_key = MLKEM768PublicKey.from_public_bytes(share[:_ENCAPSULATION_KEY_LENGTH])
     kem_secret, ciphertext = encapsulation_key.encapsulate()
-    public, x25519_secret = _x25519_exchange(share[_ENCAPSULATION_KEY_LENGTH:])
+    public, x25519_secret = _x25519_exchange(share[_ENCAPSULATION_KEY_LENGTH:], random)
     return (X25519MLKEM768, ciphertext + public), kem_secret + x25519_secret

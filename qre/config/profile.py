@@ -76,12 +76,6 @@ def _names_nearby(path: str, name: str) -> str:
     )
 
 
-def parse_profile(data: bytes, name: str, place: str) -> Profile:
-    """A profile from the bytes of its file; ``place`` stands in the errors."""
-    problems = Problems(place)
-    return build_profile(parse_entries(data, PROFILE_KEYS, problems), problems, name)
-
-
 def profile_from_values(name: str, texts: Mapping[str, str | list[str]], place: str = "arguments") -> Profile:
     """A profile from canonical keys and texts, with the rules of a file; a list stands for its entries."""
     entries = []

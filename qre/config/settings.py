@@ -91,22 +91,6 @@ def load_global_file(path: str | os.PathLike[str]) -> GlobalConfig:
     return GlobalConfig(**settings)
 
 
-def parse_global(data: bytes, place: str) -> GlobalConfig:
-    """A global configuration from the bytes of its file; ``place`` stands in the errors."""
-    problems = Problems(place)
-    settings = _parse(data, problems)
-    problems.raise_if_any()
-    return GlobalConfig(**settings)
-
-
-def global_from_values(texts: Mapping[str, str], place: str = "arguments") -> GlobalConfig:
-    """A global configuration from canonical keys and texts, with the rules of a file."""
-    problems = Problems(place)
-    settings = _build([Entry(0, key, text) for key, text in texts.items()], problems)
-    problems.raise_if_any()
-    return GlobalConfig(**settings)
-
-
 def _from_file(path: str, errors: list[UserError], *, needed: bool) -> dict[str, Any]:
     """The file's settings; none when it is not there and need not be."""
     try:

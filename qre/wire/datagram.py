@@ -8,15 +8,10 @@ from __future__ import annotations
 
 from typing import Final
 
-from qre.wire.varint import encode_varint, read_varint_untrusted
+from qre.wire.varint import read_varint_untrusted
 
 #: DATAGRAM frame without a length (RFC 9221 §4), quarter stream id 0, context id 0.
 DATAGRAM_HEAD: Final = b"\x30\x00\x00"
-
-
-def encode_http_datagram(quarter_stream_id: int, context_id: int, content: bytes) -> bytes:
-    """The data of a DATAGRAM frame."""
-    return encode_varint(quarter_stream_id) + encode_varint(context_id) + content
 
 
 def parse_http_datagram_untrusted(data: bytes) -> tuple[int, int, bytes]:

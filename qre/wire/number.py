@@ -9,15 +9,6 @@ MAX_PACKET_NUMBER: Final = (1 << 62) - 1
 PACKET_NUMBER_BASE: Final = 65_536
 
 
-def encoded_length(number: int, largest_acknowledged: int | None) -> int:
-    """Bytes (1..4) that a receiver needs to recover ``number``."""
-    unacknowledged = number + 1 if largest_acknowledged is None else number - largest_acknowledged
-    length = (unacknowledged.bit_length() + 1 + 7) // 8
-    if not 0 <= number <= MAX_PACKET_NUMBER or not 1 <= length <= 4:
-        raise ValueError("a packet number out of range")
-    return length
-
-
 def encode_number(number: int, length: int) -> bytes:
     """Its last ``length`` bytes."""
     return (number & (1 << 8 * length) - 1).to_bytes(length, "big")

@@ -41,16 +41,6 @@ def quic_overhead(cid_length: int = ROUTED_CID) -> int:
     return packet_overhead(cid_length) + DATAGRAM_HEAD
 
 
-def outer_length(inner: int, cid_length: int = ROUTED_CID, ip_header: int = IPV4_HEADER) -> int:
-    """The length of the outer IP packet of an inner packet."""
-    return inner + quic_overhead(cid_length) + UDP_HEADER + ip_header
-
-
 def largest_inner(link_mtu: int, cid_length: int = ROUTED_CID, ip_header: int = IPV4_HEADER) -> int:
     """The largest inner packet that fits a link of this MTU without being fragmented."""
     return link_mtu - UDP_HEADER - ip_header - quic_overhead(cid_length)
-
-
-def largest_inner_of_payload(udp_payload: int, cid_length: int = ROUTED_CID) -> int:
-    """The largest inner packet of a UDP payload, as in max_udp_payload_size or a browser's 1250."""
-    return udp_payload - quic_overhead(cid_length)

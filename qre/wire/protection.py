@@ -1,4 +1,4 @@
-"""Packet and header protection with AES-128-GCM (RFC 9001 §5.2 to §5.4, §5.8): the plain, one-packet form.
+"""Packet and header protection with AES-128-GCM (RFC 9001 §5.2 to §5.4): the plain, one-packet form.
 
 The data planes do the same in batches; this is what they are held against, and what captures are read with. Nothing
 here keeps a packet number: the caller must never use one twice.
@@ -20,8 +20,6 @@ SECRET_LENGTH: Final = 32
 TAG_LENGTH: Final = 16
 SAMPLE_LENGTH: Final = 16
 _INITIAL_SALT: Final = bytes.fromhex("38762cf7f55934b34d179ae6a4c80cadccbb7f0a")
-_RETRY_KEY: Final = bytes.fromhex("be0c690b9f66575a1d766b54e368c84e")
-_RETRY_NONCE: Final = bytes.fromhex("461599d35d632bf2239825bb")
 
 
 class PacketKeys(NamedTuple):
@@ -76,15 +74,6 @@ class Protection:
         encryptor = Cipher(algorithms.AES(self.hp), modes.ECB()).encryptor()
         return (encryptor.update(sample) + encryptor.finalize())[:5]
 
-    def protect(self, header: bytes, number: int, payload: bytes) -> bytes:
-        """A whole packet. ``header`` ends with the encoded number; payload and number have 4 bytes at least."""
-        length = (header[0] & 3) + 1
-        sealed = self._aead.encrypt(self._nonce(number), payload, header)
-        sample = sealed[4 - length : 4 - length + SAMPLE_LENGTH]
-        if len(sample) < SAMPLE_LENGTH:
-            raise ValueError("a payload too short to be sampled")
-        return self._masked(header, len(header) - length, sample) + sealed
-
     def unprotect_untrusted(self, packet: bytes, number_offset: int, expected: int) -> tuple[bytes, int, bytes]:
         """(unprotected header, packet number, payload). Raises UntrustedInputError when it is not authentic."""
         sample = packet[number_offset + 4 : number_offset + 4 + SAMPLE_LENGTH]
@@ -100,15 +89,3 @@ class Protection:
             return header, number, self._aead.decrypt(self._nonce(number), packet[end:], header)
         except InvalidTag:
             raise UntrustedInputError("packet", "it does not decrypt") from None
-
-    def _masked(self, header: bytes, number_offset: int, sample: bytes) -> bytes:
-        mask = self.mask(sample)
-        first = header[0] ^ mask[0] & (0x0F if header[0] & 0x80 else 0x1F)
-        number = bytes(a ^ b for a, b in zip(header[number_offset:], mask[1:], strict=False))
-        return bytes([first]) + header[1:number_offset] + number
-
-
-def retry_integrity_tag(original_destination_cid: bytes, retry_without_tag: bytes) -> bytes:
-    """§5.8."""
-    pseudo = bytes([len(original_destination_cid)]) + original_destination_cid + retry_without_tag
-    return AESGCM(_RETRY_KEY).encrypt(_RETRY_NONCE, b"", pseudo)

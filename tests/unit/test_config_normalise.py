@@ -14,10 +14,10 @@ from qre.config.keys import GLOBAL_KEYS, PROFILE_KEYS, snake_case
 from qre.config.kind import is_profile
 from qre.config.model import ClientSettings, GlobalConfig, Hooks, HostPort, Profile, ServerSettings, SocketAddress
 from qre.config.normalise import to_file, to_json, to_text
-from qre.config.profile import parse_profile, profile_from_values
-from qre.config.settings import global_from_values, parse_global
+from qre.config.profile import profile_from_values
 from qre.ends import Dataplane, Role
 from qre.errors import UserError
+from tests.support.config_parsers import global_from_values, parse_global, parse_profile
 from tests.support.profiles import PRIVATE_KEY, SERVER
 
 LABEL = st.from_regex(r"[a-z][a-z0-9-]{0,9}[a-z0-9]", fullmatch=True)

@@ -7,9 +7,10 @@ from ipaddress import ip_interface, ip_network
 import pytest
 
 from qre.config.model import HostPort, Profile
-from qre.config.profile import parse_profile, profile_from_fields
+from qre.config.profile import profile_from_fields
 from qre.ends import Role
 from qre.errors import UserError, UserErrors
+from tests.support.config_parsers import parse_profile
 from tests.support.profiles import CLIENT, PRIVATE_KEY, PUBLIC_KEY, SERVER
 
 

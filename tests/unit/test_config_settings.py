@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from qre.config.model import GlobalConfig
-from qre.config.settings import global_from_values, load_global, load_global_file, parse_global
+from qre.config.settings import load_global, load_global_file
 from qre.ends import Dataplane
 from qre.errors import UserError, UserErrors
+from tests.support.config_parsers import global_from_values, parse_global
 
 
 def write(directory: Path, text: str) -> Path:

@@ -16,6 +16,7 @@ from qre.wire.protection import Protection, initial_secrets
 from qre.workers.handshake.port import flows
 from qre.workers.handshake.port.flow_parts import Address, Flow, Handshake, Limits
 from qre.workers.handshake.port.flows import FlowTable, may_begin_hello
+from tests.support.wire_codecs import protect
 
 VISITOR = ("198.51.100.7", 40_000)
 HELLO = b"\xc3\x00\x00\x00\x01\x08" + bytes(8) + b"\x00"
@@ -247,7 +248,7 @@ def acknowledgement(first_cid: bytes, source: bytes, number: int, payload: bytes
     header = build_long_header(
         PacketType.INITIAL, b"", source, number=number.to_bytes(1, "big"), length=len(payload) + 17
     )
-    return Protection(initial_secrets(first_cid)[1]).protect(header, number, payload)
+    return protect(Protection(initial_secrets(first_cid)[1]), header, number, payload)
 
 
 def test_what_dest_only_acknowledged_may_be_taken_over() -> None:

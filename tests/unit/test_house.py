@@ -255,3 +255,16 @@ def test_importing_quic_changes_nothing_of_the_process() -> None:
         "assert not any(disabled for disabled, *_ in after[0].values())\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)
+
+
+def test_nothing_in_the_product_is_there_for_tests_alone() -> None:
+    """Functions and classes of a module that nothing else in the product names."""
+    everything = "\n".join(text(path) for path in modules().values()) + (ROOT / "cli" / "qre-tool").read_text()
+    counted = Counter(re.findall(r"\w+", everything))
+    unused = [
+        f"{path.relative_to(ROOT)}: {name}"
+        for path in modules().values()
+        for name in re.findall(r"^(?:async )?(?:def|class) (\w+)", text(path), re.MULTILINE)
+        if counted[name] == 1
+    ]
+    assert unused == []

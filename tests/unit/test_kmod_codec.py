@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from qre.errors import UntrustedInputError
 from qre.wire.ackwin import MAX_ACK_RANGES, MAX_RANGES, ReceivedNumbers
-from qre.wire.datagram import DATAGRAM_HEAD, encode_http_datagram
+from qre.wire.datagram import DATAGRAM_HEAD
 from qre.wire.frames import (
     FRAME_ENCODING_ERROR,
     MAX_ACK_RANGES_READ,
@@ -39,6 +39,7 @@ from tests.fuzz import fuzz_kmod
 from tests.fuzz.fuzz_wire import FRAMES as SAMPLES
 from tests.fuzz.fuzz_wire import broken
 from tests.support.kmod.codec import KernelCodec, Range
+from tests.support.wire_codecs import encode_http_datagram
 from tests.unit.test_wire_frames import FRAMES
 
 BITS = 8192  # QRE_ACKWIN_BITS

@@ -18,10 +18,11 @@ from qre.config.keys import GLOBAL_KEYS, PROFILE_KEYS
 from qre.config.model import GlobalConfig, ServerSettings
 from qre.config.normalise import global_values
 from qre.config.profile import profile_from_values
-from qre.config.settings import _ENVIRONMENT, attribute_of, global_from_values
+from qre.config.settings import _ENVIRONMENT, attribute_of
 from qre.config.values import MAX_TIME_DIFF_MS, parse_duration, show_duration
 from qre.ends import DEFAULT_MTU
 from qre.errors import UserError
+from tests.support.config_parsers import global_from_values
 from tests.support.profiles import CLIENT, SERVER
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from qre.errors import UntrustedInputError
 from qre.wire.ackwin import MAX_ACK_RANGES, MAX_RANGES, ReceivedNumbers
-from qre.wire.datagram import DATAGRAM_HEAD, encode_http_datagram, parse_http_datagram_untrusted
+from qre.wire.datagram import DATAGRAM_HEAD, parse_http_datagram_untrusted
 from qre.wire.frames import (
     MAX_ACK_RANGES_READ,
     Ack,
@@ -35,6 +35,7 @@ from qre.wire.frames import (
     frames_untrusted,
     read_frame_untrusted,
 )
+from tests.support.wire_codecs import encode_http_datagram
 
 NUMBER = st.integers(0, (1 << 62) - 1)
 DATA = st.binary(max_size=70)

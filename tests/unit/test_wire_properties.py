@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from qre.errors import UntrustedInputError
 from qre.wire import overhead
 from qre.wire.datagram import DATAGRAM_HEAD
-from qre.wire.number import MAX_PACKET_NUMBER, decode_number, encode_number, encoded_length
+from qre.wire.number import MAX_PACKET_NUMBER, decode_number, encode_number
 from qre.wire.packet import (
     PacketType,
     build_long_header,
@@ -24,6 +24,7 @@ from qre.wire.packet import (
 from qre.wire.protection import Protection
 from qre.wire.varint import MAX_VARINT, encode_varint, read_varint_untrusted
 from tests.fuzz import fuzz_wire
+from tests.support.wire_codecs import encoded_length, largest_inner_of_payload, outer_length, protect
 
 cids = st.binary(max_size=20)
 numbers = st.integers(0, MAX_PACKET_NUMBER)
@@ -62,14 +63,14 @@ def test_a_long_header_is_read_back(dcid: bytes, scid: bytes, number: bytes, tok
 def test_what_is_protected_is_unprotected(cid: bytes, number: int, payload: bytes, phase: int, secret: bytes) -> None:
     protection = Protection(secret)
     header = build_short_header(cid, encode_number(number, 4), key_phase=phase)
-    packet = protection.protect(header, number, payload)
+    packet = protect(protection, header, number, payload)
     assert protection.unprotect_untrusted(packet, 1 + len(cid), number) == (header, number, payload)
 
 
 @given(st.binary(min_size=60, max_size=90), st.integers(0, 719))
 def test_one_flipped_bit_is_not_authentic(payload: bytes, bit: int) -> None:
     protection = Protection(bytes(32))
-    packet = bytearray(protection.protect(build_short_header(b"", b"\0\0\0\1"), 1, payload))
+    packet = bytearray(protect(protection, build_short_header(b"", b"\0\0\0\1"), 1, payload))
     packet[bit // 8 % len(packet)] ^= 1 << bit % 8
     with pytest.raises(UntrustedInputError):
         protection.unprotect_untrusted(bytes(packet), 1, 1)
@@ -99,13 +100,11 @@ def test_the_overhead_is_what_the_documentation_says() -> None:
     assert overhead.quic_overhead() == 44
     assert len(DATAGRAM_HEAD) == overhead.DATAGRAM_HEAD
     assert overhead.quic_overhead(7) == overhead.packet_overhead(7) + len(DATAGRAM_HEAD)
-    assert overhead.largest_inner_of_payload(overhead.MAX_UDP_PAYLOAD) == overhead.largest_inner(
-        overhead.ETHERNET_MTU
-    )
+    assert largest_inner_of_payload(overhead.MAX_UDP_PAYLOAD) == overhead.largest_inner(overhead.ETHERNET_MTU)
     assert overhead.largest_inner(1500) == 1428
     assert overhead.largest_inner(1500, ip_header=overhead.IPV6_HEADER) == 1408
-    assert overhead.outer_length(1380) == 1452
-    assert overhead.largest_inner_of_payload(1250) == 1206
+    assert outer_length(1380) == 1452
+    assert largest_inner_of_payload(1250) == 1206
 
 
 @given(

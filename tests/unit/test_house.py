@@ -268,3 +268,20 @@ def test_nothing_in_the_product_is_there_for_tests_alone() -> None:
         if counted[name] == 1
     ]
     assert unused == []
+
+
+ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
+
+
+@pytest.mark.parametrize("mention", sorted(set(re.findall(r"`([\w/]+\.py:[\w.]+)`", ARCHITECTURE))))
+def test_every_function_that_the_architecture_names_is_there(mention: str) -> None:
+    path, _, symbol = mention.partition(":")
+    inside: list[ast.stmt] = ast.parse(text(ROOT / path)).body
+    for name in symbol.split("."):
+        (found,) = [node for node in inside if getattr(node, "name", "") == name]
+        inside = getattr(found, "body", [])
+
+
+def test_the_architecture_draws_every_room() -> None:
+    rooms = {name.split(".")[-1] for layer in LAYERS for name in layer if name}
+    assert [name for name in sorted(rooms) if not re.search(rf"\b{name}\b", ARCHITECTURE)] == []

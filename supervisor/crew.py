@@ -297,7 +297,7 @@ class Crew:
         match message:
             case Hello(role=role, pid=pid):
                 if role is not source or pid != member.pid:
-                    raise InternalError(f"worker {source}", "its greeting is somebody else's")
+                    raise InternalError(f"worker {source}", "Hello has the wrong role or process id")
                 member.life("greeted")
                 member.greeted.set()
             case SocketRequest():

@@ -220,7 +220,7 @@ def _target(path: Path, begins: bytes) -> Path:
     except OSError as error:
         raise MachineError(f"file {path}", error.strerror or str(error), "choose another place") from error
     if found not in (b"", begins):
-        raise UserError(f"file {path}", "it is there, and no capture", "choose another name")
+        raise UserError(f"file {path}", "it exists and is not a capture", "choose another name")
     return path
 
 

@@ -199,7 +199,7 @@ def _ipv4(name: str, text: str) -> str:
     except ValueError:
         raise UserError(f"field {name}", f"{quoted(text)} is not an IPv4 address", "write 192.0.2.1") from None
     if address.is_unspecified or address.is_multicast or address == IPv4Address(0xFFFFFFFF):
-        raise UserError(f"field {name}", f"{address} is no address of one machine", "write 192.0.2.1")
+        raise UserError(f"field {name}", f"{address} is not a unicast address", "write 192.0.2.1")
     return str(address)
 
 

@@ -87,7 +87,7 @@ class _Up:
     def link(self) -> Link:
         link = self.rtnl.link(self.profile.device)
         if link is None:
-            raise MachineError(f"device {self.profile.device}", "it is gone", "look who removes it")
+            raise MachineError(f"device {self.profile.device}", "it is gone", "find out what removed it")
         return link
 
     # --- deeds ---

@@ -67,7 +67,7 @@ class KeysPair:
         self._handle(request, handed)
 
     def _malformed(self, error: UntrustedInputError) -> None:
-        self._fail(f"the handshake worker sent what is no request: {error}")
+        self._fail(f"the handshake worker sent a malformed request: {error}")
 
     def _flush(self) -> None:
         """Send what waits; again in a moment when the handshake worker does not read."""

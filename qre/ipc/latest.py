@@ -10,8 +10,7 @@ T = TypeVar("T")
 
 
 class Latest(Generic[T]):
-    """``tell`` gets what is given at once, and what comes within ``interval`` seconds after that only at its end,
-    the last of it alone; nothing twice in a row."""
+    """``tell`` gets the first value at once, then the latest of each ``interval`` (seconds); none twice in a row."""
 
     def __init__(self, tell: Callable[[T], None], interval: float) -> None:
         self._tell = tell

@@ -50,7 +50,7 @@ class SiteAnswered:
 
 @dataclass(frozen=True)
 class Failed:
-    """It came to nothing; ``reason`` is one line in plain words."""
+    """The handshake failed; ``reason`` is one line in plain words."""
 
     reason: str
 

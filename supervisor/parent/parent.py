@@ -345,7 +345,7 @@ class Daemon:
         asyncio.get_running_loop().remove_reader(self._channel.fileno())
 
     def _malformed(self, error: UntrustedInputError) -> None:
-        self._failure = f"the supervisor sent what is no message: {error}"
+        self._failure = f"the supervisor sent a malformed message: {error}"
         kill_descendants(os.getpid())
 
     def _handle(self, message: ToParent, fds: list[int]) -> None:

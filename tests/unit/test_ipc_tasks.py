@@ -59,26 +59,29 @@ def test_a_cancellation_is_no_failure_and_the_end_waits_for_all() -> None:
 
 
 def test_some_are_cancelled_or_spared_by_name_and_never_the_one_that_asks() -> None:
-    async def run() -> list[int]:
+    async def run() -> list[str]:
         tasks = Tasks(lambda error: None)
-        left = []
+        left: list[str] = []
         for name in ("dest", "dest", "serve", "other"):
             tasks.spawn(never(), name)
 
         async def ask() -> None:
             tasks.cancel(only="dest")
-            await asyncio.sleep(0.01)
-            left.append(len(tasks))
+            while len(tasks) > 3:
+                await asyncio.sleep(0)
             tasks.cancel(spare="serve")
-            await asyncio.sleep(0.01)
-            left.append(len(tasks))
+            while len(tasks) > 2:
+                await asyncio.sleep(0)
+            left.extend(task.get_name() for task in asyncio.all_tasks() - {asyncio.current_task()})
+            done.set()
 
-        tasks.spawn(ask())
-        await asyncio.sleep(0.05)
+        done = asyncio.Event()
+        tasks.spawn(ask(), "ask")
+        await done.wait()
         await tasks.end()
         return left
 
-    assert asyncio.run(run()) == [3, 2]
+    assert sorted(name for name in asyncio.run(run()) if not name.startswith("Task-")) == ["serve"]
 
 
 def test_the_product_makes_tasks_in_this_group_alone() -> None:

@@ -25,7 +25,8 @@ class Run:
 
     async def apply(self) -> None:
         self.during()
-        await asyncio.sleep(0.01)
+        for _ in range(3):
+            await asyncio.sleep(0)
         step = self.steps.pop(0)
         if step is not None:
             raise step

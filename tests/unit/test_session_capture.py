@@ -123,7 +123,7 @@ def test_a_capture_is_replaced_and_nothing_else_is(files: Path, capsys: pytest.C
     kept = {each: each.read_bytes() for each in files.iterdir()}
     for path in ("client0.conf", "server0.conf", "notes.pcap"):
         assert capture(VALID, "KeyLog=true", path=path) == 2
-        assert "it is there, and no capture" in capsys.readouterr().err
+        assert "it exists and is not a capture" in capsys.readouterr().err
         assert {each: each.read_bytes() for each in files.iterdir()} == kept
 
 

@@ -112,7 +112,7 @@ class DataplaneLink:
         self._sessions.received(report, time.monotonic())
 
     def _malformed(self, error: UntrustedInputError) -> None:
-        self._broken(f"the data plane sent what is no report: {error}")
+        self._broken(f"the data plane sent a malformed report: {error}")
 
     def _arm(self) -> None:
         if self._timer is not None:

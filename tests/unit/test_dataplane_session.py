@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import random
+import weakref
 
 import pytest
 
@@ -506,3 +508,15 @@ def test_marked_packets_are_counted_in_acknowledgements(ends: Ends) -> None:
     plaintext, *_ = ends.client.packets.open([ack], 0).others[0]
     assert plaintext[0] == 0x03
     assert plaintext.endswith(b"\0\0\1")
+
+
+def test_a_session_that_is_forgotten_is_gone_at_once_with_its_keys() -> None:
+    """Not only when the interpreter looks for circles."""
+    gc.disable()
+    try:
+        ends = Ends()
+        gone = [weakref.ref(session) for session in ends.sessions.values()]
+        ends.sessions.clear()
+        assert [session() for session in gone] == [None, None]
+    finally:
+        gc.enable()

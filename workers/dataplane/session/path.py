@@ -48,30 +48,31 @@ class Candidate:
         return any(hmac.compare_digest(data, challenge) for challenge in self.challenges)
 
 
+#: Puts a packet with frames, padded to a size, on its way to an address, and says how long it is.
+Send = Callable[[bytes, Address, int], int]
+
+
 class Moves:
-    """``send`` puts a packet with frames, padded to a size, on its way to an address, and says how long it is;
-    ``overhead`` is what a packet has around its frames, ``random`` gives bytes."""
+    """``overhead`` is what a packet has around its frames, ``random`` gives bytes. Whoever sends is told at each call
+    and never kept: a session that is over must go at once, with its keys."""
 
-    __slots__ = ("_candidate", "_overhead", "_random", "_send")
+    __slots__ = ("_candidate", "_overhead", "_random")
 
-    def __init__(
-        self, send: Callable[[bytes, Address, int], int], overhead: int, random: Callable[[int], bytes]
-    ) -> None:
-        self._send = send
+    def __init__(self, overhead: int, random: Callable[[int], bytes]) -> None:
         self._overhead = overhead
         self._random = random
         self._candidate: Candidate | None = None
 
-    def challenged(self, data: bytes, source: Address, is_peer: bool) -> None:
+    def challenged(self, data: bytes, source: Address, is_peer: bool, send: Send) -> None:
         """Answer a PATH_CHALLENGE, to where it came from."""
         frame = encode_frame(PathResponse(data))
         candidate = self._candidate
         if is_peer:
-            self._send(frame, source, PADDED)
+            send(frame, source, PADDED)
         elif candidate is not None and candidate.address == source:
-            self._send_probe(candidate, frame)
+            self._send_probe(candidate, frame, send)
 
-    def came_from(self, source: Address, size: int, newest: bool, now: float, pto: float) -> None:
+    def came_from(self, source: Address, size: int, newest: bool, now: float, pto: float, send: Send) -> None:
         """``size`` bytes of authentic packets came from an address that is not the peer's; ``newest``: with the
         highest number so far, in a packet that was not for probing alone."""
         candidate = self._candidate
@@ -81,7 +82,7 @@ class Moves:
             return
         candidate.received += size
         if newest and not candidate.challenges:
-            self._challenge(candidate, now, pto)
+            self._challenge(candidate, now, pto, send)
 
     def answered(self, data: bytes) -> Address | None:
         """The address that a PATH_RESPONSE has proved to be the peer's; None when it proves nothing."""
@@ -95,21 +96,21 @@ class Moves:
         candidate = self._candidate
         return _NEVER if candidate is None else min(candidate.next_at, candidate.expires)
 
-    def handle_timer(self, now: float, pto: float) -> None:
+    def handle_timer(self, now: float, pto: float, send: Send) -> None:
         candidate = self._candidate
         if candidate is None:
             return
         if now >= candidate.expires:
             self._candidate = None
         elif now >= candidate.next_at:
-            self._challenge(candidate, now, pto)
+            self._challenge(candidate, now, pto, send)
 
-    def _challenge(self, candidate: Candidate, now: float, pto: float) -> None:
+    def _challenge(self, candidate: Candidate, now: float, pto: float, send: Send) -> None:
         frame = candidate.challenge(self._random(8), now, pto)
         if frame is not None:
-            self._send_probe(candidate, frame)
+            self._send_probe(candidate, frame, send)
 
-    def _send_probe(self, candidate: Candidate, frame: bytes) -> None:
+    def _send_probe(self, candidate: Candidate, frame: bytes, send: Send) -> None:
         bare = len(frame) + self._overhead
         if candidate.allowance() >= bare:
-            candidate.sent += self._send(frame, candidate.address, min(PADDED, candidate.allowance()))
+            candidate.sent += send(frame, candidate.address, min(PADDED, candidate.allowance()))

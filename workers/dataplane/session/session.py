@@ -116,7 +116,7 @@ class Session:
         self._rekey_asked = -1
         #: No routed CID has a higher sequence number.
         self._issued = max(install.cid_sequence, 1)
-        self._moves = Moves(self._send_frames, self._packet_overhead, random)
+        self._moves = Moves(self._packet_overhead, random)
         self._closing = Closing(b"", 0.0)
         if self.confirmed:
             self.path_mtu.begin(now)
@@ -241,7 +241,7 @@ class Session:
             newest = newest or (highest and not frames.probing_only)
         self._acks.received(opened.new, ecn, now)
         if source != self.peer:
-            self._moves.came_from(source, size, newest, now, self.recovery.pto)
+            self._moves.came_from(source, size, newest, now, self.recovery.pto, self._send_frames)
         if eliciting:
             self._acks.elicited(now)
             if opened.out_of_order or ecn == 3:  # §13.2.1: at once
@@ -274,7 +274,7 @@ class Session:
             self._end(LossReason.CLOSED, frames.close)
             return None
         for data in frames.challenges[-1:]:
-            self._moves.challenged(data, source, source == self.peer)
+            self._moves.challenged(data, source, source == self.peer, self._send_frames)
         for data in frames.responses:
             self._path_answered(data, now)
         if frames.passed:
@@ -435,7 +435,7 @@ class Session:
             self._send_frames(self._take_ack(now))
         if self.keys.handle_timer(now):
             self.events.append(KeyPhaseConfirmed(session_id=self.session_id, key_epoch=self.phases.epoch))
-        self._moves.handle_timer(now, self.recovery.pto)
+        self._moves.handle_timer(now, self.recovery.pto, self._send_frames)
         if self.state is State.ESTABLISHED:
             self._probe(now)
         again, lost = self.recovery.due(now)

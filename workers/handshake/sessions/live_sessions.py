@@ -106,7 +106,11 @@ class Sessions:
 
     def __post_init__(self) -> None:
         self._next_id = self.random.getrandbits(40)
-        self._settling = Settling(self)
+
+    @property
+    def _settling(self) -> Settling:
+        """Made anew each time: we hold nobody who holds us."""
+        return Settling(self)
 
     # --- what others ask ---
 
@@ -172,8 +176,7 @@ class Sessions:
         self._list(b"")
 
     def _list(self, after: bytes) -> None:
-        id = self._number(self._compare)
-        self.outbox.append(Outgoing(SessionList(id=id, after=after)))
+        self.outbox.append(Outgoing(SessionList(id=self._number(self._compare), after=after)))
 
     def disconnected(self) -> None:
         self._synced = False

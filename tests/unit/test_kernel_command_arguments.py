@@ -136,7 +136,7 @@ def test_forms_with_several_words_are_taken(name: str, form: str) -> None:
         ({"PacketNumber": "0x10"}, "field PacketNumber: '0x10' is not a number"),
         ({**UNDERLAY, "UnderlayPeerPort": "0"}, "field UnderlayPeerPort: '0' is not a port from 1 to 65535"),
         ({**UNDERLAY, "UnderlayPeerIPv4": "::1"}, "field UnderlayPeerIPv4: '::1' is not an IPv4 address"),
-        ({**UNDERLAY, "UnderlayLocalIPv4": "0.0.0.0"}, "field UnderlayLocalIPv4: 0.0.0.0 is no address"),
+        ({**UNDERLAY, "UnderlayLocalIPv4": "0.0.0.0"}, "field UnderlayLocalIPv4: 0.0.0.0 is not a unicast address"),
         ({"AllowedIPs": "10.0.0.0/33"}, "field AllowedIPs: '10.0.0.0/33' is not an address"),
         ({"IdleTimeout": "999ms"}, "field IdleTimeout: "),
         ({"IdleTimeout": "2h"}, "field IdleTimeout: "),

@@ -19,7 +19,8 @@ from qre.session import (
     Underlay,
 )
 from qre.wire.datagram import DATAGRAM_HEAD
-from qre.workers.dataplane.session import Session, State
+from qre.workers.dataplane.sending import State
+from qre.workers.dataplane.session import Session
 from tests.support.dataplane import CLIENT_ADDRESS, SERVER_ADDRESS, fresh_marks
 from tests.support.stock_handover import StockHandover
 
@@ -84,7 +85,7 @@ class Mixed:
         timer = self.peer.get_timer()
         if timer is not None and timer <= self.now:
             self.peer.handle_timer(now=self.now)
-        self.to_peer([packet for packet, _ in self.session.outbox])
+        self.to_peer([packet for packet, *_ in self.session.outbox])
         self.session.outbox.clear()
         for data, _ in self.peer.datagrams_to_send(self.now):
             inner = self.session.open_datagrams([data], self.peer_address, 0, self.now)

@@ -11,7 +11,7 @@ from qre.errors import UserError
 from qre.session import PACKET_NUMBER_BASE, Role, SessionDelete, SessionList
 from qre.workers.dataplane.marks import NumberMarks
 from qre.workers.dataplane.registry import Registry
-from qre.workers.dataplane.session import State
+from qre.workers.dataplane.sending import State
 from qre.workers.dataplane.table import parse_prefixes
 from tests.support.dataplane import fresh_marks, install_of, keys_of, update_of
 

@@ -1,7 +1,8 @@
 """The payload of an authenticated packet, its frames sorted by owner.
 
-A data plane's own (DATAGRAM, ACK, PING, PADDING, PATH_*, CONNECTION_CLOSE) are taken apart; the others stay whole
-frames, byte for byte, for the handshake worker. The hot path handles the plain DATAGRAM itself and never comes here.
+A data plane's own (DATAGRAM, ACK, PING, PADDING, PATH_*, NEW_CONNECTION_ID, HANDSHAKE_DONE, CONNECTION_CLOSE) are
+taken apart; the others stay whole frames, byte for byte, for the handshake worker. The hot path handles the plain
+DATAGRAM itself and never comes here.
 """
 
 from __future__ import annotations
@@ -83,6 +84,7 @@ class Payload:
         "datagrams",
         "eliciting",
         "error",
+        "issued",
         "passed",
         "probing_only",
         "responses",
@@ -95,6 +97,7 @@ class Payload:
         self.acks: list[Ack] = []
         self.challenges: list[bytes] = []
         self.responses: list[bytes] = []
+        self.issued: list[NewConnectionId] = []
         self.close: int | None = None  # the error code
         self.passed: list[bytes] = []  # whole frames for the handshake worker
         self.eliciting = False
@@ -119,6 +122,8 @@ class Payload:
                 self.challenges.append(data)
             case PathResponse(data=data):
                 self.responses.append(data)
+            case NewConnectionId():
+                self.issued.append(frame)
             case ConnectionClose(error=error):
                 self.close = error
             case _:

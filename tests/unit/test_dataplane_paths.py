@@ -1,0 +1,461 @@
+"""Paths of the user data plane, as a peer with the session's keys sees them: validation, migration, connection IDs,
+stateless resets, marks. RFC 9000 sections 5.1, 8.2, 9, 10.3 and 13.4; tests/vm/test_migration.py asks the same of
+qre.ko."""
+
+from __future__ import annotations
+
+import secrets
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from qre.session import FrameReceived, LossReason, PeerMoved, Role, SessionLost
+from qre.wire.datagram import DATAGRAM_HEAD
+from qre.wire.frames import (
+    Ack,
+    NewConnectionId,
+    PathChallenge,
+    PathResponse,
+    RetireConnectionId,
+    encode_ack,
+    encode_frame,
+    frames_untrusted,
+)
+from qre.workers.dataplane.path_ecn import State as EcnState
+from qre.workers.dataplane.recovery import INITIAL_RTT, MAX_CONTROLS
+from qre.workers.dataplane.sending import Outgoing, State
+from tests.support.dataplane import CLIENT_ADDRESS, ROUTED_CID, SERVER_ADDRESS, Ends
+
+C, S = Role.CLIENT, Role.SERVER
+OTHER = {C: S, S: C}
+HOME = {S: CLIENT_ADDRESS, C: SERVER_ADDRESS}
+ELSEWHERE, FURTHER = ("198.51.100.7", 5555), ("198.51.100.8", 5556)
+PING = b"\x01"
+DATA = bytes(range(0x11, 0x19))
+CHALLENGE, RESPONSE = encode_frame(PathChallenge(DATA)), encode_frame(PathResponse(DATA))
+FIRST, SECOND, THIRD = bytes([0xC1] * 8), bytes([0xC2] * 8), bytes([0xC3] * 8)
+TOKEN = bytes(range(0x70, 0x80))
+INNER = bytes.fromhex("45000054000040004001") + bytes(74)
+
+
+class Driven:
+    """The session of ``role``, and the test as its peer, who has the keys and may speak from anywhere."""
+
+    def __init__(self, role: Role = S, *, ecn: int = 0, **changes: Any) -> None:
+        self.ends = Ends(**changes, ecn=ecn)
+        self.ends.establish()
+        self.role = role
+        self.session, self.peer = self.ends.sessions[role], self.ends.sessions[OTHER[role]]
+        self.ends.fate = lambda role, datagram: []
+        self.ends._flying.clear()
+        self.ends.take(role)
+        self.ends.events[role].clear()
+        self.ends.drops[role].clear()
+        self._opened: dict[bytes, bytes] = {}
+
+    @property
+    def now(self) -> float:
+        return self.ends.now
+
+    def takes(self) -> list[Outgoing]:
+        """What the session sends, and has sent since."""
+        sent, self.session.outbox[:] = list(self.session.outbox), []
+        self.ends.take(self.role)
+        return sent
+
+    def says(self, frames: bytes, source: tuple[str, int] | None = None, size: int = 0) -> list[Outgoing]:
+        """One packet, padded to a datagram of ``size``; what the session answers at once."""
+        padded = frames + bytes(max(size - self.peer.packet_overhead - len(frames), 0))
+        self.session.open_datagrams(self.peer.packets.seal([padded]), source or HOME[self.role], 0, self.now)
+        return self.takes()
+
+    def raw(self, datagram: bytes, source: tuple[str, int] | None = None) -> None:
+        self.session.open_datagrams([datagram], source or HOME[self.role], 0, self.now)
+
+    def frames(self, sent: Outgoing) -> bytes:
+        """The payload of a packet that came to the peer, padding and all."""
+        if sent.packet not in self._opened:
+            ((plaintext, *_),) = self.peer.packets.open([sent.packet], 0).others
+            self._opened[sent.packet] = plaintext
+        return self._opened[sent.packet]
+
+    def wait(self, seconds: float, step: float = 0.01) -> list[Outgoing]:
+        """Time passes; what the session sends by itself."""
+        sent: list[Outgoing] = []
+        for _ in range(round(seconds / step)):
+            self.ends.now += step
+            if self.session.deadline() <= self.now:
+                self.session.handle_timer(self.now)
+                sent += self.takes()
+        return sent
+
+    def acknowledge(self, counts: tuple[int, ...] = ()) -> None:
+        self.says(encode_ack([(65_536, self.session.packets.next_number - 1)], 0, counts))
+
+    def lost(self) -> list[tuple[LossReason, int]]:
+        return [(event.reason, event.error_code) for event in self.ends.said(self.role, SessionLost)]
+
+
+def issued(sequence: int, prior: int, cid: bytes, token: bytes = TOKEN) -> bytes:
+    return encode_frame(NewConnectionId(sequence, prior, cid, token))
+
+
+def to(sent: list[Outgoing], address: tuple[str, int]) -> list[bytes]:
+    return [packet for packet, there, _ in sent if there == address]
+
+
+def retired(driven: Driven, sent: list[Outgoing]) -> list[int]:
+    return [
+        frame.sequence
+        for one in sent
+        for frame in frames_untrusted(driven.frames(one))
+        if isinstance(frame, RetireConnectionId)
+    ]
+
+
+# --- validation ---
+
+
+def test_a_challenge_is_answered_where_it_came_from_within_what_it_brought() -> None:
+    """Before anything is known of that address, and when another one is being validated."""
+    driven = Driven()
+    (large,) = driven.says(CHALLENGE, ELSEWHERE, 1200)
+    assert large.to == ELSEWHERE and len(large.packet) == 1200
+    assert driven.frames(large).rstrip(b"\0") == RESPONSE, "a probe is no move"
+    (small,) = driven.says(CHALLENGE, FURTHER)
+    assert small.to == FURTHER and 0 < len(small.packet) <= 3 * (1 + 20 + 4 + 9 + 16)
+    assert driven.frames(small).rstrip(b"\0") == RESPONSE
+    assert not [sent for sent in driven.wait(3) if sent.to != CLIENT_ADDRESS]
+    assert driven.session.peer == CLIENT_ADDRESS and not driven.ends.said(S, PeerMoved)
+
+
+def test_many_challenges_in_one_batch_get_no_more_than_three_times_what_they_brought() -> None:
+    driven = Driven()
+    driven.says(PING, FURTHER)
+    packets = driven.peer.packets.seal([CHALLENGE] * 20)
+    for source in (ELSEWHERE, FURTHER):
+        driven.session.open_datagrams(packets, source, 0, driven.now)
+        sent = to(driven.takes(), source)
+        assert sum(map(len, sent)) <= 3 * sum(map(len, packets))
+        packets = driven.peer.packets.seal([CHALLENGE] * 20)
+
+
+def test_a_peer_that_moves_is_challenged_at_both_addresses_and_moves_when_it_answers() -> None:
+    driven = Driven()
+    sent = driven.says(PING, ELSEWHERE)
+    (there,), (here,) = to(sent, ELSEWHERE), to(sent, CLIENT_ADDRESS)
+    assert len(there) <= 3 * (1 + 20 + 4 + 1 + 16) and len(here) == 1200
+    challenges = [driven.frames(one)[:9] for one in sent]
+    assert {challenge[0] for challenge in challenges} == {0x1A} and len(set(challenges)) == 2
+    driven.says(b"\x1b" + driven_data(challenges, sent, CLIENT_ADDRESS))
+    assert driven.session.peer == CLIENT_ADDRESS, "the old address still answers: that is no move"
+    driven.says(b"\x1b" + driven_data(challenges, sent, ELSEWHERE))
+    assert driven.session.peer == ELSEWHERE, "the answer may take another path"
+    (moved,) = driven.ends.said(S, PeerMoved)
+    assert (moved.underlay.peer_ip, moved.underlay.peer_port) == ELSEWHERE
+    assert driven.session.seal_datagrams([DATAGRAM_HEAD + INNER], driven.now)
+
+
+def driven_data(challenges: list[bytes], sent: list[Outgoing], address: tuple[str, int]) -> bytes:
+    return next(frame[1:] for frame, one in zip(challenges, sent, strict=True) if one.to == address)
+
+
+def test_the_address_in_use_is_challenged_once_a_pto_at_most_and_not_for_ever() -> None:
+    driven = Driven()
+    pto = driven.session.recovery.pto
+    at: list[float] = []
+    for n in range(300):
+        driven.ends.now += pto / 20
+        sent = driven.says(PING, (f"203.0.113.{n % 250}", 1 + n % 3))  # copies from everywhere
+        at += [driven.now] * len(to(sent, CLIENT_ADDRESS))
+    assert at and min(later - earlier for earlier, later in pairwise(at)) >= pto * 0.999
+    driven = Driven()
+    sent = driven.says(PING, ELSEWHERE, 1200) + driven.wait(5)
+    challenges = [one for one in sent if driven.frames(one)[:1] == b"\x1a"]
+    assert 2 <= len(to(challenges, CLIENT_ADDRESS)) <= 4
+    assert sum(map(len, to(challenges, ELSEWHERE))) <= 3600
+
+
+def test_an_address_in_use_that_answered_is_challenged_no_more() -> None:
+    driven = Driven()
+    sent = driven.says(PING, ELSEWHERE, 1200)
+    (here,) = [driven.frames(one)[:9] for one in sent if one.to == CLIENT_ADDRESS]
+    driven.says(b"\x1b" + here[1:] + PING)
+    assert not [one for one in driven.wait(3) if one.to == CLIENT_ADDRESS and driven.frames(one)[:1] == b"\x1a"]
+
+
+@pytest.mark.parametrize("role", Role)
+def test_a_challenge_is_answered_with_more_than_a_probe(role: Role) -> None:
+    """So that a server whose packets somebody copied from elsewhere knows where its client is."""
+    driven = Driven(role)
+    (answer,) = driven.says(CHALLENGE, size=1200)
+    assert len(answer.packet) == 1200 and driven.frames(answer).rstrip(b"\0") == RESPONSE + PING
+
+
+def test_what_is_padded_is_padded_to_what_the_peer_takes() -> None:
+    driven = Driven(max_datagram_payload=700)
+    (answer,) = driven.says(CHALLENGE)
+    assert len(answer.packet) == 700
+    sent = driven.says(PING + CHALLENGE, ELSEWHERE, 600)
+    assert [len(one.packet) for one in sent] == [700, 700]
+
+
+def test_another_host_is_another_path_and_another_port_is_not() -> None:
+    driven = Driven()
+    driven.session.recovery.smoothed = 0.02
+    for source, known in (((CLIENT_ADDRESS[0], 9), True), (ELSEWHERE, False)):
+        sent = driven.says(PING, source, 1200)
+        challenge = next(driven.frames(one) for one in sent if one.to == source)
+        driven.says(b"\x1b" + challenge[1:9], source)
+        assert driven.session.peer == source
+        assert (driven.session.recovery.smoothed != INITIAL_RTT) is known
+
+
+# --- connection IDs ---
+
+
+def test_a_path_has_a_connection_id_of_its_own() -> None:
+    driven = Driven(client_connection_id=FIRST)
+    assert driven.says(issued(1, 0, SECOND)) == []
+    assert not driven.ends.said(S, FrameReceived), "it is no matter of the handshake worker's"
+    sent = driven.says(PING, ELSEWHERE, 1200)
+    (there,), (here,) = to(sent, ELSEWHERE), to(sent, CLIENT_ADDRESS)
+    assert there[1:9] == SECOND and here[1:9] == FIRST
+    challenge = next(driven.frames(one) for one in sent if one.to == ELSEWHERE)
+    sent = driven.says(b"\x1b" + challenge[1:9], ELSEWHERE)
+    assert retired(driven, sent) == [0]
+    data = driven.session.seal_datagrams([DATAGRAM_HEAD + INNER], driven.now)
+    assert {packet[1:9] for packet, *_ in sent} | {packet[1:9] for packet in data} == {SECOND}
+    assert {one.to for one in sent} == {ELSEWHERE}
+    again = driven.wait(2)
+    assert retired(driven, again) and set(retired(driven, again)) == {0}, "until it is acknowledged"
+    driven.acknowledge()
+    assert not retired(driven, driven.wait(5))
+
+
+def test_without_a_spare_one_it_goes_on_with_what_it_has() -> None:
+    driven = Driven(client_connection_id=FIRST)
+    sent = driven.says(PING, ELSEWHERE, 1200)
+    challenge = next(driven.frames(one) for one in sent if one.to == ELSEWHERE)
+    sent += driven.says(b"\x1b" + challenge[1:9], ELSEWHERE)
+    assert driven.session.peer == ELSEWHERE
+    assert {packet[1:9] for packet, *_ in sent} == {FIRST} and not driven.session.paths.cids.owed
+
+
+def test_one_that_was_seen_at_an_address_that_did_not_answer_is_used_nowhere_else() -> None:
+    driven = Driven(client_connection_id=FIRST)
+    driven.says(issued(1, 0, SECOND) + issued(2, 0, THIRD))
+    assert to(driven.says(PING, ELSEWHERE, 1200), ELSEWHERE)[0][1:9] == SECOND
+    assert 1 in retired(driven, driven.wait(3))
+    assert to(driven.says(PING, FURTHER, 1200), FURTHER)[0][1:9] == THIRD
+    assert driven.session.paths.used.cid == FIRST
+
+
+def test_a_connection_id_that_the_peer_wants_back_is_used_no_more() -> None:
+    driven = Driven(C, cid_sequence=1)
+    other = bytes([0x0B] * 20)
+    assert {packet[1:21] for packet, *_ in driven.says(CHALLENGE)} == {ROUTED_CID}
+    sent = driven.says(issued(2, 2, other))
+    data = driven.session.seal_datagrams([DATAGRAM_HEAD + INNER], driven.now)
+    assert {packet[1:21] for packet, *_ in sent} | {packet[1:21] for packet in data} == {other}
+    assert retired(driven, sent) == [1]
+
+
+def test_a_candidate_changes_its_own_when_the_peer_wants_that_back() -> None:
+    driven = Driven(client_connection_id=FIRST)
+    driven.says(issued(1, 0, SECOND))
+    sent = driven.says(PING, ELSEWHERE, 1200)
+    assert to(sent, ELSEWHERE)[0][1:9] == SECOND
+    sent = driven.says(issued(2, 2, THIRD) + issued(3, 0, bytes([0xC4] * 8)))
+    assert sorted(retired(driven, sent)) == [0, 1]
+    candidate = driven.session.paths.candidate
+    assert candidate is not None
+    assert {driven.session.paths.used.cid, candidate.cid.cid} == {THIRD, bytes([0xC4] * 8)}
+
+
+def test_a_candidate_without_a_connection_id_of_its_own_shares_the_next_one_too() -> None:
+    driven = Driven(client_connection_id=FIRST)
+    driven.says(PING, ELSEWHERE, 1200)
+    driven.says(issued(1, 1, SECOND))
+    candidate = driven.session.paths.candidate
+    assert candidate is not None and candidate.cid is driven.session.paths.used
+    assert driven.session.paths.used.cid == SECOND
+
+
+def test_the_packets_of_a_longer_connection_id_stay_within_the_path() -> None:
+    driven = Driven(client_connection_id=FIRST)
+    before = driven.session.max_inner
+    driven.says(issued(1, 1, bytes([0xC5] * 20)))
+    assert driven.session.max_inner == before - 12
+
+
+@pytest.mark.parametrize(
+    ("frames", "error"),
+    [
+        (issued(1, 0, FIRST), 0x0A),
+        (issued(0, 0, SECOND), 0x0A),
+        (b"".join(issued(n, 0, bytes([n] * 8)) for n in range(1, 9)), 0x09),
+    ],
+    ids=["two numbers", "two of one number", "too many"],
+)
+def test_who_breaks_the_rules_of_connection_ids_is_told_the_error(frames: bytes, error: int) -> None:
+    driven = Driven(client_connection_id=FIRST)
+    (close, *_) = [one for one in driven.says(frames) if driven.frames(one)[:1] == b"\x1c"]
+    assert driven.frames(close)[1] == error
+    assert driven.lost() == [(LossReason.PROTOCOL, error)] and driven.session.state is State.CLOSING
+
+
+def test_who_makes_us_owe_too_many_is_told_the_error() -> None:
+    driven = Driven(client_connection_id=FIRST)
+    late = [issued(n, 0, bytes([n, 0] * 4)) for n in range(1, 200)]
+    sent = driven.says(issued(250, 250, SECOND))
+    while driven.session.state is State.ESTABLISHED:
+        sent += driven.says(late.pop())
+    assert len(retired(driven, sent[:-1])) == MAX_CONTROLS
+    assert driven.lost() == [(LossReason.PROTOCOL, 0x09)]
+
+
+def test_what_is_owed_waits_for_room_among_the_frames_in_flight() -> None:
+    driven = Driven(client_connection_id=FIRST, idle_timeout_ms=600_000)
+    for n in range(MAX_CONTROLS):
+        driven.session.send_frames(n, b"\x10\x01", driven.now)
+    driven.takes()
+    sent = driven.says(issued(1, 1, SECOND))
+    assert retired(driven, sent) == [] and driven.session.paths.cids.owed == [0]
+    driven.acknowledge()
+    assert retired(driven, driven.wait(1))[:1] == [0] and not driven.session.paths.cids.owed
+
+
+# --- stateless resets ---
+
+
+def reset(size: int, token: bytes = TOKEN) -> bytes:
+    """As any short-header packet looks, and the token."""
+    return bytes([0x40 | secrets.randbelow(64)]) + secrets.token_bytes(size - 17) + token
+
+
+@pytest.mark.parametrize("client_cid", [b"", FIRST], ids=["no connection ID", "one of its own"])
+def test_a_stateless_reset_of_any_length_ends_the_session(client_cid: bytes) -> None:
+    """Half of them look like packets of a key phase that there are no keys for."""
+    for size in (21, 22, 28, 29, 36, 37, 40, 43, 43, 43, 43, 60, 60, 60, 1200):
+        driven = Driven(C, reset_token=TOKEN, client_connection_id=client_cid)
+        driven.raw(reset(size))
+        assert driven.session.state is State.ENDED and not driven.session.packets.failed_opens
+        driven.takes()
+        assert driven.lost() == [(LossReason.RESET, 0)], size
+        assert not driven.ends.drops[C], size
+
+
+def test_a_reset_of_another_version_of_quic_is_one() -> None:
+    """Section 10.3: any datagram that ends so, for a long header may come to be allowed."""
+    driven = Driven(C, reset_token=TOKEN)
+    driven.raw(b"\xc0" + reset(60)[1:])
+    assert driven.session.state is State.ENDED
+
+
+def test_a_key_phase_without_keys_hides_no_reset() -> None:
+    for next_keys in ({"next_keys": None}, {}):
+        for _ in range(40):
+            driven = Driven(C, reset_token=TOKEN, **next_keys)
+            driven.raw(reset(50))
+            assert driven.session.state is State.ENDED
+
+
+@pytest.mark.parametrize("client_cid", [b"", FIRST], ids=["no connection ID", "one of its own"])
+def test_what_only_looks_like_a_reset_ends_nothing_and_is_counted(client_cid: bytes) -> None:
+    driven = Driven(C, reset_token=TOKEN, client_connection_id=client_cid)
+    for wrong in (reset(60)[:-1] + b"\0", reset(60) + b"\0", TOKEN, bytes([0x40]) * 4 + TOKEN):
+        driven.raw(wrong)
+    driven.raw(reset(60), ELSEWHERE)
+    assert driven.session.state is State.ESTABLISHED
+    drops = driven.ends.drops[C]
+    assert drops["wrong-address"] == 1 and sum(drops.values()) == 5
+
+
+def test_a_packet_of_another_connection_id_spoils_none_that_came_with_it() -> None:
+    driven = Driven(C, client_connection_id=FIRST)
+    packet = driven.peer.seal_datagrams([DATAGRAM_HEAD + INNER], driven.now)[0]
+    got = driven.session.open_datagrams([reset(60), packet], SERVER_ADDRESS, 0, driven.now)
+    assert got == [DATAGRAM_HEAD + INNER] and driven.ends.drops[C] == {"unknown-cid": 1}
+
+
+def test_only_the_token_of_the_connection_id_in_use_ends_the_session() -> None:
+    driven = Driven(C, cid_sequence=1, reset_token=bytes(16))
+    driven.says(issued(2, 1, bytes([0x0B] * 20)))
+    driven.raw(reset(60))
+    assert driven.session.state is State.ESTABLISHED, "a spare one's"
+    driven.says(issued(3, 2, bytes([0x0C] * 20), secrets.token_bytes(16)))
+    driven.raw(reset(60, bytes(16)))
+    assert driven.session.state is State.ESTABLISHED, "the one that was given back"
+    driven.raw(reset(60))
+    assert driven.session.state is State.ENDED, "now it is used"
+
+
+def test_a_server_hears_the_reset_of_a_client_that_has_connection_ids() -> None:
+    driven = Driven(S, client_connection_id=FIRST)
+    datagram = bytes([0x41]) + ROUTED_CID + reset(60)[21:]
+    driven.raw(datagram)
+    assert driven.session.state is State.ESTABLISHED
+    driven.says(issued(1, 1, SECOND))
+    driven.raw(datagram, ELSEWHERE)
+    assert driven.session.state is State.ESTABLISHED
+    driven.raw(datagram)
+    assert driven.session.state is State.ENDED
+
+
+# --- marks ---
+
+
+def data_marks(driven: Driven, count: int, counts: tuple[int, ...] | None) -> list[int]:
+    """What ``count`` packets leave with; each is acknowledged, with the true counts unless told otherwise."""
+    seen: list[int] = []
+    for _ in range(count):
+        assert driven.session.seal_datagrams([DATAGRAM_HEAD + INNER], driven.now)
+        seen.append(driven.session.tx_ecn)
+        driven.acknowledge(counts if counts is not None else (driven.session.packets.next_number - 65_536, 0, 0))
+        driven.ends.now += 0.03
+    return seen
+
+
+def test_a_path_that_counts_marks_rightly_gets_them() -> None:
+    driven = Driven(ecn=2)
+    assert data_marks(driven, 60, None) == [2] * 60
+    assert driven.session.path_ecn.state is EcnState.CAPABLE
+    assert [sent.ecn for sent in driven.says(CHALLENGE)] == [2]
+
+
+def test_a_path_that_does_not_gets_no_more_than_the_test_of_it() -> None:
+    driven = Driven(ecn=2)
+    seen = data_marks(driven, 60, ())
+    assert set(seen) <= {0, 2} and seen.count(2) <= 10 and set(seen[10:]) == {0}
+    assert driven.session.path_ecn.state is EcnState.FAILED
+
+
+def test_a_profile_that_saw_congestion_sends_what_can_have_become_it_and_a_client_nothing() -> None:
+    assert Driven(ecn=3).session.path_ecn.codepoint == 2
+    assert data_marks(Driven(ecn=0), 12, ()) == [0] * 12
+
+
+def test_another_path_is_tested_anew_and_probes_of_it_bear_no_mark() -> None:
+    driven = Driven(ecn=2)
+    data_marks(driven, 20, ())
+    assert driven.session.path_ecn.state is EcnState.FAILED
+    sent = driven.says(PING, ELSEWHERE, 1200)
+    (probe,) = [one for one in sent if one.to == ELSEWHERE]
+    assert probe.ecn == 0
+    driven.says(b"\x1b" + driven.frames(probe)[1:9], ELSEWHERE)
+    assert driven.session.path_ecn.state is EcnState.TESTING
+    assert driven.session.seal_datagrams([DATAGRAM_HEAD + INNER], driven.now) and driven.session.tx_ecn == 2
+
+
+def test_probes_of_another_path_are_not_missed_in_the_counts() -> None:
+    driven = Driven(ecn=2)
+    driven.acknowledge((driven.session.packets.next_number - 65_536, 0, 0))
+    marked = driven.session.packets.next_number - 65_536
+    for n in range(5):
+        driven.says(CHALLENGE, (f"203.0.113.{n}", 7))
+        driven.session.seal_datagrams([DATAGRAM_HEAD + INNER], driven.now)
+        marked += 1
+        driven.says(encode_frame(Ack([(65_536, driven.session.packets.next_number - 1)], 0, (marked, 0, 0))))
+    assert driven.session.path_ecn.state is EcnState.CAPABLE

@@ -5,7 +5,9 @@ qre.ko."""
 from __future__ import annotations
 
 import secrets
+from collections import Counter
 from itertools import pairwise
+from random import Random
 from typing import Any
 
 import pytest
@@ -212,6 +214,22 @@ def test_another_host_is_another_path_and_another_port_is_not() -> None:
         assert (driven.session.recovery.smoothed != INITIAL_RTT) is known
 
 
+def test_what_left_for_the_old_host_tells_nothing_of_the_way_to_the_new_one() -> None:
+    driven = Driven()
+    assert driven.session.seal_datagrams([DATAGRAM_HEAD + INNER], driven.now)
+    before = driven.session.packets.next_number - 1
+    sent = driven.says(PING, ELSEWHERE, 1200)
+    challenge = next(driven.frames(one) for one in sent if one.to == ELSEWHERE)
+    driven.says(b"\x1b" + challenge[1:9], ELSEWHERE)
+    driven.ends.now += 1
+    assert driven.session.seal_datagrams([DATAGRAM_HEAD + INNER], driven.now)
+    driven.says(encode_ack([(before, before)], 0), ELSEWHERE)
+    assert driven.session.recovery.smoothed == INITIAL_RTT
+    driven.ends.now += 0.25
+    driven.says(encode_ack([(before, driven.session.packets.next_number - 1)], 0), ELSEWHERE)
+    assert driven.session.recovery.smoothed == pytest.approx(0.25)
+
+
 # --- connection IDs ---
 
 
@@ -325,6 +343,69 @@ def test_what_is_owed_waits_for_room_among_the_frames_in_flight() -> None:
     assert retired(driven, sent) == [] and driven.session.paths.cids.owed == [0]
     driven.acknowledge()
     assert retired(driven, driven.wait(1))[:1] == [0] and not driven.session.paths.cids.owed
+
+
+class Watched(Driven):
+    """Whoever does what it likes, and the rules for what comes back."""
+
+    def __init__(self, dice: Random) -> None:
+        super().__init__(client_connection_id=cid_of(0), idle_timeout_ms=10**9)
+        self.dice = dice
+        self.brought: Counter[tuple[str, int]] = Counter()
+        self.sent: Counter[tuple[str, int]] = Counter()
+        self.valid = {CLIENT_ADDRESS}
+        self.given_back: set[int] = set()
+        self.challenges: list[bytes] = []
+        self.issued = 0
+
+    def act(self) -> None:
+        source = self.dice.choice([CLIENT_ADDRESS, ELSEWHERE, FURTHER, (ELSEWHERE[0], 1)])
+        frames = self.dice.choice([PING, PING, CHALLENGE, PING + CHALLENGE, bytes(1)])
+        if self.dice.random() < 0.2 and self.issued - len(self.given_back) < 4:
+            self.issued += 1
+            prior = self.dice.choice([0, 0, 0, max(self.issued - 3, 0)])
+            frames += issued(self.issued, prior, cid_of(self.issued))
+        if self.challenges and self.dice.random() < 0.5:
+            frames += b"\x1b" + self.challenges.pop(self.dice.randrange(len(self.challenges)))
+        size = self.dice.choice([0, 0, 300, 1200])
+        packet_size = max(size, len(frames) + self.peer.packet_overhead)
+        self.brought[source] += packet_size
+        sent = self.says(frames, source, size)
+        self.check(sent)
+        if self.dice.random() < 0.3:
+            self.acknowledge()
+        self.check(self.wait(self.dice.choice([0.0, 0.05, 0.5])))
+
+    def check(self, sent: list[Outgoing]) -> None:
+        self.valid.add(self.session.peer)
+        for one in sent:
+            self.sent[one.to] += len(one.packet)
+            if one.to not in self.valid:
+                assert len(one.packet) <= 1200
+                assert self.sent[one.to] <= 3 * self.brought[one.to]
+            for frame in frames_untrusted(self.frames(one)):
+                if isinstance(frame, PathChallenge):
+                    self.challenges = [*self.challenges, frame.data][-6:]
+                elif isinstance(frame, RetireConnectionId):
+                    assert one.packet[1:9] != cid_of(frame.sequence), "in the packet that gives it back"
+                    self.given_back.add(frame.sequence)
+            assert one.packet[1:9] not in {cid_of(sequence) for sequence in self.given_back}
+
+
+def cid_of(sequence: int) -> bytes:
+    return sequence.to_bytes(2, "big") * 4
+
+
+def test_whatever_a_peer_does_it_never_gets_more_than_it_may_and_what_is_given_back_is_not_used() -> None:
+    moves = returned = 0
+    for seed in range(25):
+        watched = Watched(Random(seed))
+        for _ in range(150):
+            watched.act()
+            assert watched.session.state is State.ESTABLISHED, watched.lost()
+        moves += len(watched.ends.said(S, PeerMoved))
+        returned += len(watched.given_back)
+    assert moves > 100 and returned > 100
 
 
 # --- stateless resets ---

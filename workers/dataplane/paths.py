@@ -168,7 +168,7 @@ class Paths:
             self._retire(before, now)
         sending.path_ecn.begin()
         if other_host:  # another port is a NAT's work: the path is the same (§9.4)
-            sending.recovery.begin_path()
+            sending.recovery.begin_path(sending.packets.next_number)
             sending.path_mtu.begin(now)
             sending.set_limits()
         self._pay(now)

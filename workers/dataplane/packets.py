@@ -111,9 +111,7 @@ class Packets:
             for n, text, (m0, m) in zip(range(number, after), sealed, masks, strict=True)
         ]
 
-    def open(  # noqa: PLR0915 - one hot loop
-        self, datagrams: Sequence[bytes], old_keys_until: float, *, resets: bool = False
-    ) -> Opened:
+    def open(self, datagrams: Sequence[bytes], old_keys_until: float, resets: bool = False) -> Opened:  # noqa: PLR0915
         """Open short-header packets that bear one connection ID. Raises LimitReachedError.
 
         The receive keys flip when a packet of the next phase is authentic; the old ones live until then. With
@@ -124,9 +122,7 @@ class Packets:
         number_end, sample_end = at + 4, at + 20
         good = [d for d in datagrams if len(d) >= sample_end and d[0] & 0xC0 == 0x40]
         if len(good) != len(datagrams):
-            for datagram in datagrams:
-                if len(datagram) < sample_end or datagram[0] & 0xC0 != 0x40:
-                    self._unreadable(datagram, "malformed", opened)
+            self._malformed(datagrams, sample_end, opened)
             if not good:
                 return opened
         masks = _masks_of(self._rx_mask(b"".join([d[number_end:sample_end] for d in good])))
@@ -196,6 +192,11 @@ class Packets:
         except (InvalidTag, OverflowError):
             self._failed(datagram, opened)
             return None
+
+    def _malformed(self, datagrams: Sequence[bytes], shortest: int, opened: Opened) -> None:
+        for datagram in datagrams:
+            if len(datagram) < shortest or datagram[0] & 0xC0 != 0x40:
+                self._unreadable(datagram, "malformed", opened)
 
     def _unreadable(self, datagram: bytes, why: str, opened: Opened) -> bool:
         """A stateless reset, whatever else it looks like, or noise, which is counted. Whether it was noise."""

@@ -179,6 +179,14 @@ def test_the_address_in_use_is_challenged_once_a_pto_at_most_and_not_for_ever() 
     assert sum(map(len, to(challenges, ELSEWHERE))) <= 3600
 
 
+def test_on_a_fast_path_each_address_is_challenged_four_times() -> None:
+    driven = Driven()
+    driven.session.recovery.smoothed, driven.session.recovery.variation = 0.004, 0.001
+    sent = [one for _ in range(4) for one in driven.says(PING, ELSEWHERE, 1200)] + driven.wait(3, 0.002)
+    challenges = [one for one in sent if driven.frames(one)[:1] == b"\x1a"]
+    assert [len(to(challenges, address)) for address in (ELSEWHERE, CLIENT_ADDRESS)] == [4, 4]
+
+
 def test_an_address_in_use_that_answered_is_challenged_no_more() -> None:
     driven = Driven()
     sent = driven.says(PING, ELSEWHERE, 1200)
@@ -516,6 +524,14 @@ def test_a_path_that_does_not_gets_no_more_than_the_test_of_it() -> None:
 def test_a_profile_that_saw_congestion_sends_what_can_have_become_it_and_a_client_nothing() -> None:
     assert Driven(ecn=3).session.path_ecn.codepoint == 2
     assert data_marks(Driven(ecn=0), 12, ()) == [0] * 12
+
+
+def test_an_acknowledgement_that_was_overtaken_is_no_judge_of_the_path() -> None:
+    driven = Driven(ecn=2)
+    late = encode_ack([(65_536, 65_537)], 0, (2, 0, 0))
+    data_marks(driven, 5, None)
+    driven.says(late)
+    assert driven.session.path_ecn.state is EcnState.CAPABLE
 
 
 def test_another_path_is_tested_anew_and_probes_of_it_bear_no_mark() -> None:

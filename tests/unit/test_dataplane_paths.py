@@ -1,110 +1,38 @@
-"""Paths of the user data plane, as a peer with the session's keys sees them: validation, migration, connection IDs,
-stateless resets, marks. RFC 9000 sections 5.1, 8.2, 9, 10.3 and 13.4; tests/vm/test_migration.py asks the same of
-qre.ko."""
+"""Paths of the user data plane, as a peer with the session's keys sees them: validation, migration, connection IDs.
+
+RFC 9000 sections 5.1, 8.2 and 9; tests/vm/test_migration.py asks the same of qre.ko.
+"""
 
 from __future__ import annotations
 
-import secrets
 from collections import Counter
 from itertools import pairwise
 from random import Random
-from typing import Any
 
 import pytest
 
-from qre.session import FrameReceived, LossReason, PeerMoved, Role, SessionLost
+from qre.session import FrameReceived, LossReason, PeerMoved, Role
 from qre.wire.datagram import DATAGRAM_HEAD
-from qre.wire.frames import (
-    Ack,
-    NewConnectionId,
-    PathChallenge,
-    PathResponse,
-    RetireConnectionId,
-    encode_ack,
-    encode_frame,
-    frames_untrusted,
-)
-from qre.workers.dataplane.path_ecn import State as EcnState
+from qre.wire.frames import PathChallenge, RetireConnectionId, encode_ack, frames_untrusted
 from qre.workers.dataplane.recovery import INITIAL_RTT, MAX_CONTROLS
 from qre.workers.dataplane.sending import Outgoing, State
 from tests.support.dataplane import CLIENT_ADDRESS, ROUTED_CID, SERVER_ADDRESS, Ends
+from tests.support.driven import (
+    CHALLENGE,
+    ELSEWHERE,
+    FIRST,
+    FURTHER,
+    INNER,
+    PING,
+    RESPONSE,
+    SECOND,
+    THIRD,
+    Driven,
+    issued,
+    to,
+)
 
 C, S = Role.CLIENT, Role.SERVER
-OTHER = {C: S, S: C}
-HOME = {S: CLIENT_ADDRESS, C: SERVER_ADDRESS}
-ELSEWHERE, FURTHER = ("198.51.100.7", 5555), ("198.51.100.8", 5556)
-PING = b"\x01"
-DATA = bytes(range(0x11, 0x19))
-CHALLENGE, RESPONSE = encode_frame(PathChallenge(DATA)), encode_frame(PathResponse(DATA))
-FIRST, SECOND, THIRD = bytes([0xC1] * 8), bytes([0xC2] * 8), bytes([0xC3] * 8)
-TOKEN = bytes(range(0x70, 0x80))
-INNER = bytes.fromhex("45000054000040004001") + bytes(74)
-
-
-class Driven:
-    """The session of ``role``, and the test as its peer, who has the keys and may speak from anywhere."""
-
-    def __init__(self, role: Role = S, *, ecn: int = 0, **changes: Any) -> None:
-        self.ends = Ends(**changes, ecn=ecn)
-        self.ends.establish()
-        self.role = role
-        self.session, self.peer = self.ends.sessions[role], self.ends.sessions[OTHER[role]]
-        self.ends.fate = lambda role, datagram: []
-        self.ends._flying.clear()
-        self.ends.take(role)
-        self.ends.events[role].clear()
-        self.ends.drops[role].clear()
-        self._opened: dict[bytes, bytes] = {}
-
-    @property
-    def now(self) -> float:
-        return self.ends.now
-
-    def takes(self) -> list[Outgoing]:
-        """What the session sends, and has sent since."""
-        sent, self.session.outbox[:] = list(self.session.outbox), []
-        self.ends.take(self.role)
-        return sent
-
-    def says(self, frames: bytes, source: tuple[str, int] | None = None, size: int = 0) -> list[Outgoing]:
-        """One packet, padded to a datagram of ``size``; what the session answers at once."""
-        padded = frames + bytes(max(size - self.peer.packet_overhead - len(frames), 0))
-        self.session.open_datagrams(self.peer.packets.seal([padded]), source or HOME[self.role], 0, self.now)
-        return self.takes()
-
-    def raw(self, datagram: bytes, source: tuple[str, int] | None = None) -> None:
-        self.session.open_datagrams([datagram], source or HOME[self.role], 0, self.now)
-
-    def frames(self, sent: Outgoing) -> bytes:
-        """The payload of a packet that came to the peer, padding and all."""
-        if sent.packet not in self._opened:
-            ((plaintext, *_),) = self.peer.packets.open([sent.packet], 0).others
-            self._opened[sent.packet] = plaintext
-        return self._opened[sent.packet]
-
-    def wait(self, seconds: float, step: float = 0.01) -> list[Outgoing]:
-        """Time passes; what the session sends by itself."""
-        sent: list[Outgoing] = []
-        for _ in range(round(seconds / step)):
-            self.ends.now += step
-            if self.session.deadline() <= self.now:
-                self.session.handle_timer(self.now)
-                sent += self.takes()
-        return sent
-
-    def acknowledge(self, counts: tuple[int, ...] = ()) -> None:
-        self.says(encode_ack([(65_536, self.session.packets.next_number - 1)], 0, counts))
-
-    def lost(self) -> list[tuple[LossReason, int]]:
-        return [(event.reason, event.error_code) for event in self.ends.said(self.role, SessionLost)]
-
-
-def issued(sequence: int, prior: int, cid: bytes, token: bytes = TOKEN) -> bytes:
-    return encode_frame(NewConnectionId(sequence, prior, cid, token))
-
-
-def to(sent: list[Outgoing], address: tuple[str, int]) -> list[bytes]:
-    return [packet for packet, there, _ in sent if there == address]
 
 
 def retired(driven: Driven, sent: list[Outgoing]) -> list[int]:
@@ -236,6 +164,69 @@ def test_what_left_for_the_old_host_tells_nothing_of_the_way_to_the_new_one() ->
     driven.ends.now += 0.25
     driven.says(encode_ack([(before, driven.session.packets.next_number - 1)], 0), ELSEWHERE)
     assert driven.session.recovery.smoothed == pytest.approx(0.25)
+
+
+@pytest.fixture
+def ends() -> Ends:
+    made = Ends()
+    made.establish()
+    return made
+
+
+def moved(ends: Ends, *inner: bytes) -> list[Outgoing]:
+    """The client sends from elsewhere; what the server answers, and where to."""
+    sealed = ends.client.seal_datagrams([DATAGRAM_HEAD + packet for packet in inner], ends.now)
+    ends.server.open_datagrams(sealed, ELSEWHERE, 0, ends.now)
+    answer = list(ends.server.outbox)
+    ends.take(S)
+    return answer
+
+
+def test_a_peer_that_moved_is_asked_first_and_followed_when_it_answers(ends: Ends) -> None:
+    ends.fate = lambda role, datagram: []
+    answer = moved(ends, INNER + bytes(1000))
+    assert [to for _, to, _ in answer] == [ELSEWHERE, CLIENT_ADDRESS]
+    assert [len(packet) for packet, *_ in answer] == [1200, 1200]
+    assert ends.server.peer == CLIENT_ADDRESS
+    ends.client.open_datagrams([answer[0][0]], SERVER_ADDRESS, 0, ends.now)
+    (response, *_), *_ = ends.client.outbox
+    assert len(response) == 1200
+    ends.server.open_datagrams([response], ELSEWHERE, 0, ends.now)
+    assert ends.server.peer == ELSEWHERE
+    assert [event.underlay.peer_ip for event in ends.server.events if isinstance(event, PeerMoved)] == [ELSEWHERE[0]]
+
+
+def test_never_more_than_three_times_what_came_is_sent_to_an_unproven_address(ends: Ends) -> None:
+    ends.fate = lambda role, datagram: []
+    sealed = ends.client.seal_datagrams([DATAGRAM_HEAD + INNER[:30]], ends.now)
+    ends.server.open_datagrams(sealed, ELSEWHERE, 0, ends.now)
+    sent = sum(len(packet) for packet, to, _ in ends.server.outbox if to == ELSEWHERE)
+    ends.server.outbox.clear()
+    for _ in range(200):
+        ends.now += 0.05
+        ends.server.handle_timer(ends.now)
+        sent += sum(len(packet) for packet, to, _ in ends.server.outbox if to == ELSEWHERE)
+        ends.server.outbox.clear()
+    assert 0 < sent <= 3 * len(sealed[0])
+
+
+def test_a_replayed_or_delayed_packet_from_elsewhere_moves_nobody(ends: Ends) -> None:
+    ends.fate = lambda role, datagram: []
+    ends.transmit(C, INNER)
+    old = ends.sent[-1][1]
+    ends.transmit(C, INNER)
+    ends.receive(S, ends.sent[-1][1])
+    ends.server.open_datagrams([old], ELSEWHERE, 0, ends.now)
+    assert not [to for _, to, _ in ends.server.outbox if to == ELSEWHERE]
+    ends.server.open_datagrams([old], ELSEWHERE, 0, ends.now)
+    assert not [to for _, to, _ in ends.server.outbox if to == ELSEWHERE]
+
+
+def test_a_wrong_path_response_moves_nobody(ends: Ends) -> None:
+    ends.fate = lambda role, datagram: []
+    moved(ends, INNER)
+    ends.server.open_datagrams(ends.client.packets.seal([b"\x1b" + bytes(8)]), ELSEWHERE, 0, ends.now)
+    assert ends.server.peer == CLIENT_ADDRESS
 
 
 # --- connection IDs ---
@@ -414,145 +405,3 @@ def test_whatever_a_peer_does_it_never_gets_more_than_it_may_and_what_is_given_b
         moves += len(watched.ends.said(S, PeerMoved))
         returned += len(watched.given_back)
     assert moves > 100 and returned > 100
-
-
-# --- stateless resets ---
-
-
-def reset(size: int, token: bytes = TOKEN) -> bytes:
-    """As any short-header packet looks, and the token."""
-    return bytes([0x40 | secrets.randbelow(64)]) + secrets.token_bytes(size - 17) + token
-
-
-@pytest.mark.parametrize("client_cid", [b"", FIRST], ids=["no connection ID", "one of its own"])
-def test_a_stateless_reset_of_any_length_ends_the_session(client_cid: bytes) -> None:
-    """Half of them look like packets of a key phase that there are no keys for."""
-    for size in (21, 22, 28, 29, 36, 37, 40, 43, 43, 43, 43, 60, 60, 60, 1200):
-        driven = Driven(C, reset_token=TOKEN, client_connection_id=client_cid)
-        driven.raw(reset(size))
-        assert driven.session.state is State.ENDED and not driven.session.packets.failed_opens
-        driven.takes()
-        assert driven.lost() == [(LossReason.RESET, 0)], size
-        assert not driven.ends.drops[C], size
-
-
-def test_a_reset_of_another_version_of_quic_is_one() -> None:
-    """Section 10.3: any datagram that ends so, for a long header may come to be allowed."""
-    driven = Driven(C, reset_token=TOKEN)
-    driven.raw(b"\xc0" + reset(60)[1:])
-    assert driven.session.state is State.ENDED
-
-
-def test_a_key_phase_without_keys_hides_no_reset() -> None:
-    for next_keys in ({"next_keys": None}, {}):
-        for _ in range(40):
-            driven = Driven(C, reset_token=TOKEN, **next_keys)
-            driven.raw(reset(50))
-            assert driven.session.state is State.ENDED
-
-
-@pytest.mark.parametrize("client_cid", [b"", FIRST], ids=["no connection ID", "one of its own"])
-def test_what_only_looks_like_a_reset_ends_nothing_and_is_counted(client_cid: bytes) -> None:
-    driven = Driven(C, reset_token=TOKEN, client_connection_id=client_cid)
-    for wrong in (reset(60)[:-1] + b"\0", reset(60) + b"\0", TOKEN, bytes([0x40]) * 4 + TOKEN):
-        driven.raw(wrong)
-    driven.raw(reset(60), ELSEWHERE)
-    assert driven.session.state is State.ESTABLISHED
-    drops = driven.ends.drops[C]
-    assert drops["wrong-address"] == 1 and sum(drops.values()) == 5
-
-
-def test_a_packet_of_another_connection_id_spoils_none_that_came_with_it() -> None:
-    driven = Driven(C, client_connection_id=FIRST)
-    packet = driven.peer.seal_datagrams([DATAGRAM_HEAD + INNER], driven.now)[0]
-    got = driven.session.open_datagrams([reset(60), packet], SERVER_ADDRESS, 0, driven.now)
-    assert got == [DATAGRAM_HEAD + INNER] and driven.ends.drops[C] == {"unknown-cid": 1}
-
-
-def test_only_the_token_of_the_connection_id_in_use_ends_the_session() -> None:
-    driven = Driven(C, cid_sequence=1, reset_token=bytes(16))
-    driven.says(issued(2, 1, bytes([0x0B] * 20)))
-    driven.raw(reset(60))
-    assert driven.session.state is State.ESTABLISHED, "a spare one's"
-    driven.says(issued(3, 2, bytes([0x0C] * 20), secrets.token_bytes(16)))
-    driven.raw(reset(60, bytes(16)))
-    assert driven.session.state is State.ESTABLISHED, "the one that was given back"
-    driven.raw(reset(60))
-    assert driven.session.state is State.ENDED, "now it is used"
-
-
-def test_a_server_hears_the_reset_of_a_client_that_has_connection_ids() -> None:
-    driven = Driven(S, client_connection_id=FIRST)
-    datagram = bytes([0x41]) + ROUTED_CID + reset(60)[21:]
-    driven.raw(datagram)
-    assert driven.session.state is State.ESTABLISHED
-    driven.says(issued(1, 1, SECOND))
-    driven.raw(datagram, ELSEWHERE)
-    assert driven.session.state is State.ESTABLISHED
-    driven.raw(datagram)
-    assert driven.session.state is State.ENDED
-
-
-# --- marks ---
-
-
-def data_marks(driven: Driven, count: int, counts: tuple[int, ...] | None) -> list[int]:
-    """What ``count`` packets leave with; each is acknowledged, with the true counts unless told otherwise."""
-    seen: list[int] = []
-    for _ in range(count):
-        assert driven.session.seal_datagrams([DATAGRAM_HEAD + INNER], driven.now)
-        seen.append(driven.session.tx_ecn)
-        driven.acknowledge(counts if counts is not None else (driven.session.packets.next_number - 65_536, 0, 0))
-        driven.ends.now += 0.03
-    return seen
-
-
-def test_a_path_that_counts_marks_rightly_gets_them() -> None:
-    driven = Driven(ecn=2)
-    assert data_marks(driven, 60, None) == [2] * 60
-    assert driven.session.path_ecn.state is EcnState.CAPABLE
-    assert [sent.ecn for sent in driven.says(CHALLENGE)] == [2]
-
-
-def test_a_path_that_does_not_gets_no_more_than_the_test_of_it() -> None:
-    driven = Driven(ecn=2)
-    seen = data_marks(driven, 60, ())
-    assert set(seen) <= {0, 2} and seen.count(2) <= 10 and set(seen[10:]) == {0}
-    assert driven.session.path_ecn.state is EcnState.FAILED
-
-
-def test_a_profile_that_saw_congestion_sends_what_can_have_become_it_and_a_client_nothing() -> None:
-    assert Driven(ecn=3).session.path_ecn.codepoint == 2
-    assert data_marks(Driven(ecn=0), 12, ()) == [0] * 12
-
-
-def test_an_acknowledgement_that_was_overtaken_is_no_judge_of_the_path() -> None:
-    driven = Driven(ecn=2)
-    late = encode_ack([(65_536, 65_537)], 0, (2, 0, 0))
-    data_marks(driven, 5, None)
-    driven.says(late)
-    assert driven.session.path_ecn.state is EcnState.CAPABLE
-
-
-def test_another_path_is_tested_anew_and_probes_of_it_bear_no_mark() -> None:
-    driven = Driven(ecn=2)
-    data_marks(driven, 20, ())
-    assert driven.session.path_ecn.state is EcnState.FAILED
-    sent = driven.says(PING, ELSEWHERE, 1200)
-    (probe,) = [one for one in sent if one.to == ELSEWHERE]
-    assert probe.ecn == 0
-    driven.says(b"\x1b" + driven.frames(probe)[1:9], ELSEWHERE)
-    assert driven.session.path_ecn.state is EcnState.TESTING
-    assert driven.session.seal_datagrams([DATAGRAM_HEAD + INNER], driven.now) and driven.session.tx_ecn == 2
-
-
-def test_probes_of_another_path_are_not_missed_in_the_counts() -> None:
-    driven = Driven(ecn=2)
-    driven.acknowledge((driven.session.packets.next_number - 65_536, 0, 0))
-    marked = driven.session.packets.next_number - 65_536
-    for n in range(5):
-        driven.says(CHALLENGE, (f"203.0.113.{n}", 7))
-        driven.session.seal_datagrams([DATAGRAM_HEAD + INNER], driven.now)
-        marked += 1
-        driven.says(encode_frame(Ack([(65_536, driven.session.packets.next_number - 1)], 0, (marked, 0, 0))))
-    assert driven.session.path_ecn.state is EcnState.CAPABLE

@@ -47,6 +47,7 @@ class PathEcn:
         "_to",
         "_until",
         "codepoint",
+        "settled",
         "state",
     )
 
@@ -57,6 +58,7 @@ class PathEcn:
     def begin(self) -> None:
         """A path that nothing is known of."""
         self.state = State.TESTING if self.codepoint else State.OFF
+        self.settled = NOT_ECT  # what packets bear in every other state
         self._tested = 0  # packets that the test has marked
         self._from = self._to = 0  # their numbers, the last one not among them
         self._again = _NEVER  # everything from this number on is marked
@@ -66,11 +68,10 @@ class PathEcn:
         self._counts = (0, 0, 0)  # what the peer told last
 
     def mark(self, first: int, count: int, now: float, test: float) -> int:
-        """What ``count`` packets from number ``first`` on bear; ``test``: how long a test lasts."""
-        if self.state is State.CAPABLE:
-            return self.codepoint
+        """What ``count`` packets from number ``first`` on bear; ``test``: how long a test lasts. Once it has ended,
+        ``settled`` says the same."""
         if self.state is not State.TESTING:
-            return NOT_ECT
+            return self.settled
         if not self._tested:
             self._from, self._until = first, now + test
         elif self._tested >= TEST_PACKETS or now >= self._until:
@@ -91,14 +92,14 @@ class PathEcn:
             return
         newly = sum(self._marked(max(first, before + 1), last) for first, last in ack.ranges if last > before)
         if not self._counted_rightly(ack.ecn, newly):
-            self.state = State.FAILED
+            self.state, self.settled = State.FAILED, NOT_ECT
             return
         if ack.ecn:
             self._counted, self._counts = True, (ack.ecn[0], ack.ecn[1], ack.ecn[2])
         if newly and self.state is not State.CAPABLE:
             # While the test goes on, the next packets are marked anyhow.
             self._again = self._to if self.state is State.TESTING else following
-            self.state = State.CAPABLE
+            self.state, self.settled = State.CAPABLE, self.codepoint
 
     def _marked(self, first: int, last: int) -> int:
         """Marked packets in the range."""

@@ -20,6 +20,7 @@ from qre.workers.dataplane.marks import Mark
 from qre.workers.dataplane.packets import LimitReachedError, Packets
 from qre.workers.dataplane.path import Address
 from qre.workers.dataplane.path_ecn import PathEcn
+from qre.workers.dataplane.path_ecn import State as EcnState
 from qre.workers.dataplane.path_mtu import SEARCHES, PathMtu
 from qre.workers.dataplane.payload import PING
 from qre.workers.dataplane.recovery import Control, Recovery
@@ -128,8 +129,11 @@ class Sending:
         except LimitReachedError:
             self.end(LossReason.LIMIT)
             return []
-        if self.path_ecn.codepoint:
-            self.tx_ecn = self.path_ecn.mark(first, len(packets), now, 3 * self.recovery.pto)
+        ecn = self.path_ecn
+        if ecn.state is EcnState.TESTING:
+            self.tx_ecn = ecn.mark(first, len(packets), now, 3 * self.recovery.pto)
+        else:
+            self.tx_ecn = ecn.settled
         if self.packets.used > self.packets.rekey_after and self._rekey_asked != self.phases.epoch:
             self._ask_for_keys()
         return packets

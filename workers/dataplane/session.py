@@ -373,6 +373,8 @@ class Session(Sending):
         self._handle_key_timers(now)
         if self.state is State.ESTABLISHED:
             self.paths.handle_timer(now)
+        if self.state in {State.CLOSING, State.ENDED}:
+            return
         if self.state is State.ESTABLISHED:
             self._probe(now)
         again, lost = self.recovery.due(now)

@@ -271,7 +271,7 @@ class PeerMoved(Message, frozen=True, kw_only=True):
 
 
 class FrameReceived(Message, frozen=True, kw_only=True):
-    """Whole frames that the data plane does not own (STREAM, NEW_CONNECTION_ID, RETIRE_CONNECTION_ID, …)."""
+    """Whole frames that the data plane does not own (STREAM, RETIRE_CONNECTION_ID, …)."""
 
     session_id: SessionId
     frames: FrameBytes

@@ -27,6 +27,7 @@ from qre.wire.varint import (
 H3_NO_ERROR: Final = 0x100
 STREAM_STATE_ERROR: Final = 0x05
 FRAME_ENCODING_ERROR: Final = 0x07
+CONNECTION_ID_LIMIT_ERROR: Final = 0x09
 PROTOCOL_VIOLATION: Final = 0x0A
 KEY_UPDATE_ERROR: Final = 0x0E
 #: Types of FlowControl that are of one stream.

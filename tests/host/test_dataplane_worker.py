@@ -32,6 +32,7 @@ from qre.dataplane.protocol import (
 from qre.dataplane.protocol import (
     Underlay as OuterAddresses,
 )
+from qre.dataplane.status import SessionStatus
 from qre.ends import Role
 from qre.errors import MachineError, QreError
 from qre.ipc.channel import Channel
@@ -238,6 +239,35 @@ def test_two_workers_carry_a_ping_and_tell_what_they_did(lab: Lab) -> None:
     lab.run(scenario)
 
 
+def test_a_connection_id_that_is_asked_back_is_replaced_by_the_data_planes_alone(lab: Lab) -> None:
+    """What is left to the handshake workers is to issue it, and to hear of the one that came back."""
+
+    async def scenario(client: End, server: End) -> None:
+        await up(client, server)
+        session_id = server.installation().session_id
+        adopt = CidAdoptFor(id=1, session_id=session_id, connection_id=SPARE, sequence=1)
+        assert (await server.ask(adopt)).error == ""
+        frame = b"\x18\x01\x01\x14" + SPARE + bytes(16)
+        assert (await server.ask(FrameSend(id=2, session_id=session_id, frames=frame))).error == ""
+        assert cast(FrameFate, await server.hear(FrameFate)).acknowledged
+        received = cast(FrameReceived, await server.hear(FrameReceived))
+        assert received.frames == b"\x19\x00"
+        (before,) = [cid for cid in (await status(server)).cids if cid != SPARE]
+        release = CidReleaseFor(id=3, session_id=session_id, connection_id=before)
+        assert (await server.ask(release)).error == ""
+        assert (await status(server)).cids == (SPARE,)
+        assert await ping(client, INNER[Role.SERVER]) == 5
+        assert "no such" in (await server.ask(CidReleaseFor(id=4, session_id=bytes(32), connection_id=SPARE))).error
+        assert not [report for report in client.said if isinstance(report, FrameReceived)]
+
+    lab.run(scenario)
+
+
+async def status(end: End) -> SessionStatus:
+    (session,) = cast(DataplaneStatus, await end.worker.status()).sessions
+    return session
+
+
 def test_frames_and_spare_connection_ids_pass_through(lab: Lab) -> None:
     async def scenario(client: End, server: End) -> None:
         await up(client, server)
@@ -246,14 +276,14 @@ def test_frames_and_spare_connection_ids_pass_through(lab: Lab) -> None:
         assert (await server.ask(adopt)).error == ""
         frame = b"\x18\x01\x00\x14" + SPARE + bytes(16)
         assert (await server.ask(FrameSend(id=2, session_id=session_id, frames=frame))).error == ""
-        received = cast(FrameReceived, await client.hear(FrameReceived))
-        assert received.frames == frame
         assert cast(FrameFate, await server.hear(FrameFate)).acknowledged
-        (session,) = cast(DataplaneStatus, await server.worker.status()).sessions
-        assert SPARE in session.cids
-        release = CidReleaseFor(id=3, session_id=session_id, connection_id=SPARE)
+        assert SPARE in (await status(server)).cids
+        stream = b"\x0a\x00\x03abc"
+        assert (await server.ask(FrameSend(id=3, session_id=session_id, frames=stream))).error == ""
+        received = cast(FrameReceived, await client.hear(FrameReceived))
+        assert received.frames == stream
+        release = CidReleaseFor(id=4, session_id=session_id, connection_id=SPARE)
         assert (await server.ask(release)).error == ""
-        assert "no such" in (await server.ask(CidReleaseFor(id=4, session_id=bytes(32), connection_id=SPARE))).error
 
     lab.run(scenario)
 
@@ -327,11 +357,11 @@ def test_packets_that_find_the_socket_full_wait_and_lose_nothing(lab: Lab, monke
     full = 0
     send = Underlay.send
 
-    def sometimes_full(self: Underlay, packets: Sequence[bytes], to: Address) -> list[bytes]:
+    def sometimes_full(self: Underlay, packets: Sequence[bytes], to: Address, ecn: int = 0) -> list[bytes]:
         nonlocal full
         full += 1
         if full % 3:
-            return send(self, packets[:1], to) + list(packets[1:])
+            return send(self, packets[:1], to, ecn) + list(packets[1:])
         return list(packets)
 
     async def scenario(client: End, server: End) -> None:

@@ -88,9 +88,10 @@ class Ends:
     """A client's and a server's session in memory, with a network of its own between them.
 
     ``fate`` decides what becomes of a datagram (who sent it, its bytes): the delay of each copy that arrives.
+    ``ecn``: what both ends' packets should bear; the network leaves marks as they are.
     """
 
-    def __init__(self, seed: str = "seed", **changes: Any) -> None:
+    def __init__(self, seed: str = "seed", *, ecn: int = 0, **changes: Any) -> None:
         self.now = 100.0
         self.drops: dict[Role, Counter[str]] = {role: Counter() for role in Role}
         self.sessions: dict[Role, Session] = {}
@@ -99,14 +100,14 @@ class Ends:
         self.sent: list[tuple[Role, bytes]] = []
         self.delay = 0.01
         self.fate: Callable[[Role, bytes], list[float]] = lambda role, datagram: [self.delay]
-        self._flying: list[tuple[float, int, Role, bytes]] = []
+        self._flying: list[tuple[float, int, Role, bytes, int]] = []
         self._count = 0
         for role in (Role.SERVER, Role.CLIENT):
             install = install_of(role, seed, **changes)
             mark = fresh_marks().claim(
                 install.session_id, install.key_epoch, install.keys.tx_key, install.packet_number
             )
-            self.sessions[role] = Session(install, mark, self.now, self.drops[role], os.urandom)
+            self.sessions[role] = Session(install, mark, self.now, self.drops[role], os.urandom, ecn)
             self.take(role)
 
     @property
@@ -120,28 +121,29 @@ class Ends:
     def take(self, role: Role) -> None:
         """Collect what a session wants to send and to say."""
         session = self.sessions[role]
-        self.send(role, [packet for packet, _ in session.outbox])
+        for packet, _, ecn in session.outbox:
+            self.send(role, [packet], ecn)
         session.outbox.clear()
         self.events[role] += session.events
         session.events.clear()
 
-    def send(self, role: Role, packets: list[bytes]) -> None:
+    def send(self, role: Role, packets: list[bytes], ecn: int = 0) -> None:
         for packet in packets:
             self.sent.append((role, packet))
             for delay in self.fate(role, packet):
                 self._count += 1
-                heapq.heappush(self._flying, (self.now + delay, self._count, role, packet))
+                heapq.heappush(self._flying, (self.now + delay, self._count, role, packet, ecn))
 
     def transmit(self, role: Role, *inner: bytes) -> None:
         """Inner packets of ``role`` into the tunnel."""
         packets = self.sessions[role].seal_datagrams([DATAGRAM_HEAD + packet for packet in inner], self.now)
-        self.send(role, packets)
+        self.send(role, packets, self.sessions[role].tx_ecn)
         self.take(role)
 
-    def receive(self, role: Role, packet: bytes) -> list[bytes]:
+    def receive(self, role: Role, packet: bytes, ecn: int = 0) -> list[bytes]:
         """``packet`` arrives at ``role`` now."""
         source = SERVER_ADDRESS if role is Role.CLIENT else CLIENT_ADDRESS
-        inner = [text[3:] for text in self.sessions[role].open_datagrams([packet], source, 0, self.now)]
+        inner = [text[3:] for text in self.sessions[role].open_datagrams([packet], source, ecn, self.now)]
         self.delivered[role] += inner
         self.take(role)
         return inner
@@ -157,8 +159,8 @@ class Ends:
                 break
             self.now = max(self.now, at)
             if arrival <= at:
-                _, _, role, packet = heapq.heappop(self._flying)
-                self.receive(Role.SERVER if role is Role.CLIENT else Role.CLIENT, packet)
+                _, _, role, packet, ecn = heapq.heappop(self._flying)
+                self.receive(Role.SERVER if role is Role.CLIENT else Role.CLIENT, packet, ecn)
                 continue
             for role, due in timers.items():
                 if due <= at:

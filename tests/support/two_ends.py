@@ -29,7 +29,7 @@ from qre.wire.protection import derive
 from qre.workers.dataplane.registry import Registry
 from qre.workers.dataplane.session.marks import NumberMarks
 from qre.workers.dataplane.session.packets import Packets
-from qre.workers.dataplane.session.session import State
+from qre.workers.dataplane.session.sending import Outgoing, State
 from qre.workers.handshake.sessions.live_sessions import Sessions
 from qre.workers.handshake.sessions.routed_cids import RoutedCids
 from qre.workers.handshake.sessions.secrets import SIZE, SecretsStore
@@ -107,7 +107,7 @@ class End:
     events: list[Event] = field(default_factory=list)
     delivered: list[bytes] = field(default_factory=list)
     drops: Counter[str] = field(default_factory=Counter)
-    outbox: list[tuple[bytes, tuple[str, int]]] = field(default_factory=list)
+    outbox: list[Outgoing] = field(default_factory=list)
     #: What the data plane refuses that it would take otherwise: the answer, or None.
     refuse: Callable[[DataplaneRequest], Answer | None] = lambda request: None
 
@@ -195,7 +195,7 @@ class End:
     def transmit(self, *inner: bytes) -> None:
         for session in self.registry.sessions.values():
             packets = session.seal_datagrams([DATAGRAM_HEAD + packet for packet in inner], self.now)
-            self.outbox += [(packet, session.peer) for packet in packets]
+            self.outbox += [Outgoing(packet, session.peer) for packet in packets]
 
     def receive(self, packet: bytes, source: tuple[str, int]) -> None:
         for session in list(self.registry.sessions.values()):
@@ -334,7 +334,7 @@ class TwoEnds:
     def _settle(self) -> None:
         for role, end in self.ends.items():
             end.pump()
-            for packet, _ in end.outbox:
+            for packet, *_ in end.outbox:
                 if self.rng.random() >= self.loss:
                     self._count += 1
                     heapq.heappush(self._flying, (self.now + self.delay, self._count, role, packet))

@@ -12,7 +12,8 @@ from qre.dataplane.protocol import KeyPhaseChanged, LossReason, SessionInstall, 
 from qre.ends import Role
 from qre.wire.datagram import DATAGRAM_HEAD
 from qre.wire.number import PACKET_NUMBER_BASE
-from qre.workers.dataplane.session.session import Session, State
+from qre.workers.dataplane.session.sending import State
+from qre.workers.dataplane.session.session import Session
 from tests.support.dataplane import CLIENT_ADDRESS, SERVER_ADDRESS, fresh_marks
 from tests.support.stock_handover import StockHandover
 
@@ -77,7 +78,7 @@ class Mixed:
         timer = self.peer.get_timer()
         if timer is not None and timer <= self.now:
             self.peer.handle_timer(now=self.now)
-        self.to_peer([packet for packet, _ in self.session.outbox])
+        self.to_peer([packet for packet, *_ in self.session.outbox])
         self.session.outbox.clear()
         for data, _ in self.peer.datagrams_to_send(self.now):
             inner = self.session.open_datagrams([data], self.peer_address, 0, self.now)

@@ -17,16 +17,20 @@ from qre.workers.dataplane.inner.offload import NO_OFFLOAD, VNET_HEADER
 from tests.support.dataplane import fresh_marks, install_of
 from tests.support.inner_packets import V4, V6, assert_whole, tcp, udp
 
+_IP_RECVTOS = 13
 C, S = Role.CLIENT, Role.SERVER
 OTHER = {C: S, S: C}
 
 
 class Pair(ExitStack):
-    """``path`` carries UDP payloads of that many bytes. Use it within a running loop."""
+    """``path`` carries UDP payloads of that many bytes, and marks unless it is ``bleaching``. ``ecn``: of the
+    server's profile. Use it within a running loop."""
 
-    def __init__(self, path: int) -> None:
+    def __init__(self, path: int, *, ecn: int = 0, bleaching: bool = False) -> None:
         super().__init__()
-        self.path = path
+        self.path, self.ecn, self.bleaching = path, ecn, bleaching
+        #: Codepoints of what came to the path's middle, by who sent it.
+        self.marks: dict[Role, list[int]] = {C: [], S: []}
         self.loop = asyncio.get_running_loop()
         self.tuns: dict[Role, socket.socket] = {}
         self.devices: dict[Role, Device] = {}
@@ -44,15 +48,20 @@ class Pair(ExitStack):
     def _udp(self) -> socket.socket:
         made = self.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
         made.bind(("127.0.0.1", 0))
+        made.setsockopt(socket.IPPROTO_IP, _IP_RECVTOS, 1)
         made.setblocking(False)
         return made
 
     def _forward(self, role: Role) -> None:
         """What came from ``role`` goes to the other one, if it fits."""
         with suppress(BlockingIOError):
-            while datagram := self._middle[role].recv(65_535):
+            while True:
+                datagram, ancillary, *_ = self._middle[role].recvmsg(65_535, 64)
+                mark = next(value[0] & 3 for _, kind, value in ancillary if kind == socket.IP_TOS)
+                self.marks[role].append(mark)
                 if len(datagram) <= self.path:
-                    self._middle[OTHER[role]].sendto(datagram, self._addresses[OTHER[role]])
+                    tos = [(socket.IPPROTO_IP, socket.IP_TOS, struct.pack("=i", 0 if self.bleaching else mark))]
+                    self._middle[OTHER[role]].sendmsg([datagram], tos, 0, self._addresses[OTHER[role]])
 
     def _start(self, role: Role, sock: socket.socket) -> None:
         ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -63,6 +72,7 @@ class Pair(ExitStack):
             fresh_marks(),
             lambda report: None,
             server_socket=sock.detach() if role is S else None,
+            ecn=self.ecn if role is S else 0,
             say=lambda kind, text: self.said.append(text),
         )
         self.callback(device.close)
@@ -160,3 +170,21 @@ def test_a_stream_goes_on_in_smaller_segments_at_once_while_the_search_runs(runn
             assert pair.devices[C].counters().drops == {}
 
     runner.run(stream())
+
+
+@pytest.mark.parametrize("bleaching", [False, True])
+def test_marks_leave_as_long_as_the_path_bears_them(runner: asyncio.Runner, bleaching: bool) -> None:
+    async def send() -> None:
+        with Pair(1500, ecn=2, bleaching=bleaching) as pair:
+            await pair.settled()
+            for n in range(20):
+                pair.send(S, udp(V4, bytes([n])))
+                await pair.received(C)
+                await asyncio.sleep(0.03)
+            assert not any(pair.marks[C])
+            marks = pair.marks[S]
+            assert set(marks) == ({2, 0} if bleaching else {2})
+            assert marks.count(2) <= 10 or not bleaching
+            assert marks[-20:].count(2) == (0 if bleaching else 20)
+
+    runner.run(send())

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from qre.dataplane.protocol import PACKET_NUMBER_BLOCK, SessionRefusedError
+from qre.dataplane.protocol import PACKET_NUMBER_BLOCK, Refusal, SessionRefusedError
 from qre.errors import MachineError
 from qre.wire.number import PACKET_NUMBER_BASE
 from qre.workers.dataplane.session import marks as module
@@ -165,6 +165,66 @@ def test_the_memory_of_keys_is_bounded_and_forgets_the_oldest(fd: int, monkeypat
         for n in range(4, 12):
             with pytest.raises(SessionRefusedError):
                 same.claim(ID, 0, n.to_bytes(16, "big"), PACKET_NUMBER_BASE)
+
+
+def numbered(n: int) -> tuple[bytes, bytes]:
+    """A session id and a key."""
+    return n.to_bytes(32, "big"), n.to_bytes(16, "big")
+
+
+def test_the_key_of_a_session_that_lives_is_never_forgotten(fd: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "RING_ENTRIES", 8)
+    marks = NumberMarks(fd)
+    live = {n: marks.claim(*_claim(n), PACKET_NUMBER_BASE) for n in (1, 2)}
+    live[2].advance(1, numbered(200)[1], PACKET_NUMBER_BASE + 1)
+    for n in range(3, 60):
+        marks.claim(*_claim(n), PACKET_NUMBER_BASE).release()
+    for same in (marks, NumberMarks(fd)):
+        for key in (1, 200, *range(54, 60)):
+            with pytest.raises(SessionRefusedError, match="used before"):
+                same.claim(bytes(31) + b"\xfe", 0, numbered(key)[1], PACKET_NUMBER_BASE)
+    live[1].release()
+    for n in range(60, 80):
+        marks.claim(*_claim(n), PACKET_NUMBER_BASE).release()
+    marks.claim(bytes(31) + b"\xfe", 0, numbered(1)[1], PACKET_NUMBER_BASE)
+
+
+def _claim(n: int) -> tuple[bytes, int, bytes]:
+    session_id, key = numbered(n)
+    return session_id, 0, key
+
+
+def test_a_memory_full_of_keys_in_use_takes_no_other_and_changes_nothing(
+    fd: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "RING_ENTRIES", 4)
+    marks = NumberMarks(fd)
+    live = [marks.claim(*_claim(n), PACKET_NUMBER_BASE) for n in range(4)]
+    for _ in range(2):
+        with pytest.raises(SessionRefusedError, match="no room") as caught:
+            marks.claim(*_claim(9), PACKET_NUMBER_BASE)
+        assert caught.value.refusal is Refusal.NO_ROOM
+        with pytest.raises(SessionRefusedError, match="no room"):
+            live[0].advance(1, OTHER_KEY[::-1], PACKET_NUMBER_BASE)
+    assert [mark.key_epoch for mark in live] == [0] * 4
+    again = NumberMarks(fd)
+    for n in range(4):
+        assert again.claim(*_claim(n), PACKET_NUMBER_BASE).send_mark == PACKET_NUMBER_BASE
+    live[2].release()
+    marks.claim(*_claim(9), PACKET_NUMBER_BASE)
+    for n in (0, 1, 3, 9):
+        assert marks.was_used(module._hash_of_key(numbered(n)[1]))
+
+
+def test_a_key_that_only_a_killed_session_shows_is_known(fd: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process died between the record and the ring, and another session's installation comes first."""
+    marks = NumberMarks(fd)
+    mark = marks.claim(ID, 0, KEY, PACKET_NUMBER_BASE)
+    with monkeypatch.context() as patched:
+        patched.setattr(marks, "remember", lambda digest: None)
+        mark.advance(1, OTHER_KEY, PACKET_NUMBER_BASE + 5)
+    with pytest.raises(SessionRefusedError, match="used before"):
+        NumberMarks(fd).claim(bytes(31) + b"\1", 0, OTHER_KEY, PACKET_NUMBER_BASE)
 
 
 def test_no_session_id_and_no_key_lies_in_the_memory(fd: int) -> None:

@@ -394,11 +394,10 @@ def test_a_peer_at_another_address_is_searched_again_and_at_another_port_is_not(
         _, packet = ends.sent[-1]
         ends._flying.clear()
         ends.server.open_datagrams([packet], source, 0, ends.now)
-        challenge = ends.server.outbox.pop()
-        assert challenge[1] == source
+        (challenge,) = [sent for sent in ends.server.outbox if sent.to == source]
         ends.server.outbox.clear()
         ends.client.open_datagrams([challenge[0]], ("192.0.2.1", 443), 0, ends.now)
-        response = ends.client.outbox.pop()
+        response, *_ = ends.client.outbox  # an acknowledgement may follow
         ends.client.outbox.clear()
         ends.server.open_datagrams([response[0]], source, 0, ends.now)
         assert ends.server.peer == source

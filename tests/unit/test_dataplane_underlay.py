@@ -22,12 +22,12 @@ def bound() -> socket.socket:
 
 
 class Pair:
-    def __init__(self, ecn: int = 0) -> None:
+    def __init__(self) -> None:
         one, two = bound(), bound()
         self.to = two.getsockname()
         self.source = one.getsockname()
         self.drops: Counter[str] = Counter()
-        self.one = Underlay(one.detach(), self.drops, ecn)
+        self.one = Underlay(one.detach(), self.drops)
         self.two = Underlay(two.detach(), self.drops)
 
     def arrived(self, count: int) -> tuple[list[bytes], set[int], int]:
@@ -69,13 +69,16 @@ def test_datagrams_of_any_sizes_arrive_one_by_one_in_order(pair: Pair) -> None:
     assert calls < len(packets) / 5
 
 
-def test_the_ecn_codepoint_of_the_profile_leaves_and_is_seen() -> None:
-    pair = Pair(ecn=2)
-    try:
-        pair.one.send([b"x"] * 3, pair.to)
-        assert pair.arrived(3)[1] == {2}
-    finally:
-        pair.close()
+@pytest.mark.parametrize("count", [1, 3])
+def test_packets_leave_with_the_ecn_codepoint_that_is_asked_for(pair: Pair, count: int) -> None:
+    for ecn in (2, 0, 1):
+        pair.one.send([b"x"] * count, pair.to, ecn)
+        assert pair.arrived(count)[1] == {ecn}
+
+
+def test_marks_stay_when_every_datagram_gets_a_call_of_its_own(pair: Pair) -> None:
+    pair.one.send([b"a" * 100, b"b" * 65_508, b"c" * 100], pair.to, 2)
+    assert pair.arrived(2)[1] == {2}
 
 
 def test_a_packet_too_long_for_the_link_is_told_and_the_others_arrive(pair: Pair) -> None:

@@ -24,7 +24,9 @@ from qre.dataplane.protocol import (
 )
 from qre.ends import Role
 from qre.errors import InternalError
-from qre.wire.frames import RetireConnectionId, encode_frame
+from qre.wire.frames import NewConnectionId, RetireConnectionId, encode_frame
+from qre.workers.handshake.sessions.live_sessions import Sessions
+from qre.workers.handshake.sessions.session_state import Live
 from tests.support.two_ends import CidsChanged, Confirmed, Lost, TwoEnds
 
 
@@ -231,6 +233,36 @@ def test_after_the_hand_over_the_old_id_is_retired_and_a_spare_one_issued(unchan
         ends.server.kill_handshake()
         ends.run(1)
         assert ends.server.sessions.connection_ids() == {server.handed_over.routed_cid, server.spare_cid}
+
+
+def test_each_id_is_given_back_once_by_whoever_had_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The handshake's own by the handshake worker, those after it by the data plane, which keeps the spare one."""
+    given_back: list[int] = []
+    retired = Sessions._retired
+
+    def heard(sessions: Sessions, live: Live, sequence: int, now: float) -> None:
+        given_back.append(sequence)
+        retired(sessions, live, sequence, now)
+
+    monkeypatch.setattr(Sessions, "_retired", heard)
+    with TwoEnds(interval=3600) as ends:
+        ends.install().run(3)
+        (server,) = ends.server.sessions.records()
+        (session,) = ends.client.registry.sessions.values()
+        assert session.paths.used.cid == server.handed_over.routed_cid
+        assert [one.cid for one in session.paths.cids.held] == [server.handed_over.routed_cid, server.spare_cid]
+        assert given_back == [0]
+        (sender,) = ends.server.registry.sessions.values()
+        assert ends.server.sessions.cids is not None
+        token = ends.server.sessions.cids.reset_token(server.spare_cid)
+        sender.send_frames(1 << 50, encode_frame(NewConnectionId(2, 2, server.spare_cid, token)), ends.now)
+        ends.run(3)
+        (after,) = ends.server.sessions.records()
+        assert given_back == [0, 1]
+        assert after.handed_over.routed_cid == server.spare_cid == session.paths.used.cid
+        assert set(ends.server.registry.by_cid) == {server.spare_cid, after.spare_cid}
+        assert [one.cid for one in session.paths.cids.held] == [server.spare_cid, after.spare_cid]
+        assert ends.client.sessions.up() == ends.server.sessions.up() == 1
 
 
 def test_a_spare_id_that_was_used_up_is_replaced_but_not_for_ever() -> None:

@@ -34,7 +34,8 @@ from qre.workers.dataplane.refusals import Refusals, Say
 from qre.workers.dataplane.registry import Registry
 from qre.workers.dataplane.session.marks import NumberMarks
 from qre.workers.dataplane.session.path import Address
-from qre.workers.dataplane.session.session import Session, State
+from qre.workers.dataplane.session.sending import Outgoing, State
+from qre.workers.dataplane.session.session import Session
 from qre.workers.dataplane.underlay import Underlay
 
 _READ_SIZE = VNET_HEADER_SIZE + 65_535
@@ -68,13 +69,13 @@ class Device:
         self._clock = clock
         self.drops: Counter[str] = Counter()
         self._marks = marks
-        self.registry = Registry(marks, self.drops, os.urandom)
+        self.registry = Registry(marks, self.drops, os.urandom, ecn)
         self._deliverer = Deliverer(self.drops)
         self._refusals = Refusals(self.drops, lambda packet: self._write([NO_OFFLOAD, packet]), say)
         self._rx_packets = self._rx_bytes = self._tx_packets = self._tx_bytes = 0
         self._client_sockets: dict[bytes, Underlay] = {}
-        self._server_socket = Underlay(server_socket, self.drops, ecn) if server_socket is not None else None
-        self._blocked: dict[Underlay, list[tuple[bytes, Address]]] = {}
+        self._server_socket = Underlay(server_socket, self.drops) if server_socket is not None else None
+        self._blocked: dict[Underlay, list[Outgoing]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = float("inf")
         self._waiting: asyncio.TimerHandle | None = None
@@ -224,18 +225,18 @@ class Device:
             count = len(plaintexts)
             self._tx_packets += count
             self._tx_bytes += sum(map(len, plaintexts)) - 3 * count
-            self._send(session, packets, session.peer, now)
+            self._send(session, packets, session.peer, session.tx_ecn, now)
         self._settle(session, now)
 
-    def _send(self, session: Session, packets: list[bytes], to: Address, now: float) -> None:
+    def _send(self, session: Session, packets: list[bytes], to: Address, ecn: int, now: float) -> None:
         underlay = self._underlay_of(session)
         if underlay is None:
             self.drops["no-socket"] += len(packets)
         elif underlay in self._blocked:
-            self._wait(underlay, packets, to)
+            self._wait(underlay, packets, to, ecn)
         else:
-            if unsent := underlay.send(packets, to):
-                self._wait(underlay, unsent, to)
+            if unsent := underlay.send(packets, to, ecn):
+                self._wait(underlay, unsent, to, ecn)
             if underlay.refused:
                 self.drops["too-big"] += session.refused_by_first_hop(underlay.refused, now)
                 underlay.refused.clear()
@@ -245,7 +246,7 @@ class Device:
             return self._server_socket
         return self._client_sockets.get(session.session_id)
 
-    def _wait(self, underlay: Underlay, packets: list[bytes], to: Address) -> None:
+    def _wait(self, underlay: Underlay, packets: list[bytes], to: Address, ecn: int) -> None:
         """No room in the socket: keep a little, and stop reading from TUN until there is."""
         if not self._blocked:
             self._loop.remove_reader(self._tun)
@@ -254,16 +255,16 @@ class Device:
             self._loop.add_writer(underlay.fileno(), self._writable, underlay)
         queue = self._blocked[underlay]
         room = max(4 * _BATCH - len(queue), 0)
-        queue += [(packet, to) for packet in packets[:room]]
+        queue += [Outgoing(packet, to, ecn) for packet in packets[:room]]
         if len(packets) > room:
             self.drops["send-queue-full"] += len(packets) - room
 
     def _writable(self, underlay: Underlay) -> None:
         queue = self._blocked[underlay]
         while queue:
-            to = queue[0][1]
-            run = next((n for n, item in enumerate(queue) if item[1] != to), len(queue))
-            unsent = underlay.send([packet for packet, _ in queue[:run]], to)
+            _, to, ecn = queue[0]
+            run = next((n for n, item in enumerate(queue) if item[1:] != (to, ecn)), len(queue))
+            unsent = underlay.send([item.packet for item in queue[:run]], to, ecn)
             self.drops["too-big"] += len(underlay.refused)  # its session finds out with the next one
             underlay.refused.clear()
             del queue[: run - len(unsent)]
@@ -378,8 +379,8 @@ class Device:
 
     def _settle(self, session: Session, now: float) -> None:
         """After a session did something: send, report, forget, and set the timer."""
-        for packet, to in session.outbox:
-            self._send(session, [packet], to, now)
+        for packet, to, ecn in session.outbox:
+            self._send(session, [packet], to, ecn, now)
         session.outbox.clear()
         if session.unanswered and session.path_mtu.settled:
             self._refusals.answer_late(session, now)

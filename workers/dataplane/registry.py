@@ -30,20 +30,26 @@ from qre.dataplane.status import SessionStatus
 from qre.ends import Role
 from qre.errors import QreError
 from qre.wire import overhead
+from qre.workers.dataplane.inner.ecn import NOT_ECT
 from qre.workers.dataplane.session.marks import NumberMarks
-from qre.workers.dataplane.session.session import Session, State
+from qre.workers.dataplane.session.sending import State
+from qre.workers.dataplane.session.session import Session
 from qre.workers.dataplane.table import AllowedIps, parse_prefixes
 
 _SHOWN = {State.HELD: "held", State.ESTABLISHED: "established", State.CLOSING: "closing", State.ENDED: "ended"}
 
 
 class Registry:
-    """``drops`` counts packets by reason; ``random`` gives bytes for path challenges."""
+    """``drops`` counts packets by reason; ``random`` gives bytes for path challenges; ``ecn`` is the codepoint that
+    Dest's packets bear."""
 
-    def __init__(self, marks: NumberMarks, drops: Counter[str], random: Callable[[int], bytes]) -> None:
+    def __init__(
+        self, marks: NumberMarks, drops: Counter[str], random: Callable[[int], bytes], ecn: int = NOT_ECT
+    ) -> None:
         self._marks = marks
         self._drops = drops
         self._random = random
+        self._ecn = ecn
         self.sessions: dict[bytes, Session] = {}
         self.routes = AllowedIps()
         #: Server sessions by routed CID, spare ones included.
@@ -112,10 +118,10 @@ class Registry:
             install.packet_number,
             install.next_keys.tx_key if install.next_keys is not None else None,
         )
-        session = Session(install, mark, now, self._drops, self._random)
+        session = Session(install, mark, now, self._drops, self._random, self._ecn)
         self.sessions[session.session_id] = session
         self.routes.add(session, prefixes)
-        self._adopt(session, install.connection_id, 0)
+        self._adopt(session, install.connection_id, install.cid_sequence)
         return None
 
     @staticmethod

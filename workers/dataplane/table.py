@@ -10,7 +10,8 @@ from __future__ import annotations
 from ipaddress import ip_network
 
 from qre.errors import UserError
-from qre.workers.dataplane.session.session import Session, State
+from qre.workers.dataplane.session.sending import State
+from qre.workers.dataplane.session.session import Session
 
 #: Looked-up addresses that are remembered; forgotten all at once, and whenever a session comes or goes.
 _CACHE = 8192

@@ -25,11 +25,14 @@ _MAX_SEGMENTS = 64
 _MAX_BYTES = 65_400
 _ANCILLARY = socket.CMSG_SPACE(4) * 2
 _SIZE = struct.Struct("=H")
+_TOS = struct.Struct("=i")
 #: Errors that one call may meet before it gives up: each clears the one that it tells.
 _MAX_ERRORS = 8
 #: The kernel or the card cannot do it: once seen, every datagram gets a system call of its own.
 _NO_GSO = {errno.EIO, errno.EOPNOTSUPP, errno.ENOPROTOOPT}
 
+#: Level, type and data of a control message.
+Ancillary = tuple[int, int, bytes]
 #: Datagrams that came together: their bytes, where from, outer ECN codepoint.
 Received = tuple[list[bytes], Address, int]
 
@@ -37,16 +40,16 @@ Received = tuple[list[bytes], Address, int]
 class Underlay:
     """One UDP socket, owned."""
 
-    def __init__(self, fd: int, drops: Counter[str], ecn: int = 0) -> None:
-        """``ecn`` is the codepoint that packets leave with. Raises MachineError when ``fd`` is no IPv4 UDP socket."""
+    def __init__(self, fd: int, drops: Counter[str]) -> None:
+        """Raises MachineError when ``fd`` is no IPv4 UDP socket."""
         self._socket = socket.socket(fileno=fd)
         self._drops = drops
         self._gso = True
         #: Lengths of datagrams that the first hop did not take (EMSGSIZE); whoever sends looks, and empties it.
         self.refused: list[int] = []
-        self._set_up(ecn)
+        self._set_up()
 
-    def _set_up(self, ecn: int) -> None:
+    def _set_up(self) -> None:
         sock = self._socket
         if (sock.family, sock.type, sock.proto) != (socket.AF_INET, socket.SOCK_DGRAM, socket.IPPROTO_UDP):
             self.close()
@@ -54,7 +57,7 @@ class Underlay:
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_PROBE)
         sock.setsockopt(socket.IPPROTO_IP, IP_RECVTOS, 1)
-        sock.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, ecn)
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, 0)
         for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
             if sock.getsockopt(socket.SOL_SOCKET, option) < _BUFFER:
                 sock.setsockopt(socket.SOL_SOCKET, option, _BUFFER)
@@ -93,16 +96,19 @@ class Underlay:
             return [data], source, ecn
         return [data[at : at + size] for at in range(0, len(data), size)], source, ecn
 
-    def send(self, packets: Sequence[bytes], to: Address) -> list[bytes]:
-        """Send them all; those that the kernel has no room for now come back. See ``refused``, too."""
+    def send(self, packets: Sequence[bytes], to: Address, ecn: int = 0) -> list[bytes]:
+        """Send them all with this ECN codepoint; those that the kernel has no room for now come back.
+
+        See ``refused``, too."""
         at, count = 0, len(packets)
+        marks = [(socket.IPPROTO_IP, socket.IP_TOS, _TOS.pack(ecn))] if ecn else []
         while at < count:
             run = self._run(packets, at) if self._gso else 1
             try:
                 if run == 1:
-                    self._socket.sendto(packets[at], to)
+                    self._send_one(packets[at], to, marks)
                 else:
-                    ancillary = [(socket.IPPROTO_UDP, UDP_SEGMENT, _SIZE.pack(len(packets[at])))]
+                    ancillary = [(socket.IPPROTO_UDP, UDP_SEGMENT, _SIZE.pack(len(packets[at]))), *marks]
                     self._socket.sendmsg(islice(packets, at, at + run), ancillary, 0, to)
             except BlockingIOError:
                 return list(packets[at:])
@@ -111,7 +117,7 @@ class Underlay:
                     self._gso = False
                     continue
                 # One of them is too long, or it was an ICMP error of something sent before, true or forged.
-                sent = self._send_singly(packets[at : at + run], to)
+                sent = self._send_singly(packets[at : at + run], to, marks)
                 at += sent
                 if sent < run:
                     return list(packets[at:])
@@ -119,11 +125,17 @@ class Underlay:
             at += run
         return []
 
-    def _send_singly(self, packets: Sequence[bytes], to: Address) -> int:
+    def _send_one(self, packet: bytes, to: Address, marks: list[Ancillary]) -> None:
+        if marks:
+            self._socket.sendmsg([packet], marks, 0, to)
+        else:
+            self._socket.sendto(packet, to)
+
+    def _send_singly(self, packets: Sequence[bytes], to: Address, marks: list[Ancillary]) -> int:
         """How many of them need not be sent again."""
         for at, packet in enumerate(packets):
             try:
-                self._socket.sendto(packet, to)
+                self._send_one(packet, to, marks)
             except BlockingIOError:
                 return at
             except OSError as error:

@@ -3,12 +3,13 @@
 RFC 9000 §12.3, RFC 9001 §6.6. A memfd of one MiB is mapped shared; the supervisor holds it and hands it to the next
 data plane process when this one dies. For every session it tells how far numbers may have been used (reserved in
 blocks *before* use), the highest number received (written *before* delivery), and the key epoch; beside that a ring
-of hashes of transmit keys, so that a key is never started afresh. It must never hold a key or a session id.
+of hashes of transmit keys, so that a key is never started afresh. One that a session still uses never falls out of
+the ring, however many others come. It must never hold a key or a session id.
 
 Layout, in native 64-bit words::
 
     word 0        magic and version
-    word 1        hashes ever appended to the ring
+    word 1        hashes ever appended to the ring, one that was kept counted again
     word 16 …     SLOTS slots of 16 words
         0         0: free, 1: used (written last)
         1-4       SHA-256 of the session id
@@ -110,6 +111,7 @@ class Mark:
         digest = _hash_of_key(tx_key)
         if self._marks.was_used(digest):
             raise SessionRefusedError(Refusal.KEY_USED, "this transmit key was used before")
+        self._marks.make_room()
         self._write_record(key_epoch, digest, first_number)
         self._marks.remember(digest)
 
@@ -121,6 +123,7 @@ class Mark:
         words[at + 1], words[at + 2] = _WORDS2.unpack(digest)
         words[at + 3] = first_number
         words[self._at + _SELECT] = select
+        self._marks.in_use[self._at] = digest
 
     def release(self) -> None:
         """The session is gone: the slot may be used by another. Its keys stay remembered."""
@@ -146,9 +149,12 @@ class NumberMarks:
         self._slots: dict[bytes, int] = {}  # hash of id -> first word
         self._free: list[int] = []
         self._live: set[int] = set()  # slots that a session of this process uses
+        #: First word of each slot that is used -> hash of its transmit key.
+        self.in_use: dict[int, bytes] = {}
         for at in range(_FIRST_SLOT + (SLOTS - 1) * _SLOT_WORDS, _FIRST_SLOT - 1, -_SLOT_WORDS):
             if self.words[at + _STATE]:
                 self._slots[_WORDS4.pack(*self.words[at + _ID : at + _ID + 4])] = at
+                self.in_use[at] = Mark(self, at).key_hash()
             else:
                 self._free.append(at)
         count = min(self.words[1], RING_ENTRIES)
@@ -159,17 +165,32 @@ class NumberMarks:
         self._map.close()
 
     def was_used(self, digest: bytes) -> bool:
-        return digest in self._used
+        return digest in self._used or digest in self.in_use.values()
+
+    def make_room(self) -> None:
+        """So that the next hash can be appended: of a full ring the oldest one that no session uses is forgotten.
+        Raises SessionRefusedError when there is none; nothing has changed then but the order."""
+        words = self.words
+        for _ in range(RING_ENTRIES):
+            count = words[1]
+            if count < RING_ENTRIES or self._hash_at(count) not in self.in_use.values():
+                return
+            words[1] = count + 1  # it stays where it is, as the newest one
+        raise SessionRefusedError(Refusal.NO_ROOM, "no room for another transmit key")
+
+    def _hash_at(self, count: int) -> bytes:
+        at = _RING + 2 * (count % RING_ENTRIES)
+        return _WORDS2.pack(self.words[at], self.words[at + 1])
 
     def remember(self, digest: bytes) -> None:
-        """Append to the ring; the oldest hash makes room when it is full."""
+        """Append to the ring, after ``make_room``."""
         if digest in self._used:
             return
         words = self.words
         count = words[1]
-        at = _RING + 2 * (count % RING_ENTRIES)
         if count >= RING_ENTRIES:
-            self._used.discard(_WORDS2.pack(words[at], words[at + 1]))
+            self._used.discard(self._hash_at(count))
+        at = _RING + 2 * (count % RING_ENTRIES)
         words[at], words[at + 1] = _WORDS2.unpack(digest)
         words[1] = count + 1
         self._used.add(digest)
@@ -196,6 +217,8 @@ class NumberMarks:
                 raise SessionRefusedError(Refusal.EPOCH_BEHIND, "key epoch behind", Mark(self, at).key_epoch)
         if next_tx_key is not None and (next_tx_key == tx_key or self.was_used(_hash_of_key(next_tx_key))):
             raise SessionRefusedError(Refusal.KEY_USED, "the next transmit key was used before")
+        if digest not in self._used:
+            self.make_room()
         if at is not None:
             mark = Mark(self, at)
             self._continue(mark, key_epoch, digest, first_number)
@@ -242,5 +265,6 @@ class NumberMarks:
         identity = _WORDS4.pack(*words[at + _ID : at + _ID + 4])
         words[at + _STATE] = 0
         self._slots.pop(identity, None)
+        self.in_use.pop(at, None)
         self._live.discard(at)
         self._free.append(at)

@@ -24,6 +24,8 @@ from qre.wire.number import PACKET_NUMBER_BASE
 from qre.workers.dataplane.session.keyphase import KeyPhases, ReceiveKeys
 from qre.workers.dataplane.session.marks import Mark
 
+#: RFC 9000 §10.3.
+SHORTEST_RESET = 21
 _HALF, _MASK = 1 << 31, (1 << 32) - 1
 _masks_of = struct.Struct(">BI11x").iter_unpack
 
@@ -35,15 +37,16 @@ class LimitReachedError(Exception):
 class Opened:
     """What came out of one batch."""
 
-    __slots__ = ("datagrams", "follow", "new", "others", "out_of_order", "probing", "reset")
+    __slots__ = ("datagrams", "follow", "new", "others", "out_of_order", "probing", "reset", "resets")
 
-    def __init__(self) -> None:
+    def __init__(self, resets: bool) -> None:
         self.datagrams: list[bytes] = []  # DATAGRAM_HEAD + inner packet each
         #: Everything else, in order: plaintext, first byte unmasked, key epoch, whether its number was the highest.
         self.others: list[tuple[bytes, int, int, bool]] = []
         self.new = 0  # packets
         self.out_of_order = False
         self.probing = True  # no datagram among the packets that had the highest number yet
+        self.resets = resets  # whether they may be
         self.reset = False  # a stateless reset was among them
         self.follow = False  # the peer began a key phase: our transmit keys must follow before anything is sent
 
@@ -63,16 +66,31 @@ class Packets:
         self.tx_cid = install.connection_id if client else install.client_connection_id
         self.rx_cid_length = len(install.client_connection_id if client else install.connection_id)
         self._rx_header = struct.Struct(f">B{self.rx_cid_length}sI").pack
-        self._tx_header = struct.Struct(f">B{len(self.tx_cid)}sI").pack
+        self.use_cid(self.tx_cid)
         self._tx_mask = Cipher(algorithms.AES(install.tx_hp_key), modes.ECB()).encryptor().update
         self._rx_mask = Cipher(algorithms.AES(install.rx_hp_key), modes.ECB()).encryptor().update
-        self._reset_token = install.reset_token
+        #: Of the peer's connection ID in use; None: not known.
+        self.reset_token = install.reset_token
         self.failed_opens = 0
 
     @property
     def used(self) -> int:
         """Packets that may have left under the current transmit key."""
         return self.next_number - self.phases.first_sent
+
+    def use_cid(self, cid: bytes) -> None:
+        """Packets bear this connection ID of the peer's from here on."""
+        self.tx_cid = cid
+        self._tx_header = struct.Struct(f">B{len(cid)}sI").pack
+
+    def seal_for(self, cid: bytes, plaintext: bytes) -> bytes:
+        """One packet that bears another one, for another path. Raises LimitReachedError."""
+        own = self.tx_cid
+        self.use_cid(cid)
+        try:
+            return self.seal([plaintext])[0]
+        finally:
+            self.use_cid(own)
 
     def seal(self, plaintexts: Sequence[bytes]) -> list[bytes]:
         """Number, encrypt and mask. Raises LimitReachedError before the key is used too often."""
@@ -95,17 +113,18 @@ class Packets:
             for n, text, (m0, m) in zip(range(number, after), sealed, masks, strict=True)
         ]
 
-    def open(self, datagrams: Sequence[bytes], old_keys_until: float) -> Opened:  # noqa: PLR0915 - one hot loop
+    def open(self, datagrams: Sequence[bytes], old_keys_until: float, resets: bool = False) -> Opened:  # noqa: PLR0915
         """Open short-header packets that bear one connection ID. Raises LimitReachedError.
 
-        The receive keys flip when a packet of the next phase is authentic; the old ones live until then.
+        The receive keys flip when a packet of the next phase is authentic; the old ones live until then. With
+        ``resets`` they came from the peer's address, and what cannot be read may be a stateless reset.
         """
-        opened = Opened()
+        opened = Opened(resets)
         at = 1 + self.rx_cid_length
         number_end, sample_end = at + 4, at + 20
         good = [d for d in datagrams if len(d) >= sample_end and d[0] & 0xC0 == 0x40]
         if len(good) != len(datagrams):
-            self.drops["malformed"] += len(datagrams) - len(good)
+            self._malformed(datagrams, sample_end, opened)
             if not good:
                 return opened
         masks = _masks_of(self._rx_mask(b"".join([d[number_end:sample_end] for d in good])))
@@ -166,7 +185,7 @@ class Packets:
             number += window
         keys = self.phases.choose(first & 0x04, number)
         if keys is None:
-            self.drops["no-keys"] += 1
+            self._unreadable(datagram, "no-keys", opened)
             return None
         aad = bytes((first,)) + datagram[1:at] + truncated.to_bytes(size, "big")
         try:
@@ -176,15 +195,31 @@ class Packets:
             self._failed(datagram, opened)
             return None
 
-    def _failed(self, datagram: bytes, opened: Opened) -> None:
-        """Not authentic: a stateless reset (RFC 9000 §10.3.1), or noise."""
-        if self._reset_token is not None and hmac.compare_digest(datagram[-16:], self._reset_token):
+    def _malformed(self, datagrams: Sequence[bytes], shortest: int, opened: Opened) -> None:
+        for datagram in datagrams:
+            if len(datagram) < shortest or datagram[0] & 0xC0 != 0x40:
+                self._unreadable(datagram, "malformed", opened)
+
+    def _unreadable(self, datagram: bytes, why: str, opened: Opened) -> bool:
+        """A stateless reset, whatever else it looks like, or noise, which is counted. Whether it was noise."""
+        if opened.resets and self.is_reset(datagram):
             opened.reset = True
-            return
-        self.drops["decrypt-failed"] += 1
-        self.failed_opens += 1
-        if self.failed_opens >= INTEGRITY_LIMIT:
-            raise LimitReachedError
+            return False
+        self.drops[why] += 1
+        return True
+
+    def is_reset(self, datagram: bytes) -> bool:
+        """Whether a datagram of the peer's that cannot be read ends as a stateless reset does, its token compared in
+        constant time (RFC 9000 §10.3.1): of any length, its first bytes are random."""
+        token = self.reset_token
+        return token is not None and len(datagram) >= SHORTEST_RESET and hmac.compare_digest(datagram[-16:], token)
+
+    def _failed(self, datagram: bytes, opened: Opened) -> None:
+        """Not authentic."""
+        if self._unreadable(datagram, "decrypt-failed", opened):
+            self.failed_opens += 1
+            if self.failed_opens >= INTEGRITY_LIMIT:
+                raise LimitReachedError
 
     def _accept(self, number: int, keys: ReceiveKeys, opened: Opened) -> bool:
         """Out of order, or the first of all: the replay check."""

@@ -175,14 +175,6 @@ class PathMtu:
             self._proven = self.base
         return longest > self._proven
 
-    def sent_last(self, packets: Sequence[bytes], next_number: int, now: float, pto: float) -> None:
-        """Perhaps the fate of the longest of these packets, the last ones before ``next_number``, says something of
-        the path."""
-        longest = max(map(len, packets))
-        if self.wants(longest, now):
-            place = next(place for place, packet in enumerate(packets) if len(packet) == longest)
-            self.sent(next_number - len(packets) + place, longest, now, pto)
-
     def sent(self, number: int, size: int, now: float, pto: float) -> None:
         """The datagram to watch has left as packet ``number``."""
         self._watched = _Watched(number, size, now, now + pto)

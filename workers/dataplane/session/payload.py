@@ -1,7 +1,8 @@
 """The payload of an authenticated packet, its frames sorted by owner.
 
-A data plane's own (DATAGRAM, ACK, PING, PADDING, PATH_*, CONNECTION_CLOSE) are taken apart; the others stay whole
-frames, byte for byte, for the handshake worker. The hot path handles the plain DATAGRAM itself and never comes here.
+A data plane's own (DATAGRAM, ACK, PING, PADDING, PATH_*, NEW_CONNECTION_ID, HANDSHAKE_DONE, CONNECTION_CLOSE) are
+taken apart; the others stay whole frames, byte for byte, for the handshake worker. The hot path handles the plain
+DATAGRAM itself and never comes here.
 """
 
 from __future__ import annotations
@@ -10,8 +11,6 @@ from typing import Final
 
 import msgspec
 
-from qre.dataplane.protocol import Refusal, SessionRefusedError
-from qre.errors import UntrustedInputError
 from qre.wire.datagram import DATAGRAM_HEAD, parse_http_datagram_untrusted
 from qre.wire.frames import (
     PROTOCOL_VIOLATION,
@@ -34,7 +33,6 @@ from qre.wire.frames import (
     StopSending,
     Stream,
     encode_frame,
-    frames_untrusted,
     read_frame_untrusted,
 )
 
@@ -86,6 +84,7 @@ class Payload:
         "datagrams",
         "eliciting",
         "error",
+        "issued",
         "passed",
         "probing_only",
         "responses",
@@ -98,6 +97,7 @@ class Payload:
         self.acks: list[Ack] = []
         self.challenges: list[bytes] = []
         self.responses: list[bytes] = []
+        self.issued: list[NewConnectionId] = []
         self.close: int | None = None  # the error code
         self.passed: list[bytes] = []  # whole frames for the handshake worker
         self.eliciting = False
@@ -122,6 +122,8 @@ class Payload:
                 self.challenges.append(data)
             case PathResponse(data=data):
                 self.responses.append(data)
+            case NewConnectionId():
+                self.issued.append(frame)
             case ConnectionClose(error=error):
                 self.close = error
             case _:
@@ -151,16 +153,3 @@ def parse_payload_untrusted(data: bytes, sender: Sender) -> Payload:
             found.passed.append(data[at:end])
         at = end
     return found
-
-
-def issued_by(frames: bytes, room: int) -> list[int]:
-    """The sequence numbers of the connection IDs that a FrameSend request issues. Raises SessionRefusedError for
-    frames that no packet of ours can carry."""
-    if not frames:
-        raise SessionRefusedError(Refusal.OTHER, "no frames")
-    if len(frames) > room:
-        raise SessionRefusedError(Refusal.OTHER, "the frames are too long for one packet")
-    try:
-        return [frame.sequence for frame in frames_untrusted(frames) if isinstance(frame, NewConnectionId)]
-    except UntrustedInputError as error:
-        raise SessionRefusedError(Refusal.OTHER, str(error)) from error

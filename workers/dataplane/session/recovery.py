@@ -23,7 +23,7 @@ _MAX_BACKOFF = 6
 
 
 class Control:
-    """Frames of one FrameSend (``request`` is its id), or a PING of our own (``request`` None)."""
+    """Frames of one FrameSend (``request`` is its id), or of our own, such as a PING (``request`` None)."""
 
     __slots__ = ("frames", "numbers", "request", "sent_at", "tries")
 
@@ -46,8 +46,17 @@ class Recovery:
         self._sampled = False
         self._minimum = 0.0
         self._sent: deque[tuple[int, float]] = deque(maxlen=256)  # (last number of a batch, when)
+        self._first = 0  # the path's first packet
         self.largest_acked = -1
         self.controls: list[Control] = []
+
+    def begin_path(self, first: int) -> None:
+        """The peer is at another host, and nothing is known of the way there (RFC 9000 §9.4): packets before number
+        ``first`` tell nothing of it."""
+        self.smoothed, self.variation = INITIAL_RTT, INITIAL_RTT / 2
+        self._sampled = False
+        self._sent.clear()
+        self._first = first
 
     @property
     def pto(self) -> float:
@@ -72,7 +81,8 @@ class Recovery:
             raise UntrustedInputError("ACK frame", "it acknowledges a packet that was never sent")
         if largest > self.largest_acked:
             self.largest_acked = largest
-            self._sample(largest, ack.delay * self._scale, now)
+            if largest >= self._first:
+                self._sample(largest, ack.delay * self._scale, now)
         if not self.controls:
             return []
         done = [
@@ -103,6 +113,11 @@ class Recovery:
             adjusted = latest
         self.variation += (abs(self.smoothed - adjusted) - self.variation) / 4
         self.smoothed += (adjusted - self.smoothed) / 8
+
+    @property
+    def has_room(self) -> bool:
+        """Whether more frames can be in flight."""
+        return len(self.controls) < MAX_CONTROLS
 
     def _deadline_of(self, control: Control) -> float:
         if control.numbers[-1] <= self.largest_acked - PACKET_THRESHOLD:

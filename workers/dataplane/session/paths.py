@@ -1,0 +1,205 @@
+"""Where the two ends are, and which connection ID of the peer's is used there: RFC 9000 §5.1, §8.2, §9; sans-IO.
+
+As ``kmod/migrate.c`` has it. A peer that speaks from elsewhere is a candidate until it has answered a PATH_CHALLENGE
+there; one at a time. The address in use is challenged, too: if it still answers, nothing but a copy of a packet came
+from elsewhere (§9.3.3). No connection ID is used at two addresses, but for that of a peer that has issued no other
+(§9.5). A mere probe is answered, wherever it comes from, and is no move.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from qre.dataplane.protocol import PeerMoved, Underlay
+from qre.ends import Role
+from qre.wire import overhead
+from qre.wire.frames import (
+    CONNECTION_ID_LIMIT_ERROR,
+    NewConnectionId,
+    PathResponse,
+    encode_frame,
+)
+from qre.workers.dataplane.session.path import PADDED, Address, Candidate
+from qre.workers.dataplane.session.payload import PING
+from qre.workers.dataplane.session.peer_cids import MAX_OWED, PeerCid, PeerCids
+from qre.workers.dataplane.session.sending import Sending, State
+
+#: RETIRE_CONNECTION_ID frames of everything that can be owed.
+_OWED_BYTES: Final = 9 * MAX_OWED
+_NEVER: Final = float("inf")
+
+
+class Paths:
+    """Of one session; ``random`` gives bytes for PATH_CHALLENGE."""
+
+    def __init__(self, sending: Sending, random: Callable[[int], bytes]) -> None:
+        install = sending.install
+        #: Whose paths they are; a weak one, so that a session that is forgotten goes at once, with its keys.
+        self._sending: Sending = weakref.proxy(sending)
+        self._random = random
+        sequence = install.cid_sequence if sending.role is Role.CLIENT else 0
+        self.used = PeerCid(sending.packets.tx_cid, sequence, install.reset_token, used=True)
+        self.cids = PeerCids(self.used)
+        self.candidate: Candidate | None = None
+        self._challenged_at = -_NEVER  # the address in use, the last time
+        self._pay_at = _NEVER
+
+    # --- connection IDs ---
+
+    def issued(self, frame: NewConnectionId, now: float) -> bool:
+        """NEW_CONNECTION_ID (§19.15): whoever uses one that the peer wants back gets another, if there is one. False:
+        the session is over."""
+        candidate = self.candidate
+        shared = candidate is not None and candidate.cid is self.used
+        error = self.cids.issued(frame)
+        if error:
+            self._sending.violated(error, now)
+            return False
+        before = self.used
+        self._use(self._replacement(before))
+        if self.used is not before:
+            self._retire(before, now)
+        if candidate is not None and shared:
+            candidate.cid = self.used
+        elif candidate is not None:
+            before, candidate.cid = candidate.cid, self._replacement(candidate.cid)
+            if candidate.cid is not before:
+                self._retire(before, now)
+        self._pay(now)
+        return self._sending.state is State.ESTABLISHED
+
+    def _replacement(self, used: PeerCid) -> PeerCid:
+        """Another one for its user if the peer wants it back, and there is one; or the same."""
+        wanted = self.cids.wanted_back(used)
+        return (self.cids.take(len(self.used.cid)) if wanted else None) or used
+
+    def _use(self, cid: PeerCid) -> None:
+        """Everything to the peer bears this one from here on; only its token makes a stateless reset (§10.3.1)."""
+        self._sending.packets.reset_token = cid.token
+        if cid is not self.used:
+            self.used = cid
+            self._sending.packets.use_cid(cid.cid)
+            self._sending.set_limits()
+
+    def _fresh_cid(self) -> PeerCid:
+        """A spare one, or, when there is none, the one in use."""
+        return (self.cids.take(len(self.used.cid)) if self.used.cid else None) or self.used
+
+    def _retire(self, cid: PeerCid, now: float) -> None:
+        """§5.1.2: who makes us owe so many means harm."""
+        if not self.cids.retire(cid):
+            self._sending.violated(CONNECTION_ID_LIMIT_ERROR, now)
+
+    def _pay(self, now: float) -> None:
+        """RETIRE_CONNECTION_ID until it is acknowledged; while there is no room for it, the timer asks."""
+        sending = self._sending
+        if self.cids.owed and sending.state is State.ESTABLISHED and sending.recovery.has_room:
+            sending.send_control(self.cids.pay(_OWED_BYTES), now)
+        self._pay_at = now + sending.recovery.pto if self.cids.owed else _NEVER
+
+    # --- addresses ---
+
+    def from_elsewhere(
+        self, source: Address, size: int, newest: bool, asked: Sequence[tuple[bytes, int]], now: float
+    ) -> None:
+        """Authentic packets of ``size`` bytes came from another address than the peer's; ``newest``: one is the
+        newest, and more than a probe. ``asked``: the data of each PATH_CHALLENGE, and how large its datagram was."""
+        candidate = self.candidate
+        if candidate is None or (candidate.address != source and newest):
+            self._forget(now)
+            candidate = self.candidate = Candidate(source, self._fresh_cid(), now, self._sending.recovery.pto)
+        if candidate.address != source:  # §8.2.2: always, where it came from
+            for data, brought in asked:
+                self._probe(encode_frame(PathResponse(data)), source, self.used, 3 * brought)
+            return
+        candidate.received += size
+        challenge = newest and not len(candidate.challenges)
+        answers = [encode_frame(PathResponse(data)) for data, _ in asked]
+        if challenge or answers:
+            self._speak_to(candidate, b"".join(answers[:1]), now, challenge=challenge)
+        for answer in answers[1:]:
+            self._speak_to(candidate, answer, now, challenge=False)
+
+    def _speak_to(self, candidate: Candidate, answer: bytes, now: float, *, challenge: bool) -> None:
+        """The answer to its PATH_CHALLENGE, if there is one, and a PATH_CHALLENGE if one is due."""
+        pto = self._sending.recovery.pto
+        frames = answer + (candidate.challenge(self._random(8), now, pto) if challenge else b"")
+        if frames:
+            candidate.sent += self._probe(frames, candidate.address, candidate.cid, candidate.allowance())
+        if challenge:
+            self._challenge_before(candidate, now)
+
+    def _probe(self, frames: bytes, to: Address, cid: PeerCid, allowance: int) -> int:
+        """Frames to an address that is not validated; how many bytes were sent, within what is allowed."""
+        if allowance < len(frames) + overhead.packet_overhead(len(cid.cid)):
+            return 0
+        return self._sending.put_frames_elsewhere(frames, to, cid.cid, min(allowance, PADDED))
+
+    def _challenge_before(self, candidate: Candidate, now: float) -> None:
+        """The address in use, no more often than a PTO allows: copies may come from many addresses."""
+        sending = self._sending
+        if candidate.before_answered or candidate.before.enough:
+            return
+        if now >= self._challenged_at + sending.recovery.pto:
+            self._challenged_at = now
+            sending.put_frames(candidate.before.frame(self._random(8)), now, PADDED)
+
+    def answer(self, data: bytes, now: float) -> None:
+        """A PATH_CHALLENGE from the peer's address: with a PING, which is no probe, so that a server whose peer seems
+        to have moved learns that it has not (§9.3.3)."""
+        self._sending.put_frames(encode_frame(PathResponse(data)) + PING, now, PADDED)
+
+    def answered(self, data: bytes, now: float) -> None:
+        """PATH_RESPONSE; it may come on another path than the challenge's (§8.2.2)."""
+        candidate = self.candidate
+        if candidate is None:
+            return
+        if candidate.before.answered_by(data):
+            candidate.before_answered = True
+        if candidate.challenges.answered_by(data):
+            self.candidate = None
+            self._move(candidate.address, candidate.cid, now)
+
+    def _move(self, peer: Address, cid: PeerCid, now: float) -> None:
+        sending, before = self._sending, self.used
+        other_host = peer[0] != sending.peer[0]
+        sending.peer = peer
+        if cid is not before:
+            self._use(cid)
+            self._retire(before, now)
+        sending.path_ecn.begin()
+        if other_host:  # another port is a NAT's work: the path is the same (§9.4)
+            sending.recovery.begin_path(sending.packets.next_number)
+            sending.path_mtu.begin(now)
+            sending.set_limits()
+        self._pay(now)
+        underlay = sending.install.underlay
+        moved = Underlay(
+            local_ip=underlay.local_ip, local_port=underlay.local_port, peer_ip=peer[0], peer_port=peer[1]
+        )
+        sending.events.append(PeerMoved(session_id=sending.session_id, underlay=moved))
+
+    def _forget(self, now: float) -> None:
+        """Its connection ID was seen there: never anywhere else."""
+        candidate, self.candidate = self.candidate, None
+        if candidate is not None and candidate.cid is not self.used:
+            self._retire(candidate.cid, now)
+            self._pay(now)
+
+    # --- time ---
+
+    def deadline(self) -> float:
+        """When ``handle_timer`` wants to be called."""
+        candidate = self.candidate
+        return self._pay_at if candidate is None else min(self._pay_at, candidate.next_at, candidate.expires)
+
+    def handle_timer(self, now: float) -> None:
+        """Do what is due."""
+        if self.candidate is not None and now >= self.candidate.expires:
+            self._forget(now)
+        if self.candidate is not None and now >= self.candidate.next_at:
+            self._speak_to(self.candidate, b"", now, challenge=True)
+        if now >= self._pay_at:
+            self._pay(now)

@@ -1,0 +1,271 @@
+"""What a session sends, and how it ends: RFC 9000 §10.2, §13.2, §13.4, §14; RFC 9001 §6.6. No sockets or clocks.
+
+The half below ``session.Session``: numbers and keys are used here, packets put into the outbox, marked, and watched
+for the path's MTU. Plaintexts are as they stand in a packet: ``DATAGRAM_HEAD`` and an IP packet.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from qre.dataplane.protocol import DataplaneReport, LossReason, RekeyDue, SessionInstall, SessionLost
+from qre.wire import overhead
+from qre.wire.datagram import DATAGRAM_HEAD
+from qre.wire.frames import H3_NO_ERROR, ConnectionClose, encode_ack, encode_frame
+from qre.workers.dataplane.inner.ecn import CE, ECT0, NOT_ECT
+from qre.workers.dataplane.session.marks import Mark
+from qre.workers.dataplane.session.packets import LimitReachedError, Packets
+from qre.workers.dataplane.session.path import Address
+from qre.workers.dataplane.session.path_ecn import PathEcn
+from qre.workers.dataplane.session.path_ecn import State as EcnState
+from qre.workers.dataplane.session.path_mtu import SEARCHES, PathMtu
+from qre.workers.dataplane.session.payload import PING
+from qre.workers.dataplane.session.recovery import Control, Recovery
+
+#: We tell no max_ack_delay and no ack_delay_exponent in our transport parameters, so the defaults hold (25 ms, 3).
+ACK_DELAY = 0.020
+_ACK_EXPONENT = 3
+#: With traffic to ride on, an ACK goes along this often.
+_PIGGYBACK_INTERVAL = 0.005
+#: Less than any packet's length.
+_NO_IPV6 = -1
+
+
+class State(enum.StrEnum):
+    HELD = "held"
+    ESTABLISHED = "established"
+    CLOSING = "closing"
+    ENDED = "ended"
+
+
+class Outgoing(NamedTuple):
+    """A packet that is to leave, and the ECN codepoint that it leaves with."""
+
+    packet: bytes
+    to: Address
+    ecn: int = NOT_ECT
+
+
+class Sending:
+    """``drops`` counts packets by reason; ``ecn``: the codepoint that Dest's packets bear."""
+
+    def __init__(self, install: SessionInstall, mark: Mark, now: float, drops: Counter[str], ecn: int) -> None:
+        self.install = install
+        self.session_id = install.session_id
+        self.role = install.role
+        self.peer: Address = (install.underlay.peer_ip, install.underlay.peer_port)
+        self.events: list[DataplaneReport] = []
+        self.outbox: list[Outgoing] = []
+        self.state = State.HELD if install.held else State.ESTABLISHED
+        self.tx_packets = self.tx_bytes = 0
+        self.drops = drops
+        self.mark = mark
+        self.packets = Packets(install, mark, drops)
+        self.phases = self.packets.phases
+        self.recovery = Recovery(install.max_ack_delay_ms / 1000, install.ack_delay_exponent)
+        #: A site whose packets were seen marked CE sends ECT(0), or they could not have been.
+        self.path_ecn = PathEcn(ECT0 if ecn == CE else ecn)
+        #: What the packets that were sealed last leave with.
+        self.tx_ecn = NOT_ECT
+        self.path_mtu = PathMtu(SEARCHES[self.role], min(install.max_datagram_payload, overhead.MAX_UDP_PAYLOAD))
+        #: The largest inner packet that is sent; of IPv6, where none may be, it is negative.
+        self.max_inner = self.max_inner_ipv6 = 0
+        #: The largest inner packet that the MSS of delivered SYNs may lead to: more than ``max_inner`` while that is
+        #: only the beginning of a search, for a connection keeps its MSS.
+        self.mss_inner = 0
+        #: Inner packets (beginning, length) that were too big during a search, by flow: to be answered at its end.
+        self.unanswered: dict[bytes, tuple[bytes, int]] = {}
+        self._idle_base = now
+        self._sent_since_receive = False
+        self._last_sent = now
+        self._ack_since: float | None = None  # when the oldest unacknowledged ack-eliciting packet came
+        self._ack_sent = 0.0
+        self._largest_at = now
+        self._ecn = [0, 0, 0]  # ECT(0), ECT(1), CE of what came: the order of an ACK frame
+        self._rekey_asked = -1
+        self._close_packet = Outgoing(b"", self.peer)
+        self._closing_until = 0.0
+        self._closing_received = 0
+        self.set_limits()
+
+    @property
+    def packet_overhead(self) -> int:
+        """Bytes of a packet to the peer around its frames."""
+        return overhead.packet_overhead(len(self.packets.tx_cid))
+
+    # --- packets ---
+
+    def seal_datagrams(self, plaintexts: list[bytes], now: float) -> list[bytes]:
+        """Packets for these plaintexts (``DATAGRAM_HEAD`` + IP packet each), an ACK riding along when one is due;
+        ``tx_ecn`` is what they leave with."""
+        if self.state is not State.ESTABLISHED:
+            self.drops["held" if self.state is State.HELD else "closing"] += len(plaintexts)
+            return []
+        size = sum(map(len, plaintexts)) - len(DATAGRAM_HEAD) * len(plaintexts)
+        count = len(plaintexts)
+        if self._ack_since is not None and now - self._ack_sent >= _PIGGYBACK_INTERVAL:
+            ack = self._take_ack(now)
+            last = ack + plaintexts[-1]
+            room = len(plaintexts[0]) if count > 1 else self.max_inner + len(DATAGRAM_HEAD)
+            plaintexts = [*plaintexts[:-1], last] if len(last) <= room else [*plaintexts, ack]
+        packets = self._seal(plaintexts, now)
+        if packets:
+            self.tx_packets += count
+            self.tx_bytes += size
+            self._sent_eliciting(now)
+            self.recovery.sent_batch(self.packets.next_number - 1, now)
+            if self.path_mtu.watching:
+                self._watch(packets, now)
+        return packets
+
+    def _seal(self, plaintexts: Sequence[bytes], now: float) -> list[bytes]:
+        """Packets to the peer; none when the session has just ended for its packet limit."""
+        first = self.packets.next_number
+        try:
+            packets = self.packets.seal(plaintexts)
+        except LimitReachedError:
+            self.end(LossReason.LIMIT)
+            return []
+        ecn = self.path_ecn
+        if ecn.state is EcnState.TESTING:
+            self.tx_ecn = ecn.mark(first, len(packets), now, 3 * self.recovery.pto)
+        else:
+            self.tx_ecn = ecn.settled
+        if self.packets.used > self.packets.rekey_after and self._rekey_asked != self.phases.epoch:
+            self._ask_for_keys()
+        return packets
+
+    def _ask_for_keys(self) -> None:
+        self._rekey_asked = self.phases.epoch
+        self.events.append(RekeyDue(session_id=self.session_id, key_epoch=self.phases.epoch))
+
+    def _sent_eliciting(self, now: float) -> None:
+        self._last_sent = now
+        if not self._sent_since_receive:  # §10.1: the first one since a packet came restarts the idle timer
+            self._sent_since_receive = True
+            self._idle_base = now
+
+    def put_frames(self, frames: bytes, now: float, size: int = 0) -> int:
+        """Put one packet to the peer into the outbox, padded to a datagram of ``size``, or of what the peer takes.
+        Its length, 0: none was sent."""
+        padded = min(size, self.install.max_datagram_payload) - self.packet_overhead
+        for packet in self._seal([frames.ljust(padded, b"\0")], now):
+            self.outbox.append(Outgoing(packet, self.peer, self.tx_ecn))
+            return len(packet)
+        return 0
+
+    def put_frames_elsewhere(self, frames: bytes, to: Address, cid: bytes, size: int) -> int:
+        """The same for an address that is not the peer's, or not yet: it bears ``cid``, and no mark."""
+        padded = min(size, self.install.max_datagram_payload) - overhead.packet_overhead(len(cid))
+        number = self.packets.next_number
+        try:
+            packet = self.packets.seal_for(cid, frames.ljust(padded, b"\0"))
+        except LimitReachedError:
+            self.end(LossReason.LIMIT)
+            return 0
+        self.path_ecn.skip(number)
+        self.outbox.append(Outgoing(packet, to))
+        return len(packet)
+
+    def send_control(self, frames: bytes, now: float, request: int | None = None) -> None:
+        """Send these frames until they are acknowledged; those of a FrameSend until they are given up, too."""
+        self._send_again(Control(frames, request), now)
+
+    def _send_again(self, control: Control, now: float) -> None:
+        if self.put_frames(control.frames, now):
+            self.recovery.sent_control(control, self.packets.next_number - 1, now)
+            self._sent_eliciting(now)
+
+    def _take_ack(self, now: float) -> bytes:
+        """The ACK frame of everything received."""
+        self._ack_since, self._ack_sent = None, now
+        delay = int(max(now - self._largest_at, 0.0) * 1e6) >> _ACK_EXPONENT
+        return encode_ack(self.packets.received.ack_ranges(), delay, self._ecn if any(self._ecn) else ())
+
+    # --- the path's MTU ---
+
+    def set_limits(self) -> None:
+        """After ``path_mtu`` or the connection ID in use may have changed."""
+        path_mtu, around = self.path_mtu, self.packet_overhead + len(DATAGRAM_HEAD)
+        self.max_inner = path_mtu.size - around
+        refused = path_mtu.settled and self.max_inner < overhead.MIN_MTU_IPV6
+        self.max_inner_ipv6 = _NO_IPV6 if refused else self.max_inner
+        self.mss_inner = (path_mtu.size if path_mtu.settled else path_mtu.largest) - around
+
+    def _watch(self, packets: list[bytes], now: float) -> None:
+        """Perhaps the fate of the longest of these packets, the last ones sent, says something about the path."""
+        longest = max(map(len, packets))
+        if self.path_mtu.wants(longest, now):
+            place = next(place for place, packet in enumerate(packets) if len(packet) == longest)
+            number = self.packets.next_number - len(packets) + place
+            self.path_mtu.sent(number, longest, now, self.recovery.pto)
+
+    def _probe(self, now: float) -> None:
+        size = self.path_mtu.due(now)
+        self.set_limits()
+        if size == 0:
+            self.send_control(PING, now)
+        elif size is not None and self.put_frames(PING, now, size):
+            number = self.packets.next_number - 1
+            self.path_mtu.sent(number, size, now, self.recovery.pto)
+            self.recovery.sent_batch(number, now)
+            self._sent_eliciting(now)
+
+    def refused_by_first_hop(self, lengths: Sequence[int], now: float) -> int:
+        """Datagrams of these lengths were longer than the MTU of the device that they were to leave by; how many of
+        them were no probes."""
+        probes = sum(self.path_mtu.refused(length, now) for length in lengths)
+        self.set_limits()
+        return len(lengths) - probes
+
+    # --- end ---
+
+    def end(self, reason: LossReason, error: int = 0) -> None:
+        """It is over at once, and nobody is told but the handshake worker."""
+        if self.state is State.ENDED:
+            return
+        if self.state is not State.CLOSING:
+            self.events.append(SessionLost(session_id=self.session_id, reason=reason, error_code=error))
+        self._finish()
+
+    def _finish(self) -> None:
+        self.state = State.ENDED
+        self.mark.release()
+
+    def violated(self, error: int, now: float) -> None:
+        """The peer broke QUIC inside an authenticated packet."""
+        if self.state in {State.CLOSING, State.ENDED}:
+            return
+        self.drops["malformed"] += 1
+        self.events.append(SessionLost(session_id=self.session_id, reason=LossReason.PROTOCOL, error_code=error))
+        self._close(encode_frame(ConnectionClose(error, application=False)), now)
+
+    def close(self, now: float, *, tell: bool) -> None:
+        """SessionDelete: with ``tell``, CONNECTION_CLOSE (H3_NO_ERROR) is sent and stays ready for three PTO."""
+        if self.state is State.ENDED or self.state is State.CLOSING:
+            return
+        if tell:
+            self._close(encode_frame(ConnectionClose(H3_NO_ERROR, application=True)), now)
+        else:
+            self._finish()
+
+    def _close(self, frame: bytes, now: float) -> None:
+        if self.put_frames(frame, now):
+            self._close_packet = self.outbox[-1]
+            self.state = State.CLOSING
+            self._closing_until = now + 3 * self.recovery.pto
+
+    def _receive_while_closing(self, count: int) -> None:
+        """§10.2.1: the same packet again, ever more rarely."""
+        self.drops["closing"] += count
+        self._closing_received += 1
+        if self._closing_received & (self._closing_received - 1) == 0:
+            self.outbox.append(self._close_packet)
+
+    def closing_over(self, now: float) -> None:
+        """Three PTO after it was closed nothing is answered any more."""
+        if now >= self._closing_until:
+            self._finish()

@@ -25,8 +25,8 @@ from qre.dataplane.protocol import (
 from qre.ends import Role
 from qre.errors import InternalError
 from qre.wire.frames import NewConnectionId, RetireConnectionId, encode_frame
-from qre.workers.handshake.sessions.live_sessions import Sessions
 from qre.workers.handshake.sessions.session_state import Live
+from qre.workers.handshake.sessions.settling import Settling
 from tests.support.two_ends import CidsChanged, Confirmed, Lost, TwoEnds
 
 
@@ -238,13 +238,13 @@ def test_after_the_hand_over_the_old_id_is_retired_and_a_spare_one_issued(unchan
 def test_each_id_is_given_back_once_by_whoever_had_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """The handshake's own by the handshake worker, those after it by the data plane, which keeps the spare one."""
     given_back: list[int] = []
-    retired = Sessions._retired
+    retired = Settling._retired
 
-    def heard(sessions: Sessions, live: Live, sequence: int, now: float) -> None:
+    def heard(settling: Settling, live: Live, sequence: int, now: float) -> None:
         given_back.append(sequence)
-        retired(sessions, live, sequence, now)
+        retired(settling, live, sequence, now)
 
-    monkeypatch.setattr(Sessions, "_retired", heard)
+    monkeypatch.setattr(Settling, "_retired", heard)
     with TwoEnds(interval=3600) as ends:
         ends.install().run(3)
         (server,) = ends.server.sessions.records()

@@ -5,6 +5,7 @@
  * devices use one or two lengths.
  */
 #include <linux/bitmap.h>
+#include <linux/hash.h>
 #include <linux/jhash.h>
 #include <linux/random.h>
 #include <linux/slab.h>
@@ -28,6 +29,7 @@ struct qre_allowed_ips {
 	u32 users[2][QRE_LENGTHS];
 	DECLARE_BITMAP(lengths4, QRE_LENGTHS);
 	DECLARE_BITMAP(lengths6, QRE_LENGTHS);
+	unsigned int longest[2]; /* of them; QRE_LENGTHS: there is none */
 	struct hlist_head buckets[1 << QRE_ALLOWED_BITS];
 };
 
@@ -35,8 +37,10 @@ struct qre_allowed_ips *qre_allowed_ips_new(void)
 {
 	struct qre_allowed_ips *table = kvzalloc(sizeof(*table), GFP_KERNEL_ACCOUNT);
 
-	if (table)
+	if (table) {
 		table->seed = get_random_u32();
+		table->longest[0] = table->longest[1] = QRE_LENGTHS;
+	}
 	return table;
 }
 
@@ -50,28 +54,39 @@ static unsigned long *qre_lengths(struct qre_allowed_ips *table, bool ipv6)
 	return ipv6 ? table->lengths6 : table->lengths4;
 }
 
-/* The first @length bits of @address, the others 0. */
+static __be32 qre_first_bits(__be32 word, unsigned int bits)
+{
+	return bits ? word & cpu_to_be32(~0U << (32 - bits)) : 0;
+}
+
+/* The first @length bits of @address, which need not be aligned, the others 0. */
 static void qre_masked(__be32 out[4], const void *address, unsigned int length, bool ipv6)
 {
-	unsigned int i, words = ipv6 ? 4 : 1;
+	unsigned int i;
 
-	memset(out, 0, 16);
-	memcpy(out, address, words * 4);
-	for (i = 0; i < words; i++) {
-		unsigned int bits = length > i * 32 ? min(length - i * 32, 32U) : 0;
-
-		if (bits < 32)
-			out[i] &= bits ? cpu_to_be32(~0U << (32 - bits)) : 0;
+	if (!ipv6) {
+		memcpy(out, address, 4);
+		out[0] = qre_first_bits(out[0], length);
+		out[1] = out[2] = out[3] = 0;
+		return;
 	}
+	memcpy(out, address, 16);
+	for (i = 0; i < 4; i++)
+		out[i] = qre_first_bits(out[i], clamp_t(int, (int)length - (int)i * 32, 0, 32));
 }
 
 static struct hlist_head *qre_bucket(struct qre_allowed_ips *table, const __be32 masked[4],
 				     unsigned int length, bool ipv6)
 {
-	u32 hash = ipv6 ? jhash2((const u32 *)masked, 4, table->seed + length)
-			: jhash_2words((__force u32)masked[0], length, table->seed);
+	u32 bucket;
 
-	return &table->buckets[hash >> (32 - QRE_ALLOWED_BITS)];
+	if (ipv6)
+		bucket = jhash2((const u32 *)masked, 4, table->seed + length) >>
+			 (32 - QRE_ALLOWED_BITS);
+	else
+		bucket = hash_64(((u64)(__force u32)masked[0] << 8 | length) ^ table->seed,
+				 QRE_ALLOWED_BITS);
+	return &table->buckets[bucket];
 }
 
 static bool qre_matches(const struct qre_allowed *entry, const __be32 masked[4],
@@ -107,6 +122,19 @@ struct qre_allowed *qre_allowed_ips_new_entries(struct qre_session *s,
 	return entries;
 }
 
+static void qre_use_length(struct qre_allowed_ips *table, const struct qre_allowed *entry, int more)
+{
+	unsigned long *lengths = qre_lengths(table, entry->ipv6);
+	u32 *users = &table->users[entry->ipv6][entry->length];
+
+	*users += more;
+	if (*users)
+		set_bit(entry->length, lengths);
+	else
+		clear_bit(entry->length, lengths);
+	WRITE_ONCE(table->longest[entry->ipv6], find_last_bit(lengths, QRE_LENGTHS));
+}
+
 void qre_allowed_ips_add(struct qre_allowed_ips *table, struct qre_allowed *entries,
 			 unsigned int count)
 {
@@ -115,8 +143,7 @@ void qre_allowed_ips_add(struct qre_allowed_ips *table, struct qre_allowed *entr
 	for (entry = entries; entry < entries + count; entry++) {
 		hlist_add_head_rcu(&entry->node,
 				   qre_bucket(table, entry->address, entry->length, entry->ipv6));
-		if (!table->users[entry->ipv6][entry->length]++)
-			set_bit(entry->length, qre_lengths(table, entry->ipv6));
+		qre_use_length(table, entry, 1);
 	}
 }
 
@@ -127,9 +154,16 @@ void qre_allowed_ips_remove(struct qre_allowed_ips *table, struct qre_allowed *e
 
 	for (entry = entries; entry < entries + count; entry++) {
 		hlist_del_rcu(&entry->node);
-		if (!--table->users[entry->ipv6][entry->length])
-			clear_bit(entry->length, qre_lengths(table, entry->ipv6));
+		qre_use_length(table, entry, -1);
 	}
+}
+
+/* The next shorter one in use; QRE_LENGTHS: there is none. */
+static unsigned int qre_shorter(struct qre_allowed_ips *table, unsigned int length, bool ipv6)
+{
+	unsigned int next = find_last_bit(qre_lengths(table, ipv6), length);
+
+	return next < length ? next : QRE_LENGTHS;
 }
 
 /* Newest first; an established session before one that is held or ending. */
@@ -153,8 +187,7 @@ static struct qre_session *qre_allowed_best(struct hlist_head *bucket, const __b
 struct qre_session *qre_allowed_ips_find(struct qre_allowed_ips *table, const void *address,
 					 bool ipv6)
 {
-	unsigned long *lengths = qre_lengths(table, ipv6);
-	unsigned int length = find_last_bit(lengths, QRE_LENGTHS);
+	unsigned int length = READ_ONCE(table->longest[ipv6]);
 	__be32 masked[4];
 
 	while (length < QRE_LENGTHS) {
@@ -165,10 +198,7 @@ struct qre_session *qre_allowed_ips_find(struct qre_allowed_ips *table, const vo
 					 ipv6);
 		if (found)
 			return found;
-		if (!length)
-			break;
-		length = find_last_bit(lengths, length) < length ? find_last_bit(lengths, length)
-								 : QRE_LENGTHS;
+		length = qre_shorter(table, length, ipv6);
 	}
 	return NULL;
 }
@@ -176,8 +206,7 @@ struct qre_session *qre_allowed_ips_find(struct qre_allowed_ips *table, const vo
 bool qre_allowed_ips_owns(struct qre_allowed_ips *table, const struct qre_session *s,
 			  const void *address, bool ipv6)
 {
-	unsigned long *lengths = qre_lengths(table, ipv6);
-	unsigned int length = find_last_bit(lengths, QRE_LENGTHS);
+	unsigned int length = READ_ONCE(table->longest[ipv6]);
 	__be32 masked[4];
 
 	while (length < QRE_LENGTHS) {
@@ -192,10 +221,9 @@ bool qre_allowed_ips_owns(struct qre_allowed_ips *table, const struct qre_sessio
 				return true;
 			any = true;
 		}
-		if (any || !length) /* the longest prefix is somebody else's */
+		if (any) /* the longest prefix is another session's */
 			return false;
-		length = find_last_bit(lengths, length) < length ? find_last_bit(lengths, length)
-								 : QRE_LENGTHS;
+		length = qre_shorter(table, length, ipv6);
 	}
 	return false;
 }

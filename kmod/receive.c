@@ -26,8 +26,10 @@
 #include "socket.h"
 
 #define QRE_INTEGRITY_LIMIT (1ULL << 52)
-#define QRE_RESET_SIZE	    21	/* of the shortest stateless reset: RFC 9000 section 10.3 */
-#define QRE_COPIED	    256 /* a smaller packet is copied: it must not keep a large page */
+#define QRE_RESET_SIZE	    21 /* of the shortest stateless reset: RFC 9000 section 10.3 */
+/* Of a packet: what its session is found by and its header is read with. */
+#define QRE_BEGINNING (QRE_HEADER_MAX + QRE_SAMPLE_SIZE)
+#define QRE_COPIED    256 /* a smaller packet is copied: it must not keep a large page */
 /* So that the IP header behind the DATAGRAM head is aligned to four. */
 #define QRE_PLAIN_PAD (NET_SKB_PAD + 1)
 
@@ -440,17 +442,16 @@ static struct qre_key *qre_choose_key(struct qre_session *s, u8 first, u64 numbe
 	return qre_key_get(key);
 }
 
-/* The header of @skb (data at the QUIC packet) without its protection, into w->head; its size. */
+/* The header that begins a packet, without its protection, into w->head; its size. */
 static unsigned int qre_unprotect(struct qre_session *s, struct qre_work *w,
-				  const struct sk_buff *skb)
+				  const u8 beginning[QRE_BEGINNING])
 {
 	unsigned int at = 1 + s->rx_cid_size, size, i;
 	u8 mask[QRE_SAMPLE_SIZE];
 	u64 expected;
 	u32 truncated = 0;
 
-	/* Nothing is pulled: what arrived in pages would be copied to a new head. */
-	skb_copy_bits(skb, 0, w->head, at + QRE_NUMBER_SIZE + QRE_SAMPLE_SIZE);
+	memcpy(w->head, beginning, QRE_BEGINNING);
 	qre_hp_mask(s->rx_hp, mask, w->head + at + QRE_NUMBER_SIZE);
 	w->head[0] ^= mask[0] & 0x1f;
 	w->first = w->head[0];
@@ -475,8 +476,10 @@ static int qre_gather(struct qre_work *w, unsigned int header, struct sk_buff *s
 	return skb_copy_bits(skb, header, copy, sealed);
 }
 
-/* A short-header packet of this session; @skb's data is the QUIC packet. Consumes it. */
-static void qre_receive(struct qre_session *s, struct sk_buff *skb, union qre_peer source, u8 ecn)
+/* A short-header packet of this session; @skb's data is the QUIC packet, and this its beginning.
+ * Consumes it, and the reference on the session. */
+static void qre_receive(struct qre_session *s, struct sk_buff *skb,
+			const u8 beginning[QRE_BEGINNING], union qre_peer source, u8 ecn)
 {
 	enum qre_drop drop = QRE_DROP_MALFORMED;
 	unsigned int header, sealed;
@@ -504,7 +507,7 @@ static void qre_receive(struct qre_session *s, struct sk_buff *skb, union qre_pe
 	w = qre_work_take(rcu_dereference(s->rx));
 	if (unlikely(!w))
 		goto dropped;
-	header = qre_unprotect(s, w, skb);
+	header = qre_unprotect(s, w, beginning);
 	w->key = qre_choose_key(s, w->first, w->number);
 	if (unlikely(!w->key)) {
 		drop = QRE_DROP_NO_KEYS;
@@ -533,9 +536,8 @@ static void qre_receive(struct qre_session *s, struct sk_buff *skb, union qre_pe
 	aead_request_set_callback(w->request, 0, qre_open_done, w);
 	aead_request_set_ad(w->request, header);
 	aead_request_set_crypt(w->request, w->src, w->opened, sealed, w->iv);
-	refcount_inc(&s->refs); /* for an asynchronous driver, which answers when we are gone */
 	error = crypto_aead_decrypt(w->request);
-	if (error == -EINPROGRESS)
+	if (error == -EINPROGRESS) /* an asynchronous driver: it has the reference */
 		return;
 	qre_open_finish(w, error);
 	qre_session_put(s);
@@ -552,6 +554,7 @@ dropped:
 	    !qre_reset_by(s, skb, source))
 		qre_count_drop(s->qdev, drop, 1);
 	kfree_skb(skb);
+	qre_session_put(s);
 }
 
 static void qre_count_socket(struct qre_socket *qs, bool passed)
@@ -586,7 +589,7 @@ int qre_encap_rcv(struct sock *sk, struct sk_buff *skb)
 	struct qre_socket *qs = qre_socket_of(sk);
 	struct qre_session *s;
 	union qre_peer source;
-	u8 head[1 + QRE_CID_MAX];
+	u8 beginning[QRE_BEGINNING];
 	unsigned int size;
 	u8 ecn;
 
@@ -594,14 +597,15 @@ int qre_encap_rcv(struct sock *sk, struct sk_buff *skb)
 		return 1;
 	if (unlikely(skb->len <= sizeof(struct udphdr)))
 		goto pass;
-	size = min_t(unsigned int, sizeof(head), skb->len - sizeof(struct udphdr));
-	if (unlikely(skb_copy_bits(skb, sizeof(struct udphdr), head, size)))
+	/* Nothing is pulled: what arrived in pages would be copied to a new head. */
+	size = min_t(unsigned int, sizeof(beginning), skb->len - sizeof(struct udphdr));
+	if (unlikely(skb_copy_bits(skb, sizeof(struct udphdr), beginning, size)))
 		goto pass;
 	/* A short header: RFC 9000 section 17.3.1 */
-	if ((head[0] & 0xc0) != 0x40)
+	if ((beginning[0] & 0xc0) != 0x40)
 		goto pass;
 	source = (union qre_peer){.ip = ip_hdr(skb)->saddr, .port = udp_hdr(skb)->source};
-	s = qre_socket_session(qs, head + 1, size - 1);
+	s = qre_socket_session(qs, beginning + 1, size - 1);
 	if (unlikely(!s)) {
 		qre_reset_elsewhere(qs, skb, source);
 		goto pass;
@@ -611,8 +615,7 @@ int qre_encap_rcv(struct sock *sk, struct sk_buff *skb)
 	ecn = ip_hdr(skb)->tos & INET_ECN_MASK;
 	qre_count_socket(qs, false);
 	__skb_pull(skb, sizeof(struct udphdr));
-	qre_receive(s, skb, source, ecn);
-	qre_session_put(s);
+	qre_receive(s, skb, beginning, source, ecn);
 	return 0;
 pass:
 	qre_count_socket(qs, true);

@@ -143,7 +143,7 @@ static unsigned int qre_put_header(const struct qre_cid *cid, const struct qre_k
 
 	/* Fixed bit, spin bit 0, reserved bits 0, the key phase, a number of four bytes. */
 	out[0] = 0x43 | (key->epoch & 1) << 2;
-	memcpy(out + 1, cid->bytes, cid->length);
+	memcpy(out + 1, cid->bytes, QRE_CID_MAX); /* what is too much is written over */
 	memcpy(out + size, &low, sizeof(low));
 	return size + sizeof(low);
 }

@@ -11,6 +11,7 @@
  * sendmsg): the hook is taken and given back without that lock.
  */
 #include <linux/file.h>
+#include <linux/hash.h>
 #include <linux/net.h>
 #include <linux/rhashtable.h>
 #include <linux/slab.h>
@@ -29,9 +30,17 @@
 #define QRE_ENCAP_TYPE	   1 /* any but 0 makes UDP ask encap_rcv */
 #define QRE_UNPIN_INTERVAL (HZ / 4)
 
+static u32 qre_sock_hash(const void *at, u32 size, u32 seed)
+{
+	const struct sock *const *sk = at;
+
+	return hash_64((uintptr_t)*sk ^ (u64)seed << 32, 32) ^ seed;
+}
+
 /* By struct sock: grows with what is in it, so that nobody's packets pay for others' sockets. */
 static struct rhashtable qre_sockets;
 static const struct rhashtable_params qre_sockets_params = {
+	.hashfn = qre_sock_hash,
 	.key_len = sizeof(struct sock *),
 	.key_offset = offsetof(struct qre_socket, sk),
 	.head_offset = offsetof(struct qre_socket, node),

@@ -41,7 +41,8 @@ done
 cat /proc/slabinfo
 grep -E '^Percpu' /proc/meminfo
 """
-#: One in twenty of what is allocated below the module's functions is refused, in whatever context.
+#: One in a hundred of what is allocated below the module's functions is refused, in whatever context: a device takes
+#: a hundred of them.
 FAILURES = """
 cd /sys/kernel/debug/failslab
 set -- $(grep '^qre ' /proc/modules)
@@ -51,7 +52,7 @@ echo -1 >times
 echo 24 >stacktrace-depth
 echo $6 >require-start
 printf '0x%x\\n' $(($6 + $2)) >require-end
-echo 5 >probability
+echo 1 >probability
 cd /
 """
 NO_FAILURES = "echo 0 >/sys/kernel/debug/failslab/probability\n"

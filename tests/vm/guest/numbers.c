@@ -125,8 +125,22 @@ static bool opens(const struct ledger_key *k, uint64_t number, const uint8_t *he
 	return EVP_DecryptFinal_ex(opening, plain, &got) == 1;
 }
 
-/* Whose key opens this QUIC packet, and with which number; NO_KEY: none of these. */
-static uint32_t owner_of(uint32_t first, const uint8_t *packet, size_t size, size_t cid,
+/* Which of these keys opens a packet whose header is unprotected; NO_KEY: none. */
+static uint32_t key_of(uint32_t first, uint64_t number, const uint8_t *head, size_t size,
+		       const uint8_t *sealed, size_t sealed_size)
+{
+	for (uint32_t each = first; each != NO_KEY; each = before[each])
+		if (opens(&ledger->keys[each], number, head, size, sealed, sealed_size))
+			return each;
+	return NO_KEY;
+}
+
+/*
+ * Whose key opens this QUIC packet, and with which number; NO_KEY: none of these. @mixed: it may be
+ * masked as one session's and sealed as another's: whoever updates a session that is not his gives
+ * it his keys, but not his header protection.
+ */
+static uint32_t owner_of(uint32_t first, bool mixed, const uint8_t *packet, size_t size, size_t cid,
 			 uint64_t *number)
 {
 	size_t at = 1 + cid, header = at + NUMBER_SIZE;
@@ -135,9 +149,11 @@ static uint32_t owner_of(uint32_t first, const uint8_t *packet, size_t size, siz
 
 	if (size < header + SAMPLE)
 		return NO_KEY;
-	for (uint32_t each = first; each != NO_KEY; each = before[each]) {
+	for (uint32_t each = first, found; each != NO_KEY; each = before[each]) {
 		const struct ledger_key *k = &ledger->keys[each];
 
+		if (hp && !memcmp(hp, k->hp, QRE_KEY_SIZE) && mixed)
+			continue;
 		if (!hp || memcmp(hp, k->hp, QRE_KEY_SIZE)) {
 			mask_of(k->hp, packet + header, mask);
 			hp = k->hp;
@@ -151,8 +167,15 @@ static uint32_t owner_of(uint32_t first, const uint8_t *packet, size_t size, siz
 			head[at + i] ^= mask[1 + i];
 			*number = *number << 8 | head[at + i];
 		}
-		if (opens(k, *number, head, header, packet + header, size - header))
-			return each;
+		if (mixed)
+			found = key_of(first, *number, head, header, packet + header,
+				       size - header);
+		else
+			found = opens(k, *number, head, header, packet + header, size - header)
+					? each
+					: NO_KEY;
+		if (found != NO_KEY)
+			return found;
 	}
 	return NO_KEY;
 }
@@ -172,12 +195,15 @@ static void tell(const char *what, unsigned long *count, const struct tap *t, un
 static void took(const struct tap *t, unsigned int place, const uint8_t *packet, size_t size)
 {
 	size_t cid = t->side ? QRE_CID_MAX : 0; /* as sessions.h makes them */
+	uint32_t first, key;
 	uint64_t number = 0;
-	uint32_t key;
 
 	packets++;
 	learn();
-	key = owner_of(newest[t->pair][t->side][place], packet, size, cid, &number);
+	first = newest[t->pair][t->side][place];
+	key = owner_of(first, false, packet, size, cid, &number);
+	if (key == NO_KEY)
+		key = owner_of(first, true, packet, size, cid, &number);
 	if (key == NO_KEY) {
 		tell("unopened", &unopened, t, place, key, size);
 		return;

@@ -608,6 +608,8 @@ static void storm(unsigned int process, uint64_t seed, unsigned int rounds, doub
 		add_device(0, device);
 		add_device(1, device);
 	}
+	for (unsigned int place = 0; place < PLACES; place++)
+		make_session(place); /* another's is updated with these */
 	while (tally->rounds < rounds && now() < end) {
 		blow(process);
 		tally->rounds++;

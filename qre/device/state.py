@@ -1,7 +1,7 @@
 """What ``up`` did, remembered for ``down`` and ``reload``: one JSON file a profile, ``StateDir/<profile>.state``.
 
 It is written atomically with mode 0600 and read as if an enemy had written it: bounded, typed, no path and no command
-taken from it. What is deleted because of it must besides be QRE's own device (``workers/netlink/tun.is_ours``).
+taken from it. What is deleted because of it must besides be QRE's own device (``qre/kernel/tun.is_ours``).
 """
 
 from __future__ import annotations

@@ -142,10 +142,10 @@ def send(packet: bytes) -> None:
         sender.sendto(packet, (IP, PORT))
 
 
-def adopt(machine: Machine) -> None:
+def adopt(machine: Machine, cid: bytes = CID) -> None:
     """Written through the pin, by another program than ours."""
     path = machine.pin_dir / "QRE_CID_ROUTES-127-0-0-1-4433"
-    key = [f"{octet:02x}" for octet in (20, *CID)]
+    key = [f"{octet:02x}" for octet in (len(cid), *cid.ljust(20, b"\0"))]
     run("bpftool", "map", "update", "pinned", str(path), "key", "hex", *key, "value", "hex", "01", "00", "00", "00")
 
 
@@ -172,7 +172,22 @@ def test_it_binds_attaches_pins_and_takes_everything_away_on_a_signal(machine: M
 
     printed = machine.ends(started, how)
     assert "ready" in printed and "ending: told to" in printed
+    assert f"closed the sockets of UDP {IP}:{PORT}" in printed, "and nobody else has them"
     machine.nothing_left()
+
+
+@pytest.mark.parametrize("length", [17, 20])
+def test_it_steers_by_connection_ids_of_the_length_that_it_was_told(machine: Machine, length: int) -> None:
+    started = machine.start("UserspaceBind=true", f"RoutedCidLen={length}")
+    adopt(machine, CID[:length])
+    for _ in range(16):
+        send(short_packet(CID[:length]))
+    wait_for("packets in a queue", lambda: any(machine.queued()))
+    assert sum(map(bool, machine.queued())) == 1, "all at one socket"
+    for _ in range(16):
+        send(short_packet(bytes(length)))
+    wait_for("packets in the other", lambda: all(machine.queued()))
+    machine.ends(started)
 
 
 def test_it_ends_by_itself_when_its_time_is_over(machine: Machine) -> None:

@@ -133,7 +133,7 @@ def test_a_bad_value(directory: Path, capsys: pytest.CaptureFixture[str], name: 
 def test_a_bad_value_of_an_option(directory: Path, capsys: pytest.CaptureFixture[str], option: str) -> None:
     """With --dry-run: what is wrong is found before anything would be done."""
     name = option.partition(" ")[0]
-    wrong = ["", "0", "-1", "1.5", "99999999999999999999999"] if name == "--run-for-ms" else [""]
+    wrong = ["", "0", "-1", "1.5", str(1 << 64), "99999999999999999999999"] if name == "--run-for-ms" else [""]
     if name.endswith("-underlay"):
         wrong += ["192.0.2.1", "192.0.2.1:0", "192.0.2.1:65536", "site.example:443"]
     for value in wrong:

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only WITH Linux-syscall-note */
 /*
  * qre.ko's interface to user space: generic netlink family "qre", version 1, and rtnl link kind
- * "qre". qre.yaml describes the same, qre/kernel/abi.py mirrors it; a test holds the three together.
+ * "qre". qre.yaml describes the same, qre/kernel/abi.py mirrors it; a test holds the three
+ * together.
  *
  * Integers are in host order unless said otherwise. An attribute that a command does not take is
  * refused. No reply and no event ever carries a key. Everything wants CAP_NET_ADMIN in the initial

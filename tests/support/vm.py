@@ -36,6 +36,9 @@ _NO_SPLAT = (
     "double-/use-after-free debug is enabled",
 )
 
+#: What a kernel says, with a stack, when a device is refused memory for /proc/sys: no complaint where it was to be.
+NO_SYSCTL = r"sysctl could not get directory: [^\n]*-12.*?</TASK>"
+
 
 class Vm:
     """One booted guest."""

@@ -27,17 +27,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             deadline = item.get_closest_marker("timeout")
             if deadline:
                 item.add_marker(pytest.mark.timeout(deadline.args[0] * kernel.patience), append=False)
-    if os.environ.get("QRE_VM_ALL"):
-        return
-    oldest = bool(os.environ.get("QRE_VM_OLDEST"))
-    left_out = [
-        item
-        for item in items
-        if item.get_closest_marker("only_in_all")
-        or ((oldest or item.get_closest_marker("one_kernel")) and _is_newer(item))
-    ]
+    left_out = [item for item in items if _is_left_out(item)]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in left_out]
+
+
+def _is_left_out(item: pytest.Item) -> bool:
+    if item.get_closest_marker("watchful") and not all(kernel.watchful for kernel in _kernels_of(item)):
+        return True
+    if os.environ.get("QRE_VM_ALL"):
+        return False
+    one = os.environ.get("QRE_VM_OLDEST") or item.get_closest_marker("one_kernel")
+    return bool(item.get_closest_marker("only_in_all") or (one and _is_newer(item)))
 
 
 def _is_newer(item: pytest.Item) -> bool:

@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.vm import NO_SYSCTL, Vm
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.timeout(900), pytest.mark.watchful]
 LIBRARY = ". /tmp/library\n"
 CALLS = (
     "install-client", "install-client-fd", "install-server", "install-server-beside", "install-server-bare",
@@ -34,8 +34,6 @@ echo 0 >/sys/kernel/debug/fail_page_alloc/min-order
 @pytest.fixture
 def guest(vm: Vm) -> Iterator[Vm]:
     """Two namespaces, watched; nothing is left in them, no number came twice, and the kernel did not complain."""
-    if not vm.kernel.watchful:
-        pytest.skip("needs a kernel that refuses memory when it is asked to: make test-kasan")
     vm.check(". /tmp/environment; cp $GUEST/lib.sh /tmp/library")
     vm.check(LIBRARY + "net_up\nnumbers_up a b\n" + KNOBS)
     yield vm

@@ -136,9 +136,8 @@ def test_a_storm_leaves_nothing_behind(guest: Vm) -> None:
     assert sum(after.values()) <= sum(before.values()) * 1.02, growth
 
 
+@pytest.mark.watchful
 def test_a_storm_in_which_memory_is_refused_leaves_nothing_behind(guest: Vm) -> None:
-    if not guest.kernel.watchful:
-        pytest.skip("needs a kernel that refuses memory when it is asked to: make test-kasan")
     printed = storm(guest, SEED + 4, max(ROUNDS // 5, 2000), FAILURES, NO_FAILURES)
     assert guest.splats(NO_SYSCTL) == [], guest.dmesg()[-30_000:]
     guest.check("dmesg -C")

@@ -351,6 +351,7 @@ def test_without_capabilities_it_says_which_are_missing(machine: Machine) -> Non
 def test_when_nobody_reads_what_it_prints_it_still_takes_everything_away(machine: Machine) -> None:
     started = machine.start("UserspaceBind=true")
     assert started.stdout is not None
+    assert "ready\n" in iter(started.stdout.readline, ""), "the last words before it waits"
     started.stdout.close()
     started.send_signal(signal.SIGTERM)
     assert started.wait(PATIENCE) == 0

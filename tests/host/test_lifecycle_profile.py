@@ -195,6 +195,7 @@ def test_a_daemon_does_not_take_a_device_that_another_process_holds(config: Glob
 def test_a_daemon_starts_again_after_its_predecessor_was_killed_without_a_word(config: GlobalConfig) -> None:
     ip("link", "add", "eth0", "type", "veth", "peer", "eth1")
     for end in ("eth0", "eth1"):
+        ip("link", "set", end, "addrgenmode", "none")  # whose address would come at any moment
         ip("link", "set", end, "up")
     ip("route", "add", "default", "dev", "eth0")
     before = everything()

@@ -335,7 +335,6 @@ bool qre_source_is(struct qre_session *s, __be32 source)
 		int which = qre_fresh_cid(s);
 
 		may = which == s->cid_used;
-		WRITE_ONCE(s->source, source);
 		qre_path_move(s, s->peer, which, &out);
 	}
 	WRITE_ONCE(s->source, source);

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import msgspec
 
@@ -15,6 +17,17 @@ _LIBRARY = ". /tmp/library\n"
 _SERVER, _CLIENT = ("a", "10.9.0.1"), ("b", "10.9.0.2")
 SERVER_PORT, CLIENT_PORT = 443, 5555
 ROUTED_CID = "09" * 20
+
+
+@contextmanager
+def ready_for_peers(vm: Vm) -> Iterator[None]:
+    """Both namespaces, and the ciphers that the peer uses; nothing is left, and the kernel did not complain."""
+    vm.check(". /tmp/environment; cp $GUEST/lib.sh /tmp/library; modprobe -a algif_aead algif_skcipher")
+    vm.check(_LIBRARY + "net_up")
+    yield
+    vm.run("pkill -x qrectl")
+    vm.check(_LIBRARY + "net_down")
+    assert vm.splats() == []
 
 
 class Got(msgspec.Struct, frozen=True):

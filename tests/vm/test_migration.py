@@ -11,7 +11,7 @@ import pytest
 from qre.ends import Role
 from qre.kernel.abi import Event, Loss
 from qre.wire.frames import NewConnectionId, encode_frame
-from tests.support.guest_peer import ROUTED_CID, Got, GuestPeer
+from tests.support.guest_peer import ROUTED_CID, Got, GuestPeer, ready_for_peers
 from tests.support.vm import Vm
 
 pytestmark = [pytest.mark.timeout(900), pytest.mark.one_kernel]
@@ -26,12 +26,8 @@ ELSEWHERE, FURTHER = 5556, 5557
 
 @pytest.fixture
 def guest(vm: Vm) -> Iterator[Vm]:
-    vm.check(". /tmp/environment; cp $GUEST/lib.sh /tmp/library; modprobe -a algif_aead algif_skcipher")
-    vm.check(". /tmp/library; net_up")
-    yield vm
-    vm.run("pkill -x qrectl")
-    vm.check(". /tmp/library; net_down")
-    assert vm.splats() == []
+    with ready_for_peers(vm):
+        yield vm
 
 
 def issued(sequence: int, prior: int, cid: str) -> str:

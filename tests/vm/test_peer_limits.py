@@ -8,7 +8,7 @@ import pytest
 
 from qre.ends import Role
 from qre.kernel.abi import Drop, Event
-from tests.support.guest_peer import GuestPeer
+from tests.support.guest_peer import GuestPeer, ready_for_peers
 from tests.support.vm import Vm
 
 pytestmark = [pytest.mark.timeout(900), pytest.mark.one_kernel]
@@ -20,12 +20,8 @@ RETIRE, MAX_DATA, PING = "1900", "1009", "01"
 
 @pytest.fixture
 def guest(vm: Vm) -> Iterator[Vm]:
-    vm.check(". /tmp/environment; cp $GUEST/lib.sh /tmp/library; modprobe -a algif_aead algif_skcipher")
-    vm.check(". /tmp/library; net_up")
-    yield vm
-    vm.run("pkill -x qrectl")
-    vm.check(". /tmp/library; net_down")
-    assert vm.splats() == []
+    with ready_for_peers(vm):
+        yield vm
 
 
 def of_kind(events: list[dict[str, str]], kind: Event) -> list[dict[str, str]]:

@@ -171,9 +171,12 @@ class NumberMarks:
         """So that the next hash can be appended: of a full ring the oldest one that no session uses is forgotten.
         Raises SessionRefusedError when there is none; nothing has changed then but the order."""
         words = self.words
+        if words[1] < RING_ENTRIES:
+            return
+        in_use = set(self.in_use.values())
         for _ in range(RING_ENTRIES):
             count = words[1]
-            if count < RING_ENTRIES or self._hash_at(count) not in self.in_use.values():
+            if self._hash_at(count) not in in_use:
                 return
             words[1] = count + 1  # it stays where it is, as the newest one
         raise SessionRefusedError(Refusal.NO_ROOM, "no room for another transmit key")

@@ -37,41 +37,31 @@ def kernel_devices(states: dict[str, ProfileState], but: frozenset[str]) -> list
 
 def describe(device: KernelDevice, sessions: list[KernelSession] | None, state: ProfileState | None) -> Description:
     """One device; ``sessions`` None: they are not for the caller to see."""
-    up, addresses, profile = _link(device.name)
+    counters = _counters_alone(device)
     if sessions is None:
-        return _counters_alone(device, up, addresses, profile)
+        return counters
     server = device.role is Role.SERVER
-    return {
-        "device": device.name,
-        "profile": profile or None,
-        "role": device.role.value if device.role is not None else None,
-        "dataplane": "kernel",
-        "daemon_pid": None,
+    return counters | {
         "up": any(session.status.state == "established" for session in sessions),
         "status": "no daemon runs",
-        "mtu": device.mtu,
-        "address": addresses,
         "allowed_ips": [str(network) for network in state.allowed_ips] if state is not None else [],
         "listen": f"{device.listen[0]}:{device.listen[1]}" if device.listen is not None else None,
         "endpoint": device.endpoint or None,
         "dest": device.dest or None,
         "server_name": device.server_name or None,
         "persistent_keepalive": device.keepalive_s,
-        "link_up": up,
-        "counters": plain(device.counters),
-        "handshake": None,
         "dest_profile": plain(_dest_profile(device.dest_profile)),
         "sessions": [plain(session.status) for session in sessions],
         "adopted_cids": [cid.hex() for cid in _adopted(device, sessions)] if server else [],
         "cid_map": _cid_map(device, sessions) if server else None,
         "shared_socket": _shared_socket(device) if server else None,
         "shared_loader": _loader(device) if server else None,
-        "processes": [],
     }
 
 
-def _counters_alone(device: KernelDevice, up: bool, addresses: list[str], profile: str) -> Description:
-    """What the kernel tells everybody."""
+def _counters_alone(device: KernelDevice) -> Description:
+    """What the kernel tells everybody, with every name that there is."""
+    up, addresses, profile = _link(device.name)
     hidden = "endpoint, dest, sessions, connection IDs and the shared port"
     return {
         "device": device.name,

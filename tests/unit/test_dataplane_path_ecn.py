@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from random import Random
 
 import pytest
@@ -191,12 +191,6 @@ def test_packets_on_another_path_are_not_missed() -> None:
 
 
 # --- beside the kernel's ---
-
-
-@pytest.fixture(scope="module")
-def codec(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KernelCodec]:
-    with KernelCodec(tmp_path_factory.mktemp("codec")) as running:
-        yield running
 
 
 def any_path(dice: Random, codec: KernelCodec) -> State:

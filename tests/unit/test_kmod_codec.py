@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from random import Random
 
 import pytest
@@ -53,12 +53,6 @@ payloads = (
     | st.lists(st.sampled_from(PATTERNS), max_size=60).map(bytes)
     | st.lists(st.one_of(FRAMES).map(encode_frame), max_size=6).map(b"".join)
 )
-
-
-@pytest.fixture(scope="module")
-def codec(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KernelCodec]:
-    with KernelCodec(tmp_path_factory.mktemp("codec")) as running:
-        yield running
 
 
 # --- frames ---

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from random import Random
 
 import pytest
@@ -16,12 +16,6 @@ NEVER = (1 << 64) - 1
 TEST = 300
 #: What a path makes of a codepoint; None: the packet is lost.
 Path = Callable[[int], int | None]
-
-
-@pytest.fixture(scope="module")
-def codec(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KernelCodec]:
-    with KernelCodec(tmp_path_factory.mktemp("codec")) as running:
-        yield running
 
 
 class Ends:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from random import Random
 
 import pytest
@@ -16,12 +16,6 @@ PROBE, PING = 1, 2
 IDLE, SEARCHING, SETTLED, CONFIRMING = range(4)
 TEN_MINUTES, QUIET = 600_000, 3000
 NONE = (1 << 64) - 1
-
-
-@pytest.fixture(scope="module")
-def codec(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KernelCodec]:
-    with KernelCodec(tmp_path_factory.mktemp("codec")) as running:
-        yield running
 
 
 class Model:

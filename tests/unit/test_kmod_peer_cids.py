@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from random import Random
 
 import pytest
@@ -12,12 +11,6 @@ from tests.support.kmod.codec import HeldCids, KernelCodec
 
 CID_LIMIT_ERROR, PROTOCOL_VIOLATION = 0x09, 0x0A
 MOST, MOST_OWED = 8, 16
-
-
-@pytest.fixture(scope="module")
-def codec(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KernelCodec]:
-    with KernelCodec(tmp_path_factory.mktemp("codec")) as running:
-        yield running
 
 
 def cid(sequence: int, size: int = 20) -> bytes:

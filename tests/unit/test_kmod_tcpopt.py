@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
 
 import pytest
 from hypothesis import given, settings
@@ -14,12 +13,6 @@ from tests.support.kmod.codec import KernelCodec
 SYN, RST, ACK, URG = 0x02, 0x04, 0x10, 0x20
 NOP, MSS_KIND, MD5, AO = b"\x01", 2, b"\x13\x12" + bytes(16), b"\x1d\x10" + bytes(14)
 TIMESTAMP = b"\x08\x0a" + bytes(8)
-
-
-@pytest.fixture(scope="module")
-def codec(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KernelCodec]:
-    with KernelCodec(tmp_path_factory.mktemp("codec")) as running:
-        yield running
 
 
 def mss(size: int) -> bytes:

@@ -411,17 +411,25 @@ static void do_ecn_skip(void)
 	say_marks();
 }
 
+/* The next word: a frame of this kind, which lies in what is returned. */
+static u8 *frame(struct qre_frame *f, enum qre_frame_kind kind)
+{
+	size_t size;
+	u8 *data = bytes(&size);
+	const u8 *at = data;
+
+	if (qre_frame_read(&at, data + size, f) != 1 || f->kind != kind)
+		exit(3);
+	return data;
+}
+
 /* ecn-acked BEFORE NEXT ACK-FRAME: the state. */
 static void do_ecn_acked(void)
 {
 	u64 before = number(), next = number();
 	struct qre_frame f;
-	size_t size;
-	u8 *data = bytes(&size);
-	const u8 *at = data;
+	u8 *data = frame(&f, QRE_FRAME_ACK);
 
-	if (qre_frame_read(&at, data + size, &f) != 1 || f.kind != QRE_FRAME_ACK)
-		exit(3);
 	qre_ecn_acked(&marks, &f, before, next);
 	say_marks();
 	free(data);
@@ -467,12 +475,8 @@ static void do_cids_new(void)
 static void do_cids_issued(void)
 {
 	struct qre_frame f;
-	size_t size;
-	u8 *data = bytes(&size);
-	const u8 *at = data;
+	u8 *data = frame(&f, QRE_FRAME_NEW_CONNECTION_ID);
 
-	if (qre_frame_read(&at, data + size, &f) != 1 || f.kind != QRE_FRAME_NEW_CONNECTION_ID)
-		exit(3);
 	printf("%" PRIu64, qre_peer_cids_issued(&cids, &f));
 	say_cids();
 	free(data);

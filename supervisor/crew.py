@@ -47,8 +47,8 @@ from qre.ipc.roles import CLIENT_UDP, KEYS, ROLES
 from qre.ipc.tasks import Tasks
 from qre.kernel.underlay_sockets import client_socket
 from qre.structs import Message
-from qre.supervisor.life import Stage
-from qre.supervisor.parent_messages import Alive, DestProbed, Guests, PinThese, Setup, State, ToParent
+from qre.supervisor.life import WorkerStage
+from qre.supervisor.parent_messages import Alive, DaemonState, DestProbed, GuestCount, PinThese, Setup, ToParent
 from qre.supervisor.port_guests import PortGuests
 from qre.supervisor.reloads import Reloads
 from qre.supervisor.supervised import Members, Supervised
@@ -75,7 +75,7 @@ _BPF_OBJECTS: Final = ("cid_routes", "sockets", "program")
 _SERVE: Final = "serve"
 
 
-class Owner(Protocol):
+class CrewOwner(Protocol):
     """The supervisor, as the crew needs it."""
 
     def tell(self, message: ToParent, fds: tuple[int, ...] = ()) -> None: ...
@@ -93,11 +93,11 @@ class Crew:
         pair: tuple[socket.socket, socket.socket] | None,
         routers: dict[Party, Router],
         runtime: Path,
-        owner: Owner,
+        owner: CrewOwner,
     ) -> None:
         self.setup = setup
         self.config = setup.config
-        self.state = State(up=False, text="starting")  # as the handshake worker has it
+        self.state = DaemonState(up=False, text="starting")  # as the handshake worker has it
         self.dest_profile: DestProfile | None = setup.config.dest_profile
         self._dataplane = dataplane_of(setup.config)
         self.supplies = supplies
@@ -114,13 +114,13 @@ class Crew:
         self._tasks = Tasks(self._failed)
         self._stopping = False
         self._complete = False  # every worker was ready once
-        self._tell_state: Latest[State] = Latest(owner.tell, _STATE_INTERVAL)
+        self._tell_state: Latest[DaemonState] = Latest(owner.tell, _STATE_INTERVAL)
         self._tell_probed: Latest[DestProbed] = Latest(owner.tell, _PROBED_INTERVAL)
         self.routers = routers
         self.members = Members()
         for party, router in routers.items():
             self.members[party] = Supervised(party, router, runtime, self._died, self._offered)
-        self.guests = PortGuests(self.members[Party.HANDSHAKE], lambda count: owner.tell(Guests(count=count)))
+        self.guests = PortGuests(self.members[Party.HANDSHAKE], lambda count: owner.tell(GuestCount(count=count)))
         self._reloads = Reloads(self.members, setup, self.supplies, lambda: self.config, self._use)
         for router in routers.values():
             self._tasks.spawn(router.serve(self._handle, routers), _SERVE)
@@ -150,7 +150,7 @@ class Crew:
         member.life("supplied")
         await member.router.request(Party.SUPERVISOR, Start(config=config), _START_TIMEOUT)
         member.take_offers()
-        if member.life.stage is not Stage.STARTING:
+        if member.life.stage is not WorkerStage.STARTING:
             raise MachineError(f"worker {member.party}", "it ended while it started", "its own words are above")
         if member.party is Party.NETLINK:
             await self._name_loader()
@@ -171,7 +171,10 @@ class Crew:
         loader, netlink = self.members.get(Party.BPF_LOADER), self.members[Party.NETLINK]
         if self._dataplane is not Party.NETLINK or loader is None:
             return
-        if loader.life.stage is not Stage.READY or netlink.life.stage not in (Stage.STARTING, Stage.READY):
+        if loader.life.stage is not WorkerStage.READY or netlink.life.stage not in (
+            WorkerStage.STARTING,
+            WorkerStage.READY,
+        ):
             return  # whoever of the two comes back later does it
         status = await self.status(Party.BPF_LOADER)
         if not isinstance(status, LoaderStatus):
@@ -207,7 +210,7 @@ class Crew:
         ours, theirs = Channel.pair()
         try:
             member.hand_socket("keys", ours)
-            if peer.life.stage in (Stage.STARTING, Stage.READY):
+            if peer.life.stage in (WorkerStage.STARTING, WorkerStage.READY):
                 peer.hand("keys", theirs.fileno())
         except ChannelClosedError:
             # One of them is just dying, and gets another pair for both when it is back.
@@ -269,7 +272,7 @@ class Crew:
                 continue
             if self.guests.any() and party in (Party.NETLINK, Party.BPF_LOADER):
                 member.kill()  # the port is others', too: it stays as it is
-            elif member.life.stage in (Stage.STARTING, Stage.READY):
+            elif member.life.stage in (WorkerStage.STARTING, WorkerStage.READY):
                 member.life("stopping")
                 left = max(0.5, min(3.0, deadline - asyncio.get_running_loop().time()))
                 try:
@@ -307,13 +310,13 @@ class Crew:
                 if released is not None:
                     released.close()
             case RoleState(up=up, text=text):
-                self.state = State(up=up, text=text)
+                self.state = DaemonState(up=up, text=text)
                 self._report_state()
             case DestProfileReport(profile=profile):
                 self.dest_profile = profile
                 self.config = _with(self.config, dest_profile=profile)
                 self._tell_probed(DestProbed(profile=profile))
-                if self._dataplane is Party.NETLINK and self.members[Party.NETLINK].life.stage is Stage.READY:
+                if self._dataplane is Party.NETLINK and self.members[Party.NETLINK].life.stage is WorkerStage.READY:
                     await self.members[Party.NETLINK].router.request(Party.SUPERVISOR, message, 10.0)
             case LinkGone(device=device):
                 if device == self.config.device:
@@ -324,11 +327,13 @@ class Crew:
 
     def _report_state(self) -> None:
         """What the handshake worker says, and which workers are missing just now."""
-        missing = [member.party.value for member in self.members.values() if member.life.stage is not Stage.READY]
+        missing = [
+            member.party.value for member in self.members.values() if member.life.stage is not WorkerStage.READY
+        ]
         text = self.state.text
         if missing and self._complete and not self._stopping:
             text = f"restarting {', '.join(missing)}; {text}"
-        self._tell_state(State(up=self.state.up, text=text[:512]))
+        self._tell_state(DaemonState(up=self.state.up, text=text[:512]))
 
     def _grant_socket(self, member: Supervised) -> SocketGranted:
         if len(self._client_sockets) >= MAX_CLIENT_SOCKETS:
@@ -378,7 +383,7 @@ class Crew:
     async def status(self, party: Party) -> Message | None:
         """A worker's own account; None when it is not there to give one."""
         member = self.members.get(party)
-        if member is None or member.life.stage is not Stage.READY:
+        if member is None or member.life.stage is not WorkerStage.READY:
             return None
         try:
             answer = await member.router.request(Party.SUPERVISOR, StatusRequest(), 5.0)
@@ -401,13 +406,13 @@ class Crew:
                 self._owner.tell(Alive())
 
     async def _alive(self, member: Supervised) -> bool:
-        if member.life.stage is not Stage.READY:
+        if member.life.stage is not WorkerStage.READY:
             return False
         pid = member.pid
         try:
             answer = await member.router.request(Party.SUPERVISOR, Heartbeat(), _HEARTBEAT_TIMEOUT)
         except MachineError:
-            if member.pid == pid and member.life.stage is Stage.READY:
+            if member.pid == pid and member.life.stage is WorkerStage.READY:
                 self._log.error("worker %s hangs; it is killed", member.party)
                 member.kill()
             return False

@@ -18,7 +18,7 @@ from typing import Final
 from qre.errors import InternalError
 
 
-class Stage(enum.Enum):
+class WorkerStage(enum.Enum):
     ABSENT = "absent"
     SPAWNED = "spawned"
     GREETED = "greeted"
@@ -28,13 +28,15 @@ class Stage(enum.Enum):
     DEAD = "dead"
 
 
-_NEXT: Final[dict[str, dict[Stage, Stage]]] = {
-    "spawned": {Stage.ABSENT: Stage.SPAWNED, Stage.DEAD: Stage.SPAWNED},
-    "greeted": {Stage.SPAWNED: Stage.GREETED},
-    "supplied": {Stage.GREETED: Stage.STARTING},
-    "started": {Stage.STARTING: Stage.READY},
-    "stopping": {stage: Stage.STOPPING for stage in Stage if stage not in (Stage.ABSENT, Stage.DEAD)},
-    "died": {stage: Stage.DEAD for stage in Stage if stage is not Stage.ABSENT},
+_NEXT: Final[dict[str, dict[WorkerStage, WorkerStage]]] = {
+    "spawned": {WorkerStage.ABSENT: WorkerStage.SPAWNED, WorkerStage.DEAD: WorkerStage.SPAWNED},
+    "greeted": {WorkerStage.SPAWNED: WorkerStage.GREETED},
+    "supplied": {WorkerStage.GREETED: WorkerStage.STARTING},
+    "started": {WorkerStage.STARTING: WorkerStage.READY},
+    "stopping": {
+        stage: WorkerStage.STOPPING for stage in WorkerStage if stage not in (WorkerStage.ABSENT, WorkerStage.DEAD)
+    },
+    "died": {stage: WorkerStage.DEAD for stage in WorkerStage if stage is not WorkerStage.ABSENT},
 }
 
 DEATH_WINDOW: Final = 60.0
@@ -47,7 +49,7 @@ class Life:
     """One worker's stage, and its deaths in the last minute."""
 
     def __init__(self) -> None:
-        self.stage = Stage.ABSENT
+        self.stage = WorkerStage.ABSENT
         self.restarts = 0
         self._deaths: list[float] = []
 

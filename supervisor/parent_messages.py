@@ -68,19 +68,19 @@ class AllReady(Message, frozen=True, kw_only=True):
     """The role's work can really be done."""
 
 
-class Failed(Message, frozen=True, kw_only=True):
+class DaemonFailed(Message, frozen=True, kw_only=True):
     """The daemon cannot go on."""
 
     reason: Text
 
 
-class Guests(Message, frozen=True, kw_only=True):
+class GuestCount(Message, frozen=True, kw_only=True):
     """How many daemons have joined our port: while there are any, its end leaves it as it is."""
 
     count: U64
 
 
-class State(Message, frozen=True, kw_only=True):
+class DaemonState(Message, frozen=True, kw_only=True):
     """What STATUS= says, and whether a session is up (the ready file)."""
 
     up: bool
@@ -110,4 +110,6 @@ class DestProbed(Message, frozen=True, kw_only=True):
 
 
 ToSupervisor = Supply | Setup | ApplyReload | EndAll | Pinned | ReloadFinished
-ToParent = AllReady | Failed | Guests | State | Alive | PinThese | Reloaded | ReloadWanted | DestProbed
+ToParent = (
+    AllReady | DaemonFailed | GuestCount | DaemonState | Alive | PinThese | Reloaded | ReloadWanted | DestProbed
+)

@@ -9,7 +9,7 @@ from typing import Final
 from qre.errors import MachineError, QreError
 from qre.ipc.messages import GuestJoin, GuestLeave, Party
 from qre.supervisor.front import GuestDaemon
-from qre.supervisor.life import Stage
+from qre.supervisor.life import WorkerStage
 from qre.supervisor.supervised import Supervised
 
 _TIMEOUT: Final = 30.0
@@ -48,7 +48,7 @@ class PortGuests:
         guest.close()
         self._log.info("profile %s has left the port", guest.profile)
         self._changed(len(self._guests))
-        if self._handshake.life.stage is Stage.READY:
+        if self._handshake.life.stage is WorkerStage.READY:
             try:
                 await self._handshake.router.request(Party.SUPERVISOR, GuestLeave(number=number), _TIMEOUT)
             except MachineError as error:
@@ -60,7 +60,7 @@ class PortGuests:
             await self._announce(guest)
 
     async def _announce(self, guest: GuestDaemon) -> None:
-        if self._handshake.life.stage is not Stage.READY:
+        if self._handshake.life.stage is not WorkerStage.READY:
             raise MachineError("worker handshake", "it is being restarted", "try again")
         self._handshake.hand("guest_secrets", guest.secrets, guest.number)
         self._handshake.hand("guest_feed", guest.feed, guest.number)

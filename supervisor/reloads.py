@@ -10,7 +10,7 @@ from typing import Final
 
 from qre.errors import MachineError, QreError
 from qre.ipc.messages import Party, Reload, SyncDevice, WorkerConfig
-from qre.supervisor.life import Stage
+from qre.supervisor.life import WorkerStage
 from qre.supervisor.parent_messages import Setup
 from qre.supervisor.supervised import Members, Supervised
 
@@ -74,7 +74,7 @@ class Reloads:
     async def _until_complete(self) -> list[int]:
         """Wait until all workers are ready at once; their pids. Raises MachineError when it takes too long."""
         if not await self._members.until(lambda: bool(self._members.complete_pids()), _COMPLETE_TIMEOUT):
-            missing = next(member for member in self._members.values() if member.life.stage is not Stage.READY)
+            missing = next(member for member in self._members.values() if member.life.stage is not WorkerStage.READY)
             raise MachineError(f"worker {missing.party}", "it is being restarted", "try again")
         return self._members.complete_pids()
 
@@ -89,7 +89,7 @@ class Reloads:
         await self._members[Party.NETLINK].router.request(Party.SUPERVISOR, device, 10.0)
         self._use(config)
         for member in self._members.values():
-            if member.life.stage is Stage.READY:
+            if member.life.stage is WorkerStage.READY:
                 await self.reconfigure(member)
 
     async def _apply_again(self, old: WorkerConfig) -> None:

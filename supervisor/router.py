@@ -22,7 +22,7 @@ from qre.ipc.roles import ROLES
 from qre.ipc.tasks import Tasks
 from qre.ipc.worker import LimitedLog, place_of
 from qre.structs import Message
-from qre.supervisor.life import Stage
+from qre.supervisor.life import WorkerStage
 from qre.supervisor.routes import Route, When, route
 
 #: Requests of one worker that may wait for answers at once.
@@ -54,7 +54,7 @@ class Router:
 
     def __init__(self, context: zmq.asyncio.Context, runtime: Path, party: Party, limited: LimitedLog) -> None:
         self.party = party
-        self.stage: Callable[[], Stage] = lambda: Stage.ABSENT
+        self.stage: Callable[[], WorkerStage] = lambda: WorkerStage.ABSENT
         self.dropped = 0
         self._limited = limited
         self._identity: bytes | None = None
@@ -156,11 +156,11 @@ class Router:
         found = route(self.party, envelope.peer, type(envelope.body), request=envelope.id != 0)
         stage = self.stage()
         allowed = found is not None and (
-            stage is Stage.SPAWNED
+            stage is WorkerStage.SPAWNED
             if found.when is When.ONCE
-            else stage in (Stage.STARTING, Stage.READY, Stage.STOPPING)
+            else stage in (WorkerStage.STARTING, WorkerStage.READY, WorkerStage.STOPPING)
             if found.when is When.STARTING
-            else stage is Stage.READY
+            else stage is WorkerStage.READY
         )
         if allowed:
             return found

@@ -15,7 +15,7 @@ from qre.ipc.channel import Channel
 from qre.ipc.messages import Descriptor, Party
 from qre.ipc.roles import ROLES
 from qre.ipc.worker import run_worker
-from qre.supervisor.life import Life, Stage
+from qre.supervisor.life import Life, WorkerStage
 from qre.supervisor.process import FreshProcess
 from qre.supervisor.router import Router, endpoint
 
@@ -99,7 +99,7 @@ class Supervised:
     def _take(self, described: Descriptor, fds: list[int]) -> None:
         if self._condemned:
             return
-        offered = described.name in ROLES[self.party].offers and self.life.stage is Stage.STARTING
+        offered = described.name in ROLES[self.party].offers and self.life.stage is WorkerStage.STARTING
         if len(fds) == 1 and offered:
             self._offered(self.party, described.name, fds.pop())
         else:
@@ -160,5 +160,5 @@ class Members(dict[Party, Supervised]):
 
     def complete_pids(self) -> list[int]:
         """Of all workers, while all are ready; otherwise empty."""
-        ready = all(member.life.stage is Stage.READY for member in self.values())
+        ready = all(member.life.stage is WorkerStage.READY for member in self.values())
         return [member.pid for member in self.values()] if ready else []

@@ -35,8 +35,8 @@ from qre.supervisor.front_listener import FrontListener, Host
 from qre.supervisor.parent_messages import (
     AllReady,
     ApplyReload,
+    DaemonFailed,
     EndAll,
-    Failed,
     Pinned,
     Reloaded,
     ReloadFinished,
@@ -121,7 +121,7 @@ class _Supervisor:
 
     def fail(self, reason: str) -> None:
         """The daemon cannot go on: the parent is told, and everything ends."""
-        self.tell(Failed(reason=reason[:512]))
+        self.tell(DaemonFailed(reason=reason[:512]))
         self._end(1)
 
     async def run(self) -> int:

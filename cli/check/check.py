@@ -11,16 +11,16 @@ import sys
 from collections.abc import Iterator
 
 from qre.cli.check import check_machine, check_profile
-from qre.cli.check.findings import Answer, Finding, look
+from qre.cli.check.findings import Finding, YesNo, look
 from qre.cli.commands import Options
 from qre.cli.show.show_text import clean
 from qre.config.values import check_profile_name
 from qre.ends import Role
 from qre.errors import MachineError
 
-_COLOURS = {Answer.YES: "\033[32m", Answer.NO: "\033[31m", Answer.UNKNOWN: "\033[33m"}
+_COLOURS = {YesNo.YES: "\033[32m", YesNo.NO: "\033[31m", YesNo.UNKNOWN: "\033[33m"}
 _NOT_NEEDED, _PLAIN = "\033[33m", "\033[0m"
-_WIDTH = max(map(len, Answer))
+_WIDTH = max(map(len, YesNo))
 
 
 def check(arguments: list[str], options: Options) -> int:
@@ -37,7 +37,7 @@ def check(arguments: list[str], options: Options) -> int:
     if not stopping:
         return 0
     what = f"profile {name}" if name else "this machine"
-    known = [finding.name for finding in stopping if finding.answer is Answer.NO]
+    known = [finding.name for finding in stopping if finding.answer is YesNo.NO]
     if known:
         raise MachineError(what, f"not able: {', '.join(known)}", "do what their lines say")
     unseen = ", ".join(finding.name for finding in stopping)
@@ -85,9 +85,9 @@ def line(finding: Finding, *, colour: bool) -> str:
     """``no   bpf pins         /sys/fs/bpf: not a BPF file system; mount -t bpf bpf /sys/fs/bpf``."""
     answer = f"{finding.answer:<{_WIDTH}}"
     if colour:
-        chosen = _NOT_NEEDED if finding.answer is Answer.NO and not finding.needed else _COLOURS[finding.answer]
+        chosen = _NOT_NEEDED if finding.answer is YesNo.NO and not finding.needed else _COLOURS[finding.answer]
         answer = f"{chosen}{answer}{_PLAIN}"
-    missing = finding.answer is not Answer.YES
+    missing = finding.answer is not YesNo.YES
     parts = [finding.seen, f"not needed: {finding.instead}" if missing and finding.instead else ""]
     parts.append(finding.remedy if missing else "")
     return f"{answer}  {finding.name:<16} {clean('; '.join(filter(None, parts)))}"
@@ -96,7 +96,7 @@ def line(finding: Finding, *, colour: bool) -> str:
 def _item(finding: Finding) -> dict[str, object]:
     return {
         "item": finding.name,
-        "answer": "unknown" if finding.answer is Answer.UNKNOWN else finding.answer.value,
+        "answer": "unknown" if finding.answer is YesNo.UNKNOWN else finding.answer.value,
         "needed": finding.needed,
         "seen": clean(finding.seen),
         "instead": finding.instead or None,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 
-from qre.cli.check.findings import AS_ROOT, Answer, Finding, Findings, refused
+from qre.cli.check.findings import AS_ROOT, Finding, Findings, YesNo, refused
 from qre.config.model import GlobalConfig
 from qre.device.kernel_module import LOADED, MODULE, why_closed, why_not_loadable
 from qre.ends import Dataplane, Role
@@ -47,9 +47,9 @@ def packages() -> Findings:
     if missing:
         seen = f"{', '.join(missing)} cannot be loaded: {reason}"
         remedy = "run `make setup`, or install them with pip (python3-… with apt)"
-        yield Finding("python packages", Answer.NO, seen, remedy)
+        yield Finding("python packages", YesNo.NO, seen, remedy)
     else:
-        yield Finding("python packages", Answer.YES, f"all {len(PACKAGES)} can be loaded")
+        yield Finding("python packages", YesNo.YES, f"all {len(PACKAGES)} can be loaded")
 
 
 def kernel_module(config: GlobalConfig) -> Findings:
@@ -59,13 +59,13 @@ def kernel_module(config: GlobalConfig) -> Findings:
         instead = "Dataplane is user"
     why, remedy = (why_closed(), "") if LOADED.exists() else _no_module(config)
     if LOADED.exists() and not why:
-        yield Finding("kernel module", Answer.YES, "qre.ko is loaded", instead=instead)
+        yield Finding("kernel module", YesNo.YES, "qre.ko is loaded", instead=instead)
         return
     if why:
-        yield Finding("kernel module", Answer.NO, f"qre.ko: {why}", remedy, instead)
+        yield Finding("kernel module", YesNo.NO, f"qre.ko: {why}", remedy, instead)
     else:
         seen = "qre.ko is installed; `up` and `daemon` load it"
-        yield Finding("kernel module", Answer.YES, seen, instead=instead)
+        yield Finding("kernel module", YesNo.YES, seen, instead=instead)
 
 
 def _no_module(config: GlobalConfig) -> tuple[str, str]:
@@ -102,12 +102,12 @@ def tun(config: GlobalConfig) -> Findings:
     except OSError as error:
         seen = f"{CLONE_DEVICE}: {error.strerror}"
         if error.errno == errno.EACCES and os.geteuid() != 0:
-            yield Finding("tun device", Answer.UNKNOWN, seen, AS_ROOT, instead)
+            yield Finding("tun device", YesNo.UNKNOWN, seen, AS_ROOT, instead)
         else:
             remedy = "run `modprobe tun`, or give the container the device /dev/net/tun"
-            yield Finding("tun device", Answer.NO, seen, remedy, instead)
+            yield Finding("tun device", YesNo.NO, seen, remedy, instead)
         return
-    yield Finding("tun device", Answer.YES, f"{CLONE_DEVICE} can be opened", instead=instead)
+    yield Finding("tun device", YesNo.YES, f"{CLONE_DEVICE} can be opened", instead=instead)
 
 
 def capabilities(role: Role | None) -> Findings:
@@ -120,20 +120,20 @@ def capabilities(role: Role | None) -> Findings:
     never = missing_capabilities(wanted, "CapBnd")
     if never:
         seen = f"nobody in here can have {', '.join(never)}"
-        yield Finding("capabilities", Answer.NO, seen, "grant them to the container or unit")
+        yield Finding("capabilities", YesNo.NO, seen, "grant them to the container or unit")
     elif missing and os.geteuid() != 0:
-        yield Finding("capabilities", Answer.UNKNOWN, f"this user lacks {', '.join(missing)}", AS_ROOT)
+        yield Finding("capabilities", YesNo.UNKNOWN, f"this user lacks {', '.join(missing)}", AS_ROOT)
     elif missing:
-        yield Finding("capabilities", Answer.NO, f"{', '.join(missing)} were dropped", "run it in a shell of root")
+        yield Finding("capabilities", YesNo.NO, f"{', '.join(missing)} were dropped", "run it in a shell of root")
     else:
-        yield Finding("capabilities", Answer.YES, ", ".join(wanted))
+        yield Finding("capabilities", YesNo.YES, ", ".join(wanted))
 
 
 def bpf(config: GlobalConfig) -> Findings:
     """What a server's port is steered with: the program is there, a map can be made, and pinned."""
     for name, looks in (("bpf program", _bpf_program), ("bpf pins", _bpf_pins), ("bpf maps", _bpf_map)):
         try:
-            yield Finding(name, Answer.YES, looks(config))
+            yield Finding(name, YesNo.YES, looks(config))
         except QreError as error:
             yield refused(name, error)
 
@@ -187,7 +187,7 @@ def users() -> Findings:
     if missing:
         seen = f"{', '.join(missing)}: no such user"
         remedy = "install packaging/sysusers.d/qre.conf in /etc/sysusers.d and run `systemd-sysusers`"
-        yield Finding("service users", Answer.NO, seen, remedy, instead)
+        yield Finding("service users", YesNo.NO, seen, remedy, instead)
     else:
         names = ", ".join(role.user for role in ROLES.values())
-        yield Finding("service users", Answer.YES, names, instead=instead)
+        yield Finding("service users", YesNo.YES, names, instead=instead)

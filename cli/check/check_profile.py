@@ -10,7 +10,7 @@ import os
 import socket
 from pathlib import Path
 
-from qre.cli.check.findings import AS_ROOT, Answer, Finding, Findings, refused
+from qre.cli.check.findings import AS_ROOT, Finding, Findings, YesNo, refused
 from qre.config.model import ClientSettings, GlobalConfig, Profile, ServerSettings
 from qre.config.profile import SUFFIX, load_profile, profile_path
 from qre.config.settings import DEFAULT_PATH, load_global
@@ -31,7 +31,7 @@ def global_file() -> tuple[GlobalConfig, Finding]:
         config = GlobalConfig(config_dir=Path(directory).absolute()) if directory else GlobalConfig()
         return config, refused("global file", error)
     seen = path if os.path.exists(path) else f"{path} is not there: everything has its default"
-    return config, Finding("global file", Answer.YES, seen)
+    return config, Finding("global file", YesNo.YES, seen)
 
 
 def profiles(config: GlobalConfig) -> Findings:
@@ -43,14 +43,14 @@ def profiles(config: GlobalConfig) -> Findings:
         names = []
     except OSError as error:
         unseen = isinstance(error, PermissionError) and os.geteuid() != 0
-        answer, remedy = (Answer.UNKNOWN, AS_ROOT) if unseen else (Answer.NO, "see QRE_CONFIG_DIR")
+        answer, remedy = (YesNo.UNKNOWN, AS_ROOT) if unseen else (YesNo.NO, "see QRE_CONFIG_DIR")
         yield Finding("profiles", answer, f"{directory}: {error.strerror}", remedy)
         return
     names = [name for name in names if is_profile_name(name)]
     if not names:
         remedy = "make a pair with `qre-tool init Endpoint=HOST:PORT Dest=HOST:PORT`"
         yield Finding(
-            "profiles", Answer.NO, f"there is none in {directory}", remedy, "the machine may be able without"
+            "profiles", YesNo.NO, f"there is none in {directory}", remedy, "the machine may be able without"
         )
     for name in names[:_MOST_PROFILES]:
         yield profile(name, config)[1]
@@ -64,11 +64,11 @@ def profile(name: str, config: GlobalConfig) -> tuple[Profile | None, Finding]:
         loaded = load_profile(name, config, os.environ)
     except QreError as error:
         if os.geteuid() != 0 and not _readable(path):
-            return None, Finding(label, Answer.UNKNOWN, f"{path}: {os.strerror(13)}", AS_ROOT)
+            return None, Finding(label, YesNo.UNKNOWN, f"{path}: {os.strerror(13)}", AS_ROOT)
         return None, refused(label, error)
     end = f"listens on {loaded.server.listen}" if loaded.server else ""
     end = f"connects to {loaded.client.endpoint}" if loaded.client else end
-    return loaded, Finding(label, Answer.YES, f"{path}: {loaded.role} {loaded.device}, {end}")
+    return loaded, Finding(label, YesNo.YES, f"{path}: {loaded.role} {loaded.device}, {end}")
 
 
 def _readable(path: str) -> bool:
@@ -90,11 +90,11 @@ def dest(settings: ServerSettings) -> Findings:
         found = look_at(settings.dest, settings.server_name)
     except QreError as error:
         seen = f"{settings.dest}: {error}"
-        yield Finding("dest", Answer.NO, seen, "see whether it answers HTTP/3 from here, or choose another Dest")
+        yield Finding("dest", YesNo.NO, seen, "see whether it answers HTTP/3 from here, or choose another Dest")
         return
     warnings = "".join(f"; {warning}" for warning in found.warnings)
     seen = f"{settings.dest} answers HTTP/3 in {found.rtt_ms} ms as {settings.server_name}{warnings}"
-    yield Finding("dest", Answer.YES, seen)
+    yield Finding("dest", YesNo.YES, seen)
 
 
 def listen(loaded: Profile, settings: ServerSettings, config: GlobalConfig) -> Findings:
@@ -106,7 +106,7 @@ def listen(loaded: Profile, settings: ServerSettings, config: GlobalConfig) -> F
     except QreError as error:
         yield _own_port(loaded, settings, config) or refused("listen", error)
     else:
-        yield Finding("listen", Answer.YES, f"UDP {settings.listen} is free")
+        yield Finding("listen", YesNo.YES, f"UDP {settings.listen} is free")
 
 
 def _own_port(loaded: Profile, settings: ServerSettings, config: GlobalConfig) -> Finding | None:
@@ -116,10 +116,10 @@ def _own_port(loaded: Profile, settings: ServerSettings, config: GlobalConfig) -
     try:
         shown = devices(config)
     except QreError as error:
-        return Finding("listen", Answer.UNKNOWN, f"UDP {settings.listen} is taken, and {error}", AS_ROOT)
+        return Finding("listen", YesNo.UNKNOWN, f"UDP {settings.listen} is taken, and {error}", AS_ROOT)
     for device in shown:
         if device["device"] == loaded.device and device["listen"] == str(settings.listen):
-            return Finding("listen", Answer.YES, f"UDP {settings.listen} is held by {loaded.device}, which is up")
+            return Finding("listen", YesNo.YES, f"UDP {settings.listen} is held by {loaded.device}, which is up")
     return None
 
 
@@ -133,4 +133,4 @@ def endpoint(settings: ClientSettings) -> Findings:
     except QreError as error:
         yield refused("endpoint", error, "look at Endpoint, and at /etc/resolv.conf")
         return
-    yield Finding("endpoint", Answer.YES, f"{settings.endpoint} is {address[0]}:{address[1]}")
+    yield Finding("endpoint", YesNo.YES, f"{settings.endpoint} is {address[0]}:{address[1]}")

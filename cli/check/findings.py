@@ -12,7 +12,7 @@ from qre.errors import QreError, UserErrors
 AS_ROOT = "run it as root"
 
 
-class Answer(enum.StrEnum):
+class YesNo(enum.StrEnum):
     """As it is printed."""
 
     YES = "yes"
@@ -24,7 +24,7 @@ class Finding(Value):
     """One line. ``instead``: what takes the thing's place; empty when it is needed."""
 
     name: str
-    answer: Answer
+    answer: YesNo
     seen: str
     remedy: str = ""
     instead: str = ""
@@ -36,7 +36,7 @@ class Finding(Value):
     @property
     def stops(self) -> bool:
         """Whether something that is needed is not there, or nobody knows."""
-        return self.needed and self.answer is not Answer.YES
+        return self.needed and self.answer is not YesNo.YES
 
 
 Findings = Iterator[Finding]
@@ -48,13 +48,11 @@ def look(name: str, looks: Callable[[], Findings]) -> Findings:
         yield from looks()
     except ImportError as error:
         module = (error.name or "a module").partition(".")[0]
-        yield Finding(
-            name, Answer.UNKNOWN, f"{module} is needed to look, and cannot be loaded", "see python packages"
-        )
+        yield Finding(name, YesNo.UNKNOWN, f"{module} is needed to look, and cannot be loaded", "see python packages")
     except QreError as error:
         yield refused(name, error)
     except OSError as error:
-        yield Finding(name, Answer.NO, f"{error.filename or 'this machine'}: {error.strerror or error}", AS_ROOT)
+        yield Finding(name, YesNo.NO, f"{error.filename or 'this machine'}: {error.strerror or error}", AS_ROOT)
 
 
 def refused(name: str, error: QreError, otherwise: str = "see docs/user-guide.md") -> Finding:
@@ -68,5 +66,5 @@ def refused(name: str, error: QreError, otherwise: str = "see docs/user-guide.md
     if len(errors) > 1:
         seen += f" (and {len(errors) - 1} more)"
     if isinstance(error.__cause__, PermissionError) and os.geteuid() != 0:
-        return Finding(name, Answer.UNKNOWN, seen, AS_ROOT)
-    return Finding(name, Answer.NO, seen, first.remedy or otherwise)
+        return Finding(name, YesNo.UNKNOWN, seen, AS_ROOT)
+    return Finding(name, YesNo.NO, seen, first.remedy or otherwise)

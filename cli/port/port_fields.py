@@ -101,7 +101,7 @@ class ClientFields:
 def parse_loader_fields(arguments: Sequence[str]) -> LoaderFields:
     """Raises UserErrors with everything that is wrong, as the others do."""
     optional = (*_LOADING, *_LASTING, "Device", "UserspaceSocketFd", "UserspaceBind")
-    read = _Reader("shared-port-loader", arguments, ("BpfElf", "Listen"), optional)
+    read = _FieldReader("shared-port-loader", arguments, ("BpfElf", "Listen"), optional)
     loading, lasting = _loading(read), _lasting(read)
     listen, device = read("Listen", _address), read("Device", _device)
     socket_fd, bind = read("UserspaceSocketFd", descriptor), read("UserspaceBind", _only_true)
@@ -118,7 +118,7 @@ def parse_loader_fields(arguments: Sequence[str]) -> LoaderFields:
 
 def parse_check_fields(arguments: Sequence[str]) -> CheckFields:
     optional = (*_LOADING, "Device")
-    read = _Reader("shared-port-loader-check", arguments, ("BpfElf", "Listen", "ConnectionId"), optional)
+    read = _FieldReader("shared-port-loader-check", arguments, ("BpfElf", "Listen", "ConnectionId"), optional)
     loading = _loading(read)
     listen, device, cid = read("Listen", _address), read("Device", _device), read("ConnectionId", connection_id)
     if loading is not None and cid is not None and len(cid) != loading.routed_cid_len:
@@ -131,7 +131,7 @@ def parse_check_fields(arguments: Sequence[str]) -> CheckFields:
 
 
 def parse_demo_fields(arguments: Sequence[str]) -> DemoFields:
-    read = _Reader("shared-port-session-demo", arguments, ("BpfElf",), (*_LOADING, *_LASTING, *UNDERLAYS))
+    read = _FieldReader("shared-port-session-demo", arguments, ("BpfElf",), (*_LOADING, *_LASTING, *UNDERLAYS))
     loading, lasting = _loading(read), _lasting(read)
     server, client = (read(name, _address) for name in UNDERLAYS)
     read.raise_if_any()
@@ -140,7 +140,7 @@ def parse_demo_fields(arguments: Sequence[str]) -> DemoFields:
 
 
 def parse_daemon_fields(arguments: Sequence[str]) -> DaemonFields:
-    read = _Reader("shared-port-handshake-daemon", arguments, ("BpfElf",), (*_LOADING, *_LASTING))
+    read = _FieldReader("shared-port-handshake-daemon", arguments, ("BpfElf",), (*_LOADING, *_LASTING))
     loading, lasting = _loading(read), _lasting(read)
     read.raise_if_any()
     assert loading is not None
@@ -148,14 +148,14 @@ def parse_daemon_fields(arguments: Sequence[str]) -> DaemonFields:
 
 
 def parse_client_fields(arguments: Sequence[str]) -> ClientFields:
-    read = _Reader("shared-port-handshake-client", arguments, (), (*UNDERLAYS, "InstallSession"))
+    read = _FieldReader("shared-port-handshake-client", arguments, (), (*UNDERLAYS, "InstallSession"))
     server, client = read("ServerUnderlay", parse_end), read("ClientUnderlay", _address)
     install = read("InstallSession", _bool)
     read.raise_if_any()
     return ClientFields(server, client, install or False)
 
 
-class _Reader:
+class _FieldReader:
     """Calls a field's parser when the field is given, and keeps what is wrong."""
 
     def __init__(
@@ -179,7 +179,7 @@ class _Reader:
             raise UserErrors(tuple(self.errors))
 
 
-def _loading(read: _Reader) -> Loading | None:
+def _loading(read: _FieldReader) -> Loading | None:
     elf, pin_dir = read("BpfElf", _path), read("PinDir", _path)
     register = read("RegisterCidMap", _bool)
     length = read("RoutedCidLen", lambda name, text: _number(name, text, *ROUTED_CID_LEN))
@@ -190,7 +190,7 @@ def _loading(read: _Reader) -> Loading | None:
     return Loading(elf, pin_dir or Path(PIN_DIR), register is not False, length)
 
 
-def _lasting(read: _Reader) -> Lasting:
+def _lasting(read: _FieldReader) -> Lasting:
     run_for_ms = read("RunForMs", lambda name, text: _number(name, text, 1, _MAX_U64))
     return Lasting(read("ReadyFile", _path), None if run_for_ms is None else run_for_ms / 1000)
 

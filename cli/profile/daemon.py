@@ -35,7 +35,7 @@ def daemon(arguments: list[str], options: Options) -> int:
     _open_standard_streams()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _nothing_to_undo)
-    from qre.config.model import Underlay
+    from qre.config.model import UnderlayOverride
     from qre.config.profile import load_profile
     from qre.config.settings import load_global
     from qre.config.values import check_profile_name
@@ -52,7 +52,9 @@ def daemon(arguments: list[str], options: Options) -> int:
     config = load_global(environment)
     if not options.dry_run:  # before the profile, which only root may read
         require_capabilities(f"daemon {name}", ("CAP_NET_ADMIN",))
-    underlay = Underlay(*(_underlay(option, given[option]) if option in given else None for option in _UNDERLAYS))
+    underlay = UnderlayOverride(
+        *(_underlay(option, given[option]) if option in given else None for option in _UNDERLAYS)
+    )
 
     def load() -> Profile:
         return load_profile(name, config, environment).replace(underlay=underlay)

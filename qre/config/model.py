@@ -155,7 +155,7 @@ class ClientSettings(Value):
         return f"ClientSettings(endpoint={self.endpoint}, server_name={self.server_name!r})"
 
 
-class Underlay(Value):
+class UnderlayOverride(Value):
     """Outer addresses that the command line gives in place of the profile's; None: the profile's."""
 
     server: SocketAddress | None = None
@@ -179,7 +179,7 @@ class Profile(Value):
     keepalive_s: int = 0  # 0: off
     allowed_ips: tuple[Network, ...] = ()  # empty: pass all, no routes
     hooks: Hooks = Hooks()
-    underlay: Underlay = Underlay()
+    underlay: UnderlayOverride = UnderlayOverride()
 
     @property
     def listen(self) -> SocketAddress | None:

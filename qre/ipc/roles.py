@@ -110,7 +110,7 @@ RESOLVER_FILES: Final = (
 
 
 @dataclass(frozen=True)
-class Role:
+class WorkerRole:
     """One worker role."""
 
     party: Party
@@ -141,7 +141,7 @@ class Role:
 ROLES: Final = {
     role.party: role
     for role in (
-        Role(
+        WorkerRole(
             Party.HANDSHAKE, "qre-handshake", 59871, "qre.workers.handshake.main", frozenset(),
             (Calls.RUN, Calls.SOCKETS, Calls.BIND, Calls.OPEN, Calls.BATCH),
             # relay sockets and the resolver's; AF_UNIX for ZeroMQ; AF_NETLINK is how getaddrinfo sees addresses
@@ -161,7 +161,7 @@ ROLES: Final = {
             ),
             open_files=8192,
         ),
-        Role(
+        WorkerRole(
             Party.BPF_LOADER, "qre-bpf-loader", 59872, "qre.workers.bpf_loader.main", frozenset({CAP_BPF}),
             (Calls.RUN, Calls.SOCKETS, Calls.BPF), (socket.AF_UNIX,), (),
             (
@@ -174,7 +174,7 @@ ROLES: Final = {
             ),
             offers=("cid_routes", "sockets", "program"),
         ),
-        Role(
+        WorkerRole(
             Party.NETLINK, "qre-netlink", 59873, "qre.workers.netlink.main", frozenset({CAP_NET_ADMIN}),
             (Calls.RUN, Calls.SOCKETS, Calls.BIND), (socket.AF_UNIX, socket.AF_NETLINK), (),
             (
@@ -183,7 +183,7 @@ ROLES: Final = {
                 replace(KEYS, given=Given.IN_KERNEL),
             ),
         ),
-        Role(
+        WorkerRole(
             Party.DATAPLANE, "qre-dataplane", 59874, "qre.workers.dataplane.main", frozenset(),
             (Calls.RUN, Calls.SOCKETS, Calls.BATCH), (socket.AF_UNIX,), (),
             (

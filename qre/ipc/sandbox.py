@@ -19,7 +19,7 @@ import capng
 import seccomp
 
 from qre.errors import MachineError
-from qre.ipc.roles import Calls, Role
+from qre.ipc.roles import Calls, WorkerRole
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NAME, _PR_SET_NO_NEW_PRIVS = 1, 4, 15, 38
@@ -55,7 +55,7 @@ def forbid_new_privileges() -> None:
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
 
 
-def enter(role: Role, parent: int) -> None:
+def enter(role: WorkerRole, parent: int) -> None:
     """Drop everything that ``role`` was not granted. Raises MachineError when one step fails; then do not go on."""
     uid, gid = role.ids()
     try:
@@ -73,7 +73,7 @@ def enter(role: Role, parent: int) -> None:
         raise MachineError(f"worker {role.party}", f"cannot drop privileges: {error}") from error
 
 
-def _verify(role: Role, uid: int, gid: int) -> None:
+def _verify(role: WorkerRole, uid: int, gid: int) -> None:
     """Read back what the kernel says of this process. Raises OSError when it is not as ordered."""
     fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines() if ":" in line)
     granted = sum(1 << capability for capability in role.capabilities)
@@ -92,7 +92,7 @@ def _prctl(option: int, argument: int | bytes) -> None:
         raise OSError(number, os.strerror(number))
 
 
-def _limit(role: Role) -> None:
+def _limit(role: WorkerRole) -> None:
     """Lower limits only: raising a hard limit needs a capability that hardened machines do not give."""
     for kind, wanted in (
         (resource.RLIMIT_CORE, 0),
@@ -106,7 +106,7 @@ def _limit(role: Role) -> None:
         resource.setrlimit(kind, (bound, bound))
 
 
-def _drop_capabilities(role: Role, uid: int, gid: int) -> None:
+def _drop_capabilities(role: WorkerRole, uid: int, gid: int) -> None:
     """Groups, ids, and the five capability sets: permitted and effective as granted, the others empty or less."""
     os.setgroups([])
     capng.capng_clear(capng.CAPNG_SELECT_ALL)
@@ -166,7 +166,7 @@ def _call(number: int, *arguments: object) -> int:
     return result
 
 
-def _seccomp(role: Role) -> None:
+def _seccomp(role: WorkerRole) -> None:
     """A list of what may be called; everything else answers EPERM. In every thread (TSYNC)."""
     system = seccomp.SyscallFilter(defaction=seccomp.ERRNO(errno.EPERM))
     system.set_attr(seccomp.Attr.CTL_TSYNC, 1)

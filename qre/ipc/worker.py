@@ -39,7 +39,7 @@ from qre.ipc.messages import (
     Stop,
     WorkerConfig,
 )
-from qre.ipc.roles import ROLES, Role
+from qre.ipc.roles import ROLES, WorkerRole
 from qre.ipc.tasks import Tasks
 from qre.structs import Message
 
@@ -73,7 +73,7 @@ class LimitedLog:
 class WorkerContext:
     """What a worker has of the world: its configuration, its descriptors, a way to ask others."""
 
-    def __init__(self, role: Role, channel: Channel[Descriptor], dealer: zmq.asyncio.Socket) -> None:
+    def __init__(self, role: WorkerRole, channel: Channel[Descriptor], dealer: zmq.asyncio.Socket) -> None:
         self.role = role.party
         self.config: WorkerConfig
         self.descriptors: dict[str, int] = {}
@@ -191,7 +191,7 @@ def place_of(error: BaseException) -> str:
 class _Runtime:
     """Dispatches what comes in, one task a request, until Stop or a failure."""
 
-    def __init__(self, role: Role, worker: Worker, sock: socket.socket, endpoint: str) -> None:
+    def __init__(self, role: WorkerRole, worker: Worker, sock: socket.socket, endpoint: str) -> None:
         self._role = role
         self._worker = worker
         self._channel: Channel[Descriptor] = Channel(sock, Descriptor)

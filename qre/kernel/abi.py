@@ -38,7 +38,7 @@ MTU_MAX = 1428
 MTU_DEFAULT = 1380
 
 
-class Role(enum.IntEnum):
+class KernelRole(enum.IntEnum):
     UNSET = 0
     SERVER = 1
     CLIENT = 2
@@ -102,7 +102,7 @@ class Drop(enum.IntEnum):
     IPV6_REFUSED = 19
 
 
-class Command(enum.IntEnum):
+class QreCommand(enum.IntEnum):
     UNSPEC = 0
     DEVICE_GET = 1
     DEVICE_SET = 2

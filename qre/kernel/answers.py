@@ -31,7 +31,7 @@ from qre.kernel import abi
 from qre.kernel.abi import Attribute
 from qre.kernel.attributes import Fields, split_attributes_untrusted
 
-_ROLES: Final = {abi.Role.SERVER: Role.SERVER, abi.Role.CLIENT: Role.CLIENT}
+_ROLES: Final = {abi.KernelRole.SERVER: Role.SERVER, abi.KernelRole.CLIENT: Role.CLIENT}
 _LOSSES: Final = {abi.Loss[reason.name].value: reason for reason in LossReason}
 _NUMBER_MAX: Final = (1 << 62) - 1
 _DROPS_MAX: Final = 64  # as DeviceCounters takes
@@ -262,8 +262,8 @@ def _epoch(fields: Fields) -> int:
 
 def _role(fields: Fields) -> Role | None:
     """None: it was not set yet."""
-    number = fields.u8(Attribute.ROLE, max(abi.Role)) or 0
-    return _ROLES.get(abi.Role(number))
+    number = fields.u8(Attribute.ROLE, max(abi.KernelRole)) or 0
+    return _ROLES.get(abi.KernelRole(number))
 
 
 def _address(fields: Fields, ip: Attribute, port: Attribute) -> tuple[str, int] | None:

@@ -103,4 +103,4 @@ class EventSocket:
 
 
 def _is_event(message: bytes) -> bool:
-    return len(message) > _COMMAND and message[_COMMAND] == abi.Command.EVENT
+    return len(message) > _COMMAND and message[_COMMAND] == abi.QreCommand.EVENT

@@ -20,7 +20,7 @@ from qre.dataplane.protocol import SessionInstall, SessionUpdate, Underlay
 from qre.ends import Role
 from qre.errors import MachineError, UntrustedInputError
 from qre.kernel import abi
-from qre.kernel.abi import Attribute, Command
+from qre.kernel.abi import Attribute, QreCommand
 from qre.kernel.answers import (
     KernelDevice,
     KernelSession,
@@ -52,7 +52,7 @@ _CTRL_ID, _CTRL_VERSION, _CTRL_CMD_GETFAMILY = 16, 2, 3
 _CTRL_ATTR_FAMILY_ID, _CTRL_ATTR_FAMILY_NAME, _CTRL_ATTR_VERSION, _CTRL_ATTR_MCAST_GROUPS = 1, 2, 3, 7
 _CTRL_ATTR_MCAST_GRP_NAME, _CTRL_ATTR_MCAST_GRP_ID = 1, 2
 
-_ROLES: Final = {Role.SERVER: abi.Role.SERVER, Role.CLIENT: abi.Role.CLIENT}
+_ROLES: Final = {Role.SERVER: abi.KernelRole.SERVER, Role.CLIENT: abi.KernelRole.CLIENT}
 
 
 _Given = TypeVar("_Given")
@@ -184,7 +184,7 @@ class Qre:
         """The device, or None when there is none of this name (or it is no device of qre.ko)."""
         what = f"reading device {device}"
         try:
-            found = self._ask(what, Command.DEVICE_GET, _named(device))
+            found = self._ask(what, QreCommand.DEVICE_GET, _named(device))
         except NetlinkRefusedError as error:
             if error.code in (errno.ENODEV, errno.ENOENT):
                 return None
@@ -193,7 +193,7 @@ class Qre:
 
     def devices(self) -> list[KernelDevice]:
         what = "listing the devices of qre.ko"
-        found = self._ask(what, Command.DEVICE_GET, Request(), NLM_F_DUMP)
+        found = self._ask(what, QreCommand.DEVICE_GET, Request(), NLM_F_DUMP)
         return [_checked(what, device_untrusted, fields) for fields in found]
 
     def device_set(self, device: str, settings: DeviceSettings) -> None:
@@ -218,17 +218,17 @@ class Qre:
             request.u32(Attribute.MAX_SESSIONS, settings.max_sessions)
         if settings.fwmark is not None:
             request.u32(Attribute.FWMARK, settings.fwmark)
-        self._ask(f"device {device}", Command.DEVICE_SET, request)
+        self._ask(f"device {device}", QreCommand.DEVICE_SET, request)
 
     def device_delete(self, device: str) -> None:
-        self._ask(f"deleting device {device}", Command.DEVICE_DEL, _named(device))
+        self._ask(f"deleting device {device}", QreCommand.DEVICE_DEL, _named(device))
 
     def dest_profile_set(self, device: str, profile: bytes, ecn: int) -> None:
         """Keep what a probe of Dest found (JSON) with the device; outer packets get this ECN field."""
         request = _named(device)
         request.put(Attribute.DEST_PROFILE, profile)
         request.u8(Attribute.ECN, ecn)
-        self._ask(f"Dest profile of {device}", Command.DEST_PROFILE_SET, request)
+        self._ask(f"Dest profile of {device}", QreCommand.DEST_PROFILE_SET, request)
 
     # --- sessions ---
 
@@ -237,20 +237,20 @@ class Qre:
         self.session_install_request(device, install_request(install, socket_fd))
 
     def session_install_request(self, device: str, request: Request) -> None:
-        self._ask(f"installing a session on {device}", Command.SESSION_INSTALL, _named(device, request))
+        self._ask(f"installing a session on {device}", QreCommand.SESSION_INSTALL, _named(device, request))
 
     def session_update(self, device: str, update: SessionUpdate) -> None:
         self.session_update_request(device, update_request(update))
 
     def session_update_request(self, device: str, request: Request) -> None:
-        self._ask(f"updating a session on {device}", Command.SESSION_UPDATE, _named(device, request))
+        self._ask(f"updating a session on {device}", QreCommand.SESSION_UPDATE, _named(device, request))
 
     def session_delete(self, device: str, session_id: bytes, *, close: bool) -> None:
         """Remove a session; with ``close`` its peer is told."""
         request = _named(device)
         request.put(Attribute.SESSION_ID, session_id)
         request.flag(Attribute.CLOSE, close)
-        self._ask(f"deleting a session of {device}", Command.SESSION_DEL, request)
+        self._ask(f"deleting a session of {device}", QreCommand.SESSION_DEL, request)
 
     def session(self, device: str, session_id: bytes) -> KernelSession | None:
         """The session; None when there is none of this id. A device that is not there is an error."""
@@ -258,7 +258,7 @@ class Qre:
         request = _named(device)
         request.put(Attribute.SESSION_ID, session_id)
         try:
-            found = self._ask(what, Command.SESSION_GET, request)
+            found = self._ask(what, QreCommand.SESSION_GET, request)
         except NetlinkRefusedError as error:
             if error.code == errno.ENOENT:
                 return None
@@ -267,7 +267,7 @@ class Qre:
 
     def sessions(self, device: str) -> list[KernelSession]:
         what = f"listing the sessions of {device}"
-        found = self._ask(what, Command.SESSION_GET, _named(device), NLM_F_DUMP)
+        found = self._ask(what, QreCommand.SESSION_GET, _named(device), NLM_F_DUMP)
         return [_checked(what, session_untrusted, fields) for fields in found]
 
     def frame_send(self, device: str, session_id: bytes, frame_id: int, frames: bytes) -> None:
@@ -276,7 +276,7 @@ class Qre:
         request.put(Attribute.SESSION_ID, session_id)
         request.put(Attribute.FRAMES, frames)
         request.u64(Attribute.FRAME_ID, frame_id)
-        self._ask(f"sending frames on {device}", Command.FRAME_SEND, request)
+        self._ask(f"sending frames on {device}", QreCommand.FRAME_SEND, request)
 
     # --- connection IDs ---
 
@@ -290,30 +290,30 @@ class Qre:
             request.put(Attribute.SESSION_ID, session_id)
         if sequence is not None:
             request.u64(Attribute.SEQUENCE, sequence)
-        self._ask(f"adopting a connection ID for {device}", Command.CID_ADOPT, request)
+        self._ask(f"adopting a connection ID for {device}", QreCommand.CID_ADOPT, request)
 
     def cid_release(self, device: str, cid: bytes, session_id: bytes | None = None) -> None:
         request = _named(device)
         request.put(Attribute.CID, cid)
         if session_id is not None:
             request.put(Attribute.SESSION_ID, session_id)
-        self._ask(f"releasing a connection ID of {device}", Command.CID_RELEASE, request)
+        self._ask(f"releasing a connection ID of {device}", QreCommand.CID_RELEASE, request)
 
     # --- the shared port of the namespace ---
 
     def cid_map_register(self, fd: int) -> None:
         """The kernel mirrors adopted CIDs into this BPF map from now on; it keeps a reference of its own."""
-        self._ask_with_fd("registering the CID map", Command.CID_MAP_REGISTER, fd)
+        self._ask_with_fd("registering the CID map", QreCommand.CID_MAP_REGISTER, fd)
 
     def cid_map_unregister(self) -> None:
-        self._ask("unregistering the CID map", Command.CID_MAP_UNREGISTER, Request())
+        self._ask("unregistering the CID map", QreCommand.CID_MAP_UNREGISTER, Request())
 
     def shared_socket_register(self, fd: int) -> None:
         """The kernel receives from this UDP socket and sends through it; it keeps a reference of its own."""
-        self._ask_with_fd("registering the shared socket", Command.SHARED_SOCKET_REGISTER, fd)
+        self._ask_with_fd("registering the shared socket", QreCommand.SHARED_SOCKET_REGISTER, fd)
 
     def shared_socket_unregister(self) -> None:
-        self._ask("unregistering the shared socket", Command.SHARED_SOCKET_UNREGISTER, Request())
+        self._ask("unregistering the shared socket", QreCommand.SHARED_SOCKET_UNREGISTER, Request())
 
     def loader_set(self, loader: LoaderDescription | None) -> None:
         """What ``show`` tells of the loader; None: there is no loader any more."""
@@ -323,14 +323,14 @@ class Qre:
             request.text(Attribute.LOADER_PIN_DIR, loader.pin_dir)
             request.u8(Attribute.LOADER_CID_LENGTH, loader.cid_length)
             request.u32(Attribute.LOADER_PID, loader.pid)
-        self._ask("naming the loader", Command.SHARED_LOADER_SET, request)
+        self._ask("naming the loader", QreCommand.SHARED_LOADER_SET, request)
 
-    def _ask_with_fd(self, what: str, command: Command, fd: int) -> None:
+    def _ask_with_fd(self, what: str, command: QreCommand, fd: int) -> None:
         request = Request()
         request.u32(Attribute.FD, fd)
         self._ask(what, command, request)
 
-    def _ask(self, what: str, command: Command, request: Request, flags: int = 0) -> list[Fields]:
+    def _ask(self, what: str, command: QreCommand, request: Request, flags: int = 0) -> list[Fields]:
         """The attributes of each message of the answer."""
         body = _GENERIC.pack(command, abi.GENL_VERSION, 0) + request.encode()
         try:

@@ -49,7 +49,7 @@ class SiteAnswered:
 
 
 @dataclass(frozen=True)
-class Failed:
+class HandshakeFailed:
     """The handshake failed; ``reason`` is one line in plain words."""
 
     reason: str
@@ -60,4 +60,6 @@ class Closed:
     """Nothing will be sent or received any more. Always the last event."""
 
 
-ClientEvent = Proven | Granted | HandOverReady | NotRecognised | ManInTheMiddle | SiteAnswered | Failed | Closed
+ClientEvent = (
+    Proven | Granted | HandOverReady | NotRecognised | ManInTheMiddle | SiteAnswered | HandshakeFailed | Closed
+)

@@ -15,7 +15,14 @@ from typing import Final
 
 from qre.errors import MachineError, PeerError
 from qre.quic.client.client_handshake import ClientHandshake
-from qre.quic.handshake_events import ClientEvent, Closed, Failed, HandOverReady, ManInTheMiddle, NotRecognised
+from qre.quic.handshake_events import (
+    ClientEvent,
+    Closed,
+    HandOverReady,
+    HandshakeFailed,
+    ManInTheMiddle,
+    NotRecognised,
+)
 
 _BATCH: Final = 32
 _LONGEST: Final = 65_535
@@ -52,7 +59,7 @@ async def _until_ready(exchange: Exchange, where: str) -> None:
                 failure = PeerError(detail)
             case ManInTheMiddle(detail=detail):
                 failure = PeerError(f"somebody between us and {where} answers in its place", detail)
-            case Failed(reason=reason):
+            case HandshakeFailed(reason=reason):
                 failure = failure or PeerError(f"no session with {where}", reason)
             case Closed():
                 raise failure or PeerError(f"no session with {where}", "the handshake ended")

@@ -20,7 +20,7 @@ from qre.errors import MachineError
 from qre.quic.client.client_handshake import ClientHandshake
 from qre.quic.client.fingerprint import Fingerprint
 from qre.quic.client.trust import TrustStore
-from qre.quic.handshake_events import Closed, Failed, ManInTheMiddle, SiteAnswered
+from qre.quic.handshake_events import Closed, HandshakeFailed, ManInTheMiddle, SiteAnswered
 from qre.visit.dest import DestAddress, Resolved
 from qre.visit.exchange import Exchange
 
@@ -66,7 +66,7 @@ async def _answer(exchange: Exchange) -> DestProfile:
         match await exchange.next_event():
             case SiteAnswered(profile=seen):
                 profile = seen
-            case Failed(reason=text) | ManInTheMiddle(detail=text):
+            case HandshakeFailed(reason=text) | ManInTheMiddle(detail=text):
                 reason = text
             case Closed():
                 break

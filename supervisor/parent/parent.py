@@ -45,17 +45,17 @@ from qre.supervisor.parent_messages import (
     Alive,
     AllReady,
     ApplyReload,
+    DaemonFailed,
+    DaemonState,
     DestProbed,
     EndAll,
-    Failed,
-    Guests,
+    GuestCount,
     Pinned,
     PinThese,
     Reloaded,
     ReloadFinished,
     ReloadWanted,
     Setup,
-    State,
     Supply,
     ToParent,
     ToSupervisor,
@@ -357,11 +357,11 @@ class Daemon:
                     self._tasks.spawn(self._reload.run())
                 if self._options.run_for_ms is not None:  # of work; the start has bounds of its own
                     asyncio.get_running_loop().call_later(self._options.run_for_ms / 1000, self._stop)
-            case Failed(reason=reason):
+            case DaemonFailed(reason=reason):
                 self._failure = self._failure or one_line(reason)
-            case Guests(count=count):
+            case GuestCount(count=count):
                 self._guests = count
-            case State(up=up, text=text):
+            case DaemonState(up=up, text=text):
                 self._notify(f"STATUS={one_line(text)}")
                 with self._reported("ready file"):
                     self._files.set_ready(up and not self._stopping)

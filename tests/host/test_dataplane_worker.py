@@ -30,7 +30,7 @@ from qre.dataplane.protocol import (
     SessionLost,
 )
 from qre.dataplane.protocol import (
-    Underlay as OuterAddresses,
+    UnderlaySocket as OuterAddresses,
 )
 from qre.dataplane.status import SessionStatus
 from qre.ends import Role
@@ -40,7 +40,7 @@ from qre.ipc.messages import DataplaneStatus, Heartbeat, Party, WorkerConfig
 from qre.ipc.worker import LimitedLog, WorkerContext
 from qre.workers.dataplane.main import DataplaneWorker, create
 from qre.workers.dataplane.session.path import Address
-from qre.workers.dataplane.underlay import Underlay
+from qre.workers.dataplane.underlay import UnderlaySocket
 from tests.support.daemons import PATIENCE, until
 from tests.support.dataplane import install_of, marks_memfd
 from tests.support.dataplane_endpoint import open_tun
@@ -355,9 +355,9 @@ def test_a_start_without_its_descriptors_is_refused() -> None:
 
 def test_packets_that_find_the_socket_full_wait_and_lose_nothing(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     full = 0
-    send = Underlay.send
+    send = UnderlaySocket.send
 
-    def sometimes_full(self: Underlay, packets: Sequence[bytes], to: Address, ecn: int = 0) -> list[bytes]:
+    def sometimes_full(self: UnderlaySocket, packets: Sequence[bytes], to: Address, ecn: int = 0) -> list[bytes]:
         nonlocal full
         full += 1
         if full % 3:
@@ -366,7 +366,7 @@ def test_packets_that_find_the_socket_full_wait_and_lose_nothing(lab: Lab, monke
 
     async def scenario(client: End, server: End) -> None:
         await up(client, server)
-        monkeypatch.setattr(Underlay, "send", sometimes_full)
+        monkeypatch.setattr(UnderlaySocket, "send", sometimes_full)
         assert await ping(client, INNER[Role.SERVER], 40) == 40
         monkeypatch.undo()
         assert await ping(client, INNER[Role.SERVER]) == 5

@@ -20,13 +20,13 @@ import zmq
 from qre.errors import MachineError
 from qre.ipc import sandbox
 from qre.ipc.messages import Party
-from qre.ipc.roles import ROLES, Role
+from qre.ipc.roles import ROLES, WorkerRole
 from tests.support.daemons import threads
 
 EVERY_ROLE = pytest.mark.parametrize("party", list(ROLES))
 
 
-def in_sandbox(role: Role, deed: Callable[[], str]) -> str:
+def in_sandbox(role: WorkerRole, deed: Callable[[], str]) -> str:
     """What ``deed`` says, run in a forked process inside ``role``'s sandbox."""
     read, write = os.pipe()
     parent = os.getpid()

@@ -7,7 +7,7 @@ from typing import Any
 from qre.dataplane.protocol import LossReason, SessionLost
 from qre.ends import Role
 from qre.wire.frames import NewConnectionId, PathChallenge, PathResponse, encode_ack, encode_frame
-from qre.workers.dataplane.session.sending import Outgoing
+from qre.workers.dataplane.session.sending import OutgoingPacket
 from tests.support.dataplane import CLIENT_ADDRESS, SERVER_ADDRESS, Ends
 
 OTHER = {Role.CLIENT: Role.SERVER, Role.SERVER: Role.CLIENT}
@@ -40,13 +40,13 @@ class Driven:
     def now(self) -> float:
         return self.ends.now
 
-    def takes(self) -> list[Outgoing]:
+    def takes(self) -> list[OutgoingPacket]:
         """What the session sends, and has sent since."""
         sent, self.session.outbox[:] = list(self.session.outbox), []
         self.ends.take(self.role)
         return sent
 
-    def says(self, frames: bytes, source: tuple[str, int] | None = None, size: int = 0) -> list[Outgoing]:
+    def says(self, frames: bytes, source: tuple[str, int] | None = None, size: int = 0) -> list[OutgoingPacket]:
         """One packet, padded to a datagram of ``size``; what the session answers at once."""
         padded = frames + bytes(max(size - self.peer.packet_overhead - len(frames), 0))
         self.session.open_datagrams(self.peer.packets.seal([padded]), source or HOME[self.role], 0, self.now)
@@ -55,16 +55,16 @@ class Driven:
     def raw(self, datagram: bytes, source: tuple[str, int] | None = None) -> None:
         self.session.open_datagrams([datagram], source or HOME[self.role], 0, self.now)
 
-    def frames(self, sent: Outgoing) -> bytes:
+    def frames(self, sent: OutgoingPacket) -> bytes:
         """The payload of a packet that came to the peer, padding and all."""
         if sent.packet not in self._opened:
             ((plaintext, *_),) = self.peer.packets.open([sent.packet], 0).others
             self._opened[sent.packet] = plaintext
         return self._opened[sent.packet]
 
-    def wait(self, seconds: float, step: float = 0.01) -> list[Outgoing]:
+    def wait(self, seconds: float, step: float = 0.01) -> list[OutgoingPacket]:
         """Time passes; what the session sends by itself."""
-        sent: list[Outgoing] = []
+        sent: list[OutgoingPacket] = []
         for _ in range(round(seconds / step)):
             self.ends.now += step
             if self.session.deadline() <= self.now:
@@ -83,5 +83,5 @@ def issued(sequence: int, prior: int, cid: bytes, token: bytes = TOKEN) -> bytes
     return encode_frame(NewConnectionId(sequence, prior, cid, token))
 
 
-def to(sent: list[Outgoing], address: tuple[str, int]) -> list[bytes]:
+def to(sent: list[OutgoingPacket], address: tuple[str, int]) -> list[bytes]:
     return [packet for packet, there, _ in sent if there == address]

@@ -29,7 +29,7 @@ from qre.wire.protection import derive
 from qre.workers.dataplane.registry import Registry
 from qre.workers.dataplane.session.marks import NumberMarks
 from qre.workers.dataplane.session.packets import Packets
-from qre.workers.dataplane.session.sending import Outgoing, State
+from qre.workers.dataplane.session.sending import LifeState, OutgoingPacket
 from qre.workers.handshake.sessions.live_sessions import Sessions
 from qre.workers.handshake.sessions.routed_cids import RoutedCids
 from qre.workers.handshake.sessions.secrets import SIZE, SecretsStore
@@ -107,7 +107,7 @@ class End:
     events: list[Event] = field(default_factory=list)
     delivered: list[bytes] = field(default_factory=list)
     drops: Counter[str] = field(default_factory=Counter)
-    outbox: list[Outgoing] = field(default_factory=list)
+    outbox: list[OutgoingPacket] = field(default_factory=list)
     #: What the data plane refuses that it would take otherwise: the answer, or None.
     refuse: Callable[[DataplaneRequest], Answer | None] = lambda request: None
 
@@ -189,13 +189,13 @@ class End:
             session.outbox.clear()
             self._waiting += session.events
             session.events.clear()
-            if session.state is State.ENDED:
+            if session.state is LifeState.ENDED:
                 self.registry.remove(session)
 
     def transmit(self, *inner: bytes) -> None:
         for session in self.registry.sessions.values():
             packets = session.seal_datagrams([DATAGRAM_HEAD + packet for packet in inner], self.now)
-            self.outbox += [Outgoing(packet, session.peer) for packet in packets]
+            self.outbox += [OutgoingPacket(packet, session.peer) for packet in packets]
 
     def receive(self, packet: bytes, source: tuple[str, int]) -> None:
         for session in list(self.registry.sessions.values()):

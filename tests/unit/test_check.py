@@ -17,7 +17,7 @@ import qre.supervisor
 from qre.cli.check import check_machine
 from qre.cli.check.check import line
 from qre.cli.check.check_machine import PACKAGES
-from qre.cli.check.findings import Answer, Finding, look, refused
+from qre.cli.check.findings import Finding, YesNo, look, refused
 from qre.cli.main import FAILURE, main
 from qre.config.model import GlobalConfig
 from qre.device import kernel_module
@@ -215,14 +215,14 @@ def test_the_kernel_module_is_needed_where_the_configuration_insists(monkeypatch
     (auto,) = check_machine.kernel_module(GlobalConfig())
     (kernel,) = check_machine.kernel_module(GlobalConfig(dataplane=Dataplane.KERNEL))
     (user,) = check_machine.kernel_module(GlobalConfig(dataplane=Dataplane.USER))
-    assert auto.answer is kernel.answer is user.answer is Answer.NO
+    assert auto.answer is kernel.answer is user.answer is YesNo.NO
     assert (auto.needed, kernel.needed, user.needed) == (False, True, False)
     assert "qre_that_is_nowhere" in auto.seen or "no modprobe" in auto.seen
     (tun,) = check_machine.tun(GlobalConfig())
     assert tun.needed
     monkeypatch.setattr(check_machine, "LOADED", Path("/sys"))
     (loaded,) = check_machine.kernel_module(GlobalConfig(dataplane=Dataplane.KERNEL))
-    assert (loaded.answer, loaded.seen) == (Answer.YES, "qre.ko is loaded")
+    assert (loaded.answer, loaded.seen) == (YesNo.YES, "qre.ko is loaded")
     (tun,) = check_machine.tun(GlobalConfig())
     assert not tun.needed
 
@@ -231,13 +231,13 @@ def test_a_module_that_is_installed_may_still_not_be_loaded(monkeypatch: pytest.
     monkeypatch.setattr(check_machine, "LOADED", Path("/nonexistent"))
     monkeypatch.setattr(check_machine, "why_not_loadable", lambda: "")
     (off,) = check_machine.kernel_module(GlobalConfig(module_load=False))
-    assert (off.answer, off.remedy) == (Answer.NO, "run `modprobe qre`")
+    assert (off.answer, off.remedy) == (YesNo.NO, "run `modprobe qre`")
 
 
 def test_capabilities_are_those_of_the_role() -> None:
     (client,), (server,) = check_machine.capabilities(Role.CLIENT), check_machine.capabilities(None)
     assert "CAP_BPF" not in client.seen
-    assert server.answer in tuple(Answer)
+    assert server.answer in tuple(YesNo)
     assert "CAP_" in server.seen
 
 
@@ -245,11 +245,11 @@ def test_what_only_root_can_see_is_told_apart(monkeypatch: pytest.MonkeyPatch) -
     unseen = MachineError("/x", "Permission denied", "look")
     unseen.__cause__ = PermissionError()
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    assert refused("thing", unseen) == Finding("thing", Answer.UNKNOWN, "/x: Permission denied", "run it as root")
+    assert refused("thing", unseen) == Finding("thing", YesNo.UNKNOWN, "/x: Permission denied", "run it as root")
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    assert refused("thing", unseen) == Finding("thing", Answer.NO, "/x: Permission denied", "look")
+    assert refused("thing", unseen) == Finding("thing", YesNo.NO, "/x: Permission denied", "look")
     several = UserErrors((UserError("a", "b", "c"), UserError("d", "e", "f")))
-    assert refused("thing", several) == Finding("thing", Answer.NO, "a: b (and 1 more)", "c")
+    assert refused("thing", several) == Finding("thing", YesNo.NO, "a: b (and 1 more)", "c")
 
 
 def test_a_look_that_fails_is_a_finding() -> None:
@@ -263,11 +263,11 @@ def test_a_look_that_fails_is_a_finding() -> None:
 
     assert fails(ModuleNotFoundError("no", name="bcc.libbcc")).seen == "bcc is needed to look, and cannot be loaded"
     assert fails(OSError(5, "Input/output error", "/dev/x")).seen == "/dev/x: Input/output error"
-    assert fails(MachineError("a", "b")).answer is Answer.NO
+    assert fails(MachineError("a", "b")).answer is YesNo.NO
 
 
 def test_a_terminal_gets_colour_and_never_somebody_elses_escapes() -> None:
-    found = Finding("dest", Answer.NO, "evil\x1b[2J", "mend it", "nothing")
+    found = Finding("dest", YesNo.NO, "evil\x1b[2J", "mend it", "nothing")
     assert line(found, colour=False) == "no   dest             evil�[2J; not needed: nothing; mend it"
     assert line(found, colour=True).startswith("\033[33mno \033[0m  dest")
-    assert line(Finding("x", Answer.YES, "fine", "unused", "z"), colour=False) == "yes  x                fine"
+    assert line(Finding("x", YesNo.YES, "fine", "unused", "z"), colour=False) == "yes  x                fine"

@@ -12,7 +12,7 @@ from qre.dataplane.protocol import KeyPhaseChanged, LossReason, SessionInstall, 
 from qre.ends import Role
 from qre.wire.datagram import DATAGRAM_HEAD
 from qre.wire.number import PACKET_NUMBER_BASE
-from qre.workers.dataplane.session.sending import State
+from qre.workers.dataplane.session.sending import LifeState
 from qre.workers.dataplane.session.session import Session
 from tests.support.dataplane import CLIENT_ADDRESS, SERVER_ADDRESS, fresh_marks
 from tests.support.stock_handover import StockHandover
@@ -164,7 +164,7 @@ def test_our_close_is_understood(mixed: Mixed) -> None:
     mixed.session.close(mixed.now, tell=True)
     mixed.run(400)
     assert [event.error_code for event in mixed.terminated] == [0x100]
-    assert mixed.session.state is State.ENDED
+    assert mixed.session.state is LifeState.ENDED
 
 
 def test_its_close_is_understood(mixed: Mixed) -> None:
@@ -178,5 +178,5 @@ def test_it_lives_on_our_keepalive(mixed: Mixed) -> None:
     for _ in range(150):
         mixed.step(1.0)
     if mixed.role is Role.CLIENT:
-        assert mixed.session.state is State.ESTABLISHED
+        assert mixed.session.state is LifeState.ESTABLISHED
         assert not mixed.terminated

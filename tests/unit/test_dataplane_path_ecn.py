@@ -8,7 +8,7 @@ from random import Random
 import pytest
 
 from qre.wire.frames import Ack, encode_ack
-from qre.workers.dataplane.session.path_ecn import PathEcn, State
+from qre.workers.dataplane.session.path_ecn import EcnState, PathEcn
 from tests.support.kmod.codec import KernelCodec
 
 ECT1, ECT0, CE = 1, 2, 3
@@ -45,7 +45,7 @@ class Ends:
         return rest
 
     @property
-    def state(self) -> State:
+    def state(self) -> EcnState:
         return self.marks.state
 
     def again(self) -> None:
@@ -101,7 +101,7 @@ def test_a_profile_without_marks_marks_nothing() -> None:
     for _ in range(20):
         ends.send()
         ends.acknowledge()
-    assert set(ends.sent) == {0} and ends.state is State.OFF
+    assert set(ends.sent) == {0} and ends.state is EcnState.OFF
 
 
 @pytest.mark.parametrize("codepoint", [ECT0, ECT1])
@@ -110,19 +110,19 @@ def test_a_path_that_bears_marks_gets_them_all(codepoint: int) -> None:
     for _ in range(40):
         ends.send(3)
         ends.acknowledge()
-    assert set(ends.sent) == {codepoint} and ends.state is State.CAPABLE
+    assert set(ends.sent) == {codepoint} and ends.state is EcnState.CAPABLE
 
 
 def test_ten_packets_are_marked_and_then_none_until_the_marks_are_counted() -> None:
     ends = Ends(clean)
     for _ in range(30):
         ends.send()
-    assert ends.sent == [ECT0] * 10 + [0] * 20 and ends.state is State.UNKNOWN
+    assert ends.sent == [ECT0] * 10 + [0] * 20 and ends.state is EcnState.UNKNOWN
     ends.acknowledge()
-    assert ends.state is State.CAPABLE
+    assert ends.state is EcnState.CAPABLE
     ends.send()
     ends.acknowledge()
-    assert ends.sent[-1] == ECT0 and ends.state is State.CAPABLE
+    assert ends.sent[-1] == ECT0 and ends.state is EcnState.CAPABLE
 
 
 def test_a_test_ends_with_its_time() -> None:
@@ -137,7 +137,7 @@ def test_a_path_that_swallows_marked_packets_carries_the_others() -> None:
     for _ in range(40):
         ends.send()
         ends.acknowledge()
-    assert ends.sent == [ECT0] * 10 + [0] * 30 and ends.state is State.UNKNOWN
+    assert ends.sent == [ECT0] * 10 + [0] * 30 and ends.state is EcnState.UNKNOWN
 
 
 @pytest.mark.parametrize(
@@ -156,7 +156,7 @@ def test_wrong_or_missing_counts_end_it_for_good(path: Path, counts: Callable[[l
     for _ in range(20):
         ends.send(2)
         ends.acknowledge()
-    assert ends.state is State.FAILED
+    assert ends.state is EcnState.FAILED
     assert ends.sent[-10:] == [0] * 10
     ends.again()
     ends.send()
@@ -169,7 +169,7 @@ def test_counts_that_go_back_end_it() -> None:
     for _ in range(2):
         ends.send()
         ends.acknowledge()
-    assert ends.state is State.FAILED
+    assert ends.state is EcnState.FAILED
 
 
 def test_congestion_that_is_experienced_counts_as_a_mark() -> None:
@@ -178,7 +178,7 @@ def test_congestion_that_is_experienced_counts_as_a_mark() -> None:
     for _ in range(50):
         ends.send(2)
         ends.acknowledge()
-    assert ends.state is State.CAPABLE
+    assert ends.state is EcnState.CAPABLE
 
 
 def test_packets_on_another_path_are_not_missed() -> None:
@@ -187,13 +187,13 @@ def test_packets_on_another_path_are_not_missed() -> None:
         ends.send()
         ends.elsewhere()
         ends.acknowledge()
-    assert ends.state is State.CAPABLE
+    assert ends.state is EcnState.CAPABLE
 
 
 # --- beside the kernel's ---
 
 
-def any_path(dice: Random, codec: KernelCodec) -> State:
+def any_path(dice: Random, codec: KernelCodec) -> EcnState:
     """What becomes of the test of a path that does whatever it likes."""
     lost, bleached, remarked, lied = (dice.choice([0, 0, 0, 0.02, 0.5]) for _ in range(4))
 
@@ -222,4 +222,4 @@ def any_path(dice: Random, codec: KernelCodec) -> State:
 
 
 def test_whatever_a_path_does_it_is_found_out_as_the_kernel_module_does(codec: KernelCodec) -> None:
-    assert {any_path(Random(seed), codec) for seed in range(60)} >= {State.OFF, State.CAPABLE, State.FAILED}
+    assert {any_path(Random(seed), codec) for seed in range(60)} >= {EcnState.OFF, EcnState.CAPABLE, EcnState.FAILED}

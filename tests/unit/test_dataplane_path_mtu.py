@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from qre.dataplane.protocol import PeerMoved, SessionRefusedError
 from qre.ends import Role
-from qre.workers.dataplane.session.path_mtu import SEARCHES, PathMtu, Search, State
+from qre.workers.dataplane.session.path_mtu import SEARCHES, MtuState, PathMtu, Search
 from tests.support.dataplane import Ends
 
 C, S = Role.CLIENT, Role.SERVER
@@ -69,7 +69,7 @@ def test_servers_probe_what_quic_go_probes_and_no_end_more_than_the_peer_takes()
         path = Path(9000, limit=limit).begin().run(1)
         assert path.sent == sizes
         assert path.path.size == sizes[-1]
-        assert path.path.state is State.COMPLETE
+        assert path.path.state is MtuState.COMPLETE
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_a_search_counts_as_ended_after_three_seconds() -> None:
     path.due(3)
     assert path.settled
     path.acknowledged([(7, 7)], 3.1, RTT)
-    assert (path.state, path.size) == (State.SEARCHING, 1326)
+    assert (path.state, path.size) == (MtuState.SEARCHING, 1326)
 
 
 def test_a_path_that_shrinks_is_noticed_by_its_traffic_and_searched_again() -> None:
@@ -199,7 +199,7 @@ def test_one_loss_of_user_data_among_many_changes_nothing() -> None:
         path.mtu = 9000
         path.run(1)
     assert path.path.size == 1436
-    assert path.path.state is State.COMPLETE
+    assert path.path.state is MtuState.COMPLETE
 
 
 def test_what_the_first_hop_refuses_ends_the_search_at_once() -> None:
@@ -210,7 +210,7 @@ def test_what_the_first_hop_refuses_ends_the_search_at_once() -> None:
     assert path.due(0.01) == 1389
     path.sent(8, 1389, 0.01, PTO)
     assert path.refused(1389, 0.01)
-    assert (path.state, path.size, path.settled) == (State.COMPLETE, 1326, True)
+    assert (path.state, path.size, path.settled) == (MtuState.COMPLETE, 1326, True)
     assert path.due(600.01) == 1389
 
 
@@ -234,7 +234,7 @@ def test_a_first_hop_that_shrinks_sends_it_back_to_the_base_and_no_further_than_
 def test_a_table_without_sizes_stays_at_its_base_for_good() -> None:
     path = Path(9000, search=Search(base=1250, sizes=())).begin().run(10_000)
     assert path.sent == []
-    assert (path.path.size, path.path.settled, path.path.state) == (1250, True, State.COMPLETE)
+    assert (path.path.size, path.path.settled, path.path.state) == (1250, True, MtuState.COMPLETE)
 
 
 def test_a_peer_that_takes_less_than_the_base_gets_no_more_than_that() -> None:
@@ -256,7 +256,7 @@ class AnyFate:
         assert min(self.search.base, self.limit) <= path.size <= max(self.limit, 0)
         assert path.size in (path.base, *self.search.sizes)
         assert path.largest <= self.limit
-        if path.state is State.COMPLETE:
+        if path.state is MtuState.COMPLETE:
             assert path.settled
 
     def do(self, what: str, amount: int) -> None:

@@ -16,7 +16,7 @@ from qre.ends import Role
 from qre.wire.datagram import DATAGRAM_HEAD
 from qre.wire.frames import PathChallenge, RetireConnectionId, encode_ack, frames_untrusted
 from qre.workers.dataplane.session.recovery import INITIAL_RTT, MAX_CONTROLS
-from qre.workers.dataplane.session.sending import Outgoing, State
+from qre.workers.dataplane.session.sending import LifeState, OutgoingPacket
 from tests.support.dataplane import CLIENT_ADDRESS, ROUTED_CID, SERVER_ADDRESS, Ends
 from tests.support.driven import (
     CHALLENGE,
@@ -36,7 +36,7 @@ from tests.support.driven import (
 C, S = Role.CLIENT, Role.SERVER
 
 
-def retired(driven: Driven, sent: list[Outgoing]) -> list[int]:
+def retired(driven: Driven, sent: list[OutgoingPacket]) -> list[int]:
     return [
         frame.sequence
         for one in sent
@@ -88,7 +88,7 @@ def test_a_peer_that_moves_is_challenged_at_both_addresses_and_moves_when_it_ans
     assert driven.session.seal_datagrams([DATAGRAM_HEAD + INNER], driven.now)
 
 
-def driven_data(challenges: list[bytes], sent: list[Outgoing], address: tuple[str, int]) -> bytes:
+def driven_data(challenges: list[bytes], sent: list[OutgoingPacket], address: tuple[str, int]) -> bytes:
     return next(frame[1:] for frame, one in zip(challenges, sent, strict=True) if one.to == address)
 
 
@@ -174,7 +174,7 @@ def ends() -> Ends:
     return made
 
 
-def moved(ends: Ends, *inner: bytes) -> list[Outgoing]:
+def moved(ends: Ends, *inner: bytes) -> list[OutgoingPacket]:
     """The client sends from elsewhere; what the server answers, and where to."""
     sealed = ends.client.seal_datagrams([DATAGRAM_HEAD + packet for packet in inner], ends.now)
     ends.server.open_datagrams(sealed, ELSEWHERE, 0, ends.now)
@@ -321,14 +321,14 @@ def test_who_breaks_the_rules_of_connection_ids_is_told_the_error(frames: bytes,
     driven = Driven(client_connection_id=FIRST)
     (close, *_) = [one for one in driven.says(frames) if driven.frames(one)[:1] == b"\x1c"]
     assert driven.frames(close)[1] == error
-    assert driven.lost() == [(LossReason.PROTOCOL, error)] and driven.session.state is State.CLOSING
+    assert driven.lost() == [(LossReason.PROTOCOL, error)] and driven.session.state is LifeState.CLOSING
 
 
 def test_who_makes_us_owe_too_many_is_told_the_error() -> None:
     driven = Driven(client_connection_id=FIRST)
     late = [issued(n, 0, bytes([n, 0] * 4)) for n in range(1, 200)]
     sent = driven.says(issued(250, 250, SECOND))
-    while driven.session.state is State.ESTABLISHED:
+    while driven.session.state is LifeState.ESTABLISHED:
         sent += driven.says(late.pop())
     assert len(retired(driven, sent[:-1])) == MAX_CONTROLS
     assert driven.lost() == [(LossReason.PROTOCOL, 0x09)]
@@ -376,7 +376,7 @@ class Watched(Driven):
             self.acknowledge()
         self.check(self.wait(self.dice.choice([0.0, 0.05, 0.5])))
 
-    def check(self, sent: list[Outgoing]) -> None:
+    def check(self, sent: list[OutgoingPacket]) -> None:
         self.valid.add(self.session.peer)
         for one in sent:
             self.sent[one.to] += len(one.packet)
@@ -402,7 +402,7 @@ def test_whatever_a_peer_does_it_never_gets_more_than_it_may_and_what_is_given_b
         watched = Watched(Random(seed))
         for _ in range(150):
             watched.act()
-            assert watched.session.state is State.ESTABLISHED, watched.lost()
+            assert watched.session.state is LifeState.ESTABLISHED, watched.lost()
         moves += len(watched.ends.said(S, PeerMoved))
         returned += len(watched.given_back)
     assert moves > 100 and returned > 100

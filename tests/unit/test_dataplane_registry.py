@@ -13,7 +13,7 @@ from qre.errors import UserError
 from qre.wire.number import PACKET_NUMBER_BASE
 from qre.workers.dataplane.registry import Registry
 from qre.workers.dataplane.session.marks import NumberMarks
-from qre.workers.dataplane.session.sending import State
+from qre.workers.dataplane.session.sending import LifeState
 from qre.workers.dataplane.table import parse_prefixes
 from tests.support.dataplane import fresh_marks, install_of, keys_of, update_of
 
@@ -65,7 +65,7 @@ def test_a_held_session_takes_no_traffic_from_an_established_one() -> None:
     old = add(known, "old", "10.0.0.2/32")
     new = add(known, "new", "10.0.0.2/32", held=True)
     assert route(known, "10.0.0.2") == old
-    known.sessions[new].state = State.ESTABLISHED
+    known.sessions[new].state = LifeState.ESTABLISHED
     known.routes.forget()
     assert route(known, "10.0.0.2") == new
     known.answer(SessionDelete(id=1, session_id=new, close=False), 0)

@@ -26,7 +26,7 @@ from qre.ends import Role
 from qre.wire.frames import encode_ack
 from qre.wire.number import PACKET_NUMBER_BASE
 from qre.workers.dataplane.session import packets as packets_module
-from qre.workers.dataplane.session.sending import State
+from qre.workers.dataplane.session.sending import LifeState
 from qre.workers.dataplane.session.session import Session
 from tests.support.dataplane import CLIENT_ADDRESS, Ends, keys_of, update_of
 
@@ -112,7 +112,7 @@ def test_a_single_changed_bit_makes_a_packet_vanish_without_a_trace(ends: Ends) 
         if not 8 <= bit < 168:  # the connection id is the table's business
             assert ends.receive(S, bytes(broken)) == []
     assert ends.server.packets.received.highest == before
-    assert ends.server.state is State.ESTABLISHED
+    assert ends.server.state is LifeState.ESTABLISHED
     assert ends.receive(S, packet) == [INNER]
 
 
@@ -147,7 +147,7 @@ def test_both_ends_notice_a_dead_network_after_the_idle_time(ends: Ends) -> None
     assert lost(ends, C) == []
     ends.run(31)
     assert lost(ends, C) == lost(ends, S) == [LossReason.IDLE]
-    assert ends.client.state is ends.server.state is State.ENDED
+    assert ends.client.state is ends.server.state is LifeState.ENDED
 
 
 def test_close_tells_the_peer_and_stays_for_three_pto(ends: Ends) -> None:
@@ -158,7 +158,7 @@ def test_close_tells_the_peer_and_stays_for_three_pto(ends: Ends) -> None:
     assert lost(ends, S) == [LossReason.CLOSED]
     assert ends.said(S, SessionLost)[0].error_code == 0x100
     ends.run(5)
-    assert ends.client.state is State.ENDED
+    assert ends.client.state is LifeState.ENDED
     assert lost(ends, C) == []
 
 

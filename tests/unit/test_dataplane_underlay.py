@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from qre.errors import MachineError
-from qre.workers.dataplane.underlay import Underlay
+from qre.workers.dataplane.underlay import UnderlaySocket
 
 
 def bound() -> socket.socket:
@@ -27,8 +27,8 @@ class Pair:
         self.to = two.getsockname()
         self.source = one.getsockname()
         self.drops: Counter[str] = Counter()
-        self.one = Underlay(one.detach(), self.drops)
-        self.two = Underlay(two.detach(), self.drops)
+        self.one = UnderlaySocket(one.detach(), self.drops)
+        self.two = UnderlaySocket(two.detach(), self.drops)
 
     def arrived(self, count: int) -> tuple[list[bytes], set[int], int]:
         """Datagrams, ECN codepoints and system calls."""
@@ -157,4 +157,4 @@ def test_an_unreachable_peer_is_counted_and_stops_nothing(pair: Pair) -> None:
 def test_only_an_ipv4_udp_socket_is_taken() -> None:
     for family, kind in ((socket.AF_INET, socket.SOCK_STREAM), (socket.AF_INET6, socket.SOCK_DGRAM)):
         with pytest.raises(MachineError):
-            Underlay(socket.socket(family, kind).detach(), Counter())
+            UnderlaySocket(socket.socket(family, kind).detach(), Counter())

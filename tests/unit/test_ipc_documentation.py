@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from qre.ipc.messages import Party
-from qre.ipc.roles import CAP_BPF, CAP_NET_ADMIN, ROLES, Calls, Role
+from qre.ipc.roles import CAP_BPF, CAP_NET_ADMIN, ROLES, Calls, WorkerRole
 from qre.supervisor.routes import ROUTES
 
 TEXT = (Path(__file__).resolve().parents[2] / "docs" / "privsep.md").read_text()
@@ -31,14 +31,14 @@ def words(cell: str) -> set[str]:
 
 
 @pytest.mark.parametrize("role", ROLES.values(), ids=list(ROLES))
-def test_users_and_capabilities(role: Role) -> None:
+def test_users_and_capabilities(role: WorkerRole) -> None:
     user, capabilities, *_ = rows("Processes")[role.party][0]
     assert user == f"{role.user} ({role.uid})"
     assert words(capabilities) == {CAPABILITIES[number] for number in role.capabilities}
 
 
 @pytest.mark.parametrize("role", ROLES.values(), ids=list(ROLES))
-def test_calls_families_files_and_descriptors(role: Role) -> None:
+def test_calls_families_files_and_descriptors(role: WorkerRole) -> None:
     calls, families, files = rows("What a worker gives up, in this order")[role.party][0]
     assert words(calls) == {group.name for group in role.calls if group is not Calls.RUN}
     assert words(families) == {socket.AddressFamily(family).name for family in role.families}

@@ -17,12 +17,12 @@ from qre.kernel import abi
 KMOD = Path(__file__).resolve().parents[2] / "kmod"
 #: Enums of the header by the prefix of their members, and what mirrors each.
 ENUMS: dict[str, type[enum.IntEnum]] = {
-    "QRE_ROLE_": abi.Role,
+    "QRE_ROLE_": abi.KernelRole,
     "QRE_SESSION_": abi.SessionState,
     "QRE_LOSS_": abi.Loss,
     "QRE_EVENT_": abi.Event,
     "QRE_DROP_": abi.Drop,
-    "QRE_CMD_": abi.Command,
+    "QRE_CMD_": abi.QreCommand,
     "QRE_A_": abi.Attribute,
 }
 #: Words of the header that are C's own.
@@ -124,7 +124,7 @@ def constants(header: dict[str, int]) -> dict[str, int]:
 def test_the_python_mirror_has_every_enum_of_the_header_and_nothing_else(header: dict[str, int]) -> None:
     for prefix, of in enumerations(header).items():
         assert {each.name: each.value for each in ENUMS[prefix]} == of, prefix
-    for bound, mirror in (("QRE_DROP_MAX", abi.Drop), ("QRE_CMD_MAX", abi.Command), ("QRE_A_MAX", abi.Attribute)):
+    for bound, mirror in (("QRE_DROP_MAX", abi.Drop), ("QRE_CMD_MAX", abi.QreCommand), ("QRE_A_MAX", abi.Attribute)):
         assert header[bound] == max(mirror)
 
 

@@ -190,7 +190,7 @@ def test_a_device_is_read_with_what_its_namespace_has() -> None:
     answer = Request()
     answer.u32(Attribute.IFINDEX, 7)
     answer.text(Attribute.IFNAME, "qre0")
-    answer.u8(Attribute.ROLE, abi.Role.SERVER)
+    answer.u8(Attribute.ROLE, abi.KernelRole.SERVER)
     answer.u32(Attribute.MTU, 1380)
     answer.text(Attribute.DEST, "site.example:443")
     answer.ipv4(Attribute.LISTEN_IP, "192.0.2.1")

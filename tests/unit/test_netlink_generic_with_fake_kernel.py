@@ -14,7 +14,7 @@ from qre.dataplane.protocol import SessionInstall, SessionKeys, SessionUpdate, U
 from qre.ends import Role
 from qre.errors import MachineError
 from qre.kernel import abi
-from qre.kernel.abi import Attribute, Command
+from qre.kernel.abi import Attribute, QreCommand
 from qre.kernel.attributes import Request, encode_attribute, read_attributes_untrusted
 from qre.kernel.qre_family import DeviceSettings, LoaderDescription, ModuleMissingError, Qre, install_request
 from qre.kernel.socket import NLM_F_DUMP, ExtendedAck, NetlinkRefusedError
@@ -42,7 +42,7 @@ class FakeKernel:
     """Stands where the netlink socket is: remembers requests, and answers as the test says."""
 
     def __init__(self) -> None:
-        self.asked: list[tuple[Command, dict[Attribute, bytes], int]] = []
+        self.asked: list[tuple[QreCommand, dict[Attribute, bytes], int]] = []
         self.answers: list[Request] = []
         self.refusal: tuple[int, ExtendedAck] | None = None
         self.version = abi.GENL_VERSION
@@ -58,7 +58,7 @@ class FakeKernel:
         fields = read_attributes_untrusted(body[4:])
         given = {attribute: fields.octets(attribute, 0, 1 << 16) for attribute in Attribute}
         values = {attribute: value for attribute, value in given.items() if value is not None}
-        self.asked.append((Command(command), values, flags))
+        self.asked.append((QreCommand(command), values, flags))
         if self.refusal is not None:
             raise NetlinkRefusedError(what, *self.refusal)
         return [(FAMILY, bytes(20) + answer.encode()) for answer in self.answers]
@@ -109,7 +109,7 @@ def test_a_module_of_another_version_is_refused(fake: FakeKernel) -> None:
 def test_an_install_says_everything_that_a_session_is(fake: FakeKernel) -> None:
     Qre().session_install("qre0", INSTALL, 9)
     ((command, given, _),) = fake.asked
-    assert command is Command.SESSION_INSTALL
+    assert command is QreCommand.SESSION_INSTALL
     assert given[Attribute.IFNAME] == b"qre0\0"
     assert given[Attribute.SESSION_ID] == SESSION
     assert given[Attribute.CID] == b"c" * 20
@@ -130,7 +130,7 @@ def test_an_update_says_keys_and_epoch_and_no_packet_number_that_it_does_not_kno
     update = SessionUpdate(id=2, session_id=SESSION, keys=KEYS, next_keys=None, key_epoch=1)
     Qre().session_update("qre0", update)
     ((command, given, _),) = fake.asked
-    assert command is Command.SESSION_UPDATE
+    assert command is QreCommand.SESSION_UPDATE
     assert set(given) == {
         Attribute.IFNAME, Attribute.SESSION_ID, Attribute.TX_KEY, Attribute.RX_KEY, Attribute.TX_IV,
         Attribute.RX_IV, Attribute.KEY_EPOCH,
@@ -140,53 +140,53 @@ def test_an_update_says_keys_and_epoch_and_no_packet_number_that_it_does_not_kno
 @pytest.mark.parametrize(
     ("ask", "command", "expected"),
     [
-        (lambda qre: qre.device_delete("qre0"), Command.DEVICE_DEL, {"IFNAME"}),
+        (lambda qre: qre.device_delete("qre0"), QreCommand.DEVICE_DEL, {"IFNAME"}),
         (
             lambda qre: qre.device_set("qre0", DeviceSettings(role=Role.CLIENT, endpoint="a.example:443")),
-            Command.DEVICE_SET,
+            QreCommand.DEVICE_SET,
             {"IFNAME", "ROLE", "ENDPOINT"},
         ),
         (
             lambda qre: qre.session_delete("qre0", SESSION, close=True),
-            Command.SESSION_DEL,
+            QreCommand.SESSION_DEL,
             {"IFNAME", "SESSION_ID", "CLOSE"},
         ),
         (
             lambda qre: qre.session_delete("qre0", SESSION, close=False),
-            Command.SESSION_DEL,
+            QreCommand.SESSION_DEL,
             {"IFNAME", "SESSION_ID"},
         ),
-        (lambda qre: qre.cid_adopt("qre0", b"c"), Command.CID_ADOPT, {"IFNAME", "CID"}),
+        (lambda qre: qre.cid_adopt("qre0", b"c"), QreCommand.CID_ADOPT, {"IFNAME", "CID"}),
         (
             lambda qre: qre.cid_adopt("qre0", b"c", SESSION, 2),
-            Command.CID_ADOPT,
+            QreCommand.CID_ADOPT,
             {"IFNAME", "CID", "SESSION_ID", "SEQUENCE"},
         ),
-        (lambda qre: qre.cid_release("qre0", b"c"), Command.CID_RELEASE, {"IFNAME", "CID"}),
-        (lambda qre: qre.cid_map_register(3), Command.CID_MAP_REGISTER, {"FD"}),
-        (lambda qre: qre.cid_map_unregister(), Command.CID_MAP_UNREGISTER, set()),
-        (lambda qre: qre.shared_socket_register(3), Command.SHARED_SOCKET_REGISTER, {"FD"}),
-        (lambda qre: qre.shared_socket_unregister(), Command.SHARED_SOCKET_UNREGISTER, set()),
-        (lambda qre: qre.loader_set(None), Command.SHARED_LOADER_SET, set()),
+        (lambda qre: qre.cid_release("qre0", b"c"), QreCommand.CID_RELEASE, {"IFNAME", "CID"}),
+        (lambda qre: qre.cid_map_register(3), QreCommand.CID_MAP_REGISTER, {"FD"}),
+        (lambda qre: qre.cid_map_unregister(), QreCommand.CID_MAP_UNREGISTER, set()),
+        (lambda qre: qre.shared_socket_register(3), QreCommand.SHARED_SOCKET_REGISTER, {"FD"}),
+        (lambda qre: qre.shared_socket_unregister(), QreCommand.SHARED_SOCKET_UNREGISTER, set()),
+        (lambda qre: qre.loader_set(None), QreCommand.SHARED_LOADER_SET, set()),
         (
             lambda qre: qre.loader_set(LoaderDescription(program="p", pin_dir="/d", cid_length=20, pid=1)),
-            Command.SHARED_LOADER_SET,
+            QreCommand.SHARED_LOADER_SET,
             {"LOADER_PROGRAM", "LOADER_PIN_DIR", "LOADER_CID_LENGTH", "LOADER_PID"},
         ),
         (
             lambda qre: qre.dest_profile_set("qre0", b"{}", 1),
-            Command.DEST_PROFILE_SET,
+            QreCommand.DEST_PROFILE_SET,
             {"IFNAME", "DEST_PROFILE", "ECN"},
         ),
         (
             lambda qre: qre.frame_send("qre0", SESSION, 7, b"\x1e"),
-            Command.FRAME_SEND,
+            QreCommand.FRAME_SEND,
             {"IFNAME", "SESSION_ID", "FRAMES", "FRAME_ID"},
         ),
     ],
 )
 def test_each_command_sends_its_attributes_and_no_other(
-    fake: FakeKernel, ask: Callable[[Qre], None], command: Command, expected: set[str]
+    fake: FakeKernel, ask: Callable[[Qre], None], command: QreCommand, expected: set[str]
 ) -> None:
     ask(Qre())
     ((sent, given, flags),) = fake.asked

@@ -12,8 +12,8 @@ from aioquic.quic.packet import QuicFrameType
 
 from qre.quic.handshake_events import (
     Closed,
-    Failed,
     HandOverReady,
+    HandshakeFailed,
     ManInTheMiddle,
     NotRecognised,
     Proven,
@@ -44,7 +44,7 @@ def mutate(chance: randomness.Random, data: bytes) -> bytes:
     return bytes(changed)
 
 
-ENDS = (NotRecognised, SiteAnswered, ManInTheMiddle, Failed)
+ENDS = (NotRecognised, SiteAnswered, ManInTheMiddle, HandshakeFailed)
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -182,6 +182,6 @@ def test_version_negotiation_ends_the_handshake() -> None:
     handshake.datagram_received(negotiation, ADDRESS, 100.01)
     assert handshake.datagrams_to_send(100.01) == []
     first = handshake.next_event()
-    assert isinstance(first, Failed)
+    assert isinstance(first, HandshakeFailed)
     assert "version" in first.reason
     assert handshake.next_event() == Closed()

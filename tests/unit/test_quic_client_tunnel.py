@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from qre.quic.handshake_events import Closed, Failed, Granted, Proven
+from qre.quic.handshake_events import Closed, Granted, HandshakeFailed, Proven
 from qre.quic.server import connect_ip
 from qre.quic.server.connect_ip import AddressesRequested
 from qre.wire.capsule import CapsuleType, RequestedAddress, encode_addresses, encode_capsule, encode_routes
@@ -42,7 +42,7 @@ ROUTES = encode_routes([ip_network("0.0.0.0/0")])
 
 def failure(events: list[Any]) -> str:
     assert isinstance(events[0], Proven)
-    assert isinstance(events[-2], Failed)
+    assert isinstance(events[-2], HandshakeFailed)
     assert isinstance(events[-1], Closed)
     return str(events[-2].reason)
 

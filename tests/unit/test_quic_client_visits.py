@@ -11,7 +11,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from qre.quic.client.client_handshake import NOT_RECOGNISED
 from qre.quic.client.client_tls import HELLO_RETRY_REQUEST, _decompress
-from qre.quic.handshake_events import Closed, Failed, ManInTheMiddle, NotRecognised, SiteAnswered
+from qre.quic.handshake_events import Closed, HandshakeFailed, ManInTheMiddle, NotRecognised, SiteAnswered
 from tests.support.stock_site import NAME, UNIX_TIME, StockSite, client, issue, meet
 
 
@@ -85,7 +85,7 @@ def test_an_ed25519_certificate_without_the_proof_is_none_that_the_hello_offered
     """Whoever only knows how the certificate looks gets no further than anybody else."""
     site = StockSite(issue(key=Ed25519PrivateKey.generate()))
     events = meet(client(), site)
-    assert isinstance(events[0], Failed)
+    assert isinstance(events[0], HandshakeFailed)
     assert events[-1] == Closed()
 
 
@@ -138,12 +138,12 @@ def test_a_hello_retry_request_ends_the_handshake() -> None:
         return data[:6] + HELLO_RETRY_REQUEST + data[38:] if epoch is tls.Epoch.INITIAL else data
 
     events = meet(client(), StockSite(alter=retry))
-    assert isinstance(events[0], Failed)
+    assert isinstance(events[0], HandshakeFailed)
     assert "HelloRetryRequest" in events[0].reason
 
 
 def test_a_site_without_http3_refuses() -> None:
     events = meet(client(), StockSite(alpn="hq"))
-    assert isinstance(events[0], Failed)
+    assert isinstance(events[0], HandshakeFailed)
     assert "closed the connection" in events[0].reason
     assert "TLS alert 120" in events[0].reason

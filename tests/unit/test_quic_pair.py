@@ -9,7 +9,7 @@ import pytest
 
 from qre.dest_profile import DestProfile
 from qre.quic.handed_over import HandedOver
-from qre.quic.handshake_events import Closed, Failed, Granted, HandOverReady, Proven
+from qre.quic.handshake_events import Closed, Granted, HandOverReady, HandshakeFailed, Proven
 from qre.wire.number import PACKET_NUMBER_BASE
 from qre.wire.packet import PacketType
 from tests.support.packets import open_one_rtt, packets
@@ -86,7 +86,7 @@ def test_two_hundred_hand_overs_at_up_to_30_percent_loss() -> None:
             ends["complete"] += 1
         else:
             # Out of time at worst: the owner tries again.
-            reasons = {event.reason for event in pair.client_events if isinstance(event, Failed)}
+            reasons = {event.reason for event in pair.client_events if isinstance(event, HandshakeFailed)}
             assert reasons <= {"no answer in time", "the server did not finish the handshake in time"}, (
                 seed,
                 reasons,

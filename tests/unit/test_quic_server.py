@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from qre.dest_profile import DestProfile
 from qre.errors import InternalError
-from qre.quic.handshake_events import Closed, Failed
+from qre.quic.handshake_events import Closed, HandshakeFailed
 from qre.quic.server.connect_ip import AddressesRequested
 from qre.quic.server.inspector import Authenticated, HelloInspector
 from qre.quic.server.server_handshake import InstallNow, ServerEvent, ServerHandshake, ShownByDest
@@ -316,7 +316,7 @@ def test_numbers_of_the_data_plane_are_never_reached() -> None:
         flow.server._connection.send_ping(ping)
         assert len(flow.server.datagrams_to_send(flow.now)) <= 1
     flow.collect()
-    assert any(isinstance(event, Failed) for event in flow.events)
+    assert any(isinstance(event, HandshakeFailed) for event in flow.events)
     assert flow.server._connection.next_packet_number <= PACKET_NUMBER_BASE
 
 
@@ -338,7 +338,7 @@ def test_a_client_that_breaks_the_protocol_hears_no_reason() -> None:
     flow.run_until(lambda: flow.client.terminated is not None)
     assert flow.client.terminated is not None
     assert flow.client.terminated.reason_phrase == ""
-    assert flow.has(Failed)
+    assert flow.has(HandshakeFailed)
 
 
 def test_a_silent_client_is_forgotten() -> None:
@@ -349,7 +349,7 @@ def test_a_silent_client_is_forgotten() -> None:
         if flow.has(Closed):
             break
         flow.tick()
-    assert [type(event) for event in flow.events] == [Failed, Closed]
+    assert [type(event) for event in flow.events] == [HandshakeFailed, Closed]
     assert sum(map(len, flow.to_client)) <= 3 * sum(map(len, flow.to_server)), "no amplification"
 
 
@@ -486,7 +486,7 @@ def test_a_key_update_before_the_hand_over_ends_it() -> None:
     flow.client.request_key_update()
     flow.request()
     flow.server.grant((ADDRESS,), ROUTES)
-    flow.run_until(lambda: flow.has(Failed))
+    flow.run_until(lambda: flow.has(HandshakeFailed))
     assert not flow.has(InstallNow)
 
 
@@ -498,7 +498,7 @@ def test_too_many_requests_end_it() -> None:
             headers={b":method": b"GET", b":scheme": b"https", b":authority": b"a", b":path": b"/"}, end_stream=True
         )
     flow.run_until(lambda: flow.has(Closed))
-    assert flow.has(Failed)
+    assert flow.has(HandshakeFailed)
 
 
 @pytest.mark.parametrize(
@@ -510,7 +510,7 @@ def test_a_broken_request_for_addresses_ends_it(capsules: bytes) -> None:
     flow.connect()
     flow.client.request(capsules=capsules + bytes(1100))
     flow.run_until(lambda: flow.has(Closed))
-    assert [type(event) for event in flow.events] == [Failed, Closed]
+    assert [type(event) for event in flow.events] == [HandshakeFailed, Closed]
 
 
 def test_unknown_capsules_before_the_request_are_skipped() -> None:
@@ -543,7 +543,7 @@ def test_a_client_that_resets_its_request_ends_the_handshake() -> None:
     flow.run_until(lambda: flow.server._connection._streams[0].sender.reset_pending)
     flow.server.grant((ADDRESS,), ROUTES)
     flow.collect()
-    assert [type(event) for event in flow.events] == [AddressesRequested, Failed, Closed]
+    assert [type(event) for event in flow.events] == [AddressesRequested, HandshakeFailed, Closed]
     flow.server.grant((ADDRESS,), ROUTES)
     flow.server.session_installed()
 

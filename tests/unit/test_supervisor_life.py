@@ -9,7 +9,7 @@ from qre.ipc import messages
 from qre.ipc.messages import Party
 from qre.ipc.roles import ROLES
 from qre.structs import Message
-from qre.supervisor.life import MAX_DEATHS, Life, Stage
+from qre.supervisor.life import MAX_DEATHS, Life, WorkerStage
 from qre.supervisor.routes import ROUTES, route
 
 
@@ -22,10 +22,10 @@ def live(*happenings: str) -> Life:
 
 def test_a_worker_lives_from_spawned_to_ready_and_to_its_end() -> None:
     life = live("spawned", "greeted", "supplied", "started")
-    assert life.stage is Stage.READY
+    assert life.stage is WorkerStage.READY
     life("stopping")
     life("died")
-    assert life.stage is Stage.DEAD
+    assert life.stage is WorkerStage.DEAD
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ from qre.ipc.messages import (
 )
 from qre.ipc.worker import LimitedLog
 from qre.structs import Message
-from qre.supervisor.life import Stage
+from qre.supervisor.life import WorkerStage
 from qre.supervisor.router import Router, endpoint
 from tests.support.daemons import PATIENCE, until
 
@@ -43,7 +43,7 @@ class Bench:
         self.context = zmq.asyncio.Context()
         self.said: list[str] = []
         self.handled: list[tuple[Party, Message]] = []
-        self.stage = Stage.SPAWNED
+        self.stage = WorkerStage.SPAWNED
         self.routers: dict[Party, Router] = {}
         self.dealers: dict[Party, zmq.asyncio.Socket] = {}
         log = LimitedLog(type("Log", (), {"log": lambda _, level, *words: self.said.append(str(words))})())
@@ -74,7 +74,7 @@ class Bench:
             await self.send(party, Hello(role=party, pid=os.getpid()))
         await self.until(lambda: len(self.handled) == 2)
         self.handled.clear()
-        self.stage = Stage.READY
+        self.stage = WorkerStage.READY
 
     async def until(self, true: Callable[[], bool]) -> None:
         await until(true)

@@ -34,9 +34,9 @@ from qre.workers.dataplane.refusals import Refusals, Say
 from qre.workers.dataplane.registry import Registry
 from qre.workers.dataplane.session.marks import NumberMarks
 from qre.workers.dataplane.session.path import Address
-from qre.workers.dataplane.session.sending import Outgoing, State
+from qre.workers.dataplane.session.sending import LifeState, OutgoingPacket
 from qre.workers.dataplane.session.session import Session
-from qre.workers.dataplane.underlay import Underlay
+from qre.workers.dataplane.underlay import UnderlaySocket
 
 _READ_SIZE = VNET_HEADER_SIZE + 65_535
 #: Packets gathered before they are sealed or opened together, and reads a callback: others must get their turn.
@@ -73,9 +73,9 @@ class Device:
         self._deliverer = Deliverer(self.drops)
         self._refusals = Refusals(self.drops, lambda packet: self._write([NO_OFFLOAD, packet]), say)
         self._rx_packets = self._rx_bytes = self._tx_packets = self._tx_bytes = 0
-        self._client_sockets: dict[bytes, Underlay] = {}
-        self._server_socket = Underlay(server_socket, self.drops) if server_socket is not None else None
-        self._blocked: dict[Underlay, list[Outgoing]] = {}
+        self._client_sockets: dict[bytes, UnderlaySocket] = {}
+        self._server_socket = UnderlaySocket(server_socket, self.drops) if server_socket is not None else None
+        self._blocked: dict[UnderlaySocket, list[OutgoingPacket]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = float("inf")
         self._waiting: asyncio.TimerHandle | None = None
@@ -109,7 +109,7 @@ class Device:
         self._client_sockets.clear()
         os.close(self._tun)
 
-    def _forget_underlay(self, underlay: Underlay) -> None:
+    def _forget_underlay(self, underlay: UnderlaySocket) -> None:
         self._loop.remove_reader(underlay.fileno())
         self._loop.remove_writer(underlay.fileno())
         if self._blocked.pop(underlay, None) is not None and not self._blocked:
@@ -147,7 +147,7 @@ class Device:
             if len(fds) != 1:
                 return refused(request.id, Refusal.OTHER, "a client session comes with its socket")
             try:
-                underlay = Underlay(fds.pop(), self.drops)
+                underlay = UnderlaySocket(fds.pop(), self.drops)
             except MachineError as error:
                 return refused(request.id, Refusal.OTHER, str(error))
             answer = self.registry.answer(request, now)
@@ -160,7 +160,7 @@ class Device:
             return refused(request.id, Refusal.OTHER, "a server session without a server's socket")
         return self.registry.answer(request, now)
 
-    def _use_client_socket(self, session_id: bytes, underlay: Underlay) -> None:
+    def _use_client_socket(self, session_id: bytes, underlay: UnderlaySocket) -> None:
         old = self._client_sockets.pop(session_id, None)
         if old is not None:
             self._forget_underlay(old)
@@ -241,12 +241,12 @@ class Device:
                 self.drops["too-big"] += session.refused_by_first_hop(underlay.refused, now)
                 underlay.refused.clear()
 
-    def _underlay_of(self, session: Session) -> Underlay | None:
+    def _underlay_of(self, session: Session) -> UnderlaySocket | None:
         if session.role is Role.SERVER:
             return self._server_socket
         return self._client_sockets.get(session.session_id)
 
-    def _wait(self, underlay: Underlay, packets: list[bytes], to: Address, ecn: int) -> None:
+    def _wait(self, underlay: UnderlaySocket, packets: list[bytes], to: Address, ecn: int) -> None:
         """No room in the socket: keep a little, and stop reading from TUN until there is."""
         if not self._blocked:
             self._loop.remove_reader(self._tun)
@@ -255,11 +255,11 @@ class Device:
             self._loop.add_writer(underlay.fileno(), self._writable, underlay)
         queue = self._blocked[underlay]
         room = max(4 * _BATCH - len(queue), 0)
-        queue += [Outgoing(packet, to, ecn) for packet in packets[:room]]
+        queue += [OutgoingPacket(packet, to, ecn) for packet in packets[:room]]
         if len(packets) > room:
             self.drops["send-queue-full"] += len(packets) - room
 
-    def _writable(self, underlay: Underlay) -> None:
+    def _writable(self, underlay: UnderlaySocket) -> None:
         queue = self._blocked[underlay]
         while queue:
             _, to, ecn = queue[0]
@@ -277,13 +277,13 @@ class Device:
 
     # --- UDP to TUN ---
 
-    def _client_readable(self, session_id: bytes, underlay: Underlay) -> None:
+    def _client_readable(self, session_id: bytes, underlay: UnderlaySocket) -> None:
         session = self.registry.sessions.get(session_id)
         now = self._clock()
         for _ in range(_TURNS):
             batches, more = self._gather(underlay)
             for (source, ecn), datagrams in batches.items():
-                if session is None or session.state is State.ENDED:
+                if session is None or session.state is LifeState.ENDED:
                     self.drops["no-session"] += len(datagrams)
                 else:
                     self._receive(session, datagrams, source, ecn, now)
@@ -310,7 +310,7 @@ class Device:
                 self._settle(session, now)
 
     @staticmethod
-    def _gather(underlay: Underlay) -> tuple[dict[tuple[Address, int], list[bytes]], bool]:
+    def _gather(underlay: UnderlaySocket) -> tuple[dict[tuple[Address, int], list[bytes]], bool]:
         """Datagrams by source and ECN codepoint, and whether there may be more."""
         batches: dict[tuple[Address, int], list[bytes]] = {}
         gathered = 0
@@ -352,9 +352,9 @@ class Device:
         return runs
 
     def _receive(self, session: Session, datagrams: list[bytes], source: Address, ecn: int, now: float) -> None:
-        held = session.state is State.HELD
+        held = session.state is LifeState.HELD
         plaintexts = session.open_datagrams(datagrams, source, ecn, now)
-        if held and session.state is State.ESTABLISHED:
+        if held and session.state is LifeState.ESTABLISHED:
             self.registry.routes.forget()
         if not plaintexts:
             return
@@ -387,7 +387,7 @@ class Device:
         for event in session.events:
             self._report(event)
         session.events.clear()
-        if session.state is State.ENDED:
+        if session.state is LifeState.ENDED:
             self.registry.remove(session)
             underlay = self._client_sockets.pop(session.session_id, None)
             if underlay is not None:

@@ -32,11 +32,16 @@ from qre.errors import QreError
 from qre.wire import overhead
 from qre.workers.dataplane.inner.ecn import NOT_ECT
 from qre.workers.dataplane.session.marks import NumberMarks
-from qre.workers.dataplane.session.sending import State
+from qre.workers.dataplane.session.sending import LifeState
 from qre.workers.dataplane.session.session import Session
 from qre.workers.dataplane.table import AllowedIps, parse_prefixes
 
-_SHOWN = {State.HELD: "held", State.ESTABLISHED: "established", State.CLOSING: "closing", State.ENDED: "ended"}
+_SHOWN = {
+    LifeState.HELD: "held",
+    LifeState.ESTABLISHED: "established",
+    LifeState.CLOSING: "closing",
+    LifeState.ENDED: "ended",
+}
 
 
 class Registry:
@@ -98,7 +103,7 @@ class Registry:
 
     def _known(self, session_id: bytes) -> Session:
         session = self.sessions.get(session_id)
-        if session is None or session.state in {State.CLOSING, State.ENDED}:
+        if session is None or session.state in {LifeState.CLOSING, LifeState.ENDED}:
             raise SessionRefusedError(Refusal.NO_SUCH, "no such session")
         return session
 
@@ -130,7 +135,7 @@ class Registry:
         epoch = session.phases.epoch
         if install.key_epoch < epoch:
             raise SessionRefusedError(Refusal.EPOCH_BEHIND, "key epoch behind", epoch)
-        if session.state is State.CLOSING:
+        if session.state is LifeState.CLOSING:
             raise SessionRefusedError(Refusal.CLOSING, "the session is closing", epoch)
         if install.key_epoch != epoch:
             raise SessionRefusedError(Refusal.INSTALLED, "the session is installed already", epoch)
@@ -183,7 +188,7 @@ class Registry:
                 confirmed=session.confirmed,
             )
             for session_id, session in sorted(self.sessions.items())
-            if session_id > after and session.state in {State.HELD, State.ESTABLISHED}
+            if session_id > after and session.state in {LifeState.HELD, LifeState.ESTABLISHED}
         )
 
     def status(self, now: float) -> tuple[SessionStatus, ...]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from ipaddress import ip_network
 
 from qre.errors import UserError
-from qre.workers.dataplane.session.sending import State
+from qre.workers.dataplane.session.sending import LifeState
 from qre.workers.dataplane.session.session import Session
 
 #: Looked-up addresses that are remembered; forgotten all at once, and whenever a session comes or goes.
@@ -86,7 +86,7 @@ class AllowedIps:
         for length in self._lengths[size]:
             sessions = table[length].get(value >> width - length)
             if sessions:
-                established = [session for session in sessions if session.state is State.ESTABLISHED]
+                established = [session for session in sessions if session.state is LifeState.ESTABLISHED]
                 return (established or sessions)[-1]
         return None
 

@@ -37,7 +37,7 @@ Ancillary = tuple[int, int, bytes]
 Received = tuple[list[bytes], Address, int]
 
 
-class Underlay:
+class UnderlaySocket:
     """One UDP socket, owned."""
 
     def __init__(self, fd: int, drops: Counter[str]) -> None:

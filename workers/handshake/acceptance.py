@@ -16,7 +16,7 @@ from qre.dataplane.protocol import Underlay
 from qre.dest_profile import DestProfile
 from qre.errors import MachineError, QreError
 from qre.ipc.steering import Steering
-from qre.quic.handshake_events import Closed, Failed
+from qre.quic.handshake_events import Closed, HandshakeFailed
 from qre.quic.server.address_grants import Grants
 from qre.quic.server.connect_ip import AddressesRequested
 from qre.quic.server.inspector import Authenticated
@@ -158,7 +158,7 @@ class Acceptance:
                         one.inner.refuse()
                 case InstallNow():
                     self._install(one)
-                case Failed(reason=reason):
+                case HandshakeFailed(reason=reason):
                     self.complain("handshake", f"handshake with {one.source[0]}: {reason}")
                 case Closed():
                     self._ended(one)

@@ -39,9 +39,9 @@ from qre.quic.handed_over import HandedOver, session_id
 from qre.quic.handshake_events import (
     ClientEvent,
     Closed,
-    Failed,
     Granted,
     HandOverReady,
+    HandshakeFailed,
     ManInTheMiddle,
     NotRecognised,
     Proven,
@@ -381,14 +381,14 @@ class ClientHandshake:
         elif ending.by_us and ending.alert == tls.AlertDescription.bad_certificate:
             self._events.append(ManInTheMiddle("the certificate cannot be read"))
         else:
-            self._events.append(Failed(_why(ending)))
+            self._events.append(HandshakeFailed(_why(ending)))
         self._state = _State.CLOSING
         if not ending.by_us:
             self._stop()
 
     def _fail(self, reason: str) -> None:
         if not self._silent:
-            self._events.append(Failed(reason))
+            self._events.append(HandshakeFailed(reason))
             self._close()
 
     def _close(self) -> None:

@@ -12,7 +12,7 @@ from qre.addresses import Interface, Network
 from qre.config.model import ServerSettings
 from qre.errors import PeerError, UserError
 from qre.quic.handed_over import HandedOver
-from qre.quic.handshake_events import Failed
+from qre.quic.handshake_events import HandshakeFailed
 from qre.quic.server.connect_ip import AddressesRequested
 from qre.quic.server.inspector import STRANGER, Authenticated, HelloInspector
 from qre.quic.server.server_handshake import InstallNow, ServerHandshake
@@ -116,7 +116,7 @@ class LoneServer:
                     handshake.grant(self._granted(addresses), self._routes)
                 case InstallNow():
                     self.install_due = handshake.hand_over_state()
-                case Failed(reason):
+                case HandshakeFailed(reason):
                     raise PeerError("server", reason)
 
     def _granted(self, addresses: tuple[Interface, ...]) -> tuple[Interface, ...]:

@@ -17,7 +17,7 @@ from qre.quic.client.client_handshake import ClientHandshake
 from qre.quic.client.fingerprint import Fingerprint
 from qre.quic.client.trust import TrustStore
 from qre.quic.handed_over import HandedOver
-from qre.quic.handshake_events import Failed, HandOverReady, ManInTheMiddle
+from qre.quic.handshake_events import HandOverReady, HandshakeFailed, ManInTheMiddle
 from qre.quic.in_memory.lone_server import Address, Grant, LoneServer
 
 #: Seconds of the virtual clock: a datagram's way from end to end, and the whole.
@@ -142,5 +142,5 @@ class InMemoryHandshake:
             match event:
                 case HandOverReady():
                     self._client_state = self._client.hand_over(self._now)
-                case Failed(reason) | ManInTheMiddle(reason):
+                case HandshakeFailed(reason) | ManInTheMiddle(reason):
                     raise PeerError("client", reason)

@@ -30,7 +30,7 @@ class ClientHello:
     has_pre_shared_key: bool
 
 
-class _Reader:
+class _Cursor:
     """A cursor over ``data[position:end]``."""
 
     def __init__(self, data: bytes, position: int, end: int) -> None:
@@ -48,12 +48,12 @@ class _Reader:
     def number(self, size: int) -> int:
         return int.from_bytes(self.take(size), "big")
 
-    def block(self, size: int) -> _Reader:
+    def block(self, size: int) -> _Cursor:
         """A vector that begins with its length in ``size`` bytes (RFC 8446 §3.4)."""
         length = self.number(size)
         start = self.position
         self.take(length)
-        return _Reader(self.data, start, self.position)
+        return _Cursor(self.data, start, self.position)
 
     @property
     def rest(self) -> bytes:
@@ -77,7 +77,7 @@ def parse_client_hello_untrusted(message: bytes) -> ClientHello:
     """``message`` is exactly one handshake message, its 4-byte header included."""
     if hello_length_untrusted(message) != len(message):
         raise UntrustedInputError("ClientHello", "its length is not the message's")
-    reader = _Reader(message, HEADER_LENGTH, len(message))
+    reader = _Cursor(message, HEADER_LENGTH, len(message))
     reader.take(2)  # legacy_version
     random = reader.take(32)
     session_id = reader.block(1).rest
@@ -95,8 +95,8 @@ def parse_client_hello_untrusted(message: bytes) -> ClientHello:
     )
 
 
-def _extensions(reader: _Reader) -> dict[int, _Reader]:
-    found: dict[int, _Reader] = {}
+def _extensions(reader: _Cursor) -> dict[int, _Cursor]:
+    found: dict[int, _Cursor] = {}
     while reader.more:
         kind = reader.number(2)
         body = reader.block(2)
@@ -106,7 +106,7 @@ def _extensions(reader: _Reader) -> dict[int, _Reader]:
     return found
 
 
-def _server_name(body: _Reader | None) -> bytes | None:
+def _server_name(body: _Cursor | None) -> bytes | None:
     if body is None:
         return None
     names = body.block(2)
@@ -118,7 +118,7 @@ def _server_name(body: _Reader | None) -> bytes | None:
     return name
 
 
-def _x25519_share(body: _Reader | None) -> bytes | None:
+def _x25519_share(body: _Cursor | None) -> bytes | None:
     """The key exchange of the lone x25519 entry; the hybrid's X25519 half is another key and does not count."""
     if body is None:
         return None

@@ -24,7 +24,7 @@ from qre.addresses import Interface, Network
 from qre.dest_profile import DestProfile
 from qre.errors import InternalError
 from qre.quic.handed_over import HandedOver, session_id
-from qre.quic.handshake_events import Closed, Failed
+from qre.quic.handshake_events import Closed, HandshakeFailed
 from qre.quic.server.connect_ip import AddressesRequested, ConnectIpServer
 from qre.quic.server.inspector import Authenticated
 from qre.quic.server.server_connection import RoutedConnectionId, ServerConnection
@@ -67,7 +67,7 @@ class InstallNow:
     """Install the session of ``hand_over_state()``, held; then call ``session_installed()``."""
 
 
-ServerEvent = AddressesRequested | InstallNow | Failed | Closed
+ServerEvent = AddressesRequested | InstallNow | HandshakeFailed | Closed
 
 
 class ServerHandshake:
@@ -269,7 +269,7 @@ class ServerHandshake:
 
     def _fail(self, reason: str) -> None:
         if self._stage is not _Stage.OVER:
-            self._events.append(Failed(reason))
+            self._events.append(HandshakeFailed(reason))
             self._stop()
 
     def _stop(self) -> None:

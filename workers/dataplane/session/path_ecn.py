@@ -26,7 +26,7 @@ _SKIPPED: Final = 8
 _NEVER: Final = 1 << 64
 
 
-class State(enum.IntEnum):
+class EcnState(enum.IntEnum):
     OFF = 0
     TESTING = 1
     UNKNOWN = 2
@@ -57,7 +57,7 @@ class PathEcn:
 
     def begin(self) -> None:
         """A path that nothing is known of."""
-        self.state = State.TESTING if self.codepoint else State.OFF
+        self.state = EcnState.TESTING if self.codepoint else EcnState.OFF
         self.settled = NOT_ECT  # what packets bear in every other state
         self._tested = 0  # packets that the test has marked
         self._from = self._to = 0  # their numbers, the last one not among them
@@ -70,12 +70,12 @@ class PathEcn:
     def mark(self, first: int, count: int, now: float, test: float) -> int:
         """What ``count`` packets from number ``first`` on bear; ``test``: how long a test lasts. Once it has ended,
         ``settled`` says the same."""
-        if self.state is not State.TESTING:
+        if self.state is not EcnState.TESTING:
             return self.settled
         if not self._tested:
             self._from, self._until = first, now + test
         elif self._tested >= TEST_PACKETS or now >= self._until:
-            self.state = State.UNKNOWN
+            self.state = EcnState.UNKNOWN
             return NOT_ECT
         self._tested += count
         self._to = first + count
@@ -88,18 +88,18 @@ class PathEcn:
     def acknowledged(self, ack: Ack, before: int, following: int) -> None:
         """An ACK frame whose largest number is above ``before``, the largest acknowledged until then (-1: none was);
         ``following``: the next number that is used."""
-        if self.state in {State.OFF, State.FAILED}:
+        if self.state in {EcnState.OFF, EcnState.FAILED}:
             return
         newly = sum(self._marked(max(first, before + 1), last) for first, last in ack.ranges if last > before)
         if not self._counted_rightly(ack.ecn, newly):
-            self.state, self.settled = State.FAILED, NOT_ECT
+            self.state, self.settled = EcnState.FAILED, NOT_ECT
             return
         if ack.ecn:
             self._counted, self._counts = True, (ack.ecn[0], ack.ecn[1], ack.ecn[2])
-        if newly and self.state is not State.CAPABLE:
+        if newly and self.state is not EcnState.CAPABLE:
             # While the test goes on, the next packets are marked anyhow.
-            self._again = self._to if self.state is State.TESTING else following
-            self.state, self.settled = State.CAPABLE, self.codepoint
+            self._again = self._to if self.state is EcnState.TESTING else following
+            self.state, self.settled = EcnState.CAPABLE, self.codepoint
 
     def _marked(self, first: int, last: int) -> int:
         """Marked packets in the range."""

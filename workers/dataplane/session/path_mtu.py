@@ -46,7 +46,7 @@ class Search:
 SEARCHES: Final[Mapping[Role, Search]] = {Role.SERVER: Search(), Role.CLIENT: Search()}
 
 
-class State(enum.StrEnum):
+class MtuState(enum.StrEnum):
     WAITING = "waiting"
     SEARCHING = "searching"
     COMPLETE = "complete"
@@ -90,7 +90,7 @@ class PathMtu:
         self.base = min(search.base, limit)
         self._sizes = [size for size in search.sizes if self.base < size <= limit]
         self.size = self.base
-        self.state = State.WAITING
+        self.state = MtuState.WAITING
         #: Whether ``size`` is more than the beginning of a search: nobody must be told of such a size.
         self.settled = False
         #: Whether user data above the base should be watched: ask ``wants`` then. Read for every batch.
@@ -124,19 +124,19 @@ class PathMtu:
             again = self.size < self.largest
             self._complete(now + self.search.raise_after if again else _NEVER)
         else:
-            self._become(State.SEARCHING, now)
+            self._become(MtuState.SEARCHING, now)
 
     def _complete(self, raise_at: float) -> None:
         self.settled = True
         self._proven = self.base
-        self._become(State.COMPLETE, raise_at)
+        self._become(MtuState.COMPLETE, raise_at)
 
-    def _become(self, state: State, due_at: float) -> None:
+    def _become(self, state: MtuState, due_at: float) -> None:
         self.state = state
         self._due_at = due_at
         self._watched = None
         self._losses = 0
-        self.watching = state is State.COMPLETE and self.size > self.base
+        self.watching = state is MtuState.COMPLETE and self.size > self.base
 
     def _candidate(self) -> int | None:
         """The size to try next."""
@@ -162,11 +162,11 @@ class PathMtu:
             return 0
         if now < self._due_at:
             return None
-        if self.state is State.CONFIRMING:
+        if self.state is MtuState.CONFIRMING:
             return self.size
-        if self.state is State.COMPLETE:
+        if self.state is MtuState.COMPLETE:
             self._top = self.largest
-            self._become(State.SEARCHING, now)
+            self._become(MtuState.SEARCHING, now)
         return self._candidate()
 
     def wants(self, longest: int, now: float) -> bool:
@@ -193,20 +193,20 @@ class PathMtu:
             self._lost(watched, now)
 
     def _arrived(self, watched: _Watched, now: float) -> None:
-        if self.state is State.SEARCHING:
+        if self.state is MtuState.SEARCHING:
             self.size = watched.size
             self._search_on(now)
         else:
-            raise_at = self._due_at if self.state is State.COMPLETE else now + self.search.raise_after
+            raise_at = self._due_at if self.state is MtuState.COMPLETE else now + self.search.raise_after
             self._complete(raise_at if self.size < self.largest else _NEVER)
             self._proven, self._proven_until = watched.size, now + self.search.watch_every
 
     def _lost(self, watched: _Watched, now: float) -> None:
         losses = self._losses + 1
         if losses < self.search.tries:
-            self._become(State.CONFIRMING if self.state is State.COMPLETE else self.state, now)
+            self._become(MtuState.CONFIRMING if self.state is MtuState.COMPLETE else self.state, now)
             self._losses = losses
-        elif self.state is State.SEARCHING:
+        elif self.state is MtuState.SEARCHING:
             self._top = watched.size - 1
             self._search_on(now)
         else:  # the path has become a black hole for this size
@@ -216,10 +216,10 @@ class PathMtu:
         """The first hop does not take a datagram of ``size`` bytes (EMSGSIZE): no size as large is tried again
         before the raise timer. Whether it was a probe."""
         watched = self._watched
-        probe = watched is not None and watched.size == size and self.state is not State.COMPLETE
+        probe = watched is not None and watched.size == size and self.state is not MtuState.COMPLETE
         self._top = min(self._top, size - 1)
         if self.size > max(self._top, self.base):
             self._search_from_base(now)
-        elif self.state is State.SEARCHING and (watched is None or watched.size > self._top):
+        elif self.state is MtuState.SEARCHING and (watched is None or watched.size > self._top):
             self._search_on(now)
         return probe

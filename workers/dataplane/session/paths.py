@@ -24,7 +24,7 @@ from qre.wire.frames import (
 from qre.workers.dataplane.session.path import PADDED, Address, Candidate
 from qre.workers.dataplane.session.payload import PING
 from qre.workers.dataplane.session.peer_cids import MAX_OWED, PeerCid, PeerCids
-from qre.workers.dataplane.session.sending import Sending, State
+from qre.workers.dataplane.session.sending import LifeState, Sending
 
 #: RETIRE_CONNECTION_ID frames of everything that can be owed.
 _OWED_BYTES: Final = 9 * MAX_OWED
@@ -68,7 +68,7 @@ class Paths:
             if candidate.cid is not before:
                 self._retire(before, now)
         self._pay(now)
-        return self._sending.state is State.ESTABLISHED
+        return self._sending.state is LifeState.ESTABLISHED
 
     def _replacement(self, used: PeerCid) -> PeerCid:
         """Another one for its user if the peer wants it back, and there is one; or the same."""
@@ -95,7 +95,7 @@ class Paths:
     def _pay(self, now: float) -> None:
         """RETIRE_CONNECTION_ID until it is acknowledged; while there is no room for it, the timer asks."""
         sending = self._sending
-        if self.cids.owed and sending.state is State.ESTABLISHED and sending.recovery.has_room:
+        if self.cids.owed and sending.state is LifeState.ESTABLISHED and sending.recovery.has_room:
             sending.send_control(self.cids.pay(_OWED_BYTES), now)
         self._pay_at = now + sending.recovery.pto if self.cids.owed else _NEVER
 

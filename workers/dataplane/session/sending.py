@@ -19,8 +19,7 @@ from qre.workers.dataplane.inner.ecn import CE, ECT0, NOT_ECT
 from qre.workers.dataplane.session.marks import Mark
 from qre.workers.dataplane.session.packets import LimitReachedError, Packets
 from qre.workers.dataplane.session.path import Address
-from qre.workers.dataplane.session.path_ecn import PathEcn
-from qre.workers.dataplane.session.path_ecn import State as EcnState
+from qre.workers.dataplane.session.path_ecn import EcnState, PathEcn
 from qre.workers.dataplane.session.path_mtu import SEARCHES, PathMtu
 from qre.workers.dataplane.session.payload import PING
 from qre.workers.dataplane.session.recovery import Control, Recovery
@@ -34,14 +33,14 @@ _PIGGYBACK_INTERVAL = 0.005
 _NO_IPV6 = -1
 
 
-class State(enum.StrEnum):
+class LifeState(enum.StrEnum):
     HELD = "held"
     ESTABLISHED = "established"
     CLOSING = "closing"
     ENDED = "ended"
 
 
-class Outgoing(NamedTuple):
+class OutgoingPacket(NamedTuple):
     """A packet that is to leave, and the ECN codepoint that it leaves with."""
 
     packet: bytes
@@ -58,8 +57,8 @@ class Sending:
         self.role = install.role
         self.peer: Address = (install.underlay.peer_ip, install.underlay.peer_port)
         self.events: list[DataplaneReport] = []
-        self.outbox: list[Outgoing] = []
-        self.state = State.HELD if install.held else State.ESTABLISHED
+        self.outbox: list[OutgoingPacket] = []
+        self.state = LifeState.HELD if install.held else LifeState.ESTABLISHED
         self.tx_packets = self.tx_bytes = 0
         self.drops = drops
         self.mark = mark
@@ -86,7 +85,7 @@ class Sending:
         self._largest_at = now
         self._ecn = [0, 0, 0]  # ECT(0), ECT(1), CE of what came: the order of an ACK frame
         self._rekey_asked = -1
-        self._close_packet = Outgoing(b"", self.peer)
+        self._close_packet = OutgoingPacket(b"", self.peer)
         self._closing_until = 0.0
         self._closing_received = 0
         self.set_limits()
@@ -101,8 +100,8 @@ class Sending:
     def seal_datagrams(self, plaintexts: list[bytes], now: float) -> list[bytes]:
         """Packets for these plaintexts (``DATAGRAM_HEAD`` + IP packet each), an ACK riding along when one is due;
         ``tx_ecn`` is what they leave with."""
-        if self.state is not State.ESTABLISHED:
-            self.drops["held" if self.state is State.HELD else "closing"] += len(plaintexts)
+        if self.state is not LifeState.ESTABLISHED:
+            self.drops["held" if self.state is LifeState.HELD else "closing"] += len(plaintexts)
             return []
         size = sum(map(len, plaintexts)) - len(DATAGRAM_HEAD) * len(plaintexts)
         count = len(plaintexts)
@@ -153,7 +152,7 @@ class Sending:
         Its length, 0: none was sent."""
         padded = min(size, self.install.max_datagram_payload) - self.packet_overhead
         for packet in self._seal([frames.ljust(padded, b"\0")], now):
-            self.outbox.append(Outgoing(packet, self.peer, self.tx_ecn))
+            self.outbox.append(OutgoingPacket(packet, self.peer, self.tx_ecn))
             return len(packet)
         return 0
 
@@ -167,7 +166,7 @@ class Sending:
             self.end(LossReason.LIMIT)
             return 0
         self.path_ecn.skip(number)
-        self.outbox.append(Outgoing(packet, to))
+        self.outbox.append(OutgoingPacket(packet, to))
         return len(packet)
 
     def send_control(self, frames: bytes, now: float, request: int | None = None) -> None:
@@ -225,19 +224,19 @@ class Sending:
 
     def end(self, reason: LossReason, error: int = 0) -> None:
         """It is over at once, and nobody is told but the handshake worker."""
-        if self.state is State.ENDED:
+        if self.state is LifeState.ENDED:
             return
-        if self.state is not State.CLOSING:
+        if self.state is not LifeState.CLOSING:
             self.events.append(SessionLost(session_id=self.session_id, reason=reason, error_code=error))
         self._finish()
 
     def _finish(self) -> None:
-        self.state = State.ENDED
+        self.state = LifeState.ENDED
         self.mark.release()
 
     def violated(self, error: int, now: float) -> None:
         """The peer broke QUIC inside an authenticated packet."""
-        if self.state in {State.CLOSING, State.ENDED}:
+        if self.state in {LifeState.CLOSING, LifeState.ENDED}:
             return
         self.drops["malformed"] += 1
         self.events.append(SessionLost(session_id=self.session_id, reason=LossReason.PROTOCOL, error_code=error))
@@ -245,7 +244,7 @@ class Sending:
 
     def close(self, now: float, *, tell: bool) -> None:
         """SessionDelete: with ``tell``, CONNECTION_CLOSE (H3_NO_ERROR) is sent and stays ready for three PTO."""
-        if self.state is State.ENDED or self.state is State.CLOSING:
+        if self.state is LifeState.ENDED or self.state is LifeState.CLOSING:
             return
         if tell:
             self._close(encode_frame(ConnectionClose(H3_NO_ERROR, application=True)), now)
@@ -255,7 +254,7 @@ class Sending:
     def _close(self, frame: bytes, now: float) -> None:
         if self.put_frames(frame, now):
             self._close_packet = self.outbox[-1]
-            self.state = State.CLOSING
+            self.state = LifeState.CLOSING
             self._closing_until = now + 3 * self.recovery.pto
 
     def _receive_while_closing(self, count: int) -> None:

@@ -50,7 +50,7 @@ from qre.workers.dataplane.session.path import Address
 from qre.workers.dataplane.session.paths import Paths
 from qre.workers.dataplane.session.payload import PING, Payload, Sender, parse_payload_untrusted
 from qre.workers.dataplane.session.recovery import Control
-from qre.workers.dataplane.session.sending import ACK_DELAY, Sending, State
+from qre.workers.dataplane.session.sending import ACK_DELAY, LifeState, Sending
 
 #: Where an ACK frame has the count of a codepoint.
 _COUNT_OF = {ECT0: 0, ECT1: 1, CE: 2}
@@ -91,7 +91,7 @@ class Session(Sending):
 
     def send_frames(self, request: int, frames: bytes, now: float) -> None:
         """FrameSend: send these frames until they are acknowledged or given up. Raises SessionRefusedError."""
-        if self.state is not State.ESTABLISHED:
+        if self.state is not LifeState.ESTABLISHED:
             raise SessionRefusedError(Refusal.CLOSING, f"the session is {self.state}")
         if not self.recovery.has_room:
             raise SessionRefusedError(Refusal.NO_ROOM, "too many frames are in flight")
@@ -113,10 +113,10 @@ class Session(Sending):
 
         The plaintexts to deliver: ``DATAGRAM_HEAD`` + IP packet each, not yet checked.
         """
-        if self.state is State.CLOSING:
+        if self.state is LifeState.CLOSING:
             self._receive_while_closing(len(datagrams))
             return []
-        if self.state is State.ENDED:
+        if self.state is LifeState.ENDED:
             self.drops["closing"] += len(datagrams)
             return []
         if self.role is Role.CLIENT and source != self.peer:
@@ -166,8 +166,8 @@ class Session(Sending):
         """Account for a batch that held authentic and new packets, and do what their frames ask."""
         self.last_receive = self._idle_base = now
         self._sent_since_receive = False
-        if self.state is State.HELD:
-            self.state = State.ESTABLISHED
+        if self.state is LifeState.HELD:
+            self.state = LifeState.ESTABLISHED
             self._confirm(now)
         eliciting, newest = bool(opened.datagrams), not opened.probing
         asked: list[tuple[bytes, int]] = []  # PATH_CHALLENGEs, and how large the datagram of each was
@@ -188,7 +188,7 @@ class Session(Sending):
         else:
             for data, _ in asked:
                 self.paths.answer(data, now)
-        if eliciting and self.state is State.ESTABLISHED:
+        if eliciting and self.state is LifeState.ESTABLISHED:
             self._ack_since = now if self._ack_since is None else self._ack_since
             if opened.out_of_order or ecn == 3:  # §13.2.1: at once
                 self.put_frames(self._take_ack(now), now)
@@ -278,7 +278,7 @@ class Session(Sending):
     def update(self, update: SessionUpdate, now: float) -> None:
         """SessionUpdate. Raises SessionRefusedError, and nothing has changed."""
         epoch = self.phases.epoch
-        if self.state not in {State.ESTABLISHED, State.HELD}:
+        if self.state not in {LifeState.ESTABLISHED, LifeState.HELD}:
             raise SessionRefusedError(Refusal.CLOSING, f"the session is {self.state}", epoch)
         if update.key_epoch == epoch:
             self._learn_next(update)
@@ -303,7 +303,7 @@ class Session(Sending):
         if phases.next_keys is not None and update.keys != phases.next_keys:
             raise SessionRefusedError(Refusal.OTHER_KEYS, "other keys than the next ones installed", phases.epoch)
         if not self.may_update(now):
-            if phases.confirmed_at is None and not self.recovery.controls and self.state is State.ESTABLISHED:
+            if phases.confirmed_at is None and not self.recovery.controls and self.state is LifeState.ESTABLISHED:
                 self.send_control(PING, now)  # something that the peer must acknowledge
             raise SessionRefusedError(Refusal.NOT_CONFIRMED, "not confirmed", phases.epoch)
         self.mark.advance(update.key_epoch, update.keys.tx_key, self._first_after(update))
@@ -324,14 +324,14 @@ class Session(Sending):
 
     def deadline(self) -> float:
         """When ``handle_timer`` wants to be called."""
-        if self.state is State.CLOSING:
+        if self.state is LifeState.CLOSING:
             return self._closing_until
-        if self.state is State.ENDED:
+        if self.state is LifeState.ENDED:
             return _NEVER
         soonest = self._idle_base + max(self._idle, 3 * self.recovery.pto)
         if not self.confirmed:
             soonest = min(soonest, self.created + CONFIRM_TIMEOUT)
-        if self._ack_since is not None and self.state is State.ESTABLISHED:
+        if self._ack_since is not None and self.state is LifeState.ESTABLISHED:
             soonest = min(soonest, self._ack_since + ACK_DELAY)
         phases = self.phases
         if phases.rx_previous is not None:
@@ -341,9 +341,9 @@ class Session(Sending):
         control = self.recovery.deadline()
         if control is not None:
             soonest = min(soonest, control)
-        elif self._keepalive and self.state is State.ESTABLISHED:
+        elif self._keepalive and self.state is LifeState.ESTABLISHED:
             soonest = min(soonest, self._keepalive_at())
-        if self.state is State.ESTABLISHED:
+        if self.state is LifeState.ESTABLISHED:
             soonest = min(soonest, self.path_mtu.deadline(), self.paths.deadline())
         return soonest
 
@@ -357,10 +357,10 @@ class Session(Sending):
 
     def handle_timer(self, now: float) -> None:
         """Do what is due."""
-        if self.state is State.CLOSING:
+        if self.state is LifeState.CLOSING:
             self.closing_over(now)
             return
-        if self.state is State.ENDED:
+        if self.state is LifeState.ENDED:
             return
         if not self.confirmed and now >= self.created + CONFIRM_TIMEOUT:
             self.end(LossReason.UNCONFIRMED)
@@ -368,14 +368,14 @@ class Session(Sending):
         if now >= self._idle_base + max(self._idle, 3 * self.recovery.pto):
             self.end(LossReason.IDLE)
             return
-        if self._ack_since is not None and now >= self._ack_since + ACK_DELAY and self.state is State.ESTABLISHED:
+        if self._ack_since is not None and now >= self._ack_since + ACK_DELAY and self.state is LifeState.ESTABLISHED:
             self.put_frames(self._take_ack(now), now)
         self._handle_key_timers(now)
-        if self.state is State.ESTABLISHED:
+        if self.state is LifeState.ESTABLISHED:
             self.paths.handle_timer(now)
-        if self.state in {State.CLOSING, State.ENDED}:
+        if self.state in {LifeState.CLOSING, LifeState.ENDED}:
             return
-        if self.state is State.ESTABLISHED:
+        if self.state is LifeState.ESTABLISHED:
             self._probe(now)
         again, lost = self.recovery.due(now)
         for control in lost:
@@ -386,7 +386,7 @@ class Session(Sending):
         if (
             self._keepalive
             and not self.recovery.controls
-            and self.state is State.ESTABLISHED
+            and self.state is LifeState.ESTABLISHED
             and now >= self._keepalive_at()
         ):
             self.send_control(PING, now)

@@ -77,7 +77,7 @@ class Ports(Protocol):
         ...
 
 
-class State(enum.Enum):
+class FlowState(enum.Enum):
     PENDING = "pending"
     WATCHED = "watched"
     RELAY = "relay"
@@ -91,7 +91,7 @@ class Flow:
     def __init__(self, source: Address, prefix: str, now: float) -> None:
         self.source = source
         self.prefix = prefix
-        self.state = State.RELAY
+        self.state = FlowState.RELAY
         self.seen = self.since = now
         self.relay: Relay | None = None
         self.inspector: Inspector | None = None

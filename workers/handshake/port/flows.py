@@ -41,7 +41,7 @@ from qre.quic.server.inspector import STRANGER, UNDECIDED, Authenticated
 from qre.wire.initial import MAX_DATAGRAM, MIN_DATAGRAM
 from qre.wire.packet import is_initial, is_short, long_header_destination_cid, retry_source_cid
 from qre.workers.handshake.port.admission import Admission
-from qre.workers.handshake.port.flow_parts import Address, Flow, Handshake, Limits, Ours, Ports, State
+from qre.workers.handshake.port.flow_parts import Address, Flow, FlowState, Handshake, Limits, Ours, Ports
 from qre.workers.handshake.port.shown import shown_untrusted
 
 #: How long an undecided flow is held back, a browser's second datagram comes 0.1 ms after the first (seconds).
@@ -102,7 +102,7 @@ class FlowTable:
         else:
             flow.seen = now
             self._flows.move_to_end(source)
-        if flow.state is State.RELAY:
+        if flow.state is FlowState.RELAY:
             self._forward(flow, data, ecn)
         else:
             self._inspect(flow, data, ecn, now, unix_ms)
@@ -113,7 +113,7 @@ class FlowTable:
             return
         flow.seen = now
         self._flows.move_to_end(flow.source)
-        if flow.state is not State.RELAY:
+        if flow.state is not FlowState.RELAY:
             self._dest_spoke(flow, data)
         self._ports.to_visitor(flow.source, data, ecn)
 
@@ -150,7 +150,7 @@ class FlowTable:
             verdict = STRANGER
         if verdict is STRANGER:
             self._relay(flow, data, ecn)
-        elif flow.state is State.WATCHED:
+        elif flow.state is FlowState.WATCHED:
             self._forward(flow, data, ecn)
         while len(self._undecided) > MAX_UNDECIDED or self._held_bytes > MAX_UNDECIDED_BYTES:
             self._relay(next(iter(self._undecided.values())), None, 0)
@@ -158,7 +158,7 @@ class FlowTable:
     def _relay(self, flow: Flow, data: bytes | None, ecn: int) -> None:
         """It is Dest's. ``data`` came last; Dest has seen what was held before it, unless nothing was sent yet."""
         unsent = [] if data is None else [(data, ecn)]
-        if flow.state is State.PENDING:
+        if flow.state is FlowState.PENDING:
             unsent = list(flow.held or ())
         self._decide_stranger(flow)
         self._forward_all(flow, unsent)
@@ -169,7 +169,7 @@ class FlowTable:
         self._undecided.pop(flow.source, None)
         self._pending.pop(flow.source, None)
         flow.inspector = flow.held = flow.shown = None
-        flow.state = State.RELAY
+        flow.state = FlowState.RELAY
 
     def _forget_held(self, flow: Flow) -> None:
         if flow.held:
@@ -208,7 +208,7 @@ class FlowTable:
         self._flows[source] = flow
         self._prefixes.setdefault(prefix, []).append(flow)
         if hello:
-            flow.state = State.PENDING
+            flow.state = FlowState.PENDING
             flow.inspector, flow.held = self._ports.inspector(), []
             self._pending[source] = self._undecided[source] = flow
         else:
@@ -322,7 +322,7 @@ class FlowTable:
             if flow.since + HOLD > now:
                 break
             del self._pending[flow.source]
-            flow.state = State.WATCHED
+            flow.state = FlowState.WATCHED
             self._forward_all(flow, list(flow.held or ()))
         while self._flows:
             flow = next(iter(self._flows.values()))

@@ -62,9 +62,9 @@ from qre.workers.handshake.sessions.session_state import (
     Lost,
     Orphaned,
     OrphanEnded,
-    Outgoing,
+    OutgoingRequest,
+    SessionStage,
     Settings,
-    Stage,
     Then,
     installation,
     key_update,
@@ -91,7 +91,7 @@ class Sessions:
     random: Random
     cids: RoutedCids | None = None
     rekeys: int = 0
-    outbox: deque[Outgoing] = field(default_factory=deque)
+    outbox: deque[OutgoingRequest] = field(default_factory=deque)
     events: deque[Event] = field(default_factory=deque)
     orphans: dict[bytes, SessionMark] = field(default_factory=dict)
     _live: dict[bytes, Live] = field(default_factory=dict)
@@ -176,7 +176,7 @@ class Sessions:
         self._list(b"")
 
     def _list(self, after: bytes) -> None:
-        self.outbox.append(Outgoing(SessionList(id=self._number(self._compare), after=after)))
+        self.outbox.append(OutgoingRequest(SessionList(id=self._number(self._compare), after=after)))
 
     def disconnected(self) -> None:
         self._synced = False
@@ -235,7 +235,7 @@ class Sessions:
         """When ``handle_timer`` wants to be called."""
         soonest = float("inf")
         for live in self._live.values():
-            if live.stage is Stage.UP and not live.updating:
+            if live.stage is SessionStage.UP and not live.updating:
                 soonest = min(soonest, live.rekey_at)
             if live.settle_at is not None:
                 soonest = min(soonest, live.settle_at)
@@ -252,7 +252,7 @@ class Sessions:
 
     def _install(self, live: Live) -> None:
         record = live.record
-        live.stage = Stage.INSTALLING
+        live.stage = SessionStage.INSTALLING
         self.ask(
             lambda id: installation(record, self.settings, id),
             lambda answer, now: self._install_answered(live, answer, now),
@@ -274,7 +274,7 @@ class Sessions:
 
     def _installed(self, live: Live, now: float) -> None:
         live.catch_ups = 0
-        live.stage = Stage.UP if live.record.confirmed else Stage.INSTALLED
+        live.stage = SessionStage.UP if live.record.confirmed else SessionStage.INSTALLED
         live.rekey_at = self.settings.next_rekey(now, self.random)
         if not live.routed:
             live.routed = True
@@ -282,11 +282,11 @@ class Sessions:
         self.events.append(Installed(live.record.session_id))
         if live.record.spare_cid:
             self._settling.adopt_spare(live)
-        if live.stage is Stage.UP:
+        if live.stage is SessionStage.UP:
             self._settling.settle(live, now)
 
     def _confirmed(self, live: Live, now: float) -> None:
-        live.stage = Stage.UP
+        live.stage = SessionStage.UP
         if live.record.confirmed:
             return  # once more, after a new data plane
         live.rekey_at = self.settings.next_rekey(now, self.random)
@@ -376,12 +376,12 @@ class Sessions:
     # --- keys ---
 
     def _rekey_if_due(self, live: Live, now: float) -> None:
-        if live.stage is Stage.UP and now >= live.rekey_at:
+        if live.stage is SessionStage.UP and now >= live.rekey_at:
             self._rekey(live)
 
     def _rekey(self, live: Live) -> None:
         """Ask for the next epoch."""
-        if live.updating or live.stage is not Stage.UP or not self._synced:
+        if live.updating or live.stage is not SessionStage.UP or not self._synced:
             return
         live.updating = True
         wanted = live.record.at(live.record.key_epoch + 1)
@@ -440,7 +440,7 @@ class Sessions:
         if not self._synced:
             return None
         id = self._number(then)
-        self.outbox.append(Outgoing(make(id), socket_number))
+        self.outbox.append(OutgoingRequest(make(id), socket_number))
         return id
 
     def _number(self, then: Then | None) -> int:

@@ -14,7 +14,7 @@ from qre.wire.protection import next_secret
 from qre.workers.handshake.sessions.secrets import SessionRecord
 
 
-class Stage(enum.Enum):
+class SessionStage(enum.Enum):
     INSTALLING = "installing"
     INSTALLED = "installed"
     UP = "up"
@@ -87,7 +87,7 @@ Event = Installed | Confirmed | Lost | CidsChanged | Orphaned | OrphanEnded
 
 
 @dataclass(frozen=True)
-class Outgoing:
+class OutgoingRequest:
     """A request for the data plane; ``socket_number`` names the UDP socket that goes along, 0: none."""
 
     request: DataplaneRequest
@@ -99,7 +99,7 @@ class Live:
     """One session."""
 
     record: SessionRecord
-    stage: Stage = Stage.INSTALLING
+    stage: SessionStage = SessionStage.INSTALLING
     routed: bool = False  # packets for its connection IDs may be steered to the data plane
     rekey_at: float = float("inf")
     updating: bool = False

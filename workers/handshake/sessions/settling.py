@@ -17,7 +17,7 @@ from qre.wire.frames import Frame, NewConnectionId, RetireConnectionId, encode_f
 from qre.workers.handshake.sessions.control_frames import parse_control_frames_untrusted
 from qre.workers.handshake.sessions.routed_cids import RoutedCids
 from qre.workers.handshake.sessions.secrets import SessionRecord
-from qre.workers.handshake.sessions.session_state import CidsChanged, Event, Live, Stage, Then
+from qre.workers.handshake.sessions.session_state import CidsChanged, Event, Live, SessionStage, Then
 
 #: A frame whose fate is bad, or not known, is sent again after this (seconds).
 _RETRY: Final = 5.0
@@ -25,7 +25,7 @@ _RETRY: Final = 5.0
 _MAX_SPARES: Final = 64
 
 
-class Owner(Protocol):
+class SettlingOwner(Protocol):
     """The table of sessions, as settling needs it."""
 
     @property
@@ -46,13 +46,13 @@ class Owner(Protocol):
 class Settling:
     """One for all sessions; what belongs to one is in its ``Live``."""
 
-    def __init__(self, owner: Owner) -> None:
+    def __init__(self, owner: SettlingOwner) -> None:
         self._owner = owner
 
     def settle(self, live: Live, now: float) -> None:
         """After the hand-over a client retires the handshake's connection ID; then the server issues a spare one."""
         record = live.record
-        if record.settled or live.settling is not None or live.stage is not Stage.UP:
+        if record.settled or live.settling is not None or live.stage is not SessionStage.UP:
             return
         if record.role is Role.CLIENT:
             sequence = record.handed_over.retire_sequence

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import pwd
 import socket
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final
 
+from qre.ends import Role
 from qre.ipc.messages import Party, WorkerConfig
 from qre.kernel.capabilities import NUMBERS
 
@@ -50,9 +52,11 @@ class Calls(Enum):
 
 
 class Given(Enum):
-    """Which configurations' workers are handed a descriptor at their start, where the supervisor has it."""
+    """Which configurations' workers are handed a descriptor at their start."""
 
     ALWAYS = "with every configuration"
+    SERVER = "to a server's worker"
+    JOINED = "when another daemon has the port, which hands our clients on"
     IN_KERNEL = "when the sessions live in qre.ko"
     OWN_PORT_IN_KERNEL = (
         "when the sessions live in qre.ko and the port is our own: it hands back what it does not know"
@@ -60,13 +64,19 @@ class Given(Enum):
     LATER = "never at the start: each comes with a message of its own"
 
     def applies(self, config: WorkerConfig) -> bool:
+        """Whether this configuration's worker is handed it."""
+        server = config.role is Role.SERVER
         match self:
             case Given.ALWAYS:
                 return True
+            case Given.SERVER:
+                return server
+            case Given.JOINED:
+                return config.joined
             case Given.IN_KERNEL:
                 return not config.user_dataplane
             case Given.OWN_PORT_IN_KERNEL:
-                return not config.user_dataplane and not config.joined
+                return server and not config.user_dataplane and not config.joined
             case Given.LATER:
                 return False
 
@@ -84,17 +94,20 @@ class Expected:
     reuseport: bool = False
     writable: bool = False  # a file, a memfd; what is not must be sealed against it
     given: Given = Given.ALWAYS
+    optional: bool = False  # the supervisor may not have it yet: the worker starts without
 
 
-def _udp(name: str, *, reuseport: bool, given: Given = Given.ALWAYS) -> Expected:
-    return Expected(name, "socket", socket.AF_INET, socket.SOCK_DGRAM, socket.IPPROTO_UDP, reuseport, given=given)
+def _udp(name: str, *, reuseport: bool, given: Given = Given.ALWAYS, optional: bool = False) -> Expected:
+    udp = (socket.AF_INET, socket.SOCK_DGRAM, socket.IPPROTO_UDP)
+    return Expected(name, "socket", *udp, reuseport, given=given, optional=optional)
 
 
 #: A client's underlay socket; it also comes over ``keys``, with SessionInstall.
-CLIENT_UDP: Final = _udp("client_udp", reuseport=False)
+CLIENT_UDP: Final = _udp("client_udp", reuseport=False, optional=True)
+#: To the worker that holds the sessions, or from it: the last to start of both makes a pair for both.
 KEYS: Final = Expected("keys", "socket", socket.AF_UNIX, socket.SOCK_SEQPACKET)
 #: The two ends of what the front of a shared port tells the daemon that has joined it.
-FRONT_FEED: Final = Expected("front_feed", "socket", socket.AF_UNIX, socket.SOCK_SEQPACKET)
+FRONT_FEED: Final = Expected("front_feed", "socket", socket.AF_UNIX, socket.SOCK_SEQPACKET, given=Given.JOINED)
 GUEST_FEED: Final = Expected("guest_feed", "socket", socket.AF_UNIX, socket.SOCK_SEQPACKET, given=Given.LATER)
 #: What the resolver of the C library reads.
 RESOLVER_FILES: Final = (
@@ -127,7 +140,13 @@ class WorkerRole:
     open_files: int = 256
 
     def expected(self, name: str) -> Expected | None:
+        """What a descriptor of this name must be; None: this worker is handed none."""
         return next((entry for entry in self.descriptors if entry.name == name), None)
+
+    def missing(self, config: WorkerConfig, held: Collection[str]) -> list[str]:
+        """What a worker of this configuration cannot start without, and does not have: names, in the row's order."""
+        needed = (entry for entry in self.descriptors if entry.given.applies(config) and not entry.optional)
+        return [entry.name for entry in needed if entry.name not in held]
 
     def ids(self) -> tuple[int, int]:
         """uid and gid: those of ``user`` where it exists, fixed numbers otherwise."""
@@ -150,11 +169,11 @@ ROLES: Final = {
             (
                 Expected("profile_secrets", "memfd"),
                 Expected("session_secrets", "memfd", writable=True),
-                Expected("replay", "file", writable=True),
-                _udp("udp_userspace", reuseport=True),
+                Expected("replay", "file", writable=True, given=Given.SERVER),
+                _udp("udp_userspace", reuseport=True, given=Given.SERVER),
                 _udp("udp_kernel_slot", reuseport=True, given=Given.OWN_PORT_IN_KERNEL),
                 CLIENT_UDP,
-                KEYS,
+                replace(KEYS, optional=True),
                 FRONT_FEED,
                 Expected("guest_secrets", "memfd", given=Given.LATER),
                 GUEST_FEED,
@@ -168,9 +187,10 @@ ROLES: Final = {
                 Expected("bpf_elf", "file"),
                 _udp("udp_userspace", reuseport=True),
                 _udp("udp_kernel_slot", reuseport=True),
-                Expected("cid_routes", "bpf"),
-                Expected("sockets", "bpf"),
-                Expected("program", "bpf"),
+                # of the process before, which go on steering
+                Expected("cid_routes", "bpf", optional=True),
+                Expected("sockets", "bpf", optional=True),
+                Expected("program", "bpf", optional=True),
             ),
             offers=("cid_routes", "sockets", "program"),
         ),
@@ -178,9 +198,10 @@ ROLES: Final = {
             Party.NETLINK, "qre-netlink", 59873, "qre.workers.netlink.main", frozenset({CAP_NET_ADMIN}),
             (Calls.RUN, Calls.SOCKETS, Calls.BIND), (socket.AF_UNIX, socket.AF_NETLINK), (),
             (
-                _udp("udp_kernel_slot", reuseport=True, given=Given.IN_KERNEL),
-                Expected("cid_routes", "bpf", given=Given.IN_KERNEL),
-                replace(KEYS, given=Given.IN_KERNEL),
+                # a server's, when the loader has made its map
+                _udp("udp_kernel_slot", reuseport=True, given=Given.IN_KERNEL, optional=True),
+                Expected("cid_routes", "bpf", given=Given.IN_KERNEL, optional=True),
+                replace(KEYS, given=Given.IN_KERNEL, optional=True),
             ),
         ),
         WorkerRole(
@@ -189,7 +210,7 @@ ROLES: Final = {
             (
                 Expected("tun", "tun"),
                 Expected("number_marks", "memfd", writable=True),
-                _udp("udp_kernel_slot", reuseport=True),
+                _udp("udp_kernel_slot", reuseport=True, given=Given.SERVER),
                 KEYS,
             ),
         ),

@@ -265,7 +265,7 @@ class _Runtime:
             case Start(config=config) if not self._started:
                 self._context.config = config
                 logging.getLogger("qre").setLevel(config.log_level.upper())
-                self._check_bound()
+                self._check_descriptors()
                 await self._worker.start(self._context)
                 self._started = True
             case Reload(config=config) if self._started:
@@ -326,8 +326,10 @@ class _Runtime:
         self._context.descriptors[described.name] = fds[0]
         self._context.numbered[described.name, described.number] = fds[0]
 
-    def _check_bound(self) -> None:
-        """Before the work begins: are the server's sockets where the configuration says?"""
+    def _check_descriptors(self) -> None:
+        """Before the work begins: is everything there, and are the server's sockets where the configuration says?"""
+        if missing := self._role.missing(self._context.config, self._context.descriptors):
+            raise MachineError(f"worker {self._role.party}", f"descriptors are missing: {', '.join(missing)}")
         for name, fd in self._context.descriptors.items():
             expected = self._role.expected(name)
             if expected is not None:

@@ -238,16 +238,6 @@ async def test_objects_of_somebody_else_are_not_gone_on_with(port: Port, context
 
 
 @on_a_port
-async def test_without_its_descriptors_it_does_not_start(port: Port, context: Context) -> None:
-    for name in ("bpf_elf", "udp_userspace", "udp_kernel_slot"):
-        held = context.descriptors.pop(name)
-        with pytest.raises(MachineError, match=name):
-            await context.start(context.worker())
-        context.descriptors[name] = held
-    assert port.slots_of(short_packet(CID)) == BOTH
-
-
-@on_a_port
 async def test_only_the_handshake_worker_may_ask_and_only_for_what_it_may(port: Port, context: Context) -> None:
     worker = context.worker()
     with pytest.raises(InternalError, match="not started"):

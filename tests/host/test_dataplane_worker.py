@@ -28,13 +28,11 @@ from qre.dataplane.protocol import (
     SessionDelete,
     SessionList,
     SessionLost,
-)
-from qre.dataplane.protocol import (
-    UnderlaySocket as OuterAddresses,
+    Underlay,
 )
 from qre.dataplane.status import SessionStatus
 from qre.ends import Role
-from qre.errors import MachineError, QreError
+from qre.errors import QreError
 from qre.ipc.channel import Channel
 from qre.ipc.messages import DataplaneStatus, Heartbeat, Party, WorkerConfig
 from qre.ipc.worker import LimitedLog, WorkerContext
@@ -124,7 +122,7 @@ class End:
     def installation(self, **changes: Any) -> Any:
         own, peer = self.socket.getsockname(), self.peer.getsockname()
         self.ids += 1
-        underlay = OuterAddresses(local_ip=own[0], local_port=own[1], peer_ip=peer[0], peer_port=peer[1])
+        underlay = Underlay(local_ip=own[0], local_port=own[1], peer_ip=peer[0], peer_port=peer[1])
         return install_of(self.role, id=self.ids, underlay=underlay, **changes)
 
     async def ask(self, request: Any, fds: tuple[int, ...] = ()) -> Answer:
@@ -338,11 +336,9 @@ def test_installations_without_their_socket_or_with_a_wrong_one_are_refused(lab:
     lab.run(scenario)
 
 
-def test_a_start_without_its_descriptors_is_refused() -> None:
+def test_before_its_start_it_serves_nothing_and_can_be_stopped() -> None:
     async def scenario() -> None:
         worker = create()
-        with pytest.raises(MachineError, match="keys"):
-            await worker.start(cast(WorkerContext, Context(Role.CLIENT, {})))
         with pytest.raises(QreError):
             await worker.status()
         with pytest.raises(QreError):

@@ -7,6 +7,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
@@ -119,3 +120,36 @@ def test_a_descriptor_that_is_closed_is_refused() -> None:
     assert expected is not None
     with pytest.raises(MachineError, match="Bad file"):
         descriptors.check(10_000, expected)
+
+
+#: Worker, configuration -> what it does not start without.
+NEEDED = [
+    (Party.HANDSHAKE, {"role": Role.CLIENT}, {"profile_secrets", "session_secrets"}),
+    (Party.HANDSHAKE, {}, {"profile_secrets", "session_secrets", "replay", "udp_userspace"}),
+    (
+        Party.HANDSHAKE,
+        {"user_dataplane": False},
+        {"profile_secrets", "session_secrets", "replay", "udp_userspace", "udp_kernel_slot"},
+    ),
+    (
+        Party.HANDSHAKE,
+        {"user_dataplane": False, "joined": True},
+        {"profile_secrets", "session_secrets", "replay", "udp_userspace", "front_feed"},
+    ),
+    (Party.BPF_LOADER, {}, {"bpf_elf", "udp_userspace", "udp_kernel_slot"}),
+    (Party.NETLINK, {}, set()),
+    (Party.NETLINK, {"user_dataplane": False}, set()),
+    (Party.DATAPLANE, {"role": Role.CLIENT}, {"tun", "number_marks", "keys"}),
+    (Party.DATAPLANE, {}, {"tun", "number_marks", "keys", "udp_kernel_slot"}),
+]
+
+
+@pytest.mark.parametrize(("party", "changed", "needed"), NEEDED)
+def test_each_worker_starts_with_what_its_row_says_and_not_without(
+    party: Party, changed: dict[str, Any], needed: set[str]
+) -> None:
+    config, role = replace(CONFIG, **{"user_dataplane": True, **changed}), ROLES[party]
+    assert set(role.missing(config, ())) == needed
+    assert role.missing(config, needed) == []
+    for name in needed:
+        assert role.missing(config, needed - {name}) == [name]

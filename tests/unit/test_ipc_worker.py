@@ -7,6 +7,7 @@ import logging
 import os
 import socket
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -37,7 +38,7 @@ from qre.ipc.messages import (
     Stop,
     WorkerConfig,
 )
-from qre.ipc.roles import ROLES
+from qre.ipc.roles import ROLES, WorkerRole
 from qre.structs import Message
 from qre.supervisor.parent.process_settings import empty_memfd
 from tests.support.daemons import PATIENCE
@@ -46,6 +47,11 @@ CONFIG = WorkerConfig(
     profile="p", device="d", role=Role.SERVER, address=(), mtu=1380, keepalive_s=0, allowed_ips=(), server_name="",
     listen_ip="127.0.0.1", listen_port=9,
 )  # fmt: skip
+#: The handshake worker's row; what it takes may be missing.
+ROLE = replace(
+    ROLES[Party.HANDSHAKE],
+    descriptors=tuple(replace(entry, optional=True) for entry in ROLES[Party.HANDSHAKE].descriptors),
+)
 
 
 class Scripted:
@@ -80,7 +86,7 @@ class Scripted:
 class Supervision:
     """The supervisor's ends of one worker, and the worker's task."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, role: WorkerRole = ROLE) -> None:
         self.context = zmq.asyncio.Context()
         self.router = self.context.socket(zmq.ROUTER)
         endpoint = f"ipc://{directory / 's'}"
@@ -88,7 +94,7 @@ class Supervision:
         self.channel_socket, theirs = Channel.pair()
         self.channel: Channel[Descriptor] = Channel(self.channel_socket, Descriptor)
         self.worker = Scripted()
-        made = runtime._Runtime(ROLES[Party.HANDSHAKE], self.worker, theirs, endpoint)
+        made = runtime._Runtime(role, self.worker, theirs, endpoint)
         self.task = asyncio.create_task(made.run())
         self.made = made
 
@@ -112,9 +118,15 @@ class Supervision:
         self.context.term()
 
 
-def drive(directory: Path, story: Callable[[Supervision], Awaitable[None]], *, begin: bool = True) -> None:
+def drive(
+    directory: Path,
+    story: Callable[[Supervision], Awaitable[None]],
+    *,
+    begin: bool = True,
+    role: WorkerRole = ROLE,
+) -> None:
     async def run() -> None:
-        made = Supervision(directory)
+        made = Supervision(directory, role)
         try:
             assert (await made.hear()).body == Hello(role=Party.HANDSHAKE, pid=os.getpid())
             if begin:
@@ -217,6 +229,22 @@ def test_descriptors_come_before_what_is_said_of_them_and_the_unasked_are_closed
 
     drive(tmp_path, story, begin=False)
     assert "refused" in caplog.text
+
+
+def test_a_start_without_what_its_row_promises_is_refused_by_name(tmp_path: Path) -> None:
+    async def story(made: Supervision) -> None:
+        memfd = empty_memfd("session_secrets")
+        try:
+            made.channel.send(Descriptor(name="session_secrets"), [memfd])
+        finally:
+            os.close(memfd)
+        refused = await made.ask(Start(config=CONFIG))
+        assert isinstance(refused, Refused)
+        assert refused.reason.endswith("missing: profile_secrets, replay, udp_userspace"), refused.reason
+        assert made.worker.came == [], "it was not asked to start"
+        os.close(made.made._context.descriptors["session_secrets"])
+
+    drive(tmp_path, story, begin=False, role=ROLES[Party.HANDSHAKE])
 
 
 def test_a_server_socket_that_is_not_at_listen_refuses_the_start(tmp_path: Path) -> None:

@@ -41,9 +41,6 @@ class BpfLoader:
     async def start(self, context: WorkerContext) -> None:
         """Load, or go on with what is handed over; slot both sockets in; attach."""
         held = context.descriptors
-        missing = {"udp_userspace", "udp_kernel_slot", "bpf_elf"} - held.keys()
-        if missing:
-            raise MachineError("bpf_loader worker", f"descriptors are missing: {', '.join(sorted(missing))}")
         if all(name in held for name in _BPF_OBJECTS):
             maps = Maps(*(held.pop(name) for name in _BPF_OBJECTS))
         else:

@@ -10,7 +10,7 @@ import os
 
 from qre.dataplane.protocol import DataplaneReport, DataplaneRequest
 from qre.ends import Role
-from qre.errors import MachineError, QreError
+from qre.errors import QreError
 from qre.ipc.keys_pair import KeysPair
 from qre.ipc.messages import DataplaneStatus, Party
 from qre.ipc.worker import WorkerContext
@@ -36,13 +36,7 @@ class DataplaneWorker:
 
     async def start(self, context: WorkerContext) -> None:
         self._context = context
-        wanted = {"tun", "number_marks", "keys"}
         server = context.config.role is Role.SERVER
-        if server:
-            wanted.add("udp_kernel_slot")
-        missing = wanted - context.descriptors.keys()
-        if missing:
-            raise MachineError("data plane", f"descriptors are missing: {', '.join(sorted(missing))}")
         marks = context.descriptors.pop("number_marks")
         try:
             self._marks = NumberMarks(marks)

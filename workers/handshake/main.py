@@ -55,14 +55,6 @@ class HandshakeWorker:
     async def start(self, context: WorkerContext) -> None:
         descriptors = context.descriptors
         server = context.config.role is Role.SERVER
-        wanted = {"profile_secrets", "session_secrets"} | ({"udp_userspace", "replay"} if server else set())
-        if context.config.joined:
-            wanted.add("front_feed")
-        elif server and not context.config.user_dataplane:
-            wanted.add("udp_kernel_slot")
-        missing = wanted - descriptors.keys()
-        if missing:
-            raise MachineError("handshake worker", f"descriptors are missing: {', '.join(sorted(missing))}")
         secrets = self._secrets = parse_profile_secrets_untrusted(descriptors.pop("profile_secrets"))
         fd = descriptors.pop("session_secrets")
         try:

@@ -21,6 +21,7 @@ from aioquic.quic.connection import (
     QuicConnectionAdapter,
     QuicConnectionState,
     QuicNetworkPath,
+    QuicReceiveContext,
 )
 from aioquic.quic.packet import (
     QuicErrorCode,
@@ -34,6 +35,7 @@ from aioquic.quic.recovery import QuicPacketNumberWindow, QuicPacketSpace
 from aioquic.quic.stream import QuicStream
 
 from qre.errors import PeerError, QreError
+from qre.quic.bounds import MAX_GAPS, Bound, Bounds, OverBoundError
 from qre.quic.handed_over import Secrets
 from qre.wire.number import PACKET_NUMBER_BASE
 from qre.wire.packet import is_short
@@ -80,6 +82,7 @@ class HandshakeConnection(QuicConnection):
         self,
         *,
         configuration: QuicConfiguration,
+        bounds: Bounds,
         original_destination_connection_id: bytes | None = None,
         retry_source_connection_id: bytes | None = None,
     ) -> None:
@@ -91,6 +94,8 @@ class HandshakeConnection(QuicConnection):
         self._logger = QuicConnectionAdapter(_SILENT, {"id": ""})
         self._loss._logger = self._logger
         self._stopped = False
+        self._bounds = bounds
+        self._crypto_received = 0  # bytes of CRYPTO frames after the hellos
         self.peer_parameters: QuicTransportParameters | None = None
 
     def _initialize(self, peer_cid: bytes) -> None:
@@ -131,6 +136,34 @@ class HandshakeConnection(QuicConnection):
             raise
         except Exception as error:  # whatever it is, it came of a peer's bytes and must stop here
             raise PeerError("QUIC", f"{type(error).__name__} while reading a datagram") from error
+
+    def _handle_crypto_frame(self, context: QuicReceiveContext, frame_type: int, buf: Buffer) -> None:
+        """Whoever sees an Initial can make more of them (RFC 9001 §5.2): once the hello is read they say nothing."""
+        if context.epoch is tls.Epoch.INITIAL and self._cryptos[tls.Epoch.HANDSHAKE].send.is_valid():
+            buf.pull_uint_var()
+            buf.pull_bytes(buf.pull_uint_var())
+            return
+        before = buf.tell()
+        super()._handle_crypto_frame(context, frame_type, buf)
+        self._crypto_received += buf.tell() - before
+        if self._crypto_received > self._bounds.crypto:
+            raise OverBoundError(Bound.CRYPTO)
+        self._check_gaps(self._crypto_streams[context.epoch])
+
+    def _handle_stream_frame(self, context: QuicReceiveContext, frame_type: int, buf: Buffer) -> None:
+        """Stock bounds what is outstanding and nothing else."""
+        at = buf.tell()
+        stream_id = buf.pull_uint_var()
+        buf.seek(at)
+        super()._handle_stream_frame(context, frame_type, buf)
+        if self._local_max_data.used > self._bounds.streams:
+            raise OverBoundError(Bound.STREAMS)
+        self._check_gaps(self._streams.get(stream_id))
+
+    @staticmethod
+    def _check_gaps(stream: QuicStream | None) -> None:
+        if stream is not None and len(stream.receiver._ranges) > MAX_GAPS:
+            raise OverBoundError(Bound.GAPS)
 
     def _parse_transport_parameters(self, data: bytes, from_session_ticket: bool = False) -> None:
         """Keep what the data plane wants to know; stock forgets it."""

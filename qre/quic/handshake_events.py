@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from qre.addresses import Interface, Network
 from qre.dest_profile import DestProfile
+from qre.quic.bounds import Bound
 
 
 @dataclass(frozen=True)
@@ -50,9 +51,10 @@ class SiteAnswered:
 
 @dataclass(frozen=True)
 class HandshakeFailed:
-    """The handshake failed; ``reason`` is one line in plain words."""
+    """The handshake failed; ``reason`` is one line in plain words. ``bound``: what the peer went beyond."""
 
     reason: str
+    bound: Bound | None = None
 
 
 @dataclass(frozen=True)

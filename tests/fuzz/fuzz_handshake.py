@@ -42,6 +42,16 @@ def new_inspector() -> HelloInspector:
     return HelloInspector(server_name="site.test", private_key=KEY, short_ids={SHORT_ID}, max_time_diff_ms=60_000)
 
 
+def authenticated_flight() -> tuple[FakeClient, Authenticated, list[bytes]]:
+    """A client at time 0, what the inspector found in its first flight, and that flight."""
+    client = new_client()
+    flight = client.first_flight(0.0)
+    subject = new_inspector()
+    found = [subject.datagram_received(data, NOW * 1000) for data in flight][-1]
+    assert isinstance(found, Authenticated)
+    return client, found, flight
+
+
 def broken(data: bytes, rng: Random) -> bytes:
     """Flip, cut, repeat, insert or overwrite something of it."""
     changed = bytearray(data)
@@ -108,11 +118,8 @@ class Fuzzer:
 
     def _connected(self) -> tuple[FakeClient, ServerHandshake, float]:
         """A client and a server after some round trips, not always complete."""
-        client, now = new_client(), 0.0
-        flight = client.first_flight(now)
-        subject = new_inspector()
-        found = [subject.datagram_received(data, NOW * 1000) for data in flight][-1]
-        assert isinstance(found, Authenticated)
+        now = 0.0
+        client, found, flight = authenticated_flight()
         server = ServerHandshake(
             authenticated=found,
             private_key=PRIVATE,

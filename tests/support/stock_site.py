@@ -168,8 +168,12 @@ class StockSite:
             if isinstance(answer, HeadersReceived):
                 self.requests.append(answer.headers)
                 if self._answer:
-                    self._http.send_headers(answer.stream_id, [(b":status", b"200"), (b"server", b"test")])
-                    self._http.send_data(answer.stream_id, b"tulips" * 100, end_stream=True)
+                    self.respond(self._http, answer.stream_id)
+
+    def respond(self, http: H3Connection, stream_id: int) -> None:
+        """Answer a request."""
+        http.send_headers(stream_id, [(b":status", b"200"), (b"server", b"test")])
+        http.send_data(stream_id, b"tulips" * 100, end_stream=True)
 
     def datagrams_to_send(self, now: float) -> list[bytes]:
         if self.connection is None or not self.connection._network_paths:

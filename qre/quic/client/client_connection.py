@@ -22,6 +22,7 @@ from aioquic.quic.packet import (
 )
 from aioquic.quic.packet_builder import QuicPacketBuilder, QuicSentPacket
 
+from qre.quic import bounds
 from qre.quic.client.client_tls import ClientTlsContext, Peer
 from qre.quic.client.fingerprint import Fingerprint
 from qre.quic.client.first_flight import BrowserPacketBuilder, HelloFlight
@@ -80,7 +81,8 @@ class ClientConnection(HandshakeConnection):
                 secrets_log_file=key_log,
                 server_name=server_name,
                 supported_versions=[QUIC_VERSION_1],
-            )
+            ),
+            bounds=bounds.CLIENT,
         )
         # Stock gives both connection IDs one length.
         self._peer_cid.cid = random.randbytes(fingerprint.destination_cid_length)

@@ -4,9 +4,9 @@ tunnel.
 The tunnel is extended CONNECT (RFC 9220, RFC 9484) on stream 0, with an ADDRESS_REQUEST capsule; the answer is 200
 with ADDRESS_ASSIGN and perhaps ROUTE_ADVERTISEMENT. Anything else is an error. IP packets never pass here.
 
-Hooks of aioquic's H3Connection: ``_init_connection``, ``_handle_control_frame``, ``_encode_headers``,
-``_decode_headers``: browsers open QPACK streams only when they have something to say on them; stock opens both at
-once.
+Hooks of aioquic's H3Connection: ``_init_connection``, ``_handle_control_frame``, ``_encode_headers``, and
+``_decode_headers`` as ``BoundedHttp3`` has it: browsers open QPACK streams only when they have something to say on
+them; stock opens both at once.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import pylsqpack
 from aioquic.h3.connection import (
     ErrorCode,
     FrameType,
-    H3Connection,
     QpackDecompressionFailed,
     Setting,
     StreamType,
@@ -33,6 +32,9 @@ from aioquic.quic.events import QuicEvent, StreamReset
 
 from qre.addresses import Interface, Network
 from qre.errors import PeerError
+from qre.quic import bounds
+from qre.quic.bounded_http3 import BoundedHttp3
+from qre.quic.capsule_reader import CapsuleReader
 from qre.quic.client.fingerprint import Http3Shape
 from qre.quic.handshake_events import Granted
 from qre.wire.capsule import (
@@ -41,7 +43,6 @@ from qre.wire.capsule import (
     encode_addresses,
     parse_addresses_untrusted,
     parse_routes_untrusted,
-    read_capsule_untrusted,
 )
 from qre.wire.varint import encode_varint
 
@@ -51,6 +52,8 @@ TUNNEL_PROTOCOL: Final = b"connect-ip"
 TUNNEL_STREAM: Final = 0
 #: More than any server of ours sends in one capsule.
 MAX_CAPSULE: Final = 4096
+#: Capsules of a tunnel, of whatever type: the grant is in the first two.
+MAX_CAPSULES: Final = 64
 #: A visit ends after this much of the page (bytes).
 MAX_PAGE: Final = 4 << 20
 _PRIORITY_UPDATE: Final = 0xF0700  # RFC 9218 §7.2
@@ -73,9 +76,10 @@ class Reserved:
         return self._random.randbytes(self._random.randint(0, 3))
 
 
-class BrowserHttp3(H3Connection):
+class BrowserHttp3(BoundedHttp3):
     """aioquic's HTTP/3 with a browser's SETTINGS and H3_DATAGRAM."""
 
+    bounds = bounds.CLIENT
     _decoder_stream_id: int | None
 
     def __init__(self, quic: QuicConnection, shape: Http3Shape, random: Random) -> None:
@@ -130,7 +134,7 @@ class BrowserHttp3(H3Connection):
         _, block = self._encoder.encode(stream_id, headers)
         return bytes(block)
 
-    def _decode_headers(self, stream_id: int, frame_data: bytes | None) -> Headers:
+    def _decoded(self, stream_id: int, frame_data: bytes | None) -> Headers:
         """As stock, with nothing sent when there is nothing to say: the peer did not use its dynamic table."""
         try:
             if frame_data is None:
@@ -163,7 +167,7 @@ class HttpClient:
         self._headers = [(name.encode("ascii"), value.encode("ascii")) for name, value in shape.headers]
         self._authority = server_name.encode("ascii")
         self._stream: int | None = None
-        self._buffer = b""  # of capsules, not parsed yet
+        self._capsules = CapsuleReader(MAX_CAPSULE, MAX_CAPSULES)
         self._tunnel_open = False
         self._assigned: tuple[Interface, ...] | None = None
         self._routes: tuple[Network, ...] | None = None
@@ -265,10 +269,7 @@ class HttpClient:
 
     def _read_capsules(self, data: bytes) -> Granted | None:
         """The first ADDRESS_ASSIGN and ROUTE_ADVERTISEMENT together are the grant."""
-        self._buffer += data
-        while (capsule := read_capsule_untrusted(self._buffer, MAX_CAPSULE)) is not None:
-            kind, value, length = capsule
-            self._buffer = self._buffer[length:]
+        for kind, value in self._capsules.received(data):
             if kind == CapsuleType.ADDRESS_ASSIGN and self._assigned is None:
                 self._assigned = tuple(entry.address for entry in parse_addresses_untrusted(value))
             elif kind == CapsuleType.ROUTE_ADVERTISEMENT and self._routes is None:

@@ -10,20 +10,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from aioquic.h3.connection import FrameType, H3Connection, Setting, StreamType, encode_frame, encode_settings
+import pylsqpack
+from aioquic.h3.connection import FrameType, Setting, StreamType, encode_frame, encode_settings
 from aioquic.h3.events import DataReceived, H3Event, HeadersReceived
 from aioquic.quic.connection import QuicConnection
 from aioquic.quic.events import QuicEvent, StreamDataReceived, StreamReset
 
 from qre.addresses import Interface, Network
-from qre.errors import InternalError, UntrustedInputError
+from qre.errors import InternalError
+from qre.quic import bounds
+from qre.quic.bounded_http3 import BoundedHttp3
+from qre.quic.bounds import Bound, OverBoundError
+from qre.quic.capsule_reader import CapsuleReader
 from qre.wire.capsule import (
     CapsuleType,
     RequestedAddress,
     encode_addresses,
     encode_routes,
     parse_request_untrusted,
-    read_capsule_untrusted,
 )
 
 PATH: Final = b"/.well-known/masque/ip/*/*/"
@@ -38,6 +42,8 @@ SETTINGS: Final = {
 MAX_CAPSULE: Final = 2048
 #: More requests than anybody makes who came for a tunnel.
 MAX_REQUESTS: Final = 64
+#: Capsules that are skipped before the one that asks for addresses.
+MAX_SKIPPED: Final = 64
 
 
 @dataclass(frozen=True)
@@ -47,8 +53,16 @@ class AddressesRequested:
     addresses: tuple[Interface, ...]
 
 
-class SiteHttp3(H3Connection):
+class SiteHttp3(BoundedHttp3):
     """HTTP/3 with quic-go's SETTINGS and streams."""
+
+    bounds = bounds.SERVER
+
+    def __init__(self, quic: QuicConnection) -> None:
+        """Without the dynamic table that SETTINGS do not offer: stock has one all the same."""
+        super().__init__(quic)
+        self._max_table_capacity = self._blocked_streams = 0
+        self._decoder = pylsqpack.Decoder(0, 0)
 
     def _init_connection(self) -> None:
         """The control stream alone, as quic-go has it; stock opens three streams at once."""
@@ -71,7 +85,7 @@ class ConnectIpServer:
         self._h3 = SiteHttp3(quic)
         self._authority = authority.encode().lower()
         self._tunnel: int | None = None  # the stream of the CONNECT request
-        self._buffer = b""  # of capsules, not parsed yet
+        self._capsules = CapsuleReader(MAX_CAPSULE, MAX_SKIPPED)
         self._requested: tuple[RequestedAddress, ...] | None = None
         self._answered = False
         self._not_found: set[int] = set()  # other requests, answered
@@ -114,7 +128,7 @@ class ConnectIpServer:
             self._tunnel = event.stream_id
         elif event.stream_id != self._tunnel and event.stream_id not in self._not_found:  # those would be trailers
             if len(self._not_found) == MAX_REQUESTS:
-                raise UntrustedInputError("HTTP/3", "too many requests")
+                raise OverBoundError(Bound.REQUESTS)
             self._not_found.add(event.stream_id)
             self._h3.send_headers(event.stream_id, [(b":status", b"404"), (b"content-length", b"0")], end_stream=True)
 
@@ -132,10 +146,7 @@ class ConnectIpServer:
 
     def _read_capsules(self, data: bytes) -> AddressesRequested | None:
         """The first ADDRESS_REQUEST; capsules of other types are skipped (RFC 9297 §3.3)."""
-        self._buffer += data
-        while (capsule := read_capsule_untrusted(self._buffer, MAX_CAPSULE)) is not None:
-            kind, value, length = capsule
-            self._buffer = self._buffer[length:]
+        for kind, value in self._capsules.received(data):
             if kind == CapsuleType.ADDRESS_REQUEST:
                 self._requested = parse_request_untrusted(value)
                 return AddressesRequested(tuple(entry.address for entry in self._requested))

@@ -22,6 +22,7 @@ from aioquic.quic.connection import (
 from aioquic.quic.packet import QuicFrameType, QuicPacketType
 from aioquic.quic.packet_builder import QuicPacketBuilder
 
+from qre.quic import bounds
 from qre.quic.connection import HandshakeConnection
 from qre.quic.packet_builder import SitePacketBuilder
 from qre.quic.server.server_tls import ServerFlight, ServerTlsContext
@@ -86,6 +87,7 @@ class ServerConnection(HandshakeConnection):
         )
         super().__init__(
             configuration=configuration,
+            bounds=bounds.SERVER,
             original_destination_connection_id=original_destination_cid,
             retry_source_connection_id=retry_source_cid,
         )

@@ -23,6 +23,7 @@ from aioquic.quic.events import ConnectionTerminated, ProtocolNegotiated
 from qre.addresses import Interface, Network
 from qre.dest_profile import DestProfile
 from qre.errors import InternalError
+from qre.quic.bounds import Bound, OverBoundError
 from qre.quic.handed_over import HandedOver, session_id
 from qre.quic.handshake_events import Closed, HandshakeFailed
 from qre.quic.server.connect_ip import AddressesRequested, ConnectIpServer
@@ -239,6 +240,9 @@ class ServerHandshake:
             self._collect_events()
         except InternalError:
             raise
+        except OverBoundError as error:
+            self._fail(str(error), error.bound)
+            return
         except Exception as error:  # noqa: BLE001 - whatever it is, it came from a peer's bytes and must stop here
             self._fail(f"{type(error).__name__} in the QUIC stack")
             return
@@ -267,9 +271,9 @@ class ServerHandshake:
         self._stage = _Stage.INSTALLING
         self._events.append(InstallNow())
 
-    def _fail(self, reason: str) -> None:
+    def _fail(self, reason: str, bound: Bound | None = None) -> None:
         if self._stage is not _Stage.OVER:
-            self._events.append(HandshakeFailed(reason))
+            self._events.append(HandshakeFailed(reason, bound))
             self._stop()
 
     def _stop(self) -> None:

@@ -12,13 +12,15 @@ import os
 import sys
 
 from qre.cli.commands import COMMANDS, GLOBAL_OPTIONS, Command, Options
-from qre.errors import MachineError, QreError, UserError, UserErrors
+from qre.errors import MachineError, PassingError, QreError, UserError, UserErrors
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 FAILURE = 2
+#: What may pass by itself (PassingError).
+PASSING = 1
 INTERRUPTED = 130  # 128 + SIGINT
 NOBODY_READS = 141  # 128 + SIGPIPE, as if the signal had ended us
 _COMPLETE = "__complete"  # what the scripts of `completion` call; no command for people, and all words are its own
@@ -172,7 +174,7 @@ def _report(error: Exception) -> int:
         _silence_stdout()
     for each in error.errors if isinstance(error, UserErrors) else (error,):
         complain(each)
-    return FAILURE
+    return PASSING if isinstance(error, PassingError) else FAILURE
 
 
 def _flush() -> None:
@@ -188,8 +190,13 @@ def _flush() -> None:
 
 def complain(error: Exception) -> None:
     """``qre-tool: <what> : <why>; <what to do>``."""
+    priority = ""
+    if "JOURNAL_STREAM" in os.environ:
+        from qre.ipc.journal import ERROR, priority_mark
+
+        priority = priority_mark(ERROR)
     try:
-        print(error_line(error), file=sys.stderr, flush=True)
+        print(priority + error_line(error), file=sys.stderr, flush=True)
     except OSError:
         return  # nobody is there to read it; the exit status tells
 

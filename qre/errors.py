@@ -46,6 +46,11 @@ class MachineError(QreError):
     """This machine refuses: a missing capability, device, kernel feature, file or descriptor."""
 
 
+class PassingError(MachineError):
+    """What may pass by itself: an address that is not there yet, a daemon that ran and cannot go on. The same command
+    may succeed a little later, so the exit status is 1, on which a service manager starts it again."""
+
+
 class PeerError(QreError):
     """The other end, or something between, did what the protocol does not allow."""
 

@@ -155,6 +155,7 @@ class Crew:
         if member.party is Party.NETLINK:
             await self._name_loader()
         member.life("started")
+        self._log.debug("worker %s, process %d, is ready", member.party, member.pid)
         self.members.changed()
         if member.party is Party.HANDSHAKE:
             await self.guests.announce_all()
@@ -310,6 +311,8 @@ class Crew:
                 if released is not None:
                     released.close()
             case RoleState(up=up, text=text):
+                connection = up != self.state.up and self.config.role is Role.CLIENT
+                self._log.log(logging.INFO if connection else logging.DEBUG, "%s", text)
                 self.state = DaemonState(up=up, text=text)
                 self._report_state()
             case DestProfileReport(profile=profile):

@@ -69,9 +69,10 @@ class AllReady(Message, frozen=True, kw_only=True):
 
 
 class DaemonFailed(Message, frozen=True, kw_only=True):
-    """The daemon cannot go on."""
+    """The daemon cannot go on. ``passing``: for something that may pass by itself."""
 
     reason: Text
+    passing: bool = False
 
 
 class GuestCount(Message, frozen=True, kw_only=True):

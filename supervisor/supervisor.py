@@ -21,9 +21,10 @@ import zmq.asyncio
 
 from qre.device.device_lock import port_name
 from qre.ends import Role
-from qre.errors import MachineError, QreError, UntrustedInputError
+from qre.errors import MachineError, PassingError, QreError, UntrustedInputError
 from qre.ipc import sandbox
 from qre.ipc.channel import Channel, ChannelClosedError
+from qre.ipc.journal import log_to_stderr
 from qre.ipc.tasks import Tasks
 from qre.ipc.worker import LimitedLog, place_of
 from qre.kernel.capabilities import NUMBERS
@@ -64,8 +65,7 @@ _KEPT: Final = (
 
 def run_supervisor(sock: socket.socket, parent: int, log_level: str) -> None:
     """The whole life of the supervisor, in a fresh interpreter. Ends with SystemExit."""
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="qre-tool supervisor: %(message)s")
-    logging.getLogger("qre").setLevel(log_level.upper())
+    log_to_stderr("qre-tool supervisor", log_level)
     sandbox.set_name("qre:supervisor")
     sandbox.die_with_parent(parent)
     sandbox.forbid_new_privileges()
@@ -119,9 +119,9 @@ class _Supervisor:
         self._status = max(self._status, status)
         self._ended.set()
 
-    def fail(self, reason: str) -> None:
+    def fail(self, reason: str, *, passing: bool = False) -> None:
         """The daemon cannot go on: the parent is told, and everything ends."""
-        self.tell(DaemonFailed(reason=reason[:512]))
+        self.tell(DaemonFailed(reason=reason[:512], passing=passing))
         self._end(1)
 
     async def run(self) -> int:
@@ -155,7 +155,7 @@ class _Supervisor:
         except TimeoutError:
             self.fail("the parent did not say what to do, or no answer came")
         except (QreError, OSError) as error:
-            self.fail(str(error))
+            self.fail(str(error), passing=isinstance(error, PassingError))
 
     async def _setup(self) -> Setup:
         while True:

@@ -23,6 +23,7 @@ import zmq.asyncio
 from qre.errors import InternalError, MachineError, QreError, UntrustedInputError
 from qre.ipc import descriptors, sandbox
 from qre.ipc.channel import Channel, ChannelClosedError
+from qre.ipc.journal import log_to_stderr
 from qre.ipc.messages import (
     MAX_MESSAGE,
     Body,
@@ -162,7 +163,7 @@ def run_worker(party: Party, sock: socket.socket, endpoint: str) -> None:
     """The whole life of a worker process; called in a fresh interpreter by the supervisor. Ends with SystemExit."""
     role = ROLES[party]
     parent = os.getppid()
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format=f"qre-tool {party}: %(message)s")
+    log_to_stderr(f"qre-tool {party}")
     try:
         worker: Worker = importlib.import_module(role.module).create()
         sandbox.enter(role, parent)
@@ -259,6 +260,8 @@ class _Runtime:
             self._context.over.set()
 
     async def _dispatch(self, source: Party, body: Message) -> Message:
+        if not isinstance(body, Heartbeat):
+            self._context.log.debug("%s from %s", type(body).__name__, source)
         match body:
             case Heartbeat():
                 return Done()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from qre.errors import MachineError
 
 TYPE_CHECKING = False
@@ -35,4 +37,7 @@ def require_capabilities(what: str, names: Iterable[str]) -> None:
     missing = missing_capabilities(names)
     if missing:
         verb = "is" if len(missing) == 1 else "are"
-        raise MachineError(what, f"it needs {', '.join(missing)}, which {verb} missing", "run it as root")
+        remedy = "run it as root"
+        if os.geteuid() == 0:
+            remedy = "run it as root that has it: this container or unit withholds it"
+        raise MachineError(what, f"it needs {', '.join(missing)}, which {verb} missing", remedy)

@@ -11,7 +11,7 @@ import socket
 import sys
 from pathlib import Path
 
-from qre.errors import MachineError, UserError
+from qre.errors import MachineError, PassingError, UserError
 
 _IP_MTU_DISCOVER, _IP_PMTUDISC_PROBE = 10, 3
 #: More than net.core.*mem_max allows: the data plane's worker cannot raise it any more. Needs CAP_NET_ADMIN.
@@ -120,7 +120,7 @@ def _refused(where: str, error: OSError) -> UserError | MachineError:
         case errno.EADDRINUSE:
             return UserError(where, "another program uses this UDP port", "stop it, or choose another port")
         case errno.EADDRNOTAVAIL:
-            return UserError(where, "this machine does not have that address", "see `ip addr`")
+            return PassingError(where, "this machine does not have that address", "see `ip addr`")
         case errno.EACCES | errno.EPERM:
             return MachineError(where, text, "CAP_NET_BIND_SERVICE (ports below 1024) or CAP_NET_ADMIN is missing")
         case _:

@@ -12,7 +12,6 @@ import asyncio
 import logging
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import ExitStack, contextmanager
@@ -28,8 +27,9 @@ from qre.device.lifecycle import refuse_replacement, up_profile
 from qre.device.lifecycle_down import down_profile
 from qre.device.state import save_state, state_of
 from qre.ends import Dataplane, Role
-from qre.errors import MachineError, QreError, UntrustedInputError, UserError
+from qre.errors import MachineError, PassingError, QreError, UntrustedInputError, UserError
 from qre.ipc.channel import Channel
+from qre.ipc.journal import log_to_stderr
 from qre.ipc.messages import WorkerConfig
 from qre.ipc.tasks import Tasks
 from qre.kernel.bpf_pins import check_pin_dir, pin, unpin
@@ -95,7 +95,7 @@ class Daemon:
         self._followed = False
         self._guests = 0
         self._stored_secrets = fdstore.take_back(os.environ)
-        self._failure = ""
+        self._failure, self._may_pass = "", False  # the latter: it is one that may pass by itself
         self._stopping = False
         self._flushing = False
         self._reload = ProfileReload(
@@ -106,7 +106,7 @@ class Daemon:
         self._tasks = Tasks(self._task_failed)
 
     def run(self) -> int:
-        """0 after an ordered end. Raises QreError when the daemon could not start or go on."""
+        """0 after an ordered end. Raises QreError: it could not start; PassingError: it could not go on."""
         for number in _ENDING:
             signal.signal(number, _terminate)
         signal.signal(signal.SIGHUP, self._reload_later)
@@ -115,7 +115,7 @@ class Daemon:
         except _TerminatedError:
             return 0  # before there was anything to end in order; what was done is undone
         if self._failure:
-            raise MachineError(f"daemon {self._profile.name}", self._failure)
+            raise (PassingError if self._may_pass else MachineError)(f"daemon {self._profile.name}", self._failure)
         return 0
 
     def _reload_later(self, number: int, frame: object) -> None:
@@ -226,8 +226,7 @@ class Daemon:
         fds: dict[str, int] = {}
         try:
             fds["profile_secrets"] = secrets_memfd(self._profile)
-            fds["session_secrets"] = empty_memfd("session_secrets")
-            fds["number_marks"] = empty_memfd("number_marks")
+            fds |= {name: empty_memfd(name) for name in ("session_secrets", "number_marks")}
             if self._profile.role is Role.SERVER:
                 self._files.make_state_dir()
                 replay = self._files.replay(self._worker_config(self._profile))
@@ -317,7 +316,7 @@ class Daemon:
         if self._failure or self._stopping or self._front_gone:
             return
         how = f"was killed by signal {-exitcode}" if exitcode < 0 else f"ended with status {exitcode}"
-        self._failure = f"the supervisor {how}"
+        self._failure, self._may_pass = f"the supervisor {how}", self._ready
 
     def _stop(self) -> None:
         """End in order, within a bounded time."""
@@ -357,7 +356,8 @@ class Daemon:
                     self._tasks.spawn(self._reload.run())
                 if self._options.run_for_ms is not None:  # of work; the start has bounds of its own
                     asyncio.get_running_loop().call_later(self._options.run_for_ms / 1000, self._stop)
-            case DaemonFailed(reason=reason):
+            case DaemonFailed(reason=reason, passing=passing):
+                self._may_pass = passing or self._ready
                 self._failure = self._failure or one_line(reason)
             case GuestCount(count=count):
                 self._guests = count
@@ -444,6 +444,5 @@ def _terminate(number: int, frame: object) -> None:
 
 def run_daemon(profile: Profile, config: GlobalConfig, options: DaemonOptions, load: Loader) -> int:
     """Run until a signal, the time bound, or a failure (QreError)."""
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="qre-tool: %(message)s")
-    logging.getLogger("qre").setLevel(config.log_level.upper())
+    log_to_stderr("qre-tool", config.log_level)
     return Daemon(profile, config, options, load).run()

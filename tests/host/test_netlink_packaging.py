@@ -32,7 +32,7 @@ def installed_unit(directory: Path) -> Path:
     tool.write_text("#!/bin/sh\n")
     tool.chmod(0o755)
     text = (PACKAGING / UNIT).read_text()
-    assert text.count("/usr/bin/qre-tool") == 1
+    assert text.count("/usr/bin/qre-tool") == 2, "to start and to reload"
     path = directory / UNIT
     path.write_text(text.replace("/usr/bin/qre-tool", str(tool)))
     return path

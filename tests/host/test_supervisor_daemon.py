@@ -294,6 +294,6 @@ def test_a_device_that_somebody_removes_ends_the_daemon() -> None:
     with client() as lone:
         lone.daemon.start().wait_ready()
         lone.namespace.ip("link", "del", "client0")
-        assert lone.daemon.ends() == 2
+        assert lone.daemon.ends() == 1
         assert "device client0 was removed by somebody else" in last_line(lone)
         lone.nothing_left()

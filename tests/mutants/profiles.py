@@ -324,7 +324,8 @@ MUTANTS = {
         M(
             "with 0",
             "Daemon.run",
-            "if self._failure:\n    raise MachineError(f'daemon {self._profile.name}', self._failure)\nreturn 0",
+            "if self._failure:\n    raise (PassingError if self._may_pass else MachineError)("
+            "f'daemon {self._profile.name}', self._failure)\nreturn 0",
             "return 1",
         ),
         M(
@@ -338,10 +339,10 @@ MUTANTS = {
         M(
             "the unit's signal",
             "qred@.service",
-            "ExecReload=/bin/kill -HUP $MAINPID",
-            "ExecReload=/bin/kill -WINCH $MAINPID",
+            "ExecReload=/usr/bin/qre-tool reload %i",
+            "ExecReload=/usr/bin/qre-tool help reload",
         ),
-        M("to the daemon", "qred@.service", "ExecReload=/bin/kill -HUP $MAINPID", "ExecReload=/bin/true $MAINPID"),
+        M("to the daemon", "qred@.service", "ExecReload=/usr/bin/qre-tool reload %i", "ExecReload=/bin/true %i"),
         M("reads again", "Daemon._reload_once", "self._load()", "self._profile"),
         M(
             "applies it",

@@ -17,6 +17,8 @@ _LIBRARY = ". /tmp/library\n"
 _SERVER, _CLIENT = ("a", "10.9.0.1"), ("b", "10.9.0.2")
 SERVER_PORT, CLIENT_PORT = 443, 5555
 ROUTED_CID = "09" * 20
+#: There when what runs beside the peer has ended.
+_OVER = "/tmp/over"
 
 
 @contextmanager
@@ -100,14 +102,15 @@ class GuestPeer:
         self, commands: str, *, ports: tuple[int, ...] = (), meanwhile: str = "", timeout: float = 120
     ) -> list[Got]:
         """Run the peer with these commands; what came to it. They begin a life of it: numbers are the base's again
-        unless told. ``meanwhile``: shell that runs beside it."""
+        unless told. ``meanwhile``: shell that runs beside it; ``until DONE`` waits for its end."""
         cid = self.cid if self.role is Role.SERVER else self.client_cid
         lines = [f"cid {cid}"] if cid else []
         lines += [line.strip() for line in commands.strip().splitlines()]
         printed = self.check(
-            "cat >/tmp/commands <<'END'\n"
-            + "\n".join(lines)
-            + f"\nEND\n({meanwhile or ':'}) >/dev/null 2>&1 &\n{self._start(ports)} </tmp/commands\nwait",
+            f"rm -f {_OVER}; cat >/tmp/commands <<'END'\n"
+            + "\n".join(lines).replace("until DONE", f"until {_OVER}")
+            + f"\nEND\n(trap 'touch {_OVER}' EXIT\n{meanwhile}) >/dev/null 2>&1 &\n"
+            + f"{self._start(ports)} </tmp/commands\nwait",
             timeout,
         )
         return packets_of(printed)

@@ -14,12 +14,12 @@ import pytest
 
 from qre.cli.commands import COMMANDS, Command, Options
 from qre.cli.main import error_line, main
-from qre.errors import MachineError, UserError
+from qre.errors import MachineError, PassingError, UserError
 from tests.support.daemons import PATIENCE, wait_for
 
 TOOL = str(Path(sys.executable).parent / "qre-tool")
 #: What scripts know them by.
-FAILURE, INTERRUPTED, NOBODY_READS = 2, 130, 141
+PASSING, FAILURE, INTERRUPTED, NOBODY_READS = 1, 2, 130, 141
 
 
 @pytest.fixture
@@ -35,6 +35,7 @@ def command(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], Options]]:
         kinds: dict[str, BaseException] = {
             "user": UserError("profile x", "no", "mend it"),
             "machine": MachineError("CAP_BPF", "missing"),
+            "passing": PassingError("daemon x", "its supervisor was killed"),
             "os": PermissionError(13, "Permission denied", "/a\nb"),
             "bare-os": OSError(28, "No space left on device"),
             "import": ModuleNotFoundError("No module named 'bcc'", name="bcc"),
@@ -132,6 +133,13 @@ def test_every_failure_is_one_line(
     kind: str, told: str, command: list[tuple[list[str], Options]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert refused(capsys, "fail", kind) == told
+
+
+def test_what_may_pass_by_itself_has_a_status_of_its_own(
+    command: list[tuple[list[str], Options]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["fail", "passing"]) == PASSING
+    assert capsys.readouterr().err == "qre-tool: daemon x : its supervisor was killed\n"
 
 
 def test_the_traceback_is_there_for_who_asks(

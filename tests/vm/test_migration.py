@@ -11,6 +11,7 @@ import pytest
 from qre.ends import Role
 from qre.kernel.abi import Event, Loss
 from qre.wire.frames import NewConnectionId, encode_frame
+from tests.support.daemons import wait_for
 from tests.support.guest_peer import ROUTED_CID, Got, GuestPeer, ready_for_peers
 from tests.support.vm import Vm
 
@@ -149,7 +150,7 @@ def test_a_client_whose_own_address_changes_takes_another_connection_id(guest: V
     peer.install("Sequence=1", local="0.0.0.0")
     other = "0b" * 20
     got = peer.says(
-        f"send 0 {issued(2, 1, other)}\nwait 4000",
+        f"send 0 {issued(2, 1, other)}\nuntil DONE\nwait 200",
         meanwhile="""
             sleep 1
             $K ping -c 2 -i 0.1 -W 1 10.77.0.1 || true  # the peer answers nothing
@@ -206,7 +207,7 @@ def test_the_token_of_a_connection_id_that_is_not_used_ends_nothing(guest: Vm) -
     peer.says(f"send 0 {issued(2, 1, '0b' * 20)}\nwait 200\nraw 0 {reset(60)}\nwait 200")
     assert peer.session()["State"] == "1"
     peer.says(f"send 0 {issued(3, 3, '0c' * 20)} 0 70000\nwait 300\nraw 0 {reset(60)}\nwait 200")
-    assert any(event.get("Loss") == str(int(Loss.RESET)) for event in peer.events())
+    wait_for("its end", lambda: any(event.get("Loss") == str(int(Loss.RESET)) for event in peer.events()))
 
 
 # --- marks ---
@@ -222,7 +223,7 @@ def test_a_path_that_counts_marks_rightly_gets_them(guest: Vm) -> None:
     peer = GuestPeer(guest, Role.SERVER, next(_numbers))
     peer.install()
     peer.check("$K $TOOLS/qrectl profile-set Device=qre0 Ecn=2")
-    seen = marks(peer.says(f"ecn on\nack on\nsend 0 {PING}\nwait 5000", meanwhile=TRAFFIC))
+    seen = marks(peer.says(f"ecn on\nack on\nsend 0 {PING}\nuntil DONE\nwait 200", meanwhile=TRAFFIC))
     assert len(seen) == 60 and seen.count(2) >= 58, seen
 
 
@@ -231,7 +232,7 @@ def test_a_path_that_does_not_gets_no_more_than_the_test_of_it(guest: Vm, acknow
     peer = GuestPeer(guest, Role.SERVER, next(_numbers))
     peer.install()
     peer.check("$K $TOOLS/qrectl profile-set Device=qre0 Ecn=2")
-    got = peer.says(f"ack {'on' if acknowledged else 'off'}\nsend 0 {PING}\nwait 5000", meanwhile=TRAFFIC)
+    got = peer.says(f"ack {'on' if acknowledged else 'off'}\nsend 0 {PING}\nuntil DONE\nwait 200", meanwhile=TRAFFIC)
     marked = sum(bool(packet.tos & 3) for packet in got)  # the first packets may be probes of the path's MTU
     seen = marks(got)
     assert len(seen) == 60 and 0 < marked <= 10 and set(seen[10:]) == {0}, seen

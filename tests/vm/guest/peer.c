@@ -21,6 +21,7 @@
  *	ack on|off		every packet is acknowledged at once
  *	tos SOCKET VALUE	of what leaves
  *	wait MILLISECONDS	nothing but taking what comes
+ *	until FILE		the same, for as long as there is no such file
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -358,6 +359,9 @@ static void command(char *line)
 		counting = !strcmp(words[1], "on");
 	} else if (!strcmp(words[0], "wait")) {
 		take(atoi(words[1]), false);
+	} else if (!strcmp(words[0], "until")) {
+		while (access(words[1], F_OK))
+			take(50, false);
 	} else {
 		fprintf(stderr, "not a command: %s\n", words[0]);
 		exit(2);

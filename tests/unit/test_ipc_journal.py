@@ -1,0 +1,60 @@
+"""What the journal is told of a line's priority, and nobody else."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from qre.ipc.journal import ERROR, priority_mark
+
+LINES = """
+import logging
+from qre.ipc.journal import log_to_stderr
+log_to_stderr("qre-tool tulip", "{level}")
+log = logging.getLogger("qre.tulip")
+for level in ("debug", "info", "warning", "error"):
+    getattr(log, level)("a line")
+"""
+
+
+def said(tmp_path: Path, *, level: str, journal: bool) -> list[str]:
+    """What a process says on a file, which stands in the place of the journal's socket."""
+    with (tmp_path / "said").open("w+b") as file:
+        found = os.fstat(file.fileno())
+        stream = f"{found.st_dev}:{found.st_ino}" if journal else f"{found.st_dev}:{found.st_ino + 1}"
+        script = LINES.format(level=level)
+        environment = os.environ | {"JOURNAL_STREAM": stream}
+        subprocess.run([sys.executable, "-c", script], check=True, stderr=file, env=environment)
+        file.seek(0)
+        return file.read().decode().splitlines()
+
+
+def test_the_journal_gets_each_line_with_its_priority(tmp_path: Path) -> None:
+    assert said(tmp_path, level="debug", journal=True) == [f"<{n}>qre-tool tulip: a line" for n in (7, 6, 4, 3)]
+    assert len(said(tmp_path, level="warning", journal=True)) == 2
+
+
+def test_whoever_else_reads_gets_none(tmp_path: Path) -> None:
+    assert said(tmp_path, level="info", journal=False) == ["qre-tool tulip: a line"] * 3
+
+
+@pytest.mark.parametrize("stream", ["", ":", "1", "x:y", "1:2:3", "\n"])
+def test_a_stream_that_is_not_ours_is_nobodys(stream: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JOURNAL_STREAM", stream)
+    assert priority_mark(ERROR) == priority_mark(logging.INFO) == ""
+
+
+def test_the_line_of_a_failure_has_it_too(tmp_path: Path) -> None:
+    tool = Path(sys.executable).parent / "qre-tool"
+    with (tmp_path / "said").open("w+b") as file:
+        found = os.fstat(file.fileno())
+        environment = os.environ | {"JOURNAL_STREAM": f"{found.st_dev}:{found.st_ino}"}
+        done = subprocess.run([tool, "tulip"], check=False, stderr=file, env=environment)
+        file.seek(0)
+        assert file.read().startswith(b"<3>qre-tool: command tulip : ")
+    assert done.returncode == 2

@@ -47,8 +47,8 @@ class MachineError(QreError):
 
 
 class PassingError(MachineError):
-    """What may pass by itself: an address that is not there yet, a daemon that ran and cannot go on. The same command
-    may succeed a little later, so the exit status is 1, on which a service manager starts it again."""
+    """A daemon that ran and cannot go on, or whose address is not there yet. It may pass by itself: the exit status is
+    1, on which a service manager starts it again."""
 
 
 class PeerError(QreError):

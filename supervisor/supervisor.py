@@ -21,14 +21,14 @@ import zmq.asyncio
 
 from qre.device.device_lock import port_name
 from qre.ends import Role
-from qre.errors import MachineError, PassingError, QreError, UntrustedInputError
+from qre.errors import MachineError, QreError, UntrustedInputError
 from qre.ipc import sandbox
 from qre.ipc.channel import Channel, ChannelClosedError
 from qre.ipc.journal import log_to_stderr
 from qre.ipc.tasks import Tasks
 from qre.ipc.worker import LimitedLog, place_of
 from qre.kernel.capabilities import NUMBERS
-from qre.kernel.underlay_sockets import server_pair
+from qre.kernel.underlay_sockets import AbsentAddressError, server_pair
 from qre.supervisor.control import ControlSocket
 from qre.supervisor.crew import Crew, parties_of
 from qre.supervisor.front import join_of
@@ -155,7 +155,7 @@ class _Supervisor:
         except TimeoutError:
             self.fail("the parent did not say what to do, or no answer came")
         except (QreError, OSError) as error:
-            self.fail(str(error), passing=isinstance(error, PassingError))
+            self.fail(str(error), passing=isinstance(error, AbsentAddressError))
 
     async def _setup(self) -> Setup:
         while True:

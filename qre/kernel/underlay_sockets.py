@@ -11,13 +11,17 @@ import socket
 import sys
 from pathlib import Path
 
-from qre.errors import MachineError, PassingError, UserError
+from qre.errors import MachineError, UserError
 
 _IP_MTU_DISCOVER, _IP_PMTUDISC_PROBE = 10, 3
 #: More than net.core.*mem_max allows: the data plane's worker cannot raise it any more. Needs CAP_NET_ADMIN.
 _BUFFER = 8 << 20
 _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
 _BOUNDED = {_SO_SNDBUFFORCE: socket.SO_SNDBUF, _SO_RCVBUFFORCE: socket.SO_RCVBUF}
+
+
+class AbsentAddressError(UserError):
+    """This machine does not have the address to bind to, at least not yet."""
 
 
 def _prepare(made: socket.socket) -> None:
@@ -120,7 +124,7 @@ def _refused(where: str, error: OSError) -> UserError | MachineError:
         case errno.EADDRINUSE:
             return UserError(where, "another program uses this UDP port", "stop it, or choose another port")
         case errno.EADDRNOTAVAIL:
-            return PassingError(where, "this machine does not have that address", "see `ip addr`")
+            return AbsentAddressError(where, "this machine does not have that address", "see `ip addr`")
         case errno.EACCES | errno.EPERM:
             return MachineError(where, text, "CAP_NET_BIND_SERVICE (ports below 1024) or CAP_NET_ADMIN is missing")
         case _:

@@ -47,8 +47,8 @@ class MachineError(QreError):
 
 
 class PassingError(MachineError):
-    """A daemon that ran and cannot go on, or whose address is not there yet. It may pass by itself: the exit status is
-    1, on which a service manager starts it again."""
+    """A daemon that ran and cannot go on, or whose address is not there yet. It may pass by itself: exit status 1, on
+    which a service manager starts it again."""
 
 
 class PeerError(QreError):

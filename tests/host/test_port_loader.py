@@ -168,7 +168,7 @@ def test_it_binds_attaches_pins_and_takes_everything_away_on_a_signal(machine: M
         for _ in range(16):
             send(packets)
         wait_for("packets in the queues", lambda waiting=waiting: sum(map(bool, machine.queued())) == waiting)
-    assert machine.queued()[0] == machine.queued()[1], "sixteen packets each, none at the wrong socket"
+    wait_for("sixteen packets at each socket", lambda: machine.queued()[0] == machine.queued()[1])
 
     printed = machine.ends(started, how)
     assert "ready" in printed and "ending: told to" in printed

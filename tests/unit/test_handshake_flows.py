@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import pytest
@@ -14,8 +15,10 @@ from qre.reality.authenticator import SharedSecrets
 from qre.wire.packet import PacketType, build_long_header, retry_source_cid
 from qre.wire.protection import Protection, initial_secrets
 from qre.workers.handshake.port import flows
-from qre.workers.handshake.port.flow_parts import Address, Flow, Handshake, Limits
+from qre.workers.handshake.port.flow_effects import Effect
+from qre.workers.handshake.port.flow_parts import Address, Flow, Handshake, Hello, Limits
 from qre.workers.handshake.port.flows import FlowTable, may_begin_hello
+from qre.workers.handshake.port.performer import Performer
 from tests.support.wire_codecs import protect
 
 VISITOR = ("198.51.100.7", 40_000)
@@ -30,6 +33,10 @@ def hello(text: bytes) -> bytes:
 
 def retry(cid: bytes) -> bytes:
     return b"\xf0\x00\x00\x00\x01\x00" + bytes([len(cid)]) + cid + bytes(40)
+
+
+def own_cid(data: bytes) -> bytes | None:
+    return OUR_CID if data[1:21] == OUR_CID else None
 
 
 class FakeInspector:
@@ -111,18 +118,14 @@ class World:
     resets: list[tuple[Address, bytes, int]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.table = FlowTable(self, self.limits)
+        self.table = FlowTable(self.limits, lambda: FakeInspector(self), own_cid)
+        self.performer = Performer(self.table, self.accept, self.open_relay, self.to_visitor, self.forgotten)
 
-    def inspector(self) -> FakeInspector:
-        return FakeInspector(self)
-
-    def accept(
-        self, found: Authenticated, datagrams: list[bytes], source: Address, now: float, shown: ShownByDest | None
-    ) -> Handshake | None:
+    def accept(self, hello: Hello) -> Handshake | None:
         if self.replayed:
             return None
-        self.shown = shown
-        self.handshakes.append(FakeHandshake(self, datagrams, source))
+        self.shown = hello.shown
+        self.handshakes.append(FakeHandshake(self, hello.datagrams, hello.source))
         return self.handshakes[-1]
 
     def open_relay(self, flow: Flow) -> FakeRelay | None:
@@ -136,9 +139,6 @@ class World:
     def to_visitor(self, source: Address, data: bytes, ecn: int) -> None:
         self.replies.append((source, data, ecn))
 
-    def own_cid(self, data: bytes) -> bytes | None:
-        return OUR_CID if data[1:21] == OUR_CID else None
-
     def forgotten(self, source: Address, cid: bytes, length: int) -> None:
         if not self.live:
             self.resets.append((source, cid, length))
@@ -146,17 +146,20 @@ class World:
     # --- driving ---
 
     def come(self, data: bytes, source: Address = VISITOR, ecn: int = 0) -> None:
-        self.table.datagram(source, data, ecn, self.now, int(self.now * 1000))
+        self.perform(self.table.datagram(source, data, ecn, self.now, int(self.now * 1000)))
 
     def answer(self, data: bytes, source: Address = VISITOR, ecn: int = 0) -> None:
-        self.table.reply(self.flows[source], data, ecn, self.now)
+        self.perform(self.table.reply(self.flows[source], data, ecn, self.now))
+
+    def perform(self, effects: Sequence[Effect]) -> None:
+        self.performer.perform(effects, self.now)
 
     def wait(self, seconds: float) -> None:
         """Timers fire when they are due."""
         end = self.now + seconds
         while (at := self.table.timer()) is not None and at <= end:
             self.now = max(self.now, at)
-            self.table.handle_timer(self.now)
+            self.perform(self.table.handle_timer(self.now))
         self.now = end
 
     def to_dest(self, source: Address = VISITOR) -> list[bytes]:
@@ -455,7 +458,7 @@ def test_closing_lets_go_of_everything() -> None:
     world = World()
     for number in range(20):
         world.come(b"garbage", (f"198.51.{number}.7", 1))
-    world.table.close()
+    world.perform(world.table.close())
     assert world.open == 0
 
 

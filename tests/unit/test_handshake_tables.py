@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
+from qre.quic.client import attempt_rules
+from qre.quic.client.attempt_rules import ATTEMPT_RULES, GROUPS, AttemptEffect, AttemptEvent, AttemptState
 from qre.workers.handshake.port import flow_rules
 from qre.workers.handshake.port.flow_parts import FlowState
 from qre.workers.handshake.port.flow_rules import RULES, FlowEvent
@@ -54,3 +58,37 @@ def test_whatever_may_happen_to_a_session_may_happen_in_every_stage_of_its_life(
     }
     assert {effect for rule in SESSION_RULES.values() for effect in rule.effects} == set(SessionEffect)
     assert {rule.becomes for rule in SESSION_RULES.values()} == set(SessionStage) - {SessionStage.NONE}
+
+
+def test_the_table_of_a_clients_attempt_is_the_one_that_is_drawn() -> None:
+    groups = {name: tuple(state.name for state in states) for name, states in GROUPS.items()}
+    named = dict(re.findall(r"^    ([a-z ]+): ([A-Z, ]+)$", attempt_rules.__doc__ or "", re.MULTILINE))
+    assert named == {name: ", ".join(states) for name, states in groups.items()}
+    drawn = [(state, *rest) for first, *rest in drawn_rows(attempt_rules) for state in groups.get(first, (first,))]
+    table = {
+        (state.name, event.value, rule.becomes.name, ", ".join(effect.value for effect in rule.effects))
+        for (state, event), rule in ATTEMPT_RULES.items()
+    }
+    assert len(drawn) == len(table)
+    assert set(drawn) == table
+
+
+def test_an_attempt_can_fail_be_closed_and_be_given_up_wherever_it_is() -> None:
+    silent = {AttemptState.CLOSING, AttemptState.OVER}
+    for state in set(AttemptState) - silent:
+        for event in (
+            AttemptEvent.FAILURE,
+            AttemptEvent.CLOSE,
+            AttemptEvent.ENDED_BY_PEER,
+            AttemptEvent.ENDED_BY_STACK,
+        ):
+            assert ATTEMPT_RULES[state, event].becomes in silent
+    assert {state for state, event in ATTEMPT_RULES if event is AttemptEvent.ABANDON} == set(AttemptState) - {
+        AttemptState.OVER
+    }
+    assert AttemptState.OVER not in {state for state, _ in ATTEMPT_RULES}
+    assert {event for _, event in ATTEMPT_RULES} == set(AttemptEvent)
+    assert {effect for rule in ATTEMPT_RULES.values() for effect in rule.effects} == set(AttemptEffect)
+    for (state, event), rule in ATTEMPT_RULES.items():
+        told = AttemptEffect.TELL_CLOSED in rule.effects
+        assert told == (rule.becomes is AttemptState.OVER and event is not AttemptEvent.HAND_OVER), state

@@ -8,6 +8,8 @@ import pytest
 
 from qre.quic.client import attempt_rules
 from qre.quic.client.attempt_rules import ATTEMPT_RULES, GROUPS, AttemptEffect, AttemptEvent, AttemptState
+from qre.workers.dataplane.session import session_life
+from qre.workers.dataplane.session.session_life import LIFE_RULES, LifeEffect, LifeEvent, LifeState
 from qre.workers.handshake.port import flow_rules
 from qre.workers.handshake.port.flow_parts import FlowState
 from qre.workers.handshake.port.flow_rules import RULES, FlowEvent
@@ -92,3 +94,16 @@ def test_an_attempt_can_fail_be_closed_and_be_given_up_wherever_it_is() -> None:
     for (state, event), rule in ATTEMPT_RULES.items():
         told = AttemptEffect.TELL_CLOSED in rule.effects
         assert told == (rule.becomes is AttemptState.OVER and event is not AttemptEvent.HAND_OVER), state
+
+
+def test_the_table_of_a_session_in_the_data_plane_is_the_one_that_is_drawn() -> None:
+    table = [
+        (state.value, event.value, rule.becomes.value, ", ".join(effect.value for effect in rule.effects))
+        for (state, event), rule in LIFE_RULES.items()
+    ]
+    assert table == drawn_rows(session_life)
+    assert {event for _, event in LIFE_RULES} == set(LifeEvent)
+    assert {effect for rule in LIFE_RULES.values() for effect in rule.effects} == set(LifeEffect)
+    assert {state for state, _ in LIFE_RULES} == set(LifeState) - {LifeState.ENDED}
+    for rule in LIFE_RULES.values():
+        assert (LifeEffect.RELEASE in rule.effects) == (rule.becomes is LifeState.ENDED)

@@ -114,7 +114,7 @@ MUTANTS = {
         M("daemons that join: short ids", "Guests.join", "self._refuse_overlap(number, profile, own, its)", "None"),
     ),
     "each handshake's device is chosen by its short id": (
-        M("by its short id", "Guests.accept", "found.short_id in guest.short_ids", "True"),
+        M("by its short id", "Guests.accept", "hello.found.short_id in guest.short_ids", "True"),
     ),
     "`shared-port-handshake-client` makes one handshake over UDP": (
         M("over UDP", "client_handshake", "await shake_hands(handshake, made, peer, f'{peer[0]}:{peer[1]}')", "None"),

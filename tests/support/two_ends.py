@@ -29,7 +29,8 @@ from qre.wire.protection import derive
 from qre.workers.dataplane.registry import Registry
 from qre.workers.dataplane.session.marks import NumberMarks
 from qre.workers.dataplane.session.packets import Packets
-from qre.workers.dataplane.session.sending import LifeState, OutgoingPacket
+from qre.workers.dataplane.session.sending import OutgoingPacket
+from qre.workers.dataplane.session.session_life import LifeState
 from qre.workers.handshake.sessions.live_sessions import Sessions
 from qre.workers.handshake.sessions.routed_cids import RoutedCids
 from qre.workers.handshake.sessions.secrets import SIZE, SecretsStore

@@ -12,8 +12,8 @@ from qre.dataplane.protocol import KeyPhaseChanged, LossReason, SessionInstall, 
 from qre.ends import Role
 from qre.wire.datagram import DATAGRAM_HEAD
 from qre.wire.number import PACKET_NUMBER_BASE
-from qre.workers.dataplane.session.sending import LifeState
 from qre.workers.dataplane.session.session import Session
+from qre.workers.dataplane.session.session_life import LifeState
 from tests.support.dataplane import CLIENT_ADDRESS, SERVER_ADDRESS, fresh_marks
 from tests.support.stock_handover import StockHandover
 

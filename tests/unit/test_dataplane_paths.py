@@ -16,7 +16,8 @@ from qre.ends import Role
 from qre.wire.datagram import DATAGRAM_HEAD
 from qre.wire.frames import PathChallenge, RetireConnectionId, encode_ack, frames_untrusted
 from qre.workers.dataplane.session.recovery import INITIAL_RTT, MAX_CONTROLS
-from qre.workers.dataplane.session.sending import LifeState, OutgoingPacket
+from qre.workers.dataplane.session.sending import OutgoingPacket
+from qre.workers.dataplane.session.session_life import LifeState
 from tests.support.dataplane import CLIENT_ADDRESS, ROUTED_CID, SERVER_ADDRESS, Ends
 from tests.support.driven import (
     CHALLENGE,

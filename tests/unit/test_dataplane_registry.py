@@ -13,7 +13,7 @@ from qre.errors import UserError
 from qre.wire.number import PACKET_NUMBER_BASE
 from qre.workers.dataplane.registry import Registry
 from qre.workers.dataplane.session.marks import NumberMarks
-from qre.workers.dataplane.session.sending import LifeState
+from qre.workers.dataplane.session.session_life import LifeState
 from qre.workers.dataplane.table import parse_prefixes
 from tests.support.dataplane import fresh_marks, install_of, keys_of, update_of
 

@@ -9,7 +9,7 @@ import pytest
 from qre.dataplane.protocol import LossReason
 from qre.ends import Role
 from qre.wire.datagram import DATAGRAM_HEAD
-from qre.workers.dataplane.session.sending import LifeState
+from qre.workers.dataplane.session.session_life import LifeState
 from tests.support.dataplane import ROUTED_CID, SERVER_ADDRESS
 from tests.support.driven import ELSEWHERE, FIRST, INNER, SECOND, TOKEN, Driven, issued
 

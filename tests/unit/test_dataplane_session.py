@@ -26,8 +26,8 @@ from qre.ends import Role
 from qre.wire.frames import encode_ack
 from qre.wire.number import PACKET_NUMBER_BASE
 from qre.workers.dataplane.session import packets as packets_module
-from qre.workers.dataplane.session.sending import LifeState
 from qre.workers.dataplane.session.session import Session
+from qre.workers.dataplane.session.session_life import LifeState
 from tests.support.dataplane import CLIENT_ADDRESS, Ends, keys_of, update_of
 
 INNER = bytes.fromhex("45000054000040004001") + bytes(74)

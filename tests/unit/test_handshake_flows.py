@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import pytest
@@ -14,8 +16,11 @@ from qre.reality.authenticator import SharedSecrets
 from qre.wire.packet import PacketType, build_long_header, retry_source_cid
 from qre.wire.protection import Protection, initial_secrets
 from qre.workers.handshake.port import flows
-from qre.workers.handshake.port.flow_parts import Address, Flow, Handshake, Limits
+from qre.workers.handshake.port.flow_effects import Effect
+from qre.workers.handshake.port.flow_parts import Address, Flow, FlowState, Handshake, Hello, Limits
+from qre.workers.handshake.port.flow_rules import RULES, FlowEvent, FlowRule
 from qre.workers.handshake.port.flows import FlowTable, may_begin_hello
+from qre.workers.handshake.port.performer import Performer
 from tests.support.wire_codecs import protect
 
 VISITOR = ("198.51.100.7", 40_000)
@@ -30,6 +35,10 @@ def hello(text: bytes) -> bytes:
 
 def retry(cid: bytes) -> bytes:
     return b"\xf0\x00\x00\x00\x01\x00" + bytes([len(cid)]) + cid + bytes(40)
+
+
+def own_cid(data: bytes) -> bytes | None:
+    return OUR_CID if data[1:21] == OUR_CID else None
 
 
 class FakeInspector:
@@ -111,18 +120,14 @@ class World:
     resets: list[tuple[Address, bytes, int]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.table = FlowTable(self, self.limits)
+        self.table = FlowTable(self.limits, lambda: FakeInspector(self), own_cid)
+        self.performer = Performer(self.table, self.accept, self.open_relay, self.to_visitor, self.forgotten)
 
-    def inspector(self) -> FakeInspector:
-        return FakeInspector(self)
-
-    def accept(
-        self, found: Authenticated, datagrams: list[bytes], source: Address, now: float, shown: ShownByDest | None
-    ) -> Handshake | None:
+    def accept(self, hello: Hello) -> Handshake | None:
         if self.replayed:
             return None
-        self.shown = shown
-        self.handshakes.append(FakeHandshake(self, datagrams, source))
+        self.shown = hello.shown
+        self.handshakes.append(FakeHandshake(self, hello.datagrams, hello.source))
         return self.handshakes[-1]
 
     def open_relay(self, flow: Flow) -> FakeRelay | None:
@@ -136,9 +141,6 @@ class World:
     def to_visitor(self, source: Address, data: bytes, ecn: int) -> None:
         self.replies.append((source, data, ecn))
 
-    def own_cid(self, data: bytes) -> bytes | None:
-        return OUR_CID if data[1:21] == OUR_CID else None
-
     def forgotten(self, source: Address, cid: bytes, length: int) -> None:
         if not self.live:
             self.resets.append((source, cid, length))
@@ -146,17 +148,20 @@ class World:
     # --- driving ---
 
     def come(self, data: bytes, source: Address = VISITOR, ecn: int = 0) -> None:
-        self.table.datagram(source, data, ecn, self.now, int(self.now * 1000))
+        self.perform(self.table.datagram(source, data, ecn, self.now, int(self.now * 1000)))
 
     def answer(self, data: bytes, source: Address = VISITOR, ecn: int = 0) -> None:
-        self.table.reply(self.flows[source], data, ecn, self.now)
+        self.perform(self.table.reply(self.flows[source], data, ecn, self.now))
+
+    def perform(self, effects: Sequence[Effect]) -> None:
+        self.performer.perform(effects, self.now)
 
     def wait(self, seconds: float) -> None:
         """Timers fire when they are due."""
         end = self.now + seconds
         while (at := self.table.timer()) is not None and at <= end:
             self.now = max(self.now, at)
-            self.table.handle_timer(self.now)
+            self.perform(self.table.handle_timer(self.now))
         self.now = end
 
     def to_dest(self, source: Address = VISITOR) -> list[bytes]:
@@ -455,7 +460,7 @@ def test_closing_lets_go_of_everything() -> None:
     world = World()
     for number in range(20):
         world.come(b"garbage", (f"198.51.{number}.7", 1))
-    world.table.close()
+    world.perform(world.table.close())
     assert world.open == 0
 
 
@@ -522,3 +527,57 @@ def test_whatever_comes_the_books_balance(happenings: list[tuple[int, bytes]]) -
     world.wait(60)
     assert world.open == 0
     assert not world.table._flows
+
+
+def at_random(seed: int) -> World:
+    """A world in which everything that can happen does, again and again."""
+    chance, again = random.Random(seed), b"\xc3\x00\x00\x00\x01\x08another!\x00"
+    world = World(limits=Limits(6, 3, 1.0))
+    texts = [b"half", b"half", b"client", b"stranger"]
+    datagrams = [*map(hello, texts), *((again + text).ljust(1250, b"\x00") for text in texts)]
+    datagrams += [b"garbage", b"\x41late", b"\x41" + OUR_CID + bytes(30)]
+    replies = [b"answer", retry(b"abcd"), *(acknowledgement(bytes(8), b"dest", number) for number in (0, 1))]
+    for _ in range(4000):
+        source = (f"198.51.{chance.randrange(3)}.7", chance.randrange(3))
+        match chance.randrange(16):
+            case 0 | 1 if source in world.flows:
+                world.answer(chance.choice(replies), source)
+            case 2 | 3:
+                world.wait(chance.choice([0.002, 0.3, 31.0]))
+            case 4:
+                world.dest, world.replayed = chance.random() < 0.7, chance.random() < 0.3
+            case 5 if world.handshakes:
+                one = chance.choice(world.handshakes[-6:])
+                world.perform(world.table.handshake_over(one.source, one, world.now))
+            case 6:
+                world.perform(world.table.abandon(source))
+                if source not in world.table._flows:
+                    world.handshakes.append(FakeHandshake(world, [], source))
+                    world.perform(world.table.handed_over(source, world.handshakes[-1], world.now))
+            case _:
+                world.come(chance.choice(datagrams), source, ecn=chance.randrange(4))
+    return world
+
+
+def test_every_row_of_the_table_is_reached_and_the_short_way_is_the_tables(monkeypatch: pytest.MonkeyPatch) -> None:
+    for bound in ("MAX_UNDECIDED", "MAX_OURS"):
+        monkeypatch.setattr(flows, bound, 3)
+    short = [at_random(seed) for seed in range(3)]
+    reached: set[tuple[FlowState, FlowEvent]] = set()
+
+    class Rows(dict[tuple[FlowState, FlowEvent], FlowRule]):
+        def __getitem__(self, key: tuple[FlowState, FlowEvent]) -> FlowRule:
+            reached.add(key)
+            return super().__getitem__(key)
+
+    monkeypatch.setattr(flows, "RULES", Rows(RULES))
+    for column in ("_AT_DATAGRAM", "_AT_REPLY"):
+        monkeypatch.setattr(flows, column, dict.fromkeys(FlowState))  # everything goes the long way
+    for world, other in zip(short, (at_random(seed) for seed in range(3)), strict=True):
+        assert world.replies == other.replies
+        assert world.resets == other.resets
+        assert [one.datagrams for one in world.handshakes] == [one.datagrams for one in other.handshakes]
+        assert [[relay.sent for relay in relays] for relays in world.relays.values()] == [
+            [relay.sent for relay in relays] for relays in other.relays.values()
+        ]
+    assert reached == set(RULES)

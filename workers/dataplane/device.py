@@ -34,8 +34,9 @@ from qre.workers.dataplane.refusals import Refusals, Say
 from qre.workers.dataplane.registry import Registry
 from qre.workers.dataplane.session.marks import NumberMarks
 from qre.workers.dataplane.session.path import Address
-from qre.workers.dataplane.session.sending import LifeState, OutgoingPacket
+from qre.workers.dataplane.session.sending import OutgoingPacket
 from qre.workers.dataplane.session.session import Session
+from qre.workers.dataplane.session.session_life import LifeState
 from qre.workers.dataplane.underlay import UnderlaySocket
 
 _READ_SIZE = VNET_HEADER_SIZE + 65_535

@@ -32,8 +32,8 @@ from qre.errors import QreError
 from qre.wire import overhead
 from qre.workers.dataplane.inner.ecn import NOT_ECT
 from qre.workers.dataplane.session.marks import NumberMarks
-from qre.workers.dataplane.session.sending import LifeState
 from qre.workers.dataplane.session.session import Session
+from qre.workers.dataplane.session.session_life import LifeState
 from qre.workers.dataplane.table import AllowedIps, parse_prefixes
 
 _SHOWN = {

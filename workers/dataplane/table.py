@@ -10,8 +10,8 @@ from __future__ import annotations
 from ipaddress import ip_network
 
 from qre.errors import UserError
-from qre.workers.dataplane.session.sending import LifeState
 from qre.workers.dataplane.session.session import Session
+from qre.workers.dataplane.session.session_life import LifeState
 
 #: Looked-up addresses that are remembered; forgotten all at once, and whenever a session comes or goes.
 _CACHE = 8192

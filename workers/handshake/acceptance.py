@@ -20,10 +20,10 @@ from qre.quic.handshake_events import Closed, HandshakeFailed
 from qre.quic.server.address_grants import Grants
 from qre.quic.server.connect_ip import AddressesRequested
 from qre.quic.server.inspector import Authenticated
-from qre.quic.server.server_handshake import InstallNow, ServerHandshake, ShownByDest
+from qre.quic.server.server_handshake import InstallNow, ServerHandshake
 from qre.reality.replay import ReplayFilter
 from qre.visit.dest import local_address
-from qre.workers.handshake.port.flow_parts import Address
+from qre.workers.handshake.port.flow_parts import Address, Hello
 from qre.workers.handshake.sessions.live_sessions import Sessions
 
 #: As long as a held session waits for its client.
@@ -32,20 +32,14 @@ _ANY: Final = "0.0.0.0"
 
 
 class Accepted:
-    """One handshake in progress. See ``flows.Handshake``."""
+    """One handshake in progress. See ``flow_parts.Handshake``."""
 
-    def __init__(
-        self,
-        acceptance: Acceptance,
-        inner: ServerHandshake,
-        source: Address,
-        found: Authenticated,
-        datagrams: list[bytes],
-    ) -> None:
+    def __init__(self, acceptance: Acceptance, inner: ServerHandshake, hello: Hello) -> None:
+        found = hello.found
         self._acceptance = acceptance
-        self._first_flight = datagrams
+        self._first_flight = hello.datagrams
         self.inner = inner
-        self.source = source
+        self.source = hello.source
         self.short_id = found.short_id
         self.session_id: bytes | None = None
         self._cids = {found.original_destination_cid, found.retry_source_cid, inner.handshake_cid}
@@ -91,38 +85,24 @@ class Acceptance:
     accepted: int = 0
     _all: set[Accepted] = field(default_factory=set)
 
-    def accept(
-        self,
-        found: Authenticated,
-        datagrams: list[bytes],
-        source: Address,
-        now: float,
-        shown: ShownByDest | None,
-    ) -> Accepted | None:
+    def accept(self, hello: Hello) -> Accepted | None:
         """A handshake that is about to begin; None when this hello was accepted before, or cannot be remembered."""
-        return self.admit(found, datagrams, source, now, shown) if self.remember(found) else None
+        return self.admit(hello) if self.remember(hello.found) else None
 
-    def admit(
-        self,
-        found: Authenticated,
-        datagrams: list[bytes],
-        source: Address,
-        now: float,
-        shown: ShownByDest | None,
-    ) -> Accepted:
+    def admit(self, hello: Hello) -> Accepted:
         """The same of a hello that is remembered."""
         self.accepted += 1
         inner = ServerHandshake(
-            authenticated=found,
+            authenticated=hello.found,
             private_key=self.private_key,
             dest=self.dest,
             routed_cid_len=self.routed_cid_len,
-            peer=source,
-            now=now,
+            peer=hello.source,
+            now=hello.now,
             random=os.urandom,
-            shown=shown,
+            shown=hello.shown,
         )
-        made = Accepted(self, inner, source, found, datagrams)
+        made = Accepted(self, inner, hello)
         self._all.add(made)
         return made
 

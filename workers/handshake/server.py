@@ -1,7 +1,8 @@
 """The server's half of the worker: the asyncio shell around flows, relays, handshakes and sessions.
 
-What arrives at the userspace socket goes to the flow table; what the table, the handshakes and the sessions want goes
-to sockets, to the data plane and to the BPF loader. The rules are theirs, here are only descriptors and timers.
+What arrives at the userspace socket goes to the flow table, and what that wants done to the performer; what the
+handshakes and the sessions want goes to sockets, to the data plane and to the BPF loader. The rules are theirs, here
+are only descriptors and timers.
 """
 
 from __future__ import annotations
@@ -30,8 +31,7 @@ from qre.ipc.worker import WorkerContext
 from qre.quic.client.fingerprint import Fingerprint
 from qre.quic.client.trust import TrustStore
 from qre.quic.server.address_grants import Grants
-from qre.quic.server.inspector import Authenticated, HelloInspector
-from qre.quic.server.server_handshake import ShownByDest
+from qre.quic.server.inspector import HelloInspector
 from qre.reality.replay import FILE_LENGTH, ReplayFilter, replay_window
 from qre.visit.probe import imitable
 from qre.workers.handshake.acceptance import Acceptance, Accepted
@@ -39,8 +39,9 @@ from qre.workers.handshake.dataplane_link import DataplaneLink
 from qre.workers.handshake.dest_watch import DestWatch
 from qre.workers.handshake.memory import HighWater
 from qre.workers.handshake.port.admission import TokenBucket
-from qre.workers.handshake.port.flow_parts import Address, Flow, Handshake
+from qre.workers.handshake.port.flow_parts import Address, Flow, Handshake, Hello
 from qre.workers.handshake.port.flows import FlowTable
+from qre.workers.handshake.port.performer import Performer
 from qre.workers.handshake.port.relay import LONGEST, DestSocket, Relays, ecn_of, with_ecn
 from qre.workers.handshake.server_settings import flow_limits, session_settings
 from qre.workers.handshake.sessions.live_sessions import Sessions
@@ -95,7 +96,8 @@ class Server:
         self._high_water = HighWater()
         self._cids = RoutedCids(secrets.private_key, config.routed_cid_len, os.urandom)
         self._relays = Relays(self._reply)
-        self._table = FlowTable(self, flow_limits(context.config))
+        self._table = FlowTable(flow_limits(config), self._new_inspector, self._cids.of_datagram)
+        self._performer = Performer(self._table, self._accept, self._open_relay, self._to_visitor, self._disown)
         self._guests = Guests(self._guest_over, context.limited)
         self._feed = (
             FrontFeed(context.descriptors.pop("front_feed"), self._handed_over, context.limited)
@@ -121,7 +123,7 @@ class Server:
             sessions=self._sessions,
             grants=self._grants,
             steering=self._steering,
-            send=lambda source, data: self.to_visitor(source, data, 0),
+            send=lambda source, data: self._to_visitor(source, data, 0),
             over=self._handshake_over,
             changed=self.link.pump,
             complain=context.limited,
@@ -197,7 +199,7 @@ class Server:
         self._guests.close()
         if self._feed is not None:
             self._feed.close()
-        self._table.close()
+        self._performer.perform(self._table.close(), time.monotonic())
         loop.remove_reader(self._relays.fileno())
         self._relays.close()
         if self._timer is not None:
@@ -231,7 +233,7 @@ class Server:
         return (self._socket,) if self._kernel_slot is None else (self._socket, self._kernel_slot)
 
     def _readable(self, arrived: socket.socket) -> None:
-        table, buffer = self._table, self._buffer
+        table, perform, buffer = self._table, self._performer.perform, self._buffer
         view = memoryview(buffer)
         unix_ms = int(time.time() * 1000)
         for _ in range(_TURN):
@@ -241,8 +243,10 @@ class Server:
                 break
             except OSError:  # an ICMP error of something that was sent to somebody
                 continue
-            table.datagram(source, bytes(view[:length]), ecn_of(ancillary), time.monotonic(), unix_ms)
-        self._table.handle_timer(time.monotonic())
+            now = time.monotonic()
+            perform(table.datagram(source, bytes(view[:length]), ecn_of(ancillary), now, unix_ms), now)
+        now = time.monotonic()
+        perform(table.handle_timer(now), now)
         self._arm()
 
     def _relays_readable(self) -> None:
@@ -250,7 +254,8 @@ class Server:
         self._arm()
 
     def _reply(self, flow: Flow, data: bytes, ecn: int) -> None:
-        self._table.reply(flow, data, ecn, time.monotonic())
+        now = time.monotonic()
+        self._performer.perform(self._table.reply(flow, data, ecn, now), now)
 
     def _arm(self) -> None:
         times = [at for at in (self._table.timer(), self._acceptance.timer()) if at is not None]
@@ -264,14 +269,14 @@ class Server:
     def _timer_fired(self) -> None:
         self._timer = None
         now = time.monotonic()
-        self._table.handle_timer(now)
+        self._performer.perform(self._table.handle_timer(now), now)
         self._high_water.seen(self._table.pending + self._table.relayed)
         self._acceptance.handle_timer(now)
         self._arm()
 
-    # --- what the flow table asks (``flows.Ports``) ---
+    # --- what the flow table's effects need ---
 
-    def inspector(self) -> HelloInspector:
+    def _new_inspector(self) -> HelloInspector:
         config = self._context.config
         return HelloInspector(
             server_name=config.server_name,
@@ -280,26 +285,19 @@ class Server:
             max_time_diff_ms=config.max_time_diff_ms,
         )
 
-    def accept(
-        self,
-        found: Authenticated,
-        datagrams: list[bytes],
-        source: Address,
-        now: float,
-        shown: ShownByDest | None,
-    ) -> Handshake | None:
-        if found.short_id in self._short_ids:
-            return self._acceptance.accept(found, datagrams, source, now, shown)
-        if not self._acceptance.remember(found):
+    def _accept(self, hello: Hello) -> Handshake | None:
+        if hello.found.short_id in self._short_ids:
+            return self._acceptance.accept(hello)
+        if not self._acceptance.remember(hello.found):
             return None
-        return self._guests.accept(found, datagrams, source, shown)
+        return self._guests.accept(hello)
 
-    def open_relay(self, flow: Flow) -> DestSocket | None:
+    def _open_relay(self, flow: Flow) -> DestSocket | None:
         if self._dest.current is None:
             return None
         return self._relays.open(flow, *self._dest.current)
 
-    def to_visitor(self, source: Address, data: bytes, ecn: int) -> None:
+    def _to_visitor(self, source: Address, data: bytes, ecn: int) -> None:
         try:
             if ecn:
                 self._socket.sendmsg([data], with_ecn(socket.AF_INET, ecn), 0, source)
@@ -308,10 +306,7 @@ class Server:
         except OSError:  # no room, no way there, or an ICMP error of an earlier one: UDP loses datagrams
             return
 
-    def own_cid(self, data: bytes) -> bytes | None:
-        return self._cids.of_datagram(data)
-
-    def forgotten(self, source: Address, cid: bytes, length: int) -> None:
+    def _disown(self, source: Address, cid: bytes, length: int) -> None:
         if not self._sessions.compared or self._sessions.has_connection_id(cid):
             return  # as long as it is not known what the data plane has, nothing is forgotten
         if self._guests.any() or time.monotonic() < self._others_until:
@@ -320,7 +315,7 @@ class Server:
             return
         answer = self._cids.reset(cid, length)
         if answer is not None:
-            self.to_visitor(source, answer, 0)
+            self._to_visitor(source, answer, 0)
 
     # --- one port, several daemons ---
 
@@ -337,21 +332,19 @@ class Server:
 
     def _handed_over(self, message: ToGuest) -> None:
         """What the front of our port says."""
-        now = time.monotonic()
+        now, table, perform = time.monotonic(), self._table, self._performer.perform
         source = (message.visitor.ip, message.visitor.port)
         match message:
             case Begin():
-                self._table.abandon(source)
-                made = self._acceptance.admit(
-                    message.found(), list(message.datagrams), source, now, message.shown_by_dest()
-                )
+                perform(table.abandon(source), now)
+                made = self._acceptance.admit(message.hello(now))
                 if self._feed is not None:
                     self._feed.began(source, made.inner.handshake_cid)
-                self._table.become_ours(source, made, now)
+                perform(table.handed_over(source, made, now), now)
             case More(data=data):
-                self._table.of_ours(source, data, now)
+                perform(table.of_ours(source, data, now), now)
             case Abandon():
-                self._table.abandon(source)
+                perform(table.abandon(source), now)
         self._arm()
 
     # --- handshakes and sessions ---

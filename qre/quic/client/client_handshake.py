@@ -1,21 +1,11 @@
 """One client handshake, from the hello to the hand-over: sans-IO.
 
-    connect() ──► GREETING ── TLS complete ──┬─ the proof is right ──► PROVEN ── confirmed, SETTINGS ──► ASKING
-                                             │        ── 200, ADDRESS_ASSIGN ──► GRANTED
-                                             │        ── the last frame is here and acknowledged, nothing of ours is
-                                             │           outstanding ──► READY ── hand_over() ──► OVER
-                                             ├─ the site's chain is good ──► VISITING ── "/" answered ──► LEAVING
-                                             │        ── a moment later, CLOSE ──► OVER
-                                             └─ neither ──► CLOSE with bad_certificate ──► OVER
-
-*The last frame* is NEW_CONNECTION_ID with the routed connection ID, or a PING when the server's handshake CID
-is the routed one. A deadline stands over every state but READY. From OVER on nothing is sent. Without a
-``public_key`` it is a plain visit, which ends in ``SiteAnswered``.
+Its life is the table in ``attempt_rules``; here what the stack says becomes an event of it, and its effects are done.
+Without a ``public_key`` it is a plain visit, which ends in ``SiteAnswered``.
 """
 
 from __future__ import annotations
 
-import enum
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,6 +17,7 @@ from aioquic.quic.events import HandshakeCompleted, ProtocolNegotiated, QuicEven
 
 from qre.addresses import Interface
 from qre.errors import InternalError, PeerError, QreError
+from qre.quic.client.attempt_rules import ATTEMPT_RULES, AttemptEffect, AttemptEvent, AttemptState
 from qre.quic.client.client_connection import ClientConnection, RoutedCid
 from qre.quic.client.client_tls import Peer
 from qre.quic.client.fingerprint import Fingerprint
@@ -69,18 +60,21 @@ NOT_RECOGNISED: Final = (
 )
 
 
-class _State(enum.Enum):
-    """Where the drawing above stands."""
-
-    GREETING = enum.auto()
-    PROVEN = enum.auto()
-    ASKING = enum.auto()
-    GRANTED = enum.auto()
-    READY = enum.auto()
-    VISITING = enum.auto()
-    LEAVING = enum.auto()
-    CLOSING = enum.auto()  # a CLOSE is to be sent
-    OVER = enum.auto()
+#: What is looked for after every step, each in the states that have a row for it.
+_LOOKED_FOR: Final = (
+    AttemptEvent.TUNNEL_POSSIBLE,
+    AttemptEvent.ALL_DONE,
+    AttemptEvent.PAGE_POSSIBLE,
+    AttemptEvent.PAGE_HERE,
+)
+_WORDS: Final[dict[AttemptEffect, ClientEvent]] = {
+    AttemptEffect.TELL_PROVEN: Proven(),
+    AttemptEffect.TELL_NOT_RECOGNISED: NotRecognised(NOT_RECOGNISED),
+    AttemptEffect.TELL_READY: HandOverReady(),
+    AttemptEffect.TELL_NO_ANSWER: HandshakeFailed("no answer in time"),
+    AttemptEffect.TELL_UNFINISHED: HandshakeFailed("the server did not finish the handshake in time"),
+    AttemptEffect.TELL_CLOSED: Closed(),
+}
 
 
 @dataclass(frozen=True)
@@ -119,7 +113,7 @@ class ClientHandshake:
         self._server_name = server_name
         self._unix_time = unix_time
         self._random = random
-        self._state = _State.GREETING
+        self._state = AttemptState.GREETING
         self._events: deque[ClientEvent] = deque()
         self._http: HttpClient | None = None
         self._peer: Address = ("", 0)
@@ -162,7 +156,7 @@ class ClientHandshake:
         self._observer.received(data, self._connection, now)
 
     def datagrams_to_send(self, now: float) -> list[bytes]:
-        if self._state is _State.OVER:
+        if self._state is AttemptState.OVER:
             return []
         sent: list[bytes] = []
 
@@ -172,15 +166,15 @@ class ClientHandshake:
         self._guarded(send, now)
         if self._connection.next_packet_number > PACKET_NUMBER_BASE - _NUMBER_RESERVE:
             self._fail("it used up its packet numbers")
-        if self._state is _State.CLOSING:
+        if self._state is AttemptState.CLOSING:
             if not sent:
                 self._guarded(send, now)
-            self._stop()
+            self._happens(AttemptEvent.SENT)
         return sent
 
     def timer(self) -> float | None:
         """When to call ``handle_timer``."""
-        if self._state is _State.OVER:
+        if self._state is AttemptState.OVER:
             return None
         times = (self._connection.get_timer(), self._deadline, self._leave_at)
         return min((time for time in times if time is not None), default=None)
@@ -189,10 +183,12 @@ class ClientHandshake:
         if self._silent:
             return
         self._guarded(lambda: self._connection.handle_timer(now), now)
+        if self._silent:
+            return
         if self._leave_at is not None and now >= self._leave_at:
-            self._leave()
+            self._happens(AttemptEvent.LINGERED)
         elif self._deadline is not None and now >= self._deadline:
-            self._time_out()
+            self._happens(AttemptEvent.DEADLINE)
 
     def next_event(self) -> ClientEvent | None:
         return self._events.popleft() if self._events else None
@@ -200,7 +196,7 @@ class ClientHandshake:
     def negotiated(self) -> Negotiated:
         """Of a handshake that is ready to be handed over."""
         context = self._connection.context
-        if self._state is not _State.READY or context is None or context.key_schedule is None:
+        if self._state is not AttemptState.READY or context is None or context.key_schedule is None:
             raise InternalError("handshake", "it is not complete")
         suite = context.key_schedule.cipher_suite
         return Negotiated(suite.name, group_name(context.group), self._connection.round_trip)
@@ -211,7 +207,7 @@ class ClientHandshake:
         """All that the data plane needs. From here on nothing is sent or received any more."""
         routed = self._routed()
         peer = self._connection.peer_parameters
-        if self._state is not _State.READY or routed is None or peer is None:
+        if self._state is not AttemptState.READY or routed is None or peer is None:
             raise InternalError("handshake", "it is not ready to be handed over")
         secrets = self._connection.application_secrets()
         handed_over = HandedOver(
@@ -233,25 +229,24 @@ class ClientHandshake:
             retire_sequence=routed.retire_sequence,
             next_packet_number=self._connection.next_packet_number,
         )
-        self._state = _State.OVER
-        self._connection.stop()
+        self._happens(AttemptEvent.HAND_OVER)
         return handed_over
 
     def close(self) -> None:
         """Give up: CONNECTION_CLOSE goes with the next ``datagrams_to_send``, then ``Closed`` comes."""
         if not self._silent:
-            self._close()
+            self._happens(AttemptEvent.CLOSE)
 
     def abandon(self) -> None:
         """Give up without a word."""
-        if self._state is not _State.OVER:
-            self._stop()
+        if self._state is not AttemptState.OVER:
+            self._happens(AttemptEvent.ABANDON)
 
     # --- inside ---
 
     @property
     def _silent(self) -> bool:
-        return self._state in (_State.CLOSING, _State.OVER)
+        return self._state in (AttemptState.CLOSING, AttemptState.OVER)
 
     def _guarded(self, step: Callable[[], None], now: float) -> None:
         """Run a step of the stack and see what came of it. What a peer's bytes break is this handshake alone."""
@@ -281,16 +276,12 @@ class ClientHandshake:
     def _tls_complete(self, now: float) -> None:
         context = self._connection.context
         assert context is not None and context.key_schedule is not None
-        self._deadline = now + STEP_TIMEOUT
-        if context.peer is Peer.PROVEN:
-            if context.key_schedule.cipher_suite is not tls.CipherSuite.AES_128_GCM_SHA256:
-                raise PeerError("server", "it chose a cipher suite that a data plane does not have")
-            self._state = _State.PROVEN
-            self._events.append(Proven())
-            return
-        self._state = _State.VISITING
-        if not self._probing:
-            self._events.append(NotRecognised(NOT_RECOGNISED))
+        if context.peer is not Peer.PROVEN:
+            self._happens(AttemptEvent.NO_PROOF, now)
+        elif context.key_schedule.cipher_suite is tls.CipherSuite.AES_128_GCM_SHA256:
+            self._happens(AttemptEvent.PROOF, now)
+        else:
+            raise PeerError("server", "it chose a cipher suite that a data plane does not have")
 
     def _tunnel_granted(self, granted: Granted) -> None:
         asked = {address.ip for address in self._addresses}
@@ -298,8 +289,7 @@ class ClientHandshake:
             raise PeerError("server", "it did not assign the addresses that were asked for")
         self._granted = granted.addresses
         self._pings_before_grant = self._connection.pings
-        self._state = _State.GRANTED
-        self._events.append(granted)
+        self._happens(AttemptEvent.GRANT, told=granted)
 
     def _see_how_far(self, now: float) -> None:
         """Requests wait until the handshake is confirmed, as a browser's do."""
@@ -307,25 +297,23 @@ class ClientHandshake:
         if ending is not None:
             self._ended(ending)
             return
-        http = self._http
-        if http is None or not self._connection.handshake_confirmed:
+        if self._http is None or not self._connection.handshake_confirmed:
             return
-        match self._state:
-            case _State.PROVEN if http.tunnel_possible():
-                http.open_tunnel(self._addresses)
-                self._state = _State.ASKING
-            case _State.GRANTED if self._all_is_done():
-                if self._connection.key_phase:
-                    raise PeerError("server", "it updated its keys before the hand-over")
-                self._state = _State.READY
-                self._deadline = None
-                self._events.append(HandOverReady())
-            case _State.VISITING if http.visit_state is Visit.NONE:
-                http.visit()
-            case _State.VISITING if http.visit_state is Visit.ANSWERED:
-                self._state = _State.LEAVING
-                self._deadline = None
-                self._leave_at = now + self._random.uniform(*_LINGER)
+        for event in _LOOKED_FOR:
+            if (self._state, event) in ATTEMPT_RULES and self._holds(event, self._http):
+                self._happens(event, now)
+                return
+
+    def _holds(self, event: AttemptEvent, http: HttpClient) -> bool:
+        match event:
+            case AttemptEvent.TUNNEL_POSSIBLE:
+                return http.tunnel_possible()
+            case AttemptEvent.ALL_DONE:
+                return self._all_is_done()
+            case AttemptEvent.PAGE_POSSIBLE:
+                return http.visit_state is Visit.NONE
+            case _:
+                return http.visit_state is Visit.ANSWERED
 
     def _all_is_done(self) -> bool:
         """With an unchanged CID our packets go to the server's data plane from its last frame on, and it acknowledges
@@ -333,7 +321,11 @@ class ClientHandshake:
         routed = self._routed()
         if routed is None or self._connection.acknowledgement_pending:
             return False
-        return routed.retire_sequence is None or self._connection.everything_acknowledged()
+        if routed.retire_sequence is not None and not self._connection.everything_acknowledged():
+            return False
+        if self._connection.key_phase:
+            raise PeerError("server", "it updated its keys before the hand-over")
+        return True
 
     def _routed(self) -> RoutedCid | None:
         """The routed connection ID, once the server's last frame says that its session is installed."""
@@ -344,13 +336,9 @@ class ClientHandshake:
             return own
         return None
 
-    def _leave(self) -> None:
-        """The visit is over."""
-        if self._probing:
-            self._answer_probe()
-        self._close()
-
     def _answer_probe(self) -> None:
+        if not self._probing:
+            return
         context = self._connection.context
         assert context is not None
         profile = self._observer.profile(
@@ -362,46 +350,62 @@ class ClientHandshake:
         )
         self._events.append(SiteAnswered(profile))
 
-    def _time_out(self) -> None:
-        if self._state is _State.VISITING:  # a site that does not answer "/" is left, too
-            self._leave()
-        elif self._state is _State.GREETING:
-            self._fail("no answer in time")
-        else:
-            self._fail("the server did not finish the handshake in time")
-
     def _ended(self, ending: Ending) -> None:
         """The peer closed, or TLS or QUIC found something that it must close for."""
         context = self._connection.context
+        told: ClientEvent = HandshakeFailed(_why(ending))
         if context is not None and context.peer is Peer.IMPOSTOR and not self._probing:
-            self._events.append(ManInTheMiddle(context.problem or "the certificate is not good"))
-        elif self._state in (_State.VISITING, _State.LEAVING):
-            if self._probing:
-                self._answer_probe()
+            told = ManInTheMiddle(context.problem or "the certificate is not good")
         elif ending.by_us and ending.alert == tls.AlertDescription.bad_certificate:
-            self._events.append(ManInTheMiddle("the certificate cannot be read"))
-        else:
-            self._events.append(HandshakeFailed(_why(ending)))
-        self._state = _State.CLOSING
-        if not ending.by_us:
-            self._stop()
+            told = ManInTheMiddle("the certificate cannot be read")
+        self._happens(AttemptEvent.ENDED_BY_STACK if ending.by_us else AttemptEvent.ENDED_BY_PEER, told=told)
 
     def _fail(self, reason: str) -> None:
         if not self._silent:
-            self._events.append(HandshakeFailed(reason))
-            self._close()
+            self._happens(AttemptEvent.FAILURE, told=HandshakeFailed(reason))
+
+    # --- the table, and what it wants done ---
+
+    def _happens(self, event: AttemptEvent, now: float = 0.0, told: ClientEvent | None = None) -> None:
+        """``now`` is wanted by what sets a time, ``told`` where the words are not the table's."""
+        rule = ATTEMPT_RULES[self._state, event]
+        self._state = rule.becomes
+        for effect in rule.effects:
+            match effect:
+                case AttemptEffect.NEW_DEADLINE:
+                    self._deadline = now + STEP_TIMEOUT
+                case AttemptEffect.NO_DEADLINE:
+                    self._deadline = None
+                case AttemptEffect.LINGER:
+                    self._leave_at = now + self._random.uniform(*_LINGER)
+                case AttemptEffect.ASK_TUNNEL:
+                    self._requests.open_tunnel(self._addresses)
+                case AttemptEffect.ASK_PAGE:
+                    self._requests.visit()
+                case AttemptEffect.CLOSE:
+                    self._close()
+                case AttemptEffect.SILENCE:
+                    self._connection.stop()
+                case AttemptEffect.TELL_SITE:
+                    self._answer_probe()
+                case AttemptEffect.TELL_GRANTED | AttemptEffect.TELL_END | AttemptEffect.TELL_FAILURE:
+                    assert told is not None
+                    self._events.append(told)
+                case AttemptEffect.TELL_NOT_RECOGNISED if self._probing:
+                    pass  # it did not want to be
+                case _:
+                    self._events.append(_WORDS[effect])
+
+    @property
+    def _requests(self) -> HttpClient:
+        assert self._http is not None
+        return self._http
 
     def _close(self) -> None:
-        self._state = _State.CLOSING
         if self._http is not None:
             self._http.close_quietly()
         else:
             self._connection.close()
-
-    def _stop(self) -> None:
-        self._state = _State.OVER
-        self._connection.stop()
-        self._events.append(Closed())
 
 
 def _default(value: int | None, default: int) -> int:

@@ -24,7 +24,8 @@ from qre.wire.frames import (
 from qre.workers.dataplane.session.path import PADDED, Address, Candidate
 from qre.workers.dataplane.session.payload import PING
 from qre.workers.dataplane.session.peer_cids import MAX_OWED, PeerCid, PeerCids
-from qre.workers.dataplane.session.sending import LifeState, Sending
+from qre.workers.dataplane.session.sending import Sending
+from qre.workers.dataplane.session.session_life import LifeState
 
 #: RETIRE_CONNECTION_ID frames of everything that can be owed.
 _OWED_BYTES: Final = 9 * MAX_OWED

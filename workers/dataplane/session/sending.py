@@ -6,12 +6,19 @@ for the path's MTU. Plaintexts are as they stand in a packet: ``DATAGRAM_HEAD`` 
 
 from __future__ import annotations
 
-import enum
 from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from qre.dataplane.protocol import DataplaneReport, LossReason, RekeyDue, SessionInstall, SessionLost
+from qre.dataplane.protocol import (
+    DataplaneReport,
+    LossReason,
+    RekeyDue,
+    SessionConfirmed,
+    SessionInstall,
+    SessionLost,
+)
+from qre.ends import Role
 from qre.wire import overhead
 from qre.wire.datagram import DATAGRAM_HEAD
 from qre.wire.frames import H3_NO_ERROR, ConnectionClose, encode_ack, encode_frame
@@ -23,6 +30,7 @@ from qre.workers.dataplane.session.path_ecn import EcnState, PathEcn
 from qre.workers.dataplane.session.path_mtu import SEARCHES, PathMtu
 from qre.workers.dataplane.session.payload import PING
 from qre.workers.dataplane.session.recovery import Control, Recovery
+from qre.workers.dataplane.session.session_life import LIFE_RULES, LifeEffect, LifeEvent, LifeState
 
 #: We tell no max_ack_delay and no ack_delay_exponent in our transport parameters, so the defaults hold (25 ms, 3).
 ACK_DELAY = 0.020
@@ -31,13 +39,6 @@ _ACK_EXPONENT = 3
 _PIGGYBACK_INTERVAL = 0.005
 #: Less than any packet's length.
 _NO_IPV6 = -1
-
-
-class LifeState(enum.StrEnum):
-    HELD = "held"
-    ESTABLISHED = "established"
-    CLOSING = "closing"
-    ENDED = "ended"
 
 
 class OutgoingPacket(NamedTuple):
@@ -59,6 +60,7 @@ class Sending:
         self.events: list[DataplaneReport] = []
         self.outbox: list[OutgoingPacket] = []
         self.state = LifeState.HELD if install.held else LifeState.ESTABLISHED
+        self.confirmed = install.role is Role.SERVER and not install.held
         self.tx_packets = self.tx_bytes = 0
         self.drops = drops
         self.mark = mark
@@ -220,51 +222,71 @@ class Sending:
         self.set_limits()
         return len(lengths) - probes
 
-    # --- end ---
+    # --- life: the table, and what it wants done ---
+
+    def _happens(
+        self, event: LifeEvent, now: float = 0.0, reason: LossReason = LossReason.PROTOCOL, error: int = 0
+    ) -> None:
+        """``now`` is wanted by what sets a time, ``reason`` and ``error`` by a loss."""
+        rule = LIFE_RULES[self.state, event]
+        self.state = rule.becomes
+        for effect in rule.effects:
+            match effect:
+                case LifeEffect.CONFIRM:
+                    self._confirm(now)
+                case LifeEffect.TELL_LOST:
+                    self.events.append(SessionLost(session_id=self.session_id, reason=reason, error_code=error))
+                case LifeEffect.KEEP_CLOSE:
+                    self._close_packet = self.outbox[-1]
+                    self._closing_until = now + 3 * self.recovery.pto
+                case LifeEffect.ANSWER_RARELY:
+                    self._closing_received += 1
+                    if self._closing_received & (self._closing_received - 1) == 0:
+                        self.outbox.append(self._close_packet)
+                case LifeEffect.RELEASE:
+                    self.mark.release()
+
+    @property
+    def _closed(self) -> bool:
+        return self.state in {LifeState.CLOSING, LifeState.ENDED}
+
+    def _confirm(self, now: float) -> None:
+        self.confirmed = True
+        self.events.append(SessionConfirmed(session_id=self.session_id))
+        self.path_mtu.begin(now)
+        self.set_limits()
 
     def end(self, reason: LossReason, error: int = 0) -> None:
         """It is over at once, and nobody is told but the handshake worker."""
-        if self.state is LifeState.ENDED:
-            return
-        if self.state is not LifeState.CLOSING:
-            self.events.append(SessionLost(session_id=self.session_id, reason=reason, error_code=error))
-        self._finish()
-
-    def _finish(self) -> None:
-        self.state = LifeState.ENDED
-        self.mark.release()
+        if self.state is not LifeState.ENDED:
+            self._happens(LifeEvent.OVER, reason=reason, error=error)
 
     def violated(self, error: int, now: float) -> None:
         """The peer broke QUIC inside an authenticated packet."""
-        if self.state in {LifeState.CLOSING, LifeState.ENDED}:
+        if self._closed:
             return
         self.drops["malformed"] += 1
-        self.events.append(SessionLost(session_id=self.session_id, reason=LossReason.PROTOCOL, error_code=error))
+        self._happens(LifeEvent.BROKEN, reason=LossReason.PROTOCOL, error=error)
         self._close(encode_frame(ConnectionClose(error, application=False)), now)
 
     def close(self, now: float, *, tell: bool) -> None:
         """SessionDelete: with ``tell``, CONNECTION_CLOSE (H3_NO_ERROR) is sent and stays ready for three PTO."""
-        if self.state is LifeState.ENDED or self.state is LifeState.CLOSING:
+        if self._closed:
             return
         if tell:
             self._close(encode_frame(ConnectionClose(H3_NO_ERROR, application=True)), now)
         else:
-            self._finish()
+            self._happens(LifeEvent.DROPPED)
 
     def _close(self, frame: bytes, now: float) -> None:
-        if self.put_frames(frame, now):
-            self._close_packet = self.outbox[-1]
-            self.state = LifeState.CLOSING
-            self._closing_until = now + 3 * self.recovery.pto
+        if self.put_frames(frame, now):  # otherwise it is over: no packet number is left
+            self._happens(LifeEvent.SEALED, now)
 
     def _receive_while_closing(self, count: int) -> None:
-        """§10.2.1: the same packet again, ever more rarely."""
         self.drops["closing"] += count
-        self._closing_received += 1
-        if self._closing_received & (self._closing_received - 1) == 0:
-            self.outbox.append(self._close_packet)
+        self._happens(LifeEvent.BATCH)
 
     def closing_over(self, now: float) -> None:
         """Three PTO after it was closed nothing is answered any more."""
         if now >= self._closing_until:
-            self._finish()
+            self._happens(LifeEvent.TIME_UP)

@@ -6,10 +6,8 @@ out as they stand in a packet: ``DATAGRAM_HEAD`` and an IP packet. The caller lo
 ``state`` after every call, and calls ``handle_timer`` at ``deadline()``.
 
 Rules: a number is used once, after it was reserved; the receive mark is written before plaintexts are returned;
-nothing that was not authenticated changes the state (a stateless reset, which holds a secret of its own, apart).
-
-    held ── first packet at or above the base ──► established ── close() or an error of the peer ──► closing ──► ended
-                                                       └──────── idle, peer's close, reset, limit ─────────────► ended
+nothing that was not authenticated changes the state (a stateless reset, which holds a secret of its own, apart). The
+life of a session is the table in ``session_life``.
 """
 
 from __future__ import annotations
@@ -25,7 +23,6 @@ from qre.dataplane.protocol import (
     KeyPhaseConfirmed,
     LossReason,
     Refusal,
-    SessionConfirmed,
     SessionInstall,
     SessionRefusedError,
     SessionUpdate,
@@ -50,7 +47,8 @@ from qre.workers.dataplane.session.path import Address
 from qre.workers.dataplane.session.paths import Paths
 from qre.workers.dataplane.session.payload import PING, Payload, Sender, parse_payload_untrusted
 from qre.workers.dataplane.session.recovery import Control
-from qre.workers.dataplane.session.sending import ACK_DELAY, LifeState, Sending
+from qre.workers.dataplane.session.sending import ACK_DELAY, Sending
+from qre.workers.dataplane.session.session_life import LifeEvent, LifeState
 
 #: Where an ACK frame has the count of a codepoint.
 _COUNT_OF = {ECT0: 0, ECT1: 1, CE: 2}
@@ -72,7 +70,6 @@ class Session(Sending):
     ) -> None:
         super().__init__(install, mark, now, drops, ecn)
         self.paths = Paths(self, random)
-        self.confirmed = install.role is Role.SERVER and not install.held
         self.created = now
         self.last_receive: float | None = None
         self.rx_packets = self.rx_bytes = 0
@@ -167,8 +164,7 @@ class Session(Sending):
         self.last_receive = self._idle_base = now
         self._sent_since_receive = False
         if self.state is LifeState.HELD:
-            self.state = LifeState.ESTABLISHED
-            self._confirm(now)
+            self._happens(LifeEvent.USED, now)
         eliciting, newest = bool(opened.datagrams), not opened.probing
         asked: list[tuple[bytes, int]] = []  # PATH_CHALLENGEs, and how large the datagram of each was
         for plaintext, first, epoch, highest in opened.others:
@@ -266,12 +262,6 @@ class Session(Sending):
             if control.request is not None:
                 self.events.append(FrameFate(session_id=self.session_id, id=control.request, acknowledged=True))
         return True
-
-    def _confirm(self, now: float) -> None:
-        self.confirmed = True
-        self.events.append(SessionConfirmed(session_id=self.session_id))
-        self.path_mtu.begin(now)
-        self.set_limits()
 
     # --- keys ---
 
@@ -373,7 +363,7 @@ class Session(Sending):
         self._handle_key_timers(now)
         if self.state is LifeState.ESTABLISHED:
             self.paths.handle_timer(now)
-        if self.state in {LifeState.CLOSING, LifeState.ENDED}:
+        if self._closed:
             return
         if self.state is LifeState.ESTABLISHED:
             self._probe(now)

@@ -1,4 +1,4 @@
-"""What the flow table is made of, and what it asks of the world around it: inspectors, handshakes, relays, ports."""
+"""What the flow table is made of: its states, a flow, a hello that proved itself, and what flows hold of others."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Inspector(Protocol):
 
 
 class Handshake(Protocol):
-    """A handshake that takes the flow's datagrams."""
+    """A handshake that takes the flow's datagrams. The table asks ``owns`` alone; the rest is its effects'."""
 
     def begin(self, now: float) -> None:
         """Take the datagrams that proved it; the table knows it by now."""
@@ -46,69 +46,60 @@ class Relay(Protocol):
     def close(self) -> None: ...
 
 
-class Ports(Protocol):
-    """What the table asks of the world around it."""
-
-    def inspector(self) -> Inspector: ...
-
-    def accept(
-        self,
-        found: Authenticated,
-        datagrams: list[bytes],
-        source: Address,
-        now: float,
-        shown: ShownByDest | None,
-    ) -> Handshake | None:
-        """A handshake, once this hello is remembered; None: it was seen before, or cannot be remembered."""
-        ...
-
-    def open_relay(self, flow: Flow) -> Relay | None:
-        """A connection to Dest; None: there is none to be had."""
-        ...
-
-    def to_visitor(self, source: Address, data: bytes, ecn: int) -> None: ...
-
-    def own_cid(self, data: bytes) -> bytes | None:
-        """The DCID of a short-header packet when this server once made it."""
-        ...
-
-    def forgotten(self, source: Address, cid: bytes, length: int) -> None:
-        """A packet for a CID of ours arrived at the wrong socket: answer with a reset unless the session lives."""
-        ...
-
-
 class FlowState(enum.Enum):
-    PENDING = "pending"
-    WATCHED = "watched"
-    RELAY = "relay"
+    """Where an address stands; ``flow_rules`` has the drawing."""
+
+    NONE = "(none)"
+    PENDING = "PENDING"
+    WATCHED = "WATCHED"
+    RELAY = "RELAY"
+    OURS = "OURS"
+    SILENT = "SILENT"
+
+    __hash__ = object.__hash__  # Enum's own is written in Python, and looked up with every datagram
+
+
+@dataclass(frozen=True)
+class Hello:
+    """A client that holds our keys, and the datagrams that proved it; ``shown`` is what Dest has said to it."""
+
+    found: Authenticated
+    datagrams: list[bytes]
+    source: Address
+    now: float
+    shown: ShownByDest | None
 
 
 class Flow:
-    """A visitor, or a client that has not proved itself yet."""
+    """What comes from one address: a visitor's, a client's that has not proved itself yet, or a client's of ours."""
 
-    __slots__ = ("held", "inspector", "prefix", "relay", "seen", "shown", "since", "source", "state")
+    __slots__ = (
+        "handshake",
+        "held",
+        "inspector",
+        "prefix",
+        "relay",
+        "seen",
+        "shown",
+        "silent_until",
+        "since",
+        "source",
+        "state",
+    )
 
-    def __init__(self, source: Address, prefix: str, now: float) -> None:
+    def __init__(self, source: Address, now: float) -> None:
         self.source = source
-        self.prefix = prefix
-        self.state = FlowState.RELAY
+        self.prefix = source[0].rpartition(".")[0]
+        self.state = FlowState.NONE
         self.seen = self.since = now
+        #: Belongs to whoever performs the effects; the table never looks at it.
         self.relay: Relay | None = None
+        #: While it is undecided; in OURS, of an Initial of another connection.
         self.inspector: Inspector | None = None
-        self.held: list[tuple[bytes, int]] | None = None  # datagrams and their ECN marks, while undecided
+        self.held: list[tuple[bytes, int]] = []  # datagrams and their ECN marks
         self.shown: ShownByDest | None = None
-
-
-class Ours:
-    """A client of ours: its handshake, or the silence after it."""
-
-    __slots__ = ("handshake", "held", "inspector", "silent_until")
-
-    def __init__(self, handshake: Handshake) -> None:
-        self.handshake: Handshake | None = handshake
-        self.silent_until = 0.0
-        self.inspector: Inspector | None = None  # of an Initial of another connection
-        self.held: list[bytes] = []
+        self.handshake: Handshake | None = None  # in OURS
+        self.silent_until = 0.0  # in SILENT
 
 
 @dataclass(frozen=True)

@@ -1,47 +1,29 @@
 """Who a datagram at the server's port belongs to: a client of ours, or a visitor of Dest. Sans-IO.
 
-One state for every source address and port (RFC 9000 §5.2, and the rules of «Looking like the real thing»)::
+One state for every source address and port; ``flow_rules`` has the table. Here a datagram, a reply of Dest or the
+time is given its name (``FlowEvent``), the table is asked, and the books are kept. What is to be done is returned as
+values (``flow_effects``), in order, and ``performer`` does it before the table hears of anything else. Nothing is
+called from here but two questions that change nothing: for a new inspector, and whether a CID is our own.
 
-    state     what comes in                      becomes   and then
-    -------   --------------------------------   -------   ------------------------------------------------------
-    (none)    short header, a CID of ours        (none)    of a live session: dropped, its packets have a socket
-                                                           of their own. Otherwise a stateless reset
-    (none)    may begin a ClientHello            PENDING   buffered
-    (none)    anything else                      RELAY     forwarded
-    PENDING   a hello of ours, seen for the      OURS      the buffer goes to a handshake, nothing to Dest
-              first time
-    PENDING   a hello of somebody else, a        RELAY     the buffer goes to Dest, in order
-              repeated one, or no hello at all
-    PENDING   the delay is over                  WATCHED   the buffer goes to Dest, and is kept
-    WATCHED   a datagram, still undecided        WATCHED   it goes to Dest at once, and is kept
-    WATCHED   a Retry of Dest                    WATCHED   passed back; what was kept is forgotten
-    WATCHED   Dest acknowledges, and no more     WATCHED   passed back: its CID and packet numbers are noted
-    WATCHED   another reply of Dest              RELAY     passed back: the visitor has seen Dest's own words
-    WATCHED   the rest of a hello of ours        OURS      the connection to Dest is dropped; the handshake takes over
-                                                           what Dest has shown
-    RELAY     anything, either way               RELAY     passed on, byte for byte, with its ECN mark
-    OURS      anything                           OURS      goes to the handshake, until it is over
-    OURS      an Initial of another connection   OURS      a client that began again: it replaces the handshake
-                                                           when it proves to be ours, and is dropped otherwise
-    SILENT    anything but such an Initial       SILENT    dropped: the handshake has become a session
-    any       idle, evicted                      (none)    the connection to Dest is closed
-
-Whatever fails takes the RELAY path. Nothing here grows without bound: flows in all and of one prefix (the longest
-idle makes room), newcomers a second in all and of one prefix, undecided flows and the bytes they hold. A newcomer
-that may begin a hello has a budget of its own, so that a flood of other garbage does not keep clients out.
+Nothing grows without bound: flows in all and of one prefix (the longest idle makes room), newcomers a second in all
+and of one prefix, undecided flows and the bytes they hold, handshakes (silence makes room first). A newcomer that may
+begin a hello has a budget of its own, so that a flood of other garbage does not keep clients out.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from qre.errors import UntrustedInputError
-from qre.quic.server.inspector import STRANGER, UNDECIDED, Authenticated
+from qre.quic.server.inspector import UNDECIDED, Authenticated, Verdict
 from qre.wire.initial import MAX_DATAGRAM, MIN_DATAGRAM
 from qre.wire.packet import is_initial, is_short, long_header_destination_cid, retry_source_cid
 from qre.workers.handshake.port.admission import Admission
-from qre.workers.handshake.port.flow_parts import Address, Flow, FlowState, Handshake, Limits, Ours, Ports
+from qre.workers.handshake.port.flow_effects import Effect, Feed, Forward, Happening, ToVisitor
+from qre.workers.handshake.port.flow_parts import Address, Flow, FlowState, Handshake, Inspector, Limits
+from qre.workers.handshake.port.flow_rules import FED, FORWARDED, PASSED_BACK, RULES, FlowEvent
 from qre.workers.handshake.port.shown import shown_untrusted
 
 #: How long an undecided flow is held back, a browser's second datagram comes 0.1 ms after the first (seconds).
@@ -57,6 +39,13 @@ HELLO_RATE: Final = 4000.0
 OTHER_RATE: Final = 1000.0
 PREFIX_RATE: Final = 64.0
 
+_NOTHING: Final[Sequence[Effect]] = ()
+#: Two columns of the table and what every datagram is compared with: in Python 3.11 a key of two costs a tuple, and a
+#: member of an enum a call.
+_AT_DATAGRAM: Final = {state: rule.effects for (state, event), rule in RULES.items() if event is FlowEvent.DATAGRAM}
+_AT_REPLY: Final = {state: rule.effects for (state, event), rule in RULES.items() if event is FlowEvent.REPLY}
+_OURS, _SILENT = FlowState.OURS, FlowState.SILENT
+
 
 def may_begin_hello(data: bytes) -> bool:
     """Whether this could be the first datagram of a ClientHello: an Initial of version 1, of a length that counts."""
@@ -64,243 +53,277 @@ def may_begin_hello(data: bytes) -> bool:
 
 
 class FlowTable:
-    """``strangers`` counts flows that were found to be Dest's; ``dropped`` datagrams that were over a bound."""
+    """``strangers`` counts flows that were found to be Dest's; ``dropped`` datagrams that were over a bound.
 
-    def __init__(self, ports: Ports, limits: Limits) -> None:
-        self._ports = ports
+    ``own_cid`` is the DCID of a short-header packet when this server once made it.
+    """
+
+    def __init__(
+        self, limits: Limits, inspector: Callable[[], Inspector], own_cid: Callable[[bytes], bytes | None]
+    ) -> None:
         self.limits = limits
+        self._inspector = inspector
+        self._own_cid = own_cid
         self.strangers = 0
         self.dropped = 0
-        self._flows: OrderedDict[Address, Flow] = OrderedDict()  # the longest idle first
-        self._prefixes: dict[str, list[Flow]] = {}
+        self._flows: OrderedDict[Address, Flow] = OrderedDict()  # undecided and visitors, the longest idle first
+        self._prefixes: dict[str, list[Flow]] = {}  # of the same
         self._undecided: OrderedDict[Address, Flow] = OrderedDict()  # the oldest first
         self._held_bytes = 0
         self._pending: OrderedDict[Address, Flow] = OrderedDict()  # the oldest first
-        self._ours: OrderedDict[Address, Ours] = OrderedDict()
+        self._ours: OrderedDict[Address, Flow] = OrderedDict()  # OURS and SILENT
         burst = PREFIX_RATE * 2
         self._hellos = Admission(rate=HELLO_RATE, burst=HELLO_RATE, prefix_rate=PREFIX_RATE, prefix_burst=burst)
         self._others = Admission(rate=OTHER_RATE, burst=OTHER_RATE, prefix_rate=PREFIX_RATE, prefix_burst=burst)
 
     # --- what comes in ---
 
-    def datagram(self, source: Address, data: bytes, ecn: int, now: float, unix_ms: int) -> None:
+    def datagram(self, source: Address, data: bytes, ecn: int, now: float, unix_ms: int) -> Sequence[Effect]:
         """One datagram at our port."""
-        ours = self._ours.get(source)
-        if ours is not None and self._ours_received(ours, source, data, now, unix_ms):
-            return
-        if is_short(data):
-            cid = self._ports.own_cid(data)
-            if cid is not None:
-                self._ports.forgotten(source, cid, len(data))
-                return
-        flow = self._flows.get(source)
+        flow = self._ours.get(source)
         if flow is None:
-            flow = self._admit(source, data, now)
-            if flow is None:
-                self.dropped += 1
-                return
-        else:
-            flow.seen = now
-            self._flows.move_to_end(source)
-        if flow.state is FlowState.RELAY:
-            self._forward(flow, data, ecn)
-        else:
-            self._inspect(flow, data, ecn, now, unix_ms)
+            flow = self._flows.get(source)
+        elif flow.state is _OURS:
+            return self._client_spoke(flow, data, now, unix_ms)
+        if is_short(data):
+            cid = self._own_cid(data)
+            if cid is not None:
+                return self._happens(flow or Flow(source, now), FlowEvent.OWN_CID, data=data, cid=cid)
+        if flow is None:
+            return self._newcomer(source, data, ecn, now, unix_ms)
+        if flow.state is _SILENT:
+            if not may_begin_hello(data):
+                return self._happens(flow, FlowEvent.DATAGRAM)
+            self._happens(flow, FlowEvent.MAY_BEGIN)
+            return self._newcomer(source, data, ecn, now, unix_ms)
+        flow.seen = now
+        self._flows.move_to_end(source)
+        if flow.inspector is not None:
+            return self._inspect(flow, data, ecn, now, unix_ms)
+        if _AT_DATAGRAM[flow.state] is FORWARDED:  # nearly always: without the detour
+            return (Forward(flow, data, ecn),)
+        return self._happens(flow, FlowEvent.DATAGRAM, now, data, ecn)
 
-    def reply(self, flow: Flow, data: bytes, ecn: int, now: float) -> None:
+    def reply(self, flow: Flow, data: bytes, ecn: int, now: float) -> Sequence[Effect]:
         """One datagram from Dest for this visitor."""
         if self._flows.get(flow.source) is not flow:
-            return
+            return _NOTHING
         flow.seen = now
         self._flows.move_to_end(flow.source)
-        if flow.state is not FlowState.RELAY:
-            self._dest_spoke(flow, data)
-        self._ports.to_visitor(flow.source, data, ecn)
+        if flow.inspector is not None:
+            return self._happens(flow, self._dest_spoke(flow, flow.inspector, data), now, data, ecn)
+        if _AT_REPLY[flow.state] is PASSED_BACK:
+            return (ToVisitor(flow.source, data, ecn),)
+        return self._happens(flow, FlowEvent.REPLY, now, data, ecn)
 
-    def _dest_spoke(self, flow: Flow, data: bytes) -> None:
+    def _dest_spoke(self, flow: Flow, inspector: Inspector, data: bytes) -> FlowEvent:
         """To a visitor who is undecided still."""
-        assert flow.inspector is not None and flow.held is not None
         retry = retry_source_cid(data)
         if retry is not None and flow.shown is None:
-            flow.inspector.retry_relayed(retry)
+            inspector.retry_relayed(retry)
             self._forget_held(flow)
-            return
+            return FlowEvent.RETRY
         try:
             if not flow.held:
                 raise UntrustedInputError("Dest", "it speaks before the visitor did")
             flow.shown = shown_untrusted(data, flow.held[0][0], flow.shown)
         except UntrustedInputError:
-            self._decide_stranger(flow)
-        else:
-            flow.inspector.cid_shown(flow.shown.source_cid)
+            return FlowEvent.REPLY
+        inspector.cid_shown(flow.shown.source_cid)
+        return FlowEvent.ACKNOWLEDGED
+
+    # --- what became of effects ---
+
+    def no_way_to_dest(self, flow: Flow) -> Sequence[Effect]:
+        """No relay could be opened: nothing can be done for this flow, and its next datagram tries again."""
+        self.dropped += 1
+        if self._flows.get(flow.source) is not flow:
+            return _NOTHING
+        return self._happens(flow, FlowEvent.NO_WAY)
+
+    def hello_accepted(self, flow: Flow, handshake: Handshake) -> Sequence[Effect]:
+        """This hello is remembered: what comes from its client goes to its handshake, which begins now."""
+        return self._begun(flow, FlowEvent.ACCEPTED, handshake)
+
+    def hello_refused(self, flow: Flow) -> Sequence[Effect]:
+        """It was seen before, or cannot be remembered."""
+        data, ecn = flow.held[-1] if flow.held else (b"", 0)
+        return [*self._happens(flow, FlowEvent.REFUSED, data=data, ecn=ecn), *self._bound_undecided()]
 
     # --- undecided flows ---
 
-    def _inspect(self, flow: Flow, data: bytes, ecn: int, now: float, unix_ms: int) -> None:
-        assert flow.inspector is not None and flow.held is not None
+    def _inspect(self, flow: Flow, data: bytes, ecn: int, now: float, unix_ms: int) -> Sequence[Effect]:
+        assert flow.inspector is not None
         flow.held.append((data, ecn))
         self._held_bytes += len(data)
         verdict = flow.inspector.datagram_received(data, unix_ms)
         if isinstance(verdict, Authenticated):
-            handshake = self._ports.accept(verdict, [held for held, _ in flow.held], flow.source, now, flow.shown)
-            if handshake is not None:
-                self._remove(flow)
-                self.become_ours(flow.source, handshake, now)
-                return
-            verdict = STRANGER
-        if verdict is STRANGER:
-            self._relay(flow, data, ecn)
-        elif flow.state is FlowState.WATCHED:
-            self._forward(flow, data, ecn)
+            return self._happens(flow, FlowEvent.OUR_HELLO, now, found=verdict)
+        return [*self._happens(flow, _named(verdict), now, data, ecn), *self._bound_undecided()]
+
+    def _bound_undecided(self) -> list[Effect]:
+        effects: list[Effect] = []
         while len(self._undecided) > MAX_UNDECIDED or self._held_bytes > MAX_UNDECIDED_BYTES:
-            self._relay(next(iter(self._undecided.values())), None, 0)
+            effects += self._happens(next(iter(self._undecided.values())), FlowEvent.TOO_MUCH)
+        return effects
 
-    def _relay(self, flow: Flow, data: bytes | None, ecn: int) -> None:
-        """It is Dest's. ``data`` came last; Dest has seen what was held before it, unless nothing was sent yet."""
-        unsent = [] if data is None else [(data, ecn)]
-        if flow.state is FlowState.PENDING:
-            unsent = list(flow.held or ())
-        self._decide_stranger(flow)
-        self._forward_all(flow, unsent)
+    # --- clients of ours ---
 
-    def _decide_stranger(self, flow: Flow) -> None:
-        self.strangers += 1
-        self._forget_held(flow)
-        self._undecided.pop(flow.source, None)
-        self._pending.pop(flow.source, None)
-        flow.inspector = flow.held = flow.shown = None
-        flow.state = FlowState.RELAY
+    def _client_spoke(self, flow: Flow, data: bytes, now: float, unix_ms: int) -> Sequence[Effect]:
+        handshake = flow.handshake
+        assert handshake is not None
+        if is_initial(data) and len(data) > 6 and not handshake.owns(long_header_destination_cid(data)):
+            return self._begins_again(flow, data, now, unix_ms)
+        if _AT_DATAGRAM[flow.state] is FED:
+            return (Feed(handshake, data),)
+        return self._happens(flow, FlowEvent.DATAGRAM, now, data)
 
-    def _forget_held(self, flow: Flow) -> None:
-        if flow.held:
-            self._held_bytes -= sum(len(data) for data, _ in flow.held)
-            flow.held.clear()
+    def _begins_again(self, flow: Flow, data: bytes, now: float, unix_ms: int) -> Sequence[Effect]:
+        """An Initial of another connection."""
+        if flow.inspector is None:
+            flow.inspector = self._inspector()
+        flow.held.append((data, 0))
+        verdict = flow.inspector.datagram_received(data, unix_ms)
+        found = verdict if isinstance(verdict, Authenticated) else None
+        effects = self._happens(flow, _named(verdict), now, found=found)
+        if verdict is not UNDECIDED:
+            flow.inspector, flow.held = None, []
+        return effects
 
-    # --- relaying ---
+    def handed_over(self, source: Address, handshake: Handshake, now: float) -> Sequence[Effect]:
+        """The front of our port has a client for us, who is known to nobody here any more."""
+        return self._begun(Flow(source, now), FlowEvent.HANDED_OVER, handshake)
 
-    def _forward(self, flow: Flow, data: bytes, ecn: int) -> None:
-        if flow.relay is None:
-            flow.relay = self._ports.open_relay(flow)
-            if flow.relay is None:
-                self._remove(flow)  # nothing can be done for it: its next datagram tries again
-                self.dropped += 1
-                return
-        flow.relay.send(data, ecn)
+    def of_ours(self, source: Address, data: bytes, now: float) -> Sequence[Effect]:
+        """A datagram that another process took for a client of ours; dropped when there is none any more."""
+        flow = self._ours.get(source)
+        if flow is None or flow.state is FlowState.SILENT:
+            return _NOTHING
+        return self._happens(flow, FlowEvent.DATAGRAM, now, data)
 
-    def _forward_all(self, flow: Flow, datagrams: list[tuple[bytes, int]]) -> None:
-        for data, ecn in datagrams:
-            if self._flows.get(flow.source) is flow:
-                self._forward(flow, data, ecn)
+    def abandon(self, source: Address) -> Sequence[Effect]:
+        """Give up the handshake with a client."""
+        flow = self._ours.get(source)
+        return _NOTHING if flow is None else self._happens(flow, FlowEvent.REMOVED)
 
-    # --- coming and going ---
+    def handshake_over(self, source: Address, handshake: Handshake, now: float) -> Sequence[Effect]:
+        """It ended, well or badly. What the client still sends is swallowed for a while."""
+        flow = self._ours.get(source)
+        if flow is None or flow.handshake is not handshake:
+            return _NOTHING
+        return self._happens(flow, FlowEvent.HANDSHAKE_OVER, now)
 
-    def _admit(self, source: Address, data: bytes, now: float) -> Flow | None:
-        prefix = source[0].rpartition(".")[0]
-        hello = may_begin_hello(data)
-        if not (self._hellos if hello else self._others).take(prefix, now):
-            return None
-        neighbours = self._prefixes.get(prefix, [])
-        if len(neighbours) >= self.limits.flows_per_prefix:
-            self._remove(min(neighbours, key=_seen))
-        while len(self._flows) >= self.limits.flows:
-            self._remove(next(iter(self._flows.values())))
-        flow = Flow(source, prefix, now)
-        self._flows[source] = flow
-        self._prefixes.setdefault(prefix, []).append(flow)
-        if hello:
-            flow.state = FlowState.PENDING
-            flow.inspector, flow.held = self._ports.inspector(), []
-            self._pending[source] = self._undecided[source] = flow
-        else:
-            self.strangers += 1
-        return flow
+    # --- the table, and its books ---
 
-    def _remove(self, flow: Flow) -> None:
-        if self._flows.get(flow.source) is not flow:
-            return
-        self._forget_held(flow)
+    def _happens(
+        self,
+        flow: Flow,
+        event: FlowEvent,
+        now: float = 0.0,
+        data: bytes = b"",
+        ecn: int = 0,
+        *,
+        found: Authenticated | None = None,
+        cid: bytes = b"",
+        handshake: Handshake | None = None,
+    ) -> list[Effect]:
+        """Ask the table, enter the next state, and say what is to be done: room is made first."""
+        rule = RULES[flow.state, event]
+        it = Happening(flow, now, data, ecn, found, cid, handshake, tuple(flow.held), flow.handshake)
+        room = [] if rule.becomes is flow.state else self._enter(flow, rule.becomes, now)
+        return room + [kind.of(it) for kind in rule.effects]
+
+    def _enter(self, flow: Flow, state: FlowState, now: float) -> list[Effect]:
+        before, flow.state = flow.state, state
+        match state:
+            case FlowState.PENDING:
+                self._add(flow)
+                flow.inspector = self._inspector()
+                self._pending[flow.source] = self._undecided[flow.source] = flow
+            case FlowState.WATCHED:
+                del self._pending[flow.source]
+            case FlowState.RELAY:
+                self.strangers += 1
+                if before is FlowState.NONE:
+                    self._add(flow)
+                else:
+                    self._decided(flow)
+            case FlowState.OURS:
+                if before is not FlowState.NONE:
+                    self._drop(flow)
+                room = self._room_for_ours()
+                self._ours[flow.source] = flow
+                return room
+            case FlowState.SILENT:
+                flow.handshake, flow.inspector, flow.held = None, None, []
+                flow.silent_until = now + SILENCE
+            case FlowState.NONE if before in {FlowState.OURS, FlowState.SILENT}:
+                del self._ours[flow.source]
+                flow.handshake, flow.inspector, flow.held = None, None, []
+            case FlowState.NONE:
+                self._drop(flow)
+        return []
+
+    def _add(self, flow: Flow) -> None:
+        self._flows[flow.source] = flow
+        self._prefixes.setdefault(flow.prefix, []).append(flow)
+
+    def _drop(self, flow: Flow) -> None:
+        self._decided(flow)
         del self._flows[flow.source]
-        self._undecided.pop(flow.source, None)
-        self._pending.pop(flow.source, None)
         neighbours = self._prefixes[flow.prefix]
         neighbours.remove(flow)
         if not neighbours:
             del self._prefixes[flow.prefix]
-        if flow.relay is not None:
-            flow.relay.close()
-            flow.relay = None
 
-    # --- clients of ours ---
+    def _decided(self, flow: Flow) -> None:
+        self._forget_held(flow)
+        self._undecided.pop(flow.source, None)
+        self._pending.pop(flow.source, None)
+        flow.inspector = flow.shown = None
 
-    def become_ours(self, source: Address, handshake: Handshake, now: float) -> None:
-        """A client has proved itself: what comes from it goes to its handshake, which begins now."""
-        while len(self._ours) >= MAX_OURS and self._evict_ours():
-            pass
-        self._ours[source] = Ours(handshake)
-        handshake.begin(now)
+    def _forget_held(self, flow: Flow) -> None:
+        self._held_bytes -= sum(len(data) for data, _ in flow.held)
+        flow.held = []
 
-    def _evict_ours(self) -> bool:
-        """Make room: silence first, then the oldest handshake."""
-        silent = next((source for source, ours in self._ours.items() if ours.handshake is None), None)
-        source = silent if silent is not None else next(iter(self._ours), None)
-        if source is None:
-            return False
-        ours = self._ours.pop(source)
-        if ours.handshake is not None:
-            ours.handshake.abandon()
-        return True
+    def _begun(self, flow: Flow, event: FlowEvent, handshake: Handshake) -> Sequence[Effect]:
+        effects = self._happens(flow, event, handshake=handshake)
+        flow.handshake = handshake
+        self._ours.move_to_end(flow.source)
+        return effects
 
-    def _ours_received(self, ours: Ours, source: Address, data: bytes, now: float, unix_ms: int) -> bool:
-        """Whether the datagram was dealt with."""
-        if is_initial(data) and len(data) > 6:
-            destination = long_header_destination_cid(data)
-            if ours.handshake is None:
-                if not may_begin_hello(data):
-                    return True
-                del self._ours[source]
-                return False
-            if not ours.handshake.owns(destination):
-                self._begin_again(ours, source, data, now, unix_ms)
-                return True
-        if ours.handshake is not None:
-            ours.handshake.datagram_received(data, now)
-            return True
-        return self._ports.own_cid(data) is None
+    # --- bounds ---
 
-    def _begin_again(self, ours: Ours, source: Address, data: bytes, now: float, unix_ms: int) -> None:
-        if ours.inspector is None:
-            ours.inspector = self._ports.inspector()
-        ours.held.append(data)
-        verdict = ours.inspector.datagram_received(data, unix_ms)
-        if verdict is UNDECIDED:
-            return
-        held, ours.inspector, ours.held = ours.held, None, []
-        if isinstance(verdict, Authenticated):
-            handshake = self._ports.accept(verdict, held, source, now, None)
-            if handshake is not None:
-                if ours.handshake is not None:
-                    ours.handshake.abandon()
-                self._ours.pop(source, None)
-                self.become_ours(source, handshake, now)
+    def _newcomer(self, source: Address, data: bytes, ecn: int, now: float, unix_ms: int) -> Sequence[Effect]:
+        flow = Flow(source, now)
+        hello = may_begin_hello(data)
+        if not (self._hellos if hello else self._others).take(flow.prefix, now):
+            self.dropped += 1
+            return _NOTHING
+        effects = self._room_for_visitor(flow.prefix)
+        if not hello:
+            return effects + self._happens(flow, FlowEvent.DATAGRAM, now, data, ecn)
+        effects += self._happens(flow, FlowEvent.MAY_BEGIN, now)
+        return [*effects, *self._inspect(flow, data, ecn, now, unix_ms)]
 
-    def of_ours(self, source: Address, data: bytes, now: float) -> None:
-        """A datagram that another process took for a client of ours; dropped when there is none any more."""
-        ours = self._ours.get(source)
-        if ours is not None and ours.handshake is not None:
-            ours.handshake.datagram_received(data, now)
+    def _room_for_visitor(self, prefix: str) -> list[Effect]:
+        """The longest idle go: one of the same network, and one of all."""
+        effects: list[Effect] = []
+        neighbours = self._prefixes.get(prefix, [])
+        if len(neighbours) >= self.limits.flows_per_prefix:
+            effects += self._happens(min(neighbours, key=_seen), FlowEvent.REMOVED)
+        while len(self._flows) >= self.limits.flows:
+            effects += self._happens(next(iter(self._flows.values())), FlowEvent.REMOVED)
+        return effects
 
-    def abandon(self, source: Address) -> None:
-        """Give up the handshake with a client."""
-        ours = self._ours.pop(source, None)
-        if ours is not None and ours.handshake is not None:
-            ours.handshake.abandon()
-
-    def handshake_over(self, source: Address, handshake: Handshake, now: float) -> None:
-        """It ended, well or badly. What the client still sends is swallowed for a while."""
-        ours = self._ours.get(source)
-        if ours is not None and ours.handshake is handshake:
-            ours.handshake, ours.inspector, ours.held = None, None, []
-            ours.silent_until = now + SILENCE
+    def _room_for_ours(self) -> list[Effect]:
+        """Silence goes first, then the oldest handshake."""
+        effects: list[Effect] = []
+        while len(self._ours) >= MAX_OURS:
+            oldest = next(iter(self._ours.values()))
+            silent = (flow for flow in self._ours.values() if flow.state is FlowState.SILENT)
+            effects += self._happens(next(silent, oldest), FlowEvent.REMOVED)
+        return effects
 
     # --- time ---
 
@@ -311,43 +334,52 @@ class FlowTable:
         times = []
         if self._flows:
             times.append(next(iter(self._flows.values())).seen + self.limits.idle)
-        silent = [ours.silent_until for ours in self._ours.values() if ours.handshake is None]
+        silent = [flow.silent_until for flow in self._ours.values() if flow.state is FlowState.SILENT]
         if silent:
             times.append(min(silent))
         return min(times, default=None)
 
-    def handle_timer(self, now: float) -> None:
+    def handle_timer(self, now: float) -> Sequence[Effect]:
+        effects: list[Effect] = []
         while self._pending:
             flow = next(iter(self._pending.values()))
             if flow.since + HOLD > now:
                 break
-            del self._pending[flow.source]
-            flow.state = FlowState.WATCHED
-            self._forward_all(flow, list(flow.held or ()))
+            effects += self._happens(flow, FlowEvent.DELAY_OVER)
         while self._flows:
             flow = next(iter(self._flows.values()))
             if flow.seen + self.limits.idle > now:
                 break
-            self._remove(flow)
-        for source in [s for s, o in self._ours.items() if o.handshake is None and o.silent_until <= now]:
-            del self._ours[source]
+            effects += self._happens(flow, FlowEvent.REMOVED)
+        silent = [flow for flow in self._ours.values() if flow.state is FlowState.SILENT and flow.silent_until <= now]
+        for flow in silent:
+            self._happens(flow, FlowEvent.REMOVED)
+        return effects
 
-    def close(self) -> None:
+    def close(self) -> Sequence[Effect]:
         """Let go of every connection to Dest."""
-        for flow in list(self._flows.values()):
-            self._remove(flow)
         self._ours.clear()
+        effects: list[Effect] = []
+        for flow in list(self._flows.values()):
+            effects += self._happens(flow, FlowEvent.REMOVED)
+        return effects
 
     # --- what ``show`` wants to know ---
 
     @property
     def pending(self) -> int:
         """Flows that are not decided yet, and handshakes."""
-        return len(self._undecided) + sum(ours.handshake is not None for ours in self._ours.values())
+        return len(self._undecided) + sum(flow.state is FlowState.OURS for flow in self._ours.values())
 
     @property
     def relayed(self) -> int:
         return len(self._flows) - len(self._undecided)
+
+
+def _named(verdict: Verdict) -> FlowEvent:
+    if isinstance(verdict, Authenticated):
+        return FlowEvent.OUR_HELLO
+    return FlowEvent.UNDECIDED if verdict is UNDECIDED else FlowEvent.NOT_OURS
 
 
 def _seen(flow: Flow) -> float:

@@ -45,7 +45,7 @@ def with_ecn(family: int, ecn: int) -> list[tuple[int, int, bytes]]:
 
 
 class DestSocket:
-    """One visitor's. See ``flows.Relay``."""
+    """One visitor's. See ``flow_parts.Relay``."""
 
     __slots__ = ("_family", "_relays", "_socket", "fd")
 

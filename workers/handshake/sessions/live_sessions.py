@@ -1,10 +1,7 @@
 """The live sessions: their secrets, epochs and connection IDs, and what is asked of the data plane for them. Sans-IO.
 
-RFC 9001 §6, RFC 9000 §5.1. A session's life::
-
-    install() ──► INSTALLING ── the data plane has it ──► INSTALLED ── SessionConfirmed ──► UP
-                      │                                       │                             │
-                      └──── refused ────► gone ◄───── SessionLost, or delete() ◄────────────┘
+RFC 9001 §6, RFC 9000 §5.1. A session's life is the table in ``session_rules``; here what the data plane says becomes
+an event of it, and its effects are done.
 
 Rules. A record is in ``store`` from before the data plane is asked until the session is gone. The epoch in it is one
 that the data plane is known to have reached, so secrets are only ever derived forward. Whoever decides on a new epoch
@@ -52,6 +49,7 @@ from qre.errors import InternalError
 from qre.quic.handed_over import HandedOver
 from qre.workers.handshake.sessions.routed_cids import RoutedCids
 from qre.workers.handshake.sessions.secrets import SecretsStore, SessionRecord
+from qre.workers.handshake.sessions.session_rules import SESSION_RULES, SessionEffect, SessionEvent, SessionStage
 from qre.workers.handshake.sessions.session_state import (
     REASONS,
     CidsChanged,
@@ -63,7 +61,6 @@ from qre.workers.handshake.sessions.session_state import (
     Orphaned,
     OrphanEnded,
     OutgoingRequest,
-    SessionStage,
     Settings,
     Then,
     installation,
@@ -117,7 +114,8 @@ class Sessions:
     def restore(self, records: list[SessionRecord]) -> None:
         """Sessions that a process before us left; what the data plane has of them is seen when it is connected."""
         for record in records:
-            self._live[record.session_id] = Live(record, routed=True)
+            live = self._live[record.session_id] = Live(record, routed=True)
+            self._happens(live, SessionEvent.FOUND_CONFIRMED if record.confirmed else SessionEvent.FOUND)
         if records:
             self.events.append(CidsChanged())
 
@@ -128,14 +126,13 @@ class Sessions:
         record = SessionRecord(self.role, handed_over, underlay, socket_number)
         self.store.put(record)
         live = self._live[record.session_id] = Live(record)
-        self._install(live)
+        self._happens(live, SessionEvent.NEW)
 
     def delete(self, session_id: bytes, reason: str) -> None:
         """End it; the peer is told."""
         live = self._live.get(session_id)
         if live is not None:
-            self._delete(session_id)
-            self._forget(live, reason)
+            self._happens(live, SessionEvent.DELETED, reason=reason)
 
     def delete_orphan(self, session_id: bytes) -> None:
         """End a session that we have no secrets of; its peer is told."""
@@ -201,9 +198,9 @@ class Sessions:
             return
         match report:
             case SessionConfirmed():
-                self._confirmed(live, now)
+                self._happens(live, SessionEvent.CONFIRMED, now)
             case SessionLost(reason=reason):
-                self._forget(live, REASONS[reason])
+                self._happens(live, SessionEvent.LOST, reason=REASONS[reason])
             case RekeyDue(key_epoch=epoch) if epoch == live.record.key_epoch:
                 self._rekey(live)
             case KeyPhaseChanged(key_epoch=epoch):
@@ -248,11 +245,35 @@ class Sessions:
                 live.settle_at = None
                 self._settling.settle(live, now)
 
-    # --- installing ---
+    # --- the table, and what it wants done ---
 
-    def _install(self, live: Live) -> None:
+    def _happens(self, live: Live, event: SessionEvent, now: float = 0.0, reason: str = "") -> None:
+        """``now`` is wanted by what times something, ``reason`` by an end."""
+        rule = SESSION_RULES[live.stage, event]
+        live.stage = rule.becomes
+        for effect in rule.effects:
+            match effect:
+                case SessionEffect.ASK_INSTALL:
+                    self._ask_install(live)
+                case SessionEffect.ASK_DELETE:
+                    self._delete(live.record.session_id)
+                case SessionEffect.READY:
+                    self._ready(live, now)
+                case SessionEffect.CONFIRM:
+                    live.rekey_at = self.settings.next_rekey(now, self.random)
+                    self.change(live, replace(live.record, confirmed=True))
+                    self.events.append(Confirmed(live.record.session_id))
+                case SessionEffect.SETTLE:
+                    self._settling.settle(live, now)
+                case SessionEffect.REPLACE_ORPHANS:
+                    self._replace_orphans(live.record)
+                case SessionEffect.FORGET:
+                    del self._live[live.record.session_id]
+                    self.store.remove(live.record.session_id)
+                    self.events += (Lost(live.record, reason), CidsChanged())
+
+    def _ask_install(self, live: Live) -> None:
         record = live.record
-        live.stage = SessionStage.INSTALLING
         self.ask(
             lambda id: installation(record, self.settings, id),
             lambda answer, now: self._install_answered(live, answer, now),
@@ -264,17 +285,16 @@ class Sessions:
             return
         epoch = live.record.key_epoch
         if answer.refusal is None or (answer.refusal is Refusal.INSTALLED and answer.key_epoch == epoch):
-            self._installed(live, now)
+            self._happens(live, SessionEvent.HELD, now)
         elif answer.key_epoch is not None and answer.key_epoch > epoch and live.catch_ups < _MAX_CATCH_UPS:
             live.catch_ups += 1
             self._reached(live, answer.key_epoch, now)
-            self._install(live)
+            self._happens(live, SessionEvent.MISSING)
         else:
-            self._forget(live, f"the data plane refused it: {answer.error}")
+            self._happens(live, SessionEvent.LOST, reason=f"the data plane refused it: {answer.error}")
 
-    def _installed(self, live: Live, now: float) -> None:
+    def _ready(self, live: Live, now: float) -> None:
         live.catch_ups = 0
-        live.stage = SessionStage.UP if live.record.confirmed else SessionStage.INSTALLED
         live.rekey_at = self.settings.next_rekey(now, self.random)
         if not live.routed:
             live.routed = True
@@ -282,31 +302,12 @@ class Sessions:
         self.events.append(Installed(live.record.session_id))
         if live.record.spare_cid:
             self._settling.adopt_spare(live)
-        if live.stage is SessionStage.UP:
-            self._settling.settle(live, now)
-
-    def _confirmed(self, live: Live, now: float) -> None:
-        live.stage = SessionStage.UP
-        if live.record.confirmed:
-            return  # once more, after a new data plane
-        live.rekey_at = self.settings.next_rekey(now, self.random)
-        self.change(live, replace(live.record, confirmed=True))
-        self.events.append(Confirmed(live.record.session_id))
-        self._settling.settle(live, now)
-        self._replace_orphans(live.record)
 
     def _replace_orphans(self, record: SessionRecord) -> None:
         """A client has one session; on a server a newer one of the same short id takes the place of the others."""
         for session_id, mark in list(self.orphans.items()):
             if record.role is Role.CLIENT or mark.short_id == record.short_id:
                 self.delete_orphan(session_id)
-
-    def _forget(self, live: Live, reason: str) -> None:
-        if self._live.pop(live.record.session_id, None) is None:
-            return
-        self.store.remove(live.record.session_id)
-        self.events.append(Lost(live.record, reason))
-        self.events.append(CidsChanged())
 
     def _delete(self, session_id: bytes) -> None:
         if self.ask(lambda id: SessionDelete(id=id, session_id=session_id), None) is None:
@@ -315,9 +316,9 @@ class Sessions:
     def _gone(self, live: Live) -> None:
         """The data plane does not have it (any more)."""
         if self.settings.in_kernel and live.routed:
-            self._forget(live, "the kernel does not have it any more")
+            self._happens(live, SessionEvent.LOST, reason="the kernel does not have it any more")
         else:
-            self._install(live)
+            self._happens(live, SessionEvent.MISSING)
 
     def is_live(self, live: Live) -> bool:
         """Or is it gone since somebody was asked about it?"""
@@ -366,11 +367,9 @@ class Sessions:
             self.delete(live.record.session_id, "the data plane is at an earlier key epoch")
             return
         self._reached(live, mark.key_epoch, now)
+        self._happens(live, SessionEvent.HELD, now)
         if mark.confirmed and not live.record.confirmed:
-            self._installed(live, now)
-            self._confirmed(live, now)
-        else:
-            self._installed(live, now)
+            self._happens(live, SessionEvent.CONFIRMED, now)
         self._give_next_keys(live)
 
     # --- keys ---

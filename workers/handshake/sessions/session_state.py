@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
@@ -12,13 +11,7 @@ from qre.dataplane.protocol import Answer, DataplaneRequest, LossReason, Session
 from qre.ends import Role
 from qre.wire.protection import next_secret
 from qre.workers.handshake.sessions.secrets import SessionRecord
-
-
-class SessionStage(enum.Enum):
-    INSTALLING = "installing"
-    INSTALLED = "installed"
-    UP = "up"
-
+from qre.workers.handshake.sessions.session_rules import SessionStage
 
 #: Two ends that were set up together must not rekey in lock-step: the interval varies by this part of it.
 _JITTER = 0.1
@@ -99,7 +92,7 @@ class Live:
     """One session."""
 
     record: SessionRecord
-    stage: SessionStage = SessionStage.INSTALLING
+    stage: SessionStage = SessionStage.NONE
     routed: bool = False  # packets for its connection IDs may be steered to the data plane
     rekey_at: float = float("inf")
     updating: bool = False

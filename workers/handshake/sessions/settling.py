@@ -17,7 +17,8 @@ from qre.wire.frames import Frame, NewConnectionId, RetireConnectionId, encode_f
 from qre.workers.handshake.sessions.control_frames import parse_control_frames_untrusted
 from qre.workers.handshake.sessions.routed_cids import RoutedCids
 from qre.workers.handshake.sessions.secrets import SessionRecord
-from qre.workers.handshake.sessions.session_state import CidsChanged, Event, Live, SessionStage, Then
+from qre.workers.handshake.sessions.session_rules import SessionStage
+from qre.workers.handshake.sessions.session_state import CidsChanged, Event, Live, Then
 
 #: A frame whose fate is bad, or not known, is sent again after this (seconds).
 _RETRY: Final = 5.0

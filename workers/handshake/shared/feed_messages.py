@@ -16,6 +16,7 @@ from qre.quic.server.server_handshake import ShownByDest
 from qre.reality.authenticator import SharedSecrets
 from qre.structs import U64, Message, Port, Struct
 from qre.wire.initial import MAX_DATAGRAM
+from qre.workers.handshake.port.flow_parts import Hello
 
 Cid = Annotated[bytes, msgspec.Meta(max_length=20)]
 Datagram = Annotated[bytes, msgspec.Meta(max_length=MAX_DATAGRAM)]
@@ -60,9 +61,9 @@ class Begin(Message, frozen=True, kw_only=True):
     def __repr__(self) -> str:
         return "Begin(hidden)"
 
-    def found(self) -> Authenticated:
-        """What the front's inspector found."""
-        return Authenticated(
+    def hello(self, now: float) -> Hello:
+        """What the front's inspector found, and when we learned of it."""
+        found = Authenticated(
             client_hello=self.client_hello,
             random_hash=self.random_hash,
             secrets=SharedSecrets(self.hello_key, self.hello_iv, self.proof),
@@ -73,10 +74,14 @@ class Begin(Message, frozen=True, kw_only=True):
             original_destination_cid=self.original_destination_cid,
             retry_source_cid=self.retry_source_cid,
         )
-
-    def shown_by_dest(self) -> ShownByDest | None:
         shown = self.shown
-        return None if shown is None else ShownByDest(shown.source_cid, shown.highest_packet_number)
+        return Hello(
+            found,
+            list(self.datagrams),
+            (self.visitor.ip, self.visitor.port),
+            now,
+            None if shown is None else ShownByDest(shown.source_cid, shown.highest_packet_number),
+        )
 
 
 class More(Message, frozen=True, kw_only=True):
@@ -114,10 +119,11 @@ class Over(Message, frozen=True, kw_only=True):
 ToFront = Began | Over
 
 
-def begin(source: tuple[str, int], found: Authenticated, datagrams: list[bytes], shown: ShownByDest | None) -> Begin:
+def begin(hello: Hello) -> Begin:
     """What the front says of a client."""
+    found, shown = hello.found, hello.shown
     return Begin(
-        visitor=Visitor(ip=source[0], port=source[1]),
+        visitor=Visitor(ip=hello.source[0], port=hello.source[1]),
         client_hello=found.client_hello,
         random_hash=found.random_hash,
         hello_key=found.secrets.hello_key,
@@ -129,7 +135,7 @@ def begin(source: tuple[str, int], found: Authenticated, datagrams: list[bytes],
         unix_time=found.unix_time,
         original_destination_cid=found.original_destination_cid,
         retry_source_cid=found.retry_source_cid,
-        datagrams=tuple(datagrams),
+        datagrams=tuple(hello.datagrams),
         shown=None
         if shown is None
         else Shown(source_cid=shown.source_cid, highest_packet_number=shown.highest_packet_number),

@@ -16,25 +16,21 @@ from typing import Final
 from qre.errors import MachineError, UserError
 from qre.ipc.channel import Channel
 from qre.ipc.messages import ProfileSecrets
-from qre.quic.server.inspector import Authenticated
-from qre.quic.server.server_handshake import ShownByDest
 from qre.wire.initial import MAX_DATAGRAM
-from qre.workers.handshake.port.flow_parts import Address, Handshake
+from qre.workers.handshake.port.flow_parts import Address, Handshake, Hello
 from qre.workers.handshake.shared.feed_messages import Abandon, Began, More, ToFront, ToGuest, Visitor, begin
 
 _BATCH: Final = 64
 
 
 class GuestHandshake:
-    """A client of a guest's. See ``flows.Handshake``."""
+    """A client of a guest's. See ``flow_parts.Handshake``."""
 
-    def __init__(
-        self, guest: Guest, source: Address, found: Authenticated, datagrams: list[bytes], shown: ShownByDest | None
-    ) -> None:
+    def __init__(self, guest: Guest, hello: Hello) -> None:
         self._guest = guest
-        self._source = source
-        self._begin: ToGuest | None = begin(source, found, datagrams, shown)
-        self._cids = {found.original_destination_cid, found.retry_source_cid}
+        self._source = hello.source
+        self._begin: ToGuest | None = begin(hello)
+        self._cids = {hello.found.original_destination_cid, hello.found.retry_source_cid}
 
     def begin(self, now: float) -> None:
         if self._begin is not None:
@@ -151,14 +147,12 @@ class Guests:
         if guest is not None:
             guest.close()
 
-    def accept(
-        self, found: Authenticated, datagrams: list[bytes], source: Address, shown: ShownByDest | None
-    ) -> GuestHandshake | None:
+    def accept(self, hello: Hello) -> GuestHandshake | None:
         """None: it is no guest's client."""
-        guest = next((guest for guest in self._guests.values() if found.short_id in guest.short_ids), None)
+        guest = next((guest for guest in self._guests.values() if hello.found.short_id in guest.short_ids), None)
         if guest is None:
             return None
-        handshake = guest.handshakes[source] = GuestHandshake(guest, source, found, datagrams, shown)
+        handshake = guest.handshakes[hello.source] = GuestHandshake(guest, hello)
         return handshake
 
     def close(self) -> None:

@@ -31,7 +31,8 @@
 #define BLOCK	    (1U << 18)
 #define BLOCKS	    64
 #define NO_KEY	    UINT32_MAX
-#define TOLD	    20 /* of each kind of fault */
+#define TOLD	    20	  /* of each kind of fault */
+#define PATIENCE    60000 /* milliseconds */
 
 static struct tap {
 	int fd;
@@ -97,6 +98,19 @@ static void learn(void)
 		before[known] = *first;
 		*first = known;
 	}
+}
+
+/* What was counted by now, although whoever counted it may still be writing it down. */
+static bool learn_all(void)
+{
+	uint32_t counted = ledger_count(ledger);
+	bool more = known < counted;
+
+	for (unsigned int tries = 0; known < counted && tries < PATIENCE; tries++) {
+		usleep(1000);
+		learn();
+	}
+	return more;
 }
 
 static void mask_of(const uint8_t *hp, const uint8_t *sample, uint8_t *mask)
@@ -191,19 +205,28 @@ static void tell(const char *what, unsigned long *count, const struct tap *t, un
 	fflush(stdout);
 }
 
+/* Of all keys of this place; NO_KEY: none. */
+static uint32_t find(const struct tap *t, unsigned int place, const uint8_t *packet, size_t size,
+		     uint64_t *number)
+{
+	size_t cid = t->side ? QRE_CID_MAX : 0; /* as sessions.h makes them */
+	uint32_t first = newest[t->pair][t->side][place];
+	uint32_t key = owner_of(first, false, packet, size, cid, number);
+
+	return key != NO_KEY ? key : owner_of(first, true, packet, size, cid, number);
+}
+
 /* A datagram between the ports of a session. */
 static void took(const struct tap *t, unsigned int place, const uint8_t *packet, size_t size)
 {
-	size_t cid = t->side ? QRE_CID_MAX : 0; /* as sessions.h makes them */
-	uint32_t first, key;
 	uint64_t number = 0;
+	uint32_t key;
 
 	packets++;
 	learn();
-	first = newest[t->pair][t->side][place];
-	key = owner_of(first, false, packet, size, cid, &number);
-	if (key == NO_KEY)
-		key = owner_of(first, true, packet, size, cid, &number);
+	key = find(t, place, packet, size, &number);
+	if (key == NO_KEY && learn_all()) /* its key was counted before it was sent */
+		key = find(t, place, packet, size, &number);
 	if (key == NO_KEY) {
 		tell("unopened", &unopened, t, place, key, size);
 		return;

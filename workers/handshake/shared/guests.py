@@ -48,7 +48,7 @@ class GuestHandshake:
         self._cids.add(cid)
 
     def abandon(self) -> None:
-        self._guest.forget(self._source)
+        self._guest.forget(self._source, self)
         self._guest.tell(Abandon(visitor=_visitor(self._source)))
 
 
@@ -70,8 +70,10 @@ class Guest:
         except MachineError as error:
             self.complain("guest", f"{self.profile} does not take its clients: {error}")
 
-    def forget(self, source: Address) -> None:
-        self.handshakes.pop(source, None)
+    def forget(self, source: Address, handshake: GuestHandshake) -> None:
+        """``handshake`` is over. A client that began again has another one by now, which stays."""
+        if self.handshakes.get(source) is handshake:
+            del self.handshakes[source]
 
     def readable(self) -> None:
         # Its supervisor, or ours, hands in another one when there is somebody again.
@@ -86,7 +88,7 @@ class Guest:
         if isinstance(message, Began):
             handshake.answered_under(message.handshake_cid)
         else:
-            self.forget(source)
+            self.forget(source, handshake)
             self.over(source, handshake)
 
     def close(self) -> None:

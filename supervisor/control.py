@@ -50,6 +50,7 @@ class ControlSocket:
         self._server = await asyncio.start_unix_server(self._client, sock=listener, limit=MAX_REQUEST)
 
     def close(self) -> None:
+        """Stop listening and remove the socket's file."""
         if self._server is not None:
             self._server.close()
         self.path.unlink(missing_ok=True)

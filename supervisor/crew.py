@@ -78,9 +78,11 @@ _SERVE: Final = "serve"
 class CrewOwner(Protocol):
     """The supervisor, as the crew needs it."""
 
-    def tell(self, message: ToParent, fds: tuple[int, ...] = ()) -> None: ...
+    def tell(self, message: ToParent, fds: tuple[int, ...] = ()) -> None:
+        """Send ``message`` to the parent; the caller keeps ``fds``."""
 
-    def fail(self, reason: str) -> None: ...
+    def fail(self, reason: str) -> None:
+        """End the daemon with a failure."""
 
 
 class Crew:

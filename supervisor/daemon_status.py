@@ -155,6 +155,7 @@ def front_map(port: SharedPort | None, adopted: list[bytes], front: str) -> dict
 
 
 def front_loader(port: SharedPort | None, front: str) -> dict[str, Any] | None:
+    """The ``loader`` object of show's JSON; None unless the port has a loader."""
     if port is None or port.loader is None:
         return None
     return {

@@ -97,6 +97,7 @@ class GuestDaemon:
     feed: int
 
     def close(self) -> None:
+        """Close both descriptors; handshake workers that were handed them keep theirs."""
         os.close(self.secrets)
         os.close(self.feed)
 

@@ -46,6 +46,7 @@ def make_directories(runtime: Path, parties: tuple[Party, ...]) -> None:
 
 
 def endpoint(runtime: Path, party: Party) -> str:
+    """The ZeroMQ address at which the supervisor listens for ``party``."""
     return f"ipc://{runtime / party.value / _SOCKET_NAME}"
 
 
@@ -76,6 +77,7 @@ class Router:
             os.umask(before)
 
     def close(self) -> None:
+        """Requests that are still unanswered fail."""
         self._tasks.cancel()
         self.abandon("the daemon ends")
         self._socket.close()
@@ -109,6 +111,7 @@ class Router:
             del self._waiting[number]
 
     async def send(self, envelope: Envelope) -> None:
+        """Send ``envelope`` to the worker. Raises MachineError while none is connected."""
         if self._identity is None:
             raise MachineError(f"worker {self.party}", "it is not there")
         await self._socket.send_multipart([self._identity, self._encoder.encode(envelope)])

@@ -80,6 +80,7 @@ class Supervised:
             made.close()
 
     def kill(self) -> None:
+        """SIGKILL to the worker, if it still runs; does not wait for it."""
         if self._pidfd >= 0:
             try:
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
@@ -133,6 +134,7 @@ class Supervised:
 
     @property
     def running(self) -> bool:
+        """Whether a process was started and has not been reaped."""
         return self._process is not None
 
 

@@ -31,6 +31,7 @@ class Finding(Value):
 
     @property
     def needed(self) -> bool:
+        """Whether the device cannot come up without it."""
         return not self.instead
 
     @property

@@ -117,6 +117,7 @@ def parse_loader_fields(arguments: Sequence[str]) -> LoaderFields:
 
 
 def parse_check_fields(arguments: Sequence[str]) -> CheckFields:
+    """Also compares the length of ConnectionId with RoutedCidLen. Raises UserErrors."""
     optional = (*_LOADING, "Device")
     read = _FieldReader("shared-port-loader-check", arguments, ("BpfElf", "Listen", "ConnectionId"), optional)
     loading = _loading(read)
@@ -131,6 +132,7 @@ def parse_check_fields(arguments: Sequence[str]) -> CheckFields:
 
 
 def parse_demo_fields(arguments: Sequence[str]) -> DemoFields:
+    """Raises UserErrors; only BpfElf is required."""
     read = _FieldReader("shared-port-session-demo", arguments, ("BpfElf",), (*_LOADING, *_LASTING, *UNDERLAYS))
     loading, lasting = _loading(read), _lasting(read)
     server, client = (read(name, _address) for name in UNDERLAYS)
@@ -140,6 +142,7 @@ def parse_demo_fields(arguments: Sequence[str]) -> DemoFields:
 
 
 def parse_daemon_fields(arguments: Sequence[str]) -> DaemonFields:
+    """Raises UserErrors; only BpfElf is required."""
     read = _FieldReader("shared-port-handshake-daemon", arguments, ("BpfElf",), (*_LOADING, *_LASTING))
     loading, lasting = _loading(read), _lasting(read)
     read.raise_if_any()
@@ -148,6 +151,7 @@ def parse_daemon_fields(arguments: Sequence[str]) -> DaemonFields:
 
 
 def parse_client_fields(arguments: Sequence[str]) -> ClientFields:
+    """Raises UserErrors; no field is required."""
     read = _FieldReader("shared-port-handshake-client", arguments, (), (*UNDERLAYS, "InstallSession"))
     server, client = read("ServerUnderlay", parse_end), read("ClientUnderlay", _address)
     install = read("InstallSession", _bool)

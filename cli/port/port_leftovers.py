@@ -57,6 +57,7 @@ class Port:
         return f"{self.ip.replace('.', '-')}-{self.port}"
 
     def pins(self) -> list[Path]:
+        """Paths of this port's pinned BPF objects, whether they exist or not."""
         return paths(self.pin_dir, self.label)
 
 

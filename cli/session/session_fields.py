@@ -168,6 +168,7 @@ def fixed(name: str, text: str, size: int) -> bytes:
 
 
 def connection_id(name: str, text: str) -> bytes:
+    """1 to CID_MAX bytes from hex digits. Raises UserError that names the field ``name``."""
     value = _hex(text)
     if not value or len(value) > CID_MAX:
         why = f"it is not an even number of 2 to {2 * CID_MAX} hex digits"

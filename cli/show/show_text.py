@@ -209,6 +209,7 @@ def size(count: int) -> str:
 
 
 def plural(count: int, word: str, words: str = "") -> str:
+    """``1 session``, ``2 sessions``; ``words`` is the plural where an s does not make it."""
     return f"{count} {word if count == 1 else words or word + 's'}"
 
 
@@ -223,4 +224,5 @@ def span(seconds: float) -> str:
 
 
 def ago(seconds: float) -> str:
+    """``seconds`` as ``3 minutes ago``; ``now`` below one second."""
     return f"{span(seconds)} ago" if seconds >= 1 else "now"

@@ -111,6 +111,7 @@ class Values:
         return self.get(key, parse)
 
     def example(self, key: str) -> str:
+        """A ``key = value`` to show in a remedy."""
         example = self.examples.get(key, "…")
         return f"{key} = {example}" if " " not in example else f"{key} = ({example})"
 

@@ -71,6 +71,7 @@ def parse_device(text: str) -> str:
 
 
 def parse_number(text: str, low: int, high: int) -> int:
+    """ASCII digits alone, from ``low`` to ``high``, both included. Raises UserError."""
     if not (text.isascii() and text.isdigit()) or len(text) > 20 or not low <= int(text) <= high:
         raise wrong(f"{quoted(text)} is not a number from {low} to {high}")
     return int(text)
@@ -82,6 +83,7 @@ def number(low: int, high: int) -> Callable[[str], int]:
 
 
 def parse_bool(text: str) -> bool:
+    """true, yes, on, 1 or false, no, off, 0, in any case."""
     if text.lower() in _TRUE:
         return True
     if text.lower() in _FALSE:
@@ -134,14 +136,17 @@ def _choice(text: str, choices: Iterable[str]) -> str:
 
 
 def parse_role(text: str) -> Role:
+    """``server`` or ``client``."""
     return Role(_choice(text, Role))
 
 
 def parse_dataplane(text: str) -> Dataplane:
+    """One of the values of Dataplane."""
     return Dataplane(_choice(text, Dataplane))
 
 
 def parse_log_level(text: str) -> str:
+    """One of LOG_LEVELS."""
     return _choice(text, LOG_LEVELS)
 
 
@@ -221,6 +226,7 @@ def parse_host_port(text: str) -> HostPort:
 
 
 def is_ipv4(text: str) -> bool:
+    """Whether ``text`` is a dotted-quad address."""
     try:
         IPv4Address(text)
     except ValueError:
@@ -255,6 +261,7 @@ def parse_key(text: str) -> bytes:
 
 
 def show_key(key: bytes) -> str:
+    """A key in base64 on one line, as profiles hold it."""
     return binascii.b2a_base64(key, newline=False).decode()
 
 

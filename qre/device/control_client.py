@@ -32,6 +32,7 @@ class DaemonRefusedError(UserError):
 
 
 def socket_path(config: GlobalConfig, device: str) -> Path:
+    """The control socket of the daemon of ``device``, in RuntimeDir."""
     return config.runtime_dir / f"{device}{SUFFIX}"
 
 

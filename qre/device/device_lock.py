@@ -20,6 +20,7 @@ _ATTEMPTS = 20
 
 
 def lock_path(config: GlobalConfig, device: str) -> Path:
+    """The file to lock while ``device`` is being changed, in RuntimeDir."""
     return config.runtime_dir / f"{device}.lock"
 
 

@@ -72,6 +72,7 @@ def state_of(profile: Profile, fwmark: int) -> ProfileState:
 
 
 def state_path(config: GlobalConfig, profile: str) -> Path:
+    """The file in StateDir that records what ``up`` changed for ``profile``."""
     return config.state_dir / f"{profile}{SUFFIX}"
 
 

@@ -52,9 +52,11 @@ class Channel(Generic[T]):
         return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
     def fileno(self) -> int:
+        """For an event loop's reader; -1 once closed."""
         return self._socket.fileno()
 
     def close(self) -> None:
+        """Close the socket; the other end reads ChannelClosedError."""
         self._socket.close()
 
     def send(self, message: object, fds: Sequence[int] = ()) -> None:

@@ -43,6 +43,7 @@ class KeysPair:
         self._flush()
 
     def close(self) -> None:
+        """Close the pair; reports that are still waiting to be sent are lost."""
         if self._retry is not None:
             self._retry.cancel()
             self._retry = None
@@ -52,6 +53,7 @@ class KeysPair:
             self._channel = None
 
     def report(self, report: DataplaneReport) -> None:
+        """Queue ``report`` and send it as soon as the socket has room, in order."""
         self._waiting.append(report)
         if self._retry is None:
             self._flush()

@@ -33,5 +33,6 @@ class Latest(Generic[T]):
         self._tell(self._told)
 
     def close(self) -> None:
+        """A value that is still waiting is dropped."""
         if self._timer is not None:
             self._timer.cancel()

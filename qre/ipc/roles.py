@@ -60,6 +60,7 @@ class Given(Enum):
     LATER = "never at the start: each comes with a message of its own"
 
     def applies(self, config: WorkerConfig) -> bool:
+        """Whether a worker with ``config`` is handed the descriptor at its start."""
         match self:
             case Given.ALWAYS:
                 return True
@@ -127,6 +128,7 @@ class WorkerRole:
     open_files: int = 256
 
     def expected(self, name: str) -> Expected | None:
+        """The descriptor ``name`` of this role; None when the role takes no such descriptor."""
         return next((entry for entry in self.descriptors if entry.name == name), None)
 
     def ids(self) -> tuple[int, int]:

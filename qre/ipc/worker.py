@@ -125,6 +125,7 @@ class WorkerContext:
         self.fail(f"an internal error ({type(error).__name__})")
 
     def answered(self, number: int, body: Message) -> None:
+        """Hand the answer to the request ``number``; an answer to an unknown or finished request is dropped."""
         future = self._waiting.get(number)
         if future is not None and not future.done():
             future.set_result(body)
@@ -133,6 +134,7 @@ class WorkerContext:
         await self._dealer.send(self._encoder.encode(envelope))
 
     async def answer(self, to: Party, number: int, body: Message) -> None:
+        """Answer the request ``number`` of ``to``."""
         await self._transmit(Envelope(peer=to, id=number, answer=True, body=cast(Body, body)))
 
 

@@ -271,6 +271,7 @@ class Maps:
                 return
 
     def close(self) -> None:
+        """The pins stay, and so does an attached program."""
         for fd in (self.cid_routes, self.sockets, self.program):
             os.close(fd)
 

@@ -59,9 +59,11 @@ class EventSocket:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)
 
     def fileno(self) -> int:
+        """For an event loop's reader; -1 once closed."""
         return self._socket.fileno()
 
     def close(self) -> None:
+        """Leave the multicast group and close the socket."""
         self._socket.close()
 
     def __enter__(self) -> Self:

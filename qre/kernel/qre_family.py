@@ -145,6 +145,7 @@ def _put_next(request: Request, source: SessionInstall | SessionUpdate) -> None:
 
 
 def put_underlay(request: Request, underlay: Underlay) -> None:
+    """Add local and peer address and port of ``underlay``."""
     request.ipv4(Attribute.LOCAL_IP, underlay.local_ip)
     request.port(Attribute.LOCAL_PORT, underlay.local_port)
     request.ipv4(Attribute.PEER_IP, underlay.peer_ip)
@@ -170,6 +171,7 @@ class Qre:
             raise
 
     def close(self) -> None:
+        """Close the netlink socket; devices and sessions stay."""
         self._netlink.close()
 
     def __enter__(self) -> Self:
@@ -192,6 +194,7 @@ class Qre:
         return _checked(what, device_untrusted, found[0]) if found else None
 
     def devices(self) -> list[KernelDevice]:
+        """Every device of this namespace."""
         what = "listing the devices of qre.ko"
         found = self._ask(what, QreCommand.DEVICE_GET, Request(), NLM_F_DUMP)
         return [_checked(what, device_untrusted, fields) for fields in found]
@@ -221,6 +224,7 @@ class Qre:
         self._ask(f"device {device}", QreCommand.DEVICE_SET, request)
 
     def device_delete(self, device: str) -> None:
+        """Also ends its sessions."""
         self._ask(f"deleting device {device}", QreCommand.DEVICE_DEL, _named(device))
 
     def dest_profile_set(self, device: str, profile: bytes, ecn: int) -> None:
@@ -237,12 +241,15 @@ class Qre:
         self.session_install_request(device, install_request(install, socket_fd))
 
     def session_install_request(self, device: str, request: Request) -> None:
+        """Install a session whose attributes are encoded already. Raises as ``session_install``."""
         self._ask(f"installing a session on {device}", QreCommand.SESSION_INSTALL, _named(device, request))
 
     def session_update(self, device: str, update: SessionUpdate) -> None:
+        """Raises as ``session_update_request``."""
         self.session_update_request(device, update_request(update))
 
     def session_update_request(self, device: str, request: Request) -> None:
+        """Update a session with attributes that are encoded already."""
         self._ask(f"updating a session on {device}", QreCommand.SESSION_UPDATE, _named(device, request))
 
     def session_delete(self, device: str, session_id: bytes, *, close: bool) -> None:
@@ -266,6 +273,7 @@ class Qre:
         return _checked(what, session_untrusted, found[0]) if found else None
 
     def sessions(self, device: str) -> list[KernelSession]:
+        """Every session of ``device``, without keys."""
         what = f"listing the sessions of {device}"
         found = self._ask(what, QreCommand.SESSION_GET, _named(device), NLM_F_DUMP)
         return [_checked(what, session_untrusted, fields) for fields in found]
@@ -293,6 +301,7 @@ class Qre:
         self._ask(f"adopting a connection ID for {device}", QreCommand.CID_ADOPT, request)
 
     def cid_release(self, device: str, cid: bytes, session_id: bytes | None = None) -> None:
+        """Let go of ``cid``; with ``session_id`` only if that session holds it."""
         request = _named(device)
         request.put(Attribute.CID, cid)
         if session_id is not None:
@@ -306,6 +315,7 @@ class Qre:
         self._ask_with_fd("registering the CID map", QreCommand.CID_MAP_REGISTER, fd)
 
     def cid_map_unregister(self) -> None:
+        """Undo ``cid_map_register``."""
         self._ask("unregistering the CID map", QreCommand.CID_MAP_UNREGISTER, Request())
 
     def shared_socket_register(self, fd: int) -> None:
@@ -313,6 +323,7 @@ class Qre:
         self._ask_with_fd("registering the shared socket", QreCommand.SHARED_SOCKET_REGISTER, fd)
 
     def shared_socket_unregister(self) -> None:
+        """Undo ``shared_socket_register``."""
         self._ask("unregistering the shared socket", QreCommand.SHARED_SOCKET_UNREGISTER, Request())
 
     def loader_set(self, loader: LoaderDescription | None) -> None:

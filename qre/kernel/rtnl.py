@@ -112,6 +112,7 @@ class Rtnl:
         self._netlink = NetlinkSocket(NETLINK_ROUTE, CLASSES)
 
     def close(self) -> None:
+        """Close the netlink socket; what was set stays."""
         self._netlink.close()
 
     def __enter__(self) -> Self:
@@ -142,6 +143,7 @@ class Rtnl:
         ]
 
     def set_alias(self, link: Link, alias: str) -> None:
+        """Set IFLA_IFALIAS, by which the owner of a link is recognised."""
         self._set_link(f"naming {link.name}", link.index, [("IFLA_IFALIAS", alias)])
 
     def set_up(self, link: Link, mtu: int) -> None:
@@ -154,6 +156,7 @@ class Rtnl:
         self._set_link(f"setting up {link.name}", link.index, attributes, flags=_IFF_UP)
 
     def set_down(self, link: Link) -> None:
+        """Clear IFF_UP; the kernel removes the link's routes."""
         self._set_link(f"setting {link.name} down", link.index, [], change=_IFF_UP)
 
     def _set_link(
@@ -215,6 +218,7 @@ class Rtnl:
         self._netlink.exchange(f"setting up {link.name}", RTM_NEWLINK, body)
 
     def delete_address(self, link: Link, interface: Interface) -> None:
+        """Succeeds when the address is gone already."""
         self._unless_gone(f"deleting {interface} from {link.name}", _address_message(link, interface), RTM_DELADDR)
 
     # --- routes ---
@@ -273,10 +277,12 @@ class Rtnl:
         self._netlink.request(f"routing {prefix} to {link.name}", message, RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE)
 
     def delete_bridge(self, link: Link, prefix: Network) -> None:
+        """Undo ``add_bridge``; succeeds when the route is gone already."""
         message = _route_message(link, prefix, MAIN_TABLE, BRIDGE_METRIC)
         self._unless_gone(f"deleting route {prefix} of {link.name}", message, RTM_DELROUTE)
 
     def delete_route(self, link: Link, prefix: Network, table: int) -> None:
+        """Succeeds when the route is gone already."""
         self._unless_gone(
             f"deleting route {prefix} of {link.name}", _route_message(link, prefix, table), RTM_DELROUTE
         )
@@ -304,11 +310,13 @@ class Rtnl:
         return found
 
     def add_rule(self, rule: Rule) -> None:
+        """Adds a duplicate when the same rule exists."""
         self._netlink.request(
             f"adding the rule for table {rule.table}", _rule_message(rule), RTM_NEWRULE, NLM_F_CREATE
         )
 
     def delete_rule(self, rule: Rule) -> None:
+        """Succeeds when the rule is gone already."""
         self._unless_gone(f"deleting the rule for table {rule.table}", _rule_message(rule), RTM_DELRULE)
 
     def _unless_gone(self, what: str, message: Any, kind: int) -> None:

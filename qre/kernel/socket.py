@@ -96,6 +96,7 @@ class NetlinkSocket:
             raise MachineError("netlink socket", error.strerror or str(error)) from error
 
     def close(self) -> None:
+        """No request can be made afterwards."""
         self._socket.close()
 
     def __enter__(self) -> Self:

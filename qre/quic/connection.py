@@ -234,9 +234,11 @@ class HandshakeConnection(QuicConnection):
     # --- timers: stock compares with times that are not there before the first datagram and after the end ---
 
     def get_timer(self) -> float | None:
+        """aioquic's timer (seconds, monotonic); None after ``stop()``."""
         return None if self._close_at is None else super().get_timer()
 
     def handle_timer(self, now: float) -> None:
+        """As aioquic's; does nothing after ``stop()``."""
         if self._close_at is not None:
             self._guarded(lambda: super(HandshakeConnection, self).handle_timer(now))
 
@@ -244,6 +246,7 @@ class HandshakeConnection(QuicConnection):
 
     @property
     def handshake_confirmed(self) -> bool:
+        """RFC 9001 §4.1.2."""
         return self._handshake_confirmed
 
     def everything_acknowledged(self) -> bool:
@@ -271,14 +274,17 @@ class HandshakeConnection(QuicConnection):
 
     @property
     def key_phase(self) -> int:
+        """The key phase bit of 1-RTT packets sent now, 0 or 1 (RFC 9001 §6)."""
         return self._cryptos[_ONE_RTT].key_phase
 
     @property
     def next_packet_number(self) -> int:
+        """aioquic counts all packet number spaces together."""
         return self._packet_number
 
     @property
     def peer_cid(self) -> bytes:
+        """The destination connection ID of packets sent now."""
         return self._peer_cid.cid
 
     @property

@@ -23,6 +23,7 @@ class Secrets:
         return "Secrets(hidden)"
 
     def next(self) -> Secrets:
+        """The secrets of the following key epoch (RFC 9001 §6.1)."""
         return Secrets(next_secret(self.client), next_secret(self.server))
 
 

@@ -40,6 +40,7 @@ class UnsealedPacket:
 
     @property
     def is_initial(self) -> bool:
+        """Datagrams with an Initial packet are padded (RFC 9000 §14.1)."""
         return self.packet.packet_type is QuicPacketType.INITIAL
 
 

@@ -53,6 +53,7 @@ class Authenticator:
     short_id: bytes
 
     def to_bytes(self) -> bytes:
+        """The 16 bytes to seal. Raises ValueError unless ``short_id`` is padded; the time is clamped to 32 bits."""
         if len(self.short_id) != SHORT_ID_LENGTH:
             raise ValueError("a short id is padded to 8 bytes")
         time = min(max(self.unix_time, 0), _MAX_TIME)

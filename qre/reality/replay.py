@@ -56,6 +56,7 @@ class ReplayFilter:
 
     @property
     def window(self) -> int:
+        """Seconds for which an accepted hello is remembered."""
         return self._window
 
     @window.setter

@@ -88,6 +88,7 @@ class DestAddress:
 
     @property
     def host_port(self) -> tuple[str, int]:
+        """(host name or address, port) as configured."""
         return self._host, self._port
 
     async def first(self) -> None:

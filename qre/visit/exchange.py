@@ -95,6 +95,7 @@ class Exchange:
             asyncio.get_running_loop().remove_reader(self._socket.fileno())
 
     def flush(self) -> None:
+        """Send what the connection has to send now."""
         self._send()
 
     async def next_event(self) -> ClientEvent:

@@ -26,6 +26,7 @@ class ReceivedNumbers:
 
     @property
     def highest(self) -> int:
+        """The largest number that has arrived, or ``floor``."""
         return self.ends[-1] if self.ends else self.floor
 
     def accept(self, number: int) -> bool:

@@ -35,6 +35,7 @@ class RequestedAddress:
 
 
 def encode_capsule(kind: int, value: bytes) -> bytes:
+    """Type, length and value, RFC 9297 §3.2."""
     return encode_varint(kind) + encode_vector(value)
 
 

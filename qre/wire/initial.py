@@ -84,6 +84,7 @@ class CryptoStream:
         self._pieces: list[tuple[int, int]] = []  # disjoint, apart, ascending [start, end)
 
     def add_untrusted(self, offset: int, data: bytes) -> None:
+        """Store ``data``. Raises UntrustedInputError for too much data, too many pieces, or a contradiction."""
         end = offset + len(data)
         if end > self._max_bytes:
             raise UntrustedInputError("CRYPTO", "too much data")

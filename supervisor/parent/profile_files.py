@@ -24,6 +24,7 @@ class ProfileFiles:
         self._dest = config.state_dir / f"{name}.dest"
 
     def make_state_dir(self) -> None:
+        """Create StateDir with mode 0700 unless it exists. Raises MachineError."""
         directory = self._config.state_dir
         try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -48,4 +49,5 @@ class ProfileFiles:
         return None
 
     def keep_dest_profile(self, profile: DestProfile) -> None:
+        """Replace the stored measurement of Dest, atomically."""
         write_atomically(self._dest, msgspec.json.encode(profile))

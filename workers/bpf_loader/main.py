@@ -61,6 +61,7 @@ class BpfLoader:
         """Nothing that a reload may change is ours."""
 
     async def handle(self, source: Party, message: Message) -> Message:
+        """Adopt, release or synchronise connection IDs in the BPF map. Raises InternalError for anything else."""
         context, _ = self._running
         if source is not (Party.HANDSHAKE if context.config.user_dataplane else Party.NETLINK):
             raise InternalError("bpf_loader worker", f"{type(message).__name__} from {source} is not for it")
@@ -105,10 +106,12 @@ class BpfLoader:
         self._adopted.discard(cid)
 
     async def descriptor(self, name: str, number: int, fd: int) -> None:
+        """Raises InternalError: every descriptor of this role is handed over at its start."""
         os.close(fd)
         raise InternalError("bpf_loader worker", f"it takes no descriptor while it runs, and got {name}")
 
     async def status(self) -> Message:
+        """Reads the connection IDs from the map itself."""
         context, maps = self._running
         cids = tuple(maps.adopted())
         return LoaderStatus(

@@ -35,6 +35,7 @@ class DataplaneWorker:
         return self._context, self._device
 
     async def start(self, context: WorkerContext) -> None:
+        """Take over the TUN descriptor, the marks and the sockets. Raises MachineError when one is missing."""
         self._context = context
         wanted = {"tun", "number_marks", "keys"}
         server = context.config.role is Role.SERVER
@@ -64,6 +65,7 @@ class DataplaneWorker:
         """Nothing of what a reload may change is ours."""
 
     async def handle(self, source: Party, message: Message) -> Message:
+        """Always raises QreError: requests come over the pair with the handshake worker."""
         raise QreError("data plane", f"{type(message).__name__} from {source} is not for it")
 
     async def descriptor(self, name: str, number: int, fd: int) -> None:
@@ -74,10 +76,12 @@ class DataplaneWorker:
             os.close(fd)
 
     async def status(self) -> Message:
+        """Counters of the device and of each session."""
         _, device = self._ready
         return DataplaneStatus(counters=device.counters(), sessions=device.registry.status(device.now()))
 
     async def stop(self) -> None:
+        """Close the device, the pair and the marks, in that order; can be called twice."""
         if self._device is not None:
             self._device.close()  # its last reports still go to the handshake worker
             self._device = None

@@ -192,6 +192,7 @@ class Registry:
         )
 
     def status(self, now: float) -> tuple[SessionStatus, ...]:
+        """One entry a session; ``now`` is monotonic, in seconds."""
         return tuple(self._status_of(session, now) for session in self.sessions.values())
 
     def _status_of(self, session: Session, now: float) -> SessionStatus:

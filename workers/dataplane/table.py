@@ -42,11 +42,13 @@ class AllowedIps:
         self._source_cache: dict[tuple[bytes, bytes], bool] = {}
 
     def add(self, session: Session, prefixes: list[tuple[int, int, int]]) -> None:
+        """``prefixes``: (bytes of an address, prefix length, network bits)."""
         for size, length, bits in prefixes:
             self._routes[size].setdefault(length, {}).setdefault(bits, []).append(session)
         self._changed()
 
     def remove(self, session: Session) -> None:
+        """Every prefix of ``session``."""
         for table in self._routes.values():
             for length in list(table):
                 for bits in list(table[length]):

@@ -68,9 +68,11 @@ class UnderlaySocket:
                 raise MachineError("underlay socket", str(error)) from error
 
     def fileno(self) -> int:
+        """For an event loop's reader; -1 once closed."""
         return self._socket.fileno()
 
     def close(self) -> None:
+        """Datagrams that wait in the kernel are lost."""
         self._socket.close()
 
     def receive(self) -> Received | None:

@@ -44,6 +44,7 @@ class DataplaneLink:
         self.pump()
 
     def close(self) -> None:
+        """Close the pair and the timer; reports that have not been read are lost."""
         self._drop()
         if self._timer is not None:
             self._timer.cancel()

@@ -70,6 +70,7 @@ class DestWatch:
         self._begin()
 
     def close(self) -> None:
+        """Stop resolving Dest's name and measuring Dest."""
         self._tasks.cancel()
 
     def _begin(self) -> None:

@@ -53,6 +53,7 @@ class HandshakeWorker:
         self._guest_descriptors: dict[tuple[str, int], int] = {}
 
     async def start(self, context: WorkerContext) -> None:
+        """Take over descriptors and secrets, start Server or Client. Raises MachineError when one is missing."""
         descriptors = context.descriptors
         server = context.config.role is Role.SERVER
         wanted = {"profile_secrets", "session_secrets"} | ({"udp_userspace", "replay"} if server else set())
@@ -81,10 +82,12 @@ class HandshakeWorker:
             half.link.use(keys)
 
     async def reload(self) -> None:
+        """Apply the changed configuration; live sessions stay."""
         if self._half is not None and self._secrets is not None:
             await self._half.reload(self._secrets)
 
     async def handle(self, source: Party, message: Message) -> Message:
+        """A guest joins or leaves. Raises QreError for any other message, and at a client."""
         match message:
             case GuestJoin(number=number, profile=profile) if isinstance(self._half, Server):
                 self._guest_joins(self._half, number, profile)
@@ -126,6 +129,7 @@ class HandshakeWorker:
                 os.close(fd)
 
     async def status(self) -> Message:
+        """Of the server or client half; ``starting`` before there is one."""
         if self._half is None:
             return HandshakeStatus(up=False, text="starting")
         return self._half.status()

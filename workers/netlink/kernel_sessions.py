@@ -68,6 +68,7 @@ class KernelSessions:
     # --- what the kernel was asked and did ---
 
     def installed(self, install: SessionInstall) -> None:
+        """The kernel accepted ``install``; a repeat changes nothing."""
         if install.session_id in self._known:
             return  # a repeat
         self._known[install.session_id] = _Known(
@@ -80,23 +81,28 @@ class KernelSessions:
         )
 
     def updated(self, update: SessionUpdate) -> None:
+        """The kernel accepted ``update``; only a newer key epoch matters here."""
         known = self._known.get(update.session_id)
         if known is not None and update.key_epoch > known.epoch:
             known.epoch, known.began = update.key_epoch, None
 
     def deleted(self, session_id: bytes) -> None:
+        """The kernel has the session no more; an unknown one is ignored."""
         self._known.pop(session_id, None)
         self._frames = {number: owner for number, owner in self._frames.items() if owner != session_id}
 
     def adopted(self, request: CidAdoptFor) -> None:
+        """The session is reachable under one more connection ID."""
         if request.session_id in self._known:
             self._known[request.session_id].cids.add(request.connection_id)
 
     def released(self, request: CidReleaseFor) -> None:
+        """The session is reachable under one connection ID less."""
         if request.session_id in self._known:
             self._known[request.session_id].cids.discard(request.connection_id)
 
     def frames_sent(self, request: FrameSend) -> None:
+        """Remember whose frames ``request.id`` are; of more than _MAX_FRAMES the oldest is forgotten."""
         if len(self._frames) >= _MAX_FRAMES:
             del self._frames[next(iter(self._frames))]
         self._frames[request.id] = request.session_id

@@ -111,6 +111,7 @@ class NetlinkWorker:
         self._keys: KeysPair | None = None
 
     async def start(self, context: WorkerContext) -> None:
+        """Raises MachineError when the device is missing, or the kernel module refuses."""
         running = self._running = _Running(context)
         try:
             if not running.present:
@@ -147,6 +148,7 @@ class NetlinkWorker:
             self._kernel.qre.device_set(config.device, settings_of(config))
 
     async def handle(self, source: Party, message: Message) -> Message:
+        """Requests of the supervisor; those of the handshake worker come over their pair."""
         match message:
             case SyncDevice() if source is Party.SUPERVISOR:
                 try:
@@ -172,6 +174,7 @@ class NetlinkWorker:
             raise InternalError("netlink worker", f"it takes no descriptor now, and got {name}")
 
     async def status(self) -> Message:
+        """State of the link and, with qre.ko, of its device, port and connection IDs."""
         link = self._started.link()
         present, up = link is not None, link is not None and link.up
         if self._kernel is None:
@@ -182,6 +185,7 @@ class NetlinkWorker:
         )
 
     async def stop(self) -> None:
+        """End the kernel's sessions, telling their peers, and release a server's port."""
         try:
             if self._kernel is not None:
                 self._kernel.end()

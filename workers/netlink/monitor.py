@@ -54,5 +54,6 @@ class LinkMonitor:
         self._changed()
 
     def close(self) -> None:
+        """No more calls of ``changed`` after it."""
         self._loop.remove_reader(self._socket)
         self._socket.close()

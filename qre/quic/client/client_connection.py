@@ -115,6 +115,7 @@ class ClientConnection(HandshakeConnection):
 
     @property
     def proven(self) -> bool:
+        """Whether the handshake is complete and the peer's certificate carries the server's proof."""
         context = self.context
         return self._handshake_complete and context is not None and context.peer is Peer.PROVEN
 

@@ -162,6 +162,7 @@ class ClientHandshake:
         self._observer.received(data, self._connection, now)
 
     def datagrams_to_send(self, now: float) -> list[bytes]:
+        """UDP payloads to send now, in order; empty once the handshake is over."""
         if self._state is _State.OVER:
             return []
         sent: list[bytes] = []
@@ -186,6 +187,7 @@ class ClientHandshake:
         return min((time for time in times if time is not None), default=None)
 
     def handle_timer(self, now: float) -> None:
+        """To be called at ``timer()`` or later: loss recovery, the planned departure, the deadline."""
         if self._silent:
             return
         self._guarded(lambda: self._connection.handle_timer(now), now)
@@ -195,6 +197,7 @@ class ClientHandshake:
             self._time_out()
 
     def next_event(self) -> ClientEvent | None:
+        """The oldest event that has not been read; None when there is none."""
         return self._events.popleft() if self._events else None
 
     def negotiated(self) -> Negotiated:

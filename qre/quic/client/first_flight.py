@@ -58,6 +58,7 @@ class HelloFlight:
 
     @property
     def pending(self) -> bool:
+        """Whether bytes of the ClientHello wait to be sent (again)."""
         return any(self._pending)
 
     def write(self, builder: QuicPacketBuilder) -> None:

@@ -97,6 +97,7 @@ class OfferedHello:
 
     @property
     def random(self) -> bytes:
+        """The 32 bytes of ClientHello.random."""
         return self.message[RANDOM_OFFSET:RANDOM_END]
 
     def __repr__(self) -> str:

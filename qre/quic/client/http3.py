@@ -64,12 +64,15 @@ class Reserved:
         self._random = random
 
     def number(self) -> int:
+        """A reserved type or identifier of at most 37 bits."""
         return 31 * self._random.getrandbits(32) + 33
 
     def value(self) -> int:
+        """32 random bits, for a reserved setting."""
         return self._random.getrandbits(32)
 
     def payload(self) -> bytes:
+        """0 to 3 random bytes, for a reserved frame."""
         return self._random.randbytes(self._random.randint(0, 3))
 
 

@@ -65,6 +65,7 @@ class LoneServer:
         self._handle_events()
 
     def datagrams_to_send(self, now: float) -> list[bytes]:
+        """UDP payloads to send to ``client`` now, in order."""
         if self._handshake is None:
             return []
         sent = self._handshake.datagrams_to_send(now)
@@ -76,6 +77,7 @@ class LoneServer:
         return self._handshake.timer() if self._handshake is not None else None
 
     def handle_timer(self, now: float) -> None:
+        """To be called at ``timer()`` or later."""
         if self._handshake is not None:
             self._handshake.handle_timer(now)
             self._handle_events()

@@ -25,6 +25,7 @@ class Grants:
 
     @property
     def own(self) -> tuple[Interface, ...]:
+        """The device's interface addresses, none of which is granted."""
         return self._own
 
     @own.setter
@@ -53,6 +54,7 @@ class Grants:
             self._held[to] = self._held.pop(holder)
 
     def free(self, holder: Hashable) -> None:
+        """Everything granted to ``holder`` may be granted again; an unknown holder is ignored."""
         self._held.pop(holder, None)
 
     def routes(self) -> tuple[Network, ...]:

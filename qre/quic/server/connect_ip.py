@@ -93,6 +93,7 @@ class ConnectIpServer:
         self._h3.send_data(stream_id, capsules, end_stream=False)
 
     def refuse(self) -> None:
+        """Answer the request for a tunnel with status 403 and end its stream."""
         stream_id = self._take_answer()
         self._h3.send_headers(stream_id, [(b":status", b"403")], end_stream=True)
 

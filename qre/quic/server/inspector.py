@@ -117,9 +117,11 @@ class HelloInspector:
 
     @property
     def verdict(self) -> Verdict:
+        """The verdict so far."""
         return self._verdict
 
     def datagram_received(self, data: bytes, unix_time_ms: int) -> Verdict:
+        """The verdict after ``data``; a final one does not change again. Malformed input means STRANGER."""
         if self._verdict is UNDECIDED:
             try:
                 self._verdict = self._inspect_untrusted(data, unix_time_ms)

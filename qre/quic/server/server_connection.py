@@ -225,6 +225,7 @@ class ServerConnection(HandshakeConnection):
             buf.push_uint_var(self._local_max_data.value)
 
     def datagrams_to_send(self, now: float) -> list[tuple[bytes, Any]]:
+        """(UDP payload, address) pairs to send now, in order."""
         sent = super().datagrams_to_send(now)
         if sent and self._cryptos[tls.Epoch.HANDSHAKE].send.is_valid():
             self._crypto_retransmitted = False

@@ -119,6 +119,7 @@ class ServerHandshake:
 
     @property
     def peer(self) -> Address:
+        """(address, port) of the client."""
         return self._peer
 
     @property
@@ -128,6 +129,7 @@ class ServerHandshake:
 
     @property
     def routed_cid(self) -> bytes:
+        """The connection ID that the session will be reached by."""
         return self._routed.cid
 
     # --- driving ---
@@ -138,18 +140,22 @@ class ServerHandshake:
             self._guarded(lambda: self._connection.receive_datagram(data, peer, now))
 
     def timer(self) -> float | None:
+        """When to call ``handle_timer`` (seconds, monotonic); None: not before the next datagram."""
         return self._connection.get_timer()
 
     def handle_timer(self, now: float) -> None:
+        """Loss recovery and the idle timeout."""
         self._guarded(lambda: self._connection.handle_timer(now))
 
     def datagrams_to_send(self, now: float) -> list[bytes]:
+        """UDP payloads to send now, in order; empty once the handshake is over."""
         sent = [] if self._stage is _Stage.OVER else self._connection.send(now)
         if self._connection.next_packet_number > PACKET_NUMBER_BASE - _NUMBER_RESERVE:
             self._fail("it used up its packet numbers")
         return sent
 
     def next_event(self) -> ServerEvent | None:
+        """The oldest event that has not been read; None when there is none."""
         return self._events.popleft() if self._events else None
 
     # --- answers ---

@@ -77,6 +77,7 @@ class Mark:
 
     @property
     def key_epoch(self) -> int:
+        """The stored key epoch."""
         return self._marks.words[self._record()]
 
     @property
@@ -88,6 +89,7 @@ class Mark:
         return self._at + _RECORD + 4 * (self._marks.words[self._at + _SELECT] & 1)
 
     def key_hash(self) -> bytes:
+        """The 16-byte hash of the stored transmit key."""
         at = self._record() + 1
         return _WORDS2.pack(self._marks.words[at], self._marks.words[at + 1])
 
@@ -161,10 +163,12 @@ class NumberMarks:
         self._used = {_WORDS2.pack(*self.words[_RING + 2 * i : _RING + 2 * i + 2]) for i in range(count)}
 
     def close(self) -> None:
+        """Unmap the memfd; its contents stay with whoever holds a descriptor."""
         self.words.release()
         self._map.close()
 
     def was_used(self, digest: bytes) -> bool:
+        """Whether the transmit key with this 16-byte hash belongs to a slot or stands in the ring."""
         return digest in self._used or digest in self.in_use.values()
 
     def make_room(self) -> None:
@@ -264,6 +268,7 @@ class NumberMarks:
         raise SessionRefusedError(Refusal.NO_ROOM, "no room for another session")
 
     def free(self, at: int) -> None:
+        """Give up the slot whose first word is ``at``; the hash of its key stays in the ring."""
         words = self.words
         identity = _WORDS4.pack(*words[at + _ID : at + _ID + 4])
         words[at + _STATE] = 0

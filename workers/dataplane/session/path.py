@@ -32,6 +32,7 @@ class Challenges:
 
     @property
     def enough(self) -> bool:
+        """Whether no further PATH_CHALLENGE may be sent."""
         return len(self._sent) >= _MAX_CHALLENGES
 
     def frame(self, data: bytes) -> bytes:

@@ -84,6 +84,7 @@ class PeerCids:
         return best
 
     def wanted_back(self, one: PeerCid) -> bool:
+        """Whether Retire Prior To covers it (§19.15)."""
         return one.sequence < self.retire_prior_to
 
     def retire(self, one: PeerCid) -> bool:

@@ -64,9 +64,11 @@ class Recovery:
         return self.smoothed + max(4 * self.variation, GRANULARITY) + self.max_ack_delay
 
     def sent_batch(self, last: int, now: float) -> None:
+        """Packets up to number ``last`` went out at ``now``; they are measured, not retransmitted."""
         self._sent.append((last, now))
 
     def sent_control(self, control: Control, number: int, now: float) -> None:
+        """Packet ``number`` carried the frames of ``control``, which are sent again until acknowledged."""
         if control not in self.controls:
             self.controls.append(control)
         control.numbers.append(number)

@@ -75,6 +75,7 @@ class Begin(Message, frozen=True, kw_only=True):
         )
 
     def shown_by_dest(self) -> ShownByDest | None:
+        """The same as the inspector's type; None when Dest has shown nothing yet."""
         shown = self.shown
         return None if shown is None else ShownByDest(shown.source_cid, shown.highest_packet_number)
 

@@ -21,17 +21,21 @@ class FrontFeed:
         self._complain = complain
 
     def open(self) -> None:
+        """Begin to read; a loop must be running."""
         asyncio.get_running_loop().add_reader(self._channel.fileno(), self._readable)
 
     def close(self) -> None:
+        """Can be called twice."""
         if self._channel.fileno() >= 0:
             asyncio.get_running_loop().remove_reader(self._channel.fileno())
             self._channel.close()
 
     def began(self, source: Address, handshake_cid: bytes) -> None:
+        """Tell the front that the handshake with ``source`` goes on here, under ``handshake_cid``."""
         self._tell(Began(visitor=Visitor(ip=source[0], port=source[1]), handshake_cid=handshake_cid))
 
     def over(self, source: Address) -> None:
+        """Tell the front to forget the handshake with ``source``."""
         self._tell(Over(visitor=Visitor(ip=source[0], port=source[1])))
 
     def _tell(self, message: ToFront) -> None:

@@ -37,21 +37,26 @@ class GuestHandshake:
         self._cids = {found.original_destination_cid, found.retry_source_cid}
 
     def begin(self, now: float) -> None:
+        """Hand the client over to its daemon, once; the secrets are not kept."""
         if self._begin is not None:
             self._guest.tell(self._begin)
             self._begin = None  # it holds secrets
 
     def datagram_received(self, data: bytes, now: float) -> None:
+        """Pass ``data`` on; longer than MAX_DATAGRAM is dropped."""
         if len(data) <= MAX_DATAGRAM:
             self._guest.tell(More(visitor=_visitor(self._source), data=data))
 
     def owns(self, destination_cid: bytes) -> bool:
+        """Whether the daemon has answered under this connection ID."""
         return destination_cid in self._cids
 
     def answered_under(self, cid: bytes) -> None:
+        """The daemon has answered under ``cid``: the client may use it from now on."""
         self._cids.add(cid)
 
     def abandon(self) -> None:
+        """Tell the daemon that the front gave the handshake up."""
         self._guest.forget(self._source)
         self._guest.tell(Abandon(visitor=_visitor(self._source)))
 
@@ -75,9 +80,11 @@ class Guest:
             self.complain("guest", f"{self.profile} does not take its clients: {error}")
 
     def forget(self, source: Address) -> None:
+        """The handshake with ``source`` has ended; an unknown one is ignored."""
         self.handshakes.pop(source, None)
 
     def readable(self) -> None:
+        """Read the feed; a closed or malformed one closes the guest."""
         # Its supervisor, or ours, hands in another one when there is somebody again.
         self.channel.drain(self._take, closed=self.close, malformed=lambda error: self.close())
 
@@ -94,6 +101,7 @@ class Guest:
             self.over(source, handshake)
 
     def close(self) -> None:
+        """End its handshakes and tell ``over`` of each."""
         if self.channel.fileno() >= 0:
             asyncio.get_running_loop().remove_reader(self.channel.fileno())
             self.channel.close()
@@ -111,9 +119,11 @@ class Guests:
         self._guests: dict[int, Guest] = {}
 
     def any(self) -> bool:
+        """Whether any daemon has joined."""
         return bool(self._guests)
 
     def short_ids(self) -> frozenset[bytes]:
+        """Of all guests together, 8 bytes each."""
         return frozenset().union(*(guest.short_ids for guest in self._guests.values()))
 
     def join(self, number: int, profile: str, own: ProfileSecrets, its: ProfileSecrets, feed: int) -> None:
@@ -147,6 +157,7 @@ class Guests:
             )
 
     def leave(self, number: int) -> None:
+        """Close guest ``number``; an unknown number is ignored."""
         guest = self._guests.pop(number, None)
         if guest is not None:
             guest.close()
@@ -162,6 +173,7 @@ class Guests:
         return handshake
 
     def close(self) -> None:
+        """Close every guest."""
         for number in list(self._guests):
             self.leave(number)
 

@@ -95,7 +95,7 @@ class ControlSocket:
 
     async def _ask_for_reload(self) -> None:
         if self._reload is not None and not self._reload.done():
-            raise UserError("reload", "another one is under way", "wait for it")
+            raise UserError("reload", "another reload is running", "wait for it")
         self._reload = asyncio.get_running_loop().create_future()
         self._tell(ReloadWanted())
         try:

@@ -153,7 +153,7 @@ class Crew:
         await member.router.request(Party.SUPERVISOR, Start(config=config), _START_TIMEOUT)
         member.take_offers()
         if member.life.stage is not WorkerStage.STARTING:
-            raise MachineError(f"worker {member.party}", "it ended while it started", "its own words are above")
+            raise MachineError(f"worker {member.party}", "it ended while it started", "see its messages above")
         if member.party is Party.NETLINK:
             await self._name_loader()
         member.life("started")
@@ -238,7 +238,7 @@ class Crew:
         pause = member.life.died(asyncio.get_running_loop().time())
         self._log.warning("worker %s died while %s", member.party, was.value)
         if not self._complete:
-            self._owner.fail(f"worker {member.party} ended while the daemon started (its own words are above)")
+            self._owner.fail(f"worker {member.party} ended while the daemon started (see its messages above)")
         elif pause is None:
             self._owner.fail(f"worker {member.party} died too often")
         else:
@@ -322,7 +322,7 @@ class Crew:
                     await self.members[Party.NETLINK].router.request(Party.SUPERVISOR, message, 10.0)
             case LinkGone(device=device):
                 if device == self.config.device:
-                    self._owner.fail(f"device {device} was removed by somebody else")
+                    self._owner.fail(f"device {device} was removed by another program")
             case _:
                 raise InternalError("supervisor", f"no handler for {type(message).__name__}")
         return None

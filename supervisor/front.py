@@ -142,7 +142,7 @@ def join_front(runtime: Path, name: str, join: Join, secrets: int) -> tuple[Fron
             os.close(fd)
         channel.close()
         if isinstance(error, ChannelClosedError):
-            raise FrontGoneError("the port's front", "it left") from error
+            raise FrontGoneError("the port's front", "it closed the connection") from error
         raise
     return channel, device, dict(zip((*JOINED_DESCRIPTORS, *STEERED_DESCRIPTORS), held.values(), strict=True))
 

@@ -96,7 +96,7 @@ class Reloads:
         try:
             await self._apply_to_all(old)
         except QreError as error:
-            self._log.error("going back to the configuration before: %s", error)
+            self._log.error("restoring the previous configuration: %s", error)
 
     async def reconfigure(self, member: Supervised) -> None:
         """Tell one worker the configuration of now."""

@@ -106,14 +106,14 @@ class Router:
             async with asyncio.timeout(timeout):
                 return await future
         except TimeoutError:
-            return Refused(reason=f"{self.party} gave no answer to {type(message).__name__} in {timeout:g} s")
+            return Refused(reason=f"{self.party} did not answer {type(message).__name__} in {timeout:g} s")
         finally:
             del self._waiting[number]
 
     async def send(self, envelope: Envelope) -> None:
         """Send ``envelope`` to the worker. Raises MachineError while none is connected."""
         if self._identity is None:
-            raise MachineError(f"worker {self.party}", "it is not there")
+            raise MachineError(f"worker {self.party}", "it is not running")
         await self._socket.send_multipart([self._identity, self._encoder.encode(envelope)])
 
     async def serve(self, handler: Handler, peers: dict[Party, Router]) -> None:
@@ -128,7 +128,7 @@ class Router:
                 self._drop(str(error))
                 continue
             if not isinstance(envelope.body, Hello) and frames[0] != self._identity:
-                self._drop(f"{type(envelope.body).__name__} of a process that is not the worker")
+                self._drop(f"{type(envelope.body).__name__} from a process that is not the worker")
                 continue
             if envelope.answer:
                 future = self._waiting.get(envelope.id)
@@ -150,7 +150,7 @@ class Router:
     def _parse_untrusted(self, frames: list[bytes]) -> Envelope:
         try:
             if len(frames) != 2:
-                raise UntrustedInputError(f"worker {self.party}", "a message of a wrong number of parts")
+                raise UntrustedInputError(f"worker {self.party}", "a message with a wrong number of parts")
             return self._decoder.decode(frames[1])
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
             raise UntrustedInputError(f"worker {self.party}", "a message that does not parse") from None
@@ -172,12 +172,12 @@ class Router:
 
     def _drop(self, why: str) -> None:
         self.dropped += 1
-        self._limited(f"drop {self.party}", f"dropped a message of worker {self.party}: {why}")
+        self._limited(f"drop {self.party}", f"dropped a message from worker {self.party}: {why}")
 
     def _failed(self, error: BaseException) -> None:
         """The asker gets no answer and gives up in its own time; the daemon goes on."""
         where = f"internal error at {place_of(error)}: {type(error).__name__}"
-        self._limited(f"internal {self.party}", f"a request of worker {self.party}: {where}")
+        self._limited(f"internal {self.party}", f"a request from worker {self.party}: {where}")
 
     async def _handle(self, envelope: Envelope, handler: Handler, peers: dict[Party, Router]) -> None:
         try:

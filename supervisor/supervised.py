@@ -69,7 +69,7 @@ class Supervised:
     def hand(self, name: str, fd: int, number: int = 0) -> None:
         """Give it a descriptor; the caller keeps its own. Raises MachineError."""
         if self._channel is None:
-            raise MachineError(f"worker {self.party}", "it is not there")
+            raise MachineError(f"worker {self.party}", "it is not running")
         self._channel.send(Descriptor(name=name, number=number), [fd])
 
     def hand_socket(self, name: str, made: socket.socket, number: int = 0) -> None:

@@ -153,7 +153,7 @@ class _Supervisor:
             while True:
                 await self._serve_parent(await self._inbox.get(), crew)
         except TimeoutError:
-            self.fail("the parent did not say what to do, or no answer came")
+            self.fail("the parent or a worker did not answer in time")
         except (QreError, OSError) as error:
             self.fail(str(error))
 
@@ -209,7 +209,7 @@ class _Supervisor:
                 if self._control is not None:
                     self._control.reload_finished(error)
             case _:
-                self._log.error("unexpected from the parent: %s", type(message).__name__)
+                self._log.error("unexpected message from the parent: %s", type(message).__name__)
 
     def _receive(self) -> None:
         self._parent.drain(self._take, closed=_follow_the_parent, malformed=self._malformed, most=1)

@@ -66,7 +66,7 @@ def _examples(name: str) -> list[str]:
 
 
 def _rows(options: dict[str, str]) -> list[str]:
-    """Two columns; what is too wide for the first has a line of its own."""
+    """Two columns; a term too wide for the first column has a line of its own."""
     width = max((len(option) for option in options if len(option) <= _WIDEST), default=0)
     lines = []
     for option, meaning in options.items():

@@ -1,6 +1,6 @@
 """The fields of the shared-port commands: from ``Key=Value`` to checked values. Nothing is opened or made here.
 
-Everything that is wrong is named at once. What the fields mean: the user guide, "The shared port by hand".
+All errors are reported together. The user guide explains the fields: "The shared port by hand".
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from qre.errors import UserError, UserErrors
 ROUTED_CID_LEN: Final = (17, 20)
 _MAX_U64: Final = (1 << 64) - 1
 
-#: What whoever loads the program may be told.
+#: Fields of every command that loads the program.
 _LOADING: Final = ("PinDir", "RegisterCidMap", "RoutedCidLen")
 _LASTING: Final = ("ReadyFile", "RunForMs")
 
@@ -44,7 +44,7 @@ class Loading:
 
 @dataclass(frozen=True)
 class Lasting:
-    """What a command that stays tells, and when it ends by itself."""
+    """The ready file of a command that stays, and when it ends by itself."""
 
     ready_file: Path | None
     run_for_s: float | None
@@ -99,7 +99,7 @@ class ClientFields:
 
 
 def parse_loader_fields(arguments: Sequence[str]) -> LoaderFields:
-    """Raises UserErrors with everything that is wrong, as the others do."""
+    """Raises UserErrors with all errors, as the others do."""
     optional = (*_LOADING, *_LASTING, "Device", "UserspaceSocketFd", "UserspaceBind")
     read = _FieldReader("shared-port-loader", arguments, ("BpfElf", "Listen"), optional)
     loading, lasting = _loading(read), _lasting(read)
@@ -160,7 +160,7 @@ def parse_client_fields(arguments: Sequence[str]) -> ClientFields:
 
 
 class _FieldReader:
-    """Calls a field's parser when the field is given, and keeps what is wrong."""
+    """Calls a field's parser when the field is given, and collects the errors."""
 
     def __init__(
         self, command: str, arguments: Sequence[str], required: Sequence[str], optional: Sequence[str]
@@ -169,7 +169,7 @@ class _FieldReader:
         self.errors: list[UserError] = []
 
     def __call__(self, name: str, parse: Callable[[str, str], _T]) -> _T | None:
-        """None when it is not given, and when it is wrong: ``raise_if_any`` comes before anybody uses it."""
+        """None when the field is missing or wrong: call ``raise_if_any`` before using the value."""
         if name not in self.fields:
             return None
         try:

@@ -1,7 +1,7 @@
-"""The values of the configuration: from the text after ``=`` to what the model holds, one function a kind.
+"""The values of the configuration: from the text after ``=`` to the model's type, one function a kind.
 
-Each raises UserError with what is wrong (``why``) and, where the key's example would not say it, what would be right
-(``remedy``); the caller knows file, line and key. Functions for credentials never repeat the text.
+Each raises UserError with the cause (``why``) and, where the key's example is not enough, a ``remedy``; the caller
+adds file, line and key. Functions for credentials never repeat the text.
 """
 
 from __future__ import annotations
@@ -50,23 +50,23 @@ def is_profile_name(name: str) -> bool:
 
 
 def check_profile_name(name: str) -> str:
-    """The name itself; UserError before anybody makes a path of a name that is none."""
+    """The name itself. Raises UserError for an invalid name, before it becomes part of a path."""
     if not is_profile_name(name):
         rule = "use 1 to 64 of the ASCII letters, digits, `.`, `-`, `_`, with no leading `.`"
-        raise UserError(f"profile {quoted(name)}", "that is not a profile name", rule)
+        raise UserError(f"profile {quoted(name)}", "it is not a profile name", rule)
     return name
 
 
 def parse_device(text: str) -> str:
-    """A name that the kernel takes for an interface (dev_valid_name, and what sysctl directories forbid)."""
+    """An interface name that the kernel accepts (dev_valid_name) and that can be a sysctl directory."""
     size = len(text.encode(errors="surrogateescape"))
     if not 1 <= size <= DEVICE_LENGTH:
         raise wrong(f"{quoted(text)} is not 1 to {DEVICE_LENGTH} bytes long")
     if text in (".", "..", "all", "default"):
-        raise wrong(f"{text} is no interface name for the kernel")
+        raise wrong(f"the kernel does not accept {text} as an interface name")
     for letter in text:
         if letter in "/:%" or letter.isspace() or not letter.isprintable():
-            raise wrong(f"{quoted(text)} has {quoted(letter)}, which an interface name may not have")
+            raise wrong(f"{quoted(text)} has {quoted(letter)}, which is not allowed in an interface name")
     return text
 
 
@@ -151,7 +151,7 @@ def parse_log_level(text: str) -> str:
 
 
 def _list(text: str, parse: Callable[[str], T], most: int) -> tuple[T, ...]:
-    """A comma-separated list, none twice."""
+    """A comma-separated list without repetitions."""
     pieces = [piece.strip() for piece in text.split(",")]
     if len(pieces) > most:
         raise wrong(f"{len(pieces)} entries are more than {most}", "shorten the list")
@@ -161,7 +161,7 @@ def _list(text: str, parse: Callable[[str], T], most: int) -> tuple[T, ...]:
             raise wrong("an entry of the list is empty", "write the entries with one comma between them")
         value = parse(piece)
         if value in values:
-            raise wrong(f"{value} is there twice", "keep it once")
+            raise wrong(f"{value} is given twice", "keep it once")
         values.append(value)
     return tuple(values)
 
@@ -179,7 +179,7 @@ def parse_networks(text: str) -> tuple[Network, ...]:
 def _parse_interface(text: str) -> Interface:
     value = _cidr(text)
     if value.ip.is_unspecified or value.ip.is_multicast or value.ip.is_loopback:
-        raise wrong(f"{value} is no address that an interface of a tunnel can have", "write one like 10.77.0.2/24")
+        raise wrong(f"{value} cannot be the address of a tunnel interface", "write one like 10.77.0.2/24")
     return value
 
 
@@ -215,7 +215,7 @@ def parse_socket_address(text: str) -> SocketAddress:
     except ValueError:
         raise wrong(f"{quoted(host)} is not a numeric IPv4 address", f"write it as in {example}") from None
     if address.is_multicast or address == IPv4Address(0xFFFFFFFF):
-        raise wrong(f"{address} is not an address that a socket can have", f"write it as in {example}")
+        raise wrong(f"{address} cannot be the address of a socket", f"write it as in {example}")
     return SocketAddress(address, port)
 
 
@@ -266,7 +266,7 @@ def show_key(key: bytes) -> str:
 
 
 def parse_short_id(text: str) -> bytes:
-    """0 to 16 hex digits, an even number of them, as the 8 bytes padded on the right that ids are compared as."""
+    """An even number of 0 to 16 hex digits, as 8 bytes padded with zeros on the right."""
     digits = text.isascii() and all(letter in "0123456789abcdefABCDEF" for letter in text)
     if not digits or len(text) > 16 or len(text) % 2:
         raise wrong("a short id is an even number of 0 to 16 hex digits", "write what genshortid printed")
@@ -274,7 +274,7 @@ def parse_short_id(text: str) -> bytes:
 
 
 def parse_short_ids(text: str) -> tuple[bytes, ...]:
-    """Short ids that differ as padded."""
+    """A list of short ids that differ when padded."""
     pieces = [piece.strip() for piece in text.split(",")]
     if len(pieces) > MAX_SHORT_IDS:
         raise wrong(f"{len(pieces)} ids are more than {MAX_SHORT_IDS}", "shorten the list")

@@ -1,8 +1,8 @@
 """Netlink attributes of the family qre as bytes: those of a request packed, those of an answer read and checked.
 
-The layout is RFC 3549's TLV. The numbers are ``abi``'s and the types are stated where an attribute is used, so that
-no key ever lies in an object that knows how to print itself. Whatever an answer holds is checked for its length and
-its bounds; ``UntrustedInputError`` is all that a reader here raises.
+The layout is RFC 3549's TLV. The numbers are those of ``abi``, and the types are stated where an attribute is used,
+so that no object with a printable form ever holds a key. Every attribute of an answer is checked for its length and
+its bounds; a reader here raises only ``UntrustedInputError``.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Request:
         try:
             self.put(attribute, socket.inet_pton(socket.AF_INET, value))
         except OSError:
-            raise InternalError(attribute.name, "no numeric IPv4 address") from None
+            raise InternalError(attribute.name, "not a numeric IPv4 address") from None
 
     def allowed_ips(self, prefixes: Iterable[str]) -> None:
         """An array of struct qre_allowed_ip."""
@@ -122,11 +122,11 @@ def split_attributes_untrusted(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def read_attributes_untrusted(data: bytes) -> Fields:
-    """The attributes of an answer; none may come twice."""
+    """The attributes of an answer; none may appear twice."""
     found: dict[int, bytes] = {}
     for kind, value in split_attributes_untrusted(data):
         if kind in found and kind != Attribute.PAD:
-            raise UntrustedInputError(f"attribute {kind} comes twice")
+            raise UntrustedInputError(f"attribute {kind} appears twice")
         found[kind] = value
     return Fields(found)
 

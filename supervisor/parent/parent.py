@@ -149,7 +149,7 @@ class Daemon:
                 asyncio.run(self._supervise(supplies))
                 if not self._front_gone or self._stopping:
                     return
-                self._log.info("the front of our port is gone")
+                self._log.info("the port's front is gone")
                 self._followed = True
                 for number in _ENDING:
                     signal.signal(number, _terminate)
@@ -197,7 +197,7 @@ class Daemon:
         if self._dataplane is Dataplane.KERNEL:
             os.close(supplies.pop("number_marks"))
             if fdstore.keep_or_use(self._notifier, supplies, stored):
-                self._log.info("session secrets of a daemon before this one are taken back")
+                self._log.info("session secrets of the previous daemon are reused")
         elif stored is not None:
             os.close(stored)
             fdstore.forget(self._notifier)

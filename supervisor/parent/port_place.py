@@ -45,7 +45,7 @@ class PortPlace:
             except UserError as busy:  # another daemon has it
                 if time.monotonic() > deadline:
                     raise MachineError(
-                        f"Listen {config.listen_ip}:{config.listen_port}", busy.why, "see what that daemon says"
+                        f"Listen {config.listen_ip}:{config.listen_port}", busy.why, "see the log of that daemon"
                     ) from busy
             try:
                 self.front, self.front_device, held = join_front(

@@ -37,7 +37,7 @@ def check_able(profile: Profile, config: GlobalConfig) -> None:
     if longest > _SOCKET_PATH:
         raise UserError(
             f"RuntimeDir {config.runtime_dir}",
-            f"it is {longest - _SOCKET_PATH} bytes too long for the paths of sockets",
+            f"it is {longest - _SOCKET_PATH} bytes too long for socket paths",
             "choose a shorter one",
         )
 
@@ -48,7 +48,7 @@ def check_passable(directory: Path) -> None:
     for each in (*reversed(resolved.parents), resolved):
         if not each.stat().st_mode & stat.S_IXOTH:
             raise UserError(
-                f"RuntimeDir {directory}", f"the workers' users cannot get through {each}", f"chmod o+x {each}"
+                f"RuntimeDir {directory}", f"the workers' users cannot traverse {each}", f"chmod o+x {each}"
             )
 
 

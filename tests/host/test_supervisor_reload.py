@@ -171,6 +171,6 @@ def test_a_reload_that_was_asked_for_during_the_start_is_done_after_it() -> None
         alone.namespace.ip("link", "del", "server0")
         assert daemon.process.wait(PATIENCE) == 2
         last = daemon.said().splitlines()[-1]
-        assert last == "qre-tool: daemon server0 : device server0 was removed by somebody else"
+        assert last == "qre-tool: daemon server0 : device server0 was removed by another program"
         assert "Traceback" not in daemon.said()
         assert alone.left() == []

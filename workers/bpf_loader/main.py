@@ -108,7 +108,7 @@ class BpfLoader:
     async def descriptor(self, name: str, number: int, fd: int) -> None:
         """Raises InternalError: every descriptor of this role is handed over at its start."""
         os.close(fd)
-        raise InternalError("bpf_loader worker", f"it takes no descriptor while it runs, and got {name}")
+        raise InternalError("bpf_loader worker", f"unexpected descriptor {name} while it runs")
 
     async def status(self) -> Message:
         """Reads the connection IDs from the map itself."""

@@ -91,7 +91,7 @@ class Refusals:
             return
         if quote[0] >> 4 == 6 and session.max_inner_ipv6 < 0:
             takes = f"the path to {session.peer[0]} takes packets of {overhead.path_mtu(session.path_mtu.size)} bytes"
-            leaves = f"leaves {session.max_inner} for those inside"
+            leaves = f"leaves {session.max_inner} for inner packets"
             self._say("ipv6-refused", f"{takes}, which {leaves}: IPv6 needs {overhead.MIN_MTU_IPV6}, and is refused")
             self._write(inner_errors.ipv6_refused(quote))
         else:

@@ -25,7 +25,7 @@ def parse_prefixes(prefixes: tuple[str, ...]) -> list[tuple[int, int, int]]:
         try:
             network = ip_network(text, strict=False)
         except ValueError as error:
-            raise UserError("AllowedIPs", f"{text} is no prefix") from error
+            raise UserError("AllowedIPs", f"{text} is not a prefix") from error
         width = network.max_prefixlen
         shift = width - network.prefixlen
         parsed.append((width // 8, network.prefixlen, int(network.network_address) >> shift))

@@ -53,7 +53,7 @@ class UnderlaySocket:
         sock = self._socket
         if (sock.family, sock.type, sock.proto) != (socket.AF_INET, socket.SOCK_DGRAM, socket.IPPROTO_UDP):
             self.close()
-            raise MachineError("underlay socket", "the descriptor is no IPv4 UDP socket")
+            raise MachineError("underlay socket", "the descriptor is not an IPv4 UDP socket")
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_PROBE)
         sock.setsockopt(socket.IPPROTO_IP, IP_RECVTOS, 1)

@@ -56,7 +56,7 @@ class DestWatch:
             async with asyncio.timeout(_FIRST_LOOK):
                 await self._prober.looked.wait()
         except TimeoutError:
-            self._context.log.info("Dest has not answered yet; until it does, a usual site is imitated")
+            self._context.log.info("Dest has not answered yet; until it does, a typical site is imitated")
 
     def reload(self) -> None:
         """Where the configuration names another Dest, begin anew. Flows that are relayed stay with the old."""

@@ -103,7 +103,7 @@ class HandshakeWorker:
             for fd in (secrets, feed):
                 if fd is not None:
                     os.close(fd)
-            raise MachineError(f"profile {profile}", "its descriptors did not come")
+            raise MachineError(f"profile {profile}", "its descriptors did not arrive")
         try:
             its = parse_profile_secrets_untrusted(secrets)
         except MachineError:

@@ -94,7 +94,7 @@ class KernelDataplane:
         self.qre = Qre()
         try:
             if self.qre.device(self._device) is None:
-                raise MachineError(f"device {self._device}", "it is not one of qre.ko's", "restart the daemon")
+                raise MachineError(f"device {self._device}", "it is not a device of qre.ko", "restart the daemon")
             self._events = EventSocket(self.qre.family)  # before the first look: nothing is missed in between
             try:
                 self._frames = EventSocket(self.qre.family, abi.GENL_FRAMES)
@@ -282,7 +282,7 @@ class KernelDataplane:
                     self._report(report)
         self._want()
         if lost:
-            self._context.limited("events", "events of qre.ko were lost: its sessions are compared")
+            self._context.limited("events", "events of qre.ko were lost: its sessions are listed and compared")
             self._look(events_lost=True)
 
     def _frames_readable(self) -> None:
@@ -368,7 +368,7 @@ class KernelDataplane:
         """A map that refused an ID has said so before the kernel answered."""
         device = self.qre.device(self._device) if self._steering is None else None
         if device is not None and device.cid_map is not None and device.cid_map.missing:
-            self._map_failed("the map refused one")
+            self._map_failed("the map refused a connection ID")
 
     def _take_back(self, request: SessionInstall | CidAdoptFor) -> None:
         try:

@@ -84,9 +84,11 @@ class _Running:
 
     def sync(self, request: SyncDevice) -> None:
         if request.device != self.context.config.device:
-            raise UserError(f"device {request.device}", "it is not this daemon's")
+            raise UserError(f"device {request.device}", "it does not belong to this daemon")
         if self.link() is None:
-            raise MachineError(f"device {request.device}", "it is gone, or not ours any more", "restart the daemon")
+            raise MachineError(
+                f"device {request.device}", "it is gone or belongs to another program", "restart the daemon"
+            )
         spec = DeviceSpec(
             device=request.device,
             addresses=tuple(ipaddress.ip_interface(text) for text in request.address),
@@ -115,7 +117,7 @@ class NetlinkWorker:
         running = self._running = _Running(context)
         try:
             if not running.present:
-                raise MachineError(f"device {context.config.device}", "it is not there", "restart the daemon")
+                raise MachineError(f"device {context.config.device}", "it does not exist", "restart the daemon")
             if not context.config.user_dataplane:
                 self._start_kernel(context)
         except BaseException:
@@ -171,7 +173,7 @@ class NetlinkWorker:
             self._use_keys(fd)
         else:
             os.close(fd)
-            raise InternalError("netlink worker", f"it takes no descriptor now, and got {name}")
+            raise InternalError("netlink worker", f"unexpected descriptor {name}")
 
     async def status(self) -> Message:
         """State of the link and, with qre.ko, of its device, port and connection IDs."""

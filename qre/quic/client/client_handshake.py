@@ -287,7 +287,7 @@ class ClientHandshake:
         self._deadline = now + STEP_TIMEOUT
         if context.peer is Peer.PROVEN:
             if context.key_schedule.cipher_suite is not tls.CipherSuite.AES_128_GCM_SHA256:
-                raise PeerError("server", "it chose a cipher suite that a data plane does not have")
+                raise PeerError("server", "it chose a cipher suite that the data plane does not support")
             self._state = _State.PROVEN
             self._events.append(Proven())
             return
@@ -298,7 +298,7 @@ class ClientHandshake:
     def _tunnel_granted(self, granted: Granted) -> None:
         asked = {address.ip for address in self._addresses}
         if not granted.addresses or not asked.issuperset(address.ip for address in granted.addresses):
-            raise PeerError("server", "it did not assign the addresses that were asked for")
+            raise PeerError("server", "it did not assign the requested addresses")
         self._granted = granted.addresses
         self._pings_before_grant = self._connection.pings
         self._state = _State.GRANTED
@@ -377,7 +377,7 @@ class ClientHandshake:
         """The peer closed, or TLS or QUIC found something that it must close for."""
         context = self._connection.context
         if context is not None and context.peer is Peer.IMPOSTOR and not self._probing:
-            self._events.append(ManInTheMiddle(context.problem or "the certificate is not good"))
+            self._events.append(ManInTheMiddle(context.problem or "the certificate is not valid"))
         elif self._state in (_State.VISITING, _State.LEAVING):
             if self._probing:
                 self._answer_probe()
@@ -413,7 +413,7 @@ def _default(value: int | None, default: int) -> int:
 
 def _why(ending: Ending) -> str:
     if ending.reason == "Idle timeout":
-        return "nothing came from the server any more"
+        return "the server stopped answering"
     if ending.by_us:
         return f"the server broke the protocol ({ending.reason or hex(ending.error_code)})"
     if ending.alert is not None:

@@ -122,7 +122,9 @@ def make_hello(
         try:
             secrets = share_secrets_untrusted(keys.lone, public_key)
         except UntrustedInputError as error:
-            raise UserError("RealityPublicKey", "it is not a usable X25519 key", "see pubkey") from error
+            raise UserError(
+                "RealityPublicKey", "it is not a usable X25519 key", "write the output of `qre-tool pubkey`"
+            ) from error
         value = seal(secrets, Authenticator(VERSION, unix_time, short_id), message)
     else:
         value = random.randbytes(RANDOM_LENGTH)

@@ -93,7 +93,7 @@ class LoneServer:
         if verdict is STRANGER:
             raise UserError(
                 "server",
-                "it takes this client for a stranger",
+                "it does not recognise this client",
                 "compare ServerName, RealityPublicKey and RealityShortId of both files",
             )
         if isinstance(verdict, Authenticated):

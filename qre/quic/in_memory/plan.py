@@ -84,7 +84,7 @@ class InMemoryHandshake:
             short_id=client.short_id,
             addresses=addresses,
             fingerprint=fingerprint,
-            trust=TrustStore([], "nobody: in memory there is no other site"),
+            trust=TrustStore([], "nothing: there is no site in memory"),
             unix_time=unix_time,
             now=self._now,
             random=random,
@@ -103,7 +103,7 @@ class InMemoryHandshake:
                 for datagram in on_their_way:
                     self._deliver(datagram)
             self._wait(idle=not on_their_way)
-        raise InternalError("handshake", "it did not come to an end in memory")
+        raise InternalError("handshake", "it did not finish in memory")
 
     def _collect(self) -> list[SentDatagram]:
         """What both ends want to send now, their events handled before and after."""
@@ -131,7 +131,7 @@ class InMemoryHandshake:
         if idle:
             moments = [moment for moment in timers if moment is not None]
             if not moments:
-                raise InternalError("handshake", "it stands still in memory")
+                raise InternalError("handshake", "it stalled in memory")
             self._now = max(self._now, min(moments)) + 1e-6  # a hair past: rounding re-arms at exactly its time
         if self._client_state is None:
             self._client.handle_timer(self._now)

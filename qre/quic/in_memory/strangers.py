@@ -64,7 +64,7 @@ def flight(
         short_id=short_id,
         addresses=addresses,
         fingerprint=fingerprint,
-        trust=TrustStore([], "nobody: in memory there is no other site"),
+        trust=TrustStore([], "nothing: there is no site in memory"),
         unix_time=unix_time,
         now=0.0,
         random=random,

@@ -304,5 +304,5 @@ def _flight(dest: DestProfile | None) -> ServerFlight:
 
 def _why(event: ConnectionTerminated) -> str:
     if event.reason_phrase == "Idle timeout":
-        return "nothing came from the client any more"
+        return "the client stopped answering"
     return f"closed with error {event.error_code:#x}"

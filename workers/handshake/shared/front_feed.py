@@ -42,7 +42,7 @@ class FrontFeed:
         try:
             self._channel.send(message)
         except MachineError as error:
-            self._complain("front", f"the port's front does not listen: {error}")
+            self._complain("front", f"the port's front does not read its messages: {error}")
 
     def _readable(self) -> None:
         self._channel.drain(

@@ -77,7 +77,7 @@ class Guest:
         try:
             self.channel.send(message)
         except MachineError as error:
-            self.complain("guest", f"{self.profile} does not take its clients: {error}")
+            self.complain("guest", f"{self.profile} does not accept its clients: {error}")
 
     def forget(self, source: Address) -> None:
         """The handshake with ``source`` has ended; an unknown one is ignored."""
@@ -152,7 +152,7 @@ class Guests:
         if shared:
             raise UserError(
                 f"profile {profile}",
-                f"RealityShortIds: {min(shared).hex()} is another device's at this port already",
+                f"RealityShortIds: {min(shared).hex()} belongs to another device at this port already",
                 "give each client a short id of its own",
             )
 

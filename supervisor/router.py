@@ -1,7 +1,7 @@
-"""One ZeroMQ ROUTER a role: whoever reaches the socket is that role, whatever its messages claim.
+"""One ZeroMQ ROUTER per role: a process that reaches the socket has that role, whatever its messages claim.
 
-The endpoint lies in a directory that only the role's group may enter, so no other uid can connect. What comes in is
-hostile until it parsed and stands in the table (``supervisor/routes``). Each request gets exactly one answer.
+The endpoint lies in a directory that only the role's group may enter, so no other uid can connect. Input is
+hostile until it was parsed and found in the table (``supervisor/routes``). Each request gets exactly one answer.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from qre.structs import Message
 from qre.supervisor.life import WorkerStage
 from qre.supervisor.routes import Route, When, route
 
-#: Requests of one worker that may wait for answers at once.
+#: The most unanswered requests of one worker.
 MAX_OPEN_REQUESTS: Final = 512
 _SOCKET_NAME: Final = "s"
 _TOO_MANY: Final = Refused(reason="too many requests at once")
 
-#: Told a message for the supervisor itself; the answer, if one is wanted.
+#: Handles a message for the supervisor itself; returns the answer to a request.
 Handler = Callable[[Party, Message], Awaitable[Message | None]]
 
 
 def make_directories(runtime: Path, parties: tuple[Party, ...]) -> None:
-    """A directory a role below ``runtime``, entered by its group alone. Needs to be root still."""
+    """Make a directory per role below ``runtime`` that only its group may enter. Needs root."""
     runtime.mkdir(mode=0o711, parents=True, exist_ok=True)
-    runtime.chmod(0o711)  # whatever the umask is: a unit's is 0077, and the workers must get through
+    runtime.chmod(0o711)  # regardless of the umask: a unit's is 0077, and the workers must traverse it
     for party in parties:
         directory = runtime / party.value
         directory.mkdir(mode=0o700, exist_ok=True)
@@ -69,7 +69,7 @@ class Router:
         self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE)
         self._socket.setsockopt(zmq.SNDHWM, 1000)
         self._socket.setsockopt(zmq.RCVHWM, 1000)
-        # The role's uid must be able to write; nobody else gets into the directory.
+        # The role's uid must be able to write; no other uid can enter the directory.
         before = os.umask(0o111)
         try:
             self._socket.bind(endpoint(runtime, party))
@@ -83,7 +83,7 @@ class Router:
         self._socket.close()
 
     def abandon(self, why: str) -> None:
-        """The worker is gone: whoever waits for it is told."""
+        """The worker is gone: its pending requests fail."""
         self._identity = None
         for future in self._waiting.values():
             if not future.done():
@@ -97,7 +97,7 @@ class Router:
         return answer
 
     async def forward(self, source: Party, message: Message, timeout: float) -> Message:
-        """Ask the worker on behalf of ``source``; its answer, a refusal included."""
+        """Ask the worker on behalf of ``source``; the answer may be a refusal."""
         number, self._next_id = self._next_id, self._next_id + 1
         future: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
         self._waiting[number] = future
@@ -120,7 +120,7 @@ class Router:
         """Take messages until cancelled."""
         while True:
             frames = await self._socket.recv_multipart()
-            # What waits already is received without a pause of the loop: a worker that floods must not stop it.
+            # Waiting messages are received without a turn of the loop: a flooding worker must not stall it.
             await asyncio.sleep(0)
             try:
                 envelope = self._parse_untrusted(frames)
@@ -175,7 +175,7 @@ class Router:
         self._limited(f"drop {self.party}", f"dropped a message from worker {self.party}: {why}")
 
     def _failed(self, error: BaseException) -> None:
-        """The asker gets no answer and gives up in its own time; the daemon goes on."""
+        """The request gets no answer and times out at its sender; the daemon continues."""
         where = f"internal error at {place_of(error)}: {type(error).__name__}"
         self._limited(f"internal {self.party}", f"a request from worker {self.party}: {where}")
 
@@ -186,7 +186,7 @@ class Router:
                 reply = Envelope(id=envelope.id, answer=True, peer=envelope.peer, body=cast(Body, answer))
                 await self.send(reply)
         except MachineError as error:
-            self._limited(f"answer {self.party}", str(error))  # the asker died meanwhile
+            self._limited(f"answer {self.party}", str(error))  # the worker that asked has died
 
     async def _answer(self, envelope: Envelope, handler: Handler, peers: dict[Party, Router]) -> Message | None:
         try:

@@ -1,4 +1,5 @@
-"""Every process below the daemon's parent: found, killed, waited for. They die with theirs; this makes sure."""
+"""Every process below the daemon's parent: found, killed, waited for. They die with their parents; this makes
+sure."""
 
 from __future__ import annotations
 

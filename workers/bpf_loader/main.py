@@ -1,7 +1,7 @@
 """The worker `bpf_loader`: loads the demultiplexer, fills its slots, attaches it, keeps the map of routed CIDs.
 
-It reads no packet and holds no key. After a restart it is handed the maps and the program of its predecessor, and
-goes on with them: the kernel never stopped using them. Pins are the parent's.
+It reads no packet and holds no key. After a restart it receives the maps and the program of its predecessor and
+continues with them: the kernel never stopped using them. The parent makes the pins.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class BpfLoader:
         return self._context, self._maps
 
     async def start(self, context: WorkerContext) -> None:
-        """Load, or go on with what is handed over; slot both sockets in; attach."""
+        """Load the program, or take over the predecessor's; put both sockets into their slots; attach."""
         held = context.descriptors
         missing = {"udp_userspace", "udp_kernel_slot", "bpf_elf"} - held.keys()
         if missing:
@@ -58,7 +58,7 @@ class BpfLoader:
         self._adopted = set(maps.adopted())
 
     async def reload(self) -> None:
-        """Nothing that a reload may change is ours."""
+        """Nothing to do: no setting of this worker can change in a reload."""
 
     async def handle(self, source: Party, message: Message) -> Message:
         """Adopt, release or synchronise connection IDs in the BPF map. Raises InternalError for anything else."""

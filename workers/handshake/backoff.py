@@ -18,7 +18,7 @@ class Backoff:
         self._step = shortest
 
     def reset(self) -> None:
-        """An attempt succeeded."""
+        """An attempt succeeded: begin again with the shortest pause."""
         self._step = self._shortest
 
     def next(self) -> float:

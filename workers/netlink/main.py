@@ -1,9 +1,9 @@
 """The worker `netlink`: the only process of a daemon that keeps CAP_NET_ADMIN while it runs.
 
-It brings the daemon's own device in line with the configuration when the supervisor says so, and reports when
-somebody removed it. Requests are a closed set (``handle``), and whatever names another device than the daemon's own
-is refused. It reads no packet. On the kernel's data plane it is besides what the handshake worker hands its sessions
-to (``kernel_dataplane``): keys pass it on their way to qre.ko, and it keeps none.
+It applies the configuration to the daemon's own device when the supervisor asks, and reports when the device was
+removed. Requests are a closed set (``handle``), and a request that names another device is refused. It reads no
+packet. On the kernel's data plane it also takes the handshake worker's sessions (``kernel_dataplane``): keys pass
+through it to qre.ko, and it keeps none.
 """
 
 from __future__ import annotations
@@ -59,13 +59,13 @@ class _Running:
         self.tasks.spawn(self.report())
 
     def link(self) -> Link | None:
-        """The daemon's device; None when it is gone, or somebody else's now."""
+        """The daemon's device; None when it is gone or belongs to another program."""
         config = self.context.config
         link = self.rtnl.link(config.device)
         return link if link is not None and is_ours(link, config.profile) else None
 
     def look(self) -> None:
-        """Compare what is there with what was there."""
+        """Compare the device with its last state; report when it disappeared."""
         try:
             present = self.link() is not None
         except MachineError as error:
@@ -76,7 +76,7 @@ class _Running:
         self.present = present
 
     async def report(self) -> None:
-        """Tell the supervisor each time that the device went away."""
+        """Tell the supervisor each time the device disappears."""
         while True:
             await self.gone.wait()
             self.gone.clear()
@@ -134,7 +134,7 @@ class NetlinkWorker:
         self._use_keys(context.descriptors.pop("keys", None))
 
     def _use_keys(self, fd: int | None) -> None:
-        """A new pair; None: one comes when the handshake worker is there."""
+        """Use a new pair; None: one comes when the handshake worker has started."""
         if fd is not None and self._keys is not None and self._kernel is not None:
             self._kernel.forget_requests()
             self._keys.use(fd)
@@ -144,7 +144,7 @@ class NetlinkWorker:
             self._keys.report(report)
 
     async def reload(self) -> None:
-        """Address, MTU and routes come as SyncDevice; qre.ko is told the rest."""
+        """Sync qre.ko's settings; addresses, MTU and routes come as SyncDevice."""
         if self._kernel is not None:
             config = self._started.context.config
             self._kernel.qre.device_set(config.device, settings_of(config))
@@ -213,7 +213,7 @@ class NetlinkWorker:
 
 
 def settings_of(config: WorkerConfig) -> DeviceSettings:
-    """What qre.ko is to know of the device, overrides of the underlay included."""
+    """The device's settings for qre.ko, overrides of the underlay included."""
     server = config.role is Role.SERVER
     return DeviceSettings(
         role=config.role,

@@ -13,7 +13,7 @@ from qre.workers.handshake.shared.feed_messages import Began, Over, ToFront, ToG
 
 
 class FrontFeed:
-    """``arrived`` takes what the front says. A closed feed is no failure: our parent sees to another front."""
+    """``arrived`` takes the front's messages. A closed feed is not a failure: our parent finds another front."""
 
     def __init__(self, fd: int, arrived: Callable[[ToGuest], None], complain: Callable[[str, str], None]) -> None:
         self._channel: Channel[ToGuest] = Channel(socket.socket(fileno=fd), ToGuest)

@@ -1,7 +1,7 @@
 """The front's side of a shared port: daemons that have joined it, and their clients' handshakes while they last.
 
-A guest's client is told from ours by its short id, is remembered in our replay filter like ours, and then its
-datagrams go to the guest as they came. Nothing here knows a session: established ones find their own data plane.
+A guest's client is recognised by its short id and recorded in our replay filter; then its datagrams go to the guest
+unchanged. Sessions are not handled here: their packets reach the guest's own data plane.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _BATCH: Final = 64
 
 
 class GuestHandshake:
-    """A client of a guest's. See ``flows.Handshake``."""
+    """A handshake with a guest's client. See ``flows.Handshake``."""
 
     def __init__(
         self, guest: Guest, source: Address, found: Authenticated, datagrams: list[bytes], shown: ShownByDest | None
@@ -63,7 +63,7 @@ class GuestHandshake:
 
 @dataclass
 class Guest:
-    """One joined daemon. ``over`` is told of a handshake that has ended."""
+    """One joined daemon. ``over`` is called when a handshake has ended."""
 
     profile: str
     short_ids: frozenset[bytes]
@@ -73,7 +73,7 @@ class Guest:
     handshakes: dict[Address, GuestHandshake] = field(default_factory=dict)
 
     def tell(self, message: ToGuest) -> None:
-        """What cannot be told is lost, as datagrams may be; the supervisor says when the guest is gone."""
+        """Send a message, or lose it, as datagrams may be lost; the supervisor reports when the guest is gone."""
         try:
             self.channel.send(message)
         except MachineError as error:
@@ -85,11 +85,11 @@ class Guest:
 
     def readable(self) -> None:
         """Read the feed; a closed or malformed one closes the guest."""
-        # Its supervisor, or ours, hands in another one when there is somebody again.
+        # Its supervisor, or ours, provides another feed when the guest is back.
         self.channel.drain(self._take, closed=self.close, malformed=lambda error: self.close())
 
     def _take(self, message: ToFront, fds: list[int]) -> None:
-        del fds  # none belong to it
+        del fds  # no descriptor belongs to it
         source = (message.visitor.ip, message.visitor.port)
         handshake = self.handshakes.get(source)
         if handshake is None:
@@ -127,7 +127,7 @@ class Guests:
         return frozenset().union(*(guest.short_ids for guest in self._guests.values()))
 
     def join(self, number: int, profile: str, own: ProfileSecrets, its: ProfileSecrets, feed: int) -> None:
-        """Let a daemon in; ``feed`` is ours from here on. Raises UserError when its configuration forbids it."""
+        """Admit a daemon; takes ownership of ``feed``. Raises UserError when its configuration does not fit."""
         channel: Channel[ToFront] = Channel(socket.socket(fileno=feed), ToFront)
         try:
             if not hmac.compare_digest(own.private_key, its.private_key):
@@ -165,7 +165,7 @@ class Guests:
     def accept(
         self, found: Authenticated, datagrams: list[bytes], source: Address, shown: ShownByDest | None
     ) -> GuestHandshake | None:
-        """None: it is no guest's client."""
+        """The handshake of a guest's client; None for any other client."""
         guest = next((guest for guest in self._guests.values() if found.short_id in guest.short_ids), None)
         if guest is None:
             return None

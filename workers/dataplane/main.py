@@ -1,7 +1,7 @@
 """The data plane worker: descriptors and requests in, events out. The packets are in ``device.py``.
 
-It holds the TUN device, the number marks, the server's kernel-slot socket, and the pair on which the handshake worker
-speaks (``keys``); no capability, no files. Keys come over that pair alone and go nowhere.
+It holds the TUN device, the number marks, the server's kernel-slot socket, and the pair with the handshake worker
+(``keys``); no capability, no files. Keys come over that pair alone and leave the process nowhere.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class DataplaneWorker:
         self._keys.use(context.descriptors.pop("keys"))
 
     async def reload(self) -> None:
-        """Nothing of what a reload may change is ours."""
+        """Nothing to do: no setting of this worker can change in a reload."""
 
     async def handle(self, source: Party, message: Message) -> Message:
         """Always raises QreError: requests come over the pair with the handshake worker."""

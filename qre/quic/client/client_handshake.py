@@ -55,9 +55,9 @@ Address = tuple[str, int]
 
 #: Seconds for TLS, and again for the tunnel or the visit.
 STEP_TIMEOUT: Final = 10.0
-#: A browser's tab is open at least and at most this long after the page is there (seconds).
+#: The least and the most time from the arrival of the page to the closing of the tab (seconds).
 _LINGER: Final = (0.15, 0.6)
-#: A handshake whose numbers come this close to the data plane's is broken, and ends.
+#: A handshake fails when its packet numbers come this close to the data plane's.
 _NUMBER_RESERVE: Final = 256
 _DEFAULT_ACK_DELAY_EXPONENT: Final = 3
 _DEFAULT_MAX_ACK_DELAY_MS: Final = 25
@@ -70,7 +70,7 @@ NOT_RECOGNISED: Final = (
 
 
 class _State(enum.Enum):
-    """Where the drawing above stands."""
+    """The states of the drawing above."""
 
     GREETING = enum.auto()
     PROVEN = enum.auto()
@@ -85,7 +85,7 @@ class _State(enum.Enum):
 
 @dataclass(frozen=True)
 class Negotiated:
-    """What both ends agreed on; ``round_trip`` is the shortest so far, in seconds."""
+    """The negotiated parameters; ``round_trip`` is the shortest so far, in seconds."""
 
     cipher: str
     group: str
@@ -148,14 +148,14 @@ class ClientHandshake:
     # --- driving ---
 
     def connect(self, peer: Address, now: float) -> None:
-        """Make the first flight; ``datagrams_to_send`` has it."""
+        """Make the first flight, which ``datagrams_to_send`` returns."""
         self._peer = peer
         self._observer = SiteObserver(now)
         self._deadline = now + STEP_TIMEOUT
         self._connection.connect(peer, now)
 
     def datagram_received(self, data: bytes, peer: Address, now: float) -> None:
-        """Anything may be in it; what comes from another address is ignored (RFC 9000 §9)."""
+        """Process any bytes; datagrams from another address are ignored (RFC 9000 §9)."""
         if self._silent or peer != self._peer:
             return
         self._guarded(lambda: self._connection.receive_datagram(data, peer, now), now)
@@ -201,7 +201,7 @@ class ClientHandshake:
         return self._events.popleft() if self._events else None
 
     def negotiated(self) -> Negotiated:
-        """Of a handshake that is ready to be handed over."""
+        """The parameters of a handshake that is ready to be handed over."""
         context = self._connection.context
         if self._state is not _State.READY or context is None or context.key_schedule is None:
             raise InternalError("handshake", "it is not complete")
@@ -211,7 +211,7 @@ class ClientHandshake:
     # --- the end ---
 
     def hand_over(self, now: float) -> HandedOver:
-        """All that the data plane needs. From here on nothing is sent or received any more."""
+        """Everything that the data plane needs. Nothing is sent or received afterwards."""
         routed = self._routed()
         peer = self._connection.peer_parameters
         if self._state is not _State.READY or routed is None or peer is None:
@@ -246,7 +246,7 @@ class ClientHandshake:
             self._close()
 
     def abandon(self) -> None:
-        """Give up without a word."""
+        """Give up without sending anything."""
         if self._state is not _State.OVER:
             self._stop()
 
@@ -257,7 +257,7 @@ class ClientHandshake:
         return self._state in (_State.CLOSING, _State.OVER)
 
     def _guarded(self, step: Callable[[], None], now: float) -> None:
-        """Run a step of the stack and see what came of it. What a peer's bytes break is this handshake alone."""
+        """Run a step of the stack and evaluate the result. Malformed input ends only this handshake."""
         try:
             step()
             while (event := self._connection.next_event()) is not None:
@@ -331,8 +331,8 @@ class ClientHandshake:
                 self._leave_at = now + self._random.uniform(*_LINGER)
 
     def _all_is_done(self) -> bool:
-        """With an unchanged CID our packets go to the server's data plane from its last frame on, and it acknowledges
-        none of ours: what is still outstanding then is an ACK that got lost, since the server has granted."""
+        """With an unchanged CID our packets go to the server's data plane from its last frame on, which acknowledges
+        none of them. Since the server has granted the tunnel, only a lost ACK can be outstanding then."""
         routed = self._routed()
         if routed is None or self._connection.acknowledgement_pending:
             return False
@@ -348,7 +348,7 @@ class ClientHandshake:
         return None
 
     def _leave(self) -> None:
-        """The visit is over."""
+        """End the visit: close like a browser."""
         if self._probing:
             self._answer_probe()
         self._close()
@@ -374,7 +374,7 @@ class ClientHandshake:
             self._fail("the server did not finish the handshake in time")
 
     def _ended(self, ending: Ending) -> None:
-        """The peer closed, or TLS or QUIC found something that it must close for."""
+        """The peer closed, or TLS or QUIC has to close because of an error."""
         context = self._connection.context
         if context is not None and context.peer is Peer.IMPOSTOR and not self._probing:
             self._events.append(ManInTheMiddle(context.problem or "the certificate is not valid"))

@@ -1,12 +1,11 @@
-"""HTTP/3 as the client speaks it (RFC 9114): a browser's SETTINGS and headers, a visit of "/", or a CONNECT-IP
+"""The client's HTTP/3 (RFC 9114): a browser's SETTINGS and headers, a visit of "/", or a CONNECT-IP
 tunnel.
 
 The tunnel is extended CONNECT (RFC 9220, RFC 9484) on stream 0, with an ADDRESS_REQUEST capsule; the answer is 200
 with ADDRESS_ASSIGN and perhaps ROUTE_ADVERTISEMENT. Anything else is an error. IP packets never pass here.
 
 Hooks of aioquic's H3Connection: ``_init_connection``, ``_handle_control_frame``, ``_encode_headers``,
-``_decode_headers``: browsers open QPACK streams only when they have something to say on them; stock opens both at
-once.
+``_decode_headers``: browsers open QPACK streams only when they need them; stock opens both at once.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ TUNNEL_PATH: Final = b"/.well-known/masque/ip/*/*/"
 TUNNEL_PROTOCOL: Final = b"connect-ip"
 #: The CONNECT stream: quarter stream id 0 in every HTTP Datagram (RFC 9297 §2.1).
 TUNNEL_STREAM: Final = 0
-#: More than any server of ours sends in one capsule.
+#: More than any QRE server sends in one capsule.
 MAX_CAPSULE: Final = 4096
 #: A visit ends after this much of the page (bytes).
 MAX_PAGE: Final = 4 << 20
@@ -120,7 +119,7 @@ class BrowserHttp3(H3Connection):
         )
 
     def _handle_control_frame(self, frame_type: int, frame_data: bytes) -> None:
-        """SETTINGS without making use of the peer's dynamic table: our headers need none."""
+        """SETTINGS; the peer's dynamic table is not used: our headers need none."""
         if frame_type != FrameType.SETTINGS:
             super()._handle_control_frame(frame_type, frame_data)
             return
@@ -134,7 +133,7 @@ class BrowserHttp3(H3Connection):
         return bytes(block)
 
     def _decode_headers(self, stream_id: int, frame_data: bytes | None) -> Headers:
-        """As stock, with nothing sent when there is nothing to say: the peer did not use its dynamic table."""
+        """As stock, but send nothing when the peer did not use its dynamic table."""
         try:
             if frame_data is None:
                 instructions, headers = self._decoder.resume_header(stream_id)
@@ -150,7 +149,7 @@ class BrowserHttp3(H3Connection):
 
 
 class Visit(enum.Enum):
-    """How far a visit of "/" is."""
+    """The progress of a visit of "/"."""
 
     NONE = enum.auto()
     ASKED = enum.auto()
@@ -177,11 +176,12 @@ class HttpClient:
 
     @property
     def settings(self) -> dict[int, int] | None:
-        """The server's SETTINGS, once they are there."""
+        """The server's SETTINGS; None before they arrived."""
         return self._http.received_settings
 
     def tunnel_possible(self) -> bool:
-        """The server's SETTINGS allow extended CONNECT and HTTP Datagrams. PeerError: they are there and do not."""
+        """Whether the server's SETTINGS have arrived; PeerError unless they allow extended CONNECT and HTTP
+        Datagrams."""
         if self.settings is None:
             return False
         if not (self.settings.get(Setting.ENABLE_CONNECT_PROTOCOL) and self.settings.get(Setting.H3_DATAGRAM)):
@@ -198,7 +198,7 @@ class HttpClient:
         self.visit_state = Visit.ASKED
 
     def open_tunnel(self, addresses: tuple[Interface, ...]) -> None:
-        """CONNECT, and ask for these addresses (as host prefixes)."""
+        """Send CONNECT and request these addresses (as host prefixes)."""
         stream_id = self._next_stream()
         assert stream_id == TUNNEL_STREAM
         headers = [
@@ -223,7 +223,7 @@ class HttpClient:
     # --- answers ---
 
     def handle_event(self, event: QuicEvent) -> Granted | None:
-        """The server's grant, once. PeerError: it refused, or broke off."""
+        """The server's grant, once. Raises PeerError when it refused or ended the tunnel."""
         granted = None
         for answer in self._http.handle_event(event):
             if isinstance(answer, HeadersReceived) and answer.stream_id == self._stream:
@@ -282,5 +282,5 @@ class HttpClient:
         return Granted(self._assigned, self._routes)
 
     def close_quietly(self) -> None:
-        """As when the browser's tab is closed."""
+        """Close as a browser does with its tab."""
         self._quic.close(error_code=ErrorCode.H3_NO_ERROR)

@@ -200,7 +200,7 @@ def test_the_worker_refuses_every_other_device_and_changes_nothing(worker: Worke
     )
     assert "is not for it" in worker.ask("alien", **SYNC)["refused"]
     assert "does not appear to be" in worker.ask("sync", **{**SYNC, "address": ["10.77.0.2/99"]})["refused"]
-    assert "it takes no descriptor" in str(worker.ask("descriptor")) or worker.ask("status")
+    assert "unexpected descriptor" in str(worker.ask("descriptor")) or worker.ask("status")
     assert everything() == before
     worker.end()
 

@@ -84,7 +84,7 @@ def _verify(role: WorkerRole, uid: int, gid: int) -> None:
     if sets != {"CapInh": 0, "CapPrm": granted, "CapEff": granted, "CapBnd": 0, "CapAmb": 0}:
         raise OSError(errno.EPERM, "it still has capabilities")
     if ids != ({str(uid)}, {str(gid)}) or fields["Groups"].split() or fields["NoNewPrivs"].strip() != "1":
-        raise OSError(errno.EPERM, "it still has another user, another group or new privileges")
+        raise OSError(errno.EPERM, "its user, groups or NO_NEW_PRIVS are not as requested")
 
 
 def _prctl(option: int, argument: int | bytes) -> None:

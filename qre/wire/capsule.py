@@ -52,7 +52,7 @@ def encode_addresses(kind: CapsuleType, entries: Iterable[RequestedAddress]) -> 
 
 
 def encode_routes(routes: Iterable[Network]) -> bytes:
-    """ROUTE_ADVERTISEMENT (RFC 9484 §4.7.3): all protocols, in the order that §4.7.3 requires.
+    """ROUTE_ADVERTISEMENT (RFC 9484 §4.7.3): all protocols, in the required order.
 
     Ranges must not overlap, so a network inside another one is left out.
     """

@@ -1,4 +1,4 @@
-"""SIGHUP, whatever the profile says by then; and a device that somebody else removes."""
+"""SIGHUP with every change of the profile; and a device that another program removes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where things may be: which room may import which, and how large a folder, a file and a function may grow.
+"""The structure of the program: which room may import which, and the largest folder, file and function.
 
 Rooms lie in layers. Nothing imports upward, workers never import each other, there is no circle of modules or of
 folders, and the command line reaches workers by starting them alone. ``pytest -s`` prints the table. Complexity is

@@ -1,4 +1,4 @@
-"""Two server daemons on one port of qre.ko: two clients at once on two devices, whoever of the two ends."""
+"""Two server daemons on one port of qre.ko: two clients at once on two devices, whichever of the two ends."""
 
 from __future__ import annotations
 

@@ -281,7 +281,7 @@ def test_pins_of_which_some_are_gone_are_cleared(machine: Machine) -> None:
 def test_a_pin_of_somebody_else_is_left_alone(machine: Machine) -> None:
     path = machine.pin_dir / "QRE_SOCKETS-127-0-0-1-4433"
     run(TOOL, "create-cid-map", f"BpfMapPath={path}")
-    assert "it is no QRE_SOCKETS" in machine.refused("UserspaceBind=true")
+    assert "it is not a QRE_SOCKETS" in machine.refused("UserspaceBind=true")
     assert machine.pins() == {path.name}
 
 

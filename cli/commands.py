@@ -1,8 +1,8 @@
-"""Every command of qre-tool: where its code is, how it is called, which options it knows. Data only.
+"""Every command of qre-tool: the function, its arguments and its options. Data only.
 
 A command's function is called as ``function(arguments, options)`` and returns the exit status. It is imported when it
-is called: this table must load nothing. Help, the manual page and the completion of shells are made of it and of
-``cli/help/examples``; what a field is when it is not given is in ``cli/defaults``.
+is called: this table must load nothing. Help, the manual page and shell completion are generated from it and from
+``cli/help/examples``; defaults of fields are in ``cli/defaults``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ GLOBAL_OPTIONS = {
 
 
 class Options:
-    """The options that were given: the global ones, and the command's own that take no value (``flags``)."""
+    """The given options: the global ones, and the command's own options without a value (``flags``)."""
 
     __slots__ = ("dry_run", "flags", "json")
 
@@ -80,8 +80,8 @@ Fields, bytes in hex:
   [UnderlayLocalIPv4=IP UnderlayLocalPort=PORT UnderlayPeerIPv4=IP UnderlayPeerPort=PORT]
   [ClientConnectionId=HEX]   on packets to the client; may be empty
   [AllowedIPs=CIDR,…]        inner addresses that may pass
-  [IdleTimeout=DURATION]     end when the peer sends nothing for so long, 1s to 1h
-  [PersistentKeepalive=SECONDS] ask the peer for a packet after so long, or off
+  [IdleTimeout=DURATION]     end when the peer sends nothing for this long, 1s to 1h
+  [PersistentKeepalive=SECONDS] ask the peer for a packet after this time, or off
   [SocketFd=FD]              a UDP socket that this process inherited
 PacketNumber is raised to 65536 at least: a handshake has used the numbers below under the same keys.
 """
@@ -97,8 +97,8 @@ _LOADING_FIELDS = """\
   [RoutedCidLen=17..20]      bytes of a routed connection ID
 """
 _LASTING_FIELDS = """\
-  [ReadyFile=PATH]           is there while the command is ready
-  [RunForMs=MILLISECONDS]    end by itself, not 0
+  [ReadyFile=PATH]           exists while the command is ready
+  [RunForMs=MILLISECONDS]    end after this time, not 0
 """
 
 COMMANDS = {
@@ -113,18 +113,18 @@ COMMANDS = {
     "completion": Command(
         "qre.cli.completion:completion",
         "bash|zsh|fish",
-        "print what makes a shell complete commands, fields and names",
+        "print the shell script that completes commands, fields and names",
         dry_run=True,
     ),
     "check": Command(
         "qre.cli.check.check:check",
         "[PROFILE]",
-        "tell whether this machine, or a profile on it, is able; changes nothing",
+        "check that this machine, or a profile on it, can run; changes nothing",
         text="""\
-One line for each thing: yes, no or ?; what was looked at; for a no what to do. What only root can see is a ? for
-others. With PROFILE the answer is for that profile: its Dest is visited and its Listen port tried, or its Endpoint
-looked up. Exit status 0: everything that is needed is there. What is not needed says so: without qre.ko, for example,
-the user data plane takes over.
+One line for each item: yes, no or ?; what was examined; after a no, the remedy. What only root can see is a ? for
+other users. With PROFILE the answer is for that profile: a server's Dest is visited and its Listen port tried, a
+client's Endpoint is looked up. Exit status 0: everything that is needed is available. An item that is not needed says
+so: without qre.ko, for example, the user data plane takes over.
 """,
         dry_run=True,
     ),
@@ -176,7 +176,7 @@ or none, and nothing is overwritten. Fields:
     "daemon": Command(
         "qre.cli.profile.daemon:daemon",
         "PROFILE",
-        "run a profile: server or client, until it is told to end",
+        "run a profile: server or client, until it is stopped",
         options={
             "--config-dir PATH": "the directory of the profiles (QRE_CONFIG_DIR)",
             "--global-config PATH": "the global configuration file (QRE_GLOBAL_CONFIG)",
@@ -185,7 +185,7 @@ or none, and nothing is overwritten. Fields:
             "--pin-dir PATH": "the directory of BPF pins (QRE_BPF_PIN_DIR)",
             "--server-underlay IP:PORT": "override the server's outer address (tests)",
             "--client-underlay IP:PORT": "override the client's outer address (tests)",
-            "--run-for-ms MS": "end by itself after so many milliseconds, not 0 (tests)",
+            "--run-for-ms MS": "end after this many milliseconds, not 0 (tests)",
         },
         text="Does what `up` does, then serves or connects until SIGTERM or SIGINT; SIGHUP reloads.\n",
         dry_run=True,
@@ -196,19 +196,23 @@ or none, and nothing is overwritten. Fields:
         "[DEVICE] [Interval=SECONDS] [Count=NUMBER]",
         "show devices again and again, with rates, until Ctrl-C",
         text="""\
-What `show` tells, and how much went through each second since the last time. A terminal is drawn over, anything else
-gets one block after another. Fields:
+The output of `show`, with the rates since the previous block. A terminal is redrawn, any other output gets one block
+after another. Fields:
   [Interval=SECONDS]   0.1 to 3600
-  [Count=NUMBER]       end after so many
+  [Count=NUMBER]       end after this many blocks
 """,
         dry_run=True,
     ),
-    "refresh": Command("qre.cli.profile.refresh:refresh", "DEVICE", "look at Dest now, keep and show what was found"),
-    "syncconf": Command("qre.cli.kernel.kernel_commands:syncconf", "DEVICE FILE", "tell the kernel what a file says"),
+    "refresh": Command("qre.cli.profile.refresh:refresh", "DEVICE", "measure Dest now, save and show the result"),
+    "syncconf": Command(
+        "qre.cli.kernel.kernel_commands:syncconf",
+        "DEVICE FILE",
+        "apply a configuration file to a device in the kernel",
+    ),
     "set": Command(
         "qre.cli.kernel.kernel_commands:set_device",
         "DEVICE role server|client Address=CIDR Key=Value…",
-        "tell the kernel of a minimal configuration",
+        "apply a minimal configuration to a device in the kernel",
         text="""\
 Keys and short ids are placeholders: for tests and debugging. Fields:
   server: Address=CIDR Listen=IP:PORT MTU=NUMBER Dest=HOST:PORT ServerName=NAME
@@ -235,12 +239,12 @@ A server adopts another ConnectionId beside those of the session.
     "adopt-cid": Command(
         "qre.cli.kernel.kernel_commands:adopt_cid",
         "DEVICE ConnectionId=HEX [SessionId=HEX]",
-        "let the kernel have packets of a connection ID",
+        "let the kernel receive packets with a connection ID",
     ),
     "release-cid": Command(
         "qre.cli.kernel.kernel_commands:release_cid",
         "DEVICE ConnectionId=HEX [SessionId=HEX]",
-        "take a connection ID from the kernel",
+        "release a connection ID from the kernel",
     ),
     "session-demo": Command(
         "qre.cli.kernel.session_commands:session_demo",
@@ -279,7 +283,9 @@ in and the others refused, or the command fails. The file is raw IPv4 in pcapng,
         "BpfMapPath=PATH|BpfMapFd=FD",
         "let the kernel mirror connection IDs into a BPF map",
     ),
-    "unregister-cid-map": Command("qre.cli.kernel.shared_port:unregister_cid_map", "", "end the mirroring"),
+    "unregister-cid-map": Command(
+        "qre.cli.kernel.shared_port:unregister_cid_map", "", "stop mirroring connection IDs"
+    ),
     "register-shared-socket": Command(
         "qre.cli.kernel.shared_port:register_shared_socket",
         "SocketFd=FD",
@@ -305,7 +311,7 @@ For debugging; a server's daemon has its own. Fields:
   UserspaceBind=true         bind the user-space socket here; or
   UserspaceSocketFd=FD       take one that this process inherited, bound to Listen with SO_REUSEPORT
 {_LOADING_FIELDS}\
-  [Device=DEVICE]            tell its shared-port counters at the beginning and at the end
+  [Device=DEVICE]            print its shared-port counters at the beginning and at the end
 {_LASTING_FIELDS}\
 The pins are named by the address: QRE_CID_ROUTES-127-0-0-1-443 for Listen=127.0.0.1:443.
 """,
@@ -313,9 +319,9 @@ The pins are named by the address: QRE_CID_ROUTES-127-0-0-1-443 for Listen=127.0
     "shared-port-loader-check": Command(
         "qre.cli.port.port_check:shared_port_loader_check",
         "BpfElf=PATH Listen=IP:PORT ConnectionId=HEX [Key=Value]…",
-        "see with real packets that the BPF program steers",
+        "test with real packets that the BPF program steers them",
         text=f"""\
-Sets the shared port up, sends packets to it, and takes it away again. Fields:
+Sets up the shared port, sends packets to it, and removes it again. Fields:
   BpfElf=PATH                the compiled program
   Listen=IP:PORT             numeric
   ConnectionId=HEX           as long as RoutedCidLen

@@ -1,8 +1,7 @@
 """What a shell offers after TAB: ``qre-tool __complete WORDS…``, and ``completion``, the scripts that ask it.
 
-The scripts hold no list of anything: they hand over the words of the line, and print what comes back. So there is
-one truth, the table of commands, and what exists at this moment (profiles, devices) is offered, too. Loads nothing
-but that table: it runs at every TAB.
+The scripts contain no lists: they pass the words of the line and print the answer. So the table of commands is the
+only source, and existing profiles and devices are offered, too. Loads nothing but that table: it runs at every TAB.
 
 The answer is one offer a line, ``WORD<TAB>MEANING``; a word that ends in ``=`` wants more behind it. A line
 ``:files`` asks the shell for names of files, behind the field's or option's ``=`` when there is one.
@@ -24,7 +23,7 @@ SCRIPTS = {"bash": "qre-tool", "zsh": "_qre-tool", "fish": "qre-tool.fish"}
 FILES = ":files"
 
 _CONFIG_DIR, _RUNTIME_DIR, _INTERFACES = "/etc/qre/dev", "/run/qre", "/sys/class/net"
-#: More names than these nobody wants to choose from.
+#: At most this many names are offered.
 _MOST_NAMES = 1000
 _FILE_NAMES = ("FILE", "PATH", "DIRECTORY", "CONFIG", "PCAP")
 _SCENARIOS = ("valid-client", "invalid-short-id", "wrong-sni", "malformed-initial", "random-udp")
@@ -37,7 +36,7 @@ def completion(arguments: list[str], options: Options) -> int:
     del options
     name = SCRIPTS.get(arguments[0])
     if name is None:
-        raise UserError("completion", f"{arguments[0]!r} is none of {', '.join(SCRIPTS)}", "name one of them")
+        raise UserError("completion", f"{arguments[0]!r} is not one of {', '.join(SCRIPTS)}", "name one of them")
     with open(os.path.join(os.path.dirname(__file__), "shells", name), encoding="utf-8") as file:
         sys.stdout.write(file.read())
     return 0
@@ -47,7 +46,7 @@ def complete(arguments: list[str], options: Options) -> int:
     """Print what the last word may become; ``arguments`` are those after ``qre-tool``."""
     del options
     for word, meaning in offers(arguments or [""]):
-        if word.isprintable():  # a name with a line break would be taken for two
+        if word.isprintable():  # a name with a line break would look like two names
             print(f"{word}\t{meaning}" if meaning else word)
     return 0
 
@@ -60,7 +59,7 @@ def offers(words: list[str]) -> list[Offer]:
 
 
 class _Line:
-    """What the words before the last one are."""
+    """The words before the last one, by kind."""
 
     def __init__(self, words: list[str]) -> None:
         self.name = ""
@@ -126,7 +125,7 @@ class _Line:
                 yield name, meaning
 
     def _arguments(self) -> Iterator[Offer]:
-        """The next plain argument, and then the fields that are not there yet."""
+        """The next plain argument, then the fields that are not given yet."""
         assert self.command is not None
         expected = [word for word in self.command.arguments.split() if "=" not in word]
         index = len(self.plain)
@@ -160,7 +159,7 @@ class _Line:
             yield from ((name, "") for name in _SCENARIOS)
         elif kind.endswith(_FILE_NAMES):
             yield FILES, ""
-        elif kind and not kind.isupper():  # words to be written as they are
+        elif kind and not kind.isupper():  # literal words
             yield from ((word, "") for word in kind.split("|") if word.replace("-", "").isalnum() and word.islower())
 
     def _profiles(self) -> list[str]:

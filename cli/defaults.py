@@ -1,4 +1,4 @@
-"""What a field is when it is not given: one table, which the commands, help, the manual page and docs/ share.
+"""Defaults of fields: one table for the commands, help, the manual page and docs/.
 
 Data only; it loads nothing. ``tests/unit/test_defaults.py`` compares docs/defaults.md with it, row by row.
 """
@@ -8,9 +8,9 @@ from __future__ import annotations
 PIN_DIR = "/sys/fs/bpf"
 #: Both ends on one machine, for sessions that are installed: a server that listens on every address, and a client.
 LOOPBACK_SERVER_IP, LOOPBACK_CLIENT = "127.0.0.1", "127.0.0.1:50443"
-#: A path through the Internet (RFC 5737), for what is only looked at.
+#: Addresses for documentation (RFC 5737), for sessions that are only printed or captured.
 PATH_SERVER_IP, PATH_CLIENT = "192.0.2.1", "198.51.100.7:50443"
-#: Of a session that is installed by hand; the value is qre.ko's.
+#: Of a session that `install-session` installs; the value is qre.ko's default.
 IDLE_TIMEOUT = "30s"
 WATCH_INTERVAL = "1"
 INIT = {
@@ -29,7 +29,7 @@ _OUTER = ("UnderlayLocalIPv4", "UnderlayLocalPort", "UnderlayPeerIPv4", "Underla
 
 
 class Default:
-    """One row: fields, the commands that they are of, and what they are when they are not given."""
+    """One row: fields, the commands that take them, and the default."""
 
     __slots__ = ("commands", "fields", "text")
 
@@ -43,7 +43,7 @@ DEFAULTS = (
     Default(("ServerName",), ("init",), "Dest's host"),
     Default(("Listen",), ("init",), "Endpoint when it is numeric, else 0.0.0.0 with its port"),
     *(Default((field,), ("init",), text) for field, text in INIT.items()),
-    Default(("AllowedIPs",), ("init",), "all may pass, and nothing is routed"),
+    Default(("AllowedIPs",), ("init",), "every address may pass; no route is set"),
     Default(("MTU",), ("init",), "1380"),
     Default(("PersistentKeepalive",), ("init", "set"), "off"),
     Default(("RealityMaxTimeDiff",), ("init",), "60s"),
@@ -55,24 +55,24 @@ DEFAULTS = (
         "none: the peer must not change keys before an update brings them",
     ),
     Default(_OUTER, (_INSTALL,), "none: a server's session uses the shared socket, a client's needs them"),
-    Default(_OUTER, (_UPDATE,), "as they are"),
+    Default(_OUTER, (_UPDATE,), "unchanged"),
     Default(("ClientConnectionId",), (_INSTALL,), "ConnectionId"),
     Default(("AllowedIPs",), (_INSTALL,), "all"),
-    Default(("ClientConnectionId", "AllowedIPs"), (_UPDATE,), "as they are, and nothing else is taken"),
+    Default(("ClientConnectionId", "AllowedIPs"), (_UPDATE,), "unchanged; no other value is accepted"),
     Default(("IdleTimeout",), (_INSTALL,), IDLE_TIMEOUT),
     Default(("PersistentKeepalive",), (_INSTALL,), "the device's"),
     Default(("SocketFd",), (_INSTALL,), "the shared socket, or one that qre.ko opens"),
-    Default(("IdleTimeout", "PersistentKeepalive", "SocketFd"), (_UPDATE,), "as they are, and nothing is taken"),
-    Default(("SessionId",), ("adopt-cid", "release-cid"), "the device alone"),
+    Default(("IdleTimeout", "PersistentKeepalive", "SocketFd"), (_UPDATE,), "unchanged; no value is accepted"),
+    Default(("SessionId",), ("adopt-cid", "release-cid"), "none: the device as a whole"),
     Default(
         ("ServerUnderlay",),
         ("session-plan", "session-demo"),
-        f"the server's Listen, or {LOOPBACK_SERVER_IP} with its port when that is every address",
+        f"the server's Listen, or {LOOPBACK_SERVER_IP} with its port when Listen is 0.0.0.0",
     ),
     Default(
         ("ServerUnderlay",),
         ("session-capture",),
-        f"the server's Listen, or {PATH_SERVER_IP} with its port when that is every address",
+        f"the server's Listen, or {PATH_SERVER_IP} with its port when Listen is 0.0.0.0",
     ),
     Default(("ServerUnderlay",), (_DEMO,), "the server's Listen"),
     Default(("ServerUnderlay",), (_CLIENT,), "the profile's Endpoint"),
@@ -85,7 +85,7 @@ DEFAULTS = (
     Default(("PinDir",), _LOADERS, PIN_DIR),
     Default(("RegisterCidMap",), _LOADERS, "true"),
     Default(("RoutedCidLen",), _LOADERS, "the global configuration's, which is 20 by default"),
-    Default(("Device",), (_LOADER, _CHECK), "none: no counters are told"),
+    Default(("Device",), (_LOADER, _CHECK), "none: no counters are printed"),
     Default(("ReadyFile",), (_LOADER, _DEMO, _DAEMON), "none"),
     Default(("RunForMs",), (_LOADER, _DEMO, _DAEMON), "until SIGTERM or SIGINT"),
     Default(("InstallSession",), (_CLIENT,), "false"),

@@ -1,7 +1,7 @@
 """Arguments of the form ``Key=Value``.
 
 A field may be written in CamelCase, kebab-case, snake_case or lower case. Unknown, repeated and missing fields are
-named, all of them at once.
+reported together.
 """
 
 from __future__ import annotations

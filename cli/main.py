@@ -1,7 +1,7 @@
-"""``qre-tool``: finds the command, hands it its arguments, and turns every failure into one line and exit status 2.
+"""``qre-tool``: finds the command, passes its arguments, and turns every failure into one line and exit status 2.
 
-Loads nothing but the table of commands; a command's own module comes when it is called. Nothing that happens below
-shows a traceback, unless QRE_DEBUG=1 asks for it.
+Loads nothing but the table of commands; a command's module is imported when it is called. No failure prints a
+traceback unless QRE_DEBUG=1.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ FAILURE = 2
 PASSING = 1
 INTERRUPTED = 130  # 128 + SIGINT
 NOBODY_READS = 141  # 128 + SIGPIPE, as if the signal had ended us
-_COMPLETE = "__complete"  # what the scripts of `completion` call; no command for people, and all words are its own
+_COMPLETE = "__complete"  # called by the scripts of `completion`, not by people; every word after it is an argument
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
     words = sys.argv[1:] if arguments is None else arguments
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")  # a name in any encoding can be told
+            stream.reconfigure(errors="backslashreplace")  # names in any encoding can be printed
     try:
         status = _run(words)
         _flush()
@@ -93,7 +93,7 @@ def _split(words: list[str]) -> tuple[str | None, list[str], Options, bool]:
 
 
 def _check_words(name: str, command: Command, rest: list[str], options: Options) -> list[str]:
-    """The words without flags, which go into ``options``. Refuses options that the command does not know, and
+    """The words without flags, which are added to ``options``. Refuses unknown options, and
     arguments that are missing or too many."""
     own = [option.partition(" ")[0] for option in command.options]
     with_value = [option.partition(" ")[0] for option in command.options if " " in option]
@@ -126,7 +126,7 @@ def _check_words(name: str, command: Command, rest: list[str], options: Options)
 
 def _check_count(name: str, arguments: str, count: int) -> None:
     expected = arguments.split()
-    plain = [argument for argument in expected if "=" not in argument]  # of fields the command itself looks after
+    plain = [argument for argument in expected if "=" not in argument]  # the command itself checks its fields
     least = sum(not argument.startswith("[") for argument in plain)
     usage = f"write `{f'qre-tool {name} {arguments}'.rstrip()}`"
     if count < least:
@@ -164,12 +164,12 @@ def _quoted(word: str) -> str:
 
 
 def _report(error: Exception) -> int:
-    """One line on standard error for each thing that is wrong; none when only nobody reads any more."""
+    """One line on standard error for each error; none when only the reader of standard output is gone."""
     if isinstance(error, BrokenPipeError) and not _is_read():
         _silence_stdout()
         return NOBODY_READS
     try:
-        _flush()  # what was printed before the failure goes out first
+        _flush()  # output from before the failure comes first
     except (BrokenPipeError, MachineError):
         _silence_stdout()
     for each in error.errors if isinstance(error, UserErrors) else (error,):
@@ -178,7 +178,7 @@ def _report(error: Exception) -> int:
 
 
 def _flush() -> None:
-    """Standard output, while its failure can still be told."""
+    """Flush standard output while a failure can still be reported."""
     try:
         if sys.stdout is not None:
             sys.stdout.flush()
@@ -198,7 +198,7 @@ def complain(error: Exception) -> None:
     try:
         print(priority + error_line(error), file=sys.stderr, flush=True)
     except OSError:
-        return  # nobody is there to read it; the exit status tells
+        return  # there is no reader; the exit status remains
 
 
 def error_line(error: Exception) -> str:
@@ -216,7 +216,7 @@ def _describe(error: Exception) -> tuple[str, str, str]:
         return name, f"cannot be loaded: {error.msg}", "install QRE with what it depends on (`make setup`)"
     if isinstance(error, OSError) and error.strerror:
         what = error.filename if isinstance(error.filename, str) else "system call"
-        return what, error.strerror, "look at its path, owner and mode, or run qre-tool as root"
+        return what, error.strerror, "check its path, owner and mode, or run qre-tool as root"
     return (
         "internal error",
         f"{type(error).__name__}: {error}",
@@ -225,7 +225,7 @@ def _describe(error: Exception) -> tuple[str, str, str]:
 
 
 def _is_read() -> bool:
-    """Whether somebody has the other end of standard output."""
+    """Whether the other end of standard output is open."""
     import select
 
     poll = select.poll()

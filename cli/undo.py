@@ -1,7 +1,7 @@
-"""What a command has done and can take back: undone newest first, at its end or when it fails half-way.
+"""Undo steps of a command: run newest first, at its end or when it fails half-way.
 
-What cannot be undone does not stop the rest: the first such failure is raised at a command's end, and told beside the
-error that ended it otherwise.
+A failing step does not stop the others: the first failure is raised at a command's regular end, and printed in
+addition to the error that ended it otherwise.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from qre.errors import QreError
 
 
 class Undo:
-    """A context manager: leaving it, however that comes, undoes all that was added."""
+    """A context manager: leaving it in any way undoes everything that was added."""
 
     def __init__(self) -> None:
         self._deeds: list[Callable[[], None]] = []
 
     def add(self, deed: Callable[[], None]) -> None:
-        """``deed`` takes back what was done last. No error for what is gone already."""
+        """``deed`` undoes the last step. It must not fail for what is gone already."""
         self._deeds.append(deed)
 
     def keep(self) -> None:
-        """All of it stays."""
+        """Undo nothing: everything stays."""
         self._deeds.clear()
 
     def __enter__(self) -> Self:

@@ -49,10 +49,12 @@ class Screen:
         self.started = time.monotonic()
 
     def step(self, text: str) -> None:
+        """Print a heading with the seconds since the start."""
         stamp = f"[{time.monotonic() - self.started:5.1f} s]"
         print(f"\033[1;36m{stamp} {text}\033[0m" if self.colour else f"{stamp} {text}", flush=True)
 
     def show(self, text: str) -> None:
+        """Print the output of a program, indented."""
         for line in text.rstrip().splitlines():
             print(f"    {line}", flush=True)
 
@@ -66,6 +68,7 @@ def enter_namespaces() -> None:
 
 @contextmanager
 def bpf_file_system(directory: Path) -> Iterator[Path]:
+    """Mount a BPF file system of its own at ``directory``, and unmount it afterwards. Needs root."""
     directory.mkdir()
     run("mount", "-t", "bpf", "bpf", str(directory))
     try:
@@ -83,6 +86,7 @@ def ping(screen: Screen, daemon: Daemon, address: str) -> None:
 
 
 def capability_names(mask: int) -> str:
+    """A mask from ``/proc/PID/status`` as names joined by commas, or ``none``."""
     names = [CAPABILITY_NAMES.get(bit, str(bit)) for bit in range(64) if mask >> bit & 1]
     return ",".join(names) or "none"
 
@@ -129,6 +133,7 @@ def rates(screen: Screen, lab: Lab, directory: Path) -> None:
 
 
 def scene(screen: Screen, stack: ExitStack) -> None:
+    """The demonstration from set-up to traffic; ``stack`` undoes it in reverse order."""
     directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="qre-demo-")))
     directory.chmod(0o711)
     pin_dir = stack.enter_context(bpf_file_system(directory / "bpf"))

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * What each attribute looks like, and which a command takes: netlink's own policies, so that a
- * policy dump tells them and the core refuses what differs, with the place of the attribute. What
- * a command does not list is refused, too. An attribute that is missing is refused here, by the
- * name that qre-tool's user knows.
+ * The type of each attribute, and the attributes of each command: netlink's own policies, so that a
+ * policy dump shows them and the core refuses other attributes, with their place. Attributes that a
+ * command does not list are refused, too. A missing attribute is refused here, by the name that
+ * users of qre-tool know.
  */
 #include <linux/if.h>
 #include <net/genetlink.h>

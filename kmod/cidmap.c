@@ -27,7 +27,7 @@ static int qre_map_write(struct bpf_map *map, const struct qre_cid *cid)
 	u32 slot = QRE_KERNEL_SLOT;
 	int error, tries = QRE_TRIES;
 
-	do { /* -EBUSY: somebody holds the bucket on this CPU just now */
+	do { /* -EBUSY: this CPU holds the bucket right now */
 		migrate_disable();
 		rcu_read_lock();
 		error = map->ops->map_update_elem(map, (void *)cid, &slot, BPF_ANY);

@@ -89,7 +89,7 @@ u64 qre_control_probe(struct qre_session *s, size_t payload, struct qre_outbox *
  * datagram of @padded, or of what the peer takes. Its number, or QRE_NO_NUMBER. */
 u64 qre_put_frames(struct qre_session *s, struct qre_outbox *out, const u8 *frames, size_t size,
 		   union qre_peer peer, const struct qre_peer_cid *cid, size_t padded);
-/* The peer broke QUIC inside an authenticated packet: it is told, and the session closes. */
+/* The peer broke QUIC inside an authenticated packet: tell it, and close the session. */
 void qre_violated(struct qre_session *s, u64 error, struct qre_outbox *out);
 /* Whether more frames can be in flight; frames of our own, sent until they are acknowledged. */
 bool qre_control_room(const struct qre_session *s);

@@ -20,7 +20,7 @@ struct qre_counters { /* per CPU; index of drops: enum qre_drop */
 	struct u64_stats_sync syncp;
 };
 
-/* What DEVICE_SET stores: told by DEVICE_GET, most of it used by user space only. */
+/* What DEVICE_SET stores: DEVICE_GET returns it, mostly user space uses it. */
 struct qre_device_config {
 	enum qre_role role;
 	char dest[QRE_NAME_MAX + 1];

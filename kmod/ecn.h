@@ -36,7 +36,7 @@ struct qre_ecn {
 	u64 until;    /* when the test ends */
 	u64 skipped[QRE_ECN_SKIPPED]; /* numbers among them that are not; QRE_ECN_NEVER: none */
 	unsigned int next_skipped;
-	bool counted; /* what the peer told last: */
+	bool counted; /* the peer's last counts: */
 	u64 counts[3];
 };
 

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * What the kernel tells by itself. Frames of peers have a multicast group of their own: however
- * many they are, nothing of the group "events" is lost for them. Lost when there is no memory, or
- * when a listener's buffer is full.
+ * Notifications. Frames of peers have a multicast group of their own: however many they are, they
+ * displace nothing in the group "events". A notification is lost when there is no memory, or when
+ * a listener's buffer is full.
  */
 #include <net/genetlink.h>
 #include "device.h"

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* What user space is told (events.c). */
+/* Events for user space (events.c). */
 #ifndef QRE_EVENTS_H
 #define QRE_EVENTS_H
 

@@ -5,7 +5,7 @@
  */
 #include "frames.h"
 
-/* Ranges after the first of one ACK frame that are read; nobody has so many gaps. */
+/* Most ranges read after the first one of an ACK frame; real ones have fewer gaps. */
 #define ACK_RANGES_READ_MAX 512
 #define CID_MAX		    20
 #define RESET_TOKEN_SIZE    16

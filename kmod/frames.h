@@ -74,8 +74,8 @@ int qre_frame_read(const u8 **at, const u8 *end, struct qre_frame *f);
 struct qre_sender {
 	bool client;
 	bool gives_cids; /* what we send to it bears a connection ID that is not empty */
-	bool takes_cids; /* what it sends bears one of ours */
-	u64 issued;	 /* no connection ID of ours has a higher sequence number */
+	bool takes_cids; /* its packets have one of our CIDs */
+	u64 issued;	 /* highest sequence number of our connection IDs */
 };
 
 /* What the frames of one payload add up to, before any of them has an effect. */

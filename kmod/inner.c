@@ -2,8 +2,7 @@
 /*
  * Inner packets and the size that the path leaves for them. What is too large is cut when it is
  * TCP, fragmented when it is IPv4 and may be; otherwise it is dropped and its sender is told (RFC
- * 1191, RFC 4443). Told senders remember for ten minutes: nobody is told what holds for a moment
- * only.
+ * 1191, RFC 4443). Senders remember the size for ten minutes: a temporary one is not reported.
  */
 #include <linux/icmp.h>
 #include <linux/icmpv6.h>

@@ -14,7 +14,7 @@ struct qre_session;
 
 enum qre_way {
 	QRE_WAY_NONE,
-	QRE_WAY_WHOLE,	  /* as it is, or as whoever made a super-packet of it wanted */
+	QRE_WAY_WHOLE,	  /* unchanged, or cut as the super-packet's header says */
 	QRE_WAY_CUT,	  /* TCP: by qre_cut_headers() */
 	QRE_WAY_FRAGMENT, /* IPv4 */
 };

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Where the two ends are: path validation (RFC 9000 section 8.2), a peer that moves and one of ours
- * that does (section 9), and the connection IDs that neither may bear in two places (sections 5.1,
- * 9.5). Under qre_session.lock.
+ * The addresses of both ends: path validation (RFC 9000 section 8.2), migration of the peer and of
+ * this end (section 9), and the connection IDs, none of which may be used on two paths (sections
+ * 5.1, 9.5). Under qre_session.lock.
  *
- * A peer speaks from elsewhere: its address is a candidate until it has answered a PATH_CHALLENGE
- * there, and gets no more than three times what came from it. One candidate at a time. The address
- * in use is challenged, too: if it still answers, nothing but a copy of a packet came from
- * elsewhere (section 9.3.3).
+ * A new address of the peer is a candidate until the peer has answered a PATH_CHALLENGE there, and
+ * gets no more than three times the bytes received from it. One candidate at a time. The address
+ * in use is challenged, too: if it still answers, the packet from elsewhere was only a copy
+ * (section 9.3.3).
  */
 #include <crypto/algapi.h>
 #include <linux/random.h>
@@ -249,7 +249,7 @@ void qre_from_elsewhere(struct qre_session *s, const struct qre_arrived *a, bool
 			.cid = qre_fresh_cid(s),
 			.expires = jiffies + max(3 * qre_control_pto(s), QRE_PATH_LIFE),
 		};
-		path->next_at = path->expires; /* a mere probe is answered, and no more */
+		path->next_at = path->expires; /* a mere probe is only answered */
 	}
 	if (path->peer.word == a->source.word) {
 		path->received += a->datagram_size;

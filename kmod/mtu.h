@@ -15,7 +15,7 @@ struct qre_mtu {
 	u16 inner;     /* the largest inner packet that fits */
 	u16 clamp;     /* the one that TCP's segments may be made for */
 	u16 first_hop; /* the largest UDP payload that leaves this machine; 0: none has left yet */
-	bool quiet;    /* a search goes on: @inner may soon be more, and nobody is told of it */
+	bool quiet;    /* a search goes on: @inner may grow soon, so it is not reported */
 	bool watches;  /* a packet above QRE_PATHMTU_BASE should be watched */
 };
 

@@ -45,7 +45,7 @@ struct qre_net {
 struct qre_net *qre_net_of(struct net *net);
 /* What a namespace with devices needs. RTNL is held. */
 int qre_net_begin_devices(struct qre_net *qn);
-/* Whether whoever sent @request may change anything, and see more than counters. */
+/* Whether the sender of @request may change anything, and see more than counters. */
 #define QRE_NOT_CAPABLE                                                                            \
 	"CAP_NET_ADMIN is needed, in the initial user namespace unless qre is loaded with "        \
 	"userns=1"

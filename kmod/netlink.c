@@ -209,7 +209,7 @@ static int qre_put_config(struct sk_buff *skb, const struct qre_device_config *c
 	       nla_put_u32(skb, QRE_A_FWMARK, c->fwmark);
 }
 
-/* What the namespace has once is told with each of its devices. */
+/* What a namespace has once is reported with each of its devices. */
 static int qre_put_shared(struct sk_buff *skb, struct qre_net *qn)
 {
 	struct qre_shared_info shared;
@@ -330,14 +330,14 @@ static int qre_cmd_device_get(struct sk_buff *request, struct genl_info *info)
 	return genlmsg_reply(reply, info);
 }
 
-/* So that whatever is told fits the first buffer, too. */
+/* So that every answer fits the first buffer, too. */
 static int qre_dump_start(struct netlink_callback *cb)
 {
 	cb->min_dump_alloc = QRE_DEVICE_REPLY + QRE_DEST_PROFILE_MAX;
 	return 0;
 }
 
-/* Goes on behind the index of the last device that was told. */
+/* Continues behind the index of the last device in the dump. */
 static int qre_dump_devices(struct sk_buff *skb, struct netlink_callback *cb)
 {
 	struct qre_net *qn = qre_net_of(sock_net(skb->sk));
@@ -779,7 +779,7 @@ static int qre_cmd_session_get(struct sk_buff *request, struct genl_info *info)
 	return genlmsg_reply(reply, info);
 }
 
-/* Goes on behind the number of the last session that was told. */
+/* Continues behind the number of the last session in the dump. */
 static int qre_dump_sessions(struct sk_buff *skb, struct netlink_callback *cb)
 {
 	struct nlattr **attrs = qre_dump_attrs(cb);

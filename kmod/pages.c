@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * Memory that packets are sealed and opened into: pieces of pages, which are used again as soon as
- * nobody else refers to them. A hardened kernel zeroes whatever it hands out, which costs as much
- * as an encryption does.
+ * nothing else refers to them. A hardened kernel zeroes every allocation, which costs as much as an
+ * encryption.
  */
 #include <linux/mm.h>
 #include <linux/percpu.h>
@@ -26,7 +26,7 @@ static bool qre_pages_next(struct qre_pages *p)
 	unsigned int i;
 
 	for (i = 0; i < QRE_PAGES_KEPT && p->kept[i]; i++) {
-		/* Ours is the only reference: nobody can get another one. */
+		/* Ours is the only reference: no other can be taken. */
 		if (page_ref_count(p->kept[i]) == 1)
 			goto found;
 	}

@@ -143,7 +143,7 @@ void qre_pathmtu_bound(struct qre_pathmtu *p, u16 bound, u64 now)
 		p->size = size_within(p);
 		p->watched = QRE_PATHMTU_NONE;
 		search(p, now);
-	} else if (p->size < p->plan->base) { /* it was this machine that took no more */
+	} else if (p->size < p->plan->base) { /* refused by this machine */
 		qre_pathmtu_begin(p, now);
 	} else if (p->state == QRE_PATHMTU_SETTLED ? bound > before : p->probed > bound) {
 		search(p, now);

@@ -168,7 +168,7 @@ static struct sk_buff *qre_plain_skb(struct qre_work *w, const u8 *at, unsigned 
 
 struct qre_inner_packet {
 	const u8 *at;
-	unsigned int size; /* as its header says: what lies behind that is no part of it */
+	unsigned int size; /* as its header says: bytes behind that do not belong to it */
 	unsigned int transport;
 	u8 ecn;
 	bool ipv6;

@@ -43,7 +43,7 @@ void qre_work_give(struct qre_work *work);
  */
 int qre_work_source(struct qre_work *w, unsigned int size, struct sk_buff *skb, unsigned int at,
 		    unsigned int rest);
-/* The same of @rest, which is no packet's. */
+/* The same for @rest, which does not belong to a packet. */
 void qre_work_source_flat(struct qre_work *w, unsigned int size, const u8 *rest,
 			  unsigned int rest_size);
 

@@ -109,7 +109,7 @@ struct qre_batch {
 	union qre_peer peer;
 	struct qre_cid cid; /* that they bear */
 	u8 ecn;
-	atomic_t pending; /* packets whose encryption is under way, and one for whoever adds them */
+	atomic_t pending; /* packets being encrypted, and one for the function that adds them */
 	bool failed;	  /* one of them: the numbers are lost, nothing leaves */
 	u16 sizes;	  /* of every packet but the last */
 	u16 count;
@@ -143,7 +143,7 @@ static unsigned int qre_put_header(const struct qre_cid *cid, const struct qre_k
 
 	/* Fixed bit, spin bit 0, reserved bits 0, the key phase, a number of four bytes. */
 	out[0] = 0x43 | (key->epoch & 1) << 2;
-	memcpy(out + 1, cid->bytes, QRE_CID_MAX); /* what is too much is written over */
+	memcpy(out + 1, cid->bytes, QRE_CID_MAX); /* excess bytes are overwritten */
 	memcpy(out + size, &low, sizeof(low));
 	return size + sizeof(low);
 }

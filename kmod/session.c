@@ -99,7 +99,7 @@ static void qre_cid_give(struct qre_cid_entry *entry, struct qre_session *s)
 	}
 }
 
-/* Packets are steered to the kernel when somebody takes them there. */
+/* Packets are steered to the kernel when there is a socket that takes them. */
 static void qre_cid_link(struct qre_cid_entry *entry, struct qre_device *qdev,
 			 struct qre_session *s)
 {
@@ -549,7 +549,7 @@ static int qre_session_checks(struct qre_device *qdev, const struct qre_session_
 	return taken ? 0 : qre_cid_room(qn, extack);
 }
 
-/* Whole, but for its socket; nobody can find it. ERR_PTR(-ENOMEM, ...) */
+/* Complete except for its socket, and not published. ERR_PTR(-ENOMEM, ...) */
 static struct qre_session *qre_session_new(struct qre_device *qdev,
 					   const struct qre_session_params *p,
 					   struct netlink_ext_ack *extack)

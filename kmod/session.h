@@ -103,10 +103,10 @@ struct qre_session {
 	/* by number: the last QRE_CONTROL_TRIES packets of each */
 	struct qre_control_packet control_packets[QRE_CONTROL_PACKETS];
 	unsigned int control_packet_count;
-	u64 issued;		   /* no CID of ours has a higher sequence number */
+	u64 issued;		   /* highest sequence number of our CIDs */
 	unsigned int frame_tokens; /* packets with frames for user space that may come */
 	unsigned long frame_tokens_at;
-	bool frames_limited; /* it was told that there were too many */
+	bool frames_limited; /* it was reported that there were too many */
 	struct qre_path path;
 	unsigned long challenged_at; /* the path in use, the last time */
 	struct qre_peer_cids peer_cids;

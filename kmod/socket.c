@@ -37,7 +37,7 @@ static u32 qre_sock_hash(const void *at, u32 size, u32 seed)
 	return hash_64((uintptr_t)*sk ^ (u64)seed << 32, 32) ^ seed;
 }
 
-/* By struct sock: grows with what is in it, so that nobody's packets pay for others' sockets. */
+/* By struct sock: grows with its entries, so that lookups stay cheap with many sockets. */
 static struct rhashtable qre_sockets;
 static const struct rhashtable_params qre_sockets_params = {
 	.hashfn = qre_sock_hash,
@@ -177,7 +177,7 @@ static void qre_socket_unpin(struct work_struct *work)
 		queue_delayed_work(qre_wq, &qs->unpin, QRE_UNPIN_INTERVAL);
 }
 
-/* Take the hook; the socket must be nobody else's. */
+/* Take the hook; it must not be in use. */
 static int qre_socket_hook(struct qre_socket *qs, struct netlink_ext_ack *extack)
 {
 	struct udp_sock *up = udp_sk(qs->sk);
@@ -341,7 +341,7 @@ static bool qre_socket_vacate(struct qre_socket *qs, const struct qre_session *s
 	return true;
 }
 
-/* Whether this session and those that speak through the socket already can be told apart. */
+/* Whether this session can be told from those that use the socket already. */
 static int qre_socket_suits(struct qre_socket *qs, const struct qre_session *s,
 			    struct netlink_ext_ack *extack)
 {
@@ -456,7 +456,7 @@ static void qre_sessions_move(struct qre_net *qn, struct qre_socket *from, struc
 	}
 	if (!from || !moved)
 		return;
-	synchronize_net(); /* nobody sends through the old one any more */
+	synchronize_net(); /* the old one is no longer used for sending */
 	from->users -= moved;
 	while (moved--)
 		qre_socket_put(from);

@@ -37,7 +37,7 @@ struct qre_socket {
 	struct hlist_head by_cid[256]; /* struct qre_cid_entry.node; RCU */
 	unsigned long cid_lengths;     /* bit n: a CID of n bytes is in by_cid */
 	u16 length_users[QRE_CID_MAX + 1];
-	struct qre_session __rcu *client; /* whoever speaks from here as a client */
+	struct qre_session __rcu *client; /* the client session that uses it */
 	struct qre_socket_stats __percpu *stats;
 	struct delayed_work unpin; /* see qre_socket_unpin */
 	refcount_t refs;

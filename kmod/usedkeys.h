@@ -16,7 +16,7 @@ struct qre_key_book *qre_key_book_new(void); /* NULL: no memory */
 /* The namespace ends. What was used stays remembered. */
 void qre_key_book_end(struct qre_key_book *book);
 
-/* Room for remembering @key; nobody sees it yet. NULL: no memory. Process context. */
+/* Room for remembering @key, not published yet. NULL: no memory. Process context. */
 struct qre_used_key *qre_used_key_new(struct qre_key_book *book, const u8 *key);
 /* From now on the key counts as used: 0, or -EEXIST when it does already. Allocates nothing; any
  * context. */

@@ -1,4 +1,4 @@
-"""Addresses and networks of either family, as everything between a parser and a socket has them."""
+"""Types for addresses and networks of either family, used everywhere between the parser and the socket."""
 
 from __future__ import annotations
 

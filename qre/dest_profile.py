@@ -1,4 +1,4 @@
-"""What is known of Dest: found by a probe, imitated by the server, kept over restarts, shown."""
+"""The profile of Dest: measured by a probe, imitated by the server, kept over restarts, shown."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from qre.structs import U16, U64, Struct, Text
 
 
 class DestProfile(Struct, frozen=True, kw_only=True):
-    """What a probe of Dest found (the part that the server imitates)."""
+    """The result of a probe of Dest: the properties that the server imitates."""
 
     reachable: bool
     checked_at: U64  # unix seconds

@@ -1,14 +1,14 @@
 """The one exception hierarchy, sorted by who can act on it.
 
-A message names the thing and the way out; the command line prints it as one line and exits with 2.
+A message names the thing, the cause and the remedy; the command line prints it as one line and exits with 2.
 No key, and nothing derived from one, is ever put into a message.
 """
 
 
 class QreError(Exception):
-    """Base of everything that QRE raises on purpose.
+    """Base of all exceptions that QRE raises on purpose.
 
-    ``what`` is the thing that failed, ``why`` the cause, ``remedy`` what the reader can do about it.
+    ``what`` is the thing that failed, ``why`` the cause, ``remedy`` what the reader can do.
     """
 
     def __init__(self, what: str, why: str = "", remedy: str = "") -> None:
@@ -27,11 +27,11 @@ class QreError(Exception):
 
 
 class UserError(QreError):
-    """The user can mend it: a configuration, an argument, an environment variable."""
+    """The user can correct it: a configuration, an argument, an environment variable."""
 
 
 class UserErrors(UserError):
-    """Everything that is wrong with one file, at once and in its order."""
+    """All errors of one source, in its order."""
 
     def __init__(self, errors: tuple[UserError, ...]) -> None:
         first = errors[0]
@@ -52,7 +52,7 @@ class PassingError(MachineError):
 
 
 class PeerError(QreError):
-    """The other end, or something between, did what the protocol does not allow."""
+    """The peer, or something on the path, violated the protocol."""
 
 
 class InternalError(QreError):

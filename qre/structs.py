@@ -1,4 +1,4 @@
-"""What every message and every record is made of: immutable structs of bounded fields, checked when decoded."""
+"""Base of every message and record: immutable structs of bounded fields, checked when decoded."""
 
 from __future__ import annotations
 
@@ -17,12 +17,11 @@ class Struct(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 
 class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag=True):
-    """Something that travels between two processes. ``repr`` never shows keys (see ``__repr__`` of those that
-    hold some)."""
+    """A message between two processes. ``repr`` never shows keys (see ``__repr__`` of messages with keys)."""
 
 
 def plain(value: Any) -> Any:
-    """What JSON can hold: structs as dicts, bytes as hex."""
+    """A value for JSON: structs as dicts, bytes as hex."""
     if isinstance(value, bytes):
         return value.hex()
     if isinstance(value, msgspec.Struct):

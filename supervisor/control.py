@@ -1,6 +1,6 @@
 """The control socket ``RuntimeDir/<device>.sock``: one JSON line in, one JSON line out, then it is closed.
 
-Mode 0600, and the caller's uid is checked again (SO_PEERCRED): root, or whoever the daemon runs as. Requests are
+Mode 0600, and the caller's uid is checked again (SO_PEERCRED): root, or the daemon's own. Requests are
 bounded in size, number and time. ``{"op": "show"}`` answers ``{"ok": true, "device": {…}}``, ``{"op": "reload"}``
 answers ``{"ok": true}``; a failure is ``{"ok": false, "error": "…"}``.
 """
@@ -45,17 +45,18 @@ class ControlSocket:
         self._reload: asyncio.Future[str] | None = None
 
     async def open(self) -> None:
-        """Bind and listen; a socket that a dead daemon left is replaced."""
+        """Bind and listen; replaces the socket of a dead daemon."""
         listener = bind_private(socket.SOCK_STREAM, self.path, "control socket")
         self._server = await asyncio.start_unix_server(self._client, sock=listener, limit=MAX_REQUEST)
 
     def close(self) -> None:
+        """Stop listening and remove the socket's file."""
         if self._server is not None:
             self._server.close()
         self.path.unlink(missing_ok=True)
 
     def reload_finished(self, error: str) -> None:
-        """The parent has reloaded, or says why not."""
+        """The parent has reloaded; ``error`` is its reason if it refused."""
         if self._reload is not None and not self._reload.done():
             self._reload.set_result(error)
 
@@ -74,7 +75,7 @@ class ControlSocket:
             async with asyncio.timeout(_REQUEST_TIMEOUT):
                 await writer.drain()
         except (TimeoutError, OSError, ValueError):
-            return  # a client that does not ask, asks too much, or left
+            return  # the client sent nothing, too much, or left
         finally:
             self._clients -= 1
             writer.close()
@@ -94,7 +95,7 @@ class ControlSocket:
 
     async def _ask_for_reload(self) -> None:
         if self._reload is not None and not self._reload.done():
-            raise UserError("reload", "another one is under way", "wait for it")
+            raise UserError("reload", "another reload is running", "wait for it")
         self._reload = asyncio.get_running_loop().create_future()
         self._tell(ReloadWanted())
         try:
@@ -117,7 +118,7 @@ def _parse_untrusted(line: bytes) -> str:
 
 
 def may_ask(sock: socket.socket) -> bool:
-    """Whether the other end is root's, or ours."""
+    """Whether the other end belongs to root or to our user."""
     credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
     _, uid, _ = struct.unpack("3i", credentials)
     return uid in (0, os.geteuid())

@@ -1,9 +1,9 @@
-"""All workers of one daemon: started in order, handed what is theirs, restarted when they die, asked and told.
+"""All workers of one daemon: started in order, handed their descriptors, restarted when they die.
 
 The order of a start: greeted (privileges dropped) → descriptors → Start → ready. Sessions live behind one of two
-workers, dataplane or (in qre.ko) netlink; whoever of it and handshake is started makes a new ``keys`` pair for both,
-so that neither ever speaks with a dead one. A server's netlink worker in front of qre.ko is ready when it has
-registered what the loader works on.
+workers, dataplane or (in qre.ko) netlink; when it or the handshake worker is started, both get a new
+``keys`` pair, so that neither ever talks to a dead one. With qre.ko a server's netlink worker is ready when it has
+registered the loader's map.
 """
 
 from __future__ import annotations
@@ -62,29 +62,31 @@ _PIN_TIMEOUT: Final = 10.0
 _COMPLETE_TIMEOUT: Final = 8.0
 #: Of a reload during which workers die.
 _RELOAD_ATTEMPTS: Final = 3
-#: A death may not have been noticed at once.
+#: Time for a death to be noticed.
 _NOTICE: Final = 0.2
 _HEARTBEAT_INTERVAL: Final = 2.0
 _HEARTBEAT_TIMEOUT: Final = 10.0
 _STATE_INTERVAL: Final = 0.05
 _PROBED_INTERVAL: Final = 1.0
 MAX_CLIENT_SOCKETS: Final = 8
-#: What the loader hands up, and is handed again after a restart.
+#: Objects that the loader hands up and is handed again after a restart.
 _BPF_OBJECTS: Final = ("cid_routes", "sockets", "program")
 #: The tasks that must go on while workers are told to stop.
 _SERVE: Final = "serve"
 
 
 class CrewOwner(Protocol):
-    """The supervisor, as the crew needs it."""
+    """The part of the supervisor that the crew uses."""
 
-    def tell(self, message: ToParent, fds: tuple[int, ...] = ()) -> None: ...
+    def tell(self, message: ToParent, fds: tuple[int, ...] = ()) -> None:
+        """Send ``message`` to the parent; the caller keeps ``fds``."""
 
-    def fail(self, reason: str) -> None: ...
+    def fail(self, reason: str) -> None:
+        """End the daemon with a failure."""
 
 
 class Crew:
-    """See the module's words."""
+    """All workers of one daemon; see the module."""
 
     def __init__(
         self,
@@ -97,14 +99,14 @@ class Crew:
     ) -> None:
         self.setup = setup
         self.config = setup.config
-        self.state = DaemonState(up=False, text="starting")  # as the handshake worker has it
+        self.state = DaemonState(up=False, text="starting")  # as the handshake worker last got it
         self.dest_profile: DestProfile | None = setup.config.dest_profile
         self._dataplane = dataplane_of(setup.config)
         self.supplies = supplies
         self._pair = pair
         self._owner = owner
         self._log = logging.getLogger("qre.supervisor")
-        #: Of a front that we follow, or what our own loader hands up.
+        #: From a front that we succeed, or from our own loader.
         self._bpf: dict[str, int] = {
             name: fd for name in _BPF_OBJECTS if (fd := supplies.pop(name, None)) is not None
         }
@@ -128,7 +130,7 @@ class Crew:
     # --- start, restart, end ---
 
     async def start_all(self) -> None:
-        """Start every worker, in the order of ``routers``; returns when each is ready and the pins are made."""
+        """Start every worker, in the order of ``routers``, and wait until each is ready and the pins are made."""
         for member in self.members.values():
             member.spawn()
         for member in self.members.values():
@@ -151,7 +153,7 @@ class Crew:
         await member.router.request(Party.SUPERVISOR, Start(config=config), _START_TIMEOUT)
         member.take_offers()
         if member.life.stage is not WorkerStage.STARTING:
-            raise MachineError(f"worker {member.party}", "it ended while it started", "its own words are above")
+            raise MachineError(f"worker {member.party}", "it ended while it started", "see its messages above")
         if member.party is Party.NETLINK:
             await self._name_loader()
         member.life("started")
@@ -163,12 +165,12 @@ class Crew:
             try:
                 await self._name_loader()  # it is another process now
             except MachineError as error:
-                self._log.warning("%s", error)  # a netlink worker that is just dying does it when it is back
-        if self.config is not config:  # there was a reload meanwhile
+                self._log.warning("%s", error)  # a dying netlink worker registers it after its restart
+        if self.config is not config:  # a reload came between
             await self._reloads.reconfigure(member)
 
     async def _name_loader(self) -> None:
-        """Tell the netlink worker who steers the port, and by which map, for qre.ko."""
+        """Tell the netlink worker the loader and its map, to be registered with qre.ko."""
         loader, netlink = self.members.get(Party.BPF_LOADER), self.members[Party.NETLINK]
         if self._dataplane is not Party.NETLINK or loader is None:
             return
@@ -176,7 +178,7 @@ class Crew:
             WorkerStage.STARTING,
             WorkerStage.READY,
         ):
-            return  # whoever of the two comes back later does it
+            return  # the one that is restarted last does it
         status = await self.status(Party.BPF_LOADER)
         if not isinstance(status, LoaderStatus):
             return
@@ -190,7 +192,7 @@ class Crew:
         await netlink.router.request(Party.SUPERVISOR, named, _START_TIMEOUT)
 
     def _hand_everything(self, member: Supervised) -> None:
-        """What the row of its role asks for at a start, as far as it is there."""
+        """Hand over the descriptors in the row of its role that are available at a start."""
         held = {**self.supplies, **self._bpf}
         if self._pair is not None:
             held |= zip(("udp_userspace", "udp_kernel_slot"), (sock.fileno() for sock in self._pair), strict=True)
@@ -206,7 +208,7 @@ class Crew:
                 member.hand(expected.name, held[expected.name])
 
     def _hand_keys_pair(self, member: Supervised) -> None:
-        """A new pair for this worker and the one it talks to; that one gets its own when it is not there yet."""
+        """Make a new pair for this worker and its counterpart; a missing counterpart makes another when it starts."""
         peer = self.members[self._dataplane if member.party is Party.HANDSHAKE else Party.HANDSHAKE]
         ours, theirs = Channel.pair()
         try:
@@ -214,7 +216,7 @@ class Crew:
             if peer.life.stage in (WorkerStage.STARTING, WorkerStage.READY):
                 peer.hand("keys", theirs.fileno())
         except ChannelClosedError:
-            # One of them is just dying, and gets another pair for both when it is back.
+            # One of them is dying; its restart makes another pair for both.
             self._log.debug("no keys pair for %s and %s", member.party, peer.party)
         finally:
             theirs.close()
@@ -225,7 +227,7 @@ class Crew:
         return self._pair[0].fileno(), self._pair[1].fileno()
 
     def steering(self) -> list[int]:
-        """What steers the port: CID map, socket map, program."""
+        """The BPF objects of the port: CID map, socket map, program."""
         return [self._bpf[name] for name in _BPF_OBJECTS]
 
     def _died(self, member: Supervised) -> None:
@@ -237,7 +239,7 @@ class Crew:
         pause = member.life.died(asyncio.get_running_loop().time())
         self._log.warning("worker %s died while %s", member.party, was.value)
         if not self._complete:
-            self._owner.fail(f"worker {member.party} ended while the daemon started (its own words are above)")
+            self._owner.fail(f"worker {member.party} ended while the daemon started (see its messages above)")
         elif pause is None:
             self._owner.fail(f"worker {member.party} died too often")
         else:
@@ -262,7 +264,7 @@ class Crew:
         self._report_state()
 
     async def stop(self, timeout: float) -> None:
-        """End all workers in order, the others' helpers last; what does not end in time is killed."""
+        """End all workers in order, those that others depend on last; kill what does not end in time."""
         self._stopping = True
         self._tell_probed.close()
         self._tasks.cancel(spare=_SERVE)
@@ -272,7 +274,7 @@ class Crew:
             if member is None or not member.running:
                 continue
             if self.guests.any() and party in (Party.NETLINK, Party.BPF_LOADER):
-                member.kill()  # the port is others', too: it stays as it is
+                member.kill()  # other daemons share the port: leave it as it is
             elif member.life.stage in (WorkerStage.STARTING, WorkerStage.READY):
                 member.life("stopping")
                 left = max(0.5, min(3.0, deadline - asyncio.get_running_loop().time()))
@@ -323,13 +325,13 @@ class Crew:
                     await self.members[Party.NETLINK].router.request(Party.SUPERVISOR, message, 10.0)
             case LinkGone(device=device):
                 if device == self.config.device:
-                    self._owner.fail(f"device {device} was removed by somebody else")
+                    self._owner.fail(f"device {device} was removed by another program")
             case _:
                 raise InternalError("supervisor", f"no handler for {type(message).__name__}")
         return None
 
     def _report_state(self) -> None:
-        """What the handshake worker says, and which workers are missing just now."""
+        """Report the handshake worker's state and the workers that are being restarted."""
         missing = [
             member.party.value for member in self.members.values() if member.life.stage is not WorkerStage.READY
         ]
@@ -348,7 +350,7 @@ class Crew:
         return SocketGranted(number=number)
 
     def _offered(self, party: Party, name: str, fd: int) -> None:
-        """Each once: what is pinned does not change under its pin."""
+        """Take each object once: a pinned object is never replaced."""
         if name in self._bpf:
             os.close(fd)
             self.members[party].kill()
@@ -359,7 +361,7 @@ class Crew:
     # --- pins ---
 
     async def _pin(self) -> None:
-        """Ask the parent to pin what the loader made."""
+        """Ask the parent to pin the loader's objects."""
         if not await self.members.until(lambda: set(self._bpf) == set(_BPF_OBJECTS), _PIN_TIMEOUT):
             raise MachineError("BPF", "the loader did not hand over its maps")
         self._pin_answer = asyncio.get_running_loop().create_future()
@@ -377,14 +379,14 @@ class Crew:
     # --- reload, status, heartbeats ---
 
     async def reload(self, config: WorkerConfig) -> None:
-        """Bring device and workers in line with a new configuration, or leave everything as it was (QreError)."""
+        """Apply a new configuration to device and workers, or leave everything unchanged (QreError)."""
         await self._reloads.apply(_with(config, dest_profile=self.dest_profile))
 
     def _use(self, config: WorkerConfig) -> None:
         self.config = config
 
     async def status(self, party: Party) -> Message | None:
-        """A worker's own account; None when it is not there to give one."""
+        """A worker's own status; None when it is not running or does not answer."""
         member = self.members.get(party)
         if member is None or member.life.stage is not WorkerStage.READY:
             return None
@@ -426,7 +428,7 @@ class Crew:
 
 
 def dataplane_of(config: WorkerConfig) -> Party:
-    """The worker behind which the sessions live."""
+    """The worker that has the sessions."""
     return Party.DATAPLANE if config.user_dataplane else Party.NETLINK
 
 

@@ -1,8 +1,8 @@
-"""What ``show`` tells of a daemon, as one JSON object: composed from the workers' own accounts. No keys.
+"""The JSON object of ``show`` for a daemon, composed from the workers' own status. No keys.
 
 Byte strings are hex, ages and durations milliseconds. A part that a role does not have (a client has no BPF map), or
-whose worker is being restarted, is null. A server that has joined another's port has no loader: it tells of the
-front's, as qre.ko knows it. ``cli/show/show.py`` draws its text from this object and nothing else.
+whose worker is being restarted, is null. A server that has joined another's port has no loader: it describes the
+front's, as registered with qre.ko. ``cli/show/show.py`` draws its text from this object and nothing else.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def _handshake(status: object) -> dict[str, Any] | None:
 def _cid_map(
     status: object, kernel: NetlinkStatus | None, pin_dir: str, adopted: list[bytes], device: str
 ) -> dict[str, Any] | None:
-    """The map as the loader sees it; on the kernel's data plane qre.ko's own account of it beside that."""
+    """The map as the loader sees it; on the kernel's data plane also as qre.ko sees it."""
     if not isinstance(status, LoaderStatus):
         return None
     told = {
@@ -136,7 +136,7 @@ def _loader(status: object, pin_dir: str) -> dict[str, Any] | None:
 
 
 def front_map(port: SharedPort | None, adopted: list[bytes], front: str) -> dict[str, Any] | None:
-    """The front's map. Its entries are of every device behind the port, the connection IDs those of ours."""
+    """The front's map: entries of all devices behind the port, connection IDs of this one."""
     if port is None:
         return None
     registered = port.map_id is not None
@@ -155,6 +155,7 @@ def front_map(port: SharedPort | None, adopted: list[bytes], front: str) -> dict
 
 
 def front_loader(port: SharedPort | None, front: str) -> dict[str, Any] | None:
+    """The ``loader`` object of show's JSON; None unless the port has a loader."""
     if port is None or port.loader is None:
         return None
     return {

@@ -1,10 +1,10 @@
-"""One UDP port, several server daemons: whoever has it is its *front*, and others join it.
+"""One UDP port, several server daemons: the one that has it is its *front*, the others join it.
 
 The front listens on ``RuntimeDir/<ip>_<port>_<namespace>.front`` (``front_listener``) and holds the lock of the same
-name. A daemon that finds the lock taken joins instead: it says what it serves and hands over its profile's
-secrets, which only the two handshake workers read; what must be equal is compared. It is answered with duplicates of
-the port's two sockets and its end of the feed that its clients come through. The connection stays open: its end says
-that the other one is gone, and the first of those who joined then takes the front's place.
+name. A daemon that finds the lock taken joins instead: it describes itself and hands over its profile's secrets,
+which only the two handshake workers read; the settings that must be equal are compared. It is answered with
+duplicates of the port's two sockets and its end of the feed that its clients come through. The connection stays open:
+its end means that the other daemon is gone, and the first daemon to notice takes the front's place.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _RETRY: Final = 0.1
 
 
 class Join(Message, frozen=True, kw_only=True):
-    """A daemon wants its clients at this port; comes with the memfd of its profile's secrets."""
+    """A daemon asks to share this port; comes with the memfd of its profile's secrets."""
 
     profile: Text
     device: Annotated[str, msgspec.Meta(max_length=15)]
@@ -47,8 +47,8 @@ class Joined(Message, frozen=True, kw_only=True):
 
 
 class Steered(Message, frozen=True, kw_only=True):
-    """Behind ``Joined``: what steers the port, and the front's device, which its pins are named after. A socket is in
-    one socket map at most; whoever follows takes it."""
+    """After ``Joined``: the port's BPF objects, and the front's device, which names the pins. A socket is in one
+    socket map at most, so the successor takes over the map."""
 
     device: Annotated[str, msgspec.Meta(max_length=15)]
 
@@ -59,7 +59,7 @@ STEERED_DESCRIPTORS: Final = ("cid_routes", "sockets", "program")
 
 
 def join_of(config: WorkerConfig) -> Join:
-    """What a daemon says of itself."""
+    """A daemon's description of itself."""
     return Join(
         profile=config.profile,
         device=config.device,
@@ -72,7 +72,7 @@ def join_of(config: WorkerConfig) -> Join:
 
 
 def refusal(own: Join, its: Join) -> str:
-    """Why the two cannot share a port, as far as public fields tell; empty when they can."""
+    """Why the two cannot share a port, by their public settings; empty when they can."""
     if own.user_dataplane or its.user_dataplane:
         return "a port is shared on the kernel's data plane only; set Dataplane = kernel, or choose another port"
     compared = (
@@ -97,6 +97,7 @@ class GuestDaemon:
     feed: int
 
     def close(self) -> None:
+        """Close both descriptors; handshake workers that were handed them keep theirs."""
         os.close(self.secrets)
         os.close(self.feed)
 
@@ -107,14 +108,14 @@ FrontChannel = Channel[Joined | Steered]
 
 
 class FrontGoneError(MachineError):
-    """Nobody answers at the port's socket (yet, or any more)."""
+    """No front answers at the port's socket (yet, or any longer)."""
 
 
 def join_front(runtime: Path, name: str, join: Join, secrets: int) -> tuple[FrontChannel, str, dict[str, int]]:
-    """The connection, to be kept open, the front's device, and what the messages' descriptors are. Blocks, for a
-    bounded time.
+    """The connection, which must be kept open, the front's device, and the descriptors by name. Blocks for a bounded
+    time.
 
-    Raises UserError when the front says no, FrontGoneError when there is none.
+    Raises UserError when the front refuses, FrontGoneError when there is none.
     """
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     deadline = time.monotonic() + _JOIN_TIMEOUT
@@ -141,7 +142,7 @@ def join_front(runtime: Path, name: str, join: Join, secrets: int) -> tuple[Fron
             os.close(fd)
         channel.close()
         if isinstance(error, ChannelClosedError):
-            raise FrontGoneError("the port's front", "it left") from error
+            raise FrontGoneError("the port's front", "it closed the connection") from error
         raise
     return channel, device, dict(zip((*JOINED_DESCRIPTORS, *STEERED_DESCRIPTORS), held.values(), strict=True))
 

@@ -1,4 +1,4 @@
-"""Where other daemons join a port, in the supervisor of its front. What is said there: ``front``.
+"""The socket at which other daemons join a port, in the supervisor of its front. Messages: ``front``.
 
 A socket of mode 0600, and the caller's uid is checked again (SO_PEERCRED). Connections stay open; there are at most
 ``MAX_GUESTS`` of them. A connection that says anything but one ``Join`` is closed.
@@ -28,8 +28,8 @@ MAX_GUESTS: Final = 16
 
 @dataclass(frozen=True)
 class Host:
-    """What the listener needs of the crew: what it serves, the port's sockets, what steers it, and what joining and
-    leaving do."""
+    """The part of the crew that the listener uses: its setup, the port's sockets and BPF objects, joining and
+    leaving."""
 
     own: Callable[[], Join]
     pair: tuple[int, int]
@@ -39,7 +39,7 @@ class Host:
 
 
 class FrontListener:
-    """Lets others join."""
+    """Accepts daemons that join the port."""
 
     def __init__(self, runtime: Path, name: str, host: Host) -> None:
         self.path = front_path(runtime, name)
@@ -51,7 +51,7 @@ class FrontListener:
         self._next = 1
 
     def open(self) -> None:
-        """Bind and listen; a socket that a dead front left is replaced."""
+        """Bind and listen; replaces the socket of a dead front."""
         listener = bind_private(socket.SOCK_SEQPACKET, self.path, "socket")
         listener.listen(MAX_GUESTS)
         listener.setblocking(False)
@@ -59,7 +59,7 @@ class FrontListener:
         asyncio.get_running_loop().add_reader(listener.fileno(), self._accept)
 
     def close(self) -> None:
-        """Those who joined notice, and one of them is the next front."""
+        """Close all connections: the joined daemons notice, and one of them becomes the front."""
         loop = asyncio.get_running_loop()
         if self._listener is not None:
             loop.remove_reader(self._listener.fileno())
@@ -128,5 +128,5 @@ class FrontListener:
             channel.close()
 
     def _failed(self, error: BaseException) -> None:
-        """A daemon that wants to join is not worth the end of this one, whatever was wrong."""
+        """Log it: a failure to admit a daemon must not end this one."""
         self._log.error("joining the port: internal error at %s: %s", place_of(error), type(error).__name__)

@@ -1,4 +1,4 @@
-"""The life of one worker, as a table: where it is, what may happen there, what comes next. No I/O, no clock inside.
+"""The life of one worker, as a table: stage and event give the next stage. No I/O, no clock inside.
 
     ABSENT ──spawned──► SPAWNED ──greeted──► GREETED ──supplied──► STARTING ──started──► READY
        ▲                   │                    │                      │                   │
@@ -54,7 +54,7 @@ class Life:
         self._deaths: list[float] = []
 
     def __call__(self, happening: str) -> None:
-        """Move on. Raises InternalError when that cannot happen here."""
+        """Enter the next stage. Raises InternalError for an event that cannot happen in this one."""
         following = _NEXT[happening].get(self.stage)
         if following is None:
             raise InternalError("worker life cycle", f"{happening} while {self.stage.value}")

@@ -1,7 +1,7 @@
-"""What the daemon's parent and its supervisor say to each other, over one channel.
+"""The messages between the daemon's parent and its supervisor, over one channel.
 
 Descriptors go first, each with ``Supply``; then one ``Setup``. The parent never unpickles and never trusts: every
-message is a typed struct, and the table of what may come is the union at the end.
+message is a typed struct, and the union at the end lists all messages that may come.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from qre.structs import U64, Message, Text
 
 class Supply(Message, frozen=True, kw_only=True):
     """Goes with one descriptor: tun, profile_secrets, session_secrets, number_marks, replay, bpf_elf; for a reload
-    new_profile_secrets; for a daemon that has joined a port what ``front`` names, and the sockets and what
-    steers them when it takes the front's place."""
+    new_profile_secrets; for a daemon that has joined a port those that ``front`` names, and the
+    sockets and BPF objects when it takes the front's place."""
 
     name: Annotated[str, msgspec.Meta(max_length=32)]
 
 
 class Setup(Message, frozen=True, kw_only=True):
-    """Everything else that the supervisor has to know. Not sent before all descriptors."""
+    """All other settings of the supervisor. Sent after all descriptors."""
 
     config: WorkerConfig
     runtime_dir: Text
@@ -35,7 +35,7 @@ class Setup(Message, frozen=True, kw_only=True):
     client_bind_ip: Text = ""
     client_bind_port: Annotated[int, msgspec.Meta(ge=0, le=0xFFFF)] = 0
     kernel_holds_port: bool = False  # qre.ko still has the shared socket of a daemon that was killed
-    #: of the daemon whose port we have joined
+    #: the device of the daemon whose port we have joined
     front_device: Annotated[str, msgspec.Meta(max_length=15)] = ""
 
 
@@ -65,7 +65,7 @@ class ReloadFinished(Message, frozen=True, kw_only=True):
 
 
 class AllReady(Message, frozen=True, kw_only=True):
-    """The role's work can really be done."""
+    """All workers are ready."""
 
 
 class DaemonFailed(Message, frozen=True, kw_only=True):
@@ -76,13 +76,13 @@ class DaemonFailed(Message, frozen=True, kw_only=True):
 
 
 class GuestCount(Message, frozen=True, kw_only=True):
-    """How many daemons have joined our port: while there are any, its end leaves it as it is."""
+    """How many daemons have joined our port: while there are any, the port is left in place at the end."""
 
     count: U64
 
 
 class DaemonState(Message, frozen=True, kw_only=True):
-    """What STATUS= says, and whether a session is up (the ready file)."""
+    """The text of STATUS=, and whether a session is up (the ready file)."""
 
     up: bool
     text: Text
@@ -101,7 +101,7 @@ class Reloaded(Message, frozen=True, kw_only=True):
 
 
 class ReloadWanted(Message, frozen=True, kw_only=True):
-    """Somebody asked for a reload over the control socket."""
+    """A reload was requested over the control socket."""
 
 
 class DestProbed(Message, frozen=True, kw_only=True):

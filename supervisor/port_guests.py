@@ -1,4 +1,4 @@
-"""Daemons that have joined our port: the handshake worker is told of each, and again after it was restarted."""
+"""Daemons that have joined our port: each is announced to the handshake worker, and again after a restart."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _TIMEOUT: Final = 30.0
 
 
 class PortGuests:
-    """``changed`` is told how many there are, each time."""
+    """``changed`` is called with their number after each change."""
 
     def __init__(self, handshake: Supervised, changed: Callable[[int], None]) -> None:
         self._handshake = handshake
@@ -25,11 +25,11 @@ class PortGuests:
         self._log = logging.getLogger("qre.supervisor")
 
     def any(self) -> bool:
-        """Is the port others', too?"""
+        """Whether other daemons share the port."""
         return bool(self._guests)
 
     async def admit(self, guest: GuestDaemon) -> None:
-        """Hand a daemon its clients from here on; ``guest`` is ours, and closed when it is refused (QreError)."""
+        """Admit a daemon to the port; takes over ``guest``, and closes it when the daemon is refused (QreError)."""
         self._guests[guest.number] = guest
         try:
             await self._announce(guest)
@@ -41,7 +41,7 @@ class PortGuests:
         self._changed(len(self._guests))
 
     async def leave(self, number: int) -> None:
-        """It is gone."""
+        """The daemon has left or died."""
         guest = self._guests.pop(number, None)
         if guest is None:
             return
@@ -52,10 +52,10 @@ class PortGuests:
             try:
                 await self._handshake.router.request(Party.SUPERVISOR, GuestLeave(number=number), _TIMEOUT)
             except MachineError as error:
-                self._log.warning("%s", error)  # the next handshake worker knows nothing of it
+                self._log.warning("%s", error)  # the next handshake worker does not know of it
 
     async def announce_all(self) -> None:
-        """To a handshake worker that was just started."""
+        """Announce every joined daemon to a restarted handshake worker."""
         for guest in list(self._guests.values()):
             await self._announce(guest)
 

@@ -14,9 +14,9 @@ from multiprocessing.process import BaseProcess
 
 
 class _Popen(popen_spawn_posix.Popen):
-    """As stock's, but for ``tracker_fd``: whatever registers a resource writes to /dev/null."""
+    """As stock's, but ``tracker_fd`` is /dev/null: resources are not tracked."""
 
-    _fds: list[int]  # stock's: what ``duplicate_for_child`` collected while the arguments were pickled
+    _fds: list[int]  # stock's: descriptors that ``duplicate_for_child`` collected while the arguments were pickled
 
     def _launch(self, process_obj: BaseProcess) -> None:
         preparation = spawn.get_preparation_data(process_obj.name)

@@ -1,4 +1,4 @@
-"""Bringing the device and all workers in line with a new configuration, or back to the one before."""
+"""Applies a new configuration to the device and all workers, or restores the previous one."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from qre.supervisor.life import WorkerStage
 from qre.supervisor.parent_messages import Setup
 from qre.supervisor.supervised import Members, Supervised
 
-#: How long workers that are being restarted are waited for (seconds).
+#: How long to wait for workers that are being restarted (seconds).
 _COMPLETE_TIMEOUT: Final = 8.0
 #: Of a reload during which workers die.
 _ATTEMPTS: Final = 3
-#: A death may not have been noticed at once.
+#: Time for a death to be noticed.
 _NOTICE: Final = 0.2
 
 
 class Reloads:
-    """``config`` is the configuration of now, which ``use`` replaces. ``supplies`` are the parent's descriptors, the
-    profile's secrets among them."""
+    """``config`` is the current configuration, which ``use`` replaces. ``supplies`` are the parent's descriptors,
+    with the profile's secrets."""
 
     def __init__(
         self,
@@ -42,7 +42,7 @@ class Reloads:
         self._log = logging.getLogger("qre.supervisor")
 
     async def apply(self, config: WorkerConfig) -> None:
-        """Apply it everywhere, or leave everything as it was (QreError)."""
+        """Apply it everywhere, or leave everything unchanged (QreError)."""
         old, old_secrets = self._config(), self._supplies.get("profile_secrets")
         fresh = self._supplies.pop("new_profile_secrets", None)
         try:
@@ -59,7 +59,7 @@ class Reloads:
                 os.close(old_secrets)
 
     async def _apply_to_all(self, config: WorkerConfig) -> None:
-        """Wait for workers that are being restarted; begin once more when one died in the middle of it."""
+        """Wait for workers that are being restarted; start over when one dies during it."""
         for attempt in range(_ATTEMPTS):
             asked = await self._until_complete()
             try:
@@ -96,10 +96,10 @@ class Reloads:
         try:
             await self._apply_to_all(old)
         except QreError as error:
-            self._log.error("going back to the configuration before: %s", error)
+            self._log.error("restoring the previous configuration: %s", error)
 
     async def reconfigure(self, member: Supervised) -> None:
-        """Tell one worker the configuration of now."""
+        """Send one worker the current configuration."""
         if member.party is Party.HANDSHAKE and "profile_secrets" in self._supplies:
             member.hand("profile_secrets", self._supplies["profile_secrets"])
         await member.router.request(Party.SUPERVISOR, Reload(config=self._config()), 10.0)

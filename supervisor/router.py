@@ -1,7 +1,7 @@
-"""One ZeroMQ ROUTER a role: whoever reaches the socket is that role, whatever its messages claim.
+"""One ZeroMQ ROUTER per role: a process that reaches the socket has that role, whatever its messages claim.
 
-The endpoint lies in a directory that only the role's group may enter, so no other uid can connect. What comes in is
-hostile until it parsed and stands in the table (``supervisor/routes``). Each request gets exactly one answer.
+The endpoint lies in a directory that only the role's group may enter, so no other uid can connect. Input is
+hostile until it was parsed and found in the table (``supervisor/routes``). Each request gets exactly one answer.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from qre.structs import Message
 from qre.supervisor.life import WorkerStage
 from qre.supervisor.routes import Route, When, route
 
-#: Requests of one worker that may wait for answers at once.
+#: The most unanswered requests of one worker.
 MAX_OPEN_REQUESTS: Final = 512
 _SOCKET_NAME: Final = "s"
 _TOO_MANY: Final = Refused(reason="too many requests at once")
 
-#: Told a message for the supervisor itself; the answer, if one is wanted.
+#: Handles a message for the supervisor itself; returns the answer to a request.
 Handler = Callable[[Party, Message], Awaitable[Message | None]]
 
 
 def make_directories(runtime: Path, parties: tuple[Party, ...]) -> None:
-    """A directory a role below ``runtime``, entered by its group alone. Needs to be root still."""
+    """Make a directory per role below ``runtime`` that only its group may enter. Needs root."""
     runtime.mkdir(mode=0o711, parents=True, exist_ok=True)
-    runtime.chmod(0o711)  # whatever the umask is: a unit's is 0077, and the workers must get through
+    runtime.chmod(0o711)  # regardless of the umask: a unit's is 0077, and the workers must traverse it
     for party in parties:
         directory = runtime / party.value
         directory.mkdir(mode=0o700, exist_ok=True)
@@ -46,6 +46,7 @@ def make_directories(runtime: Path, parties: tuple[Party, ...]) -> None:
 
 
 def endpoint(runtime: Path, party: Party) -> str:
+    """The ZeroMQ address at which the supervisor listens for ``party``."""
     return f"ipc://{runtime / party.value / _SOCKET_NAME}"
 
 
@@ -68,7 +69,7 @@ class Router:
         self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE)
         self._socket.setsockopt(zmq.SNDHWM, 1000)
         self._socket.setsockopt(zmq.RCVHWM, 1000)
-        # The role's uid must be able to write; nobody else gets into the directory.
+        # The role's uid must be able to write; no other uid can enter the directory.
         before = os.umask(0o111)
         try:
             self._socket.bind(endpoint(runtime, party))
@@ -76,12 +77,13 @@ class Router:
             os.umask(before)
 
     def close(self) -> None:
+        """Requests that are still unanswered fail."""
         self._tasks.cancel()
         self.abandon("the daemon ends")
         self._socket.close()
 
     def abandon(self, why: str) -> None:
-        """The worker is gone: whoever waits for it is told."""
+        """The worker is gone: its pending requests fail."""
         self._identity = None
         for future in self._waiting.values():
             if not future.done():
@@ -95,7 +97,7 @@ class Router:
         return answer
 
     async def forward(self, source: Party, message: Message, timeout: float) -> Message:
-        """Ask the worker on behalf of ``source``; its answer, a refusal included."""
+        """Ask the worker on behalf of ``source``; the answer may be a refusal."""
         number, self._next_id = self._next_id, self._next_id + 1
         future: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
         self._waiting[number] = future
@@ -104,20 +106,21 @@ class Router:
             async with asyncio.timeout(timeout):
                 return await future
         except TimeoutError:
-            return Refused(reason=f"{self.party} gave no answer to {type(message).__name__} in {timeout:g} s")
+            return Refused(reason=f"{self.party} did not answer {type(message).__name__} in {timeout:g} s")
         finally:
             del self._waiting[number]
 
     async def send(self, envelope: Envelope) -> None:
+        """Send ``envelope`` to the worker. Raises MachineError while none is connected."""
         if self._identity is None:
-            raise MachineError(f"worker {self.party}", "it is not there")
+            raise MachineError(f"worker {self.party}", "it is not running")
         await self._socket.send_multipart([self._identity, self._encoder.encode(envelope)])
 
     async def serve(self, handler: Handler, peers: dict[Party, Router]) -> None:
         """Take messages until cancelled."""
         while True:
             frames = await self._socket.recv_multipart()
-            # What waits already is received without a pause of the loop: a worker that floods must not stop it.
+            # Waiting messages are received without a turn of the loop: a flooding worker must not stall it.
             await asyncio.sleep(0)
             try:
                 envelope = self._parse_untrusted(frames)
@@ -125,7 +128,7 @@ class Router:
                 self._drop(str(error))
                 continue
             if not isinstance(envelope.body, Hello) and frames[0] != self._identity:
-                self._drop(f"{type(envelope.body).__name__} of a process that is not the worker")
+                self._drop(f"{type(envelope.body).__name__} from a process that is not the worker")
                 continue
             if envelope.answer:
                 future = self._waiting.get(envelope.id)
@@ -147,7 +150,7 @@ class Router:
     def _parse_untrusted(self, frames: list[bytes]) -> Envelope:
         try:
             if len(frames) != 2:
-                raise UntrustedInputError(f"worker {self.party}", "a message of a wrong number of parts")
+                raise UntrustedInputError(f"worker {self.party}", "a message with a wrong number of parts")
             return self._decoder.decode(frames[1])
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
             raise UntrustedInputError(f"worker {self.party}", "a message that does not parse") from None
@@ -169,12 +172,12 @@ class Router:
 
     def _drop(self, why: str) -> None:
         self.dropped += 1
-        self._limited(f"drop {self.party}", f"dropped a message of worker {self.party}: {why}")
+        self._limited(f"drop {self.party}", f"dropped a message from worker {self.party}: {why}")
 
     def _failed(self, error: BaseException) -> None:
-        """The asker gets no answer and gives up in its own time; the daemon goes on."""
+        """The request gets no answer and times out at its sender; the daemon continues."""
         where = f"internal error at {place_of(error)}: {type(error).__name__}"
-        self._limited(f"internal {self.party}", f"a request of worker {self.party}: {where}")
+        self._limited(f"internal {self.party}", f"a request from worker {self.party}: {where}")
 
     async def _handle(self, envelope: Envelope, handler: Handler, peers: dict[Party, Router]) -> None:
         try:
@@ -183,7 +186,7 @@ class Router:
                 reply = Envelope(id=envelope.id, answer=True, peer=envelope.peer, body=cast(Body, answer))
                 await self.send(reply)
         except MachineError as error:
-            self._limited(f"answer {self.party}", str(error))  # the asker died meanwhile
+            self._limited(f"answer {self.party}", str(error))  # the worker that asked has died
 
     async def _answer(self, envelope: Envelope, handler: Handler, peers: dict[Party, Router]) -> Message | None:
         try:

@@ -1,8 +1,8 @@
-"""Who may say what to whom: the closed table by which the supervisor forwards messages.
+"""Which worker may send which message to whom: the closed table by which the supervisor forwards messages.
 
 A row reads: a message of this type, sent by this role, may go to that role; ``request`` says whether it asks for an
-answer, ``when`` whether it may come before the sender said that its work has begun. What stands in no row is dropped,
-counted and logged: a worker that was taken over can do what its row says, and nothing more.
+answer, ``when`` in which part of the sender's life it may come. A message without a row is dropped, counted and
+logged: a compromised worker can do what its row says, and nothing more.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from qre.supervisor.life import Life, WorkerStage
 from qre.supervisor.process import FreshProcess
 from qre.supervisor.router import Router, endpoint
 
-#: (party, name, descriptor): a worker handed something up; the receiver's to close.
+#: (party, name, descriptor): a worker handed up a descriptor, which the receiver closes.
 Offered = Callable[[Party, str, int], None]
 
 
@@ -45,7 +45,7 @@ class Supervised:
         self._channel: Channel[Descriptor] | None = None
 
     def spawn(self) -> None:
-        """A fresh process; it greets when it has dropped its privileges."""
+        """Start a fresh process; it sends Hello when it has dropped its privileges."""
         ours, theirs = Channel.pair()
         self.greeted = asyncio.Event()
         self.router.abandon("the worker was restarted")
@@ -67,19 +67,20 @@ class Supervised:
         loop.add_reader(self._channel.fileno(), self.take_offers)
 
     def hand(self, name: str, fd: int, number: int = 0) -> None:
-        """Give it a descriptor; the caller keeps its own. Raises MachineError."""
+        """Send it a descriptor; the caller keeps its own. Raises MachineError."""
         if self._channel is None:
-            raise MachineError(f"worker {self.party}", "it is not there")
+            raise MachineError(f"worker {self.party}", "it is not running")
         self._channel.send(Descriptor(name=name, number=number), [fd])
 
     def hand_socket(self, name: str, made: socket.socket, number: int = 0) -> None:
-        """Give it a socket and close ours."""
+        """Send it a socket and close ours."""
         try:
             self.hand(name, made.fileno(), number)
         finally:
             made.close()
 
     def kill(self) -> None:
+        """SIGKILL to the worker, if it still runs; does not wait for it."""
         if self._pidfd >= 0:
             try:
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
@@ -87,9 +88,9 @@ class Supervised:
                 return
 
     def take_offers(self) -> None:
-        """Take everything that it has handed up so far; what its role does not offer closes the worker.
+        """Take everything that it has handed up so far; kill it for a descriptor that its role does not offer.
 
-        Called before the worker counts as ready, too: its last descriptors may lie unread behind its answer.
+        Also called before the worker counts as ready: its last descriptors may be unread behind its answer.
         """
         if self._channel is not None:
             self._channel.drain(
@@ -133,22 +134,23 @@ class Supervised:
 
     @property
     def running(self) -> bool:
+        """Whether a process was started and has not been reaped."""
         return self._process is not None
 
 
 class Members(dict[Party, Supervised]):
-    """All workers of one daemon, in the order in which they start. Facts about them are waited for, not polled."""
+    """All workers of one daemon, in the order in which they start. Waits for conditions on them without polling."""
 
     def __init__(self) -> None:
         super().__init__()
         self._news = asyncio.Event()
 
     def changed(self) -> None:
-        """Something about a worker is news: its stage, its end, what it handed up."""
+        """A worker's stage, process or descriptors changed: evaluate the conditions again."""
         self._news.set()
 
     async def until(self, fact: Callable[[], bool], timeout: float) -> bool:
-        """Wait for ``fact``, which is asked after each change; False when ``timeout`` seconds were not enough."""
+        """Wait until ``fact`` holds, tested after each change; False when it does not within ``timeout`` seconds."""
         try:
             async with asyncio.timeout(timeout):
                 while not fact():
@@ -159,6 +161,6 @@ class Members(dict[Party, Supervised]):
         return True
 
     def complete_pids(self) -> list[int]:
-        """Of all workers, while all are ready; otherwise empty."""
+        """Process ids of all workers, while all are ready; otherwise empty."""
         ready = all(member.life.stage is WorkerStage.READY for member in self.values())
         return [member.pid for member in self.values()] if ready else []

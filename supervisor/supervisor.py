@@ -1,4 +1,4 @@
-"""The supervisor process: makes the sockets, gives up what it does not need, keeps the workers alive.
+"""The supervisor process: makes the sockets, drops privileges that it does not need, keeps the workers alive.
 
 It holds the memfds of secrets and number marks without ever mapping them, forwards messages by ``supervisor/routes``,
 and never reads a packet or a key. The parent watches it and cleans up after it; it ends when the parent does.
@@ -87,9 +87,9 @@ def _keep_only_what_spawning_needs() -> None:
 
 
 def _follow_the_parent() -> NoReturn:
-    """The parent was killed: a moment before its death signal reaches us, and for the same end.
+    """The parent was killed: end now, a moment before its death signal arrives.
 
-    In no order: what the kernel's data plane holds goes on, and the next start takes it over.
+    Without any clean-up: the kernel's data plane keeps its state, and the next start takes it over.
     """
     os._exit(1)
 
@@ -107,7 +107,7 @@ class _Supervisor:
         self._log = logging.getLogger("qre.supervisor")
 
     def tell(self, message: ToParent, fds: tuple[int, ...] = ()) -> None:
-        """Say something to the parent; when it is gone, so are we."""
+        """Send a message to the parent; end when it is gone."""
         try:
             self._parent.send(message, fds)
         except ChannelClosedError:
@@ -120,7 +120,7 @@ class _Supervisor:
         self._ended.set()
 
     def fail(self, reason: str, *, passing: bool = False) -> None:
-        """The daemon cannot go on: the parent is told, and everything ends."""
+        """The daemon cannot continue: tell the parent and end everything."""
         self.tell(DaemonFailed(reason=reason[:512], passing=passing))
         self._end(1)
 
@@ -153,7 +153,7 @@ class _Supervisor:
             while True:
                 await self._serve_parent(await self._inbox.get(), crew)
         except TimeoutError:
-            self.fail("the parent did not say what to do, or no answer came")
+            self.fail("the parent or a worker did not answer in time")
         except (QreError, OSError) as error:
             self.fail(str(error), passing=isinstance(error, AbsentAddressError))
 
@@ -178,7 +178,7 @@ class _Supervisor:
         return self._crew
 
     def _server_pair(self, setup: Setup) -> tuple[socket.socket, socket.socket]:
-        """The port's sockets: another daemon's that we have joined or follow, or new ones."""
+        """The port's sockets: those of a daemon that we have joined or succeed, or new ones."""
         held = [self._supplies.pop(name, None) for name in ("udp_userspace", "udp_kernel_slot")]
         if held[0] is not None and held[1] is not None:
             return socket.socket(fileno=held[0]), socket.socket(fileno=held[1])
@@ -209,13 +209,13 @@ class _Supervisor:
                 if self._control is not None:
                     self._control.reload_finished(error)
             case _:
-                self._log.error("unexpected from the parent: %s", type(message).__name__)
+                self._log.error("unexpected message from the parent: %s", type(message).__name__)
 
     def _receive(self) -> None:
         self._parent.drain(self._take, closed=_follow_the_parent, malformed=self._malformed, most=1)
 
     def _malformed(self, error: UntrustedInputError) -> None:
-        del error  # the parent is ours: what it says cannot be wrong unless we are
+        del error  # the parent is trusted: a malformed message is a defect
         asyncio.get_running_loop().remove_reader(self._parent.fileno())
         self._end(1)
 

@@ -1,1 +1,1 @@
-"""`check`: what this machine and a profile are able to do. Looks, and changes nothing."""
+"""`check`: whether this machine, or a profile on it, can run. Changes nothing."""

@@ -1,6 +1,7 @@
-"""``check``: is this machine able, and with PROFILE: can that profile be run now? Changes nothing, needs no root.
+"""``check``: can this machine run QRE, and with PROFILE: can that profile run now? Changes nothing, needs no root.
 
-Every thing is one line. The exit status is 0 when all that is needed is there, and what could not be seen is not.
+Each item is one line. The exit status is 0 when everything that is needed is available; an item that could not be
+examined counts as missing.
 """
 
 from __future__ import annotations
@@ -39,9 +40,9 @@ def check(arguments: list[str], options: Options) -> int:
     what = f"profile {name}" if name else "this machine"
     known = [finding.name for finding in stopping if finding.answer is YesNo.NO]
     if known:
-        raise MachineError(what, f"not able: {', '.join(known)}", "do what their lines say")
+        raise MachineError(what, f"not ready: {', '.join(known)}", "see their remedies")
     unseen = ", ".join(finding.name for finding in stopping)
-    raise MachineError(what, f"it cannot be told: {unseen}", "do what their lines say")
+    raise MachineError(what, f"cannot be determined: {unseen}", "see their remedies")
 
 
 def findings(name: str | None) -> Iterator[Finding]:

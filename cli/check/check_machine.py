@@ -1,7 +1,7 @@
-"""What ``check`` looks at on the machine: kernel module, TUN, BPF, capabilities, packages, users.
+"""What ``check`` examines on the machine: kernel module, TUN, BPF, capabilities, packages, users.
 
-Nothing is changed. What is tried leaves nothing behind: a BPF map without a pin is gone when it is closed, and
-/dev/net/tun that is only opened makes no device.
+Nothing is changed. The trials leave nothing behind: a BPF map without a pin ends when it is closed, and opening
+/dev/net/tun alone makes no device.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def packages() -> Findings:
     for module, package in PACKAGES.items():
         try:
             importlib.import_module(module)
-        except (ImportError, OSError, AttributeError) as error:  # a binding whose library is gone or another
+        except (ImportError, OSError, AttributeError) as error:  # a library behind a binding is missing or differs
             missing.append(package)
             reason = reason or str(error)
     if missing:
@@ -69,7 +69,7 @@ def kernel_module(config: GlobalConfig) -> Findings:
 
 
 def _no_module(config: GlobalConfig) -> tuple[str, str]:
-    """Why it could not be loaded, and what to do; empty when it could."""
+    """Why the module cannot be loaded, and the remedy; empty when it can."""
     from qre.kernel.capabilities import missing_capabilities
 
     if why := why_not_loadable():
@@ -77,9 +77,12 @@ def _no_module(config: GlobalConfig) -> tuple[str, str]:
     if not config.module_load:
         return "it is installed, but ModuleLoad is false", f"run `modprobe {MODULE}`"
     if _number("/proc/sys/kernel/modules_disabled"):
-        return "it is installed, but this kernel loads no module any more", "boot without kernel.modules_disabled"
+        return "it is installed, but this kernel no longer loads modules", "boot without kernel.modules_disabled"
     if missing_capabilities([_CAP_SYS_MODULE], "CapBnd"):
-        return "it is installed, but nobody in here may load it", f"run `modprobe {MODULE}` outside of the container"
+        return (
+            "it is installed, but this container may not load modules",
+            f"run `modprobe {MODULE}` outside the container",
+        )
     return "", ""
 
 
@@ -92,11 +95,11 @@ def _number(path: str) -> int:
 
 
 def tun(config: GlobalConfig) -> Findings:
-    """The device of the user data plane, which works where the kernel module cannot be had."""
+    """The device of the user data plane, which works where the kernel module is not available."""
     from qre.kernel.tun import CLONE_DEVICE
 
     kernel = config.dataplane is not Dataplane.USER and (LOADED.exists() or not _no_module(config)[0])
-    instead = "the kernel module is there" if kernel else ""
+    instead = "the kernel module is available" if kernel else ""
     try:
         os.close(os.open(CLONE_DEVICE, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK))
     except OSError as error:
@@ -111,7 +114,7 @@ def tun(config: GlobalConfig) -> Findings:
 
 
 def capabilities(role: Role | None) -> Findings:
-    """What a daemon of this role, or of any, must have at its start."""
+    """The capabilities that a daemon of this role (None: of either role) needs at its start."""
     from qre.kernel.capabilities import missing_capabilities
     from qre.supervisor.parent.preconditions import CAPABILITIES, SERVER_CAPABILITIES
 
@@ -119,18 +122,18 @@ def capabilities(role: Role | None) -> Findings:
     missing = missing_capabilities(wanted)
     never = missing_capabilities(wanted, "CapBnd")
     if never:
-        seen = f"nobody in here can have {', '.join(never)}"
+        seen = f"this container or unit cannot grant {', '.join(never)}"
         yield Finding("capabilities", YesNo.NO, seen, "grant them to the container or unit")
     elif missing and os.geteuid() != 0:
         yield Finding("capabilities", YesNo.UNKNOWN, f"this user lacks {', '.join(missing)}", AS_ROOT)
     elif missing:
-        yield Finding("capabilities", YesNo.NO, f"{', '.join(missing)} were dropped", "run it in a shell of root")
+        yield Finding("capabilities", YesNo.NO, f"{', '.join(missing)} were dropped", "run it in a root shell")
     else:
         yield Finding("capabilities", YesNo.YES, ", ".join(wanted))
 
 
 def bpf(config: GlobalConfig) -> Findings:
-    """What a server's port is steered with: the program is there, a map can be made, and pinned."""
+    """How a server's port is steered: the program exists, a map can be created and pinned."""
     for name, looks in (("bpf program", _bpf_program), ("bpf pins", _bpf_pins), ("bpf maps", _bpf_map)):
         try:
             yield Finding(name, YesNo.YES, looks(config))
@@ -155,7 +158,7 @@ def _bpf_pins(config: GlobalConfig) -> str:
     except PermissionError as error:
         raise MachineError(f"BpfPinDir {config.bpf_pin_dir}", os.strerror(errno.EACCES), AS_ROOT) from error
     except OSError:
-        pass  # told below
+        pass  # check_pin_dir reports it
     check_pin_dir(config.bpf_pin_dir)
     return f"{config.bpf_pin_dir} is on a BPF file system"
 
@@ -168,7 +171,7 @@ def _bpf_map(config: GlobalConfig) -> str:
     if missing_capabilities(["CAP_BPF"]):
         raise MachineError("bpf(2)", "CAP_BPF is missing", "see capabilities") from PermissionError()
     os.close(create(CID_ROUTES))
-    return "the kernel makes one"
+    return "the kernel can create one"
 
 
 def users() -> Findings:
@@ -183,7 +186,7 @@ def users() -> Findings:
             pwd.getpwnam(role.user)
         except KeyError:
             missing.append(role.user)
-    instead = "fixed unprivileged user numbers are taken"
+    instead = "fixed unprivileged user ids are used"
     if missing:
         seen = f"{', '.join(missing)}: no such user"
         remedy = "install packaging/sysusers.d/qre.conf in /etc/sysusers.d and run `systemd-sysusers`"

@@ -1,4 +1,4 @@
-"""What ``check`` looks at in the configuration: the global file, every profile, and for one what it needs outside.
+"""What ``check`` examines in the configuration: the global file, every profile, and what one profile needs elsewhere.
 
 A server's Dest is visited and its port bound for a moment; a client's Endpoint is looked up.
 """
@@ -17,7 +17,7 @@ from qre.config.settings import DEFAULT_PATH, load_global
 from qre.config.values import is_profile_name
 from qre.errors import QreError
 
-#: More profiles than these are not looked at.
+#: At most this many profiles are examined.
 _MOST_PROFILES = 200
 
 
@@ -30,7 +30,7 @@ def global_file() -> tuple[GlobalConfig, Finding]:
         directory = os.environ.get("QRE_CONFIG_DIR")
         config = GlobalConfig(config_dir=Path(directory).absolute()) if directory else GlobalConfig()
         return config, refused("global file", error)
-    seen = path if os.path.exists(path) else f"{path} is not there: everything has its default"
+    seen = path if os.path.exists(path) else f"{path} does not exist: every key has its default"
     return config, Finding("global file", YesNo.YES, seen)
 
 
@@ -48,16 +48,16 @@ def profiles(config: GlobalConfig) -> Findings:
         return
     names = [name for name in names if is_profile_name(name)]
     if not names:
-        remedy = "make a pair with `qre-tool init Endpoint=HOST:PORT Dest=HOST:PORT`"
+        remedy = "create a pair with `qre-tool init Endpoint=HOST:PORT Dest=HOST:PORT`"
         yield Finding(
-            "profiles", YesNo.NO, f"there is none in {directory}", remedy, "the machine may be able without"
+            "profiles", YesNo.NO, f"there is none in {directory}", remedy, "the machine can run QRE without one"
         )
     for name in names[:_MOST_PROFILES]:
         yield profile(name, config)[1]
 
 
 def profile(name: str, config: GlobalConfig) -> tuple[Profile | None, Finding]:
-    """The profile, when it is right."""
+    """The profile, if it is valid, and the finding."""
     path = profile_path(name, config)
     label = f"profile {name}"
     try:
@@ -72,7 +72,7 @@ def profile(name: str, config: GlobalConfig) -> tuple[Profile | None, Finding]:
 
 
 def _readable(path: str) -> bool:
-    """Whether the file can be read, or is seen not to be there."""
+    """Whether the file can be read, or certainly does not exist."""
     try:
         os.stat(path)
     except FileNotFoundError:
@@ -83,14 +83,14 @@ def _readable(path: str) -> bool:
 
 
 def dest(settings: ServerSettings) -> Findings:
-    """One visit, as `refresh` makes it."""
+    """One visit, as in `refresh`."""
     from qre.cli.profile.refresh import look_at
 
     try:
         found = look_at(settings.dest, settings.server_name)
     except QreError as error:
         seen = f"{settings.dest}: {error}"
-        yield Finding("dest", YesNo.NO, seen, "see whether it answers HTTP/3 from here, or choose another Dest")
+        yield Finding("dest", YesNo.NO, seen, "check that it answers HTTP/3 from here, or choose another Dest")
         return
     warnings = "".join(f"; {warning}" for warning in found.warnings)
     seen = f"{settings.dest} answers HTTP/3 in {found.rtt_ms} ms as {settings.server_name}{warnings}"
@@ -110,7 +110,7 @@ def listen(loaded: Profile, settings: ServerSettings, config: GlobalConfig) -> F
 
 
 def _own_port(loaded: Profile, settings: ServerSettings, config: GlobalConfig) -> Finding | None:
-    """The port is taken by this very profile, or only root may know; None when it is another's."""
+    """The port is held by this profile, or only root can tell; None when another program holds it."""
     from qre.cli.show.show import devices
 
     try:
@@ -124,13 +124,13 @@ def _own_port(loaded: Profile, settings: ServerSettings, config: GlobalConfig) -
 
 
 def endpoint(settings: ClientSettings) -> Findings:
-    """Its name, looked up as at each attempt to connect."""
+    """Resolves the name of the endpoint, as each attempt to connect does."""
     from qre.visit.dest import resolve
 
     host, port = settings.endpoint.host, settings.endpoint.port
     try:
         _, address = asyncio.run(resolve(host, port, family=socket.AF_INET))
     except QreError as error:
-        yield refused("endpoint", error, "look at Endpoint, and at /etc/resolv.conf")
+        yield refused("endpoint", error, "check Endpoint and /etc/resolv.conf")
         return
     yield Finding("endpoint", YesNo.YES, f"{settings.endpoint} is {address[0]}:{address[1]}")

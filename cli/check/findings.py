@@ -1,4 +1,4 @@
-"""What ``check`` found of one thing: yes, no or not to be seen, with what was looked at and what to do."""
+"""What ``check`` found about one item: yes, no or unknown, with what was examined and the remedy."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ AS_ROOT = "run it as root"
 
 
 class YesNo(enum.StrEnum):
-    """As it is printed."""
+    """The values are printed as they are."""
 
     YES = "yes"
     NO = "no"
@@ -21,7 +21,7 @@ class YesNo(enum.StrEnum):
 
 
 class Finding(Value):
-    """One line. ``instead``: what takes the thing's place; empty when it is needed."""
+    """One line. ``instead``: what replaces the item; empty when the item is needed."""
 
     name: str
     answer: YesNo
@@ -31,11 +31,12 @@ class Finding(Value):
 
     @property
     def needed(self) -> bool:
+        """Whether the device cannot come up without it."""
         return not self.instead
 
     @property
     def stops(self) -> bool:
-        """Whether something that is needed is not there, or nobody knows."""
+        """Whether something that is needed is missing or unknown."""
         return self.needed and self.answer is not YesNo.YES
 
 
@@ -43,12 +44,14 @@ Findings = Iterator[Finding]
 
 
 def look(name: str, looks: Callable[[], Findings]) -> Findings:
-    """What ``looks`` finds. Its failure is a finding, too: the others are still looked at."""
+    """What ``looks`` finds. A failure of it is a finding, too, so that the other items are still examined."""
     try:
         yield from looks()
     except ImportError as error:
         module = (error.name or "a module").partition(".")[0]
-        yield Finding(name, YesNo.UNKNOWN, f"{module} is needed to look, and cannot be loaded", "see python packages")
+        yield Finding(
+            name, YesNo.UNKNOWN, f"this check needs {module}, which cannot be loaded", "see python packages"
+        )
     except QreError as error:
         yield refused(name, error)
     except OSError as error:
@@ -56,9 +59,9 @@ def look(name: str, looks: Callable[[], Findings]) -> Findings:
 
 
 def refused(name: str, error: QreError, otherwise: str = "see docs/user-guide.md") -> Finding:
-    """A no for the reason of ``error``, or the first of its reasons; a ? when the reason is who asks.
+    """A no for the reason of ``error``, or the first of its reasons; a ? when this user may not know.
 
-    ``otherwise``: what to do when the error does not say.
+    ``otherwise``: the remedy when the error has none.
     """
     errors: Sequence[QreError] = error.errors if isinstance(error, UserErrors) else (error,)
     first = errors[0]

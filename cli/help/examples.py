@@ -29,9 +29,9 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ("qre-tool completion fish > ~/.config/fish/completions/qre-tool.fish", "for your own fish"),
     ),
     "check": (
-        ("sudo qre-tool check", "is this machine able, and are its files right?"),
-        ("sudo qre-tool check server0", "and can this profile be run now: its Dest, its port"),
-        ("sudo qre-tool --json check client0", "the same for programs"),
+        ("sudo qre-tool check", "can this machine run QRE, and are its files valid?"),
+        ("sudo qre-tool check server0", "can this profile run now? Tries its Dest and its port"),
+        ("sudo qre-tool --json check client0", "the same as JSON"),
     ),
     "init": (
         (
@@ -54,7 +54,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ("sudo qre-tool strip --show-keys server0", "its key, too"),
     ),
     "showconf": (
-        ("qre-tool showconf /etc/qre/qre.conf", "is the global file right, and what does it say?"),
+        ("qre-tool showconf /etc/qre/qre.conf", "is the global file valid, and what does it set?"),
         ("qre-tool showconf ./server0.conf > /dev/null", "only check a profile: exit status 0 or 2"),
     ),
     "up": (
@@ -73,13 +73,13 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     ),
     "show": (
         ("sudo qre-tool show", "every device"),
-        ("sudo qre-tool --json show qre0", "one device, for programs"),
+        ("sudo qre-tool --json show qre0", "one device, as JSON"),
     ),
     "watch": (
         ("sudo qre-tool watch", "every device, drawn again each second, until Ctrl-C"),
         ("sudo qre-tool watch qre0 Interval=5 Count=12 >> qre0.log", "a minute of one device, into a file"),
     ),
-    "refresh": (("sudo qre-tool refresh server0", "is Dest still there, and what does it look like?"),),
+    "refresh": (("sudo qre-tool refresh server0", "does Dest still answer, and how does it look?"),),
     "syncconf": (("sudo qre-tool syncconf qre0 /etc/qre/dev/qre0.conf", "the file's Device must be qre0"),),
     "set": (
         (
@@ -166,6 +166,6 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     "unregister-shared-socket": (("sudo qre-tool unregister-shared-socket", ""),),
     "show-cid-map": (
         ("sudo qre-tool show-cid-map BpfMapPath=/sys/fs/bpf/QRE_CID_ROUTES-server0", "the map of a running daemon"),
-        ("sudo qre-tool --json show-cid-map BpfMapPath=/sys/fs/bpf/qre-cid-routes", "for programs"),
+        ("sudo qre-tool --json show-cid-map BpfMapPath=/sys/fs/bpf/qre-cid-routes", "as JSON"),
     ),
 }

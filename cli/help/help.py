@@ -34,6 +34,7 @@ def help_command(arguments: list[str], options: Options) -> int:
 
 
 def general_help() -> str:
+    """The text of ``qre-tool help``: every command, the global options and the exit statuses."""
     lines = ["Usage: qre-tool [OPTIONS] COMMAND [ARGUMENTS]", "", "Commands:"]
     width = max(map(len, COMMANDS))
     lines += [f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()]
@@ -43,6 +44,7 @@ def general_help() -> str:
 
 
 def command_help(name: str) -> str:
+    """The text of ``qre-tool help NAME``. ``name`` is a key of COMMANDS."""
     command = COMMANDS[name]
     lines = [f"Usage: {usage(name)}", "", f"{command.summary[0].upper()}{command.summary[1:]}."]
     if command.text:
@@ -64,7 +66,7 @@ def _examples(name: str) -> list[str]:
 
 
 def _rows(options: dict[str, str]) -> list[str]:
-    """Two columns; what is too wide for the first has a line of its own."""
+    """Two columns; a term too wide for the first column has a line of its own."""
     width = max((len(option) for option in options if len(option) <= _WIDEST), default=0)
     lines = []
     for option, meaning in options.items():

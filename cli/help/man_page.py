@@ -1,6 +1,6 @@
 """qre-tool(8), made of the table of commands and their examples: roff for the macros of man(7), in plain ASCII.
 
-It is printed by ``qre-tool help --man``, so an installed page is always of the version that printed it.
+``qre-tool help --man`` prints it, so an installed page always describes the version that printed it.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from qre.cli.help.usage import default_rows, usage
 _ESCAPES = {"\\": "\\e", "-": "\\-", "'": "\\(aq", "`": "\\(ga", "^": "\\(ha", "~": "\\(ti", "…": "..."}
 
 _DESCRIPTION = """\
-QRE is a VPN whose packets on the wire are an ordinary HTTP/3 connection. qre-tool is its one entry point: it makes
-and checks configurations, runs both ends of a tunnel, shows what they do, and has commands for tests of each part.
+QRE is a VPN whose packets on the wire are an ordinary HTTP/3 connection. qre-tool is its one entry point: it creates
+and checks configurations, runs both ends of a tunnel, shows their state, and has commands that test each part.
 """
 _FIELDS = """\
 Arguments of the form Key=Value are fields. A field's name may be written as ServerName, server-name, server_name or
@@ -22,21 +22,21 @@ servername. Those in brackets may be left out. A word -- ends the options.
 """
 _ENVIRONMENT = {
     "QRE_CONFIG_DIR": "the directory of the profiles",
-    "QRE_GLOBAL_CONFIG": "the global configuration file; need not be there",
+    "QRE_GLOBAL_CONFIG": "the global configuration file; optional",
     "QRE_HIDE_KEYS": "never: strip and showconf print secrets",
-    "QRE_DEBUG": "1: a failure shows where in the program it happened",
+    "QRE_DEBUG": "1: a failure prints where in the program it happened",
 }
 _FILES = {
-    "/etc/qre/qre.conf": "the global configuration; need not be there",
+    "/etc/qre/qre.conf": "the global configuration; optional",
     "/etc/qre/dev/*.conf": "the profiles",
-    "/var/lib/qre": "what is remembered of profiles that are up",
+    "/var/lib/qre": "the state of profiles that are up",
     "/run/qre": "the control sockets of running daemons",
 }
 _EXIT_STATUS = """\
-0 is success, 2 failure, told in one line on standard error: what failed, why, and what to do. Nothing was changed by
-arguments or a configuration that are wrong. A signal ends a command in silence, with 128 and its number: 130 after
-Ctrl-C, 143 when SIGTERM ends up, reload or down, 141 when nobody reads standard output any more. A daemon that was
-told to end by SIGTERM or SIGINT, and did so in order, ends with 0.
+0 is success. 2 is failure, with one line on standard error: what failed, why, and what to do. Wrong arguments or a
+wrong configuration change nothing. A signal ends a command silently, with 128 plus its number: 130 after Ctrl-C, 143
+when SIGTERM ends up, reload or down, 141 when standard output is closed. A daemon that is stopped by SIGTERM or
+SIGINT and ends cleanly exits with 0.
 """
 
 
@@ -83,7 +83,7 @@ def _command(name: str) -> list[str]:
 
 
 def _explained(text: str) -> list[str]:
-    """Paragraphs; what is indented are rows of a table: a term, blanks, its meaning."""
+    """Paragraphs; indented lines are rows of a table: a term, blanks, its meaning."""
     lines = [".PP"]
     for line in text.rstrip().split("\n"):
         term, _, meaning = line.strip().partition("  ")
@@ -104,7 +104,7 @@ def _definitions(entries: dict[str, str]) -> list[str]:
 
 
 def _literal(lines: list[str]) -> list[str]:
-    """Lines that stay as they are."""
+    """Lines that are not filled."""
     return [".PP", ".nf", *(_protected(line) for line in lines), ".fi", ".PP"]
 
 
@@ -113,7 +113,7 @@ def _text(text: str) -> list[str]:
 
 
 def _protected(line: str) -> str:
-    """Text, even where it begins like a request."""
+    """Escape a line that begins like a roff request."""
     escaped = _escaped(line)
     return f"\\&{escaped}" if escaped.startswith(".") else escaped
 

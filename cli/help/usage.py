@@ -1,4 +1,4 @@
-"""How a command is written, and what a field is when it is not given: what the help and the manual page share."""
+"""Usage lines and defaults of fields, shared by the help and the manual page."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from qre.cli.defaults import defaults_of
 
 
 def default_rows(name: str) -> dict[str, str]:
-    """The fields of each row of the table of defaults -> what they are when they are not given."""
+    """The fields of each row of the table of defaults -> their default."""
     return {", ".join(row.fields): row.text for row in defaults_of(name)}
 
 

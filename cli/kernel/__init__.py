@@ -1,1 +1,1 @@
-"""Commands that tell qre.ko, or BPF maps, one thing each: devices, sessions and connection IDs by hand."""
+"""Commands that change one object of qre.ko or one BPF map: devices, sessions, connection IDs."""

@@ -1,7 +1,7 @@
 """The commands on qre.ko that act on a device: ``syncconf``, ``set``, ``delete``, ``adopt-cid``, ``release-cid``.
 
-They speak to the kernel alone; addresses, routes, hooks and state are ``up``'s. Arguments are checked before anything
-else, capabilities and the module before anything is changed.
+They change the kernel's device alone; addresses, routes, hooks and state belong to ``up``. Arguments are checked
+first, then capabilities and the module, before anything is changed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from qre.kernel.capabilities import require_capabilities
 from qre.kernel.qre_family import Qre
 from qre.kernel.socket import NetlinkRefusedError
 
-#: What ``set`` wants of a server and of a client; what may be left out.
+#: Fields that ``set`` requires for a server and for a client; fields that are optional.
 _SET_FIELDS = {
     Role.SERVER: (("Address", "Listen", "MTU", "Dest", "ServerName"), ("PersistentKeepalive",)),
     Role.CLIENT: (("Address", "Endpoint", "MTU", "ServerName"), ("PersistentKeepalive",)),
@@ -36,7 +36,7 @@ _SET_FIELDS = {
 
 
 def syncconf(arguments: list[str], options: Options) -> int:
-    """``syncconf DEVICE FILE``: the kernel learns what the file says; makes the device when it is not there."""
+    """``syncconf DEVICE FILE``: apply the file to the device, which is created when it does not exist."""
     device, file = device_name(arguments[0]), arguments[1]
     profile = load_profile_file(file)
     if profile.device != device:
@@ -69,7 +69,7 @@ def delete(arguments: list[str], options: Options) -> int:
 
 
 def adopt_cid(arguments: list[str], options: Options) -> int:
-    """``adopt-cid DEVICE ConnectionId=HEX [SessionId=HEX]``: of the session, or of the device alone."""
+    """``adopt-cid DEVICE ConnectionId=HEX [SessionId=HEX]``: for the session, or for the device as a whole."""
     device, cid, session_id = _cid_arguments("adopt-cid", arguments)
     with kernel("adopt-cid", device) as qre:
         qre.cid_adopt(device, cid, session_id)
@@ -85,7 +85,7 @@ def release_cid(arguments: list[str], options: Options) -> int:
 
 
 def sync(command: str, profile: Profile) -> None:
-    """Tell the kernel of the profile. A mark that ``up`` chose for the device stays."""
+    """Apply the profile to the kernel's device. A mark that ``up`` chose for the device stays."""
     with kernel(command, profile.device) as qre:
         before = qre.device(profile.device)
         qre.device_set(profile.device, settings_of(profile, before.fwmark if before is not None else 0))
@@ -93,7 +93,8 @@ def sync(command: str, profile: Profile) -> None:
 
 @contextmanager
 def kernel(command: str, device: str = "") -> Iterator[Qre]:
-    """qre.ko, loaded when it may be, for somebody who may change it. ``device``: whose absence is to be explained."""
+    """qre.ko, loaded if that is allowed, after a check of capabilities. ``device``: named in the error when it does
+    not exist."""
     require_capabilities(command, ("CAP_NET_ADMIN",))
     require_module(load_global(os.environ))
     with Qre() as qre:
@@ -107,7 +108,7 @@ def kernel(command: str, device: str = "") -> Iterator[Qre]:
 
 
 def unless_gone(request: Callable[[], None]) -> None:
-    """Ask qre.ko to take something away; no error for what is gone already."""
+    """Ask qre.ko to remove something; no error when it is gone already."""
     try:
         request()
     except NetlinkRefusedError as error:
@@ -116,7 +117,7 @@ def unless_gone(request: Callable[[], None]) -> None:
 
 
 def device_name(text: str) -> str:
-    """A name that an interface can have."""
+    """``text``, if it is a valid interface name. Raises UserError."""
     try:
         return parse_device(text)
     except UserError as error:

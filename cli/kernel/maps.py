@@ -1,6 +1,7 @@
-"""``create-cid-map``, ``create-reuseport-socket-map``, ``show-cid-map``: BPF maps by hand, for tests and debugging.
+"""``create-cid-map``, ``create-reuseport-socket-map``, ``show-cid-map``: single BPF maps, for tests and debugging.
 
-A daemon makes and pins its own maps; these have the same shapes. What loads libbpf is imported when a command runs.
+A daemon makes and pins its own maps; these have the same shapes. Modules that load libbpf are imported when a command
+runs.
 """
 
 from __future__ import annotations
@@ -58,9 +59,9 @@ def show_cid_map(arguments: Sequence[str], options: Options) -> int:
 
 
 def open_map(command: str, arguments: Sequence[str], needs: tuple[str, ...] = ()) -> tuple[str, int]:
-    """What the fields BpfMapPath or BpfMapFd name: how to call it, and a descriptor of it, the caller's.
+    """The map that BpfMapPath or BpfMapFd names: its name for messages, and a descriptor, which the caller closes.
 
-    ``needs`` are the command's capabilities: their lack is told before a file is what nobody else may see.
+    ``needs`` are the command's capabilities, checked before the file, which other users cannot see.
     """
     from qre.kernel.bpf_program import open_pinned
     from qre.kernel.capabilities import require_capabilities

@@ -1,4 +1,4 @@
-"""``install-session``, ``update-session`` and ``session-demo``: sessions in qre.ko by hand.
+"""``install-session``, ``update-session`` and ``session-demo``: single sessions in qre.ko.
 
 On a server's device the routed connection ID is adopted with the session; a client's session is found by its socket
 and adopts none.
@@ -46,7 +46,7 @@ def update_session(arguments: list[str], options: Options) -> int:
         raise UserErrors(tuple(UserError(f"field {name}", why, "leave it out") for name in kept))
     with kernel("update-session", device) as qre, Undo() as undo:
         found, described = qre.session(device, fields.session_id), qre.device(device)
-        if found is not None and described is not None:  # otherwise qre.ko says so itself
+        if found is not None and described is not None:  # if there is none, qre.ko refuses the update
             _check_unchanged(found.status, described.role, fields)
             if described.role is Role.SERVER and fields.connection_id not in found.status.cids:
                 _adopt_further(undo, qre, device, fields)
@@ -71,7 +71,7 @@ def _tell_raised(given: int, least: int) -> None:
 
 
 def _life(device: str, idle: str, keepalive_s: int) -> str:
-    """When an installed session ends by itself, and what keeps it."""
+    """When an installed session ends by itself, and what keeps it alive."""
     asks = f"it asks for one every {keepalive_s} s (PersistentKeepalive)" if keepalive_s else ""
     asks = asks or "PersistentKeepalive makes it ask for one"
     ends = f"it ends when its peer sends nothing for {idle} (IdleTimeout)"
@@ -79,7 +79,7 @@ def _life(device: str, idle: str, keepalive_s: int) -> str:
 
 
 def _check_unchanged(status: SessionStatus, role: Role | None, fields: SessionFields) -> None:
-    """Raise UserErrors for what an update cannot change, so that nothing that was given is ignored in silence."""
+    """Raise UserErrors for given fields that an update cannot change: none is ignored silently."""
     compared = (
         ("ConnectionId", role is Role.CLIENT and fields.connection_id != status.connection_id),
         ("ClientConnectionId", fields.client_connection_id not in (None, status.client_connection_id)),
@@ -91,7 +91,7 @@ def _check_unchanged(status: SessionStatus, role: Role | None, fields: SessionFi
 
 
 def _adopt_further(undo: Undo, qre: Qre, device: str, fields: SessionFields) -> None:
-    """The connection ID of an update, which is the session's from now on, beside those that it has."""
+    """Adopt the connection ID of an update for the session, in addition to those it has."""
     qre.cid_adopt(device, fields.connection_id, fields.session_id)
     undo.add(lambda: unless_gone(lambda: qre.cid_release(device, fields.connection_id, fields.session_id)))
 
@@ -99,7 +99,7 @@ def _adopt_further(undo: Undo, qre: Qre, device: str, fields: SessionFields) -> 
 def session_demo(arguments: list[str], options: Options) -> int:
     """SERVER-CONFIG CLIENT-CONFIG [ServerUnderlay=IP:PORT ClientUnderlay=IP:PORT]: both ends of one handshake.
 
-    A device that is not there is made, as ``syncconf`` would. After an error nothing of it is left.
+    A missing device is created, as by ``syncconf``. An error undoes everything.
     """
     from qre.cli.session.session_plan import planned_ends, read_arguments
 
@@ -116,14 +116,15 @@ def session_demo(arguments: list[str], options: Options) -> int:
 def install_end(
     undo: Undo, qre: Qre, profile: Profile, install: SessionInstall, socket_fd: int | None = None
 ) -> None:
-    """One end's session, on its device, which is made when it is not there. ``socket_fd``: the client's socket."""
+    """Install one end's session on its device, which is created when it does not exist. ``socket_fd``: the client's
+    socket."""
     make_device(undo, qre, profile)
     qre.session_install(profile.device, install, socket_fd)
     undo.add(lambda: unless_gone(lambda: qre.session_delete(profile.device, install.session_id, close=False)))
 
 
 def make_device(undo: Undo, qre: Qre, profile: Profile) -> None:
-    """The profile's device, as ``syncconf`` would make it; one that is there stays as it is."""
+    """Create the profile's device, as ``syncconf`` does; an existing one is not changed."""
     if qre.device(profile.device) is None:
         qre.device_set(profile.device, settings_of(profile, 0))
         undo.add(lambda: unless_gone(lambda: qre.device_delete(profile.device)))

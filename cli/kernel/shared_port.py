@@ -15,7 +15,7 @@ from qre.cli.session.session_fields import descriptor
 
 
 def register_cid_map(arguments: list[str], options: Options) -> int:
-    """By its pin, or as a descriptor that this process inherited."""
+    """The map is named by its pin or by an inherited descriptor."""
     from qre.cli.kernel.maps import open_map
     from qre.kernel.bpf_program import CID_ROUTES, check_shape
 
@@ -30,14 +30,14 @@ def register_cid_map(arguments: list[str], options: Options) -> int:
 
 
 def unregister_cid_map(arguments: list[str], options: Options) -> int:
-    """The kernel takes its connection IDs out of the map, and mirrors none any more."""
+    """The kernel removes its connection IDs from the map and no longer mirrors any."""
     with kernel("unregister-cid-map") as qre:
         qre.cid_map_unregister()
     return 0
 
 
 def register_shared_socket(arguments: list[str], options: Options) -> int:
-    """A socket that this process inherited."""
+    """SocketFd names a UDP socket that this process inherited."""
     fields = parse_fields(arguments, ("SocketFd",), command="register-shared-socket")
     fd = descriptor("SocketFd", fields["SocketFd"])
     with kernel("register-shared-socket") as qre:
@@ -46,7 +46,7 @@ def register_shared_socket(arguments: list[str], options: Options) -> int:
 
 
 def unregister_shared_socket(arguments: list[str], options: Options) -> int:
-    """The kernel lets go of it."""
+    """The kernel releases the socket; sessions that use it keep it."""
     with kernel("unregister-shared-socket") as qre:
         qre.shared_socket_unregister()
     return 0

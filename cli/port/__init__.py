@@ -1,1 +1,1 @@
-"""Commands about one shared port: its loader, both ends by hand, and what a loader that was killed left behind."""
+"""Commands about one shared port: its loader, both ends of a handshake, and the leftovers of a killed loader."""

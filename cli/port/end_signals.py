@@ -1,6 +1,7 @@
-"""SIGTERM, SIGINT and SIGHUP for a command in the foreground: noted, and waited for, never in the middle of a step.
+"""SIGTERM, SIGINT and SIGHUP for a command in the foreground: recorded and waited for, so that none interrupts a
+step.
 
-A signal that comes while something is set up is found when the command begins to wait. SIGHUP that was ignored when
+A signal that arrives during the set-up takes effect when the command begins to wait. SIGHUP that was ignored when
 the command started (nohup) stays ignored.
 """
 
@@ -45,14 +46,14 @@ class EndSignals:
         try:
             os.write(self._write, b"x")
         except BlockingIOError:
-            return  # told often enough
+            return  # the pipe is full: the signal is recorded already
 
     def fileno(self) -> int:
         """Readable once a signal has come."""
         return self._read
 
     def wait(self, seconds: float | None) -> bool:
-        """Until a signal comes (True) or so many seconds have passed; None: without an end."""
+        """Wait for a signal (True), at most this many seconds (False); None: without limit."""
         deadline = None if seconds is None else time.monotonic() + seconds
         while not self.received:
             left = _LONGEST_WAIT if deadline is None else min(_LONGEST_WAIT, deadline - time.monotonic())

@@ -1,7 +1,7 @@
-"""``shared-port-loader-check``: does the program steer? Asked with real packets, sent from other sockets.
+"""``shared-port-loader-check``: does the BPF program steer? Tested with real packets from other sockets.
 
-Each thing that was seen is a line that begins with ``ok``; the first that is not so ends the command. Everything that
-was set up for it is taken away again.
+Each result is a line that begins with ``ok``; the first failure ends the command. Everything that was set up is
+removed again.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from qre.kernel.answers import SharedSocketStatus
 from qre.kernel.bpf_program import SLOT_KERNEL, SLOT_USER
 from qre.kernel.qre_family import Qre
 
-#: Loopback delivers at once; this is for a machine that is busy (seconds).
+#: Loopback delivers at once; this is for a busy machine (seconds).
 _PATIENCE: Final = 5.0
 #: From so many source ports both sockets are chosen without the program, but once in 2^127 times.
 _SPREAD: Final = 128
@@ -35,7 +35,7 @@ _NAMES: Final = {SLOT_USER: "slot 0 (user space)", SLOT_KERNEL: "slot 1 (kernel)
 def shared_port_loader_check(arguments: list[str], options: Options) -> int:
     """``shared-port-loader-check BpfElf=PATH Listen=IP:PORT ConnectionId=HEX …``"""
     command, fields = "shared-port-loader-check", parse_check_fields(arguments)
-    with EndSignals(), module(command, fields.loading) as qre:  # it is short, and is not left half-way
+    with EndSignals(), module(command, fields.loading) as qre:  # the test is short and runs to its end
         if fields.device is not None:
             port_counters(fields.device)  # it must be there
         with Undo() as undo:
@@ -72,7 +72,7 @@ def _check(undo: Undo, front: Front, fields: CheckFields, qre: Qre | None) -> No
 
 
 def _adopt(undo: Undo, front: Front, fields: CheckFields, qre: Qre | None) -> None:
-    """By the kernel on a device, which mirrors it into the map when it has it; otherwise straight in the map."""
+    """Let qre.ko adopt it on the device and mirror it into the map; without a device write it into the map."""
     device, cid = fields.device, fields.connection_id
     mirrored = False
     if qre is not None and device is not None:
@@ -84,7 +84,7 @@ def _adopt(undo: Undo, front: Front, fields: CheckFields, qre: Qre | None) -> No
     how = f"qre.ko adopted the connection ID on {device} and wrote it into the map"
     how = how if mirrored else "the connection ID is in the map"
     if cid not in front.maps.adopted():
-        raise MachineError("QRE_CID_ROUTES", "the connection ID was adopted and is not in it", "see `dmesg`")
+        raise MachineError("QRE_CID_ROUTES", "the connection ID was adopted but is not in it", "see `dmesg`")
     say(f"ok {how}")
 
 
@@ -94,7 +94,7 @@ def _release(front: Front, fields: CheckFields, qre: Qre | None) -> None:
     if qre is None or fields.device is None or not fields.loading.register:
         front.maps.release(fields.connection_id)
     if fields.connection_id in front.maps.adopted():
-        raise MachineError("QRE_CID_ROUTES", "the connection ID was released and is still in it", "see `dmesg`")
+        raise MachineError("QRE_CID_ROUTES", "the connection ID was released but is still in it", "see `dmesg`")
     say("ok the connection ID is gone from the map")
 
 
@@ -102,10 +102,10 @@ def _release(front: Front, fields: CheckFields, qre: Qre | None) -> None:
 
 
 def _steered(front: Front, what: str, head: bytes, slot: int, more: int = 64) -> None:
-    """Send it, ``more`` random bytes behind ``head``, and see who has it."""
+    """Send ``head`` and ``more`` random bytes, and check which socket receives the packet."""
     found = _send(front, head + os.urandom(more))
     if found != slot:
-        raise MachineError(what, f"it came to {_NAMES[found]}, not to {_NAMES[slot]}", "see `bpftool map dump`")
+        raise MachineError(what, f"it reached {_NAMES[found]}, not {_NAMES[slot]}", "see `bpftool map dump`")
     say(f"ok {what}: {_NAMES[slot]}")
 
 
@@ -121,7 +121,7 @@ def _spread(front: Front, head: bytes) -> None:
 
 
 def _send(front: Front, packet: bytes) -> int:
-    """Which slot's socket has it; what others send to the port meanwhile is thrown away."""
+    """The slot whose socket received the packet; packets from others are discarded."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
         try:
             sender.sendto(packet, front.address)
@@ -138,14 +138,14 @@ def _send(front: Front, packet: bytes) -> int:
                     continue
                 if (data, port) == (packet, source):
                     return front.pair.index(one)
-    raise MachineError(f"a packet to {front.port}", "neither socket got it", "see the firewall")
+    raise MachineError(f"a packet to {front.port}", "neither socket received it", "see the firewall")
 
 
 # --- what the kernel counts ---
 
 
 def _counters(fields: CheckFields, qre: Qre | None) -> SharedSocketStatus | None:
-    """Of the shared socket, when there is a device that tells."""
+    """Counters of the shared socket, if a device is given."""
     device = qre.device(fields.device) if qre is not None and fields.device is not None else None
     if fields.device is not None:
         say(port_counters(fields.device))
@@ -155,7 +155,7 @@ def _counters(fields: CheckFields, qre: Qre | None) -> SharedSocketStatus | None
 def _compare(
     fields: CheckFields, before: SharedSocketStatus | None, after: SharedSocketStatus | None, sent: int
 ) -> None:
-    """The kernel looks at what comes to slot 1, and leaves what is of no session to the socket."""
+    """The kernel examines what arrives in slot 1 and leaves packets without a session to the socket."""
     if before is None or after is None:
         return
     rx, passed = after.rx - before.rx, after.passed - before.passed

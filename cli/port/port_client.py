@@ -1,6 +1,6 @@
-"""``shared-port-handshake-client``: one REALITY/QUIC handshake over UDP, as a client's daemon makes it.
+"""``shared-port-handshake-client``: one REALITY/QUIC handshake over UDP, as in a client's daemon.
 
-Without InstallSession it needs no privilege and changes nothing; a server forgets the session that nobody uses soon.
+Without InstallSession it needs no privilege and changes nothing; the server soon forgets the unused session.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def shared_port_handshake_client(arguments: list[str], options: Options) -> int:
 
 
 def refuse_daemon(profile: Profile) -> None:
-    """UserError when a daemon has the profile's device: it would take the session for one of its own."""
+    """Raise UserError when a daemon has the profile's device: it would treat the session as its own."""
     if daemon_runs(load_global(os.environ), profile.device):
         raise UserError(f"device {profile.device}", "a daemon holds it", "stop the daemon first")
 

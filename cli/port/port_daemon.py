@@ -1,7 +1,7 @@
 """``shared-port-handshake-daemon``: several server configurations on one port, each run by a daemon of its own.
 
-The first has the port, the others join it, and each client is its short id's. Every daemon is the one that
-``qre-tool daemon`` is, with its own processes; here they are started in order, watched, and ended together.
+The first has the port, the others join it, and a client's short id selects its daemon. Each is the daemon that
+``qre-tool daemon`` runs, with its own processes; here they are started in order, watched, and ended together.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def handshake_daemon(arguments: list[str], options: Options) -> int:
 
 
 def check_together(profiles: Sequence[Profile]) -> None:
-    """Raise UserErrors unless one port can serve them all; every difference is named."""
+    """Raise UserErrors, one for each difference, unless one port can serve them all."""
     errors: list[UserError] = []
     if not profiles:
         raise UserError(_COMMAND, "no server configuration is given", "name their files first")
@@ -80,7 +80,9 @@ def check_together(profiles: Sequence[Profile]) -> None:
         raise UserError(_COMMAND, f"{len(profiles)} configurations are more than {_MAX_CONFIGS}", "give fewer")
     for profile in profiles:
         if profile.server is None:
-            errors.append(UserError(f"configuration {profile.name}", "it is a client's", "give servers'"))
+            errors.append(
+                UserError(f"configuration {profile.name}", "it is a client profile", "give server profiles")
+            )
     if errors:
         raise UserErrors(tuple(errors))
     first = profiles[0]
@@ -128,7 +130,7 @@ def run_one(file: str, loading: Loading) -> None:
     from qre.supervisor.parent.parent import run_daemon
     from qre.supervisor.parent.process_settings import DaemonOptions
 
-    os.setpgid(0, 0)  # a key of the terminal ends the command, and that ends us
+    os.setpgid(0, 0)  # Ctrl-C ends the command, which ends this process
     try:
         profile, config = load_profile_file(file), _config(loading)
         options = DaemonOptions(register_cid_map=loading.register)
@@ -203,11 +205,11 @@ class _Daemons:
         """End them all; 0, or MachineError when one had failed."""
         self._end_all()
         if self._failed:
-            raise MachineError(_COMMAND, self._failed, "its own words are above")
+            raise MachineError(_COMMAND, self._failed, "see its messages above")
         return 0
 
     def _end_all(self) -> None:
-        """The front last: nobody has to take its place."""
+        """The front last, so that no other daemon takes its place."""
         for process in reversed(self._processes):
             if process.is_alive():
                 os.kill(process.pid or 0, signal.SIGTERM)

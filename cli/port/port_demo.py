@@ -1,7 +1,7 @@
 """``shared-port-session-demo``: a handshake over real sockets behind the loader's group, then its sessions in qre.ko.
 
-Both ends run here, in one network namespace. The order is what it shows: the map and the socket are registered before
-a session is installed, and the client is told to switch only then. Sessions stay until the command ends.
+Both ends run here, in one network namespace. It demonstrates the order: the map and the socket are registered before
+a session is installed, and only then the client switches. Sessions stay until the command ends.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ async def _both_ends(demo: _Demo) -> None:
         try:
             await asyncio.wait((client, server), return_when=asyncio.FIRST_COMPLETED)
             if server.done():
-                await server  # it has failed, and knows better why than the client
+                await server  # the server failed, and its reason is better than the client's
             done = await client
         finally:
             client.cancel()
@@ -165,7 +165,7 @@ def _install_server(demo: _Demo, handed_over: HandedOver, client: tuple[str, int
 
 
 def _prove_registered(demo: _Demo) -> None:
-    """In the kernel's own words, while there is no session yet."""
+    """Check that qre.ko reports both registrations before there is a session."""
     device = demo.qre.device(demo.server.device)
     held = device.shared_socket if device is not None else None
     if device is None or held is None or (held.ip, held.port) != (demo.front.port.ip, demo.front.port.port):

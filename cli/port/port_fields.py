@@ -1,6 +1,6 @@
 """The fields of the shared-port commands: from ``Key=Value`` to checked values. Nothing is opened or made here.
 
-Everything that is wrong is named at once. What the fields mean: the user guide, "The shared port by hand".
+All errors are reported together. The user guide explains the fields: "The shared port by hand".
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from qre.errors import UserError, UserErrors
 ROUTED_CID_LEN: Final = (17, 20)
 _MAX_U64: Final = (1 << 64) - 1
 
-#: What whoever loads the program may be told.
+#: Fields of every command that loads the program.
 _LOADING: Final = ("PinDir", "RegisterCidMap", "RoutedCidLen")
 _LASTING: Final = ("ReadyFile", "RunForMs")
 
@@ -44,7 +44,7 @@ class Loading:
 
 @dataclass(frozen=True)
 class Lasting:
-    """What a command that stays tells, and when it ends by itself."""
+    """The ready file of a command that stays, and when it ends by itself."""
 
     ready_file: Path | None
     run_for_s: float | None
@@ -99,7 +99,7 @@ class ClientFields:
 
 
 def parse_loader_fields(arguments: Sequence[str]) -> LoaderFields:
-    """Raises UserErrors with everything that is wrong, as the others do."""
+    """Raises UserErrors with all errors, as the others do."""
     optional = (*_LOADING, *_LASTING, "Device", "UserspaceSocketFd", "UserspaceBind")
     read = _FieldReader("shared-port-loader", arguments, ("BpfElf", "Listen"), optional)
     loading, lasting = _loading(read), _lasting(read)
@@ -117,6 +117,7 @@ def parse_loader_fields(arguments: Sequence[str]) -> LoaderFields:
 
 
 def parse_check_fields(arguments: Sequence[str]) -> CheckFields:
+    """Also compares the length of ConnectionId with RoutedCidLen. Raises UserErrors."""
     optional = (*_LOADING, "Device")
     read = _FieldReader("shared-port-loader-check", arguments, ("BpfElf", "Listen", "ConnectionId"), optional)
     loading = _loading(read)
@@ -131,6 +132,7 @@ def parse_check_fields(arguments: Sequence[str]) -> CheckFields:
 
 
 def parse_demo_fields(arguments: Sequence[str]) -> DemoFields:
+    """Raises UserErrors; only BpfElf is required."""
     read = _FieldReader("shared-port-session-demo", arguments, ("BpfElf",), (*_LOADING, *_LASTING, *UNDERLAYS))
     loading, lasting = _loading(read), _lasting(read)
     server, client = (read(name, _address) for name in UNDERLAYS)
@@ -140,6 +142,7 @@ def parse_demo_fields(arguments: Sequence[str]) -> DemoFields:
 
 
 def parse_daemon_fields(arguments: Sequence[str]) -> DaemonFields:
+    """Raises UserErrors; only BpfElf is required."""
     read = _FieldReader("shared-port-handshake-daemon", arguments, ("BpfElf",), (*_LOADING, *_LASTING))
     loading, lasting = _loading(read), _lasting(read)
     read.raise_if_any()
@@ -148,6 +151,7 @@ def parse_daemon_fields(arguments: Sequence[str]) -> DaemonFields:
 
 
 def parse_client_fields(arguments: Sequence[str]) -> ClientFields:
+    """Raises UserErrors; no field is required."""
     read = _FieldReader("shared-port-handshake-client", arguments, (), (*UNDERLAYS, "InstallSession"))
     server, client = read("ServerUnderlay", parse_end), read("ClientUnderlay", _address)
     install = read("InstallSession", _bool)
@@ -156,7 +160,7 @@ def parse_client_fields(arguments: Sequence[str]) -> ClientFields:
 
 
 class _FieldReader:
-    """Calls a field's parser when the field is given, and keeps what is wrong."""
+    """Calls a field's parser when the field is given, and collects the errors."""
 
     def __init__(
         self, command: str, arguments: Sequence[str], required: Sequence[str], optional: Sequence[str]
@@ -165,7 +169,7 @@ class _FieldReader:
         self.errors: list[UserError] = []
 
     def __call__(self, name: str, parse: Callable[[str, str], _T]) -> _T | None:
-        """None when it is not given, and when it is wrong: ``raise_if_any`` comes before anybody uses it."""
+        """None when the field is missing or wrong: call ``raise_if_any`` before using the value."""
         if name not in self.fields:
             return None
         try:

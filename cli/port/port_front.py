@@ -1,7 +1,7 @@
-"""The front of a shared port, set up by hand: two sockets in one group, the program that chooses, what qre.ko knows.
+"""The front of a shared port, without a daemon: two sockets in one group, the BPF program, registrations with qre.ko.
 
-In the order of the daemon's start: load, bind, fill the slots, pin, register, attach; taken back in reverse. What it
-did is told line by line. It never touches a port, a pin or a registration of somebody else.
+In the order of the daemon's start: load, bind, fill the slots, pin, register, attach; undone in reverse. Each step
+prints a line. It never touches a port, a pin or a registration of another program.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Front:
 
     @property
     def address(self) -> tuple[str, int]:
-        """Where a program of this machine sends to."""
+        """Where programs on this machine send to."""
         return "127.0.0.1" if self.port.ip == "0.0.0.0" else self.port.ip, self.port.port
 
 
@@ -59,7 +59,7 @@ def say(line: str) -> None:
 
 
 def say_if_heard(line: str) -> None:
-    """The same while things are taken back: that goes on when nobody reads."""
+    """The same while steps are undone, which continues when standard output is closed."""
     try:
         say(line)
     except OSError:
@@ -112,7 +112,7 @@ def set_up(
     if qre is not None:
         _register(undo, front, loading, qre)
     else:
-        say("qre.ko is not there: nothing is registered with it")
+        say("qre.ko is not loaded: nothing is registered with it")
     maps.attach(front.pair[SLOT_USER].fileno())
     undo.add(lambda: _detach(front))
     say(f"attached {PROGRAM}")
@@ -136,7 +136,7 @@ def _open_elf(undo: Undo, loading: Loading) -> int:
 
 
 def _given_socket(undo: Undo, fd: int, ip: str, port: int) -> socket.socket:
-    """A copy of the socket that was handed in, after every check that can be made of it."""
+    """A duplicate of the given socket, after all checks."""
     expected = ROLES[Party.BPF_LOADER].expected("udp_userspace")
     assert expected is not None
     try:
@@ -150,10 +150,14 @@ def _given_socket(undo: Undo, fd: int, ip: str, port: int) -> socket.socket:
     if bound != (ip, port):
         raise UserError(_GIVEN, f"it is bound to {bound[0]}:{bound[1]}, not to Listen {ip}:{port}", "make them equal")
     if os.fstat(fd).st_uid != os.geteuid():
-        raise UserError(_GIVEN, "another user made it, and a group has sockets of one user", "make it as this user")
+        raise UserError(
+            _GIVEN,
+            "another user created it, and all sockets of a port must belong to one user",
+            "create it as this user",
+        )
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as own:
         if _namespace(own) != _namespace(given):
-            raise UserError(_GIVEN, "it is of another network namespace", "run the command in the socket's")
+            raise UserError(_GIVEN, "it belongs to another network namespace", "run the command in the socket's")
     return given
 
 
@@ -175,7 +179,7 @@ def _pair(undo: Undo, port: Port, given: socket.socket | None) -> tuple[socket.s
 
 
 def _close(port: Port, *sockets: socket.socket) -> None:
-    """Gone when this returns: the next command may want the port at once."""
+    """The port is free when this returns: the next command may need it at once."""
     for one in sockets:
         one.close()
     if wait_closed(port.ip, port.port, 0 if port.given is None else 1):
@@ -203,7 +207,7 @@ def _pin(undo: Undo, front: Front) -> None:
 
 
 def _register(undo: Undo, front: Front, loading: Loading, qre: Qre) -> None:
-    """The map first: the kernel takes one a namespace, so whoever has registered one is not disturbed."""
+    """The map first: the kernel takes one per namespace, so an existing registration is not disturbed."""
     if loading.register:
         _not_twice(lambda: qre.cid_map_register(front.maps.cid_routes))
         undo.add(lambda: _unregister("the CID map", qre.cid_map_unregister))
@@ -220,7 +224,7 @@ def _register(undo: Undo, front: Front, loading: Loading, qre: Qre) -> None:
 
 
 def _refuse_other_socket(qre: Qre, port: Port) -> None:
-    """The kernel would put ours in the place of one of the same address."""
+    """The kernel would replace a registered socket of the same address with this one."""
     device = next(iter(qre.devices()), None)
     if device is not None and device.shared_socket is not None:
         held = f"{device.shared_socket.ip}:{device.shared_socket.port}"

@@ -1,8 +1,8 @@
-"""What a loader that was killed leaves of a shared port, and whether it was one: found before the next one begins.
+"""Finds and removes what a killed loader left of a shared port, before the next loader begins.
 
-The kernel tells who lives. A socket that is closed leaves its slot of QRE_SOCKETS, so that pins whose slot 0 is empty
-belong to nobody; slot 1 may still hold the socket that qre.ko kept of the dead one. What belongs to somebody who
-lives, or cannot be told from it, is never touched.
+The kernel shows which loader is alive. A closed socket leaves its slot of QRE_SOCKETS, so pins whose slot 0 is empty
+have no owner; slot 1 may still hold the dead loader's socket, which qre.ko keeps. Objects of a living process, or
+that might be, are never touched.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from qre.kernel.bpf_program import (
 from qre.kernel.qre_family import Qre
 from qre.kernel.underlay_sockets import bound_sockets
 
-#: qre.ko closes a socket that it let go of a moment later (seconds).
+#: qre.ko closes a released socket a moment later (seconds).
 _CLOSING: Final = 5.0
 _POLL: Final = 0.01
 
@@ -57,11 +57,12 @@ class Port:
         return f"{self.ip.replace('.', '-')}-{self.port}"
 
     def pins(self) -> list[Path]:
+        """Paths of this port's pinned BPF objects, whether they exist or not."""
         return paths(self.pin_dir, self.label)
 
 
 def clear_leftovers(port: Port, qre: Qre | None, say: Callable[[str], None]) -> None:
-    """Remove what a dead loader left of this port. ``qre`` is None when qre.ko is not to be changed.
+    """Remove what a dead loader left of this port. ``qre`` None: leave qre.ko unchanged.
 
     Raises UserError when the port's pins belong to a loader that lives, or when qre.ko holds a socket there that it
     is not for us to take.
@@ -73,7 +74,7 @@ def clear_leftovers(port: Port, qre: Qre | None, say: Callable[[str], None]) -> 
         map_id = check_shape(routes, CID_ROUTES) if routes is not None else None
         slots = slotted(sockets) if sockets is not None else {}
         if port.given is None and not slots and bound_sockets(port.ip, port.port):
-            return  # a loader that is just pinning them, or any other program: it keeps the port, and we are refused
+            return  # a loader that is pinning them now, or another program: it keeps the port, and our bind fails
         if not (qre is not None and _registered_by_the_dead(port, qre, map_id)):
             _refuse_living(port, slots)
         if qre is not None:
@@ -82,7 +83,7 @@ def clear_leftovers(port: Port, qre: Qre | None, say: Callable[[str], None]) -> 
             why = "qre.ko, or another process, holds a socket there of a loader that was killed"
             raise UserError(f"Listen {port}", why, BY_HAND)
         if sockets is not None:
-            empty_slot(sockets, SLOT_USER)  # a socket that was handed in lives, and its old program with the map
+            empty_slot(sockets, SLOT_USER)  # an inherited socket stays open, and with it its old program and the map
     finally:
         for fd in (routes, sockets):
             if fd is not None:
@@ -105,7 +106,7 @@ def _open(path: Path, shape: Shape) -> int | None:
 
 
 def _refuse_living(port: Port, slots: dict[int, int]) -> None:
-    """A socket that was handed in lives anyway: then the other slot tells."""
+    """An inherited socket is open in any case: then the other slot decides."""
     remedy = "end it, or choose another PinDir"
     owner = SLOT_USER
     if port.given is not None and slots.get(SLOT_USER) == port.given:
@@ -117,7 +118,7 @@ def _refuse_living(port: Port, slots: dict[int, int]) -> None:
 
 
 def _registered_by_the_dead(port: Port, qre: Qre, map_id: int | None) -> bool:
-    """Has a process that is gone registered this very map, or, without one, a socket of this port?"""
+    """Whether a dead process registered this map or, if there is none, a socket of this port."""
     device = next(iter(qre.devices()), None)
     if device is None or device.loader is None or os.path.exists(f"/proc/{device.loader.pid}"):
         return False
@@ -128,7 +129,7 @@ def _registered_by_the_dead(port: Port, qre: Qre, map_id: int | None) -> bool:
 
 
 def _let_go(port: Port, qre: Qre, map_id: int | None, say: Callable[[str], None]) -> None:
-    """Take from qre.ko what it keeps of the dead loader. Only a device tells what that is."""
+    """Unregister the dead loader's objects from qre.ko; which they are is read from a device."""
     device = next(iter(qre.devices()), None)
     if device is None:
         return

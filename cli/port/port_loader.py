@@ -1,6 +1,6 @@
 """``shared-port-loader``: the front of a shared port, held until a signal or the end of its time; for debugging.
 
-A server's daemon has a front of its own. After every end but SIGKILL nothing of it is left.
+A server's daemon has a front of its own. Unless it is killed with SIGKILL it leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ def shared_port_loader(arguments: list[str], options: Options) -> int:
 
 
 def stay(undo: Undo, front: Front, lasting: Lasting, end: EndSignals) -> None:
-    """Tell that all is ready, and wait for the end."""
+    """Report readiness, then wait for a signal or the time."""
     path = lasting.ready_file
     if path is not None:
         pins = {path.name.rpartition(f"-{front.port.label}")[0]: str(path) for path in front.port.pins()}
         write_ready_file(path, {"listen": str(front.port), "pins": pins})
         undo.add(lambda: remove_ready_file(path))
     say("ready")
-    say_if_heard("ending: told to" if end.wait(lasting.run_for_s) else "ending: RunForMs is over")
+    say_if_heard("ending: stopped by a signal" if end.wait(lasting.run_for_s) else "ending: RunForMs is over")
 
 
 def port_counters(device: str) -> str:
-    """What ``show`` tells of the shared port that the device has. UserError when there is no such device."""
+    """The shared-port counters of the device in one line. UserError when there is no such device."""
     described = describe(load_global(os.environ), device)
     shared, mapped = described["shared_socket"], described["cid_map"]
     if shared is None or mapped is None:

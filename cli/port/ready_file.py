@@ -1,6 +1,6 @@
-"""The file that tells others that a command in the foreground is ready: there exactly while it is.
+"""The ready file of a command in the foreground: it exists exactly while the command is ready.
 
-It names the process: one that a killed command left is known by it and replaced, a file of somebody else is not.
+It names the process, so a file that a killed command left is recognised and replaced; any other file is not.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ _MAX_SIZE: Final = 4096
 
 
 def check_ready_file(path: Path) -> None:
-    """Remove what a dead command left there; UserError for what belongs to somebody else. Call it before any work."""
+    """Remove the file of a dead command; UserError for any other file. Call it before any work."""
     what = f"ReadyFile {path}"
     if not path.parent.is_dir():
-        raise UserError(what, "its directory does not exist", "make it")
+        raise UserError(what, "its directory does not exist", "create it")
     if not os.path.lexists(path):
         return
     pid = _writer(path)
     if pid is None:
-        raise UserError(what, "it exists, and no command of ours wrote it", "remove it, or choose another path")
+        raise UserError(what, "it exists and was not written by qre-tool", "remove it, or choose another path")
     if os.path.exists(f"/proc/{pid}"):
         raise UserError(what, f"process {pid} wrote it and runs", "end it, or choose another path")
     path.unlink(missing_ok=True)
 
 
 def write_ready_file(path: Path, told: dict[str, object]) -> None:
-    """``told`` beside our process id, as JSON, whole or not at all."""
+    """Write ``told`` and our process id as JSON, atomically."""
     text = json.dumps({"kind": _KIND, "pid": os.getpid(), **told}, indent=2, sort_keys=True) + "\n"
     try:
         write_atomically(path, text.encode())
@@ -51,7 +51,7 @@ def remove_ready_file(path: Path) -> None:
 
 
 def _writer(path: Path) -> int | None:
-    """Which process wrote it; None when it is no ready file."""
+    """The process that wrote it; None when it is not a ready file."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:

@@ -1,7 +1,7 @@
 """``qre-tool daemon``: its options, its plan, and the start of the daemon itself (``supervisor/parent/parent``).
 
-Each option sets its QRE_ variable too, so that hooks and children see the same paths. What has an effect only while
-the daemon runs is imported when it does.
+Each option sets its QRE_ variable too, so that hooks and children see the same paths. Modules that only
+the running daemon needs are imported when it runs.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _MAX_U64 = (1 << 64) - 1
 
 
 def daemon(arguments: list[str], options: Options) -> int:
-    """Run a profile until it is told to end."""
+    """Run a profile until it is stopped."""
     _open_standard_streams()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _nothing_to_undo)
@@ -75,14 +75,14 @@ def daemon(arguments: list[str], options: Options) -> int:
 
 
 def _open_standard_streams() -> None:
-    """Those that are closed become /dev/null: what is opened next must not get their numbers."""
+    """Open closed standard streams as /dev/null, so that no later descriptor gets their numbers."""
     while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(fd, True)
     os.close(fd)
 
 
 def _nothing_to_undo(number: int, frame: object) -> NoReturn:
-    """Told to end before anything was changed; the daemon itself handles signals once it runs."""
+    """A signal before anything was changed; the daemon handles signals itself once it runs."""
     raise SystemExit(0)
 
 
@@ -111,7 +111,7 @@ def _split(arguments: list[str]) -> tuple[str, dict[str, str]]:
 
 
 def _check_there(given: dict[str, str]) -> None:
-    """Raise UserErrors for a path that was asked for and is not there; a state directory is made."""
+    """Raise UserErrors for given paths that do not exist; a state directory is created."""
     wanted = (
         ("--config-dir", os.path.isdir, "directory"),
         ("--global-config", os.path.exists, "file"),
@@ -119,9 +119,7 @@ def _check_there(given: dict[str, str]) -> None:
         ("--pin-dir", os.path.isdir, "directory"),
     )
     errors = [
-        UserError(
-            f"option {option}", f"{given[option]}: there is no such {kind}", "look at the name, or leave it out"
-        )
+        UserError(f"option {option}", f"{given[option]}: there is no such {kind}", "check the name, or leave it out")
         for option, is_there, kind in wanted
         if option in given and not is_there(given[option])
     ]
@@ -147,7 +145,7 @@ def _underlay(option: str, text: str) -> SocketAddress:
 
 
 def _plan(profile: Profile, config: GlobalConfig, run_for_ms: int | None) -> list[str]:
-    """What comes after the steps of `up`, one operation a line."""
+    """The plan after the steps of `up`, one operation a line."""
     from qre.device.kernel_module import expected_dataplane
     from qre.ends import Dataplane
     from qre.supervisor.parent.process_settings import bpf_elf

@@ -36,7 +36,7 @@ ALIASES = {"sni": "ServerName", "server": "ServerProfile", "client": "ClientProf
 
 
 def init(arguments: list[str], options: Options) -> int:
-    """Write the pair and print what was written, and what to do with it."""
+    """Write the pair, print what was written and the next steps."""
     fields = INIT | parse_fields(arguments, REQUIRED, OPTIONAL, ALIASES, command="init")
     config = load_global(os.environ)
     names = check_profile_name(fields["ServerProfile"]), check_profile_name(fields["ClientProfile"])
@@ -55,7 +55,7 @@ def init(arguments: list[str], options: Options) -> int:
 
 
 def make_pair(fields: Mapping[str, str], private: bytes, short_id: bytes) -> tuple[Profile, Profile]:
-    """The two profiles; UserErrors names everything that is wrong with the fields."""
+    """The two profiles. Raises UserErrors with all errors of the fields."""
     key = bytearray(private)
     key[0] &= 248
     key[31] = key[31] & 127 | 64
@@ -80,7 +80,7 @@ def make_pair(fields: Mapping[str, str], private: bytes, short_id: bytes) -> tup
     if name or server is not None:
         own["ServerName"] = name
     else:
-        own["ServerName"] = "unknown.invalid"  # it is the server's error that there is none
+        own["ServerName"] = "unknown.invalid"  # a missing one is reported for the server
     client = _build(fields["ClientProfile"], {"Role": "client", **own}, errors)
     if errors:
         raise UserErrors(tuple(errors))
@@ -103,7 +103,7 @@ def _build(name: str, texts: dict[str, str], errors: list[UserError]) -> Profile
 
 
 def _listen_for(endpoint: str) -> str:
-    """Where the server listens when nobody says so. An endpoint that is none is the client's error."""
+    """The default of Listen. An invalid Endpoint is reported for the client."""
     try:
         address = parse_host_port(endpoint)
     except UserError:
@@ -112,17 +112,17 @@ def _listen_for(endpoint: str) -> str:
 
 
 def _check_addresses(server: Profile, client: Profile) -> None:
-    """The server grants addresses inside its own networks, and not its own."""
+    """ClientAddress must lie inside the server's networks and differ from the server's addresses."""
     for interface in client.address:
         if not any(interface.ip in network.network for network in server.address):
-            why = f"{interface} is in none of the server's networks, which could not grant it"
-            raise UserError("init: ClientAddress", why, "choose one inside of ServerAddress")
+            why = f"{interface} is outside the server's networks, so the server cannot grant it"
+            raise UserError("init: ClientAddress", why, "choose one inside ServerAddress")
         if any(interface.ip == other.ip for other in server.address):
             raise UserError("init: ClientAddress", f"{interface.ip} is the server's own", "choose another")
 
 
 def write_all(texts: Mapping[str, str]) -> None:
-    """Make every file with mode 0600, or none of them; a file that is there already is left alone."""
+    """Create every file with mode 0600, or none; an existing file is never overwritten."""
     temporary: list[str] = []
     made: list[str] = []
     path = next(iter(texts))
@@ -131,17 +131,17 @@ def write_all(texts: Mapping[str, str]) -> None:
             os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
             temporary.append(_write_beside(path, text.encode()))
         for path, source in zip(texts, temporary, strict=True):
-            os.link(source, path)  # unlike a rename, it fails when something is there
+            os.link(source, path)  # unlike a rename, a link fails when the name exists
             made.append(path)
     except BaseException as error:
         for path_made in made:
             os.unlink(path_made)
         if isinstance(error, FileExistsError):
             remedy = "choose another profile name, or move the old one away"
-            raise UserError(path, "it is there already, and nothing was written", remedy) from None
+            raise UserError(path, "it exists already, and nothing was written", remedy) from None
         if isinstance(error, OSError):
             why = f"cannot be written: {error.strerror or error}"
-            raise MachineError(path, why, "look at the directory, or name another with QRE_CONFIG_DIR") from None
+            raise MachineError(path, why, "check the directory, or name another with QRE_CONFIG_DIR") from None
         raise
     finally:
         for source in temporary:
@@ -154,7 +154,7 @@ def write_all(texts: Mapping[str, str]) -> None:
 
 
 def _write_beside(path: str, data: bytes) -> str:
-    """A new file with mode 0600 in the same directory, on the disk; its path."""
+    """Write a synced file with mode 0600 in the same directory; its path."""
     directory, name = os.path.split(path)
     beside = os.path.join(directory, f".{name}.{os.urandom(8).hex()}")
     descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)

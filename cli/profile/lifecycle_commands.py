@@ -1,7 +1,7 @@
 """The commands ``up``, ``down`` and ``reload``: what the command line adds to ``qre/device/lifecycle``.
 
-Which profile, who else is at work on its device, whether a daemon holds it, and ``--dry-run``. Nothing is changed
-before the profile was read and found right.
+Which profile, the device's lock, whether a daemon holds it, and ``--dry-run``. Nothing is changed before the profile
+was read and validated.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def up(arguments: list[str], options: Options) -> int:
 
 
 def down(arguments: list[str], options: Options) -> int:
-    """``down PROFILE``; by its saved state, or its device's alias, alone when the profile's file is gone."""
+    """``down PROFILE``; without the profile's file, by its saved state or its device's alias."""
     config = load_global(os.environ)
     name = arguments[0]
     gone = not os.path.lexists(profile_path(name, config))
@@ -68,7 +68,7 @@ def down(arguments: list[str], options: Options) -> int:
 
 
 def reload(arguments: list[str], options: Options) -> int:
-    """``reload PROFILE``: a running daemon does it itself, when it is asked."""
+    """``reload PROFILE``: a running daemon is asked to do it."""
     config = load_global(os.environ)
     profile = _load(arguments[0], config, "reload", changes=not options.dry_run)
     saved = load_state(config, profile.name)
@@ -87,7 +87,8 @@ def reload(arguments: list[str], options: Options) -> int:
 
 
 def _load(name: str, config: GlobalConfig, command: str, *, changes: bool) -> Profile:
-    """The validated profile. Who may neither read it nor change anything is told what really is missing."""
+    """The validated profile. A user who can neither read it nor change anything gets the missing capability as the
+    error."""
     path = profile_path(name, config)
     if changes and not os.access(path, os.R_OK):
         require_net_admin(f"{command} {name}")
@@ -98,7 +99,7 @@ def _load(name: str, config: GlobalConfig, command: str, *, changes: bool) -> Pr
 
 
 def _device(target: Profile | str, config: GlobalConfig) -> str:
-    """The device that the profile is up on, or would be."""
+    """The device that the profile uses or would use."""
     saved = load_state(config, target if isinstance(target, str) else target.name)
     if saved is not None:
         return saved.device
@@ -117,7 +118,7 @@ def _print(plan: list[str]) -> None:
 
 @contextmanager
 def _terminable() -> Iterator[None]:
-    """SIGTERM is an exception meanwhile, so that what was begun is undone."""
+    """SIGTERM raises an exception meanwhile, so that a half-done change is undone."""
 
     def terminate(number: int, frame: FrameType | None) -> None:
         raise SystemExit(_TERMINATED)

@@ -1,7 +1,8 @@
-"""``refresh``: looks at a server's Dest as a browser would, keeps what was found, and prints it.
+"""``refresh``: measures a server's Dest as a browser would, saves the result and prints it.
 
-It is kept with the device in qre.ko (the data plane takes its ECN field from there) and in the profile's cache, which
-a daemon reads when it starts. A Dest that cannot be reached is an error, told after what is known of it.
+The result is stored with the device in qre.ko (whose data plane takes its ECN field from it) and in the profile's
+cache, which a daemon reads when it starts. A Dest that cannot be reached is an error, printed after the last known
+result.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ def refresh(arguments: list[str], options: Options) -> int:
     described = describe(config, arguments[0])
     name, profile = described["device"], described["profile"]
     if described["role"] != "server":
-        raise UserError(f"device {name}", "it is a client's, and only a server has a Dest", "refresh the server's")
+        raise UserError(
+            f"device {name}", "it is a client device, and only a server has a Dest", "refresh the server's device"
+        )
     require_capabilities("refresh", ("CAP_NET_ADMIN",))
     dest, server_name = _dest(described, config)
     last = _last(described, config)
@@ -51,26 +54,28 @@ def refresh(arguments: list[str], options: Options) -> int:
     for label, text in _lines(dest, server_name, found, last if error is not None else found, config):
         print(f"{label + ':':<{_WIDTH}} {clean(text)}")
     if error is not None:
-        raise MachineError(
-            f"Dest {dest}", f"it cannot be reached: {error}", "see whether it answers HTTP/3 from here"
-        )
+        raise MachineError(f"Dest {dest}", f"it cannot be reached: {error}", "check that it answers HTTP/3 from here")
     return 0
 
 
 def _dest(described: dict[str, object], config: GlobalConfig) -> tuple[HostPort, str]:
-    """Where to look: as the device's daemon or the kernel says, or else its profile."""
+    """Dest and ServerName from the device's daemon, the kernel, or else the profile."""
     dest, server_name = described["dest"], described["server_name"]
     if isinstance(dest, str) and isinstance(server_name, str) and dest and server_name:
         return parse_host_port(dest), server_name
     profile = described["profile"]
     server = load_profile(str(profile), config, os.environ).server if profile else None
     if server is None:
-        raise UserError(f"device {described['device']}", "it has no Dest", "sync a server's configuration to it")
+        raise UserError(
+            f"device {described['device']}",
+            "it has no Dest",
+            "apply a server configuration to it with `qre-tool syncconf`",
+        )
     return server.dest, server.server_name
 
 
 def _last(described: dict[str, object], config: GlobalConfig) -> DestProfile | None:
-    """What is known already."""
+    """The last stored result."""
     try:
         if described["dest_profile"] is not None:
             return msgspec.convert(described["dest_profile"], DestProfile)
@@ -84,7 +89,7 @@ def _last(described: dict[str, object], config: GlobalConfig) -> DestProfile | N
 
 
 def look_at(dest: HostPort, server_name: str) -> DestProfile:
-    """One visit. Raises MachineError with the reason when there is nothing to be seen."""
+    """One visit. Raises MachineError when Dest cannot be measured."""
     from qre.visit.dest import resolve
     from qre.visit.probe import probe
     from qre.visit.visitor_files import load_fingerprint, load_trust
@@ -119,7 +124,7 @@ def _keep(config: GlobalConfig, device: str, profile: str | None, dataplane: str
 def _lines(
     dest: HostPort, server_name: str, found: DestProfile, known: DestProfile | None, config: GlobalConfig
 ) -> Iterator[tuple[str, str]]:
-    """``found``: this visit's; ``known``: the newest look that succeeded, whose facts they are."""
+    """``found``: the result of this visit; ``known``: the newest successful one, which is printed."""
     yield "dest", f"{dest}, server name {server_name}"
     yield "reachable", "yes" if found.reachable else "no"
     yield "profile", _freshness(known, config)

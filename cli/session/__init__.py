@@ -1,1 +1,1 @@
-"""Commands about a session in memory: plans, captures, and the fields of a session by hand."""
+"""Commands about a session in memory: plans, captures, and the fields of `install-session`."""

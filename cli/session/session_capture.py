@@ -1,7 +1,7 @@
 """``session-capture``: what a client and a server would send each other, as a file for Wireshark. Nothing is sent.
 
-Raw IPv4, as the client's network card would see it: its own datagrams when they leave, the server's when they come.
-The file is pcapng, whatever its name: a note of what is shown, and of what is not, is part of it (``capinfos``,
+Raw IPv4, as the client's network card would see it: its own datagrams when they leave, the server's when they arrive.
+The file is pcapng, whatever its name, with a comment that says what it shows and what is missing (``capinfos``,
 Wireshark's capture file properties, and the first packet). With KeyLog=true the secrets lie beside it in
 ``<file>.keys`` (Wireshark: TLS, (Pre)-Master-Secret log). Both are written whole or not at all.
 """
@@ -51,7 +51,7 @@ _HOPS: Final = 8
 #: Datagrams of one flight are this far apart (seconds): 1,250 bytes at a gigabit.
 _SPACING: Final = 0.00001
 _COMMENT: Final = 1  # opt_comment
-#: What our files begin with: a section header block, the first secret that a server derives (SSLKEYLOGFILE).
+#: The first bytes of our files: a section header block, the first secret that a server derives (SSLKEYLOGFILE).
 _PCAPNG: Final = b"\x0a\x0d\x0d\x0a"
 _KEY_LOG: Final = b"SERVER_HANDSHAKE_TRAFFIC_SECRET "
 _NOTES: Final = {
@@ -59,10 +59,10 @@ _NOTES: Final = {
     Stranger.INVALID_SHORT_ID: "A client with a short id that the server does not know.",
     Stranger.WRONG_SNI: "A client that asks for another name than the server's.",
     Stranger.MALFORMED_INITIAL: "Initials of a client that do not decrypt.",
-    Stranger.RANDOM_UDP: "Datagrams that are no QUIC.",
+    Stranger.RANDOM_UDP: "Datagrams that are not QUIC.",
 }
 _NO_DEST: Final = (
-    " The server takes it for a stranger and sends nothing of its own. In memory there is no Dest: a daemon relays"
+    " The server treats it as a stranger and sends nothing itself. In memory there is no Dest: a daemon relays"
     " these datagrams to it, and the visitor gets the site's answer."
 )
 
@@ -131,7 +131,7 @@ def pcapng_of(
 
 
 def _packet(each: Captured, source: SocketAddress, destination: SocketAddress) -> dpkt.ip.IP:
-    """As Linux sends it: DF, and therefore no identification (RFC 6864); what came has passed some routers."""
+    """As Linux sends it: DF set, so identification 0 (RFC 6864); received packets have passed some routers."""
     udp = dpkt.udp.UDP(sport=source.port, dport=destination.port, data=each.data)
     udp.ulen = len(udp)
     return dpkt.ip.IP(
@@ -153,7 +153,7 @@ def _capture(
     client_end: SocketAddress,
     secrets: io.StringIO,
 ) -> list[Captured]:
-    """MachineError when a client of ours is refused, or another one is not."""
+    """Raises MachineError when a valid client is refused or a stranger is accepted."""
     if scenario == VALID:
         try:
             plan = run_plan(server, client, server_end, client_end, secrets)
@@ -172,13 +172,13 @@ def _capture(
         Stranger(scenario), server.server, client.client, client.address, address, now, load_fingerprint(), source
     )
     if is_taken_for_ours(server.server, sent, now):
-        why = f"the server takes {scenario} for a client of ours"
+        why = f"the server accepts {scenario} as an authenticated client"
         raise MachineError("session-capture", why, "compare both files; if they match, report a defect")
     return _spaced([Captured(each.time, True, each.data) for each in sent])
 
 
 def _spaced(captured: list[Captured]) -> list[Captured]:
-    """No two at once."""
+    """The datagrams at strictly increasing times."""
     spaced: list[Captured] = []
     at = -_SPACING
     for each in captured:
@@ -207,12 +207,12 @@ def _key_log(text: str, scenario: str) -> bool:
 
 
 def _target(path: Path, begins: bytes) -> Path:
-    """Where a file may be made, or one that we made (``begins`` are its first bytes) replaced, and nobody's else."""
+    """A path for a new file, or of a file of ours (it begins with ``begins``) to be replaced; UserError otherwise."""
     if not path.parent.is_dir():
-        raise UserError(f"file {path}", "its directory does not exist", "make it")
+        raise UserError(f"file {path}", "its directory does not exist", "create it")
     try:
         if not stat.S_ISREG(os.lstat(path).st_mode):
-            raise UserError(f"file {path}", "it is there, and no regular file", "choose another name")
+            raise UserError(f"file {path}", "it exists and is not a regular file", "choose another name")
         with path.open("rb") as file:
             found = file.read(len(begins))
     except FileNotFoundError:

@@ -1,8 +1,8 @@
-"""Where the two ends of a session are, for commands that are given both profiles.
+"""The outer addresses of both ends of a session, for commands that are given both profiles.
 
-An underlay that is given wins; otherwise the server is where it listens, and the client at an address for tests. A
-server that listens on every address (0.0.0.0, which ``init`` writes) has none that a packet could come from: an
-address stands in for it. What these functions return, ``install-session`` takes.
+A given underlay wins; otherwise the server is at its Listen address and the client at an address for tests. A server
+that listens on every address (0.0.0.0, which ``init`` writes) has none that a packet could come from, so another
+address stands in for it. ``install-session`` accepts the results.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class StandIns:
         self.client = client
 
 
-#: For sessions that are installed, and for what is only looked at.
+#: For sessions that are installed, and for captures.
 LOOPBACK = StandIns(LOOPBACK_SERVER_IP, LOOPBACK_CLIENT)
 PATH = StandIns(PATH_SERVER_IP, PATH_CLIENT)
 

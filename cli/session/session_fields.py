@@ -1,6 +1,6 @@
 """The fields of ``install-session`` and ``update-session``: from ``Key=Value`` to the attributes of a request.
 
-Everything that is wrong is named at once; the text of a key is in no error.
+All errors are reported together; no error contains the text of a key.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ OPTIONAL = (
     "NextRxKey", "NextRxHpKey", "NextRxIv", "NextTxKey", "NextTxIv", *_UNDERLAY,
     "ClientConnectionId", "AllowedIPs", "IdleTimeout", "PersistentKeepalive", "SocketFd",
 )  # fmt: skip
-#: Fields that mean something together only.
+#: Fields that are only valid together.
 _GROUPS = (_UNDERLAY, ("NextRxKey", "NextRxIv"), ("NextTxKey", "NextTxIv"))
 
 _T = TypeVar("_T")
@@ -56,8 +56,8 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class SessionFields:
-    """What was given, checked: ``request`` is all of it, less the device, and shows no key. The rest is what the
-    commands themselves look at; None: it was not given.
+    """The checked fields: ``request`` has all of them except the device, and shows no key. The others are those that
+    the commands themselves need; None: not given.
 
     ``packet_number`` is as it was given. The request has at least PACKET_NUMBER_BASE: a handshake has used the
     numbers below under these keys, and a number is used once under a key (RFC 9000 §12.3).
@@ -76,7 +76,7 @@ class SessionFields:
 
 
 def parse_session_fields(command: str, arguments: Sequence[str]) -> SessionFields:
-    """The fields of ``command``; raises UserErrors with everything that is wrong with them."""
+    """The fields of ``command``. Raises UserErrors with all errors."""
     fields = parse_fields(arguments, REQUIRED, OPTIONAL, command=command)
     request, errors = Request(), list(_incomplete(fields))
 
@@ -168,6 +168,7 @@ def fixed(name: str, text: str, size: int) -> bytes:
 
 
 def connection_id(name: str, text: str) -> bytes:
+    """1 to CID_MAX bytes from hex digits. Raises UserError that names the field ``name``."""
     value = _hex(text)
     if not value or len(value) > CID_MAX:
         why = f"it is not an even number of 2 to {2 * CID_MAX} hex digits"
@@ -210,7 +211,7 @@ def _port(name: str, text: str) -> int:
 
 
 def _prefixes(name: str, text: str) -> tuple[str, ...]:
-    """None means all, as AllowedIPs that are not given do."""
+    """None means all, as when AllowedIPs is not given."""
     if not text:
         return ()
     try:
@@ -227,7 +228,7 @@ def _idle_ms(name: str, text: str) -> int:
 
 
 def _keepalive_s(name: str, text: str) -> int:
-    """Seconds; 0: none, whatever the device has."""
+    """Seconds; 0: none, even if the device has one."""
     try:
         seconds = parse_keepalive(text)
     except UserError as error:

@@ -1,7 +1,7 @@
 """``session-plan``: a handshake of two configurations in memory, and the install-session commands of both ends.
 
-Touches no kernel, no network, no state. The keys it prints are of a session that exists nowhere: they are made for
-this run, and differ at each.
+Touches no kernel, no network, no state. The printed keys belong to a session that exists nowhere: they are made for
+this run, and differ each time.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
     Address = tuple[str, int]
 
-#: A handshake agrees on 30 s, which would be over before the second of two ends is installed by hand.
+#: A handshake agrees on 30 s, which would pass before a person has installed the second end.
 IDLE_MS = 600_000
 
-#: What a session keeps as it was installed with it, and qre.ko does not tell.
+#: Fields that a session keeps from its installation and that qre.ko does not report.
 FIXED_AT_INSTALL = ("IdleTimeout", "PersistentKeepalive", "SocketFd")
 
 
@@ -79,7 +79,7 @@ class PlannedEnd:
         self._peer = peer
 
     def install(self, key_epoch: int = 0) -> SessionInstall:
-        """The session with the keys of this epoch, and those that follow them."""
+        """The session with the keys of this epoch and of the next one."""
         from msgspec.structs import replace
 
         from qre.quic.handed_over import advance
@@ -140,7 +140,8 @@ def run_plan(
 def session_of(
     profile: Profile, role: Role, handed_over: HandedOver, local: tuple[str, int], peer: tuple[str, int]
 ) -> SessionInstall:
-    """What an end of a handshake installs: a server lets pass what it has assigned, a client its AllowedIPs."""
+    """What an end of a handshake installs: a server's AllowedIPs are the assigned addresses, a client's are its
+    profile's."""
     from qre.dataplane.install import handed_over_install
     from qre.dataplane.protocol import Underlay
     from qre.ends import Role

@@ -1,1 +1,1 @@
-"""`show` and `watch`: what devices, sessions and counters are, as text and as JSON. Changes nothing."""
+"""`show` and `watch`: devices, sessions and counters, as text and as JSON. Changes nothing."""

@@ -1,8 +1,8 @@
-"""``show``: what is up, and how much went through it. Keys never.
+"""``show``: devices that are up, their sessions and counters; never keys.
 
-A device with a daemon is described by the daemon (``supervisor/daemon_status.py`` defines the object); one of qre.ko
-without a daemon by the kernel (``show_kernel``), a TUN that `up` left by its saved state and the kernel: as the same
-object, with nulls where only a daemon would know.
+A device with a daemon is described by the daemon (``supervisor/daemon_status.py`` defines the object), a qre.ko
+device without a daemon by the kernel (``show_kernel``), a TUN device of `up` by its saved state and the kernel: as
+the same object, with nulls for what only a daemon knows.
 """
 
 from __future__ import annotations
@@ -68,14 +68,14 @@ def device(config: GlobalConfig, name: str) -> Description:
 
 
 def _from_daemon(config: GlobalConfig, name: str) -> Description | None:
-    """What the daemon says; None when there is none (its socket may have outlived it)."""
+    """The daemon's answer; None when no daemon runs (its socket may have outlived it)."""
     try:
         answer = ask_daemon(config, name, "show", SHOW_TIMEOUT)
     except NoDaemonError:
         return None
     described = answer.get("device")
     if not isinstance(described, dict) or described.get("device") != name:
-        raise MachineError(f"device {name}", "its daemon answered with something else", "see its log")
+        raise MachineError(f"device {name}", "its daemon sent an unknown answer", "see its log")
     return described
 
 

@@ -1,7 +1,7 @@
-"""``show`` for a device of qre.ko without a daemon: ``supervisor/daemon_status.py``'s object, told by the kernel.
+"""``show`` for a device of qre.ko without a daemon: ``supervisor/daemon_status.py``'s object, from the kernel.
 
-Counters need no capability; the rest is told to who has CAP_NET_ADMIN. Nulls stand where only that, a daemon, or the
-profile's saved state would know.
+Counters need no capability; the rest needs CAP_NET_ADMIN. Values that need that, a daemon or the profile's saved
+state are null without it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Description = dict[str, Any]
 
 
 def kernel_devices(states: dict[str, ProfileState], but: frozenset[str]) -> list[Description]:
-    """Every device of qre.ko in this namespace but those named; ``states``: saved ones, by device."""
+    """Every qre.ko device of this namespace except the named ones; ``states``: saved states by device."""
     if not LOADED.exists():
         return []  # asking for the family would make the kernel load the module
     with Qre() as qre:
@@ -36,7 +36,7 @@ def kernel_devices(states: dict[str, ProfileState], but: frozenset[str]) -> list
 
 
 def describe(device: KernelDevice, sessions: list[KernelSession] | None, state: ProfileState | None) -> Description:
-    """One device; ``sessions`` None: they are not for the caller to see."""
+    """One device; ``sessions`` None: the caller may not see them."""
     counters = _counters_alone(device)
     if sessions is None:
         return counters
@@ -60,7 +60,7 @@ def describe(device: KernelDevice, sessions: list[KernelSession] | None, state: 
 
 
 def _counters_alone(device: KernelDevice) -> Description:
-    """What the kernel tells everybody, with every name that there is."""
+    """What the kernel shows to every user, with all keys of the object."""
     up, addresses, profile = _link(device.name)
     hidden = "endpoint, dest, sessions, connection IDs and the shared port"
     return {
@@ -110,7 +110,8 @@ def _adopted(device: KernelDevice, sessions: list[KernelSession]) -> list[bytes]
 
 
 def _cid_map(device: KernelDevice, sessions: list[KernelSession]) -> Description:
-    """The map is the namespace's: its entries are of all devices, the connection IDs of this one."""
+    """The map belongs to the namespace: its entries are those of all devices, the connection IDs those of this
+    one."""
     mapped = device.cid_map
     return {
         "registered": mapped is not None,
@@ -147,7 +148,7 @@ def _loader(device: KernelDevice) -> Description | None:
 
 
 def _dest_profile(data: bytes) -> DestProfile | None:
-    """What somebody stored with the device; None when it is no profile of a Dest."""
+    """The Dest profile stored with the device; None when it does not parse."""
     try:
         return msgspec.json.decode(data, type=DestProfile) if data else None
     except (msgspec.MsgspecError, ValueError, RecursionError):

@@ -39,7 +39,7 @@ class _Paint:
 
 
 def clean(text: object) -> str:
-    """Without control characters; those of an outsider's choosing must not reach the terminal."""
+    """Without control characters: an outsider's must not reach the terminal."""
     return "".join(letter if letter.isprintable() else "�" for letter in str(text))
 
 
@@ -86,7 +86,7 @@ def _counter_lines(counters: Mapping[str, Any] | None, rates: Mapping[str, float
 
 
 def _transfer_lines(counters: Mapping[str, Any], rates: Mapping[str, float] | None) -> Iterator[Line]:
-    """What went through; ``rates``: how much of it each second, where `watch` has seen it grow."""
+    """Traffic counters; with ``rates`` (of `watch`) also the amounts per second."""
     yield "transfer", f"{size(counters['rx_bytes'])} received, {size(counters['tx_bytes'])} sent"
     yield "packets", f"{counters['rx_packets']} received, {counters['tx_packets']} sent"
     if rates:
@@ -139,7 +139,7 @@ def _steering_lines(device: Mapping[str, Any]) -> Iterator[Line]:
     loader = device.get("shared_loader")
     if loader:
         attached = "attached" if loader["attached"] else "not attached"
-        whose = f"; it is {loader['front']}'s, whose port this is" if loader.get("front") else ""
+        whose = f"; it belongs to {loader['front']}, the front of this port" if loader.get("front") else ""
         yield (
             "shared loader",
             f"{loader['program']} {attached}, connection IDs of {loader['routed_cid_len']} bytes{whose}",
@@ -148,7 +148,7 @@ def _steering_lines(device: Mapping[str, Any]) -> Iterator[Line]:
 
 def _map_text(mapped: Mapping[str, Any] | None) -> str:
     if mapped is None:
-        return "not known: the loader is being restarted"
+        return "unknown: the loader is being restarted"
     if not mapped["registered"]:
         return "none"
     state = "in sync" if mapped["in_sync"] else "not in sync"
@@ -192,7 +192,7 @@ def _session_lines(session: Mapping[str, Any]) -> Iterator[Line]:
 
 
 def _path_lines(session: Mapping[str, Any]) -> Iterator[Line]:
-    """What the path to the peer takes."""
+    """The path MTU, and the largest inner packet."""
     outer, inner = session.get("path_mtu"), session.get("inner_mtu")
     if outer is None or inner is None:
         return
@@ -209,6 +209,7 @@ def size(count: int) -> str:
 
 
 def plural(count: int, word: str, words: str = "") -> str:
+    """``1 session``, ``2 sessions``; ``words`` is the plural where an s does not make it."""
     return f"{count} {word if count == 1 else words or word + 's'}"
 
 
@@ -223,4 +224,5 @@ def span(seconds: float) -> str:
 
 
 def ago(seconds: float) -> str:
+    """``seconds`` as ``3 minutes ago``; ``now`` below one second."""
     return f"{span(seconds)} ago" if seconds >= 1 else "now"

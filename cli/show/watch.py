@@ -1,7 +1,7 @@
-"""``watch``: the text of ``show`` again and again, with rates from the counters, until Ctrl-C or ``Count``.
+"""``watch``: the text of ``show``, repeated with rates from the counters, until Ctrl-C or ``Count``.
 
-A terminal is drawn over in place; a pipe or a file gets one block after another, an empty line between them. The
-first look must succeed, as ``show`` must; a device that goes away later is waited for.
+A terminal is redrawn in place; a pipe or a file gets one block after another, separated by an empty line. The first
+reading must succeed, as in ``show``; a device that disappears later is waited for.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def watch(arguments: list[str], options: Options) -> int:
 
 
 def _read(arguments: list[str]) -> tuple[str | None, float, int]:
-    """The device, seconds between two looks, how many looks there are (0: no end)."""
+    """The device, the seconds between two readings, their number (0: no limit)."""
     plain = [word for word in arguments if "=" not in word]
     fields = parse_fields([word for word in arguments if "=" in word], (), ("Interval", "Count"), command="watch")
     if len(plain) > 1:
@@ -76,7 +76,7 @@ def _watch(config: GlobalConfig, name: str | None, interval: float, count: int) 
     looks, due = 1, last.time
     _show(last.text(), interval, first=True)
     while looks != count:
-        due = max(due + interval, time.monotonic())  # what came too late is not made up for
+        due = max(due + interval, time.monotonic())  # missed readings are skipped
         time.sleep(max(0.0, due - time.monotonic()))
         look = Look(config, name)
         look.rate(last)
@@ -85,7 +85,7 @@ def _watch(config: GlobalConfig, name: str | None, interval: float, count: int) 
 
 
 class Look:
-    """What there was at one moment, or why it could not be seen."""
+    """One reading of all devices, or why it failed."""
 
     def __init__(self, config: GlobalConfig, name: str | None) -> None:
         self.devices: list[Description] = []
@@ -97,12 +97,12 @@ class Look:
         self.time = time.monotonic()
 
     def raise_error(self) -> None:
-        """For a first look, which may not fail."""
+        """For the first reading, which must succeed."""
         if self.error is not None:
             raise self.error
 
     def rate(self, before: Look) -> None:
-        """Put ``rates`` into every device and session that was there before, too."""
+        """Add ``rates`` to every device and session that the previous reading also had."""
         elapsed = self.time - before.time
         known = {described["device"]: described for described in before.devices}
         for described in self.devices:
@@ -122,7 +122,7 @@ class Look:
 
 
 def rates(before: Description | None, after: Description | None, elapsed: float) -> dict[str, float] | None:
-    """Bytes and packets a second; None where nothing is known, or counting began anew."""
+    """Bytes and packets per second; None when unknown or when the counters restarted."""
     if not before or not after or elapsed <= 0:
         return None
     grown = {key: after[key] - before[key] for key in _COUNTERS}
@@ -142,9 +142,9 @@ def _show(text: str, interval: float, *, first: bool) -> None:
 
 
 def frame(lines: Sequence[str], rows: int, *, clear: bool) -> str:
-    """What draws ``lines`` over the last ones; those that the terminal has no row for are left out.
+    """The output that redraws ``lines`` in place; lines beyond the terminal's height are left out.
 
-    Nothing that is switched on stays on: whatever ends the command, the terminal is as it was.
+    Every mode is reset within it, so the terminal is unchanged however the command ends.
     """
     if len(lines) > rows - 1:
         hidden = len(lines) - (rows - 2)

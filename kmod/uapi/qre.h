@@ -60,7 +60,7 @@ enum qre_loss {
 	QRE_LOSS_IDLE = 1,
 	QRE_LOSS_CLOSED = 2,	  /* the peer's CONNECTION_CLOSE */
 	QRE_LOSS_RESET = 3,	  /* a stateless reset */
-	QRE_LOSS_UNCONFIRMED = 4, /* a session that nobody confirmed in time */
+	QRE_LOSS_UNCONFIRMED = 4, /* a session that was not confirmed in time */
 	QRE_LOSS_LIMIT = 5,	  /* the hard packet or integrity limit */
 	QRE_LOSS_PROTOCOL = 6,	  /* the peer broke QUIC inside an authenticated packet */
 	QRE_LOSS_REPLACED = 7,	  /* a newer session of the same short id was confirmed */
@@ -94,7 +94,7 @@ enum qre_drop {
 	QRE_DROP_DECRYPT_FAILED = 7,
 	QRE_DROP_REPLAYED = 8,
 	QRE_DROP_BELOW_BASE = 9,
-	QRE_DROP_WRONG_ADDRESS = 10, /* to a client from somebody who is not its server */
+	QRE_DROP_WRONG_ADDRESS = 10, /* to a client, not from its server */
 	QRE_DROP_SOURCE_NOT_ALLOWED = 11,
 	QRE_DROP_BAD_PACKET = 12, /* the inner packet is no IP packet, or its lengths are wrong */
 	QRE_DROP_CONGESTION = 13, /* RFC 6040: outer CE, inner not ECN-capable */
@@ -102,7 +102,7 @@ enum qre_drop {
 	QRE_DROP_NO_MEMORY = 15,
 	QRE_DROP_NO_ROUTE = 16,	    /* the underlay has no way to the peer */
 	QRE_DROP_TTL_EXPIRED = 17,  /* RFC 9484 section 7.1 */
-	QRE_DROP_FRAMES_LIMIT = 18, /* more frames for user space than it can be told of */
+	QRE_DROP_FRAMES_LIMIT = 18, /* more frames for user space than the rate limit allows */
 	QRE_DROP_IPV6_REFUSED = 19, /* transmit: the path takes less than IPv6 needs */
 	__QRE_DROP_MAX,
 };

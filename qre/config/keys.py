@@ -1,4 +1,5 @@
-"""The keys of both configuration files, the forms in which a name may be written, and what a misspelt one meant."""
+"""The keys of both configuration files, the forms in which a name may be written, and suggestions for misspelt
+names."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-#: Key -> an example of the line, for the errors that say what would be right.
+#: Key -> an example value, for remedies.
 PROFILE_KEYS = {
     "Device": "qre0",
     "Role": "client",
@@ -31,7 +32,7 @@ PROFILE_KEYS = {
 HOOK_KEYS = ("PreUp", "PostUp", "PreDown", "PostDown")
 SERVER_KEYS = ("Listen", "Dest", "RealityPrivateKey", "RealityShortIds", "RealityMaxTimeDiff")
 CLIENT_KEYS = ("Endpoint", "RealityPublicKey", "RealityShortId")
-#: Keys whose values are credentials: their text is never put into an error.
+#: Keys whose values are credentials: no error contains their text.
 SECRET_KEYS = ("RealityPrivateKey", "RealityShortIds", "RealityShortId")
 
 GLOBAL_KEYS = {
@@ -66,7 +67,7 @@ def snake_case(name: str) -> str:
 
 
 def nearest(word: str, choices: Iterable[str]) -> str | None:
-    """The choice that somebody who wrote ``word`` most likely meant."""
+    """The choice most similar to ``word``; None when none is similar."""
     from difflib import get_close_matches  # loaded for an error only
 
     by_form = {choice.lower(): choice for choice in choices}

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def load_file(path: str | os.PathLike[str]) -> Profile | GlobalConfig:
-    """The file's model. Which kind it is, the keys decide, the majority when they are mixed."""
+    """The file's model. Its keys decide which kind it is, the majority when they are mixed."""
     data, _ = read_config(os.fspath(path))
     return load_profile_file(path) if is_profile(data) else load_global_file(path)
 

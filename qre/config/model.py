@@ -1,9 +1,9 @@
 """The validated configuration: one interface profile and the global file, as immutable values.
 
-Everything here has passed the rules of the parser (``qre.config.profile``, ``qre.config.settings``): code that
-receives a ``Profile`` does not check it again. Durations are in milliseconds, secrets are raw bytes. The classes are
-plain ones: this module is on the path of ``qre-tool strip``, which starts in a few milliseconds, so it loads neither
-dataclasses nor msgspec, and pathlib only when somebody reads a path.
+All values were validated by the parser (``qre.config.profile``, ``qre.config.settings``): code that receives a
+``Profile`` does not check it again. Durations are in milliseconds, secrets are raw bytes. The classes are plain ones:
+``qre-tool strip``, which starts in a few milliseconds, loads this module, so it imports neither dataclasses nor
+msgspec, and pathlib only when a path is read.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 else:
 
     def dataclass_transform(**_):
-        """What ``typing`` does, without loading it."""
+        """As ``typing.dataclass_transform``, without loading ``typing``."""
         return lambda cls: cls
 
 
@@ -53,7 +53,7 @@ def path_field(*, default: str | None) -> Any:
 
 @dataclass_transform(frozen_default=True, field_specifiers=(path_field,))
 class Value:
-    """Base of the immutable values: a frozen dataclass whose class costs nothing to make.
+    """Base of the immutable values: like a frozen dataclass, but the class is made without delay.
 
     Fields are the annotations in order; a class attribute is the default.
     """
@@ -165,8 +165,8 @@ class UnderlayOverride(Value):
 class Profile(Value):
     """One interface. Exactly one of ``server`` and ``client`` is set, as ``role`` says.
 
-    ``server.listen`` and ``client.endpoint`` are the file's. What is used is ``listen`` and ``endpoint``: a plan and
-    the run that it describes ask nothing else.
+    ``server.listen`` and ``client.endpoint`` are those of the file. Use ``listen`` and ``endpoint``, which apply the
+    overrides: plan and run both do.
     """
 
     name: str
@@ -183,12 +183,12 @@ class Profile(Value):
 
     @property
     def listen(self) -> SocketAddress | None:
-        """Where a server listens; None for a client."""
+        """The address that a server listens on, override included; None for a client."""
         return (self.underlay.server or self.server.listen) if self.server is not None else None
 
     @property
     def endpoint(self) -> HostPort | None:
-        """Where a client finds its server; None for a server."""
+        """The address of a client's server, override included; None for a server."""
         if self.client is None:
             return None
         given = self.underlay.server

@@ -1,8 +1,8 @@
 """The normalised form of a configuration: stable JSON for `strip` and `showconf`, and the canonical file.
 
-The same model always gives the same bytes; the values fed back give the same model (a hidden secret excepted). The
-JSON is written here, in the layout of ``json.dumps(indent=2, sort_keys=True)``: loading ``json`` would take longer
-than the whole rest of `strip`.
+The same model always gives the same bytes, and reading the values back gives the same model (except hidden secrets).
+The JSON is written here, in the layout of ``json.dumps(indent=2, sort_keys=True)``: loading ``json`` would take
+longer than the rest of `strip`.
 """
 
 from __future__ import annotations
@@ -64,12 +64,12 @@ def profile_values(profile: Profile) -> dict[str, Plain]:
 
 
 def global_values(config: GlobalConfig) -> dict[str, Plain]:
-    """Canonical key -> plain value; BpfElf and User are None when the installed one, or one a role, is meant."""
+    """Canonical key -> plain value; BpfElf None: the installed one; User None: one user a role."""
     return {key: vars(config)[attribute_of(key)] for key in GLOBAL_KEYS}
 
 
 def to_file(profile: Profile) -> str:
-    """The profile as a file: canonical keys, what is a default left out, secrets in full."""
+    """The profile as a file: canonical keys, defaults left out, secrets in full."""
     lines = ["[Interface]"]
     for key, value in profile_values(profile).items():
         if key in HOOK_KEYS and isinstance(value, list):
@@ -104,7 +104,7 @@ def _value(value: Plain) -> str:
 
 
 def _string(text: str) -> str:
-    """ASCII only, as ``json.dumps`` writes it."""
+    """A JSON string in ASCII, as ``json.dumps`` writes it."""
     if text.isascii() and text.isprintable() and '"' not in text and "\\" not in text:
         return f'"{text}"'
     return '"' + "".join(_escaped(letter) for letter in text) + '"'

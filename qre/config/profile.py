@@ -1,4 +1,4 @@
-"""Interface profiles: from ``<config dir>/<profile>.conf`` to a ``Profile``, or everything that is wrong with it."""
+"""Interface profiles: from ``<config dir>/<profile>.conf`` to a ``Profile``, or to all its errors."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from qre.config.model import GlobalConfig
 
 SUFFIX = ".conf"
-#: What `set` uses in place of keys and ids (the reference's).
+#: Placeholders of `set` for keys and ids (from the reference).
 PLACEHOLDERS = {
     Role.SERVER: {"RealityPrivateKey": "A" * 43 + "=", "RealityShortIds": "00"},
     Role.CLIENT: {"RealityPublicKey": "AQEB" * 10 + "AQE=", "RealityShortId": "00"},
@@ -38,13 +38,13 @@ PLACEHOLDERS = {
 
 
 def profile_path(name: str, config: GlobalConfig) -> str:
-    """Where the profile's file is; UserError for a name that is none, before a path is made of it."""
+    """The path of the profile's file. Raises UserError for an invalid name, before it becomes part of a path."""
     return os.path.join(vars(config)["config_dir"], v.check_profile_name(name) + SUFFIX)
 
 
 def load_profile(name: str, config: GlobalConfig, environ: Mapping[str, str]) -> Profile:
-    """The profile of that name in the configuration directory; UserErrors names everything that is wrong with it."""
-    del environ  # the model's own settings have no variables; the directory's is in ``config`` already
+    """The profile of that name in the configuration directory. Raises UserErrors with all its errors."""
+    del environ  # ``config`` has the directory already; nothing else of the environment matters for a profile
     path = profile_path(name, config)
     try:
         return _load(path, name)
@@ -53,7 +53,7 @@ def load_profile(name: str, config: GlobalConfig, environ: Mapping[str, str]) ->
 
 
 def load_profile_file(path: str | os.PathLike[str]) -> Profile:
-    """The profile in a file that may be anywhere; it is named after the file, or else after its device."""
+    """The profile in any file; its name is that of the file, or else of its device."""
     text = os.fspath(path)
     return _load(text, os.path.basename(text).removesuffix(SUFFIX))
 
@@ -70,7 +70,7 @@ def _names_nearby(path: str, name: str) -> str:
     try:
         there = sorted(entry.removesuffix(SUFFIX) for entry in os.listdir(os.path.dirname(path)))
     except OSError:
-        return f"make {os.path.dirname(path)}, or name another with QRE_CONFIG_DIR"
+        return f"create {os.path.dirname(path)}, or name another with QRE_CONFIG_DIR"
     return did_you_mean(
         name, [entry for entry in there if v.is_profile_name(entry)], "write one with `qre-tool init`"
     )
@@ -96,7 +96,7 @@ def profile_from_fields(device: str, role: Role, fields: Mapping[str, str]) -> P
 
 
 def build_profile(entries: list[Entry], problems: Problems, name: str) -> Profile:
-    """Apply the rules that go beyond one line; raises everything that was collected."""
+    """Apply the rules that concern several lines; raises all collected errors."""
     values = Values(entries, problems, PROFILE_KEYS)
     device = _device(values, name)
     role = _role(values)
@@ -138,7 +138,7 @@ def _device(values: Values, name: str) -> str | None:
 
 
 def _role(values: Values) -> Role | None:
-    """The role as written or inferred; keys of the other one are problems."""
+    """The role as written or inferred; keys of the other role are problems."""
     listen, endpoint = "Listen" in values, "Endpoint" in values
     if "Role" in values:
         role = values.get("Role", v.parse_role)
@@ -146,7 +146,7 @@ def _role(values: Values) -> Role | None:
         role = Role.SERVER if listen else Role.CLIENT
     else:
         role = None
-        why = "both Listen and Endpoint are there, so it cannot be inferred" if listen else "is missing"
+        why = "both Listen and Endpoint are given, so it cannot be inferred" if listen else "is missing"
         values.problems.add(
             0, "Role", why, "add Listen for a server, Endpoint for a client, or Role = server or client"
         )
@@ -161,7 +161,7 @@ def _role(values: Values) -> Role | None:
 
 
 def _check_all(values: Values) -> None:
-    """Without a role, what is there is looked at all the same, so that all errors show at once."""
+    """Parse the present keys although the role is unknown, so that all errors are reported together."""
     for key, parse in _SERVER_PARSERS.items() | _CLIENT_PARSERS.items():
         values.get(key, parse)
 
@@ -183,7 +183,7 @@ def _server(values: Values) -> ServerSettings | None:
     server_name = values.get("ServerName", v.parse_dns_name)
     if "ServerName" not in values and dest is not None:
         if v.is_ipv4(dest.host):
-            why = "is missing, and Dest is an address, which is no name"
+            why = "is missing, and Dest is an address, not a name"
             values.problems.add(0, "ServerName", why, f"add {values.example('ServerName')}")
         else:
             server_name = dest.host

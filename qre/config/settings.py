@@ -1,4 +1,5 @@
-"""The global configuration: file, environment and options, the later ones winning; absent file, defaults."""
+"""The global configuration: file, environment and options; the later ones win. Without a file all keys have their
+defaults."""
 
 from __future__ import annotations
 
@@ -57,7 +58,7 @@ def load_global(environ: Mapping[str, str], **overrides: str | os.PathLike[str] 
     """Option, then environment, then file, then default. An empty variable counts as unset.
 
     ``overrides``: ``config_dir``, ``global_config``, ``state_dir``, ``bpf_elf``, ``pin_dir``; None: not given.
-    A file that an option names must be there. UserErrors names everything that is wrong in all sources.
+    A file that an option names must exist. Raises UserErrors with the errors of all sources.
     """
     given = {name: os.fspath(value) for name, value in overrides.items() if value is not None}
     errors: list[UserError] = []
@@ -81,7 +82,7 @@ def load_global(environ: Mapping[str, str], **overrides: str | os.PathLike[str] 
 
 
 def load_global_file(path: str | os.PathLike[str]) -> GlobalConfig:
-    """What a global file alone says; the file must be there."""
+    """The settings of a global file alone, which must exist."""
     text = os.fspath(path)
     data, status = read_config(text)
     problems = Problems(shown(text))
@@ -92,7 +93,7 @@ def load_global_file(path: str | os.PathLike[str]) -> GlobalConfig:
 
 
 def _from_file(path: str, errors: list[UserError], *, needed: bool) -> dict[str, Any]:
-    """The file's settings; none when it is not there and need not be."""
+    """The file's settings; none when it does not exist and is optional."""
     try:
         data, status = read_config(path)
     except NoSuchFileError as error:
@@ -137,7 +138,7 @@ def _check_order(settings: Mapping[str, Any], low: str, high: str, values: Value
 
 
 def _absolute(key: str, text: str) -> str:
-    """Paths of the environment and of options may be relative to where the user is."""
+    """Paths in the environment and in options may be relative to the current directory."""
     return os.path.abspath(text) if _KEYS[key][1] is v.parse_path else text
 
 

@@ -1,9 +1,9 @@
-"""``Key = Value`` lines: from the bytes of a file to entries, with everything that is wrong with them at once.
+"""``Key = Value`` lines: from the bytes of a file to entries, and all errors at once.
 
 Both configuration files have this syntax: ``#`` comments, blank lines, keys in any case, one ``[Interface]`` header
-that means nothing. The bytes may be anything: every input ends in entries and problems, in bounded time and memory.
-The text of a value is never repeated for a key that holds a credential, and a line that has no key is not repeated
-at all: it may be a key that was pasted on a line of its own.
+without effect. The bytes may be anything: every input ends in entries and problems, in bounded time and memory.
+Errors never repeat the value of a key that holds a credential, nor a line without a key: it may be a private key that
+was pasted on a line of its own.
 """
 
 from __future__ import annotations
@@ -60,10 +60,10 @@ class Problems:
         return len(self._errors) >= MAX_PROBLEMS
 
     def errors(self) -> list[UserError]:
-        """In the order of the lines, then what is said of the source as a whole."""
+        """In the order of the lines, then those of the source as a whole."""
         found = [error for _, error in sorted(self._errors, key=lambda item: item[0] or 1 << 62)]
         if self._left_out:
-            found.append(UserError(self.place, f"{self._left_out} more errors", "mend the first ones"))
+            found.append(UserError(self.place, f"{self._left_out} more errors", "correct the first ones"))
         return found
 
     def raise_if_any(self) -> None:
@@ -73,7 +73,7 @@ class Problems:
 
 
 class NoSuchFileError(UserError):
-    """A configuration file is not there."""
+    """A configuration file does not exist."""
 
 
 class Values:
@@ -90,7 +90,7 @@ class Values:
         return key in self.all
 
     def line(self, key: str) -> int:
-        """Where the key stands; 0 when it does not."""
+        """The line number of the key; 0 when it is absent."""
         return self.all[key][0].line if key in self.all else 0
 
     def get(self, key: str, parse: Callable[[str], T]) -> T | None:
@@ -111,14 +111,16 @@ class Values:
         return self.get(key, parse)
 
     def example(self, key: str) -> str:
+        """A ``key = value`` to show in a remedy."""
         example = self.examples.get(key, "…")
         return f"{key} = {example}" if " " not in example else f"{key} = ({example})"
 
 
 def read_config(path: str) -> tuple[bytes, os.stat_result]:
-    """The bytes of a configuration file, and what it is; UserError for all but a readable, bounded, regular file."""
+    """The bytes and the stat result of a configuration file. Raises UserError unless it is readable, regular and
+    bounded."""
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # before opening: to open a device may do something
+        if not stat.S_ISREG(os.stat(path).st_mode):  # before opening: opening a device may have an effect
             _refuse_kind(path, os.stat(path).st_mode)
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
         try:
@@ -132,18 +134,18 @@ def read_config(path: str) -> tuple[bytes, os.stat_result]:
             os.close(descriptor)
     except FileNotFoundError:
         if os.path.islink(path):
-            raise UserError(shown(path), "is a symbolic link to nowhere", "make it point to a file") from None
-        raise NoSuchFileError(shown(path), "there is no such file", "look at the name and the directory") from None
+            raise UserError(shown(path), "is a dangling symbolic link", "make it point to a file") from None
+        raise NoSuchFileError(shown(path), "there is no such file", "check the name and the directory") from None
     except (OSError, ValueError) as error:
         why = (error.strerror if isinstance(error, OSError) else None) or str(error)
-        raise UserError(shown(path), f"cannot be read: {why}", "look at its path, owner and mode") from None
+        raise UserError(shown(path), f"cannot be read: {why}", "check its path, owner and mode") from None
     if len(data) > MAX_FILE:
-        raise UserError(shown(path), f"is larger than {MAX_FILE} bytes", "that is no configuration file of QRE")
+        raise UserError(shown(path), f"is larger than {MAX_FILE} bytes", "name a configuration file of QRE")
     return bytes(data), status
 
 
 def shown(path: str) -> str:
-    """A path for an error: one line, whatever is in it."""
+    """A path for an error, always on one line."""
     return path if path.isprintable() and path else repr(path)
 
 
@@ -154,7 +156,8 @@ def _refuse_kind(path: str, mode: int) -> NoReturn:
 
 
 def check_owner(path: str, status: os.stat_result, holds_key: bool, problems: Problems) -> None:
-    """A file that others can change, or that holds a key and others can read, is refused; the remedy mends it."""
+    """Refuse a file that others can change, or that holds a key and others can read; the remedy is the command that
+    fixes it."""
     mode = stat.S_IMODE(status.st_mode)
     if status.st_uid not in (0, os.geteuid()):
         who = "root" if os.geteuid() == 0 else "root or you"
@@ -166,7 +169,8 @@ def check_owner(path: str, status: os.stat_result, holds_key: bool, problems: Pr
 
 
 def parse_entries(data: bytes, known: Collection[str], problems: Problems) -> list[Entry]:
-    """Every line of ``data`` that has a key of ``known``, once each but for hooks; the rest becomes problems."""
+    """The entries of ``data`` with a key of ``known``, once each except for hooks; everything else becomes a
+    problem."""
     by_form = {key.lower(): key for key in known}
     entries: list[Entry] = []
     seen: dict[str, int] = {}
@@ -187,20 +191,20 @@ def parse_entries(data: bytes, known: Collection[str], problems: Problems) -> li
             continue
         if key in seen and key not in HOOK_KEYS:
             remedy = "keep one of the two lines"
-            problems.add(number, key, f"is there twice: line {seen[key]} has it already", remedy)
+            problems.add(number, key, f"is given twice: line {seen[key]} has it already", remedy)
             continue
         if len(entries) == MAX_ENTRIES:
             problems.add(number, "", f"more than {MAX_ENTRIES} keys", "shorten the file")
             break
         seen[key] = number
-        if key not in HOOK_KEYS:  # the shell has comments of its own, and knows what a quoted # is
+        if key not in HOOK_KEYS:  # the shell handles comments and quoted # itself
             text = text.partition("#")[0]
         entries.append(Entry(number, key, text.strip()))
     return entries
 
 
 def _text_of_line(raw: bytes, number: int, problems: Problems) -> str:
-    """The line without surrounding blanks; empty when there is nothing to read in it."""
+    """The line without surrounding blanks; empty when the line has an error."""
     if len(raw) > MAX_LINE:
         problems.add(number, "", f"the line is longer than {MAX_LINE} bytes", "shorten it")
         return ""
@@ -215,7 +219,7 @@ def _text_of_line(raw: bytes, number: int, problems: Problems) -> str:
 
 
 def _header(line: str, number: int, before: int, problems: Problems) -> int:
-    """The number of the line that has the header."""
+    """The number of the first line with a header; any other section is a problem."""
     name = line.partition("#")[0].strip()
     if name.lower() != "[interface]":
         remedy = (
@@ -223,7 +227,7 @@ def _header(line: str, number: int, before: int, problems: Problems) -> int:
         )
         problems.add(number, "", f"{quoted(name)} is not a section of QRE", remedy)
     elif before:
-        problems.add(number, "", f"[Interface] is there twice: line {before} has it already", "keep the first")
+        problems.add(number, "", f"[Interface] is given twice: line {before} has it already", "keep the first")
     return before or number
 
 
@@ -257,5 +261,5 @@ def quoted(text: str) -> str:
 
 
 def holds_credential(entries: list[Entry]) -> bool:
-    """Whether the file lets its reader in: a private key, or a short id with its public key."""
+    """Whether the file admits its reader to a tunnel: a private key, or a short id with its public key."""
     return any(entry.key in SECRET_KEYS for entry in entries)

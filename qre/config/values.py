@@ -1,7 +1,7 @@
-"""The values of the configuration: from the text after ``=`` to what the model holds, one function a kind.
+"""The values of the configuration: from the text after ``=`` to the model's type, one function a kind.
 
-Each raises UserError with what is wrong (``why``) and, where the key's example would not say it, what would be right
-(``remedy``); the caller knows file, line and key. Functions for credentials never repeat the text.
+Each raises UserError with the cause (``why``) and, where the key's example is not enough, a ``remedy``; the caller
+adds file, line and key. Functions for credentials never repeat the text.
 """
 
 from __future__ import annotations
@@ -50,27 +50,28 @@ def is_profile_name(name: str) -> bool:
 
 
 def check_profile_name(name: str) -> str:
-    """The name itself; UserError before anybody makes a path of a name that is none."""
+    """The name itself. Raises UserError for an invalid name, before it becomes part of a path."""
     if not is_profile_name(name):
         rule = "use 1 to 64 of the ASCII letters, digits, `.`, `-`, `_`, with no leading `.`"
-        raise UserError(f"profile {quoted(name)}", "that is not a profile name", rule)
+        raise UserError(f"profile {quoted(name)}", "it is not a profile name", rule)
     return name
 
 
 def parse_device(text: str) -> str:
-    """A name that the kernel takes for an interface (dev_valid_name, and what sysctl directories forbid)."""
+    """An interface name that the kernel accepts (dev_valid_name) and that can be a sysctl directory."""
     size = len(text.encode(errors="surrogateescape"))
     if not 1 <= size <= DEVICE_LENGTH:
         raise wrong(f"{quoted(text)} is not 1 to {DEVICE_LENGTH} bytes long")
     if text in (".", "..", "all", "default"):
-        raise wrong(f"{text} is no interface name for the kernel")
+        raise wrong(f"the kernel does not accept {text} as an interface name")
     for letter in text:
         if letter in "/:%" or letter.isspace() or not letter.isprintable():
-            raise wrong(f"{quoted(text)} has {quoted(letter)}, which an interface name may not have")
+            raise wrong(f"{quoted(text)} has {quoted(letter)}, which is not allowed in an interface name")
     return text
 
 
 def parse_number(text: str, low: int, high: int) -> int:
+    """ASCII digits alone, from ``low`` to ``high``, both included. Raises UserError."""
     if not (text.isascii() and text.isdigit()) or len(text) > 20 or not low <= int(text) <= high:
         raise wrong(f"{quoted(text)} is not a number from {low} to {high}")
     return int(text)
@@ -82,6 +83,7 @@ def number(low: int, high: int) -> Callable[[str], int]:
 
 
 def parse_bool(text: str) -> bool:
+    """true, yes, on, 1 or false, no, off, 0, in any case."""
     if text.lower() in _TRUE:
         return True
     if text.lower() in _FALSE:
@@ -134,19 +136,22 @@ def _choice(text: str, choices: Iterable[str]) -> str:
 
 
 def parse_role(text: str) -> Role:
+    """``server`` or ``client``."""
     return Role(_choice(text, Role))
 
 
 def parse_dataplane(text: str) -> Dataplane:
+    """One of the values of Dataplane."""
     return Dataplane(_choice(text, Dataplane))
 
 
 def parse_log_level(text: str) -> str:
+    """One of LOG_LEVELS."""
     return _choice(text, LOG_LEVELS)
 
 
 def _list(text: str, parse: Callable[[str], T], most: int) -> tuple[T, ...]:
-    """A comma-separated list, none twice."""
+    """A comma-separated list without repetitions."""
     pieces = [piece.strip() for piece in text.split(",")]
     if len(pieces) > most:
         raise wrong(f"{len(pieces)} entries are more than {most}", "shorten the list")
@@ -156,7 +161,7 @@ def _list(text: str, parse: Callable[[str], T], most: int) -> tuple[T, ...]:
             raise wrong("an entry of the list is empty", "write the entries with one comma between them")
         value = parse(piece)
         if value in values:
-            raise wrong(f"{value} is there twice", "keep it once")
+            raise wrong(f"{value} is given twice", "keep it once")
         values.append(value)
     return tuple(values)
 
@@ -174,7 +179,7 @@ def parse_networks(text: str) -> tuple[Network, ...]:
 def _parse_interface(text: str) -> Interface:
     value = _cidr(text)
     if value.ip.is_unspecified or value.ip.is_multicast or value.ip.is_loopback:
-        raise wrong(f"{value} is no address that an interface of a tunnel can have", "write one like 10.77.0.2/24")
+        raise wrong(f"{value} cannot be the address of a tunnel interface", "write one like 10.77.0.2/24")
     return value
 
 
@@ -210,7 +215,7 @@ def parse_socket_address(text: str) -> SocketAddress:
     except ValueError:
         raise wrong(f"{quoted(host)} is not a numeric IPv4 address", f"write it as in {example}") from None
     if address.is_multicast or address == IPv4Address(0xFFFFFFFF):
-        raise wrong(f"{address} is not an address that a socket can have", f"write it as in {example}")
+        raise wrong(f"{address} cannot be the address of a socket", f"write it as in {example}")
     return SocketAddress(address, port)
 
 
@@ -221,6 +226,7 @@ def parse_host_port(text: str) -> HostPort:
 
 
 def is_ipv4(text: str) -> bool:
+    """Whether ``text`` is a dotted-quad address."""
     try:
         IPv4Address(text)
     except ValueError:
@@ -255,11 +261,12 @@ def parse_key(text: str) -> bytes:
 
 
 def show_key(key: bytes) -> str:
+    """A key in base64 on one line, as profiles hold it."""
     return binascii.b2a_base64(key, newline=False).decode()
 
 
 def parse_short_id(text: str) -> bytes:
-    """0 to 16 hex digits, an even number of them, as the 8 bytes padded on the right that ids are compared as."""
+    """An even number of 0 to 16 hex digits, as 8 bytes padded with zeros on the right."""
     digits = text.isascii() and all(letter in "0123456789abcdefABCDEF" for letter in text)
     if not digits or len(text) > 16 or len(text) % 2:
         raise wrong("a short id is an even number of 0 to 16 hex digits", "write what genshortid printed")
@@ -267,7 +274,7 @@ def parse_short_id(text: str) -> bytes:
 
 
 def parse_short_ids(text: str) -> tuple[bytes, ...]:
-    """Short ids that differ as padded."""
+    """A list of short ids that differ when padded."""
     pieces = [piece.strip() for piece in text.split(",")]
     if len(pieces) > MAX_SHORT_IDS:
         raise wrong(f"{len(pieces)} ids are more than {MAX_SHORT_IDS}", "shorten the list")

@@ -1,3 +1,3 @@
-"""What a handshake and a data plane say to each other, and what a data plane tells of itself. Types alone: no socket,
-no clock, nothing that decides.
+"""The messages between a handshake and a data plane, and a data plane's status. Types alone: no socket, no clock, no
+decisions.
 """

@@ -1,4 +1,4 @@
-"""From a handshake that was handed over to the request that installs its session in a data plane.
+"""From a completed handshake to the request that installs its session in a data plane.
 
 No secret of this module may be logged or put into an exception.
 """

@@ -1,8 +1,8 @@
 """Sessions as every part of QRE sees them, and the interface between handshakes and a data plane.
 
 A handshake worker establishes a session and hands it to *a data plane*: the kernel's (qre.ko, through the
-netlink worker) or the user one (the dataplane worker). Both are spoken to with the messages below over one
-SOCK_SEQPACKET pair that the supervisor makes and never reads: keys do not pass it. Field names are those of
+netlink worker) or the user one (the dataplane worker). Both use the messages below over one
+SOCK_SEQPACKET pair that the supervisor makes and never reads, so keys do not pass it. Field names are those of
 ``qre-tool install-session``. Packet number and key rules: RFC 9000 §12.3, RFC 9001 §6.
 """
 
@@ -30,9 +30,9 @@ INTEGRITY_LIMIT = 1 << 52
 #: A held server session that is not confirmed within this time is deleted (seconds).
 CONFIRM_TIMEOUT = 10.0
 MAX_SESSIONS_PER_DEVICE = 1024
-#: Sessions that one answer tells of; they are asked for page by page.
+#: Sessions in one answer; longer lists are requested page by page.
 SESSIONS_PER_ANSWER = 64
-#: Routed CIDs that one session may have, and addresses that a mark tells of.
+#: The most routed CIDs of one session, and the most addresses in a ``SessionMark``.
 MAX_CIDS_PER_SESSION = 8
 
 PacketNumber = Annotated[int, msgspec.Meta(ge=0, le=(1 << 62) - 1)]
@@ -49,7 +49,7 @@ FrameBytes = Annotated[bytes, msgspec.Meta(max_length=MAX_UDP_PAYLOAD)]  # as mu
 
 
 class Refusal(enum.StrEnum):
-    """Why a data plane refuses a request: what programs tell apart. The words beside it are for people."""
+    """Why a data plane refuses a request: what programs act on. The text beside it is for people."""
 
     NO_SUCH = "no-such"  # there is no such session (any more)
     INSTALLED = "installed"  # it is installed, and differs from what was asked for
@@ -63,7 +63,8 @@ class Refusal(enum.StrEnum):
 
 
 class SessionRefusedError(QreError):
-    """A request that a data plane refuses; nothing has changed. ``key_epoch``: the session's, where that is news."""
+    """A request that a data plane refuses; nothing has changed. ``key_epoch``: the session's, where the request's is
+    behind."""
 
     def __init__(self, refusal: Refusal, words: str, key_epoch: int | None = None) -> None:
         super().__init__(words)
@@ -77,7 +78,7 @@ class LossReason(enum.StrEnum):
     IDLE = "idle"
     CLOSED = "closed"  # the peer's CONNECTION_CLOSE
     RESET = "reset"  # a stateless reset
-    UNCONFIRMED = "unconfirmed"  # a held session nobody confirmed in time
+    UNCONFIRMED = "unconfirmed"  # a held session that was not confirmed in time
     LIMIT = "limit"  # the hard packet or integrity limit
     PROTOCOL = "protocol"  # the peer broke QUIC inside an authenticated packet
     REPLACED = "replaced"  # a newer session of the same short id was confirmed
@@ -186,15 +187,15 @@ class FrameSend(Message, frozen=True, kw_only=True):
 
 
 class SessionList(Message, frozen=True, kw_only=True):
-    """What is installed? Answered with ``Answer.sessions``, in the order of their ids, those behind ``after``."""
+    """List the installed sessions: the answer has ``Answer.sessions``, ordered by id, beginning behind ``after``."""
 
     id: U64
     after: Annotated[bytes, msgspec.Meta(max_length=32)] = b""
 
 
 class SessionMark(Struct, frozen=True, kw_only=True):
-    """How far a session of the data plane is, without keys. The fields with defaults are for whoever has no record
-    of the session: a data plane that forgets its sessions with their secrets leaves them out."""
+    """The progress of a session of the data plane, without keys. The fields with defaults are for a handshake worker
+    without a record of the session: a data plane that loses its sessions together with their secrets omits them."""
 
     session_id: SessionId
     connection_id: ConnectionId
@@ -221,7 +222,7 @@ class Answer(Message, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         if self.error and self.refusal is None:
-            raise ValueError("words of a refusal, and no refusal: nobody would notice it")
+            raise ValueError("an error text without a refusal")
 
 
 def refused(request: int, refusal: Refusal, words: str, key_epoch: int | None = None) -> Answer:
@@ -278,7 +279,7 @@ class FrameReceived(Message, frozen=True, kw_only=True):
 
 
 class FrameFate(Message, frozen=True, kw_only=True):
-    """What became of the frames of ``FrameSend`` number ``id``."""
+    """Whether the frames of ``FrameSend`` number ``id`` were acknowledged or lost."""
 
     session_id: SessionId
     id: U64

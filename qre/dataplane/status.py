@@ -1,4 +1,4 @@
-"""What a data plane tells of its sessions and its device, for ``show``. No keys."""
+"""A data plane's account of its sessions and its device, for ``show``. No keys."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Ask a running daemon: one JSON line to ``RuntimeDir/<device>.sock``, one back (``supervisor/control.py``).
+"""Requests to a running daemon: one JSON line to ``RuntimeDir/<device>.sock``, one back (``supervisor/control.py``).
 
-The answer is bounded in size and time, and believed only from root or from whoever runs this command.
+The answer is bounded in size and time, and accepted only from root or from the user of this command.
 """
 
 from __future__ import annotations
@@ -24,24 +24,25 @@ RELOAD_TIMEOUT = 45.0
 
 
 class NoDaemonError(MachineError):
-    """Nobody serves this device's control socket."""
+    """No process serves this device's control socket."""
 
 
 class DaemonRefusedError(UserError):
-    """The daemon says no; its own words."""
+    """The daemon refused; the text is its own."""
 
 
 def socket_path(config: GlobalConfig, device: str) -> Path:
+    """The control socket of the daemon of ``device``, in RuntimeDir."""
     return config.runtime_dir / f"{device}{SUFFIX}"
 
 
 def front_path(runtime: Path, port: str) -> Path:
-    """Where other daemons join a server's port; ``port`` is its name (``device_lock.port_name``)."""
+    """The socket at which other daemons join a server's port; ``port`` is its name (``device_lock.port_name``)."""
     return runtime / f"{port}.front"
 
 
 def runtime_paths(config: GlobalConfig, profile: str, device: str) -> list[Path]:
-    """All that a daemon has in RuntimeDir, its lock apart."""
+    """Everything of a daemon in RuntimeDir except its lock."""
     return [
         socket_path(config, device),
         config.runtime_dir / f"{device}.workers",
@@ -50,7 +51,7 @@ def runtime_paths(config: GlobalConfig, profile: str, device: str) -> list[Path]
 
 
 def remove_left(path: Path) -> None:
-    """Remove a file, a socket, a pin or a directory; no error for what is gone already."""
+    """Remove a file, a socket, a pin or a directory; no error when it is gone already."""
     if path.is_dir():
         shutil.rmtree(path)
     else:
@@ -60,8 +61,8 @@ def remove_left(path: Path) -> None:
 def ask_daemon(config: GlobalConfig, device: str, operation: str, timeout: float) -> dict[str, Any]:
     """The daemon's answer to ``operation`` (``show``, ``reload``).
 
-    Raises NoDaemonError when there is no daemon, DaemonRefusedError when it says no, another QreError when it does
-    not answer as it should.
+    Raises NoDaemonError when there is no daemon, DaemonRefusedError when it refuses, another QreError when the answer
+    is missing or malformed.
     """
     path = socket_path(config, device)
     deadline = time.monotonic() + timeout
@@ -75,7 +76,7 @@ def ask_daemon(config: GlobalConfig, device: str, operation: str, timeout: float
         except (FileNotFoundError, ConnectionRefusedError) as error:
             raise NoDaemonError(f"device {device}", "no daemon runs", f"see {path}") from error
         except PermissionError as error:
-            raise MachineError(f"device {device}", "its daemon answers its owner only", "run as root") from error
+            raise MachineError(f"device {device}", "its daemon answers only its owner", "run as root") from error
         except TimeoutError as error:
             raise MachineError(f"device {device}", f"its daemon did not answer within {timeout:g} s") from error
         except OSError as error:
@@ -87,7 +88,11 @@ def _check_peer(sock: socket.socket, path: Path) -> None:
     credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
     _, uid, _ = struct.unpack("3i", credentials)
     if uid not in (0, os.geteuid()):
-        raise UserError(f"control socket {path}", f"user {uid} serves it, not root", "see who does, and RuntimeDir")
+        raise UserError(
+            f"control socket {path}",
+            f"user {uid} serves it, not root",
+            "find out which program that is, and check RuntimeDir",
+        )
 
 
 def _read_line(sock: socket.socket, deadline: float) -> bytes:
@@ -114,11 +119,11 @@ def _parse(line: bytes, device: str) -> dict[str, Any]:
         case {"ok": False, "error": str(text)}:
             raise DaemonRefusedError(text)
         case _:
-            raise MachineError(f"device {device}", "its daemon answered with something else", "see its log")
+            raise MachineError(f"device {device}", "its daemon sent an unknown answer", "see its log")
 
 
 def daemon_runs(config: GlobalConfig, device: str) -> bool:
-    """Does somebody listen on the device's control socket?"""
+    """Whether a process listens on the device's control socket."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as sock:
         sock.settimeout(1.0)
         try:
@@ -126,7 +131,7 @@ def daemon_runs(config: GlobalConfig, device: str) -> bool:
         except (FileNotFoundError, ConnectionRefusedError):
             return False
         except OSError:
-            return True  # somebody, who is busy or does not talk to us
+            return True  # a daemon that is busy or does not accept us
     return True
 
 
@@ -136,7 +141,7 @@ def control_devices(config: GlobalConfig) -> list[str]:
 
 
 def names_in(directory: Path, suffix: str, what: str) -> list[str]:
-    """The visible entries that end in ``suffix``, without it; none when the directory is not there."""
+    """The visible entries that end in ``suffix``, without it; none when the directory does not exist."""
     try:
         with os.scandir(directory) as entries:
             names = [entry.name for entry in entries]

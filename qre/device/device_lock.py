@@ -1,7 +1,7 @@
 """One process at a time changes a device: a lock file ``RuntimeDir/<device>.lock``, held with flock(2).
 
-The file tells who holds it (process id and what it does), and is gone when nobody does. ``up``, ``down`` and
-``reload`` hold it while they work, a daemon as long as it lives.
+The file names its holder (process id and purpose) and is removed with the lock. ``up``, ``down`` and ``reload`` hold
+it while they work, a daemon as long as it lives.
 """
 
 from __future__ import annotations
@@ -20,16 +20,17 @@ _ATTEMPTS = 20
 
 
 def lock_path(config: GlobalConfig, device: str) -> Path:
+    """The file to lock while ``device`` is being changed, in RuntimeDir."""
     return config.runtime_dir / f"{device}.lock"
 
 
 def port_name(ip: str, port: int) -> str:
-    """What a server's port is called there, in the place of a device: network namespaces share RuntimeDir."""
+    """The name of a server's port in RuntimeDir, in place of a device's; it includes the network namespace."""
     return f"{ip}_{port}_{os.stat('/proc/self/ns/net').st_ino}"
 
 
 def is_free(config: GlobalConfig, device: str) -> bool:
-    """Whether nobody holds it; changes nothing."""
+    """Whether no process holds the lock; changes nothing."""
     try:
         descriptor = os.open(lock_path(config, device), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError:
@@ -79,7 +80,7 @@ def _acquire(path: Path, device: str) -> int:
             os.close(descriptor)
             raise
         os.close(descriptor)  # its holder removed it between our open and our lock
-    raise UserError(f"device {device}", "others keep changing it", "try again")
+    raise UserError(f"device {device}", "other commands keep changing it", "try again")
 
 
 def _is_current(descriptor: int, path: Path) -> bool:
@@ -95,4 +96,4 @@ def _busy(device: str, holder: str) -> UserError:
     if purpose == "daemon":
         remedy = f"stop the daemon first: `systemctl stop qred@…`, or kill {pid}"
         return UserError(f"device {device}", f"a daemon holds it (process {pid})", remedy)
-    return UserError(f"device {device}", f"`{purpose}` is at work on it (process {pid})", "wait for it")
+    return UserError(f"device {device}", f"`{purpose}` is changing it (process {pid})", "wait for it")

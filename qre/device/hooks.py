@@ -1,6 +1,6 @@
 """PreUp, PostUp, PreDown and PostDown: the user's shell commands, run as wg-quick(8) runs them.
 
-``sh -c COMMAND`` with ``%i`` replaced by the device, in order, what they say going where ours goes. A command that
+``sh -c COMMAND`` with ``%i`` replaced by the device, in order, with our standard streams. A command that
 fails, or does not end within ``TIMEOUT``, is an error that names it.
 """
 
@@ -14,7 +14,7 @@ import subprocess
 
 from qre.errors import UserError
 
-#: Seconds; a hook is there to set things up, not to stay (let it fork what shall).
+#: Seconds; a hook sets things up and ends (what has to stay it can start in the background).
 TIMEOUT = 60.0
 
 
@@ -50,13 +50,13 @@ def run_hook(kind: str, command: str, device: str) -> None:
 
 
 def _default_signals() -> None:
-    """A daemon ignores some signals; what a hook starts in the background must not."""
+    """Restore signals that a daemon ignores: what a hook starts in the background must not."""
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
-    """End the hook and what it started in its own session."""
+    """Kill the hook and everything it started in its own session."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()

@@ -1,4 +1,4 @@
-"""A profile's device in qre.ko: its settings, as ``up``, ``syncconf`` and ``set`` sync them, and its end."""
+"""A profile's device in qre.ko: its settings, as ``up``, ``syncconf`` and ``set`` apply them, and its removal."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from qre.kernel.socket import NetlinkRefusedError
 
 
 def settings_of(profile: Profile, fwmark: int) -> DeviceSettings:
-    """What the kernel is to know of a profile: no key, no short id, no address."""
+    """The kernel's settings for a profile: no key, no short id, no address."""
     server, client = profile.server, profile.client
     named = server or client
     return DeviceSettings(
@@ -28,7 +28,7 @@ def settings_of(profile: Profile, fwmark: int) -> DeviceSettings:
 
 
 def settings_as_they_were(device: KernelDevice) -> DeviceSettings:
-    """What gives a device back what it had."""
+    """Settings that restore the device's present ones."""
     return DeviceSettings(
         role=device.role,
         mtu=device.mtu,
@@ -49,13 +49,13 @@ def sync_line(profile: Profile) -> str:
 
 
 def kernel_holds_port(device: str, listen: tuple[str, int]) -> bool:
-    """Has qre.ko a shared socket on this address already, of whichever daemon?"""
+    """Whether qre.ko has a shared socket on this address, of any daemon."""
     with Qre() as qre:
         return shared_address(qre, device) == listen
 
 
 def release_port(device: str, listen: tuple[str, int]) -> None:
-    """Let the kernel go of a server's port and CID map; no error for what is gone already."""
+    """Release a server's port and CID map from the kernel; no error for what is gone already."""
     with Qre() as qre:
         release(qre, device, listen)
 

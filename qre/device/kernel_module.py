@@ -14,18 +14,18 @@ from qre.errors import MachineError
 MODULE = "qre"
 LOADED = Path("/sys/module") / MODULE
 _USERNS = LOADED / "parameters" / "userns"
-#: What /proc/self/uid_map says in the initial user namespace.
+#: The content of /proc/self/uid_map in the initial user namespace.
 _INITIAL_USER_NAMESPACE = ["0", "0", "4294967295"]
 _TIMEOUT = 30.0
 
 
 def wants_module(config: GlobalConfig) -> bool:
-    """Is `modprobe` to be run?"""
+    """Whether to run `modprobe`."""
     return config.module_load and config.dataplane is not Dataplane.USER
 
 
 def load_module() -> str:
-    """Load qre.ko; empty when it is there, otherwise the reason why not."""
+    """Load qre.ko; empty when it is loaded, otherwise the reason."""
     return "" if LOADED.exists() else _modprobe() or ("" if LOADED.exists() else f"modprobe {MODULE} did not load it")
 
 
@@ -35,13 +35,13 @@ def why_closed() -> str:
         return ""
     if _USERNS.exists() and _USERNS.read_text().strip() == "Y":
         return ""
-    return f"it takes no orders from this user namespace (load it with `modprobe {MODULE} userns=1` on the host)"
+    return f"it accepts no commands from this user namespace (load it with `modprobe {MODULE} userns=1` on the host)"
 
 
 def why_not_loadable() -> str:
-    """Empty when qre.ko is there, or `modprobe` would find it; otherwise the reason. Changes nothing.
+    """Empty when qre.ko is loaded or `modprobe` would find it; otherwise the reason. Changes nothing.
 
-    Who is not root has no /usr/sbin in PATH, and may look all the same.
+    Users without /usr/sbin in PATH may ask, too.
     """
     if LOADED.exists():
         return ""
@@ -70,7 +70,7 @@ def _modprobe(*options: str, program: str = "modprobe") -> str:
 
 
 def require_module(config: GlobalConfig) -> None:
-    """Raise MachineError unless qre.ko is there now; it is loaded when that is allowed."""
+    """Load qre.ko if that is allowed. Raises MachineError unless it is loaded then."""
     if LOADED.exists():
         return
     if not config.module_load:
@@ -91,9 +91,9 @@ def expected_dataplane(config: GlobalConfig) -> Dataplane:
 
 
 def choose_dataplane(config: GlobalConfig, notice: Callable[[str], None]) -> Dataplane:
-    """The data plane of this ``up``; ``notice`` is told when `auto` has to do without the kernel.
+    """The data plane of this ``up``; ``notice`` gets a line when `auto` falls back to the user data plane.
 
-    Raises MachineError when the kernel's was asked for and is not there.
+    Raises MachineError when `kernel` was configured and is not available.
     """
     if config.dataplane is Dataplane.USER:
         return Dataplane.USER

@@ -1,7 +1,8 @@
-"""``up``, ``down`` and ``reload``: what makes a profile's device a tunnel, in order, and its undoing.
+"""``up``, ``down`` and ``reload``: the steps that make a profile's device a tunnel, in order, and how they are
+undone.
 
-Each operation is a ``Step`` with the words that ``--dry-run`` prints, what it does, and what undoes it: the plan is
-the program. When a step fails, those before it are undone in reverse and the first error is the one reported. Nothing
+Each operation is a ``Step`` with the line that ``--dry-run`` prints, the action and its undo: the plan is the
+program. When a step fails, those before it are undone in reverse and the first error is the one reported. Nothing
 here reads a packet or a key. The daemon's parent calls ``up_profile`` and ``down_profile``; the command line's side
 is ``cli/profile/lifecycle_commands``.
 """
@@ -66,7 +67,7 @@ class UpResult:
 
 @dataclass
 class _Up:
-    """What the steps of one ``up`` pass on to each other."""
+    """Values that the steps of one ``up`` pass on to each other."""
 
     profile: Profile
     config: GlobalConfig
@@ -78,7 +79,7 @@ class _Up:
     dataplane: Dataplane  # the expected one, until it is chosen
     tun_fd: int | None = None
     kernel_before: KernelDevice | None = None  # the settings of a device that was there
-    #: Rules that were there before: the IP versions, by mark.
+    #: Rules that existed before: the IP versions, by mark.
     rules_before: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
     was_up: bool = False
     was_ours: bool = False  # the profile had the device already
@@ -118,7 +119,7 @@ class _Up:
             self.attached = True
 
     def unmake_device(self) -> None:
-        """Delete it, unless somebody had made it in qre.ko for no profile: then it is as it was."""
+        """Delete the device, unless it existed in qre.ko without a profile: then restore it."""
         if not self.attached:
             return
         if self.tun_fd is not None:
@@ -140,8 +141,8 @@ class _Up:
                 qre.device_set(self.profile.device, settings_as_they_were(self.kernel_before))
 
     def give_up(self) -> None:
-        """After an `up` that failed nothing of the profile is left, not even of an earlier one: addresses, device,
-        state. But rules that were there stay: they keep packets from leaving in the clear."""
+        """After an `up` that failed nothing of the profile is left, nor of an earlier `up`: addresses, device, state.
+        Only rules that existed stay: they keep packets from leaving in the clear."""
         try:
             link = self.rtnl.link(self.profile.device)
             if link is not None and claimed(link):
@@ -159,7 +160,7 @@ class _Up:
             self.notice(f"the rules of the default route stay, and nothing leaves in the clear: {ways}")
 
     def restore(self) -> None:
-        """Give the device back as the saved state has it."""
+        """Restore the device to the saved state."""
         if self.before is None:
             return
         spec, link = spec_of(self.before), self.link()
@@ -216,7 +217,7 @@ def plan_up(profile: Profile, config: GlobalConfig, *, keep_tun: bool = False) -
 
 
 def _prepare(profile: Profile, config: GlobalConfig, keep_tun: bool, notice: Notice, rtnl: Rtnl) -> _Up:
-    """Look at what is there, and refuse what cannot be; reads only."""
+    """Read the present state, and refuse impossible requests; changes nothing."""
     saved = load_state(config, profile.name)
     existing = rtnl.link(profile.device)
     refuse_foreign(profile.device, existing, ALIAS_PREFIX + profile.name)
@@ -237,12 +238,12 @@ def _spec(profile: Profile, fwmark: int) -> DeviceSpec:
 
 
 def dataplane_of(link: Link) -> Dataplane:
-    """Whose device this is."""
+    """The data plane that this device belongs to."""
     return Dataplane.KERNEL if link.kind == LINK_KIND else Dataplane.USER
 
 
 def refuse_other_dataplane(profile: Profile, existing: Link | None, wanted: Dataplane) -> None:
-    """Raise when the device is there, on the other data plane."""
+    """Raise when the device exists on the other data plane."""
     if existing is not None and dataplane_of(existing) is not wanted:
         why = f"it is up on the {dataplane_of(existing)} data plane, and the {wanted} one is to be used"
         raise UserError(f"device {profile.device}", why, f"run `qre-tool down {profile.name}` first")
@@ -274,8 +275,8 @@ def up_steps(up: _Up) -> list[Step]:
 
 
 def reload_profile(profile: Profile, config: GlobalConfig, *, notice: Notice = print_notice) -> UpResult:
-    """Bring the device of a profile in line with its file: what qre.ko knows of it, MTU, addresses, routes; no hooks,
-    no sessions. The device must be there; a saved state need not.
+    """Apply a profile's file to its device: qre.ko's settings, MTU, addresses, routes; no hooks, no sessions. The
+    device must exist; a saved state is optional.
 
     The caller holds the device. After an error everything is as it was. ``UpResult.tun_fd`` is None.
     """
@@ -307,7 +308,7 @@ def _prepare_reload(profile: Profile, config: GlobalConfig, rtnl: Rtnl, notice: 
 
 
 def _found(profile: Profile, link: Link, rtnl: Rtnl) -> ProfileState:
-    """What a saved state would say of the device: of ours, what is on it."""
+    """The state read from the device itself: our addresses and routes on it."""
     return msgspec.structs.replace(
         state_of(profile, min(marks_of(rtnl, link), default=0)),
         address=tuple(entry.interface for entry in rtnl.addresses(link) if entry.ours),

@@ -1,7 +1,7 @@
-"""``down``: whatever there is of a profile goes, saved or not, up or not, half gone or whole.
+"""``down``: removes everything of a profile, whether or not its state was saved or the profile is completely up.
 
-In the order of the reference: PreDown, addresses, device, PostDown, state; besides what a daemon that was killed has
-left of its port. What is not ours is left alone.
+In the order of the reference: PreDown, addresses, device, PostDown, state; also what a killed daemon left of its
+port. What QRE did not make is left alone.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class _Down:
     left: tuple[Path, ...]  # pins, sockets and directories of a dead daemon
 
     def _link(self) -> Link | None:
-        """The device, while it is there and the profile's."""
+        """The device, while it exists and belongs to the profile."""
         link = self.rtnl.link(self.device)
         return link if link is not None and is_ours(link, self.name) else None
 
@@ -81,10 +81,10 @@ class _Down:
 def down_profile(
     profile: Profile | str, config: GlobalConfig, *, by_daemon: bool = False, notice: Notice = print_notice
 ) -> None:
-    """Take the profile down; the caller holds the device. A profile's name alone stands for one whose file is gone.
+    """Take the profile down; the caller holds the device. A name alone is given when the profile's file is gone.
 
-    What is gone already, even everything, is no error. The daemon's own clean-up (``by_daemon``) goes on after a
-    failing PreDown, and does not mind that its workers still hold the device. The first error is raised when
+    It is not an error when parts, or everything, are gone already. The daemon's own clean-up (``by_daemon``)
+    continues after a failing PreDown, and while its workers still hold the device. The first error is raised when
     everything else is done.
     """
     name = profile if isinstance(profile, str) else profile.name
@@ -127,7 +127,7 @@ def _held(device: str, name: str) -> UserError:
 
 
 def _prepare(profile: Profile | str, config: GlobalConfig, rtnl: Rtnl, *, by_daemon: bool) -> _Down:
-    """Look at what is there; reads only."""
+    """Read the present state; changes nothing."""
     name, configured = (profile, None) if isinstance(profile, str) else (profile.name, profile)
     saved = load_state(config, name)
     device = (
@@ -162,7 +162,7 @@ def _prepare(profile: Profile | str, config: GlobalConfig, rtnl: Rtnl, *, by_dae
 def _marks(
     configured: Profile | None, saved: ProfileState | None, link: Link | None, rtnl: Rtnl, config: GlobalConfig
 ) -> tuple[int, ...]:
-    """Of the rules that are the profile's."""
+    """Marks of the profile's rules."""
     found = marks_of(rtnl, link) if link is not None else set()
     if saved is not None:
         found |= {saved.fwmark} - {0}
@@ -181,7 +181,7 @@ def _port_of(configured: Profile | None, saved: ProfileState | None) -> tuple[st
 
 
 def _kernel_has(device: str, listen: tuple[str, int]) -> bool:
-    """Is a socket of this address registered with qre.ko?"""
+    """Whether a socket of this address is registered with qre.ko."""
     if not LOADED.exists():
         return False  # asking for the family would make the kernel load the module
     try:
@@ -192,7 +192,8 @@ def _kernel_has(device: str, listen: tuple[str, int]) -> bool:
 
 
 def _steps(down: _Down) -> tuple[list[Step], list[Step]]:
-    """The PreDown hooks, which may stop it, and everything after them, which goes on. Lines tell of what is there."""
+    """The PreDown hooks, whose failure stops `down`, and all later steps, whose failure does not. Lines name what
+    exists."""
     device, rest = down.device, []
     if down.link is not None and dataplane_of(down.link) is Dataplane.KERNEL:
         rest.append(Step((f"close the sessions of {device}",), down.close))

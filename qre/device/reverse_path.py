@@ -1,4 +1,4 @@
-"""Does this machine drop the server's datagrams once the default route goes into the tunnel?
+"""Whether this machine drops the server's datagrams once the default route goes into the tunnel.
 
 They arrive on the uplink unmarked, and strict reverse-path filtering (rp_filter 1, RFC 3704) asks where an unmarked
 answer would go: into the tunnel, so it drops them. Loose filtering (2) lets them in.

@@ -1,8 +1,8 @@
 """The mark of a profile's default route, which is also the number of its table: found again, or chosen.
 
-What tells whose a mark is: the profile's saved state, the routes through its device; rules alone tell nothing. Rules
-without either are left by a daemon that was killed, or by a start that failed: they keep packets from leaving in the
-clear, until the profile is up again or `down` takes them away.
+A mark's owner is known from the profile's saved state and from the routes through its device, never from rules alone.
+Rules without either were left by a killed daemon or a failed start: they keep packets from leaving in the clear until
+the profile is up again or `down` removes them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from qre.kernel.tunnel import choose_fwmark, default_versions, marks_in_rules, m
 
 
 def mark_of(profile: Profile, saved: ProfileState | None, link: Link | None, rtnl: Rtnl, config: GlobalConfig) -> int:
-    """The one that the profile has, or a free one; 0 when it has no default route."""
+    """The profile's mark, or a free one; 0 when it has no default route."""
     if not default_versions(profile.allowed_ips):
         return 0
     if saved is not None and saved.fwmark:
@@ -26,7 +26,7 @@ def mark_of(profile: Profile, saved: ProfileState | None, link: Link | None, rtn
 
 
 def orphaned_marks(rtnl: Rtnl, config: GlobalConfig, name: str, device: str) -> set[int]:
-    """Those of rules that no other profile's state and no other device's route speaks for; none when a state cannot
+    """Marks of rules that no other profile's state and no other device's route accounts for; none when a state cannot
     be read."""
     marks = marks_in_rules(rtnl)
     if not marks:

@@ -1,7 +1,7 @@
-"""What ``up`` did, remembered for ``down`` and ``reload``: one JSON file a profile, ``StateDir/<profile>.state``.
+"""The saved result of ``up``, for ``down`` and ``reload``: one JSON file a profile, ``StateDir/<profile>.state``.
 
-It is written atomically with mode 0600 and read as if an enemy had written it: bounded, typed, no path and no command
-taken from it. What is deleted because of it must besides be QRE's own device (``qre/kernel/tun.is_ours``).
+It is written atomically with mode 0600 and read as hostile input: bounded, typed, no path and no command taken from
+it. A device is deleted because of it only if QRE made that device (``qre/kernel/tun.is_ours``).
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class ProfileState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def state_of(profile: Profile, fwmark: int) -> ProfileState:
-    """What is to be remembered of a profile that was just brought up."""
+    """The state to save for a profile that was just brought up."""
     return ProfileState(
         profile=profile.name,
         device=profile.device,
@@ -72,6 +72,7 @@ def state_of(profile: Profile, fwmark: int) -> ProfileState:
 
 
 def state_path(config: GlobalConfig, profile: str) -> Path:
+    """The file in StateDir that records what ``up`` changed for ``profile``."""
     return config.state_dir / f"{profile}{SUFFIX}"
 
 
@@ -98,7 +99,7 @@ def save_state(config: GlobalConfig, state: ProfileState) -> None:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """``data`` under ``path`` with mode 0600, whole or not at all, on the disk when this returns."""
+    """Write ``data`` to ``path`` with mode 0600, whole or not at all; synced to the disk when this returns."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
     try:
@@ -119,9 +120,9 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def load_state(config: GlobalConfig, profile: str) -> ProfileState | None:
-    """The saved state of a profile, or None when it is not up. A file that is not ours is an error, never obeyed."""
+    """The saved state of a profile, or None when it is not up. A file that QRE did not write is an error."""
     path = state_path(config, profile)
-    remedy = "look at it, remove it, then run `qre-tool down` again"
+    remedy = "inspect and remove it, then run `qre-tool down` again"
     try:
         data = _read_bounded(path)
         state = parse_state_untrusted(data)
@@ -132,19 +133,19 @@ def load_state(config: GlobalConfig, profile: str) -> ProfileState | None:
     except UntrustedInputError as error:
         raise UserError(f"state file {path}", error.what, remedy) from error
     if state.profile != profile:
-        raise UserError(f"state file {path}", f"it is of the profile {state.profile}", remedy)
+        raise UserError(f"state file {path}", f"it belongs to the profile {state.profile}", remedy)
     return state
 
 
 def _read_bounded(path: Path) -> bytes:
-    """The bytes of a regular file of ours that nobody else could have written."""
+    """The bytes of a regular file that no other user could have written."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     with os.fdopen(descriptor, "rb") as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise UntrustedInputError("it is not a regular file")
         if status.st_uid not in (0, os.geteuid()) or status.st_mode & 0o022:
-            raise UntrustedInputError("others than its owner can write it")
+            raise UntrustedInputError("users other than its owner can write it")
         if status.st_size > MAX_SIZE:
             raise UntrustedInputError("it is too large")
         return file.read(MAX_SIZE)
@@ -159,10 +160,10 @@ def parse_state_untrusted(data: bytes) -> ProfileState:
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise UntrustedInputError(f"it does not parse: {error}") from error
     if stored.device in (".", ".."):
-        raise UntrustedInputError("it names an impossible device")
+        raise UntrustedInputError("it names an invalid device")
     for text in (stored.listen, stored.underlay):
         if text and not _is_socket_address(text):
-            raise UntrustedInputError("it names an impossible address")
+            raise UntrustedInputError("it names an invalid address")
     return ProfileState(
         profile=stored.profile,
         device=stored.device,
@@ -184,7 +185,7 @@ def _is_socket_address(text: str) -> bool:
 
 
 def remove_state(config: GlobalConfig, profile: str) -> None:
-    """Forget the profile; no error when it is forgotten already."""
+    """Remove the profile's state; no error when there is none."""
     path = state_path(config, profile)
     try:
         path.unlink(missing_ok=True)

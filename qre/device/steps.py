@@ -1,4 +1,4 @@
-"""The operations that ``up``, ``down`` and ``reload`` are made of: words for the plan, the deed, its undoing."""
+"""The steps of ``up``, ``down`` and ``reload``: lines of the plan, the action, its undo."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ Notice = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Step:
-    """Some operations that are done together: their lines of the plan, the deed, and what takes it back.
+    """Operations that are done together: their lines of the plan, the action, its undo.
 
-    ``undo`` is called after a deed that failed half-way, too.
+    ``undo`` is also called after an action that failed half-way.
     """
 
     lines: tuple[str, ...]
@@ -32,7 +32,7 @@ def plan_of(steps: Sequence[Step]) -> list[str]:
 
 
 def run_steps(steps: Sequence[Step], notice: Notice) -> None:
-    """Do the steps; when one fails, undo in reverse and raise its error. What cannot be undone is told."""
+    """Do the steps; when one fails, undo in reverse and raise its error. A failing undo is reported."""
     begun: list[Step] = []
     try:
         for step in steps:

@@ -1,1 +1,1 @@
-"""What passes between processes: messages, descriptors, and the sandbox a worker lives in."""
+"""What passes between processes: messages, descriptors, and the sandbox of a worker."""

@@ -1,7 +1,7 @@
 """Typed messages, with descriptors beside them, over one AF_UNIX SOCK_SEQPACKET socket.
 
 Used for a worker's descriptor channel, for the pair on which session keys travel, and between the daemon's parent and
-its supervisor. What comes in is hostile until it parsed: bad bytes, a truncated control message or too many
+its supervisor. Input is hostile until it has been parsed: bad bytes, a truncated control message or too many
 descriptors raise ``UntrustedInputError``, and no descriptor of such a message stays open. Nothing is ever unpickled.
 """
 
@@ -31,7 +31,7 @@ class ChannelClosedError(MachineError):
 
 
 class Channel(Generic[T]):
-    """One end of a SEQPACKET pair. ``types`` is what may come in: a msgspec struct or a union of them.
+    """One end of a SEQPACKET pair. ``types`` are the messages it accepts: a msgspec struct or a union of them.
 
     The channel owns ``sock`` and never blocks.
     """
@@ -52,9 +52,11 @@ class Channel(Generic[T]):
         return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
     def fileno(self) -> int:
+        """For an event loop's reader; -1 once closed."""
         return self._socket.fileno()
 
     def close(self) -> None:
+        """Close the socket; the other end reads ChannelClosedError."""
         self._socket.close()
 
     def send(self, message: object, fds: Sequence[int] = ()) -> None:
@@ -103,10 +105,10 @@ class Channel(Generic[T]):
         malformed: Callable[[UntrustedInputError], None],
         most: int = MOST_AT_ONCE,
     ) -> None:
-        """Hand on what has come, at most ``most`` messages: others must get their turn. For a reader callback.
+        """Pass on what has arrived, at most ``most`` messages, so that others get their turn. For a reader callback.
 
-        Descriptors are closed when ``take`` returns, but for those that it has removed from its list. ``closed`` and
-        ``malformed`` end the reading; nothing more comes after either. ``take`` may close the channel.
+        Descriptors are closed when ``take`` returns, except those that it removed from its list. Reading ends with
+        ``closed`` or ``malformed``. ``take`` may close the channel.
         """
         for _ in range(most):
             if self._socket.fileno() < 0:

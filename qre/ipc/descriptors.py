@@ -1,4 +1,4 @@
-"""What a handed descriptor must be before a worker uses it: its row in ``qre.ipc.roles``, and what the kernel says.
+"""Checks a received descriptor before a worker uses it: its row in ``qre.ipc.roles`` against what the kernel says.
 
 Only calls that a sandboxed worker may still make: fstat, fcntl, getsockopt, getsockname.
 """
@@ -28,7 +28,7 @@ def check(fd: int, expected: Expected) -> None:
 
 
 def _wrong(fd: int, expected: Expected) -> str:
-    """What is wrong with it; empty when nothing is."""
+    """Why it is refused; empty when it is right."""
     mode = os.fstat(fd).st_mode
     match expected.kind:
         case "socket":
@@ -36,7 +36,9 @@ def _wrong(fd: int, expected: Expected) -> str:
         case "file":
             access = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE
             wanted = os.O_RDWR if expected.writable else os.O_RDONLY
-            return "" if stat.S_ISREG(mode) and access == wanted else "not a file opened as asked for"
+            return (
+                "" if stat.S_ISREG(mode) and access == wanted else "not a regular file with the expected access mode"
+            )
         case "memfd":
             seals = fcntl.fcntl(fd, fcntl.F_GET_SEALS)
             wanted = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | (0 if expected.writable else fcntl.F_SEAL_WRITE)
@@ -65,7 +67,7 @@ def _wrong_socket(fd: int, expected: Expected) -> str:
 
 
 def check_bound(fd: int, expected: Expected, config: WorkerConfig) -> None:
-    """Raise MachineError unless a server's socket is bound to the address that the configuration says."""
+    """Raise MachineError unless a server's socket is bound to the configured address."""
     if not expected.reuseport:
         return
     made = socket.socket(fileno=fd)

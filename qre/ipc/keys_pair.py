@@ -1,7 +1,7 @@
 """The data plane's end of the pair on which keys travel: requests in, reports out, each in order.
 
 The other end is the handshake worker's; a new pair comes whenever one of the two was started. Reports wait while
-there is nobody to read them, and the oldest go first when there are too many. It must never log what it carries.
+no handshake worker reads them, and the oldest are dropped when there are too many. It must never log what it carries.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from qre.dataplane.protocol import Answer, DataplaneReport, DataplaneRequest
 from qre.errors import MachineError, UntrustedInputError
 from qre.ipc.channel import Channel, ChannelClosedError
 
-#: Reports that wait for a handshake worker that does not read, or is being restarted; the oldest go first.
+#: Reports that wait for a handshake worker that does not read or is being restarted; the oldest are dropped first.
 _MAX_WAITING: Final = 1024
 _RETRY: Final = 0.05
 
 
 class KeysPair:
-    """``handle`` takes each request with its descriptors, which are its own to close, and sees to the one answer
-    (``report``). ``fail`` is told why nothing more can come of this process."""
+    """``handle`` takes each request with its descriptors, closes them, and gives exactly one answer (``report``).
+    ``fail`` is called with the reason when this process cannot continue."""
 
     def __init__(self, handle: Callable[[DataplaneRequest, list[int]], None], fail: Callable[[str], None]) -> None:
         self._handle = handle
@@ -43,6 +43,7 @@ class KeysPair:
         self._flush()
 
     def close(self) -> None:
+        """Close the pair; reports that are still waiting to be sent are lost."""
         if self._retry is not None:
             self._retry.cancel()
             self._retry = None
@@ -52,6 +53,7 @@ class KeysPair:
             self._channel = None
 
     def report(self, report: DataplaneReport) -> None:
+        """Queue ``report`` and send it as soon as the socket has room, in order."""
         self._waiting.append(report)
         if self._retry is None:
             self._flush()
@@ -70,7 +72,7 @@ class KeysPair:
         self._fail(f"the handshake worker sent a malformed request: {error}")
 
     def _flush(self) -> None:
-        """Send what waits; again in a moment when the handshake worker does not read."""
+        """Send the waiting reports; retry in a moment when the handshake worker does not read."""
         self._retry = None
         while self._waiting and self._channel is not None:
             try:

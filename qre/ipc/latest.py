@@ -1,4 +1,4 @@
-"""Passes on the latest of what comes, at most once an interval: a worker that talks without end floods nobody."""
+"""Passes on the latest value, at most once an interval, so that no worker floods another process."""
 
 from __future__ import annotations
 
@@ -33,5 +33,6 @@ class Latest(Generic[T]):
         self._tell(self._told)
 
     def close(self) -> None:
+        """A value that is still waiting is dropped."""
         if self._timer is not None:
             self._timer.cancel()

@@ -63,7 +63,7 @@ class WorkerConfig(Struct, frozen=True, kw_only=True):
     log_level: Annotated[str, msgspec.Meta(max_length=16)] = "info"
     rekey_after_packets: U64 = 1 << 22
     dest_profile: DestProfile | None = None  # the cached one
-    joined: bool = False  # server: the front of another daemon has the port, and hands us our clients
+    joined: bool = False  # server: another daemon is the port's front and passes us our clients
     followed: bool = False  # server: the port's front before us was another daemon
     register_cid_map: bool = True  # server on the kernel's data plane; otherwise the BPF loader mirrors
 
@@ -139,7 +139,7 @@ class SocketRelease(Message, frozen=True, kw_only=True):
 
 
 class GuestJoin(Message, frozen=True, kw_only=True):
-    """supervisor -> handshake, request (server): another daemon wants its clients at this port. Its ``guest_secrets``
+    """supervisor -> handshake, request (server): another daemon joins this port. Its ``guest_secrets``
     and ``guest_feed`` with the same number come before it."""
 
     number: U64
@@ -147,13 +147,14 @@ class GuestJoin(Message, frozen=True, kw_only=True):
 
 
 class GuestLeave(Message, frozen=True, kw_only=True):
-    """supervisor -> handshake, request: it is gone."""
+    """supervisor -> handshake, request: the joined daemon is gone."""
 
     number: U64
 
 
 class RoleState(Message, frozen=True, kw_only=True):
-    """handshake -> supervisor: what STATUS= and the ready file say. ``up``: at least one session is up."""
+    """handshake -> supervisor: the text for STATUS= and the state of the ready file. ``up``: at least one session is
+    up."""
 
     up: bool
     text: Text
@@ -187,7 +188,8 @@ class CidSync(Message, frozen=True, kw_only=True):
 
 
 class SyncDevice(Message, frozen=True, kw_only=True):
-    """supervisor -> netlink, request: link up, these addresses, MTU and routes for AllowedIPs, no others of ours."""
+    """supervisor -> netlink, request: link up, exactly these addresses, MTU and routes for AllowedIPs (of those that
+    QRE made)."""
 
     device: Annotated[str, msgspec.Meta(max_length=15)]
     address: Prefixes
@@ -197,8 +199,8 @@ class SyncDevice(Message, frozen=True, kw_only=True):
 
 
 class UseLoader(Message, frozen=True, kw_only=True):
-    """supervisor -> netlink, request (server on the kernel's data plane): the loader is there, and works on this map.
-    The map and the shared socket are registered with qre.ko, which then tells who steers."""
+    """supervisor -> netlink, request (server on the kernel's data plane): the loader runs and uses this map. The
+    map and the shared socket are registered with qre.ko, which then reports the loader."""
 
     program: Annotated[str, msgspec.Meta(max_length=31)]
     pin_dir: Annotated[str, msgspec.Meta(max_length=255)]
@@ -208,7 +210,7 @@ class UseLoader(Message, frozen=True, kw_only=True):
 
 
 class LinkGone(Message, frozen=True, kw_only=True):
-    """netlink -> supervisor: somebody removed the device."""
+    """netlink -> supervisor: the device was removed."""
 
     device: Annotated[str, msgspec.Meta(max_length=15)]
 
@@ -247,7 +249,7 @@ class LoaderStatus(Message, frozen=True, kw_only=True):
 
 
 class SharedLoader(Struct, frozen=True, kw_only=True):
-    """Who steers the port, as it has told qre.ko."""
+    """The loader that steers the port, as registered with qre.ko."""
 
     program: Text
     pin_dir: Text
@@ -256,7 +258,7 @@ class SharedLoader(Struct, frozen=True, kw_only=True):
 
 
 class SharedPort(Struct, frozen=True, kw_only=True):
-    """What qre.ko has of a server's port."""
+    """A server's port in qre.ko."""
 
     socket: Text = ""  # ip:port; empty: none is registered
     rx_packets: U64 = 0
@@ -270,7 +272,7 @@ class SharedPort(Struct, frozen=True, kw_only=True):
 
 
 class NetlinkStatus(Message, frozen=True, kw_only=True):
-    """The last three are there on the kernel's data plane."""
+    """The last three are set on the kernel's data plane."""
 
     device_present: bool
     link_up: bool
@@ -310,8 +312,8 @@ Body = (
 
 
 class Envelope(Struct, frozen=True, kw_only=True):
-    """One message on a ZeroMQ socket. ``peer`` is whom it is for (worker -> supervisor) or from whom it came
-    (supervisor -> worker; set by the supervisor, never believed from a worker). ``id`` 0: one-way; otherwise a
+    """One message on a ZeroMQ socket. ``peer`` is the receiver (worker -> supervisor) or the sender
+    (supervisor -> worker; set by the supervisor, never taken from a worker). ``id`` 0: one-way; otherwise a
     request, or with ``answer`` the answer to the request of that id."""
 
     version: Annotated[int, msgspec.Meta(ge=VERSION, le=VERSION)] = VERSION
@@ -322,7 +324,7 @@ class Envelope(Struct, frozen=True, kw_only=True):
 
 
 class Descriptor(Struct, frozen=True, kw_only=True):
-    """Goes with one SCM_RIGHTS descriptor over a worker's descriptor channel, either way."""
+    """Accompanies one SCM_RIGHTS descriptor over a worker's descriptor channel, in either direction."""
 
     name: Annotated[str, msgspec.Meta(max_length=32)]
     number: U64 = 0

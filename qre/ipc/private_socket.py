@@ -1,4 +1,4 @@
-"""A listening AF_UNIX socket that its owner alone may reach: mode 0600 from the moment that it exists."""
+"""A listening AF_UNIX socket that only its owner may reach: mode 0600 from the moment it exists."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from qre.errors import MachineError
 
 
 def bind_private(kind: socket.SocketKind, path: Path, what: str) -> socket.socket:
-    """Bound, not listening yet; what a dead process left there is replaced. Raises MachineError about ``what``.
+    """A bound socket, not listening yet; a leftover of a dead process is replaced. Raises MachineError about
+    ``what``.
 
-    The umask is the whole process's: not to be called while another thread makes files.
+    Changes the umask of the whole process for a moment: do not call it while another thread creates files.
     """
     path.unlink(missing_ok=True)
     made = socket.socket(socket.AF_UNIX, kind)

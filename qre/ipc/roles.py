@@ -1,4 +1,4 @@
-"""One table of roles: who a worker is, what it may do, what it is handed. Everything else is derived from it.
+"""One table of roles: each worker's user, privileges and descriptors. Everything else is derived from it.
 
 Read a row as a promise: this uid, these capabilities and no other, these groups of system calls, these files, these
 descriptors. ``qre.ipc.sandbox`` enforces it inside the worker; the supervisor starts workers by it.
@@ -43,7 +43,7 @@ class Calls(Enum):
     )  # fmt: skip
     #: bind(2): a relay socket, a netlink socket.
     BIND = ("bind",)
-    #: Opening files: Landlock says which (the resolver's).
+    #: Opening files: Landlock says which (those of the resolver).
     OPEN = ("openat", "open", "stat", "lstat", "access", "readlink", "getdents64", "statx")
     #: One system call for many datagrams.
     BATCH = ("sendmmsg", "recvmmsg")
@@ -64,7 +64,7 @@ class Given(Enum):
     LATER = "never at the start: each comes with a message of its own"
 
     def applies(self, config: WorkerConfig) -> bool:
-        """Whether this configuration's worker is handed it."""
+        """Whether a worker with ``config`` is handed the descriptor at its start."""
         server = config.role is Role.SERVER
         match self:
             case Given.ALWAYS:
@@ -92,7 +92,7 @@ class Expected:
     type: int = 0
     protocol: int = 0
     reuseport: bool = False
-    writable: bool = False  # a file, a memfd; what is not must be sealed against it
+    writable: bool = False  # a file, a memfd; a memfd that is not writable must be sealed
     given: Given = Given.ALWAYS
     optional: bool = False  # the supervisor may not have it yet: the worker starts without
 
@@ -106,10 +106,10 @@ def _udp(name: str, *, reuseport: bool, given: Given = Given.ALWAYS, optional: b
 CLIENT_UDP: Final = _udp("client_udp", reuseport=False, optional=True)
 #: To the worker that holds the sessions, or from it: the last to start of both makes a pair for both.
 KEYS: Final = Expected("keys", "socket", socket.AF_UNIX, socket.SOCK_SEQPACKET)
-#: The two ends of what the front of a shared port tells the daemon that has joined it.
+#: The two ends of the channel between the front of a shared port and a daemon that has joined it.
 FRONT_FEED: Final = Expected("front_feed", "socket", socket.AF_UNIX, socket.SOCK_SEQPACKET, given=Given.JOINED)
 GUEST_FEED: Final = Expected("guest_feed", "socket", socket.AF_UNIX, socket.SOCK_SEQPACKET, given=Given.LATER)
-#: What the resolver of the C library reads.
+#: Files that the resolver of the C library reads.
 RESOLVER_FILES: Final = (
     "/etc/resolv.conf",
     "/etc/hosts",
@@ -140,7 +140,7 @@ class WorkerRole:
     open_files: int = 256
 
     def expected(self, name: str) -> Expected | None:
-        """What a descriptor of this name must be; None: this worker is handed none."""
+        """The descriptor ``name`` of this role; None when the role takes no such descriptor."""
         return next((entry for entry in self.descriptors if entry.name == name), None)
 
     def missing(self, config: WorkerConfig, held: Collection[str]) -> list[str]:

@@ -50,13 +50,14 @@ def die_with_parent(parent: int) -> None:
 
 
 def forbid_new_privileges() -> None:
-    """No program that this process runs has more than it has, and nobody but root looks into its memory."""
+    """No program that this process runs has more privileges, and no process but root's can read its memory."""
     _prctl(_PR_SET_DUMPABLE, 0)
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
 
 
 def enter(role: WorkerRole, parent: int) -> None:
-    """Drop everything that ``role`` was not granted. Raises MachineError when one step fails; then do not go on."""
+    """Drop everything that ``role`` was not granted. Raises MachineError when one step fails; the worker must end
+    then."""
     uid, gid = role.ids()
     try:
         set_name(f"qre:{role.party}")
@@ -74,7 +75,8 @@ def enter(role: WorkerRole, parent: int) -> None:
 
 
 def _verify(role: WorkerRole, uid: int, gid: int) -> None:
-    """Read back what the kernel says of this process. Raises OSError when it is not as ordered."""
+    """Read this process's ids and capabilities back from the kernel. Raises OSError when they are not as
+    requested."""
     fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines() if ":" in line)
     granted = sum(1 << capability for capability in role.capabilities)
     sets = {name: int(fields[name], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")}
@@ -82,7 +84,7 @@ def _verify(role: WorkerRole, uid: int, gid: int) -> None:
     if sets != {"CapInh": 0, "CapPrm": granted, "CapEff": granted, "CapBnd": 0, "CapAmb": 0}:
         raise OSError(errno.EPERM, "it still has capabilities")
     if ids != ({str(uid)}, {str(gid)}) or fields["Groups"].split() or fields["NoNewPrivs"].strip() != "1":
-        raise OSError(errno.EPERM, "it is still somebody else")
+        raise OSError(errno.EPERM, "its user, groups or NO_NEW_PRIVS are not as requested")
 
 
 def _prctl(option: int, argument: int | bytes) -> None:
@@ -167,7 +169,7 @@ def _call(number: int, *arguments: object) -> int:
 
 
 def _seccomp(role: WorkerRole) -> None:
-    """A list of what may be called; everything else answers EPERM. In every thread (TSYNC)."""
+    """Allow the listed system calls; every other one fails with EPERM. In every thread (TSYNC)."""
     system = seccomp.SyscallFilter(defaction=seccomp.ERRNO(errno.EPERM))
     system.set_attr(seccomp.Attr.CTL_TSYNC, 1)
     for group in role.calls:
@@ -186,7 +188,7 @@ def _seccomp(role: WorkerRole) -> None:
     for family in role.families:
         system.add_rule(seccomp.ALLOW, "socket", seccomp.Arg(0, seccomp.EQ, family))
     if Calls.OPEN not in role.calls:
-        # Python and the C library look for files that need not be there; tell them so.
+        # Python and the C library try optional files; answer ENOENT.
         for name in ("openat", "open", "stat", "lstat", "access", "readlink"):
             system.add_rule(seccomp.ERRNO(errno.ENOENT), name)
     system.load()

@@ -2,9 +2,9 @@
 
 The handshake worker does it for the user data plane, the netlink worker where qre.ko cannot write the map itself.
 
-The truth is ``wanted``. Changes are sent one by one; after a failure (the loader is being restarted) and at the start
-the whole set is sent, until it is taken. Nobody waits for it but a server handshake, whose last frame must not leave
-before the client's next packets find the data plane.
+``wanted`` is authoritative. Changes are sent one by one; after a failure (the loader is being restarted) and at the
+start the whole set is sent until it is accepted. Only a server handshake waits for it: its last frame must not leave
+before the client's next packets reach the data plane.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from qre.structs import Message
 
 _FIRST_PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 2.0
-#: Failures before somebody should know.
+#: Consecutive failures before one is logged.
 _QUIET_FAILURES: Final = 6
 
 Request = Callable[[Party, Message], Awaitable[Message]]
@@ -38,14 +38,14 @@ class Steering:
         self._waiting: dict[bytes, list[asyncio.Future[None]]] = {}
 
     def want(self, connection_ids: frozenset[bytes]) -> None:
-        """Exactly these are live."""
+        """Set the live connection IDs to exactly these."""
         if connection_ids == self._wanted:
             return
         self._wanted = connection_ids
         self._changed.set()
 
     async def adopted(self, connection_id: bytes, timeout: float) -> None:
-        """Return when packets with this one go to slot 1. Raises MachineError when that takes too long."""
+        """Wait until packets with this connection ID go to slot 1. Raises MachineError when that takes too long."""
         if self._known is not None and connection_id in self._known:
             return
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -1,7 +1,7 @@
-"""Tasks that belong together, with one policy for a failure: whoever owns the group says what then happens.
+"""Tasks that belong together, with one policy for a failure, which the owner of the group sets.
 
-A bare ``asyncio.create_task`` may be collected while it runs, and nobody sees it fail; ``asyncio.TaskGroup`` would
-cancel its neighbours, and needs a block that lasts as long as they do. Product code makes tasks here alone.
+A bare ``asyncio.create_task`` may be collected while it runs, and its failure goes unnoticed; ``asyncio.TaskGroup``
+would cancel its neighbours, and needs a block that lasts as long as they do. Product code makes tasks here alone.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 
 class Tasks:
-    """``failed`` is called in the loop with what a task raised; a cancellation is no failure."""
+    """``failed`` is called in the loop with the exception of a task; a cancellation is not a failure."""
 
     def __init__(self, failed: Callable[[BaseException], None]) -> None:
         self._failed = failed
@@ -22,13 +22,13 @@ class Tasks:
         return len(self._running)
 
     def spawn(self, work: Coroutine[Any, Any, None], name: str = "task") -> None:
-        """Begin ``work``. ``name`` tells those apart that ``cancel`` ends or spares."""
+        """Begin ``work``. ``cancel`` selects tasks by ``name``."""
         task = asyncio.get_running_loop().create_task(work, name=name)
         self._running.add(task)
         task.add_done_callback(self._done)
 
     def cancel(self, *, only: str = "", spare: str = "") -> None:
-        """Cancel all but the caller; those of one name only, or all but those of one."""
+        """Cancel all tasks but the caller's, or only those of one name, or all except those of one name."""
         for task in self._running.copy():
             name = task.get_name()
             if task is not asyncio.current_task() and (not only or name == only) and (not spare or name != spare):

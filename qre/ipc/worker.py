@@ -45,7 +45,7 @@ from qre.ipc.tasks import Tasks
 from qre.structs import Message
 
 MAX_RUNNING_REQUESTS = 256
-#: One line a key and this many seconds; what was held back is counted in the next one.
+#: At most one line a key in this many seconds; the next one counts those held back.
 LOG_INTERVAL = 10.0
 MAX_LOG_KEYS = 64
 
@@ -62,7 +62,7 @@ class LimitedLog:
         if key not in self._keys and len(self._keys) >= MAX_LOG_KEYS:
             self._keys = {each: entry for each, entry in self._keys.items() if now - entry[0] < LOG_INTERVAL}
             if len(self._keys) >= MAX_LOG_KEYS:
-                key = ""  # too many kinds at once are one kind
+                key = ""  # too many keys at once share one
         last, held = self._keys.get(key, (-LOG_INTERVAL, 0))
         if now - last < LOG_INTERVAL:
             self._keys[key] = (last, held + 1)
@@ -72,7 +72,7 @@ class LimitedLog:
 
 
 class WorkerContext:
-    """What a worker has of the world: its configuration, its descriptors, a way to ask others."""
+    """A worker's environment: its configuration, its descriptors, and requests to other processes."""
 
     def __init__(self, role: WorkerRole, channel: Channel[Descriptor], dealer: zmq.asyncio.Socket) -> None:
         self.role = role.party
@@ -91,7 +91,7 @@ class WorkerContext:
         self._waiting: dict[int, asyncio.Future[Message]] = {}
 
     async def send(self, to: Party, message: Message) -> None:
-        """One-way, to ``to`` through the supervisor, if its table allows it."""
+        """Send one-way to ``to`` through the supervisor, if its table allows it."""
         await self._transmit(Envelope(peer=to, body=cast(Body, message)))
 
     async def request(self, to: Party, message: Message, timeout: float = 5.0) -> Message:
@@ -122,10 +122,11 @@ class WorkerContext:
         self.over.set()
 
     def internal_error(self, error: BaseException) -> None:
-        """Give up for a task that failed: its own text may hold anything, so its kind alone is told."""
+        """Give up because a task failed; logs only the exception's type, since its text may hold anything."""
         self.fail(f"an internal error ({type(error).__name__})")
 
     def answered(self, number: int, body: Message) -> None:
+        """Hand the answer to the request ``number``; an answer to an unknown or finished request is dropped."""
         future = self._waiting.get(number)
         if future is not None and not future.done():
             future.set_result(body)
@@ -134,6 +135,7 @@ class WorkerContext:
         await self._dealer.send(self._encoder.encode(envelope))
 
     async def answer(self, to: Party, number: int, body: Message) -> None:
+        """Answer the request ``number`` of ``to``."""
         await self._transmit(Envelope(peer=to, id=number, answer=True, body=cast(Body, body)))
 
 
@@ -141,22 +143,22 @@ class Worker(Protocol):
     """What a role implements."""
 
     async def start(self, context: WorkerContext) -> None:
-        """Begin; returning means that the role's work can really be done. A QreError refuses."""
+        """Begin; when it returns, the role can do its work. A QreError refuses."""
 
     async def reload(self) -> None:
         """``context.config`` has changed."""
 
     async def handle(self, source: Party, message: Message) -> Message:
-        """Any other request; a QreError refuses."""
+        """Answer any other request; a QreError refuses."""
 
     async def descriptor(self, name: str, number: int, fd: int) -> None:
-        """A descriptor that came after ``start``; the worker's to close."""
+        """A descriptor that arrived after ``start``; the worker closes it."""
 
     async def status(self) -> Message:
-        """What ``show`` wants to know."""
+        """The role's part of ``show``."""
 
     async def stop(self) -> None:
-        """End in order."""
+        """End in order; called once, after Stop."""
 
 
 def run_worker(party: Party, sock: socket.socket, endpoint: str) -> None:
@@ -172,7 +174,7 @@ def run_worker(party: Party, sock: socket.socket, endpoint: str) -> None:
         logging.getLogger("qre").error("%s", error)
         status = 1
     except ImportError as error:
-        logging.getLogger("qre").error("%s cannot be loaded: is QRE installed with all it needs?", error.name)
+        logging.getLogger("qre").error("%s cannot be loaded: is QRE installed with its dependencies?", error.name)
         status = 1
     except Exception as error:  # noqa: BLE001 - the last resort of a process: no traceback, it may show a key
         logging.getLogger("qre").error("internal error at %s: %s", place_of(error), type(error).__name__)
@@ -181,7 +183,7 @@ def run_worker(party: Party, sock: socket.socket, endpoint: str) -> None:
 
 
 def place_of(error: BaseException) -> str:
-    """Where an error was raised: function and line, no values."""
+    """The function and line where an error was raised, without values."""
     trace, place = error.__traceback__, "?"
     while trace is not None:
         place = f"{trace.tb_frame.f_code.co_qualname}:{trace.tb_lineno}"
@@ -190,7 +192,7 @@ def place_of(error: BaseException) -> str:
 
 
 class _Runtime:
-    """Dispatches what comes in, one task a request, until Stop or a failure."""
+    """Dispatches incoming messages, one task a request, until Stop or a failure."""
 
     def __init__(self, role: WorkerRole, worker: Worker, sock: socket.socket, endpoint: str) -> None:
         self._role = role
@@ -307,11 +309,11 @@ class _Runtime:
                 await self._accept(*received)
 
     async def _accept(self, described: Descriptor, fds: list[int]) -> None:
-        """Take what was asked for; close everything else."""
+        """Take an expected descriptor; close any other."""
         expected = self._role.expected(described.name)
         try:
             if expected is None or len(fds) != 1:
-                raise MachineError(f"descriptor {described.name!r}", "it was not asked for")
+                raise MachineError(f"descriptor {described.name!r}", "it is unexpected")
             descriptors.check(fds[0], expected)
             if self._started:
                 descriptors.check_bound(fds[0], expected, self._context.config)
@@ -352,7 +354,7 @@ class _Runtime:
             self._context.limited("loop", str(details.get("message"))[:200])
 
     def _report(self, error: BaseException) -> None:
-        """Where it happened, never with values: a message or a local may hold a key."""
+        """Log where it happened, without values: a message or a local variable may hold a key."""
         place = place_of(error)
         text = str(error) if isinstance(error, QreError) else type(error).__name__
         self._context.limited(f"internal {place}", f"internal error at {place}: {text}", logging.ERROR)

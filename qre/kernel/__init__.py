@@ -1,3 +1,3 @@
-"""What speaks to the kernel: netlink (qre.ko and links), BPF objects, TUN devices, sockets, capabilities. No decision
-about a tunnel is made here, and nothing here knows of processes or commands.
+"""Interfaces to the kernel: netlink (qre.ko and links), BPF objects, TUN devices, sockets, capabilities. It makes no
+decision about a tunnel, and does not depend on processes or commands.
 """

@@ -1,7 +1,7 @@
-"""qre.ko's interface to user space, by name and number: what kmod/uapi/qre.h says, for Python.
+"""qre.ko's interface to user space, by name and number: kmod/uapi/qre.h for Python.
 
 A member here has the header's name without its prefix (``Attribute.SESSION_ID`` is ``QRE_A_SESSION_ID``). A test
-compares the two; the header is the truth. Imports nothing but enum and struct, so that everybody can afford it.
+compares the two; the header is authoritative. Imports nothing but enum and struct, so that it loads fast.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What qre.ko tells: its devices, sessions and events as values, and the readers of its answers.
+"""Devices, sessions and events of qre.ko as values, and the readers of its answers.
 
-Every reader is named ``…_untrusted`` and raises UntrustedInputError for what cannot be; no answer carries a key.
+Every reader is named ``…_untrusted`` and raises UntrustedInputError for malformed answers; no answer carries a key.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class CidMapStatus(msgspec.Struct, frozen=True, kw_only=True):
 
     map_id: int
     entries: int
-    missing: int  # CIDs that should be in it and are not
+    missing: int  # CIDs that are missing from it
     sync_failures: int
 
 
@@ -56,12 +56,12 @@ class SharedSocketStatus(msgspec.Struct, frozen=True, kw_only=True):
 
     ip: str
     port: int
-    rx: int  # packets of live CIDs that it brought
+    rx: int  # packets of live CIDs that it received
     passed: int  # packets left to its queue
 
 
 class LoaderDescription(msgspec.Struct, frozen=True, kw_only=True):
-    """Who steers the shared port, as SHARED_LOADER_SET tells the kernel."""
+    """The loader of the shared port, as SHARED_LOADER_SET registers it."""
 
     program: str
     pin_dir: str
@@ -70,7 +70,7 @@ class LoaderDescription(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class KernelDevice(msgspec.Struct, frozen=True, kw_only=True):
-    """One device of qre.ko, with what its namespace has beside it."""
+    """One device of qre.ko, with the shared objects of its namespace."""
 
     index: int
     name: str
@@ -85,7 +85,7 @@ class KernelDevice(msgspec.Struct, frozen=True, kw_only=True):
     fwmark: int
     counters: DeviceCounters
     sessions: int
-    whole: bool  # with what only CAP_NET_ADMIN may see: otherwise the fields below are empty, and all but counters
+    whole: bool  # whether the caller has CAP_NET_ADMIN: without it only counters are filled in
     adopted: int  # CIDs, sessions' included
     cids: tuple[bytes, ...]  # CIDs of no session
     cid_map: CidMapStatus | None
@@ -96,7 +96,7 @@ class KernelDevice(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class KernelSession(msgspec.Struct, frozen=True, kw_only=True):
-    """One session in the kernel: what ``show`` tells, and the rest."""
+    """One session in the kernel: its status for ``show``, and further fields."""
 
     status: SessionStatus
     confirmed: bool
@@ -112,23 +112,23 @@ class MapSyncFailed(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SessionInstalled(msgspec.Struct, frozen=True, kw_only=True):
-    """A session was installed, by whomever."""
+    """A session was installed, by any program."""
 
     session_id: bytes
 
 
 class FramesLimited(msgspec.Struct, frozen=True, kw_only=True):
-    """A peer sends more frames for user space than the kernel tells of. Told once a session."""
+    """A peer sends more frames for user space than the kernel reports. Reported once a session."""
 
     session_id: bytes
 
 
 class EventsLost(msgspec.Struct, frozen=True, kw_only=True):
-    """The kernel had no room for events: look at the sessions to find out what happened."""
+    """The kernel had no room for events: list the sessions to find out what happened."""
 
 
 class KernelEvent(msgspec.Struct, frozen=True, kw_only=True):
-    """One event. ``device`` is empty, and ``index`` 0, when it is of no device (``EventsLost``)."""
+    """One event. ``device`` is empty, and ``index`` 0, when it concerns no device (``EventsLost``)."""
 
     device: str = ""
     index: int = 0
@@ -272,7 +272,7 @@ def _address(fields: Fields, ip: Attribute, port: Attribute) -> tuple[str, int] 
 
 
 def _underlay(fields: Fields) -> Underlay | None:
-    """The outer addresses; None unless all four are there and mean something."""
+    """The outer addresses; None unless all four attributes are present and the ports are not 0."""
     local = _address(fields, Attribute.LOCAL_IP, Attribute.LOCAL_PORT)
     peer = _address(fields, Attribute.PEER_IP, Attribute.PEER_PORT)
     if local is None or peer is None:

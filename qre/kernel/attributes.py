@@ -1,8 +1,8 @@
 """Netlink attributes of the family qre as bytes: those of a request packed, those of an answer read and checked.
 
-The layout is RFC 3549's TLV. The numbers are ``abi``'s and the types are stated where an attribute is used, so that
-no key ever lies in an object that knows how to print itself. Whatever an answer holds is checked for its length and
-its bounds; ``UntrustedInputError`` is all that a reader here raises.
+The layout is RFC 3549's TLV. The numbers are those of ``abi``, and the types are stated where an attribute is used,
+so that no object with a printable form ever holds a key. Every attribute of an answer is checked for its length and
+its bounds; a reader here raises only ``UntrustedInputError``.
 """
 
 from __future__ import annotations
@@ -32,25 +32,32 @@ class Request:
         return f"Request({', '.join(Attribute(kind).name for kind, _ in self._encoded)})"
 
     def put(self, attribute: Attribute, value: bytes) -> None:
+        """Append the attribute with ``value`` as it is."""
         self._encoded.append((attribute, value))
 
     def flag(self, attribute: Attribute, wanted: bool) -> None:
+        """An attribute without a value (NLA_FLAG); absent unless ``wanted``."""
         if wanted:
             self.put(attribute, b"")
 
     def u8(self, attribute: Attribute, value: int) -> None:
+        """8 bits."""
         self._pack(attribute, "=B", value)
 
     def u16(self, attribute: Attribute, value: int) -> None:
+        """16 bits, in the machine's byte order."""
         self._pack(attribute, "=H", value)
 
     def u32(self, attribute: Attribute, value: int) -> None:
+        """32 bits, in the machine's byte order."""
         self._pack(attribute, "=I", value)
 
     def u64(self, attribute: Attribute, value: int) -> None:
+        """64 bits, in the machine's byte order."""
         self._pack(attribute, "=Q", value)
 
     def port(self, attribute: Attribute, value: int) -> None:
+        """16 bits in network byte order."""
         self._pack(attribute, "!H", value)
 
     def _pack(self, attribute: Attribute, layout: str, value: int) -> None:
@@ -60,10 +67,11 @@ class Request:
             raise InternalError(attribute.name, "the number does not fit") from None
 
     def ipv4(self, attribute: Attribute, value: str) -> None:
+        """4 bytes in network byte order. Raises InternalError unless ``value`` is a dotted quad."""
         try:
             self.put(attribute, socket.inet_pton(socket.AF_INET, value))
         except OSError:
-            raise InternalError(attribute.name, "no numeric IPv4 address") from None
+            raise InternalError(attribute.name, "not a numeric IPv4 address") from None
 
     def allowed_ips(self, prefixes: Iterable[str]) -> None:
         """An array of struct qre_allowed_ip."""
@@ -77,9 +85,11 @@ class Request:
         )
 
     def text(self, attribute: Attribute, value: str) -> None:
+        """UTF-8 with a final NUL (NLA_NUL_STRING)."""
         self.put(attribute, value.encode() + b"\0")
 
     def encode(self) -> bytes:
+        """All attributes in the order in which they were put."""
         return b"".join(encode_attribute(kind, value) for kind, value in self._encoded)
 
     def at(self, offset: int) -> Attribute | None:
@@ -93,6 +103,7 @@ class Request:
 
 
 def encode_attribute(kind: int, value: bytes) -> bytes:
+    """Header, ``value`` and padding to 4 bytes (struct nlattr)."""
     length = _HEADER.size + len(value)
     return _HEADER.pack(length, kind) + value + bytes(-length % 4)
 
@@ -111,11 +122,11 @@ def split_attributes_untrusted(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def read_attributes_untrusted(data: bytes) -> Fields:
-    """The attributes of an answer; none may come twice."""
+    """The attributes of an answer; none may appear twice."""
     found: dict[int, bytes] = {}
     for kind, value in split_attributes_untrusted(data):
         if kind in found and kind != Attribute.PAD:
-            raise UntrustedInputError(f"attribute {kind} comes twice")
+            raise UntrustedInputError(f"attribute {kind} appears twice")
         found[kind] = value
     return Fields(found)
 
@@ -127,6 +138,7 @@ class Fields:
         self._found = found
 
     def has(self, attribute: Attribute) -> bool:
+        """Whether the attribute is present: how a flag is read."""
         return attribute in self._found
 
     def octets(self, attribute: Attribute, least: int, most: int | None = None) -> bytes | None:
@@ -146,21 +158,27 @@ class Fields:
         return int(number)
 
     def u8(self, attribute: Attribute, most: int = 0xFF) -> int | None:
+        """8 bits. Raises UntrustedInputError when the value exceeds ``most``."""
         return self._number(attribute, "=B", most)
 
     def u16(self, attribute: Attribute) -> int | None:
+        """16 bits, in the machine's byte order."""
         return self._number(attribute, "=H", 0xFFFF)
 
     def u32(self, attribute: Attribute) -> int | None:
+        """32 bits, in the machine's byte order."""
         return self._number(attribute, "=I", 0xFFFFFFFF)
 
     def u64(self, attribute: Attribute, most: int = _U64_MAX) -> int | None:
+        """64 bits, in the machine's byte order. Raises UntrustedInputError when the value exceeds ``most``."""
         return self._number(attribute, "=Q", most)
 
     def port(self, attribute: Attribute) -> int | None:
+        """16 bits in network byte order."""
         return self._number(attribute, "!H", 0xFFFF)
 
     def ipv4(self, attribute: Attribute) -> str | None:
+        """4 bytes in network byte order, as a dotted quad."""
         value = self.octets(attribute, 4)
         return None if value is None else str(ipaddress.IPv4Address(value))
 
@@ -170,6 +188,7 @@ class Fields:
         return None if value is None else value.rstrip(b"\0").decode("utf-8", "replace")
 
     def nest(self, attribute: Attribute) -> bytes | None:
+        """The bytes inside a nested attribute, to be parsed in turn."""
         return self._found.get(attribute)
 
     def cids(self, attribute: Attribute, most: int) -> tuple[bytes, ...]:

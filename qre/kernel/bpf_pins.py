@@ -1,6 +1,6 @@
-"""Pins of BPF objects below PinDir, made and removed by the daemon's parent through descriptors it was handed.
+"""Pins of BPF objects below PinDir, made and removed by the daemon's parent through descriptors it received.
 
-Only BPF_OBJ_PIN of bpf(2) is used here: loading, and everything else with maps, is the bpf_loader worker's.
+Only BPF_OBJ_PIN of bpf(2) is used here: the bpf_loader worker does the loading and everything else with maps.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class _ObjectAttribute(ctypes.Structure):
 
 
 class _StatFs(ctypes.Structure):
-    """struct statfs; only the type is looked at."""
+    """struct statfs; only the type is read."""
 
     _fields_ = (("f_type", ctypes.c_long), ("rest", ctypes.c_byte * 248))
 
@@ -45,12 +45,13 @@ def check_pin_dir(directory: Path, what: str = "BpfPinDir") -> None:
 
 
 def paths(directory: Path, device: str) -> list[Path]:
-    """Of a device's daemon. A BPF file system takes no dots, and no device's name has a colon."""
+    """The pins of a device's daemon. A BPF file system allows no dots, so they become colons, which no device name
+    has."""
     return [directory / f"{name}-{device.replace('.', ':')}" for name in NAMES]
 
 
 def pin(directory: Path, device: str, fds: list[int]) -> None:
-    """Pin the objects; all or none. What a dead daemon of this device left is replaced."""
+    """Pin the objects; all or none. Pins of a dead daemon of this device are replaced."""
     number = _SYSCALL.get(platform.machine())
     if number is None or len(fds) != len(NAMES):
         raise MachineError("BPF pins", f"bpf(2) is not known on {platform.machine()}")
@@ -65,7 +66,7 @@ def pin(directory: Path, device: str, fds: list[int]) -> None:
 
 
 def unpin(directory: Path, device: str) -> None:
-    """Remove the pins; those that are gone are no error."""
+    """Remove the pins; no error for those that are gone."""
     for path in paths(directory, device):
         try:
             path.unlink(missing_ok=True)

@@ -1,7 +1,7 @@
-"""The BPF objects, through libbpf as bcc's own handle offers it: open a prebuilt ELF, load, look up, update.
+"""The BPF objects, through the libbpf that bcc has loaded: open a prebuilt ELF, load, look up, update.
 
 Only prebuilt bytecode is loaded, never text: compiling at run time would need kernel headers and a compiler in a
-privileged process. Needs CAP_BPF for loading; what works on held descriptors (attach, update) needs nothing.
+privileged process. Needs CAP_BPF for loading; operations on held descriptors (attach, update) need nothing.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ MAX_ELF: Final = 1 << 20
 
 _MAP_TYPE_HASH, _MAP_TYPE_REUSEPORT_SOCKARRAY = 1, 20
 _PROG_TYPE_SK_REUSEPORT: Final = 21
-#: Maps of a program that are looked at: it has the two, and its read-only data.
+#: Maps of a program that are examined: it has the two, and its read-only data.
 _MAX_PROGRAM_MAPS: Final = 8
 _SO_ATTACH_REUSEPORT_EBPF, _SO_DETACH_REUSEPORT_BPF, _SO_COOKIE = 52, 68, 57
 _BPF_ANY: Final = 0
@@ -42,7 +42,7 @@ _RODATA: Final = ".rodata"
 
 @dataclass(frozen=True)
 class Shape:
-    """What a map is: its name, the kernel's number of its type, the sizes of key and value, how much it holds."""
+    """The shape of a map: name, the kernel's number of its type, sizes of key and value, number of entries."""
 
     name: str
     type: int
@@ -126,7 +126,7 @@ def key_of(connection_id: bytes) -> bytes:
 
 
 def socket_cookie(fd: int) -> int:
-    """What the kernel calls a socket, and what a lookup in QRE_SOCKETS gives."""
+    """The kernel's id of a socket, which a lookup in QRE_SOCKETS returns."""
     with socket.socket(fileno=os.dup(fd)) as sock:
         return int.from_bytes(sock.getsockopt(socket.SOL_SOCKET, _SO_COOKIE, 8), sys.byteorder)
 
@@ -138,13 +138,13 @@ def check_shape(fd: int, shape: Shape, what: str = "") -> int:
     what = what or f"map {shape.name}"
     if _info(fd, ctypes.byref(info), ctypes.byref(length)):
         if ctypes.get_errno() == errno.EINVAL:
-            raise MachineError(what, "it is no BPF map", f"name a {shape.name}")
+            raise MachineError(what, "it is not a BPF map", f"name a {shape.name}")
         raise _failure(what)
-    # A program, too, tells its type and number first; its other fields are no shape of ours.
+    # The info of a program also begins with type and number; its other fields do not match any shape.
     if (info.type, info.key_size, info.value_size, info.max_entries) != (
         shape.type, shape.key_size, shape.value_size, shape.max_entries,
     ):  # fmt: skip
-        raise MachineError(what, f"it is no {shape.name}: it has another shape", "remove its pin")
+        raise MachineError(what, f"it is not a {shape.name}: its type or sizes differ", "remove its pin")
     return int(info.id)
 
 
@@ -158,11 +158,11 @@ def check_program(fd: int, maps: set[int]) -> None:
     if info.type != _PROG_TYPE_SK_REUSEPORT or info.name != PROGRAM.encode()[: len(info.name)] or not info.name:
         raise MachineError(f"program {PROGRAM}", "it is another program")
     if not maps <= set(ids[: info.nr_map_ids]):
-        raise MachineError(f"program {PROGRAM}", "it steers by other maps")
+        raise MachineError(f"program {PROGRAM}", "it uses other maps")
 
 
 def create(shape: Shape) -> int:
-    """A new, empty map of this shape; the caller's to close. Needs CAP_BPF."""
+    """A new, empty map of this shape; the caller closes it. Needs CAP_BPF."""
     fd = int(_create(shape.type, shape.name.encode(), shape.key_size, shape.value_size, shape.max_entries, None))
     if fd < 0:
         raise _failure(f"creating {shape.name}", "is CAP_BPF granted?")
@@ -170,22 +170,22 @@ def create(shape: Shape) -> int:
 
 
 def pin_at(path: Path, fd: int) -> None:
-    """Keep a BPF object under ``path``; what is there already stays, and is an error."""
+    """Pin a BPF object at ``path``; an existing entry stays, and is an error."""
     if _pin(fd, os.fsencode(path)):
         raise _failure(f"pinning {path}", "remove what is there, or choose another path")
 
 
 def open_pinned(path: Path) -> int:
-    """The BPF object that is pinned at ``path``; the caller's to close."""
+    """The BPF object that is pinned at ``path``; the caller closes it."""
     fd = int(_get(os.fsencode(path)))
     if fd < 0:
-        raise _failure(f"pinned map {path}", "see `ls` of its directory; reading it may need root")
+        raise _failure(f"pinned map {path}", "check the path; reading it may need root")
     os.set_inheritable(fd, False)
     return fd
 
 
 def routes(fd: int) -> dict[bytes, int]:
-    """Connection ID -> slot, as the map ``fd`` has them; it may change meanwhile, and this ends all the same."""
+    """Connection ID -> slot, as the map ``fd`` has them; bounded even if the map changes meanwhile."""
     found: dict[bytes, int] = {}
     before: Any = None
     following = ctypes.create_string_buffer(KEY_SIZE)
@@ -210,7 +210,7 @@ def slotted(fd: int) -> dict[int, int]:
 
 
 def empty_slot(fd: int, slot: int) -> None:
-    """Take the socket out of a slot of the map of sockets ``fd``: it can be in one such map at a time."""
+    """Remove the socket from a slot of the map of sockets ``fd``: it can be in only one such map at a time."""
     _delete(fd, ctypes.byref(ctypes.c_uint32(slot)))
 
 
@@ -229,7 +229,7 @@ class Maps:
     def slot_in(self, slot: int, fd: int) -> None:
         """Put a socket of the group into a slot; an old one is replaced.
 
-        A socket that is there already, from the loader before us, stays: the kernel refuses it a second time (EBUSY).
+        A socket that the previous loader put there stays: the kernel refuses it a second time (EBUSY).
         """
         if slotted(self.sockets).get(slot) == socket_cookie(fd):
             return
@@ -245,7 +245,7 @@ class Maps:
             raise _failure("adopting a connection ID", f"the map holds {MAX_ROUTES} at most")
 
     def release(self, connection_id: bytes) -> bool:
-        """Forget this CID; False when it was not there."""
+        """Remove this CID; False when it was not in the map."""
         key = ctypes.create_string_buffer(key_of(connection_id), KEY_SIZE)
         return not _delete(self.cid_routes, key)
 
@@ -263,7 +263,7 @@ class Maps:
 
     @staticmethod
     def detach(fd: int) -> None:
-        """Give the choice back to the kernel; nothing attached is no error."""
+        """Let the kernel choose again; no error when no program is attached."""
         with socket.socket(fileno=os.dup(fd)) as sock:
             try:
                 sock.setsockopt(socket.SOL_SOCKET, _SO_DETACH_REUSEPORT_BPF, struct.pack("i", 0))
@@ -271,6 +271,7 @@ class Maps:
                 return
 
     def close(self) -> None:
+        """The pins stay, and so does an attached program."""
         for fd in (self.cid_routes, self.sockets, self.program):
             os.close(fd)
 
@@ -280,7 +281,7 @@ def load(elf: int, routed_cid_len: int) -> Maps:
     image = os.pread(elf, MAX_ELF + 1, 0)
     if not image.startswith(b"\x7fELF") or len(image) > MAX_ELF:
         raise MachineError("BPF ELF", "not an ELF file of at most 1 MiB", "run make, or set BpfElf")
-    _set_print(None)  # its words would go to stderr unbounded
+    _set_print(None)  # libbpf would write to stderr without a bound
     handle = _open_mem(image, len(image), None)
     if not handle:
         raise _failure("opening the BPF ELF", "run make, or set BpfElf")
@@ -309,4 +310,4 @@ def _set_routed_cid_len(handle: int, length: int) -> None:
                 ctypes.memmove(value, struct.pack("=I", length), 4)
                 return
         found = _next_map(handle, found)
-    raise MachineError("BPF ELF", "its routed CID length is not to be found", "run make, or set BpfElf")
+    raise MachineError("BPF ELF", "its routed CID length cannot be found", "run make, or set BpfElf")

@@ -1,4 +1,4 @@
-"""Linux capabilities: their numbers, and what this process lacks, asked before anything is changed."""
+"""Linux capabilities: their numbers, and which ones this process lacks, checked before anything is changed."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ NUMBERS = {
 
 
 def missing_capabilities(names: Iterable[str], held: str = "CapEff") -> list[str]:
-    """Those of ``names`` that are not in this process's effective set, or another that /proc/PID/status tells of
-    (CapBnd: what nobody that it starts can have)."""
+    """Those of ``names`` that are missing from this process's effective set, or from another set in /proc/PID/status
+    (CapBnd: missing for every program that it starts)."""
     with open("/proc/self/status", encoding="ascii", errors="replace") as file:
         there = next((int(line.split()[1], 16) for line in file if line.startswith(f"{held}:")), 0)
     return [name for name in names if not there >> NUMBERS[name] & 1]

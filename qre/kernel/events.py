@@ -1,9 +1,9 @@
-"""qre.ko's events, as they come: a socket in a multicast group of this namespace, ``events`` or ``frames``.
+"""qre.ko's events as they arrive: a socket in a multicast group of this namespace, ``events`` or ``frames``.
 
 Frames of peers have the group ``frames`` to themselves, and so a buffer of their own: a peer that sends many cannot
 keep other sessions' events from being read. Joining needs CAP_NET_ADMIN. The kernel drops events when the socket is
-full, which comes out as ``EventsLost``; whoever needs to know what happened asks for the sessions. Only what the
-kernel itself sent is read.
+full, which is reported as ``EventsLost``; the sessions must be listed then. Only messages of the kernel itself are
+read.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from qre.kernel.qre_family import Family, body_untrusted
 from qre.kernel.socket import NETLINK_GENERIC, split_messages
 
 _SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP = 270, 1
-#: Asked for; the kernel may give less (net.core.rmem_max).
+#: Requested buffer; the kernel may grant less (net.core.rmem_max).
 _BUFFER: Final = 1 << 20
 _SO_RCVBUFFORCE: Final = 33
 _RECEIVE_SIZE: Final = 1 << 16
@@ -59,9 +59,11 @@ class EventSocket:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)
 
     def fileno(self) -> int:
+        """For an event loop's reader; -1 once closed."""
         return self._socket.fileno()
 
     def close(self) -> None:
+        """Leave the multicast group and close the socket."""
         self._socket.close()
 
     def __enter__(self) -> Self:
@@ -71,7 +73,7 @@ class EventSocket:
         self.close()
 
     def read(self) -> list[KernelEvent]:
-        """What is there; empty when nothing is. MachineError when no more can be had."""
+        """The waiting events, maybe none. Raises MachineError when the socket no longer works."""
         events: list[KernelEvent] = []
         while len(events) < _AT_ONCE:
             try:
@@ -88,10 +90,10 @@ class EventSocket:
         return events
 
     def _events(self, data: bytes, *, truncated: bool) -> list[KernelEvent]:
-        """The events of one datagram. What cannot be read counts as lost: asking for the sessions mends both."""
+        """The events of one datagram. Malformed events count as lost: listing the sessions covers both."""
         try:
             if truncated:
-                raise UntrustedInputError("an event is larger than our buffer")
+                raise UntrustedInputError("an event is larger than the receive buffer")
             messages = [
                 message
                 for kind, _, _, message in split_messages("events of qre.ko", data)

@@ -1,7 +1,7 @@
-"""What qre.ko holds of a server's port, once a namespace: the shared socket, the CID map, who loads the program.
+"""Registrations of a server's port with qre.ko, one per namespace: the shared socket, the CID map, the loader.
 
 The kernel keeps references of its own, so all of it outlives a daemon that was killed; the next one on the same
-address takes its place without a packet of the sessions going astray. Another server's port is never touched.
+address takes over without losing a packet of the sessions. Another server's port is never touched.
 """
 
 from __future__ import annotations
@@ -31,8 +31,9 @@ def register(
     map_fd: int | None,
     map_id: int,
 ) -> str:
-    """Register both, in place of what a daemon before us left; without ``map_fd`` the kernel is to mirror nothing.
-    ``map_id``: the kernel's number of that map. Returns why it does not, or cannot, write the map; mostly empty."""
+    """Register both, in place of those of the previous daemon; without ``map_fd`` the kernel mirrors nothing.
+    ``map_id``: the kernel's number of that map. Returns the reason when it does not write the map, otherwise
+    empty."""
     _register_socket(qre, device, socket_fd, listen)
     why = "RegisterCidMap = false" if map_fd is None else _register_map(qre, device, map_fd, map_id)
     qre.loader_set(loader)
@@ -47,7 +48,7 @@ def _register_socket(qre: Qre, device: str, fd: int, listen: tuple[str, int]) ->
             raise
         held = shared_address(qre, device)
         if held == listen:
-            return  # this very socket: only its first registration is news
+            return  # this very socket is registered already
         where = f"{held[0]}:{held[1]}" if held is not None else "another address"
         raise MachineError(
             f"Listen {listen[0]}:{listen[1]}",
@@ -70,11 +71,13 @@ def _register_map(qre: Qre, device: str, fd: int, map_id: int) -> str:
             return str(error)
         known = qre.device(device)
         mapped = known.cid_map if known is not None else None
-    return f"{mapped.missing} of them are missing" if mapped is not None and mapped.missing else ""
+    return (
+        f"{mapped.missing} connection IDs are missing from the map" if mapped is not None and mapped.missing else ""
+    )
 
 
 def shared_address(qre: Qre, device: str) -> tuple[str, int] | None:
-    """Of the registered socket, as any device of the namespace tells; None when there is none."""
+    """The address of the registered socket, read from any device of the namespace; None when there is none."""
     known = qre.device(device) or next(iter(qre.devices()), None)
     if known is None or known.shared_socket is None:
         return None
@@ -82,9 +85,9 @@ def shared_address(qre: Qre, device: str) -> tuple[str, int] | None:
 
 
 def release(qre: Qre, device: str, listen: tuple[str, int]) -> None:
-    """Let the kernel let go of our port; no error for what is gone, the device included."""
+    """Release our port from the kernel; no error for what is gone, the device included."""
     if shared_address(qre, device) != listen and qre.devices():
-        return  # another's; where there is no device at all, it is nobody's
+        return  # of another daemon, or there is no device
     for step in (qre.cid_map_unregister, qre.shared_socket_unregister):
         try:
             step()
@@ -95,7 +98,7 @@ def release(qre: Qre, device: str, listen: tuple[str, int]) -> None:
 
 
 def store_dest_profile(qre: Qre, device: str, profile: DestProfile) -> None:
-    """Keep it with the device, as much of it as there is room for."""
+    """Store it with the device, without its warnings where they exceed the kernel's limit."""
     data = msgspec.json.encode(profile)
     if len(data) > abi.DEST_PROFILE_MAX:
         data = msgspec.json.encode(msgspec.structs.replace(profile, warnings=()))

@@ -1,9 +1,9 @@
 """qre.ko over generic netlink: one method a command, typed values in, typed values out; and its events.
 
 The ABI is kmod/uapi/qre.h, its numbers are ``abi``'s; sessions and reports are those of ``qre.dataplane.protocol``. A
-refusal is a ``NetlinkRefusedError`` with the kernel's own words and the name of the attribute that it means. What the
-kernel answers is checked before it is believed (``answers``); what it is asked with gets into no error: requests hold
-keys. Nothing of pyroute2 is loaded: with it a command takes several times as long to start.
+refusal is a ``NetlinkRefusedError`` with the kernel's text and the name of the attribute that it concerns. Answers
+are checked before they are used (``answers``); no error contains a request: requests hold keys. Nothing of pyroute2
+is loaded: with it a command takes several times as long to start.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class ModuleMissingError(MachineError):
 
 
 class DeviceSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """What DEVICE_SET changes; None leaves it as it is (a new device has the module's defaults)."""
+    """The settings of DEVICE_SET; None leaves one unchanged (a new device has the module's defaults)."""
 
     role: Role | None = None
     mtu: int | None = None
@@ -78,7 +78,7 @@ class DeviceSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Family(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the kernel has put the family."""
+    """The kernel's numbers of the family and its groups."""
 
     number: int
     groups: dict[str, int]
@@ -88,7 +88,7 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def install_request(install: SessionInstall, socket_fd: int | None = None) -> Request:
-    """The attributes of SESSION_INSTALL, less the device."""
+    """The attributes of SESSION_INSTALL without the device."""
     request = Request()
     request.put(Attribute.SESSION_ID, install.session_id)
     request.put(Attribute.CID, install.connection_id)
@@ -122,7 +122,7 @@ def install_request(install: SessionInstall, socket_fd: int | None = None) -> Re
 
 
 def update_request(update: SessionUpdate) -> Request:
-    """The attributes of SESSION_UPDATE, less the device."""
+    """The attributes of SESSION_UPDATE without the device."""
     request = Request()
     request.put(Attribute.SESSION_ID, update.session_id)
     request.put(Attribute.TX_KEY, update.keys.tx_key)
@@ -145,6 +145,7 @@ def _put_next(request: Request, source: SessionInstall | SessionUpdate) -> None:
 
 
 def put_underlay(request: Request, underlay: Underlay) -> None:
+    """Add local and peer address and port of ``underlay``."""
     request.ipv4(Attribute.LOCAL_IP, underlay.local_ip)
     request.port(Attribute.LOCAL_PORT, underlay.local_port)
     request.ipv4(Attribute.PEER_IP, underlay.peer_ip)
@@ -155,7 +156,7 @@ def put_underlay(request: Request, underlay: Underlay) -> None:
 
 
 class Qre:
-    """The module in this network namespace. Counters are open to everybody, the rest wants CAP_NET_ADMIN.
+    """The module in this network namespace. Every user may read counters, the rest needs CAP_NET_ADMIN.
 
     ``device`` is always the name of a device of this namespace. Blocking; the kernel answers at once.
     """
@@ -170,6 +171,7 @@ class Qre:
             raise
 
     def close(self) -> None:
+        """Close the netlink socket; devices and sessions stay."""
         self._netlink.close()
 
     def __enter__(self) -> Self:
@@ -181,7 +183,7 @@ class Qre:
     # --- devices ---
 
     def device(self, device: str) -> KernelDevice | None:
-        """The device, or None when there is none of this name (or it is no device of qre.ko)."""
+        """The device; None when no device of qre.ko has this name."""
         what = f"reading device {device}"
         try:
             found = self._ask(what, QreCommand.DEVICE_GET, _named(device))
@@ -192,12 +194,13 @@ class Qre:
         return _checked(what, device_untrusted, found[0]) if found else None
 
     def devices(self) -> list[KernelDevice]:
+        """Every device of this namespace."""
         what = "listing the devices of qre.ko"
         found = self._ask(what, QreCommand.DEVICE_GET, Request(), NLM_F_DUMP)
         return [_checked(what, device_untrusted, fields) for fields in found]
 
     def device_set(self, device: str, settings: DeviceSettings) -> None:
-        """Make the device, or change it: all of this, or nothing."""
+        """Create the device or change it, completely or not at all."""
         request = _named(device)
         if settings.role is not None:
             request.u8(Attribute.ROLE, _ROLES[settings.role])
@@ -221,10 +224,11 @@ class Qre:
         self._ask(f"device {device}", QreCommand.DEVICE_SET, request)
 
     def device_delete(self, device: str) -> None:
+        """Also ends its sessions."""
         self._ask(f"deleting device {device}", QreCommand.DEVICE_DEL, _named(device))
 
     def dest_profile_set(self, device: str, profile: bytes, ecn: int) -> None:
-        """Keep what a probe of Dest found (JSON) with the device; outer packets get this ECN field."""
+        """Store a Dest profile (JSON) with the device; outer packets get this ECN field."""
         request = _named(device)
         request.put(Attribute.DEST_PROFILE, profile)
         request.u8(Attribute.ECN, ecn)
@@ -233,27 +237,31 @@ class Qre:
     # --- sessions ---
 
     def session_install(self, device: str, install: SessionInstall, socket_fd: int | None = None) -> None:
-        """Install a session and adopt its routed CID. ``socket_fd``: the client's UDP socket, still the caller's."""
+        """Install a session and adopt its routed CID. ``socket_fd``: the client's UDP socket, which the caller still
+        closes."""
         self.session_install_request(device, install_request(install, socket_fd))
 
     def session_install_request(self, device: str, request: Request) -> None:
+        """Install a session whose attributes are encoded already. Raises as ``session_install``."""
         self._ask(f"installing a session on {device}", QreCommand.SESSION_INSTALL, _named(device, request))
 
     def session_update(self, device: str, update: SessionUpdate) -> None:
+        """Raises as ``session_update_request``."""
         self.session_update_request(device, update_request(update))
 
     def session_update_request(self, device: str, request: Request) -> None:
+        """Update a session with attributes that are encoded already."""
         self._ask(f"updating a session on {device}", QreCommand.SESSION_UPDATE, _named(device, request))
 
     def session_delete(self, device: str, session_id: bytes, *, close: bool) -> None:
-        """Remove a session; with ``close`` its peer is told."""
+        """Remove a session; with ``close`` its peer gets a CONNECTION_CLOSE."""
         request = _named(device)
         request.put(Attribute.SESSION_ID, session_id)
         request.flag(Attribute.CLOSE, close)
         self._ask(f"deleting a session of {device}", QreCommand.SESSION_DEL, request)
 
     def session(self, device: str, session_id: bytes) -> KernelSession | None:
-        """The session; None when there is none of this id. A device that is not there is an error."""
+        """The session; None when there is none with this id. A missing device is an error."""
         what = f"reading a session of {device}"
         request = _named(device)
         request.put(Attribute.SESSION_ID, session_id)
@@ -266,12 +274,13 @@ class Qre:
         return _checked(what, session_untrusted, found[0]) if found else None
 
     def sessions(self, device: str) -> list[KernelSession]:
+        """Every session of ``device``, without keys."""
         what = f"listing the sessions of {device}"
         found = self._ask(what, QreCommand.SESSION_GET, _named(device), NLM_F_DUMP)
         return [_checked(what, session_untrusted, fields) for fields in found]
 
     def frame_send(self, device: str, session_id: bytes, frame_id: int, frames: bytes) -> None:
-        """Send whole frames in the session's packets; a ``FrameFate`` tells what became of them."""
+        """Send whole frames in the session's packets; a ``FrameFate`` event reports whether they arrived."""
         request = _named(device)
         request.put(Attribute.SESSION_ID, session_id)
         request.put(Attribute.FRAMES, frames)
@@ -283,7 +292,7 @@ class Qre:
     def cid_adopt(
         self, device: str, cid: bytes, session_id: bytes | None = None, sequence: int | None = None
     ) -> None:
-        """One more routed CID: of this session, or of the device alone."""
+        """Adopt one more routed CID for this session, or for the device as a whole."""
         request = _named(device)
         request.put(Attribute.CID, cid)
         if session_id is not None:
@@ -293,6 +302,7 @@ class Qre:
         self._ask(f"adopting a connection ID for {device}", QreCommand.CID_ADOPT, request)
 
     def cid_release(self, device: str, cid: bytes, session_id: bytes | None = None) -> None:
+        """Release ``cid``; with ``session_id`` only if it belongs to that session."""
         request = _named(device)
         request.put(Attribute.CID, cid)
         if session_id is not None:
@@ -306,6 +316,7 @@ class Qre:
         self._ask_with_fd("registering the CID map", QreCommand.CID_MAP_REGISTER, fd)
 
     def cid_map_unregister(self) -> None:
+        """Undo ``cid_map_register``."""
         self._ask("unregistering the CID map", QreCommand.CID_MAP_UNREGISTER, Request())
 
     def shared_socket_register(self, fd: int) -> None:
@@ -313,10 +324,11 @@ class Qre:
         self._ask_with_fd("registering the shared socket", QreCommand.SHARED_SOCKET_REGISTER, fd)
 
     def shared_socket_unregister(self) -> None:
+        """Undo ``shared_socket_register``."""
         self._ask("unregistering the shared socket", QreCommand.SHARED_SOCKET_UNREGISTER, Request())
 
     def loader_set(self, loader: LoaderDescription | None) -> None:
-        """What ``show`` tells of the loader; None: there is no loader any more."""
+        """Register the loader's description for ``show``; None: there is no loader."""
         request = Request()
         if loader is not None:
             request.text(Attribute.LOADER_PROGRAM, loader.program)
@@ -349,7 +361,7 @@ def _named(device: str, request: Request | None = None) -> Request:
 
 
 def _meant(request: Request, ack: ExtendedAck) -> str:
-    """Which attribute the kernel complains of."""
+    """The attribute that the kernel's refusal concerns."""
     if ack.missing is not None:
         return f"{_name(ack.missing)} is missing"
     attribute = request.at(ack.offset - _HEADERS) if ack.offset is not None else None
@@ -361,11 +373,11 @@ def _name(attribute: int) -> str:
 
 
 def _checked(what: str, read: Callable[[_Given], _Read], given: _Given) -> _Read:
-    """What an ``…_untrusted`` reader makes of the kernel's answer."""
+    """The result of an ``…_untrusted`` reader; MachineError when the kernel's answer is malformed."""
     try:
         return read(given)
     except UntrustedInputError as error:
-        raise MachineError(what, f"qre.ko's answer cannot be: {error}", "use a qre.ko of this version") from error
+        raise MachineError(what, f"qre.ko sent an invalid answer: {error}", "use a qre.ko of this version") from error
 
 
 def body_untrusted(message: bytes) -> Fields:
@@ -379,7 +391,7 @@ def body_untrusted(message: bytes) -> Fields:
 
 
 def find_family(netlink: NetlinkSocket) -> Family:
-    """Ask for the family qre. Raises ModuleMissingError, or MachineError for a version that is not ours."""
+    """Ask for the family qre. Raises ModuleMissingError, or MachineError for another version."""
     what = "qre.ko"
     body = _GENERIC.pack(_CTRL_CMD_GETFAMILY, _CTRL_VERSION, 0)
     body += encode_attribute(_CTRL_ATTR_FAMILY_NAME, abi.GENL_NAME.encode() + b"\0")
@@ -411,5 +423,5 @@ def _family_untrusted(message: bytes) -> tuple[Family, int]:
 def _integer(fields: dict[int, bytes], kind: int, size: int) -> int:
     value = fields.get(kind, b"")
     if len(value) != size:
-        raise UntrustedInputError(f"attribute {kind} of the family is no number of {size} bytes")
+        raise UntrustedInputError(f"attribute {kind} of the family is not a number of {size} bytes")
     return int.from_bytes(value, sys.byteorder)

@@ -1,8 +1,8 @@
 """rtnetlink(7) as far as QRE needs it: links, addresses, routes, rules; typed values in, typed values out.
 
 What QRE makes carries the protocol number ``PROTOCOL`` (addresses: IFA_PROTO, routes: rtm_protocol, rules:
-FRA_PROTOCOL), so that only our own things are ever replaced or deleted: what a hook or an administrator added to the
-device stays. This module knows single operations; ``device`` says which ones make a tunnel.
+FRA_PROTOCOL), so that only these are ever replaced or deleted: what a hook or an administrator added to the device
+stays. This module has single operations; ``qre.kernel.tunnel`` combines them.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ PROTOCOL = 0x51
 MAIN_TABLE = 254
 #: The dummy address of RFC 7600: an IPv4 device that has it, and no other, still has its routes.
 PLACEHOLDER = ipaddress.ip_interface("192.0.0.8/32")
-#: Of a route that stands in for one of the kernel's while addresses change: nobody's but ours, behind every other.
+#: Of a route that stands in for one of the kernel's while addresses change: used by QRE alone, worse than all others.
 BRIDGE_METRIC = 0x51524500
 
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 16, 17, 18
@@ -62,7 +62,7 @@ _ADDR_GEN_MODE_NONE = 1
 _IFINFOMSG = struct.Struct("=BxHiII")  # family, type, index, flags, change
 _NESTED = 0x8000
 _IFLA_AF_SPEC, _IFLA_INET_CONF, _PROMOTE_SECONDARIES = 26, 1, 20
-#: What "it is not there any more" looks like, by operation.
+#: Error numbers that mean "gone already", by operation.
 _GONE = (errno.ENODEV, errno.ESRCH, errno.EADDRNOTAVAIL, errno.ENOENT, errno.ENXIO)
 
 
@@ -76,7 +76,7 @@ class Link:
     alias: str
     up: bool
     mtu: int
-    has_ipv6: bool  # the kernel runs IPv6 on it
+    has_ipv6: bool  # IPv6 is enabled on it
 
 
 @dataclass(frozen=True)
@@ -91,8 +91,8 @@ class AssignedAddress:
 class Rule:
     """One of the three policy rules of a default route through a tunnel (ip-rule(8)).
 
-    With ``fwmark``: packets without this mark look into ``table``, or are told that nothing is reachable when that is
-    0. Without: the main table, less its default routes.
+    With ``fwmark``: packets without this mark use ``table``, or are unreachable when that is 0. Without: the main
+    table, less its default routes.
     """
 
     version: int
@@ -112,6 +112,7 @@ class Rtnl:
         self._netlink = NetlinkSocket(NETLINK_ROUTE, CLASSES)
 
     def close(self) -> None:
+        """Close the netlink socket; what was set stays."""
         self._netlink.close()
 
     def __enter__(self) -> Self:
@@ -142,6 +143,7 @@ class Rtnl:
         ]
 
     def set_alias(self, link: Link, alias: str) -> None:
+        """Set IFLA_IFALIAS, by which the owner of a link is recognised."""
         self._set_link(f"naming {link.name}", link.index, [("IFLA_IFALIAS", alias)])
 
     def set_up(self, link: Link, mtu: int) -> None:
@@ -154,6 +156,7 @@ class Rtnl:
         self._set_link(f"setting up {link.name}", link.index, attributes, flags=_IFF_UP)
 
     def set_down(self, link: Link) -> None:
+        """Clear IFF_UP; the kernel removes the link's routes."""
         self._set_link(f"setting {link.name} down", link.index, [], change=_IFF_UP)
 
     def _set_link(
@@ -189,14 +192,14 @@ class Rtnl:
         return found
 
     def put_address(self, link: Link, interface: Interface) -> None:
-        """Add the address; no error when it is there, which marks it as ours. It can be used at once (nodad)."""
+        """Add the address and mark it as QRE's; no error when it exists. It can be used at once (nodad)."""
         message = _address_message(link, interface)
         if interface.version == 6:
             message["attrs"].append(("IFA_FLAGS", _IFA_F_NODAD))
         self._put_address(link, interface, message)
 
     def put_placeholder(self, link: Link) -> None:
-        """An IPv4 address that no packet gets as its source, and that makes no route."""
+        """Add an IPv4 address that is never chosen as a source and creates no route."""
         message = _address_message(link, PLACEHOLDER)
         message["scope"] = _RT_SCOPE_HOST
         message["attrs"].append(("IFA_FLAGS", _IFA_F_NOPREFIXROUTE))
@@ -207,7 +210,7 @@ class Rtnl:
         self._netlink.request(what, message, RTM_NEWADDR, NLM_F_CREATE | NLM_F_REPLACE)
 
     def keep_secondaries(self, link: Link) -> None:
-        """From now on an IPv4 address that goes does not take others of its network with it (promote_secondaries)."""
+        """Set promote_secondaries: deleting an IPv4 address no longer deletes the others of its network."""
         value = encode_attribute(_PROMOTE_SECONDARIES, struct.pack("=I", 1))
         for kind in (_IFLA_INET_CONF, socket.AF_INET, _IFLA_AF_SPEC):
             value = encode_attribute(kind | _NESTED, value)
@@ -215,6 +218,7 @@ class Rtnl:
         self._netlink.exchange(f"setting up {link.name}", RTM_NEWLINK, body)
 
     def delete_address(self, link: Link, interface: Interface) -> None:
+        """Succeeds when the address is gone already."""
         self._unless_gone(f"deleting {interface} from {link.name}", _address_message(link, interface), RTM_DELADDR)
 
     # --- routes ---
@@ -241,7 +245,7 @@ class Rtnl:
         return found
 
     def table_in_use(self, table: int) -> bool:
-        """Does any route or rule of either family use this table?"""
+        """Whether any route or rule of either family uses this table."""
         if any(rule.table == table for rule in self.rules(ours=False)):
             return True
         for version in (4, 6):
@@ -259,7 +263,7 @@ class Rtnl:
         return False
 
     def add_route(self, link: Link, prefix: Network, table: int) -> None:
-        """Add the route; refused when there is one for this prefix, which may be another device's."""
+        """Add the route; refused when there is one for this prefix, perhaps of another device."""
         self._netlink.request(
             f"routing {prefix} to {link.name}",
             _route_message(link, prefix, table),
@@ -268,15 +272,17 @@ class Rtnl:
         )
 
     def add_bridge(self, link: Link, prefix: Network) -> None:
-        """A route beside the kernel's own one for a network of the device; no error when it is there."""
+        """Add a second route for a network of the device, beside the kernel's; no error when it exists."""
         message = _route_message(link, prefix, MAIN_TABLE, BRIDGE_METRIC)
         self._netlink.request(f"routing {prefix} to {link.name}", message, RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE)
 
     def delete_bridge(self, link: Link, prefix: Network) -> None:
+        """Undo ``add_bridge``; succeeds when the route is gone already."""
         message = _route_message(link, prefix, MAIN_TABLE, BRIDGE_METRIC)
         self._unless_gone(f"deleting route {prefix} of {link.name}", message, RTM_DELROUTE)
 
     def delete_route(self, link: Link, prefix: Network, table: int) -> None:
+        """Succeeds when the route is gone already."""
         self._unless_gone(
             f"deleting route {prefix} of {link.name}", _route_message(link, prefix, table), RTM_DELROUTE
         )
@@ -284,7 +290,7 @@ class Rtnl:
     # --- rules ---
 
     def rules(self, *, ours: bool = True) -> list[Rule]:
-        """The policy rules, of QRE only unless told otherwise."""
+        """The policy rules; by default only those of QRE."""
         found = []
         for version in (4, 6):
             message = fibmsg()
@@ -304,11 +310,13 @@ class Rtnl:
         return found
 
     def add_rule(self, rule: Rule) -> None:
+        """Adds a duplicate when the same rule exists."""
         self._netlink.request(
             f"adding the rule for table {rule.table}", _rule_message(rule), RTM_NEWRULE, NLM_F_CREATE
         )
 
     def delete_rule(self, rule: Rule) -> None:
+        """Succeeds when the rule is gone already."""
         self._unless_gone(f"deleting the rule for table {rule.table}", _rule_message(rule), RTM_DELRULE)
 
     def _unless_gone(self, what: str, message: Any, kind: int) -> None:

@@ -1,9 +1,9 @@
-"""One blocking netlink socket: a request goes out, its whole answer comes back, every refusal is an exception.
+"""One blocking netlink socket: sends a request, returns the whole answer, raises every refusal.
 
 rtnetlink's messages are encoded and decoded by pyroute2's classes (RFC 3549 layout); the socket is our own, because
-pyroute2's brings an event loop for every call, which cannot run inside a worker's, and this one is bounded in time.
+pyroute2's runs an event loop for every call, which cannot run inside a worker's, and this one is bounded in time.
 Generic netlink (``qre_family``) uses ``exchange``, bytes in and bytes out, and needs no pyroute2 at all.
-It must never wait longer than ``TIMEOUT`` for the kernel, nor believe a message that the kernel did not send.
+It must never wait longer than ``TIMEOUT`` for the kernel, nor accept a message that the kernel did not send.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from qre.errors import MachineError
 
 #: Seconds that the kernel may take for an answer (it answers at once unless the RTNL lock is held).
 TIMEOUT = 5.0
-#: A dump that a concurrent change spoiled is asked for again this often.
+#: A dump that a concurrent change interrupted is repeated this many times.
 DUMP_ATTEMPTS = 8
 
 NETLINK_ROUTE = 0
@@ -48,8 +48,8 @@ MessageClasses = Mapping[int, Any]
 
 
 class ExtendedAck(NamedTuple):
-    """What the kernel says besides the errno: its words, which byte of the request it means (counted from the
-    netlink header), which attribute it missed."""
+    """The kernel's explanation beside the errno: its text, the byte of the request that it concerns (counted from the
+    netlink header), a missing attribute."""
 
     text: str = ""
     offset: int | None = None
@@ -60,7 +60,7 @@ _NO_WORDS = ExtendedAck()
 
 
 class NetlinkRefusedError(MachineError):
-    """The kernel answered with an error; ``code`` is the errno, ``ack`` what it said besides."""
+    """The kernel answered with an error; ``code`` is the errno, ``ack`` its explanation."""
 
     def __init__(self, what: str, code: int, ack: ExtendedAck = _NO_WORDS, detail: str = "") -> None:
         explanation = ", ".join(part for part in (ack.text, detail) if part)
@@ -73,7 +73,7 @@ class NetlinkRefusedError(MachineError):
 
 
 class DumpInterruptedError(MachineError):
-    """What was being listed changed meanwhile."""
+    """The listed objects changed during the dump."""
 
 
 class NetlinkSocket:
@@ -96,6 +96,7 @@ class NetlinkSocket:
             raise MachineError("netlink socket", error.strerror or str(error)) from error
 
     def close(self) -> None:
+        """No request can be made afterwards."""
         self._socket.close()
 
     def __enter__(self) -> Self:
@@ -109,7 +110,7 @@ class NetlinkSocket:
     def request(self, what: str, message: Any, kind: int, flags: int = 0) -> list[Any]:
         """Send ``message`` (a pyroute2 ``nlmsg``); the messages of the answer, empty for a plain success.
 
-        ``what`` names the operation in an error. Raises NetlinkRefusedError with the kernel's own words.
+        ``what`` names the operation in an error. Raises NetlinkRefusedError with the kernel's text.
         """
         message.reset()
         message.encode()
@@ -124,7 +125,7 @@ class NetlinkSocket:
     def exchange(self, what: str, kind: int, body: bytes, flags: int = 0) -> list[tuple[int, bytes]]:
         """Send ``body`` as a message of this kind; kind and bytes (header included) of each message of the answer.
 
-        Raises NetlinkRefusedError with the kernel's own words; ``body`` gets into no error.
+        Raises NetlinkRefusedError with the kernel's text; no error contains ``body``.
         """
         for _ in range(DUMP_ATTEMPTS):
             self._send(what, kind, body, NLM_F_REQUEST | NLM_F_ACK | flags)
@@ -151,7 +152,7 @@ class NetlinkSocket:
             data = self._receive(what)
             for kind, flags, sequence, message in split_messages(what, data):
                 if sequence != self._sequence:
-                    continue  # the rest of an answer that was given up
+                    continue  # the rest of an abandoned answer
                 interrupted |= bool(flags & NLM_F_DUMP_INTR)
                 if kind in (_NLMSG_ERROR, _NLMSG_DONE):
                     raise_refusal(what, kind, flags, message)
@@ -170,9 +171,9 @@ class NetlinkSocket:
             except OSError as error:
                 raise MachineError(what, error.strerror or str(error)) from error
             if port_id != 0:
-                continue  # another process may write to our port; only the kernel is believed
+                continue  # another process may write to our port; only the kernel is accepted
             if flags & socket.MSG_TRUNC:
-                raise MachineError(what, "the kernel's answer is larger than our buffer")
+                raise MachineError(what, "the kernel's answer is larger than the receive buffer")
             return data
 
 

@@ -1,8 +1,8 @@
 """The TUN device of the user data plane: made, taken over, or refused (Documentation/networking/tuntap.rst).
 
 Packets carry a ``virtio_net_hdr`` of ``VNET_HEADER_SIZE`` bytes and no protocol information (IFF_NO_PI), so 64 KiB
-super-packets go in and out. A device of ours is known by its alias, qre.ko's by its kind, too. It must never attach
-to a device that somebody else made: traffic would be stolen, and ``down`` would delete it.
+super-packets go in and out. QRE's devices are recognised by their alias, those of qre.ko also by their kind. It must
+never attach to a device that another program made: it would steal traffic, and ``down`` would delete the device.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _IFREQ = struct.Struct("=16sH22x")
 
 
 def is_ours(link: Link, profile: str | None = None) -> bool:
-    """Did QRE make this device (for ``profile``)? One of qre.ko that no profile has claimed is anybody's."""
+    """Whether QRE made this device (for ``profile``). A qre.ko device without a profile belongs to any."""
     if link.kind == LINK_KIND:
         return profile is None or not claimed(link) or link.alias == ALIAS_PREFIX + profile
     if link.kind != "tun":
@@ -39,7 +39,7 @@ def is_ours(link: Link, profile: str | None = None) -> bool:
 
 
 def claimed(link: Link) -> bool:
-    """Does a profile have this device?"""
+    """Whether a profile has claimed this device."""
     return link.alias.startswith(ALIAS_PREFIX)
 
 
@@ -62,7 +62,7 @@ def open_tun(device: str, *, persistent: bool, profile: str | None = None) -> in
                 if made is None:
                     raise MachineError(f"device {device}", "it vanished while it was being made")
                 rtnl.set_alias(made, alias)
-            # Only a device with our alias may outlive us: whatever ends us before this line, it ends too.
+            # Only a device with our alias may outlive us; before this line it ends with the process.
             set_persistent(descriptor, device, persistent)
         except BaseException:
             os.close(descriptor)
@@ -91,7 +91,7 @@ def refuse_foreign(device: str, existing: Link | None, alias: str) -> None:
 
 
 def is_held(device: str, profile: str) -> bool:
-    """Has a process attached to this device of ours? Asks the kernel by attaching for a moment."""
+    """Whether a process is attached to this device of QRE; tested by attaching for a moment."""
     with Rtnl() as rtnl:
         existing = rtnl.link(device)
         if existing is None or existing.kind != "tun" or not is_ours(existing, profile):
@@ -142,9 +142,7 @@ def _attach_error(device: str, error: OSError) -> MachineError:
         case errno.EPERM | errno.EACCES:
             return MachineError(what, "making a TUN device needs CAP_NET_ADMIN, which is missing", "run as root")
         case errno.EINVAL:
-            return MachineError(
-                what, "it is not a TUN device that can be used", "choose another Device, or remove it"
-            )
+            return MachineError(what, "it is not a usable TUN device", "choose another Device, or remove it")
         case _:
             return MachineError(what, error.strerror or str(error))
 
@@ -165,7 +163,7 @@ def _set_offloads(descriptor: int, device: str) -> None:
 
 
 def set_persistent(descriptor: int, device: str, persistent: bool) -> None:
-    """Shall the device outlive its descriptor?"""
+    """Set whether the device outlives its descriptor."""
     try:
         fcntl.ioctl(descriptor, _TUNSETPERSIST, int(persistent))
     except OSError as error:

@@ -1,10 +1,10 @@
-"""What makes a device a tunnel: MTU, addresses, routes as wg-quick(8) makes them, and nothing else of ours.
+"""Makes a device a tunnel: MTU, addresses, and routes as wg-quick(8) makes them.
 
 A default route goes into a table of its own, which every packet without the tunnel's mark is sent to; a rule before
-it lets the main table answer first, but for its default routes (suppress_prefixlength). A rule behind it refuses what
-finds nothing there: when the device is gone, nothing leaves in the clear. The underlay socket carries the mark, so
-the tunnel's own packets take the machine's real default route. Plain prefixes go into the main table, unless one of
-the device's own networks covers them.
+it consults the main table first, without its default routes (suppress_prefixlength). A rule after it refuses what has
+no route there: when the device is gone, nothing leaves in the clear. The underlay socket carries the mark, so the
+tunnel's own packets take the machine's real default route. Plain prefixes go into the main table, unless one of the
+device's own networks covers them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _NONE: Final[Mapping[int, tuple[int, ...]]] = {}
 
 @dataclass(frozen=True)
 class DeviceSpec:
-    """What a device shall be. ``fwmark`` is 0 unless a default route needs one."""
+    """The intended device. ``fwmark`` is 0 unless a default route needs one."""
 
     device: str
     addresses: tuple[Interface, ...]
@@ -63,7 +63,7 @@ def _covers(network: Network, prefix: Network) -> bool:
 
 
 def choose_fwmark(rtnl: Rtnl) -> int:
-    """A mark that is also the number of a table nobody uses."""
+    """A mark that is also the number of an unused table."""
     for fwmark in range(FIRST_FWMARK, FIRST_FWMARK + _FWMARKS):
         if not rtnl.table_in_use(fwmark):
             return fwmark
@@ -71,22 +71,22 @@ def choose_fwmark(rtnl: Rtnl) -> int:
 
 
 def marks_in_rules(rtnl: Rtnl) -> set[int]:
-    """The marks that our rules are for, whether or not a route is there."""
+    """The marks in QRE's rules, whether or not a route exists."""
     return {rule.fwmark for rule in rtnl.rules() if rule.fwmark and rule.table == rule.fwmark}
 
 
 def marks_of(rtnl: Rtnl, link: Link) -> set[int]:
-    """The tables, apart from main, that our routes through the device are in; a table's number is its mark."""
+    """The tables other than main with QRE's routes through the device; a table's number is its mark."""
     return {table for _, table in rtnl.routes(link) if table != MAIN_TABLE}
 
 
 def ruled_versions(rtnl: Rtnl, fwmark: int) -> tuple[int, ...]:
-    """The IP versions that have rules of ours for this mark."""
+    """The IP versions that have QRE's rules for this mark."""
     return tuple(version for version in (4, 6) if _own_rules(rtnl, version, fwmark))
 
 
 def sync_device(rtnl: Rtnl, spec: DeviceSpec, previous: tuple[Interface, ...] = ()) -> None:
-    """Link up with exactly these addresses, routes and rules of ours; ``previous`` addresses go too."""
+    """Link up with exactly these addresses, routes and rules of QRE; ``previous`` addresses are removed, too."""
     link = rtnl.link(spec.device)
     if link is None:
         raise MachineError(f"device {spec.device}", "it does not exist", "run `qre-tool up`, or start the daemon")
@@ -96,16 +96,17 @@ def sync_device(rtnl: Rtnl, spec: DeviceSpec, previous: tuple[Interface, ...] = 
 
 
 def sync_addresses(rtnl: Rtnl, link: Link, spec: DeviceSpec, previous: tuple[Interface, ...] = ()) -> None:
-    """The device has these addresses, and no other of ours. Old ones go first, then new ones come.
+    """Give the device exactly these addresses of QRE. Old ones are removed first, then new ones added.
 
-    In between the tunnel keeps its routes, and an address that stays is there all the time:
+    Meanwhile the tunnel keeps its routes, and an address that stays is never absent:
 
     - With its last IPv4 address a device loses every IPv4 route, and its other addresses go with the first of their
       network. A placeholder and promote_secondaries prevent that.
     - With the last address of a network its own route goes. A bridge with a high metric stands in for it until
       ``sync_routes`` is done, which may have to route a part of it.
 
-    What nothing can help: a stream from an address that goes, and a packet that wants a source while there is none.
+    What cannot be avoided: streams from a removed address break, and so do packets that need a source while there is
+    none.
     """
     present = [entry for entry in rtnl.addresses(link) if entry.interface != PLACEHOLDER]
     ours = {entry.interface for entry in present if entry.ours}
@@ -127,7 +128,7 @@ def sync_addresses(rtnl: Rtnl, link: Link, spec: DeviceSpec, previous: tuple[Int
 
 
 def _delete_addresses(rtnl: Rtnl, link: Link, going: list[Interface], present: list[Interface]) -> None:
-    """Secondaries first. A device without any IPv4 address left has the placeholder afterwards."""
+    """Delete secondaries first. A device that is left without an IPv4 address gets the placeholder."""
     if any(interface.version == 4 for interface in going):
         rtnl.keep_secondaries(link)
         if all(interface in going for interface in present if interface.version == 4):
@@ -137,7 +138,7 @@ def _delete_addresses(rtnl: Rtnl, link: Link, going: list[Interface], present: l
 
 
 def sync_routes(rtnl: Rtnl, link: Link, spec: DeviceSpec) -> None:
-    """The routes and rules for AllowedIPs, and no other of ours."""
+    """Set the routes and rules for AllowedIPs, and remove all others of QRE."""
     wanted = wanted_routes(spec)
     present = rtnl.routes(link)
     for prefix, table in wanted:
@@ -157,7 +158,7 @@ def sync_routes(rtnl: Rtnl, link: Link, spec: DeviceSpec) -> None:
 
 
 def put_rules(rtnl: Rtnl, version: int, fwmark: int) -> None:
-    """All of them, at the highest neighbouring free priorities; nothing when they are there."""
+    """Add all rules at the highest neighbouring free priorities, unless they exist."""
     if len(_own_rules(rtnl, version, fwmark)) == len(_rules(version, 0, fwmark)):
         return
     delete_rules(rtnl, fwmark, (version,))
@@ -171,7 +172,7 @@ def put_rules(rtnl: Rtnl, version: int, fwmark: int) -> None:
 
 
 def _rules(version: int, priority: int, fwmark: int) -> list[Rule]:
-    """What a default route wants. The first tells whose the others are: it comes before them, and goes last."""
+    """The rules of a default route. The first identifies the others: it is added first and removed last."""
     return [
         Rule(version, priority, fwmark, fwmark),
         Rule(version, priority + 1, 0, fwmark),
@@ -180,7 +181,7 @@ def _rules(version: int, priority: int, fwmark: int) -> list[Rule]:
 
 
 def _own_rules(rtnl: Rtnl, version: int, fwmark: int) -> list[Rule]:
-    """Those that are there."""
+    """Those that exist."""
     present = [rule for rule in rtnl.rules() if rule.version == version]
     found = []
     for rule in present:
@@ -203,7 +204,7 @@ def clear_device(
     previous: tuple[Interface, ...] = (),
     kept: Mapping[int, tuple[int, ...]] = _NONE,
 ) -> None:
-    """Take away the rules, routes and addresses of ours; no error for what is gone, the device included.
+    """Remove QRE's rules, routes and addresses; no error for what is gone, the device included.
 
     ``kept``: the IP versions whose rules stay, by mark.
     """

@@ -1,6 +1,6 @@
-"""The underlay sockets. All of one SO_REUSEPORT group must be made by one uid: the supervisor makes them.
+"""The underlay sockets. One uid must create all sockets of a SO_REUSEPORT group, so the supervisor makes them.
 
-DF is set on every datagram (RFC 9000 §14), and the ECN field of what comes in is delivered with it.
+DF is set on every datagram (RFC 9000 §14), and the ECN field of received datagrams is delivered with them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from qre.errors import MachineError, UserError
 
 _IP_MTU_DISCOVER, _IP_PMTUDISC_PROBE = 10, 3
-#: More than net.core.*mem_max allows: the data plane's worker cannot raise it any more. Needs CAP_NET_ADMIN.
+#: More than net.core.*mem_max allows: the data plane worker cannot raise it later. Needs CAP_NET_ADMIN.
 _BUFFER = 8 << 20
 _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
 _BOUNDED = {_SO_SNDBUFFORCE: socket.SO_SNDBUF, _SO_RCVBUFFORCE: socket.SO_RCVBUF}
@@ -30,7 +30,7 @@ def _prepare(made: socket.socket) -> None:
     for forced, bounded in _BOUNDED.items():
         try:
             made.setsockopt(socket.SOL_SOCKET, forced, _BUFFER)
-        except PermissionError:  # a handshake alone, by somebody who is not root, has enough with what is allowed
+        except PermissionError:  # a single handshake of an unprivileged user needs no larger buffer
             made.setsockopt(socket.SOL_SOCKET, bounded, _BUFFER)
     made.setblocking(False)
 
@@ -40,8 +40,8 @@ def server_pair(
 ) -> tuple[socket.socket, socket.socket]:
     """Two sockets of one group on ``ip:port``: slot 0 (user space) and slot 1 (data plane).
 
-    A port that another process uses, even one with SO_REUSEPORT, is refused: it would take our packets. Only the
-    socket that qre.ko kept of a daemon before us may be there (``beside_kernel``), until ours takes its place.
+    A port that another process uses, even with SO_REUSEPORT, is refused: it would receive our packets. Only the
+    socket that qre.ko kept of the previous daemon may exist (``beside_kernel``), until ours replaces it.
     """
     where = f"Listen {ip}:{port}"
     try:
@@ -85,7 +85,7 @@ def _group_socket(ip: str, port: int, fwmark: int) -> socket.socket:
 
 
 def bound_sockets(ip: str, port: int) -> int:
-    """How many UDP sockets of this network namespace receive what comes to ``ip:port``."""
+    """The number of UDP sockets in this network namespace that receive packets to ``ip:port``."""
     count = 0
     for line in Path("/proc/self/net/udp").read_text().splitlines()[1:]:
         address, _, number = line.split()[1].partition(":")
@@ -110,7 +110,7 @@ def client_socket(ip: str, port: int, fwmark: int) -> socket.socket:
 
 
 def require_free(ip: str, port: int) -> None:
-    """Bind the UDP port and let it go. Raises QreError when it cannot be bound."""
+    """Bind the UDP port and release it. Raises QreError when it cannot be bound."""
     try:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
             probe.bind((ip, port))

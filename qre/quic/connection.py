@@ -1,7 +1,7 @@
 """What both ends change in aioquic's QuicConnection (1.7.2), by subclassing alone.
 
 Every override names the hook and says why it is needed; ``tests/unit/test_quic_hooks.py`` fails when a new aioquic no
-longer has one. What must never happen here: a packet number at or above ``PACKET_NUMBER_BASE``, a reason phrase or a
+longer has one. It must never allow: a packet number at or above ``PACKET_NUMBER_BASE``, a reason phrase or a
 spin bit on the wire, a datagram after ``stop()``, another exception than QreError out of a datagram.
 """
 
@@ -43,15 +43,15 @@ from qre.wire.packet import is_short
 _ONE_RTT = tls.Epoch.ONE_RTT
 _CRYPTO_ERROR = int(QuicErrorCode.CRYPTO_ERROR)
 
-#: aioquic logs what peers write, without a bound. What is worth knowing is told as events. A logger of our own, which
-#: nobody else can have: the process's are not touched.
+#: aioquic logs peers' texts without a bound; relevant facts are reported as events. This logger belongs to this
+#: module alone: those of the process are not changed.
 _SILENT = logging.Logger("qre.quic")
 _SILENT.disabled = True
 
 
 @dataclass(frozen=True)
 class Ending:
-    """Why a connection ends. ``reason`` is stock's or the peer's text: never to be sent, never to be trusted."""
+    """Why a connection ends. ``reason`` is aioquic's or the peer's text: never send or trust it."""
 
     by_us: bool
     error_code: int
@@ -110,12 +110,12 @@ class HandshakeConnection(QuicConnection):
 
     @_spin_bit.setter
     def _spin_bit(self, value: bool) -> None:
-        """Nothing changes it."""
+        """Always 0: writes are ignored."""
 
     # --- what comes in ---
 
     def receive_datagram(self, data: bytes, addr: Any, now: float) -> None:
-        """Stock takes one length for all connection IDs of ours, and lets some exceptions escape."""
+        """Stock assumes one length for all our connection IDs, and lets some exceptions escape."""
         if self._stopped:
             return
         if is_short(data):
@@ -123,7 +123,7 @@ class HandshakeConnection(QuicConnection):
         self._guarded(lambda: super(HandshakeConnection, self).receive_datagram(data, addr, now))
 
     def _choose_cid_length(self, data: bytes) -> None:
-        """Short headers do not tell the length of their CID: it is that of ours which they begin with."""
+        """Short headers do not contain the length of their CID: find the one of ours that they begin with."""
         for connection_id in self._host_cids:
             if data.startswith(connection_id.cid, 1):
                 self._configuration.connection_id_length = len(connection_id.cid)
@@ -134,7 +134,7 @@ class HandshakeConnection(QuicConnection):
             step()
         except QreError:
             raise
-        except Exception as error:  # whatever it is, it came of a peer's bytes and must stop here
+        except Exception as error:  # a peer's bytes caused it, so it must end here
             raise PeerError("QUIC", f"{type(error).__name__} while reading a datagram") from error
 
     def _handle_crypto_frame(self, context: QuicReceiveContext, frame_type: int, buf: Buffer) -> None:
@@ -166,7 +166,7 @@ class HandshakeConnection(QuicConnection):
             raise OverBoundError(Bound.GAPS)
 
     def _parse_transport_parameters(self, data: bytes, from_session_ticket: bool = False) -> None:
-        """Keep what the data plane wants to know; stock forgets it."""
+        """Keep the parameters that the data plane needs; stock does not."""
         super()._parse_transport_parameters(data, from_session_ticket)
         parameters = pull_quic_transport_parameters(Buffer(data=data))
         self.peer_parameters = parameters
@@ -174,7 +174,7 @@ class HandshakeConnection(QuicConnection):
             self._remote_ack_delay_exponent = parameters.ack_delay_exponent
 
     def _replenish_connection_ids(self) -> None:
-        """Stock issues eight. Nothing here: a client's are empty, a server issues the routed one when it is time."""
+        """Issue none, where stock issues eight: a client's are empty, a server issues the routed one later."""
 
     # --- what goes out ---
 
@@ -183,7 +183,7 @@ class HandshakeConnection(QuicConnection):
         raise NotImplementedError
 
     def send(self, now: float) -> list[bytes]:
-        """``datagrams_to_send`` without addresses: there is one peer."""
+        """``datagrams_to_send`` without addresses, for the only peer."""
         return [datagram for datagram, _ in self.datagrams_to_send(now)]
 
     def datagrams_to_send(self, now: float) -> list[tuple[bytes, Any]]:
@@ -267,9 +267,11 @@ class HandshakeConnection(QuicConnection):
     # --- timers: stock compares with times that are not there before the first datagram and after the end ---
 
     def get_timer(self) -> float | None:
+        """aioquic's timer (seconds, monotonic); None after ``stop()``."""
         return None if self._close_at is None else super().get_timer()
 
     def handle_timer(self, now: float) -> None:
+        """As aioquic's; does nothing after ``stop()``."""
         if self._close_at is not None:
             self._guarded(lambda: super(HandshakeConnection, self).handle_timer(now))
 
@@ -277,10 +279,11 @@ class HandshakeConnection(QuicConnection):
 
     @property
     def handshake_confirmed(self) -> bool:
+        """RFC 9001 §4.1.2."""
         return self._handshake_confirmed
 
     def everything_acknowledged(self) -> bool:
-        """The handshake is confirmed, and nothing of ours waits to be sent or acknowledged."""
+        """Whether the handshake is confirmed and none of our data waits to be sent or acknowledged."""
         if not self._handshake_confirmed or self._close_pending or self._state is not QuicConnectionState.CONNECTED:
             return False
         senders = [stream.sender for stream in self._streams.values()]
@@ -295,7 +298,7 @@ class HandshakeConnection(QuicConnection):
         )
 
     def application_secrets(self) -> Secrets:
-        """Of the current key epoch."""
+        """The secrets of the current key epoch."""
         pair = self._cryptos[_ONE_RTT]
         assert pair.send.secret is not None and pair.recv.secret is not None
         if self._is_client:
@@ -304,24 +307,27 @@ class HandshakeConnection(QuicConnection):
 
     @property
     def key_phase(self) -> int:
+        """The key phase bit of 1-RTT packets sent now, 0 or 1 (RFC 9001 §6)."""
         return self._cryptos[_ONE_RTT].key_phase
 
     @property
     def next_packet_number(self) -> int:
+        """aioquic counts all packet number spaces together."""
         return self._packet_number
 
     @property
     def peer_cid(self) -> bytes:
+        """The destination connection ID of packets sent now."""
         return self._peer_cid.cid
 
     @property
     def ended(self) -> bool:
-        """Closing, draining or gone."""
+        """Whether the connection is closing, draining or terminated."""
         return self._state in END_STATES or self._close_pending
 
     @property
     def ending(self) -> Ending | None:
-        """Why, once it has ended or wants to send CONNECTION_CLOSE."""
+        """Why it ended or wants to send CONNECTION_CLOSE; None before."""
         if self._close_event is None:
             return None
         event = self._close_event

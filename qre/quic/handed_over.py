@@ -1,4 +1,4 @@
-"""All that lives on of a handshake: application traffic secrets (RFC 9001 §5.1, §6.1), and what a data plane needs.
+"""The result of a handshake: application traffic secrets (RFC 9001 §5.1, §6.1), and what a data plane needs.
 
 AES-128-GCM and SHA-256 alone: the one suite that a QRE server chooses. Header keys never change with a key update.
 No secret of this module may be logged or put into an exception.
@@ -23,12 +23,13 @@ class Secrets:
         return "Secrets(hidden)"
 
     def next(self) -> Secrets:
+        """The secrets of the following key epoch (RFC 9001 §6.1)."""
         return Secrets(next_secret(self.client), next_secret(self.server))
 
 
 @dataclass(frozen=True)
 class HandedOver:
-    """All that lives on of a handshake. Secrets are those of ``key_epoch``; tx and rx are as this end sees them."""
+    """The result of a handshake. Secrets are those of ``key_epoch``; tx and rx are as this end sees them."""
 
     session_id: bytes
     routed_cid: bytes  # on packets from client to server
@@ -55,12 +56,12 @@ class HandedOver:
 
 
 def session_id(client_secret0: bytes) -> bytes:
-    """SessionId: both ends know it, nobody else. ``client_secret0`` is client_application_traffic_secret_0."""
+    """SessionId: known to both ends alone. ``client_secret0`` is client_application_traffic_secret_0."""
     return expand_label(client_secret0, b"qre session id", 32)
 
 
 def advance(handed_over: HandedOver, key_epoch: int) -> HandedOver:
-    """The same session, its secrets derived up to ``key_epoch``, which is never behind."""
+    """The same session with secrets derived up to ``key_epoch``. Raises InternalError for an earlier one."""
     steps = key_epoch - handed_over.key_epoch
     if steps < 0:
         raise ValueError("secrets of an earlier key epoch are gone")

@@ -1,4 +1,4 @@
-"""What a client's handshake tells its owner (``ClientHandshake.next_event``)."""
+"""Events of a client's handshake (``ClientHandshake.next_event``)."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ class Granted:
 
 @dataclass(frozen=True)
 class HandOverReady:
-    """The routed CID is there and nothing of ours is outstanding: ``hand_over`` may be called, now or later."""
+    """The routed CID has arrived and everything was acknowledged: ``hand_over`` may be called, now or later."""
 
 
 @dataclass(frozen=True)
 class NotRecognised:
-    """The real site answered with a certificate that is good: the server did not recognise us (wrong key or short
-    id, clock, a repeated hello). The handshake goes on by itself, fetches "/" and closes, as a browser would."""
+    """The real site answered with a valid certificate: the server did not recognise us (wrong key or short id,
+    clock, a repeated hello). The handshake goes on by itself, fetches "/" and closes, as a browser would."""
 
     detail: str
 
 
 @dataclass(frozen=True)
 class ManInTheMiddle:
-    """Neither the proof nor a certificate that is good for ServerName."""
+    """The peer has neither the proof nor a certificate that is valid for ServerName."""
 
     detail: str
 
 
 @dataclass(frozen=True)
 class SiteAnswered:
-    """The handshake of a probe is complete, and the site has answered "/": what was seen of it."""
+    """A probe is complete: the site has answered "/"; with its profile."""
 
     profile: DestProfile
 
@@ -59,7 +59,7 @@ class HandshakeFailed:
 
 @dataclass(frozen=True)
 class Closed:
-    """Nothing will be sent or received any more. Always the last event."""
+    """Nothing more will be sent or received. Always the last event."""
 
 
 ClientEvent = (

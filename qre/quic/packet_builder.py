@@ -1,6 +1,6 @@
-"""aioquic's packet builder, made to leave nothing of aioquic's shape on the wire.
+"""aioquic's packet builder, without aioquic's recognisable shape on the wire.
 
-Stock aioquic seals a packet at once and pads a datagram with literal zeros behind the last one, where anybody sees
+Stock aioquic seals a packet at once and pads a datagram with literal zeros behind the last one, where anyone can see
 them. Here the packets of a datagram are sealed when it is complete, so that all PADDING is inside an Initial. And no
 packet gets a number that belongs to the data plane (``PACKET_NUMBER_BASE``).
 
@@ -31,7 +31,7 @@ _SHORTEST: Final = 4
 
 @dataclass
 class UnsealedPacket:
-    """One that waits for its datagram to be complete."""
+    """A packet that waits for its datagram to be complete."""
 
     packet: QuicSentPacket
     crypto: CryptoPair
@@ -40,6 +40,7 @@ class UnsealedPacket:
 
     @property
     def is_initial(self) -> bool:
+        """Datagrams with an Initial packet are padded (RFC 9000 §14.1)."""
         return self.packet.packet_type is QuicPacketType.INITIAL
 
 
@@ -52,7 +53,7 @@ class LateSealingBuilder(QuicPacketBuilder):
         self._unsealed: list[UnsealedPacket] = []
 
     def _number_length_of(self, packet: QuicSentPacket) -> int:
-        """How many bytes its packet number takes: 1 or 2."""
+        """The length of its packet number in bytes: 1 or 2."""
         return PACKET_NUMBER_SEND_SIZE
 
     def _pad_initial(self, initials: list[UnsealedPacket], missing: int) -> None:
@@ -72,13 +73,13 @@ class LateSealingBuilder(QuicPacketBuilder):
         self._buffer.seek(self._packet_start + self._header_size)
 
     def end_datagram(self) -> None:
-        """What is started next goes into another datagram."""
+        """The next packet goes into another datagram."""
         if self._packet is not None:
             self._end_packet()
         self._flush_current_datagram()
 
     def _end_packet(self) -> None:
-        """Keep the packet as it is: how much padding its datagram needs is not known yet."""
+        """Keep the packet unsealed: the padding of its datagram is not known yet."""
         packet, crypto, buf = self._packet, self._packet_crypto, self._buffer
         assert packet is not None and crypto is not None
         if self.packet_is_empty:
@@ -148,9 +149,10 @@ class LateSealingBuilder(QuicPacketBuilder):
 
 
 class SitePacketBuilder(LateSealingBuilder):
-    """A server's, as quic-go's: PADDING goes in front of an Initial's frames, and only with ack-eliciting ones.
+    """A server's builder, like quic-go's: PADDING goes in front of an Initial's frames, and only with ack-eliciting
+    ones.
 
-    ``datagram_lengths``: one is taken off for every datagram, and a datagram of 1-RTT alone is padded up to it.
+    ``datagram_lengths``: one is consumed by every datagram, and a datagram of 1-RTT packets alone is padded up to it.
     """
 
     def __init__(self, *, datagram_lengths: list[int], **arguments: Any) -> None:

@@ -1,1 +1,1 @@
-"""REALITY inside QUIC: who may be answered, and how a server proves itself."""
+"""REALITY inside QUIC: which clients are answered, and how a server proves its identity."""

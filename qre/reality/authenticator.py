@@ -1,7 +1,7 @@
-"""What a client proves itself with: 16 sealed bytes and their tag in ClientHello.random.
+"""A client's proof: 16 sealed bytes and their tag in ClientHello.random.
 
-RFC 9001 §8.4 forbids a session id in QUIC, so the field that is left is ``random``, which must look uniformly
-random to everybody who does not hold the server's private key. Both ends derive the same keys from one X25519
+RFC 9001 §8.4 forbids a session id in QUIC, so the remaining field is ``random``, which must look uniformly
+random to everyone without the server's private key. Both ends derive the same keys from one X25519
 exchange between the hello's lone x25519 key share and the server's REALITY key (HKDF, RFC 5869), and the additional
 data of the AES-128-GCM seal is the whole ClientHello with ``random`` zeroed, so nothing of the hello can be
 changed.
@@ -34,7 +34,7 @@ _MAX_TIME: Final = 0xFFFFFFFF
 
 @dataclass(frozen=True)
 class SharedSecrets:
-    """What both ends derive from the exchange with the hello's key share."""
+    """The secrets that both ends derive from the hello's key share and RealityPublicKey."""
 
     hello_key: bytes
     hello_iv: bytes
@@ -53,6 +53,7 @@ class Authenticator:
     short_id: bytes
 
     def to_bytes(self) -> bytes:
+        """The 16 bytes to seal. Raises ValueError unless ``short_id`` is padded; the time is clamped to 32 bits."""
         if len(self.short_id) != SHORT_ID_LENGTH:
             raise ValueError("a short id is padded to 8 bytes")
         time = min(max(self.unix_time, 0), _MAX_TIME)
@@ -105,7 +106,7 @@ def open_untrusted(secrets: SharedSecrets, client_hello: bytes) -> Authenticator
             secrets.hello_iv, client_hello[RANDOM_OFFSET:RANDOM_END], zero_random(client_hello)
         )
     except InvalidTag as error:
-        raise UntrustedInputError("ClientHello", "its random is no authenticator of ours") from error
+        raise UntrustedInputError("ClientHello", "its random is not a valid authenticator") from error
     if len(plaintext) != _PLAINTEXT_LENGTH or plaintext[3]:
         raise UntrustedInputError("authenticator", "of an unknown form")
     return Authenticator(

@@ -1,8 +1,8 @@
-"""Routed connection IDs: those that lead a packet to the data plane (RFC 9000 §5.1).
+"""Routed connection IDs: packets with them go to the data plane (RFC 9000 §5.1).
 
 A routed CID is random bytes and an 8-byte MAC of them, under a key derived from the server's REALITY private key: a
-restarted server recognises its own forgotten ones and answers with a stateless reset (RFC 9000 §10.3), while
-everybody else's go to Dest. Nothing in it may mean anything to somebody without the key.
+restarted server recognises its own forgotten ones and answers with a stateless reset (RFC 9000 §10.3), while all
+others go to Dest. Without the key it must be indistinguishable from random bytes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def cid_key(reality_private_key: bytes) -> bytes:
 
 
 def routed_cid(key: bytes, random_bytes: Callable[[int], bytes], length: int = MAX_LENGTH) -> bytes:
-    """A new one of ``length`` bytes, 17 to 20."""
+    """A new routed CID of ``length`` bytes, 17 to 20. Raises ValueError for another length."""
     if not MIN_LENGTH <= length <= MAX_LENGTH:
         raise ValueError("a routed CID has 17 to 20 bytes")
     body = random_bytes(length - MAC_LENGTH)

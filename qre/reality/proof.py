@@ -1,4 +1,4 @@
-"""What a server proves itself with: the signature field of its throw-away Ed25519 certificate.
+"""A server's proof: the signature field of its throw-away Ed25519 certificate.
 
 ``HMAC-SHA-512(proof, Ed25519 public key)`` is exactly as long as an Ed25519 signature. Only the holder of the
 REALITY private key can derive ``proof`` for a given ClientHello, and CertificateVerify (RFC 8446 §4.4.3), made with

@@ -21,7 +21,7 @@ WINDOW_WITHOUT_TIME_CHECK: Final = 24 * 3600
 
 
 def random_hash(random: bytes) -> bytes:
-    """What is remembered of a hello."""
+    """The 16 bytes that are remembered of a hello."""
     return hashlib.sha256(random).digest()[:HASH_LENGTH]
 
 
@@ -56,11 +56,12 @@ class ReplayFilter:
 
     @property
     def window(self) -> int:
+        """Seconds for which an accepted hello is remembered."""
         return self._window
 
     @window.setter
     def window(self, seconds: int) -> None:
-        """A reload may change it. What was remembered for less is not forgotten earlier than it is overwritten."""
+        """A reload may change it. Hellos that were already overwritten are not remembered again."""
         self._window = seconds
 
     def accept(self, digest: bytes, unix_time: int) -> tuple[int, bytes] | None:

@@ -1,1 +1,1 @@
-"""A client handshake on a real socket: to Dest, as a browser would, or to a server. Nothing here outlives a visit."""
+"""Client handshakes on a real socket: to Dest, like a browser, or to a server. Nothing here outlives a visit."""

@@ -1,8 +1,8 @@
-"""Names to numeric addresses, outside the packet path: Dest's, kept fresh, and a client's Endpoint at each attempt.
+"""Resolves names outside the packet path: Dest's, repeatedly, and a client's Endpoint at each attempt.
 
 ``getaddrinfo`` runs in a thread and reads the resolver's files anew (Landlock lets it). ``preload`` must be called
 before the sandbox closes: the C library and Python load code for it on first use. It never raises into the packet
-path: an address that cannot be refreshed stays what it was.
+path: an address that cannot be refreshed stays unchanged.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from qre.errors import MachineError
 #: getaddrinfo tells no time to live; sites move within minutes at the earliest.
 REFRESH: Final = 60.0
 RETRY: Final = 2.0
-#: A resolver that is down must not hold an attempt up for ever (seconds).
+#: A resolver that is down must not delay an attempt for ever (seconds).
 TIMEOUT: Final = 10.0
 _PRELOADED: Final = (concurrent.futures.thread, encodings.idna)
 
@@ -32,7 +32,7 @@ Resolved = tuple[int, tuple[str, int]]
 def preload() -> None:
     """Make the C library read its configuration and load its modules."""
     for name in ("localhost", "127.0.0.1"):
-        with contextlib.suppress(OSError):  # an odd machine; names may still work
+        with contextlib.suppress(OSError):  # an unusual machine; names may still resolve
             socket.getaddrinfo(name, 443, type=socket.SOCK_DGRAM)
 
 
@@ -68,7 +68,7 @@ async def resolve(host: str, port: int, *, family: int = socket.AF_UNSPEC) -> Re
 
 
 def local_address(peer: tuple[str, int]) -> str:
-    """Which address of ours packets to ``peer`` come from; nothing is sent."""
+    """The local address that packets to ``peer`` come from; nothing is sent."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as made:
         try:
             made.connect(peer)
@@ -78,7 +78,7 @@ def local_address(peer: tuple[str, int]) -> str:
 
 
 class DestAddress:
-    """Dest's current address, or None as long as there is none. ``failed`` is told why, each time."""
+    """Dest's current address, or None as long as there is none. ``failed`` is called with each error."""
 
     def __init__(self, host: str, port: int, failed: Callable[[str], None]) -> None:
         self._host = host
@@ -88,14 +88,15 @@ class DestAddress:
 
     @property
     def host_port(self) -> tuple[str, int]:
+        """(host name or address, port) as configured."""
         return self._host, self._port
 
     async def first(self) -> None:
-        """Try once, soon."""
+        """Resolve once, within a short time."""
         await self._refresh()
 
     async def keep_fresh(self) -> None:
-        """Until cancelled."""
+        """Resolve again and again, until cancelled."""
         while numeric(self._host, self._port) is None:
             await asyncio.sleep(REFRESH if await self._refresh() else RETRY)
 

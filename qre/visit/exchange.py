@@ -1,7 +1,7 @@
 """A client handshake on a UDP socket: the loop between ``ClientHandshake`` and the kernel.
 
-After ``HandOverReady`` nothing more is read: what comes then is the data plane's. ``shake_hands`` is the whole of it,
-bounded in time, with every way to fail as one exception in plain words.
+After ``HandOverReady`` nothing more is read: later packets belong to the data plane. ``shake_hands`` runs a whole
+handshake, bounded in time, and raises one exception for every failure.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _LONGEST_HANDSHAKE: Final = 40.0
 async def shake_hands(handshake: ClientHandshake, made: socket.socket, peer: tuple[str, int], where: str) -> None:
     """Return when ``handshake.hand_over`` may be called; ``where`` names the server in an error.
 
-    Raises PeerError (it refused, or is not who it should be, or is too slow) or MachineError (cannot be reached).
+    Raises PeerError (it refused, could not prove its identity, or was too slow) or MachineError (cannot be reached).
     """
     with Exchange(handshake, made, peer) as exchange:
         try:
@@ -58,7 +58,7 @@ async def _until_ready(exchange: Exchange, where: str) -> None:
             case NotRecognised(detail=detail):
                 failure = PeerError(detail)
             case ManInTheMiddle(detail=detail):
-                failure = PeerError(f"somebody between us and {where} answers in its place", detail)
+                failure = PeerError(f"another host answers in place of {where}", detail)
             case HandshakeFailed(reason=reason):
                 failure = failure or PeerError(f"no session with {where}", reason)
             case Closed():
@@ -89,16 +89,17 @@ class Exchange:
         self.close()
 
     def close(self) -> None:
-        """Stop reading; what the handshake still has to say is sent."""
+        """Stop reading; pending datagrams of the handshake are sent."""
         if self._reading:
             self._reading = False
             asyncio.get_running_loop().remove_reader(self._socket.fileno())
 
     def flush(self) -> None:
+        """Send what the connection has to send now."""
         self._send()
 
     async def next_event(self) -> ClientEvent:
-        """What happens next. Raises MachineError when the network cannot be reached."""
+        """Wait for the next event. Raises MachineError when the network cannot be reached."""
         while not self._events:
             if self._unreachable is not None:
                 reason = self._unreachable.strerror
@@ -106,7 +107,7 @@ class Exchange:
             self._wake.clear()
             at = self._handshake.timer()
             try:
-                # Not wait_for: it may swallow the cancellation of who waits here.
+                # Not wait_for: it may swallow a cancellation of the caller.
                 async with asyncio.timeout(None if at is None else max(0.0, at - time.monotonic())):
                     await self._wake.wait()
             except TimeoutError:
@@ -122,7 +123,7 @@ class Exchange:
                 data, source = self._socket.recvfrom(_LONGEST)
             except BlockingIOError:
                 break
-            except OSError:  # an ICMP error of something sent before; the handshake has its own patience
+            except OSError:  # an ICMP error for an earlier datagram; the handshake has its own time limit
                 continue
             self._handshake.datagram_received(data, (source[0], source[1]), time.monotonic())
             self._collect()
@@ -137,7 +138,7 @@ class Exchange:
 
     def _send_together(self, datagrams: list[bytes]) -> bool:
         """Datagrams of one size in one call (UDP GSO, as a browser does): nothing may come between the two halves of
-        a hello, or a server that waits a millisecond for the second takes us for a stranger. False: not sent."""
+        a hello, or a server that waits a millisecond for the second treats us as a stranger. False: not sent."""
         if len(datagrams) < 2 or len({len(data) for data in datagrams}) > 1:
             return False
         segment = [(socket.IPPROTO_UDP, _UDP_SEGMENT, len(datagrams[0]).to_bytes(2, sys.byteorder))]

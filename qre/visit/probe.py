@@ -1,6 +1,6 @@
-"""Looks at Dest as a browser would, at the start and before the last look is too old: what the server imitates.
+"""Measures Dest like a browser, at the start and before the last result is too old: the server imitates the result.
 
-A Dest that cannot be reached is no failure of ours: it is reported as such, and looked at again soon.
+A Dest that cannot be reached is not an error here: it is reported, and measured again soon.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from qre.quic.handshake_events import Closed, HandshakeFailed, ManInTheMiddle, S
 from qre.visit.dest import DestAddress, Resolved
 from qre.visit.exchange import Exchange
 
-#: The next look comes when this part of the time to live is over.
+#: The next probe begins after this part of the time to live.
 _FRESH: Final = 0.9
 _FIRST_RETRY: Final = 5.0
 _LONGEST_RETRY: Final = 300.0
@@ -32,7 +32,7 @@ _LONGEST_PROBE: Final = 30.0
 
 
 async def probe(dest: Resolved, server_name: str, fingerprint: Fingerprint, trust: TrustStore) -> DestProfile:
-    """One visit. Raises MachineError with the reason when there is nothing to be seen."""
+    """One visit. Raises MachineError when Dest cannot be measured."""
     family, peer = dest
     made = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
     handshake = ClientHandshake(
@@ -76,14 +76,14 @@ async def _answer(exchange: Exchange) -> DestProfile:
 
 
 def imitable(profile: DestProfile | None) -> DestProfile | None:
-    """What to imitate: a Dest that cannot be reached right now still looks like it did."""
+    """The profile to imitate: a Dest that cannot be reached now is assumed unchanged."""
     if profile is None or not profile.scid_length:
         return None
     return msgspec.structs.replace(profile, reachable=True)
 
 
 class Prober:
-    """``found`` is told of every profile, ``complain`` why there is none."""
+    """``found`` is called with every profile, ``complain`` with every reason why there is none."""
 
     def __init__(
         self,
@@ -104,7 +104,7 @@ class Prober:
         self.looked = asyncio.Event()
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Probe again and again, until cancelled."""
         pause = self._left()
         retry = _FIRST_RETRY
         while True:
@@ -117,7 +117,7 @@ class Prober:
             self.looked.set()
 
     def _left(self) -> float:
-        """Seconds until what we know is too old."""
+        """Seconds until the last profile is too old."""
         if self._last is None or not self._last.reachable:
             return 0.0
         age = max(0.0, time.time() - self._last.checked_at)
@@ -129,7 +129,7 @@ class Prober:
                 raise MachineError("Dest", "its name is not resolved")
             profile = await self._visit(self._dest.current)
         except MachineError as error:
-            self._complain(f"Dest cannot be looked at: {error}")
+            self._complain(f"Dest cannot be measured: {error}")
             before = self._last or DestProfile(reachable=False, checked_at=0)
             profile = msgspec.structs.replace(
                 before, reachable=False, checked_at=int(time.time()), warnings=(str(error)[:512],)

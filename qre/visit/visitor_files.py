@@ -1,6 +1,6 @@
-"""What a client's handshake needs of files, read before the sandbox: a browser's fingerprint, trusted authorities.
+"""Files that a client's handshake needs, read before the sandbox: a browser's fingerprint, trusted authorities.
 
-The fingerprint is shipped; the authorities are SSL_CERT_FILE's, else the system's bundle, else certifi's.
+The fingerprint is shipped; the authorities come from SSL_CERT_FILE, else the system's bundle, else certifi.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def load_fingerprint(name: str = DEFAULT_FINGERPRINT) -> Fingerprint:
 
 
 def load_trust(environ: Mapping[str, str] = os.environ) -> TrustStore:
-    """The machine's, read from its files now."""
+    """The trusted authorities of this machine, read now."""
     named = environ.get("SSL_CERT_FILE")
     candidates = [named] if named else [ssl.get_default_verify_paths().cafile, *_BUNDLES, certifi.where()]
     path = next((path for path in candidates if path and (named or Path(path).is_file())), certifi.where())

@@ -1,7 +1,7 @@
 """Which packet numbers have arrived: the replay check, and the source of ACK frames (RFC 9000 §12.3, §13.2.3).
 
 Exact within its memory, which is a bounded list of ranges above a floor. It must never accept a number twice, nor
-one at or below the floor; what falls out of the memory counts as received.
+one at or below the floor; numbers that fall out of the memory count as received.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from bisect import bisect_right
 
 #: Ranges that are remembered. Every lost packet leaves a gap, so this bounds how far back reordering may reach.
 MAX_RANGES = 256
-#: Ranges that an ACK frame tells at most.
+#: The most ranges in an ACK frame.
 MAX_ACK_RANGES = 32
 
 
@@ -26,10 +26,11 @@ class ReceivedNumbers:
 
     @property
     def highest(self) -> int:
+        """The largest number that has arrived, or ``floor``."""
         return self.ends[-1] if self.ends else self.floor
 
     def accept(self, number: int) -> bool:
-        """Note that ``number`` arrived; False when it had before, or may have."""
+        """Record that ``number`` arrived; False when it has, or may have, arrived before."""
         starts, ends = self.starts, self.ends
         if number <= self.floor:
             return False

@@ -1,6 +1,6 @@
-"""The capsules of CONNECT-IP (RFC 9297 §3.2, RFC 9484 §4.7): addresses asked for and assigned, routes advertised.
+"""The capsules of CONNECT-IP (RFC 9297 §3.2, RFC 9484 §4.7): addresses requested and assigned, routes advertised.
 
-A parser here raises only ``UntrustedInputError``, and what it makes is bounded by the length of its input: a range
+A parser here raises only ``UntrustedInputError``, and its result is bounded by the length of its input: a range
 becomes at most two prefixes for each bit of an address. What the RFCs call malformed is refused.
 """
 
@@ -35,6 +35,7 @@ class RequestedAddress:
 
 
 def encode_capsule(kind: int, value: bytes) -> bytes:
+    """Type, length and value, RFC 9297 §3.2."""
     return encode_varint(kind) + encode_vector(value)
 
 
@@ -51,9 +52,9 @@ def encode_addresses(kind: CapsuleType, entries: Iterable[RequestedAddress]) -> 
 
 
 def encode_routes(routes: Iterable[Network]) -> bytes:
-    """ROUTE_ADVERTISEMENT (RFC 9484 §4.7.3): all protocols, in the order that it wants.
+    """ROUTE_ADVERTISEMENT (RFC 9484 §4.7.3): all protocols, in the required order.
 
-    Ranges must not overlap there, so a network inside another one is told with it.
+    Ranges must not overlap, so a network inside another one is left out.
     """
     value = b""
     before: Network | None = None
@@ -79,11 +80,12 @@ def read_capsule_untrusted(data: bytes, max_length: int) -> tuple[int, bytes, in
 
 
 def parse_request_untrusted(value: bytes) -> tuple[RequestedAddress, ...]:
-    """The entries of ADDRESS_REQUEST (RFC 9484 §4.7.2): one at least, each under a number of its own other than 0."""
+    """The entries of ADDRESS_REQUEST (RFC 9484 §4.7.2): at least one, each with a different request id other than
+    0."""
     entries = parse_addresses_untrusted(value)
     numbers = {entry.request_id for entry in entries}
     if not entries or 0 in numbers or len(numbers) < len(entries):
-        raise UntrustedInputError("capsule", "requests that are none, or not to be told apart")
+        raise UntrustedInputError("capsule", "no address request, or request ids that are zero or repeated")
     return entries
 
 

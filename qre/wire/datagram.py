@@ -1,4 +1,4 @@
-"""What stands before an IP packet in a QUIC DATAGRAM frame: HTTP Datagrams of CONNECT-IP.
+"""The bytes before an IP packet in a QUIC DATAGRAM frame: HTTP Datagrams of CONNECT-IP.
 
 RFC 9297 §2.1 (quarter stream id), RFC 9484 §6 (context id 0: a whole IP packet). The tunnel is stream 0, so both are
 zero; longer encodings of zero are legal and read.

@@ -1,9 +1,9 @@
 """QUIC frames (RFC 9000 §19, RFC 9221 §4): the one place that reads and writes them.
 
 ``read_frame_untrusted`` reads one, ``frames_untrusted`` a whole payload, ``encode_frame`` writes the shortest form.
-A run of PADDING or of PING is read as one frame, so that a payload never makes more objects than it means. The hot
+A run of PADDING or of PING is read as one frame, so that many small frames do not make many objects. The hot
 path of a data plane compares a DATAGRAM's head itself and does not come here. Nothing is read past the end of the
-payload; whether a frame may stand in a packet of its kind is the caller's to say.
+payload; the caller checks whether a frame is allowed in a packet of its kind.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ FRAME_ENCODING_ERROR: Final = 0x07
 CONNECTION_ID_LIMIT_ERROR: Final = 0x09
 PROTOCOL_VIOLATION: Final = 0x0A
 KEY_UPDATE_ERROR: Final = 0x0E
-#: Types of FlowControl that are of one stream.
+#: Types of FlowControl that concern one stream.
 MAX_STREAM_DATA: Final = 0x11
 STREAM_DATA_BLOCKED: Final = 0x15
-#: Ranges of one ACK frame that are read; nobody has so many gaps.
+#: The most ranges read from one ACK frame; real ones have fewer gaps.
 MAX_ACK_RANGES_READ: Final = 512
 RESET_TOKEN_LENGTH: Final = 16
 PATH_DATA_LENGTH: Final = 8
@@ -43,7 +43,7 @@ _FIN, _LENGTH, _OFFSET = 1, 2, 4
 
 
 class Frame(msgspec.Struct, frozen=True, gc=False):
-    """What all frames are."""
+    """Base of all frames."""
 
 
 class Padding(Frame, frozen=True, gc=False):
@@ -95,7 +95,7 @@ class Stream(Frame, frozen=True, gc=False):
 
 
 class FlowControl(Frame, frozen=True, gc=False):
-    """MAX_DATA to STREAMS_BLOCKED, ``type`` 0x10 to 0x17: ``stream_id`` for those of one stream alone."""
+    """MAX_DATA to STREAMS_BLOCKED, ``type`` 0x10 to 0x17: ``stream_id`` only for types that concern one stream."""
 
     type: int
     limit: int
@@ -122,8 +122,8 @@ class PathResponse(Frame, frozen=True, gc=False):
 
 
 class ConnectionClose(Frame, frozen=True, gc=False):
-    """``frame_type``: what the error was about; QUIC's own closes have it, the application's never. What we send has
-    no reason: a text would name its author."""
+    """``frame_type``: the frame with the error; present in QUIC's closes, never in the application's. Ours have no
+    reason phrase: a text would identify the implementation."""
 
     error: int
     application: bool
@@ -147,7 +147,7 @@ _PING: Final = Ping()
 
 
 def frames_untrusted(payload: bytes) -> Iterator[Frame]:
-    """Every frame of a packet's payload, in order. RFC 9000 §12.4: there is one at least."""
+    """Every frame of a packet's payload, in order. RFC 9000 §12.4: at least one."""
     at = 0
     while True:
         frame, at = read_frame_untrusted(payload, at)
@@ -231,7 +231,7 @@ def _read_crypto_untrusted(data: bytes, at: int, _: int) -> tuple[Frame, int]:
 def _read_new_token_untrusted(data: bytes, at: int, _: int) -> tuple[Frame, int]:
     token, at = read_vector_untrusted(data, at)
     if not token:
-        raise UntrustedInputError("NEW_TOKEN frame", "it holds none")
+        raise UntrustedInputError("NEW_TOKEN frame", "its token is empty")
     return NewToken(token), at
 
 
@@ -244,7 +244,7 @@ def _read_stream_untrusted(data: bytes, at: int, kind: int) -> tuple[Frame, int]
 
 
 def _check_end_untrusted(what: str, offset: int, content: bytes) -> None:
-    """§19.6, §19.8: no byte of a stream lies beyond what a varint can tell."""
+    """§19.6, §19.8: no offset of a stream exceeds the largest varint."""
     if offset + len(content) > MAX_VARINT:
         raise UntrustedInputError(what, "it ends beyond the largest offset")
 
@@ -255,7 +255,7 @@ def _read_flow_control_untrusted(data: bytes, at: int, kind: int) -> tuple[Frame
         stream_id, at = read_varint_untrusted(data, at)
     limit, at = read_varint_untrusted(data, at)
     if kind in _OF_STREAM_COUNTS and limit > MAX_STREAMS:
-        raise UntrustedInputError("MAX_STREAMS or STREAMS_BLOCKED frame", "more streams than there can be")
+        raise UntrustedInputError("MAX_STREAMS or STREAMS_BLOCKED frame", "more streams than can exist")
     return FlowControl(kind, limit, stream_id), at
 
 

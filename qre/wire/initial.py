@@ -1,7 +1,7 @@
 """Opens the Initial packets that a client sends first and puts their CRYPTO data together.
 
-RFC 9000 §17.2.2, RFC 9001 §5.2. Anybody can send these bytes and anybody can read them: the keys come from the packet
-itself. Everything here is bounded by its constants and arguments, and raises only ``UntrustedInputError``.
+RFC 9000 §17.2.2, RFC 9001 §5.2. Anyone can send and read these bytes: the keys come from the packet itself.
+Everything here is bounded by its constants and arguments, and raises only ``UntrustedInputError``.
 """
 
 from __future__ import annotations
@@ -18,13 +18,12 @@ from qre.wire.protection import Protection, initial_secrets
 
 #: RFC 9000 §14.1: a server drops Initials in smaller datagrams.
 MIN_DATAGRAM: Final = 1200
-#: No client that may be answered sends larger ones in its first flight.
+#: A QRE client never sends larger ones in its first flight.
 MAX_DATAGRAM: Final = ETHERNET_MTU
 #: RFC 9000 §7.2: a client's first destination CID has at least 8 bytes.
 MIN_FIRST_CID: Final = 8
 _RESERVED_BITS: Final = 0x0C
-#: The next byte that is neither PADDING nor PING: anybody may send a thousand of them in turns, and one look has to
-#: do for all.
+#: The next byte that is neither PADDING nor PING: a thousand of them, alternating, must cost one search.
 _NEXT_FRAME: Final = re.compile(rb"[^\x00\x01]")
 
 
@@ -37,7 +36,7 @@ def parse_initial_header_untrusted(datagram: bytes, start: int = 0) -> Header:
 
 
 class ClientInitialKeys:
-    """What a client protects its Initials with (RFC 9001 §5.2)."""
+    """The keys of a client's Initials (RFC 9001 §5.2)."""
 
     def __init__(self, destination_cid: bytes) -> None:
         self._protection = Protection(initial_secrets(destination_cid)[0])
@@ -66,7 +65,7 @@ def crypto_frames_untrusted(payload: bytes) -> list[tuple[int, bytes]]:
             case Ack():
                 pass
             case _:
-                raise UntrustedInputError("Initial", "a frame that a first flight does not have")
+                raise UntrustedInputError("Initial", "a frame that is not allowed in a first flight")
     return found
 
 
@@ -84,6 +83,7 @@ class CryptoStream:
         self._pieces: list[tuple[int, int]] = []  # disjoint, apart, ascending [start, end)
 
     def add_untrusted(self, offset: int, data: bytes) -> None:
+        """Store ``data``. Raises UntrustedInputError for too much data, too many pieces, or a contradiction."""
         end = offset + len(data)
         if end > self._max_bytes:
             raise UntrustedInputError("CRYPTO", "too much data")
@@ -108,12 +108,12 @@ class CryptoStream:
 
     @property
     def contiguous(self) -> bytes:
-        """What is complete from the beginning on."""
+        """The bytes from offset 0 up to the first gap."""
         if not self._pieces or self._pieces[0][0]:
             return b""
         return bytes(self._data[: self._pieces[0][1]])
 
     @property
     def highest(self) -> int:
-        """Where the last byte that came ends."""
+        """The offset behind the last byte received."""
         return len(self._data)

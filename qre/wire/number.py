@@ -10,7 +10,7 @@ PACKET_NUMBER_BASE: Final = 65_536
 
 
 def encode_number(number: int, length: int) -> bytes:
-    """Its last ``length`` bytes."""
+    """The last ``length`` bytes of ``number``."""
     return (number & (1 << 8 * length) - 1).to_bytes(length, "big")
 
 

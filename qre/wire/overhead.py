@@ -1,4 +1,4 @@
-"""How much larger a packet gets inside the tunnel: the arithmetic of it, in one place.
+"""How much larger a packet gets inside the tunnel: all the arithmetic in one place.
 
 IPv4 20 | UDP 8 | first byte 1, CID, number 4 | DATAGRAM 1, quarter stream id 1, context id 1 | inner | tag 16
 """
@@ -22,7 +22,7 @@ ROUTED_CID: Final = 20
 MIN_MTU_IPV6: Final = 1280
 #: Every path that QUIC may use carries UDP payloads of this size (RFC 9000 §14).
 BASE_UDP_PAYLOAD: Final = 1200
-#: Outer datagrams are never larger than this, whatever the peer would take.
+#: Outer datagrams are never larger than this, whatever the peer accepts.
 MAX_UDP_PAYLOAD: Final = ETHERNET_MTU - IPV4_HEADER - UDP_HEADER
 
 

@@ -1,7 +1,7 @@
-"""QUIC packet headers: what anybody can read of a datagram (RFC 8999, RFC 9000 §17).
+"""QUIC packet headers: the part of a datagram that anyone can read (RFC 8999, RFC 9000 §17).
 
     long:  1 1 T T R R P P | version 4 | DCID length 1 | DCID | SCID length 1 | SCID | (v1: token, length, number…)
-    short: 0 1 S R R K P P | DCID (its length is the receiver's to know) | number…
+    short: 0 1 S R R K P P | DCID (only the receiver knows its length) | number…
 
 R, K and P of a protected packet mean nothing before header protection is removed.
 """
@@ -23,7 +23,7 @@ LONG: Final = 0x80
 FIXED: Final = 0x40
 KEY_PHASE: Final = 0x04
 RETRY_TAG_LENGTH: Final = 16
-#: Packets that one datagram may hold before it is nobody's.
+#: The most packets read from one datagram.
 MAX_COALESCED: Final = 8
 
 
@@ -50,9 +50,9 @@ class Header:
 
 
 def parse_header_untrusted(datagram: bytes, start: int = 0, *, short_cid_length: int) -> Header:
-    """The header at ``start``. A version other than 1 is refused, but for Version Negotiation."""
+    """The header at ``start``. A version other than 1 is refused, except Version Negotiation."""
     if start >= len(datagram):
-        raise UntrustedInputError("packet", "there is none")
+        raise UntrustedInputError("packet", "the datagram is empty")
     first = datagram[start]
     if not first & LONG:
         return _short(datagram, start, short_cid_length)
@@ -82,27 +82,27 @@ def parse_header_untrusted(datagram: bytes, start: int = 0, *, short_cid_length:
 
 
 def is_long(datagram: bytes) -> bool:
-    """Whether its first packet has a long header, of any version; nothing has none."""
+    """Whether the first packet has a long header, of any version; False for an empty datagram."""
     return bool(datagram) and datagram[0] & LONG != 0
 
 
 def is_short(datagram: bytes) -> bool:
-    """Whether its first packet has a short header; nothing has none."""
+    """Whether the first packet has a short header; False for an empty datagram."""
     return bool(datagram) and datagram[0] & LONG == 0
 
 
 def is_initial(datagram: bytes) -> bool:
-    """Whether it begins as an Initial of version 1 does: no more is looked at."""
+    """Whether it begins like an Initial of version 1; the rest is not examined."""
     return datagram[:1] != b"" and datagram[0] & 0xF0 == LONG | FIXED and datagram[1:5] == _VERSION_1
 
 
 def long_header_destination_cid(datagram: bytes) -> bytes:
-    """The DCID field of a long header, as long as it is there (RFC 8999 §5.1)."""
+    """The DCID field of a long header, truncated with the datagram (RFC 8999 §5.1)."""
     return datagram[6 : 6 + datagram[5]] if len(datagram) > 5 else b""
 
 
 def retry_source_cid(datagram: bytes) -> bytes | None:
-    """The source CID of a Retry of version 1 (RFC 9000 §17.2.5); None: it is none."""
+    """The source CID of a Retry of version 1 (RFC 9000 §17.2.5); None: not a Retry."""
     try:
         header = parse_header_untrusted(datagram, short_cid_length=0)
     except UntrustedInputError:
@@ -111,7 +111,7 @@ def retry_source_cid(datagram: bytes) -> bytes | None:
 
 
 def packets_untrusted(datagram: bytes, *, short_cid_length: int) -> Iterator[Header]:
-    """Every packet of a datagram (RFC 9000 §12.2); what follows the last one that parses is left out."""
+    """Every packet of a datagram (RFC 9000 §12.2); whatever follows the last one that parses is left out."""
     start = 0
     for _ in range(MAX_COALESCED):
         if start >= len(datagram):
@@ -138,7 +138,7 @@ def _cid(datagram: bytes, at: int) -> tuple[bytes, int]:
         raise UntrustedInputError("packet", "its header is cut off")
     end = at + 1 + datagram[at]
     if datagram[at] > MAX_CID or end > len(datagram):
-        raise UntrustedInputError("packet", "a connection ID beyond its bound")
+        raise UntrustedInputError("packet", "a connection ID that is too long")
     return datagram[at + 1 : end], end
 
 

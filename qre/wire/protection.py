@@ -1,7 +1,7 @@
 """Packet and header protection with AES-128-GCM (RFC 9001 §5.2 to §5.4): the plain, one-packet form.
 
-The data planes do the same in batches; this is what they are held against, and what captures are read with. Nothing
-here keeps a packet number: the caller must never use one twice.
+The data planes do the same in batches; tests compare them with this, and captures are read with it. It keeps no
+packet numbers: the caller must never use one twice.
 """
 
 from __future__ import annotations

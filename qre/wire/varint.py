@@ -1,4 +1,4 @@
-"""Variable-length integers (RFC 9000 §16), and byte strings of a length that is told."""
+"""Variable-length integers (RFC 9000 §16), and byte strings preceded by their length."""
 
 from __future__ import annotations
 

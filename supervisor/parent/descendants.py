@@ -1,4 +1,5 @@
-"""Every process below the daemon's parent: found, killed, waited for. They die with theirs; this makes sure."""
+"""Every process below the daemon's parent: found, killed, waited for. They die with their parents; this makes
+sure."""
 
 from __future__ import annotations
 
@@ -13,6 +14,7 @@ _PR_SET_CHILD_SUBREAPER: Final = 36
 
 
 def adopt_orphans(wanted: bool) -> None:
+    """Become (or stop being) the subreaper: orphaned descendants are re-parented to this process."""
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, int(wanted), 0, 0, 0)
 
 
@@ -27,6 +29,7 @@ def _descendants(pid: int) -> list[int]:
 
 
 def kill_descendants(pid: int) -> None:
+    """SIGKILL to every descendant of ``pid``, not to ``pid`` itself."""
     for child in _descendants(pid):
         with contextlib.suppress(ProcessLookupError):
             os.kill(child, signal.SIGKILL)

@@ -1,8 +1,8 @@
 """systemd's file descriptor store: the memfd of session secrets outlives a daemon that was killed (sd_notify(3)).
 
 Only on the kernel's data plane, where sessions outlive it too: with their secrets the next daemon can change their
-keys; with secrets but without the user data plane's number marks, packet numbers would repeat. What comes back
-(LISTEN_FDS, sd_listen_fds(3)) is checked, and never mapped here. A unit takes part by FileDescriptorStoreMax.
+keys; with secrets but without the user data plane's number marks, packet numbers would repeat. A returned
+descriptor (LISTEN_FDS, sd_listen_fds(3)) is checked, and never mapped here. The unit needs FileDescriptorStoreMax.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ _VARIABLES: Final = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
 
 
 def expected() -> Expected:
-    """What the handshake worker is to get."""
+    """The row of ``session_secrets`` in the handshake worker's role."""
     return next(
         entry for role in ROLES.values() for entry in role.descriptors if entry.name == NAME and entry.kind == "memfd"
     )
 
 
 def take_back(environment: MutableMapping[str, str]) -> int | None:
-    """The memfd that systemd kept for this process; everything else that it handed over is closed.
+    """The memfd that systemd kept for this process; closes everything else that it passed.
 
-    The variables are gone afterwards: neither hooks nor workers are meant.
+    Removes the variables: they are not for hooks or workers.
     """
     pid, count, names = (environment.pop(name, "") for name in _VARIABLES)
     if pid != str(os.getpid()) or not (count.isascii() and count.isdigit() and 0 < int(count[:4]) <= _MAX):
@@ -63,17 +63,17 @@ def _close(fd: int) -> None:
     try:
         os.close(fd)
     except OSError:
-        return  # fewer were given than announced
+        return  # fewer descriptors than announced
 
 
 def keep(notifier: Notifier, fd: int) -> None:
-    """Let systemd keep it, in place of an older one; without a store nothing happens."""
+    """Let systemd keep it, replacing an older one; does nothing without a store."""
     forget(notifier)
     notifier.tell(f"FDSTORE=1\nFDNAME={NAME}\nFDPOLL=0", fd)
 
 
 def keep_or_use(notifier: Notifier, supplies: dict[str, int], stored: int | None) -> bool:
-    """Have systemd keep the memfd among ``supplies``; or use ``stored``, which it has kept, in its place (True)."""
+    """Let systemd keep the memfd among ``supplies``; or replace that by ``stored``, which it has kept (True)."""
     if stored is None:
         keep(notifier, supplies[NAME])
         return False
@@ -83,5 +83,5 @@ def keep_or_use(notifier: Notifier, supplies: dict[str, int], stored: int | None
 
 
 def forget(notifier: Notifier) -> None:
-    """Sessions are over: nothing is kept."""
+    """The sessions have ended: remove the memfd from the store."""
     notifier.tell(f"FDSTOREREMOVE=1\nFDNAME={NAME}")

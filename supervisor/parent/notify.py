@@ -1,7 +1,7 @@
-"""What systemd is told (sd_notify(3)), by the daemon's parent alone, and never waiting for it.
+"""Notifies systemd (sd_notify(3)), from the daemon's parent alone, and never waits for it.
 
-A listener that does not read fills its queue after a few datagrams; what does not go out then is kept, in order and
-bounded, and sent a moment later. Of what only the latest matters (STATUS=, WATCHDOG=) one is kept.
+A listener that does not read fills its queue after a few datagrams; unsent messages are kept, in order and
+bounded, and sent a moment later. Of those of which only the latest matters (STATUS=, WATCHDOG=) one is kept.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _ONLY_THE_LATEST: Final = ("STATUS=", "WATCHDOG=")
 
 
 class Notifier:
-    """Says nothing when nobody asked to be told (no NOTIFY_SOCKET)."""
+    """Does nothing without NOTIFY_SOCKET."""
 
     def __init__(self) -> None:
         self._waiting: deque[tuple[str, int | None]] = deque(maxlen=_MAX_WAITING)
@@ -35,12 +35,12 @@ class Notifier:
             print(f"qre-tool: NOTIFY_SOCKET {address}: {error.strerror}", file=sys.stderr)
             self._notifier = None
         finally:
-            del os.environ["NOTIFY_SOCKET"]  # hooks and workers have nothing to say there
+            del os.environ["NOTIFY_SOCKET"]  # not for hooks and workers
 
     def tell(self, text: str, fd: int | None = None) -> bool:
         """Send ``text`` (one or more assignments), ``fd`` with it; False when it waits for a later ``flush``.
 
-        ``fd`` stays the caller's, and has to be open until then.
+        The caller closes ``fd``, not before it was sent.
         """
         if self._notifier is None:
             return True
@@ -52,7 +52,7 @@ class Notifier:
         return self.flush()
 
     def flush(self) -> bool:
-        """Send what waits; False when some of it still does."""
+        """Send waiting messages; False when some still wait."""
         while self._waiting and self._notifier is not None:
             text, fd = self._waiting[0]
             ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))] if fd is not None else []
@@ -62,12 +62,12 @@ class Notifier:
             except BlockingIOError:
                 return False
             except OSError:
-                self._notifier = None  # the listener is gone, and does not come back
+                self._notifier = None  # the listener is gone for good
                 return True
             self._waiting.popleft()
         return True
 
 
 def one_line(text: str) -> str:
-    """What a worker said, without what could start another assignment or command a terminal."""
+    """A worker's text without characters that could start another assignment or control a terminal."""
     return "".join(character if character.isprintable() else " " for character in text)

@@ -1,9 +1,9 @@
-"""The daemon's parent: what ``qre-tool daemon`` itself is. Up, supervise the supervisor, notify, clean up.
+"""The daemon's parent, the process of ``qre-tool daemon``: up, supervise the supervisor, notify, clean up.
 
 It parses nothing that comes from the network. It holds the device's lock and the TUN device, makes memfds, pins BPF
-objects through descriptors it is handed, and tells systemd. Whenever the supervisor ends, however it ended, every
-process is gone and everything it made is taken back before this returns; only a SIGKILL of this process itself leaves
-things in place, and the next start takes them over.
+objects through descriptors it receives, and notifies systemd. However the supervisor ends, every process is gone and
+everything it made is undone before this returns; only a SIGKILL of this process leaves things in place, and the next
+start takes them over.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ Work = Coroutine[Any, Any, None]
 _STOP_TIMEOUT: Final = 12.0
 _RELOAD_TIMEOUT: Final = 30.0
 _NOTIFY_RETRY: Final = 0.5
-#: What to do about a change that a reload cannot make.
+#: The remedy for a change that a reload cannot make.
 _RESTART: Final = "down and up"
 _ENDING: Final = (signal.SIGTERM, signal.SIGINT)
 _HANDLED: Final = (*_ENDING, signal.SIGHUP)
@@ -89,7 +89,7 @@ class Daemon:
         self._ready = False
         self._fwmark = 0
         self._dataplane = Dataplane.USER
-        self._listen: tuple[str, int] | None = None  # set when the supervisor may bind it
+        self._listen: tuple[str, int] | None = None  # set when the supervisor may bind the port
         self._port = PortPlace(config)
         self._front_gone = False
         self._followed = False
@@ -113,7 +113,7 @@ class Daemon:
         try:
             self._run()
         except _TerminatedError:
-            return 0  # before there was anything to end in order; what was done is undone
+            return 0  # during the start: the steps done so far are undone
         if self._failure:
             raise (PassingError if self._may_pass else MachineError)(f"daemon {self._profile.name}", self._failure)
         return 0
@@ -128,7 +128,7 @@ class Daemon:
             check_passable(self._config.runtime_dir)
             if self._profile.role is Role.SERVER:
                 check_pin_dir(self._config.bpf_pin_dir)
-            supplies = stack.enter_context(self._supplies())  # what is missing is told before anything is changed
+            supplies = stack.enter_context(self._supplies())  # errors come before anything is changed
             result = up_profile(self._profile, self._config, keep_tun=True)
             self._dataplane, self._fwmark = result.dataplane, result.fwmark
             stack.enter_context(self._taken_down(result.tun_fd))
@@ -138,8 +138,8 @@ class Daemon:
             self._serve(supplies)
 
     def _serve(self, supplies: dict[str, int]) -> None:
-        """Supervise, once more each time that the front of a port we have joined is gone: its place is taken then, or
-        the next one joined. Sessions in the kernel notice nothing of it."""
+        """Supervise; again each time that the front of a joined port is gone: then take its place, or join the next
+        one. Sessions in the kernel are not affected."""
         with ExitStack() as stack:
             leading = self._profile.role is not Role.SERVER
             while True:
@@ -149,7 +149,7 @@ class Daemon:
                 asyncio.run(self._supervise(supplies))
                 if not self._front_gone or self._stopping:
                     return
-                self._log.info("the front of our port is gone")
+                self._log.info("the port's front is gone")
                 self._followed = True
                 for number in _ENDING:
                     signal.signal(number, _terminate)
@@ -158,7 +158,7 @@ class Daemon:
                 reap_all()
 
     def _front_ended(self) -> None:
-        """The connection to the front is readable: nothing comes on it but its end."""
+        """The connection to the front is readable, which means that it was closed."""
         assert self._port.front is not None
         asyncio.get_running_loop().remove_reader(self._port.front.fileno())
         if not self._stopping:
@@ -167,12 +167,12 @@ class Daemon:
 
     @contextmanager
     def _taken_down(self, tun_fd: int | None) -> Iterator[None]:
-        """Undo ``up`` at the end, and remove what the processes left; the first error is reported, all is tried."""
+        """Undo ``up`` at the end, and remove what the processes left; tries everything, reports the first error."""
         try:
             yield
         finally:
             for number in _HANDLED:
-                signal.signal(number, signal.SIG_IGN)  # the clean-up is short, and not interrupted
+                signal.signal(number, signal.SIG_IGN)  # the clean-up is short and is not interrupted
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)
             reap_all()
             adopt_orphans(False)
@@ -192,23 +192,23 @@ class Daemon:
                 os.close(tun_fd)
 
     def _keep_secrets(self, supplies: dict[str, int]) -> None:
-        """In qre.ko sessions outlive us: their secrets shall, too, and those of a daemon before us are taken back."""
+        """Sessions in qre.ko outlive the daemon: keep their secrets, too, and reuse those of the previous daemon."""
         stored, self._stored_secrets = self._stored_secrets, None
         if self._dataplane is Dataplane.KERNEL:
             os.close(supplies.pop("number_marks"))
             if fdstore.keep_or_use(self._notifier, supplies, stored):
-                self._log.info("session secrets of a daemon before this one are taken back")
+                self._log.info("session secrets of the previous daemon are reused")
         elif stored is not None:
             os.close(stored)
             fdstore.forget(self._notifier)
 
     def _kernel_holds_port(self, listen: tuple[str, int]) -> bool:
-        """Has qre.ko a shared socket of a daemon that was killed, on our address?"""
+        """Whether qre.ko has a shared socket of a killed daemon on our address."""
         kernel = self._dataplane is Dataplane.KERNEL and self._profile.role is Role.SERVER
         return kernel and kernel_holds_port(self._profile.device, listen)
 
     def _release_port(self) -> None:
-        """Whatever the netlink worker did not: the kernel lets go of our port."""
+        """Release our port from the kernel, if the netlink worker did not."""
         if self._profile.role is Role.SERVER and self._listen is not None and not self._guests:
             release_port(self._profile.device, self._listen)
 
@@ -222,7 +222,7 @@ class Daemon:
 
     @contextmanager
     def _supplies(self) -> Iterator[dict[str, int]]:
-        """The descriptors that the workers will get, closed at the end."""
+        """The descriptors for the workers, closed at the end."""
         fds: dict[str, int] = {}
         try:
             fds["profile_secrets"] = secrets_memfd(self._profile)
@@ -266,7 +266,7 @@ class Daemon:
             await ended.wait()
             self._receive()
         finally:
-            # The loop gives the signals their default action back when it is closed: not before they are ignored.
+            # Closing the loop restores the signals' default action: ignore them first.
             signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)
             loop.remove_reader(sentinel)
             os.close(sentinel)
@@ -312,7 +312,7 @@ class Daemon:
         )
 
     def _judge(self, exitcode: int) -> None:
-        """Why the supervisor ended, when it was not told to."""
+        """Record why the supervisor ended, unless it was told to."""
         if self._failure or self._stopping or self._front_gone:
             return
         how = f"was killed by signal {-exitcode}" if exitcode < 0 else f"ended with status {exitcode}"
@@ -354,7 +354,7 @@ class Daemon:
                 self._notify("READY=1")
                 if self._reload.wanted:
                     self._tasks.spawn(self._reload.run())
-                if self._options.run_for_ms is not None:  # of work; the start has bounds of its own
+                if self._options.run_for_ms is not None:  # of work; the start has its own time limits
                     asyncio.get_running_loop().call_later(self._options.run_for_ms / 1000, self._stop)
             case DaemonFailed(reason=reason, passing=passing):
                 self._may_pass = passing or self._ready
@@ -386,7 +386,7 @@ class Daemon:
         return ""
 
     def _notify(self, text: str) -> None:
-        """Tell systemd; what does not go out now goes in a moment, and nothing ever waits for it."""
+        """Notify systemd; unsent messages go in a moment, and nothing ever waits for them."""
         if not self._notifier.tell(text) and not self._flushing:
             self._tasks.spawn(self._flush_notifier())
 
@@ -427,7 +427,7 @@ class Daemon:
         save_state(self._config, state_of(profile, self._fwmark))
 
     def _task_failed(self, error: BaseException) -> None:
-        """What runs beside the supervisor is ours, and small: when it fails we are broken, and the daemon ends."""
+        """A failing task of this process is a defect: the daemon ends."""
         self._failure = self._failure or f"internal error: {type(error).__name__}: {error}"
         kill_descendants(os.getpid())
 
@@ -438,7 +438,7 @@ class _TerminatedError(BaseException):
 
 def _terminate(number: int, frame: object) -> None:
     for each in _ENDING:
-        signal.signal(each, signal.SIG_IGN)  # taking back what was done is not interrupted again
+        signal.signal(each, signal.SIG_IGN)  # the undoing is not interrupted again
     raise _TerminatedError
 
 

@@ -1,4 +1,4 @@
-"""Whose a server's port is: ours, or a daemon's that has it already and whom we join."""
+"""Who leads a server's port: this daemon, or one that has it already and that this daemon joins."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from qre.errors import MachineError, UserError
 from qre.ipc.messages import WorkerConfig
 from qre.supervisor.front import FrontChannel, FrontGoneError, join_front, join_of
 
-#: As long as a daemon on our port may take to start, or to end (seconds).
+#: The time that another daemon on our port may take to start or to end (seconds).
 _TIMEOUT: Final = 120.0
 _RETRY: Final = 0.2
 
 
 class PortPlace:
-    """``front`` is the connection to the daemon whose port we have joined, None while the port is our own;
-    ``front_device`` is that daemon's."""
+    """``front`` is the connection to the daemon whose port we have joined, None while we lead the port;
+    ``front_device`` is that daemon's device."""
 
     def __init__(self, config: GlobalConfig) -> None:
         self._config = config
@@ -29,8 +29,8 @@ class PortPlace:
         self.front_device = ""
 
     def lead_or_join(self, config: WorkerConfig, stack: ExitStack, supplies: dict[str, int]) -> bool:
-        """True: the port is ours, for as long as ``stack`` is open. Otherwise ``front`` is whose it is, and what it
-        gave us is in ``supplies``. Waits, and blocks: nothing runs yet."""
+        """True: we lead the port while ``stack`` is open. Otherwise ``front`` leads it, and its descriptors are in
+        ``supplies``. Blocks: nothing else runs yet."""
         name = port_name(config.listen_ip, config.listen_port)
         deadline = time.monotonic() + _TIMEOUT
         while True:
@@ -45,14 +45,14 @@ class PortPlace:
             except UserError as busy:  # another daemon has it
                 if time.monotonic() > deadline:
                     raise MachineError(
-                        f"Listen {config.listen_ip}:{config.listen_port}", busy.why, "see what that daemon says"
+                        f"Listen {config.listen_ip}:{config.listen_port}", busy.why, "see the log of that daemon"
                     ) from busy
             try:
                 self.front, self.front_device, held = join_front(
                     self._config.runtime_dir, name, join_of(config), supplies["profile_secrets"]
                 )
             except FrontGoneError:
-                time.sleep(_RETRY)  # it is just starting, or ending
+                time.sleep(_RETRY)  # it is starting or ending
                 continue
             for key, fd in held.items():
                 old, supplies[key] = supplies.get(key), fd

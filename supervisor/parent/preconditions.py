@@ -1,6 +1,6 @@
-"""What must hold before a daemon changes anything: capabilities, paths that fit, files that are what they should be.
+"""Checks before a daemon changes anything: capabilities, lengths of paths, kinds of files.
 
-Each failure is one error that names the thing and the way out.
+Each failure is one error that names the thing and the remedy.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from qre.ipc.messages import Party
 from qre.kernel.capabilities import require_capabilities
 from qre.supervisor.router import endpoint
 
-#: To make workers other users, to confine and end them, and what one of them is granted.
+#: To start workers as other users, to confine and end them, and the one that a worker is granted.
 CAPABILITIES: Final = ("CAP_CHOWN", "CAP_KILL", "CAP_SETGID", "CAP_SETUID", "CAP_SETPCAP", "CAP_NET_ADMIN")
 SERVER_CAPABILITIES: Final = (*CAPABILITIES, "CAP_BPF")
 #: sockaddr_un holds this many bytes of a path, and a zero.
@@ -27,7 +27,7 @@ _ELF_REMEDY: Final = "run make, or set BpfElf"
 
 
 def check_able(profile: Profile, config: GlobalConfig) -> None:
-    """Raise QreError when the daemon could not do its work anyway."""
+    """Raise QreError unless the daemon can do its work."""
     server = profile.role is Role.SERVER
     require_capabilities(f"daemon {profile.name}", SERVER_CAPABILITIES if server else CAPABILITIES)
     longest = max(
@@ -37,23 +37,23 @@ def check_able(profile: Profile, config: GlobalConfig) -> None:
     if longest > _SOCKET_PATH:
         raise UserError(
             f"RuntimeDir {config.runtime_dir}",
-            f"it is {longest - _SOCKET_PATH} bytes too long for the paths of sockets",
+            f"it is {longest - _SOCKET_PATH} bytes too long for socket paths",
             "choose a shorter one",
         )
 
 
 def check_passable(directory: Path) -> None:
-    """Raise UserError unless workers of other users get through to ``directory``, which is there."""
+    """Raise UserError unless the workers' users can traverse to ``directory``, which exists."""
     resolved = directory.resolve()
     for each in (*reversed(resolved.parents), resolved):
         if not each.stat().st_mode & stat.S_IXOTH:
             raise UserError(
-                f"RuntimeDir {directory}", f"the workers' users cannot get through {each}", f"chmod o+x {each}"
+                f"RuntimeDir {directory}", f"the workers' users cannot traverse {each}", f"chmod o+x {each}"
             )
 
 
 def open_regular(path: Path, flags: int, remedy: str) -> int:
-    """Open a file that is no device, no pipe and no link; it never waits. Raises MachineError."""
+    """Open a regular file, never a device, a pipe or a link; does not block. Raises MachineError."""
     try:
         fd = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
     except OSError as error:
@@ -65,7 +65,7 @@ def open_regular(path: Path, flags: int, remedy: str) -> int:
 
 
 def open_elf(path: Path) -> int:
-    """The compiled BPF program. What libbpf says to it, the loader tells; this much is seen without."""
+    """Open the compiled BPF program after a check of its size and magic; the loader reports libbpf's errors."""
     fd = open_regular(path, os.O_RDONLY, _ELF_REMEDY)
     if os.pread(fd, 4, 0) != b"\x7fELF" or os.fstat(fd).st_size > _MAX_ELF:
         os.close(fd)

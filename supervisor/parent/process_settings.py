@@ -1,4 +1,4 @@
-"""From configuration to what the processes are told: the public part for all, the secrets for one."""
+"""From the configuration to the settings of the processes: the public part for all, the secrets for one."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MEMFD_SIZE = 1 << 20
 
 @dataclass(frozen=True)
 class DaemonOptions:
-    """What the command line adds to the configuration, but for what ``Profile.underlay`` has."""
+    """Options of the command line that are not in the configuration or in ``Profile.underlay``."""
 
     run_for_ms: int | None = None
     register_cid_map: bool = True
@@ -34,7 +34,7 @@ def worker_config(
     dest_profile: DestProfile | None,
     dataplane: Dataplane = Dataplane.USER,
 ) -> WorkerConfig:
-    """What every worker may know."""
+    """The public settings, which every worker gets."""
     made = WorkerConfig(
         profile=profile.name,
         device=profile.device,
@@ -77,7 +77,7 @@ def _none(profile: Profile) -> NoReturn:
 
 
 def secrets_memfd(profile: Profile) -> int:
-    """A sealed memfd with what only the handshake worker may know."""
+    """A sealed memfd with the secrets, for the handshake worker alone."""
     if profile.role is Role.SERVER and profile.server is not None:
         secrets = ProfileSecrets(private_key=profile.server.private_key, short_ids=profile.server.short_ids)
     elif profile.client is not None:

@@ -1,4 +1,5 @@
-"""The files that a running daemon keeps of a profile: what Dest was like, what a port has seen, whether it is up."""
+"""The files that a running daemon keeps of a profile: Dest's last profile, a port's replay filter, whether the tunnel
+is up."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ from qre.ipc.messages import WorkerConfig
 
 
 class ProfileFiles:
-    """Those of profile ``name``, in StateDir and RuntimeDir."""
+    """The files of profile ``name`` in StateDir and RuntimeDir."""
 
     def __init__(self, name: str, config: GlobalConfig) -> None:
         self._config = config
@@ -24,6 +25,7 @@ class ProfileFiles:
         self._dest = config.state_dir / f"{name}.dest"
 
     def make_state_dir(self) -> None:
+        """Create StateDir with mode 0700 unless it exists. Raises MachineError."""
         directory = self._config.state_dir
         try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -31,7 +33,7 @@ class ProfileFiles:
             raise MachineError(f"StateDir {directory}", os.strerror(error.errno or 0), "see StateDir") from error
 
     def replay(self, config: WorkerConfig) -> Path:
-        """Of the port, not of the profile: whoever is its front next must know what was seen."""
+        """The replay file of the port, not of the profile: the next front must know the same hellos."""
         return self._config.state_dir / f"{config.listen_ip}_{config.listen_port}.replay"
 
     def set_ready(self, up: bool) -> None:
@@ -48,4 +50,5 @@ class ProfileFiles:
         return None
 
     def keep_dest_profile(self, profile: DestProfile) -> None:
+        """Replace the stored measurement of Dest, atomically."""
         write_atomically(self._dest, msgspec.json.encode(profile))

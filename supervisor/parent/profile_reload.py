@@ -1,7 +1,7 @@
-"""SIGHUP and the control socket: reload, one at a time, and always with an end that is told.
+"""SIGHUP and the control socket: reload, one at a time, and always report the result.
 
-What is wanted during the start or another reload is done after it, once. Whatever goes wrong is a refusal: the daemon
-goes on as it was, and is able to reload again.
+Requests during the start or another reload are done once, after it. Any failure is a refusal: the daemon continues
+unchanged and can reload again.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from qre.ipc.worker import place_of
 
 
 class ProfileReload:
-    """``apply`` reads the profile again and applies what may change, or raises. ``begun`` is told when one begins,
-    and ``finished`` why it was refused (empty when it was not). ``may_begin``: the daemon is ready, not ending."""
+    """``apply`` reads the profile again and applies what may change, or raises. ``begun`` is called when one begins,
+    ``finished`` with the reason of a refusal (empty on success). ``may_begin``: the daemon is ready, not ending."""
 
     def __init__(
         self,
@@ -33,7 +33,7 @@ class ProfileReload:
         self._log = logging.getLogger("qre.daemon")
 
     async def run(self) -> None:
-        """Reload, or have it done by the reload that is running, or by the start that is."""
+        """Reload now, or after the start or the reload that is running."""
         self.wanted = True
         if self._running or not self._may_begin():
             return
@@ -49,7 +49,7 @@ class ProfileReload:
         self._finished(error)
 
     async def _once(self) -> str:
-        """Why it was refused; empty when it was not."""
+        """The reason of a refusal; empty on success."""
         try:
             await self._apply()
         except QreError as refused:

@@ -229,7 +229,7 @@ async def test_objects_of_somebody_else_are_not_gone_on_with(port: Port, context
     with Group() as other:
         foreign = (other.maps.cid_routes, other.maps.sockets, other.maps.program)
         names = ("cid_routes", "sockets", "program")
-        for order, why in (((1, 0, 2), "another shape"), ((0, 1, 0), "another program"), ((2, 1, 2), "shape")):
+        for order, why in (((1, 0, 2), "sizes differ"), ((0, 1, 0), "another program"), ((2, 1, 2), "sizes differ")):
             context.descriptors |= {name: os.dup(foreign[at]) for name, at in zip(names, order, strict=True)}
             with pytest.raises(MachineError, match=why):
                 await context.start(context.worker())
@@ -251,7 +251,7 @@ async def test_only_the_handshake_worker_may_ask_and_only_for_what_it_may(port: 
     for cid in (CID[:17], CID[:19], b""):
         with pytest.raises(UserError, match="routed ones have 20"):
             await ask(worker, CidAdopt(connection_id=cid))
-    with pytest.raises(InternalError, match="takes no descriptor"):
+    with pytest.raises(InternalError, match="unexpected descriptor"):
         await worker.descriptor("cid_routes", 0, os.dup(context.sent["cid_routes"]))
     assert await cids(worker) == set()
     await worker.stop()

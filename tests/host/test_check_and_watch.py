@@ -53,7 +53,7 @@ def test_nobody_is_told_what_only_root_can_see(tunnel: Tunnel) -> None:
 def test_what_nobody_in_a_container_can_have_is_told(tunnel: Tunnel) -> None:
     found = check(tunnel.server, prefix=("setpriv", "--bounding-set=-bpf,-sys_module", "--inh-caps=-bpf,-sys_module"))
     assert found["capabilities"]["answer"] == "no"
-    assert found["capabilities"]["seen"] == "nobody in here can have CAP_BPF"
+    assert found["capabilities"]["seen"] == "this container or unit cannot grant CAP_BPF"
     assert found["bpf maps"]["answer"] == "no"
 
 

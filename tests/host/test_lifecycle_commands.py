@@ -202,7 +202,7 @@ def test_a_name_that_is_no_profile_name_touches_no_path(machine: Machine) -> Non
         command = ["strace", "-f", "-e", "trace=%file", "-o", str(trace), *command]
     done = subprocess.run(command, env=machine.env, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.stdout == f"{[2] * 3 * len(BAD_NAMES)}\n"
-    assert done.stderr.count("that is not a profile name") == 3 * len(BAD_NAMES)
+    assert done.stderr.count("it is not a profile name") == 3 * len(BAD_NAMES)
     assert [file for file in machine.files() if file != "trace"] == ["dev"]
     if trace.exists():
         touched = [line for line in trace.read_text().splitlines() if str(machine.directory) in line]
@@ -271,7 +271,7 @@ def test_two_at_once_do_not_meddle_with_each_other(machine: Machine) -> None:
     wait_for("the first to begin", (machine.directory / "begun").exists)
     for command in ("up", "down"):
         line = machine.refuses(command, "tunnel")
-        assert "`up` is at work on it" in line or "it is not up" in line
+        assert "`up` is changing it" in line or "it is not up" in line
     go.touch()
     assert first.wait(PATIENCE) == 0
     machine.does("down", "tunnel")

@@ -186,7 +186,7 @@ def test_the_worker_tells_when_somebody_removes_its_device_or_renames_it(worker:
     ip("link", "del", "qre0")
     assert worker.read() == {"sent": "LinkGone", "to": "supervisor", "device": "qre0"}
     assert worker.ask("status") == STATUS
-    assert "it is gone, or not ours any more" in worker.ask("sync", **SYNC)["refused"]
+    assert "it is gone or belongs to another program" in worker.ask("sync", **SYNC)["refused"]
     worker.end()
 
 
@@ -194,10 +194,13 @@ def test_the_worker_refuses_every_other_device_and_changes_nothing(worker: Worke
     ip("link", "add", "lan0", "type", "veth", "peer", "name", "lan1")
     before = everything()
     worker.ask("start")
-    assert worker.ask("sync", **{**SYNC, "device": "lan0"})["refused"] == "device lan0: it is not this daemon's"
+    assert (
+        worker.ask("sync", **{**SYNC, "device": "lan0"})["refused"]
+        == "device lan0: it does not belong to this daemon"
+    )
     assert "is not for it" in worker.ask("alien", **SYNC)["refused"]
     assert "does not appear to be" in worker.ask("sync", **{**SYNC, "address": ["10.77.0.2/99"]})["refused"]
-    assert "it takes no descriptor" in str(worker.ask("descriptor")) or worker.ask("status")
+    assert "unexpected descriptor" in str(worker.ask("descriptor")) or worker.ask("status")
     assert everything() == before
     worker.end()
 
@@ -205,7 +208,7 @@ def test_the_worker_refuses_every_other_device_and_changes_nothing(worker: Worke
 def test_a_device_of_somebody_else_under_our_name_is_not_touched(worker: WorkerProcess) -> None:
     ip("tuntap", "add", "qre0", "mode", "tun")
     before = everything()
-    assert worker.ask("start")["refused"] == "device qre0: it is not there; restart the daemon"
+    assert worker.ask("start")["refused"] == "device qre0: it does not exist; restart the daemon"
     assert everything() == before
     worker.end()
 

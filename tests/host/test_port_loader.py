@@ -171,7 +171,7 @@ def test_it_binds_attaches_pins_and_takes_everything_away_on_a_signal(machine: M
     wait_for("sixteen packets at each socket", lambda: machine.queued()[0] == machine.queued()[1])
 
     printed = machine.ends(started, how)
-    assert "ready" in printed and "ending: told to" in printed
+    assert "ready" in printed and "ending: stopped by a signal" in printed
     assert f"closed the sockets of UDP {IP}:{PORT}" in printed, "and nobody else has them"
     machine.nothing_left()
 
@@ -281,7 +281,7 @@ def test_pins_of_which_some_are_gone_are_cleared(machine: Machine) -> None:
 def test_a_pin_of_somebody_else_is_left_alone(machine: Machine) -> None:
     path = machine.pin_dir / "QRE_SOCKETS-127-0-0-1-4433"
     run(TOOL, "create-cid-map", f"BpfMapPath={path}")
-    assert "it is no QRE_SOCKETS" in machine.refused("UserspaceBind=true")
+    assert "it is not a QRE_SOCKETS" in machine.refused("UserspaceBind=true")
     assert machine.pins() == {path.name}
 
 
@@ -316,8 +316,8 @@ def test_what_cannot_be_done_is_refused_in_one_line_and_nothing_is_left(machine:
         ((f"PinDir={tmp_path}",), "not a BPF file system; mount -t bpf bpf"),
         ((f"PinDir={tmp_path}/none",), "No such file"),
         ((f"ReadyFile={tmp_path}/none/ready",), "its directory does not exist"),
-        ((f"ReadyFile={text}",), "it exists, and no command of ours wrote it"),
-        ((f"ReadyFile={tmp_path}",), "it exists, and no command of ours wrote it"),
+        ((f"ReadyFile={text}",), "it exists and was not written by qre-tool"),
+        ((f"ReadyFile={tmp_path}",), "it exists and was not written by qre-tool"),
         (("Device=none0",), "device none0 : it is not up"),
         (("RegisterCidMap=true",), "RegisterCidMap=false"),
     ):
@@ -378,7 +378,7 @@ def test_a_socket_that_is_not_the_ports_is_refused(machine: Machine) -> None:
         assert "another socket is bound there, too" in line
     with bound() as ours, own_network():
         line = machine.refused(f"UserspaceSocketFd={ours.fileno()}", fds=(ours.fileno(),))
-        assert "it is of another network namespace" in line
+        assert "it belongs to another network namespace" in line
     machine.nothing_left()
 
 
@@ -422,7 +422,7 @@ def test_the_check_finds_a_program_that_does_not_steer(machine: Machine, tmp_pat
         "shared-port-loader-check", f"ConnectionId={CID.hex()}", f"BpfElf={tmp_path}/wrong.o"
     )
     assert (status, len(said)) == (2, 1)
-    assert "a short header with the connection ID : it came to slot 0 (user space), not to slot 1 (kernel)" in said[0]
+    assert "a short header with the connection ID : it reached slot 0 (user space), not slot 1 (kernel)" in said[0]
     assert "ok a long header: slot 0 (user space)" in printed
     machine.nothing_left()
 

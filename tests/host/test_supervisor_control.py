@@ -168,7 +168,7 @@ def test_a_process_with_a_workers_uid_is_not_the_worker(alone: Alone) -> None:
     assert done.stdout.strip() == "0", "no answer"
     assert dropped(alone) >= before + len(forged)
     assert "forged" not in alone.server.tool("show", "server0")
-    assert alone.server.said().count("dropped a message of worker handshake") == 1
+    assert alone.server.said().count("dropped a message from worker handshake") == 1
 
 
 def dropped(alone: Alone) -> int:

@@ -295,5 +295,5 @@ def test_a_device_that_somebody_removes_ends_the_daemon() -> None:
         lone.daemon.start().wait_ready()
         lone.namespace.ip("link", "del", "client0")
         assert lone.daemon.ends() == 1
-        assert "device client0 was removed by somebody else" in last_line(lone)
+        assert "device client0 was removed by another program" in last_line(lone)
         lone.nothing_left()

@@ -62,7 +62,7 @@ def test_too_many_deaths_end_the_daemon_with_a_failure_and_everything_taken_back
         ("dies-starting", "worker handshake ended while the daemon started"),
         ("refuses", "this machine has no left shoe; buy a pair"),
         ("fails", "internal error (ValueError)"),
-        ("hangs-starting", "handshake gave no answer to Start"),
+        ("hangs-starting", "handshake did not answer Start"),
     ],
 )
 def test_a_daemon_whose_worker_cannot_start_ends_at_once_with_the_reason(behaviour: str, words: str) -> None:

@@ -1,4 +1,4 @@
-"""SIGHUP, whatever the profile says by then; and a device that somebody else removes."""
+"""SIGHUP with every change of the profile; and a device that another program removes."""
 
 from __future__ import annotations
 
@@ -175,6 +175,6 @@ def test_a_reload_that_was_asked_for_during_the_start_is_done_after_it() -> None
         alone.namespace.ip("link", "del", "server0")
         assert daemon.process.wait(PATIENCE) == 1
         last = daemon.said().splitlines()[-1]
-        assert last == "qre-tool: daemon server0 : device server0 was removed by somebody else"
+        assert last == "qre-tool: daemon server0 : device server0 was removed by another program"
         assert "Traceback" not in daemon.said()
         assert alone.left() == []

@@ -101,7 +101,7 @@ def test_directories_that_cannot_be_used_are_named(alone: Alone, tmp_path: Path)
     assert "there is no such directory" in refused(alone, "--pin-dir", str(tmp_path / "none"))
     assert "see StateDir" in refused(alone, env={"QRE_STATE_DIR": str(tmp_path / "file")})
     assert "see RuntimeDir" in refused(alone, env={"RUNTIME_DIRECTORY": "/proc/nothing"})
-    assert "too long for the paths of sockets" in refused(alone, env={"RUNTIME_DIRECTORY": f"{tmp_path}/{'r' * 90}"})
+    assert "too long for socket paths" in refused(alone, env={"RUNTIME_DIRECTORY": f"{tmp_path}/{'r' * 90}"})
     assert "variable QRE_LOG" in refused(alone, env={"QRE_LOG": "garbage"})
 
 

@@ -212,7 +212,7 @@ MUTANTS = {
         M(
             "a site that is gone is an error",
             "refresh",
-            "if error is not None:\n    raise MachineError(f'Dest {dest}', f'it cannot be reached: {error}', 'see whether it answers HTTP/3 from here')",
+            "if error is not None:\n    raise MachineError(f'Dest {dest}', f'it cannot be reached: {error}', 'check that it answers HTTP/3 from here')",
         ),
     ),
     "`showconf FILE` prints a global or interface file as stable JSON": (

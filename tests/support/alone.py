@@ -1,4 +1,4 @@
-"""One daemon alone in a namespace, with nobody at the other end: for what concerns its processes, not its packets."""
+"""One daemon alone in a namespace, without a peer: for tests of its processes, not of its packets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What somebody with keys reads in QUIC v1 datagrams: packet numbers and payloads."""
+"""Reads QUIC v1 datagrams with the keys: packet numbers and payloads."""
 
 from __future__ import annotations
 

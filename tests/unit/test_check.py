@@ -71,7 +71,7 @@ def test_the_machine_is_looked_at_and_nothing_is_changed(machine: Path, capsys: 
     ]  # fmt: skip
     assert found["python packages"]["answer"] == "yes"
     assert found["service users"]["needed"] is found["kernel module"]["needed"] is False
-    assert found["global file"]["seen"] == f"{machine}/qre.conf is not there: everything has its default"
+    assert found["global file"]["seen"] == f"{machine}/qre.conf does not exist: every key has its default"
 
 
 def test_the_text_is_aligned_and_says_the_same(machine: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -182,7 +182,7 @@ def test_a_profile_that_is_not_there_is_a_no_and_one_that_cannot_be_is_an_error(
     assert main(["check", "../server0"]) == FAILURE
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert captured.err.startswith("qre-tool: profile '../server0' : that is not a profile name; ")
+    assert captured.err.startswith("qre-tool: profile '../server0' : it is not a profile name; ")
 
 
 def test_a_missing_package_is_named_and_does_not_stop_the_rest(
@@ -196,7 +196,7 @@ def test_a_missing_package_is_named_and_does_not_stop_the_rest(
     assert found["python packages"]["answer"] == "no"
     assert found["python packages"]["seen"].startswith("pyzmq cannot be loaded: ")
     assert found["capabilities"]["answer"] == "unknown"
-    assert found["capabilities"]["seen"] == "zmq is needed to look, and cannot be loaded"
+    assert found["capabilities"]["seen"] == "this check needs zmq, which cannot be loaded"
     assert found["tun device"]["answer"] == "yes" or found["tun device"]["seen"].startswith("/dev/net/tun: ")
 
 
@@ -261,7 +261,7 @@ def test_a_look_that_fails_is_a_finding() -> None:
         (found,) = look("thing", looks)
         return found
 
-    assert fails(ModuleNotFoundError("no", name="bcc.libbcc")).seen == "bcc is needed to look, and cannot be loaded"
+    assert fails(ModuleNotFoundError("no", name="bcc.libbcc")).seen == "this check needs bcc, which cannot be loaded"
     assert fails(OSError(5, "Input/output error", "/dev/x")).seen == "/dev/x: Input/output error"
     assert fails(MachineError("a", "b")).answer is YesNo.NO
 

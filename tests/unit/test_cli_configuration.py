@@ -206,7 +206,7 @@ def test_init_overwrites_nothing_and_writes_both_or_none(
     path = directory / f"{there}.conf"
     path.write_text("mine")
     assert complaint(capsys, *INIT) == [
-        f"qre-tool: {path} : it is there already, and nothing was written; "
+        f"qre-tool: {path} : it exists already, and nothing was written; "
         "choose another profile name, or move the old one away"
     ]
     assert os.listdir(directory) == [path.name]
@@ -237,10 +237,10 @@ def test_init_with_a_plan_writes_nothing(directory: Path, capsys: pytest.Capture
 @pytest.mark.parametrize(
     ("fields", "told"),
     [
-        (["ServerProfile=../x"], "profile '../x' : that is not a profile name"),
+        (["ServerProfile=../x"], "profile '../x' : it is not a profile name"),
         (["ServerProfile=same", "ClientProfile=same"], "both profiles would be same"),
         (["ServerAddress=10.77.0.300/24"], "init: server: Address : '10.77.0.300/24' is not an address"),
-        (["ClientAddress=10.78.0.2/24"], "10.78.0.2/24 is in none of the server's networks"),
+        (["ClientAddress=10.78.0.2/24"], "10.78.0.2/24 is outside the server's networks"),
         (["ClientAddress=10.77.0.1/32"], "10.77.0.1 is the server's own"),
         (["MTU=9000"], "init: server: MTU : '9000' is not a number"),
         (["Listen=x"], "init: server: Listen : 'x' has no port"),

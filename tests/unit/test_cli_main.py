@@ -116,17 +116,17 @@ def test_a_wrong_call_is_answered_with_the_right_one(
     [
         ("user", "profile x : no; mend it"),
         ("machine", "CAP_BPF : missing"),
-        ("os", "/a\\nb : Permission denied; look at its path, owner and mode, or run qre-tool as root"),
+        ("os", "/a\\nb : Permission denied; check its path, owner and mode, or run qre-tool as root"),
         (
             "bare-os",
-            "system call : No space left on device; look at its path, owner and mode, or run qre-tool as root",
+            "system call : No space left on device; check its path, owner and mode, or run qre-tool as root",
         ),
         (
             "import",
             "bcc : cannot be loaded: No module named 'bcc'; install QRE with what it depends on (`make setup`)",
         ),
         ("bug", "internal error : ValueError: surprise; run it again with QRE_DEBUG=1 and report what it prints"),
-        ("pipe", "system call : Broken pipe; look at its path, owner and mode, or run qre-tool as root"),
+        ("pipe", "system call : Broken pipe; check its path, owner and mode, or run qre-tool as root"),
     ],
 )
 def test_every_failure_is_one_line(

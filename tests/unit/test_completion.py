@@ -202,7 +202,9 @@ def test_the_script_is_printed(shell: str, capsys: pytest.CaptureFixture[str]) -
 
 def test_an_unknown_shell_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["completion", "tcsh"]) == FAILURE
-    assert capsys.readouterr().err == "qre-tool: completion : 'tcsh' is none of bash, zsh, fish; name one of them\n"
+    assert (
+        capsys.readouterr().err == "qre-tool: completion : 'tcsh' is not one of bash, zsh, fish; name one of them\n"
+    )
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ def test_a_name_that_is_none_touches_no_path(
     def touched(*arguments: object, **keywords: object) -> None:
         raise AssertionError(f"a path was touched: {arguments}")
 
-    with monkeypatch.context() as patched, pytest.raises(UserError, match="that is not a profile name"):
+    with monkeypatch.context() as patched, pytest.raises(UserError, match="it is not a profile name"):
         for function in ("open", "stat", "lstat", "listdir"):
             patched.setattr(os, function, touched)
         load_profile(name, config, {})
@@ -54,7 +54,7 @@ def test_a_misspelt_name_is_answered_with_the_nearest(tmp_path: Path, config: Gl
 
 
 def test_a_missing_directory_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=f"make {tmp_path / 'none'}"):
+    with pytest.raises(UserError, match=f"create {tmp_path / 'none'}"):
         load_profile("qre0", GlobalConfig(config_dir=tmp_path / "none"), {})
 
 
@@ -95,7 +95,7 @@ def test_what_is_no_file_is_refused_without_waiting(tmp_path: Path) -> None:
         for name, told in {
             "directory": "is a directory, not a file",
             "fifo": "is a FIFO, not a file",
-            "dangling": "is a symbolic link to nowhere",
+            "dangling": "is a dangling symbolic link",
             "loop": "cannot be read: Too many levels of symbolic links",
             "device": "is a device, not a file",
             "socket": "is a socket, not a file",

@@ -87,7 +87,7 @@ def test_every_error_of_a_file_is_told_with_line_key_and_what_would_be_right() -
 
 def test_a_repeated_key_names_the_first_line() -> None:
     assert errors(server("listen = 10.9.0.1:444")) == [
-        "qre0.conf:7: Listen: is there twice: line 3 has it already; keep one of the two lines"
+        "qre0.conf:7: Listen: is given twice: line 3 has it already; keep one of the two lines"
     ]
 
 
@@ -104,9 +104,9 @@ def test_a_key_of_the_global_file_is_told_where_it_belongs() -> None:
 @pytest.mark.parametrize(
     ("line", "told"),
     [
-        ("Device = a/b", "'/', which an interface name may not have"),
+        ("Device = a/b", "'/', which is not allowed in an interface name"),
         ("Device = abcdefghijklmnop", "is not 1 to 15 bytes long"),
-        ("Device = ..", "no interface name"),
+        ("Device = ..", "does not accept .. as an interface name"),
         ("Device = qre%d", "'%', which"),
         ("Device = a b", "' ', which"),
         ("Device =", "is not 1 to 15 bytes long"),
@@ -126,7 +126,7 @@ def test_a_key_of_the_global_file_is_told_where_it_belongs() -> None:
         ("AllowedIPs = 10.0.0.0/33", "is not an address with a prefix length"),
         ("AllowedIPs = 10.0.0.0/255.0.0.0", "is not an address with a prefix length"),
         ("AllowedIPs = fe80::1%eth0/64", "is not an address with a prefix length"),
-        ("AllowedIPs = 10.0.0.0/8, 10.0.0.1/8", "is there twice"),
+        ("AllowedIPs = 10.0.0.0/8, 10.0.0.1/8", "is given twice"),
         ("AllowedIPs = 10.0.0.0/8,, 11.0.0.0/8", "an entry of the list is empty"),
         ("AllowedIPs =", "an entry of the list is empty"),
         ("PreUp =", "the command is empty"),
@@ -149,13 +149,13 @@ def test_a_wrong_value_is_refused_by_name(line: str, told: str) -> None:
         ("Listen", "10.9.0.1:65536", "is not a port"),
         ("Listen", "example.org:443", "is not a numeric IPv4 address"),
         ("Listen", "[::1]:443", "outer packets are IPv4"),
-        ("Listen", "224.0.0.1:443", "not an address that a socket can have"),
+        ("Listen", "224.0.0.1:443", "cannot be the address of a socket"),
         ("Dest", "www.example.org", "has no port"),
         ("Dest", "[2001:db8::1]:443", "outer packets are IPv4"),
         ("Dest", "300.1.2.3:443", "is not a DNS name"),
         ("Address", "10.77.0.300/24", "is not an address"),
-        ("Address", "0.0.0.0/0", "no address that an interface of a tunnel can have"),
-        ("Address", "127.0.0.1/8", "no address that an interface of a tunnel can have"),
+        ("Address", "0.0.0.0/0", "cannot be the address of a tunnel interface"),
+        ("Address", "127.0.0.1/8", "cannot be the address of a tunnel interface"),
         ("RealityPrivateKey", "AAAA", "is not 32 bytes in base64"),
         ("RealityPrivateKey", "A" * 42 + "B=", "is not 32 bytes in base64"),
         ("RealityPrivateKey", "!", "is not base64"),
@@ -187,7 +187,7 @@ def test_what_a_client_needs_is_named_when_it_is_missing(key: str) -> None:
 
 def test_a_role_that_cannot_be_inferred_does_not_hide_the_other_errors() -> None:
     found = errors(server("Endpoint = nowhere"))
-    assert any("both Listen and Endpoint are there" in error for error in found)
+    assert any("both Listen and Endpoint are given" in error for error in found)
     assert any("Endpoint: 'nowhere' has no port" in error for error in found)
     assert "Role: is missing" in errors("Address = 10.77.0.1/24\n")[-1]
 

@@ -1,4 +1,5 @@
-"""The property to test hardest: no (key, packet number) pair is used twice, whatever dies and whoever asks what."""
+"""The property to test hardest: no (key, packet number) pair is used twice, whatever crashes and
+whatever is requested."""
 
 from __future__ import annotations
 

@@ -333,7 +333,7 @@ def test_below_1280_ipv6_is_refused_in_words_whatever_its_size() -> None:
     assert refused.drops == {"ipv6-refused": 1}
     assert icmp_of(refused.answers[0])[:2] == (1, 1)
     assert refused.said == [
-        "the path to 192.0.2.1 takes packets of 1228 bytes, which leaves 1156 for those inside: "
+        "the path to 192.0.2.1 takes packets of 1228 bytes, which leaves 1156 for inner packets: "
         "IPv6 needs 1280, and is refused"
     ]
 

@@ -1,4 +1,4 @@
-"""What a field is when it is not given: one table, which help, the manual page and docs/ repeat and commands obey."""
+"""Defaults of the commands' fields: one table, which help, the manual page and docs/ repeat and commands obey."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ def test_a_device_is_held_by_one_at_a_time_and_the_second_is_told_who_has_it(tmp
     config = global_config(tmp_path)
     with hold_device(config, "qre0", "up"):
         with (
-            pytest.raises(UserError, match=rf"`up` is at work on it \(process {os.getpid()}\)"),
+            pytest.raises(UserError, match=rf"`up` is changing it \(process {os.getpid()}\)"),
             hold_device(config, "qre0", "down"),
         ):
             pass

@@ -131,7 +131,7 @@ def test_a_file_of_another_profile_is_refused(tmp_path: Path) -> None:
     path = state_path(config, "other")
     path.write_bytes(stored())
     path.chmod(0o600)
-    with pytest.raises(UserError, match="it is of the profile tunnel"):
+    with pytest.raises(UserError, match="it belongs to the profile tunnel"):
         load_state(config, "other")
 
 
@@ -155,7 +155,7 @@ def test_a_link_a_directory_a_fifo_an_enormous_file_and_one_that_others_can_writ
 
     path.write_bytes(stored())
     path.chmod(0o666)
-    with pytest.raises(UserError, match="others than its owner can write it"):
+    with pytest.raises(UserError, match="users other than its owner can write it"):
         load_state(config, "tunnel")
 
     path.chmod(0o600)

@@ -237,5 +237,5 @@ def test_an_answer_that_cannot_be_is_an_error_of_the_machine(fake: FakeKernel) -
     answer = Request()
     answer.put(Attribute.IFNAME, bytes(40))
     fake.answers = [answer]
-    with pytest.raises(MachineError, match="cannot be"):
+    with pytest.raises(MachineError, match="invalid answer"):
         Qre().devices()

@@ -1,4 +1,4 @@
-"""The client's first flight, as somebody on the path reads it, against what was measured of the browser."""
+"""The client's first flight, as an observer on the path reads it, against what was measured of the browser."""
 
 from __future__ import annotations
 

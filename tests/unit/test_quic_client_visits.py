@@ -1,4 +1,4 @@
-"""What the client does when somebody else than its server answers: the site, a man in the middle, a broken one."""
+"""The client's behaviour when its server does not answer: the site does, a man in the middle, a broken server."""
 
 from __future__ import annotations
 

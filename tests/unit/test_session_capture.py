@@ -173,7 +173,7 @@ def test_a_stranger_that_is_let_in_fails(
 ) -> None:
     monkeypatch.setattr(session_capture, "flight", valid_flight)
     assert capture(scenario) == 2
-    assert f"the server takes {scenario} for a client of ours" in capsys.readouterr().err
+    assert f"the server accepts {scenario} as an authenticated client" in capsys.readouterr().err
     assert not (files / "made.pcap").exists()
 
 
@@ -187,7 +187,7 @@ def test_a_wrong_name_that_is_the_servers_is_let_in_and_fails(
     capsys.readouterr()
     assert capture("wrong-sni") == 2
     printed = capsys.readouterr()
-    assert printed.err.count("\n") == 1 and "the server takes wrong-sni for a client of ours" in printed.err
+    assert printed.err.count("\n") == 1 and "the server accepts wrong-sni as an authenticated client" in printed.err
     assert "compare both files" in printed.err
     assert printed.out == "" and not (files / "made.pcap").exists()
 

@@ -109,9 +109,9 @@ def test_underlay_addresses_are_those_that_were_given_or_listen(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (("RealityShortId", "0123456789abcdef"), "stranger"),
-        (("ServerName", "other.example"), "stranger"),
-        (("RealityPublicKey", "CQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="), "stranger"),
+        (("RealityShortId", "0123456789abcdef"), "does not recognise"),
+        (("ServerName", "other.example"), "does not recognise"),
+        (("RealityPublicKey", "CQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="), "does not recognise"),
         (("Address", "10.99.0.2/24"), "grants none"),
     ],
 )

@@ -110,7 +110,7 @@ def test_a_client_has_no_lines_of_the_server() -> None:
 
 def test_parts_whose_worker_is_being_restarted_are_left_out_or_said_to_be_unknown() -> None:
     shown = text({**SERVER, "counters": None, "handshake": None, "cid_map": None, "shared_loader": None})
-    assert "bpf map: not known: the loader is being restarted" in shown
+    assert "bpf map: unknown: the loader is being restarted" in shown
     assert "dropped" not in shown
     assert "handshakes" not in shown
 
@@ -124,7 +124,7 @@ def test_a_server_that_has_joined_a_port_tells_of_the_fronts_loader() -> None:
         }
     )
     assert "bpf map: /sys/fs/bpf/QRE_CID_ROUTES-qre9: 2 entries, in sync" in shown
-    assert "connection IDs of 20 bytes; it is qre9's, whose port this is" in shown
+    assert "connection IDs of 20 bytes; it belongs to qre9, the front of this port" in shown
 
 
 def test_what_is_wrong_is_visible() -> None:

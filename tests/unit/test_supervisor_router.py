@@ -165,7 +165,7 @@ def test_whoever_waits_for_a_worker_that_dies_is_told(tmp_path: Path) -> None:
         await bench.send(Party.HANDSHAKE, CidAdopt(connection_id=CID), peer=Party.BPF_LOADER, id=10)
         refused = (await bench.receive(Party.HANDSHAKE)).body
         assert isinstance(refused, Refused)
-        assert "not there" in refused.reason
+        assert "not running" in refused.reason
 
     drive(tmp_path, story)
 
@@ -173,7 +173,7 @@ def test_whoever_waits_for_a_worker_that_dies_is_told(tmp_path: Path) -> None:
 def test_a_worker_that_does_not_answer_in_time_is_an_error(tmp_path: Path) -> None:
     async def story(bench: Bench) -> None:
         await bench.greet()
-        with pytest.raises(MachineError, match="no answer"):
+        with pytest.raises(MachineError, match="did not answer"):
             await bench.routers[Party.BPF_LOADER].request(Party.SUPERVISOR, Heartbeat(), 0.1)
 
     drive(tmp_path, story)

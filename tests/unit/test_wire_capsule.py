@@ -104,7 +104,7 @@ def test_requests_are_told_apart_by_their_numbers() -> None:
     )
     assert parse_addresses_untrusted(b"") == ()
     for value in (b"", request(0), request(1, 0), request(1, 2, 1)):
-        with pytest.raises(UntrustedInputError, match="requests"):
+        with pytest.raises(UntrustedInputError, match="request"):
             parse_request_untrusted(value)
 
 

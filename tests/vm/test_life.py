@@ -1,5 +1,5 @@
-"""The order of life: nothing is found before it is whole, nothing that was refused was ever there, nobody waits for a
-stranger, and who may not, cannot."""
+"""The life cycle of objects: nothing is visible before it is complete, nothing refused was ever visible, nothing
+waits for an unrelated process, and permissions hold."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two server daemons on one port of qre.ko: two clients at once on two devices, whoever of the two ends."""
+"""Two server daemons on one port of qre.ko: two clients at once on two devices, whichever of the two ends."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_two_servers_serve_two_clients_at_once_and_who_does_not_fit_is_refused(d
     for name in ("id", "path"):
         assert second["cid_map"][name] == first["cid_map"][name]
     text = daemons.check(LIBRARY + "QRE_GLOBAL_CONFIG=/tmp/e/a.conf $A $QRE show server1", SLOW)
-    assert "it is server0's, whose port this is" in text and "being restarted" not in text
+    assert "it belongs to server0, the front of this port" in text and "being restarted" not in text
 
     printed = daemons.check(
         LIBRARY

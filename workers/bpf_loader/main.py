@@ -1,7 +1,7 @@
 """The worker `bpf_loader`: loads the demultiplexer, fills its slots, attaches it, keeps the map of routed CIDs.
 
-It reads no packet and holds no key. After a restart it is handed the maps and the program of its predecessor, and
-goes on with them: the kernel never stopped using them. Pins are the parent's.
+It reads no packet and holds no key. After a restart it receives the maps and the program of its predecessor and
+continues with them: the kernel never stopped using them. The parent makes the pins.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class BpfLoader:
         return self._context, self._maps
 
     async def start(self, context: WorkerContext) -> None:
-        """Load, or go on with what is handed over; slot both sockets in; attach."""
+        """Load the program, or take over the predecessor's; put both sockets into their slots; attach."""
         held = context.descriptors
         if all(name in held for name in _BPF_OBJECTS):
             maps = Maps(*(held.pop(name) for name in _BPF_OBJECTS))
@@ -55,9 +55,10 @@ class BpfLoader:
         self._adopted = set(maps.adopted())
 
     async def reload(self) -> None:
-        """Nothing that a reload may change is ours."""
+        """Nothing to do: no setting of this worker can change in a reload."""
 
     async def handle(self, source: Party, message: Message) -> Message:
+        """Adopt, release or synchronise connection IDs in the BPF map. Raises InternalError for anything else."""
         context, _ = self._running
         if source is not (Party.HANDSHAKE if context.config.user_dataplane else Party.NETLINK):
             raise InternalError("bpf_loader worker", f"{type(message).__name__} from {source} is not for it")
@@ -102,10 +103,12 @@ class BpfLoader:
         self._adopted.discard(cid)
 
     async def descriptor(self, name: str, number: int, fd: int) -> None:
+        """Raises InternalError: every descriptor of this role is handed over at its start."""
         os.close(fd)
-        raise InternalError("bpf_loader worker", f"it takes no descriptor while it runs, and got {name}")
+        raise InternalError("bpf_loader worker", f"unexpected descriptor {name} while it runs")
 
     async def status(self) -> Message:
+        """Reads the connection IDs from the map itself."""
         context, maps = self._running
         cids = tuple(maps.adopted())
         return LoaderStatus(

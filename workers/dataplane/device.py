@@ -1,9 +1,8 @@
 """The data path of one TUN device: TUN to UDP and back, in batches, inside an asyncio loop's reader callbacks.
 
-Sessions know nothing of descriptors; here their packets meet them. Three rules of order: a packet that finds the UDP
-socket full waits, and the TUN device with it (its queue is the one that may drop); events leave after the packets
-that caused them; and a device that takes the place of one that died leaves what waits for it in the queues until it
-has the sessions of that one again.
+Sessions do not know descriptors; this module connects them. Three rules of order: when the UDP socket is full, the
+packet and the TUN device wait (the device's queue may drop); events leave after the packets that caused them; and a
+device that replaces a dead one does not read its queues until it has the sessions again.
 """
 
 from __future__ import annotations
@@ -40,17 +39,18 @@ from qre.workers.dataplane.session.session_life import LifeState
 from qre.workers.dataplane.underlay import UnderlaySocket
 
 _READ_SIZE = VNET_HEADER_SIZE + 65_535
-#: Packets gathered before they are sealed or opened together, and reads a callback: others must get their turn.
+#: Packets that are sealed or opened together, and reads per callback, so that other tasks get their turn.
 _BATCH = 64
 _TURNS = 8
-#: How long the sessions of a device before this one are waited for (seconds): until the handshake worker, which may
-#: be starting again too, asks what is there, and then until it has installed what is missing.
+#: How long to wait for the sessions of an earlier process (seconds): until the handshake worker, which may be
+#: restarting, too, lists the sessions, and then until it has installed the missing ones.
 _LONGEST_SILENCE = 5.0
 _LONGEST_INSTALLING = 0.25
 
 
 class Device:
-    """Owns the TUN descriptor, the server's UDP socket and the clients'. ``report`` takes events, ``say`` words."""
+    """Owns the TUN descriptor, the server's UDP socket and the clients'. ``report`` takes events, ``say`` log
+    lines."""
 
     def __init__(
         self,
@@ -86,7 +86,7 @@ class Device:
             self._begin()
 
     def _begin(self) -> None:
-        """Read packets from here on."""
+        """Begin to read packets."""
         if self._waiting is not None:
             self._waiting.cancel()
             self._waiting = None
@@ -96,7 +96,7 @@ class Device:
             self._loop.add_reader(self._server_socket.fileno(), self._server_readable)
 
     def close(self) -> None:
-        """Tell the peers, then let go of every descriptor."""
+        """Close the sessions, telling their peers, then every descriptor."""
         now = self._clock()
         for session in list(self.registry.sessions.values()):
             session.close(now, tell=True)
@@ -120,7 +120,7 @@ class Device:
     # --- requests ---
 
     def handle(self, request: DataplaneRequest, fds: list[int]) -> Answer:
-        """Carry out what the handshake worker asks. Takes ownership of ``fds``."""
+        """Carry out a request of the handshake worker. Takes ownership of ``fds``."""
         now = self._clock()
         try:
             answer = self._handle(request, fds, now)
@@ -135,7 +135,7 @@ class Device:
         return answer
 
     def _sessions_are_coming(self, request: DataplaneRequest) -> None:
-        """The handshake worker speaks: soon everything is there that will be."""
+        """The handshake worker has listed the sessions: it installs the missing ones soon."""
         if not self._marks.awaited:
             self._begin()
         elif isinstance(request, SessionList) and self._waiting is not None:
@@ -190,12 +190,12 @@ class Device:
                 return
 
     def _tun_failed(self, error: OSError) -> None:
-        if error.errno in {errno.EBADFD, errno.ENODEV}:  # the device was removed; whoever did it knows
+        if error.errno in {errno.EBADFD, errno.ENODEV}:  # the device was removed on purpose
             self._loop.remove_reader(self._tun)
         self.drops["tun-failed"] += 1
 
     def _take(self, read: bytes, waiting: dict[Session, list[bytes]], now: float) -> int:
-        """Sort one read into ``waiting``; how much of a batch it makes."""
+        """Sort one read into ``waiting``; returns its share of a batch."""
         version = read[VNET_HEADER_SIZE] >> 4 if len(read) >= VNET_HEADER_SIZE + 20 else 0
         if version == 4:
             destination = read[VNET_HEADER_SIZE + 16 : VNET_HEADER_SIZE + 20]
@@ -248,7 +248,7 @@ class Device:
         return self._client_sockets.get(session.session_id)
 
     def _wait(self, underlay: UnderlaySocket, packets: list[bytes], to: Address, ecn: int) -> None:
-        """No room in the socket: keep a little, and stop reading from TUN until there is."""
+        """The socket is full: keep a few packets, and stop reading from TUN until there is room."""
         if not self._blocked:
             self._loop.remove_reader(self._tun)
         if underlay not in self._blocked:
@@ -266,7 +266,7 @@ class Device:
             _, to, ecn = queue[0]
             run = next((n for n, item in enumerate(queue) if item[1:] != (to, ecn)), len(queue))
             unsent = underlay.send([item.packet for item in queue[:run]], to, ecn)
-            self.drops["too-big"] += len(underlay.refused)  # its session finds out with the next one
+            self.drops["too-big"] += len(underlay.refused)  # its session notices with the next one
             underlay.refused.clear()
             del queue[: run - len(unsent)]
             if unsent:
@@ -379,7 +379,7 @@ class Device:
     # --- time and consequences ---
 
     def _settle(self, session: Session, now: float) -> None:
-        """After a session did something: send, report, forget, and set the timer."""
+        """After work of a session: send, report, remove ended sessions, set the timer."""
         for packet, to, ecn in session.outbox:
             self._send(session, [packet], to, ecn, now)
         session.outbox.clear()
@@ -415,6 +415,7 @@ class Device:
                 self._wake_at(session.deadline(), now)
 
     def counters(self) -> DeviceCounters:
+        """Totals since the start; of the drop reasons the 64 most frequent."""
         return DeviceCounters(
             rx_packets=self._rx_packets,
             rx_bytes=self._rx_bytes,
@@ -424,4 +425,5 @@ class Device:
         )
 
     def now(self) -> float:
+        """Monotonic time in seconds."""
         return self._clock()

@@ -1,7 +1,7 @@
 """The data plane worker: descriptors and requests in, events out. The packets are in ``device.py``.
 
-It holds the TUN device, the number marks, the server's kernel-slot socket, and the pair on which the handshake worker
-speaks (``keys``); no capability, no files. Keys come over that pair alone and go nowhere.
+It holds the TUN device, the number marks, the server's kernel-slot socket, and the pair with the handshake worker
+(``keys``); no capability, no files. Keys come over that pair alone and leave the process nowhere.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ class DataplaneWorker:
         return self._context, self._device
 
     async def start(self, context: WorkerContext) -> None:
+        """Take over the TUN descriptor, the marks and the sockets. Raises MachineError when one is missing."""
         self._context = context
         server = context.config.role is Role.SERVER
         marks = context.descriptors.pop("number_marks")
@@ -55,9 +56,10 @@ class DataplaneWorker:
         self._keys.use(context.descriptors.pop("keys"))
 
     async def reload(self) -> None:
-        """Nothing of what a reload may change is ours."""
+        """Nothing to do: no setting of this worker can change in a reload."""
 
     async def handle(self, source: Party, message: Message) -> Message:
+        """Always raises QreError: requests come over the pair with the handshake worker."""
         raise QreError("data plane", f"{type(message).__name__} from {source} is not for it")
 
     async def descriptor(self, name: str, number: int, fd: int) -> None:
@@ -68,10 +70,12 @@ class DataplaneWorker:
             os.close(fd)
 
     async def status(self) -> Message:
+        """Counters of the device and of each session."""
         _, device = self._ready
         return DataplaneStatus(counters=device.counters(), sessions=device.registry.status(device.now()))
 
     async def stop(self) -> None:
+        """Close the device, the pair and the marks, in that order; can be called twice."""
         if self._device is not None:
             self._device.close()  # its last reports still go to the handshake worker
             self._device = None

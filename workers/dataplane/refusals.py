@@ -1,7 +1,7 @@
 """Inner packets that a session cannot carry as they are: in pieces, or answered with ICMP, counted and dropped.
 
-A sender believes for ten minutes what it was told, so nobody is told a size that is only the beginning of a search:
-the first flows that met it are remembered, and answered when the search has ended.
+A sender keeps a reported size for ten minutes, so no size is reported that is only the beginning of a search: the
+first flows that exceed it are remembered, and answered when the search has ended.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from qre.workers.dataplane.session.session import Session
 _MAX_UNANSWERED: Final = 16
 _MAX_PACKET: Final = 65_535
 
-#: ``(kind, text)``: something that a user may want to read, not more often than whoever takes it lets through.
+#: ``(kind, text)``: a log line for the user; the receiver limits its rate.
 Say = Callable[[str, str], None]
 
 
@@ -91,7 +91,7 @@ class Refusals:
             return
         if quote[0] >> 4 == 6 and session.max_inner_ipv6 < 0:
             takes = f"the path to {session.peer[0]} takes packets of {overhead.path_mtu(session.path_mtu.size)} bytes"
-            leaves = f"leaves {session.max_inner} for those inside"
+            leaves = f"leaves {session.max_inner} for inner packets"
             self._say("ipv6-refused", f"{takes}, which {leaves}: IPv6 needs {overhead.MIN_MTU_IPV6}, and is refused")
             self._write(inner_errors.ipv6_refused(quote))
         else:

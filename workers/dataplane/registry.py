@@ -1,7 +1,7 @@
-"""The sessions of one device: what the handshake worker asks for, checked and carried out. No sockets here.
+"""The sessions of one device: checks and carries out the handshake worker's requests. No sockets here.
 
-Requests take effect whole or not at all. A session's transmit keys go through the number marks before anything else,
-so that no sequence of requests and deaths makes a number repeat under a key.
+Requests take effect completely or not at all. A session's transmit keys pass the number marks before anything else,
+so that no sequence of requests and crashes repeats a number under a key.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ _SHOWN = {
 
 
 class Registry:
-    """``drops`` counts packets by reason; ``random`` gives bytes for path challenges; ``ecn`` is the codepoint that
-    Dest's packets bear."""
+    """``drops`` counts packets by reason; ``random`` gives bytes for path challenges; ``ecn`` is the codepoint of
+    Dest's packets."""
 
     def __init__(
         self, marks: NumberMarks, drops: Counter[str], random: Callable[[int], bytes], ecn: int = NOT_ECT
@@ -131,7 +131,7 @@ class Registry:
 
     @staticmethod
     def _install_again(session: Session, install: SessionInstall) -> None:
-        """A repeat is harmless; anything else is a matter for SessionUpdate."""
+        """A repeat is harmless; any difference needs SessionUpdate."""
         epoch = session.phases.epoch
         if install.key_epoch < epoch:
             raise SessionRefusedError(Refusal.EPOCH_BEHIND, "key epoch behind", epoch)
@@ -169,7 +169,7 @@ class Registry:
         self.cid_lengths = sorted({len(cid) for cid in self.by_cid})
 
     def remove(self, session: Session) -> None:
-        """The session has ended: forget it."""
+        """Remove a session that has ended."""
         self.sessions.pop(session.session_id, None)
         self.routes.remove(session)
         for cid in self._cids.pop(session.session_id, {}):
@@ -178,7 +178,7 @@ class Registry:
         self._cids_changed()
 
     def marks(self, after: bytes = b"") -> tuple[SessionMark, ...]:
-        """How far each session is, in the order of their ids."""
+        """The progress of each session, in the order of their ids."""
         return tuple(
             SessionMark(
                 session_id=session.session_id,
@@ -192,6 +192,7 @@ class Registry:
         )
 
     def status(self, now: float) -> tuple[SessionStatus, ...]:
+        """One entry a session; ``now`` is monotonic, in seconds."""
         return tuple(self._status_of(session, now) for session in self.sessions.values())
 
     def _status_of(self, session: Session, now: float) -> SessionStatus:

@@ -1,8 +1,8 @@
 """Which session an inner packet belongs to: AllowedIPs by longest prefix, both ways.
 
 Transmit: the session whose AllowedIPs hold the destination, the longest prefix first. Receive: a packet is delivered
-only when its source would have been sent to that session. A session that is still held does not take a prefix away
-from an established one. It must never deliver a packet from a source that the session may not use.
+only when its source would have been sent to that session. A held session does not take a prefix from an
+established one. It must never deliver a packet from a source that the session may not use.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from qre.errors import UserError
 from qre.workers.dataplane.session.session import Session
 from qre.workers.dataplane.session.session_life import LifeState
 
-#: Looked-up addresses that are remembered; forgotten all at once, and whenever a session comes or goes.
+#: Addresses in the lookup cache; it is cleared as a whole when full, and whenever a session comes or goes.
 _CACHE = 8192
 _ALL = ("0.0.0.0/0", "::/0")
 
@@ -25,7 +25,7 @@ def parse_prefixes(prefixes: tuple[str, ...]) -> list[tuple[int, int, int]]:
         try:
             network = ip_network(text, strict=False)
         except ValueError as error:
-            raise UserError("AllowedIPs", f"{text} is no prefix") from error
+            raise UserError("AllowedIPs", f"{text} is not a prefix") from error
         width = network.max_prefixlen
         shift = width - network.prefixlen
         parsed.append((width // 8, network.prefixlen, int(network.network_address) >> shift))
@@ -42,11 +42,13 @@ class AllowedIps:
         self._source_cache: dict[tuple[bytes, bytes], bool] = {}
 
     def add(self, session: Session, prefixes: list[tuple[int, int, int]]) -> None:
+        """``prefixes``: (bytes of an address, prefix length, network bits)."""
         for size, length, bits in prefixes:
             self._routes[size].setdefault(length, {}).setdefault(bits, []).append(session)
         self._changed()
 
     def remove(self, session: Session) -> None:
+        """Every prefix of ``session``."""
         for table in self._routes.values():
             for length in list(table):
                 for bits in list(table[length]):
@@ -64,7 +66,7 @@ class AllowedIps:
         self.forget()
 
     def forget(self) -> None:
-        """A session's state changed: look everything up again."""
+        """A session's state changed: clear the lookup cache."""
         self._cache.clear()
         self._source_cache.clear()
 
@@ -91,7 +93,8 @@ class AllowedIps:
         return None
 
     def permits(self, session: Session, address: bytes) -> bool:
-        """May ``session`` speak for ``address``? The longest prefix decides; sessions that share it all may."""
+        """Whether ``session`` may send from ``address``. The longest prefix decides; all sessions that share it
+        may."""
         key = (session.session_id, address)
         try:
             return self._source_cache[key]

@@ -1,7 +1,8 @@
-"""The UDP sockets that sessions use: many datagrams a system call (udp(7): UDP_SEGMENT, UDP_GRO).
+"""The UDP sockets of sessions: many datagrams per system call (udp(7): UDP_SEGMENT, UDP_GRO).
 
-A run of datagrams of one size, the last one perhaps shorter, leaves in one sendmsg; what the kernel joined on receipt
-is cut again. Don't Fragment is always on (RFC 9000 §14). It must never block, and never wait for a slow peer.
+A run of datagrams of one size, the last one perhaps shorter, leaves in one sendmsg; datagrams that the kernel joined
+on receipt are split again. Don't Fragment is always on (RFC 9000 §14). It must never block, and never wait for a slow
+peer.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from qre.workers.dataplane.session.path import Address
 
 UDP_SEGMENT, UDP_GRO = 103, 104
 IP_RECVTOS, IP_MTU_DISCOVER, IP_PMTUDISC_PROBE = 13, 10, 3
-#: As much as the kernel lets an unprivileged process have; a burst of super-packets must fit.
+#: As much as an unprivileged process may have; a burst of super-packets must fit.
 _BUFFER = 8 << 20
 _MAX_SEGMENTS = 64
 #: With headers of every layer it must stay below a device's gso_max_size (65,536), or the kernel cuts it up early.
@@ -26,14 +27,14 @@ _MAX_BYTES = 65_400
 _ANCILLARY = socket.CMSG_SPACE(4) * 2
 _SIZE = struct.Struct("=H")
 _TOS = struct.Struct("=i")
-#: Errors that one call may meet before it gives up: each clears the one that it tells.
+#: Errors that one call tolerates before it gives up: each call clears the error that it returns.
 _MAX_ERRORS = 8
-#: The kernel or the card cannot do it: once seen, every datagram gets a system call of its own.
+#: Errors of a kernel or device without UDP_SEGMENT: afterwards every datagram gets its own system call.
 _NO_GSO = {errno.EIO, errno.EOPNOTSUPP, errno.ENOPROTOOPT}
 
 #: Level, type and data of a control message.
 Ancillary = tuple[int, int, bytes]
-#: Datagrams that came together: their bytes, where from, outer ECN codepoint.
+#: Datagrams that arrived together: their bytes, source and outer ECN codepoint.
 Received = tuple[list[bytes], Address, int]
 
 
@@ -41,11 +42,11 @@ class UnderlaySocket:
     """One UDP socket, owned."""
 
     def __init__(self, fd: int, drops: Counter[str]) -> None:
-        """Raises MachineError when ``fd`` is no IPv4 UDP socket."""
+        """Raises MachineError when ``fd`` is not an IPv4 UDP socket."""
         self._socket = socket.socket(fileno=fd)
         self._drops = drops
         self._gso = True
-        #: Lengths of datagrams that the first hop did not take (EMSGSIZE); whoever sends looks, and empties it.
+        #: Lengths of datagrams that the first hop refused (EMSGSIZE); the caller of ``send`` reads and empties it.
         self.refused: list[int] = []
         self._set_up()
 
@@ -53,7 +54,7 @@ class UnderlaySocket:
         sock = self._socket
         if (sock.family, sock.type, sock.proto) != (socket.AF_INET, socket.SOCK_DGRAM, socket.IPPROTO_UDP):
             self.close()
-            raise MachineError("underlay socket", "the descriptor is no IPv4 UDP socket")
+            raise MachineError("underlay socket", "the descriptor is not an IPv4 UDP socket")
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_PROBE)
         sock.setsockopt(socket.IPPROTO_IP, IP_RECVTOS, 1)
@@ -68,19 +69,21 @@ class UnderlaySocket:
                 raise MachineError("underlay socket", str(error)) from error
 
     def fileno(self) -> int:
+        """For an event loop's reader; -1 once closed."""
         return self._socket.fileno()
 
     def close(self) -> None:
+        """Datagrams that wait in the kernel are lost."""
         self._socket.close()
 
     def receive(self) -> Received | None:
-        """What one system call gives; None: nothing now."""
+        """The result of one system call; None: nothing is waiting."""
         for _ in range(_MAX_ERRORS):
             try:
                 data, ancillary, _, source = self._socket.recvmsg(65_535, _ANCILLARY)
             except BlockingIOError:
                 return None
-            except OSError:  # an ICMP error of something sent before, true or forged; the next call gives data
+            except OSError:  # an ICMP error for an earlier datagram, true or forged; the next call returns data
                 self._drops["unreachable"] += 1
                 continue
             break
@@ -97,7 +100,7 @@ class UnderlaySocket:
         return [data[at : at + size] for at in range(0, len(data), size)], source, ecn
 
     def send(self, packets: Sequence[bytes], to: Address, ecn: int = 0) -> list[bytes]:
-        """Send them all with this ECN codepoint; those that the kernel has no room for now come back.
+        """Send them all with this ECN codepoint; returns those that the kernel has no room for now.
 
         See ``refused``, too."""
         at, count = 0, len(packets)
@@ -116,7 +119,7 @@ class UnderlaySocket:
                 if run > 1 and error.errno in _NO_GSO:
                     self._gso = False
                     continue
-                # One of them is too long, or it was an ICMP error of something sent before, true or forged.
+                # One of them is too long, or it was an ICMP error for an earlier datagram, true or forged.
                 sent = self._send_singly(packets[at : at + run], to, marks)
                 at += sent
                 if sent < run:
@@ -132,14 +135,14 @@ class UnderlaySocket:
             self._socket.sendto(packet, to)
 
     def _send_singly(self, packets: Sequence[bytes], to: Address, marks: list[Ancillary]) -> int:
-        """How many of them need not be sent again."""
+        """Send them one by one; returns how many need not be sent again."""
         for at, packet in enumerate(packets):
             try:
                 self._send_one(packet, to, marks)
             except BlockingIOError:
                 return at
             except OSError as error:
-                if error.errno != errno.EMSGSIZE:  # the others would fare no better
+                if error.errno != errno.EMSGSIZE:  # the others would fail, too
                     self._drops["send-failed"] += len(packets) - at
                     break
                 self.refused.append(len(packet))

@@ -1,1 +1,1 @@
-"""The worker that shakes hands and relays strangers to Dest."""
+"""The worker that performs handshakes and relays strangers to Dest."""

@@ -18,10 +18,11 @@ class Backoff:
         self._step = shortest
 
     def reset(self) -> None:
-        """An attempt succeeded."""
+        """An attempt succeeded: begin again with the shortest pause."""
         self._step = self._shortest
 
     def next(self) -> float:
+        """Seconds to wait before the next attempt; each call doubles the following pause."""
         step = self._step
         self._step = min(self._longest, step * 2)
         pause = step * self._random.uniform(1 - _JITTER, 1 + _JITTER)

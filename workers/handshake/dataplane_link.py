@@ -1,6 +1,6 @@
 """The pair on which keys travel to the data plane: requests out, reports in, and the timer of the sessions.
 
-It moves what ``sessions`` wants moved and knows nothing of its meaning. A closed pair is no failure: the supervisor
+It transports the messages of ``sessions`` without interpreting them. A closed pair is not a failure: the supervisor
 sends another one with the next data plane, and the sessions are compared then.
 """
 
@@ -22,7 +22,8 @@ _RETRY: Final = 0.02
 
 
 class DataplaneLink:
-    """``changed`` is called whenever ``sessions`` has events; ``broken`` when the data plane does not make sense."""
+    """``changed`` is called whenever ``sessions`` has events; ``broken`` when the data plane violates the
+    protocol."""
 
     def __init__(self, sessions: Sessions, changed: Callable[[], None], broken: Callable[[str], None]) -> None:
         self._sessions = sessions
@@ -32,11 +33,11 @@ class DataplaneLink:
         self._timer: asyncio.TimerHandle | None = None
         self._retry: asyncio.TimerHandle | None = None
         self._pumping = False
-        #: The client's underlay sockets by number; owned by whoever put them here.
+        #: The client's underlay sockets by number; the code that adds them owns them.
         self.sockets: dict[int, int] = {}
 
     def use(self, fd: int) -> None:
-        """A new pair; ``fd`` is ours from here on."""
+        """Use a new pair; takes ownership of ``fd``."""
         self._drop()
         self._channel = Channel(socket.socket(fileno=fd), DataplaneReport)
         asyncio.get_running_loop().add_reader(fd, self._readable)
@@ -44,13 +45,14 @@ class DataplaneLink:
         self.pump()
 
     def close(self) -> None:
+        """Close the pair and the timer; reports that have not been read are lost."""
         self._drop()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
     def pump(self) -> None:
-        """Send what the sessions want sent, tell what happened, set the timer. Call it after every change."""
+        """Send the sessions' requests, report their events, set the timer. Call it after every change."""
         if self._pumping:
             return
         self._pumping = True

@@ -1,4 +1,5 @@
-"""A running server's Dest: its address kept fresh, its looks probed, and both anew when a reload names another."""
+"""A running server's Dest: resolves its address, measures its profile, and starts over when a reload names
+another."""
 
 from __future__ import annotations
 
@@ -14,12 +15,12 @@ from qre.quic.client.trust import TrustStore
 from qre.visit.dest import DestAddress, Resolved
 from qre.visit.probe import Prober, imitable, probe
 
-#: How long the first look at Dest may hold up «ready» when nothing is known of it (seconds).
+#: How long the first probe of an unknown Dest may delay readiness (seconds).
 _FIRST_LOOK: Final = 1.5
 
 
 class DestWatch:
-    """``found`` is told of every profile. ``profile`` is the last one, of a process before us to begin with."""
+    """``found`` is called with every profile. ``profile`` is the last one, at first that of an earlier process."""
 
     def __init__(
         self,
@@ -39,27 +40,27 @@ class DestWatch:
 
     @property
     def current(self) -> Resolved | None:
-        """Where Dest is; None while its name is not resolved."""
+        """Dest's address; None while its name is not resolved."""
         return self._address.current
 
     async def start(self) -> None:
-        """Resolve its name once, and keep looking from here on."""
+        """Resolve its name once, then resolve and probe continuously."""
         if self._address.current is None:
             await self._address.first()
         self._begin()
 
     async def first_look(self) -> None:
-        """Wait a moment for what is imitated, unless it is known."""
+        """Wait a moment for the first profile, unless one is known."""
         if imitable(self.profile) is not None:
             return
         try:
             async with asyncio.timeout(_FIRST_LOOK):
                 await self._prober.looked.wait()
         except TimeoutError:
-            self._context.log.info("Dest has not answered yet; until it does, a usual site is imitated")
+            self._context.log.info("Dest has not answered yet; until it does, a typical site is imitated")
 
     def reload(self) -> None:
-        """Where the configuration names another Dest, begin anew. Flows that are relayed stay with the old."""
+        """Start over if the configuration names another Dest. Relayed flows stay with the old one."""
         config = self._context.config
         if self._address.host_port == (config.dest_host, config.dest_port):
             return
@@ -70,6 +71,7 @@ class DestWatch:
         self._begin()
 
     def close(self) -> None:
+        """Stop resolving Dest's name and measuring Dest."""
         self._tasks.cancel()
 
     def _begin(self) -> None:

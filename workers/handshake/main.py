@@ -1,7 +1,8 @@
-"""The handshake worker: shakes hands with clients or a server, relays strangers to Dest, keeps session secrets.
+"""The handshake worker: performs handshakes with clients or a server, relays strangers to Dest, keeps session
+secrets.
 
-It has no capability, may write no file, and reads only the resolver's. Everything that it will ever import or load is
-loaded in ``create``, before its sandbox closes. Keys go to the data plane over their own pair and nowhere else.
+It has no capability, may write no file, and reads only the resolver's files. Everything that it will ever import is
+imported in ``create``, before its sandbox closes. Keys go to the data plane over their own pair and nowhere else.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ _MAX_GUEST_DESCRIPTORS: Final = 32
 
 
 def parse_profile_secrets_untrusted(fd: int) -> ProfileSecrets:
-    """Read the memfd of the profile's secrets and close it. Raises MachineError; its text tells nothing of them."""
+    """Read the memfd of the profile's secrets and close it. Raises MachineError, whose text contains nothing of
+    them."""
     try:
         return msgspec.msgpack.decode(os.pread(fd, _MAX_SECRETS, 0), type=ProfileSecrets)
     except (OSError, msgspec.DecodeError):
@@ -49,10 +51,11 @@ class HandshakeWorker:
         self._secrets: ProfileSecrets | None = None
         self._store: SecretsStore | None = None
         self._half: Server | Client | None = None
-        #: Of daemons that are about to join: (name, number) -> descriptor.
+        #: Descriptors of daemons that are about to join, by name and number.
         self._guest_descriptors: dict[tuple[str, int], int] = {}
 
     async def start(self, context: WorkerContext) -> None:
+        """Take over descriptors and secrets, start Server or Client. Raises MachineError when one is missing."""
         descriptors = context.descriptors
         server = context.config.role is Role.SERVER
         secrets = self._secrets = parse_profile_secrets_untrusted(descriptors.pop("profile_secrets"))
@@ -68,15 +71,17 @@ class HandshakeWorker:
             half = Client(context, secrets, store, self._fingerprint, self._trust)
         await half.start()
         self._half = half
-        keys = descriptors.pop("keys", None)  # not before: while we started, a newer pair may have come
+        keys = descriptors.pop("keys", None)  # only now: a newer pair may have come during the start
         if keys is not None:
             half.link.use(keys)
 
     async def reload(self) -> None:
+        """Apply the changed configuration; live sessions stay."""
         if self._half is not None and self._secrets is not None:
             await self._half.reload(self._secrets)
 
     async def handle(self, source: Party, message: Message) -> Message:
+        """A guest joins or leaves. Raises QreError for any other message, and at a client."""
         match message:
             case GuestJoin(number=number, profile=profile) if isinstance(self._half, Server):
                 self._guest_joins(self._half, number, profile)
@@ -92,7 +97,7 @@ class HandshakeWorker:
             for fd in (secrets, feed):
                 if fd is not None:
                     os.close(fd)
-            raise MachineError(f"profile {profile}", "its descriptors did not come")
+            raise MachineError(f"profile {profile}", "its descriptors did not arrive")
         try:
             its = parse_profile_secrets_untrusted(secrets)
         except MachineError:
@@ -118,12 +123,13 @@ class HandshakeWorker:
                 os.close(fd)
 
     async def status(self) -> Message:
+        """Of the server or client half; ``starting`` before there is one."""
         if self._half is None:
             return HandshakeStatus(up=False, text="starting")
         return self._half.status()
 
     async def stop(self) -> None:
-        """No process goes on with these sessions: what is left of them is wiped."""
+        """No process continues these sessions: wipe their secrets."""
         if self._half is not None:
             await self._half.stop()
             self._half = None

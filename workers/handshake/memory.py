@@ -1,4 +1,4 @@
-"""Gives memory back to the kernel after a flood: the C library keeps what was freed unless it is asked.
+"""Returns memory to the kernel after a flood: the C library keeps freed memory unless it is asked.
 
 malloc_trim(3); a C library that lacks it keeps what it has.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import ctypes
 from typing import Final
 
-#: Flows that must have been there, and the part of them that may be left, before it is worth while.
+#: The number of flows, and the part of them that may remain, from which trimming is worth while.
 _MANY: Final = 512
 _FEW: Final = 8
 
@@ -22,7 +22,7 @@ class HighWater:
         self._highest = 0
 
     def seen(self, flows: int) -> bool:
-        """Call it after flows went; whether memory was given back."""
+        """Call it after flows were removed. Whether memory was returned."""
         self._highest = max(self._highest, flows)
         if self._highest < _MANY or flows > self._highest // _FEW:
             return False

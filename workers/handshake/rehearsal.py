@@ -1,7 +1,8 @@
-"""A handshake and a look at a certificate in memory, before the sandbox: whatever is imported on first use is, then.
+"""A handshake and a certificate check in memory, before the sandbox, so that everything imported on first use is
+loaded.
 
-Libraries load parts of themselves when they are needed for the first time; afterwards there is no file to be opened.
-Nothing of it leaves this process, and nothing of it is kept.
+Libraries load parts of themselves on first use, and in the sandbox no file can be opened. Nothing of it leaves this
+process or is kept.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ _SHORT_ID = bytes(8)
 
 
 def rehearse(fingerprint: Fingerprint, trust: TrustStore) -> None:
-    """Raises QreError when this installation cannot shake hands with itself."""
+    """Raises QreError when a handshake of this installation with itself fails."""
     _shake_hands(fingerprint)
     _judge_certificate(trust)
 
@@ -55,7 +56,7 @@ def _shake_hands(fingerprint: Fingerprint) -> None:
 
 
 def _judge_certificate(trust: TrustStore) -> None:
-    """As a client does when it was handed to the real site; both kinds of keys that sites have."""
+    """Check certificates as a client does at the real site, with both kinds of keys that sites use."""
     now = datetime.datetime.now(datetime.UTC)
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, _NAME)])
     keys = (ec.generate_private_key(ec.SECP256R1()), rsa.generate_private_key(65537, 2048))

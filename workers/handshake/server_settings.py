@@ -10,14 +10,14 @@ from qre.ipc.messages import WorkerConfig
 from qre.workers.handshake.port.flow_parts import Limits
 from qre.workers.handshake.sessions.session_state import Settings
 
-#: Descriptors that are not a relay's.
+#: Descriptors that are not used for relays.
 _OTHER_DESCRIPTORS: Final = 128
-#: What both ends tell each other as max_idle_timeout (milliseconds).
+#: max_idle_timeout of both ends (milliseconds).
 ADVERTISED_IDLE_MS: Final = 30_000
 
 
 def flow_limits(config: WorkerConfig) -> Limits:
-    """No more flows than this process may have descriptors for."""
+    """The configured limits, bounded by the descriptors that this process may have."""
     descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _OTHER_DESCRIPTORS
     return Limits(
         flows=max(1, min(config.relay_max_flows, descriptors)),
@@ -27,7 +27,7 @@ def flow_limits(config: WorkerConfig) -> Limits:
 
 
 def session_settings(config: WorkerConfig) -> Settings:
-    """Beside the addresses that are granted, a client may send from AllowedIPs outside the tunnel's own networks."""
+    """Beside its granted addresses a client may send from AllowedIPs outside the tunnel's own networks."""
     own = [ip_interface(text).network for text in config.address]
     beyond = (
         text

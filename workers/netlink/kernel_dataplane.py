@@ -1,10 +1,10 @@
-"""The kernel's data plane as the handshake worker sees it: its requests carried out by qre.ko, events told to it.
+"""The kernel's data plane for the handshake worker: carries out its requests in qre.ko and reports events.
 
-Requests come with the keys over their own pair, one after the other, and each is answered exactly once; the answers'
-words are those of the user data plane, because the handshake worker tells them apart. A client's SessionInstall
-brings its UDP socket, which is checked and then the kernel's. On a server an answer to SessionInstall or CidAdoptFor
-means that packets with the connection ID find their way: qre.ko has written it into the BPF map, or, where it cannot,
-the bpf_loader worker was asked to. No key stays here, and none gets into an error.
+Requests come with the keys over their own pair, one after the other, and each is answered exactly once, with the same
+kinds of refusal as the user data plane. A client's SessionInstall brings its UDP socket, which is checked and handed
+to the kernel. On a server an answer to SessionInstall or CidAdoptFor means that packets with the connection ID are
+steered: qre.ko or, where it cannot, the bpf_loader worker has written it into the BPF map. No key stays here, and no
+error contains one.
 """
 
 from __future__ import annotations
@@ -51,18 +51,18 @@ from qre.kernel.qre_family import Qre
 from qre.kernel.socket import NetlinkRefusedError
 from qre.workers.netlink.kernel_sessions import CLOSING, KernelSessions, mark_of
 
-#: The sessions are looked at this often (seconds), whatever the events say: others may change them, too.
+#: The sessions are listed this often (seconds), whatever the events say: other programs may change them.
 _LOOK_INTERVAL: Final = 15.0
-#: As long as a held session waits for its client.
+#: The time that a held session waits for its client.
 _STEERING_TIMEOUT: Final = 8.0
-#: Prefixes that a status holds in all; a session's own are cut then.
+#: The most prefixes in one status; a session's list is cut beyond them.
 _SHOWN_PREFIXES: Final = 16_384
 _MAX_QUEUED: Final = 4096
-#: Reads of the event socket in a row: others must get their turn.
+#: Consecutive reads of the event socket, so that other tasks get their turn.
 _READS: Final = 4
 
 _GONE: Final = (errno.ENOENT, errno.ENODEV)
-#: What qre.ko means by these (kmod/session.c). EEXIST of a session that is there is INSTALLED.
+#: The meaning of qre.ko's error numbers (kmod/session.c). EEXIST for an installed session is INSTALLED.
 _REFUSALS: Final = {
     errno.ENOENT: Refusal.NO_SUCH,
     errno.ENODEV: Refusal.NO_SUCH,
@@ -77,10 +77,10 @@ _REFUSALS: Final = {
 
 
 class KernelDataplane:
-    """``report`` takes what goes to the handshake worker, in order."""
+    """``report`` sends to the handshake worker, in order."""
 
     def __init__(self, context: WorkerContext, report: Callable[[DataplaneReport], None]) -> None:
-        """Raises MachineError when qre.ko, or the device in it, is not there."""
+        """Raises MachineError when qre.ko or its device is missing."""
         self._context = context
         self._device = context.config.device
         self._role = context.config.role
@@ -94,8 +94,8 @@ class KernelDataplane:
         self.qre = Qre()
         try:
             if self.qre.device(self._device) is None:
-                raise MachineError(f"device {self._device}", "it is not one of qre.ko's", "restart the daemon")
-            self._events = EventSocket(self.qre.family)  # before the first look: nothing is missed in between
+                raise MachineError(f"device {self._device}", "it is not a device of qre.ko", "restart the daemon")
+            self._events = EventSocket(self.qre.family)  # before the first listing, so that no event is missed
             try:
                 self._frames = EventSocket(self.qre.family, abi.GENL_FRAMES)
             except BaseException:
@@ -111,7 +111,7 @@ class KernelDataplane:
         self._timer = self._loop.call_later(_LOOK_INTERVAL, self._look_again)
 
     def close(self) -> None:
-        """Let go of everything here; the kernel goes on."""
+        """Close everything here; the kernel continues."""
         self._timer.cancel()
         self._tasks.cancel()
         self._loop.remove_reader(self._events.fileno())
@@ -122,7 +122,7 @@ class KernelDataplane:
         self.qre.close()
 
     def end(self) -> None:
-        """The daemon ends in order: peers are told, and the kernel lets go of the port."""
+        """The daemon ends in order: close the sessions and release the port from the kernel."""
         for session in self.qre.sessions(self._device):
             try:
                 self.qre.session_delete(self._device, session.status.session_id, close=True)
@@ -139,7 +139,7 @@ class KernelDataplane:
     # --- requests ---
 
     def handle(self, request: DataplaneRequest, fds: list[int]) -> None:
-        """Take a request, and ownership of its descriptors."""
+        """Take a request and its descriptors, which are closed here."""
         if len(self._queue) >= _MAX_QUEUED:
             _close(fds)
             self._report(refused(request.id, Refusal.NO_ROOM, "too many requests at once"))
@@ -148,7 +148,7 @@ class KernelDataplane:
         self._wake.set()
 
     def forget_requests(self) -> None:
-        """The handshake worker that made them is gone; the next one compares."""
+        """Drop the requests of a dead handshake worker; the next one compares the sessions."""
         for _, fds in self._queue:
             _close(fds)
         self._queue.clear()
@@ -165,7 +165,7 @@ class KernelDataplane:
                     _close(fds)
 
     async def _serve(self, request: DataplaneRequest, fds: list[int]) -> None:
-        """Events that came before a refusal are told before it (they say why), others behind the answer."""
+        """Events that came before a refusal are reported before it (they explain it), others after the answer."""
         try:
             self._carry_out(request, fds)
         except NetlinkRefusedError as error:
@@ -173,7 +173,7 @@ class KernelDataplane:
             self._report(self._refused(request, error))
             return
         except MachineError:
-            raise  # the kernel did not answer: what it has done is not known
+            raise  # the kernel did not answer: whether it did it is unknown
         except (QreError, ValueError) as error:
             self._report(refused(request.id, Refusal.OTHER, str(error)))
             return
@@ -219,7 +219,7 @@ class KernelDataplane:
         return fds[0]
 
     async def _answer(self, request: DataplaneRequest) -> Answer:
-        """Of a request that the kernel has carried out."""
+        """The answer to a request that the kernel has carried out."""
         match request:
             case SessionList(after=after):
                 marks = sorted(
@@ -265,7 +265,7 @@ class KernelDataplane:
             self._context.fail(str(error))
 
     def _read_events(self) -> None:
-        """Tell what happened since; look at the sessions when some of it was lost."""
+        """Report new events; list the sessions when some were lost."""
         lost = False
         for _ in range(_READS):
             for event in self._events.read():
@@ -282,11 +282,12 @@ class KernelDataplane:
                     self._report(report)
         self._want()
         if lost:
-            self._context.limited("events", "events of qre.ko were lost: its sessions are compared")
+            self._context.limited("events", "events of qre.ko were lost: its sessions are listed and compared")
             self._look(events_lost=True)
 
     def _frames_readable(self) -> None:
-        """What peers sent for user space, behind the events that came before it. Lost frames cannot be asked for."""
+        """Report peers' frames for user space, after the events that came before them. Lost frames cannot be
+        recovered."""
         try:
             self._read_events()
             for event in self._frames.read():
@@ -307,7 +308,7 @@ class KernelDataplane:
     def _look(self, *, events_lost: bool = False) -> None:
         sessions = self.qre.sessions(self._device)
         if not events_lost:
-            self._read_events()  # what happened meanwhile tells more than its absence
+            self._read_events()  # waiting events say more than a missing session
         for report in self._sessions.look(sessions, events_lost=events_lost):
             self._report(report)
         self._want()
@@ -315,7 +316,7 @@ class KernelDataplane:
     # --- the server's port ---
 
     def use_loader(self, message: UseLoader) -> None:
-        """Register the shared socket and the loader's map; the loader is told to mirror when the kernel cannot."""
+        """Register the shared socket and the loader's map; the loader mirrors when the kernel cannot."""
         config, held = self._context.config, self._context.descriptors
         missing = {"cid_routes", "udp_kernel_slot"} - held.keys()
         if missing:
@@ -340,7 +341,7 @@ class KernelDataplane:
             self._map_failed(why)
 
     def _map_failed(self, why: str) -> None:
-        """The kernel does not write the map: the loader does, from here on."""
+        """The kernel does not write the map: from now on the loader does."""
         if self._steering is None:
             self._context.log.warning("qre.ko does not mirror connection IDs (%s): the BPF loader does", why)
             self._steering = Steering(self._context.request, lambda text: self._context.limited("steering", text))
@@ -352,7 +353,8 @@ class KernelDataplane:
             self._steering.want(self._sessions.connection_ids())
 
     async def _steered(self, request: SessionInstall | CidAdoptFor) -> str:
-        """Empty when packets with the connection ID find the kernel; otherwise it was taken back."""
+        """Wait until packets with the connection ID reach the kernel; on failure undo the request and return the
+        reason."""
         self._read_map_failures()
         if self._steering is None:
             return ""
@@ -365,10 +367,10 @@ class KernelDataplane:
         return ""
 
     def _read_map_failures(self) -> None:
-        """A map that refused an ID has said so before the kernel answered."""
+        """Check whether the map refused a connection ID, which the kernel records before it answers."""
         device = self.qre.device(self._device) if self._steering is None else None
         if device is not None and device.cid_map is not None and device.cid_map.missing:
-            self._map_failed("the map refused one")
+            self._map_failed("the map refused a connection ID")
 
     def _take_back(self, request: SessionInstall | CidAdoptFor) -> None:
         try:
@@ -387,13 +389,13 @@ class KernelDataplane:
         self._want()
 
     def store_dest_profile(self, profile: DestProfile) -> None:
-        """Keep a probe of Dest with the device; its packets get Dest's ECN field."""
+        """Store a Dest profile with the device, whose packets get Dest's ECN field."""
         store_dest_profile(self.qre, self._device, profile)
 
     # --- what ``show`` tells ---
 
     def status(self) -> tuple[DataplaneStatus | None, SharedPort | None, tuple[bytes, ...]]:
-        """Counters and sessions, the shared port (server), the CIDs of no session. None: the device is gone."""
+        """Counters and sessions, the shared port (server), CIDs without a session. None: the device is gone."""
         device = self.qre.device(self._device)
         if device is None:
             return None, None, ()
@@ -421,7 +423,7 @@ class KernelDataplane:
 
 
 def _bounded(statuses: list[SessionStatus]) -> tuple[SessionStatus, ...]:
-    """As many prefixes of each as one message has room for."""
+    """The sessions with their prefix lists cut to what fits into one message."""
     if sum(len(status.allowed_ips) for status in statuses) <= _SHOWN_PREFIXES:
         return tuple(statuses)
     most = _SHOWN_PREFIXES // len(statuses)

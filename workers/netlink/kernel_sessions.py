@@ -1,8 +1,8 @@
-"""What is known of the sessions in qre.ko, and what is made of their events and of a look at them all. No I/O.
+"""The known state of the sessions in qre.ko: turns events and listings into reports. No I/O.
 
-The kernel loses events when nobody reads them in time. Then, and every now and again because somebody else may change
-sessions too, the sessions are listed and compared with what is known here; every difference is told as the event that
-would have told it. What cannot be seen that way: frames of the peer that were lost on the way up.
+The kernel drops events that are not read in time. Then, and periodically because other programs may change sessions,
+the sessions are listed and compared with the known state; every difference is reported as the missing event would
+have been. Lost frames of a peer cannot be recovered that way.
 """
 
 from __future__ import annotations
@@ -33,20 +33,20 @@ from qre.dataplane.protocol import (
 from qre.ends import Role
 from qre.kernel.answers import KernelEvent, KernelSession, MapSyncFailed, SessionInstalled
 
-#: Frames whose fate may be outstanding; the oldest are given up.
+#: The most frames whose fate is outstanding; the oldest are forgotten.
 _MAX_FRAMES = 4096
 CLOSING = "closing"
 
 
 @dataclass
 class _Known:
-    """One session, as the handshake worker was told last."""
+    """One session, as last reported to the handshake worker."""
 
     epoch: int
     confirmed: bool
     underlay: Underlay | None
     cids: set[bytes]
-    #: The packet number that this epoch began with, or a later one; None until the next look.
+    #: The packet number that this epoch began with, or a later one; None until the next listing.
     began: int | None
     rekey_after: int
 
@@ -56,18 +56,19 @@ class KernelSessions:
     """The sessions of one device."""
 
     role: Role
-    #: Packets of one key, for sessions that somebody else installed: the kernel told him when they are many, not us.
+    #: Packets of one key, for sessions that another program installed: their RekeyDue did not come here.
     rekey_after: int = REKEY_AFTER_PACKETS
     _known: dict[bytes, _Known] = field(default_factory=dict)
     _frames: dict[int, bytes] = field(default_factory=dict)  # FrameSend's id -> session id
 
     def connection_ids(self) -> frozenset[bytes]:
-        """The routed CIDs of all of them; a client has none."""
+        """The routed CIDs of all sessions; a client has none."""
         return frozenset(cid for known in self._known.values() for cid in known.cids)
 
     # --- what the kernel was asked and did ---
 
     def installed(self, install: SessionInstall) -> None:
+        """The kernel accepted ``install``; a repeat changes nothing."""
         if install.session_id in self._known:
             return  # a repeat
         self._known[install.session_id] = _Known(
@@ -80,23 +81,28 @@ class KernelSessions:
         )
 
     def updated(self, update: SessionUpdate) -> None:
+        """The kernel accepted ``update``; only a newer key epoch matters here."""
         known = self._known.get(update.session_id)
         if known is not None and update.key_epoch > known.epoch:
             known.epoch, known.began = update.key_epoch, None
 
     def deleted(self, session_id: bytes) -> None:
+        """The session is gone from the kernel; an unknown one is ignored."""
         self._known.pop(session_id, None)
         self._frames = {number: owner for number, owner in self._frames.items() if owner != session_id}
 
     def adopted(self, request: CidAdoptFor) -> None:
+        """The session is reachable under one more connection ID."""
         if request.session_id in self._known:
             self._known[request.session_id].cids.add(request.connection_id)
 
     def released(self, request: CidReleaseFor) -> None:
+        """The session is reachable under one connection ID less."""
         if request.session_id in self._known:
             self._known[request.session_id].cids.discard(request.connection_id)
 
     def frames_sent(self, request: FrameSend) -> None:
+        """Remember whose frames ``request.id`` are; of more than _MAX_FRAMES the oldest is forgotten."""
         if len(self._frames) >= _MAX_FRAMES:
             del self._frames[next(iter(self._frames))]
         self._frames[request.id] = request.session_id
@@ -104,10 +110,10 @@ class KernelSessions:
     # --- what it says ---
 
     def happened(self, event: KernelEvent) -> DataplaneReport | None:
-        """What is to be told of an event; None: nothing. The caller deals with lost events and the map."""
+        """The report for an event, if any. The caller handles lost events and the map."""
         what = event.what
         if isinstance(what, SessionInstalled):
-            # Unless we did it, somebody else: the next look tells more.
+            # Another program, unless we did it: the next listing shows more.
             self._known.setdefault(what.session_id, _Known(0, False, None, set(), None, self.rekey_after))
             return None
         if isinstance(what, SessionLost):
@@ -131,7 +137,7 @@ class KernelSessions:
                 known.underlay = underlay
 
     def look(self, sessions: Iterable[KernelSession], *, events_lost: bool = False) -> list[DataplaneReport]:
-        """All sessions of the device, as they are now; what has not been told yet."""
+        """Compare with a listing of all sessions of the device; the missing reports."""
         reports: list[DataplaneReport] = []
         if events_lost:
             reports += [
@@ -185,7 +191,7 @@ class KernelSessions:
 
 
 def mark_of(session: KernelSession) -> SessionMark:
-    """What the handshake worker compares its records with."""
+    """The mark that the handshake worker compares with its record."""
     status = session.status
     return SessionMark(
         session_id=status.session_id,

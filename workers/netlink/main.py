@@ -1,9 +1,9 @@
 """The worker `netlink`: the only process of a daemon that keeps CAP_NET_ADMIN while it runs.
 
-It brings the daemon's own device in line with the configuration when the supervisor says so, and reports when
-somebody removed it. Requests are a closed set (``handle``), and whatever names another device than the daemon's own
-is refused. It reads no packet. On the kernel's data plane it is besides what the handshake worker hands its sessions
-to (``kernel_dataplane``): keys pass it on their way to qre.ko, and it keeps none.
+It applies the configuration to the daemon's own device when the supervisor asks, and reports when the device was
+removed. Requests are a closed set (``handle``), and a request that names another device is refused. It reads no
+packet. On the kernel's data plane it also takes the handshake worker's sessions (``kernel_dataplane``): keys pass
+through it to qre.ko, and it keeps none.
 """
 
 from __future__ import annotations
@@ -59,13 +59,13 @@ class _Running:
         self.tasks.spawn(self.report())
 
     def link(self) -> Link | None:
-        """The daemon's device; None when it is gone, or somebody else's now."""
+        """The daemon's device; None when it is gone or belongs to another program."""
         config = self.context.config
         link = self.rtnl.link(config.device)
         return link if link is not None and is_ours(link, config.profile) else None
 
     def look(self) -> None:
-        """Compare what is there with what was there."""
+        """Compare the device with its last state; report when it disappeared."""
         try:
             present = self.link() is not None
         except MachineError as error:
@@ -76,7 +76,7 @@ class _Running:
         self.present = present
 
     async def report(self) -> None:
-        """Tell the supervisor each time that the device went away."""
+        """Tell the supervisor each time the device disappears."""
         while True:
             await self.gone.wait()
             self.gone.clear()
@@ -84,9 +84,11 @@ class _Running:
 
     def sync(self, request: SyncDevice) -> None:
         if request.device != self.context.config.device:
-            raise UserError(f"device {request.device}", "it is not this daemon's")
+            raise UserError(f"device {request.device}", "it does not belong to this daemon")
         if self.link() is None:
-            raise MachineError(f"device {request.device}", "it is gone, or not ours any more", "restart the daemon")
+            raise MachineError(
+                f"device {request.device}", "it is gone or belongs to another program", "restart the daemon"
+            )
         spec = DeviceSpec(
             device=request.device,
             addresses=tuple(ipaddress.ip_interface(text) for text in request.address),
@@ -111,10 +113,11 @@ class NetlinkWorker:
         self._keys: KeysPair | None = None
 
     async def start(self, context: WorkerContext) -> None:
+        """Raises MachineError when the device is missing, or the kernel module refuses."""
         running = self._running = _Running(context)
         try:
             if not running.present:
-                raise MachineError(f"device {context.config.device}", "it is not there", "restart the daemon")
+                raise MachineError(f"device {context.config.device}", "it does not exist", "restart the daemon")
             if not context.config.user_dataplane:
                 self._start_kernel(context)
         except BaseException:
@@ -131,7 +134,7 @@ class NetlinkWorker:
         self._use_keys(context.descriptors.pop("keys", None))
 
     def _use_keys(self, fd: int | None) -> None:
-        """A new pair; None: one comes when the handshake worker is there."""
+        """Use a new pair; None: one comes when the handshake worker has started."""
         if fd is not None and self._keys is not None and self._kernel is not None:
             self._kernel.forget_requests()
             self._keys.use(fd)
@@ -141,12 +144,13 @@ class NetlinkWorker:
             self._keys.report(report)
 
     async def reload(self) -> None:
-        """Address, MTU and routes come as SyncDevice; qre.ko is told the rest."""
+        """Sync qre.ko's settings; addresses, MTU and routes come as SyncDevice."""
         if self._kernel is not None:
             config = self._started.context.config
             self._kernel.qre.device_set(config.device, settings_of(config))
 
     async def handle(self, source: Party, message: Message) -> Message:
+        """Requests of the supervisor; those of the handshake worker come over their pair."""
         match message:
             case SyncDevice() if source is Party.SUPERVISOR:
                 try:
@@ -169,9 +173,10 @@ class NetlinkWorker:
             self._use_keys(fd)
         else:
             os.close(fd)
-            raise InternalError("netlink worker", f"it takes no descriptor now, and got {name}")
+            raise InternalError("netlink worker", f"unexpected descriptor {name}")
 
     async def status(self) -> Message:
+        """State of the link and, with qre.ko, of its device, port and connection IDs."""
         link = self._started.link()
         present, up = link is not None, link is not None and link.up
         if self._kernel is None:
@@ -182,6 +187,7 @@ class NetlinkWorker:
         )
 
     async def stop(self) -> None:
+        """End the kernel's sessions, telling their peers, and release a server's port."""
         try:
             if self._kernel is not None:
                 self._kernel.end()
@@ -207,7 +213,7 @@ class NetlinkWorker:
 
 
 def settings_of(config: WorkerConfig) -> DeviceSettings:
-    """What qre.ko is to know of the device, overrides of the underlay included."""
+    """The device's settings for qre.ko, overrides of the underlay included."""
     server = config.role is Role.SERVER
     return DeviceSettings(
         role=config.role,

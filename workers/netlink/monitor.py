@@ -1,7 +1,7 @@
-"""Tells when something happened to the links of this namespace (RTNLGRP_LINK), and nothing more.
+"""Reports that links of this namespace may have changed (RTNLGRP_LINK), and nothing more.
 
-What a notification says is not believed, because some get lost when the kernel's queue overflows: it is only the
-occasion to look. Needs no capability.
+The contents of notifications are not used, because some get lost when the kernel's queue overflows: they only trigger
+a new look at the links. Needs no capability.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ _RECEIVE_SIZE = 1 << 16
 
 
 class LinkMonitor:
-    """Calls ``changed`` from the running loop after link notifications, once for all that are there.
+    """Calls ``changed`` from the running loop after link notifications, once for all that are waiting.
 
-    ``failed`` is told why when no more can be had.
+    ``failed`` is called with the reason when no more can be received.
     """
 
     def __init__(self, changed: Callable[[], None], failed: Callable[[str], None]) -> None:
@@ -47,12 +47,13 @@ class LinkMonitor:
             except BlockingIOError:
                 break
             except OSError as error:
-                if error.errno != errno.ENOBUFS:  # that one only says that some were lost
+                if error.errno != errno.ENOBUFS:  # ENOBUFS only means that some were lost
                     self._loop.remove_reader(self._socket)
                     self._failed(f"link notifications: {error.strerror or error}")
                     return
         self._changed()
 
     def close(self) -> None:
+        """No more calls of ``changed`` after it."""
         self._loop.remove_reader(self._socket)
         self._socket.close()

@@ -1,1 +1,1 @@
-"""The client's end of the handshake, which looks like a browser's; sans-IO. Nothing here is of a server."""
+"""The client's end of the handshake, which looks like a browser's; sans-IO. No server code."""

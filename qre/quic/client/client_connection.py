@@ -32,7 +32,7 @@ from qre.quic.connection import HandshakeConnection
 from qre.reality.cid import MIN_LENGTH as MIN_ROUTED_LENGTH
 
 QUIC_VERSION_1: Final = 1
-#: What cannot be opened yet is kept and tried again, as browsers do: this many datagrams.
+#: Datagrams that cannot be opened yet are kept and tried again, as in browsers: at most this many.
 MAX_EARLY_DATAGRAMS: Final = 10
 #: RFC 9000 §18.2, default of active_connection_id_limit: the hello does not raise it.
 ACTIVE_CONNECTION_ID_LIMIT: Final = 2
@@ -45,8 +45,7 @@ _ACK_EVERY: Final = 2
 
 @dataclass(frozen=True)
 class RoutedCid:
-    """The connection ID that leads to the server's data plane, its reset token, and which sequence number it
-    replaces."""
+    """The connection ID of the server's data plane, its reset token, and the sequence number that it replaces."""
 
     cid: bytes
     reset_token: bytes | None
@@ -54,7 +53,7 @@ class RoutedCid:
 
 
 class ClientConnection(HandshakeConnection):
-    """``hello`` was made for this connection; the peer is whoever its TLS says."""
+    """``hello`` was made for this connection; TLS decides who the peer is (``context``)."""
 
     def __init__(
         self,
@@ -105,18 +104,19 @@ class ClientConnection(HandshakeConnection):
         self._unacknowledged = 0  # ack-eliciting 1-RTT packets since the last ACK frame
         #: The routed CID of NEW_CONNECTION_ID, if one came from a proven server.
         self.routed: RoutedCid | None = None
-        #: PINGs of a proven server in 1-RTT packets: it has but one use for them, the last frame of a hand-over.
+        #: PINGs of a proven server in 1-RTT packets: it sends them only as the last frame of a hand-over.
         self.pings = 0
         self._finished_in_datagram = False
 
     @property
     def context(self) -> ClientTlsContext | None:
-        """TLS, once ``connect`` was called."""
+        """The TLS context; None before ``connect``."""
         context = getattr(self, "tls", None)
         return context if isinstance(context, ClientTlsContext) else None
 
     @property
     def proven(self) -> bool:
+        """Whether the handshake is complete and the peer's certificate carries the server's proof."""
         context = self.context
         return self._handshake_complete and context is not None and context.peer is Peer.PROVEN
 
@@ -137,11 +137,11 @@ class ClientConnection(HandshakeConnection):
         self.tls = context
 
     def _serialize_transport_parameters(self) -> bytes:
-        """Those of the hello; stock's order and set name it."""
+        """The parameters of the hello: stock's order and set identify aioquic."""
         return self._hello.transport_parameters
 
     def _push_crypto_data(self) -> None:
-        """Stock sends the hello in order; here it goes in pieces. Everything else stays stock."""
+        """Send the hello in pieces; stock sends it in order. Everything else stays stock."""
         hello = self._crypto_buffers[tls.Epoch.INITIAL]
         if hello.tell():
             self._flight = HelloFlight(hello.data, self._fingerprint.chaos, self._random)
@@ -223,7 +223,7 @@ class ClientConnection(HandshakeConnection):
     # --- what comes in ---
 
     def receive_datagram(self, data: bytes, addr: Any, now: float) -> None:
-        """Keep what comes before its keys; stock drops it."""
+        """Keep packets that arrive before their keys; stock drops them."""
         keys = self._keys()
         super().receive_datagram(data, addr, now)
         if not all(self._keys()) and len(self._early) < MAX_EARLY_DATAGRAMS:
@@ -262,7 +262,8 @@ class ClientConnection(HandshakeConnection):
             self.pings += 1
 
     def _handle_new_connection_id_frame(self, context: QuicReceiveContext, frame_type: int, buf: Buffer) -> None:
-        """A proven server's is the routed CID: kept for the data plane. Stock would switch to it at once."""
+        """A proven server's frame has the routed CID: keep it for the data plane. Stock would switch to it at
+        once."""
         start = buf.tell()
         sequence = buf.pull_uint_var()
         retire_prior_to = buf.pull_uint_var()
@@ -291,9 +292,9 @@ class ClientConnection(HandshakeConnection):
 
     @property
     def acknowledgement_pending(self) -> bool:
-        """An ACK of ours for a 1-RTT packet is to be sent."""
+        """Whether an ACK for a 1-RTT packet is to be sent."""
         return self._spaces[tls.Epoch.ONE_RTT].ack_at is not None
 
     def handshake_cid(self) -> RoutedCid:
-        """The server's own CID of the handshake, as a routed one."""
+        """The server's own CID of the handshake, as a routed CID."""
         return RoutedCid(self._peer_cid.cid, self._peer_cid.stateless_reset_token or None, retire_sequence=None)

@@ -46,9 +46,9 @@ Address = tuple[str, int]
 
 #: Seconds for TLS, and again for the tunnel or the visit.
 STEP_TIMEOUT: Final = 10.0
-#: A browser's tab is open at least and at most this long after the page is there (seconds).
+#: The least and the most time from the arrival of the page to the closing of the tab (seconds).
 _LINGER: Final = (0.15, 0.6)
-#: A handshake whose numbers come this close to the data plane's is broken, and ends.
+#: A handshake fails when its packet numbers come this close to the data plane's.
 _NUMBER_RESERVE: Final = 256
 _DEFAULT_ACK_DELAY_EXPONENT: Final = 3
 _DEFAULT_MAX_ACK_DELAY_MS: Final = 25
@@ -79,7 +79,7 @@ _WORDS: Final[dict[AttemptEffect, ClientEvent]] = {
 
 @dataclass(frozen=True)
 class Negotiated:
-    """What both ends agreed on; ``round_trip`` is the shortest so far, in seconds."""
+    """The negotiated parameters; ``round_trip`` is the shortest so far, in seconds."""
 
     cipher: str
     group: str
@@ -142,20 +142,21 @@ class ClientHandshake:
     # --- driving ---
 
     def connect(self, peer: Address, now: float) -> None:
-        """Make the first flight; ``datagrams_to_send`` has it."""
+        """Make the first flight, which ``datagrams_to_send`` returns."""
         self._peer = peer
         self._observer = SiteObserver(now)
         self._deadline = now + STEP_TIMEOUT
         self._connection.connect(peer, now)
 
     def datagram_received(self, data: bytes, peer: Address, now: float) -> None:
-        """Anything may be in it; what comes from another address is ignored (RFC 9000 §9)."""
+        """Process any bytes; datagrams from another address are ignored (RFC 9000 §9)."""
         if self._silent or peer != self._peer:
             return
         self._guarded(lambda: self._connection.receive_datagram(data, peer, now), now)
         self._observer.received(data, self._connection, now)
 
     def datagrams_to_send(self, now: float) -> list[bytes]:
+        """UDP payloads to send now, in order; empty once the handshake is over."""
         if self._state is AttemptState.OVER:
             return []
         sent: list[bytes] = []
@@ -180,6 +181,7 @@ class ClientHandshake:
         return min((time for time in times if time is not None), default=None)
 
     def handle_timer(self, now: float) -> None:
+        """To be called at ``timer()`` or later: loss recovery, the planned departure, the deadline."""
         if self._silent:
             return
         self._guarded(lambda: self._connection.handle_timer(now), now)
@@ -191,10 +193,11 @@ class ClientHandshake:
             self._happens(AttemptEvent.DEADLINE)
 
     def next_event(self) -> ClientEvent | None:
+        """The oldest event that has not been read; None when there is none."""
         return self._events.popleft() if self._events else None
 
     def negotiated(self) -> Negotiated:
-        """Of a handshake that is ready to be handed over."""
+        """The parameters of a handshake that is ready to be handed over."""
         context = self._connection.context
         if self._state is not AttemptState.READY or context is None or context.key_schedule is None:
             raise InternalError("handshake", "it is not complete")
@@ -204,7 +207,7 @@ class ClientHandshake:
     # --- the end ---
 
     def hand_over(self, now: float) -> HandedOver:
-        """All that the data plane needs. From here on nothing is sent or received any more."""
+        """Everything that the data plane needs. Nothing is sent or received afterwards."""
         routed = self._routed()
         peer = self._connection.peer_parameters
         if self._state is not AttemptState.READY or routed is None or peer is None:
@@ -238,7 +241,7 @@ class ClientHandshake:
             self._happens(AttemptEvent.CLOSE)
 
     def abandon(self) -> None:
-        """Give up without a word."""
+        """Give up without sending anything."""
         if self._state is not AttemptState.OVER:
             self._happens(AttemptEvent.ABANDON)
 
@@ -249,7 +252,7 @@ class ClientHandshake:
         return self._state in (AttemptState.CLOSING, AttemptState.OVER)
 
     def _guarded(self, step: Callable[[], None], now: float) -> None:
-        """Run a step of the stack and see what came of it. What a peer's bytes break is this handshake alone."""
+        """Run a step of the stack and evaluate the result. Malformed input ends only this handshake."""
         try:
             step()
             while (event := self._connection.next_event()) is not None:
@@ -281,12 +284,12 @@ class ClientHandshake:
         elif context.key_schedule.cipher_suite is tls.CipherSuite.AES_128_GCM_SHA256:
             self._happens(AttemptEvent.PROOF, now)
         else:
-            raise PeerError("server", "it chose a cipher suite that a data plane does not have")
+            raise PeerError("server", "it chose a cipher suite that the data plane does not support")
 
     def _tunnel_granted(self, granted: Granted) -> None:
         asked = {address.ip for address in self._addresses}
         if not granted.addresses or not asked.issuperset(address.ip for address in granted.addresses):
-            raise PeerError("server", "it did not assign the addresses that were asked for")
+            raise PeerError("server", "it did not assign the requested addresses")
         self._granted = granted.addresses
         self._pings_before_grant = self._connection.pings
         self._happens(AttemptEvent.GRANT, told=granted)
@@ -316,8 +319,8 @@ class ClientHandshake:
                 return http.visit_state is Visit.ANSWERED
 
     def _all_is_done(self) -> bool:
-        """With an unchanged CID our packets go to the server's data plane from its last frame on, and it acknowledges
-        none of ours: what is still outstanding then is an ACK that got lost, since the server has granted."""
+        """With an unchanged CID our packets go to the server's data plane from its last frame on, which acknowledges
+        none of them. Since the server has granted the tunnel, only a lost ACK can be outstanding then."""
         routed = self._routed()
         if routed is None or self._connection.acknowledgement_pending:
             return False
@@ -351,11 +354,11 @@ class ClientHandshake:
         self._events.append(SiteAnswered(profile))
 
     def _ended(self, ending: Ending) -> None:
-        """The peer closed, or TLS or QUIC found something that it must close for."""
+        """The peer closed, or TLS or QUIC has to close because of an error."""
         context = self._connection.context
         told: ClientEvent = HandshakeFailed(_why(ending))
         if context is not None and context.peer is Peer.IMPOSTOR and not self._probing:
-            told = ManInTheMiddle(context.problem or "the certificate is not good")
+            told = ManInTheMiddle(context.problem or "the certificate is not valid")
         elif ending.by_us and ending.alert == tls.AlertDescription.bad_certificate:
             told = ManInTheMiddle("the certificate cannot be read")
         self._happens(AttemptEvent.ENDED_BY_STACK if ending.by_us else AttemptEvent.ENDED_BY_PEER, told=told)
@@ -414,7 +417,7 @@ def _default(value: int | None, default: int) -> int:
 
 def _why(ending: Ending) -> str:
     if ending.reason == "Idle timeout":
-        return "nothing came from the server any more"
+        return "the server stopped answering"
     if ending.by_us:
         return f"the server broke the protocol ({ending.reason or hex(ending.error_code)})"
     if ending.alert is not None:

@@ -1,11 +1,11 @@
 """TLS 1.3 as a QRE client speaks it (RFC 8446), on aioquic's ``tls.Context`` by subclassing.
 
 The hello is a browser's; the server is either ours, proven by the signature field of its throw-away certificate, or
-the real site with a chain that is checked as a browser does, or somebody in the middle. Ed25519, which the
-browser's hello does not offer, is accepted for a proven certificate alone. HelloRetryRequest is not supported:
-sites that can do none of the offered groups cannot be visited.
+the real site with a chain that is checked like in a browser, or a man in the middle. Ed25519, which the browser's
+hello does not offer, is accepted for a proven certificate alone. HelloRetryRequest is not supported: sites that
+support none of the offered groups cannot be visited.
 
-Hooks, each because stock aioquic cannot be told: ``_client_send_hello``, ``_client_handle_hello`` (key exchange is
+Hooks, each because stock aioquic has no option: ``_client_send_hello``, ``_client_handle_hello`` (key exchange is
 inline), ``_client_handle_certificate``, ``_client_handle_certificate_verify``, ``_handle_reassembled_message``
 (compressed certificates), ``_client_handle_new_session_ticket`` (their lengths).
 """
@@ -38,11 +38,11 @@ _SESSION_ID_OFFSET: Final = 38
 
 
 class Peer(enum.Enum):
-    """Who answered. Certain only once TLS is complete."""
+    """The kind of peer. Certain only once TLS is complete."""
 
     UNKNOWN = "unknown"
     PROVEN = "proven"  # holds RealityPrivateKey
-    SITE = "site"  # its chain is good for ServerName
+    SITE = "site"  # its chain is valid for ServerName
     IMPOSTOR = "impostor"
 
 
@@ -74,7 +74,7 @@ class ClientTlsContext(tls.Context):
         self._supported_versions = list(shape.supported_versions)
         self.client_random = hello.random
         self._proof_matches = False
-        #: Of the site, for whoever wants to look like it.
+        #: Properties of the site, to be imitated.
         self.peer = Peer.UNKNOWN
         self.problem: str | None = None
         self.group = 0
@@ -195,13 +195,13 @@ class ClientTlsContext(tls.Context):
     # --- afterwards ---
 
     def _client_handle_new_session_ticket(self, input_buf: Buffer) -> None:
-        """Tickets are not used: no resumption. Their lengths belong to the site's looks."""
+        """Tickets are not used: no resumption. Their lengths are part of the site's profile."""
         super()._client_handle_new_session_ticket(input_buf)
         self.ticket_lengths.append(input_buf.capacity)
 
 
 def _extension_order(server_hello: bytes) -> tuple[int, ...]:
-    """The types of a ServerHello's extensions, which has been parsed before and is well-formed."""
+    """The extension types of a ServerHello that has been parsed before and is well-formed."""
     buf = Buffer(data=server_hello)
     buf.seek(_SESSION_ID_OFFSET)
     tls.pull_opaque(buf, 1)

@@ -1,7 +1,7 @@
-"""What a browser's first flight looks like, as data: one JSON file a browser version.
+"""The shape of a browser's first flight, as data: one JSON file per browser version.
 
-A newer browser is a new file, not new code. The file says what is constant, the ranges of what varies, and nothing
-that identifies a user.
+A newer browser is a new file, not new code. The file has the constant values and the ranges of those that vary, and
+nothing that identifies a user.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ Range = tuple[int, int]  # both ends included
 
 
 class _Data(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A part of the file; every field must be there."""
+    """A part of the file; every field is required."""
 
 
 class HelloShape(_Data, frozen=True, kw_only=True):
-    """ClientHello (RFC 8446 §4.1.2). ``extensions`` are sent in random order, ``opaque`` ones (hex) as they are."""
+    """ClientHello (RFC 8446 §4.1.2). ``extensions`` are sent in random order, ``opaque`` ones (hex) unchanged."""
 
     cipher_suites: tuple[U16, ...]
     extensions: tuple[U16, ...]

@@ -1,4 +1,4 @@
-"""How a browser's packets look before they are sealed: sizes, numbers, and the hello in shuffled pieces.
+"""The shape of a browser's packets before they are sealed: sizes, numbers, and the hello in shuffled pieces.
 
 Datagrams with an Initial are full, and the padding is inside the Initial, never behind the last packet. The hello
 goes in two packets of their own ("chaos protection"): the first has its beginning and its end, the second its
@@ -44,7 +44,7 @@ class BrowserPacketBuilder(LateSealingBuilder):
 
 
 class HelloFlight:
-    """The ClientHello on its way: what of it is to be sent (again), and in which packets."""
+    """The ClientHello in transit: the ranges to be sent (again), and their packets."""
 
     def __init__(self, message: bytes, shape: ChaosShape, random: Random) -> None:
         self._message = message
@@ -58,6 +58,7 @@ class HelloFlight:
 
     @property
     def pending(self) -> bool:
+        """Whether bytes of the ClientHello wait to be sent (again)."""
         return any(self._pending)
 
     def write(self, builder: QuicPacketBuilder) -> None:
@@ -130,7 +131,7 @@ def shuffled_payload(
 
 
 def _split_one(parts: list[range], spare: int, random: Random) -> int:
-    """Split one range at random, if it can be; the bytes that the new frame costs."""
+    """Split one range at random, if possible; returns the bytes that the new frame costs."""
     index = random.randrange(len(parts))
     part = parts[index]
     if len(part) < 2:

@@ -1,8 +1,8 @@
 """Makes a browser's ClientHello from a fingerprint, with the authenticator in its ``random`` (RFC 8446 §4.1.2).
 
-What varies from run to run in the browser varies here: order of extensions and of transport parameters, GREASE,
-keys. A hello is made once for a connection: after a Retry the very same bytes go again, because the authenticator is
-sealed once for each key share.
+What varies from run to run in the browser varies here, too: order of extensions and of transport parameters, GREASE,
+keys. A connection has one hello: after a Retry the same bytes are sent again, because the authenticator is sealed
+once for each key share.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class ClientKeyShares:
 
 @dataclass(frozen=True)
 class OfferedHello:
-    """A ClientHello and what is needed to go on from it. ``secrets`` is None in a hello without authenticator."""
+    """A ClientHello with the keys to continue from it. ``secrets`` is None in a hello without authenticator."""
 
     message: bytes
     keys: ClientKeyShares
@@ -97,6 +97,7 @@ class OfferedHello:
 
     @property
     def random(self) -> bytes:
+        """The 32 bytes of ClientHello.random."""
         return self.message[RANDOM_OFFSET:RANDOM_END]
 
     def __repr__(self) -> str:
@@ -121,7 +122,9 @@ def make_hello(
         try:
             secrets = share_secrets_untrusted(keys.lone, public_key)
         except UntrustedInputError as error:
-            raise UserError("RealityPublicKey", "it is not a usable X25519 key", "see pubkey") from error
+            raise UserError(
+                "RealityPublicKey", "it is not a usable X25519 key", "write the output of `qre-tool pubkey`"
+            ) from error
         value = seal(secrets, Authenticator(VERSION, unix_time, short_id), message)
     else:
         value = random.randbytes(RANDOM_LENGTH)
@@ -201,7 +204,7 @@ def _client_hello(
 
 
 def _ech_grease(payload_length: int, random: Random) -> bytes:
-    """An encrypted_client_hello of the outer type that nobody can tell from a real one (RFC 9849 §6.2)."""
+    """An encrypted_client_hello of the outer type, indistinguishable from a real one (RFC 9849 §6.2)."""
     enc = X25519PrivateKey.from_private_bytes(random.randbytes(32)).public_key().public_bytes_raw()
     return b"".join(
         (

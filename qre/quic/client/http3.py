@@ -1,4 +1,4 @@
-"""HTTP/3 as the client speaks it (RFC 9114): a browser's SETTINGS and headers, a visit of "/", or a CONNECT-IP
+"""The client's HTTP/3 (RFC 9114): a browser's SETTINGS and headers, a visit of "/", or a CONNECT-IP
 tunnel.
 
 The tunnel is extended CONNECT (RFC 9220, RFC 9484) on stream 0, with an ADDRESS_REQUEST capsule; the answer is 200
@@ -50,7 +50,7 @@ TUNNEL_PATH: Final = b"/.well-known/masque/ip/*/*/"
 TUNNEL_PROTOCOL: Final = b"connect-ip"
 #: The CONNECT stream: quarter stream id 0 in every HTTP Datagram (RFC 9297 §2.1).
 TUNNEL_STREAM: Final = 0
-#: More than any server of ours sends in one capsule.
+#: More than any QRE server sends in one capsule.
 MAX_CAPSULE: Final = 4096
 #: Capsules of a tunnel, of whatever type: the grant is in the first two.
 MAX_CAPSULES: Final = 64
@@ -67,12 +67,15 @@ class Reserved:
         self._random = random
 
     def number(self) -> int:
+        """A reserved type or identifier of at most 37 bits."""
         return 31 * self._random.getrandbits(32) + 33
 
     def value(self) -> int:
+        """32 random bits, for a reserved setting."""
         return self._random.getrandbits(32)
 
     def payload(self) -> bytes:
+        """0 to 3 random bytes, for a reserved frame."""
         return self._random.randbytes(self._random.randint(0, 3))
 
 
@@ -121,7 +124,7 @@ class BrowserHttp3(BoundedHttp3):
         )
 
     def _handle_control_frame(self, frame_type: int, frame_data: bytes) -> None:
-        """SETTINGS without making use of the peer's dynamic table: our headers need none."""
+        """SETTINGS; the peer's dynamic table is not used: our headers need none."""
         if frame_type != FrameType.SETTINGS:
             super()._handle_control_frame(frame_type, frame_data)
             return
@@ -151,7 +154,7 @@ class BrowserHttp3(BoundedHttp3):
 
 
 class Visit(enum.Enum):
-    """How far a visit of "/" is."""
+    """The progress of a visit of "/"."""
 
     NONE = enum.auto()
     ASKED = enum.auto()
@@ -178,11 +181,12 @@ class HttpClient:
 
     @property
     def settings(self) -> dict[int, int] | None:
-        """The server's SETTINGS, once they are there."""
+        """The server's SETTINGS; None before they arrived."""
         return self._http.received_settings
 
     def tunnel_possible(self) -> bool:
-        """The server's SETTINGS allow extended CONNECT and HTTP Datagrams. PeerError: they are there and do not."""
+        """Whether the server's SETTINGS have arrived; PeerError unless they allow extended CONNECT and HTTP
+        Datagrams."""
         if self.settings is None:
             return False
         if not (self.settings.get(Setting.ENABLE_CONNECT_PROTOCOL) and self.settings.get(Setting.H3_DATAGRAM)):
@@ -199,7 +203,7 @@ class HttpClient:
         self.visit_state = Visit.ASKED
 
     def open_tunnel(self, addresses: tuple[Interface, ...]) -> None:
-        """CONNECT, and ask for these addresses (as host prefixes)."""
+        """Send CONNECT and request these addresses (as host prefixes)."""
         stream_id = self._next_stream()
         assert stream_id == TUNNEL_STREAM
         headers = [
@@ -224,7 +228,7 @@ class HttpClient:
     # --- answers ---
 
     def handle_event(self, event: QuicEvent) -> Granted | None:
-        """The server's grant, once. PeerError: it refused, or broke off."""
+        """The server's grant, once. Raises PeerError when it refused or ended the tunnel."""
         granted = None
         for answer in self._http.handle_event(event):
             if isinstance(answer, HeadersReceived) and answer.stream_id == self._stream:
@@ -280,5 +284,5 @@ class HttpClient:
         return Granted(self._assigned, self._routes)
 
     def close_quietly(self) -> None:
-        """As when the browser's tab is closed."""
+        """Close as a browser does with its tab."""
         self._quic.close(error_code=ErrorCode.H3_NO_ERROR)

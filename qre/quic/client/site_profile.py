@@ -1,6 +1,6 @@
-"""What a visited site looks like from outside, gathered while its handshake goes on: the Dest profile.
+"""The Dest profile of a visited site, gathered during its handshake.
 
-Only what QRE's server has to imitate or to warn of. It watches a connection; it changes nothing about it.
+It has only what QRE's server has to imitate or to warn of. It observes a connection without changing it.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ _MAX_PARAMETERS: Final = 64
 
 
 def group_name(number: int) -> str:
-    """The name of a TLS group; its number when it is none of those that a hello offers."""
+    """The name of a TLS group, or its number if no hello offers it."""
     return _GROUPS.get(number, f"{number:#06x}")
 
 
 class SiteObserver:
-    """Told of every datagram, in order.
+    """Gets every datagram, in order.
 
-    The site's flight is what comes before it has confirmed our Finished. Bare acknowledgements and repeated data are
-    left out: they depend on how fast we were.
+    The site's flight is what it sends before it has confirmed our Finished. Bare acknowledgements and repeated data
+    are left out: they depend on how fast we were.
     """
 
     def __init__(self, now: float) -> None:
@@ -82,7 +82,7 @@ class SiteObserver:
 
 
 def _warnings(suite: tls.CipherSuite, scid_length: int, http_status: int, problem: str | None) -> list[str]:
-    """What QRE cannot make look the same."""
+    """Properties of the site that QRE cannot imitate."""
     warnings = []
     if suite is not tls.CipherSuite.AES_128_GCM_SHA256:
         warnings.append(f"it picks {suite.name}, QRE always picks AES_128_GCM_SHA256")
@@ -96,7 +96,7 @@ def _warnings(suite: tls.CipherSuite, scid_length: int, http_status: int, proble
 
 
 def _parameter_order(context: tls.Context) -> tuple[int, ...]:
-    """The ids of the site's transport parameters, which have been parsed before and are well-formed."""
+    """The ids of the site's transport parameters, which were parsed before and are well-formed."""
     order: list[int] = []
     for kind, value in context.received_extensions or ():
         if kind == _QUIC_TRANSPORT_PARAMETERS:

@@ -1,4 +1,4 @@
-"""Whether a certificate chain is good for a name: what a browser on this machine would say.
+"""Whether a certificate chain is valid for a name, as a browser on this machine would decide.
 
 The authorities and the time are passed in: verification reads no file. Nothing here is about REALITY.
 """
@@ -28,7 +28,7 @@ MAX_CHAIN: Final = 16
 
 
 class TrustStore:
-    """A set of authorities. ``source`` says in words where they come from."""
+    """A set of authorities. ``source`` describes their origin for messages."""
 
     def __init__(self, authorities: Iterable[x509.Certificate], source: str) -> None:
         self.source = source
@@ -39,7 +39,7 @@ class TrustStore:
 
     @classmethod
     def from_pem(cls, pem: bytes, source: str) -> TrustStore:
-        """Certificates that do not parse are left out: one odd authority must not take the others away."""
+        """Certificates that do not parse are skipped: one malformed authority must not disable the others."""
         authorities = []
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", CryptographyDeprecationWarning)  # old authorities break newer rules
@@ -51,7 +51,7 @@ class TrustStore:
         return cls(authorities, source)
 
     def problem_untrusted(self, chain: list[x509.Certificate], server_name: str, unix_time: int) -> str | None:
-        """Why this chain, leaf first, is not good for ``server_name`` at ``unix_time``; None when it is."""
+        """Why this chain, leaf first, is not valid for ``server_name`` at ``unix_time``; None when it is."""
         leaf = chain[0]
         try:
             verify_certificate_hostname(leaf, server_name)

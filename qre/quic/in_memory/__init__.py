@@ -1,3 +1,2 @@
-"""Both ends joined in memory, or one without the other, for plans, captures and rehearsals; sans-IO. No tunnel that
-runs uses it.
-"""
+"""Both ends joined in memory, or one alone, for plans, captures and rehearsals; sans-IO. No running tunnel
+uses it."""

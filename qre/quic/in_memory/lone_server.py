@@ -1,7 +1,7 @@
 """A server's end for one client alone, without relay, replay filter or data plane: sans-IO.
 
-For the commands that show a handshake, in memory or on a socket. Whoever drives it installs the session of
-``install_due`` and says so with ``session_installed``: only then does the last frame leave, as in a daemon.
+For the commands that show a handshake, in memory or on a socket. The caller installs the session of ``install_due``
+and then calls ``session_installed``: only then does the last frame leave, as in a daemon.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from qre.quic.server.inspector import STRANGER, Authenticated, HelloInspector
 from qre.quic.server.server_handshake import InstallNow, ServerHandshake
 
 Address = tuple[str, int]
-#: What of the addresses that a short id asks for is granted.
+#: Decides which of the requested addresses of a short id are granted.
 Grant = Callable[[bytes, tuple[Interface, ...]], tuple[Interface, ...]]
 
 
 class LoneServer:
-    """``client`` is the only address that is listened to; ``routes`` are advertised with the granted addresses.
+    """``client`` is the only address whose datagrams are read; ``routes`` are advertised with the granted addresses.
     ``now`` is monotonic and in seconds, ``unix_time`` in seconds; ``random`` gives n random bytes."""
 
     def __init__(
@@ -55,7 +55,8 @@ class LoneServer:
         self.install_due: HandedOver | None = None
 
     def datagram_received(self, data: bytes, source: Address, now: float, unix_time: int) -> None:
-        """UserError: the client's configuration does not fit ours. PeerError: it broke the handshake."""
+        """Raises UserError when the client's configuration does not fit ours, PeerError when it broke the
+        handshake."""
         if source != self._client:
             return
         if self._handshake is None:
@@ -65,6 +66,7 @@ class LoneServer:
         self._handle_events()
 
     def datagrams_to_send(self, now: float) -> list[bytes]:
+        """UDP payloads to send to ``client`` now, in order."""
         if self._handshake is None:
             return []
         sent = self._handshake.datagrams_to_send(now)
@@ -76,12 +78,13 @@ class LoneServer:
         return self._handshake.timer() if self._handshake is not None else None
 
     def handle_timer(self, now: float) -> None:
+        """To be called at ``timer()`` or later."""
         if self._handshake is not None:
             self._handshake.handle_timer(now)
             self._handle_events()
 
     def session_installed(self) -> None:
-        """The session of ``install_due`` is where packets are: the client may switch to it."""
+        """The session of ``install_due`` is installed: the client may switch to it."""
         if self._handshake is not None:
             self._handshake.session_installed()
 
@@ -91,7 +94,7 @@ class LoneServer:
         if verdict is STRANGER:
             raise UserError(
                 "server",
-                "it takes this client for a stranger",
+                "it does not recognise this client",
                 "compare ServerName, RealityPublicKey and RealityShortId of both files",
             )
         if isinstance(verdict, Authenticated):

@@ -1,6 +1,6 @@
-"""A whole handshake in memory: both ends' real code, joined without a network, a clock or a loss.
+"""A whole handshake in memory: the real code of both ends, without network, clock or loss.
 
-What ``session-plan`` prints, and what a capture of a valid client shows. The virtual clock starts at 0 and goes on
+For ``session-plan``, and for the capture of a valid client. The virtual clock starts at 0 and goes on
 with every datagram's flight and every timer.
 """
 
@@ -27,7 +27,7 @@ TIME_LIMIT: Final = 20.0
 
 @dataclass(frozen=True)
 class SentDatagram:
-    """At ``time`` of the virtual clock."""
+    """A datagram that was sent at ``time`` of the virtual clock."""
 
     time: float
     by_client: bool
@@ -36,7 +36,7 @@ class SentDatagram:
 
 @dataclass(frozen=True)
 class Plan:
-    """Both ends' view of the session, and what went between them."""
+    """Both ends' view of the session, and the datagrams between them."""
 
     server: HandedOver
     client: HandedOver
@@ -84,7 +84,7 @@ class InMemoryHandshake:
             short_id=client.short_id,
             addresses=addresses,
             fingerprint=fingerprint,
-            trust=TrustStore([], "nobody: in memory there is no other site"),
+            trust=TrustStore([], "nothing: there is no site in memory"),
             unix_time=unix_time,
             now=self._now,
             random=random,
@@ -92,7 +92,7 @@ class InMemoryHandshake:
         )
 
     def run(self) -> Plan:
-        """UserError: the two configurations don't fit. PeerError: one end refused the other."""
+        """Raises UserError when the two configurations do not fit, PeerError when one end refused the other."""
         self._client.connect(self._server_address, self._now)
         while self._now < TIME_LIMIT:
             on_their_way = self._collect()
@@ -103,10 +103,10 @@ class InMemoryHandshake:
                 for datagram in on_their_way:
                     self._deliver(datagram)
             self._wait(idle=not on_their_way)
-        raise InternalError("handshake", "it did not come to an end in memory")
+        raise InternalError("handshake", "it did not finish in memory")
 
     def _collect(self) -> list[SentDatagram]:
-        """What both ends want to send now, their events handled before and after."""
+        """Handle events, collect what both ends want to send now, handle events again."""
         self._client_events()
         sent = [] if self._client_state else self._client.datagrams_to_send(self._now)
         found = [SentDatagram(self._now, True, data) for data in sent]
@@ -131,8 +131,8 @@ class InMemoryHandshake:
         if idle:
             moments = [moment for moment in timers if moment is not None]
             if not moments:
-                raise InternalError("handshake", "it stands still in memory")
-            self._now = max(self._now, min(moments)) + 1e-6  # a hair past: rounding re-arms at exactly its time
+                raise InternalError("handshake", "it stalled in memory")
+            self._now = max(self._now, min(moments)) + 1e-6  # later: rounding would re-arm at exactly its time
         if self._client_state is None:
             self._client.handle_timer(self._now)
         self._server.handle_timer(self._now)

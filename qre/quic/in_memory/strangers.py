@@ -1,6 +1,7 @@
-"""Clients that a server must not answer: their first flight, and whether it is told from one of ours. Sans-IO.
+"""Clients that a server must not answer: their first flight, and whether the server tells them from real ones.
+Sans-IO.
 
-Each is as near to a client of ours as it can be: the very code of a client makes it, and one thing is wrong.
+Each is as similar to a real client as possible: the client's own code makes it, with one error.
 """
 
 from __future__ import annotations
@@ -18,17 +19,17 @@ from qre.quic.in_memory.lone_server import Address
 from qre.quic.server.inspector import Authenticated, HelloInspector
 from qre.reality.authenticator import SHORT_ID_LENGTH
 
-#: How long a real client repeats its flight before it gives up is not shown: this many seconds are.
+#: A real client repeats its flight for longer; the capture shows this many seconds.
 _SHOWN: float = 1.0
 
 
 class Stranger(enum.StrEnum):
-    """What is wrong with it."""
+    """The error of the client."""
 
     INVALID_SHORT_ID = "invalid-short-id"
     WRONG_SNI = "wrong-sni"
     MALFORMED_INITIAL = "malformed-initial"  # a client's Initials, which do not decrypt
-    RANDOM_UDP = "random-udp"  # no QUIC at all
+    RANDOM_UDP = "random-udp"  # not QUIC at all
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def flight(
     fingerprint: Fingerprint,
     random: Random,
 ) -> tuple[Arrived, ...]:
-    """What it sends to a server that is silent."""
+    """The datagrams to a server that does not answer."""
     if stranger is Stranger.RANDOM_UDP:
         return tuple(Arrived(0.2 * n, random.randbytes(random.randint(24, 1200))) for n in range(5))
     short_id, name = client.short_id, client.server_name
@@ -64,7 +65,7 @@ def flight(
         short_id=short_id,
         addresses=addresses,
         fingerprint=fingerprint,
-        trust=TrustStore([], "nobody: in memory there is no other site"),
+        trust=TrustStore([], "nothing: there is no site in memory"),
         unix_time=unix_time,
         now=0.0,
         random=random,
@@ -76,7 +77,7 @@ def flight(
 
 
 def is_taken_for_ours(server: ServerSettings, datagrams: tuple[Arrived, ...], unix_time: int) -> bool:
-    """What the server's own inspector says of a flow."""
+    """Whether the server's inspector authenticates the flow."""
     inspector = HelloInspector(
         server_name=server.server_name,
         private_key=server.private_key,
@@ -89,7 +90,7 @@ def is_taken_for_ours(server: ServerSettings, datagrams: tuple[Arrived, ...], un
 
 
 def _unanswered(handshake: ClientHandshake, server_address: Address) -> tuple[Arrived, ...]:
-    """The first flight, and what is repeated of it."""
+    """The first flight and its retransmissions."""
     handshake.connect(server_address, 0.0)
     now, sent = 0.0, []
     while now < _SHOWN:
@@ -103,7 +104,7 @@ def _unanswered(handshake: ClientHandshake, server_address: Address) -> tuple[Ar
 
 
 def _damaged(data: bytes, random: Random) -> bytes:
-    """The header as it was, with another packet number and payload behind it."""
+    """The same header with another packet number and payload."""
     kept = 6 + data[5]  # first byte, version, destination CID
     kept += 1 + data[kept]  # source CID
     kept += 1 + data[kept] + 2  # token, length of two bytes

@@ -1,3 +1,3 @@
-"""The server's end of the handshake, from the first datagram that is looked at to the grant of addresses; sans-IO.
-Nothing here is of a client.
+"""The server's end of the handshake, from the inspection of the first datagram to the grant of addresses; sans-IO. No
+client code.
 """

@@ -1,8 +1,8 @@
 """Which inner addresses a client may have: the server's answer to ADDRESS_REQUEST (RFC 9484 §4.7.2).
 
-An address is granted when it lies inside one of our own networks, is neither our own nor the network's or broadcast
-address, and is not held by a live session of *another* short id. A second session of the same short id shares the
-addresses of the first until it replaces it. Sans-IO; holders are named by whatever key the caller uses.
+An address is granted when it lies inside one of the server's networks, is neither the server's own nor the network or
+broadcast address, and is not held by a live session of *another* short id. A second session of the same short id
+shares the addresses of the first until it replaces it. Sans-IO; the caller chooses the keys that name holders.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from ipaddress import ip_interface
 
 from qre.addresses import Interface, Network
 
-#: More are not asked for by anybody who came with a profile of ours.
+#: No QRE client requests more.
 MAX_ADDRESSES = 8
 
 
@@ -25,15 +25,16 @@ class Grants:
 
     @property
     def own(self) -> tuple[Interface, ...]:
+        """The device's interface addresses, none of which is granted."""
         return self._own
 
     @own.setter
     def own(self, addresses: Iterable[Interface]) -> None:
-        """A reload may change them; what was granted before stays with its holder."""
+        """A reload may change them; earlier grants stay with their holders."""
         self._own = tuple(addresses)
 
     def ask(self, holder: Hashable, short_id: bytes, wanted: Iterable[Interface]) -> tuple[Interface, ...]:
-        """What of ``wanted`` is granted to ``holder`` and held for it from now on, as host addresses; maybe none."""
+        """Grant those of ``wanted`` that are free to ``holder``, as host addresses; maybe none."""
         taken = {address for other, held in self._held.values() if other != short_id for address in held}
         granted: dict[object, Interface] = {}
         for interface in list(wanted)[:MAX_ADDRESSES]:
@@ -44,19 +45,20 @@ class Grants:
         return tuple(granted.values())
 
     def hold(self, holder: Hashable, short_id: bytes, addresses: Iterable[Interface]) -> None:
-        """A session that lived before this process began keeps what it has."""
+        """A session of an earlier process keeps its addresses."""
         self._held[holder] = (short_id, frozenset(address.ip for address in addresses))
 
     def move(self, holder: Hashable, to: Hashable) -> None:
-        """The handshake has become a session."""
+        """A handshake has become a session: its grants move to ``to``."""
         if holder in self._held:
             self._held[to] = self._held.pop(holder)
 
     def free(self, holder: Hashable) -> None:
+        """Everything granted to ``holder`` may be granted again; an unknown holder is ignored."""
         self._held.pop(holder, None)
 
     def routes(self) -> tuple[Network, ...]:
-        """What is advertised as reachable behind us: everything of the families that we have."""
+        """The routes to advertise: everything, for each family of our addresses."""
         versions = {address.version for address in self._own}
         everything = ((4, ip_interface("0.0.0.0/0").network), (6, ip_interface("::/0").network))
         return tuple(network for version, network in everything if version in versions)

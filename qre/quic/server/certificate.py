@@ -1,4 +1,4 @@
-"""The throw-away certificate that a server proves itself with: an Ed25519 leaf whose signature is the proof.
+"""The throw-away certificate of a server: an Ed25519 leaf whose signature field is the proof.
 
 One connection, one key. The certificate's signature field holds ``HMAC-SHA-512(proof, Ed25519 public key)``: only the
 holder of RealityPrivateKey can make it for this ClientHello, and CertificateVerify (RFC 8446 §4.4.3) binds it to this

@@ -1,7 +1,7 @@
-"""Reads the few fields of a ClientHello that decide whether its sender may be answered (RFC 8446 §4.1.2).
+"""Reads the few fields of a ClientHello that decide whether its sender is answered (RFC 8446 §4.1.2).
 
-The bytes come from anybody: nothing here raises anything but ``UntrustedInputError``, allocates more than the message
-is long, or looks beyond its end. Offers that do not matter here (ciphers, groups, versions) are left to TLS.
+The bytes are hostile: nothing here raises anything but ``UntrustedInputError``, allocates more than the message's
+length, or reads beyond its end. Offers that do not matter here (ciphers, groups, versions) are left to TLS.
 """
 
 from __future__ import annotations

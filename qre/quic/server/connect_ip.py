@@ -1,8 +1,8 @@
 """The server's side of CONNECT-IP (RFC 9484): one request, one address request, one grant.
 
 The client opens the tunnel with extended CONNECT (RFC 9220) and asks for its addresses in an ADDRESS_REQUEST capsule;
-the answer, 200 with ADDRESS_ASSIGN and ROUTE_ADVERTISEMENT, is the caller's to give. Any other request gets what a
-plain site without such a page answers. IP packets never pass here: HTTP Datagrams are dropped.
+the caller decides the answer: 200 with ADDRESS_ASSIGN and ROUTE_ADVERTISEMENT, or 403. Any other request gets the
+answer of a site without such a page. IP packets never pass here: HTTP Datagrams are dropped.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ SETTINGS: Final = {
     int(Setting.ENABLE_CONNECT_PROTOCOL): 1,
     int(Setting.H3_DATAGRAM): 1,
 }
-#: A longer capsule is nobody's request for addresses.
+#: A longer capsule is not a request for addresses.
 MAX_CAPSULE: Final = 2048
-#: More requests than anybody makes who came for a tunnel.
+#: More requests than a client of a tunnel makes.
 MAX_REQUESTS: Final = 64
 #: Capsules that are skipped before the one that asks for addresses.
 MAX_SKIPPED: Final = 64
@@ -72,14 +72,15 @@ class SiteHttp3(BoundedHttp3):
         self._quic.send_stream_data(self._local_control_stream_id, frame)
 
     def open_qpack_streams(self) -> None:
-        """Before anything that is encoded with QPACK: stock writes to them, if only nothing."""
+        """Call it before encoding anything with QPACK: stock writes to these streams, even if nothing."""
         if self._local_encoder_stream_id is None:
             self._local_encoder_stream_id = self._create_uni_stream(StreamType.QPACK_ENCODER)
             self._local_decoder_stream_id = self._create_uni_stream(StreamType.QPACK_DECODER)
 
 
 class ConnectIpServer:
-    """Reads the connection's HTTP/3 events and answers requests; the tunnel's waits for ``grant`` or ``refuse``."""
+    """Reads the connection's HTTP/3 events and answers requests; that for the tunnel waits for ``grant`` or
+    ``refuse``."""
 
     def __init__(self, quic: QuicConnection, authority: str) -> None:
         self._h3 = SiteHttp3(quic)
@@ -100,13 +101,14 @@ class ConnectIpServer:
         return found
 
     def grant(self, addresses: tuple[Interface, ...], routes: tuple[Network, ...]) -> None:
-        """200, and what the client may use behind it."""
+        """Answer 200 with the client's addresses and routes."""
         stream_id = self._take_answer()
         self._h3.send_headers(stream_id, [(b":status", b"200"), (b"capsule-protocol", b"?1")])
         capsules = encode_addresses(CapsuleType.ADDRESS_ASSIGN, self._assignments(addresses)) + encode_routes(routes)
         self._h3.send_data(stream_id, capsules, end_stream=False)
 
     def refuse(self) -> None:
+        """Answer the request for a tunnel with status 403 and end its stream."""
         stream_id = self._take_answer()
         self._h3.send_headers(stream_id, [(b":status", b"403")], end_stream=True)
 
@@ -153,6 +155,6 @@ class ConnectIpServer:
         return None
 
     def _assignments(self, addresses: tuple[Interface, ...]) -> list[RequestedAddress]:
-        """Each address under the request that it answers, which it must be one of (RFC 9484 §4.7.2)."""
+        """Each granted address with the id of its request (RFC 9484 §4.7.2)."""
         requests = {entry.address: entry.request_id for entry in self._requested or ()}
         return [RequestedAddress(requests.get(address, 0), address) for address in addresses]

@@ -1,12 +1,12 @@
-"""Decides about one pending flow of the server: does its first flight come from a client that holds the keys?
+"""Decides about one pending flow of the server: whether its first flight comes from a client with the keys.
 
 Three verdicts. UNDECIDED: its ClientHello is not complete yet. STRANGER: relay it to Dest, with everything received
 so far. ``Authenticated``: answer it (after the replay filter has agreed). A verdict other than UNDECIDED is final.
 
-Any bytes give a verdict and never an exception. What is kept is bounded by the constants below. Everything about a
+Any bytes give a verdict and never an exception. The memory is bounded by the constants below. Everything about a
 complete hello is checked in one path: whichever check fails, the same key agreement and the same decryption are done
-first, so that the time to the verdict does not tell them apart. A flow that ends earlier (garbage, another version)
-was never a hello, and costs less.
+first, so that the time to the verdict does not reveal which one failed. A flow that ends earlier (garbage, another
+version) was never a hello, and costs less.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ from qre.wire.initial import (
 MAX_HELLO: Final = 4096
 #: Chromium's chaos makes at most 24 pieces of it.
 MAX_PIECES: Final = 64
-#: Datagrams looked at before a flow counts as a stranger's: retransmissions of a first flight included.
+#: Datagrams examined before a flow counts as a stranger's, retransmissions of a first flight included.
 MAX_DATAGRAMS: Final = 8
-#: Initials looked at in one datagram.
+#: Initials examined in one datagram.
 MAX_PACKETS: Final = 4
 #: In place of what a hello lacks, so that the work is the same: the X25519 base point, keys that open nothing.
 _SUBSTITUTE_SHARE: Final = b"\x09".ljust(32, b"\x00")
@@ -58,7 +58,7 @@ _NOBODY: Final = Authenticator((0, 0, 0), 0, bytes(8))
 
 
 class Undecided(enum.Enum):
-    """The verdicts that say no more than themselves."""
+    """The verdicts without further fields."""
 
     UNDECIDED = "undecided"
     STRANGER = "stranger"
@@ -70,9 +70,9 @@ STRANGER: Final = Undecided.STRANGER
 
 @dataclass(frozen=True)
 class Authenticated:
-    """Whoever sent this hello holds the server's public key and a configured short id.
+    """The sender of this hello holds the server's public key and a configured short id.
 
-    ``random_hash`` is what the replay filter knows it by; ``original_destination_cid`` the DCID of the very first
+    ``random_hash`` identifies it in the replay filter; ``original_destination_cid`` the DCID of the very first
     Initial; ``retry_source_cid`` the one of a Retry that Dest sent in between.
     """
 
@@ -91,7 +91,7 @@ Verdict = Undecided | Authenticated
 
 
 class HelloInspector:
-    """One flow. Feed it every datagram until its verdict is final, or give the flow up when you like."""
+    """One flow. Feed it every datagram until its verdict is final, or give the flow up at any time."""
 
     def __init__(
         self,
@@ -101,7 +101,7 @@ class HelloInspector:
         short_ids: Collection[bytes],
         max_time_diff_ms: int,
     ) -> None:
-        """A key given as an object costs nothing to load for every flow."""
+        """A key given as an object need not be loaded again for every flow."""
         self._server_name = server_name.lower()
         self._private_key = private_key
         self._short_ids = frozenset(short_ids)
@@ -117,9 +117,11 @@ class HelloInspector:
 
     @property
     def verdict(self) -> Verdict:
+        """The verdict so far."""
         return self._verdict
 
     def datagram_received(self, data: bytes, unix_time_ms: int) -> Verdict:
+        """The verdict after ``data``; a final one does not change again. Malformed input means STRANGER."""
         if self._verdict is UNDECIDED:
             try:
                 self._verdict = self._inspect_untrusted(data, unix_time_ms)
@@ -147,7 +149,7 @@ class HelloInspector:
         try:
             self._read_initials_untrusted(data)
         except UntrustedInputError:
-            # Anybody can send a datagram in the client's name: only the first of a flow must be flawless.
+            # Anyone can send a datagram in the client's name: only the first of a flow must be flawless.
             if self._datagrams == 1:
                 raise
         message = self._crypto.contiguous
@@ -159,7 +161,7 @@ class HelloInspector:
         return UNDECIDED if len(message) < length else self._decide(message, unix_time_ms)
 
     def _read_initials_untrusted(self, data: bytes) -> None:
-        """Feed the CRYPTO data of every Initial in a datagram; whatever follows them is padding, or not for us."""
+        """Feed the CRYPTO data of every Initial in a datagram; anything behind them is padding or irrelevant."""
         start = 0
         for _ in range(MAX_PACKETS):
             header = parse_initial_header_untrusted(data, start)
@@ -181,7 +183,7 @@ class HelloInspector:
         return self._keys
 
     def _decide(self, message: bytes, unix_time_ms: int) -> Verdict:
-        """Every check is made, whatever came out of the ones before."""
+        """Make every check, whatever the results of the ones before."""
         hello = _parse_or_none(message)
         share = hello.x25519_share if hello is not None and hello.x25519_share is not None else None
         secrets, opened = self._open(message, share or _SUBSTITUTE_SHARE)

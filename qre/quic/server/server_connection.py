@@ -1,7 +1,7 @@
 """A server's QUIC connection for one authenticated client, shaped like quic-go's.
 
 Each method below overrides a hook of aioquic 1.7.2, and says why; what both ends change is in the base class. It
-never issues a connection ID but the routed one, and that only when it is told to.
+issues no connection ID except the routed one, and that only when ``issue`` is called.
 """
 
 from __future__ import annotations
@@ -42,20 +42,20 @@ _NEW_TOKEN_LENGTH: Final = 76
 #: RFC 9000 §18.1: reserved parameters are 27 mod 31. Caddy's is empty and has an id of two bytes.
 _GREASE_STEP: Final = 31
 _GREASE_OFFSET: Final = 27
-#: Stock's word for the PING of a probe timeout.
+#: Stock's name for the PING of a probe timeout.
 _PROBE: Final = "probe"
 
 
 @dataclass(frozen=True)
 class RoutedConnectionId:
-    """The connection ID that leads to the data plane, and the token that resets it."""
+    """The connection ID of the data plane, and its stateless reset token."""
 
     cid: bytes
     reset_token: bytes
 
 
 class ServerConnection(HandshakeConnection):
-    """``handshake_cid`` is the source CID of the handshake, ``routed`` the one to be issued unless it is that one."""
+    """``handshake_cid`` is the source CID of the handshake, ``routed`` is issued later, unless it is the same."""
 
     def __init__(
         self,
@@ -106,7 +106,7 @@ class ServerConnection(HandshakeConnection):
         self._local_active_connection_id_limit = ACTIVE_CONNECTION_ID_LIMIT
         self._packet_number = first_packet_number
         self._ack_delay = 0.0  # the first ACK goes with HANDSHAKE_DONE, as a site's does
-        # A hello in shuffled pieces is no sign of loss, as stock takes it; set back once we have answered.
+        # Stock takes a hello in shuffled pieces for a sign of loss; reset once we have answered.
         self._crypto_retransmitted = True
 
     # --- set-up ---
@@ -160,7 +160,7 @@ class ServerConnection(HandshakeConnection):
         return buf.data
 
     def receive_datagram(self, data: bytes, addr: Any, now: float) -> None:
-        """Stock takes its Initial keys from whatever comes first; ours are those of the authenticated hello."""
+        """Stock derives Initial keys from the first packet; ours are those of the authenticated hello."""
         if self._state is QuicConnectionState.FIRSTFLIGHT:
             cid = self._first_destination_cid
             if not data.startswith(bytes([len(cid)]) + cid, 5):
@@ -202,7 +202,7 @@ class ServerConnection(HandshakeConnection):
         )
 
     def _write_application(self, builder: QuicPacketBuilder, network_path: QuicNetworkPath, now: float) -> None:
-        """And the small datagrams that Dest sends along with its flight: PADDING where we have nothing to say."""
+        """Also imitate the small datagrams that Dest sends with its flight: PADDING where we have no data."""
         super()._write_application(builder, network_path, now)
         if not self._datagram_lengths or not self._cryptos[tls.Epoch.ONE_RTT].send.is_valid():
             return
@@ -214,7 +214,7 @@ class ServerConnection(HandshakeConnection):
             builder.end_datagram()
 
     def _write_ping_frame(self, builder: QuicPacketBuilder, uids: list[int] | None = None, comment: str = "") -> None:
-        """A PING in 1-RTT is the last frame, by which the client knows that it may go: stock's own are none of it.
+        """A PING in 1-RTT is the last frame, which tells the client to switch: suppress stock's own.
 
         A probe repeats MAX_DATA if its packet would not be acknowledged otherwise. ACKs of ACKs are not asked for.
         """
@@ -227,6 +227,7 @@ class ServerConnection(HandshakeConnection):
             buf.push_uint_var(self._local_max_data.value)
 
     def datagrams_to_send(self, now: float) -> list[tuple[bytes, Any]]:
+        """(UDP payload, address) pairs to send now, in order."""
         sent = super().datagrams_to_send(now)
         if sent and self._cryptos[tls.Epoch.HANDSHAKE].send.is_valid():
             self._crypto_retransmitted = False

@@ -36,28 +36,28 @@ from qre.wire.protection import derive
 
 Address = tuple[str, int]
 
-#: What Caddy sends: two full datagrams, then NEW_CONNECTION_ID and SETTINGS in 1-RTT.
+#: Caddy's: two full datagrams, then NEW_CONNECTION_ID and SETTINGS in 1-RTT.
 CADDY_DATAGRAMS: Final = (1200, 1200, 43, 31)
 _SMALLEST_DATAGRAM: Final = 1200
 _LARGEST_DATAGRAM: Final = 1452
-#: A handshake whose numbers come this close to the data plane's is broken, and ends.
+#: A handshake fails when its packet numbers come this close to the data plane's.
 _NUMBER_RESERVE: Final = 256
 _LAST_PING: Final = 1
 
 
 class _Stage(enum.Enum):
-    """Where the drawing above stands."""
+    """The stages of the drawing above."""
 
     HANDSHAKE = enum.auto()  # until the address request is answered
     GRANTED = enum.auto()  # until everything is acknowledged
-    INSTALLING = enum.auto()  # InstallNow was told
+    INSTALLING = enum.auto()  # InstallNow was reported
     HELD = enum.auto()  # the last frame is out, or on its way
-    OVER = enum.auto()  # nothing is sent any more
+    OVER = enum.auto()  # nothing more is sent
 
 
 @dataclass(frozen=True)
 class ShownByDest:
-    """What of a flow Dest has already shown to the client before the client turned out to be ours."""
+    """What Dest has already sent to the client before the client was authenticated."""
 
     source_cid: bytes
     highest_packet_number: int
@@ -120,6 +120,7 @@ class ServerHandshake:
 
     @property
     def peer(self) -> Address:
+        """(address, port) of the client."""
         return self._peer
 
     @property
@@ -129,34 +130,39 @@ class ServerHandshake:
 
     @property
     def routed_cid(self) -> bytes:
+        """The connection ID that the session will be reached by."""
         return self._routed.cid
 
     # --- driving ---
 
     def datagram_received(self, data: bytes, peer: Address, now: float) -> None:
-        """Anything may be in it; an address other than the client's is ignored: a handshake does not move."""
+        """Process any bytes; datagrams from another address are ignored: a handshake does not migrate."""
         if self._stage is not _Stage.OVER and peer == self._peer:
             self._guarded(lambda: self._connection.receive_datagram(data, peer, now))
 
     def timer(self) -> float | None:
+        """When to call ``handle_timer`` (seconds, monotonic); None: not before the next datagram."""
         return self._connection.get_timer()
 
     def handle_timer(self, now: float) -> None:
+        """Loss recovery and the idle timeout."""
         self._guarded(lambda: self._connection.handle_timer(now))
 
     def datagrams_to_send(self, now: float) -> list[bytes]:
+        """UDP payloads to send now, in order; empty once the handshake is over."""
         sent = [] if self._stage is _Stage.OVER else self._connection.send(now)
         if self._connection.next_packet_number > PACKET_NUMBER_BASE - _NUMBER_RESERVE:
             self._fail("it used up its packet numbers")
         return sent
 
     def next_event(self) -> ServerEvent | None:
+        """The oldest event that has not been read; None when there is none."""
         return self._events.popleft() if self._events else None
 
     # --- answers ---
 
     def grant(self, addresses: tuple[Interface, ...], routes: tuple[Network, ...]) -> None:
-        """Answer AddressesRequested: these addresses, host prefixes, and what is reachable behind us."""
+        """Answer AddressesRequested: these addresses, host prefixes, and the routes behind the server."""
         tunnel = self._tunnel()
         self._guarded(lambda: tunnel.grant(addresses, routes))
         if self._stage is _Stage.HANDSHAKE:
@@ -169,7 +175,7 @@ class ServerHandshake:
         self._guarded(tunnel.refuse)
 
     def hand_over_state(self) -> HandedOver:
-        """What the data plane installs; secrets are of key epoch 0."""
+        """The session for the data plane; secrets are of key epoch 0."""
         peer = self._connection.peer_parameters
         if peer is None or self._stage not in (_Stage.INSTALLING, _Stage.HELD):
             raise InternalError("handshake", "it is not ready to be handed over")
@@ -195,7 +201,7 @@ class ServerHandshake:
         )
 
     def session_installed(self) -> None:
-        """The data plane holds the session: now the last frame may go. Too late for one that ended meanwhile."""
+        """The session is installed: send the last frame. Does nothing if the handshake has ended meanwhile."""
         if self._stage is _Stage.OVER:
             return
         if self._stage is not _Stage.INSTALLING:
@@ -207,11 +213,11 @@ class ServerHandshake:
             self._connection.issue(self._routed)
 
     def confirmed(self, now: float) -> None:
-        """The client has begun to use the data plane: silence, for good."""
+        """The client uses the data plane: never send again."""
         self._stop()
 
     def abandon(self) -> None:
-        """Silence, for good, without a word: the session was not confirmed, or the worker ends."""
+        """Never send again, not even a CLOSE: the session was not confirmed, or the worker ends."""
         self._stop()
 
     def close(self) -> None:
@@ -232,7 +238,7 @@ class ServerHandshake:
         return self._connect_ip
 
     def _guarded(self, step: Callable[[], None]) -> None:
-        """Run a step of aioquic's. What escapes it (bytes it did not expect) ends this handshake and nothing else."""
+        """Run a step of aioquic. An escaping exception (unexpected bytes) ends only this handshake."""
         if self._stage is _Stage.OVER:
             return
         try:
@@ -284,7 +290,7 @@ class ServerHandshake:
 
 
 def _handshake_cid(routed: bytes, dest: DestProfile | None, random: Callable[[int], bytes]) -> bytes:
-    """As long as Dest's; the routed one itself when that fits, or when nothing is known of Dest."""
+    """A CID as long as Dest's; the routed one itself if it has that length, or if Dest's is unknown."""
     length = dest.scid_length if dest and dest.reachable else 0
     return routed if length in (0, len(routed)) else random(length)
 
@@ -302,5 +308,5 @@ def _flight(dest: DestProfile | None) -> ServerFlight:
 
 def _why(event: ConnectionTerminated) -> str:
     if event.reason_phrase == "Idle timeout":
-        return "nothing came from the client any more"
+        return "the client stopped answering"
     return f"closed with error {event.error_code:#x}"

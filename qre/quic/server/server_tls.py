@@ -1,10 +1,10 @@
-"""TLS 1.3 as the server of an authenticated client speaks it (RFC 8446), on aioquic's ``tls.Context`` by subclassing.
+"""TLS 1.3 for the server of an authenticated client (RFC 8446), on aioquic's ``tls.Context`` by subclassing.
 
-What somebody without keys can see is ServerHello, in an Initial packet: its extension order, cipher suite and group
-are those of Dest (``ServerFlight``), and so is the length of the encrypted flight behind it. The hello that TLS
-answers is the very message that was authenticated, byte for byte; any other is refused.
+An observer without keys sees ServerHello, in an Initial packet: its extension order, cipher suite and group are those
+of Dest (``ServerFlight``), and so is the length of the encrypted flight behind it. TLS answers exactly the message
+that was authenticated, byte for byte; any other hello is refused.
 
-Hooks used, each because stock aioquic cannot be told: ``_server_handle_hello`` (extension order, X25519MLKEM768, an
+Hooks, each because stock aioquic has no option: ``_server_handle_hello`` (extension order, X25519MLKEM768, an
 Ed25519 leaf although the client does not offer Ed25519), ``_server_handle_finished`` (tickets without resumption).
 """
 
@@ -42,11 +42,11 @@ _TICKET_OVERHEAD: Final = 25
 
 @dataclass(frozen=True)
 class ServerFlight:
-    """What of the server's handshake is copied from Dest."""
+    """The properties of the server's handshake that are copied from Dest."""
 
     hybrid: bool = True  # X25519MLKEM768 if the client has a share of it
     server_hello_extensions: tuple[int, ...] = GO_SERVER_HELLO
-    handshake_length: int = 0  # CRYPTO bytes from EncryptedExtensions to Finished; 0: as it comes
+    handshake_length: int = 0  # CRYPTO bytes from EncryptedExtensions to Finished; 0: any
     ticket_lengths: tuple[int, ...] = GO_TICKETS
 
 
@@ -116,7 +116,7 @@ class ServerTlsContext(tls.Context):
         raise tls.AlertHandshakeFailure("")
 
     def _push_server_hello(self, buf: Buffer, key_share: tls.KeyShareEntry) -> None:
-        """ServerHello (RFC 8446 §4.1.3) with the extensions in Dest's order: everybody can read it."""
+        """ServerHello (RFC 8446 §4.1.3) with the extensions in Dest's order: anyone can read it."""
         supported_versions = int(tls.ExtensionType.SUPPORTED_VERSIONS)
         writers: dict[int, Callable[[], None]] = {
             supported_versions: partial(buf.push_uint16, tls.TLS_VERSION_1_3),

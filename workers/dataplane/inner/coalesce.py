@@ -2,7 +2,7 @@
 
 What Linux calls GRO. Segments are joined only when nothing but sequence number, IPv4 id, checksums, and PSH or a
 smaller size of the last one differs, and only after their checksums were verified: the joined packet gets a new one,
-and a packet that was broken before it came to us must not become whole. Everything else is written as it came.
+and a packet that arrived corrupted must not become valid. Everything else is written unchanged.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class _Group:
         self.balance = own - _HEAD_SUM - (_HEAD + 20 if v4 else 0)
 
     def is_whole(self, plaintext: bytes) -> bool:
-        """Are the checksums of ``plaintext``, a segment of this flow, right?"""
+        """Whether the checksums of ``plaintext``, a segment of this flow, are right."""
         total = word_sum(plaintext)
         length = len(plaintext)
         # With its head of 3 bytes, a packet of even length was shifted by word_sum, and one of odd length was not:
@@ -84,7 +84,7 @@ class _Group:
         return (total + self.balance + (length if self.v4 else 0)) % 0xFFFF == 0
 
     def buffers(self) -> Buffers:
-        """What to write."""
+        """The buffers to write."""
         first = self.plaintexts[0]
         if len(self.plaintexts) == 1:
             return [NO_OFFLOAD, first[_HEAD:]]
@@ -161,7 +161,7 @@ class Deliverer:
         return True
 
     def _is_acceptable(self, plaintext: bytes, v4: bool, permits: Callable[[bytes], bool]) -> bool:
-        """Is it an IP packet, as long as it says, from a source that is permitted?"""
+        """Whether it is an IP packet of the stated length from a permitted source."""
         least = 20 if v4 else 40
         if (
             len(plaintext) < _HEAD + least

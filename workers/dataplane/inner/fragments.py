@@ -15,7 +15,7 @@ _DONT_FRAGMENT, _MORE_FRAGMENTS, _OFFSET = 0x4000, 0x2000, 0x1FFF
 
 def may_be_fragmented_untrusted(packet: bytes) -> bool:
     """Whether it is an IPv4 packet without Don't Fragment. One with options is not: some of them must be copied to
-    every fragment, and nobody sends them."""
+    every fragment, and they are not used in practice."""
     return len(packet) >= _HEADER and packet[0] == 0x45 and not packet[6] & _DONT_FRAGMENT >> 8
 
 

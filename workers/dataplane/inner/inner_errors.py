@@ -1,9 +1,9 @@
-"""What senders of inner packets are told when the path cannot carry them: ICMP (RFC 792, RFC 1191, RFC 1812 §4.3.2)
-and ICMPv6 (RFC 4443).
+"""Errors for senders of inner packets that the path cannot carry: ICMP (RFC 792, RFC 1191, RFC 1812 §4.3.2) and
+ICMPv6 (RFC 4443).
 
 An answer is written to the TUN device as if the address that the packet was for had sent it: that source passes
 reverse-path filters, and NAT on the way translates it. Never answered: ICMP errors, fragments but the first,
-multicast and broadcast, and sources that nobody can have. What is read here comes from any local program.
+multicast and broadcast, and invalid sources. The packets may come from any local program.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import Final
 from qre.workers.dataplane.inner.offload import checksum_of, word_sum
 
 ICMP, ICMPV6 = 1, 58
-#: What an answer quotes of the packet: RFC 1812 §4.3.2.3 (576 bytes in all), RFC 4443 §2.4 (1,280 in all).
+#: The part of the packet that an answer quotes: RFC 1812 §4.3.2.3 (576 bytes in all), RFC 4443 §2.4 (1,280 in all).
 _QUOTE: Final = {4: 576 - 28, 6: 1280 - 48}
-#: ICMP types that are no errors: echo, router discovery, timestamp, information, address mask; RFC 792, 950, 1256.
+#: ICMP types that are not errors: echo, router discovery, timestamp, information, address mask; RFC 792, 950, 1256.
 _ICMP_QUERIES: Final = frozenset({0, 8, 9, 10, 13, 14, 15, 16, 17, 18})
 #: RFC 8200 §4: hop-by-hop, routing, fragment, destination options; and mobility, HIP, shim6.
 _EXTENSIONS: Final = frozenset({0, 43, 44, 60, 135, 139, 140})
@@ -61,24 +61,25 @@ def _ipv6_may_untrusted(packet: bytes) -> bool:
 
 
 def quote(packet: bytes) -> bytes:
-    """As much of the packet as an answer quotes."""
+    """The part of the packet that an answer quotes."""
     return packet[: _QUOTE[packet[0] >> 4]]
 
 
 def flow_of(quoted: bytes) -> bytes:
-    """What packets of one flow have in common: protocol, addresses and what most often are ports."""
+    """The key of a packet's flow: protocol, addresses and, in most protocols, ports."""
     return quoted[9:10] + quoted[12:24] if quoted[0] >> 4 == 4 else quoted[6:7] + quoted[8:44]
 
 
 def too_big(quoted: bytes, mtu: int) -> bytes:
-    """The IP packet that tells the sender of ``quoted``, a quote of an IPv4 or IPv6 packet, the largest that fits."""
+    """The ICMP packet to the sender of ``quoted``, a quote of an IPv4 or IPv6 packet, with the largest size that
+    fits."""
     if quoted[0] >> 4 == 4:
         return _icmp(quoted, _ICMP_UNREACHABLE, _FRAGMENTATION_NEEDED, mtu)
     return _icmpv6(quoted, _ICMPV6_TOO_BIG, 0, mtu)
 
 
 def ipv6_refused(quoted: bytes) -> bytes:
-    """The packet that tells the sender of an IPv6 packet that none may pass here."""
+    """The ICMPv6 packet to the sender of an IPv6 packet: administratively prohibited."""
     return _icmpv6(quoted, _ICMPV6_UNREACHABLE, _ICMPV6_PROHIBITED, 0)
 
 
@@ -86,7 +87,7 @@ def _icmp(quoted: bytes, kind: int, code: int, value: int) -> bytes:
     body = struct.pack(">I", value) + quoted
     message = struct.pack(">BBH", kind, code, checksum_of((kind << 8 | code) + word_sum(body))) + body
     source, destination = quoted[16:20], quoted[12:16]
-    # Precedence 6 as RFC 1812 §4.3.2.5 says; Don't Fragment, so the identification means nothing.
+    # Precedence 6 as RFC 1812 §4.3.2.5 says; Don't Fragment, so the identification is irrelevant.
     fields = (0x45, 0xC0, 20 + len(message), 0, 0x4000, _HOPS, ICMP)
     check = checksum_of(word_sum(_IPV4.pack(*fields, 0, source, destination)))
     return _IPV4.pack(*fields, check, source, destination) + message

@@ -1,7 +1,7 @@
 """The MSS option of TCP's SYN segments, lowered to what the tunnel carries: RFC 9293 §3.7.1, RFC 6691.
 
-A SYN or SYN-ACK that came out of the tunnel tells a host on this side how large its segments may be, and those are
-what this end sends: so each end lowers what it delivers, by its own limit, and both directions are covered.
+A SYN or SYN-ACK from the tunnel tells a host on this side how large its segments may be, which this end then sends:
+so each end lowers the MSS of what it delivers, by its own limit, and both directions are covered.
 """
 
 from __future__ import annotations

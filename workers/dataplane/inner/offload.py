@@ -1,4 +1,4 @@
-"""Super-packets: what a TUN device with IFF_VNET_HDR gives and takes (virtio 1.2 §5.1.6, linux/virtio_net.h).
+"""Super-packets: the reads and writes of a TUN device with IFF_VNET_HDR (virtio 1.2 §5.1.6, linux/virtio_net.h).
 
 Transmit: one read gives up to 64 KB of TCP (or UDP) payload behind one header; it is split into packets that fit,
 with checksums completed. Checksums are ones' complement sums of 16-bit words (RFC 1071): a big-endian number modulo
@@ -62,7 +62,7 @@ def split_untrusted(read: bytes, max_size: int) -> list[bytes]:
 
     The hop count of each is one less (RFC 9484 §7: decremented on encapsulation, not on decapsulation); a packet
     whose hops are over is refused. Raises UntrustedInputError, also when a packet would be longer than ``max_size``;
-    but TCP's super-packets are cut into segments that fit, shorter than their sender meant them.
+    but TCP super-packets are cut into segments that fit, shorter than gso_size.
     """
     if len(read) < VNET_HEADER_SIZE + 20:
         raise UntrustedInputError("packet", "too short")
@@ -78,7 +78,7 @@ def split_untrusted(read: bytes, max_size: int) -> list[bytes]:
 
 
 def with_hop_taken_untrusted(packet: bytes) -> bytes:
-    """The packet with its TTL or hop limit one less, the IPv4 header checksum mended (RFC 1624)."""
+    """The packet with its TTL or hop limit one less, the IPv4 header checksum updated (RFC 1624)."""
     version = packet[0] >> 4
     if version == 4:
         if packet[8] <= 1:
@@ -181,7 +181,7 @@ def _tcp_at_untrusted(packet: bytes) -> int | None:
 
 
 def tcp_options_untrusted(options: bytes) -> dict[int, int]:
-    """Kinds of the options of a TCP header, and where each begins; up to the first that is impossible."""
+    """Kind and offset of each option of a TCP header, up to the first malformed one."""
     found: dict[int, int] = {}
     at, end = 0, len(options)
     while at < end and options[at] != _END_OF_OPTIONS:

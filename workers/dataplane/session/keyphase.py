@@ -80,6 +80,7 @@ class KeyPhases:
 
     @property
     def epoch(self) -> int:
+        """The key epoch of packets sent now."""
         return self.tx.epoch
 
     def choose(self, phase: int, number: int) -> ReceiveKeys | None:
@@ -120,6 +121,7 @@ class KeyPhases:
         return False
 
     def follow(self, first_sent: int) -> None:
+        """Change the transmit keys after the peer's (§6.2); ``first_sent`` is the first number under them."""
         assert self.next_keys is not None
         keys, epoch = self.next_keys, self.epoch + 1
         self.tx = SendKeys(keys.tx_key, keys.tx_iv, epoch)

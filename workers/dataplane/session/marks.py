@@ -1,10 +1,10 @@
 """Packet number marks that outlive the process: the reason why no (key, packet number) pair is used twice.
 
 RFC 9000 §12.3, RFC 9001 §6.6. A memfd of one MiB is mapped shared; the supervisor holds it and hands it to the next
-data plane process when this one dies. For every session it tells how far numbers may have been used (reserved in
-blocks *before* use), the highest number received (written *before* delivery), and the key epoch; beside that a ring
-of hashes of transmit keys, so that a key is never started afresh. One that a session still uses never falls out of
-the ring, however many others come. It must never hold a key or a session id.
+data plane process when this one dies. For every session it has the send mark (numbers below it may have been
+used; reserved in blocks *before* use), the highest number received (written *before* delivery), and the key epoch. A
+ring of hashes of transmit keys ensures that no key is used anew; the hash of a key in use never leaves the ring. It
+must never hold a key or a session id.
 
 Layout, in native 64-bit words::
 
@@ -20,8 +20,8 @@ Layout, in native 64-bit words::
         12-15     record 1
     then          ring of 16-byte hashes of transmit keys
 
-Torn writes: one word is stored by one machine instruction, and a killed process stops between instructions. What
-needs more than a word is written to where nobody looks yet, and made valid by one word.
+Torn writes: one word is stored by one machine instruction, and a killed process stops between instructions. A
+longer record is written to an unused place and made valid by one word.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def _hash_of_key(key: bytes) -> bytes:
 
 
 class Mark:
-    """The slot of one session. Every method's store is finished when it returns."""
+    """The slot of one session. Every store is finished when its method returns."""
 
     __slots__ = ("_at", "_marks")
 
@@ -67,7 +67,7 @@ class Mark:
 
     @property
     def send_mark(self) -> int:
-        """The first number that was certainly never used."""
+        """The first number that was certainly not used yet."""
         return self._marks.words[self._at + _SEND]
 
     @property
@@ -77,6 +77,7 @@ class Mark:
 
     @property
     def key_epoch(self) -> int:
+        """The stored key epoch."""
         return self._marks.words[self._record()]
 
     @property
@@ -88,6 +89,7 @@ class Mark:
         return self._at + _RECORD + 4 * (self._marks.words[self._at + _SELECT] & 1)
 
     def key_hash(self) -> bytes:
+        """The 16-byte hash of the stored transmit key."""
         at = self._record() + 1
         return _WORDS2.pack(self._marks.words[at], self._marks.words[at + 1])
 
@@ -126,7 +128,7 @@ class Mark:
         self._marks.in_use[self._at] = digest
 
     def release(self) -> None:
-        """The session is gone: the slot may be used by another. Its keys stay remembered."""
+        """The session has ended: free its slot. Its keys stay in the ring."""
         self._marks.free(self._at)
 
 
@@ -161,15 +163,17 @@ class NumberMarks:
         self._used = {_WORDS2.pack(*self.words[_RING + 2 * i : _RING + 2 * i + 2]) for i in range(count)}
 
     def close(self) -> None:
+        """Unmap the memfd; its contents stay with whoever holds a descriptor."""
         self.words.release()
         self._map.close()
 
     def was_used(self, digest: bytes) -> bool:
+        """Whether the transmit key with this 16-byte hash belongs to a slot or stands in the ring."""
         return digest in self._used or digest in self.in_use.values()
 
     def make_room(self) -> None:
-        """So that the next hash can be appended: of a full ring the oldest one that no session uses is forgotten.
-        Raises SessionRefusedError when there is none; nothing has changed then but the order."""
+        """Make room for the next hash: from a full ring remove the oldest one that no session uses. Raises
+        SessionRefusedError when there is none; only the order has changed then."""
         words = self.words
         if words[1] < RING_ENTRIES:
             return
@@ -178,7 +182,7 @@ class NumberMarks:
             count = words[1]
             if self._hash_at(count) not in in_use:
                 return
-            words[1] = count + 1  # it stays where it is, as the newest one
+            words[1] = count + 1  # it stays, as the newest one
         raise SessionRefusedError(Refusal.NO_ROOM, "no room for another transmit key")
 
     def _hash_at(self, count: int) -> bytes:
@@ -200,7 +204,7 @@ class NumberMarks:
 
     @property
     def awaited(self) -> bool:
-        """Whether a session that a process before this one had has not been installed again."""
+        """Whether a session of an earlier process has not been installed again yet."""
         return len(self._slots) > len(self._live)
 
     def claim(
@@ -256,7 +260,7 @@ class NumberMarks:
         return at
 
     def _evict(self) -> None:
-        """Forget a session that nobody installed since this process began; its keys stay in the ring."""
+        """Free the slot of a session that was not installed since this process began; its keys stay in the ring."""
         for at in self._slots.values():
             if at not in self._live:
                 self.free(at)
@@ -264,6 +268,7 @@ class NumberMarks:
         raise SessionRefusedError(Refusal.NO_ROOM, "no room for another session")
 
     def free(self, at: int) -> None:
+        """Give up the slot whose first word is ``at``; the hash of its key stays in the ring."""
         words = self.words
         identity = _WORDS4.pack(*words[at + _ID : at + _ID + 4])
         words[at + _STATE] = 0

@@ -1,8 +1,8 @@
 """Numbers and packet protection of one session: RFC 9000 §12.3, §17.3.1, Appendix A; RFC 9001 §5.3, §5.4, §6.
 
 The hot path, in batches: one block cipher call makes the header masks of them all. A number is used once, after it
-was reserved in the marks; the receive mark is written before ``open`` returns. Nothing that was not authenticated
-changes anything but counters. Numbers always leave in four bytes, so the sample of header protection is the first
+was reserved in the marks; the receive mark is written before ``open`` returns. Unauthenticated packets change
+nothing but counters. Numbers always leave in four bytes, so the sample of header protection is the first
 block of the ciphertext.
 """
 
@@ -35,7 +35,7 @@ class LimitReachedError(Exception):
 
 
 class Opened:
-    """What came out of one batch."""
+    """The result of opening one batch."""
 
     __slots__ = ("datagrams", "follow", "new", "others", "out_of_order", "probing", "reset", "resets")
 
@@ -79,7 +79,7 @@ class Packets:
         return self.next_number - self.phases.first_sent
 
     def use_cid(self, cid: bytes) -> None:
-        """Packets bear this connection ID of the peer's from here on."""
+        """Use this connection ID of the peer for all packets from now on."""
         self.tx_cid = cid
         self._tx_header = struct.Struct(f">B{len(cid)}sI").pack
 
@@ -114,10 +114,10 @@ class Packets:
         ]
 
     def open(self, datagrams: Sequence[bytes], old_keys_until: float, resets: bool = False) -> Opened:  # noqa: PLR0915
-        """Open short-header packets that bear one connection ID. Raises LimitReachedError.
+        """Open short-header packets with one connection ID. Raises LimitReachedError.
 
         The receive keys flip when a packet of the next phase is authentic; the old ones live until then. With
-        ``resets`` they came from the peer's address, and what cannot be read may be a stateless reset.
+        ``resets`` they came from the peer's address, and an unreadable one may be a stateless reset.
         """
         opened = Opened(resets)
         at = 1 + self.rx_cid_length
@@ -201,7 +201,7 @@ class Packets:
                 self._unreadable(datagram, "malformed", opened)
 
     def _unreadable(self, datagram: bytes, why: str, opened: Opened) -> bool:
-        """A stateless reset, whatever else it looks like, or noise, which is counted. Whether it was noise."""
+        """Check an unreadable packet for a stateless reset; otherwise count it as noise and return True."""
         if opened.resets and self.is_reset(datagram):
             opened.reset = True
             return False
@@ -215,14 +215,14 @@ class Packets:
         return token is not None and len(datagram) >= SHORTEST_RESET and hmac.compare_digest(datagram[-16:], token)
 
     def _failed(self, datagram: bytes, opened: Opened) -> None:
-        """Not authentic."""
+        """Count a packet that is not authentic."""
         if self._unreadable(datagram, "decrypt-failed", opened):
             self.failed_opens += 1
             if self.failed_opens >= INTEGRITY_LIMIT:
                 raise LimitReachedError
 
     def _accept(self, number: int, keys: ReceiveKeys, opened: Opened) -> bool:
-        """Out of order, or the first of all: the replay check."""
+        """The replay check for a packet out of order, or the first one."""
         if number < PACKET_NUMBER_BASE:
             self.drops["below-base"] += 1
             return False

@@ -15,7 +15,7 @@ Address = tuple[str, int]
 #: Datagrams with PATH_CHALLENGE or PATH_RESPONSE are padded to this (§8.2.1), as far as the limit permits.
 PADDED = 1200
 _MAX_CHALLENGES = 4
-#: It is given up after three PTO, but not before this (seconds).
+#: Validation is given up after three PTO, but not before this (seconds).
 _LIFE = 1.0
 
 
@@ -32,6 +32,7 @@ class Challenges:
 
     @property
     def enough(self) -> bool:
+        """Whether no further PATH_CHALLENGE may be sent."""
         return len(self._sent) >= _MAX_CHALLENGES
 
     def frame(self, data: bytes) -> bytes:
@@ -45,7 +46,7 @@ class Challenges:
 
 
 class Candidate:
-    """An address that the peer has spoken from, and the connection ID that it is spoken to with."""
+    """An address that the peer has sent from, and the connection ID for packets to it."""
 
     __slots__ = (
         "address",
@@ -64,10 +65,10 @@ class Candidate:
         self.cid = cid
         self.received = self.sent = 0
         self.challenges = Challenges()
-        self.before = Challenges()  # to the address in use, which may still be the peer's
+        self.before = Challenges()  # those to the address in use, which may still be the peer's
         self.before_answered = False
         self.expires = now + max(3 * pto, _LIFE)
-        self.next_at = self.expires  # a mere probe is answered, and no more
+        self.next_at = self.expires  # a mere probe is only answered
 
     def allowance(self) -> int:
         """Bytes that may be sent there now (§8.1)."""

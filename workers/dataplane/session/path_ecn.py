@@ -1,7 +1,7 @@
-"""Whether the path bears ECN marks: RFC 9000 §13.4.2 and Appendix A.4, as ``kmod/ecn.c`` does it.
+"""Whether the path preserves ECN marks: RFC 9000 §13.4.2 and Appendix A.4, as ``kmod/ecn.c`` does it.
 
-The first packets are marked; then none is until acknowledgements have counted the marks rightly, and if one ever does
-not, none is any more::
+The first packets are marked, then none until acknowledgements have counted the marks correctly; after a wrong count
+no packet is marked again::
 
     off ── begin() ──► testing ── ten packets, or the time of a test ──► unknown
                           ├───────────────── counted rightly ──────────────┴──► capable
@@ -56,7 +56,7 @@ class PathEcn:
         self.begin()
 
     def begin(self) -> None:
-        """A path that nothing is known of."""
+        """Begin the test of a new path."""
         self.state = EcnState.TESTING if self.codepoint else EcnState.OFF
         self.settled = NOT_ECT  # what packets bear in every other state
         self._tested = 0  # packets that the test has marked
@@ -65,11 +65,11 @@ class PathEcn:
         self._until = 0.0  # when the test ends
         self._skipped: list[int] = []  # numbers among the marked ones that are not
         self._counted = False
-        self._counts = (0, 0, 0)  # what the peer told last
+        self._counts = (0, 0, 0)  # the peer's last counts
 
     def mark(self, first: int, count: int, now: float, test: float) -> int:
-        """What ``count`` packets from number ``first`` on bear; ``test``: how long a test lasts. Once it has ended,
-        ``settled`` says the same."""
+        """The codepoint for ``count`` packets from number ``first`` on; ``test``: how long a test lasts (seconds).
+        Once it has ended, ``settled`` has the same value."""
         if self.state is not EcnState.TESTING:
             return self.settled
         if not self._tested:
@@ -112,7 +112,7 @@ class PathEcn:
         return max(found - len(skipped), 0)
 
     def _counted_rightly(self, counts: Sequence[int], newly: int) -> bool:
-        """Whether the counts can be those of the marks (§13.4.2.1)."""
+        """Whether the counts are consistent with the marks (§13.4.2.1)."""
         if not counts:
             return not newly
         more = [now - before for now, before in zip(counts, self._counts, strict=True)]
@@ -124,5 +124,5 @@ class PathEcn:
 
 
 def _shared(first: int, last: int, begin: int, end: int) -> int:
-    """How many numbers of both ranges are the same; those of the second end before ``end``."""
+    """How many numbers the two ranges share; those of the second end before ``end``."""
     return max(min(last, end - 1) - max(first, begin) + 1, 0)

@@ -1,9 +1,9 @@
 """How large the UDP payloads of one session may be: DPLPMTUD, RFC 8899 §5 and RFC 9000 §14.3 and §14.4.
 
-No packets, sockets or clocks here: the session sends what ``due`` asks for, says what was sent, and hands over what
-was acknowledged. One datagram at a time is watched: a probe (PING and PADDING), or one that carries user data. It is
+No packets, sockets or clocks here: the session sends what ``due`` requests, and reports what was sent and
+acknowledged. One datagram at a time is watched: a probe (PING and PADDING), or one that carries user data. It is
 lost when something sent later was acknowledged and it was not, never because time passed: a path that is down for a
-while proves nothing. A small PING is sent when no acknowledgement comes, so that there is one.
+while proves nothing. A small PING is sent when acknowledgements are missing.
 
     waiting ── begin ──► searching ── a size failed, or none is left ──► complete ── data lost ──► confirming
                           ▲  ▲ ▲                                          │    ▲ ▲                   │  │
@@ -34,15 +34,15 @@ _NEVER: Final = float("inf")
 class Search:
     """How one end searches. Sizes are UDP payloads in bytes, times seconds."""
 
-    base: int = BASE_UDP_PAYLOAD  # what every path is taken to carry
+    base: int = BASE_UDP_PAYLOAD  # the size that every path is assumed to carry
     sizes: tuple[int, ...] = (1326, 1389, 1420, 1436)  # ascending; those that quic-go probes
     tries: int = 3  # probes of one size that may be lost: MAX_PROBES
     raise_after: float = 600.0  # PMTU_RAISE_TIMER
-    settle_within: float = 3.0  # a search from the base counts as ended then
-    watch_every: float = 0.5  # how long user data of a size that arrived proves that it does
+    settle_within: float = 3.0  # a search from the base counts as ended after this time
+    watch_every: float = 0.5  # how long arrived user data of a size proves that the size works
 
 
-#: What each role does.
+#: The search of each role.
 SEARCHES: Final[Mapping[Role, Search]] = {Role.SERVER: Search(), Role.CLIENT: Search()}
 
 
@@ -54,7 +54,7 @@ class MtuState(enum.StrEnum):
 
 
 class _Watched:
-    """The one datagram whose fate is waited for."""
+    """The one datagram that is being watched."""
 
     __slots__ = ("check_at", "number", "sent_at", "size")
 
@@ -91,7 +91,7 @@ class PathMtu:
         self._sizes = [size for size in search.sizes if self.base < size <= limit]
         self.size = self.base
         self.state = MtuState.WAITING
-        #: Whether ``size`` is more than the beginning of a search: nobody must be told of such a size.
+        #: Whether ``size`` is more than the beginning of a search; otherwise it must not be reported to senders.
         self.settled = False
         #: Whether user data above the base should be watched: ask ``wants`` then. Read for every batch.
         self.watching = False
@@ -104,7 +104,7 @@ class PathMtu:
 
     @property
     def largest(self) -> int:
-        """What the search may end at."""
+        """The largest possible result of the search."""
         return self._sizes[-1] if self._sizes else self.base
 
     def begin(self, now: float) -> None:
@@ -119,7 +119,7 @@ class PathMtu:
         self._search_on(now)
 
     def _search_on(self, now: float) -> None:
-        """The next size, or the end of the search."""
+        """Try the next size, or end the search."""
         if self._candidate() is None:
             again = self.size < self.largest
             self._complete(now + self.search.raise_after if again else _NEVER)
@@ -145,7 +145,7 @@ class PathMtu:
     # --- what to send ---
 
     def deadline(self) -> float:
-        """When ``due`` wants to be called."""
+        """When to call ``due``."""
         at = self._watched.check_at if self._watched is not None else self._due_at
         return at if self.settled else min(at, self._settle_by)
 

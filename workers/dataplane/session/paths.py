@@ -1,9 +1,9 @@
-"""Where the two ends are, and which connection ID of the peer's is used there: RFC 9000 §5.1, §8.2, §9; sans-IO.
+"""The addresses of both ends, and the peer's connection ID in use on each path: RFC 9000 §5.1, §8.2, §9; sans-IO.
 
-As ``kmod/migrate.c`` has it. A peer that speaks from elsewhere is a candidate until it has answered a PATH_CHALLENGE
-there; one at a time. The address in use is challenged, too: if it still answers, nothing but a copy of a packet came
-from elsewhere (§9.3.3). No connection ID is used at two addresses, but for that of a peer that has issued no other
-(§9.5). A mere probe is answered, wherever it comes from, and is no move.
+Like ``kmod/migrate.c``. A new address of the peer is a candidate until the peer has answered a PATH_CHALLENGE there;
+one at a time. The address in use is challenged, too: if it still answers, the packet from elsewhere was only a copy
+(§9.3.3). No connection ID is used at two addresses, unless the peer has issued no other (§9.5). A mere probe is
+answered, wherever it comes from, and is not a migration.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Paths:
 
     def __init__(self, sending: Sending, random: Callable[[int], bytes]) -> None:
         install = sending.install
-        #: Whose paths they are; a weak one, so that a session that is forgotten goes at once, with its keys.
+        #: The owner; a weak reference, so that a removed session and its keys are freed at once.
         self._sending: Sending = weakref.proxy(sending)
         self._random = random
         sequence = install.cid_sequence if sending.role is Role.CLIENT else 0
@@ -50,8 +50,8 @@ class Paths:
     # --- connection IDs ---
 
     def issued(self, frame: NewConnectionId, now: float) -> bool:
-        """NEW_CONNECTION_ID (§19.15): whoever uses one that the peer wants back gets another, if there is one. False:
-        the session is over."""
+        """NEW_CONNECTION_ID (§19.15): replaces connection IDs in use that the peer retires, if there is another.
+        False: the session has ended."""
         candidate = self.candidate
         shared = candidate is not None and candidate.cid is self.used
         error = self.cids.issued(frame)
@@ -72,12 +72,12 @@ class Paths:
         return self._sending.state is LifeState.ESTABLISHED
 
     def _replacement(self, used: PeerCid) -> PeerCid:
-        """Another one for its user if the peer wants it back, and there is one; or the same."""
+        """Another connection ID if the peer retires this one and there is a spare one; otherwise the same."""
         wanted = self.cids.wanted_back(used)
         return (self.cids.take(len(self.used.cid)) if wanted else None) or used
 
     def _use(self, cid: PeerCid) -> None:
-        """Everything to the peer bears this one from here on; only its token makes a stateless reset (§10.3.1)."""
+        """Use this one for everything to the peer from now on; only its token makes a stateless reset (§10.3.1)."""
         self._sending.packets.reset_token = cid.token
         if cid is not self.used:
             self.used = cid
@@ -89,7 +89,7 @@ class Paths:
         return (self.cids.take(len(self.used.cid)) if self.used.cid else None) or self.used
 
     def _retire(self, cid: PeerCid, now: float) -> None:
-        """§5.1.2: who makes us owe so many means harm."""
+        """§5.1.2: a peer that makes us owe so many is an attacker."""
         if not self.cids.retire(cid):
             self._sending.violated(CONNECTION_ID_LIMIT_ERROR, now)
 
@@ -124,7 +124,7 @@ class Paths:
             self._speak_to(candidate, answer, now, challenge=False)
 
     def _speak_to(self, candidate: Candidate, answer: bytes, now: float, *, challenge: bool) -> None:
-        """The answer to its PATH_CHALLENGE, if there is one, and a PATH_CHALLENGE if one is due."""
+        """Send the answer to its PATH_CHALLENGE, if any, and a PATH_CHALLENGE if one is due."""
         pto = self._sending.recovery.pto
         frames = answer + (candidate.challenge(self._random(8), now, pto) if challenge else b"")
         if frames:
@@ -171,7 +171,7 @@ class Paths:
             self._use(cid)
             self._retire(before, now)
         sending.path_ecn.begin()
-        if other_host:  # another port is a NAT's work: the path is the same (§9.4)
+        if other_host:  # only the port changed, by a NAT: the path is the same (§9.4)
             sending.recovery.begin_path(sending.packets.next_number)
             sending.path_mtu.begin(now)
             sending.set_limits()
@@ -183,7 +183,7 @@ class Paths:
         sending.events.append(PeerMoved(session_id=sending.session_id, underlay=moved))
 
     def _forget(self, now: float) -> None:
-        """Its connection ID was seen there: never anywhere else."""
+        """Retire its connection ID: seen there, it is never used elsewhere."""
         candidate, self.candidate = self.candidate, None
         if candidate is not None and candidate.cid is not self.used:
             self._retire(candidate.cid, now)
@@ -192,7 +192,7 @@ class Paths:
     # --- time ---
 
     def deadline(self) -> float:
-        """When ``handle_timer`` wants to be called."""
+        """When to call ``handle_timer``."""
         candidate = self.candidate
         return self._pay_at if candidate is None else min(self._pay_at, candidate.next_at, candidate.expires)
 

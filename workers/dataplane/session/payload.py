@@ -44,15 +44,15 @@ _NOT_ELICITING: Final = frozenset({Padding, Ack, ConnectionClose})
 
 
 class Sender(msgspec.Struct, frozen=True):
-    """Who sent a payload, and what may be in it for that."""
+    """The sender of a payload, which decides the frames that are allowed in it."""
 
     client: bool
     gives_cids: bool  # what we send to it bears a connection ID that is not empty
-    takes_cids: bool  # what it sends bears one of ours
-    issued: int  # no connection ID of ours has a higher sequence number
+    takes_cids: bool  # its packets have one of our connection IDs
+    issued: int  # the highest sequence number of our connection IDs
 
     def misplaced(self, frame: Frame) -> int:
-        """The transport error that it is to have sent this frame (RFC 9000 §19); 0: none."""
+        """The transport error if this sender may not send the frame (RFC 9000 §19); 0: none."""
         match frame:
             case HandshakeDone() | NewToken():
                 return PROTOCOL_VIOLATION if self.client else 0
@@ -75,7 +75,7 @@ class Sender(msgspec.Struct, frozen=True):
 
 
 class Payload:
-    """What one packet carried. ``error``: the transport error that it is; 0: none, and everything else holds."""
+    """The content of one packet. ``error``: its transport error; 0: none, and the other fields are valid."""
 
     __slots__ = (
         "acks",
@@ -105,7 +105,7 @@ class Payload:
         self.error = 0
 
     def _sort_untrusted(self, frame: Frame) -> bool:
-        """Whether it was a data plane's own."""
+        """Sort one frame; whether it belongs to a data plane."""
         kind = type(frame)
         if kind not in _PROBING:
             self.probing_only = False

@@ -1,11 +1,11 @@
-"""The connection IDs that the peer gave us, and what is owed for them: RFC 9000 §5.1, §19.15 and §19.16.
+"""The connection IDs that the peer has issued, and the retirements owed for them: RFC 9000 §5.1, §19.15 and §19.16.
 
-A few at most, each in use on one path, spare, or gone; as ``kmod/peercids.c`` does it::
+A few at most, each in use on one path, spare, or retired; like ``kmod/peercids.c``::
 
     spare ── take() ──► used ── retire() ──► owed ── pay() ──► gone
       └─────── Retire Prior To ────────────►─┘
 
-One that is used and that the peer wants back stays so until its user has another: ``wanted_back`` tells.
+One that is in use while the peer retires it (``wanted_back``) stays in use until its path has another.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from qre.wire.frames import (
     encode_frame,
 )
 
-#: At once; active_connection_id_limit of our handshakes is 2.
+#: The most at a time; active_connection_id_limit of our handshakes is 2.
 MAX_HELD: Final = 8
 MAX_OWED: Final = 16
 
 
 class PeerCid:
-    """One of them. ``token``: of its stateless reset; None: not known, as the first one's may be."""
+    """One connection ID. ``token``: its stateless reset token; None: unknown, as the first one's may be."""
 
     __slots__ = ("cid", "sequence", "token", "used")
 
@@ -37,7 +37,7 @@ class PeerCid:
         self.used = used
 
     def contradicts(self, frame: NewConnectionId) -> bool:
-        """Only one of both is the same, or another token is told (§19.15)."""
+        """Whether only sequence number or CID is the same, or the token differs (§19.15)."""
         if (self.sequence, self.cid) != (frame.sequence, frame.cid):
             return True
         return self.token is not None and self.token != frame.reset_token
@@ -51,10 +51,10 @@ class PeerCids:
     def __init__(self, first: PeerCid) -> None:
         self.held = [first]
         self.owed: list[int] = []
-        self.retire_prior_to = 0  # the highest that was asked for
+        self.retire_prior_to = 0  # the highest Retire Prior To so far
 
     def issued(self, frame: NewConnectionId) -> int:
-        """Take the frame; 0, or the transport error that it is (§5.1.1, §5.1.2)."""
+        """Take the frame; returns 0 or the transport error (§5.1.1, §5.1.2)."""
         known = [one for one in self.held if one.sequence == frame.sequence or one.cid == frame.cid]
         if any(one.contradicts(frame) for one in known):
             return PROTOCOL_VIOLATION
@@ -84,10 +84,11 @@ class PeerCids:
         return best
 
     def wanted_back(self, one: PeerCid) -> bool:
+        """Whether Retire Prior To covers it (§19.15)."""
         return one.sequence < self.retire_prior_to
 
     def retire(self, one: PeerCid) -> bool:
-        """It is not used any more: its sequence number is owed. False: too many are."""
+        """Stop using it and owe its sequence number. False: too many are owed."""
         self.held.remove(one)
         return self._owe(one.sequence)
 
@@ -99,7 +100,7 @@ class PeerCids:
         return True
 
     def pay(self, room: int) -> bytes:
-        """RETIRE_CONNECTION_ID frames of what is owed, as many as fit; those are owed no more."""
+        """RETIRE_CONNECTION_ID frames for the owed ones, as many as fit, which are then no longer owed."""
         frames = b""
         while self.owed:
             frame = encode_frame(RetireConnectionId(self.owed[0]))

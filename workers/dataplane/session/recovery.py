@@ -1,7 +1,7 @@
 """Round-trip time, and the control frames in flight until their fate is known: RFC 9002 §5 and §6.
 
-DATAGRAMs are never retransmitted, so no record is kept of them: only of when batches were sent (for the round-trip
-time), and of the few packets that carry control frames or a PING that must be answered.
+DATAGRAMs are never retransmitted, so no record of them is kept: only the times of batches (for the round-trip time),
+and the few packets with control frames or a PING that must be answered.
 """
 
 from __future__ import annotations
@@ -11,19 +11,20 @@ from collections import deque
 from qre.errors import UntrustedInputError
 from qre.wire.frames import Ack
 
-#: Before the first sample. The handshake before us was answered, so this is less than RFC 9002's 333 ms.
+#: Before the first sample. The handshake was answered, so this is less than RFC 9002's 333 ms.
 INITIAL_RTT = 0.1
 GRANULARITY = 0.001
 #: A packet is lost when one sent this much later was acknowledged (RFC 9002 §6.1.1).
 PACKET_THRESHOLD = 3
-#: Times that control frames are sent before they are given up.
+#: How often control frames are sent before they are given up.
 MAX_TRIES = 12
 MAX_CONTROLS = 64
 _MAX_BACKOFF = 6
 
 
 class Control:
-    """Frames of one FrameSend (``request`` is its id), or of our own, such as a PING (``request`` None)."""
+    """Frames of one FrameSend (``request`` is its id), or of the data plane itself, such as a PING (``request``
+    None)."""
 
     __slots__ = ("frames", "numbers", "request", "sent_at", "tries")
 
@@ -51,8 +52,8 @@ class Recovery:
         self.controls: list[Control] = []
 
     def begin_path(self, first: int) -> None:
-        """The peer is at another host, and nothing is known of the way there (RFC 9000 §9.4): packets before number
-        ``first`` tell nothing of it."""
+        """The peer has moved to another host: reset all estimates (RFC 9000 §9.4). Packets before number ``first``
+        are not samples of the new path."""
         self.smoothed, self.variation = INITIAL_RTT, INITIAL_RTT / 2
         self._sampled = False
         self._sent.clear()
@@ -64,9 +65,11 @@ class Recovery:
         return self.smoothed + max(4 * self.variation, GRANULARITY) + self.max_ack_delay
 
     def sent_batch(self, last: int, now: float) -> None:
+        """Packets up to number ``last`` went out at ``now``; they are measured, not retransmitted."""
         self._sent.append((last, now))
 
     def sent_control(self, control: Control, number: int, now: float) -> None:
+        """Packet ``number`` carried the frames of ``control``, which are sent again until acknowledged."""
         if control not in self.controls:
             self.controls.append(control)
         control.numbers.append(number)
@@ -116,7 +119,7 @@ class Recovery:
 
     @property
     def has_room(self) -> bool:
-        """Whether more frames can be in flight."""
+        """Whether more control frames may be in flight."""
         return len(self.controls) < MAX_CONTROLS
 
     def _deadline_of(self, control: Control) -> float:
@@ -125,7 +128,7 @@ class Recovery:
         return control.sent_at + self.pto * (1 << min(control.tries - 1, _MAX_BACKOFF))
 
     def deadline(self) -> float | None:
-        """When ``due`` has something to say."""
+        """When to call ``due``."""
         return min(map(self._deadline_of, self.controls)) if self.controls else None
 
     def due(self, now: float) -> tuple[list[Control], list[Control]]:

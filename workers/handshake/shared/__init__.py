@@ -1,1 +1,1 @@
-"""One port for several daemons: what the front and those that joined it say to each other, and both sides of it."""
+"""One port for several daemons: the messages between the front and the daemons that joined it, and both sides."""

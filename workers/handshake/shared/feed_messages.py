@@ -1,7 +1,7 @@
-"""What the handshake workers of two daemons on one port say to each other, over the feed between them.
+"""The messages between the handshake workers of two daemons on one port, over the feed between them.
 
-The front owns the port's socket: it decides who a visitor is, remembers each hello, and hands a client of the other
-daemon over as it came. That one answers the client through a duplicate of the socket. Both ends check what comes.
+The front owns the port's socket: it authenticates visitors, remembers each hello, and passes a client of the other
+daemon on unchanged. That daemon answers the client through a duplicate of the socket. Both ends check all input.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _Byte = Annotated[int, msgspec.Meta(ge=0, le=255)]
 
 
 class Visitor(Struct, frozen=True, kw_only=True):
-    """Where a client is."""
+    """A client's address."""
 
     ip: Annotated[str, msgspec.Meta(max_length=15)]
     port: Port
@@ -62,7 +62,7 @@ class Begin(Message, frozen=True, kw_only=True):
         return "Begin(hidden)"
 
     def hello(self, now: float) -> Hello:
-        """What the front's inspector found, and when we learned of it."""
+        """The verdict of the front's inspector, and when it came to us."""
         found = Authenticated(
             client_hello=self.client_hello,
             random_hash=self.random_hash,
@@ -92,7 +92,7 @@ class More(Message, frozen=True, kw_only=True):
 
 
 class Abandon(Message, frozen=True, kw_only=True):
-    """The front has no room for it any more, or the client began again."""
+    """The front gave the handshake up for want of room, or the client began again."""
 
     visitor: Visitor
 
@@ -120,7 +120,7 @@ ToFront = Began | Over
 
 
 def begin(hello: Hello) -> Begin:
-    """What the front says of a client."""
+    """The front's description of a client."""
     found, shown = hello.found, hello.shown
     return Begin(
         visitor=Visitor(ip=hello.source[0], port=hello.source[1]),

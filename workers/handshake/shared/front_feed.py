@@ -13,7 +13,7 @@ from qre.workers.handshake.shared.feed_messages import Began, Over, ToFront, ToG
 
 
 class FrontFeed:
-    """``arrived`` takes what the front says. A closed feed is no failure: our parent sees to another front."""
+    """``arrived`` takes the front's messages. A closed feed is not a failure: our parent finds another front."""
 
     def __init__(self, fd: int, arrived: Callable[[ToGuest], None], complain: Callable[[str, str], None]) -> None:
         self._channel: Channel[ToGuest] = Channel(socket.socket(fileno=fd), ToGuest)
@@ -21,24 +21,28 @@ class FrontFeed:
         self._complain = complain
 
     def open(self) -> None:
+        """Begin to read; a loop must be running."""
         asyncio.get_running_loop().add_reader(self._channel.fileno(), self._readable)
 
     def close(self) -> None:
+        """Can be called twice."""
         if self._channel.fileno() >= 0:
             asyncio.get_running_loop().remove_reader(self._channel.fileno())
             self._channel.close()
 
     def began(self, source: Address, handshake_cid: bytes) -> None:
+        """Tell the front that the handshake with ``source`` goes on here, under ``handshake_cid``."""
         self._tell(Began(visitor=Visitor(ip=source[0], port=source[1]), handshake_cid=handshake_cid))
 
     def over(self, source: Address) -> None:
+        """Tell the front to forget the handshake with ``source``."""
         self._tell(Over(visitor=Visitor(ip=source[0], port=source[1])))
 
     def _tell(self, message: ToFront) -> None:
         try:
             self._channel.send(message)
         except MachineError as error:
-            self._complain("front", f"the port's front does not listen: {error}")
+            self._complain("front", f"the port's front does not read its messages: {error}")
 
     def _readable(self) -> None:
         self._channel.drain(

@@ -1,7 +1,7 @@
 """The front's side of a shared port: daemons that have joined it, and their clients' handshakes while they last.
 
-A guest's client is told from ours by its short id, is remembered in our replay filter like ours, and then its
-datagrams go to the guest as they came. Nothing here knows a session: established ones find their own data plane.
+A guest's client is recognised by its short id and recorded in our replay filter; then its datagrams go to the guest
+unchanged. Sessions are not handled here: their packets reach the guest's own data plane.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _BATCH: Final = 64
 
 
 class GuestHandshake:
-    """A client of a guest's. See ``flow_parts.Handshake``."""
+    """A handshake with a guest's client. See ``flow_parts.Handshake``."""
 
     def __init__(self, guest: Guest, hello: Hello) -> None:
         self._guest = guest
@@ -33,28 +33,33 @@ class GuestHandshake:
         self._cids = {hello.found.original_destination_cid, hello.found.retry_source_cid}
 
     def begin(self, now: float) -> None:
+        """Hand the client over to its daemon, once; the secrets are not kept."""
         if self._begin is not None:
             self._guest.tell(self._begin)
             self._begin = None  # it holds secrets
 
     def datagram_received(self, data: bytes, now: float) -> None:
+        """Pass ``data`` on; longer than MAX_DATAGRAM is dropped."""
         if len(data) <= MAX_DATAGRAM:
             self._guest.tell(More(visitor=_visitor(self._source), data=data))
 
     def owns(self, destination_cid: bytes) -> bool:
+        """Whether the daemon has answered under this connection ID."""
         return destination_cid in self._cids
 
     def answered_under(self, cid: bytes) -> None:
+        """The daemon has answered under ``cid``: the client may use it from now on."""
         self._cids.add(cid)
 
     def abandon(self) -> None:
+        """Tell the daemon that the front gave the handshake up."""
         self._guest.forget(self._source, self)
         self._guest.tell(Abandon(visitor=_visitor(self._source)))
 
 
 @dataclass
 class Guest:
-    """One joined daemon. ``over`` is told of a handshake that has ended."""
+    """One joined daemon. ``over`` is called when a handshake has ended."""
 
     profile: str
     short_ids: frozenset[bytes]
@@ -64,23 +69,24 @@ class Guest:
     handshakes: dict[Address, GuestHandshake] = field(default_factory=dict)
 
     def tell(self, message: ToGuest) -> None:
-        """What cannot be told is lost, as datagrams may be; the supervisor says when the guest is gone."""
+        """Send a message, or lose it, as datagrams may be lost; the supervisor reports when the guest is gone."""
         try:
             self.channel.send(message)
         except MachineError as error:
-            self.complain("guest", f"{self.profile} does not take its clients: {error}")
+            self.complain("guest", f"{self.profile} does not accept its clients: {error}")
 
     def forget(self, source: Address, handshake: GuestHandshake) -> None:
-        """``handshake`` is over. A client that began again has another one by now, which stays."""
+        """``handshake`` has ended. A client that began again has another one by now, which stays."""
         if self.handshakes.get(source) is handshake:
             del self.handshakes[source]
 
     def readable(self) -> None:
-        # Its supervisor, or ours, hands in another one when there is somebody again.
+        """Read the feed; a closed or malformed one closes the guest."""
+        # Its supervisor, or ours, provides another feed when the guest is back.
         self.channel.drain(self._take, closed=self.close, malformed=lambda error: self.close())
 
     def _take(self, message: ToFront, fds: list[int]) -> None:
-        del fds  # none belong to it
+        del fds  # no descriptor belongs to it
         source = (message.visitor.ip, message.visitor.port)
         handshake = self.handshakes.get(source)
         if handshake is None:
@@ -92,6 +98,7 @@ class Guest:
             self.over(source, handshake)
 
     def close(self) -> None:
+        """End its handshakes and tell ``over`` of each."""
         if self.channel.fileno() >= 0:
             asyncio.get_running_loop().remove_reader(self.channel.fileno())
             self.channel.close()
@@ -109,13 +116,15 @@ class Guests:
         self._guests: dict[int, Guest] = {}
 
     def any(self) -> bool:
+        """Whether any daemon has joined."""
         return bool(self._guests)
 
     def short_ids(self) -> frozenset[bytes]:
+        """Of all guests together, 8 bytes each."""
         return frozenset().union(*(guest.short_ids for guest in self._guests.values()))
 
     def join(self, number: int, profile: str, own: ProfileSecrets, its: ProfileSecrets, feed: int) -> None:
-        """Let a daemon in; ``feed`` is ours from here on. Raises UserError when its configuration forbids it."""
+        """Admit a daemon; takes ownership of ``feed``. Raises UserError when its configuration does not fit."""
         channel: Channel[ToFront] = Channel(socket.socket(fileno=feed), ToFront)
         try:
             if not hmac.compare_digest(own.private_key, its.private_key):
@@ -140,17 +149,18 @@ class Guests:
         if shared:
             raise UserError(
                 f"profile {profile}",
-                f"RealityShortIds: {min(shared).hex()} is another device's at this port already",
+                f"RealityShortIds: {min(shared).hex()} belongs to another device at this port already",
                 "give each client a short id of its own",
             )
 
     def leave(self, number: int) -> None:
+        """Close guest ``number``; an unknown number is ignored."""
         guest = self._guests.pop(number, None)
         if guest is not None:
             guest.close()
 
     def accept(self, hello: Hello) -> GuestHandshake | None:
-        """None: it is no guest's client."""
+        """The handshake of a guest's client; None for any other client."""
         guest = next((guest for guest in self._guests.values() if hello.found.short_id in guest.short_ids), None)
         if guest is None:
             return None
@@ -158,6 +168,7 @@ class Guests:
         return handshake
 
     def close(self) -> None:
+        """Close every guest."""
         for number in list(self._guests):
             self.leave(number)
 

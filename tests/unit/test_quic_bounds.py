@@ -1,7 +1,7 @@
 """What one peer may cost a handshake: each kind of excess ends it, and no datagram on the way takes long.
 
-Times are CPU times of calls in memory, held to a bound that is ten times what they take; before there were bounds,
-each of these took seconds.
+Times are CPU times of calls in memory. A datagram takes a few milliseconds at most, and seconds before there were
+bounds; what is asserted lies between, because a busy machine stalls a process and counts that as its own time.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tests.support.hostile_client import ROOM, HostileClient, crypto_frame, stre
 from tests.support.stock_site import StockSite, client, issue, meet
 
 #: CPU seconds for one datagram, and for all that one peer sends.
-ONE, ALL = 0.05, 0.5
+ONE, ALL = 0.5, 1.5
 
 
 def within_bounds(hostile: HostileClient) -> None:

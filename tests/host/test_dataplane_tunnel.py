@@ -24,7 +24,7 @@ from tests.support.wireguard import tcp_rate
 
 OUTER = {Role.CLIENT: "10.90.1.2", Role.SERVER: "10.90.1.1"}
 INNER = {Role.CLIENT: ["10.91.5.2/24", "fd00:5::2/64"], Role.SERVER: ["10.91.5.1/24", "fd00:5::1/64"]}
-DEVICE = "qt0"
+DEVICE, MTU = "qt0", 1380
 
 
 class Tunnel:
@@ -63,9 +63,11 @@ class Tunnel:
         self.established()
 
     def established(self) -> None:
-        """Packets come through, and answers back."""
+        """Packets come through, and answers back, up to the device's MTU: neither end refuses one for its size."""
         target = INNER[Role.SERVER][0].split("/")[0]
         wait_for("the tunnel", lambda: self.ping(Role.CLIENT, target, count=1, wait=1) == 1)
+        for role, endpoint in self.endpoints.items():
+            wait_for(f"the path of the {role}", lambda end=endpoint: end.path().get("inner_mtu", 0) >= MTU)  # type: ignore[misc]
 
     def ping(self, role: Role, address: str, *options: str, count: int = 5, wait: int = 30) -> int:
         """Replies. ``wait``: seconds for the last one, where it need not come."""

@@ -30,7 +30,7 @@ from qre.dataplane.protocol import (
     SessionLost,
 )
 from qre.dataplane.protocol import (
-    UnderlaySocket as OuterAddresses,
+    Underlay as OuterAddresses,
 )
 from qre.dataplane.status import SessionStatus
 from qre.ends import Role
@@ -321,6 +321,7 @@ def test_what_is_no_request_makes_the_worker_give_up(lab: Lab) -> None:
     async def scenario(client: End, server: End) -> None:
         server.channel.send({"type": "nonsense"})
         await until(lambda: bool(server.context.failures))
+        assert "malformed request" in server.context.failures[0]
 
     lab.run(scenario)
 

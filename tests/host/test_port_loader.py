@@ -270,11 +270,14 @@ def test_the_next_one_clears_it_behind_a_socket_that_lives_on(machine: Machine) 
 def test_pins_of_which_some_are_gone_are_cleared(machine: Machine) -> None:
     for name in ("QRE_SOCKETS", "QRE_CID_ROUTES"):
         killed = machine.start("UserspaceBind=true")
+        pinned = machine.pins()
         killed.kill()
         killed.wait()
         (machine.pin_dir / f"{name}-127-0-0-1-4433").unlink()
         (machine.directory / f"ready{len(machine.running) - 1}").unlink()
-        machine.ends(machine.start("UserspaceBind=true"))
+        started = machine.start("UserspaceBind=true")
+        assert machine.pins() == pinned, "all of them are its own"
+        machine.ends(started)
         machine.nothing_left()
 
 

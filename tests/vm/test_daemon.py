@@ -140,7 +140,7 @@ def test_a_stream_outlives_every_process_and_the_next_daemons_take_it_over(daemo
         LIBRARY
         + """
         daemon_stop b
-        ! ip -n b link show client0
+        ! ip -n b link show client0 || exit 1
         daemon_kill a
         pkill -INT tcpdump
         sleep 2
@@ -186,7 +186,7 @@ def judge(vm: Vm, epochs: int) -> None:
 
 def test_a_namespace_whose_daemon_was_killed_can_be_deleted(daemons: Vm) -> None:
     """The veth pair's other end goes when the namespace's clean-up has run, and not before."""
-    daemons.check(
+    printed = daemons.check(
         LIBRARY
         + """
         ip netns pids a | xargs -r kill -9
@@ -196,7 +196,8 @@ def test_a_namespace_whose_daemon_was_killed_can_be_deleted(daemons: Vm) -> None
             ip -n b link show vb >/dev/null 2>&1 || break
             sleep 0.5
         done
-        ! ip -n b link show vb 2>/dev/null
+        ip -n b -o link show
         """,
         SLOW,
     )
+    assert " lo:" in printed and " vb" not in printed, printed

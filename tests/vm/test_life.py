@@ -145,7 +145,7 @@ def test_namespaces_end_with_their_sockets_whoever_had_them(guest: Vm) -> None:
             sleep 0.2
         done
         echo seconds=$(($(date +%s) - begin))
-        ! lsmod | grep -q '^qre '
+        ! lsmod | grep -q '^qre ' || exit 1
         insmod $MODULE
         net_up
         """,

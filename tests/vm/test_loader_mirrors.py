@@ -35,7 +35,7 @@ def test_a_tunnel_whose_connection_ids_the_loader_mirrors(vm: Vm) -> None:
         kill $server
         wait $server
         [ -z "$(ls /tmp/bpf)" ] && [ ! -e /tmp/ready ]
-        ! ip -n a link show server0 2>/dev/null
+        ! ip -n a link show server0 2>/dev/null || exit 1
         """,
         SLOW,
     )

@@ -84,19 +84,21 @@ def guest(vm: Vm) -> Iterator[Vm]:
 
 
 def test_it_loads_and_unloads_again_and_again(guest: Vm) -> None:
-    guest.check(
+    printed = guest.check(
         LIBRARY
         + """
         for round in 1 2 3 4 5; do
             rmmod qre
-            ! grep -q '^qre ' /proc/modules
-            ! ip link add qre1 type qre 2>/dev/null
+            grep -c '^qre ' /proc/modules || true
+            ! ip link add qre1 type qre 2>/dev/null || exit 1
             insmod $MODULE
+            grep -c '^qre ' /proc/modules
             ip link add qre1 type qre
         done
         ip link del qre1
         """
     )
+    assert printed.split() == ["0", "1"] * 5, printed
 
 
 def test_a_device_asks_for_the_module_by_its_kind(guest: Vm) -> None:
@@ -141,8 +143,8 @@ def test_it_unloads_with_all_that_it_has(guest: Vm) -> None:
         sleep 1
         rmmod qre
         echo unloaded
-        ! grep -q '^qre ' /proc/modules
-        ! ip -n a link show qre0 2>/dev/null
+        ! grep -q '^qre ' /proc/modules || exit 1
+        ! ip -n a link show qre0 2>/dev/null || exit 1
         kill $mapped
         for i in $(seq 50); do grep -q entries= /tmp/mapped && break; sleep 0.1; done
         cat /tmp/mapped
@@ -150,7 +152,7 @@ def test_it_unloads_with_all_that_it_has(guest: Vm) -> None:
         $B timeout 5 bash -c 'printf x >/dev/udp/10.9.0.1/443'
         kill $holder
         sleep 0.5
-        ! $A ss -Hlun sport = :443 | grep -q .
+        ! $A ss -Hlun sport = :443 | grep -q . || exit 1
         insmod $MODULE
         $A $TOOLS/qrectl devices
         """,
@@ -164,7 +166,7 @@ def test_it_unloads_with_all_that_it_has(guest: Vm) -> None:
 
 def test_it_unloads_where_a_socket_was_closed_and_a_namespace_is_going(guest: Vm) -> None:
     """The registered socket lost its owner, then its namespace goes with a session in it, then the module."""
-    guest.check(
+    printed = guest.check(
         LIBRARY
         + f"""
         setsid ip netns exec a $TOOLS/qrectl hold 10.9.0.1 443 register >/tmp/holder 2>&1 & holder=$!
@@ -177,7 +179,7 @@ def test_it_unloads_where_a_socket_was_closed_and_a_namespace_is_going(guest: Vm
         ip netns pids b | xargs -r kill -9
         ip netns del a
         rmmod qre
-        ! grep -q '^qre ' /proc/modules
-        ip -n b link show vb 2>/dev/null || echo "the other end of a's pair is gone, as it must be"
+        echo modules=$(grep -c '^qre ' /proc/modules)
         """
     )
+    assert printed.splitlines()[-1] == "modules=0", printed

@@ -64,7 +64,7 @@ def lay(vm: Vm, original: str) -> None:
     )
 
 
-def unchanged(vm: Vm) -> None:
+def assert_unchanged(vm: Vm) -> None:
     """Neither what a mapping shows nor what reading does, in memory and from the disk."""
     vm.check(
         LIBRARY
@@ -110,7 +110,7 @@ def test_a_file_sent_through_the_tunnel_is_unchanged(vm: Vm, session: Session) -
         pkill -x qrectl
         """
     )
-    unchanged(vm)
+    assert_unchanged(vm)
 
 
 def packets(end: End) -> tuple[bytes, int]:
@@ -153,4 +153,4 @@ def test_a_file_spliced_into_the_port_is_unchanged(vm: Vm, session: Session, und
     counted = drops(vm, under_fire) - before
     rounds = 3 * len(FILES)
     assert counted == {REPLAYED: rounds * authentic, DECRYPT_FAILED: rounds * (DATAGRAMS - authentic)}
-    unchanged(vm)
+    assert_unchanged(vm)

@@ -109,7 +109,7 @@ def test_a_stream_goes_on_when_the_path_shrinks_in_silence_and_when_it_grows(
 
 
 def test_a_device_below_that_narrows_is_followed_at_once_and_searched_when_it_widens(guest: Vm) -> None:
-    guest.check(
+    printed = guest.check(
         LIBRARY
         + """
         path_up 1500
@@ -130,6 +130,7 @@ def test_a_device_below_that_narrows_is_followed_at_once_and_searched_when_it_wi
         until_told b 1464 20
         """
     )
+    assert len(re.findall(r"^\d+$", printed, re.MULTILINE)) == 5, "milliseconds of each"
 
 
 def test_senders_inside_are_told_what_fits_once_it_is_known(guest: Vm) -> None:

@@ -92,8 +92,9 @@ def test_two_servers_serve_two_clients_at_once_and_who_does_not_fit_is_refused(d
         umask 077
         refused() {
             sed -e "s/^Device.*/Device = server2/; s/10.78/10.79/; $1" server1.conf >server2.conf
-            ! QRE_GLOBAL_CONFIG=/tmp/e/a.conf $A $QRE daemon server2 2>&1 | tail -n 1
-            ! ip -n a link show server2 2>/dev/null
+            if QRE_GLOBAL_CONFIG=/tmp/e/a.conf $A $QRE daemon server2 >/tmp/refused 2>&1; then exit 1; fi
+            tail -n 1 /tmp/refused
+            ! ip -n a link show server2 2>/dev/null || exit 1
         }
         refused "s/^ServerName.*/ServerName = other.example/"
         refused "s/^Dest.*/Dest = 10.9.0.2:444/"

@@ -7,7 +7,6 @@ import ctypes
 import logging
 import os
 import socket
-import subprocess
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -45,6 +44,7 @@ from tests.support.daemons import PATIENCE, until
 from tests.support.dataplane import install_of, marks_memfd
 from tests.support.dataplane_endpoint import open_tun
 from tests.support.namespaces import Namespace
+from tests.support.ping import answered
 
 DEVICE = "qt0"
 INNER = {Role.CLIENT: "10.91.6.2", Role.SERVER: "10.91.6.1"}
@@ -206,21 +206,9 @@ async def up(client: End, server: End) -> None:
     await server.hear(SessionConfirmed)
 
 
-async def ping(end: End, address: str, count: int = 5, wait: int = 30) -> int:
-    process = await asyncio.create_subprocess_exec(
-        *end.namespace.prefix,
-        "ping",
-        "-c",
-        str(count),
-        "-i",
-        "0.05",
-        "-W",
-        str(wait),
-        address,
-        stdout=subprocess.PIPE,
-    )
-    out, _ = await process.communicate()
-    return int(out.decode().split(" received")[0].rsplit(" ", 1)[1])
+async def ping(end: End, address: str, count: int = 5, wait: float = PATIENCE) -> int:
+    """Answers, while the loop goes on."""
+    return await asyncio.to_thread(answered, end.namespace, address, count=count, wait=wait)
 
 
 def test_two_workers_carry_a_ping_and_tell_what_they_did(lab: Lab) -> None:

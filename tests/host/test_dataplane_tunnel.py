@@ -275,7 +275,7 @@ def test_a_device_that_is_down_or_gone_makes_nobody_spin(tunnel: Tunnel) -> None
     server.ip("link", "del", DEVICE)
     before = Path(f"/proc/{process.pid}/stat").read_text().rsplit(")", 1)[1].split()
     assert answered(tunnel.namespaces[Role.CLIENT], "10.91.5.1", count=2, wait=1) == 0
-    time.sleep(0.5)
+    time.sleep(0.5)  # in which who spins would
     after = Path(f"/proc/{process.pid}/stat").read_text().rsplit(")", 1)[1].split()
     ticks = sum(int(after[at]) - int(before[at]) for at in (11, 12))
     assert ticks < 20  # hundredths of a second

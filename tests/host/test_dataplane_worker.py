@@ -292,10 +292,10 @@ def test_a_new_handshake_worker_takes_over_and_hears_no_answers_of_the_old_one(l
     async def scenario(client: End, server: End) -> None:
         await up(client, server)
         server.channel.close()
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.05)  # the worker sees that nobody is there
         assert await ping(client, INNER[Role.SERVER]) == 5  # traffic needs no handshake worker
         assert (await client.ask(SessionDelete(id=9, session_id=client.installation().session_id))).error == ""
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.05)  # what it has to say has nowhere to go
         await server.worker.descriptor("keys", 0, server.keys())
         assert cast(SessionLost, await server.hear(SessionLost)).reason is LossReason.CLOSED  # it waited
         answer = await server.ask(SessionList(id=1))

@@ -86,7 +86,7 @@ def test_a_supervisor_killed_while_it_starts_leaves_nothing_behind(tunnel: Tunne
     for moment in (0.0, 0.2, 0.5):
         daemon = tunnel.server.start()
         supervisor = pid_of(daemon, "supervisor")
-        time.sleep(moment)
+        time.sleep(moment)  # any moment
         pids = list(children(daemon.pid))
         os.kill(supervisor, signal.SIGKILL)
         assert_ended_by_a_kill(daemon, pids)
@@ -152,7 +152,7 @@ def test_a_server_is_not_ready_while_one_of_its_workers_is_not(tunnel: Tunnel) -
         pid = pid_of(daemon, worker)
         os.kill(pid, signal.SIGSTOP)
         try:
-            time.sleep(1.5)
+            time.sleep(1.5)  # in which the others become ready
             assert "READY=1" not in daemon.notify.poll()
         finally:
             os.kill(pid, signal.SIGCONT)

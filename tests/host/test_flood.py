@@ -58,7 +58,7 @@ def test_a_flood_of_garbage_harms_nobody() -> None:
         peak = before
         while flood.poll() is None:
             peak = max(peak, memory(tunnel.server))
-            time.sleep(0.25)
+            time.sleep(0.25)  # a look at its memory four times a second
         ping.wait(PATIENCE)
         sent, _, _, sources, _ = (tunnel.directory / "flood.log").read_text().split()
         print(f"{sent} datagrams, {sources} sources, memory {before / MEGABYTE:.1f} -> {peak / MEGABYTE:.1f} MiB")

@@ -195,7 +195,7 @@ def test_a_session_whose_socket_is_gone_is_given_up_and_made_anew() -> None:
 def test_a_data_plane_that_is_late_is_waited_for() -> None:
     async def work(client: InProcessClient, server: InProcessServer) -> None:
         await until(lambda: server.server.status().handshakes == 1)
-        await asyncio.sleep(0.3)
+        await asyncio.sleep(0.3)  # the data plane is late
         assert not client.client.status().up
         dataplane = client.new_dataplane()
         dataplane.tell(SessionConfirmed(session_id=await client.session()))

@@ -6,7 +6,7 @@ import os
 import shlex
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -26,13 +26,6 @@ def systemctl_reload(pid: int) -> None:
     """What the unit has systemd do."""
     (command,) = (line.partition("=")[2] for line in UNIT.read_text().splitlines() if line.startswith("ExecReload="))
     run(*shlex.split(command.replace("$MAINPID", str(pid))))
-
-
-@pytest.fixture(scope="module")
-def alone() -> Iterator[Alone]:
-    with Alone.open() as made:
-        made.server.start().wait_ready()
-        yield made
 
 
 def reload(alone: Alone, times: int = 1, how: Callable[[int], None] = hang_up) -> tuple[list[str], list[str]]:

@@ -6,9 +6,6 @@ import json
 import re
 import signal
 import time
-from collections.abc import Iterator
-
-import pytest
 
 from tests.support.daemons import PATIENCE, children, threads, wait_for
 from tests.support.ping import answered
@@ -17,12 +14,6 @@ from tests.support.tunnel import CLIENT_INNER, PORT, SERVER_INNER, Tunnel
 
 CAP_NET_ADMIN, CAP_BPF = 1 << 12, 1 << 39
 GRANTED = {"handshake": 0, "dataplane": 0, "bpf_loader": CAP_BPF, "netlink": CAP_NET_ADMIN}
-
-
-@pytest.fixture(scope="module")
-def tunnel() -> Iterator[Tunnel]:
-    with Tunnel() as made:
-        yield made.up()
 
 
 def test_packets_flow_both_ways(tunnel: Tunnel) -> None:

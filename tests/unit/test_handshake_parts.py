@@ -226,7 +226,7 @@ def steer(loader: FakeLoader, *wants: frozenset[bytes], complaints: list[str] | 
             steering.want(want)
             for cid in want:
                 await steering.adopted(cid, 30)
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.01)  # what it does at once is done, and not what it puts off
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
 

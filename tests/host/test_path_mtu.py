@@ -141,7 +141,9 @@ def test_everything_works_over_a_path_of(
         rates[f"IPv4 from the {role}"] = round(lab.rate(role))
         assert lab.ping(role, inner(OTHER[role]), "-M", "do", "-s", str(limit - 28)) == 3
         if limit < 1380:
-            assert f"mtu={limit}" in lab.refused(role, inner(OTHER[role]), "-M", "do", "-s", str(limit - 27))
+            too_long = (role, inner(OTHER[role]), "-M", "do", "-s", str(limit - 27))
+            assert f"mtu = {limit}" in lab.refused(*too_long), "the host is told"
+            assert f"mtu={limit}" in lab.refused(*too_long), "and knows it from then on"
             assert lab.drops(role)["too-big"] >= 1
         assert lab.ping(role, inner(OTHER[role]), "-M", "dont", "-s", "3000") == 3, "fragments"
         if limit >= 1280:

@@ -4,20 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from typing import Any
-
-import pytest
 
 from tests.support.daemons import TOOL, Daemon
 from tests.support.namespaces import run
 from tests.support.tunnel import SERVER_INNER, Tunnel
-
-
-@pytest.fixture(scope="module")
-def tunnel() -> Iterator[Tunnel]:
-    with Tunnel() as made:
-        yield made.up()
 
 
 def check(daemon: Daemon, *words: str, prefix: tuple[str, ...] = ()) -> dict[str, dict[str, Any]]:

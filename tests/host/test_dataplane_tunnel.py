@@ -19,12 +19,13 @@ from tests.support.daemons import PATIENCE, wait_for
 from tests.support.dataplane import ROUTED_CID, install_of, marks_memfd
 from tests.support.dataplane_endpoint import Endpoint
 from tests.support.namespaces import Namespace, join, run
+from tests.support.ping import answered, answered_in_a_row
 from tests.support.tcpdump import Tcpdump, read_udp
 from tests.support.wireguard import tcp_rate
 
 OUTER = {Role.CLIENT: "10.90.1.2", Role.SERVER: "10.90.1.1"}
 INNER = {Role.CLIENT: ["10.91.5.2/24", "fd00:5::2/64"], Role.SERVER: ["10.91.5.1/24", "fd00:5::1/64"]}
-DEVICE = "qt0"
+DEVICE, MTU = "qt0", 1380
 
 
 class Tunnel:
@@ -63,15 +64,11 @@ class Tunnel:
         self.established()
 
     def established(self) -> None:
-        """Packets come through, and answers back."""
+        """Packets come through, and answers back, up to the device's MTU: neither end refuses one for its size."""
         target = INNER[Role.SERVER][0].split("/")[0]
-        wait_for("the tunnel", lambda: self.ping(Role.CLIENT, target, count=1, wait=1) == 1)
-
-    def ping(self, role: Role, address: str, *options: str, count: int = 5, wait: int = 30) -> int:
-        """Replies. ``wait``: seconds for the last one, where it need not come."""
-        words = ("ping", "-c", str(count), "-i", "0.05", "-W", str(wait), *options, address)
-        out = self.namespaces[role].run(*words, check=False)
-        return int(out.split(" received")[0].rsplit(" ", 1)[1])
+        wait_for("the tunnel", lambda: answered(self.namespaces[Role.CLIENT], target, count=1, wait=1) == 1)
+        for role, endpoint in self.endpoints.items():
+            wait_for(f"the path of the {role}", lambda end=endpoint: end.path().get("inner_mtu", 0) >= MTU)  # type: ignore[misc]
 
     def end(self) -> dict[Role, dict[str, object]]:
         """Server first, so that the client hears its close."""
@@ -104,7 +101,7 @@ def test_ping_passes_both_ways_in_both_families_and_sizes(tunnel: Tunnel) -> Non
     for role, addresses in ((Role.CLIENT, ("10.91.5.1", "fd00:5::1")), (Role.SERVER, ("10.91.5.2", "fd00:5::2"))):
         for address in addresses:
             for size in ("0", "1000", "1332" if ":" in address else "1352", "5000"):
-                assert tunnel.ping(role, address, "-s", size) == 5
+                assert answered(tunnel.namespaces[role], address, "-s", size) == 5
     counters = tunnel.end()
     assert counters[Role.CLIENT]["reports"] == ["SessionConfirmed", "KeyPhaseConfirmed", "SessionLost"]
 
@@ -150,7 +147,7 @@ def test_a_file_through_the_tunnel_has_the_same_bytes(tunnel: Tunnel, tmp_path: 
 
 def test_keys_change_twice_a_second_under_traffic_and_nothing_is_lost(tunnel: Tunnel) -> None:
     tunnel.both(QRE_REKEY="0.5")
-    assert tunnel.ping(Role.CLIENT, "10.91.5.1", count=80) == 80
+    assert answered_in_a_row(tunnel.namespaces[Role.CLIENT], "10.91.5.1", 80) == 80
     counters = tunnel.end()
     assert int(str(counters[Role.SERVER]["epoch"])) >= 3
     assert abs(int(str(counters[Role.SERVER]["epoch"])) - int(str(counters[Role.CLIENT]["epoch"]))) <= 1
@@ -158,8 +155,8 @@ def test_keys_change_twice_a_second_under_traffic_and_nothing_is_lost(tunnel: Tu
 
 def test_a_packet_whose_hops_are_over_does_not_enter_the_tunnel(tunnel: Tunnel) -> None:
     tunnel.both()
-    assert tunnel.ping(Role.CLIENT, "10.91.5.1", "-t", "1", count=2, wait=1) == 0
-    assert tunnel.ping(Role.CLIENT, "10.91.5.1", "-t", "2", count=2) == 2
+    assert answered(tunnel.namespaces[Role.CLIENT], "10.91.5.1", "-t", "1", count=2, wait=1) == 0
+    assert answered(tunnel.namespaces[Role.CLIENT], "10.91.5.1", "-t", "2", count=2) == 2
     drops = tunnel.end()[Role.CLIENT]["drops"]
     assert isinstance(drops, dict)
     assert drops["hops-over"] == 2
@@ -202,10 +199,10 @@ def test_a_killed_data_plane_goes_on_without_using_a_number_twice(
                 tunnel.start(role, [marks], QRE_REKEY=rekey[role], **remembered)
             tunnel.established()
             for _ in range(2):
-                assert tunnel.ping(victim, target, count=15) == 15
+                assert answered_in_a_row(tunnel.namespaces[victim], target, 15) == 15
                 tunnel.endpoints.pop(victim).kill()
                 tunnel.start(victim, [marks], QRE_REKEY=rekey[victim], QRE_MARKS=str(marks), QRE_EPOCH="0")
-            assert tunnel.ping(victim, target, count=15, wait=5) >= 14
+            assert answered_in_a_row(tunnel.namespaces[victim], target, 15) >= 14
         sent = numbers_on_the_wire(capture)
     finally:
         os.close(marks)
@@ -229,7 +226,7 @@ def test_what_strangers_send_to_the_port_costs_nothing_but_counters(tunnel: Tunn
         "        s.sendto(b'\\x40' + cid + os.urandom(n * 7), ('10.90.1.1', 443))\n"
     )
     tunnel.namespaces[Role.CLIENT].run(sys.executable, "-c", flood)
-    assert tunnel.ping(Role.CLIENT, "10.91.5.1") == 5
+    assert answered(tunnel.namespaces[Role.CLIENT], "10.91.5.1") == 5
     counters = tunnel.end()[Role.SERVER]
     drops = counters["drops"]
     assert isinstance(drops, dict)
@@ -272,13 +269,13 @@ def test_a_device_that_is_down_or_gone_makes_nobody_spin(tunnel: Tunnel) -> None
     server = tunnel.namespaces[Role.SERVER]
     process = tunnel.endpoints[Role.SERVER].process
     server.ip("link", "set", DEVICE, "down")
-    assert tunnel.ping(Role.CLIENT, "10.91.5.1", count=2, wait=1) == 0
+    assert answered(tunnel.namespaces[Role.CLIENT], "10.91.5.1", count=2, wait=1) == 0
     server.ip("link", "set", DEVICE, "up")
-    assert tunnel.ping(Role.CLIENT, "10.91.5.1", count=2) == 2
+    assert answered(tunnel.namespaces[Role.CLIENT], "10.91.5.1", count=2) == 2
     server.ip("link", "del", DEVICE)
     before = Path(f"/proc/{process.pid}/stat").read_text().rsplit(")", 1)[1].split()
-    assert tunnel.ping(Role.CLIENT, "10.91.5.1", count=2, wait=1) == 0
-    time.sleep(0.5)
+    assert answered(tunnel.namespaces[Role.CLIENT], "10.91.5.1", count=2, wait=1) == 0
+    time.sleep(0.5)  # in which who spins would
     after = Path(f"/proc/{process.pid}/stat").read_text().rsplit(")", 1)[1].split()
     ticks = sum(int(after[at]) - int(before[at]) for at in (11, 12))
     assert ticks < 20  # hundredths of a second

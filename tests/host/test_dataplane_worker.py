@@ -7,7 +7,6 @@ import ctypes
 import logging
 import os
 import socket
-import subprocess
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -43,6 +42,7 @@ from tests.support.daemons import PATIENCE, until
 from tests.support.dataplane import install_of, marks_memfd
 from tests.support.dataplane_endpoint import open_tun
 from tests.support.namespaces import Namespace
+from tests.support.ping import answered
 
 DEVICE = "qt0"
 INNER = {Role.CLIENT: "10.91.6.2", Role.SERVER: "10.91.6.1"}
@@ -204,21 +204,9 @@ async def up(client: End, server: End) -> None:
     await server.hear(SessionConfirmed)
 
 
-async def ping(end: End, address: str, count: int = 5, wait: int = 30) -> int:
-    process = await asyncio.create_subprocess_exec(
-        *end.namespace.prefix,
-        "ping",
-        "-c",
-        str(count),
-        "-i",
-        "0.05",
-        "-W",
-        str(wait),
-        address,
-        stdout=subprocess.PIPE,
-    )
-    out, _ = await process.communicate()
-    return int(out.decode().split(" received")[0].rsplit(" ", 1)[1])
+async def ping(end: End, address: str, count: int = 5, wait: float = PATIENCE) -> int:
+    """Answers, while the loop goes on."""
+    return await asyncio.to_thread(answered, end.namespace, address, count=count, wait=wait)
 
 
 def test_two_workers_carry_a_ping_and_tell_what_they_did(lab: Lab) -> None:
@@ -302,10 +290,10 @@ def test_a_new_handshake_worker_takes_over_and_hears_no_answers_of_the_old_one(l
     async def scenario(client: End, server: End) -> None:
         await up(client, server)
         server.channel.close()
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.05)  # the worker sees that nobody is there
         assert await ping(client, INNER[Role.SERVER]) == 5  # traffic needs no handshake worker
         assert (await client.ask(SessionDelete(id=9, session_id=client.installation().session_id))).error == ""
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.05)  # what it has to say has nowhere to go
         await server.worker.descriptor("keys", 0, server.keys())
         assert cast(SessionLost, await server.hear(SessionLost)).reason is LossReason.CLOSED  # it waited
         answer = await server.ask(SessionList(id=1))
@@ -319,6 +307,7 @@ def test_what_is_no_request_makes_the_worker_give_up(lab: Lab) -> None:
     async def scenario(client: End, server: End) -> None:
         server.channel.send({"type": "nonsense"})
         await until(lambda: bool(server.context.failures))
+        assert "malformed request" in server.context.failures[0]
 
     lab.run(scenario)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tests.host.test_strangers import first_flight
 from tests.support.daemons import PATIENCE, Daemon, children, wait_for
+from tests.support.ping import numbers_answered
 from tests.support.tcpdump import Tcpdump
 from tests.support.tunnel import PORT, SERVER_INNER, Tunnel
 
@@ -37,7 +38,7 @@ def test_a_flood_of_garbage_harms_nobody() -> None:
         tunnel.lab.client.ip("route", "add", "blackhole", "172.20.0.0/15")
         before, said = memory(tunnel.server), len(tunnel.server.said())
         ping = tunnel.lab.client.popen(
-            ["ping", "-n", "-i", "0.2", "-c", str(5 * SECONDS), "-W", "30", SERVER_INNER],
+            ["ping", "-n", "-i", "0.2", "-c", str(5 * SECONDS), "-w", f"{PATIENCE:g}", SERVER_INNER],
             log=tunnel.directory / "ping.log",
         )
         flood = tunnel.lab.client.popen(
@@ -57,7 +58,7 @@ def test_a_flood_of_garbage_harms_nobody() -> None:
         peak = before
         while flood.poll() is None:
             peak = max(peak, memory(tunnel.server))
-            time.sleep(0.25)
+            time.sleep(0.25)  # a look at its memory four times a second
         ping.wait(PATIENCE)
         sent, _, _, sources, _ = (tunnel.directory / "flood.log").read_text().split()
         print(f"{sent} datagrams, {sources} sources, memory {before / MEGABYTE:.1f} -> {peak / MEGABYTE:.1f} MiB")
@@ -67,8 +68,8 @@ def test_a_flood_of_garbage_harms_nobody() -> None:
         # Python keeps some of its arenas; what stays does not grow with the next flood.
         wait_for("memory comes back", lambda: memory(tunnel.server) - before < 10 * MEGABYTE, interval=1)
         print(f"and back to {memory(tunnel.server) / MEGABYTE:.1f} MiB")
-        answered = (tunnel.directory / "ping.log").read_text()
-        assert " 0% packet loss" in answered, answered[-500:]
+        pinged = (tunnel.directory / "ping.log").read_text()
+        assert set(range(1, 5 * SECONDS + 1)) <= numbers_answered(pinged), pinged[-500:]
         assert len(tunnel.server.said()) - said < 8_000, tunnel.server.said()[-2000:]
         assert tunnel.client.process is not None
         tunnel.client.stop()

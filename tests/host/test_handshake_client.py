@@ -195,10 +195,12 @@ def test_a_session_whose_socket_is_gone_is_given_up_and_made_anew() -> None:
 def test_a_data_plane_that_is_late_is_waited_for() -> None:
     async def work(client: InProcessClient, server: InProcessServer) -> None:
         await until(lambda: server.server.status().handshakes == 1)
-        await asyncio.sleep(0.3)
+        await asyncio.sleep(0.3)  # the data plane is late
+        assert not client.client.status().up
         dataplane = client.new_dataplane()
         dataplane.tell(SessionConfirmed(session_id=await client.session()))
         await until(lambda: client.client.status().up)
+        assert server.server.status().handshakes == 1, "the one that waited"
 
     connect(work)
 
@@ -231,8 +233,10 @@ def test_whatever_fails_is_told_in_words_and_tried_again() -> None:
 def test_a_server_that_refuses_the_address_is_no_session() -> None:
     async def work(client: InProcessClient, server: InProcessServer) -> None:
         server.server._grants.own = ()
-        client.new_dataplane()
+        dataplane = client.new_dataplane()
         await until(lambda: any("no session with" in line for line in client.context.lines))
+        assert dataplane.registry.sessions == {}
+        assert not client.client.status().up
 
     connect(work)
 
@@ -240,5 +244,6 @@ def test_a_server_that_refuses_the_address_is_no_session() -> None:
 def test_it_ends_in_the_middle_of_a_handshake() -> None:
     async def work(client: InProcessClient, server: InProcessServer) -> None:
         await until(lambda: bool(client.context.granted))
+        assert not client.client.status().up, "the handshake is under way"
 
     connect(work)

@@ -5,27 +5,20 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import tempfile
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.host.test_lifecycle_commands import CLIENT, Machine
 from tests.support.daemons import TOOL, wait_for
-from tests.support.network import everything, own_network
+from tests.support.machine import CLIENT, Machine
+from tests.support.network import everything
 
 pytestmark = pytest.mark.root
 
 
 @pytest.fixture
-def machine() -> Iterator[Machine]:
-    with own_network(), tempfile.TemporaryDirectory(prefix="qre-t-") as directory:
-        Path(directory).chmod(0o755)
-        made = Machine(Path(directory))
-        made.write(CLIENT + "AllowedIPs = 0.0.0.0/0\nPersistentKeepalive = 7\n")
-        yield made
+def profile_text() -> str:
+    return CLIENT + "AllowedIPs = 0.0.0.0/0\nPersistentKeepalive = 7\n"
 
 
 def shown(machine: Machine) -> dict[str, Any]:

@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -22,16 +21,11 @@ from qre.device.state import load_state, save_state, state_of, state_path
 from qre.ends import Dataplane
 from qre.errors import MachineError, QreError, UserError
 from qre.kernel.rtnl import Link, Rtnl, Rule
-from tests.support.network import everything, ip, own_network
+from tests.support.daemons import wait_for
+from tests.support.network import everything, ip
 from tests.support.profile_values import client_profile, global_config, server_profile
 
-pytestmark = pytest.mark.root
-
-
-@pytest.fixture(autouse=True)
-def network() -> Iterator[None]:
-    with own_network():
-        yield
+pytestmark = [pytest.mark.root, pytest.mark.usefixtures("network")]
 
 
 @pytest.fixture
@@ -198,6 +192,7 @@ def test_a_daemon_starts_again_after_its_predecessor_was_killed_without_a_word(c
         ip("link", "set", end, "addrgenmode", "none")  # whose address would come at any moment
         ip("link", "set", end, "up")
     ip("route", "add", "default", "dev", "eth0")
+    wait_for("the kernel's routes", lambda: ip("-6", "route", "show", "table", "all").count("ff00::/8") == 2)
     before = everything()
     profile = client_profile(allowed_ips=("0.0.0.0/0",))
     first = up_profile(profile, config, keep_tun=True)
@@ -648,13 +643,12 @@ def test_the_module_is_asked_for_by_a_modprobe_that_only_notes_it(
 
 
 def test_no_module_is_loaded_when_it_is_not_wanted(config: GlobalConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    def never() -> str:
-        raise AssertionError("modprobe was run")
-
-    monkeypatch.setattr(qre.device.kernel_module, "load_module", never)
+    asked: list[str] = []
+    monkeypatch.setattr(qre.device.kernel_module, "load_module", lambda: asked.append("modprobe"))
     for wanted in (config, config.replace(dataplane=Dataplane.AUTO, module_load=False)):
         up_profile(client_profile(), wanted, keep_tun=False, notice=lambda _: None)
         down_profile(client_profile(), wanted)
+    assert asked == []
 
 
 NOBODY = """

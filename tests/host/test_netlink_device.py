@@ -29,30 +29,18 @@ from qre.kernel.tunnel import (
     sync_device,
     wanted_routes,
 )
+from tests.support.daemons import PATIENCE
 from tests.support.namespaces import Namespace
-from tests.support.network import everything, ip, own_network
+from tests.support.network import everything, ip
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.usefixtures("network")]
 TUNGETVNETHDRSZ = 0x800454D7
-
-
-@pytest.fixture(autouse=True)
-def network() -> Iterator[None]:
-    with own_network():
-        yield
 
 
 @pytest.fixture
 def rtnl() -> Iterator[Rtnl]:
     with Rtnl() as opened:
         yield opened
-
-
-@pytest.fixture
-def tun() -> Iterator[int]:
-    descriptor = open_tun("qre0", persistent=False)
-    yield descriptor
-    os.close(descriptor)
 
 
 def spec(*addresses: str, routes: tuple[str, ...] = (), mtu: int = 1380, fwmark: int = 0) -> DeviceSpec:
@@ -296,12 +284,14 @@ def test_streams_and_datagrams_of_an_address_that_stays_notice_nothing(rtnl: Rtn
 
 
 def connected(source: str) -> socket.socket:
-    for _ in range(100):
+    deadline = time.monotonic() + PATIENCE
+    while True:
         try:
-            return socket.create_connection(("10.77.0.1", 5000), 10, source_address=(source, 0))
+            return socket.create_connection(("10.77.0.1", 5000), PATIENCE, source_address=(source, 0))
         except ConnectionRefusedError:  # it has not begun yet
+            if time.monotonic() > deadline:
+                raise
             time.sleep(0.1)
-    raise TimeoutError("the peer does not listen")
 
 
 def echoed(stream: socket.socket) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,10 +11,9 @@ from typing import Any
 
 import pytest
 
-from qre.kernel.tun import open_tun
-from tests.support.network import everything, ip, own_network
+from tests.support.network import everything, ip
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.usefixtures("network")]
 
 #: Answers one JSON request a line; what the worker sends by itself is a line of its own.
 PROGRAM = """
@@ -115,17 +113,9 @@ class WorkerProcess:
         assert self.process.wait(10) == 0
 
 
-@pytest.fixture(autouse=True)
-def network() -> Iterator[None]:
-    with own_network():
-        yield
-
-
 @pytest.fixture
-def tun() -> Iterator[int]:
-    descriptor = open_tun("qre0", persistent=False, profile="tunnel")
-    yield descriptor
-    os.close(descriptor)
+def owner() -> str:
+    return "tunnel"
 
 
 @pytest.fixture(params=["confined", "unconfined"])

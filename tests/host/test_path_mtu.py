@@ -21,6 +21,7 @@ from qre.ends import Role
 from tests.support.daemons import wait_for
 from tests.support.dataplane_endpoint import Endpoint
 from tests.support.namespaces import Namespace, join, run
+from tests.support.ping import answered, ping
 from tests.support.wireguard import tcp_rate
 
 C, S = Role.CLIENT, Role.SERVER
@@ -96,11 +97,13 @@ class Lab(ExitStack):
         drops: dict[str, int] = self.endpoints[role].path()["drops"]
         return drops
 
-    def ping(self, role: Role, address: str, *options: str) -> str:
-        """What ping says, complaints included."""
-        command = [*self.ends[role].prefix, "ping", "-n", "-c", "3", "-i", "0.2", "-W", "1", *options, address]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
-        return done.stdout + done.stderr
+    def ping(self, role: Role, address: str, *options: str) -> int:
+        """How many of 3 are answered."""
+        return answered(self.ends[role], address, *options, count=3)
+
+    def refused(self, role: Role, address: str, *options: str) -> str:
+        """What ping says of those that are not, complaints included."""
+        return ping(self.ends[role], address, *options, count=3, wait=1)
 
     def rate(self, role: Role, version: int = 4) -> float:
         """Mbit/s of a TCP stream from this end to the other, in a second."""
@@ -136,18 +139,19 @@ def test_everything_works_over_a_path_of(
         limit = min(path["inner_mtu"], 1380)
         assert path["inner_mtu"] == payload - AROUND[role]
         rates[f"IPv4 from the {role}"] = round(lab.rate(role))
-        fits = lab.ping(role, inner(OTHER[role]), "-M", "do", "-s", str(limit - 28))
-        assert "3 received" in fits
+        assert lab.ping(role, inner(OTHER[role]), "-M", "do", "-s", str(limit - 28)) == 3
         if limit < 1380:
-            assert f"mtu={limit}" in lab.ping(role, inner(OTHER[role]), "-M", "do", "-s", str(limit - 27))
+            too_long = (role, inner(OTHER[role]), "-M", "do", "-s", str(limit - 27))
+            assert f"mtu = {limit}" in lab.refused(*too_long), "the host is told"
+            assert f"mtu={limit}" in lab.refused(*too_long), "and knows it from then on"
             assert lab.drops(role)["too-big"] >= 1
-        assert "3 received" in lab.ping(role, inner(OTHER[role]), "-M", "dont", "-s", "3000"), "fragments"
+        assert lab.ping(role, inner(OTHER[role]), "-M", "dont", "-s", "3000") == 3, "fragments"
         if limit >= 1280:
             rates[f"IPv6 from the {role}"] = round(lab.rate(role, 6))
-            lab.ping(role, inner(OTHER[role], 6), "-s", "3000")  # both hosts are told: nobody fragments for them
-            assert "3 received" in lab.ping(role, inner(OTHER[role], 6), "-s", "3000")
+            lab.refused(role, inner(OTHER[role], 6), "-s", "3000")  # both hosts are told: nobody fragments for them
+            assert lab.ping(role, inner(OTHER[role], 6), "-s", "3000") == 3
         else:
-            assert "Administratively prohibited" in lab.ping(role, inner(OTHER[role], 6))
+            assert "Administratively prohibited" in lab.refused(role, inner(OTHER[role], 6))
             assert lab.drops(role)["ipv6-refused"] >= 3
     for what, rate in rates.items():
         record_property(what, f"{rate} Mbit/s")
@@ -227,7 +231,7 @@ def test_a_forged_icmp_error_has_no_effect(lab: Lab) -> None:
     assert "mtu 600" in lab.ends[C].ip("route", "get", OUTER[S]), "the kernel believed it, and others suffer"
     for role in Role:
         before = lab.endpoints[role].path()
-        assert "3 received" in lab.ping(role, inner(OTHER[role]), "-M", "do", "-s", "1352")
+        assert lab.ping(role, inner(OTHER[role]), "-M", "do", "-s", "1352") == 3
         assert lab.rate(role) >= 5
         after = lab.endpoints[role].path()
         assert after == before, "nothing was lost and nothing smaller is used"

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-import tempfile
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from tests.host.test_lifecycle_commands import CLIENT, Machine
-from tests.support.network import ip, own_network
+from tests.support.machine import CLIENT, Machine
+from tests.support.network import ip
 
 pytestmark = pytest.mark.root
 
@@ -36,12 +33,6 @@ PLANNED = (
     (r"remove state (\S+)", "", "state {0}"),
 )
 HOOKS = ("PreUp", "PostUp", "PreDown", "PostDown")
-
-
-@pytest.fixture
-def machine() -> Iterator[Machine]:
-    with own_network(), tempfile.TemporaryDirectory(prefix="qre-t-") as directory:
-        yield Machine(Path(directory))
 
 
 def profile(machine: Machine, address: str, allowed_ips: str, mtu: int) -> None:

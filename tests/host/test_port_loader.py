@@ -32,7 +32,7 @@ NO_CAPABILITIES = ("setpriv", "--bounding-set=-all", "--inh-caps=-all", "--")
 OWN = {"maps.debug", "progs.debug"}
 
 
-class Machine:
+class Place:
     """A network namespace and a BPF file system of one's own."""
 
     def __init__(self, directory: Path) -> None:
@@ -99,12 +99,12 @@ class Machine:
 
 
 @pytest.fixture
-def machine() -> Iterator[Machine]:
+def place() -> Iterator[Place]:
     with ExitStack() as stack:
         stack.enter_context(own_network())
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="qre-t-")))
         directory.chmod(0o711)
-        made = Machine(directory)
+        made = Place(directory)
         made.pin_dir.mkdir()
         run("mount", "-t", "bpf", "bpf", str(made.pin_dir))
         stack.callback(run, "umount", str(made.pin_dir))
@@ -142,9 +142,9 @@ def send(packet: bytes) -> None:
         sender.sendto(packet, (IP, PORT))
 
 
-def adopt(machine: Machine, cid: bytes = CID) -> None:
+def adopt(place: Place, cid: bytes = CID) -> None:
     """Written through the pin, by another program than ours."""
-    path = machine.pin_dir / "QRE_CID_ROUTES-127-0-0-1-4433"
+    path = place.pin_dir / "QRE_CID_ROUTES-127-0-0-1-4433"
     key = [f"{octet:02x}" for octet in (len(cid), *cid.ljust(20, b"\0"))]
     run("bpftool", "map", "update", "pinned", str(path), "key", "hex", *key, "value", "hex", "01", "00", "00", "00")
 
@@ -153,159 +153,162 @@ def adopt(machine: Machine, cid: bytes = CID) -> None:
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_it_binds_attaches_pins_and_takes_everything_away_on_a_signal(machine: Machine, how: signal.Signals) -> None:
-    started = machine.start("UserspaceBind=true")
+def test_it_binds_attaches_pins_and_takes_everything_away_on_a_signal(place: Place, how: signal.Signals) -> None:
+    started = place.start("UserspaceBind=true")
     names = {f"{name}-127-0-0-1-4433" for name in ("QRE_CID_ROUTES", "QRE_SOCKETS", "qre_reuseport_demux")}
-    assert machine.pins() == names
-    fd = open_pinned(machine.pin_dir / "QRE_SOCKETS-127-0-0-1-4433")
+    assert place.pins() == names
+    fd = open_pinned(place.pin_dir / "QRE_SOCKETS-127-0-0-1-4433")
     assert set(slotted(fd)) == {SLOT_USER, SLOT_KERNEL}
     os.close(fd)
-    adopt(machine)
-    shown = run(TOOL, "show-cid-map", f"BpfMapPath={machine.pin_dir}/QRE_CID_ROUTES-127-0-0-1-4433")
+    adopt(place)
+    shown = run(TOOL, "show-cid-map", f"BpfMapPath={place.pin_dir}/QRE_CID_ROUTES-127-0-0-1-4433")
     assert f"connection_id {CID.hex()}  socket_index 1" in shown
 
     for packets, waiting in ((short_packet(CID), 1), (b"\xc0" + bytes(39), 2)):
         for _ in range(16):
             send(packets)
-        wait_for("packets in the queues", lambda waiting=waiting: sum(map(bool, machine.queued())) == waiting)
-    wait_for("sixteen packets at each socket", lambda: machine.queued()[0] == machine.queued()[1])
+        wait_for("packets in the queues", lambda waiting=waiting: sum(map(bool, place.queued())) == waiting)
+    wait_for("sixteen packets at each socket", lambda: place.queued()[0] == place.queued()[1])
 
-    printed = machine.ends(started, how)
+    printed = place.ends(started, how)
     assert "ready" in printed and "ending: stopped by a signal" in printed
     assert f"closed the sockets of UDP {IP}:{PORT}" in printed, "and nobody else has them"
-    machine.nothing_left()
+    place.nothing_left()
 
 
 @pytest.mark.parametrize("length", [17, 20])
-def test_it_steers_by_connection_ids_of_the_length_that_it_was_told(machine: Machine, length: int) -> None:
-    started = machine.start("UserspaceBind=true", f"RoutedCidLen={length}")
-    adopt(machine, CID[:length])
+def test_it_steers_by_connection_ids_of_the_length_that_it_was_told(place: Place, length: int) -> None:
+    started = place.start("UserspaceBind=true", f"RoutedCidLen={length}")
+    adopt(place, CID[:length])
     for _ in range(16):
         send(short_packet(CID[:length]))
-    wait_for("packets in a queue", lambda: any(machine.queued()))
-    assert sum(map(bool, machine.queued())) == 1, "all at one socket"
+    wait_for("packets in a queue", lambda: any(place.queued()))
+    assert sum(map(bool, place.queued())) == 1, "all at one socket"
     for _ in range(16):
         send(short_packet(bytes(length)))
-    wait_for("packets in the other", lambda: all(machine.queued()))
-    machine.ends(started)
+    wait_for("packets in the other", lambda: all(place.queued()))
+    place.ends(started)
 
 
-def test_it_ends_by_itself_when_its_time_is_over(machine: Machine) -> None:
-    status, printed, said = machine.once(
-        "shared-port-loader", "UserspaceBind=true", "RunForMs=300", f"ReadyFile={machine.ready}"
+def test_it_ends_by_itself_when_its_time_is_over(place: Place) -> None:
+    status, printed, said = place.once(
+        "shared-port-loader", "UserspaceBind=true", "RunForMs=300", f"ReadyFile={place.ready}"
     )
     assert (status, said) == (0, [])
     assert "ending: RunForMs is over" in printed
-    machine.nothing_left()
+    place.nothing_left()
 
 
-def test_it_takes_over_a_socket_that_was_handed_in_and_gives_it_back(machine: Machine) -> None:
+def test_it_takes_over_a_socket_that_was_handed_in_and_gives_it_back(place: Place) -> None:
     with bound() as ours:
-        started = machine.start(f"UserspaceSocketFd={ours.fileno()}", fds=(ours.fileno(),))
-        adopt(machine)
+        started = place.start(f"UserspaceSocketFd={ours.fileno()}", fds=(ours.fileno(),))
+        adopt(place)
         for number in range(16):
             send(short_packet(CID))  # to the kernel's slot
             send(b"\xc0%d" % number)
         assert [ours.recv(100) for _ in range(16)] == [b"\xc0%d" % number for number in range(16)]
-        machine.ends(started)
-        machine.nothing_left(sockets=1)
+        place.ends(started)
+        place.nothing_left(sockets=1)
         send(short_packet(CID))
         assert ours.recv(100) == short_packet(CID)
 
 
-def test_two_loaders_on_two_ports_do_not_disturb_each_other(machine: Machine) -> None:
-    one = machine.start("UserspaceBind=true")
-    other = machine.start("UserspaceBind=true", "RoutedCidLen=17", listen=f"{IP}:{PORT + 1}")
-    assert len(machine.pins()) == 6
-    machine.ends(one)
-    assert len(machine.pins()) == 3
-    machine.ends(other)
-    machine.nothing_left()
+def test_two_loaders_on_two_ports_do_not_disturb_each_other(place: Place) -> None:
+    one = place.start("UserspaceBind=true")
+    other = place.start("UserspaceBind=true", "RoutedCidLen=17", listen=f"{IP}:{PORT + 1}")
+    assert len(place.pins()) == 6
+    place.ends(one)
+    assert len(place.pins()) == 3
+    place.ends(other)
+    place.nothing_left()
 
 
-def test_a_second_loader_on_the_same_port_is_refused_and_the_first_goes_on(machine: Machine) -> None:
-    started = machine.start("UserspaceBind=true")
-    before = machine.pins()
-    assert "a loader that runs has pinned" in machine.refused("UserspaceBind=true")
-    other = machine.directory / "other"
+def test_a_second_loader_on_the_same_port_is_refused_and_the_first_goes_on(place: Place) -> None:
+    started = place.start("UserspaceBind=true")
+    before = place.pins()
+    assert "a loader that runs has pinned" in place.refused("UserspaceBind=true")
+    other = place.directory / "other"
     other.mkdir()
     run("mount", "-t", "bpf", "bpf", str(other))
     try:
-        assert "another program uses this UDP port" in machine.refused("UserspaceBind=true", f"PinDir={other}")
+        assert "another program uses this UDP port" in place.refused("UserspaceBind=true", f"PinDir={other}")
         assert {path.name for path in other.iterdir()} <= OWN
     finally:
         run("umount", str(other))
-    assert "wrote it and runs" in machine.refused("UserspaceBind=true", f"ReadyFile={machine.directory}/ready0")
-    assert machine.pins() == before
-    machine.ends(started)
-    machine.nothing_left()
+    assert "wrote it and runs" in place.refused("UserspaceBind=true", f"ReadyFile={place.directory}/ready0")
+    assert place.pins() == before
+    place.ends(started)
+    place.nothing_left()
 
 
 # --- what a killed one leaves ---
 
 
-def test_the_next_one_clears_what_a_killed_one_left(machine: Machine) -> None:
-    killed = machine.start("UserspaceBind=true")
+def test_the_next_one_clears_what_a_killed_one_left(place: Place) -> None:
+    killed = place.start("UserspaceBind=true")
     killed.kill()
     killed.wait()
-    assert len(machine.pins()) == 3
-    (machine.directory / "ready0").rename(machine.directory / "ready1")
-    printed = machine.ends(machine.start("UserspaceBind=true"))
+    assert len(place.pins()) == 3
+    (place.directory / "ready0").rename(place.directory / "ready1")
+    printed = place.ends(place.start("UserspaceBind=true"))
     assert printed[0].startswith("removed the pins of a loader that was killed")
-    machine.nothing_left()
+    place.nothing_left()
 
 
-def test_the_next_one_clears_it_behind_a_socket_that_lives_on(machine: Machine) -> None:
+def test_the_next_one_clears_it_behind_a_socket_that_lives_on(place: Place) -> None:
     with bound() as ours:
         field, fds = f"UserspaceSocketFd={ours.fileno()}", (ours.fileno(),)
-        killed = machine.start(field, fds=fds)
-        assert "a loader that runs has pinned" in machine.refused(field, fds=fds)
+        killed = place.start(field, fds=fds)
+        assert "a loader that runs has pinned" in place.refused(field, fds=fds)
         killed.kill()
         killed.wait()
-        (machine.directory / "ready0").unlink()
-        machine.ends(machine.start(field, fds=fds))
-        machine.nothing_left(sockets=1)
+        (place.directory / "ready0").unlink()
+        place.ends(place.start(field, fds=fds))
+        place.nothing_left(sockets=1)
 
 
-def test_pins_of_which_some_are_gone_are_cleared(machine: Machine) -> None:
+def test_pins_of_which_some_are_gone_are_cleared(place: Place) -> None:
     for name in ("QRE_SOCKETS", "QRE_CID_ROUTES"):
-        killed = machine.start("UserspaceBind=true")
+        killed = place.start("UserspaceBind=true")
+        pinned = place.pins()
         killed.kill()
         killed.wait()
-        (machine.pin_dir / f"{name}-127-0-0-1-4433").unlink()
-        (machine.directory / f"ready{len(machine.running) - 1}").unlink()
-        machine.ends(machine.start("UserspaceBind=true"))
-        machine.nothing_left()
+        (place.pin_dir / f"{name}-127-0-0-1-4433").unlink()
+        (place.directory / f"ready{len(place.running) - 1}").unlink()
+        started = place.start("UserspaceBind=true")
+        assert place.pins() == pinned, "all of them are its own"
+        place.ends(started)
+        place.nothing_left()
 
 
-def test_a_pin_of_somebody_else_is_left_alone(machine: Machine) -> None:
-    path = machine.pin_dir / "QRE_SOCKETS-127-0-0-1-4433"
+def test_a_pin_of_somebody_else_is_left_alone(place: Place) -> None:
+    path = place.pin_dir / "QRE_SOCKETS-127-0-0-1-4433"
     run(TOOL, "create-cid-map", f"BpfMapPath={path}")
-    assert "it is not a QRE_SOCKETS" in machine.refused("UserspaceBind=true")
-    assert machine.pins() == {path.name}
+    assert "it is not a QRE_SOCKETS" in place.refused("UserspaceBind=true")
+    assert place.pins() == {path.name}
 
 
 # --- what fails half-way ---
 
 
-def test_a_port_that_others_use_is_refused_and_nothing_is_left(machine: Machine) -> None:
+def test_a_port_that_others_use_is_refused_and_nothing_is_left(place: Place) -> None:
     for reuseport in (False, True):
         with bound(reuseport=reuseport):
-            assert "another program uses this UDP port" in machine.refused("UserspaceBind=true")
-            machine.nothing_left(sockets=1)
-    assert "does not have that address" in machine.refused("UserspaceBind=true", "Listen=192.0.2.1:4433")
-    machine.nothing_left()
+            assert "another program uses this UDP port" in place.refused("UserspaceBind=true")
+            place.nothing_left(sockets=1)
+    assert "does not have that address" in place.refused("UserspaceBind=true", "Listen=192.0.2.1:4433")
+    place.nothing_left()
 
 
-def test_a_pin_directory_that_cannot_be_written_is_refused_and_nothing_is_left(machine: Machine) -> None:
-    run("mount", "-o", "remount,ro", str(machine.pin_dir))
-    said = machine.refused("UserspaceBind=true", f"ReadyFile={machine.ready}")
+def test_a_pin_directory_that_cannot_be_written_is_refused_and_nothing_is_left(place: Place) -> None:
+    run("mount", "-o", "remount,ro", str(place.pin_dir))
+    said = place.refused("UserspaceBind=true", f"ReadyFile={place.ready}")
     assert "Read-only file system" in said
-    run("mount", "-o", "remount,rw", str(machine.pin_dir))
-    machine.nothing_left()
+    run("mount", "-o", "remount,rw", str(place.pin_dir))
+    place.nothing_left()
 
 
-def test_what_cannot_be_done_is_refused_in_one_line_and_nothing_is_left(machine: Machine, tmp_path: Path) -> None:
+def test_what_cannot_be_done_is_refused_in_one_line_and_nothing_is_left(place: Place, tmp_path: Path) -> None:
     text = tmp_path / "text"
     text.write_text("nothing")
     for fields, said in (
@@ -321,18 +324,18 @@ def test_what_cannot_be_done_is_refused_in_one_line_and_nothing_is_left(machine:
         (("Device=none0",), "device none0 : it is not up"),
         (("RegisterCidMap=true",), "RegisterCidMap=false"),
     ):
-        line = machine.refused("UserspaceBind=true", *fields)
+        line = place.refused("UserspaceBind=true", *fields)
         assert said in line, line
-        machine.nothing_left()
+        place.nothing_left()
     assert text.read_text() == "nothing"
 
 
-def test_a_ready_file_that_cannot_be_written_undoes_everything(machine: Machine) -> None:
-    directory = machine.directory / "readonly"
+def test_a_ready_file_that_cannot_be_written_undoes_everything(place: Place) -> None:
+    directory = place.directory / "readonly"
     directory.mkdir()
     run("mount", "-t", "tmpfs", "-o", "ro", "tmpfs", str(directory))
     try:
-        status, printed, said = machine.once(
+        status, printed, said = place.once(
             "shared-port-loader", "UserspaceBind=true", f"ReadyFile={directory}/ready", "RunForMs=1"
         )
     finally:
@@ -340,28 +343,28 @@ def test_a_ready_file_that_cannot_be_written_undoes_everything(machine: Machine)
     assert (status, len(said)) == (2, 1)
     assert "Read-only file system" in said[0]
     assert "attached qre_reuseport_demux" in printed and "removed the pins" in printed
-    machine.nothing_left()
+    place.nothing_left()
 
 
-def test_without_capabilities_it_says_which_are_missing(machine: Machine) -> None:
-    said = machine.refused("UserspaceBind=true", prefix=NO_CAPABILITIES)
+def test_without_capabilities_it_says_which_are_missing(place: Place) -> None:
+    said = place.refused("UserspaceBind=true", prefix=NO_CAPABILITIES)
     assert "it needs CAP_BPF, CAP_NET_ADMIN, which are missing; run it as root" in said
 
 
-def test_when_nobody_reads_what_it_prints_it_still_takes_everything_away(machine: Machine) -> None:
-    started = machine.start("UserspaceBind=true")
+def test_when_nobody_reads_what_it_prints_it_still_takes_everything_away(place: Place) -> None:
+    started = place.start("UserspaceBind=true")
     assert started.stdout is not None
     assert "ready\n" in iter(started.stdout.readline, ""), "the last words before it waits"
     started.stdout.close()
     started.send_signal(signal.SIGTERM)
     assert started.wait(PATIENCE) == 0
-    machine.nothing_left()
+    place.nothing_left()
 
 
 # --- sockets that are not what they should be ---
 
 
-def test_a_socket_that_is_not_the_ports_is_refused(machine: Machine) -> None:
+def test_a_socket_that_is_not_the_ports_is_refused(place: Place) -> None:
     for made, said in (
         (bound(reuseport=False), "SO_REUSEPORT is off"),
         (bound(port=PORT + 1), f"it is bound to {IP}:{PORT + 1}, not to Listen {LISTEN}"),
@@ -369,26 +372,26 @@ def test_a_socket_that_is_not_the_ports_is_refused(machine: Machine) -> None:
         (bound(kind=socket.SOCK_STREAM), "a socket of another family, type or protocol"),
     ):
         with made as ours:
-            line = machine.refused(f"UserspaceSocketFd={ours.fileno()}", fds=(ours.fileno(),))
+            line = place.refused(f"UserspaceSocketFd={ours.fileno()}", fds=(ours.fileno(),))
             assert said in line, line
     with open(os.devnull) as null:
-        assert "not a socket" in machine.refused(f"UserspaceSocketFd={null.fileno()}", fds=(null.fileno(),))
+        assert "not a socket" in place.refused(f"UserspaceSocketFd={null.fileno()}", fds=(null.fileno(),))
     with bound() as ours, bound():
-        line = machine.refused(f"UserspaceSocketFd={ours.fileno()}", fds=(ours.fileno(),))
+        line = place.refused(f"UserspaceSocketFd={ours.fileno()}", fds=(ours.fileno(),))
         assert "another socket is bound there, too" in line
     with bound() as ours, own_network():
-        line = machine.refused(f"UserspaceSocketFd={ours.fileno()}", fds=(ours.fileno(),))
+        line = place.refused(f"UserspaceSocketFd={ours.fileno()}", fds=(ours.fileno(),))
         assert "it belongs to another network namespace" in line
-    machine.nothing_left()
+    place.nothing_left()
 
 
 # --- the check ---
 
 
 @pytest.mark.parametrize("length", [17, 20])
-def test_the_check_sees_every_kind_of_packet_steered(machine: Machine, length: int) -> None:
+def test_the_check_sees_every_kind_of_packet_steered(place: Place, length: int) -> None:
     fields = (f"ConnectionId={os.urandom(length).hex()}", f"RoutedCidLen={length}")
-    status, printed, said = machine.once("shared-port-loader-check", *fields)
+    status, printed, said = place.once("shared-port-loader-check", *fields)
     assert (status, said) == (0, [])
     verified = [line.removeprefix("ok ") for line in printed if line.startswith("ok ")]
     assert verified[:11] == [
@@ -406,10 +409,10 @@ def test_the_check_sees_every_kind_of_packet_steered(machine: Machine, length: i
     ]
     assert verified[10].startswith("after detach the kernel chooses by itself")
     assert verified[11:] == ["everything"]
-    machine.nothing_left()
+    place.nothing_left()
 
 
-def test_the_check_finds_a_program_that_does_not_steer(machine: Machine, tmp_path: Path) -> None:
+def test_the_check_finds_a_program_that_does_not_steer(place: Place, tmp_path: Path) -> None:
     """One that was compiled for slots the other way round."""
     source = (ELF.parents[2] / "bpf" / "qre_reuseport.bpf.c").read_text()
     wrong = source.replace("#define QRE_SLOT_KERNEL 1", "#define QRE_SLOT_KERNEL 0")
@@ -418,13 +421,13 @@ def test_the_check_finds_a_program_that_does_not_steer(machine: Machine, tmp_pat
     include = f"/usr/include/{os.uname().machine}-linux-gnu"
     run("clang", "-target", "bpf", "-g", "-O2", f"-I{include}", "-c", str(tmp_path / "wrong.c"), "-o",
         str(tmp_path / "wrong.o"))  # fmt: skip
-    status, printed, said = machine.once(
+    status, printed, said = place.once(
         "shared-port-loader-check", f"ConnectionId={CID.hex()}", f"BpfElf={tmp_path}/wrong.o"
     )
     assert (status, len(said)) == (2, 1)
     assert "a short header with the connection ID : it reached slot 0 (user space), not slot 1 (kernel)" in said[0]
     assert "ok a long header: slot 0 (user space)" in printed
-    machine.nothing_left()
+    place.nothing_left()
 
 
 #: setsockopt() of a kernel in which a detach succeeds and does nothing.
@@ -443,21 +446,21 @@ int setsockopt(int fd, int level, int name, const void *value, socklen_t length)
 """
 
 
-def test_the_check_finds_a_program_that_still_steers_after_the_detach(machine: Machine, tmp_path: Path) -> None:
+def test_the_check_finds_a_program_that_still_steers_after_the_detach(place: Place, tmp_path: Path) -> None:
     (tmp_path / "never.c").write_text(NEVER_DETACHES)
     run("gcc", "-shared", "-fPIC", "-o", str(tmp_path / "never.so"), str(tmp_path / "never.c"))
-    machine.env["LD_PRELOAD"] = str(tmp_path / "never.so")
-    status, printed, said = machine.once("shared-port-loader-check", f"ConnectionId={CID.hex()}")
+    place.env["LD_PRELOAD"] = str(tmp_path / "never.so")
+    status, printed, said = place.once("shared-port-loader-check", f"ConnectionId={CID.hex()}")
     assert (status, len(said)) == (2, 1)
     assert "detach : one socket still gets every packet" in said[0]
     assert "ok a short header with the connection ID after its release: slot 0 (user space)" in printed
     assert not [line for line in printed if "after detach" in line or line == "ok everything"]
-    machine.nothing_left()
+    place.nothing_left()
 
 
-def test_the_check_leaves_a_port_that_others_use_alone(machine: Machine) -> None:
+def test_the_check_leaves_a_port_that_others_use_alone(place: Place) -> None:
     with bound():
-        status, _, said = machine.once("shared-port-loader-check", f"ConnectionId={CID.hex()}")
+        status, _, said = place.once("shared-port-loader-check", f"ConnectionId={CID.hex()}")
     assert (status, len(said)) == (2, 1)
     assert "another program uses this UDP port" in said[0]
-    machine.nothing_left()
+    place.nothing_left()

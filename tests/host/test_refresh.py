@@ -19,7 +19,7 @@ from tests.support.site import NAME, Caddy
 TOOL = str(Path(sys.executable).parent / "qre-tool")
 
 
-class Machine:
+class Place:
     """A namespace with a site on its loopback, and a profile that is up there."""
 
     def __init__(self, directory: Path) -> None:
@@ -52,24 +52,24 @@ class Machine:
 
 
 @pytest.fixture
-def machine(tmp_path: Path) -> Iterator[Machine]:
-    machine = Machine(tmp_path)
+def place(tmp_path: Path) -> Iterator[Place]:
+    place = Place(tmp_path)
     try:
-        assert machine.tool("up", "qre0").returncode == 0
-        yield machine
-        assert machine.tool("down", "qre0").returncode == 0
+        assert place.tool("up", "qre0").returncode == 0
+        yield place
+        assert place.tool("down", "qre0").returncode == 0
     finally:
-        machine.close()
-    assert not Path("/run/netns", machine.namespace.name).exists()
+        place.close()
+    assert not Path("/run/netns", place.namespace.name).exists()
 
 
 def told(output: str) -> dict[str, str]:
     return {label: text.strip() for label, _, text in (line.partition(":") for line in output.splitlines())}
 
 
-def test_a_site_is_looked_at_and_kept(machine: Machine) -> None:
-    machine.start_site()
-    done = machine.tool("refresh", "qre0")
+def test_a_site_is_looked_at_and_kept(place: Place) -> None:
+    place.start_site()
+    done = place.tool("refresh", "qre0")
     assert (done.returncode, done.stderr) == (0, "")
     shown = told(done.stdout)
     assert shown["dest"] == f"127.0.0.1:443, server name {NAME}"
@@ -80,32 +80,32 @@ def test_a_site_is_looked_at_and_kept(machine: Machine) -> None:
     assert re.match(r"\d+ bytes of handshake; datagrams of \d+", shown["flight"])
     assert re.match(r"\d+ bytes, expires \d{4}-\d\d-\d\d", shown["certificate chain"])
     assert shown["http status"] == "200"
-    kept = machine.directory / "state" / "qre0.dest"
+    kept = place.directory / "state" / "qre0.dest"
     assert kept.stat().st_mode & 0o777 == 0o600
     assert json.loads(kept.read_text())["reachable"] is True
 
 
-def test_a_site_that_is_gone_is_an_error_and_what_was_seen_of_it_stays_known(machine: Machine) -> None:
-    machine.start_site()
-    assert machine.tool("refresh", "qre0").returncode == 0
-    assert machine.caddy is not None
-    machine.caddy.stop()
-    done = machine.tool("refresh", "qre0")
+def test_a_site_that_is_gone_is_an_error_and_what_was_seen_of_it_stays_known(place: Place) -> None:
+    place.start_site()
+    assert place.tool("refresh", "qre0").returncode == 0
+    assert place.caddy is not None
+    place.caddy.stop()
+    done = place.tool("refresh", "qre0")
     assert done.returncode == 2
     assert done.stderr.startswith("qre-tool: Dest 127.0.0.1:443 : it cannot be reached")
     shown = told(done.stdout)
     assert shown["reachable"] == "no"
     assert shown["alpn"] == "h3"
-    assert json.loads((machine.directory / "state" / "qre0.dest").read_text())["reachable"] is False
+    assert json.loads((place.directory / "state" / "qre0.dest").read_text())["reachable"] is False
 
 
-def test_a_site_that_never_was_there_is_an_error(machine: Machine) -> None:
-    done = machine.tool("refresh", "qre0")
+def test_a_site_that_never_was_there_is_an_error(place: Place) -> None:
+    done = place.tool("refresh", "qre0")
     assert done.returncode == 2
     assert told(done.stdout)["profile"] == "none yet"
 
 
-def test_an_unknown_device_is_an_error(machine: Machine) -> None:
-    done = machine.tool("refresh", "qre9")
+def test_an_unknown_device_is_an_error(place: Place) -> None:
+    done = place.tool("refresh", "qre9")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("qre-tool: device qre9 : it is not up")

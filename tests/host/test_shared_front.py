@@ -118,7 +118,7 @@ def test_what_is_no_message_ends_the_feed_and_nothing_else(site: Caddy) -> None:
                 theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 18)
                 with contextlib.suppress(OSError):
                     theirs.send(garbage)
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.05)  # both servers see it meanwhile
         for server, short_id in ((front, SHORT_ID), (joined, OTHER_ID)):
             visitor = await Visitor(server, short_id, authority=site.authority).run()
             assert visitor.names[-1] == "HandOverReady"

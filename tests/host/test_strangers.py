@@ -56,8 +56,8 @@ def first_flight(datagrams: list[Datagram]) -> list[bytes]:
     return [d.payload for d in flight]
 
 
-def replay(tunnel: Tunnel, flight: list[bytes], address: str) -> None:
-    """Send ``flight`` from a new address; what comes back must be the site's own answer, byte for byte."""
+def assert_the_site_answers(tunnel: Tunnel, flight: list[bytes], address: str) -> None:
+    """Replay ``flight`` from a new address; what comes back must be the site's own answer, byte for byte."""
     tunnel.lab.client.ip("addr", "add", f"{address}/24", "dev", tunnel.lab.client_device)
     uplink, front = tunnel.directory / f"up-{address}.pcap", tunnel.directory / f"front-{address}.pcap"
     script = (
@@ -95,16 +95,16 @@ def test_a_replayed_first_flight_gets_the_site_whatever_was_restarted() -> None:
                 wait_for("the first flight", lambda: len(first_flight(dump.datagrams())) == 2)
             flights.append(first_flight(dump.datagrams()))
             tunnel.client.stop()
-        replay(tunnel, flights[0], "10.90.1.11")
+        assert_the_site_answers(tunnel, flights[0], "10.90.1.11")
 
         before = tunnel.server.workers()["handshake"]
         os.kill(before, signal.SIGKILL)
         wait_for("the handshake worker is back", lambda: "worker handshake is back" in tunnel.server.said())
-        replay(tunnel, flights[1], "10.90.1.12")
+        assert_the_site_answers(tunnel, flights[1], "10.90.1.12")
 
         tunnel.server.stop()
         tunnel.server.start().wait_ready()
-        replay(tunnel, flights[2], "10.90.1.13")
+        assert_the_site_answers(tunnel, flights[2], "10.90.1.13")
 
 
 def test_a_profile_name_that_could_leave_the_directory_touches_no_path() -> None:

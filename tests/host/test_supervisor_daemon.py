@@ -56,6 +56,9 @@ def test_under_a_narrow_umask_the_workers_still_get_through() -> None:
     with client() as lone:
         lone.daemon.umask = 0o077
         lone.daemon.start().wait_ready()
+        status = Path(f"/proc/{lone.daemon.pid}/status").read_text()
+        assert "Umask:\t0077" in status
+        assert set(lone.daemon.workers()) == {"supervisor", "handshake", "dataplane", "netlink"}
 
 
 def test_a_runtime_directory_that_workers_cannot_get_through_is_named() -> None:

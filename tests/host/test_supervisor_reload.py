@@ -6,7 +6,7 @@ import os
 import shlex
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -31,13 +31,6 @@ def systemctl_reload(daemon: Daemon) -> None:
         daemon.tool(*words)
     else:
         run(program, *words)
-
-
-@pytest.fixture(scope="module")
-def alone() -> Iterator[Alone]:
-    with Alone.open() as made:
-        made.server.start().wait_ready()
-        yield made
 
 
 def reload(alone: Alone, times: int = 1, how: Callable[[Daemon], None] = hang_up) -> tuple[list[str], list[str]]:

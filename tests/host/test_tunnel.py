@@ -6,12 +6,9 @@ import json
 import re
 import signal
 import time
-from collections.abc import Iterator
-
-import pytest
 
 from tests.support.daemons import PATIENCE, children, threads, wait_for
-from tests.support.namespaces import Namespace
+from tests.support.ping import answered
 from tests.support.site import PAGE, visit
 from tests.support.tunnel import CLIENT_INNER, PORT, SERVER_INNER, Tunnel
 
@@ -19,23 +16,13 @@ CAP_NET_ADMIN, CAP_BPF = 1 << 12, 1 << 39
 GRANTED = {"handshake": 0, "dataplane": 0, "bpf_loader": CAP_BPF, "netlink": CAP_NET_ADMIN}
 
 
-@pytest.fixture(scope="module")
-def tunnel() -> Iterator[Tunnel]:
-    with Tunnel() as made:
-        yield made.up()
-
-
-def ping(namespace: Namespace, address: str, *options: str) -> str:
-    return namespace.run("ping", "-n", "-c", "5", "-i", "0.1", "-W", "30", *options, address, check=False)
-
-
 def test_packets_flow_both_ways(tunnel: Tunnel) -> None:
-    assert "5 received" in ping(tunnel.lab.client, SERVER_INNER)
-    assert "5 received" in ping(tunnel.lab.server, CLIENT_INNER)
+    assert answered(tunnel.lab.client, SERVER_INNER) == 5
+    assert answered(tunnel.lab.server, CLIENT_INNER) == 5
 
 
 def test_large_pings_are_fragmented_and_arrive(tunnel: Tunnel) -> None:
-    assert "5 received" in ping(tunnel.lab.client, SERVER_INNER, "-s", "4000")
+    assert answered(tunnel.lab.client, SERVER_INNER, "-s", "4000") == 5
 
 
 def test_a_stranger_with_a_browser_sees_the_site(tunnel: Tunnel) -> None:
@@ -108,7 +95,7 @@ def test_sighup_reloads_and_says_so() -> None:
         wait_for("RELOADING=1, then READY=1", lambda: "READY=1" in after(notify.poll(), "RELOADING=1"))
         assert any(line.startswith("MONOTONIC_USEC=") for line in notify.poll())
         assert "10.78.0.1/24" in tunnel.lab.server.ip("-o", "addr")
-        assert "5 received" in ping(tunnel.lab.client, SERVER_INNER), "sessions survive a reload"
+        assert answered(tunnel.lab.client, SERVER_INNER) == 5, "sessions survive a reload"
 
 
 def after(lines: list[str], first: str) -> list[str]:

@@ -2,7 +2,8 @@
 
 Makes a TUN device in the network namespace it was started in, installs one session with keys from a seed, says
 ``ready`` and runs until its standard input ends; then it writes its counters as JSON. For a line of input it writes
-what it knows of the path. Environment: QRE_PROFILE names a file for a profile, QRE_REKEY the seconds between two key
+what it knows of the path. As a handshake worker would, it gives the keys after the next ones as soon as the peer has
+begun another epoch. Environment: QRE_PROFILE names a file for a profile, QRE_REKEY the seconds between two key
 updates of the server, QRE_MARKS an inherited descriptor of number marks, QRE_EPOCH the key epoch to begin with (a
 session that was confirmed before, then), QRE_RAISE the seconds until a larger path is looked for again.
 """
@@ -24,7 +25,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from qre.dataplane.protocol import DataplaneReport, SessionUpdate, Underlay
+from qre.dataplane.protocol import DataplaneReport, KeyPhaseChanged, Underlay
 from qre.ends import Role
 from qre.workers.dataplane.device import Device
 from qre.workers.dataplane.session.marks import NumberMarks
@@ -71,7 +72,16 @@ async def run(role: Role, name: str, local: str, peer: str) -> None:
     tun = open_tun(name, int(os.environ.get("QRE_OFFLOADS", ALL_OFFLOADS)))
     server = sock.detach() if role is Role.SERVER else None
     marks = NumberMarks(int(os.environ["QRE_MARKS"])) if "QRE_MARKS" in os.environ else fresh_marks()
-    device = Device(tun, marks, reports.append, server_socket=server)
+    loop = asyncio.get_running_loop()
+
+    def reported(report: DataplaneReport) -> None:
+        nonlocal epoch
+        reports.append(report)
+        if isinstance(report, KeyPhaseChanged):
+            epoch = report.key_epoch
+            loop.call_soon(device.handle, update_of(install, report.key_epoch), [])
+
+    device = Device(tun, marks, reported, server_socket=server)
     underlay = Underlay(local_ip=local, local_port=port, peer_ip=peer, peer_port=peer_port)
     again = "QRE_EPOCH" in os.environ
     epoch = int(os.environ.get("QRE_EPOCH", "0"))
@@ -92,7 +102,7 @@ async def run(role: Role, name: str, local: str, peer: str) -> None:
         else:
             ended.set()
 
-    asyncio.get_running_loop().add_reader(sys.stdin.fileno(), asked)
+    loop.add_reader(sys.stdin.fileno(), asked)
     interval = float(os.environ.get("QRE_REKEY", "0"))
     while not ended.is_set():
         try:
@@ -103,9 +113,6 @@ async def run(role: Role, name: str, local: str, peer: str) -> None:
                 continue
             if role is Role.SERVER and session.phases.epoch == epoch:
                 device.handle(update_of(install, epoch + 1), [])
-            elif role is Role.CLIENT and session.phases.epoch > epoch:
-                update: SessionUpdate = update_of(install, session.phases.epoch)
-                device.handle(update, [])
             epoch = session.phases.epoch
     counters = device.counters()
     device.close()

@@ -24,8 +24,7 @@ _OVER = "/tmp/over"
 @contextmanager
 def ready_for_peers(vm: Vm) -> Iterator[None]:
     """Both namespaces, and the ciphers that the peer uses; nothing is left, and the kernel did not complain."""
-    vm.check(". /tmp/environment; cp $GUEST/lib.sh /tmp/library; modprobe -a algif_aead algif_skcipher")
-    vm.check(_LIBRARY + "net_up")
+    vm.check(_LIBRARY + "modprobe -a algif_aead algif_skcipher; net_up")
     yield
     vm.run("pkill -x qrectl")
     vm.check(_LIBRARY + "net_down")
@@ -137,10 +136,7 @@ class GuestPeer:
         self.check(
             f"""
             $K $TOOLS/qrectl events 600 {groups} >/tmp/events{groups} 2>&1 </dev/null &
-            for _ in $(seq 100); do
-                grep -q listening /tmp/events{groups} && break
-                sleep 0.1
-            done
+            until_true "grep -q listening /tmp/events{groups}"
             """
         )
 

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from tests.support.daemons import PATIENCE
 from tests.support.namespaces import Namespace
 
 NAME = "site.example"
@@ -89,7 +90,7 @@ class Caddy:
         self._wait(namespace, port)
 
     def _wait(self, namespace: Namespace, port: int) -> None:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
             if self.process.poll() is not None:
                 break

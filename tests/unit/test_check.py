@@ -29,18 +29,6 @@ from tests.unit.test_watch import Daemon
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture
-def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Directories of one test; its profiles are in `dev`."""
-    for variable, name in (("QRE_CONFIG_DIR", "dev"), ("QRE_STATE_DIR", "state"), ("RUNTIME_DIRECTORY", "run")):
-        (tmp_path / name).mkdir(mode=0o700)
-        monkeypatch.setenv(variable, str(tmp_path / name))
-    monkeypatch.setenv("QRE_GLOBAL_CONFIG", str(tmp_path / "qre.conf"))
-    for variable in ("QRE_DATAPLANE", "QRE_MODULE_LOAD", "QRE_BPF_ELF", "QRE_BPF_PIN_DIR"):
-        monkeypatch.delenv(variable, raising=False)
-    return tmp_path
-
-
 def items(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, dict[str, Any]]:
     """What is found, by name; exit status and text must agree with it."""
     status = main(["--json", "check", *words])

@@ -62,7 +62,7 @@ def state(directory: Path) -> list[object]:
     return [files, links, pins, sorted(name for name in descriptors if name.startswith("socket:"))]
 
 
-def refused(directory: Path, capsys: pytest.CaptureFixture[str], words: list[str], *named: str) -> None:
+def assert_refused(directory: Path, capsys: pytest.CaptureFixture[str], words: list[str], *named: str) -> None:
     before = state(directory)
     capsys.readouterr()
     assert main(words) == 2, words
@@ -91,27 +91,27 @@ def test_every_command_is_in_the_table() -> None:
     "name", [name for name, call in CALLS.items() if call and name not in ("help", "show", "check", "watch")]
 )
 def test_no_argument(directory: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
-    refused(directory, capsys, [name], "missing", "is given", "wants")
+    assert_refused(directory, capsys, [name], "missing", "is given", "wants")
 
 
 @pytest.mark.parametrize("name", CALLS)
 def test_one_too_many(directory: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
-    refused(directory, capsys, [*valid(name), "one-too-many"], "one-too-many", "are given")
+    assert_refused(directory, capsys, [*valid(name), "one-too-many"], "one-too-many", "are given")
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_an_unknown_option(directory: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
-    refused(directory, capsys, [*valid(name), "--colour"], "--colour")
-    refused(directory, capsys, [*valid(name), "--jsn"], "--json")
+    assert_refused(directory, capsys, [*valid(name), "--colour"], "--colour")
+    assert_refused(directory, capsys, [*valid(name), "--jsn"], "--json")
 
 
 @pytest.mark.parametrize("name", [name for name, command in COMMANDS.items() if command.fields()])
 def test_an_unknown_field_and_a_repeated_one(directory: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
-    refused(directory, capsys, [*valid(name), "Colour=red"], "'Colour'")
+    assert_refused(directory, capsys, [*valid(name), "Colour=red"], "'Colour'")
     given = [word for word in valid(name) if "=" in word]
     field = given[0].partition("=")[0] if given else next(iter(COMMANDS[name].fields()))
     again = [f"{snake_case(field)}=1"] if given else [f"{field}=1", f"{snake_case(field)}=1"]
-    refused(directory, capsys, [*valid(name), *again], "given twice")
+    assert_refused(directory, capsys, [*valid(name), *again], "given twice")
 
 
 @pytest.mark.parametrize(("name", "field"), list(cases_of_fields()))
@@ -126,7 +126,7 @@ def test_a_bad_value(directory: Path, capsys: pytest.CaptureFixture[str], name: 
     bad = [*kept, f"{field}={value}", *([pair] if pair else [])]
     if field.startswith("Underlay"):
         bad += [word for word in _UNDERLAY if not word.startswith(f"{field}=")]
-    refused(directory, capsys, bad, field, value, "directory /proc ")
+    assert_refused(directory, capsys, bad, field, value, "directory /proc ")
 
 
 @pytest.mark.parametrize("option", COMMANDS["daemon"].options)
@@ -137,8 +137,8 @@ def test_a_bad_value_of_an_option(directory: Path, capsys: pytest.CaptureFixture
     if name.endswith("-underlay"):
         wrong += ["192.0.2.1", "192.0.2.1:0", "192.0.2.1:65536", "site.example:443"]
     for value in wrong:
-        refused(directory, capsys, ["--dry-run", "daemon", "server0", f"{name}={value}"], name)
-    refused(directory, capsys, ["--dry-run", "daemon", "server0", name], name)
+        assert_refused(directory, capsys, ["--dry-run", "daemon", "server0", f"{name}={value}"], name)
+    assert_refused(directory, capsys, ["--dry-run", "daemon", "server0", name], name)
 
 
 _UNDERLAY = (

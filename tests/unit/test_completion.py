@@ -40,11 +40,10 @@ BASH = 'source "$1"; shift; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _qre_tool
 
 
 @pytest.fixture
-def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A machine with two profiles, one daemon's socket, and qre-tool in the PATH; its directory."""
-    profiles, runtime, programs = tmp_path / "dev", tmp_path / "run", tmp_path / "bin"
-    for directory in (profiles, runtime, programs):
-        directory.mkdir()
+def furnished(machine: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """With two profiles, one daemon's socket, and qre-tool in the PATH."""
+    profiles, runtime, programs = machine / "dev", machine / "run", machine / "bin"
+    programs.mkdir()
     write_profile(profiles, "server0", SERVER)
     write_profile(profiles, "client0", CLIENT)
     (profiles / "notes.txt").touch()
@@ -54,11 +53,9 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     tool = programs / "qre-tool"
     tool.write_text(f'#!/bin/sh\nPYTHONPATH="{ROOT}" exec "{sys.executable}" -S -m qre.cli.main "$@"\n')
     tool.chmod(0o755)
-    monkeypatch.setenv("QRE_CONFIG_DIR", str(profiles))
-    monkeypatch.setenv("RUNTIME_DIRECTORY", str(runtime))
     monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    return tmp_path
+    monkeypatch.setenv("HOME", str(machine))
+    return machine
 
 
 def words(*line: str) -> list[str]:
@@ -110,16 +107,16 @@ def test_a_command_has_its_own_options_and_each_is_offered_once() -> None:
     assert words("daemon", "--", "--") == []
 
 
-def test_profiles_and_devices_are_those_that_are_there(machine: Path) -> None:
+def test_profiles_and_devices_are_those_that_are_there(furnished: Path) -> None:
     assert words("up", "") == ["client0", "server0"]
     assert words("--dry-run", "reload", "s") == ["server0"]
     assert words("daemon", "--run-for-ms", "5", "c") == ["client0"]
     assert "qre7" in words("show", "")
     assert "lo" not in words("show", "")
     assert words("up", "client0", "") == []
-    (machine / "other").mkdir()
-    (machine / "other" / "elsewhere.conf").touch()
-    assert words("daemon", "--config-dir", str(machine / "other"), "") == ["elsewhere"]
+    (furnished / "other").mkdir()
+    (furnished / "other" / "elsewhere.conf").touch()
+    assert words("daemon", "--config-dir", str(furnished / "other"), "") == ["elsewhere"]
 
 
 def test_a_device_is_known_by_its_kind_or_its_alias(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,10 +132,10 @@ def test_a_device_is_known_by_its_kind_or_its_alias(tmp_path: Path, monkeypatch:
 
 
 def test_a_name_that_would_look_like_two_offers_is_left_out(
-    machine: Path, capsys: pytest.CaptureFixture[str]
+    furnished: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (machine / "dev" / "a\nb.conf").touch()
-    (machine / "dev" / "x\x1b[31m.conf").touch()
+    (furnished / "dev" / "a\nb.conf").touch()
+    (furnished / "dev" / "x\x1b[31m.conf").touch()
     assert main(["__complete", "up", ""]) == 0
     assert capsys.readouterr().out == "client0\tprofile\nserver0\tprofile\n"
 
@@ -181,7 +178,7 @@ def test_nonsense_offers_nothing() -> None:
         assert all(word in ("--json", "--dry-run", "--help") for word in words(*line))
 
 
-def test_an_answer_is_fast(machine: Path) -> None:
+def test_an_answer_is_fast(furnished: Path) -> None:
     """Half of the tries are allowed to meet a busy machine."""
     times = []
     for _ in range(8):
@@ -215,38 +212,38 @@ def test_the_shell_can_read_its_script(shell: str, check: list[str]) -> None:
     assert in_shell(shell, *check, str(SHELLS / SCRIPTS[shell])) == []
 
 
-def test_bash_offers_commands_fields_profiles_and_files(machine: Path) -> None:
+def test_bash_offers_commands_fields_profiles_and_files(furnished: Path) -> None:
     assert bash("sho") == {"show", "showconf", "show-cid-map"}
     assert bash("up", "") == {"client0", "server0"}
     assert bash("daemon", "client0", "--server") == {"--server-underlay"}
     assert bash("install-session", "qre0", "TxH") == {"TxHpKey="}
-    (machine / "one file").touch()
-    assert bash("showconf", f"{machine}/o") == {f"{machine}/one file"}
+    (furnished / "one file").touch()
+    assert bash("showconf", f"{furnished}/o") == {f"{furnished}/one file"}
 
 
-def test_bash_has_cut_the_words_at_equals_signs_and_colons(machine: Path) -> None:
+def test_bash_has_cut_the_words_at_equals_signs_and_colons(furnished: Path) -> None:
     """Only what stands behind the last cut is replaced, so only that may be offered."""
-    (machine / "qre.o").touch()
+    (furnished / "qre.o").touch()
     assert bash("init", "Endpoint", "=", "vpn.example.net", ":", "443", "De") == {"Dest="}
-    assert bash("create-cid-map", "BpfMapPath", "=", f"{machine}/q") == {f"{machine}/qre.o"}
+    assert bash("create-cid-map", "BpfMapPath", "=", f"{furnished}/q") == {f"{furnished}/qre.o"}
     assert bash("create-cid-map", "BpfMapPath", "=") >= {"README.md"}
-    assert bash("daemon", "--bpf-elf", "=", f"{machine}/q") == {f"{machine}/qre.o"}
+    assert bash("daemon", "--bpf-elf", "=", f"{furnished}/q") == {f"{furnished}/qre.o"}
 
 
-def test_fish_offers_commands_fields_profiles_and_files(machine: Path) -> None:
+def test_fish_offers_commands_fields_profiles_and_files(furnished: Path) -> None:
     needs("fish")
-    (machine / "qre.o").touch()
+    (furnished / "qre.o").touch()
     assert fish("qre-tool sho") == {"show", "showconf", "show-cid-map"}
     assert fish("qre-tool up ") == {"client0", "server0"}
     assert fish("qre-tool install-session qre0 TxH") == {"TxHpKey="}
-    assert fish(f"qre-tool create-cid-map BpfMapPath={machine}/q") == {f"BpfMapPath={machine}/qre.o"}
-    assert fish(f"qre-tool showconf {machine}/q") == {f"{machine}/qre.o"}
+    assert fish(f"qre-tool create-cid-map BpfMapPath={furnished}/q") == {f"BpfMapPath={furnished}/qre.o"}
+    assert fish(f"qre-tool showconf {furnished}/q") == {f"{furnished}/qre.o"}
 
 
-def test_zsh_offers_commands_fields_profiles_and_files(machine: Path) -> None:
+def test_zsh_offers_commands_fields_profiles_and_files(furnished: Path) -> None:
     needs("zsh")
-    (machine / "qre.o").touch()
+    (furnished / "qre.o").touch()
     assert zsh("qre-tool sho") == {"show", "showconf", "show-cid-map"}
     assert zsh("qre-tool up ") == {"client0", "server0"}
     assert zsh("qre-tool install-session qre0 TxH") == {"TxHpKey="}
-    assert "qre.o" in zsh(f"qre-tool create-cid-map BpfMapPath={machine}/q")
+    assert "qre.o" in zsh(f"qre-tool create-cid-map BpfMapPath={furnished}/q")

@@ -168,13 +168,6 @@ def test_what_left_for_the_old_host_tells_nothing_of_the_way_to_the_new_one() ->
     assert driven.session.recovery.smoothed == pytest.approx(0.25)
 
 
-@pytest.fixture
-def ends() -> Ends:
-    made = Ends()
-    made.establish()
-    return made
-
-
 def moved(ends: Ends, *inner: bytes) -> list[OutgoingPacket]:
     """The client sends from elsewhere; what the server answers, and where to."""
     sealed = ends.client.seal_datagrams([DATAGRAM_HEAD + packet for packet in inner], ends.now)

@@ -10,22 +10,12 @@ from hypothesis import strategies as st
 
 from qre.wire.frames import NewConnectionId, RetireConnectionId, encode_frame, frames_untrusted
 from qre.workers.dataplane.session.peer_cids import MAX_HELD, MAX_OWED, PeerCid, PeerCids
+from tests.support.issued_cids import cid, token
+from tests.support.issued_cids import issued as frame
 from tests.support.kmod.codec import HeldCids, KernelCodec
 
 CID_LIMIT_ERROR, PROTOCOL_VIOLATION = 0x09, 0x0A
 PING = b"\x01"
-
-
-def cid(sequence: int, size: int = 20) -> bytes:
-    return bytes([sequence & 0xFF]) * size
-
-
-def token(sequence: int) -> bytes:
-    return bytes([sequence & 0xFF ^ 0x55]) * 16
-
-
-def frame(sequence: int, prior: int = 0, size: int = 20) -> NewConnectionId:
-    return NewConnectionId(sequence, prior, cid(sequence, size), token(sequence))
 
 
 @pytest.fixture

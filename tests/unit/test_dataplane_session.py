@@ -35,13 +35,6 @@ C, S = Role.CLIENT, Role.SERVER
 ELSEWHERE = ("198.51.100.7", 5555)
 
 
-@pytest.fixture
-def ends() -> Ends:
-    made = Ends()
-    made.establish()
-    return made
-
-
 def refusal(session: Session, update: SessionUpdate, now: float) -> Refusal | None:
     """Why the update is refused; None: it is not."""
     try:

@@ -13,6 +13,7 @@ import pytest
 
 from qre.errors import MachineError
 from qre.workers.dataplane.underlay import UnderlaySocket
+from tests.support.daemons import PATIENCE
 
 
 def bound() -> socket.socket:
@@ -35,7 +36,7 @@ class Pair:
         datagrams: list[bytes] = []
         marks: set[int] = set()
         calls = 0
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + PATIENCE
         while len(datagrams) < count and time.monotonic() < deadline:
             received = self.two.receive()
             if received is None:

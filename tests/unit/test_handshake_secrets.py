@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from qre.dataplane.protocol import Underlay
 from qre.ends import Role
-from qre.errors import MachineError, UntrustedInputError
+from qre.errors import MachineError
 from qre.quic.handed_over import HandedOver
 from qre.workers.handshake.sessions.secrets import (
     COPIES,
@@ -29,6 +29,7 @@ from qre.workers.handshake.sessions.secrets import (
     parse_record_untrusted,
 )
 from tests.support.two_ends import handed_over_pair, memfd
+from tests.support.untrusted import read_or_refused
 
 UNDERLAY = Underlay(local_ip="192.0.2.1", local_port=443, peer_ip="192.0.2.2", peer_port=40_000)
 
@@ -98,21 +99,16 @@ def test_a_record_is_read_as_it_was_written(record: SessionRecord) -> None:
 
 @given(st.binary(min_size=COPY_LENGTH, max_size=COPY_LENGTH) | st.binary(max_size=600))
 def test_any_bytes_are_a_record_or_refused(data: bytes) -> None:
-    try:
-        record = parse_record_untrusted(data)
-    except UntrustedInputError:
-        return
-    assert parse_record_untrusted(encode_record(record)) == record
+    record = read_or_refused(parse_record_untrusted, data)
+    assert record is None or parse_record_untrusted(encode_record(record)) == record
 
 
 @given(records, st.integers(0, COPY_LENGTH - 1), st.integers(1, 255))
-def test_a_damaged_record_is_another_one_or_refused(record: SessionRecord, at: int, change: int) -> None:
+def test_a_damaged_record_is_read_whole_or_refused(record: SessionRecord, at: int, change: int) -> None:
     data = bytearray(encode_record(record))
     data[at] ^= change
-    try:
-        parse_record_untrusted(bytes(data))
-    except UntrustedInputError:
-        return
+    found = read_or_refused(parse_record_untrusted, bytes(data))
+    assert found is None or parse_record_untrusted(encode_record(found)) == found
 
 
 def test_sessions_outlive_the_process(fd: int) -> None:

@@ -2,7 +2,7 @@
 
 Rooms lie in layers. Nothing imports upward, workers never import each other, there is no circle of modules or of
 folders, and the command line reaches workers by starting them alone. ``pytest -s`` prints the table. Complexity is
-ruff's (C901 in pyproject.toml).
+ruff's (C901 in pyproject.toml). A test says what it expects.
 """
 
 from __future__ import annotations
@@ -285,7 +285,8 @@ def test_importing_quic_changes_nothing_of_the_process() -> None:
         "assert {name: after[0][name] for name in before[0]} == before[0]\n"
         "assert not any(disabled for disabled, *_ in after[0].values())\n"
     )
-    subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
 
 
 def test_nothing_in_the_product_is_there_for_tests_alone() -> None:
@@ -309,10 +310,45 @@ def test_every_function_that_the_architecture_names_is_there(mention: str) -> No
     path, _, symbol = mention.partition(":")
     inside: list[ast.stmt] = ast.parse(text(ROOT / path)).body
     for name in symbol.split("."):
-        (found,) = [node for node in inside if getattr(node, "name", "") == name]
-        inside = getattr(found, "body", [])
+        found = [node for node in inside if getattr(node, "name", "") == name]
+        assert len(found) == 1, f"{name} in {path}"
+        inside = getattr(found[0], "body", [])
 
 
 def test_the_architecture_draws_every_room() -> None:
     rooms = {name.split(".")[-1] for layer in LAYERS for name in layer if name}
     assert [name for name in sorted(rooms) if not re.search(rf"\b{name}\b", ARCHITECTURE)] == []
+
+
+# --- tests ---
+
+#: What a helper that asserts is called.
+_ASSERTING = re.compile(r"_?(?:assert|check|expect)_\w+|raises")
+
+
+def says_what_it_expects(test: ast.AST) -> bool:
+    """Whether it has an ``assert`` of its own, a ``pytest.raises``, or calls a helper that asserts by its name."""
+    return any(
+        isinstance(node, ast.Assert)
+        or (isinstance(node, ast.Call) and _ASSERTING.fullmatch(ast.unparse(node.func).rpartition(".")[2]))
+        for node in ast.walk(test)
+    )
+
+
+def test_every_test_says_what_it_expects() -> None:
+    silent = [
+        f"{path.relative_to(ROOT)}:{node.lineno} {node.name}"
+        for path in sorted((ROOT / "tests").rglob("test_*.py"))
+        for node in ast.parse(text(path)).body
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.name.startswith("test_")
+        if not says_what_it_expects(node)
+    ]
+    assert silent == []
+
+
+def test_a_test_that_expects_nothing_is_found() -> None:
+    found = [
+        says_what_it_expects(ast.parse(body))
+        for body in ("run()", "until(lambda: up)", "assert up", "check_up(tunnel)", "with pytest.raises(E): run()")
+    ]
+    assert found == [False, False, True, True, True]

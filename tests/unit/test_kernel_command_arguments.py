@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -184,18 +183,6 @@ def test_a_socket_that_this_process_has_is_handed_on() -> None:
 
 
 # --- the other commands, as far as they get without the kernel ---
-
-
-@pytest.fixture
-def profiles(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Iterator[tuple[Path, Path]]:
-    monkeypatch.setenv("QRE_CONFIG_DIR", str(tmp_path))
-    monkeypatch.setenv("QRE_GLOBAL_CONFIG", str(tmp_path / "none"))
-    monkeypatch.setenv("RUNTIME_DIRECTORY", str(tmp_path / "run"))
-    assert main(["init", "Endpoint=192.0.2.1:443", "Dest=site.example:443"]) == 0
-    capsys.readouterr()
-    yield tmp_path / "server0.conf", tmp_path / "client0.conf"
 
 
 def test_what_session_plan_prints_is_what_install_session_takes(profiles: tuple[Path, Path]) -> None:

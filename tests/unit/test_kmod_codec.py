@@ -119,7 +119,7 @@ SENDERS = (
 )
 
 
-def content_alike(codec: KernelCodec, data: bytes, sender: Sender) -> None:
+def check_content_is_alike(codec: KernelCodec, data: bytes, sender: Sender) -> None:
     """What the module finds out of a payload before it does anything."""
     kernel, python = codec.content(sender, data), sorted_by_python(data, sender)
     if python is None:
@@ -134,10 +134,10 @@ def content_alike(codec: KernelCodec, data: bytes, sender: Sender) -> None:
     assert (kernel.eliciting, kernel.only_probing) == (python.eliciting, python.probing_only)
 
 
-def read_alike(codec: KernelCodec, data: bytes) -> bool:
+def check_read_alike(codec: KernelCodec, data: bytes) -> bool:
     """Whether it is a payload; both must say the same of it."""
     for sender in SENDERS:
-        content_alike(codec, data, sender)
+        check_content_is_alike(codec, data, sender)
     kernel, python = sorted_by_kernel(codec, data), sorted_by_python(data, ANYBODY)
     if python is not None and python.error:
         return True
@@ -150,14 +150,14 @@ def read_alike(codec: KernelCodec, data: bytes) -> bool:
 @settings(max_examples=1000)
 @given(payloads)
 def test_any_payload_is_read_alike_or_refused_by_both(codec: KernelCodec, data: bytes) -> None:
-    read_alike(codec, data)
+    check_read_alike(codec, data)
 
 
 def test_broken_payloads_are_read_alike_or_refused_by_both(codec: KernelCodec) -> None:
     rng, taken = Random(5), 0
     for _ in range(3000):
         whole = b"".join(rng.choice(SAMPLES) for _ in range(rng.randrange(1, 5)))
-        taken += read_alike(codec, broken(whole, rng))
+        taken += check_read_alike(codec, broken(whole, rng))
     assert 300 < taken < 2700
 
 
@@ -169,10 +169,10 @@ def test_a_frame_is_read_alike_and_none_that_is_cut_short(
     @given(strategy)
     def check(frame: Frame) -> None:
         encoded = encode_frame(frame)
-        assert read_alike(codec, b"\x1e" + encoded) or isinstance(frame, Datagram)
-        assert read_alike(codec, encoded + b"\x1e") or isinstance(frame, Datagram)
+        assert check_read_alike(codec, b"\x1e" + encoded) or isinstance(frame, Datagram)
+        assert check_read_alike(codec, encoded + b"\x1e") or isinstance(frame, Datagram)
         for cut in range(len(encoded)):
-            read_alike(codec, encoded[:cut])
+            check_read_alike(codec, encoded[:cut])
 
     check()
 
@@ -180,7 +180,7 @@ def test_a_frame_is_read_alike_and_none_that_is_cut_short(
 def test_every_frame_type_is_known_to_both_or_to_none(codec: KernelCodec) -> None:
     for kind in range(256):
         for rest in (b"", bytes(60), b"\x01" * 60, b"\xff" * 60):
-            read_alike(codec, bytes([kind]) + rest)
+            check_read_alike(codec, bytes([kind]) + rest)
 
 
 def test_a_payload_without_frames_is_told_as_its_end(codec: KernelCodec) -> None:
@@ -215,7 +215,7 @@ def test_runs_are_one_frame(codec: KernelCodec) -> None:
     ],
 )
 def test_bounds_are_those_of_the_python_codec(codec: KernelCodec, frame: Frame, good: bool) -> None:
-    assert read_alike(codec, encode_frame(frame)) == good
+    assert check_read_alike(codec, encode_frame(frame)) == good
 
 
 @pytest.mark.parametrize(
@@ -244,8 +244,8 @@ def test_bounds_are_those_of_the_python_codec(codec: KernelCodec, frame: Frame, 
         (b"\x40\x01", False),  # PING in two bytes: RFC 9000 section 12.4
     ],
 )
-def test_corner_cases_are_read_alike(codec: KernelCodec, payload: bytes, good: bool) -> None:
-    assert read_alike(codec, payload) == good
+def test_corner_cases_are_check_read_alike(codec: KernelCodec, payload: bytes, good: bool) -> None:
+    assert check_read_alike(codec, payload) == good
 
 
 @given(numbers, numbers, st.binary(max_size=30), st.booleans())

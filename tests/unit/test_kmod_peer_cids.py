@@ -7,22 +7,15 @@ from random import Random
 import pytest
 
 from qre.wire.frames import NewConnectionId, RetireConnectionId, encode_frame, frames_untrusted
+from tests.support.issued_cids import cid, issued, token
 from tests.support.kmod.codec import HeldCids, KernelCodec
 
 CID_LIMIT_ERROR, PROTOCOL_VIOLATION = 0x09, 0x0A
 MOST, MOST_OWED = 8, 16
 
 
-def cid(sequence: int, size: int = 20) -> bytes:
-    return bytes([sequence & 0xFF]) * size
-
-
-def token(sequence: int) -> bytes:
-    return bytes([sequence & 0xFF ^ 0x55]) * 16
-
-
 def frame(sequence: int, prior: int = 0, size: int = 20) -> bytes:
-    return encode_frame(NewConnectionId(sequence, prior, cid(sequence, size), token(sequence)))
+    return encode_frame(issued(sequence, prior, size))
 
 
 @pytest.fixture

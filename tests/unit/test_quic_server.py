@@ -519,6 +519,8 @@ def test_unknown_capsules_before_the_request_are_skipped() -> None:
     wanted = encode_addresses(CapsuleType.ADDRESS_REQUEST, [RequestedAddress(1, ADDRESS)])
     flow.client.request(capsules=b"\x21\x03abc" + b"\x00\x02hi" + wanted)
     flow.run_until(lambda: flow.has(AddressesRequested))
+    (asked,) = (event for event in flow.events if isinstance(event, AddressesRequested))
+    assert asked.addresses == (ADDRESS,)
 
 
 def test_any_datagram_on_a_live_handshake_is_survived() -> None:
@@ -533,6 +535,7 @@ def test_any_datagram_on_a_live_handshake_is_survived() -> None:
     flow.request()
     flow.server.grant((ADDRESS,), ROUTES)
     flow.run_until(lambda: flow.has(InstallNow))
+    assert not flow.has(HandshakeFailed)
 
 
 def test_a_client_that_resets_its_request_ends_the_handshake() -> None:

@@ -97,7 +97,10 @@ def test_a_clock_that_is_set_back_lets_nothing_in_again() -> None:
 
 def test_a_torn_or_foreign_file_is_read_without_an_error() -> None:
     for length in (1, RECORD_LENGTH - 1, RECORD_LENGTH * 3 + 5, 4096):
-        ReplayFilter(os.urandom(length), 120, 64).accept(os.urandom(16), NOW)
+        memory = ReplayFilter(os.urandom(length), 120, 64)
+        assert len(memory) == min(-(-length // RECORD_LENGTH), 64), "what is there counts as known"
+        full = len(memory) == 64
+        assert (memory.accept(os.urandom(16), NOW) is None) is full
 
 
 def test_the_file_of_the_real_size_is_one_and_a_half_megabytes() -> None:

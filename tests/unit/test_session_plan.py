@@ -32,17 +32,6 @@ PAIRS = {
 }
 
 
-@pytest.fixture
-def profiles(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> tuple[Path, Path]:
-    monkeypatch.setenv("QRE_CONFIG_DIR", str(tmp_path))
-    monkeypatch.setenv("QRE_GLOBAL_CONFIG", str(tmp_path / "none"))
-    assert main(["init", "Endpoint=192.0.2.1:443", "Dest=site.example:443"]) == 0
-    capsys.readouterr()
-    return tmp_path / "server0.conf", tmp_path / "client0.conf"
-
-
 def plan(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[dict[str, str], dict[str, str]]:
     assert main(["session-plan", *words]) == 0
     commands = [shlex.split(line, comments=True) for line in capsys.readouterr().out.splitlines()]

@@ -12,6 +12,7 @@ import pytest
 
 from qre.ipc.latest import Latest
 from qre.supervisor.parent.notify import Notifier
+from tests.support.daemons import until
 
 
 @pytest.fixture
@@ -76,15 +77,15 @@ def test_the_first_is_passed_on_at_once_and_of_the_rest_the_last_a_while_later()
         for number in range(1000):
             latest(number)
         assert told == [0]
-        await asyncio.sleep(0.12)
+        await until(lambda: len(told) > 1)
         assert told == [0, 999]
         latest(999)
-        await asyncio.sleep(0.12)
+        await asyncio.sleep(0.12)  # longer than it keeps anything
         assert told == [0, 999], "nothing twice"
         latest(5)
         latest(6)
         latest.close()
-        await asyncio.sleep(0.12)
+        await asyncio.sleep(0.12)  # longer than it keeps anything
         assert told == [0, 999, 5]
 
     asyncio.run(story())

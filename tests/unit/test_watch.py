@@ -72,18 +72,15 @@ class Daemon:
         self._socket.close()
 
 
-@pytest.fixture
-def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for variable in ("QRE_CONFIG_DIR", "QRE_STATE_DIR", "RUNTIME_DIRECTORY"):
-        monkeypatch.setenv(variable, str(tmp_path))
-    monkeypatch.setenv("QRE_GLOBAL_CONFIG", str(tmp_path / "none"))
+@pytest.fixture(autouse=True)
+def program(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is started elsewhere finds this program."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    return tmp_path
 
 
 @pytest.fixture
 def daemon(machine: Path) -> Iterator[Daemon]:
-    daemon = Daemon(machine)
+    daemon = Daemon(machine / "run")
     yield daemon
     daemon.close()
 
@@ -116,14 +113,14 @@ def test_a_device_must_be_there_at_first_and_may_go_away_later(machine: Path) ->
     done = subprocess.run([*COMMAND, "qre0"], capture_output=True, text=True, check=False, cwd=machine)
     assert (done.returncode, done.stdout) == (FAILURE, "")
     assert done.stderr.startswith("qre-tool: device qre0 : it is not up; ")
-    daemon = Daemon(machine)
+    daemon = Daemon(machine / "run")
     with watching("qre0", stdout=subprocess.PIPE, text=True) as watch:
         assert watch.stdout is not None
         assert watch.stdout.readline() == "interface: qre0\n"
         daemon.close()
         assert any(line.startswith("qre-tool: device qre0 : it is not up") for line in watch.stdout)
         daemon.path.unlink()
-        daemon = Daemon(machine)
+        daemon = Daemon(machine / "run")
         assert any(line == "interface: qre0\n" for line in watch.stdout)
         watch.send_signal(signal.SIGINT)
         assert watch.wait(PATIENCE) == 0

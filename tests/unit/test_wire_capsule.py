@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from ipaddress import ip_interface, ip_network
 
 import pytest
@@ -22,6 +21,7 @@ from qre.wire.capsule import (
     parse_routes_untrusted,
     read_capsule_untrusted,
 )
+from tests.support.untrusted import read_or_refused
 
 ADDRESSES = st.ip_addresses().flatmap(
     lambda address: st.integers(0, address.max_prefixlen).map(
@@ -156,5 +156,5 @@ def read_any(data: bytes) -> object:
 @given(st.binary(max_size=80))
 def test_any_bytes_parse_or_raise_the_one_exception(data: bytes) -> None:
     for parse in (parse_addresses_untrusted, parse_request_untrusted, parse_routes_untrusted, read_any):
-        with contextlib.suppress(UntrustedInputError):
-            parse(data)
+        found = read_or_refused(parse, data)
+        assert found is None or isinstance(found, tuple)

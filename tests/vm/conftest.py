@@ -15,6 +15,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.support.guest_peer import ready_for_peers
 from tests.support.kernels import GUEST, ROOT, Kernel, build, guest_programs, kernels
 from tests.support.vm import Vm, booted
 
@@ -81,8 +82,25 @@ def vm(request: pytest.FixtureRequest) -> Iterator[Vm]:
             cat >/tmp/environment <<'END'\n{lines}\nEND
             modprobe -a veth udp_tunnel ip6_udp_tunnel aesni_intel gcm dummy
             insmod {directory}/qre.ko
+            cp {GUEST}/lib.sh /tmp/library
             """
         )
         yield guest
         if kernel.watchful:
             nothing_is_lost(guest)
+
+
+@pytest.fixture
+def tunnel(vm: Vm) -> Iterator[Vm]:
+    """A session between qre0 in ``a`` and in ``b``; nothing is left of it, nor did the kernel complain."""
+    vm.check(". /tmp/library; net_up; tunnel_up $(fresh_number)")
+    yield vm
+    vm.check(". /tmp/library; net_down")
+    assert vm.splats() == []
+
+
+@pytest.fixture
+def peers(vm: Vm) -> Iterator[Vm]:
+    """For peers that hold a session's keys: see ``GuestPeer``."""
+    with ready_for_peers(vm):
+        yield vm

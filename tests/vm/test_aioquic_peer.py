@@ -125,10 +125,7 @@ class Pair:
             setsid $TOOLS/qrectl events 3600 >/tmp/events 2>&1 </dev/null &
             ip addr add {INNER_INSIDE}/24 dev qre0
             ip link set qre0 up
-            for _ in $(seq 50); do
-                grep -q listening /tmp/events && break
-                sleep 0.1
-            done
+            until grep -q listening /tmp/events; do sleep 0.1; done
             $TOOLS/qrectl session-install {keys_of(self.peer, 0)} TxHpKey={tx_hp} RxHpKey={rx_hp} \\
                 ConnectionId={handover.routed_cid.hex()} ClientConnectionId={handover.client_cid.hex()} \\
                 PacketNumber={PACKET_NUMBER_BASE} IdleMs=60000 {hold} MaxUdpPayload=1200 \\

@@ -44,7 +44,6 @@ class Answer:
 @pytest.fixture
 def guest(vm: Vm) -> Iterator[Vm]:
     """Two namespaces; nothing is left in them."""
-    vm.check(". /tmp/environment; cp $GUEST/lib.sh /tmp/library")
     vm.check(LIBRARY + "net_up; mkdir -p /tmp/bpf /tmp/e; mount -t bpf bpf /tmp/bpf")
     yield vm
     vm.check(LIBRARY + "net_down; rm -f /tmp/bpf/*; umount /tmp/bpf; rm -rf /tmp/e /tmp/commands")

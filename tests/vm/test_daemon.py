@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.support.capture import KeyLog, decrypt
+from tests.support.guest_daemons import guest_daemons
 from tests.support.tcpdump import read_udp
 from tests.support.vm import Vm
 
@@ -22,17 +23,14 @@ START, SLOW = 200, 400.0
 @pytest.fixture(scope="module")
 def daemons(vm: Vm) -> Iterator[Vm]:
     """Both daemons with a session between them, everything captured; nothing is left of them."""
-    vm.run(". /tmp/environment; cp $GUEST/lib.sh /tmp/library")
-    vm.check(
-        LIBRARY
-        + f"""
-        net_up
+    with guest_daemons(
+        vm,
+        f"""
         for each in "a va" "b vb"; do
             set -- $each
             ip netns exec $1 ethtool -K $2 tx-udp-segmentation off
         done
         setsid ip netns exec a tcpdump -Z root -n -i va -s 0 -B 8192 -w /tmp/capture udp port 443 >/dev/null 2>&1 &
-        daemons_init
         daemon_start a
         daemon_start b
         daemon_ready a {START}
@@ -42,11 +40,8 @@ def daemons(vm: Vm) -> Iterator[Vm]:
         $A iperf3 -s -D >/dev/null
         """,
         3 * START,
-    )
-    yield vm
-    vm.run(LIBRARY + "pkill -f service_manager; net_down; sleep 1; umount /tmp/bpf; rm -rf /tmp/e /tmp/s? /run/q?")
-    vm.check('[ -z "$(ls -d /tmp/bpf/* /run/netns/? 2>/dev/null)" ]; [ -z "$(pgrep -f guest_daemon)" ]')
-    assert vm.splats() == []
+    ):
+        yield vm
 
 
 def shown(vm: Vm, namespace: str) -> dict[str, Any]:
@@ -99,10 +94,9 @@ def test_a_stream_outlives_every_process_and_the_next_daemons_take_it_over(daemo
         + """
         $B iperf3 -c 10.77.0.1 -t 25 -b 6M -i 1 -f k --forceflush >/tmp/stream 2>&1 &
         stream=$!
-        sleep 8
+        until_true '[ $(grep -c Kbits/sec /tmp/stream) -ge 8 ]'
         daemon_kill a b
-        sleep 1
-        for each in a b; do [ ! -e /proc/"$(cat /tmp/service.$each/pid)" ]; done
+        for each in a b; do until_true "[ ! -e /proc/$(cat /tmp/service.$each/pid) ]"; done
         for ((i = 0; i < 90; i++)); do [ -e /proc/$stream ] || break; sleep 1; done
         kill $stream 2>/dev/null || true
         for each in a b; do ip netns exec $each $TOOLS/qrectl sessions Device="$(profile $each)"; done
@@ -140,10 +134,10 @@ def test_a_stream_outlives_every_process_and_the_next_daemons_take_it_over(daemo
         LIBRARY
         + """
         daemon_stop b
-        ! ip -n b link show client0
+        ! ip -n b link show client0 || exit 1
         daemon_kill a
         pkill -INT tcpdump
-        sleep 2
+        until_true '! pgrep -x tcpdump >/dev/null'
         cp /tmp/capture /run/share/capture
         """,
         SLOW,
@@ -186,17 +180,15 @@ def judge(vm: Vm, epochs: int) -> None:
 
 def test_a_namespace_whose_daemon_was_killed_can_be_deleted(daemons: Vm) -> None:
     """The veth pair's other end goes when the namespace's clean-up has run, and not before."""
-    daemons.check(
+    printed = daemons.check(
         LIBRARY
         + """
         ip netns pids a | xargs -r kill -9
         ip -n a link show server0 >/dev/null
         ip netns del a
-        for ((i = 0; i < 60; i++)); do
-            ip -n b link show vb >/dev/null 2>&1 || break
-            sleep 0.5
-        done
-        ! ip -n b link show vb 2>/dev/null
+        until_true '! ip -n b link show vb >/dev/null 2>&1'
+        ip -n b -o link show
         """,
         SLOW,
     )
+    assert " lo:" in printed and " vb" not in printed, printed

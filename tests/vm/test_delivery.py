@@ -4,7 +4,6 @@ other devices. Small packets, which are copied, large ones, which are not, and t
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 
 import pytest
 
@@ -12,7 +11,6 @@ from tests.support.vm import Vm
 
 pytestmark = [pytest.mark.timeout(900), pytest.mark.one_kernel]
 LIBRARY = ". /tmp/library\n"
-_sessions = iter(range(60_000, 61_000))
 
 #: Echo requests of every size that a packet has its own way for, the last in fragments; IPv6 besides.
 PINGS = """
@@ -41,30 +39,16 @@ $A sysctl -qw net.ipv4.ip_forward=1
 ip -n b route add 10.80.0.0/24 dev qre0
 ip -n c route add 10.77.0.0/24 via 10.80.0.1
 listening() {
-    for _ in $(seq 50); do
-        "$@" ss -Hltn | grep -q :5201 && break
-        sleep 0.2
-    done
+    until_true "$* ss -Hltn | grep -q :5201"
 }
 """
 
 
-@pytest.fixture
-def tunnel(vm: Vm) -> Iterator[Vm]:
-    """A session between two namespaces; nothing is left of it, nor did the kernel complain."""
-    vm.check(
-        """
-        . /tmp/environment
-        cp $GUEST/lib.sh /tmp/library
-        modprobe -a sch_ingress cls_matchall act_mirred cls_bpf tun vrf bridge 8021q
-        modprobe -a nft_masq nft_nat nft_ct nft_queue nfnetlink_queue
-        """
-    )
-    vm.check(LIBRARY + f"net_up; tunnel_up {next(_sessions)}")
-    yield vm
-    vm.run(LIBRARY + "ip netns pids c 2>/dev/null | xargs -r kill -9; ip netns del c 2>/dev/null")
-    vm.check(LIBRARY + "net_down")
-    assert vm.splats() == []
+@pytest.fixture(scope="module", autouse=True)
+def modules(vm: Vm) -> None:
+    """What meets packets here."""
+    vm.check("modprobe -a sch_ingress cls_matchall act_mirred cls_bpf tun vrf bridge 8021q")
+    vm.check("modprobe -a nft_masq nft_nat nft_ct nft_queue nfnetlink_queue")
 
 
 def counted(printed: str, word: str) -> int:
@@ -103,10 +87,12 @@ def test_packets_that_tc_sends_elsewhere_get_there(tunnel: Vm, target: str) -> N
         pings -c 2 -W 1 >/dev/null || true
         $A tc filter del dev qre0 ingress
         # Merged ones: a stream that is under way, for as long as it bears it
+        received() {{ $A cat /sys/class/net/qre0/statistics/rx_bytes; }}
+        more=$(($(received) + 100000))
         timeout 20 $B iperf3 -c 10.77.0.1 -t 2 >/dev/null &
-        sleep 1
+        until_true '[ $(received) -gt $more ]'
         $A tc filter add dev qre0 ingress matchall action mirred {action}
-        sleep 0.5
+        sleep 0.5  # of packets that go there
         $A tc filter del dev qre0 ingress
         wait $! || true
         $A pkill iperf3
@@ -126,15 +112,15 @@ def test_a_tun_device_that_they_are_sent_to_gets_whole_packets(tunnel: Vm) -> No
         + PINGS
         + """
         $A $TOOLS/tunread to0 >/tmp/tun &
-        for _ in $(seq 50); do grep -q open /tmp/tun && break; sleep 0.1; done
+        until_true 'grep -q open /tmp/tun'
         ip -n a link set to0 up
         $A tc qdisc add dev qre0 clsact
         $A tc filter add dev qre0 ingress matchall action mirred egress mirror dev to0
         pings
         $A iperf3 -s -D >/dev/null
-        sleep 1
+        until_listens a 5201
         $B timeout 30 iperf3 -c 10.77.0.1 -t 1 >/dev/null
-        sleep 1
+        sleep 1  # for the last to be read: of a stream nothing says which that is
         kill %1
         $A pkill iperf3
         cat /tmp/tun
@@ -155,11 +141,11 @@ def test_bpf_programs_of_tc_and_xdp_find_the_ip_header_where_the_packet_begins(t
         $A tc filter add dev qre0 ingress bpf da obj $TOOLS/headers.bpf.o sec tc
         pings
         $A iperf3 -s -D >/dev/null
-        sleep 1
+        until_listens a 5201
         $B timeout 30 iperf3 -c 10.77.0.1 -t 1 >/dev/null
         seen
         $A tc qdisc del dev qre0 clsact
-        sleep 1
+        until_true "! bpftool map show name seen 2>/dev/null | grep -q seen"
         $A ip link set dev qre0 xdpgeneric obj $TOOLS/headers.bpf.o sec xdp
         pings
         $B timeout 30 iperf3 -c 10.77.0.1 -t 1 >/dev/null
@@ -182,10 +168,10 @@ def test_a_capture_shows_the_inner_packets_as_they_are(tunnel: Vm) -> None:
         + """
         capture="timeout 60 tcpdump --immediate-mode -Z root -Q in -i qre0 -nn -v"
         $A $capture icmp or icmp6 >/tmp/seen 2>/tmp/heard &
-        for _ in $(seq 50); do grep -q "listening on" /tmp/heard && break; sleep 0.2; done
+        until_true 'grep -q "listening on" /tmp/heard'
         cat /tmp/heard
         pings
-        sleep 1
+        sleep 1  # for the last to be seen: what tcpdump has seen it writes at its end
         pkill -INT tcpdump
         wait
         cat /tmp/seen
@@ -209,7 +195,7 @@ def test_packets_that_wait_in_a_netfilter_queue_are_whole_and_arrive(tunnel: Vm)
         $A nft 'add table inet t; add chain inet t c { type filter hook prerouting priority raw; }
                 add rule inet t c iifname "qre0" queue num 7'
         $A $TOOLS/nfqueue 7 >/tmp/queue &
-        for _ in $(seq 50); do grep -q open /tmp/queue && break; sleep 0.1; done
+        until_true 'grep -q open /tmp/queue'
         pings
         kill %1
         cat /tmp/queue

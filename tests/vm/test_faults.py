@@ -34,7 +34,6 @@ echo 0 >/sys/kernel/debug/fail_page_alloc/min-order
 @pytest.fixture
 def guest(vm: Vm) -> Iterator[Vm]:
     """Two namespaces, watched; nothing is left in them, no number came twice, and the kernel did not complain."""
-    vm.check(". /tmp/environment; cp $GUEST/lib.sh /tmp/library")
     vm.check(LIBRARY + "net_up\nnumbers_up a b\n" + KNOBS)
     yield vm
     printed = vm.run(LIBRARY + "numbers_down; net_down")[1]

@@ -88,7 +88,7 @@ class Session(msgspec.Struct, frozen=True):
             done
             sysctl -qw net.core.netdev_max_backlog=20000
             $B ping -c 10 -i 0.05 -W 5 -q 10.77.0.1
-            sleep 1
+            sleep 1  # acknowledgements that are due leave, and nothing follows them
         """
 
 
@@ -96,7 +96,6 @@ class Session(msgspec.Struct, frozen=True):
 def standing_session(vm: Vm) -> Iterator[Session]:
     """Of keys that no other has had; nothing is left of it, nor did the kernel complain."""
     made = Session(next(_numbers))
-    vm.run(". /tmp/environment; cp $GUEST/lib.sh /tmp/library")
     vm.check(LIBRARY + made.script())
     yield made
     vm.check(LIBRARY + "net_down")
@@ -207,14 +206,14 @@ def magazine() -> Path:
 
 def fired(ends: tuple[End, End], files: dict[str, Path], count: int, wait: int) -> str:
     """Both ends at once, with a listener for events in either namespace."""
-    script = LIBRARY
+    script = LIBRARY + "rm -f /tmp/events.?\n"
     for end in ends:
         script += f"ip netns exec {end.name} timeout {wait} $TOOLS/qrectl events {wait} >/tmp/events.{end.name} &\n"
-    script += "sleep 1\n"
+    script += "until_true '[ $(cat /tmp/events.? | grep -c listening) = 2 ]'\n"
     for end in ends:
         sender = f"$TOOLS/packets {files[end.name]} {end.address} {count} 99"
         script += f"ip netns exec {end.shooter} {sender} &\nP{end.name}=$!\n"
-    return script + "wait $Pa\nwait $Pb\nsleep 1\n"
+    return script + "wait $Pa\nwait $Pb\nsleep 1  # for one event too many, too\n"
 
 
 def test_hostile_packets_are_dropped_and_counted_and_change_nothing(vm: Vm, session: Session) -> None:
@@ -334,12 +333,13 @@ def test_authentic_packets_that_break_quic_close_the_session(vm: Vm, session: Se
                     UnderlayPeerIPv4=10.9.0.1 UnderlayPeerPort=443
             }}
             {installs}
-            sleep 2
+            sleep 2  # acknowledgements that are due leave, and nothing follows them
+            rm -f /tmp/events.?
             $A $TOOLS/qrectl events 600 >/tmp/events.a &
             $B $TOOLS/qrectl events 600 >/tmp/events.b &
-            sleep 1
+            until_true '[ $(cat /tmp/events.? | grep -c listening) = 2 ]'
             ip netns exec {shooter} $TOOLS/packets {file} {end.address} {len(shots)} 1
-            sleep 3
+            sleep 3  # for one event too many, too
             pkill -x qrectl
             """
         )

@@ -21,7 +21,6 @@ USED = "number=$(fresh_number)\nused=$(key $number $K2) others=$(key $number $K1
 @pytest.fixture
 def guest(vm: Vm) -> Iterator[Vm]:
     """Two namespaces; nothing is left in them, and the kernel did not complain."""
-    vm.check(". /tmp/environment; cp $GUEST/lib.sh /tmp/library")
     vm.check(LIBRARY + "net_up")
     yield vm
     vm.check(LIBRARY + "net_down")
@@ -45,7 +44,7 @@ def test_a_refused_install_under_traffic_sends_nothing_and_stops_nothing(guest: 
         $B $TOOLS/blast 10.77.0.1 9 6000 900 >/dev/null 2>&1 &
         $B $TOOLS/life refused 5 $used $others
         wait %1 || true
-        sleep 1
+        sleep 1  # in which nothing may be counted
         count >/tmp/after
         diff /tmp/before /tmp/after && echo same=1
         $B $TOOLS/qrectl sessions Device=qre0 | grep -c SessionId || true
@@ -103,14 +102,14 @@ def test_whoever_holds_the_lock_of_his_socket_stops_nobody(guest: Vm) -> None:
         $A $TOOLS/qrectl device-set Device=qre0 Role=1
         $A $TOOLS/life held 10.9.0.1 443 >/tmp/held &
         holder=$!
-        until grep -q held /tmp/held; do sleep 0.2; done
+        until_true 'grep -q held /tmp/held'
         begin=$(date +%s)
         # Sessions that nobody confirms end by themselves, in softirq.
         $A $TOOLS/life keep 200 held >/dev/null
         $B $TOOLS/qrectl device-set Device=qre0 Role=1
         $B $TOOLS/life keep 3
         ip -n b link del qre0
-        while $A $TOOLS/qrectl sessions Device=qre0 | grep -q SessionId; do sleep 0.5; done
+        until_true "! $A $TOOLS/qrectl sessions Device=qre0 | grep -q SessionId"
         $A $TOOLS/qrectl shared-unregister
         ip -n a link del qre0
         echo seconds=$(($(date +%s) - begin))
@@ -132,7 +131,7 @@ def test_namespaces_end_with_their_sockets_whoever_had_them(guest: Vm) -> None:
             ip netns exec n$each $TOOLS/qrectl device-set Device=qre0 Role=1
             ip netns exec n$each $TOOLS/life keep 2 >/dev/null
             ip netns exec n$each $TOOLS/qrectl hold 127.0.0.1 443 register >/tmp/n$each &
-            until grep -q held /tmp/n$each; do sleep 0.1; done
+            until_true 'grep -q held /tmp/n$each'
             kill -9 $!
             wait $! 2>/dev/null || true
         done
@@ -140,12 +139,9 @@ def test_namespaces_end_with_their_sockets_whoever_had_them(guest: Vm) -> None:
         for each in 1 2 3 4 5 6 7 8 9 10 11 12; do ip netns del n$each; done
         # All of them are gone when the module can go.
         for each in a b; do ip netns del $each; done
-        for again in $(seq 100); do
-            rmmod qre 2>/dev/null && break
-            sleep 0.2
-        done
+        until_true 'rmmod qre 2>/dev/null'
         echo seconds=$(($(date +%s) - begin))
-        ! lsmod | grep -q '^qre '
+        ! lsmod | grep -q '^qre ' || exit 1
         insmod $MODULE
         net_up
         """,

@@ -15,7 +15,6 @@ START, SLOW = 300, 600.0
 
 
 def test_a_tunnel_whose_connection_ids_the_loader_mirrors(vm: Vm) -> None:
-    vm.run(". /tmp/environment; cp $GUEST/lib.sh /tmp/library")
     vm.check(
         LIBRARY
         + f"""
@@ -26,7 +25,7 @@ def test_a_tunnel_whose_connection_ids_the_loader_mirrors(vm: Vm) -> None:
             ReadyFile=/tmp/ready >/tmp/server 2>&1 &
         server=$!
         daemon_start b
-        for ((i = 0; i < {START}; i++)); do [ -e /tmp/ready ] && break; sleep 1; done
+        PATIENCE={START} until_true '[ -e /tmp/ready ]'
         session_up {START} || {{ cat /tmp/server; false; }}
         $B ping -c 5 -i 0.2 -W 5 -q 10.77.0.1
         show a >/run/share/shown
@@ -35,7 +34,7 @@ def test_a_tunnel_whose_connection_ids_the_loader_mirrors(vm: Vm) -> None:
         kill $server
         wait $server
         [ -z "$(ls /tmp/bpf)" ] && [ ! -e /tmp/ready ]
-        ! ip -n a link show server0 2>/dev/null
+        ! ip -n a link show server0 2>/dev/null || exit 1
         """,
         SLOW,
     )

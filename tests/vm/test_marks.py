@@ -33,14 +33,7 @@ counted() { # counted NAME WAY...
 
 @pytest.fixture
 def net(vm: Vm) -> Iterator[Vm]:
-    vm.check(
-        """
-        . /tmp/environment
-        cp $GUEST/lib.sh /tmp/library
-        modprobe -a nf_tables vrf dummy
-        """
-    )
-    vm.check(LIBRARY + "net_up")
+    vm.check(LIBRARY + "modprobe -a nf_tables vrf dummy; net_up")
     yield vm
     vm.run("pkill -x qrectl")
     vm.check(LIBRARY + "net_down")
@@ -59,7 +52,7 @@ def test_a_devices_mark_is_on_what_leaves_by_sockets_of_the_module_now_and_later
         count_in $B
         tunnel_up {next(_sessions)}
         $B $TOOLS/qrectl device-set Device=qre0 FwMark=1234
-        sleep 0.5
+        sleep 0.5  # what was sent before the mark is on its way
         counted mark0 $B >/dev/null
         $B ping -c 3 -i 0.05 -W 2 -q 10.77.0.1
         $B ping -c 1 -W 2 -q -s 3000 10.77.0.1
@@ -89,7 +82,7 @@ def test_a_rule_by_mark_takes_an_open_session_where_its_socket_is_marked(net: Vm
         mkfifo /tmp/orders
         $A $TOOLS/qrectl hold 10.9.0.1 443 register </tmp/orders >/tmp/held &
         exec 9>/tmp/orders
-        for _ in $(seq 50); do grep -q held /tmp/held && break; sleep 0.1; done
+        until_true 'grep -q held /tmp/held'
         tunnel_up {next(_sessions)}
         lost() {{
             $B ping -c 3 -i 0.05 -W 1 -q 10.77.0.1 | sed -n "s/.* \\([0-9]*\\)% packet loss.*/$1=\\1/p"
@@ -99,7 +92,7 @@ def test_a_rule_by_mark_takes_an_open_session_where_its_socket_is_marked(net: Vm
         lost client_marked || true
         $B $TOOLS/qrectl device-set Device=qre0 FwMark=0
         lost client_unmarked || true
-        order() {{ echo "$1" >&9; for _ in $(seq 50); do grep -q "$1" /tmp/held && break; sleep 0.1; done; }}
+        order() {{ echo "$1" >&9; until_true "grep -q '$1' /tmp/held"; }}
         order "mark 1234"
         lost server_marked || true
         order "mark 7"
@@ -131,7 +124,7 @@ def test_an_underlay_in_a_vrf_is_reached_by_a_socket_that_is_bound_to_it(net: Vm
         ip -n a link set va master red
         ip -n a addr show va | grep -q 10.9.0.1 || ip -n a addr add 10.9.0.1/24 dev va
         $A $TOOLS/qrectl hold 10.9.0.1 443 register red >/tmp/held </dev/null &
-        for _ in $(seq 50); do grep -q held /tmp/held && break; sleep 0.1; done
+        until_true 'grep -q held /tmp/held'
         tunnel_up {next(_sessions)}
         $B ping -c 3 -i 0.05 -W 2 -q 10.77.0.1
         $A ping -c 3 -i 0.05 -W 2 -q 10.77.0.2
@@ -157,7 +150,7 @@ def test_of_two_ways_a_socket_that_is_bound_to_a_device_takes_that_one(net: Vm) 
         ip -n a route add 10.9.0.9/32 via 10.9.1.2 metric 20
         for each in all vb vd; do ip netns exec b sysctl -qw net.ipv4.conf.$each.rp_filter=0; done
         $A $TOOLS/qrectl hold 10.9.0.1 443 register vc >/tmp/held </dev/null &
-        for _ in $(seq 50); do grep -q held /tmp/held && break; sleep 0.1; done
+        until_true 'grep -q held /tmp/held'
         tunnel_up {next(_sessions)}
         $A $TOOLS/qrectl session-del Device=qre0 SessionId=$ID
         $A $TOOLS/qrectl session-install Device=qre0 SessionId=$ID ConnectionId=$C ClientConnectionId= KeyEpoch=0 \\

@@ -4,7 +4,6 @@ marks, stateless resets. RFC 9000 sections 5.1, 8.2, 9, 10.3 and 13.4."""
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
 
 import pytest
 
@@ -12,7 +11,7 @@ from qre.ends import Role
 from qre.kernel.abi import Event, Loss
 from qre.wire.frames import NewConnectionId, encode_frame
 from tests.support.daemons import wait_for
-from tests.support.guest_peer import ROUTED_CID, Got, GuestPeer, ready_for_peers
+from tests.support.guest_peer import ROUTED_CID, Got, GuestPeer
 from tests.support.vm import Vm
 
 pytestmark = [pytest.mark.timeout(900), pytest.mark.one_kernel]
@@ -23,12 +22,6 @@ RESPONSE = b"\x1b" + CHALLENGE[1:]
 FIRST, SECOND = "c1" * 8, "c2" * 8
 TOKEN = bytes(range(0x70, 0x80))
 ELSEWHERE, FURTHER = 5556, 5557
-
-
-@pytest.fixture
-def guest(vm: Vm) -> Iterator[Vm]:
-    with ready_for_peers(vm):
-        yield vm
 
 
 def issued(sequence: int, prior: int, cid: str) -> str:
@@ -43,9 +36,9 @@ def to(got: list[Got], socket: int, first: int) -> list[Got]:
 # --- paths ---
 
 
-def test_a_challenge_is_answered_where_it_came_from_within_what_it_brought(guest: Vm) -> None:
+def test_a_challenge_is_answered_where_it_came_from_within_what_it_brought(peers: Vm) -> None:
     """Before anything is known of that address, and when another one is being validated."""
-    peer = GuestPeer(guest, Role.SERVER, next(_numbers))
+    peer = GuestPeer(peers, Role.SERVER, next(_numbers))
     peer.install()
     got = peer.says(
         f"""
@@ -65,8 +58,8 @@ def test_a_challenge_is_answered_where_it_came_from_within_what_it_brought(guest
     assert int(peer.session()["UnderlayPeerPort"]) == peer.peer_port
 
 
-def test_a_peer_that_moves_is_challenged_at_both_addresses_and_moves_when_it_answers(guest: Vm) -> None:
-    peer = GuestPeer(guest, Role.SERVER, next(_numbers))
+def test_a_peer_that_moves_is_challenged_at_both_addresses_and_moves_when_it_answers(peers: Vm) -> None:
+    peer = GuestPeer(peers, Role.SERVER, next(_numbers))
     peer.install()
     peer.listen()
     got = peer.says(f"send 0 {PING}\nwait 300\nsend 1 {PING}\nwait 400", ports=(ELSEWHERE,))
@@ -74,7 +67,7 @@ def test_a_peer_that_moves_is_challenged_at_both_addresses_and_moves_when_it_ans
     assert max(packet.size for packet in got if packet.socket == 1) <= 3 * (1 + 20 + 4 + 4 + 16)
     assert {packet.size for packet in to(got, 0, 0x1A)} == {PADDED}
     assert int(peer.session()["UnderlayPeerPort"]) == peer.peer_port
-    peer.check("sleep 3")
+    peer.check("sleep 3")  # as long as the challenges of the first try are waited for
     got = peer.says(
         f"answer on\nwait 10\nsend 1 {PING} {PADDED} 70000\nwait 600\nsend 1 {PING} 0 70001\nwait 300",
         ports=(ELSEWHERE,),
@@ -85,17 +78,17 @@ def test_a_peer_that_moves_is_challenged_at_both_addresses_and_moves_when_it_ans
     assert [packet.socket for packet in got if packet.acknowledges][-1] == 1
 
 
-def test_a_client_answers_a_challenge_with_more_than_a_probe(guest: Vm) -> None:
+def test_a_client_answers_a_challenge_with_more_than_a_probe(peers: Vm) -> None:
     """So that a server whose packets somebody copied from elsewhere knows where it is."""
-    peer = GuestPeer(guest, Role.CLIENT, next(_numbers))
+    peer = GuestPeer(peers, Role.CLIENT, next(_numbers))
     peer.install()
     got = peer.says(f"send 0 {CHALLENGE.hex()} {PADDED}\nwait 500")
     (answer,) = to(got, 0, 0x1B)
     assert answer.payload == RESPONSE + b"\x01" and answer.size == PADDED
 
 
-def test_what_is_padded_is_padded_to_what_the_peer_takes(guest: Vm) -> None:
-    peer = GuestPeer(guest, Role.SERVER, next(_numbers))
+def test_what_is_padded_is_padded_to_what_the_peer_takes(peers: Vm) -> None:
+    peer = GuestPeer(peers, Role.SERVER, next(_numbers))
     peer.install("MaxUdpPayload=700")
     got = peer.says(f"send 0 {CHALLENGE.hex()}\nwait 300\nsend 1 {PING} 600\nwait 300", ports=(ELSEWHERE,))
     assert [packet.size for packet in to(got, 0, 0x1B)] == [700]
@@ -105,8 +98,8 @@ def test_what_is_padded_is_padded_to_what_the_peer_takes(guest: Vm) -> None:
 # --- connection IDs ---
 
 
-def test_a_path_has_a_connection_id_of_its_own(guest: Vm) -> None:
-    peer = GuestPeer(guest, Role.SERVER, next(_numbers), client_cid=FIRST)
+def test_a_path_has_a_connection_id_of_its_own(peers: Vm) -> None:
+    peer = GuestPeer(peers, Role.SERVER, next(_numbers), client_cid=FIRST)
     peer.install()
     got = peer.says(
         f"""
@@ -126,16 +119,16 @@ def test_a_path_has_a_connection_id_of_its_own(guest: Vm) -> None:
     assert retired and {packet.socket for packet in retired} == {1}
 
 
-def test_without_a_spare_one_it_goes_on_with_what_it_has(guest: Vm) -> None:
-    peer = GuestPeer(guest, Role.SERVER, next(_numbers), client_cid=FIRST)
+def test_without_a_spare_one_it_goes_on_with_what_it_has(peers: Vm) -> None:
+    peer = GuestPeer(peers, Role.SERVER, next(_numbers), client_cid=FIRST)
     peer.install()
     got = peer.says(f"answer on\nsend 0 {PING}\nwait 200\nsend 1 {PING} {PADDED}\nwait 800", ports=(ELSEWHERE,))
     assert {packet.cid for packet in got} == {FIRST}
     assert int(peer.session()["UnderlayPeerPort"]) == ELSEWHERE
 
 
-def test_a_connection_id_that_the_peer_wants_back_is_used_no_more(guest: Vm) -> None:
-    peer = GuestPeer(guest, Role.CLIENT, next(_numbers))
+def test_a_connection_id_that_the_peer_wants_back_is_used_no_more(peers: Vm) -> None:
+    peer = GuestPeer(peers, Role.CLIENT, next(_numbers))
     peer.install("Sequence=1")
     other = "0b" * 20
     got = peer.says(f"send 0 {PING}\nwait 200\nsend 0 {issued(2, 2, other)}\nwait 300\nsend 0 {PING}\nwait 300")
@@ -145,14 +138,14 @@ def test_a_connection_id_that_the_peer_wants_back_is_used_no_more(guest: Vm) -> 
     assert any(packet.payload[:2] == b"\x19\x01" for packet in got[at:]), got
 
 
-def test_a_client_whose_own_address_changes_takes_another_connection_id(guest: Vm) -> None:
-    peer = GuestPeer(guest, Role.CLIENT, next(_numbers))
+def test_a_client_whose_own_address_changes_takes_another_connection_id(peers: Vm) -> None:
+    peer = GuestPeer(peers, Role.CLIENT, next(_numbers))
     peer.install("Sequence=1", local="0.0.0.0")
     other = "0b" * 20
     got = peer.says(
         f"send 0 {issued(2, 1, other)}\nuntil DONE\nwait 200",
         meanwhile="""
-            sleep 1
+            sleep 1  # the peer has begun, and issued its ID
             $K ping -c 2 -i 0.1 -W 1 10.77.0.1 || true  # the peer answers nothing
             ip -n b addr add 10.9.0.22/24 dev vb
             ip -n b route replace 10.9.0.0/24 dev vb src 10.9.0.22
@@ -174,11 +167,11 @@ def reset(size: int) -> str:
 
 
 @pytest.mark.parametrize("client_cid", ["", FIRST], ids=["no connection ID", "one of its own"])
-def test_a_stateless_reset_of_any_length_ends_the_session(guest: Vm, client_cid: str) -> None:
+def test_a_stateless_reset_of_any_length_ends_the_session(peers: Vm, client_cid: str) -> None:
     """Half of them look like packets of a key phase that there are no keys for."""
     listening = False
     for size in (21, 36, 37, 40, 43, 43, 43, 43, 60, 1200):
-        peer = GuestPeer(guest, Role.CLIENT, next(_numbers), client_cid=client_cid)
+        peer = GuestPeer(peers, Role.CLIENT, next(_numbers), client_cid=client_cid)
         peer.install(f"ResetToken={TOKEN.hex()}", device=not listening)
         if not listening:
             peer.listen()
@@ -188,8 +181,8 @@ def test_a_stateless_reset_of_any_length_ends_the_session(guest: Vm, client_cid:
         assert [event["Loss"] for event in lost] == [str(int(Loss.RESET))], size
 
 
-def test_what_only_looks_like_a_reset_ends_nothing(guest: Vm) -> None:
-    peer = GuestPeer(guest, Role.CLIENT, next(_numbers))
+def test_what_only_looks_like_a_reset_ends_nothing(peers: Vm) -> None:
+    peer = GuestPeer(peers, Role.CLIENT, next(_numbers))
     peer.install(f"ResetToken={TOKEN.hex()}")
     wrong = bytearray.fromhex(reset(60))
     wrong[-1] ^= 1
@@ -200,8 +193,8 @@ def test_what_only_looks_like_a_reset_ends_nothing(guest: Vm) -> None:
     assert peer.session()["State"] == "1"
 
 
-def test_the_token_of_a_connection_id_that_is_not_used_ends_nothing(guest: Vm) -> None:
-    peer = GuestPeer(guest, Role.CLIENT, next(_numbers))
+def test_the_token_of_a_connection_id_that_is_not_used_ends_nothing(peers: Vm) -> None:
+    peer = GuestPeer(peers, Role.CLIENT, next(_numbers))
     peer.install("Sequence=1")
     peer.listen()
     peer.says(f"send 0 {issued(2, 1, '0b' * 20)}\nwait 200\nraw 0 {reset(60)}\nwait 200")
@@ -212,6 +205,7 @@ def test_the_token_of_a_connection_id_that_is_not_used_ends_nothing(guest: Vm) -
 
 # --- marks ---
 
+#: The peer has begun by then.
 TRAFFIC = "sleep 0.5; $K ping -c 60 -i 0.03 -W 1 -q 10.77.0.2"
 
 
@@ -219,8 +213,8 @@ def marks(got: list[Got]) -> list[int]:
     return [packet.tos & 3 for packet in got if packet.payload[:1] == b"\x30"]
 
 
-def test_a_path_that_counts_marks_rightly_gets_them(guest: Vm) -> None:
-    peer = GuestPeer(guest, Role.SERVER, next(_numbers))
+def test_a_path_that_counts_marks_rightly_gets_them(peers: Vm) -> None:
+    peer = GuestPeer(peers, Role.SERVER, next(_numbers))
     peer.install()
     peer.check("$K $TOOLS/qrectl profile-set Device=qre0 Ecn=2")
     seen = marks(peer.says(f"ecn on\nack on\nsend 0 {PING}\nuntil DONE\nwait 200", meanwhile=TRAFFIC))
@@ -228,8 +222,8 @@ def test_a_path_that_counts_marks_rightly_gets_them(guest: Vm) -> None:
 
 
 @pytest.mark.parametrize("acknowledged", [True, False])
-def test_a_path_that_does_not_gets_no_more_than_the_test_of_it(guest: Vm, acknowledged: bool) -> None:
-    peer = GuestPeer(guest, Role.SERVER, next(_numbers))
+def test_a_path_that_does_not_gets_no_more_than_the_test_of_it(peers: Vm, acknowledged: bool) -> None:
+    peer = GuestPeer(peers, Role.SERVER, next(_numbers))
     peer.install()
     peer.check("$K $TOOLS/qrectl profile-set Device=qre0 Ecn=2")
     got = peer.says(f"ack {'on' if acknowledged else 'off'}\nsend 0 {PING}\nuntil DONE\nwait 200", meanwhile=TRAFFIC)
@@ -241,11 +235,11 @@ def test_a_path_that_does_not_gets_no_more_than_the_test_of_it(guest: Vm, acknow
 # --- IPv6 inside ---
 
 
-def test_a_session_for_ipv6_whose_peer_takes_too_little_is_refused_in_words(guest: Vm) -> None:
-    peer = GuestPeer(guest, Role.SERVER, next(_numbers))
+def test_a_session_for_ipv6_whose_peer_takes_too_little_is_refused_in_words(peers: Vm) -> None:
+    peer = GuestPeer(peers, Role.SERVER, next(_numbers))
     smallest = 1280 + 1 + 4 + 3 + 16
     with pytest.raises(AssertionError, match="MaxUdpPayload leaves less than the 1280 bytes of IPv6"):
         peer.install(f"AllowedIPs=10.78.0.2/32,fd78::2/128 MaxUdpPayload={smallest - 1}")
     peer.install(f"AllowedIPs=10.78.0.2/32,fd78::2/128 MaxUdpPayload={smallest}", device=False)
-    other = GuestPeer(guest, Role.SERVER, next(_numbers), cid="0d" * 20)
+    other = GuestPeer(peers, Role.SERVER, next(_numbers), cid="0d" * 20)
     other.install(f"AllowedIPs=10.78.0.3/32 MaxUdpPayload={smallest - 1}", device=False)

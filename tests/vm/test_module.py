@@ -77,26 +77,28 @@ def test_it_is_found_by_the_names_that_ip_and_qre_tool_ask_for(kernel: Kernel) -
 @pytest.fixture
 def guest(vm: Vm) -> Iterator[Vm]:
     """The guest with an empty pair of namespaces; the module is loaded again at the end."""
-    vm.check(". /tmp/environment; cp $GUEST/lib.sh /tmp/library; . /tmp/library; net_up; dmesg -n 1")
+    vm.check(LIBRARY + "net_up; dmesg -n 1")
     yield vm
     vm.run(LIBRARY + "net_down; grep -q '^qre ' /proc/modules || insmod $MODULE")
     assert vm.splats() == []
 
 
 def test_it_loads_and_unloads_again_and_again(guest: Vm) -> None:
-    guest.check(
+    printed = guest.check(
         LIBRARY
         + """
         for round in 1 2 3 4 5; do
             rmmod qre
-            ! grep -q '^qre ' /proc/modules
-            ! ip link add qre1 type qre 2>/dev/null
+            grep -c '^qre ' /proc/modules || true
+            ! ip link add qre1 type qre 2>/dev/null || exit 1
             insmod $MODULE
+            grep -c '^qre ' /proc/modules
             ip link add qre1 type qre
         done
         ip link del qre1
         """
     )
+    assert printed.split() == ["0", "1"] * 5, printed
 
 
 def test_a_device_asks_for_the_module_by_its_kind(guest: Vm) -> None:
@@ -128,29 +130,26 @@ def test_it_unloads_with_all_that_it_has(guest: Vm) -> None:
         + f"""
         setsid ip netns exec a $TOOLS/mapped >/tmp/mapped 2>&1 & mapped=$!
         setsid ip netns exec a $TOOLS/qrectl hold 10.9.0.1 443 register >/tmp/holder 2>&1 & holder=$!
-        for i in $(seq 50); do
-            grep -qs held /tmp/mapped && grep -qs held /tmp/holder && break
-            sleep 0.2
-        done
+        until_true 'grep -qs held /tmp/mapped && grep -qs held /tmp/holder'
         cat /tmp/mapped /tmp/holder
         tunnel_up {number}
         $A $TOOLS/qrectl devices | grep -E '^(MapEntries|SharedPort)='
         for device in qre1 qre2 qre3; do ip link add $device type qre; ip link set $device up; done
         $B ping -c 3 -i 0.05 -W 2 -q 10.77.0.1
         (setsid ip netns exec b ping -f -q -s 1000 -W 1 10.77.0.1 >/dev/null 2>&1 &)
-        sleep 1
+        sleep 1  # under way
         rmmod qre
         echo unloaded
-        ! grep -q '^qre ' /proc/modules
-        ! ip -n a link show qre0 2>/dev/null
+        ! grep -q '^qre ' /proc/modules || exit 1
+        ! ip -n a link show qre0 2>/dev/null || exit 1
         kill $mapped
-        for i in $(seq 50); do grep -q entries= /tmp/mapped && break; sleep 0.1; done
+        until_true 'grep -q entries= /tmp/mapped'
         cat /tmp/mapped
         # the socket is its owner's again, and goes like any other
         $B timeout 5 bash -c 'printf x >/dev/udp/10.9.0.1/443'
         kill $holder
-        sleep 0.5
-        ! $A ss -Hlun sport = :443 | grep -q .
+        until_true "[ ! -e /proc/$holder ]"
+        ! $A ss -Hlun sport = :443 | grep -q . || exit 1
         insmod $MODULE
         $A $TOOLS/qrectl devices
         """,
@@ -164,20 +163,20 @@ def test_it_unloads_with_all_that_it_has(guest: Vm) -> None:
 
 def test_it_unloads_where_a_socket_was_closed_and_a_namespace_is_going(guest: Vm) -> None:
     """The registered socket lost its owner, then its namespace goes with a session in it, then the module."""
-    guest.check(
+    printed = guest.check(
         LIBRARY
         + f"""
         setsid ip netns exec a $TOOLS/qrectl hold 10.9.0.1 443 register >/tmp/holder 2>&1 & holder=$!
-        for i in $(seq 50); do grep -qs held /tmp/holder && break; sleep 0.2; done
+        until_true 'grep -qs held /tmp/holder'
         tunnel_up {next(_sessions)}
         (setsid ip netns exec b ping -f -q -W 1 10.77.0.1 >/dev/null 2>&1 &)
-        sleep 0.5
+        sleep 0.5  # under way
         kill -9 $holder
         $B ping -c 2 -i 0.05 -W 2 -q 10.77.0.1
         ip netns pids b | xargs -r kill -9
         ip netns del a
         rmmod qre
-        ! grep -q '^qre ' /proc/modules
-        ip -n b link show vb 2>/dev/null || echo "the other end of a's pair is gone, as it must be"
+        echo modules=$(grep -c '^qre ' /proc/modules)
         """
     )
+    assert printed.splitlines()[-1] == "modules=0", printed

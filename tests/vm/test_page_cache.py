@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.daemons import wait_for
 from tests.support.short_headers import Keys
 from tests.support.vm import Vm
 from tests.vm.test_hostile_packets import (
@@ -64,7 +65,7 @@ def lay(vm: Vm, original: str) -> None:
     )
 
 
-def unchanged(vm: Vm) -> None:
+def assert_unchanged(vm: Vm) -> None:
     """Neither what a mapping shows nor what reading does, in memory and from the disk."""
     vm.check(
         LIBRARY
@@ -90,7 +91,7 @@ def test_a_file_sent_through_the_tunnel_is_unchanged(vm: Vm, session: Session) -
                 + f"""
                 ip netns exec {receiver} $TOOLS/pagecache sink {address} 7777 >/tmp/arrived &
                 sink=$!
-                sleep 1
+                until_listens {receiver} 7777
                 ip netns exec {sender} timeout 100 $TOOLS/pagecache stream {file} {address} 7777
                 wait $sink
                 cmp /tmp/arrived /tmp/original
@@ -101,7 +102,7 @@ def test_a_file_sent_through_the_tunnel_is_unchanged(vm: Vm, session: Session) -
         LIBRARY
         + f"""
         $A $TOOLS/qrectl hold 10.77.0.1 7777 >/dev/null &
-        sleep 1
+        until_true "$A ss -Hlun | grep -q :7777"
         for file in {" ".join(FILES)}; do
             for how in sendfile splice vmsplice; do
                 $B $TOOLS/pagecache $how $file 10.77.0.1 7777 10.77.0.2 0 16384
@@ -110,7 +111,7 @@ def test_a_file_sent_through_the_tunnel_is_unchanged(vm: Vm, session: Session) -
         pkill -x qrectl
         """
     )
-    unchanged(vm)
+    assert_unchanged(vm)
 
 
 def packets(end: End) -> tuple[bytes, int]:
@@ -148,9 +149,9 @@ def test_a_file_spliced_into_the_port_is_unchanged(vm: Vm, session: Session, und
         for how in ("sendfile", "splice", "vmsplice"):
             sender = f"$TOOLS/pagecache {how} {spliced} {end.address} {end.port} {source} {SIZE}"
             vm.check(LIBRARY + f"ip netns exec {end.shooter} {sender}")
-    vm.check("sleep 1")
     # All of them came as far as the AEAD.
-    counted = drops(vm, under_fire) - before
     rounds = 3 * len(FILES)
+    wait_for("the packets", lambda: (drops(vm, under_fire) - before).total() >= rounds * DATAGRAMS)
+    counted = drops(vm, under_fire) - before
     assert counted == {REPLAYED: rounds * authentic, DECRYPT_FAILED: rounds * (DATAGRAMS - authentic)}
-    unchanged(vm)
+    assert_unchanged(vm)

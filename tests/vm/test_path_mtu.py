@@ -25,13 +25,12 @@ IP_AND_UDP = 28
 TOO_BIG, IPV6_REFUSED = 4, 19
 IPERF = """
 $A iperf3 -s -D
-for _ in $(seq 100); do $A ss -Hltn | grep -q :5201 && break; sleep 0.1; done
+until_true '$A ss -Hltn | grep -q :5201'
 """
 
 
 @pytest.fixture
 def guest(vm: Vm) -> Iterator[Vm]:
-    vm.run(". /tmp/environment; cp $GUEST/lib.sh /tmp/library")
     yield vm
     vm.check(LIBRARY + "path_down")
     assert vm.splats() == []
@@ -109,7 +108,7 @@ def test_a_stream_goes_on_when_the_path_shrinks_in_silence_and_when_it_grows(
 
 
 def test_a_device_below_that_narrows_is_followed_at_once_and_searched_when_it_widens(guest: Vm) -> None:
-    guest.check(
+    printed = guest.check(
         LIBRARY
         + """
         path_up 1500
@@ -130,6 +129,7 @@ def test_a_device_below_that_narrows_is_followed_at_once_and_searched_when_it_wi
         until_told b 1464 20
         """
     )
+    assert len(re.findall(r"^\d+$", printed, re.MULTILINE)) == 5, "milliseconds of each"
 
 
 def test_senders_inside_are_told_what_fits_once_it_is_known(guest: Vm) -> None:
@@ -170,7 +170,7 @@ def test_a_syn_offers_what_the_way_back_can_carry(guest: Vm) -> None:
             ip netns exec $each tcpdump --immediate-mode -Z root -Q in -i qre0 -nn -w /tmp/syn.$each \
                 'tcp[tcpflags] & tcp-syn != 0' 2>/tmp/heard.$each &
         done
-        for _ in $(seq 50); do [ "$(cat /tmp/heard.? | grep -c 'listening on')" = 2 ] && break; sleep 0.2; done
+        until_true '[ "$(cat /tmp/heard.? | grep -c "listening on")" = 2 ]'
         $B timeout 60 iperf3 -c 10.77.0.1 -n 100k
         pkill -INT tcpdump
         wait
@@ -192,7 +192,7 @@ def test_forged_icmp_changes_nothing(guest: Vm, socket: str) -> None:
         + "path_up 1500\n"
         + hold
         + """
-        for _ in $(seq 50); do [ ! -e /tmp/held ] || grep -q held /tmp/held && break; sleep 0.1; done
+        until_true '[ ! -e /tmp/held ] || grep -q held /tmp/held'
         tunnel_up $(fresh_number)
         until_told a 1464 20 >/dev/null; until_told b 1464 20 >/dev/null
         ip netns exec x $TOOLS/forge 203.0.113.9 600 10.9.0.1 443 10.9.0.2 5555 20

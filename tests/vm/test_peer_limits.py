@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from qre.ends import Role
 from qre.kernel.abi import Drop, Event
-from tests.support.guest_peer import GuestPeer, ready_for_peers
+from tests.support.guest_peer import GuestPeer
 from tests.support.vm import Vm
 
 pytestmark = [pytest.mark.timeout(900), pytest.mark.one_kernel]
@@ -18,19 +16,13 @@ BURST = 64
 RETIRE, MAX_DATA, PING = "1900", "1009", "01"
 
 
-@pytest.fixture
-def guest(vm: Vm) -> Iterator[Vm]:
-    with ready_for_peers(vm):
-        yield vm
-
-
 def of_kind(events: list[dict[str, str]], kind: Event) -> list[dict[str, str]]:
     return [event for event in events if event["Event"] == str(int(kind))]
 
 
 @pytest.mark.parametrize("role", [Role.SERVER, Role.CLIENT])
-def test_a_packet_of_many_challenges_is_answered_once_with_the_last(guest: Vm, role: Role) -> None:
-    peer = GuestPeer(guest, role, next(_numbers))
+def test_a_packet_of_many_challenges_is_answered_once_with_the_last(peers: Vm, role: Role) -> None:
+    peer = GuestPeer(peers, role, next(_numbers))
     peer.install()
     challenges = [bytes([7, 0, 0, 0, 0, 0, 0, number]) for number in range(133)]
     got = peer.says(f"send 0 {''.join('1a' + data.hex() for data in challenges)}\nwait 1500")
@@ -41,8 +33,8 @@ def test_a_packet_of_many_challenges_is_answered_once_with_the_last(guest: Vm, r
     assert peer.drops() == {}
 
 
-def test_the_frames_of_a_packet_that_are_user_spaces_come_in_one_event(guest: Vm) -> None:
-    peer = GuestPeer(guest, Role.SERVER, next(_numbers))
+def test_the_frames_of_a_packet_that_are_user_spaces_come_in_one_event(peers: Vm) -> None:
+    peer = GuestPeer(peers, Role.SERVER, next(_numbers))
     peer.install()
     peer.listen()
     stream, most = "0a0003414243", "0c" + "00" * 2 + "55" * 1300
@@ -51,8 +43,8 @@ def test_the_frames_of_a_packet_that_are_user_spaces_come_in_one_event(guest: Vm
     assert [event["Frames"] for event in told] == [RETIRE + stream + MAX_DATA, most]
 
 
-def test_frames_beyond_the_budget_are_not_acknowledged_and_counted_and_told_once(guest: Vm) -> None:
-    peer = GuestPeer(guest, Role.SERVER, next(_numbers))
+def test_frames_beyond_the_budget_are_not_acknowledged_and_counted_and_told_once(peers: Vm) -> None:
+    peer = GuestPeer(peers, Role.SERVER, next(_numbers))
     peer.install("IdleMs=600000")
     peer.listen()
     got = peer.says(f"burst 0 1000 {MAX_DATA * 10}\nwait 100\nsend 0 {PING}\nwait 1000")
@@ -72,18 +64,18 @@ def test_frames_beyond_the_budget_are_not_acknowledged_and_counted_and_told_once
     assert peer.drops() == {Drop.FRAMES_LIMIT: refused}
 
 
-def test_a_peer_that_floods_keeps_nobody_elses_events_away(guest: Vm) -> None:
+def test_a_peer_that_floods_keeps_nobody_elses_events_away(peers: Vm) -> None:
     """A listener that reads nothing meanwhile: its buffers are as large as the kernel makes them by itself."""
-    flooding = GuestPeer(guest, Role.SERVER, next(_numbers))
+    flooding = GuestPeer(peers, Role.SERVER, next(_numbers))
     flooding.install("AllowedIPs=10.78.0.0/24")
-    other = GuestPeer(guest, Role.SERVER, next(_numbers), cid="0a" * 20)
+    other = GuestPeer(peers, Role.SERVER, next(_numbers), cid="0a" * 20)
     other.peer_port += 1  # what the kernel still says to the flooding one does not come here
     other.install("AllowedIPs=10.79.0.0/24", device=False)
     other.listen("events")
     other.check("pkill -STOP -x qrectl")
     flooding.says(f"burst 0 2000 {'0c0000' + '55' * 1200}\nwait 500")
     other.says("send 0 1d410000\nwait 500")
-    other.check("pkill -CONT -x qrectl; sleep 1")
+    other.check("pkill -CONT -x qrectl; until_true 'grep -q ^Loss= /tmp/eventsevents'")
     (lost,) = of_kind(other.events("events"), Event.SESSION_LOST)
     assert (lost["SessionId"], lost["Loss"], lost["ErrorCode"]) == (other.session_id, "2", "256")
     assert of_kind(other.events("events"), Event.FRAME_RECEIVED) == []

@@ -67,7 +67,6 @@ APART = ("daemon", "shared-port-handshake-daemon", "shared-port-handshake-client
 @pytest.fixture
 def machine(vm: Vm) -> Iterator[Vm]:
     """Namespace a with the reference's own paths: /etc/qre and /sys/fs/bpf; nothing is left of it."""
-    vm.check(". /tmp/environment; cp $GUEST/lib.sh /tmp/library")
     vm.check(
         LIBRARY
         + """

@@ -16,7 +16,6 @@ LIBRARY = ". /tmp/library\n"
 @pytest.fixture
 def namespaces(vm: Vm) -> Iterator[Vm]:
     """Two namespaces, and a device that only the second of them has; nothing is left of it."""
-    vm.check(". /tmp/environment; cp $GUEST/lib.sh /tmp/library")
     vm.check(LIBRARY + "net_up; ip -n b link add other0 index 77 type qre")
     yield vm
     vm.check(LIBRARY + "net_down")

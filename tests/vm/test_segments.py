@@ -24,16 +24,13 @@ taken, _ = server.accept()
 open("/tmp/got", "wb").write(b"".join(iter(lambda: taken.recv(65536), b"")))
 ' &
 listener=$!
-for _ in $(seq 50); do
-    grep -q "listening on" /tmp/heard && $B ss -Hltn | grep -q :9000 && break
-    sleep 0.2
-done
+until_true 'grep -q "listening on" /tmp/heard && $B ss -Hltn | grep -q :9000'
 $A timeout 60 python3 -c '
 import socket
 socket.create_connection(("{address}", 9000)).sendall(open("/tmp/sent", "rb").read())
 '
 wait $listener
-sleep 1
+sleep 1  # for the last to be seen: what tcpdump has seen it writes at its end
 kill $capture
 wait $capture || true
 cmp /tmp/sent /tmp/got
@@ -52,13 +49,10 @@ for each in "a va" "b vb"; do
         2>/tmp/heard.$1 &
 done
 $A iperf3 -s -D
-for _ in $(seq 50); do
-    [ "$(cat /tmp/heard.? | grep -c "listening on")" = 2 ] && $A ss -Hltn | grep -q :5201 && break
-    sleep 0.2
-done
+until_true '[ "$(cat /tmp/heard.? | grep -c "listening on")" = 2 ] && $A ss -Hltn | grep -q :5201'
 $B iperf3 -c 10.77.0.1 -n 1M >/dev/null
 $B iperf3 -c 10.77.0.1 -n 1M -R >/dev/null
-sleep 1
+sleep 1  # for the last to be seen: what tcpdump has seen it writes at its end
 pkill iperf3
 pkill -INT tcpdump
 wait
@@ -71,7 +65,6 @@ done
 
 @pytest.mark.parametrize(("address", "largest"), [("10.77.0.2", 1328), ("fd77::2", 1308)])
 def test_segments_of_a_super_packet_have_right_headers_and_checksums(vm: Vm, address: str, largest: int) -> None:
-    vm.check(". /tmp/environment; cp $GUEST/lib.sh /tmp/library")
     script = SEND.format(size=SIZE, address=address, largest=largest)
     try:
         printed = vm.check(LIBRARY + f"net_up; tunnel_up {5000 + largest}\n" + script)
@@ -86,7 +79,6 @@ def test_segments_of_a_super_packet_have_right_headers_and_checksums(vm: Vm, add
 
 def test_a_packet_has_no_identification_as_a_socket_sends_it(vm: Vm) -> None:
     """A client's never, a server's as its segments are numbered: from 0 on, in each super-packet."""
-    vm.check(". /tmp/environment; cp $GUEST/lib.sh /tmp/library")
     try:
         printed = vm.check(LIBRARY + "net_up; tunnel_up 9000\n" + IDENTIFICATIONS)
     finally:

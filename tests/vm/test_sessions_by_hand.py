@@ -170,8 +170,9 @@ def test_a_session_lives_as_long_in_silence_as_its_idle_timeout_says(guest: Vm) 
     )
     done(made, installed)
     there = "$A $TOOLS/qrectl sessions Device=qre0 | grep -c SessionId"
-    guest.check(LIBRARY + f"sleep 36; {there}", 120)
-    guest.check(LIBRARY + f"for i in $(seq 60); do {there} || exit 0; sleep 1; done; exit 1", 120)
+    assert guest.check(LIBRARY + f"sleep 36; {there}", 120) == "1\n", "four fifths of it are over"
+    counted = guest.check(LIBRARY + f"for i in $(seq 60); do {there} || exit 0; sleep 1; done; exit 1", 120)
+    assert counted.split()[-1] == "0"
 
 
 def blocks() -> Iterator[tuple[str, str]]:

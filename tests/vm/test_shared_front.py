@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.guest_daemons import guest_daemons
 from tests.support.vm import Vm
 
 pytestmark = [pytest.mark.timeout(1500), pytest.mark.one_kernel, pytest.mark.guest_python]
@@ -20,12 +21,9 @@ START, SLOW = 300, 600.0
 @pytest.fixture(scope="module")
 def daemons(vm: Vm) -> Iterator[Vm]:
     """All four with their sessions; nothing is left of them."""
-    vm.run(". /tmp/environment; cp $GUEST/lib.sh /tmp/library")
-    vm.check(
-        LIBRARY
-        + f"""
-        net_up
-        daemons_init
+    with guest_daemons(
+        vm,
+        f"""
         QRE_GLOBAL_CONFIG=/tmp/e/a.conf $QRE init ServerProfile=server1 ClientProfile=client1 Endpoint=10.9.0.1:443 \\
             Dest=10.9.0.2:443 ServerName=example.com ServerAddress=10.78.0.1/24 ClientAddress=10.78.0.2/24
         cd $QRE_CONFIG_DIR
@@ -37,11 +35,8 @@ def daemons(vm: Vm) -> Iterator[Vm]:
         for each in a2 b b2; do daemon_ready $each {START}; done
         """,
         3 * START,
-    )
-    yield vm
-    vm.run(LIBRARY + "pkill -f service_manager; net_down; sleep 1; umount /tmp/bpf; rm -rf /tmp/e /tmp/s? /run/q?")
-    vm.check('[ -z "$(ls -d /tmp/bpf/* /run/netns/? 2>/dev/null)" ]; [ -z "$(pgrep -f guest_daemon)" ]')
-    assert vm.splats() == []
+    ):
+        yield vm
 
 
 def flows(vm: Vm, network: int, seconds: int = START) -> None:
@@ -92,8 +87,9 @@ def test_two_servers_serve_two_clients_at_once_and_who_does_not_fit_is_refused(d
         umask 077
         refused() {
             sed -e "s/^Device.*/Device = server2/; s/10.78/10.79/; $1" server1.conf >server2.conf
-            ! QRE_GLOBAL_CONFIG=/tmp/e/a.conf $A $QRE daemon server2 2>&1 | tail -n 1
-            ! ip -n a link show server2 2>/dev/null
+            if QRE_GLOBAL_CONFIG=/tmp/e/a.conf $A $QRE daemon server2 >/tmp/refused 2>&1; then exit 1; fi
+            tail -n 1 /tmp/refused
+            ! ip -n a link show server2 2>/dev/null || exit 1
         }
         refused "s/^ServerName.*/ServerName = other.example/"
         refused "s/^Dest.*/Dest = 10.9.0.2:444/"
@@ -134,7 +130,8 @@ def test_the_port_outlives_each_of_its_daemons(daemons: Vm) -> None:
         flows(daemons, 78)
         daemons.check(LIBRARY + "service_kill a2", SLOW)
         flows(daemons, 77)
-    printed = daemons.check("pkill -INT -f 10.78.0.1; sleep 1; tail -n 3 /tmp/pings; cat /tmp/service.a*/said")
+    daemons.check(LIBRARY + "pkill -INT -f 10.78.0.1; until_true 'grep -q loss /tmp/pings'")
+    printed = daemons.check("tail -n 3 /tmp/pings; cat /tmp/service.a*/said")
     lost = re.search(r"([\d.]+)% packet loss", printed)
     print(printed)
     assert lost is not None and float(lost[1]) < 25, printed

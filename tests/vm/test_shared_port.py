@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.guest_daemons import guest_daemons
 from tests.support.vm import Vm
 
 pytestmark = [pytest.mark.timeout(1500), pytest.mark.one_kernel, pytest.mark.guest_python]
@@ -44,12 +45,8 @@ for ((i = 0; i < 120; i++)); do [ -e /proc/$pid ] || break; sleep 0.5; done
 @pytest.fixture(scope="module")
 def port(vm: Vm) -> Iterator[Vm]:
     """Namespaces, profiles and a BPF file system; nothing is left of them."""
-    vm.run(". /tmp/environment; cp $GUEST/lib.sh /tmp/library")
-    vm.check(LIBRARY + "net_up\ndaemons_init", SLOW)
-    yield vm
-    vm.run(LIBRARY + "pkill -f service_manager; net_down; sleep 1; umount /tmp/bpf; rm -rf /tmp/e /tmp/s? /run/q?")
-    vm.check('[ -z "$(ls -d /run/netns/? 2>/dev/null)" ]; [ -z "$(pgrep -f guest_daemon)" ]')
-    assert vm.splats() == []
+    with guest_daemons(vm, "", SLOW):
+        yield vm
 
 
 @pytest.fixture
@@ -108,7 +105,7 @@ def test_a_loader_is_shown_mirrored_into_and_cleared_after_it_was_killed(device:
         LIBRARY
         + f"""
         kill -9 {told["shared_loader"]["pid"]}
-        sleep 1
+        until_true '[ ! -e /proc/{told["shared_loader"]["pid"]} ]'
         rm /tmp/loader
         FRONT="$FRONT Listen=10.9.0.1:443 UserspaceBind=true RunForMs=1"
         $A $QRE shared-port-loader $FRONT Device=qre0 ReadyFile=/tmp/ready
@@ -146,7 +143,7 @@ def test_without_the_kernels_map_the_shared_socket_is_registered_all_the_same(de
         + f"""
         $A $QRE show-cid-map BpfMapPath=$CIDS
         kill -9 {told["shared_loader"]["pid"]}
-        sleep 1
+        until_true '[ ! -e /proc/{told["shared_loader"]["pid"]} ]'
         cat /tmp/loader
         rm -f /tmp/loader /tmp/ready
         $A $TOOLS/qrectl cid-release Device=qre0 ConnectionId=$C

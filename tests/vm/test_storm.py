@@ -33,7 +33,7 @@ END_TRAFFIC = "for each in a b c d; do ip netns pids $each | xargs -r kill -9; d
 SLABS = """
 for again in 1 2 3; do
     echo 2 >/proc/sys/vm/drop_caches
-    sleep 1
+    sleep 1  # grace periods end, and free what waited for them
 done
 for each in /sys/kernel/slab/*/shrink; do
     echo 1 >$each || true
@@ -61,7 +61,6 @@ NO_FAILURES = "echo 0 >/sys/kernel/debug/failslab/probability\n"
 @pytest.fixture
 def guest(vm: Vm) -> Iterator[Vm]:
     """Nothing is left of what the test did, and the module is loaded, as others expect."""
-    vm.check(". /tmp/environment; cp $GUEST/lib.sh /tmp/library")
     yield vm
     vm.run(LIBRARY + "net_down; lsmod | grep -q ^qre || insmod $MODULE")
 

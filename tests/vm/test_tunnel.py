@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 
 import pytest
 
@@ -11,17 +10,6 @@ from tests.support.vm import Vm
 
 pytestmark = pytest.mark.timeout(600)
 LIBRARY = ". /tmp/library\n"
-_sessions = iter(range(1, 1000))
-
-
-@pytest.fixture
-def tunnel(vm: Vm) -> Iterator[Vm]:
-    """Two namespaces with a session between their devices; nothing is left of it, nor did the kernel complain."""
-    vm.run("sed 's/^/ /' /dev/null; . /tmp/environment; cp $GUEST/lib.sh /tmp/library")
-    vm.check(LIBRARY + f"net_up; tunnel_up {next(_sessions)}")
-    yield vm
-    vm.check(LIBRARY + "net_down")
-    assert vm.splats() == []
 
 
 def counters(vm: Vm, namespace: str) -> dict[str, str]:
@@ -65,7 +53,7 @@ def test_a_tcp_stream_and_udp_datagrams_run_through_it(tunnel: Vm) -> None:
         LIBRARY
         + """
         $A iperf3 -s -D >/dev/null
-        sleep 1
+        until_listens a 5201
         $B timeout 60 iperf3 -c 10.77.0.1 -t 3
         $B timeout 60 iperf3 -c 10.77.0.1 -t 3 -R
         $B timeout 60 iperf3 -c fd77::1 -t 2

@@ -8,6 +8,23 @@ K1=000102030405060708090a0b0c0d0e0f K2=101112131415161718191a1b1c1d1e1f
 H1=202122232425262728292a2b2c2d2e2f H2=303132333435363738393a3b3c3d3e3f
 I1=404142434445464748494a4b I2=505152535455565758595a5b
 
+# until_true 'COMMAND…': waits for it to succeed; fails, and says what for, when it has not after $PATIENCE seconds.
+until_true() {
+	local end=$((SECONDS + ${PATIENCE:-120}))
+	until eval "$1"; do
+		if [ $SECONDS -ge $end ]; then
+			echo "waited in vain for: $1"
+			return 1
+		fi
+		sleep 0.1
+	done
+}
+
+# until_listens NAMESPACE PORT: until a TCP socket there does.
+until_listens() {
+	until_true "ip netns exec $1 ss -Hltn | grep -q :$2"
+}
+
 # Two namespaces, joined by a veth pair.
 pair_up() {
 	ip netns add "$1"
@@ -44,15 +61,12 @@ numbers_up() {
 	done
 	$TOOLS/numbers /tmp/ledger "${ends[@]}" >/tmp/numbers 2>&1 &
 	echo $! >/tmp/numbers.pid
-	until grep -q watching /tmp/numbers; do
-		kill -0 "$(cat /tmp/numbers.pid)"
-		sleep 0.2
-	done
+	until_true "grep -q watching /tmp/numbers"
 }
 
 numbers_down() {
 	kill "$(cat /tmp/numbers.pid)"
-	while kill -0 "$(cat /tmp/numbers.pid)" 2>/dev/null; do sleep 0.2; done
+	until_true "[ ! -e /proc/$(cat /tmp/numbers.pid) ]"
 	cat /tmp/numbers
 	rm -f /tmp/ledger
 }

@@ -82,7 +82,7 @@ async def describe(crew: Crew) -> dict[str, Any]:
 def _handshake(status: object) -> dict[str, Any] | None:
     if not isinstance(status, HandshakeStatus):
         return None
-    kept = ("pending_flows", "relay_flows", "handshakes", "strangers", "rekeys")
+    kept = ("pending_flows", "relay_flows", "handshakes", "strangers", "rekeys", "excesses")
     return {name: getattr(status, name) for name in kept}
 
 

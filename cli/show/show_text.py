@@ -102,6 +102,9 @@ def _handshake_lines(device: Mapping[str, Any]) -> Iterator[Line]:
     if device["role"] == "server":
         relayed = f"{counted['relay_flows']} relayed now, {counted['pending_flows']} undecided"
         yield "handshakes", f"{counted['handshakes']} accepted, {counted['strangers']} strangers ({relayed})"
+        if counted.get("excesses"):
+            told = (f"{count} of {what}" for what, count in sorted(counted["excesses"].items()))
+            yield "ended for too many", ", ".join(told)
     else:
         yield "handshakes", f"{counted['handshakes']} completed"
     yield "rekeys", f"{counted['rekeys']}"

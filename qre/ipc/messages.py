@@ -235,6 +235,8 @@ class HandshakeStatus(Message, frozen=True, kw_only=True):
     handshakes: U64 = 0  # accepted (server) or completed (client)
     strangers: U64 = 0
     rekeys: U64 = 0
+    #: What clients sent too much of, and how often.
+    excesses: Annotated[dict[Text, U64], msgspec.Meta(max_length=32)] = msgspec.field(default_factory=dict)
     dest_profile: DestProfile | None = None
 
 

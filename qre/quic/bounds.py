@@ -29,6 +29,8 @@ class Bound(enum.StrEnum):
     FIELDS = "bytes of header fields"
     CAPSULES = "capsules before the one that counts"
     REQUESTS = "requests"
+    LIFETIME = "seconds without a session"
+    HANDSHAKES = "unconfirmed handshakes of one short id"
 
 
 class OverBoundError(PeerError):

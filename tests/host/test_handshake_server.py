@@ -18,6 +18,9 @@ import pytest
 from qre.dataplane.protocol import LossReason, SessionConfirmed, SessionLost
 from qre.dest_profile import DestProfile
 from qre.ipc.messages import CidAdopt, DestProfileReport, ProfileSecrets, RoleState
+from qre.quic.bounds import Bound
+from qre.workers.handshake import acceptance
+from qre.workers.handshake.acceptance import MAX_UNCONFIRMED
 from qre.workers.handshake.port import flows
 from tests.support.daemons import PATIENCE, until
 from tests.support.handshake_server import SHORT_ID, Here, InProcessServer, Visitor
@@ -117,6 +120,32 @@ def test_a_stranger_with_our_client_gets_the_site_and_says_so(site: Caddy) -> No
             await visitor.run()
             assert visitor.names == ["NotRecognised", "Closed"]
         assert server.server.status().handshakes == 0
+
+    serve(site, work)
+
+
+def test_one_short_id_has_few_unfinished_handshakes_and_the_oldest_gives_way(site: Caddy) -> None:
+    async def work(server: InProcessServer) -> None:
+        for begun in range(1, 11):
+            await Visitor(server).run(timeout=1e-4)  # it sends its first flight and is gone
+            await until(lambda begun=begun: server.server.status().handshakes == begun)
+        assert server.server.status().excesses == {Bound.HANDSHAKES.value: 10 - MAX_UNCONFIRMED}
+        honest = await Visitor(server).run()
+        assert honest.names[-1] == "HandOverReady"
+
+    serve(site, work)
+
+
+def test_a_handshake_that_does_not_come_to_its_session_in_time_is_given_up(
+    site: Caddy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(acceptance, "LIFETIME", 0.5)
+
+    async def work(server: InProcessServer) -> None:
+        await Visitor(server).run(timeout=1e-4)
+        await until(lambda: server.server.status().excesses == {Bound.LIFETIME.value: 1})
+        assert server.server._acceptance.timer() is None, "nothing is waited for any more"
+        assert any(f"too many {Bound.LIFETIME}" in text for text in server.context.lines)
 
     serve(site, work)
 

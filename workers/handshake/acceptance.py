@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -16,6 +17,7 @@ from qre.dataplane.protocol import Underlay
 from qre.dest_profile import DestProfile
 from qre.errors import MachineError, QreError
 from qre.ipc.steering import Steering
+from qre.quic.bounds import Bound
 from qre.quic.handshake_events import Closed, HandshakeFailed
 from qre.quic.server.address_grants import Grants
 from qre.quic.server.connect_ip import AddressesRequested
@@ -28,6 +30,10 @@ from qre.workers.handshake.sessions.live_sessions import Sessions
 
 #: As long as a held session waits for its client.
 _STEERING_TIMEOUT: Final = 8.0
+#: Seconds until a handshake has to have asked for its session: a client gives up after 10.
+LIFETIME: Final = 20.0
+#: Handshakes of one short id that have no confirmed session yet: a client has one, and one more when it begins again.
+MAX_UNCONFIRMED: Final = 4
 _ANY: Final = "0.0.0.0"
 
 
@@ -42,6 +48,7 @@ class Accepted:
         self.source = hello.source
         self.short_id = found.short_id
         self.session_id: bytes | None = None
+        self.ends_at = hello.now + LIFETIME
         self._cids = {found.original_destination_cid, found.retry_source_cid, inner.handshake_cid}
 
     def begin(self, now: float) -> None:
@@ -83,7 +90,9 @@ class Acceptance:
     spawn: Callable[[Coroutine[Any, Any, None]], None]  # a task of the owner's, who ends it
     dest: DestProfile | None = None
     accepted: int = 0
-    _all: set[Accepted] = field(default_factory=set)
+    #: How often a client went beyond which bound.
+    excesses: Counter[Bound] = field(default_factory=Counter)
+    _all: dict[Accepted, None] = field(default_factory=dict)  # the oldest first
 
     def accept(self, hello: Hello) -> Accepted | None:
         """A handshake that is about to begin; None when this hello was accepted before, or cannot be remembered."""
@@ -102,9 +111,24 @@ class Acceptance:
             random=os.urandom,
             shown=hello.shown,
         )
+        self._make_room(hello.found.short_id)
         made = Accepted(self, inner, hello)
-        self._all.add(made)
+        self._all[made] = None
         return made
+
+    def _make_room(self, short_id: bytes) -> None:
+        """One identity takes no more than its share: its oldest handshake gives way."""
+        rivals = [one for one in self._all if one.short_id == short_id]
+        for one in rivals[: max(0, len(rivals) + 1 - MAX_UNCONFIRMED)]:
+            self._give_up(one, Bound.HANDSHAKES)
+
+    def _give_up(self, one: Accepted, bound: Bound) -> None:
+        self.excesses[bound] += 1
+        self.complain(f"bound {bound}", f"client {one.short_id.hex()} at {one.source[0]}: too many {bound}")
+        if one.session_id is not None:
+            self.sessions.delete(one.session_id, f"too many {bound}")
+            self.changed()
+        one.abandon()
 
     def remember(self, found: Authenticated) -> bool:
         """Whether this hello is new, and written down."""
@@ -138,7 +162,9 @@ class Acceptance:
                         one.inner.refuse()
                 case InstallNow():
                     self._install(one)
-                case HandshakeFailed(reason=reason):
+                case HandshakeFailed(reason=reason, bound=bound):
+                    if bound is not None:
+                        self.excesses[bound] += 1
                     self.complain("handshake", f"handshake with {one.source[0]}: {reason}")
                 case Closed():
                     self._ended(one)
@@ -172,12 +198,22 @@ class Acceptance:
         return local_address(source) if self.listen[0] == _ANY else self.listen[0]
 
     def timer(self) -> float | None:
-        return min((at for one in self._all if (at := one.inner.timer()) is not None), default=None)
+        """When ``handle_timer`` has to be called; None while there is nothing to wait for."""
+        return min((at for one in self._all if (at := self._next(one)) is not None), default=None)
+
+    @staticmethod
+    def _next(one: Accepted) -> float | None:
+        own = one.inner.timer()
+        if one.session_id is not None:  # a session that is held has a time limit in the data plane
+            return own
+        return one.ends_at if own is None else min(own, one.ends_at)
 
     def handle_timer(self, now: float) -> None:
         for one in list(self._all):
             at = one.inner.timer()
-            if at is not None and at <= now:
+            if one.session_id is None and one.ends_at <= now:
+                self._give_up(one, Bound.LIFETIME)
+            elif at is not None and at <= now:
                 one.inner.handle_timer(now)
                 self.progress(one, now)
 
@@ -220,7 +256,7 @@ class Acceptance:
         return next((one for one in self._all if one.session_id == session_id), None)
 
     def _ended(self, one: Accepted) -> None:
-        self._all.discard(one)
+        self._all.pop(one, None)
         self.grants.free(one)
         self.over(one)
 

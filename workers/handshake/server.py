@@ -221,6 +221,7 @@ class Server:
             handshakes=self._acceptance.accepted,
             strangers=self._table.strangers,
             rekeys=self._sessions.rekeys,
+            excesses={bound.value: count for bound, count in self._acceptance.excesses.items()},
             dest_profile=self._dest.profile,
         )
 

@@ -30,6 +30,7 @@ class Bound(enum.StrEnum):
     CAPSULES = "capsules before the one that counts"
     REQUESTS = "requests"
     LIFETIME = "seconds without a session"
+    UNPROVEN = "answers to an unproven address"
     HANDSHAKES = "unconfirmed handshakes of one short id"
 
 

@@ -101,6 +101,17 @@ def long_header_destination_cid(datagram: bytes) -> bytes:
     return datagram[6 : 6 + datagram[5]] if len(datagram) > 5 else b""
 
 
+def long_header_source_cid(datagram: bytes) -> bytes | None:
+    """The SCID field of a long header of version 1 (RFC 9000 §17.2). None for anything else, Version Negotiation too:
+    its SCID is the receiver's own choice (§17.2.1)."""
+    if not is_long(datagram) or datagram[1:5] != _VERSION_1:
+        return None
+    at = 6 + datagram[5] if len(datagram) > 5 else len(datagram)
+    if at >= len(datagram) or at + 1 + datagram[at] > len(datagram):
+        return None
+    return datagram[at + 1 : at + 1 + datagram[at]]
+
+
 def retry_source_cid(datagram: bytes) -> bytes | None:
     """The source CID of a Retry of version 1 (RFC 9000 §17.2.5); None: not a Retry."""
     try:

@@ -19,11 +19,13 @@ from qre.dataplane.protocol import LossReason, SessionConfirmed, SessionLost
 from qre.dest_profile import DestProfile
 from qre.ipc.messages import CidAdopt, DestProfileReport, ProfileSecrets, RoleState
 from qre.quic.bounds import Bound
+from qre.wire.packet import PacketType
 from qre.workers.handshake import acceptance
 from qre.workers.handshake.acceptance import MAX_UNCONFIRMED
 from qre.workers.handshake.port import flows
 from tests.support.daemons import PATIENCE, until
 from tests.support.handshake_server import SHORT_ID, Here, InProcessServer, Visitor
+from tests.support.long_headers import long_datagram
 from tests.support.namespaces import Namespace
 from tests.support.network import ip, own_network
 from tests.support.site import PAGE, Caddy, visit
@@ -122,6 +124,39 @@ def test_a_stranger_with_our_client_gets_the_site_and_says_so(site: Caddy) -> No
         assert server.server.status().handshakes == 0
 
     serve(site, work)
+
+
+def test_who_forges_an_address_sends_its_owner_three_times_what_he_sent(site: Caddy) -> None:
+    """Dest believes a token that it gave to somebody else at our address, and answers in full."""
+
+    async def work(server: InProcessServer) -> None:
+        loop = asyncio.get_running_loop()
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as forged:
+            forged.setblocking(False)
+            forged.bind(("127.0.0.1", 0))
+            hello = long_datagram(PacketType.INITIAL, b"tulips!!", b"me")
+            forged.sendto(hello, server.address)
+            data = b""
+            while data != hello:  # the server itself visits Dest, too
+                data, relay = await loop.sock_recvfrom(dest, 2000)
+            for _ in range(12):
+                dest.sendto(long_datagram(PacketType.HANDSHAKE, b"me", b"dests id"), relay)
+            await until(lambda: server.server.status().excesses == {Bound.UNPROVEN.value: 9})
+            got = [forged.recv(2000) for _ in range(3)]
+            assert sum(map(len, got)) == 3 * len(hello) and not select.select([forged], [], [], 0)[0]
+            # it was no forgery: the answer came, and its connection ID is used
+            forged.sendto(long_datagram(PacketType.HANDSHAKE, b"dests id", b"me", 60), server.address)
+            while data == hello or len(data) != 60:
+                data, _ = await loop.sock_recvfrom(dest, 2000)
+            for _ in range(12):
+                dest.sendto(b"\x40" + bytes(1199), relay)
+            for _ in range(12):
+                await asyncio.wait_for(loop.sock_recv(forged, 2000), PATIENCE)
+
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as dest:
+        dest.setblocking(False)
+        dest.bind(("127.0.0.1", 0))
+        serve(None, work, dest=dest.getsockname())
 
 
 def test_one_short_id_has_few_unfinished_handshakes_and_the_oldest_gives_way(site: Caddy) -> None:

@@ -28,6 +28,7 @@ from qre.ipc.messages import DestProfileReport, HandshakeStatus, Party, ProfileS
 from qre.ipc.steering import Steering
 from qre.ipc.tasks import Tasks
 from qre.ipc.worker import WorkerContext
+from qre.quic.bounds import Bound
 from qre.quic.client.fingerprint import Fingerprint
 from qre.quic.client.trust import TrustStore
 from qre.quic.server.address_grants import Grants
@@ -221,9 +222,15 @@ class Server:
             handshakes=self._acceptance.accepted,
             strangers=self._table.strangers,
             rekeys=self._sessions.rekeys,
-            excesses={bound.value: count for bound, count in self._acceptance.excesses.items()},
+            excesses=self._excesses(),
             dest_profile=self._dest.profile,
         )
+
+    def _excesses(self) -> dict[str, int]:
+        counted = {bound.value: count for bound, count in self._acceptance.excesses.items()}
+        if self._table.unproven:
+            counted[Bound.UNPROVEN.value] = self._table.unproven
+        return counted
 
     # --- packets ---
 

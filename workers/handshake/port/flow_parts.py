@@ -8,6 +8,7 @@ from typing import Protocol
 
 from qre.quic.server.inspector import Authenticated, Verdict
 from qre.quic.server.server_handshake import ShownByDest
+from qre.workers.handshake.port.address_proof import AddressProof
 
 Address = tuple[str, int]
 
@@ -74,6 +75,7 @@ class Flow:
     """What comes from one address: a visitor's, a client's that has not proved itself yet, or a client's of ours."""
 
     __slots__ = (
+        "address",
         "handshake",
         "held",
         "inspector",
@@ -92,6 +94,7 @@ class Flow:
         self.prefix = source[0].rpartition(".")[0]
         self.state = FlowState.NONE
         self.seen = self.since = now
+        self.address = AddressProof()  # of a visitor
         #: Belongs to whoever performs the effects; the table never looks at it.
         self.relay: Relay | None = None
         #: While it is undecided; in OURS, of an Initial of another connection.

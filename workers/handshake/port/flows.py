@@ -53,7 +53,8 @@ def may_begin_hello(data: bytes) -> bool:
 
 
 class FlowTable:
-    """``strangers`` counts flows that were found to be Dest's; ``dropped`` datagrams that were over a bound.
+    """``strangers`` counts flows that were found to be Dest's; ``dropped`` datagrams that were over a bound;
+    ``unproven`` those of Dest that were too much for an address that had proved nothing.
 
     ``own_cid`` is the DCID of a short-header packet when this server once made it.
     """
@@ -66,6 +67,7 @@ class FlowTable:
         self._own_cid = own_cid
         self.strangers = 0
         self.dropped = 0
+        self.unproven = 0
         self._flows: OrderedDict[Address, Flow] = OrderedDict()  # undecided and visitors, the longest idle first
         self._prefixes: dict[str, list[Flow]] = {}  # of the same
         self._undecided: OrderedDict[Address, Flow] = OrderedDict()  # the oldest first
@@ -98,6 +100,8 @@ class FlowTable:
             return self._newcomer(source, data, ecn, now, unix_ms)
         flow.seen = now
         self._flows.move_to_end(source)
+        if not flow.address.proven:
+            flow.address.visitor_spoke(data)
         if flow.inspector is not None:
             return self._inspect(flow, data, ecn, now, unix_ms)
         if _AT_DATAGRAM[flow.state] is FORWARDED:  # nearly always: without the detour
@@ -107,6 +111,9 @@ class FlowTable:
     def reply(self, flow: Flow, data: bytes, ecn: int, now: float) -> Sequence[Effect]:
         """One datagram from Dest for this visitor."""
         if self._flows.get(flow.source) is not flow:
+            return _NOTHING
+        if not flow.address.proven and not flow.address.may_answer(data):
+            self.unproven += 1
             return _NOTHING
         flow.seen = now
         self._flows.move_to_end(flow.source)
@@ -296,6 +303,7 @@ class FlowTable:
 
     def _newcomer(self, source: Address, data: bytes, ecn: int, now: float, unix_ms: int) -> Sequence[Effect]:
         flow = Flow(source, now)
+        flow.address.visitor_spoke(data)
         hello = may_begin_hello(data)
         if not (self._hellos if hello else self._others).take(flow.prefix, now):
             self.dropped += 1

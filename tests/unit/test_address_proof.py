@@ -1,0 +1,75 @@
+"""Three times what a visitor sent, until it shows that an answer reached it (RFC 9000 §8.1)."""
+
+from __future__ import annotations
+
+import pytest
+
+from qre.wire.packet import PacketType, build_short_header, long_header_source_cid
+from qre.workers.handshake.port.address_proof import AMPLIFICATION, AddressProof
+from tests.support.long_headers import long_datagram
+
+HELLO = long_datagram(PacketType.INITIAL, b"chosen by me", b"me")
+ANSWER = long_datagram(PacketType.HANDSHAKE, b"me", b"dests")
+VERSIONS = bytes([0x80, 0, 0, 0, 0]) + b"\x02me" + b"\x0cchosen by me" + bytes([0, 0, 0, 1])
+
+
+def begun() -> AddressProof:
+    proof = AddressProof()
+    proof.visitor_spoke(HELLO)
+    return proof
+
+
+def test_an_address_that_proved_nothing_gets_three_times_what_it_sent() -> None:
+    proof = begun()
+    assert [proof.may_answer(ANSWER) for _ in range(5)] == [True] * AMPLIFICATION + [False] * 2
+    proof.visitor_spoke(HELLO)
+    assert [proof.may_answer(ANSWER) for _ in range(5)] == [True] * AMPLIFICATION + [False] * 2
+    assert not proof.proven
+    assert not AddressProof().may_answer(b"\x40"), "and nothing for nothing"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        long_datagram(PacketType.HANDSHAKE, b"dests", b"me"),
+        build_short_header(b"dests", b"\x01") + bytes(20),
+    ],
+)
+def test_a_connection_id_of_dests_proves_it(data: bytes) -> None:
+    proof = begun()
+    proof.visitor_spoke(data)
+    assert not proof.proven, "Dest has not chosen it yet"
+    assert proof.may_answer(ANSWER)
+    proof.visitor_spoke(data)
+    assert proof.proven
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        HELLO,
+        long_datagram(PacketType.INITIAL, b"dest", b"me"),
+        long_datagram(PacketType.INITIAL, b"", b"me"),
+        build_short_header(b"dest!", b"\x01") + bytes(20),
+        b"\xc0",
+        b"",
+    ],
+)
+def test_what_a_forger_could_have_sent_proves_nothing(data: bytes) -> None:
+    proof = begun()
+    for answer in (ANSWER, VERSIONS, long_datagram(PacketType.HANDSHAKE, b"me", b"")):
+        assert proof.may_answer(answer)
+    proof.visitor_spoke(data)
+    assert not proof.proven
+
+
+def test_a_connection_that_moved_here_is_dests_to_validate() -> None:
+    proof = AddressProof()
+    proof.visitor_spoke(build_short_header(b"anything", b"\x01") + bytes(20))
+    assert proof.proven
+
+
+@pytest.mark.parametrize("length", range(len(ANSWER[:20])))
+def test_a_header_that_is_cut_short_has_no_source_cid(length: int) -> None:
+    assert long_header_source_cid(ANSWER[:length]) in (None, b"dests")
+    assert long_header_source_cid(VERSIONS) is None

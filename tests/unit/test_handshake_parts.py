@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
+import math
 import os
 import random
 import socket
 import time
+from collections.abc import Iterator
 from ipaddress import ip_interface
 
 import pytest
@@ -111,12 +114,74 @@ def test_a_bucket_gives_its_burst_and_then_its_rate() -> None:
     assert bucket.take(99.0) is False, "a clock that steps back gives nothing"
 
 
-def test_one_prefix_cannot_take_it_all() -> None:
-    admission = Admission(rate=1000, burst=1000, prefix_rate=10, prefix_burst=20)
-    assert sum(admission.take("198.51.100", 100.0) for _ in range(500)) == 20
-    assert admission.take("203.0.113", 100.0)
-    got = sum(admission.take(f"10.{n >> 8}.{n & 255}", 100.0) for n in range(5000))
-    assert 900 <= got <= 979
+def admitted(
+    admission: Admission, names: Iterator[tuple[str, str]], rate: int, *, opened: bool, seconds: int = 10
+) -> int:
+    """How many of a flood get in, a second, in its last second; ``names``: address and network of each."""
+    got = 0
+    for number in range(rate * seconds):
+        now = 100.0 + number / rate
+        address, network = next(names)
+        if admission.take(address, network, now):
+            got += number >= rate * (seconds - 1)
+            if opened:
+                admission.charge(network, now)
+    return got
+
+
+def everywhere() -> Iterator[tuple[str, str]]:
+    """A thousand networks, in turn, with addresses that do not come back."""
+    for number in itertools.count():
+        network = f"10.{number % 1000 >> 8}.{number & 255}"
+        yield f"{network}.{number // 1000 % 256}", network
+
+
+def neighbours() -> Iterator[tuple[str, str]]:
+    """Every address of one network but one."""
+    for number in itertools.cycle(range(2, 256)):
+        yield f"203.0.113.{number}", "203.0.113"
+
+
+def test_far_below_the_capacity_nobody_waits() -> None:
+    admission = Admission(1000)
+    one = itertools.repeat(("198.51.100.1", "198.51.100"))
+    assert admitted(admission, one, 400, opened=True) == 400
+
+
+@pytest.mark.parametrize("rate", [3000, 20_000])
+def test_a_flood_from_everywhere_takes_no_more_than_the_capacity(rate: int) -> None:
+    admission = Admission(700)
+    assert 200 <= admitted(admission, everywhere(), rate, opened=True) <= 700 * 1.3
+
+
+def test_in_a_flood_from_everywhere_a_network_that_had_nothing_gets_in() -> None:
+    admission = Admission(700)
+    for round_ in range(10):
+        admitted(admission, everywhere(), 3000, opened=True, seconds=3 + round_)
+        assert admission.take(f"192.0.2.{round_}", f"192.0.2{round_}", 100.0 + 3 + round_)
+
+
+def test_a_network_that_takes_most_waits_and_the_others_do_not() -> None:
+    admission = Admission(700)
+    one = itertools.cycle((f"198.51.100.{number}", "198.51.100") for number in range(256))
+    assert admitted(admission, one, 3000, opened=True) <= 700
+    assert all(admission.take(f"203.0.{n}.7", f"203.0.{n}", 110.0) for n in range(20))
+
+
+def test_what_only_looks_like_initials_costs_its_sender_and_not_his_neighbours() -> None:
+    """Two thousand a second from all other addresses of the client's own network."""
+    admission = Admission(700)
+    for seconds in (3, 10, 30):
+        admitted(admission, neighbours(), 2000, opened=False, seconds=seconds)
+        assert admission.take("203.0.113.1", "203.0.113", 100.0 + seconds)
+        admission = Admission(700)
+
+
+def test_shares_shrink_with_the_pressure_and_a_clock_that_steps_back_does_no_harm() -> None:
+    admission = Admission(1000)
+    shares = [admission.share(rate) for rate in (0, 500, 501, 600, 700, 800, 900, 1000, 5000)]
+    assert shares[0] == shares[1] == math.inf and shares == sorted(shares, reverse=True) and shares[-1] == 0.5
+    assert admission.take("a", "b", 100.0) and admission.take("a", "b", 50.0) and admission.take("a", "b", 100.0)
 
 
 # --- stateless resets ---

@@ -107,6 +107,7 @@ class HelloInspector:
         self._short_ids = frozenset(short_ids)
         self._max_time_diff_ms = max_time_diff_ms
         self._verdict: Verdict = UNDECIDED
+        self._opened = False
         self._datagrams = 0
         self._crypto = CryptoStream(MAX_HELLO, MAX_PIECES)
         self._original_cid: bytes | None = None
@@ -119,6 +120,11 @@ class HelloInspector:
     def verdict(self) -> Verdict:
         """The verdict so far."""
         return self._verdict
+
+    @property
+    def opened(self) -> bool:
+        """Whether an Initial came that decrypts: its sender took the trouble of making one."""
+        return self._opened
 
     def datagram_received(self, data: bytes, unix_time_ms: int) -> Verdict:
         """The verdict after ``data``; a final one does not change again. Malformed input means STRANGER."""
@@ -166,6 +172,7 @@ class HelloInspector:
         for _ in range(MAX_PACKETS):
             header = parse_initial_header_untrusted(data, start)
             payload = self._keys_for_untrusted(header.destination_cid).open_untrusted(data, header)
+            self._opened = True
             for offset, piece in crypto_frames_untrusted(payload):
                 self._crypto.add_untrusted(offset, piece)
             start = header.end

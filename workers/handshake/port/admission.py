@@ -1,14 +1,28 @@
-"""How many strangers may come: token buckets for everybody together and for each source prefix.
+"""How many newcomers are looked at: as many as come, and under pressure a fair share for each network.
 
-Prefixes share a fixed number of buckets by Python's keyed hash of strings, so a flood from any number of sources
-allocates nothing, and nobody can choose whose bucket to empty. Sans-IO: time is passed in.
+There is a rate that one core can work off. Far below it nobody waits. From half of it on, what an address or a
+network may have at once shrinks as the rate grows: whoever takes most waits first, and at the full rate only those
+get in who have had nothing for a moment. What does not decrypt as an Initial is charged to its address alone, because
+anybody can forge the address of a neighbour; a hello that decrypts is charged to its network, too.
+
+Addresses and networks share a fixed number of counters by Python's keyed hash of strings, so a flood from any number
+of sources allocates nothing, and nobody can choose whose counter to fill. Sans-IO: time is passed in.
 """
 
 from __future__ import annotations
 
+import math
 from array import array
+from typing import Final
 
-_BUCKETS = 4096
+_COUNTERS: Final = 16_384
+#: Seconds in which a count falls to a third, and over which rates are taken.
+_MEMORY: Final = 2.0
+#: Shares of the capacity: where newcomers begin to wait, and where everybody does.
+_PRESSURE, _FULL = 0.5, 1.2
+#: What one address or network may have had lately when the pressure begins; halved 7 times until the full rate.
+_LARGEST_SHARE: Final = 64.0
+_HALVINGS: Final = 7.0
 
 
 class TokenBucket:
@@ -33,24 +47,54 @@ class TokenBucket:
         return True
 
 
+class _Counts:
+    """Counts by name, which fade."""
+
+    def __init__(self, size: int) -> None:
+        self._counts = array("d", [0.0]) * size
+        self._at = array("d", [0.0]) * size
+
+    def of(self, name: str, now: float) -> float:
+        """How many of ``name`` there were lately."""
+        place = hash(name) % len(self._counts)
+        return self._counts[place] * math.exp(min(0.0, self._at[place] - now) / _MEMORY)
+
+    def add(self, name: str, now: float) -> None:
+        """One more."""
+        count = self.of(name, now) + 1.0
+        place = hash(name) % len(self._counts)
+        self._counts[place], self._at[place] = count, now
+
+
 class Admission:
-    """One bucket for all and one for each prefix; a newcomer needs a token of both."""
+    """``capacity``: newcomers a second that one core can work off."""
 
-    def __init__(self, *, rate: float, burst: float, prefix_rate: float, prefix_burst: float) -> None:
-        self._all = TokenBucket(rate, burst)
-        self.prefix_rate = prefix_rate
-        self.prefix_burst = prefix_burst
-        self._tokens = array("d", [prefix_burst]) * _BUCKETS
-        self._at = array("d", [0.0]) * _BUCKETS
+    def __init__(self, capacity: float) -> None:
+        self.capacity = capacity
+        self._addresses = _Counts(_COUNTERS)
+        self._networks = _Counts(_COUNTERS)
+        self._admitted = _Counts(1)
 
-    def take(self, prefix: str, now: float) -> bool:
-        """Whether one more of ``prefix`` may come now."""
-        bucket = hash(prefix) % _BUCKETS
-        tokens = self._tokens[bucket] + max(0.0, now - self._at[bucket]) * self.prefix_rate
-        tokens = min(self.prefix_burst, tokens)
-        self._at[bucket] = now
-        self._tokens[bucket] = tokens
-        if tokens < 1.0 or not self._all.take(now):
-            return False
-        self._tokens[bucket] = tokens - 1.0
+    def take(self, address: str, network: str, now: float) -> bool:
+        """Whether one more from ``address``, which is in ``network``, may come now."""
+        rate = self._admitted.of("", now) / _MEMORY
+        before = self._addresses.of(address, now)
+        self._addresses.add(address, now)
+        if rate > self.capacity * _PRESSURE:
+            if rate > self.capacity * _FULL:
+                return False
+            share = self.share(rate)
+            if before > share or self._networks.of(network, now) > share:
+                return False
+        self._admitted.add("", now)
         return True
+
+    def share(self, rate: float) -> float:
+        """What one network may have had lately when ``rate`` newcomers a second are admitted; unbounded without
+        pressure."""
+        pressure = (rate / self.capacity - _PRESSURE) / (1.0 - _PRESSURE)
+        return math.inf if pressure <= 0.0 else _LARGEST_SHARE * 2.0 ** (-_HALVINGS * min(1.0, pressure))
+
+    def charge(self, network: str, now: float) -> None:
+        """What came from ``network`` was worth looking at."""
+        self._networks.add(network, now)

@@ -16,6 +16,9 @@ Address = tuple[str, int]
 class Inspector(Protocol):
     """What ``qre.quic.server.inspector.HelloInspector`` offers."""
 
+    @property
+    def opened(self) -> bool: ...
+
     def datagram_received(self, data: bytes, unix_time_ms: int) -> Verdict: ...
 
     def retry_relayed(self, source_cid: bytes) -> None: ...

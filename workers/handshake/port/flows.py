@@ -5,9 +5,9 @@ time is given its name (``FlowEvent``), the table is asked, and the books are ke
 values (``flow_effects``), in order, and ``performer`` does it before the table hears of anything else. Nothing is
 called from here but two questions that change nothing: for a new inspector, and whether a CID is our own.
 
-Nothing grows without bound: flows in all and of one prefix (the longest idle makes room), newcomers a second in all
-and of one prefix, undecided flows and the bytes they hold, handshakes (silence makes room first). A newcomer that may
-begin a hello has a budget of its own, so that a flood of other garbage does not keep clients out.
+Nothing grows without bound: flows in all and of one prefix (the longest idle makes room), newcomers a second
+(``admission``), undecided flows and the bytes they hold, handshakes (silence makes room first). Newcomers that may
+begin a hello are counted apart, so that a flood of other garbage does not keep clients out.
 """
 
 from __future__ import annotations
@@ -34,10 +34,9 @@ MAX_UNDECIDED_BYTES: Final = 1 << 20
 MAX_OURS: Final = 256
 #: How long what still comes from a client's address after its handshake is swallowed (seconds).
 SILENCE: Final = 30.0
-#: Newcomers a second: what one core can do, and what one network may have of it.
-HELLO_RATE: Final = 4000.0
-OTHER_RATE: Final = 1000.0
-PREFIX_RATE: Final = 64.0
+#: Newcomers a second that one core can work off: those that may begin a hello are decrypted and read.
+HELLO_CAPACITY: Final = 700.0
+OTHER_CAPACITY: Final = 1000.0
 
 _NOTHING: Final[Sequence[Effect]] = ()
 #: Two columns of the table and what every datagram is compared with: in Python 3.11 a key of two costs a tuple, and a
@@ -74,9 +73,8 @@ class FlowTable:
         self._held_bytes = 0
         self._pending: OrderedDict[Address, Flow] = OrderedDict()  # the oldest first
         self._ours: OrderedDict[Address, Flow] = OrderedDict()  # OURS and SILENT
-        burst = PREFIX_RATE * 2
-        self._hellos = Admission(rate=HELLO_RATE, burst=HELLO_RATE, prefix_rate=PREFIX_RATE, prefix_burst=burst)
-        self._others = Admission(rate=OTHER_RATE, burst=OTHER_RATE, prefix_rate=PREFIX_RATE, prefix_burst=burst)
+        self._hellos = Admission(HELLO_CAPACITY)
+        self._others = Admission(OTHER_CAPACITY)
 
     # --- what comes in ---
 
@@ -305,14 +303,20 @@ class FlowTable:
         flow = Flow(source, now)
         flow.address.visitor_spoke(data)
         hello = may_begin_hello(data)
-        if not (self._hellos if hello else self._others).take(flow.prefix, now):
+        admission = self._hellos if hello else self._others
+        if not admission.take(source[0], flow.prefix, now):
             self.dropped += 1
             return _NOTHING
         effects = self._room_for_visitor(flow.prefix)
         if not hello:
+            admission.charge(flow.prefix, now)
             return effects + self._happens(flow, FlowEvent.DATAGRAM, now, data, ecn)
         effects += self._happens(flow, FlowEvent.MAY_BEGIN, now)
-        return [*effects, *self._inspect(flow, data, ecn, now, unix_ms)]
+        inspector = flow.inspector
+        effects += self._inspect(flow, data, ecn, now, unix_ms)
+        if inspector is not None and inspector.opened:
+            admission.charge(flow.prefix, now)
+        return effects
 
     def _room_for_visitor(self, prefix: str) -> list[Effect]:
         """The longest idle go: one of the same network, and one of all."""

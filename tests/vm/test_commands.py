@@ -190,7 +190,7 @@ def test_a_map_mirrors_what_is_adopted_before_and_after(guest: Vm) -> None:
     refused(twice, pin)
     refused(taken, "BpfMapFd")
     refused(nothing, "no CID map")
-    refused(wrong, "no BPF map")
+    refused(wrong, "not a BPF map")
     refused(wrong_shape, "/tmp/bpf/sockets")
 
 

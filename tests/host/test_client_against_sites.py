@@ -200,5 +200,5 @@ def test_another_implementation_of_quic_completes_the_handshake_too(road: Road, 
 
 def test_nobody_at_home_is_told_after_ten_seconds(road: Road) -> None:
     (told,) = visits(road, None, 1, os.urandom(32), port=9)
-    assert told["events"] == ["Failed", "Closed"]
+    assert told["events"] == ["HandshakeFailed", "Closed"]
     assert "no answer" in told["texts"][0]

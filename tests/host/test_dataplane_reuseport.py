@@ -26,7 +26,7 @@ RECEIVER = f"""
 import os, socket, sys, time
 from collections import Counter
 from qre.kernel.bpf_program import SLOT_KERNEL, SLOT_USER, load
-from qre.workers.dataplane.underlay import Underlay
+from qre.workers.dataplane.underlay import UnderlaySocket
 pair = []
 for _ in range(2):
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -39,7 +39,7 @@ maps.slot_in(SLOT_USER, pair[0].fileno())
 maps.slot_in(SLOT_KERNEL, pair[1].fileno())
 maps.attach(pair[0].fileno())
 maps.adopt(bytes.fromhex("{ROUTED_CID.hex()}"))
-underlay = Underlay(os.dup(pair[1].fileno()), Counter())
+underlay = UnderlaySocket(os.dup(pair[1].fileno()), Counter())
 pair[0].setblocking(False)
 print("ready", flush=True)
 calls = packets = wrong = strays = 0

@@ -167,6 +167,7 @@ _DEVICES = "-global virtio-serial-pci.ioeventfd=off"
 
 #: A watchful kernel is slow enough: it reads the time without leaving the processor, and programs once.
 _WATCHFUL = (
+    "--append=watchdog_thresh=60",  # a machine with much else to do stops a guest for longer than the usual 20 s
     "--append=clocksource=tsc",
     "--append=tsc=reliable",
     "--append=rootflags=version=9p2000.L,trans=virtio,access=any,msize=524288,cache=loose",

@@ -1,7 +1,7 @@
-"""How many strangers may come: token buckets for everybody together and for each source prefix.
+"""Rate limits for new flows: token buckets, one for all sources and one for each source prefix.
 
 Prefixes share a fixed number of buckets by Python's keyed hash of strings, so a flood from any number of sources
-allocates nothing, and nobody can choose whose bucket to empty. Sans-IO: time is passed in.
+allocates nothing, and an attacker cannot choose whose bucket to empty. Sans-IO: time is passed in.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ _BUCKETS = 4096
 
 
 class TokenBucket:
-    """``rate`` tokens a second, at most ``burst``."""
+    """``rate`` tokens per second, at most ``burst``."""
 
     __slots__ = ("_at", "_tokens", "burst", "rate")
 
@@ -23,7 +23,7 @@ class TokenBucket:
         self._at = 0.0
 
     def take(self, now: float) -> bool:
-        """Whether there was a token; it is gone then."""
+        """Take one token; False when there is none."""
         tokens = min(self.burst, self._tokens + max(0.0, now - self._at) * self.rate)
         self._at = now
         if tokens < 1.0:
@@ -34,7 +34,7 @@ class TokenBucket:
 
 
 class Admission:
-    """One bucket for all and one for each prefix; a newcomer needs a token of both."""
+    """One bucket for all sources and one for each prefix; a new flow needs a token of both."""
 
     def __init__(self, *, rate: float, burst: float, prefix_rate: float, prefix_burst: float) -> None:
         self._all = TokenBucket(rate, burst)
@@ -44,7 +44,7 @@ class Admission:
         self._at = array("d", [0.0]) * _BUCKETS
 
     def take(self, prefix: str, now: float) -> bool:
-        """Whether one more of ``prefix`` may come now."""
+        """Whether a new flow from ``prefix`` is admitted; takes a token of both buckets then."""
         bucket = hash(prefix) % _BUCKETS
         tokens = self._tokens[bucket] + max(0.0, now - self._at[bucket]) * self.prefix_rate
         tokens = min(self.prefix_burst, tokens)

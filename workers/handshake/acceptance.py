@@ -121,7 +121,7 @@ class Acceptance:
         try:
             written = os.pwrite(self.replay_fd, record, offset)
         except OSError as error:
-            self.complain("replay file", f"cannot be written ({error.strerror}): clients are forwarded to Dest")
+            self.complain("replay file", f"the replay file cannot be written ({error.strerror}): forwarded to Dest")
             return False
         return written == len(record)
 

@@ -177,7 +177,7 @@ class Server:
         config = self._context.config
         if secrets.private_key != self._secrets.private_key:
             # Connection IDs in use were made with the old key.
-            raise QreError("reload", "RealityPrivateKey changed", "restart the profile: down, then up")
+            raise QreError("reload", "RealityPrivateKey changed", "down and up")
         self._use_secrets(secrets)
         self._table.limits = flow_limits(config)
         self._sessions.settings = session_settings(config)

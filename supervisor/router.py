@@ -17,6 +17,7 @@ import zmq
 import zmq.asyncio
 
 from qre.errors import MachineError, QreError, UntrustedInputError
+from qre.ipc.message_guard import MessageGuard
 from qre.ipc.messages import MAX_MESSAGE, Body, Envelope, Hello, Party, Refused
 from qre.ipc.roles import ROLES
 from qre.ipc.tasks import Tasks
@@ -28,6 +29,8 @@ from qre.supervisor.routes import Route, When, route
 #: The most unanswered requests of one worker.
 MAX_OPEN_REQUESTS: Final = 512
 _SOCKET_NAME: Final = "s"
+#: Complete messages in a queue, each of MAX_MESSAGE bytes at most: what comes meanwhile waits at its sender.
+_MAX_WAITING: Final = 16
 _TOO_MANY: Final = Refused(reason="too many requests at once")
 
 #: Handles a message for the supervisor itself; returns the answer to a request.
@@ -67,18 +70,21 @@ class Router:
         self._socket = context.socket(zmq.ROUTER)
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE)
-        self._socket.setsockopt(zmq.SNDHWM, 1000)
-        self._socket.setsockopt(zmq.RCVHWM, 1000)
-        # The role's uid must be able to write; no other uid can enter the directory.
-        before = os.umask(0o111)
+        self._socket.setsockopt(zmq.SNDHWM, _MAX_WAITING)
+        self._socket.setsockopt(zmq.RCVHWM, _MAX_WAITING)
+        private = runtime / f"{party.value}.router"
+        before = os.umask(0o177)
         try:
-            self._socket.bind(endpoint(runtime, party))
+            self._socket.bind(f"ipc://{private}")
         finally:
             os.umask(before)
+        public = Path(endpoint(runtime, party).removeprefix("ipc://"))
+        self._guard = MessageGuard(public, private, self._drop)
 
     def close(self) -> None:
         """Requests that are still unanswered fail."""
         self._tasks.cancel()
+        self._guard.close()
         self.abandon("the daemon ends")
         self._socket.close()
 
@@ -118,6 +124,7 @@ class Router:
 
     async def serve(self, handler: Handler, peers: dict[Party, Router]) -> None:
         """Take messages until cancelled."""
+        self._guard.open()
         while True:
             frames = await self._socket.recv_multipart()
             # Waiting messages are received without a turn of the loop: a flooding worker must not stall it.

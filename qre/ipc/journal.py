@@ -1,7 +1,7 @@
-"""What our processes say, on standard error: one line each, and for systemd's journal with its priority.
+"""Log lines on standard error, with a priority when systemd's journal reads it.
 
-The journal takes ``<N>`` at the beginning of a line for the priority N of syslog (sd-daemon(3)), and JOURNAL_STREAM
-names the stream that it reads (systemd.exec(5)): whoever looks at another standard error sees no such thing.
+The journal takes ``<N>`` at the beginning of a line as the syslog priority N (sd-daemon(3)). JOURNAL_STREAM names the
+stream that it reads (systemd.exec(5)); on any other standard error, lines have no such prefix.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ import sys
 from typing import Final
 
 ERROR: Final = logging.ERROR
-#: A level of ``logging``, and the priority of syslog from it on (syslog(3)); below the last it is debug's.
+#: The syslog priority (syslog(3)) of each level of ``logging`` and those above it; lower levels have debug's.
 _PRIORITIES: Final = ((logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))
 _DEBUG: Final = 7
 
 
 def priority_mark(level: int) -> str:
-    """What goes before a line of this level, a number of ``logging``; nothing unless the journal reads it."""
+    """The prefix of a line of this level (a number of ``logging``); empty unless the journal reads it."""
     if not _is_read_by_the_journal():
         return ""
     return f"<{next((number for least, number in _PRIORITIES if level >= least), _DEBUG)}>"
 
 
 def log_to_stderr(name: str, level: str = "info") -> None:
-    """Everything that this process logs goes there, under ``name``; ``level``: a profile's LogLevel."""
+    """Log to standard error from now on, under ``name``; ``level`` is a profile's LogLevel."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Line(f"{name}: %(message)s"))
     logging.basicConfig(handlers=[handler], level=logging.INFO)
@@ -41,6 +41,6 @@ def _is_read_by_the_journal() -> bool:
     device, _, inode = os.environ.get("JOURNAL_STREAM", "").partition(":")
     try:
         found = os.fstat(sys.stderr.fileno())
-    except (OSError, ValueError, AttributeError):  # closed, or none
+    except (OSError, ValueError, AttributeError):  # closed, or missing
         return False
     return (device, inode) == (str(found.st_dev), str(found.st_ino))

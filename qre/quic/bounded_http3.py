@@ -1,8 +1,8 @@
-"""aioquic's HTTP/3 (RFC 9114) with bounds on what a peer's frames may cost.
+"""aioquic's HTTP/3 (RFC 9114) with bounds on the cost of a peer's frames.
 
-Stock collects a HEADERS or SETTINGS frame of any length, and copies all of it for each byte that comes. It decodes a
-header block whatever it stands for: a reference of one byte may mean an entry as long as the dynamic table (RFC 9204
-§4.5).
+aioquic buffers a HEADERS or SETTINGS frame of any length, and copies the buffer whenever more of it arrives. It
+decodes a header block regardless of the result's size: a reference of one byte can stand for an entry as long as the
+dynamic table (RFC 9204 §4.5).
 """
 
 from __future__ import annotations
@@ -12,26 +12,26 @@ from aioquic.h3.events import Headers
 
 from qre.quic.bounds import MAX_CONTROL_FRAME, Bound, Bounds, OverBoundError
 
-#: What a field counts beyond its name and value (RFC 9114 §4.2.2).
+#: Bytes that a field counts besides its name and value (RFC 9114 §4.2.2).
 _FIELD_OVERHEAD = 32
-#: The longest entry of the static table (RFC 9204, appendix A), name and value.
+#: The longest entry of the static table (RFC 9204, appendix A), name and value (bytes).
 _LONGEST_STATIC = 98
 
 
 class BoundedHttp3(H3Connection):
-    """A subclass says its ``bounds``."""
+    """A subclass sets ``bounds``. Frames over a bound raise OverBoundError."""
 
     bounds: Bounds
 
     def _check_request_or_push_frame_type(self, frame_type: int, stream: H3Stream) -> None:
-        """Stock asks as soon as it has a frame's type and length: before it collects anything."""
+        """aioquic calls this when it knows a frame's type and length, before it buffers anything."""
         super()._check_request_or_push_frame_type(frame_type, stream)
         collected = frame_type in (FrameType.HEADERS, FrameType.PUSH_PROMISE)
         if collected and (stream.frame_size or 0) > self.bounds.header_block:
             raise OverBoundError(Bound.FRAME)
 
     def _check_control_frame_type(self, frame_type: int) -> None:
-        """As above, on the control stream."""
+        """The same on the control stream."""
         super()._check_control_frame_type(frame_type)
         stream = self._stream[self._peer_control_stream_id] if self._peer_control_stream_id is not None else None
         collected = frame_type in (FrameType.SETTINGS, FrameType.MAX_PUSH_ID)
@@ -39,7 +39,7 @@ class BoundedHttp3(H3Connection):
             raise OverBoundError(Bound.FRAME)
 
     def _decode_headers(self, stream_id: int, frame_data: bytes | None) -> Headers:
-        """Refuse a block before it is decoded when it could stand for too much, and after, when it does."""
+        """Refuse a block that could decode to too much before decoding it, and one that does afterwards."""
         waited = self._stream[stream_id].blocked_frame_size if stream_id in self._stream else None
         self._check_block(len(frame_data) if frame_data is not None else waited or 0)
         headers = self._decoded(stream_id, frame_data)
@@ -51,7 +51,7 @@ class BoundedHttp3(H3Connection):
         return super()._decode_headers(stream_id, frame_data)
 
     def _check_block(self, length: int) -> None:
-        """An entry of the dynamic table is no longer than what the peer has said of all (Huffman's 8 bits for 5)."""
+        """No entry of the dynamic table exceeds what the encoder stream brought (Huffman: 5 bits for 8 at best)."""
         longest = max(_LONGEST_STATIC, min(self._max_table_capacity, self._encoder_bytes_received * 8 // 5))
         if length * longest > self.bounds.field_section * 16:
             raise OverBoundError(Bound.FIELDS)

@@ -1,8 +1,8 @@
-"""What one peer may make a handshake hold, or do. Whoever goes beyond has no honest reason, and the connection ends.
+"""Bounds on the memory and time that one peer can cost a handshake. A peer that exceeds one loses the connection.
 
-aioquic bounds what a peer may have outstanding, as flow control does. Inside these windows the cost is not bounded: a
-list of ranges is walked for each frame, a buffer is copied for each frame, a field of one byte in a header block can
-stand for kilobytes. These bounds keep any one datagram to a small multiple of its own length, in time and in memory.
+aioquic's flow control bounds the data that a peer may have outstanding, but not the cost within these windows: each
+frame walks a list of ranges and copies a buffer, and one byte of a header block can decode to kilobytes. These bounds
+keep the cost of a datagram to a small multiple of its length.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ from typing import Final
 
 from qre.errors import PeerError
 
-#: Holes that loss and reordering may leave in what one stream, or one level of TLS, has received.
+#: Gaps that loss and reordering may leave in the data of one stream, or of one encryption level of TLS.
 MAX_GAPS: Final = 32
-#: SETTINGS and MAX_PUSH_ID (bytes). A browser's SETTINGS take 40.
+#: The longest SETTINGS or MAX_PUSH_ID frame (bytes); a browser's SETTINGS have 40.
 MAX_CONTROL_FRAME: Final = 1024
 
 
 class Bound(enum.StrEnum):
-    """What there was too much of."""
+    """What exceeded its bound, as the error names it."""
 
-    GAPS = "holes in a stream"
-    CRYPTO = "bytes of TLS"
-    STREAMS = "bytes of streams"
+    GAPS = "gaps in a stream"
+    CRYPTO = "bytes of TLS messages"
+    STREAMS = "bytes in streams"
     FRAME = "bytes in one HTTP/3 frame"
     FIELDS = "bytes of header fields"
-    CAPSULES = "capsules before the one that counts"
+    CAPSULES = "capsules before the expected one"
     REQUESTS = "requests"
     LIFETIME = "seconds without a session"
     UNPROVEN = "answers to an unproven address"
@@ -35,7 +35,7 @@ class Bound(enum.StrEnum):
 
 
 class OverBoundError(PeerError):
-    """The peer went beyond ``bound``."""
+    """The peer exceeded ``bound``."""
 
     def __init__(self, bound: Bound) -> None:
         super().__init__("handshake", f"too many {bound}")
@@ -44,8 +44,8 @@ class OverBoundError(PeerError):
 
 @dataclass(frozen=True)
 class Bounds:
-    """Of one end, in bytes. ``crypto``: of TLS in all; ``streams``: of all streams together, until the hand-over;
-    ``header_block``: one HEADERS frame; ``field_section``: what it stands for (RFC 9114 §4.2.2)."""
+    """The bounds of one end, in bytes. ``crypto``: TLS messages in total; ``streams``: all streams in total until the
+    hand-over; ``header_block``: one HEADERS frame; ``field_section``: its decoded size (RFC 9114 §4.2.2)."""
 
     crypto: int
     streams: int
@@ -55,5 +55,5 @@ class Bounds:
 
 #: Our client sends a hello of 1,800 bytes, Finished, SETTINGS, one request of 600 bytes and one capsule.
 SERVER: Final = Bounds(crypto=16_384, streams=16_384, header_block=4096, field_section=16_384)
-#: A site sends a chain of certificates, and a visit reads up to 4 MiB of its page (``http3.MAX_PAGE``).
+#: A site sends a certificate chain, and a visit reads up to 4 MiB of its page (``http3.MAX_PAGE``).
 CLIENT: Final = Bounds(crypto=131_072, streams=5 << 20, header_block=65_536, field_section=262_144)

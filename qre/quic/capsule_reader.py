@@ -1,4 +1,4 @@
-"""Capsules (RFC 9297 §3.2) out of a stream that brings them in pieces."""
+"""Reassembles capsules (RFC 9297 §3.2) from the pieces of a stream."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from qre.wire.capsule import read_capsule_untrusted
 
 
 class CapsuleReader:
-    """Takes capsules of at most ``max_length`` bytes, and ``max_count`` of them."""
+    """Accepts at most ``max_count`` capsules of at most ``max_length`` bytes each."""
 
     def __init__(self, max_length: int, max_count: int) -> None:
         self._max_length = max_length
         self._left = max_count
-        self._buffer = b""  # the beginning of the next one
+        self._buffer = b""  # the beginning of the next capsule
 
     def received(self, data: bytes) -> Iterator[tuple[int, bytes]]:
-        """Type and value of each capsule that is complete now. Whoever stops early loses the rest of ``data``.
+        """Type and value of each capsule that is complete now; the rest of ``data`` waits for the next call.
 
-        Raises OverBoundError, and UntrustedInputError for one that is too long.
+        Raises OverBoundError for too many capsules, and UntrustedInputError for one that is too long.
         """
         self._buffer += data
         while (capsule := read_capsule_untrusted(self._buffer, self._max_length)) is not None:

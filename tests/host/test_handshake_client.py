@@ -150,7 +150,7 @@ def test_it_connects_says_so_and_begins_again_when_the_session_is_lost() -> None
         dataplane.registry.sessions.clear()
         dataplane.tell(SessionLost(session_id=session_id, reason=LossReason.RESET))
         await until(lambda: client.released() == [1])
-        assert "forgotten" in client.states()[-1].text
+        assert "stateless reset" in client.states()[-1].text
         assert not client.states()[-1].up
         assert await client.session() != session_id
         assert client.client.status().handshakes == 1
@@ -211,7 +211,7 @@ def test_an_unconfirmed_session_is_a_failed_attempt() -> None:
         session_id = await client.session()
         dataplane.registry.sessions.clear()
         dataplane.tell(SessionLost(session_id=session_id, reason=LossReason.UNCONFIRMED))
-        await until(lambda: any("did not begin" in line for line in client.context.lines))
+        await until(lambda: any("did not start" in line for line in client.context.lines))
         assert await client.session() != session_id
         assert not any(state.up for state in client.states())
 

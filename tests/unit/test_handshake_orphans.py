@@ -74,7 +74,7 @@ def test_a_server_ends_an_orphan_whose_keys_its_client_has_changed() -> None:
         assert len(ends.server.said(OrphanEnded)) == 1
         (lost,) = ends.client.said(Lost)
         assert isinstance(lost, Lost)
-        assert lost.reason == "the peer closed it"
+        assert lost.reason == "the peer closed the session"
 
 
 def test_an_orphan_that_ends_by_itself_is_forgotten() -> None:
@@ -101,7 +101,7 @@ def test_a_session_that_the_kernel_has_no_more_is_never_installed_again(role: Ro
         ends.run(0.2)
         (lost,) = end.said(Lost)
         assert isinstance(lost, Lost)
-        assert "does not have it any more" in lost.reason
+        assert "no longer has the session" in lost.reason
         assert not end.registry.sessions
 
 
@@ -115,7 +115,9 @@ def test_what_was_deleted_while_there_was_no_data_plane_is_no_orphan() -> None:
         server.connected(ends.now)
         ends.run(0.2)
         assert not ends.server.said(Orphaned)
-        assert [event.reason for event in ends.client.said(Lost) if isinstance(event, Lost)] == ["the peer closed it"]
+        assert [event.reason for event in ends.client.said(Lost) if isinstance(event, Lost)] == [
+            "the peer closed the session"
+        ]
 
 
 def test_an_orphan_that_is_not_wanted_is_closed() -> None:

@@ -1,7 +1,8 @@
-"""Handshakes with clients that have proved themselves, from their first flight until the data plane has them.
+"""Handshakes with authenticated clients, from their first flight until the data plane has installed their sessions.
 
-The replay file is written before a handshake begins. The order at its end is protocol.md's: the data plane holds the
-session, the BPF map steers its connection ID, and only then leaves the last frame that lets the client switch.
+The replay file is written before a handshake begins. At its end, in the order of docs/protocol.md: the data plane
+holds the session, the BPF map steers its connection ID, and only then the last frame is sent, which lets the client
+switch.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from qre.visit.dest import local_address
 from qre.workers.handshake.port.flow_parts import Address, Hello
 from qre.workers.handshake.sessions.live_sessions import Sessions
 
-#: As long as a held session waits for its client.
+#: Seconds; as long as a held session waits for its client.
 _STEERING_TIMEOUT: Final = 8.0
 #: Seconds until a handshake has to have asked for its session: a client gives up after 10.
 LIFETIME: Final = 20.0
@@ -52,28 +53,32 @@ class Accepted:
         self._cids = {found.original_destination_cid, found.retry_source_cid, inner.handshake_cid}
 
     def begin(self, now: float) -> None:
+        """Process the datagrams that authenticated the client, and answer."""
         for data in self._first_flight:
             self.inner.datagram_received(data, self.source, now)
         self._first_flight = []
         self._acceptance.progress(self, now)
 
     def datagram_received(self, data: bytes, now: float) -> None:
+        """Process one more datagram of the client, and answer."""
         self.inner.datagram_received(data, self.source, now)
         self._acceptance.progress(self, now)
 
     def owns(self, destination_cid: bytes) -> bool:
+        """Whether this DCID is the client's original one, the Retry's or the handshake's own."""
         return destination_cid in self._cids
 
     def abandon(self) -> None:
+        """End the handshake and send nothing more."""
         self.inner.abandon()
         self._acceptance.progress(self, time.monotonic())
 
 
 @dataclass
 class Acceptance:
-    """All of them. ``send`` puts a datagram on the wire, ``over`` is told of each that ended, ``changed`` that the
-    sessions have something to do, ``complain`` takes (key, line) for the log. ``steering`` is None where the
-    data plane does that itself."""
+    """All handshakes in progress. ``send`` puts a datagram on the wire, ``over`` is called with each handshake that
+    has ended, ``changed`` when the sessions have requests to send, ``complain`` with (key, line) for the log.
+    ``steering`` is None where the data plane steers connection IDs itself."""
 
     private_key: bytes
     routed_cid_len: int
@@ -87,7 +92,7 @@ class Acceptance:
     over: Callable[[Accepted], None]
     changed: Callable[[], None]
     complain: Callable[[str, str], None]
-    spawn: Callable[[Coroutine[Any, Any, None]], None]  # a task of the owner's, who ends it
+    spawn: Callable[[Coroutine[Any, Any, None]], None]  # the task belongs to the caller, who ends it
     dest: DestProfile | None = None
     accepted: int = 0
     #: How often a client went beyond which bound.
@@ -95,11 +100,11 @@ class Acceptance:
     _all: dict[Accepted, None] = field(default_factory=dict)  # the oldest first
 
     def accept(self, hello: Hello) -> Accepted | None:
-        """A handshake that is about to begin; None when this hello was accepted before, or cannot be remembered."""
+        """A handshake that is about to begin; None when the hello is a replay or cannot be recorded."""
         return self.admit(hello) if self.remember(hello.found) else None
 
     def admit(self, hello: Hello) -> Accepted:
-        """The same of a hello that is remembered."""
+        """A handshake for a hello that is recorded already."""
         self.accepted += 1
         inner = ServerHandshake(
             authenticated=hello.found,
@@ -131,23 +136,23 @@ class Acceptance:
         one.abandon()
 
     def remember(self, found: Authenticated) -> bool:
-        """Whether this hello is new, and written down."""
+        """Record the hello in the replay file. False when it is a replay, or cannot be recorded."""
         entry = self.replay.accept(found.random_hash, int(time.time()))
         if entry is None:
-            self.complain("replay", "a ClientHello came a second time, or the replay filter is full: it went to Dest")
+            self.complain("replay", "a ClientHello was repeated, or the replay filter is full: forwarded to Dest")
             return False
         offset, record = entry
         try:
             written = os.pwrite(self.replay_fd, record, offset)
         except OSError as error:
-            self.complain("replay file", f"the replay file cannot be written ({error.strerror}): clients go to Dest")
+            self.complain("replay file", f"the replay file cannot be written ({error.strerror}): forwarded to Dest")
             return False
         return written == len(record)
 
     # --- driving ---
 
     def progress(self, one: Accepted, now: float) -> None:
-        """Send what it has to send and do what it asks for."""
+        """Send the pending datagrams of ``one`` and handle its events."""
         if one not in self._all:
             return
         self._send(one, now)
@@ -194,11 +199,11 @@ class Acceptance:
         self.changed()
 
     def _local_ip(self, source: Address) -> str:
-        """A data plane wants an address that packets can come from; on a wildcard socket, routing has chosen it."""
+        """A data plane needs a concrete source address; with a wildcard Listen, the one that routing chooses."""
         return local_address(source) if self.listen[0] == _ANY else self.listen[0]
 
     def timer(self) -> float | None:
-        """When ``handle_timer`` has to be called; None while there is nothing to wait for."""
+        """The monotonic time at which to call ``handle_timer``; None when no handshake waits."""
         return min((at for one in self._all if (at := self._next(one)) is not None), default=None)
 
     @staticmethod
@@ -209,6 +214,7 @@ class Acceptance:
         return one.ends_at if own is None else min(own, one.ends_at)
 
     def handle_timer(self, now: float) -> None:
+        """Drive every handshake whose timer has expired."""
         for one in list(self._all):
             at = one.inner.timer()
             if one.session_id is None and one.ends_at <= now:
@@ -217,10 +223,10 @@ class Acceptance:
                 one.inner.handle_timer(now)
                 self.progress(one, now)
 
-    # --- what became of the sessions ---
+    # --- events of the sessions ---
 
     def installed(self, session_id: bytes) -> None:
-        """The data plane holds it: steer its connection ID, then let the last frame go."""
+        """The data plane holds the session: steer its connection ID, then send the last frame."""
         one = self._of(session_id)
         if one is not None:
             self.spawn(self._release(one))
@@ -240,6 +246,7 @@ class Acceptance:
             self.progress(one, time.monotonic())
 
     def confirmed(self, session_id: bytes) -> None:
+        """The client uses the session: its handshake is complete."""
         one = self._of(session_id)
         if one is not None:
             now = time.monotonic()
@@ -247,6 +254,7 @@ class Acceptance:
             self.progress(one, now)
 
     def lost(self, session_id: bytes) -> None:
+        """The session is gone: abandon its handshake, if that is still in progress."""
         one = self._of(session_id)
         if one is not None:
             one.session_id = None
@@ -261,7 +269,7 @@ class Acceptance:
         self.over(one)
 
     def close(self) -> None:
-        """Tell those in progress that we leave."""
+        """Send CONNECTION_CLOSE in every handshake in progress, and forget all of them."""
         now = time.monotonic()
         for one in list(self._all):
             one.inner.close()

@@ -1,7 +1,7 @@
-"""The client's half of the worker: prove, open the tunnel, hand over, and begin again when the session is lost.
+"""The client's half of the worker: authenticate, open the tunnel, hand over, and reconnect when the session is lost.
 
 It never gives up: attempts are spaced by a bounded exponential backoff with jitter, Endpoint is resolved for each,
-and every failure is one line in plain words. A session that a process before us left is waited for, not made anew.
+and every failure is reported in one line. A session that an earlier process left is resumed, not replaced.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ from qre.workers.handshake.sessions.live_sessions import Sessions
 from qre.workers.handshake.sessions.secrets import SecretsStore
 from qre.workers.handshake.sessions.session_state import Confirmed, Lost, Orphaned, Settings
 
-#: The data plane reports an unconfirmed session after 10 s; this is for one that is not there at all.
+#: The data plane reports an unconfirmed session after 10 s; this is for a data plane that does not answer (seconds).
 _LONGEST_CONFIRMATION: Final = 20.0
-#: A session that did not live as long as this counts as a failed attempt.
+#: A session that lived for less than this counts as a failed attempt (seconds).
 _SHORT_LIFE: Final = 10.0
-#: After a longer one the first attempt comes within this time.
+#: After a longer one the next attempt begins within this time (seconds).
 _AT_ONCE: Final = 0.25
 
 
@@ -86,13 +86,14 @@ class Client:
     # --- life ---
 
     async def start(self) -> None:
+        """Restore the sessions that an earlier process left, and begin to connect."""
         for (name, number), fd in self._context.numbered.items():
             if name == "client_udp":
                 self.link.sockets[number] = fd
         self._context.descriptors.pop("client_udp", None)
         records, damaged = self._sessions.store.load()
         if damaged:
-            self._context.log.warning("the session of the process before could not be read")
+            self._context.log.warning("the session of the previous process could not be read")
         for record in records:
             if record.role is not Role.CLIENT:
                 self._sessions.store.remove(record.session_id)
@@ -104,11 +105,12 @@ class Client:
         self._tasks.spawn(self._run())
 
     async def reload(self, secrets: ProfileSecrets) -> None:
-        """The next attempt uses what is new; the session stays."""
+        """Use the new secrets and settings from the next attempt on; the session stays."""
         self._secrets = secrets
         self._sessions.settings = self._settings()
 
     async def stop(self) -> None:
+        """End the attempt under way and close every descriptor; the session stays in the data plane."""
         await self._tasks.end()
         self.link.close()
         for fd in self.link.sockets.values():
@@ -116,10 +118,12 @@ class Client:
         self.link.sockets.clear()
 
     def status(self) -> HandshakeStatus:
+        """Whether the tunnel is up, the line for ``show``, and how many handshakes and rekeys there were."""
         up, text = self._state
         return HandshakeStatus(up=up, text=text, handshakes=self._handshakes, rekeys=self._sessions.rekeys)
 
     def socket_arrived(self, number: int, fd: int) -> None:
+        """Keep underlay socket ``number``, which the supervisor has sent; takes ownership of ``fd``."""
         before = self.link.sockets.pop(number, None)
         if before is not None:
             os.close(before)
@@ -128,7 +132,7 @@ class Client:
     # --- the loop ---
 
     async def _run(self) -> None:
-        """Until cancelled."""
+        """Connect and reconnect until cancelled."""
         config = self._context.config
         backoff = Backoff(config.reconnect_min_ms / 1000, config.reconnect_max_ms / 1000, self._random)
         session_id = await self._resumed()
@@ -153,7 +157,7 @@ class Client:
             await asyncio.sleep(pause)
 
     async def _resumed(self) -> bytes | None:
-        """The session that the process before us left; None when there is none any more."""
+        """The id of the session that an earlier process left; None when it has ended."""
         for record in self._sessions.records():
             if record.confirmed:
                 return record.session_id
@@ -170,7 +174,7 @@ class Client:
         await self._tell(True, f"connected to {config.endpoint_host}:{config.endpoint_port}")
         future = self._lost.get(session_id)
         if future is None:
-            return "it is gone"
+            return "it no longer exists"
         reason = await future
         del self._lost[session_id]
         return reason
@@ -178,7 +182,7 @@ class Client:
     # --- one attempt ---
 
     async def _attempt(self) -> bytes:
-        """The id of a confirmed session. Raises QreError with the reason in plain words."""
+        """Make a session; its id once it is confirmed. Raises QreError with the reason."""
         config = self._context.config
         where = f"{config.endpoint_host}:{config.endpoint_port}"
         if self._state[1] == "starting":
@@ -198,12 +202,12 @@ class Client:
         try:
             granted = await self._context.request(Party.SUPERVISOR, SocketRequest())
         except MachineError:
-            for session_id in list(self._sessions.orphans):  # one of them may hold the port that we must use
+            for session_id in list(self._sessions.orphans):  # one of them may occupy the configured port
                 self._sessions.delete_orphan(session_id)
             self.link.pump()
             raise
         if not isinstance(granted, SocketGranted) or granted.number not in self.link.sockets:
-            raise MachineError("underlay socket", "the supervisor did not hand one over")
+            raise MachineError("underlay socket", "the supervisor did not send it")
         return granted.number
 
     async def _shake_hands(
@@ -235,7 +239,7 @@ class Client:
             self._confirmed[session_id] = loop.create_future()
 
     async def _until_confirmed(self, session_id: bytes) -> None:
-        """Raises PeerError when it is lost before."""
+        """Wait until the peer uses the session. Raises PeerError when it is lost first."""
         confirmed, lost = self._confirmed[session_id], self._lost[session_id]
         try:
             both: set[asyncio.Future[Any]] = {confirmed, lost}
@@ -243,10 +247,10 @@ class Client:
             if confirmed.done() and not lost.done():
                 return
             if not lost.done():
-                self._sessions.delete(session_id, "the data plane did not take it in time")
+                self._sessions.delete(session_id, "the data plane did not install it in time")
                 self.link.pump()
             self._lost.pop(session_id, None)
-            raise PeerError("the session did not begin", lost.result() if lost.done() else "no answer")
+            raise PeerError("the session did not start", lost.result() if lost.done() else "no answer")
         finally:
             self._confirmed.pop(session_id, None)
 
@@ -263,20 +267,20 @@ class Client:
                         lost.set_result(reason)
                 case Orphaned():
                     self._context.log.warning(
-                        "a session of a daemon before is in the kernel without its secrets: it flows on until a new"
-                        " one has taken its place"
+                        "the kernel has a session of an earlier daemon, without its secrets: it carries traffic until"
+                        " a new session replaces it"
                     )
                 case _:
                     pass
 
     async def _release_unused(self) -> None:
-        """Give back the sockets that no session uses."""
+        """Return the sockets that no session uses to the supervisor."""
         used = {record.socket_number for record in self._sessions.records()}
         for number in [number for number in self.link.sockets if number not in used]:
             os.close(self.link.sockets.pop(number))
             await self._context.send(Party.SUPERVISOR, SocketRelease(number=number))
 
     async def _tell(self, up: bool, text: str) -> None:
-        up = up or self._sessions.up() > 0  # one without secrets flows, too
+        up = up or self._sessions.up() > 0  # an orphan carries traffic, too
         self._state = (up, text)
         await self._context.send(Party.SUPERVISOR, RoleState(up=up, text=text[:512]))

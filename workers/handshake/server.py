@@ -1,8 +1,8 @@
 """The server's half of the worker: the asyncio shell around flows, relays, handshakes and sessions.
 
-What arrives at the userspace socket goes to the flow table, and what that wants done to the performer; what the
-handshakes and the sessions want goes to sockets, to the data plane and to the BPF loader. The rules are theirs, here
-are only descriptors and timers.
+Datagrams from the userspace socket go to the flow table, and the effects that it returns to the performer. Handshakes
+and sessions send through sockets, to the data plane and to the BPF loader. The rules are in those modules; this one
+handles only descriptors and timers.
 """
 
 from __future__ import annotations
@@ -60,11 +60,11 @@ from qre.workers.handshake.shared.feed_messages import Abandon, Begin, More, ToG
 from qre.workers.handshake.shared.front_feed import FrontFeed
 from qre.workers.handshake.shared.guests import Guests
 
-#: Datagrams of one turn of the loop.
+#: Datagrams read in one turn of the loop.
 _TURN: Final = 64
-#: Stateless resets a second.
+#: Stateless resets per second.
 _RESETS: Final = 200.0
-#: How long daemons that had joined the front before us may take to join this one (seconds).
+#: How long the daemons that had joined the previous front may take to join this one (seconds).
 _OTHERS_COME: Final = 15.0
 _ANCILLARY: Final = socket.CMSG_SPACE(4) * 2
 
@@ -84,7 +84,7 @@ class Server:
         config = context.config
         self._socket = socket.socket(fileno=context.descriptors.pop("udp_userspace"))
         self._socket.setblocking(False)
-        #: Where the kernel's data plane leaves what is not its own; a user data plane has it for itself.
+        #: Receives what the kernel's data plane does not take; the user data plane reads this slot itself.
         self._kernel_slot = None if config.user_dataplane or config.joined else _kernel_slot(context)
         self._replay_fd = context.descriptors.pop("replay")
         self._listen = (config.listen_ip, config.listen_port)
@@ -143,15 +143,16 @@ class Server:
         try:
             image = os.pread(self._replay_fd, FILE_LENGTH, 0)
         except OSError as error:
-            raise MachineError("replay file", error.strerror or "it cannot be read") from error
+            raise MachineError("replay file", error.strerror or "cannot be read") from error
         return ReplayFilter(image, replay_window(self._context.config.max_time_diff_ms))
 
     # --- life ---
 
     async def start(self) -> None:
+        """Restore the sessions that an earlier process left, probe Dest, and begin to serve."""
         records, damaged = self._sessions.store.load()
         if damaged:
-            self._context.log.warning("%d sessions of the process before could not be read", damaged)
+            self._context.log.warning("%d sessions of the previous process could not be read", damaged)
         kept = [record for record in records if record.role is Role.SERVER and record.short_id in self._short_ids]
         for record in records:
             if record not in kept:
@@ -173,7 +174,7 @@ class Server:
         self._tell_state()
 
     async def reload(self, secrets: ProfileSecrets) -> None:
-        """New short ids, Dest, limits; sessions of short ids that are gone end."""
+        """Apply new short ids, Dest and limits; sessions of removed short ids end. Raises QreError for a new key."""
         config = self._context.config
         if secrets.private_key != self._secrets.private_key:
             # Connection IDs in use were made with the old key.
@@ -193,6 +194,7 @@ class Server:
         self.link.pump()
 
     async def stop(self) -> None:
+        """End handshakes, relays and guests, and close every descriptor; sessions stay in the data plane."""
         loop = asyncio.get_running_loop()
         for each in self._sockets():
             loop.remove_reader(each.fileno())
@@ -213,6 +215,7 @@ class Server:
         os.close(self._replay_fd)
 
     def status(self) -> HandshakeStatus:
+        """The line and the counters for ``show``, and the profile of Dest."""
         up, text = self._state()
         return HandshakeStatus(
             up=up,
@@ -235,7 +238,7 @@ class Server:
     # --- packets ---
 
     def _sockets(self) -> tuple[socket.socket, ...]:
-        """Those that are read here. Who has joined another's front answers through its socket, and reads none."""
+        """The sockets to read. A joined daemon reads none: it only answers through the front's socket."""
         if self._feed is not None:
             return ()
         return (self._socket,) if self._kernel_slot is None else (self._socket, self._kernel_slot)
@@ -249,7 +252,7 @@ class Server:
                 length, ancillary, _, source = arrived.recvmsg_into([buffer], _ANCILLARY)
             except BlockingIOError:
                 break
-            except OSError:  # an ICMP error of something that was sent to somebody
+            except OSError:  # an ICMP error for a datagram sent earlier
                 continue
             now = time.monotonic()
             perform(table.datagram(source, bytes(view[:length]), ecn_of(ancillary), now, unix_ms), now)
@@ -282,7 +285,7 @@ class Server:
         self._acceptance.handle_timer(now)
         self._arm()
 
-    # --- what the flow table's effects need ---
+    # --- callbacks of the performer ---
 
     def _new_inspector(self) -> HelloInspector:
         config = self._context.config
@@ -311,14 +314,14 @@ class Server:
                 self._socket.sendmsg([data], with_ecn(socket.AF_INET, ecn), 0, source)
             else:
                 self._socket.sendto(data, source)
-        except OSError:  # no room, no way there, or an ICMP error of an earlier one: UDP loses datagrams
+        except OSError:  # no room, no route, or an ICMP error for an earlier one: UDP may lose datagrams
             return
 
     def _disown(self, source: Address, cid: bytes, length: int) -> None:
         if not self._sessions.compared or self._sessions.has_connection_id(cid):
-            return  # as long as it is not known what the data plane has, nothing is forgotten
+            return  # it lives, or the data plane's sessions are not known yet
         if self._guests.any() or time.monotonic() < self._others_until:
-            return  # it may be a session of another daemon's at this port
+            return  # it may belong to another daemon at this port
         if not self._resets.take(time.monotonic()):
             return
         answer = self._cids.reset(cid, length)
@@ -328,10 +331,11 @@ class Server:
     # --- one port, several daemons ---
 
     def guest_joins(self, number: int, profile: str, secrets: ProfileSecrets, feed: int) -> None:
-        """Hand a joined daemon its clients from here on. Raises UserError when that cannot be."""
+        """Pass a joined daemon its clients from now on. Raises UserError when its configuration does not fit."""
         self._guests.join(number, profile, self._secrets, secrets, feed)
 
     def guest_leaves(self, number: int) -> None:
+        """Close guest ``number``; its clients are relayed to Dest from now on."""
         self._guests.leave(number)
 
     def _guest_over(self, source: Address, handshake: Handshake) -> None:
@@ -339,7 +343,7 @@ class Server:
         self._arm()
 
     def _handed_over(self, message: ToGuest) -> None:
-        """What the front of our port says."""
+        """Handle a message of the front that this daemon has joined."""
         now, table, perform = time.monotonic(), self._table, self._performer.perform
         source = (message.visitor.ip, message.visitor.port)
         match message:
@@ -385,7 +389,7 @@ class Server:
         self._tell_state()
 
     def _take_over(self, marks: tuple[SessionMark, ...]) -> None:
-        """Sessions whose secrets are lost flow on until their clients come back; those of nobody's short id end."""
+        """Keep orphans until their clients reconnect; end those whose short id is unknown."""
         kept = [mark for mark in marks if mark.short_id in self._short_ids]
         for mark in kept:
             self._grants.hold(mark.session_id, mark.short_id, _addresses(mark))
@@ -393,15 +397,15 @@ class Server:
             if mark.short_id not in self._short_ids:
                 self._sessions.delete_orphan(mark.session_id)
         self._context.log.warning(
-            "%d sessions of a daemon before are in the kernel without their secrets: %d flow on until their keys"
-            " change, %d of unknown short ids were ended",
+            "the kernel has %d sessions of an earlier daemon, without their secrets: %d carry traffic until their"
+            " keys change, %d with unknown short ids were ended",
             len(marks),
             len(kept),
             len(marks) - len(kept),
         )
 
     def _welcome(self, session_id: bytes) -> None:
-        """A confirmed session takes the place of the others of its short id."""
+        """A confirmed session replaces the others of its short id."""
         records = {record.session_id: record for record in self._sessions.records()}
         fresh = records.pop(session_id, None)
         if fresh is None:
@@ -410,9 +414,9 @@ class Server:
         self._context.limited(f"up {client}", f"client {client} is connected from {place}", logging.INFO)
         for record in records.values():
             if record.confirmed and record.short_id == fresh.short_id:
-                self._sessions.delete(record.session_id, "a newer session took its place")
+                self._sessions.delete(record.session_id, "replaced by a newer session")
 
-    # --- what is told ---
+    # --- reports to the supervisor ---
 
     def _state(self) -> tuple[bool, str]:
         count = self._sessions.up()

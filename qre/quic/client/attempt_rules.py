@@ -1,5 +1,5 @@
-"""A client's attempt as a table: its state and what happens to it give the next state and the effects.
-``ClientHandshake`` does what stands here and nothing else::
+"""A client's attempt as a table: state and event determine the next state and the effects. ``ClientHandshake``
+performs these rows and nothing else::
 
     to the tunnel: GREETING, PROVEN, ASKING, GRANTED, READY
     at the site: VISITING, LEAVING
@@ -7,39 +7,40 @@
 
     state           what happens                 becomes    effects
     -------------   --------------------------   --------   -------------------------------------------
-    GREETING        the proof is right           PROVEN     new deadline, tell proven
-    PROVEN          a tunnel is possible         ASKING     ask for the tunnel
-    ASKING          the tunnel is granted        GRANTED    tell granted
-    GRANTED         nothing is outstanding       READY      no deadline, tell ready
-    READY           it is handed over            OVER       fall silent
-    GREETING        the proof is not there       VISITING   new deadline, tell not recognised
-    VISITING        the page may be asked for    VISITING   ask for the page
-    VISITING        the page is here             LEAVING    no deadline, linger
-    LEAVING         the moment is over           CLOSING    tell of the site, close
-    VISITING        the deadline is over         CLOSING    tell of the site, close
-    GREETING        the deadline is over         CLOSING    tell no answer, close
-    PROVEN          the deadline is over         CLOSING    tell unfinished, close
-    ASKING          the deadline is over         CLOSING    tell unfinished, close
-    GRANTED         the deadline is over         CLOSING    tell unfinished, close
-    to the tunnel   the peer ended it            OVER       tell the end, fall silent, tell closed
-    at the site     the peer ended it            OVER       tell of the site, fall silent, tell closed
-    to the tunnel   the stack must end it        CLOSING    tell the end
-    at the site     the stack must end it        CLOSING    tell of the site
-    to the tunnel   it failed                    CLOSING    tell failure, close
-    at the site     it failed                    CLOSING    tell failure, close
+    GREETING        the proof is valid           PROVEN     new deadline, report proven
+    PROVEN          a tunnel is possible         ASKING     request the tunnel
+    ASKING          the tunnel is granted        GRANTED    report granted
+    GRANTED         nothing is outstanding       READY      no deadline, report ready
+    READY           the session is handed over   OVER       stop sending
+    GREETING        the proof is missing         VISITING   new deadline, report not recognised
+    VISITING        the page can be requested    VISITING   request the page
+    VISITING        the page has arrived         LEAVING    no deadline, linger
+    LEAVING         the pause is over            CLOSING    report the site, close
+    VISITING        the deadline has passed      CLOSING    report the site, close
+    GREETING        the deadline has passed      CLOSING    report no answer, close
+    PROVEN          the deadline has passed      CLOSING    report unfinished, close
+    ASKING          the deadline has passed      CLOSING    report unfinished, close
+    GRANTED         the deadline has passed      CLOSING    report unfinished, close
+    to the tunnel   the peer closed              OVER       report the end, stop sending, report closed
+    at the site     the peer closed              OVER       report the site, stop sending, report closed
+    to the tunnel   the stack must close         CLOSING    report the end
+    at the site     the stack must close         CLOSING    report the site
+    to the tunnel   a step failed                CLOSING    report failure, close
+    at the site     a step failed                CLOSING    report failure, close
     to the tunnel   close()                      CLOSING    close
     at the site     close()                      CLOSING    close
-    CLOSING         the CLOSE is sent            OVER       fall silent, tell closed
-    not over        abandon()                    OVER       fall silent, tell closed
+    CLOSING         the CLOSE is sent            OVER       stop sending, report closed
+    not over        abandon()                    OVER       stop sending, report closed
 
-GREETING lasts until TLS is complete. Then the server has proved itself, or the chain is good for ServerName (of a
-probe, whatever the chain): it is the site, which is visited as a browser would, «/» and a moment. A certificate that
-is neither has made TLS fail, which is *tell the end*'s to say. Requests wait until the handshake is confirmed.
+GREETING lasts until TLS is complete. Then either the server has proved itself, or its certificate chain is valid for
+ServerName (a probe accepts any chain): it is the site, and is visited as a browser would, «/» and a pause. Any other
+certificate has made TLS fail, which *report the end* explains. Requests wait until the handshake is confirmed.
 
-*Nothing is outstanding*: the server's last frame is here and acknowledged, and so is everything of ours. The last
-frame is NEW_CONNECTION_ID with the routed connection ID, or a PING when the server's handshake CID is the routed one.
-A deadline stands over every state but READY and LEAVING; a site that does not answer is left when it is over.
-CLOSING: a CLOSE is to be sent, which the stack makes itself where *it must end it*. From OVER on nothing is sent.
+*Nothing is outstanding*: the server's last frame has arrived and is acknowledged, and so is everything that was sent.
+The last frame is NEW_CONNECTION_ID with the routed connection ID, or a PING when the server's handshake CID is the
+routed one. Every state except READY and LEAVING has a deadline; a site that does not answer is left when it has
+passed. CLOSING: a CLOSE is to be sent, which the stack makes itself after *the stack must close*. From OVER on,
+nothing is sent.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ from typing import Final, NamedTuple
 
 
 class AttemptState(enum.Enum):
-    """Where an attempt is."""
+    """How far an attempt is."""
 
     GREETING = enum.auto()
     PROVEN = enum.auto()
@@ -63,50 +64,50 @@ class AttemptState(enum.Enum):
 
 
 class AttemptEvent(enum.Enum):
-    """What can happen to it."""
+    """What can happen to an attempt."""
 
-    PROOF = "the proof is right"
+    PROOF = "the proof is valid"
     TUNNEL_POSSIBLE = "a tunnel is possible"
     GRANT = "the tunnel is granted"
     ALL_DONE = "nothing is outstanding"
-    HAND_OVER = "it is handed over"
-    NO_PROOF = "the proof is not there"
-    PAGE_POSSIBLE = "the page may be asked for"
-    PAGE_HERE = "the page is here"
-    LINGERED = "the moment is over"
-    DEADLINE = "the deadline is over"
-    ENDED_BY_PEER = "the peer ended it"
-    ENDED_BY_STACK = "the stack must end it"
-    FAILURE = "it failed"
+    HAND_OVER = "the session is handed over"
+    NO_PROOF = "the proof is missing"
+    PAGE_POSSIBLE = "the page can be requested"
+    PAGE_HERE = "the page has arrived"
+    LINGERED = "the pause is over"
+    DEADLINE = "the deadline has passed"
+    ENDED_BY_PEER = "the peer closed"
+    ENDED_BY_STACK = "the stack must close"
+    FAILURE = "a step failed"
     CLOSE = "close()"
     SENT = "the CLOSE is sent"
     ABANDON = "abandon()"
 
 
 class AttemptEffect(enum.Enum):
-    """What ``ClientHandshake`` does then."""
+    """What ``ClientHandshake`` performs."""
 
     NEW_DEADLINE = "new deadline"
     NO_DEADLINE = "no deadline"
     LINGER = "linger"
-    ASK_TUNNEL = "ask for the tunnel"
-    ASK_PAGE = "ask for the page"
-    TELL_PROVEN = "tell proven"
-    TELL_NOT_RECOGNISED = "tell not recognised"
-    TELL_GRANTED = "tell granted"
-    TELL_READY = "tell ready"
-    TELL_SITE = "tell of the site"
-    TELL_NO_ANSWER = "tell no answer"
-    TELL_UNFINISHED = "tell unfinished"
-    TELL_END = "tell the end"
-    TELL_FAILURE = "tell failure"
-    TELL_CLOSED = "tell closed"
+    ASK_TUNNEL = "request the tunnel"
+    ASK_PAGE = "request the page"
+    TELL_PROVEN = "report proven"
+    TELL_NOT_RECOGNISED = "report not recognised"
+    TELL_GRANTED = "report granted"
+    TELL_READY = "report ready"
+    TELL_SITE = "report the site"
+    TELL_NO_ANSWER = "report no answer"
+    TELL_UNFINISHED = "report unfinished"
+    TELL_END = "report the end"
+    TELL_FAILURE = "report failure"
+    TELL_CLOSED = "report closed"
     CLOSE = "close"
-    SILENCE = "fall silent"
+    SILENCE = "stop sending"
 
 
 class AttemptRule(NamedTuple):
-    """Where an attempt goes, and what is done, in this order."""
+    """The next state, and the effects in their order."""
 
     becomes: AttemptState
     effects: tuple[AttemptEffect, ...]

@@ -146,7 +146,7 @@ class NumberMarks:
         self.words = memoryview(self._map).cast("Q")
         if self.words[0] not in {0, MAGIC}:
             self.close()
-            raise MachineError("number marks", "the descriptor holds something else")
+            raise MachineError("number marks", "the descriptor holds other data")
         self.words[0] = MAGIC
         self._slots: dict[bytes, int] = {}  # hash of id -> first word
         self._free: list[int] = []

@@ -1,7 +1,7 @@
 """What a session sends, and how it ends: RFC 9000 §10.2, §13.2, §13.4, §14; RFC 9001 §6.6. No sockets or clocks.
 
-The half below ``session.Session``: numbers and keys are used here, packets put into the outbox, marked, and watched
-for the path's MTU. Plaintexts are as they stand in a packet: ``DATAGRAM_HEAD`` and an IP packet.
+The base of ``session.Session``: it consumes numbers and keys, puts packets into the outbox, sets their ECN codepoint,
+and watches them for the path's MTU. A plaintext is the payload of a packet: ``DATAGRAM_HEAD`` and an IP packet.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ from qre.workers.dataplane.session.payload import PING
 from qre.workers.dataplane.session.recovery import Control, Recovery
 from qre.workers.dataplane.session.session_life import LIFE_RULES, LifeEffect, LifeEvent, LifeState
 
-#: We tell no max_ack_delay and no ack_delay_exponent in our transport parameters, so the defaults hold (25 ms, 3).
+#: Seconds. Our transport parameters name no max_ack_delay or ack_delay_exponent: the defaults apply (25 ms, 3).
 ACK_DELAY = 0.020
 _ACK_EXPONENT = 3
-#: With traffic to ride on, an ACK goes along this often.
+#: With outgoing traffic, an ACK is added to a packet this often (seconds).
 _PIGGYBACK_INTERVAL = 0.005
-#: Less than any packet's length.
+#: Shorter than any packet.
 _NO_IPV6 = -1
 
 
 class OutgoingPacket(NamedTuple):
-    """A packet that is to leave, and the ECN codepoint that it leaves with."""
+    """A packet to send, and its ECN codepoint."""
 
     packet: bytes
     to: Address
@@ -50,7 +50,7 @@ class OutgoingPacket(NamedTuple):
 
 
 class Sending:
-    """``drops`` counts packets by reason; ``ecn``: the codepoint that Dest's packets bear."""
+    """``drops`` counts packets by reason; ``ecn`` is the codepoint that Dest's packets have."""
 
     def __init__(self, install: SessionInstall, mark: Mark, now: float, drops: Counter[str], ecn: int) -> None:
         self.install = install
@@ -67,25 +67,25 @@ class Sending:
         self.packets = Packets(install, mark, drops)
         self.phases = self.packets.phases
         self.recovery = Recovery(install.max_ack_delay_ms / 1000, install.ack_delay_exponent)
-        #: A site whose packets were seen marked CE sends ECT(0), or they could not have been.
+        #: A site whose packets arrive marked CE sends ECT(0): only such packets are marked.
         self.path_ecn = PathEcn(ECT0 if ecn == CE else ecn)
-        #: What the packets that were sealed last leave with.
+        #: The ECN codepoint of the packets that were sealed last.
         self.tx_ecn = NOT_ECT
         self.path_mtu = PathMtu(SEARCHES[self.role], min(install.max_datagram_payload, overhead.MAX_UDP_PAYLOAD))
-        #: The largest inner packet that is sent; of IPv6, where none may be, it is negative.
+        #: The largest inner packet that is sent (bytes); negative for IPv6 when the path is too narrow for it.
         self.max_inner = self.max_inner_ipv6 = 0
-        #: The largest inner packet that the MSS of delivered SYNs may lead to: more than ``max_inner`` while that is
-        #: only the beginning of a search, for a connection keeps its MSS.
+        #: The largest inner packet that the MSS of delivered SYNs allows: more than ``max_inner`` at the beginning of
+        #: a search, because a connection keeps its MSS.
         self.mss_inner = 0
-        #: Inner packets (beginning, length) that were too big during a search, by flow: to be answered at its end.
+        #: Inner packets (beginning, length) that were too big during a search, by flow; answered at its end.
         self.unanswered: dict[bytes, tuple[bytes, int]] = {}
         self._idle_base = now
         self._sent_since_receive = False
         self._last_sent = now
-        self._ack_since: float | None = None  # when the oldest unacknowledged ack-eliciting packet came
+        self._ack_since: float | None = None  # when the oldest unacknowledged ack-eliciting packet arrived
         self._ack_sent = 0.0
         self._largest_at = now
-        self._ecn = [0, 0, 0]  # ECT(0), ECT(1), CE of what came: the order of an ACK frame
+        self._ecn = [0, 0, 0]  # received ECT(0), ECT(1), CE: the order of an ACK frame
         self._rekey_asked = -1
         self._close_packet = OutgoingPacket(b"", self.peer)
         self._closing_until = 0.0
@@ -94,14 +94,14 @@ class Sending:
 
     @property
     def packet_overhead(self) -> int:
-        """Bytes of a packet to the peer around its frames."""
+        """The bytes of a packet to the peer besides its frames."""
         return overhead.packet_overhead(len(self.packets.tx_cid))
 
     # --- packets ---
 
     def seal_datagrams(self, plaintexts: list[bytes], now: float) -> list[bytes]:
-        """Packets for these plaintexts (``DATAGRAM_HEAD`` + IP packet each), an ACK riding along when one is due;
-        ``tx_ecn`` is what they leave with."""
+        """Packets for these plaintexts (``DATAGRAM_HEAD`` + IP packet each), with an ACK when one is due; ``tx_ecn``
+        is their ECN codepoint. No packets unless the session is established."""
         if self.state is not LifeState.ESTABLISHED:
             self.drops["held" if self.state is LifeState.HELD else "closing"] += len(plaintexts)
             return []
@@ -123,7 +123,7 @@ class Sending:
         return packets
 
     def _seal(self, plaintexts: Sequence[bytes], now: float) -> list[bytes]:
-        """Packets to the peer; none when the session has just ended for its packet limit."""
+        """Packets to the peer; none when the packet limit has just ended the session."""
         first = self.packets.next_number
         try:
             packets = self.packets.seal(plaintexts)
@@ -145,13 +145,13 @@ class Sending:
 
     def _sent_eliciting(self, now: float) -> None:
         self._last_sent = now
-        if not self._sent_since_receive:  # §10.1: the first one since a packet came restarts the idle timer
+        if not self._sent_since_receive:  # §10.1: the first one since a packet was received restarts the idle timer
             self._sent_since_receive = True
             self._idle_base = now
 
     def put_frames(self, frames: bytes, now: float, size: int = 0) -> int:
-        """Put one packet to the peer into the outbox, padded to a datagram of ``size``, or of what the peer takes.
-        Its length, 0: none was sent."""
+        """Put one packet to the peer into the outbox, padded to a datagram of ``size`` bytes or the peer's maximum.
+        Its length; 0 when none was sent."""
         padded = min(size, self.install.max_datagram_payload) - self.packet_overhead
         for packet in self._seal([frames.ljust(padded, b"\0")], now):
             self.outbox.append(OutgoingPacket(packet, self.peer, self.tx_ecn))
@@ -159,7 +159,7 @@ class Sending:
         return 0
 
     def put_frames_elsewhere(self, frames: bytes, to: Address, cid: bytes, size: int) -> int:
-        """The same for an address that is not the peer's, or not yet: it bears ``cid``, and no mark."""
+        """The same to an address other than the peer's: with connection ID ``cid``, without an ECN codepoint."""
         padded = min(size, self.install.max_datagram_payload) - overhead.packet_overhead(len(cid))
         number = self.packets.next_number
         try:
@@ -172,7 +172,7 @@ class Sending:
         return len(packet)
 
     def send_control(self, frames: bytes, now: float, request: int | None = None) -> None:
-        """Send these frames until they are acknowledged; those of a FrameSend until they are given up, too."""
+        """Send these frames until they are acknowledged; those of a FrameSend (``request``) are given up in time."""
         self._send_again(Control(frames, request), now)
 
     def _send_again(self, control: Control, now: float) -> None:
@@ -181,7 +181,7 @@ class Sending:
             self._sent_eliciting(now)
 
     def _take_ack(self, now: float) -> bytes:
-        """The ACK frame of everything received."""
+        """The ACK frame for everything received; none is due then."""
         self._ack_since, self._ack_sent = None, now
         delay = int(max(now - self._largest_at, 0.0) * 1e6) >> _ACK_EXPONENT
         return encode_ack(self.packets.received.ack_ranges(), delay, self._ecn if any(self._ecn) else ())
@@ -189,7 +189,7 @@ class Sending:
     # --- the path's MTU ---
 
     def set_limits(self) -> None:
-        """After ``path_mtu`` or the connection ID in use may have changed."""
+        """Recompute the limits of inner packets; call it when ``path_mtu`` or the connection ID may have changed."""
         path_mtu, around = self.path_mtu, self.packet_overhead + len(DATAGRAM_HEAD)
         self.max_inner = path_mtu.size - around
         refused = path_mtu.settled and self.max_inner < overhead.MIN_MTU_IPV6
@@ -197,7 +197,7 @@ class Sending:
         self.mss_inner = (path_mtu.size if path_mtu.settled else path_mtu.largest) - around
 
     def _watch(self, packets: list[bytes], now: float) -> None:
-        """Perhaps the fate of the longest of these packets, the last ones sent, says something about the path."""
+        """Watch the longest of these packets, the last ones sent, when its fate tells something about the path."""
         longest = max(map(len, packets))
         if self.path_mtu.wants(longest, now):
             place = next(place for place, packet in enumerate(packets) if len(packet) == longest)
@@ -216,18 +216,17 @@ class Sending:
             self._sent_eliciting(now)
 
     def refused_by_first_hop(self, lengths: Sequence[int], now: float) -> int:
-        """Datagrams of these lengths were longer than the MTU of the device that they were to leave by; how many of
-        them were no probes."""
+        """Datagrams of these lengths exceeded the MTU of the outgoing device; how many of them were not probes."""
         probes = sum(self.path_mtu.refused(length, now) for length in lengths)
         self.set_limits()
         return len(lengths) - probes
 
-    # --- life: the table, and what it wants done ---
+    # --- life: the table and its effects ---
 
     def _happens(
         self, event: LifeEvent, now: float = 0.0, reason: LossReason = LossReason.PROTOCOL, error: int = 0
     ) -> None:
-        """``now`` is wanted by what sets a time, ``reason`` and ``error`` by a loss."""
+        """Effects that set a timer need ``now``; a loss needs ``reason`` and ``error``."""
         rule = LIFE_RULES[self.state, event]
         self.state = rule.becomes
         for effect in rule.effects:
@@ -257,12 +256,12 @@ class Sending:
         self.set_limits()
 
     def end(self, reason: LossReason, error: int = 0) -> None:
-        """It is over at once, and nobody is told but the handshake worker."""
+        """End the session at once, without a CLOSE; only the handshake worker is told."""
         if self.state is not LifeState.ENDED:
             self._happens(LifeEvent.OVER, reason=reason, error=error)
 
     def violated(self, error: int, now: float) -> None:
-        """The peer broke QUIC inside an authenticated packet."""
+        """The peer violated QUIC in an authenticated packet: close with this error code (RFC 9000 §20.1)."""
         if self._closed:
             return
         self.drops["malformed"] += 1
@@ -270,7 +269,7 @@ class Sending:
         self._close(encode_frame(ConnectionClose(error, application=False)), now)
 
     def close(self, now: float, *, tell: bool) -> None:
-        """SessionDelete: with ``tell``, CONNECTION_CLOSE (H3_NO_ERROR) is sent and stays ready for three PTO."""
+        """SessionDelete. With ``tell``, CONNECTION_CLOSE (H3_NO_ERROR) is sent, and answers packets for three PTO."""
         if self._closed:
             return
         if tell:
@@ -279,7 +278,7 @@ class Sending:
             self._happens(LifeEvent.DROPPED)
 
     def _close(self, frame: bytes, now: float) -> None:
-        if self.put_frames(frame, now):  # otherwise it is over: no packet number is left
+        if self.put_frames(frame, now):  # otherwise no packet number was left, and the session has ended
             self._happens(LifeEvent.SEALED, now)
 
     def _receive_while_closing(self, count: int) -> None:
@@ -287,6 +286,6 @@ class Sending:
         self._happens(LifeEvent.BATCH)
 
     def closing_over(self, now: float) -> None:
-        """Three PTO after it was closed nothing is answered any more."""
+        """End a closing session once three PTO have passed."""
         if now >= self._closing_until:
             self._happens(LifeEvent.TIME_UP)

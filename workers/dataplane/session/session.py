@@ -1,13 +1,13 @@
 """One established session: QUIC v1 packets of the 1-RTT number space, without sockets or clocks.
 
-RFC 9000 §9, §10, §12.3, §13, §17.3.1; RFC 9001 §5, §6; RFC 9221; RFC 9484. What is sent is in ``sending.py``, where
-the peer is in ``paths.py``; here is what comes, what the handshake worker asks for, and time. Plaintexts go in and
-out as they stand in a packet: ``DATAGRAM_HEAD`` and an IP packet. The caller looks at ``events``, ``outbox`` and
+RFC 9000 §9, §10, §12.3, §13, §17.3.1; RFC 9001 §5, §6; RFC 9221; RFC 9484. Sending is in ``sending.py``, the peer's
+addresses in ``paths.py``; this module receives, serves the handshake worker's requests, and handles timers. A
+plaintext is the payload of a packet: ``DATAGRAM_HEAD`` and an IP packet. The caller checks ``events``, ``outbox`` and
 ``state`` after every call, and calls ``handle_timer`` at ``deadline()``.
 
-Rules: a number is used once, after it was reserved; the receive mark is written before plaintexts are returned;
-nothing that was not authenticated changes the state (a stateless reset, which holds a secret of its own, apart). The
-life of a session is the table in ``session_life``.
+Rules: a number is used once, after it was reserved; the receive mark is written before plaintexts are returned; only
+authenticated packets change the state, except a stateless reset, which has a secret of its own. The life of a session
+is the table in ``session_life``.
 """
 
 from __future__ import annotations
@@ -50,14 +50,14 @@ from qre.workers.dataplane.session.recovery import Control
 from qre.workers.dataplane.session.sending import ACK_DELAY, Sending
 from qre.workers.dataplane.session.session_life import LifeEvent, LifeState
 
-#: Where an ACK frame has the count of a codepoint.
+#: The place of a codepoint's count in an ACK frame.
 _COUNT_OF = {ECT0: 0, ECT1: 1, CE: 2}
 _NEVER = float("inf")
 
 
 class Session(Sending):
-    """One end of a session. ``random`` gives bytes for PATH_CHALLENGE; ``drops`` counts packets by reason; ``ecn`` is
-    the codepoint that Dest's packets bear."""
+    """One end of a session. ``random`` makes the bytes of a PATH_CHALLENGE; ``drops`` counts packets by reason;
+    ``ecn`` is the codepoint that Dest's packets have."""
 
     def __init__(
         self,
@@ -73,7 +73,7 @@ class Session(Sending):
         self.created = now
         self.last_receive: float | None = None
         self.rx_packets = self.rx_bytes = 0
-        #: What a client's packets must bear, if anything: a server's were found by it.
+        #: The connection ID that packets to a client must have; a server's session was found by its own.
         self._own_cid = install.client_connection_id if self.role is Role.CLIENT else b""
         self._idle = install.idle_timeout_ms / 1000
         self._keepalive = bool(install.keepalive_ms) or self.role is Role.CLIENT
@@ -93,7 +93,7 @@ class Session(Sending):
         if not self.recovery.has_room:
             raise SessionRefusedError(Refusal.NO_ROOM, "too many frames are in flight")
         if not frames:
-            raise SessionRefusedError(Refusal.OTHER, "no frames")
+            raise SessionRefusedError(Refusal.OTHER, "there are no frames")
         if len(frames) > self.path_mtu.base - self.packet_overhead:
             raise SessionRefusedError(Refusal.OTHER, "the frames are too long for one packet")
         try:
@@ -106,9 +106,9 @@ class Session(Sending):
     # --- receive ---
 
     def open_datagrams(self, datagrams: Sequence[bytes], source: Address, ecn: int, now: float) -> list[bytes]:
-        """Open short-header packets that came together from ``source`` with one connection ID and ECN codepoint.
+        """Open short-header packets that arrived together from ``source`` with one connection ID and ECN codepoint.
 
-        The plaintexts to deliver: ``DATAGRAM_HEAD`` + IP packet each, not yet checked.
+        Returns the plaintexts to deliver: ``DATAGRAM_HEAD`` + IP packet each, not yet checked.
         """
         if self.state is LifeState.CLOSING:
             self._receive_while_closing(len(datagrams))
@@ -136,7 +136,7 @@ class Session(Sending):
         return opened.datagrams
 
     def _ours(self, datagrams: Sequence[bytes]) -> list[bytes]:
-        """Those of the peer's that bear a client's own connection ID; one that does not may be a stateless reset."""
+        """The datagrams with the client's connection ID; one without it may be a stateless reset."""
         ours = [datagram for datagram in datagrams if datagram.startswith(self._own_cid, 1)]
         if len(ours) != len(datagrams):
             others = [datagram for datagram in datagrams if not datagram.startswith(self._own_cid, 1)]
@@ -147,26 +147,26 @@ class Session(Sending):
         return ours
 
     def _follow(self) -> bool:
-        """The peer began a key phase; ours begins before anything is acknowledged (RFC 9001 §6.2)."""
+        """The peer began a key phase: begin ours before anything is acknowledged (RFC 9001 §6.2). False: it ended."""
         phases = self.phases
         assert phases.next_keys is not None
         try:
             self.mark.advance(phases.epoch + 1, phases.next_keys.tx_key, self.packets.next_number)
         except SessionRefusedError:
-            self.end(LossReason.LIMIT)  # rather no session than a key twice
+            self.end(LossReason.LIMIT)  # better no session than a key used twice
             return False
         phases.follow(self.packets.next_number)
         self.events.append(KeyPhaseChanged(session_id=self.session_id, key_epoch=phases.epoch))
         return True
 
     def _opened(self, opened: Opened, source: Address, size: int, ecn: int, now: float) -> None:
-        """Account for a batch that held authentic and new packets, and do what their frames ask."""
+        """Account for a batch with new authentic packets, and process their frames."""
         self.last_receive = self._idle_base = now
         self._sent_since_receive = False
         if self.state is LifeState.HELD:
             self._happens(LifeEvent.USED, now)
         eliciting, newest = bool(opened.datagrams), not opened.probing
-        asked: list[tuple[bytes, int]] = []  # PATH_CHALLENGEs, and how large the datagram of each was
+        asked: list[tuple[bytes, int]] = []  # PATH_CHALLENGEs, and the size of each one's datagram
         for plaintext, first, epoch, highest in opened.others:
             frames = self._read_frames(plaintext, first, epoch, now)
             if frames is None:
@@ -190,12 +190,12 @@ class Session(Sending):
                 self.put_frames(self._take_ack(now), now)
 
     def _datagram_size(self, plaintext: bytes, first: int) -> int:
-        """Of the packet with this plaintext and unmasked first byte."""
+        """The size of the packet with this plaintext and unmasked first byte."""
         around = overhead.packet_overhead(self.packets.rx_cid_length) - overhead.NUMBER
         return len(plaintext) + around + (first & 0x03) + 1
 
     def _read_frames(self, plaintext: bytes, first: int, epoch: int, now: float) -> Payload | None:
-        """Everything but the plain DATAGRAM. None when the session ended over it."""
+        """Process a payload that is not a single DATAGRAM frame. None when it ended the session."""
         if first & 0x18:
             self.violated(PROTOCOL_VIOLATION, now)
             return None
@@ -233,7 +233,7 @@ class Session(Sending):
         )
 
     def _ack_received(self, ack: Ack, epoch: int, now: float) -> bool:
-        """False: the session is over."""
+        """Process an ACK frame. False when it ended the session."""
         before, following = self.recovery.largest_acked, self.packets.next_number
         try:
             done = self.recovery.acknowledged(ack, following, now)
@@ -266,7 +266,7 @@ class Session(Sending):
     # --- keys ---
 
     def update(self, update: SessionUpdate, now: float) -> None:
-        """SessionUpdate. Raises SessionRefusedError, and nothing has changed."""
+        """SessionUpdate. Raises SessionRefusedError without having changed anything."""
         epoch = self.phases.epoch
         if self.state not in {LifeState.ESTABLISHED, LifeState.HELD}:
             raise SessionRefusedError(Refusal.CLOSING, f"the session is {self.state}", epoch)
@@ -279,7 +279,7 @@ class Session(Sending):
             raise SessionRefusedError(refusal, f"key epoch {update.key_epoch} does not follow {epoch}", epoch)
 
     def _learn_next(self, update: SessionUpdate) -> None:
-        """The keys of this epoch once more, and those after it."""
+        """The update repeats the keys of this epoch and brings those of the next."""
         phases = self.phases
         if update.keys != phases.keys:
             raise SessionRefusedError(Refusal.OTHER_KEYS, "other keys than those of this key epoch", phases.epoch)
@@ -294,26 +294,26 @@ class Session(Sending):
             raise SessionRefusedError(Refusal.OTHER_KEYS, "other keys than the next ones installed", phases.epoch)
         if not self.may_update(now):
             if phases.confirmed_at is None and not self.recovery.controls and self.state is LifeState.ESTABLISHED:
-                self.send_control(PING, now)  # something that the peer must acknowledge
-            raise SessionRefusedError(Refusal.NOT_CONFIRMED, "not confirmed", phases.epoch)
+                self.send_control(PING, now)  # for the peer to acknowledge
+            raise SessionRefusedError(Refusal.NOT_CONFIRMED, "not confirmed yet by the peer", phases.epoch)
         self.mark.advance(update.key_epoch, update.keys.tx_key, self._first_after(update))
         self.packets.next_number = self._first_after(update)
         phases.initiate(update.keys, update.next_keys, self.packets.next_number)
-        # So that the new phase is seen and confirmed without traffic.
+        # Lets the peer see and confirm the new phase without traffic.
         self.send_control(PING, now)
 
     def _first_after(self, update: SessionUpdate) -> int:
         return max(self.packets.next_number, update.packet_number)
 
     def may_update(self, now: float) -> bool:
-        """RFC 9001 §6.1 and §6.5: the current phase was acknowledged, three PTO ago."""
+        """Whether the current phase was acknowledged at least three PTO ago (RFC 9001 §6.1, §6.5)."""
         confirmed_at = self.phases.confirmed_at
         return confirmed_at is not None and now >= confirmed_at + 3 * self.recovery.pto
 
     # --- time ---
 
     def deadline(self) -> float:
-        """When ``handle_timer`` wants to be called."""
+        """The monotonic time at which to call ``handle_timer``; infinity after the end."""
         if self.state is LifeState.CLOSING:
             return self._closing_until
         if self.state is LifeState.ENDED:
@@ -338,7 +338,7 @@ class Session(Sending):
         return soonest
 
     def _keepalive_at(self) -> float:
-        """Half of the idle time without a packet, or the keepalive interval without sending one."""
+        """When a PING is due: half of the idle time without receiving, or the keepalive interval without sending."""
         heard = self.last_receive if self.last_receive is not None else self.created
         at = heard + self._idle / 2 if self.role is Role.CLIENT else _NEVER
         if self.install.keepalive_ms:
@@ -346,7 +346,7 @@ class Session(Sending):
         return at
 
     def handle_timer(self, now: float) -> None:
-        """Do what is due."""
+        """Send and end what is due at ``now``."""
         if self.state is LifeState.CLOSING:
             self.closing_over(now)
             return

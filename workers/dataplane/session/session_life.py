@@ -1,26 +1,26 @@
-"""The life of one established session as a table: its state and what happens to it give the next state and the
-effects. ``Session`` and ``Sending`` do what stands here and nothing else::
+"""The life of one established session as a table: state and event determine the next state and the effects.
+``Session`` and ``Sending`` perform these rows and nothing else::
 
     state         what happens             becomes       effects
     -----------   ----------------------   -----------   ------------------
     held          the peer uses it         established   confirm
-    held          the peer breaks QUIC     held          tell lost
-    held          a CLOSE is sealed        closing       keep the CLOSE
-    held          it is dropped            ended         release
-    held          it is over               ended         tell lost, release
-    established   the peer breaks QUIC     established   tell lost
-    established   a CLOSE is sealed        closing       keep the CLOSE
-    established   it is dropped            ended         release
-    established   it is over               ended         tell lost, release
-    closing       a batch comes            closing       answer rarely
-    closing       it is over               ended         release
-    closing       three PTO have passed    ended         release
+    held          protocol violation       held          report loss
+    held          CLOSE sealed             closing       keep CLOSE
+    held          dropped                  ended         release
+    held          ended at once            ended         report loss, release
+    established   protocol violation       established   report loss
+    established   CLOSE sealed             closing       keep CLOSE
+    established   dropped                  ended         release
+    established   ended at once            ended         report loss, release
+    closing       batch received           closing       answer rarely
+    closing       ended at once            ended         release
+    closing       three PTO passed         ended         release
 
-A server's session is held from its installation until the peer has used it: nothing is sent. *The peer uses it*: its
-first packet at or above the base. *It is over*: idle, unconfirmed, the peer's close or reset, a limit. RFC 9000
-§10.2.1: whoever closes answers with the same CLOSE, ever more rarely, for three PTO. After the peer has broken QUIC a
-CLOSE is sealed at once; where there is no packet number left for one, the session is over. What has ended has no
-rows: nothing happens to it any more.
+A server's session is held from its installation until the peer uses it: nothing is sent. *The peer uses it*: first
+packet at or above the base. *Ended at once*: idle, unconfirmed, the peer's close or reset, a limit. RFC 9000 §10.2.1:
+the closing end answers with the same CLOSE, less and less often, for three PTO. After a protocol violation a CLOSE is
+sealed at once; without a packet number for it, the session ends. A session that has ended has no rows: nothing can
+happen to it.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ from typing import Final, NamedTuple
 
 
 class LifeState(enum.StrEnum):
+    """Where a session is in its life; the words of refusals."""
+
     HELD = "held"
     ESTABLISHED = "established"
     CLOSING = "closing"
@@ -40,26 +42,26 @@ class LifeEvent(enum.Enum):
     """What can happen to a session."""
 
     USED = "the peer uses it"
-    BROKEN = "the peer breaks QUIC"
-    SEALED = "a CLOSE is sealed"
-    DROPPED = "it is dropped"
-    OVER = "it is over"
-    BATCH = "a batch comes"
-    TIME_UP = "three PTO have passed"
+    BROKEN = "protocol violation"
+    SEALED = "CLOSE sealed"
+    DROPPED = "dropped"
+    OVER = "ended at once"
+    BATCH = "batch received"
+    TIME_UP = "three PTO passed"
 
 
 class LifeEffect(enum.Enum):
-    """What the session does then."""
+    """What the session performs."""
 
     CONFIRM = "confirm"
-    TELL_LOST = "tell lost"
-    KEEP_CLOSE = "keep the CLOSE"
+    TELL_LOST = "report loss"
+    KEEP_CLOSE = "keep CLOSE"
     ANSWER_RARELY = "answer rarely"
     RELEASE = "release"
 
 
 class LifeRule(NamedTuple):
-    """Where a session goes, and what is done, in this order."""
+    """The next state, and the effects in their order."""
 
     becomes: LifeState
     effects: tuple[LifeEffect, ...]

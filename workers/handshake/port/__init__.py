@@ -1,3 +1,4 @@
-"""The datagrams at a server's port: whom each belongs to, how many strangers may come, and their way to Dest. No keys
-of a session are in here.
+"""The datagrams at a server's port: classification, admission of strangers, and their relay to Dest.
+
+No session key is used here.
 """

@@ -26,7 +26,7 @@ _HALVINGS: Final = 7.0
 
 
 class TokenBucket:
-    """``rate`` tokens a second, at most ``burst``."""
+    """``rate`` tokens per second, at most ``burst``."""
 
     __slots__ = ("_at", "_tokens", "burst", "rate")
 
@@ -37,7 +37,7 @@ class TokenBucket:
         self._at = 0.0
 
     def take(self, now: float) -> bool:
-        """Whether there was a token; it is gone then."""
+        """Take one token; False when there is none."""
         tokens = min(self.burst, self._tokens + max(0.0, now - self._at) * self.rate)
         self._at = now
         if tokens < 1.0:

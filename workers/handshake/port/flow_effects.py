@@ -1,6 +1,6 @@
-"""What the flow table wants done: plain values, which ``performer`` performs. Nothing here does anything.
+"""The effects of the flow table: plain values, which ``performer`` performs.
 
-A rule names the classes, in their order; ``of`` makes the value from what has happened.
+A rule lists the classes in their order; ``of`` makes the value for one event.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from qre.workers.handshake.port.flow_parts import Address, Flow, Handshake, Hell
 
 
 class _Value(msgspec.Struct, frozen=True):
-    """A struct costs a fraction of a dataclass, and one or more are made of every datagram."""
+    """A struct costs a fraction of a dataclass, and every datagram makes one or more."""
 
 
 class Happening(_Value, frozen=True):
@@ -32,27 +32,29 @@ class Happening(_Value, frozen=True):
 
 
 class OpenRelay(_Value, frozen=True):
-    """A connection to Dest; ``FlowTable.no_way_to_dest`` wants to know when there is none to be had."""
+    """Open a connection to Dest; ``FlowTable.no_way_to_dest`` is called when that fails."""
 
     flow: Flow
 
     @classmethod
     def of(cls, it: Happening) -> Self:
+        """For the flow of this event."""
         return cls(it.flow)
 
 
 class CloseRelay(_Value, frozen=True):
-    """The end of the connection to Dest, if there is one."""
+    """Close the connection to Dest, if there is one."""
 
     flow: Flow
 
     @classmethod
     def of(cls, it: Happening) -> Self:
+        """For the flow of this event."""
         return cls(it.flow)
 
 
 class Forward(_Value, frozen=True):
-    """To Dest, with its mark."""
+    """Send the datagram to Dest, with its ECN mark."""
 
     flow: Flow
     data: bytes
@@ -60,22 +62,24 @@ class Forward(_Value, frozen=True):
 
     @classmethod
     def of(cls, it: Happening) -> Self:
+        """With the datagram and the mark of this event."""
         return cls(it.flow, it.data, it.ecn)
 
 
 class ForwardHeld(_Value, frozen=True):
-    """To Dest, in order, whatever was held back."""
+    """Send the held datagrams to Dest, in order."""
 
     flow: Flow
     held: tuple[tuple[bytes, int], ...]
 
     @classmethod
     def of(cls, it: Happening) -> Self:
+        """With what the flow held before this event."""
         return cls(it.flow, it.held)
 
 
 class ToVisitor(_Value, frozen=True):
-    """From Dest, with its mark."""
+    """Send a datagram of Dest to the visitor, with its ECN mark."""
 
     source: Address
     data: bytes
@@ -83,59 +87,64 @@ class ToVisitor(_Value, frozen=True):
 
     @classmethod
     def of(cls, it: Happening) -> Self:
+        """With the datagram and the mark of this event, to the address of its flow."""
         return cls(it.flow.source, it.data, it.ecn)
 
 
 class Accept(_Value, frozen=True):
-    """Remember this hello: then comes ``FlowTable.hello_accepted``, or ``hello_refused``."""
+    """Record this hello, then call ``FlowTable.hello_accepted`` or ``hello_refused``."""
 
     flow: Flow
     hello: Hello
 
     @classmethod
     def of(cls, it: Happening) -> Self:
+        """With the verdict of this event and every datagram that the flow held."""
         flow = it.flow
         assert it.found is not None
         return cls(flow, Hello(it.found, [data for data, _ in it.held], flow.source, it.now, flow.shown))
 
 
 class Begin(_Value, frozen=True):
-    """The handshake takes the datagrams that proved it."""
+    """Start the handshake with the datagrams that authenticated it."""
 
     handshake: Handshake
 
     @classmethod
     def of(cls, it: Happening) -> Self:
+        """For the handshake of this event."""
         assert it.handshake is not None
         return cls(it.handshake)
 
 
 class Feed(_Value, frozen=True):
-    """The handshake takes one more datagram."""
+    """Pass one more datagram to the handshake."""
 
     handshake: Handshake
     data: bytes
 
     @classmethod
     def of(cls, it: Happening) -> Self:
+        """For the flow's handshake, with the datagram of this event."""
         assert it.before is not None
         return cls(it.before, it.data)
 
 
 class Abandon(_Value, frozen=True):
-    """The handshake that was under way is given up, without a word."""
+    """Abandon the handshake in progress without telling the client."""
 
     handshake: Handshake
 
     @classmethod
     def of(cls, it: Happening) -> Self:
+        """For the handshake that the flow had before this event."""
         assert it.before is not None
         return cls(it.before)
 
 
 class Reset(_Value, frozen=True):
-    """A packet of ``length`` bytes for a CID of ours came to the wrong socket: a stateless reset, unless its session
-    lives."""
+    """Answer a packet of ``length`` bytes to one of the server's CIDs with a stateless reset, unless its session is
+    live."""
 
     source: Address
     cid: bytes
@@ -143,9 +152,10 @@ class Reset(_Value, frozen=True):
 
     @classmethod
     def of(cls, it: Happening) -> Self:
+        """With the CID and the length of this event's packet."""
         return cls(it.flow.source, it.cid, len(it.data))
 
 
 Effect = OpenRelay | CloseRelay | Forward | ForwardHeld | ToVisitor | Accept | Begin | Feed | Abandon | Reset
-#: A class of them, as a rule names it.
+#: The class of an effect, as a rule lists it.
 EffectKind = type[Effect]

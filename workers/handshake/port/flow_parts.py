@@ -1,4 +1,4 @@
-"""What the flow table is made of: its states, a flow, a hello that proved itself, and what flows hold of others."""
+"""Types of the flow table: its states, a flow, an authenticated hello, and the interfaces that it uses."""
 
 from __future__ import annotations
 
@@ -14,44 +14,60 @@ Address = tuple[str, int]
 
 
 class Inspector(Protocol):
-    """What ``qre.quic.server.inspector.HelloInspector`` offers."""
+    """The part of ``qre.quic.server.inspector.HelloInspector`` that the table uses."""
 
     @property
-    def opened(self) -> bool: ...
+    def opened(self) -> bool:
+        """Whether a datagram came that decrypts as an Initial."""
+        ...
 
-    def datagram_received(self, data: bytes, unix_time_ms: int) -> Verdict: ...
+    def datagram_received(self, data: bytes, unix_time_ms: int) -> Verdict:
+        """The verdict after one more datagram of the visitor."""
+        ...
 
-    def retry_relayed(self, source_cid: bytes) -> None: ...
+    def retry_relayed(self, source_cid: bytes) -> None:
+        """Dest sent a Retry with this source CID: the visitor begins again."""
+        ...
 
-    def cid_shown(self, source_cid: bytes) -> None: ...
+    def cid_shown(self, source_cid: bytes) -> None:
+        """Dest answered under this source CID, which the visitor's next Initials carry."""
+        ...
 
 
 class Handshake(Protocol):
-    """A handshake that takes the flow's datagrams. The table asks ``owns`` alone; the rest is its effects'."""
+    """A handshake that receives the flow's datagrams. The table calls only ``owns``; effects call the rest."""
 
     def begin(self, now: float) -> None:
-        """Take the datagrams that proved it; the table knows it by now."""
+        """Process the datagrams that authenticated the client; called once the table holds the handshake."""
         ...
 
-    def datagram_received(self, data: bytes, now: float) -> None: ...
+    def datagram_received(self, data: bytes, now: float) -> None:
+        """Process one more datagram of the client."""
+        ...
 
     def owns(self, destination_cid: bytes) -> bool:
-        """Whether an Initial with this DCID belongs to it."""
+        """Whether an Initial with this DCID belongs to this handshake."""
         ...
 
-    def abandon(self) -> None: ...
+    def abandon(self) -> None:
+        """End the handshake without telling the client."""
+        ...
 
 
 class Relay(Protocol):
     """One visitor's connection to Dest."""
 
-    def send(self, data: bytes, ecn: int) -> None: ...
+    def send(self, data: bytes, ecn: int) -> None:
+        """Send one datagram with this ECN codepoint; it may be lost."""
+        ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Close the socket; nothing is received any more."""
+        ...
 
 
 class FlowState(enum.Enum):
-    """Where an address stands; ``flow_rules`` has the drawing."""
+    """The state of one source address; see the table in ``flow_rules``."""
 
     NONE = "(none)"
     PENDING = "PENDING"
@@ -60,12 +76,12 @@ class FlowState(enum.Enum):
     OURS = "OURS"
     SILENT = "SILENT"
 
-    __hash__ = object.__hash__  # Enum's own is written in Python, and looked up with every datagram
+    __hash__ = object.__hash__  # Enum's is written in Python, and every datagram needs it
 
 
 @dataclass(frozen=True)
 class Hello:
-    """A client that holds our keys, and the datagrams that proved it; ``shown`` is what Dest has said to it."""
+    """An authenticated client and its datagrams so far; ``shown`` is what Dest has revealed to it."""
 
     found: Authenticated
     datagrams: list[bytes]
@@ -75,7 +91,7 @@ class Hello:
 
 
 class Flow:
-    """What comes from one address: a visitor's, a client's that has not proved itself yet, or a client's of ours."""
+    """The traffic of one source address: a visitor's, an authenticated client's, or not decided yet."""
 
     __slots__ = (
         "address",
@@ -98,9 +114,9 @@ class Flow:
         self.state = FlowState.NONE
         self.seen = self.since = now
         self.address = AddressProof()  # of a visitor
-        #: Belongs to whoever performs the effects; the table never looks at it.
+        #: Owned by ``performer``; the table never uses it.
         self.relay: Relay | None = None
-        #: While it is undecided; in OURS, of an Initial of another connection.
+        #: While the flow is undecided; in OURS, for an Initial of another connection.
         self.inspector: Inspector | None = None
         self.held: list[tuple[bytes, int]] = []  # datagrams and their ECN marks
         self.shown: ShownByDest | None = None
@@ -110,7 +126,7 @@ class Flow:
 
 @dataclass(frozen=True)
 class Limits:
-    """``idle`` in seconds."""
+    """Bounds on relayed and undecided flows; ``idle`` in seconds."""
 
     flows: int
     flows_per_prefix: int

@@ -1,69 +1,69 @@
-"""The rules of «Looking like the real thing» and RFC 9000 §5.2 as a table: a flow's state and what happens to it give
-its next state and the effects. ``FlowTable`` does what stands here and nothing else::
+"""The rules of «Looking like the real thing» and RFC 9000 §5.2 as a table: a flow's state and an event determine its
+next state and the effects. ``FlowTable`` follows these rows and nothing else::
 
     state     what happens                        becomes   effects
     -------   ---------------------------------   -------   ----------------------
-    (none)    a CID of ours                       (none)    Reset
+    (none)    packet to our CID                   (none)    Reset
     (none)    may begin a ClientHello             PENDING   -
     (none)    another datagram                    RELAY     OpenRelay, Forward
     (none)    handed over by the front            OURS      Begin
-    PENDING   a CID of ours                       PENDING   Reset
+    PENDING   packet to our CID                   PENDING   Reset
     PENDING   still undecided                     PENDING   -
-    PENDING   a hello of ours                     PENDING   Accept
-    PENDING   it is accepted                      OURS      Begin
-    PENDING   it is refused                       RELAY     OpenRelay, ForwardHeld
-    PENDING   no hello of ours                    RELAY     OpenRelay, ForwardHeld
-    PENDING   too much is undecided               RELAY     OpenRelay, ForwardHeld
-    PENDING   the delay is over                   WATCHED   OpenRelay, ForwardHeld
+    PENDING   authenticated hello                 PENDING   Accept
+    PENDING   hello accepted                      OURS      Begin
+    PENDING   hello refused                       RELAY     OpenRelay, ForwardHeld
+    PENDING   not authenticated                   RELAY     OpenRelay, ForwardHeld
+    PENDING   too many undecided                  RELAY     OpenRelay, ForwardHeld
+    PENDING   hold time over                      WATCHED   OpenRelay, ForwardHeld
     PENDING   removed                             (none)    -
-    WATCHED   a CID of ours                       WATCHED   Reset
+    WATCHED   packet to our CID                   WATCHED   Reset
     WATCHED   still undecided                     WATCHED   Forward
-    WATCHED   a hello of ours                     WATCHED   Accept
-    WATCHED   it is accepted                      OURS      CloseRelay, Begin
-    WATCHED   it is refused                       RELAY     Forward
-    WATCHED   no hello of ours                    RELAY     Forward
-    WATCHED   too much is undecided               RELAY     -
-    WATCHED   a Retry of Dest                     WATCHED   ToVisitor
-    WATCHED   Dest acknowledges, and no more      WATCHED   ToVisitor
-    WATCHED   another reply of Dest               RELAY     ToVisitor
-    WATCHED   no way to Dest                      (none)    -
+    WATCHED   authenticated hello                 WATCHED   Accept
+    WATCHED   hello accepted                      OURS      CloseRelay, Begin
+    WATCHED   hello refused                       RELAY     Forward
+    WATCHED   not authenticated                   RELAY     Forward
+    WATCHED   too many undecided                  RELAY     -
+    WATCHED   Retry from Dest                     WATCHED   ToVisitor
+    WATCHED   only ACKs from Dest                 WATCHED   ToVisitor
+    WATCHED   other reply from Dest               RELAY     ToVisitor
+    WATCHED   Dest unreachable                    (none)    -
     WATCHED   removed                             (none)    CloseRelay
-    RELAY     a CID of ours                       RELAY     Reset
+    RELAY     packet to our CID                   RELAY     Reset
     RELAY     another datagram                    RELAY     Forward
-    RELAY     another reply of Dest               RELAY     ToVisitor
-    RELAY     no way to Dest                      (none)    -
+    RELAY     other reply from Dest               RELAY     ToVisitor
+    RELAY     Dest unreachable                    (none)    -
     RELAY     removed                             (none)    CloseRelay
     OURS      another datagram                    OURS      Feed
     OURS      still undecided                     OURS      -
-    OURS      no hello of ours                    OURS      -
-    OURS      a hello of ours                     OURS      Accept
-    OURS      it is accepted                      OURS      Abandon, Begin
-    OURS      it is refused                       OURS      -
-    OURS      the handshake is over               SILENT    -
+    OURS      not authenticated                   OURS      -
+    OURS      authenticated hello                 OURS      Accept
+    OURS      hello accepted                      OURS      Abandon, Begin
+    OURS      hello refused                       OURS      -
+    OURS      handshake over                      SILENT    -
     OURS      removed                             (none)    Abandon
-    SILENT    a CID of ours                       SILENT    Reset
+    SILENT    packet to our CID                   SILENT    Reset
     SILENT    may begin a ClientHello             (none)    -
     SILENT    another datagram                    SILENT    -
     SILENT    removed                             (none)    -
 
-A newcomer over a bound stays (none), and is counted. Whatever fails takes the RELAY path. PENDING: an inspector looks
-at what comes, which is held back; *still undecided*, *a hello of ours* and *no hello of ours* are its verdicts. A
-hello of ours is asked about before anything is answered: one that was seen before, or cannot be remembered, is
-*refused*. That answer comes back as an event and is not asked of a function, because remembering writes a file: the
-table has no effects but those it returns.
+A new flow over a bound stays (none) and is counted. Every failure leads to RELAY. PENDING: datagrams are held back
+while an inspector reads them; *still undecided*, *authenticated hello* and *not authenticated* are its verdicts. An
+authenticated hello is recorded before anything is answered: a replay, or one that cannot be recorded, is *refused*.
+That result comes back as an event and not from a function, because recording writes a file: the table has no effects
+except those that it returns.
 
-WATCHED: Dest has seen what was held, and sees what comes from here on at once; all of it is kept, too. A Retry of
-Dest's makes the visitor begin again, so what was kept is forgotten. What Dest only acknowledged the handshake can
-take over, with its CID and packet numbers. After anything else the visitor has seen Dest's own words, which cannot be
-taken back. RELAY: byte for byte, both ways, with the ECN mark.
+WATCHED: Dest has received what was held, and gets further datagrams at once; a copy of each is kept. A Retry from
+Dest makes the visitor begin again, so the copies are dropped. As long as Dest has sent only ACKs, the handshake can
+continue with Dest's CID and packet numbers. Any other reply cannot be taken back: the visitor has seen it. RELAY:
+byte for byte, in both directions, with the ECN mark.
 
-OURS: an Initial of another connection is looked at by an inspector of its own: a client that began again replaces
-the handshake when it proves to be ours, and anybody else who sends from its address does no harm. SILENT: the
-handshake has become a session or failed; what still comes is dropped for a while, for Dest never heard of it. A hello
-there is a newcomer's: the row of (none) is next. *A CID of ours* is one in a short header; a live session's packets
-have a socket of their own. *Removed*: idle, or the longest idle where room is needed, or given up.
+OURS: an Initial of another connection has an inspector of its own: an authenticated client that begins again replaces
+the handshake; any other sender at its address changes nothing. SILENT: the handshake has become a session or failed;
+for a while datagrams are dropped, because Dest does not know the connection. A possible hello starts a new flow: the
+row of (none) follows. *Packet to our CID*: in a short header, at the userspace socket; packets of live sessions
+arrive at another socket. *Removed*: idle, or the longest idle where room is needed, or abandoned.
 
-What stands in no row cannot happen.
+A combination without a row cannot happen.
 """
 
 from __future__ import annotations
@@ -90,35 +90,35 @@ from qre.workers.handshake.port.flow_parts import FlowState
 class FlowEvent(enum.Enum):
     """What can happen to a flow."""
 
-    OWN_CID = "a CID of ours"
+    OWN_CID = "packet to our CID"
     MAY_BEGIN = "may begin a ClientHello"
     DATAGRAM = "another datagram"
     UNDECIDED = "still undecided"
-    OUR_HELLO = "a hello of ours"
-    NOT_OURS = "no hello of ours"
-    ACCEPTED = "it is accepted"
-    REFUSED = "it is refused"
+    OUR_HELLO = "authenticated hello"
+    NOT_OURS = "not authenticated"
+    ACCEPTED = "hello accepted"
+    REFUSED = "hello refused"
     HANDED_OVER = "handed over by the front"
-    TOO_MUCH = "too much is undecided"
-    DELAY_OVER = "the delay is over"
-    RETRY = "a Retry of Dest"
-    ACKNOWLEDGED = "Dest acknowledges, and no more"
-    REPLY = "another reply of Dest"
-    NO_WAY = "no way to Dest"
-    HANDSHAKE_OVER = "the handshake is over"
+    TOO_MUCH = "too many undecided"
+    DELAY_OVER = "hold time over"
+    RETRY = "Retry from Dest"
+    ACKNOWLEDGED = "only ACKs from Dest"
+    REPLY = "other reply from Dest"
+    NO_WAY = "Dest unreachable"
+    HANDSHAKE_OVER = "handshake over"
     REMOVED = "removed"
 
     __hash__ = object.__hash__  # see FlowState
 
 
 class FlowRule(NamedTuple):
-    """Where a flow goes, and what is to be done, in this order."""
+    """The next state, and the effects in their order."""
 
     becomes: FlowState
     effects: tuple[EffectKind, ...] = ()
 
 
-#: The rows of every day: what they are made of is known without looking, see ``FlowTable.datagram``.
+#: The effects of the most frequent rows, compared by identity in ``FlowTable.datagram``.
 FORWARDED: Final[tuple[EffectKind, ...]] = (Forward,)
 PASSED_BACK: Final[tuple[EffectKind, ...]] = (ToVisitor,)
 FED: Final[tuple[EffectKind, ...]] = (Feed,)

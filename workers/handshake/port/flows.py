@@ -1,9 +1,9 @@
-"""Who a datagram at the server's port belongs to: a client of ours, or a visitor of Dest. Sans-IO.
+"""Classifies each datagram at the server's port: of an authenticated client, or of a visitor of Dest. Sans-IO.
 
-One state for every source address and port; ``flow_rules`` has the table. Here a datagram, a reply of Dest or the
-time is given its name (``FlowEvent``), the table is asked, and the books are kept. What is to be done is returned as
-values (``flow_effects``), in order, and ``performer`` does it before the table hears of anything else. Nothing is
-called from here but two questions that change nothing: for a new inspector, and whether a CID is our own.
+One state for every source address and port; ``flow_rules`` has the table. This module translates a datagram, a reply
+of Dest or a timer into an event (``FlowEvent``), looks up its row, and keeps the indexes. Effects are returned as
+values (``flow_effects``), in order, and ``performer`` performs them before the next event. Only two callbacks are
+called, neither of which changes anything: for a new inspector, and whether this server made a CID.
 
 Nothing grows without bound: flows in all and of one prefix (the longest idle makes room), newcomers a second
 (``admission``), undecided flows and the bytes they hold, handshakes (silence makes room first). Newcomers that may
@@ -26,21 +26,21 @@ from qre.workers.handshake.port.flow_parts import Address, Flow, FlowState, Hand
 from qre.workers.handshake.port.flow_rules import FED, FORWARDED, PASSED_BACK, RULES, FlowEvent
 from qre.workers.handshake.port.shown import shown_untrusted
 
-#: How long an undecided flow is held back, a browser's second datagram comes 0.1 ms after the first (seconds).
+#: How long an undecided flow is held back (seconds); a browser's second datagram follows the first in 0.1 ms.
 HOLD: Final = 0.001
 MAX_UNDECIDED: Final = 256
 MAX_UNDECIDED_BYTES: Final = 1 << 20
-#: Handshakes at once; clients of ours, each with a hello that was never seen before.
+#: Handshakes at once, each of an authenticated client with a hello that is not a replay.
 MAX_OURS: Final = 256
-#: How long what still comes from a client's address after its handshake is swallowed (seconds).
+#: How long datagrams from a client's address are dropped after its handshake (seconds).
 SILENCE: Final = 30.0
 #: Newcomers a second that one core can work off: those that may begin a hello are decrypted and read.
 HELLO_CAPACITY: Final = 700.0
 OTHER_CAPACITY: Final = 1000.0
 
 _NOTHING: Final[Sequence[Effect]] = ()
-#: Two columns of the table and what every datagram is compared with: in Python 3.11 a key of two costs a tuple, and a
-#: member of an enum a call.
+#: Two columns of the table, and two states, for the most frequent look-ups: in Python 3.11 a key of two costs a
+#: tuple, and a member of an enum a call.
 _AT_DATAGRAM: Final = {state: rule.effects for (state, event), rule in RULES.items() if event is FlowEvent.DATAGRAM}
 _AT_REPLY: Final = {state: rule.effects for (state, event), rule in RULES.items() if event is FlowEvent.REPLY}
 _OURS, _SILENT = FlowState.OURS, FlowState.SILENT
@@ -52,10 +52,10 @@ def may_begin_hello(data: bytes) -> bool:
 
 
 class FlowTable:
-    """``strangers`` counts flows that were found to be Dest's; ``dropped`` datagrams that were over a bound;
-    ``unproven`` those of Dest that were too much for an address that had proved nothing.
+    """``strangers`` counts flows that became Dest's, ``dropped`` datagrams over a bound or without a way to Dest,
+    ``unproven`` datagrams of Dest that were too much for an address that had proved nothing.
 
-    ``own_cid`` is the DCID of a short-header packet when this server once made it.
+    ``own_cid`` returns the DCID of a short-header packet, or None when this server did not make it.
     """
 
     def __init__(
@@ -76,10 +76,10 @@ class FlowTable:
         self._hellos = Admission(HELLO_CAPACITY)
         self._others = Admission(OTHER_CAPACITY)
 
-    # --- what comes in ---
+    # --- datagrams ---
 
     def datagram(self, source: Address, data: bytes, ecn: int, now: float, unix_ms: int) -> Sequence[Effect]:
-        """One datagram at our port."""
+        """One datagram at the server's port."""
         flow = self._ours.get(source)
         if flow is None:
             flow = self._flows.get(source)
@@ -102,12 +102,12 @@ class FlowTable:
             flow.address.visitor_spoke(data)
         if flow.inspector is not None:
             return self._inspect(flow, data, ecn, now, unix_ms)
-        if _AT_DATAGRAM[flow.state] is FORWARDED:  # nearly always: without the detour
+        if _AT_DATAGRAM[flow.state] is FORWARDED:  # the most frequent case, without the look-up
             return (Forward(flow, data, ecn),)
         return self._happens(flow, FlowEvent.DATAGRAM, now, data, ecn)
 
     def reply(self, flow: Flow, data: bytes, ecn: int, now: float) -> Sequence[Effect]:
-        """One datagram from Dest for this visitor."""
+        """One datagram from Dest for the visitor of ``flow``."""
         if self._flows.get(flow.source) is not flow:
             return _NOTHING
         if not flow.address.proven and not flow.address.may_answer(data):
@@ -122,7 +122,7 @@ class FlowTable:
         return self._happens(flow, FlowEvent.REPLY, now, data, ecn)
 
     def _dest_spoke(self, flow: Flow, inspector: Inspector, data: bytes) -> FlowEvent:
-        """To a visitor who is undecided still."""
+        """Classify a reply of Dest to a visitor that is still undecided."""
         retry = retry_source_cid(data)
         if retry is not None and flow.shown is None:
             inspector.retry_relayed(retry)
@@ -130,28 +130,28 @@ class FlowTable:
             return FlowEvent.RETRY
         try:
             if not flow.held:
-                raise UntrustedInputError("Dest", "it speaks before the visitor did")
+                raise UntrustedInputError("Dest", "a reply before the visitor's first datagram")
             flow.shown = shown_untrusted(data, flow.held[0][0], flow.shown)
         except UntrustedInputError:
             return FlowEvent.REPLY
         inspector.cid_shown(flow.shown.source_cid)
         return FlowEvent.ACKNOWLEDGED
 
-    # --- what became of effects ---
+    # --- results of effects ---
 
     def no_way_to_dest(self, flow: Flow) -> Sequence[Effect]:
-        """No relay could be opened: nothing can be done for this flow, and its next datagram tries again."""
+        """No relay could be opened: the flow is removed, and its next datagram tries again."""
         self.dropped += 1
         if self._flows.get(flow.source) is not flow:
             return _NOTHING
         return self._happens(flow, FlowEvent.NO_WAY)
 
     def hello_accepted(self, flow: Flow, handshake: Handshake) -> Sequence[Effect]:
-        """This hello is remembered: what comes from its client goes to its handshake, which begins now."""
+        """The hello is recorded: ``handshake`` begins, and receives the client's datagrams from now on."""
         return self._begun(flow, FlowEvent.ACCEPTED, handshake)
 
     def hello_refused(self, flow: Flow) -> Sequence[Effect]:
-        """It was seen before, or cannot be remembered."""
+        """The hello is a replay, or could not be recorded: the flow is relayed to Dest."""
         data, ecn = flow.held[-1] if flow.held else (b"", 0)
         return [*self._happens(flow, FlowEvent.REFUSED, data=data, ecn=ecn), *self._bound_undecided()]
 
@@ -172,7 +172,7 @@ class FlowTable:
             effects += self._happens(next(iter(self._undecided.values())), FlowEvent.TOO_MUCH)
         return effects
 
-    # --- clients of ours ---
+    # --- authenticated clients ---
 
     def _client_spoke(self, flow: Flow, data: bytes, now: float, unix_ms: int) -> Sequence[Effect]:
         handshake = flow.handshake
@@ -184,7 +184,7 @@ class FlowTable:
         return self._happens(flow, FlowEvent.DATAGRAM, now, data)
 
     def _begins_again(self, flow: Flow, data: bytes, now: float, unix_ms: int) -> Sequence[Effect]:
-        """An Initial of another connection."""
+        """Inspect an Initial of another connection."""
         if flow.inspector is None:
             flow.inspector = self._inspector()
         flow.held.append((data, 0))
@@ -196,29 +196,29 @@ class FlowTable:
         return effects
 
     def handed_over(self, source: Address, handshake: Handshake, now: float) -> Sequence[Effect]:
-        """The front of our port has a client for us, who is known to nobody here any more."""
+        """The front passes on an authenticated client; ``abandon`` was called for its address before."""
         return self._begun(Flow(source, now), FlowEvent.HANDED_OVER, handshake)
 
     def of_ours(self, source: Address, data: bytes, now: float) -> Sequence[Effect]:
-        """A datagram that another process took for a client of ours; dropped when there is none any more."""
+        """The front passes on a datagram of a client; dropped when its handshake is over."""
         flow = self._ours.get(source)
         if flow is None or flow.state is FlowState.SILENT:
             return _NOTHING
         return self._happens(flow, FlowEvent.DATAGRAM, now, data)
 
     def abandon(self, source: Address) -> Sequence[Effect]:
-        """Give up the handshake with a client."""
+        """Abandon the handshake with a client; an unknown address is ignored."""
         flow = self._ours.get(source)
         return _NOTHING if flow is None else self._happens(flow, FlowEvent.REMOVED)
 
     def handshake_over(self, source: Address, handshake: Handshake, now: float) -> Sequence[Effect]:
-        """It ended, well or badly. What the client still sends is swallowed for a while."""
+        """``handshake`` succeeded or failed. Datagrams of the client are dropped for SILENCE seconds."""
         flow = self._ours.get(source)
         if flow is None or flow.handshake is not handshake:
             return _NOTHING
         return self._happens(flow, FlowEvent.HANDSHAKE_OVER, now)
 
-    # --- the table, and its books ---
+    # --- the table and its indexes ---
 
     def _happens(
         self,
@@ -232,7 +232,7 @@ class FlowTable:
         cid: bytes = b"",
         handshake: Handshake | None = None,
     ) -> list[Effect]:
-        """Ask the table, enter the next state, and say what is to be done: room is made first."""
+        """Look up the row, enter the next state and return the effects, those that make room first."""
         rule = RULES[flow.state, event]
         it = Happening(flow, now, data, ecn, found, cid, handshake, tuple(flow.held), flow.handshake)
         room = [] if rule.becomes is flow.state else self._enter(flow, rule.becomes, now)
@@ -319,7 +319,7 @@ class FlowTable:
         return effects
 
     def _room_for_visitor(self, prefix: str) -> list[Effect]:
-        """The longest idle go: one of the same network, and one of all."""
+        """Remove the longest idle flow of a full prefix, and of all when there are too many."""
         effects: list[Effect] = []
         neighbours = self._prefixes.get(prefix, [])
         if len(neighbours) >= self.limits.flows_per_prefix:
@@ -329,7 +329,7 @@ class FlowTable:
         return effects
 
     def _room_for_ours(self) -> list[Effect]:
-        """Silence goes first, then the oldest handshake."""
+        """Remove SILENT flows first, then the oldest handshake."""
         effects: list[Effect] = []
         while len(self._ours) >= MAX_OURS:
             oldest = next(iter(self._ours.values()))
@@ -340,7 +340,7 @@ class FlowTable:
     # --- time ---
 
     def timer(self) -> float | None:
-        """When ``handle_timer`` wants to be called."""
+        """The monotonic time at which to call ``handle_timer``; None without a flow."""
         if self._pending:
             return next(iter(self._pending.values())).since + HOLD
         times = []
@@ -352,6 +352,7 @@ class FlowTable:
         return min(times, default=None)
 
     def handle_timer(self, now: float) -> Sequence[Effect]:
+        """End hold times, idle flows and silences that are over."""
         effects: list[Effect] = []
         while self._pending:
             flow = next(iter(self._pending.values()))
@@ -369,22 +370,23 @@ class FlowTable:
         return effects
 
     def close(self) -> Sequence[Effect]:
-        """Let go of every connection to Dest."""
+        """Remove every flow; the effects close the connections to Dest."""
         self._ours.clear()
         effects: list[Effect] = []
         for flow in list(self._flows.values()):
             effects += self._happens(flow, FlowEvent.REMOVED)
         return effects
 
-    # --- what ``show`` wants to know ---
+    # --- counters for ``show`` ---
 
     @property
     def pending(self) -> int:
-        """Flows that are not decided yet, and handshakes."""
+        """The number of undecided flows and of handshakes."""
         return len(self._undecided) + sum(flow.state is FlowState.OURS for flow in self._ours.values())
 
     @property
     def relayed(self) -> int:
+        """The number of flows that are relayed to Dest."""
         return len(self._flows) - len(self._undecided)
 
 

@@ -1,7 +1,7 @@
-"""Does what the flow table wants done: the one place where its effects become sockets, files and handshakes.
+"""Performs the effects of the flow table: only here do they reach sockets, files and handshakes.
 
-Effects are performed in order, and what an effect leads to (no way to Dest, a hello remembered or not) is told to the
-table and performed before the next: at any time the world is as far as the table.
+Effects are performed in order. The result of one (Dest unreachable, a hello accepted or refused) goes back to the
+table, and its effects are performed before the next: sockets and table always agree.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from qre.workers.handshake.port.flows import FlowTable
 
 @dataclass
 class Performer:
-    """``accept`` gives a handshake once the hello is remembered, ``open_relay`` a connection to Dest; both may give
-    None. ``disown`` answers a packet (source, CID, length) of a CID of ours unless its session lives."""
+    """``accept`` records a hello and returns its handshake, ``open_relay`` a connection to Dest; both return None on
+    failure. ``disown`` answers a packet (source, CID, length) with a stateless reset unless its session is live."""
 
     table: FlowTable
     accept: Callable[[Hello], Handshake | None]
@@ -39,11 +39,12 @@ class Performer:
     disown: Callable[[Address, bytes, int], None]
 
     def perform(self, effects: Sequence[Effect], now: float) -> None:
+        """Perform ``effects`` in order, and those that they lead to."""
         for effect in effects:
             match effect:
-                case Forward():  # patterns without fields: these three come with every datagram
+                case Forward():  # patterns without fields: these three occur with every datagram
                     relay = effect.flow.relay
-                    if relay is not None:  # otherwise there is no way to Dest, and the table knows
+                    if relay is not None:  # otherwise Dest is unreachable, and the table knows
                         relay.send(effect.data, effect.ecn)
                 case ToVisitor():
                     self.to_visitor(effect.source, effect.data, effect.ecn)

@@ -1,8 +1,8 @@
 """Visitors' connections to Dest: one connected UDP socket each, both directions byte for byte with ECN.
 
-Whatever Dest says (Version Negotiation, Retry, a stateless reset, nothing) goes back as it came; nothing is read into
-it here. ICMP errors are taken note of by nobody, as a router between would. All sockets share one epoll of their own,
-which is what the event loop watches: thousands of idle visitors cost a descriptor and a few small objects each.
+Whatever Dest sends (Version Negotiation, Retry, a stateless reset, nothing) goes back unchanged and is not
+interpreted here. ICMP errors are ignored, as a router on the path would. All sockets share one epoll descriptor,
+which the event loop watches: thousands of idle visitors cost one descriptor and a few small objects each.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from qre.workers.handshake.port.flow_parts import Flow
 _IP_MTU_DISCOVER, _IP_PMTUDISC_PROBE, _IPV6_MTU_DISCOVER = 10, 3, 23
 _IPV6_RECVTCLASS, _IPV6_TCLASS = 66, 67
 _ANCILLARY: Final = socket.CMSG_SPACE(4)
-#: A UDP datagram is never longer.
+#: The longest UDP datagram (bytes).
 LONGEST: Final = 65_535
-#: Events of one turn, and datagrams of one visitor in it: others must get theirs.
+#: Bounds of one turn: sockets, and datagrams of each, so that no visitor starves the others.
 _EVENTS, _TURN = 64, 16
 _RECEIVE_BUFFER: Final = 64 << 10
 
@@ -28,7 +28,7 @@ Reply = Callable[[Flow, bytes, int], None]
 
 
 def ecn_of(ancillary: list[tuple[int, int, bytes]]) -> int:
-    """The ECN codepoint that recvmsg told of."""
+    """The ECN codepoint among the control messages of recvmsg; 0 without one."""
     for level, kind, value in ancillary:
         if (level == socket.IPPROTO_IP and kind == socket.IP_TOS) or (
             level == socket.IPPROTO_IPV6 and kind == _IPV6_TCLASS
@@ -38,14 +38,14 @@ def ecn_of(ancillary: list[tuple[int, int, bytes]]) -> int:
 
 
 def with_ecn(family: int, ecn: int) -> list[tuple[int, int, bytes]]:
-    """The control message for sendmsg that marks one datagram."""
+    """The control message for sendmsg that marks one datagram with ``ecn``."""
     if family == socket.AF_INET6:
         return [(socket.IPPROTO_IPV6, _IPV6_TCLASS, ecn.to_bytes(4, "little"))]
     return [(socket.IPPROTO_IP, socket.IP_TOS, ecn.to_bytes(4, "little"))]
 
 
 class DestSocket:
-    """One visitor's. See ``flow_parts.Relay``."""
+    """The socket of one visitor. See ``flow_parts.Relay``."""
 
     __slots__ = ("_family", "_relays", "_socket", "fd")
 
@@ -56,17 +56,18 @@ class DestSocket:
         self.fd = made.fileno()
 
     def send(self, data: bytes, ecn: int) -> None:
+        """Send one datagram to Dest with this ECN codepoint; what the kernel refuses is counted as lost."""
         try:
             if ecn:
                 self._socket.sendmsg([data], with_ecn(self._family, ecn))
             else:
                 self._socket.send(data)
-        except OSError:  # an ICMP error of something sent before, or no room: UDP loses datagrams
+        except OSError:  # an ICMP error for an earlier datagram, or no room: UDP may lose datagrams
             self._relays.lost += 1
 
     def receive(self, buffer: bytearray) -> tuple[bytes, int] | None:
-        """The next datagram and its ECN mark; None when there is none now."""
-        for _ in range(2):  # an ICMP error is told once, then comes the data
+        """The next datagram and its ECN codepoint; None when none is waiting."""
+        for _ in range(2):  # an ICMP error is reported once, then the data follows
             try:
                 length, ancillary, _, _ = self._socket.recvmsg_into([buffer], _ANCILLARY)
             except BlockingIOError:
@@ -78,12 +79,13 @@ class DestSocket:
         return None
 
     def close(self) -> None:
+        """Close the socket and forget its flow."""
         self._relays.forget(self)
         self._socket.close()
 
 
 class Relays:
-    """``reply`` is told of everything that Dest sends. ``lost`` counts datagrams that the kernel did not take."""
+    """``reply`` is called with every datagram from Dest. ``lost`` counts those that the kernel refused to send."""
 
     def __init__(self, reply: Reply) -> None:
         self._reply = reply
@@ -93,14 +95,14 @@ class Relays:
         self.lost = 0
 
     def fileno(self) -> int:
-        """Readable when any of the sockets is."""
+        """The epoll descriptor, readable when any of the sockets is."""
         return self._epoll.fileno()
 
     def __len__(self) -> int:
         return len(self._flows)
 
     def open(self, flow: Flow, family: int, dest: tuple[str, int]) -> DestSocket | None:
-        """A socket connected to ``dest``; None when the kernel has none left, or no way there."""
+        """A socket connected to ``dest``; None when there is no descriptor left, or no route."""
         try:
             made = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         except OSError:
@@ -123,12 +125,12 @@ class Relays:
         return opened
 
     def forget(self, gone: DestSocket) -> None:
-        """Before its socket is closed."""
+        """Stop watching ``gone``; call it before its socket is closed."""
         if self._flows.pop(gone.fd, None) is not None:
             self._epoll.unregister(gone.fd)
 
     def readable(self) -> None:
-        """Pass on what Dest has sent."""
+        """Call ``reply`` with the datagrams that are waiting, within the bounds of one turn."""
         for fd, _ in self._epoll.poll(0, _EVENTS):
             entry = self._flows.get(fd)
             if entry is None:
@@ -143,6 +145,7 @@ class Relays:
                     break  # closed meanwhile
 
     def close(self) -> None:
+        """Close every socket and the epoll descriptor."""
         for made, _ in list(self._flows.values()):
             made.close()
         self._epoll.close()

@@ -1,8 +1,8 @@
-"""Stateless resets for connection IDs of ours that nobody remembers (RFC 9000 §10.3).
+"""Stateless resets for this server's connection IDs that have no session (RFC 9000 §10.3).
 
-A client whose server was restarted learns at once that its session is gone, and reconnects. To everybody else a reset
-looks like any short-header packet. It is never as long as what it answers, so two ends cannot answer each other for
-ever.
+A client whose server was restarted learns at once that its session is gone, and reconnects. To anyone else a reset
+looks like any short-header packet. It is shorter than the packet that it answers, so two ends cannot answer each
+other forever.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from collections.abc import Callable
 from qre.reality.cid import reset_token
 from qre.wire.packet import FIXED
 
-#: RFC 9000 §10.3: at least 5 bytes that look random, and the token.
+#: RFC 9000 §10.3: at least 5 unpredictable bytes, and the token.
 SHORTEST = 21
-#: Answers to packets up to this long are one byte shorter than what they answer; others about this long.
+#: A packet of up to this length gets an answer one byte shorter, a longer one an answer of about this length.
 _ORDINARY = 43
 _SPREAD = 16
 

@@ -1,6 +1,6 @@
-"""What the frames that outlive the handshake mean to user space: those that a data plane does not own.
+"""Frames that arrive after the handshake and that the data plane leaves to user space.
 
-RFC 9000 §19.3 ff. Read after the hand-over, from packets that were authenticated; the peer may still be hostile.
+RFC 9000 §19.3 ff. Read after the hand-over, from authenticated packets; the peer may still be hostile.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ CONNECT_STREAM: Final = 0
 
 @dataclass(frozen=True)
 class ControlFrames:
-    """What of a packet's frames concerns us."""
+    """The frames of one packet that matter to the handshake worker."""
 
     retired: tuple[int, ...] = ()  # sequence numbers of RETIRE_CONNECTION_ID
     tunnel_ended: bool = False  # the CONNECT stream was finished, reset or refused
 
 
 def parse_control_frames_untrusted(data: bytes) -> ControlFrames:
-    """Data on the CONNECT stream is a capsule of a kind that need not be answered (RFC 9297 §3.3)."""
+    """Parse the frames of one packet. Raises UntrustedInputError. Capsules are ignored (RFC 9297 §3.3)."""
     retired: list[int] = []
     ended = False
     for frame in frames_untrusted(data):

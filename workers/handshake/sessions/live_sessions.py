@@ -1,19 +1,18 @@
-"""The live sessions: their secrets, epochs and connection IDs, and what is asked of the data plane for them. Sans-IO.
+"""The live sessions: their secrets, epochs and connection IDs, and the requests to the data plane. Sans-IO.
 
-RFC 9001 §6, RFC 9000 §5.1. A session's life is the table in ``session_rules``; here what the data plane says becomes
-an event of it, and its effects are done.
+RFC 9001 §6, RFC 9000 §5.1. A session's life is the table in ``session_rules``; this module translates reports of the
+data plane into events of that table and performs its effects.
 
-Rules. A record is in ``store`` from before the data plane is asked until the session is gone. The epoch in it is one
-that the data plane is known to have reached, so secrets are only ever derived forward. Whoever decides on a new epoch
-(we, when the interval is over or the data plane says that keys are worn; or the peer, and the data plane followed),
-the data plane is given the keys after it, too. Whenever there is a new data plane or a new pair to it, everything is
-compared: sessions it does not have are installed again, those we have no secrets of are deleted, epochs are caught
-up. Requests that were on their way then are forgotten, because the comparison makes up for them.
+Rules. A record is in ``store`` from before the data plane is asked until the session is gone. Its epoch is one that
+the data plane is known to have reached, so secrets are only ever derived forward. A new epoch begins when the rekey
+interval is over, when the data plane reports worn keys, or when the peer begins it; each time the data plane also
+gets the keys of the following epoch. With a new data plane, or a new pair to it, all sessions are compared: missing
+ones are installed again, unknown ones are deleted, epochs catch up. Pending requests are forgotten then.
 
-The kernel's data plane (``Settings.in_kernel``) outlives us, which changes two things. A session that it had and has
-no more is over: its packet numbers are forgotten, so it is never installed again. One that we have no secrets of is
-an *orphan*: its packets flow on until its peer comes back with a new session (a client makes that itself, at once),
-its idle time is over, or the peer has changed keys and no later ones can be given, which it is told with a close.
+The kernel's data plane (``Settings.in_kernel``) outlives this process. A session that it no longer has is over: its
+packet numbers are lost, so it is never installed again. A session whose secrets are lost is an *orphan*: it carries
+packets until its peer makes a new session (a client does so at once), it is idle for too long, or the peer changes
+keys, which is answered with a close because later keys cannot be derived.
 """
 
 from __future__ import annotations
@@ -68,13 +67,13 @@ from qre.workers.handshake.sessions.session_state import (
 )
 from qre.workers.handshake.sessions.settling import Settling
 
-#: A refused key update is asked for again when the data plane says it may be, or after this (seconds).
+#: A key update that was refused as too early is tried again after this (seconds).
 _UPDATE_RETRY = 1.0
-#: One that failed for another reason, such as a lack of memory, after this: the session is well.
+#: One that failed for another reason, such as a lack of memory, after this (seconds): the session is intact.
 _TROUBLE_RETRY = 10.0
-#: What no later try will change.
+#: Refusals that are final.
 _NEVER = frozenset({Refusal.OTHER_KEYS, Refusal.KEY_USED})
-#: An installation whose epoch keeps being behind is broken.
+#: An installation whose epoch is behind more often than this fails.
 _MAX_CATCH_UPS = 4
 
 
@@ -92,12 +91,10 @@ class Sessions:
     events: deque[Event] = field(default_factory=deque)
     orphans: dict[bytes, SessionMark] = field(default_factory=dict)
     _live: dict[bytes, Live] = field(default_factory=dict)
-    #: What the data plane has told so far of what it has.
-    _listed: dict[bytes, SessionMark] = field(default_factory=dict)
-    #: To be deleted as soon as there is a data plane.
-    _doomed: set[bytes] = field(default_factory=set)
+    _listed: dict[bytes, SessionMark] = field(default_factory=dict)  # what the data plane has listed so far
+    _doomed: set[bytes] = field(default_factory=set)  # to be deleted as soon as there is a data plane
     _pending: dict[int, Then] = field(default_factory=dict)
-    #: Not from 1: the data plane may still speak of what the process before us asked.
+    #: Not from 1: the data plane may still answer requests of an earlier process.
     _next_id: int = 0
     _synced: bool = False
 
@@ -106,13 +103,13 @@ class Sessions:
 
     @property
     def _settling(self) -> Settling:
-        """Made anew each time: we hold nobody who holds us."""
+        """Made anew each time, to avoid a reference cycle."""
         return Settling(self)
 
-    # --- what others ask ---
+    # --- sessions ---
 
     def restore(self, records: list[SessionRecord]) -> None:
-        """Sessions that a process before us left; what the data plane has of them is seen when it is connected."""
+        """Take over the sessions of an earlier process; they are compared when the data plane is connected."""
         for record in records:
             live = self._live[record.session_id] = Live(record, routed=True)
             self._happens(live, SessionEvent.FOUND_CONFIRMED if record.confirmed else SessionEvent.FOUND)
@@ -120,46 +117,47 @@ class Sessions:
             self.events.append(CidsChanged())
 
     def install(self, handed_over: HandedOver, underlay: Underlay, *, socket_number: int = 0) -> None:
-        """A handshake is over: from here on it is a session. Raises MachineError when there is no room."""
+        """Begin a session after its handshake. Raises MachineError when there is no room."""
         if handed_over.session_id in self._live:
-            raise InternalError("session", "it is there already")
+            raise InternalError("session", "exists already")
         record = SessionRecord(self.role, handed_over, underlay, socket_number)
         self.store.put(record)
         live = self._live[record.session_id] = Live(record)
         self._happens(live, SessionEvent.NEW)
 
     def delete(self, session_id: bytes, reason: str) -> None:
-        """End it; the peer is told."""
+        """End the session and tell the peer; an unknown id is ignored."""
         live = self._live.get(session_id)
         if live is not None:
             self._happens(live, SessionEvent.DELETED, reason=reason)
 
     def delete_orphan(self, session_id: bytes) -> None:
-        """End a session that we have no secrets of; its peer is told."""
+        """End a session whose secrets are lost and tell its peer; an unknown id is ignored."""
         if self.orphans.pop(session_id, None) is not None:
             self._delete(session_id)
             self.events.append(OrphanEnded(session_id))
 
     @property
     def compared(self) -> bool:
-        """Is it known what the data plane has?"""
+        """Whether the sessions were compared with this data plane."""
         return self._synced
 
     def records(self) -> tuple[SessionRecord, ...]:
+        """Of every live session; orphans have none."""
         return tuple(live.record for live in self._live.values())
 
     def up(self) -> int:
-        """How many sessions are confirmed."""
+        """How many sessions are confirmed, orphans included."""
         return sum(live.record.confirmed for live in self._live.values()) + sum(
             mark.confirmed for mark in self.orphans.values()
         )
 
     def connection_ids(self) -> frozenset[bytes]:
-        """Every routed connection ID that leads to a session the data plane has, or had and is given again."""
+        """Every routed connection ID of a session that the data plane has, or had and is given again."""
         return frozenset(cid for live in self._live.values() if live.routed for cid in live.record.connection_ids())
 
     def has_connection_id(self, connection_id: bytes) -> bool:
-        """Whether it leads to a session that lives."""
+        """Whether it is a routed connection ID of a live session or an orphan."""
         return any(connection_id in live.record.connection_ids() for live in self._live.values()) or any(
             connection_id in mark.connection_ids for mark in self.orphans.values()
         )
@@ -167,7 +165,7 @@ class Sessions:
     # --- the data plane ---
 
     def connected(self, now: float) -> None:
-        """There is a new pair to a data plane, perhaps a new one."""
+        """There is a new pair to the data plane, or a new data plane: begin to compare."""
         self.disconnected()
         self._listed.clear()
         self._list(b"")
@@ -176,6 +174,7 @@ class Sessions:
         self.outbox.append(OutgoingRequest(SessionList(id=self._number(self._compare), after=after)))
 
     def disconnected(self) -> None:
+        """The pair is gone: forget pending requests, but not deletions."""
         self._synced = False
         requests = (outgoing.request for outgoing in self.outbox)
         self._doomed.update(request.session_id for request in requests if isinstance(request, SessionDelete))
@@ -185,6 +184,7 @@ class Sessions:
             live.updating, live.settling = False, None
 
     def received(self, report: DataplaneReport, now: float) -> None:
+        """Process a report, or the answer to a request."""
         if isinstance(report, Answer):
             then = self._pending.pop(report.id, None)
             if then is not None:
@@ -216,20 +216,20 @@ class Sessions:
             case FrameFate(id=id, acknowledged=acknowledged) if id == live.settling:
                 self._settling.settled(live, acknowledged, now)
             case _:
-                pass  # of an epoch or a frame that has been overtaken
+                pass  # outdated: about an earlier epoch or frame
 
     def _of_no_record(self, report: DataplaneReport) -> None:
-        """Of an orphan, or of what was deleted meanwhile."""
+        """The report is about an orphan, or a session deleted meanwhile."""
         match report:
             case SessionLost(session_id=session_id) if self.orphans.pop(session_id, None) is not None:
                 self.events.append(OrphanEnded(session_id))
             case SessionConfirmed(session_id=session_id) if session_id in self.orphans:
                 self.orphans[session_id] = msgspec.structs.replace(self.orphans[session_id], confirmed=True)
             case KeyPhaseChanged(session_id=session_id) if self.role is Role.SERVER:
-                self.delete_orphan(session_id)  # with the next change nothing would be heard of the peer any more
+                self.delete_orphan(session_id)  # after the next change its packets could not be opened
 
     def timer(self) -> float | None:
-        """When ``handle_timer`` wants to be called."""
+        """The monotonic time at which to call ``handle_timer``; None when nothing is due."""
         soonest = float("inf")
         for live in self._live.values():
             if live.stage is SessionStage.UP and not live.updating:
@@ -239,16 +239,17 @@ class Sessions:
         return None if soonest == float("inf") else soonest
 
     def handle_timer(self, now: float) -> None:
+        """Rekey sessions that are due, and send lost frames again."""
         for live in list(self._live.values()):
             self._rekey_if_due(live, now)
             if live.settle_at is not None and now >= live.settle_at:
                 live.settle_at = None
                 self._settling.settle(live, now)
 
-    # --- the table, and what it wants done ---
+    # --- the table and its effects ---
 
     def _happens(self, live: Live, event: SessionEvent, now: float = 0.0, reason: str = "") -> None:
-        """``now`` is wanted by what times something, ``reason`` by an end."""
+        """Effects that set a timer need ``now``; the end of a session needs ``reason``."""
         rule = SESSION_RULES[live.stage, event]
         live.stage = rule.becomes
         for effect in rule.effects:
@@ -291,7 +292,7 @@ class Sessions:
             self._reached(live, answer.key_epoch, now)
             self._happens(live, SessionEvent.MISSING)
         else:
-            self._happens(live, SessionEvent.LOST, reason=f"the data plane refused it: {answer.error}")
+            self._happens(live, SessionEvent.LOST, reason=f"the data plane refused the session: {answer.error}")
 
     def _ready(self, live: Live, now: float) -> None:
         live.catch_ups = 0
@@ -304,7 +305,7 @@ class Sessions:
             self._settling.adopt_spare(live)
 
     def _replace_orphans(self, record: SessionRecord) -> None:
-        """A client has one session; on a server a newer one of the same short id takes the place of the others."""
+        """A client has one session; on a server a new session replaces the others of its short id."""
         for session_id, mark in list(self.orphans.items()):
             if record.role is Role.CLIENT or mark.short_id == record.short_id:
                 self.delete_orphan(session_id)
@@ -314,18 +315,18 @@ class Sessions:
             self._doomed.add(session_id)
 
     def _gone(self, live: Live) -> None:
-        """The data plane does not have it (any more)."""
+        """The data plane does not have the session."""
         if self.settings.in_kernel and live.routed:
-            self._happens(live, SessionEvent.LOST, reason="the kernel does not have it any more")
+            self._happens(live, SessionEvent.LOST, reason="the kernel no longer has the session")
         else:
             self._happens(live, SessionEvent.MISSING)
 
     def is_live(self, live: Live) -> bool:
-        """Or is it gone since somebody was asked about it?"""
+        """Whether the session still exists; it may end before an answer arrives."""
         return self._live.get(live.record.session_id) is live
 
     def change(self, live: Live, record: SessionRecord) -> None:
-        """Remember it, before anything else happens."""
+        """Write the record to ``store`` before anything else happens."""
         self.store.put(record)
         live.record = record
 
@@ -333,7 +334,7 @@ class Sessions:
 
     def _compare(self, answer: Answer, now: float) -> None:
         if answer.refusal is not None:
-            return  # a data plane that cannot tell is about to be another one
+            return  # a data plane that cannot list its sessions is about to be replaced
         self._listed |= {mark.session_id: mark for mark in answer.sessions}
         if answer.more and answer.sessions and len(self._listed) <= MAX_SESSIONS_PER_DEVICE:
             self._list(answer.sessions[-1].session_id)
@@ -349,7 +350,7 @@ class Sessions:
                 self._compare_one(live, mark, now)
 
     def _compare_strangers(self, marks: list[SessionMark]) -> None:
-        """Sessions that we have no record of."""
+        """Delete sessions without a record; the kernel's become orphans."""
         doomed, self._doomed = self._doomed, set()
         kept = {mark.session_id: mark for mark in marks if self.settings.in_kernel and mark.session_id not in doomed}
         for mark in marks:
@@ -379,7 +380,7 @@ class Sessions:
             self._rekey(live)
 
     def _rekey(self, live: Live) -> None:
-        """Ask for the next epoch."""
+        """Ask the data plane to begin the next epoch."""
         if live.updating or live.stage is not SessionStage.UP or not self._synced:
             return
         live.updating = True
@@ -395,12 +396,12 @@ class Sessions:
         if answer.refusal is None:
             self._reached(live, wanted.key_epoch, now)
         elif answer.key_epoch is not None and answer.key_epoch > live.record.key_epoch:
-            self._reached(live, answer.key_epoch, now)  # the peer was faster
+            self._reached(live, answer.key_epoch, now)  # the peer began it first
             self._give_next_keys(live)
         elif answer.refusal is Refusal.NO_SUCH:
             self._gone(live)
         elif live.record.key_epoch >= wanted.key_epoch:
-            return  # overtaken: KeyPhaseChanged came first
+            return  # outdated: KeyPhaseChanged came first
         else:
             later = answer.refusal in {Refusal.NOT_CONFIRMED, Refusal.CLOSING}
             live.rekey_at = now + (_UPDATE_RETRY if later else _TROUBLE_RETRY)
@@ -408,7 +409,7 @@ class Sessions:
                 self.delete(live.record.session_id, f"the data plane refused new keys: {answer.error}")
 
     def _give_next_keys(self, live: Live) -> None:
-        """The keys of the current epoch once more, and those after it."""
+        """Send the keys of the current epoch again, with those of the next."""
         record = live.record
         self.ask(lambda id: key_update(record, id), lambda answer, now: self._next_keys_answered(live, answer, now))
 
@@ -420,11 +421,11 @@ class Sessions:
                 self._give_next_keys(live)
         elif answer.refusal is Refusal.NO_SUCH:
             self._gone(live)
-        elif answer.refusal is Refusal.OTHER_KEYS:  # the peer and we cannot follow each other any more
-            self.delete(live.record.session_id, f"the data plane has other keys: {answer.error}")
+        elif answer.refusal is Refusal.OTHER_KEYS:  # both ends can no longer follow each other's epochs
+            self.delete(live.record.session_id, f"the data plane has different keys: {answer.error}")
 
     def _reached(self, live: Live, epoch: int, now: float) -> bool:
-        """The data plane is at ``epoch``; whether that is news."""
+        """Record that the data plane is at ``epoch``. False when that was known."""
         if epoch <= live.record.key_epoch:
             return False
         self.rekeys += epoch - live.record.key_epoch
@@ -435,7 +436,7 @@ class Sessions:
     # --- requests ---
 
     def ask(self, make: Callable[[int], DataplaneRequest], then: Then | None, socket_number: int = 0) -> int | None:
-        """Put a request into the outbox; its id. None: there is no data plane, and comparing will make up for it."""
+        """Queue a request; its id. None without a data plane: the next comparison makes up for it."""
         if not self._synced:
             return None
         id = self._number(then)

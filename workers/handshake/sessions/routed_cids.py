@@ -1,6 +1,6 @@
-"""The routed connection IDs of this server: making them, knowing them again, disowning them.
+"""The routed connection IDs of this server: make, recognise and reset them.
 
-Thin words around ``qre.reality.cid`` for one key, one length and one source of randomness.
+Binds ``qre.reality.cid`` to one key, one length and one source of randomness.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from qre.workers.handshake.port.stateless_reset import stateless_reset
 
 
 class RoutedCids:
-    """``private_key`` is RealityPrivateKey; ``length`` 17 to 20."""
+    """``private_key`` is RealityPrivateKey; ``length`` is 17 to 20 bytes."""
 
     def __init__(self, private_key: bytes, length: int, random: Callable[[int], bytes]) -> None:
         self._key = cid_key(private_key)
@@ -21,13 +21,15 @@ class RoutedCids:
         self._random = random
 
     def make(self) -> bytes:
+        """A new routed connection ID."""
         return routed_cid(self._key, self._random, self._length)
 
     def reset_token(self, cid: bytes) -> bytes:
+        """The stateless reset token of ``cid``, 16 bytes (RFC 9000 §10.3)."""
         return reset_token(self._key, cid)
 
     def of_datagram(self, data: bytes) -> bytes | None:
-        """The destination CID of a short-header packet, when this server once made it."""
+        """The destination CID of a short-header packet; None when this server did not make it."""
         if len(data) <= self._length or is_long(data):
             return None
         cid = data[1 : 1 + self._length]

@@ -1,9 +1,9 @@
 """Session secrets that outlive this process: a memfd that the supervisor holds and never maps.
 
-What a restarted handshake worker needs to go on with every live session: traffic secrets of the key epoch that the
-data plane is known to have reached (later ones are derived, earlier ones are gone), header keys, addresses,
-connection IDs. Whoever reads this file can read the sessions. It must never hold a secret of an earlier epoch for
-longer than one write takes, nor anything of a session that has ended.
+It holds what a restarted handshake worker needs to continue every live session: traffic secrets of the key epoch that
+the data plane is known to have reached (later ones are derived, earlier ones are gone), header keys, addresses,
+connection IDs. Whoever reads this file can decrypt the sessions. It must never hold a secret of an earlier epoch for
+longer than one write takes, nor any data of a session that has ended.
 
 Layout, big-endian; 1 MiB, 1023 slots of 1024 bytes behind a header of 1024 bytes::
 
@@ -71,14 +71,17 @@ class SessionRecord:
 
     @property
     def session_id(self) -> bytes:
+        """32 bytes, the same at both ends."""
         return self.handed_over.session_id
 
     @property
     def short_id(self) -> bytes:
+        """The client's short id, 8 bytes."""
         return self.handed_over.short_id
 
     @property
     def key_epoch(self) -> int:
+        """How often the keys have changed (RFC 9001 §6)."""
         return self.handed_over.key_epoch
 
     def connection_ids(self) -> tuple[bytes, ...]:
@@ -94,7 +97,7 @@ class SessionRecord:
 
 
 def encode_record(record: SessionRecord) -> bytes:
-    """One copy, ``COPY_LENGTH`` bytes."""
+    """One copy, ``COPY_LENGTH`` bytes. Raises MachineError for more than MAX_ADDRESSES addresses."""
     h, u = record.handed_over, record.underlay
     if len(h.addresses) > MAX_ADDRESSES:
         raise MachineError("session secrets", f"more than {MAX_ADDRESSES} addresses")
@@ -137,9 +140,9 @@ def encode_record(record: SessionRecord) -> bytes:
 
 
 def parse_record_untrusted(data: bytes) -> SessionRecord:
-    """A copy, checked as bytes from outside: another process may have died while it wrote them."""
+    """Parse one copy, which a process that died may have left incomplete. Raises UntrustedInputError."""
     if len(data) != COPY_LENGTH:
-        raise UntrustedInputError("session secrets", "a record of another length")
+        raise UntrustedInputError("session secrets", "a record has the wrong length")
     fields = _RECORD.unpack_from(data)
     session_id, short_id, role, flags, local_ip, local_port, peer_ip, peer_port = fields[:8]
     routed, client, spare = (
@@ -149,9 +152,9 @@ def parse_record_untrusted(data: bytes) -> SessionRecord:
     idle, exponent, ack_delay, payload, token_length, token, count = fields[23:]
     roles = {number: known for known, number in _ROLES.items()}
     if role not in roles or not routed or not local_port or not peer_port or token_length not in {0, 16}:
-        raise UntrustedInputError("session secrets", "a record that makes no sense")
+        raise UntrustedInputError("session secrets", "a record has an invalid role, port or length")
     if count > MAX_ADDRESSES or exponent > 20 or ack_delay > 16383 or key_epoch > _LONGEST_EPOCH:
-        raise UntrustedInputError("session secrets", "a record with a value beyond its bound")
+        raise UntrustedInputError("session secrets", "a record has a value out of range")
     handed_over = HandedOver(
         session_id=session_id,
         routed_cid=routed,
@@ -192,7 +195,7 @@ def parse_record_untrusted(data: bytes) -> SessionRecord:
 
 def _cid_untrusted(length: int, cid: bytes) -> bytes:
     if length > len(cid):
-        raise UntrustedInputError("session secrets", "a connection ID beyond its bound")
+        raise UntrustedInputError("session secrets", "a connection ID is too long")
     return cid[:length]
 
 
@@ -201,7 +204,7 @@ def _address_untrusted(version: int, prefix: int, packed: bytes) -> Interface:
         return IPv4Interface((IPv4Address(packed[:4]), prefix))
     if version == 6 and prefix <= 128:
         return IPv6Interface((IPv6Address(packed), prefix))
-    raise UntrustedInputError("session secrets", "an address of no kind")
+    raise UntrustedInputError("session secrets", "a record has an invalid address")
 
 
 class SecretsStore:
@@ -217,13 +220,13 @@ class SecretsStore:
             raise MachineError("session secrets", str(error)) from error
         if self._map[: len(MAGIC)] not in {MAGIC, bytes(len(MAGIC))}:
             self._map.close()
-            raise MachineError("session secrets", "the descriptor holds something else")
+            raise MachineError("session secrets", "the descriptor holds other data")
         self._map[: len(MAGIC)] = MAGIC
         self._slots: dict[bytes, int] = {}
         self._free = [SLOT * (number + 1) for number in reversed(range(SLOTS))]
 
     def load(self) -> tuple[list[SessionRecord], int]:
-        """Every session that a process before us left, and how many records were unreadable (they are wiped)."""
+        """The sessions that an earlier process left, and the number of unreadable records, which are wiped."""
         found: list[SessionRecord] = []
         damaged = 0
         self._free = []
@@ -239,7 +242,7 @@ class SecretsStore:
                 self._wipe(at)
                 self._free.append(at)
                 continue
-            self._zero(at + COPIES[2 - state], COPY_LENGTH)  # what a killed writer left
+            self._zero(at + COPIES[2 - state], COPY_LENGTH)  # left by a process that was killed while writing
             self._slots[record.session_id] = at
             found.append(record)
         self._free.reverse()
@@ -247,19 +250,20 @@ class SecretsStore:
 
     def _read_untrusted(self, at: int, state: int) -> SessionRecord:
         if state > len(COPIES):
-            raise UntrustedInputError("session secrets", "a slot in no known state")
+            raise UntrustedInputError("session secrets", "a slot has an unknown state")
         start = at + COPIES[state - 1]
         record = parse_record_untrusted(self._map[start : start + COPY_LENGTH])
         if record.session_id in self._slots:
-            raise UntrustedInputError("session secrets", "a session that is there twice")
+            raise UntrustedInputError("session secrets", "a session has two records")
         return record
 
     @property
     def full(self) -> bool:
+        """Whether ``put`` refuses a new session."""
         return not self._free
 
     def put(self, record: SessionRecord) -> None:
-        """Write a session, new or known. When it returns, a killed process loses nothing of it."""
+        """Write a session, new or known; from then on it survives this process. Raises MachineError without room."""
         data = encode_record(record)
         at = self._slots.get(record.session_id)
         if at is None:
@@ -283,7 +287,7 @@ class SecretsStore:
             self._free.append(at)
 
     def close(self, *, wipe: bool = False) -> None:
-        """Unmap; with ``wipe`` forget everything: no process will go on with these sessions."""
+        """Unmap the memfd; with ``wipe`` zero it first: no process will continue these sessions."""
         if wipe:
             self._zero(0, SIZE)
         self._map.close()

@@ -1,41 +1,42 @@
-"""The life of a live session as a table: its stage and what happens to it give the next stage and the effects.
-``Sessions`` does what stands here and nothing else::
+"""The life of a live session as a table: stage and event determine the next stage and the effects. ``Sessions``
+performs these rows and nothing else::
 
     stage        what happens                        becomes      effects
     ----------   ---------------------------------   ----------   ------------------------------------------
-    (none)       a handshake is over                 INSTALLING   ask to install
+    (none)       the handshake is complete           INSTALLING   ask to install
     (none)       found, not confirmed                INSTALLING   -
     (none)       found, confirmed                    RESTORING    -
     INSTALLING   the data plane has it               INSTALLED    ready
     INSTALLING   the data plane does not have it     INSTALLING   ask to install
     INSTALLING   the peer uses it                    UP           confirm, settle, replace orphans
-    INSTALLING   lost, or refused                    (gone)       forget
+    INSTALLING   lost or refused                     (gone)       forget
     INSTALLING   deleted                             (gone)       ask to delete, forget
     INSTALLED    the data plane has it               INSTALLED    ready
     INSTALLED    the data plane does not have it     INSTALLING   ask to install
     INSTALLED    the peer uses it                    UP           confirm, settle, replace orphans
-    INSTALLED    lost, or refused                    (gone)       forget
+    INSTALLED    lost or refused                     (gone)       forget
     INSTALLED    deleted                             (gone)       ask to delete, forget
     UP           the data plane has it               UP           ready, settle
     UP           the data plane does not have it     RESTORING    ask to install
     UP           the peer uses it                    UP           -
-    UP           lost, or refused                    (gone)       forget
+    UP           lost or refused                     (gone)       forget
     UP           deleted                             (gone)       ask to delete, forget
     RESTORING    the data plane has it               UP           ready, settle
     RESTORING    the data plane does not have it     RESTORING    ask to install
     RESTORING    the peer uses it                    UP           -
-    RESTORING    lost, or refused                    (gone)       forget
+    RESTORING    lost or refused                     (gone)       forget
     RESTORING    deleted                             (gone)       ask to delete, forget
 
-A session is INSTALLING or INSTALLED until its peer has used it, and UP or RESTORING from then on: that is in its
-record, and survives every process. RESTORING: it was up, and the data plane, perhaps a new one, is yet to say that it
-has it. *Found*: a process before us left it; whether the data plane has it is seen when all is compared. The peer may
-use a session before the data plane's answer is here, and a new data plane hears of a peer that was confirmed before:
-that is no news. An installation whose epoch is behind is asked for again: the data plane does not have it.
+A session is INSTALLING or INSTALLED until its peer has used it, and UP or RESTORING from then on: its record says
+which, and survives the process. RESTORING: the session was up, and the data plane, perhaps a new one, has not yet
+answered that it has it. *Found*: an earlier process left the session; the comparison shows whether the data plane has
+it. The peer may use a session before the data plane has answered, and a new data plane reports again a peer that was
+confirmed before; that changes nothing. An installation whose epoch is behind is repeated: the data plane does not
+have the session.
 
-*Ready*: it is timed, its connection IDs may be steered, and its owner is told. *Settle*: connection IDs of the
-handshake are retired and spare ones issued (``settling``). *Confirm*: written down, then told. What is gone has no
-rows: nothing happens to it any more.
+*Ready*: its timer runs, its connection IDs may be steered, and its owner is told. *Settle*: connection IDs of the
+handshake are retired and spare ones issued (``settling``). *Confirm*: the record is written, then the owner is told.
+A session that is gone has no rows: nothing can happen to it.
 """
 
 from __future__ import annotations
@@ -45,6 +46,8 @@ from typing import Final, NamedTuple
 
 
 class SessionStage(enum.Enum):
+    """Where a session is in its life."""
+
     NONE = "(none)"
     INSTALLING = "INSTALLING"
     INSTALLED = "INSTALLED"
@@ -56,18 +59,18 @@ class SessionStage(enum.Enum):
 class SessionEvent(enum.Enum):
     """What can happen to a session."""
 
-    NEW = "a handshake is over"
+    NEW = "the handshake is complete"
     FOUND = "found, not confirmed"
     FOUND_CONFIRMED = "found, confirmed"
     HELD = "the data plane has it"
     MISSING = "the data plane does not have it"
     CONFIRMED = "the peer uses it"
-    LOST = "lost, or refused"
+    LOST = "lost or refused"
     DELETED = "deleted"
 
 
 class SessionEffect(enum.Enum):
-    """What ``Sessions`` does then."""
+    """What ``Sessions`` performs."""
 
     ASK_INSTALL = "ask to install"
     ASK_DELETE = "ask to delete"
@@ -79,7 +82,7 @@ class SessionEffect(enum.Enum):
 
 
 class SessionRule(NamedTuple):
-    """Where a session goes, and what is done, in this order."""
+    """The next stage, and the effects in their order."""
 
     becomes: SessionStage
     effects: tuple[SessionEffect, ...] = ()

@@ -1,4 +1,4 @@
-"""What a live session is made of, and what its table tells and asks: plain values for ``live_sessions``."""
+"""Values of ``live_sessions``: a live session, its settings, events and requests."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from qre.wire.protection import next_secret
 from qre.workers.handshake.sessions.secrets import SessionRecord
 from qre.workers.handshake.sessions.session_rules import SessionStage
 
-#: Two ends that were set up together must not rekey in lock-step: the interval varies by this part of it.
+#: The rekey interval varies by this fraction, so that two ends do not rekey at the same moment.
 _JITTER = 0.1
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What of the configuration concerns sessions; times in milliseconds."""
+    """The part of the configuration that concerns sessions; times in milliseconds."""
 
     rekey_interval_ms: int
     idle_timeout_ms: int
     keepalive_ms: int
     rekey_after_packets: int
-    allowed_ips: tuple[str, ...] = ()  # client: of the profile; server: beside the granted addresses
-    #: The data plane is qre.ko: sessions outlive every process, and none is ever given to it twice.
+    allowed_ips: tuple[str, ...] = ()  # client: the profile's; server: besides the granted addresses
+    #: The data plane is qre.ko: sessions outlive every process, and none is installed twice.
     in_kernel: bool = False
 
     def next_rekey(self, now: float, random: Random) -> float:
-        """When a session that is rekeyed ``now`` (seconds) is to be rekeyed again; infinity where that is off."""
+        """When to rekey again after a rekey at ``now`` (seconds); infinity when RekeyInterval is 0."""
         interval = self.rekey_interval_ms / 1000
         return now + interval * random.uniform(1 - _JITTER, 1 + _JITTER) if interval else float("inf")
 
@@ -44,14 +44,14 @@ class Installed:
 
 @dataclass(frozen=True)
 class Confirmed:
-    """The peer uses it."""
+    """The peer uses the session."""
 
     session_id: bytes
 
 
 @dataclass(frozen=True)
 class Lost:
-    """It is gone, and forgotten."""
+    """The session has ended, and its record is removed."""
 
     record: SessionRecord
     reason: str
@@ -59,19 +59,19 @@ class Lost:
 
 @dataclass(frozen=True)
 class CidsChanged:
-    """Other routed connection IDs than before lead to the data plane: ``Sessions.connection_ids``."""
+    """``Sessions.connection_ids`` has changed."""
 
 
 @dataclass(frozen=True)
 class Orphaned:
-    """The kernel has sessions that we have no secrets of: what a daemon before us left, or somebody installed."""
+    """The kernel has sessions without secrets here: left by an earlier daemon, or installed by hand."""
 
     marks: tuple[SessionMark, ...]
 
 
 @dataclass(frozen=True)
 class OrphanEnded:
-    """One of them is gone."""
+    """An orphan has ended."""
 
     session_id: bytes
 
@@ -81,7 +81,7 @@ Event = Installed | Confirmed | Lost | CidsChanged | Orphaned | OrphanEnded
 
 @dataclass(frozen=True)
 class OutgoingRequest:
-    """A request for the data plane; ``socket_number`` names the UDP socket that goes along, 0: none."""
+    """A request to the data plane; ``socket_number`` names the UDP socket to attach, 0: none."""
 
     request: DataplaneRequest
     socket_number: int = 0
@@ -105,19 +105,19 @@ class Live:
 Then = Callable[[Answer, float], None]
 
 REASONS = {
-    LossReason.IDLE: "nothing came from the peer any more",
-    LossReason.CLOSED: "the peer closed it",
-    LossReason.RESET: "the peer has forgotten it (stateless reset)",
-    LossReason.UNCONFIRMED: "the peer did not confirm it in time",
-    LossReason.LIMIT: "its keys are used up",
-    LossReason.PROTOCOL: "the peer broke the protocol",
-    LossReason.REPLACED: "a newer session took its place",
-    LossReason.DELETED: "it was deleted",
+    LossReason.IDLE: "the peer was silent for the idle timeout",
+    LossReason.CLOSED: "the peer closed the session",
+    LossReason.RESET: "the peer does not know the session (stateless reset)",
+    LossReason.UNCONFIRMED: "the peer did not confirm the session in time",
+    LossReason.LIMIT: "the packet limit of its keys was reached",
+    LossReason.PROTOCOL: "the peer violated the protocol",
+    LossReason.REPLACED: "replaced by a newer session",
+    LossReason.DELETED: "deleted by request",
 }
 
 
 def installation(record: SessionRecord, settings: Settings, id: int) -> SessionInstall:
-    """The request that installs this session, new or lost by its data plane."""
+    """The request that installs this session, for the first time or again."""
     allowed = settings.allowed_ips
     if record.role is Role.SERVER:
         allowed = (*(str(address) for address in record.handed_over.addresses), *allowed)
@@ -135,7 +135,7 @@ def installation(record: SessionRecord, settings: Settings, id: int) -> SessionI
 
 
 def key_update(record: SessionRecord, id: int) -> SessionUpdate:
-    """The keys of the record's epoch, and of the one after it."""
+    """The request that carries the keys of the record's epoch and of the next."""
     h = record.handed_over
     return SessionUpdate(
         id=id,

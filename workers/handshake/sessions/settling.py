@@ -1,6 +1,6 @@
-"""After the hand-over: connection IDs of the handshake retired, spare ones issued, the CONNECT stream's end. Sans-IO.
+"""After the hand-over: retire the handshake's connection IDs, issue spare ones, see the tunnel's end. Sans-IO.
 
-RFC 9000 §5.1. A frame is asked of the data plane and its fate comes back; what is lost is sent again, the same one.
+RFC 9000 §5.1. The data plane is asked to send a frame and reports its fate; a lost frame is sent again unchanged.
 """
 
 from __future__ import annotations
@@ -20,38 +20,50 @@ from qre.workers.handshake.sessions.secrets import SessionRecord
 from qre.workers.handshake.sessions.session_rules import SessionStage
 from qre.workers.handshake.sessions.session_state import CidsChanged, Event, Live, Then
 
-#: A frame whose fate is bad, or not known, is sent again after this (seconds).
+#: A frame that was lost, or whose fate is unknown, is sent again after this (seconds).
 _RETRY: Final = 5.0
-#: Spare connection IDs that one peer may use up.
+#: Spare connection IDs that one peer may consume.
 _MAX_SPARES: Final = 64
 
 
 class SettlingOwner(Protocol):
-    """The table of sessions, as settling needs it."""
+    """What settling needs of ``Sessions``."""
 
     @property
-    def cids(self) -> RoutedCids | None: ...
+    def cids(self) -> RoutedCids | None:
+        """The source of spare connection IDs; None on a client."""
+        ...
 
     @property
-    def events(self) -> deque[Event]: ...
+    def events(self) -> deque[Event]:
+        """What the owner of the sessions is to be told."""
+        ...
 
-    def ask(self, make: Callable[[int], DataplaneRequest], then: Then | None) -> int | None: ...
+    def ask(self, make: Callable[[int], DataplaneRequest], then: Then | None) -> int | None:
+        """Queue a request; its id. None without a data plane."""
+        ...
 
-    def change(self, live: Live, record: SessionRecord) -> None: ...
+    def change(self, live: Live, record: SessionRecord) -> None:
+        """Write the record before anything else happens."""
+        ...
 
-    def is_live(self, live: Live) -> bool: ...
+    def is_live(self, live: Live) -> bool:
+        """Whether the session still exists."""
+        ...
 
-    def delete(self, session_id: bytes, reason: str) -> None: ...
+    def delete(self, session_id: bytes, reason: str) -> None:
+        """End the session and tell the peer."""
+        ...
 
 
 class Settling:
-    """One for all sessions; what belongs to one is in its ``Live``."""
+    """Serves all sessions; the state of each is in its ``Live``."""
 
     def __init__(self, owner: SettlingOwner) -> None:
         self._owner = owner
 
     def settle(self, live: Live, now: float) -> None:
-        """After the hand-over a client retires the handshake's connection ID; then the server issues a spare one."""
+        """Client: retire the handshake's connection ID. Server: issue a spare one once that is retired."""
         record = live.record
         if record.settled or live.settling is not None or live.stage is not SessionStage.UP:
             return
@@ -62,11 +74,11 @@ class Settling:
             else:
                 self._send_frame(live, RetireConnectionId(sequence), now)
         elif record.spare_cid or record.handed_over.next_cid_sequence == 1:
-            # Otherwise the handshake's own is still counted: RETIRE_CONNECTION_ID is waited for.
+            # Otherwise wait for RETIRE_CONNECTION_ID: the handshake's connection ID still counts.
             self._issue_spare(live, now)
 
     def _issue_spare(self, live: Live, now: float) -> None:
-        """The same one again when its fate is not known: a sequence number must not name two."""
+        """Issue a spare connection ID, or the same again: a sequence number must not name two."""
         record = live.record
         if self._owner.cids is None or live.spares >= _MAX_SPARES:
             return
@@ -81,7 +93,7 @@ class Settling:
         self._send_frame(live, NewConnectionId(sequence, sequence - 1, record.spare_cid, token), now)
 
     def adopt_spare(self, live: Live) -> None:
-        """Have the data plane take packets for the spare connection ID."""
+        """Ask the data plane to accept packets for the spare connection ID."""
         record = live.record
         self._owner.ask(
             lambda id: CidAdoptFor(
@@ -103,7 +115,7 @@ class Settling:
             live.settle_at = now + _RETRY
 
     def settled(self, live: Live, acknowledged: bool, now: float) -> None:
-        """What became of the frame that was sent last."""
+        """The frame that was sent last is acknowledged, or lost and due again."""
         live.settling = None
         if not self._owner.is_live(live):
             return
@@ -113,7 +125,7 @@ class Settling:
             live.settle_at = now + _RETRY
 
     def frames_received(self, live: Live, data: bytes, now: float) -> None:
-        """Frames that no data plane owns: the peer retires connection IDs, or ends the tunnel."""
+        """Handle frames that the data plane passes on: retired connection IDs, or the end of the tunnel."""
         try:
             frames = parse_control_frames_untrusted(data)
         except UntrustedInputError:
@@ -139,7 +151,7 @@ class Settling:
             self._moved_on(live, now)
 
     def _moved_on(self, live: Live, now: float) -> None:
-        """The client uses the spare connection ID and has given the other back: it has moved (RFC 9000 §9.5)."""
+        """The client uses the spare connection ID and has retired the other: it has migrated (RFC 9000 §9.5)."""
         record = live.record
         before = record.handed_over.routed_cid
         following = record.handed_over.next_cid_sequence

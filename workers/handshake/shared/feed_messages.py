@@ -41,7 +41,7 @@ class Shown(Struct, frozen=True, kw_only=True):
 
 
 class Begin(Message, frozen=True, kw_only=True):
-    """A client has proved itself with a short id of the guest's; the fields are those of ``Authenticated``."""
+    """A client was authenticated with a short id of the guest; the fields are those of ``Authenticated``."""
 
     visitor: Visitor
     client_hello: Annotated[bytes, msgspec.Meta(max_length=MAX_HELLO)]
@@ -62,7 +62,7 @@ class Begin(Message, frozen=True, kw_only=True):
         return "Begin(hidden)"
 
     def hello(self, now: float) -> Hello:
-        """The verdict of the front's inspector, and when it came to us."""
+        """The verdict of the front's inspector, received at ``now``."""
         found = Authenticated(
             client_hello=self.client_hello,
             random_hash=self.random_hash,
@@ -92,7 +92,7 @@ class More(Message, frozen=True, kw_only=True):
 
 
 class Abandon(Message, frozen=True, kw_only=True):
-    """The front gave the handshake up for want of room, or the client began again."""
+    """The front gave the handshake up to make room, or because the client began again."""
 
     visitor: Visitor
 
@@ -111,7 +111,7 @@ class Began(Message, frozen=True, kw_only=True):
 
 
 class Over(Message, frozen=True, kw_only=True):
-    """The handshake has ended, well or badly."""
+    """The handshake has succeeded or failed."""
 
     visitor: Visitor
 
@@ -120,7 +120,7 @@ ToFront = Began | Over
 
 
 def begin(hello: Hello) -> Begin:
-    """The front's description of a client."""
+    """The message that passes the client of ``hello`` to its daemon."""
     found, shown = hello.found, hello.shown
     return Begin(
         visitor=Visitor(ip=hello.source[0], port=hello.source[1]),

@@ -1,4 +1,4 @@
-"""A joined daemon's side of a shared port: clients come from the front, answers go out by the port's own socket."""
+"""A joined daemon's side of a shared port: the front passes on clients, answers leave through the port's socket."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from qre.workers.handshake.shared.feed_messages import Began, Over, ToFront, ToG
 
 
 class FrontFeed:
-    """``arrived`` takes the front's messages. A closed feed is not a failure: our parent finds another front."""
+    """``arrived`` is called with each message. A closed feed is not a failure: the parent finds another front."""
 
     def __init__(self, fd: int, arrived: Callable[[ToGuest], None], complain: Callable[[str, str], None]) -> None:
         self._channel: Channel[ToGuest] = Channel(socket.socket(fileno=fd), ToGuest)
@@ -21,7 +21,7 @@ class FrontFeed:
         self._complain = complain
 
     def open(self) -> None:
-        """Begin to read; a loop must be running."""
+        """Begin to read; needs a running event loop."""
         asyncio.get_running_loop().add_reader(self._channel.fileno(), self._readable)
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""The front's side of a shared port: daemons that have joined it, and their clients' handshakes while they last.
+"""The front's side of a shared port: daemons that have joined it, and the handshakes of their clients.
 
 A guest's client is recognised by its short id and recorded in our replay filter; then its datagrams go to the guest
 unchanged. Sessions are not handled here: their packets reach the guest's own data plane.
@@ -33,13 +33,13 @@ class GuestHandshake:
         self._cids = {hello.found.original_destination_cid, hello.found.retry_source_cid}
 
     def begin(self, now: float) -> None:
-        """Hand the client over to its daemon, once; the secrets are not kept."""
+        """Pass the client to its daemon, once; the secrets are not kept."""
         if self._begin is not None:
             self._guest.tell(self._begin)
             self._begin = None  # it holds secrets
 
     def datagram_received(self, data: bytes, now: float) -> None:
-        """Pass ``data`` on; longer than MAX_DATAGRAM is dropped."""
+        """Pass ``data`` on; a datagram longer than MAX_DATAGRAM is dropped."""
         if len(data) <= MAX_DATAGRAM:
             self._guest.tell(More(visitor=_visitor(self._source), data=data))
 
@@ -108,7 +108,7 @@ class Guest:
 
 
 class Guests:
-    """All of them, by the number that the supervisor gave each."""
+    """All joined daemons, by the number that the supervisor gave each."""
 
     def __init__(self, over: Callable[[Address, Handshake], None], complain: Callable[[str, str], None]) -> None:
         self._over = over
@@ -120,7 +120,7 @@ class Guests:
         return bool(self._guests)
 
     def short_ids(self) -> frozenset[bytes]:
-        """Of all guests together, 8 bytes each."""
+        """The short ids of all guests, 8 bytes each."""
         return frozenset().union(*(guest.short_ids for guest in self._guests.values()))
 
     def join(self, number: int, profile: str, own: ProfileSecrets, its: ProfileSecrets, feed: int) -> None:

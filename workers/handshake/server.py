@@ -13,6 +13,7 @@ import logging
 import os
 import socket
 import time
+from collections import Counter
 from ipaddress import ip_interface
 from random import SystemRandom
 from typing import Final
@@ -217,6 +218,7 @@ class Server:
     def status(self) -> HandshakeStatus:
         """The line and the counters for ``show``, and the profile of Dest."""
         up, text = self._state()
+        excesses = self._acceptance.excesses + Counter({Bound.UNPROVEN: self._table.unproven})  # less what is 0
         return HandshakeStatus(
             up=up,
             text=text,
@@ -225,15 +227,9 @@ class Server:
             handshakes=self._acceptance.accepted,
             strangers=self._table.strangers,
             rekeys=self._sessions.rekeys,
-            excesses=self._excesses(),
+            excesses={bound.value: count for bound, count in excesses.items()},
             dest_profile=self._dest.profile,
         )
-
-    def _excesses(self) -> dict[str, int]:
-        counted = {bound.value: count for bound, count in self._acceptance.excesses.items()}
-        if self._table.unproven:
-            counted[Bound.UNPROVEN.value] = self._table.unproven
-        return counted
 
     # --- packets ---
 

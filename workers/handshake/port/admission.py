@@ -18,8 +18,8 @@ from typing import Final
 _COUNTERS: Final = 16_384
 #: Seconds in which a count falls to a third, and over which rates are taken.
 _MEMORY: Final = 2.0
-#: Shares of the capacity: where newcomers begin to wait, and where everybody does.
-_PRESSURE, _FULL = 0.5, 1.2
+#: Shares of the capacity: where newcomers begin to wait, and where even those do who had nothing lately.
+_PRESSURE, _FULL = 0.5, 2.0
 #: What one address or network may have had lately when the pressure begins; halved 7 times until the full rate.
 _LARGEST_SHARE: Final = 64.0
 _HALVINGS: Final = 7.0

@@ -35,7 +35,7 @@ MAX_OURS: Final = 256
 #: How long datagrams from a client's address are dropped after its handshake (seconds).
 SILENCE: Final = 30.0
 #: Newcomers a second that one core can work off: those that may begin a hello are decrypted and read.
-HELLO_CAPACITY: Final = 700.0
+HELLO_CAPACITY: Final = 500.0
 OTHER_CAPACITY: Final = 1000.0
 
 _NOTHING: Final[Sequence[Effect]] = ()

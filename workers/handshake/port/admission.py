@@ -16,6 +16,8 @@ from array import array
 from typing import Final
 
 _COUNTERS: Final = 16_384
+#: What one address may have had lately under any pressure: hellos take two datagrams, and are repeated.
+_ADDRESS_SHARE: Final = 3.0
 #: Seconds in which a count falls to a third, and over which rates are taken.
 _MEMORY: Final = 2.0
 #: Shares of the capacity: where newcomers begin to wait, and where even those do who had nothing lately.
@@ -48,22 +50,28 @@ class TokenBucket:
 
 
 class _Counts:
-    """Counts by name, which fade."""
+    """Counts by name, which fade. A name has a counter in either half; the smaller holds fewer of others."""
 
     def __init__(self, size: int) -> None:
-        self._counts = array("d", [0.0]) * size
-        self._at = array("d", [0.0]) * size
+        self._half = size
+        self._counts = array("d", [0.0]) * (2 * size)
+        self._at = array("d", [0.0]) * (2 * size)
 
     def of(self, name: str, now: float) -> float:
         """How many of ``name`` there were lately."""
-        place = hash(name) % len(self._counts)
-        return self._counts[place] * math.exp(min(0.0, self._at[place] - now) / _MEMORY)
+        return min(self._faded(place, now) for place in self._places(name))
 
     def add(self, name: str, now: float) -> None:
         """One more."""
-        count = self.of(name, now) + 1.0
-        place = hash(name) % len(self._counts)
-        self._counts[place], self._at[place] = count, now
+        for place in self._places(name):
+            self._counts[place], self._at[place] = self._faded(place, now) + 1.0, now
+
+    def _places(self, name: str) -> tuple[int, int]:
+        hashed = hash(name)
+        return hashed % self._half, self._half + (hashed >> 24) % self._half
+
+    def _faded(self, place: int, now: float) -> float:
+        return self._counts[place] * math.exp(min(0.0, self._at[place] - now) / _MEMORY)
 
 
 class Admission:
@@ -84,7 +92,7 @@ class Admission:
             if rate > self.capacity * _FULL:
                 return False
             share = self.share(rate)
-            if before > share or self._networks.of(network, now) > share:
+            if before > max(share, _ADDRESS_SHARE) or self._networks.of(network, now) > share:
                 return False
         self._admitted.add("", now)
         return True

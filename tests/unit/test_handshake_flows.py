@@ -44,7 +44,7 @@ def own_cid(data: bytes) -> bytes | None:
 class FakeInspector:
     """Says what the datagram tells it to say."""
 
-    opened = True
+    opened = False
 
     def __init__(self, world: World) -> None:
         self.world = world
@@ -53,6 +53,7 @@ class FakeInspector:
 
     def datagram_received(self, data: bytes, unix_time_ms: int) -> Verdict:
         self.world.inspected += 1
+        self.opened = b"garbage" not in data
         if b"half" in data:
             return UNDECIDED
         if b"client" in data:
@@ -422,6 +423,16 @@ def test_newcomers_are_bounded_by_network_and_in_all() -> None:
     world.now += 5
     world.come(b"garbage", ("198.51.100.1", 4000))
     assert ("198.51.100.1", 4000) in world.relays
+
+
+def test_a_flood_of_what_only_looks_like_initials_opens_no_connections_to_dest() -> None:
+    """The first of it are Dest's to ignore, as ever; a flood of it is ours."""
+    world = World(limits=Limits(100_000, 100_000, 30.0))
+    for number in range(500):
+        world.come(hello(b"stranger, garbage"), ("198.51.100.1", 1 + number))
+    assert 90 <= len(world.relays) <= 110 and world.table.relayed == len(world.relays)
+    world.come(hello(b"client"), ("198.51.100.1", 5000))
+    assert world.handshakes, "and whoever has the same address gets in"
 
 
 def test_undecided_flows_hold_a_bounded_amount() -> None:

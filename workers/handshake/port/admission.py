@@ -1,12 +1,13 @@
 """How many newcomers are looked at: as many as come, and under pressure a fair share for each network.
 
-There is a rate that one core can work off. Far below it nobody waits. From half of it on, what an address or a
-network may have at once shrinks as the rate grows: whoever takes most waits first, and at the full rate only those
-get in who have had nothing for a moment. What does not decrypt as an Initial is charged to its address alone, because
-anybody can forge the address of a neighbour; a hello that decrypts is charged to its network, too.
+There is a rate of newcomers that one core can work off. Far below it nobody waits. From half of it on, what a network
+may have at once shrinks as the rate grows: whoever takes most waits first, and at the full rate only those get in who
+have had nothing for a moment. Only what turned out to be worth it is charged to a network: anybody can forge the
+address of a neighbour, and who shares one with others is not punished for what they send. A first look at a newcomer
+costs a tenth of the rest, and has a bound of its own.
 
-Addresses and networks share a fixed number of counters by Python's keyed hash of strings, so a flood from any number
-of sources allocates nothing, and nobody can choose whose counter to fill. Sans-IO: time is passed in.
+Networks share a fixed number of counters by Python's keyed hash of strings, so a flood from any number of sources
+allocates nothing, and nobody can choose whose counter to fill. Sans-IO: time is passed in.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ from array import array
 from typing import Final
 
 _COUNTERS: Final = 16_384
-#: What one address may have had lately under any pressure: hellos take two datagrams, and are repeated.
-_ADDRESS_SHARE: Final = 3.0
 #: Seconds in which a count falls to a third, and over which rates are taken.
 _MEMORY: Final = 2.0
 #: Shares of the capacity: where newcomers begin to wait, and where even those do who had nothing lately.
 _PRESSURE, _FULL = 0.5, 2.0
-#: What one address or network may have had lately when the pressure begins; halved 7 times until the full rate.
+#: What one network may have had lately when the pressure begins; halved 7 times until the full rate.
 _LARGEST_SHARE: Final = 64.0
+#: Looks for nothing, a second, from which on it is a flood.
+_MANY_WASTED: Final = 50.0
 _HALVINGS: Final = 7.0
 
 
@@ -75,26 +76,24 @@ class _Counts:
 
 
 class Admission:
-    """``capacity``: newcomers a second that one core can work off."""
+    """``capacity``: newcomers a second that one core can work off; ``looks``: first looks."""
 
-    def __init__(self, capacity: float) -> None:
+    def __init__(self, capacity: float, looks: float) -> None:
         self.capacity = capacity
-        self._addresses = _Counts(_COUNTERS)
+        self.looks = looks
         self._networks = _Counts(_COUNTERS)
-        self._admitted = _Counts(1)
+        self._looked = _Counts(1)
+        self._charged = _Counts(1)
+        self._wasted = _Counts(1)
 
-    def take(self, address: str, network: str, now: float) -> bool:
-        """Whether one more from ``address``, which is in ``network``, may come now."""
-        rate = self._admitted.of("", now) / _MEMORY
-        before = self._addresses.of(address, now)
-        self._addresses.add(address, now)
-        if rate > self.capacity * _PRESSURE:
-            if rate > self.capacity * _FULL:
-                return False
-            share = self.share(rate)
-            if before > max(share, _ADDRESS_SHARE) or self._networks.of(network, now) > share:
-                return False
-        self._admitted.add("", now)
+    def take(self, network: str, now: float) -> bool:
+        """Whether one more from ``network`` may be looked at now."""
+        rate = self._charged.of("", now) / _MEMORY
+        if rate > self.capacity * _FULL or self._looked.of("", now) / _MEMORY > self.looks:
+            return False
+        if rate > self.capacity * _PRESSURE and self._networks.of(network, now) > self.share(rate):
+            return False
+        self._looked.add("", now)
         return True
 
     def share(self, rate: float) -> float:
@@ -104,5 +103,11 @@ class Admission:
         return math.inf if pressure <= 0.0 else _LARGEST_SHARE * 2.0 ** (-_HALVINGS * min(1.0, pressure))
 
     def charge(self, network: str, now: float) -> None:
-        """What came from ``network`` was worth looking at."""
+        """What came from ``network`` was worth the look."""
         self._networks.add(network, now)
+        self._charged.add("", now)
+
+    def waste(self, now: float) -> bool:
+        """A look was for nothing. Whether there are so many of these that nothing more is done for one."""
+        self._wasted.add("", now)
+        return self._wasted.of("", now) / _MEMORY > _MANY_WASTED

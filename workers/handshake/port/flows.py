@@ -37,6 +37,8 @@ SILENCE: Final = 30.0
 #: Newcomers a second that one core can work off: those that may begin a hello are decrypted and read.
 HELLO_CAPACITY: Final = 500.0
 OTHER_CAPACITY: Final = 1000.0
+#: First looks a second: an Initial is decrypted, or refused.
+LOOKS: Final = 4000.0
 
 _NOTHING: Final[Sequence[Effect]] = ()
 #: Two columns of the table, and two states, for the most frequent look-ups: in Python 3.11 a key of two costs a
@@ -73,8 +75,8 @@ class FlowTable:
         self._held_bytes = 0
         self._pending: OrderedDict[Address, Flow] = OrderedDict()  # the oldest first
         self._ours: OrderedDict[Address, Flow] = OrderedDict()  # OURS and SILENT
-        self._hellos = Admission(HELLO_CAPACITY)
-        self._others = Admission(OTHER_CAPACITY)
+        self._hellos = Admission(HELLO_CAPACITY, LOOKS)
+        self._others = Admission(OTHER_CAPACITY, LOOKS)
 
     # --- datagrams ---
 
@@ -304,7 +306,7 @@ class FlowTable:
         flow.address.visitor_spoke(data)
         hello = may_begin_hello(data)
         admission = self._hellos if hello else self._others
-        if not admission.take(source[0], flow.prefix, now):
+        if not admission.take(flow.prefix, now):
             self.dropped += 1
             return _NOTHING
         effects = self._room_for_visitor(flow.prefix)
@@ -313,10 +315,16 @@ class FlowTable:
             return effects + self._happens(flow, FlowEvent.DATAGRAM, now, data, ecn)
         effects += self._happens(flow, FlowEvent.MAY_BEGIN, now)
         inspector = flow.inspector
-        effects += self._inspect(flow, data, ecn, now, unix_ms)
-        if inspector is not None and inspector.opened:
+        assert inspector is not None
+        inspected = self._inspect(flow, data, ecn, now, unix_ms)
+        if inspector.opened:
             admission.charge(flow.prefix, now)
-        return effects
+        elif admission.waste(now) and flow.state is FlowState.RELAY:
+            # No Initial at all, of which Dest would say nothing: its connection to Dest is not even made.
+            self.dropped += 1
+            self._happens(flow, FlowEvent.REMOVED)
+            return effects
+        return [*effects, *inspected]
 
     def _room_for_visitor(self, prefix: str) -> list[Effect]:
         """Remove the longest idle flow of a full prefix, and of all when there are too many."""

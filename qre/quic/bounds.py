@@ -23,6 +23,7 @@ class Bound(enum.StrEnum):
     """What exceeded its bound, as the error names it."""
 
     GAPS = "gaps in a stream"
+    PACKETS = "packets"
     CRYPTO = "bytes of TLS messages"
     STREAMS = "bytes in streams"
     FRAME = "bytes in one HTTP/3 frame"
@@ -45,15 +46,17 @@ class OverBoundError(PeerError):
 @dataclass(frozen=True)
 class Bounds:
     """The bounds of one end, in bytes. ``crypto``: TLS messages in total; ``streams``: all streams in total until the
-    hand-over; ``header_block``: one HEADERS frame; ``field_section``: its decoded size (RFC 9114 §4.2.2)."""
+    hand-over; ``header_block``: one HEADERS frame; ``field_section``: its decoded size (RFC 9114 §4.2.2).
+    ``packets``: how many that only the peer can have made."""
 
     crypto: int
     streams: int
     header_block: int
     field_section: int
+    packets: int
 
 
 #: Our client sends a hello of 1,800 bytes, Finished, SETTINGS, one request of 600 bytes and one capsule.
-SERVER: Final = Bounds(crypto=16_384, streams=16_384, header_block=4096, field_section=16_384)
+SERVER: Final = Bounds(crypto=16_384, streams=16_384, header_block=4096, field_section=16_384, packets=1000)
 #: A site sends a certificate chain, and a visit reads up to 4 MiB of its page (``http3.MAX_PAGE``).
-CLIENT: Final = Bounds(crypto=131_072, streams=5 << 20, header_block=65_536, field_section=262_144)
+CLIENT: Final = Bounds(crypto=131_072, streams=5 << 20, header_block=65_536, field_section=262_144, packets=20_000)

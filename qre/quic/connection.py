@@ -95,6 +95,7 @@ class HandshakeConnection(QuicConnection):
         self._loss._logger = self._logger
         self._stopped = False
         self._bounds = bounds
+        self._packets_received = 0
         self._crypto_received = 0  # bytes of CRYPTO frames after the hellos
         self.peer_parameters: QuicTransportParameters | None = None
 
@@ -136,6 +137,15 @@ class HandshakeConnection(QuicConnection):
             raise
         except Exception as error:  # a peer's bytes caused it, so it must end here
             raise PeerError("QUIC", f"{type(error).__name__} while reading a datagram") from error
+
+    def _payload_received(
+        self, context: QuicReceiveContext, plain: bytes, crypto_frame_required: bool = False
+    ) -> tuple[bool, bool]:
+        """Stock answers packets without end."""
+        self._packets_received += context.epoch is not tls.Epoch.INITIAL  # anybody can make those
+        if self._packets_received > self._bounds.packets:
+            raise OverBoundError(Bound.PACKETS)
+        return super()._payload_received(context, plain, crypto_frame_required)
 
     def _handle_crypto_frame(self, context: QuicReceiveContext, frame_type: int, buf: Buffer) -> None:
         """Whoever sees an Initial can make more of them (RFC 9001 §5.2): once the hello is read they say nothing."""

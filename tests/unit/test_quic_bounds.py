@@ -154,14 +154,24 @@ def test_a_block_that_stands_for_much_of_the_static_table_is_not_decoded() -> No
     within_bounds(hostile)
 
 
-def test_pings_requests_and_paths_without_number_cost_little() -> None:
+@pytest.mark.parametrize("payload", [b"\x01" * 1000, b"\x1a" + bytes(8), b"\x01"])
+def test_more_packets_than_a_handshake_takes_end_it(payload: bytes) -> None:
     hostile = HostileClient()
-    for number in range(2000):
-        hostile.send(b"\x01" * 1000)
-        hostile.send(b"\x1a" + number.to_bytes(8, "big"))
-    for number in range(200):
-        hostile.send(stream_frame(4 * number, 0, b"\x01\x02\x00\x00", fin=True))
+    for _ in range(SERVER.packets - 100):
+        hostile.send(payload)
+    assert hostile.failure is None, "so many may come"
+    for _ in range(200):
+        hostile.send(payload)
+    assert hostile.failure is not None and hostile.failure.bound is Bound.PACKETS
     assert hostile.worst < ONE, f"{hostile.worst * 1000:.0f} ms"
+
+
+def test_more_requests_than_anybody_makes_end_it() -> None:
+    hostile = HostileClient()
+    for number in range(200):
+        hostile.send(stream_frame(4 * number, 0, connect_request(), fin=True))
+    assert hostile.failure is not None and hostile.failure.bound is Bound.REQUESTS
+    within_bounds(hostile)
 
 
 def test_capsules_in_pieces_are_read_in_order_and_counted() -> None:

@@ -96,7 +96,7 @@ def test_a_socket_map_is_made_with_its_shape(bpffs: Path) -> None:
         os.close(fd)
     status, _, said = tool("show-cid-map", f"BpfMapPath={path}")
     assert (status, len(said)) == (2, 1)
-    assert f"it is no {CID_ROUTES.name}" in said[0]
+    assert f"it is not a {CID_ROUTES.name}" in said[0]
 
 
 @pytest.mark.parametrize("command", ["create-cid-map", "create-reuseport-socket-map"])

@@ -17,7 +17,7 @@ def test_forged_messages_are_dropped_counted_and_logged_once() -> None:
         daemon = lone.daemon
         daemon.start().wait_ready().wait_status("forged everything")
         shown = {process["role"]: process for process in daemon.shown()["processes"]}
-        assert shown["handshake"]["dropped_messages"] == 16
+        assert shown["handshake"]["dropped_messages"] == 12
         assert [process["restarts"] for process in shown.values()] == [0] * 4
         assert "192.0.2.1" not in lone.namespace.ip("addr")
         assert daemon.said().count("dropped a message") == 1

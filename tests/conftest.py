@@ -22,6 +22,9 @@ settings.load_profile("qre")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell has put us into the background. What tests start is to hear Ctrl-C all the same.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    # We run under nohup. What tests start is to hear a SIGHUP that is meant for it.
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True)

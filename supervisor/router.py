@@ -19,6 +19,7 @@ import zmq.asyncio
 from qre.errors import MachineError, QreError, UntrustedInputError
 from qre.ipc.message_guard import MessageGuard
 from qre.ipc.messages import MAX_MESSAGE, Body, Envelope, Hello, Party, Refused
+from qre.ipc.private_socket import OWNER_ONLY, masked
 from qre.ipc.roles import ROLES
 from qre.ipc.tasks import Tasks
 from qre.ipc.worker import LimitedLog, place_of
@@ -73,11 +74,8 @@ class Router:
         self._socket.setsockopt(zmq.SNDHWM, _MAX_WAITING)
         self._socket.setsockopt(zmq.RCVHWM, _MAX_WAITING)
         private = runtime / f"{party.value}.router"
-        before = os.umask(0o177)
-        try:
+        with masked(OWNER_ONLY):
             self._socket.bind(f"ipc://{private}")
-        finally:
-            os.umask(before)
         public = Path(endpoint(runtime, party).removeprefix("ipc://"))
         self._guard = MessageGuard(public, private, self._drop)
 

@@ -19,22 +19,25 @@ _DEBUG: Final = 7
 
 def priority_mark(level: int) -> str:
     """The prefix of a line of this level (a number of ``logging``); empty unless the journal reads it."""
-    if not _is_read_by_the_journal():
-        return ""
-    return f"<{next((number for least, number in _PRIORITIES if level >= least), _DEBUG)}>"
+    return _mark(level) if _is_read_by_the_journal() else ""
 
 
 def log_to_stderr(name: str, level: str = "info") -> None:
     """Log to standard error from now on, under ``name``; ``level`` is a profile's LogLevel."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Line(f"{name}: %(message)s"))
+    line = f"{name}: %(message)s"
+    handler.setFormatter(_Line(line) if _is_read_by_the_journal() else logging.Formatter(line))
     logging.basicConfig(handlers=[handler], level=logging.INFO)
     logging.getLogger("qre").setLevel(level.upper())
 
 
 class _Line(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        return priority_mark(record.levelno) + super().format(record)
+        return _mark(record.levelno) + super().format(record)
+
+
+def _mark(level: int) -> str:
+    return f"<{next((number for least, number in _PRIORITIES if level >= least), _DEBUG)}>"
 
 
 def _is_read_by_the_journal() -> bool:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Final
 
 from qre.errors import UntrustedInputError
 from qre.ipc.messages import MAX_MESSAGE
+from qre.ipc.private_socket import WHOEVER_ENTERS, bind_private
 from qre.ipc.tasks import Tasks
 
 #: Signature, version, mechanism, filler (§2.2 of the specification).
@@ -43,19 +43,18 @@ class FrameFilter:
 
     def check_untrusted(self, data: bytes) -> None:
         """Raise UntrustedInputError when ``data`` holds a beginning of anything but a message of one frame."""
-        if len(self._greeting) < _GREETING:
-            missing = _GREETING - len(self._greeting)
-            self._greeting += data[:missing]
-            data = data[missing:]
+        at = min(_GREETING - len(self._greeting), len(data))
+        if at:
+            self._greeting += data[:at]
             self._check_greeting()
-        while data:
+        while at < len(data):
             if self._body:
-                passed = min(self._body, len(data))
+                passed = min(self._body, len(data) - at)
                 self._body -= passed
-                data = data[passed:]
+                at += passed
             else:
-                self._header += data[:1]
-                data = data[1:]
+                self._header += data[at : at + 1]
+                at += 1
                 self._check_header()
 
     def _check_greeting(self) -> None:
@@ -85,14 +84,9 @@ class MessageGuard:
         self._complain = complain
         self._tasks = Tasks(lambda error: complain(f"{type(error).__name__}"))
         self._open = 0
-        self._listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        public.unlink(missing_ok=True)
         # The role's uid must be able to write; no other uid can enter the directory.
-        before = os.umask(0o111)
-        try:
-            self._listening.bind(str(public))
-        finally:
-            os.umask(before)
+        self._listening = bind_private(socket.SOCK_STREAM, public, "worker's socket", WHOEVER_ENTERS)
+        self._listening.setblocking(False)
         self._listening.listen(_BACKLOG)
 
     def open(self) -> None:

@@ -106,10 +106,12 @@ def long_header_source_cid(datagram: bytes) -> bytes | None:
     its SCID is the receiver's own choice (§17.2.1)."""
     if not is_long(datagram) or datagram[1:5] != _VERSION_1:
         return None
-    at = 6 + datagram[5] if len(datagram) > 5 else len(datagram)
-    if at >= len(datagram) or at + 1 + datagram[at] > len(datagram):
+    try:
+        _, at = _cid(datagram, 5)
+        source_cid, _ = _cid(datagram, at)
+    except UntrustedInputError:
         return None
-    return datagram[at + 1 : at + 1 + datagram[at]]
+    return source_cid
 
 
 def retry_source_cid(datagram: bytes) -> bytes | None:

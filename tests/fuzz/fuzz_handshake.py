@@ -52,6 +52,19 @@ def authenticated_flight() -> tuple[FakeClient, Authenticated, list[bytes]]:
     return client, found, flight
 
 
+def new_server(found: Authenticated) -> ServerHandshake:
+    """The server of that flight, at time 0, which has received nothing yet."""
+    return ServerHandshake(
+        authenticated=found,
+        private_key=PRIVATE,
+        dest=None,
+        routed_cid_len=20,
+        peer=CLIENT,
+        now=0.0,
+        random=os.urandom,
+    )
+
+
 def broken(data: bytes, rng: Random) -> bytes:
     """Flip, cut, repeat, insert or overwrite something of it."""
     changed = bytearray(data)
@@ -120,15 +133,7 @@ class Fuzzer:
         """A client and a server after some round trips, not always complete."""
         now = 0.0
         client, found, flight = authenticated_flight()
-        server = ServerHandshake(
-            authenticated=found,
-            private_key=PRIVATE,
-            dest=None,
-            routed_cid_len=20,
-            peer=CLIENT,
-            now=now,
-            random=os.urandom,
-        )
+        server = new_server(found)
         for data in flight:
             server.datagram_received(data, CLIENT, now)
         for _ in range(self.rng.randrange(1, 5)):

@@ -68,7 +68,7 @@ class Tunnel:
         target = INNER[Role.SERVER][0].split("/")[0]
         wait_for("the tunnel", lambda: answered(self.namespaces[Role.CLIENT], target, count=1, wait=1) == 1)
         for role, endpoint in self.endpoints.items():
-            wait_for(f"the path of the {role}", lambda end=endpoint: end.path().get("inner_mtu", 0) >= MTU)  # type: ignore[misc]
+            wait_for(f"the path of the {role}", lambda end=endpoint: end.path().get("inner_mtu", 0) >= MTU)
 
     def end(self) -> dict[Role, dict[str, object]]:
         """Server first, so that the client hears its close."""

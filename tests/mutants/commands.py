@@ -113,7 +113,7 @@ MUTANTS = {
             "config = load_global(os.environ)",
             _NEEDS_ROOT + "config = load_global(os.environ)",
         ),
-        M("its owner only: the mode", "bind_private", "0o177", "0o111"),
+        M("its owner only: the mode", "bind_private", "masked(umask)", "masked(0o111)"),
         M("its owner only: who asks", "may_ask", "uid in (0, os.geteuid())", "True"),
         M("its owner is answered", "may_ask", "uid in (0, os.geteuid())", "False"),
         M(

@@ -6,7 +6,6 @@ time that the server takes for each is counted.
 
 from __future__ import annotations
 
-import os
 import time
 
 from aioquic import tls
@@ -15,9 +14,9 @@ from aioquic.quic.crypto import CryptoPair
 from aioquic.quic.packet import QuicProtocolVersion
 
 from qre.quic.handshake_events import HandshakeFailed
-from qre.quic.server.server_handshake import ServerEvent, ServerHandshake
+from qre.quic.server.server_handshake import ServerEvent
 from qre.wire.initial import parse_initial_header_untrusted
-from tests.fuzz.fuzz_handshake import PRIVATE, authenticated_flight
+from tests.fuzz.fuzz_handshake import authenticated_flight, new_server
 from tests.support.fake_client import CLIENT, SERVER
 
 #: A payload leaves room for the headers and the tag in a datagram of 1,200 bytes.
@@ -29,15 +28,7 @@ class HostileClient:
 
     def __init__(self, *, round_trips: int = 6) -> None:
         self.client, found, flight = authenticated_flight()
-        self.server = ServerHandshake(
-            authenticated=found,
-            private_key=PRIVATE,
-            dest=None,
-            routed_cid_len=20,
-            peer=CLIENT,
-            now=0.0,
-            random=os.urandom,
-        )
+        self.server = new_server(found)
         self.now = self.worst = self.spent = 0.0
         self.datagrams = 0
         self.events: list[ServerEvent] = []

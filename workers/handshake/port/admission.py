@@ -23,9 +23,9 @@ _MEMORY: Final = 2.0
 _PRESSURE, _FULL = 0.5, 2.0
 #: What one network may have had lately when the pressure begins; halved 7 times until the full rate.
 _LARGEST_SHARE: Final = 64.0
+_HALVINGS: Final = 7.0
 #: Looks for nothing, a second, from which on it is a flood.
 _MANY_WASTED: Final = 50.0
-_HALVINGS: Final = 7.0
 
 
 class TokenBucket:
@@ -50,6 +50,20 @@ class TokenBucket:
         return True
 
 
+class _Rate:
+    """How often something happened lately, a second."""
+
+    def __init__(self) -> None:
+        self._count = self._at = 0.0
+
+    def add(self, now: float) -> None:
+        """Once more."""
+        self._count, self._at = _faded(self._count, self._at, now) + 1.0, now
+
+    def now(self, now: float) -> float:
+        return _faded(self._count, self._at, now) / _MEMORY
+
+
 class _Counts:
     """Counts by name, which fade. A name has a counter in either half; the smaller holds fewer of others."""
 
@@ -60,19 +74,20 @@ class _Counts:
 
     def of(self, name: str, now: float) -> float:
         """How many of ``name`` there were lately."""
-        return min(self._faded(place, now) for place in self._places(name))
+        return min(_faded(self._counts[place], self._at[place], now) for place in self._places(name))
 
     def add(self, name: str, now: float) -> None:
         """One more."""
         for place in self._places(name):
-            self._counts[place], self._at[place] = self._faded(place, now) + 1.0, now
+            self._counts[place], self._at[place] = _faded(self._counts[place], self._at[place], now) + 1.0, now
 
     def _places(self, name: str) -> tuple[int, int]:
         hashed = hash(name)
         return hashed % self._half, self._half + (hashed >> 24) % self._half
 
-    def _faded(self, place: int, now: float) -> float:
-        return self._counts[place] * math.exp(min(0.0, self._at[place] - now) / _MEMORY)
+
+def _faded(count: float, at: float, now: float) -> float:
+    return count * math.exp(min(0.0, at - now) / _MEMORY)
 
 
 class Admission:
@@ -82,18 +97,16 @@ class Admission:
         self.capacity = capacity
         self.looks = looks
         self._networks = _Counts(_COUNTERS)
-        self._looked = _Counts(1)
-        self._charged = _Counts(1)
-        self._wasted = _Counts(1)
+        self._looked, self._charged, self._wasted = _Rate(), _Rate(), _Rate()
 
     def take(self, network: str, now: float) -> bool:
         """Whether one more from ``network`` may be looked at now."""
-        rate = self._charged.of("", now) / _MEMORY
-        if rate > self.capacity * _FULL or self._looked.of("", now) / _MEMORY > self.looks:
+        rate = self._charged.now(now)
+        if rate > self.capacity * _FULL or self._looked.now(now) > self.looks:
             return False
         if rate > self.capacity * _PRESSURE and self._networks.of(network, now) > self.share(rate):
             return False
-        self._looked.add("", now)
+        self._looked.add(now)
         return True
 
     def share(self, rate: float) -> float:
@@ -105,9 +118,9 @@ class Admission:
     def charge(self, network: str, now: float) -> None:
         """What came from ``network`` was worth the look."""
         self._networks.add(network, now)
-        self._charged.add("", now)
+        self._charged.add(now)
 
     def waste(self, now: float) -> bool:
         """A look was for nothing. Whether there are so many of these that nothing more is done for one."""
-        self._wasted.add("", now)
-        return self._wasted.of("", now) / _MEMORY > _MANY_WASTED
+        self._wasted.add(now)
+        return self._wasted.now(now) > _MANY_WASTED

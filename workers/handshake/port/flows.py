@@ -166,6 +166,10 @@ class FlowTable:
         verdict = flow.inspector.datagram_received(data, unix_ms)
         if isinstance(verdict, Authenticated):
             return self._happens(flow, FlowEvent.OUR_HELLO, now, found=verdict)
+        if not flow.inspector.opened and self._hellos.waste(now):
+            # No Initial at all, of which Dest would say nothing: its connection to Dest is not even made.
+            self.dropped += 1
+            return self._happens(flow, FlowEvent.REMOVED)
         return [*self._happens(flow, _named(verdict), now, data, ecn), *self._bound_undecided()]
 
     def _bound_undecided(self) -> list[Effect]:
@@ -316,15 +320,10 @@ class FlowTable:
         effects += self._happens(flow, FlowEvent.MAY_BEGIN, now)
         inspector = flow.inspector
         assert inspector is not None
-        inspected = self._inspect(flow, data, ecn, now, unix_ms)
+        effects += self._inspect(flow, data, ecn, now, unix_ms)
         if inspector.opened:
             admission.charge(flow.prefix, now)
-        elif admission.waste(now) and flow.state is FlowState.RELAY:
-            # No Initial at all, of which Dest would say nothing: its connection to Dest is not even made.
-            self.dropped += 1
-            self._happens(flow, FlowEvent.REMOVED)
-            return effects
-        return [*effects, *inspected]
+        return effects
 
     def _room_for_visitor(self, prefix: str) -> list[Effect]:
         """Remove the longest idle flow of a full prefix, and of all when there are too many."""

@@ -23,7 +23,7 @@ from qre.ipc.private_socket import OWNER_ONLY, masked
 from qre.ipc.roles import ROLES
 from qre.ipc.tasks import Tasks
 from qre.ipc.worker import LimitedLog, place_of
-from qre.structs import Message
+from qre.structs import Message, decoder, encoder
 from qre.supervisor.life import WorkerStage
 from qre.supervisor.routes import Route, When, route
 
@@ -66,8 +66,8 @@ class Router:
         self._next_id = 1
         self._waiting: dict[int, asyncio.Future[Message]] = {}
         self._tasks = Tasks(self._failed)
-        self._decoder = msgspec.msgpack.Decoder(Envelope)
-        self._encoder = msgspec.msgpack.Encoder()
+        self._decoder: msgspec.msgpack.Decoder[Envelope] = decoder(Envelope)
+        self._encoder = encoder()
         self._socket = context.socket(zmq.ROUTER)
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE)

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from ipaddress import IPv4Address
 from typing import TypeVar
 
+from qre.addresses import Network
 from qre.cli.fields import parse_fields
 from qre.config.syntax import quoted
 from qre.config.values import parse_duration, parse_keepalive, parse_networks
@@ -70,7 +72,7 @@ class SessionFields:
     key_epoch: int
     packet_number: int
     client_connection_id: bytes | None
-    allowed_ips: tuple[str, ...] | None
+    allowed_ips: tuple[Network, ...] | None
     idle_ms: int | None
     keepalive_s: int | None
 
@@ -192,16 +194,14 @@ def _number(name: str, text: str) -> int:
     return int(text)
 
 
-def _ipv4(name: str, text: str) -> str:
-    from ipaddress import IPv4Address
-
+def _ipv4(name: str, text: str) -> IPv4Address:
     try:
         address = IPv4Address(text)
     except ValueError:
         raise UserError(f"field {name}", f"{quoted(text)} is not an IPv4 address", "write 192.0.2.1") from None
     if address.is_unspecified or address.is_multicast or address == IPv4Address(0xFFFFFFFF):
         raise UserError(f"field {name}", f"{address} is not a unicast address", "write 192.0.2.1")
-    return str(address)
+    return address
 
 
 def _port(name: str, text: str) -> int:
@@ -210,12 +210,12 @@ def _port(name: str, text: str) -> int:
     return int(text)
 
 
-def _prefixes(name: str, text: str) -> tuple[str, ...]:
+def _prefixes(name: str, text: str) -> tuple[Network, ...]:
     """None means all, as when AllowedIPs is not given."""
     if not text:
         return ()
     try:
-        return tuple(map(str, parse_networks(text)))
+        return parse_networks(text)
     except UserError as error:
         raise UserError(f"field {name}", error.why, error.remedy) from None
 

@@ -143,12 +143,13 @@ def session_of(
     """What an end of a handshake installs: a server's AllowedIPs are the assigned addresses, a client's are its
     profile's."""
     from qre.dataplane.install import handed_over_install
-    from qre.dataplane.protocol import Underlay
+    from qre.dataplane.protocol import underlay_of
     from qre.ends import Role
 
-    underlay = Underlay(local_ip=local[0], local_port=local[1], peer_ip=peer[0], peer_port=peer[1])
-    allowed = handed_over.addresses if role is Role.SERVER else profile.allowed_ips
-    return handed_over_install(handed_over, role, underlay, allowed_ips=tuple(map(str, allowed)))
+    underlay = underlay_of(local, peer)
+    granted = tuple(address.network for address in handed_over.addresses)
+    allowed = granted if role is Role.SERVER else profile.allowed_ips
+    return handed_over_install(handed_over, role, underlay, allowed_ips=allowed)
 
 
 def install_arguments(install: SessionInstall) -> list[str]:
@@ -183,5 +184,5 @@ def install_arguments(install: SessionInstall) -> list[str]:
         "IdleTimeout": show_duration(install.idle_timeout_ms),
     }
     if install.allowed_ips:
-        values["AllowedIPs"] = ",".join(install.allowed_ips)
+        values["AllowedIPs"] = ",".join(map(str, install.allowed_ips))
     return [f"{name}={value}" for name, value in values.items()]

@@ -5,6 +5,7 @@ No secret of this module may be logged or put into an exception.
 
 from __future__ import annotations
 
+from qre.addresses import Network
 from qre.dataplane.protocol import REKEY_AFTER_PACKETS, SessionInstall, SessionKeys, Underlay
 from qre.ends import Role
 from qre.quic.handed_over import HandedOver
@@ -25,7 +26,7 @@ def handed_over_install(
     underlay: Underlay,
     *,
     id: int = 0,
-    allowed_ips: tuple[str, ...] = (),
+    allowed_ips: tuple[Network, ...] = (),
     held: bool = False,
     idle_timeout_ms: int = 30_000,
     keepalive_ms: int = 0,

@@ -9,10 +9,12 @@ SOCK_SEQPACKET pair that the supervisor makes and never reads, so keys do not pa
 from __future__ import annotations
 
 import enum
+from ipaddress import ip_address
 from typing import Annotated
 
 import msgspec
 
+from qre.addresses import Address, Network
 from qre.ends import Role
 from qre.errors import QreError
 from qre.structs import U16, U64, Message, Port, Struct, Text
@@ -43,8 +45,7 @@ Key = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
 Iv = Annotated[bytes, msgspec.Meta(min_length=12, max_length=12)]
 ResetToken = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
 ShortId = Annotated[bytes, msgspec.Meta(min_length=8, max_length=8)]
-Prefix = Annotated[str, msgspec.Meta(max_length=49)]
-Prefixes = Annotated[tuple[Prefix, ...], msgspec.Meta(max_length=256)]
+Prefixes = Annotated[tuple[Network, ...], msgspec.Meta(max_length=256)]
 FrameBytes = Annotated[bytes, msgspec.Meta(max_length=MAX_UDP_PAYLOAD)]  # as much as one packet can carry
 
 
@@ -86,12 +87,19 @@ class LossReason(enum.StrEnum):
 
 
 class Underlay(Struct, frozen=True, kw_only=True):
-    """The outer addresses of a session: IPv4, numeric."""
+    """The outer addresses of a session."""
 
-    local_ip: Annotated[str, msgspec.Meta(max_length=15)]
+    local_ip: Address
     local_port: Port
-    peer_ip: Annotated[str, msgspec.Meta(max_length=15)]
+    peer_ip: Address
     peer_port: Port
+
+
+def underlay_of(local: tuple[str, int], peer: tuple[str, int]) -> Underlay:
+    """From addresses as sockets have them."""
+    return Underlay(
+        local_ip=ip_address(local[0]), local_port=local[1], peer_ip=ip_address(peer[0]), peer_port=peer[1]
+    )
 
 
 # --- requests: handshake worker -> data plane. Each is answered by exactly one Answer with the same id. ---
@@ -205,7 +213,7 @@ class SessionMark(Struct, frozen=True, kw_only=True):
     short_id: ShortId = bytes(8)
     connection_ids: Annotated[tuple[ConnectionId, ...], msgspec.Meta(max_length=MAX_CIDS_PER_SESSION)] = ()
     #: the host prefixes among its AllowedIPs
-    addresses: Annotated[tuple[Prefix, ...], msgspec.Meta(max_length=MAX_CIDS_PER_SESSION)] = ()
+    addresses: Annotated[tuple[Network, ...], msgspec.Meta(max_length=MAX_CIDS_PER_SESSION)] = ()
 
 
 class Answer(Message, frozen=True, kw_only=True):

@@ -6,7 +6,6 @@ it. A device is deleted because of it only if QRE made that device (``qre/kernel
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import stat
 from pathlib import Path
@@ -20,40 +19,28 @@ from qre.config.values import parse_socket_address
 from qre.device.control_client import names_in
 from qre.ends import Role
 from qre.errors import MachineError, UntrustedInputError, UserError
+from qre.structs import address_of_text, text_of_address
 
 SUFFIX = ".state"
 MAX_SIZE = 256 * 1024
 
-_Address = Annotated[str, msgspec.Meta(max_length=49)]
 
-
-class _StoredState(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The file's layout."""
+class ProfileState(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A profile that is up; the file has these fields."""
 
     version: Literal[1] = 1
     profile: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}\Z")]
     device: Annotated[str, msgspec.Meta(pattern=r"^[^/\s\x00-\x1f]{1,15}\Z")]
     role: Role
+    #: of the profile; empty for a client
     listen: Annotated[str, msgspec.Meta(max_length=21)]
+    #: where a server listens instead
     underlay: Annotated[str, msgspec.Meta(max_length=21)] = ""
-    address: Annotated[tuple[_Address, ...], msgspec.Meta(max_length=1024)]
+    address: Annotated[tuple[Interface, ...], msgspec.Meta(max_length=1024)]
     mtu: Annotated[int, msgspec.Meta(ge=68, le=65535)]
-    allowed_ips: Annotated[tuple[_Address, ...], msgspec.Meta(max_length=65536)]
+    allowed_ips: Annotated[tuple[Network, ...], msgspec.Meta(max_length=65536)]
+    #: 0: no default route through the tunnel
     fwmark: Annotated[int, msgspec.Meta(ge=0, le=0xFFFFFFFF)]
-
-
-class ProfileState(msgspec.Struct, frozen=True, kw_only=True):
-    """A profile that is up."""
-
-    profile: str
-    device: str
-    role: Role
-    listen: str  # of the file; empty for a client
-    underlay: str = ""  # where a server listens instead
-    address: tuple[Interface, ...]
-    mtu: int
-    allowed_ips: tuple[Network, ...]
-    fwmark: int  # 0: no default route through the tunnel
 
 
 def state_of(profile: Profile, fwmark: int) -> ProfileState:
@@ -79,18 +66,7 @@ def state_path(config: GlobalConfig, profile: str) -> Path:
 def save_state(config: GlobalConfig, state: ProfileState) -> None:
     """Replace the profile's state file, or leave the old one untouched (MachineError)."""
     path = state_path(config, state.profile)
-    stored = _StoredState(
-        profile=state.profile,
-        device=state.device,
-        role=state.role,
-        listen=state.listen,
-        underlay=state.underlay,
-        address=tuple(str(interface) for interface in state.address),
-        mtu=state.mtu,
-        allowed_ips=tuple(str(network) for network in state.allowed_ips),
-        fwmark=state.fwmark,
-    )
-    data = msgspec.json.format(msgspec.json.encode(stored)) + b"\n"
+    data = msgspec.json.format(msgspec.json.encode(state, enc_hook=text_of_address)) + b"\n"
     try:
         config.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_atomically(path, data)
@@ -154,27 +130,15 @@ def _read_bounded(path: Path) -> bytes:
 def parse_state_untrusted(data: bytes) -> ProfileState:
     """A state from the bytes of its file; UntrustedInputError for what ``save_state`` never writes."""
     try:
-        stored = msgspec.json.decode(data, type=_StoredState)
-        address = tuple(ipaddress.ip_interface(text) for text in stored.address)
-        allowed_ips = tuple(ipaddress.ip_network(text) for text in stored.allowed_ips)
+        state = msgspec.json.decode(data, type=ProfileState, dec_hook=address_of_text)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise UntrustedInputError(f"it does not parse: {error}") from error
-    if stored.device in (".", ".."):
+    if state.device in (".", ".."):
         raise UntrustedInputError("it names an invalid device")
-    for text in (stored.listen, stored.underlay):
+    for text in (state.listen, state.underlay):
         if text and not _is_socket_address(text):
             raise UntrustedInputError("it names an invalid address")
-    return ProfileState(
-        profile=stored.profile,
-        device=stored.device,
-        role=stored.role,
-        listen=stored.listen,
-        underlay=stored.underlay,
-        address=address,
-        mtu=stored.mtu,
-        allowed_ips=allowed_ips,
-        fwmark=stored.fwmark,
-    )
+    return state
 
 
 def _is_socket_address(text: str) -> bool:

@@ -16,6 +16,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from qre.errors import MachineError, UntrustedInputError
+from qre.structs import decoder, encoder
 
 #: The most descriptors that one message may carry.
 MAX_DESCRIPTORS = 4
@@ -43,8 +44,8 @@ class Channel(Generic[T]):
         sock.setblocking(False)
         self._socket = sock
         self._max_size = max_size
-        self._encoder = msgspec.msgpack.Encoder()
-        self._decoder: msgspec.msgpack.Decoder[T] = msgspec.msgpack.Decoder(types)
+        self._encoder = encoder()
+        self._decoder: msgspec.msgpack.Decoder[T] = decoder(types)
 
     @staticmethod
     def pair() -> tuple[socket.socket, socket.socket]:

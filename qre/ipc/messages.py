@@ -11,6 +11,7 @@ from typing import Annotated
 
 import msgspec
 
+from qre.addresses import Interface
 from qre.dataplane.protocol import ConnectionId, Prefixes
 from qre.dataplane.status import DeviceCounters, SessionStatus
 from qre.dest_profile import DestProfile
@@ -20,6 +21,8 @@ from qre.structs import U16, U64, Message, Struct, Text
 VERSION = 1
 #: The largest message on any channel, in bytes.
 MAX_MESSAGE = 1 << 20
+
+Interfaces = Annotated[tuple[Interface, ...], msgspec.Meta(max_length=256)]
 
 
 class Party(enum.StrEnum):
@@ -38,7 +41,7 @@ class WorkerConfig(Struct, frozen=True, kw_only=True):
     profile: Text
     device: Annotated[str, msgspec.Meta(max_length=15)]
     role: Role
-    address: Prefixes  # interface CIDRs, canonical
+    address: Interfaces
     mtu: U16
     keepalive_s: U16
     allowed_ips: Prefixes
@@ -192,7 +195,7 @@ class SyncDevice(Message, frozen=True, kw_only=True):
     QRE made)."""
 
     device: Annotated[str, msgspec.Meta(max_length=15)]
-    address: Prefixes
+    address: Interfaces
     mtu: U16
     allowed_ips: Prefixes
     fwmark: U64 = 0

@@ -42,7 +42,7 @@ from qre.ipc.messages import (
 )
 from qre.ipc.roles import ROLES, WorkerRole
 from qre.ipc.tasks import Tasks
-from qre.structs import Message
+from qre.structs import Message, decoder, encoder
 
 MAX_RUNNING_REQUESTS = 256
 #: At most one line a key in this many seconds; the next one counts those held back.
@@ -86,7 +86,7 @@ class WorkerContext:
         self.over = asyncio.Event()  # after Stop, or a failure: the process ends
         self._channel = channel
         self._dealer = dealer
-        self._encoder = msgspec.msgpack.Encoder()
+        self._encoder = encoder()
         self._next_id = 1
         self._waiting: dict[int, asyncio.Future[Message]] = {}
 
@@ -205,7 +205,7 @@ class _Runtime:
         self._dealer.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE)
         self._dealer.connect(endpoint)
         self._context = WorkerContext(role, self._channel, self._dealer)
-        self._decoder = msgspec.msgpack.Decoder(Envelope)
+        self._decoder: msgspec.msgpack.Decoder[Envelope] = decoder(Envelope)
         self._tasks = Tasks(self._task_failed)
         self._requests = Tasks(self._task_failed)
         self._descriptor_lock = asyncio.Lock()

@@ -11,6 +11,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
+from qre.addresses import Network
 from qre.dataplane.protocol import (
     DataplaneReport,
     FrameFate,
@@ -23,6 +24,7 @@ from qre.dataplane.protocol import (
     SessionConfirmed,
     SessionLost,
     Underlay,
+    underlay_of,
 )
 from qre.dataplane.status import DeviceCounters, SessionStatus
 from qre.ends import Role
@@ -267,8 +269,9 @@ def _role(fields: Fields) -> Role | None:
 
 
 def _address(fields: Fields, ip: Attribute, port: Attribute) -> tuple[str, int] | None:
+    """As a socket has it."""
     address, number = fields.ipv4(ip), fields.port(port)
-    return (address, number) if address is not None and number else None
+    return (str(address), number) if address is not None and number else None
 
 
 def _underlay(fields: Fields) -> Underlay | None:
@@ -277,7 +280,7 @@ def _underlay(fields: Fields) -> Underlay | None:
     peer = _address(fields, Attribute.PEER_IP, Attribute.PEER_PORT)
     if local is None or peer is None:
         return None
-    return Underlay(local_ip=local[0], local_port=local[1], peer_ip=peer[0], peer_port=peer[1])
+    return underlay_of(local, peer)
 
 
 def _counters(fields: Fields) -> DeviceCounters:
@@ -334,8 +337,8 @@ def _loader(fields: Fields) -> LoaderDescription | None:
     )
 
 
-def _allowed_ips(fields: Fields) -> tuple[str, ...]:
-    found = []
+def _allowed_ips(fields: Fields) -> tuple[Network, ...]:
+    found: list[Network] = []
     for family, prefix, address in fields.structs(Attribute.ALLOWED_IPS, abi.ALLOWED_IP, abi.ALLOWED_IPS_MAX):
         if family not in (4, 6):
             raise UntrustedInputError(f"a prefix of the family {family}")
@@ -343,5 +346,5 @@ def _allowed_ips(fields: Fields) -> tuple[str, ...]:
             network = ipaddress.ip_network((address[: 4 if family == 4 else 16], prefix))
         except ValueError as error:
             raise UntrustedInputError(f"AllowedIPs: {error}") from error
-        found.append(str(network))
+        found.append(network)
     return tuple(found)

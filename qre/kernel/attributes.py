@@ -7,12 +7,12 @@ its bounds; a reader here raises only ``UntrustedInputError``.
 
 from __future__ import annotations
 
-import ipaddress
-import socket
 import struct
 from collections.abc import Iterable, Iterator, Mapping
+from ipaddress import IPv4Address
 from typing import Any
 
+from qre.addresses import Address, Network
 from qre.errors import InternalError, UntrustedInputError
 from qre.kernel.abi import ALLOWED_IP, CID_MAX, Attribute
 from qre.kernel.abi import CID as CID_LAYOUT
@@ -66,16 +66,14 @@ class Request:
         except struct.error:
             raise InternalError(attribute.name, "the number does not fit") from None
 
-    def ipv4(self, attribute: Attribute, value: str) -> None:
-        """4 bytes in network byte order. Raises InternalError unless ``value`` is a dotted quad."""
-        try:
-            self.put(attribute, socket.inet_pton(socket.AF_INET, value))
-        except OSError:
-            raise InternalError(attribute.name, "not a numeric IPv4 address") from None
+    def ipv4(self, attribute: Attribute, value: Address) -> None:
+        """4 bytes in network byte order. Raises InternalError for an address of another family."""
+        if value.version != 4:
+            raise InternalError(attribute.name, "not an IPv4 address")
+        self.put(attribute, value.packed)
 
-    def allowed_ips(self, prefixes: Iterable[str]) -> None:
+    def allowed_ips(self, networks: Iterable[Network]) -> None:
         """An array of struct qre_allowed_ip."""
-        networks = map(ipaddress.ip_network, prefixes)
         self.put(
             Attribute.ALLOWED_IPS,
             b"".join(
@@ -177,10 +175,10 @@ class Fields:
         """16 bits in network byte order."""
         return self._number(attribute, "!H", 0xFFFF)
 
-    def ipv4(self, attribute: Attribute) -> str | None:
-        """4 bytes in network byte order, as a dotted quad."""
+    def ipv4(self, attribute: Attribute) -> IPv4Address | None:
+        """4 bytes in network byte order."""
         value = self.octets(attribute, 4)
-        return None if value is None else str(ipaddress.IPv4Address(value))
+        return None if value is None else IPv4Address(value)
 
     def text(self, attribute: Attribute, most: int) -> str | None:
         """A string of at most ``most`` bytes, its terminating zero not counted."""

@@ -12,6 +12,7 @@ import errno
 import struct
 import sys
 from collections.abc import Callable
+from ipaddress import ip_address
 from typing import Final, Self, TypeVar
 
 import msgspec
@@ -211,7 +212,7 @@ class Qre:
         if settings.server_name is not None:
             request.text(Attribute.SERVER_NAME, settings.server_name)
         if settings.listen is not None:
-            request.ipv4(Attribute.LISTEN_IP, settings.listen[0])
+            request.ipv4(Attribute.LISTEN_IP, ip_address(settings.listen[0]))
             request.port(Attribute.LISTEN_PORT, settings.listen[1])
         if settings.endpoint is not None:
             request.text(Attribute.ENDPOINT, settings.endpoint)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from ipaddress import ip_interface
 from pathlib import Path
 from typing import Any, cast
 
@@ -40,7 +41,7 @@ CONFIG = WorkerConfig(
     profile="server0",
     device="qre0",
     role=Role.SERVER,
-    address=("10.77.0.1/24",),
+    address=(ip_interface("10.77.0.1/24"),),
     mtu=1380,
     keepalive_s=0,
     allowed_ips=(),

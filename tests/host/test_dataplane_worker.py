@@ -27,7 +27,7 @@ from qre.dataplane.protocol import (
     SessionDelete,
     SessionList,
     SessionLost,
-    Underlay,
+    underlay_of,
 )
 from qre.dataplane.status import SessionStatus
 from qre.ends import Role
@@ -122,7 +122,7 @@ class End:
     def installation(self, **changes: Any) -> Any:
         own, peer = self.socket.getsockname(), self.peer.getsockname()
         self.ids += 1
-        underlay = Underlay(local_ip=own[0], local_port=own[1], peer_ip=peer[0], peer_port=peer[1])
+        underlay = underlay_of((own[0], own[1]), (peer[0], peer[1]))
         return install_of(self.role, id=self.ids, underlay=underlay, **changes)
 
     async def ask(self, request: Any, fds: tuple[int, ...] = ()) -> Answer:

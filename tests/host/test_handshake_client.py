@@ -6,6 +6,7 @@ import asyncio
 import os
 import socket
 from collections.abc import Awaitable, Callable
+from ipaddress import ip_interface
 from pathlib import Path
 from types import TracebackType
 from typing import cast
@@ -63,7 +64,7 @@ class InProcessClient:
             profile="client0",
             device="client0",
             role=Role.CLIENT,
-            address=("10.77.0.2/24",),
+            address=(ip_interface("10.77.0.2/24"),),
             mtu=1380,
             keepalive_s=0,
             allowed_ips=(),

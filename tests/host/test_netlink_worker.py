@@ -24,6 +24,7 @@ from qre.ipc.messages import Party, WorkerConfig
 from qre.ipc.roles import ROLES
 from qre.errors import QreError
 from qre.dataplane.protocol import Role
+from qre.structs import address_of_text
 from qre.workers.netlink.main import create
 
 worker = create()
@@ -43,6 +44,9 @@ class Context:
     def internal_error(self, error):
         self.fail(repr(error))
 
+def sync_of(request):
+    return msgspec.convert(request, messages.SyncDevice, dec_hook=address_of_text)
+
 async def answer(line):
     request = json.loads(line)
     try:
@@ -53,9 +57,9 @@ async def answer(line):
             case "status":
                 return msgspec.to_builtins(await worker.status())
             case "sync":
-                reply = await worker.handle(Party.SUPERVISOR, msgspec.convert(request, messages.SyncDevice))
+                reply = await worker.handle(Party.SUPERVISOR, sync_of(request))
             case "alien":
-                reply = await worker.handle(Party.HANDSHAKE, msgspec.convert(request, messages.SyncDevice))
+                reply = await worker.handle(Party.HANDSHAKE, sync_of(request))
             case "descriptor":
                 fd = os.dup(0)
                 try:
@@ -70,6 +74,8 @@ async def answer(line):
         return {"done": type(reply).__name__}
     except QreError as error:
         return {"refused": str(error)}
+    except msgspec.ValidationError as error:
+        return {"malformed": str(error)}
     except OSError as error:
         return {"closed": error.errno}
 
@@ -189,7 +195,7 @@ def test_the_worker_refuses_every_other_device_and_changes_nothing(worker: Worke
         == "device lan0: it does not belong to this daemon"
     )
     assert "is not for it" in worker.ask("alien", **SYNC)["refused"]
-    assert "does not appear to be" in worker.ask("sync", **{**SYNC, "address": ["10.77.0.2/99"]})["refused"]
+    assert "does not appear to be" in worker.ask("sync", **{**SYNC, "address": ["10.77.0.2/99"]})["malformed"]
     assert "unexpected descriptor" in str(worker.ask("descriptor")) or worker.ask("status")
     assert everything() == before
     worker.end()

@@ -10,11 +10,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from qre.ipc.messages import Envelope, Hello, Party, RoleState, SocketRequest
 from qre.ipc.roles import ROLES
+from qre.structs import encoder
 from tests.support.alone import Alone
 from tests.support.daemons import PATIENCE, wait_for
 
@@ -162,7 +162,7 @@ def test_a_process_with_a_workers_uid_is_not_the_worker(alone: Alone) -> None:
     before = dropped(alone)
     done = subprocess.run(
         [sys.executable, "-c", script, f"ipc://{path}", str(ROLES[Party.HANDSHAKE].ids()[0]),
-         *(msgspec.msgpack.encode(envelope).hex() for envelope in forged)],
+         *(encoder().encode(envelope).hex() for envelope in forged)],
         capture_output=True, text=True, check=True, timeout=30,
     )  # fmt: skip
     assert done.stdout.strip() == "0", "no answer"

@@ -119,7 +119,7 @@ class KeyLog:
             self.missed.add(h.session_id)
             return
         self.missed.discard(h.session_id)
-        ours, theirs = (u.local_ip, u.local_port), (u.peer_ip, u.peer_port)
+        ours, theirs = (str(u.local_ip), u.local_port), (str(u.peer_ip), u.peer_port)
         self.sessions[h.session_id] = SessionSecrets(
             session_id=h.session_id,
             client=theirs if server else ours,

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from qre.dataplane.protocol import DataplaneReport, SessionInstall, SessionKeys, SessionUpdate, Underlay
+from qre.dataplane.protocol import DataplaneReport, SessionInstall, SessionKeys, SessionUpdate, underlay_of
 from qre.ends import Role
 from qre.wire.datagram import DATAGRAM_HEAD
 from qre.workers.dataplane.session.marks import SIZE, NumberMarks
@@ -52,7 +52,7 @@ def install_of(role: Role, seed: str = "seed", **changes: Any) -> SessionInstall
         "next_keys": keys_of(role, epoch + 1, seed),
         "tx_hp_key": material(seed, f"{ends[0]} hp", 16),
         "rx_hp_key": material(seed, f"{ends[1]} hp", 16),
-        "underlay": Underlay(local_ip=own[0], local_port=own[1], peer_ip=peer[0], peer_port=peer[1]),
+        "underlay": underlay_of((own[0], own[1]), (peer[0], peer[1])),
         "held": role is Role.SERVER,
     }
     return SessionInstall(**(values | changes))

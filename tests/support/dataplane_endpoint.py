@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from qre.dataplane.protocol import DataplaneReport, KeyPhaseChanged, Underlay
+from qre.dataplane.protocol import DataplaneReport, KeyPhaseChanged, underlay_of
 from qre.ends import Role
 from qre.workers.dataplane.device import Device
 from qre.workers.dataplane.session.marks import NumberMarks
@@ -82,7 +82,7 @@ async def run(role: Role, name: str, local: str, peer: str) -> None:
             loop.call_soon(device.handle, update_of(install, report.key_epoch), [])
 
     device = Device(tun, marks, reported, server_socket=server)
-    underlay = Underlay(local_ip=local, local_port=port, peer_ip=peer, peer_port=peer_port)
+    underlay = underlay_of((local, port), (peer, peer_port))
     again = "QRE_EPOCH" in os.environ
     epoch = int(os.environ.get("QRE_EPOCH", "0"))
     install = install_of(role, underlay=underlay, key_epoch=epoch, held=role is Role.SERVER and not again)

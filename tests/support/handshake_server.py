@@ -165,7 +165,7 @@ class InProcessServer:
             profile="server0",
             device="server0",
             role=Role.SERVER,
-            address=("10.77.0.1/24",),
+            address=(ip_interface("10.77.0.1/24"),),
             mtu=1380,
             keepalive_s=0,
             allowed_ips=(),

@@ -13,6 +13,7 @@ import signal
 import socket
 import time
 from dataclasses import replace
+from ipaddress import ip_interface, ip_network
 from types import ModuleType
 from typing import Any
 
@@ -155,7 +156,9 @@ class Forges(Quiet):
         await send(Party.SUPERVISOR, messages.LinkGone(device=self.context.config.device))
         await send(Party.SUPERVISOR, messages.Stop())
         await send(Party.HANDSHAKE, messages.CidSync(connection_ids=()))
-        device = messages.SyncDevice(device="lo", address=("192.0.2.1/32",), mtu=1400, allowed_ips=("0.0.0.0/0",))
+        device = messages.SyncDevice(
+            device="lo", address=(ip_interface("192.0.2.1/32"),), mtu=1400, allowed_ips=(ip_network("0.0.0.0/0"),)
+        )
         await send(Party.NETLINK, device)
         dealer = self.context._dealer
         for data in (b"", b"\xff" * 4000, pickle.dumps(Bomb()), b"\x91" * 60_000):

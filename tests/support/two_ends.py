@@ -20,7 +20,7 @@ from unittest.mock import patch
 
 from msgspec.structs import replace
 
-from qre.dataplane.protocol import Answer, DataplaneReport, DataplaneRequest, Underlay
+from qre.dataplane.protocol import Answer, DataplaneReport, DataplaneRequest, underlay_of
 from qre.ends import Role
 from qre.quic.handed_over import HandedOver, session_id
 from qre.reality.cid import cid_key, reset_token, routed_cid
@@ -295,7 +295,7 @@ class TwoEnds:
             end, peer = self.ends[role], ADDRESS[OTHER[role]]
             end.pump()
             own = ADDRESS[role]
-            underlay = Underlay(local_ip=own[0], local_port=own[1], peer_ip=peer[0], peer_port=peer[1])
+            underlay = underlay_of((own[0], own[1]), (peer[0], peer[1]))
             end.sessions.install(self._states[role], underlay, socket_number=1 if role is Role.CLIENT else 0)
             self._settle()
         return self

@@ -8,7 +8,14 @@ from collections import Counter
 import pytest
 from aioquic.quic.events import ConnectionTerminated, DatagramFrameReceived
 
-from qre.dataplane.protocol import KeyPhaseChanged, LossReason, SessionInstall, SessionLost, SessionUpdate, Underlay
+from qre.dataplane.protocol import (
+    KeyPhaseChanged,
+    LossReason,
+    SessionInstall,
+    SessionLost,
+    SessionUpdate,
+    underlay_of,
+)
 from qre.ends import Role
 from qre.wire.datagram import DATAGRAM_HEAD
 from qre.wire.number import PACKET_NUMBER_BASE
@@ -39,12 +46,7 @@ class Mixed:
             next_keys=self.handover.keys(1),
             tx_hp_key=tx_hp_key,
             rx_hp_key=rx_hp_key,
-            underlay=Underlay(
-                local_ip=self.own_address[0],
-                local_port=self.own_address[1],
-                peer_ip=self.peer_address[0],
-                peer_port=self.peer_address[1],
-            ),
+            underlay=underlay_of(self.own_address, self.peer_address),
             held=role is Role.SERVER,
         )
         mark = fresh_marks().claim(bytes(32), 0, self.install.keys.tx_key, PACKET_NUMBER_BASE)

@@ -10,7 +10,7 @@ from contextlib import ExitStack, suppress
 
 import pytest
 
-from qre.dataplane.protocol import Underlay
+from qre.dataplane.protocol import underlay_of
 from qre.ends import Role
 from qre.workers.dataplane.device import Device
 from qre.workers.dataplane.inner.offload import NO_OFFLOAD, VNET_HEADER
@@ -78,7 +78,7 @@ class Pair(ExitStack):
         self.callback(device.close)
         self.devices[role] = device
         own, peer = self._addresses[role], self._middle[role].getsockname()
-        underlay = Underlay(local_ip=own[0], local_port=own[1], peer_ip=peer[0], peer_port=peer[1])
+        underlay = underlay_of((own[0], own[1]), (peer[0], peer[1]))
         answer = device.handle(install_of(role, underlay=underlay), [sock.detach()] if role is C else [])
         assert not answer.refusal
 

@@ -85,7 +85,7 @@ def test_a_peer_that_moves_is_challenged_at_both_addresses_and_moves_when_it_ans
     driven.says(b"\x1b" + driven_data(challenges, sent, ELSEWHERE))
     assert driven.session.peer == ELSEWHERE, "the answer may take another path"
     (moved,) = driven.ends.said(S, PeerMoved)
-    assert (moved.underlay.peer_ip, moved.underlay.peer_port) == ELSEWHERE
+    assert (str(moved.underlay.peer_ip), moved.underlay.peer_port) == ELSEWHERE
     assert driven.session.seal_datagrams([DATAGRAM_HEAD + INNER], driven.now)
 
 
@@ -188,7 +188,8 @@ def test_a_peer_that_moved_is_asked_first_and_followed_when_it_answers(ends: End
     assert len(response) == 1200
     ends.server.open_datagrams([response], ELSEWHERE, 0, ends.now)
     assert ends.server.peer == ELSEWHERE
-    assert [event.underlay.peer_ip for event in ends.server.events if isinstance(event, PeerMoved)] == [ELSEWHERE[0]]
+    places = [str(event.underlay.peer_ip) for event in ends.server.events if isinstance(event, PeerMoved)]
+    assert places == [ELSEWHERE[0]]
 
 
 def test_never_more_than_three_times_what_came_is_sent_to_an_unproven_address(ends: Ends) -> None:

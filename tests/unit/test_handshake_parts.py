@@ -11,7 +11,7 @@ import random
 import socket
 import time
 from collections.abc import Iterator
-from ipaddress import ip_interface
+from ipaddress import ip_address, ip_interface
 
 import pytest
 from hypothesis import given
@@ -90,7 +90,7 @@ def test_a_holder_keeps_its_addresses_when_it_becomes_a_session() -> None:
 
 def test_sessions_of_the_process_before_hold_theirs() -> None:
     table = grants()
-    table.hold("old", ONE, [ip_interface("10.77.0.2/32")])
+    table.hold("old", ONE, [ip_address("10.77.0.2")])
     assert asked(table, "b", TWO, "10.77.0.2/32") == []
 
 

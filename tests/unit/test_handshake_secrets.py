@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qre.dataplane.protocol import Underlay
+from qre.dataplane.protocol import Underlay, underlay_of
 from qre.ends import Role
 from qre.errors import MachineError
 from qre.quic.handed_over import HandedOver
@@ -31,7 +31,7 @@ from qre.workers.handshake.sessions.secrets import (
 from tests.support.two_ends import handed_over_pair, memfd
 from tests.support.untrusted import read_or_refused
 
-UNDERLAY = Underlay(local_ip="192.0.2.1", local_port=443, peer_ip="192.0.2.2", peer_port=40_000)
+UNDERLAY = underlay_of(("192.0.2.1", 443), ("192.0.2.2", 40_000))
 
 
 def record_of(seed: int = 0, role: Role = Role.SERVER) -> SessionRecord:
@@ -53,7 +53,7 @@ addresses = st.lists(
     max_size=8,
 ).map(tuple)
 ports = st.integers(1, 65_535)
-ipv4 = st.ip_addresses(v=4).map(str)
+ipv4 = st.ip_addresses(v=4)
 secrets = st.binary(min_size=32, max_size=32)
 keys = st.binary(min_size=16, max_size=16)
 numbers = st.integers(0, (1 << 63) - 1)

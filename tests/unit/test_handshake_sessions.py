@@ -21,6 +21,7 @@ from qre.dataplane.protocol import (
     SessionUpdate,
     Underlay,
     refused,
+    underlay_of,
 )
 from qre.ends import Role
 from qre.errors import InternalError
@@ -384,7 +385,7 @@ def test_without_a_data_plane_nothing_is_asked_and_everything_is_made_up_for() -
 
 
 def ends_underlay(peer: str, port: int) -> Underlay:
-    return Underlay(local_ip="192.0.2.9", local_port=9, peer_ip=peer, peer_port=port)
+    return underlay_of(("192.0.2.9", 9), (peer, port))
 
 
 def test_the_same_ids_are_not_used_by_two_workers_one_after_the_other() -> None:

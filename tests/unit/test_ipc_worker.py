@@ -39,7 +39,7 @@ from qre.ipc.messages import (
     WorkerConfig,
 )
 from qre.ipc.roles import ROLES, WorkerRole
-from qre.structs import Message
+from qre.structs import Message, decoder, encoder
 from qre.supervisor.parent.process_settings import empty_memfd
 from tests.support.daemons import PATIENCE
 
@@ -100,11 +100,11 @@ class Supervision:
 
     async def hear(self) -> Envelope:
         self.identity, data = await asyncio.wait_for(self.router.recv_multipart(), PATIENCE)
-        return msgspec.msgpack.decode(data, type=Envelope)
+        return decoder(Envelope).decode(data)
 
     async def ask(self, body: Any, number: int = 5, **rest: Any) -> Message:
         envelope = Envelope(peer=rest.pop("peer", Party.SUPERVISOR), id=number, body=body, **rest)
-        await self.router.send_multipart([self.identity, msgspec.msgpack.encode(envelope)])
+        await self.router.send_multipart([self.identity, encoder().encode(envelope)])
         answer = await self.hear()
         assert (answer.id, answer.answer) == (number, True)
         return answer.body
@@ -189,7 +189,7 @@ def test_own_requests_are_answered_refused_or_time_out(tmp_path: Path) -> None:
             if with_ is not None:
                 for _ in range(2):  # the second one is nobody's
                     envelope = Envelope(peer=Party.SUPERVISOR, id=number, answer=True, body=with_)
-                    await made.router.send_multipart([made.identity, msgspec.msgpack.encode(envelope)])
+                    await made.router.send_multipart([made.identity, encoder().encode(envelope)])
             return await asked
 
         assert await answered(SocketGranted(number=3)) == SocketGranted(number=3)

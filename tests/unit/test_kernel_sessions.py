@@ -11,7 +11,7 @@ from qre.dataplane.protocol import (
     RekeyDue,
     SessionConfirmed,
     SessionLost,
-    Underlay,
+    underlay_of,
 )
 from qre.dataplane.status import SessionStatus
 from qre.ends import Role
@@ -20,7 +20,7 @@ from qre.workers.netlink.kernel_sessions import KernelSessions
 
 ID = b"\x07" * 32
 CID = b"\x09" * 20
-UNDERLAY = Underlay(local_ip="10.9.0.1", local_port=443, peer_ip="10.9.0.2", peer_port=5555)
+UNDERLAY = underlay_of(("10.9.0.1", 443), ("10.9.0.2", 5555))
 
 
 def seen(number: int = 65_536, epoch: int = 3, *, confirmed: bool = True, peer_port: int = 5555) -> KernelSession:

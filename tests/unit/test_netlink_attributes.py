@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from ipaddress import IPv4Address, ip_network
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ from qre.dataplane.protocol import (
     RekeyDue,
     SessionConfirmed,
     SessionLost,
-    Underlay,
+    underlay_of,
 )
 from qre.ends import Role
 from qre.errors import InternalError, UntrustedInputError
@@ -46,7 +47,7 @@ from tests.support.untrusted import read_or_refused
 
 SESSION = bytes(range(32))
 CID = bytes(range(20))
-UNDERLAY = Underlay(local_ip="192.0.2.1", local_port=443, peer_ip="198.51.100.2", peer_port=50443)
+UNDERLAY = underlay_of(("192.0.2.1", 443), ("198.51.100.2", 50443))
 
 
 def cids(*found: bytes) -> bytes:
@@ -65,7 +66,7 @@ def session_answer() -> Request:
     answer.u64(Attribute.PACKET_NUMBER, 70_000)
     answer.u64(Attribute.RX_NUMBER, 69_999)
     put_underlay(answer, UNDERLAY)
-    answer.allowed_ips(["10.77.0.2/32", "fd00:77::/64"])
+    answer.allowed_ips([ip_network("10.77.0.2/32"), ip_network("fd00:77::/64")])
     answer.u64(Attribute.AGE_MS, 1234)
     answer.put(Attribute.CIDS, cids(CID, b"\x01\x02"))
     answer.text(Attribute.AEAD_DRIVER, "generic-gcm-aesni")
@@ -161,7 +162,7 @@ def test_a_session_is_read_whole() -> None:
     assert (status.state, status.key_epoch) == ("established", 3)
     assert (status.tx_packet_number, status.rx_packet_number) == (70_000, 69_999)
     assert status.endpoint == "198.51.100.2:50443"
-    assert status.allowed_ips == ("10.77.0.2/32", "fd00:77::/64")
+    assert status.allowed_ips == (ip_network("10.77.0.2/32"), ip_network("fd00:77::/64"))
     assert status.last_receive_ms is None
     assert status.cids == (CID, b"\x01\x02")
 
@@ -197,7 +198,7 @@ def test_a_device_is_read_with_what_its_namespace_has() -> None:
     answer.u8(Attribute.ROLE, abi.KernelRole.SERVER)
     answer.u32(Attribute.MTU, 1380)
     answer.text(Attribute.DEST, "site.example:443")
-    answer.ipv4(Attribute.LISTEN_IP, "192.0.2.1")
+    answer.ipv4(Attribute.LISTEN_IP, IPv4Address("192.0.2.1"))
     answer.port(Attribute.LISTEN_PORT, 443)
     answer.put(
         Attribute.DROPS,
@@ -208,7 +209,7 @@ def test_a_device_is_read_with_what_its_namespace_has() -> None:
     answer.put(Attribute.CIDS, cids(CID))
     answer.u32(Attribute.MAP_ID, 12)
     answer.u32(Attribute.MAP_MISSING, 1)
-    answer.ipv4(Attribute.SHARED_IP, "192.0.2.1")
+    answer.ipv4(Attribute.SHARED_IP, IPv4Address("192.0.2.1"))
     answer.port(Attribute.SHARED_PORT, 443)
     answer.text(Attribute.LOADER_PROGRAM, "qre_reuseport_demux")
     answer.u8(Attribute.LOADER_CID_LENGTH, 20)

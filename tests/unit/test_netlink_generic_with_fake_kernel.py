@@ -6,11 +6,12 @@ import errno
 import struct
 import sys
 from collections.abc import Callable
+from ipaddress import ip_network
 
 import pytest
 
 import qre.kernel.qre_family
-from qre.dataplane.protocol import SessionInstall, SessionKeys, SessionUpdate, Underlay
+from qre.dataplane.protocol import SessionInstall, SessionKeys, SessionUpdate, underlay_of
 from qre.ends import Role
 from qre.errors import MachineError
 from qre.kernel import abi
@@ -22,7 +23,7 @@ from qre.kernel.socket import NLM_F_DUMP, ExtendedAck, NetlinkRefusedError
 FAMILY = 0x21
 SESSION = bytes(range(32))
 KEYS = SessionKeys(tx_key=b"t" * 16, rx_key=b"r" * 16, tx_iv=b"T" * 12, rx_iv=b"R" * 12)
-UNDERLAY = Underlay(local_ip="192.0.2.1", local_port=443, peer_ip="198.51.100.2", peer_port=50443)
+UNDERLAY = underlay_of(("192.0.2.1", 443), ("198.51.100.2", 50443))
 INSTALL = SessionInstall(
     id=1,
     session_id=SESSION,
@@ -33,7 +34,7 @@ INSTALL = SessionInstall(
     tx_hp_key=b"h" * 16,
     rx_hp_key=b"H" * 16,
     underlay=UNDERLAY,
-    allowed_ips=("10.77.0.2/32",),
+    allowed_ips=(ip_network("10.77.0.2/32"),),
     held=True,
 )
 

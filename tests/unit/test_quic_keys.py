@@ -9,13 +9,13 @@ from aioquic.quic.crypto import derive_key_iv_hp
 from aioquic.tls import CipherSuite
 
 from qre.dataplane.install import handed_over_install
-from qre.dataplane.protocol import Underlay
+from qre.dataplane.protocol import underlay_of
 from qre.ends import Role
 from qre.quic.handed_over import HandedOver, Secrets, advance, session_id
 from qre.wire.number import PACKET_NUMBER_BASE
 from qre.wire.protection import derive, next_secret
 
-UNDERLAY = Underlay(local_ip="192.0.2.1", local_port=1, peer_ip="192.0.2.2", peer_port=2)
+UNDERLAY = underlay_of(("192.0.2.1", 1), ("192.0.2.2", 2))
 
 
 def handed_over(tx: bytes, rx: bytes) -> HandedOver:

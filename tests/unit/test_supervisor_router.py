@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 import zmq
 import zmq.asyncio
@@ -28,7 +27,7 @@ from qre.ipc.messages import (
     Stop,
 )
 from qre.ipc.worker import LimitedLog
-from qre.structs import Message
+from qre.structs import Message, decoder, encoder
 from qre.supervisor.life import WorkerStage
 from qre.supervisor.router import Router, endpoint
 from tests.support.daemons import PATIENCE, until
@@ -63,11 +62,11 @@ class Bench:
         return SocketGranted(number=3) if isinstance(message, SocketRequest) else None
 
     async def send(self, party: Party, body: Any, peer: Party = Party.SUPERVISOR, **rest: Any) -> None:
-        await self.dealers[party].send(msgspec.msgpack.encode(Envelope(peer=peer, body=body, **rest)))
+        await self.dealers[party].send(encoder().encode(Envelope(peer=peer, body=body, **rest)))
 
     async def receive(self, party: Party) -> Envelope:
         data = await asyncio.wait_for(self.dealers[party].recv(), PATIENCE)
-        return msgspec.msgpack.decode(data, type=Envelope)
+        return decoder(Envelope).decode(data)
 
     async def greet(self) -> None:
         for party in self.routers:
@@ -193,7 +192,7 @@ def test_what_another_process_of_the_role_sends_is_dropped(tmp_path: Path) -> No
         asked = asyncio.ensure_future(router.request(Party.SUPERVISOR, Heartbeat(), 5))
         number = (await bench.receive(Party.HANDSHAKE)).id
         for body, rest in ((RoleState(up=True, text="old"), {}), (Done(), {"id": number, "answer": True})):
-            await stale.send(msgspec.msgpack.encode(Envelope(peer=Party.SUPERVISOR, body=body, **rest)))
+            await stale.send(encoder().encode(Envelope(peer=Party.SUPERVISOR, body=body, **rest)))
         await bench.until(lambda: router.dropped == 2)
         assert not bench.handled
         assert not asked.done()

@@ -34,7 +34,7 @@ from qre.workers.dataplane.inner.ecn import NOT_ECT
 from qre.workers.dataplane.session.marks import NumberMarks
 from qre.workers.dataplane.session.session import Session
 from qre.workers.dataplane.session.session_life import LifeState
-from qre.workers.dataplane.table import AllowedIps, parse_prefixes
+from qre.workers.dataplane.table import AllowedIps, table_keys
 
 _SHOWN = {
     LifeState.HELD: "held",
@@ -115,7 +115,7 @@ class Registry:
             raise SessionRefusedError(Refusal.NO_ROOM, "no room for another session")
         if install.role is Role.SERVER and install.connection_id in self.by_cid:
             raise QreError("another session has this connection id")
-        prefixes = parse_prefixes(install.allowed_ips)
+        prefixes = table_keys(install.allowed_ips)
         mark = self._marks.claim(
             install.session_id,
             install.key_epoch,

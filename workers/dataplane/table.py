@@ -7,25 +7,22 @@ established one. It must never deliver a packet from a source that the session m
 
 from __future__ import annotations
 
-from ipaddress import ip_network
+from collections.abc import Sequence
+from ipaddress import IPv4Network, IPv6Network
 
-from qre.errors import UserError
+from qre.addresses import Network
 from qre.workers.dataplane.session.session import Session
 from qre.workers.dataplane.session.session_life import LifeState
 
 #: Addresses in the lookup cache; it is cleared as a whole when full, and whenever a session comes or goes.
 _CACHE = 8192
-_ALL = ("0.0.0.0/0", "::/0")
+_ALL = (IPv4Network("0.0.0.0/0"), IPv6Network("::/0"))
 
 
-def parse_prefixes(prefixes: tuple[str, ...]) -> list[tuple[int, int, int]]:
+def table_keys(prefixes: Sequence[Network]) -> list[tuple[int, int, int]]:
     """``(address length in bytes, prefix length, network bits)`` of each; none means all addresses."""
     parsed = []
-    for text in prefixes or _ALL:
-        try:
-            network = ip_network(text, strict=False)
-        except ValueError as error:
-            raise UserError("AllowedIPs", f"{text} is not a prefix") from error
+    for network in prefixes or _ALL:
         width = network.max_prefixlen
         shift = width - network.prefixlen
         parsed.append((width // 8, network.prefixlen, int(network.network_address) >> shift))

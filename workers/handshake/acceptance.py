@@ -14,7 +14,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from qre.dataplane.protocol import Underlay
+from qre.dataplane.protocol import underlay_of
 from qre.dest_profile import DestProfile
 from qre.errors import MachineError, QreError
 from qre.ipc.steering import Steering
@@ -183,12 +183,7 @@ class Acceptance:
     def _install(self, one: Accepted) -> None:
         try:
             handed_over = one.inner.hand_over_state()
-            underlay = Underlay(
-                local_ip=self._local_ip(one.source),
-                local_port=self.listen[1],
-                peer_ip=one.source[0],
-                peer_port=one.source[1],
-            )
+            underlay = underlay_of((self._local_ip(one.source), self.listen[1]), one.source)
             self.sessions.install(handed_over, underlay)
         except QreError as error:
             self.complain("install", str(error))

@@ -10,11 +10,10 @@ import asyncio
 import os
 import socket
 import time
-from ipaddress import ip_interface
 from random import SystemRandom
 from typing import Any, Final
 
-from qre.dataplane.protocol import Underlay
+from qre.dataplane.protocol import underlay_of
 from qre.ends import Role
 from qre.errors import MachineError, PeerError, QreError
 from qre.ipc.messages import (
@@ -190,7 +189,7 @@ class Client:
         _, peer = await resolve(config.endpoint_host, config.endpoint_port, family=socket.AF_INET)
         number = await self._new_socket()
         handed_over, local = await self._shake_hands(number, peer, where)
-        underlay = Underlay(local_ip=local[0], local_port=local[1], peer_ip=peer[0], peer_port=peer[1])
+        underlay = underlay_of(local, peer)
         self._expect(handed_over.session_id, confirmed=False)
         self._sessions.install(handed_over, underlay, socket_number=number)
         self.link.pump()
@@ -218,7 +217,7 @@ class Client:
             server_name=config.server_name,
             public_key=secrets.public_key,
             short_id=secrets.short_id,
-            addresses=tuple(ip_interface(text) for text in config.address),
+            addresses=config.address,
             fingerprint=self._fingerprint,
             trust=self._trust,
             unix_time=int(time.time()),

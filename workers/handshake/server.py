@@ -8,19 +8,16 @@ handles only descriptors and timers.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import socket
 import time
 from collections import Counter
-from ipaddress import ip_interface
 from random import SystemRandom
 from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from qre.addresses import Interface
 from qre.dataplane.protocol import SessionMark
 from qre.dest_profile import DestProfile
 from qre.ends import Role
@@ -114,7 +111,7 @@ class Server:
         )
         self._sessions = Sessions(store, Role.SERVER, session_settings(config), SystemRandom(), self._cids)
         self.link = DataplaneLink(self._sessions, self._sessions_changed, context.fail)
-        self._grants = Grants(ip_interface(text) for text in config.address)
+        self._grants = Grants(config.address)
         self._use_secrets(secrets)
         self._acceptance = Acceptance(
             private_key=secrets.private_key,
@@ -159,7 +156,8 @@ class Server:
             if record not in kept:
                 self._sessions.store.remove(record.session_id)
         for record in kept:
-            self._grants.hold(record.session_id, record.short_id, record.handed_over.addresses)
+            addresses = [address.ip for address in record.handed_over.addresses]
+            self._grants.hold(record.session_id, record.short_id, addresses)
         self._sessions.restore(kept)
         await self._dest.start()
         if self._steering is not None:
@@ -183,7 +181,7 @@ class Server:
         self._use_secrets(secrets)
         self._table.limits = flow_limits(config)
         self._sessions.settings = session_settings(config)
-        self._grants.own = tuple(ip_interface(text) for text in config.address)
+        self._grants.own = config.address
         self._acceptance.replay.window = replay_window(config.max_time_diff_ms)
         for record in self._sessions.records():
             if record.short_id not in self._short_ids:
@@ -388,7 +386,7 @@ class Server:
         """Keep orphans until their clients reconnect; end those whose short id is unknown."""
         kept = [mark for mark in marks if mark.short_id in self._short_ids]
         for mark in kept:
-            self._grants.hold(mark.session_id, mark.short_id, _addresses(mark))
+            self._grants.hold(mark.session_id, mark.short_id, [network.network_address for network in mark.addresses])
         for mark in marks:
             if mark.short_id not in self._short_ids:
                 self._sessions.delete_orphan(mark.session_id)
@@ -438,11 +436,3 @@ def _kernel_slot(context: WorkerContext) -> socket.socket:
     made = socket.socket(fileno=context.descriptors.pop("udp_kernel_slot"))
     made.setblocking(False)
     return made
-
-
-def _addresses(mark: SessionMark) -> list[Interface]:
-    found: list[Interface] = []
-    for text in mark.addresses:
-        with contextlib.suppress(ValueError):
-            found.append(ip_interface(text))
-    return found

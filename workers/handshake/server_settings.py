@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import resource
-from ipaddress import ip_interface
 from typing import Final
 
 from qre.ipc.messages import WorkerConfig
@@ -28,13 +27,11 @@ def flow_limits(config: WorkerConfig) -> Limits:
 
 def session_settings(config: WorkerConfig) -> Settings:
     """Beside its granted addresses a client may send from AllowedIPs outside the tunnel's own networks."""
-    own = [ip_interface(text).network for text in config.address]
+    own = [interface.network for interface in config.address]
     beyond = (
-        text
-        for text in config.allowed_ips
-        if not any(
-            net.version == (other := ip_interface(text).network).version and net.overlaps(other) for net in own
-        )
+        network
+        for network in config.allowed_ips
+        if not any(net.version == network.version and net.overlaps(network) for net in own)
     )
     return Settings(
         rekey_interval_ms=config.rekey_interval_ms,

@@ -7,7 +7,6 @@ have been. Lost frames of a peer cannot be recovered that way.
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -201,10 +200,7 @@ def mark_of(session: KernelSession) -> SessionMark:
         confirmed=session.confirmed,
         short_id=status.short_id,
         connection_ids=status.cids[:MAX_CIDS_PER_SESSION],
-        addresses=tuple(text for text in status.allowed_ips if _is_host(text))[:MAX_CIDS_PER_SESSION],
+        addresses=tuple(network for network in status.allowed_ips if network.prefixlen == network.max_prefixlen)[
+            :MAX_CIDS_PER_SESSION
+        ],
     )
-
-
-def _is_host(text: str) -> bool:
-    network = ipaddress.ip_network(text)
-    return network.prefixlen == network.max_prefixlen

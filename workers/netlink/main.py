@@ -9,7 +9,6 @@ through it to qre.ko, and it keeps none.
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import os
 
 from qre.dataplane.protocol import DataplaneReport
@@ -91,9 +90,9 @@ class _Running:
             )
         spec = DeviceSpec(
             device=request.device,
-            addresses=tuple(ipaddress.ip_interface(text) for text in request.address),
+            addresses=request.address,
             mtu=request.mtu,
-            allowed_ips=tuple(ipaddress.ip_network(text) for text in request.allowed_ips),
+            allowed_ips=request.allowed_ips,
             fwmark=request.fwmark,
         )
         sync_device(self.rtnl, spec)

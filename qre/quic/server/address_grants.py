@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable
 from ipaddress import ip_interface
 
-from qre.addresses import Interface, Network
+from qre.addresses import Address, Interface, Network
 
 #: No QRE client requests more.
 MAX_ADDRESSES = 8
@@ -44,9 +44,9 @@ class Grants:
             self._held[holder] = (short_id, frozenset(granted))
         return tuple(granted.values())
 
-    def hold(self, holder: Hashable, short_id: bytes, addresses: Iterable[Interface]) -> None:
+    def hold(self, holder: Hashable, short_id: bytes, addresses: Iterable[Address]) -> None:
         """A session of an earlier process keeps its addresses."""
-        self._held[holder] = (short_id, frozenset(address.ip for address in addresses))
+        self._held[holder] = (short_id, frozenset(addresses))
 
     def move(self, holder: Hashable, to: Hashable) -> None:
         """A handshake has become a session: its grants move to ``to``."""

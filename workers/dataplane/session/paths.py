@@ -10,9 +10,12 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Sequence
+from ipaddress import ip_address
 from typing import Final
 
-from qre.dataplane.protocol import PeerMoved, Underlay
+import msgspec
+
+from qre.dataplane.protocol import PeerMoved
 from qre.ends import Role
 from qre.wire import overhead
 from qre.wire.frames import (
@@ -177,9 +180,7 @@ class Paths:
             sending.set_limits()
         self._pay(now)
         underlay = sending.install.underlay
-        moved = Underlay(
-            local_ip=underlay.local_ip, local_port=underlay.local_port, peer_ip=peer[0], peer_port=peer[1]
-        )
+        moved = msgspec.structs.replace(underlay, peer_ip=ip_address(peer[0]), peer_port=peer[1])
         sending.events.append(PeerMoved(session_id=sending.session_id, underlay=moved))
 
     def _forget(self, now: float) -> None:

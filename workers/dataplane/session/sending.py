@@ -56,7 +56,7 @@ class Sending:
         self.install = install
         self.session_id = install.session_id
         self.role = install.role
-        self.peer: Address = (install.underlay.peer_ip, install.underlay.peer_port)
+        self.peer: Address = (str(install.underlay.peer_ip), install.underlay.peer_port)
         self.events: list[DataplaneReport] = []
         self.outbox: list[OutgoingPacket] = []
         self.state = LifeState.HELD if install.held else LifeState.ESTABLISHED

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 
+from qre.addresses import Network
 from qre.dataplane.install import handed_over_install, session_keys
 from qre.dataplane.protocol import Answer, DataplaneRequest, LossReason, SessionInstall, SessionMark, SessionUpdate
 from qre.ends import Role
@@ -25,7 +26,7 @@ class Settings:
     idle_timeout_ms: int
     keepalive_ms: int
     rekey_after_packets: int
-    allowed_ips: tuple[str, ...] = ()  # client: the profile's; server: besides the granted addresses
+    allowed_ips: tuple[Network, ...] = ()  # client: the profile's; server: besides the granted addresses
     #: The data plane is qre.ko: sessions outlive every process, and none is installed twice.
     in_kernel: bool = False
 
@@ -120,7 +121,7 @@ def installation(record: SessionRecord, settings: Settings, id: int) -> SessionI
     """The request that installs this session, for the first time or again."""
     allowed = settings.allowed_ips
     if record.role is Role.SERVER:
-        allowed = (*(str(address) for address in record.handed_over.addresses), *allowed)
+        allowed = (*(address.network for address in record.handed_over.addresses), *allowed)
     return handed_over_install(
         record.handed_over,
         record.role,

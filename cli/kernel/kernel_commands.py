@@ -20,7 +20,7 @@ from qre.config.settings import load_global
 from qre.config.syntax import quoted
 from qre.config.values import parse_device, parse_role
 from qre.device.control_client import daemon_runs
-from qre.device.kernel_device import settings_of
+from qre.device.kernel_device import synced_settings
 from qre.device.kernel_module import require_module
 from qre.ends import Role
 from qre.errors import UserError
@@ -88,7 +88,7 @@ def sync(command: str, profile: Profile) -> None:
     """Apply the profile to the kernel's device. A mark that ``up`` chose for the device stays."""
     with kernel(command, profile.device) as qre:
         before = qre.device(profile.device)
-        qre.device_set(profile.device, settings_of(profile, before.fwmark if before is not None else 0))
+        qre.device_set(profile.device, synced_settings(profile, before.fwmark if before is not None else 0))
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from qre.config.model import Profile
 from qre.config.values import show_duration
 from qre.dataplane.protocol import SessionInstall
 from qre.dataplane.status import SessionStatus
-from qre.device.kernel_device import settings_of
+from qre.device.kernel_device import synced_settings
 from qre.ends import Role
 from qre.errors import UserError, UserErrors
 from qre.kernel.qre_family import Qre
@@ -126,5 +126,5 @@ def install_end(
 def make_device(undo: Undo, qre: Qre, profile: Profile) -> None:
     """Create the profile's device, as ``syncconf`` does; an existing one is not changed."""
     if qre.device(profile.device) is None:
-        qre.device_set(profile.device, settings_of(profile, 0))
+        qre.device_set(profile.device, synced_settings(profile, 0))
         undo.add(lambda: unless_gone(lambda: qre.device_delete(profile.device)))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 
+import msgspec
+
 from qre.config.model import Profile
 from qre.kernel.answers import KernelDevice
 from qre.kernel.port_registration import release, shared_address
@@ -11,13 +13,18 @@ from qre.kernel.qre_family import DeviceSettings, Qre
 from qre.kernel.socket import NetlinkRefusedError
 
 
+def synced_settings(profile: Profile, fwmark: int) -> DeviceSettings:
+    """All that ``syncconf`` and ``set`` give a device, which no profile brings up."""
+    return msgspec.structs.replace(settings_of(profile, fwmark), mtu=profile.mtu)
+
+
 def settings_of(profile: Profile, fwmark: int) -> DeviceSettings:
-    """The kernel's settings for a profile: no key, no short id, no address."""
+    """The kernel's settings for a profile: no key, no short id, no address. Its MTU is the link's, as on the user
+    data plane (``Rtnl.set_up``)."""
     server, client = profile.server, profile.client
     named = server or client
     return DeviceSettings(
         role=profile.role,
-        mtu=profile.mtu,
         dest=str(server.dest) if server is not None else None,
         server_name=named.server_name if named is not None else None,
         listen=(str(profile.listen.ip), profile.listen.port) if profile.listen is not None else None,
@@ -45,7 +52,7 @@ def settings_as_they_were(device: KernelDevice) -> DeviceSettings:
 def sync_line(profile: Profile) -> str:
     """The plan's line for a sync."""
     where = f"listen {profile.listen}" if profile.listen is not None else f"endpoint {profile.endpoint}"
-    return f"sync device {profile.device} to qre.ko: {profile.role}, {where}, MTU {profile.mtu}"
+    return f"sync device {profile.device} to qre.ko: {profile.role}, {where}"
 
 
 def kernel_holds_port(device: str, listen: tuple[str, int]) -> bool:

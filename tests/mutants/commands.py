@@ -251,7 +251,7 @@ MUTANTS = {
         M("client", "_SET_FIELDS", "('Address', 'Endpoint', 'MTU', 'ServerName')", "('Address', 'Endpoint', 'MTU')"),
         M("fields of the role", "set_device", "_SET_FIELDS[role]", "_SET_FIELDS[Role.CLIENT]"),
         M("the word role", "set_device", "word.lower() != 'role'", "False"),
-        M("the values", "settings_of", "profile.mtu", "1400"),
+        M("the values", "synced_settings", "profile.mtu", "1400"),
     ),
     "`set`'s placeholders are the reference's": (
         M("private key", "PLACEHOLDERS", "'A' * 43 + '='", "'AQEB' * 10 + 'AQE='"),

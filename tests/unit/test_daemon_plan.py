@@ -89,12 +89,9 @@ def test_the_kernels_device_is_told_the_address_that_is_used(
     directory: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("QRE_DATAPLANE", "kernel")
-    assert any(
-        "listen 127.0.0.2:4434," in line for line in plan(capsys, "server0", "--server-underlay=127.0.0.2:4434")
-    )
-    assert any(
-        "endpoint 127.0.0.2:4434," in line for line in plan(capsys, "client0", "--server-underlay=127.0.0.2:4434")
-    )
+    for profile, told in (("server0", "listen 127.0.0.2:4434"), ("client0", "endpoint 127.0.0.2:4434")):
+        lines = plan(capsys, profile, "--server-underlay=127.0.0.2:4434")
+        assert any(line.startswith("sync device") and line.endswith(told) for line in lines)
 
 
 def test_an_option_wins_over_a_variable_and_that_over_the_file(

@@ -25,9 +25,7 @@ from qre.ipc.latest import Latest
 from qre.ipc.messages import (
     DataplaneStatus,
     DestProfileReport,
-    Done,
     HandshakeStatus,
-    Heartbeat,
     Hello,
     LinkGone,
     LoaderStatus,
@@ -41,20 +39,23 @@ from qre.ipc.messages import (
     StatusRequest,
     Stop,
     UseLoader,
+    VisitDest,
     WorkerConfig,
 )
 from qre.ipc.roles import CLIENT_UDP, KEYS, ROLES
 from qre.ipc.tasks import Tasks
 from qre.kernel.underlay_sockets import client_socket
 from qre.structs import Message
-from qre.supervisor.life import WorkerStage
+from qre.supervisor.members import heartbeats
+from qre.supervisor.members.life import WorkerStage
+from qre.supervisor.members.supervised import Members, Supervised
+from qre.supervisor.members.visits import Visits
 from qre.supervisor.parent_messages import Alive, DaemonState, DestProbed, GuestCount, PinThese, Setup, ToParent
 from qre.supervisor.port_guests import PortGuests
 from qre.supervisor.reloads import Reloads
-from qre.supervisor.supervised import Members, Supervised
 
 if TYPE_CHECKING:
-    from qre.supervisor.router import Router
+    from qre.supervisor.members.router import Router
 
 _GREET_TIMEOUT: Final = 60.0
 _START_TIMEOUT: Final = 30.0
@@ -64,8 +65,6 @@ _COMPLETE_TIMEOUT: Final = 8.0
 _RELOAD_ATTEMPTS: Final = 3
 #: Time for a death to be noticed.
 _NOTICE: Final = 0.2
-_HEARTBEAT_INTERVAL: Final = 2.0
-_HEARTBEAT_TIMEOUT: Final = 10.0
 _STATE_INTERVAL: Final = 0.05
 _PROBED_INTERVAL: Final = 1.0
 MAX_CLIENT_SOCKETS: Final = 8
@@ -94,6 +93,7 @@ class Crew:
         supplies: dict[str, int],
         pair: tuple[socket.socket, socket.socket] | None,
         routers: dict[Party, Router],
+        visits: Visits | None,
         runtime: Path,
         owner: CrewOwner,
     ) -> None:
@@ -126,6 +126,9 @@ class Crew:
         self._reloads = Reloads(self.members, setup, self.supplies, lambda: self.config, self._use)
         for router in routers.values():
             self._tasks.spawn(router.serve(self._handle, routers), _SERVE)
+        self._visits = visits
+        if visits is not None:
+            self._tasks.spawn(visits.serve(), _SERVE)
 
     # --- start, restart, end ---
 
@@ -138,7 +141,7 @@ class Crew:
             if member.party is Party.BPF_LOADER:
                 await self._pin()
         self._complete = True
-        self._tasks.spawn(self._heartbeats())
+        self._tasks.spawn(heartbeats.watch(self.members, lambda: self._owner.tell(Alive()), self._log))
 
     async def _bring_up(self, member: Supervised) -> None:
         """From spawned to ready. Raises QreError."""
@@ -286,6 +289,8 @@ class Crew:
             else:
                 member.kill()
         await self._wait_for_ends(deadline)
+        if self._visits is not None:
+            await self._visits.close()
         for router in self.routers.values():
             router.close()
 
@@ -323,6 +328,8 @@ class Crew:
                 self._tell_probed(DestProbed(profile=profile))
                 if self._dataplane is Party.NETLINK and self.members[Party.NETLINK].life.stage is WorkerStage.READY:
                     await self.members[Party.NETLINK].router.request(Party.SUPERVISOR, message, 10.0)
+            case VisitDest() if self._visits is not None:
+                return await self._visits.visit(self.config, message)
             case LinkGone(device=device):
                 if device == self.config.device:
                     self._owner.fail(f"device {device} was removed by another program")
@@ -401,27 +408,6 @@ class Crew:
             Party.NETLINK: NetlinkStatus,
         }
         return answer if isinstance(answer, expected[party]) else None
-
-    async def _heartbeats(self) -> None:
-        """Find hung workers; tell the parent when all are alive."""
-        while True:
-            await asyncio.sleep(_HEARTBEAT_INTERVAL)
-            alive = await asyncio.gather(*(self._alive(member) for member in self.members.values()))
-            if all(alive):
-                self._owner.tell(Alive())
-
-    async def _alive(self, member: Supervised) -> bool:
-        if member.life.stage is not WorkerStage.READY:
-            return False
-        pid = member.pid
-        try:
-            answer = await member.router.request(Party.SUPERVISOR, Heartbeat(), _HEARTBEAT_TIMEOUT)
-        except MachineError:
-            if member.pid == pid and member.life.stage is WorkerStage.READY:
-                self._log.error("worker %s hangs; it is killed", member.party)
-                member.kill()
-            return False
-        return isinstance(answer, Done)
 
     def _failed(self, error: BaseException) -> None:
         self._owner.fail(f"internal error: {type(error).__name__}: {error}")

@@ -9,8 +9,8 @@ from typing import Final
 from qre.errors import MachineError, QreError
 from qre.ipc.messages import GuestJoin, GuestLeave, Party
 from qre.supervisor.front import GuestDaemon
-from qre.supervisor.life import WorkerStage
-from qre.supervisor.supervised import Supervised
+from qre.supervisor.members.life import WorkerStage
+from qre.supervisor.members.supervised import Supervised
 
 _TIMEOUT: Final = 30.0
 

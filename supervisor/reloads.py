@@ -10,9 +10,9 @@ from typing import Final
 
 from qre.errors import MachineError, QreError
 from qre.ipc.messages import Party, Reload, SyncDevice, WorkerConfig
-from qre.supervisor.life import WorkerStage
+from qre.supervisor.members.life import WorkerStage
+from qre.supervisor.members.supervised import Members, Supervised
 from qre.supervisor.parent_messages import Setup
-from qre.supervisor.supervised import Members, Supervised
 
 #: How long to wait for workers that are being restarted (seconds).
 _COMPLETE_TIMEOUT: Final = 8.0

@@ -1,6 +1,6 @@
 """The supervisor process: makes the sockets, drops privileges that it does not need, keeps the workers alive.
 
-It holds the memfds of secrets and number marks without ever mapping them, forwards messages by ``supervisor/routes``,
+It holds the memfds of secrets and number marks without ever mapping them, forwards messages by ``members/routes``,
 and never reads a packet or a key. The parent watches it and cleans up after it; it ends when the parent does.
 """
 
@@ -25,6 +25,7 @@ from qre.errors import MachineError, QreError, UntrustedInputError
 from qre.ipc import sandbox
 from qre.ipc.channel import Channel, ChannelClosedError
 from qre.ipc.journal import log_to_stderr
+from qre.ipc.messages import Party
 from qre.ipc.tasks import Tasks
 from qre.ipc.worker import LimitedLog, place_of
 from qre.kernel.capabilities import NUMBERS
@@ -33,6 +34,8 @@ from qre.supervisor.control import ControlSocket
 from qre.supervisor.crew import Crew, parties_of
 from qre.supervisor.front import join_of
 from qre.supervisor.front_listener import FrontListener, Host
+from qre.supervisor.members.router import Router, make_directories
+from qre.supervisor.members.visits import Visits
 from qre.supervisor.parent_messages import (
     AllReady,
     ApplyReload,
@@ -46,7 +49,6 @@ from qre.supervisor.parent_messages import (
     ToParent,
     ToSupervisor,
 )
-from qre.supervisor.router import Router, make_directories
 
 _SETUP_TIMEOUT: Final = 20.0
 _STOP_TIMEOUT: Final = 8.0
@@ -169,12 +171,13 @@ class _Supervisor:
         pair = self._server_pair(setup) if config.role is Role.SERVER else None
         parties = parties_of(config)
         runtime = Path(setup.runtime_dir) / f"{config.device}.workers"
-        make_directories(runtime, parties)
+        make_directories(runtime, (*parties, Party.VISIT) if config.role is Role.SERVER else parties)
         _keep_only_what_spawning_needs()
         context = zmq.asyncio.Context(io_threads=1)
         limited = LimitedLog(self._log)
         routers = {party: Router(context, runtime, party, limited) for party in parties}
-        self._crew = Crew(setup, self._supplies, pair, routers, runtime, self)
+        visits = Visits(Router(context, runtime, Party.VISIT, limited), runtime) if pair is not None else None
+        self._crew = Crew(setup, self._supplies, pair, routers, visits, runtime, self)
         return self._crew
 
     def _server_pair(self, setup: Setup) -> tuple[socket.socket, socket.socket]:

@@ -26,9 +26,9 @@ from qre.config.profile import load_profile_file
 from qre.config.settings import load_global
 from qre.errors import MachineError, QreError, UserError, UserErrors
 from qre.kernel.bpf_pins import check_pin_dir
+from qre.supervisor.members.process import FreshProcess
 from qre.supervisor.parent.notify import Notifier
 from qre.supervisor.parent.preconditions import SERVER_CAPABILITIES, open_elf
-from qre.supervisor.process import FreshProcess
 
 _COMMAND: Final = "shared-port-handshake-daemon"
 _START_TIMEOUT: Final = 180.0

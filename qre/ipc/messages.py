@@ -1,7 +1,8 @@
 """The messages that the supervisor and its workers exchange over ZeroMQ: typed, versioned, bounded.
 
-No message carries a key. Who may send which to whom, and when, is the supervisor's table (``supervisor/routes``);
-the types here say only what a message looks like. A request has an id and exactly one answer.
+No message carries a key. Who may send which to whom, and when, is the supervisor's table
+(``supervisor/members/routes``); the types here say only what a message looks like. A request has an id and exactly
+one answer.
 """
 
 from __future__ import annotations
@@ -11,12 +12,12 @@ from typing import Annotated
 
 import msgspec
 
-from qre.addresses import Interface
+from qre.addresses import Address, Interface
 from qre.dataplane.protocol import ConnectionId, Prefixes
 from qre.dataplane.status import DeviceCounters, SessionStatus
 from qre.dest_profile import DestProfile
 from qre.ends import Role
-from qre.structs import U16, U64, Message, Struct, Text
+from qre.structs import U16, U64, Message, Port, Struct, Text
 
 VERSION = 1
 #: The largest message on any channel, in bytes.
@@ -33,6 +34,7 @@ class Party(enum.StrEnum):
     BPF_LOADER = "bpf_loader"
     NETLINK = "netlink"
     DATAPLANE = "dataplane"
+    VISIT = "visit"
 
 
 class WorkerConfig(Struct, frozen=True, kw_only=True):
@@ -170,6 +172,22 @@ class DestProfileReport(Message, frozen=True, kw_only=True):
     profile: DestProfile
 
 
+class VisitDest(Message, frozen=True, kw_only=True):
+    """handshake -> supervisor, request (server), and on to a process that is started for it: visit Dest like a
+    browser. Answered with DestVisited."""
+
+    address: Address
+    port: Port
+    server_name: Text
+
+
+class DestVisited(Message, frozen=True, kw_only=True):
+    """An answer: what was seen of Dest. Without a profile ``why`` says why not."""
+
+    profile: DestProfile | None
+    why: Text = ""
+
+
 class CidAdopt(Message, frozen=True, kw_only=True):
     """handshake -> bpf_loader, request: steer this routed CID to slot 1. On the kernel's data plane the map is
     qre.ko's to write; where it cannot, netlink -> bpf_loader."""
@@ -302,6 +320,8 @@ Body = (
     | GuestLeave
     | RoleState
     | DestProfileReport
+    | VisitDest
+    | DestVisited
     | CidAdopt
     | CidRelease
     | CidSync

@@ -214,5 +214,9 @@ ROLES: Final = {
                 KEYS,
             ),
         ),
+        WorkerRole(
+            Party.VISIT, "qre-visit", 59875, "qre.workers.visit.main", frozenset(),
+            (Calls.RUN, Calls.SOCKETS), (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX), (), (),
+        ),
     )
 }  # fmt: skip

@@ -33,6 +33,7 @@ from qre.ipc.journal import log_to_stderr
 from qre.ipc.messages import WorkerConfig
 from qre.ipc.tasks import Tasks
 from qre.kernel.bpf_pins import check_pin_dir, pin, unpin
+from qre.supervisor.members.process import FreshProcess
 from qre.supervisor.parent import fdstore
 from qre.supervisor.parent.descendants import adopt_orphans, kill_descendants, reap_all
 from qre.supervisor.parent.notify import Notifier, one_line
@@ -60,7 +61,6 @@ from qre.supervisor.parent_messages import (
     ToParent,
     ToSupervisor,
 )
-from qre.supervisor.process import FreshProcess
 from qre.supervisor.supervisor import run_supervisor
 
 Loader = Callable[[], Profile]

@@ -15,7 +15,7 @@ from qre.ends import Role
 from qre.errors import MachineError, UserError
 from qre.ipc.messages import Party
 from qre.kernel.capabilities import require_capabilities
-from qre.supervisor.router import endpoint
+from qre.supervisor.members.router import endpoint
 
 #: To start workers as other users, to confine and end them, and the one that a worker is granted.
 CAPABILITIES: Final = ("CAP_CHOWN", "CAP_KILL", "CAP_SETGID", "CAP_SETUID", "CAP_SETPCAP", "CAP_NET_ADMIN")

@@ -63,6 +63,7 @@ def test_the_users_of_the_workers_can_be_made(tmp_path: Path) -> None:
         "qre-bpf-loader",
         "qre-netlink",
         "qre-dataplane",
+        "qre-visit",
     ]
     assert all(line.endswith(":/usr/sbin/nologin") for line in lines)
 

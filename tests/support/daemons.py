@@ -203,6 +203,10 @@ class Daemon:
         return run(*self.namespace.prefix, "env", *assignments, TOOL, *arguments, check=check)
 
     def workers(self) -> dict[str, int]:
+        """Worker name -> pid of those that the daemon keeps."""
+        return {name: pid for name, pid in self.processes().items() if name != "visit"}
+
+    def processes(self) -> dict[str, int]:
         """Worker name -> pid, from the command names of the daemon's descendants (``qre:NAME``)."""
         found = {}
         for pid in children(self.pid):

@@ -28,7 +28,7 @@ from qre.dataplane.protocol import DataplaneRequest
 from qre.ends import Role
 from qre.errors import MachineError
 from qre.ipc.channel import Channel
-from qre.ipc.messages import Done, Party, ProfileSecrets, WorkerConfig
+from qre.ipc.messages import Done, Party, ProfileSecrets, VisitDest, WorkerConfig
 from qre.ipc.worker import WorkerContext
 from qre.quic.client.client_handshake import ClientHandshake
 from qre.quic.client.trust import TrustStore
@@ -39,6 +39,7 @@ from qre.workers.dataplane.registry import Registry
 from qre.workers.dataplane.session.marks import NumberMarks
 from qre.workers.handshake.server import Server
 from qre.workers.handshake.sessions.secrets import SecretsStore
+from qre.workers.visit.main import VisitWorker
 from tests.support.daemons import PATIENCE
 from tests.support.site import NAME
 from tests.support.two_ends import memfd
@@ -67,8 +68,9 @@ class Here:
 class FakeContext:
     """What a worker has of the world, without a supervisor."""
 
-    def __init__(self, config: WorkerConfig, descriptors: dict[str, int]) -> None:
+    def __init__(self, config: WorkerConfig, descriptors: dict[str, int], trust: TrustStore) -> None:
         self.role = Party.HANDSHAKE
+        self.trust = trust
         self.config = config
         self.descriptors = descriptors
         self.numbered: dict[tuple[str, int], int] = {}
@@ -89,7 +91,11 @@ class FakeContext:
         if self.loader_away:
             raise MachineError("bpf_loader", "it is being restarted")
         self.asked.append(message)
-        return Done()
+        return await self.visit(message) if isinstance(message, VisitDest) else Done()
+
+    async def visit(self, message: VisitDest) -> Message:
+        """By the visit worker's own code, in this process."""
+        return await VisitWorker(load_fingerprint(), self.trust).handle(Party.HANDSHAKE, message)
 
     def fail(self, reason: str) -> None:
         self.failures.append(reason)
@@ -181,12 +187,12 @@ class InProcessServer:
         feed, its_feed = Channel.pair()
         if self._front is not None:
             descriptors["front_feed"] = its_feed.detach()
-        self.context = FakeContext(config, descriptors)
-        self.secrets = secrets = ProfileSecrets(private_key=self.key.private_bytes_raw(), short_ids=(self.short_id,))
         trust = TrustStore.from_pem(self._authority.read_bytes(), "test") if self._authority else TrustStore([], "")
+        self.context = FakeContext(config, descriptors, trust)
+        self.secrets = secrets = ProfileSecrets(private_key=self.key.private_bytes_raw(), short_ids=(self.short_id,))
         self.store = SecretsStore(self.secrets_fd)
         context = cast(WorkerContext, self.context)  # a fake one
-        self.server = Server(context, secrets, self.store, load_fingerprint(), trust)
+        self.server = Server(context, secrets, self.store)
         await self.server.start()
         ours, theirs = Channel.pair()
         self.dataplane = FakeDataplane(theirs)

@@ -25,13 +25,14 @@ from qre.ipc.messages import Party
 from qre.ipc.roles import ROLES
 from qre.ipc.worker import WorkerContext, run_worker
 from qre.structs import Message
-from qre.supervisor import crew, life, supervised
+from qre.supervisor import crew
 from qre.supervisor import supervisor as main
+from qre.supervisor.members import heartbeats, life, supervised
 
 #: Seconds that the supervisor waits for what a behaviour never does, instead of its own. For everything else it has
 #: its own: a busy machine needs them.
 IMPATIENCE: dict[str, tuple[tuple[ModuleType, str, float], ...]] = {
-    "hangs": ((crew, "_HEARTBEAT_INTERVAL", 0.2), (crew, "_HEARTBEAT_TIMEOUT", 3.0)),
+    "hangs": ((heartbeats, "_INTERVAL", 0.2), (heartbeats, "_TIMEOUT", 3.0)),
     "hangs-starting": ((crew, "_START_TIMEOUT", 10.0),),
     "hangs-stopping": ((main, "_STOP_TIMEOUT", 5.0),),
 }

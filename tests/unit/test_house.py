@@ -28,7 +28,15 @@ LAYERS = (
     {"quic"},
     {"ipc", "kernel", "visit", "dataplane"},
     {"device"},
-    {"supervisor", "workers.bpf_loader", "workers.dataplane", "workers.handshake", "workers.netlink", "workers"},
+    {
+        "supervisor",
+        "workers.bpf_loader",
+        "workers.dataplane",
+        "workers.handshake",
+        "workers.netlink",
+        "workers.visit",
+        "workers",
+    },
     {"cli"},
 )
 HEIGHT = {room: height for height, rooms in enumerate(LAYERS) for room in rooms}

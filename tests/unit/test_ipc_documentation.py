@@ -9,7 +9,7 @@ import pytest
 
 from qre.ipc.messages import Party
 from qre.ipc.roles import CAP_BPF, CAP_NET_ADMIN, ROLES, Calls, WorkerRole
-from qre.supervisor.routes import ROUTES
+from qre.supervisor.members.routes import ROUTES
 
 TEXT = (Path(__file__).resolve().parents[2] / "docs" / "privsep.md").read_text()
 CAPABILITIES = {CAP_BPF: "CAP_BPF", CAP_NET_ADMIN: "CAP_NET_ADMIN"}

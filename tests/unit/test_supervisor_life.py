@@ -9,8 +9,8 @@ from qre.ipc import messages
 from qre.ipc.messages import Party
 from qre.ipc.roles import ROLES
 from qre.structs import Message
-from qre.supervisor.life import MAX_DEATHS, Life, WorkerStage
-from qre.supervisor.routes import ROUTES, route
+from qre.supervisor.members.life import MAX_DEATHS, Life, WorkerStage
+from qre.supervisor.members.routes import ROUTES, route
 
 
 def live(*happenings: str) -> Life:

@@ -28,8 +28,8 @@ from qre.ipc.messages import (
 )
 from qre.ipc.worker import LimitedLog
 from qre.structs import Message, decoder, encoder
-from qre.supervisor.life import WorkerStage
-from qre.supervisor.router import Router, endpoint
+from qre.supervisor.members.life import WorkerStage
+from qre.supervisor.members.router import Router, endpoint
 from tests.support.daemons import PATIENCE, until
 
 CID = bytes(20)
@@ -204,7 +204,7 @@ def test_what_another_process_of_the_role_sends_is_dropped(tmp_path: Path) -> No
 
 
 def test_a_request_too_many_is_answered_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qre.supervisor.router.MAX_OPEN_REQUESTS", 2)
+    monkeypatch.setattr("qre.supervisor.members.router.MAX_OPEN_REQUESTS", 2)
 
     async def story(bench: Bench) -> None:
         await bench.greet()

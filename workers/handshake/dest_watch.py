@@ -5,18 +5,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from ipaddress import ip_address
 from typing import Final
 
 from qre.dest_profile import DestProfile
+from qre.errors import MachineError
+from qre.ipc.messages import DestVisited, Party, VisitDest
 from qre.ipc.tasks import Tasks
 from qre.ipc.worker import WorkerContext
-from qre.quic.client.fingerprint import Fingerprint
-from qre.quic.client.trust import TrustStore
 from qre.visit.dest import DestAddress, Resolved
-from qre.visit.probe import Prober, imitable, probe
+from qre.visit.probe import Prober, imitable
 
-#: How long the first probe of an unknown Dest may delay readiness (seconds).
-_FIRST_LOOK: Final = 1.5
+#: How long the first probe of an unknown Dest may delay readiness (seconds): a process is started for it.
+_FIRST_LOOK: Final = 3.0
+#: From the request to its answer, a process and a visit before it included (seconds).
+_LONGEST_VISIT: Final = 150.0
 
 
 class DestWatch:
@@ -25,13 +28,9 @@ class DestWatch:
     def __init__(
         self,
         context: WorkerContext,
-        fingerprint: Fingerprint,
-        trust: TrustStore,
         found: Callable[[DestProfile], Awaitable[None]],
     ) -> None:
         self._context = context
-        self._fingerprint = fingerprint
-        self._trust = trust
         self._found = found
         self._tasks = Tasks(context.internal_error)
         self.profile = context.config.dest_profile
@@ -86,7 +85,13 @@ class DestWatch:
         config = self._context.config
 
         async def visit(dest: Resolved) -> DestProfile:
-            return await probe(dest, config.server_name, self._fingerprint, self._trust)
+            """In a process of its own, which the supervisor starts: the site may be hostile."""
+            _, (address, port) = dest
+            asked = VisitDest(address=ip_address(address), port=port, server_name=config.server_name)
+            answer = await self._context.request(Party.SUPERVISOR, asked, _LONGEST_VISIT)
+            if not isinstance(answer, DestVisited) or answer.profile is None:
+                raise MachineError(answer.why if isinstance(answer, DestVisited) else "the visit has no answer")
+            return answer.profile
 
         return Prober(
             self._address,

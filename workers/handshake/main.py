@@ -20,9 +20,9 @@ from qre.quic.client.fingerprint import Fingerprint
 from qre.quic.client.trust import TrustStore
 from qre.structs import Message
 from qre.visit.dest import preload
+from qre.visit.rehearsal import rehearse
 from qre.visit.visitor_files import load_fingerprint, load_trust
 from qre.workers.handshake.client import Client
-from qre.workers.handshake.rehearsal import rehearse
 from qre.workers.handshake.server import Server
 from qre.workers.handshake.sessions.secrets import SecretsStore
 
@@ -66,7 +66,7 @@ class HandshakeWorker:
             os.close(fd)
         half: Server | Client
         if server:
-            half = Server(context, secrets, store, self._fingerprint, self._trust)
+            half = Server(context, secrets, store)
         else:
             half = Client(context, secrets, store, self._fingerprint, self._trust)
         await half.start()

@@ -27,8 +27,6 @@ from qre.ipc.steering import Steering
 from qre.ipc.tasks import Tasks
 from qre.ipc.worker import WorkerContext
 from qre.quic.bounds import Bound
-from qre.quic.client.fingerprint import Fingerprint
-from qre.quic.client.trust import TrustStore
 from qre.quic.server.address_grants import Grants
 from qre.quic.server.inspector import HelloInspector
 from qre.reality.replay import FILE_LENGTH, ReplayFilter, replay_window
@@ -75,8 +73,6 @@ class Server:
         context: WorkerContext,
         secrets: ProfileSecrets,
         store: SecretsStore,
-        fingerprint: Fingerprint,
-        trust: TrustStore,
     ) -> None:
         self._context = context
         config = context.config
@@ -103,7 +99,7 @@ class Server:
             if config.joined
             else None
         )
-        self._dest = DestWatch(context, fingerprint, trust, self._dest_probed)
+        self._dest = DestWatch(context, self._dest_probed)
         self._steering = (
             Steering(context.request, lambda text: context.limited("steering", text))
             if config.user_dataplane

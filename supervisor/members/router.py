@@ -1,7 +1,7 @@
 """One ZeroMQ ROUTER per role: a process that reaches the socket has that role, whatever its messages claim.
 
 The endpoint lies in a directory that only the role's group may enter, so no other uid can connect. Input is
-hostile until it was parsed and found in the table (``supervisor/routes``). Each request gets exactly one answer.
+hostile until it was parsed and found in the table (``routes``). Each request gets exactly one answer.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from qre.ipc.roles import ROLES
 from qre.ipc.tasks import Tasks
 from qre.ipc.worker import LimitedLog, place_of
 from qre.structs import Message, decoder, encoder
-from qre.supervisor.life import WorkerStage
-from qre.supervisor.routes import Route, When, route
+from qre.supervisor.members.life import WorkerStage
+from qre.supervisor.members.routes import Route, When, route
 
 #: The most unanswered requests of one worker.
 MAX_OPEN_REQUESTS: Final = 512

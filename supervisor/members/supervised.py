@@ -15,9 +15,9 @@ from qre.ipc.channel import Channel
 from qre.ipc.messages import Descriptor, Party
 from qre.ipc.roles import ROLES
 from qre.ipc.worker import run_worker
-from qre.supervisor.life import Life, WorkerStage
-from qre.supervisor.process import FreshProcess
-from qre.supervisor.router import Router, endpoint
+from qre.supervisor.members.life import Life, WorkerStage
+from qre.supervisor.members.process import FreshProcess
+from qre.supervisor.members.router import Router, endpoint
 
 #: (party, name, descriptor): a worker handed up a descriptor, which the receiver closes.
 Offered = Callable[[Party, str, int], None]

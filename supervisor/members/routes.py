@@ -22,6 +22,7 @@ from qre.ipc.messages import (
     RoleState,
     SocketRelease,
     SocketRequest,
+    VisitDest,
 )
 from qre.structs import Message
 
@@ -53,6 +54,7 @@ ROUTES: Final[dict[Party, dict[type[Message], Route]]] = {
         SocketRequest: _ASK,
         SocketRelease: _TELL,
         DestProfileReport: _TELL,
+        VisitDest: _ASK,
         CidAdopt: _STEER,
         CidRelease: _STEER,
         CidSync: _STEER,
@@ -66,6 +68,7 @@ ROUTES: Final[dict[Party, dict[type[Message], Route]]] = {
         CidSync: _STEER,
     },
     Party.DATAPLANE: {Hello: _ONCE},
+    Party.VISIT: {Hello: _ONCE},
 }
 
 

@@ -311,7 +311,7 @@ class Crew:
                     raise InternalError(f"worker {source}", "Hello has the wrong role or process id")
                 member.life("greeted")
                 member.greeted.set()
-            case SocketRequest():
+            case SocketRequest() if self.config.role is Role.CLIENT:  # it bears the mark, which leads past the tunnel
                 return self._grant_socket(member)
             case SocketRelease(number=number):
                 released = self._client_sockets.pop(number, None)

@@ -26,7 +26,7 @@ class Calls(Enum):
 
     #: What any Python process with asyncio and ZeroMQ needs: memory, threads, clocks, polling, its own descriptors.
     RUN = (
-        "read", "write", "readv", "writev", "pread64", "pwrite64", "close", "lseek", "fstat", "newfstatat", "fcntl",
+        "read", "write", "readv", "writev", "pread64", "pwrite64", "close", "lseek", "fstat", "newfstatat",
         "dup", "dup3", "munmap", "mremap", "madvise", "brk", "futex", "set_robust_list", "rseq",
         "rt_sigaction", "rt_sigprocmask", "rt_sigreturn", "rt_sigtimedwait", "sigaltstack", "clock_gettime",
         "clock_getres", "clock_nanosleep", "nanosleep", "gettimeofday", "time", "getrandom", "getpid", "gettid",
@@ -35,11 +35,10 @@ class Calls(Enum):
         "sched_getaffinity", "sched_getparam", "sched_getscheduler", "sched_setscheduler", "getrusage", "uname",
         "restart_syscall", "exit", "exit_group",
     )  # fmt: skip
-    #: Sockets that exist: the worker's channels, ZeroMQ, and what it was handed;
-    #: socketpair: asyncio wakes itself up through one.
+    #: Sockets that exist: the worker's channels, ZeroMQ, and what it was handed.
     SOCKETS = (
         "sendmsg", "recvmsg", "sendto", "recvfrom", "getsockopt", "setsockopt", "getsockname", "getpeername",
-        "shutdown", "connect", "socketpair",
+        "shutdown", "connect",
     )  # fmt: skip
     #: bind(2): a relay socket, a netlink socket.
     BIND = ("bind",)
@@ -49,6 +48,20 @@ class Calls(Enum):
     BATCH = ("sendmmsg", "recvmmsg")
     #: bpf(2).
     BPF = ("bpf",)
+
+
+class Sockets(Enum):
+    """What socket(2) may be asked for: family, types, protocols."""
+
+    UDP = socket.AF_INET, (socket.SOCK_DGRAM,), (0, socket.IPPROTO_UDP)
+    UDP6 = socket.AF_INET6, (socket.SOCK_DGRAM,), (0, socket.IPPROTO_UDP)
+    #: A resolver's long answers. Only where Landlock can confine it to the resolver's port.
+    TCP = socket.AF_INET, (socket.SOCK_STREAM,), (0, socket.IPPROTO_TCP)
+    TCP6 = socket.AF_INET6, (socket.SOCK_STREAM,), (0, socket.IPPROTO_TCP)
+    #: NETLINK_ROUTE. In the handshake worker: getaddrinfo asks which addresses there are.
+    ROUTE = socket.AF_NETLINK, (socket.SOCK_RAW, socket.SOCK_DGRAM), (0,)
+    #: NETLINK_GENERIC: qre.ko.
+    GENERIC = socket.AF_NETLINK, (socket.SOCK_RAW, socket.SOCK_DGRAM), (16,)
 
 
 class Given(Enum):
@@ -132,7 +145,7 @@ class WorkerRole:
     module: str
     capabilities: frozenset[int]
     calls: tuple[Calls, ...]
-    families: tuple[int, ...]  # address families that socket(2) may be asked for
+    sockets: tuple[Sockets, ...]  # beside ZeroMQ's, before the work begins
     readable: tuple[str, ...]
     descriptors: tuple[Expected, ...]
     offers: tuple[str, ...] = ()  # descriptors it may hand to the supervisor
@@ -163,8 +176,7 @@ ROLES: Final = {
         WorkerRole(
             Party.HANDSHAKE, "qre-handshake", 59871, "qre.workers.handshake.main", frozenset(),
             (Calls.RUN, Calls.SOCKETS, Calls.BIND, Calls.OPEN, Calls.BATCH),
-            # relay sockets and the resolver's; AF_UNIX for ZeroMQ; AF_NETLINK is how getaddrinfo sees addresses
-            (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX, socket.AF_NETLINK),
+            (Sockets.UDP, Sockets.UDP6, Sockets.TCP, Sockets.TCP6, Sockets.ROUTE),  # relays, and the resolver
             RESOLVER_FILES,
             (
                 Expected("profile_secrets", "memfd"),
@@ -182,7 +194,7 @@ ROLES: Final = {
         ),
         WorkerRole(
             Party.BPF_LOADER, "qre-bpf-loader", 59872, "qre.workers.bpf_loader.main", frozenset({CAP_BPF}),
-            (Calls.RUN, Calls.SOCKETS, Calls.BPF), (socket.AF_UNIX,), (),
+            (Calls.RUN, Calls.SOCKETS, Calls.BPF), (), (),
             (
                 Expected("bpf_elf", "file"),
                 _udp("udp_userspace", reuseport=True),
@@ -196,7 +208,7 @@ ROLES: Final = {
         ),
         WorkerRole(
             Party.NETLINK, "qre-netlink", 59873, "qre.workers.netlink.main", frozenset({CAP_NET_ADMIN}),
-            (Calls.RUN, Calls.SOCKETS, Calls.BIND), (socket.AF_UNIX, socket.AF_NETLINK), (),
+            (Calls.RUN, Calls.SOCKETS, Calls.BIND), (Sockets.ROUTE, Sockets.GENERIC), (),
             (
                 # a server's, when the loader has made its map
                 _udp("udp_kernel_slot", reuseport=True, given=Given.IN_KERNEL, optional=True),
@@ -206,7 +218,7 @@ ROLES: Final = {
         ),
         WorkerRole(
             Party.DATAPLANE, "qre-dataplane", 59874, "qre.workers.dataplane.main", frozenset(),
-            (Calls.RUN, Calls.SOCKETS, Calls.BATCH), (socket.AF_UNIX,), (),
+            (Calls.RUN, Calls.SOCKETS, Calls.BATCH), (), (),
             (
                 Expected("tun", "tun"),
                 Expected("number_marks", "memfd", writable=True),
@@ -216,7 +228,7 @@ ROLES: Final = {
         ),
         WorkerRole(
             Party.VISIT, "qre-visit", 59875, "qre.workers.visit.main", frozenset(),
-            (Calls.RUN, Calls.SOCKETS), (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX), (), (),
+            (Calls.RUN, Calls.SOCKETS), (Sockets.UDP, Sockets.UDP6), (), (),
         ),
     )
 }  # fmt: skip

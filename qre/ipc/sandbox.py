@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import os
 import resource
 import signal
+import socket
 import struct
 from pathlib import Path
 
@@ -19,7 +21,7 @@ import capng
 import seccomp
 
 from qre.errors import MachineError
-from qre.ipc.roles import Calls, WorkerRole
+from qre.ipc.roles import Calls, Sockets, WorkerRole
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NAME, _PR_SET_NO_NEW_PRIVS = 1, 4, 15, 38
@@ -31,7 +33,18 @@ _LANDLOCK_BIND_TCP, _LANDLOCK_CONNECT_TCP = 1 << 0, 1 << 1
 _LANDLOCK_ABSTRACT_SOCKETS, _LANDLOCK_SIGNALS = 1 << 0, 1 << 1
 #: Access rights that each Landlock ABI knows (bits of handled_access_fs).
 _LANDLOCK_RIGHTS = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16}
+_LANDLOCK_KNOWS_TCP = 4
 _CLONE_THREAD = 0x00010000
+_MSG_FASTOPEN = 0x20000000
+_SOCK_TYPE = 0xF
+_SET_MODE_FILTER, _FILTER_NEW_LISTENER = 1, 1 << 3
+#: What a descriptor may be asked for. Not who gets a signal of it.
+_FCNTL = (
+    fcntl.F_DUPFD, fcntl.F_DUPFD_CLOEXEC, fcntl.F_GETFD, fcntl.F_SETFD, fcntl.F_GETFL, fcntl.F_SETFL,
+    fcntl.F_GET_SEALS,
+)  # fmt: skip
+#: Calls that send, and which of their arguments are the flags.
+_SENDING = {"sendto": 3, "sendmsg": 2, "sendmmsg": 3}
 _FIONBIO = 0x5421
 _PROT_EXEC = 4
 _DNS = 53
@@ -68,8 +81,7 @@ def enter(role: WorkerRole, parent: int) -> None:
         die_with_parent(parent)
         _prctl(_PR_SET_DUMPABLE, 0)
         _verify(role, uid, gid)
-        _landlock(role.readable)
-        _seccomp(role)
+        _seccomp(role, confined_tcp=_landlock(role.readable) >= _LANDLOCK_KNOWS_TCP)
     except (OSError, KeyError, ValueError) as error:
         raise MachineError(f"worker {role.party}", f"cannot drop privileges: {error}") from error
 
@@ -122,14 +134,15 @@ def _drop_capabilities(role: WorkerRole, uid: int, gid: int) -> None:
         raise OSError(errno.EPERM, f"changing to uid {uid} (libcap-ng {code})")
 
 
-def _landlock(readable: tuple[str, ...]) -> None:
+def _landlock(readable: tuple[str, ...]) -> int:
     """Allow reading ``readable`` and below, and no other use of a path; no TCP but a resolver's; no signal and no
-    abstract socket beyond this process. Older kernels know less of this, or nothing: seccomp stands beside it."""
+    abstract socket beyond this process. Older kernels know less of this, or nothing: seccomp stands beside it.
+    Returns the ABI that this kernel knows, 0 for none."""
     abi = int(_libc.syscall(_LANDLOCK_CREATE, None, ctypes.c_size_t(0), ctypes.c_uint32(1)))
     if abi <= 0:
-        return
+        return 0
     attribute = struct.pack("=Q", (1 << _LANDLOCK_RIGHTS[min(abi, max(_LANDLOCK_RIGHTS))]) - 1)
-    if abi >= 4:
+    if abi >= _LANDLOCK_KNOWS_TCP:
         attribute += struct.pack("=Q", _LANDLOCK_BIND_TCP | _LANDLOCK_CONNECT_TCP)
     if abi >= 6:
         attribute += struct.pack("=Q", _LANDLOCK_ABSTRACT_SOCKETS | _LANDLOCK_SIGNALS)
@@ -137,11 +150,12 @@ def _landlock(readable: tuple[str, ...]) -> None:
     try:
         for name in readable:
             _allow_reading(ruleset, Path(name))
-        if readable and abi >= 4:  # a resolver's long answers come over TCP
+        if readable and abi >= _LANDLOCK_KNOWS_TCP:  # a resolver's long answers come over TCP
             _add_rule(ruleset, _LANDLOCK_PORT, struct.pack("=QQ", _LANDLOCK_CONNECT_TCP, _DNS))
         _call(_LANDLOCK_RESTRICT, ctypes.c_int(ruleset), ctypes.c_uint32(0))
     finally:
         os.close(ruleset)
+    return abi
 
 
 def _allow_reading(ruleset: int, path: Path) -> None:
@@ -168,12 +182,14 @@ def _call(number: int, *arguments: object) -> int:
     return result
 
 
-def _seccomp(role: WorkerRole) -> None:
+def _seccomp(role: WorkerRole, *, confined_tcp: bool) -> None:
     """Allow the listed system calls; every other one fails with EPERM. In every thread (TSYNC)."""
     system = seccomp.SyscallFilter(defaction=seccomp.ERRNO(errno.EPERM))
     system.set_attr(seccomp.Attr.CTL_TSYNC, 1)
-    for group in role.calls:
-        for name in group.value:
+    for name in (name for group in role.calls for name in group.value):
+        if name in _SENDING:  # not to connect by sending
+            system.add_rule(seccomp.ALLOW, name, seccomp.Arg(_SENDING[name], seccomp.MASKED_EQ, _MSG_FASTOPEN, 0))
+        else:
             system.add_rule(seccomp.ALLOW, name)
     # Threads, never processes. clone3 hides its flags from the filter: the C library falls back to clone.
     system.add_rule(seccomp.ALLOW, "clone", seccomp.Arg(0, seccomp.MASKED_EQ, _CLONE_THREAD, _CLONE_THREAD))
@@ -183,12 +199,49 @@ def _seccomp(role: WorkerRole) -> None:
     system.add_rule(seccomp.ALLOW, "prlimit64", seccomp.Arg(0, seccomp.EQ, 0))
     system.add_rule(seccomp.ALLOW, "kill", seccomp.Arg(0, seccomp.EQ, os.getpid()))
     system.add_rule(seccomp.ALLOW, "tgkill", seccomp.Arg(0, seccomp.EQ, os.getpid()))
+    for command in _FCNTL:
+        system.add_rule(seccomp.ALLOW, "fcntl", seccomp.Arg(1, seccomp.EQ, command))
     for name in ("mmap", "mprotect"):  # memory, but no new code in it
         system.add_rule(seccomp.ALLOW, name, seccomp.Arg(2, seccomp.MASKED_EQ, _PROT_EXEC, 0))
-    for family in role.families:
-        system.add_rule(seccomp.ALLOW, "socket", seccomp.Arg(0, seccomp.EQ, family))
+    for kind in role.sockets:
+        if confined_tcp or kind not in (Sockets.TCP, Sockets.TCP6):
+            _allow_sockets(system, *kind.value)
+    # ZeroMQ's, until ``close_the_door``. asyncio wakes itself up through a pair.
+    _allow_sockets(system, socket.AF_UNIX, (socket.SOCK_STREAM,), (0,))
+    pair = (
+        seccomp.Arg(0, seccomp.EQ, socket.AF_UNIX),
+        seccomp.Arg(1, seccomp.MASKED_EQ, _SOCK_TYPE, socket.SOCK_STREAM),
+    )
+    system.add_rule(seccomp.ALLOW, "socketpair", *pair)
+    listener = seccomp.Arg(1, seccomp.MASKED_EQ, _FILTER_NEW_LISTENER, 0)
+    system.add_rule(seccomp.ALLOW, "seccomp", seccomp.Arg(0, seccomp.EQ, _SET_MODE_FILTER), listener)
     if Calls.OPEN not in role.calls:
         # Python and the C library try optional files; answer ENOENT.
         for name in ("openat", "open", "stat", "lstat", "access", "readlink"):
             system.add_rule(seccomp.ERRNO(errno.ENOENT), name)
+    system.load()
+
+
+def _allow_sockets(
+    system: seccomp.SyscallFilter, family: int, types: tuple[int, ...], protocols: tuple[int, ...]
+) -> None:
+    for kind in types:
+        for protocol in protocols:
+            system.add_rule(
+                seccomp.ALLOW,
+                "socket",
+                seccomp.Arg(0, seccomp.EQ, family),
+                seccomp.Arg(1, seccomp.MASKED_EQ, _SOCK_TYPE, kind),
+                seccomp.Arg(2, seccomp.EQ, protocol),
+            )
+
+
+def close_the_door() -> None:
+    """No more AF_UNIX sockets, in any thread: the worker's channels are connected, and the sockets of other programs
+    stay out of its reach. Raises OSError or RuntimeError."""
+    system = seccomp.SyscallFilter(defaction=seccomp.ALLOW)
+    system.set_attr(seccomp.Attr.CTL_TSYNC, 1)
+    system.set_attr(seccomp.Attr.CTL_NNP, 0)  # it is set already, and prctl is not allowed any more
+    system.add_rule(seccomp.ERRNO(errno.EPERM), "socket", seccomp.Arg(0, seccomp.EQ, socket.AF_UNIX))
+    system.add_rule(seccomp.ERRNO(errno.EPERM), "seccomp")
     system.load()

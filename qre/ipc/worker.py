@@ -14,6 +14,7 @@ import os
 import socket
 import sys
 import time
+from collections.abc import Callable
 from typing import Any, Protocol, cast
 
 import msgspec
@@ -169,7 +170,7 @@ def run_worker(party: Party, sock: socket.socket, endpoint: str) -> None:
     try:
         worker: Worker = importlib.import_module(role.module).create()
         sandbox.enter(role, parent)
-        status = asyncio.run(_Runtime(role, worker, sock, endpoint).run())
+        status = asyncio.run(_Runtime(role, worker, sock, endpoint, sandbox.close_the_door).run())
     except QreError as error:
         logging.getLogger("qre").error("%s", error)
         status = 1
@@ -194,8 +195,17 @@ def place_of(error: BaseException) -> str:
 class _Runtime:
     """Dispatches incoming messages, one task a request, until Stop or a failure."""
 
-    def __init__(self, role: WorkerRole, worker: Worker, sock: socket.socket, endpoint: str) -> None:
+    def __init__(
+        self,
+        role: WorkerRole,
+        worker: Worker,
+        sock: socket.socket,
+        endpoint: str,
+        connected: Callable[[], None],
+    ) -> None:
+        """``connected`` is called once, when the supervisor is known to be connected and the work begins."""
         self._role = role
+        self._connected = connected
         self._worker = worker
         self._channel: Channel[Descriptor] = Channel(sock, Descriptor)
         # After the sandbox: ZeroMQ's I/O threads inherit what this thread is.
@@ -270,6 +280,7 @@ class _Runtime:
             case Start(config=config) if not self._started:
                 self._context.config = config
                 logging.getLogger("qre").setLevel(config.log_level.upper())
+                self._connected()
                 self._check_descriptors()
                 await self._worker.start(self._context)
                 self._started = True

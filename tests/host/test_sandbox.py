@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import os
 import signal
 import socket
@@ -147,6 +148,78 @@ def test_only_roles_that_need_it_call_bpf_or_netlink() -> None:
         assert (in_sandbox(role, bpf) != "EPERM") is (party is Party.BPF_LOADER)
         netlink = in_sandbox(role, lambda: refused(lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)))
         assert (netlink == "allowed") is (party in (Party.NETLINK, Party.HANDSHAKE))
+
+
+#: Ways out that were open once: name -> a socket that nobody may make, or what nobody may do with one.
+WAYS: dict[str, Callable[[], object]] = {
+    "mptcp": lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262),
+    "mptcp6": lambda: socket.socket(socket.AF_INET6, socket.SOCK_STREAM, 262),
+    "sctp": lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_SCTP),
+    "udplite": lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM, 136),
+    "ping": lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM, socket.IPPROTO_ICMP),
+    "nfnetlink": lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12),
+    "sock_diag": lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 4),
+    "audit": lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 9),
+    "datagrams to a path": lambda: socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM),
+    "another's signal": lambda: fcntl.fcntl(0, fcntl.F_SETOWN, os.getppid()),
+    "its kind": lambda: fcntl.fcntl(0, 10, signal.SIGTERM),  # F_SETSIG
+}
+
+
+@EVERY_ROLE
+@pytest.mark.parametrize("way", WAYS)
+def test_no_role_has_a_way_around(party: Party, way: str) -> None:
+    assert in_sandbox(ROLES[party], lambda: refused(WAYS[way])) == "EPERM"
+
+
+def test_nobody_connects_by_sending() -> None:
+    def fast_open() -> str:
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as made:
+            return refused(lambda: made.sendto(b"GET /", socket.MSG_FASTOPEN, ("127.0.0.1", 9)))
+
+    assert in_sandbox(ROLES[Party.HANDSHAKE], fast_open) == "EPERM"
+
+
+def test_tcp_is_left_out_where_landlock_cannot_confine_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox, "_landlock", lambda readable: 3)  # as on Linux 6.1
+
+    def made(kind: int) -> str:
+        return refused(lambda: socket.socket(socket.AF_INET, kind))
+
+    assert in_sandbox(ROLES[Party.HANDSHAKE], lambda: made(socket.SOCK_STREAM)) == "EPERM"
+    assert in_sandbox(ROLES[Party.HANDSHAKE], lambda: made(socket.SOCK_DGRAM)) == "allowed"
+
+
+@EVERY_ROLE
+def test_the_sockets_of_other_programs_are_out_of_reach_when_the_work_begins(party: Party) -> None:
+    def made() -> str:
+        return refused(lambda: socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+
+    def closed() -> str:
+        ready, done = threading.Event(), threading.Event()
+        said: list[str] = []
+
+        def beside() -> None:
+            ready.wait()
+            said.append(made())
+            done.set()
+
+        threading.Thread(target=beside, daemon=True).start()
+        before = made()
+        sandbox.close_the_door()
+        ready.set()
+        done.wait()
+        with socket.socketpair()[0]:  # asyncio's
+            return f"{before} {made()} {said[0]}"
+
+    assert in_sandbox(ROLES[party], closed) == "allowed EPERM EPERM"
+
+    def again() -> str:
+        sandbox.close_the_door()
+        sandbox.close_the_door()
+        return "twice"
+
+    assert "Error" in in_sandbox(ROLES[party], again), "nor can a filter be added any more"
 
 
 def test_a_worker_that_cannot_drop_refuses_to_run() -> None:

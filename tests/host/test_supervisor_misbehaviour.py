@@ -107,6 +107,13 @@ def test_a_client_gets_a_bounded_number_of_sockets() -> None:
         assert "too many are in use" in daemon.wait_status("8 sockets")
 
 
+def test_a_servers_worker_gets_no_socket_that_leads_past_a_tunnel() -> None:
+    with server("handshake=asks") as lone:
+        daemon = lone.daemon
+        daemon.start().wait_ready()
+        assert "SocketRequest" in daemon.wait_status("0 sockets")
+
+
 def test_a_restarted_client_is_handed_its_sockets_again() -> None:
     with client("handshake=holds") as lone:
         daemon = lone.daemon

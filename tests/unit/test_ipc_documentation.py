@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from pathlib import Path
 
 import pytest
@@ -39,9 +38,9 @@ def test_users_and_capabilities(role: WorkerRole) -> None:
 
 @pytest.mark.parametrize("role", ROLES.values(), ids=list(ROLES))
 def test_calls_families_files_and_descriptors(role: WorkerRole) -> None:
-    calls, families, files = rows("What a worker gives up, in this order")[role.party][0]
+    calls, sockets, files = rows("What a worker gives up, in this order")[role.party][0]
     assert words(calls) == {group.name for group in role.calls if group is not Calls.RUN}
-    assert words(families) == {socket.AddressFamily(family).name for family in role.families}
+    assert words(sockets) == {kind.name for kind in role.sockets}
     assert (files == "none") is not bool(role.readable)
     takes, offers = rows("Descriptors")[role.party][0]
     assert words(takes) == {expected.name for expected in role.descriptors}

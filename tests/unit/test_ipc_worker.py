@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import socket
+import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -94,7 +95,8 @@ class Supervision:
         self.channel_socket, theirs = Channel.pair()
         self.channel: Channel[Descriptor] = Channel(self.channel_socket, Descriptor)
         self.worker = Scripted()
-        made = runtime._Runtime(role, self.worker, theirs, endpoint)
+        self.connected = threading.Event()
+        made = runtime._Runtime(role, self.worker, theirs, endpoint, self.connected.set)
         self.task = asyncio.create_task(made.run())
         self.made = made
 
@@ -130,7 +132,9 @@ def drive(
         try:
             assert (await made.hear()).body == Hello(role=Party.HANDSHAKE, pid=os.getpid())
             if begin:
+                assert not made.connected.is_set()
                 assert await made.ask(Start(config=CONFIG)) == Done()
+                assert made.connected.is_set()
             await story(made)
         finally:
             await made.close()

@@ -44,6 +44,7 @@ class Channel(Generic[T]):
         sock.setblocking(False)
         self._socket = sock
         self._max_size = max_size
+        self._received, self._sent = bytearray(max_size + 1), bytearray()
         self._encoder = encoder()
         self._decoder: msgspec.msgpack.Decoder[T] = decoder(types)
 
@@ -65,7 +66,8 @@ class Channel(Generic[T]):
 
         Raises MachineError when the other end does not read, ChannelClosedError when it is gone.
         """
-        data = self._encoder.encode(message)
+        data = self._sent
+        self._encoder.encode_into(message, data)
         if len(data) > self._max_size or len(fds) > MAX_DESCRIPTORS:
             raise MachineError("channel", f"a {type(message).__name__} of {len(data)} bytes is over the bound")
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
@@ -75,6 +77,8 @@ class Channel(Generic[T]):
             raise MachineError("channel", "the other end does not read its messages") from None
         except OSError as error:
             raise ChannelClosedError("channel", os.strerror(error.errno or 0)) from None
+        finally:
+            data[:] = bytes(len(data))  # there may have been keys in it
 
     def receive(self) -> tuple[T, list[int]] | None:
         """The next message and its descriptors (close-on-exec, the caller's to close); None when there is none now.
@@ -83,20 +87,23 @@ class Channel(Generic[T]):
         """
         space = socket.CMSG_SPACE((MAX_DESCRIPTORS + 1) * array.array("i").itemsize)
         try:
-            data, ancillary, flags, _ = self._socket.recvmsg(self._max_size + 1, space, socket.MSG_CMSG_CLOEXEC)
+            size, ancillary, flags, _ = self._socket.recvmsg_into([self._received], space, socket.MSG_CMSG_CLOEXEC)
         except BlockingIOError:
             return None
         except OSError as error:
             raise ChannelClosedError("channel", os.strerror(error.errno or 0)) from None
         fds = _descriptors(ancillary)
         try:
-            if not data and not fds:
+            if not size and not fds:
                 raise ChannelClosedError("channel", "the other end is closed")
-            return self._parse_untrusted(data, flags, len(fds)), fds
+            with memoryview(self._received)[:size] as data:
+                return self._parse_untrusted(data, flags, len(fds)), fds
         except BaseException:
             for fd in fds:
                 os.close(fd)
             raise
+        finally:
+            self._received[:size] = bytes(size)  # there may have been keys in it
 
     def drain(
         self,
@@ -131,7 +138,7 @@ class Channel(Generic[T]):
                 for fd in fds:
                     os.close(fd)
 
-    def _parse_untrusted(self, data: bytes, flags: int, descriptors: int) -> T:
+    def _parse_untrusted(self, data: memoryview, flags: int, descriptors: int) -> T:
         if flags & (socket.MSG_CTRUNC | socket.MSG_TRUNC) or descriptors > MAX_DESCRIPTORS:
             raise UntrustedInputError("channel", "a truncated message, or too many descriptors")
         try:

@@ -46,6 +46,8 @@ class Calls(Enum):
     OPEN = ("openat", "open", "stat", "lstat", "access", "readlink", "getdents64", "statx")
     #: One system call for many datagrams.
     BATCH = ("sendmmsg", "recvmmsg")
+    #: mlock(2): the memory of the sessions' secrets.
+    LOCK = ("mlock",)
     #: bpf(2).
     BPF = ("bpf",)
 
@@ -151,6 +153,8 @@ class WorkerRole:
     offers: tuple[str, ...] = ()  # descriptors it may hand to the supervisor
     address_space: int = 1 << 30  # RLIMIT_DATA, bytes
     open_files: int = 256
+    locked_memory: int = 0  # RLIMIT_MEMLOCK, bytes
+    wipes: bool = False  # it overwrites all memory that it frees; slower
 
     def expected(self, name: str) -> Expected | None:
         """The descriptor ``name`` of this role; None when the role takes no such descriptor."""
@@ -175,7 +179,7 @@ ROLES: Final = {
     for role in (
         WorkerRole(
             Party.HANDSHAKE, "qre-handshake", 59871, "qre.workers.handshake.main", frozenset(),
-            (Calls.RUN, Calls.SOCKETS, Calls.BIND, Calls.OPEN, Calls.BATCH),
+            (Calls.RUN, Calls.SOCKETS, Calls.BIND, Calls.OPEN, Calls.BATCH, Calls.LOCK),
             (Sockets.UDP, Sockets.UDP6, Sockets.TCP, Sockets.TCP6, Sockets.ROUTE),  # relays, and the resolver
             RESOLVER_FILES,
             (
@@ -191,6 +195,8 @@ ROLES: Final = {
                 GUEST_FEED,
             ),
             open_files=8192,
+            locked_memory=1 << 20,
+            wipes=True,
         ),
         WorkerRole(
             Party.BPF_LOADER, "qre-bpf-loader", 59872, "qre.workers.bpf_loader.main", frozenset({CAP_BPF}),
@@ -215,6 +221,7 @@ ROLES: Final = {
                 Expected("cid_routes", "bpf", given=Given.IN_KERNEL, optional=True),
                 replace(KEYS, given=Given.IN_KERNEL, optional=True),
             ),
+            wipes=True,
         ),
         WorkerRole(
             Party.DATAPLANE, "qre-dataplane", 59874, "qre.workers.dataplane.main", frozenset(),

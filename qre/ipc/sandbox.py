@@ -15,6 +15,8 @@ import resource
 import signal
 import socket
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import capng
@@ -43,6 +45,7 @@ _FCNTL = (
     fcntl.F_DUPFD, fcntl.F_DUPFD_CLOEXEC, fcntl.F_GETFD, fcntl.F_SETFD, fcntl.F_GETFL, fcntl.F_SETFL,
     fcntl.F_GET_SEALS,
 )  # fmt: skip
+_WIPING = {"PYTHONMALLOC": "malloc", "GLIBC_TUNABLES": "glibc.malloc.perturb=165:glibc.malloc.tcache_count=0"}
 #: Calls that send, and which of their arguments are the flags.
 _SENDING = {"sendto": 3, "sendmsg": 2, "sendmmsg": 3}
 _FIONBIO = 0x5421
@@ -62,9 +65,32 @@ def die_with_parent(parent: int) -> None:
         raise MachineError("worker", "its supervisor is gone")
 
 
-def forbid_new_privileges() -> None:
-    """No program that this process runs has more privileges, and no process but root's can read its memory."""
+def forbid_dumps() -> None:
+    """No core file, of this process or of what it starts, and no process but root's can read its memory."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _prctl(_PR_SET_DUMPABLE, 0)
+
+
+@contextmanager
+def starting(role: WorkerRole) -> Iterator[None]:
+    """The environment for the process of ``role``. One that ``wipes`` overwrites every byte that it frees, the keys
+    among them. (The C library's caches do not, nor does Python's own allocator.)"""
+    before = {name: os.environ.get(name) for name in _WIPING}
+    try:
+        if role.wipes:
+            os.environ.update(_WIPING)
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def forbid_new_privileges() -> None:
+    """As ``forbid_dumps``, and no program that this process runs has more privileges."""
+    forbid_dumps()
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
 
 
@@ -113,7 +139,7 @@ def _limit(role: WorkerRole) -> None:
         (resource.RLIMIT_FSIZE, 16 << 20),
         (resource.RLIMIT_NOFILE, role.open_files),
         (resource.RLIMIT_DATA, role.address_space),
-        (resource.RLIMIT_MEMLOCK, 0),
+        (resource.RLIMIT_MEMLOCK, role.locked_memory),
     ):
         _, hard = resource.getrlimit(kind)
         bound = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from qre.errors import MachineError
+from qre.ipc import sandbox
 from qre.ipc.channel import Channel
 from qre.ipc.messages import Descriptor, Party
 from qre.ipc.roles import ROLES
@@ -51,7 +52,8 @@ class Supervised:
         self.router.abandon("the worker was restarted")
         process = FreshProcess(target=run_worker, args=(self.party, theirs, self._endpoint), name=f"qre-{self.party}")
         try:
-            process.start()
+            with sandbox.starting(ROLES[self.party]):
+                process.start()
         except OSError as error:
             ours.close()
             raise MachineError(f"worker {self.party}", f"cannot start it: {error.strerror}") from error

@@ -28,6 +28,7 @@ from qre.device.lifecycle_down import down_profile
 from qre.device.state import save_state, state_of
 from qre.ends import Dataplane, Role
 from qre.errors import MachineError, PassingError, QreError, UntrustedInputError, UserError
+from qre.ipc import sandbox
 from qre.ipc.channel import Channel
 from qre.ipc.journal import log_to_stderr
 from qre.ipc.messages import WorkerConfig
@@ -444,5 +445,6 @@ def _terminate(number: int, frame: object) -> None:
 
 def run_daemon(profile: Profile, config: GlobalConfig, options: DaemonOptions, load: Loader) -> int:
     """Run until a signal, the time bound, or a failure (QreError)."""
+    sandbox.forbid_dumps()
     log_to_stderr("qre-tool", config.log_level)
     return Daemon(profile, config, options, load).run()

@@ -34,6 +34,7 @@ from qre.workers.dataplane.inner.ecn import NOT_ECT
 from qre.workers.dataplane.session.marks import NumberMarks
 from qre.workers.dataplane.session.session import Session
 from qre.workers.dataplane.session.session_life import LifeState
+from qre.workers.dataplane.session.wiping import wipe_install, wipe_keys
 from qre.workers.dataplane.table import AllowedIps, table_keys
 
 _SHOWN = {
@@ -99,7 +100,22 @@ class Registry:
             return refused(request.id, error.refusal, error.what, error.key_epoch)
         except QreError as error:
             return refused(request.id, Refusal.OTHER, str(error))
+        finally:
+            self._wipe_unless_kept(request)
         return Answer(id=request.id)
+
+    def _wipe_unless_kept(self, request: object) -> None:
+        """The keys of a request that is refused, or repeats what is known, are nobody's."""
+        match request:
+            case SessionInstall(session_id=session_id):
+                session = self.sessions.get(session_id)
+                if session is None or session.install is not request:
+                    wipe_install(request)
+            case SessionUpdate(session_id=session_id):
+                session = self.sessions.get(session_id)
+                kept = (session.phases.keys, session.phases.next_keys) if session is not None else ()
+                unkept = (keys for keys in (request.keys, request.next_keys) if not any(keys is one for one in kept))
+                wipe_keys(*unkept)
 
     def _known(self, session_id: bytes) -> Session:
         session = self.sessions.get(session_id)
@@ -171,6 +187,7 @@ class Registry:
     def remove(self, session: Session) -> None:
         """Remove a session that has ended."""
         self.sessions.pop(session.session_id, None)
+        session.forget_keys()
         self.routes.remove(session)
         for cid in self._cids.pop(session.session_id, {}):
             if self.by_cid.get(cid) is session:

@@ -35,6 +35,7 @@ from qre.visit.dest import local_address, resolve
 from qre.visit.exchange import shake_hands
 from qre.workers.handshake.backoff import Backoff
 from qre.workers.handshake.dataplane_link import DataplaneLink
+from qre.workers.handshake.memory import Forgetting
 from qre.workers.handshake.sessions.live_sessions import Sessions
 from qre.workers.handshake.sessions.secrets import SecretsStore
 from qre.workers.handshake.sessions.session_state import Confirmed, Lost, Orphaned, Settings
@@ -66,6 +67,8 @@ class Client:
         self._sessions = Sessions(store, Role.CLIENT, self._settings(), self._random)
         self.link = DataplaneLink(self._sessions, self._sessions_changed, context.fail)
         self._state = (False, "starting")
+        self._forgetting = Forgetting()
+        store.removed = self._forgetting.soon
         self._handshakes = 0
         self._tasks = Tasks(context.internal_error)
         self._confirmed: dict[bytes, asyncio.Future[None]] = {}
@@ -227,6 +230,7 @@ class Client:
         with socket.socket(fileno=os.dup(self.link.sockets[number])) as made:
             port = int(made.getsockname()[1])
             await shake_hands(handshake, made, peer, where)
+            self._forgetting.soon()
             return handshake.hand_over(time.monotonic()), (local_address(peer), port)
 
     # --- sessions ---

@@ -62,6 +62,10 @@ class HandshakeWorker:
         fd = descriptors.pop("session_secrets")
         try:
             store = self._store = SecretsStore(fd)
+            if not store.lock():
+                context.log.debug(
+                    "the limit on locked memory is too low for the sessions' secrets: they may be swapped"
+                )
         finally:
             os.close(fd)
         half: Server | Client

@@ -1,18 +1,41 @@
-"""Returns memory to the kernel after a flood: the C library keeps freed memory unless it is asked.
+"""Memory that is not needed any more: what held secrets is freed, and thereby wiped, soon; a flood's is returned.
 
-malloc_trim(3); a C library that lacks it keeps what it has.
+This worker overwrites what it frees (``qre.ipc.sandbox.starting``), but a handshake's objects refer to each other,
+and the garbage collector alone frees them. The C library keeps freed memory unless malloc_trim(3) asks it; one that
+lacks that keeps what it has.
 """
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
+import gc
 from typing import Final
 
 #: The number of flows, and the part of them that may remain, from which trimming is worth while.
 _MANY: Final = 512
 _FEW: Final = 8
 
+#: Seconds after the end of a handshake or a session.
+_SOON: Final = 1.0
+
 _trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+
+
+class Forgetting:
+    """Frees what handshakes and sessions have left, at most once a second."""
+
+    def __init__(self) -> None:
+        self._due: asyncio.TimerHandle | None = None
+
+    def soon(self) -> None:
+        """Something with secrets has ended."""
+        if self._due is None:
+            self._due = asyncio.get_running_loop().call_later(_SOON, self._collect)
+
+    def _collect(self) -> None:
+        self._due = None
+        gc.collect()
 
 
 class HighWater:

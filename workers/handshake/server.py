@@ -34,7 +34,7 @@ from qre.visit.probe import imitable
 from qre.workers.handshake.acceptance import Acceptance, Accepted
 from qre.workers.handshake.dataplane_link import DataplaneLink
 from qre.workers.handshake.dest_watch import DestWatch
-from qre.workers.handshake.memory import HighWater
+from qre.workers.handshake.memory import Forgetting, HighWater
 from qre.workers.handshake.port.admission import TokenBucket
 from qre.workers.handshake.port.flow_parts import Address, Flow, Handshake, Hello
 from qre.workers.handshake.port.flows import FlowTable
@@ -89,6 +89,8 @@ class Server:
         self._others_until = time.monotonic() + (_OTHERS_COME if config.followed else 0.0)
         self._resets = TokenBucket(_RESETS, _RESETS)
         self._high_water = HighWater()
+        self._forgetting = Forgetting()
+        store.removed = self._forgetting.soon
         self._cids = RoutedCids(secrets.private_key, config.routed_cid_len, os.urandom)
         self._relays = Relays(self._reply)
         self._table = FlowTable(flow_limits(config), self._new_inspector, self._cids.of_datagram)
@@ -352,6 +354,7 @@ class Server:
     # --- handshakes and sessions ---
 
     def _handshake_over(self, one: Accepted) -> None:
+        self._forgetting.soon()
         self._table.handshake_over(one.source, one, time.monotonic())
         if self._feed is not None:
             self._feed.over(one.source)

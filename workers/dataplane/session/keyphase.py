@@ -12,6 +12,7 @@ from collections.abc import Callable
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from qre.dataplane.protocol import SessionKeys
+from qre.workers.dataplane.session.wiping import wipe_keys
 
 #: Old receive keys live for at most three PTO (RFC 9001 §6.5) and never longer than this: the peer does not begin the
 #: next update earlier, and the generation after next is not tried while they are kept.
@@ -103,6 +104,7 @@ class KeyPhases:
         """We begin the next key phase: transmit keys change now, receive keys when the peer follows (§6.1)."""
         epoch = self.epoch + 1
         self.tx = SendKeys(keys.tx_key, keys.tx_iv, epoch)
+        wipe_keys(self.keys, self.next_keys)  # these are the same as ``keys``, read from another message
         self.keys, self.next_keys = keys, next_keys
         self.rx_next = self._receive_keys(keys, epoch)
         self.first_sent = first_sent
@@ -125,6 +127,7 @@ class KeyPhases:
         assert self.next_keys is not None
         keys, epoch = self.next_keys, self.epoch + 1
         self.tx = SendKeys(keys.tx_key, keys.tx_iv, epoch)
+        wipe_keys(self.keys)
         self.keys, self.next_keys = keys, None
         self.first_sent = first_sent
         self.confirmed_at = None

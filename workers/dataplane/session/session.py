@@ -49,6 +49,7 @@ from qre.workers.dataplane.session.payload import PING, Payload, Sender, parse_p
 from qre.workers.dataplane.session.recovery import Control
 from qre.workers.dataplane.session.sending import ACK_DELAY, Sending
 from qre.workers.dataplane.session.session_life import LifeEvent, LifeState
+from qre.workers.dataplane.session.wiping import wipe_install, wipe_keys
 
 #: The place of a codepoint's count in an ACK frame.
 _COUNT_OF = {ECT0: 0, ECT1: 1, CE: 2}
@@ -277,6 +278,11 @@ class Session(Sending):
         else:
             refusal = Refusal.EPOCH_BEHIND if update.key_epoch < epoch else Refusal.OTHER
             raise SessionRefusedError(refusal, f"key epoch {update.key_epoch} does not follow {epoch}", epoch)
+
+    def forget_keys(self) -> None:
+        """The session has ended, and nothing is opened or sealed any more."""
+        wipe_keys(self.phases.keys, self.phases.next_keys)
+        wipe_install(self.install)
 
     def _learn_next(self, update: SessionUpdate) -> None:
         """The update repeats the keys of this epoch and brings those of the next."""

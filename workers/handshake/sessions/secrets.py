@@ -28,9 +28,11 @@ process that is killed in between leaves one whole record.
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import os
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 
@@ -208,7 +210,7 @@ def _address_untrusted(version: int, prefix: int, packed: bytes) -> Interface:
 
 
 class SecretsStore:
-    """The mapped memfd. Exactly one process uses it at a time."""
+    """The mapped memfd. Exactly one process uses it at a time. ``removed`` is called when a session was forgotten."""
 
     def __init__(self, fd: int) -> None:
         """Map ``fd`` (it may be closed afterwards). Raises MachineError when it is not a memfd of secrets."""
@@ -216,12 +218,14 @@ class SecretsStore:
             if os.fstat(fd).st_size != SIZE:
                 raise MachineError("session secrets", f"the descriptor is not {SIZE} bytes long")
             self._map = mmap.mmap(fd, SIZE)
+            self._map.madvise(mmap.MADV_DONTDUMP)
         except OSError as error:
             raise MachineError("session secrets", str(error)) from error
         if self._map[: len(MAGIC)] not in {MAGIC, bytes(len(MAGIC))}:
             self._map.close()
             raise MachineError("session secrets", "the descriptor holds other data")
         self._map[: len(MAGIC)] = MAGIC
+        self.removed: Callable[[], None] = lambda: None
         self._slots: dict[bytes, int] = {}
         self._free = [SLOT * (number + 1) for number in reversed(range(SLOTS))]
 
@@ -285,6 +289,12 @@ class SecretsStore:
         if at is not None:
             self._wipe(at)
             self._free.append(at)
+            self.removed()
+
+    def lock(self) -> bool:
+        """Keep it out of swap, if the limit on locked memory allows it."""
+        view = (ctypes.c_char * SIZE).from_buffer(self._map)
+        return int(ctypes.CDLL(None).mlock(ctypes.byref(view), ctypes.c_size_t(SIZE))) == 0
 
     def close(self, *, wipe: bool = False) -> None:
         """Unmap the memfd; with ``wipe`` zero it first: no process will continue these sessions."""

@@ -18,6 +18,7 @@ from qre.addresses import Address, Network
 from qre.ends import Role
 from qre.errors import QreError
 from qre.structs import U16, U64, Message, Port, Struct, Text
+from qre.wire.close_reason import CloseReason
 from qre.wire.number import PACKET_NUMBER_BASE
 from qre.wire.overhead import MAX_UDP_PAYLOAD
 
@@ -164,11 +165,12 @@ class SessionUpdate(Message, frozen=True, kw_only=True):
 
 
 class SessionDelete(Message, frozen=True, kw_only=True):
-    """Remove a session; with ``close`` a CONNECTION_CLOSE (H3_NO_ERROR) is sent first."""
+    """Remove a session; with ``close`` a CONNECTION_CLOSE is sent first, which tells the peer ``reason``."""
 
     id: U64
     session_id: SessionId
     close: bool = True
+    reason: CloseReason | None = None
 
 
 class CidAdoptFor(Message, frozen=True, kw_only=True):
@@ -250,7 +252,7 @@ class SessionConfirmed(Message, frozen=True, kw_only=True):
 class SessionLost(Message, frozen=True, kw_only=True):
     session_id: SessionId
     reason: LossReason
-    error_code: U64 = 0
+    error_code: U64 = 0  # of the CONNECTION_CLOSE received (``close_reason``) or sent
 
 
 class RekeyDue(Message, frozen=True, kw_only=True):

@@ -7,10 +7,12 @@ import errno
 import msgspec
 
 from qre.config.model import Profile
+from qre.device.session_end import end_session
 from qre.kernel.answers import KernelDevice
 from qre.kernel.port_registration import release, shared_address
 from qre.kernel.qre_family import DeviceSettings, Qre
 from qre.kernel.socket import NetlinkRefusedError
+from qre.wire.close_reason import CloseReason
 
 
 def synced_settings(profile: Profile, fwmark: int) -> DeviceSettings:
@@ -70,11 +72,12 @@ def release_port(device: str, listen: tuple[str, int]) -> None:
 def close_sessions(device: str) -> None:
     """End the device's sessions and tell their peers; no error for what is gone already."""
     with Qre() as qre:
-        if qre.device(device) is None:
+        present = qre.device(device)
+        if present is None:
             return
         for session in qre.sessions(device):
             try:
-                qre.session_delete(device, session.status.session_id, close=True)
+                end_session(qre, device, session.status.session_id, present.role, CloseReason.STOPPED)
             except NetlinkRefusedError as error:
                 if error.code not in (errno.ENOENT, errno.ENODEV):
                     raise

@@ -7,6 +7,7 @@ import pytest
 
 from qre.dataplane.protocol import LossReason, SessionDelete, SessionLost
 from qre.ends import Role
+from qre.wire.close_reason import CloseReason
 from tests.support.two_ends import Confirmed, Lost, Orphaned, OrphanEnded, TwoEnds
 
 
@@ -74,7 +75,7 @@ def test_a_server_ends_an_orphan_whose_keys_its_client_has_changed() -> None:
         assert len(ends.server.said(OrphanEnded)) == 1
         (lost,) = ends.client.said(Lost)
         assert isinstance(lost, Lost)
-        assert lost.reason == "the peer closed the session"
+        assert lost.end.reason is CloseReason.FORGOTTEN
 
 
 def test_an_orphan_that_ends_by_itself_is_forgotten() -> None:
@@ -101,7 +102,7 @@ def test_a_session_that_the_kernel_has_no_more_is_never_installed_again(role: Ro
         ends.run(0.2)
         (lost,) = end.said(Lost)
         assert isinstance(lost, Lost)
-        assert "no longer has the session" in lost.reason
+        assert "no longer has the session" in lost.end.words
         assert not end.registry.sessions
 
 
@@ -111,12 +112,12 @@ def test_what_was_deleted_while_there_was_no_data_plane_is_no_orphan() -> None:
         server = ends.server.sessions
         (record,) = server.records()
         server.disconnected()
-        server.delete(record.session_id, "its short id was removed")
+        server.delete(record.session_id, "its short id was removed", CloseReason.REMOVED)
         server.connected(ends.now)
         ends.run(0.2)
         assert not ends.server.said(Orphaned)
-        assert [event.reason for event in ends.client.said(Lost) if isinstance(event, Lost)] == [
-            "the peer closed the session"
+        assert [event.end.reason for event in ends.client.said(Lost) if isinstance(event, Lost)] == [
+            CloseReason.REMOVED
         ]
 
 
@@ -127,11 +128,11 @@ def test_an_orphan_that_is_not_wanted_is_closed() -> None:
         ends.run(0.2)
         server = ends.server.sessions
         (orphan,) = server.orphans
-        server.delete_orphan(orphan)
+        server.delete_orphan(orphan, CloseReason.REMOVED)
         assert isinstance(server.outbox[-1].request, SessionDelete)
         ends.run(0.2)
         assert ends.client.said(Lost)
-        server.delete_orphan(orphan)
+        server.delete_orphan(orphan, CloseReason.REMOVED)
         assert not server.outbox
 
 

@@ -25,6 +25,7 @@ from qre.dataplane.protocol import (
 )
 from qre.ends import Role
 from qre.errors import InternalError
+from qre.wire.close_reason import CloseReason
 from qre.wire.frames import NewConnectionId, RetireConnectionId, encode_frame
 from qre.workers.handshake.sessions.session_state import Live
 from qre.workers.handshake.sessions.settling import Settling
@@ -186,7 +187,7 @@ def test_sessions_of_which_there_are_no_secrets_are_deleted() -> None:
         assert not end.registry.marks()
         lost = ends.client.said(Lost)
         assert len(lost) == 1
-        assert "closed" in lost[0].reason  # type: ignore[union-attr]  # said() gave Lost
+        assert "closed" in lost[0].end.words  # type: ignore[union-attr]  # said() gave Lost
 
 
 def test_a_lost_session_is_forgotten_with_its_secrets() -> None:
@@ -194,7 +195,7 @@ def test_a_lost_session_is_forgotten_with_its_secrets() -> None:
         ends.install().run(1)
         secret = ends.server.sessions.records()[0].handed_over.tx_secret
         assert secret in ends.server.store._map[:]
-        ends.server.sessions.delete(ends.server.sessions.records()[0].session_id, "because")
+        ends.server.sessions.delete(ends.server.sessions.records()[0].session_id, "because", CloseReason.REMOVED)
         ends.run(1)
         assert ends.server.sessions.records() == ()
         assert not any(ends.server.store._map[1024:])
@@ -321,7 +322,7 @@ def test_a_peer_that_never_confirms_is_given_up() -> None:
         ends.install().run(12)
         for end in ends.ends.values():
             assert end.sessions.records() == ()
-            assert "confirm" in end.said(Lost)[0].reason  # type: ignore[union-attr]  # said() gave Lost
+            assert "confirm" in end.said(Lost)[0].end.words  # type: ignore[union-attr]  # said() gave Lost
 
 
 def test_a_held_session_survives_the_handshake_worker_and_is_confirmed() -> None:
@@ -349,7 +350,7 @@ def test_an_installation_that_the_data_plane_refuses_is_a_lost_session() -> None
         ends.run(0.1)
         lost = ends.server.said(Lost)
         assert len(lost) == 1
-        assert "refused" in lost[0].reason  # type: ignore[union-attr]  # said() gave Lost
+        assert "refused" in lost[0].end.words  # type: ignore[union-attr]  # said() gave Lost
 
 
 def test_reports_of_unknown_sessions_and_stale_answers_are_ignored() -> None:
@@ -401,10 +402,13 @@ def test_a_deleted_session_tells_its_peer() -> None:
     with TwoEnds() as ends:
         ends.install().run(1)
         sessions = ends.client.sessions
-        sessions.delete(sessions.records()[0].session_id, "over")
+        sessions.delete(sessions.records()[0].session_id, "over", CloseReason.REPLACED)
         assert isinstance(sessions.outbox[-1].request, SessionDelete)
         ends.run(1)
         assert not ends.server.sessions.records()
+        (lost,) = ends.server.said(Lost)
+        assert isinstance(lost, Lost) and lost.end.reason is CloseReason.REPLACED
+        assert lost.end.words.startswith("the peer closed the session: a newer session with the same short id")
 
 
 def test_a_client_session_goes_with_its_socket() -> None:

@@ -12,6 +12,7 @@ import pytest
 
 import qre.kernel.qre_family
 from qre.dataplane.protocol import SessionInstall, SessionKeys, SessionUpdate, underlay_of
+from qre.device.session_end import end_session
 from qre.ends import Role
 from qre.errors import MachineError
 from qre.kernel import abi
@@ -19,6 +20,8 @@ from qre.kernel.abi import Attribute, QreCommand
 from qre.kernel.attributes import Request, encode_attribute, read_attributes_untrusted
 from qre.kernel.qre_family import DeviceSettings, LoaderDescription, ModuleMissingError, Qre, install_request
 from qre.kernel.socket import NLM_F_DUMP, ExtendedAck, NetlinkRefusedError
+from qre.wire.close_reason import CloseReason, reason_of
+from qre.wire.frames import ConnectionClose, frames_untrusted
 
 FAMILY = 0x21
 SESSION = bytes(range(32))
@@ -136,6 +139,25 @@ def test_an_update_says_keys_and_epoch_and_no_packet_number_that_it_does_not_kno
         Attribute.IFNAME, Attribute.SESSION_ID, Attribute.TX_KEY, Attribute.RX_KEY, Attribute.TX_IV,
         Attribute.RX_IV, Attribute.KEY_EPOCH,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(("role", "closes"), [(Role.SERVER, True), (Role.CLIENT, False)])
+def test_a_session_ends_with_a_reason_for_its_peer(fake: FakeKernel, role: Role, closes: bool) -> None:
+    end_session(Qre(), "qre0", SESSION, role, CloseReason.REMOVED, 7)
+    (sends, frames, _), (deletes, deleted, _) = fake.asked
+    assert (sends, deletes) == (QreCommand.FRAME_SEND, QreCommand.SESSION_DEL)
+    (close, *padding) = frames_untrusted(frames[Attribute.FRAMES])
+    assert isinstance(close, ConnectionClose) and reason_of(close.error) is CloseReason.REMOVED
+    assert bool(padding) is (role is Role.CLIENT), "as long as a browser's"
+    assert (Attribute.CLOSE in deleted) is closes, "a client closes once"
+
+
+def test_a_session_that_takes_no_frames_is_closed_without_a_reason(fake: FakeKernel) -> None:
+    fake.refusal = (errno.ENOENT, ExtendedAck("there is no such established session", 0))
+    with pytest.raises(NetlinkRefusedError):
+        end_session(Qre(), "qre0", SESSION, Role.CLIENT, CloseReason.STOPPED)
+    assert [command for command, _, _ in fake.asked] == [QreCommand.FRAME_SEND, QreCommand.SESSION_DEL]
+    assert Attribute.CLOSE in fake.asked[1][1]
 
 
 @pytest.mark.parametrize(

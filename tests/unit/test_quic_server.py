@@ -20,6 +20,7 @@ from qre.quic.server.inspector import Authenticated, HelloInspector
 from qre.quic.server.server_handshake import InstallNow, ServerEvent, ServerHandshake, ShownByDest
 from qre.reality.cid import cid_key, is_ours, reset_token
 from qre.wire.capsule import CapsuleType, RequestedAddress, encode_addresses
+from qre.wire.close_reason import CloseReason, reason_of
 from qre.wire.number import PACKET_NUMBER_BASE
 from qre.wire.packet import PacketType
 from tests.fuzz import fuzz_handshake
@@ -320,13 +321,14 @@ def test_numbers_of_the_data_plane_are_never_reached() -> None:
     assert flow.server._connection.next_packet_number <= PACKET_NUMBER_BASE
 
 
-def test_a_closing_server_says_no_error_and_no_reason() -> None:
+def test_a_closing_server_says_why_in_a_reserved_code_and_no_text() -> None:
     flow = Flow()
     flow.connect()
-    flow.server.close()
+    flow.server.close(CloseReason.STOPPED)
     flow.run_until(lambda: flow.client.terminated is not None)
     assert flow.client.terminated is not None
-    assert (flow.client.terminated.error_code, flow.client.terminated.reason_phrase) == (0x100, "")
+    terminated = flow.client.terminated
+    assert (reason_of(terminated.error_code), terminated.reason_phrase) == (CloseReason.STOPPED, "")
     assert flow.events == [Closed()]
 
 

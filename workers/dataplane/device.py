@@ -26,6 +26,7 @@ from qre.dataplane.protocol import (
 from qre.dataplane.status import DeviceCounters
 from qre.ends import Role
 from qre.errors import MachineError, UntrustedInputError
+from qre.wire.close_reason import CloseReason
 from qre.workers.dataplane.inner.coalesce import Buffers, Deliverer
 from qre.workers.dataplane.inner.ecn import decapsulated
 from qre.workers.dataplane.inner.offload import NO_OFFLOAD, VNET_HEADER_SIZE, split_untrusted
@@ -99,7 +100,7 @@ class Device:
         """Close the sessions, telling their peers, then every descriptor."""
         now = self._clock()
         for session in list(self.registry.sessions.values()):
-            session.close(now, tell=True)
+            session.close(now, tell=True, reason=CloseReason.STOPPED)
             self._settle(session, now)
         for timer in (self._timer, self._waiting):
             if timer is not None:

@@ -85,7 +85,7 @@ class Registry:
                     session.update(request, now)
                     return Answer(id=request.id, key_epoch=session.phases.epoch)
                 case SessionDelete():
-                    self._known(request.session_id).close(now, tell=request.close)
+                    self._known(request.session_id).close(now, tell=request.close, reason=request.reason)
                 case CidAdoptFor():
                     self._adopt(self._known(request.session_id), request.connection_id, request.sequence)
                 case CidReleaseFor():

@@ -26,6 +26,7 @@ from qre.quic.server.inspector import Authenticated
 from qre.quic.server.server_handshake import InstallNow, ServerHandshake
 from qre.reality.replay import ReplayFilter
 from qre.visit.dest import local_address
+from qre.wire.close_reason import CloseReason
 from qre.workers.handshake.port.flow_parts import Address, Hello
 from qre.workers.handshake.sessions.live_sessions import Sessions
 
@@ -131,7 +132,7 @@ class Acceptance:
         self.excesses[bound] += 1
         self.complain(f"bound {bound}", f"client {one.short_id.hex()} at {one.source[0]}: too many {bound}")
         if one.session_id is not None:
-            self.sessions.delete(one.session_id, f"too many {bound}")
+            self.sessions.delete(one.session_id, f"too many {bound}", CloseReason.TOO_MUCH)
             self.changed()
         one.abandon()
 
@@ -187,7 +188,7 @@ class Acceptance:
             self.sessions.install(handed_over, underlay)
         except QreError as error:
             self.complain("install", str(error))
-            one.inner.close()
+            one.inner.close(CloseReason.NO_ROOM)
             return
         one.session_id = handed_over.session_id
         self.grants.move(one, one.session_id)
@@ -233,7 +234,7 @@ class Acceptance:
         except MachineError as error:
             self.complain("steering", str(error))
             if one.session_id is not None:
-                self.sessions.delete(one.session_id, str(error))
+                self.sessions.delete(one.session_id, str(error), CloseReason.NOT_INSTALLED)
                 self.changed()
             return
         if one in self._all and one.session_id is not None:
@@ -267,6 +268,6 @@ class Acceptance:
         """Send CONNECTION_CLOSE in every handshake in progress, and forget all of them."""
         now = time.monotonic()
         for one in list(self._all):
-            one.inner.close()
+            one.inner.close(CloseReason.STOPPED)
             self.progress(one, now)
         self._all.clear()

@@ -33,6 +33,7 @@ from qre.quic.client.trust import TrustStore
 from qre.quic.handed_over import HandedOver
 from qre.visit.dest import local_address, resolve
 from qre.visit.exchange import shake_hands
+from qre.wire.close_reason import CloseReason
 from qre.workers.handshake.backoff import Backoff
 from qre.workers.handshake.dataplane_link import DataplaneLink
 from qre.workers.handshake.memory import Forgetting
@@ -205,7 +206,7 @@ class Client:
             granted = await self._context.request(Party.SUPERVISOR, SocketRequest())
         except MachineError:
             for session_id in list(self._sessions.orphans):  # one of them may occupy the configured port
-                self._sessions.delete_orphan(session_id)
+                self._sessions.delete_orphan(session_id, CloseReason.REPLACED)
             self.link.pump()
             raise
         if not isinstance(granted, SocketGranted) or granted.number not in self.link.sockets:
@@ -250,7 +251,8 @@ class Client:
             if confirmed.done() and not lost.done():
                 return
             if not lost.done():
-                self._sessions.delete(session_id, "the data plane did not install it in time")
+                why = "the data plane did not install it in time"
+                self._sessions.delete(session_id, why, CloseReason.NOT_INSTALLED)
                 self.link.pump()
             self._lost.pop(session_id, None)
             raise PeerError("the session did not start", lost.result() if lost.done() else "no answer")
@@ -264,10 +266,10 @@ class Client:
                     confirmed = self._confirmed.get(session_id)
                     if confirmed is not None and not confirmed.done():
                         confirmed.set_result(None)
-                case Lost(record=record, reason=reason):
+                case Lost(record=record, end=end):
                     lost = self._lost.get(record.session_id)
                     if lost is not None and not lost.done():
-                        lost.set_result(reason)
+                        lost.set_result(end.words)
                 case Orphaned():
                     self._context.log.warning(
                         "the kernel has a session of an earlier daemon, without its secrets: it carries traffic until"

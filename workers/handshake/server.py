@@ -31,6 +31,7 @@ from qre.quic.server.address_grants import Grants
 from qre.quic.server.inspector import HelloInspector
 from qre.reality.replay import FILE_LENGTH, ReplayFilter, replay_window
 from qre.visit.probe import imitable
+from qre.wire.close_reason import CloseReason
 from qre.workers.handshake.acceptance import Acceptance, Accepted
 from qre.workers.handshake.dataplane_link import DataplaneLink
 from qre.workers.handshake.dest_watch import DestWatch
@@ -183,10 +184,10 @@ class Server:
         self._acceptance.replay.window = replay_window(config.max_time_diff_ms)
         for record in self._sessions.records():
             if record.short_id not in self._short_ids:
-                self._sessions.delete(record.session_id, "its short id was removed")
+                self._sessions.delete(record.session_id, "its short id was removed", CloseReason.REMOVED)
         for mark in list(self._sessions.orphans.values()):
             if mark.short_id not in self._short_ids:
-                self._sessions.delete_orphan(mark.session_id)
+                self._sessions.delete_orphan(mark.session_id, CloseReason.REMOVED)
         self._dest.reload()
         self.link.pump()
 
@@ -367,11 +368,12 @@ class Server:
                 case Confirmed(session_id=session_id):
                     self._acceptance.confirmed(session_id)
                     self._welcome(session_id)
-                case Lost(record=record, reason=reason):
+                case Lost(record=record, end=end):
                     self._grants.free(record.session_id)
                     self._acceptance.lost(record.session_id)
                     if record.confirmed:
-                        self._context.limited("lost", f"a session ended: {reason}")
+                        client = record.short_id.hex()
+                        self._context.limited(f"lost {client}", f"client {client}: the session ended: {end.words}")
                 case CidsChanged():
                     if self._steering is not None:
                         self._steering.want(self._sessions.connection_ids())
@@ -388,7 +390,7 @@ class Server:
             self._grants.hold(mark.session_id, mark.short_id, [network.network_address for network in mark.addresses])
         for mark in marks:
             if mark.short_id not in self._short_ids:
-                self._sessions.delete_orphan(mark.session_id)
+                self._sessions.delete_orphan(mark.session_id, CloseReason.REMOVED)
         self._context.log.warning(
             "the kernel has %d sessions of an earlier daemon, without their secrets: %d carry traffic until their"
             " keys change, %d with unknown short ids were ended",
@@ -407,7 +409,7 @@ class Server:
         self._context.limited(f"up {client}", f"client {client} is connected from {place}", logging.INFO)
         for record in records.values():
             if record.confirmed and record.short_id == fresh.short_id:
-                self._sessions.delete(record.session_id, "replaced by a newer session")
+                self._sessions.delete(record.session_id, "replaced by a newer session", CloseReason.REPLACED)
 
     # --- reports to the supervisor ---
 

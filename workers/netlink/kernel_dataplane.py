@@ -35,6 +35,7 @@ from qre.dataplane.protocol import (
 )
 from qre.dataplane.status import SessionStatus
 from qre.dest_profile import DestProfile
+from qre.device.session_end import end_session
 from qre.ends import Role
 from qre.errors import MachineError, QreError
 from qre.ipc import descriptors
@@ -49,6 +50,7 @@ from qre.kernel.events import EventSocket
 from qre.kernel.port_registration import register, release, store_dest_profile
 from qre.kernel.qre_family import Qre
 from qre.kernel.socket import NetlinkRefusedError
+from qre.wire.close_reason import CloseReason
 from qre.workers.netlink.kernel_sessions import CLOSING, KernelSessions, mark_of
 
 #: The sessions are listed this often (seconds), whatever the events say: other programs may change them.
@@ -125,7 +127,7 @@ class KernelDataplane:
         """The daemon ends in order: close the sessions and release the port from the kernel."""
         for session in self.qre.sessions(self._device):
             try:
-                self.qre.session_delete(self._device, session.status.session_id, close=True)
+                end_session(self.qre, self._device, session.status.session_id, self._role, CloseReason.STOPPED)
             except NetlinkRefusedError as error:
                 if error.code not in _GONE:
                     raise
@@ -189,8 +191,11 @@ class KernelDataplane:
             case SessionUpdate():
                 qre.session_update(device, request)
                 self._sessions.updated(request)
-            case SessionDelete(session_id=session_id, close=close):
-                qre.session_delete(device, session_id, close=close)
+            case SessionDelete(id=number, session_id=session_id, close=True, reason=reason):
+                end_session(qre, device, session_id, self._role, reason, number)
+                self._sessions.deleted(session_id)
+            case SessionDelete(session_id=session_id):
+                qre.session_delete(device, session_id, close=False)
                 self._sessions.deleted(session_id)
             case CidAdoptFor(session_id=session_id, connection_id=cid, sequence=sequence):
                 qre.cid_adopt(device, cid, session_id, sequence)

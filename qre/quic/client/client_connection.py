@@ -18,6 +18,7 @@ from aioquic.quic.connection import QuicNetworkPath, QuicReceiveContext
 from aioquic.quic.packet import (
     CONNECTION_ID_MAX_SIZE,
     STATELESS_RESET_TOKEN_SIZE,
+    QuicFrameType,
     QuicPacketType,
 )
 from aioquic.quic.packet_builder import QuicPacketBuilder, QuicSentPacket
@@ -30,6 +31,7 @@ from qre.quic.client.hello import OfferedHello
 from qre.quic.client.trust import TrustStore
 from qre.quic.connection import HandshakeConnection
 from qre.reality.cid import MIN_LENGTH as MIN_ROUTED_LENGTH
+from qre.wire.close_reason import BROWSER_CLOSE_PADDING
 
 QUIC_VERSION_1: Final = 1
 #: Datagrams that cannot be opened yet are kept and tried again, as in browsers: at most this many.
@@ -160,6 +162,20 @@ class ClientConnection(HandshakeConnection):
             peer_token=self._peer_token,
             version=QUIC_VERSION_1,
         )
+
+    def _write_connection_close_frame(
+        self,
+        builder: QuicPacketBuilder,
+        epoch: tls.Epoch,
+        error_code: int,
+        frame_type: int | None,
+        reason_phrase: str,
+    ) -> None:
+        """In 1-RTT with PADDING up to the length of a browser's, which has a reason phrase."""
+        super()._write_connection_close_frame(builder, epoch, error_code, frame_type, reason_phrase)
+        if epoch is tls.Epoch.ONE_RTT:
+            buf = builder.start_frame(QuicFrameType.PADDING, capacity=BROWSER_CLOSE_PADDING)
+            buf.push_bytes(bytes(BROWSER_CLOSE_PADDING - 1))
 
     def _number_length(self, packet: QuicSentPacket) -> int:
         """The browser's choice: one byte for the very first, two until something is acknowledged, then one."""

@@ -39,6 +39,7 @@ from qre.quic.handshake_events import (
     SiteAnswered,
 )
 from qre.reality.cid import MIN_LENGTH as MIN_ROUTED_LENGTH
+from qre.wire.close_reason import close_words
 from qre.wire.number import PACKET_NUMBER_BASE
 from qre.wire.protection import derive
 
@@ -422,4 +423,5 @@ def _why(ending: Ending) -> str:
         return f"the server broke the protocol ({ending.reason or hex(ending.error_code)})"
     if ending.alert is not None:
         return f"the server closed the connection (TLS alert {ending.alert})"
-    return f"the server closed the connection (error {ending.error_code:#x})"
+    said = close_words(ending.error_code)
+    return f"the server closed the connection: {said}" if said else "the server closed the connection"

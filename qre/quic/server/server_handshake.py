@@ -17,7 +17,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from aioquic.h3.connection import ErrorCode
 from aioquic.quic.events import ConnectionTerminated, ProtocolNegotiated
 
 from qre.addresses import Interface, Network
@@ -31,6 +30,7 @@ from qre.quic.server.inspector import Authenticated
 from qre.quic.server.server_connection import RoutedConnectionId, ServerConnection
 from qre.quic.server.server_tls import GO_SERVER_HELLO, GO_TICKETS, ServerFlight
 from qre.reality.cid import cid_key, reset_token, routed_cid
+from qre.wire.close_reason import CloseReason, close_words
 from qre.wire.number import PACKET_NUMBER_BASE
 from qre.wire.protection import derive
 
@@ -220,11 +220,11 @@ class ServerHandshake:
         """Never send again, not even a CLOSE: the session was not confirmed, or the worker ends."""
         self._stop()
 
-    def close(self) -> None:
-        """Tell the client (H3_NO_ERROR), as a site that is shut down would."""
+    def close(self, reason: CloseReason) -> None:
+        """Tell the client, with a CLOSE like that of a site that is shut down."""
         if self._stage is not _Stage.OVER:
             self._closing = True
-            self._connection.close(error_code=ErrorCode.H3_NO_ERROR)
+            self._connection.close(error_code=reason.error_code)
 
     # --- inside ---
 
@@ -309,4 +309,5 @@ def _flight(dest: DestProfile | None) -> ServerFlight:
 def _why(event: ConnectionTerminated) -> str:
     if event.reason_phrase == "Idle timeout":
         return "the client stopped answering"
-    return f"closed with error {event.error_code:#x}"
+    said = close_words(event.error_code)
+    return f"the client closed the connection: {said}" if said else "the client closed the connection"

@@ -20,8 +20,9 @@ from qre.dataplane.protocol import (
 )
 from qre.ends import Role
 from qre.wire import overhead
+from qre.wire.close_reason import CloseReason, close_frames
 from qre.wire.datagram import DATAGRAM_HEAD
-from qre.wire.frames import H3_NO_ERROR, ConnectionClose, encode_ack, encode_frame
+from qre.wire.frames import ConnectionClose, encode_ack, encode_frame
 from qre.workers.dataplane.inner.ecn import CE, ECT0, NOT_ECT
 from qre.workers.dataplane.session.marks import Mark
 from qre.workers.dataplane.session.packets import LimitReachedError, Packets
@@ -268,12 +269,13 @@ class Sending:
         self._happens(LifeEvent.BROKEN, reason=LossReason.PROTOCOL, error=error)
         self._close(encode_frame(ConnectionClose(error, application=False)), now)
 
-    def close(self, now: float, *, tell: bool) -> None:
-        """SessionDelete. With ``tell``, CONNECTION_CLOSE (H3_NO_ERROR) is sent, and answers packets for three PTO."""
+    def close(self, now: float, *, tell: bool, reason: CloseReason | None = None) -> None:
+        """SessionDelete. With ``tell``, a CONNECTION_CLOSE is sent with ``reason``, and answers packets for three
+        PTO."""
         if self._closed:
             return
         if tell:
-            self._close(encode_frame(ConnectionClose(H3_NO_ERROR, application=True)), now)
+            self._close(close_frames(reason, self.role), now)
         else:
             self._happens(LifeEvent.DROPPED)
 

@@ -46,11 +46,12 @@ from qre.dataplane.protocol import (
 from qre.ends import Role
 from qre.errors import InternalError
 from qre.quic.handed_over import HandedOver
+from qre.wire.close_reason import CloseReason
 from qre.workers.handshake.sessions.routed_cids import RoutedCids
 from qre.workers.handshake.sessions.secrets import SecretsStore, SessionRecord
 from qre.workers.handshake.sessions.session_rules import SESSION_RULES, SessionEffect, SessionEvent, SessionStage
 from qre.workers.handshake.sessions.session_state import (
-    REASONS,
+    UPDATE_RETRY,
     CidsChanged,
     Confirmed,
     Event,
@@ -60,21 +61,21 @@ from qre.workers.handshake.sessions.session_state import (
     Orphaned,
     OrphanEnded,
     OutgoingRequest,
+    SessionEnd,
     Settings,
     Then,
+    ended,
     installation,
     key_update,
+    update_retry,
 )
 from qre.workers.handshake.sessions.settling import Settling
 
-#: A key update that was refused as too early is tried again after this (seconds).
-_UPDATE_RETRY = 1.0
-#: One that failed for another reason, such as a lack of memory, after this (seconds): the session is intact.
-_TROUBLE_RETRY = 10.0
 #: Refusals that are final.
 _NEVER = frozenset({Refusal.OTHER_KEYS, Refusal.KEY_USED})
 #: An installation whose epoch is behind more often than this fails.
 _MAX_CATCH_UPS = 4
+_UNKNOWN = SessionEnd("")
 
 
 @dataclass
@@ -92,7 +93,8 @@ class Sessions:
     orphans: dict[bytes, SessionMark] = field(default_factory=dict)
     _live: dict[bytes, Live] = field(default_factory=dict)
     _listed: dict[bytes, SessionMark] = field(default_factory=dict)  # what the data plane has listed so far
-    _doomed: set[bytes] = field(default_factory=set)  # to be deleted as soon as there is a data plane
+    #: To be deleted as soon as there is a data plane, and why.
+    _doomed: dict[bytes, CloseReason | None] = field(default_factory=dict)
     _pending: dict[int, Then] = field(default_factory=dict)
     #: Not from 1: the data plane may still answer requests of an earlier process.
     _next_id: int = 0
@@ -100,13 +102,6 @@ class Sessions:
 
     def __post_init__(self) -> None:
         self._next_id = self.random.getrandbits(40)
-
-    @property
-    def _settling(self) -> Settling:
-        """Made anew each time, to avoid a reference cycle."""
-        return Settling(self)
-
-    # --- sessions ---
 
     def restore(self, records: list[SessionRecord]) -> None:
         """Take over the sessions of an earlier process; they are compared when the data plane is connected."""
@@ -125,16 +120,16 @@ class Sessions:
         live = self._live[record.session_id] = Live(record)
         self._happens(live, SessionEvent.NEW)
 
-    def delete(self, session_id: bytes, reason: str) -> None:
-        """End the session and tell the peer; an unknown id is ignored."""
+    def delete(self, session_id: bytes, words: str, reason: CloseReason) -> None:
+        """End the session and tell the peer the reason; an unknown id is ignored."""
         live = self._live.get(session_id)
         if live is not None:
-            self._happens(live, SessionEvent.DELETED, reason=reason)
+            self._happens(live, SessionEvent.DELETED, end=SessionEnd(words, reason))
 
-    def delete_orphan(self, session_id: bytes) -> None:
+    def delete_orphan(self, session_id: bytes, reason: CloseReason) -> None:
         """End a session whose secrets are lost and tell its peer; an unknown id is ignored."""
         if self.orphans.pop(session_id, None) is not None:
-            self._delete(session_id)
+            self._delete(session_id, reason)
             self.events.append(OrphanEnded(session_id))
 
     @property
@@ -177,7 +172,7 @@ class Sessions:
         """The pair is gone: forget pending requests, but not deletions."""
         self._synced = False
         requests = (outgoing.request for outgoing in self.outbox)
-        self._doomed.update(request.session_id for request in requests if isinstance(request, SessionDelete))
+        self._doomed |= {each.session_id: each.reason for each in requests if isinstance(each, SessionDelete)}
         self.outbox.clear()
         self._pending.clear()
         for live in self._live.values():
@@ -199,16 +194,16 @@ class Sessions:
         match report:
             case SessionConfirmed():
                 self._happens(live, SessionEvent.CONFIRMED, now)
-            case SessionLost(reason=reason):
-                self._happens(live, SessionEvent.LOST, reason=REASONS[reason])
+            case SessionLost():
+                self._happens(live, SessionEvent.LOST, end=ended(report))
             case RekeyDue(key_epoch=epoch) if epoch == live.record.key_epoch:
                 self._rekey(live)
             case KeyPhaseChanged(key_epoch=epoch):
                 if self._reached(live, epoch, now):
                     self._give_next_keys(live)
             case KeyPhaseConfirmed(key_epoch=epoch):
-                if epoch == live.record.key_epoch and live.rekey_at <= now + _UPDATE_RETRY:
-                    self._rekey_if_due(live, now + _UPDATE_RETRY)
+                if epoch == live.record.key_epoch and live.rekey_at <= now + UPDATE_RETRY:
+                    self._rekey_if_due(live, now + UPDATE_RETRY)
             case PeerMoved(underlay=underlay):
                 self.change(live, replace(live.record, underlay=underlay))
             case FrameReceived(frames=frames):
@@ -226,16 +221,11 @@ class Sessions:
             case SessionConfirmed(session_id=session_id) if session_id in self.orphans:
                 self.orphans[session_id] = msgspec.structs.replace(self.orphans[session_id], confirmed=True)
             case KeyPhaseChanged(session_id=session_id) if self.role is Role.SERVER:
-                self.delete_orphan(session_id)  # after the next change its packets could not be opened
+                self.delete_orphan(session_id, CloseReason.FORGOTTEN)  # after the next change nobody could read it
 
     def timer(self) -> float | None:
         """The monotonic time at which to call ``handle_timer``; None when nothing is due."""
-        soonest = float("inf")
-        for live in self._live.values():
-            if live.stage is SessionStage.UP and not live.updating:
-                soonest = min(soonest, live.rekey_at)
-            if live.settle_at is not None:
-                soonest = min(soonest, live.settle_at)
+        soonest = min((live.due for live in self._live.values()), default=float("inf"))
         return None if soonest == float("inf") else soonest
 
     def handle_timer(self, now: float) -> None:
@@ -246,10 +236,14 @@ class Sessions:
                 live.settle_at = None
                 self._settling.settle(live, now)
 
-    # --- the table and its effects ---
+    # --- the table and its effects; settling is made anew each time, to avoid a reference cycle ---
 
-    def _happens(self, live: Live, event: SessionEvent, now: float = 0.0, reason: str = "") -> None:
-        """Effects that set a timer need ``now``; the end of a session needs ``reason``."""
+    @property
+    def _settling(self) -> Settling:
+        return Settling(self)
+
+    def _happens(self, live: Live, event: SessionEvent, now: float = 0.0, end: SessionEnd = _UNKNOWN) -> None:
+        """Effects that set a timer need ``now``; the end of a session needs ``end``."""
         rule = SESSION_RULES[live.stage, event]
         live.stage = rule.becomes
         for effect in rule.effects:
@@ -257,7 +251,7 @@ class Sessions:
                 case SessionEffect.ASK_INSTALL:
                     self._ask_install(live)
                 case SessionEffect.ASK_DELETE:
-                    self._delete(live.record.session_id)
+                    self._delete(live.record.session_id, end.reason)
                 case SessionEffect.READY:
                     self._ready(live, now)
                 case SessionEffect.CONFIRM:
@@ -271,7 +265,7 @@ class Sessions:
                 case SessionEffect.FORGET:
                     del self._live[live.record.session_id]
                     self.store.remove(live.record.session_id)
-                    self.events += (Lost(live.record, reason), CidsChanged())
+                    self.events += (Lost(live.record, end), CidsChanged())
 
     def _ask_install(self, live: Live) -> None:
         record = live.record
@@ -292,7 +286,8 @@ class Sessions:
             self._reached(live, answer.key_epoch, now)
             self._happens(live, SessionEvent.MISSING)
         else:
-            self._happens(live, SessionEvent.LOST, reason=f"the data plane refused the session: {answer.error}")
+            end = SessionEnd(f"the data plane refused the session: {answer.error}")
+            self._happens(live, SessionEvent.LOST, end=end)
 
     def _ready(self, live: Live, now: float) -> None:
         live.catch_ups = 0
@@ -308,18 +303,21 @@ class Sessions:
         """A client has one session; on a server a new session replaces the others of its short id."""
         for session_id, mark in list(self.orphans.items()):
             if record.role is Role.CLIENT or mark.short_id == record.short_id:
-                self.delete_orphan(session_id)
+                self.delete_orphan(session_id, CloseReason.REPLACED)
 
-    def _delete(self, session_id: bytes) -> None:
-        if self.ask(lambda id: SessionDelete(id=id, session_id=session_id), None) is None:
-            self._doomed.add(session_id)
+    def _delete(self, session_id: bytes, reason: CloseReason | None) -> None:
+        if self.ask(lambda id: SessionDelete(id=id, session_id=session_id, reason=reason), None) is None:
+            self._doomed[session_id] = reason
 
     def _gone(self, live: Live) -> None:
         """The data plane does not have the session."""
         if self.settings.in_kernel and live.routed:
-            self._happens(live, SessionEvent.LOST, reason="the kernel no longer has the session")
+            self._happens(live, SessionEvent.LOST, end=SessionEnd("the kernel no longer has the session"))
         else:
             self._happens(live, SessionEvent.MISSING)
+
+    def _out_of_step(self, live: Live, words: str) -> None:
+        self.delete(live.record.session_id, words, CloseReason.OUT_OF_STEP)
 
     def is_live(self, live: Live) -> bool:
         """Whether the session still exists; it may end before an answer arrives."""
@@ -351,11 +349,11 @@ class Sessions:
 
     def _compare_strangers(self, marks: list[SessionMark]) -> None:
         """Delete sessions without a record; the kernel's become orphans."""
-        doomed, self._doomed = self._doomed, set()
+        doomed, self._doomed = self._doomed, {}
         kept = {mark.session_id: mark for mark in marks if self.settings.in_kernel and mark.session_id not in doomed}
         for mark in marks:
             if mark.session_id not in kept:
-                self._delete(mark.session_id)
+                self._delete(mark.session_id, doomed.get(mark.session_id, CloseReason.FORGOTTEN))
         for session_id in self.orphans.keys() - kept.keys():
             self.events.append(OrphanEnded(session_id))
         fresh = tuple(mark for session_id, mark in kept.items() if session_id not in self.orphans)
@@ -365,7 +363,7 @@ class Sessions:
 
     def _compare_one(self, live: Live, mark: SessionMark, now: float) -> None:
         if mark.key_epoch < live.record.key_epoch:
-            self.delete(live.record.session_id, "the data plane is at an earlier key epoch")
+            self._out_of_step(live, "the data plane is at an earlier key epoch")
             return
         self._reached(live, mark.key_epoch, now)
         self._happens(live, SessionEvent.HELD, now)
@@ -403,10 +401,9 @@ class Sessions:
         elif live.record.key_epoch >= wanted.key_epoch:
             return  # outdated: KeyPhaseChanged came first
         else:
-            later = answer.refusal in {Refusal.NOT_CONFIRMED, Refusal.CLOSING}
-            live.rekey_at = now + (_UPDATE_RETRY if later else _TROUBLE_RETRY)
+            live.rekey_at = now + update_retry(answer.refusal)
             if answer.refusal in _NEVER:
-                self.delete(live.record.session_id, f"the data plane refused new keys: {answer.error}")
+                self._out_of_step(live, f"the data plane refused new keys: {answer.error}")
 
     def _give_next_keys(self, live: Live) -> None:
         """Send the keys of the current epoch again, with those of the next."""
@@ -422,7 +419,7 @@ class Sessions:
         elif answer.refusal is Refusal.NO_SUCH:
             self._gone(live)
         elif answer.refusal is Refusal.OTHER_KEYS:  # both ends can no longer follow each other's epochs
-            self.delete(live.record.session_id, f"the data plane has different keys: {answer.error}")
+            self._out_of_step(live, f"the data plane has different keys: {answer.error}")
 
     def _reached(self, live: Live, epoch: int, now: float) -> bool:
         """Record that the data plane is at ``epoch``. False when that was known."""

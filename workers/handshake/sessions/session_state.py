@@ -8,14 +8,28 @@ from random import Random
 
 from qre.addresses import Network
 from qre.dataplane.install import handed_over_install, session_keys
-from qre.dataplane.protocol import Answer, DataplaneRequest, LossReason, SessionInstall, SessionMark, SessionUpdate
+from qre.dataplane.protocol import (
+    Answer,
+    DataplaneRequest,
+    LossReason,
+    Refusal,
+    SessionInstall,
+    SessionLost,
+    SessionMark,
+    SessionUpdate,
+)
 from qre.ends import Role
+from qre.wire.close_reason import CloseReason, close_words, reason_of
 from qre.wire.protection import next_secret
 from qre.workers.handshake.sessions.secrets import SessionRecord
 from qre.workers.handshake.sessions.session_rules import SessionStage
 
 #: The rekey interval varies by this fraction, so that two ends do not rekey at the same moment.
 _JITTER = 0.1
+#: A key update that was refused as too early is tried again after this (seconds).
+UPDATE_RETRY = 1.0
+#: One that failed for another reason, such as a lack of memory, after this (seconds): the session is intact.
+_TROUBLE_RETRY = 10.0
 
 
 @dataclass(frozen=True)
@@ -51,11 +65,19 @@ class Confirmed:
 
 
 @dataclass(frozen=True)
+class SessionEnd:
+    """Why a session ends, in words; ``reason``: what the peer is told, or has said."""
+
+    words: str
+    reason: CloseReason | None = None
+
+
+@dataclass(frozen=True)
 class Lost:
     """The session has ended, and its record is removed."""
 
     record: SessionRecord
-    reason: str
+    end: SessionEnd
 
 
 @dataclass(frozen=True)
@@ -102,10 +124,16 @@ class Live:
     spares: int = 0
     catch_ups: int = 0
 
+    @property
+    def due(self) -> float:
+        """When its timer fires: a rekey, or a frame that is sent again."""
+        rekey = self.rekey_at if self.stage is SessionStage.UP and not self.updating else float("inf")
+        return rekey if self.settle_at is None else min(rekey, self.settle_at)
+
 
 Then = Callable[[Answer, float], None]
 
-REASONS = {
+_REASONS = {
     LossReason.IDLE: "the peer was silent for the idle timeout",
     LossReason.CLOSED: "the peer closed the session",
     LossReason.RESET: "the peer does not know the session (stateless reset)",
@@ -115,6 +143,15 @@ REASONS = {
     LossReason.REPLACED: "replaced by a newer session",
     LossReason.DELETED: "deleted by request",
 }
+
+
+def ended(report: SessionLost) -> SessionEnd:
+    """What the data plane says about a session that it has no more, and the peer about its CLOSE."""
+    words = _REASONS[report.reason]
+    if report.reason is not LossReason.CLOSED:
+        return SessionEnd(words)
+    said = close_words(report.error_code)
+    return SessionEnd(f"{words}: {said}" if said else words, reason_of(report.error_code))
 
 
 def installation(record: SessionRecord, settings: Settings, id: int) -> SessionInstall:
@@ -133,6 +170,11 @@ def installation(record: SessionRecord, settings: Settings, id: int) -> SessionI
         keepalive_ms=settings.keepalive_ms,
         rekey_after_packets=settings.rekey_after_packets,
     )
+
+
+def update_retry(refusal: Refusal) -> float:
+    """After how many seconds a refused key update is tried again."""
+    return UPDATE_RETRY if refusal in {Refusal.NOT_CONFIRMED, Refusal.CLOSING} else _TROUBLE_RETRY
 
 
 def key_update(record: SessionRecord, id: int) -> SessionUpdate:

@@ -13,6 +13,7 @@ from typing import Final, Protocol
 from qre.dataplane.protocol import CidAdoptFor, CidReleaseFor, DataplaneRequest, FrameSend
 from qre.ends import Role
 from qre.errors import UntrustedInputError
+from qre.wire.close_reason import CloseReason
 from qre.wire.frames import Frame, NewConnectionId, RetireConnectionId, encode_frame
 from qre.workers.handshake.sessions.control_frames import parse_control_frames_untrusted
 from qre.workers.handshake.sessions.routed_cids import RoutedCids
@@ -51,8 +52,8 @@ class SettlingOwner(Protocol):
         """Whether the session still exists."""
         ...
 
-    def delete(self, session_id: bytes, reason: str) -> None:
-        """End the session and tell the peer."""
+    def delete(self, session_id: bytes, words: str, reason: CloseReason) -> None:
+        """End the session and tell the peer the reason."""
         ...
 
 
@@ -129,10 +130,10 @@ class Settling:
         try:
             frames = parse_control_frames_untrusted(data)
         except UntrustedInputError:
-            self._owner.delete(live.record.session_id, "the peer sent malformed frames")
+            self._owner.delete(live.record.session_id, "the peer sent malformed frames", CloseReason.MALFORMED)
             return
         if frames.tunnel_ended:
-            self._owner.delete(live.record.session_id, "the peer ended the tunnel")
+            self._owner.delete(live.record.session_id, "the peer ended the tunnel", CloseReason.TUNNEL_ENDED)
             return
         if live.record.role is Role.SERVER:
             for sequence in frames.retired:

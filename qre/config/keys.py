@@ -30,6 +30,8 @@ PROFILE_KEYS = {
     "PostDown": "a shell command",
 }
 HOOK_KEYS = ("PreUp", "PostUp", "PreDown", "PostDown")
+#: Lists that may be given on several lines, which are joined, as wg and wg-quick do.
+LIST_KEYS = ("Address", "AllowedIPs", "RealityShortIds")
 SERVER_KEYS = ("Listen", "Dest", "RealityPrivateKey", "RealityShortIds", "RealityMaxTimeDiff")
 CLIENT_KEYS = ("Endpoint", "RealityPublicKey", "RealityShortId")
 #: Keys whose values are credentials: no error contains their text.

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import stat
 
-from qre.config.keys import GLOBAL_KEYS, HOOK_KEYS, PROFILE_KEYS, SECRET_KEYS, did_you_mean
+from qre.config.keys import GLOBAL_KEYS, HOOK_KEYS, LIST_KEYS, PROFILE_KEYS, SECRET_KEYS, did_you_mean
 from qre.config.model import Value
 from qre.errors import UserError, UserErrors
 
@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     T = TypeVar("T")
 
 MAX_FILE = 1 << 20
-MAX_LINE = 16_384
-MAX_ENTRIES = 1024
+#: Room for the longest list: 1,024 short ids, on one line or on one line each.
+MAX_LINE = 32_768
+MAX_ENTRIES = 2048
 MAX_PROBLEMS = 100
 _MAX_KEY = 32
 _BOM = b"\xef\xbb\xbf"
@@ -94,12 +95,17 @@ class Values:
         return self.all[key][0].line if key in self.all else 0
 
     def get(self, key: str, parse: Callable[[str], T]) -> T | None:
-        """The parsed value; None when the key is absent or its value is wrong (which is recorded)."""
+        """The parsed value; None when the key is absent or its value is wrong (which is recorded). The lines of a
+        list are one list; an error names the first line that is wrong by itself."""
         if key not in self.all:
             return None
-        entry = self.all[key][0]
+        entries = self.all[key]
+        joined = Entry(entries[0].line, key, ", ".join(entry.text for entry in entries))
+        entry = joined
         try:
-            return parse(entry.text)
+            for entry in [*entries, joined] if len(entries) > 1 else [joined]:
+                value = parse(entry.text)
+            return value
         except UserError as error:
             self.problems.add(entry.line, key, error.why, error.remedy or f"write {self.example(key)}")
         return None
@@ -169,8 +175,8 @@ def check_owner(path: str, status: os.stat_result, holds_key: bool, problems: Pr
 
 
 def parse_entries(data: bytes, known: Collection[str], problems: Problems) -> list[Entry]:
-    """The entries of ``data`` with a key of ``known``, once each except for hooks; everything else becomes a
-    problem."""
+    """The entries of ``data`` with a key of ``known``, once each except for hooks and lists; everything else becomes
+    a problem."""
     by_form = {key.lower(): key for key in known}
     entries: list[Entry] = []
     seen: dict[str, int] = {}
@@ -189,14 +195,14 @@ def parse_entries(data: bytes, known: Collection[str], problems: Problems) -> li
         key = _known_key(name.strip(), bool(equals), number, by_form, problems)
         if key is None:
             continue
-        if key in seen and key not in HOOK_KEYS:
+        if key in seen and key not in HOOK_KEYS and key not in LIST_KEYS:
             remedy = "keep one of the two lines"
             problems.add(number, key, f"is given twice: line {seen[key]} has it already", remedy)
             continue
         if len(entries) == MAX_ENTRIES:
-            problems.add(number, "", f"more than {MAX_ENTRIES} keys", "shorten the file")
+            problems.add(number, "", f"more than {MAX_ENTRIES} lines with keys", "shorten the file")
             break
-        seen[key] = number
+        seen.setdefault(key, number)
         if key not in HOOK_KEYS:  # the shell handles comments and quoted # itself
             text = text.partition("#")[0]
         entries.append(Entry(number, key, text.strip()))

@@ -7,7 +7,7 @@ adds file, line and key. Functions for credentials never repeat the text.
 from __future__ import annotations
 
 import binascii
-from ipaddress import IPv4Address, ip_interface
+from ipaddress import IPv4Address, IPv6Address, ip_interface
 
 from qre.config.keys import did_you_mean
 from qre.config.model import HostPort, SocketAddress
@@ -196,11 +196,15 @@ def _cidr(text: str) -> Interface:
 
 
 def _split_port(text: str, example: str) -> tuple[str, int]:
+    if "/" in text:
+        raise wrong(f"{quoted(text)} is a URL or has a path", f"write host and port alone, as in {example}")
     host, colon, port = text.rpartition(":")
     if not colon or not host:
         raise wrong(f"{quoted(text)} has no port", f"write it with one, as in {example}")
-    if ":" in host or "[" in host:
+    if _is_ipv6(text) or _is_ipv6(host):
         raise wrong(f"{quoted(text)} is an IPv6 address, and QRE's outer packets are IPv4", f"write {example}")
+    if ":" in host:
+        raise wrong(f"{quoted(text)} has more than one colon", f"write it as in {example}")
     if not (port.isascii() and port.isdigit()) or len(port) > 5 or not 1 <= int(port) <= 65_535:
         raise wrong(f"{quoted(port)} is not a port from 1 to 65535", f"write it as in {example}")
     return host, int(port)
@@ -223,6 +227,15 @@ def parse_host_port(text: str) -> HostPort:
     """``host:port`` with a DNS name or a numeric IPv4 address."""
     host, port = _split_port(text, "www.example.org:443")
     return HostPort(str(IPv4Address(host)) if is_ipv4(host) else parse_dns_name(host), port)
+
+
+def _is_ipv6(text: str) -> bool:
+    """Whether it is an IPv6 address, in brackets or not, with a zone or not."""
+    try:
+        IPv6Address(text.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        return False
+    return True
 
 
 def is_ipv4(text: str) -> bool:

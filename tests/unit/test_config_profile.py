@@ -91,6 +91,47 @@ def test_a_repeated_key_names_the_first_line() -> None:
     ]
 
 
+def test_a_list_may_be_given_on_several_lines_which_are_one_list() -> None:
+    once = ("AllowedIPs = 10.0.0.0/8, 192.168.0.0/16, fd00::/8", "RealityShortIds = 01, 02, 03")
+    several = (
+        "AllowedIPs = 10.0.0.0/8",
+        "RealityShortIds = 01",
+        "AllowedIPs = 192.168.0.0/16,fd00::/8",
+        "RealityShortIds = 02, 03",
+    )
+    ids = "RealityShortIds"
+    assert parse(server(*several, without=ids)) == parse(server(*once, without=ids))
+
+
+def test_a_thousand_short_ids_fit_one_line_or_one_line_each() -> None:
+    ids = [f"{number:016x}" for number in range(1, 1025)]
+    one = parse(server("RealityShortIds = " + ", ".join(ids), without="RealityShortIds"))
+    assert one.server is not None and len(one.server.short_ids) == 1024
+    assert parse(server(*(f"RealityShortIds = {each}" for each in ids), without="RealityShortIds")) == one
+
+
+def test_an_error_in_a_list_of_several_lines_names_the_line() -> None:
+    assert errors(server("AllowedIPs = 10.0.0.0/8", "AllowedIPs = 11.0.0.0/33"))[0].startswith("qre0.conf:8: Allow")
+    assert errors(server("AllowedIPs = 10.0.0.0/8", "AllowedIPs = 10.0.0.1/8")) == [
+        "qre0.conf:7: AllowedIPs: 10.0.0.0/8 is given twice; keep it once"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("written", "told"),
+    [
+        ("https://vpn.example:443", "is a URL or has a path; write host and port alone"),
+        ("vpn.example:443/tunnel", "is a URL or has a path"),
+        ("vpn.example:443:80", "has more than one colon"),
+        ("[2001:db8::1]:443", "is an IPv6 address"),
+        ("2001:db8::1", "is an IPv6 address"),
+        ("[fe80::1%eth0]:443", "is an IPv6 address"),
+    ],
+)
+def test_an_endpoint_of_another_kind_is_called_what_it_is(written: str, told: str) -> None:
+    assert told in errors(client(f"Endpoint = {written}", without="Endpoint"))[0]
+
+
 def test_a_second_header_is_refused() -> None:
     assert "line 1 has it already" in errors(server("[interface]"))[0]
 
@@ -246,8 +287,8 @@ def test_a_long_profile_name_needs_a_device() -> None:
         (b"\nMTU = \xff\n", "qre0.conf:2: byte 7 of the line is not UTF-8; save the file as UTF-8"),
         (b"MTU = \x1b[31m\n", "qre0.conf:1: the line has a control or invisible character; write plain text"),
         (b"= 5\n", "qre0.conf:1: there is no key before `=`; write Key = Value"),
-        (b"a" * 20_000 + b"\n", "qre0.conf:1: the line is longer than 16384 bytes; shorten it"),
-        (b"PreUp = x\n" * 1100, "qre0.conf:1025: more than 1024 keys; shorten the file"),
+        (b"a" * 40_000 + b"\n", "qre0.conf:1: the line is longer than 32768 bytes; shorten it"),
+        (b"PreUp = x\n" * 2100, "qre0.conf:2049: more than 2048 lines with keys; shorten the file"),
     ],
 )
 def test_bytes_that_are_no_text_are_refused_with_their_place(data: bytes, told: str) -> None:

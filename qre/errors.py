@@ -4,18 +4,40 @@ A message names the thing, the cause and the remedy; the command line prints it 
 No key, and nothing derived from one, is ever put into a message.
 """
 
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Self
+
+    from qre.causes import Cause
+
 
 class QreError(Exception):
     """Base of all exceptions that QRE raises on purpose.
 
-    ``what`` is the thing that failed, ``why`` the cause, ``remedy`` what the reader can do.
+    ``what`` is the thing that failed, ``why`` the cause, ``remedy`` what the reader can do. ``cause`` is the cause as
+    a type, where there is one, and ``detail`` what is said about this case of it.
     """
+
+    cause: Cause | None = None
+    detail = ""
 
     def __init__(self, what: str, why: str = "", remedy: str = "") -> None:
         super().__init__(what, why, remedy)
         self.what = what
         self.why = why
         self.remedy = remedy
+
+    @classmethod
+    def of(cls, what: str, cause: Cause, detail: str = "") -> Self:
+        """The error with the words of ``cause``; ``detail`` stands behind the reason."""
+        from qre.causes import WORDS  # the command line starts without it
+
+        words = WORDS[cause]
+        error = cls(what, f"{words.why} ({detail})" if detail else words.why, words.remedy)
+        error.cause, error.detail = cause, detail
+        return error
 
     def __str__(self) -> str:
         text = self.what

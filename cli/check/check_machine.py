@@ -178,8 +178,14 @@ def users() -> Findings:
     """The workers' own users."""
     import pwd
 
+    from qre.causes import WORDS, Cause
     from qre.ipc.roles import ROLES
+    from qre.supervisor.parent.preconditions import unmapped_ids
 
+    if unmapped := unmapped_ids():
+        words = WORDS[Cause.IDS_MISSING]
+        yield Finding("service users", YesNo.NO, f"{words.why} ({unmapped})", words.remedy)
+        return
     missing = []
     for role in ROLES.values():
         try:

@@ -129,7 +129,7 @@ def endpoint(settings: ClientSettings) -> Findings:
 
     host, port = settings.endpoint.host, settings.endpoint.port
     try:
-        _, address = asyncio.run(resolve(host, port, family=socket.AF_INET))
+        ((_, address), *_) = asyncio.run(resolve(host, port, family=socket.AF_INET))
     except QreError as error:
         yield refused("endpoint", error, "check Endpoint and /etc/resolv.conf")
         return

@@ -82,7 +82,7 @@ async def _peer(profile: Profile, underlay: SocketAddress | None) -> Address:
         raise UserError(f"profile {profile.name}", "it is not a client profile", "give a client's file")
     if underlay is not None:
         return str(underlay.ip), underlay.port
-    _, peer = await resolve(profile.client.endpoint.host, profile.client.endpoint.port, family=socket.AF_INET)
+    ((_, peer), *_) = await resolve(profile.client.endpoint.host, profile.client.endpoint.port, family=socket.AF_INET)
     return peer
 
 

@@ -95,7 +95,7 @@ def look_at(dest: HostPort, server_name: str) -> DestProfile:
     from qre.visit.visitor_files import load_fingerprint, load_trust
 
     async def visit() -> DestProfile:
-        address = await resolve(dest.host, dest.port)
+        (address, *_) = await resolve(dest.host, dest.port)
         return await probe(address, server_name, load_fingerprint(), load_trust())
 
     return asyncio.run(visit())

@@ -8,7 +8,6 @@ It must never wait longer than ``TIMEOUT`` for the kernel, nor accept a message 
 
 from __future__ import annotations
 
-import errno
 import os
 import socket
 import struct
@@ -17,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
+from qre.causes import WORDS, Words, of_netlink
 from qre.errors import MachineError
 
 #: Seconds that the kernel may take for an answer (it answers at once unless the RTNL lock is held).
@@ -40,6 +40,7 @@ _NLMSG_NOOP, _NLMSG_ERROR, _NLMSG_DONE = 1, 2, 3
 _SOL_NETLINK, _NETLINK_CAP_ACK, _NETLINK_EXT_ACK, _NETLINK_GET_STRICT_CHK = 270, 10, 11, 12
 _NLMSGERR_ATTR_MSG, _NLMSGERR_ATTR_OFFS, _NLMSGERR_ATTR_MISS_TYPE = 1, 2, 5
 _MAX_ERRNO = 4095
+_IPV6 = "/proc/net/if_inet6"  # exists where the kernel has IPv6
 _HEADER = struct.Struct("=IHHII")  # length, type, flags, sequence, port id
 _RECEIVE_SIZE = 1 << 18
 
@@ -64,10 +65,9 @@ class NetlinkRefusedError(MachineError):
 
     def __init__(self, what: str, code: int, ack: ExtendedAck = _NO_WORDS, detail: str = "") -> None:
         explanation = ", ".join(part for part in (ack.text, detail) if part)
-        why = os.strerror(code) + (f" ({explanation})" if explanation else "")
-        missing = "" if ack.text else "CAP_NET_ADMIN is missing: "
-        remedy = f"{missing}run as root" if code in (errno.EPERM, errno.EACCES) else ""
-        super().__init__(what, why, remedy)
+        self.cause = of_netlink(code, ipv6=os.path.exists(_IPV6))
+        known = WORDS[self.cause] if self.cause is not None else Words(os.strerror(code), "")
+        super().__init__(what, known.why + (f" ({explanation})" if explanation else ""), known.remedy)
         self.code = code
         self.ack = ack
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from qre.addresses import Interface, Network
+from qre.causes import Cause
 from qre.dest_profile import DestProfile
 from qre.quic.bounds import Bound
 
@@ -32,14 +33,21 @@ class NotRecognised:
     """The real site answered with a valid certificate: the server did not recognise us (wrong key or short id,
     clock, a repeated hello). The handshake goes on by itself, fetches "/" and closes, as a browser would."""
 
-    detail: str
+
+@dataclass(frozen=True)
+class ClockOff:
+    """The site that did not recognise us has another time: our clock is ahead of it by so many seconds."""
+
+    ahead: int
 
 
 @dataclass(frozen=True)
 class ManInTheMiddle:
-    """The peer has neither the proof nor a certificate that is valid for ServerName."""
+    """The peer has neither the proof nor a certificate that is valid for ServerName: somebody is in between, or our
+    clock is wrong."""
 
     detail: str
+    cause: Cause
 
 
 @dataclass(frozen=True)
@@ -51,10 +59,13 @@ class SiteAnswered:
 
 @dataclass(frozen=True)
 class HandshakeFailed:
-    """The handshake failed; ``reason`` is one line in plain words. ``bound``: what the peer went beyond."""
+    """The handshake failed; ``reason`` is one line in plain words. ``bound``: what the peer went beyond; ``cause``:
+    the reason as a type, where it has one, and ``detail`` what is said about this case of it."""
 
     reason: str
     bound: Bound | None = None
+    cause: Cause | None = None
+    detail: str = ""
 
 
 @dataclass(frozen=True)
@@ -63,5 +74,13 @@ class Closed:
 
 
 ClientEvent = (
-    Proven | Granted | HandOverReady | NotRecognised | ManInTheMiddle | SiteAnswered | HandshakeFailed | Closed
+    Proven
+    | Granted
+    | HandOverReady
+    | NotRecognised
+    | ClockOff
+    | ManInTheMiddle
+    | SiteAnswered
+    | HandshakeFailed
+    | Closed
 )

@@ -16,6 +16,7 @@ import socket
 from collections.abc import Callable
 from typing import Final
 
+from qre.causes import Cause, of_network, of_resolver
 from qre.errors import MachineError
 
 #: getaddrinfo tells no time to live; sites move within minutes at the earliest.
@@ -23,6 +24,12 @@ REFRESH: Final = 60.0
 RETRY: Final = 2.0
 #: A resolver that is down must not delay an attempt for ever (seconds).
 TIMEOUT: Final = 10.0
+#: Of one name; more are not tried.
+MOST_ADDRESSES: Final = 8
+_RESOLV_CONF: Final = "/etc/resolv.conf"
+_LONGEST_CONF: Final = 65_536
+#: The C library reads as many (MAXNS), and an address with its zone is no longer.
+_NAMESERVERS, _LONGEST_SHOWN = 3, 64
 _PRELOADED: Final = (concurrent.futures.thread, encodings.idna)
 
 #: (address family, numeric address and port)
@@ -45,26 +52,42 @@ def numeric(host: str, port: int) -> Resolved | None:
     return (socket.AF_INET if address.version == 4 else socket.AF_INET6), (str(address), port)
 
 
-async def resolve(host: str, port: int, *, family: int = socket.AF_UNSPEC) -> Resolved:
-    """The first address, IPv4 before IPv6. Raises MachineError with the resolver's reason."""
+async def resolve(host: str, port: int, *, family: int = socket.AF_UNSPEC) -> tuple[Resolved, ...]:
+    """Every address, at least one: in the resolver's order (RFC 6724), but IPv4 before IPv6. Raises MachineError with
+    the cause."""
     known = numeric(host, port)
     if known is not None:
         if family not in {socket.AF_UNSPEC, known[0]}:
-            raise MachineError(host, "an address of the wrong family")
-        return known
+            raise MachineError.of(host, Cause.NAME_WITHOUT_ADDRESS)
+        return (known,)
     loop = asyncio.get_running_loop()
+    what = f"cannot resolve {host}"
     try:
         found = await asyncio.wait_for(loop.getaddrinfo(host, port, family=family, type=socket.SOCK_DGRAM), TIMEOUT)
     except TimeoutError:
-        raise MachineError(f"cannot resolve {host}", f"no answer in {TIMEOUT:g} s") from None
-    except (OSError, UnicodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else "not a name"
-        raise MachineError(f"cannot resolve {host}", reason) from error
-    found.sort(key=lambda entry: entry[0] != socket.AF_INET)
-    for kind, _, _, _, address in found:
-        if kind in {socket.AF_INET, socket.AF_INET6}:
-            return int(kind), (str(address[0]), int(address[1]))
-    raise MachineError(f"cannot resolve {host}", "it has no address")
+        raise MachineError.of(what, Cause.RESOLVER_SILENT, f"asked {_resolvers()} for {TIMEOUT:g} s") from None
+    except UnicodeError as error:
+        raise MachineError.of(what, Cause.NAME_UNKNOWN) from error
+    except OSError as error:
+        raise MachineError.of(what, of_resolver(error.errno), f"asked {_resolvers()}") from error
+    families = {socket.AF_INET, socket.AF_INET6}
+    addresses = [(int(kind), (str(at[0]), int(at[1]))) for kind, _, _, _, at in found if kind in families]
+    if not addresses:
+        raise MachineError.of(what, Cause.NAME_WITHOUT_ADDRESS)
+    addresses.sort(key=lambda entry: entry[0] != socket.AF_INET)
+    return tuple(dict.fromkeys(addresses))[:MOST_ADDRESSES]
+
+
+def _resolvers() -> str:
+    """Which resolvers the C library asks, for a message."""
+    try:
+        with open(_RESOLV_CONF, "rb") as file:
+            lines = file.read(_LONGEST_CONF).decode("ascii", "replace").splitlines()
+    except OSError as error:
+        return f"no resolver: {_RESOLV_CONF} cannot be read ({error.strerror})"
+    words = (line.split() for line in lines)
+    named = [entry[1] for entry in words if len(entry) > 1 and entry[0] == "nameserver" and entry[1].isprintable()]
+    return ", ".join(each[:_LONGEST_SHOWN] for each in named[:_NAMESERVERS]) or "127.0.0.1, as none is configured"
 
 
 def local_address(peer: tuple[str, int]) -> str:
@@ -73,7 +96,7 @@ def local_address(peer: tuple[str, int]) -> str:
         try:
             made.connect(peer)
         except OSError as error:
-            raise MachineError(f"cannot reach {peer[0]}", error.strerror or "network error") from error
+            raise MachineError.of(f"cannot reach {peer[0]}", of_network(error.errno)) from error
         return str(made.getsockname()[0])
 
 
@@ -102,7 +125,7 @@ class DestAddress:
 
     async def _refresh(self) -> bool:
         try:
-            self.current = await resolve(self._host, self._port)
+            self.current = (await resolve(self._host, self._port))[0]
         except MachineError as error:
             self._failed(str(error))
             return False

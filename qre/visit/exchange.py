@@ -13,10 +13,12 @@ import time
 from collections import deque
 from typing import Final
 
+from qre.causes import Cause, of_network
 from qre.errors import MachineError, PeerError
 from qre.quic.client.client_handshake import ClientHandshake
 from qre.quic.handshake_events import (
     ClientEvent,
+    ClockOff,
     Closed,
     HandOverReady,
     HandshakeFailed,
@@ -55,14 +57,26 @@ async def _until_ready(exchange: Exchange, where: str) -> None:
         match await exchange.next_event():
             case HandOverReady():
                 return
-            case NotRecognised(detail=detail):
-                failure = PeerError(detail)
-            case ManInTheMiddle(detail=detail):
-                failure = PeerError(f"another host answers in place of {where}", detail)
-            case HandshakeFailed(reason=reason):
+            case NotRecognised():
+                failure = PeerError.of(f"no session with {where}", Cause.NOT_RECOGNISED)
+            case ClockOff(ahead=ahead):
+                failure = PeerError.of(f"no session with {where}", Cause.CLOCK_OFF, _by(ahead))
+            case ManInTheMiddle(detail=detail, cause=cause):
+                failure = PeerError.of(f"no session with {where}", cause, detail)
+            case HandshakeFailed(reason=reason, cause=None):
                 failure = failure or PeerError(f"no session with {where}", reason)
+            case HandshakeFailed(cause=cause, detail=detail):
+                assert cause is not None
+                failure = failure or PeerError.of(f"no session with {where}", cause, detail)
             case Closed():
                 raise failure or PeerError(f"no session with {where}", "the handshake ended")
+
+
+def _by(ahead: int) -> str:
+    """How far our clock is off, in the unit that people would use."""
+    off = abs(ahead)
+    amount = f"{off // 86_400} days" if off >= 2 * 86_400 else f"{off // 60} min" if off >= 120 else f"{off} s"
+    return f"by {amount}, it is {'ahead' if ahead > 0 else 'behind'}"
 
 
 class Exchange:
@@ -102,8 +116,8 @@ class Exchange:
         """Wait for the next event. Raises MachineError when the network cannot be reached."""
         while not self._events:
             if self._unreachable is not None:
-                reason = self._unreachable.strerror
-                raise MachineError(f"cannot reach {self._peer[0]}:{self._peer[1]}", reason or "network error")
+                cause = of_network(self._unreachable.errno)
+                raise MachineError.of(f"cannot reach {self._peer[0]}:{self._peer[1]}", cause)
             self._wake.clear()
             at = self._handshake.timer()
             try:

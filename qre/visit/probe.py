@@ -15,6 +15,7 @@ from typing import Final
 
 import msgspec
 
+from qre.causes import of_network
 from qre.dest_profile import DestProfile
 from qre.errors import MachineError
 from qre.quic.client.client_handshake import ClientHandshake
@@ -50,7 +51,7 @@ async def probe(dest: Resolved, server_name: str, fingerprint: Fingerprint, trus
         try:
             made.connect(peer)
         except OSError as error:
-            raise MachineError(f"Dest {peer[0]}:{peer[1]}", error.strerror or "network error") from error
+            raise MachineError.of(f"Dest {peer[0]}:{peer[1]}", of_network(error.errno)) from error
         with Exchange(handshake, made, peer) as exchange:
             try:
                 async with asyncio.timeout(_LONGEST_PROBE):

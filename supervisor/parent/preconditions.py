@@ -10,10 +10,12 @@ import stat
 from pathlib import Path
 from typing import Final
 
+from qre.causes import Cause
 from qre.config.model import GlobalConfig, Profile
 from qre.ends import Role
 from qre.errors import MachineError, UserError
 from qre.ipc.messages import Party
+from qre.ipc.roles import ROLES
 from qre.kernel.capabilities import require_capabilities
 from qre.supervisor.members.router import endpoint
 
@@ -30,6 +32,8 @@ def check_able(profile: Profile, config: GlobalConfig) -> None:
     """Raise QreError unless the daemon can do its work."""
     server = profile.role is Role.SERVER
     require_capabilities(f"daemon {profile.name}", SERVER_CAPABILITIES if server else CAPABILITIES)
+    if missing := unmapped_ids():
+        raise MachineError.of(f"daemon {profile.name}", Cause.IDS_MISSING, missing)
     longest = max(
         len(os.fsencode(endpoint(config.runtime_dir / f"{profile.device}.workers", party).removeprefix("ipc://")))
         for party in Party
@@ -40,6 +44,19 @@ def check_able(profile: Profile, config: GlobalConfig) -> None:
             f"it is {longest - _SOCKET_PATH} bytes too long for socket paths",
             "choose a shorter one",
         )
+
+
+def unmapped_ids() -> str:
+    """Which ids of workers this user namespace does not have, in words; empty when it has them all."""
+    for name, place in (("uid_map", 0), ("gid_map", 1)):
+        entries = [tuple(map(int, line.split())) for line in Path("/proc/self", name).read_text().splitlines()]
+        wanted = sorted(role.ids()[place] for role in ROLES.values())
+        missing = [each for each in wanted if not any(first <= each < first + count for first, _, count in entries)]
+        if missing and sum(count for _, _, count in entries) == 1:
+            return "it has one id only"
+        if missing:
+            return f"it has no {name.removesuffix('_map')} {', '.join(map(str, missing))}"
+    return ""
 
 
 def check_passable(directory: Path) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable
+from email.utils import formatdate
 from functools import cache
 from ipaddress import ip_interface
 from random import Random
@@ -120,6 +121,7 @@ class StockSite:
         alter: Callable[[tls.Epoch, bytes], bytes] | None = None,
         answer: bool = True,
         alpn: str = "h3",
+        date: int | None = None,
     ) -> None:
         leaf, key = certificate or issue()
         self._configuration = QuicConfiguration(
@@ -127,6 +129,7 @@ class StockSite:
         )
         self._alter = alter
         self._answer = answer
+        self._date = [] if date is None else [(b"date", formatdate(date, usegmt=True).encode())]
         self.connection: QuicConnection | None = None
         self.requests: list[list[tuple[bytes, bytes]]] = []
         self.closed_with: int | None = None
@@ -172,7 +175,7 @@ class StockSite:
 
     def respond(self, http: H3Connection, stream_id: int) -> None:
         """Answer a request."""
-        http.send_headers(stream_id, [(b":status", b"200"), (b"server", b"test")])
+        http.send_headers(stream_id, [(b":status", b"200"), (b"server", b"test"), *self._date])
         http.send_data(stream_id, b"tulips" * 100, end_stream=True)
 
     def datagrams_to_send(self, now: float) -> list[bytes]:

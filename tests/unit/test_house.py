@@ -23,7 +23,15 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 #: From the bottom. What stands in one line may import what stands below it, and each other.
 LAYERS = (
-    {"errors", "ends", "addresses", "structs", "dest_profile", ""},  # modules beside the rooms; "" is qre itself
+    {
+        "causes",
+        "errors",
+        "ends",
+        "addresses",
+        "structs",
+        "dest_profile",
+        "",
+    },  # modules beside the rooms; "" is qre itself
     {"wire", "reality", "config"},
     {"quic"},
     {"ipc", "kernel", "visit", "dataplane"},

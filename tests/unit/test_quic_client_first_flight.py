@@ -11,6 +11,7 @@ from aioquic.buffer import Buffer
 from aioquic.quic.packet import encode_quic_retry
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
+from qre.causes import Cause
 from qre.errors import InternalError, UserError
 from qre.quic.client.client_handshake import ClientHandshake
 from qre.quic.client.hello import X25519, X25519MLKEM768, make_hello
@@ -207,7 +208,7 @@ def test_no_answer_is_told_after_ten_seconds_and_then_nothing_is_sent() -> None:
         handshake.handle_timer(now)
         handshake.datagrams_to_send(now)
     assert 10 <= now < 11
-    assert handshake.next_event() == HandshakeFailed("no answer in time")
+    assert handshake.next_event() == HandshakeFailed("no answer in time", cause=Cause.NO_ANSWER)
     assert handshake.next_event() == Closed()
     assert handshake.next_event() is None
     handshake.datagram_received(bytes(100), SERVER, now)

@@ -66,7 +66,7 @@ def test_a_refusal_is_told() -> None:
                 h.send_headers(s, OK),
                 h.send_data(s, encode_capsule(1, b"") + ROUTES, end_stream=False),
             ),
-            "the requested addresses",
+            "does not give this client the Address",
         ),
         (
             lambda h, s, e: (
@@ -78,7 +78,7 @@ def test_a_refusal_is_told() -> None:
                     end_stream=False,
                 ),
             ),
-            "the requested addresses",
+            "does not give this client the Address",
         ),
         (
             lambda h, s, e: (h.send_headers(s, OK), h.send_data(s, encode_capsule(1, b"\x01\x09"), end_stream=False)),

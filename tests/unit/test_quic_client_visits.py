@@ -9,15 +9,23 @@ from aioquic.buffer import Buffer
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from qre.quic.client.client_handshake import NOT_RECOGNISED
+from qre.causes import Cause
 from qre.quic.client.client_tls import HELLO_RETRY_REQUEST, _decompress
-from qre.quic.handshake_events import Closed, HandshakeFailed, ManInTheMiddle, NotRecognised, SiteAnswered
+from qre.quic.client.http3 import _date_untrusted
+from qre.quic.handshake_events import (
+    ClockOff,
+    Closed,
+    HandshakeFailed,
+    ManInTheMiddle,
+    NotRecognised,
+    SiteAnswered,
+)
 from tests.support.stock_site import NAME, UNIX_TIME, StockSite, client, issue, meet
 
 
 def test_a_site_that_does_not_know_us_is_visited_and_left() -> None:
     site = StockSite()
-    assert meet(client(), site) == [NotRecognised(NOT_RECOGNISED), Closed()]
+    assert meet(client(), site) == [NotRecognised(), Closed()]
     (request,) = site.requests
     headers = dict(request)
     assert (headers[b":method"], headers[b":path"], headers[b":authority"]) == (b"GET", b"/", NAME.encode())
@@ -30,7 +38,7 @@ def test_a_site_that_does_not_know_us_is_visited_and_left() -> None:
 
 def test_a_site_that_never_answers_is_left_all_the_same() -> None:
     site = StockSite(answer=False)
-    assert meet(client(), site) == [NotRecognised(NOT_RECOGNISED), Closed()]
+    assert meet(client(), site) == [NotRecognised(), Closed()]
     assert len(site.requests) == 1
 
 
@@ -56,24 +64,24 @@ def test_a_probe_of_a_site_with_a_bad_certificate_warns() -> None:
 
 
 @pytest.mark.parametrize(
-    ("certificate", "detail"),
+    ("certificate", "detail", "cause"),
     [
-        (issue("other.example"), "not for site.example"),
-        (issue(days=(-10, -1)), "expired"),
-        (issue(days=(1, 10)), "not yet valid"),
-        (issue(purpose=ExtendedKeyUsageOID.CLIENT_AUTH), "not for servers"),
-        (issue(signed_by_itself=True), "not trusted"),
+        (issue("other.example"), "not for site.example", Cause.WRONG_NAME),
+        (issue(days=(-10, -1)), "expired", Cause.CLOCK_AHEAD),
+        (issue(days=(1, 10)), "not yet valid", Cause.CLOCK_BEHIND),
+        (issue(purpose=ExtendedKeyUsageOID.CLIENT_AUTH), "not for servers", Cause.NOT_TRUSTED),
+        (issue(signed_by_itself=True), "not trusted", Cause.NOT_TRUSTED),
     ],
     ids=["another name", "expired", "of the future", "for clients", "of nobody"],
 )
 def test_a_certificate_that_is_not_good_is_a_man_in_the_middle(
-    certificate: tuple[object, object], detail: str
+    certificate: tuple[object, object], detail: str, cause: Cause
 ) -> None:
     site = StockSite(certificate)  # type: ignore[arg-type]  # object is the parameter's, to keep the line short
     events = meet(client(), site)
     assert [type(event) for event in events] == [ManInTheMiddle, Closed]
     assert isinstance(events[0], ManInTheMiddle)
-    assert detail in events[0].detail
+    assert detail in events[0].detail and events[0].cause is cause
     assert site.connection is not None
     assert site.connection._close_event is not None
     assert site.connection._close_event.error_code == 0x100 + tls.AlertDescription.bad_certificate
@@ -92,7 +100,21 @@ def test_an_ed25519_certificate_without_the_proof_is_none_that_the_hello_offered
 def test_a_clock_that_is_off_by_a_month_shows_as_a_bad_certificate() -> None:
     events = meet(client(unix_time=UNIX_TIME - 30 * 86_400), StockSite())
     assert isinstance(events[0], ManInTheMiddle)
+    assert events[0].cause is Cause.CLOCK_BEHIND
     assert "not yet valid" in events[0].detail
+
+
+@pytest.mark.parametrize(("ahead", "told"), [(7200, [ClockOff(7200)]), (-7200, [ClockOff(-7200)]), (20, [])])
+def test_a_site_that_does_not_know_us_tells_by_its_date_that_our_clock_is_off(
+    ahead: int, told: list[ClockOff]
+) -> None:
+    site = StockSite(date=UNIX_TIME - ahead)
+    assert meet(client(), site) == [NotRecognised(), *told, Closed()]
+
+
+@pytest.mark.parametrize("date", [b"", b"x", b"Sat, 99 Foo 2026 00:00:00 GMT", b"\xff" * 20, b"1" * 500])
+def test_a_date_that_is_none_says_nothing(date: bytes) -> None:
+    assert _date_untrusted(date) is None
 
 
 def compressed(message: bytes, claimed: int | None = None, algorithm: int = 2) -> bytes:
@@ -113,7 +135,7 @@ def test_a_compressed_certificate_is_understood(monkeypatch: pytest.MonkeyPatch)
         buf.push_bytes(compressed(plain.data))
 
     monkeypatch.setattr(tls, "push_certificate", push_compressed)
-    assert meet(client(), StockSite()) == [NotRecognised(NOT_RECOGNISED), Closed()]
+    assert meet(client(), StockSite()) == [NotRecognised(), Closed()]
 
 
 @pytest.mark.parametrize(

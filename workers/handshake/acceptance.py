@@ -164,7 +164,9 @@ class Acceptance:
                     if granted:
                         one.inner.grant(granted, self.grants.routes())
                     else:
-                        self.complain("grant", f"{one.source[0]} asked for an address that it may not have")
+                        client, asked = one.short_id.hex(), ", ".join(str(each) for each in wanted)
+                        line = f"client {client} at {one.source[0]} asked for {asked}, which it may not have"
+                        self.complain(f"grant {client}", line)
                         one.inner.refuse()
                 case InstallNow():
                     self._install(one)

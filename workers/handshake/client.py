@@ -190,7 +190,7 @@ class Client:
         where = f"{config.endpoint_host}:{config.endpoint_port}"
         if self._state[1] == "starting":
             await self._tell(False, f"connecting to {where}")
-        _, peer = await resolve(config.endpoint_host, config.endpoint_port, family=socket.AF_INET)
+        ((_, peer), *_) = await resolve(config.endpoint_host, config.endpoint_port, family=socket.AF_INET)
         number = await self._new_socket()
         handed_over, local = await self._shake_hands(number, peer, where)
         underlay = underlay_of(local, peer)

@@ -16,6 +16,7 @@ from aioquic import tls
 from aioquic.quic.events import HandshakeCompleted, ProtocolNegotiated, QuicEvent
 
 from qre.addresses import Interface
+from qre.causes import Cause, of_alert
 from qre.errors import InternalError, PeerError, QreError
 from qre.quic.client.attempt_rules import ATTEMPT_RULES, AttemptEffect, AttemptEvent, AttemptState
 from qre.quic.client.client_connection import ClientConnection, RoutedCid
@@ -29,6 +30,7 @@ from qre.quic.connection import Ending
 from qre.quic.handed_over import HandedOver, session_id
 from qre.quic.handshake_events import (
     ClientEvent,
+    ClockOff,
     Closed,
     Granted,
     HandOverReady,
@@ -51,15 +53,11 @@ STEP_TIMEOUT: Final = 10.0
 _LINGER: Final = (0.15, 0.6)
 #: A handshake fails when its packet numbers come this close to the data plane's.
 _NUMBER_RESERVE: Final = 256
+#: A site's clock and ours differ when they are so far apart (seconds): the answer may have taken some.
+_CLOCKS_DIFFER: Final = 45
 _DEFAULT_ACK_DELAY_EXPONENT: Final = 3
 _DEFAULT_MAX_ACK_DELAY_MS: Final = 25
 _DEFAULT_MAX_UDP_PAYLOAD: Final = 65_527
-
-NOT_RECOGNISED: Final = (
-    "server did not recognise us: the real site answered "
-    "(wrong RealityPublicKey or RealityShortId, or a clock that is off)"
-)
-
 
 #: What is looked for after every step, each in the states that have a row for it.
 _LOOKED_FOR: Final = (
@@ -70,10 +68,12 @@ _LOOKED_FOR: Final = (
 )
 _WORDS: Final[dict[AttemptEffect, ClientEvent]] = {
     AttemptEffect.TELL_PROVEN: Proven(),
-    AttemptEffect.TELL_NOT_RECOGNISED: NotRecognised(NOT_RECOGNISED),
+    AttemptEffect.TELL_NOT_RECOGNISED: NotRecognised(),
     AttemptEffect.TELL_READY: HandOverReady(),
-    AttemptEffect.TELL_NO_ANSWER: HandshakeFailed("no answer in time"),
-    AttemptEffect.TELL_UNFINISHED: HandshakeFailed("the server did not finish the handshake in time"),
+    AttemptEffect.TELL_NO_ANSWER: HandshakeFailed("no answer in time", cause=Cause.NO_ANSWER),
+    AttemptEffect.TELL_UNFINISHED: HandshakeFailed(
+        "the server did not finish the handshake in time", cause=Cause.UNFINISHED
+    ),
     AttemptEffect.TELL_CLOSED: Closed(),
 }
 
@@ -261,7 +261,7 @@ class ClientHandshake:
             if not self._silent:
                 self._see_how_far(now)
         except QreError as error:
-            self._fail(str(error))
+            self._fail(str(error), error.cause, error.detail)
         except Exception as error:  # noqa: BLE001 - whatever it is, it came of a peer's bytes and must stop here
             self._fail(f"{type(error).__name__} in the protocol stack")
 
@@ -290,7 +290,8 @@ class ClientHandshake:
     def _tunnel_granted(self, granted: Granted) -> None:
         asked = {address.ip for address in self._addresses}
         if not granted.addresses or not asked.issuperset(address.ip for address in granted.addresses):
-            raise PeerError("server", "it did not assign the requested addresses")
+            asked_for = ", ".join(str(address) for address in self._addresses)
+            raise PeerError.of("server", Cause.ADDRESS_REFUSED, asked_for)
         self._granted = granted.addresses
         self._pings_before_grant = self._connection.pings
         self._happens(AttemptEvent.GRANT, told=granted)
@@ -342,6 +343,9 @@ class ClientHandshake:
 
     def _answer_probe(self) -> None:
         if not self._probing:
+            date = self._http.date if self._http is not None else None
+            if date is not None and abs(date - self._unix_time) > _CLOCKS_DIFFER:
+                self._events.append(ClockOff(self._unix_time - date))
             return
         context = self._connection.context
         assert context is not None
@@ -349,7 +353,7 @@ class ClientHandshake:
             self._connection,
             address=f"{self._peer[0]}:{self._peer[1]}",
             http_status=self._http.status if self._http is not None else 0,
-            problem=context.problem,
+            problem=context.problem.detail if context.problem is not None else None,
             unix_time=self._unix_time,
         )
         self._events.append(SiteAnswered(profile))
@@ -357,16 +361,17 @@ class ClientHandshake:
     def _ended(self, ending: Ending) -> None:
         """The peer closed, or TLS or QUIC has to close because of an error."""
         context = self._connection.context
-        told: ClientEvent = HandshakeFailed(_why(ending))
+        told: ClientEvent = HandshakeFailed(_why(ending), cause=_cause(ending))
         if context is not None and context.peer is Peer.IMPOSTOR and not self._probing:
-            told = ManInTheMiddle(context.problem or "the certificate is not valid")
+            assert context.problem is not None
+            told = ManInTheMiddle(context.problem.detail, context.problem.cause)
         elif ending.by_us and ending.alert == tls.AlertDescription.bad_certificate:
-            told = ManInTheMiddle("the certificate cannot be read")
+            told = ManInTheMiddle("the certificate cannot be read", Cause.NOT_TRUSTED)
         self._happens(AttemptEvent.ENDED_BY_STACK if ending.by_us else AttemptEvent.ENDED_BY_PEER, told=told)
 
-    def _fail(self, reason: str) -> None:
+    def _fail(self, reason: str, cause: Cause | None = None, detail: str = "") -> None:
         if not self._silent:
-            self._happens(AttemptEvent.FAILURE, told=HandshakeFailed(reason))
+            self._happens(AttemptEvent.FAILURE, told=HandshakeFailed(reason, cause=cause, detail=detail))
 
     # --- the table, and what it wants done ---
 
@@ -414,6 +419,13 @@ class ClientHandshake:
 
 def _default(value: int | None, default: int) -> int:
     return default if value is None else value
+
+
+def _cause(ending: Ending) -> Cause | None:
+    """What an alert of the other end says, which anybody can make before the handshake is complete."""
+    if ending.by_us or ending.alert is None:
+        return None
+    return of_alert(ending.alert)
 
 
 def _why(ending: Ending) -> str:

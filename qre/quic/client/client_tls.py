@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from qre.errors import UntrustedInputError
 from qre.quic.client.fingerprint import Fingerprint
 from qre.quic.client.hello import OfferedHello
-from qre.quic.client.trust import TrustStore
+from qre.quic.client.trust import ChainProblem, TrustStore
 from qre.reality.proof import proves_server
 
 #: ServerHello.random of a HelloRetryRequest (RFC 8446 §4.1.3).
@@ -76,7 +76,7 @@ class ClientTlsContext(tls.Context):
         self._proof_matches = False
         #: Properties of the site, to be imitated.
         self.peer = Peer.UNKNOWN
-        self.problem: str | None = None
+        self.problem: ChainProblem | None = None
         self.group = 0
         self.server_hello_extensions: tuple[int, ...] = ()
         self.chain: list[x509.Certificate] = []
@@ -190,7 +190,7 @@ class ClientTlsContext(tls.Context):
         self.problem = self._trust.problem_untrusted(self.chain, self._name, self._unix_time)
         self.peer = Peer.SITE if self.problem is None else Peer.IMPOSTOR
         if self.peer is Peer.IMPOSTOR and self._hello.secrets is not None:
-            raise tls.AlertBadCertificate(self.problem)
+            raise tls.AlertBadCertificate
 
     # --- afterwards ---
 

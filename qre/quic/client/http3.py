@@ -12,6 +12,7 @@ them; stock opens both at once.
 from __future__ import annotations
 
 import enum
+from email.utils import parsedate_to_datetime
 from random import Random
 from typing import Final
 
@@ -31,6 +32,7 @@ from aioquic.quic.connection import QuicConnection
 from aioquic.quic.events import QuicEvent, StreamReset
 
 from qre.addresses import Interface, Network
+from qre.causes import of_status
 from qre.errors import PeerError
 from qre.quic import bounds
 from qre.quic.bounded_http3 import BoundedHttp3
@@ -56,6 +58,8 @@ MAX_CAPSULE: Final = 4096
 MAX_CAPSULES: Final = 64
 #: A visit ends after this much of the page (bytes).
 MAX_PAGE: Final = 4 << 20
+#: Bytes of an HTTP date, of any of its forms (RFC 9110 §5.6.7).
+_LONGEST_DATE: Final = 40
 _PRIORITY_UPDATE: Final = 0xF0700  # RFC 9218 §7.2
 _OK: Final = 200
 
@@ -174,10 +178,12 @@ class HttpClient:
         self._tunnel_open = False
         self._assigned: tuple[Interface, ...] | None = None
         self._routes: tuple[Network, ...] | None = None
+        self._asked: tuple[Interface, ...] = ()
         self._granted = False
         self._page_length = 0
         self.visit_state = Visit.NONE
         self.status = 0
+        self.date: int | None = None  # the server's time (Unix seconds), as it says
 
     @property
     def settings(self) -> dict[int, int] | None:
@@ -206,6 +212,7 @@ class HttpClient:
         """Send CONNECT and request these addresses (as host prefixes)."""
         stream_id = self._next_stream()
         assert stream_id == TUNNEL_STREAM
+        self._asked = addresses
         headers = [
             *self._pseudo(b"CONNECT", TUNNEL_PATH),
             (b":protocol", TUNNEL_PROTOCOL),
@@ -244,11 +251,13 @@ class HttpClient:
         if not status.isdigit() or status.startswith(b"1"):
             return  # interim, or trailers
         self.status = int(status)
+        self.date = _date_untrusted(dict(headers.headers).get(b"date", b""))
         if self.visit_state is Visit.ASKED:
             if headers.stream_ended:
                 self.visit_state = Visit.ANSWERED
         elif self.status != _OK or headers.stream_ended:
-            raise PeerError("server", f"it refused the tunnel (HTTP status {self.status})")
+            asked = ", ".join(str(address) for address in self._asked)
+            raise PeerError.of("server", of_status(self.status), f"{asked}: HTTP status {self.status}")
         else:
             self._tunnel_open = True
 
@@ -286,3 +295,13 @@ class HttpClient:
     def close_quietly(self) -> None:
         """Close as a browser does with its tab."""
         self._quic.close(error_code=ErrorCode.H3_NO_ERROR)
+
+
+def _date_untrusted(text: bytes) -> int | None:
+    """An HTTP date as Unix time; None for anything else."""
+    if len(text) > _LONGEST_DATE or not text.isascii():
+        return None
+    try:
+        return int(parsedate_to_datetime(text.decode()).timestamp())
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None

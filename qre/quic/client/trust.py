@@ -10,7 +10,7 @@ import datetime
 import re
 import warnings
 from collections.abc import Iterable
-from typing import Final
+from typing import Final, NamedTuple
 
 import service_identity
 from cryptography import x509
@@ -20,11 +20,19 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from OpenSSL import crypto
 from service_identity.cryptography import verify_certificate_hostname
 
+from qre.causes import Cause, of_verdict
 from qre.errors import MachineError
 
 _PEM: Final = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 #: No public site sends more.
 MAX_CHAIN: Final = 16
+
+
+class ChainProblem(NamedTuple):
+    """Why a chain is not valid, and the same for people."""
+
+    cause: Cause
+    detail: str
 
 
 class TrustStore:
@@ -50,7 +58,9 @@ class TrustStore:
             raise MachineError("certificate authorities", f"there is none in {source}", "see SSL_CERT_FILE")
         return cls(authorities, source)
 
-    def problem_untrusted(self, chain: list[x509.Certificate], server_name: str, unix_time: int) -> str | None:
+    def problem_untrusted(
+        self, chain: list[x509.Certificate], server_name: str, unix_time: int
+    ) -> ChainProblem | None:
         """Why this chain, leaf first, is not valid for ``server_name`` at ``unix_time``; None when it is."""
         leaf = chain[0]
         try:
@@ -59,17 +69,17 @@ class TrustStore:
         except x509.ExtensionNotFound:
             purposes = None
         except (service_identity.VerificationError, service_identity.CertificateError):
-            return f"the certificate is not for {server_name}"
+            return ChainProblem(Cause.WRONG_NAME, f"the certificate is not for {server_name}")
         except (ValueError, x509.DuplicateExtension, UnsupportedAlgorithm):
-            return "the certificate has a malformed extension"
+            return ChainProblem(Cause.NOT_TRUSTED, "the certificate has a malformed extension")
         if purposes is not None and not {
             ExtendedKeyUsageOID.SERVER_AUTH,
             ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE,
         }.intersection(purposes):
-            return "the certificate is not for servers"
+            return ChainProblem(Cause.NOT_TRUSTED, "the certificate is not for servers")
         return self._chain_problem(chain, unix_time)
 
-    def _chain_problem(self, chain: list[x509.Certificate], unix_time: int) -> str | None:
+    def _chain_problem(self, chain: list[x509.Certificate], unix_time: int) -> ChainProblem | None:
         store = crypto.X509Store()  # a new one each time: OpenSSL ignores all but the first time that is set
         for authority in self._authorities:
             store.add_cert(authority)
@@ -82,7 +92,25 @@ class TrustStore:
             )
             context.verify_certificate()
         except crypto.X509StoreContextError as error:
-            return f"the certificate is not trusted: {error}"
+            return _verdict(error, unix_time)
         except (crypto.Error, ValueError):
-            return "the certificate chain cannot be read"
+            return ChainProblem(Cause.NOT_TRUSTED, "the certificate chain cannot be read")
         return None
+
+
+def _verdict(error: crypto.X509StoreContextError, unix_time: int) -> ChainProblem:
+    cause = of_verdict(error.errors[0])
+    certificate = error.certificate.to_cryptography()
+    match cause:
+        case Cause.CLOCK_BEHIND:
+            says = f"is not yet valid: it begins at {_time(certificate.not_valid_before_utc)}"
+        case Cause.CLOCK_AHEAD:
+            says = f"has expired at {_time(certificate.not_valid_after_utc)}"
+        case _:
+            return ChainProblem(cause, f"the certificate is not trusted: {error}")
+    clock = datetime.datetime.fromtimestamp(unix_time, datetime.UTC)
+    return ChainProblem(cause, f"the certificate {says}, and this clock says {_time(clock)}")
+
+
+def _time(moment: datetime.datetime) -> str:
+    return f"{moment:%Y-%m-%d %H:%M} UTC"

@@ -142,5 +142,5 @@ class InMemoryHandshake:
             match event:
                 case HandOverReady():
                     self._client_state = self._client.hand_over(self._now)
-                case HandshakeFailed(reason) | ManInTheMiddle(reason):
+                case HandshakeFailed(reason=reason) | ManInTheMiddle(detail=reason):
                     raise PeerError("client", reason)

@@ -129,8 +129,9 @@ def endpoint(settings: ClientSettings) -> Findings:
 
     host, port = settings.endpoint.host, settings.endpoint.port
     try:
-        ((_, address), *_) = asyncio.run(resolve(host, port, family=socket.AF_INET))
+        found = asyncio.run(resolve(host, port, family=socket.AF_INET))
     except QreError as error:
         yield refused("endpoint", error, "check Endpoint and /etc/resolv.conf")
         return
-    yield Finding("endpoint", YesNo.YES, f"{settings.endpoint} is {address[0]}:{address[1]}")
+    addresses = ", ".join(f"{ip}:{port}" for _, (ip, _) in found)
+    yield Finding("endpoint", YesNo.YES, f"{settings.endpoint} is {addresses}")

@@ -91,12 +91,14 @@ def _last(described: dict[str, object], config: GlobalConfig) -> DestProfile | N
 def look_at(dest: HostPort, server_name: str) -> DestProfile:
     """One visit. Raises MachineError when Dest cannot be measured."""
     from qre.visit.dest import resolve
-    from qre.visit.probe import probe
+    from qre.visit.probe import probe, probe_any
     from qre.visit.visitor_files import load_fingerprint, load_trust
 
     async def visit() -> DestProfile:
-        (address, *_) = await resolve(dest.host, dest.port)
-        return await probe(address, server_name, load_fingerprint(), load_trust())
+        fingerprint, trust = load_fingerprint(), load_trust()
+        found = await resolve(dest.host, dest.port)
+        _, seen = await probe_any(found, lambda at, patience: probe(at, server_name, fingerprint, trust, patience))
+        return seen
 
     return asyncio.run(visit())
 

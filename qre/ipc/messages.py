@@ -179,6 +179,7 @@ class VisitDest(Message, frozen=True, kw_only=True):
     address: Address
     port: Port
     server_name: Text
+    patience_ms: Annotated[int, msgspec.Meta(ge=0, le=10_000)]  # how long it may say nothing at all
 
 
 class DestVisited(Message, frozen=True, kw_only=True):

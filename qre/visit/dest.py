@@ -13,15 +13,11 @@ import contextlib
 import encodings.idna
 import ipaddress
 import socket
-from collections.abc import Callable
 from typing import Final
 
 from qre.causes import Cause, of_network, of_resolver
 from qre.errors import MachineError
 
-#: getaddrinfo tells no time to live; sites move within minutes at the earliest.
-REFRESH: Final = 60.0
-RETRY: Final = 2.0
 #: A resolver that is down must not delay an attempt for ever (seconds).
 TIMEOUT: Final = 10.0
 #: Of one name; more are not tried.
@@ -98,35 +94,3 @@ def local_address(peer: tuple[str, int]) -> str:
         except OSError as error:
             raise MachineError.of(f"cannot reach {peer[0]}", of_network(error.errno)) from error
         return str(made.getsockname()[0])
-
-
-class DestAddress:
-    """Dest's current address, or None as long as there is none. ``failed`` is called with each error."""
-
-    def __init__(self, host: str, port: int, failed: Callable[[str], None]) -> None:
-        self._host = host
-        self._port = port
-        self._failed = failed
-        self.current: Resolved | None = numeric(host, port)
-
-    @property
-    def host_port(self) -> tuple[str, int]:
-        """(host name or address, port) as configured."""
-        return self._host, self._port
-
-    async def first(self) -> None:
-        """Resolve once, within a short time."""
-        await self._refresh()
-
-    async def keep_fresh(self) -> None:
-        """Resolve again and again, until cancelled."""
-        while numeric(self._host, self._port) is None:
-            await asyncio.sleep(REFRESH if await self._refresh() else RETRY)
-
-    async def _refresh(self) -> bool:
-        try:
-            self.current = (await resolve(self._host, self._port))[0]
-        except MachineError as error:
-            self._failed(str(error))
-            return False
-        return True

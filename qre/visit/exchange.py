@@ -15,7 +15,7 @@ from typing import Final
 
 from qre.causes import Cause, of_network
 from qre.errors import MachineError, PeerError
-from qre.quic.client.client_handshake import ClientHandshake
+from qre.quic.client.client_handshake import STEP_TIMEOUT, ClientHandshake
 from qre.quic.handshake_events import (
     ClientEvent,
     ClockOff,
@@ -33,12 +33,19 @@ _UDP_SEGMENT: Final = 103
 _LONGEST_HANDSHAKE: Final = 40.0
 
 
-async def shake_hands(handshake: ClientHandshake, made: socket.socket, peer: tuple[str, int], where: str) -> None:
-    """Return when ``handshake.hand_over`` may be called; ``where`` names the server in an error.
+async def shake_hands(
+    handshake: ClientHandshake,
+    made: socket.socket,
+    peer: tuple[str, int],
+    where: str,
+    patience: float = STEP_TIMEOUT,
+) -> None:
+    """Return when ``handshake.hand_over`` may be called; ``where`` names the server in an error. ``patience``: how
+    long it may say nothing at all (seconds).
 
     Raises PeerError (it refused, could not prove its identity, or was too slow) or MachineError (cannot be reached).
     """
-    with Exchange(handshake, made, peer) as exchange:
+    with Exchange(handshake, made, peer, patience) as exchange:
         try:
             async with asyncio.timeout(_LONGEST_HANDSHAKE):
                 await _until_ready(exchange, where)
@@ -82,8 +89,15 @@ def _by(ahead: int) -> str:
 class Exchange:
     """Use it as a context manager; ``next_event`` drives it. The socket stays the caller's."""
 
-    def __init__(self, handshake: ClientHandshake, made: socket.socket, peer: tuple[str, int]) -> None:
+    def __init__(
+        self,
+        handshake: ClientHandshake,
+        made: socket.socket,
+        peer: tuple[str, int],
+        patience: float = STEP_TIMEOUT,
+    ) -> None:
         self._handshake = handshake
+        self._patience = patience
         self._socket = made
         self._peer = peer
         self._events: deque[ClientEvent] = deque()
@@ -95,7 +109,7 @@ class Exchange:
     def __enter__(self) -> Exchange:
         asyncio.get_running_loop().add_reader(self._socket.fileno(), self._readable)
         self._reading = True
-        self._handshake.connect(self._peer, time.monotonic())
+        self._handshake.connect(self._peer, time.monotonic(), self._patience)
         self._send()
         return self
 

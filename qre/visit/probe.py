@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from random import SystemRandom
 from typing import Final
 
@@ -18,11 +18,13 @@ import msgspec
 from qre.causes import of_network
 from qre.dest_profile import DestProfile
 from qre.errors import MachineError
-from qre.quic.client.client_handshake import ClientHandshake
+from qre.quic.client.client_handshake import STEP_TIMEOUT, ClientHandshake
 from qre.quic.client.fingerprint import Fingerprint
 from qre.quic.client.trust import TrustStore
 from qre.quic.handshake_events import Closed, HandshakeFailed, ManInTheMiddle, SiteAnswered
-from qre.visit.dest import DestAddress, Resolved
+from qre.visit.candidates import PATIENCE
+from qre.visit.dest import Resolved
+from qre.visit.dest_address import DestAddress
 from qre.visit.exchange import Exchange
 
 #: The next probe begins after this part of the time to live.
@@ -30,10 +32,21 @@ _FRESH: Final = 0.9
 _FIRST_RETRY: Final = 5.0
 _LONGEST_RETRY: Final = 300.0
 _LONGEST_PROBE: Final = 30.0
+#: Between two looks at least, whatever is doubted (seconds).
+_SOONEST: Final = 10.0
+
+#: Visits an address, which may say nothing for so many seconds.
+Visit = Callable[[Resolved, float], Awaitable[DestProfile]]
 
 
-async def probe(dest: Resolved, server_name: str, fingerprint: Fingerprint, trust: TrustStore) -> DestProfile:
-    """One visit. Raises MachineError when Dest cannot be measured."""
+async def probe(
+    dest: Resolved,
+    server_name: str,
+    fingerprint: Fingerprint,
+    trust: TrustStore,
+    patience: float = STEP_TIMEOUT,
+) -> DestProfile:
+    """One visit; Dest may say nothing for ``patience`` seconds. Raises MachineError when it cannot be measured."""
     family, peer = dest
     made = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
     handshake = ClientHandshake(
@@ -52,7 +65,7 @@ async def probe(dest: Resolved, server_name: str, fingerprint: Fingerprint, trus
             made.connect(peer)
         except OSError as error:
             raise MachineError.of(f"Dest {peer[0]}:{peer[1]}", of_network(error.errno)) from error
-        with Exchange(handshake, made, peer) as exchange:
+        with Exchange(handshake, made, peer, patience) as exchange:
             try:
                 async with asyncio.timeout(_LONGEST_PROBE):
                     return await _answer(exchange)
@@ -76,6 +89,20 @@ async def _answer(exchange: Exchange) -> DestProfile:
     return profile
 
 
+async def probe_any(addresses: Sequence[Resolved], visit: Visit) -> tuple[Resolved, DestProfile]:
+    """A visit of the first of ``addresses`` that can be measured. Raises MachineError of all when none can."""
+    failures: list[str] = []
+    for address in addresses:
+        last = address == addresses[-1]
+        try:
+            return address, await visit(address, STEP_TIMEOUT if last else PATIENCE)
+        except MachineError as error:
+            if len(addresses) == 1:
+                raise
+            failures.append(f"{address[1][0]}: {error}")
+    raise MachineError("Dest", "; ".join(failures))
+
+
 def imitable(profile: DestProfile | None) -> DestProfile | None:
     """The profile to imitate: a Dest that cannot be reached now is assumed unchanged."""
     if profile is None or not profile.scid_length:
@@ -89,7 +116,7 @@ class Prober:
     def __init__(
         self,
         dest: DestAddress,
-        visit: Callable[[Resolved], Awaitable[DestProfile]],
+        visit: Visit,
         found: Callable[[DestProfile], Awaitable[None]],
         complain: Callable[[str], None],
         *,
@@ -102,6 +129,7 @@ class Prober:
         self._complain = complain
         self._ttl = ttl
         self._last = last
+        self._doubted = asyncio.Event()
         self.looked = asyncio.Event()
 
     async def run(self) -> None:
@@ -110,12 +138,24 @@ class Prober:
         retry = _FIRST_RETRY
         while True:
             if pause:
-                await asyncio.sleep(pause)
+                await self._pause(pause)
             if await self._look():
                 pause, retry = self._left() or _FIRST_RETRY, _FIRST_RETRY
             else:
                 pause, retry = retry, min(retry * 2, _LONGEST_RETRY)
             self.looked.set()
+
+    def doubt(self) -> None:
+        """Dest seems to be silent: look soon. The look decides; visitors may have sent what no site answers."""
+        self._doubted.set()
+
+    async def _pause(self, seconds: float) -> None:
+        began = time.monotonic()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._doubted.wait()
+        self._doubted.clear()
+        await asyncio.sleep(max(0.0, min(seconds, _SOONEST) - (time.monotonic() - began)))
 
     def _left(self) -> float:
         """Seconds until the last profile is too old."""
@@ -128,7 +168,8 @@ class Prober:
         try:
             if self._dest.current is None:
                 raise MachineError("Dest", "its name is not resolved")
-            profile = await self._visit(self._dest.current)
+            address, profile = await probe_any(self._dest.candidates(), self._visit)
+            self._dest.answered(address)
         except MachineError as error:
             self._complain(f"Dest cannot be measured: {error}")
             before = self._last or DestProfile(reachable=False, checked_at=0)

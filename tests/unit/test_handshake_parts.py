@@ -24,8 +24,10 @@ from qre.ipc.steering import Steering
 from qre.quic.server.address_grants import Grants
 from qre.reality.cid import cid_key, reset_token
 from qre.structs import Message
-from qre.visit.dest import DestAddress, resolve
-from qre.visit.probe import Prober, imitable
+from qre.visit.candidates import Candidates
+from qre.visit.dest import resolve
+from qre.visit.dest_address import DestAddress
+from qre.visit.probe import Prober, imitable, probe_any
 from qre.wire.frames import NewConnectionId, RetireConnectionId, encode_frame
 from qre.wire.varint import MAX_VARINT
 from qre.workers.handshake.backoff import Backoff
@@ -346,12 +348,27 @@ def test_an_address_that_cannot_be_refreshed_stays() -> None:
         assert dest.current is None
         await dest.first()
         assert dest.current is None
-        dest.current = (socket.AF_INET, ("192.0.2.1", 443))
+        dest._found = ((socket.AF_INET, ("192.0.2.1", 443)),)
         await dest.first()
         assert dest.current is not None
         return failures
 
     assert len(asyncio.run(work())) == 2
+
+
+A, B, C = ((socket.AF_INET, (f"192.0.2.{number}", 443)) for number in (1, 2, 3))
+
+
+def test_what_answered_is_tried_first_and_what_failed_last() -> None:
+    candidates = Candidates()
+    assert candidates.order((A, B, C)) == [A, B, C]
+    candidates.answered(B)
+    assert candidates.order((A, B, C)) == [B, C, A]
+    assert candidates.order((A, C)) == [A, C], "the name has other addresses now"
+    candidates.failed(B, (A, B, C))
+    assert candidates.order((A, B, C)) == [C, A, B]
+    candidates.failed(C, (A, B, C))
+    assert candidates.order((A, B, C)) == [A, B, C]
 
 
 # --- looking at Dest ---
@@ -370,7 +387,7 @@ def look(
     async def work() -> None:
         enough = asyncio.Event()
 
-        async def visit(dest: object) -> DestProfile:
+        async def visit(dest: object, patience: float) -> DestProfile:
             answer = answers.pop(0)
             if isinstance(answer, str):
                 raise MachineError("Dest", answer)
@@ -398,6 +415,44 @@ def test_dest_is_looked_at_when_nothing_is_known() -> None:
     found, complaints = look([profile()], last=None, looks=1)
     assert found == [profile()]
     assert not complaints
+
+
+def test_the_address_of_dest_that_answers_is_used_from_then_on() -> None:
+    seen: list[tuple[object, float]] = []
+
+    async def work() -> DestAddress:
+        dest = DestAddress("name.example", 443, lambda text: None)
+        dest._found = (A, B, C)
+        answered = asyncio.Event()
+
+        async def visit(address: object, patience: float) -> DestProfile:
+            seen.append((address, patience))
+            if address == A:
+                raise MachineError("Dest", "silent")
+            return profile()
+
+        async def remember(seen: DestProfile) -> None:
+            answered.set()
+
+        task = asyncio.create_task(Prober(dest, visit, remember, print, ttl=3600, last=None).run())
+        await asyncio.wait_for(answered.wait(), PATIENCE)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        return dest
+
+    dest = asyncio.run(work())
+    assert [address for address, _ in seen] == [A, B] and dest.current == B
+    assert seen[0][1] < 3, "while there is another one, a silent address is left soon"
+    assert dest.candidates() == [B, C, A]
+
+
+def test_a_dest_of_which_no_address_answers_names_them_all() -> None:
+    async def visit(address: object, patience: float) -> DestProfile:
+        raise MachineError("Dest", "silent")
+
+    with pytest.raises(MachineError) as caught:
+        asyncio.run(probe_any((A, B), visit))
+    assert "192.0.2.1: Dest: silent; 192.0.2.2: Dest: silent" in str(caught.value)
 
 
 def test_a_fresh_look_is_not_repeated() -> None:

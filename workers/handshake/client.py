@@ -27,11 +27,12 @@ from qre.ipc.messages import (
 )
 from qre.ipc.tasks import Tasks
 from qre.ipc.worker import WorkerContext
-from qre.quic.client.client_handshake import ClientHandshake
+from qre.quic.client.client_handshake import STEP_TIMEOUT, ClientHandshake
 from qre.quic.client.fingerprint import Fingerprint
 from qre.quic.client.trust import TrustStore
 from qre.quic.handed_over import HandedOver
-from qre.visit.dest import local_address, resolve
+from qre.visit.candidates import ELSEWHERE, PATIENCE, Candidates
+from qre.visit.dest import Resolved, local_address, resolve
 from qre.visit.exchange import shake_hands
 from qre.wire.close_reason import CloseReason
 from qre.workers.handshake.backoff import Backoff
@@ -71,6 +72,7 @@ class Client:
         self._forgetting = Forgetting()
         store.removed = self._forgetting.soon
         self._handshakes = 0
+        self._candidates = Candidates()
         self._tasks = Tasks(context.internal_error)
         self._confirmed: dict[bytes, asyncio.Future[None]] = {}
         self._lost: dict[bytes, asyncio.Future[str]] = {}
@@ -190,15 +192,38 @@ class Client:
         where = f"{config.endpoint_host}:{config.endpoint_port}"
         if self._state[1] == "starting":
             await self._tell(False, f"connecting to {where}")
-        ((_, peer), *_) = await resolve(config.endpoint_host, config.endpoint_port, family=socket.AF_INET)
+        found = await resolve(config.endpoint_host, config.endpoint_port, family=socket.AF_INET)
+        order = self._candidates.order(found)
+        for address in order[:-1]:
+            try:
+                return await self._attempt_at(address, PATIENCE)
+            except QreError as error:
+                if error.cause not in ELSEWHERE:
+                    self._candidates.failed(address, found)
+                    raise
+                line = f"{error}; the name has another address, which is tried now"
+                self._context.limited(f"address {address[1][0]}", line)
+            await self._release_unused()
+        try:
+            return await self._attempt_at(order[-1], STEP_TIMEOUT)
+        except QreError as error:
+            self._candidates.failed(order[0] if error.cause in ELSEWHERE else order[-1], found)
+            raise
+
+    async def _attempt_at(self, address: Resolved, patience: float) -> bytes:
+        """The same at one address of the name, which may say nothing for ``patience`` seconds."""
+        config, peer = self._context.config, address[1]
+        where = f"{config.endpoint_host}:{config.endpoint_port}"
+        where = where if peer[0] == config.endpoint_host else f"{where} at {peer[0]}"
         number = await self._new_socket()
-        handed_over, local = await self._shake_hands(number, peer, where)
+        handed_over, local = await self._shake_hands(number, peer, where, patience)
         underlay = underlay_of(local, peer)
         self._expect(handed_over.session_id, confirmed=False)
         self._sessions.install(handed_over, underlay, socket_number=number)
         self.link.pump()
         await self._until_confirmed(handed_over.session_id)
         self._handshakes += 1
+        self._candidates.answered(address)
         return handed_over.session_id
 
     async def _new_socket(self) -> int:
@@ -214,7 +239,7 @@ class Client:
         return granted.number
 
     async def _shake_hands(
-        self, number: int, peer: tuple[str, int], where: str
+        self, number: int, peer: tuple[str, int], where: str, patience: float
     ) -> tuple[HandedOver, tuple[str, int]]:
         config, secrets = self._context.config, self._secrets
         handshake = ClientHandshake(
@@ -230,7 +255,7 @@ class Client:
         )
         with socket.socket(fileno=os.dup(self.link.sockets[number])) as made:
             port = int(made.getsockname()[1])
-            await shake_hands(handshake, made, peer, where)
+            await shake_hands(handshake, made, peer, where, patience)
             self._forgetting.soon()
             return handshake.hand_over(time.monotonic()), (local_address(peer), port)
 

@@ -13,7 +13,8 @@ from qre.errors import MachineError
 from qre.ipc.messages import DestVisited, Party, VisitDest
 from qre.ipc.tasks import Tasks
 from qre.ipc.worker import WorkerContext
-from qre.visit.dest import DestAddress, Resolved
+from qre.visit.dest import Resolved
+from qre.visit.dest_address import DestAddress
 from qre.visit.probe import Prober, imitable
 
 #: How long the first probe of an unknown Dest may delay readiness (seconds): a process is started for it.
@@ -41,6 +42,10 @@ class DestWatch:
     def current(self) -> Resolved | None:
         """Dest's address; None while its name is not resolved."""
         return self._address.current
+
+    def doubt(self) -> None:
+        """Visitors get no answers: look soon which address of Dest answers."""
+        self._prober.doubt()
 
     async def start(self) -> None:
         """Resolve its name once, then resolve and probe continuously."""
@@ -84,10 +89,15 @@ class DestWatch:
     def _new_prober(self) -> Prober:
         config = self._context.config
 
-        async def visit(dest: Resolved) -> DestProfile:
+        async def visit(dest: Resolved, patience: float) -> DestProfile:
             """In a process of its own, which the supervisor starts: the site may be hostile."""
             _, (address, port) = dest
-            asked = VisitDest(address=ip_address(address), port=port, server_name=config.server_name)
+            asked = VisitDest(
+                address=ip_address(address),
+                port=port,
+                server_name=config.server_name,
+                patience_ms=round(patience * 1000),
+            )
             answer = await self._context.request(Party.SUPERVISOR, asked, _LONGEST_VISIT)
             if not isinstance(answer, DestVisited) or answer.profile is None:
                 raise MachineError(answer.why if isinstance(answer, DestVisited) else "the visit has no answer")

@@ -93,7 +93,8 @@ class Server:
         self._forgetting = Forgetting()
         store.removed = self._forgetting.soon
         self._cids = RoutedCids(secrets.private_key, config.routed_cid_len, os.urandom)
-        self._relays = Relays(self._reply)
+        self._dest = DestWatch(context, self._dest_probed)
+        self._relays = Relays(self._reply, self._dest.doubt)
         self._table = FlowTable(flow_limits(config), self._new_inspector, self._cids.of_datagram)
         self._performer = Performer(self._table, self._accept, self._open_relay, self._to_visitor, self._disown)
         self._guests = Guests(self._guest_over, context.limited)
@@ -102,7 +103,6 @@ class Server:
             if config.joined
             else None
         )
-        self._dest = DestWatch(context, self._dest_probed)
         self._steering = (
             Steering(context.request, lambda text: context.limited("steering", text))
             if config.user_dataplane

@@ -40,7 +40,8 @@ class VisitWorker:
             raise QreError("visit worker", f"{type(message).__name__} from {source} is not for it")
         where = _FAMILIES[message.address.version], (str(message.address), message.port)
         try:
-            profile = await probe(where, message.server_name, self._fingerprint, self._trust)
+            patience = message.patience_ms / 1000
+            profile = await probe(where, message.server_name, self._fingerprint, self._trust, patience)
         except MachineError as error:
             return DestVisited(profile=None, why=str(error)[:512])
         return DestVisited(profile=profile)

@@ -121,6 +121,8 @@ class ClientHandshake:
         self._granted: tuple[Interface, ...] = ()
         self._pings_before_grant = 0
         self._deadline: float | None = None
+        #: The deadline that replaces the first one when anything is heard; None from then on.
+        self._heard_deadline: float | None = None
         self._leave_at: float | None = None
         self._observer = SiteObserver(now)
         self._connection = ClientConnection(
@@ -142,17 +144,21 @@ class ClientHandshake:
 
     # --- driving ---
 
-    def connect(self, peer: Address, now: float) -> None:
-        """Make the first flight, which ``datagrams_to_send`` returns."""
+    def connect(self, peer: Address, now: float, patience: float = STEP_TIMEOUT) -> None:
+        """Make the first flight, which ``datagrams_to_send`` returns. ``patience``: how long the peer may say nothing
+        at all (seconds)."""
         self._peer = peer
         self._observer = SiteObserver(now)
-        self._deadline = now + STEP_TIMEOUT
+        self._deadline = now + patience
+        self._heard_deadline = now + STEP_TIMEOUT
         self._connection.connect(peer, now)
 
     def datagram_received(self, data: bytes, peer: Address, now: float) -> None:
         """Process any bytes; datagrams from another address are ignored (RFC 9000 §9)."""
         if self._silent or peer != self._peer:
             return
+        if self._heard_deadline is not None:
+            self._deadline, self._heard_deadline = self._heard_deadline, None
         self._guarded(lambda: self._connection.receive_datagram(data, peer, now), now)
         self._observer.received(data, self._connection, now)
 

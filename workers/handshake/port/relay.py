@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import select
 import socket
+import time
 from collections.abc import Callable
 from typing import Final
 
@@ -22,6 +23,8 @@ LONGEST: Final = 65_535
 #: Bounds of one turn: sockets, and datagrams of each, so that no visitor starves the others.
 _EVENTS, _TURN = 64, 16
 _RECEIVE_BUFFER: Final = 64 << 10
+#: Dest is silent when more flows than this were opened, over this time (seconds), and none was answered.
+_UNANSWERED, _SILENCE = 2, 1.0
 
 #: (flow, datagram, ECN mark)
 Reply = Callable[[Flow, bytes, int], None]
@@ -85,10 +88,14 @@ class DestSocket:
 
 
 class Relays:
-    """``reply`` is called with every datagram from Dest. ``lost`` counts those that the kernel refused to send."""
+    """``reply`` is called with every datagram from Dest, ``silent`` when several new flows had none. ``lost`` counts
+    those that the kernel refused to send."""
 
-    def __init__(self, reply: Reply) -> None:
+    def __init__(self, reply: Reply, silent: Callable[[], None]) -> None:
         self._reply = reply
+        self._silent = silent
+        self._unanswered = 0  # flows opened since Dest was heard last
+        self._silent_since = 0.0
         self._epoll = select.epoll()
         self._flows: dict[int, tuple[DestSocket, Flow]] = {}
         self._buffer = bytearray(LONGEST)
@@ -120,9 +127,17 @@ class Relays:
         except OSError:
             made.close()
             return None
+        self._count_silence(time.monotonic())
         opened = DestSocket(self, made)
         self._flows[opened.fd] = (opened, flow)
         return opened
+
+    def _count_silence(self, now: float) -> None:
+        if self._unanswered == 0:
+            self._silent_since = now
+        self._unanswered += 1
+        if self._unanswered > _UNANSWERED and now - self._silent_since >= _SILENCE:
+            self._silent()
 
     def forget(self, gone: DestSocket) -> None:
         """Stop watching ``gone``; call it before its socket is closed."""
@@ -140,6 +155,7 @@ class Relays:
                 received = made.receive(self._buffer)
                 if received is None:
                     break
+                self._unanswered = 0
                 self._reply(flow, *received)
                 if self._flows.get(fd) is not entry:
                     break  # closed meanwhile

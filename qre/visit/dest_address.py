@@ -1,0 +1,68 @@
+"""Dest's addresses while a server runs: resolved again and again, and the one in use.
+
+A name that cannot be refreshed keeps its addresses. The address in use stays as long as the name has it; the prober
+(``probe``) says which one answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+from qre.errors import MachineError
+from qre.visit.candidates import Candidates
+from qre.visit.dest import Resolved, numeric, resolve
+
+#: getaddrinfo tells no time to live; sites move within minutes at the earliest.
+REFRESH: Final = 60.0
+RETRY: Final = 2.0
+
+
+class DestAddress:
+    """Dest's current address, or None as long as there is none. ``failed`` is called with each error."""
+
+    def __init__(self, host: str, port: int, failed: Callable[[str], None]) -> None:
+        self._host = host
+        self._port = port
+        self._failed = failed
+        known = numeric(host, port)
+        self._found: tuple[Resolved, ...] = () if known is None else (known,)
+        self._order = Candidates()
+
+    @property
+    def current(self) -> Resolved | None:
+        """The address in use; None while the name is not resolved."""
+        return next(iter(self.candidates()), None)
+
+    def candidates(self) -> list[Resolved]:
+        """Every address, the one in use first."""
+        return self._order.order(self._found)
+
+    def answered(self, address: Resolved) -> None:
+        """Use this one from now on."""
+        self._order.answered(address)
+
+    @property
+    def host_port(self) -> tuple[str, int]:
+        """(host name or address, port) as configured."""
+        return self._host, self._port
+
+    async def first(self) -> None:
+        """Resolve once, within a short time."""
+        await self._refresh()
+
+    async def keep_fresh(self) -> None:
+        """Resolve again and again, until cancelled."""
+        while numeric(self._host, self._port) is None:
+            await asyncio.sleep(REFRESH if await self._refresh() else RETRY)
+
+    async def _refresh(self) -> bool:
+        try:
+            current, self._found = self.current, await resolve(self._host, self._port)
+            if current in self._found:
+                self._order.answered(current)
+        except MachineError as error:
+            self._failed(str(error))
+            return False
+        return True

@@ -1,0 +1,116 @@
+"""Names with several addresses: a dead one delays, and no more. Real daemons, each with an /etc/hosts of its own."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.support.daemons import Daemon, wait_for
+from tests.support.namespaces import Lab
+from tests.support.ping import answered
+from tests.support.site import PAGE, Caddy, visit
+from tests.support.tunnel import PORT, SERVER_INNER, Tunnel
+
+VPN, DEST = "vpn.example", "dest.example"
+DEAD_SERVER, DEAD_SITE = "10.90.1.3", "10.90.2.3"
+NOWHERE = "02:00:00:00:00:01"
+
+
+@dataclass
+class NamingDaemon(Daemon):
+    """Its mount namespace has another /etc/hosts."""
+
+    hosts: Path = Path("/etc/hosts")
+
+    def command(self) -> list[str]:
+        mount = f'mount --bind {self.hosts} /etc/hosts && exec "$@"'
+        return ["unshare", "--mount", "--propagation", "private", "sh", "-c", mount, "sh", *super().command()]
+
+
+def named(tunnel: Tunnel, daemon: Daemon, name: str, *addresses: str) -> NamingDaemon:
+    """The same daemon, for whom the name has these addresses."""
+    hosts = tunnel.directory / f"{daemon.profile}.hosts"
+    hosts.write_text("127.0.0.1 localhost\n" + "".join(f"{address} {name}\n" for address in addresses))
+    made = NamingDaemon(
+        daemon.namespace, daemon.profile, daemon.directory, daemon.pin_dir, daemon.environment, hosts=hosts
+    )
+    tunnel.daemons[tunnel.daemons.index(daemon)] = made
+    return made
+
+
+@pytest.fixture
+def lab() -> Iterator[Tunnel]:
+    """Packets to the dead addresses vanish: nobody says that they are not there."""
+    with Tunnel() as tunnel:
+        tunnel.lab.client.ip("neigh", "add", DEAD_SERVER, "lladdr", NOWHERE, "dev", tunnel.lab.client_device)
+        tunnel.edit("client0", "Endpoint", f"{VPN}:{PORT}")
+        tunnel.edit("server0", "Dest", f"{DEST}:{PORT}")
+        yield tunnel
+
+
+def test_a_client_connects_through_the_second_address_within_seconds(lab: Tunnel) -> None:
+    lab.server = named(lab, lab.server, DEST, Lab.SITE)
+    lab.client = named(lab, lab.client, VPN, DEAD_SERVER, Lab.SERVER)
+    lab.server.start().wait_ready()
+    lab.client.start().wait_ready()
+    began = time.monotonic()
+    lab.client.wait_session()
+    took = time.monotonic() - began
+    said = lab.client.said()
+    assert f"no session with {VPN}:{PORT} at {DEAD_SERVER}: no answer in time" in said
+    assert "the name has another address, which is tried now" in said
+    assert took < 8, "2 s for the dead one, and a handshake on a machine with much else to do"
+    assert answered(lab.lab.client, SERVER_INNER) == 5
+
+
+def test_strangers_reach_dest_through_its_second_address(lab: Tunnel) -> None:
+    lab.lab.server.ip("neigh", "add", DEAD_SITE, "lladdr", NOWHERE, "dev", lab.lab.uplink_device)
+    lab.server = named(lab, lab.server, DEST, DEAD_SITE, Lab.SITE)
+    lab.server.start().wait_ready()
+    wait_for("the page", lambda: page(lab) == PAGE)
+    assert answers_by(lab) == f"{Lab.SITE}:{PORT}"
+
+
+def test_an_address_of_dest_that_dies_under_way_is_left(lab: Tunnel) -> None:
+    lab.lab.site.ip("addr", "add", f"{DEAD_SITE}/24", "dev", lab.lab.site_device)
+    other = Caddy(lab.lab.site, lab.directory / "other", DEAD_SITE, PORT)
+    try:
+        lab.server = named(lab, lab.server, DEST, DEAD_SITE, Lab.SITE)
+        lab.server.start().wait_ready()
+        assert visit(lab.lab.client, Lab.SERVER, other.authority, PORT) == PAGE
+        assert answers_by(lab) == f"{DEAD_SITE}:{PORT}"
+    finally:
+        other.stop()
+    wait_for("the page by the other address", lambda: page(lab) == PAGE)
+    assert answers_by(lab) == f"{Lab.SITE}:{PORT}"
+
+
+def page(lab: Tunnel) -> str:
+    """What a visitor gets within seconds; empty: nothing."""
+    try:
+        return visit(lab.lab.client, Lab.SERVER, lab.site.authority, PORT, timeout=3)
+    except RuntimeError:
+        return ""
+
+
+def answers_by(lab: Tunnel) -> str:
+
+    shown = json.loads(lab.server.tool("--json", "show", "server0"))
+    found = find(shown, "dest_profile")
+    assert isinstance(found, dict)
+    return str(found["address"])
+
+
+def find(value: object, key: str) -> object:
+    if isinstance(value, dict):
+        return (
+            value[key] if key in value else next((got for each in value.values() if (got := find(each, key))), None)
+        )
+    if isinstance(value, list):
+        return next((got for each in value if (got := find(each, key))), None)
+    return None

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
 
+from qre.dataplane.health import TrafficHealth
 from qre.dest_profile import DestProfile
 from qre.ends import Role
 from qre.errors import InternalError, MachineError, QreError
@@ -100,6 +101,7 @@ class Crew:
         self.setup = setup
         self.config = setup.config
         self.state = DaemonState(up=False, text="starting")  # as the handshake worker last got it
+        self.traffic = TrafficHealth(setup.config.role)
         self.dest_profile: DestProfile | None = setup.config.dest_profile
         self._dataplane = dataplane_of(setup.config)
         self.supplies = supplies
@@ -246,7 +248,7 @@ class Crew:
         elif pause is None:
             self._owner.fail(f"worker {member.party} died too often")
         else:
-            self._report_state()
+            self.report_state()
             self._tasks.spawn(self._restart(member, pause))
 
     async def _restart(self, member: Supervised, pause: float) -> None:
@@ -264,7 +266,7 @@ class Crew:
             member.kill()
             return
         self._log.warning("worker %s is back", member.party)
-        self._report_state()
+        self.report_state()
 
     async def stop(self, timeout: float) -> None:
         """End all workers in order, those that others depend on last; kill what does not end in time."""
@@ -321,7 +323,7 @@ class Crew:
                 connection = up != self.state.up and self.config.role is Role.CLIENT
                 self._log.log(logging.INFO if connection else logging.DEBUG, "%s", text)
                 self.state = DaemonState(up=up, text=text)
-                self._report_state()
+                self.report_state()
             case DestProfileReport(profile=profile):
                 self.dest_profile = profile
                 self.config = _with(self.config, dest_profile=profile)
@@ -337,12 +339,17 @@ class Crew:
                 raise InternalError("supervisor", f"no handler for {type(message).__name__}")
         return None
 
-    def _report_state(self) -> None:
-        """Report the handshake worker's state and the workers that are being restarted."""
+    @property
+    def text(self) -> str:
+        """What the handshake worker says, and what the packets say."""
+        return "; ".join(filter(None, (self.state.text, self.traffic.words)))
+
+    def report_state(self) -> None:
+        """Report the state and the workers that are being restarted."""
         missing = [
             member.party.value for member in self.members.values() if member.life.stage is not WorkerStage.READY
         ]
-        text = self.state.text
+        text = self.text
         if missing and self._complete and not self._stopping:
             text = f"restarting {', '.join(missing)}; {text}"
         self._tell_state(DaemonState(up=self.state.up, text=text[:512]))

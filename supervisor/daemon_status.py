@@ -7,9 +7,12 @@ front's, as registered with qre.ko. ``cli/show/show.py`` draws its text from thi
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import os
+import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from qre.dataplane.status import SessionStatus
 from qre.ends import Role
@@ -17,6 +20,9 @@ from qre.ipc.messages import DataplaneStatus, HandshakeStatus, LoaderStatus, Net
 from qre.kernel.bpf_pins import paths
 from qre.structs import plain
 from qre.supervisor.crew import Crew
+
+#: How often the counters are looked at (seconds): a server may have a thousand sessions.
+_LOOKS: Final = {Role.CLIENT: 2.0, Role.SERVER: 5.0}
 
 
 async def describe(crew: Crew) -> dict[str, Any]:
@@ -48,7 +54,7 @@ async def describe(crew: Crew) -> dict[str, Any]:
         "dataplane": "user" if config.user_dataplane else "kernel",
         "daemon_pid": os.getppid(),
         "up": crew.state.up,
-        "status": crew.state.text,
+        "status": crew.text,
         "mtu": config.mtu,
         "address": plain(config.address),
         "allowed_ips": plain(config.allowed_ips),
@@ -61,7 +67,7 @@ async def describe(crew: Crew) -> dict[str, Any]:
         "counters": plain(dataplane.counters) if isinstance(dataplane, DataplaneStatus) else None,
         "handshake": _handshake(handshake),
         "dest_profile": plain(crew.dest_profile),
-        "sessions": [plain(session) for session in sessions],
+        "sessions": [plain(session) | _health(crew, session) for session in sessions],
         "adopted_cids": [cid.hex() for cid in adopted] if server else [],
         "cid_map": cid_map if server else None,
         "shared_socket": _shared_socket(kernel, listen) if server else None,
@@ -77,6 +83,31 @@ async def describe(crew: Crew) -> dict[str, Any]:
             for party, member in crew.members.items()
         ],
     }
+
+
+async def watch_traffic(crew: Crew) -> None:
+    """Look at the counters every few seconds, and report what they say, until cancelled."""
+    log, said = logging.getLogger("qre.supervisor"), False
+    while True:
+        await asyncio.sleep(_LOOKS[crew.config.role])
+        status = await crew.status(Party.DATAPLANE if crew.config.user_dataplane else Party.NETLINK)
+        dataplane = status.dataplane if isinstance(status, NetlinkStatus) else status
+        if not isinstance(dataplane, DataplaneStatus):
+            continue
+        before = crew.traffic.words
+        crew.traffic.look(dataplane.sessions, dataplane.counters, time.monotonic())
+        if crew.traffic.words != before:
+            crew.report_state()
+        if bool(crew.traffic.words) is not said:
+            said = not said
+            log.log(logging.WARNING if said else logging.INFO, "%s", crew.traffic.words or "packets pass again")
+
+
+def _health(crew: Crew, session: SessionStatus) -> dict[str, Any]:
+    judged = crew.traffic.judgements.get(session.session_id)
+    if judged is None:
+        return {"health": None}
+    return {"health": judged.health.value, "unanswered_ms": round(judged.unanswered * 1000)}
 
 
 def _handshake(status: object) -> dict[str, Any] | None:

@@ -32,6 +32,7 @@ from qre.kernel.capabilities import NUMBERS
 from qre.kernel.underlay_sockets import AbsentAddressError, server_pair
 from qre.supervisor.control import ControlSocket
 from qre.supervisor.crew import Crew, parties_of
+from qre.supervisor.daemon_status import watch_traffic
 from qre.supervisor.front import join_of
 from qre.supervisor.front_listener import FrontListener, Host
 from qre.supervisor.members.router import Router, make_directories
@@ -102,6 +103,7 @@ class _Supervisor:
         self._supplies: dict[str, int] = {}
         self._inbox: asyncio.Queue[ToSupervisor] = asyncio.Queue(64)
         self._ended = asyncio.Event()
+        self._tasks = Tasks(lambda error: self.fail(f"internal error at {place_of(error)}: {type(error).__name__}"))
         self._status = 0
         self._crew: Crew | None = None
         self._control: ControlSocket | None = None
@@ -130,10 +132,9 @@ class _Supervisor:
         loop = asyncio.get_running_loop()
         loop.add_reader(self._parent.fileno(), self._receive)
         loop.add_signal_handler(signal.SIGTERM, self._end, 0)
-        tasks = Tasks(lambda error: self.fail(f"internal error at {place_of(error)}: {type(error).__name__}"))
-        tasks.spawn(self._work())
+        self._tasks.spawn(self._work())
         await self._ended.wait()
-        await tasks.end()
+        await self._tasks.end()
         if self._control is not None:
             self._control.close()
         if self._crew is not None:
@@ -152,6 +153,7 @@ class _Supervisor:
             await self._control.open()
             self._open_front(setup, crew)
             self.tell(AllReady())
+            self._tasks.spawn(watch_traffic(crew))
             while True:
                 await self._serve_parent(await self._inbox.get(), crew)
         except TimeoutError:

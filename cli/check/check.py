@@ -64,6 +64,8 @@ def findings(name: str | None) -> Iterator[Finding]:
     yield own
     if loaded is None:
         return
+    device = loaded.device
+    yield from look("tunnel", lambda: check_profile.tunnel(device, config))
     if (server := loaded.server) is not None:
         profile = loaded
         yield from look("listen", lambda: check_profile.listen(profile, server, config))

@@ -19,6 +19,8 @@ from qre.errors import QreError
 
 #: At most this many profiles are examined.
 _MOST_PROFILES = 200
+#: What the packets of a session say when it is of no use (``qre.dataplane.health.Health``).
+_ILL = ("silent", "lossy")
 
 
 def global_file() -> tuple[GlobalConfig, Finding]:
@@ -95,6 +97,19 @@ def dest(settings: ServerSettings) -> Findings:
     warnings = "".join(f"; {warning}" for warning in found.warnings)
     seen = f"{settings.dest} answers HTTP/3 in {found.rtt_ms} ms as {settings.server_name}{warnings}"
     yield Finding("dest", YesNo.YES, seen)
+
+
+def tunnel(name: str, config: GlobalConfig) -> Findings:
+    """What the packets of a running daemon say; nothing where none runs."""
+    from qre.cli.show.show import daemon_of
+
+    described = daemon_of(config, name)
+    if described is None:
+        return
+    ill = [each for each in described["sessions"] if each.get("health") in _ILL]
+    passes = described["role"] == "server" or (described["up"] and not ill)
+    remedy = "see its log; is UDP to the other end allowed on the whole way, and does the other end run?"
+    yield Finding("tunnel", YesNo.YES if passes else YesNo.NO, described["status"], remedy)
 
 
 def listen(loaded: Profile, settings: ServerSettings, config: GlobalConfig) -> Findings:

@@ -42,7 +42,7 @@ def devices(config: GlobalConfig) -> list[Description]:
 
     found: dict[str, Description] = {}
     for name in control_devices(config):
-        described = _from_daemon(config, name)
+        described = daemon_of(config, name)
         if described is not None:
             found[name] = described
     states = {state.device: state for profile in saved_profiles(config) if (state := load_state(config, profile))}
@@ -56,7 +56,7 @@ def devices(config: GlobalConfig) -> list[Description]:
 
 def device(config: GlobalConfig, name: str) -> Description:
     """The device of this name, or of the profile of this name."""
-    if "/" not in name and (described := _from_daemon(config, name)) is not None:
+    if "/" not in name and (described := daemon_of(config, name)) is not None:
         return described
     everything = devices(config)
     for key in ("device", "profile"):
@@ -67,7 +67,7 @@ def device(config: GlobalConfig, name: str) -> Description:
     raise UserError(f"device {name}", "it is not up", did_you_mean(name, known, "see `qre-tool show`"))
 
 
-def _from_daemon(config: GlobalConfig, name: str) -> Description | None:
+def daemon_of(config: GlobalConfig, name: str) -> Description | None:
     """The daemon's answer; None when no daemon runs (its socket may have outlived it)."""
     try:
         answer = ask_daemon(config, name, "show", SHOW_TIMEOUT)

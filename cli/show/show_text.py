@@ -10,10 +10,13 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from qre.wire.overhead import MIN_MTU_IPV6
+from qre.wire.overhead import BASE_UDP_PAYLOAD, MIN_MTU_IPV6, path_mtu
 
 Line = tuple[str, str]
 
+_SMALLEST_PATH = path_mtu(BASE_UDP_PAYLOAD)
+#: A search for the path's MTU takes no longer, unless packets are lost.
+_SEARCH_MS = 10_000
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 _SPANS = ((86_400, "day"), (3_600, "hour"), (60, "minute"), (1, "second"))
 
@@ -188,6 +191,11 @@ def _session_lines(session: Mapping[str, Any]) -> Iterator[Line]:
     yield "allowed ips", ", ".join(session["allowed_ips"]) or "(all)"
     last = session["last_receive_ms"]
     yield "last receive", "never" if last is None else ago(last / 1000)
+    if session.get("health") == "silent":
+        yield "answers", f"none for {span(session['unanswered_ms'] / 1000)}, though packets were sent"
+    if session.get("tx_lost"):
+        whole = session["tx_lost"] + session["tx_acknowledged"]
+        yield "lost", f"{session['tx_lost']} of {plural(whole, 'packet')} sent"
     yield from _path_lines(session)
     yield from _transfer_lines(session, session.get("rates"))
     numbers = f"next sent {session['tx_packet_number']}, highest received {session['rx_packet_number']}"
@@ -199,7 +207,8 @@ def _path_lines(session: Mapping[str, Any]) -> Iterator[Line]:
     outer, inner = session.get("path_mtu"), session.get("inner_mtu")
     if outer is None or inner is None:
         return
-    refused = f"; IPv6 inside is refused, it needs {MIN_MTU_IPV6}" if inner < MIN_MTU_IPV6 else ""
+    limit = " (larger ones do not pass)" if outer == _SMALLEST_PATH and session["age_ms"] > _SEARCH_MS else ""
+    refused = f"{limit}; IPv6 inside is refused, it needs {MIN_MTU_IPV6}" if inner < MIN_MTU_IPV6 else limit
     yield "path mtu", f"{plural(outer, 'byte')}, inner packets up to {inner}{refused}"
 
 

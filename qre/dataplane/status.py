@@ -30,6 +30,11 @@ class SessionStatus(Struct, frozen=True, kw_only=True):
     cids: Annotated[tuple[ConnectionId, ...], msgspec.Meta(max_length=16)]
     path_mtu: U16 | None = None  # the largest outer IP packet that the path is known to take; None: not known
     inner_mtu: U16 | None = None  # the largest inner packet that fits it
+    #: packets of this session that the peer has acknowledged, and that are lost; None: this data plane does not count
+    tx_acknowledged: U64 | None = None
+    tx_lost: U64 | None = None
+    #: for how long packets that ask for an acknowledgement have had none; None: this data plane does not know
+    unanswered_ms: U64 | None = None
 
 
 class DeviceCounters(Struct, frozen=True, kw_only=True):

@@ -92,8 +92,17 @@ def test_a_server_with_a_session_is_told_whole() -> None:
 def test_a_path_that_is_too_small_for_ipv6_inside_says_so_and_an_unknown_one_says_nothing() -> None:
     (session,) = SERVER["sessions"]
     small = text({**SERVER, "sessions": [{**session, "path_mtu": 1228, "inner_mtu": 1176}]})
-    assert "  path mtu: 1228 bytes, inner packets up to 1176; IPv6 inside is refused, it needs 1280\n" in small
+    assert "  path mtu: 1228 bytes, inner packets up to 1176 (larger ones do not pass)" in small
+    assert "; IPv6 inside is refused, it needs 1280\n" in small
     assert "path mtu" not in text({**SERVER, "sessions": [{**session, "path_mtu": None, "inner_mtu": None}]})
+
+
+def test_a_session_whose_packets_are_lost_or_not_answered_says_so() -> None:
+    (session,) = SERVER["sessions"]
+    ill = {**session, "health": "silent", "unanswered_ms": 12_400, "tx_acknowledged": 90, "tx_lost": 10}
+    told = text({**SERVER, "sessions": [ill]})
+    assert "  answers: none for 12 seconds, though packets were sent\n" in told
+    assert "  lost: 10 of 100 packets sent\n" in told
 
 
 def test_a_client_has_no_lines_of_the_server() -> None:

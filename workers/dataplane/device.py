@@ -73,6 +73,7 @@ class Device:
         self._marks = marks
         self.registry = Registry(marks, self.drops, os.urandom, ecn)
         self._deliverer = Deliverer(self.drops)
+        self._say = say
         self._refusals = Refusals(self.drops, lambda packet: self._write([NO_OFFLOAD, packet]), say)
         self._rx_packets = self._rx_bytes = self._tx_packets = self._tx_bytes = 0
         self._client_sockets: dict[bytes, UnderlaySocket] = {}
@@ -360,8 +361,13 @@ class Device:
             self.registry.routes.forget()
         if not plaintexts:
             return
-        if ecn:
-            plaintexts = decapsulated(plaintexts, ecn, self.drops)
+        meant = session.ecn_of(ecn)
+        if meant != ecn:
+            self._say(
+                "ecn", "packets arrive marked CE though the peer marks none: a device on the way sets ECN marks"
+            )
+        if meant:
+            plaintexts = decapsulated(plaintexts, meant, self.drops)
         permits = self.registry.routes.permits
         deliverer = self._deliverer
         for buffers in deliverer.writes(plaintexts, lambda address: permits(session, address), session.mss_inner):

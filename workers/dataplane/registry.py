@@ -235,4 +235,7 @@ class Registry:
             cids=tuple(self._cids.get(session.session_id, {})),
             path_mtu=overhead.path_mtu(session.path_mtu.size),
             inner_mtu=session.max_inner,
+            tx_acknowledged=session.recovery.packets_acknowledged,
+            tx_lost=session.recovery.packets_lost,
+            unanswered_ms=session.unanswered_ms(now),
         )

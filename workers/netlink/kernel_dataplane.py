@@ -10,13 +10,12 @@ error contains one.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
 from collections import deque
 from collections.abc import Callable
 from typing import Final
-
-import msgspec
 
 from qre.dataplane.protocol import (
     SESSIONS_PER_ANSWER,
@@ -25,6 +24,7 @@ from qre.dataplane.protocol import (
     CidReleaseFor,
     DataplaneReport,
     DataplaneRequest,
+    FrameFate,
     FrameSend,
     Refusal,
     SessionDelete,
@@ -33,7 +33,6 @@ from qre.dataplane.protocol import (
     SessionUpdate,
     refused,
 )
-from qre.dataplane.status import SessionStatus
 from qre.dest_profile import DestProfile
 from qre.device.session_end import end_session
 from qre.ends import Role
@@ -51,14 +50,13 @@ from qre.kernel.port_registration import register, release, store_dest_profile
 from qre.kernel.qre_family import Qre
 from qre.kernel.socket import NetlinkRefusedError
 from qre.wire.close_reason import CloseReason
-from qre.workers.netlink.kernel_sessions import CLOSING, KernelSessions, mark_of
+from qre.workers.netlink.kernel_sessions import CLOSING, KernelSessions, bounded, mark_of
+from qre.workers.netlink.path_probe import PING, PathProbe
 
 #: The sessions are listed this often (seconds), whatever the events say: other programs may change them.
 _LOOK_INTERVAL: Final = 15.0
 #: The time that a held session waits for its client.
 _STEERING_TIMEOUT: Final = 8.0
-#: The most prefixes in one status; a session's list is cut beyond them.
-_SHOWN_PREFIXES: Final = 16_384
 _MAX_QUEUED: Final = 4096
 #: Consecutive reads of the event socket, so that other tasks get their turn.
 _READS: Final = 4
@@ -90,6 +88,7 @@ class KernelDataplane:
         self._sessions = KernelSessions(self._role, context.config.rekey_after_packets)
         self._queue: deque[tuple[DataplaneRequest, list[int]]] = deque()
         self._steering: Steering | None = None
+        self._probe = PathProbe()
         self._tasks = Tasks(self._failed)
         self._wake = asyncio.Event()
         self._loop = asyncio.get_running_loop()
@@ -283,12 +282,16 @@ class KernelDataplane:
                 elif isinstance(event.what, FramesLimited):
                     short = event.what.session_id.hex()[:8]
                     self._context.limited("frames", f"the peer of session {short} sends too many control frames")
-                elif (report := self._sessions.happened(event)) is not None:
+                elif (report := self._sessions.happened(event)) is not None and not self._settles_probe(report):
                     self._report(report)
         self._want()
         if lost:
+            self._probe.events_lost()
             self._context.limited("events", "events of qre.ko were lost: its sessions are listed and compared")
             self._look(events_lost=True)
+
+    def _settles_probe(self, report: DataplaneReport) -> bool:
+        return isinstance(report, FrameFate) and self._probe.settled(report)
 
     def _frames_readable(self) -> None:
         """Report peers' frames for user space, after the events that came before them. Lost frames cannot be
@@ -404,10 +407,11 @@ class KernelDataplane:
         device = self.qre.device(self._device)
         if device is None:
             return None, None, ()
-        sessions = _bounded([session.status for session in self.qre.sessions(self._device)])
-        dataplane = DataplaneStatus(counters=device.counters, sessions=sessions)
+        sessions = bounded([session.status for session in self.qre.sessions(self._device)])
         if self._role is Role.CLIENT:
-            return dataplane, None, ()
+            sessions = self._probe.look_at(sessions, self._loop.time(), self._send_ping)
+            return DataplaneStatus(counters=device.counters, sessions=sessions), None, ()
+        dataplane = DataplaneStatus(counters=device.counters, sessions=sessions)
         shared, mapped, loader = device.shared_socket, device.cid_map, device.loader
         port = SharedPort(
             socket=f"{shared.ip}:{shared.port}" if shared is not None else "",
@@ -426,13 +430,9 @@ class KernelDataplane:
         )
         return dataplane, port, device.cids
 
-
-def _bounded(statuses: list[SessionStatus]) -> tuple[SessionStatus, ...]:
-    """The sessions with their prefix lists cut to what fits into one message."""
-    if sum(len(status.allowed_ips) for status in statuses) <= _SHOWN_PREFIXES:
-        return tuple(statuses)
-    most = _SHOWN_PREFIXES // len(statuses)
-    return tuple(msgspec.structs.replace(status, allowed_ips=status.allowed_ips[:most]) for status in statuses)
+    def _send_ping(self, session_id: bytes, number: int) -> None:
+        with contextlib.suppress(NetlinkRefusedError):  # it ends, or has no room
+            self.qre.frame_send(self._device, session_id, number, PING)
 
 
 def _close(fds: list[int]) -> None:

@@ -37,9 +37,12 @@ class Control:
 
 
 class Recovery:
-    """What was sent and not yet acknowledged; ``max_ack_delay`` in seconds and ``exponent`` are the peer's."""
+    """What was sent and not yet acknowledged; ``max_ack_delay`` in seconds and ``exponent`` are the peer's, ``first``
+    is the number of the first packet that is counted."""
 
-    def __init__(self, max_ack_delay: float, exponent: int) -> None:
+    def __init__(self, max_ack_delay: float, exponent: int, first: int = 0) -> None:
+        self._counted_from = first
+        self.packets_acknowledged = 0  # later ones that fill a gap are not counted
         self.max_ack_delay = max_ack_delay
         self._scale = (1 << exponent) / 1e6
         self.smoothed = INITIAL_RTT
@@ -83,6 +86,10 @@ class Recovery:
         if largest >= next_number:
             raise UntrustedInputError("ACK frame", "it acknowledges a packet that was never sent")
         if largest > self.largest_acked:
+            above = max(self.largest_acked + 1, self._counted_from)
+            self.packets_acknowledged += sum(
+                last - max(first, above) + 1 for first, last in ack.ranges if last >= above
+            )
             self.largest_acked = largest
             if largest >= self._first:
                 self._sample(largest, ack.delay * self._scale, now)
@@ -116,6 +123,11 @@ class Recovery:
             adjusted = latest
         self.variation += (abs(self.smoothed - adjusted) - self.variation) / 4
         self.smoothed += (adjusted - self.smoothed) / 8
+
+    @property
+    def packets_lost(self) -> int:
+        """How many packets below the largest acknowledged one have not been acknowledged (RFC 9002 §6.1.1)."""
+        return max(self.largest_acked + 1 - self._counted_from - self.packets_acknowledged, 0)
 
     @property
     def has_room(self) -> bool:

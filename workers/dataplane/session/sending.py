@@ -38,6 +38,8 @@ ACK_DELAY = 0.020
 _ACK_EXPONENT = 3
 #: With outgoing traffic, an ACK is added to a packet this often (seconds).
 _PIGGYBACK_INTERVAL = 0.005
+#: So many packets without any answer are more than a loss.
+UNANSWERED = 3
 #: Shorter than any packet.
 _NO_IPV6 = -1
 
@@ -67,7 +69,9 @@ class Sending:
         self.mark = mark
         self.packets = Packets(install, mark, drops)
         self.phases = self.packets.phases
-        self.recovery = Recovery(install.max_ack_delay_ms / 1000, install.ack_delay_exponent)
+        self.recovery = Recovery(
+            install.max_ack_delay_ms / 1000, install.ack_delay_exponent, self.packets.next_number
+        )
         #: A site whose packets arrive marked CE sends ECT(0): only such packets are marked.
         self.path_ecn = PathEcn(ECT0 if ecn == CE else ecn)
         #: The ECN codepoint of the packets that were sealed last.
@@ -83,6 +87,8 @@ class Sending:
         self._idle_base = now
         self._sent_since_receive = False
         self._last_sent = now
+        self._unanswered = 0  # ack-eliciting packets since the last new acknowledgement
+        self._unanswered_since = now
         self._ack_since: float | None = None  # when the oldest unacknowledged ack-eliciting packet arrived
         self._ack_sent = 0.0
         self._largest_at = now
@@ -92,6 +98,10 @@ class Sending:
         self._closing_until = 0.0
         self._closing_received = 0
         self.set_limits()
+
+    def unanswered_ms(self, now: float) -> int:
+        """For how long what was sent has had no answer. A packet or two may be lost, and are not repeated."""
+        return int((now - self._unanswered_since) * 1000) if self._unanswered >= UNANSWERED else 0
 
     @property
     def packet_overhead(self) -> int:
@@ -117,7 +127,7 @@ class Sending:
         if packets:
             self.tx_packets += count
             self.tx_bytes += size
-            self._sent_eliciting(now)
+            self._sent_eliciting(now, count)
             self.recovery.sent_batch(self.packets.next_number - 1, now)
             if self.path_mtu.watching:
                 self._watch(packets, now)
@@ -144,8 +154,11 @@ class Sending:
         self._rekey_asked = self.phases.epoch
         self.events.append(RekeyDue(session_id=self.session_id, key_epoch=self.phases.epoch))
 
-    def _sent_eliciting(self, now: float) -> None:
+    def _sent_eliciting(self, now: float, count: int = 1) -> None:
         self._last_sent = now
+        if self._unanswered == 0:
+            self._unanswered_since = now
+        self._unanswered += count
         if not self._sent_since_receive:  # §10.1: the first one since a packet was received restarts the idle timer
             self._sent_since_receive = True
             self._idle_base = now

@@ -136,6 +136,12 @@ class Session(Sending):
             self._opened(opened, source, sum(map(len, datagrams)), ecn, now)
         return opened.datagrams
 
+    def ecn_of(self, arrived: int) -> int:
+        """What the ECN codepoint of a packet that arrived means for the packet inside. CE is no sign of congestion
+        where the peer marks nothing: a client never does, and a server that does is seen to."""
+        marks = self.role is Role.CLIENT and any(self._ecn[:2])
+        return arrived if arrived != CE or marks else NOT_ECT
+
     def _ours(self, datagrams: Sequence[bytes]) -> list[bytes]:
         """The datagrams with the client's connection ID; one without it may be a stateless reset."""
         ours = [datagram for datagram in datagrams if datagram.startswith(self._own_cid, 1)]
@@ -241,8 +247,10 @@ class Session(Sending):
         except UntrustedInputError:
             self.violated(PROTOCOL_VIOLATION, now)
             return False
-        if self.path_ecn.codepoint and self.recovery.largest_acked > before:
-            self.path_ecn.acknowledged(ack, before, following)
+        if self.recovery.largest_acked > before:
+            self._unanswered = 0
+            if self.path_ecn.codepoint:
+                self.path_ecn.acknowledged(ack, before, following)
         if not self._acknowledged(ack.ranges[0][1], done, epoch, now):
             return False
         self.path_mtu.acknowledged(ack.ranges, now, self.recovery.smoothed)

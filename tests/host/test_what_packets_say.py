@@ -1,0 +1,58 @@
+"""«Connected» means that packets pass: STATUS, ``show`` and ``check`` say so when they do not. Real daemons."""
+
+from __future__ import annotations
+
+import json
+import time
+
+from tests.support.daemons import wait_for
+from tests.support.ping import answered
+from tests.support.tunnel import SERVER_INNER, Tunnel
+
+FRONT = "table ip front {{ chain in {{ type filter hook prerouting priority -150; {rule}; }}; }}"
+
+
+def statuses(tunnel: Tunnel) -> list[str]:
+    assert tunnel.client.notify is not None
+    return [line for line in tunnel.client.notify.poll() if line.startswith("STATUS=")]
+
+
+def test_a_firewall_that_appears_in_front_of_the_port_is_said_within_seconds_and_that_it_is_gone() -> None:
+    with Tunnel() as tunnel:
+        tunnel.up()
+        assert answered(tunnel.lab.client, SERVER_INNER) == 5
+        assert "; " not in statuses(tunnel)[-1]
+        tunnel.lab.server.run("nft", FRONT.format(rule="udp dport 443 drop"))
+        ping = tunnel.lab.client.popen(["ping", "-i", "0.2", "-w", "60", SERVER_INNER])
+        try:
+            began = time.monotonic()
+            wait_for("STATUS", lambda: "nothing has come back for" in statuses(tunnel)[-1])
+            assert time.monotonic() - began < 15
+            (session,) = json.loads(tunnel.client.tool("--json", "show", "client0"))["devices"][0]["sessions"]
+            assert session["health"] == "silent" and session["unanswered_ms"] >= 5000
+            assert "answers: none for" in tunnel.client.tool("show", "client0")
+            found = json.loads(tunnel.client.tool("--json", "check", "client0", check=False))
+            (item,) = [item for item in found["items"] if item["item"] == "tunnel"]
+            assert item["answer"] == "no" and "nothing has come back" in item["seen"]
+            tunnel.lab.server.run("nft", "delete table ip front")
+            wait_for("STATUS", lambda: "nothing has come back" not in statuses(tunnel)[-1])
+            wait_for("the log", lambda: "packets pass again" in tunnel.client.said())
+        finally:
+            ping.kill()
+            ping.wait()
+        assert "nothing has come back for 5 s" in tunnel.client.said() or "for 6 s" in tunnel.client.said()
+        assert answered(tunnel.lab.client, SERVER_INNER) == 5
+
+
+def test_packets_that_are_all_marked_ce_pass_and_the_log_says_so() -> None:
+    """RFC 6040 would drop what knows no ECN inside; but neither end marks anything, so it is no congestion."""
+    with Tunnel() as tunnel:
+        tunnel.up()
+        for namespace, port in ((tunnel.lab.server, "dport"), (tunnel.lab.client, "sport")):
+            rule = f"udp {port} 443 ip ecn set ce"
+            namespace.run(
+                "nft", f"table ip marks {{ chain in {{ type filter hook prerouting priority -150; {rule}; }}; }}"
+            )
+        assert answered(tunnel.lab.client, SERVER_INNER) == 5
+        for daemon in (tunnel.client, tunnel.server):
+            assert "packets arrive marked CE" in daemon.said()

@@ -1,0 +1,215 @@
+"""What the counters of a session say about it: sent, received, acknowledged and lost, by either data plane."""
+
+from __future__ import annotations
+
+import pytest
+
+from qre.dataplane.health import SILENCE, Health, SessionHealth, TrafficHealth
+from qre.dataplane.protocol import FrameFate
+from qre.dataplane.status import DeviceCounters, SessionStatus
+from qre.ends import Role
+from qre.wire.datagram import DATAGRAM_HEAD
+from qre.wire.frames import Ping, encode_ack, encode_frame
+from qre.workers.dataplane.inner.ecn import CE, ECT0, NOT_ECT
+from qre.workers.netlink.path_probe import PathProbe
+from tests.support.driven import INNER, Driven
+
+
+def status(*, heard: float | None, data: int = 0, number: int = 65_536, **changes: object) -> SessionStatus:
+    """``heard``: seconds since the last packet."""
+    fields: dict[str, object] = {
+        "session_id": bytes(32),
+        "connection_id": bytes(20),
+        "client_connection_id": b"",
+        "short_id": bytes(8),
+        "state": "established",
+        "key_epoch": 0,
+        "tx_packet_number": number,
+        "rx_packet_number": 65_536,
+        "endpoint": "192.0.2.1:443",
+        "allowed_ips": (),
+        "age_ms": 100_000,
+        "last_receive_ms": None if heard is None else round(heard * 1000),
+        "rx_packets": 0,
+        "rx_bytes": 0,
+        "tx_packets": data,
+        "tx_bytes": 0,
+        "cids": (),
+    }
+    return SessionStatus(**(fields | changes))  # type: ignore[arg-type]  # a test's
+
+
+def test_an_idle_session_is_never_silent() -> None:
+    health = SessionHealth()
+    for second in range(25):
+        judged = health.look(status(heard=second, number=65_536 + min(second, 2)), second)
+        assert (judged.health, judged.words) == (Health.IDLE, ""), "an acknowledgement or two ask for nothing"
+
+
+def test_data_that_is_answered_flows() -> None:
+    health = SessionHealth()
+    health.look(status(heard=0.1, data=1), 1)
+    for second in range(2, 30):
+        assert health.look(status(heard=0.1, data=second), second).health is Health.FLOWS
+
+
+def test_data_without_an_answer_is_said_with_the_time_it_lasts() -> None:
+    """On a data plane that does not know what was acknowledged."""
+    health = SessionHealth()
+    health.look(status(heard=0.1, data=10, number=70_000), 100)
+    assert health.look(status(heard=2.1, data=13, number=70_003), 102).words == "", "it may come yet"
+    assert health.look(status(heard=6.9, data=14, number=70_004), 106.8).words == ""
+    judged = health.look(status(heard=14.1, data=20, number=70_010), 114)
+    assert (judged.health, judged.words) == (Health.SILENT, "nothing has come back for 12 s")
+    assert health.look(status(heard=0.1, data=20, number=70_010), 116).health is Health.FLOWS, "it came"
+
+
+def test_a_packet_or_two_that_are_lost_are_no_silence() -> None:
+    health = SessionHealth()
+    health.look(status(heard=0.1), 100)
+    for second in range(1, 30):
+        assert health.look(status(heard=second, data=2, number=65_538), 100 + second).words == ""
+
+
+def test_a_data_plane_that_knows_what_was_acknowledged_is_believed() -> None:
+    """Packets of the other direction may come in as ever."""
+    health = SessionHealth()
+    assert health.look(status(heard=0.1, data=5, unanswered_ms=0), 1).health is Health.FLOWS
+    assert health.look(status(heard=0.1, data=5, unanswered_ms=0), 3).health is Health.IDLE
+    assert health.look(status(heard=0.1, data=9, unanswered_ms=4900), 5).health is Health.FLOWS
+    judged = health.look(status(heard=0.1, data=9, unanswered_ms=7200), 7)
+    assert (judged.health, judged.words) == (Health.SILENT, "nothing has come back for 7 s")
+
+
+def test_pings_of_the_session_itself_are_enough() -> None:
+    health = SessionHealth()
+    health.look(status(heard=0), 0)
+    for second, number in ((15, 1), (16, 2), (18, 3)):
+        health.look(status(heard=second, number=65_536 + number), second)
+    assert health.look(status(heard=24, number=65_540), 24).health is Health.SILENT
+
+
+def test_a_session_that_never_received_anything_can_be_silent() -> None:
+    health = SessionHealth()
+    health.look(status(heard=None, age_ms=1000), 1)
+    health.look(status(heard=None, age_ms=2000, data=3, number=65_539), 2)
+    assert health.look(status(heard=None, age_ms=9000, data=9, number=65_545), 9).health is Health.SILENT
+
+
+@pytest.mark.parametrize(("lost", "told"), [(0, False), (9, False), (30, False), (60, True)])
+def test_a_path_that_loses_most_is_said(lost: int, told: bool) -> None:
+    health = SessionHealth()
+    for second in range(12):
+        part = second / 11
+        judged = health.look(
+            status(
+                heard=0.01,
+                data=second,
+                unanswered_ms=0,
+                tx_acknowledged=round(40 * part),
+                tx_lost=round(lost * part),
+            ),
+            second,
+        )
+    assert bool(judged.words) is told
+    assert judged.health is (Health.LOSSY if told else Health.FLOWS)
+
+
+def test_the_words_of_a_device() -> None:
+    for role, said in ((Role.CLIENT, "for 6 s"), (Role.SERVER, "for 6 s (1 of 2)")):
+        traffic = TrafficHealth(role)
+        for now, heard in ((0.0, 0.0), (1.0, 1.0), (1.0 + SILENCE + 1, 1.0 + SILENCE + 1)):
+            ill = status(heard=heard, data=round(now), number=65_536 + 4 * round(now))
+            well = status(heard=0, data=round(now), session_id=bytes([1] * 32))
+            traffic.look([ill, well] if role is Role.SERVER else [ill], None, now)
+        assert traffic.words == f"nothing has come back {said}"
+        traffic.look([], None, 20.0)
+        assert traffic.words == "" and not traffic.judgements
+
+
+def test_packets_that_are_dropped_because_all_are_marked_are_said_on_any_data_plane() -> None:
+    traffic = TrafficHealth(Role.CLIENT)
+    traffic.look([], DeviceCounters(drops={"congestion": 3}), 0)
+    assert traffic.words == ""
+    traffic.look([], DeviceCounters(drops={"congestion": 8}, rx_packets=1), 2)
+    assert "5 packets arrived marked as congested (ECN CE)" in traffic.words
+    traffic.look([], DeviceCounters(drops={"congestion": 8}, rx_packets=100), 4)
+    assert traffic.words == ""
+
+
+def test_the_user_data_plane_counts_what_is_acknowledged_and_what_is_lost() -> None:
+    driven = Driven(Role.CLIENT)
+    recovery = driven.session.recovery
+    before = recovery.packets_acknowledged, recovery.packets_lost
+    first = driven.session.packets.next_number
+    for _ in range(10):
+        driven.session.seal_datagrams([b"\x31\x00" + INNER], driven.now)
+    driven.says(encode_ack([(first + 8, first + 9), (first + 4, first + 5)], 0))
+    assert recovery.packets_acknowledged - before[0] >= 4
+    assert recovery.packets_lost - before[1] >= 6
+    lost = recovery.packets_lost
+    driven.says(encode_ack([(first + 8, first + 9), (first + 4, first + 5)], 0))
+    assert recovery.packets_lost == lost, "the same again"
+
+
+def test_the_user_data_plane_knows_how_long_it_has_had_no_answer() -> None:
+    driven = Driven(Role.CLIENT)
+    session = driven.session
+    driven.acknowledge()
+    session.seal_datagrams([DATAGRAM_HEAD + INNER] * 2, driven.now)
+    driven.ends.now += 20
+    assert session.unanswered_ms(driven.now) == 0, "two may be lost"
+    session.seal_datagrams([DATAGRAM_HEAD + INNER], driven.now)
+    assert session.unanswered_ms(driven.now) == 20_000
+    driven.says(encode_frame(Ping()))
+    assert session.unanswered_ms(driven.now) == 20_000, "that is no answer"
+    driven.acknowledge()
+    assert session.unanswered_ms(driven.now) == 0
+
+
+# --- qre.ko: a PING where data goes out and none comes in ---
+
+
+def test_the_kernel_is_asked_for_a_ping_only_where_data_goes_out_and_none_comes_in() -> None:
+    probe = PathProbe()
+    assert [probe.look(status(heard=0, data=sent, rx_packets=sent), sent) for sent in range(20)] == [None] * 20
+    assert [probe.look(status(heard=0, data=19, rx_packets=19), 20 + late) for late in range(9)] == [None] * 9, "idle"
+    number = probe.look(status(heard=0, data=25, rx_packets=19), 30)
+    assert number is not None
+    assert probe.look(status(heard=0, data=30, rx_packets=19), 32) is None, "one is under way"
+    assert probe.unanswered_ms(bytes(32), 36) == 6000
+    assert not probe.settled(FrameFate(session_id=bytes(32), id=5, acknowledged=True)), "the handshake worker's"
+    assert probe.settled(FrameFate(session_id=bytes(32), id=number, acknowledged=True))
+    assert probe.unanswered_ms(bytes(32), 36) is None
+    assert probe.look(status(heard=0, data=40, rx_packets=19), 36) is not None
+
+
+def test_a_ping_that_was_given_up_has_had_no_answer_and_one_whose_fate_is_lost_is_forgotten() -> None:
+    probe = PathProbe()
+    probe.look(status(heard=0), 0)
+    number = probe.look(status(heard=0, data=5), 5)
+    assert number is not None
+    assert probe.settled(FrameFate(session_id=bytes(32), id=number, acknowledged=False))
+    assert probe.unanswered_ms(bytes(32), 25) == 20_000
+    probe.events_lost()
+    assert probe.unanswered_ms(bytes(32), 25) is None
+    assert probe.look(status(heard=0, data=9), 30) is not None
+    assert probe.look(status(heard=0, data=12), 100) is not None, "no fate was reported for a minute"
+    pings: list[tuple[bytes, int]] = []
+    (told,) = probe.look_at([status(heard=0, data=12)], 101, lambda *ping: pings.append(ping))
+    assert told.unanswered_ms == 1000 and not pings
+    assert probe.look_at([], 102, lambda *ping: pings.append(ping)) == ()
+    assert probe.unanswered_ms(bytes(32), 103) is None, "the session is gone"
+    for moment, data in ((200, 1), (210, 5)):
+        (told,) = probe.look_at([status(heard=0, data=data)], moment, lambda *ping: pings.append(ping))
+    assert len(pings) == 1 and told.unanswered_ms == 0
+
+
+@pytest.mark.parametrize("role", Role)
+def test_a_mark_of_congestion_counts_where_the_peer_marks_its_packets(role: Role) -> None:
+    driven = Driven(role)
+    session = driven.session
+    assert [session.ecn_of(mark) for mark in (NOT_ECT, ECT0, CE)] == [NOT_ECT, ECT0, NOT_ECT]
+    packet = driven.peer.packets.seal([encode_frame(Ping())])
+    session.open_datagrams(packet, session.peer, ECT0, driven.now)
+    assert session.ecn_of(CE) == (CE if role is Role.CLIENT else NOT_ECT), "a client never marks"

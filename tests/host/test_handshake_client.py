@@ -74,7 +74,7 @@ class InProcessClient:
             reconnect_min_ms=50,
             reconnect_max_ms=200,
         )
-        self.context = Supervisor(config, {})
+        self.context = Supervisor(config, {}, TrustStore([], "nobody"))
         self.context.granted = {}
         self.dataplane: FakeDataplane | None = None
 

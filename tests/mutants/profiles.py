@@ -256,7 +256,7 @@ MUTANTS = {
         M("sessions", "Acceptance._install", "self.sessions.install(handed_over, underlay)", "None"),
         M("the loader attaches", "BpfLoader.start", "maps.attach(held['udp_userspace'])", "None"),
         M("the pins", "Daemon._pin", "pin(self._config.bpf_pin_dir, self._profile.device, fds)", "None"),
-        M("sessions are told", "describe", "[plain(session) for session in sessions]", "[]"),
+        M("sessions are told", "describe", "[plain(session) | _health(crew, session) for session in sessions]", "[]"),
         M("CIDs are adopted", "BpfLoader._adopt", "maps.adopt(cid)", "None"),
         M(
             "cleans up the pins",
@@ -275,7 +275,7 @@ MUTANTS = {
     "a client installs its session, writes the ready file, reconnects with bounded backoff": (
         M(
             "installs",
-            "Client._attempt",
+            "Client._attempt_at",
             "self._sessions.install(handed_over, underlay, socket_number=number)",
             "None",
         ),

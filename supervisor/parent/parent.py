@@ -39,7 +39,7 @@ from qre.supervisor.parent import fdstore
 from qre.supervisor.parent.descendants import adopt_orphans, kill_descendants, reap_all
 from qre.supervisor.parent.notify import Notifier, one_line
 from qre.supervisor.parent.port_place import PortPlace
-from qre.supervisor.parent.preconditions import check_able, check_passable, open_elf, open_regular
+from qre.supervisor.parent.preconditions import check_able, check_passable, open_elf
 from qre.supervisor.parent.process_settings import DaemonOptions, bpf_elf, empty_memfd, secrets_memfd, worker_config
 from qre.supervisor.parent.profile_files import ProfileFiles
 from qre.supervisor.parent.profile_reload import ProfileReload
@@ -230,8 +230,7 @@ class Daemon:
             fds |= {name: empty_memfd(name) for name in ("session_secrets", "number_marks")}
             if self._profile.role is Role.SERVER:
                 self._files.make_state_dir()
-                replay = self._files.replay(self._worker_config(self._profile))
-                fds["replay"] = open_regular(replay, os.O_RDWR | os.O_CREAT, "see StateDir")
+                fds["replay"] = self._files.open_replay(self._worker_config(self._profile))
                 fds["bpf_elf"] = open_elf(bpf_elf(self._config))
             yield fds
         finally:

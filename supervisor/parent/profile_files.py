@@ -4,8 +4,8 @@ is up."""
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
-from pathlib import Path
 
 import msgspec
 
@@ -14,6 +14,8 @@ from qre.dest_profile import DestProfile
 from qre.device.state import write_atomically
 from qre.errors import MachineError
 from qre.ipc.messages import WorkerConfig
+from qre.reality.replay import FILE_LENGTH
+from qre.supervisor.parent.preconditions import open_regular
 
 
 class ProfileFiles:
@@ -32,9 +34,17 @@ class ProfileFiles:
         except OSError as error:
             raise MachineError(f"StateDir {directory}", os.strerror(error.errno or 0), "see StateDir") from error
 
-    def replay(self, config: WorkerConfig) -> Path:
-        """The replay file of the port, not of the profile: the next front must know the same hellos."""
-        return self._config.state_dir / f"{config.listen_ip}_{config.listen_port}.replay"
+    def open_replay(self, config: WorkerConfig) -> int:
+        """The replay file of the port, not of the profile: the next front must know the same hellos. It gets its
+        whole size now: a disk that is full later takes no client away. Raises MachineError."""
+        path = self._config.state_dir / f"{config.listen_ip}_{config.listen_port}.replay"
+        fd = open_regular(path, os.O_RDWR | os.O_CREAT, "see StateDir")
+        try:
+            os.posix_fallocate(fd, 0, FILE_LENGTH)
+        except OSError as error:
+            told = "%s has no room (%s): clients that cannot be recorded there are not recognised"
+            logging.getLogger("qre").warning(told, path, error.strerror)
+        return fd
 
     def set_ready(self, up: bool) -> None:
         """``RuntimeDir/<profile>.ready`` exists exactly while a session is up."""

@@ -12,12 +12,14 @@ from qre.reality.replay import (
     FILE_LENGTH,
     HASH_LENGTH,
     RECORD_LENGTH,
+    NotRecorded,
     ReplayFilter,
     random_hash,
     replay_window,
 )
 
 NOW = 1_700_000_000
+ONE, OTHER = bytes(8), bytes(7) + b"\x01"
 
 
 class File:
@@ -30,8 +32,8 @@ class File:
     def load(self, window: int = 120) -> ReplayFilter:
         return ReplayFilter(bytes(self.image), window, self.capacity)
 
-    def write(self, accepted: tuple[int, bytes] | None) -> bool:
-        if accepted is None:
+    def write(self, accepted: tuple[int, bytes] | NotRecorded) -> bool:
+        if isinstance(accepted, NotRecorded):
             return False
         offset, record = accepted
         if len(self.image) < offset + len(record):
@@ -44,9 +46,9 @@ def test_a_hello_is_accepted_once() -> None:
     memory = ReplayFilter(b"", 120, 16)
     digest = random_hash(os.urandom(32))
     assert len(digest) == HASH_LENGTH
-    assert memory.accept(digest, NOW) is not None
-    assert memory.accept(digest, NOW) is None
-    assert memory.accept(digest, NOW + 119) is None
+    assert isinstance(memory.accept(digest, ONE, NOW), tuple)
+    assert memory.accept(digest, ONE, NOW) is NotRecorded.REPEATED
+    assert memory.accept(digest, OTHER, NOW + 119) is NotRecorded.REPEATED
 
 
 def test_a_filter_that_was_read_from_the_file_still_knows_it() -> None:
@@ -54,21 +56,21 @@ def test_a_filter_that_was_read_from_the_file_still_knows_it() -> None:
     digests = [os.urandom(16) for _ in range(16)]
     memory = file.load()
     for digest in digests:
-        assert file.write(memory.accept(digest, NOW))
+        assert file.write(memory.accept(digest, ONE, NOW))
     assert len(file.image) == 16 * RECORD_LENGTH
     again = file.load()
     assert len(again) == 16
-    assert all(again.accept(digest, NOW + 1) is None for digest in digests)
+    assert all(again.accept(digest, ONE, NOW + 1) is NotRecorded.REPEATED for digest in digests)
 
 
 def test_a_full_filter_accepts_nothing_until_the_oldest_is_of_no_use_to_a_replay() -> None:
-    memory = ReplayFilter(b"", 120, 4)
+    memory = ReplayFilter(b"", 120, 4, owners=1)
     for second in range(4):
-        assert memory.accept(os.urandom(16), NOW + second) is not None
-    assert memory.accept(os.urandom(16), NOW + 4) is None
-    assert memory.accept(os.urandom(16), NOW + 120) is None
-    assert memory.accept(os.urandom(16), NOW + 121) is not None
-    assert memory.accept(os.urandom(16), NOW + 121) is None
+        assert isinstance(memory.accept(os.urandom(16), bytes([second]), NOW + second), tuple)
+    assert memory.accept(os.urandom(16), ONE, NOW + 4) is NotRecorded.FULL
+    assert memory.accept(os.urandom(16), ONE, NOW + 120) is NotRecorded.FULL
+    assert isinstance(memory.accept(os.urandom(16), ONE, NOW + 121), tuple)
+    assert memory.accept(os.urandom(16), ONE, NOW + 121) is NotRecorded.FULL
     assert len(memory) == 4
 
 
@@ -81,18 +83,47 @@ def test_whatever_comes_in_whatever_order_no_hello_is_accepted_twice_within_the_
     for _ in range(5000):
         now += chance.choice((0, 0, 1, 3))
         digest = chance.randbytes(1) * 16
-        if file.write(memory.accept(digest, now)):
+        if file.write(memory.accept(digest, ONE, now)):
             assert now - accepted.get(digest, -1000) > 120
             accepted[digest] = now
         if chance.random() < 0.01:
             memory = file.load()
 
 
+def test_half_of_the_filter_is_shared_out_and_nobody_takes_the_share_of_others() -> None:
+    file = File(40)
+
+    def load() -> ReplayFilter:
+        return ReplayFilter(bytes(file.image), 120, 40, owners=4)
+
+    memory = load()
+    for _ in range(20):
+        assert file.write(memory.accept(os.urandom(16), ONE, NOW)), "half is everybody's"
+    assert memory.accept(os.urandom(16), ONE, NOW) is NotRecorded.SHARE
+    memory = load()
+    assert memory.accept(os.urandom(16), ONE, NOW) is NotRecorded.SHARE, "after a restart, too"
+    for _ in range(5):
+        assert file.write(memory.accept(os.urandom(16), OTHER, NOW + 1)), "a quarter of the other half"
+    assert memory.accept(os.urandom(16), OTHER, NOW + 1) is NotRecorded.SHARE
+    memory.owners = 2
+    assert file.write(memory.accept(os.urandom(16), OTHER, NOW + 1)), "fewer have more"
+    assert file.write(memory.accept(os.urandom(16), ONE, NOW + 121)), (
+        "what is of no use to a replay counts for nobody"
+    )
+
+
+def test_records_of_the_format_before_are_known() -> None:
+    digest = os.urandom(16)
+    memory = ReplayFilter(NOW.to_bytes(8, "big") + digest, 120, 16)
+    assert memory.accept(digest, ONE, NOW) is NotRecorded.REPEATED
+    assert isinstance(memory.accept(os.urandom(16), ONE, NOW), tuple)
+
+
 def test_a_clock_that_is_set_back_lets_nothing_in_again() -> None:
     memory = ReplayFilter(b"", 120, 4)
     digest = os.urandom(16)
-    assert memory.accept(digest, NOW) is not None
-    assert memory.accept(digest, NOW - 100_000) is None
+    assert isinstance(memory.accept(digest, ONE, NOW), tuple)
+    assert memory.accept(digest, ONE, NOW - 100_000) is NotRecorded.REPEATED
 
 
 def test_a_torn_or_foreign_file_is_read_without_an_error() -> None:
@@ -100,13 +131,13 @@ def test_a_torn_or_foreign_file_is_read_without_an_error() -> None:
         memory = ReplayFilter(os.urandom(length), 120, 64)
         assert len(memory) == min(-(-length // RECORD_LENGTH), 64), "what is there counts as known"
         full = len(memory) == 64
-        assert (memory.accept(os.urandom(16), NOW) is None) is full
+        assert (memory.accept(os.urandom(16), ONE, NOW) is NotRecorded.FULL) is full
 
 
 def test_the_file_of_the_real_size_is_one_and_a_half_megabytes() -> None:
     assert FILE_LENGTH == 65_536 * 24
     memory = ReplayFilter(b"", 120)
-    assert memory.accept(os.urandom(16), NOW) is not None
+    assert isinstance(memory.accept(os.urandom(16), ONE, NOW), tuple)
 
 
 def test_a_hello_is_remembered_for_twice_the_allowed_difference() -> None:

@@ -24,7 +24,7 @@ from qre.quic.server.address_grants import Grants
 from qre.quic.server.connect_ip import AddressesRequested
 from qre.quic.server.inspector import Authenticated
 from qre.quic.server.server_handshake import InstallNow, ServerHandshake
-from qre.reality.replay import ReplayFilter
+from qre.reality.replay import NotRecorded, ReplayFilter
 from qre.visit.dest import local_address
 from qre.wire.close_reason import CloseReason
 from qre.workers.handshake.port.flow_parts import Address, Hello
@@ -94,8 +94,11 @@ class Acceptance:
     changed: Callable[[], None]
     complain: Callable[[str, str], None]
     spawn: Callable[[Coroutine[Any, Any, None]], None]  # the task belongs to the caller, who ends it
+    told: Callable[[], None]  # the state has changed
     dest: DestProfile | None = None
     accepted: int = 0
+    #: Why the last client was not recorded, and so is a stranger; empty when it was.
+    unrecorded: str = ""
     #: How often a client went beyond which bound.
     excesses: Counter[Bound] = field(default_factory=Counter)
     _all: dict[Accepted, None] = field(default_factory=dict)  # the oldest first
@@ -138,17 +141,28 @@ class Acceptance:
 
     def remember(self, found: Authenticated) -> bool:
         """Record the hello in the replay file. False when it is a replay, or cannot be recorded."""
-        entry = self.replay.accept(found.random_hash, int(time.time()))
-        if entry is None:
-            self.complain("replay", "a ClientHello was repeated, or the replay filter is full: forwarded to Dest")
+        entry = self.replay.accept(found.random_hash, found.short_id, int(time.time()))
+        if isinstance(entry, NotRecorded):
+            self.complain(f"replay {entry.name}", f"{entry.value} ({found.short_id.hex()}): forwarded to Dest")
+            self._recorded("" if entry is NotRecorded.REPEATED else entry.value)
             return False
         offset, record = entry
         try:
             written = os.pwrite(self.replay_fd, record, offset)
+            why = "" if written == len(record) else "no space left"
         except OSError as error:
-            self.complain("replay file", f"the replay file cannot be written ({error.strerror}): forwarded to Dest")
-            return False
-        return written == len(record)
+            why = error.strerror or "unknown error"
+        if why:
+            why = f"the replay file cannot be written ({why})"
+            self.complain("replay file", f"{why}: forwarded to Dest")
+        self._recorded(why)
+        return not why
+
+    def _recorded(self, unrecorded: str) -> None:
+        """Whether the last client could be recorded: without that, clients are strangers."""
+        if unrecorded != self.unrecorded:
+            self.unrecorded = unrecorded
+            self.told()
 
     # --- driving ---
 

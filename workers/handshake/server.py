@@ -126,6 +126,7 @@ class Server:
             changed=self.link.pump,
             complain=context.limited,
             spawn=self._tasks.spawn,
+            told=self._tell_state,
             dest=imitable(config.dest_profile),
         )
 
@@ -141,7 +142,8 @@ class Server:
             image = os.pread(self._replay_fd, FILE_LENGTH, 0)
         except OSError as error:
             raise MachineError("replay file", error.strerror or "cannot be read") from error
-        return ReplayFilter(image, replay_window(self._context.config.max_time_diff_ms))
+        window = replay_window(self._context.config.max_time_diff_ms)
+        return ReplayFilter(image, window, owners=len(self._short_ids))
 
     # --- life ---
 
@@ -182,6 +184,7 @@ class Server:
         self._sessions.settings = session_settings(config)
         self._grants.own = config.address
         self._acceptance.replay.window = replay_window(config.max_time_diff_ms)
+        self._acceptance.replay.owners = len(self._short_ids)
         for record in self._sessions.records():
             if record.short_id not in self._short_ids:
                 self._sessions.delete(record.session_id, "its short id was removed", CloseReason.REMOVED)
@@ -420,6 +423,8 @@ class Server:
             text += "; another daemon has the port"
         if self._dest.current is None:
             text += "; Dest is not resolved: strangers get no answer"
+        if self._acceptance.unrecorded:
+            text += f"; clients are not recognised: {self._acceptance.unrecorded}"
         return count > 0, text
 
     def _tell_state(self) -> None:

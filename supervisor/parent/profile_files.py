@@ -1,5 +1,5 @@
-"""The files that a running daemon keeps of a profile: Dest's last profile, a port's replay filter, whether the tunnel
-is up."""
+"""The files that a running daemon keeps of a profile: Dest's last profile, a port's replay filter, the addresses that
+its clients had, whether the tunnel is up."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ class ProfileFiles:
         self._config = config
         self._ready = config.runtime_dir / f"{name}.ready"
         self._dest = config.state_dir / f"{name}.dest"
+        #: Which addresses each short id of a server had last.
+        self.leases = config.state_dir / f"{name}.leases"
 
     def make_state_dir(self) -> None:
         """Create StateDir with mode 0700 unless it exists. Raises MachineError."""

@@ -94,7 +94,8 @@ def test_networks_behind_clients_are_routes_of_the_device() -> None:
         (section("a", ONE, "10.77.0.2", "10.77.0.128/25"), "is inside the tunnel's own network 10.77.0.0/24; remove"),
         (LAPTOP.replace("AllowedIPs", "AllowdIPs"), "10: AllowdIPs: unknown key; did you mean AllowedIPs?"),
         (LAPTOP.replace("ShortId", "RealityShortId"), "8: RealityShortId: unknown key; did you mean ShortId?"),
-        (LAPTOP + "Address = 10.77.0.9\n", "11: Address: is given twice: line 9 has it already"),
+        (LAPTOP + f"ShortId = {TWO}\n", "11: ShortId: is given twice: line 8 has it already"),
+        (LAPTOP + "Address = 10.77.0.2\n", "9: [Client laptop] Address: 10.77.0.2/32 is given twice"),
         (LAPTOP + "PostUp = true\n", "PostUp: is a key of the interface, not of a client; move the line above"),
         (LAPTOP + "StateDir = /x\n", "StateDir: is a key of the global file"),
         (

@@ -14,6 +14,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from qre.addresses import Interface
 from qre.dataplane.protocol import underlay_of
 from qre.dest_profile import DestProfile
 from qre.errors import MachineError, QreError
@@ -130,7 +131,8 @@ class Acceptance:
 
     def _give_up(self, one: Accepted, bound: Bound) -> None:
         self.excesses[bound] += 1
-        self.complain(f"bound {bound}", f"client {one.short_id.hex()} at {one.source[0]}: too many {bound}")
+        client = self.grants.identities.who(one.short_id)
+        self.complain(f"bound {bound}", f"client {client} at {one.source[0]}: too many {bound}")
         if one.session_id is not None:
             self.sessions.delete(one.session_id, f"too many {bound}", CloseReason.TOO_MUCH)
             self.changed()
@@ -164,10 +166,8 @@ class Acceptance:
                     if granted:
                         one.inner.grant(granted, self.grants.routes())
                     else:
-                        client, asked = one.short_id.hex(), ", ".join(str(each) for each in wanted)
-                        line = f"client {client} at {one.source[0]} asked for {asked}, which it may not have"
-                        self.complain(f"grant {client}", line)
                         one.inner.refuse()
+                    self._tell_denials(one, wanted, granted)
                 case InstallNow():
                     self._install(one)
                 case HandshakeFailed(reason=reason, bound=bound):
@@ -178,6 +178,23 @@ class Acceptance:
                     self._ended(one)
                     return
             self._send(one, now)
+
+    def _tell_denials(self, one: Accepted, wanted: tuple[Interface, ...], granted: tuple[Interface, ...]) -> None:
+        """Say what was not granted, and whose it is."""
+        got = {address.ip for address in granted}
+        words = [
+            self.grants.words(each) for each in self.grants.denials(one.short_id, wanted) if each.address not in got
+        ]
+        if words:
+            client = self.grants.identities.who(one.short_id)
+            text = f"client {client} at {one.source[0]} asked for what it may not have: {'; '.join(words)}"
+            self.complain(f"grant {client}", text)
+
+    def recheck(self, may_go_on: Callable[[Accepted, bytes], bool]) -> None:
+        """After a reload: give up the handshakes that may not go on."""
+        for one in list(self._all):
+            if one.session_id is None and not may_go_on(one, one.short_id):
+                one.abandon()
 
     def _send(self, one: Accepted, now: float) -> None:
         for data in one.inner.datagrams_to_send(now):

@@ -40,9 +40,11 @@ class Settings:
     idle_timeout_ms: int
     keepalive_ms: int
     rekey_after_packets: int
-    allowed_ips: tuple[Network, ...] = ()  # client: the profile's; server: besides the granted addresses
+    allowed_ips: tuple[Network, ...] = ()  # client
     #: The data plane is qre.ko: sessions outlive every process, and none is installed twice.
     in_kernel: bool = False
+    #: Server: the networks of a client beside its granted addresses, by short id.
+    behind: Callable[[bytes], tuple[Network, ...]] = lambda short_id: ()
 
     def next_rekey(self, now: float, random: Random) -> float:
         """When to rekey again after a rekey at ``now`` (seconds); infinity when RekeyInterval is 0."""
@@ -158,7 +160,8 @@ def installation(record: SessionRecord, settings: Settings, id: int) -> SessionI
     """The request that installs this session, for the first time or again."""
     allowed = settings.allowed_ips
     if record.role is Role.SERVER:
-        allowed = (*(address.network for address in record.handed_over.addresses), *allowed)
+        granted = (address.network for address in record.handed_over.addresses)
+        allowed = (*granted, *settings.behind(record.short_id))
     return handed_over_install(
         record.handed_over,
         record.role,

@@ -7,16 +7,19 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 from tests.support.daemons import Daemon, wait_for
+from tests.support.namespaces import Namespace, join
 from tests.support.ping import answered
 from tests.support.tunnel import CLIENT_INNER, SERVER_INNER, Tunnel
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICK = "ReconnectMin = 200ms\nReconnectMax = 1s\n"
 LAN = "192.168.7.1"
+ELSEWHERE = "10.90.4.2"
 
 
 def add_sections(tunnel: Tunnel, **lines: tuple[str, ...]) -> None:
@@ -199,14 +202,60 @@ def test_a_reload_ends_sessions_of_removed_clients_and_applies_changed_addresses
         assert session["session_id"] == before, "the other one goes on"
 
 
+def another_machine(tunnel: Tunnel) -> Daemon:
+    """Where ``client0``'s profile is used, too, as ``client2``."""
+    there = Namespace("twin")
+    tunnel.stack.callback(there.delete)
+    join(there, f"{ELSEWHERE}/24", tunnel.lab.server, "10.90.4.1/24")
+    there.ip("route", "add", "default", "via", "10.90.4.1")
+    tunnel.edit("client2", "MTU", "1380", like="client0")
+    made = tunnel.daemon("client2")
+    made.namespace = there
+    return made
+
+
 def test_a_client_that_moves_to_another_machine_keeps_its_address() -> None:
     with Tunnel(QUICK) as tunnel:
         tunnel.up()
-        tunnel.edit("client2", "MTU", "1300", like="client0")
-        tunnel.client.stop(signal.SIGKILL)
-        tunnel.lab.client.ip("link", "del", "client0") if " client0:" in tunnel.lab.client.ip("-o", "link") else None
-        moved = tunnel.daemon("client2").start().wait_ready().wait_session()
-        assert answered(tunnel.lab.client, SERVER_INNER) == 5
-        assert "another machine" not in moved.said() + tunnel.server.said()
-        tunnel.client.start().wait_ready()
-        tunnel.client.stop()
+        moved = another_machine(tunnel)
+        tunnel.client.stop(signal.SIGKILL)  # it tells nobody: the server still has its session
+        moved.start().wait_ready().wait_session()
+        assert answered(moved.namespace, SERVER_INNER) == 5
+        assert answered(tunnel.lab.server, CLIENT_INNER) == 5
+        (session,) = shown(tunnel.server)["sessions"]
+        assert session["endpoint"].startswith(f"{ELSEWHERE}:")
+        assert "machines" not in moved.said() + tunnel.server.said()
+        moved.stop()
+        tunnel.client.start().wait_ready().wait_session()
+
+
+def test_two_machines_with_one_profile_are_named_on_both_ends_and_one_of_them_stays() -> None:
+    with Tunnel() as tunnel:
+        tunnel.up()
+        short_id = tunnel.value("client0", "RealityShortId")
+        twin = another_machine(tunnel)
+        twin.start().wait_ready().wait_session()
+        began = time.monotonic()
+        named = f"short id {short_id}: session lost: it is used on another machine, too, which is connected"
+        clients = (tunnel.client, twin)
+        wait_for("both ends name it", lambda: any(named in each.said() for each in clients), 10.0)
+        wait_for(
+            "the server, too", lambda: f"client {short_id} is on two machines, seen at" in tunnel.server.said(), 1
+        )
+        assert time.monotonic() - began < 10
+        assert f"on two machines: client {short_id}" in shown(tunnel.server)["status"]
+        (away,) = [each for each in clients if named in each.said()]
+        (stays,) = [each for each in clients if each is not away]
+        assert "give each machine a short id of its own: `qre-tool genshortid`" in shown(away)["status"]
+        (session,) = shown(tunnel.server)["sessions"]
+        address = tunnel.lab.CLIENT if stays is tunnel.client else ELSEWHERE
+        assert session["endpoint"].startswith(f"{address}:")
+        assert answered(stays.namespace, SERVER_INNER) == 5
+        away.stop()
+        away.log.unlink()
+        away.start().wait_ready()
+        hear(away, "it is used on another machine, too, which is connected")
+        assert shown(tunnel.server)["sessions"][0]["session_id"] == session["session_id"], "it was not replaced"
+        stays.stop()
+        away.stop()
+        away.start().wait_ready().wait_session()

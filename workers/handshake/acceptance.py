@@ -80,6 +80,7 @@ class Accepted:
 class Acceptance:
     """All handshakes in progress. ``send`` puts a datagram on the wire, ``over`` is called with each handshake that
     has ended, ``changed`` when the sessions have requests to send, ``complain`` with (key, line) for the log.
+    ``turn_away`` says whether another machine with the client's profile is to stay connected.
     ``steering`` is None where the data plane steers connection IDs itself."""
 
     private_key: bytes
@@ -93,6 +94,7 @@ class Acceptance:
     send: Callable[[Address, bytes], None]
     over: Callable[[Accepted], None]
     changed: Callable[[], None]
+    turn_away: Callable[[Accepted], bool]
     complain: Callable[[str, str], None]
     spawn: Callable[[Coroutine[Any, Any, None]], None]  # the task belongs to the caller, who ends it
     dest: DestProfile | None = None
@@ -161,6 +163,8 @@ class Acceptance:
         self._send(one, now)
         while (event := one.inner.next_event()) is not None:
             match event:
+                case AddressesRequested() if self.turn_away(one):
+                    one.inner.close(CloseReason.TWIN)
                 case AddressesRequested(addresses=wanted):
                     granted = self.grants.ask(one, one.short_id, wanted)
                     if granted:

@@ -2,13 +2,15 @@
 
 Holds the identities of the profile, the grants of addresses, and the file of leases, through which every short id
 without a section finds its last addresses kept for it after a restart of anything. A session ends when a reload takes
-its short id, its addresses or the networks behind it away, or when a newer one of the same short id is confirmed.
+its short id, its addresses or the networks behind it away, or when a newer one of the same short id is confirmed;
+twins (``twins``) are told apart from a client that has moved.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Hashable, Iterable
 from typing import NamedTuple
 
@@ -21,9 +23,11 @@ from qre.quic.server.address_grants import Grants
 from qre.quic.server.address_leases import FILE_LENGTH, Change, Leases
 from qre.quic.server.identities import Identities
 from qre.wire.close_reason import CloseReason
-from qre.workers.handshake.server_settings import identities
+from qre.workers.handshake.server_settings import identities, session_settings
 from qre.workers.handshake.sessions.live_sessions import Sessions
 from qre.workers.handshake.sessions.secrets import SessionRecord
+from qre.workers.handshake.sessions.session_state import Settings
+from qre.workers.handshake.twins import Twins
 
 
 class _Over(NamedTuple):
@@ -40,6 +44,7 @@ class Clients:
     def __init__(self, context: WorkerContext, secrets: ProfileSecrets, leases: int) -> None:
         self._context = context
         self._fd = leases
+        self._twins = Twins()
         self.identities = self._before = identities(context.config, secrets)
         try:
             image = os.pread(leases, FILE_LENGTH, 0)
@@ -67,6 +72,10 @@ class Clients:
         present |= {mark.short_id for mark in sessions.orphans.values()}
         known = self.identities.sections
         return {short_id.hex(): known[short_id].name for short_id in sorted(present & known.keys())}
+
+    def settings(self) -> Settings:
+        """Of the sessions: each client's networks belong to it."""
+        return session_settings(self._context.config, self.identities)
 
     # --- start and reload ---
 
@@ -97,6 +106,7 @@ class Clients:
         return not self._why_over(short_id, self.grants.held(holder))
 
     def _changed(self) -> None:
+        self._twins.keep(self.identities.short_ids)
         for change in self.grants.leases.keep(self.identities.others):
             self._write(change)
         if self.identities.unowned:
@@ -150,7 +160,36 @@ class Clients:
         self._keep(fresh.short_id, _granted(fresh))
         for record in records.values():
             if record.confirmed and record.short_id == fresh.short_id:
-                sessions.delete(record.session_id, "replaced by a newer session", CloseReason.REPLACED)
+                self._replace(record, fresh, sessions)
+
+    def _replace(self, old: SessionRecord, new: SessionRecord, sessions: Sessions) -> None:
+        places = str(old.underlay.peer_ip), str(new.underlay.peer_ip)
+        if not self._twins.replaced(new.short_id, *places, time.monotonic()):
+            sessions.delete(old.session_id, "replaced by a newer session", CloseReason.REPLACED)
+            return
+        self._tell_twins(new.short_id, places[1])
+        sessions.delete(old.session_id, "replaced by a newer session from another machine", CloseReason.TWIN)
+
+    def turn_away(self, short_id: bytes, coming: str, sessions: Sessions) -> bool:
+        """Whether a newcomer of this short id is turned away, because another machine has it and is connected."""
+        connected = next((one for one in sessions.records() if one.confirmed and one.short_id == short_id), None)
+        place = str(connected.underlay.peer_ip) if connected is not None else ""
+        if connected is None or not self._twins.turn_away(short_id, place, coming, time.monotonic()):
+            return False
+        self._tell_twins(short_id, place)
+        return True
+
+    def _tell_twins(self, short_id: bytes, place: str) -> None:
+        client, places = self.who(short_id), " and ".join(self._twins.addresses(short_id))
+        self._context.limited(
+            f"twins {client}",
+            f"client {client} is on two machines, seen at {places}: the one at {place} stays connected, the other is"
+            f" turned away; give each machine a short id of its own (`qre-tool genshortid`)",
+        )
+
+    def twins(self) -> list[str]:
+        """The clients that are on two machines."""
+        return [self.who(short_id) for short_id in self._twins.known(time.monotonic())]
 
     def lost(self, record: SessionRecord, words: str) -> None:
         """The session has ended: its addresses are free for the next of the client."""

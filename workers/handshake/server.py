@@ -38,7 +38,7 @@ from qre.workers.handshake.port.flow_parts import Address, Flow, Handshake, Hell
 from qre.workers.handshake.port.flows import FlowTable
 from qre.workers.handshake.port.performer import Performer
 from qre.workers.handshake.port.relay import LONGEST, DestSocket, Relays, ecn_of, with_ecn
-from qre.workers.handshake.server_settings import flow_limits, session_settings
+from qre.workers.handshake.server_settings import flow_limits
 from qre.workers.handshake.sessions.live_sessions import Sessions
 from qre.workers.handshake.sessions.routed_cids import RoutedCids
 from qre.workers.handshake.sessions.secrets import SecretsStore
@@ -106,8 +106,7 @@ class Server:
             if config.user_dataplane
             else None
         )
-        settings = session_settings(config, self._clients.identities)
-        self._sessions = Sessions(store, Role.SERVER, settings, SystemRandom(), self._cids)
+        self._sessions = Sessions(store, Role.SERVER, self._clients.settings(), SystemRandom(), self._cids)
         self.link = DataplaneLink(self._sessions, self._sessions_changed, context.fail)
         self._use_secrets(secrets)
         self._acceptance = Acceptance(
@@ -122,6 +121,7 @@ class Server:
             send=lambda source, data: self._to_visitor(source, data, 0),
             over=self._handshake_over,
             changed=self.link.pump,
+            turn_away=lambda one: self._clients.turn_away(one.short_id, one.source[0], self._sessions),
             complain=context.limited,
             spawn=self._tasks.spawn,
             dest=imitable(config.dest_profile),
@@ -175,7 +175,7 @@ class Server:
         self._table.limits = flow_limits(config)
         self._acceptance.replay.window = replay_window(config.max_time_diff_ms)
         self._clients.reload(secrets, self._sessions)
-        self._sessions.settings = session_settings(config, self._clients.identities)
+        self._sessions.settings = self._clients.settings()
         self._acceptance.recheck(self._clients.may_go_on)
         self._dest.reload()
         self.link.pump()
@@ -378,6 +378,9 @@ class Server:
         text = f"serving {self._listen[0]}:{self._listen[1]}, {count} session{'' if count == 1 else 's'}"
         if self._feed is not None:
             text += "; another daemon has the port"
+        twins = self._clients.twins()
+        if twins:
+            text += f"; on two machines: client {', '.join(twins[:4])}"
         if self._dest.current is None:
             text += "; Dest is not resolved: strangers get no answer"
         return count > 0, text

@@ -27,7 +27,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from qre.addresses import Interface
+    from qre.addresses import Interface, Network
     from qre.config.model import GlobalConfig
 
     Texts = Mapping[str, str | list[str]]
@@ -121,6 +121,8 @@ def build_profile(entries: list[Entry], problems: Problems, name: str) -> Profil
     client = _client(values) if role is Role.CLIENT else None
     keepalive = values.get("PersistentKeepalive", v.parse_keepalive)
     allowed_ips = values.get("AllowedIPs", v.parse_networks)
+    if server is not None and allowed_ips and address:
+        _check_beyond(values, allowed_ips, address)
     hooks = Hooks(*(_hook(values, key) for key in HOOK_KEYS))
     problems.raise_if_any()
     if device is None or role is None or address is None:
@@ -202,6 +204,16 @@ def _clients(
         values.problems.add(entries[0].line, "", why, "remove them")
         return None
     return parse_sections(entries, values.problems, address or ())
+
+
+def _check_beyond(values: Values, allowed_ips: tuple[Network, ...], address: tuple[Interface, ...]) -> None:
+    """A server's only client has them beside its addresses."""
+    from qre.config.sections import MAX_PREFIXES, less_own
+
+    most = MAX_PREFIXES - v.MAX_ADDRESSES
+    if len(less_own(allowed_ips, address)) > most:
+        why = f"they are more than {most} prefixes beyond the tunnel's own networks"
+        values.problems.add(values.line("AllowedIPs"), "AllowedIPs", why, "write fewer, larger networks")
 
 
 def _server(values: Values, clients: tuple[ClientSection, ...] | None) -> ServerSettings | None:

@@ -219,3 +219,10 @@ def test_what_lies_behind_a_client_never_holds_the_tunnels_own_addresses() -> No
 
 def test_no_representation_shows_a_short_id() -> None:
     assert ONE not in repr(parse(BASE + LAPTOP)).lower()
+
+
+def test_a_server_has_no_more_networks_than_a_session_can_have() -> None:
+    networks = ", ".join(f"10.{n}.0.0/16" for n in range(1, 250) if n != 77)
+    assert len(parse(BASE.replace("Listen", f"AllowedIPs = {networks}\nListen", 1)).allowed_ips) == 248
+    (error,) = errors(BASE.replace("Listen", f"AllowedIPs = {networks}, 10.250.0.0/16\nListen", 1))
+    assert "AllowedIPs: they are more than 248 prefixes beyond the tunnel's own networks; write fewer" in error

@@ -12,10 +12,11 @@ import logging
 import os
 import time
 from collections.abc import Hashable, Iterable
+from ipaddress import ip_network
 from typing import NamedTuple
 
 from qre.addresses import Address
-from qre.dataplane.protocol import SessionMark
+from qre.dataplane.protocol import SessionMark, digest
 from qre.errors import MachineError
 from qre.ipc.messages import ProfileSecrets
 from qre.ipc.worker import WorkerContext
@@ -97,7 +98,7 @@ class Clients:
             if end is not None:
                 sessions.delete(record.session_id, end.words, end.reason)
         for mark in list(sessions.orphans.values()):
-            end = self._why_over(mark.short_id, _addresses(mark), before)
+            end = self._why_over(mark.short_id, self._addresses(mark), before)
             if end is not None:
                 sessions.delete_orphan(mark.session_id, end.reason)
 
@@ -135,10 +136,14 @@ class Clients:
         """Keep orphans until their clients reconnect; end those that may not go on."""
         kept = 0
         for mark in marks:
-            end = self._why_over(mark.short_id, _addresses(mark))
+            addresses = self._addresses(mark)
+            end = self._why_over(mark.short_id, addresses)
+            networks = (*map(ip_network, addresses), *self.identities.behind(mark.short_id))
+            if end is None and mark.routed not in {b"", digest(networks)}:
+                end = _Over("its networks have changed", CloseReason.CHANGED)
             if end is None:
                 kept += 1
-                self.grants.hold(mark.session_id, mark.short_id, _addresses(mark))
+                self.grants.hold(mark.session_id, mark.short_id, addresses)
             else:
                 sessions.delete_orphan(mark.session_id, end.reason)
         self._context.log.warning(
@@ -204,6 +209,11 @@ class Clients:
             if change is not None:
                 self._write(change)
 
+    def _addresses(self, mark: SessionMark) -> list[Address]:
+        """What an orphan was granted: the host prefixes that are not networks behind the client."""
+        behind = self.identities.behind(mark.short_id)
+        return [network.network_address for network in mark.addresses if network not in behind]
+
     def _write(self, change: Change) -> None:
         offset, record = change
         try:
@@ -218,7 +228,3 @@ class Clients:
 
 def _granted(record: SessionRecord) -> list[Address]:
     return [address.ip for address in record.handed_over.addresses]
-
-
-def _addresses(mark: SessionMark) -> list[Address]:
-    return [network.network_address for network in mark.addresses]

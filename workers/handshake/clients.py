@@ -85,6 +85,8 @@ class Clients:
         kept = [record for record in records if not self._why_over(record.short_id, _granted(record))]
         for record in kept:
             self.grants.hold(record.session_id, record.short_id, _granted(record))
+            if record.confirmed:
+                self._keep(record.short_id, _granted(record))
         return kept
 
     def reload(self, secrets: ProfileSecrets, sessions: Sessions) -> None:
@@ -144,6 +146,8 @@ class Clients:
             if end is None:
                 kept += 1
                 self.grants.hold(mark.session_id, mark.short_id, addresses)
+                if mark.confirmed:
+                    self._keep(mark.short_id, addresses)
             else:
                 sessions.delete_orphan(mark.session_id, end.reason)
         self._context.log.warning(

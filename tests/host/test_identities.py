@@ -44,6 +44,13 @@ def shown(daemon: Daemon) -> dict[str, Any]:
     return described
 
 
+def one_session(tunnel: Tunnel) -> list[dict[str, Any]]:
+    """The sessions, when those that were replaced or removed are closed."""
+    wait_for("one session", lambda: len(shown(tunnel.server)["sessions"]) == 1)
+    sessions: list[dict[str, Any]] = shown(tunnel.server)["sessions"]
+    return sessions
+
+
 def test_the_address_of_a_section_is_its_clients_whether_that_is_there_or_not() -> None:
     with Tunnel(QUICK) as tunnel:
         thief = tunnel.second_client(address=f"{CLIENT_INNER}/24")
@@ -197,8 +204,7 @@ def test_a_reload_ends_sessions_of_removed_clients_and_applies_changed_addresses
         tunnel.server.tool("reload", "server0")
         hear(tunnel.server, "client the-client1: the session ended: its short id was removed")
         wait_for("the client hears it", lambda: not has_session(tunnel, "client1"))
-        wait_for("one session", lambda: len(shown(tunnel.server)["sessions"]) == 1)
-        (session,) = shown(tunnel.server)["sessions"]
+        (session,) = one_session(tunnel)
         assert session["session_id"] == before, "the other one goes on"
 
 
@@ -222,7 +228,7 @@ def test_a_client_that_moves_to_another_machine_keeps_its_address() -> None:
         moved.start().wait_ready().wait_session()
         assert answered(moved.namespace, SERVER_INNER) == 5
         assert answered(tunnel.lab.server, CLIENT_INNER) == 5
-        (session,) = shown(tunnel.server)["sessions"]
+        (session,) = one_session(tunnel)
         assert session["endpoint"].startswith(f"{ELSEWHERE}:")
         assert "machines" not in moved.said() + tunnel.server.said()
         moved.stop()
@@ -247,7 +253,7 @@ def test_two_machines_with_one_profile_are_named_on_both_ends_and_one_of_them_st
         (away,) = [each for each in clients if named in each.said()]
         (stays,) = [each for each in clients if each is not away]
         assert "give each machine a short id of its own: `qre-tool genshortid`" in shown(away)["status"]
-        (session,) = shown(tunnel.server)["sessions"]
+        (session,) = one_session(tunnel)
         address = tunnel.lab.CLIENT if stays is tunnel.client else ELSEWHERE
         assert session["endpoint"].startswith(f"{address}:")
         assert answered(stays.namespace, SERVER_INNER) == 5

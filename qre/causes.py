@@ -51,6 +51,7 @@ class Cause(enum.StrEnum):
     NOT_RECOGNISED = "not-recognised"
     CLOCK_OFF = "clock-off"
     ADDRESS_REFUSED = "address-refused"
+    TWIN = "twin"
     TUNNEL_UNKNOWN = "tunnel-unknown"
     SERVER_BUSY = "server-busy"
     UNFINISHED = "unfinished"
@@ -145,6 +146,11 @@ WORDS: Final[dict[Cause, Words]] = {
         "the server does not give this client the Address of its profile",
         "it is outside the server's networks, another client has it, or the server reserves it: choose another one,"
         " or have it written into the server's profile",
+    ),
+    Cause.TWIN: Words(
+        "it is used on another machine, too, which is connected",
+        "give each machine a short id of its own: `qre-tool genshortid`, for RealityShortId here and in the server's"
+        " profile",
     ),
     Cause.TUNNEL_UNKNOWN: Words("the server does not know this kind of tunnel", "use the same version on both ends"),
     Cause.SERVER_BUSY: Words("the server has no room for another session", "it may pass; see its log"),

@@ -67,7 +67,7 @@ async def describe(crew: Crew) -> dict[str, Any]:
         "counters": plain(dataplane.counters) if isinstance(dataplane, DataplaneStatus) else None,
         "handshake": _handshake(handshake),
         "dest_profile": plain(crew.dest_profile),
-        "sessions": [plain(session) | _health(crew, session) for session in sessions],
+        "sessions": [_session(session, handshake) | _health(crew, session) for session in sessions],
         "adopted_cids": [cid.hex() for cid in adopted] if server else [],
         "cid_map": cid_map if server else None,
         "shared_socket": _shared_socket(kernel, listen) if server else None,
@@ -108,6 +108,13 @@ def _health(crew: Crew, session: SessionStatus) -> dict[str, Any]:
     if judged is None:
         return {"health": None}
     return {"health": judged.health.value, "unanswered_ms": round(judged.unanswered * 1000)}
+
+
+def _session(session: SessionStatus, handshake: object) -> dict[str, Any]:
+    """With the name that a server's profile gives the client, if it does."""
+    names = handshake.names if isinstance(handshake, HandshakeStatus) else {}
+    described: dict[str, Any] = plain(session)
+    return described | {"client": names.get(session.short_id.hex())}
 
 
 def _handshake(status: object) -> dict[str, Any] | None:

@@ -14,6 +14,9 @@ from qre.dest_profile import DestProfile
 from qre.ipc.messages import WorkerConfig
 from qre.structs import U64, Message, Text
 
+#: The largest message: a configuration with as many routes as a server may have.
+MAX_SIZE = 1 << 17
+
 # --- parent -> supervisor ---
 
 

@@ -83,7 +83,7 @@ class Reloads:
             device=config.device,
             address=config.address,
             mtu=config.mtu,
-            allowed_ips=config.allowed_ips,
+            allowed_ips=config.routes,
             fwmark=self._setup.fwmark,
         )
         await self._members[Party.NETLINK].router.request(Party.SUPERVISOR, device, 10.0)

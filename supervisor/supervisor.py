@@ -38,6 +38,7 @@ from qre.supervisor.front_listener import FrontListener, Host
 from qre.supervisor.members.router import Router, make_directories
 from qre.supervisor.members.visits import Visits
 from qre.supervisor.parent_messages import (
+    MAX_SIZE,
     AllReady,
     ApplyReload,
     DaemonFailed,
@@ -99,7 +100,7 @@ def _follow_the_parent() -> NoReturn:
 
 class _Supervisor:
     def __init__(self, sock: socket.socket) -> None:
-        self._parent: Channel[ToSupervisor] = Channel(sock, ToSupervisor)
+        self._parent: Channel[ToSupervisor] = Channel(sock, ToSupervisor, MAX_SIZE)
         self._supplies: dict[str, int] = {}
         self._inbox: asyncio.Queue[ToSupervisor] = asyncio.Queue(64)
         self._ended = asyncio.Event()

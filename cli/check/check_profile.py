@@ -16,6 +16,7 @@ from qre.config.profile import SUFFIX, load_profile, profile_path
 from qre.config.settings import DEFAULT_PATH, load_global
 from qre.config.values import is_profile_name
 from qre.errors import QreError
+from qre.quic.server.identities import identities_of
 
 #: At most this many profiles are examined.
 _MOST_PROFILES = 200
@@ -70,6 +71,9 @@ def profile(name: str, config: GlobalConfig) -> tuple[Profile | None, Finding]:
         return None, refused(label, error)
     end = f"listens on {loaded.server.listen}" if loaded.server else ""
     end = f"connects to {loaded.client.endpoint}" if loaded.client else end
+    nobodys = ", ".join(str(network) for network in identities_of(loaded).unowned)
+    if nobodys:
+        end += f"; AllowedIPs {nobodys}: no client has it, name the one that does in a section [Client NAME]"
     return loaded, Finding(label, YesNo.YES, f"{path}: {loaded.role} {loaded.device}, {end}")
 
 

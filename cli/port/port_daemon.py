@@ -95,7 +95,7 @@ def check_together(profiles: Sequence[Profile]) -> None:
         for what, value, seen in (("Device", profile.device, devices), ("name", profile.name, names)):
             if seen.setdefault(value, profile.name) is not profile.name:
                 errors.append(UserError(f"configuration {profile.name}", f"its {what} {value} is another's, too"))
-        for short_id in profile.server.short_ids:
+        for short_id in profile.server.accepted_ids:
             owner = owners.setdefault(short_id, profile.name)
             if owner is not profile.name:
                 why = f"RealityShortIds {short_id.hex()} is in {owner}, too"

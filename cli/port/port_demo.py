@@ -32,6 +32,7 @@ from qre.kernel.qre_family import Qre
 from qre.quic.handed_over import HandedOver
 from qre.quic.in_memory.lone_server import LoneServer
 from qre.quic.server.address_grants import Grants
+from qre.quic.server.identities import identities_of
 from qre.visit.visitor_files import load_trust
 
 _LONGEST: Final = 65_535
@@ -110,7 +111,7 @@ async def _both_ends(demo: _Demo) -> None:
 async def _serve(demo: _Demo, client: tuple[str, int]) -> None:
     """Until cancelled. Raises QreError when the handshake cannot be made."""
     assert demo.server.server is not None
-    grants = Grants(demo.server.address)
+    grants = Grants(demo.server.address, identities_of(demo.server))
     end = LoneServer(
         settings=demo.server.server,
         client=client,

@@ -117,10 +117,11 @@ def run_plan(
     from qre.config.settings import load_global
     from qre.quic.in_memory.plan import InMemoryHandshake
     from qre.quic.server.address_grants import Grants
+    from qre.quic.server.identities import identities_of
     from qre.visit.visitor_files import load_fingerprint
 
     assert server.server is not None and client.client is not None
-    grants = Grants(server.address)
+    grants = Grants(server.address, identities_of(server))
     return InMemoryHandshake(
         server=server.server,
         client=client.client,
@@ -140,15 +141,19 @@ def run_plan(
 def session_of(
     profile: Profile, role: Role, handed_over: HandedOver, local: tuple[str, int], peer: tuple[str, int]
 ) -> SessionInstall:
-    """What an end of a handshake installs: a server's AllowedIPs are the assigned addresses, a client's are its
-    profile's."""
+    """What an end of a handshake installs: a server's AllowedIPs are the assigned addresses and the networks behind
+    the client, a client's are its profile's."""
     from qre.dataplane.install import handed_over_install
     from qre.dataplane.protocol import underlay_of
     from qre.ends import Role
+    from qre.quic.server.identities import identities_of
 
     underlay = underlay_of(local, peer)
-    granted = tuple(address.network for address in handed_over.addresses)
-    allowed = granted if role is Role.SERVER else profile.allowed_ips
+    if role is Role.SERVER:
+        granted = (address.network for address in handed_over.addresses)
+        allowed = (*granted, *identities_of(profile).behind(handed_over.short_id))
+    else:
+        allowed = profile.allowed_ips
     return handed_over_install(handed_over, role, underlay, allowed_ips=allowed)
 
 

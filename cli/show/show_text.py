@@ -187,6 +187,8 @@ def _session_lines(session: Mapping[str, Any]) -> Iterator[Line]:
     if others:
         yield "spare connection ids", ", ".join(others)
     yield "client's connection id", session["client_connection_id"] or "(empty)"
+    if session.get("client"):
+        yield "client", session["client"]
     yield "short id", session["short_id"]
     yield "allowed ips", ", ".join(session["allowed_ips"]) or "(all)"
     last = session["last_receive_ms"]

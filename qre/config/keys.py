@@ -29,13 +29,19 @@ PROFILE_KEYS = {
     "PreDown": "a shell command",
     "PostDown": "a shell command",
 }
+#: Of a [Client NAME] section, behind the interface's keys of a server's profile.
+SECTION_KEYS = {
+    "ShortId": "the output of `qre-tool genshortid`",
+    "Address": "10.77.0.2",
+    "AllowedIPs": "192.168.7.0/24",
+}
 HOOK_KEYS = ("PreUp", "PostUp", "PreDown", "PostDown")
 #: Lists that may be given on several lines, which are joined, as wg and wg-quick do.
 LIST_KEYS = ("Address", "AllowedIPs", "RealityShortIds")
 SERVER_KEYS = ("Listen", "Dest", "RealityPrivateKey", "RealityShortIds", "RealityMaxTimeDiff")
 CLIENT_KEYS = ("Endpoint", "RealityPublicKey", "RealityShortId")
 #: Keys whose values are credentials: no error contains their text.
-SECRET_KEYS = ("RealityPrivateKey", "RealityShortIds", "RealityShortId")
+SECRET_KEYS = ("RealityPrivateKey", "RealityShortIds", "RealityShortId", "ShortId")
 
 GLOBAL_KEYS = {
     "StateDir": "/var/lib/qre",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from qre.config.keys import GLOBAL_KEYS, PROFILE_KEYS
+from qre.config.keys import GLOBAL_KEYS, PROFILE_KEYS, SECTION_KEYS
 from qre.config.profile import load_profile_file
 from qre.config.settings import load_global_file
 from qre.config.syntax import read_config
@@ -22,14 +22,14 @@ def load_file(path: str | os.PathLike[str]) -> Profile | GlobalConfig:
 
 def is_profile(data: bytes) -> bool:
     """More keys of a profile than of the global file; without any key, an ``[Interface]`` header decides."""
-    profile = {key.lower() for key in PROFILE_KEYS}
+    profile = {key.lower() for key in (*PROFILE_KEYS, *SECTION_KEYS)}
     settings = {key.lower() for key in GLOBAL_KEYS}
     balance = unknown = 0
     header = False
     for raw in data.split(b"\n"):
         line = raw.strip().lower().decode("ascii", "replace")
         key, equals, _ = line.partition("=")
-        if line.startswith("[interface]"):
+        if line.startswith(("[interface]", "[client ")):
             header = True
         elif line and not line.startswith("#"):
             key = key.strip()

@@ -133,6 +133,18 @@ class Hooks(Value):
     post_down: tuple[str, ...] = ()
 
 
+class ClientSection(Value):
+    """What a server's profile says of one client; nobody else may have these addresses and networks."""
+
+    name: str
+    short_id: bytes  # 8 bytes
+    address: tuple[Interface, ...]  # host prefixes in the tunnel's networks
+    allowed_ips: tuple[Network, ...] = ()  # networks behind the client
+
+    def __repr__(self) -> str:
+        return f"ClientSection(name={self.name!r})"
+
+
 class ServerSettings(Value):
     listen: SocketAddress
     dest: HostPort
@@ -140,6 +152,12 @@ class ServerSettings(Value):
     private_key: bytes  # X25519, 32 bytes
     short_ids: tuple[bytes, ...]  # each padded to 8 bytes
     max_time_diff_ms: int = 60_000  # 0: no time check
+    clients: tuple[ClientSection, ...] = ()
+
+    @property
+    def accepted_ids(self) -> tuple[bytes, ...]:
+        """Every short id that is let in: those of the list, then those of sections alone."""
+        return (*self.short_ids, *(c.short_id for c in self.clients if c.short_id not in self.short_ids))
 
     def __repr__(self) -> str:
         return f"ServerSettings(listen={self.listen}, dest={self.dest}, server_name={self.server_name!r})"
@@ -180,6 +198,12 @@ class Profile(Value):
     allowed_ips: tuple[Network, ...] = ()  # empty: pass all, no routes
     hooks: Hooks = Hooks()
     underlay: UnderlayOverride = UnderlayOverride()
+
+    @property
+    def routes(self) -> tuple[Network, ...]:
+        """The prefixes that are routed to the device: AllowedIPs, and those of every client."""
+        clients = self.server.clients if self.server is not None else ()
+        return tuple(dict.fromkeys((*self.allowed_ips, *(each for one in clients for each in one.allowed_ips))))
 
     @property
     def listen(self) -> SocketAddress | None:

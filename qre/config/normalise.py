@@ -8,7 +8,7 @@ longer than the rest of `strip`.
 from __future__ import annotations
 
 from qre.config.keys import GLOBAL_KEYS, HOOK_KEYS, PROFILE_KEYS, snake_case
-from qre.config.model import GlobalConfig, Profile
+from qre.config.model import ClientSection, GlobalConfig, Profile
 from qre.config.settings import attribute_of
 from qre.config.values import show_duration, show_key, show_short_id
 
@@ -16,7 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    Plain = str | int | bool | None | list[str]
+    Plain = str | int | bool | None | list[str] | list[dict[str, str | list[str]]]
 
 HIDDEN = "(hidden)"
 
@@ -27,7 +27,13 @@ def to_json(config: Profile | GlobalConfig, show_keys: bool) -> str:
     if not show_keys and "RealityPrivateKey" in values:
         values["RealityPrivateKey"] = HIDDEN
     kind = "global" if isinstance(config, GlobalConfig) else "interface"
-    return to_text({"kind": kind} | {snake_case(key): value for key, value in values.items()})
+    found: dict[str, Plain] = {"kind": kind, **{snake_case(key): value for key, value in values.items()}}
+    if isinstance(config, Profile) and (clients := _clients(config)):
+        found["clients"] = [
+            {"name": section.name, **{snake_case(key): value for key, value in client_values(section).items()}}
+            for section in clients
+        ]
+    return to_text(found)
 
 
 def profile_values(profile: Profile) -> dict[str, Plain]:
@@ -63,6 +69,19 @@ def profile_values(profile: Profile) -> dict[str, Plain]:
     return {key: found[key] for key in PROFILE_KEYS if key in found}
 
 
+def client_values(section: ClientSection) -> dict[str, str | list[str]]:
+    """The same of a [Client NAME] section."""
+    return {
+        "ShortId": section.short_id.hex(),
+        "Address": [str(address.ip) for address in section.address],
+        "AllowedIPs": [str(network) for network in section.allowed_ips],
+    }
+
+
+def _clients(profile: Profile) -> tuple[ClientSection, ...]:
+    return profile.server.clients if profile.server is not None else ()
+
+
 def global_values(config: GlobalConfig) -> dict[str, Plain]:
     """Canonical key -> plain value; BpfElf None: the installed one; User None: one user a role."""
     return {key: vars(config)[attribute_of(key)] for key in GLOBAL_KEYS}
@@ -75,21 +94,32 @@ def to_file(profile: Profile) -> str:
         if key in HOOK_KEYS and isinstance(value, list):
             lines += [f"{key} = {command}" for command in value]
         elif isinstance(value, list):
-            lines += [f"{key} = {', '.join(value)}"] if value else []
+            lines += [f"{key} = {', '.join(map(str, value))}"] if value else []
         elif key == "RealityMaxTimeDiff" and isinstance(value, int):
             lines.append(f"{key} = {show_duration(value)}")
         elif value or key != "PersistentKeepalive":
             lines.append(f"{key} = {value}")
+    for section in _clients(profile):
+        lines += ["", f"[Client {section.name}]"]
+        for key, value in client_values(section).items():
+            text = value if isinstance(value, str) else ", ".join(value)
+            lines += [f"{key} = {text}"] if text else []
     return "\n".join(lines) + "\n"
 
 
 def to_text(values: Mapping[str, Plain]) -> str:
-    """A JSON object of plain values and lists of strings."""
-    members = [f"  {_string(name)}: {_value(values[name])}" for name in sorted(values)]
-    return "{\n" + ",\n".join(members) + "\n}\n"
+    """A JSON object of plain values, lists of strings, and lists of such objects."""
+    return _object(values, "") + "\n"
 
 
-def _value(value: Plain) -> str:
+def _object(values: Mapping[str, Plain], indent: str) -> str:
+    if not values:
+        return "{}"
+    members = [f"{indent}  {_string(name)}: {_value(values[name], indent + '  ')}" for name in sorted(values)]
+    return "{\n" + ",\n".join(members) + f"\n{indent}}}"
+
+
+def _value(value: Plain, indent: str) -> str:
     if isinstance(value, str):
         return _string(value)
     if value is None:
@@ -100,7 +130,9 @@ def _value(value: Plain) -> str:
         return str(value)
     if not value:
         return "[]"
-    return "[\n" + ",\n".join(f"    {_string(item)}" for item in value) + "\n  ]"
+    inner = indent + "  "
+    items = (_string(item) if isinstance(item, str) else _object(item, inner) for item in value)
+    return "[\n" + ",\n".join(inner + item for item in items) + f"\n{indent}]"
 
 
 def _string(text: str) -> str:

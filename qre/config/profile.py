@@ -6,8 +6,9 @@ import os
 
 from qre.config import values as v
 from qre.config.keys import CLIENT_KEYS, HOOK_KEYS, PROFILE_KEYS, SERVER_KEYS, did_you_mean
-from qre.config.model import ClientSettings, Hooks, Profile, ServerSettings
+from qre.config.model import ClientSection, ClientSettings, Hooks, Profile, ServerSettings
 from qre.config.syntax import (
+    SECTION,
     Entry,
     NoSuchFileError,
     Problems,
@@ -24,10 +25,12 @@ from qre.wire.overhead import MIN_MTU_IPV6
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
-    from qre.addresses import Interface
+    from qre.addresses import Interface, Network
     from qre.config.model import GlobalConfig
+
+    Texts = Mapping[str, str | list[str]]
 
 SUFFIX = ".conf"
 #: Placeholders of `set` for keys and ids (from the reference).
@@ -76,8 +79,18 @@ def _names_nearby(path: str, name: str) -> str:
     )
 
 
-def profile_from_values(name: str, texts: Mapping[str, str | list[str]], place: str = "arguments") -> Profile:
-    """A profile from canonical keys and texts, with the rules of a file; a list stands for its entries."""
+def profile_from_values(
+    name: str, texts: Texts, place: str = "arguments", clients: Sequence[tuple[str, Texts]] = ()
+) -> Profile:
+    """A profile from canonical keys and texts, with the rules of a file; a list stands for its entries. ``clients``
+    are the names and texts of its sections."""
+    entries = _entries(texts)
+    for section, values in clients:
+        entries += [Entry(0, SECTION, section), *_entries(values)]
+    return build_profile(entries, Problems(place), name)
+
+
+def _entries(texts: Texts) -> list[Entry]:
     entries = []
     for key, text in texts.items():
         if isinstance(text, str):
@@ -86,7 +99,7 @@ def profile_from_values(name: str, texts: Mapping[str, str | list[str]], place: 
             entries += [Entry(0, key, command) for command in text]
         elif text:
             entries.append(Entry(0, key, ", ".join(text)))
-    return build_profile(entries, Problems(place), name)
+    return entries
 
 
 def profile_from_fields(device: str, role: Role, fields: Mapping[str, str]) -> Profile:
@@ -97,15 +110,19 @@ def profile_from_fields(device: str, role: Role, fields: Mapping[str, str]) -> P
 
 def build_profile(entries: list[Entry], problems: Problems, name: str) -> Profile:
     """Apply the rules that concern several lines; raises all collected errors."""
-    values = Values(entries, problems, PROFILE_KEYS)
+    first = next((at for at, entry in enumerate(entries) if entry.key == SECTION), len(entries))
+    values = Values(entries[:first], problems, PROFILE_KEYS)
     device = _device(values, name)
     role = _role(values)
     address = values.require("Address", v.parse_interfaces)
     mtu = _mtu(values, address)
-    server = _server(values) if role is Role.SERVER else None
+    clients = _clients(entries[first:], values, role, address)
+    server = _server(values, clients) if role is Role.SERVER else None
     client = _client(values) if role is Role.CLIENT else None
     keepalive = values.get("PersistentKeepalive", v.parse_keepalive)
     allowed_ips = values.get("AllowedIPs", v.parse_networks)
+    if server is not None and allowed_ips and address:
+        _check_beyond(values, allowed_ips, address)
     hooks = Hooks(*(_hook(values, key) for key in HOOK_KEYS))
     problems.raise_if_any()
     if device is None or role is None or address is None:
@@ -174,11 +191,39 @@ def _mtu(values: Values, address: tuple[Interface, ...] | None) -> int:
     return mtu
 
 
-def _server(values: Values) -> ServerSettings | None:
+def _clients(
+    entries: list[Entry], values: Values, role: Role | None, address: tuple[Interface, ...] | None
+) -> tuple[ClientSection, ...] | None:
+    """The sections; None when one is wrong."""
+    if not entries:
+        return ()
+    from qre.config.sections import parse_sections  # few profiles have them
+
+    if role is Role.CLIENT:
+        why = "sections name the clients of a server, and this is a client"
+        values.problems.add(entries[0].line, "", why, "remove them")
+        return None
+    return parse_sections(entries, values.problems, address or ())
+
+
+def _check_beyond(values: Values, allowed_ips: tuple[Network, ...], address: tuple[Interface, ...]) -> None:
+    """A server's only client has them beside its addresses."""
+    from qre.config.sections import MAX_PREFIXES, less_own
+
+    most = MAX_PREFIXES - v.MAX_ADDRESSES
+    if len(less_own(allowed_ips, address)) > most:
+        why = f"they are more than {most} prefixes beyond the tunnel's own networks"
+        values.problems.add(values.line("AllowedIPs"), "AllowedIPs", why, "write fewer, larger networks")
+
+
+def _server(values: Values, clients: tuple[ClientSection, ...] | None) -> ServerSettings | None:
     listen = values.require("Listen", v.parse_socket_address)
     dest = values.require("Dest", v.parse_host_port)
     key = values.require("RealityPrivateKey", v.parse_key)
-    short_ids = values.require("RealityShortIds", v.parse_short_ids)
+    if clients == ():
+        short_ids = values.require("RealityShortIds", v.parse_short_ids)
+    else:  # those of sections need no list
+        short_ids = values.get("RealityShortIds", v.parse_short_ids) if "RealityShortIds" in values else ()
     difference = values.get("RealityMaxTimeDiff", v.duration(0, v.MAX_TIME_DIFF_MS))
     server_name = values.get("ServerName", v.parse_dns_name)
     if "ServerName" not in values and dest is not None:
@@ -187,11 +232,14 @@ def _server(values: Values) -> ServerSettings | None:
             values.problems.add(0, "ServerName", why, f"add {values.example('ServerName')}")
         else:
             server_name = dest.host
-    if listen is None or dest is None or key is None or short_ids is None or server_name is None:
+    if listen is None or dest is None or key is None or short_ids is None or server_name is None or clients is None:
         return None
-    if difference is None:
-        return ServerSettings(listen, dest, server_name, key, short_ids)
-    return ServerSettings(listen, dest, server_name, key, short_ids, difference)
+    given = {} if difference is None else {"max_time_diff_ms": difference}
+    made = ServerSettings(listen, dest, server_name, key, short_ids, clients=clients, **given)
+    if len(made.accepted_ids) > v.MAX_SHORT_IDS:
+        why = f"with those of the sections they are more than {v.MAX_SHORT_IDS}"
+        values.problems.add(values.line("RealityShortIds"), "RealityShortIds", why, "shorten the list")
+    return made
 
 
 def _client(values: Values) -> ClientSettings | None:

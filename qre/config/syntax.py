@@ -1,7 +1,8 @@
 """``Key = Value`` lines: from the bytes of a file to entries, and all errors at once.
 
 Both configuration files have this syntax: ``#`` comments, blank lines, keys in any case, one ``[Interface]`` header
-without effect. The bytes may be anything: every input ends in entries and problems, in bounded time and memory.
+without effect; in a profile ``[Client NAME]`` sections may follow. The bytes may be anything: every input ends in
+entries and problems, in bounded time and memory.
 Errors never repeat the value of a key that holds a credential, nor a line without a key: it may be a private key that
 was pasted on a line of its own.
 """
@@ -11,13 +12,22 @@ from __future__ import annotations
 import os
 import stat
 
-from qre.config.keys import GLOBAL_KEYS, HOOK_KEYS, LIST_KEYS, PROFILE_KEYS, SECRET_KEYS, did_you_mean
+from qre.config.keys import (
+    GLOBAL_KEYS,
+    HOOK_KEYS,
+    LIST_KEYS,
+    PROFILE_KEYS,
+    SECRET_KEYS,
+    SECTION_KEYS,
+    did_you_mean,
+    nearest,
+)
 from qre.config.model import Value
 from qre.errors import UserError, UserErrors
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Callable, Collection, Iterable, Mapping
     from typing import NoReturn, TypeVar
 
     T = TypeVar("T")
@@ -25,10 +35,13 @@ if TYPE_CHECKING:
 MAX_FILE = 1 << 20
 #: Room for the longest list: 1,024 short ids, on one line or on one line each.
 MAX_LINE = 32_768
-MAX_ENTRIES = 2048
+#: Of the interface, and with those of sections.
+MAX_KEYS, MAX_ENTRIES = 2048, 8192
 MAX_PROBLEMS = 100
 _MAX_KEY = 32
 _BOM = b"\xef\xbb\xbf"
+#: The key of an entry that begins a section: the entry's text is the section's name.
+SECTION = "[Client]"
 
 
 class Entry(Value):
@@ -71,6 +84,24 @@ class Problems:
         """Raise what was collected."""
         if self._errors:
             raise UserErrors(tuple(self.errors()))
+
+
+class SectionProblems(Problems):
+    """Those of one section, collected with all others of the file: each names the section."""
+
+    def __init__(self, problems: Problems, header: Entry) -> None:
+        self._all = problems
+        self._header = header
+
+    def add(self, line: int, key: str, why: str, remedy: str = "") -> None:
+        """``line`` 0: the section as a whole."""
+        name = f"[Client {self._header.text}]" if self._header.text else SECTION
+        self._all.add(line or self._header.line, f"{name} {key}".strip(), why, remedy)
+
+    @property
+    def full(self) -> bool:
+        """As of the whole file."""
+        return self._all.full
 
 
 class NoSuchFileError(UserError):
@@ -176,11 +207,12 @@ def check_owner(path: str, status: os.stat_result, holds_key: bool, problems: Pr
 
 def parse_entries(data: bytes, known: Collection[str], problems: Problems) -> list[Entry]:
     """The entries of ``data`` with a key of ``known``, once each except for hooks and lists; everything else becomes
-    a problem."""
-    by_form = {key.lower(): key for key in known}
+    a problem.
+
+    In a profile an entry SECTION begins each section, and the section's own entries follow it.
+    """
+    part = _Part(known, problems)
     entries: list[Entry] = []
-    seen: dict[str, int] = {}
-    header = 0
     for number, raw in enumerate(data.removeprefix(_BOM).split(b"\n"), 1):
         line = _text_of_line(raw, number, problems)
         if not line or line.startswith("#"):
@@ -188,25 +220,116 @@ def parse_entries(data: bytes, known: Collection[str], problems: Problems) -> li
         if not line.replace("\t", " ").isprintable():
             problems.add(number, "", "the line has a control or invisible character", "write plain text")
             continue
-        if line.startswith("["):
-            header = _header(line, number, header, problems)
+        entry = part.header(line, number) if line.startswith("[") else part.entry(line, number)
+        if entry is None:
             continue
-        name, equals, text = line.partition("=")
-        key = _known_key(name.strip(), bool(equals), number, by_form, problems)
-        if key is None:
-            continue
-        if key in seen and key not in HOOK_KEYS and key not in LIST_KEYS:
-            remedy = "keep one of the two lines"
-            problems.add(number, key, f"is given twice: line {seen[key]} has it already", remedy)
-            continue
-        if len(entries) == MAX_ENTRIES:
-            problems.add(number, "", f"more than {MAX_ENTRIES} lines with keys", "shorten the file")
+        most = MAX_ENTRIES if part.in_section else MAX_KEYS
+        if len(entries) >= most:
+            problems.add(number, "", f"more than {most} lines with keys", "shorten the file")
             break
-        seen.setdefault(key, number)
+        entries.append(entry)
+    return entries
+
+
+class _Part:
+    """The part of a file that is being read: the interface's keys, or one section."""
+
+    def __init__(self, known: Collection[str], problems: Problems) -> None:
+        self._known = known
+        self._problems = problems
+        self._by_form = {key.lower(): key for key in known}
+        self._seen: dict[str, int] = {}
+        self._interface = 0  # the line of [Interface]
+        self.in_section = False
+
+    def header(self, line: str, number: int) -> Entry | None:
+        """The entry of a section; None for [Interface], and for what is neither."""
+        text = line.partition("#")[0].strip()
+        word, _, name = text.removeprefix("[").removesuffix("]").strip().partition(" ")
+        if text.lower() == "[interface]":
+            if self._interface:
+                why = f"[Interface] is given twice: line {self._interface} has it already"
+                self._problems.add(number, "", why, "keep the first")
+            elif self.in_section:
+                self._problems.add(number, "", "[Interface] comes after a section", "move it to the top")
+            self._interface = self._interface or number
+            return None
+        if not self._means_client(word):
+            remedy = (
+                "a file has at most the one header [Interface]; the other end is named by Endpoint or RealityShortIds"
+            )
+            self._problems.add(number, "", f"{quoted(text)} is not a section of QRE", remedy)
+            return None
+        if word.lower() != "client" or not text.endswith("]"):
+            remedy = f"did you mean [Client {name.strip() or 'NAME'}]?"
+            self._problems.add(number, "", f"{quoted(text)} is not a section of QRE", remedy)
+        self.in_section, self._seen = True, {}
+        self._by_form = {key.lower(): key for key in SECTION_KEYS}
+        return Entry(number, SECTION, name.strip())
+
+    def _means_client(self, word: str) -> bool:
+        if self._known is not PROFILE_KEYS:
+            return False
+        return word.lower() == "client" or (
+            not self._problems.full and nearest(word, ("Client", "Interface")) == "Client"
+        )
+
+    def entry(self, line: str, number: int) -> Entry | None:
+        """The entry of a line ``Key = Value``; None when it is a problem."""
+        name, equals, text = line.partition("=")
+        key = self._key(name.strip(), bool(equals), number)
+        if key is None:
+            return None
+        if key in self._seen and key not in HOOK_KEYS and key not in LIST_KEYS:
+            remedy = "keep one of the two lines"
+            self._problems.add(number, key, f"is given twice: line {self._seen[key]} has it already", remedy)
+            return None
+        self._seen.setdefault(key, number)
         if key not in HOOK_KEYS:  # the shell handles comments and quoted # itself
             text = text.partition("#")[0]
-        entries.append(Entry(number, key, text.strip()))
-    return entries
+        return Entry(number, key, text.strip())
+
+    def _key(self, name: str, equals: bool, number: int) -> str | None:
+        problems = self._problems
+        if not equals:
+            problems.add(number, "", "the line has no `=`", "write Key = Value, or begin a comment with #")
+            return None
+        if not name:
+            problems.add(number, "", "there is no key before `=`", "write Key = Value")
+            return None
+        key = self._by_form.get(name.lower())
+        if key is not None:
+            return key
+        if len(name) > _MAX_KEY or not name.replace("-", "").replace("_", "").isalnum() or not name.isascii():
+            problems.add(number, "", "what stands before `=` is not a key", "write Key = Value")
+            return None
+        elsewhere = self._elsewhere(name.lower())
+        if elsewhere is not None:
+            problems.add(number, *elsewhere)
+            return None
+        keys = tuple(self._by_form.values())
+        remedy = "" if problems.full else did_you_mean(name, keys, f"the keys are {', '.join(keys)}")
+        problems.add(number, name, "unknown key", remedy)
+        return None
+
+    def _elsewhere(self, form: str) -> tuple[str, str, str] | None:
+        """Key, cause and remedy for a key that belongs to another file, or to another part of this one."""
+        places: tuple[tuple[Iterable[str], str, str], ...] = (
+            (GLOBAL_KEYS, "is a key of the global file (qre.conf)", "move the line there"),
+            (PROFILE_KEYS, "is a key of an interface profile", "move the line there"),
+        )
+        if self.in_section:
+            remedy = "move the line above the first [Client NAME]"
+            interface = [key for key in PROFILE_KEYS if "ShortId" not in key]  # ShortId is meant
+            places = (places[0], (interface, "is a key of the interface, not of a client", remedy))
+        elif self._known is PROFILE_KEYS:
+            remedy = "move the line below such a header"
+            places = (places[0], (SECTION_KEYS, "is a key of a [Client NAME] section", remedy))
+        for keys, why, remedy in places:
+            key = {key.lower(): key for key in keys}.get(form)
+            if key is not None:
+                return key, why, remedy
+        return None
 
 
 def _text_of_line(raw: bytes, number: int, problems: Problems) -> str:
@@ -222,43 +345,6 @@ def _text_of_line(raw: bytes, number: int, problems: Problems) -> str:
     except UnicodeDecodeError as error:
         problems.add(number, "", f"byte {error.start + 1} of the line is not UTF-8", "save the file as UTF-8")
         return ""
-
-
-def _header(line: str, number: int, before: int, problems: Problems) -> int:
-    """The number of the first line with a header; any other section is a problem."""
-    name = line.partition("#")[0].strip()
-    if name.lower() != "[interface]":
-        remedy = (
-            "a file has at most the one header [Interface]; the other end is named by Endpoint or RealityShortIds"
-        )
-        problems.add(number, "", f"{quoted(name)} is not a section of QRE", remedy)
-    elif before:
-        problems.add(number, "", f"[Interface] is given twice: line {before} has it already", "keep the first")
-    return before or number
-
-
-def _known_key(name: str, equals: bool, number: int, by_form: dict[str, str], problems: Problems) -> str | None:
-    if not equals:
-        problems.add(number, "", "the line has no `=`", "write Key = Value, or begin a comment with #")
-        return None
-    if not name:
-        problems.add(number, "", "there is no key before `=`", "write Key = Value")
-        return None
-    key = by_form.get(name.lower())
-    if key is not None:
-        return key
-    if len(name) > _MAX_KEY or not name.replace("-", "").replace("_", "").isalnum() or not name.isascii():
-        problems.add(number, "", "what stands before `=` is not a key", "write Key = Value")
-        return None
-    for others, place in ((GLOBAL_KEYS, "the global file (qre.conf)"), (PROFILE_KEYS, "an interface profile")):
-        other = {key.lower(): key for key in others}.get(name.lower())
-        if other is not None:
-            problems.add(number, other, f"is a key of {place}", "move the line there")
-            return None
-    keys = tuple(by_form.values())
-    remedy = "" if problems.full else did_you_mean(name, keys, f"the keys are {', '.join(keys)}")
-    problems.add(number, name, "unknown key", remedy)
-    return None
 
 
 def quoted(text: str) -> str:

@@ -29,6 +29,8 @@ PROFILE_NAME_LENGTH = 64
 DEVICE_LENGTH = 15  # IFNAMSIZ - 1
 MAX_PREFIXES = 256
 MAX_SHORT_IDS = 1024
+#: Addresses of one client: as many as it may ask for.
+MAX_ADDRESSES = 8
 MAX_TIME_DIFF_MS = 86_400_000
 MIN_MTU, MAX_MTU = 576, largest_inner(ETHERNET_MTU)
 LOG_LEVELS = ("debug", "info", "warning", "error")
@@ -298,6 +300,27 @@ def parse_short_ids(text: str) -> tuple[bytes, ...]:
             why = f"ids {first} and {position} overlap: they are the same 8 bytes once padded with zeros"
             raise wrong(why, "keep one of them")
     return tuple(ids)
+
+
+def parse_section_short_id(text: str) -> bytes:
+    """Sixteen hex digits: all clients hold the same public key, so a short id must not be guessable."""
+    if len(text) != 16:
+        raise wrong("the short id of a client is 16 hex digits", "write what `qre-tool genshortid` printed")
+    return parse_short_id(text)
+
+
+def parse_hosts(text: str) -> tuple[Interface, ...]:
+    """Single addresses, with or without the prefix length of their network, as host prefixes."""
+    return _list(text, _parse_host, MAX_ADDRESSES)
+
+
+def _parse_host(text: str) -> Interface:
+    value = _parse_interface(text)
+    network = value.network
+    if network.prefixlen < network.max_prefixlen - 1 and value.ip == network.network_address:
+        remedy = "write each address of the client, and networks behind it in AllowedIPs"
+        raise wrong(f"{value} is a network, not an address", remedy)
+    return ip_interface(f"{value.ip}/{value.max_prefixlen}")
 
 
 def show_short_id(short_id: bytes) -> str:

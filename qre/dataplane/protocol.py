@@ -9,6 +9,8 @@ SOCK_SEQPACKET pair that the supervisor makes and never reads, so keys do not pa
 from __future__ import annotations
 
 import enum
+import hashlib
+from collections.abc import Iterable
 from ipaddress import ip_address
 from typing import Annotated
 
@@ -216,6 +218,12 @@ class SessionMark(Struct, frozen=True, kw_only=True):
     connection_ids: Annotated[tuple[ConnectionId, ...], msgspec.Meta(max_length=MAX_CIDS_PER_SESSION)] = ()
     #: the host prefixes among its AllowedIPs
     addresses: Annotated[tuple[Network, ...], msgspec.Meta(max_length=MAX_CIDS_PER_SESSION)] = ()
+    routed: Annotated[bytes, msgspec.Meta(max_length=8)] = b""  # ``digest`` of its AllowedIPs; empty: not told
+
+
+def digest(prefixes: Iterable[Network]) -> bytes:
+    """The same for the same prefixes in any order, and for others another: 8 bytes."""
+    return hashlib.sha256("\n".join(sorted(set(map(str, prefixes)))).encode()).digest()[:8]
 
 
 class Answer(Message, frozen=True, kw_only=True):

@@ -234,7 +234,7 @@ def _prepare(profile: Profile, config: GlobalConfig, keep_tun: bool, notice: Not
 
 
 def _spec(profile: Profile, fwmark: int) -> DeviceSpec:
-    return DeviceSpec(profile.device, profile.address, profile.mtu, profile.allowed_ips, fwmark)
+    return DeviceSpec(profile.device, profile.address, profile.mtu, profile.routes, fwmark)
 
 
 def dataplane_of(link: Link) -> Dataplane:

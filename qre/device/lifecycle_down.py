@@ -166,7 +166,7 @@ def _marks(
     found = marks_of(rtnl, link) if link is not None else set()
     if saved is not None:
         found |= {saved.fwmark} - {0}
-    elif configured is not None and default_versions(configured.allowed_ips):
+    elif configured is not None and default_versions(configured.routes):
         found |= orphaned_marks(rtnl, config, configured.name, configured.device)
     return tuple(sorted(found))
 

@@ -17,7 +17,7 @@ from qre.kernel.tunnel import choose_fwmark, default_versions, marks_in_rules, m
 
 def mark_of(profile: Profile, saved: ProfileState | None, link: Link | None, rtnl: Rtnl, config: GlobalConfig) -> int:
     """The profile's mark, or a free one; 0 when it has no default route."""
-    if not default_versions(profile.allowed_ips):
+    if not default_versions(profile.routes):
         return 0
     if saved is not None and saved.fwmark:
         return saved.fwmark

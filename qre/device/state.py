@@ -53,7 +53,7 @@ def state_of(profile: Profile, fwmark: int) -> ProfileState:
         underlay=str(profile.listen) if profile.server and profile.underlay.server else "",
         address=profile.address,
         mtu=profile.mtu,
-        allowed_ips=profile.allowed_ips,
+        allowed_ips=profile.routes,
         fwmark=fwmark,
     )
 

@@ -12,8 +12,8 @@ from typing import Annotated
 
 import msgspec
 
-from qre.addresses import Address, Interface
-from qre.dataplane.protocol import ConnectionId, Prefixes
+from qre.addresses import Address, Interface, Network
+from qre.dataplane.protocol import ConnectionId, Prefixes, ShortId
 from qre.dataplane.status import DeviceCounters, SessionStatus
 from qre.dest_profile import DestProfile
 from qre.ends import Role
@@ -24,6 +24,8 @@ VERSION = 1
 MAX_MESSAGE = 1 << 20
 
 Interfaces = Annotated[tuple[Interface, ...], msgspec.Meta(max_length=256)]
+#: AllowedIPs of an interface and of all its clients.
+Routes = Annotated[tuple[Network, ...], msgspec.Meta(max_length=1280)]
 
 
 class Party(enum.StrEnum):
@@ -47,6 +49,7 @@ class WorkerConfig(Struct, frozen=True, kw_only=True):
     mtu: U16
     keepalive_s: U16
     allowed_ips: Prefixes
+    routes: Routes = ()  # AllowedIPs, and the networks behind a server's clients
     server_name: Text
     listen_ip: Text = ""  # server; with --server-underlay applied
     listen_port: U16 = 0
@@ -73,11 +76,23 @@ class WorkerConfig(Struct, frozen=True, kw_only=True):
     register_cid_map: bool = True  # server on the kernel's data plane; otherwise the BPF loader mirrors
 
 
+class KnownClient(Struct, frozen=True, kw_only=True):
+    """A [Client NAME] section of a server's profile."""
+
+    name: Annotated[str, msgspec.Meta(max_length=64)]
+    short_id: ShortId
+    address: Interfaces  # host prefixes
+    allowed_ips: Prefixes = ()
+
+
 class ProfileSecrets(Struct, frozen=True, kw_only=True):
     """What only the handshake worker may know; travels in a sealed memfd from the parent (msgpack)."""
 
     private_key: Annotated[bytes, msgspec.Meta(max_length=32)] = b""  # server
-    short_ids: Annotated[tuple[bytes, ...], msgspec.Meta(max_length=1024)] = ()  # server, padded to 8
+    short_ids: Annotated[
+        tuple[bytes, ...], msgspec.Meta(max_length=1024)
+    ] = ()  # server, padded to 8; of clients, too
+    clients: Annotated[tuple[KnownClient, ...], msgspec.Meta(max_length=1024)] = ()  # server
     public_key: Annotated[bytes, msgspec.Meta(max_length=32)] = b""  # client
     short_id: Annotated[bytes, msgspec.Meta(max_length=8)] = b""  # client, padded to 8
 
@@ -216,7 +231,7 @@ class SyncDevice(Message, frozen=True, kw_only=True):
     device: Annotated[str, msgspec.Meta(max_length=15)]
     address: Interfaces
     mtu: U16
-    allowed_ips: Prefixes
+    allowed_ips: Routes
     fwmark: U64 = 0
 
 
@@ -259,6 +274,8 @@ class HandshakeStatus(Message, frozen=True, kw_only=True):
     rekeys: U64 = 0
     #: What clients sent too much of, and how often.
     excesses: Annotated[dict[Text, U64], msgspec.Meta(max_length=32)] = msgspec.field(default_factory=dict)
+    #: The names of the clients that have a session, by short id in hex.
+    names: Annotated[dict[Text, Text], msgspec.Meta(max_length=1024)] = msgspec.field(default_factory=dict)
     dest_profile: DestProfile | None = None
 
 

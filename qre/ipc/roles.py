@@ -186,6 +186,7 @@ ROLES: Final = {
                 Expected("profile_secrets", "memfd"),
                 Expected("session_secrets", "memfd", writable=True),
                 Expected("replay", "file", writable=True, given=Given.SERVER),
+                Expected("leases", "file", writable=True, given=Given.SERVER),
                 _udp("udp_userspace", reuseport=True, given=Given.SERVER),
                 _udp("udp_kernel_slot", reuseport=True, given=Given.OWN_PORT_IN_KERNEL),
                 CLIENT_UDP,

@@ -40,6 +40,7 @@ class CloseReason(enum.IntEnum):
     ADDRESS_REFUSED = 10  # the client asked for an address that it may not have
     NO_ROOM = 11  # the server has no room for another session
     TWIN = 12  # another machine connects with the same profile
+    CHANGED = 13  # the server's profile gives the client other addresses or networks
 
     @property
     def error_code(self) -> int:
@@ -62,6 +63,7 @@ _HEARD: Final = {
     CloseReason.TOO_MUCH: "it received more from here than its bounds allow; its log says of what",
     CloseReason.ADDRESS_REFUSED: "it does not grant the Address of this profile",
     CloseReason.NO_ROOM: "it has no room for another session",
+    CloseReason.CHANGED: "its profile now gives this client other addresses or networks",
     CloseReason.TWIN: "another machine connects with the same profile; give each its own short id",
 }
 #: RFC 9000 §20.1, as an end that ran into them says.

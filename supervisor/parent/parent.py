@@ -44,6 +44,7 @@ from qre.supervisor.parent.process_settings import DaemonOptions, bpf_elf, empty
 from qre.supervisor.parent.profile_files import ProfileFiles
 from qre.supervisor.parent.profile_reload import ProfileReload
 from qre.supervisor.parent_messages import (
+    MAX_SIZE,
     Alive,
     AllReady,
     ApplyReload,
@@ -230,7 +231,7 @@ class Daemon:
             fds |= {name: empty_memfd(name) for name in ("session_secrets", "number_marks")}
             if self._profile.role is Role.SERVER:
                 self._files.make_state_dir()
-                fds["replay"] = self._files.open_replay(self._worker_config(self._profile))
+                fds |= self._files.open_servers(self._worker_config(self._profile))
                 fds["bpf_elf"] = open_elf(bpf_elf(self._config))
             yield fds
         finally:
@@ -251,7 +252,7 @@ class Daemon:
         )
         process.start()
         theirs.close()
-        self._channel = Channel(ours, ToParent)
+        self._channel = Channel(ours, ToParent, MAX_SIZE)
         ended = asyncio.Event()
         sentinel = os.pidfd_open(process.pid or 0)
         loop.add_reader(sentinel, ended.set)
@@ -409,7 +410,7 @@ class Daemon:
         """Read the profile again and apply what may change. Raises QreError when it is refused."""
         profile, old = self._load(), self._profile
         refuse_replacement(profile, state_of(old, self._fwmark), _RESTART)
-        if any(network.prefixlen == 0 for network in profile.allowed_ips) and not self._fwmark:
+        if any(network.prefixlen == 0 for network in profile.routes) and not self._fwmark:
             raise UserError(f"profile {old.name}", "AllowedIPs gained a default route", _RESTART)
         secrets = secrets_memfd(profile)
         try:

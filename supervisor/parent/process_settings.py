@@ -11,10 +11,11 @@ from typing import NoReturn
 import msgspec
 
 import qre
-from qre.config.model import GlobalConfig, Profile
+from qre.config.model import ClientSection, GlobalConfig, Profile
 from qre.dest_profile import DestProfile
 from qre.ends import Dataplane, Role
-from qre.ipc.messages import ProfileSecrets, WorkerConfig
+from qre.ipc.messages import KnownClient, ProfileSecrets, WorkerConfig
+from qre.structs import encoder
 
 _FIXED_SIZE = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
 MEMFD_SIZE = 1 << 20
@@ -43,6 +44,7 @@ def worker_config(
         mtu=profile.mtu,
         keepalive_s=profile.keepalive_s,
         allowed_ips=profile.allowed_ips,
+        routes=profile.routes,
         server_name=(profile.server or profile.client or _none(profile)).server_name,
         user_dataplane=dataplane is not Dataplane.KERNEL,
         routed_cid_len=config.routed_cid_len,
@@ -79,16 +81,30 @@ def _none(profile: Profile) -> NoReturn:
 def secrets_memfd(profile: Profile) -> int:
     """A sealed memfd with the secrets, for the handshake worker alone."""
     if profile.role is Role.SERVER and profile.server is not None:
-        secrets = ProfileSecrets(private_key=profile.server.private_key, short_ids=profile.server.short_ids)
+        secrets = ProfileSecrets(
+            private_key=profile.server.private_key,
+            short_ids=profile.server.accepted_ids,
+            clients=tuple(_known_client(section) for section in profile.server.clients),
+        )
     elif profile.client is not None:
         secrets = ProfileSecrets(public_key=profile.client.public_key, short_id=profile.client.short_id)
     else:
         _none(profile)
     fd = os.memfd_create("profile_secrets", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    os.write(fd, msgspec.msgpack.encode(secrets))
+    with os.fdopen(os.dup(fd), "wb") as file:
+        file.write(encoder().encode(secrets))
     os.lseek(fd, 0, os.SEEK_SET)
     fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _FIXED_SIZE | fcntl.F_SEAL_WRITE)
     return fd
+
+
+def _known_client(section: ClientSection) -> KnownClient:
+    return KnownClient(
+        name=section.name,
+        short_id=section.short_id,
+        address=section.address,
+        allowed_ips=section.allowed_ips,
+    )
 
 
 def empty_memfd(name: str) -> int:

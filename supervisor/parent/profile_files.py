@@ -1,5 +1,5 @@
-"""The files that a running daemon keeps of a profile: Dest's last profile, a port's replay filter, whether the tunnel
-is up."""
+"""The files that a running daemon keeps of a profile: Dest's last profile, a port's replay filter, the addresses that
+its clients had, whether the tunnel is up."""
 
 from __future__ import annotations
 
@@ -25,6 +25,8 @@ class ProfileFiles:
         self._config = config
         self._ready = config.runtime_dir / f"{name}.ready"
         self._dest = config.state_dir / f"{name}.dest"
+        #: Which addresses each short id of a server had last.
+        self._leases = config.state_dir / f"{name}.leases"
 
     def make_state_dir(self) -> None:
         """Create StateDir with mode 0700 unless it exists. Raises MachineError."""
@@ -34,9 +36,19 @@ class ProfileFiles:
         except OSError as error:
             raise MachineError(f"StateDir {directory}", os.strerror(error.errno or 0), "see StateDir") from error
 
-    def open_replay(self, config: WorkerConfig) -> int:
+    def open_servers(self, config: WorkerConfig) -> dict[str, int]:
+        """What a server keeps: hellos that it has accepted, and which client had which address last. Raises
+        MachineError."""
+        leases = open_regular(self._leases, os.O_RDWR | os.O_CREAT, "see StateDir")
+        try:
+            return {"leases": leases, "replay": self._open_replay(config)}
+        except BaseException:
+            os.close(leases)
+            raise
+
+    def _open_replay(self, config: WorkerConfig) -> int:
         """The replay file of the port, not of the profile: the next front must know the same hellos. It gets its
-        whole size now: a disk that is full later takes no client away. Raises MachineError."""
+        whole size now: a disk that is full later takes no client away."""
         path = self._config.state_dir / f"{config.listen_ip}_{config.listen_port}.replay"
         fd = open_regular(path, os.O_RDWR | os.O_CREAT, "see StateDir")
         try:

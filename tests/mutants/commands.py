@@ -224,7 +224,7 @@ MUTANTS = {
             "GlobalConfig(**settings)",
             "load_global(os.environ, global_config=text)",
         ),
-        M("stable", "to_text", "sorted(values)", "values"),
+        M("stable", "_object", "sorted(values)", "values"),
         M("secrets stay hidden", "to_json", "not show_keys and 'RealityPrivateKey' in values", "False"),
     ),
     "`syncconf DEVICE FILE` syncs to the kernel; DEVICE must be the file's": (

@@ -13,8 +13,8 @@ MUTANTS = {
         M(
             "JSON",
             "to_json",
-            "{'kind': kind} | {snake_case(key): value for key, value in values.items()}",
-            "{'kind': kind} | values",
+            "{'kind': kind, **{snake_case(key): value for key, value in values.items()}}",
+            "{'kind': kind, **values}",
         ),
     ),
     "it reads the global configuration for the state directory": (
@@ -256,7 +256,12 @@ MUTANTS = {
         M("sessions", "Acceptance._install", "self.sessions.install(handed_over, underlay)", "None"),
         M("the loader attaches", "BpfLoader.start", "maps.attach(held['udp_userspace'])", "None"),
         M("the pins", "Daemon._pin", "pin(self._config.bpf_pin_dir, self._profile.device, fds)", "None"),
-        M("sessions are told", "describe", "[plain(session) | _health(crew, session) for session in sessions]", "[]"),
+        M(
+            "sessions are told",
+            "describe",
+            "[_session(session, handshake) | _health(crew, session) for session in sessions]",
+            "[]",
+        ),
         M("CIDs are adopted", "BpfLoader._adopt", "maps.adopt(cid)", "None"),
         M(
             "cleans up the pins",

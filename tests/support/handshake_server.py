@@ -156,6 +156,7 @@ class InProcessServer:
         self._settings = settings
         self.port = free_port() if front is None else front.port
         self.replay = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the server
+        self.leases = tempfile.TemporaryFile()  # noqa: SIM115 - as above
         self.secrets_fd = memfd("secrets")
 
     @property
@@ -183,7 +184,8 @@ class InProcessServer:
             joined=self._front is not None,
             **self._settings,
         )
-        descriptors = {"udp_userspace": self._make_socket(), "replay": os.dup(self.replay.fileno())}
+        files = {"replay": os.dup(self.replay.fileno()), "leases": os.dup(self.leases.fileno())}
+        descriptors = {"udp_userspace": self._make_socket(), **files}
         feed, its_feed = Channel.pair()
         if self._front is not None:
             descriptors["front_feed"] = its_feed.detach()
@@ -224,6 +226,7 @@ class InProcessServer:
     ) -> None:
         await self.stop()
         self.replay.close()
+        self.leases.close()
         os.close(self.secrets_fd)
 
 

@@ -88,6 +88,17 @@ def test_every_profile_is_named_and_what_is_wrong_with_it(machine: Path, capsys:
     assert "profile not a profile" not in found
 
 
+def test_allowed_ips_that_are_nobodys_are_told(machine: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shared = SERVER.replace("0123456789abcdef", "0123456789abcdef, 00") + "AllowedIPs = 192.168.7.0/24\n"
+    write_profile(machine / "dev", "server0", shared)
+    write_profile(machine / "dev", "server1", shared.replace(", 00", ""))
+    found = items(capsys)
+    assert found["profile server0"]["seen"].endswith(
+        "; AllowedIPs 192.168.7.0/24: no client has it, name the one that does in a section [Client NAME]"
+    )
+    assert "AllowedIPs" not in found["profile server1"]["seen"]
+
+
 def test_without_profiles_the_way_to_make_some_is_told(machine: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for remove in (False, True):
         if remove:

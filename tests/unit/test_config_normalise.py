@@ -10,7 +10,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qre.config.keys import GLOBAL_KEYS, PROFILE_KEYS, snake_case
+from qre.config.keys import GLOBAL_KEYS, PROFILE_KEYS, SECTION_KEYS, snake_case
 from qre.config.kind import is_profile
 from qre.config.model import ClientSettings, GlobalConfig, Hooks, HostPort, Profile, ServerSettings, SocketAddress
 from qre.config.normalise import to_file, to_json, to_text
@@ -140,11 +140,12 @@ LINES = st.lists(
     st.one_of(
         st.builds(
             lambda key, value: f"{key} = {value}".encode(),
-            st.sampled_from([*PROFILE_KEYS, *GLOBAL_KEYS]),
+            st.sampled_from([*PROFILE_KEYS, *GLOBAL_KEYS, *SECTION_KEYS]),
             st.one_of(
                 st.text(max_size=30), st.sampled_from(["10.0.0.1/8", "a.example:443", "1380", "00", "off", "1h"])
             ),
         ),
+        st.sampled_from([b"[Client a]", b"[client b] # b", b"[Client]", b"[Clent c]", b"[Interface]"]),
         st.binary(max_size=40),
     ),
     max_size=12,

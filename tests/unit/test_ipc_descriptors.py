@@ -76,6 +76,7 @@ TAKEN = {
     "session_secrets": {"memfd of fixed size"},
     "number_marks": {"memfd of fixed size"},
     "replay": {"file rw", "memfd", "memfd of fixed size"},
+    "leases": {"file rw", "memfd", "memfd of fixed size"},
     "bpf_elf": {"file"},
     "udp_userspace": {"udp group"},
     "udp_kernel_slot": {"udp group"},
@@ -125,16 +126,16 @@ def test_a_descriptor_that_is_closed_is_refused() -> None:
 #: Worker, configuration -> what it does not start without.
 NEEDED = [
     (Party.HANDSHAKE, {"role": Role.CLIENT}, {"profile_secrets", "session_secrets"}),
-    (Party.HANDSHAKE, {}, {"profile_secrets", "session_secrets", "replay", "udp_userspace"}),
+    (Party.HANDSHAKE, {}, {"profile_secrets", "session_secrets", "replay", "leases", "udp_userspace"}),
     (
         Party.HANDSHAKE,
         {"user_dataplane": False},
-        {"profile_secrets", "session_secrets", "replay", "udp_userspace", "udp_kernel_slot"},
+        {"profile_secrets", "session_secrets", "replay", "leases", "udp_userspace", "udp_kernel_slot"},
     ),
     (
         Party.HANDSHAKE,
         {"user_dataplane": False, "joined": True},
-        {"profile_secrets", "session_secrets", "replay", "udp_userspace", "front_feed"},
+        {"profile_secrets", "session_secrets", "replay", "leases", "udp_userspace", "front_feed"},
     ),
     (Party.BPF_LOADER, {}, {"bpf_elf", "udp_userspace", "udp_kernel_slot"}),
     (Party.NETLINK, {}, set()),

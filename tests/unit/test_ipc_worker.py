@@ -244,7 +244,7 @@ def test_a_start_without_what_its_row_promises_is_refused_by_name(tmp_path: Path
             os.close(memfd)
         refused = await made.ask(Start(config=CONFIG))
         assert isinstance(refused, Refused)
-        assert refused.reason.endswith("missing: profile_secrets, replay, udp_userspace"), refused.reason
+        assert refused.reason.endswith("missing: profile_secrets, replay, leases, udp_userspace"), refused.reason
         assert made.worker.came == [], "it was not asked to start"
         os.close(made.made._context.descriptors["session_secrets"])
 

@@ -14,7 +14,7 @@ import pytest
 from qre.cli.commands import COMMANDS, GLOBAL_OPTIONS, Command
 from qre.cli.help.examples import EXAMPLES
 from qre.cli.help.man_page import man_page
-from qre.config.keys import GLOBAL_KEYS, PROFILE_KEYS
+from qre.config.keys import GLOBAL_KEYS, PROFILE_KEYS, SECTION_KEYS
 from qre.config.model import GlobalConfig, ServerSettings
 from qre.config.normalise import global_values
 from qre.config.profile import profile_from_values
@@ -141,11 +141,13 @@ def entries(section: str) -> dict[str, Entry]:
 
 
 PROFILE, GLOBAL = entries("PROFILE"), entries("GLOBAL FILE")
+SECTION = entries("CLIENTS OF A SERVER")
 
 
 def test_every_key_is_there_and_no_other() -> None:
     assert list(PROFILE) == list(PROFILE_KEYS)
     assert list(GLOBAL) == list(GLOBAL_KEYS)
+    assert list(SECTION) == list(SECTION_KEYS)
 
 
 @pytest.mark.parametrize("key", GLOBAL_KEYS)
@@ -234,7 +236,25 @@ def test_the_defaults_and_bounds_of_a_profile_are_those_of_the_parser() -> None:
 
 def test_the_other_documentation_has_the_same_keys() -> None:
     tables = (ROOT / "docs" / "configuration.md").read_text().split("\n## ")
-    for title, keys in (("Profile", PROFILE_KEYS), ("Global file", GLOBAL_KEYS)):
+    for title, keys in (
+        ("Profile", PROFILE_KEYS),
+        ("Clients of a server", SECTION_KEYS),
+        ("Global file", GLOBAL_KEYS),
+    ):
         (table,) = [part for part in tables if part.startswith(f"{title}\n")]
         rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| ")]
         assert [key.strip() for row in rows[1:] for key in row.split(",")] == list(keys)
+
+
+@pytest.mark.parametrize("key", SECTION_KEYS)
+def test_a_key_of_a_section_is_required_where_the_page_says_so(key: str) -> None:
+    section = {"ShortId": "00112233445566aa", "Address": "10.77.0.2", "AllowedIPs": "192.168.7.0/24"}
+    profile_from_values("qre0", values(SERVER), clients=[("a", section)])
+    del section[key]
+    try:
+        profile_from_values("qre0", values(SERVER), clients=[("a", section)])
+    except UserError as error:
+        assert f"{key}: is missing" in str(error)
+        assert "Required." in SECTION[key].text
+    else:
+        assert "Required." not in SECTION[key].text

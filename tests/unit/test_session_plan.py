@@ -95,6 +95,22 @@ def test_underlay_addresses_are_those_that_were_given_or_listen(
     assert (client["UnderlayLocalIPv4"], client["UnderlayLocalPort"]) == ("127.0.0.1", "50443")
 
 
+def test_a_plan_has_what_the_servers_section_gives_the_client(
+    profiles: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (short_id,) = (
+        line.partition("= ")[2] for line in profiles[1].read_text().splitlines() if line.startswith("RealityShortId ")
+    )
+    text = "\n".join(line for line in profiles[0].read_text().splitlines() if not line.startswith("RealityShortIds"))
+    section = f"\n[Client a]\nShortId = {short_id}\nAllowedIPs = 192.168.7.0/24\nAddress = "
+    profiles[0].write_text(f"{text}{section}10.77.0.2\n")
+    server, _client = plan(capsys, *map(str, profiles))
+    assert server["AllowedIPs"] == "10.77.0.2/32,192.168.7.0/24"
+    profiles[0].write_text(f"{text}{section}10.77.0.3\n")
+    assert main(["session-plan", *map(str, profiles)]) == 2
+    assert "grants none" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -24,6 +24,7 @@ from qre.dataplane.protocol import (
     SessionMark,
     SessionRefusedError,
     SessionUpdate,
+    digest,
     refused,
 )
 from qre.dataplane.status import SessionStatus
@@ -203,6 +204,7 @@ class Registry:
                 key_epoch=session.phases.epoch,
                 packet_number=session.packets.next_number,
                 confirmed=session.confirmed,
+                routed=digest(session.install.allowed_ips),
             )
             for session_id, session in sorted(self.sessions.items())
             if session_id > after and session.state in {LifeState.HELD, LifeState.ESTABLISHED}

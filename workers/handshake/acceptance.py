@@ -14,6 +14,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from qre.addresses import Interface
 from qre.dataplane.protocol import underlay_of
 from qre.dest_profile import DestProfile
 from qre.errors import MachineError, QreError
@@ -79,6 +80,7 @@ class Accepted:
 class Acceptance:
     """All handshakes in progress. ``send`` puts a datagram on the wire, ``over`` is called with each handshake that
     has ended, ``changed`` when the sessions have requests to send, ``complain`` with (key, line) for the log.
+    ``turn_away`` says whether another machine with the client's profile is to stay connected.
     ``steering`` is None where the data plane steers connection IDs itself."""
 
     private_key: bytes
@@ -92,6 +94,7 @@ class Acceptance:
     send: Callable[[Address, bytes], None]
     over: Callable[[Accepted], None]
     changed: Callable[[], None]
+    turn_away: Callable[[Accepted], bool]
     complain: Callable[[str, str], None]
     spawn: Callable[[Coroutine[Any, Any, None]], None]  # the task belongs to the caller, who ends it
     told: Callable[[], None]  # the state has changed
@@ -133,7 +136,8 @@ class Acceptance:
 
     def _give_up(self, one: Accepted, bound: Bound) -> None:
         self.excesses[bound] += 1
-        self.complain(f"bound {bound}", f"client {one.short_id.hex()} at {one.source[0]}: too many {bound}")
+        client = self.grants.identities.who(one.short_id)
+        self.complain(f"bound {bound}", f"client {client} at {one.source[0]}: too many {bound}")
         if one.session_id is not None:
             self.sessions.delete(one.session_id, f"too many {bound}", CloseReason.TOO_MUCH)
             self.changed()
@@ -143,7 +147,10 @@ class Acceptance:
         """Record the hello in the replay file. False when it is a replay, or cannot be recorded."""
         entry = self.replay.accept(found.random_hash, found.short_id, int(time.time()))
         if isinstance(entry, NotRecorded):
-            self.complain(f"replay {entry.name}", f"{entry.value} ({found.short_id.hex()}): forwarded to Dest")
+            self.complain(
+                f"replay {entry.name}",
+                f"{entry.value} ({self.grants.identities.who(found.short_id)}): forwarded to Dest",
+            )
             self._recorded("" if entry is NotRecorded.REPEATED else entry.value)
             return False
         offset, record = entry
@@ -173,15 +180,15 @@ class Acceptance:
         self._send(one, now)
         while (event := one.inner.next_event()) is not None:
             match event:
+                case AddressesRequested() if self.turn_away(one):
+                    one.inner.close(CloseReason.TWIN)
                 case AddressesRequested(addresses=wanted):
                     granted = self.grants.ask(one, one.short_id, wanted)
                     if granted:
                         one.inner.grant(granted, self.grants.routes())
                     else:
-                        client, asked = one.short_id.hex(), ", ".join(str(each) for each in wanted)
-                        line = f"client {client} at {one.source[0]} asked for {asked}, which it may not have"
-                        self.complain(f"grant {client}", line)
                         one.inner.refuse()
+                    self._tell_denials(one, wanted, granted)
                 case InstallNow():
                     self._install(one)
                 case HandshakeFailed(reason=reason, bound=bound):
@@ -192,6 +199,23 @@ class Acceptance:
                     self._ended(one)
                     return
             self._send(one, now)
+
+    def _tell_denials(self, one: Accepted, wanted: tuple[Interface, ...], granted: tuple[Interface, ...]) -> None:
+        """Say what was not granted, and whose it is."""
+        got = {address.ip for address in granted}
+        words = [
+            self.grants.words(each) for each in self.grants.denials(one.short_id, wanted) if each.address not in got
+        ]
+        if words:
+            client = self.grants.identities.who(one.short_id)
+            text = f"client {client} at {one.source[0]} asked for what it may not have: {'; '.join(words)}"
+            self.complain(f"grant {client}", text)
+
+    def recheck(self, may_go_on: Callable[[Accepted, bytes], bool]) -> None:
+        """After a reload: give up the handshakes that may not go on."""
+        for one in list(self._all):
+            if one.session_id is None and not may_go_on(one, one.short_id):
+                one.abandon()
 
     def _send(self, one: Accepted, now: float) -> None:
         for data in one.inner.datagrams_to_send(now):

@@ -13,6 +13,8 @@ import time
 from random import SystemRandom
 from typing import Any, Final
 
+from qre.causes import Cause
+from qre.config.values import show_short_id
 from qre.dataplane.protocol import underlay_of
 from qre.ends import Role
 from qre.errors import MachineError, PeerError, QreError
@@ -40,7 +42,7 @@ from qre.workers.handshake.dataplane_link import DataplaneLink
 from qre.workers.handshake.memory import Forgetting
 from qre.workers.handshake.sessions.live_sessions import Sessions
 from qre.workers.handshake.sessions.secrets import SecretsStore
-from qre.workers.handshake.sessions.session_state import Confirmed, Lost, Orphaned, Settings
+from qre.workers.handshake.sessions.session_state import Confirmed, Lost, Orphaned, SessionEnd, Settings
 
 #: The data plane reports an unconfirmed session after 10 s; this is for a data plane that does not answer (seconds).
 _LONGEST_CONFIRMATION: Final = 20.0
@@ -48,6 +50,8 @@ _LONGEST_CONFIRMATION: Final = 20.0
 _SHORT_LIFE: Final = 10.0
 #: After a longer one the next attempt begins within this time (seconds).
 _AT_ONCE: Final = 0.25
+#: While another machine with the same short id is connected (seconds).
+_TWIN_PAUSE: Final = (30.0, 45.0)
 
 
 class Client:
@@ -75,7 +79,7 @@ class Client:
         self._candidates = Candidates()
         self._tasks = Tasks(context.internal_error)
         self._confirmed: dict[bytes, asyncio.Future[None]] = {}
-        self._lost: dict[bytes, asyncio.Future[str]] = {}
+        self._lost: dict[bytes, asyncio.Future[SessionEnd]] = {}
 
     def _settings(self) -> Settings:
         config = self._context.config
@@ -147,7 +151,10 @@ class Client:
                 if session_id is None:
                     session_id = await self._attempt()
                 began = time.monotonic()
-                reason = f"session lost: {await self._until_lost(session_id)}"
+                end = await self._until_lost(session_id)
+                if end.reason is CloseReason.TWIN:
+                    raise PeerError.of("session lost", Cause.TWIN)
+                reason = f"session lost: {end.words}"
                 if time.monotonic() - began >= _SHORT_LIFE:
                     backoff.reset()
                     pause = self._random.uniform(0, _AT_ONCE)
@@ -155,6 +162,9 @@ class Client:
                     pause = backoff.next()
             except QreError as error:
                 reason, pause = str(error), backoff.next()
+                if error.cause is Cause.TWIN:  # each attempt would be the end of a session
+                    reason = f"short id {show_short_id(self._secrets.short_id)}: {reason}"
+                    pause = max(pause, self._random.uniform(*_TWIN_PAUSE))
             session_id = None
             await self._release_unused()
             self._context.limited(f"attempt {reason}", f"{reason}; next attempt in {pause:.1f} s")
@@ -174,15 +184,15 @@ class Client:
                 return record.session_id
         return None
 
-    async def _until_lost(self, session_id: bytes) -> str:
+    async def _until_lost(self, session_id: bytes) -> SessionEnd:
         config = self._context.config
         await self._tell(True, f"connected to {config.endpoint_host}:{config.endpoint_port}")
         future = self._lost.get(session_id)
         if future is None:
-            return "it no longer exists"
-        reason = await future
+            return SessionEnd("it no longer exists")
+        end = await future
         del self._lost[session_id]
-        return reason
+        return end
 
     # --- one attempt ---
 
@@ -280,7 +290,7 @@ class Client:
                 self._sessions.delete(session_id, why, CloseReason.NOT_INSTALLED)
                 self.link.pump()
             self._lost.pop(session_id, None)
-            raise PeerError("the session did not start", lost.result() if lost.done() else "no answer")
+            raise PeerError("the session did not start", lost.result().words if lost.done() else "no answer")
         finally:
             self._confirmed.pop(session_id, None)
 
@@ -294,7 +304,7 @@ class Client:
                 case Lost(record=record, end=end):
                     lost = self._lost.get(record.session_id)
                     if lost is not None and not lost.done():
-                        lost.set_result(end.words)
+                        lost.set_result(end)
                 case Orphaned():
                     self._context.log.warning(
                         "the kernel has a session of an earlier daemon, without its secrets: it carries traffic until"

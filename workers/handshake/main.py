@@ -18,7 +18,7 @@ from qre.ipc.messages import Done, GuestJoin, GuestLeave, HandshakeStatus, Party
 from qre.ipc.worker import WorkerContext
 from qre.quic.client.fingerprint import Fingerprint
 from qre.quic.client.trust import TrustStore
-from qre.structs import Message
+from qre.structs import Message, decoder
 from qre.visit.dest import preload
 from qre.visit.rehearsal import rehearse
 from qre.visit.visitor_files import load_fingerprint, load_trust
@@ -26,7 +26,7 @@ from qre.workers.handshake.client import Client
 from qre.workers.handshake.server import Server
 from qre.workers.handshake.sessions.secrets import SecretsStore
 
-_MAX_SECRETS: Final = 65_536
+_MAX_SECRETS: Final = 1 << 20
 _OF_A_GUEST: Final = ("guest_secrets", "guest_feed")
 _MAX_GUEST_DESCRIPTORS: Final = 32
 
@@ -35,11 +35,12 @@ def parse_profile_secrets_untrusted(fd: int) -> ProfileSecrets:
     """Read the memfd of the profile's secrets and close it. Raises MachineError, whose text contains nothing of
     them."""
     try:
-        return msgspec.msgpack.decode(os.pread(fd, _MAX_SECRETS, 0), type=ProfileSecrets)
+        secrets: ProfileSecrets = decoder(ProfileSecrets).decode(os.pread(fd, _MAX_SECRETS, 0))
     except (OSError, msgspec.DecodeError):
         raise MachineError("profile secrets", "they cannot be read") from None
     finally:
         os.close(fd)
+    return secrets
 
 
 class HandshakeWorker:

@@ -8,7 +8,6 @@ handles only descriptors and timers.
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import socket
 import time
@@ -18,7 +17,6 @@ from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from qre.dataplane.protocol import SessionMark
 from qre.dest_profile import DestProfile
 from qre.ends import Role
 from qre.errors import MachineError, QreError
@@ -27,12 +25,11 @@ from qre.ipc.steering import Steering
 from qre.ipc.tasks import Tasks
 from qre.ipc.worker import WorkerContext
 from qre.quic.bounds import Bound
-from qre.quic.server.address_grants import Grants
 from qre.quic.server.inspector import HelloInspector
 from qre.reality.replay import FILE_LENGTH, ReplayFilter, replay_window
 from qre.visit.probe import imitable
-from qre.wire.close_reason import CloseReason
 from qre.workers.handshake.acceptance import Acceptance, Accepted
+from qre.workers.handshake.clients import Clients
 from qre.workers.handshake.dataplane_link import DataplaneLink
 from qre.workers.handshake.dest_watch import DestWatch
 from qre.workers.handshake.memory import Forgetting, HighWater
@@ -41,7 +38,7 @@ from qre.workers.handshake.port.flow_parts import Address, Flow, Handshake, Hell
 from qre.workers.handshake.port.flows import FlowTable
 from qre.workers.handshake.port.performer import Performer
 from qre.workers.handshake.port.relay import LONGEST, DestSocket, Relays, ecn_of, with_ecn
-from qre.workers.handshake.server_settings import flow_limits, session_settings
+from qre.workers.handshake.server_settings import flow_limits
 from qre.workers.handshake.sessions.live_sessions import Sessions
 from qre.workers.handshake.sessions.routed_cids import RoutedCids
 from qre.workers.handshake.sessions.secrets import SecretsStore
@@ -69,12 +66,7 @@ _ANCILLARY: Final = socket.CMSG_SPACE(4) * 2
 class Server:
     """See ``main.HandshakeWorker``, which calls it."""
 
-    def __init__(
-        self,
-        context: WorkerContext,
-        secrets: ProfileSecrets,
-        store: SecretsStore,
-    ) -> None:
+    def __init__(self, context: WorkerContext, secrets: ProfileSecrets, store: SecretsStore) -> None:
         self._context = context
         config = context.config
         self._socket = socket.socket(fileno=context.descriptors.pop("udp_userspace"))
@@ -82,6 +74,7 @@ class Server:
         #: Receives what the kernel's data plane does not take; the user data plane reads this slot itself.
         self._kernel_slot = None if config.user_dataplane or config.joined else _kernel_slot(context)
         self._replay_fd = context.descriptors.pop("replay")
+        self._clients = Clients(context, secrets, context.descriptors.pop("leases"))
         self._listen = (config.listen_ip, config.listen_port)
         self._buffer = bytearray(LONGEST)
         self._timer: asyncio.TimerHandle | None = None
@@ -108,9 +101,8 @@ class Server:
             if config.user_dataplane
             else None
         )
-        self._sessions = Sessions(store, Role.SERVER, session_settings(config), SystemRandom(), self._cids)
+        self._sessions = Sessions(store, Role.SERVER, self._clients.settings(), SystemRandom(), self._cids)
         self.link = DataplaneLink(self._sessions, self._sessions_changed, context.fail)
-        self._grants = Grants(config.address)
         self._use_secrets(secrets)
         self._acceptance = Acceptance(
             private_key=secrets.private_key,
@@ -119,11 +111,12 @@ class Server:
             replay=self._read_replay_file(),
             replay_fd=self._replay_fd,
             sessions=self._sessions,
-            grants=self._grants,
+            grants=self._clients.grants,
             steering=self._steering,
             send=lambda source, data: self._to_visitor(source, data, 0),
             over=self._handshake_over,
             changed=self.link.pump,
+            turn_away=lambda one: self._clients.turn_away(one.short_id, one.source[0], self._sessions),
             complain=context.limited,
             spawn=self._tasks.spawn,
             told=self._tell_state,
@@ -135,7 +128,6 @@ class Server:
     def _use_secrets(self, secrets: ProfileSecrets) -> None:
         self._private_key = X25519PrivateKey.from_private_bytes(secrets.private_key)
         self._secrets = secrets
-        self._short_ids = frozenset(secrets.short_ids)
 
     def _read_replay_file(self) -> ReplayFilter:
         try:
@@ -143,7 +135,7 @@ class Server:
         except OSError as error:
             raise MachineError("replay file", error.strerror or "cannot be read") from error
         window = replay_window(self._context.config.max_time_diff_ms)
-        return ReplayFilter(image, window, owners=len(self._short_ids))
+        return ReplayFilter(image, window, owners=len(self._clients.short_ids))
 
     # --- life ---
 
@@ -152,13 +144,10 @@ class Server:
         records, damaged = self._sessions.store.load()
         if damaged:
             self._context.log.warning("%d sessions of the previous process could not be read", damaged)
-        kept = [record for record in records if record.role is Role.SERVER and record.short_id in self._short_ids]
+        kept = self._clients.restore(record for record in records if record.role is Role.SERVER)
         for record in records:
             if record not in kept:
                 self._sessions.store.remove(record.session_id)
-        for record in kept:
-            addresses = [address.ip for address in record.handed_over.addresses]
-            self._grants.hold(record.session_id, record.short_id, addresses)
         self._sessions.restore(kept)
         await self._dest.start()
         if self._steering is not None:
@@ -174,23 +163,18 @@ class Server:
         self._tell_state()
 
     async def reload(self, secrets: ProfileSecrets) -> None:
-        """Apply new short ids, Dest and limits; sessions of removed short ids end. Raises QreError for a new key."""
+        """Apply new clients, Dest and limits; sessions that may not go on end. Raises QreError for a new key."""
         config = self._context.config
         if secrets.private_key != self._secrets.private_key:
             # Connection IDs in use were made with the old key.
             raise QreError("reload", "RealityPrivateKey changed", "down and up")
         self._use_secrets(secrets)
         self._table.limits = flow_limits(config)
-        self._sessions.settings = session_settings(config)
-        self._grants.own = config.address
         self._acceptance.replay.window = replay_window(config.max_time_diff_ms)
-        self._acceptance.replay.owners = len(self._short_ids)
-        for record in self._sessions.records():
-            if record.short_id not in self._short_ids:
-                self._sessions.delete(record.session_id, "its short id was removed", CloseReason.REMOVED)
-        for mark in list(self._sessions.orphans.values()):
-            if mark.short_id not in self._short_ids:
-                self._sessions.delete_orphan(mark.session_id, CloseReason.REMOVED)
+        self._clients.reload(secrets, self._sessions)
+        self._sessions.settings = self._clients.settings()
+        self._acceptance.recheck(self._clients.may_go_on)
+        self._acceptance.replay.owners = len(self._clients.short_ids)
         self._dest.reload()
         self.link.pump()
 
@@ -214,6 +198,7 @@ class Server:
         for each in {self._socket, *self._sockets()}:
             each.close()
         os.close(self._replay_fd)
+        self._clients.close()
 
     def status(self) -> HandshakeStatus:
         """The line and the counters for ``show``, and the profile of Dest."""
@@ -228,6 +213,7 @@ class Server:
             strangers=self._table.strangers,
             rekeys=self._sessions.rekeys,
             excesses={bound.value: count for bound, count in excesses.items()},
+            names=self._clients.names(self._sessions),
             dest_profile=self._dest.profile,
         )
 
@@ -288,12 +274,12 @@ class Server:
         return HelloInspector(
             server_name=config.server_name,
             private_key=self._private_key,
-            short_ids=self._short_ids | self._guests.short_ids(),
+            short_ids=self._clients.short_ids | self._guests.short_ids(),
             max_time_diff_ms=config.max_time_diff_ms,
         )
 
     def _accept(self, hello: Hello) -> Handshake | None:
-        if hello.found.short_id in self._short_ids:
+        if hello.found.short_id in self._clients.short_ids:
             return self._acceptance.accept(hello)
         if not self._acceptance.remember(hello.found):
             return None
@@ -370,49 +356,18 @@ class Server:
                     self._acceptance.installed(session_id)
                 case Confirmed(session_id=session_id):
                     self._acceptance.confirmed(session_id)
-                    self._welcome(session_id)
+                    self._clients.welcome(session_id, self._sessions)
                 case Lost(record=record, end=end):
-                    self._grants.free(record.session_id)
                     self._acceptance.lost(record.session_id)
-                    if record.confirmed:
-                        client = record.short_id.hex()
-                        self._context.limited(f"lost {client}", f"client {client}: the session ended: {end.words}")
+                    self._clients.lost(record, end.words)
                 case CidsChanged():
                     if self._steering is not None:
                         self._steering.want(self._sessions.connection_ids())
                 case Orphaned(marks=marks):
-                    self._take_over(marks)
+                    self._clients.take_over(marks, self._sessions)
                 case OrphanEnded(session_id=session_id):
-                    self._grants.free(session_id)
+                    self._clients.grants.free(session_id)
         self._tell_state()
-
-    def _take_over(self, marks: tuple[SessionMark, ...]) -> None:
-        """Keep orphans until their clients reconnect; end those whose short id is unknown."""
-        kept = [mark for mark in marks if mark.short_id in self._short_ids]
-        for mark in kept:
-            self._grants.hold(mark.session_id, mark.short_id, [network.network_address for network in mark.addresses])
-        for mark in marks:
-            if mark.short_id not in self._short_ids:
-                self._sessions.delete_orphan(mark.session_id, CloseReason.REMOVED)
-        self._context.log.warning(
-            "the kernel has %d sessions of an earlier daemon, without their secrets: %d carry traffic until their"
-            " keys change, %d with unknown short ids were ended",
-            len(marks),
-            len(kept),
-            len(marks) - len(kept),
-        )
-
-    def _welcome(self, session_id: bytes) -> None:
-        """A confirmed session replaces the others of its short id."""
-        records = {record.session_id: record for record in self._sessions.records()}
-        fresh = records.pop(session_id, None)
-        if fresh is None:
-            return
-        client, place = fresh.short_id.hex(), fresh.underlay.peer_ip
-        self._context.limited(f"up {client}", f"client {client} is connected from {place}", logging.INFO)
-        for record in records.values():
-            if record.confirmed and record.short_id == fresh.short_id:
-                self._sessions.delete(record.session_id, "replaced by a newer session", CloseReason.REPLACED)
 
     # --- reports to the supervisor ---
 
@@ -421,6 +376,9 @@ class Server:
         text = f"serving {self._listen[0]}:{self._listen[1]}, {count} session{'' if count == 1 else 's'}"
         if self._feed is not None:
             text += "; another daemon has the port"
+        twins = self._clients.twins()
+        if twins:
+            text += f"; on two machines: client {', '.join(twins[:4])}"
         if self._dest.current is None:
             text += "; Dest is not resolved: strangers get no answer"
         if self._acceptance.unrecorded:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import resource
 from typing import Final
 
-from qre.ipc.messages import WorkerConfig
+from qre.config.model import ClientSection
+from qre.ipc.messages import ProfileSecrets, WorkerConfig
+from qre.quic.server.identities import Identities
 from qre.workers.handshake.port.flow_parts import Limits
 from qre.workers.handshake.sessions.session_state import Settings
 
@@ -25,19 +27,21 @@ def flow_limits(config: WorkerConfig) -> Limits:
     )
 
 
-def session_settings(config: WorkerConfig) -> Settings:
-    """Beside its granted addresses a client may send from AllowedIPs outside the tunnel's own networks."""
-    own = [interface.network for interface in config.address]
-    beyond = (
-        network
-        for network in config.allowed_ips
-        if not any(net.version == network.version and net.overlaps(network) for net in own)
+def identities(config: WorkerConfig, secrets: ProfileSecrets) -> Identities:
+    """Who the clients are."""
+    sections = (
+        ClientSection(client.name, client.short_id, client.address, client.allowed_ips) for client in secrets.clients
     )
+    return Identities(secrets.short_ids, sections, config.address, config.allowed_ips)
+
+
+def session_settings(config: WorkerConfig, clients: Identities) -> Settings:
+    """Beside its granted addresses a client may use the networks behind it."""
     return Settings(
         rekey_interval_ms=config.rekey_interval_ms,
         idle_timeout_ms=min(config.idle_timeout_ms, ADVERTISED_IDLE_MS),
         keepalive_ms=config.keepalive_s * 1000,
         rekey_after_packets=config.rekey_after_packets,
-        allowed_ips=tuple(beyond),
+        behind=clients.behind,
         in_kernel=not config.user_dataplane,
     )

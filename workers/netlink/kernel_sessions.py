@@ -30,6 +30,7 @@ from qre.dataplane.protocol import (
     SessionMark,
     SessionUpdate,
     Underlay,
+    digest,
 )
 from qre.dataplane.status import SessionStatus
 from qre.ends import Role
@@ -208,6 +209,7 @@ def mark_of(session: KernelSession) -> SessionMark:
         addresses=tuple(network for network in status.allowed_ips if network.prefixlen == network.max_prefixlen)[
             :MAX_CIDS_PER_SESSION
         ],
+        routed=digest(status.allowed_ips),
     )
 
 

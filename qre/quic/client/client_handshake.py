@@ -41,7 +41,7 @@ from qre.quic.handshake_events import (
     SiteAnswered,
 )
 from qre.reality.cid import MIN_LENGTH as MIN_ROUTED_LENGTH
-from qre.wire.close_reason import close_words
+from qre.wire.close_reason import CloseReason, close_words, reason_of
 from qre.wire.number import PACKET_NUMBER_BASE
 from qre.wire.protection import derive
 
@@ -428,9 +428,11 @@ def _default(value: int | None, default: int) -> int:
 
 
 def _cause(ending: Ending) -> Cause | None:
-    """What an alert of the other end says, which anybody can make before the handshake is complete."""
-    if ending.by_us or ending.alert is None:
+    """What an alert of the other end says, which anybody can make before the handshake is complete; or its reason."""
+    if ending.by_us:
         return None
+    if ending.alert is None:
+        return Cause.TWIN if reason_of(ending.error_code) is CloseReason.TWIN else None
     return of_alert(ending.alert)
 
 

@@ -45,7 +45,7 @@ class LoneServer:
         self._inspector = HelloInspector(
             server_name=settings.server_name,
             private_key=settings.private_key,
-            short_ids=settings.short_ids,
+            short_ids=settings.accepted_ids,
             max_time_diff_ms=settings.max_time_diff_ms,
         )
         self._first_flight: list[bytes] = []

@@ -55,7 +55,7 @@ def flight(
         return tuple(Arrived(0.2 * n, random.randbytes(random.randint(24, 1200))) for n in range(5))
     short_id, name = client.short_id, client.server_name
     if stranger is Stranger.INVALID_SHORT_ID:
-        while short_id in server.short_ids:
+        while short_id in server.accepted_ids:
             short_id = random.randbytes(SHORT_ID_LENGTH)
     elif stranger is Stranger.WRONG_SNI:
         name = f"www.{name}" if len(name) < 200 else name.partition(".")[2]
@@ -81,7 +81,7 @@ def is_taken_for_ours(server: ServerSettings, datagrams: tuple[Arrived, ...], un
     inspector = HelloInspector(
         server_name=server.server_name,
         private_key=server.private_key,
-        short_ids=server.short_ids,
+        short_ids=server.accepted_ids,
         max_time_diff_ms=server.max_time_diff_ms,
     )
     for each in datagrams:

@@ -67,6 +67,7 @@ from qre.workers.handshake.sessions.session_state import (
     ended,
     installation,
     key_update,
+    stale,
     update_retry,
 )
 from qre.workers.handshake.sessions.settling import Settling
@@ -362,8 +363,9 @@ class Sessions:
             self.events.append(Orphaned(fresh))
 
     def _compare_one(self, live: Live, mark: SessionMark, now: float) -> None:
-        if mark.key_epoch < live.record.key_epoch:
-            self._out_of_step(live, "the data plane is at an earlier key epoch")
+        end = stale(live.record, self.settings, mark)
+        if end is not None:
+            self._happens(live, SessionEvent.DELETED, end=end)
             return
         self._reached(live, mark.key_epoch, now)
         self._happens(live, SessionEvent.HELD, now)

@@ -17,6 +17,7 @@ from qre.dataplane.protocol import (
     SessionLost,
     SessionMark,
     SessionUpdate,
+    digest,
 )
 from qre.ends import Role
 from qre.wire.close_reason import CloseReason, close_words, reason_of
@@ -40,9 +41,11 @@ class Settings:
     idle_timeout_ms: int
     keepalive_ms: int
     rekey_after_packets: int
-    allowed_ips: tuple[Network, ...] = ()  # client: the profile's; server: besides the granted addresses
+    allowed_ips: tuple[Network, ...] = ()  # client
     #: The data plane is qre.ko: sessions outlive every process, and none is installed twice.
     in_kernel: bool = False
+    #: Server: the networks of a client beside its granted addresses, by short id.
+    behind: Callable[[bytes], tuple[Network, ...]] = lambda short_id: ()
 
     def next_rekey(self, now: float, random: Random) -> float:
         """When to rekey again after a rekey at ``now`` (seconds); infinity when RekeyInterval is 0."""
@@ -154,17 +157,31 @@ def ended(report: SessionLost) -> SessionEnd:
     return SessionEnd(f"{words}: {said}" if said else words, reason_of(report.error_code))
 
 
+def allowed_ips(record: SessionRecord, settings: Settings) -> tuple[Network, ...]:
+    """What is routed to the peer, and accepted from it."""
+    if record.role is Role.CLIENT:
+        return settings.allowed_ips
+    granted = (address.network for address in record.handed_over.addresses)
+    return (*granted, *settings.behind(record.short_id))
+
+
+def stale(record: SessionRecord, settings: Settings, mark: SessionMark) -> SessionEnd | None:
+    """Why the session cannot go on as the data plane has it; None when it can."""
+    if mark.key_epoch < record.key_epoch:
+        return SessionEnd("the data plane is at an earlier key epoch", CloseReason.OUT_OF_STEP)
+    if record.role is Role.SERVER and mark.routed and mark.routed != digest(allowed_ips(record, settings)):
+        return SessionEnd("its networks have changed while no daemon ran", CloseReason.CHANGED)
+    return None
+
+
 def installation(record: SessionRecord, settings: Settings, id: int) -> SessionInstall:
     """The request that installs this session, for the first time or again."""
-    allowed = settings.allowed_ips
-    if record.role is Role.SERVER:
-        allowed = (*(address.network for address in record.handed_over.addresses), *allowed)
     return handed_over_install(
         record.handed_over,
         record.role,
         record.underlay,
         id=id,
-        allowed_ips=allowed,
+        allowed_ips=allowed_ips(record, settings),
         held=record.role is Role.SERVER and not record.confirmed,
         idle_timeout_ms=settings.idle_timeout_ms,
         keepalive_ms=settings.keepalive_ms,

@@ -143,7 +143,9 @@ def test_aioquic_is_the_version_that_the_hooks_were_made_for() -> None:
 
 
 @pytest.mark.parametrize(
-    ("hook", "expected"), [*OVERRIDDEN.items(), *CALLED.items()], ids=lambda value: str(value)[:60]
+    ("hook", "expected"),
+    [*OVERRIDDEN.items(), *CALLED.items()],
+    ids=lambda value: getattr(value, "__qualname__", None),
 )
 def test_a_hook_has_the_parameters_that_it_is_used_with(hook: object, expected: list[str]) -> None:
     assert parameters(hook) == expected

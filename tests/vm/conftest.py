@@ -1,8 +1,9 @@
 """One guest a kernel for the whole ring, with qre.ko's build at hand.
 
-What bears ``one_kernel`` takes long: it runs on the oldest kernel alone unless QRE_VM_ALL is set (make test-vm). What
-bears ``only_in_all`` takes longer: it runs only then. With QRE_VM_OLDEST everything runs on the oldest kernel alone,
-with QRE_VM_CPUS a guest has so many processors.
+Everything runs on the oldest kernel; on newer ones, too, what bears ``every_kernel``, and all of it with QRE_VM_ALL
+(make test-vm). What bears ``only_in_all`` takes long: it runs only then. With QRE_VM_OLDEST everything runs on the
+oldest kernel alone, with QRE_VM_CPUS a guest has so many processors. Two guests may run beside each other (pytest's
+``-n 2 --dist loadgroup``): half of the files on one kernel is a group.
 What is to run on a kernel that cannot be had is skipped with the reason, even where QRE_REQUIRE asks for the ring: it
 has the other kernels.
 """
@@ -31,6 +32,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     left_out = [item for item in items if _is_left_out(item)]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in left_out]
+    files = sorted({item.path for item in items})
+    for item in items:
+        kernel = next((kernel.series for kernel in _kernels_of(item)), "")
+        item.add_marker(pytest.mark.xdist_group(f"{kernel}-{files.index(item.path) % 2}"))
 
 
 def _is_left_out(item: pytest.Item) -> bool:
@@ -38,7 +43,7 @@ def _is_left_out(item: pytest.Item) -> bool:
         return True
     if os.environ.get("QRE_VM_ALL"):
         return False
-    one = os.environ.get("QRE_VM_OLDEST") or item.get_closest_marker("one_kernel")
+    one = os.environ.get("QRE_VM_OLDEST") or not item.get_closest_marker("every_kernel")
     return bool(item.get_closest_marker("only_in_all") or (one and _is_newer(item)))
 
 

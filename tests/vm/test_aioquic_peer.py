@@ -21,7 +21,7 @@ from tests.support.namespaces import Namespace
 from tests.support.stock_peer import StockPeer
 from tests.support.vm import Vm, booted
 
-pytestmark = [pytest.mark.timeout(1800), pytest.mark.one_kernel]
+pytestmark = pytest.mark.timeout(1800)
 HOST, INSIDE = "10.9.1.1", "10.9.1.2"
 INNER_HOST, INNER_INSIDE = "10.77.0.2", "10.77.0.1"
 SERVER_PORT, CLIENT_PORT = 443, 5555

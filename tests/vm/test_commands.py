@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.vm import Vm
 
-pytestmark = [pytest.mark.timeout(900), pytest.mark.one_kernel, pytest.mark.guest_python]
+pytestmark = [pytest.mark.timeout(900), pytest.mark.guest_python]
 LIBRARY = ". /tmp/library\n"
 CID, OTHER_CID = "22" * 20, "33" * 20
 SESSION = (

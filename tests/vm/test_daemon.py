@@ -14,7 +14,7 @@ from tests.support.guest_daemons import guest_daemons
 from tests.support.tcpdump import read_udp
 from tests.support.vm import Vm
 
-pytestmark = [pytest.mark.timeout(1500), pytest.mark.guest_python]
+pytestmark = [pytest.mark.timeout(1500), pytest.mark.guest_python, pytest.mark.every_kernel]
 LIBRARY = ". /tmp/library; . $GUEST/daemons.sh\n"
 #: Seconds in a guest: Python starts slowly there.
 START, SLOW = 200, 400.0
@@ -85,7 +85,6 @@ def test_the_tunnel_runs_on_the_module_and_is_shown(daemons: Vm) -> None:
             assert known.client_secret.hex() not in told and known.server_secret.hex() not in told
 
 
-@pytest.mark.one_kernel
 def test_a_stream_outlives_every_process_and_the_next_daemons_take_it_over(daemons: Vm) -> None:
     """Both are killed at once: a module knows the keys of one change ahead, and no more."""
     before = shown(daemons, "b")["sessions"][0]

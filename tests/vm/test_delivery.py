@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.vm import Vm
 
-pytestmark = [pytest.mark.timeout(900), pytest.mark.one_kernel]
+pytestmark = pytest.mark.timeout(900)
 LIBRARY = ". /tmp/library\n"
 
 #: Echo requests of every size that a packet has its own way for, the last in fragments; IPv6 besides.

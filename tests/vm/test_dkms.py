@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.kernels import KMOD, ROOT, Kernel, installed
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.timeout(600), pytest.mark.every_kernel]
 
 
 def version() -> str:
@@ -25,7 +25,6 @@ def test_its_version_is_the_projects() -> None:
     assert version() == tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 
 
-@pytest.mark.one_kernel
 @pytest.mark.parametrize("kernel", installed(), ids=lambda kernel: kernel.series)
 def test_dkms_builds_it_and_takes_it_away_again(kernel: Kernel, tmp_path: Path) -> None:
     subprocess.run(["make", "-s", "-C", KMOD, "dkms-source", f"DESTDIR={tmp_path}"], check=True)

@@ -21,7 +21,7 @@ from tests.support.kernels import cache
 from tests.support.short_headers import WHOLE, Keys, Shot, write_shots
 from tests.support.vm import Vm
 
-pytestmark = [pytest.mark.timeout(1800), pytest.mark.one_kernel]
+pytestmark = pytest.mark.timeout(1800)
 LIBRARY = ". /tmp/library\n"
 PACKETS = int(os.environ.get("QRE_HOSTILE_PACKETS", "100000"))
 BASE = 65536

@@ -254,7 +254,6 @@ def test_the_parameter_can_be_given_at_load(guest: Vm) -> None:
 
 
 @pytest.mark.guest_python
-@pytest.mark.one_kernel
 def test_show_tells_nobody_the_counters_and_what_root_would_see(guest: Vm) -> None:
     printed = guest.check(
         LIBRARY

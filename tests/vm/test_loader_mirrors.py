@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.vm import Vm
 
-pytestmark = [pytest.mark.timeout(1500), pytest.mark.one_kernel, pytest.mark.guest_python]
+pytestmark = [pytest.mark.timeout(1500), pytest.mark.guest_python]
 LIBRARY = ". /tmp/library; . $GUEST/daemons.sh\n"
 #: Seconds in a guest: Python starts slowly there.
 START, SLOW = 300, 600.0

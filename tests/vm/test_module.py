@@ -14,7 +14,7 @@ from tests.support.vm import Vm
 LIBRARY = ". /tmp/library\n"
 _sessions = iter(range(5001, 6000))
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.timeout(600), pytest.mark.every_kernel]
 every_kernel = pytest.mark.parametrize("kernel", kernels(), ids=lambda kernel: kernel.series)
 
 

@@ -26,7 +26,7 @@ from tests.vm.test_hostile_packets import (
     standing_session,
 )
 
-pytestmark = [pytest.mark.timeout(1800), pytest.mark.one_kernel]
+pytestmark = pytest.mark.timeout(1800)
 #: Of a datagram: most of them lie across a page's end.
 SIZE = 1233
 DATAGRAMS = 150

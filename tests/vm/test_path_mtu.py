@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.vm import Vm
 
-pytestmark = [pytest.mark.timeout(900), pytest.mark.one_kernel]
+pytestmark = pytest.mark.timeout(900)
 RecordProperty = Callable[[str, object], None]
 LIBRARY = ". /tmp/library; . $GUEST/path.sh\n"
 #: Link MTU, and what is found: the UDP payload.
@@ -46,9 +46,7 @@ def drops(vm: Vm, namespace: str) -> dict[int, int]:
     return {int(why): int(count) for why, count in re.findall(r"^Drop(\d+)=(\d+)$", printed, re.M)}
 
 
-@pytest.mark.parametrize(
-    "silent", [pytest.param("", id="icmp", marks=pytest.mark.one_kernel), pytest.param("silent", id="black-hole")]
-)
+@pytest.mark.parametrize("silent", [pytest.param("", id="icmp"), pytest.param("silent", id="black-hole")])
 @pytest.mark.parametrize(("mtu", "payload"), PATHS, ids=[str(mtu) for mtu, _ in PATHS])
 def test_tcp_runs_over_a_path_of_any_size_from_its_first_moment(
     guest: Vm, mtu: int, payload: int, silent: str, record_property: RecordProperty

@@ -9,7 +9,7 @@ from qre.kernel.abi import Drop, Event
 from tests.support.guest_peer import GuestPeer
 from tests.support.vm import Vm
 
-pytestmark = [pytest.mark.timeout(900), pytest.mark.one_kernel]
+pytestmark = pytest.mark.timeout(900)
 _numbers = iter(range(70_000, 71_000))
 #: What control.c allows.
 BURST = 64

@@ -17,7 +17,7 @@ from tests.support.reference_calls import Call, calls
 from tests.support.vm import Vm
 from tests.vm.test_commands import CID, LIBRARY, OTHER_CID, Answer
 
-pytestmark = [pytest.mark.timeout(3000), pytest.mark.one_kernel]
+pytestmark = pytest.mark.timeout(3000)
 SERVER_FILE, CLIENT_FILE = "/etc/qre/dev/qre0.conf", "/etc/qre/dev/qre1.conf"
 READY = "/tmp/e/ready"
 #: Not ip-netns(8): that one hides what is mounted below /sys.

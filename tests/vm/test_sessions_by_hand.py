@@ -14,7 +14,7 @@ from tests.support.vm import Vm
 from tests.vm.test_commands import CID, LIBRARY, SERVER, SESSION, UNDERLAY, done, guest, refused, run
 
 __all__ = ["guest"]  # a fixture
-pytestmark = [pytest.mark.timeout(900), pytest.mark.one_kernel, pytest.mark.guest_python]
+pytestmark = [pytest.mark.timeout(900), pytest.mark.guest_python]
 GUIDE = ROOT / "docs" / "sessions-by-hand.md"
 FILES = ("/tmp/e/dev/server0.conf", "/tmp/e/dev/client0.conf")
 #: Kinds of pairs that ``init`` writes; tests/unit/test_session_plan.py has all of them, without a kernel.

@@ -11,7 +11,7 @@ import pytest
 from tests.support.guest_daemons import guest_daemons
 from tests.support.vm import Vm
 
-pytestmark = [pytest.mark.timeout(1500), pytest.mark.one_kernel, pytest.mark.guest_python]
+pytestmark = [pytest.mark.timeout(1500), pytest.mark.guest_python]
 #: Seconds in a guest: Python starts slowly there.
 START, SLOW = 200, 400.0
 LIBRARY = """
@@ -221,7 +221,6 @@ def test_two_ends_behind_the_port_have_sessions_that_carry_packets(demo: Vm) -> 
     assert order == sorted(order), printed
 
 
-@pytest.mark.one_kernel
 def test_without_the_kernels_map_the_command_steers_the_session_itself(port: Vm) -> None:
     printed = port.check(
         LIBRARY + "$A $QRE shared-port-session-demo $PROFILES $FRONT RegisterCidMap=false RunForMs=1", SLOW

@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.vm import Vm
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.timeout(600), pytest.mark.every_kernel]
 LIBRARY = ". /tmp/library\n"
 
 

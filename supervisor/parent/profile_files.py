@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+from pathlib import Path
 
 import msgspec
 
@@ -14,7 +15,8 @@ from qre.dest_profile import DestProfile
 from qre.device.state import write_atomically
 from qre.errors import MachineError
 from qre.ipc.messages import WorkerConfig
-from qre.reality.replay import FILE_LENGTH
+from qre.quic.server import address_leases
+from qre.reality import replay
 from qre.supervisor.parent.preconditions import open_regular
 
 
@@ -39,7 +41,8 @@ class ProfileFiles:
     def open_servers(self, config: WorkerConfig) -> dict[str, int]:
         """What a server keeps: hellos that it has accepted, and which client had which address last. Raises
         MachineError."""
-        leases = open_regular(self._leases, os.O_RDWR | os.O_CREAT, "see StateDir")
+        without = "after a restart another client may take an address"
+        leases = _open_whole(self._leases, address_leases.FILE_LENGTH, without)
         try:
             return {"leases": leases, "replay": self._open_replay(config)}
         except BaseException:
@@ -50,13 +53,7 @@ class ProfileFiles:
         """The replay file of the port, not of the profile: the next front must know the same hellos. It gets its
         whole size now: a disk that is full later takes no client away."""
         path = self._config.state_dir / f"{config.listen_ip}_{config.listen_port}.replay"
-        fd = open_regular(path, os.O_RDWR | os.O_CREAT, "see StateDir")
-        try:
-            os.posix_fallocate(fd, 0, FILE_LENGTH)
-        except OSError as error:
-            told = "%s has no room (%s): clients that cannot be recorded there are not recognised"
-            logging.getLogger("qre").warning(told, path, error.strerror)
-        return fd
+        return _open_whole(path, replay.FILE_LENGTH, "clients that cannot be recorded there are not recognised")
 
     def set_ready(self, up: bool) -> None:
         """``RuntimeDir/<profile>.ready`` exists exactly while a session is up."""
@@ -74,3 +71,13 @@ class ProfileFiles:
     def keep_dest_profile(self, profile: DestProfile) -> None:
         """Replace the stored measurement of Dest, atomically."""
         write_atomically(self._dest, msgspec.json.encode(profile))
+
+
+def _open_whole(path: Path, length: int, without: str) -> int:
+    """The file with its whole size, or as much as there is room for; ``without``: what is missing then."""
+    fd = open_regular(path, os.O_RDWR | os.O_CREAT, "see StateDir")
+    try:
+        os.posix_fallocate(fd, 0, length)
+    except OSError as error:
+        logging.getLogger("qre").warning("%s has no room (%s): %s", path, error.strerror, without)
+    return fd

@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import closing, suppress
+from ipaddress import ip_interface, ip_network
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,7 +18,7 @@ import pytest
 
 from qre.dataplane.protocol import LossReason, SessionConfirmed, SessionLost
 from qre.dest_profile import DestProfile
-from qre.ipc.messages import CidAdopt, DestProfileReport, ProfileSecrets, RoleState
+from qre.ipc.messages import CidAdopt, DestProfileReport, KnownClient, ProfileSecrets, RoleState
 from qre.quic.bounds import Bound
 from qre.wire.packet import PacketType
 from qre.workers.handshake import acceptance
@@ -240,6 +241,46 @@ def test_a_restarted_worker_finds_its_sessions_and_a_removed_short_id_ends_them(
         )
         await until(lambda: not server.dataplane.registry.marks())
         assert SHORT_ID not in server.store._map[:]
+
+    serve(site, work)
+
+
+def test_a_handshake_under_way_of_a_removed_client_is_given_up_at_the_reload(site: Caddy) -> None:
+    async def work(server: InProcessServer) -> None:
+        await Visitor(server).run(timeout=0.01)  # its first flight, and nothing more
+        await until(lambda: server.server.status().handshakes == 1)
+        acceptance = server.server._acceptance
+        private = server.key.private_bytes_raw()
+        await server.server.reload(ProfileSecrets(private_key=private, short_ids=(SHORT_ID, b"another!")))
+        assert acceptance.timer() is not None, "others are not touched"
+        await server.server.reload(ProfileSecrets(private_key=private, short_ids=(b"another!",)))
+        assert acceptance.timer() is None
+
+    serve(site, work)
+
+
+def test_a_client_with_a_section_is_given_its_address_and_the_networks_behind_it(site: Caddy) -> None:
+    async def work(server: InProcessServer) -> None:
+        known = KnownClient(
+            name="laptop",
+            short_id=SHORT_ID,
+            address=(ip_interface("10.77.0.2/32"),),
+            allowed_ips=(ip_network("192.168.7.0/24"), ip_network("10.77.0.0/16")),
+        )
+        secrets = ProfileSecrets(private_key=server.key.private_bytes_raw(), short_ids=(SHORT_ID,), clients=(known,))
+        await server.server.reload(secrets)
+        assert "HandOverReady" not in (await Visitor(server, address="10.77.0.3/24").run()).names
+        assert any("client laptop at 127.0.0.1 asked for what" in line for line in server.context.lines)
+        visitor = await Visitor(server, address="10.77.0.2/24").run()
+        assert visitor.names[-1] == "HandOverReady"
+        (session,) = server.dataplane.registry.sessions.values()
+        routed = session.install.allowed_ips
+        assert routed[0] == ip_network("10.77.0.2/32")
+        assert ip_network("192.168.7.0/24") in routed
+        assert not any(each.overlaps(ip_network("10.77.0.0/24")) for each in routed[1:])
+        server.dataplane.tell(SessionConfirmed(session_id=session.session_id))
+        await until(lambda: server.server.status().up)
+        assert server.server.status().names == {SHORT_ID.hex(): "laptop"}
 
     serve(site, work)
 

@@ -10,14 +10,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qre.config.model import ClientSection
+from qre.config.model import ClientSection, GlobalConfig
 from qre.dataplane.protocol import SessionMark, digest
 from qre.ends import Role
 from qre.quic.server.address_grants import Denial, Grants
 from qre.quic.server.address_leases import CAPACITY, FILE_LENGTH, RECORD_LENGTH, Leases
 from qre.quic.server.identities import Identities
+from qre.structs import encoder
+from qre.supervisor.parent.process_settings import secrets_memfd, worker_config
+from qre.supervisor.parent_messages import MAX_SIZE, Setup
 from qre.wire.close_reason import CloseReason
+from qre.workers.handshake.main import parse_profile_secrets_untrusted
+from qre.workers.handshake.server_settings import identities
 from qre.workers.handshake.sessions.session_state import Settings, allowed_ips, stale
+from tests.support.profile_values import server_profile
 from tests.unit.test_handshake_secrets import record_of
 
 ONE, TWO, THREE = b"\1" * 8, b"\2" * 8, b"\3" * 8
@@ -216,3 +222,23 @@ def test_a_full_file_takes_no_more_and_has_room_when_one_is_forgotten() -> None:
     leases.keep([number.to_bytes(8, "big") for number in range(1, CAPACITY)])
     assert leases.put(b"another!", [ip_address("10.0.0.1")]) is not None
     assert leases.put(b"another!", [ip_address("10.0.0.1")]) is None, "nothing changed"
+
+
+def test_the_largest_profile_reaches_the_processes() -> None:
+    clients = tuple(
+        ClientSection(
+            f"{number:064d}",
+            number.to_bytes(8, "big"),
+            tuple(ip_interface(f"fdff:ffff:ffff:ffff:ffff:ffff:{number:x}:{each + 1}/128") for each in range(8)),
+            (ip_network(f"2001:ffff:ffff:ffff:ffff:ffff:ffff:{number:x}/128"),),
+        )
+        for number in range(1024)
+    )
+    made = server_profile()
+    assert made.server is not None
+    networks = tuple(ip_network(f"2002:ffff:ffff:ffff:ffff:ffff:ffff:{number:x}/128") for number in range(256))
+    profile = made.replace(server=made.server.replace(short_ids=(), clients=clients), allowed_ips=networks)
+    config = worker_config(profile, GlobalConfig(), None)
+    assert len(encoder().encode(Setup(config=config, runtime_dir="/run/qre", pin_dir="/sys/fs/bpf"))) < MAX_SIZE
+    secrets = parse_profile_secrets_untrusted(secrets_memfd(profile))
+    assert identities(config, secrets).sections == {client.short_id: client for client in clients}

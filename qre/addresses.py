@@ -6,7 +6,16 @@ At run time each is one class, of which both families are members: a message has
 from __future__ import annotations
 
 from abc import ABCMeta
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
+from collections.abc import Iterable
+from ipaddress import (
+    IPv4Address,
+    IPv4Interface,
+    IPv4Network,
+    IPv6Address,
+    IPv6Interface,
+    IPv6Network,
+    ip_network,
+)
 
 TYPE_CHECKING = False  # `typing` takes longer to load than all of this
 if TYPE_CHECKING:
@@ -27,3 +36,40 @@ else:
     Interface = _either("Interface", IPv4Interface, IPv6Interface)
     #: A prefix; no bit beyond its length is set.
     Network = _either("Network", IPv4Network, IPv6Network)
+
+_EVERYWHERE = ip_network("0.0.0.0/0")
+
+
+def outer_networks(endpoint: str | None) -> tuple[Network, ...]:
+    """Where packets of a client go whose server is ``endpoint``: a name may be anywhere. A server (None) answers whom
+    it hears, and has its clients' networks in the main table."""
+    if endpoint is None:
+        return ()
+    try:
+        return (ip_network(endpoint),)
+    except ValueError:
+        return (_EVERYWHERE,)
+
+
+def keeps_apart(prefix: Network, outer: tuple[Network, ...]) -> bool:
+    """Whether this prefix must be kept from the tunnel's own packets: a default route, and what they may go to. A
+    name is taken for one of the public network: private prefixes stay where every program looks for them."""
+    return prefix.prefixlen == 0 or any(
+        prefix.version == network.version
+        and prefix.overlaps(network)
+        and not (network == _EVERYWHERE and prefix.is_private)
+        for network in outer
+    )
+
+
+def covering(
+    ip: Address, addresses: Iterable[Interface], allowed_ips: Iterable[Network], outer: tuple[Network, ...]
+) -> str:
+    """What leads packets to ``ip`` into the tunnel, in words; empty when nothing does that is known here."""
+    for interface in addresses:
+        if ip in interface.network:
+            return f"Address {interface}"
+    for prefix in allowed_ips:
+        if ip in prefix and not keeps_apart(prefix, outer):
+            return f"AllowedIPs {prefix}"
+    return ""

@@ -19,6 +19,7 @@ _READERS: Final[dict[Any, Any]] = {Address: ip_address, Interface: ip_interface,
 
 U16 = Annotated[int, msgspec.Meta(ge=0, le=0xFFFF)]
 Port = Annotated[int, msgspec.Meta(ge=1, le=0xFFFF)]
+U32 = Annotated[int, msgspec.Meta(ge=0, le=0xFFFFFFFF)]
 U64 = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 Text = Annotated[str, msgspec.Meta(max_length=512)]
 

@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
 
+from qre.addresses import Address
 from qre.dataplane.health import TrafficHealth
 from qre.dest_profile import DestProfile
+from qre.device.tampering import tampering_line
 from qre.ends import Role
 from qre.errors import InternalError, MachineError, QreError
 from qre.ipc.channel import Channel, ChannelClosedError
@@ -26,12 +28,14 @@ from qre.ipc.latest import Latest
 from qre.ipc.messages import (
     DataplaneStatus,
     DestProfileReport,
+    DeviceTampered,
     HandshakeStatus,
     Hello,
     LinkGone,
     LoaderStatus,
     NetlinkStatus,
     Party,
+    ResolveName,
     RoleState,
     SocketGranted,
     SocketRelease,
@@ -45,12 +49,12 @@ from qre.ipc.messages import (
 )
 from qre.ipc.roles import CLIENT_UDP, KEYS, ROLES
 from qre.ipc.tasks import Tasks
-from qre.kernel.underlay_sockets import client_socket
+from qre.kernel.underlay_sockets import client_socket, source_address
 from qre.structs import Message
 from qre.supervisor.members import heartbeats
+from qre.supervisor.members.errands import Errands
 from qre.supervisor.members.life import WorkerStage
 from qre.supervisor.members.supervised import Members, Supervised
-from qre.supervisor.members.visits import Visits
 from qre.supervisor.parent_messages import Alive, DaemonState, DestProbed, GuestCount, PinThese, Setup, ToParent
 from qre.supervisor.port_guests import PortGuests
 from qre.supervisor.reloads import Reloads
@@ -61,11 +65,6 @@ if TYPE_CHECKING:
 _GREET_TIMEOUT: Final = 60.0
 _START_TIMEOUT: Final = 30.0
 _PIN_TIMEOUT: Final = 10.0
-_COMPLETE_TIMEOUT: Final = 8.0
-#: Of a reload during which workers die.
-_RELOAD_ATTEMPTS: Final = 3
-#: Time for a death to be noticed.
-_NOTICE: Final = 0.2
 _STATE_INTERVAL: Final = 0.05
 _PROBED_INTERVAL: Final = 1.0
 MAX_CLIENT_SOCKETS: Final = 8
@@ -81,8 +80,8 @@ class CrewOwner(Protocol):
     def tell(self, message: ToParent, fds: tuple[int, ...] = ()) -> None:
         """Send ``message`` to the parent; the caller keeps ``fds``."""
 
-    def fail(self, reason: str) -> None:
-        """End the daemon with a failure."""
+    def fail(self, reason: str, *, closed: bool = False) -> None:
+        """End the daemon with a failure; ``closed``: what a default route took stays shut in."""
 
 
 class Crew:
@@ -94,7 +93,7 @@ class Crew:
         supplies: dict[str, int],
         pair: tuple[socket.socket, socket.socket] | None,
         routers: dict[Party, Router],
-        visits: Visits | None,
+        errands: dict[type[Message], Errands],
         runtime: Path,
         owner: CrewOwner,
     ) -> None:
@@ -128,9 +127,9 @@ class Crew:
         self._reloads = Reloads(self.members, setup, self.supplies, lambda: self.config, self._use)
         for router in routers.values():
             self._tasks.spawn(router.serve(self._handle, routers), _SERVE)
-        self._visits = visits
-        if visits is not None:
-            self._tasks.spawn(visits.serve(), _SERVE)
+        self._errands = errands
+        for each in errands.values():
+            self._tasks.spawn(each.serve(), _SERVE)
 
     # --- start, restart, end ---
 
@@ -291,8 +290,8 @@ class Crew:
             else:
                 member.kill()
         await self._wait_for_ends(deadline)
-        if self._visits is not None:
-            await self._visits.close()
+        for each in self._errands.values():
+            await each.close()
         for router in self.routers.values():
             router.close()
 
@@ -313,8 +312,9 @@ class Crew:
                     raise InternalError(f"worker {source}", "Hello has the wrong role or process id")
                 member.life("greeted")
                 member.greeted.set()
-            case SocketRequest() if self.config.role is Role.CLIENT:  # it bears the mark, which leads past the tunnel
-                return self._grant_socket(member)
+            case SocketRequest(peer=peer) if self.config.role is Role.CLIENT:
+                # It bears the mark, which leads past the tunnel.
+                return self._grant_socket(member, peer)
             case SocketRelease(number=number):
                 released = self._client_sockets.pop(number, None)
                 if released is not None:
@@ -330,8 +330,14 @@ class Crew:
                 self._tell_probed(DestProbed(profile=profile))
                 if self._dataplane is Party.NETLINK and self.members[Party.NETLINK].life.stage is WorkerStage.READY:
                     await self.members[Party.NETLINK].router.request(Party.SUPERVISOR, message, 10.0)
-            case VisitDest() if self._visits is not None:
-                return await self._visits.visit(self.config, message)
+            case VisitDest() | ResolveName() if type(message) in self._errands:
+                return await self._errands[type(message)].run(self.config, message)
+            case DeviceTampered(final=final):
+                text = tampering_line(self.config.device, message)
+                if final:
+                    self._owner.fail(text, closed=True)
+                else:
+                    self._log.warning("%s", text)
             case LinkGone(device=device):
                 if device == self.config.device:
                     self._owner.fail(f"device {device} was removed by another program")
@@ -354,14 +360,14 @@ class Crew:
             text = f"restarting {', '.join(missing)}; {text}"
         self._tell_state(DaemonState(up=self.state.up, text=text[:512]))
 
-    def _grant_socket(self, member: Supervised) -> SocketGranted:
+    def _grant_socket(self, member: Supervised, peer: Address) -> SocketGranted:
         if len(self._client_sockets) >= MAX_CLIENT_SOCKETS:
             raise MachineError("client socket", "too many are in use")
-        made = client_socket(self.setup.client_bind_ip, self.setup.client_bind_port, self.setup.fwmark)
+        made = client_socket(self.setup.client_bind_ip, self.setup.client_bind_port)
         number, self._next_socket = self._next_socket, self._next_socket + 1
         self._client_sockets[number] = made
         member.hand("client_udp", made.fileno(), number)
-        return SocketGranted(number=number)
+        return SocketGranted(number=number, local=source_address(self.setup.client_bind_ip, peer))
 
     def _offered(self, party: Party, name: str, fd: int) -> None:
         """Take each object once: a pinned object is never replaced."""

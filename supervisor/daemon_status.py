@@ -64,6 +64,7 @@ async def describe(crew: Crew) -> dict[str, Any]:
         "server_name": config.server_name,
         "persistent_keepalive": config.keepalive_s,
         "link_up": netlink.link_up if isinstance(netlink, NetlinkStatus) else None,
+        "restored": netlink.restored if isinstance(netlink, NetlinkStatus) else {},
         "counters": plain(dataplane.counters) if isinstance(dataplane, DataplaneStatus) else None,
         "handshake": _handshake(handshake),
         "dest_profile": plain(crew.dest_profile),

@@ -34,7 +34,6 @@ class Setup(Message, frozen=True, kw_only=True):
     config: WorkerConfig
     runtime_dir: Text
     pin_dir: Text
-    fwmark: U64 = 0
     client_bind_ip: Text = ""
     client_bind_port: Annotated[int, msgspec.Meta(ge=0, le=0xFFFF)] = 0
     kernel_holds_port: bool = False  # qre.ko still has the shared socket of a daemon that was killed
@@ -72,10 +71,12 @@ class AllReady(Message, frozen=True, kw_only=True):
 
 
 class DaemonFailed(Message, frozen=True, kw_only=True):
-    """The daemon cannot go on. ``passing``: for something that may pass by itself."""
+    """The daemon cannot go on. ``passing``: for something that may pass by itself. ``closed``: the rules of a default
+    route stay, so that nothing leaves in the clear."""
 
     reason: Text
     passing: bool = False
+    closed: bool = False
 
 
 class GuestCount(Message, frozen=True, kw_only=True):

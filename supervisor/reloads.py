@@ -84,7 +84,8 @@ class Reloads:
             address=config.address,
             mtu=config.mtu,
             allowed_ips=config.routes,
-            fwmark=self._setup.fwmark,
+            table=config.table,
+            outer=config.outer,
         )
         await self._members[Party.NETLINK].router.request(Party.SUPERVISOR, device, 10.0)
         self._use(config)

@@ -35,8 +35,8 @@ from qre.supervisor.crew import Crew, parties_of
 from qre.supervisor.daemon_status import watch_traffic
 from qre.supervisor.front import join_of
 from qre.supervisor.front_listener import FrontListener, Host
+from qre.supervisor.members.errands import ERRANDS, Errands
 from qre.supervisor.members.router import Router, make_directories
-from qre.supervisor.members.visits import Visits
 from qre.supervisor.parent_messages import (
     MAX_SIZE,
     AllReady,
@@ -124,9 +124,9 @@ class _Supervisor:
         self._status = max(self._status, status)
         self._ended.set()
 
-    def fail(self, reason: str, *, passing: bool = False) -> None:
+    def fail(self, reason: str, *, passing: bool = False, closed: bool = False) -> None:
         """The daemon cannot continue: tell the parent and end everything."""
-        self.tell(DaemonFailed(reason=reason[:512], passing=passing))
+        self.tell(DaemonFailed(reason=reason[:512], passing=passing, closed=closed))
         self._end(1)
 
     async def run(self) -> int:
@@ -174,13 +174,14 @@ class _Supervisor:
         pair = self._server_pair(setup) if config.role is Role.SERVER else None
         parties = parties_of(config)
         runtime = Path(setup.runtime_dir) / f"{config.device}.workers"
-        make_directories(runtime, (*parties, Party.VISIT) if config.role is Role.SERVER else parties)
+        errands = (Party.RESOLVER, Party.VISIT) if config.role is Role.SERVER else (Party.RESOLVER,)
+        make_directories(runtime, (*parties, *errands))
         _keep_only_what_spawning_needs()
         context = zmq.asyncio.Context(io_threads=1)
         limited = LimitedLog(self._log)
         routers = {party: Router(context, runtime, party, limited) for party in parties}
-        visits = Visits(Router(context, runtime, Party.VISIT, limited), runtime) if pair is not None else None
-        self._crew = Crew(setup, self._supplies, pair, routers, visits, runtime, self)
+        done = {ERRANDS[party]: Errands(Router(context, runtime, party, limited), runtime) for party in errands}
+        self._crew = Crew(setup, self._supplies, pair, routers, done, runtime, self)
         return self._crew
 
     def _server_pair(self, setup: Setup) -> tuple[socket.socket, socket.socket]:
@@ -189,7 +190,7 @@ class _Supervisor:
         if held[0] is not None and held[1] is not None:
             return socket.socket(fileno=held[0]), socket.socket(fileno=held[1])
         config = setup.config
-        return server_pair(config.listen_ip, config.listen_port, setup.fwmark, beside_kernel=setup.kernel_holds_port)
+        return server_pair(config.listen_ip, config.listen_port, beside_kernel=setup.kernel_holds_port)
 
     def _open_front(self, setup: Setup, crew: Crew) -> None:
         """Let other daemons join our port."""

@@ -85,10 +85,9 @@ def release_cid(arguments: list[str], options: Options) -> int:
 
 
 def sync(command: str, profile: Profile) -> None:
-    """Apply the profile to the kernel's device. A mark that ``up`` chose for the device stays."""
+    """Apply the profile to the kernel's device."""
     with kernel(command, profile.device) as qre:
-        before = qre.device(profile.device)
-        qre.device_set(profile.device, synced_settings(profile, before.fwmark if before is not None else 0))
+        qre.device_set(profile.device, synced_settings(profile))
 
 
 @contextmanager

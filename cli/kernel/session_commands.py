@@ -126,5 +126,5 @@ def install_end(
 def make_device(undo: Undo, qre: Qre, profile: Profile) -> None:
     """Create the profile's device, as ``syncconf`` does; an existing one is not changed."""
     if qre.device(profile.device) is None:
-        qre.device_set(profile.device, synced_settings(profile, 0))
+        qre.device_set(profile.device, synced_settings(profile))
         undo.add(lambda: unless_gone(lambda: qre.device_delete(profile.device)))

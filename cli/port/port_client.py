@@ -31,7 +31,7 @@ from qre.kernel.underlay_sockets import client_socket
 from qre.quic.client.client_handshake import ClientHandshake, Negotiated
 from qre.quic.client.trust import TrustStore
 from qre.quic.handed_over import HandedOver
-from qre.visit.dest import local_address, resolve
+from qre.visit.dest import resolve
 from qre.visit.exchange import shake_hands
 from qre.visit.visitor_files import load_fingerprint, load_trust
 
@@ -90,20 +90,14 @@ def _socket(underlay: SocketAddress | None, peer: Address) -> socket.socket:
     """By default a server of this machine is visited from the address that tests use, any other from where the
     kernel chooses, as a daemon's client does."""
     if underlay is None and not peer[0].startswith("127."):
-        return client_socket("", 0, 0)
+        return client_socket("", 0)
     return underlay_socket(underlay)
 
 
 def underlay_socket(underlay: SocketAddress | None) -> socket.socket:
     """Bound to the given address, or to the one that tests use."""
     underlay = underlay or parse_socket_address(LOOPBACK.client)
-    return client_socket(str(underlay.ip), underlay.port, 0)
-
-
-def bound_address(made: socket.socket, peer: Address) -> Address:
-    """Where packets to ``peer`` come from."""
-    ip, port = made.getsockname()
-    return local_address(peer) if ip == "0.0.0.0" else ip, port
+    return client_socket(str(underlay.ip), underlay.port)
 
 
 async def client_handshake(profile: Profile, made: socket.socket, peer: Address, trust: TrustStore) -> Completed:
@@ -123,9 +117,10 @@ async def client_handshake(profile: Profile, made: socket.socket, peer: Address,
         now=time.monotonic(),
         random=SystemRandom(),
     )
-    await shake_hands(handshake, made, peer, f"{peer[0]}:{peer[1]}")
+    local = await shake_hands(handshake, made, peer, f"{peer[0]}:{peer[1]}")
+    ip, port = made.getsockname()
     negotiated = handshake.negotiated()
-    return Completed(bound_address(made, peer), peer, negotiated, handshake.hand_over(time.monotonic()))
+    return Completed((local or ip, port), peer, negotiated, handshake.hand_over(time.monotonic()))
 
 
 def _lines(profile: Profile, done: Completed) -> list[str]:

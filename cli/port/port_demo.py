@@ -11,12 +11,13 @@ import os
 import socket
 import time
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import Final
 
 from qre.cli.commands import Options
 from qre.cli.kernel.session_commands import install_end, make_device
 from qre.cli.port.end_signals import EndSignals
-from qre.cli.port.port_client import bound_address, client_handshake, refuse_daemon, underlay_socket
+from qre.cli.port.port_client import client_handshake, refuse_daemon, underlay_socket
 from qre.cli.port.port_fields import DemoFields, parse_demo_fields
 from qre.cli.port.port_front import Front, module, say, set_up
 from qre.cli.port.port_loader import port_counters, stay
@@ -29,6 +30,7 @@ from qre.config.profile import load_profile_file
 from qre.ends import Role
 from qre.errors import MachineError
 from qre.kernel.qre_family import Qre
+from qre.kernel.underlay_sockets import source_address
 from qre.quic.handed_over import HandedOver
 from qre.quic.in_memory.lone_server import LoneServer
 from qre.quic.server.address_grants import Grants
@@ -90,7 +92,9 @@ async def _both_ends(demo: _Demo) -> None:
     peer = demo.front.address
     with underlay_socket(demo.fields.client_underlay) as made:
         client = asyncio.ensure_future(client_handshake(demo.client, made, peer, load_trust()))
-        server = asyncio.ensure_future(_serve(demo, bound_address(made, peer)))
+        ip, port = made.getsockname()
+        client_ip = source_address("" if ip == "0.0.0.0" else ip, ip_address(peer[0])) or ip
+        server = asyncio.ensure_future(_serve(demo, (str(client_ip), port)))
         try:
             await asyncio.wait((client, server), return_when=asyncio.FIRST_COMPLETED)
             if server.done():

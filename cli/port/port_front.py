@@ -167,7 +167,7 @@ def _namespace(one: socket.socket) -> int:
 
 def _pair(undo: Undo, port: Port, given: socket.socket | None) -> tuple[socket.socket, socket.socket]:
     if given is None:
-        pair = server_pair(port.ip, port.port, 0)
+        pair = server_pair(port.ip, port.port)
         undo.add(lambda: _close(port, *pair))
         return pair
     if bound_sockets(port.ip, port.port) > 1:

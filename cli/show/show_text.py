@@ -63,6 +63,8 @@ def _device_lines(device: Mapping[str, Any], now: float) -> Iterator[Line]:
     yield "status", device["status"] or ("up" if device["up"] else "down")
     yield "address", ", ".join(device["address"]) or "(none)"
     yield "mtu", f"{device['mtu']}" + ("" if device.get("link_up") is not False else ", link down")
+    if device.get("restored"):
+        yield "put back", ", ".join(f"{part} {count}" for part, count in sorted(device["restored"].items()))
     for key, label in (("listen", "listening on"), ("endpoint", "endpoint"), ("server_name", "server name")):
         if device.get(key):
             yield label, device[key]

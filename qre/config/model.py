@@ -218,6 +218,11 @@ class Profile(Value):
         given = self.underlay.server
         return HostPort(str(given.ip), given.port) if given is not None else self.client.endpoint
 
+    @property
+    def endpoint_host(self) -> str | None:
+        """The host of ``endpoint``."""
+        return self.endpoint.host if self.endpoint is not None else None
+
 
 class GlobalConfig(Value):
     """The global file with environment and options applied (option, environment, file, default)."""

@@ -12,15 +12,16 @@ from qre.kernel.answers import KernelDevice
 from qre.kernel.port_registration import release, shared_address
 from qre.kernel.qre_family import DeviceSettings, Qre
 from qre.kernel.socket import NetlinkRefusedError
+from qre.kernel.underlay_sockets import MARK
 from qre.wire.close_reason import CloseReason
 
 
-def synced_settings(profile: Profile, fwmark: int) -> DeviceSettings:
+def synced_settings(profile: Profile) -> DeviceSettings:
     """All that ``syncconf`` and ``set`` give a device, which no profile brings up."""
-    return msgspec.structs.replace(settings_of(profile, fwmark), mtu=profile.mtu)
+    return msgspec.structs.replace(settings_of(profile), mtu=profile.mtu)
 
 
-def settings_of(profile: Profile, fwmark: int) -> DeviceSettings:
+def settings_of(profile: Profile) -> DeviceSettings:
     """The kernel's settings for a profile: no key, no short id, no address. Its MTU is the link's, as on the user
     data plane (``Rtnl.set_up``)."""
     server, client = profile.server, profile.client
@@ -32,7 +33,7 @@ def settings_of(profile: Profile, fwmark: int) -> DeviceSettings:
         listen=(str(profile.listen.ip), profile.listen.port) if profile.listen is not None else None,
         endpoint=str(profile.endpoint) if profile.endpoint is not None else None,
         keepalive_s=profile.keepalive_s,
-        fwmark=fwmark,
+        fwmark=MARK,
     )
 
 

@@ -16,11 +16,12 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from qre.addresses import outer_networks
 from qre.config.model import GlobalConfig, Profile
 from qre.device.kernel_device import close_sessions, settings_as_they_were, settings_of, sync_line
 from qre.device.kernel_module import MODULE, choose_dataplane, expected_dataplane, wants_module
 from qre.device.reverse_path import strict_devices
-from qre.device.route_mark import mark_of
+from qre.device.route_table import table_of
 from qre.device.state import ProfileState, load_state, remove_state, save_state, state_of, state_path
 from qre.device.steps import Notice, Step, address_lines, hook_steps, plan_of, route_lines, run_steps, spec_of
 from qre.ends import Dataplane
@@ -40,13 +41,14 @@ from qre.kernel.tun import (
 from qre.kernel.tunnel import (
     DeviceSpec,
     clear_device,
-    default_versions,
+    closed_rules,
     delete_rules,
-    marks_of,
     put_rules,
-    ruled_versions,
+    refusing_versions,
     sync_addresses,
     sync_routes,
+    tables_of,
+    wanted_rules,
 )
 
 
@@ -57,12 +59,12 @@ def print_notice(text: str) -> None:
 
 @dataclass(frozen=True)
 class UpResult:
-    """A profile that is up. ``tun_fd`` is the caller's to close (``keep_tun`` on the user data plane); ``fwmark`` is
-    not 0 when AllowedIPs hold a default route: every underlay socket must carry it (SO_MARK)."""
+    """A profile that is up. ``tun_fd`` is the caller's to close (``keep_tun`` on the user data plane); ``table`` is
+    not 0 when one of its routes has a table of its own."""
 
     tun_fd: int | None
     dataplane: Dataplane
-    fwmark: int
+    table: int
 
 
 @dataclass
@@ -79,7 +81,7 @@ class _Up:
     dataplane: Dataplane  # the expected one, until it is chosen
     tun_fd: int | None = None
     kernel_before: KernelDevice | None = None  # the settings of a device that was there
-    #: Rules that existed before: the IP versions, by mark.
+    #: Rules that existed before and refuse what they do not route: the IP versions, by table.
     rules_before: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
     was_up: bool = False
     was_ours: bool = False  # the profile had the device already
@@ -115,7 +117,7 @@ class _Up:
     def sync_kernel(self) -> None:
         with Qre() as qre:
             self.kernel_before = qre.device(self.profile.device)
-            qre.device_set(self.profile.device, settings_of(self.profile, self.spec.fwmark))
+            qre.device_set(self.profile.device, settings_of(self.profile))
             self.attached = True
 
     def unmake_device(self) -> None:
@@ -150,14 +152,13 @@ class _Up:
                     close_sessions(link.name)
                 self.remove_addresses_and_routes()
                 self.rtnl.delete_link(link)
-            for mark, versions in self.rules_before.items():
+            for table, versions in self.rules_before.items():
                 for version in versions:
-                    put_rules(self.rtnl, version, mark)
+                    put_rules(self.rtnl, closed_rules(version, table))
         finally:
             remove_state(self.config, self.profile.name)
         if any(self.rules_before.values()):
-            ways = f"`qre-tool up {self.profile.name}` uses them, `qre-tool down {self.profile.name}` removes them"
-            self.notice(f"the rules of the default route stay, and nothing leaves in the clear: {ways}")
+            self.notice(nothing_in_the_clear(self.profile.name))
 
     def restore(self) -> None:
         """Restore the device to the saved state."""
@@ -176,10 +177,11 @@ class _Up:
         sync_addresses(self.rtnl, self.link(), self.spec, previous)
 
     def replace_routes(self) -> None:
-        if self.before is not None and self.before.fwmark not in (0, self.spec.fwmark):
-            delete_rules(self.rtnl, self.before.fwmark)
+        if self.before is not None and self.before.table not in (0, self.spec.table):
+            delete_rules(self.rtnl, self.before.table)
         sync_routes(self.rtnl, self.link(), self.spec)
-        if 4 in default_versions(self.spec.allowed_ips) and (strict := strict_devices(self.profile.device)):
+        marked = any(rules.version == 4 for rules in wanted_rules(self.spec))
+        if marked and (strict := strict_devices(self.profile.device)):
             remedy = f"`sysctl net.ipv4.conf.{strict[0]}.rp_filter=2` lets them in"
             self.notice(
                 f"rp_filter is strict on {', '.join(strict)}: datagrams of the server may be dropped; {remedy}"
@@ -187,10 +189,10 @@ class _Up:
 
     def remove_addresses_and_routes(self) -> None:
         previous = self.before.address if self.before is not None else ()
-        clear_device(self.rtnl, self.profile.device, self.spec.fwmark, previous, self.rules_before)
+        clear_device(self.rtnl, self.profile.device, self.spec.table, previous, self.rules_before)
 
     def save(self) -> None:
-        save_state(self.config, state_of(self.profile, self.spec.fwmark))
+        save_state(self.config, state_of(self.profile, self.spec.table))
 
 
 def up_profile(profile: Profile, config: GlobalConfig, *, keep_tun: bool, notice: Notice = print_notice) -> UpResult:
@@ -206,7 +208,7 @@ def up_profile(profile: Profile, config: GlobalConfig, *, keep_tun: bool, notice
     with Rtnl() as rtnl:
         up = _prepare(profile, config, keep_tun, notice, rtnl)
         run_steps(up_steps(up), notice)
-    return UpResult(up.tun_fd, up.dataplane, up.spec.fwmark)
+    return UpResult(up.tun_fd, up.dataplane, up.spec.table)
 
 
 def plan_up(profile: Profile, config: GlobalConfig, *, keep_tun: bool = False) -> list[str]:
@@ -227,14 +229,21 @@ def _prepare(profile: Profile, config: GlobalConfig, keep_tun: bool, notice: Not
     if saved is not None and saved.device != profile.device and rtnl.link(saved.device) is not None:
         remedy = f"run `qre-tool down {profile.name}` first"
         raise UserError(f"profile {profile.name}", f"it is up as {saved.device}", remedy)
-    spec = _spec(profile, mark_of(profile, saved, existing, rtnl, config))
-    marks = {spec.fwmark, saved.fwmark if saved is not None else 0} - {0}
-    rules = {mark: ruled_versions(rtnl, mark) for mark in marks}
+    spec = _spec(profile, table_of(profile, saved, existing, rtnl, config))
+    tables = {spec.table, saved.table if saved is not None else 0} - {0}
+    rules = {table: refusing_versions(rtnl, table) for table in tables}
     return _Up(profile, config, keep_tun, notice, rtnl, spec, saved, expected_dataplane(config), rules_before=rules)
 
 
-def _spec(profile: Profile, fwmark: int) -> DeviceSpec:
-    return DeviceSpec(profile.device, profile.address, profile.mtu, profile.routes, fwmark)
+def nothing_in_the_clear(name: str) -> str:
+    """The notice when a default route's rules outlive its device."""
+    ways = f"`qre-tool up {name}` uses them, `qre-tool down {name}` removes them"
+    return f"the rules of the default route stay, and nothing leaves in the clear: {ways}"
+
+
+def _spec(profile: Profile, table: int) -> DeviceSpec:
+    outer = outer_networks(profile.endpoint_host)
+    return DeviceSpec(profile.device, profile.address, profile.mtu, profile.routes, table, outer)
 
 
 def dataplane_of(link: Link) -> Dataplane:
@@ -284,7 +293,7 @@ def reload_profile(profile: Profile, config: GlobalConfig, *, notice: Notice = p
     with Rtnl() as rtnl:
         up = _prepare_reload(profile, config, rtnl, notice)
         run_steps(reload_steps(up), notice)
-    return UpResult(None, up.dataplane, up.spec.fwmark)
+    return UpResult(None, up.dataplane, up.spec.table)
 
 
 def plan_reload(profile: Profile, config: GlobalConfig) -> list[str]:
@@ -302,7 +311,7 @@ def _prepare_reload(profile: Profile, config: GlobalConfig, rtnl: Rtnl, notice: 
     refuse_foreign(device, link, ALIAS_PREFIX + profile.name)
     if saved is not None:
         refuse_replacement(profile, saved, down_and_up(profile.name))
-    spec = _spec(profile, mark_of(profile, saved, link, rtnl, config))
+    spec = _spec(profile, table_of(profile, saved, link, rtnl, config))
     before = saved if saved is not None else _found(profile, link, rtnl)
     return _Up(profile, config, False, notice, rtnl, spec, before, dataplane_of(link))
 
@@ -310,7 +319,7 @@ def _prepare_reload(profile: Profile, config: GlobalConfig, rtnl: Rtnl, notice: 
 def _found(profile: Profile, link: Link, rtnl: Rtnl) -> ProfileState:
     """The state read from the device itself: our addresses and routes on it."""
     return msgspec.structs.replace(
-        state_of(profile, min(marks_of(rtnl, link), default=0)),
+        state_of(profile, min(tables_of(rtnl, link), default=0)),
         address=tuple(entry.interface for entry in rtnl.addresses(link) if entry.ours),
         mtu=link.mtu,
         allowed_ips=tuple(sorted({prefix for prefix, _ in rtnl.routes(link)}, key=str)),

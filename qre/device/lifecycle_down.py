@@ -16,8 +16,8 @@ from qre.device.control_client import front_path, remove_left, runtime_paths
 from qre.device.device_lock import is_free, lock_path, port_name
 from qre.device.kernel_device import close_sessions, release_port
 from qre.device.kernel_module import LOADED
-from qre.device.lifecycle import dataplane_of, print_notice, require_net_admin
-from qre.device.route_mark import orphaned_marks
+from qre.device.lifecycle import dataplane_of, nothing_in_the_clear, print_notice, require_net_admin
+from qre.device.route_table import has_table, orphaned_tables
 from qre.device.state import ProfileState, load_state, remove_state, state_path
 from qre.device.steps import Notice, Step, hook_steps, plan_of
 from qre.ends import Dataplane
@@ -27,7 +27,7 @@ from qre.kernel.port_registration import shared_address
 from qre.kernel.qre_family import Qre
 from qre.kernel.rtnl import Link, Rtnl
 from qre.kernel.tun import claimed, is_held, is_ours
-from qre.kernel.tunnel import clear_device, default_versions, delete_rules, marks_of
+from qre.kernel.tunnel import clear_device, closed_rules, default_versions, delete_rules, put_rules, tables_of
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,9 @@ class _Down:
     device: str
     hooks: Hooks
     addresses: tuple[Interface, ...]  # to be deleted though they are not marked as ours
-    marks: tuple[int, ...]
+    tables: tuple[int, ...]
+    #: The IP versions of which nothing may leave in the clear when it is down.
+    closed: tuple[int, ...]
     config: GlobalConfig
     rtnl: Rtnl
     link: Link | None  # when it was looked at
@@ -64,10 +66,13 @@ class _Down:
             close_sessions(self.device)
 
     def clear(self) -> None:
-        for mark in self.marks:
-            delete_rules(self.rtnl, mark)
+        for table in self.tables:
+            for version in self.closed:
+                put_rules(self.rtnl, closed_rules(version, table))
+            delete_rules(self.rtnl, table, tuple({4, 6}.difference(self.closed)))
         if self._link() is not None:
-            clear_device(self.rtnl, self.device, 0, self.addresses)
+            kept = dict.fromkeys(self.tables, self.closed)
+            clear_device(self.rtnl, self.device, 0, self.addresses, kept)
 
     def delete_device(self) -> None:
         link = self._link()
@@ -79,18 +84,23 @@ class _Down:
 
 
 def down_profile(
-    profile: Profile | str, config: GlobalConfig, *, by_daemon: bool = False, notice: Notice = print_notice
+    profile: Profile | str,
+    config: GlobalConfig,
+    *,
+    by_daemon: bool = False,
+    closed: bool = False,
+    notice: Notice = print_notice,
 ) -> None:
     """Take the profile down; the caller holds the device. A name alone is given when the profile's file is gone.
 
     It is not an error when parts, or everything, are gone already. The daemon's own clean-up (``by_daemon``)
-    continues after a failing PreDown, and while its workers still hold the device. The first error is raised when
-    everything else is done.
+    continues after a failing PreDown, and while its workers still hold the device. ``closed``: the rules of a default
+    route stay, so that nothing leaves in the clear. The first error is raised when everything else is done.
     """
     name = profile if isinstance(profile, str) else profile.name
     require_net_admin(f"down {name}")
     with Rtnl() as rtnl:
-        down = _prepare(profile, config, rtnl, by_daemon=by_daemon)
+        down = _prepare(profile, config, rtnl, by_daemon=by_daemon, closed=closed)
         if not by_daemon and is_held(down.device, name):
             raise _held(down.device, name)
         pre, rest = _steps(down)
@@ -105,6 +115,8 @@ def down_profile(
                     first = error
                 else:
                     notice(str(error))
+        if down.closed and down.tables:
+            notice(nothing_in_the_clear(name))
     if first is not None:
         raise first
 
@@ -126,7 +138,9 @@ def _held(device: str, name: str) -> UserError:
     return UserError(f"device {device}", "a daemon holds it", f"stop the daemon first: `systemctl stop qred@{name}`")
 
 
-def _prepare(profile: Profile | str, config: GlobalConfig, rtnl: Rtnl, *, by_daemon: bool) -> _Down:
+def _prepare(
+    profile: Profile | str, config: GlobalConfig, rtnl: Rtnl, *, by_daemon: bool, closed: bool = False
+) -> _Down:
     """Read the present state; changes nothing."""
     name, configured = (profile, None) if isinstance(profile, str) else (profile.name, profile)
     saved = load_state(config, name)
@@ -149,7 +163,8 @@ def _prepare(profile: Profile | str, config: GlobalConfig, rtnl: Rtnl, *, by_dae
         device=device,
         hooks=configured.hooks if configured is not None else Hooks(),
         addresses=(*(saved.address if saved is not None else ()), *(configured.address if configured else ())),
-        marks=_marks(configured, saved, link, rtnl, config),
+        tables=_tables(configured, saved, link, rtnl, config),
+        closed=default_versions(configured.routes) if closed and configured is not None else (),
         config=config,
         rtnl=rtnl,
         link=link,
@@ -159,15 +174,15 @@ def _prepare(profile: Profile | str, config: GlobalConfig, rtnl: Rtnl, *, by_dae
     )
 
 
-def _marks(
+def _tables(
     configured: Profile | None, saved: ProfileState | None, link: Link | None, rtnl: Rtnl, config: GlobalConfig
 ) -> tuple[int, ...]:
-    """Marks of the profile's rules."""
-    found = marks_of(rtnl, link) if link is not None else set()
+    """Tables of the profile's rules."""
+    found = tables_of(rtnl, link) if link is not None else set()
     if saved is not None:
-        found |= {saved.fwmark} - {0}
-    elif configured is not None and default_versions(configured.routes):
-        found |= orphaned_marks(rtnl, config, configured.name, configured.device)
+        found |= {saved.table} - {0}
+    elif configured is not None and has_table(configured):
+        found |= orphaned_tables(rtnl, config, configured.name, configured.device)
     return tuple(sorted(found))
 
 
@@ -210,7 +225,7 @@ def _steps(down: _Down) -> tuple[list[Step], list[Step]]:
 
 
 def _cleared_lines(down: _Down) -> tuple[str, ...]:
-    lines = [f"delete routes and rules of table {mark}" for mark in down.marks]
+    lines = [f"delete routes and rules of table {table}" for table in down.tables]
     if down.link is not None:
         lines += [
             f"delete address {entry.interface} from {down.device}"

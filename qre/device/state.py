@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from qre.addresses import Interface, Network
+from qre.addresses import Interface, Network, outer_networks
 from qre.config.model import GlobalConfig, Profile
 from qre.config.values import parse_socket_address
 from qre.device.control_client import names_in
@@ -39,11 +39,13 @@ class ProfileState(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     address: Annotated[tuple[Interface, ...], msgspec.Meta(max_length=1024)]
     mtu: Annotated[int, msgspec.Meta(ge=68, le=65535)]
     allowed_ips: Annotated[tuple[Network, ...], msgspec.Meta(max_length=65536)]
-    #: 0: no default route through the tunnel
-    fwmark: Annotated[int, msgspec.Meta(ge=0, le=0xFFFFFFFF)]
+    #: 0: every route is in the main table. The file has the name that earlier versions gave it
+    table: Annotated[int, msgspec.Meta(ge=0, le=0xFFFFFFFF)] = msgspec.field(name="fwmark")
+    #: where the tunnel's own packets go
+    outer: Annotated[tuple[Network, ...], msgspec.Meta(max_length=16)] = ()
 
 
-def state_of(profile: Profile, fwmark: int) -> ProfileState:
+def state_of(profile: Profile, table: int) -> ProfileState:
     """The state to save for a profile that was just brought up."""
     return ProfileState(
         profile=profile.name,
@@ -54,7 +56,8 @@ def state_of(profile: Profile, fwmark: int) -> ProfileState:
         address=profile.address,
         mtu=profile.mtu,
         allowed_ips=profile.routes,
-        fwmark=fwmark,
+        table=table,
+        outer=outer_networks(profile.endpoint_host),
     )
 
 

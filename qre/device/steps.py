@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from qre.device.hooks import hook_command, run_hook
 from qre.device.state import ProfileState
 from qre.errors import QreError
-from qre.kernel.rtnl import MAIN_TABLE
-from qre.kernel.tunnel import DeviceSpec, default_versions, wanted_routes
+from qre.kernel.rtnl import MAIN_TABLE, Rule
+from qre.kernel.tunnel import DeviceSpec, wanted_routes, wanted_rules
 
 Notice = Callable[[str], None]
 
@@ -73,21 +73,28 @@ def route_lines(before: ProfileState | None, spec: DeviceSpec) -> tuple[str, ...
     for prefix, table in wanted_routes(spec):
         where = "" if table == MAIN_TABLE else f" in table {table}"
         lines.append(f"route {prefix} to {spec.device}{where}")
-    for version in default_versions(spec.allowed_ips):
-        lines.append(f"rule -{version}: not fwmark {spec.fwmark:#x} lookup {spec.fwmark}")
-        lines.append(f"rule -{version}: not fwmark {spec.fwmark:#x} unreachable")
-        lines.append(f"rule -{version}: lookup main suppress_prefixlength 0")
+    sets = wanted_rules(spec)
+    for each in sets:
+        lines += [rule_line(rule) for rule in each.placed(0)]
     if before is not None:
         old = spec_of(before)
         kept = {prefix for prefix, _ in wanted_routes(spec)}
         for prefix, _ in wanted_routes(old):
             if prefix not in kept:
                 lines.append(f"delete route {prefix} of {spec.device}")
-        for version in set(default_versions(old.allowed_ips)).difference(default_versions(spec.allowed_ips)):
-            lines.append(f"delete rules -{version} of table {old.fwmark}")
+        for version in {each.version for each in wanted_rules(old)}.difference(each.version for each in sets):
+            lines.append(f"delete rules -{version} of table {old.table}")
     return tuple(lines)
 
 
 def spec_of(state: ProfileState) -> DeviceSpec:
     """The device that a saved state describes."""
-    return DeviceSpec(state.device, state.address, state.mtu, state.allowed_ips, state.fwmark)
+    return DeviceSpec(state.device, state.address, state.mtu, state.allowed_ips, state.table, state.outer)
+
+
+def rule_line(rule: Rule) -> str:
+    """A rule in the words of ip-rule(8), without its priority."""
+    table = "main" if rule.table == MAIN_TABLE else str(rule.table)
+    mark = f"{'not ' if rule.inverted else ''}fwmark {rule.fwmark:#x} " if rule.fwmark else ""
+    suppress = f" suppress_prefixlength {rule.suppress}" if rule.suppress is not None else ""
+    return f"rule -{rule.version}: {mark}" + ("unreachable" if rule.unreachable else f"lookup {table}{suppress}")

@@ -8,16 +8,17 @@ one answer.
 from __future__ import annotations
 
 import enum
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
 from qre.addresses import Address, Interface, Network
+from qre.causes import Cause
 from qre.dataplane.protocol import ConnectionId, Prefixes, ShortId
 from qre.dataplane.status import DeviceCounters, SessionStatus
 from qre.dest_profile import DestProfile
 from qre.ends import Role
-from qre.structs import U16, U64, Message, Port, Struct, Text
+from qre.structs import U16, U32, U64, Message, Port, Struct, Text
 
 VERSION = 1
 #: The largest message on any channel, in bytes.
@@ -37,6 +38,7 @@ class Party(enum.StrEnum):
     NETLINK = "netlink"
     DATAPLANE = "dataplane"
     VISIT = "visit"
+    RESOLVER = "resolver"
 
 
 class WorkerConfig(Struct, frozen=True, kw_only=True):
@@ -50,6 +52,8 @@ class WorkerConfig(Struct, frozen=True, kw_only=True):
     keepalive_s: U16
     allowed_ips: Prefixes
     routes: Routes = ()  # AllowedIPs, and the networks behind a server's clients
+    table: U32 = 0  # of routes that must not take the tunnel's own packets
+    outer: Prefixes = ()  # where those go
     server_name: Text
     listen_ip: Text = ""  # server; with --server-underlay applied
     listen_port: U16 = 0
@@ -144,12 +148,18 @@ class Refused(Message, frozen=True, kw_only=True):
 
 
 class SocketRequest(Message, frozen=True, kw_only=True):
-    """handshake -> supervisor, request (client): a new underlay UDP socket. The answer is SocketGranted, and the
-    descriptor ``client_udp`` with the same number comes over the descriptor channel before it."""
+    """handshake -> supervisor, request (client): a new underlay UDP socket, for packets to ``peer``. The answer is
+    SocketGranted, and the descriptor ``client_udp`` with the same number comes over the descriptor channel before
+    it."""
+
+    peer: Address
 
 
 class SocketGranted(Message, frozen=True, kw_only=True):
+    """``local``: where packets of this socket to the peer come from, by its own mark; None when none can be sent."""
+
     number: U64
+    local: Address | None = None
 
 
 class SocketRelease(Message, frozen=True, kw_only=True):
@@ -204,6 +214,22 @@ class DestVisited(Message, frozen=True, kw_only=True):
     why: Text = ""
 
 
+class ResolveName(Message, frozen=True, kw_only=True):
+    """handshake -> supervisor, request, and on to a process that is started for it: the addresses of a name, of one
+    version of IP or (0) of both. Answered with NameResolved."""
+
+    host: Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
+    version: Literal[0, 4, 6] = 0
+
+
+class NameResolved(Message, frozen=True, kw_only=True):
+    """An answer: the addresses in the resolver's order; or why there are none, and who was asked."""
+
+    addresses: Annotated[tuple[Address, ...], msgspec.Meta(max_length=64)] = ()
+    cause: Cause | None = None
+    detail: Text = ""
+
+
 class CidAdopt(Message, frozen=True, kw_only=True):
     """handshake -> bpf_loader, request: steer this routed CID to slot 1. On the kernel's data plane the map is
     qre.ko's to write; where it cannot, netlink -> bpf_loader."""
@@ -232,7 +258,8 @@ class SyncDevice(Message, frozen=True, kw_only=True):
     address: Interfaces
     mtu: U16
     allowed_ips: Routes
-    fwmark: U64 = 0
+    table: U32 = 0
+    outer: Prefixes = ()
 
 
 class UseLoader(Message, frozen=True, kw_only=True):
@@ -244,6 +271,21 @@ class UseLoader(Message, frozen=True, kw_only=True):
     routed_cid_len: Annotated[int, msgspec.Meta(ge=17, le=20)]
     pid: Annotated[int, msgspec.Meta(ge=0, le=0xFFFFFFFF)]
     map_id: Annotated[int, msgspec.Meta(ge=0, le=0xFFFFFFFF)]
+
+
+class DeviceTampered(Message, frozen=True, kw_only=True):
+    """netlink -> supervisor: another program took away ``what`` QRE had made of its device, and it was put back, or
+    could not be (``error``). ``port``: the netlink port of who did it; 0: nobody asked the kernel to. ``final``: it
+    happened too often, and is not put back any more."""
+
+    what: Text
+    port: U32
+    error: Text = ""
+    final: bool = False
+
+
+class NetworkChanged(Message, frozen=True, kw_only=True):
+    """netlink -> handshake (client): addresses, routes, rules or links have changed: an attempt may succeed now."""
 
 
 class LinkGone(Message, frozen=True, kw_only=True):
@@ -317,6 +359,8 @@ class NetlinkStatus(Message, frozen=True, kw_only=True):
 
     device_present: bool
     link_up: bool
+    #: how often rules, routes, addresses or the link's state had to be put back
+    restored: Annotated[dict[Text, U64], msgspec.Meta(max_length=16)] = msgspec.field(default_factory=dict)
     dataplane: DataplaneStatus | None = None
     shared_port: SharedPort | None = None
     #: adopted CIDs of no session
@@ -340,12 +384,16 @@ Body = (
     | DestProfileReport
     | VisitDest
     | DestVisited
+    | ResolveName
+    | NameResolved
     | CidAdopt
     | CidRelease
     | CidSync
     | SyncDevice
     | UseLoader
     | LinkGone
+    | DeviceTampered
+    | NetworkChanged
     | StatusRequest
     | DataplaneStatus
     | HandshakeStatus

@@ -60,7 +60,7 @@ class Sockets(Enum):
     #: A resolver's long answers. Only where Landlock can confine it to the resolver's port.
     TCP = socket.AF_INET, (socket.SOCK_STREAM,), (0, socket.IPPROTO_TCP)
     TCP6 = socket.AF_INET6, (socket.SOCK_STREAM,), (0, socket.IPPROTO_TCP)
-    #: NETLINK_ROUTE. In the handshake worker: getaddrinfo asks which addresses there are.
+    #: NETLINK_ROUTE. In the resolver: getaddrinfo asks which addresses there are.
     ROUTE = socket.AF_NETLINK, (socket.SOCK_RAW, socket.SOCK_DGRAM), (0,)
     #: NETLINK_GENERIC: qre.ko.
     GENERIC = socket.AF_NETLINK, (socket.SOCK_RAW, socket.SOCK_DGRAM), (16,)
@@ -179,9 +179,8 @@ ROLES: Final = {
     for role in (
         WorkerRole(
             Party.HANDSHAKE, "qre-handshake", 59871, "qre.workers.handshake.main", frozenset(),
-            (Calls.RUN, Calls.SOCKETS, Calls.BIND, Calls.OPEN, Calls.BATCH, Calls.LOCK),
-            (Sockets.UDP, Sockets.UDP6, Sockets.TCP, Sockets.TCP6, Sockets.ROUTE),  # relays, and the resolver
-            RESOLVER_FILES,
+            (Calls.RUN, Calls.SOCKETS, Calls.BIND, Calls.BATCH, Calls.LOCK),
+            (Sockets.UDP, Sockets.UDP6), (),  # relays
             (
                 Expected("profile_secrets", "memfd"),
                 Expected("session_secrets", "memfd", writable=True),
@@ -237,6 +236,11 @@ ROLES: Final = {
         WorkerRole(
             Party.VISIT, "qre-visit", 59875, "qre.workers.visit.main", frozenset(),
             (Calls.RUN, Calls.SOCKETS), (Sockets.UDP, Sockets.UDP6), (), (),
+        ),
+        WorkerRole(
+            Party.RESOLVER, "qre-resolver", 59876, "qre.workers.resolver.main", frozenset(),
+            (Calls.RUN, Calls.SOCKETS, Calls.BIND, Calls.OPEN, Calls.BATCH),
+            (Sockets.UDP, Sockets.UDP6, Sockets.TCP, Sockets.TCP6, Sockets.ROUTE), RESOLVER_FILES, (),
         ),
     )
 }  # fmt: skip

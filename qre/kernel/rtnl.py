@@ -58,6 +58,7 @@ _RTN_UNICAST = 1
 _RT_TABLE_UNSPEC, _RT_TABLE_COMPAT = 0, 252
 _FR_ACT_TO_TABLE, _FR_ACT_UNREACHABLE = 1, 7
 _FIB_RULE_INVERT = 0x2
+_NOT_SUPPRESSED = 1 << 31  # as an unsigned number: the kernel says -1
 _ADDR_GEN_MODE_NONE = 1
 _IFINFOMSG = struct.Struct("=BxHiII")  # family, type, index, flags, change
 _NESTED = 0x8000
@@ -89,16 +90,19 @@ class AssignedAddress:
 
 @dataclass(frozen=True)
 class Rule:
-    """One of the three policy rules of a default route through a tunnel (ip-rule(8)).
+    """One policy rule (ip-rule(8)): which packets look into ``table``, or are unreachable.
 
-    With ``fwmark``: packets without this mark use ``table``, or are unreachable when that is 0. Without: the main
-    table, less its default routes.
+    With ``fwmark``: packets with this mark, or with ``inverted`` all others; without, every packet. ``suppress``: a
+    route whose prefix is not longer than this does not count.
     """
 
     version: int
     priority: int
     table: int
     fwmark: int = 0
+    inverted: bool = False
+    suppress: int | None = None
+    unreachable: bool = False
 
 
 def _family(version: int) -> int:
@@ -110,6 +114,11 @@ class Rtnl:
 
     def __init__(self) -> None:
         self._netlink = NetlinkSocket(NETLINK_ROUTE, CLASSES)
+
+    @property
+    def port_id(self) -> int:
+        """What the kernel's notifications of our requests carry."""
+        return self._netlink.port_id
 
     def close(self) -> None:
         """Close the netlink socket; what was set stays."""
@@ -149,11 +158,19 @@ class Rtnl:
     def set_up(self, link: Link, mtu: int) -> None:
         """Link up with this MTU. The kernel gives it no link-local address: nothing but the user's packets
         may enter a tunnel, so no router solicitations either (wireguard does the same)."""
-        attributes: list[tuple[str, Any]] = [("IFLA_MTU", mtu)]
         if link.has_ipv6:
-            mode = {"attrs": [("IFLA_INET6_ADDR_GEN_MODE", _ADDR_GEN_MODE_NONE)]}
-            self._set_link(f"setting up {link.name}", link.index, [("IFLA_AF_SPEC", {"attrs": [("AF_INET6", mode)]})])
-        self._set_link(f"setting up {link.name}", link.index, attributes, flags=_IFF_UP)
+            self._keep_own_addresses(link)
+        self._set_link(f"setting up {link.name}", link.index, [("IFLA_MTU", mtu)], flags=_IFF_UP)
+        if not link.has_ipv6 and (found := self.link(link.name)) is not None and found.has_ipv6:
+            # The MTU was too small for IPv6: the device has it only now, and an address of the kernel's with it.
+            self._keep_own_addresses(found)
+            for entry in self.addresses(found):
+                if entry.interface.ip.is_link_local and not entry.ours:
+                    self.delete_address(found, entry.interface)
+
+    def _keep_own_addresses(self, link: Link) -> None:
+        mode = {"attrs": [("IFLA_INET6_ADDR_GEN_MODE", _ADDR_GEN_MODE_NONE)]}
+        self._set_link(f"setting up {link.name}", link.index, [("IFLA_AF_SPEC", {"attrs": [("AF_INET6", mode)]})])
 
     def set_down(self, link: Link) -> None:
         """Clear IFF_UP; the kernel removes the link's routes."""
@@ -304,9 +321,7 @@ class Rtnl:
             for answer in answers:
                 if ours and answer.get_attr("FRA_PROTOCOL") != PROTOCOL:
                     continue
-                table = answer.get_attr("FRA_TABLE") or answer["table"]
-                priority = answer.get_attr("FRA_PRIORITY") or 0
-                found.append(Rule(version, priority, table, answer.get_attr("FRA_FWMARK") or 0))
+                found.append(_rule(answer, version))
         return found
 
     def add_rule(self, rule: Rule) -> None:
@@ -368,21 +383,35 @@ def _route_message(link: Link, prefix: Network, table: int, metric: int = 0) -> 
     return message
 
 
+def _rule(answer: Any, version: int) -> Rule:
+    suppress = answer.get_attr("FRA_SUPPRESS_PREFIXLEN")
+    return Rule(
+        version,
+        answer.get_attr("FRA_PRIORITY") or 0,
+        answer.get_attr("FRA_TABLE") or answer["table"],
+        answer.get_attr("FRA_FWMARK") or 0,
+        inverted=bool(answer["flags"] & _FIB_RULE_INVERT),
+        suppress=None if suppress is None or suppress >= _NOT_SUPPRESSED else suppress,
+        unreachable=answer["action"] == _FR_ACT_UNREACHABLE,
+    )
+
+
 def _rule_message(rule: Rule) -> Any:
     message = fibmsg()
     message["family"] = _family(rule.version)
     message["table"] = rule.table if rule.table < 256 else _RT_TABLE_UNSPEC
-    message["action"] = _FR_ACT_TO_TABLE if rule.table else _FR_ACT_UNREACHABLE
+    message["action"] = _FR_ACT_UNREACHABLE if rule.unreachable else _FR_ACT_TO_TABLE
     attributes: list[tuple[str, Any]] = [
         ("FRA_TABLE", rule.table),
         ("FRA_PRIORITY", rule.priority),
         ("FRA_PROTOCOL", PROTOCOL),
     ]
-    if rule.fwmark:
+    if rule.inverted:
         message["flags"] = _FIB_RULE_INVERT
+    if rule.fwmark:
         attributes += [("FRA_FWMARK", rule.fwmark), ("FRA_FWMASK", 0xFFFFFFFF)]
-    else:
-        attributes.append(("FRA_SUPPRESS_PREFIXLEN", 0))
+    if rule.suppress is not None:
+        attributes.append(("FRA_SUPPRESS_PREFIXLEN", rule.suppress))
     message["attrs"] = attributes
     return message
 

@@ -95,6 +95,11 @@ class NetlinkSocket:
             self._socket.close()
             raise MachineError("netlink socket", error.strerror or str(error)) from error
 
+    @property
+    def port_id(self) -> int:
+        """The number by which the kernel knows this socket."""
+        return int(self._socket.getsockname()[0])
+
     def close(self) -> None:
         """No request can be made afterwards."""
         self._socket.close()

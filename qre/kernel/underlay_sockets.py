@@ -1,22 +1,34 @@
 """The underlay sockets. One uid must create all sockets of a SO_REUSEPORT group, so the supervisor makes them.
 
-DF is set on every datagram (RFC 9000 §14), and the ECN field of received datagrams is delivered with them.
+All carry QRE's mark, so that no tunnel of this machine takes their packets. DF is set on every datagram (RFC 9000
+§14); the ECN field of received datagrams is delivered with them, and the address that they were sent to.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import ipaddress
 import os
 import socket
+import struct
 import sys
 from pathlib import Path
+from typing import Final
 
+from qre.addresses import Address
 from qre.errors import MachineError, UserError
 
-_IP_MTU_DISCOVER, _IP_PMTUDISC_PROBE = 10, 3
+_IP_MTU_DISCOVER, _IP_PMTUDISC_PROBE, IP_PKTINFO = 10, 3, 8
+#: On every packet of every tunnel: "QRE" in ASCII, well away from the numbers that people and wg-quick use.
+MARK: Final = 0x515245
 #: More than net.core.*mem_max allows: the data plane worker cannot raise it later. Needs CAP_NET_ADMIN.
 _BUFFER = 8 << 20
 _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
+_PKTINFO = struct.Struct("=i4s4s")  # device, local address, the header's destination
+#: Room for that control message.
+PKTINFO_SPACE: Final = socket.CMSG_SPACE(_PKTINFO.size)
+_ANY_PORT = 443  # routes do not depend on it
 _BOUNDED = {_SO_SNDBUFFORCE: socket.SO_SNDBUF, _SO_RCVBUFFORCE: socket.SO_RCVBUF}
 
 
@@ -27,6 +39,8 @@ class AbsentAddressError(UserError):
 def _prepare(made: socket.socket) -> None:
     made.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _IP_PMTUDISC_PROBE)
     made.setsockopt(socket.IPPROTO_IP, socket.IP_RECVTOS, 1)
+    made.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
+    _mark(made)
     for forced, bounded in _BOUNDED.items():
         try:
             made.setsockopt(socket.SOL_SOCKET, forced, _BUFFER)
@@ -35,9 +49,12 @@ def _prepare(made: socket.socket) -> None:
     made.setblocking(False)
 
 
-def server_pair(
-    ip: str, port: int, fwmark: int, *, beside_kernel: bool = False
-) -> tuple[socket.socket, socket.socket]:
+def _mark(made: socket.socket) -> None:
+    with contextlib.suppress(PermissionError):  # a single handshake of an unprivileged user, beside any tunnel
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, MARK)
+
+
+def server_pair(ip: str, port: int, *, beside_kernel: bool = False) -> tuple[socket.socket, socket.socket]:
     """Two sockets of one group on ``ip:port``: slot 0 (user space) and slot 1 (data plane).
 
     A port that another process uses, even with SO_REUSEPORT, is refused: it would receive our packets. Only the
@@ -54,7 +71,7 @@ def server_pair(
     made: list[socket.socket] = []
     try:
         for _ in range(2):
-            made.append(_group_socket(ip, port, fwmark))
+            made.append(_group_socket(ip, port))
     except OSError as error:
         for one in made:
             one.close()
@@ -65,17 +82,15 @@ def server_pair(
 def group_socket(ip: str, port: int) -> socket.socket:
     """One more socket of the group that is bound to ``ip:port`` already, or the first of a new one."""
     try:
-        return _group_socket(ip, port, 0)
+        return _group_socket(ip, port)
     except OSError as error:
         raise _refused(f"Listen {ip}:{port}", error) from error
 
 
-def _group_socket(ip: str, port: int, fwmark: int) -> socket.socket:
+def _group_socket(ip: str, port: int) -> socket.socket:
     made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     try:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        if fwmark:
-            made.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, fwmark)
         _prepare(made)
         made.bind((ip, port))
     except OSError:
@@ -95,18 +110,42 @@ def bound_sockets(ip: str, port: int) -> int:
     return count
 
 
-def client_socket(ip: str, port: int, fwmark: int) -> socket.socket:
+def client_socket(ip: str, port: int) -> socket.socket:
     """A client's underlay socket: a fresh port unless one is given, as a browser would use."""
     made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     try:
-        if fwmark:
-            made.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, fwmark)
         _prepare(made)
         made.bind((ip or "0.0.0.0", port))
     except OSError as error:
         made.close()
         raise _refused(f"client underlay {ip or '0.0.0.0'}:{port}", error) from error
     return made
+
+
+def source_address(ip: str, peer: Address) -> Address | None:
+    """The local address that packets of a client's socket come from, which is bound to ``ip`` unless that is empty;
+    None when there is no route. Nothing is sent."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            _mark(probe)
+            probe.bind((ip or "0.0.0.0", 0))
+            probe.connect((str(peer), _ANY_PORT))
+        except OSError:
+            return None
+        return ipaddress.ip_address(probe.getsockname()[0])
+
+
+def local_of(ancillary: list[tuple[int, int, bytes]]) -> str | None:
+    """The local address that a received datagram was sent to, from its control messages."""
+    for level, kind, data in ancillary:
+        if level == socket.IPPROTO_IP and kind == IP_PKTINFO and len(data) >= _PKTINFO.size:
+            return socket.inet_ntoa(_PKTINFO.unpack_from(data)[1])
+    return None
+
+
+def sent_from(ip: str) -> tuple[int, int, bytes]:
+    """The control message that makes a datagram leave with this local address."""
+    return socket.IPPROTO_IP, IP_PKTINFO, _PKTINFO.pack(0, socket.inet_aton(ip), bytes(4))
 
 
 def require_free(ip: str, port: int) -> None:

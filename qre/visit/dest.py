@@ -1,8 +1,8 @@
 """Resolves names outside the packet path: Dest's, repeatedly, and a client's Endpoint at each attempt.
 
-``getaddrinfo`` runs in a thread and reads the resolver's files anew (Landlock lets it). ``preload`` must be called
-before the sandbox closes: the C library and Python load code for it on first use. It never raises into the packet
-path: an address that cannot be refreshed stays unchanged.
+A daemon's workers pass a ``lookup`` that asks a process of its own; commands look names up themselves.
+``getaddrinfo`` runs in a thread. ``preload`` must be called before a sandbox closes: the C library and Python load
+code for it on first use. It never raises into the packet path: an address that cannot be refreshed stays unchanged.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ import contextlib
 import encodings.idna
 import ipaddress
 import socket
+from collections.abc import Awaitable, Callable
 from typing import Final
 
-from qre.causes import Cause, of_network, of_resolver
+from qre.causes import Cause, of_resolver
 from qre.errors import MachineError
 
 #: A resolver that is down must not delay an attempt for ever (seconds).
@@ -48,14 +49,12 @@ def numeric(host: str, port: int) -> Resolved | None:
     return (socket.AF_INET if address.version == 4 else socket.AF_INET6), (str(address), port)
 
 
-async def resolve(host: str, port: int, *, family: int = socket.AF_UNSPEC) -> tuple[Resolved, ...]:
-    """Every address, at least one: in the resolver's order (RFC 6724), but IPv4 before IPv6. Raises MachineError with
-    the cause."""
-    known = numeric(host, port)
-    if known is not None:
-        if family not in {socket.AF_UNSPEC, known[0]}:
-            raise MachineError.of(host, Cause.NAME_WITHOUT_ADDRESS)
-        return (known,)
+#: From host, port and family to addresses, in the resolver's order. Raises MachineError with the cause.
+Lookup = Callable[[str, int, int], Awaitable[list[Resolved]]]
+
+
+async def look_up(host: str, port: int, family: int) -> list[Resolved]:
+    """By the C library, in this process."""
     loop = asyncio.get_running_loop()
     what = f"cannot resolve {host}"
     try:
@@ -67,9 +66,22 @@ async def resolve(host: str, port: int, *, family: int = socket.AF_UNSPEC) -> tu
     except OSError as error:
         raise MachineError.of(what, of_resolver(error.errno), f"asked {_resolvers()}") from error
     families = {socket.AF_INET, socket.AF_INET6}
-    addresses = [(int(kind), (str(at[0]), int(at[1]))) for kind, _, _, _, at in found if kind in families]
+    return [(int(kind), (str(at[0]), int(at[1]))) for kind, _, _, _, at in found if kind in families]
+
+
+async def resolve(
+    host: str, port: int, *, family: int = socket.AF_UNSPEC, lookup: Lookup = look_up
+) -> tuple[Resolved, ...]:
+    """Every address, at least one: in the resolver's order (RFC 6724), but IPv4 before IPv6. Raises MachineError with
+    the cause."""
+    known = numeric(host, port)
+    if known is not None:
+        if family not in {socket.AF_UNSPEC, known[0]}:
+            raise MachineError.of(host, Cause.NAME_WITHOUT_ADDRESS)
+        return (known,)
+    addresses = await lookup(host, port, family)
     if not addresses:
-        raise MachineError.of(what, Cause.NAME_WITHOUT_ADDRESS)
+        raise MachineError.of(f"cannot resolve {host}", Cause.NAME_WITHOUT_ADDRESS)
     addresses.sort(key=lambda entry: entry[0] != socket.AF_INET)
     return tuple(dict.fromkeys(addresses))[:MOST_ADDRESSES]
 
@@ -84,13 +96,3 @@ def _resolvers() -> str:
     words = (line.split() for line in lines)
     named = [entry[1] for entry in words if len(entry) > 1 and entry[0] == "nameserver" and entry[1].isprintable()]
     return ", ".join(each[:_LONGEST_SHOWN] for each in named[:_NAMESERVERS]) or "127.0.0.1, as none is configured"
-
-
-def local_address(peer: tuple[str, int]) -> str:
-    """The local address that packets to ``peer`` come from; nothing is sent."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as made:
-        try:
-            made.connect(peer)
-        except OSError as error:
-            raise MachineError.of(f"cannot reach {peer[0]}", of_network(error.errno)) from error
-        return str(made.getsockname()[0])

@@ -12,20 +12,21 @@ from typing import Final
 
 from qre.errors import MachineError
 from qre.visit.candidates import Candidates
-from qre.visit.dest import Resolved, numeric, resolve
+from qre.visit.dest import Lookup, Resolved, look_up, numeric, resolve
 
 #: getaddrinfo tells no time to live; sites move within minutes at the earliest.
 REFRESH: Final = 60.0
-RETRY: Final = 2.0
+RETRY: Final = 4.0
 
 
 class DestAddress:
     """Dest's current address, or None as long as there is none. ``failed`` is called with each error."""
 
-    def __init__(self, host: str, port: int, failed: Callable[[str], None]) -> None:
+    def __init__(self, host: str, port: int, failed: Callable[[str], None], lookup: Lookup = look_up) -> None:
         self._host = host
         self._port = port
         self._failed = failed
+        self._lookup = lookup
         known = numeric(host, port)
         self._found: tuple[Resolved, ...] = () if known is None else (known,)
         self._order = Candidates()
@@ -59,7 +60,7 @@ class DestAddress:
 
     async def _refresh(self) -> bool:
         try:
-            current, self._found = self.current, await resolve(self._host, self._port)
+            current, self._found = self.current, await resolve(self._host, self._port, lookup=self._lookup)
             if current in self._found:
                 self._order.answered(current)
         except MachineError as error:

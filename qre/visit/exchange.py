@@ -15,6 +15,7 @@ from typing import Final
 
 from qre.causes import Cause, of_network
 from qre.errors import MachineError, PeerError
+from qre.kernel.underlay_sockets import IP_PKTINFO, PKTINFO_SPACE, local_of
 from qre.quic.client.client_handshake import STEP_TIMEOUT, ClientHandshake
 from qre.quic.handshake_events import (
     ClientEvent,
@@ -39,9 +40,10 @@ async def shake_hands(
     peer: tuple[str, int],
     where: str,
     patience: float = STEP_TIMEOUT,
-) -> None:
-    """Return when ``handshake.hand_over`` may be called; ``where`` names the server in an error. ``patience``: how
-    long it may say nothing at all (seconds).
+) -> str | None:
+    """Return when ``handshake.hand_over`` may be called: the local address that the server's packets came to, as far
+    as the kernel told it. ``where`` names the server in an error. ``patience``: how long it may say nothing at all
+    (seconds).
 
     Raises PeerError (it refused, could not prove its identity, or was too slow) or MachineError (cannot be reached).
     """
@@ -49,6 +51,7 @@ async def shake_hands(
         try:
             async with asyncio.timeout(_LONGEST_HANDSHAKE):
                 await _until_ready(exchange, where)
+                return exchange.local
         except TimeoutError:
             raise PeerError(where, "the handshake did not end in time") from None
         except asyncio.CancelledError:
@@ -104,7 +107,11 @@ class Exchange:
         self._wake = asyncio.Event()
         self._unreachable: OSError | None = None
         self._reading = False
+        #: The address of ours that the last datagram was sent to.
+        self.local: str | None = None
         made.setblocking(False)
+        if made.family == socket.AF_INET:
+            made.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
 
     def __enter__(self) -> Exchange:
         asyncio.get_running_loop().add_reader(self._socket.fileno(), self._readable)
@@ -148,11 +155,12 @@ class Exchange:
             if not self._reading:
                 break
             try:
-                data, source = self._socket.recvfrom(_LONGEST)
+                data, ancillary, _, source = self._socket.recvmsg(_LONGEST, PKTINFO_SPACE)
             except BlockingIOError:
                 break
             except OSError:  # an ICMP error for an earlier datagram; the handshake has its own time limit
                 continue
+            self.local = local_of(ancillary) or self.local
             self._handshake.datagram_received(data, (source[0], source[1]), time.monotonic())
             self._collect()
         self._send()

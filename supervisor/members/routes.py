@@ -16,9 +16,12 @@ from qre.ipc.messages import (
     CidRelease,
     CidSync,
     DestProfileReport,
+    DeviceTampered,
     Hello,
     LinkGone,
+    NetworkChanged,
     Party,
+    ResolveName,
     RoleState,
     SocketRelease,
     SocketRequest,
@@ -55,6 +58,7 @@ ROUTES: Final[dict[Party, dict[type[Message], Route]]] = {
         SocketRelease: _TELL,
         DestProfileReport: _TELL,
         VisitDest: _ASK,
+        ResolveName: _ASK,
         CidAdopt: _STEER,
         CidRelease: _STEER,
         CidSync: _STEER,
@@ -63,12 +67,15 @@ ROUTES: Final[dict[Party, dict[type[Message], Route]]] = {
     Party.NETLINK: {
         Hello: _ONCE,
         LinkGone: _TELL,
+        DeviceTampered: _TELL,
+        NetworkChanged: Route(Party.HANDSHAKE, False, When.STARTING),
         CidAdopt: _STEER,
         CidRelease: _STEER,
         CidSync: _STEER,
     },
     Party.DATAPLANE: {Hello: _ONCE},
     Party.VISIT: {Hello: _ONCE},
+    Party.RESOLVER: {Hello: _ONCE},
 }
 
 

@@ -25,9 +25,10 @@ from qre.device.device_lock import hold_device
 from qre.device.kernel_device import kernel_holds_port, release_port
 from qre.device.lifecycle import refuse_replacement, up_profile
 from qre.device.lifecycle_down import down_profile
+from qre.device.route_table import chosen_table
 from qre.device.state import save_state, state_of
 from qre.ends import Dataplane, Role
-from qre.errors import MachineError, PassingError, QreError, UntrustedInputError, UserError
+from qre.errors import MachineError, PassingError, QreError, UntrustedInputError
 from qre.ipc import sandbox
 from qre.ipc.channel import Channel
 from qre.ipc.journal import log_to_stderr
@@ -89,7 +90,7 @@ class Daemon:
         self._notifier = Notifier()
         self._log = logging.getLogger("qre.daemon")
         self._ready = False
-        self._fwmark = 0
+        self._table = 0
         self._dataplane = Dataplane.USER
         self._listen: tuple[str, int] | None = None  # set when the supervisor may bind the port
         self._port = PortPlace(config)
@@ -97,7 +98,8 @@ class Daemon:
         self._followed = False
         self._guests = 0
         self._stored_secrets = fdstore.take_back(os.environ)
-        self._failure, self._may_pass = "", False  # the latter: it is one that may pass by itself
+        #: It is one that may pass by itself; the rules of a default route outlive us.
+        self._failure, self._may_pass, self._closed = "", False, False
         self._stopping = False
         self._flushing = False
         self._reload = ProfileReload(
@@ -132,7 +134,7 @@ class Daemon:
                 check_pin_dir(self._config.bpf_pin_dir)
             supplies = stack.enter_context(self._supplies())  # errors come before anything is changed
             result = up_profile(self._profile, self._config, keep_tun=True)
-            self._dataplane, self._fwmark = result.dataplane, result.fwmark
+            self._dataplane, self._table = result.dataplane, result.table
             stack.enter_context(self._taken_down(result.tun_fd))
             if result.tun_fd is not None:
                 supplies["tun"] = result.tun_fd
@@ -189,7 +191,7 @@ class Daemon:
                 with self._reported("qre.ko"):
                     self._release_port()
             with self._reported("down"):
-                down_profile(self._profile, self._config, by_daemon=True)
+                down_profile(self._profile, self._config, by_daemon=True, closed=self._closed)
             if tun_fd is not None:
                 os.close(tun_fd)
 
@@ -295,7 +297,6 @@ class Daemon:
                 config=config,
                 runtime_dir=str(self._config.runtime_dir),
                 pin_dir=str(self._config.bpf_pin_dir),
-                fwmark=self._fwmark,
                 front_device=self._port.front_device,
                 client_bind_ip=str(client.ip) if client else "",
                 client_bind_port=client.port if client else 0,
@@ -304,7 +305,7 @@ class Daemon:
         )
 
     def _worker_config(self, profile: Profile) -> WorkerConfig:
-        made = worker_config(profile, self._config, self._files.dest_profile(), self._dataplane)
+        made = worker_config(profile, self._config, self._files.dest_profile(), self._dataplane, self._table)
         return msgspec.structs.replace(
             made,
             joined=self._port.front is not None,
@@ -357,8 +358,9 @@ class Daemon:
                     self._tasks.spawn(self._reload.run())
                 if self._options.run_for_ms is not None:  # of work; the start has its own time limits
                     asyncio.get_running_loop().call_later(self._options.run_for_ms / 1000, self._stop)
-            case DaemonFailed(reason=reason, passing=passing):
+            case DaemonFailed(reason=reason, passing=passing, closed=closed):
                 self._may_pass = passing or self._ready
+                self._closed = closed and not self._stopping
                 self._failure = self._failure or one_line(reason)
             case GuestCount(count=count):
                 self._guests = count
@@ -409,23 +411,21 @@ class Daemon:
     async def _reload_once(self) -> None:
         """Read the profile again and apply what may change. Raises QreError when it is refused."""
         profile, old = self._load(), self._profile
-        refuse_replacement(profile, state_of(old, self._fwmark), _RESTART)
-        if any(network.prefixlen == 0 for network in profile.routes) and not self._fwmark:
-            raise UserError(f"profile {old.name}", "AllowedIPs gained a default route", _RESTART)
+        refuse_replacement(profile, state_of(old, self._table), _RESTART)
+        table = self._table or chosen_table(profile, self._config)
         secrets = secrets_memfd(profile)
         try:
             self._tell(Supply(name="new_profile_secrets"), secrets)
         finally:
             os.close(secrets)
         self._reloaded = asyncio.get_running_loop().create_future()
-        config = self._worker_config(profile)
-        self._tell(ApplyReload(config=config))
+        self._tell(ApplyReload(config=msgspec.structs.replace(self._worker_config(profile), table=table)))
         async with asyncio.timeout(_RELOAD_TIMEOUT):
             error = await self._reloaded
         if error:
             raise MachineError("reload", error)
-        self._profile = profile
-        save_state(self._config, state_of(profile, self._fwmark))
+        self._profile, self._table = profile, table
+        save_state(self._config, state_of(profile, table))
 
     def _task_failed(self, error: BaseException) -> None:
         """A failing task of this process is a defect: the daemon ends."""

@@ -11,6 +11,7 @@ from typing import NoReturn
 import msgspec
 
 import qre
+from qre.addresses import outer_networks
 from qre.config.model import ClientSection, GlobalConfig, Profile
 from qre.dest_profile import DestProfile
 from qre.ends import Dataplane, Role
@@ -34,8 +35,9 @@ def worker_config(
     config: GlobalConfig,
     dest_profile: DestProfile | None,
     dataplane: Dataplane = Dataplane.USER,
+    table: int = 0,
 ) -> WorkerConfig:
-    """The public settings, which every worker gets."""
+    """The public settings, which every worker gets; ``table`` is that of the device's routes."""
     made = WorkerConfig(
         profile=profile.name,
         device=profile.device,
@@ -45,6 +47,8 @@ def worker_config(
         keepalive_s=profile.keepalive_s,
         allowed_ips=profile.allowed_ips,
         routes=profile.routes,
+        table=table,
+        outer=outer_networks(profile.endpoint_host),
         server_name=(profile.server or profile.client or _none(profile)).server_name,
         user_dataplane=dataplane is not Dataplane.KERNEL,
         routed_cid_len=config.routed_cid_len,

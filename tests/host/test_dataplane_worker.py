@@ -342,11 +342,13 @@ def test_packets_that_find_the_socket_full_wait_and_lose_nothing(lab: Lab, monke
     full = 0
     send = UnderlaySocket.send
 
-    def sometimes_full(self: UnderlaySocket, packets: Sequence[bytes], to: Address, ecn: int = 0) -> list[bytes]:
+    def sometimes_full(
+        self: UnderlaySocket, packets: Sequence[bytes], to: Address, ecn: int = 0, source: str | None = None
+    ) -> list[bytes]:
         nonlocal full
         full += 1
         if full % 3:
-            return send(self, packets[:1], to, ecn) + list(packets[1:])
+            return send(self, packets[:1], to, ecn, source) + list(packets[1:])
         return list(packets)
 
     async def scenario(client: End, server: End) -> None:

@@ -82,7 +82,7 @@ def test_a_daemon_gets_the_descriptor_and_the_mark_of_its_default_route(tmp_path
     result = up_profile(profile, config, keep_tun=True)
     assert result.tun_fd is not None
     assert result.dataplane is Dataplane.USER
-    assert f"fwmark {result.fwmark:#x}" in ip("rule")
+    assert f"fwmark {result.table:#x}" in ip("rule")
     assert "LOWER_UP" in ip("link", "show", "qre0")
     with pytest.raises(UserError, match="stop the daemon first"):
         down_profile(profile, config)
@@ -93,7 +93,7 @@ def test_a_daemon_gets_the_descriptor_and_the_mark_of_its_default_route(tmp_path
 
 def test_without_a_default_route_there_is_no_mark(config: GlobalConfig) -> None:
     result = up_profile(client_profile(allowed_ips=("192.168.0.0/16",)), config, keep_tun=False)
-    assert result.fwmark == 0
+    assert result.table == 0
 
 
 def test_up_twice_is_refused_with_the_two_ways_on(config: GlobalConfig) -> None:
@@ -166,7 +166,7 @@ def test_a_start_that_fails_does_not_open_what_rules_kept_closed(
     assert "qre0" not in ip("link") and not state_path(config, "tunnel").exists()
     assert len(notices) == 1 and "`qre-tool down tunnel` removes them" in notices[0]
     again = up_profile(profile, config, keep_tun=True)
-    assert again.fwmark == result.fwmark, "they are used again"
+    assert again.table == result.table, "they are used again"
     assert ip("-4", "rule") == rules
     assert again.tun_fd is not None
     os.close(again.tun_fd)
@@ -201,11 +201,11 @@ def test_a_daemon_starts_again_after_its_predecessor_was_killed_without_a_word(c
     assert "fwmark" in ip("rule")
     with pytest.raises(RuntimeError, match="unreachable"):
         ip("route", "get", "198.51.100.1")
-    assert "dev eth0" in ip("route", "get", "198.51.100.1", "mark", str(first.fwmark))
+    assert "dev eth0" in ip("route", "get", "198.51.100.1", "mark", str(first.table))
     second = up_profile(profile, config, keep_tun=True)
     assert second.tun_fd is not None
-    assert second.fwmark == first.fwmark
-    assert ip("-4", "rule").count("proto 81") == 3
+    assert second.table == first.table
+    assert ip("-4", "rule").count("proto 81") == 4
     down_profile(profile, config, by_daemon=True)
     os.close(second.tun_fd)
     assert everything() == before
@@ -402,7 +402,7 @@ def test_down_without_a_saved_state_cleans_what_is_there(
         path.touch()
     target = profile if known == "by its file" else "tunnel"
     plan = plan_down(target, config)
-    assert f"delete routes and rules of table {result.fwmark}" in plan
+    assert f"delete routes and rules of table {result.table}" in plan
     assert all(f"remove {path}" in plan for path in stale)
     down_profile(target, config)
     ip("rule", "del", "from", "10.9.9.9", "lookup", "1234")
@@ -540,7 +540,7 @@ def test_reload_without_a_saved_state_goes_by_what_is_on_the_device(tmp_path: Pa
     shown = everything()
     assert "10.88.0.2/24" in shown and "10.77.0.2/" not in shown and "192.168.0.0/16" not in shown
     assert ip("rule") == rules
-    assert state is not None and load_state(config, "tunnel") == state_of(changed, state.fwmark)
+    assert state is not None and load_state(config, "tunnel") == state_of(changed, state.table)
 
     state_path(config, "tunnel").unlink()
     ip("route", "add", "172.16.0.0/12", "dev", "lo")
@@ -571,9 +571,10 @@ def test_the_plan_of_up_lists_each_operation_in_order_and_changes_nothing(
         "set address fd77::2/64 on qre0",
         "route 192.168.0.0/16 to qre0",
         "route 0.0.0.0/0 to qre0 in table 5329477",
+        "rule -4: lookup main suppress_prefixlength 0",
         "rule -4: not fwmark 0x515245 lookup 5329477",
         "rule -4: not fwmark 0x515245 unreachable",
-        "rule -4: lookup main suppress_prefixlength 0",
+        "rule -4: fwmark 0x515245 lookup main",
         "PostUp: b",
         f"save state to {tmp_path}/state/tunnel.state",
     ]

@@ -7,12 +7,14 @@ import fcntl
 import ipaddress
 import json
 import os
+import re
 import socket
 import struct
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import cycle
 
 import pytest
@@ -22,10 +24,14 @@ from qre.kernel.rtnl import MAIN_TABLE, Rtnl
 from qre.kernel.socket import NetlinkRefusedError, NetlinkSocket
 from qre.kernel.tun import VNET_HEADER_SIZE, is_held, open_tun
 from qre.kernel.tunnel import (
-    FIRST_FWMARK,
+    FIRST_TABLE,
+    MARK,
     DeviceSpec,
-    choose_fwmark,
+    Part,
+    choose_table,
     clear_device,
+    missing,
+    restore,
     sync_device,
     wanted_routes,
 )
@@ -43,13 +49,13 @@ def rtnl() -> Iterator[Rtnl]:
         yield opened
 
 
-def spec(*addresses: str, routes: tuple[str, ...] = (), mtu: int = 1380, fwmark: int = 0) -> DeviceSpec:
+def spec(*addresses: str, routes: tuple[str, ...] = (), mtu: int = 1380, table: int = 0) -> DeviceSpec:
     return DeviceSpec(
         "qre0",
         tuple(ipaddress.ip_interface(text) for text in addresses),
         mtu,
         tuple(ipaddress.ip_network(text) for text in routes),
-        fwmark,
+        table,
     )
 
 
@@ -131,7 +137,7 @@ def test_a_synced_device_is_up_with_its_mtu_and_addresses_and_no_link_local_one(
 
 
 def test_syncing_again_changes_nothing(rtnl: Rtnl, tun: int) -> None:
-    wanted = spec("10.77.0.2/24", "fd00::2/64", routes=("0.0.0.0/0", "::/0", "192.168.0.0/16"), fwmark=FIRST_FWMARK)
+    wanted = spec("10.77.0.2/24", "fd00::2/64", routes=("0.0.0.0/0", "::/0", "192.168.0.0/16"), table=FIRST_TABLE)
     sync_device(rtnl, wanted)
     before = everything()
     sync_device(rtnl, wanted)
@@ -202,8 +208,8 @@ def test_old_addresses_go_first_and_the_tunnel_keeps_its_routes_meanwhile(
     destinations = [*networks, "fd01::1", *(("2001:db8::1",) if everywhere else ())]
     if any("." in address for address in new):
         destinations += ["192.168.1.1", *(("198.51.100.1",) if everywhere else ())]
-    fwmark = FIRST_FWMARK if everywhere else 0
-    sync_device(rtnl, spec(*old, routes=prefixes, fwmark=fwmark))
+    fwmark = FIRST_TABLE if everywhere else 0
+    sync_device(rtnl, spec(*old, routes=prefixes, table=fwmark))
     seen: list[set[str]] = []
     real = NetlinkSocket.exchange
 
@@ -216,7 +222,7 @@ def test_old_addresses_go_first_and_the_tunnel_keeps_its_routes_meanwhile(
 
     with monkeypatch.context() as patched:
         patched.setattr(NetlinkSocket, "exchange", watched)
-        sync_device(rtnl, spec(*new, routes=prefixes, fwmark=fwmark))
+        sync_device(rtnl, spec(*new, routes=prefixes, table=fwmark))
     assert seen[-1] == set(new)
     assert all(set(old) & set(new) <= each for each in seen), "an address that stays was gone"
     going, coming = set(old) - set(new), set(new) - set(old)
@@ -322,10 +328,10 @@ def test_a_default_route_goes_round_marked_packets_and_round_nothing_more_specif
     ip("link", "set", "up0", "up")
     ip("route", "add", "default", "via", "10.1.0.1")
     ip("route", "add", "10.50.0.0/16", "via", "10.1.0.1")
-    mark = choose_fwmark(rtnl)
-    sync_device(rtnl, spec("10.77.0.2/24", "fd00::2/64", routes=("0.0.0.0/0", "::/0"), fwmark=mark))
+    mark = choose_table(rtnl)
+    sync_device(rtnl, spec("10.77.0.2/24", "fd00::2/64", routes=("0.0.0.0/0", "::/0"), table=mark))
     assert "dev qre0" in ip("route", "get", "198.51.100.1")
-    assert "dev up0" in ip("route", "get", "198.51.100.1", "mark", str(mark))
+    assert "dev up0" in ip("route", "get", "198.51.100.1", "mark", str(MARK))
     assert "dev up0" in ip("route", "get", "10.50.0.1")
     assert "dev up0" in ip("route", "get", "10.1.0.77")
     assert "dev qre0" in ip("-6", "route", "get", "2001:db8::1")
@@ -336,8 +342,8 @@ def test_clearing_a_device_removes_its_routes_rules_and_addresses_and_no_others(
     with Rtnl() as other:
         other.set_up(other.link("qre0"), 1380)
     before = everything()
-    mark = choose_fwmark(rtnl)
-    sync_device(rtnl, spec("10.77.0.2/24", "fd00::2/64", routes=("0.0.0.0/0", "::/0", "192.168.0.0/16"), fwmark=mark))
+    mark = choose_table(rtnl)
+    sync_device(rtnl, spec("10.77.0.2/24", "fd00::2/64", routes=("0.0.0.0/0", "::/0", "192.168.0.0/16"), table=mark))
     assert everything() != before
     clear_device(rtnl, "qre0", mark)
     assert everything() == before
@@ -346,16 +352,16 @@ def test_clearing_a_device_removes_its_routes_rules_and_addresses_and_no_others(
 def test_clearing_works_when_the_device_and_its_routes_are_gone_already(rtnl: Rtnl) -> None:
     before = everything()
     descriptor = open_tun("qre0", persistent=False)
-    sync_device(rtnl, spec("10.77.0.2/24", routes=("0.0.0.0/0",), fwmark=FIRST_FWMARK))
+    sync_device(rtnl, spec("10.77.0.2/24", routes=("0.0.0.0/0",), table=FIRST_TABLE))
     os.close(descriptor)
-    clear_device(rtnl, "qre0", FIRST_FWMARK)
+    clear_device(rtnl, "qre0", FIRST_TABLE)
     assert everything() == before
 
 
 def test_taking_the_default_route_back_removes_table_and_rules_of_that_family_only(rtnl: Rtnl, tun: int) -> None:
-    mark = choose_fwmark(rtnl)
-    sync_device(rtnl, spec("10.77.0.2/24", "fd00::2/64", routes=("0.0.0.0/0", "::/0"), fwmark=mark))
-    sync_device(rtnl, spec("10.77.0.2/24", "fd00::2/64", routes=("::/0",), fwmark=mark))
+    mark = choose_table(rtnl)
+    sync_device(rtnl, spec("10.77.0.2/24", "fd00::2/64", routes=("0.0.0.0/0", "::/0"), table=mark))
+    sync_device(rtnl, spec("10.77.0.2/24", "fd00::2/64", routes=("::/0",), table=mark))
     assert "fwmark" not in ip("-4", "rule")
     assert ip("-6", "rule").count("proto 81") == 3
     sync_device(rtnl, spec("10.77.0.2/24", "fd00::2/64"))
@@ -363,19 +369,19 @@ def test_taking_the_default_route_back_removes_table_and_rules_of_that_family_on
 
 
 def test_two_default_routes_get_a_table_and_rules_of_their_own(rtnl: Rtnl, tun: int) -> None:
-    first = choose_fwmark(rtnl)
-    sync_device(rtnl, spec("10.77.0.2/24", routes=("0.0.0.0/0",), fwmark=first))
-    second = choose_fwmark(rtnl)
+    first = choose_table(rtnl)
+    sync_device(rtnl, spec("10.77.0.2/24", routes=("0.0.0.0/0",), table=first))
+    second = choose_table(rtnl)
     assert second == first + 1
     other = open_tun("qre1", persistent=False)
     wanted = DeviceSpec(
         "qre1", (ipaddress.ip_interface("10.78.0.2/24"),), 1380, (ipaddress.ip_network("0.0.0.0/0"),), second
     )
     sync_device(rtnl, wanted)
-    assert ip("-4", "rule").count("proto 81") == 6
+    assert ip("-4", "rule").count("proto 81") == 8
     clear_device(rtnl, "qre1", second)
     os.close(other)
-    assert ip("-4", "rule").count("proto 81") == 3
+    assert ip("-4", "rule").count("proto 81") == 4
     assert "dev qre0" in ip("route", "get", "198.51.100.1")
 
 
@@ -401,7 +407,7 @@ def test_a_refusal_of_the_kernel_carries_its_own_words(rtnl: Rtnl, tun: int) -> 
 
 
 def test_the_most_specific_prefix_is_routed_first_and_a_default_route_needs_a_mark() -> None:
-    wanted = spec("10.77.0.2/24", routes=("10.0.0.0/8", "10.1.0.0/16", "0.0.0.0/0"), fwmark=7)
+    wanted = spec("10.77.0.2/24", routes=("10.0.0.0/8", "10.1.0.0/16", "0.0.0.0/0"), table=7)
     assert [(str(prefix), table) for prefix, table in wanted_routes(wanted)] == [
         ("10.1.0.0/16", MAIN_TABLE),
         ("10.0.0.0/8", MAIN_TABLE),
@@ -409,3 +415,42 @@ def test_the_most_specific_prefix_is_routed_first_and_a_default_route_needs_a_ma
     ]
     with pytest.raises(InternalError):
         wanted_routes(spec("10.77.0.2/24", routes=("::/0",)))
+
+
+def test_prefixes_that_may_hold_the_server_keep_the_order_of_one_table(rtnl: Rtnl, tun: int) -> None:
+    ip("link", "add", "up0", "type", "veth", "peer", "name", "up1")
+    for device in ("up1", "up0"):
+        ip("link", "set", device, "up")
+    ip("address", "add", "10.1.0.2/24", "dev", "up0")
+    for route in ("default", "198.51.0.0/16", "198.51.100.128/25"):
+        ip("route", "add", route, "via", "10.1.0.1")
+    prefixes = tuple(map(ipaddress.ip_network, ("198.51.100.0/24", "198.48.0.0/12", "192.168.0.0/16")))
+    wanted = replace(spec("10.77.0.2/24", table=FIRST_TABLE), allowed_ips=prefixes, outer=prefixes[:1])
+    sync_device(rtnl, wanted)
+
+    def way(address: str, *more: str) -> str:
+        return re.findall(r"dev (\S+)", ip("route", "get", address, *more))[0]
+
+    ways = ("198.51.100.1", "198.51.100.129", "198.51.1.1", "198.50.1.1", "192.168.1.1", "8.8.8.8")
+    assert [way(address) for address in ways] == ["qre0", "up0", "up0", "qre0", "qre0", "up0"]
+    assert [way(address, "mark", str(MARK)) for address in ways[:4]] == ["up0"] * 4
+    assert missing(rtnl, rtnl.link("qre0"), wanted) == []
+    ip("rule", "del", "table", str(FIRST_TABLE), "suppress_prefixlength", "23")
+    assert [part for part, _ in missing(rtnl, rtnl.link("qre0"), wanted)] == [Part.RULES]
+    assert restore(rtnl, rtnl.link("qre0"), wanted) is None
+    assert [way(address) for address in ways] == ["qre0", "up0", "up0", "qre0", "qre0", "up0"]
+    assert ip("-4", "rule").count("proto 81") == 5, "nothing is left of the damaged ones"
+    clear_device(rtnl, "qre0", FIRST_TABLE)
+    assert "proto 81" not in ip("-4", "rule")
+
+
+def test_halves_of_everything_are_closed_as_a_default_route_is(rtnl: Rtnl, tun: int) -> None:
+    halves = tuple(map(ipaddress.ip_network, ("0.0.0.0/1", "128.0.0.0/1")))
+    outer = (ipaddress.ip_network("198.51.100.7/32"),)
+    sync_device(rtnl, replace(spec("10.77.0.2/24", table=FIRST_TABLE), allowed_ips=halves, outer=outer))
+    for address in ("8.8.8.8", "198.51.100.1"):
+        assert "dev qre0" in ip("route", "get", address)
+    ip("link", "set", "qre0", "down")
+    with pytest.raises(RuntimeError):
+        ip("route", "get", "198.51.100.1")
+    assert "unreachable" in ip("-4", "rule")

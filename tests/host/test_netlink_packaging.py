@@ -64,6 +64,7 @@ def test_the_users_of_the_workers_can_be_made(tmp_path: Path) -> None:
         "qre-netlink",
         "qre-dataplane",
         "qre-visit",
+        "qre-resolver",
     ]
     assert all(line.endswith(":/usr/sbin/nologin") for line in lines)
 

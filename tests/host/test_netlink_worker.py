@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import select
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.support.daemons import PATIENCE
 from tests.support.network import everything, ip
 
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("network")]
@@ -38,7 +41,8 @@ class Context:
     config = WorkerConfig(profile="tunnel", device="qre0", role=Role.CLIENT, address=(), mtu=1380, keepalive_s=0,
                           allowed_ips=(), server_name="x")
     async def send(self, to, message):
-        say(sent=type(message).__name__, to=to.value, device=message.device)
+        if not isinstance(message, messages.NetworkChanged):
+            say(sent=type(message).__name__, to=to.value, **msgspec.structs.asdict(message))
     def fail(self, reason):
         say(failed=reason)
     def internal_error(self, error):
@@ -97,11 +101,12 @@ class WorkerProcess:
     def __init__(self, mode: str) -> None:
         root = Path(__file__).resolve().parents[2]
         self.process = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, mode], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=root
+            [sys.executable, "-c", PROGRAM, mode], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, cwd=root
         )
 
     def read(self) -> dict[str, Any]:
         assert self.process.stdout is not None
+        assert select.select([self.process.stdout], [], [], PATIENCE)[0], "it says nothing"
         line = self.process.stdout.readline()
         assert line, f"the worker ended with {self.process.wait()}"
         answer: dict[str, Any] = json.loads(line)
@@ -124,6 +129,13 @@ def owner() -> str:
     return "tunnel"
 
 
+@pytest.fixture
+def device(tun: int) -> int:
+    """As the parent leaves it to the worker: up, with the profile's MTU."""
+    ip("link", "set", "qre0", "up", "mtu", "1380", "addrgenmode", "none")
+    return tun
+
+
 @pytest.fixture(params=["confined", "unconfined"])
 def worker(request: pytest.FixtureRequest) -> Iterator[WorkerProcess]:
     started = WorkerProcess(request.param)
@@ -138,24 +150,26 @@ SYNC: dict[str, object] = {
     "address": ["10.77.0.2/24", "fd77::2/64"],
     "mtu": 1300,
     "allowed_ips": ["0.0.0.0/0", "192.168.0.0/16"],
-    "fwmark": 77,
+    "table": 77,
 }
 STATUS: dict[str, object] = {
     "type": "NetlinkStatus",
     "device_present": False,
     "link_up": False,
+    "restored": {},
     "dataplane": None,
     "shared_port": None,
     "connection_ids": [],
 }
 
 
-def test_the_worker_syncs_its_device_and_says_what_state_it_is_in(worker: WorkerProcess, tun: int) -> None:
+def test_the_worker_syncs_its_device_and_says_what_state_it_is_in(worker: WorkerProcess, device: int) -> None:
     assert worker.ask("start")["threads"] == 1
-    assert worker.ask("status") == {**STATUS, "device_present": True}
+    assert worker.ask("status") == {**STATUS, "device_present": True, "link_up": True}
     assert worker.ask("sync", **SYNC) == {"done": "Done"}
     shown = everything()
-    for wanted in ("inet 10.77.0.2/24", "inet6 fd77::2/64", "mtu 1300", "192.168.0.0/16 dev qre0", "fwmark 0x4d"):
+    rule = "fwmark 0x515245 lookup 77"
+    for wanted in ("inet 10.77.0.2/24", "inet6 fd77::2/64", "mtu 1300", "192.168.0.0/16 dev qre0", rule):
         assert wanted in shown
     assert worker.ask("status")["link_up"]
     assert worker.ask("sync", **{**SYNC, "address": ["10.77.0.3/24"], "allowed_ips": []}) == {"done": "Done"}
@@ -174,11 +188,12 @@ def test_the_worker_is_another_user_when_it_is_confined(tun: int) -> None:
     worker.end()
 
 
-def test_the_worker_tells_when_somebody_removes_its_device_or_renames_it(worker: WorkerProcess, tun: int) -> None:
+def test_the_worker_tells_when_somebody_removes_its_device_or_renames_it(worker: WorkerProcess, device: int) -> None:
     worker.ask("start")
     ip("link", "set", "qre0", "name", "other0")
     assert worker.read() == {"sent": "LinkGone", "to": "supervisor", "device": "qre0"}
     ip("link", "set", "other0", "name", "qre0")
+    time.sleep(0.5)  # its looks are spaced
     ip("link", "del", "qre0")
     assert worker.read() == {"sent": "LinkGone", "to": "supervisor", "device": "qre0"}
     assert worker.ask("status") == STATUS
@@ -186,7 +201,7 @@ def test_the_worker_tells_when_somebody_removes_its_device_or_renames_it(worker:
     worker.end()
 
 
-def test_the_worker_refuses_every_other_device_and_changes_nothing(worker: WorkerProcess, tun: int) -> None:
+def test_the_worker_refuses_every_other_device_and_changes_nothing(worker: WorkerProcess, device: int) -> None:
     ip("link", "add", "lan0", "type", "veth", "peer", "name", "lan1")
     before = everything()
     worker.ask("start")

@@ -24,7 +24,8 @@ PLANNED = (
     (r"route (\S+) to (\w+)", "route {0} {1} main", ""),
     (r"delete route (\S+) of (\w+)", "", r"route {0} {1} \w+"),
     (r"rule -(\d): not fwmark (\S+) lookup (\d+)", "rule -{0} not fwmark {1} {2}", ""),
-    (r"rule -(\d): lookup main suppress_prefixlength 0", "rule -{0} suppress 0 main", ""),
+    (r"rule -(\d): lookup main suppress_prefixlength (\d+)", "rule -{0} suppress {1} main", ""),
+    (r"rule -(\d): fwmark (\S+) lookup main", "rule -{0} fwmark {1} main", ""),
     (r"rule -(\d): not fwmark (\S+) unreachable", "rule -{0} not fwmark {1} unreachable", ""),
     (r"delete rules -(\d) of table \d+", "", r"rule -{0} .*"),
     (r"delete routes and rules of table (\d+)", "", r"rule .*|route \S+ \w+ \w+"),
@@ -60,7 +61,7 @@ def facts(machine: Machine) -> set[str]:
                 prefix = everywhere if route["dst"] == "default" else route["dst"]
                 found.add(f"route {prefix} {route['dev']} {route.get('table', 'main')}")
         for rule in json.loads(ip("-j", f"-{version}", "rule")):
-            table = rule["table"] if "table" in rule else rule["action"]
+            table = rule["action"] if "action" in rule else rule["table"]
             if "suppress_prefixlen" in rule:
                 found.add(f"rule -{version} suppress {rule['suppress_prefixlen']} {table}")
             elif "fwmark" in rule:

@@ -110,10 +110,10 @@ def test_no_role_can_start_a_process_or_read_other_files_or_regain_privileges(pa
     assert not Path("/tmp/qre-sandbox-test").exists()
 
 
-def test_only_the_handshake_role_resolves_names() -> None:
+def test_only_the_resolver_reads_a_resolvers_files() -> None:
     for party, role in ROLES.items():
         said = in_sandbox(role, lambda: refused(lambda: os.open("/etc/hosts", os.O_RDONLY)))
-        assert (said == "allowed") is (party is Party.HANDSHAKE), (party, said)
+        assert (said == "allowed") is (party is Party.RESOLVER), (party, said)
 
 
 def test_no_role_makes_new_code_and_only_the_resolver_may_use_tcp() -> None:
@@ -130,11 +130,11 @@ def test_no_role_makes_new_code_and_only_the_resolver_may_use_tcp() -> None:
 
     for party, role in ROLES.items():
         assert in_sandbox(role, executable) == "EPERM", party
-        resolves = party is Party.HANDSHAKE
+        resolves = party is Party.RESOLVER
         assert "PermissionError" in in_sandbox(role, lambda: tcp(53)) or resolves
         said = in_sandbox(role, lambda: tcp(9))
         assert said == "EACCES" if resolves else "PermissionError" in said, (party, said)
-    assert in_sandbox(ROLES[Party.HANDSHAKE], lambda: tcp(53)) in ("ECONNREFUSED", "allowed")
+    assert in_sandbox(ROLES[Party.RESOLVER], lambda: tcp(53)) in ("ECONNREFUSED", "allowed")
 
 
 def test_only_roles_that_need_it_call_bpf_or_netlink() -> None:
@@ -147,7 +147,7 @@ def test_only_roles_that_need_it_call_bpf_or_netlink() -> None:
 
         assert (in_sandbox(role, bpf) != "EPERM") is (party is Party.BPF_LOADER)
         netlink = in_sandbox(role, lambda: refused(lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)))
-        assert (netlink == "allowed") is (party in (Party.NETLINK, Party.HANDSHAKE))
+        assert (netlink == "allowed") is (party in (Party.NETLINK, Party.RESOLVER))
 
 
 #: Ways out that were open once: name -> a socket that nobody may make, or what nobody may do with one.
@@ -177,7 +177,7 @@ def test_nobody_connects_by_sending() -> None:
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as made:
             return refused(lambda: made.sendto(b"GET /", socket.MSG_FASTOPEN, ("127.0.0.1", 9)))
 
-    assert in_sandbox(ROLES[Party.HANDSHAKE], fast_open) == "EPERM"
+    assert in_sandbox(ROLES[Party.RESOLVER], fast_open) == "EPERM"
 
 
 def test_tcp_is_left_out_where_landlock_cannot_confine_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,8 +186,8 @@ def test_tcp_is_left_out_where_landlock_cannot_confine_it(monkeypatch: pytest.Mo
     def made(kind: int) -> str:
         return refused(lambda: socket.socket(socket.AF_INET, kind))
 
-    assert in_sandbox(ROLES[Party.HANDSHAKE], lambda: made(socket.SOCK_STREAM)) == "EPERM"
-    assert in_sandbox(ROLES[Party.HANDSHAKE], lambda: made(socket.SOCK_DGRAM)) == "allowed"
+    assert in_sandbox(ROLES[Party.RESOLVER], lambda: made(socket.SOCK_STREAM)) == "EPERM"
+    assert in_sandbox(ROLES[Party.RESOLVER], lambda: made(socket.SOCK_DGRAM)) == "allowed"
 
 
 @EVERY_ROLE

@@ -231,12 +231,20 @@ def test_all_workers_killed_in_a_row_come_back_and_a_reload_meanwhile_waits_for_
 
 
 def test_the_parties_of_the_table_are_the_processes_of_the_drawing() -> None:
-    assert {party.value for party in ROLES} == {"handshake", "bpf_loader", "netlink", "dataplane", "visit"}
+    assert {party.value for party in ROLES} == {
+        "handshake",
+        "bpf_loader",
+        "netlink",
+        "dataplane",
+        "visit",
+        "resolver",
+    }
     assert {role.user for role in ROLES.values()} == {
         "qre-handshake",
         "qre-bpf-loader",
         "qre-netlink",
         "qre-dataplane",
         "qre-visit",
+        "qre-resolver",
     }
     assert ROLES[Party.HANDSHAKE].capabilities == ROLES[Party.DATAPLANE].capabilities == frozenset()

@@ -63,7 +63,6 @@ def addresses(alone: Alone) -> list[str]:
         ("Colour", "red", "Colour"),
         ("Listen", "127.0.0.1:4434", "Listen was 127.0.0.1:4433 and is now 127.0.0.1:4434; down and up"),
         ("Device", "other0", "Device was server0 and is now other0; down and up"),
-        ("AllowedIPs", "0.0.0.0/0", "AllowedIPs gained a default route; down and up"),
     ],
 )
 def test_what_cannot_be_applied_is_refused_in_one_line_and_changes_nothing(

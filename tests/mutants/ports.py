@@ -7,7 +7,7 @@ from tests.mutants.change import Mutant as M
 MUTANTS = {
     "`shared-port-loader` loads, sets the CID length, binds, fills, pins, attaches, and cleans up on a signal": (
         M("sets the CID length", "load", "_set_routed_cid_len(handle, routed_cid_len)", "None"),
-        M("binds", "_pair", "server_pair(port.ip, port.port, 0)", "server_pair('127.0.0.1', 0, 0)"),
+        M("binds", "_pair", "server_pair(port.ip, port.port)", "server_pair('127.0.0.1', 0)"),
         M("fills", "set_up", "maps.slot_in(slot, front.pair[slot].fileno())", "None"),
         M("pins", "_pin", "pin(port.pin_dir, port.label, [maps.cid_routes, maps.sockets, maps.program])", "None"),
         M("attaches", "set_up", "maps.attach(front.pair[SLOT_USER].fileno())", "None"),

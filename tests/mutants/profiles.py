@@ -124,7 +124,7 @@ MUTANTS = {
             "return sorted(steps, key=lambda step: bool(step.lines) and step.lines[0].startswith('set address'))",
         ),
         M("PostUp", "up_steps", "hook_steps('PostUp', hooks.post_up, device)", "[]"),
-        M("saves the state", "_Up.save", "save_state(self.config, state_of(self.profile, self.spec.fwmark))", "None"),
+        M("saves the state", "_Up.save", "save_state(self.config, state_of(self.profile, self.spec.table))", "None"),
         M(
             "PostUp before the state",
             "up_steps",
@@ -160,7 +160,7 @@ MUTANTS = {
             "Step((line,), up.choose_dataplane)",
         ),
         M("rules stay", "_Up.remove_addresses_and_routes", "self.rules_before", "{}"),
-        M("and come back", "_Up.give_up", "put_rules(self.rtnl, version, mark)", "None"),
+        M("and come back", "_Up.give_up", "put_rules(self.rtnl, closed_rules(version, table))", "None"),
         M("the first error is told", "run_steps", "raise", "raise MachineError('up', 'it failed') from None"),
     ),
     "`reload` reads the profile again, syncs, replaces addresses": (
@@ -229,8 +229,8 @@ MUTANTS = {
             "if saved is None and link is None:\n    raise UserError(f'profile {name}', 'it is not up')\n"
             "listen = None if by_daemon else _port_of(configured, saved)",
         ),
-        M("its rules", "_marks", "orphaned_marks(rtnl, config, configured.name, configured.device)", "set()"),
-        M("and nobody else's", "orphaned_marks", "{state.fwmark for state in others if state is not None}", "set()"),
+        M("its rules", "_marks", "orphaned_tables(rtnl, config, configured.name, configured.device)", "set()"),
+        M("and nobody else's", "orphaned_tables", "{state.table for state in others if state is not None}", "set()"),
         M("its pins", "_prepare", "pin_paths(config.bpf_pin_dir, device)", "()"),
         M("its files", "_prepare", "runtime_paths(config, name, device)", "()"),
         M("by its device alone", "down", "device_up_as(name)", "False"),

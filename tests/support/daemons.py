@@ -132,6 +132,7 @@ class Daemon:
     pin_dir: Path
     environment: dict[str, str] = field(default_factory=dict)
     options: tuple[str, ...] = ()
+    etc: Path | None = None  # what it has in place of /etc
     process: subprocess.Popen[bytes] | None = None
     notify: NotifySocket | None = None
 
@@ -169,7 +170,11 @@ class Daemon:
         return self
 
     def command(self) -> list[str]:
-        return [TOOL, "daemon", self.profile, *self.options]
+        command = [TOOL, "daemon", self.profile, *self.options]
+        if self.etc is None:
+            return command
+        mounted = f'mount --bind {self.etc} /etc && exec "$@"'
+        return ["unshare", "--mount", "--propagation", "private", "sh", "-c", mounted, "sh", *command]
 
     def wait_ready(self, timeout: float = PATIENCE) -> Daemon:
         def ready() -> bool:

@@ -88,15 +88,18 @@ class Lab:
         self.namespaces: list[Namespace] = []
         try:
             self.client, self.server, self.site = (self._add(name) for name in ("client", "server", "site"))
-            self.client_device, self.server_device = join(
-                self.client, f"{self.CLIENT}/24", self.server, f"{self.SERVER}/24"
-            )
-            self.uplink_device, self.site_device = join(
-                self.server, f"{self.SERVER_TO_SITE}/24", self.site, f"{self.SITE}/24"
-            )
+            self._join()
         except BaseException:
             self.close()
             raise
+
+    def _join(self) -> None:
+        self.client_device, self.server_device = join(
+            self.client, f"{self.CLIENT}/24", self.server, f"{self.SERVER}/24"
+        )
+        self.uplink_device, self.site_device = join(
+            self.server, f"{self.SERVER_TO_SITE}/24", self.site, f"{self.SITE}/24"
+        )
 
     def _add(self, name: str) -> Namespace:
         namespace = Namespace(name)

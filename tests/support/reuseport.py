@@ -33,7 +33,7 @@ class Port:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
             free.bind((ADDRESS, 0))
             port = free.getsockname()[1]
-        self.pair = list(server_pair(ADDRESS, port, 0))
+        self.pair = list(server_pair(ADDRESS, port))
         self.address = (ADDRESS, port)
 
     def another(self) -> socket.socket:

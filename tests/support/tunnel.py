@@ -19,7 +19,7 @@ PORT = 443
 class Tunnel:
     """``server`` and ``client`` are daemons that are not started yet; ``close`` proves that nothing is left."""
 
-    def __init__(self, settings: str = "") -> None:
+    def __init__(self, settings: str = "", lab: type[Lab] = Lab) -> None:
         self.stack = ExitStack()
         try:
             self.directory = Path(self.stack.enter_context(tempfile.TemporaryDirectory(prefix="qre-test-")))
@@ -28,7 +28,7 @@ class Tunnel:
             self.pin_dir.mkdir()
             run("mount", "-t", "bpf", "bpf", str(self.pin_dir))
             self.stack.callback(run, "umount", str(self.pin_dir))
-            self.lab = self.stack.enter_context(Lab())
+            self.lab = self.stack.enter_context(lab())
             # Captures show the datagrams of a first flight one by one, as they would be on a cable.
             for namespace, device in (
                 (self.lab.client, self.lab.client_device),
@@ -44,8 +44,8 @@ class Tunnel:
             self.server = self.daemon("server0", server=True)
             self.client = self.daemon("client0")
             self.server.tool(
-                "init", "ServerProfile=server0", "ClientProfile=client0", f"Endpoint={Lab.SERVER}:{PORT}",
-                f"Dest={Lab.SITE}:{PORT}", f"ServerName={NAME}",
+                "init", "ServerProfile=server0", "ClientProfile=client0", f"Endpoint={lab.SERVER}:{PORT}",
+                f"Dest={lab.SITE}:{PORT}", f"ServerName={NAME}",
                 f"ServerAddress={SERVER_INNER}/24", f"ClientAddress={CLIENT_INNER}/24",
             )  # fmt: skip
         except BaseException:

@@ -43,6 +43,7 @@ LAYERS = (
         "workers.handshake",
         "workers.netlink",
         "workers.visit",
+        "workers.resolver",
         "workers",
     },
     {"cli"},

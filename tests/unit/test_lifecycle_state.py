@@ -70,7 +70,7 @@ def test_a_failed_write_leaves_the_old_state_and_no_temporary_file(
         save_state(config, state_of(client_profile(), 2))
     saved = load_state(config, "tunnel")
     assert saved is not None
-    assert saved.fwmark == 1
+    assert saved.table == 1
     assert [path.name for path in config.state_dir.iterdir()] == ["tunnel.state"]
 
 

@@ -82,9 +82,9 @@ def test_a_plan_has_one_operation_a_line_old_addresses_first_and_old_routes_last
         "set address 10.2.0.2/24 on qre0",
         "route 10.9.0.0/16 to qre0",
         "route ::/0 to qre0 in table 7",
-        "rule -6: not fwmark 0x7 lookup 7",
-        "rule -6: not fwmark 0x7 unreachable",
         "rule -6: lookup main suppress_prefixlength 0",
+        "rule -6: not fwmark 0x515245 lookup 7",
+        "rule -6: not fwmark 0x515245 unreachable",
         "delete route 0.0.0.0/0 of qre0",
         "delete rules -4 of table 7",
     ]

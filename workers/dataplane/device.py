@@ -13,7 +13,9 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable
+from typing import NamedTuple
 
+from qre.addresses import Address as IpAddress
 from qre.dataplane.protocol import (
     Answer,
     DataplaneReport,
@@ -34,7 +36,6 @@ from qre.workers.dataplane.refusals import Refusals, Say
 from qre.workers.dataplane.registry import Registry
 from qre.workers.dataplane.session.marks import NumberMarks
 from qre.workers.dataplane.session.path import Address
-from qre.workers.dataplane.session.sending import OutgoingPacket
 from qre.workers.dataplane.session.session import Session
 from qre.workers.dataplane.session.session_life import LifeState
 from qre.workers.dataplane.underlay import UnderlaySocket
@@ -47,6 +48,15 @@ _TURNS = 8
 #: restarting, too, lists the sessions, and then until it has installed the missing ones.
 _LONGEST_SILENCE = 5.0
 _LONGEST_INSTALLING = 0.25
+
+
+class _Waiting(NamedTuple):
+    """A packet for which its socket has no room yet; see ``UnderlaySocket.send``."""
+
+    packet: bytes
+    to: Address
+    ecn: int
+    source: IpAddress | None
 
 
 class Device:
@@ -78,7 +88,7 @@ class Device:
         self._rx_packets = self._rx_bytes = self._tx_packets = self._tx_bytes = 0
         self._client_sockets: dict[bytes, UnderlaySocket] = {}
         self._server_socket = UnderlaySocket(server_socket, self.drops) if server_socket is not None else None
-        self._blocked: dict[UnderlaySocket, list[OutgoingPacket]] = {}
+        self._blocked: dict[UnderlaySocket, list[_Waiting]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = float("inf")
         self._waiting: asyncio.TimerHandle | None = None
@@ -235,11 +245,13 @@ class Device:
         underlay = self._underlay_of(session)
         if underlay is None:
             self.drops["no-socket"] += len(packets)
-        elif underlay in self._blocked:
-            self._wait(underlay, packets, to, ecn)
+            return
+        source = session.install.underlay.local_ip if session.role is Role.SERVER else None
+        if underlay in self._blocked:
+            self._wait(underlay, packets, to, ecn, source)
         else:
-            if unsent := underlay.send(packets, to, ecn):
-                self._wait(underlay, unsent, to, ecn)
+            if unsent := underlay.send(packets, to, ecn, source):
+                self._wait(underlay, unsent, to, ecn, source)
             if underlay.refused:
                 self.drops["too-big"] += session.refused_by_first_hop(underlay.refused, now)
                 underlay.refused.clear()
@@ -249,7 +261,9 @@ class Device:
             return self._server_socket
         return self._client_sockets.get(session.session_id)
 
-    def _wait(self, underlay: UnderlaySocket, packets: list[bytes], to: Address, ecn: int) -> None:
+    def _wait(
+        self, underlay: UnderlaySocket, packets: list[bytes], to: Address, ecn: int, source: IpAddress | None
+    ) -> None:
         """The socket is full: keep a few packets, and stop reading from TUN until there is room."""
         if not self._blocked:
             self._loop.remove_reader(self._tun)
@@ -258,16 +272,16 @@ class Device:
             self._loop.add_writer(underlay.fileno(), self._writable, underlay)
         queue = self._blocked[underlay]
         room = max(4 * _BATCH - len(queue), 0)
-        queue += [OutgoingPacket(packet, to, ecn) for packet in packets[:room]]
+        queue += [_Waiting(packet, to, ecn, source) for packet in packets[:room]]
         if len(packets) > room:
             self.drops["send-queue-full"] += len(packets) - room
 
     def _writable(self, underlay: UnderlaySocket) -> None:
         queue = self._blocked[underlay]
         while queue:
-            _, to, ecn = queue[0]
-            run = next((n for n, item in enumerate(queue) if item[1:] != (to, ecn)), len(queue))
-            unsent = underlay.send([item.packet for item in queue[:run]], to, ecn)
+            same = queue[0][1:]
+            run = next((n for n, item in enumerate(queue) if item[1:] != same), len(queue))
+            unsent = underlay.send([item.packet for item in queue[:run]], *same)
             self.drops["too-big"] += len(underlay.refused)  # its session notices with the next one
             underlay.refused.clear()
             del queue[: run - len(unsent)]

@@ -14,7 +14,9 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import islice
 
+from qre.addresses import Address as IpAddress
 from qre.errors import MachineError
+from qre.kernel.underlay_sockets import IP_PKTINFO, sent_from
 from qre.workers.dataplane.session.path import Address
 
 UDP_SEGMENT, UDP_GRO = 103, 104
@@ -46,6 +48,7 @@ class UnderlaySocket:
         self._socket = socket.socket(fileno=fd)
         self._drops = drops
         self._gso = True
+        self._wildcard = False
         #: Lengths of datagrams that the first hop refused (EMSGSIZE); the caller of ``send`` reads and empties it.
         self.refused: list[int] = []
         self._set_up()
@@ -56,8 +59,10 @@ class UnderlaySocket:
             self.close()
             raise MachineError("underlay socket", "the descriptor is not an IPv4 UDP socket")
         sock.setblocking(False)
+        self._wildcard = sock.getsockname()[0] == "0.0.0.0"
         sock.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_PROBE)
         sock.setsockopt(socket.IPPROTO_IP, IP_RECVTOS, 1)
+        sock.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 0)  # the session knows it
         sock.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, 0)
         for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
             if sock.getsockopt(socket.SOL_SOCKET, option) < _BUFFER:
@@ -99,12 +104,17 @@ class UnderlaySocket:
             return [data], source, ecn
         return [data[at : at + size] for at in range(0, len(data), size)], source, ecn
 
-    def send(self, packets: Sequence[bytes], to: Address, ecn: int = 0) -> list[bytes]:
-        """Send them all with this ECN codepoint; returns those that the kernel has no room for now.
+    def send(
+        self, packets: Sequence[bytes], to: Address, ecn: int = 0, source: IpAddress | None = None
+    ) -> list[bytes]:
+        """Send them all with this ECN codepoint; returns those that the kernel has no room for now. ``source``: which
+        of our addresses they leave with, if the socket is bound to all; None: the one that the route has.
 
         See ``refused``, too."""
         at, count = 0, len(packets)
         marks = [(socket.IPPROTO_IP, socket.IP_TOS, _TOS.pack(ecn))] if ecn else []
+        if source is not None and self._wildcard:
+            marks.append(sent_from(str(source)))
         while at < count:
             run = self._run(packets, at) if self._gso else 1
             try:

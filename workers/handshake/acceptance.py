@@ -26,7 +26,6 @@ from qre.quic.server.connect_ip import AddressesRequested
 from qre.quic.server.inspector import Authenticated
 from qre.quic.server.server_handshake import InstallNow, ServerHandshake
 from qre.reality.replay import NotRecorded, ReplayFilter
-from qre.visit.dest import local_address
 from qre.wire.close_reason import CloseReason
 from qre.workers.handshake.port.flow_parts import Address, Hello
 from qre.workers.handshake.sessions.live_sessions import Sessions
@@ -37,7 +36,6 @@ _STEERING_TIMEOUT: Final = 8.0
 LIFETIME: Final = 20.0
 #: Handshakes of one short id that have no confirmed session yet: a client has one, and one more when it begins again.
 MAX_UNCONFIRMED: Final = 4
-_ANY: Final = "0.0.0.0"
 
 
 class Accepted:
@@ -57,13 +55,13 @@ class Accepted:
     def begin(self, now: float) -> None:
         """Process the datagrams that authenticated the client, and answer."""
         for data in self._first_flight:
-            self.inner.datagram_received(data, self.source, now)
+            self.inner.datagram_received(data, self.source[:2], now)
         self._first_flight = []
         self._acceptance.progress(self, now)
 
     def datagram_received(self, data: bytes, now: float) -> None:
         """Process one more datagram of the client, and answer."""
-        self.inner.datagram_received(data, self.source, now)
+        self.inner.datagram_received(data, self.source[:2], now)
         self._acceptance.progress(self, now)
 
     def owns(self, destination_cid: bytes) -> bool:
@@ -85,7 +83,7 @@ class Acceptance:
 
     private_key: bytes
     routed_cid_len: int
-    listen: Address
+    listen: tuple[str, int]
     replay: ReplayFilter
     replay_fd: int
     sessions: Sessions
@@ -118,7 +116,7 @@ class Acceptance:
             private_key=self.private_key,
             dest=self.dest,
             routed_cid_len=self.routed_cid_len,
-            peer=hello.source,
+            peer=hello.source[:2],
             now=hello.now,
             random=os.urandom,
             shown=hello.shown,
@@ -224,7 +222,7 @@ class Acceptance:
     def _install(self, one: Accepted) -> None:
         try:
             handed_over = one.inner.hand_over_state()
-            underlay = underlay_of((self._local_ip(one.source), self.listen[1]), one.source)
+            underlay = underlay_of((self._local_ip(one.source), self.listen[1]), one.source[:2])
             self.sessions.install(handed_over, underlay)
         except QreError as error:
             self.complain("install", str(error))
@@ -235,8 +233,8 @@ class Acceptance:
         self.changed()
 
     def _local_ip(self, source: Address) -> str:
-        """A data plane needs a concrete source address; with a wildcard Listen, the one that routing chooses."""
-        return local_address(source) if self.listen[0] == _ANY else self.listen[0]
+        """The address that the client speaks to: on a port of all our addresses it was seen in its packets."""
+        return source[2] if len(source) == 3 else self.listen[0]
 
     def timer(self) -> float | None:
         """The monotonic time at which to call ``handle_timer``; None when no handshake waits."""

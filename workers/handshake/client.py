@@ -10,14 +10,16 @@ import asyncio
 import os
 import socket
 import time
+from ipaddress import ip_address
 from random import SystemRandom
 from typing import Any, Final
 
+from qre.addresses import Address, covering
 from qre.causes import Cause
 from qre.config.values import show_short_id
 from qre.dataplane.protocol import underlay_of
 from qre.ends import Role
-from qre.errors import MachineError, PeerError, QreError
+from qre.errors import MachineError, PeerError, QreError, UserError
 from qre.ipc.messages import (
     HandshakeStatus,
     Party,
@@ -34,12 +36,14 @@ from qre.quic.client.fingerprint import Fingerprint
 from qre.quic.client.trust import TrustStore
 from qre.quic.handed_over import HandedOver
 from qre.visit.candidates import ELSEWHERE, PATIENCE, Candidates
-from qre.visit.dest import Resolved, local_address, resolve
+from qre.visit.dest import Resolved, resolve
 from qre.visit.exchange import shake_hands
 from qre.wire.close_reason import CloseReason
 from qre.workers.handshake.backoff import Backoff
 from qre.workers.handshake.dataplane_link import DataplaneLink
+from qre.workers.handshake.early_attempt import EarlyAttempt
 from qre.workers.handshake.memory import Forgetting
+from qre.workers.handshake.names import lookup_of
 from qre.workers.handshake.sessions.live_sessions import Sessions
 from qre.workers.handshake.sessions.secrets import SecretsStore
 from qre.workers.handshake.sessions.session_state import Confirmed, Lost, Orphaned, SessionEnd, Settings
@@ -72,6 +76,8 @@ class Client:
         self._random = SystemRandom()
         self._sessions = Sessions(store, Role.CLIENT, self._settings(), self._random)
         self.link = DataplaneLink(self._sessions, self._sessions_changed, context.fail)
+        self._early = EarlyAttempt()
+        self._lookup = lookup_of(context)
         self._state = (False, "starting")
         self._forgetting = Forgetting()
         store.removed = self._forgetting.soon
@@ -131,6 +137,10 @@ class Client:
         up, text = self._state
         return HandshakeStatus(up=up, text=text, handshakes=self._handshakes, rekeys=self._sessions.rekeys)
 
+    def network_changed(self) -> None:
+        """Addresses, routes or links have changed: do not wait much longer for the next attempt."""
+        self._early.changed()
+
     def socket_arrived(self, number: int, fd: int) -> None:
         """Keep underlay socket ``number``, which the supervisor has sent; takes ownership of ``fd``."""
         before = self.link.sockets.pop(number, None)
@@ -149,6 +159,7 @@ class Client:
         while True:
             try:
                 if session_id is None:
+                    self._early.began()
                     session_id = await self._attempt()
                 began = time.monotonic()
                 end = await self._until_lost(session_id)
@@ -169,7 +180,8 @@ class Client:
             await self._release_unused()
             self._context.limited(f"attempt {reason}", f"{reason}; next attempt in {pause:.1f} s")
             await self._tell(False, f"{reason}; next attempt in {pause:.1f} s")
-            await asyncio.sleep(pause)
+            if await self._early.wait(pause):
+                backoff.reset()
 
     async def _resumed(self) -> bytes | None:
         """The id of the session that an earlier process left; None when it has ended."""
@@ -202,7 +214,8 @@ class Client:
         where = f"{config.endpoint_host}:{config.endpoint_port}"
         if self._state[1] == "starting":
             await self._tell(False, f"connecting to {where}")
-        found = await resolve(config.endpoint_host, config.endpoint_port, family=socket.AF_INET)
+        host, port = config.endpoint_host, config.endpoint_port
+        found = await resolve(host, port, family=socket.AF_INET, lookup=self._lookup)
         order = self._candidates.order(found)
         for address in order[:-1]:
             try:
@@ -225,8 +238,8 @@ class Client:
         config, peer = self._context.config, address[1]
         where = f"{config.endpoint_host}:{config.endpoint_port}"
         where = where if peer[0] == config.endpoint_host else f"{where} at {peer[0]}"
-        number = await self._new_socket()
-        handed_over, local = await self._shake_hands(number, peer, where, patience)
+        number, source = await self._new_socket(ip_address(peer[0]))
+        handed_over, local = await self._shake_hands(number, peer, where, patience, source)
         underlay = underlay_of(local, peer)
         self._expect(handed_over.session_id, confirmed=False)
         self._sessions.install(handed_over, underlay, socket_number=number)
@@ -236,9 +249,10 @@ class Client:
         self._candidates.answered(address)
         return handed_over.session_id
 
-    async def _new_socket(self) -> int:
+    async def _new_socket(self, peer: Address) -> tuple[int, Address | None]:
+        """Its number, and where its packets to the server come from, if there is a route."""
         try:
-            granted = await self._context.request(Party.SUPERVISOR, SocketRequest())
+            granted = await self._context.request(Party.SUPERVISOR, SocketRequest(peer=peer))
         except MachineError:
             for session_id in list(self._sessions.orphans):  # one of them may occupy the configured port
                 self._sessions.delete_orphan(session_id, CloseReason.REPLACED)
@@ -246,10 +260,20 @@ class Client:
             raise
         if not isinstance(granted, SocketGranted) or granted.number not in self.link.sockets:
             raise MachineError("underlay socket", "the supervisor did not send it")
-        return granted.number
+        self._refuse_loop(peer, granted.local)
+        return granted.number, granted.local
+
+    def _refuse_loop(self, peer: Address, source: Address | None) -> None:
+        """Raise UserError when packets to the server would enter the tunnel itself."""
+        config = self._context.config
+        if all(interface.ip != source for interface in config.address):
+            return
+        what = covering(peer, config.address, config.allowed_ips, config.outer) or f"a route to {config.device}"
+        remedy = "write the address as Endpoint" if what.startswith("AllowedIPs") else "choose another network"
+        raise UserError(f"Endpoint {peer}", f"packets to it would enter the tunnel itself: {what} covers it", remedy)
 
     async def _shake_hands(
-        self, number: int, peer: tuple[str, int], where: str, patience: float
+        self, number: int, peer: tuple[str, int], where: str, patience: float, source: Address | None
     ) -> tuple[HandedOver, tuple[str, int]]:
         config, secrets = self._context.config, self._secrets
         handshake = ClientHandshake(
@@ -265,9 +289,11 @@ class Client:
         )
         with socket.socket(fileno=os.dup(self.link.sockets[number])) as made:
             port = int(made.getsockname()[1])
-            await shake_hands(handshake, made, peer, where, patience)
+            local = await shake_hands(handshake, made, peer, where, patience)
             self._forgetting.soon()
-            return handshake.hand_over(time.monotonic()), (local_address(peer), port)
+            if local is None and source is None:
+                raise MachineError.of(f"cannot reach {where}", Cause.NO_ROUTE)
+            return handshake.hand_over(time.monotonic()), (local or str(source), port)
 
     # --- sessions ---
 

@@ -16,6 +16,7 @@ from qre.ipc.worker import WorkerContext
 from qre.visit.dest import Resolved
 from qre.visit.dest_address import DestAddress
 from qre.visit.probe import Prober, imitable
+from qre.workers.handshake.names import lookup_of
 
 #: How long the first probe of an unknown Dest may delay readiness (seconds): a process is started for it.
 _FIRST_LOOK: Final = 3.0
@@ -84,7 +85,12 @@ class DestWatch:
 
     def _new_address(self) -> DestAddress:
         config = self._context.config
-        return DestAddress(config.dest_host, config.dest_port, lambda text: self._context.limited("dest", text))
+        return DestAddress(
+            config.dest_host,
+            config.dest_port,
+            lambda text: self._context.limited("dest", text),
+            lookup_of(self._context),
+        )
 
     def _new_prober(self) -> Prober:
         config = self._context.config

@@ -14,12 +14,11 @@ import msgspec
 
 from qre.ends import Role
 from qre.errors import MachineError, QreError
-from qre.ipc.messages import Done, GuestJoin, GuestLeave, HandshakeStatus, Party, ProfileSecrets
+from qre.ipc.messages import Done, GuestJoin, GuestLeave, HandshakeStatus, NetworkChanged, Party, ProfileSecrets
 from qre.ipc.worker import WorkerContext
 from qre.quic.client.fingerprint import Fingerprint
 from qre.quic.client.trust import TrustStore
 from qre.structs import Message, decoder
-from qre.visit.dest import preload
 from qre.visit.rehearsal import rehearse
 from qre.visit.visitor_files import load_fingerprint, load_trust
 from qre.workers.handshake.client import Client
@@ -86,12 +85,14 @@ class HandshakeWorker:
             await self._half.reload(self._secrets)
 
     async def handle(self, source: Party, message: Message) -> Message:
-        """A guest joins or leaves. Raises QreError for any other message, and at a client."""
+        """A server's guest joins or leaves, a client's network has changed. Raises QreError for any other message."""
         match message:
             case GuestJoin(number=number, profile=profile) if isinstance(self._half, Server):
                 self._guest_joins(self._half, number, profile)
             case GuestLeave(number=number) if isinstance(self._half, Server):
                 self._half.guest_leaves(number)
+            case NetworkChanged() if isinstance(self._half, Client):
+                self._half.network_changed()
             case _:
                 raise QreError("handshake worker", f"{type(message).__name__} from {source} is not for it")
         return Done()
@@ -145,7 +146,6 @@ class HandshakeWorker:
 
 def create() -> HandshakeWorker:
     """The worker, before its sandbox."""
-    preload()
     trust = load_trust()
     fingerprint = load_fingerprint()
     rehearse(fingerprint, trust)

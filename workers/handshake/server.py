@@ -34,10 +34,11 @@ from qre.workers.handshake.dataplane_link import DataplaneLink
 from qre.workers.handshake.dest_watch import DestWatch
 from qre.workers.handshake.memory import Forgetting, HighWater
 from qre.workers.handshake.port.admission import TokenBucket
+from qre.workers.handshake.port.datagrams import ANY, receive_into, send_to
 from qre.workers.handshake.port.flow_parts import Address, Flow, Handshake, Hello
 from qre.workers.handshake.port.flows import FlowTable
 from qre.workers.handshake.port.performer import Performer
-from qre.workers.handshake.port.relay import LONGEST, DestSocket, Relays, ecn_of, with_ecn
+from qre.workers.handshake.port.relay import LONGEST, DestSocket, Relays
 from qre.workers.handshake.server_settings import flow_limits
 from qre.workers.handshake.sessions.live_sessions import Sessions
 from qre.workers.handshake.sessions.routed_cids import RoutedCids
@@ -60,7 +61,6 @@ _TURN: Final = 64
 _RESETS: Final = 200.0
 #: How long the daemons that had joined the previous front may take to join this one (seconds).
 _OTHERS_COME: Final = 15.0
-_ANCILLARY: Final = socket.CMSG_SPACE(4) * 2
 
 
 class Server:
@@ -228,16 +228,16 @@ class Server:
     def _readable(self, arrived: socket.socket) -> None:
         table, perform, buffer = self._table, self._performer.perform, self._buffer
         view = memoryview(buffer)
-        unix_ms = int(time.time() * 1000)
+        unix_ms, wildcard = int(time.time() * 1000), self._listen[0] == ANY
         for _ in range(_TURN):
             try:
-                length, ancillary, _, source = arrived.recvmsg_into([buffer], _ANCILLARY)
+                length, source, ecn = receive_into(arrived, buffer, wildcard=wildcard)
             except BlockingIOError:
                 break
             except OSError:  # an ICMP error for a datagram sent earlier
                 continue
             now = time.monotonic()
-            perform(table.datagram(source, bytes(view[:length]), ecn_of(ancillary), now, unix_ms), now)
+            perform(table.datagram(source, bytes(view[:length]), ecn, now, unix_ms), now)
         now = time.monotonic()
         perform(table.handle_timer(now), now)
         self._arm()
@@ -292,10 +292,7 @@ class Server:
 
     def _to_visitor(self, source: Address, data: bytes, ecn: int) -> None:
         try:
-            if ecn:
-                self._socket.sendmsg([data], with_ecn(socket.AF_INET, ecn), 0, source)
-            else:
-                self._socket.sendto(data, source)
+            send_to(self._socket, source, data, ecn)
         except OSError:  # no room, no route, or an ICMP error for an earlier one: UDP may lose datagrams
             return
 
@@ -327,7 +324,7 @@ class Server:
     def _handed_over(self, message: ToGuest) -> None:
         """Handle a message of the front that this daemon has joined."""
         now, table, perform = time.monotonic(), self._table, self._performer.perform
-        source = (message.visitor.ip, message.visitor.port)
+        source = message.visitor.address
         match message:
             case Begin():
                 perform(table.abandon(source), now)
@@ -393,6 +390,7 @@ class Server:
 
     async def _dest_probed(self, profile: DestProfile) -> None:
         self._acceptance.dest = imitable(profile) or self._acceptance.dest
+        self._tell_state()  # its name may be resolved now
         await self._context.send(Party.SUPERVISOR, DestProfileReport(profile=profile))
 
 

@@ -1,15 +1,17 @@
 """The worker `netlink`: the only process of a daemon that keeps CAP_NET_ADMIN while it runs.
 
-It applies the configuration to the daemon's own device when the supervisor asks, and reports when the device was
-removed. Requests are a closed set (``handle``), and a request that names another device is refused. It reads no
-packet. On the kernel's data plane it also takes the handshake worker's sessions (``kernel_dataplane``): keys pass
-through it to qre.ko, and it keeps none.
+It applies the configuration to the daemon's own device when the supervisor asks, keeps it that way, reports when the
+device was removed, and wakes a client that waits when the network has changed. Requests are a closed set
+(``handle``), and a request that names another device is refused. It reads no packet. On the kernel's data plane it
+also takes the handshake worker's sessions (``kernel_dataplane``): keys pass through it to qre.ko, and it keeps none.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Mapping
+from typing import Final
 
 from qre.dataplane.protocol import DataplaneReport
 from qre.ends import Role
@@ -17,9 +19,11 @@ from qre.errors import InternalError, MachineError, UserError
 from qre.ipc.keys_pair import KeysPair
 from qre.ipc.messages import (
     DestProfileReport,
+    DeviceTampered,
     Done,
     LinkGone,
     NetlinkStatus,
+    NetworkChanged,
     Party,
     SyncDevice,
     UseLoader,
@@ -30,10 +34,14 @@ from qre.ipc.worker import Worker, WorkerContext
 from qre.kernel.qre_family import DeviceSettings
 from qre.kernel.rtnl import Link, Rtnl
 from qre.kernel.tun import is_ours
-from qre.kernel.tunnel import DeviceSpec, sync_device
+from qre.kernel.tunnel import DeviceSpec, Part, sync_device
 from qre.structs import Message
+from qre.workers.netlink.device_guard import DeviceGuard
 from qre.workers.netlink.kernel_dataplane import KernelDataplane
-from qre.workers.netlink.monitor import LinkMonitor
+from qre.workers.netlink.monitor import NetworkMonitor
+
+#: The shortest time between two messages to a client's handshake worker that the network has changed (seconds).
+_WAKE_INTERVAL: Final = 0.25
 
 
 def create() -> Worker:
@@ -47,15 +55,20 @@ class _Running:
     def __init__(self, context: WorkerContext) -> None:
         self.context = context
         self.rtnl = Rtnl()
-        self.gone = asyncio.Event()
         self.present = self.link() is not None
+        self.outbox: asyncio.Queue[DeviceTampered | LinkGone] = asyncio.Queue()
+        self.changed = asyncio.Event()
+        self.again: asyncio.TimerHandle | None = None
+        self.guard = DeviceGuard(self.rtnl, spec_of(context.config), self.link, self.outbox.put_nowait)
         try:
-            self.monitor = LinkMonitor(self.look, context.fail)
+            self.monitor = NetworkMonitor(self.look, context.fail, self.rtnl.port_id)
         except MachineError:
             self.rtnl.close()
             raise
         self.tasks = Tasks(context.internal_error)
         self.tasks.spawn(self.report())
+        if context.config.role is Role.CLIENT:
+            self.tasks.spawn(self.wake_client())
 
     def link(self) -> Link | None:
         """The daemon's device; None when it is gone or belongs to another program."""
@@ -63,23 +76,41 @@ class _Running:
         link = self.rtnl.link(config.device)
         return link if link is not None and is_ours(link, config.profile) else None
 
-    def look(self) -> None:
-        """Compare the device with its last state; report when it disappeared."""
+    def look(self, by: Mapping[Part, int]) -> None:
+        """Something changed: whatever it was, a client that waits may be able to connect now."""
+        self.changed.set()
+        self.check(by)
+
+    def check(self, by: Mapping[Part, int]) -> None:
+        """Compare the device with its last state; report when it disappeared, put back what is missing."""
+        if self.again is not None:
+            self.again.cancel()
+            self.again = None
+        loop = asyncio.get_running_loop()
         try:
             present = self.link() is not None
+            at = self.guard.look(by, loop.time())
         except MachineError as error:
             self.context.fail(str(error))
             return
+        if at is not None:
+            self.again = loop.call_at(at, self.check, by)
         if self.present and not present:
-            self.gone.set()
+            self.outbox.put_nowait(LinkGone(device=self.context.config.device))
         self.present = present
 
     async def report(self) -> None:
-        """Tell the supervisor each time the device disappears."""
+        """Tell the supervisor what happened to the device."""
         while True:
-            await self.gone.wait()
-            self.gone.clear()
-            await self.context.send(Party.SUPERVISOR, LinkGone(device=self.context.config.device))
+            await self.context.send(Party.SUPERVISOR, await self.outbox.get())
+
+    async def wake_client(self) -> None:
+        """Tell the handshake worker that it is worth to try again, at most every so often."""
+        while True:
+            await self.changed.wait()
+            self.changed.clear()
+            await self.context.send(Party.HANDSHAKE, NetworkChanged())
+            await asyncio.sleep(_WAKE_INTERVAL)
 
     def sync(self, request: SyncDevice) -> None:
         if request.device != self.context.config.device:
@@ -88,16 +119,13 @@ class _Running:
             raise MachineError(
                 f"device {request.device}", "it is gone or belongs to another program", "restart the daemon"
             )
-        spec = DeviceSpec(
-            device=request.device,
-            addresses=request.address,
-            mtu=request.mtu,
-            allowed_ips=request.allowed_ips,
-            fwmark=request.fwmark,
-        )
+        spec = spec_of(request)
         sync_device(self.rtnl, spec)
+        self.guard.spec = spec
 
     async def close(self) -> None:
+        if self.again is not None:
+            self.again.cancel()
         await self.tasks.end()
         self.monitor.close()
         self.rtnl.close()
@@ -117,6 +145,7 @@ class NetlinkWorker:
         try:
             if not running.present:
                 raise MachineError(f"device {context.config.device}", "it does not exist", "restart the daemon")
+            running.check({})  # what was changed while no worker watched
             if not context.config.user_dataplane:
                 self._start_kernel(context)
         except BaseException:
@@ -178,11 +207,17 @@ class NetlinkWorker:
         """State of the link and, with qre.ko, of its device, port and connection IDs."""
         link = self._started.link()
         present, up = link is not None, link is not None and link.up
+        restored = {part.value: count for part, count in self._started.guard.restored.items()}
         if self._kernel is None:
-            return NetlinkStatus(device_present=present, link_up=up)
+            return NetlinkStatus(device_present=present, link_up=up, restored=restored)
         dataplane, port, cids = self._kernel.status()
         return NetlinkStatus(
-            device_present=present, link_up=up, dataplane=dataplane, shared_port=port, connection_ids=cids
+            device_present=present,
+            link_up=up,
+            restored=restored,
+            dataplane=dataplane,
+            shared_port=port,
+            connection_ids=cids,
         )
 
     async def stop(self) -> None:
@@ -209,6 +244,18 @@ class NetlinkWorker:
         if self._running is None:
             raise InternalError("netlink worker", "it was not started")
         return self._running
+
+
+def spec_of(wanted: WorkerConfig | SyncDevice) -> DeviceSpec:
+    """The device that a configuration, or a request, describes."""
+    return DeviceSpec(
+        device=wanted.device,
+        addresses=wanted.address,
+        mtu=wanted.mtu,
+        allowed_ips=wanted.routes if isinstance(wanted, WorkerConfig) else wanted.allowed_ips,
+        table=wanted.table,
+        outer=wanted.outer,
+    )
 
 
 def settings_of(config: WorkerConfig) -> DeviceSettings:

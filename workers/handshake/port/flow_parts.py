@@ -10,7 +10,8 @@ from qre.quic.server.inspector import Authenticated, Verdict
 from qre.quic.server.server_handshake import ShownByDest
 from qre.workers.handshake.port.address_proof import AddressProof
 
-Address = tuple[str, int]
+#: A visitor: its IP and port; on a port of all our addresses also the one that it speaks to, and is answered from.
+Address = tuple[str, int] | tuple[str, int, str]
 
 
 class Inspector(Protocol):

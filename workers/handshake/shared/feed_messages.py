@@ -6,17 +6,19 @@ daemon on unchanged. That daemon answers the client through a duplicate of the s
 
 from __future__ import annotations
 
+from ipaddress import ip_address
 from typing import Annotated
 
 import msgspec
 
+from qre.addresses import Address as IpAddress
 from qre.dataplane.protocol import PacketNumber, ShortId
 from qre.quic.server.inspector import MAX_DATAGRAMS, MAX_HELLO, Authenticated
 from qre.quic.server.server_handshake import ShownByDest
 from qre.reality.authenticator import SharedSecrets
 from qre.structs import U64, Message, Port, Struct
 from qre.wire.initial import MAX_DATAGRAM
-from qre.workers.handshake.port.flow_parts import Hello
+from qre.workers.handshake.port.flow_parts import Address, Hello
 
 Cid = Annotated[bytes, msgspec.Meta(max_length=20)]
 Datagram = Annotated[bytes, msgspec.Meta(max_length=MAX_DATAGRAM)]
@@ -24,10 +26,21 @@ _Byte = Annotated[int, msgspec.Meta(ge=0, le=255)]
 
 
 class Visitor(Struct, frozen=True, kw_only=True):
-    """A client's address."""
+    """A client's address; ``local``: the one of ours that it speaks to, where the port has several."""
 
     ip: Annotated[str, msgspec.Meta(max_length=15)]
     port: Port
+    local: IpAddress | None = None
+
+    @property
+    def address(self) -> Address:
+        """As the flow table has it."""
+        return (self.ip, self.port) if self.local is None else (self.ip, self.port, str(self.local))
+
+
+def visitor_of(source: Address) -> Visitor:
+    """The visitor with this address in the flow table."""
+    return Visitor(ip=source[0], port=source[1], local=ip_address(source[2]) if len(source) == 3 else None)
 
 
 class Shown(Struct, frozen=True, kw_only=True):
@@ -123,7 +136,7 @@ def begin(hello: Hello) -> Begin:
     """The message that passes the client of ``hello`` to its daemon."""
     found, shown = hello.found, hello.shown
     return Begin(
-        visitor=Visitor(ip=hello.source[0], port=hello.source[1]),
+        visitor=visitor_of(hello.source),
         client_hello=found.client_hello,
         random_hash=found.random_hash,
         hello_key=found.secrets.hello_key,

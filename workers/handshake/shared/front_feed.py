@@ -9,7 +9,7 @@ from collections.abc import Callable
 from qre.errors import MachineError
 from qre.ipc.channel import Channel
 from qre.workers.handshake.port.flow_parts import Address
-from qre.workers.handshake.shared.feed_messages import Began, Over, ToFront, ToGuest, Visitor
+from qre.workers.handshake.shared.feed_messages import Began, Over, ToFront, ToGuest, visitor_of
 
 
 class FrontFeed:
@@ -32,11 +32,11 @@ class FrontFeed:
 
     def began(self, source: Address, handshake_cid: bytes) -> None:
         """Tell the front that the handshake with ``source`` goes on here, under ``handshake_cid``."""
-        self._tell(Began(visitor=Visitor(ip=source[0], port=source[1]), handshake_cid=handshake_cid))
+        self._tell(Began(visitor=visitor_of(source), handshake_cid=handshake_cid))
 
     def over(self, source: Address) -> None:
         """Tell the front to forget the handshake with ``source``."""
-        self._tell(Over(visitor=Visitor(ip=source[0], port=source[1])))
+        self._tell(Over(visitor=visitor_of(source)))
 
     def _tell(self, message: ToFront) -> None:
         try:

@@ -18,7 +18,7 @@ from qre.ipc.channel import Channel
 from qre.ipc.messages import ProfileSecrets
 from qre.wire.initial import MAX_DATAGRAM
 from qre.workers.handshake.port.flow_parts import Address, Handshake, Hello
-from qre.workers.handshake.shared.feed_messages import Abandon, Began, More, ToFront, ToGuest, Visitor, begin
+from qre.workers.handshake.shared.feed_messages import Abandon, Began, More, ToFront, ToGuest, begin, visitor_of
 
 _BATCH: Final = 64
 
@@ -41,7 +41,7 @@ class GuestHandshake:
     def datagram_received(self, data: bytes, now: float) -> None:
         """Pass ``data`` on; a datagram longer than MAX_DATAGRAM is dropped."""
         if len(data) <= MAX_DATAGRAM:
-            self._guest.tell(More(visitor=_visitor(self._source), data=data))
+            self._guest.tell(More(visitor=visitor_of(self._source), data=data))
 
     def owns(self, destination_cid: bytes) -> bool:
         """Whether the daemon has answered under this connection ID."""
@@ -54,7 +54,7 @@ class GuestHandshake:
     def abandon(self) -> None:
         """Tell the daemon that the front gave the handshake up."""
         self._guest.forget(self._source, self)
-        self._guest.tell(Abandon(visitor=_visitor(self._source)))
+        self._guest.tell(Abandon(visitor=visitor_of(self._source)))
 
 
 @dataclass
@@ -87,7 +87,7 @@ class Guest:
 
     def _take(self, message: ToFront, fds: list[int]) -> None:
         del fds  # no descriptor belongs to it
-        source = (message.visitor.ip, message.visitor.port)
+        source = message.visitor.address
         handshake = self.handshakes.get(source)
         if handshake is None:
             return
@@ -171,7 +171,3 @@ class Guests:
         """Close every guest."""
         for number in list(self._guests):
             self.leave(number)
-
-
-def _visitor(source: Address) -> Visitor:
-    return Visitor(ip=source[0], port=source[1])

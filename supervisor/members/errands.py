@@ -1,4 +1,4 @@
-"""Visits to Dest: a process for each, started for it and killed when it has answered, or has not in time."""
+"""Errands: a visit to Dest, a name to look up. A process for each, started for it and killed when it has answered."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from qre.errors import InternalError, MachineError
-from qre.ipc.messages import DestVisited, Hello, Party, Start, VisitDest, WorkerConfig
+from qre.ipc.messages import DestVisited, Hello, NameResolved, Party, ResolveName, Start, VisitDest, WorkerConfig
 from qre.structs import Message
 from qre.supervisor.members.life import WorkerStage
 from qre.supervisor.members.router import Router
@@ -16,27 +16,31 @@ from qre.supervisor.members.supervised import Supervised
 
 #: Seconds until it must have dropped its privileges; until it must have answered, which takes it 30 at most.
 _GREET_TIMEOUT: Final = 60.0
-_VISIT_TIMEOUT: Final = 35.0
+_ERRAND_TIMEOUT: Final = 35.0
 #: Seconds between the beginnings of two: whoever asks for more waits.
 _PAUSE: Final = 1.0
-#: Visits that may wait for the one that is under way: a reload asks for another Dest.
+#: Errands that may wait for the one that is under way: a reload asks for another Dest.
 _MAX_WAITING: Final = 2
+#: What each process is asked, and what it answers.
+ERRANDS: Final[dict[Party, type[Message]]] = {Party.VISIT: VisitDest, Party.RESOLVER: ResolveName}
+_ANSWERS: Final[dict[Party, type[Message]]] = {Party.VISIT: DestVisited, Party.RESOLVER: NameResolved}
 
 
-class Visits:
-    """One visit at a time."""
+class Errands:
+    """Of one kind; one at a time."""
 
     def __init__(self, router: Router, runtime: Path) -> None:
-        self._member = Supervised(Party.VISIT, router, runtime, self._died, self._offered)
+        self._what = f"worker {router.party}"
+        self._member = Supervised(router.party, router, runtime, self._died, self._offered)
         self._over = asyncio.Event()
         self._turn = asyncio.Lock()
         self._waiting = 0
         self._not_before = 0.0
 
-    async def visit(self, config: WorkerConfig, request: VisitDest) -> DestVisited:
+    async def run(self, config: WorkerConfig, request: Message) -> Message:
         """What the process answers. Raises MachineError when there is no answer."""
         if self._waiting == _MAX_WAITING:
-            raise MachineError("visit to Dest", "others are waiting")
+            raise MachineError(self._what, "others are waiting")
         self._waiting += 1
         try:
             await self._turn.acquire()
@@ -50,7 +54,7 @@ class Visits:
         finally:
             self._turn.release()
 
-    async def _one(self, config: WorkerConfig, request: VisitDest) -> DestVisited:
+    async def _one(self, config: WorkerConfig, request: Message) -> Message:
         member = self._member
         self._over.clear()
         member.spawn()
@@ -58,22 +62,22 @@ class Visits:
             async with asyncio.timeout(_GREET_TIMEOUT):
                 await member.greeted.wait()
             if member.life.stage is not WorkerStage.GREETED:
-                raise MachineError("visit to Dest", "its process ended", "see its messages above")
+                raise MachineError(self._what, "its process ended", "see its messages above")
             member.life("supplied")
-            await member.router.request(Party.SUPERVISOR, Start(config=config), _VISIT_TIMEOUT)
+            await member.router.request(Party.SUPERVISOR, Start(config=config), _ERRAND_TIMEOUT)
             member.life("started")
-            answer = await member.router.request(Party.SUPERVISOR, request, _VISIT_TIMEOUT)
+            answer = await member.router.request(Party.SUPERVISOR, request, _ERRAND_TIMEOUT)
         except TimeoutError:
-            raise MachineError("visit to Dest", "its process did not start") from None
+            raise MachineError(self._what, "its process did not start") from None
         finally:
             member.kill()
             await self._over.wait()
-        if not isinstance(answer, DestVisited):
-            raise InternalError("visit to Dest", f"{type(answer).__name__} is no answer")
+        if not isinstance(answer, _ANSWERS[member.party]):
+            raise InternalError(self._what, f"{type(answer).__name__} is no answer")
         return answer
 
     async def close(self) -> None:
-        """End the process of a visit that is under way."""
+        """End the process of an errand that is under way."""
         self._member.kill()
         if self._member.running:
             await self._over.wait()
@@ -92,7 +96,7 @@ class Visits:
         return None
 
     def _died(self, member: Supervised) -> None:
-        """It ends after every visit: nothing is counted or started again. Who waits for Hello need not any more."""
+        """It ends after every errand: nothing is counted or started again. Who waits for Hello need not any more."""
         member.life("died")
         member.greeted.set()
         self._over.set()

@@ -1,0 +1,84 @@
+"""A client's wait between two attempts, which ends early when the network or the resolver's files have changed.
+
+How long the backoff had grown says nothing about a network that is another one now. Still bounded: a network that
+changes all the time does not make a client knock all the time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections import deque
+from typing import Final
+
+from qre.ipc.roles import RESOLVER_FILES
+
+#: From a change to the attempt (seconds): an address comes first, its routes and name servers a moment later.
+_SETTLING: Final = 0.2
+#: From one attempt's end to one that was woken: at first, and when many were in the last minute.
+_GAP, _LONG_GAP, _MANY, _WINDOW = 0.5, 5.0, 10, 60.0
+#: How often the resolver's files are looked at (seconds).
+_INTERVAL: Final = 0.5
+
+
+class EarlyAttempt:
+    """``began`` at each attempt, ``changed`` when something has changed, ``wait`` instead of a sleep."""
+
+    def __init__(self) -> None:
+        self._began_at = time.monotonic()
+        self._changed_at = float("-inf")
+        self._resolver = _signature()
+        self._news = asyncio.Event()
+        self._woken: deque[float] = deque(maxlen=_MANY)
+
+    def began(self) -> None:
+        """An attempt begins: what changes from now on may be what it lacks."""
+        self._began_at = time.monotonic()
+        self._resolver = _signature()
+
+    def changed(self) -> None:
+        """Addresses, routes or links have changed."""
+        self._changed_at = time.monotonic()
+        self._news.set()
+
+    async def wait(self, pause: float) -> bool:
+        """Wait for ``pause`` seconds, or until shortly after a change since the attempt began: True."""
+        ended = time.monotonic()
+        many = len(self._woken) == _MANY and ended - self._woken[0] < _WINDOW
+        earliest = ended + (_LONG_GAP if many else _GAP)
+        while True:
+            if _signature() != self._resolver:
+                self._resolver = _signature()
+                self.changed()
+            woken = self._changed_at >= self._began_at
+            until = min(ended + pause, max(self._changed_at + _SETTLING, earliest)) if woken else ended + pause
+            left = until - time.monotonic()
+            if left <= 0:
+                if woken and until < ended + pause:
+                    self._woken.append(time.monotonic())
+                    return True
+                return False
+            self._news.clear()
+            try:
+                async with asyncio.timeout(min(left, _INTERVAL)):
+                    await self._news.wait()
+            except TimeoutError:
+                pass
+
+
+#: Device, inode and time of change of a file; None: there is none.
+_Version = tuple[int, int, int] | None
+
+
+def _signature() -> tuple[_Version, ...]:
+    """Changes when one of the resolver's files does: replaced, rewritten, linked to elsewhere, made or removed."""
+    found: list[_Version] = []
+    for path in RESOLVER_FILES:
+        try:
+            status = os.stat(path)
+        except OSError:
+            found.append(None)
+        else:
+            found.append((status.st_dev, status.st_ino, status.st_mtime_ns))
+    return tuple(found)

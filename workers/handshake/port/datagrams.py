@@ -1,0 +1,34 @@
+"""Datagrams of a server's port, with the address of ours that each was sent to where the port has several.
+
+A visitor is answered from the address that it speaks to, or it would not know the answer (RFC 9000 §9).
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import Final
+
+from qre.kernel.underlay_sockets import PKTINFO_SPACE, local_of, sent_from
+from qre.workers.handshake.port.flow_parts import Address
+from qre.workers.handshake.port.relay import ecn_of, with_ecn
+
+ANY: Final = "0.0.0.0"
+_ANCILLARY: Final = socket.CMSG_SPACE(4) * 2 + PKTINFO_SPACE
+
+
+def receive_into(sock: socket.socket, buffer: bytearray, *, wildcard: bool) -> tuple[int, Address, int]:
+    """Length, visitor and ECN codepoint of the next datagram. Raises OSError as recvmsg does."""
+    length, ancillary, _, (ip, port) = sock.recvmsg_into([buffer], _ANCILLARY)
+    source = (ip, port, local_of(ancillary) or ANY) if wildcard else (ip, port)
+    return length, source, ecn_of(ancillary)
+
+
+def send_to(sock: socket.socket, visitor: Address, data: bytes, ecn: int) -> None:
+    """Send one datagram. Raises OSError as sendmsg does."""
+    messages = with_ecn(socket.AF_INET, ecn) if ecn else []
+    if len(visitor) == 3:
+        messages.append(sent_from(visitor[2]))
+    if messages:
+        sock.sendmsg([data], messages, 0, visitor[:2])
+    else:
+        sock.sendto(data, visitor)

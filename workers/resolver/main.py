@@ -1,0 +1,58 @@
+"""One name, in a process of its own: it reads the resolver's files as they are now, and what name servers answer.
+
+Files are opened to it one by one (Landlock), and what is opened is the file that has the name at that moment. A
+process that lives on would never see the one that takes its place. So it is started by the supervisor for one name,
+and ends.
+"""
+
+from __future__ import annotations
+
+import socket
+from ipaddress import ip_address
+
+from qre.causes import Cause
+from qre.errors import MachineError, QreError
+from qre.ipc.messages import Done, NameResolved, Party, ResolveName
+from qre.ipc.worker import WorkerContext
+from qre.structs import Message
+from qre.visit.dest import MOST_ADDRESSES, look_up, preload
+
+_FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6, 0: socket.AF_UNSPEC}
+
+
+class ResolverWorker:
+    """See ``qre.ipc.worker.Worker``."""
+
+    async def start(self, context: WorkerContext) -> None:
+        """There is nothing to prepare."""
+
+    async def reload(self) -> None:
+        """It ends before a reload could concern it."""
+
+    async def handle(self, source: Party, message: Message) -> Message:
+        """Look the name up; the answer is NameResolved. Raises QreError for any other message."""
+        if not isinstance(message, ResolveName):
+            raise QreError("resolver worker", f"{type(message).__name__} from {source} is not for it")
+        try:
+            found = await look_up(message.host, 0, _FAMILIES[message.version])
+        except MachineError as error:
+            return NameResolved(cause=error.cause or Cause.RESOLVER_FAILED, detail=error.detail[:512])
+        # An IPv6 address may have a zone behind it: no address of a host elsewhere.
+        addresses = dict.fromkeys(ip_address(ip) for _, (ip, _) in found if "%" not in ip)
+        return NameResolved(addresses=tuple(addresses)[:MOST_ADDRESSES])
+
+    async def descriptor(self, name: str, number: int, fd: int) -> None:
+        """None is ever handed to it: its row has none, so this is not called."""
+
+    async def status(self) -> Message:
+        """It has none."""
+        return Done()
+
+    async def stop(self) -> None:
+        """There is nothing to end in order."""
+
+
+def create() -> ResolverWorker:
+    """The worker, before its sandbox."""
+    preload()
+    return ResolverWorker()

@@ -204,7 +204,7 @@ MUTANTS = {
     "`down` runs PreDown, deletes saved or configured addresses, the device's state, runs PostDown, removes the state": (
         M("PreDown", "_steps", "hook_steps('PreDown', down.hooks.pre_down, device)", "[]"),
         M("PreDown comes first", "down_profile", "[*pre, *rest]", "[*rest, *pre]"),
-        M("addresses", "_Down.clear", "clear_device(self.rtnl, self.device, 0, self.addresses)", "None"),
+        M("addresses", "_Down.clear", "clear_device(self.rtnl, self.device, 0, self.addresses, kept)", "None"),
         M("device", "_Down.delete_device", "self.rtnl.delete_link(link)", "None"),
         M("PostDown", "_steps", "hook_steps('PostDown', down.hooks.post_down, device)", "[]"),
         M(
@@ -229,7 +229,7 @@ MUTANTS = {
             "if saved is None and link is None:\n    raise UserError(f'profile {name}', 'it is not up')\n"
             "listen = None if by_daemon else _port_of(configured, saved)",
         ),
-        M("its rules", "_marks", "orphaned_tables(rtnl, config, configured.name, configured.device)", "set()"),
+        M("its rules", "_tables", "orphaned_tables(rtnl, config, configured.name, configured.device)", "set()"),
         M("and nobody else's", "orphaned_tables", "{state.table for state in others if state is not None}", "set()"),
         M("its pins", "_prepare", "pin_paths(config.bpf_pin_dir, device)", "()"),
         M("its files", "_prepare", "runtime_paths(config, name, device)", "()"),
@@ -272,7 +272,7 @@ MUTANTS = {
         M(
             "cleans up the rest",
             "Daemon._taken_down",
-            "down_profile(self._profile, self._config, by_daemon=True)",
+            "down_profile(self._profile, self._config, by_daemon=True, closed=self._closed)",
             "None",
         ),
         M("cleans up in RuntimeDir", "Daemon._taken_down", "remove_left(path)", "None"),
@@ -286,7 +286,7 @@ MUTANTS = {
         ),
         M("ready file", "ProfileFiles.set_ready", "self._ready.touch(mode=420)", "None"),
         M("and removes it", "ProfileFiles.set_ready", "self._ready.unlink(missing_ok=True)", "None"),
-        M("reconnects", "Client._run", "await asyncio.sleep(pause)", "return"),
+        M("reconnects", "Client._run", "if await self._early.wait(pause):\n    backoff.reset()", "return"),
         M("backoff grows", "Backoff.next", "step * 2", "step"),
         M("a pause is bounded", "Backoff.next", "min(self._longest, max(self._shortest, pause))", "pause"),
     ),
@@ -336,7 +336,7 @@ MUTANTS = {
         M(
             "everything cleaned up",
             "Daemon._taken_down",
-            "down_profile(self._profile, self._config, by_daemon=True)",
+            "down_profile(self._profile, self._config, by_daemon=True, closed=self._closed)",
             "None",
         ),
     ),
@@ -352,7 +352,7 @@ MUTANTS = {
         M(
             "applies it",
             "Daemon._reload_once",
-            "self._tell(ApplyReload(config=config))",
+            "self._tell(ApplyReload(config=msgspec.structs.replace(self._worker_config(profile), table=table)))",
             "self._reloaded.set_result('')",
         ),
     ),

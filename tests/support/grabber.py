@@ -26,7 +26,7 @@ def main(arguments: list[str]) -> int:
     trust, sockets = load_trust(), []
     for wanted in arguments[1:]:
         asking = profile.replace(address=tuple(map(ip_interface, wanted.split(","))))
-        sockets.append(client_socket("", 0, 0))  # stays open: the server finds nobody gone
+        sockets.append(client_socket("", 0))  # stays open: the server finds nobody gone
         try:
             done = asyncio.run(client_handshake(asking, sockets[-1], peer, trust))
         except QreError as error:

@@ -50,10 +50,13 @@ class Cause(enum.StrEnum):
     # Our server.
     NOT_RECOGNISED = "not-recognised"
     CLOCK_OFF = "clock-off"
+    ADDRESS_OUTSIDE = "address-outside"
+    ADDRESS_NOT_ITS = "address-not-its"
+    ADDRESS_TAKEN = "address-taken"
+    ADDRESS_SHARE = "address-share"
     ADDRESS_REFUSED = "address-refused"
     TWIN = "twin"
     TUNNEL_UNKNOWN = "tunnel-unknown"
-    SERVER_BUSY = "server-busy"
     UNFINISHED = "unfinished"
     # This machine, while the device is set up.
     NOT_PERMITTED = "not-permitted"
@@ -142,10 +145,24 @@ WORDS: Final[dict[Cause, Words]] = {
         "server did not recognise us: this machine's clock differs from the site's",
         "set the clock of whichever is wrong; RealityMaxTimeDiff says how much the server allows",
     ),
+    Cause.ADDRESS_OUTSIDE: Words(
+        "the server does not grant this Address: it is no client's address in the server's networks",
+        "choose one inside the networks of the server's Address",
+    ),
+    Cause.ADDRESS_NOT_ITS: Words(
+        "the server does not grant this Address: this client's section in the server's profile has another one",
+        "write the section's Address into this profile, or this one into the section",
+    ),
+    Cause.ADDRESS_TAKEN: Words(
+        "the server does not grant this Address: another client has it",
+        "choose another one; the server's log says who has it",
+    ),
+    Cause.ADDRESS_SHARE: Words(
+        "the server does not grant this Address: it would be more than one client's share of the network",
+        "ask for fewer, or have them written into a section of the server's profile",
+    ),
     Cause.ADDRESS_REFUSED: Words(
-        "the server does not give this client the Address of its profile",
-        "it is outside the server's networks, another client has it, or the server reserves it: choose another one,"
-        " or have it written into the server's profile",
+        "the server did not grant the addresses of this profile", "its log says which, and why"
     ),
     Cause.TWIN: Words(
         "it is used on another machine, too, which is connected",
@@ -153,7 +170,6 @@ WORDS: Final[dict[Cause, Words]] = {
         " profile",
     ),
     Cause.TUNNEL_UNKNOWN: Words("the server does not know this kind of tunnel", "use the same version on both ends"),
-    Cause.SERVER_BUSY: Words("the server has no room for another session", "it may pass; see its log"),
     Cause.UNFINISHED: Words(
         "the server did not finish the handshake in time", "packets are lost on the way, or its log says more"
     ),
@@ -219,8 +235,15 @@ _ALERTS: Final = {
     112: Cause.NAME_NOT_SERVED,  # unrecognized_name
     120: Cause.NO_HTTP3,  # no_application_protocol
 }
-#: A status of the CONNECT request, which only our server sees.
-_STATUSES: Final = {403: Cause.ADDRESS_REFUSED, 409: Cause.ADDRESS_REFUSED, 503: Cause.SERVER_BUSY}
+#: The status with which our server refuses a tunnel; nobody else sees it. All four are of QPACK's static table, and
+#: have one length (RFC 9204, appendix A).
+_STATUSES: Final = {
+    403: Cause.ADDRESS_OUTSIDE,
+    421: Cause.ADDRESS_NOT_ITS,
+    425: Cause.ADDRESS_TAKEN,
+    500: Cause.ADDRESS_SHARE,
+}
+_STATUS_OF: Final = {cause: status for status, cause in _STATUSES.items()}
 #: OpenSSL's verdicts on a chain (x509_vfy.h) that depend on the time.
 _VERDICTS: Final = {9: Cause.CLOCK_BEHIND, 10: Cause.CLOCK_AHEAD}
 #: A refusal of netlink. rtnetlink answers EACCES for one thing: an IPv6 address or route where IPv6 is switched off.
@@ -253,6 +276,11 @@ def of_alert(alert: int) -> Cause:
 def of_status(status: int) -> Cause:
     """Of the HTTP status with which our server refuses the tunnel."""
     return _STATUSES.get(status, Cause.TUNNEL_UNKNOWN)
+
+
+def status_of(cause: Cause) -> int:
+    """The HTTP status with which our server says that it does not grant an address."""
+    return _STATUS_OF[cause]
 
 
 def of_verdict(code: int) -> Cause:

@@ -66,6 +66,8 @@ def findings(name: str | None) -> Iterator[Finding]:
         return
     device = loaded.device
     yield from look("tunnel", lambda: check_profile.tunnel(device, config))
+    addressed = loaded
+    yield from look("ipv6", lambda: check_profile.ipv6(addressed))
     if (server := loaded.server) is not None:
         profile = loaded
         yield from look("listen", lambda: check_profile.listen(profile, server, config))

@@ -20,6 +20,8 @@ from qre.quic.server.identities import identities_of
 
 #: At most this many profiles are examined.
 _MOST_PROFILES = 200
+_VERSION_6 = 6
+_IPV6 = "/proc/net/if_inet6"  # exists where the kernel has IPv6
 #: What the packets of a session say when it is of no use (``qre.dataplane.health.Health``).
 _ILL = ("silent", "lossy")
 
@@ -101,6 +103,30 @@ def dest(settings: ServerSettings) -> Findings:
     warnings = "".join(f"; {warning}" for warning in found.warnings)
     seen = f"{settings.dest} answers HTTP/3 in {found.rtt_ms} ms as {settings.server_name}{warnings}"
     yield Finding("dest", YesNo.YES, seen)
+
+
+def ipv6(loaded: Profile) -> Findings:
+    """Whether the machine takes the profile's IPv6 addresses and routes; nothing for a profile without any."""
+    from qre.causes import WORDS, Cause
+
+    inside = [str(each) for each in (*loaded.address, *loaded.allowed_ips) if each.version == _VERSION_6]
+    if not inside:
+        return
+    cause = None if os.path.exists(_IPV6) else Cause.IPV6_MISSING
+    if cause is None and any(_switched_off(which) for which in ("all", "default")):
+        cause = Cause.IPV6_OFF
+    if cause is None:
+        yield Finding("ipv6", YesNo.YES, f"it is switched on, for {', '.join(inside)}")
+    else:
+        yield Finding("ipv6", YesNo.NO, f"{WORDS[cause].why}, for {', '.join(inside)}", WORDS[cause].remedy)
+
+
+def _switched_off(which: str) -> bool:
+    try:
+        with open(f"/proc/sys/net/ipv6/conf/{which}/disable_ipv6", "rb") as file:
+            return file.read(1) == b"1"
+    except OSError:
+        return False
 
 
 def tunnel(name: str, config: GlobalConfig) -> Findings:

@@ -17,6 +17,7 @@ from typing import Final, NamedTuple
 
 from qre.dataplane.status import DeviceCounters, SessionStatus
 from qre.ends import Role
+from qre.wire.overhead import BASE_UDP_PAYLOAD, path_mtu
 
 #: How long what was sent may be unanswered before the session is silent (seconds).
 SILENCE: Final = 5.0
@@ -25,6 +26,8 @@ WINDOW: Final = 10.0
 _LEAST: Final = 10
 #: So many packets since the last one received are more than acknowledgements, or a loss.
 _ASKING: Final = 3
+#: What every path that QUIC may use carries: nothing smaller is searched for.
+_SMALLEST_PATH: Final = path_mtu(BASE_UDP_PAYLOAD)
 #: Ages are read with this error (seconds).
 _BLUR: Final = 0.05
 
@@ -35,7 +38,7 @@ class Health(enum.StrEnum):
     IDLE = "idle"  # nothing was sent that would be answered
     FLOWS = "flows"  # what was sent is answered
     SILENT = "silent"  # it is not
-    LOSSY = "lossy"  # most of it is lost
+    LOSSY = "lossy"  # most of it is lost, or a quarter on a path that carries nothing larger than the smallest size
 
 
 class Judgement(NamedTuple):
@@ -92,9 +95,12 @@ class SessionHealth:
             self._counts.popleft()
         _, before, gone = self._counts[0]
         arrived, missing = acknowledged - before, lost - gone
-        if missing < _LEAST or missing <= arrived:
+        smallest = status.path_mtu is not None and status.path_mtu <= _SMALLEST_PATH
+        if missing < _LEAST or missing * (3 if smallest else 1) <= arrived:
             return None
         words = f"{missing} of the last {missing + arrived} packets were lost"
+        if smallest:
+            words += f"; the path may carry less than {_SMALLEST_PATH} bytes"
         return Judgement(Health.LOSSY, 0.0, words)
 
 

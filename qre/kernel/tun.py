@@ -114,8 +114,14 @@ def _open_clone() -> int:
     except FileNotFoundError as error:
         remedy = "load it with `modprobe tun`, or give this container the device"
         raise MachineError(CLONE_DEVICE, "it does not exist", remedy) from error
+    except PermissionError as error:
+        raise MachineError(CLONE_DEVICE, "this process may not open it", "run as root") from error
     except OSError as error:
-        raise MachineError(CLONE_DEVICE, error.strerror or str(error), "run as root") from error
+        if error.errno in {errno.ENODEV, errno.ENXIO}:
+            raise MachineError(
+                CLONE_DEVICE, "this kernel has no TUN driver", "load it with `modprobe tun`"
+            ) from error
+        raise MachineError(CLONE_DEVICE, error.strerror or str(error), "see its owner and mode") from error
 
 
 def _attach(descriptor: int, device: str, *, exclusive: bool) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from qre.addresses import Address
+from qre.causes import of_network
 from qre.errors import MachineError, UserError
 
 _IP_MTU_DISCOVER, _IP_PMTUDISC_PROBE, IP_PKTINFO = 10, 3, 8
@@ -167,4 +168,4 @@ def _refused(where: str, error: OSError) -> UserError | MachineError:
         case errno.EACCES | errno.EPERM:
             return MachineError(where, text, "CAP_NET_BIND_SERVICE (ports below 1024) or CAP_NET_ADMIN is missing")
         case _:
-            return MachineError(where, text)
+            return MachineError.of(where, of_network(error.errno))

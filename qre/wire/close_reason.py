@@ -37,7 +37,6 @@ class CloseReason(enum.IntEnum):
     TUNNEL_ENDED = 7  # the other end has ended the tunnel's stream
     NOT_INSTALLED = 8  # its data plane did not take the session
     TOO_MUCH = 9  # the other end went beyond a bound
-    ADDRESS_REFUSED = 10  # the client asked for an address that it may not have
     NO_ROOM = 11  # the server has no room for another session
     TWIN = 12  # another machine connects with the same profile
     CHANGED = 13  # the server's profile gives the client other addresses or networks
@@ -61,7 +60,6 @@ _HEARD: Final = {
     CloseReason.TUNNEL_ENDED: "the tunnel's stream was ended from here",
     CloseReason.NOT_INSTALLED: "its data plane did not take the session; its log says why",
     CloseReason.TOO_MUCH: "it received more from here than its bounds allow; its log says of what",
-    CloseReason.ADDRESS_REFUSED: "it does not grant the Address of this profile",
     CloseReason.NO_ROOM: "it has no room for another session",
     CloseReason.CHANGED: "its profile now gives this client other addresses or networks",
     CloseReason.TWIN: "another machine connects with the same profile; give each its own short id",

@@ -90,6 +90,18 @@ def test_an_address_of_dest_that_dies_under_way_is_left(lab: Tunnel) -> None:
     assert answers_by(lab) == f"{Lab.SITE}:{PORT}"
 
 
+def test_a_server_without_a_route_to_dest_says_so_when_a_visitor_comes(lab: Tunnel) -> None:
+    lab.server = named(lab, lab.server, DEST, Lab.SITE)
+    lab.server.start().wait_ready()
+    lab.lab.server.ip("link", "set", lab.lab.uplink_device, "down")
+    assert page(lab) == ""
+    words = f"visitors get no answer, Dest {Lab.SITE}:{PORT} cannot be reached: this machine has no route to it"
+    wait_for("the words", lambda: words in lab.server.said())
+    lab.lab.server.ip("link", "set", lab.lab.uplink_device, "up")
+    wait_for("the page", lambda: page(lab) == PAGE)
+    assert words in lab.server.said()
+
+
 def page(lab: Tunnel) -> str:
     """What a visitor gets within seconds; empty: nothing."""
     try:

@@ -48,6 +48,31 @@ def test_what_nobody_in_a_container_can_have_is_told(tunnel: Tunnel) -> None:
     assert found["bpf maps"]["answer"] == "no"
 
 
+def test_a_user_namespace_without_the_workers_ids_is_seen_before_a_daemon_starts(tunnel: Tunnel) -> None:
+    item = check(tunnel.client, "client0", prefix=("unshare", "--user", "--map-root-user"))["service users"]
+    assert item["answer"] == "no" and item["needed"]
+    assert "it has one id only" in item["seen"] and "--map-auto" in item["remedy"]
+
+
+def test_ipv6_that_is_switched_off_is_seen_by_a_profile_that_needs_it(tunnel: Tunnel) -> None:
+    tunnel.edit("six", "AllowedIPs", "10.0.0.0/8, fd00::/8", like="client0")
+    assert check(tunnel.client, "six")["ipv6"]["answer"] == "yes"
+    switch = "net.ipv6.conf.default.disable_ipv6"
+    tunnel.lab.client.run("sysctl", "-qw", f"{switch}=1")
+    try:
+        item = check(tunnel.client, "six")["ipv6"]
+        assert item["answer"] == "no" and "switched off" in item["seen"] and "AllowedIPs" in item["remedy"]
+        assert "ipv6" not in check(tunnel.client, "client0")
+    finally:
+        tunnel.lab.client.run("sysctl", "-qw", f"{switch}=0")
+        tunnel.profile("six").unlink()
+
+
+def test_a_running_tunnel_is_an_item_of_check(tunnel: Tunnel) -> None:
+    for daemon in (tunnel.server, tunnel.client):
+        assert check(daemon, daemon.profile)["tunnel"]["answer"] == "yes"
+
+
 def test_what_goes_through_is_watched(tunnel: Tunnel) -> None:
     with tunnel.lab.client.popen(["ping", "-n", "-q", "-i", "0.05", "-s", "1000", SERVER_INNER]) as ping:
         try:

@@ -233,7 +233,7 @@ def test_whatever_fails_is_told_in_words_and_tried_again() -> None:
 
 def test_a_server_that_refuses_the_address_is_no_session() -> None:
     async def work(client: InProcessClient, server: InProcessServer) -> None:
-        server.server._grants.own = ()
+        server.server._acceptance.grants.own = ()
         dataplane = client.new_dataplane()
         await until(lambda: any("no session with" in line for line in client.context.lines))
         assert dataplane.registry.sessions == {}

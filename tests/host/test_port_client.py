@@ -86,7 +86,7 @@ def test_a_server_that_proves_nothing_is_refused(tunnel: Tunnel) -> None:
 def test_an_address_that_is_not_granted_is_told(tunnel: Tunnel) -> None:
     tunnel.edit("outside", "Address", "10.99.0.2/24", like="client0")
     said = refused(tunnel, profile="outside")
-    assert "the server does not give this client the Address of its profile (10.99.0.2/24: HTTP status 403)" in said
+    assert "it is no client's address in the server's networks (10.99.0.2/24: HTTP status 403)" in said
 
 
 def test_a_server_that_does_not_answer_is_waited_for_and_no_longer(tunnel: Tunnel) -> None:

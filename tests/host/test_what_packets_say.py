@@ -44,6 +44,23 @@ def test_a_firewall_that_appears_in_front_of_the_port_is_said_within_seconds_and
         assert answered(tunnel.lab.client, SERVER_INNER) == 5
 
 
+def test_a_path_that_swallows_all_but_small_packets_is_said() -> None:
+    """Smaller than QUIC allows: no search finds a size that passes, while small packets of the session do."""
+    with Tunnel() as tunnel:
+        tunnel.up()
+        assert answered(tunnel.lab.client, SERVER_INNER) == 5
+        tunnel.lab.server.run("nft", FRONT.format(rule="udp dport 443 meta length > 900 drop"))
+        ping = tunnel.lab.client.popen(["ping", "-i", "0.1", "-s", "1100", "-w", "90", SERVER_INNER])
+        try:
+            wait_for("STATUS", lambda: "nothing has come back for" in statuses(tunnel)[-1])
+            wait_for("STATUS", lambda: "packets were lost" in statuses(tunnel)[-1])
+            (session,) = json.loads(tunnel.client.tool("--json", "show", "client0"))["devices"][0]["sessions"]
+            assert session["tx_lost"] > 10
+        finally:
+            ping.kill()
+            ping.wait()
+
+
 def test_packets_that_are_all_marked_ce_pass_and_the_log_says_so() -> None:
     """RFC 6040 would drop what knows no ECN inside; but neither end marks anything, so it is no congestion."""
     with Tunnel() as tunnel:

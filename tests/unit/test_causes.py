@@ -5,14 +5,16 @@ from __future__ import annotations
 import errno
 import socket
 
+import pylsqpack
 import pytest
 from aioquic.tls import AlertDescription
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qre.causes import WORDS, Cause, of_alert, of_netlink, of_network, of_resolver, of_status, of_verdict
+from qre.causes import WORDS, Cause, of_alert, of_netlink, of_network, of_resolver, of_status, of_verdict, status_of
 from qre.errors import MachineError
 from qre.kernel.socket import NetlinkRefusedError
+from qre.quic.server.address_grants import CAUSES, Denial
 from qre.supervisor.parent import preconditions
 from qre.supervisor.parent.preconditions import unmapped_ids
 
@@ -99,9 +101,12 @@ def test_any_number_is_some_cause(number: int) -> None:
 
 
 def test_a_status_of_our_server_and_a_verdict_of_openssl() -> None:
-    assert (of_status(403), of_status(503), of_status(404)) == (
-        Cause.ADDRESS_REFUSED, Cause.SERVER_BUSY, Cause.TUNNEL_UNKNOWN
-    )  # fmt: skip
+    assert of_status(404) is Cause.TUNNEL_UNKNOWN
+    assert {of_status(status_of(cause)) for cause in CAUSES.values()} == set(CAUSES.values())
+    assert set(CAUSES) == set(Denial), "each denial is told"
+    encoder = pylsqpack.Encoder()
+    blocks = {len(encoder.encode(0, [(b":status", b"%d" % status_of(cause))])[1]) for cause in CAUSES.values()}
+    assert len(blocks) == 1, "the length says nothing"
     assert (of_verdict(9), of_verdict(10), of_verdict(20)) == (
         Cause.CLOCK_BEHIND, Cause.CLOCK_AHEAD, Cause.NOT_TRUSTED
     )  # fmt: skip

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from qre.causes import Cause
 from qre.quic.handshake_events import Closed, Granted, HandshakeFailed, Proven
 from qre.quic.server import connect_ip
 from qre.quic.server.connect_ip import AddressesRequested
@@ -49,9 +50,10 @@ def failure(events: list[Any]) -> str:
 
 def test_a_refusal_is_told() -> None:
     pair = Pair()
-    pair._server_events = lambda server: [server.refuse() for _ in iter(server.next_event, None)]  # type: ignore[method-assign]  # this test's server
+    pair._server_events = lambda server: [server.refuse(Cause.ADDRESS_TAKEN) for _ in iter(server.next_event, None)]  # type: ignore[method-assign]  # this test's server
     pair.run(limit=25)
-    assert "403" in failure(pair.client_events)
+    assert "HTTP status 425" in failure(pair.client_events)
+    assert "another client has it" in failure(pair.client_events)
 
 
 @pytest.mark.parametrize(
@@ -66,7 +68,7 @@ def test_a_refusal_is_told() -> None:
                 h.send_headers(s, OK),
                 h.send_data(s, encode_capsule(1, b"") + ROUTES, end_stream=False),
             ),
-            "does not give this client the Address",
+            "did not grant the addresses of this profile",
         ),
         (
             lambda h, s, e: (
@@ -78,7 +80,7 @@ def test_a_refusal_is_told() -> None:
                     end_stream=False,
                 ),
             ),
-            "does not give this client the Address",
+            "did not grant the addresses of this profile",
         ),
         (
             lambda h, s, e: (h.send_headers(s, OK), h.send_data(s, encode_capsule(1, b"\x01\x09"), end_stream=False)),

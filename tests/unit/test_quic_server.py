@@ -12,6 +12,7 @@ from aioquic import tls
 from aioquic.buffer import Buffer
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
+from qre.causes import Cause
 from qre.dest_profile import DestProfile
 from qre.errors import InternalError
 from qre.quic.handshake_events import Closed, HandshakeFailed
@@ -240,13 +241,13 @@ def test_loss_delays_it_and_no_packet_number_is_used_twice(length: int, seed: in
     assert len(set(flow.to_client)) == len(flow.to_client)
 
 
-def test_a_refused_client_hears_403() -> None:
+def test_a_refused_client_hears_why_in_the_status() -> None:
     flow = Flow()
     flow.connect()
     flow.request()
-    flow.server.refuse()
+    flow.server.refuse(Cause.ADDRESS_NOT_ITS)
     flow.run_until(lambda: flow.client.status is not None)
-    assert flow.client.status == b"403"
+    assert flow.client.status == b"421"
     assert not flow.has(InstallNow)
 
 
@@ -468,7 +469,11 @@ def test_a_server_that_gives_up_says_nothing_more() -> None:
 
 def test_answers_that_nobody_asked_for_are_defects() -> None:
     flow = Flow()
-    for act in (lambda: flow.server.grant((ADDRESS,), ROUTES), flow.server.refuse, flow.server.session_installed):
+    for act in (
+        lambda: flow.server.grant((ADDRESS,), ROUTES),
+        lambda: flow.server.refuse(Cause.ADDRESS_TAKEN),
+        flow.server.session_installed,
+    ):
         with pytest.raises(InternalError):
             act()
     with pytest.raises(InternalError):

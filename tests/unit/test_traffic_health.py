@@ -115,6 +115,15 @@ def test_a_path_that_loses_most_is_said(lost: int, told: bool) -> None:
     assert judged.health is (Health.LOSSY if told else Health.FLOWS)
 
 
+def test_a_path_at_its_smallest_that_loses_most_may_carry_even_less() -> None:
+    health = SessionHealth()
+    for second in (0, 12):
+        judged = health.look(
+            status(heard=0.01, unanswered_ms=0, tx_acknowledged=2 * second, tx_lost=second, path_mtu=1228), second
+        )
+    assert judged.words == "12 of the last 36 packets were lost; the path may carry less than 1228 bytes"
+
+
 def test_the_words_of_a_device() -> None:
     for role, said in ((Role.CLIENT, "for 6 s"), (Role.SERVER, "for 6 s (1 of 2)")):
         traffic = TrafficHealth(role)

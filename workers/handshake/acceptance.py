@@ -15,13 +15,14 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from qre.addresses import Interface
+from qre.causes import Cause
 from qre.dataplane.protocol import underlay_of
 from qre.dest_profile import DestProfile
 from qre.errors import MachineError, QreError
 from qre.ipc.steering import Steering
 from qre.quic.bounds import Bound
 from qre.quic.handshake_events import Closed, HandshakeFailed
-from qre.quic.server.address_grants import Grants
+from qre.quic.server.address_grants import CAUSES, Grants
 from qre.quic.server.connect_ip import AddressesRequested
 from qre.quic.server.inspector import Authenticated
 from qre.quic.server.server_handshake import InstallNow, ServerHandshake
@@ -185,7 +186,7 @@ class Acceptance:
                     if granted:
                         one.inner.grant(granted, self.grants.routes())
                     else:
-                        one.inner.refuse()
+                        one.inner.refuse(self._why_not(one, wanted))
                     self._tell_denials(one, wanted, granted)
                 case InstallNow():
                     self._install(one)
@@ -197,6 +198,11 @@ class Acceptance:
                     self._ended(one)
                     return
             self._send(one, now)
+
+    def _why_not(self, one: Accepted, wanted: tuple[Interface, ...]) -> Cause:
+        """What the client is told: of the first address that it may not have."""
+        denials = self.grants.denials(one.short_id, wanted)
+        return CAUSES[denials[0].denial] if denials else Cause.ADDRESS_OUTSIDE
 
     def _tell_denials(self, one: Accepted, wanted: tuple[Interface, ...], granted: tuple[Interface, ...]) -> None:
         """Say what was not granted, and whose it is."""

@@ -87,7 +87,7 @@ class Server:
         store.removed = self._forgetting.soon
         self._cids = RoutedCids(secrets.private_key, config.routed_cid_len, os.urandom)
         self._dest = DestWatch(context, self._dest_probed)
-        self._relays = Relays(self._reply, self._dest.doubt)
+        self._relays = Relays(self._reply, self._dest.doubt, context.limited)
         self._table = FlowTable(flow_limits(config), self._new_inspector, self._cids.of_datagram)
         self._performer = Performer(self._table, self._accept, self._open_relay, self._to_visitor, self._disown)
         self._guests = Guests(self._guest_over, context.limited)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from ipaddress import ip_interface
 
 from qre.addresses import Address, Interface, Network
+from qre.causes import Cause
 from qre.config.sections import is_host_of
 from qre.quic.server.address_leases import Leases
 from qre.quic.server.identities import Identities
@@ -35,6 +36,17 @@ class Denial(enum.Enum):
     HELD = "is in use by client"
     KEPT = "was last used by client"
     SHARE = "would be more than one client's share of the network"
+
+
+#: What the client is told.
+CAUSES = {
+    Denial.OUTSIDE: Cause.ADDRESS_OUTSIDE,
+    Denial.NOT_ITS: Cause.ADDRESS_NOT_ITS,
+    Denial.OWNED: Cause.ADDRESS_TAKEN,
+    Denial.HELD: Cause.ADDRESS_TAKEN,
+    Denial.KEPT: Cause.ADDRESS_TAKEN,
+    Denial.SHARE: Cause.ADDRESS_SHARE,
+}
 
 
 @dataclass(frozen=True)

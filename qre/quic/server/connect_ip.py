@@ -1,8 +1,8 @@
 """The server's side of CONNECT-IP (RFC 9484): one request, one address request, one grant.
 
 The client opens the tunnel with extended CONNECT (RFC 9220) and asks for its addresses in an ADDRESS_REQUEST capsule;
-the caller decides the answer: 200 with ADDRESS_ASSIGN and ROUTE_ADVERTISEMENT, or 403. Any other request gets the
-answer of a site without such a page. IP packets never pass here: HTTP Datagrams are dropped.
+the caller decides the answer: 200 with ADDRESS_ASSIGN and ROUTE_ADVERTISEMENT, or a refusal. Any other request gets
+the answer of a site without such a page. IP packets never pass here: HTTP Datagrams are dropped.
 """
 
 from __future__ import annotations
@@ -107,10 +107,10 @@ class ConnectIpServer:
         capsules = encode_addresses(CapsuleType.ADDRESS_ASSIGN, self._assignments(addresses)) + encode_routes(routes)
         self._h3.send_data(stream_id, capsules, end_stream=False)
 
-    def refuse(self) -> None:
-        """Answer the request for a tunnel with status 403 and end its stream."""
+    def refuse(self, status: int) -> None:
+        """Answer the request for a tunnel with this status (``qre.causes.status_of``) and end its stream."""
         stream_id = self._take_answer()
-        self._h3.send_headers(stream_id, [(b":status", b"403")], end_stream=True)
+        self._h3.send_headers(stream_id, [(b":status", b"%d" % status)], end_stream=True)
 
     def _take_answer(self) -> int:
         if self._tunnel is None or self._requested is None or self._answered:

@@ -1,6 +1,6 @@
 """One server handshake, from an authenticated first flight to the hand-over: sans-IO.
 
-    authenticated ── TLS, SETTINGS ──► AddressesRequested ──► grant() ──┐         refuse() ──► 403, the client closes
+    authenticated ── TLS, SETTINGS ──► AddressesRequested ──► grant() ──┐         refuse() ──► 4xx, the client closes
                                                                        ▼
       everything acknowledged ──► InstallNow ──► session_installed() ──► the last frame, until confirmed() ──► silence
 
@@ -20,6 +20,7 @@ from typing import Final
 from aioquic.quic.events import ConnectionTerminated, ProtocolNegotiated
 
 from qre.addresses import Interface, Network
+from qre.causes import Cause, status_of
 from qre.dest_profile import DestProfile
 from qre.errors import InternalError
 from qre.quic.bounds import Bound, OverBoundError
@@ -169,10 +170,10 @@ class ServerHandshake:
             self._addresses = addresses
             self._stage = _Stage.GRANTED
 
-    def refuse(self) -> None:
-        """Answer AddressesRequested with 403. The client closes, or the idle timeout does."""
+    def refuse(self, cause: Cause) -> None:
+        """Answer AddressesRequested with the status of ``cause``. The client closes, or the idle timeout does."""
         tunnel = self._tunnel()
-        self._guarded(tunnel.refuse)
+        self._guarded(lambda: tunnel.refuse(status_of(cause)))
 
     def hand_over_state(self) -> HandedOver:
         """The session for the data plane; secrets are of key epoch 0."""

@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from qre.causes import of_network
+from qre.errors import MachineError
 from qre.workers.handshake.port.flow_parts import Flow
 
 _IP_MTU_DISCOVER, _IP_PMTUDISC_PROBE, _IPV6_MTU_DISCOVER = 10, 3, 23
@@ -88,12 +90,13 @@ class DestSocket:
 
 
 class Relays:
-    """``reply`` is called with every datagram from Dest, ``silent`` when several new flows had none. ``lost`` counts
-    those that the kernel refused to send."""
+    """``reply`` is called with every datagram from Dest, ``silent`` when several new flows had none, ``complain``
+    with (key, line) for the log. ``lost`` counts those that the kernel refused to send."""
 
-    def __init__(self, reply: Reply, silent: Callable[[], None]) -> None:
+    def __init__(self, reply: Reply, silent: Callable[[], None], complain: Callable[[str, str], None]) -> None:
         self._reply = reply
         self._silent = silent
+        self._complain = complain
         self._unanswered = 0  # flows opened since Dest was heard last
         self._silent_since = 0.0
         self._epoll = select.epoll()
@@ -112,7 +115,8 @@ class Relays:
         """A socket connected to ``dest``; None when there is no descriptor left, or no route."""
         try:
             made = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-        except OSError:
+        except OSError as error:
+            self._refused(dest, error)
             return None
         try:
             if family == socket.AF_INET6:
@@ -124,13 +128,20 @@ class Relays:
             made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
             made.connect(dest)
             self._epoll.register(made.fileno(), select.EPOLLIN)
-        except OSError:
+        except OSError as error:
             made.close()
+            self._refused(dest, error)
+            self._silent()
             return None
         self._count_silence(time.monotonic())
         opened = DestSocket(self, made)
         self._flows[opened.fd] = (opened, flow)
         return opened
+
+    def _refused(self, dest: tuple[str, int], error: OSError) -> None:
+        cause = of_network(error.errno)
+        why = MachineError.of(f"visitors get no answer, Dest {dest[0]}:{dest[1]} cannot be reached", cause)
+        self._complain(f"relay {cause}", str(why))
 
     def _count_silence(self, now: float) -> None:
         if self._unanswered == 0:

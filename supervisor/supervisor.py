@@ -74,7 +74,7 @@ def run_supervisor(sock: socket.socket, parent: int, log_level: str) -> None:
     sandbox.forbid_new_privileges()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to end
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    sys.exit(asyncio.run(_Supervisor(sock).run()))
+    sys.exit(asyncio.run(_Supervisor(sock, parent).run()))
 
 
 def _keep_only_what_spawning_needs() -> None:
@@ -98,7 +98,8 @@ def _follow_the_parent() -> NoReturn:
 
 
 class _Supervisor:
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, parent: int) -> None:
+        self._parent_pid = parent
         self._parent: Channel[ToSupervisor] = Channel(sock, ToSupervisor)
         self._supplies: dict[str, int] = {}
         self._inbox: asyncio.Queue[ToSupervisor] = asyncio.Queue(64)
@@ -173,8 +174,10 @@ class _Supervisor:
         pair = self._server_pair(setup) if config.role is Role.SERVER else None
         parties = parties_of(config)
         runtime = Path(setup.runtime_dir) / f"{config.device}.workers"
-        make_directories(runtime, (*parties, Party.VISIT) if config.role is Role.SERVER else parties)
+        made_for = (*parties, Party.VISIT) if config.role is Role.SERVER else parties
+        make_directories(runtime, made_for, self._parent_pid)
         _keep_only_what_spawning_needs()
+        sandbox.keep_scheduling()
         context = zmq.asyncio.Context(io_threads=1)
         limited = LimitedLog(self._log)
         routers = {party: Router(context, runtime, party, limited) for party in parties}

@@ -113,7 +113,7 @@ def test_a_full_or_read_only_state_directory_undoes_everything(idle: Alone, tmp_
         run("umount", str(tmp_path))
 
 
-@pytest.mark.parametrize("missing", ["net_admin", "bpf", "setuid", "setpcap", "chown", "kill"])
+@pytest.mark.parametrize("missing", ["net_admin", "bpf", "setuid", "setpcap", "kill"])
 def test_a_missing_capability_is_named(idle: Alone, missing: str) -> None:
     line = refused(idle, prefix=("capsh", f"--drop=cap_{missing}", "--", "-c", 'exec "$@"', "sh"))
     assert f"it needs CAP_{missing.upper()}, which is missing; run it as root" in line

@@ -26,6 +26,7 @@ from qre.ipc import sandbox
 from qre.ipc.channel import Channel, ChannelClosedError
 from qre.ipc.journal import log_to_stderr
 from qre.ipc.messages import Party
+from qre.ipc.roles import USERS_REMEDY, missing_users
 from qre.ipc.tasks import Tasks
 from qre.ipc.worker import LimitedLog, place_of
 from qre.kernel.capabilities import NUMBERS
@@ -154,6 +155,8 @@ class _Supervisor:
             await self._control.open()
             self._open_front(setup, crew)
             self.tell(AllReady())
+            if missing := missing_users():
+                self._log.info("%s: no such user: fixed user ids are used; %s", ", ".join(missing), USERS_REMEDY)
             self._tasks.spawn(watch_traffic(crew))
             while True:
                 await self._serve_parent(await self._inbox.get(), crew)

@@ -239,3 +239,17 @@ ROLES: Final = {
         ),
     )
 }  # fmt: skip
+
+#: What makes the workers' users.
+USERS_REMEDY: Final = "install packaging/sysusers.d/qre.conf in /etc/sysusers.d and run `systemd-sysusers`"
+
+
+def missing_users() -> list[str]:
+    """The workers' users that do not exist on this machine: fixed numbers take their place."""
+    missing = []
+    for role in ROLES.values():
+        try:
+            pwd.getpwnam(role.user)
+        except KeyError:
+            missing.append(role.user)
+    return missing

@@ -3,7 +3,7 @@
 # Does only what is missing, asks nothing, and says what it does. Run by make; needs root only when a package is missing.
 # Arguments: further lists of packages.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+cd -P "$(dirname "$0")/.."
 
 say() { printf 'set-up: %s\n' "$*"; }
 die() { printf 'set-up: %s\n' "$*" >&2; exit 2; }
@@ -28,11 +28,13 @@ if [ "${#missing[@]}" -gt 0 ]; then
     rm -f "$log"
 fi
 
-if [ ! -x .venv/bin/python ] || ! .venv/bin/python -c 'import sys' 2>/dev/null; then
+# Its programs name its place: in a tree that was moved or copied it has to be made anew.
+if ! .venv/bin/python -c 'import sys' 2>/dev/null \
+    || [[ "$(grep '^command = ' .venv/pyvenv.cfg)" != *" $PWD/.venv" ]]; then
     say "making the Python environment in .venv"
     /usr/bin/python3 -m venv --clear --system-site-packages .venv
 fi
-if [ ! -f .venv/.installed ] || [ pyproject.toml -nt .venv/.installed ]; then
+if [ ! -f .venv/.installed ] || [ pyproject.toml -nt .venv/.installed ] || ! cmp -s cli/qre-tool .venv/bin/qre-tool; then
     say "installing Python packages into .venv (a minute or two the first time)"
     .venv/bin/python -m pip install -q --disable-pip-version-check -e '.[dev]' </dev/null
     touch .venv/.installed

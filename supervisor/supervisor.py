@@ -26,6 +26,7 @@ from qre.ipc import sandbox
 from qre.ipc.channel import Channel, ChannelClosedError
 from qre.ipc.journal import log_to_stderr
 from qre.ipc.messages import Party
+from qre.ipc.roles import USERS_REMEDY, missing_users
 from qre.ipc.tasks import Tasks
 from qre.ipc.worker import LimitedLog, place_of
 from qre.kernel.capabilities import NUMBERS
@@ -75,7 +76,7 @@ def run_supervisor(sock: socket.socket, parent: int, log_level: str) -> None:
     sandbox.forbid_new_privileges()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to end
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    sys.exit(asyncio.run(_Supervisor(sock).run()))
+    sys.exit(asyncio.run(_Supervisor(sock, parent).run()))
 
 
 def _keep_only_what_spawning_needs() -> None:
@@ -99,7 +100,8 @@ def _follow_the_parent() -> NoReturn:
 
 
 class _Supervisor:
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, parent: int) -> None:
+        self._parent_pid = parent
         self._parent: Channel[ToSupervisor] = Channel(sock, ToSupervisor, MAX_SIZE)
         self._supplies: dict[str, int] = {}
         self._inbox: asyncio.Queue[ToSupervisor] = asyncio.Queue(64)
@@ -154,6 +156,8 @@ class _Supervisor:
             await self._control.open()
             self._open_front(setup, crew)
             self.tell(AllReady())
+            if missing := missing_users():
+                self._log.info("%s: no such user: fixed user ids are used; %s", ", ".join(missing), USERS_REMEDY)
             self._tasks.spawn(watch_traffic(crew))
             while True:
                 await self._serve_parent(await self._inbox.get(), crew)
@@ -175,8 +179,9 @@ class _Supervisor:
         parties = parties_of(config)
         runtime = Path(setup.runtime_dir) / f"{config.device}.workers"
         errands = (Party.RESOLVER, Party.VISIT) if config.role is Role.SERVER else (Party.RESOLVER,)
-        make_directories(runtime, (*parties, *errands))
+        make_directories(runtime, (*parties, *errands), self._parent_pid)
         _keep_only_what_spawning_needs()
+        sandbox.keep_scheduling()
         context = zmq.asyncio.Context(io_threads=1)
         limited = LimitedLog(self._log)
         routers = {party: Router(context, runtime, party, limited) for party in parties}

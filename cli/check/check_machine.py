@@ -176,27 +176,19 @@ def _bpf_map(config: GlobalConfig) -> str:
 
 def users() -> Findings:
     """The workers' own users."""
-    import pwd
-
     from qre.causes import WORDS, Cause
-    from qre.ipc.roles import ROLES
+    from qre.ipc.roles import ROLES, USERS_REMEDY, missing_users
     from qre.supervisor.parent.preconditions import unmapped_ids
 
     if unmapped := unmapped_ids():
         words = WORDS[Cause.IDS_MISSING]
         yield Finding("service users", YesNo.NO, f"{words.why} ({unmapped})", words.remedy)
         return
-    missing = []
-    for role in ROLES.values():
-        try:
-            pwd.getpwnam(role.user)
-        except KeyError:
-            missing.append(role.user)
+    missing = missing_users()
     instead = "fixed unprivileged user ids are used"
     if missing:
         seen = f"{', '.join(missing)}: no such user"
-        remedy = "install packaging/sysusers.d/qre.conf in /etc/sysusers.d and run `systemd-sysusers`"
-        yield Finding("service users", YesNo.NO, seen, remedy, instead)
+        yield Finding("service users", YesNo.NO, seen, USERS_REMEDY, instead)
     else:
         names = ", ".join(role.user for role in ROLES.values())
         yield Finding("service users", YesNo.YES, names, instead=instead)

@@ -32,8 +32,8 @@ class Calls(Enum):
         "clock_getres", "clock_nanosleep", "nanosleep", "gettimeofday", "time", "getrandom", "getpid", "gettid",
         "getppid", "getuid", "geteuid", "getgid", "getegid", "epoll_create1", "epoll_ctl", "epoll_wait",
         "epoll_pwait", "poll", "ppoll", "select", "pselect6", "eventfd2", "pipe2", "sched_yield",
-        "sched_getaffinity", "sched_getparam", "sched_getscheduler", "sched_setscheduler", "getrusage", "uname",
-        "restart_syscall", "exit", "exit_group",
+        "sched_getaffinity", "sched_getparam", "sched_getscheduler", "getrusage", "uname", "restart_syscall",
+        "exit", "exit_group",
     )  # fmt: skip
     #: Sockets that exist: the worker's channels, ZeroMQ, and what it was handed.
     SOCKETS = (
@@ -244,3 +244,17 @@ ROLES: Final = {
         ),
     )
 }  # fmt: skip
+
+#: What makes the workers' users.
+USERS_REMEDY: Final = "install packaging/sysusers.d/qre.conf in /etc/sysusers.d and run `systemd-sysusers`"
+
+
+def missing_users() -> list[str]:
+    """The workers' users that do not exist on this machine: fixed numbers take their place."""
+    missing = []
+    for role in ROLES.values():
+        try:
+            pwd.getpwnam(role.user)
+        except KeyError:
+            missing.append(role.user)
+    return missing

@@ -72,6 +72,33 @@ def forbid_dumps() -> None:
 
 
 @contextmanager
+def as_group(gid: int, parent: int) -> Iterator[None]:
+    """What is made inside belongs to group ``gid``. Needs CAP_SETGID."""
+    before = os.getegid()
+    os.setegid(gid)
+    try:
+        yield
+    finally:
+        os.setegid(before)
+        # A change of ids has cleared both.
+        forbid_dumps()
+        die_with_parent(parent)
+
+
+def keep_scheduling() -> None:
+    """From now on, a thread that sets its scheduling class is told that it did, and nothing changes.
+
+    ZeroMQ's threads set the class that they have already, and abort where that is forbidden, as in a unit without the
+    system calls @resources. Of two filters that refuse a call the newer one's answer counts, so this one comes after
+    the unit's. Raises OSError or RuntimeError.
+    """
+    system = seccomp.SyscallFilter(defaction=seccomp.ALLOW)
+    system.set_attr(seccomp.Attr.CTL_TSYNC, 1)
+    system.add_rule(seccomp.ERRNO(0), "sched_setscheduler")
+    system.load()
+
+
+@contextmanager
 def starting(role: WorkerRole) -> Iterator[None]:
     """The environment for the process of ``role``. One that ``wipes`` overwrites every byte that it frees, the keys
     among them. (The C library's caches do not, nor does Python's own allocator.)"""
@@ -220,6 +247,7 @@ def _seccomp(role: WorkerRole, *, confined_tcp: bool) -> None:
     # Threads, never processes. clone3 hides its flags from the filter: the C library falls back to clone.
     system.add_rule(seccomp.ALLOW, "clone", seccomp.Arg(0, seccomp.MASKED_EQ, _CLONE_THREAD, _CLONE_THREAD))
     system.add_rule(seccomp.ERRNO(errno.ENOSYS), "clone3")
+    system.add_rule(seccomp.ERRNO(0), "sched_setscheduler")  # see ``keep_scheduling``
     system.add_rule(seccomp.ALLOW, "ioctl", seccomp.Arg(1, seccomp.EQ, _FIONBIO))
     system.add_rule(seccomp.ALLOW, "prctl", seccomp.Arg(0, seccomp.EQ, _PR_SET_NAME))
     system.add_rule(seccomp.ALLOW, "prlimit64", seccomp.Arg(0, seccomp.EQ, 0))

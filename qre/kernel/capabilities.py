@@ -12,7 +12,6 @@ if TYPE_CHECKING:
 
 #: <linux/capability.h>, those that QRE knows of.
 NUMBERS = {
-    "CAP_CHOWN": 0,
     "CAP_DAC_READ_SEARCH": 2,
     "CAP_KILL": 5,
     "CAP_SETGID": 6,

@@ -40,7 +40,7 @@ _NLMSG_NOOP, _NLMSG_ERROR, _NLMSG_DONE = 1, 2, 3
 _SOL_NETLINK, _NETLINK_CAP_ACK, _NETLINK_EXT_ACK, _NETLINK_GET_STRICT_CHK = 270, 10, 11, 12
 _NLMSGERR_ATTR_MSG, _NLMSGERR_ATTR_OFFS, _NLMSGERR_ATTR_MISS_TYPE = 1, 2, 5
 _MAX_ERRNO = 4095
-_IPV6 = "/proc/net/if_inet6"  # exists where the kernel has IPv6
+_IPV6 = "/proc/self/net/if_inet6"  # exists where the kernel has IPv6
 _HEADER = struct.Struct("=IHHII")  # length, type, flags, sequence, port id
 _RECEIVE_SIZE = 1 << 18
 

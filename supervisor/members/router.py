@@ -7,7 +7,7 @@ hostile until it was parsed and found in the table (``routes``). Each request ge
 from __future__ import annotations
 
 import asyncio
-import os
+import shutil
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final, cast
@@ -17,6 +17,7 @@ import zmq
 import zmq.asyncio
 
 from qre.errors import MachineError, QreError, UntrustedInputError
+from qre.ipc import sandbox
 from qre.ipc.message_guard import MessageGuard
 from qre.ipc.messages import MAX_MESSAGE, Body, Envelope, Hello, Party, Refused
 from qre.ipc.private_socket import OWNER_ONLY, masked
@@ -38,14 +39,20 @@ _TOO_MANY: Final = Refused(reason="too many requests at once")
 Handler = Callable[[Party, Message], Awaitable[Message | None]]
 
 
-def make_directories(runtime: Path, parties: tuple[Party, ...]) -> None:
-    """Make a directory per role below ``runtime`` that only its group may enter. Needs root."""
+def make_directories(runtime: Path, parties: tuple[Party, ...], parent: int) -> None:
+    """Make a directory per role below ``runtime`` that only its group may enter. Needs root.
+
+    Each is made as its group, and never given away: a daemon has no CAP_CHOWN. ``parent`` is this process's.
+    """
     runtime.mkdir(mode=0o711, parents=True, exist_ok=True)
-    runtime.chmod(0o711)  # regardless of the umask: a unit's is 0077, and the workers must traverse it
+    # Regardless of the umask: a unit's is 0077, and the workers must traverse it. Nor does it hand down its group.
+    runtime.chmod(0o711)
     for party in parties:
         directory = runtime / party.value
-        directory.mkdir(mode=0o700, exist_ok=True)
-        os.chown(directory, 0, ROLES[party].ids()[1])
+        if directory.exists():  # of a daemon that was killed; the group may have got another number since
+            shutil.rmtree(directory)
+        with sandbox.as_group(ROLES[party].ids()[1], parent):
+            directory.mkdir(mode=0o700)
         directory.chmod(0o710)
 
 

@@ -20,7 +20,7 @@ from qre.kernel.capabilities import require_capabilities
 from qre.supervisor.members.router import endpoint
 
 #: To start workers as other users, to confine and end them, and the one that a worker is granted.
-CAPABILITIES: Final = ("CAP_CHOWN", "CAP_KILL", "CAP_SETGID", "CAP_SETUID", "CAP_SETPCAP", "CAP_NET_ADMIN")
+CAPABILITIES: Final = ("CAP_KILL", "CAP_SETGID", "CAP_SETUID", "CAP_SETPCAP", "CAP_NET_ADMIN")
 SERVER_CAPABILITIES: Final = (*CAPABILITIES, "CAP_BPF")
 #: sockaddr_un holds this many bytes of a path, and a zero.
 _SOCKET_PATH: Final = 107

@@ -15,13 +15,16 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import capng
 import pytest
+import seccomp
 import zmq
 
 from qre.errors import MachineError
 from qre.ipc import sandbox
 from qre.ipc.messages import Party
 from qre.ipc.roles import ROLES, WorkerRole
+from qre.supervisor.members.router import make_directories
 from tests.support.daemons import threads
 
 EVERY_ROLE = pytest.mark.parametrize("party", list(ROLES))
@@ -29,12 +32,21 @@ EVERY_ROLE = pytest.mark.parametrize("party", list(ROLES))
 
 def in_sandbox(role: WorkerRole, deed: Callable[[], str]) -> str:
     """What ``deed`` says, run in a forked process inside ``role``'s sandbox."""
-    read, write = os.pipe()
     parent = os.getpid()
+
+    def inside() -> str:
+        sandbox.enter(role, parent)
+        return deed()
+
+    return in_process(inside)
+
+
+def in_process(deed: Callable[[], str]) -> str:
+    """What ``deed`` says, run in a forked process."""
+    read, write = os.pipe()
     child = os.fork()
     if child == 0:
         try:
-            sandbox.enter(role, parent)
             os.write(write, deed().encode())
         except BaseException as error:  # noqa: BLE001 - the child must not return into the test runner
             os.write(write, f"{type(error).__name__}: {error}".encode())
@@ -258,3 +270,45 @@ def test_a_second_drop_changes_nothing_and_a_dead_parent_is_noticed() -> None:
         return "nothing noticed"
 
     assert "nothing" not in in_sandbox(role, orphan)
+
+
+def test_a_directory_made_as_a_group_belongs_to_it_without_cap_chown(tmp_path: Path) -> None:
+    """What a change of ids clears is set again: the death signal, and that nobody can dump the process."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    gid = ROLES[Party.NETLINK].ids()[1]
+    leftover = tmp_path / "netlink"
+    leftover.mkdir()
+    (leftover / "s").write_text("")
+    tmp_path.chmod(0o2755)  # would hand down its own group
+
+    def deed() -> str:
+        libc.prctl(24, 0, 0, 0, 0)  # PR_CAPBSET_DROP of CAP_CHOWN; and the sets:
+        capng.capng_get_caps_process()
+        capng.capng_update(capng.CAPNG_DROP, capng.CAPNG_EFFECTIVE | capng.CAPNG_PERMITTED, 0)
+        capng.capng_apply(capng.CAPNG_SELECT_CAPS)
+        refusal = refused(lambda: os.chown(tmp_path, 0, gid))
+        make_directories(tmp_path, (Party.NETLINK,), os.getppid())
+        pdeathsig = ctypes.c_int()
+        libc.prctl(2, ctypes.byref(pdeathsig), 0, 0, 0)
+        return f"{refusal} {os.getegid()} {pdeathsig.value} {libc.prctl(3, 0, 0, 0, 0)}"
+
+    assert in_process(deed) == "EPERM 0 9 0"
+    made = leftover.stat()
+    assert (made.st_uid, made.st_gid, made.st_mode & 0o7777) == (0, gid, 0o710)
+    assert not list(leftover.iterdir())
+
+
+def test_zeromq_works_where_scheduling_classes_may_not_be_set() -> None:
+    def deed() -> str:
+        system = seccomp.SyscallFilter(defaction=seccomp.ALLOW)
+        system.add_rule(seccomp.ERRNO(errno.EPERM), "sched_setscheduler")
+        system.load()
+        before = refused(lambda: os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0)))
+        sandbox.keep_scheduling()
+        after = refused(lambda: os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0)))
+        context = zmq.Context()
+        context.socket(zmq.DEALER).close()
+        context.term()
+        return f"{before} {after} {os.sched_getscheduler(0)}"
+
+    assert in_process(deed) == f"EPERM allowed {os.SCHED_OTHER}"

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from qre.ipc.roles import ROLES, USERS_REMEDY
 from tests.support.alone import LISTEN, Alone
 from tests.support.daemons import PATIENCE, TOOL, wait_for
 from tests.support.namespaces import run
@@ -113,10 +114,29 @@ def test_a_full_or_read_only_state_directory_undoes_everything(idle: Alone, tmp_
         run("umount", str(tmp_path))
 
 
-@pytest.mark.parametrize("missing", ["net_admin", "bpf", "setuid", "setpcap", "chown", "kill"])
+@pytest.mark.parametrize("missing", ["net_admin", "bpf", "setuid", "setpcap", "kill"])
 def test_a_missing_capability_is_named(idle: Alone, missing: str) -> None:
     line = refused(idle, prefix=("capsh", f"--drop=cap_{missing}", "--", "-c", 'exec "$@"', "sh"))
     assert f"it needs CAP_{missing.upper()}, which is missing; run it as root" in line
+
+
+@pytest.mark.parametrize("exist", [False, True], ids=["missing", "there"])
+def test_workers_without_users_of_their_own_run_under_fixed_ids_and_the_log_says_so(
+    idle: Alone, tmp_path: Path, exist: bool
+) -> None:
+    names = [role.user for role in ROLES.values()]
+    kept = [line for line in Path("/etc/passwd").read_text().splitlines() if line.split(":")[0] not in names]
+    made = [f"{name}:x:{61000 + number}:61000:::" for number, name in enumerate(names)] if exist else []
+    (tmp_path / "passwd").write_text("\n".join([*kept, *made, ""]))
+    within = ("unshare", "-m", "sh", "-c", f'mount --bind {tmp_path}/passwd /etc/passwd && exec "$@"', "sh")
+    status, said = idle.once(idle.client, *BOUNDED, prefix=within)
+    assert status == 0, said
+    told = [line for line in said if "no such user" in line]
+    assert len(told) == (0 if exist else 1), said
+    assert exist or told[0].endswith(f"{', '.join(names)}: no such user: fixed user ids are used; {USERS_REMEDY}"), (
+        told
+    )
+    assert "systemd-sysusers" in USERS_REMEDY
 
 
 def test_a_relative_runtime_directory_means_the_directory_of_the_start(idle: Alone) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 from tests.support.profiles import SERVER, write_profile
 
 TOOL = Path(sys.executable).parent / "qre-tool"
+ROOT = Path(__file__).resolve().parents[2]
 HEAVY = {
     "aioquic", "asyncio", "bcc", "cryptography", "dataclasses", "inspect", "json", "logging", "msgspec", "pathlib",
     "pyroute2", "re", "typing", "zmq", "multiprocessing", "sdnotify",
@@ -30,9 +32,8 @@ def test_a_light_command_loads_nothing_heavy(command: str, argument: str, tmp_pa
         "import sys; from qre.cli.main import main; status = main(sys.argv[1:]);"
         "print(*sys.modules, file=sys.stderr); sys.exit(status)"
     )
-    root = str(Path(__file__).resolve().parents[2])
     done = subprocess.run(
-        [sys.executable, "-I", "-S", "-c", f"import sys; sys.path.append({root!r}); {program}", *words],
+        [sys.executable, "-I", "-S", "-c", f"import sys; sys.path.append({str(ROOT)!r}); {program}", *words],
         env=os.environ | {"QRE_CONFIG_DIR": str(tmp_path), "QRE_GLOBAL_CONFIG": str(tmp_path / "none")},
         capture_output=True,
         text=True,
@@ -55,6 +56,34 @@ def test_the_launcher_is_found_through_a_symbolic_link(tmp_path: Path) -> None:
         assert (direct.returncode, direct.stdout, direct.stderr) == (linked.returncode, linked.stdout, linked.stderr)
         assert direct.returncode == (0 if "version" in words else 2)
         assert b"Traceback" not in direct.stderr
+
+
+@pytest.mark.parametrize("copied", [False, True], ids=["moved", "copied"])
+def test_a_tree_that_was_moved_says_what_to_do(tmp_path: Path, copied: bool) -> None:
+    """Its environment names the place where it was made: nobody is there any more, or another tree."""
+    tree = tmp_path / "moved"
+    packages = tree / ".venv/lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
+    for directory in (tree / ".venv/bin", packages, tree / "packaging"):
+        directory.mkdir(parents=True)
+    (tree / "packaging/setup.sh").touch()
+    (tree / ".venv/pyvenv.cfg").write_text((TOOL.parents[1] / "pyvenv.cfg").read_text())
+    (tree / ".venv/bin/python3").symlink_to("/usr/bin/python3")
+    shutil.copy(TOOL, tree / ".venv/bin/qre-tool")
+    (packages / "qre.pth").write_text(f"{ROOT if copied else tmp_path / 'gone'}\n")
+    seen = f"it was made in {ROOT}" if copied else "it finds no QRE"
+    for word in ("version", "show"):  # without the whole of `site`, and with it
+        done = subprocess.run(
+            [tree / ".venv/bin/qre-tool", word], capture_output=True, text=True, check=False, cwd=tmp_path
+        )
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr == f"qre-tool: the Python environment of {tree}: {seen}; run `make setup` in {tree}\n"
+    (packages / "qre.pth").write_text(f"{tree}\n")  # made again
+    (tree / "qre").symlink_to(ROOT / "qre")
+    elsewhere = tmp_path / "link"
+    elsewhere.symlink_to(tree)
+    for place in (tree, elsewhere):
+        done = subprocess.run([place / ".venv/bin/qre-tool", "version"], capture_output=True, text=True, check=False)
+        assert done.stdout.startswith("qre-tool "), done.stderr
 
 
 def test_a_module_in_the_current_directory_is_not_loaded(tmp_path: Path) -> None:

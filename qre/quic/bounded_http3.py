@@ -16,6 +16,10 @@ from qre.quic.bounds import MAX_CONTROL_FRAME, Bound, Bounds, OverBoundError
 
 #: Bytes that a field counts besides its name and value (RFC 9114 §4.2.2).
 _FIELD_OVERHEAD = 32
+#: Bytes that a section counts besides its fields, in the sum of all: decoding an empty one takes its time, too.
+_SECTION_OVERHEAD = 256
+#: All sections together may have so many times what one may.
+_SECTIONS = 3
 #: The longest entry of the static table (RFC 9204, appendix A), name and value (bytes).
 _LONGEST_STATIC = 98
 
@@ -29,6 +33,7 @@ class BoundedHttp3(H3Connection):
         super().__init__(quic)
         self._frames = 0
         self._unidirectional = 0  # bytes
+        self._fields = 0  # bytes of all sections
 
     def _receive_stream_data_uni(self, stream: H3Stream, data: bytes, stream_ended: bool) -> list[H3Event]:
         """Instructions of QPACK are not frames: their cost is bounded by their length."""
@@ -60,11 +65,14 @@ class BoundedHttp3(H3Connection):
             raise OverBoundError(Bound.FRAME)
 
     def _decode_headers(self, stream_id: int, frame_data: bytes | None) -> Headers:
-        """Refuse a block that could decode to too much before decoding it, and one that does afterwards."""
+        """Refuse a block that could decode to too much before decoding it, and one that does afterwards. Interim
+        answers and trailers have sections, too, so that all of them are counted together as well."""
         waited = self._stream[stream_id].blocked_frame_size if stream_id in self._stream else None
         self._check_block(len(frame_data) if frame_data is not None else waited or 0)
         headers = self._decoded(stream_id, frame_data)
-        if sum(len(name) + len(value) + _FIELD_OVERHEAD for name, value in headers) > self.bounds.field_section:
+        size = sum(len(name) + len(value) + _FIELD_OVERHEAD for name, value in headers)
+        self._fields += size + _SECTION_OVERHEAD
+        if size > self.bounds.field_section or self._fields > _SECTIONS * self.bounds.field_section:
             raise OverBoundError(Bound.FIELDS)
         return headers
 

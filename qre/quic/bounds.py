@@ -49,7 +49,8 @@ class OverBoundError(PeerError):
 @dataclass(frozen=True)
 class Bounds:
     """The bounds of one end, in bytes. ``crypto``: TLS messages in total; ``streams``: all streams in total until the
-    hand-over; ``header_block``: one HEADERS frame; ``field_section``: its decoded size (RFC 9114 §4.2.2).
+    hand-over; ``header_block``: one HEADERS frame; ``field_section``: its decoded size (RFC 9114 §4.2.2),
+    of which all together may have three times as much.
     ``packets``: how many that only the peer can have made. Of HTTP/3: ``frames``, how many in total, as the smallest
     has two bytes; ``unidirectional``: bytes of the peer's streams of that kind, in total."""
 

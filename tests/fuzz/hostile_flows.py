@@ -114,7 +114,7 @@ class Flows:
             lambda: list(self._withheld()),
             lambda: [grammar.text(ROOM)],
         )
-        return rng.choices(kinds, (6, 4, 3, 3, 3, 3, 2, 3, 1, 0.5, 0.3))[0]()
+        return rng.choices(kinds, (6, 4, 3, 3, 3, 3, 2, 3, 1, 1.5, 0.3))[0]()
 
     def _flood(self) -> list[bytes]:
         """A packet full of the same small frame, with another number in each."""
@@ -153,8 +153,8 @@ class Flows:
     def _withheld(self) -> Iterator[bytes]:
         """A long body of which the first byte comes last."""
         rng = self.rng
-        most = rng.choices((14, 16, 17, 20), (6, 6, 3, 0.5))[0]
-        length = int(2 ** rng.uniform(8, 14 if self.grammar.client else most))
+        most = 14 if self.grammar.client else rng.choices((14, 16, 18, 20), (4, 4, 3, 1))[0]
+        length = int(2 ** rng.uniform(most - 3, most))
         if rng.random() < 0.1:
             yield from self.withheld_tls(length)
             return
@@ -164,6 +164,9 @@ class Flows:
                 (b"\x21\x00", b""),  # reserved frames without payload
                 (b"\x05\x00", b"\x00" + encode_varint(length)),  # DATA with small capsules
                 (http_frame(1, self.grammar.honest_section(self.fields)), b""),
+                (http_frame(1, b"\x00\x00\xff\x00"), b""),  # interim answers, also with many fields
+                (http_frame(1, b"\x00\x00\xff\x00" + b"\x23xyz\x00" * 40), b""),
+                (http_frame(1, b"\x00\x00"), http_frame(1, b"\x00\x00\xd9")),
                 (b"\xff\x16", b"\x01" + encode_varint(min(length, 65_000)) + b"\x00\x00"),  # static references
                 (b"\xd1", b"\x01" + encode_varint(min(length, 65_000)) + b"\x00\x00"),
                 (b"\x80", b"\x01" + encode_varint(min(length, 65_000)) + b"\x02\x00"),  # dynamic references

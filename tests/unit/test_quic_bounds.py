@@ -181,6 +181,7 @@ def test_more_frames_of_http3_than_a_client_sends_end_it() -> None:
     ("body", "stream_id", "bound"),
     [
         (http_frame(1, b"\x00\x00\xd9") + b"\x00\x01x" * 300_000, 0, Bound.FRAMES),  # status 200, DATA
+        (http_frame(1, b"\x00\x00\xff\x00" + b"\x21x\x00" * 100) * 3000, 0, Bound.FIELDS),  # status 100, fields
         (b"\x21\x00" * 400_000, 0, Bound.FRAMES),  # reserved
         (b"\x00\x04\x00" + b"\x07\x01\x00" * 20_000, 3, Bound.FRAMES),  # GOAWAY on the control stream
         (b"\x02\x3f\xe1\xff\x03\xc0\x00" + bytes(900_000), 3, Bound.UNIDIRECTIONAL),  # QPACK duplicates

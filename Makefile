@@ -4,6 +4,8 @@
 # make test-kasan  the ring vm, with a long storm, in a kernel that is built to watch the module; takes hours
 # make mutants  breaks the program in one place for each clause of docs/conformance.md and runs the tests of that row,
 #             which must fail; about an hour, as root. QRE_MUTANTS=vm: the ring vm, too, some minutes for each
+# make fuzz   peers that have the keys, against both ends and the data plane: a million inputs, half an hour. QRE_FUZZ_INPUTS
+#             and QRE_FUZZ_SEED: another number, another run
 # make check  static checks: ruff, mypy, clang-format, shellcheck
 # make bench  the user data plane beside wireguard-go
 # make bench-vm  the kernel module beside WireGuard and openvpn-dco, in a kernel under QEMU
@@ -13,7 +15,7 @@ PYTHON := .venv/bin/python
 SHELL_FILES := .ci/run $(wildcard packaging/*.sh tests/vm/guest/*.sh)
 C_FILES := $(wildcard bpf/*.c bpf/*.h kmod/*.c kmod/*.h kmod/uapi/*.h tests/vm/guest/*.c tests/vm/guest/*.h)
 
-.PHONY: setup setup-vm demo test test-unit test-host test-vm test-kasan mutants check bench bench-vm bench-worst bpf clean
+.PHONY: setup setup-vm demo test test-unit test-host test-vm test-kasan mutants fuzz check bench bench-vm bench-worst bpf clean
 
 setup:
 	@packaging/setup.sh
@@ -44,6 +46,9 @@ test-kasan:
 
 mutants: $(if $(filter vm,$(QRE_MUTANTS)),setup-vm,setup)
 	@$(PYTHON) -m tests.mutants
+
+fuzz: setup
+	@$(PYTHON) -m tests.fuzz.fuzz_peers $${QRE_FUZZ_INPUTS:-1000000} $${QRE_FUZZ_SEED:-1}
 
 check: setup
 	.venv/bin/ruff check

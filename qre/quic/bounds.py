@@ -27,6 +27,9 @@ class Bound(enum.StrEnum):
     CRYPTO = "bytes of TLS messages"
     STREAMS = "bytes in streams"
     FRAME = "bytes in one HTTP/3 frame"
+    FRAMES = "HTTP/3 frames"
+    UNIDIRECTIONAL = "bytes in unidirectional streams"
+    TICKETS = "session tickets"
     FIELDS = "bytes of header fields"
     CAPSULES = "capsules before the expected one"
     REQUESTS = "requests"
@@ -46,17 +49,40 @@ class OverBoundError(PeerError):
 @dataclass(frozen=True)
 class Bounds:
     """The bounds of one end, in bytes. ``crypto``: TLS messages in total; ``streams``: all streams in total until the
-    hand-over; ``header_block``: one HEADERS frame; ``field_section``: its decoded size (RFC 9114 §4.2.2).
-    ``packets``: how many that only the peer can have made."""
+    hand-over; ``header_block``: one HEADERS frame; ``field_section``: its decoded size (RFC 9114 §4.2.2),
+    of which all together may have three times as much.
+    ``packets``: how many that only the peer can have made. Of HTTP/3: ``frames``, how many in total, as the smallest
+    has two bytes; ``unidirectional``: bytes of the peer's streams of that kind, in total."""
 
     crypto: int
     streams: int
     header_block: int
     field_section: int
     packets: int
+    frames: int
+    unidirectional: int
 
 
 #: Our client sends a hello of 1,800 bytes, Finished, SETTINGS, one request of 600 bytes and one capsule.
-SERVER: Final = Bounds(crypto=16_384, streams=16_384, header_block=4096, field_section=16_384, packets=1000)
-#: A site sends a certificate chain, and a visit reads up to 4 MiB of its page (``http3.MAX_PAGE``).
-CLIENT: Final = Bounds(crypto=131_072, streams=5 << 20, header_block=65_536, field_section=262_144, packets=20_000)
+SERVER: Final = Bounds(
+    crypto=16_384,
+    streams=16_384,
+    header_block=4096,
+    field_section=16_384,
+    packets=1000,
+    frames=512,
+    unidirectional=16_384,
+)
+#: A site sends a certificate chain, and a visit reads up to 4 MiB of its page (``http3.MAX_PAGE``), in DATA frames of
+#: 1 KB at least on average. What it says on its other streams has the size of the dynamic table.
+CLIENT: Final = Bounds(
+    crypto=131_072,
+    streams=5 << 20,
+    header_block=65_536,
+    field_section=262_144,
+    packets=20_000,
+    frames=4096,
+    unidirectional=131_072,
+)
+#: Sites send two, or four.
+MAX_TICKETS: Final = 32

@@ -1,7 +1,7 @@
 """The capsules of CONNECT-IP (RFC 9297 §3.2, RFC 9484 §4.7): addresses requested and assigned, routes advertised.
 
-A parser here raises only ``UntrustedInputError``, and its result is bounded by the length of its input: a range
-becomes at most two prefixes for each bit of an address. What the RFCs call malformed is refused.
+A parser here raises only ``UntrustedInputError``, and its result is bounded by the length of its input. A range can
+become two prefixes for each bit of an address: ``MAX_ROUTES`` bounds them. What the RFCs call malformed is refused.
 """
 
 from __future__ import annotations
@@ -10,12 +10,17 @@ import enum
 from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, summarize_address_range
+from itertools import islice
+from typing import Final
 
 from qre.addresses import Interface, Network
 from qre.errors import UntrustedInputError
 from qre.wire.varint import encode_varint, encode_vector, read_bytes_untrusted, read_varint_untrusted
 
 Address = IPv4Address | IPv6Address
+
+#: Prefixes of one ROUTE_ADVERTISEMENT.
+MAX_ROUTES: Final = 2048
 
 
 class CapsuleType(enum.IntEnum):
@@ -119,7 +124,9 @@ def parse_routes_untrusted(value: bytes) -> tuple[Network, ...]:
             raise UntrustedInputError("capsule", "routes that overlap or are out of order")
         before = version, protocol, int(last)
         if protocol == 0:
-            routes += summarize_address_range(first, last)
+            routes += islice(summarize_address_range(first, last), MAX_ROUTES + 1 - len(routes))
+            if len(routes) > MAX_ROUTES:
+                raise UntrustedInputError("capsule", "routes of too many prefixes")
     return tuple(routes)
 
 

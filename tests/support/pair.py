@@ -54,6 +54,7 @@ class Pair:
     dest: DestProfile | None = None
     private_key: X25519PrivateKey = field(default_factory=X25519PrivateKey.generate)
     now: float = 1000.0
+    server_kind: type[ServerHandshake] = ServerHandshake
     client_state: HandedOver | None = None
     server_state: HandedOver | None = None
     client_events: list[ClientEvent] = field(default_factory=list)
@@ -167,7 +168,7 @@ class Pair:
         self._first_flight.append(datagram)
         verdict = self._inspector.datagram_received(datagram, UNIX_TIME * 1000)
         if isinstance(verdict, Authenticated):
-            self.server = ServerHandshake(
+            self.server = self.server_kind(
                 authenticated=verdict,
                 private_key=self.private_key.private_bytes_raw(),
                 dest=self.dest,

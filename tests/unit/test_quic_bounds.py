@@ -7,6 +7,7 @@ bounds; what is asserted lies between, because a busy machine stalls a process a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from random import Random
 
 import pylsqpack
 import pytest
@@ -15,10 +16,14 @@ from aioquic.buffer import encode_uint_var
 from aioquic.h3.connection import H3Connection
 
 from qre.errors import UntrustedInputError
-from qre.quic.bounds import MAX_GAPS, SERVER, Bound, OverBoundError
+from qre.quic.bounds import CLIENT, MAX_GAPS, SERVER, Bound, OverBoundError
 from qre.quic.capsule_reader import CapsuleReader
 from qre.quic.handshake_events import HandshakeFailed
 from qre.quic.server.connect_ip import MAX_SKIPPED, AddressesRequested
+from qre.wire.frames import Stream, encode_frame
+from tests.fuzz.hostile_ends import SERVER_SETTINGS, ClientPlay, VisitPlay
+from tests.fuzz.hostile_flows import withheld
+from tests.fuzz.hostile_grammar import http_frame, prefixed
 from tests.support.hostile_client import ROOM, HostileClient, crypto_frame, stream_frame
 from tests.support.stock_site import StockSite, client, issue, meet
 
@@ -53,17 +58,6 @@ def connect_request() -> bytes:
     ]
     block = pylsqpack.Encoder().encode(0, fields)[1]
     return b"\x01" + encode_uint_var(len(block)) + block
-
-
-def prefixed(value: int, bits: int, first: int) -> bytes:
-    """A QPACK integer (RFC 7541 §5.1)."""
-    most = (1 << bits) - 1
-    if value < most:
-        return bytes([first | value])
-    out, value = bytes([first | most]), value - most
-    while value >= 128:
-        out, value = out + bytes([value & 127 | 128]), value >> 7
-    return out + bytes([value])
 
 
 #: An encoder stream that fills the dynamic table with one entry of 4 KB, and a block that refers to it so many times.
@@ -172,6 +166,70 @@ def test_more_requests_than_anybody_makes_end_it() -> None:
         hostile.send(stream_frame(4 * number, 0, connect_request(), fin=True))
     assert hostile.failure is not None and hostile.failure.bound is Bound.REQUESTS
     within_bounds(hostile)
+
+
+def test_more_frames_of_http3_than_a_client_sends_end_it() -> None:
+    hostile = HostileClient()
+    most = SERVER.frames - 10  # less its SETTINGS
+    hostile.send_stream(0, b"\x21\x00" * most)
+    assert hostile.failure is None, "so many may come"
+    hostile.send_stream(0, b"\x21\x00" * 10, 2 * most)
+    assert hostile.failure is not None and hostile.failure.bound is Bound.FRAMES
+
+
+@pytest.mark.parametrize(
+    ("body", "stream_id", "bound"),
+    [
+        (http_frame(1, b"\x00\x00\xd9") + b"\x00\x01x" * 300_000, 0, Bound.FRAMES),  # status 200, DATA
+        (http_frame(1, b"\x00\x00\xff\x00" + b"\x21x\x00" * 100) * 3000, 0, Bound.FIELDS),  # status 100, fields
+        (b"\x21\x00" * 400_000, 0, Bound.FRAMES),  # reserved
+        (b"\x00\x04\x00" + b"\x07\x01\x00" * 20_000, 3, Bound.FRAMES),  # GOAWAY on the control stream
+        (b"\x02\x3f\xe1\xff\x03\xc0\x00" + bytes(900_000), 3, Bound.UNIDIRECTIONAL),  # QPACK duplicates
+    ],
+)
+def test_small_things_that_wait_for_one_byte_are_not_all_read_with_it(
+    body: bytes, stream_id: int, bound: Bound
+) -> None:
+    """A server that has proved itself withholds the first byte: the packet that brings it cost 4 s."""
+    play = ClientPlay()
+    play.begin(Random(1))
+    if not stream_id:
+        play.input(encode_frame(Stream(3, b"\x00" + SERVER_SETTINGS)))  # the client asks for its tunnel
+    for payload in withheld(stream_id, body):
+        play.input(payload)
+    assert play.outcome.error == ""
+    assert [event.reason for event in play.events if isinstance(event, HandshakeFailed)] == [
+        f"handshake: too many {bound}"
+    ]
+    assert play.outcome.worst < ONE, f"{play.outcome.worst * 1000:.0f} ms"
+
+
+def test_more_tickets_than_a_site_sends_end_the_visit() -> None:
+    play = VisitPlay()
+    play.begin(Random(1))
+    for payload in play.flows.withheld_tls(120_000):
+        play.input(payload)
+    failed = [event.reason for event in play.events if isinstance(event, HandshakeFailed)]
+    assert failed == [f"handshake: too many {Bound.TICKETS}"]
+
+
+def test_as_many_frames_as_a_long_page_has_are_read() -> None:
+    play = VisitPlay()
+    play.begin(Random(1))
+    page = http_frame(0, b"tulips" * 150) * (CLIENT.frames - 2)
+    head = http_frame(1, play.grammar.honest_section([(b":status", b"200")]))
+    for payload in play.flows.stream(0, head + page, fin=True, wild=False):
+        play.input(payload)
+    assert play.outcome.installed, play.events
+
+
+def test_what_no_capsule_can_need_is_not_kept() -> None:
+    reader = CapsuleReader(max_length=10, max_count=3)
+    assert list(reader.received(b"\x05\x0aabc" + bytes(4))) == []
+    assert len(list(reader.received(bytes(3) + b"\x05\x00" * 2))) == 3
+    with pytest.raises(OverBoundError, match="capsules"):
+        list(reader.received(b"\x05\x00" * 3_000_000))
+    assert len(reader._buffer) < 200
 
 
 def test_capsules_in_pieces_are_read_in_order_and_counted() -> None:

@@ -62,6 +62,7 @@ OVERRIDDEN = {
     h3.H3Connection._init_connection: ["self"],
     h3.H3Connection._check_control_frame_type: ["self", "frame_type"],
     h3.H3Connection._check_request_or_push_frame_type: ["self", "frame_type", "stream"],
+    h3.H3Connection._receive_stream_data_uni: ["self", "stream", "data", "stream_ended"],
     h3.H3Connection._handle_control_frame: ["self", "frame_type", "frame_data"],
     h3.H3Connection._encode_headers: ["self", "stream_id", "headers"],
     h3.H3Connection._decode_headers: ["self", "stream_id", "frame_data"],

@@ -120,6 +120,19 @@ def test_a_range_that_is_no_prefix_becomes_several() -> None:
     assert parse_routes_untrusted(value) == tuple(map(ip_network, ("10.0.0.1/32", "10.0.0.2/31", "10.0.0.4/32")))
 
 
+def test_ranges_that_become_too_many_prefixes_are_refused() -> None:
+    """Two prefixes for each bit: 120 ranges in a capsule of 4 KB would be 14,000."""
+    value, first = b"", 1
+    for count in range(1, 121):
+        last = first + (1 << 100) - 2
+        value += b"\x06" + first.to_bytes(16, "big") + last.to_bytes(16, "big") + b"\x00"
+        first = last + 3
+        if count == 5:
+            assert len(parse_routes_untrusted(value)) >= 500
+    with pytest.raises(UntrustedInputError, match="too many prefixes"):
+        parse_routes_untrusted(value)
+
+
 def test_a_route_for_one_protocol_is_left_out() -> None:
     assert parse_routes_untrusted(bytes([4, 10, 0, 0, 0, 10, 0, 0, 255, 17])) == ()
 

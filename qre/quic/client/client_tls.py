@@ -23,6 +23,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from qre.errors import UntrustedInputError
+from qre.quic.bounds import MAX_TICKETS, Bound, OverBoundError
 from qre.quic.client.fingerprint import Fingerprint
 from qre.quic.client.hello import OfferedHello
 from qre.quic.client.trust import ChainProblem, TrustStore
@@ -195,7 +196,10 @@ class ClientTlsContext(tls.Context):
     # --- afterwards ---
 
     def _client_handle_new_session_ticket(self, input_buf: Buffer) -> None:
-        """Tickets are not used: no resumption. Their lengths are part of the site's profile."""
+        """Tickets are not used: no resumption. Their lengths are part of the site's profile. Stock reads any number,
+        and copies what is left for each."""
+        if len(self.ticket_lengths) == MAX_TICKETS:
+            raise OverBoundError(Bound.TICKETS)
         super()._client_handle_new_session_ticket(input_buf)
         self.ticket_lengths.append(input_buf.capacity)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -26,9 +26,11 @@ class NamingDaemon(Daemon):
     """Its mount namespace has another /etc/hosts."""
 
     hosts: Path = Path("/etc/hosts")
+    mounts: dict[Path, Path] = field(default_factory=dict)
 
     def command(self) -> list[str]:
-        mount = f'mount --bind {self.hosts} /etc/hosts && exec "$@"'
+        places = {self.hosts: Path("/etc/hosts"), **self.mounts}
+        mount = " && ".join(f"mount --bind {source} {target}" for source, target in places.items()) + ' && exec "$@"'
         return ["unshare", "--mount", "--propagation", "private", "sh", "-c", mount, "sh", *super().command()]
 
 
@@ -100,6 +102,20 @@ def test_a_server_without_a_route_to_dest_says_so_when_a_visitor_comes(lab: Tunn
     lab.lab.server.ip("link", "set", lab.lab.uplink_device, "up")
     wait_for("the page", lambda: page(lab) == PAGE)
     assert words in lab.server.said()
+
+
+def test_a_name_that_cannot_be_resolved_is_told_with_the_resolvers_that_were_asked(lab: Tunnel) -> None:
+    conf = lab.directory / "resolv.conf"
+    conf.write_text("nameserver 192.0.2.53\nnameserver 192.0.2.54\noptions timeout:1 attempts:1\n")
+    lab.client = named(lab, lab.client, "another.example", Lab.SERVER)
+    assert isinstance(lab.client, NamingDaemon)
+    lab.client.mounts = {conf: Path("/etc/resolv.conf")}
+    lab.client.start().wait_ready()
+    words = f"cannot resolve {VPN}: the resolver gave no answer (asked 192.0.2.53, 192.0.2.54); is the network up"
+    notify = lab.client.notify
+    assert notify is not None
+    wait_for("STATUS", lambda: any(words in line for line in notify.poll()))
+    assert words in lab.client.said()
 
 
 def page(lab: Tunnel) -> str:

@@ -84,7 +84,7 @@ class _Up:
     #: Rules that existed before and refuse what they do not route: the IP versions, by table.
     rules_before: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
     was_up: bool = False
-    was_ours: bool = False  # the profile had the device already
+    had_device: bool = False  # the profile had the device already
     attached: bool = False  # the device is ours now
 
     def link(self) -> Link:
@@ -102,7 +102,7 @@ class _Up:
         existing = self.rtnl.link(self.profile.device)
         refuse_other_dataplane(self.profile, existing, self.dataplane)
         self.was_up = existing is not None and existing.up
-        self.was_ours = existing is not None and claimed(existing)
+        self.had_device = existing is not None and claimed(existing)
         if self.dataplane is Dataplane.KERNEL:
             self.sync_kernel()
             self.rtnl.set_alias(self.link(), ALIAS_PREFIX + self.profile.name)
@@ -127,7 +127,7 @@ class _Up:
         if self.tun_fd is not None:
             os.close(self.tun_fd)
             self.tun_fd = None
-        if self.kernel_before is not None and not self.was_ours:
+        if self.kernel_before is not None and not self.had_device:
             self.restore_synced()
             link = self.link()
             self.rtnl.set_alias(link, "")

@@ -333,7 +333,7 @@ class Server:
                     self._feed.began(source, made.inner.handshake_cid)
                 perform(table.handed_over(source, made, now), now)
             case More(data=data):
-                perform(table.of_ours(source, data, now), now)
+                perform(table.from_front(source, data, now), now)
             case Abandon():
                 perform(table.abandon(source), now)
         self._arm()

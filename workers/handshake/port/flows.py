@@ -205,7 +205,7 @@ class FlowTable:
         """The front passes on an authenticated client; ``abandon`` was called for its address before."""
         return self._begun(Flow(source, now), FlowEvent.HANDED_OVER, handshake)
 
-    def of_ours(self, source: Address, data: bytes, now: float) -> Sequence[Effect]:
+    def from_front(self, source: Address, data: bytes, now: float) -> Sequence[Effect]:
         """The front passes on a datagram of a client; dropped when its handshake is over."""
         flow = self._ours.get(source)
         if flow is None or flow.state is FlowState.SILENT:
@@ -262,7 +262,7 @@ class FlowTable:
             case FlowState.OURS:
                 if before is not FlowState.NONE:
                     self._drop(flow)
-                room = self._room_for_ours()
+                room = self._room_for_handshake()
                 self._ours[flow.source] = flow
                 return room
             case FlowState.SILENT:
@@ -335,7 +335,7 @@ class FlowTable:
             effects += self._happens(next(iter(self._flows.values())), FlowEvent.REMOVED)
         return effects
 
-    def _room_for_ours(self) -> list[Effect]:
+    def _room_for_handshake(self) -> list[Effect]:
         """Remove SILENT flows first, then the oldest handshake."""
         effects: list[Effect] = []
         while len(self._ours) >= MAX_OURS:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.daemons import wait_for
+from tests.support.daemons import PATIENCE, wait_for
 from tests.support.namespaces import Namespace
 from tests.support.ping import answered, ping
 from tests.support.routed_lab import RoutedLab
@@ -114,7 +114,7 @@ def test_who_removes_the_rules_again_and_again_is_named_and_nothing_leaves_in_th
         assert process is not None
         rival = namespace.popen([sys.executable, "-c", RIVAL], env={"PYTHONPATH": str(ROOT)})
         try:
-            status = process.wait(30)
+            status = process.wait(PATIENCE)
         finally:
             rival.kill()
             rival.wait()
@@ -134,7 +134,7 @@ def test_who_removes_the_rules_again_and_again_is_named_and_nothing_leaves_in_th
 
 
 def test_what_its_user_does_is_not_taken_for_tampering() -> None:
-    with tunnel_of("192.168.9.0/24") as tunnel:
+    with tunnel_of("10.77.0.0/24, 192.168.9.0/24") as tunnel:
         tunnel.up()
         tunnel.edit("client0", "Address", "10.77.0.2/24, 10.78.0.2/24")
         tunnel.edit("client0", "AllowedIPs", "192.168.7.0/24, 192.168.8.0/24")
@@ -152,7 +152,7 @@ def test_what_its_user_does_is_not_taken_for_tampering() -> None:
         process = tunnel.client.process
         assert process is not None
         tunnel.lab.client.ip("link", "del", "client0")
-        assert process.wait(30) == 1
+        assert process.wait(PATIENCE) == 1
         assert "device client0 was removed by another program" in tunnel.client.said()
         assert "proto 81" not in tunnel.lab.client.ip("rule")
         tunnel.client.process = None

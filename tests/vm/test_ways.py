@@ -50,7 +50,6 @@ def daemons(vm: Vm) -> Iterator[Vm]:
         yield vm
 
 
-@pytest.mark.one_kernel
 def test_a_full_tunnel_through_a_gateway_to_a_second_address_uses_the_outer_addresses(daemons: Vm) -> None:
     printed = daemons.check(
         LIBRARY

@@ -2,6 +2,7 @@
 # make test   the rings unit, host and vm, with coverage; each alone: make test-unit, test-host,
 #             test-vm (which runs the long ones, too, on every kernel and on the newest of Debian's unstable archive)
 # make test-kasan  the ring vm, with a long storm, in a kernel that is built to watch the module; takes hours
+# make test-container  the ring container: the systemd unit, under the systemd of two containers
 # make mutants  breaks the program in one place for each clause of docs/conformance.md and runs the tests of that row,
 #             which must fail; about an hour, as root. QRE_MUTANTS=vm: the ring vm, too, some minutes for each
 # make fuzz   peers that have the keys, against both ends and the data plane: a million inputs, half an hour. QRE_FUZZ_INPUTS
@@ -15,7 +16,8 @@ PYTHON := .venv/bin/python
 SHELL_FILES := .ci/run $(wildcard packaging/*.sh tests/vm/guest/*.sh)
 C_FILES := $(wildcard bpf/*.c bpf/*.h kmod/*.c kmod/*.h kmod/uapi/*.h tests/vm/guest/*.c tests/vm/guest/*.h)
 
-.PHONY: setup setup-vm demo test test-unit test-host test-vm test-kasan mutants fuzz check bench bench-vm bench-worst bpf clean
+.PHONY: setup setup-vm demo test test-unit test-host test-vm test-kasan test-container mutants fuzz check bench bench-vm
+.PHONY: bench-worst bpf clean
 
 setup:
 	@packaging/setup.sh
@@ -43,6 +45,10 @@ test-kasan:
 	@packaging/setup.sh packaging/vm-packages.txt packaging/kasan-packages.txt
 	@$(PYTHON) -m tests.support.kasan
 	@QRE_VM_KASAN=1 QRE_STORM_ROUNDS=$${QRE_STORM_ROUNDS:-20000} $(PYTHON) -m pytest -m "not guest_python" tests/vm
+
+test-container:
+	@packaging/setup.sh packaging/container-packages.txt
+	@QRE_REQUIRE=container $(PYTHON) -m pytest tests/container
 
 mutants: $(if $(filter vm,$(QRE_MUTANTS)),setup-vm,setup)
 	@$(PYTHON) -m tests.mutants

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.support import container
 from tests.support.kernels import installed
 
 TESTS = Path(__file__).resolve().parent
@@ -66,7 +67,7 @@ def why_not_vm() -> str:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     required = {ring.strip() for ring in os.environ.get("QRE_REQUIRE", "").split(",")}
-    for ring, reason in (("host", why_not_host()), ("vm", why_not_vm())):
+    for ring, reason in (("host", why_not_host()), ("vm", why_not_vm()), ("container", container.why_not())):
         held = [item for item in items if item.path.is_relative_to(TESTS / ring)]
         if not reason or not held:
             continue

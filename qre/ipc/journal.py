@@ -29,6 +29,8 @@ def log_to_stderr(name: str, level: str = "info") -> None:
     handler.setFormatter(_Line(line) if _is_read_by_the_journal() else logging.Formatter(line))
     logging.basicConfig(handlers=[handler], level=logging.INFO)
     logging.getLogger("qre").setLevel(level.upper())
+    # It warns that it cannot read /proc/net, which a unit hides and which nobody here needs.
+    logging.getLogger("pyroute2.netlink").setLevel(logging.ERROR)
 
 
 class _Line(logging.Formatter):

@@ -47,7 +47,7 @@ def _run(*command: str | Path, timeout: float) -> str:
     return done.stdout
 
 
-def _archive() -> str:
+def archive() -> str:
     """Where this machine gets its Debian from: unstable lies beside it."""
     which = ("Created-By: Packages", "Label: Debian", "Component: main")
     found = _run("apt-get", "indextargets", "--format", "$(REPO_URI)", *which, timeout=60).split()
@@ -64,7 +64,7 @@ class Apt:
             (directory / part).mkdir(parents=True, exist_ok=True)
         status, sources = directory / "state" / "status", directory / "sources.list"
         status.write_text("")
-        sources.write_text(f"deb [signed-by={KEYRING}] {_archive()} unstable main\n")
+        sources.write_text(f"deb [signed-by={KEYRING}] {archive()} unstable main\n")
         settings = {
             "Dir::State": directory / "state",
             "Dir::State::status": status,

@@ -19,6 +19,8 @@ log_to_stderr("qre-tool tulip", "{level}")
 log = logging.getLogger("qre.tulip")
 for level in ("debug", "info", "warning", "error"):
     getattr(log, level)("a line")
+import pyroute2.netlink.rtnl.tcmsg
+logging.getLogger("pyroute2.netlink.rtnl.tcmsg.common").warning("it cannot read /proc/net/psched")
 """
 
 

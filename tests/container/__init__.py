@@ -1,0 +1,1 @@
+"""The ring container: the unit under a real systemd, in containers."""

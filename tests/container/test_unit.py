@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
-from tests.container.conftest import Ends, Machine
+from tests.container.conftest import GUIDE, Ends, Machine
 from tests.support.daemons import wait_for
 
 CAP_CHOWN, CAP_NET_ADMIN, CAP_SYS_ADMIN = 0, 12, 21
@@ -120,6 +122,26 @@ def test_without_users_of_their_own_the_workers_run_and_the_log_has_the_command_
     up.up()
     assert not has_said(machine, "no such user", before)
     assert "yes  service users" in machine.container.run("qre-tool check")[1]
+
+
+def test_a_hook_lives_within_the_limits_and_the_drop_in_of_the_guide_loosens_them(ends: Ends) -> None:
+    machine = ends.client
+    drop_in = re.search(r"```ini\n(\[Service\]\n.*?)```", GUIDE.read_text(), re.DOTALL)
+    assert drop_in
+    text, setting = machine.read(), "net.ipv4.conf.client0.rp_filter"
+    directory = f"/run/systemd/system/{machine.unit}.d"
+    try:
+        machine.container.check(f"systemctl stop {machine.unit}")
+        machine.write(text + f"PostUp = sysctl -w {setting}=2 && echo '# seen' >>/etc/resolv.conf\n")
+        assert machine.container.run(f"systemctl start {machine.unit}")[0] != 0
+        machine.container.check(f"mkdir -p {directory}; cat >{directory}/hooks.conf", stdin=drop_in[1])
+        machine.container.check("touch /etc/resolv.conf; systemctl daemon-reload")
+        ends.up()
+        assert machine.container.check(f"sysctl -n {setting}") == "2"
+        assert "# seen" in machine.container.check("cat /etc/resolv.conf")
+    finally:
+        machine.write(text)
+        machine.container.check(f"rm -rf {directory}; systemctl daemon-reload; systemctl stop {machine.unit}")
 
 
 def test_nothing_is_left_when_it_was_stopped(up: Ends) -> None:

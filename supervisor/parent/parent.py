@@ -72,8 +72,7 @@ Work = Coroutine[Any, Any, None]
 _STOP_TIMEOUT: Final = 12.0
 _RELOAD_TIMEOUT: Final = 30.0
 _NOTIFY_RETRY: Final = 0.5
-#: The remedy for a change that a reload cannot make.
-_RESTART: Final = "down and up"
+_RESTART: Final = "down and up"  # the remedy for a change that a reload cannot make
 _ENDING: Final = (signal.SIGTERM, signal.SIGINT)
 _HANDLED: Final = (*_ENDING, signal.SIGHUP)
 
@@ -353,6 +352,7 @@ class Daemon:
         match message:
             case AllReady() if not self._ready:
                 self._ready = True
+                self._files.tell_what_lacks_room()
                 self._notify("READY=1")
                 if self._reload.wanted:
                     self._tasks.spawn(self._reload.run())

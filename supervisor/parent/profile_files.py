@@ -29,6 +29,7 @@ class ProfileFiles:
         self._dest = config.state_dir / f"{name}.dest"
         #: Which addresses each short id of a server had last.
         self._leases = config.state_dir / f"{name}.leases"
+        self._lacking: list[str] = []
 
     def make_state_dir(self) -> None:
         """Create StateDir with mode 0700 unless it exists. Raises MachineError."""
@@ -42,7 +43,7 @@ class ProfileFiles:
         """What a server keeps: hellos that it has accepted, and which client had which address last. Raises
         MachineError."""
         without = "after a restart another client may take an address"
-        leases = _open_whole(self._leases, address_leases.FILE_LENGTH, without)
+        leases = self._open_whole(self._leases, address_leases.FILE_LENGTH, without)
         try:
             return {"leases": leases, "replay": self._open_replay(config)}
         except BaseException:
@@ -53,7 +54,22 @@ class ProfileFiles:
         """The replay file of the port, not of the profile: the next front must know the same hellos. It gets its
         whole size now: a disk that is full later takes no client away."""
         path = self._config.state_dir / f"{config.listen_ip}_{config.listen_port}.replay"
-        return _open_whole(path, replay.FILE_LENGTH, "clients that cannot be recorded there are not recognised")
+        return self._open_whole(path, replay.FILE_LENGTH, "clients that cannot be recorded there are not recognised")
+
+    def _open_whole(self, path: Path, length: int, without: str) -> int:
+        """The file with its whole size, or as much as there is room for; ``without``: what is missing then."""
+        fd = open_regular(path, os.O_RDWR | os.O_CREAT, "see StateDir")
+        try:
+            os.posix_fallocate(fd, 0, length)
+        except OSError as error:
+            self._lacking.append(f"{path} has no room ({error.strerror}): {without}")
+        return fd
+
+    def tell_what_lacks_room(self) -> None:
+        """Once the daemon runs: a start that is refused says why, and nothing else."""
+        for line in self._lacking:
+            logging.getLogger("qre").warning("%s", line)
+        self._lacking.clear()
 
     def set_ready(self, up: bool) -> None:
         """``RuntimeDir/<profile>.ready`` exists exactly while a session is up."""
@@ -71,13 +87,3 @@ class ProfileFiles:
     def keep_dest_profile(self, profile: DestProfile) -> None:
         """Replace the stored measurement of Dest, atomically."""
         write_atomically(self._dest, msgspec.json.encode(profile))
-
-
-def _open_whole(path: Path, length: int, without: str) -> int:
-    """The file with its whole size, or as much as there is room for; ``without``: what is missing then."""
-    fd = open_regular(path, os.O_RDWR | os.O_CREAT, "see StateDir")
-    try:
-        os.posix_fallocate(fd, 0, length)
-    except OSError as error:
-        logging.getLogger("qre").warning("%s has no room (%s): %s", path, error.strerror, without)
-    return fd

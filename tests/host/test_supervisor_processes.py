@@ -94,11 +94,11 @@ def test_no_process_lives_that_the_drawing_does_not_name(lone: Lone) -> None:
 def test_each_process_holds_the_files_of_its_row_and_no_other(lone: Lone) -> None:
     secrets = {"profile_secrets", "session_secrets"}
     allowed = {
-        "handshake": {"127.0.0.1_4433.replay", *secrets},
+        "handshake": {"127.0.0.1_4433.replay", "leases", *secrets},
         "dataplane": {"tun", "number_marks"},
         "netlink": set(),
         "bpf_loader": {"qre_reuseport.bpf.o"},
-        "supervisor": {"127.0.0.1_4433.replay", "tun", "qre_reuseport.bpf.o", "number_marks", *secrets},
+        "supervisor": {"127.0.0.1_4433.replay", "leases", "tun", "qre_reuseport.bpf.o", "number_marks", *secrets},
     }
     standard = {os.readlink(f"/proc/{lone.daemon.pid}/fd/{number}") for number in range(3)}
     for name, pid in lone.daemon.workers().items():

@@ -4,8 +4,9 @@
 # make test-kasan  the ring vm, with a long storm, in a kernel that is built to watch the module; takes hours
 # make mutants  breaks the program in one place for each clause of docs/conformance.md and runs the tests of that row,
 #             which must fail; about an hour, as root. QRE_MUTANTS=vm: the ring vm, too, some minutes for each
-# make fuzz   peers that have the keys, against both ends and the data plane: a million inputs, half an hour. QRE_FUZZ_INPUTS
-#             and QRE_FUZZ_SEED: another number, another run
+# make test-cycles  200 starts and ends of a client, 50 of a server, every fourth cut off while it starts; half an hour
+# make fuzz   peers that have the keys, against both ends and the data plane: a million inputs, half an hour.
+#             QRE_FUZZ_INPUTS and QRE_FUZZ_SEED: another number, another run
 # make check  static checks: ruff, mypy, clang-format, shellcheck
 # make bench  the user data plane beside wireguard-go
 # make bench-vm  the kernel module beside WireGuard and openvpn-dco, in a kernel under QEMU
@@ -15,7 +16,7 @@ PYTHON := .venv/bin/python
 SHELL_FILES := .ci/run $(wildcard packaging/*.sh tests/vm/guest/*.sh)
 C_FILES := $(wildcard bpf/*.c bpf/*.h kmod/*.c kmod/*.h kmod/uapi/*.h tests/vm/guest/*.c tests/vm/guest/*.h)
 
-.PHONY: setup setup-vm demo test test-unit test-host test-vm test-kasan mutants fuzz check bench bench-vm bench-worst bpf clean
+.PHONY: setup setup-vm demo test test-unit test-host test-vm test-kasan test-cycles mutants fuzz check bench bench-vm bench-worst bpf clean
 
 setup:
 	@packaging/setup.sh
@@ -43,6 +44,9 @@ test-kasan:
 	@packaging/setup.sh packaging/vm-packages.txt packaging/kasan-packages.txt
 	@$(PYTHON) -m tests.support.kasan
 	@QRE_VM_KASAN=1 QRE_STORM_ROUNDS=$${QRE_STORM_ROUNDS:-20000} $(PYTHON) -m pytest -m "not guest_python" tests/vm
+
+test-cycles: setup
+	@QRE_CYCLES_ALL=1 $(PYTHON) -m pytest tests/host/test_cycles.py
 
 mutants: $(if $(filter vm,$(QRE_MUTANTS)),setup-vm,setup)
 	@$(PYTHON) -m tests.mutants

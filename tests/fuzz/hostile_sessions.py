@@ -87,7 +87,9 @@ class TunnelPlay(Play):
         def packet() -> list[bytes]:
             return [encode_frame(Datagram(DATAGRAM_HEAD[1:] + _PACKET))]
 
-        steps = [packet, self.acknowledge, self._send, self._issue] * 4
+        steps = [packet, self.acknowledge, self._send] * 4
+        if self.session.packets.tx_cid:  # whose is empty may issue no other
+            steps += [self._issue] * 4
         self.rng.shuffle(steps)
         return steps
 

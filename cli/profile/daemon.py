@@ -82,8 +82,9 @@ def _open_standard_streams() -> None:
 
 
 def _nothing_to_undo(number: int, frame: object) -> NoReturn:
-    """A signal before anything was changed; the daemon handles signals itself once it runs."""
-    raise SystemExit(0)
+    """A signal before anything was changed; the daemon handles signals itself once it runs. Not by an exception: one
+    that is raised while an extension module imports something is lost."""
+    os._exit(0)
 
 
 def _split(arguments: list[str]) -> tuple[str, dict[str, str]]:

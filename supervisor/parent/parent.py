@@ -38,6 +38,7 @@ from qre.kernel.bpf_pins import check_pin_dir, pin, unpin
 from qre.supervisor.members.process import FreshProcess
 from qre.supervisor.parent import fdstore
 from qre.supervisor.parent.descendants import adopt_orphans, kill_descendants, reap_all
+from qre.supervisor.parent.early_end import ENDING, EarlyEnd, TerminatedError
 from qre.supervisor.parent.notify import Notifier, one_line
 from qre.supervisor.parent.port_place import PortPlace
 from qre.supervisor.parent.preconditions import check_able, check_passable, open_elf
@@ -73,8 +74,7 @@ _STOP_TIMEOUT: Final = 12.0
 _RELOAD_TIMEOUT: Final = 30.0
 _NOTIFY_RETRY: Final = 0.5
 _RESTART: Final = "down and up"  # the remedy for a change that a reload cannot make
-_ENDING: Final = (signal.SIGTERM, signal.SIGINT)
-_HANDLED: Final = (*_ENDING, signal.SIGHUP)
+_HANDLED: Final = (*ENDING, signal.SIGHUP)
 
 
 class Daemon:
@@ -100,6 +100,7 @@ class Daemon:
         #: It is one that may pass by itself; the rules of a default route outlive us.
         self._failure, self._may_pass, self._closed = "", False, False
         self._stopping = False
+        self._early_end = EarlyEnd()
         self._flushing = False
         self._reload = ProfileReload(
             self._reload_once, lambda: self._ready and not self._stopping, self._reload_begun, self._reload_finished
@@ -110,12 +111,11 @@ class Daemon:
 
     def run(self) -> int:
         """0 after an ordered end. Raises QreError: it could not start; PassingError: it could not go on."""
-        for number in _ENDING:
-            signal.signal(number, _terminate)
+        self._early_end.listen()
         signal.signal(signal.SIGHUP, self._reload_later)
         try:
             self._run()
-        except _TerminatedError:
+        except TerminatedError:
             return 0  # during the start: the steps done so far are undone
         if self._failure:
             raise (PassingError if self._may_pass else MachineError)(f"daemon {self._profile.name}", self._failure)
@@ -154,8 +154,7 @@ class Daemon:
                     return
                 self._log.info("the port's front is gone")
                 self._followed = True
-                for number in _ENDING:
-                    signal.signal(number, _terminate)
+                self._early_end.listen()
                 signal.signal(signal.SIGHUP, self._reload_later)
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)
                 reap_all()
@@ -260,11 +259,14 @@ class Daemon:
         loop.add_reader(self._channel.fileno(), self._receive)
         if self._port.front is not None:
             loop.add_reader(self._port.front.fileno(), self._front_ended)
-        for number in _ENDING:
+        for number in ENDING:
             loop.add_signal_handler(number, self._stop)
         loop.add_signal_handler(signal.SIGHUP, lambda: self._tasks.spawn(self._reload.run()))
         try:
-            self._set_up(supplies)
+            if self._early_end.wanted:  # and its exception was lost
+                self._stop()
+            else:
+                self._set_up(supplies)
             await ended.wait()
             self._receive()
         finally:
@@ -431,16 +433,6 @@ class Daemon:
         """A failing task of this process is a defect: the daemon ends."""
         self._failure = self._failure or f"internal error: {type(error).__name__}: {error}"
         kill_descendants(os.getpid())
-
-
-class _TerminatedError(BaseException):
-    """SIGTERM or SIGINT while the daemon was still starting."""
-
-
-def _terminate(number: int, frame: object) -> None:
-    for each in _ENDING:
-        signal.signal(each, signal.SIG_IGN)  # the undoing is not interrupted again
-    raise _TerminatedError
 
 
 def run_daemon(profile: Profile, config: GlobalConfig, options: DaemonOptions, load: Loader) -> int:

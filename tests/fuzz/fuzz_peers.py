@@ -24,15 +24,19 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from random import Random
 
-from tests.fuzz.hostile_ends import KINDS
+from tests.fuzz.hostile_ends import ClientPlay, ServerLikeDestPlay, ServerPlay, VisitPlay
 from tests.fuzz.hostile_plays import Outcome, Play
+from tests.fuzz.hostile_sessions import TunnelClientPlay, TunnelPlay
 
 #: CPU seconds for one input, with the timer that is due before it and the answers that it causes.
 MAX_SECONDS = 0.05
 #: KiB, for one play.
 MAX_GROWTH = 48 << 10
+KINDS: dict[str, type[Play]] = {
+    one.kind: one for one in (ServerPlay, ServerLikeDestPlay, ClientPlay, VisitPlay, TunnelPlay, TunnelClientPlay)
+}
 #: Plays of each kind in one fork.
-SHARES = {"server": 6, "server-like-dest": 3, "client": 6, "visit": 3, "dataplane-server": 1, "dataplane-client": 1}
+SHARES = {"server": 6, "server-like-dest": 3, "client": 6, "visit": 3, "dataplane-server": 3, "dataplane-client": 3}
 #: CPU seconds of a fork: it hangs.
 _HANGS = 60
 #: Handshakes are made anew after so many batches, so that their keys vary.

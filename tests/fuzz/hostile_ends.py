@@ -1,9 +1,8 @@
-"""The plays against each end: a server's handshake, a client's, a client's visit of a site, and the data plane."""
+"""The plays against each end that shakes hands: a server's, a client's, a client's visit of a site."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from ipaddress import ip_interface
 from random import Random
 from typing import Final
@@ -12,7 +11,6 @@ from aioquic import tls
 from aioquic.quic.crypto import CryptoPair
 
 from qre.dest_profile import DestProfile
-from qre.ends import Role
 from qre.errors import QreError
 from qre.quic.client.client_handshake import ClientHandshake
 from qre.quic.handshake_events import Closed, HandOverReady
@@ -21,13 +19,10 @@ from qre.quic.server.connect_ip import AddressesRequested
 from qre.quic.server.server_handshake import InstallNow, ServerHandshake
 from qre.wire.capsule import CapsuleType, RequestedAddress, encode_addresses, encode_routes
 from qre.wire.close_reason import CloseReason
-from qre.wire.datagram import DATAGRAM_HEAD
-from qre.wire.frames import Datagram, NewConnectionId, encode_frame
-from qre.workers.dataplane.session.session_life import LifeState
+from qre.wire.frames import NewConnectionId, encode_frame
 from tests.fuzz.fuzz_handshake import PRIVATE, authenticated_flight
 from tests.fuzz.hostile_grammar import ANSWER, CONNECT, WANTED, http_frame
 from tests.fuzz.hostile_plays import Play, Sealer, sent_numbers
-from tests.support.dataplane import CLIENT_ADDRESS, SERVER_ADDRESS, Ends
 from tests.support.fake_client import CLIENT, SERVER
 from tests.support.pair import SERVER as PAIR_SERVER
 from tests.support.pair import Pair
@@ -40,7 +35,6 @@ _ASKED: Final = encode_addresses(
 )
 #: SETTINGS of a server that allows a tunnel; a client's need not say anything.
 SERVER_SETTINGS: Final = http_frame(4, b"\x06\x80\x00\x40\x00\x08\x01\x33\x01")
-_PACKET: Final = bytes.fromhex("45000054000040004001") + bytes(74)
 
 
 class ServerPlay(Play):
@@ -318,77 +312,3 @@ class VisitPlay(_AgainstClient):
     def deliver(self, datagram: bytes) -> None:
         super().deliver(datagram)
         self.outcome.installed = self.outcome.installed or self.handshake._state.name == "LEAVING"
-
-
-class TunnelPlay(Play):
-    """A peer with the keys of a session, against the user data plane, after its installation."""
-
-    kind = "dataplane-server"
-    fields = CONNECT
-    subject = Role.SERVER
-    most = 160
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._ends = Ends()
-        self._ends.run(0.2)
-        self.client = self.subject is Role.SERVER
-        self._peer = Role.CLIENT if self.client else Role.SERVER
-        self._source = CLIENT_ADDRESS if self.client else SERVER_ADDRESS
-        self.session = self._ends.sessions[self.subject]
-        self._first = self.session.packets.next_number
-        self.now = self._ends.now
-        self.outcome = replace(self.outcome, installed=True)
-
-    def cids(self) -> list[bytes]:
-        packets = self.session.packets
-        return [packets.tx_cid or bytes(8), self._ends.sessions[self._peer].packets.tx_cid or bytes(8)]
-
-    def seal(self, payload: bytes) -> bytes:
-        packets = self._ends.sessions[self._peer].packets
-        packets.next_number += self.rng.choices((0, 1, 40, 5000), (100, 3, 0.5, 0.2))[0]
-        sealed: bytes = packets.seal([payload])[0]
-        return sealed
-
-    def course(self) -> list[Callable[[], list[bytes]]]:
-        packet = lambda: [encode_frame(Datagram(DATAGRAM_HEAD[1:] + _PACKET))]  # noqa: E731
-        steps: list[Callable[[], list[bytes]]] = [packet, self.acknowledge, self._pings, self._issue] * 4
-        self.rng.shuffle(steps)
-        return steps
-
-    def _pings(self) -> list[bytes]:
-        """The subject has something to send, and keys to change."""
-        self.call(lambda: self.session.seal_datagrams([DATAGRAM_HEAD + _PACKET] * 3, self.now))
-        return [b"\x01"] * self.rng.randrange(1, 4)
-
-    def _issue(self) -> list[bytes]:
-        cid = self.rng.randbytes(20)
-        number = self.rng.choice((1, 2, 3, 4, 5))
-        return [encode_frame(NewConnectionId(number, self.rng.choice((0, number)), cid, self.rng.randbytes(16)))]
-
-    def deliver(self, datagram: bytes) -> None:
-        session = self.session
-        if session.deadline() <= self.now:
-            session.handle_timer(self.now)
-        source = self._source if self.rng.random() < 0.95 else ("198.51.100.7", self.rng.randrange(1, 9))
-        session.open_datagrams([datagram], source, self.rng.choice((0, 0, 0, 1, 2, 3)), self.now)
-        session.outbox.clear()
-        session.events.clear()
-        self.over = session.state is LifeState.ENDED
-
-    def unacknowledged(self) -> list[int]:
-        return list(range(max(self._first, self.session.packets.next_number - 40), self.session.packets.next_number))
-
-
-class TunnelClientPlay(TunnelPlay):
-    """The same with a hostile server."""
-
-    kind = "dataplane-client"
-    fields = ANSWER
-    subject = Role.CLIENT
-
-
-KINDS: Final[dict[str, type[Play]]] = {
-    one.kind: one
-    for one in (ServerPlay, ServerLikeDestPlay, ClientPlay, VisitPlay, TunnelPlay, TunnelClientPlay)  # type: ignore[type-abstract]
-}

@@ -113,4 +113,4 @@ class Cycles:
 
     def _counts(self, path: Path) -> bool:
         """What outlives a daemon on purpose does not."""
-        return path.name.startswith(self._daemon.profile) and path.suffix not in {".replay", ".leases", ".dest"}
+        return path.name.startswith(self._daemon.profile) and path.suffix not in {".replay", ".dest", ".leases"}

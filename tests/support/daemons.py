@@ -122,6 +122,20 @@ def children(pid: int) -> Iterator[int]:
         yield from children(child)
 
 
+def state_of(pid: int) -> str:
+    """What a process that should have ended does: its state, where in the kernel, signals pending, blocked, ignored
+    and handled."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        where = Path(f"/proc/{pid}/wchan").read_text()
+    except OSError:
+        return f"process {pid} has ended"
+    wanted = ("Name:", "State:", "SigPnd:", "ShdPnd:", "SigBlk:", "SigIgn:", "SigCgt:")
+    return f"process {pid} in {where}: " + ", ".join(
+        " ".join(line.split()) for line in lines if line.startswith(wanted)
+    )
+
+
 @dataclass
 class Daemon:
     """One ``qre-tool daemon``: its directories, its process, what it said."""
@@ -232,9 +246,12 @@ class Daemon:
         try:
             status = self.process.wait(timeout)
         except subprocess.TimeoutExpired:
+            hangs = "\n".join(state_of(pid) for pid in (self.pid, *children(self.pid)))
             self.process.kill()
             self.process.wait()
-            raise RuntimeError(f"{self.profile} did not end in {timeout:g} s: {self.said()[-3000:]}") from None
+            raise RuntimeError(
+                f"{self.profile} did not end in {timeout:g} s: {self.said()[-3000:]}\n{hangs}"
+            ) from None
         finally:
             if self.notify is not None:
                 self.notify.poll()

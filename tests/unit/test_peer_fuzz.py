@@ -6,8 +6,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.fuzz.fuzz_peers import Run
-from tests.fuzz.hostile_ends import KINDS
+from tests.fuzz.fuzz_peers import KINDS, Run
 
 #: CPU seconds for one input: ten times what the long run allows: this one may be traced, and run beside others.
 SLOW = 0.5

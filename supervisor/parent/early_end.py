@@ -1,0 +1,35 @@
+"""SIGTERM and SIGINT while a daemon starts: an exception, so that the steps done so far are undone, and a note of it.
+
+The exception alone is not enough. A handler runs between two instructions of Python, wherever that is, and what it
+raises is lost where C code has called that Python: in an import that an extension module makes, in a callback of the
+garbage collector or of a weak reference. A daemon that lost it would run on as if nobody had asked it to end.
+"""
+
+from __future__ import annotations
+
+import signal
+from typing import Final, NoReturn
+
+ENDING: Final = (signal.SIGTERM, signal.SIGINT)
+
+
+class TerminatedError(BaseException):
+    """SIGTERM or SIGINT while the daemon was still starting."""
+
+
+class EarlyEnd:
+    """``wanted``: a signal came. Look at it when signals are handled otherwise."""
+
+    def __init__(self) -> None:
+        self.wanted = False
+
+    def listen(self) -> None:
+        """From now on these signals raise TerminatedError, the first of them."""
+        for number in ENDING:
+            signal.signal(number, self._terminate)
+
+    def _terminate(self, number: int, frame: object) -> NoReturn:
+        for each in ENDING:
+            signal.signal(each, signal.SIG_IGN)  # the undoing is not interrupted again
+        self.wanted = True
+        raise TerminatedError

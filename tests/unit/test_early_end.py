@@ -1,0 +1,78 @@
+"""A signal that comes while a daemon starts ends it, wherever Python happens to be."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+#: The C code of msgspec imports datetime, and takes whatever goes wrong with that for a missing module.
+WHILE_AN_EXTENSION_IMPORTS = """
+import os, signal, sys
+
+fired = []
+
+def hook(event, arguments):
+    if event == "import" and arguments[0] == "_datetime" and not fired:
+        fired.append(arguments)
+        print("interrupted", flush=True)
+        os.kill(os.getpid(), signal.{number})
+
+from qre.cli.profile.daemon import _nothing_to_undo
+
+signal.signal(signal.{number}, _nothing_to_undo)
+sys.addaudithook(hook)
+import qre.supervisor.parent.parent
+print("went on")
+"""
+WHERE_AN_EXCEPTION_IS_LOST = """
+import os, signal, sys
+from qre.supervisor.parent.early_end import EarlyEnd, TerminatedError
+
+class Collected:
+    def __del__(self):
+        os.kill(os.getpid(), signal.{number})
+
+early = EarlyEnd()
+early.listen()
+assert not early.wanted
+one = Collected()
+del one
+print(early.wanted, signal.getsignal(signal.SIGTERM) is signal.SIG_IGN)
+"""
+WHERE_IT_IS_NOT = """
+import os, signal
+from qre.supervisor.parent.early_end import EarlyEnd, TerminatedError
+
+early = EarlyEnd()
+early.listen()
+try:
+    os.kill(os.getpid(), signal.{number})
+except TerminatedError:
+    print("undone", early.wanted)
+"""
+
+
+def run(script: str, number: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", script.format(number=number)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+
+
+@pytest.mark.parametrize("number", ["SIGTERM", "SIGINT"])
+def test_a_daemon_that_is_still_being_imported_ends(number: str) -> None:
+    done = run(WHILE_AN_EXTENSION_IMPORTS, number)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "interrupted\n", "")
+
+
+@pytest.mark.parametrize("number", ["SIGTERM", "SIGINT"])
+def test_a_signal_whose_exception_is_lost_is_remembered(number: str) -> None:
+    assert run(WHERE_AN_EXCEPTION_IS_LOST, number).stdout == "True True\n"
+
+
+@pytest.mark.parametrize("number", ["SIGTERM", "SIGINT"])
+def test_a_signal_undoes_what_was_done_so_far(number: str) -> None:
+    assert run(WHERE_IT_IS_NOT, number).stdout == "undone True\n"

@@ -71,10 +71,10 @@ def test_a_tree_that_was_moved_says_what_to_do(tmp_path: Path, copied: bool) -> 
     shutil.copy(TOOL, tree / ".venv/bin/qre-tool")
     (packages / "qre.pth").write_text(f"{ROOT if copied else tmp_path / 'gone'}\n")
     seen = f"it was made in {ROOT}" if copied else "it finds no QRE"
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     for word in ("version", "show"):  # without the whole of `site`, and with it
-        done = subprocess.run(
-            [tree / ".venv/bin/qre-tool", word], capture_output=True, text=True, check=False, cwd=tmp_path
-        )
+        command = [tree / ".venv/bin/qre-tool", word]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, cwd=tmp_path)
         assert (done.returncode, done.stdout) == (2, "")
         assert done.stderr == f"qre-tool: the Python environment of {tree}: {seen}; run `make setup` in {tree}\n"
     (packages / "qre.pth").write_text(f"{tree}\n")  # made again

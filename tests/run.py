@@ -4,21 +4,23 @@ Exits 0 only when every test of the rings passed and the coverage of what ran is
 on this machine is reported as skipped with the reason; ``QRE_REQUIRE=unit,host,vm`` makes that a failure. Processes
 that tests start are measured too, each by ``tests/support/coverage_site``.
 
-One ring runs after the other, each on two processors: the unit ring and the ring host by files, the ring vm with two
-guests. The last two run in real time, and a busy machine can make a test of them too late: a few that failed are run
-once more by themselves. One that fails again fails the run; one that passes is unsteady, and the last lines name it
-with the reason of its failure: it is to be mended. A test of the ring unit has no such excuse and no second run.
+The ring vm runs beside the others. It and the ring host run in real time, and a busy machine can make a test of them
+too late: a few that failed are run once more by themselves. One that fails again fails the run; one that passes is
+unsteady, and the last lines name it with the reason of its failure: it is to be mended. A test of the ring unit has
+no such excuse and no second run.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
 import tempfile
+import time
 import xml.etree.ElementTree
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from coverage import CoverageData
@@ -44,29 +46,62 @@ def collect(directory: Path) -> None:
             print(f"coverage of process {path.name} is lost: {error}", file=sys.stderr)
 
 
-class Ring:
-    """One ring, and what it was like."""
+class Rings:
+    """Rings that run in one pytest: some now, or some beside them at the lowest priority."""
 
-    def __init__(self, ring: str, environment: dict[str, str], root: Path = ROOT) -> None:
+    def __init__(self, rings: list[str], environment: dict[str, str], root: Path = ROOT) -> None:
         self._root = root
-        self._path = f"tests/{ring}"
+        self._paths = [f"tests/{ring}" for ring in rings]
         self._environment = environment
-        self._cache = root / ".pytest_cache" / ring
+        self._cache = root / ".pytest_cache" / "-".join(rings)
         self._report = self._cache.with_suffix(".xml")
-        self._spread = ["-n", "2", "--dist", "loadgroup" if ring == "vm" else "loadfile"]
         #: The tests that failed and then passed, and why they failed.
         self.unsteady: dict[str, str] = {}
 
     def _command(self) -> list[str]:
         return [sys.executable, "-m", "pytest", "--durations=10", "-o", f"cache_dir={self._cache}"]
 
+    def _whole(self) -> list[str]:
+        return [*self._command(), "--cache-clear", f"--junitxml={self._report}", *self._paths]
+
     def run(self) -> int:
         """pytest's exit status."""
-        whole = [*self._command(), *self._spread, "--cache-clear", f"--junitxml={self._report}", self._path]
-        status = subprocess.call(whole, cwd=self._root, env=self._environment)
-        return self._once_more(status) if f"{self._path}/" in _REAL_TIME else status
+        return subprocess.call(self._whole(), cwd=self._root, env=self._environment)
 
-    def _once_more(self, status: int) -> int:
+    @contextmanager
+    def beside(self) -> Iterator[Callable[[], int]]:
+        """Begin now, with what is left of the processors. What is yielded prints it all and returns the status."""
+        command = ["setpriv", "--pdeathsig", "TERM", "nice", "-n", "19", *self._whole()]
+        with tempfile.TemporaryFile() as printed:
+            process = subprocess.Popen(
+                command,
+                cwd=self._root,
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=printed,
+                stderr=printed,
+            )
+
+            def finish() -> int:
+                print(f"\nbeside them: {' '.join(self._paths)}\n", flush=True)
+                shown = 0
+                while True:
+                    ended = process.poll()
+                    more = os.pread(printed.fileno(), 1 << 16, shown)
+                    shown += len(more)
+                    os.write(1, more)
+                    if not more and ended is not None:
+                        return ended
+                    if not more:
+                        time.sleep(1)
+
+            try:
+                yield finish
+            finally:
+                process.terminate()
+                process.wait()
+
+    def once_more(self, status: int) -> int:
         """Run again, with the machine to themselves, the few tests in real time that failed; the status then."""
         failed = self._failed() if status == ExitCode.TESTS_FAILED else []
         if not failed or len(failed) > _MOST_AGAIN or not all(name.startswith(_REAL_TIME) for name in failed):
@@ -81,12 +116,7 @@ class Ring:
     def _failed(self) -> list[str]:
         """What pytest wrote down as failed at its last run."""
         written = self._cache / "v" / "cache" / "lastfailed"
-        return sorted({_name(each) for each in json.loads(written.read_bytes())}) if written.exists() else []
-
-
-def _name(node: str) -> str:
-    """Without the group that a test of the ring vm ran in."""
-    return re.sub(r"@[\d.]*-[01]$", "", node)
+        return sorted(json.loads(written.read_bytes())) if written.exists() else []
 
 
 def _reasons(report: Path) -> dict[str, str]:
@@ -98,15 +128,24 @@ def _reasons(report: Path) -> dict[str, str]:
             why = case.find("error")
         if why is not None:
             file = case.get("classname", "").replace(".", "/")
-            found[_name(f"{file}.py::{case.get('name')}")] = (why.get("message") or "").partition("\n")[0]
+            found[f"{file}.py::{case.get('name')}"] = (why.get("message") or "").partition("\n")[0]
     return found
 
 
 def run_tests(rings: list[str], environment: dict[str, str]) -> tuple[int, dict[str, str]]:
-    """The worst status, and what was unsteady."""
-    each = [Ring(ring, environment) for ring in rings]
-    status = max(ring.run() for ring in each)
-    return status, {name: why for ring in each for name, why in ring.unsteady.items()}
+    """The worst status, and what was unsteady. A guest of the ring vm needs little of the processors for most of its
+    time: it has what the others leave, who do not notice it."""
+    guests = Rings(["vm"], environment)
+    others = Rings([ring for ring in rings if ring != "vm"], environment)
+    if rings == ["vm"]:
+        status = guests.once_more(guests.run())
+    elif "vm" not in rings:
+        status = others.once_more(others.run())
+    else:
+        with guests.beside() as finish:
+            statuses = others.run(), finish()
+        status = max(others.once_more(statuses[0]), guests.once_more(statuses[1]))
+    return status, others.unsteady | guests.unsteady
 
 
 def tell_unsteady(unsteady: dict[str, str]) -> None:

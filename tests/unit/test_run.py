@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.run import Ring, tell_unsteady
+from tests.run import Rings, tell_unsteady
 
 #: Fails at its first run with two lines, and never again.
 ONCE = """
@@ -20,32 +20,29 @@ def test_once():
         raise AssertionError("the peer was late\\nby a second")
 """
 ALWAYS = "def test_always():\n    assert 1 == 2\n"
-#: As the ring vm's tests are.
-GROUPED = """
-import pytest
-
-pytestmark = pytest.mark.xdist_group("6.1-0")
-"""
 FINE = "def test_fine():\n    pass\n"
 
 
-def ring(tmp_path: Path, name: str, text: str) -> Ring:
-    """A ring with one file of tests."""
+def rings(tmp_path: Path, **files: str) -> Rings:
+    """Rings with one file of tests each."""
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
-    (tmp_path / "tests" / name).mkdir(parents=True)
-    (tmp_path / "tests" / name / "__init__.py").touch()
-    (tmp_path / "tests" / name / "test_it.py").write_text(text)
-    return Ring(name, dict(os.environ), tmp_path)
+    for ring, text in files.items():
+        (tmp_path / "tests" / ring).mkdir(parents=True)
+        (tmp_path / "tests" / ring / "__init__.py").touch()
+        (tmp_path / "tests" / ring / "test_it.py").write_text(text)
+    return Rings(list(files), dict(os.environ), tmp_path)
 
 
 def test_a_test_in_real_time_is_run_once_more_and_named_with_its_reason(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    made = ring(tmp_path, "host", ONCE + FINE)
-    assert made.run() == 0
-    said = capfd.readouterr().out
-    assert "1 failed, 1 passed" in said
-    assert "1 passed" in said.partition("run again")[2]
+    made = rings(tmp_path, host=ONCE + FINE)
+    status = made.run()
+    assert status == 1
+    capfd.readouterr()
+    assert made.once_more(status) == 0
+    again = capfd.readouterr().out
+    assert "1 passed" in again
     tell_unsteady(made.unsteady)
     assert capfd.readouterr().out.splitlines()[-3:] == [
         "UNSTEADY: 1 test failed, and passed when run again. Mend the cause:",
@@ -55,31 +52,33 @@ def test_a_test_in_real_time_is_run_once_more_and_named_with_its_reason(
 
 
 def test_one_that_fails_again_fails_the_run_and_is_not_called_unsteady(tmp_path: Path) -> None:
-    made = ring(tmp_path, "vm", GROUPED + ONCE + ALWAYS)
-    assert made.run() == 1
+    made = rings(tmp_path, vm=ONCE + ALWAYS)
+    assert made.once_more(made.run()) == 1
     assert list(made.unsteady) == ["tests/vm/test_it.py::test_once"]
 
 
 @pytest.mark.parametrize(
-    ("name", "text"),
+    "files",
     [
-        ("unit", ONCE),
-        ("host", ONCE + "\n".join(f"def test_{n}():\n    assert False\n" for n in range(5))),
+        {"unit": ONCE},
+        {"unit": ALWAYS, "host": ONCE},
+        {"host": ONCE + "\n".join(f"def test_{n}():\n    assert False\n" for n in range(5))},
     ],
-    ids=["unit", "too-many"],
+    ids=["unit", "unit-beside-host", "too-many"],
 )
 def test_what_is_no_accident_has_no_second_run(
-    tmp_path: Path, name: str, text: str, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, files: dict[str, str], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    made = ring(tmp_path, name, text)
-    assert made.run() == 1
-    assert "run again" not in capfd.readouterr().out
-    assert made.unsteady == {}
+    made = rings(tmp_path, **files)
+    status = made.run()
+    capfd.readouterr()
+    assert made.once_more(status) == status == 1
+    assert capfd.readouterr().out == "" and made.unsteady == {}
 
 
 def test_when_all_is_well_nothing_is_told(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    made = ring(tmp_path, "host", FINE)
-    assert made.run() == 0
+    made = rings(tmp_path, host=FINE)
+    assert made.once_more(made.run()) == 0
     capfd.readouterr()
     tell_unsteady(made.unsteady)
     assert capfd.readouterr().out == ""

@@ -2,8 +2,7 @@
 
 Everything runs on the oldest kernel; on newer ones, too, what bears ``every_kernel``, and all of it with QRE_VM_ALL
 (make test-vm). What bears ``only_in_all`` takes long: it runs only then. With QRE_VM_OLDEST everything runs on the
-oldest kernel alone, with QRE_VM_CPUS a guest has so many processors. Two guests may run beside each other (pytest's
-``-n 2 --dist loadgroup``): half of the files on one kernel is a group.
+oldest kernel alone, with QRE_VM_CPUS a guest has so many processors.
 What is to run on a kernel that cannot be had is skipped with the reason, even where QRE_REQUIRE asks for the ring: it
 has the other kernels.
 """
@@ -32,10 +31,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     left_out = [item for item in items if _is_left_out(item)]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in left_out]
-    files = sorted({item.path for item in items})
-    for item in items:
-        kernel = next((kernel.series for kernel in _kernels_of(item)), "")
-        item.add_marker(pytest.mark.xdist_group(f"{kernel}-{files.index(item.path) % 2}"))
 
 
 def _is_left_out(item: pytest.Item) -> bool:

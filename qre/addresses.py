@@ -62,6 +62,13 @@ def keeps_apart(prefix: Network, outer: tuple[Network, ...]) -> bool:
     )
 
 
+def contains(network: Network, other: Network) -> bool:
+    """Whether ``other`` lies within ``network``; never, when they are of different families."""
+    return (
+        network.version == other.version and network.prefixlen <= other.prefixlen and other.network_address in network
+    )
+
+
 def covering(
     ip: Address, addresses: Iterable[Interface], allowed_ips: Iterable[Network], outer: tuple[Network, ...]
 ) -> str:

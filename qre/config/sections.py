@@ -6,6 +6,7 @@ concern two sections are reported at the second and name the first. No error rep
 
 from __future__ import annotations
 
+from qre.addresses import contains
 from qre.config import values as v
 from qre.config.keys import SECTION_KEYS
 from qre.config.model import ClientSection
@@ -95,7 +96,7 @@ class _Section:
 
     def _check_networks(self, own: tuple[Interface, ...]) -> None:
         for network in self.allowed_ips:
-            within = next((each.network for each in own if _within(network, each.network)), None)
+            within = next((each.network for each in own if contains(each.network, network)), None)
             if within is not None:
                 remedy = "remove it, and write the client's own addresses in Address"
                 self.add("AllowedIPs", f"{network} is inside the tunnel's own network {within}", remedy)
@@ -162,10 +163,6 @@ def _named(section: _Section) -> str:
     return f"[Client {section.header.text}]{line}"
 
 
-def _within(network: Network, other: Network) -> bool:
-    return network.version == other.version and other.supernet_of(network)  # type: ignore[arg-type]  # of one version
-
-
 def is_host_of(address: Interface, own: Interface) -> bool:
     """Whether a host in the network of ``own`` may have ``address``: not the network's own, nor its broadcast."""
     network = own.network
@@ -186,4 +183,4 @@ def less_own(networks: Iterable[Network], own: Iterable[Interface]) -> tuple[Net
 def _less(network: Network, mine: Network) -> list[Network]:
     if network.version != mine.version or not network.overlaps(mine):
         return [network]
-    return [] if _within(network, mine) else list(network.address_exclude(mine))  # type: ignore[arg-type]  # as above
+    return [] if contains(mine, network) else list(network.address_exclude(mine))  # type: ignore[arg-type]  # of one version

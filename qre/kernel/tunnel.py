@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from qre.addresses import Interface, Network, keeps_apart
+from qre.addresses import Interface, Network, contains, keeps_apart
 from qre.errors import InternalError, MachineError
 from qre.kernel.rtnl import MAIN_TABLE, PLACEHOLDER, Link, Rtnl, Rule
 from qre.kernel.underlay_sockets import MARK
@@ -65,7 +65,7 @@ def wanted_routes(spec: DeviceSpec) -> list[tuple[Network, int]]:
     """Prefix and table of each route, the most specific first."""
     routes: list[tuple[Network, int]] = []
     for prefix in sorted(set(spec.allowed_ips), key=lambda network: (-network.prefixlen, network.version, network)):
-        if prefix.prefixlen and any(_covers(interface.network, prefix) for interface in spec.addresses):
+        if prefix.prefixlen and any(contains(interface.network, prefix) for interface in spec.addresses):
             continue
         if not keeps_apart(prefix, spec.outer):
             routes.append((prefix, MAIN_TABLE))
@@ -74,14 +74,6 @@ def wanted_routes(spec: DeviceSpec) -> list[tuple[Network, int]]:
         else:
             raise InternalError(f"device {spec.device}", f"no table for the route {prefix}")
     return routes
-
-
-def _covers(network: Network, prefix: Network) -> bool:
-    return (
-        network.version == prefix.version
-        and network.prefixlen <= prefix.prefixlen
-        and prefix.network_address in network
-    )
 
 
 def choose_table(rtnl: Rtnl) -> int:

@@ -12,22 +12,16 @@ from ipaddress import ip_address
 
 from qre.causes import Cause
 from qre.errors import MachineError, QreError
-from qre.ipc.messages import Done, NameResolved, Party, ResolveName
-from qre.ipc.worker import WorkerContext
+from qre.ipc.errand import ErrandWorker
+from qre.ipc.messages import NameResolved, Party, ResolveName
 from qre.structs import Message
 from qre.visit.dest import MOST_ADDRESSES, look_up, preload
 
 _FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6, 0: socket.AF_UNSPEC}
 
 
-class ResolverWorker:
-    """See ``qre.ipc.worker.Worker``."""
-
-    async def start(self, context: WorkerContext) -> None:
-        """There is nothing to prepare."""
-
-    async def reload(self) -> None:
-        """It ends before a reload could concern it."""
+class ResolverWorker(ErrandWorker):
+    """See ``qre.ipc.errand``."""
 
     async def handle(self, source: Party, message: Message) -> Message:
         """Look the name up; the answer is NameResolved. Raises QreError for any other message."""
@@ -40,16 +34,6 @@ class ResolverWorker:
         # An IPv6 address may have a zone behind it: no address of a host elsewhere.
         addresses = dict.fromkeys(ip_address(ip) for _, (ip, _) in found if "%" not in ip)
         return NameResolved(addresses=tuple(addresses)[:MOST_ADDRESSES])
-
-    async def descriptor(self, name: str, number: int, fd: int) -> None:
-        """None is ever handed to it: its row has none, so this is not called."""
-
-    async def status(self) -> Message:
-        """It has none."""
-        return Done()
-
-    async def stop(self) -> None:
-        """There is nothing to end in order."""
 
 
 def create() -> ResolverWorker:

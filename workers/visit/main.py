@@ -9,8 +9,8 @@ from __future__ import annotations
 import socket
 
 from qre.errors import MachineError, QreError
-from qre.ipc.messages import DestVisited, Done, Party, VisitDest
-from qre.ipc.worker import WorkerContext
+from qre.ipc.errand import ErrandWorker
+from qre.ipc.messages import DestVisited, Party, VisitDest
 from qre.quic.client.fingerprint import Fingerprint
 from qre.quic.client.trust import TrustStore
 from qre.structs import Message
@@ -21,18 +21,12 @@ from qre.visit.visitor_files import load_fingerprint, load_trust
 _FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 
 
-class VisitWorker:
-    """See ``qre.ipc.worker.Worker``."""
+class VisitWorker(ErrandWorker):
+    """See ``qre.ipc.errand``."""
 
     def __init__(self, fingerprint: Fingerprint, trust: TrustStore) -> None:
         self._fingerprint = fingerprint
         self._trust = trust
-
-    async def start(self, context: WorkerContext) -> None:
-        """There is nothing to prepare."""
-
-    async def reload(self) -> None:
-        """It ends before a reload could concern it."""
 
     async def handle(self, source: Party, message: Message) -> Message:
         """Visit Dest; the answer is DestVisited. Raises QreError for any other message."""
@@ -45,16 +39,6 @@ class VisitWorker:
         except MachineError as error:
             return DestVisited(profile=None, why=str(error)[:512])
         return DestVisited(profile=profile)
-
-    async def descriptor(self, name: str, number: int, fd: int) -> None:
-        """None is ever handed to it: its row has none, so this is not called."""
-
-    async def status(self) -> Message:
-        """It has none."""
-        return Done()
-
-    async def stop(self) -> None:
-        """There is nothing to end in order."""
 
 
 def create() -> VisitWorker:

@@ -1,4 +1,4 @@
-"""Which end of a tunnel a process is and where sessions live: two closed sets that the light commands need, too.
+"""Which end of a tunnel a process is, where sessions live and who answers: closed sets that the light commands need.
 
 Kept apart from ``qre.dataplane.protocol`` so that ``qre-tool help`` and ``strip`` start without loading the messages.
 """
@@ -23,3 +23,10 @@ class Dataplane(enum.StrEnum):
     AUTO = "auto"
     KERNEL = "kernel"
     USER = "user"
+
+
+class WhenDestIsDown(enum.StrEnum):
+    """What a server's clients get while Dest cannot be reached."""
+
+    SILENT = "silent"
+    IMITATE = "imitate"

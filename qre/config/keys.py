@@ -52,6 +52,7 @@ GLOBAL_KEYS = {
     "BpfPinDir": "/sys/fs/bpf",
     "RoutedCidLen": "20",
     "DestProfileTtl": "1h",
+    "WhenDestIsDown": "silent",
     "RekeyInterval": "120s",
     "IdleTimeout": "60s",
     "ReconnectMin": "1s",

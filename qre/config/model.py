@@ -12,7 +12,7 @@ import os
 from ipaddress import IPv4Address
 
 from qre.addresses import Interface, Network
-from qre.ends import DEFAULT_MTU, Dataplane, Role
+from qre.ends import DEFAULT_MTU, Dataplane, Role, WhenDestIsDown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -236,6 +236,7 @@ class GlobalConfig(Value):
     bpf_pin_dir: Path = path_field(default="/sys/fs/bpf")
     routed_cid_len: int = 20
     dest_profile_ttl_ms: int = 3_600_000
+    when_dest_is_down: WhenDestIsDown = WhenDestIsDown.SILENT
     rekey_interval_ms: int = 120_000
     idle_timeout_ms: int = 60_000
     reconnect_min_ms: int = 1_000

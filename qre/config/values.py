@@ -12,7 +12,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_interface
 from qre.config.keys import did_you_mean
 from qre.config.model import HostPort, SocketAddress
 from qre.config.syntax import quoted
-from qre.ends import Dataplane, Role
+from qre.ends import Dataplane, Role, WhenDestIsDown
 from qre.errors import UserError
 from qre.wire.overhead import ETHERNET_MTU, largest_inner
 
@@ -145,6 +145,11 @@ def parse_role(text: str) -> Role:
 def parse_dataplane(text: str) -> Dataplane:
     """One of the values of Dataplane."""
     return Dataplane(_choice(text, Dataplane))
+
+
+def parse_when_dest_is_down(text: str) -> WhenDestIsDown:
+    """One of the values of WhenDestIsDown."""
+    return WhenDestIsDown(_choice(text, WhenDestIsDown))
 
 
 def parse_log_level(text: str) -> str:

@@ -17,7 +17,7 @@ from qre.causes import Cause
 from qre.dataplane.protocol import ConnectionId, Prefixes, ShortId
 from qre.dataplane.status import DeviceCounters, SessionStatus
 from qre.dest_profile import DestProfile
-from qre.ends import Role
+from qre.ends import Role, WhenDestIsDown
 from qre.structs import U16, U32, U64, Message, Port, Struct, Text
 
 VERSION = 1
@@ -65,6 +65,7 @@ class WorkerConfig(Struct, frozen=True, kw_only=True):
     user_dataplane: bool = True
     routed_cid_len: Annotated[int, msgspec.Meta(ge=17, le=20)] = 20
     dest_profile_ttl_ms: U64 = 3_600_000
+    when_dest_is_down: WhenDestIsDown = WhenDestIsDown.SILENT
     rekey_interval_ms: U64 = 120_000
     idle_timeout_ms: U64 = 60_000
     reconnect_min_ms: U64 = 1_000

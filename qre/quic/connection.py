@@ -149,7 +149,7 @@ class HandshakeConnection(QuicConnection):
 
     def _handle_crypto_frame(self, context: QuicReceiveContext, frame_type: int, buf: Buffer) -> None:
         """Whoever sees an Initial can make more of them (RFC 9001 §5.2): once the hello is read they say nothing."""
-        if context.epoch is tls.Epoch.INITIAL and self._cryptos[tls.Epoch.HANDSHAKE].send.is_valid():
+        if context.epoch is tls.Epoch.INITIAL and self._hello_is_read():
             buf.pull_uint_var()
             buf.pull_bytes(buf.pull_uint_var())
             return
@@ -159,6 +159,10 @@ class HandshakeConnection(QuicConnection):
         if self._crypto_received > self._bounds.crypto:
             raise OverBoundError(Bound.CRYPTO)
         self._check_gaps(self._crypto_streams[context.epoch])
+
+    def _hello_is_read(self) -> bool:
+        """Whether TLS has the peer's whole hello."""
+        return self._cryptos[tls.Epoch.HANDSHAKE].send.is_valid()
 
     def _handle_stream_frame(self, context: QuicReceiveContext, frame_type: int, buf: Buffer) -> None:
         """Stock bounds what is outstanding and nothing else."""

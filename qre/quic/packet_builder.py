@@ -179,3 +179,24 @@ class SitePacketBuilder(LateSealingBuilder):
         if self._unsealed and self._datagram_lengths:
             self._datagram_lengths.pop(0)
         super()._flush_current_datagram()
+
+
+class OnePacketBuilder(LateSealingBuilder):
+    """One 1-RTT packet that fills its datagram, however little there is to say."""
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(is_client=False, **arguments)
+        self._begun = False
+
+    def start_packet(self, packet_type: QuicPacketType, crypto: CryptoPair) -> None:
+        """As its base, for the first packet alone."""
+        if self._begun and (self._packet is None or not self.packet_is_empty):
+            raise QuicPacketBuilderStop
+        self._begun = True
+        super().start_packet(packet_type, crypto)
+
+    def _pad_initial(self, initials: list[UnsealedPacket], missing: int) -> None:
+        """There is none."""
+
+    def _padding_of(self, packet: QuicSentPacket) -> int:
+        return self.remaining_flight_space

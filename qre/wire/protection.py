@@ -74,6 +74,19 @@ class Protection:
         encryptor = Cipher(algorithms.AES(self.hp), modes.ECB()).encryptor()
         return (encryptor.update(sample) + encryptor.finalize())[:5]
 
+    def protect(self, header: bytes, number: int, payload: bytes) -> bytes:
+        """A whole packet. ``header`` ends with the encoded number; number and payload have 4 bytes at least."""
+        length = (header[0] & 3) + 1
+        sealed = self._aead.encrypt(self._nonce(number), payload, header)
+        sample = sealed[4 - length : 4 - length + SAMPLE_LENGTH]
+        if len(sample) < SAMPLE_LENGTH:
+            raise ValueError("a payload too short to be sampled")
+        mask = self.mask(sample)
+        first = header[0] ^ mask[0] & (0x0F if header[0] & 0x80 else 0x1F)
+        offset = len(header) - length
+        hidden = bytes(a ^ b for a, b in zip(header[offset:], mask[1:], strict=False))
+        return bytes([first]) + header[1:offset] + hidden + sealed
+
     def unprotect_untrusted(self, packet: bytes, number_offset: int, expected: int) -> tuple[bytes, int, bytes]:
         """(unprotected header, packet number, payload). Raises UntrustedInputError when it is not authentic."""
         sample = packet[number_offset + 4 : number_offset + 4 + SAMPLE_LENGTH]

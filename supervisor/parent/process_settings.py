@@ -53,6 +53,7 @@ def worker_config(
         user_dataplane=dataplane is not Dataplane.KERNEL,
         routed_cid_len=config.routed_cid_len,
         dest_profile_ttl_ms=config.dest_profile_ttl_ms,
+        when_dest_is_down=config.when_dest_is_down,
         rekey_interval_ms=config.rekey_interval_ms,
         idle_timeout_ms=config.idle_timeout_ms,
         reconnect_min_ms=config.reconnect_min_ms,

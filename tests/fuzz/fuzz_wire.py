@@ -57,7 +57,7 @@ from qre.wire.packet import (
 from qre.wire.protection import Protection, initial_secrets
 from qre.wire.varint import MAX_VARINT, encode_varint, read_varint_untrusted, read_vector_untrusted
 from tests.support.tcpdump import read_udp
-from tests.support.wire_codecs import encode_http_datagram, protect
+from tests.support.wire_codecs import encode_http_datagram
 
 CAPTURES = Path(__file__).resolve().parents[1] / "data" / "chromium-156"
 MAX_CAPSULE = 2048
@@ -143,11 +143,11 @@ class Fuzzer:
             return broken(self.rng.choice(self.initials), self.rng)
         payload = self._flight().ljust(4, b"\x00")[:1200]
         header = build_long_header(PacketType.INITIAL, DCID, b"", b"\0\1", 2 + len(payload) + 16)
-        return protect(Protection(initial_secrets(DCID)[0]), header, 1, payload)
+        return Protection(initial_secrets(DCID)[0]).protect(header, 1, payload)
 
     def _sealed(self) -> bytes:
-        self.sealed = protect(
-            SEALER, b"\x43" + DCID + b"\x12\x34\x56\x78", 0x12345678, self._payload().ljust(4, b"\0")
+        self.sealed = SEALER.protect(
+            b"\x43" + DCID + b"\x12\x34\x56\x78", 0x12345678, self._payload().ljust(4, b"\0")
         )
         return self.sealed if self.rng.random() < 0.2 else broken(self.sealed, self.rng)
 

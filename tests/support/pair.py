@@ -137,15 +137,20 @@ class Pair:
 
     def _step(self) -> bool:
         """To the next moment at which something happens, if there is one."""
-        timers = [self.client.timer() if self.client_state is None else None]
-        timers.append(self.server.timer() if self.server is not None else None)
-        moments = [moment for moment in timers if moment is not None]
-        if self._wire:
-            moments.append(self._wire[0][0])
+        moments = self._moments()
         if not moments:
             return False
         # A hair past: stock's rounding re-arms a timer at exactly its time.
         self.now = max(self.now, min(moments)) + 1e-6
+        self._happen()
+        return True
+
+    def _moments(self) -> list[float]:
+        timers = [self.client.timer() if self.client_state is None else None]
+        timers.append(self.server.timer() if self.server is not None else None)
+        return [moment for moment in timers if moment is not None] + [at for at, *_ in self._wire[:1]]
+
+    def _happen(self) -> None:
         while self._wire and self._wire[0][0] <= self.now:
             _, _, by_client, datagram = heapq.heappop(self._wire)
             self._deliver(by_client, datagram)
@@ -153,7 +158,6 @@ class Pair:
             self.client.handle_timer(self.now)
         if self.server is not None:
             self.server.handle_timer(self.now)
-        return True
 
     def _deliver(self, by_client: bool, datagram: bytes) -> None:
         if not by_client:

@@ -122,10 +122,16 @@ class StockSite:
         answer: bool = True,
         alpn: str = "h3",
         date: int | None = None,
+        suites: list[tls.CipherSuite] | None = None,
     ) -> None:
         leaf, key = certificate or issue()
         self._configuration = QuicConfiguration(
-            alpn_protocols=[alpn], is_client=False, certificate=leaf, private_key=key, max_datagram_frame_size=65_536
+            alpn_protocols=[alpn],
+            is_client=False,
+            certificate=leaf,
+            private_key=key,
+            max_datagram_frame_size=65_536,
+            cipher_suites=suites,
         )
         self._alter = alter
         self._answer = answer

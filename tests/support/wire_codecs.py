@@ -8,7 +8,6 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from qre.wire.number import MAX_PACKET_NUMBER
 from qre.wire.overhead import IPV4_HEADER, ROUTED_CID, UDP_HEADER, quic_overhead
-from qre.wire.protection import SAMPLE_LENGTH, Protection
 from qre.wire.varint import encode_varint
 
 _RETRY_KEY: Final = bytes.fromhex("be0c690b9f66575a1d766b54e368c84e")
@@ -37,22 +36,6 @@ def outer_length(inner: int, cid_length: int = ROUTED_CID, ip_header: int = IPV4
 def largest_inner_of_payload(udp_payload: int, cid_length: int = ROUTED_CID) -> int:
     """The largest inner packet of a UDP payload, as in max_udp_payload_size or a browser's 1250."""
     return udp_payload - quic_overhead(cid_length)
-
-
-def protect(protection: Protection, header: bytes, number: int, payload: bytes) -> bytes:
-    """A whole packet (RFC 9001 §5.3, §5.4). ``header`` ends with the encoded number; payload and number have 4 bytes
-    at least."""
-    length = (header[0] & 3) + 1
-    nonce = (int.from_bytes(protection.iv, "big") ^ number).to_bytes(12, "big")
-    sealed = AESGCM(protection.key).encrypt(nonce, payload, header)
-    sample = sealed[4 - length : 4 - length + SAMPLE_LENGTH]
-    if len(sample) < SAMPLE_LENGTH:
-        raise ValueError("a payload too short to be sampled")
-    mask = protection.mask(sample)
-    first = header[0] ^ mask[0] & (0x0F if header[0] & 0x80 else 0x1F)
-    offset = len(header) - length
-    hidden = bytes(a ^ b for a, b in zip(header[offset:], mask[1:], strict=False))
-    return bytes([first]) + header[1:offset] + hidden + sealed
 
 
 def retry_integrity_tag(original_destination_cid: bytes, retry_without_tag: bytes) -> bytes:

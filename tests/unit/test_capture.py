@@ -7,7 +7,6 @@ from qre.wire.packet import build_short_header
 from qre.wire.protection import Protection, next_secret
 from tests.support.capture import Decrypted, SessionSecrets, decrypt
 from tests.support.tcpdump import Datagram
-from tests.support.wire_codecs import protect
 
 CLIENT, SERVER = ("192.0.2.1", 50_000), ("192.0.2.2", 443)
 SECRETS = {"client": b"\x01" * 32, "server": b"\x02" * 32}
@@ -19,7 +18,7 @@ def packet(sender: str, epoch: int, number: int, payload: bytes = b"\x01\x00\x00
     for _ in range(epoch):
         secret = next_secret(secret)
     header = build_short_header(CID if sender == "client" else b"", number.to_bytes(4, "big"), key_phase=epoch & 1)
-    return protect(Protection(secret, SECRETS[sender]), header, number, payload)
+    return Protection(secret, SECRETS[sender]).protect(header, number, payload)
 
 
 def read(*packets: tuple[str, bytes]) -> Decrypted:

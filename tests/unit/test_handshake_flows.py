@@ -15,13 +15,12 @@ from qre.quic.server.server_handshake import ShownByDest
 from qre.reality.authenticator import SharedSecrets
 from qre.wire.packet import PacketType, build_long_header, retry_source_cid
 from qre.wire.protection import Protection, initial_secrets
-from qre.workers.handshake.port import flows
+from qre.workers.handshake.port import flow_books, flows
 from qre.workers.handshake.port.flow_effects import Effect
 from qre.workers.handshake.port.flow_parts import Address, Flow, FlowState, Handshake, Hello, Limits
 from qre.workers.handshake.port.flow_rules import RULES, FlowEvent, FlowRule
 from qre.workers.handshake.port.flows import FlowTable, may_begin_hello
 from qre.workers.handshake.port.performer import Performer
-from tests.support.wire_codecs import protect
 
 VISITOR = ("198.51.100.7", 40_000)
 HELLO = b"\xc3\x00\x00\x00\x01\x08" + bytes(8) + b"\x00"
@@ -68,19 +67,34 @@ class FakeInspector:
 
 
 class FakeHandshake:
+    """``following``: what Dest says is written down, until the test says that it has left."""
+
     def __init__(self, world: World, datagrams: list[bytes], source: Address) -> None:
         self.world, self.source = world, source
         self.datagrams = datagrams
+        self.of_dest: list[tuple[bytes, int]] = []
+        self.retries: list[bytes] = []
+        self.cids: list[bytes] = [bytes(8), b"dest"]
         self.began = self.abandoned = False
 
     def begin(self, now: float) -> None:
         self.began = True
+        if self.world.imitated:
+            self.leave(b"")
 
     def datagram_received(self, data: bytes, now: float) -> None:
         self.datagrams.append(data)
 
-    def owns(self, destination_cid: bytes) -> bool:
-        return destination_cid == bytes(8)
+    def dest_spoke(self, data: bytes, ecn: int, now: float) -> None:
+        self.of_dest.append((data, ecn))
+        if data == b"unfollowed":
+            self.world.perform(self.world.table.not_followed(self.source, self))
+
+    def dest_retried(self, retry: bytes, now: float) -> None:
+        self.retries.append(retry)
+
+    def leave(self, farewell: bytes = b"farewell") -> None:
+        self.world.perform(self.world.table.left(self.source, self, farewell, self.world.now))
 
     def abandon(self) -> None:
         self.abandoned = True
@@ -111,6 +125,7 @@ class World:
     now: float = 1000.0
     replayed: bool = False
     dest: bool = True
+    imitated: bool = False
     live: bool = False
     open: int = 0
     inspected: int = 0
@@ -151,9 +166,19 @@ class World:
     # --- driving ---
 
     def come(self, data: bytes, source: Address = VISITOR, ecn: int = 0) -> None:
+        """It comes and nothing waits behind it."""
+        self.arrive(data, source, ecn)
+        self.look()
+
+    def arrive(self, data: bytes, source: Address = VISITOR, ecn: int = 0) -> None:
+        """It comes, and others may wait behind it."""
         self.perform(self.table.datagram(source, data, ecn, self.now, int(self.now * 1000)))
 
+    def look(self) -> None:
+        self.perform(self.table.look(self.now))
+
     def answer(self, data: bytes, source: Address = VISITOR, ecn: int = 0) -> None:
+        self.look()
         self.perform(self.table.reply(self.flows[source], data, ecn, self.now))
 
     def perform(self, effects: Sequence[Effect]) -> None:
@@ -196,19 +221,94 @@ def test_what_dest_says_goes_back_as_it_came() -> None:
         assert world.replies[-1] == (VISITOR, data, 1)
 
 
-def test_a_client_of_ours_never_reaches_dest() -> None:
+def test_a_client_of_ours_is_shadowed_until_it_has_finished() -> None:
     world = World()
-    world.come(hello(b"first half"))
-    world.now += 0.0002
-    world.come(hello(b"client"))
+    world.arrive(hello(b"first half"), ecn=1)
+    world.arrive(hello(b"client"))
+    assert world.to_dest() == [hello(b"first half"), hello(b"client")], "forwarded first"
+    assert world.inspected == 0
+    world.look()
     (handshake,) = world.handshakes
     assert handshake.datagrams == [hello(b"first half"), hello(b"client")]
     assert handshake.began
+    world.answer(b"flight", ecn=2)
+    assert handshake.of_dest == [(b"flight", 2)]
+    assert not world.replies, "nothing of Dest is shown to a client of ours"
     world.come(b"\x41more")
-    assert handshake.datagrams[-1] == b"\x41more"
-    world.wait(60)
+    assert handshake.datagrams[-1] == world.to_dest()[-1] == b"\x41more", "Dest sees what a visitor sends"
+    handshake.leave()
+    assert world.to_dest()[-1] == b"farewell"
+    world.come(b"\x41dest, mine")
+    assert handshake.datagrams[-1] == b"\x41dest, mine"
+    assert world.to_dest()[-1] == b"farewell", "what is ours goes to Dest no more"
+    assert world.table.strangers == 0
+
+
+def test_what_is_not_for_the_clients_connection_goes_to_dest_and_back() -> None:
+    """A prober in the client's name: an unknown version, another connection, garbage."""
+    probes = [b"\xc3\x6b\x33\x43\xcf\x08unknown!\x00", b"\x41other", b"garbage", b"\xc3\x00\x00\x00\x01\x04else\x00"]
+    world = World()
+    world.come(hello(b"client"))
+    (handshake,) = world.handshakes
+    handshake.leave()
+    for probe in probes:
+        world.come(probe, ecn=1)
+        assert world.to_dest()[-1] == probe
+    assert len(handshake.datagrams) == 1
+    world.perform(world.table.handshake_over(VISITOR, handshake, world.now))
+    for probe in probes:
+        world.come(probe)
+        assert world.to_dest()[-1] == probe
+    world.answer(b"\x80\x00\x00\x00\x00versions")
+    assert world.replies == [(VISITOR, b"\x80\x00\x00\x00\x00versions", 0)]
+
+
+def test_what_dest_still_says_to_a_visit_that_is_over_is_dropped() -> None:
+    late = build_long_header(PacketType.HANDSHAKE, b"", b"dest", number=b"\0", length=17) + bytes(16)
+    other = build_long_header(PacketType.HANDSHAKE, b"", b"else", number=b"\0", length=17) + bytes(16)
+    world = World()
+    world.come(hello(b"client"))
+    (handshake,) = world.handshakes
+    handshake.leave()
+    for over in (False, True):
+        if over:
+            world.perform(world.table.handshake_over(VISITOR, handshake, world.now))
+        world.replies.clear()
+        for data in (late, other, b"\x41late"):
+            world.answer(data)
+        assert world.replies == [(VISITOR, other, 0)]
+    world.now += flows.ECHO
+    world.answer(b"\x41another connection's")
+    assert world.replies[-1] == (VISITOR, b"\x41another connection's", 0)
+
+
+def test_a_dest_that_cannot_be_followed_is_shown_as_it_is() -> None:
+    world = World()
+    world.come(hello(b"client"))
+    world.answer(b"unfollowed")
+    assert world.handshakes[0].abandoned
+    world.answer(b"flight")
+    assert world.replies == [(VISITOR, b"flight", 0)]
+    world.come(hello(b"client"))
+    assert len(world.handshakes) == 1, "decided is decided"
+    assert world.table.strangers == 1
+
+
+def test_a_retry_while_dest_is_followed_begins_the_handshake_again() -> None:
+    world = World()
+    world.come(hello(b"client"))
+    world.answer(retry(b"abcd"))
+    assert world.handshakes[0].retries == [retry(b"abcd")]
+    assert world.replies == [(VISITOR, retry(b"abcd"), 0)]
+
+
+def test_a_dest_that_is_imitated_hears_nothing_more() -> None:
+    world = World(dest=False, imitated=True)
+    world.come(hello(b"client"))
+    world.dest = True
+    world.come(HELLO + b"mine")
+    assert world.handshakes[0].datagrams[-1] == HELLO + b"mine"
     assert not world.relays
-    assert world.table.relayed == world.table.strangers == 0
 
 
 def test_a_strangers_hello_goes_to_dest_whole_and_in_order() -> None:
@@ -220,26 +320,12 @@ def test_a_strangers_hello_goes_to_dest_whole_and_in_order() -> None:
     assert not world.handshakes, "decided is decided"
 
 
-def test_half_a_hello_is_held_for_a_millisecond_and_then_seen_by_dest() -> None:
-    world = World()
-    world.come(hello(b"half 1"))
-    world.wait(0.0009)
-    assert not world.relays
-    world.wait(0.0002)
-    assert world.to_dest() == [hello(b"half 1")]
-    world.come(hello(b"half 2"))
-    assert world.to_dest() == [hello(b"half 1"), hello(b"half 2")], "what follows is not held"
-
-
 def test_an_undecided_flow_may_become_ours_until_dest_has_answered() -> None:
     world = World()
     world.come(hello(b"half 1"))
     world.wait(0.5)
     world.come(hello(b"client"))
     assert world.handshakes[0].datagrams == [hello(b"half 1"), hello(b"client")]
-    assert world.relays[VISITOR][0].closed
-    world.answer(b"too late")
-    assert not world.replies, "nothing of Dest is shown to a client of ours"
 
     world = World()
     world.come(hello(b"half 1"))
@@ -251,12 +337,23 @@ def test_an_undecided_flow_may_become_ours_until_dest_has_answered() -> None:
     assert world.replies == [(VISITOR, b"an answer", 0)]
 
 
+def test_the_verdict_comes_before_dests_first_reply_is_read() -> None:
+    world = World()
+    world.arrive(hello(b"half 1"))
+    world.arrive(hello(b"client"))
+    world.arrive(hello(b"client, again"))
+    world.answer(b"flight")
+    (handshake,) = world.handshakes
+    assert handshake.datagrams == [hello(b"half 1"), hello(b"client"), hello(b"client, again")]
+    assert handshake.of_dest == [(b"flight", 0)]
+
+
 def acknowledgement(first_cid: bytes, source: bytes, number: int, payload: bytes = b"\x02\x01\x00\x00\x00") -> bytes:
     """An Initial of a site, with an ACK frame unless something else is wanted."""
     header = build_long_header(
         PacketType.INITIAL, b"", source, number=number.to_bytes(1, "big"), length=len(payload) + 17
     )
-    return protect(Protection(initial_secrets(first_cid)[1]), header, number, payload)
+    return Protection(initial_secrets(first_cid)[1]).protect(header, number, payload)
 
 
 def test_what_dest_only_acknowledged_may_be_taken_over() -> None:
@@ -269,7 +366,6 @@ def test_what_dest_only_acknowledged_may_be_taken_over() -> None:
     assert world.inspectors[0].retries == [b"shown dest", b"shown dest"]
     world.come(hello(b"client"))
     assert world.shown == ShownByDest(b"dest", 1)
-    assert world.relays[VISITOR][0].closed
 
 
 @pytest.mark.parametrize(
@@ -332,25 +428,27 @@ def test_our_own_forgotten_ids_are_disowned_and_those_of_live_sessions_are_left_
     assert world.to_dest() == [b"garbage"]
 
 
-def test_after_its_handshake_a_client_meets_silence_for_a_while() -> None:
+def test_after_its_handshake_what_comes_for_it_is_dropped_for_a_while() -> None:
     world = World()
     world.come(hello(b"client"))
     (handshake,) = world.handshakes
+    handshake.leave()
     world.table.handshake_over(VISITOR, handshake, world.now)
-    seen = len(handshake.datagrams)
-    for data in (b"\x41late", HELLO, b"\xe0\x00\x00\x00\x01late", b""):
+    seen, sent = len(handshake.datagrams), len(world.to_dest())
+    for data in (b"\x41dest, late", HELLO):
         world.come(data)
     assert len(handshake.datagrams) == seen
-    assert not world.relays
+    assert len(world.to_dest()) == sent
     world.come(b"\x41" + OUR_CID + bytes(30))
     assert len(world.resets) == 1
     world.wait(31)
-    world.come(b"\x41late")
-    assert world.to_dest() == [b"\x41late"]
+    assert world.open == 0
+    world.come(b"\x41dest, late")
+    assert world.to_dest()[-1] == b"\x41dest, late"
 
 
 def test_the_same_address_may_begin_again() -> None:
-    again = b"\xc3\x00\x00\x00\x01\x08another!\x00"
+    again, third = b"\xc3\x00\x00\x00\x01\x08another!\x00", b"\xc3\x00\x00\x00\x01\x08thethird\x00"
     world = World()
     world.come(hello(b"client"))
     world.come((again + b"half").ljust(1250, b"\x00"))
@@ -358,12 +456,17 @@ def test_the_same_address_may_begin_again() -> None:
     assert len(world.handshakes) == 2
     assert world.handshakes[0].abandoned
     assert len(world.handshakes[1].datagrams) == 2
-    world.come((again + b"stranger").ljust(1250, b"\x00"))
+    assert len(world.to_dest()) == 3, "Dest sees all of it"
+    world.handshakes[1].cids = [b"another!"]
+    world.handshakes[1].leave()
+    world.come((third + b"stranger").ljust(1250, b"\x00"))
     assert not world.handshakes[1].abandoned, "somebody who shares the address does no harm"
-    world.table.handshake_over(VISITOR, world.handshakes[1], world.now)
-    world.come(hello(b"client"))
+    world.come((third + b"client").ljust(1250, b"\x00"))
     assert len(world.handshakes) == 3
-    assert not world.relays
+    world.table.handshake_over(VISITOR, world.handshakes[2], world.now)
+    world.come((again + b"client").ljust(1250, b"\x00"))
+    assert len(world.handshakes) == 4
+    assert world.open == 1
 
 
 def test_idle_flows_end_and_busy_ones_do_not() -> None:
@@ -430,7 +533,8 @@ def test_a_flood_of_what_only_looks_like_initials_opens_no_connections_to_dest()
     world = World(limits=Limits(100_000, 100_000, 30.0))
     for number in range(500):
         world.come(hello(b"stranger, garbage"), ("198.51.100.1", 1 + number))
-    assert 90 <= len(world.relays) <= 110 and world.table.relayed == len(world.relays)
+    assert 90 <= len(world.relays) <= 110
+    assert world.table.relayed == 100, "the first of it"
     world.come(hello(b"client"), ("198.51.100.1", 5000))
     assert world.handshakes, "and whoever has the same address gets in"
 
@@ -440,13 +544,14 @@ def test_undecided_flows_hold_a_bounded_amount() -> None:
     world.table._hellos.capacity = 1e6
     for number in range(3000):
         world.come(hello(b"half"), (f"10.{number >> 8}.{number & 255}.1", 1))
-        assert world.table._held_bytes <= flows.MAX_UNDECIDED_BYTES
-        assert len(world.table._undecided) <= flows.MAX_UNDECIDED
+        books = world.table._books
+        assert books._undecided_bytes <= flow_books.MAX_UNDECIDED_BYTES
+        assert len(books.undecided) <= flow_books.MAX_UNDECIDED
     world.wait(0.01)
     assert world.open == 3000, "all of them are Dest's to answer"
     world.wait(31)
-    assert world.table._held_bytes == 0
-    assert not world.table._undecided
+    assert books._undecided_bytes == 0
+    assert not books.undecided
 
 
 def test_without_a_way_to_dest_nothing_is_kept() -> None:
@@ -464,9 +569,9 @@ def test_without_a_way_to_dest_nothing_is_kept() -> None:
 
 def test_handshakes_at_once_are_bounded() -> None:
     world = World(limits=Limits(100_000, 100_000, 30.0))
-    for number in range(flows.MAX_OURS + 10):
+    for number in range(flow_books.MAX_OURS + 10):
         world.come(hello(b"client"), (f"10.0.{number}.1", 1))
-    assert world.table.pending == flows.MAX_OURS
+    assert world.table.pending == flow_books.MAX_OURS
     assert [one.abandoned for one in world.handshakes].index(False) == 10
 
 
@@ -509,7 +614,19 @@ def test_any_bytes_may_be_looked_at(data: bytes) -> None:
         st.tuples(
             st.integers(0, 12),
             st.sampled_from(
-                [b"garbage", b"half", b"client", b"stranger", b"", b"answer", b"retry", b"over", b"wait"]
+                [
+                    b"garbage",
+                    b"half",
+                    b"client",
+                    b"stranger",
+                    b"",
+                    b"answer",
+                    b"retry",
+                    b"over",
+                    b"leave",
+                    b"wait",
+                    b"unfollowed",
+                ]
             ),
         ),
         max_size=120,
@@ -520,28 +637,40 @@ def test_whatever_comes_the_books_balance(happenings: list[tuple[int, bytes]]) -
     for number, what in happenings:
         source = (f"198.51.{number % 4}.7", number)
         match what:
-            case b"answer" | b"retry":
+            case b"answer" | b"retry" | b"unfollowed":
                 if source in world.flows:
                     world.answer(retry(b"abcd") if what == b"retry" else what, source)
             case b"over":
                 for one in world.handshakes:
                     world.table.handshake_over(one.source, one, world.now)
+            case b"leave":
+                for one in world.handshakes:
+                    one.leave()
             case b"wait":
                 world.wait(0.3)
             case b"garbage" | b"":
                 world.come(what, source)
             case _:
                 world.come(hello(what), source)
-        table = world.table
-        assert len(table._flows) <= 6
-        assert all(0 < len(flows_of) <= 3 for flows_of in table._prefixes.values())
-        assert sum(map(len, table._prefixes.values())) == len(table._flows)
-        assert table._held_bytes == sum(len(d) for f in table._flows.values() for d, _ in f.held or ())
-        assert set(table._pending) <= set(table._undecided) <= set(table._flows)
-        assert world.open == sum(f.relay is not None for f in table._flows.values())
+        books = world.table._books
+        assert len(books.visitors) <= 6
+        assert all(0 < len(flows_of) <= 3 for flows_of in books._networks.values())
+        assert sum(map(len, books._networks.values())) == len(books.visitors)
+        kept = [*(d for f in books.undecided.values() for d in f.held)]
+        kept += [d for f in books.undecided.values() for d, _ in f.unread]
+        assert books._undecided_bytes == sum(map(len, kept))
+        assert set(books.undecided) <= set(books.visitors)
+        assert not set(books.visitors) & set(books.clients)
+        assert not books.unread, "everything has been looked at"
+        relays = sum(f.relay is not None for f in (*books.visitors.values(), *books.clients.values()))
+        assert world.open == relays
+    world.wait(60)
+    for one in world.handshakes:
+        world.table.handshake_over(one.source, one, world.now)
     world.wait(60)
     assert world.open == 0
-    assert not world.table._flows
+    assert not world.table._books.visitors
+    assert not world.table._books.clients
 
 
 def at_random(seed: int) -> World:
@@ -551,24 +680,34 @@ def at_random(seed: int) -> World:
     texts = [b"half", b"half", b"client", b"stranger"]
     datagrams = [*map(hello, texts), *((again + text).ljust(1250, b"\x00") for text in texts)]
     datagrams += [b"garbage", b"\x41late", b"\x41" + OUR_CID + bytes(30)]
-    replies = [b"answer", retry(b"abcd"), *(acknowledgement(bytes(8), b"dest", number) for number in (0, 1))]
-    for _ in range(4000):
+    datagrams += [b"\x41dest, mine", b"\xc3\x6b\x33\x43\xcf\x08unknown!\x00"]
+    replies = [b"answer", b"unfollowed", retry(b"abcd"), b"\x41short"]
+    replies += [acknowledgement(bytes(8), b"dest", number) for number in (0, 1)]
+    for _ in range(6000):
         source = (f"198.51.{chance.randrange(3)}.7", chance.randrange(3))
-        match chance.randrange(16):
-            case 0 | 1 if source in world.flows:
+        match chance.randrange(20):
+            case 0 | 1 | 2 if source in world.flows:
                 world.answer(chance.choice(replies), source)
-            case 2 | 3:
-                world.wait(chance.choice([0.002, 0.3, 31.0]))
+            case 3:
+                world.wait(chance.choice([0.002, 0.3, 3.0, 31.0]))
             case 4:
                 world.dest, world.replayed = chance.random() < 0.7, chance.random() < 0.3
+                world.imitated = chance.random() < 0.2
             case 5 if world.handshakes:
                 one = chance.choice(world.handshakes[-6:])
                 world.perform(world.table.handshake_over(one.source, one, world.now))
-            case 6:
+            case 6 if chance.random() < 0.3:
                 world.perform(world.table.abandon(source))
-                if source not in world.table._flows:
+                if source not in world.table._books.visitors:
                     world.handshakes.append(FakeHandshake(world, [], source))
                     world.perform(world.table.handed_over(source, world.handshakes[-1], world.now))
+            case 7 if world.handshakes:
+                chance.choice(world.handshakes[-6:]).leave()
+            case 8:
+                world.perform(world.table.from_front(source, b"\x41front", world.now))
+                world.perform(world.table.dest_at_front(source, b"at the front", 1, world.now))
+            case 9 | 10 | 11:
+                world.arrive(chance.choice(datagrams), source, ecn=chance.randrange(4))
             case _:
                 world.come(chance.choice(datagrams), source, ecn=chance.randrange(4))
     return world
@@ -576,7 +715,7 @@ def at_random(seed: int) -> World:
 
 def test_every_row_of_the_table_is_reached_and_the_short_way_is_the_tables(monkeypatch: pytest.MonkeyPatch) -> None:
     for bound in ("MAX_UNDECIDED", "MAX_OURS"):
-        monkeypatch.setattr(flows, bound, 3)
+        monkeypatch.setattr(flow_books, bound, 3)
     short = [at_random(seed) for seed in range(3)]
     reached: set[tuple[FlowState, FlowEvent]] = set()
 
@@ -591,7 +730,9 @@ def test_every_row_of_the_table_is_reached_and_the_short_way_is_the_tables(monke
     for world, other in zip(short, (at_random(seed) for seed in range(3)), strict=True):
         assert world.replies == other.replies
         assert world.resets == other.resets
-        assert [one.datagrams for one in world.handshakes] == [one.datagrams for one in other.handshakes]
+        assert [(one.datagrams, one.of_dest) for one in world.handshakes] == [
+            (one.datagrams, one.of_dest) for one in other.handshakes
+        ]
         assert [[relay.sent for relay in relays] for relays in world.relays.values()] == [
             [relay.sent for relay in relays] for relays in other.relays.values()
         ]

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 
-import pytest
-
 from qre.quic.client import attempt_rules
 from qre.quic.client.attempt_rules import ATTEMPT_RULES, GROUPS, AttemptEffect, AttemptEvent, AttemptState
 from qre.workers.dataplane.session import session_life
@@ -31,16 +29,26 @@ def test_every_state_and_every_event_of_a_flow_stands_in_the_table() -> None:
     assert {event for _, event in RULES} == set(FlowEvent)
 
 
-@pytest.mark.parametrize("state", FlowState)
-def test_a_relay_is_opened_by_whoever_becomes_a_visitor_and_closed_by_who_is_none_any_more(state: FlowState) -> None:
-    """Read off the table: PENDING and OURS never have a connection to Dest, WATCHED and RELAY always."""
-    related = {FlowState.WATCHED, FlowState.RELAY}
+def test_a_relay_is_opened_for_every_new_flow_and_closed_with_it() -> None:
+    """Read off the table: no state but (none) is without a connection to Dest, unless none could be opened."""
     for (before, event), rule in RULES.items():
-        if before is state and event is not FlowEvent.NO_WAY:
-            names = {kind.__name__ for kind in rule.effects}
-            assert ("OpenRelay" in names) == (before not in related and rule.becomes in related)
-            assert ("CloseRelay" in names) == (before in related and rule.becomes not in related)
-            assert ("Begin" in names) == (event in {FlowEvent.ACCEPTED, FlowEvent.HANDED_OVER})
+        names = {kind.__name__ for kind in rule.effects}
+        none = FlowState.NONE
+        new = before is none and rule.becomes is not none and event is not FlowEvent.HANDED_OVER
+        assert ("OpenRelay" in names) == new
+        gone = before is not none and rule.becomes is none and event is not FlowEvent.NO_WAY
+        assert ("CloseRelay" in names) == gone
+        assert ("Begin" in names) == (event in {FlowEvent.ACCEPTED, FlowEvent.HANDED_OVER})
+
+
+def test_nothing_of_ours_leaves_before_the_hello_is_recorded() -> None:
+    """Only a recorded hello leads to a client's state, and only from there a handshake is spoken to."""
+    clients = {FlowState.SHADOW, FlowState.LEFT, FlowState.OVER}
+    for (before, event), rule in RULES.items():
+        if before not in clients and rule.becomes in clients:
+            assert event in {FlowEvent.ACCEPTED, FlowEvent.HANDED_OVER}
+        if {"Feed", "Mirror"} & {kind.__name__ for kind in rule.effects}:
+            assert before in clients
 
 
 def test_the_table_of_a_sessions_life_is_the_one_that_is_drawn() -> None:

@@ -18,7 +18,6 @@ from qre.wire.packet import PacketType, build_short_header, packets_untrusted, p
 from qre.wire.protection import Protection, initial_secrets, next_secret
 from tests.support.capture import Decrypted, SessionSecrets, decrypt
 from tests.support.tcpdump import Datagram, read_udp
-from tests.support.wire_codecs import protect
 
 DATA = Path(__file__).resolve().parents[1] / "data" / "chromium-156"
 RUNS = ("run1", "run2", "run3")
@@ -165,7 +164,7 @@ def test_a_number_used_again_under_any_generation_is_found_among_real_packets(ru
                 continue  # an old number in a later generation is outside of what a number's four bytes tell
             header = build_short_header(b"", number.to_bytes(4, "big"), key_phase=epoch & 1)
             at += 0.001
-            payload = protect(protection, header, number, text + bytes(3))
+            payload = protection.protect(header, number, text + bytes(3))
             forged.append(Datagram(at, server, client, 0, True, payload))
         secret = next_secret(secret)
     found = visit.judged(*forged)

@@ -24,7 +24,7 @@ from qre.wire.packet import (
 from qre.wire.protection import Protection
 from qre.wire.varint import MAX_VARINT, encode_varint, read_varint_untrusted
 from tests.fuzz import fuzz_wire
-from tests.support.wire_codecs import encoded_length, largest_inner_of_payload, outer_length, protect
+from tests.support.wire_codecs import encoded_length, largest_inner_of_payload, outer_length
 
 cids = st.binary(max_size=20)
 numbers = st.integers(0, MAX_PACKET_NUMBER)
@@ -63,14 +63,14 @@ def test_a_long_header_is_read_back(dcid: bytes, scid: bytes, number: bytes, tok
 def test_what_is_protected_is_unprotected(cid: bytes, number: int, payload: bytes, phase: int, secret: bytes) -> None:
     protection = Protection(secret)
     header = build_short_header(cid, encode_number(number, 4), key_phase=phase)
-    packet = protect(protection, header, number, payload)
+    packet = protection.protect(header, number, payload)
     assert protection.unprotect_untrusted(packet, 1 + len(cid), number) == (header, number, payload)
 
 
 @given(st.binary(min_size=60, max_size=90), st.integers(0, 719))
 def test_one_flipped_bit_is_not_authentic(payload: bytes, bit: int) -> None:
     protection = Protection(bytes(32))
-    packet = bytearray(protect(protection, build_short_header(b"", b"\0\0\0\1"), 1, payload))
+    packet = bytearray(protection.protect(build_short_header(b"", b"\0\0\0\1"), 1, payload))
     packet[bit // 8 % len(packet)] ^= 1 << bit % 8
     with pytest.raises(UntrustedInputError):
         protection.unprotect_untrusted(bytes(packet), 1, 1)

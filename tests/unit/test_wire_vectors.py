@@ -8,7 +8,7 @@ from qre.wire.number import decode_number
 from qre.wire.packet import PacketType, build_long_header, build_short_header, parse_header_untrusted
 from qre.wire.protection import Protection, expand_label, initial_secrets, next_secret
 from qre.wire.varint import encode_varint, read_varint_untrusted
-from tests.support.wire_codecs import encoded_length, protect, retry_integrity_tag
+from tests.support.wire_codecs import encoded_length, retry_integrity_tag
 
 DCID = bytes.fromhex("8394c8f03e515708")
 CRYPTO = bytes.fromhex(
@@ -35,7 +35,7 @@ def test_a2_client_initial() -> None:
     client, _ = (Protection(secret) for secret in initial_secrets(DCID))
     header = build_long_header(PacketType.INITIAL, DCID, b"", (2).to_bytes(4, "big"), 1182)
     assert header.hex() == "c300000001088394c8f03e5157080000449e00000002"
-    packet = protect(client, header, 2, CRYPTO.ljust(1162, b"\0"))
+    packet = client.protect(header, 2, CRYPTO.ljust(1162, b"\0"))
     assert len(packet) == 1200
     assert packet[:22].hex() == "c000000001088394c8f03e5157080000449e7b9aec34"
     assert packet[-16:].hex() == "e221af44860018ab0856972e194cd934"
@@ -54,7 +54,7 @@ def test_a3_server_initial() -> None:
     )
     header = build_long_header(PacketType.INITIAL, b"", bytes.fromhex("f067a5502a4262b5"), b"\0\1", 117)
     assert header.hex() == "c1000000010008f067a5502a4262b50040750001"
-    packet = protect(server, header, 1, payload)
+    packet = server.protect(header, 1, payload)
     assert packet.hex() == (
         "cf000000010008f067a5502a4262b5004075c0d95a482cd0991cd25b0aac406a5816b6394100f37a1c69797554780bb3"
         "8cc5a99f5ede4cf73c3ec2493a1839b3dbcba3f6ea46c5b7684df3548e7ddeb9c3bf9c73cc3f3bded74b562bfb19fb84"

@@ -83,7 +83,7 @@ def machine(vm: Vm) -> Iterator[Vm]:
         printf '#!/bin/sh\\nexec "$@"\\n' >/tmp/e/bin/sudo
         chmod 755 /tmp /tmp/e /tmp/e/bin/sudo
         mkdir -p /etc/qre/dev
-        echo "RelayIdle = 30s" >/etc/qre/qre.conf
+        printf "RelayIdle = 30s\\nWhenDestIsDown = imitate\\n" >/etc/qre/qre.conf
         $A $QRE init Endpoint=10.9.0.1:443 Dest=10.9.0.2:443 ServerName=example.com ServerProfile=qre0 \\
             ClientProfile=qre1
         """,

@@ -7,11 +7,12 @@ switch.
 
 from __future__ import annotations
 
+import math
 import os
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from qre.addresses import Interface
@@ -25,9 +26,12 @@ from qre.quic.handshake_events import Closed, HandshakeFailed
 from qre.quic.server.address_grants import CAUSES, Grants
 from qre.quic.server.connect_ip import AddressesRequested
 from qre.quic.server.inspector import Authenticated
-from qre.quic.server.server_handshake import InstallNow, ServerHandshake
+from qre.quic.server.server_handshake import InstallNow, ServerHandshake, ShownByDest
+from qre.quic.server.shadow_connection import Mirrored, NotFollowed, NotOfThisConnection
+from qre.quic.shadow.server_hello import Obstacle
 from qre.reality.replay import NotRecorded, ReplayFilter
 from qre.wire.close_reason import CloseReason
+from qre.wire.packet import long_header_source_cid, parse_header_untrusted
 from qre.workers.handshake.port.flow_parts import Address, Hello
 from qre.workers.handshake.sessions.live_sessions import Sessions
 
@@ -35,6 +39,8 @@ from qre.workers.handshake.sessions.live_sessions import Sessions
 _STEERING_TIMEOUT: Final = 8.0
 #: Seconds until a handshake has to have asked for its session: a client gives up after 10.
 LIFETIME: Final = 20.0
+#: Of an answer, however far away Dest is (seconds).
+_LONGEST_DELAY: Final = 1.0
 #: Handshakes of one short id that have no confirmed session yet: a client has one, and one more when it begins again.
 MAX_UNCONFIRMED: Final = 4
 
@@ -42,16 +48,27 @@ MAX_UNCONFIRMED: Final = 4
 class Accepted:
     """One handshake in progress. See ``flow_parts.Handshake``."""
 
-    def __init__(self, acceptance: Acceptance, inner: ServerHandshake, hello: Hello) -> None:
+    def __init__(
+        self, acceptance: Acceptance, inner: ServerHandshake, hello: Hello, client_cid: bytes | None
+    ) -> None:
         found = hello.found
         self._acceptance = acceptance
         self._first_flight = hello.datagrams
+        self._found = found
+        self._client_cid = client_cid
+        self._asked_at = hello.now
+        self._token = b""  # of Dest's Retry
+        self._unanswered = True
         self.inner = inner
         self.source = hello.source
         self.short_id = found.short_id
         self.session_id: bytes | None = None
         self.ends_at = hello.now + LIFETIME
-        self._cids = {found.original_destination_cid, found.retry_source_cid, inner.handshake_cid}
+        #: How long Dest takes to answer (seconds): so long ours takes, once we speak for ourselves.
+        self.delay = 0.0
+        #: What waits for that, and when it is due.
+        self.outbox: deque[tuple[float, bytes]] = deque()
+        self._left = False
 
     def begin(self, now: float) -> None:
         """Process the datagrams that authenticated the client, and answer."""
@@ -65,9 +82,46 @@ class Accepted:
         self.inner.datagram_received(data, self.source[:2], now)
         self._acceptance.progress(self, now)
 
-    def owns(self, destination_cid: bytes) -> bool:
-        """Whether this DCID is the client's original one, the Retry's or the handshake's own."""
-        return destination_cid in self._cids
+    def dest_spoke(self, data: bytes, ecn: int, now: float) -> None:
+        """One datagram of Dest: send ours in its place, or what it is itself when it is not of this connection."""
+        if self._unanswered:
+            self._unanswered, self.delay = False, min(max(0.0, now - self._asked_at), _LONGEST_DELAY)
+        send = self._acceptance.send
+        match self.inner.dest_spoke(data, now):
+            case Mirrored(datagrams):
+                for each in datagrams:
+                    send(self.source, each, ecn)
+            case NotOfThisConnection():
+                send(self.source, data, ecn)
+            case NotFollowed(obstacle, withheld):
+                for each in (*withheld, data):
+                    send(self.source, each, ecn)
+                self._acceptance.cannot_follow(self, obstacle)
+                return
+        self._acceptance.progress(self, now)
+
+    def dest_retried(self, retry: bytes, now: float) -> None:
+        """The client repeats its hello under the Retry's connection ID; a second Retry changes nothing (RFC 9000
+        §17.2.5.2)."""
+        header = parse_header_untrusted(retry, short_cid_length=0)
+        if self._found.retry_source_cid is not None or not self._unanswered:
+            return
+        self._found = replace(self._found, retry_source_cid=header.source_cid)
+        self._token, self._asked_at = header.token, now
+        self.inner = self._acceptance.new_handshake(self._found, self.source, now, None, self._client_cid)
+
+    @property
+    def cids(self) -> frozenset[bytes]:
+        """The client's original destination connection ID, the Retry's, and our own."""
+        own = {self._found.original_destination_cid, self.inner.handshake_cid, self.inner.routed_cid}
+        return frozenset(own | {self._found.retry_source_cid or b""}) - {b""}
+
+    def leaves_dest(self) -> bytes | None:
+        """Once, when Dest is followed no more: what tells it so, which is empty if it never was."""
+        if self._left or self.inner.following:
+            return None
+        self._left = True
+        return self.inner.farewell(self._token)
 
     def abandon(self) -> None:
         """End the handshake and send nothing more."""
@@ -77,8 +131,10 @@ class Accepted:
 
 @dataclass
 class Acceptance:
-    """All handshakes in progress. ``send`` puts a datagram on the wire, ``over`` is called with each handshake that
-    has ended, ``changed`` when the sessions have requests to send, ``complain`` with (key, line) for the log.
+    """All handshakes in progress. ``send`` puts a datagram on the wire with an ECN mark. ``left`` is called with each
+    handshake that follows Dest no more and what tells Dest so, ``not_followed`` with one whose client has to see Dest
+    itself, ``over`` with each that has ended. ``imitate`` says whether Dest is down and is imitated; ``changed`` is
+    called when the sessions have requests to send, ``complain`` with (key, line) for the log.
     ``turn_away`` says whether another machine with the client's profile is to stay connected.
     ``steering`` is None where the data plane steers connection IDs itself."""
 
@@ -90,13 +146,17 @@ class Acceptance:
     sessions: Sessions
     grants: Grants
     steering: Steering | None
-    send: Callable[[Address, bytes], None]
+    send: Callable[[Address, bytes, int], None]
+    left: Callable[[Accepted, bytes], None]
+    not_followed: Callable[[Accepted], None]
     over: Callable[[Accepted], None]
     changed: Callable[[], None]
     turn_away: Callable[[Accepted], bool]
     complain: Callable[[str, str], None]
     spawn: Callable[[Coroutine[Any, Any, None]], None]  # the task belongs to the caller, who ends it
     told: Callable[[], None]  # the state has changed
+    waits: Callable[[], None]  # ``timer()`` may be sooner now
+    imitate: Callable[[], bool]
     dest: DestProfile | None = None
     accepted: int = 0
     #: Why the last client was not recorded, and so is a stranger; empty when it was.
@@ -112,20 +172,28 @@ class Acceptance:
     def admit(self, hello: Hello) -> Accepted:
         """A handshake for a hello that is recorded already."""
         self.accepted += 1
-        inner = ServerHandshake(
-            authenticated=hello.found,
+        client_cid = None if self.imitate() else long_header_source_cid(hello.datagrams[0])
+        inner = self.new_handshake(hello.found, hello.source, hello.now, hello.shown, client_cid)
+        self._make_room(hello.found.short_id)
+        made = Accepted(self, inner, hello, client_cid)
+        self._all[made] = None
+        return made
+
+    def new_handshake(
+        self, found: Authenticated, source: Address, now: float, shown: ShownByDest | None, client_cid: bytes | None
+    ) -> ServerHandshake:
+        """``client_cid``: the client's source CID, where Dest is to be followed."""
+        return ServerHandshake(
+            authenticated=found,
             private_key=self.private_key,
             dest=self.dest,
             routed_cid_len=self.routed_cid_len,
-            peer=hello.source[:2],
-            now=hello.now,
+            peer=source[:2],
+            now=now,
             random=os.urandom,
-            shown=hello.shown,
+            shown=shown,
+            client_cid=client_cid,
         )
-        self._make_room(hello.found.short_id)
-        made = Accepted(self, inner, hello)
-        self._all[made] = None
-        return made
 
     def _make_room(self, short_id: bytes) -> None:
         """One identity takes no more than its share: its oldest handshake gives way."""
@@ -176,6 +244,9 @@ class Acceptance:
         """Send the pending datagrams of ``one`` and handle its events."""
         if one not in self._all:
             return
+        farewell = one.leaves_dest()
+        if farewell is not None:
+            self.left(one, farewell)
         self._send(one, now)
         while (event := one.inner.next_event()) is not None:
             match event:
@@ -222,8 +293,21 @@ class Acceptance:
                 one.abandon()
 
     def _send(self, one: Accepted, now: float) -> None:
-        for data in one.inner.datagrams_to_send(now):
-            self.send(one.source, data)
+        one.outbox.extend((now + one.delay, data) for data in one.inner.datagrams_to_send(now))
+        self._send_due(one, now)
+        if one.outbox:
+            self.waits()
+
+    def _send_due(self, one: Accepted, now: float) -> None:
+        ecn = self.dest.ecn if self.dest is not None else 0
+        while one.outbox and one.outbox[0][0] <= now:
+            self.send(one.source, one.outbox.popleft()[1], ecn)
+
+    def cannot_follow(self, one: Accepted, obstacle: Obstacle) -> None:
+        """Dest chose what ``one`` cannot have: its client gets Dest itself."""
+        client = self.grants.identities.who(one.short_id)
+        self.complain(f"dest {obstacle.name}", f"client {client} at {one.source[0]} gets Dest itself: {obstacle}")
+        self.not_followed(one)
 
     def _install(self, one: Accepted) -> None:
         try:
@@ -248,14 +332,18 @@ class Acceptance:
 
     @staticmethod
     def _next(one: Accepted) -> float | None:
+        times = [one.outbox[0][0]] if one.outbox else []
         own = one.inner.timer()
-        if one.session_id is not None:  # a session that is held has a time limit in the data plane
-            return own
-        return one.ends_at if own is None else min(own, one.ends_at)
+        if own is not None:
+            times.append(own)
+        if one.session_id is None:  # a session that is held has a time limit in the data plane
+            times.append(one.ends_at)
+        return min(times, default=None)
 
     def handle_timer(self, now: float) -> None:
         """Drive every handshake whose timer has expired."""
         for one in list(self._all):
+            self._send_due(one, now)
             at = one.inner.timer()
             if one.session_id is None and one.ends_at <= now:
                 self._give_up(one, Bound.LIFETIME)
@@ -305,6 +393,7 @@ class Acceptance:
 
     def _ended(self, one: Accepted) -> None:
         self._all.pop(one, None)
+        self._send_due(one, math.inf)
         self.grants.free(one)
         self.over(one)
 

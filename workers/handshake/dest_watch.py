@@ -9,6 +9,7 @@ from ipaddress import ip_address
 from typing import Final
 
 from qre.dest_profile import DestProfile
+from qre.ends import WhenDestIsDown
 from qre.errors import MachineError
 from qre.ipc.messages import DestVisited, Party, VisitDest
 from qre.ipc.tasks import Tasks
@@ -43,6 +44,11 @@ class DestWatch:
     def current(self) -> Resolved | None:
         """Dest's address; None while its name is not resolved."""
         return self._address.current
+
+    def is_imitated(self) -> bool:
+        """Whether Dest is down, and clients are to be answered nevertheless."""
+        down = self.profile is None or not self.profile.reachable
+        return down and self._context.config.when_dest_is_down is WhenDestIsDown.IMITATE
 
     def doubt(self) -> None:
         """Visitors get no answers: look soon which address of Dest answers."""

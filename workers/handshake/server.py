@@ -51,12 +51,14 @@ from qre.workers.handshake.sessions.session_state import (
     Orphaned,
     OrphanEnded,
 )
-from qre.workers.handshake.shared.feed_messages import Abandon, Begin, More, ToGuest
+from qre.workers.handshake.shared.feed_messages import Abandon, Begin, DestSpoke, More, ToGuest
 from qre.workers.handshake.shared.front_feed import FrontFeed
-from qre.workers.handshake.shared.guests import Guests
+from qre.workers.handshake.shared.guests import GuestCalls, Guests
 
 #: Datagrams read in one turn of the loop.
 _TURN: Final = 64
+#: How long after the last datagram hellos are looked at (seconds): the second half of one comes in 0.1 ms.
+_SECOND_HALF: Final = 0.0004
 #: Stateless resets per second.
 _RESETS: Final = 200.0
 #: How long the daemons that had joined the previous front may take to join this one (seconds).
@@ -78,6 +80,7 @@ class Server:
         self._listen = (config.listen_ip, config.listen_port)
         self._buffer = bytearray(LONGEST)
         self._timer: asyncio.TimerHandle | None = None
+        self._looking = False
         self._tasks = Tasks(context.internal_error)
         self._told: tuple[bool, str] | None = None
         self._others_until = time.monotonic() + (_OTHERS_COME if config.followed else 0.0)
@@ -90,7 +93,8 @@ class Server:
         self._relays = Relays(self._reply, self._dest.doubt, context.limited)
         self._table = FlowTable(flow_limits(config), self._new_inspector, self._cids.of_datagram)
         self._performer = Performer(self._table, self._accept, self._open_relay, self._to_visitor, self._disown)
-        self._guests = Guests(self._guest_over, context.limited)
+        calls = GuestCalls(self._guest_over, self._guest_left, self._guest_not_followed, context.limited)
+        self._guests = Guests(calls)
         self._feed = (
             FrontFeed(context.descriptors.pop("front_feed"), self._handed_over, context.limited)
             if config.joined
@@ -104,26 +108,33 @@ class Server:
         self._sessions = Sessions(store, Role.SERVER, self._clients.settings(), SystemRandom(), self._cids)
         self.link = DataplaneLink(self._sessions, self._sessions_changed, context.fail)
         self._use_secrets(secrets)
-        self._acceptance = Acceptance(
-            private_key=secrets.private_key,
-            routed_cid_len=config.routed_cid_len,
+        self._acceptance = self._new_acceptance()
+
+    # --- set-up ---
+
+    def _new_acceptance(self) -> Acceptance:
+        return Acceptance(
+            private_key=self._secrets.private_key,
+            routed_cid_len=self._context.config.routed_cid_len,
             listen=self._listen,
             replay=self._read_replay_file(),
             replay_fd=self._replay_fd,
             sessions=self._sessions,
             grants=self._clients.grants,
             steering=self._steering,
-            send=lambda source, data: self._to_visitor(source, data, 0),
+            send=self._to_visitor,
+            left=self._left_dest,
+            not_followed=self._not_followed,
             over=self._handshake_over,
             changed=self.link.pump,
             turn_away=lambda one: self._clients.turn_away(one.short_id, one.source[0], self._sessions),
-            complain=context.limited,
+            complain=self._context.limited,
             spawn=self._tasks.spawn,
             told=self._tell_state,
-            dest=imitable(config.dest_profile),
+            waits=self._arm,
+            imitate=self._dest.is_imitated,
+            dest=imitable(self._context.config.dest_profile),
         )
-
-    # --- set-up ---
 
     def _use_secrets(self, secrets: ProfileSecrets) -> None:
         self._private_key = X25519PrivateKey.from_private_bytes(secrets.private_key)
@@ -240,6 +251,19 @@ class Server:
             perform(table.datagram(source, bytes(view[:length]), ecn, now, unix_ms), now)
         now = time.monotonic()
         perform(table.handle_timer(now), now)
+        if table.unread and not self._looking:
+            self._looking = True
+            asyncio.get_running_loop().call_soon(self._look_at, now + _SECOND_HALF)
+        self._arm()
+
+    def _look_at(self, at: float) -> None:
+        """Look at hellos at ``at`` (monotonic), unless Dest answered first. The loop's timers are too coarse."""
+        now = time.monotonic()
+        if self._table.unread and now < at:
+            asyncio.get_running_loop().call_soon(self._look_at, at)
+            return
+        self._looking = False
+        self._performer.perform(self._table.look(now), now)
         self._arm()
 
     def _relays_readable(self) -> None:
@@ -247,8 +271,10 @@ class Server:
         self._arm()
 
     def _reply(self, flow: Flow, data: bytes, ecn: int) -> None:
-        now = time.monotonic()
-        self._performer.perform(self._table.reply(flow, data, ecn, now), now)
+        now, table = time.monotonic(), self._table
+        if table.unread:
+            self._performer.perform(table.look(now), now)
+        self._performer.perform(table.reply(flow, data, ecn, now), now)
 
     def _arm(self) -> None:
         times = [at for at in (self._table.timer(), self._acceptance.timer()) if at is not None]
@@ -321,6 +347,13 @@ class Server:
         self._table.handshake_over(source, handshake, time.monotonic())
         self._arm()
 
+    def _guest_left(self, source: Address, handshake: Handshake, farewell: bytes) -> None:
+        now = time.monotonic()
+        self._performer.perform(self._table.left(source, handshake, farewell, now), now)
+
+    def _guest_not_followed(self, source: Address, handshake: Handshake) -> None:
+        self._performer.perform(self._table.not_followed(source, handshake), time.monotonic())
+
     def _handed_over(self, message: ToGuest) -> None:
         """Handle a message of the front that this daemon has joined."""
         now, table, perform = time.monotonic(), self._table, self._performer.perform
@@ -334,11 +367,24 @@ class Server:
                 perform(table.handed_over(source, made, now), now)
             case More(data=data):
                 perform(table.from_front(source, data, now), now)
+            case DestSpoke(data=data, ecn=ecn):
+                perform(table.dest_at_front(source, data, ecn, now), now)
             case Abandon():
                 perform(table.abandon(source), now)
         self._arm()
 
     # --- handshakes and sessions ---
+
+    def _left_dest(self, one: Accepted, farewell: bytes) -> None:
+        now = time.monotonic()
+        if self._feed is not None:
+            self._feed.left(one.source, farewell)
+        self._performer.perform(self._table.left(one.source, one, farewell, now), now)
+
+    def _not_followed(self, one: Accepted) -> None:
+        if self._feed is not None:
+            self._feed.not_followed(one.source)
+        self._performer.perform(self._table.not_followed(one.source, one), time.monotonic())
 
     def _handshake_over(self, one: Accepted) -> None:
         self._forgetting.soon()

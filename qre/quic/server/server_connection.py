@@ -114,16 +114,19 @@ class ServerConnection(HandshakeConnection):
     def _initialize(self, peer_cid: bytes) -> None:
         """Our own TLS in place of the stock one."""
         super()._initialize(peer_cid)
-        context = ServerTlsContext(
+        context = self._new_tls()
+        context.handshake_extensions = self.tls.handshake_extensions
+        context.alpn_cb = self.tls.alpn_cb
+        context.update_traffic_key_cb = self.tls.update_traffic_key_cb
+        self.tls = context
+
+    def _new_tls(self) -> ServerTlsContext:
+        return ServerTlsContext(
             client_hello=self._client_hello,
             proof_key=self._proof_key,
             flight=self._flight,
             random_bytes=self._random_bytes,
         )
-        context.handshake_extensions = self.tls.handshake_extensions
-        context.alpn_cb = self.tls.alpn_cb
-        context.update_traffic_key_cb = self.tls.update_traffic_key_cb
-        self.tls = context
 
     def _serialize_transport_parameters(self) -> bytes:
         """quic-go's parameters, values and order, GREASE first (RFC 9000 §18)."""

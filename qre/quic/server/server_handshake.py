@@ -14,8 +14,8 @@ from __future__ import annotations
 import enum
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
 from aioquic.quic.events import ConnectionTerminated, ProtocolNegotiated
 
@@ -30,9 +30,11 @@ from qre.quic.server.connect_ip import AddressesRequested, ConnectIpServer
 from qre.quic.server.inspector import Authenticated
 from qre.quic.server.server_connection import RoutedConnectionId, ServerConnection
 from qre.quic.server.server_tls import GO_SERVER_HELLO, GO_TICKETS, ServerFlight
+from qre.quic.server.shadow_connection import DestAnswer, Mirrored, ShadowConnection
 from qre.reality.cid import cid_key, reset_token, routed_cid
 from qre.wire.close_reason import CloseReason, close_words
 from qre.wire.number import PACKET_NUMBER_BASE
+from qre.wire.packet import long_header_source_cid
 from qre.wire.protection import derive
 
 Address = tuple[str, int]
@@ -76,7 +78,8 @@ class ServerHandshake:
     """Drive it with ``datagram_received``, ``timer``/``handle_timer``, ``datagrams_to_send`` and ``next_event``.
 
     The datagrams that made the inspector say ``Authenticated`` are fed first, in order. ``random(n)`` gives n random
-    bytes; ``now`` is monotonic, in seconds.
+    bytes; ``now`` is monotonic, in seconds. ``client_cid``: the client's source CID; with it a living Dest is
+    followed, without it Dest is imitated by what is known of it.
     """
 
     def __init__(
@@ -90,6 +93,7 @@ class ServerHandshake:
         now: float,
         random: Callable[[int], bytes],
         shown: ShownByDest | None = None,
+        client_cid: bytes | None = None,
     ) -> None:
         self._short_id = authenticated.short_id
         self._server_name = authenticated.server_name
@@ -99,25 +103,36 @@ class ServerHandshake:
         self._addresses: tuple[Interface, ...] = ()
         self._connect_ip: ConnectIpServer | None = None
         self._closing = False
-        key = cid_key(private_key)
+        key = self._cid_key = cid_key(private_key)
         cid = routed_cid(key, random, routed_cid_len)
         self._routed = RoutedConnectionId(cid, reset_token(key, cid))
         self._handshake_cid = shown.source_cid if shown else _handshake_cid(cid, dest, random)
         lengths = dest.flight_datagram_lengths if dest else CADDY_DATAGRAMS
         first = lengths[0] if lengths else _SMALLEST_DATAGRAM
-        self._connection = ServerConnection(
-            client_hello=authenticated.client_hello,
-            proof_key=authenticated.secrets.proof,
-            original_destination_cid=authenticated.original_destination_cid,
-            retry_source_cid=authenticated.retry_source_cid,
-            handshake_cid=self._handshake_cid,
-            handshake_reset_token=reset_token(key, self._handshake_cid),
-            flight=_flight(dest),
-            max_datagram_size=min(max(first, _SMALLEST_DATAGRAM), _LARGEST_DATAGRAM),
-            datagram_lengths=list(lengths),
-            first_packet_number=shown.highest_packet_number + 1 if shown else 0,
-            random_bytes=random,
-        )
+        arguments: dict[str, Any] = {
+            "client_hello": authenticated.client_hello,
+            "proof_key": authenticated.secrets.proof,
+            "original_destination_cid": authenticated.original_destination_cid,
+            "retry_source_cid": authenticated.retry_source_cid,
+            "handshake_cid": self._handshake_cid,
+            "handshake_reset_token": reset_token(key, self._handshake_cid),
+            "max_datagram_size": min(max(first, _SMALLEST_DATAGRAM), _LARGEST_DATAGRAM),
+            "first_packet_number": shown.highest_packet_number + 1 if shown else 0,
+            "random_bytes": random,
+        }
+        flight = _flight(dest)
+        self._shadow: ShadowConnection | None = None
+        if client_cid is None:
+            self._connection = ServerConnection(flight=flight, datagram_lengths=list(lengths), **arguments)
+        else:
+            self._connection = self._shadow = ShadowConnection(
+                client_cid=client_cid,
+                expected_flight=flight.handshake_length,
+                shown=(shown.source_cid, shown.highest_packet_number) if shown else None,
+                flight=replace(flight, handshake_length=0),  # PADDING fills what Dest's has more
+                datagram_lengths=[],
+                **arguments,
+            )
 
     @property
     def peer(self) -> Address:
@@ -126,8 +141,13 @@ class ServerHandshake:
 
     @property
     def handshake_cid(self) -> bytes:
-        """The source CID of the handshake's packets."""
-        return self._handshake_cid
+        """The source CID of the handshake's packets: Dest's, once it has answered, where Dest is followed."""
+        return (self._shadow and self._shadow.dest_cid) or self._handshake_cid
+
+    @property
+    def following(self) -> bool:
+        """Whether Dest's datagrams still say what is sent: give each to ``dest_spoke``."""
+        return self._shadow is not None and self._shadow.following and self._stage is not _Stage.OVER
 
     @property
     def routed_cid(self) -> bytes:
@@ -140,6 +160,26 @@ class ServerHandshake:
         """Process any bytes; datagrams from another address are ignored: a handshake does not migrate."""
         if self._stage is not _Stage.OVER and peer == self._peer:
             self._guarded(lambda: self._connection.receive_datagram(data, peer, now))
+
+    def dest_spoke(self, data: bytes, now: float) -> DestAnswer:
+        """One datagram of Dest for this client, and what it gets instead. Not in a handshake that follows none."""
+        shadow = self._shadow
+        if shadow is None or not self.following:
+            return Mirrored(())
+        answer: DestAnswer = Mirrored(())
+
+        def speak() -> None:
+            nonlocal answer
+            cid = shadow.dest_cid or long_header_source_cid(data) or b""
+            answer = shadow.dest_spoke(data, reset_token(self._cid_key, cid), now)
+
+        self._guarded(speak)
+        return answer
+
+    def farewell(self, token: bytes) -> bytes:
+        """What ends the client's visit at Dest, once it is followed no more; ``token`` is that of Dest's Retry. Empty
+        when Dest has not answered."""
+        return b"" if self._shadow is None else self._shadow.farewell(token)
 
     def timer(self) -> float | None:
         """When to call ``handle_timer`` (seconds, monotonic); None: not before the next datagram."""
@@ -231,7 +271,7 @@ class ServerHandshake:
 
     @property
     def _cid_is_routed(self) -> bool:
-        return self._handshake_cid == self._routed.cid
+        return self.handshake_cid == self._routed.cid
 
     def _tunnel(self) -> ConnectIpServer:
         if self._connect_ip is None:

@@ -21,10 +21,9 @@ from aioquic.buffer import Buffer
 from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PublicKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
-from qre.quic.server.certificate import certificate_entries, make_certificate
+from qre.quic.server.certificate import ThrowAwayCertificate, certificate_entries, make_certificate
+from qre.quic.shadow.server_hello import X25519, X25519MLKEM768
 
-X25519MLKEM768: Final = 0x11EC  # draft-ietf-tls-ecdhe-mlkem
-X25519: Final = int(tls.Group.X25519)
 #: Data planes protect packets with AES-128-GCM, so this is the one suite that is ever chosen.
 CIPHER_SUITE: Final = tls.CipherSuite.AES_128_GCM_SHA256
 ED25519: Final = int(tls.SignatureAlgorithm.ED25519)
@@ -61,22 +60,32 @@ class ServerTlsContext(tls.Context):
         self._proof_key = proof_key
         self._flight = flight
         self._random_bytes = random_bytes
+        self._certificate: ThrowAwayCertificate | None = None  # where it is made ahead
 
     # --- ClientHello: answer with the whole flight ---
 
     def _server_handle_hello(self, input_buf: Buffer, initial_buf: Buffer, handshake_buf: Buffer) -> None:
+        shares = self._read_hello(input_buf)
+        key_share, secret = self._exchange_keys(shares)
+        self._push_server_hello(initial_buf, key_share)
+        self._push_rest(secret, handshake_buf)
+
+    def _read_hello(self, input_buf: Buffer) -> dict[int, bytes]:
+        """Check the authenticated hello and begin the transcript; the client's key shares by group."""
         message = input_buf.data_slice(0, input_buf.capacity)
         if not hmac.compare_digest(message, self._client_hello):
             raise tls.AlertUnexpectedMessage("")
         hello = tls.pull_client_hello(input_buf)
         self._negotiate(hello)
-        schedule = tls.KeySchedule(CIPHER_SUITE)
-        self.key_schedule = schedule
-        schedule.extract(None)
-        schedule.update_hash(message)
+        self.key_schedule = tls.KeySchedule(CIPHER_SUITE)
+        self.key_schedule.extract(None)
+        self.key_schedule.update_hash(message)
+        return dict(reversed(hello.key_share or ()))
 
-        key_share, secret = self._exchange_keys(hello)
-        self._push_server_hello(initial_buf, key_share)
+    def _push_rest(self, secret: bytes, handshake_buf: Buffer) -> None:
+        """All that follows ServerHello; ``secret`` is the shared one."""
+        schedule = self.key_schedule
+        assert schedule is not None
         schedule.extract(secret)
         self._setup_traffic_protection(tls.Direction.ENCRYPT, tls.Epoch.HANDSHAKE, b"s hs traffic")
         self._setup_traffic_protection(tls.Direction.DECRYPT, tls.Epoch.HANDSHAKE, b"c hs traffic")
@@ -102,18 +111,21 @@ class ServerTlsContext(tls.Context):
         if self.alpn_cb is not None:
             self.alpn_cb(self.alpn_negotiated)
 
-    def _exchange_keys(self, hello: tls.ClientHello) -> tuple[tls.KeyShareEntry, bytes]:
+    def _exchange_keys(self, shares: dict[int, bytes]) -> tuple[tls.KeyShareEntry, bytes]:
         """Our key share and the shared secret."""
-        shares = dict(reversed(hello.key_share or ()))
+        for group in (X25519MLKEM768, X25519) if self._flight.hybrid else (X25519,):
+            if group in shares:
+                return self._exchange(group, shares[group])
+        raise tls.AlertHandshakeFailure("")
+
+    def _exchange(self, group: int, share: bytes) -> tuple[tls.KeyShareEntry, bytes]:
         try:
-            if self._flight.hybrid and X25519MLKEM768 in shares:
-                return _hybrid_exchange(shares[X25519MLKEM768], self._random_bytes)
-            if X25519 in shares:
-                public, secret = _x25519_exchange(shares[X25519], self._random_bytes)
-                return (X25519, public), secret
+            if group == X25519MLKEM768:
+                return _hybrid_exchange(share, self._random_bytes)
+            public, secret = _x25519_exchange(share, self._random_bytes)
         except ValueError as error:
             raise tls.AlertIllegalParameter("") from error
-        raise tls.AlertHandshakeFailure("")
+        return (X25519, public), secret
 
     def _push_server_hello(self, buf: Buffer, key_share: tls.KeyShareEntry) -> None:
         """ServerHello (RFC 8446 §4.1.3) with the extensions in Dest's order: anyone can read it."""
@@ -152,7 +164,7 @@ class ServerTlsContext(tls.Context):
                     other_extensions=[*self.handshake_extensions, (int(tls.ExtensionType.SERVER_NAME), b"")],
                 ),
             )
-        certificate = make_certificate(self._proof_key, self._random_bytes)
+        certificate = self._certificate or make_certificate(self._proof_key, self._random_bytes)
         hash_length = schedule.algorithm.digest_size
         behind = (4 + 2 + 2 + 64) + (4 + hash_length)  # CertificateVerify, Finished
         target = self._flight.handshake_length - (buf.tell() - start) - behind

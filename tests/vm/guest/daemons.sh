@@ -10,7 +10,8 @@ daemons_init() {
 	mkdir -p /tmp/e/dev /tmp/sa /tmp/sb /run/qa /run/qb /tmp/bpf
 	chmod 755 /tmp /tmp/e
 	mountpoint -q /tmp/bpf || mount -t bpf bpf /tmp/bpf
-	printf '%s\n' "Dataplane = kernel" "RuntimeDir = /run/qa" "StateDir = /tmp/sa" >/tmp/e/a.conf
+	# No site here: the server answers as one would.
+	printf '%s\n' "Dataplane = kernel" "RuntimeDir = /run/qa" "StateDir = /tmp/sa" "WhenDestIsDown = imitate" >/tmp/e/a.conf
 	printf '%s\n' "Dataplane = kernel" "RuntimeDir = /run/qb" "StateDir = /tmp/sb" >/tmp/e/b.conf
 	rm -f /tmp/e/dev/*.conf
 	QRE_GLOBAL_CONFIG=/tmp/e/a.conf $QRE init ServerProfile=server0 ClientProfile=client0 Endpoint=10.9.0.1:443 Dest=10.9.0.2:443 \

@@ -120,7 +120,11 @@ class Admission:
         self._networks.add(network, now)
         self._charged.add(now)
 
+    def flood(self, now: float) -> bool:
+        """Whether so many looks were for nothing lately that nothing is done before one."""
+        return self._wasted.now(now) > _MANY_WASTED
+
     def waste(self, now: float) -> bool:
         """A look was for nothing. Whether there are so many of these that nothing more is done for one."""
         self._wasted.add(now)
-        return self._wasted.now(now) > _MANY_WASTED
+        return self.flood(now)

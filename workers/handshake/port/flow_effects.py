@@ -27,7 +27,6 @@ class Happening(_Value, frozen=True):
     found: Authenticated | None
     cid: bytes
     handshake: Handshake | None
-    held: tuple[tuple[bytes, int], ...]
     before: Handshake | None
 
 
@@ -66,18 +65,6 @@ class Forward(_Value, frozen=True):
         return cls(it.flow, it.data, it.ecn)
 
 
-class ForwardHeld(_Value, frozen=True):
-    """Send the held datagrams to Dest, in order."""
-
-    flow: Flow
-    held: tuple[tuple[bytes, int], ...]
-
-    @classmethod
-    def of(cls, it: Happening) -> Self:
-        """With what the flow held before this event."""
-        return cls(it.flow, it.held)
-
-
 class ToVisitor(_Value, frozen=True):
     """Send a datagram of Dest to the visitor, with its ECN mark."""
 
@@ -102,7 +89,7 @@ class Accept(_Value, frozen=True):
         """With the verdict of this event and every datagram that the flow held."""
         flow = it.flow
         assert it.found is not None
-        return cls(flow, Hello(it.found, [data for data, _ in it.held], flow.source, it.now, flow.shown))
+        return cls(flow, Hello(it.found, list(flow.held), flow.source, flow.seen, flow.shown))
 
 
 class Begin(_Value, frozen=True):
@@ -122,6 +109,33 @@ class Feed(_Value, frozen=True):
 
     handshake: Handshake
     data: bytes
+
+    @classmethod
+    def of(cls, it: Happening) -> Self:
+        """For the flow's handshake, with the datagram of this event."""
+        assert it.before is not None
+        return cls(it.before, it.data)
+
+
+class Mirror(_Value, frozen=True):
+    """Give the handshake a datagram of Dest, in whose place it sends one of ours."""
+
+    handshake: Handshake
+    data: bytes
+    ecn: int
+
+    @classmethod
+    def of(cls, it: Happening) -> Self:
+        """For the flow's handshake, with the datagram and the mark of this event."""
+        assert it.before is not None
+        return cls(it.before, it.data, it.ecn)
+
+
+class Retried(_Value, frozen=True):
+    """Tell the handshake that Dest's Retry makes its client begin again."""
+
+    handshake: Handshake
+    retry: bytes
 
     @classmethod
     def of(cls, it: Happening) -> Self:
@@ -156,6 +170,6 @@ class Reset(_Value, frozen=True):
         return cls(it.flow.source, it.cid, len(it.data))
 
 
-Effect = OpenRelay | CloseRelay | Forward | ForwardHeld | ToVisitor | Accept | Begin | Feed | Abandon | Reset
+Effect = OpenRelay | CloseRelay | Forward | ToVisitor | Accept | Begin | Feed | Mirror | Retried | Abandon | Reset
 #: The class of an effect, as a rule lists it.
 EffectKind = type[Effect]

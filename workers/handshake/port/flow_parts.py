@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -36,7 +37,7 @@ class Inspector(Protocol):
 
 
 class Handshake(Protocol):
-    """A handshake that receives the flow's datagrams. The table calls only ``owns``; effects call the rest."""
+    """A handshake that receives the flow's datagrams. The table reads ``cids``; effects call the rest."""
 
     def begin(self, now: float) -> None:
         """Process the datagrams that authenticated the client; called once the table holds the handshake."""
@@ -46,8 +47,17 @@ class Handshake(Protocol):
         """Process one more datagram of the client."""
         ...
 
-    def owns(self, destination_cid: bytes) -> bool:
-        """Whether an Initial with this DCID belongs to this handshake."""
+    def dest_spoke(self, data: bytes, ecn: int, now: float) -> None:
+        """Process one datagram of Dest, which the client does not get as it is."""
+        ...
+
+    def dest_retried(self, retry: bytes, now: float) -> None:
+        """Dest has sent this Retry: the client's first flight comes once more, with its token."""
+        ...
+
+    @property
+    def cids(self) -> Collection[bytes]:
+        """The destination connection IDs of its client's packets."""
         ...
 
     def abandon(self) -> None:
@@ -71,18 +81,19 @@ class FlowState(enum.Enum):
     """The state of one source address; see the table in ``flow_rules``."""
 
     NONE = "(none)"
-    PENDING = "PENDING"
     WATCHED = "WATCHED"
     RELAY = "RELAY"
-    OURS = "OURS"
-    SILENT = "SILENT"
+    SHADOW = "SHADOW"
+    LEFT = "LEFT"
+    OVER = "OVER"
 
     __hash__ = object.__hash__  # Enum's is written in Python, and every datagram needs it
 
 
 @dataclass(frozen=True)
 class Hello:
-    """An authenticated client and its datagrams so far; ``shown`` is what Dest has revealed to it."""
+    """An authenticated client and its datagrams so far; ``shown`` is what Dest has revealed to it. ``now``: when its
+    last datagram came and went on to Dest."""
 
     found: Authenticated
     datagrams: list[bytes]
@@ -96,33 +107,42 @@ class Flow:
 
     __slots__ = (
         "address",
+        "cids",
         "handshake",
         "held",
         "inspector",
+        "over_at",
         "prefix",
         "relay",
         "seen",
         "shown",
-        "silent_until",
-        "since",
         "source",
         "state",
+        "unreachable",
+        "unread",
     )
 
     def __init__(self, source: Address, now: float) -> None:
         self.source = source
         self.prefix = source[0].rpartition(".")[0]
         self.state = FlowState.NONE
-        self.seen = self.since = now
-        self.address = AddressProof()  # of a visitor
+        self.seen = now
+        self.address = AddressProof()
         #: Owned by ``performer``; the table never uses it.
         self.relay: Relay | None = None
-        #: While the flow is undecided; in OURS, for an Initial of another connection.
+        self.unreachable = False  # no connection to Dest could be opened
+        #: While the flow is undecided; later for an Initial of another connection.
         self.inspector: Inspector | None = None
-        self.held: list[tuple[bytes, int]] = []  # datagrams and their ECN marks
+        self.unread: list[tuple[bytes, int]] = []  # datagrams that the inspector still has to read, with its time
+        self.held: list[bytes] = []  # those that it has read
         self.shown: ShownByDest | None = None
-        self.handshake: Handshake | None = None  # in OURS
-        self.silent_until = 0.0  # in SILENT
+        self.handshake: Handshake | None = None  # in SHADOW and LEFT
+        self.cids: Collection[bytes] = ()  # in OVER: of the handshake, whose packets may still come
+        self.over_at = 0.0  # in LEFT and OVER: since when
+
+    def forget_handshake(self) -> None:
+        """Nothing of its secrets is kept."""
+        self.handshake = self.inspector = None
 
 
 @dataclass(frozen=True)

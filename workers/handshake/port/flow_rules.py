@@ -1,67 +1,86 @@
-"""The rules of «Looking like the real thing» and RFC 9000 §5.2 as a table: a flow's state and an event determine its
-next state and the effects. ``FlowTable`` follows these rows and nothing else::
+"""The rules of «The living site» (docs/protocol.md) as a table: a flow's state and an event determine its next state
+and the effects. ``FlowTable`` follows these rows and nothing else::
 
     state     what happens                        becomes   effects
     -------   ---------------------------------   -------   ----------------------
     (none)    packet to our CID                   (none)    Reset
-    (none)    may begin a ClientHello             PENDING   -
+    (none)    may begin a ClientHello             WATCHED   OpenRelay, Forward
     (none)    another datagram                    RELAY     OpenRelay, Forward
-    (none)    handed over by the front            OURS      Begin
-    PENDING   packet to our CID                   PENDING   Reset
-    PENDING   still undecided                     PENDING   -
-    PENDING   authenticated hello                 PENDING   Accept
-    PENDING   hello accepted                      OURS      Begin
-    PENDING   hello refused                       RELAY     OpenRelay, ForwardHeld
-    PENDING   not authenticated                   RELAY     OpenRelay, ForwardHeld
-    PENDING   too many undecided                  RELAY     OpenRelay, ForwardHeld
-    PENDING   hold time over                      WATCHED   OpenRelay, ForwardHeld
-    PENDING   removed                             (none)    -
+    (none)    handed over by the front            SHADOW    Begin
     WATCHED   packet to our CID                   WATCHED   Reset
-    WATCHED   still undecided                     WATCHED   Forward
+    WATCHED   another datagram                    WATCHED   Forward
+    WATCHED   still undecided                     WATCHED   -
     WATCHED   authenticated hello                 WATCHED   Accept
-    WATCHED   hello accepted                      OURS      CloseRelay, Begin
-    WATCHED   hello refused                       RELAY     Forward
-    WATCHED   not authenticated                   RELAY     Forward
+    WATCHED   hello accepted                      SHADOW    Begin
+    WATCHED   hello refused                       RELAY     -
+    WATCHED   not authenticated                   RELAY     -
     WATCHED   too many undecided                  RELAY     -
     WATCHED   Retry from Dest                     WATCHED   ToVisitor
     WATCHED   only ACKs from Dest                 WATCHED   ToVisitor
     WATCHED   other reply from Dest               RELAY     ToVisitor
-    WATCHED   Dest unreachable                    (none)    -
+    WATCHED   Dest unreachable                    WATCHED   -
     WATCHED   removed                             (none)    CloseRelay
     RELAY     packet to our CID                   RELAY     Reset
     RELAY     another datagram                    RELAY     Forward
     RELAY     other reply from Dest               RELAY     ToVisitor
     RELAY     Dest unreachable                    (none)    -
     RELAY     removed                             (none)    CloseRelay
-    OURS      another datagram                    OURS      Feed
-    OURS      still undecided                     OURS      -
-    OURS      not authenticated                   OURS      -
-    OURS      authenticated hello                 OURS      Accept
-    OURS      hello accepted                      OURS      Abandon, Begin
-    OURS      hello refused                       OURS      -
-    OURS      handshake over                      SILENT    -
-    OURS      removed                             (none)    Abandon
-    SILENT    packet to our CID                   SILENT    Reset
-    SILENT    may begin a ClientHello             (none)    -
-    SILENT    another datagram                    SILENT    -
-    SILENT    removed                             (none)    -
+    SHADOW    another datagram                    SHADOW    Forward, Feed
+    SHADOW    passed on by the front              SHADOW    Feed
+    SHADOW    of another connection               SHADOW    Forward
+    SHADOW    still undecided                     SHADOW    -
+    SHADOW    not authenticated                   SHADOW    -
+    SHADOW    authenticated hello                 SHADOW    Accept
+    SHADOW    hello accepted                      SHADOW    Abandon, Begin
+    SHADOW    hello refused                       SHADOW    -
+    SHADOW    other reply from Dest               SHADOW    Mirror
+    SHADOW    Retry from Dest                     SHADOW    Retried, ToVisitor
+    SHADOW    Dest cannot be followed             RELAY     Abandon
+    SHADOW    client's Finished                   LEFT      Forward
+    SHADOW    Dest is not followed                LEFT      -
+    SHADOW    handshake over                      OVER      -
+    SHADOW    removed                             (none)    Abandon, CloseRelay
+    LEFT      another datagram                    LEFT      Feed
+    LEFT      passed on by the front              LEFT      Feed
+    LEFT      of another connection               LEFT      Forward
+    LEFT      still undecided                     LEFT      -
+    LEFT      not authenticated                   LEFT      -
+    LEFT      authenticated hello                 LEFT      Accept
+    LEFT      hello accepted                      SHADOW    Abandon, Begin
+    LEFT      hello refused                       LEFT      -
+    LEFT      reply to a visit that is over       LEFT      -
+    LEFT      other reply from Dest               LEFT      ToVisitor
+    LEFT      handshake over                      OVER      -
+    LEFT      removed                             (none)    Abandon, CloseRelay
+    OVER      packet to our CID                   OVER      Reset
+    OVER      may begin a ClientHello             (none)    CloseRelay
+    OVER      another datagram                    OVER      -
+    OVER      of another connection               OVER      Forward
+    OVER      reply to a visit that is over       OVER      -
+    OVER      other reply from Dest               OVER      ToVisitor
+    OVER      removed                             (none)    CloseRelay
 
-A new flow over a bound stays (none) and is counted. Every failure leads to RELAY. PENDING: datagrams are held back
-while an inspector reads them; *still undecided*, *authenticated hello* and *not authenticated* are its verdicts. An
-authenticated hello is recorded before anything is answered: a replay, or one that cannot be recorded, is *refused*.
-That result comes back as an event and not from a function, because recording writes a file: the table has no effects
-except those that it returns.
+A new flow over a bound stays (none) and is counted. Every failure leads to RELAY: byte for byte, in both directions,
+with the ECN mark.
 
-WATCHED: Dest has received what was held, and gets further datagrams at once; a copy of each is kept. A Retry from
-Dest makes the visitor begin again, so the copies are dropped. As long as Dest has sent only ACKs, the handshake can
-continue with Dest's CID and packet numbers. Any other reply cannot be taken back: the visitor has seen it. RELAY:
-byte for byte, in both directions, with the ECN mark.
+WATCHED: Dest receives every datagram at once, and a copy is kept until an inspector has read it, which happens when
+nothing waits at the port any more, or when Dest replies, whichever is first; *still undecided*, *authenticated hello*
+and *not authenticated* are its verdicts. An authenticated hello is recorded before anything of ours is sent: a
+replay, or one that cannot be recorded, is *refused*. That result comes back as an event and not from a function,
+because recording writes a file: the table has no effects except those that it returns. A Retry from Dest makes the
+visitor begin again, so the copies are dropped. As long as Dest has sent only ACKs, the handshake can continue with
+Dest's CID and packet numbers. Any other reply cannot be taken back: the visitor has seen it. *Dest unreachable*: the
+hello is read nevertheless, because Dest may be imitated (``WhenDestIsDown``).
 
-OURS: an Initial of another connection has an inspector of its own: an authenticated client that begins again replaces
-the handshake; any other sender at its address changes nothing. SILENT: the handshake has become a session or failed;
-for a while datagrams are dropped, because Dest does not know the connection. A possible hello starts a new flow: the
-row of (none) follows. *Packet to our CID*: in a short header, at the userspace socket; packets of live sessions
-arrive at another socket. *Removed*: idle, or the longest idle where room is needed, or abandoned.
+SHADOW: the client is ours. Dest gets its datagrams and we read them; for each of Dest's one of ours is sent. LEFT:
+the client has sent Finished, or Dest is not followed at all; Dest is told that the visit is over, and its replies to
+that visit are dropped. OVER: the handshake has become a session or failed; for a while datagrams for it are dropped,
+because Dest does not know the connection. What is *of another connection* goes to Dest in all of these states, and an
+Initial of one is inspected: an authenticated client that begins again replaces the handshake; any other sender at its
+address changes nothing. In OVER a possible hello starts a new flow: the row of (none) follows. *Packet to our CID*:
+in a short header, at the userspace socket; packets of live sessions arrive at another socket. *Passed on by the
+front*: of a shared port, which forwards the datagram to Dest itself. *Removed*: idle, or the longest idle where room
+is needed, or abandoned.
 
 A combination without a row cannot happen.
 """
@@ -79,9 +98,10 @@ from qre.workers.handshake.port.flow_effects import (
     EffectKind,
     Feed,
     Forward,
-    ForwardHeld,
+    Mirror,
     OpenRelay,
     Reset,
+    Retried,
     ToVisitor,
 )
 from qre.workers.handshake.port.flow_parts import FlowState
@@ -93,6 +113,8 @@ class FlowEvent(enum.Enum):
     OWN_CID = "packet to our CID"
     MAY_BEGIN = "may begin a ClientHello"
     DATAGRAM = "another datagram"
+    FROM_FRONT = "passed on by the front"
+    OTHER = "of another connection"
     UNDECIDED = "still undecided"
     OUR_HELLO = "authenticated hello"
     NOT_OURS = "not authenticated"
@@ -100,11 +122,14 @@ class FlowEvent(enum.Enum):
     REFUSED = "hello refused"
     HANDED_OVER = "handed over by the front"
     TOO_MUCH = "too many undecided"
-    DELAY_OVER = "hold time over"
     RETRY = "Retry from Dest"
     ACKNOWLEDGED = "only ACKs from Dest"
     REPLY = "other reply from Dest"
+    LATE_REPLY = "reply to a visit that is over"
     NO_WAY = "Dest unreachable"
+    NOT_FOLLOWED = "Dest cannot be followed"
+    FINISHED = "client's Finished"
+    IMITATED = "Dest is not followed"
     HANDSHAKE_OVER = "handshake over"
     REMOVED = "removed"
 
@@ -118,53 +143,68 @@ class FlowRule(NamedTuple):
     effects: tuple[EffectKind, ...] = ()
 
 
-#: The effects of the most frequent rows, compared by identity in ``FlowTable.datagram``.
+#: The effects of the most frequent rows, compared by identity in ``FlowTable``.
 FORWARDED: Final[tuple[EffectKind, ...]] = (Forward,)
 PASSED_BACK: Final[tuple[EffectKind, ...]] = (ToVisitor,)
 FED: Final[tuple[EffectKind, ...]] = (Feed,)
+MIRRORED: Final[tuple[EffectKind, ...]] = (Mirror,)
 
 _S, _E = FlowState, FlowEvent
 RULES: Final[dict[tuple[FlowState, FlowEvent], FlowRule]] = {
     (_S.NONE, _E.OWN_CID): FlowRule(_S.NONE, (Reset,)),
-    (_S.NONE, _E.MAY_BEGIN): FlowRule(_S.PENDING),
+    (_S.NONE, _E.MAY_BEGIN): FlowRule(_S.WATCHED, (OpenRelay, Forward)),
     (_S.NONE, _E.DATAGRAM): FlowRule(_S.RELAY, (OpenRelay, Forward)),
-    (_S.NONE, _E.HANDED_OVER): FlowRule(_S.OURS, (Begin,)),
-    (_S.PENDING, _E.OWN_CID): FlowRule(_S.PENDING, (Reset,)),
-    (_S.PENDING, _E.UNDECIDED): FlowRule(_S.PENDING),
-    (_S.PENDING, _E.OUR_HELLO): FlowRule(_S.PENDING, (Accept,)),
-    (_S.PENDING, _E.ACCEPTED): FlowRule(_S.OURS, (Begin,)),
-    (_S.PENDING, _E.REFUSED): FlowRule(_S.RELAY, (OpenRelay, ForwardHeld)),
-    (_S.PENDING, _E.NOT_OURS): FlowRule(_S.RELAY, (OpenRelay, ForwardHeld)),
-    (_S.PENDING, _E.TOO_MUCH): FlowRule(_S.RELAY, (OpenRelay, ForwardHeld)),
-    (_S.PENDING, _E.DELAY_OVER): FlowRule(_S.WATCHED, (OpenRelay, ForwardHeld)),
-    (_S.PENDING, _E.REMOVED): FlowRule(_S.NONE),
+    (_S.NONE, _E.HANDED_OVER): FlowRule(_S.SHADOW, (Begin,)),
     (_S.WATCHED, _E.OWN_CID): FlowRule(_S.WATCHED, (Reset,)),
-    (_S.WATCHED, _E.UNDECIDED): FlowRule(_S.WATCHED, FORWARDED),
+    (_S.WATCHED, _E.DATAGRAM): FlowRule(_S.WATCHED, FORWARDED),
+    (_S.WATCHED, _E.UNDECIDED): FlowRule(_S.WATCHED),
     (_S.WATCHED, _E.OUR_HELLO): FlowRule(_S.WATCHED, (Accept,)),
-    (_S.WATCHED, _E.ACCEPTED): FlowRule(_S.OURS, (CloseRelay, Begin)),
-    (_S.WATCHED, _E.REFUSED): FlowRule(_S.RELAY, FORWARDED),
-    (_S.WATCHED, _E.NOT_OURS): FlowRule(_S.RELAY, FORWARDED),
+    (_S.WATCHED, _E.ACCEPTED): FlowRule(_S.SHADOW, (Begin,)),
+    (_S.WATCHED, _E.REFUSED): FlowRule(_S.RELAY),
+    (_S.WATCHED, _E.NOT_OURS): FlowRule(_S.RELAY),
     (_S.WATCHED, _E.TOO_MUCH): FlowRule(_S.RELAY),
     (_S.WATCHED, _E.RETRY): FlowRule(_S.WATCHED, PASSED_BACK),
     (_S.WATCHED, _E.ACKNOWLEDGED): FlowRule(_S.WATCHED, PASSED_BACK),
     (_S.WATCHED, _E.REPLY): FlowRule(_S.RELAY, PASSED_BACK),
-    (_S.WATCHED, _E.NO_WAY): FlowRule(_S.NONE),
+    (_S.WATCHED, _E.NO_WAY): FlowRule(_S.WATCHED),
     (_S.WATCHED, _E.REMOVED): FlowRule(_S.NONE, (CloseRelay,)),
     (_S.RELAY, _E.OWN_CID): FlowRule(_S.RELAY, (Reset,)),
     (_S.RELAY, _E.DATAGRAM): FlowRule(_S.RELAY, FORWARDED),
     (_S.RELAY, _E.REPLY): FlowRule(_S.RELAY, PASSED_BACK),
     (_S.RELAY, _E.NO_WAY): FlowRule(_S.NONE),
     (_S.RELAY, _E.REMOVED): FlowRule(_S.NONE, (CloseRelay,)),
-    (_S.OURS, _E.DATAGRAM): FlowRule(_S.OURS, FED),
-    (_S.OURS, _E.UNDECIDED): FlowRule(_S.OURS),
-    (_S.OURS, _E.NOT_OURS): FlowRule(_S.OURS),
-    (_S.OURS, _E.OUR_HELLO): FlowRule(_S.OURS, (Accept,)),
-    (_S.OURS, _E.ACCEPTED): FlowRule(_S.OURS, (Abandon, Begin)),
-    (_S.OURS, _E.REFUSED): FlowRule(_S.OURS),
-    (_S.OURS, _E.HANDSHAKE_OVER): FlowRule(_S.SILENT),
-    (_S.OURS, _E.REMOVED): FlowRule(_S.NONE, (Abandon,)),
-    (_S.SILENT, _E.OWN_CID): FlowRule(_S.SILENT, (Reset,)),
-    (_S.SILENT, _E.MAY_BEGIN): FlowRule(_S.NONE),
-    (_S.SILENT, _E.DATAGRAM): FlowRule(_S.SILENT),
-    (_S.SILENT, _E.REMOVED): FlowRule(_S.NONE),
+    (_S.SHADOW, _E.DATAGRAM): FlowRule(_S.SHADOW, (Forward, Feed)),
+    (_S.SHADOW, _E.FROM_FRONT): FlowRule(_S.SHADOW, FED),
+    (_S.SHADOW, _E.OTHER): FlowRule(_S.SHADOW, FORWARDED),
+    (_S.SHADOW, _E.UNDECIDED): FlowRule(_S.SHADOW),
+    (_S.SHADOW, _E.NOT_OURS): FlowRule(_S.SHADOW),
+    (_S.SHADOW, _E.OUR_HELLO): FlowRule(_S.SHADOW, (Accept,)),
+    (_S.SHADOW, _E.ACCEPTED): FlowRule(_S.SHADOW, (Abandon, Begin)),
+    (_S.SHADOW, _E.REFUSED): FlowRule(_S.SHADOW),
+    (_S.SHADOW, _E.REPLY): FlowRule(_S.SHADOW, MIRRORED),
+    (_S.SHADOW, _E.RETRY): FlowRule(_S.SHADOW, (Retried, ToVisitor)),
+    (_S.SHADOW, _E.NOT_FOLLOWED): FlowRule(_S.RELAY, (Abandon,)),
+    (_S.SHADOW, _E.FINISHED): FlowRule(_S.LEFT, FORWARDED),
+    (_S.SHADOW, _E.IMITATED): FlowRule(_S.LEFT),
+    (_S.SHADOW, _E.HANDSHAKE_OVER): FlowRule(_S.OVER),
+    (_S.SHADOW, _E.REMOVED): FlowRule(_S.NONE, (Abandon, CloseRelay)),
+    (_S.LEFT, _E.DATAGRAM): FlowRule(_S.LEFT, FED),
+    (_S.LEFT, _E.FROM_FRONT): FlowRule(_S.LEFT, FED),
+    (_S.LEFT, _E.OTHER): FlowRule(_S.LEFT, FORWARDED),
+    (_S.LEFT, _E.UNDECIDED): FlowRule(_S.LEFT),
+    (_S.LEFT, _E.NOT_OURS): FlowRule(_S.LEFT),
+    (_S.LEFT, _E.OUR_HELLO): FlowRule(_S.LEFT, (Accept,)),
+    (_S.LEFT, _E.ACCEPTED): FlowRule(_S.SHADOW, (Abandon, Begin)),
+    (_S.LEFT, _E.REFUSED): FlowRule(_S.LEFT),
+    (_S.LEFT, _E.LATE_REPLY): FlowRule(_S.LEFT),
+    (_S.LEFT, _E.REPLY): FlowRule(_S.LEFT, PASSED_BACK),
+    (_S.LEFT, _E.HANDSHAKE_OVER): FlowRule(_S.OVER),
+    (_S.LEFT, _E.REMOVED): FlowRule(_S.NONE, (Abandon, CloseRelay)),
+    (_S.OVER, _E.OWN_CID): FlowRule(_S.OVER, (Reset,)),
+    (_S.OVER, _E.MAY_BEGIN): FlowRule(_S.NONE, (CloseRelay,)),
+    (_S.OVER, _E.DATAGRAM): FlowRule(_S.OVER),
+    (_S.OVER, _E.OTHER): FlowRule(_S.OVER, FORWARDED),
+    (_S.OVER, _E.LATE_REPLY): FlowRule(_S.OVER),
+    (_S.OVER, _E.REPLY): FlowRule(_S.OVER, PASSED_BACK),
+    (_S.OVER, _E.REMOVED): FlowRule(_S.NONE, (CloseRelay,)),
 }

@@ -5,35 +5,42 @@ of Dest or a timer into an event (``FlowEvent``), looks up its row, and keeps th
 values (``flow_effects``), in order, and ``performer`` performs them before the next event. Only two callbacks are
 called, neither of which changes anything: for a new inspector, and whether this server made a CID.
 
+What may begin a ClientHello is forwarded first and read later, by ``look``: reading it takes longer than the gap
+between the two datagrams of a browser's hello, and Dest must see that gap as it is. Only in a flood of what is no
+Initial at all newcomers are read first.
+
 Nothing grows without bound: flows in all and of one prefix (the longest idle makes room), newcomers a second
-(``admission``), undecided flows and the bytes they hold, handshakes (silence makes room first). Newcomers that may
-begin a hello are counted apart, so that a flood of other garbage does not keep clients out.
+(``admission``), undecided flows and the bytes they hold, handshakes (what is over makes room first). Newcomers that
+may begin a hello are counted apart, so that a flood of other garbage does not keep clients out.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
 from qre.errors import UntrustedInputError
 from qre.quic.server.inspector import UNDECIDED, Authenticated, Verdict
 from qre.wire.initial import MAX_DATAGRAM, MIN_DATAGRAM
-from qre.wire.packet import is_initial, is_short, long_header_destination_cid, retry_source_cid
+from qre.wire.packet import (
+    is_initial,
+    is_long,
+    is_short,
+    long_header_destination_cid,
+    long_header_source_cid,
+    retry_source_cid,
+)
 from qre.workers.handshake.port.admission import Admission
+from qre.workers.handshake.port.flow_books import FlowBooks
 from qre.workers.handshake.port.flow_effects import Effect, Feed, Forward, Happening, ToVisitor
 from qre.workers.handshake.port.flow_parts import Address, Flow, FlowState, Handshake, Inspector, Limits
-from qre.workers.handshake.port.flow_rules import FED, FORWARDED, PASSED_BACK, RULES, FlowEvent
+from qre.workers.handshake.port.flow_rules import FORWARDED, PASSED_BACK, RULES, FlowEvent
 from qre.workers.handshake.port.shown import shown_untrusted
 
-#: How long an undecided flow is held back (seconds); a browser's second datagram follows the first in 0.1 ms.
-HOLD: Final = 0.001
-MAX_UNDECIDED: Final = 256
-MAX_UNDECIDED_BYTES: Final = 1 << 20
-#: Handshakes at once, each of an authenticated client with a hello that is not a replay.
-MAX_OURS: Final = 256
-#: How long datagrams from a client's address are dropped after its handshake (seconds).
+#: How long datagrams of a handshake that is over are dropped (seconds).
 SILENCE: Final = 30.0
+#: How long Dest's short headers may still belong to a visit of which it was told that it is over (seconds).
+ECHO: Final = 2.0
 #: Newcomers a second that one core can work off: those that may begin a hello are decrypted and read.
 HELLO_CAPACITY: Final = 500.0
 OTHER_CAPACITY: Final = 1000.0
@@ -45,7 +52,9 @@ _NOTHING: Final[Sequence[Effect]] = ()
 #: tuple, and a member of an enum a call.
 _AT_DATAGRAM: Final = {state: rule.effects for (state, event), rule in RULES.items() if event is FlowEvent.DATAGRAM}
 _AT_REPLY: Final = {state: rule.effects for (state, event), rule in RULES.items() if event is FlowEvent.REPLY}
-_OURS, _SILENT = FlowState.OURS, FlowState.SILENT
+_SHADOW, _OVER = FlowState.SHADOW, FlowState.OVER
+#: The states of a client's address.
+_CLIENTS: Final = frozenset({FlowState.SHADOW, FlowState.LEFT, FlowState.OVER})
 
 
 def may_begin_hello(data: bytes) -> bool:
@@ -69,12 +78,7 @@ class FlowTable:
         self.strangers = 0
         self.dropped = 0
         self.unproven = 0
-        self._flows: OrderedDict[Address, Flow] = OrderedDict()  # undecided and visitors, the longest idle first
-        self._prefixes: dict[str, list[Flow]] = {}  # of the same
-        self._undecided: OrderedDict[Address, Flow] = OrderedDict()  # the oldest first
-        self._held_bytes = 0
-        self._pending: OrderedDict[Address, Flow] = OrderedDict()  # the oldest first
-        self._ours: OrderedDict[Address, Flow] = OrderedDict()  # OURS and SILENT
+        self._books = FlowBooks()
         self._hellos = Admission(HELLO_CAPACITY, LOOKS)
         self._others = Admission(OTHER_CAPACITY, LOOKS)
 
@@ -82,41 +86,38 @@ class FlowTable:
 
     def datagram(self, source: Address, data: bytes, ecn: int, now: float, unix_ms: int) -> Sequence[Effect]:
         """One datagram at the server's port."""
-        flow = self._ours.get(source)
-        if flow is None:
-            flow = self._flows.get(source)
-        elif flow.state is _OURS:
-            return self._client_spoke(flow, data, now, unix_ms)
+        flow = self._books.clients.get(source)
+        if flow is not None and flow.state is not _OVER:
+            return self._client_spoke(flow, data, ecn, now, unix_ms)
+        flow = flow or self._books.visitors.get(source)
         if is_short(data):
             cid = self._own_cid(data)
             if cid is not None:
                 return self._happens(flow or Flow(source, now), FlowEvent.OWN_CID, data=data, cid=cid)
         if flow is None:
             return self._newcomer(source, data, ecn, now, unix_ms)
-        if flow.state is _SILENT:
-            if not may_begin_hello(data):
-                return self._happens(flow, FlowEvent.DATAGRAM)
-            self._happens(flow, FlowEvent.MAY_BEGIN)
-            return self._newcomer(source, data, ecn, now, unix_ms)
-        flow.seen = now
-        self._flows.move_to_end(source)
+        if flow.state is _OVER:
+            return self._after(flow, data, ecn, now, unix_ms)
+        self._books.touch(flow, now)
         if not flow.address.proven:
             flow.address.visitor_spoke(data)
         if flow.inspector is not None:
-            return self._inspect(flow, data, ecn, now, unix_ms)
+            self._books.read_later(flow, data, unix_ms)
         if _AT_DATAGRAM[flow.state] is FORWARDED:  # the most frequent case, without the look-up
             return (Forward(flow, data, ecn),)
         return self._happens(flow, FlowEvent.DATAGRAM, now, data, ecn)
 
     def reply(self, flow: Flow, data: bytes, ecn: int, now: float) -> Sequence[Effect]:
-        """One datagram from Dest for the visitor of ``flow``."""
-        if self._flows.get(flow.source) is not flow:
+        """One datagram from Dest for the visitor of ``flow``. What is ``unread`` has to be looked at before."""
+        ours = self._books.clients.get(flow.source) is flow
+        if not ours and self._books.visitors.get(flow.source) is not flow:
             return _NOTHING
         if not flow.address.proven and not flow.address.may_answer(data):
             self.unproven += 1
             return _NOTHING
-        flow.seen = now
-        self._flows.move_to_end(flow.source)
+        if ours:
+            return self._happens(flow, self._dest_spoke_to_client(flow, data, now), now, data, ecn)
+        self._books.touch(flow, now)
         if flow.inspector is not None:
             return self._happens(flow, self._dest_spoke(flow, flow.inspector, data), now, data, ecn)
         if _AT_REPLY[flow.state] is PASSED_BACK:
@@ -128,98 +129,167 @@ class FlowTable:
         retry = retry_source_cid(data)
         if retry is not None and flow.shown is None:
             inspector.retry_relayed(retry)
-            self._forget_held(flow)
+            self._books.forget_copies(flow)
             return FlowEvent.RETRY
         try:
             if not flow.held:
                 raise UntrustedInputError("Dest", "a reply before the visitor's first datagram")
-            flow.shown = shown_untrusted(data, flow.held[0][0], flow.shown)
+            flow.shown = shown_untrusted(data, flow.held[0], flow.shown)
         except UntrustedInputError:
             return FlowEvent.REPLY
         inspector.cid_shown(flow.shown.source_cid)
         return FlowEvent.ACKNOWLEDGED
 
+    @staticmethod
+    def _dest_spoke_to_client(flow: Flow, data: bytes, now: float) -> FlowEvent:
+        if flow.state is _SHADOW:
+            return FlowEvent.REPLY if retry_source_cid(data) is None else FlowEvent.RETRY
+        if is_short(data):
+            return FlowEvent.LATE_REPLY if now - flow.over_at < ECHO else FlowEvent.REPLY
+        cids = flow.handshake.cids if flow.handshake is not None else flow.cids
+        return FlowEvent.LATE_REPLY if long_header_source_cid(data) in cids else FlowEvent.REPLY
+
     # --- results of effects ---
 
     def no_way_to_dest(self, flow: Flow) -> Sequence[Effect]:
-        """No relay could be opened: the flow is removed, and its next datagram tries again."""
+        """No relay could be opened. A visitor's flow is removed, and its next datagram tries again."""
         self.dropped += 1
-        if self._flows.get(flow.source) is not flow:
+        if self._books.visitors.get(flow.source) is not flow:
             return _NOTHING
+        flow.unreachable = True
         return self._happens(flow, FlowEvent.NO_WAY)
 
     def hello_accepted(self, flow: Flow, handshake: Handshake) -> Sequence[Effect]:
         """The hello is recorded: ``handshake`` begins, and receives the client's datagrams from now on."""
-        return self._begun(flow, FlowEvent.ACCEPTED, handshake)
+        unread, flow.unread = flow.unread, []
+        effects = self._begun(flow, FlowEvent.ACCEPTED, handshake)
+        return [*effects, *(Feed(handshake, data) for data, _ in unread)]
 
     def hello_refused(self, flow: Flow) -> Sequence[Effect]:
         """The hello is a replay, or could not be recorded: the flow is relayed to Dest."""
-        data, ecn = flow.held[-1] if flow.held else (b"", 0)
-        return [*self._happens(flow, FlowEvent.REFUSED, data=data, ecn=ecn), *self._bound_undecided()]
+        return self._stranger(flow, FlowEvent.REFUSED)
 
-    # --- undecided flows ---
+    # --- reading what was forwarded ---
 
-    def _inspect(self, flow: Flow, data: bytes, ecn: int, now: float, unix_ms: int) -> Sequence[Effect]:
-        assert flow.inspector is not None
-        flow.held.append((data, ecn))
-        self._held_bytes += len(data)
-        verdict = flow.inspector.datagram_received(data, unix_ms)
+    @property
+    def unread(self) -> bool:
+        """Whether ``look`` has something to read."""
+        return bool(self._books.unread)
+
+    def look(self, now: float) -> Sequence[Effect]:
+        """Read what was forwarded: whether it comes from a client of ours."""
+        effects: list[Effect] = []
+        flows, self._books.unread = list(self._books.unread.values()), {}
+        for flow in flows:
+            while flow.unread and flow.inspector is not None:
+                data, unix_ms = flow.unread.pop(0)
+                flow.held.append(data)
+                verdict = flow.inspector.datagram_received(data, unix_ms)
+                effects += self._judged(flow, flow.inspector, verdict, now)
+                if isinstance(verdict, Authenticated):
+                    break  # what is left belongs to the handshake
+        return [*effects, *self._bound_undecided()]
+
+    def _judged(self, flow: Flow, inspector: Inspector, verdict: Verdict, now: float) -> Sequence[Effect]:
+        if flow.source in self._books.clients:
+            return self._judged_again(flow, verdict, now)
+        if len(flow.held) == 1 and inspector.opened:
+            self._hellos.charge(flow.prefix, now)
         if isinstance(verdict, Authenticated):
             return self._happens(flow, FlowEvent.OUR_HELLO, now, found=verdict)
-        if not flow.inspector.opened and self._hellos.waste(now):
-            # No Initial at all, of which Dest would say nothing: its connection to Dest is not even made.
-            self.dropped += 1
+        if verdict is UNDECIDED:
+            return self._happens(flow, FlowEvent.UNDECIDED)
+        if not inspector.opened and self._hellos.waste(now):
+            self.dropped += 1  # no Initial at all, of which Dest says nothing
             return self._happens(flow, FlowEvent.REMOVED)
-        return [*self._happens(flow, _named(verdict), now, data, ecn), *self._bound_undecided()]
+        return self._stranger(flow, FlowEvent.NOT_OURS)
 
-    def _bound_undecided(self) -> list[Effect]:
-        effects: list[Effect] = []
-        while len(self._undecided) > MAX_UNDECIDED or self._held_bytes > MAX_UNDECIDED_BYTES:
-            effects += self._happens(next(iter(self._undecided.values())), FlowEvent.TOO_MUCH)
-        return effects
-
-    # --- authenticated clients ---
-
-    def _client_spoke(self, flow: Flow, data: bytes, now: float, unix_ms: int) -> Sequence[Effect]:
-        handshake = flow.handshake
-        assert handshake is not None
-        if is_initial(data) and len(data) > 6 and not handshake.owns(long_header_destination_cid(data)):
-            return self._begins_again(flow, data, now, unix_ms)
-        if _AT_DATAGRAM[flow.state] is FED:
-            return (Feed(handshake, data),)
-        return self._happens(flow, FlowEvent.DATAGRAM, now, data)
-
-    def _begins_again(self, flow: Flow, data: bytes, now: float, unix_ms: int) -> Sequence[Effect]:
-        """Inspect an Initial of another connection."""
-        if flow.inspector is None:
-            flow.inspector = self._inspector()
-        flow.held.append((data, 0))
-        verdict = flow.inspector.datagram_received(data, unix_ms)
+    def _judged_again(self, flow: Flow, verdict: Verdict, now: float) -> Sequence[Effect]:
+        """Of a client's address: an Initial of another connection."""
         found = verdict if isinstance(verdict, Authenticated) else None
         effects = self._happens(flow, _named(verdict), now, found=found)
         if verdict is not UNDECIDED:
             flow.inspector, flow.held = None, []
+            flow.unread = flow.unread if found else []
         return effects
+
+    def _stranger(self, flow: Flow, event: FlowEvent) -> Sequence[Effect]:
+        """Without a connection to Dest nothing is kept of it."""
+        if flow.unreachable and flow.source not in self._books.clients:
+            self.dropped += 1
+            event = FlowEvent.REMOVED
+        return self._happens(flow, event)
+
+    def _bound_undecided(self) -> list[Effect]:
+        effects: list[Effect] = []
+        while (flow := self._books.too_many_undecided()) is not None:
+            effects += self._stranger(flow, FlowEvent.TOO_MUCH)
+        return effects
+
+    # --- authenticated clients ---
+
+    def _client_spoke(self, flow: Flow, data: bytes, ecn: int, now: float, unix_ms: int) -> Sequence[Effect]:
+        assert flow.handshake is not None
+        flow.seen = now
+        if not flow.address.proven:
+            flow.address.visitor_spoke(data)
+        of_another = is_initial(data) if flow.state is _SHADOW else True
+        if of_another and not _is_to(data, flow.handshake.cids):
+            if may_begin_hello(data):
+                flow.inspector = flow.inspector or self._inspector()
+                self._books.read_later(flow, data, unix_ms)
+            return self._happens(flow, FlowEvent.OTHER, now, data, ecn)
+        return self._happens(flow, FlowEvent.DATAGRAM, now, data, ecn)
+
+    def _after(self, flow: Flow, data: bytes, ecn: int, now: float, unix_ms: int) -> Sequence[Effect]:
+        """A datagram from the address of a client whose handshake is over."""
+        if _is_to(data, flow.cids):
+            return self._happens(flow, FlowEvent.DATAGRAM)
+        if not may_begin_hello(data):
+            return self._happens(flow, FlowEvent.OTHER, now, data, ecn)
+        effects = self._happens(flow, FlowEvent.MAY_BEGIN)
+        return [*effects, *self._newcomer(flow.source, data, ecn, now, unix_ms)]
+
+    def left(self, source: Address, handshake: Handshake, farewell: bytes, now: float) -> Sequence[Effect]:
+        """``handshake`` follows Dest no more, and tells it so with ``farewell``; empty: it never did."""
+        flow = self._books.clients.get(source)
+        if flow is None or flow.handshake is not handshake or flow.state is not _SHADOW:
+            return _NOTHING
+        return self._happens(flow, FlowEvent.FINISHED if farewell else FlowEvent.IMITATED, now, farewell)
+
+    def not_followed(self, source: Address, handshake: Handshake) -> Sequence[Effect]:
+        """Dest chose what ``handshake`` cannot have; the client gets Dest itself."""
+        flow = self._books.clients.get(source)
+        if flow is None or flow.handshake is not handshake or flow.state is not _SHADOW:
+            return _NOTHING
+        return self._happens(flow, FlowEvent.NOT_FOLLOWED)
 
     def handed_over(self, source: Address, handshake: Handshake, now: float) -> Sequence[Effect]:
         """The front passes on an authenticated client; ``abandon`` was called for its address before."""
-        return self._begun(Flow(source, now), FlowEvent.HANDED_OVER, handshake)
+        flow = Flow(source, now)
+        flow.address.proven = True  # the front bounds what it gets
+        return self._begun(flow, FlowEvent.HANDED_OVER, handshake)
 
     def from_front(self, source: Address, data: bytes, now: float) -> Sequence[Effect]:
         """The front passes on a datagram of a client; dropped when its handshake is over."""
-        flow = self._ours.get(source)
-        if flow is None or flow.state is FlowState.SILENT:
+        flow = self._books.clients.get(source)
+        if flow is None or flow.state is _OVER:
             return _NOTHING
-        return self._happens(flow, FlowEvent.DATAGRAM, now, data)
+        return self._happens(flow, FlowEvent.FROM_FRONT, now, data)
+
+    def dest_at_front(self, source: Address, data: bytes, ecn: int, now: float) -> Sequence[Effect]:
+        """The front passes on a datagram of Dest for a client; dropped when Dest is not followed any more."""
+        flow = self._books.clients.get(source)
+        return self.reply(flow, data, ecn, now) if flow is not None and flow.state is _SHADOW else _NOTHING
 
     def abandon(self, source: Address) -> Sequence[Effect]:
         """Abandon the handshake with a client; an unknown address is ignored."""
-        flow = self._ours.get(source)
+        flow = self._books.clients.get(source)
         return _NOTHING if flow is None else self._happens(flow, FlowEvent.REMOVED)
 
     def handshake_over(self, source: Address, handshake: Handshake, now: float) -> Sequence[Effect]:
-        """``handshake`` succeeded or failed. Datagrams of the client are dropped for SILENCE seconds."""
-        flow = self._ours.get(source)
+        """``handshake`` succeeded or failed. What still comes for it is dropped for SILENCE seconds."""
+        flow = self._books.clients.get(source)
         if flow is None or flow.handshake is not handshake:
             return _NOTHING
         return self._happens(flow, FlowEvent.HANDSHAKE_OVER, now)
@@ -240,67 +310,50 @@ class FlowTable:
     ) -> list[Effect]:
         """Look up the row, enter the next state and return the effects, those that make room first."""
         rule = RULES[flow.state, event]
-        it = Happening(flow, now, data, ecn, found, cid, handshake, tuple(flow.held), flow.handshake)
+        it = Happening(flow, now, data, ecn, found, cid, handshake, flow.handshake)
         room = [] if rule.becomes is flow.state else self._enter(flow, rule.becomes, now)
         return room + [kind.of(it) for kind in rule.effects]
 
     def _enter(self, flow: Flow, state: FlowState, now: float) -> list[Effect]:
         before, flow.state = flow.state, state
+        books = self._books
+        if before in _CLIENTS and state not in _CLIENTS:
+            del books.clients[flow.source]
+            flow.forget_handshake()
+            books.forget_copies(flow)
         match state:
-            case FlowState.PENDING:
-                self._add(flow)
-                flow.inspector = self._inspector()
-                self._pending[flow.source] = self._undecided[flow.source] = flow
             case FlowState.WATCHED:
-                del self._pending[flow.source]
+                books.add(flow)
+                flow.inspector = flow.inspector or self._inspector()
+                books.undecided[flow.source] = flow
             case FlowState.RELAY:
                 self.strangers += 1
-                if before is FlowState.NONE:
-                    self._add(flow)
+                if before is FlowState.WATCHED:
+                    books.decided(flow)
                 else:
-                    self._decided(flow)
-            case FlowState.OURS:
+                    books.add(flow)
+            case FlowState.SHADOW if before not in _CLIENTS:
                 if before is not FlowState.NONE:
-                    self._drop(flow)
-                room = self._room_for_handshake()
-                self._ours[flow.source] = flow
+                    books.drop(flow)
+                room = [each for old in books.clients_in_the_way() for each in self._happens(old, FlowEvent.REMOVED)]
+                books.clients[flow.source] = flow
                 return room
-            case FlowState.SILENT:
-                flow.handshake, flow.inspector, flow.held = None, None, []
-                flow.silent_until = now + SILENCE
-            case FlowState.NONE if before in {FlowState.OURS, FlowState.SILENT}:
-                del self._ours[flow.source]
-                flow.handshake, flow.inspector, flow.held = None, None, []
-            case FlowState.NONE:
-                self._drop(flow)
+            case FlowState.LEFT:
+                flow.over_at = now
+            case FlowState.OVER:
+                flow.cids = frozenset(flow.handshake.cids) if flow.handshake is not None else ()
+                flow.over_at = now
+                flow.forget_handshake()
+                books.forget_copies(flow)
+            case FlowState.NONE if before not in _CLIENTS:
+                books.drop(flow)
         return []
-
-    def _add(self, flow: Flow) -> None:
-        self._flows[flow.source] = flow
-        self._prefixes.setdefault(flow.prefix, []).append(flow)
-
-    def _drop(self, flow: Flow) -> None:
-        self._decided(flow)
-        del self._flows[flow.source]
-        neighbours = self._prefixes[flow.prefix]
-        neighbours.remove(flow)
-        if not neighbours:
-            del self._prefixes[flow.prefix]
-
-    def _decided(self, flow: Flow) -> None:
-        self._forget_held(flow)
-        self._undecided.pop(flow.source, None)
-        self._pending.pop(flow.source, None)
-        flow.inspector = flow.shown = None
-
-    def _forget_held(self, flow: Flow) -> None:
-        self._held_bytes -= sum(len(data) for data, _ in flow.held)
-        flow.held = []
 
     def _begun(self, flow: Flow, event: FlowEvent, handshake: Handshake) -> Sequence[Effect]:
         effects = self._happens(flow, event, handshake=handshake)
         flow.handshake = handshake
-        self._ours.move_to_end(flow.source)
+        flow.inspector, flow.held = None, []
+        self._books.clients.move_to_end(flow.source)
         return effects
 
     # --- bounds ---
@@ -313,74 +366,59 @@ class FlowTable:
         if not admission.take(flow.prefix, now):
             self.dropped += 1
             return _NOTHING
+        if hello and self._hellos.flood(now):
+            return self._read_first(flow, data, ecn, now, unix_ms)
         effects = self._room_for_visitor(flow.prefix)
         if not hello:
             admission.charge(flow.prefix, now)
             return effects + self._happens(flow, FlowEvent.DATAGRAM, now, data, ecn)
-        effects += self._happens(flow, FlowEvent.MAY_BEGIN, now)
-        inspector = flow.inspector
-        assert inspector is not None
-        effects += self._inspect(flow, data, ecn, now, unix_ms)
-        if inspector.opened:
-            admission.charge(flow.prefix, now)
+        effects += self._happens(flow, FlowEvent.MAY_BEGIN, now, data, ecn)
+        self._books.read_later(flow, data, unix_ms)
         return effects
+
+    def _read_first(self, flow: Flow, data: bytes, ecn: int, now: float, unix_ms: int) -> Sequence[Effect]:
+        """In a flood: for what is no Initial at all not even a connection to Dest is made."""
+        flow.inspector = inspector = self._inspector()
+        verdict = inspector.datagram_received(data, unix_ms)
+        if not inspector.opened:
+            self._hellos.waste(now)
+            self.dropped += 1
+            return _NOTHING
+        effects = self._room_for_visitor(flow.prefix)
+        effects += self._happens(flow, FlowEvent.MAY_BEGIN, now, data, ecn)
+        self._books.has_read(flow, data)
+        return [*effects, *self._judged(flow, inspector, verdict, now), *self._bound_undecided()]
 
     def _room_for_visitor(self, prefix: str) -> list[Effect]:
-        """Remove the longest idle flow of a full prefix, and of all when there are too many."""
         effects: list[Effect] = []
-        neighbours = self._prefixes.get(prefix, [])
-        if len(neighbours) >= self.limits.flows_per_prefix:
-            effects += self._happens(min(neighbours, key=_seen), FlowEvent.REMOVED)
-        while len(self._flows) >= self.limits.flows:
-            effects += self._happens(next(iter(self._flows.values())), FlowEvent.REMOVED)
-        return effects
-
-    def _room_for_handshake(self) -> list[Effect]:
-        """Remove SILENT flows first, then the oldest handshake."""
-        effects: list[Effect] = []
-        while len(self._ours) >= MAX_OURS:
-            oldest = next(iter(self._ours.values()))
-            silent = (flow for flow in self._ours.values() if flow.state is FlowState.SILENT)
-            effects += self._happens(next(silent, oldest), FlowEvent.REMOVED)
+        for old in self._books.in_the_way(prefix, self.limits):
+            effects += self._happens(old, FlowEvent.REMOVED)
         return effects
 
     # --- time ---
 
     def timer(self) -> float | None:
         """The monotonic time at which to call ``handle_timer``; None without a flow."""
-        if self._pending:
-            return next(iter(self._pending.values())).since + HOLD
-        times = []
-        if self._flows:
-            times.append(next(iter(self._flows.values())).seen + self.limits.idle)
-        silent = [flow.silent_until for flow in self._ours.values() if flow.state is FlowState.SILENT]
-        if silent:
-            times.append(min(silent))
+        idle = self._books.longest_idle()
+        times = [flow.over_at + SILENCE for flow in self._books.over()]
+        if idle is not None:
+            times.append(idle.seen + self.limits.idle)
         return min(times, default=None)
 
     def handle_timer(self, now: float) -> Sequence[Effect]:
-        """End hold times, idle flows and silences that are over."""
+        """End idle flows, and those that are long over."""
         effects: list[Effect] = []
-        while self._pending:
-            flow = next(iter(self._pending.values()))
-            if flow.since + HOLD > now:
-                break
-            effects += self._happens(flow, FlowEvent.DELAY_OVER)
-        while self._flows:
-            flow = next(iter(self._flows.values()))
-            if flow.seen + self.limits.idle > now:
-                break
+        while (flow := self._books.longest_idle()) is not None and flow.seen + self.limits.idle <= now:
             effects += self._happens(flow, FlowEvent.REMOVED)
-        silent = [flow for flow in self._ours.values() if flow.state is FlowState.SILENT and flow.silent_until <= now]
-        for flow in silent:
-            self._happens(flow, FlowEvent.REMOVED)
+        for flow in self._books.over():
+            if flow.over_at + SILENCE <= now:
+                effects += self._happens(flow, FlowEvent.REMOVED)
         return effects
 
     def close(self) -> Sequence[Effect]:
         """Remove every flow; the effects close the connections to Dest."""
-        self._ours.clear()
         effects: list[Effect] = []
-        for flow in list(self._flows.values()):
+        for flow in [*self._books.clients.values(), *self._books.visitors.values()]:
             effects += self._happens(flow, FlowEvent.REMOVED)
         return effects
 
@@ -389,12 +427,12 @@ class FlowTable:
     @property
     def pending(self) -> int:
         """The number of undecided flows and of handshakes."""
-        return len(self._undecided) + sum(flow.state is FlowState.OURS for flow in self._ours.values())
+        return len(self._books.undecided) + sum(flow.state is not _OVER for flow in self._books.clients.values())
 
     @property
     def relayed(self) -> int:
         """The number of flows that are relayed to Dest."""
-        return len(self._flows) - len(self._undecided)
+        return len(self._books.visitors) - len(self._books.undecided)
 
 
 def _named(verdict: Verdict) -> FlowEvent:
@@ -403,5 +441,8 @@ def _named(verdict: Verdict) -> FlowEvent:
     return FlowEvent.UNDECIDED if verdict is UNDECIDED else FlowEvent.NOT_OURS
 
 
-def _seen(flow: Flow) -> float:
-    return flow.seen
+def _is_to(data: bytes, cids: Collection[bytes]) -> bool:
+    """Whether a packet's destination connection ID is one of these."""
+    if is_long(data):
+        return long_header_destination_cid(data) in cids
+    return any(data.startswith(cid, 1) for cid in cids if cid)

@@ -18,9 +18,10 @@ from qre.workers.handshake.port.flow_effects import (
     Effect,
     Feed,
     Forward,
-    ForwardHeld,
+    Mirror,
     OpenRelay,
     Reset,
+    Retried,
     ToVisitor,
 )
 from qre.workers.handshake.port.flow_parts import Address, Flow, Handshake, Hello, Relay
@@ -42,7 +43,7 @@ class Performer:
         """Perform ``effects`` in order, and those that they lead to."""
         for effect in effects:
             match effect:
-                case Forward():  # patterns without fields: these three occur with every datagram
+                case Forward():  # patterns without fields: these four occur with every datagram
                     relay = effect.flow.relay
                     if relay is not None:  # otherwise Dest is unreachable, and the table knows
                         relay.send(effect.data, effect.ecn)
@@ -50,10 +51,8 @@ class Performer:
                     self.to_visitor(effect.source, effect.data, effect.ecn)
                 case Feed():
                     effect.handshake.datagram_received(effect.data, now)
-                case ForwardHeld(flow, held):
-                    for data, ecn in held:
-                        if flow.relay is not None:
-                            flow.relay.send(data, ecn)
+                case Mirror():
+                    effect.handshake.dest_spoke(effect.data, effect.ecn, now)
                 case OpenRelay(flow):
                     flow.relay = self.open_relay(flow)
                     if flow.relay is None:
@@ -69,6 +68,8 @@ class Performer:
                     self.perform(answered, now)
                 case Begin(handshake):
                     handshake.begin(now)
+                case Retried(handshake, retry):
+                    handshake.dest_retried(retry, now)
                 case Abandon(handshake):
                     handshake.abandon()
                 case Reset(source, cid, length):

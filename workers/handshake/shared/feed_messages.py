@@ -104,13 +104,21 @@ class More(Message, frozen=True, kw_only=True):
     data: Datagram
 
 
+class DestSpoke(Message, frozen=True, kw_only=True):
+    """A datagram of Dest for such a client, with its ECN mark; a Retry, too."""
+
+    visitor: Visitor
+    data: Datagram
+    ecn: Annotated[int, msgspec.Meta(ge=0, le=3)]
+
+
 class Abandon(Message, frozen=True, kw_only=True):
     """The front gave the handshake up to make room, or because the client began again."""
 
     visitor: Visitor
 
 
-ToGuest = Begin | More | Abandon
+ToGuest = Begin | More | DestSpoke | Abandon
 
 
 # --- guest -> front ---
@@ -123,13 +131,26 @@ class Began(Message, frozen=True, kw_only=True):
     handshake_cid: Cid
 
 
+class Left(Message, frozen=True, kw_only=True):
+    """The handshake does not follow Dest any more, and this tells Dest so; empty: it never did."""
+
+    visitor: Visitor
+    farewell: Datagram
+
+
+class GivesUp(Message, frozen=True, kw_only=True):
+    """Dest chose what the guest cannot have: the client has to see Dest itself."""
+
+    visitor: Visitor
+
+
 class Over(Message, frozen=True, kw_only=True):
     """The handshake has succeeded or failed."""
 
     visitor: Visitor
 
 
-ToFront = Began | Over
+ToFront = Began | Left | GivesUp | Over
 
 
 def begin(hello: Hello) -> Begin:

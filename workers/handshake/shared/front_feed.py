@@ -9,7 +9,7 @@ from collections.abc import Callable
 from qre.errors import MachineError
 from qre.ipc.channel import Channel
 from qre.workers.handshake.port.flow_parts import Address
-from qre.workers.handshake.shared.feed_messages import Began, Over, ToFront, ToGuest, visitor_of
+from qre.workers.handshake.shared.feed_messages import Began, GivesUp, Left, Over, ToFront, ToGuest, visitor_of
 
 
 class FrontFeed:
@@ -33,6 +33,14 @@ class FrontFeed:
     def began(self, source: Address, handshake_cid: bytes) -> None:
         """Tell the front that the handshake with ``source`` goes on here, under ``handshake_cid``."""
         self._tell(Began(visitor=visitor_of(source), handshake_cid=handshake_cid))
+
+    def left(self, source: Address, farewell: bytes) -> None:
+        """Tell the front that Dest is followed no more, and with what Dest is told so."""
+        self._tell(Left(visitor=visitor_of(source), farewell=farewell))
+
+    def not_followed(self, source: Address) -> None:
+        """Tell the front that the client has to see Dest itself."""
+        self._tell(GivesUp(visitor=visitor_of(source)))
 
     def over(self, source: Address) -> None:
         """Tell the front to forget the handshake with ``source``."""

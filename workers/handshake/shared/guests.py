@@ -17,10 +17,35 @@ from qre.errors import MachineError, UserError
 from qre.ipc.channel import Channel
 from qre.ipc.messages import ProfileSecrets
 from qre.wire.initial import MAX_DATAGRAM
+from qre.wire.packet import long_header_source_cid
 from qre.workers.handshake.port.flow_parts import Address, Handshake, Hello
-from qre.workers.handshake.shared.feed_messages import Abandon, Began, More, ToFront, ToGuest, begin, visitor_of
+from qre.workers.handshake.shared.feed_messages import (
+    Abandon,
+    Began,
+    DestSpoke,
+    GivesUp,
+    Left,
+    More,
+    Over,
+    ToFront,
+    ToGuest,
+    begin,
+    visitor_of,
+)
 
-_BATCH: Final = 64
+#: Of one handshake: what a client may address it by.
+_MOST_CIDS: Final = 8
+
+
+@dataclass(frozen=True)
+class GuestCalls:
+    """What the front is told about guests' handshakes: one has ended, follows Dest no more, or cannot follow it.
+    ``complain`` gets (key, line) for the log."""
+
+    over: Callable[[Address, Handshake], None]
+    left: Callable[[Address, Handshake, bytes], None]
+    not_followed: Callable[[Address, Handshake], None]
+    complain: Callable[[str, str], None]
 
 
 class GuestHandshake:
@@ -30,7 +55,8 @@ class GuestHandshake:
         self._guest = guest
         self._source = hello.source
         self._begin: ToGuest | None = begin(hello)
-        self._cids = {hello.found.original_destination_cid, hello.found.retry_source_cid}
+        found = hello.found
+        self.cids = {cid for cid in (found.original_destination_cid, found.retry_source_cid) if cid}
 
     def begin(self, now: float) -> None:
         """Pass the client to its daemon, once; the secrets are not kept."""
@@ -43,13 +69,21 @@ class GuestHandshake:
         if len(data) <= MAX_DATAGRAM:
             self._guest.tell(More(visitor=visitor_of(self._source), data=data))
 
-    def owns(self, destination_cid: bytes) -> bool:
-        """Whether the daemon has answered under this connection ID."""
-        return destination_cid in self._cids
+    def dest_spoke(self, data: bytes, ecn: int, now: float) -> None:
+        """Pass a datagram of Dest on; the daemon answers under Dest's connection ID."""
+        cid = long_header_source_cid(data)
+        if cid and len(self.cids) < _MOST_CIDS:
+            self.cids.add(cid)
+        if len(data) <= MAX_DATAGRAM:
+            self._guest.tell(DestSpoke(visitor=visitor_of(self._source), data=data, ecn=ecn))
+
+    def dest_retried(self, retry: bytes, now: float) -> None:
+        """Pass Dest's Retry on."""
+        self.dest_spoke(retry, 0, now)
 
     def answered_under(self, cid: bytes) -> None:
         """The daemon has answered under ``cid``: the client may use it from now on."""
-        self._cids.add(cid)
+        self.cids.add(cid)
 
     def abandon(self) -> None:
         """Tell the daemon that the front gave the handshake up."""
@@ -59,13 +93,12 @@ class GuestHandshake:
 
 @dataclass
 class Guest:
-    """One joined daemon. ``over`` is called when a handshake has ended."""
+    """One joined daemon."""
 
     profile: str
     short_ids: frozenset[bytes]
     channel: Channel[ToFront]
-    over: Callable[[Address, Handshake], None]
-    complain: Callable[[str, str], None]
+    calls: GuestCalls
     handshakes: dict[Address, GuestHandshake] = field(default_factory=dict)
 
     def tell(self, message: ToGuest) -> None:
@@ -73,7 +106,7 @@ class Guest:
         try:
             self.channel.send(message)
         except MachineError as error:
-            self.complain("guest", f"{self.profile} does not accept its clients: {error}")
+            self.calls.complain("guest", f"{self.profile} does not accept its clients: {error}")
 
     def forget(self, source: Address, handshake: GuestHandshake) -> None:
         """``handshake`` has ended. A client that began again has another one by now, which stays."""
@@ -91,11 +124,17 @@ class Guest:
         handshake = self.handshakes.get(source)
         if handshake is None:
             return
-        if isinstance(message, Began):
-            handshake.answered_under(message.handshake_cid)
-        else:
-            self.forget(source, handshake)
-            self.over(source, handshake)
+        match message:
+            case Began(handshake_cid=cid):
+                handshake.answered_under(cid)
+            case Left(farewell=farewell):
+                self.calls.left(source, handshake, farewell)
+            case GivesUp():
+                self.forget(source, handshake)
+                self.calls.not_followed(source, handshake)
+            case Over():
+                self.forget(source, handshake)
+                self.calls.over(source, handshake)
 
     def close(self) -> None:
         """End its handshakes and tell ``over`` of each."""
@@ -103,16 +142,15 @@ class Guest:
             asyncio.get_running_loop().remove_reader(self.channel.fileno())
             self.channel.close()
         for source, handshake in list(self.handshakes.items()):
-            self.over(source, handshake)
+            self.calls.over(source, handshake)
         self.handshakes.clear()
 
 
 class Guests:
     """All joined daemons, by the number that the supervisor gave each."""
 
-    def __init__(self, over: Callable[[Address, Handshake], None], complain: Callable[[str, str], None]) -> None:
-        self._over = over
-        self._complain = complain
+    def __init__(self, calls: GuestCalls) -> None:
+        self._calls = calls
         self._guests: dict[int, Guest] = {}
 
     def any(self) -> bool:
@@ -136,7 +174,7 @@ class Guests:
             channel.close()
             raise
         self.leave(number)
-        guest = Guest(profile, frozenset(its.short_ids), channel, self._over, self._complain)
+        guest = Guest(profile, frozenset(its.short_ids), channel, self._calls)
         self._guests[number] = guest
         asyncio.get_running_loop().add_reader(channel.fileno(), guest.readable)
 

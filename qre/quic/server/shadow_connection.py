@@ -1,0 +1,308 @@
+"""A server's QUIC connection in the shadow of a living Dest (docs/protocol.md, «The living site»).
+
+As long as the handshake lasts it sends nothing of its own accord: for every datagram of Dest it makes one of the same
+length, with the same packets, clear bytes and Initial frames, and with our CRYPTO data in place of Dest's. PADDING
+fills what is longer than ours; where nothing of ours is left, a PING stands for it. Dest's timers are ours: what it
+sends again is sent again here. When the client has sent Finished, aioquic goes on as in the base class.
+
+No packet number of the Handshake and 1-RTT spaces is used twice: they come from aioquic's one counter. An Initial has
+Dest's number, and the same content whenever the number is the same, or Dest's own content under its public keys.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Any, Final
+
+from aioquic import tls
+from aioquic.quic.connection import QuicConnectionId
+from aioquic.quic.packet import QuicPacketType
+from aioquic.quic.packet_builder import QuicDeliveryState, QuicPacketBuilderStop, QuicSentPacket
+
+from qre.errors import UntrustedInputError
+from qre.quic.packet_builder import OnePacketBuilder
+from qre.quic.server.server_connection import ServerConnection
+from qre.quic.server.shadow_tls import FINISHED_LENGTH, ShadowTlsContext
+from qre.quic.shadow.dest_reader import DestReader
+from qre.quic.shadow.farewell import farewell
+from qre.quic.shadow.server_hello import CannotFollowError, Obstacle, pattern_of_untrusted
+from qre.quic.shadow.shapes import CryptoPlace, DatagramShape, InitialShape, PacketShape
+from qre.wire.frames import Crypto, FlowControl, Ping, encode_frame
+from qre.wire.number import PACKET_NUMBER_BASE, encode_number
+from qre.wire.packet import FIXED, LONG, PacketType
+from qre.wire.protection import TAG_LENGTH
+
+#: Bytes of the packet numbers of Handshake and 1-RTT packets; only their sum with the payload shows.
+_NUMBER_LENGTH: Final = 2
+#: What a CRYPTO frame needs besides its data: type, offset and length.
+_CRYPTO_OVERHEAD: Final = 5
+#: Datagrams of Dest that wait until ServerHello is known.
+_MOST_WITHHELD: Final = 16
+#: Datagrams that are known again when the network between Dest and us repeats them.
+_MOST_REMEMBERED: Final = 64
+#: Dest pauses so long (seconds) only before it sends something again: its flight has ended.
+_PAUSE: Final = 0.1
+#: How much Dest's Handshake packets may say in other frames than CRYPTO; less than any packet's own CRYPTO data.
+_SLACK: Final = 8
+#: In 1-RTT a PING is the sign to switch (see the base class): this stands for it.
+_MAX_DATA: Final = 0x10
+
+
+@dataclass(frozen=True)
+class Mirrored:
+    """Send these instead, now; none when it has to wait, or was not worth an answer."""
+
+    datagrams: tuple[bytes, ...]
+
+
+@dataclass(frozen=True)
+class NotOfThisConnection:
+    """It belongs to something else that came from the client's address: pass it on as it is."""
+
+
+@dataclass(frozen=True)
+class NotFollowed:
+    """Dest chose what we cannot have, and nothing of ours has left: the client gets ``withheld``, and then this
+    datagram, as they are."""
+
+    obstacle: Obstacle
+    withheld: tuple[bytes, ...]
+
+
+DestAnswer = Mirrored | NotOfThisConnection | NotFollowed
+
+
+class ShadowConnection(ServerConnection):
+    """``client_cid``: the client's source CID. ``expected_flight``: CRYPTO bytes of Dest's Handshake packets on
+    earlier visits, or 0. ``shown``: what Dest has told the client already, its source CID and highest number."""
+
+    def __init__(
+        self, *, client_cid: bytes, expected_flight: int, shown: tuple[bytes, int] | None, **arguments: Any
+    ) -> None:
+        super().__init__(**arguments)
+        self._client_cid = client_cid
+        self._reader = DestReader(self._first_destination_cid, client_cid)
+        if shown is not None:
+            self._reader.shown(*shown)
+        self._following = True
+        self._server_hello = b""
+        self._withheld: list[tuple[bytes, DatagramShape]] = []
+        self._remembered: OrderedDict[bytes, bytes] = OrderedDict()
+        self._expected_flight = expected_flight
+        self._flight_so_far = 0
+        self._finished = b""  # held back
+        self._dest_spoke_at = 0.0
+
+    @property
+    def following(self) -> bool:
+        """Whether Dest's datagrams still say what is sent."""
+        return self._following
+
+    @property
+    def dest_cid(self) -> bytes | None:
+        """Dest's source CID, which is ours; None while it has not answered."""
+        return self._reader.source_cid
+
+    def farewell(self, token: bytes) -> bytes:
+        """Ends the client's visit at Dest, which gave it ``token`` with a Retry. Empty: Dest has not answered."""
+        dest_cid = self._reader.source_cid
+        if dest_cid is None:
+            return b""
+        number = int(self._spaces[tls.Epoch.INITIAL].largest_received_packet) + 1
+        return farewell(self._first_destination_cid, dest_cid, self._client_cid, number, token)
+
+    # --- hooks of the base class ---
+
+    def _new_tls(self) -> ShadowTlsContext:
+        return ShadowTlsContext(
+            client_hello=self._client_hello,
+            proof_key=self._proof_key,
+            flight=self._flight,
+            random_bytes=self._random_bytes,
+        )
+
+    def _hello_is_read(self) -> bool:
+        context = self.tls if self._network_paths else None
+        return isinstance(context, ShadowTlsContext) and context.exchanged is not None
+
+    def receive_datagram(self, data: bytes, addr: Any, now: float) -> None:
+        """Also notice the client's Finished: from then on we speak for ourselves."""
+        super().receive_datagram(data, addr, now)
+        if self._handshake_complete:
+            self._following = False
+
+    def get_timer(self) -> float | None:
+        """While following, only the idle timeout: what was lost Dest sends again."""
+        return self._close_at if self._following else super().get_timer()
+
+    def datagrams_to_send(self, now: float) -> list[tuple[bytes, Any]]:
+        """Nothing while following."""
+        return [] if self._following else super().datagrams_to_send(now)
+
+    # --- Dest's datagrams ---
+
+    def dest_spoke(self, data: bytes, reset_token: bytes, now: float) -> DestAnswer:
+        """One datagram of Dest. ``reset_token``: of a connection ID that Dest has just chosen."""
+        again = self._remembered.get(data)
+        if again is not None:
+            return Mirrored((again,))
+        known = self._reader.source_cid
+        try:
+            shape = self._reader.read_untrusted(data)
+            if known is None and self._reader.source_cid is not None:
+                self._take_cid(self._reader.source_cid, reset_token)
+            if not self._server_hello:
+                self._answer_untrusted()
+        except CannotFollowError as error:
+            if self._server_hello:
+                return Mirrored(())
+            return NotFollowed(error.obstacle, tuple(data for data, _ in self._withheld))
+        except UntrustedInputError:
+            return NotOfThisConnection()
+        if not self._server_hello and shape.needs_keys:
+            if len(self._withheld) < _MOST_WITHHELD:
+                self._withheld.append((data, shape))
+            return Mirrored(())
+        due = [*self._withheld, (data, shape)]
+        self._withheld = []
+        return Mirrored(tuple(self._mirror(raw, each, now) for raw, each in due))
+
+    def _take_cid(self, cid: bytes, token: bytes) -> None:
+        self._handshake_cid = self.host_cid = self._local_initial_source_connection_id = cid
+        self._host_cids[0] = QuicConnectionId(cid, 0, token, was_sent=True)
+
+    def _answer_untrusted(self) -> None:
+        """Make ServerHello and what follows as soon as Dest's is known. Raises CannotFollowError."""
+        if self._reader.closed:
+            raise CannotFollowError(Obstacle.CLOSED)
+        pattern = pattern_of_untrusted(self._reader.hello)
+        if pattern is None:
+            return
+        context = self.tls
+        if not isinstance(context, ShadowTlsContext):
+            raise CannotFollowError(Obstacle.UNREADABLE)
+        context.handshake_extensions = [
+            (int(tls.ExtensionType.QUIC_TRANSPORT_PARAMETERS), self._serialize_transport_parameters())
+        ]
+        initial, handshake = (self._crypto_buffers[epoch] for epoch in (tls.Epoch.INITIAL, tls.Epoch.HANDSHAKE))
+        context.answer(pattern, initial, handshake)
+        self._server_hello, flight = initial.data, handshake.data
+        initial.seek(0)
+        handshake.seek(0)
+        self._finished = flight[-FINISHED_LENGTH:]
+        self._crypto_streams[tls.Epoch.HANDSHAKE].sender.write(flight[:-FINISHED_LENGTH])
+
+    # --- datagrams of ours ---
+
+    def _mirror(self, raw: bytes, shape: DatagramShape, now: float) -> bytes:
+        paused = now - self._dest_spoke_at > _PAUSE
+        self._dest_spoke_at = now
+        packets = [self._mirror_packet(each, now, paused=paused) for each in shape.packets]
+        made = b"".join(packets) + shape.trailing
+        self._network_paths[0].bytes_sent += len(made)
+        self._remembered[raw] = made
+        if len(self._remembered) > _MOST_REMEMBERED:
+            self._remembered.popitem(last=False)
+        return made
+
+    def _mirror_packet(self, shape: PacketShape, now: float, *, paused: bool) -> bytes:
+        if isinstance(shape, InitialShape):
+            return self._mirror_initial(shape)
+        if shape.type is PacketType.HANDSHAKE:
+            return self._mirror_handshake(shape, now, paused=paused)
+        return self._mirror_application(shape, now)
+
+    def _mirror_initial(self, shape: InitialShape) -> bytes:
+        """Frame by frame, under Dest's packet number: these keys are everybody's."""
+        payload = b"".join(frame if isinstance(frame, bytes) else self._crypto_frame(frame) for frame in shape.frames)
+        header = shape.header + encode_number(shape.number, shape.number_length)
+        return self._reader.initial_keys.protect(header, shape.number, payload)
+
+    def _crypto_frame(self, place: CryptoPlace) -> bytes:
+        data = self._server_hello[place.offset : place.offset + place.length]
+        return place.head + data.ljust(place.length, b"\0")
+
+    def _mirror_handshake(self, shape: PacketShape, now: float, *, paused: bool) -> bytes:
+        pair = self._cryptos[tls.Epoch.HANDSHAKE]
+        sender = self._crypto_streams[tls.Epoch.HANDSHAKE].sender
+        room = shape.length - _NUMBER_LENGTH - TAG_LENGTH
+        self._flight_so_far += room
+        if self._finished and (paused or self._flight_so_far + _SLACK >= self._expected_flight):
+            sender.write(self._finished)
+            self._finished = b""
+        elif not self._finished and not len(sender._pending):
+            self._send_again(tls.Epoch.HANDSHAKE)
+        sent = self._new_packet(tls.Epoch.HANDSHAKE, QuicPacketType.HANDSHAKE, shape.size)
+        frames: list[bytes] = []
+        while (left := room - sum(map(len, frames))) > _CRYPTO_OVERHEAD:
+            frame = sender.get_frame(left - _CRYPTO_OVERHEAD - (sender.next_offset >= 64) * 1)
+            if frame is None or not frame.data:
+                break
+            end = frame.offset + len(frame.data)
+            frames.append(encode_frame(Crypto(frame.offset, frame.data)))
+            sent.delivery_handlers.append((sender.on_data_delivery, (frame.offset, end, False)))
+        sent.is_crypto_packet = bool(frames)
+        payload = b"".join(frames) or encode_frame(Ping())
+        number = sent.packet_number
+        header = (
+            bytes([LONG | FIXED | PacketType.HANDSHAKE.value << 4 | _NUMBER_LENGTH - 1])
+            + shape.header[1:]
+            + encode_number(number, _NUMBER_LENGTH)
+        )
+        return self._sealed(pair.encrypt_packet(header, payload.ljust(room, b"\0"), number), sent, now)
+
+    def _mirror_application(self, shape: PacketShape, now: float) -> bytes:
+        """With what we have for the client, as far as it fits; else with MAX_DATA, which says nothing."""
+        builder = OnePacketBuilder(
+            host_cid=self._handshake_cid,
+            max_datagram_size=shape.size,
+            packet_number=self._packet_number,
+            peer_cid=self._peer_cid.cid,
+            version=self._version,
+        )
+        with contextlib.suppress(QuicPacketBuilderStop):  # the packet is full
+            super()._write_application(builder, self._network_paths[0], now)
+        datagrams, packets = builder.flush()
+        if datagrams:
+            self._packet_number = builder.packet_number
+            (packet,), (datagram,) = packets, datagrams
+            return self._sealed(datagram, packet, now)
+        sent = self._new_packet(tls.Epoch.ONE_RTT, QuicPacketType.ONE_RTT, shape.size)
+        number = sent.packet_number
+        room = shape.length - _NUMBER_LENGTH - TAG_LENGTH
+        payload = encode_frame(FlowControl(_MAX_DATA, self._local_max_data.value))
+        if len(payload) > room:
+            payload, sent.is_ack_eliciting = b"", False
+        header = bytes([FIXED | _NUMBER_LENGTH - 1]) + shape.header[1:] + encode_number(number, _NUMBER_LENGTH)
+        packet_bytes = self._cryptos[tls.Epoch.ONE_RTT].encrypt_packet(header, payload.ljust(room, b"\0"), number)
+        return self._sealed(packet_bytes, sent, now)
+
+    def _new_packet(self, epoch: tls.Epoch, kind: QuicPacketType, size: int) -> QuicSentPacket:
+        """Takes the next packet number."""
+        number = self._packet_number
+        if number >= PACKET_NUMBER_BASE:
+            raise UntrustedInputError("Dest", "it sends without end")
+        self._packet_number += 1
+        return QuicSentPacket(
+            epoch=epoch,
+            in_flight=True,
+            is_ack_eliciting=True,
+            is_crypto_packet=False,
+            packet_number=number,
+            packet_type=kind,
+            sent_bytes=size,
+        )
+
+    def _sealed(self, packet: bytes, sent: QuicSentPacket, now: float) -> bytes:
+        sent.sent_time = now
+        self._loss.on_packet_sent(packet=sent, space=self._spaces[sent.epoch])
+        return packet
+
+    def _send_again(self, epoch: tls.Epoch) -> None:
+        """Dest sends more than our flight has: what is not acknowledged goes again."""
+        for packet in list(self._spaces[epoch].sent_packets.values()):
+            for handler, arguments in packet.delivery_handlers:
+                handler(QuicDeliveryState.LOST, *arguments)
+            packet.delivery_handlers.clear()

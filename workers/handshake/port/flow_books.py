@@ -1,0 +1,111 @@
+"""Which flows there are: by address, by network, undecided ones and those with datagrams to be read.
+
+Only keeps the books: which flow enters which state is decided by ``flows``. All look-ups are by address.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from typing import Final
+
+from qre.workers.handshake.port.flow_parts import Address, Flow, FlowState, Limits
+
+MAX_UNDECIDED: Final = 256
+MAX_UNDECIDED_BYTES: Final = 1 << 20
+#: Handshakes at once, each of an authenticated client with a hello that is not a replay.
+MAX_OURS: Final = 256
+
+
+class FlowBooks:
+    """``visitors``: undecided flows and those of strangers, the longest idle first; ``clients``: all others."""
+
+    def __init__(self) -> None:
+        self.visitors: OrderedDict[Address, Flow] = OrderedDict()
+        self.clients: OrderedDict[Address, Flow] = OrderedDict()
+        self.unread: dict[Address, Flow] = {}
+        self.undecided: OrderedDict[Address, Flow] = OrderedDict()  # the oldest first
+        self._undecided_bytes = 0
+        self._networks: dict[str, list[Flow]] = {}  # of visitors
+
+    # --- visitors ---
+
+    def add(self, flow: Flow) -> None:
+        """A new visitor."""
+        self.visitors[flow.source] = flow
+        self._networks.setdefault(flow.prefix, []).append(flow)
+
+    def drop(self, flow: Flow) -> None:
+        """It is no visitor any more."""
+        self.decided(flow)
+        del self.visitors[flow.source]
+        neighbours = self._networks[flow.prefix]
+        neighbours.remove(flow)
+        if not neighbours:
+            del self._networks[flow.prefix]
+
+    def decided(self, flow: Flow) -> None:
+        """It is known whose it is: nothing of it is kept."""
+        self.forget_copies(flow)
+        self.undecided.pop(flow.source, None)
+        flow.inspector = flow.shown = None
+
+    def touch(self, flow: Flow, now: float) -> None:
+        """A visitor or its Dest has spoken."""
+        flow.seen = now
+        self.visitors.move_to_end(flow.source)
+
+    # --- what is to be read, and what has been read ---
+
+    def read_later(self, flow: Flow, data: bytes, unix_ms: int) -> None:
+        """Keep a copy until it is looked at."""
+        flow.unread.append((data, unix_ms))
+        self.unread[flow.source] = flow
+        self._count(flow, len(data))
+
+    def has_read(self, flow: Flow, data: bytes) -> None:
+        """Keep a copy that was looked at before it was forwarded."""
+        flow.held.append(data)
+        self._count(flow, len(data))
+
+    def forget_copies(self, flow: Flow) -> None:
+        """Of all of its datagrams."""
+        self._count(flow, -sum(map(len, flow.held)) - sum(len(data) for data, _ in flow.unread))
+        flow.held, flow.unread = [], []
+        self.unread.pop(flow.source, None)
+
+    def _count(self, flow: Flow, length: int) -> None:
+        if flow.source in self.undecided:
+            self._undecided_bytes += length
+
+    # --- bounds ---
+
+    def too_many_undecided(self) -> Flow | None:
+        """The oldest undecided flow, when there are too many of them or they hold too much."""
+        if len(self.undecided) > MAX_UNDECIDED or self._undecided_bytes > MAX_UNDECIDED_BYTES:
+            return next(iter(self.undecided.values()))
+        return None
+
+    def in_the_way(self, prefix: str, limits: Limits) -> Iterator[Flow]:
+        """Remove each of these for one more visitor: the longest idle of a full network, and of all."""
+        neighbours = self._networks.get(prefix, [])
+        if len(neighbours) >= limits.flows_per_prefix:
+            yield min(neighbours, key=lambda flow: flow.seen)
+        while len(self.visitors) >= limits.flows:
+            yield next(iter(self.visitors.values()))
+
+    def clients_in_the_way(self) -> Iterator[Flow]:
+        """Remove each of these for one more client: what is over first, then the oldest handshake."""
+        while len(self.clients) >= MAX_OURS:
+            over = (flow for flow in self.clients.values() if flow.state is FlowState.OVER)
+            yield next(over, next(iter(self.clients.values())))
+
+    # --- time ---
+
+    def longest_idle(self) -> Flow | None:
+        """Of the visitors."""
+        return next(iter(self.visitors.values()), None)
+
+    def over(self) -> list[Flow]:
+        """Clients whose handshake has ended."""
+        return [flow for flow in self.clients.values() if flow.state is FlowState.OVER]

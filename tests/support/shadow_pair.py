@@ -89,6 +89,10 @@ class ShadowPair(Pair):
 
     def _happen(self) -> None:
         super()._happen()
+        self._behind_happens()
+
+    def _behind_happens(self) -> None:
+        """What is due between the server and Dest."""
         while self._behind and self._behind[0][0] <= self.now:
             _, _, to_dest, datagram = heapq.heappop(self._behind)
             if to_dest:

@@ -73,10 +73,12 @@ def issue(
     purpose: x509.ObjectIdentifier = ExtendedKeyUsageOID.SERVER_AUTH,
     key: Key | None = None,
     signed_by_itself: bool = False,
+    names: int = 1,
 ) -> tuple[x509.Certificate, Key]:
-    """A leaf for ``name``, valid from and until these days from now."""
+    """A leaf for ``name``, valid from and until these days from now. ``names``: so many of them, to make it long."""
     key = key or ec.generate_private_key(ec.SECP256R1())
     issuer, signer = authority()
+    all_names = [name, *(f"{number}.{name}" for number in range(1, names))]
     certificate = (
         x509.CertificateBuilder()
         .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
@@ -85,7 +87,7 @@ def issue(
         .serial_number(2)
         .not_valid_before(_NOW + days[0] * _DAY)
         .not_valid_after(_NOW + days[1] * _DAY)
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+        .add_extension(x509.SubjectAlternativeName(map(x509.DNSName, all_names)), critical=False)
         .add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
         .sign(ec.generate_private_key(ec.SECP256R1()) if signed_by_itself else signer, hashes.SHA256())
     )
@@ -112,7 +114,8 @@ def client(public_key: bytes = STRANGE_KEY, unix_time: int = UNIX_TIME, seed: in
 
 
 class StockSite:
-    """``alter`` is called with every flight of TLS messages before it is sent, by epoch."""
+    """``alter`` is called with every flight of TLS messages before it is sent, by epoch. ``retried``: the original
+    destination CID and that of a Retry, which the test has sent in its name."""
 
     def __init__(
         self,
@@ -123,6 +126,7 @@ class StockSite:
         alpn: str = "h3",
         date: int | None = None,
         suites: list[tls.CipherSuite] | None = None,
+        retried: tuple[bytes, bytes] | None = None,
     ) -> None:
         leaf, key = certificate or issue()
         self._configuration = QuicConfiguration(
@@ -134,6 +138,7 @@ class StockSite:
             cipher_suites=suites,
         )
         self._alter = alter
+        self._retried = retried
         self._answer = answer
         self._date = [] if date is None else [(b"date", formatdate(date, usegmt=True).encode())]
         self.connection: QuicConnection | None = None
@@ -163,7 +168,12 @@ class StockSite:
                             buf.push_bytes(altered)
                 super()._push_crypto_data()
 
-        return Connection(configuration=self._configuration, original_destination_connection_id=cid)
+        original, retry = self._retried or (cid, None)
+        return Connection(
+            configuration=self._configuration,
+            original_destination_connection_id=original,
+            retry_source_connection_id=retry,
+        )
 
     def _handle(self, event: Any) -> None:
         assert self.connection is not None

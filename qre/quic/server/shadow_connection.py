@@ -145,6 +145,8 @@ class ShadowConnection(ServerConnection):
 
     def dest_spoke(self, data: bytes, reset_token: bytes, now: float) -> DestAnswer:
         """One datagram of Dest. ``reset_token``: of a connection ID that Dest has just chosen."""
+        if self.ended or self._stopped:
+            return Mirrored(())
         again = self._remembered.get(data)
         if again is not None:
             return Mirrored((again,))
@@ -161,12 +163,12 @@ class ShadowConnection(ServerConnection):
             return NotFollowed(error.obstacle, tuple(data for data, _ in self._withheld))
         except UntrustedInputError:
             return NotOfThisConnection()
-        if not self._server_hello and shape.needs_keys:
-            if len(self._withheld) < _MOST_WITHHELD:
-                self._withheld.append((data, shape))
+        due = [(data, shape)]
+        if self._server_hello:
+            due, self._withheld = [*self._withheld, *due], []
+        elif shape.needs_keys:
+            self._withheld = [*self._withheld, *due][:_MOST_WITHHELD]
             return Mirrored(())
-        due = [*self._withheld, (data, shape)]
-        self._withheld = []
         return Mirrored(tuple(self._mirror(raw, each, now) for raw, each in due))
 
     def _take_cid(self, cid: bytes, token: bytes) -> None:

@@ -60,6 +60,8 @@ class DestReader:
             else:
                 raise UntrustedInputError("Dest", f"a packet of type {header.type.name}")
             end = header.end
+        if not shapes:
+            raise UntrustedInputError("Dest", "an empty datagram")
         return DatagramShape(tuple(shapes), datagram[end:])
 
     def _check_ends_untrusted(self, header: Header) -> None:

@@ -10,6 +10,7 @@ import heapq
 import random as randomness
 from dataclasses import dataclass, field
 from ipaddress import ip_interface
+from typing import Self
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
@@ -83,7 +84,7 @@ class Pair:
         )
         self._first_flight: list[bytes] = []
 
-    def run(self, limit: float = 30.0) -> Pair:
+    def run(self, limit: float = 30.0) -> Self:
         """Until both ends have handed over, or ``limit`` virtual seconds have passed."""
         self.client.connect(SERVER, self.now)
         end = self.now + limit

@@ -91,6 +91,7 @@ class Accepted:
             case Mirrored(datagrams):
                 for each in datagrams:
                     send(self.source, each, ecn)
+                self.inner.prepare()
             case NotOfThisConnection():
                 send(self.source, data, ecn)
             case NotFollowed(obstacle, withheld):

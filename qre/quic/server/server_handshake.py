@@ -176,6 +176,12 @@ class ServerHandshake:
         self._guarded(speak)
         return answer
 
+    def prepare(self) -> None:
+        """Do ahead what Dest's next datagram needs: to be called when what answers the last one is sent."""
+        shadow = self._shadow
+        if shadow is not None:
+            self._guarded(shadow.prepare)
+
     def farewell(self, token: bytes) -> bytes:
         """What ends the client's visit at Dest, once it is followed no more; ``token`` is that of Dest's Retry. Empty
         when Dest has not answered."""

@@ -176,7 +176,7 @@ class ShadowConnection(ServerConnection):
         self._host_cids[0] = QuicConnectionId(cid, 0, token, was_sent=True)
 
     def _answer_untrusted(self) -> None:
-        """Make ServerHello and what follows as soon as Dest's is known. Raises CannotFollowError."""
+        """Make ServerHello as soon as Dest's is known. Raises CannotFollowError."""
         if self._reader.closed:
             raise CannotFollowError(Obstacle.CLOSED)
         pattern = pattern_of_untrusted(self._reader.hello)
@@ -185,14 +185,17 @@ class ShadowConnection(ServerConnection):
         context = self.tls
         if not isinstance(context, ShadowTlsContext):
             raise CannotFollowError(Obstacle.UNREADABLE)
+        self._server_hello = context.server_hello(pattern)
+
+    def prepare(self) -> None:
+        """Make what follows ServerHello, if it is due: between two datagrams of Dest there is time for it."""
+        context = self.tls if self._server_hello else None
+        if not isinstance(context, ShadowTlsContext) or not context.rest_is_due:
+            return
         context.handshake_extensions = [
             (int(tls.ExtensionType.QUIC_TRANSPORT_PARAMETERS), self._serialize_transport_parameters())
         ]
-        initial, handshake = (self._crypto_buffers[epoch] for epoch in (tls.Epoch.INITIAL, tls.Epoch.HANDSHAKE))
-        context.answer(pattern, initial, handshake)
-        self._server_hello, flight = initial.data, handshake.data
-        initial.seek(0)
-        handshake.seek(0)
+        flight = context.rest(self._crypto_buffers[tls.Epoch.HANDSHAKE])
         self._finished = flight[-FINISHED_LENGTH:]
         self._crypto_streams[tls.Epoch.HANDSHAKE].sender.write(flight[:-FINISHED_LENGTH])
 
@@ -212,6 +215,7 @@ class ShadowConnection(ServerConnection):
     def _mirror_packet(self, shape: PacketShape, now: float, *, paused: bool) -> bytes:
         if isinstance(shape, InitialShape):
             return self._mirror_initial(shape)
+        self.prepare()
         if shape.type is PacketType.HANDSHAKE:
             return self._mirror_handshake(shape, now, paused=paused)
         return self._mirror_application(shape, now)

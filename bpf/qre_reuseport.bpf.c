@@ -3,15 +3,15 @@
  * Chooses between the two sockets of the server's port: slot 1 (the data plane) for short-header
  * packets whose destination connection ID is a routed one, slot 0 (user space) for everything else.
  * Never drops: whatever cannot be decided here belongs to slot 0, and when that is empty, to the
- * kernel's own choice. A short header does not tell its CID's length (RFC 9000, section 17.3.1);
- * routed CIDs have one length, set when the program is loaded.
+ * kernel's own choice. A short header does not tell its CID's length (RFC 9000, section 17.3.1):
+ * every length that routed CIDs may have is tried, the shortest first. The set of them is set when
+ * the program is loaded.
  */
 #include <linux/bpf.h>
 #include <linux/types.h>
 #include <bpf/bpf_helpers.h>
 
 #define QRE_MAX_CID_LEN 20
-#define QRE_MIN_CID_LEN 17
 #define QRE_MAX_ROUTES	4096
 #define QRE_SLOT_USER	0
 #define QRE_SLOT_KERNEL 1
@@ -37,29 +37,37 @@ struct {
 	__type(value, __u64);
 } QRE_SOCKETS SEC(".maps");
 
-/* The length of every routed CID; the loader sets it before the program is loaded. */
-const volatile __u32 qre_routed_cid_len = QRE_MAX_CID_LEN;
+/* Bit n: routed CIDs may have n bytes. The loader sets it before the program is loaded. */
+const volatile __u32 qre_routed_cid_lengths = 1U << QRE_MAX_CID_LEN;
 
-/* The slot of a packet; data starts at the UDP header. */
+/*
+ * The slot of a packet; data starts at the UDP header. Bytes behind the CID are 0 in a key: each
+ * length adds to the one before. The loop is unrolled, because for a process that has CAP_BPF alone
+ * the verifier also follows mispredicted branches, and would never leave it.
+ */
 static __always_inline __u32 qre_slot(struct sk_reuseport_md *md)
 {
+	__u32 lengths = qre_routed_cid_lengths;
 	struct qre_cid_key key = {};
-	__u32 len = qre_routed_cid_len;
 	__u32 *slot;
 	__u8 first;
+	__u32 len;
 
-	if (len < QRE_MIN_CID_LEN || len > QRE_MAX_CID_LEN)
-		return QRE_SLOT_USER;
 	if (bpf_skb_load_bytes(md, UDP_HEADER_LEN, &first, sizeof(first)))
 		return QRE_SLOT_USER;
 	if (first & LONG_HEADER)
 		return QRE_SLOT_USER;
-	if (bpf_skb_load_bytes(md, UDP_HEADER_LEN + 1, key.cid, len))
-		return QRE_SLOT_USER;
-	key.len = len;
-	slot = bpf_map_lookup_elem(&QRE_CID_ROUTES, &key);
-	if (slot && *slot == QRE_SLOT_KERNEL)
-		return QRE_SLOT_KERNEL;
+#pragma clang loop unroll(full)
+	for (len = 1; len <= QRE_MAX_CID_LEN; len++) {
+		if (!(lengths & 1U << len))
+			continue;
+		if (bpf_skb_load_bytes(md, UDP_HEADER_LEN + 1, key.cid, len))
+			break;
+		key.len = len;
+		slot = bpf_map_lookup_elem(&QRE_CID_ROUTES, &key);
+		if (slot && *slot == QRE_SLOT_KERNEL)
+			return QRE_SLOT_KERNEL;
+	}
 	return QRE_SLOT_USER;
 }
 

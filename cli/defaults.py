@@ -84,7 +84,7 @@ DEFAULTS = (
     Default(("KeyLog",), ("session-capture",), "false"),
     Default(("PinDir",), _LOADERS, PIN_DIR),
     Default(("RegisterCidMap",), _LOADERS, "true"),
-    Default(("RoutedCidLen",), _LOADERS, "the global configuration's, which is 20 by default"),
+    Default(("RoutedCidLen",), _LOADERS, "that of the global configuration; where that is dest, 20"),
     Default(("Device",), (_LOADER, _CHECK), "none: no counters are printed"),
     Default(("ReadyFile",), (_LOADER, _DEMO, _DAEMON), "none"),
     Default(("RunForMs",), (_LOADER, _DEMO, _DAEMON), "until SIGTERM or SIGINT"),

@@ -25,6 +25,10 @@ class Dataplane(enum.StrEnum):
     USER = "user"
 
 
+#: As a length of routed connection IDs: that of the connection IDs that Dest chooses, which are the routed ones then.
+LIKE_DEST = 0
+
+
 class WhenDestIsDown(enum.StrEnum):
     """What a server's clients get while Dest cannot be reached."""
 

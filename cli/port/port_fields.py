@@ -19,10 +19,10 @@ from qre.cli.session.session_fields import connection_id, descriptor
 from qre.config.model import SocketAddress
 from qre.config.settings import load_global
 from qre.config.syntax import quoted
+from qre.config.values import ROUTED_CID_LENGTHS as ROUTED_CID_LEN
 from qre.config.values import parse_bool, parse_number, parse_socket_address
 from qre.errors import UserError, UserErrors
 
-ROUTED_CID_LEN: Final = (17, 20)
 _MAX_U64: Final = (1 << 64) - 1
 
 #: Fields of every command that loads the program.
@@ -188,7 +188,7 @@ def _loading(read: _FieldReader) -> Loading | None:
     register = read("RegisterCidMap", _bool)
     length = read("RoutedCidLen", lambda name, text: _number(name, text, *ROUTED_CID_LEN))
     if "RoutedCidLen" not in read.fields:
-        length = load_global(os.environ).routed_cid_len
+        length = load_global(os.environ).routed_cid_len or ROUTED_CID_LEN[1]
     if elf is None or length is None:
         return None
     return Loading(elf, pin_dir or Path(PIN_DIR), register is not False, length)

@@ -115,6 +115,7 @@ def run_plan(
     from random import SystemRandom
 
     from qre.config.settings import load_global
+    from qre.config.values import ROUTED_CID_LENGTHS
     from qre.quic.in_memory.plan import InMemoryHandshake
     from qre.quic.server.address_grants import Grants
     from qre.quic.server.identities import identities_of
@@ -128,7 +129,7 @@ def run_plan(
         addresses=client.address,
         grant=lambda short_id, wanted: grants.ask(short_id, short_id, wanted),
         routes=grants.routes(),
-        routed_cid_len=load_global(os.environ).routed_cid_len,
+        routed_cid_len=load_global(os.environ).routed_cid_len or ROUTED_CID_LENGTHS[1],
         server_address=(str(server_underlay.ip), server_underlay.port),
         client_address=(str(client_underlay.ip), client_underlay.port),
         unix_time=int(time.time()),

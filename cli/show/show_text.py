@@ -148,10 +148,9 @@ def _steering_lines(device: Mapping[str, Any]) -> Iterator[Line]:
     if loader:
         attached = "attached" if loader["attached"] else "not attached"
         whose = f"; it belongs to {loader['front']}, the front of this port" if loader.get("front") else ""
-        yield (
-            "shared loader",
-            f"{loader['program']} {attached}, connection IDs of {loader['routed_cid_len']} bytes{whose}",
-        )
+        length = loader["routed_cid_len"]
+        cids = f"of {length} bytes" if length else "that Dest chooses"
+        yield "shared loader", f"{loader['program']} {attached}, connection IDs {cids}{whose}"
 
 
 def _map_text(mapped: Mapping[str, Any] | None) -> str:

@@ -221,7 +221,7 @@ enum qre_attr {
 	QRE_A_SHARED_PASSED = 74,     /* u64: packets left to the socket's queue */
 	QRE_A_LOADER_PROGRAM = 75,    /* string, at most 31 */
 	QRE_A_LOADER_PIN_DIR = 76,    /* string, at most 255 */
-	QRE_A_LOADER_CID_LENGTH = 77, /* u8, 17 to 20 */
+	QRE_A_LOADER_CID_LENGTH = 77, /* u8, up to 20; 0: as Dest chooses */
 	QRE_A_LOADER_PID = 78,	      /* u32 */
 	QRE_A_DEST_PROFILE = 79,      /* bytes, at most QRE_DEST_PROFILE_MAX */
 	QRE_A_ECN = 80,		      /* u8, 0 to 3: of outer packets, on paths that bear it */

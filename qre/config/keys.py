@@ -50,7 +50,7 @@ GLOBAL_KEYS = {
     "Dataplane": "auto",
     "BpfElf": "/usr/lib/qre/qre_reuseport.bpf.o",
     "BpfPinDir": "/sys/fs/bpf",
-    "RoutedCidLen": "20",
+    "RoutedCidLen": "dest",
     "DestProfileTtl": "1h",
     "WhenDestIsDown": "silent",
     "RekeyInterval": "120s",

@@ -12,7 +12,7 @@ import os
 from ipaddress import IPv4Address
 
 from qre.addresses import Interface, Network
-from qre.ends import DEFAULT_MTU, Dataplane, Role, WhenDestIsDown
+from qre.ends import DEFAULT_MTU, LIKE_DEST, Dataplane, Role, WhenDestIsDown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -234,7 +234,7 @@ class GlobalConfig(Value):
     dataplane: Dataplane = Dataplane.AUTO
     bpf_elf: Path | None = path_field(default=None)  # None: the one installed with the package
     bpf_pin_dir: Path = path_field(default="/sys/fs/bpf")
-    routed_cid_len: int = 20
+    routed_cid_len: int = LIKE_DEST
     dest_profile_ttl_ms: int = 3_600_000
     when_dest_is_down: WhenDestIsDown = WhenDestIsDown.SILENT
     rekey_interval_ms: int = 120_000

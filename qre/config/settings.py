@@ -28,7 +28,7 @@ _KEYS: dict[str, tuple[str, Callable[[str], object]]] = {
     "Dataplane": ("dataplane", v.parse_dataplane),
     "BpfElf": ("bpf_elf", v.parse_path),
     "BpfPinDir": ("bpf_pin_dir", v.parse_path),
-    "RoutedCidLen": ("routed_cid_len", v.number(17, 20)),
+    "RoutedCidLen": ("routed_cid_len", v.parse_routed_cid_len),
     "DestProfileTtl": ("dest_profile_ttl_ms", v.duration(1_000, 365 * _DAY)),
     "WhenDestIsDown": ("when_dest_is_down", v.parse_when_dest_is_down),
     "RekeyInterval": ("rekey_interval_ms", v.duration(1_000, _DAY)),

@@ -12,7 +12,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_interface
 from qre.config.keys import did_you_mean
 from qre.config.model import HostPort, SocketAddress
 from qre.config.syntax import quoted
-from qre.ends import Dataplane, Role, WhenDestIsDown
+from qre.ends import LIKE_DEST, Dataplane, Role, WhenDestIsDown
 from qre.errors import UserError
 from qre.wire.overhead import ETHERNET_MTU, largest_inner
 
@@ -32,6 +32,8 @@ MAX_SHORT_IDS = 1024
 #: Addresses of one client: as many as it may ask for.
 MAX_ADDRESSES = 8
 MAX_TIME_DIFF_MS = 86_400_000
+#: Of routed connection IDs that this server makes itself, in bytes.
+ROUTED_CID_LENGTHS = (17, 20)
 MIN_MTU, MAX_MTU = 576, largest_inner(ETHERNET_MTU)
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
@@ -145,6 +147,11 @@ def parse_role(text: str) -> Role:
 def parse_dataplane(text: str) -> Dataplane:
     """One of the values of Dataplane."""
     return Dataplane(_choice(text, Dataplane))
+
+
+def parse_routed_cid_len(text: str) -> int:
+    """``dest`` (LIKE_DEST), or a number of bytes."""
+    return LIKE_DEST if text == "dest" else number(*ROUTED_CID_LENGTHS)(text)
 
 
 def parse_when_dest_is_down(text: str) -> WhenDestIsDown:

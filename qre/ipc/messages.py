@@ -17,7 +17,7 @@ from qre.causes import Cause
 from qre.dataplane.protocol import ConnectionId, Prefixes, ShortId
 from qre.dataplane.status import DeviceCounters, SessionStatus
 from qre.dest_profile import DestProfile
-from qre.ends import Role, WhenDestIsDown
+from qre.ends import LIKE_DEST, Role, WhenDestIsDown
 from qre.structs import U16, U32, U64, Message, Port, Struct, Text
 
 VERSION = 1
@@ -39,6 +39,10 @@ class Party(enum.StrEnum):
     DATAPLANE = "dataplane"
     VISIT = "visit"
     RESOLVER = "resolver"
+
+
+#: Bytes of routed connection IDs, or LIKE_DEST.
+RoutedCidLen = Annotated[int, msgspec.Meta(ge=0, le=20)]
 
 
 class WorkerConfig(Struct, frozen=True, kw_only=True):
@@ -63,7 +67,7 @@ class WorkerConfig(Struct, frozen=True, kw_only=True):
     endpoint_host: Text = ""  # client; with --server-underlay applied
     endpoint_port: U16 = 0
     user_dataplane: bool = True
-    routed_cid_len: Annotated[int, msgspec.Meta(ge=17, le=20)] = 20
+    routed_cid_len: RoutedCidLen = LIKE_DEST
     dest_profile_ttl_ms: U64 = 3_600_000
     when_dest_is_down: WhenDestIsDown = WhenDestIsDown.SILENT
     rekey_interval_ms: U64 = 120_000
@@ -269,7 +273,7 @@ class UseLoader(Message, frozen=True, kw_only=True):
 
     program: Annotated[str, msgspec.Meta(max_length=31)]
     pin_dir: Annotated[str, msgspec.Meta(max_length=255)]
-    routed_cid_len: Annotated[int, msgspec.Meta(ge=17, le=20)]
+    routed_cid_len: RoutedCidLen
     pid: Annotated[int, msgspec.Meta(ge=0, le=0xFFFFFFFF)]
     map_id: Annotated[int, msgspec.Meta(ge=0, le=0xFFFFFFFF)]
 
@@ -325,7 +329,7 @@ class HandshakeStatus(Message, frozen=True, kw_only=True):
 class LoaderStatus(Message, frozen=True, kw_only=True):
     attached: bool
     program: Text
-    routed_cid_len: U16
+    routed_cid_len: RoutedCidLen
     map_entries: U64
     connection_ids: Annotated[tuple[ConnectionId, ...], msgspec.Meta(max_length=4096)]
     sync_failures: U64 = 0
@@ -337,7 +341,7 @@ class SharedLoader(Struct, frozen=True, kw_only=True):
 
     program: Text
     pin_dir: Text
-    routed_cid_len: U16
+    routed_cid_len: RoutedCidLen
     pid: U64
 
 

@@ -19,13 +19,14 @@ from typing import Any, Final
 
 from bcc.libbcc import lib as _bcc
 
+from qre.ends import LIKE_DEST
 from qre.errors import MachineError
+from qre.wire.packet import MAX_CID, SHORTEST_DEST_CID
 
 PROGRAM: Final = "qre_reuseport_demux"
 MAX_ROUTES: Final = 4096
 SLOTS: Final = 2
 SLOT_USER, SLOT_KERNEL = 0, 1
-MAX_CID: Final = 20
 KEY_SIZE, VALUE_SIZE = 1 + MAX_CID, 4
 MAX_ELF: Final = 1 << 20
 
@@ -277,7 +278,7 @@ class Maps:
 
 
 def load(elf: int, routed_cid_len: int) -> Maps:
-    """Load the program of the ELF file ``elf`` for routed CIDs of this length. Raises MachineError."""
+    """Load the program of the ELF file ``elf`` for routed CIDs of this length, or LIKE_DEST. Raises MachineError."""
     image = os.pread(elf, MAX_ELF + 1, 0)
     if not image.startswith(b"\x7fELF") or len(image) > MAX_ELF:
         raise MachineError("BPF ELF", "not an ELF file of at most 1 MiB", "run make, or set BpfElf")
@@ -286,7 +287,7 @@ def load(elf: int, routed_cid_len: int) -> Maps:
     if not handle:
         raise _failure("opening the BPF ELF", "run make, or set BpfElf")
     try:
-        _set_routed_cid_len(handle, routed_cid_len)
+        _set_lengths(handle, sum(1 << length for length in cid_lengths(routed_cid_len)))
         if _load(handle):
             raise _failure(f"loading {PROGRAM}", "is CAP_BPF granted?")
         maps = (_find_map(handle, b"QRE_CID_ROUTES"), _find_map(handle, b"QRE_SOCKETS"))
@@ -299,7 +300,14 @@ def load(elf: int, routed_cid_len: int) -> Maps:
         _close(handle)
 
 
-def _set_routed_cid_len(handle: int, length: int) -> None:
+def cid_lengths(routed_cid_len: int) -> range:
+    """The lengths of the connection IDs that may be routed."""
+    if routed_cid_len == LIKE_DEST:
+        return range(SHORTEST_DEST_CID, MAX_CID + 1)
+    return range(routed_cid_len, routed_cid_len + 1)
+
+
+def _set_lengths(handle: int, lengths: int) -> None:
     """Write the program's only constant, in its read-only data."""
     found = _next_map(handle, None)
     while found:
@@ -307,7 +315,7 @@ def _set_routed_cid_len(handle: int, length: int) -> None:
             size = _size()
             value = _initial_value(found, ctypes.byref(size))
             if value and size.value == 4:
-                ctypes.memmove(value, struct.pack("=I", length), 4)
+                ctypes.memmove(value, struct.pack("=I", lengths), 4)
                 return
         found = _next_map(handle, found)
-    raise MachineError("BPF ELF", "its routed CID length cannot be found", "run make, or set BpfElf")
+    raise MachineError("BPF ELF", "its lengths of routed CIDs cannot be found", "run make, or set BpfElf")

@@ -18,6 +18,8 @@ from qre.wire.varint import encode_varint, read_varint_untrusted
 
 VERSION_1: Final = 1
 MAX_CID: Final = 20
+#: A site's connection IDs that are shorter (bytes) do not tell a session's packets from those of strangers.
+SHORTEST_DEST_CID: Final = 4
 _VERSION_1: Final = VERSION_1.to_bytes(4, "big")
 LONG: Final = 0x80
 FIXED: Final = 0x40

@@ -16,7 +16,7 @@ from typing import Any, cast
 import msgspec
 import pytest
 
-from qre.ends import Role
+from qre.ends import LIKE_DEST, Role
 from qre.errors import InternalError, MachineError, UserError
 from qre.ipc.messages import (
     CidAdopt,
@@ -46,6 +46,7 @@ CONFIG = WorkerConfig(
     keepalive_s=0,
     allowed_ips=(),
     server_name="site.test",
+    routed_cid_len=20,
 )
 
 
@@ -156,6 +157,29 @@ async def test_a_synchronisation_leaves_exactly_what_it_names(port: Port, contex
     assert await cids(worker) == {OTHER, THIRD}  # nothing of a broken one is done
     await ask(worker, CidSync(connection_ids=()))
     assert await cids(worker) == set()
+    await worker.stop()
+
+
+@on_a_port
+async def test_connection_ids_like_dests_have_any_of_its_lengths(port: Port, context: Context) -> None:
+    """Those of several back ends at a time; one that begins with another is another."""
+    context.config = msgspec.structs.replace(CONFIG, routed_cid_len=LIKE_DEST)
+    worker = context.worker()
+    await context.start(worker)
+    adopted = [CID[:length] for length in (5, 8, 18)] + [OTHER[:4], THIRD]
+    for cid in adopted:
+        await ask(worker, CidAdopt(connection_id=cid))
+    assert await cids(worker) == set(adopted)
+    for cid in adopted:
+        assert port.slots_of(short_packet(cid)) == {SLOT_KERNEL}
+    for cid in (CID[:4] + b"\xff", OTHER[:3] + b"\xff", THIRD[:19] + b"\xff"):
+        assert port.slots_of(short_packet(cid)) == {SLOT_USER}
+    await ask(worker, CidRelease(connection_id=CID[:5]))
+    assert port.slots_of(short_packet(CID[:5] + b"\xff" + CID[6:])) == {SLOT_USER}
+    assert port.slots_of(short_packet(CID[:8])) == {SLOT_KERNEL}
+    for length in (3, 21):
+        with pytest.raises((UserError, msgspec.ValidationError), match="bytes"):
+            await ask(worker, CidAdopt(connection_id=bytes(length)))
     await worker.stop()
 
 

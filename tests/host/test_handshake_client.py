@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import cast
 
 from qre.dataplane.protocol import LossReason, SessionConfirmed, SessionLost
-from qre.ends import Role
+from qre.ends import Role, WhenDestIsDown
 from qre.errors import MachineError
 from qre.ipc.channel import Channel
 from qre.ipc.messages import (
@@ -34,6 +34,8 @@ from tests.support.daemons import until
 from tests.support.handshake_server import SHORT_ID, FakeContext, FakeDataplane, InProcessServer, free_port
 from tests.support.site import NAME
 from tests.support.two_ends import memfd
+
+IMITATE = WhenDestIsDown.IMITATE
 
 
 class Supervisor(FakeContext):
@@ -129,7 +131,7 @@ def connect(
     before = len(os.listdir("/proc/self/fd"))
 
     async def run() -> None:
-        async with InProcessServer(("127.0.0.1", free_port()), authority) as server:
+        async with InProcessServer(("127.0.0.1", free_port()), authority, when_dest_is_down=IMITATE) as server:
             key = server.key.public_key().public_bytes_raw()
             async with InProcessClient(server.port, key) as client:
                 await work(client, server)

@@ -21,7 +21,8 @@ from qre.dest_profile import DestProfile
 from qre.ends import WhenDestIsDown
 from qre.ipc.messages import CidAdopt, DestProfileReport, KnownClient, ProfileSecrets, RoleState
 from qre.quic.bounds import Bound
-from qre.wire.packet import PacketType
+from qre.quic.shadow.server_hello import Obstacle
+from qre.wire.packet import PacketType, packets_untrusted
 from qre.workers.handshake import acceptance
 from qre.workers.handshake.acceptance import MAX_UNCONFIRMED
 from qre.workers.handshake.port import flow_books
@@ -296,7 +297,7 @@ def test_a_client_waits_while_the_loader_is_restarted(site: Caddy) -> None:
 
 def test_a_forgotten_id_of_ours_is_disowned_and_a_strangers_is_dests_matter(site: Caddy) -> None:
     async def work(server: InProcessServer) -> None:
-        cid = server.server._cids.make()
+        cid = server.server._cids.like(b"")
         server.server._sessions._synced = True  # the data plane has told what it has: nothing
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
             sock.setblocking(False)
@@ -308,6 +309,40 @@ def test_a_forgotten_id_of_ours_is_disowned_and_a_strangers_is_dests_matter(site
             assert server.server.status().relay_flows == 0
             sock.sendto(b"\x41" + os.urandom(80), server.address)
             await until(lambda: server.server.status().relay_flows == 1)
+
+    serve(site, work, routed_cid_len=20)
+
+
+def test_a_session_is_reached_by_the_connection_id_that_dest_chose(site: Caddy) -> None:
+    async def work(server: InProcessServer) -> None:
+        visitor = await Visitor(server).run()
+        handed_over = visitor.handshake.hand_over(0.0)
+        chosen = {
+            packet.source_cid for data in visitor.received for packet in packets_untrusted(data, short_cid_length=0)
+        }
+        assert chosen == {handed_over.routed_cid, b""} and len(handed_over.routed_cid) == 4
+        (mark,) = server.dataplane.registry.marks()
+        assert mark.connection_id == handed_over.routed_cid
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.bind(("127.0.0.1", 0))
+            sock.sendto(b"\x41" + os.urandom(80), server.address)
+            await until(lambda: server.server.status().relay_flows == 1)
+
+    serve(site, work)
+
+
+def test_a_dest_that_chooses_the_connection_id_of_a_session_is_not_followed(
+    site: Caddy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its packets could not be told from the session's: the client gets Dest itself."""
+
+    async def work(server: InProcessServer) -> None:
+        sessions = server.server._sessions
+        monkeypatch.setattr(sessions, "has_connection_id", lambda cid: len(cid) == 4)
+        visitor = await Visitor(server, authority=site.authority).run()
+        assert "NotRecognised" in visitor.names
+        assert server.server.status().strangers == 1
+        assert any(Obstacle.TAKEN in line for line in server.context.lines)
 
     serve(site, work)
 

@@ -6,7 +6,12 @@ from tests.mutants.change import Mutant as M
 
 MUTANTS = {
     "`shared-port-loader` loads, sets the CID length, binds, fills, pins, attaches, and cleans up on a signal": (
-        M("sets the CID length", "load", "_set_routed_cid_len(handle, routed_cid_len)", "None"),
+        M(
+            "sets the CID length",
+            "load",
+            "_set_lengths(handle, sum(1 << length for length in cid_lengths(routed_cid_len)))",
+            "None",
+        ),
         M("binds", "_pair", "server_pair(port.ip, port.port)", "server_pair('127.0.0.1', 0)"),
         M("fills", "set_up", "maps.slot_in(slot, front.pair[slot].fileno())", "None"),
         M("pins", "_pin", "pin(port.pin_dir, port.label, [maps.cid_routes, maps.sockets, maps.program])", "None"),
@@ -164,7 +169,7 @@ MUTANTS = {
     "PinDir is /sys/fs/bpf, RegisterCidMap true, RoutedCidLen the default length unless given": (
         M("PinDir", "PIN_DIR", "'/sys/fs/bpf'", "'/sys/fs/bpf/qre'"),
         M("RegisterCidMap", "_loading", "register is not False", "register is True"),
-        M("RoutedCidLen", "_loading", "load_global(os.environ).routed_cid_len", "17"),
+        M("RoutedCidLen", "_loading", "load_global(os.environ).routed_cid_len or ROUTED_CID_LEN[1]", "17"),
         M("unless given: PinDir", "_loading", "pin_dir or Path(PIN_DIR)", "Path(PIN_DIR)"),
     ),
     "RegisterCidMap=false registers no map; the shared socket is registered all the same": (
@@ -181,8 +186,8 @@ MUTANTS = {
         M("of the daemon", "run_one", "DaemonOptions(register_cid_map=loading.register)", "DaemonOptions()"),
     ),
     "RoutedCidLen is 17 to 20, RunForMs not 0": (
-        M("at least 17", "ROUTED_CID_LEN", "(17, 20)", "(16, 20)"),
-        M("at most 20", "ROUTED_CID_LEN", "(17, 20)", "(17, 21)"),
+        M("at least 17", "ROUTED_CID_LENGTHS", "(17, 20)", "(16, 20)"),
+        M("at most 20", "ROUTED_CID_LENGTHS", "(17, 20)", "(17, 21)"),
         M("not 0", "_lasting", "_number(name, text, 1, _MAX_U64)", "_number(name, text, 0, _MAX_U64)"),
         M("milliseconds", "_lasting", "run_for_ms / 1000", "run_for_ms"),
     ),

@@ -80,7 +80,7 @@ def test_the_errors_of_all_sources_are_told_at_once(tmp_path: Path) -> None:
             {"QRE_GLOBAL_CONFIG": str(path), "QRE_LOG": "wanring", "QRE_MODULE_LOAD": "maybe"}, state_dir="a\n"
         )
     assert [str(error) for error in caught.value.errors] == [
-        f"{path}:1: RoutedCidLen: '16' is not a number from 17 to 20; write RoutedCidLen = 20",
+        f"{path}:1: RoutedCidLen: '16' is not a number from 17 to 20; write RoutedCidLen = dest",
         f"{path}:2: RekeyInterval: '120' is not from 1s to 24h; a number without a unit is in milliseconds; "
         "did you mean 120s?",
         f"{path}:3: Address: is a key of an interface profile; move the line there",

@@ -25,7 +25,7 @@ from qre.cli.show.watch import _read as read_watch
 from qre.config.model import GlobalConfig
 from qre.config.profile import load_profile_file
 from qre.config.values import parse_duration
-from qre.ends import DEFAULT_MTU
+from qre.ends import DEFAULT_MTU, LIKE_DEST
 from tests.support.conformance import ROOT, rows
 
 DOCUMENT = ROOT / "docs" / "defaults.md"
@@ -120,8 +120,9 @@ def test_of_what_loads_the_program(command: str, tmp_path: Path, monkeypatch: py
     parse = LOADERS[command]
     for field in ("PinDir", "RegisterCidMap"):
         assert parse(f"{field}={default_of(command, field)}") == parse()
-    assert f"which is {GlobalConfig.routed_cid_len} by default" in default_of(command, "RoutedCidLen")
-    assert parse(f"RoutedCidLen={GlobalConfig.routed_cid_len}") == parse()
+    assert GlobalConfig.routed_cid_len == LIKE_DEST
+    assert default_of(command, "RoutedCidLen").endswith("where that is dest, 20")
+    assert parse("RoutedCidLen=20") == parse()
 
 
 def test_of_the_client() -> None:

@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qre.dest_profile import DestProfile
+from qre.ends import LIKE_DEST
 from qre.errors import MachineError, UntrustedInputError
 from qre.ipc.messages import CidAdopt, CidRelease, CidSync, Done, Party
 from qre.ipc.steering import Steering
@@ -181,7 +182,7 @@ def test_shares_shrink_with_the_pressure_and_a_clock_that_steps_back_does_no_har
 
 def test_a_reset_is_shorter_than_its_cause_ends_in_the_token_and_looks_like_a_packet() -> None:
     cids = RoutedCids(PRIVATE, 20, os.urandom)
-    cid = cids.make()
+    cid = cids.like(b"")
     assert cids.of_datagram(b"\x40" + cid + bytes(5)) == cid
     for length in range(1500):
         answer = cids.reset(cid, length)
@@ -194,6 +195,14 @@ def test_a_reset_is_shorter_than_its_cause_ends_in_the_token_and_looks_like_a_pa
         assert answer[-16:] == reset_token(cid_key(PRIVATE), cid) == cids.reset_token(cid)
     lengths = {len(cids.reset(cid, 1250) or b"") for _ in range(200)}
     assert len(lengths) > 5
+
+
+def test_one_more_like_dests_has_its_length_and_is_not_known_again() -> None:
+    cids = RoutedCids(PRIVATE, LIKE_DEST, os.urandom)
+    for routed in (b"caddy"[:4], bytes(8), bytes(20)):
+        spare = cids.like(routed)
+        assert len(spare) == len(routed) and spare != routed
+        assert cids.of_datagram(b"\x40" + spare + bytes(40)) is None
 
 
 @given(st.binary(max_size=60))

@@ -28,7 +28,7 @@ from tests.support.profiles import CLIENT, SERVER
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGURATION = (ROOT / "docs" / "qre.conf.5").read_text()
 #: Of these no value is the default, but a sentence.
-IN_WORDS = {"BpfElf": "the installed one", "User": "one for each role"}
+IN_WORDS = {"BpfElf": "the installed one", "RoutedCidLen": "dest", "User": "one for each role"}
 
 
 @pytest.fixture(params=["qre-tool.8", "qre.conf.5"])

@@ -11,7 +11,7 @@ import os
 from qre.errors import InternalError, MachineError, UserError
 from qre.ipc.messages import CidAdopt, CidRelease, CidSync, Done, LoaderStatus, Party
 from qre.ipc.worker import Worker, WorkerContext
-from qre.kernel.bpf_program import MAX_ROUTES, PROGRAM, SLOT_KERNEL, SLOT_USER, Maps, load
+from qre.kernel.bpf_program import MAX_ROUTES, PROGRAM, SLOT_KERNEL, SLOT_USER, Maps, cid_lengths, load
 from qre.structs import Message
 
 _BPF_OBJECTS = ("cid_routes", "sockets", "program")
@@ -81,8 +81,9 @@ class BpfLoader:
 
     def _check(self, cid: bytes) -> None:
         context, _ = self._running
-        wanted = context.config.routed_cid_len
-        if len(cid) != wanted:
+        lengths = cid_lengths(context.config.routed_cid_len)
+        if len(cid) not in lengths:
+            wanted = f"{lengths[0]}" if len(lengths) == 1 else f"{lengths[0]} to {lengths[-1]}"
             raise UserError("connection ID", f"it has {len(cid)} bytes", f"routed ones have {wanted}")
 
     def _adopt(self, cid: bytes) -> None:

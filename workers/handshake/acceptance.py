@@ -27,7 +27,7 @@ from qre.quic.server.address_grants import CAUSES, Grants
 from qre.quic.server.connect_ip import AddressesRequested
 from qre.quic.server.inspector import Authenticated
 from qre.quic.server.server_handshake import InstallNow, ServerHandshake, ShownByDest
-from qre.quic.server.shadow_connection import Mirrored, NotFollowed, NotOfThisConnection
+from qre.quic.server.shadow_connection import DestAnswer, Mirrored, NotFollowed, NotOfThisConnection
 from qre.quic.shadow.server_hello import Obstacle
 from qre.reality.replay import NotRecorded, ReplayFilter
 from qre.wire.close_reason import CloseReason
@@ -87,7 +87,12 @@ class Accepted:
         if self._unanswered:
             self._unanswered, self.delay = False, min(max(0.0, now - self._asked_at), _LONGEST_DELAY)
         send = self._acceptance.send
-        match self.inner.dest_spoke(data, now):
+        cid = long_header_source_cid(data)
+        if cid and cid != self.inner.handshake_cid and self._acceptance.is_taken(cid, self):
+            answer: DestAnswer = NotFollowed(Obstacle.TAKEN, ())
+        else:
+            answer = self.inner.dest_spoke(data, now)
+        match answer:
             case Mirrored(datagrams):
                 for each in datagrams:
                     send(self.source, each, ecn)
@@ -303,6 +308,10 @@ class Acceptance:
         ecn = self.dest.ecn if self.dest is not None else 0
         while one.outbox and one.outbox[0][0] <= now:
             self.send(one.source, one.outbox.popleft()[1], ecn)
+
+    def is_taken(self, cid: bytes, by: Accepted) -> bool:
+        """Whether ``cid`` reaches a session, or another handshake than this."""
+        return self.sessions.has_connection_id(cid) or any(cid in one.cids for one in self._all if one is not by)
 
     def cannot_follow(self, one: Accepted, obstacle: Obstacle) -> None:
         """Dest chose what ``one`` cannot have: its client gets Dest itself."""

@@ -30,8 +30,8 @@ from qre.quic.client.first_flight import BrowserPacketBuilder, HelloFlight
 from qre.quic.client.hello import OfferedHello
 from qre.quic.client.trust import TrustStore
 from qre.quic.connection import HandshakeConnection
-from qre.reality.cid import MIN_LENGTH as MIN_ROUTED_LENGTH
 from qre.wire.close_reason import BROWSER_CLOSE_PADDING
+from qre.wire.packet import SHORTEST_DEST_CID
 
 QUIC_VERSION_1: Final = 1
 #: Datagrams that cannot be opened yet are kept and tried again, as in browsers: at most this many.
@@ -288,7 +288,7 @@ class ClientConnection(HandshakeConnection):
         if (
             self.proven
             and sequence == retire_prior_to == 1
-            and MIN_ROUTED_LENGTH <= len(cid) <= CONNECTION_ID_MAX_SIZE
+            and SHORTEST_DEST_CID <= len(cid) <= CONNECTION_ID_MAX_SIZE
         ):
             self.routed = RoutedCid(cid, token, retire_sequence=0)
             return

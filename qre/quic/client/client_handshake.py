@@ -40,9 +40,9 @@ from qre.quic.handshake_events import (
     Proven,
     SiteAnswered,
 )
-from qre.reality.cid import MIN_LENGTH as MIN_ROUTED_LENGTH
 from qre.wire.close_reason import CloseReason, close_words, reason_of
 from qre.wire.number import PACKET_NUMBER_BASE
+from qre.wire.packet import SHORTEST_DEST_CID
 from qre.wire.protection import derive
 
 Address = tuple[str, int]
@@ -343,7 +343,7 @@ class ClientHandshake:
         if self._connection.routed is not None:
             return self._connection.routed
         own = self._connection.handshake_cid()
-        if len(own.cid) >= MIN_ROUTED_LENGTH and self._connection.pings > self._pings_before_grant:
+        if len(own.cid) >= SHORTEST_DEST_CID and self._connection.pings > self._pings_before_grant:
             return own
         return None
 

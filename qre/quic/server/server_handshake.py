@@ -22,6 +22,7 @@ from aioquic.quic.events import ConnectionTerminated, ProtocolNegotiated
 from qre.addresses import Interface, Network
 from qre.causes import Cause, status_of
 from qre.dest_profile import DestProfile
+from qre.ends import LIKE_DEST
 from qre.errors import InternalError
 from qre.quic.bounds import Bound, OverBoundError
 from qre.quic.handed_over import HandedOver, session_id
@@ -31,7 +32,8 @@ from qre.quic.server.inspector import Authenticated
 from qre.quic.server.server_connection import RoutedConnectionId, ServerConnection
 from qre.quic.server.server_tls import GO_SERVER_HELLO, GO_TICKETS, ServerFlight
 from qre.quic.server.shadow_connection import DestAnswer, Mirrored, ShadowConnection
-from qre.reality.cid import cid_key, reset_token, routed_cid
+from qre.reality.authenticator import TAKES_DEST_CIDS
+from qre.reality.cid import MAX_LENGTH, cid_key, reset_token, routed_cid
 from qre.wire.close_reason import CloseReason, close_words
 from qre.wire.number import PACKET_NUMBER_BASE
 from qre.wire.packet import long_header_source_cid
@@ -41,6 +43,7 @@ Address = tuple[str, int]
 
 #: Caddy's: two full datagrams, then NEW_CONNECTION_ID and SETTINGS in 1-RTT.
 CADDY_DATAGRAMS: Final = (1200, 1200, 43, 31)
+CADDY_CID_LENGTH: Final = 4
 _SMALLEST_DATAGRAM: Final = 1200
 _LARGEST_DATAGRAM: Final = 1452
 #: A handshake fails when its packet numbers come this close to the data plane's.
@@ -103,8 +106,11 @@ class ServerHandshake:
         self._addresses: tuple[Interface, ...] = ()
         self._connect_ip: ConnectIpServer | None = None
         self._closing = False
+        if routed_cid_len == LIKE_DEST and authenticated.client_version < TAKES_DEST_CIDS:
+            routed_cid_len = MAX_LENGTH
         key = self._cid_key = cid_key(private_key)
-        cid = routed_cid(key, random, routed_cid_len)
+        cid = b"" if routed_cid_len == LIKE_DEST else routed_cid(key, random, routed_cid_len)
+        #: Issued when the handshake's own is not the routed one.
         self._routed = RoutedConnectionId(cid, reset_token(key, cid))
         self._handshake_cid = shown.source_cid if shown else _handshake_cid(cid, dest, random)
         lengths = dest.flight_datagram_lengths if dest else CADDY_DATAGRAMS
@@ -152,7 +158,7 @@ class ServerHandshake:
     @property
     def routed_cid(self) -> bytes:
         """The connection ID that the session will be reached by."""
-        return self._routed.cid
+        return self._routed.cid or self.handshake_cid
 
     # --- driving ---
 
@@ -229,7 +235,7 @@ class ServerHandshake:
         secrets = self._connection.application_secrets()
         return HandedOver(
             session_id=session_id(secrets.client),
-            routed_cid=self._routed.cid,
+            routed_cid=self.routed_cid,
             client_cid=self._connection.peer_cid,
             tx_secret=secrets.server,
             rx_secret=secrets.client,
@@ -277,7 +283,7 @@ class ServerHandshake:
 
     @property
     def _cid_is_routed(self) -> bool:
-        return self.handshake_cid == self._routed.cid
+        return self.handshake_cid == self.routed_cid
 
     def _tunnel(self) -> ConnectIpServer:
         if self._connect_ip is None:
@@ -337,9 +343,12 @@ class ServerHandshake:
 
 
 def _handshake_cid(routed: bytes, dest: DestProfile | None, random: Callable[[int], bytes]) -> bytes:
-    """A CID as long as Dest's; the routed one itself if it has that length, or if Dest's is unknown."""
+    """A CID as long as Dest's; the routed one itself if it has that length, or if Dest's is unknown. ``routed``:
+    empty for one like Dest's."""
     length = dest.scid_length if dest and dest.reachable else 0
-    return routed if length in (0, len(routed)) else random(length)
+    if routed and length in (0, len(routed)):
+        return routed
+    return random(length or CADDY_CID_LENGTH)
 
 
 def _flight(dest: DestProfile | None) -> ServerFlight:

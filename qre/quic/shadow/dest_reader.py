@@ -10,11 +10,9 @@ from qre.quic.shadow.server_hello import CannotFollowError, Obstacle
 from qre.quic.shadow.shapes import CryptoPlace, DatagramShape, InitialShape, PacketShape
 from qre.wire.frames import Ack, ConnectionClose, Crypto, Padding, Ping, read_frame_untrusted
 from qre.wire.initial import CryptoStream
-from qre.wire.packet import Header, PacketType, packets_untrusted
+from qre.wire.packet import SHORTEST_DEST_CID, Header, PacketType, packets_untrusted
 from qre.wire.protection import Protection, initial_secrets
 
-#: The shortest connection ID that tells a session's packets from those of strangers (bytes).
-SHORTEST_CID: Final = 4
 #: Of Dest's ServerHello: bytes and pieces.
 _LONGEST_HELLO, _MOST_PIECES = 4096, 64
 _NUMBER_LENGTH_BITS: Final = 0x03
@@ -76,7 +74,7 @@ class DestReader:
     def _initial_untrusted(self, packet: bytes, header: Header) -> InitialShape:
         number_offset = header.number_offset - header.start
         plain, number, payload = self.initial_keys.unprotect_untrusted(packet, number_offset, self._expected)
-        if len(header.source_cid) < SHORTEST_CID:
+        if len(header.source_cid) < SHORTEST_DEST_CID:
             raise CannotFollowError(Obstacle.CONNECTION_ID)
         self.source_cid = header.source_cid
         self._expected = max(self._expected, number + 1)

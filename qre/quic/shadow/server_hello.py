@@ -35,6 +35,7 @@ class Obstacle(enum.StrEnum):
     SUITE = "its cipher suite is not AES_128_GCM_SHA256"
     GROUP = "its key exchange is neither X25519MLKEM768 nor X25519"
     CONNECTION_ID = "its connection ID is shorter than 4 bytes"
+    TAKEN = "its connection ID is that of another session"
     CLOSED = "it closed the connection"
     UNREADABLE = "its answer cannot be read"
 

@@ -77,7 +77,7 @@ static const struct field {
 	NAMED(FRAMES, "Frames", BYTES, 1, 1200),
 	NAMED(LOADER_PROGRAM, "LoaderProgram", TEXT, 1, 31),
 	NAMED(LOADER_PIN_DIR, "PinDir", TEXT, 1, 255),
-	NAMED(LOADER_CID_LENGTH, "RoutedCidLen", U8, 17, 20),
+	NAMED(LOADER_CID_LENGTH, "RoutedCidLen", U8, 0, 20),
 	NAMED(LOADER_PID, "LoaderPid", U32, 1, INT32_MAX),
 	NAMED(DEST_PROFILE, "Dest profile", BYTES, 0, 8192),
 	NAMED(ECN, "ECN", U8, 0, 3),

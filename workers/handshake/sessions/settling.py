@@ -86,7 +86,12 @@ class Settling:
         sequence = record.handed_over.next_cid_sequence
         if not record.spare_cid or record.spare_sequence != sequence:
             live.spares += 1
-            record = replace(record, spare_cid=self._owner.cids.make(), spare_sequence=sequence, settled=False)
+            record = replace(
+                record,
+                spare_cid=self._owner.cids.like(record.handed_over.routed_cid),
+                spare_sequence=sequence,
+                settled=False,
+            )
             self._owner.change(live, record)
             self._owner.events.append(CidsChanged())
         self.adopt_spare(live)

@@ -304,6 +304,14 @@ class FrameFate(Message, frozen=True, kw_only=True):
     acknowledged: bool
 
 
+class SessionSilent(Message, frozen=True, kw_only=True):
+    """Of a client's session: what was sent has had no answer for three probe timeouts (RFC 9002 §6.2). Told once more
+    when it has one."""
+
+    session_id: SessionId
+    silent: bool
+
+
 DataplaneRequest = (
     SessionInstall | SessionUpdate | SessionDelete | CidAdoptFor | CidReleaseFor | FrameSend | SessionList
 )
@@ -317,4 +325,5 @@ DataplaneReport = (
     | PeerMoved
     | FrameReceived
     | FrameFate
+    | SessionSilent
 )

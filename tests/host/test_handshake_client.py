@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import cast
 
-from qre.dataplane.protocol import LossReason, SessionConfirmed, SessionLost
+from qre.dataplane.protocol import LossReason, SessionConfirmed, SessionLost, SessionSilent
 from qre.ends import Role, WhenDestIsDown
 from qre.errors import MachineError
 from qre.ipc.channel import Channel
@@ -157,6 +157,29 @@ def test_it_connects_says_so_and_begins_again_when_the_session_is_lost() -> None
         assert not client.states()[-1].up
         assert await client.session() != session_id
         assert client.client.status().handshakes == 1
+
+    connect(work)
+
+
+def test_a_new_session_is_made_beside_one_whose_peer_is_silent() -> None:
+    """The old one carries what it can until the new one is confirmed."""
+
+    async def work(client: InProcessClient, server: InProcessServer) -> None:
+        dataplane = client.new_dataplane()
+        old = await client.session()
+        dataplane.tell(SessionConfirmed(session_id=old))
+        await until(lambda: client.client.status().up)
+        dataplane.tell(SessionSilent(session_id=old, silent=True))
+        await until(lambda: len(dataplane.registry.sessions) == 2)
+        assert client.client.status().up
+        (new,) = set(dataplane.registry.sessions) - {old}
+        dataplane.tell(SessionConfirmed(session_id=new))
+        await until(lambda: client.released() == [1])
+        assert client.client.status().up
+        dataplane.tell(SessionSilent(session_id=new, silent=True))
+        dataplane.tell(SessionSilent(session_id=new, silent=False))
+        await asyncio.sleep(0.3)  # another would have begun
+        assert client.client.status().handshakes == 2
 
     connect(work)
 

@@ -20,6 +20,7 @@ from qre.dataplane.protocol import (
     SessionConfirmed,
     SessionLost,
     SessionRefusedError,
+    SessionSilent,
     SessionUpdate,
 )
 from qre.ends import Role
@@ -141,6 +142,32 @@ def test_both_ends_notice_a_dead_network_after_the_idle_time(ends: Ends) -> None
     ends.run(31)
     assert lost(ends, C) == lost(ends, S) == [LossReason.IDLE]
     assert ends.client.state is ends.server.state is LifeState.ENDED
+
+
+def test_a_client_notices_a_dead_peer_in_three_probe_timeouts_and_that_it_lives_again(ends: Ends) -> None:
+    alive = ends.fate
+    ends.fate = lambda role, datagram: []
+    ends.run(5)
+    assert not ends.said(C, SessionSilent), "nothing was sent that would be answered"
+    ends.transmit(C, INNER)
+    began = ends.now
+    ends.run(0.9)
+    assert not ends.said(C, SessionSilent)
+    while not ends.said(C, SessionSilent) and ends.now < began + 3:
+        ends.run(0.05)
+    assert [event.silent for event in ends.said(C, SessionSilent)] == [True]
+    assert ends.now - began < 1.5
+    assert not ends.said(S, SessionSilent)
+    ends.fate = alive
+    ends.run(5)
+    assert [event.silent for event in ends.said(C, SessionSilent)] == [True, False]
+
+
+def test_a_peer_that_answers_is_never_silent(ends: Ends) -> None:
+    for _ in range(400):
+        ends.transmit(C, INNER)
+        ends.run(0.03)
+    assert not ends.said(C, SessionSilent)
 
 
 def test_close_tells_the_peer_and_stays_for_three_pto(ends: Ends) -> None:

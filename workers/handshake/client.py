@@ -10,6 +10,7 @@ import asyncio
 import os
 import socket
 import time
+from collections.abc import Coroutine
 from ipaddress import ip_address
 from random import SystemRandom
 from typing import Any, Final
@@ -46,7 +47,7 @@ from qre.workers.handshake.memory import Forgetting
 from qre.workers.handshake.names import lookup_of
 from qre.workers.handshake.sessions.live_sessions import Sessions
 from qre.workers.handshake.sessions.secrets import SecretsStore
-from qre.workers.handshake.sessions.session_state import Confirmed, Lost, Orphaned, SessionEnd, Settings
+from qre.workers.handshake.sessions.session_state import Confirmed, Lost, Orphaned, SessionEnd, Settings, Silent
 
 #: The data plane reports an unconfirmed session after 10 s; this is for a data plane that does not answer (seconds).
 _LONGEST_CONFIRMATION: Final = 20.0
@@ -54,6 +55,8 @@ _LONGEST_CONFIRMATION: Final = 20.0
 _SHORT_LIFE: Final = 10.0
 #: After a longer one the next attempt begins within this time (seconds).
 _AT_ONCE: Final = 0.25
+#: Between two new sessions beside silent ones at least (seconds): a server takes three in 25 s for two machines.
+_APART: Final = 13.0
 #: While another machine with the same short id is connected (seconds).
 _TWIN_PAUSE: Final = (30.0, 45.0)
 
@@ -86,6 +89,8 @@ class Client:
         self._tasks = Tasks(context.internal_error)
         self._confirmed: dict[bytes, asyncio.Future[None]] = {}
         self._lost: dict[bytes, asyncio.Future[SessionEnd]] = {}
+        self._silent: dict[bytes, asyncio.Event] = {}
+        self._beside_at = 0.0  # not before, a new session is made beside a silent one (monotonic)
 
     def _settings(self) -> Settings:
         config = self._context.config
@@ -163,6 +168,10 @@ class Client:
                     session_id = await self._attempt()
                 began = time.monotonic()
                 end = await self._until_lost(session_id)
+                if isinstance(end, bytes):
+                    session_id = end
+                    await self._release_unused()
+                    continue
                 if end.reason is CloseReason.TWIN:
                     raise PeerError.of("session lost", Cause.TWIN)
                 reason = f"session lost: {end.words}"
@@ -196,15 +205,53 @@ class Client:
                 return record.session_id
         return None
 
-    async def _until_lost(self, session_id: bytes) -> SessionEnd:
+    async def _until_lost(self, session_id: bytes) -> SessionEnd | bytes:
+        """How it ended; or the id of a session that has taken its place because nothing came back."""
         config = self._context.config
         await self._tell(True, f"connected to {config.endpoint_host}:{config.endpoint_port}")
-        future = self._lost.get(session_id)
-        if future is None:
+        lost = self._lost.get(session_id)
+        if lost is None:
             return SessionEnd("it no longer exists")
-        end = await future
-        del self._lost[session_id]
-        return end
+        try:
+            while not lost.done():
+                await self._first_of(lost, self._silent[session_id].wait())
+                if not lost.done():
+                    following = await self._beside(session_id, lost)
+                    if following is not None:
+                        return following
+            return lost.result()
+        finally:
+            self._lost.pop(session_id, None)
+            self._silent.pop(session_id, None)
+
+    @staticmethod
+    async def _first_of(lost: asyncio.Future[SessionEnd], other: Coroutine[Any, Any, Any]) -> None:
+        """Wait for one of the two; the other, if it is not ``lost``, is cancelled."""
+        task = asyncio.ensure_future(other)
+        try:
+            await asyncio.wait({lost, task}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            task.cancel()
+
+    async def _beside(self, session_id: bytes, lost: asyncio.Future[SessionEnd]) -> bytes | None:
+        """A new session beside one whose peer is silent: a server that was restarted does not know it any more. None
+        when none could be made; then wait a while, because who replaces sessions all the time is taken for two."""
+        wait = self._beside_at - time.monotonic()
+        if wait > 0:
+            await self._first_of(lost, asyncio.sleep(wait))
+        if lost.done() or not self._silent[session_id].is_set():
+            return None
+        self._beside_at = time.monotonic() + _APART
+        try:
+            following = await self._attempt()
+        except QreError as error:
+            self._context.limited(f"attempt {error}", f"the server is silent, and a new session fails: {error}")
+            return None
+        if not lost.done():
+            self._sessions.delete(session_id, "it was silent, and has been replaced", CloseReason.REPLACED)
+            self.link.pump()
+        self._context.limited("silent", "the server was silent: a new session has taken the place of the old one")
+        return following
 
     # --- one attempt ---
 
@@ -300,6 +347,7 @@ class Client:
     def _expect(self, session_id: bytes, *, confirmed: bool) -> None:
         loop = asyncio.get_running_loop()
         self._lost[session_id] = loop.create_future()
+        self._silent[session_id] = asyncio.Event()
         if not confirmed:
             self._confirmed[session_id] = loop.create_future()
 
@@ -316,6 +364,7 @@ class Client:
                 self._sessions.delete(session_id, why, CloseReason.NOT_INSTALLED)
                 self.link.pump()
             self._lost.pop(session_id, None)
+            self._silent.pop(session_id, None)
             raise PeerError("the session did not start", lost.result().words if lost.done() else "no answer")
         finally:
             self._confirmed.pop(session_id, None)
@@ -331,6 +380,12 @@ class Client:
                     lost = self._lost.get(record.session_id)
                     if lost is not None and not lost.done():
                         lost.set_result(end)
+                case Silent(session_id=session_id, silent=silent):
+                    told = self._silent.get(session_id)
+                    if told is not None and silent:
+                        told.set()
+                    elif told is not None:
+                        told.clear()
                 case Orphaned():
                     self._context.log.warning(
                         "the kernel has a session of an earlier daemon, without its secrets: it carries traffic until"

@@ -25,6 +25,7 @@ from qre.dataplane.protocol import (
     Refusal,
     SessionInstall,
     SessionRefusedError,
+    SessionSilent,
     SessionUpdate,
 )
 from qre.ends import Role
@@ -54,6 +55,10 @@ from qre.workers.dataplane.session.wiping import wipe_install, wipe_keys
 #: The place of a codepoint's count in an ACK frame.
 _COUNT_OF = {ECT0: 0, ECT1: 1, CE: 2}
 _NEVER = float("inf")
+#: A session is silent when two PINGs have had no answer and the third goes out, but not sooner (seconds): a peer that
+#: is busy for a moment is not dead.
+SILENT_TRIES = 3
+SHORTEST_SILENCE = 1.0
 
 
 class Session(Sending):
@@ -249,6 +254,7 @@ class Session(Sending):
             return False
         if self.recovery.largest_acked > before:
             self._unanswered = 0
+            self._tell_silence(silent=False)
             if self.path_ecn.codepoint:
                 self.path_ecn.acknowledged(ack, before, following)
         if not self._acknowledged(ack.ranges[0][1], done, epoch, now):
@@ -348,7 +354,7 @@ class Session(Sending):
         elif self._keepalive and self.state is LifeState.ESTABLISHED:
             soonest = min(soonest, self._keepalive_at())
         if self.state is LifeState.ESTABLISHED:
-            soonest = min(soonest, self.path_mtu.deadline(), self.paths.deadline())
+            soonest = min(soonest, self.path_mtu.deadline(), self.paths.deadline(), self._asks_at())
         return soonest
 
     def _keepalive_at(self) -> float:
@@ -358,6 +364,25 @@ class Session(Sending):
         if self.install.keepalive_ms:
             at = min(at, self._last_sent + self.install.keepalive_ms / 1000)
         return at
+
+    def _asks_at(self) -> float:
+        """When a client asks whether its peer still answers: after a probe timeout, if no PING is under way."""
+        if self.role is not Role.CLIENT or not self._unanswered or self.recovery.controls:
+            return _NEVER
+        return self._unanswered_since + self.recovery.pto
+
+    def _look_for_silence(self, now: float) -> None:
+        """RFC 9002 §6.2 for packets that are never repeated: PINGs stand for them, and the third is in vain."""
+        if now >= self._asks_at():
+            self.send_control(PING, now)
+        tries = max((control.tries for control in self.recovery.controls), default=0)
+        if tries >= SILENT_TRIES and self._unanswered and now >= self._unanswered_since + SHORTEST_SILENCE:
+            self._tell_silence(silent=True)
+
+    def _tell_silence(self, *, silent: bool) -> None:
+        if self._silent is not silent and self.role is Role.CLIENT:
+            self._silent = silent
+            self.events.append(SessionSilent(session_id=self.session_id, silent=silent))
 
     def handle_timer(self, now: float) -> None:
         """Send and end what is due at ``now``."""
@@ -387,6 +412,8 @@ class Session(Sending):
             self.events.append(FrameFate(session_id=self.session_id, id=control.request, acknowledged=False))
         for control in again:
             self._send_again(control, now)
+        if self.state is LifeState.ESTABLISHED:
+            self._look_for_silence(now)
         if (
             self._keepalive
             and not self.recovery.controls

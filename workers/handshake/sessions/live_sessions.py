@@ -41,6 +41,7 @@ from qre.dataplane.protocol import (
     SessionList,
     SessionLost,
     SessionMark,
+    SessionSilent,
     Underlay,
 )
 from qre.ends import Role
@@ -63,6 +64,7 @@ from qre.workers.handshake.sessions.session_state import (
     OutgoingRequest,
     SessionEnd,
     Settings,
+    Silent,
     Then,
     ended,
     installation,
@@ -209,6 +211,8 @@ class Sessions:
                 self.change(live, replace(live.record, underlay=underlay))
             case FrameReceived(frames=frames):
                 self._settling.frames_received(live, frames, now)
+            case SessionSilent(session_id=session_id, silent=silent):
+                self.events.append(Silent(session_id, silent))
             case FrameFate(id=id, acknowledged=acknowledged) if id == live.settling:
                 self._settling.settled(live, acknowledged, now)
             case _:

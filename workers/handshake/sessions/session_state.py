@@ -84,6 +84,14 @@ class Lost:
 
 
 @dataclass(frozen=True)
+class Silent:
+    """The peer answers nothing, or answers again."""
+
+    session_id: bytes
+    silent: bool
+
+
+@dataclass(frozen=True)
 class CidsChanged:
     """``Sessions.connection_ids`` has changed."""
 
@@ -102,7 +110,7 @@ class OrphanEnded:
     session_id: bytes
 
 
-Event = Installed | Confirmed | Lost | CidsChanged | Orphaned | OrphanEnded
+Event = Installed | Confirmed | Lost | Silent | CidsChanged | Orphaned | OrphanEnded
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@
 # make check  static checks: ruff, mypy, clang-format, shellcheck
 # make bench  the user data plane beside wireguard-go
 # make bench-vm  the kernel module beside WireGuard and openvpn-dco, in a kernel under QEMU
+# make bench-likeness  whether connections of QRE can be told from visits to the site, by what a censor sees
 # make bench-worst  what the worst packets of a peer cost the kernel module, there
 
 PYTHON := .venv/bin/python
@@ -18,7 +19,7 @@ SHELL_FILES := .ci/run $(wildcard packaging/*.sh tests/vm/guest/*.sh)
 C_FILES := $(wildcard bpf/*.c bpf/*.h kmod/*.c kmod/*.h kmod/uapi/*.h tests/vm/guest/*.c tests/vm/guest/*.h)
 
 .PHONY: setup setup-vm demo test test-unit test-host test-vm test-kasan test-container test-cycles mutants fuzz
-.PHONY: check bench bench-vm bench-worst bpf clean
+.PHONY: check bench bench-vm bench-likeness bench-worst bpf clean
 
 setup:
 	@packaging/setup.sh
@@ -73,6 +74,10 @@ bench: setup
 bench-vm:
 	@packaging/setup.sh packaging/vm-packages.txt packaging/bench-packages.txt
 	@$(PYTHON) -m tests.bench.vm
+
+bench-likeness: setup
+	@$(PYTHON) -m pip install -q --disable-pip-version-check -e '.[bench]' </dev/null
+	@$(PYTHON) -m tests.bench.likeness $${QRE_VISITS:-200}
 
 bench-worst: setup-vm
 	@$(PYTHON) -m tests.bench.worst

@@ -80,7 +80,7 @@ def test_a_small_path_is_told_by_show_and_by_the_log_and_carries_no_ipv6() -> No
         assert answered(tunnel.lab.client, SERVER_INNER, "-s", "3000") == 5
         refused = tunnel.lab.client.run("ping", "-n", "-c", "2", "-W", "1", "fd77::1", check=False)
         assert "Administratively prohibited" in refused
-        assert "which leaves 1156 for inner packets: IPv6 needs 1280, and is refused" in tunnel.client.said()
+        assert "which leaves 1172 for inner packets: IPv6 needs 1280, and is refused" in tunnel.client.said()
         assert "ipv6-refused 2" in tunnel.client.tool("show", "client0")
 
 

@@ -36,6 +36,8 @@ class Datagram:
     tos: int
     dont_fragment: bool
     payload: bytes
+    ttl: int = 64
+    identification: int = 0
 
 
 def read_udp(path: Path) -> Iterator[Datagram]:
@@ -65,6 +67,8 @@ def read_udp(path: Path) -> Iterator[Datagram]:
                 tos=ip.tos,
                 dont_fragment=bool(ip.df),
                 payload=bytes(udp.data),
+                ttl=ip.ttl,
+                identification=ip.id,
             )
 
 

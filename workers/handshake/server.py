@@ -39,6 +39,7 @@ from qre.workers.handshake.port.flow_parts import Address, Flow, Handshake, Hell
 from qre.workers.handshake.port.flows import FlowTable
 from qre.workers.handshake.port.performer import Performer
 from qre.workers.handshake.port.relay import LONGEST, DestSocket, Relays
+from qre.workers.handshake.port_sharing import PortSharing
 from qre.workers.handshake.server_settings import flow_limits
 from qre.workers.handshake.sessions.live_sessions import Sessions
 from qre.workers.handshake.sessions.routed_cids import RoutedCids
@@ -51,9 +52,6 @@ from qre.workers.handshake.sessions.session_state import (
     Orphaned,
     OrphanEnded,
 )
-from qre.workers.handshake.shared.feed_messages import Abandon, Begin, DestSpoke, More, ToGuest
-from qre.workers.handshake.shared.front_feed import FrontFeed
-from qre.workers.handshake.shared.guests import GuestCalls, Guests
 
 #: Datagrams read in one turn of the loop.
 _TURN: Final = 64
@@ -80,7 +78,7 @@ class Server:
         self._listen = (config.listen_ip, config.listen_port)
         self._buffer = bytearray(LONGEST)
         self._timer: asyncio.TimerHandle | None = None
-        self._looking = False
+        self._looking = self._stopped = False
         self._tasks = Tasks(context.internal_error)
         self._told: tuple[bool, str] | None = None
         self._others_until = time.monotonic() + (_OTHERS_COME if config.followed else 0.0)
@@ -93,13 +91,9 @@ class Server:
         self._relays = Relays(self._reply, self._dest.doubt, context.limited)
         self._table = FlowTable(flow_limits(config), self._new_inspector, self._cids.of_datagram)
         self._performer = Performer(self._table, self._accept, self._open_relay, self._to_visitor, self._disown)
-        calls = GuestCalls(self._guest_over, self._guest_left, self._guest_not_followed, context.limited)
-        self._guests = Guests(calls)
-        self._feed = (
-            FrontFeed(context.descriptors.pop("front_feed"), self._handed_over, context.limited)
-            if config.joined
-            else None
-        )
+        self._port = PortSharing(self._table, self._performer, self._admit, self._arm, context.limited)
+        if config.joined:
+            self._port.join(context.descriptors.pop("front_feed"))
         self._steering = (
             Steering(context.request, lambda text: context.limited("steering", text))
             if config.user_dataplane
@@ -123,8 +117,8 @@ class Server:
             grants=self._clients.grants,
             steering=self._steering,
             send=self._to_visitor,
-            left=self._left_dest,
-            not_followed=self._not_followed,
+            left=lambda one, farewell: self._port.left(one.source, one, farewell),
+            not_followed=lambda one: self._port.not_followed(one.source, one),
             over=self._handshake_over,
             changed=self.link.pump,
             turn_away=lambda one: self._clients.turn_away(one.short_id, one.source[0], self._sessions),
@@ -166,10 +160,11 @@ class Server:
         loop = asyncio.get_running_loop()
         loop.add_reader(self._relays.fileno(), self._relays_readable)
         await self._dest.first_look()
+        self._prepare_relay()
         for each in self._sockets():
             loop.add_reader(each.fileno(), self._readable, each)
-        if self._feed is not None:
-            self._feed.open()
+        if self._port.feed is not None:
+            self._port.feed.open()
         self.link.pump()
         self._tell_state()
 
@@ -192,12 +187,11 @@ class Server:
     async def stop(self) -> None:
         """End handshakes, relays and guests, and close every descriptor; sessions stay in the data plane."""
         loop = asyncio.get_running_loop()
+        self._stopped = True
         for each in self._sockets():
             loop.remove_reader(each.fileno())
         self._acceptance.close()
-        self._guests.close()
-        if self._feed is not None:
-            self._feed.close()
+        self._port.close()
         self._performer.perform(self._table.close(), time.monotonic())
         loop.remove_reader(self._relays.fileno())
         self._relays.close()
@@ -232,7 +226,7 @@ class Server:
 
     def _sockets(self) -> tuple[socket.socket, ...]:
         """The sockets to read. A joined daemon reads none: it only answers through the front's socket."""
-        if self._feed is not None:
+        if self._port.feed is not None:
             return ()
         return (self._socket,) if self._kernel_slot is None else (self._socket, self._kernel_slot)
 
@@ -300,7 +294,7 @@ class Server:
         return HelloInspector(
             server_name=config.server_name,
             private_key=self._private_key,
-            short_ids=self._clients.short_ids | self._guests.short_ids(),
+            short_ids=self._clients.short_ids | self._port.guests.short_ids(),
             max_time_diff_ms=config.max_time_diff_ms,
         )
 
@@ -309,12 +303,21 @@ class Server:
             return self._acceptance.accept(hello)
         if not self._acceptance.remember(hello.found):
             return None
-        return self._guests.accept(hello)
+        return self._port.guests.accept(hello)
+
+    def _admit(self, hello: Hello) -> Accepted:
+        return self._acceptance.admit(hello)
 
     def _open_relay(self, flow: Flow) -> DestSocket | None:
         if self._dest.current is None:
             return None
-        return self._relays.open(flow, *self._dest.current)
+        opened = self._relays.open(flow, *self._dest.current)
+        asyncio.get_running_loop().call_soon(self._prepare_relay)
+        return opened
+
+    def _prepare_relay(self) -> None:
+        if self._dest.current is not None and not self._stopped:
+            self._relays.prepare(*self._dest.current)
 
     def _to_visitor(self, source: Address, data: bytes, ecn: int) -> None:
         try:
@@ -325,7 +328,7 @@ class Server:
     def _disown(self, source: Address, cid: bytes, length: int) -> None:
         if not self._sessions.compared or self._sessions.has_connection_id(cid):
             return  # it lives, or the data plane's sessions are not known yet
-        if self._guests.any() or time.monotonic() < self._others_until:
+        if self._port.guests.any() or time.monotonic() < self._others_until:
             return  # it may belong to another daemon at this port
         if not self._resets.take(time.monotonic()):
             return
@@ -337,60 +340,17 @@ class Server:
 
     def guest_joins(self, number: int, profile: str, secrets: ProfileSecrets, feed: int) -> None:
         """Pass a joined daemon its clients from now on. Raises UserError when its configuration does not fit."""
-        self._guests.join(number, profile, self._secrets, secrets, feed)
+        self._port.guests.join(number, profile, self._secrets, secrets, feed)
 
     def guest_leaves(self, number: int) -> None:
         """Close guest ``number``; its clients are relayed to Dest from now on."""
-        self._guests.leave(number)
-
-    def _guest_over(self, source: Address, handshake: Handshake) -> None:
-        self._table.handshake_over(source, handshake, time.monotonic())
-        self._arm()
-
-    def _guest_left(self, source: Address, handshake: Handshake, farewell: bytes) -> None:
-        now = time.monotonic()
-        self._performer.perform(self._table.left(source, handshake, farewell, now), now)
-
-    def _guest_not_followed(self, source: Address, handshake: Handshake) -> None:
-        self._performer.perform(self._table.not_followed(source, handshake), time.monotonic())
-
-    def _handed_over(self, message: ToGuest) -> None:
-        """Handle a message of the front that this daemon has joined."""
-        now, table, perform = time.monotonic(), self._table, self._performer.perform
-        source = message.visitor.address
-        match message:
-            case Begin():
-                perform(table.abandon(source), now)
-                made = self._acceptance.admit(message.hello(now))
-                if self._feed is not None:
-                    self._feed.began(source, made.inner.handshake_cid)
-                perform(table.handed_over(source, made, now), now)
-            case More(data=data):
-                perform(table.from_front(source, data, now), now)
-            case DestSpoke(data=data, ecn=ecn):
-                perform(table.dest_at_front(source, data, ecn, now), now)
-            case Abandon():
-                perform(table.abandon(source), now)
-        self._arm()
+        self._port.guests.leave(number)
 
     # --- handshakes and sessions ---
 
-    def _left_dest(self, one: Accepted, farewell: bytes) -> None:
-        now = time.monotonic()
-        if self._feed is not None:
-            self._feed.left(one.source, farewell)
-        self._performer.perform(self._table.left(one.source, one, farewell, now), now)
-
-    def _not_followed(self, one: Accepted) -> None:
-        if self._feed is not None:
-            self._feed.not_followed(one.source)
-        self._performer.perform(self._table.not_followed(one.source, one), time.monotonic())
-
     def _handshake_over(self, one: Accepted) -> None:
         self._forgetting.soon()
-        self._table.handshake_over(one.source, one, time.monotonic())
-        if self._feed is not None:
-            self._feed.over(one.source)
+        self._port.over(one.source, one)
 
     def _sessions_changed(self) -> None:
         while self._sessions.events:
@@ -417,7 +377,7 @@ class Server:
     def _state(self) -> tuple[bool, str]:
         count = self._sessions.up()
         text = f"serving {self._listen[0]}:{self._listen[1]}, {count} session{'' if count == 1 else 's'}"
-        if self._feed is not None:
+        if self._port.feed is not None:
             text += "; another daemon has the port"
         twins = self._clients.twins()
         if twins:

@@ -101,6 +101,7 @@ class Relays:
         self._silent_since = 0.0
         self._epoll = select.epoll()
         self._flows: dict[int, tuple[DestSocket, Flow]] = {}
+        self._spare: tuple[int, tuple[str, int], socket.socket] | None = None
         self._buffer = bytearray(LONGEST)
         self.lost = 0
 
@@ -113,6 +114,28 @@ class Relays:
 
     def open(self, flow: Flow, family: int, dest: tuple[str, int]) -> DestSocket | None:
         """A socket connected to ``dest``; None when there is no descriptor left, or no route."""
+        spare, self._spare = self._spare, None
+        if spare is not None and spare[:2] == (family, dest):
+            made: socket.socket | None = spare[2]
+        else:
+            if spare is not None:
+                spare[2].close()
+            made = self._connected(family, dest)
+        if made is None:
+            return None
+        self._epoll.register(made.fileno(), select.EPOLLIN)
+        self._count_silence(time.monotonic())
+        opened = DestSocket(self, made)
+        self._flows[opened.fd] = (opened, flow)
+        return opened
+
+    def prepare(self, family: int, dest: tuple[str, int]) -> None:
+        """Have a socket ready for the next flow: between the two halves of its hello there is no time for it."""
+        if self._spare is None:
+            made = self._connected(family, dest)
+            self._spare = None if made is None else (family, dest, made)
+
+    def _connected(self, family: int, dest: tuple[str, int]) -> socket.socket | None:
         try:
             made = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         except OSError as error:
@@ -127,16 +150,12 @@ class Relays:
                 made.setsockopt(socket.IPPROTO_IP, socket.IP_RECVTOS, 1)
             made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
             made.connect(dest)
-            self._epoll.register(made.fileno(), select.EPOLLIN)
         except OSError as error:
             made.close()
             self._refused(dest, error)
             self._silent()
             return None
-        self._count_silence(time.monotonic())
-        opened = DestSocket(self, made)
-        self._flows[opened.fd] = (opened, flow)
-        return opened
+        return made
 
     def _refused(self, dest: tuple[str, int], error: OSError) -> None:
         cause = of_network(error.errno)
@@ -173,6 +192,9 @@ class Relays:
 
     def close(self) -> None:
         """Close every socket and the epoll descriptor."""
+        if self._spare is not None:
+            self._spare[2].close()
+            self._spare = None
         for made, _ in list(self._flows.values()):
             made.close()
         self._epoll.close()

@@ -5,14 +5,13 @@ data plane into events of that table and performs its effects.
 
 Rules. A record is in ``store`` from before the data plane is asked until the session is gone. Its epoch is one that
 the data plane is known to have reached, so secrets are only ever derived forward. A new epoch begins when the rekey
-interval is over, when the data plane reports worn keys, or when the peer begins it; each time the data plane also
-gets the keys of the following epoch. With a new data plane, or a new pair to it, all sessions are compared: missing
-ones are installed again, unknown ones are deleted, epochs catch up. Pending requests are forgotten then.
+interval is over, keys are worn, or the peer begins it; each time the data plane also gets the keys of the following
+one. With a new data plane, or a new pair to it, all sessions are compared: missing ones are installed again, unknown
+ones deleted, epochs catch up. Pending requests are forgotten then.
 
 The kernel's data plane (``Settings.in_kernel``) outlives this process. A session that it no longer has is over: its
-packet numbers are lost, so it is never installed again. A session whose secrets are lost is an *orphan*: it carries
-packets until its peer makes a new session (a client does so at once), it is idle for too long, or the peer changes
-keys, which is answered with a close because later keys cannot be derived.
+packet numbers are lost. A session whose secrets are lost is an *orphan*: it carries packets until its peer makes a
+new one, it is idle for too long, or the peer changes keys, which is answered with a close.
 """
 
 from __future__ import annotations
@@ -215,8 +214,6 @@ class Sessions:
                 self.events.append(Silent(session_id, silent))
             case FrameFate(id=id, acknowledged=acknowledged) if id == live.settling:
                 self._settling.settled(live, acknowledged, now)
-            case _:
-                pass  # outdated: about an earlier epoch or frame
 
     def _of_no_record(self, report: DataplaneReport) -> None:
         """The report is about an orphan, or a session deleted meanwhile."""

@@ -1,0 +1,65 @@
+"""A stretch of road in user space: UDP datagrams arrive somewhere else after a delay, with their ECN marks.
+
+``python -m tests.bench.likeness.distance IP PORT TO_IP TO_PORT MS`` runs until it is killed, for machines whose
+kernel has no netem. Each source gets a socket of its own towards the far end.
+"""
+
+from __future__ import annotations
+
+import heapq
+import select
+import socket
+import sys
+import time
+from itertools import count
+
+from qre.workers.handshake.port.relay import ecn_of, with_ecn
+
+Address = tuple[str, int]
+
+
+def _socket() -> socket.socket:
+    made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+    made.setsockopt(socket.IPPROTO_IP, socket.IP_RECVTOS, 1)
+    made.setsockopt(socket.IPPROTO_IP, 10, 3)  # IP_MTU_DISCOVER, IP_PMTUDISC_PROBE: DF, as they came
+    return made
+
+
+def main(near: Address, far: Address, delay: float) -> None:
+    """Until killed."""
+    order = count()
+    front = _socket()
+    front.bind(near)
+    behind: dict[Address, socket.socket] = {}
+    sources: dict[socket.socket, Address] = {}
+    waiting: list[tuple[float, int, socket.socket, Address, bytes, int]] = []
+    while True:
+        left = max(0.0, waiting[0][0] - time.monotonic()) if waiting else None
+        for one in select.select([front, *sources], [], [], left)[0]:
+            while True:
+                try:
+                    data, ancillary, _, source = one.recvmsg(65_535, 64)
+                except BlockingIOError:
+                    break
+                except OSError:
+                    continue
+                due = time.monotonic() + delay
+                if one is front:
+                    if source not in behind:
+                        behind[source] = _socket()
+                        sources[behind[source]] = source
+                    sender, to = behind[source], far
+                else:
+                    sender, to = front, sources[one]
+                heapq.heappush(waiting, (due, next(order), sender, to, data, ecn_of(ancillary)))
+        while waiting and waiting[0][0] <= time.monotonic():
+            _, _, sender, to, data, ecn = heapq.heappop(waiting)
+            try:
+                sender.sendmsg([data], with_ecn(socket.AF_INET, ecn), 0, to)
+            except OSError:  # nobody there: it is lost
+                continue
+
+
+if __name__ == "__main__":
+    ip, port, to_ip, to_port, ms = sys.argv[1:]
+    main((ip, int(port)), (to_ip, int(to_port)), float(ms) / 1000)

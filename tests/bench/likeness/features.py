@@ -1,0 +1,89 @@
+"""What a censor can measure of one connection: features of a server's datagrams, in the clear."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from qre.errors import UntrustedInputError
+from qre.wire.packet import Header, PacketType, packets_untrusted
+from tests.support.tcpdump import Datagram
+
+#: Datagrams of the server that are looked at one by one, in its flight and behind it.
+_FLIGHT, _AFTER = 5, 8
+_LETTERS = {PacketType.INITIAL: "I", PacketType.HANDSHAKE: "H", PacketType.ONE_RTT: "1", PacketType.RETRY: "R"}
+Features = dict[str, float]
+
+
+def headers(datagram: Datagram) -> list[Header]:
+    try:
+        return list(packets_untrusted(datagram.payload, short_cid_length=0))
+    except UntrustedInputError:
+        return []
+
+
+def layout(datagram: Datagram) -> str:
+    """Such as ``I`` or ``IH1``: the packets."""
+    return "".join(_LETTERS.get(each.type, "?") for each in headers(datagram))
+
+
+class Visit:
+    """The datagrams of one connection, in the order of the capture."""
+
+    def __init__(self, datagrams: Sequence[Datagram], server: tuple[str, int]) -> None:
+        self.sent = [each for each in datagrams if each.destination == server]
+        self.received = [each for each in datagrams if each.source == server]
+        finished = [
+            each.time for each in self.sent if any(packet.type is PacketType.HANDSHAKE for packet in headers(each))
+        ]
+        self.finished_at = finished[0] if finished else float("inf")
+        hello = [each.time for each in self.sent if each.time < (self.received[0].time if self.received else 0)]
+        self.began = hello[-1] if hello else 0.0
+        self.flight = [each for each in self.received if each.time < self.finished_at]
+        self.after = [each for each in self.received if each.time >= self.finished_at]
+
+    def words(self) -> dict[str, str]:
+        """Features that are compared as a whole: which values there are, and how often."""
+        first = headers(self.received[0]) if self.received else []
+        ones = [each for each in self.received if each.payload and not each.payload[0] & 0x80]
+        return {
+            "layout of the flight": " | ".join(map(layout, self.flight)),
+            "ECN of the flight": "".join(str(each.tos & 3) for each in self.flight),
+            "ECN of 1-RTT": str(dict(Counter(each.tos & 3 for each in ones))) if not ones else str(ones[-1].tos & 3),
+            "length of connection IDs": str(len(first[0].source_cid)) if first else "",
+            "TTL": str({each.ttl for each in self.received}),
+            "identification": "0" if all(each.identification == 0 for each in self.received) else "not 0",
+            "DF": str({each.dont_fragment for each in self.received}),
+            "destination connection IDs": str(self._destinations(len(first[0].source_cid) if first else 0)),
+        }
+
+    def _destinations(self, length: int) -> int:
+        """How many connection IDs the client's short headers have had."""
+        return len({each.payload[1 : 1 + length] for each in self.sent if not each.payload[0] & 0x80})
+
+    def flight_features(self) -> Features:
+        """Times in ms, lengths in bytes; -1 where there is none."""
+        found: Features = {"datagrams in the flight": len(self.flight)}
+        for number in range(_FLIGHT):
+            one = self.flight[number] if number < len(self.flight) else None
+            found[f"length {number}"] = len(one.payload) if one else -1
+            before = self.flight[number - 1].time if number and one else self.began
+            found[f"time {number}"] = (one.time - before) * 1e3 if one else -1
+        packets = [packet for each in self.flight for packet in headers(each)]
+        for kind in (PacketType.INITIAL, PacketType.HANDSHAKE):
+            lengths = [each.end - each.start for each in packets if each.type is kind]
+            found[f"bytes in {kind.name}"] = sum(lengths)
+            found[f"shortest {kind.name}"] = min(lengths, default=-1)
+        hello = next((each for each in self.flight if len(each.payload) >= 1200), None)
+        found["hello to ServerHello"] = (hello.time - self.began) * 1e3 if hello else -1
+        return found
+
+    def later_features(self) -> Features:
+        """The same of what follows the client's Finished."""
+        found: Features = {"datagrams after it": len(self.after)}
+        for number in range(_AFTER):
+            one = self.after[number] if number < len(self.after) else None
+            found[f"later length {number}"] = len(one.payload) if one else -1
+            before = self.after[number - 1].time if number and one else self.finished_at
+            found[f"later time {number}"] = (one.time - before) * 1e3 if one else -1
+        return found

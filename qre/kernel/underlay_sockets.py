@@ -29,6 +29,9 @@ _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
 _PKTINFO = struct.Struct("=i4s4s")  # device, local address, the header's destination
 #: Room for that control message.
 PKTINFO_SPACE: Final = socket.CMSG_SPACE(_PKTINFO.size)
+_IPV6_RECVTCLASS, _IPV6_TCLASS = 66, 67
+#: Room for the control message of one datagram.
+ECN_SPACE: Final = socket.CMSG_SPACE(4)
 _ANY_PORT = 443  # routes do not depend on it
 _BOUNDED = {_SO_SNDBUFFORCE: socket.SO_SNDBUF, _SO_RCVBUFFORCE: socket.SO_RCVBUF}
 
@@ -169,3 +172,28 @@ def _refused(where: str, error: OSError) -> UserError | MachineError:
             return MachineError(where, text, "CAP_NET_BIND_SERVICE (ports below 1024) or CAP_NET_ADMIN is missing")
         case _:
             return MachineError.of(where, of_network(error.errno))
+
+
+def report_ecn(sock: socket.socket) -> None:
+    """Have the kernel tell the mark of every datagram that ``sock`` receives. Raises OSError."""
+    if sock.family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_RECVTCLASS, 1)
+    else:
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_RECVTOS, 1)
+
+
+def ecn_of(ancillary: list[tuple[int, int, bytes]]) -> int:
+    """The ECN codepoint (RFC 3168) among the control messages of recvmsg; 0 without one."""
+    for level, kind, value in ancillary:
+        if (level == socket.IPPROTO_IP and kind == socket.IP_TOS) or (
+            level == socket.IPPROTO_IPV6 and kind == _IPV6_TCLASS
+        ):
+            return value[0] & 3
+    return 0
+
+
+def with_ecn(family: int, ecn: int) -> list[tuple[int, int, bytes]]:
+    """The control message for sendmsg that marks one datagram with ``ecn``."""
+    if family == socket.AF_INET6:
+        return [(socket.IPPROTO_IPV6, _IPV6_TCLASS, ecn.to_bytes(4, "little"))]
+    return [(socket.IPPROTO_IP, socket.IP_TOS, ecn.to_bytes(4, "little"))]

@@ -15,7 +15,7 @@ from typing import Final
 
 from qre.causes import Cause, of_network
 from qre.errors import MachineError, PeerError
-from qre.kernel.underlay_sockets import IP_PKTINFO, PKTINFO_SPACE, local_of
+from qre.kernel.underlay_sockets import ECN_SPACE, IP_PKTINFO, PKTINFO_SPACE, ecn_of, local_of, report_ecn
 from qre.quic.client.client_handshake import STEP_TIMEOUT, ClientHandshake
 from qre.quic.handshake_events import (
     ClientEvent,
@@ -112,6 +112,7 @@ class Exchange:
         made.setblocking(False)
         if made.family == socket.AF_INET:
             made.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
+        report_ecn(made)
 
     def __enter__(self) -> Exchange:
         asyncio.get_running_loop().add_reader(self._socket.fileno(), self._readable)
@@ -155,13 +156,13 @@ class Exchange:
             if not self._reading:
                 break
             try:
-                data, ancillary, _, source = self._socket.recvmsg(_LONGEST, PKTINFO_SPACE)
+                data, ancillary, _, source = self._socket.recvmsg(_LONGEST, PKTINFO_SPACE + ECN_SPACE)
             except BlockingIOError:
                 break
             except OSError:  # an ICMP error for an earlier datagram; the handshake has its own time limit
                 continue
             self.local = local_of(ancillary) or self.local
-            self._handshake.datagram_received(data, (source[0], source[1]), time.monotonic())
+            self._handshake.datagram_received(data, (source[0], source[1]), time.monotonic(), ecn_of(ancillary))
             self._collect()
         self._send()
 

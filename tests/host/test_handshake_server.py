@@ -78,6 +78,7 @@ def test_dest_is_looked_at_and_reported(site: Caddy) -> None:
         assert report.profile.reachable
         assert report.profile.scid_length == 4
         assert report.profile.cipher == "AES_128_GCM_SHA256"
+        assert report.profile.ecn == 2, "Caddy marks 1-RTT packets ECT(0)"
 
     serve(site, work)
 

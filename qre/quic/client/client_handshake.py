@@ -153,14 +153,14 @@ class ClientHandshake:
         self._heard_deadline = now + STEP_TIMEOUT
         self._connection.connect(peer, now)
 
-    def datagram_received(self, data: bytes, peer: Address, now: float) -> None:
-        """Process any bytes; datagrams from another address are ignored (RFC 9000 §9)."""
+    def datagram_received(self, data: bytes, peer: Address, now: float, ecn: int = 0) -> None:
+        """Process any bytes, and their ECN mark; datagrams from another address are ignored (RFC 9000 §9)."""
         if self._silent or peer != self._peer:
             return
         if self._heard_deadline is not None:
             self._deadline, self._heard_deadline = self._heard_deadline, None
         self._guarded(lambda: self._connection.receive_datagram(data, peer, now), now)
-        self._observer.received(data, self._connection, now)
+        self._observer.received(data, self._connection, now, ecn)
 
     def datagrams_to_send(self, now: float) -> list[bytes]:
         """UDP payloads to send now, in order; empty once the handshake is over."""

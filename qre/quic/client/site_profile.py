@@ -12,11 +12,13 @@ from aioquic import tls
 from qre.dest_profile import DestProfile
 from qre.quic.client.client_connection import ClientConnection
 from qre.quic.client.hello import X25519, X25519MLKEM768
-from qre.wire.packet import is_long
+from qre.wire.packet import is_long, is_short
 from qre.wire.varint import read_varint_untrusted, read_vector_untrusted
 
 _GROUPS: Final = {X25519: "X25519", X25519MLKEM768: "X25519MLKEM768"}
 _QUIC_TRANSPORT_PARAMETERS: Final = 57
+#: Whose packets are marked as congested had marked them as capable of that.
+_ECT0, _CE = 2, 3
 _MAX_LENGTHS: Final = 32
 _MAX_LENGTH: Final = 0xFFFF
 _MAX_TICKETS: Final = 8
@@ -40,9 +42,12 @@ class SiteObserver:
         self._first_byte: float | None = None
         self._lengths: list[int] = []
         self._progress = 0
+        self._ecn: int | None = None  # of its first 1-RTT packet: it may stop marking when nobody reports marks
 
-    def received(self, datagram: bytes, connection: ClientConnection, now: float) -> None:
-        """``connection`` has read this datagram."""
+    def received(self, datagram: bytes, connection: ClientConnection, now: float, ecn: int) -> None:
+        """``connection`` has read this datagram, which had the mark ``ecn``."""
+        if self._ecn is None and is_short(datagram):
+            self._ecn = _ECT0 if ecn == _CE else ecn
         if self._first_byte is None:
             self._first_byte = now
         if connection.handshake_confirmed or len(self._lengths) == _MAX_LENGTHS:
@@ -77,6 +82,7 @@ class SiteObserver:
             transport_parameters=_parameter_order(context),
             certificate_expires_at=int(context.chain[0].not_valid_after_utc.timestamp()) if context.chain else 0,
             http_status=http_status,
+            ecn=self._ecn or 0,
             warnings=tuple(_warnings(suite, scid_length, http_status, problem)),
         )
 

@@ -8,9 +8,8 @@ from __future__ import annotations
 import socket
 from typing import Final
 
-from qre.kernel.underlay_sockets import PKTINFO_SPACE, local_of, sent_from
+from qre.kernel.underlay_sockets import PKTINFO_SPACE, ecn_of, local_of, sent_from, with_ecn
 from qre.workers.handshake.port.flow_parts import Address
-from qre.workers.handshake.port.relay import ecn_of, with_ecn
 
 ANY: Final = "0.0.0.0"
 _ANCILLARY: Final = socket.CMSG_SPACE(4) * 2 + PKTINFO_SPACE

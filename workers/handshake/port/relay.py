@@ -15,11 +15,10 @@ from typing import Final
 
 from qre.causes import of_network
 from qre.errors import MachineError
+from qre.kernel.underlay_sockets import ECN_SPACE, ecn_of, report_ecn, with_ecn
 from qre.workers.handshake.port.flow_parts import Flow
 
 _IP_MTU_DISCOVER, _IP_PMTUDISC_PROBE, _IPV6_MTU_DISCOVER = 10, 3, 23
-_IPV6_RECVTCLASS, _IPV6_TCLASS = 66, 67
-_ANCILLARY: Final = socket.CMSG_SPACE(4)
 #: The longest UDP datagram (bytes).
 LONGEST: Final = 65_535
 #: Bounds of one turn: sockets, and datagrams of each, so that no visitor starves the others.
@@ -30,23 +29,6 @@ _UNANSWERED, _SILENCE = 2, 1.0
 
 #: (flow, datagram, ECN mark)
 Reply = Callable[[Flow, bytes, int], None]
-
-
-def ecn_of(ancillary: list[tuple[int, int, bytes]]) -> int:
-    """The ECN codepoint among the control messages of recvmsg; 0 without one."""
-    for level, kind, value in ancillary:
-        if (level == socket.IPPROTO_IP and kind == socket.IP_TOS) or (
-            level == socket.IPPROTO_IPV6 and kind == _IPV6_TCLASS
-        ):
-            return value[0] & 3
-    return 0
-
-
-def with_ecn(family: int, ecn: int) -> list[tuple[int, int, bytes]]:
-    """The control message for sendmsg that marks one datagram with ``ecn``."""
-    if family == socket.AF_INET6:
-        return [(socket.IPPROTO_IPV6, _IPV6_TCLASS, ecn.to_bytes(4, "little"))]
-    return [(socket.IPPROTO_IP, socket.IP_TOS, ecn.to_bytes(4, "little"))]
 
 
 class DestSocket:
@@ -74,7 +56,7 @@ class DestSocket:
         """The next datagram and its ECN codepoint; None when none is waiting."""
         for _ in range(2):  # an ICMP error is reported once, then the data follows
             try:
-                length, ancillary, _, _ = self._socket.recvmsg_into([buffer], _ANCILLARY)
+                length, ancillary, _, _ = self._socket.recvmsg_into([buffer], ECN_SPACE)
             except BlockingIOError:
                 return None
             except OSError:
@@ -144,10 +126,9 @@ class Relays:
         try:
             if family == socket.AF_INET6:
                 made.setsockopt(socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, _IP_PMTUDISC_PROBE)
-                made.setsockopt(socket.IPPROTO_IPV6, _IPV6_RECVTCLASS, 1)
             else:
                 made.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _IP_PMTUDISC_PROBE)
-                made.setsockopt(socket.IPPROTO_IP, socket.IP_RECVTOS, 1)
+            report_ecn(made)
             made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
             made.connect(dest)
         except OSError as error:

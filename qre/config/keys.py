@@ -59,7 +59,7 @@ GLOBAL_KEYS = {
     "ReconnectMax": "60s",
     "RelayMaxFlows": "4096",
     "RelayMaxFlowsPerPrefix": "64",
-    "RelayIdle": "30s",
+    "RelayIdle": "180s",
     "User": "qre",
     "LogLevel": "info",
 }

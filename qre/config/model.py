@@ -243,6 +243,6 @@ class GlobalConfig(Value):
     reconnect_max_ms: int = 60_000
     relay_max_flows: int = 4096
     relay_max_flows_per_prefix: int = 64
-    relay_idle_ms: int = 30_000
+    relay_idle_ms: int = 180_000
     user: str | None = None  # None: one unprivileged uid a role
     log_level: str = "info"

@@ -76,7 +76,7 @@ class WorkerConfig(Struct, frozen=True, kw_only=True):
     reconnect_max_ms: U64 = 60_000
     relay_max_flows: U64 = 4096
     relay_max_flows_per_prefix: U64 = 64
-    relay_idle_ms: U64 = 30_000
+    relay_idle_ms: U64 = 180_000
     log_level: Annotated[str, msgspec.Meta(max_length=16)] = "info"
     rekey_after_packets: U64 = 1 << 22
     dest_profile: DestProfile | None = None  # the cached one

@@ -13,6 +13,7 @@ import os
 import socket
 import struct
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -32,6 +33,11 @@ PKTINFO_SPACE: Final = socket.CMSG_SPACE(_PKTINFO.size)
 _IPV6_RECVTCLASS, _IPV6_TCLASS = 66, 67
 #: Room for the control message of one datagram.
 ECN_SPACE: Final = socket.CMSG_SPACE(4)
+_UDP_SEGMENT, _UDP_GRO = 103, 104
+_SEGMENT = struct.Struct("=i")
+#: Room for the control message of what was received at once.
+SEGMENT_SPACE: Final = socket.CMSG_SPACE(_SEGMENT.size)
+_IP_MTU_DISCOVER, _IPV6_MTU_DISCOVER, _PMTUDISC_DONT, _PMTUDISC_PROBE = 10, 23, 0, 3
 _ANY_PORT = 443  # routes do not depend on it
 _BOUNDED = {_SO_SNDBUFFORCE: socket.SO_SNDBUF, _SO_RCVBUFFORCE: socket.SO_RCVBUF}
 
@@ -197,3 +203,37 @@ def with_ecn(family: int, ecn: int) -> list[tuple[int, int, bytes]]:
     if family == socket.AF_INET6:
         return [(socket.IPPROTO_IPV6, _IPV6_TCLASS, ecn.to_bytes(4, "little"))]
     return [(socket.IPPROTO_IP, socket.IP_TOS, ecn.to_bytes(4, "little"))]
+
+
+def receive_in_batches(sock: socket.socket) -> None:
+    """Take datagrams that arrived together as one (UDP_GRO), where the kernel can."""
+    with contextlib.suppress(OSError):
+        sock.setsockopt(socket.IPPROTO_UDP, _UDP_GRO, 1)
+
+
+def segment_of(ancillary: list[tuple[int, int, bytes]]) -> int:
+    """The length of the datagrams in what was received at once, all but the last; 0: it is one datagram."""
+    for level, kind, value in ancillary:
+        if level == socket.IPPROTO_UDP and kind == _UDP_GRO:
+            return _SEGMENT.unpack_from(value)[0] if len(value) >= _SEGMENT.size else 0
+    return 0
+
+
+def in_segments(length: int) -> tuple[int, int, bytes]:
+    """The control message for sendmsg that cuts what is sent into datagrams of this length (UDP_SEGMENT)."""
+    return socket.IPPROTO_UDP, _UDP_SEGMENT, length.to_bytes(2, sys.byteorder)
+
+
+@contextlib.contextmanager
+def in_fragments(sock: socket.socket) -> Iterator[None]:
+    """What is sent meanwhile may be fragmented by IP, on the way too. Raises OSError."""
+    level, option = (
+        (socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER)
+        if sock.family == socket.AF_INET6
+        else (socket.IPPROTO_IP, _IP_MTU_DISCOVER)
+    )
+    sock.setsockopt(level, option, _PMTUDISC_DONT)
+    try:
+        yield
+    finally:
+        sock.setsockopt(level, option, _PMTUDISC_PROBE)

@@ -131,6 +131,6 @@ def test_a_directory_in_its_place_is_an_error_and_not_absence(tmp_path: Path) ->
 
 
 def test_values_have_the_rules_of_a_file() -> None:
-    assert global_from_values({"RelayIdle": "30s"}) == GlobalConfig()
+    assert global_from_values({"RelayIdle": "3m"}) == GlobalConfig()
     with pytest.raises(UserErrors, match="arguments: RelayIdle"):
         global_from_values({"RelayIdle": "x"})

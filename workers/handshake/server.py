@@ -264,11 +264,15 @@ class Server:
         self._relays.readable()
         self._arm()
 
-    def _reply(self, flow: Flow, data: bytes, ecn: int) -> None:
+    def _reply(self, flow: Flow, data: bytes, segment: int, ecn: int) -> None:
         now, table = time.monotonic(), self._table
         if table.unread:
             self._performer.perform(table.look(now), now)
-        self._performer.perform(table.reply(flow, data, ecn, now), now)
+        if len(data) <= segment or flow.passes_all:
+            self._performer.perform(table.reply(flow, data, ecn, now, segment), now)
+            return
+        for at in range(0, len(data), segment):
+            self._performer.perform(table.reply(flow, data[at : at + segment], ecn, now), now)
 
     def _arm(self) -> None:
         times = [at for at in (self._table.timer(), self._acceptance.timer()) if at is not None]
@@ -319,9 +323,9 @@ class Server:
         if self._dest.current is not None and not self._stopped:
             self._relays.prepare(*self._dest.current)
 
-    def _to_visitor(self, source: Address, data: bytes, ecn: int) -> None:
+    def _to_visitor(self, source: Address, data: bytes, ecn: int, segment: int = 0) -> None:
         try:
-            send_to(self._socket, source, data, ecn)
+            send_to(self._socket, source, data, ecn, segment)
         except OSError:  # no room, no route, or an ICMP error for an earlier one: UDP may lose datagrams
             return
 

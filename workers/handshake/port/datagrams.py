@@ -5,10 +5,19 @@ A visitor is answered from the address that it speaks to, or it would not know t
 
 from __future__ import annotations
 
+import errno
 import socket
 from typing import Final
 
-from qre.kernel.underlay_sockets import PKTINFO_SPACE, ecn_of, local_of, sent_from, with_ecn
+from qre.kernel.underlay_sockets import (
+    PKTINFO_SPACE,
+    ecn_of,
+    in_fragments,
+    in_segments,
+    local_of,
+    sent_from,
+    with_ecn,
+)
 from qre.workers.handshake.port.flow_parts import Address
 
 ANY: Final = "0.0.0.0"
@@ -22,12 +31,32 @@ def receive_into(sock: socket.socket, buffer: bytearray, *, wildcard: bool) -> t
     return length, source, ecn_of(ancillary)
 
 
-def send_to(sock: socket.socket, visitor: Address, data: bytes, ecn: int) -> None:
-    """Send one datagram. Raises OSError as sendmsg does."""
+def send_to(sock: socket.socket, visitor: Address, data: bytes, ecn: int, segment: int = 0) -> None:
+    """Send one datagram, or several of ``segment`` bytes. What is too large for the device goes in fragments, as it
+    has come. Raises OSError as sendmsg does."""
     messages = with_ecn(socket.AF_INET, ecn) if ecn else []
     if len(visitor) == 3:
         messages.append(sent_from(visitor[2]))
-    if messages:
-        sock.sendmsg([data], messages, 0, visitor[:2])
-    else:
-        sock.sendto(data, visitor)
+    if segment and segment < len(data):
+        try:
+            sock.sendmsg([data], [*messages, in_segments(segment)], 0, visitor[:2])
+        except BlockingIOError:
+            raise
+        except OSError:  # a device that cannot, or a path that is too small
+            for at in range(0, len(data), segment):
+                _send_one(sock, visitor, data[at : at + segment], messages)
+        return
+    _send_one(sock, visitor, data, messages)
+
+
+def _send_one(sock: socket.socket, visitor: Address, data: bytes, messages: list[tuple[int, int, bytes]]) -> None:
+    try:
+        if messages:
+            sock.sendmsg([data], messages, 0, visitor[:2])
+        else:
+            sock.sendto(data, visitor[:2])
+    except OSError as error:
+        if error.errno != errno.EMSGSIZE:
+            raise
+        with in_fragments(sock):
+            sock.sendmsg([data], messages, 0, visitor[:2])

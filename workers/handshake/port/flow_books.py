@@ -87,9 +87,10 @@ class FlowBooks:
         return None
 
     def in_the_way(self, prefix: str, limits: Limits) -> Iterator[Flow]:
-        """Remove each of these for one more visitor: the longest idle of a full network, and of all."""
+        """Remove each of these for one more visitor: the longest idle of all, and while half of the room is taken,
+        that of a network which has its share."""
         neighbours = self._networks.get(prefix, [])
-        if len(neighbours) >= limits.flows_per_prefix:
+        if len(neighbours) >= limits.flows_per_prefix and 2 * len(self.visitors) >= limits.flows:
             yield min(neighbours, key=lambda flow: flow.seen)
         while len(self.visitors) >= limits.flows:
             yield next(iter(self.visitors.values()))

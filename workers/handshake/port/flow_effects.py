@@ -66,11 +66,12 @@ class Forward(_Value, frozen=True):
 
 
 class ToVisitor(_Value, frozen=True):
-    """Send a datagram of Dest to the visitor, with its ECN mark."""
+    """Send a datagram of Dest to the visitor, with its ECN mark; or several of ``segment`` bytes at once."""
 
     source: Address
     data: bytes
     ecn: int
+    segment: int = 0
 
     @classmethod
     def of(cls, it: Happening) -> Self:

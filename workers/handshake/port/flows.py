@@ -107,8 +107,9 @@ class FlowTable:
             return (Forward(flow, data, ecn),)
         return self._happens(flow, FlowEvent.DATAGRAM, now, data, ecn)
 
-    def reply(self, flow: Flow, data: bytes, ecn: int, now: float) -> Sequence[Effect]:
-        """One datagram from Dest for the visitor of ``flow``. What is ``unread`` has to be looked at before."""
+    def reply(self, flow: Flow, data: bytes, ecn: int, now: float, segment: int = 0) -> Sequence[Effect]:
+        """One datagram from Dest for the visitor of ``flow``, or several of ``segment`` bytes if it ``passes_all``. What
+        is ``unread`` has to be looked at before."""
         ours = self._books.clients.get(flow.source) is flow
         if not ours and self._books.visitors.get(flow.source) is not flow:
             return _NOTHING
@@ -121,7 +122,7 @@ class FlowTable:
         if flow.inspector is not None:
             return self._happens(flow, self._dest_spoke(flow, flow.inspector, data), now, data, ecn)
         if _AT_REPLY[flow.state] is PASSED_BACK:
-            return (ToVisitor(flow.source, data, ecn),)
+            return (ToVisitor(flow.source, data, ecn, segment),)
         return self._happens(flow, FlowEvent.REPLY, now, data, ecn)
 
     def _dest_spoke(self, flow: Flow, inspector: Inspector, data: bytes) -> FlowEvent:

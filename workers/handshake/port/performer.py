@@ -36,7 +36,7 @@ class Performer:
     table: FlowTable
     accept: Callable[[Hello], Handshake | None]
     open_relay: Callable[[Flow], Relay | None]
-    to_visitor: Callable[[Address, bytes, int], None]
+    to_visitor: Callable[[Address, bytes, int, int], None]
     disown: Callable[[Address, bytes, int], None]
 
     def perform(self, effects: Sequence[Effect], now: float) -> None:
@@ -48,7 +48,7 @@ class Performer:
                     if relay is not None:  # otherwise Dest is unreachable, and the table knows
                         relay.send(effect.data, effect.ecn)
                 case ToVisitor():
-                    self.to_visitor(effect.source, effect.data, effect.ecn)
+                    self.to_visitor(effect.source, effect.data, effect.ecn, effect.segment)
                 case Feed():
                     effect.handshake.datagram_received(effect.data, now)
                 case Mirror():

@@ -7,6 +7,7 @@ which the event loop watches: thousands of idle visitors cost one descriptor and
 
 from __future__ import annotations
 
+import errno
 import select
 import socket
 import time
@@ -15,7 +16,16 @@ from typing import Final
 
 from qre.causes import of_network
 from qre.errors import MachineError
-from qre.kernel.underlay_sockets import ECN_SPACE, ecn_of, report_ecn, with_ecn
+from qre.kernel.underlay_sockets import (
+    ECN_SPACE,
+    SEGMENT_SPACE,
+    ecn_of,
+    in_fragments,
+    receive_in_batches,
+    report_ecn,
+    segment_of,
+    with_ecn,
+)
 from qre.workers.handshake.port.flow_parts import Flow
 
 _IP_MTU_DISCOVER, _IP_PMTUDISC_PROBE, _IPV6_MTU_DISCOVER = 10, 3, 23
@@ -27,8 +37,9 @@ _RECEIVE_BUFFER: Final = 64 << 10
 #: Dest is silent when more flows than this were opened, over this time (seconds), and none was answered.
 _UNANSWERED, _SILENCE = 2, 1.0
 
-#: (flow, datagram, ECN mark)
-Reply = Callable[[Flow, bytes, int], None]
+#: (flow, datagrams in one piece, the length of each but the last, ECN mark)
+Reply = Callable[[Flow, bytes, int, int], None]
+_ANCILLARY: Final = ECN_SPACE + SEGMENT_SPACE
 
 
 class DestSocket:
@@ -43,26 +54,45 @@ class DestSocket:
         self.fd = made.fileno()
 
     def send(self, data: bytes, ecn: int) -> None:
-        """Send one datagram to Dest with this ECN codepoint; what the kernel refuses is counted as lost."""
+        """Send one datagram to Dest with this ECN codepoint; what the kernel refuses twice is counted as lost."""
         try:
-            if ecn:
-                self._socket.sendmsg([data], with_ecn(self._family, ecn))
-            else:
-                self._socket.send(data)
-        except OSError:  # an ICMP error for an earlier datagram, or no room: UDP may lose datagrams
-            self._relays.lost += 1
+            self._send(data, ecn)
+        except OSError as error:
+            self._relays.lost += not self._sent_again(error, data, ecn)
 
-    def receive(self, buffer: bytearray) -> tuple[bytes, int] | None:
-        """The next datagram and its ECN codepoint; None when none is waiting."""
+    def _send(self, data: bytes, ecn: int) -> None:
+        if ecn:
+            self._socket.sendmsg([data], with_ecn(self._family, ecn))
+        else:
+            self._socket.send(data)
+
+    def _sent_again(self, error: OSError, data: bytes, ecn: int) -> bool:
+        """An ICMP error for an earlier datagram is reported once. What is too large came in fragments, and goes in
+        some."""
+        if isinstance(error, BlockingIOError):
+            return False
+        try:
+            if error.errno == errno.EMSGSIZE:
+                with in_fragments(self._socket):
+                    self._send(data, ecn)
+            else:
+                self._send(data, ecn)
+        except OSError:
+            return False
+        return True
+
+    def receive(self, buffer: bytearray) -> tuple[bytes, int, int] | None:
+        """The next datagrams in one piece, the length of each but the last, and their ECN codepoint; None when none
+        is waiting."""
         for _ in range(2):  # an ICMP error is reported once, then the data follows
             try:
-                length, ancillary, _, _ = self._socket.recvmsg_into([buffer], ECN_SPACE)
+                length, ancillary, _, _ = self._socket.recvmsg_into([buffer], _ANCILLARY)
             except BlockingIOError:
                 return None
             except OSError:
                 self._relays.lost += 1
                 continue
-            return bytes(memoryview(buffer)[:length]), ecn_of(ancillary)
+            return bytes(memoryview(buffer)[:length]), segment_of(ancillary) or length, ecn_of(ancillary)
         return None
 
     def close(self) -> None:
@@ -129,6 +159,7 @@ class Relays:
             else:
                 made.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _IP_PMTUDISC_PROBE)
             report_ecn(made)
+            receive_in_batches(made)
             made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
             made.connect(dest)
         except OSError as error:

@@ -32,6 +32,8 @@ REKEY_AFTER_PACKETS = 1 << 22
 HARD_PACKET_LIMIT = 1 << 28
 #: Failed openings after which a session ends: RFC 9001 §6.6, integrity limit of AES-128-GCM.
 INTEGRITY_LIMIT = 1 << 52
+#: The longest stray packet that is passed on (bytes).
+MAX_STRAY = 1500
 #: A held server session that is not confirmed within this time is deleted (seconds).
 CONFIRM_TIMEOUT = 10.0
 MAX_SESSIONS_PER_DEVICE = 1024
@@ -312,6 +314,17 @@ class SessionSilent(Message, frozen=True, kw_only=True):
     silent: bool
 
 
+class Stray(Message, frozen=True, kw_only=True):
+    """A packet with the connection ID of a server's session that does not open, from another address than its peer's:
+    a stranger's, whose site has chosen the same connection ID. It is the site's to answer."""
+
+    session_id: SessionId
+    ip: Annotated[str, msgspec.Meta(max_length=15)]
+    port: Port
+    ecn: Annotated[int, msgspec.Meta(ge=0, le=3)]
+    data: Annotated[bytes, msgspec.Meta(max_length=MAX_STRAY)]
+
+
 DataplaneRequest = (
     SessionInstall | SessionUpdate | SessionDelete | CidAdoptFor | CidReleaseFor | FrameSend | SessionList
 )
@@ -326,4 +339,5 @@ DataplaneReport = (
     | FrameReceived
     | FrameFate
     | SessionSilent
+    | Stray
 )

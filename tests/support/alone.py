@@ -29,7 +29,7 @@ class Alone:
         self.namespace = Namespace("alone")
         stack.callback(self.namespace.delete)
         (self.directory / "dev").mkdir(mode=0o700)
-        (self.directory / "qre.conf").write_text(settings)
+        (self.directory / "qre.conf").write_text(f"WhenDestIsDown = imitate\n{settings}")
         self._daemons: list[Daemon] = []
         self.server = self.daemon("server0")
         self.client = self.daemon("client0")

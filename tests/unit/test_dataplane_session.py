@@ -22,12 +22,13 @@ from qre.dataplane.protocol import (
     SessionRefusedError,
     SessionSilent,
     SessionUpdate,
+    Stray,
 )
 from qre.ends import Role
 from qre.wire.frames import encode_ack
 from qre.wire.number import PACKET_NUMBER_BASE
 from qre.workers.dataplane.session import packets as packets_module
-from qre.workers.dataplane.session.session import Session
+from qre.workers.dataplane.session.session import STRAYS_PER_SECOND, Session
 from qre.workers.dataplane.session.session_life import LifeState
 from tests.support.dataplane import CLIENT_ADDRESS, Ends, keys_of, update_of
 
@@ -168,6 +169,30 @@ def test_a_peer_that_answers_is_never_silent(ends: Ends) -> None:
         ends.transmit(C, INNER)
         ends.run(0.03)
     assert not ends.said(C, SessionSilent)
+
+
+def test_a_strangers_packet_to_the_sessions_connection_id_is_passed_on_within_a_budget(ends: Ends) -> None:
+    """A site may give a stranger the connection ID of a session; the peer's own garbage is nobody's."""
+    server = ends.server
+    packet = bytes([0x41]) + server.install.connection_id + bytes(range(60))
+    server.open_datagrams([packet, packet], ELSEWHERE, 1, ends.now)
+    ends.take(S)
+    strays = ends.said(S, Stray)
+    assert [(each.ip, each.port, each.ecn, each.data) for each in strays] == [(*ELSEWHERE, 1, packet)] * 2
+    server.open_datagrams([packet], CLIENT_ADDRESS, 1, ends.now)
+    server.open_datagrams([packet[:-1].ljust(2000, b"x")], ELSEWHERE, 0, ends.now)
+    ends.take(S)
+    assert len(ends.said(S, Stray)) == 2
+    server.open_datagrams([packet] * 2 * STRAYS_PER_SECOND, ELSEWHERE, 0, ends.now)
+    ends.take(S)
+    assert len(ends.said(S, Stray)) == STRAYS_PER_SECOND
+    assert ends.drops[S]["stray"] == STRAYS_PER_SECOND + 3
+    server.open_datagrams([packet], ELSEWHERE, 0, ends.now + 1.1)
+    ends.take(S)
+    assert len(ends.said(S, Stray)) == STRAYS_PER_SECOND + 1
+    ends.run(1)
+    ends.transmit(C, INNER)
+    assert not lost(ends, S)
 
 
 def test_close_tells_the_peer_and_stays_for_three_pto(ends: Ends) -> None:

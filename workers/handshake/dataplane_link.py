@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from qre.dataplane.protocol import DataplaneReport, Refusal, refused
+from qre.dataplane.protocol import DataplaneReport, Refusal, Stray, refused
 from qre.errors import MachineError, UntrustedInputError
 from qre.ipc.channel import Channel, ChannelClosedError
 from qre.workers.handshake.sessions.live_sessions import Sessions
@@ -23,12 +23,19 @@ _RETRY: Final = 0.02
 
 class DataplaneLink:
     """``changed`` is called whenever ``sessions`` has events; ``broken`` when the data plane violates the
-    protocol."""
+    protocol; ``strayed`` with every packet that came to a session and is somebody else's."""
 
-    def __init__(self, sessions: Sessions, changed: Callable[[], None], broken: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        sessions: Sessions,
+        changed: Callable[[], None],
+        broken: Callable[[str], None],
+        strayed: Callable[[Stray], None] | None = None,
+    ) -> None:
         self._sessions = sessions
         self._changed = changed
         self._broken = broken
+        self._strayed = strayed
         self._channel: Channel[DataplaneReport] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._retry: asyncio.TimerHandle | None = None
@@ -111,6 +118,10 @@ class DataplaneLink:
 
     def _take(self, report: DataplaneReport, fds: list[int]) -> None:
         del fds  # it has none to give
+        if isinstance(report, Stray):
+            if self._strayed is not None:
+                self._strayed(report)
+            return
         self._sessions.received(report, time.monotonic())
 
     def _malformed(self, error: UntrustedInputError) -> None:

@@ -17,6 +17,7 @@ from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
+from qre.dataplane.protocol import Stray
 from qre.dest_profile import DestProfile
 from qre.ends import Role
 from qre.errors import MachineError, QreError
@@ -100,7 +101,7 @@ class Server:
             else None
         )
         self._sessions = Sessions(store, Role.SERVER, self._clients.settings(), SystemRandom(), self._cids)
-        self.link = DataplaneLink(self._sessions, self._sessions_changed, context.fail)
+        self.link = DataplaneLink(self._sessions, self._sessions_changed, context.fail, self._strayed)
         self._use_secrets(secrets)
         self._acceptance = self._new_acceptance()
 
@@ -375,6 +376,17 @@ class Server:
                 case OrphanEnded(session_id=session_id):
                     self._clients.grants.free(session_id)
         self._tell_state()
+
+    def _strayed(self, stray: Stray) -> None:
+        """A stranger's packet that was steered to a session: it goes to Dest as every other does."""
+        now = time.monotonic()
+        source: Address = (stray.ip, stray.port)
+        if self._listen[0] == ANY:
+            ours = [each.underlay for each in self._sessions.records() if each.session_id == stray.session_id]
+            source = (*source, str(ours[0].local_ip) if ours else ANY)
+        effects = self._table.datagram(source, stray.data, stray.ecn, now, int(time.time() * 1000))
+        self._performer.perform(effects, now)
+        self._arm()
 
     # --- reports to the supervisor ---
 

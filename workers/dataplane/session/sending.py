@@ -90,6 +90,7 @@ class Sending:
         self._unanswered = 0  # ack-eliciting packets since the last new acknowledgement
         self._unanswered_since = now
         self._silent = False  # as it was told last
+        self._strays, self._strays_since = 0, now
         self._ack_since: float | None = None  # when the oldest unacknowledged ack-eliciting packet arrived
         self._ack_sent = 0.0
         self._largest_at = now

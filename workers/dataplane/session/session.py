@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 
 from qre.dataplane.protocol import (
     CONFIRM_TIMEOUT,
+    MAX_STRAY,
     FrameFate,
     FrameReceived,
     KeyPhaseChanged,
@@ -27,6 +28,7 @@ from qre.dataplane.protocol import (
     SessionRefusedError,
     SessionSilent,
     SessionUpdate,
+    Stray,
 )
 from qre.ends import Role
 from qre.errors import UntrustedInputError
@@ -59,6 +61,8 @@ _NEVER = float("inf")
 #: is busy for a moment is not dead.
 SILENT_TRIES = 3
 SHORTEST_SILENCE = 1.0
+#: Packets of others that are passed on, a second and session.
+STRAYS_PER_SECOND = 500
 
 
 class Session(Sending):
@@ -137,9 +141,24 @@ class Session(Sending):
             return []
         if opened.reset:
             self.end(LossReason.RESET)
+        elif not opened.new and source != self.peer:
+            self._pass_on(datagrams, source, ecn, now)
         elif opened.new and (not opened.follow or self._follow()):
             self._opened(opened, source, sum(map(len, datagrams)), ecn, now)
         return opened.datagrams
+
+    def _pass_on(self, datagrams: Sequence[bytes], source: Address, ecn: int, now: float) -> None:
+        """From elsewhere, and none of them opens: they belong to somebody else; within a budget, because anybody can
+        send such."""
+        if now >= self._strays_since + 1.0:
+            self._strays_since, self._strays = now, 0
+        for data in datagrams:
+            if len(data) > MAX_STRAY or self._strays >= STRAYS_PER_SECOND:
+                self.drops["stray"] += 1
+                continue
+            self._strays += 1
+            ip, port = source
+            self.events.append(Stray(session_id=self.session_id, ip=ip, port=port, ecn=ecn, data=bytes(data)))
 
     def ecn_of(self, arrived: int) -> int:
         """What the ECN codepoint of a packet that arrived means for the packet inside. CE is no sign of congestion

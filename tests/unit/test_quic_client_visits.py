@@ -8,10 +8,13 @@ from aioquic import tls
 from aioquic.buffer import Buffer
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.x509.oid import ExtendedKeyUsageOID
+from msgspec.structs import replace
 
 from qre.causes import Cause
+from qre.dest_profile import DestProfile
 from qre.quic.client.client_tls import HELLO_RETRY_REQUEST, _decompress
 from qre.quic.client.http3 import _date_untrusted
+from qre.quic.client.site_profile import _warnings
 from qre.quic.handshake_events import (
     ClockOff,
     Closed,
@@ -55,6 +58,38 @@ def test_a_probe_tells_the_sites_profile() -> None:
     assert profile.certificate_expires_at == UNIX_TIME + 10 * 86_400
     assert profile.transport_parameters
     assert any("AES_256" in warning for warning in profile.warnings) == (profile.cipher != "AES_128_GCM_SHA256")
+
+
+FOLLOWED = DestProfile(
+    reachable=True,
+    checked_at=1,
+    scid_length=8,
+    rtt_ms=6,
+    cipher="AES_128_GCM_SHA256",
+    group="X25519MLKEM768",
+    handshake_flight_length=1094,
+    http_status=200,
+)
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({}, []),
+        ({"cipher": "CHACHA20_POLY1305_SHA256"}, ["CHACHA20"]),
+        ({"group": "0x0017"}, ["group 0x0017"]),
+        ({"scid_length": 0}, ["have 0 bytes, fewer than 4"]),
+        ({"scid_length": 3}, ["have 3 bytes"]),
+        ({"scid_length": 4}, []),
+        ({"handshake_flight_length": 300}, ["300 bytes"]),
+        ({"rtt_ms": 40}, ["40 ms away"]),
+        ({"http_status": 0}, ["did not answer"]),
+    ],
+)
+def test_every_tell_that_a_site_leaves_is_named(changed: dict[str, object], words: list[str]) -> None:
+    warnings = _warnings(replace(FOLLOWED, **changed), None)
+    assert len(warnings) == len(words)
+    assert all(word in warning for word, warning in zip(words, warnings, strict=True))
 
 
 def test_a_probe_of_a_site_with_a_bad_certificate_warns() -> None:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from typing import Final
 
+import msgspec
 from aioquic import tls
 
 from qre.dest_profile import DestProfile
 from qre.quic.client.client_connection import ClientConnection
 from qre.quic.client.hello import X25519, X25519MLKEM768
-from qre.wire.packet import is_long, is_short
+from qre.wire.packet import SHORTEST_DEST_CID, is_long, is_short
 from qre.wire.varint import read_varint_untrusted, read_vector_untrusted
 
 _GROUPS: Final = {X25519: "X25519", X25519MLKEM768: "X25519MLKEM768"}
@@ -22,6 +23,10 @@ _ECT0, _CE = 2, 3
 _MAX_LENGTHS: Final = 32
 _MAX_LENGTH: Final = 0xFFFF
 _MAX_TICKETS: Final = 8
+#: Our own Handshake messages, from EncryptedExtensions to Finished (bytes), with a client's usual parameters.
+_SHORTEST_FLIGHT: Final = 450
+#: From this distance on the difference between visitors and tunnels is a tell (milliseconds).
+_FAR_MS: Final = 20
 _MAX_PARAMETERS: Final = 64
 
 
@@ -64,7 +69,7 @@ class SiteObserver:
         assert context is not None and context.key_schedule is not None
         suite = context.key_schedule.cipher_suite
         scid_length = len(connection.peer_cid)
-        return DestProfile(
+        profile = DestProfile(
             reachable=True,
             checked_at=unix_time,
             address=address,
@@ -83,22 +88,37 @@ class SiteObserver:
             certificate_expires_at=int(context.chain[0].not_valid_after_utc.timestamp()) if context.chain else 0,
             http_status=http_status,
             ecn=self._ecn or 0,
-            warnings=tuple(_warnings(suite, scid_length, http_status, problem)),
         )
+        return msgspec.structs.replace(profile, warnings=_warnings(profile, problem))
 
 
-def _warnings(suite: tls.CipherSuite, scid_length: int, http_status: int, problem: str | None) -> list[str]:
-    """Properties of the site that QRE cannot imitate."""
+def _warnings(profile: DestProfile, problem: str | None) -> tuple[str, ...]:
+    """What a server before this site cannot follow, or an observer can tell."""
     warnings = []
-    if suite is not tls.CipherSuite.AES_128_GCM_SHA256:
-        warnings.append(f"it picks {suite.name}, QRE always picks AES_128_GCM_SHA256")
-    if scid_length == 0:
-        warnings.append("its connection IDs are empty: it cannot be imitated")
+    if profile.cipher != tls.CipherSuite.AES_128_GCM_SHA256.name:
+        warnings.append(f"it chooses {profile.cipher}, which QRE cannot: no client of yours is recognised before it")
+    if profile.group not in _GROUPS.values():
+        warnings.append(f"it chooses the group {profile.group}, which QRE cannot: no client of yours is recognised")
+    if profile.scid_length < SHORTEST_DEST_CID:
+        warnings.append(
+            f"its connection IDs have {profile.scid_length} bytes, fewer than {SHORTEST_DEST_CID}: no client of yours"
+            " is recognised before it"
+        )
+    if 0 < profile.handshake_flight_length < _SHORTEST_FLIGHT:
+        warnings.append(
+            f"its handshake messages are so short ({profile.handshake_flight_length} bytes) that ours do not fit:"
+            " handshakes take longer than its own"
+        )
+    if profile.rtt_ms >= _FAR_MS:
+        warnings.append(
+            f"it is {profile.rtt_ms} ms away: a tunnel answers sooner by so much than visitors are answered; choose a"
+            " site that is nearer"
+        )
     if problem is not None:
         warnings.append(problem)
-    if not http_status:
+    if not profile.http_status:
         warnings.append("it did not answer GET / over HTTP/3")
-    return warnings
+    return tuple(warnings)
 
 
 def _parameter_order(context: tls.Context) -> tuple[int, ...]:

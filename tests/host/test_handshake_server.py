@@ -6,6 +6,7 @@ import asyncio
 import os
 import select
 import socket
+import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -27,7 +28,7 @@ from qre.workers.handshake import acceptance
 from qre.workers.handshake.acceptance import MAX_UNCONFIRMED
 from qre.workers.handshake.port import flow_books
 from tests.support.daemons import PATIENCE, until
-from tests.support.handshake_server import SHORT_ID, Here, InProcessServer, Visitor
+from tests.support.handshake_server import SHORT_ID, Here, InProcessServer, Visitor, free_port
 from tests.support.long_headers import long_datagram
 from tests.support.namespaces import Namespace
 from tests.support.network import ip, own_network
@@ -402,6 +403,38 @@ def test_datagrams_pass_byte_for_byte_with_their_marks_whatever_they_are(site: C
     with closing(echo.sock):
         looked_at = DestProfile(reachable=True, checked_at=int(time.time()), scid_length=4)
         serve(None, work, dest=echo.address, dest_profile=looked_at)
+
+
+def test_what_follows_finished_waits_as_long_as_dest_takes_to_answer(site: Caddy) -> None:
+    """A visitor's request goes to the site and back: a tunnel's must not be answered sooner."""
+    far = free_port()
+    road = HERE.popen(
+        [sys.executable, "-m", "tests.support.distance", "127.0.0.1", str(far), "127.0.0.1", str(PORT), "60"]
+    )
+    try:
+
+        async def work(server: InProcessServer) -> None:
+            visitor = await Visitor(server).run()
+            assert visitor.names[-1] == "HandOverReady"
+            later = [at - visitor.finished_at for at in visitor.received_at if at > visitor.finished_at]
+            assert not [at for at in later if 0.05 < at < 0.1], "only what Dest had sent already"
+            assert [at for at in later if at >= 0.1]
+
+        serve(site, work, dest=("127.0.0.1", far))
+    finally:
+        road.kill()
+        road.wait()
+
+
+def test_a_long_page_comes_whole_and_in_batches(site: Caddy) -> None:
+    page = os.urandom(2_000_000).hex()
+    (site.directory / "www" / "long").write_text(page)
+
+    async def work(server: InProcessServer) -> None:
+        got = await asyncio.to_thread(visit, HERE, "127.0.0.1", site.authority, server.port, path="long")
+        assert got == page
+
+    serve(site, work)
 
 
 def test_a_dest_that_is_not_there_is_silent_and_nothing_breaks(site: Caddy) -> None:

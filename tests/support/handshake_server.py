@@ -35,6 +35,7 @@ from qre.quic.client.trust import TrustStore
 from qre.quic.handshake_events import ClientEvent, Closed, HandOverReady
 from qre.structs import Message
 from qre.visit.visitor_files import load_fingerprint
+from qre.wire.packet import PacketType, packets_untrusted
 from qre.workers.dataplane.registry import Registry
 from qre.workers.dataplane.session.marks import NumberMarks
 from qre.workers.handshake.server import Server
@@ -243,6 +244,12 @@ class Visitor:
     events: list[ClientEvent] = field(default_factory=list)
     sent: list[bytes] = field(default_factory=list)
     received: list[bytes] = field(default_factory=list)
+    received_at: list[float] = field(default_factory=list)  # monotonic
+    finished_at: float = 0.0  # when its first Handshake packet left
+
+    @staticmethod
+    def _has_finished(data: bytes) -> bool:
+        return any(each.type is PacketType.HANDSHAKE for each in packets_untrusted(data, short_cid_length=0))
 
     async def run(self, timeout: float = 60.0) -> Visitor:
         """Until HandOverReady or Closed."""
@@ -271,6 +278,8 @@ class Visitor:
                         await asyncio.sleep(self.hold_second)
                     sock.sendto(data, self.server.address)
                     self.sent.append(data)
+                    if not self.finished_at and self._has_finished(data):
+                        self.finished_at = time.monotonic()
                 while (event := self.handshake.next_event()) is not None:
                     self.events.append(event)
                 if any(isinstance(event, HandOverReady | Closed) for event in self.events):
@@ -283,6 +292,7 @@ class Visitor:
                     self.handshake.handle_timer(time.monotonic())
                 else:
                     self.received.append(data)
+                    self.received_at.append(time.monotonic())
                     self.handshake.datagram_received(data, source, time.monotonic())
         return self
 

@@ -105,24 +105,37 @@ class Caddy:
         self.process.wait()
 
 
-def visit(namespace: Namespace, address: str, authority: Path, port: int = 443, timeout: float = 60) -> str:
-    """Visit https://NAME/ over HTTP/3 with a browser's fingerprint (curl built to look like Chrome); the page.
+def visit(
+    namespace: Namespace, address: str, authority: Path, port: int = 443, timeout: float = 60, path: str = ""
+) -> str:
+    """Visit https://NAME/PATH over HTTP/3 with a browser's fingerprint (curl built to look like Chrome); the page.
 
     Raises RuntimeError when no page comes.
     """
     script = (
         "import sys\n"
         "from curl_cffi import CurlHttpVersion, CurlOpt, Session\n"
-        "name, port, address, authority, timeout = sys.argv[1:]\n"
+        "name, port, address, authority, timeout, path = sys.argv[1:]\n"
         "options = {CurlOpt.RESOLVE: [f'{name}:{port}:{address}'.encode()]}\n"
         "with Session(curl_options=options) as session:\n"
-        "    answer = session.get(f'https://{name}:{port}/', http_version=CurlHttpVersion.V3ONLY,\n"
+        "    answer = session.get(f'https://{name}:{port}/{path}', http_version=CurlHttpVersion.V3ONLY,\n"
         "                         impersonate='chrome', verify=authority, timeout=float(timeout))\n"
         "    answer.raise_for_status()\n"
         "    sys.stdout.write(answer.text)\n"
     )
     done = subprocess.run(
-        [*namespace.prefix, sys.executable, "-c", script, NAME, str(port), address, str(authority), str(timeout)],
+        [
+            *namespace.prefix,
+            sys.executable,
+            "-c",
+            script,
+            NAME,
+            str(port),
+            address,
+            str(authority),
+            str(timeout),
+            path,
+        ],
         capture_output=True,
         text=True,
         timeout=timeout + 10,

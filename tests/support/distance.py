@@ -1,6 +1,6 @@
 """A stretch of road in user space: UDP datagrams arrive somewhere else after a delay, with their ECN marks.
 
-``python -m tests.bench.likeness.distance IP PORT TO_IP TO_PORT MS`` runs until it is killed, for machines whose
+``python -m tests.support.distance IP PORT TO_IP TO_PORT MS`` runs until it is killed, for machines whose
 kernel has no netem. Each source gets a socket of its own towards the far end.
 """
 

@@ -21,7 +21,7 @@ from qre.quic.shadow.farewell import farewell
 from qre.quic.shadow.server_hello import CannotFollowError, Obstacle, pattern_of_untrusted
 from qre.quic.shadow.shapes import CryptoPlace, DatagramShape, InitialShape
 from qre.wire.frames import ConnectionClose, Crypto, Padding, encode_frame, frames_untrusted
-from qre.wire.packet import PacketType, build_long_header, packets_untrusted
+from qre.wire.packet import PacketType, build_long_header, long_header_source_cid, packets_untrusted
 from qre.wire.protection import Protection, initial_secrets
 from tests.support.packets import open_initial, packets
 from tests.support.pair import SERVER, Path
@@ -205,6 +205,29 @@ def test_what_is_not_of_the_connection_is_passed_on() -> None:
     for strange in (b"", b"garbage", b"\x80\x00\x00\x00\x00\x00\x00versions", b"\x41" + bytes(40), bytes(1200)):
         assert pair.server.dest_spoke(strange, pair.now) == NotOfThisConnection()
     assert pair.server.following
+
+
+def test_a_dest_that_sends_without_end_is_answered_a_bounded_number_of_times() -> None:
+    pair = ShadowPair(site=site())
+    pair.client.connect(SERVER, pair.now)
+    for datagram in pair.client.datagrams_to_send(pair.now):
+        pair._deliver(True, datagram)
+    pair.now += 0.01
+    pair._behind_happens()
+    (reply,) = pair.site.datagrams_to_send(pair.now)
+    server = pair.server
+    assert server is not None
+    server.dest_spoke(reply, pair.now)
+    cid = long_header_source_cid(reply)
+    assert cid is not None
+    answered = 0
+    for number in range(2000):
+        body = number.to_bytes(4, "big") * 300
+        header = build_long_header(PacketType.HANDSHAKE, b"", cid, b"\0\0", 2 + len(body))
+        match server.dest_spoke(header + body, pair.now):
+            case Mirrored((_,)):
+                answered += 1
+    assert 100 < answered < 600
 
 
 def test_a_retry_of_dest_before_the_verdict_binds_the_keys() -> None:

@@ -40,6 +40,8 @@ _NUMBER_LENGTH: Final = 2
 _CRYPTO_OVERHEAD: Final = 5
 #: Datagrams of Dest that wait until ServerHello is known.
 _MOST_WITHHELD: Final = 16
+#: Datagrams of Dest that are answered in one handshake: its flight, and what it repeats of it for many seconds.
+_MOST_MIRRORED: Final = 512
 #: Datagrams that are known again when the network between Dest and us repeats them.
 _MOST_REMEMBERED: Final = 64
 #: Dest pauses so long (seconds) only before it sends something again: its flight has ended.
@@ -94,6 +96,7 @@ class ShadowConnection(ServerConnection):
         self._flight_so_far = 0
         self._finished = b""  # held back
         self._dest_spoke_at = 0.0
+        self._mirrored = 0  # datagrams of Dest that were looked at
 
     @property
     def following(self) -> bool:
@@ -145,8 +148,9 @@ class ShadowConnection(ServerConnection):
 
     def dest_spoke(self, data: bytes, reset_token: bytes, now: float) -> DestAnswer:
         """One datagram of Dest. ``reset_token``: of a connection ID that Dest has just chosen."""
-        if self.ended or self._stopped:
+        if self.ended or self._stopped or self._mirrored >= _MOST_MIRRORED:
             return Mirrored(())
+        self._mirrored += 1
         again = self._remembered.get(data)
         if again is not None:
             return Mirrored((again,))

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from aioquic import tls
 
+from qre.ends import LIKE_DEST
 from qre.quic.server.inspector import Authenticated, Undecided
 from qre.quic.server.server_handshake import ServerHandshake
 from qre.quic.server.shadow_connection import Mirrored, NotFollowed, NotOfThisConnection
@@ -67,7 +68,7 @@ class ShadowPair(Pair):
                 authenticated=verdict,
                 private_key=self.private_key.private_bytes_raw(),
                 dest=self.dest,
-                routed_cid_len=20,
+                routed_cid_len=LIKE_DEST,
                 peer=CLIENT,
                 now=self.now,
                 random=self.chance.randbytes,

@@ -127,6 +127,7 @@ class StockSite:
         date: int | None = None,
         suites: list[tls.CipherSuite] | None = None,
         retried: tuple[bytes, bytes] | None = None,
+        cid_length: int = 8,
     ) -> None:
         leaf, key = certificate or issue()
         self._configuration = QuicConfiguration(
@@ -136,6 +137,7 @@ class StockSite:
             private_key=key,
             max_datagram_frame_size=65_536,
             cipher_suites=suites,
+            connection_id_length=cid_length,
         )
         self._alter = alter
         self._retried = retried
@@ -148,7 +150,7 @@ class StockSite:
 
     def datagram_received(self, data: bytes, now: float) -> None:
         if self.connection is None:
-            header = pull_quic_header(Buffer(data=data), host_cid_length=8)
+            header = pull_quic_header(Buffer(data=data), host_cid_length=self._configuration.connection_id_length)
             assert header.packet_type is QuicPacketType.INITIAL
             self.connection = self._connect(header.destination_cid)
         self.connection.receive_datagram(data, CLIENT, now)

@@ -144,6 +144,25 @@ def test_finished_goes_with_what_is_expected_to_be_dests_last() -> None:
     assert pair.complete, "a wrong expectation costs one retransmission of Dest's"
 
 
+@pytest.mark.parametrize("length", [4, 8, 18, 20])
+def test_the_destination_connection_id_is_dests_and_never_changes(length: int) -> None:
+    pair = ShadowPair(site=site(cid_length=length)).run()
+    assert pair.complete and pair.server_state is not None and pair.client_state is not None
+    chosen = long_header_source_cid(pair.mirrored[0][0])
+    assert chosen is not None and len(chosen) == length
+    assert pair.server_state.routed_cid == pair.client_state.routed_cid == chosen
+    assert pair.client_state.retire_sequence is None
+    for by_client, datagram in pair.sent:
+        if by_client and not datagram[0] & 0x80:
+            assert datagram[1 : 1 + length] == chosen
+
+
+@pytest.mark.parametrize("length", [0, 3])
+def test_a_dest_with_too_short_connection_ids_is_shown_to_the_client(length: int) -> None:
+    pair = ShadowPair(site=site(cid_length=length)).run()
+    assert not pair.complete and not pair.followed
+
+
 def test_after_finished_dest_is_told_as_by_a_closed_tab() -> None:
     pair = ShadowPair(site=site()).run()
     pair.now += 1
@@ -202,8 +221,10 @@ def test_what_is_not_of_the_connection_is_passed_on() -> None:
     for datagram in pair.client.datagrams_to_send(pair.now):
         pair._deliver(True, datagram)
     assert pair.server is not None
-    for strange in (b"", b"garbage", b"\x80\x00\x00\x00\x00\x00\x00versions", b"\x41" + bytes(40), bytes(1200)):
+    for strange in (b"", b"garbage", b"\x80\x00\x00\x00\x00\x00\x00versions", bytes(1200)):
         assert pair.server.dest_spoke(strange, pair.now) == NotOfThisConnection()
+    overtaking = b"\x41" + bytes(40)
+    assert pair.server.dest_spoke(overtaking, pair.now) == Mirrored(()), "it waits for what it has overtaken"
     assert pair.server.following
 
 

@@ -65,10 +65,8 @@ class DestReader:
     def _check_ends_untrusted(self, header: Header) -> None:
         if header.destination_cid != self._client_cid:
             raise UntrustedInputError("Dest", "a packet of another connection")
-        if header.type is PacketType.ONE_RTT:
-            if self.source_cid is None:
-                raise UntrustedInputError("Dest", "a packet of another connection")
-        elif self.source_cid not in (None, header.source_cid):
+        # Overtaken by a 1-RTT packet, Dest's Initials are still on their way.
+        if header.type is not PacketType.ONE_RTT and self.source_cid not in (None, header.source_cid):
             raise UntrustedInputError("Dest", "a packet of another connection")
 
     def _initial_untrusted(self, packet: bytes, header: Header) -> InitialShape:

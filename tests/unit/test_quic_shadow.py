@@ -221,7 +221,7 @@ def test_what_is_not_of_the_connection_is_passed_on() -> None:
     for datagram in pair.client.datagrams_to_send(pair.now):
         pair._deliver(True, datagram)
     assert pair.server is not None
-    for strange in (b"", b"garbage", b"\x80\x00\x00\x00\x00\x00\x00versions", bytes(1200)):
+    for strange in (b"", b"\x07garbage", b"\x80\x00\x00\x00\x00\x00\x00versions", bytes(1200)):
         assert pair.server.dest_spoke(strange, pair.now) == NotOfThisConnection()
     overtaking = b"\x41" + bytes(40)
     assert pair.server.dest_spoke(overtaking, pair.now) == Mirrored(()), "it waits for what it has overtaken"

@@ -10,7 +10,6 @@ import asyncio
 import os
 import socket
 import time
-from collections.abc import Coroutine
 from ipaddress import ip_address
 from random import SystemRandom
 from typing import Any, Final
@@ -212,33 +211,25 @@ class Client:
         lost = self._lost.get(session_id)
         if lost is None:
             return SessionEnd("it no longer exists")
+        silent = self._silent[session_id]
+        lost.add_done_callback(lambda _: silent.set())  # wakes the loop below, too
         try:
             while not lost.done():
-                await self._first_of(lost, self._silent[session_id].wait())
-                if not lost.done():
-                    following = await self._beside(session_id, lost)
-                    if following is not None:
-                        return following
+                await silent.wait()
+                following = None if lost.done() else await self._beside(session_id, lost)
+                if following is not None:
+                    return following
             return lost.result()
         finally:
             self._lost.pop(session_id, None)
             self._silent.pop(session_id, None)
-
-    @staticmethod
-    async def _first_of(lost: asyncio.Future[SessionEnd], other: Coroutine[Any, Any, Any]) -> None:
-        """Wait for one of the two; the other, if it is not ``lost``, is cancelled."""
-        task = asyncio.ensure_future(other)
-        try:
-            await asyncio.wait({lost, task}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            task.cancel()
 
     async def _beside(self, session_id: bytes, lost: asyncio.Future[SessionEnd]) -> bytes | None:
         """A new session beside one whose peer is silent: a server that was restarted does not know it any more. None
         when none could be made; then wait a while, because who replaces sessions all the time is taken for two."""
         wait = self._beside_at - time.monotonic()
         if wait > 0:
-            await self._first_of(lost, asyncio.sleep(wait))
+            await asyncio.wait({lost}, timeout=wait)
         if lost.done() or not self._silent[session_id].is_set():
             return None
         self._beside_at = time.monotonic() + _APART

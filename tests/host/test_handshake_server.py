@@ -450,6 +450,8 @@ def test_a_dest_that_is_not_there_is_silent_and_nothing_breaks(site: Caddy) -> N
                 sock.recv(100)
         visitor = await Visitor(server, authority=site.authority).run(timeout=1.0)
         assert not visitor.received, "nor to a client: whoever blocks Dest must not see who is answered nevertheless"
+        server.server._dest.profile = DestProfile(reachable=False, checked_at=1)
+        assert "Dest is down: nobody gets an answer" in server.server.status().text
 
     serve(site, work, dest=("127.0.0.1", 9))
 
@@ -458,6 +460,8 @@ def test_a_dest_that_is_not_there_is_imitated_where_that_is_wanted(site: Caddy) 
     async def work(server: InProcessServer) -> None:
         visitor = await Visitor(server, authority=site.authority).run()
         assert visitor.names[-1] == "HandOverReady"
+        server.server._dest.profile = DestProfile(reachable=False, checked_at=1)
+        assert "clients are answered nevertheless, which can be seen" in server.server.status().text
 
     serve(site, work, dest=("127.0.0.1", 9), when_dest_is_down=WhenDestIsDown.IMITATE)
 

@@ -45,9 +45,14 @@ class DestWatch:
         """Dest's address; None while its name is not resolved."""
         return self._address.current
 
+    @property
+    def is_down(self) -> bool:
+        """Whether the last visit failed; False before there was one."""
+        return self.profile is not None and not self.profile.reachable
+
     def is_imitated(self) -> bool:
-        """Whether Dest is down, and clients are to be answered nevertheless."""
-        down = self.profile is None or not self.profile.reachable
+        """Whether Dest is down, or not known, and clients are to be answered nevertheless."""
+        down = self.profile is None or self.is_down
         return down and self._context.config.when_dest_is_down is WhenDestIsDown.IMITATE
 
     def doubt(self) -> None:

@@ -400,6 +400,9 @@ class Server:
             text += f"; on two machines: client {', '.join(twins[:4])}"
         if self._dest.current is None:
             text += "; Dest is not resolved: strangers get no answer"
+        elif self._dest.is_down:
+            imitated = "clients are answered nevertheless, which can be seen"
+            text += f"; Dest is down: {imitated if self._dest.is_imitated() else 'nobody gets an answer'}"
         if self._acceptance.unrecorded:
             text += f"; clients are not recognised: {self._acceptance.unrecorded}"
         return count > 0, text

@@ -18,7 +18,7 @@ from qre.quic.handshake_events import NotRecognised
 from qre.quic.server.shadow_connection import Mirrored, NotFollowed, NotOfThisConnection
 from qre.quic.shadow.dest_reader import DestReader
 from qre.quic.shadow.farewell import farewell
-from qre.quic.shadow.server_hello import CannotFollowError, Obstacle, pattern_of_untrusted
+from qre.quic.shadow.server_hello import CannotFollowError, Obstacle, expected_pattern, pattern_of_untrusted
 from qre.quic.shadow.shapes import CryptoPlace, DatagramShape, InitialShape
 from qre.wire.frames import ConnectionClose, Crypto, Padding, encode_frame, frames_untrusted
 from qre.wire.packet import PacketType, build_long_header, long_header_source_cid, packets_untrusted
@@ -298,6 +298,24 @@ def test_the_extension_that_is_missing_behind_the_share_is_known() -> None:
         found = pattern_of_untrusted(whole[:end])
         assert found is not None
         assert found.with_ours(bytes(32), bytes(1120)) == whole[:52] + bytes(1120) + VERSIONS
+
+
+@pytest.mark.parametrize(("extensions", "whole"), [((43, 51), VERSIONS + HYBRID), ((51, 43), HYBRID + VERSIONS)])
+def test_what_is_expected_after_a_visit_is_what_comes(extensions: tuple[int, ...], whole: bytes) -> None:
+    found, expected = pattern_of_untrusted(HELLO + whole), expected_pattern(0x11EC, extensions)
+    assert found is not None
+    assert (found.share_at, found.group) == (expected.share_at, expected.group)
+    assert found.with_ours(bytes(32), bytes(1120)) == expected.with_ours(bytes(32), bytes(1120))
+    assert expected_pattern(0x11EC, ()).pattern == expected_pattern(0x11EC, (43, 51)).pattern
+    short = expected_pattern(0x001D, (43, 51))
+    assert pattern_of_untrusted(short.pattern) == short
+
+
+@pytest.mark.parametrize("group", ["X25519", "X25519MLKEM768"])
+@pytest.mark.parametrize("extensions", [(43, 51), (51, 43)])
+def test_a_wrong_expectation_costs_nothing_but_time(group: str, extensions: tuple[int, ...]) -> None:
+    known = DestProfile(reachable=True, checked_at=1, scid_length=8, group=group, server_hello_extensions=extensions)
+    assert ShadowPair(site=site(), dest=known).run().complete
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,8 @@ class ServerTlsContext(tls.Context):
         shares = self._read_hello(input_buf)
         key_share, secret = self._exchange_keys(shares)
         self._push_server_hello(initial_buf, key_share)
-        self._push_rest(secret, handshake_buf)
+        self._protect_handshake(secret)
+        self._push_rest(handshake_buf)
 
     def _read_hello(self, input_buf: Buffer) -> dict[int, bytes]:
         """Check the authenticated hello and begin the transcript; the client's key shares by group."""
@@ -77,19 +78,27 @@ class ServerTlsContext(tls.Context):
             raise tls.AlertUnexpectedMessage("")
         hello = tls.pull_client_hello(input_buf)
         self._negotiate(hello)
-        self.key_schedule = tls.KeySchedule(CIPHER_SUITE)
-        self.key_schedule.extract(None)
-        self.key_schedule.update_hash(message)
+        self._begin_schedule()
         return dict(reversed(hello.key_share or ()))
 
-    def _push_rest(self, secret: bytes, handshake_buf: Buffer) -> None:
-        """All that follows ServerHello; ``secret`` is the shared one."""
-        schedule = self.key_schedule
-        assert schedule is not None
-        schedule.extract(secret)
+    def _begin_schedule(self) -> tls.KeySchedule:
+        """The key schedule with the client's hello in its transcript (RFC 8446 §7.1)."""
+        self.key_schedule = schedule = tls.KeySchedule(CIPHER_SUITE)
+        schedule.extract(None)
+        schedule.update_hash(self._client_hello)
+        return schedule
+
+    def _protect_handshake(self, secret: bytes) -> None:
+        """The keys of Handshake packets, with ServerHello in the transcript; ``secret`` is the shared one."""
+        assert self.key_schedule is not None
+        self.key_schedule.extract(secret)
         self._setup_traffic_protection(tls.Direction.ENCRYPT, tls.Epoch.HANDSHAKE, b"s hs traffic")
         self._setup_traffic_protection(tls.Direction.DECRYPT, tls.Epoch.HANDSHAKE, b"c hs traffic")
 
+    def _push_rest(self, handshake_buf: Buffer) -> None:
+        """All that follows ServerHello."""
+        schedule = self.key_schedule
+        assert schedule is not None
         self._push_handshake_flight(handshake_buf)
         schedule.extract(None)
         self._setup_traffic_protection(tls.Direction.ENCRYPT, tls.Epoch.ONE_RTT, b"s ap traffic")

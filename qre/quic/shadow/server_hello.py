@@ -7,6 +7,7 @@ come, as soon as the rest is certain.
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -64,6 +65,24 @@ class ServerHelloPattern:
         return b"".join(
             (self.pattern[:_RANDOM], random, self.pattern[_RANDOM_END : self.share_at], share, self.pattern[end:])
         )
+
+
+def expected_pattern(group: int, extensions: Sequence[int]) -> ServerHelloPattern:
+    """That of a Dest which chose this group and this order of extensions before."""
+    share = SHARE_LENGTHS[group]
+    written = {
+        _SUPPORTED_VERSIONS: _TLS_1_3,
+        _KEY_SHARE: b"".join(part.to_bytes(2, "big") for part in (_KEY_SHARE, 4 + share, group, share))
+        + bytes(share),
+    }
+    order = [kind for kind in extensions if kind in written]
+    if sorted(order) != sorted(written):
+        order = list(written)
+    body = b"".join(written[kind] for kind in order)
+    suite = b"\0" + _AES_128_GCM_SHA256.to_bytes(2, "big") + b"\0"
+    message = _LEGACY_VERSION + bytes(_RANDOM_END - _RANDOM) + suite + len(body).to_bytes(2, "big") + body
+    pattern = bytes([_SERVER_HELLO]) + len(message).to_bytes(3, "big") + message
+    return ServerHelloPattern(pattern, pattern.index(written[_KEY_SHARE][:8]) + 8, group)
 
 
 def pattern_of_untrusted(prefix: bytes) -> ServerHelloPattern | None:

@@ -32,7 +32,7 @@ from tests.support.handshake_server import SHORT_ID, Here, InProcessServer, Visi
 from tests.support.long_headers import long_datagram
 from tests.support.namespaces import Namespace
 from tests.support.network import ip, own_network
-from tests.support.site import PAGE, Caddy, visit
+from tests.support.site import PAGE, Caddy, make_authority, visit
 
 HERE = cast(Namespace, Here())  # as far as the site needs one
 PORT = 4443
@@ -331,6 +331,33 @@ def test_a_session_is_reached_by_the_connection_id_that_dest_chose(site: Caddy) 
             await until(lambda: server.server.status().relay_flows == 1)
 
     serve(site, work)
+
+
+@pytest.mark.parametrize("options", [[], ["-V"]], ids=["plain", "with a Retry for everybody"])
+def test_a_site_of_another_make_is_followed_too(options: list[str], tmp_path: Path) -> None:
+    """ngtcp2: X25519, another order of extensions, connection IDs of 18 bytes."""
+    authority, port = make_authority(tmp_path), free_port()
+    (tmp_path / "index.html").write_text(PAGE)
+    with own_network():
+        ip("link", "set", "lo", "up")
+        where = ["-q", "-d", str(tmp_path), *options, "127.0.0.1", str(port)]
+        other = HERE.popen(["gtlsserver", *where, str(tmp_path / "site.key"), str(tmp_path / "site.pem")])
+        try:
+
+            async def work(server: InProcessServer) -> None:
+                for _ in range(3):
+                    visitor = await Visitor(server, authority=authority).run()
+                    assert visitor.names[-1] == "HandOverReady"
+                    assert len(visitor.handshake.hand_over(0.0).routed_cid) == 18
+
+            async def run() -> None:
+                async with InProcessServer(("127.0.0.1", port), authority) as server:
+                    await work(server)
+
+            asyncio.run(run())
+        finally:
+            other.kill()
+            other.wait()
 
 
 def test_a_dest_that_chooses_the_connection_id_of_a_session_is_not_followed(

@@ -328,8 +328,9 @@ class Crew:
                 self.dest_profile = profile
                 self.config = _with(self.config, dest_profile=profile)
                 self._tell_probed(DestProbed(profile=profile))
-                if self._dataplane is Party.NETLINK and self.members[Party.NETLINK].life.stage is WorkerStage.READY:
-                    await self.members[Party.NETLINK].router.request(Party.SUPERVISOR, message, 10.0)
+                dataplane = self.members[self._dataplane]
+                if dataplane.life.stage is WorkerStage.READY:
+                    await dataplane.router.request(Party.SUPERVISOR, message, 10.0)
             case VisitDest() | ResolveName() if type(message) in self._errands:
                 return await self._errands[type(message)].run(self.config, message)
             case DeviceTampered(final=final):

@@ -12,7 +12,7 @@ from qre.dataplane.protocol import DataplaneReport, DataplaneRequest
 from qre.ends import Role
 from qre.errors import QreError
 from qre.ipc.keys_pair import KeysPair
-from qre.ipc.messages import DataplaneStatus, Party
+from qre.ipc.messages import DataplaneStatus, DestProfileReport, Done, Party
 from qre.ipc.worker import WorkerContext
 from qre.structs import Message
 from qre.workers.dataplane.device import Device
@@ -59,7 +59,11 @@ class DataplaneWorker:
         """Nothing to do: no setting of this worker can change in a reload."""
 
     async def handle(self, source: Party, message: Message) -> Message:
-        """Always raises QreError: requests come over the pair with the handshake worker."""
+        """The profile of Dest, whose mark new sessions have. Raises QreError for anything else: requests come over
+        the pair with the handshake worker."""
+        if isinstance(message, DestProfileReport) and source is Party.SUPERVISOR and self._device is not None:
+            self._device.registry.ecn = message.profile.ecn
+            return Done()
         raise QreError("data plane", f"{type(message).__name__} from {source} is not for it")
 
     async def descriptor(self, name: str, number: int, fd: int) -> None:

@@ -56,7 +56,7 @@ class Registry:
         self._marks = marks
         self._drops = drops
         self._random = random
-        self._ecn = ecn
+        self.ecn = ecn
         self.sessions: dict[bytes, Session] = {}
         self.routes = AllowedIps()
         #: Server sessions by routed CID, spare ones included.
@@ -140,7 +140,7 @@ class Registry:
             install.packet_number,
             install.next_keys.tx_key if install.next_keys is not None else None,
         )
-        session = Session(install, mark, now, self._drops, self._random, self._ecn)
+        session = Session(install, mark, now, self._drops, self._random, self.ecn)
         self.sessions[session.session_id] = session
         self.routes.add(session, prefixes)
         self._adopt(session, install.connection_id, install.cid_sequence)

@@ -52,7 +52,6 @@ def test_a_path_that_swallows_all_but_small_packets_is_said() -> None:
         tunnel.lab.server.run("nft", FRONT.format(rule="udp dport 443 meta length > 900 drop"))
         ping = tunnel.lab.client.popen(["ping", "-i", "0.1", "-s", "1100", "-w", "90", SERVER_INNER])
         try:
-            wait_for("STATUS", lambda: "nothing has come back for" in statuses(tunnel)[-1])
             wait_for("STATUS", lambda: "packets were lost" in statuses(tunnel)[-1])
             (session,) = json.loads(tunnel.client.tool("--json", "show", "client0"))["devices"][0]["sessions"]
             assert session["tx_lost"] > 10
@@ -62,7 +61,8 @@ def test_a_path_that_swallows_all_but_small_packets_is_said() -> None:
 
 
 def test_packets_that_are_all_marked_ce_pass_and_the_log_says_so() -> None:
-    """RFC 6040 would drop what knows no ECN inside; but neither end marks anything, so it is no congestion."""
+    """RFC 6040 would drop what knows no ECN inside; but a client marks nothing, and where every packet of a server's
+    is marked as congested none is meant."""
     with Tunnel() as tunnel:
         tunnel.up()
         for namespace, port in ((tunnel.lab.server, "dport"), (tunnel.lab.client, "sport")):
@@ -70,6 +70,6 @@ def test_packets_that_are_all_marked_ce_pass_and_the_log_says_so() -> None:
             namespace.run(
                 "nft", f"table ip marks {{ chain in {{ type filter hook prerouting priority -150; {rule}; }}; }}"
             )
-        assert answered(tunnel.lab.client, SERVER_INNER) == 5
+        wait_for("pings pass again", lambda: answered(tunnel.lab.client, SERVER_INNER, wait=2) == 5)
         for daemon in (tunnel.client, tunnel.server):
             assert "packets arrive marked CE" in daemon.said()

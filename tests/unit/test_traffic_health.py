@@ -11,6 +11,7 @@ from qre.ends import Role
 from qre.wire.datagram import DATAGRAM_HEAD
 from qre.wire.frames import Ping, encode_ack, encode_frame
 from qre.workers.dataplane.inner.ecn import CE, ECT0, NOT_ECT
+from qre.workers.dataplane.session.session import ALL_MARKED
 from qre.workers.netlink.path_probe import PathProbe
 from tests.support.driven import INNER, Driven
 
@@ -222,3 +223,10 @@ def test_a_mark_of_congestion_counts_where_the_peer_marks_its_packets(role: Role
     packet = driven.peer.packets.seal([encode_frame(Ping())])
     session.open_datagrams(packet, session.peer, ECT0, driven.now)
     assert session.ecn_of(CE) == (CE if role is Role.CLIENT else NOT_ECT), "a client never marks"
+    for _ in range(ALL_MARKED):
+        packet = driven.peer.packets.seal([encode_frame(Ping())])
+        session.open_datagrams(packet, session.peer, CE, driven.now)
+    assert session.ecn_of(CE) == NOT_ECT, "whatever marks them all, it is no congestion"
+    packet = driven.peer.packets.seal([encode_frame(Ping())])
+    session.open_datagrams(packet, session.peer, ECT0, driven.now)
+    assert session.ecn_of(CE) == (CE if role is Role.CLIENT else NOT_ECT)

@@ -91,6 +91,7 @@ class Sending:
         self._unanswered_since = now
         self._silent = False  # as it was told last
         self._strays, self._strays_since = 0, now
+        self._marked_in_a_row = 0  # packets received with CE since one without
         self._ack_since: float | None = None  # when the oldest unacknowledged ack-eliciting packet arrived
         self._ack_sent = 0.0
         self._largest_at = now

@@ -54,13 +54,13 @@ from qre.workers.dataplane.session.sending import ACK_DELAY, Sending
 from qre.workers.dataplane.session.session_life import LifeEvent, LifeState
 from qre.workers.dataplane.session.wiping import wipe_install, wipe_keys
 
-#: The place of a codepoint's count in an ACK frame.
 _COUNT_OF = {ECT0: 0, ECT1: 1, CE: 2}
 _NEVER = float("inf")
-#: A session is silent when two PINGs have had no answer and the third goes out, but not sooner (seconds): a peer that
-#: is busy for a moment is not dead.
+#: A session is silent when a third PING goes out, but not sooner (seconds): who is busy for a moment is not dead.
 SILENT_TRIES = 3
 SHORTEST_SILENCE = 1.0
+#: So many packets in a row marked CE are no congestion: a device on the way marks them all (RFC 9000 §13.4.2.2).
+ALL_MARKED = 16
 #: Packets of others that are passed on, a second and session.
 STRAYS_PER_SECOND = 500
 
@@ -148,8 +148,7 @@ class Session(Sending):
         return opened.datagrams
 
     def _pass_on(self, datagrams: Sequence[bytes], source: Address, ecn: int, now: float) -> None:
-        """From elsewhere, and none of them opens: they belong to somebody else; within a budget, because anybody can
-        send such."""
+        """From elsewhere, and none of them opens: somebody else's; within a budget, because anybody can send such."""
         if now >= self._strays_since + 1.0:
             self._strays_since, self._strays = now, 0
         for data in datagrams:
@@ -162,8 +161,8 @@ class Session(Sending):
 
     def ecn_of(self, arrived: int) -> int:
         """What the ECN codepoint of a packet that arrived means for the packet inside. CE is no sign of congestion
-        where the peer marks nothing: a client never does, and a server that does is seen to."""
-        marks = self.role is Role.CLIENT and any(self._ecn[:2])
+        where the peer marks nothing (a server that does is seen to), or where all packets have it."""
+        marks = self.role is Role.CLIENT and any(self._ecn[:2]) and self._marked_in_a_row < ALL_MARKED
         return arrived if arrived != CE or marks else NOT_ECT
 
     def _ours(self, datagrams: Sequence[bytes]) -> list[bytes]:
@@ -208,6 +207,7 @@ class Session(Sending):
             eliciting = eliciting or frames.eliciting
             newest = newest or (highest and not frames.probing_only)
         self._largest_at = now
+        self._marked_in_a_row = self._marked_in_a_row + opened.new if ecn == CE else 0
         if ecn:
             self._ecn[_COUNT_OF[ecn]] += opened.new
         if source != self.peer:

@@ -58,7 +58,7 @@ _COUNT_OF = {ECT0: 0, ECT1: 1, CE: 2}
 _NEVER = float("inf")
 #: A session is silent when a third PING goes out, but not sooner (seconds): who is busy for a moment is not dead.
 SILENT_TRIES = 3
-SHORTEST_SILENCE = 1.0
+SHORTEST_SILENCE = 2.0
 #: So many packets in a row marked CE are no congestion: a device on the way marks them all (RFC 9000 §13.4.2.2).
 ALL_MARKED = 16
 #: Packets of others that are passed on, a second and session.

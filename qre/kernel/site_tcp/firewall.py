@@ -1,0 +1,70 @@
+"""libnftables, through Debian's python3-nftables: commands as JSON in, objects or a MachineError out.
+
+It may be missing: QRE works without. ``preload`` comes before a sandbox closes, for no library can be loaded after
+that; the library opens its netlink socket (NETLINK_NETFILTER) when an object is made.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import functools
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from qre.errors import MachineError
+from qre.kernel.site_tcp.ruleset import Command
+
+_LIBRARY: Final = "libnftables.so.1"
+#: Of the library's words for a failure, which may quote a whole command.
+_LONGEST: Final = 160
+#: What a kernel without nftables, or without a part of it, answers.
+_ABSENT: Final = (errno.EOPNOTSUPP, errno.ENOENT, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT)
+
+
+@functools.cache
+def preload() -> Any:
+    """The Python binding with its library in memory; None where either is missing."""
+    try:
+        import nftables
+
+        nftables.loaded = ctypes.CDLL(_LIBRARY)
+    except (ImportError, OSError, AttributeError):
+        return None
+    return nftables
+
+
+class Firewall:
+    """One connection to nftables of this network namespace."""
+
+    def __init__(self) -> None:
+        binding = preload()
+        try:
+            library = binding.Nftables() if binding is not None else None
+        except (OSError, AttributeError):
+            library = None
+        if library is None:
+            raise MachineError("nftables", "it is missing", "apt install python3-nftables, or set SiteTcp = off")
+        self._library: Any = library
+        self._library.set_json_output(True)
+
+    def run(self, what: str, commands: Sequence[Command]) -> list[Mapping[str, Any]]:
+        """Run them as one transaction; the objects that they list. Raises MachineError, and nothing has changed."""
+        code, answer, words = self._library.json_cmd({"nftables": list(commands)})
+        if code:
+            raise refusal(what, str(words))
+        return list(answer["nftables"]) if isinstance(answer, dict) else []
+
+
+def refusal(what: str, words: str) -> MachineError:
+    """The error for what libnftables says: ``internal:0:0-0: Error: Could not process rule: Operation not …``."""
+    lines = [line.partition("Error: ")[2] for line in words.splitlines() if "Error: " in line]
+    said = (lines[0] if lines else words.strip() or "it failed").removeprefix("Could not process rule: ")[:_LONGEST]
+    if said.startswith(os.strerror(errno.EPERM)):
+        return MachineError(what, f"nftables: {said}", "grant CAP_NET_ADMIN, or set SiteTcp = off")
+    if said.startswith((os.strerror(errno.EOPNOTSUPP), os.strerror(errno.ENOENT), os.strerror(errno.EAFNOSUPPORT))):
+        return MachineError(
+            what, f"this kernel has no NAT by nftables ({said})", "load nft_nat, or set SiteTcp = off"
+        )
+    return MachineError(what, f"nftables: {said}", "see `nft list ruleset`, or set SiteTcp = off")

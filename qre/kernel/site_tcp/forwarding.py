@@ -1,0 +1,109 @@
+"""Which way packets go, and whether a device forwards: asked and set by rtnetlink, for a unit hides /proc/sys.
+
+IPv4's settings of a device are attributes of its link (IFLA_AF_SPEC, AF_INET, IFLA_INET_CONF), so that forwarding is
+switched on one device, with CAP_NET_ADMIN, and net.ipv4.ip_forward stays as it is.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+from typing import Final
+
+from qre.errors import UntrustedInputError
+from qre.kernel.attributes import encode_attribute, split_attributes_untrusted
+from qre.kernel.rtnl import RTM_GETADDR, RTM_GETLINK, RTM_GETROUTE, RTM_NEWADDR, RTM_NEWLINK, RTM_NEWROUTE
+from qre.kernel.socket import NLM_F_DUMP, NetlinkRefusedError, NetlinkSocket
+
+_RTM_GETNETCONF: Final = 82
+_HEADER: Final = 16  # struct nlmsghdr
+_NETCONF: Final = _HEADER + 4  # struct netconfmsg with its padding
+#: The index of `all`, in place of a device's, and of what new devices get.
+ALL: Final = -1
+_NETCONFA_IFINDEX: Final = 1
+RP_FILTER, FORWARDING = 3, 2  # NETCONFA_
+_ROUTE: Final = struct.Struct("=BBBBBBBBI")  # struct rtmsg
+_RTA_DST, _RTA_OIF, _RTA_PREFSRC, _RTA_MARK = 1, 4, 7, 16
+_RTN_UNICAST, _RTN_LOCAL = 1, 2
+_TYPE: Final = _HEADER + 7  # of a route
+_ADDRESS: Final = struct.Struct("=BBBBI")  # struct ifaddrmsg
+_IFA_LOCAL: Final = 2
+_LINK: Final = struct.Struct("=BxHiII")  # struct ifinfomsg
+_IFLA_IFNAME, _IFLA_AF_SPEC, _IFLA_INET_CONF, _IPV4_DEVCONF_FORWARDING = 3, 26, 1, 1
+_NESTED: Final = 0x8000
+
+
+@dataclass(frozen=True)
+class Way:
+    """How this machine reaches an address. ``local``: it is its own."""
+
+    index: int
+    source: IPv4Address
+    local: bool
+
+
+def way_to(netlink: NetlinkSocket, address: IPv4Address, mark: int) -> Way | None:
+    """For packets with this mark; None when there is no way. Raises MachineError or UntrustedInputError."""
+    asked = _ROUTE.pack(socket.AF_INET, 32, 0, 0, 0, 0, 0, 0, 0)
+    asked += encode_attribute(_RTA_DST, address.packed) + encode_attribute(_RTA_MARK, struct.pack("=I", mark))
+    try:
+        answers = netlink.exchange(f"the route to {address}", RTM_GETROUTE, asked)
+    except NetlinkRefusedError:
+        return None  # no route, or one that refuses
+    for kind, message in answers:
+        found = dict(split_attributes_untrusted(message[_HEADER + _ROUTE.size :]))
+        index, source = found.get(_RTA_OIF, b""), found.get(_RTA_PREFSRC, b"")
+        if kind != RTM_NEWROUTE or message[_TYPE] not in (_RTN_UNICAST, _RTN_LOCAL):
+            continue
+        if len(index) == 4 and len(source) == 4:
+            return Way(int(struct.unpack("=i", index)[0]), IPv4Address(source), message[_TYPE] == _RTN_LOCAL)
+    return None
+
+
+def device_with(netlink: NetlinkSocket, address: IPv4Address) -> int | None:
+    """The index of the device that has this address; None when none has. Raises as ``way_to``."""
+    asked = _ADDRESS.pack(socket.AF_INET, 0, 0, 0, 0)
+    for kind, message in netlink.exchange("listing addresses", RTM_GETADDR, asked, NLM_F_DUMP):
+        found = dict(split_attributes_untrusted(message[_HEADER + _ADDRESS.size :]))
+        if kind == RTM_NEWADDR and found.get(_IFA_LOCAL) == address.packed:
+            return int(_ADDRESS.unpack_from(message, _HEADER)[4])
+    return None
+
+
+def name_of(netlink: NetlinkSocket, index: int) -> str | None:
+    """The name of a device; None when it is gone. Raises as ``way_to``."""
+    try:
+        answers = netlink.exchange("reading a device", RTM_GETLINK, _LINK.pack(socket.AF_UNSPEC, 0, index, 0, 0))
+    except NetlinkRefusedError:
+        return None
+    for kind, message in answers:
+        if kind == RTM_NEWLINK:
+            found = dict(split_attributes_untrusted(message[_HEADER + _LINK.size :]))
+            return found.get(_IFLA_IFNAME, b"").rstrip(b"\0").decode(errors="surrogateescape") or None
+    return None
+
+
+def settings_of_devices(netlink: NetlinkSocket, which: int) -> dict[int, int]:
+    """IPv4's setting ``which`` (FORWARDING, RP_FILTER) by the device's index, and that of ALL. Raises MachineError or
+    UntrustedInputError."""
+    asked = struct.pack("=B3x", socket.AF_INET)
+    found = {}
+    for _, message in netlink.exchange("reading IPv4's settings", _RTM_GETNETCONF, asked, NLM_F_DUMP):
+        numbers = dict(split_attributes_untrusted(message[_NETCONF:]))
+        wanted = numbers.get(_NETCONFA_IFINDEX, b""), numbers.get(which, b"")
+        if any(len(each) != 4 for each in wanted):
+            raise UntrustedInputError("netconf names no device and setting of 32 bits each")
+        index, value = (struct.unpack("=i", each)[0] for each in wanted)
+        found[index] = value
+    return found
+
+
+def set_forwarding(netlink: NetlinkSocket, index: int, on: bool) -> None:
+    """Of IPv4, on this device alone. Raises NetlinkRefusedError."""
+    value = encode_attribute(_IPV4_DEVCONF_FORWARDING, struct.pack("=I", on))
+    for kind in (_IFLA_INET_CONF, socket.AF_INET, _IFLA_AF_SPEC):
+        value = encode_attribute(kind | _NESTED, value)
+    body = _LINK.pack(socket.AF_UNSPEC, 0, index, 0, 0) + value
+    netlink.exchange(f"switching forwarding {'on' if on else 'off'}", RTM_NEWLINK, body)

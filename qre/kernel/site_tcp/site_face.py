@@ -1,0 +1,250 @@
+"""Puts the table of ``ruleset`` in place, keeps it as it is wanted, and takes everything back.
+
+The order protects the machine: the table, with its guard, is there before a device forwards, and goes after it has
+stopped. What was found is in the table itself, so whoever comes after a killed daemon can undo it: the next daemon,
+its clean-up, `down`. Forwarding is switched off again only if it is still ours: not when another program has made the
+whole machine a router meanwhile, nor while the table of another daemon needs it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+from typing import Final
+
+from qre.addresses import Address
+from qre.errors import MachineError, QreError
+from qre.kernel.site_tcp.firewall import Firewall
+from qre.kernel.site_tcp.forwarding import (
+    ALL,
+    FORWARDING,
+    Way,
+    device_with,
+    name_of,
+    set_forwarding,
+    settings_of_devices,
+    way_to,
+)
+from qre.kernel.site_tcp.listeners import taken_ports
+from qre.kernel.site_tcp.ruleset import (
+    ANY,
+    LIST_CHAINS,
+    PREFIX,
+    Face,
+    Guarded,
+    Listing,
+    Record,
+    list_counters,
+    read_counts,
+    read_listing,
+    removal,
+    replacement,
+)
+from qre.kernel.socket import NETLINK_ROUTE, NetlinkSocket
+from qre.kernel.underlay_sockets import MARK
+
+HTTP: Final = 80
+TAKEN: Final = "something listens on it"
+_NO_ROUTE: Final = "there is no IPv4 route to Dest; see `ip route`"
+_ON_THIS_MACHINE: Final = "Dest is an address of this machine; serve TCP there, or name another Dest"
+_NO_IPV4: Final = "Dest has no IPv4 address; name one that has, or set SiteTcp = off"
+_UNRESOLVED: Final = "Dest's address is not known yet"
+_OFF: Final = "SiteTcp is off"
+_WHAT: Final = "SiteTcp"
+_LOOPBACK: Final = "lo"
+#: Of TEST-NET-2 (RFC 5737), which nobody has: it leads where the default route does.
+_ELSEWHERE: Final = IPv4Address("198.51.100.1")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a server's configuration asks for, and where Dest is. ``ports`` None: Listen's, and 80."""
+
+    device: str
+    listen: tuple[IPv4Address, int]
+    ports: tuple[int, ...] | None
+    dest: Address | None
+    dest_port: int
+    ttl: int
+
+    def chosen(self) -> tuple[tuple[int, int], ...]:
+        """Each port, and the one of Dest that it leads to."""
+        own = self.listen[1]
+        ports = (own, HTTP) if self.ports is None else self.ports
+        return tuple((port, self.dest_port if port == own else port) for port in dict.fromkeys(ports))
+
+
+@dataclass(frozen=True)
+class State:
+    """What is so. ``why``: why nothing is passed on; ``taken``: ports that something else has."""
+
+    why: str = ""
+    ports: tuple[tuple[int, int], ...] = ()
+    taken: tuple[int, ...] = ()
+
+
+class SiteFace:
+    """The table of one device."""
+
+    def __init__(self, device: str) -> None:
+        self.table = f"{PREFIX}{device}"
+        self._firewall: Firewall | None = None
+        self._applied: Face | None = None
+        self._counts: dict[int, int] = {}
+
+    def look(self, wanted: Wanted) -> State:
+        """Compare what is with what is wanted, and mend it. When it cannot be had, nothing of it stays."""
+        try:
+            return self._look(wanted)
+        except (QreError, OSError) as error:
+            with contextlib.suppress(QreError, OSError):
+                self.undo()
+            return State(why=str(error))
+
+    def present(self) -> bool:
+        """Whether there is a table, perhaps of a killed daemon. Raises QreError."""
+        return self.table in self._listing().records
+
+    def undo(self) -> None:
+        """Take everything back; no error for what is gone. Raises QreError."""
+        self._applied = None
+        listing = self._listing()
+        record = listing.records.get(self.table)
+        if record is None:
+            return
+        with NetlinkSocket(NETLINK_ROUTE) as netlink:
+            _let_go(netlink, listing, record)
+        self._nft.run(_WHAT, removal([self.table]))
+
+    def counts(self) -> Mapping[int, int]:
+        """Connections that were passed, by port."""
+        if self._applied is not None:
+            self._remember_counts()
+        return self._counts
+
+    def _remember_counts(self) -> None:
+        with contextlib.suppress(QreError):  # somebody has just removed the table: the next look makes it again
+            self._counts |= read_counts(self._nft.run(_WHAT, [list_counters(self.table)]))
+
+    def closed(self) -> tuple[str, ...]:
+        """Chains of others that drop what is forwarded, unless a rule of theirs lets it pass. Raises QreError."""
+        return self._listing().closed
+
+    @property
+    def _nft(self) -> Firewall:
+        if self._firewall is None:
+            self._firewall = Firewall()
+        return self._firewall
+
+    def _listing(self) -> Listing:
+        return read_listing(self._nft.run(_WHAT, [LIST_CHAINS]))
+
+    def _look(self, wanted: Wanted) -> State:
+        chosen = wanted.chosen()
+        if not chosen:
+            with contextlib.suppress(MachineError):  # without nftables there is nothing to undo
+                self.undo()
+            return State(why=_OFF)
+        taken = taken_ports(wanted.listen[0])
+        free = tuple(pair for pair in chosen if pair[0] not in taken)
+        state = State(ports=free, taken=tuple(port for port, _ in chosen if port in taken))
+        with NetlinkSocket(NETLINK_ROUTE) as netlink:
+            why, way = self._obstacle(netlink, wanted)
+            if why or way is None or not free:
+                self.undo()
+                return State(why=why, taken=state.taken)
+            self._put(netlink, wanted, free, way)
+        return state
+
+    @staticmethod
+    def _obstacle(netlink: NetlinkSocket, wanted: Wanted) -> tuple[str, Way | None]:
+        if wanted.dest is None:
+            return _UNRESOLVED, None
+        if not isinstance(wanted.dest, IPv4Address):
+            return _NO_IPV4, None
+        way = way_to(netlink, wanted.dest, MARK)
+        if way is None or wanted.dest.is_multicast or wanted.dest.is_unspecified:
+            return _NO_ROUTE, None
+        return (_ON_THIS_MACHINE if way.local else ""), way
+
+    def _put(self, netlink: NetlinkSocket, wanted: Wanted, ports: tuple[tuple[int, int], ...], way: Way) -> None:
+        listing = self._listing()
+        forwards = settings_of_devices(netlink, FORWARDING)
+        stale = [
+            name
+            for name, record in listing.records.items()
+            if name != self.table and record.listen == wanted.listen  # one daemon has the port: the other is dead
+        ]
+        devices = _devices(netlink, wanted, way)
+        guarded = tuple(
+            Guarded(index, name, alone)
+            for index, name in devices.items()
+            if (alone := _off_before(index, listing, forwards)) is not None
+        )
+        assert isinstance(wanted.dest, IPv4Address)
+        face = Face(
+            device=wanted.device,
+            listen=wanted.listen,
+            dest=(wanted.dest, wanted.dest_port),
+            ports=ports,
+            source=way.source,
+            devices=tuple(devices.values()),
+            guarded=guarded,
+            ttl=wanted.ttl,
+            quiet=not listing.others,
+        )
+        own = listing.records.get(self.table)
+        for record in filter(None, (own, *(listing.records[name] for name in stale))):
+            _let_go(netlink, listing, record, kept=devices, dead=stale)
+        if own is not None:
+            self._remember_counts()
+        if stale or own is None or face != self._applied:
+            self._nft.run(_WHAT, replacement(face, self._counts, stale))
+            self._applied = face
+        for each in guarded:
+            if not forwards.get(each.index):
+                set_forwarding(netlink, each.index, True)
+
+
+def _let_go(
+    netlink: NetlinkSocket,
+    listing: Listing,
+    record: Record,
+    *,
+    kept: Collection[int] = (),
+    dead: Collection[str] = (),
+) -> None:
+    """Switch forwarding off again where ``record`` says it was; not on devices that are ``kept``, nor where another
+    table, unless ``dead``, says the same."""
+    forwards = settings_of_devices(netlink, FORWARDING)
+    others = (each for name, each in listing.records.items() if each is not record and name not in dead)
+    needed = {index for each in others for index in each.was_off}
+    for index, alone in record.was_off.items():
+        if index not in needed and index not in kept and forwards.get(index) and not _taken_over(alone, forwards):
+            set_forwarding(netlink, index, False)
+
+
+def _taken_over(alone: bool, forwards: Mapping[int, int]) -> bool:
+    """Whether another program has switched forwarding on, for all devices."""
+    return not alone and bool(forwards.get(ALL))
+
+
+def _off_before(index: int, listing: Listing, forwards: Mapping[int, int]) -> bool | None:
+    """None when the device forwards and we have no part in it; otherwise whether it was off alone."""
+    for record in listing.records.values():
+        alone = record.was_off.get(index)
+        if alone is not None and not _taken_over(alone, forwards):
+            return alone
+    return bool(forwards.get(ALL)) if not forwards.get(index) else None
+
+
+def _devices(netlink: NetlinkSocket, wanted: Wanted, way: Way) -> dict[int, str]:
+    """Where packets of such connections come in: from Dest, and from visitors."""
+    listening = device_with(netlink, wanted.listen[0]) if wanted.listen[0] != ANY else None
+    if listening is None or name_of(netlink, listening) == _LOOPBACK:
+        default = way_to(netlink, _ELSEWHERE, MARK)
+        listening = default.index if default is not None else way.index
+    named = {index: name_of(netlink, index) for index in sorted({way.index, listening})}
+    return {index: name for index, name in named.items() if name not in (None, _LOOPBACK) and name}

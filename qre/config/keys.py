@@ -53,6 +53,7 @@ GLOBAL_KEYS = {
     "RoutedCidLen": "dest",
     "DestProfileTtl": "1h",
     "WhenDestIsDown": "silent",
+    "SiteTcp": "auto",
     "RekeyInterval": "120s",
     "IdleTimeout": "60s",
     "ReconnectMin": "1s",

@@ -237,6 +237,7 @@ class GlobalConfig(Value):
     routed_cid_len: int = LIKE_DEST
     dest_profile_ttl_ms: int = 3_600_000
     when_dest_is_down: WhenDestIsDown = WhenDestIsDown.SILENT
+    site_tcp: tuple[int, ...] | None = None  # TCP ports; empty: off; None: auto, Listen's and 80
     rekey_interval_ms: int = 120_000
     idle_timeout_ms: int = 60_000
     reconnect_min_ms: int = 1_000

@@ -10,7 +10,7 @@ from __future__ import annotations
 from qre.config.keys import GLOBAL_KEYS, HOOK_KEYS, PROFILE_KEYS, snake_case
 from qre.config.model import ClientSection, GlobalConfig, Profile
 from qre.config.settings import attribute_of
-from qre.config.values import show_duration, show_key, show_short_id
+from qre.config.values import show_duration, show_key, show_short_id, show_site_tcp
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -84,7 +84,8 @@ def _clients(profile: Profile) -> tuple[ClientSection, ...]:
 
 def global_values(config: GlobalConfig) -> dict[str, Plain]:
     """Canonical key -> plain value; BpfElf None: the installed one; User None: one user a role."""
-    return {key: vars(config)[attribute_of(key)] for key in GLOBAL_KEYS}
+    found = {key: vars(config)[attribute_of(key)] for key in GLOBAL_KEYS}
+    return found | {"SiteTcp": show_site_tcp(config.site_tcp)}
 
 
 def to_file(profile: Profile) -> str:

@@ -31,6 +31,7 @@ _KEYS: dict[str, tuple[str, Callable[[str], object]]] = {
     "RoutedCidLen": ("routed_cid_len", v.parse_routed_cid_len),
     "DestProfileTtl": ("dest_profile_ttl_ms", v.duration(1_000, 365 * _DAY)),
     "WhenDestIsDown": ("when_dest_is_down", v.parse_when_dest_is_down),
+    "SiteTcp": ("site_tcp", v.parse_site_tcp),
     "RekeyInterval": ("rekey_interval_ms", v.duration(1_000, _DAY)),
     "IdleTimeout": ("idle_timeout_ms", v.duration(1_000, _DAY)),
     "ReconnectMin": ("reconnect_min_ms", v.duration(10, _DAY)),

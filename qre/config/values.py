@@ -32,6 +32,8 @@ MAX_SHORT_IDS = 1024
 #: Addresses of one client: as many as it may ask for.
 MAX_ADDRESSES = 8
 MAX_TIME_DIFF_MS = 86_400_000
+#: TCP ports that are passed to Dest.
+MAX_SITE_PORTS = 16
 #: Of routed connection IDs that this server makes itself, in bytes.
 ROUTED_CID_LENGTHS = (17, 20)
 MIN_MTU, MAX_MTU = 576, largest_inner(ETHERNET_MTU)
@@ -39,6 +41,7 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 
 _NAME_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-")
 _UNITS_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+_SITE_TCP: dict[str, tuple[int, ...] | None] = {"auto": None, "off": ()}
 _TRUE = ("true", "yes", "on", "1")
 _FALSE = ("false", "no", "off", "0")
 
@@ -157,6 +160,22 @@ def parse_routed_cid_len(text: str) -> int:
 def parse_when_dest_is_down(text: str) -> WhenDestIsDown:
     """One of the values of WhenDestIsDown."""
     return WhenDestIsDown(_choice(text, WhenDestIsDown))
+
+
+def parse_site_tcp(text: str) -> tuple[int, ...] | None:
+    """``auto`` (None), ``off`` (none), or TCP ports."""
+    if text.lower() in _SITE_TCP:
+        return _SITE_TCP[text.lower()]
+    try:
+        return _list(text, lambda piece: parse_number(piece, 1, 65_535), MAX_SITE_PORTS)
+    except UserError as error:
+        raise wrong(error.why, error.remedy or "write auto, off, or ports like 443,80") from None
+
+
+def show_site_tcp(ports: tuple[int, ...] | None) -> str:
+    """As it is written in a file."""
+    words = {value: word for word, value in _SITE_TCP.items()}
+    return words.get(ports) or ",".join(map(str, ports or ()))
 
 
 def parse_log_level(text: str) -> str:

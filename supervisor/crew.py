@@ -15,11 +15,8 @@ import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
-import msgspec
-
 from qre.addresses import Address
 from qre.dataplane.health import TrafficHealth
-from qre.dest_profile import DestProfile
 from qre.device.tampering import tampering_line
 from qre.ends import Role
 from qre.errors import InternalError, MachineError, QreError
@@ -27,6 +24,7 @@ from qre.ipc.channel import Channel, ChannelClosedError
 from qre.ipc.latest import Latest
 from qre.ipc.messages import (
     DataplaneStatus,
+    DestAddressReport,
     DestProfileReport,
     DeviceTampered,
     HandshakeStatus,
@@ -51,6 +49,7 @@ from qre.ipc.roles import CLIENT_UDP, KEYS, ROLES
 from qre.ipc.tasks import Tasks
 from qre.kernel.underlay_sockets import client_socket, source_address
 from qre.structs import Message
+from qre.supervisor.dest_reports import DestReports
 from qre.supervisor.members import heartbeats
 from qre.supervisor.members.errands import Errands
 from qre.supervisor.members.life import WorkerStage
@@ -101,7 +100,6 @@ class Crew:
         self.config = setup.config
         self.state = DaemonState(up=False, text="starting")  # as the handshake worker last got it
         self.traffic = TrafficHealth(setup.config.role)
-        self.dest_profile: DestProfile | None = setup.config.dest_profile
         self._dataplane = dataplane_of(setup.config)
         self.supplies = supplies
         self._pair = pair
@@ -124,6 +122,7 @@ class Crew:
         for party, router in routers.items():
             self.members[party] = Supervised(party, router, runtime, self._died, self._offered)
         self.guests = PortGuests(self.members[Party.HANDSHAKE], lambda count: owner.tell(GuestCount(count=count)))
+        self.dest = DestReports(self.members, lambda: self.config, self._use, self._tell_probed)
         self._reloads = Reloads(self.members, setup, self.supplies, lambda: self.config, self._use)
         for router in routers.values():
             self._tasks.spawn(router.serve(self._handle, routers), _SERVE)
@@ -324,13 +323,8 @@ class Crew:
                 self._log.log(logging.INFO if connection else logging.DEBUG, "%s", text)
                 self.state = DaemonState(up=up, text=text)
                 self.report_state()
-            case DestProfileReport(profile=profile):
-                self.dest_profile = profile
-                self.config = _with(self.config, dest_profile=profile)
-                self._tell_probed(DestProbed(profile=profile))
-                dataplane = self.members[self._dataplane]
-                if dataplane.life.stage is WorkerStage.READY:
-                    await dataplane.router.request(Party.SUPERVISOR, message, 10.0)
+            case DestProfileReport() | DestAddressReport():
+                await self.dest.take(message)
             case VisitDest() | ResolveName() if type(message) in self._errands:
                 return await self._errands[type(message)].run(self.config, message)
             case DeviceTampered(final=final):
@@ -401,7 +395,7 @@ class Crew:
 
     async def reload(self, config: WorkerConfig) -> None:
         """Apply a new configuration to device and workers, or leave everything unchanged (QreError)."""
-        await self._reloads.apply(_with(config, dest_profile=self.dest_profile))
+        await self._reloads.apply(self.dest.known(config))
 
     def _use(self, config: WorkerConfig) -> None:
         self.config = config
@@ -437,7 +431,3 @@ def parties_of(config: WorkerConfig) -> tuple[Party, ...]:
     loader = (Party.BPF_LOADER,) if config.role is Role.SERVER and not config.joined else ()
     dataplane = (Party.DATAPLANE,) if config.user_dataplane else ()
     return (*loader, Party.NETLINK, *dataplane, Party.HANDSHAKE)
-
-
-def _with(config: WorkerConfig, *, dest_profile: DestProfile | None) -> WorkerConfig:
-    return msgspec.structs.replace(config, dest_profile=dest_profile)

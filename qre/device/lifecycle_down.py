@@ -23,9 +23,11 @@ from qre.device.steps import Notice, Step, hook_steps, plan_of
 from qre.ends import Dataplane
 from qre.errors import QreError, UserError
 from qre.kernel.bpf_pins import paths as pin_paths
+from qre.kernel.capabilities import missing_capabilities
 from qre.kernel.port_registration import shared_address
 from qre.kernel.qre_family import Qre
 from qre.kernel.rtnl import Link, Rtnl
+from qre.kernel.site_tcp.site_face import SiteFace
 from qre.kernel.tun import claimed, is_held, is_ours
 from qre.kernel.tunnel import clear_device, closed_rules, default_versions, delete_rules, put_rules, tables_of
 
@@ -46,6 +48,7 @@ class _Down:
     link: Link | None  # when it was looked at
     listen: tuple[str, int] | None  # the shared port that a dead daemon may have left registered
     left: tuple[Path, ...]  # pins, sockets and directories of a dead daemon
+    face: SiteFace | None  # the nftables table that a dead daemon may have left
 
     def _link(self) -> Link | None:
         """The device, while it exists and belongs to the profile."""
@@ -55,6 +58,10 @@ class _Down:
     def release(self) -> None:
         if self.listen is not None:
             release_port(self.device, self.listen)
+
+    def undo_face(self) -> None:
+        if self.face is not None:
+            self.face.undo()
 
     def remove_left(self) -> None:
         for path in self.left:
@@ -171,6 +178,7 @@ def _prepare(
         listen=listen if listen is not None and _kernel_has(device, listen) else None,
         # Not Path.exists: that one minds what it may not see.
         left=tuple(path for path in places if os.path.exists(path)),
+        face=_face_of(device, configured, saved),
     )
 
 
@@ -206,6 +214,17 @@ def _kernel_has(device: str, listen: tuple[str, int]) -> bool:
         return False
 
 
+def _face_of(device: str, configured: Profile | None, saved: ProfileState | None) -> SiteFace | None:
+    """What a server's daemon has left of its TCP face; None when there is nothing, or no nftables."""
+    if _port_of(configured, saved) is None or not device or missing_capabilities(["CAP_NET_ADMIN"]):
+        return None
+    face = SiteFace(device)
+    try:
+        return face if face.present() else None
+    except QreError:
+        return None
+
+
 def _steps(down: _Down) -> tuple[list[Step], list[Step]]:
     """The PreDown hooks, whose failure stops `down`, and all later steps, whose failure does not. Lines name what
     exists."""
@@ -214,6 +233,8 @@ def _steps(down: _Down) -> tuple[list[Step], list[Step]]:
         rest.append(Step((f"close the sessions of {device}",), down.close))
     if down.listen is not None:
         rest.append(Step((f"let qre.ko go of UDP {down.listen[0]}:{down.listen[1]}",), down.release))
+    if down.face is not None:
+        rest.append(Step((f"remove nftables table {down.face.table}",), down.undo_face))
     if down.left:
         rest.append(Step(tuple(f"remove {path}" for path in down.left), down.remove_left))
     rest.append(Step(_cleared_lines(down), down.clear))

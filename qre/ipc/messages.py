@@ -45,6 +45,10 @@ class Party(enum.StrEnum):
 RoutedCidLen = Annotated[int, msgspec.Meta(ge=0, le=20)]
 
 
+#: TCP ports that are passed to Dest.
+SitePorts = Annotated[tuple[Port, ...], msgspec.Meta(max_length=16)]
+
+
 class WorkerConfig(Struct, frozen=True, kw_only=True):
     """What every worker may know: the profile without its secrets and hooks, and the global settings."""
 
@@ -70,6 +74,8 @@ class WorkerConfig(Struct, frozen=True, kw_only=True):
     routed_cid_len: RoutedCidLen = LIKE_DEST
     dest_profile_ttl_ms: U64 = 3_600_000
     when_dest_is_down: WhenDestIsDown = WhenDestIsDown.SILENT
+    site_tcp: SitePorts | None = None  # server; None: Listen's port and 80
+    ttl: Annotated[int, msgspec.Meta(ge=1, le=255)] = 64  # of this machine's packets
     rekey_interval_ms: U64 = 120_000
     idle_timeout_ms: U64 = 60_000
     reconnect_min_ms: U64 = 1_000
@@ -80,6 +86,7 @@ class WorkerConfig(Struct, frozen=True, kw_only=True):
     log_level: Annotated[str, msgspec.Meta(max_length=16)] = "info"
     rekey_after_packets: U64 = 1 << 22
     dest_profile: DestProfile | None = None  # the cached one
+    dest_address: Address | None = None  # server: as it was last resolved
     joined: bool = False  # server: another daemon is the port's front and passes us our clients
     followed: bool = False  # server: the port's front before us was another daemon
     register_cid_map: bool = True  # server on the kernel's data plane; otherwise the BPF loader mirrors
@@ -200,6 +207,13 @@ class DestProfileReport(Message, frozen=True, kw_only=True):
     on, supervisor -> netlink, as a request."""
 
     profile: DestProfile
+
+
+class DestAddressReport(Message, frozen=True, kw_only=True):
+    """handshake -> supervisor (server): where Dest is now, its IPv4 address if it has one; None: its name is not
+    resolved. Passed on, supervisor -> netlink, as a request."""
+
+    address: Address | None = None
 
 
 class VisitDest(Message, frozen=True, kw_only=True):
@@ -359,13 +373,22 @@ class SharedPort(Struct, frozen=True, kw_only=True):
     loader: SharedLoader | None = None
 
 
+class SiteTcpPort(Struct, frozen=True, kw_only=True):
+    """A TCP port of Listen's address. ``why``: why its connections are not passed to Dest; empty: they are."""
+
+    port: Port
+    connections: U64 = 0
+    why: Text = ""
+
+
 class NetlinkStatus(Message, frozen=True, kw_only=True):
-    """The last three are set on the kernel's data plane."""
+    """The last three are set on the kernel's data plane. ``site_tcp``: a server's."""
 
     device_present: bool
     link_up: bool
     #: how often rules, routes, addresses or the link's state had to be put back
     restored: Annotated[dict[Text, U64], msgspec.Meta(max_length=16)] = msgspec.field(default_factory=dict)
+    site_tcp: Annotated[tuple[SiteTcpPort, ...], msgspec.Meta(max_length=16)] | None = None
     dataplane: DataplaneStatus | None = None
     shared_port: SharedPort | None = None
     #: adopted CIDs of no session
@@ -387,6 +410,7 @@ Body = (
     | GuestLeave
     | RoleState
     | DestProfileReport
+    | DestAddressReport
     | VisitDest
     | DestVisited
     | ResolveName

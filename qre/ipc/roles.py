@@ -64,6 +64,10 @@ class Sockets(Enum):
     ROUTE = socket.AF_NETLINK, (socket.SOCK_RAW, socket.SOCK_DGRAM), (0,)
     #: NETLINK_GENERIC: qre.ko.
     GENERIC = socket.AF_NETLINK, (socket.SOCK_RAW, socket.SOCK_DGRAM), (16,)
+    #: NETLINK_NETFILTER: nftables.
+    NETFILTER = socket.AF_NETLINK, (socket.SOCK_RAW, socket.SOCK_DGRAM), (12,)
+    #: NETLINK_SOCK_DIAG: who listens.
+    SOCK_DIAG = socket.AF_NETLINK, (socket.SOCK_RAW, socket.SOCK_DGRAM), (4,)
 
 
 class Given(Enum):
@@ -214,7 +218,8 @@ ROLES: Final = {
         ),
         WorkerRole(
             Party.NETLINK, "qre-netlink", 59873, "qre.workers.netlink.main", frozenset({CAP_NET_ADMIN}),
-            (Calls.RUN, Calls.SOCKETS, Calls.BIND), (Sockets.ROUTE, Sockets.GENERIC), (),
+            (Calls.RUN, Calls.SOCKETS, Calls.BIND),
+            (Sockets.ROUTE, Sockets.GENERIC, Sockets.NETFILTER, Sockets.SOCK_DIAG), (),
             (
                 # a server's, when the loader has made its map
                 _udp("udp_kernel_slot", reuseport=True, given=Given.IN_KERNEL, optional=True),

@@ -7,6 +7,7 @@ A name that cannot be refreshed keeps its addresses. The address in use stays as
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable
 from typing import Final
 
@@ -20,13 +21,22 @@ RETRY: Final = 4.0
 
 
 class DestAddress:
-    """Dest's current address, or None as long as there is none. ``failed`` is called with each error."""
+    """Dest's current address, or None as long as there is none. ``failed`` is called with each error, ``moved``
+    whenever another address may be in use."""
 
-    def __init__(self, host: str, port: int, failed: Callable[[str], None], lookup: Lookup = look_up) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        failed: Callable[[str], None],
+        lookup: Lookup = look_up,
+        moved: Callable[[], None] = lambda: None,
+    ) -> None:
         self._host = host
         self._port = port
         self._failed = failed
         self._lookup = lookup
+        self._moved = moved
         known = numeric(host, port)
         self._found: tuple[Resolved, ...] = () if known is None else (known,)
         self._order = Candidates()
@@ -36,6 +46,11 @@ class DestAddress:
         """The address in use; None while the name is not resolved."""
         return next(iter(self.candidates()), None)
 
+    @property
+    def ipv4(self) -> Resolved | None:
+        """The same of IPv4, if there is one; otherwise the one in use."""
+        return next((each for each in self.candidates() if each[0] == socket.AF_INET), self.current)
+
     def candidates(self) -> list[Resolved]:
         """Every address, the one in use first."""
         return self._order.order(self._found)
@@ -43,6 +58,7 @@ class DestAddress:
     def answered(self, address: Resolved) -> None:
         """Use this one from now on."""
         self._order.answered(address)
+        self._moved()
 
     @property
     def host_port(self) -> tuple[str, int]:
@@ -63,6 +79,7 @@ class DestAddress:
             current, self._found = self.current, await resolve(self._host, self._port, lookup=self._lookup)
             if current in self._found:
                 self._order.answered(current)
+            self._moved()
         except MachineError as error:
             self._failed(str(error))
             return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -54,6 +55,8 @@ def worker_config(
         routed_cid_len=config.routed_cid_len,
         dest_profile_ttl_ms=config.dest_profile_ttl_ms,
         when_dest_is_down=config.when_dest_is_down,
+        site_tcp=config.site_tcp,
+        ttl=_default_ttl(),
         rekey_interval_ms=config.rekey_interval_ms,
         idle_timeout_ms=config.idle_timeout_ms,
         reconnect_min_ms=config.reconnect_min_ms,
@@ -77,6 +80,12 @@ def worker_config(
     if endpoint is None:
         _none(profile)
     return msgspec.structs.replace(made, endpoint_host=endpoint.host, endpoint_port=endpoint.port)
+
+
+def _default_ttl() -> int:
+    """The TTL of this machine's packets: what a socket says, since a unit hides /proc/sys."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as made:
+        return made.getsockopt(socket.IPPROTO_IP, socket.IP_TTL)
 
 
 def _none(profile: Profile) -> NoReturn:

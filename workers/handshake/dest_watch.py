@@ -11,7 +11,7 @@ from typing import Final
 from qre.dest_profile import DestProfile
 from qre.ends import WhenDestIsDown
 from qre.errors import MachineError
-from qre.ipc.messages import DestVisited, Party, VisitDest
+from qre.ipc.messages import DestAddressReport, DestVisited, Party, VisitDest
 from qre.ipc.tasks import Tasks
 from qre.ipc.worker import WorkerContext
 from qre.visit.dest import Resolved
@@ -37,6 +37,7 @@ class DestWatch:
         self._found = found
         self._tasks = Tasks(context.internal_error)
         self.profile = context.config.dest_profile
+        self._moved = asyncio.Event()
         self._address = self._new_address()
         self._prober = self._new_prober()
 
@@ -91,8 +92,21 @@ class DestWatch:
         self._tasks.cancel()
 
     def _begin(self) -> None:
+        self._tasks.spawn(self._report_address())
         self._tasks.spawn(self._address.keep_fresh())
         self._tasks.spawn(self._prober.run())
+
+    async def _report_address(self) -> None:
+        """Tell the supervisor whenever Dest's address is another one, until cancelled."""
+        told: DestAddressReport | None = None
+        while True:
+            self._moved.clear()
+            found = self._address.ipv4
+            report = DestAddressReport(address=ip_address(found[1][0]) if found is not None else None)
+            if report != told:
+                await self._context.send(Party.SUPERVISOR, report)
+                told = report
+            await self._moved.wait()
 
     def _new_address(self) -> DestAddress:
         config = self._context.config
@@ -101,6 +115,7 @@ class DestWatch:
             config.dest_port,
             lambda text: self._context.limited("dest", text),
             lookup_of(self._context),
+            self._moved.set,
         )
 
     def _new_prober(self) -> Prober:

@@ -1,0 +1,56 @@
+"""What the handshake worker finds out about Dest: kept for workers that start later, and passed on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from qre.dest_profile import DestProfile
+from qre.ipc.messages import DestAddressReport, DestProfileReport, Party, WorkerConfig
+from qre.supervisor.members.life import WorkerStage
+from qre.supervisor.members.supervised import Members
+from qre.supervisor.parent_messages import DestProbed
+
+
+class DestReports:
+    """``config`` is the current configuration, which ``use`` replaces; ``probed`` tells the parent."""
+
+    def __init__(
+        self,
+        members: Members,
+        config: Callable[[], WorkerConfig],
+        use: Callable[[WorkerConfig], None],
+        probed: Callable[[DestProbed], None],
+    ) -> None:
+        self.profile: DestProfile | None = config().dest_profile
+        self._members = members
+        self._config = config
+        self._use = use
+        self._probed = probed
+
+    async def take(self, message: DestProfileReport | DestAddressReport) -> None:
+        """Keep it; netlink is told the address, the data plane what a visit has seen. Raises MachineError when that
+        worker does not answer."""
+        config = self._config()
+        if isinstance(message, DestAddressReport):
+            self._use(msgspec.structs.replace(config, dest_address=message.address))
+            await self._pass_on(Party.NETLINK, message)
+            return
+        self.profile = message.profile
+        self._use(msgspec.structs.replace(config, dest_profile=message.profile))
+        self._probed(DestProbed(profile=message.profile))
+        await self._pass_on(Party.DATAPLANE if config.user_dataplane else Party.NETLINK, message)
+
+    async def _pass_on(self, to: Party, message: DestProfileReport | DestAddressReport) -> None:
+        """A worker that is not ready gets it with its configuration."""
+        member = self._members[to]
+        if member.life.stage is WorkerStage.READY:
+            await member.router.request(Party.SUPERVISOR, message, 10.0)
+
+    def known(self, config: WorkerConfig) -> WorkerConfig:
+        """A configuration of the parent's, with what is known of the same Dest."""
+        now = self._config()
+        same = (config.dest_host, config.dest_port) == (now.dest_host, now.dest_port)
+        address = now.dest_address if same else None
+        return msgspec.structs.replace(config, dest_profile=self.profile, dest_address=address)

@@ -108,6 +108,7 @@ def _from_kernel(state: ProfileState) -> Description | None:
         "link_up": link.up,
         "counters": None,
         "handshake": None,
+        "site_tcp": None,
         "dest_profile": None,
         "sessions": [],
         "adopted_cids": [],

@@ -118,6 +118,7 @@ def _handshake_lines(device: Mapping[str, Any]) -> Iterator[Line]:
 def _dest_lines(device: Mapping[str, Any], now: float) -> Iterator[Line]:
     if device.get("dest"):
         yield "dest", f"{device['dest']}"
+    yield from _site_tcp_lines(device.get("site_tcp"))
     profile = device.get("dest_profile")
     if not profile:
         return
@@ -131,6 +132,19 @@ def _dest_lines(device: Mapping[str, Any], now: float) -> Iterator[Line]:
         yield "dest profile", f"reachable, {checked}: " + ", ".join(str(part) for part in parts if part)
     for warning in profile.get("warnings", ()):
         yield "dest warning", warning
+
+
+def _site_tcp_lines(ports: Sequence[Mapping[str, Any]] | None) -> Iterator[Line]:
+    if ports is None:
+        return
+    if not ports:
+        yield "tcp to dest", "off"
+    passed = [port for port in ports if not port["why"]]
+    if passed:
+        told = (f"{port['port']} ({plural(port['connections'], 'connection')})" for port in passed)
+        yield "tcp to dest", ", ".join(told)
+    for why in dict.fromkeys(port["why"] for port in ports if port["why"]):
+        yield "tcp not passed", f"{', '.join(str(port['port']) for port in ports if port['why'] == why)}: {why}"
 
 
 def _steering_lines(device: Mapping[str, Any]) -> Iterator[Line]:

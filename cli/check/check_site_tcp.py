@@ -32,7 +32,9 @@ def site_tcp(loaded: Profile, config: GlobalConfig) -> Findings:
         return  # said above
     if closed:
         seen = f"the chain {closed[0]} drops what is forwarded, unless a rule lets it pass"
-        yield Finding("forwarding", YesNo.UNKNOWN, seen, f"let `ct status dnat` pass in {', '.join(closed)}", _INSTEAD)
+        yield Finding(
+            "forwarding", YesNo.UNKNOWN, seen, f"let `ct status dnat` pass in {', '.join(closed)}", _INSTEAD
+        )
 
 
 def _closed(loaded: Profile) -> tuple[str, ...]:

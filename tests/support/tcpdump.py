@@ -73,12 +73,16 @@ def read_udp(path: Path) -> Iterator[Datagram]:
 
 
 class Tcpdump:
-    """Captures ``device`` of ``namespace`` into ``path`` while the context lasts: UDP, or that of ``port`` alone."""
+    """Captures ``device`` of ``namespace`` into ``path`` while the context lasts: UDP, or that of ``port`` alone, or
+    what ``rule`` says as well."""
 
-    def __init__(self, namespace: Namespace, device: str, path: Path, port: int | None = None) -> None:
+    def __init__(
+        self, namespace: Namespace, device: str, path: Path, port: int | None = None, rule: str = ""
+    ) -> None:
         self.path = path
         self._mark = [*namespace.prefix, "/usr/bin/python3", "-c", _SEND_MARK, device, str(port or 9), _MARK.decode()]
         what = "udp" if port is None else f"udp port {port}"
+        what += f" or {rule}" if rule else ""
         command = ["tcpdump", "-Z", "root", "-n", "-i", device, "-s", "0", "-B", "16384", "-U", "-w", str(path)]
         self.process = subprocess.Popen(
             [*namespace.prefix, *command, *what.split()],
@@ -102,6 +106,12 @@ class Tcpdump:
 
     def datagrams(self) -> list[Datagram]:
         return list(read_udp(self.path))
+
+    def packets(self) -> list[dpkt.ip.IP]:
+        """Every IPv4 packet but UDP."""
+        with self.path.open("rb") as file:
+            frames = [dpkt.ethernet.Ethernet(frame).data for _, frame in dpkt.pcap.Reader(file)]
+        return [each for each in frames if isinstance(each, dpkt.ip.IP) and not isinstance(each.data, dpkt.udp.UDP)]
 
     def __enter__(self) -> Tcpdump:
         return self

@@ -61,7 +61,7 @@ def refusal(what: str, words: str) -> MachineError:
     """The error for what libnftables says: ``internal:0:0-0: Error: Could not process rule: Operation not …``."""
     lines = [line.partition("Error: ")[2] for line in words.splitlines() if "Error: " in line]
     said = (lines[0] if lines else words.strip() or "it failed").removeprefix("Could not process rule: ")[:_LONGEST]
-    if said.startswith(os.strerror(errno.EPERM)):
+    if os.strerror(errno.EPERM) in said:
         return MachineError(what, f"nftables: {said}", "grant CAP_NET_ADMIN, or set SiteTcp = off")
     if said.startswith((os.strerror(errno.EOPNOTSUPP), os.strerror(errno.ENOENT), os.strerror(errno.EAFNOSUPPORT))):
         return MachineError(

@@ -9,7 +9,7 @@ whole machine a router meanwhile, nor while the table of another daemon needs it
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import Final
@@ -109,14 +109,15 @@ class SiteFace:
 
     def undo(self) -> None:
         """Take everything back; no error for what is gone. Raises QreError."""
-        self._applied = None
         listing = self._listing()
-        record = listing.records.get(self.table)
+        record = self._own(listing)
         if record is None:
             return
         with NetlinkSocket(NETLINK_ROUTE) as netlink:
             _let_go(netlink, listing, record)
-        self._nft.run(_WHAT, removal([self.table]))
+        if self.table in listing.records:
+            self._nft.run(_WHAT, removal([self.table]))
+        self._applied = None
 
     def counts(self) -> Mapping[int, int]:
         """Connections that were passed, by port."""
@@ -137,6 +138,13 @@ class SiteFace:
         if self._firewall is None:
             self._firewall = Firewall()
         return self._firewall
+
+    def _own(self, listing: Listing) -> Record | None:
+        """What our table says; when somebody has removed it, what we know ourselves."""
+        record = listing.records.get(self.table)
+        if record is None and self._applied is not None:
+            return Record(self._applied.listen, {each.index: each.alone for each in self._applied.guarded})
+        return record
 
     def _listing(self) -> Listing:
         return read_listing(self._nft.run(_WHAT, [LIST_CHAINS]))
@@ -178,10 +186,12 @@ class SiteFace:
             if name != self.table and record.listen == wanted.listen  # one daemon has the port: the other is dead
         ]
         devices = _devices(netlink, wanted, way)
+        own = self._own(listing)
+        records = [*listing.records.values(), *filter(None, [own])]
         guarded = tuple(
             Guarded(index, name, alone)
             for index, name in devices.items()
-            if (alone := _off_before(index, listing, forwards)) is not None
+            if (alone := _off_before(index, records, forwards)) is not None
         )
         assert isinstance(wanted.dest, IPv4Address)
         face = Face(
@@ -195,12 +205,12 @@ class SiteFace:
             ttl=wanted.ttl,
             quiet=not listing.others,
         )
-        own = listing.records.get(self.table)
         for record in filter(None, (own, *(listing.records[name] for name in stale))):
             _let_go(netlink, listing, record, kept=devices, dead=stale)
-        if own is not None:
+        there = self.table in listing.records
+        if there:
             self._remember_counts()
-        if stale or own is None or face != self._applied:
+        if stale or not there or face != self._applied:
             self._nft.run(_WHAT, replacement(face, self._counts, stale))
             self._applied = face
         for each in guarded:
@@ -231,9 +241,9 @@ def _taken_over(alone: bool, forwards: Mapping[int, int]) -> bool:
     return not alone and bool(forwards.get(ALL))
 
 
-def _off_before(index: int, listing: Listing, forwards: Mapping[int, int]) -> bool | None:
+def _off_before(index: int, records: Sequence[Record], forwards: Mapping[int, int]) -> bool | None:
     """None when the device forwards and we have no part in it; otherwise whether it was off alone."""
-    for record in listing.records.values():
+    for record in records:
         alone = record.was_off.get(index)
         if alone is not None and not _taken_over(alone, forwards):
             return alone

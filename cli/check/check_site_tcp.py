@@ -29,7 +29,7 @@ def site_tcp(loaded: Profile, config: GlobalConfig) -> Findings:
     try:
         closed = _closed(loaded)
     except QreError:
-        return  # said above
+        return  # said above, or seen by root alone
     if closed:
         seen = f"the chain {closed[0]} drops what is forwarded, unless a rule lets it pass"
         yield Finding(
@@ -38,8 +38,10 @@ def site_tcp(loaded: Profile, config: GlobalConfig) -> Findings:
 
 
 def _closed(loaded: Profile) -> tuple[str, ...]:
+    from qre.kernel.capabilities import require_capabilities
     from qre.kernel.site_tcp.site_face import SiteFace
 
+    require_capabilities("nftables", ["CAP_NET_ADMIN"])
     return SiteFace(loaded.device).closed()
 
 

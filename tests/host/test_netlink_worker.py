@@ -157,6 +157,7 @@ STATUS: dict[str, object] = {
     "device_present": False,
     "link_up": False,
     "restored": {},
+    "site_tcp": None,
     "dataplane": None,
     "shared_port": None,
     "connection_ids": [],

@@ -171,6 +171,7 @@ def test_counters_are_read_by_port() -> None:
     ("words", "said"),
     [
         ("internal:0:0-0: Error: Could not process rule: Operation not permitted\n\n", "CAP_NET_ADMIN"),
+        ("internal:0:0-0: Error: cache initialization failed: Operation not permitted\n", "CAP_NET_ADMIN"),
         ("internal:0:0-0: Error: Could not process rule: No such file or directory\n", "has no NAT by nftables"),
         ("internal:0:0-0: Error: Could not process rule: Operation not supported\n", "has no NAT by nftables"),
         ("Error: " + "x" * 500, "see `nft list ruleset`"),

@@ -48,12 +48,17 @@ class Firewall:
             raise MachineError("nftables", "it is missing", "apt install python3-nftables, or set SiteTcp = off")
         self._library: Any = library
         self._library.set_json_output(True)
+        self._denied: MachineError | None = None
 
     def run(self, what: str, commands: Sequence[Command]) -> list[Mapping[str, Any]]:
         """Run them as one transaction; the objects that they list. Raises MachineError, and nothing has changed."""
+        if self._denied is not None:
+            raise self._denied  # the library tells standard error, too: once is enough
         code, answer, words = self._library.json_cmd({"nftables": list(commands)})
         if code:
-            raise refusal(what, str(words))
+            error = refusal(what, str(words))
+            self._denied = error if os.strerror(errno.EPERM) in error.why else None
+            raise error
         return list(answer["nftables"]) if isinstance(answer, dict) else []
 
 
@@ -63,8 +68,7 @@ def refusal(what: str, words: str) -> MachineError:
     said = (lines[0] if lines else words.strip() or "it failed").removeprefix("Could not process rule: ")[:_LONGEST]
     if os.strerror(errno.EPERM) in said:
         return MachineError(what, f"nftables: {said}", "grant CAP_NET_ADMIN, or set SiteTcp = off")
-    if said.startswith((os.strerror(errno.EOPNOTSUPP), os.strerror(errno.ENOENT), os.strerror(errno.EAFNOSUPPORT))):
-        return MachineError(
-            what, f"this kernel has no NAT by nftables ({said})", "load nft_nat, or set SiteTcp = off"
-        )
+    if any(os.strerror(code) in said for code in _ABSENT):
+        why = f"this kernel has no NAT by nftables ({said})"
+        return MachineError(what, why, "run `modprobe -a nft_nat nft_chain_nat`, or set SiteTcp = off")
     return MachineError(what, f"nftables: {said}", "see `nft list ruleset`, or set SiteTcp = off")

@@ -406,6 +406,24 @@ def test_without_nftables_the_tunnel_works_and_the_log_says_once_what_is_missing
     assert [line.count("is not passed to Dest: nftables: it is missing") for line in lines] == [1, 1]  # 443, 80
 
 
+def test_it_works_where_proc_is_hidden_and_only_the_units_capabilities_are_there(
+    apart: Tunnel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ProtectKernelTunables, ProcSubset=pid, CapabilityBoundingSet and NoNewPrivileges of packaging/qred@.service."""
+    kept = "net_admin,bpf,net_bind_service,setuid,setgid,setpcap,kill"
+    command = apart.server.command()
+    hidden = 'mount -t proc -o subset=pid proc /proc && exec setpriv --no-new-privs --bounding-set "$0" -- "$@"'
+    bounded = "-all," + ",".join(f"+{name}" for name in kept.split(","))
+    confined = ["unshare", "--mount", "--propagation", "private", "sh", "-c", hidden, bounded, *command]
+    monkeypatch.setattr(apart.server, "command", lambda: confined)
+    was = forwarding(apart.lab)
+    apart.server.start().wait_ready()
+    wait_passed(apart)
+    assert fetch(apart, Lab.SERVER)
+    apart.server.stop()
+    assert ("qre" in rules(apart.lab.server), forwarding(apart.lab)) == (False, was)
+
+
 class TestOneLook:
     """Of the part that changes the machine, in a namespace of its own."""
 

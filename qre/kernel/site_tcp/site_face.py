@@ -92,6 +92,7 @@ class SiteFace:
         self.table = f"{PREFIX}{device}"
         self._firewall: Firewall | None = None
         self._applied: Face | None = None
+        self._off = False
         self._counts: dict[int, int] = {}
 
     def look(self, wanted: Wanted) -> State:
@@ -152,9 +153,12 @@ class SiteFace:
     def _look(self, wanted: Wanted) -> State:
         chosen = wanted.chosen()
         if not chosen:
-            with contextlib.suppress(MachineError):  # without nftables there is nothing to undo
-                self.undo()
+            if not self._off:  # nftables is asked once, and then left alone
+                with contextlib.suppress(MachineError):  # without it there is nothing to undo
+                    self.undo()
+            self._off = True
             return State(why=_OFF)
+        self._off = False
         taken = taken_ports(wanted.listen[0])
         free = tuple(pair for pair in chosen if pair[0] not in taken)
         state = State(ports=free, taken=tuple(port for port, _ in chosen if port in taken))

@@ -35,6 +35,10 @@ def preload() -> Any:
     return nftables
 
 
+class DeniedError(MachineError):
+    """This process may not look at the rules, and will not be allowed to."""
+
+
 class Firewall:
     """One connection to nftables of this network namespace."""
 
@@ -57,17 +61,17 @@ class Firewall:
         code, answer, words = self._library.json_cmd({"nftables": list(commands)})
         if code:
             error = refusal(what, str(words))
-            self._denied = error if os.strerror(errno.EPERM) in error.why else None
+            self._denied = error if isinstance(error, DeniedError) else None
             raise error
         return list(answer["nftables"]) if isinstance(answer, dict) else []
 
 
 def refusal(what: str, words: str) -> MachineError:
-    """The error for what libnftables says: ``internal:0:0-0: Error: Could not process rule: Operation not …``."""
+    """The error for what libnftables says, without a number: ``internal:0:0-0: Error: Could not process rule: …``."""
     lines = [line.partition("Error: ")[2] for line in words.splitlines() if "Error: " in line]
     said = (lines[0] if lines else words.strip() or "it failed").removeprefix("Could not process rule: ")[:_LONGEST]
     if os.strerror(errno.EPERM) in said:
-        return MachineError(what, f"nftables: {said}", "grant CAP_NET_ADMIN, or set SiteTcp = off")
+        return DeniedError(what, f"nftables: {said}", "grant CAP_NET_ADMIN, or set SiteTcp = off")
     if any(os.strerror(code) in said for code in _ABSENT):
         why = f"this kernel has no NAT by nftables ({said})"
         return MachineError(what, why, "run `modprobe -a nft_nat nft_chain_nat`, or set SiteTcp = off")

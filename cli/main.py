@@ -11,7 +11,7 @@ import _signal  # type: ignore[import-not-found]
 import os
 import sys
 
-from qre.cli.commands import COMMANDS, GLOBAL_OPTIONS, Command, Options
+from qre.cli.commands import COMMANDS, GLOBAL_OPTIONS, SYNONYMS, Command, Options
 from qre.errors import MachineError, PassingError, QreError, UserError, UserErrors
 
 TYPE_CHECKING = False
@@ -54,7 +54,9 @@ def _run(words: list[str]) -> int:
         raise UserError("command", "none is given", "run `qre-tool help`")
     command = COMMANDS.get(name)
     if command is None:
-        raise UserError(f"command {_quoted(name)}", "there is no such command", _remedy(name, COMMANDS, "help"))
+        here = SYNONYMS.get(name.lower())
+        remedy = f"write `qre-tool {here}`" if here else _remedy(name, COMMANDS, "help")
+        raise UserError(f"command {_quoted(name)}", "there is no such command", remedy)
     if wants_help:
         return _call("qre.cli.help.help:help_command", [name], options)
     rest = _check_words(name, command, rest, options)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from qre.cli.commands import COMMANDS, GLOBAL_OPTIONS, Options
+from qre.cli.commands import COMMANDS, GLOBAL_OPTIONS, GROUPS, SYNONYMS, Options
 from qre.cli.help.examples import EXAMPLES
 from qre.cli.help.usage import default_rows, usage
+from qre.cli.laboratory import LABORATORY
 from qre.errors import UserError
 
 _WIDEST = 36
@@ -26,18 +27,20 @@ def help_command(arguments: list[str], options: Options) -> int:
     if name not in COMMANDS:
         from qre.config.keys import did_you_mean
 
-        raise UserError(
-            f"command {name}", "there is no such command", did_you_mean(name, COMMANDS, "see `qre-tool help`")
-        )
+        here = SYNONYMS.get(name.lower(), "").partition(" ")[0]
+        remedy = f"see `qre-tool help {here}`" if here else did_you_mean(name, COMMANDS, "see `qre-tool help`")
+        raise UserError(f"command {name}", "there is no such command", remedy)
     print(command_help(name), end="")
     return 0
 
 
 def general_help() -> str:
-    """The text of ``qre-tool help``: every command, the global options and the exit statuses."""
-    lines = ["Usage: qre-tool [OPTIONS] COMMAND [ARGUMENTS]", "", "Commands:"]
-    width = max(map(len, COMMANDS))
-    lines += [f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()]
+    """The text of ``qre-tool help``: every command below its heading, the global options and the exit statuses."""
+    lines = ["Usage: qre-tool [OPTIONS] COMMAND [ARGUMENTS]"]
+    width = max(len(name) for commands in GROUPS.values() for name in commands if commands is not LABORATORY)
+    for heading, commands in GROUPS.items():
+        rows = {name: command.summary for name, command in commands.items()}
+        lines += ["", f"{heading}:", *_rows(rows, width)]
     lines += ["", "Options, before or after the command:", *_rows(GLOBAL_OPTIONS)]
     lines += ["", "`qre-tool help COMMAND` tells more. Exit status: 0 success, 2 failure."]
     return "\n".join(lines) + "\n"
@@ -65,9 +68,10 @@ def _examples(name: str) -> list[str]:
     return lines
 
 
-def _rows(options: dict[str, str]) -> list[str]:
-    """Two columns; a term too wide for the first column has a line of its own."""
+def _rows(options: dict[str, str], least: int = 0) -> list[str]:
+    """Two columns, the first at least so wide; a term too wide for it has a line of its own."""
     width = max((len(option) for option in options if len(option) <= _WIDEST), default=0)
+    width = max(width, least)
     lines = []
     for option, meaning in options.items():
         fits = len(option) <= _WIDEST

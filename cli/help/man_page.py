@@ -6,10 +6,11 @@
 from __future__ import annotations
 
 from qre import __version__
-from qre.cli.commands import COMMANDS, GLOBAL_OPTIONS
+from qre.cli.commands import COMMANDS, GLOBAL_OPTIONS, GROUPS
 from qre.cli.help.examples import EXAMPLES
 from qre.cli.help.usage import default_rows, usage
 
+_WIDTH = 76  # of a line that is not filled
 _ESCAPES = {"\\": "\\e", "-": "\\-", "'": "\\(aq", "`": "\\(ga", "^": "\\(ha", "~": "\\(ti", "…": "..."}
 
 _DESCRIPTION = """\
@@ -58,10 +59,11 @@ def man_page() -> str:
         ".SH OPTIONS",
         "Before or after the command:",
         *_definitions(GLOBAL_OPTIONS),
-        ".SH COMMANDS",
     ]
-    for name in COMMANDS:
-        lines += _command(name)
+    for heading, commands in GROUPS.items():
+        lines.append(f'.SH "{_escaped(heading.partition(":")[0]).upper()}"')
+        for name in commands:
+            lines += _command(name)
     lines += [".SH ENVIRONMENT", *_definitions(_ENVIRONMENT), "The others are in", ".BR qre.conf (5)."]
     lines += [".SH FILES", *_definitions(_FILES)]
     lines += [".SH EXIT STATUS", *_text(_EXIT_STATUS), ".SH SEE ALSO", ".BR qre.conf (5)"]
@@ -78,7 +80,8 @@ def _command(name: str) -> list[str]:
         lines += [*_text("When a field is not given:"), *_definitions(defaults)]
     lines += _definitions(command.options)
     for call, meaning in EXAMPLES.get(name, ()):
-        lines += _literal([f"# {meaning}", call] if meaning else [call])
+        comment = _broken(meaning, "# ", "# ", "") if meaning else []
+        lines += _literal([*comment, *_broken(call, "", "  ", " \\")])
     return lines
 
 
@@ -105,7 +108,18 @@ def _definitions(entries: dict[str, str]) -> list[str]:
 
 def _literal(lines: list[str]) -> list[str]:
     """Lines that are not filled."""
-    return [".PP", ".nf", *(_protected(line) for line in lines), ".fi", ".PP"]
+    return [".PP", ".nf", ".in 2n", *(_protected(line) for line in lines), ".in", ".fi", ".PP"]
+
+
+def _broken(text: str, first: str, following: str, end: str) -> list[str]:
+    """``text`` on as many lines as a terminal of 80 columns needs; ``end`` is written where a line goes on."""
+    lines = [first]
+    for word in text.split(" "):
+        if lines[-1] not in (first, following) and len(lines[-1]) + 1 + len(word) > _WIDTH:
+            lines[-1] += end
+            lines.append(following)
+        lines[-1] += word if lines[-1] in (first, following) else f" {word}"
+    return lines
 
 
 def _text(text: str) -> list[str]:

@@ -11,7 +11,7 @@ from types import ModuleType
 
 import pytest
 
-from qre.cli.commands import COMMANDS, Command, Options
+from qre.cli.commands import COMMANDS, GROUPS, SYNONYMS, Command, Options
 from qre.cli.help.examples import EXAMPLES
 from qre.cli.main import FAILURE, main
 
@@ -133,3 +133,27 @@ def test_help_needs_nothing_but_the_tables() -> None:
         assert done.stdout
         assert not loaded & {"aioquic", "pyroute2", "zmq", "bcc", "asyncio", "msgspec", "json", "re", "pathlib"}
         assert len(loaded) < 80
+
+
+def test_help_begins_with_what_a_user_does_first_and_ends_with_the_laboratory(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["help"]) == 0
+    shown = capsys.readouterr().out
+    headings = [line.removesuffix(":") for line in shown.splitlines() if line.endswith(":") and line[0] != " "]
+    assert headings[:-1] == list(GROUPS)
+    assert headings[0] == "First steps"
+    assert headings[-2].startswith("Laboratory")
+    assert max(map(len, shown.splitlines())) <= 100
+    assert all(f"\n  {name} " in shown for name in COMMANDS)
+
+
+@pytest.mark.parametrize("word", SYNONYMS)
+def test_what_other_programs_call_a_command_leads_to_it(word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert word not in COMMANDS
+    assert SYNONYMS[word].partition(" ")[0] in COMMANDS
+    assert main([word, "qre0"]) == FAILURE
+    told = f"qre-tool: command '{word}' : there is no such command; write `qre-tool {SYNONYMS[word]}`\n"
+    assert capsys.readouterr().err.replace(f"command {word} ", f"command '{word}' ") == told
+    assert main(["help", word]) == FAILURE
+    assert f"see `qre-tool help {SYNONYMS[word].partition(' ')[0]}`" in capsys.readouterr().err

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import pytest
 
-from qre.cli.commands import COMMANDS, GLOBAL_OPTIONS, Command
+from qre.cli.commands import COMMANDS, GLOBAL_OPTIONS, GROUPS, Command
 from qre.cli.help.examples import EXAMPLES
 from qre.cli.help.man_page import man_page
 from qre.config.keys import GLOBAL_KEYS, PROFILE_KEYS, SECTION_KEYS
@@ -50,7 +50,7 @@ def rendered(text: str, tmp_path: Path) -> str:
     environment = os.environ | {"MANWIDTH": "2000", "LC_ALL": "C.UTF-8", "MANROFFOPT": "-c", "MANPAGER": "cat"}
     done = subprocess.run(["man", "-l", str(path)], env=environment, capture_output=True, text=True, check=True)
     plain = re.sub(".\b", "", re.sub(r"\033\[[0-9;]*m", "", done.stdout))
-    return re.sub(r"\s+", " ", plain)
+    return re.sub(r"\s+", " ", re.sub(r" \\\n|\n +#", "\n", plain))  # a call that is broken is one call
 
 
 @pytest.mark.parametrize("locale", ["C", "C.UTF-8"])
@@ -76,6 +76,14 @@ def test_groff_has_nothing_to_complain_of(page: Path, device: str) -> None:
     assert done.stderr == ""
 
 
+def test_no_line_is_wider_than_a_terminal_of_80_columns(page: Path) -> None:
+    needs("man")
+    environment = os.environ | {"MANWIDTH": "80", "LC_ALL": "C.UTF-8", "MANROFFOPT": "-c", "MANPAGER": "cat"}
+    done = subprocess.run(["man", "-l", str(page)], env=environment, capture_output=True, text=True, check=True)
+    plain = re.sub(".\b", "", re.sub(r"\033\[[0-9;]*m", "", done.stdout))
+    assert [line for line in plain.splitlines() if len(line) > 80] == []
+
+
 # --- qre-tool(8) ---
 
 
@@ -95,7 +103,9 @@ def test_every_command_option_field_and_example_is_on_the_page(tmp_path: Path) -
 def test_text_of_the_table_cannot_be_taken_for_roff(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     needs("man")
     text = ".SH is \\fBnot\\fR a request,\n'nor is this\n  [-Key=A~^`B]  .it\\n is\n  .so text\n"
-    monkeypatch.setitem(COMMANDS, "new", Command("", "", "\\*try it", options={"--a VALUE": "'b"}, text=text))
+    new = Command("", "", "\\*try it", options={"--a VALUE": "'b"}, text=text)
+    monkeypatch.setitem(COMMANDS, "new", new)
+    monkeypatch.setitem(GROUPS, "New", {"new": new})
     shown = rendered(man_page(), tmp_path)
     for line in (
         ".SH is \\fBnot\\fR a request,",

@@ -82,7 +82,7 @@ A server adopts another ConnectionId beside those of the session.
     "session-plan": Command(
         "qre.cli.session.session_plan:session_plan",
         "SERVER-CONFIG CLIENT-CONFIG [Key=Value]…",
-        "run a handshake in memory, print both ends' install-session arguments",
+        "run a handshake in memory, print what install-session wants",
         text=f"{_UNDERLAY_FIELDS}Printed as comments: the commands that change to the next keys.\n",
         dry_run=True,
     ),
@@ -96,7 +96,7 @@ A server adopts another ConnectionId beside those of the session.
         "qre.cli.session.session_capture:session_capture",
         "valid-client|invalid-short-id|wrong-sni|malformed-initial|random-udp SERVER-CONFIG CLIENT-CONFIG PCAP "
         "[Key=Value]…",
-        "write what a client and a server send each other as a file for Wireshark",
+        "write what both ends send each other as a file for Wireshark",
         text="""\
 Everything happens in memory: no packet is sent, the kernel is not touched. A valid client (also: valid) must be let
 in and the others refused, or the command fails. The file is raw IPv4 in pcapng, with a note of what it shows. Fields:
@@ -178,7 +178,7 @@ Both sessions, and the devices that were made for them, stay until the command e
     "shared-port-handshake-daemon": Command(
         "qre.cli.port.port_daemon:handshake_daemon",
         "SERVER-CONFIG… BpfElf=PATH [Key=Value]…",
-        "serve several configurations on one port, each client by its short id",
+        "several configurations on one port, each client by its short id",
         text=f"""\
 Listen, ServerName, Dest, RealityPrivateKey and RealityMaxTimeDiff must be equal, and no short id be in two of them;
 several need the kernel's data plane. Each is run by a daemon of its own until the command ends. Fields:

@@ -49,6 +49,7 @@ from qre.ipc.roles import CLIENT_UDP, KEYS, ROLES
 from qre.ipc.tasks import Tasks
 from qre.kernel.underlay_sockets import client_socket, source_address
 from qre.structs import Message
+from qre.supervisor.client_accounts import ClientAccounts
 from qre.supervisor.dest_reports import DestReports
 from qre.supervisor.members import heartbeats
 from qre.supervisor.members.errands import Errands
@@ -100,6 +101,7 @@ class Crew:
         self.config = setup.config
         self.state = DaemonState(up=False, text="starting")  # as the handshake worker last got it
         self.traffic = TrafficHealth(setup.config.role)
+        self.accounts = ClientAccounts()
         self._dataplane = dataplane_of(setup.config)
         self.supplies = supplies
         self._pair = pair

@@ -11,12 +11,21 @@ import asyncio
 import logging
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from qre.dataplane.status import SessionStatus
 from qre.ends import Role
-from qre.ipc.messages import DataplaneStatus, HandshakeStatus, LoaderStatus, NetlinkStatus, Party, SharedPort
+from qre.ipc.messages import (
+    DataplaneStatus,
+    HandshakeStatus,
+    LoaderStatus,
+    NetlinkStatus,
+    Party,
+    SharedPort,
+    WorkerConfig,
+)
 from qre.kernel.bpf_pins import paths
 from qre.structs import plain
 from qre.supervisor.crew import Crew
@@ -35,6 +44,10 @@ async def describe(crew: Crew) -> dict[str, Any]:
     handshake = await crew.status(Party.HANDSHAKE)
     loader = await crew.status(Party.BPF_LOADER)
     sessions: tuple[SessionStatus, ...] = dataplane.sessions if isinstance(dataplane, DataplaneStatus) else ()
+    clients = handshake.clients if isinstance(handshake, HandshakeStatus) else ()
+    names = {one.short_id: one.name for one in clients}
+    if isinstance(dataplane, DataplaneStatus):
+        crew.accounts.look(sessions, time.time())
     adopted = [cid for session in sessions for cid in session.cids]
     adopted += kernel.connection_ids if kernel is not None else ()
     listen = f"{config.listen_ip}:{config.listen_port}"
@@ -48,28 +61,18 @@ async def describe(crew: Crew) -> dict[str, Any]:
         cid_map = _cid_map(loader, kernel, setup.pin_dir, adopted, config.device)
         shared_loader = _loader(loader, setup.pin_dir)
     return {
-        "device": config.device,
-        "profile": config.profile,
-        "role": config.role.value,
-        "dataplane": "user" if config.user_dataplane else "kernel",
+        **_configured(config),
         "daemon_pid": os.getppid(),
         "up": crew.state.up,
         "status": crew.text,
-        "mtu": config.mtu,
-        "address": plain(config.address),
-        "allowed_ips": plain(config.allowed_ips),
-        "listen": listen if server else None,
-        "endpoint": None if server else f"{config.endpoint_host}:{config.endpoint_port}",
-        "dest": f"{config.dest_host}:{config.dest_port}" if server else None,
-        "server_name": config.server_name,
-        "persistent_keepalive": config.keepalive_s,
         "link_up": netlink.link_up if isinstance(netlink, NetlinkStatus) else None,
         "restored": netlink.restored if isinstance(netlink, NetlinkStatus) else {},
         "counters": plain(dataplane.counters) if isinstance(dataplane, DataplaneStatus) else None,
         "handshake": _handshake(handshake),
         "site_tcp": plain(netlink.site_tcp) if isinstance(netlink, NetlinkStatus) else None,
         "dest_profile": plain(crew.dest.profile),
-        "sessions": [_session(session, handshake) | _health(crew, session) for session in sessions],
+        "sessions": [_session(session, names) | _health(crew, session) for session in sessions],
+        "clients": crew.accounts.describe(clients) if server else None,
         "adopted_cids": [cid.hex() for cid in adopted] if server else [],
         "cid_map": cid_map if server else None,
         "shared_socket": _shared_socket(kernel, listen) if server else None,
@@ -87,6 +90,24 @@ async def describe(crew: Crew) -> dict[str, Any]:
     }
 
 
+def _configured(config: WorkerConfig) -> dict[str, Any]:
+    server = config.role is Role.SERVER
+    return {
+        "device": config.device,
+        "profile": config.profile,
+        "role": config.role.value,
+        "dataplane": "user" if config.user_dataplane else "kernel",
+        "mtu": config.mtu,
+        "address": plain(config.address),
+        "allowed_ips": plain(config.allowed_ips),
+        "listen": f"{config.listen_ip}:{config.listen_port}" if server else None,
+        "endpoint": None if server else f"{config.endpoint_host}:{config.endpoint_port}",
+        "dest": f"{config.dest_host}:{config.dest_port}" if server else None,
+        "server_name": config.server_name,
+        "persistent_keepalive": config.keepalive_s,
+    }
+
+
 async def watch_traffic(crew: Crew) -> None:
     """Look at the counters every few seconds, and report what they say, until cancelled."""
     log, said = logging.getLogger("qre.supervisor"), False
@@ -98,6 +119,7 @@ async def watch_traffic(crew: Crew) -> None:
             continue
         before = crew.traffic.words
         crew.traffic.look(dataplane.sessions, dataplane.counters, time.monotonic())
+        crew.accounts.look(dataplane.sessions, time.time())
         if crew.traffic.words != before:
             crew.report_state()
         if bool(crew.traffic.words) is not said:
@@ -112,11 +134,10 @@ def _health(crew: Crew, session: SessionStatus) -> dict[str, Any]:
     return {"health": judged.health.value, "unanswered_ms": round(judged.unanswered * 1000)}
 
 
-def _session(session: SessionStatus, handshake: object) -> dict[str, Any]:
+def _session(session: SessionStatus, names: Mapping[bytes, str | None]) -> dict[str, Any]:
     """With the name that a server's profile gives the client, if it does."""
-    names = handshake.names if isinstance(handshake, HandshakeStatus) else {}
     described: dict[str, Any] = plain(session)
-    return described | {"client": names.get(session.short_id.hex())}
+    return described | {"client": names.get(session.short_id)}
 
 
 def _handshake(status: object) -> dict[str, Any] | None:

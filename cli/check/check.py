@@ -31,7 +31,7 @@ def check(arguments: list[str], options: Options) -> int:
         found = list(findings(name))
         items = [_item(finding) for finding in found]
         able = not any(finding.stops for finding in found)
-        print(json.dumps({"able": able, "profile": name, "items": items}, indent=2, sort_keys=True))
+        print(json.dumps({"version": 1, "able": able, "profile": name, "items": items}, indent=2, sort_keys=True))
     else:
         found = _printed(findings(name))
     stopping = [finding for finding in found if finding.stops]

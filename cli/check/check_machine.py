@@ -26,6 +26,7 @@ PACKAGES = {
     "pyroute2": "pyroute2",
     "zmq": "pyzmq",
     "sdnotify": "sdnotify",
+    "segno": "segno",
     "bcc": "python3-bpfcc",
     "seccomp": "python3-seccomp",
     "capng": "python3-cap-ng",

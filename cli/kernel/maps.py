@@ -50,7 +50,8 @@ def show_cid_map(arguments: Sequence[str], options: Options) -> int:
         os.close(fd)
     if options.json:
         entries = [{"connection_id": cid.hex(), "socket_index": slot} for cid, slot in found]
-        print(json.dumps({"map": source, "max_entries": MAX_ROUTES, "entries": entries}, indent=2, sort_keys=True))
+        told = {"version": 1, "map": source, "max_entries": MAX_ROUTES, "entries": entries}
+        print(json.dumps(told, indent=2, sort_keys=True))
         return 0
     print(f"{CID_ROUTES.name} {source}: {len(found)} of {MAX_ROUTES} entries")
     for cid, slot in found:

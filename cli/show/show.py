@@ -24,13 +24,16 @@ from qre.errors import MachineError, UserError
 
 Description = dict[str, Any]
 
+#: Of the object; what is only added to it does not change this (docs/show.schema.json).
+JSON_VERSION = 1
+
 
 def show(arguments: list[str], options: Options) -> int:
     """``show [DEVICE]``: all devices, or the one of this name (a profile's name will do)."""
     config = load_global(os.environ)
     described = [device(config, arguments[0])] if arguments else devices(config)
     if options.json:
-        print(json.dumps({"devices": described}, indent=2, sort_keys=True))
+        print(json.dumps({"version": JSON_VERSION, "devices": described}, indent=2, sort_keys=True))
     else:
         sys.stdout.write(render(described))
     return 0
@@ -111,6 +114,7 @@ def _from_kernel(state: ProfileState) -> Description | None:
         "site_tcp": None,
         "dest_profile": None,
         "sessions": [],
+        "clients": None,
         "adopted_cids": [],
         "cid_map": None,
         "shared_socket": None,

@@ -12,19 +12,19 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from qre.addresses import Address, Interface, Network
+from qre.addresses import Address, Network
 from qre.causes import Cause
-from qre.dataplane.protocol import ConnectionId, Prefixes, ShortId
+from qre.dataplane.protocol import ConnectionId, Prefixes
 from qre.dataplane.status import DeviceCounters, SessionStatus
 from qre.dest_profile import DestProfile
 from qre.ends import LIKE_DEST, Role, WhenDestIsDown
+from qre.profile_secrets import Interfaces, ListedClient
 from qre.structs import U16, U32, U64, Message, Port, Struct, Text
 
 VERSION = 1
 #: The largest message on any channel, in bytes.
 MAX_MESSAGE = 1 << 20
 
-Interfaces = Annotated[tuple[Interface, ...], msgspec.Meta(max_length=256)]
 #: AllowedIPs of an interface and of all its clients.
 Routes = Annotated[tuple[Network, ...], msgspec.Meta(max_length=1280)]
 
@@ -90,30 +90,6 @@ class WorkerConfig(Struct, frozen=True, kw_only=True):
     joined: bool = False  # server: another daemon is the port's front and passes us our clients
     followed: bool = False  # server: the port's front before us was another daemon
     register_cid_map: bool = True  # server on the kernel's data plane; otherwise the BPF loader mirrors
-
-
-class KnownClient(Struct, frozen=True, kw_only=True):
-    """A [Client NAME] section of a server's profile."""
-
-    name: Annotated[str, msgspec.Meta(max_length=64)]
-    short_id: ShortId
-    address: Interfaces  # host prefixes
-    allowed_ips: Prefixes = ()
-
-
-class ProfileSecrets(Struct, frozen=True, kw_only=True):
-    """What only the handshake worker may know; travels in a sealed memfd from the parent (msgpack)."""
-
-    private_key: Annotated[bytes, msgspec.Meta(max_length=32)] = b""  # server
-    short_ids: Annotated[
-        tuple[bytes, ...], msgspec.Meta(max_length=1024)
-    ] = ()  # server, padded to 8; of clients, too
-    clients: Annotated[tuple[KnownClient, ...], msgspec.Meta(max_length=1024)] = ()  # server
-    public_key: Annotated[bytes, msgspec.Meta(max_length=32)] = b""  # client
-    short_id: Annotated[bytes, msgspec.Meta(max_length=8)] = b""  # client, padded to 8
-
-    def __repr__(self) -> str:
-        return "ProfileSecrets(hidden)"
 
 
 # --- life cycle: supervisor -> worker, unless said otherwise ---
@@ -335,8 +311,7 @@ class HandshakeStatus(Message, frozen=True, kw_only=True):
     rekeys: U64 = 0
     #: What clients sent too much of, and how often.
     excesses: Annotated[dict[Text, U64], msgspec.Meta(max_length=32)] = msgspec.field(default_factory=dict)
-    #: The names of the clients that have a session, by short id in hex.
-    names: Annotated[dict[Text, Text], msgspec.Meta(max_length=1024)] = msgspec.field(default_factory=dict)
+    clients: Annotated[tuple[ListedClient, ...], msgspec.Meta(max_length=1024)] = ()  # of a server
     dest_profile: DestProfile | None = None
 
 

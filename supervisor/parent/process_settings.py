@@ -16,7 +16,8 @@ from qre.addresses import outer_networks
 from qre.config.model import ClientSection, GlobalConfig, Profile
 from qre.dest_profile import DestProfile
 from qre.ends import Dataplane, Role
-from qre.ipc.messages import KnownClient, ProfileSecrets, WorkerConfig
+from qre.ipc.messages import WorkerConfig
+from qre.profile_secrets import KnownClient, ProfileSecrets
 from qre.structs import encoder
 
 _FIXED_SIZE = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW

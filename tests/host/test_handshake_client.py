@@ -15,16 +15,9 @@ from qre.dataplane.protocol import LossReason, SessionConfirmed, SessionLost, Se
 from qre.ends import Role, WhenDestIsDown
 from qre.errors import MachineError
 from qre.ipc.channel import Channel
-from qre.ipc.messages import (
-    Party,
-    ProfileSecrets,
-    RoleState,
-    SocketGranted,
-    SocketRelease,
-    SocketRequest,
-    WorkerConfig,
-)
+from qre.ipc.messages import Party, RoleState, SocketGranted, SocketRelease, SocketRequest, WorkerConfig
 from qre.ipc.worker import WorkerContext
+from qre.profile_secrets import ProfileSecrets
 from qre.quic.client.trust import TrustStore
 from qre.structs import Message
 from qre.visit.visitor_files import load_fingerprint

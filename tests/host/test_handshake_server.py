@@ -20,7 +20,8 @@ import pytest
 from qre.dataplane.protocol import LossReason, SessionConfirmed, SessionLost
 from qre.dest_profile import DestProfile
 from qre.ends import WhenDestIsDown
-from qre.ipc.messages import CidAdopt, DestProfileReport, KnownClient, ProfileSecrets, RoleState
+from qre.ipc.messages import CidAdopt, DestProfileReport, RoleState
+from qre.profile_secrets import KnownClient, ProfileSecrets
 from qre.quic.bounds import Bound
 from qre.quic.shadow.server_hello import Obstacle
 from qre.wire.packet import PacketType, packets_untrusted

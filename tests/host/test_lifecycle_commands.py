@@ -285,7 +285,7 @@ def test_a_daemon_that_refuses_or_answers_nonsense_is_reported_in_one_line(machi
 
 def test_show_without_anything_up_prints_nothing(machine: Machine) -> None:
     assert machine.does("show") == ""
-    assert json.loads(machine.does("--json", "show")) == {"devices": []}
+    assert json.loads(machine.does("--json", "show")) == {"version": 1, "devices": []}
 
 
 def test_show_of_an_unknown_device_is_an_error_that_suggests_the_nearest(machine: Machine) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from qre.kernel.bpf_program import CID_ROUTES, SOCKETS, check_shape, open_pinned
 from tests.support.daemons import PATIENCE, TOOL
+from tests.support.json_schemas import check_against_schema
 from tests.support.namespaces import run
 
 CID, OTHER = bytes(range(20)).hex(), "ff" * 17
@@ -67,6 +68,7 @@ def test_a_cid_map_is_made_with_its_shape_and_listed_as_text_and_json(bpffs: Pat
         f"  connection_id {OTHER}  socket_index 0",
     ]
     listed = json.loads(tool("--json", "show-cid-map", f"BpfMapPath={path}")[1])
+    check_against_schema("show-cid-map", listed)
     assert listed["entries"] == [
         {"connection_id": CID, "socket_index": 1},
         {"connection_id": OTHER, "socket_index": 0},

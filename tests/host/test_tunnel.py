@@ -8,6 +8,7 @@ import signal
 import time
 
 from tests.support.daemons import PATIENCE, children, threads, wait_for
+from tests.support.json_schemas import check_against_schema
 from tests.support.ping import answered
 from tests.support.site import PAGE, visit
 from tests.support.tunnel import CLIENT_INNER, PORT, SERVER_INNER, Tunnel
@@ -55,6 +56,7 @@ def test_nothing_but_the_named_processes_runs(tunnel: Tunnel) -> None:
 def test_show_tells_the_session_and_hides_the_keys(tunnel: Tunnel) -> None:
     for daemon in (tunnel.server, tunnel.client):
         shown = json.loads(daemon.tool("--json", "show", daemon.profile))
+        check_against_schema("show", shown)
         assert daemon.profile in json.dumps(shown)
         assert re.search(r"[0-9a-f]{64}", json.dumps(shown)), "a session id"
         text = daemon.tool("show", daemon.profile)

@@ -259,7 +259,7 @@ MUTANTS = {
         M(
             "sessions are told",
             "describe",
-            "[_session(session, handshake) | _health(crew, session) for session in sessions]",
+            "[_session(session, names) | _health(crew, session) for session in sessions]",
             "[]",
         ),
         M("CIDs are adopted", "BpfLoader._adopt", "maps.adopt(cid)", "None"),

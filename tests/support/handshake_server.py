@@ -28,8 +28,9 @@ from qre.dataplane.protocol import DataplaneRequest
 from qre.ends import Role
 from qre.errors import MachineError
 from qre.ipc.channel import Channel
-from qre.ipc.messages import Done, Party, ProfileSecrets, VisitDest, WorkerConfig
+from qre.ipc.messages import Done, Party, VisitDest, WorkerConfig
 from qre.ipc.worker import WorkerContext
+from qre.profile_secrets import ProfileSecrets
 from qre.quic.client.client_handshake import ClientHandshake
 from qre.quic.client.trust import TrustStore
 from qre.quic.handshake_events import ClientEvent, Closed, HandOverReady

@@ -23,6 +23,7 @@ from qre.config.model import GlobalConfig
 from qre.device import kernel_module
 from qre.ends import Dataplane, Role
 from qre.errors import MachineError, UserError, UserErrors
+from tests.support.json_schemas import check_against_schema
 from tests.support.profiles import CLIENT, SERVER, write_profile
 from tests.unit.test_watch import Daemon
 
@@ -34,6 +35,7 @@ def items(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, dict[str
     status = main(["--json", "check", *words])
     captured = capsys.readouterr()
     told = json.loads(captured.out)
+    check_against_schema("check", told)
     found = {item["item"]: item for item in told["items"]}
     assert len(found) == len(told["items"])
     able = all(item["answer"] == "yes" for item in found.values() if item["needed"])

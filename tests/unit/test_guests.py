@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from qre.ipc.channel import Channel
-from qre.ipc.messages import ProfileSecrets
+from qre.profile_secrets import ProfileSecrets
 from qre.workers.handshake.port.flow_parts import Address, Handshake, Hello
 from qre.workers.handshake.shared.feed_messages import Abandon, Began, Begin, Over, ToGuest, Visitor
 from qre.workers.handshake.shared.guests import GuestCalls, Guests

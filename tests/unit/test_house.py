@@ -30,6 +30,7 @@ LAYERS = (
         "addresses",
         "structs",
         "dest_profile",
+        "profile_secrets",
         "",
     },  # modules beside the rooms; "" is qre itself
     {"wire", "reality", "config"},

@@ -20,17 +20,10 @@ from qre.config.values import show_short_id
 from qre.dataplane.protocol import underlay_of
 from qre.ends import Role
 from qre.errors import MachineError, PeerError, QreError, UserError
-from qre.ipc.messages import (
-    HandshakeStatus,
-    Party,
-    ProfileSecrets,
-    RoleState,
-    SocketGranted,
-    SocketRelease,
-    SocketRequest,
-)
+from qre.ipc.messages import HandshakeStatus, Party, RoleState, SocketGranted, SocketRelease, SocketRequest
 from qre.ipc.tasks import Tasks
 from qre.ipc.worker import WorkerContext
+from qre.profile_secrets import ProfileSecrets
 from qre.quic.client.client_handshake import STEP_TIMEOUT, ClientHandshake
 from qre.quic.client.fingerprint import Fingerprint
 from qre.quic.client.trust import TrustStore

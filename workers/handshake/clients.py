@@ -18,8 +18,8 @@ from typing import NamedTuple
 from qre.addresses import Address
 from qre.dataplane.protocol import SessionMark, digest
 from qre.errors import MachineError
-from qre.ipc.messages import ProfileSecrets
 from qre.ipc.worker import WorkerContext
+from qre.profile_secrets import ListedClient, ProfileSecrets
 from qre.quic.server.address_grants import Grants
 from qre.quic.server.address_leases import FILE_LENGTH, Change, Leases
 from qre.quic.server.identities import Identities
@@ -67,12 +67,14 @@ class Clients:
         """The name of a client, of one that the last reload removed, too; or else its short id."""
         return (self.identities if short_id in self.short_ids else self._before).who(short_id)
 
-    def names(self, sessions: Sessions) -> dict[str, str]:
-        """The names of the clients that have a session, by short id in hex."""
-        present = {record.short_id for record in sessions.records()}
-        present |= {mark.short_id for mark in sessions.orphans.values()}
-        known = self.identities.sections
-        return {short_id.hex(): known[short_id].name for short_id in sorted(present & known.keys())}
+    def listed(self) -> tuple[ListedClient, ...]:
+        """Every client of the profile, those with a name first."""
+        named = (
+            ListedClient(name=one.name, short_id=one.short_id, address=tuple(each.ip for each in one.address))
+            for one in self.identities.sections.values()
+        )
+        others = (ListedClient(name=None, short_id=short_id) for short_id in sorted(self.identities.others))
+        return (*named, *others)
 
     def settings(self) -> Settings:
         """Of the sessions: each client's networks belong to it."""

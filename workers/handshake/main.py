@@ -14,8 +14,9 @@ import msgspec
 
 from qre.ends import Role
 from qre.errors import MachineError, QreError
-from qre.ipc.messages import Done, GuestJoin, GuestLeave, HandshakeStatus, NetworkChanged, Party, ProfileSecrets
+from qre.ipc.messages import Done, GuestJoin, GuestLeave, HandshakeStatus, NetworkChanged, Party
 from qre.ipc.worker import WorkerContext
+from qre.profile_secrets import ProfileSecrets
 from qre.quic.client.fingerprint import Fingerprint
 from qre.quic.client.trust import TrustStore
 from qre.structs import Message, decoder

@@ -21,10 +21,11 @@ from qre.dataplane.protocol import Stray
 from qre.dest_profile import DestProfile
 from qre.ends import Role
 from qre.errors import MachineError, QreError
-from qre.ipc.messages import DestProfileReport, HandshakeStatus, Party, ProfileSecrets, RoleState
+from qre.ipc.messages import DestProfileReport, HandshakeStatus, Party, RoleState
 from qre.ipc.steering import Steering
 from qre.ipc.tasks import Tasks
 from qre.ipc.worker import WorkerContext
+from qre.profile_secrets import ProfileSecrets
 from qre.quic.bounds import Bound
 from qre.quic.server.inspector import HelloInspector
 from qre.reality.replay import FILE_LENGTH, ReplayFilter, replay_window
@@ -219,7 +220,7 @@ class Server:
             strangers=self._table.strangers,
             rekeys=self._sessions.rekeys,
             excesses={bound.value: count for bound, count in excesses.items()},
-            names=self._clients.names(self._sessions),
+            clients=self._clients.listed(),
             dest_profile=self._dest.profile,
         )
 

@@ -6,7 +6,8 @@ import resource
 from typing import Final
 
 from qre.config.model import ClientSection
-from qre.ipc.messages import ProfileSecrets, WorkerConfig
+from qre.ipc.messages import WorkerConfig
+from qre.profile_secrets import ProfileSecrets
 from qre.quic.server.identities import Identities
 from qre.workers.handshake.port.flow_parts import Limits
 from qre.workers.handshake.sessions.session_state import Settings

@@ -15,7 +15,7 @@ from typing import Final
 
 from qre.errors import MachineError, UserError
 from qre.ipc.channel import Channel
-from qre.ipc.messages import ProfileSecrets
+from qre.profile_secrets import ProfileSecrets
 from qre.wire.initial import MAX_DATAGRAM
 from qre.wire.packet import long_header_source_cid
 from qre.workers.handshake.port.flow_parts import Address, Handshake, Hello

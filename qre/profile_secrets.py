@@ -1,0 +1,49 @@
+"""What of a profile only the handshake worker may know, and what a server's says of its clients afterwards.
+
+``ProfileSecrets`` is no message: it travels in a sealed memfd, from the parent to that worker.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+from qre.addresses import Address, Interface, Network
+from qre.structs import Struct
+
+ShortId = Annotated[bytes, msgspec.Meta(min_length=8, max_length=8)]
+Interfaces = Annotated[tuple[Interface, ...], msgspec.Meta(max_length=256)]
+Prefixes = Annotated[tuple[Network, ...], msgspec.Meta(max_length=256)]
+
+
+class KnownClient(Struct, frozen=True, kw_only=True):
+    """A [Client NAME] section of a server's profile."""
+
+    name: Annotated[str, msgspec.Meta(max_length=64)]
+    short_id: ShortId
+    address: Interfaces  # host prefixes
+    allowed_ips: Prefixes = ()
+
+
+class ProfileSecrets(Struct, frozen=True, kw_only=True):
+    """What only the handshake worker may know; travels in a sealed memfd from the parent (msgpack)."""
+
+    private_key: Annotated[bytes, msgspec.Meta(max_length=32)] = b""  # server
+    short_ids: Annotated[
+        tuple[bytes, ...], msgspec.Meta(max_length=1024)
+    ] = ()  # server, padded to 8; of clients, too
+    clients: Annotated[tuple[KnownClient, ...], msgspec.Meta(max_length=1024)] = ()  # server
+    public_key: Annotated[bytes, msgspec.Meta(max_length=32)] = b""  # client
+    short_id: Annotated[bytes, msgspec.Meta(max_length=8)] = b""  # client, padded to 8
+
+    def __repr__(self) -> str:
+        return "ProfileSecrets(hidden)"
+
+
+class ListedClient(Struct, frozen=True, kw_only=True):
+    """A client that a server knows, connected or not. ``name`` None: its short id has no section."""
+
+    name: Annotated[str, msgspec.Meta(max_length=64)] | None
+    short_id: ShortId
+    address: Annotated[tuple[Address, ...], msgspec.Meta(max_length=8)] = ()  # that are its alone

@@ -6,7 +6,30 @@ from typing import Annotated
 
 import msgspec
 
-from qre.structs import U16, U64, Struct, Text
+from qre.structs import U16, U32, U64, Struct, Text
+
+#: Visits that are kept, the last ones: each is played to some clients.
+MAX_VISITS = 8
+#: Datagrams of one visit, after its handshake.
+MAX_SPOKEN = 64
+
+
+class Spoken(Struct, frozen=True, kw_only=True, array_like=True):
+    """One datagram of Dest after the visitor's Finished."""
+
+    asked: bool  # it follows the request; else it follows Finished alone
+    at_us: U32  # since the visitor sent what it follows (microseconds)
+    length: U16  # UDP payload, bytes
+    eliciting: bool  # the visitor has to acknowledge it (RFC 9000 §13.2)
+    #: how many eliciting datagrams of this list Dest knew to have arrived when it sent this one
+    acknowledged: U16
+
+
+class RecordedVisit(Struct, frozen=True, kw_only=True):
+    """What Dest sent after the handshake of a visit of "/"."""
+
+    round_trip_us: U32
+    spoken: Annotated[tuple[Spoken, ...], msgspec.Meta(max_length=MAX_SPOKEN)]
 
 
 class DestProfile(Struct, frozen=True, kw_only=True):
@@ -34,4 +57,14 @@ class DestProfile(Struct, frozen=True, kw_only=True):
     certificate_expires_at: U64 = 0  # unix seconds; 0: unknown
     http_status: U16 = 0  # of "/"; 0: no answer
     ecn: Annotated[int, msgspec.Meta(ge=0, le=3)] = 0  # of Dest's 1-RTT packets; our data plane sends the same
+    visits: Annotated[tuple[RecordedVisit, ...], msgspec.Meta(max_length=MAX_VISITS)] = ()  # the newest last
     warnings: Annotated[tuple[Text, ...], msgspec.Meta(max_length=16)] = ()
+
+    def after(self, before: DestProfile | None) -> DestProfile:
+        """This one, with the visits of ``before`` ahead of its own, as many as are kept."""
+        earlier = before.visits if before is not None else ()
+        return msgspec.structs.replace(self, visits=(*earlier, *self.visits)[-MAX_VISITS:])
+
+    def without_visits(self) -> DestProfile:
+        """For whoever does not play them."""
+        return msgspec.structs.replace(self, visits=())

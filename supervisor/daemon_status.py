@@ -70,7 +70,7 @@ async def describe(crew: Crew) -> dict[str, Any]:
         "counters": plain(dataplane.counters) if isinstance(dataplane, DataplaneStatus) else None,
         "handshake": _handshake(handshake),
         "site_tcp": plain(netlink.site_tcp) if isinstance(netlink, NetlinkStatus) else None,
-        "dest_profile": plain(crew.dest.profile),
+        "dest_profile": plain(crew.dest.profile and crew.dest.profile.without_visits()),
         "sessions": [_session(session, names) | _health(crew, session) for session in sessions],
         "clients": crew.accounts.describe(clients) if server else None,
         "adopted_cids": [cid.hex() for cid in adopted] if server else [],

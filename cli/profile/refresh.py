@@ -47,7 +47,7 @@ def refresh(arguments: list[str], options: Options) -> int:
         found = look_at(dest, server_name)
     except MachineError as failed:
         error = failed
-        before = last or DestProfile(reachable=False, checked_at=0)
+        before = (last or DestProfile(reachable=False, checked_at=0)).without_visits()
         warnings = (str(failed)[:512],)
         found = msgspec.structs.replace(before, reachable=False, checked_at=int(time.time()), warnings=warnings)
     _keep(config, name, profile, described["dataplane"], found)
@@ -75,17 +75,21 @@ def _dest(described: dict[str, object], config: GlobalConfig) -> tuple[HostPort,
 
 
 def _last(described: dict[str, object], config: GlobalConfig) -> DestProfile | None:
-    """The last stored result."""
-    try:
-        if described["dest_profile"] is not None:
+    """The last result."""
+    if described["dest_profile"] is not None:
+        try:
             return msgspec.convert(described["dest_profile"], DestProfile)
-        if described["profile"]:
-            return msgspec.json.decode(
-                _cache(config, str(described["profile"])).read_bytes()[:65_536], type=DestProfile
-            )
+        except (msgspec.MsgspecError, ValueError, RecursionError):
+            return None
+    return _stored(config, str(described["profile"])) if described["profile"] else None
+
+
+def _stored(config: GlobalConfig, profile: str) -> DestProfile | None:
+    """The last stored result, with its visits."""
+    try:
+        return msgspec.json.decode(_cache(config, profile).read_bytes()[:65_536], type=DestProfile)
     except (OSError, msgspec.MsgspecError, ValueError, RecursionError):
         return None
-    return None
 
 
 def look_at(dest: HostPort, server_name: str) -> DestProfile:
@@ -108,14 +112,14 @@ def _cache(config: GlobalConfig, profile: str) -> Path:
 
 
 def _keep(config: GlobalConfig, device: str, profile: str | None, dataplane: str, found: DestProfile) -> None:
-    data = msgspec.json.encode(found)
     if dataplane == "kernel":
         from qre.kernel.qre_family import Qre
 
         with Qre() as qre:
-            qre.dest_profile_set(device, data, found.ecn)
+            qre.dest_profile_set(device, msgspec.json.encode(found.without_visits()), found.ecn)
     if profile:
         path = _cache(config, profile)
+        data = msgspec.json.encode(found.after(_stored(config, profile)))
         try:
             config.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
             write_atomically(path, data)

@@ -98,7 +98,8 @@ def release(qre: Qre, device: str, listen: tuple[str, int]) -> None:
 
 
 def store_dest_profile(qre: Qre, device: str, profile: DestProfile) -> None:
-    """Store it with the device, without its warnings where they exceed the kernel's limit."""
+    """Store it with the device, without its visits, and without its warnings where they exceed the kernel's limit."""
+    profile = profile.without_visits()
     data = msgspec.json.encode(profile)
     if len(data) > abi.DEST_PROFILE_MAX:
         data = msgspec.json.encode(msgspec.structs.replace(profile, warnings=()))

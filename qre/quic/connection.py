@@ -303,13 +303,17 @@ class HandshakeConnection(QuicConnection):
         senders = [stream.sender for stream in self._streams.values()]
         senders.append(self._crypto_streams[_ONE_RTT].sender)
         return (
-            not self._spaces[_ONE_RTT].ack_eliciting_in_flight
+            not self._data_in_flight()
             and not self._handshake_done_pending
             and not self._probe_pending
             and not self._ping_pending
             and not self._retire_connection_ids
             and all(sender.buffer_is_empty and not sender.reset_pending for sender in senders)
         )
+
+    def _data_in_flight(self) -> bool:
+        """Whether a 1-RTT packet with something to say is neither acknowledged nor lost."""
+        return bool(self._spaces[_ONE_RTT].ack_eliciting_in_flight)
 
     def application_secrets(self) -> Secrets:
         """The secrets of the current key epoch."""

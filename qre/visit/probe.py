@@ -16,7 +16,7 @@ from typing import Final
 import msgspec
 
 from qre.causes import of_network
-from qre.dest_profile import DestProfile
+from qre.dest_profile import MAX_VISITS, DestProfile
 from qre.errors import MachineError
 from qre.quic.client.client_handshake import STEP_TIMEOUT, ClientHandshake
 from qre.quic.client.fingerprint import Fingerprint
@@ -32,6 +32,8 @@ _FRESH: Final = 0.9
 _FIRST_RETRY: Final = 5.0
 _LONGEST_RETRY: Final = 300.0
 _LONGEST_PROBE: Final = 30.0
+#: Between two visits, until as many are recorded as are kept (seconds).
+_BETWEEN_RECORDINGS: Final = (60.0, 180.0)
 #: Between two looks at least, whatever is doubted (seconds).
 _SOONEST: Final = 10.0
 
@@ -158,17 +160,22 @@ class Prober:
         await asyncio.sleep(max(0.0, min(seconds, _SOONEST) - (time.monotonic() - began)))
 
     def _left(self) -> float:
-        """Seconds until the last profile is too old."""
-        if self._last is None or not self._last.reachable:
+        """Seconds until the last profile is too old, or until another visit is to be recorded."""
+        last = self._last
+        if last is None or not last.reachable:
             return 0.0
-        age = max(0.0, time.time() - self._last.checked_at)
-        return max(0.0, self._ttl * _FRESH - age)
+        age = max(0.0, time.time() - last.checked_at)
+        fresh = self._ttl * _FRESH
+        if last.visits and len(last.visits) < MAX_VISITS:
+            fresh = min(fresh, SystemRandom().uniform(*_BETWEEN_RECORDINGS))
+        return max(0.0, fresh - age)
 
     async def _look(self) -> bool:
         try:
             if self._dest.current is None:
                 raise MachineError("Dest", "its name is not resolved")
-            address, profile = await probe_any(self._dest.candidates(), self._visit)
+            address, found = await probe_any(self._dest.candidates(), self._visit)
+            profile = found.after(self._last)
             self._dest.answered(address)
         except MachineError as error:
             self._complain(f"Dest cannot be measured: {error}")

@@ -31,6 +31,7 @@ class ShadowPair(Pair):
     mirrored: list[tuple[bytes, tuple[bytes, ...]]] = field(default_factory=list)
     farewells: list[bytes] = field(default_factory=list)
     passed: int = 0
+    routed_cid_len: int = LIKE_DEST
     followed: bool = True
 
     def __post_init__(self) -> None:
@@ -68,7 +69,7 @@ class ShadowPair(Pair):
                 authenticated=verdict,
                 private_key=self.private_key.private_bytes_raw(),
                 dest=self.dest,
-                routed_cid_len=LIKE_DEST,
+                routed_cid_len=self.routed_cid_len,
                 peer=CLIENT,
                 now=self.now,
                 random=self.chance.randbytes,

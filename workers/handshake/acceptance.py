@@ -299,7 +299,8 @@ class Acceptance:
                 one.abandon()
 
     def _send(self, one: Accepted, now: float) -> None:
-        one.outbox.extend((now + one.delay, data) for data in one.inner.datagrams_to_send(now))
+        at = now if one.inner.scripted else now + one.delay
+        one.outbox.extend((at, data) for data in one.inner.datagrams_to_send(now))
         self._send_due(one, now)
         if one.outbox:
             self.waits()

@@ -43,6 +43,8 @@ _ONE_BYTE_WINDOW: Final = 64
 #: Our max_ack_delay is the default (RFC 9000 §18.2).
 _ACK_DELAY: Final = 0.025
 _ACK_EVERY: Final = 2
+#: RFC 9000 §2.1: the client's first bidirectional stream.
+_FIRST_REQUEST: Final = 0
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,8 @@ class ClientConnection(HandshakeConnection):
         self.routed: RoutedCid | None = None
         #: PINGs of a proven server in 1-RTT packets: it sends them only as the last frame of a hand-over.
         self.pings = 0
+        #: 1-RTT packets that have to be acknowledged, received so far.
+        self.eliciting_packets = 0
         self._finished_in_datagram = False
 
     @property
@@ -266,6 +270,7 @@ class ClientConnection(HandshakeConnection):
         """Acknowledge every other 1-RTT packet at once, and the last frame of a hand-over."""
         result = super()._payload_received(context, plain, crypto_frame_required)
         if context.epoch is tls.Epoch.ONE_RTT and result[0]:
+            self.eliciting_packets += 1
             self._unacknowledged += 1
             if self._unacknowledged >= _ACK_EVERY or self.pings or self.routed is not None:
                 self._spaces[context.epoch].ack_at = context.time
@@ -300,6 +305,24 @@ class ClientConnection(HandshakeConnection):
         """Grows with every Initial or Handshake packet that brings something new of the server's flight."""
         receivers = [self._crypto_streams[epoch].receiver for epoch in (tls.Epoch.INITIAL, tls.Epoch.HANDSHAKE)]
         return sum(receiver.starting_offset() + receiver.highest_offset for receiver in receivers)
+
+    @property
+    def handshake_complete(self) -> bool:
+        """Whether Finished of both ends is made (RFC 9001 §4.1.1)."""
+        return self._handshake_complete
+
+    @property
+    def application_progress(self) -> int:
+        """Grows with every 1-RTT packet that brings something new in CRYPTO or STREAM frames."""
+        receivers = [stream.receiver for stream in self._streams.values()]
+        receivers.append(self._crypto_streams[tls.Epoch.ONE_RTT].receiver)
+        return sum(receiver.starting_offset() + receiver.highest_offset for receiver in receivers)
+
+    @property
+    def answer_begun(self) -> bool:
+        """Whether the server has sent something on the stream of the first request."""
+        stream = self._streams.get(_FIRST_REQUEST)
+        return stream is not None and stream.receiver.highest_offset > 0
 
     @property
     def handshake_flight_length(self) -> int:

@@ -172,6 +172,8 @@ class ClientHandshake:
             sent.extend(self._connection.send(now))
 
         self._guarded(send, now)
+        if self._probing:
+            self._observer.sent(self._connection, now, asked=self._http is not None and self._http.asked)
         if self._connection.next_packet_number > PACKET_NUMBER_BASE - _NUMBER_RESERVE:
             self._fail("it used up its packet numbers")
         if self._state is AttemptState.CLOSING:

@@ -190,6 +190,11 @@ class HttpClient:
         """The server's SETTINGS; None before they arrived."""
         return self._http.received_settings
 
+    @property
+    def asked(self) -> bool:
+        """Whether the page has been requested."""
+        return self.visit_state is not Visit.NONE
+
     def tunnel_possible(self) -> bool:
         """Whether the server's SETTINGS have arrived; PeerError unless they allow extended CONNECT and HTTP
         Datagrams."""

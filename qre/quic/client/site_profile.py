@@ -13,6 +13,7 @@ from aioquic import tls
 from qre.dest_profile import DestProfile
 from qre.quic.client.client_connection import ClientConnection
 from qre.quic.client.hello import X25519, X25519MLKEM768
+from qre.quic.client.visit_recorder import VisitRecorder
 from qre.wire.packet import SHORTEST_DEST_CID, is_long, is_short
 from qre.wire.varint import read_varint_untrusted, read_vector_untrusted
 
@@ -47,10 +48,12 @@ class SiteObserver:
         self._first_byte: float | None = None
         self._lengths: list[int] = []
         self._progress = 0
+        self._visit = VisitRecorder()
         self._ecn: int | None = None  # of its first 1-RTT packet: it may stop marking when nobody reports marks
 
     def received(self, datagram: bytes, connection: ClientConnection, now: float, ecn: int) -> None:
         """``connection`` has read this datagram, which had the mark ``ecn``."""
+        self._visit.received(datagram, connection, now)
         if self._ecn is None and is_short(datagram):
             self._ecn = _ECT0 if ecn == _CE else ecn
         if self._first_byte is None:
@@ -61,6 +64,10 @@ class SiteObserver:
         if not is_long(datagram) or self._progress > progress:
             self._lengths.append(min(len(datagram), _MAX_LENGTH))
 
+    def sent(self, connection: ClientConnection, now: float, *, asked: bool) -> None:
+        """``connection`` has sent all that it had to send; ``asked``: the page has been requested."""
+        self._visit.sent(connection, now, asked=asked)
+
     def profile(
         self, connection: ClientConnection, *, address: str, http_status: int, problem: str | None, unix_time: int
     ) -> DestProfile:
@@ -69,6 +76,7 @@ class SiteObserver:
         assert context is not None and context.key_schedule is not None
         suite = context.key_schedule.cipher_suite
         scid_length = len(connection.peer_cid)
+        visit = self._visit.visit(connection)
         profile = DestProfile(
             reachable=True,
             checked_at=unix_time,
@@ -88,6 +96,7 @@ class SiteObserver:
             certificate_expires_at=int(context.chain[0].not_valid_after_utc.timestamp()) if context.chain else 0,
             http_status=http_status,
             ecn=self._ecn or 0,
+            visits=(visit,) if visit is not None else (),
         )
         return msgspec.structs.replace(profile, warnings=_warnings(profile, problem))
 

@@ -105,6 +105,7 @@ class ServerConnection(HandshakeConnection):
         self._local_max_streams_uni.value = self._local_max_streams_uni.sent = _MAX_STREAMS
         self._local_active_connection_id_limit = ACTIVE_CONNECTION_ID_LIMIT
         self._packet_number = first_packet_number
+        self._gives_token = True
         self._ack_delay = 0.0  # the first ACK goes with HANDSHAKE_DONE, as a site's does
         # Stock takes a hello in shuffled pieces for a sign of loss; reset once we have answered.
         self._crypto_retransmitted = True
@@ -239,6 +240,8 @@ class ServerConnection(HandshakeConnection):
     def _write_handshake_done_frame(self, builder: QuicPacketBuilder) -> None:
         """quic-go sends a token for the next connection along."""
         super()._write_handshake_done_frame(builder)
+        if not self._gives_token:
+            return
         buf = builder.start_frame(QuicFrameType.NEW_TOKEN, capacity=3 + _NEW_TOKEN_LENGTH)
         buf.push_uint_var(_NEW_TOKEN_LENGTH)
         buf.push_bytes(self._random_bytes(_NEW_TOKEN_LENGTH))

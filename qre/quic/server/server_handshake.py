@@ -29,9 +29,11 @@ from qre.quic.handed_over import HandedOver, session_id
 from qre.quic.handshake_events import Closed, HandshakeFailed
 from qre.quic.server.connect_ip import AddressesRequested, ConnectIpServer
 from qre.quic.server.inspector import Authenticated
+from qre.quic.server.performance import Performance
 from qre.quic.server.server_connection import RoutedConnectionId, ServerConnection
 from qre.quic.server.server_tls import GO_SERVER_HELLO, GO_TICKETS, ServerFlight
 from qre.quic.server.shadow_connection import DestAnswer, Mirrored, ShadowConnection
+from qre.quic.server.visit_script import choose
 from qre.reality.authenticator import TAKES_DEST_CIDS
 from qre.reality.cid import MAX_LENGTH, cid_key, reset_token, routed_cid
 from qre.wire.close_reason import CloseReason, close_words
@@ -106,6 +108,8 @@ class ServerHandshake:
         self._addresses: tuple[Interface, ...] = ()
         self._connect_ip: ConnectIpServer | None = None
         self._closing = False
+        self._now = now
+        self._performance: Performance | None = None
         if routed_cid_len == LIKE_DEST and authenticated.client_version < TAKES_DEST_CIDS:
             routed_cid_len = MAX_LENGTH
         key = self._cid_key = cid_key(private_key)
@@ -131,14 +135,18 @@ class ServerHandshake:
         if client_cid is None:
             self._connection = ServerConnection(flight=flight, datagram_lengths=list(lengths), **arguments)
         else:
+            script = choose(dest.visits, random) if dest else None
             self._connection = self._shadow = ShadowConnection(
                 client_cid=client_cid,
                 expected_flight=flight.handshake_length,
                 shown=(shown.source_cid, shown.highest_packet_number) if shown else None,
                 flight=replace(flight, handshake_length=0),  # PADDING fills what Dest's has more
+                scripted=script is not None,
                 datagram_lengths=[],
                 **arguments,
             )
+            if script is not None:
+                self._performance = Performance(self._shadow, script, self._let_go)
 
     @property
     def peer(self) -> Address:
@@ -165,7 +173,10 @@ class ServerHandshake:
     def datagram_received(self, data: bytes, peer: Address, now: float) -> None:
         """Process any bytes; datagrams from another address are ignored: a handshake does not migrate."""
         if self._stage is not _Stage.OVER and peer == self._peer:
+            self._now = now
             self._guarded(lambda: self._connection.receive_datagram(data, peer, now))
+            if self._performance is not None:
+                self._performance.received(now)
 
     def dest_spoke(self, data: bytes, now: float) -> DestAnswer:
         """One datagram of Dest for this client, and what it gets instead. Not in a handshake that follows none."""
@@ -195,18 +206,28 @@ class ServerHandshake:
 
     def timer(self) -> float | None:
         """When to call ``handle_timer`` (seconds, monotonic); None: not before the next datagram."""
+        if self._performance is not None and self._stage is not _Stage.OVER:
+            return self._performance.timer()
         return self._connection.get_timer()
 
     def handle_timer(self, now: float) -> None:
-        """Loss recovery and the idle timeout."""
+        """Loss recovery, the idle timeout, and what a script says."""
+        self._now = now
         self._guarded(lambda: self._connection.handle_timer(now))
 
     def datagrams_to_send(self, now: float) -> list[bytes]:
         """UDP payloads to send now, in order; empty once the handshake is over."""
-        sent = [] if self._stage is _Stage.OVER else self._connection.send(now)
+        if self._stage is _Stage.OVER:
+            return []
+        sent = self._performance.datagrams(now) if self._performance is not None else self._connection.send(now)
         if self._connection.next_packet_number > PACKET_NUMBER_BASE - _NUMBER_RESERVE:
             self._fail("it used up its packet numbers")
         return sent
+
+    @property
+    def scripted(self) -> bool:
+        """Whether what is sent after the client's Finished has Dest's times already."""
+        return self._performance is not None
 
     def next_event(self) -> ServerEvent | None:
         """The oldest event that has not been read; None when there is none."""
@@ -260,10 +281,10 @@ class ServerHandshake:
         if self._stage is not _Stage.INSTALLING:
             raise InternalError("handshake", "it did not ask for a session")
         self._stage = _Stage.HELD
-        if self._cid_is_routed:
-            self._connection.send_ping(_LAST_PING)
+        if self._performance is not None:
+            self._performance.installed()
         else:
-            self._connection.issue(self._routed)
+            self._let_go()
 
     def confirmed(self, now: float) -> None:
         """The client uses the data plane: never send again."""
@@ -280,6 +301,13 @@ class ServerHandshake:
             self._connection.close(error_code=reason.error_code)
 
     # --- inside ---
+
+    def _let_go(self) -> None:
+        """The last frame."""
+        if self._cid_is_routed:
+            self._connection.send_ping(_LAST_PING)
+        else:
+            self._connection.issue(self._routed)
 
     @property
     def _cid_is_routed(self) -> bool:
@@ -322,6 +350,8 @@ class ServerHandshake:
                 request = self._connect_ip.handle_event(event)
                 if request is not None:
                     self._events.append(request)
+                    if self._performance is not None:
+                        self._performance.asked(self._now)
 
     def _ask_for_session(self) -> None:
         if self._connection.key_phase:

@@ -13,23 +13,24 @@ from __future__ import annotations
 
 import contextlib
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from aioquic import tls
 from aioquic.quic.connection import QuicConnectionId
-from aioquic.quic.packet import QuicPacketType
+from aioquic.quic.packet import QuicFrameType, QuicPacketType
 from aioquic.quic.packet_builder import QuicDeliveryState, QuicPacketBuilderStop, QuicSentPacket
+from aioquic.quic.recovery import QuicPacketSpace
 
 from qre.errors import UntrustedInputError
 from qre.quic.packet_builder import OnePacketBuilder
-from qre.quic.server.server_connection import ServerConnection
+from qre.quic.server.server_connection import MAX_ACK_DELAY_MS, ServerConnection
 from qre.quic.server.shadow_tls import FINISHED_LENGTH, ShadowTlsContext
 from qre.quic.shadow.dest_reader import DestReader
 from qre.quic.shadow.farewell import farewell
 from qre.quic.shadow.server_hello import CannotFollowError, Obstacle, pattern_of_untrusted
 from qre.quic.shadow.shapes import CryptoPlace, DatagramShape, InitialShape, PacketShape
-from qre.wire.frames import Crypto, FlowControl, Ping, encode_frame
+from qre.wire.frames import Ack, Crypto, FlowControl, Ping, encode_frame
 from qre.wire.number import PACKET_NUMBER_BASE, encode_number
 from qre.wire.packet import FIXED, LONG, PacketType
 from qre.wire.protection import TAG_LENGTH
@@ -50,6 +51,10 @@ _PAUSE: Final = 0.1
 _SLACK: Final = 8
 #: In 1-RTT a PING is the sign to switch (see the base class): this stands for it.
 _MAX_DATA: Final = 0x10
+#: Stock acknowledges what is due before now (seconds).
+_AT_ONCE: Final = 1e-6
+#: What stock wants for an ACK frame, and for something behind it (bytes).
+_ROOM_FOR_ACK: Final = 64
 
 
 @dataclass(frozen=True)
@@ -78,12 +83,24 @@ DestAnswer = Mirrored | NotOfThisConnection | NotFollowed
 
 class ShadowConnection(ServerConnection):
     """``client_cid``: the client's source CID. ``expected_flight``: CRYPTO bytes of Dest's Handshake packets on
-    earlier visits, or 0. ``shown``: what Dest has told the client already, its source CID and highest number."""
+    earlier visits, or 0. ``shown``: what Dest has told the client already, its source CID and highest number.
+    ``scripted``: what follows the client's Finished is sent by ``speak``, in datagrams of given lengths."""
 
     def __init__(
-        self, *, client_cid: bytes, expected_flight: int, shown: tuple[bytes, int] | None, **arguments: Any
+        self,
+        *,
+        client_cid: bytes,
+        expected_flight: int,
+        shown: tuple[bytes, int] | None,
+        scripted: bool,
+        **arguments: Any,
     ) -> None:
+        if scripted:  # PADDING stands for tickets and tokens
+            arguments["flight"] = replace(arguments["flight"], ticket_lengths=())
         super().__init__(**arguments)
+        self._gives_token = not scripted
+        if scripted:
+            self._ack_delay = MAX_ACK_DELAY_MS / 1000  # what a script has none for waits for it
         self._client_cid = client_cid
         self._reader = DestReader(self._first_destination_cid, client_cid)
         if shown is not None:
@@ -97,6 +114,7 @@ class ShadowConnection(ServerConnection):
         self._finished = b""  # held back
         self._dest_spoke_at = 0.0
         self._mirrored = 0  # datagrams of Dest that were looked at
+        self._spoken: dict[int, bool] = {}  # packets of a script to be acknowledged: whether they say something
 
     @property
     def following(self) -> bool:
@@ -263,15 +281,94 @@ class ShadowConnection(ServerConnection):
         )
         return self._sealed(pair.encrypt_packet(header, payload.ljust(room, b"\0"), number), sent, now)
 
-    def _mirror_application(self, shape: PacketShape, now: float) -> bytes:
-        """With what we have for the client, as far as it fits; else with MAX_DATA, which says nothing."""
-        builder = OnePacketBuilder(
+    # --- datagrams of a script ---
+
+    def speak(self, length: int, now: float, *, eliciting: bool) -> bytes:
+        """One 1-RTT datagram of ``length`` bytes, 21 at least, with what there is to say as far as it fits; where the
+        client need not acknowledge it, with an ACK at most."""
+        builder = self._one_packet(length)
+        space = self._spaces[tls.Epoch.ONE_RTT]
+        room = length - 1 - len(self._peer_cid.cid) - _NUMBER_LENGTH - TAG_LENGTH
+        said_done = not self._handshake_done_pending
+        with contextlib.suppress(QuicPacketBuilderStop):  # the packet is full
+            if eliciting:
+                self._write_eliciting(builder, space, room, now)
+            else:
+                builder.start_packet(QuicPacketType.ONE_RTT, self._cryptos[tls.Epoch.ONE_RTT])
+                self._write_brief_ack(builder, space, room)
+        datagrams, packets = builder.flush()
+        self._packet_number = builder.packet_number
+        (packet,), (datagram,) = packets, datagrams
+        if eliciting:
+            again = [self._on_ack_delivery] + [self._on_handshake_done_delivery] * said_done
+            news = [each for each in packet.delivery_handlers if each[0] not in again]
+            self._spoken[packet.packet_number] = bool(news)
+            if said_done:  # what only fills is not sent again
+                packet.delivery_handlers[:] = [each for each in packet.delivery_handlers if each[0] != again[1]]
+        return self._sealed(datagram, packet, now)
+
+    def _write_eliciting(self, builder: OnePacketBuilder, space: QuicPacketSpace, room: int, now: float) -> None:
+        """HANDSHAKE_DONE is the shortest frame that may be said again; a script has times of its own for pacing."""
+        self._handshake_done_pending = True
+        self._loss._pacer.packet_time = None
+        ack_at = space.ack_at
+        space.ack_at = now - _AT_ONCE if len(space.ack_queue) and room >= _ROOM_FOR_ACK else None
+        try:
+            super()._write_application(builder, self._network_paths[0], now)
+        finally:
+            if room < _ROOM_FOR_ACK:
+                space.ack_at = ack_at
+
+    def _write_brief_ack(self, builder: OnePacketBuilder, space: QuicPacketSpace, room: int) -> None:
+        """ACK of the newest packets; stock's needs more room than any has. PADDING where not even this has room."""
+        newest = space.ack_queue[len(space.ack_queue) - 1] if len(space.ack_queue) else None
+        frame = b"" if newest is None else encode_frame(Ack(((newest.start, newest.stop - 1),), 0))
+        if not 0 < len(frame) <= room:
+            builder.start_frame(QuicFrameType.PADDING)
+            return
+        buf = builder.start_frame(
+            QuicFrameType.ACK,
+            capacity=len(frame),
+            handler=self._on_ack_delivery,
+            handler_args=(space, space.largest_received_packet),
+        )
+        buf.push_bytes(frame[1:])
+        space.ack_at = None
+
+    @property
+    def arrived(self) -> int:
+        """Datagrams of ``speak`` that had to be acknowledged and are, or are lost."""
+        return sum(number not in self._spaces[tls.Epoch.ONE_RTT].sent_packets for number in self._spoken)
+
+    def loss_timer(self) -> float | None:
+        """When something is lost, or the connection is idle; a script says when anything else is sent."""
+        super().get_timer()  # which works out the first
+        return min((at for at in (self._close_at, self._loss_at) if at is not None), default=None)
+
+    @property
+    def must_speak(self) -> bool:
+        """Whether something has to be sent that no script knows of: it was lost, or the connection ends."""
+        return self._probe_pending or self.ended
+
+    def _data_in_flight(self) -> bool:
+        """What says nothing need not arrive."""
+        return any(
+            packet.is_ack_eliciting and self._spoken.get(number, True)
+            for number, packet in self._spaces[tls.Epoch.ONE_RTT].sent_packets.items()
+        )
+
+    def _one_packet(self, size: int) -> OnePacketBuilder:
+        return OnePacketBuilder(
             host_cid=self._handshake_cid,
-            max_datagram_size=shape.size,
+            max_datagram_size=size,
             packet_number=self._packet_number,
             peer_cid=self._peer_cid.cid,
             version=self._version,
         )
+
+    def _mirror_application(self, shape: PacketShape, now: float) -> bytes:
+        """With what we have for the client, as far as it fits; else with MAX_DATA, which says nothing."""
+        builder = self._one_packet(shape.size)
         with contextlib.suppress(QuicPacketBuilderStop):  # the packet is full
             super()._write_application(builder, self._network_paths[0], now)
         datagrams, packets = builder.flush()

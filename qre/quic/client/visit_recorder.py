@@ -1,0 +1,75 @@
+"""Records what a site sends after the handshake of a visit: the server's port plays it to its clients.
+
+Times, lengths and what has to be acknowledged; of the content nothing. Probes of the path's MTU are left out, because
+a data plane sends its own.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from qre.dest_profile import MAX_SPOKEN, RecordedVisit, Spoken
+from qre.quic.client.client_connection import ClientConnection
+from qre.wire.packet import is_short
+
+#: What comes later than this belongs to no page that anybody waits for (seconds).
+LONGEST: Final = 1.0
+#: A 1-RTT packet with the shortest header and payload, and its tag: what is shorter is no packet.
+_SHORTEST: Final = 21
+_MICROSECONDS: Final = 1_000_000
+
+
+class VisitRecorder:
+    """Gets every datagram of a connection, in order. ``asked`` is whether the page has been requested."""
+
+    def __init__(self) -> None:
+        self._finished_at: float | None = None
+        self._asked_at: float | None = None
+        self._answering = False  # the site has begun to answer the request
+        self._largest = 0  # of the handshake's datagrams
+        self._heard = (0, 0)  # of the connection: what has to be acknowledged, and how much it has said
+        self._eliciting = 0
+        self._acknowledged: list[tuple[float, int]] = []  # when, and how many of the eliciting ones by then
+        self._spoken: list[Spoken] = []
+
+    def sent(self, connection: ClientConnection, now: float, *, asked: bool) -> None:
+        """What the connection had to send has been sent."""
+        if self._finished_at is None:
+            self._finished_at = now if connection.handshake_complete else None
+        if self._asked_at is None and asked:
+            self._asked_at = now
+        known = self._acknowledged[-1][1] if self._acknowledged else 0
+        if self._eliciting > known and not connection.acknowledgement_pending:
+            self._acknowledged.append((now, self._eliciting))
+
+    def received(self, datagram: bytes, connection: ClientConnection, now: float) -> None:
+        """``connection`` has read this datagram."""
+        before, self._heard = self._heard, (connection.eliciting_packets, connection.application_progress)
+        if self._finished_at is None or not is_short(datagram):
+            self._largest = max(self._largest, len(datagram))
+            return
+        eliciting, progress = (after > earlier for after, earlier in zip(self._heard, before, strict=True))
+        self._answering = self._answering or connection.answer_begun
+        began = self._asked_at if self._answering and self._asked_at is not None else self._finished_at
+        probes_the_path = eliciting and not progress and len(datagram) > self._largest
+        if probes_the_path or len(self._spoken) == MAX_SPOKEN or now - began > LONGEST or len(datagram) < _SHORTEST:
+            return
+        self._spoken.append(
+            Spoken(
+                asked=self._answering,
+                at_us=round((now - began) * _MICROSECONDS),
+                length=len(datagram),
+                eliciting=eliciting,
+                acknowledged=self._known_to_have_arrived(now - connection.round_trip),
+            )
+        )
+        self._eliciting += eliciting
+
+    def _known_to_have_arrived(self, then: float) -> int:
+        return max((count for at, count in self._acknowledged if at <= then), default=0)
+
+    def visit(self, connection: ClientConnection) -> RecordedVisit | None:
+        """None when the site has not answered."""
+        if not self._answering:
+            return None
+        return RecordedVisit(round_trip_us=round(connection.round_trip * _MICROSECONDS), spoken=tuple(self._spoken))

@@ -1,0 +1,100 @@
+"""Plays a recorded visit: when a datagram of which length is due after a client's Finished and after its request.
+
+What Dest sent when it knew that earlier ones had arrived waits for the same news from this client. A client that does
+not bring it ends the play: nobody waits for a page that is made of padding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from qre.dest_profile import RecordedVisit, Spoken
+
+#: How long a datagram waits for news of earlier ones (seconds).
+_PATIENCE: Final = 1.0
+_MICROSECONDS: Final = 1_000_000
+
+
+class VisitScript:
+    """Say ``finished`` and ``asked``, each once; then ``take`` what is due whenever ``next_due`` has come. Times are
+    monotonic, in seconds."""
+
+    def __init__(self, visit: RecordedVisit) -> None:
+        self._spoken = visit.spoken
+        self._round_trip = visit.round_trip_us / _MICROSECONDS
+        self._at = 0  # of the next one
+        self._began: dict[bool, float] = {}  # by whether it follows the request
+        self._shift = 0.0  # how much later than recorded this client is, since it finished or asked
+        self._last = 0.0  # when the last one was due
+        self._arrived = 0
+
+    def finished(self, now: float) -> None:
+        """The client's Finished has come."""
+        self._began.setdefault(False, now)
+
+    def asked(self, now: float) -> None:
+        """The client's request has come."""
+        self._began.setdefault(True, now)
+
+    def arrived(self, count: int, now: float) -> None:
+        """So many of the eliciting datagrams that were taken are acknowledged, or lost."""
+        if count <= self._arrived:
+            return
+        waited = self._next is not None and self._arrived < self._next.acknowledged <= count
+        self._arrived = count
+        due = self._due()
+        if waited and due is not None:
+            self._shift += max(0.0, now + self._round_trip - due)
+
+    @property
+    def speaks(self) -> bool:
+        """Whether something is due, now or later, without another word of the client's but acknowledgements."""
+        return self._next is not None and self._next.asked in self._began
+
+    @property
+    def to_be_acknowledged(self) -> int:
+        """Datagrams that are left and have to be acknowledged."""
+        return sum(each.eliciting for each in self._spoken[self._at :])
+
+    def next_due(self) -> float | None:
+        """When to ``take``; None when nothing is due by itself."""
+        due = self._due()
+        return due if due is None or self._may_go() else due + _PATIENCE
+
+    def take(self, now: float) -> Spoken | None:
+        """The next datagram that is due; call it until it gives None."""
+        due = self.next_due()
+        if due is None or now < due:
+            return None
+        if not self._may_go():
+            self.end()
+            return None
+        spoken = self._spoken[self._at]
+        self._at += 1
+        self._last = due
+        if self._next is not None and self._next.asked is not spoken.asked:
+            self._shift = 0.0
+        return spoken
+
+    def end(self) -> None:
+        """Nothing more is due."""
+        self._at = len(self._spoken)
+
+    @property
+    def _next(self) -> Spoken | None:
+        return self._spoken[self._at] if self._at < len(self._spoken) else None
+
+    def _may_go(self) -> bool:
+        return self._next is not None and self._arrived >= self._next.acknowledged
+
+    def _due(self) -> float | None:
+        spoken = self._next
+        if spoken is None or spoken.asked not in self._began:
+            return None
+        return max(self._last, self._began[spoken.asked] + spoken.at_us / _MICROSECONDS + self._shift)
+
+
+def choose(visits: Sequence[RecordedVisit], random: Callable[[int], bytes]) -> VisitScript | None:
+    """A script of one of them, by ``random(n)`` bytes; None when there is none."""
+    return VisitScript(visits[int.from_bytes(random(4)) % len(visits)]) if visits else None

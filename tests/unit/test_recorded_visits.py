@@ -1,0 +1,160 @@
+"""What a site sends after a visitor's handshake, recorded by a visit and played to a client of ours."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qre.dest_profile import MAX_SPOKEN, MAX_VISITS, DestProfile, RecordedVisit, Spoken
+from qre.quic.handshake_events import SiteAnswered
+from qre.quic.server.visit_script import VisitScript
+from tests.support.pair import Path
+from tests.support.shadow_pair import ShadowPair
+from tests.support.stock_site import StockSite, client, meet
+
+#: As Caddy's of a small page, and of one that does not fit into the first flight of data.
+SMALL = (
+    Spoken(asked=False, at_us=6_200, length=303, eliciting=True, acknowledged=0),
+    Spoken(asked=True, at_us=7_000, length=213, eliciting=True, acknowledged=0),
+    Spoken(asked=True, at_us=31_000, length=22, eliciting=True, acknowledged=1),
+)
+LONG = (
+    Spoken(asked=False, at_us=6_200, length=303, eliciting=True, acknowledged=0),
+    Spoken(asked=True, at_us=6_300, length=25, eliciting=False, acknowledged=0),
+    *(Spoken(asked=True, at_us=7_000 + n, length=1200, eliciting=True, acknowledged=0) for n in range(20)),
+    *(Spoken(asked=True, at_us=13_500 + n, length=1200, eliciting=True, acknowledged=8) for n in range(20)),
+    Spoken(asked=True, at_us=14_000, length=600, eliciting=True, acknowledged=12),
+)
+
+
+def visit(spoken: tuple[Spoken, ...]) -> RecordedVisit:
+    return RecordedVisit(round_trip_us=6_000, spoken=spoken)
+
+
+def profile(*visits: RecordedVisit) -> DestProfile:
+    return DestProfile(reachable=True, checked_at=1, scid_length=8, visits=visits)
+
+
+def after_the_flight(pair: ShadowPair) -> list[int]:
+    """Lengths of what the server sent by itself."""
+    mirrored = {made for _, datagrams in pair.mirrored for made in datagrams}
+    return [len(datagram) for by_client, datagram in pair.sent if not by_client and datagram not in mirrored]
+
+
+@pytest.mark.parametrize("spoken", [SMALL, LONG])
+@pytest.mark.parametrize("delay", [0.0005, 0.01, 0.08])
+def test_a_client_gets_the_datagrams_of_a_recorded_visit(spoken: tuple[Spoken, ...], delay: float) -> None:
+    pair = ShadowPair(path=Path(delay=delay), dest=profile(visit(spoken))).run()
+    assert pair.complete
+    wanted = [each.length for each in spoken]
+    lengths = after_the_flight(pair)
+    assert lengths[: len(wanted)] == wanted
+    assert len(lengths) - len(wanted) <= 2, "an acknowledgement, and the leave to switch where the visit was over"
+
+
+def test_the_leave_to_switch_goes_with_the_visits_last_datagram() -> None:
+    """So that there is nothing that a visit has not."""
+    pair = ShadowPair(path=Path(delay=0.003), dest=profile(visit(LONG))).run()
+    assert pair.complete and after_the_flight(pair)[-1] == LONG[-1].length
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_nothing_stalls_on_a_bad_path(seed: int) -> None:
+    path = Path(loss=0.1, duplicate=0.2, reorder=0.3)
+    pair = ShadowPair(seed=seed, path=path, dest_path=path, dest=profile(visit(SMALL), visit(LONG))).run(60)
+    assert pair.complete or not pair.mirrored, (pair.client_events, pair.server_events)
+
+
+def test_a_routed_connection_id_of_our_own_is_issued_when_the_visit_is_over() -> None:
+    pair = ShadowPair(dest=profile(visit(SMALL)), routed_cid_len=20).run()
+    assert pair.complete and pair.client_state is not None and len(pair.client_state.routed_cid) == 20
+    assert after_the_flight(pair)[: len(SMALL)] == [each.length for each in SMALL]
+
+
+def test_a_visit_is_recorded_and_can_be_played() -> None:
+    events = meet(client(public_key=b""), StockSite())
+    assert isinstance(events[0], SiteAnswered)
+    (recorded,) = events[0].profile.visits
+    assert recorded.spoken and any(each.asked for each in recorded.spoken)
+    assert [each.asked for each in recorded.spoken] == sorted(each.asked for each in recorded.spoken)
+    pair = ShadowPair(dest=profile(recorded)).run()
+    assert pair.complete
+    assert after_the_flight(pair)[: len(recorded.spoken)] == [each.length for each in recorded.spoken]
+
+
+def test_a_site_that_does_not_answer_leaves_no_recording() -> None:
+    events = meet(client(public_key=b""), StockSite(answer=False))
+    assert isinstance(events[0], SiteAnswered) and not events[0].profile.visits
+
+
+def test_the_last_visits_are_kept() -> None:
+    kept: DestProfile | None = None
+    for number in range(MAX_VISITS + 3):
+        kept = profile(RecordedVisit(round_trip_us=number, spoken=SMALL)).after(kept)
+    assert kept is not None
+    assert [each.round_trip_us for each in kept.visits] == list(range(3, MAX_VISITS + 3))
+    assert kept.without_visits().visits == ()
+    written = msgspec.json.encode(profile(*[visit((LONG * 2)[:MAX_SPOKEN])] * MAX_VISITS))
+    assert len(written) < 32_768, "what reads the file reads 65,536 bytes of it"
+    assert msgspec.json.decode(written, type=DestProfile).visits[0].spoken[0] == LONG[0]
+
+
+def test_each_datagram_is_due_as_long_after_the_client_as_it_was() -> None:
+    script = VisitScript(visit(SMALL))
+    assert script.next_due() is None and not script.speaks
+    script.finished(10.0)
+    assert script.next_due() == pytest.approx(10.0062)
+    assert script.take(10.006) is None and script.take(10.0063) == SMALL[0]
+    assert script.next_due() is None, "the page has not been asked for"
+    script.asked(11.0)
+    assert script.take(11.0071) == SMALL[1]
+    assert script.take(11.2) is None, "Dest knew that the first had arrived"
+    script.arrived(1, 11.3)
+    assert script.next_due() == pytest.approx(11.306), "as far away as Dest is"
+    assert script.to_be_acknowledged == 1
+    assert script.take(11.31) == SMALL[2] and not script.speaks and script.next_due() is None
+
+
+def test_a_client_that_acknowledges_nothing_ends_the_play() -> None:
+    script = VisitScript(visit(SMALL))
+    script.finished(10.0)
+    script.asked(10.0)
+    taken = [script.take(10.2), script.take(10.2), script.take(10.2)]
+    assert taken == [SMALL[0], SMALL[1], None] and script.speaks
+    at = script.next_due()
+    assert at is not None and at < 12
+    assert script.take(at + 1e-6) is None and not script.speaks
+
+
+spoken_values = st.builds(
+    Spoken,
+    asked=st.booleans(),
+    at_us=st.integers(0, 2_000_000),
+    length=st.integers(21, 1452),
+    eliciting=st.booleans(),
+    acknowledged=st.integers(0, 70),
+)
+
+
+@given(st.lists(spoken_values, max_size=MAX_SPOKEN), st.integers(0, 3))
+def test_whatever_was_recorded_ends(spoken: list[Spoken], every: int) -> None:
+    """In time order, within a bound, with a client that acknowledges all, some or nothing."""
+    script = VisitScript(RecordedVisit(round_trip_us=6_000, spoken=tuple(spoken)))
+    now, taken, times = 5.0, 0, []
+    script.finished(now)
+    script.asked(now)
+    for _ in range(4 * MAX_SPOKEN):
+        due = script.next_due()
+        if due is None:
+            break
+        now = max(now, due)
+        while script.take(now) is not None:
+            taken += 1
+            times.append(now)
+        script.arrived(taken * every // 3, now)
+    assert not script.speaks and now < 5 + 3 * MAX_SPOKEN
+    assert all(one <= other for one, other in pairwise(times)) and taken <= len(spoken)

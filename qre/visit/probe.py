@@ -33,7 +33,7 @@ _FIRST_RETRY: Final = 5.0
 _LONGEST_RETRY: Final = 300.0
 _LONGEST_PROBE: Final = 30.0
 #: Between two visits, until as many are recorded as are kept (seconds).
-_BETWEEN_RECORDINGS: Final = (60.0, 180.0)
+_BETWEEN_RECORDINGS: Final = (10.0, 40.0)
 #: Between two looks at least, whatever is doubted (seconds).
 _SOONEST: Final = 10.0
 
@@ -131,6 +131,8 @@ class Prober:
         self._complain = complain
         self._ttl = ttl
         self._last = last
+        #: Whether the last visit was this process's first, at the busiest moment of its life; None before.
+        self._in_a_hurry: bool | None = None
         self._doubted = asyncio.Event()
         self.looked = asyncio.Event()
 
@@ -170,12 +172,19 @@ class Prober:
             fresh = min(fresh, SystemRandom().uniform(*_BETWEEN_RECORDINGS))
         return max(0.0, fresh - age)
 
+    def _kept(self) -> DestProfile | None:
+        """The last profile, without a visit that is not to be played once there is another."""
+        if self._last is None or not self._in_a_hurry:
+            return self._last
+        return msgspec.structs.replace(self._last, visits=self._last.visits[:-1])
+
     async def _look(self) -> bool:
         try:
             if self._dest.current is None:
                 raise MachineError("Dest", "its name is not resolved")
             address, found = await probe_any(self._dest.candidates(), self._visit)
-            profile = found.after(self._last)
+            profile = found.after(self._kept())
+            self._in_a_hurry = self._in_a_hurry is None
             self._dest.answered(address)
         except MachineError as error:
             self._complain(f"Dest cannot be measured: {error}")

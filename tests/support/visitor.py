@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from ipaddress import ip_interface
 from random import SystemRandom
 
+import msgspec
+
 from qre.dest_profile import DestProfile
 from qre.quic.client.client_handshake import ClientHandshake
 from qre.quic.handshake_events import ClientEvent, Closed, SiteAnswered
@@ -94,7 +96,7 @@ def main() -> None:
         seen = visit(address, int(port), name, bytes.fromhex(key[0]) if key else b"")
         profile = seen.profile
         texts = [str(event) for event in seen.events]
-        fields = None if profile is None else {name: getattr(profile, name) for name in profile.__struct_fields__}
+        fields = msgspec.to_builtins(profile)
         json.dump({"events": seen.names, "texts": texts, "profile": fields}, sys.stdout)
         sys.stdout.write(os.linesep)
         sys.stdout.flush()

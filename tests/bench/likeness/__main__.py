@@ -1,19 +1,18 @@
 """``python -m tests.bench.likeness [N]``: N connections of each side, with Dest 6 ms away.
 
-direct: visits to the site itself; strangers: the same through the server's port; ours: clients with the key. The
-client's own code visits, so that whatever differs is the server's.
+direct: visits to the site itself; strangers: the same through the server's port; ours: client daemons. The client's
+own code visits, so that whatever differs in the beginning is the server's.
 """
 
 from __future__ import annotations
 
 import json
-import secrets
 import subprocess
 import sys
-from base64 import b64decode
+import time
 
 from tests.bench.likeness import judge
-from tests.bench.likeness.features import Features, Visit
+from tests.bench.likeness.features import WINDOW, Features, Visit
 from tests.support.site import NAME
 from tests.support.tcpdump import Datagram, Tcpdump
 from tests.support.tunnel import PORT, Tunnel
@@ -21,48 +20,60 @@ from tests.support.tunnel import PORT, Tunnel
 #: One way to the site (ms), and the address where it is so far away.
 _DISTANCE = 3
 _FAR = "10.90.2.3"
-_SHORT_IDS = 16
+#: How long the server is left alone first (seconds): by then it knows some visits.
+_RECORDINGS = 90.0
 
 
-def capture(tunnel: Tunnel, count: int) -> list[tuple[str, Visit]]:
-    """Make the visits; each with its side."""
-    short_ids = [secrets.token_hex(8) for _ in range(_SHORT_IDS)]
-    tunnel.edit("server0", "RealityShortIds", ",".join(short_ids))
+def capture(tunnel: Tunnel, count: int) -> dict[str, list[Visit]]:
+    """Make the visits, by side, which take turns."""
     tunnel.server.start().wait_ready()
+    print(f"waiting {_RECORDINGS:.0f} s, while the server records visits of its own", flush=True)
+    time.sleep(_RECORDINGS)
     order = {
-        "sides": [
-            ("direct", _FAR, PORT),
-            ("strangers", tunnel.lab.SERVER, PORT),
-            ("ours", tunnel.lab.SERVER, PORT),
-        ],
-        "count": count,
+        "sides": {"direct": (_FAR, PORT), "strangers": (tunnel.lab.SERVER, PORT)},
         "server_name": NAME,
         "authority": str(tunnel.site.authority),
-        "public_key": b64decode(tunnel.value("client0", "RealityPublicKey")).hex(),
-        "short_ids": short_ids,
     }
+    visitor = subprocess.Popen(
+        [*tunnel.lab.client.prefix, sys.executable, "-m", "tests.bench.likeness.visits", json.dumps(order)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    tunnel.stack.callback(visitor.wait)
+    tunnel.stack.callback(visitor.kill)
+    ports: dict[int, str] = {}
     with Tcpdump(tunnel.lab.client, tunnel.lab.client_device, tunnel.directory / "likeness.pcap", PORT) as dump:
-        done = subprocess.run(
-            [*tunnel.lab.client.prefix, sys.executable, "-m", "tests.bench.likeness.visits"],
-            input=json.dumps(order),
-            stdout=subprocess.PIPE,
-            text=True,
-            check=True,
-        )
-    made = [json.loads(line) for line in done.stdout.splitlines()]
-    bad = [each for each in made if not each["well"]]
-    if bad:
-        print(f"{len(bad)} of {len(made)} visits did not end as they should: {bad[:4]}")
+        for _ in range(count):
+            for side in order["sides"]:
+                ports |= _visit(visitor, str(side))
+            tunnel.client.start().wait_ready().wait_session()
+            time.sleep(WINDOW)
+            tunnel.client.stop()
+            new = {each.source[1] for each in dump.datagrams()} - set(ports) - {PORT}
+            ports |= dict.fromkeys(new, "ours")
+        seen = list(dump.datagrams())
     by_port: dict[int, list[Datagram]] = {}
-    for datagram in dump.datagrams():
+    for datagram in seen:
         port = datagram.source[1] if datagram.destination[1] == PORT else datagram.destination[1]
         by_port.setdefault(port, []).append(datagram)
-    servers = {"direct": (_FAR, PORT)}
-    return [
-        (each["side"], Visit(by_port[each["port"]], servers.get(each["side"], (tunnel.lab.SERVER, PORT))))
-        for each in made
-        if each["well"]
-    ]
+    sides: dict[str, list[Visit]] = {}
+    for port, side in ports.items():
+        server = (_FAR if side == "direct" else tunnel.lab.SERVER, PORT)
+        sides.setdefault(side, []).append(Visit(by_port[port], server))
+    return sides
+
+
+def _visit(visitor: subprocess.Popen[str], side: str) -> dict[int, str]:
+    """One visit by the client's own code: the port that it came from, if it ended well, and the side."""
+    assert visitor.stdin is not None and visitor.stdout is not None
+    visitor.stdin.write(f"{side}\n")
+    visitor.stdin.flush()
+    made = json.loads(visitor.stdout.readline())
+    if not made["well"]:
+        print(f"a visit ({side}) did not end as it should")
+        return {}
+    return {made["port"]: side}
 
 
 def compare(title: str, one: list[Visit], other: list[Visit]) -> None:
@@ -95,10 +106,7 @@ def main() -> int:
         distance = lab.site.popen([*road, str(_DISTANCE)])
         tunnel.stack.callback(distance.wait)
         tunnel.stack.callback(distance.kill)
-        visits = capture(tunnel, count)
-    sides: dict[str, list[Visit]] = {}
-    for side, visit in visits:
-        sides.setdefault(side, []).append(visit)
+        sides = capture(tunnel, count)
     half = len(sides["strangers"]) // 2
     compare("strangers / strangers (a control)", sides["strangers"][:half], sides["strangers"][half:])
     compare("direct / strangers", sides["direct"], sides["strangers"])

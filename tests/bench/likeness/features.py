@@ -13,6 +13,8 @@ from tests.support.tcpdump import Datagram
 _FLIGHT, _AFTER = 5, 8
 _LETTERS = {PacketType.INITIAL: "I", PacketType.HANDSHAKE: "H", PacketType.ONE_RTT: "1", PacketType.RETRY: "R"}
 Features = dict[str, float]
+#: After the client's Finished (seconds): a visitor may be gone later.
+WINDOW = 0.2
 
 
 def headers(datagram: Datagram) -> list[Header]:
@@ -40,7 +42,7 @@ class Visit:
         hello = [each.time for each in self.sent if each.time < (self.received[0].time if self.received else 0)]
         self.began = hello[-1] if hello else 0.0
         self.flight = [each for each in self.received if each.time < self.finished_at]
-        self.after = [each for each in self.received if each.time >= self.finished_at]
+        self.after = [each for each in self.received if 0 <= each.time - self.finished_at < WINDOW]
 
     def words(self) -> dict[str, str]:
         """Features that are compared as a whole: which values there are, and how often."""

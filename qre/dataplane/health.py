@@ -38,7 +38,7 @@ class Health(enum.StrEnum):
     IDLE = "idle"  # nothing was sent that would be answered
     FLOWS = "flows"  # what was sent is answered
     SILENT = "silent"  # it is not
-    LOSSY = "lossy"  # most of it is lost, or a quarter on a path that carries nothing larger than the smallest size
+    LOSSY = "lossy"  # a quarter of it is lost, or more
 
 
 class Judgement(NamedTuple):
@@ -96,7 +96,8 @@ class SessionHealth:
         _, before, gone = self._counts[0]
         arrived, missing = acknowledged - before, lost - gone
         smallest = status.path_mtu is not None and status.path_mtu <= _SMALLEST_PATH
-        if missing < _LEAST or missing * (3 if smallest else 1) <= arrived:
+        # Each loss draws a PING, and that is acknowledged: where all data is lost, half of all packets arrive.
+        if missing < _LEAST or missing * 3 <= arrived:
             return None
         words = f"{missing} of the last {missing + arrived} packets were lost"
         if smallest:

@@ -45,7 +45,9 @@ def test_a_firewall_that_appears_in_front_of_the_port_is_said_within_seconds_and
 
 
 def test_a_path_that_swallows_all_but_small_packets_is_said() -> None:
-    """Smaller than QUIC allows: no search finds a size that passes, while small packets of the session do."""
+    """Smaller than QUIC allows: no search finds a size that passes, while small packets of the session do.
+
+    Whether the search had found a larger size before or not."""
     with Tunnel() as tunnel:
         tunnel.up()
         assert answered(tunnel.lab.client, SERVER_INNER) == 5

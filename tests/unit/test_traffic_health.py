@@ -97,8 +97,8 @@ def test_a_session_that_never_received_anything_can_be_silent() -> None:
     assert health.look(status(heard=None, age_ms=9000, data=9, number=65_545), 9).health is Health.SILENT
 
 
-@pytest.mark.parametrize(("lost", "told"), [(0, False), (9, False), (30, False), (60, True)])
-def test_a_path_that_loses_most_is_said(lost: int, told: bool) -> None:
+@pytest.mark.parametrize(("lost", "told"), [(0, False), (9, False), (13, False), (14, True), (38, True), (60, True)])
+def test_a_path_that_loses_a_quarter_is_said(lost: int, told: bool) -> None:
     health = SessionHealth()
     for second in range(12):
         part = second / 11

@@ -22,6 +22,7 @@ from qre.kernel.site_tcp.ruleset import (
     replacement,
 )
 from qre.kernel.site_tcp.site_face import Wanted
+from qre.kernel.underlay_sockets import MARK
 from tests.support.config_parsers import global_from_values
 
 LISTEN, DEST, OURS = IPv4Address("192.0.2.1"), IPv4Address("198.51.100.7"), IPv4Address("192.0.2.9")
@@ -122,6 +123,18 @@ def test_what_did_not_forward_drops_all_that_is_not_translated_and_nothing_else_
     open_already = replace(FACE, guarded=())
     assert rules(open_already, "forward") == []
     assert not any("fib" in rule for rule in rules(open_already, "ours"))
+
+
+def test_replies_to_the_tunnel_pass_the_guard_but_not_where_the_uplink_was_off_in_a_router() -> None:
+    (replies,) = rules(FACE, "replies")
+    assert "{'set': ['eth1']}" in replies and "'oifname'" in replies and "'right': 'qre0'" in replies
+    assert "{'set': ['established', 'related']}" in replies and f"'value': {MARK}" in replies
+    for guard in (rules(FACE, "forward")[-1], rules(FACE, "ours")[-1]):
+        assert f"{{'op': '!=', 'left': {{'meta': {{'key': 'mark'}}}}, 'right': {MARK}}}" in guard
+    priority = {each["name"]: each["prio"] for each in added(FACE, "chain") if "prio" in each}
+    assert priority["to_dest"] < priority["replies"] < priority["ours"]
+    for guarded in ((), (Guarded(3, "eth1", True),)):
+        assert rules(replace(FACE, guarded=guarded), "replies") == []
 
 
 def test_datagrams_stay_untracked_only_where_nobody_else_has_rules() -> None:

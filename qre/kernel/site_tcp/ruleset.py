@@ -37,6 +37,8 @@ _FAMILY: Final = "ip"
 _RAW, _MANGLE, _FILTER = -300, -150, 0
 #: Just behind the destination NAT of others (dstnat), whose rules come first.
 _DSTNAT, _BEHIND_DSTNAT, _SRCNAT = -99, -95, 99
+#: Behind every destination NAT, before the guards of all servers.
+_BEFORE_GUARDS: Final = -97
 _HIGHEST_TTL: Final = 255
 _LISTEN: Final = re.compile(r"listen-(\d+\.\d+\.\d+\.\d+)-(\d+)")
 _WAS_OFF: Final = re.compile(r"forwarding-was-off-(\d+)(-alone)?")
@@ -110,10 +112,11 @@ def replacement(face: Face, counts: Mapping[int, int], stale: Sequence[str] = ()
     if face.quiet:
         _leave_datagrams_alone(table, face)
     _send_on(table, face, counts)
+    _know_replies(table, face)
     _know_ours(table, face)
     if face.guarded:
         table.chain("forward", "filter", "forward", _FILTER)
-        table.rule("forward", _from_guarded(face), _not_translated(), {"drop": None})
+        table.rule("forward", _from_guarded(face), *_nobodys(), {"drop": None})
     table.chain("ttl", "filter", "postrouting", _MANGLE)
     for at, _ in face.ports:
         table.rule("ttl", *_ours(face, at), _set(_field("ip", "ttl"), face.ttl))
@@ -207,6 +210,14 @@ def _send_on(table: _Table, face: Face, counts: Mapping[int, int]) -> None:
         )
 
 
+def _know_replies(table: _Table, face: Face) -> None:
+    uplinks = [each.name for each in face.guarded if not each.alone]
+    if uplinks:
+        table.chain("replies", "filter", "prerouting", _BEFORE_GUARDS)
+        into_tunnel = _is(_routed("oifname"), face.device)
+        table.rule("replies", _from(uplinks), _REPLY, into_tunnel, _set(_meta("mark"), MARK))
+
+
 def _know_ours(table: _Table, face: Face) -> None:
     table.chain("ours", "filter", "prerouting", _BEHIND_DSTNAT)
     for at, to in face.ports:
@@ -219,7 +230,7 @@ def _know_ours(table: _Table, face: Face) -> None:
         answers = [_is(_field("ip", "saddr"), str(face.dest[0])), _is(_field("tcp", "sport"), to)]
         table.rule("ours", _from(face.devices), *answers, _INVALID, {"drop": None})
     if face.guarded:
-        table.rule("ours", _from_guarded(face), _not_translated(), _FOR_OTHERS, {"drop": None})
+        table.rule("ours", _from_guarded(face), *_nobodys(), _FOR_OTHERS, {"drop": None})
 
 
 _ACCEPT: Final[Expression] = {"accept": None}
@@ -279,12 +290,17 @@ def _tracked(key: str, direction: str = "") -> Expression:
     return {"ct": {"key": key, "dir": direction} if direction else {"key": key}}
 
 
-def _not_translated() -> Expression:
-    return _is({"&": [_tracked("status"), "dnat"]}, 0)
+def _nobodys() -> list[Expression]:
+    """Neither of a connection whose destination was translated, nor a reply to a tunnel."""
+    return [_is({"&": [_tracked("status"), "dnat"]}, 0), _match("!=", _meta("mark"), MARK)]
+
+
+def _routed(result: str) -> Expression:
+    """Of the route that the packet would take."""
+    return {"fib": {"result": result, "flags": ["daddr", "mark"]}}
 
 
 _INVALID: Final = _match("in", _tracked("state"), "invalid")
-#: By the route that the packet would take. What is broadcast or for a group is not forwarded by this setting.
-_FOR_OTHERS: Final = _match(
-    "!=", {"fib": {"result": "type", "flags": ["daddr", "mark"]}}, {"set": ["local", "broadcast", "multicast"]}
-)
+_REPLY: Final = _is(_tracked("state"), {"set": ["established", "related"]})
+#: What is broadcast or for a group is not forwarded by this setting.
+_FOR_OTHERS: Final = _match("!=", _routed("type"), {"set": ["local", "broadcast", "multicast"]})

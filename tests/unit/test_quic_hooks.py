@@ -21,6 +21,7 @@ from qre.quic.packet_builder import LateSealingBuilder, SitePacketBuilder
 from qre.quic.server.connect_ip import SiteHttp3
 from qre.quic.server.server_connection import ServerConnection
 from qre.quic.server.server_tls import ServerTlsContext
+from qre.quic.server.shadow_connection import ShadowConnection
 
 PINNED = "1.7.2"
 
@@ -82,6 +83,8 @@ CALLED = {
     ],
     quic.QuicConnection._close_begin: ["self", "is_initiator", "now"],
     quic.QuicConnection._discard_epoch: ["self", "epoch"],
+    quic.QuicConnection._on_ack_delivery: ["self", "delivery", "space", "highest_acked"],
+    quic.QuicConnection._on_handshake_done_delivery: ["self", "delivery"],
     quic.QuicConnection._handshake_data_stranded: ["self"],
     quic.QuicConnection._set_state: ["self", "state"],
     tls.Context._check_certificate_verify_signature: ["self", "verify"],
@@ -158,6 +161,7 @@ def test_a_hook_has_the_parameters_that_it_is_used_with(hook: object, expected: 
         HandshakeConnection,
         ClientConnection,
         ServerConnection,
+        ShadowConnection,
         ClientTlsContext,
         ServerTlsContext,
         LateSealingBuilder,
@@ -182,6 +186,7 @@ def test_a_connection_has_the_attributes_that_are_set_or_read() -> None:
     loss = connection._loss
     for name in ("congestion_window", "bytes_in_flight", "spaces", "_rtt_min", "_rtt_initialized"):
         assert hasattr(loss, name)
+    assert hasattr(loss._pacer, "packet_time")
     space = recovery.QuicPacketSpace()
     for name in (
         "ack_at",

@@ -280,7 +280,7 @@ def test_a_client_with_a_section_is_given_its_address_and_the_networks_behind_it
         assert not any(each.overlaps(ip_network("10.77.0.0/24")) for each in routed[1:])
         server.dataplane.tell(SessionConfirmed(session_id=session.session_id))
         await until(lambda: server.server.status().up)
-        assert server.server.status().names == {SHORT_ID.hex(): "laptop"}
+        assert [(one.short_id, one.name) for one in server.server.status().clients] == [(SHORT_ID, "laptop")]
 
     serve(site, work)
 

@@ -96,6 +96,13 @@ class Run:
     def daemon(self, side: str) -> Daemon:
         return self.tunnel.server if side == "server" else self.tunnel.client
 
+    def follow(self) -> None:
+        """The client's session from here on: a server that was away for longer than two seconds has got a new one."""
+        wait_for("one session", lambda: len(self.show(self.tunnel.client)["sessions"]) == 1)
+        (session,) = self.show(self.tunnel.client)["sessions"]
+        self.session_id = bytes.fromhex(session["session_id"])
+        wait_for("its keys in the key log", lambda: self.session_id in self.log.epochs)
+
     @property
     def epoch(self) -> int:
         return self.log.epochs[self.session_id]
@@ -113,7 +120,7 @@ class Run:
         wait_for(f"all workers of {daemon.profile}", ready, interval=0.5)
 
     def assert_whole(self, daemon: Daemon) -> None:
-        """STATUS and ``show`` are those of a daemon that works, and the first session is the one it has."""
+        """STATUS and ``show`` are those of a daemon that works, and the session is the one it has."""
         wait_for(f"a STATUS without restarts of {daemon.profile}", lambda: "restarting" not in statuses(daemon)[-1])
         device = self.show(daemon)
         assert device["up"]
@@ -197,10 +204,10 @@ def test_killed_workers_come_back_and_nothing_else_changes(
     assert lost <= (MOST_LOST * len(sides) if "dataplane" in names else 0)
 
 
-def test_workers_killed_at_random_moments_cost_packets_and_nothing_else(run: Run) -> None:
+def test_workers_killed_at_random_moments_cost_packets_or_a_new_session_and_nothing_else(run: Run) -> None:
     seed = random.randrange(1 << 32)
     dice = random.Random(seed)
-    first, epoch, done = run.pings.wait(), run.epoch, 0
+    first, session_id, done = run.pings.wait(), run.session_id, 0
     left = {
         (side, name): RANDOM_DEATHS
         for side in ("server", "client")
@@ -222,14 +229,16 @@ def test_workers_killed_at_random_moments_cost_packets_and_nothing_else(run: Run
     for side in ("server", "client"):
         run.wait_for_workers(run.daemon(side))
     run.pings.wait()
-    before = run.epoch
+    run.follow()
+    epoch = run.epoch
     run.connect_second()
-    wait_for("three more rekeys", lambda: run.epoch >= before + 3)
+    wait_for("three more rekeys", lambda: run.epoch >= epoch + 3)
     for side in ("server", "client"):
         run.assert_whole(run.daemon(side))
     last = run.pings.wait()
     lost, sent = run.pings.lost(first, last), last - first
-    print(f"seed {seed}: {done} kills, {lost} of {sent} pings lost, {run.epoch - epoch} rekeys")
+    session = "the same session" if run.session_id == session_id else "a new session"
+    print(f"seed {seed}: {done} kills, {lost} of {sent} pings lost, {session}")
 
 
 def test_no_packet_number_was_used_twice_under_one_key(run: Run) -> None:

@@ -1,3 +1,6 @@
+# ./run TARGET   make, on a machine that may not have it yet
+# make setup  what running from this tree takes; every other target brings what it needs itself. make setup-dev: what
+#             tests and checks take, too
 # make demo   the whole tunnel on this machine, in network namespaces
 # make test   the rings unit, host and vm, with coverage; each alone: make test-unit, test-host,
 #             test-vm (which runs the long ones, too, on every kernel and on the newest of Debian's unstable archive)
@@ -15,28 +18,35 @@
 # make bench-worst  what the worst packets of a peer cost the kernel module, there
 
 PYTHON := .venv/bin/python
-SHELL_FILES := .ci/run $(wildcard packaging/*.sh tests/vm/guest/*.sh)
+SHELL_FILES := .ci/run run $(wildcard packaging/*.sh tests/vm/guest/*.sh)
 C_FILES := $(wildcard bpf/*.c bpf/*.h kmod/*.c kmod/*.h kmod/uapi/*.h tests/vm/guest/*.c tests/vm/guest/*.h)
 
-.PHONY: setup setup-vm demo test test-unit test-host test-vm test-kasan test-container test-cycles mutants fuzz
+.PHONY: setup setup-dev setup-tests setup-vm demo test test-unit test-host test-vm test-kasan test-container test-cycles mutants fuzz
 .PHONY: check bench bench-vm bench-likeness bench-worst bpf clean
 
 setup:
 	@packaging/setup.sh
 
-setup-vm:
-	@packaging/setup.sh packaging/vm-packages.txt
+setup-dev:
+	@packaging/setup.sh check tests
 
-demo: setup
+setup-tests:
+	@packaging/setup.sh tests
+
+setup-vm:
+	@packaging/setup.sh tests packaging/vm-packages.txt
+
+demo:
+	@packaging/setup.sh demo
 	@$(PYTHON) -m demo
 
 test: setup-vm
 	@$(PYTHON) -m tests.run unit host vm
 
-test-unit: setup
+test-unit: setup-tests
 	@$(PYTHON) -m tests.run unit
 
-test-host: setup
+test-host: setup-tests
 	@$(PYTHON) -m tests.run host
 
 test-vm: setup-vm
@@ -44,39 +54,40 @@ test-vm: setup-vm
 	@QRE_VM_ALL=1 $(PYTHON) -m tests.run vm
 
 test-kasan:
-	@packaging/setup.sh packaging/vm-packages.txt packaging/kasan-packages.txt
+	@packaging/setup.sh tests packaging/vm-packages.txt packaging/kasan-packages.txt
 	@$(PYTHON) -m tests.support.kasan
 	@QRE_VM_KASAN=1 QRE_STORM_ROUNDS=$${QRE_STORM_ROUNDS:-20000} $(PYTHON) -m pytest -m "not guest_python" tests/vm
 
 test-container:
-	@packaging/setup.sh packaging/container-packages.txt
+	@packaging/setup.sh tests packaging/container-packages.txt
 	@QRE_REQUIRE=container $(PYTHON) -m pytest tests/container
 
-test-cycles: setup
+test-cycles: setup-tests
 	@QRE_CYCLES_ALL=1 $(PYTHON) -m pytest tests/host/test_cycles.py
 
-mutants: $(if $(filter vm,$(QRE_MUTANTS)),setup-vm,setup)
+mutants: $(if $(filter vm,$(QRE_MUTANTS)),setup-vm,setup-tests)
 	@$(PYTHON) -m tests.mutants
 
-fuzz: setup
+fuzz: setup-tests
 	@$(PYTHON) -m tests.fuzz.fuzz_peers $${QRE_FUZZ_INPUTS:-1000000} $${QRE_FUZZ_SEED:-1}
 
-check: setup
-	.venv/bin/ruff check
-	.venv/bin/ruff format --check
-	.venv/bin/mypy
+check:
+	@packaging/setup.sh check
+	$(PYTHON) -m ruff check
+	$(PYTHON) -m ruff format --check
+	$(PYTHON) -m mypy
 	clang-format --dry-run --Werror $(C_FILES)
 	shellcheck $(SHELL_FILES)
 
-bench: setup
+bench: setup-tests
 	@$(PYTHON) -m tests.bench.dataplane
 
 bench-vm:
-	@packaging/setup.sh packaging/vm-packages.txt packaging/bench-packages.txt
+	@packaging/setup.sh tests packaging/vm-packages.txt packaging/bench-packages.txt
 	@$(PYTHON) -m tests.bench.vm
 
-bench-likeness: setup
-	@$(PYTHON) -m pip install -q --disable-pip-version-check -e '.[bench]' </dev/null
+bench-likeness:
+	@packaging/setup.sh tests bench
 	@$(PYTHON) -m tests.bench.likeness $${QRE_VISITS:-200}
 
 bench-worst: setup-vm

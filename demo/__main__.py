@@ -191,7 +191,7 @@ def scene(screen: Screen, stack: ExitStack) -> None:
 def main() -> int:
     """0 when every step showed what it should."""
     if os.geteuid() != 0:
-        print("demo: needs root: namespaces, a TUN device and BPF; run: sudo make demo", file=sys.stderr)
+        print("demo: needs root: namespaces, a TUN device and BPF; run: sudo ./run demo", file=sys.stderr)
         return 2
     if MARKER not in os.environ:
         enter_namespaces()

@@ -14,7 +14,6 @@ import secrets
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -150,14 +149,10 @@ def booted(namespace: Namespace, name: str, *options: str, with_bpf: bool) -> It
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="qre-container-")))
         for part in ("root", "upper", "work", "bpf"):
             (directory / part).mkdir()
-        packages = Path(sys.prefix).resolve().relative_to(ROOT) / "lib" / f"python3.{sys.version_info.minor}"
-        place = next((ROOT / packages / "site-packages").glob("__editable__.qre-*.pth"))
-        (directory / "place.pth").write_text(f"{TREE}\n")  # as set-up writes it there
         given = [
             f"--network-namespace-path=/run/netns/{namespace.name}",
             "--capability=CAP_NET_ADMIN",
             f"--bind-ro={ROOT}:{TREE}",
-            f"--bind-ro={directory}/place.pth:{TREE / place.relative_to(ROOT)}",
             *options,
         ]
         if with_bpf:

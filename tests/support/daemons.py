@@ -284,5 +284,5 @@ def which(name: str) -> str:
     """The path of a program that the set-up step installs."""
     path = shutil.which(name)
     if path is None:
-        raise RuntimeError(f"{name} is missing: run make setup")
+        raise RuntimeError(f"{name} is missing: run make setup-tests")
     return path

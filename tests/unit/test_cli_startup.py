@@ -86,6 +86,23 @@ def test_a_tree_that_was_moved_says_what_to_do(tmp_path: Path, copied: bool) -> 
         assert done.stdout.startswith("qre-tool "), done.stderr
 
 
+@pytest.mark.parametrize("name", ["moved", "a name with blanks"])
+def test_a_tree_that_set_up_prepared_runs_wherever_it_is_moved_or_copied_to(tmp_path: Path, name: str) -> None:
+    place = next((TOOL.parents[1] / "lib").glob("python3*/site-packages/__editable__.qre-*.pth"))
+    tree = tmp_path / name
+    copy = tree / ".venv" / place.relative_to(TOOL.parents[1])
+    for directory in (tree / ".venv/bin", copy.parent):
+        directory.mkdir(parents=True)
+    for path in (TOOL, TOOL.parents[1] / "pyvenv.cfg", place):
+        shutil.copy(path, tree / ".venv" / path.relative_to(TOOL.parents[1]))
+    (tree / ".venv/bin/python3").symlink_to("/usr/bin/python3")
+    shutil.copytree(ROOT / "qre", tree / "qre", symlinks=True)
+    for room in ("cli", "supervisor", "workers"):
+        (tree / room).symlink_to(ROOT / room)
+    done = subprocess.run([tree / ".venv/bin/qre-tool", "version"], capture_output=True, text=True, check=False)
+    assert (done.stdout[:9], done.stderr) == ("qre-tool ", "")
+
+
 def test_a_module_in_the_current_directory_is_not_loaded(tmp_path: Path) -> None:
     (tmp_path / "qre").mkdir()
     (tmp_path / "qre" / "__init__.py").write_text("raise SystemExit('loaded')")

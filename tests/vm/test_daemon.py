@@ -108,11 +108,15 @@ def test_a_stream_outlives_every_process_and_the_next_daemons_take_it_over(daemo
     daemons.check(
         LIBRARY
         + f"""
+        # The kernel's sessions end after a silence of 30 s, and a loaded machine starts two daemons more slowly.
+        $B ping -i 1 -q 10.77.0.1 >/dev/null 2>&1 &
+        pinger=$!
         daemon_restart a
         daemon_restart b
         daemon_ready a {START}
         daemon_ready b {START}
         session_up {START}
+        kill $pinger
         $B ping -c 5 -i 0.2 -W 5 -q 10.77.0.1
         """,
         4 * START,

@@ -4,6 +4,7 @@ marks, stateless resets. RFC 9000 sections 5.1, 8.2, 9, 10.3 and 13.4."""
 from __future__ import annotations
 
 import secrets
+from itertools import count
 
 import pytest
 
@@ -199,11 +200,11 @@ def test_the_token_of_a_connection_id_that_is_not_used_ends_nothing(peers: Vm) -
     peer.listen()
     peer.says(f"send 0 {issued(2, 1, '0b' * 20)}\nwait 200\nraw 0 {reset(60)}\nwait 200")
     assert peer.session()["State"] == "1"
-    peer.says(f"send 0 {issued(3, 3, '0c' * 20)} 0 70000\nwait 300")
+    number = count(70_000)
 
     def ended() -> bool:
-        """Once the other connection ID is used, which takes a moment."""
-        peer.says(f"raw 0 {reset(60)}\nwait 200")
+        """Once the other connection ID is used, which takes a moment; it is told again, as a peer does."""
+        peer.says(f"send 0 {issued(3, 3, '0c' * 20)} 0 {next(number)}\nwait 300\nraw 0 {reset(60)}\nwait 200")
         return any(event.get("Loss") == str(int(Loss.RESET)) for event in peer.events())
 
     wait_for("its end", ended)

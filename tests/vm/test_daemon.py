@@ -14,7 +14,7 @@ from tests.support.guest_daemons import guest_daemons
 from tests.support.tcpdump import read_udp
 from tests.support.vm import Vm
 
-pytestmark = [pytest.mark.timeout(1500), pytest.mark.guest_python, pytest.mark.every_kernel]
+pytestmark = [pytest.mark.timeout(1500), pytest.mark.guest_python]
 LIBRARY = ". /tmp/library; . $GUEST/daemons.sh\n"
 #: Seconds in a guest: Python starts slowly there.
 START, SLOW = 200, 400.0
@@ -50,6 +50,7 @@ def shown(vm: Vm, namespace: str) -> dict[str, Any]:
     return device
 
 
+@pytest.mark.every_kernel
 def test_the_tunnel_runs_on_the_module_and_is_shown(daemons: Vm) -> None:
     printed = daemons.check(
         LIBRARY

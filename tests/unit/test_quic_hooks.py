@@ -16,6 +16,7 @@ from qre.quic.client.client_connection import ClientConnection
 from qre.quic.client.client_tls import ClientTlsContext
 from qre.quic.client.first_flight import BrowserPacketBuilder
 from qre.quic.client.http3 import BrowserHttp3
+from qre.quic.client.timeouts import BrowserRecovery
 from qre.quic.connection import HandshakeConnection
 from qre.quic.packet_builder import LateSealingBuilder, SitePacketBuilder
 from qre.quic.server.connect_ip import SiteHttp3
@@ -32,6 +33,7 @@ OVERRIDDEN = {
     quic.QuicConnection._serialize_transport_parameters: ["self"],
     quic.QuicConnection._replenish_connection_ids: ["self"],
     quic.QuicConnection._push_crypto_data: ["self"],
+    quic.QuicConnection._send_probe: ["self"],
     quic.QuicConnection._write_handshake: ["self", "builder", "epoch", "now"],
     quic.QuicConnection._write_application: ["self", "builder", "network_path", "now"],
     quic.QuicConnection._write_ack_frame: ["self", "builder", "space", "now"],
@@ -68,6 +70,17 @@ OVERRIDDEN = {
     h3.H3Connection._encode_headers: ["self", "stream_id", "headers"],
     h3.H3Connection._decode_headers: ["self", "stream_id", "frame_data"],
     recovery.QuicPacketNumberWindow.__contains__: ["self", "packet_number"],
+    recovery.QuicPacketRecovery.__init__: [
+        "self",
+        "congestion_control_algorithm",
+        "initial_rtt",
+        "max_datagram_size",
+        "peer_completed_address_validation",
+        "send_probe",
+        "logger",
+        "quic_logger",
+    ],
+    recovery.QuicPacketRecovery.reschedule_data: ["self", "now", "speed_up_handshake"],
 }
 
 #: what is called but not overridden
@@ -166,6 +179,7 @@ def test_a_hook_has_the_parameters_that_it_is_used_with(hook: object, expected: 
         ServerTlsContext,
         LateSealingBuilder,
         BrowserPacketBuilder,
+        BrowserRecovery,
         SitePacketBuilder,
         BrowserHttp3,
         SiteHttp3,

@@ -93,8 +93,8 @@ def test_two_hundred_hand_overs_at_up_to_30_percent_loss() -> None:
             )
             assert isinstance(pair.client_events[-1], Closed), seed
             ends["given up"] += 1
-            assert path.loss >= 0.15, seed
-    assert ends["complete"] >= 190
+            assert path.loss >= 0.1, seed  # as a browser: five datagrams in four seconds
+    assert ends["complete"] >= 180
 
 
 def test_sessions_differ_at_each_run() -> None:

@@ -18,6 +18,7 @@ from aioquic.quic.connection import QuicNetworkPath, QuicReceiveContext
 from aioquic.quic.packet import (
     CONNECTION_ID_MAX_SIZE,
     STATELESS_RESET_TOKEN_SIZE,
+    QuicErrorCode,
     QuicFrameType,
     QuicPacketType,
 )
@@ -28,6 +29,7 @@ from qre.quic.client.client_tls import ClientTlsContext, Peer
 from qre.quic.client.fingerprint import Fingerprint
 from qre.quic.client.first_flight import BrowserPacketBuilder, HelloFlight
 from qre.quic.client.hello import OfferedHello
+from qre.quic.client.timeouts import BrowserRecovery
 from qre.quic.client.trust import TrustStore
 from qre.quic.connection import HandshakeConnection
 from qre.wire.close_reason import BROWSER_CLOSE_PADDING
@@ -45,6 +47,10 @@ _ACK_DELAY: Final = 0.025
 _ACK_EVERY: Final = 2
 #: RFC 9000 §2.1: the client's first bidirectional stream.
 _FIRST_REQUEST: Final = 0
+#: Room for a CLOSE frame, its reason phrase excepted.
+_PARTING_CAPACITY: Final = 5
+#: A variable-length integer of two bytes (RFC 9000 §16).
+_TWO_BYTES: Final = 0x4000
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,25 @@ class RoutedCid:
     cid: bytes
     reset_token: bytes | None
     retire_sequence: int | None
+
+
+def _configuration(fingerprint: Fingerprint, server_name: str, key_log: TextIO | None) -> QuicConfiguration:
+    """What stock takes as a configuration of the browser's behaviour."""
+    parameters = fingerprint.transport_parameters
+    return QuicConfiguration(
+        alpn_protocols=list(fingerprint.hello.alpn),
+        connection_id_length=0,
+        idle_timeout=parameters.max_idle_timeout / 1000,
+        initial_rtt=fingerprint.patience.first_timeout_ms / 2000,  # the first timeout takes two of them
+        is_client=True,
+        max_data=parameters.initial_max_data,
+        max_datagram_frame_size=parameters.max_datagram_frame_size,
+        max_datagram_size=fingerprint.datagram_length,
+        max_stream_data=parameters.initial_max_stream_data_bidi_local,
+        secrets_log_file=key_log,
+        server_name=server_name,
+        supported_versions=[QUIC_VERSION_1],
+    )
 
 
 class ClientConnection(HandshakeConnection):
@@ -72,21 +97,10 @@ class ClientConnection(HandshakeConnection):
     ) -> None:
         parameters = fingerprint.transport_parameters
         super().__init__(
-            configuration=QuicConfiguration(
-                alpn_protocols=list(fingerprint.hello.alpn),
-                connection_id_length=0,
-                idle_timeout=parameters.max_idle_timeout / 1000,
-                is_client=True,
-                max_data=parameters.initial_max_data,
-                max_datagram_frame_size=parameters.max_datagram_frame_size,
-                max_datagram_size=fingerprint.datagram_length,
-                max_stream_data=parameters.initial_max_stream_data_bidi_local,
-                secrets_log_file=key_log,
-                server_name=server_name,
-                supported_versions=[QUIC_VERSION_1],
-            ),
+            configuration=_configuration(fingerprint, server_name, key_log),
             bounds=bounds.CLIENT,
         )
+        self._loss = self._new_recovery()
         # Stock gives both connection IDs one length.
         self._peer_cid.cid = random.randbytes(fingerprint.destination_cid_length)
         self._original_destination_connection_id = self._peer_cid.cid
@@ -104,6 +118,11 @@ class ClientConnection(HandshakeConnection):
         self._unix_time = unix_time
         self._random = random
         self._flight = HelloFlight(b"", fingerprint.chaos, random)
+        self._timed_out = False  # what is sent next is for a timeout
+        #: The reason phrase of a CLOSE before 1-RTT, when a browser has one.
+        self.parting = b""
+        #: When a packet of the peer's was last read; None: never.
+        self.heard_at: float | None = None
         self._early: list[tuple[bytes, Any]] = []
         self._unacknowledged = 0  # ack-eliciting 1-RTT packets since the last ACK frame
         #: The routed CID of NEW_CONNECTION_ID, if one came from a proven server.
@@ -127,6 +146,17 @@ class ClientConnection(HandshakeConnection):
         return self._handshake_complete and context is not None and context.peer is Peer.PROVEN
 
     # --- set-up ---
+
+    def _new_recovery(self) -> BrowserRecovery:
+        return BrowserRecovery(
+            repeat_hello=self._repeat_hello,
+            congestion_control_algorithm=self._configuration.congestion_control_algorithm,
+            initial_rtt=self._configuration.initial_rtt,
+            max_datagram_size=self._max_datagram_size,
+            peer_completed_address_validation=False,
+            send_probe=self._send_probe,
+            logger=self._logger,
+        )
 
     def _initialize(self, peer_cid: bytes) -> None:
         """Our TLS in place of the stock one; called again after a Retry, with the same hello."""
@@ -154,6 +184,24 @@ class ClientConnection(HandshakeConnection):
             hello.seek(0)
         super()._push_crypto_data()
 
+    # --- when nothing answers ---
+
+    def _repeat_hello(self) -> bool:
+        return not self._cryptos[tls.Epoch.HANDSHAKE].send.is_valid() and self._flight.repeat()
+
+    def _send_probe(self) -> None:
+        """A browser's packet for a timeout comes after a number that is not used."""
+        super()._send_probe()
+        if not self._timed_out:
+            self._timed_out = True
+            self._packet_number += 1
+
+    def datagrams_to_send(self, now: float) -> list[tuple[bytes, Any]]:
+        """As its base; a timeout's packets are sent once."""
+        sent = super().datagrams_to_send(now)
+        self._timed_out = False
+        return sent
+
     # --- what goes out ---
 
     def _new_builder(self) -> QuicPacketBuilder:
@@ -176,14 +224,26 @@ class ClientConnection(HandshakeConnection):
         reason_phrase: str,
     ) -> None:
         """In 1-RTT with PADDING up to the length of a browser's, which has a reason phrase."""
+        if self.parting and epoch is not tls.Epoch.ONE_RTT:
+            self._write_parting(builder)
+            return
         super()._write_connection_close_frame(builder, epoch, error_code, frame_type, reason_phrase)
         if epoch is tls.Epoch.ONE_RTT:
             buf = builder.start_frame(QuicFrameType.PADDING, capacity=BROWSER_CLOSE_PADDING)
             buf.push_bytes(bytes(BROWSER_CLOSE_PADDING - 1))
 
+    def _write_parting(self, builder: QuicPacketBuilder) -> None:
+        """The browser takes two bytes for the phrase's length, however short."""
+        buf = builder.start_frame(QuicFrameType.TRANSPORT_CLOSE, capacity=_PARTING_CAPACITY + len(self.parting))
+        buf.push_uint_var(QuicErrorCode.NO_ERROR)
+        buf.push_uint_var(0)  # the frame at fault: none
+        buf.push_uint16(_TWO_BYTES | len(self.parting))
+        buf.push_bytes(self.parting)
+
     def _number_length(self, packet: QuicSentPacket) -> int:
-        """The browser's choice: one byte for the very first, two until something is acknowledged, then one."""
-        if packet.packet_number == self._first_packet_number:
+        """The browser's choice: one byte for the very first and after timeouts, two until something is acknowledged,
+        then one."""
+        if packet.packet_number == self._first_packet_number or self._timed_out:
             return 1
         if not any(space.largest_acked_packet for space in self._spaces.values()):
             return 2
@@ -268,6 +328,7 @@ class ClientConnection(HandshakeConnection):
         self, context: QuicReceiveContext, plain: bytes, crypto_frame_required: bool = False
     ) -> tuple[bool, bool]:
         """Acknowledge every other 1-RTT packet at once, and the last frame of a hand-over."""
+        self.heard_at = context.time
         result = super()._payload_received(context, plain, crypto_frame_required)
         if context.epoch is tls.Epoch.ONE_RTT and result[0]:
             self.eliciting_packets += 1

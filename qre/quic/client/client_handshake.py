@@ -16,11 +16,12 @@ from aioquic import tls
 from aioquic.quic.events import HandshakeCompleted, ProtocolNegotiated, QuicEvent
 
 from qre.addresses import Interface
-from qre.causes import Cause, of_alert
+from qre.causes import Cause
 from qre.errors import InternalError, PeerError, QreError
 from qre.quic.client.attempt_rules import ATTEMPT_RULES, AttemptEffect, AttemptEvent, AttemptState
 from qre.quic.client.client_connection import ClientConnection, RoutedCid
 from qre.quic.client.client_tls import Peer
+from qre.quic.client.endings import cause_of, words_of
 from qre.quic.client.fingerprint import Fingerprint
 from qre.quic.client.hello import make_hello
 from qre.quic.client.http3 import HttpClient, Visit
@@ -40,7 +41,6 @@ from qre.quic.handshake_events import (
     Proven,
     SiteAnswered,
 )
-from qre.wire.close_reason import CloseReason, close_words, reason_of
 from qre.wire.number import PACKET_NUMBER_BASE
 from qre.wire.packet import SHORTEST_DEST_CID
 from qre.wire.protection import derive
@@ -121,8 +121,10 @@ class ClientHandshake:
         self._granted: tuple[Interface, ...] = ()
         self._pings_before_grant = 0
         self._deadline: float | None = None
-        #: The deadline that replaces the first one when anything is heard; None from then on.
-        self._heard_deadline: float | None = None
+        self._began = now
+        self._silence = fingerprint.patience.silence_ms / 1000
+        self._patience = self._silence  # before anything is heard
+        self._phrase = fingerprint.patience.left  # of the CLOSE
         self._leave_at: float | None = None
         self._observer = SiteObserver(now)
         self._connection = ClientConnection(
@@ -146,19 +148,18 @@ class ClientHandshake:
 
     def connect(self, peer: Address, now: float, patience: float = STEP_TIMEOUT) -> None:
         """Make the first flight, which ``datagrams_to_send`` returns. ``patience``: how long the peer may say nothing
-        at all (seconds)."""
+        at all (seconds); as long as the browser's at most."""
         self._peer = peer
         self._observer = SiteObserver(now)
-        self._deadline = now + patience
-        self._heard_deadline = now + STEP_TIMEOUT
+        self._began = now
+        self._deadline = now + STEP_TIMEOUT
+        self._patience = min(patience, self._silence)
         self._connection.connect(peer, now)
 
     def datagram_received(self, data: bytes, peer: Address, now: float, ecn: int = 0) -> None:
         """Process any bytes, and their ECN mark; datagrams from another address are ignored (RFC 9000 §9)."""
         if self._silent or peer != self._peer:
             return
-        if self._heard_deadline is not None:
-            self._deadline, self._heard_deadline = self._heard_deadline, None
         self._guarded(lambda: self._connection.receive_datagram(data, peer, now), now)
         self._observer.received(data, self._connection, now, ecn)
 
@@ -186,7 +187,7 @@ class ClientHandshake:
         """When to call ``handle_timer``."""
         if self._state is AttemptState.OVER:
             return None
-        times = (self._connection.get_timer(), self._deadline, self._leave_at)
+        times = (self._connection.get_timer(), self._deadline, self._leave_at, self._silent_at())
         return min((time for time in times if time is not None), default=None)
 
     def handle_timer(self, now: float) -> None:
@@ -198,6 +199,8 @@ class ClientHandshake:
             return
         if self._leave_at is not None and now >= self._leave_at:
             self._happens(AttemptEvent.LINGERED)
+        elif (at := self._silent_at()) is not None and now >= at:
+            self._give_up_waiting(now)
         elif self._deadline is not None and now >= self._deadline:
             self._happens(AttemptEvent.DEADLINE)
 
@@ -259,6 +262,20 @@ class ClientHandshake:
     @property
     def _silent(self) -> bool:
         return self._state in (AttemptState.CLOSING, AttemptState.OVER)
+
+    def _silent_at(self) -> float | None:
+        """When a browser gives up that has heard nothing; None once TLS is complete."""
+        if self._state is not AttemptState.GREETING or self._deadline is None:
+            return None
+        heard_at = self._connection.heard_at
+        return self._began + self._patience if heard_at is None else heard_at + self._silence
+
+    def _give_up_waiting(self, now: float) -> None:
+        """A browser says for how long it has waited; one whose tab is closed earlier does not."""
+        waited = now - (self._began if self._connection.heard_at is None else self._connection.heard_at)
+        if waited >= self._silence:
+            self._phrase = self._fingerprint.patience.silent.format(microseconds=int(waited * 1e6))
+        self._happens(AttemptEvent.DEADLINE)
 
     def _guarded(self, step: Callable[[], None], now: float) -> None:
         """Run a step of the stack and evaluate the result. Malformed input ends only this handshake."""
@@ -369,7 +386,7 @@ class ClientHandshake:
     def _ended(self, ending: Ending) -> None:
         """The peer closed, or TLS or QUIC has to close because of an error."""
         context = self._connection.context
-        told: ClientEvent = HandshakeFailed(_why(ending), cause=_cause(ending))
+        told: ClientEvent = HandshakeFailed(words_of(ending), cause=cause_of(ending))
         if context is not None and context.peer is Peer.IMPOSTOR and not self._probing:
             assert context.problem is not None
             told = ManInTheMiddle(context.problem.detail, context.problem.cause)
@@ -419,6 +436,7 @@ class ClientHandshake:
         return self._http
 
     def _close(self) -> None:
+        self._connection.parting = self._phrase.encode("ascii")
         if self._http is not None:
             self._http.close_quietly()
         else:
@@ -427,23 +445,3 @@ class ClientHandshake:
 
 def _default(value: int | None, default: int) -> int:
     return default if value is None else value
-
-
-def _cause(ending: Ending) -> Cause | None:
-    """What an alert of the other end says, which anybody can make before the handshake is complete; or its reason."""
-    if ending.by_us:
-        return None
-    if ending.alert is None:
-        return Cause.TWIN if reason_of(ending.error_code) is CloseReason.TWIN else None
-    return of_alert(ending.alert)
-
-
-def _why(ending: Ending) -> str:
-    if ending.reason == "Idle timeout":
-        return "the server stopped answering"
-    if ending.by_us:
-        return f"the server broke the protocol ({ending.reason or hex(ending.error_code)})"
-    if ending.alert is not None:
-        return f"the server closed the connection (TLS alert {ending.alert})"
-    said = close_words(ending.error_code)
-    return f"the server closed the connection: {said}" if said else "the server closed the connection"

@@ -1,4 +1,4 @@
-"""The shape of a browser's first flight, as data: one JSON file per browser version.
+"""A browser's shape and behaviour, as data: one JSON file per browser version.
 
 A newer browser is a new file, not new code. The file has the constant values and the ranges of those that vary, and
 nothing that identifies a user.
@@ -58,6 +58,15 @@ class ChaosShape(_Data, frozen=True, kw_only=True):
     pings: Range  # a packet
 
 
+class PatienceShape(_Data, frozen=True, kw_only=True):
+    """When nothing answers. ``silent`` and ``left`` are reason phrases: after silence, and when the user leaves."""
+
+    first_timeout_ms: int  # until the hello is repeated, doubled each time, while no round trip is known
+    silence_ms: int  # nothing at all came for so long, before the handshake is complete
+    silent: str  # a format with ``microseconds`` of silence
+    left: str
+
+
 class Http3Shape(_Data, frozen=True, kw_only=True):
     """SETTINGS and the headers of a navigation, pseudo-headers excepted."""
 
@@ -78,4 +87,5 @@ class Fingerprint(_Data, frozen=True, kw_only=True):
     hello: HelloShape
     transport_parameters: ParametersShape
     chaos: ChaosShape
+    patience: PatienceShape
     http3: Http3Shape

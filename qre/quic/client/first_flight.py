@@ -3,8 +3,8 @@
 Datagrams with an Initial are full, and the padding is inside the Initial, never behind the last packet. The hello
 goes in two packets of their own ("chaos protection"): the first has its beginning and its end, the second its
 middle, so no datagram alone holds the whole. In each, the ranges are split at random, PINGs and PADDING are put
-between, and all of it is shuffled. A retransmission is shuffled anew. Packet numbers are one byte long wherever the
-browser's are.
+between, and all of it is shuffled. Each timeout repeats one of the two, in turn, shuffled anew. Packet numbers are
+one byte long wherever the browser's are.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from aioquic.quic.packet_builder import (
     QuicPacketBuilderStop,
     QuicSentPacket,
 )
+from aioquic.quic.rangeset import RangeSet
 
 from qre.quic.client.fingerprint import ChaosShape
 from qre.quic.packet_builder import LateSealingBuilder, UnsealedPacket
@@ -55,11 +56,29 @@ class HelloFlight:
         #: The ranges of each packet; together they are the whole message.
         self._packets = ([range(middle), range(end, len(message))], [range(middle, end)])
         self._pending = [list(ranges) for ranges in self._packets] if message else []
+        self._acknowledged = RangeSet()
+        self._turn = 0  # the packet that a timeout repeats next
 
     @property
     def pending(self) -> bool:
         """Whether bytes of the ClientHello wait to be sent (again)."""
         return any(self._pending)
+
+    def repeat(self) -> bool:
+        """A timeout: one packet's ranges are to be sent again. False: the peer has acknowledged all of them."""
+        for turn in (self._turn, 1 - self._turn) if self._pending else ():
+            missing = self._missing(self._packets[turn])
+            if missing:
+                self._pending[turn], self._turn = missing, 1 - turn
+                return True
+        return False
+
+    def _missing(self, ranges: Iterable[range]) -> list[range]:
+        """What the peer has not acknowledged of them."""
+        found = RangeSet(ranges)
+        for known in self._acknowledged:
+            found.subtract(known.start, known.stop)
+        return list(found)
 
     def write(self, builder: QuicPacketBuilder) -> None:
         """Fill the rest of the builder's packet with the hello's next ranges."""
@@ -77,10 +96,13 @@ class HelloFlight:
 
     def _on_delivery(self, delivery: QuicDeliveryState, ranges: list[range]) -> None:
         if delivery is QuicDeliveryState.ACKED:
+            for part in ranges:
+                self._acknowledged.add(part.start, part.stop)
+            self._pending = [self._missing(pending) for pending in self._pending]
             return
-        for lost in ranges:
+        for lost in self._missing(ranges):
             for whole, pending in zip(self._packets, self._pending, strict=True):
-                if any(lost.start in part for part in whole):
+                if any(lost.start in part for part in whole) and lost not in pending:
                     pending.append(lost)
 
 
@@ -132,10 +154,11 @@ def shuffled_payload(
 
 def _split_one(parts: list[range], spare: int, random: Random) -> int:
     """Split one range at random, if possible; returns the bytes that the new frame costs."""
-    index = random.randrange(len(parts))
-    part = parts[index]
-    if len(part) < 2:
+    long_enough = [index for index, part in enumerate(parts) if len(part) > 1]
+    if not long_enough:
         return 0
+    index = random.choice(long_enough)
+    part = parts[index]
     length = random.randint(1, len(part) - 1)
     first, second = part[:length], part[length:]
     cost = _overhead(first) + _overhead(second) - _overhead(part)

@@ -244,8 +244,8 @@ _STATUSES: Final = {
     500: Cause.ADDRESS_SHARE,
 }
 _STATUS_OF: Final = {cause: status for status, cause in _STATUSES.items()}
-#: OpenSSL's verdicts on a chain (x509_vfy.h) that depend on the time.
-_VERDICTS: Final = {9: Cause.CLOCK_BEHIND, 10: Cause.CLOCK_AHEAD}
+#: OpenSSL's verdicts on a chain (x509_vfy.h) that depend on the time, or on the name.
+_VERDICTS: Final = {9: Cause.CLOCK_BEHIND, 10: Cause.CLOCK_AHEAD, 62: Cause.WRONG_NAME}
 #: A refusal of netlink. rtnetlink answers EACCES for one thing: an IPv6 address or route where IPv6 is switched off.
 _NETLINK: Final = {errno.EPERM: Cause.NOT_PERMITTED, errno.EACCES: Cause.IPV6_OFF}
 

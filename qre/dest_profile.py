@@ -57,6 +57,9 @@ class DestProfile(Struct, frozen=True, kw_only=True):
     certificate_expires_at: U64 = 0  # unix seconds; 0: unknown
     http_status: U16 = 0  # of "/"; 0: no answer
     ecn: Annotated[int, msgspec.Meta(ge=0, le=3)] = 0  # of Dest's 1-RTT packets; our data plane sends the same
+    certificate_since: U64 = 0  # unix seconds; 0: unknown
+    certificate_problem: Text = ""  # why a browser would not accept it; empty: it would
+    retry: bool = False  # it asked for another hello, with a token
     visits: Annotated[tuple[RecordedVisit, ...], msgspec.Meta(max_length=MAX_VISITS)] = ()  # the newest last
     warnings: Annotated[tuple[Text, ...], msgspec.Meta(max_length=16)] = ()
 

@@ -13,8 +13,8 @@ from msgspec.structs import replace
 from qre.causes import Cause
 from qre.dest_profile import DestProfile
 from qre.quic.client.client_tls import HELLO_RETRY_REQUEST, _decompress
+from qre.quic.client.drawbacks import drawbacks_of
 from qre.quic.client.http3 import _date_untrusted
-from qre.quic.client.site_profile import _warnings
 from qre.quic.handshake_events import (
     ClockOff,
     Closed,
@@ -87,7 +87,7 @@ FOLLOWED = DestProfile(
     ],
 )
 def test_every_tell_that_a_site_leaves_is_named(changed: dict[str, object], words: list[str]) -> None:
-    warnings = _warnings(replace(FOLLOWED, **changed), None)
+    warnings = [str(each) for each in drawbacks_of(replace(FOLLOWED, **changed))]
     assert len(warnings) == len(words)
     assert all(word in warning for word, warning in zip(words, warnings, strict=True))
 

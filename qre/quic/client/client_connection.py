@@ -391,6 +391,11 @@ class ClientConnection(HandshakeConnection):
         return self._crypto_streams[tls.Epoch.HANDSHAKE].receiver.starting_offset()
 
     @property
+    def retried(self) -> bool:
+        """Whether the server answered the first hello with a Retry."""
+        return bool(self._retry_count)
+
+    @property
     def acknowledgement_pending(self) -> bool:
         """Whether an ACK for a 1-RTT packet is to be sent."""
         return self._spaces[tls.Epoch.ONE_RTT].ack_at is not None

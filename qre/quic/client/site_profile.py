@@ -5,6 +5,7 @@ It has only what QRE's server has to imitate or to warn of. It observes a connec
 
 from __future__ import annotations
 
+import datetime
 from typing import Final
 
 import msgspec
@@ -12,28 +13,23 @@ from aioquic import tls
 
 from qre.dest_profile import DestProfile
 from qre.quic.client.client_connection import ClientConnection
-from qre.quic.client.hello import X25519, X25519MLKEM768
+from qre.quic.client.drawbacks import GROUPS, drawbacks_of
 from qre.quic.client.visit_recorder import VisitRecorder
-from qre.wire.packet import SHORTEST_DEST_CID, is_long, is_short
+from qre.wire.packet import is_long, is_short
 from qre.wire.varint import read_varint_untrusted, read_vector_untrusted
 
-_GROUPS: Final = {X25519: "X25519", X25519MLKEM768: "X25519MLKEM768"}
 _QUIC_TRANSPORT_PARAMETERS: Final = 57
 #: Whose packets are marked as congested had marked them as capable of that.
 _ECT0, _CE = 2, 3
 _MAX_LENGTHS: Final = 32
 _MAX_LENGTH: Final = 0xFFFF
 _MAX_TICKETS: Final = 8
-#: Our own Handshake messages, from EncryptedExtensions to Finished (bytes), with a client's usual parameters.
-_SHORTEST_FLIGHT: Final = 450
-#: From this distance on the difference between visitors and tunnels is a tell (milliseconds).
-_FAR_MS: Final = 20
 _MAX_PARAMETERS: Final = 64
 
 
 def group_name(number: int) -> str:
     """The name of a TLS group, or its number if no hello offers it."""
-    return _GROUPS.get(number, f"{number:#06x}")
+    return GROUPS.get(number, f"{number:#06x}")
 
 
 class SiteObserver:
@@ -93,41 +89,20 @@ class SiteObserver:
             session_ticket_lengths=tuple(context.ticket_lengths[:_MAX_TICKETS]),
             first_byte_ms=round(((self._first_byte or self._started) - self._started) * 1000),
             transport_parameters=_parameter_order(context),
-            certificate_expires_at=int(context.chain[0].not_valid_after_utc.timestamp()) if context.chain else 0,
+            certificate_since=_seconds(context.chain[0].not_valid_before_utc) if context.chain else 0,
+            certificate_expires_at=_seconds(context.chain[0].not_valid_after_utc) if context.chain else 0,
+            certificate_problem=(problem or "")[:512],
+            retry=connection.retried,
             http_status=http_status,
             ecn=self._ecn or 0,
             visits=(visit,) if visit is not None else (),
         )
-        return msgspec.structs.replace(profile, warnings=_warnings(profile, problem))
+        return msgspec.structs.replace(profile, warnings=tuple(str(each)[:512] for each in drawbacks_of(profile)))
 
 
-def _warnings(profile: DestProfile, problem: str | None) -> tuple[str, ...]:
-    """What a server before this site cannot follow, or an observer can tell."""
-    warnings = []
-    if profile.cipher != tls.CipherSuite.AES_128_GCM_SHA256.name:
-        warnings.append(f"it chooses {profile.cipher}, which QRE cannot: no client of yours is recognised before it")
-    if profile.group not in _GROUPS.values():
-        warnings.append(f"it chooses the group {profile.group}, which QRE cannot: no client of yours is recognised")
-    if profile.scid_length < SHORTEST_DEST_CID:
-        warnings.append(
-            f"its connection IDs have {profile.scid_length} bytes, fewer than {SHORTEST_DEST_CID}: no client of yours"
-            " is recognised before it"
-        )
-    if 0 < profile.handshake_flight_length < _SHORTEST_FLIGHT:
-        warnings.append(
-            f"its handshake messages are so short ({profile.handshake_flight_length} bytes) that ours do not fit:"
-            " handshakes take longer than its own"
-        )
-    if profile.rtt_ms >= _FAR_MS:
-        warnings.append(
-            f"it is {profile.rtt_ms} ms away: a tunnel answers sooner by so much than visitors are answered; choose a"
-            " site that is nearer"
-        )
-    if problem is not None:
-        warnings.append(problem)
-    if not profile.http_status:
-        warnings.append("it did not answer GET / over HTTP/3")
-    return tuple(warnings)
+def _seconds(moment: datetime.datetime) -> int:
+    """Unix seconds; what a certificate says may lie before them."""
+    return max(0, int(moment.timestamp()))
 
 
 def _parameter_order(context: tls.Context) -> tuple[int, ...]:

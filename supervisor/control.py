@@ -2,7 +2,8 @@
 
 Mode 0600, and the caller's uid is checked again (SO_PEERCRED): root, or the daemon's own. Requests are
 bounded in size, number and time. ``{"op": "show"}`` answers ``{"ok": true, "device": {…}}``, ``{"op": "reload"}``
-answers ``{"ok": true}``; a failure is ``{"ok": false, "error": "…"}``.
+and ``{"op": "dest-found", "dest": …, "server_name": …, "profile": {…}}`` answer ``{"ok": true}``; a failure is
+``{"ok": false, "error": "…"}``.
 """
 
 from __future__ import annotations
@@ -15,10 +16,13 @@ import struct
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from qre.device.control_client import SUFFIX
+import msgspec
+
+from qre.device.control_client import DEST_FOUND, SUFFIX
 from qre.errors import MachineError, QreError, UserError
 from qre.ipc.private_socket import bind_private
 from qre.supervisor.daemon_status import describe
+from qre.supervisor.dest_reports import DestFound
 from qre.supervisor.parent_messages import ReloadWanted, ToParent
 
 if TYPE_CHECKING:
@@ -88,6 +92,9 @@ class ControlSocket:
                 case "reload":
                     await self._ask_for_reload()
                     return {"ok": True}
+                case DestFound() as found:
+                    await self._crew.dest.found(found)
+                    return {"ok": True}
                 case _:
                     raise UserError("control socket", "an unknown request")
         except QreError as error:
@@ -107,14 +114,22 @@ class ControlSocket:
             raise UserError("reload", error)
 
 
-def _parse_untrusted(line: bytes) -> str:
+def _parse_untrusted(line: bytes) -> str | DestFound:
+    """The operation's name, or what it brings."""
     try:
         request = json.loads(line)
     except (ValueError, RecursionError):
         raise UserError("control socket", "a request that is not JSON") from None
-    if not isinstance(request, dict) or set(request) != {"op"} or not isinstance(request["op"], str):
+    if not isinstance(request, dict) or not isinstance(operation := request.pop("op", None), str):
         raise UserError("control socket", 'a request that is not {"op": "…"}')
-    return request["op"]
+    if operation == DEST_FOUND:
+        try:
+            return msgspec.convert(request, DestFound)
+        except (msgspec.ValidationError, ValueError, RecursionError) as error:
+            raise UserError("control socket", f"a malformed request: {error}"[:200]) from None
+    if request:
+        raise UserError("control socket", 'a request that is not {"op": "…"}')
+    return operation
 
 
 def may_ask(sock: socket.socket) -> bool:

@@ -7,10 +7,21 @@ from collections.abc import Callable
 import msgspec
 
 from qre.dest_profile import DestProfile
+from qre.ends import Role
+from qre.errors import UserError
 from qre.ipc.messages import DestAddressReport, DestProfileReport, Party, WorkerConfig
+from qre.structs import Struct, Text
 from qre.supervisor.members.life import WorkerStage
 from qre.supervisor.members.supervised import Members
 from qre.supervisor.parent_messages import DestProbed
+
+
+class DestFound(Struct, frozen=True, kw_only=True):
+    """What `refresh` has seen of this Dest under this name."""
+
+    dest: Text  # host:port
+    server_name: Text
+    profile: DestProfile
 
 
 class DestReports:
@@ -41,6 +52,16 @@ class DestReports:
         self._use(msgspec.structs.replace(config, dest_profile=message.profile))
         self._probed(DestProbed(profile=message.profile))
         await self._pass_on(Party.DATAPLANE if config.user_dataplane else Party.NETLINK, message)
+
+    async def found(self, told: DestFound) -> None:
+        """A visit of a command's: the handshake worker takes it as its own, and reports it. Raises QreError when it
+        is of another Dest, or the worker does not take it."""
+        config = self._config()
+        if config.role is not Role.SERVER:
+            raise UserError("dest-found", "a client has no Dest")
+        if (told.dest, told.server_name) != (f"{config.dest_host}:{config.dest_port}", config.server_name):
+            raise UserError("dest-found", f"{told.dest} is not this server's Dest any more", "run `refresh` again")
+        await self._pass_on(Party.HANDSHAKE, DestProfileReport(profile=told.profile))
 
     async def _pass_on(self, to: Party, message: DestProfileReport | DestAddressReport) -> None:
         """A worker that is not ready gets it with its configuration."""

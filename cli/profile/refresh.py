@@ -8,6 +8,7 @@ result.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import time
 from collections.abc import Iterator
@@ -23,9 +24,11 @@ from qre.config.profile import load_profile
 from qre.config.settings import load_global
 from qre.config.values import parse_host_port
 from qre.dest_profile import DestProfile
+from qre.device.control_client import DEST_FOUND, SHOW_TIMEOUT, NoDaemonError, ask_daemon
 from qre.device.state import write_atomically
 from qre.errors import MachineError, UserError
 from qre.kernel.capabilities import require_capabilities
+from qre.quic.client.drawbacks import Weight, drawbacks_of
 
 _WIDTH = 18
 
@@ -51,11 +54,24 @@ def refresh(arguments: list[str], options: Options) -> int:
         warnings = (str(failed)[:512],)
         found = msgspec.structs.replace(before, reachable=False, checked_at=int(time.time()), warnings=warnings)
     _keep(config, name, profile, described["dataplane"], found)
+    _tell_daemon(config, described, found)
     for label, text in _lines(dest, server_name, found, last if error is not None else found, config):
         print(f"{label + ':':<{_WIDTH}} {clean(text)}")
     if error is not None:
         raise MachineError(f"Dest {dest}", f"it cannot be reached: {error}", "check that it answers HTTP/3 from here")
+    bad = [each.why for each in drawbacks_of(found) if each.weight is Weight.UNUSABLE]
+    if bad:
+        raise MachineError(f"Dest {dest}", "; ".join(bad), "choose another Dest: see `qre-tool help find-dest`")
     return 0
+
+
+def _tell_daemon(config: GlobalConfig, described: dict[str, object], found: DestProfile) -> None:
+    """A running daemon takes what was found, or looks again itself when nothing was."""
+    if described["daemon_pid"] is None:
+        return
+    told = {"dest": described["dest"], "server_name": described["server_name"], "profile": msgspec.to_builtins(found)}
+    with contextlib.suppress(NoDaemonError):  # it has ended in the meantime
+        ask_daemon(config, str(described["device"]), DEST_FOUND, SHOW_TIMEOUT, told)
 
 
 def _dest(described: dict[str, object], config: GlobalConfig) -> tuple[HostPort, str]:
@@ -113,10 +129,11 @@ def _cache(config: GlobalConfig, profile: str) -> Path:
 
 def _keep(config: GlobalConfig, device: str, profile: str | None, dataplane: str, found: DestProfile) -> None:
     if dataplane == "kernel":
+        from qre.kernel.port_registration import store_dest_profile
         from qre.kernel.qre_family import Qre
 
         with Qre() as qre:
-            qre.dest_profile_set(device, msgspec.json.encode(found.without_visits()), found.ecn)
+            store_dest_profile(qre, device, found)
     if profile:
         path = _cache(config, profile)
         data = msgspec.json.encode(found.after(_stored(config, profile)))

@@ -18,6 +18,8 @@ from qre.config.model import GlobalConfig
 from qre.errors import MachineError, UserError
 
 SUFFIX = ".sock"
+#: The operation that tells a daemon what a visit to its Dest has shown.
+DEST_FOUND = "dest-found"
 MAX_ANSWER = 8 << 20
 SHOW_TIMEOUT = 15.0
 RELOAD_TIMEOUT = 45.0
@@ -58,8 +60,10 @@ def remove_left(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def ask_daemon(config: GlobalConfig, device: str, operation: str, timeout: float) -> dict[str, Any]:
-    """The daemon's answer to ``operation`` (``show``, ``reload``).
+def ask_daemon(
+    config: GlobalConfig, device: str, operation: str, timeout: float, told: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """The daemon's answer to ``operation`` (``show``, ``reload``, ``dest-found``); ``told`` is what belongs to it.
 
     Raises NoDaemonError when there is no daemon, DaemonRefusedError when it refuses, another QreError when the answer
     is missing or malformed.
@@ -71,7 +75,7 @@ def ask_daemon(config: GlobalConfig, device: str, operation: str, timeout: float
         try:
             sock.connect(str(path))
             _check_peer(sock, path)
-            sock.sendall(json.dumps({"op": operation}).encode() + b"\n")
+            sock.sendall(json.dumps({"op": operation} | (told or {})).encode() + b"\n")
             line = _read_line(sock, deadline)
         except (FileNotFoundError, ConnectionRefusedError) as error:
             raise NoDaemonError(f"device {device}", "no daemon runs", f"see {path}") from error

@@ -180,7 +180,7 @@ class RoleState(Message, frozen=True, kw_only=True):
 
 class DestProfileReport(Message, frozen=True, kw_only=True):
     """handshake -> supervisor: a fresh probe of Dest; the parent caches it. On the kernel's data plane it is passed
-    on, supervisor -> netlink, as a request."""
+    on, supervisor -> netlink, as a request. supervisor -> handshake, as a request: what `refresh` has seen."""
 
     profile: DestProfile
 

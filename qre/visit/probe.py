@@ -15,7 +15,7 @@ from typing import Final
 
 import msgspec
 
-from qre.causes import of_network
+from qre.causes import Cause, of_network
 from qre.dest_profile import MAX_VISITS, DestProfile
 from qre.errors import MachineError
 from qre.quic.client.client_handshake import STEP_TIMEOUT, ClientHandshake
@@ -77,23 +77,27 @@ async def probe(
 
 async def _answer(exchange: Exchange) -> DestProfile:
     profile: DestProfile | None = None
-    reason = "it ended without an answer"
+    reason, failed = "it ended without an answer", None
     while True:
         match await exchange.next_event():
             case SiteAnswered(profile=seen):
                 profile = seen
-            case HandshakeFailed(reason=text) | ManInTheMiddle(detail=text):
-                reason = text
+            case HandshakeFailed(reason=text, cause=cause) | ManInTheMiddle(detail=text, cause=cause):
+                reason, failed = text, cause
             case Closed():
                 break
     if profile is None:
-        raise MachineError("Dest", reason)
+        error = MachineError("Dest", reason)
+        error.cause = failed
+        raise error
     return profile
 
 
 async def probe_any(addresses: Sequence[Resolved], visit: Visit) -> tuple[Resolved, DestProfile]:
-    """A visit of the first of ``addresses`` that can be measured. Raises MachineError of all when none can."""
+    """A visit of the first of ``addresses`` that can be measured. Raises MachineError of all when none can, with the
+    cause if they have one in common."""
     failures: list[str] = []
+    causes: set[Cause | None] = set()
     for address in addresses:
         last = address == addresses[-1]
         try:
@@ -102,7 +106,10 @@ async def probe_any(addresses: Sequence[Resolved], visit: Visit) -> tuple[Resolv
             if len(addresses) == 1:
                 raise
             failures.append(f"{address[1][0]}: {error}")
-    raise MachineError("Dest", "; ".join(failures))
+            causes.add(error.cause)
+    every = MachineError("Dest", "; ".join(failures))
+    every.cause = causes.pop() if len(causes) == 1 else None
+    raise every
 
 
 def imitable(profile: DestProfile | None) -> DestProfile | None:
@@ -141,8 +148,10 @@ class Prober:
         pause = self._left()
         retry = _FIRST_RETRY
         while True:
-            if pause:
-                await self._pause(pause)
+            known = self._last
+            if pause and not await self._pause(pause) and self._last is not known:
+                pause, retry = self._left(), _FIRST_RETRY  # somebody else has visited it meanwhile
+                continue
             if await self._look():
                 pause, retry = self._left() or _FIRST_RETRY, _FIRST_RETRY
             else:
@@ -153,13 +162,22 @@ class Prober:
         """Dest seems to be silent: look soon. The look decides; visitors may have sent what no site answers."""
         self._doubted.set()
 
-    async def _pause(self, seconds: float) -> None:
+    async def take(self, profile: DestProfile) -> None:
+        """Another visit has found this: the next one has time again."""
+        self._last = profile.after(self._kept())
+        self._in_a_hurry = False
+        await self._found(self._last)
+
+    async def _pause(self, seconds: float) -> bool:
+        """Whether Dest was doubted meanwhile."""
         began = time.monotonic()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._doubted.wait()
+        doubted = self._doubted.is_set()
         self._doubted.clear()
         await asyncio.sleep(max(0.0, min(seconds, _SOONEST) - (time.monotonic() - began)))
+        return doubted
 
     def _left(self) -> float:
         """Seconds until the last profile is too old, or until another visit is to be recorded."""

@@ -60,6 +60,13 @@ class DestWatch:
         """Visitors get no answers: look soon which address of Dest answers."""
         self._prober.doubt()
 
+    async def take(self, profile: DestProfile) -> None:
+        """Another visit's result counts as an own one; one that failed is a reason to look."""
+        if profile.reachable:
+            await self._prober.take(profile)
+        else:
+            self.doubt()
+
     async def start(self) -> None:
         """Resolve its name once, then resolve and probe continuously."""
         if self._address.current is None:

@@ -14,7 +14,15 @@ import msgspec
 
 from qre.ends import Role
 from qre.errors import MachineError, QreError
-from qre.ipc.messages import Done, GuestJoin, GuestLeave, HandshakeStatus, NetworkChanged, Party
+from qre.ipc.messages import (
+    DestProfileReport,
+    Done,
+    GuestJoin,
+    GuestLeave,
+    HandshakeStatus,
+    NetworkChanged,
+    Party,
+)
 from qre.ipc.worker import WorkerContext
 from qre.profile_secrets import ProfileSecrets
 from qre.quic.client.fingerprint import Fingerprint
@@ -86,12 +94,15 @@ class HandshakeWorker:
             await self._half.reload(self._secrets)
 
     async def handle(self, source: Party, message: Message) -> Message:
-        """A server's guest joins or leaves, a client's network has changed. Raises QreError for any other message."""
+        """A server's guest joins or leaves, Dest was visited by a command, a client's network has changed. Raises
+        QreError for any other message."""
         match message:
             case GuestJoin(number=number, profile=profile) if isinstance(self._half, Server):
                 self._guest_joins(self._half, number, profile)
             case GuestLeave(number=number) if isinstance(self._half, Server):
                 self._half.guest_leaves(number)
+            case DestProfileReport(profile=found) if isinstance(self._half, Server) and source is Party.SUPERVISOR:
+                await self._half.dest_found(found)
             case NetworkChanged() if isinstance(self._half, Client):
                 self._half.network_changed()
             case _:

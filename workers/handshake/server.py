@@ -414,6 +414,10 @@ class Server:
             self._told = state
             self._tasks.spawn(self._context.send(Party.SUPERVISOR, RoleState(up=state[0], text=state[1])))
 
+    async def dest_found(self, profile: DestProfile) -> None:
+        """A command has visited Dest."""
+        await self._dest.take(profile)
+
     async def _dest_probed(self, profile: DestProfile) -> None:
         self._acceptance.dest = imitable(profile) or self._acceptance.dest
         self._tell_state()  # its name may be resolved now

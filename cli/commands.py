@@ -13,7 +13,7 @@ from qre.cli.laboratory import LABORATORY
 __all__ = ("COMMANDS", "GLOBAL_OPTIONS", "GROUPS", "SYNONYMS", "Command", "Options")
 
 GLOBAL_OPTIONS = {
-    "--json": "print JSON (show, show-cid-map, check)",
+    "--json": "print JSON (show, show-cid-map, check, find-dest)",
     "--dry-run": "print the plan and change nothing (up, reload, down, daemon, init)",
     "--help": "print help; also -h",
 }
@@ -30,6 +30,22 @@ One line for each item: yes, no or ?; what was examined; after a no, the remedy.
 other users. With PROFILE the answer is for that profile: a server's Dest is visited and its Listen port tried, a
 client's Endpoint is looked up. Exit status 0: everything that is needed is available. An item that is not needed says
 so: without qre.ko, for example, the user data plane takes over.
+""",
+        dry_run=True,
+    ),
+    "find-dest": Command(
+        "qre.cli.dest.find_dest:find_dest",
+        "[NAME]… [Endpoint=IP] [Parallel=NUMBER] [TimeLimit=DURATION]",
+        "visit web sites, and rank them by how good a Dest each is",
+        options={"--file PATH": "visit the sites of a file, too: one a line, # begins a comment"},
+        text="""\
+A site is NAME, NAME:PORT, or NAME@HOST:PORT for one address of it. Each is visited as a server visits its Dest, and
+looked at by TCP. What speaks against it is told with its weight, and with what an observer would see of a server
+before it: unusable (no client gets in), telling (tunnels can be told from visits), slight. The best comes first; exit
+status 0: one of them can be used. The sites see this machine's address. Fields:
+  [Endpoint=IP]            this server's address as clients see it, where this machine does not have it itself (NAT)
+  [Parallel=NUMBER]        visits at once, 1 to 32
+  [TimeLimit=DURATION]     end after this time, 1s to 1h; what was not visited then is told
 """,
         dry_run=True,
     ),

@@ -13,6 +13,7 @@ PATH_SERVER_IP, PATH_CLIENT = "192.0.2.1", "198.51.100.7:50443"
 #: Of a session that `install-session` installs; the value is qre.ko's default.
 IDLE_TIMEOUT = "30s"
 WATCH_INTERVAL = "1"
+FIND_DEST = {"Parallel": "8", "TimeLimit": "120s"}
 INIT = {
     "ServerProfile": "server0",
     "ClientProfile": "client0",
@@ -40,6 +41,8 @@ class Default:
 
 
 DEFAULTS = (
+    Default(("Endpoint",), ("find-dest",), "the address of this machine that packets to the site bear"),
+    *(Default((field,), ("find-dest",), text) for field, text in FIND_DEST.items()),
     Default(("ServerName",), ("init",), "Dest's host"),
     Default(("Listen",), ("init",), "Endpoint when it is numeric, else 0.0.0.0 with its port"),
     *(Default((field,), ("init",), text) for field, text in INIT.items()),

@@ -24,8 +24,10 @@ def parse_fields(
     aliases: Mapping[str, str] | None = None,
     *,
     command: str = "",
+    remedies: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
-    """Canonical name -> text. ``aliases``: other names in lower case, as ``sni`` -> ``ServerName``."""
+    """Canonical name -> text. ``aliases``: other names in lower case, as ``sni`` -> ``ServerName``. ``remedies``:
+    what to do when a required field is missing."""
     required = tuple(required)
     names = (*required, *optional)
     forms = forms_of(names) | dict(aliases or {})
@@ -50,7 +52,7 @@ def parse_fields(
             found[field] = text
     topic = f"see `qre-tool help {command}`" if command else ""
     errors += [
-        UserError(f"field {name}", "it is missing", topic or f"add {name}=…")
+        UserError(f"field {name}", "it is missing", (remedies or {}).get(name) or topic or f"add {name}=…")
         for name in required
         if name not in found
     ]

@@ -33,6 +33,11 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ("sudo qre-tool check server0", "can this profile run now? Tries its Dest and its port"),
         ("sudo qre-tool --json check client0", "the same as JSON"),
     ),
+    "find-dest": (
+        ("qre-tool find-dest www.example.org www.example.net:8443", "which of two sites is the better Dest?"),
+        ("qre-tool --json find-dest --file sites.txt TimeLimit=10m", "many, as JSON"),
+        ("qre-tool find-dest www.example.org@192.0.2.7:443", "a certain address of a site"),
+    ),
     "init": (
         (
             "sudo qre-tool init Endpoint=vpn.example.net:443 Dest=www.example.org:443",

@@ -32,12 +32,19 @@ OPTIONAL = (
     "PersistentKeepalive",
     "RealityMaxTimeDiff",
 )
+#: Dest is the choice that matters most, and nobody can make it for the user.
+_WITHOUT_DEST = (
+    "it is the web site that everybody else sees in your server's place: one with HTTP/3 that people near it would"
+    " visit, and not yours; `qre-tool find-dest NAME…` says which of some sites is good, and why; add Dest=NAME:443"
+)
 ALIASES = {"sni": "ServerName", "server": "ServerProfile", "client": "ClientProfile"}
 
 
 def init(arguments: list[str], options: Options) -> int:
     """Write the pair, print what was written and the next steps."""
-    fields = INIT | parse_fields(arguments, REQUIRED, OPTIONAL, ALIASES, command="init")
+    fields = INIT | parse_fields(
+        arguments, REQUIRED, OPTIONAL, ALIASES, command="init", remedies={"Dest": _WITHOUT_DEST}
+    )
     config = load_global(os.environ)
     names = check_profile_name(fields["ServerProfile"]), check_profile_name(fields["ClientProfile"])
     if names[0] == names[1]:

@@ -42,11 +42,16 @@ def load_fingerprint(name: str = DEFAULT_FINGERPRINT) -> Fingerprint:
 
 def load_trust(environ: Mapping[str, str] = os.environ) -> TrustStore:
     """The trusted authorities of this machine, read now."""
-    named = environ.get("SSL_CERT_FILE")
-    candidates = [named] if named else [ssl.get_default_verify_paths().cafile, *_BUNDLES, certifi.where()]
-    path = next((path for path in candidates if path and (named or Path(path).is_file())), certifi.where())
+    path = authorities_file(environ)
     try:
         pem = Path(path).read_bytes()
     except OSError as error:
         raise MachineError("certificate authorities", f"{path}: {error.strerror}", "see SSL_CERT_FILE") from error
     return TrustStore.from_pem(pem, str(path))
+
+
+def authorities_file(environ: Mapping[str, str] = os.environ) -> str:
+    """Where the trusted authorities of this machine are."""
+    named = environ.get("SSL_CERT_FILE")
+    candidates = [named] if named else [ssl.get_default_verify_paths().cafile, *_BUNDLES, certifi.where()]
+    return next((path for path in candidates if path and (named or Path(path).is_file())), certifi.where())

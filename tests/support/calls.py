@@ -17,6 +17,7 @@ CALLS: dict[str, list[str] | None] = {
     "help": ["daemon"], "version": None, "genkey": None, "pubkey": None, "genshortid": None,
     "unregister-cid-map": None, "unregister-shared-socket": None,
     "init": ["Endpoint=203.0.113.5:443", "Dest=203.0.113.9:443", "ServerName=a.example"],
+    "find-dest": ["a.example", "TimeLimit=1s"],
     "completion": ["bash"], "strip": ["server0"], "showconf": ["server0.conf"], "up": ["server0"],
     "reload": ["server0"], "down": ["server0"], "daemon": ["server0"], "show": ["qre9"], "watch": ["qre9", "Count=1"],
     "check": ["server0"], "refresh": ["qre9"], "syncconf": ["server0", "server0.conf"], "delete": ["qre9"],

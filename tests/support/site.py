@@ -68,7 +68,9 @@ def make_authority(directory: Path, name: str = NAME) -> Path:
 class Caddy:
     """Caddy serving ``PAGE`` for ``NAME`` over HTTP/3 on ``address`` of ``namespace``."""
 
-    def __init__(self, namespace: Namespace, directory: Path, address: str, port: int = 443) -> None:
+    def __init__(
+        self, namespace: Namespace, directory: Path, address: str, port: int = 443, protocols: str = "h1 h2 h3"
+    ) -> None:
         self.directory = directory
         self.authority = make_authority(directory)
         root = directory / "www"
@@ -76,7 +78,8 @@ class Caddy:
         (root / "index.html").write_text(PAGE)
         config = directory / "Caddyfile"
         config.write_text(
-            "{\n\tadmin off\n\tauto_https off\n\tpersist_config off\n\tservers {\n\t\tprotocols h1 h2 h3\n\t}\n}\n"
+            "{\n\tadmin off\n\tauto_https off\n\tpersist_config off\n"
+            f"\tservers {{\n\t\tprotocols {protocols}\n\t}}\n}}\n"
             f"https://{NAME}:{port}, https://{OTHER_NAME}:{port} {{\n\tbind {address}\n"
             f"\ttls {directory}/site.pem {directory}/site.key\n"
             f"\troot * {root}\n\tfile_server\n}}\n"
@@ -87,14 +90,14 @@ class Caddy:
             env={"HOME": str(directory), "XDG_DATA_HOME": str(directory), "XDG_CONFIG_HOME": str(directory)},
             log=self.log,
         )
-        self._wait(namespace, port)
+        self._wait(namespace, f"{address}:{port} ", "-Hlun" if "h3" in protocols else "-Hltn")
 
-    def _wait(self, namespace: Namespace, port: int) -> None:
+    def _wait(self, namespace: Namespace, where: str, sockets: str) -> None:
         deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
             if self.process.poll() is not None:
                 break
-            if f":{port} " in namespace.run("ss", "-Hlun"):
+            if where in namespace.run("ss", sockets):
                 return
             time.sleep(0.05)
         self.stop()

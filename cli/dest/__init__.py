@@ -1,0 +1,1 @@
+"""`find-dest`: sites are visited, and ranked by what an observer would see of a server before them."""

@@ -90,21 +90,6 @@ def _readable(path: str) -> bool:
     return os.access(path, os.R_OK)
 
 
-def dest(settings: ServerSettings) -> Findings:
-    """One visit, as in `refresh`."""
-    from qre.cli.profile.refresh import look_at
-
-    try:
-        found = look_at(settings.dest, settings.server_name)
-    except QreError as error:
-        seen = f"{settings.dest}: {error}"
-        yield Finding("dest", YesNo.NO, seen, "check that it answers HTTP/3 from here, or choose another Dest")
-        return
-    warnings = "".join(f"; {warning}" for warning in found.warnings)
-    seen = f"{settings.dest} answers HTTP/3 in {found.rtt_ms} ms as {settings.server_name}{warnings}"
-    yield Finding("dest", YesNo.YES, seen)
-
-
 def ipv6(loaded: Profile) -> Findings:
     """Whether the machine takes the profile's IPv6 addresses and routes; nothing for a profile without any."""
     from qre.causes import WORDS, Cause

@@ -256,9 +256,17 @@ def _off_before(index: int, records: Sequence[Record], forwards: Mapping[int, in
 
 def _devices(netlink: NetlinkSocket, wanted: Wanted, way: Way) -> dict[int, str]:
     """Where packets of such connections come in: from Dest, and from visitors."""
-    listening = device_with(netlink, wanted.listen[0]) if wanted.listen[0] != ANY else None
-    if listening is None or name_of(netlink, listening) == _LOOPBACK:
-        default = way_to(netlink, _ELSEWHERE, MARK)
-        listening = default.index if default is not None else way.index
+    listening = way_in(netlink, wanted.listen[0])
+    listening = way.index if listening is None else listening
     named = {index: name_of(netlink, index) for index in sorted({way.index, listening})}
     return {index: name for index, name in named.items() if name not in (None, _LOOPBACK) and name}
+
+
+def way_in(netlink: NetlinkSocket, listen: IPv4Address) -> int | None:
+    """The index of the device where visitors come in: the one that has the address, else that of the default route.
+    Raises MachineError or UntrustedInputError."""
+    index = device_with(netlink, listen) if listen != ANY else None
+    if index is not None and name_of(netlink, index) != _LOOPBACK:
+        return index
+    default = way_to(netlink, _ELSEWHERE, MARK)
+    return default.index if default is not None else None

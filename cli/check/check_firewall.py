@@ -1,0 +1,47 @@
+"""What ``check`` examines of this machine's own firewall: whether the datagrams of clients get in at all.
+
+The rules of nftables (and of iptables-nft) are read as root; nothing is sent, for what this machine sends to itself
+passes other rules than what comes from outside.
+"""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address
+
+from qre.cli.check.findings import AS_ROOT, Finding, Findings, YesNo
+from qre.config.model import Profile
+from qre.errors import QreError
+from qre.kernel.capabilities import require_capabilities
+from qre.kernel.site_tcp.arrival import LIST_RULES, Datagram, arrival
+from qre.kernel.site_tcp.firewall import Firewall
+from qre.kernel.site_tcp.forwarding import name_of
+from qre.kernel.site_tcp.site_face import way_in
+from qre.kernel.socket import NETLINK_ROUTE, NetlinkSocket
+
+_NAME = "firewall"
+_INSTEAD = "a tunnel works wherever the rules let it in"
+
+
+def firewall(loaded: Profile) -> Findings:
+    """For a server's profile."""
+    assert loaded.listen is not None
+    address, port = IPv4Address(loaded.listen.ip), loaded.listen.port
+    try:
+        require_capabilities("nftables", ["CAP_NET_ADMIN"])
+        with NetlinkSocket(NETLINK_ROUTE) as netlink:
+            index = way_in(netlink, address)
+            device = (name_of(netlink, index) if index is not None else None) or ""
+        objects = Firewall().run("nftables", [LIST_RULES])
+    except QreError as error:
+        yield Finding(_NAME, YesNo.UNKNOWN, str(error), error.remedy or AS_ROOT, _INSTEAD)
+        return
+    found = arrival(objects, Datagram(device, address, port))
+    what = f"UDP {port}{f' that comes in by {device}' if device else ''}"
+    remedy = f"let it pass there, as with `udp dport {port} accept`, or `ufw allow {port}/udp`"
+    if found.dropped:
+        yield Finding(_NAME, YesNo.NO, f"the chain {found.chain} drops {what}: no client gets in", remedy)
+    elif found.doubtful:
+        seen = f"whether the chain {found.chain} lets {what} pass depends on more than its rules"
+        yield Finding(_NAME, YesNo.UNKNOWN, seen, f"see `nft list ruleset`; {remedy}", _INSTEAD)
+    else:
+        yield Finding(_NAME, YesNo.YES, f"nothing in nftables drops {what}", instead=_INSTEAD)

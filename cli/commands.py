@@ -13,8 +13,8 @@ from qre.cli.laboratory import LABORATORY
 __all__ = ("COMMANDS", "GLOBAL_OPTIONS", "GROUPS", "SYNONYMS", "Command", "Options")
 
 GLOBAL_OPTIONS = {
-    "--json": "print JSON (show, show-cid-map, check, find-dest)",
-    "--dry-run": "print the plan and change nothing (up, reload, down, daemon, init)",
+    "--json": "print JSON (show, show-cid-map, check, find-dest, clients by name)",
+    "--dry-run": "print the plan and change nothing (up, reload, down, daemon, init, clients by name)",
     "--help": "print help; also -h",
 }
 
@@ -93,7 +93,13 @@ _TUNNELS = {
     "down": Command("qre.cli.profile.lifecycle_commands:down", "PROFILE", "take a profile down", dry_run=True),
 }
 _LOOKING = {
-    "show": Command("qre.cli.show.show:show", "[DEVICE]", "show devices, sessions and counters", dry_run=True),
+    "show": Command(
+        "qre.cli.show.show:show",
+        "[DEVICE] [CLIENT]",
+        "show devices, sessions and counters, or one client of a server",
+        text="A server's sessions are a table when they are more than three; CLIENT is told whole.\n",
+        dry_run=True,
+    ),
     "watch": Command(
         "qre.cli.show.watch:watch",
         "[DEVICE] [Interval=SECONDS] [Count=NUMBER]",
@@ -107,6 +113,61 @@ after another. Fields:
         dry_run=True,
     ),
     "refresh": Command("qre.cli.profile.refresh:refresh", "DEVICE", "measure Dest now, save and show the result"),
+}
+_CLIENTS = {
+    "add-client": Command(
+        "qre.cli.clients.client_commands:add_client",
+        "PROFILE NAME [Address=ADDRESS,…] [AllowedIPs=CIDR,…] [Endpoint=HOST:PORT] [File=PATH]",
+        "add a client to a server, print its profile as a file, a link and a code",
+        text="""\
+Writes a section [Client NAME] with a random short id into the server's profile; a running daemon takes it at once.
+The client's profile is printed as a file, whose first line is the link for `import`; a terminal shows a QR code of
+the link, too. Whoever has one of them can use the tunnel as this client. Fields:
+  [Address=ADDRESS,…]    the client's addresses, in the server's networks
+  [AllowedIPs=CIDR,…]    networks behind the client, which get routes to it
+  [Endpoint=HOST:PORT]   where the client finds the server
+  [File=PATH]            write the profile there (mode 0600) and print no secret
+""",
+        dry_run=True,
+    ),
+    "list-clients": Command(
+        "qre.cli.clients.client_list:list_clients",
+        "PROFILE",
+        "list a server's clients: address, last seen, transfer, endpoint",
+        dry_run=True,
+    ),
+    "export": Command(
+        "qre.cli.clients.client_commands:export",
+        "PROFILE CLIENT [As=all|file|link|qr] [Endpoint=HOST:PORT] [File=PATH]",
+        "print a client's profile again",
+        text="""\
+What `add-client` printed. Fields:
+  [As=all|file|link|qr]   the file with its code, the file alone, the link alone, the code alone
+  [Endpoint=HOST:PORT]    where the client finds the server
+  [File=PATH]             write the profile there (mode 0600) and print no secret
+""",
+        dry_run=True,
+    ),
+    "rename-client": Command(
+        "qre.cli.clients.client_commands:rename_client", "PROFILE CLIENT NEW", "give a client another name"
+    ),
+    "remove-client": Command(
+        "qre.cli.clients.client_commands:remove_client",
+        "PROFILE CLIENT",
+        "remove a client, by its name or its short id; its session ends at once",
+    ),
+    "import": Command(
+        "qre.cli.clients.client_import:import_client",
+        "-|FILE [Profile=NAME]",
+        "on the client: write its profile from a link or a file",
+        options={"--replace": "a profile of this name that exists is replaced"},
+        text="""\
+`-` is standard input, where a link can be pasted. A link in place of FILE works, too, but other users can see it.
+Hooks are refused: importing makes no command run. Fields:
+  [Profile=NAME]   the name of the profile and of its device
+""",
+        dry_run=True,
+    ),
 }
 _FILES = {
     "strip": Command(
@@ -152,6 +213,7 @@ _PROGRAM = {
 GROUPS = {
     "First steps": _FIRST_STEPS,
     "Running a tunnel": _TUNNELS,
+    "Clients by name": _CLIENTS,
     "Looking at it": _LOOKING,
     "Files and keys": _FILES,
     "This program": _PROGRAM,
@@ -179,4 +241,15 @@ SYNONYMS = {
     "new": "init",
     "config": "showconf FILE",
     "man": "help --man",
+    "add": "add-client PROFILE NAME",
+    "add-peer": "add-client PROFILE NAME",
+    "qr": "export PROFILE CLIENT As=qr",
+    "link": "export PROFILE CLIENT As=link",
+    "list": "list-clients PROFILE",
+    "clients": "list-clients PROFILE",
+    "peers": "list-clients PROFILE",
+    "users": "list-clients PROFILE",
+    "remove": "remove-client PROFILE CLIENT",
+    "revoke": "remove-client PROFILE CLIENT",
+    "rename": "rename-client PROFILE CLIENT NEW",
 }

@@ -155,6 +155,8 @@ class _Line:
             yield from ((name, "profile") for name in self._profiles())
         elif kind == "DEVICE":
             yield from ((name, "device") for name in _devices())
+        elif kind == "CLIENT":
+            yield from ((name, "client") for name in self._clients())
         elif kind == "SCENARIO":
             yield from ((name, "") for name in _SCENARIOS)
         elif kind.endswith(_FILE_NAMES):
@@ -163,8 +165,17 @@ class _Line:
             yield from ((word, "") for word in kind.split("|") if word.replace("-", "").isalnum() and word.islower())
 
     def _profiles(self) -> list[str]:
-        directory = self.values.get("--config-dir") or os.environ.get("QRE_CONFIG_DIR") or _CONFIG_DIR
-        return sorted(name.removesuffix(".conf") for name in _names(directory) if name.endswith(".conf"))
+        return sorted(name.removesuffix(".conf") for name in _names(self._directory()) if name.endswith(".conf"))
+
+    def _directory(self) -> str:
+        return self.values.get("--config-dir") or os.environ.get("QRE_CONFIG_DIR") or _CONFIG_DIR
+
+    def _clients(self) -> list[str]:
+        """The sections of the profile that is named before."""
+        path = os.path.join(self._directory(), f"{os.path.basename(self.plain[0])}.conf")
+        headers = (line.strip() for line in _read(path, 1 << 20).splitlines() if line.lstrip().startswith("[Client "))
+        names = (header.partition("]")[0].removeprefix("[Client ").strip() for header in headers)
+        return sorted(names)[:_MOST_NAMES]
 
 
 _UNKNOWN = Command("", "", "")
@@ -190,10 +201,10 @@ def _names(directory: str) -> Iterable[str]:
         return []
 
 
-def _read(path: str) -> str:
+def _read(path: str, most: int = 4096) -> str:
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
-            return file.read(4096)
+            return file.read(most)
     except OSError:
         return ""
 

@@ -50,6 +50,12 @@ DEFAULTS = (
     Default(("MTU",), ("init",), "1380"),
     Default(("PersistentKeepalive",), ("init", "set"), "off"),
     Default(("RealityMaxTimeDiff",), ("init",), "60s"),
+    Default(("Address",), ("add-client",), "the lowest free address of each network"),
+    Default(("AllowedIPs",), ("add-client",), "no network behind the client"),
+    Default(("Endpoint",), ("add-client", "export"), "ClientEndpoint, else Listen when it is one address"),
+    Default(("File",), ("add-client", "export"), "standard output"),
+    Default(("As",), ("export",), "all on a terminal, else file"),
+    Default(("Profile",), ("import",), "the client's name"),
     Default(("Interval",), ("watch",), WATCH_INTERVAL),
     Default(("Count",), ("watch",), "until Ctrl-C"),
     Default(

@@ -6,8 +6,10 @@ addition to the error that ended it otherwise.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from types import TracebackType
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType, TracebackType
 from typing import Self
 
 from qre.cli.main import complain
@@ -44,3 +46,20 @@ class Undo:
             complain(told)
         if failed and error is None:
             raise failed[0]
+
+
+_TERMINATED = 128 + signal.SIGTERM
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """SIGTERM raises an exception meanwhile, so that a half-done change is undone."""
+
+    def terminate(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(_TERMINATED)
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

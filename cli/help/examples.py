@@ -54,6 +54,30 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     ),
     "pubkey": (("qre-tool pubkey < private.key", "RealityPublicKey for its clients"),),
     "genshortid": (("qre-tool genshortid", "one for RealityShortIds of the server, and for one client"),),
+    "add-client": (
+        ("sudo qre-tool add-client server0 alice", "the next free address; a code for her telephone's camera"),
+        (
+            "sudo qre-tool add-client server0 office Address=10.77.0.9 AllowedIPs=192.168.7.0/24 File=office.conf",
+            "with a network behind it; into a file that nobody else can read",
+        ),
+    ),
+    "list-clients": (
+        ("sudo qre-tool list-clients server0", "who is connected, from where, who was when"),
+        ("sudo qre-tool --json list-clients server0", "the same as JSON"),
+    ),
+    "export": (
+        ("sudo qre-tool export server0 alice", "all forms again"),
+        (
+            "sudo qre-tool export server0 alice As=link | qrencode -t PNG -o alice.png",
+            "the link alone, for a program",
+        ),
+    ),
+    "rename-client": (("sudo qre-tool rename-client server0 alice alice-laptop", "her session goes on"),),
+    "remove-client": (("sudo qre-tool remove-client server0 alice", "she is out within two seconds"),),
+    "import": (
+        ("sudo qre-tool import -", "paste the link, then Enter and Ctrl-D"),
+        ("sudo qre-tool import alice.conf Profile=home", "a file, as the profile home"),
+    ),
     "strip": (
         ("sudo qre-tool strip client0", "the profile client0 with all its defaults, its key hidden"),
         ("sudo qre-tool strip --show-keys server0", "its key, too"),
@@ -78,6 +102,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     ),
     "show": (
         ("sudo qre-tool show", "every device"),
+        ("sudo qre-tool show server0 alice", "one client, whole"),
         ("sudo qre-tool --json show qre0", "one device, as JSON"),
     ),
     "watch": (

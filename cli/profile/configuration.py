@@ -39,12 +39,17 @@ def genkey(arguments: list[str], options: Options) -> int:
     del arguments, options
     from binascii import b2a_base64
 
-    key = bytearray(os.urandom(32))
+    _warn_of_readers()
+    print(b2a_base64(clamped(os.urandom(32)), newline=False).decode())
+    return 0
+
+
+def clamped(random: bytes) -> bytes:
+    """An X25519 private key of 32 random bytes (RFC 7748 §5)."""
+    key = bytearray(random)
     key[0] &= 248
     key[31] = key[31] & 127 | 64
-    _warn_of_readers()
-    print(b2a_base64(key, newline=False).decode())
-    return 0
+    return bytes(key)
 
 
 def genshortid(arguments: list[str], options: Options) -> int:
@@ -95,11 +100,16 @@ def _print_json(config: Profile | GlobalConfig, options: Options) -> None:
 
 def _warn_of_readers() -> None:
     """As `wg genkey` does: say when the key goes into a file that others can read."""
+    if others_read_output():
+        print("qre-tool: others can read the file that the key goes to; set umask 077 first", file=sys.stderr)
+
+
+def others_read_output() -> bool:
+    """Whether standard output is a file that other users can read. Raises MachineError when it is closed."""
     import stat
 
     try:
         status = os.fstat(1)
     except OSError as error:
         raise MachineError("standard output", error.strerror or str(error), "give it somewhere to write") from None
-    if stat.S_ISREG(status.st_mode) and status.st_mode & 0o077:
-        print("qre-tool: others can read the file that the key goes to; set umask 077 first", file=sys.stderr)
+    return stat.S_ISREG(status.st_mode) and bool(status.st_mode & 0o077)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
+from ipaddress import ip_interface
 
 from qre.cli.commands import Options
 from qre.cli.defaults import INIT
 from qre.cli.fields import parse_fields
-from qre.cli.profile.configuration import public_key
-from qre.config.model import Profile
+from qre.cli.profile.configuration import clamped, public_key
+from qre.cli.profile.private_files import write_all
+from qre.config.model import ClientSection, Profile
 from qre.config.normalise import to_file
-from qre.config.profile import profile_from_values, profile_path
+from qre.config.profile import profile_from_values, profile_of_text, profile_path
 from qre.config.settings import load_global
 from qre.config.values import check_profile_name, is_ipv4, parse_host_port, show_key
-from qre.errors import MachineError, UserError, UserErrors
+from qre.errors import UserError, UserErrors
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -63,14 +65,12 @@ def init(arguments: list[str], options: Options) -> int:
 
 def make_pair(fields: Mapping[str, str], private: bytes, short_id: bytes) -> tuple[Profile, Profile]:
     """The two profiles. Raises UserErrors with all errors of the fields."""
-    key = bytearray(private)
-    key[0] &= 248
-    key[31] = key[31] & 127 | 64
+    key = clamped(private)
     own = {
         "Listen": fields.get("Listen") or _listen_for(fields["Endpoint"]),
         "Dest": fields["Dest"],
         "Address": fields["ServerAddress"],
-        "RealityPrivateKey": show_key(bytes(key)),
+        "RealityPrivateKey": show_key(key),
         "RealityShortIds": short_id.hex(),
         **_given(fields, "ServerName", "MTU", "RealityMaxTimeDiff"),
     }
@@ -80,7 +80,7 @@ def make_pair(fields: Mapping[str, str], private: bytes, short_id: bytes) -> tup
     own = {
         "Endpoint": fields["Endpoint"],
         "Address": fields["ClientAddress"],
-        "RealityPublicKey": show_key(public_key(bytes(key))),
+        "RealityPublicKey": show_key(public_key(key)),
         "RealityShortId": short_id.hex(),
         **_given(fields, "MTU", "PersistentKeepalive", "AllowedIPs"),
     }
@@ -94,11 +94,26 @@ def make_pair(fields: Mapping[str, str], private: bytes, short_id: bytes) -> tup
     if server is None or client is None:
         raise AssertionError("what is missing is an error")
     _check_addresses(server, client)
-    return server, client
+    return _with_section(server, client), client
 
 
 def _given(fields: Mapping[str, str], *names: str) -> dict[str, str]:
     return {name: fields[name] for name in names if name in fields}
+
+
+def _with_section(server: Profile, client: Profile) -> Profile:
+    """The server's profile with a section for the client in place of the short id alone: the client is known by its
+    name, and its address is nobody else's. Raises UserErrors for what a section cannot have."""
+    if server.server is None or client.client is None:
+        raise AssertionError("a pair is a server and a client")
+    hosts = tuple(ip_interface(each.ip) for each in client.address)
+    settings = server.server.replace(
+        short_ids=(),
+        clients=(ClientSection(client.name, client.client.short_id, hosts),),
+        client_endpoint=client.client.endpoint,
+        client_allowed_ips=client.allowed_ips,
+    )
+    return profile_of_text(to_file(server.replace(server=settings)).encode(), server.name, "init")
 
 
 def _build(name: str, texts: dict[str, str], errors: list[UserError]) -> Profile | None:
@@ -126,52 +141,3 @@ def _check_addresses(server: Profile, client: Profile) -> None:
             raise UserError("init: ClientAddress", why, "choose one inside ServerAddress")
         if any(interface.ip == other.ip for other in server.address):
             raise UserError("init: ClientAddress", f"{interface.ip} is the server's own", "choose another")
-
-
-def write_all(texts: Mapping[str, str]) -> None:
-    """Create every file with mode 0600, or none; an existing file is never overwritten."""
-    temporary: list[str] = []
-    made: list[str] = []
-    path = next(iter(texts))
-    try:
-        for path, text in texts.items():
-            os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-            temporary.append(_write_beside(path, text.encode()))
-        for path, source in zip(texts, temporary, strict=True):
-            os.link(source, path)  # unlike a rename, a link fails when the name exists
-            made.append(path)
-    except BaseException as error:
-        for path_made in made:
-            os.unlink(path_made)
-        if isinstance(error, FileExistsError):
-            remedy = "choose another profile name, or move the old one away"
-            raise UserError(path, "it exists already, and nothing was written", remedy) from None
-        if isinstance(error, OSError):
-            why = f"cannot be written: {error.strerror or error}"
-            raise MachineError(path, why, "check the directory, or name another with QRE_CONFIG_DIR") from None
-        raise
-    finally:
-        for source in temporary:
-            os.unlink(source)
-    directory = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
-
-
-def _write_beside(path: str, data: bytes) -> str:
-    """Write a synced file with mode 0600 in the same directory; its path."""
-    directory, name = os.path.split(path)
-    beside = os.path.join(directory, f".{name}.{os.urandom(8).hex()}")
-    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            os.fchmod(descriptor, 0o600)
-            file.write(data)
-            file.flush()
-            os.fsync(descriptor)
-    except BaseException:
-        os.unlink(beside)
-        raise
-    return beside

@@ -7,13 +7,10 @@ was read and validated.
 from __future__ import annotations
 
 import os
-import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from types import FrameType
 
 from qre.cli.commands import Options
+from qre.cli.undo import terminable
 from qre.config.model import GlobalConfig, Profile
 from qre.config.profile import load_profile, profile_path
 from qre.config.settings import load_global
@@ -32,8 +29,6 @@ from qre.device.lifecycle_down import device_up_as, down_profile, plan_down
 from qre.device.state import load_state
 from qre.errors import UserError
 
-_TERMINATED = 128 + signal.SIGTERM
-
 
 def up(arguments: list[str], options: Options) -> int:
     """``up PROFILE``."""
@@ -43,7 +38,7 @@ def up(arguments: list[str], options: Options) -> int:
         _refuse_daemon(profile.name, profile.device, config)
         _print(plan_up(profile, config))
         return 0
-    with _terminable(), hold_device(config, profile.device, "up"):
+    with terminable(), hold_device(config, profile.device, "up"):
         up_profile(profile, config, keep_tun=False)
     return 0
 
@@ -62,7 +57,7 @@ def down(arguments: list[str], options: Options) -> int:
     if options.dry_run:
         _print(plan_down(target, config))
         return 0
-    with _terminable(), hold_device(config, device, "down"):
+    with terminable(), hold_device(config, device, "down"):
         down_profile(target, config)
     return 0
 
@@ -81,7 +76,7 @@ def reload(arguments: list[str], options: Options) -> int:
     elif asks:
         ask_daemon(config, profile.device, "reload", RELOAD_TIMEOUT)
     else:
-        with _terminable(), hold_device(config, profile.device, "reload"):
+        with terminable(), hold_device(config, profile.device, "reload"):
             reload_profile(profile, config)
     return 0
 
@@ -114,17 +109,3 @@ def _refuse_daemon(name: str, device: str, config: GlobalConfig) -> None:
 
 def _print(plan: list[str]) -> None:
     sys.stdout.writelines(f"{line}\n" for line in plan)
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """SIGTERM raises an exception meanwhile, so that a half-done change is undone."""
-
-    def terminate(number: int, frame: FrameType | None) -> None:
-        raise SystemExit(_TERMINATED)
-
-    before = signal.signal(signal.SIGTERM, terminate)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

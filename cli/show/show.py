@@ -13,10 +13,11 @@ import sys
 from typing import Any
 
 from qre.cli.commands import Options
-from qre.cli.show.show_text import render
+from qre.cli.show.show_text import render, render_client
 from qre.config.keys import did_you_mean
 from qre.config.model import GlobalConfig
 from qre.config.settings import load_global
+from qre.config.syntax import quoted
 from qre.device.control_client import SHOW_TIMEOUT, NoDaemonError, ask_daemon, control_devices
 from qre.device.state import ProfileState, load_state, saved_profiles
 from qre.ends import Role
@@ -29,11 +30,15 @@ JSON_VERSION = 1
 
 
 def show(arguments: list[str], options: Options) -> int:
-    """``show [DEVICE]``: all devices, or the one of this name (a profile's name will do)."""
+    """``show [DEVICE] [CLIENT]``: all devices, the one of this name (a profile's name will do), or a client of it."""
     config = load_global(os.environ)
     described = [device(config, arguments[0])] if arguments else devices(config)
+    if len(arguments) > 1:
+        described = [of_client(described[0], arguments[1])]
     if options.json:
         print(json.dumps({"version": JSON_VERSION, "devices": described}, indent=2, sort_keys=True))
+    elif len(arguments) > 1:
+        sys.stdout.write(render_client(described[0]))
     else:
         sys.stdout.write(render(described))
     return 0
@@ -68,6 +73,22 @@ def device(config: GlobalConfig, name: str) -> Description:
                 return described
     known = [described["device"] for described in everything]
     raise UserError(f"device {name}", "it is not up", did_you_mean(name, known, "see `qre-tool show`"))
+
+
+def of_client(described: Description, name: str) -> Description:
+    """The device with this client and its sessions alone; by its name, or its short id where it has none. Raises
+    UserError when there is no such client."""
+    clients = described.get("clients")
+    if not clients:
+        why = "only the daemon of a server knows clients" if clients is None else "it has no client"
+        raise UserError(f"device {described['device']}", why, f"see `qre-tool show {described['device']}`")
+    called = {one["name"] or one["short_id"]: one for one in clients}
+    found = called.get(name)
+    if found is None:
+        remedy = did_you_mean(name, called, "see `qre-tool list-clients`")
+        raise UserError(f"client {quoted(name)}", f"{described['device']} has no such client", remedy)
+    sessions = [one for one in described["sessions"] if one["short_id"] == found["short_id"]]
+    return described | {"clients": [found], "sessions": sessions}
 
 
 def daemon_of(config: GlobalConfig, name: str) -> Description | None:

@@ -5,11 +5,13 @@ Everything printed has passed ``clean``: names and texts come from the network t
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from qre.cli.show.session_table import MOST_WHOLE, client_lines, session_table
 from qre.wire.overhead import BASE_UDP_PAYLOAD, MIN_MTU_IPV6, path_mtu
 
 Line = tuple[str, str]
@@ -22,10 +24,25 @@ _SPANS = ((86_400, "day"), (3_600, "hour"), (60, "minute"), (1, "second"))
 
 
 def render(devices: Sequence[Mapping[str, Any]], *, now: float | None = None, colour: bool | None = None) -> str:
-    """The whole text; ``now`` is unix time, ``colour`` defaults to whether standard output is a terminal."""
+    """The whole text; ``now`` is unix time, ``colour`` defaults to ``wants_colour``."""
     moment = time.time() if now is None else now
-    paint = _Paint(sys.stdout.isatty() if colour is None else colour)
+    paint = _Paint(wants_colour() if colour is None else colour)
     return "\n".join(_device(device, moment, paint) for device in devices)
+
+
+def render_client(device: Mapping[str, Any], *, now: float | None = None, colour: bool | None = None) -> str:
+    """The one client that is left in ``device``, with its sessions."""
+    moment = time.time() if now is None else now
+    paint = _Paint(wants_colour() if colour is None else colour)
+    (client,) = device["clients"]
+    parts = [paint.title("client", clean(client["name"] or client["short_id"]))]
+    parts += [paint.line(label, clean(text)) for label, text in client_lines(client, moment)]
+    return "\n".join([*parts, *_sessions(device, paint)]) + "\n"
+
+
+def wants_colour() -> bool:
+    """Whether standard output is a terminal whose user has nothing against colour (https://no-color.org)."""
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 class _Paint:
@@ -49,10 +66,16 @@ def clean(text: object) -> str:
 def _device(device: Mapping[str, Any], now: float, paint: _Paint) -> str:
     parts = [paint.title("interface", clean(device["device"]))]
     parts += [paint.line(label, clean(text)) for label, text in _device_lines(device, now)]
+    if device["role"] == "server" and len(device.get("sessions") or ()) > MOST_WHOLE:
+        table = (clean(line) for line in session_table(device).splitlines())
+        return "\n".join([*parts, "", *table]) + "\n"
+    return "\n".join([*parts, *_sessions(device, paint)]) + "\n"
+
+
+def _sessions(device: Mapping[str, Any], paint: _Paint) -> Iterator[str]:
     for session in device.get("sessions") or ():
-        parts += ["", paint.title("session", clean(str(session["session_id"])[:16]))]
-        parts += [paint.line(label, clean(text)) for label, text in _session_lines(session)]
-    return "\n".join(parts) + "\n"
+        yield from ("", paint.title("session", clean(str(session["session_id"])[:16])))
+        yield from (paint.line(label, clean(text)) for label, text in _session_lines(session))
 
 
 def _device_lines(device: Mapping[str, Any], now: float) -> Iterator[Line]:

@@ -19,6 +19,8 @@ PROFILE_KEYS = {
     "RealityPrivateKey": "the output of `qre-tool genkey`",
     "RealityShortIds": "the output of `qre-tool genshortid`",
     "RealityMaxTimeDiff": "60s",
+    "ClientEndpoint": "vpn.example.org:443",
+    "ClientAllowedIPs": "0.0.0.0/0",
     "Endpoint": "vpn.example.org:443",
     "RealityPublicKey": "the output of `qre-tool pubkey`",
     "RealityShortId": "one of the server's RealityShortIds",
@@ -37,8 +39,16 @@ SECTION_KEYS = {
 }
 HOOK_KEYS = ("PreUp", "PostUp", "PreDown", "PostDown")
 #: Lists that may be given on several lines, which are joined, as wg and wg-quick do.
-LIST_KEYS = ("Address", "AllowedIPs", "RealityShortIds")
-SERVER_KEYS = ("Listen", "Dest", "RealityPrivateKey", "RealityShortIds", "RealityMaxTimeDiff")
+LIST_KEYS = ("Address", "AllowedIPs", "RealityShortIds", "ClientAllowedIPs")
+SERVER_KEYS = (
+    "Listen",
+    "Dest",
+    "RealityPrivateKey",
+    "RealityShortIds",
+    "RealityMaxTimeDiff",
+    "ClientEndpoint",
+    "ClientAllowedIPs",
+)
 CLIENT_KEYS = ("Endpoint", "RealityPublicKey", "RealityShortId")
 #: Keys whose values are credentials: no error contains their text.
 SECRET_KEYS = ("RealityPrivateKey", "RealityShortIds", "RealityShortId", "ShortId")

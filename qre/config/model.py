@@ -153,6 +153,8 @@ class ServerSettings(Value):
     short_ids: tuple[bytes, ...]  # each padded to 8 bytes
     max_time_diff_ms: int = 60_000  # 0: no time check
     clients: tuple[ClientSection, ...] = ()
+    client_endpoint: HostPort | None = None  # where clients find this server; None: where it listens
+    client_allowed_ips: tuple[Network, ...] = ()  # what clients send through the tunnel
 
     @property
     def accepted_ids(self) -> tuple[bytes, ...]:

@@ -59,6 +59,10 @@ def profile_values(profile: Profile) -> dict[str, Plain]:
             "RealityShortIds": [show_short_id(short_id) for short_id in profile.server.short_ids],
             "RealityMaxTimeDiff": profile.server.max_time_diff_ms,
         }
+        if profile.server.client_endpoint is not None:
+            found["ClientEndpoint"] = str(profile.server.client_endpoint)
+        if profile.server.client_allowed_ips:
+            found["ClientAllowedIPs"] = [str(network) for network in profile.server.client_allowed_ips]
     if profile.client is not None:
         found |= {
             "Endpoint": str(profile.client.endpoint),

@@ -55,6 +55,12 @@ def load_profile(name: str, config: GlobalConfig, environ: Mapping[str, str]) ->
         raise UserError(error.what, error.why, _names_nearby(path, name)) from None
 
 
+def profile_of_text(data: bytes, name: str, place: str) -> Profile:
+    """The profile in ``data``, which ``place`` names in errors; its owner and mode are the caller's business."""
+    problems = Problems(place)
+    return build_profile(parse_entries(data, PROFILE_KEYS, problems), problems, name)
+
+
 def load_profile_file(path: str | os.PathLike[str]) -> Profile:
     """The profile in any file; its name is that of the file, or else of its device."""
     text = os.fspath(path)
@@ -225,6 +231,8 @@ def _server(values: Values, clients: tuple[ClientSection, ...] | None) -> Server
     else:  # those of sections need no list
         short_ids = values.get("RealityShortIds", v.parse_short_ids) if "RealityShortIds" in values else ()
     difference = values.get("RealityMaxTimeDiff", v.duration(0, v.MAX_TIME_DIFF_MS))
+    client_endpoint = values.get("ClientEndpoint", v.parse_host_port)
+    client_allowed_ips = values.get("ClientAllowedIPs", v.parse_networks)
     server_name = values.get("ServerName", v.parse_dns_name)
     if "ServerName" not in values and dest is not None:
         if v.is_ipv4(dest.host):
@@ -235,7 +243,17 @@ def _server(values: Values, clients: tuple[ClientSection, ...] | None) -> Server
     if listen is None or dest is None or key is None or short_ids is None or server_name is None or clients is None:
         return None
     given = {} if difference is None else {"max_time_diff_ms": difference}
-    made = ServerSettings(listen, dest, server_name, key, short_ids, clients=clients, **given)
+    made = ServerSettings(
+        listen,
+        dest,
+        server_name,
+        key,
+        short_ids,
+        clients=clients,
+        client_endpoint=client_endpoint,
+        client_allowed_ips=client_allowed_ips or (),
+        **given,
+    )
     if len(made.accepted_ids) > v.MAX_SHORT_IDS:
         why = f"with those of the sections they are more than {v.MAX_SHORT_IDS}"
         values.problems.add(values.line("RealityShortIds"), "RealityShortIds", why, "shorten the list")
@@ -268,6 +286,8 @@ _SERVER_PARSERS = {
     "RealityPrivateKey": v.parse_key,
     "RealityShortIds": v.parse_short_ids,
     "RealityMaxTimeDiff": v.duration(0, v.MAX_TIME_DIFF_MS),
+    "ClientEndpoint": v.parse_host_port,
+    "ClientAllowedIPs": v.parse_networks,
 }
 _CLIENT_PARSERS = {
     "ServerName": v.parse_dns_name,

@@ -103,7 +103,7 @@ def load_state(config: GlobalConfig, profile: str) -> ProfileState | None:
     path = state_path(config, profile)
     remedy = "inspect and remove it, then run `qre-tool down` again"
     try:
-        data = _read_bounded(path)
+        data = read_private(path)
         state = parse_state_untrusted(data)
     except FileNotFoundError:
         return None
@@ -116,8 +116,9 @@ def load_state(config: GlobalConfig, profile: str) -> ProfileState | None:
     return state
 
 
-def _read_bounded(path: Path) -> bytes:
-    """The bytes of a regular file that no other user could have written."""
+def read_private(path: Path) -> bytes:
+    """The bytes of a regular file that no other user could have written, 256 KiB at most. Raises OSError,
+    UntrustedInputError."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     with os.fdopen(descriptor, "rb") as file:
         status = os.fstat(file.fileno())

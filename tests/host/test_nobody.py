@@ -22,7 +22,8 @@ NOBODY = 65534
 OTHER_PAIR = ("ServerProfile=server1", "ClientProfile=client1")
 WORK = {
     "help", "version", "genkey", "pubkey", "genshortid", "init", "completion", "strip", "showconf", "show",
-    "session-plan", "session-capture",
+    "session-plan", "session-capture", "add-client", "list-clients", "export", "remove-client", "rename-client",
+    "import",
 }  # fmt: skip
 NET_ADMIN = {
     "up", "reload", "down", "daemon", "syncconf", "delete", "set", "install-session", "update-session", "adopt-cid",
@@ -80,4 +81,4 @@ def test_every_command_works_or_names_what_is_missing(directory: Path) -> None:
         assert all(word in said for word in (*missing, ANSWERED.get(name, ""))), (name, said)
     assert everything() == before
     made = {path.name for path in directory.iterdir()}
-    assert made == {f"{end}{n}.conf" for end in ("server", "client") for n in (0, 1)} | {"made.pcap"}
+    assert made == {f"{end}{n}.conf" for end in ("server", "client") for n in (0, 1)} | {"made.pcap", "other.conf"}

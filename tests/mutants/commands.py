@@ -165,7 +165,7 @@ MUTANTS = {
     ),
     "SIGTERM ends `up`, `reload` and `down` with 143, without a line": (
         M("143", "_TERMINATED", "128 + signal.SIGTERM", "2"),
-        M("what was begun is undone", "_terminable", "signal.signal(signal.SIGTERM, terminate)", "None"),
+        M("what was begun is undone", "terminable", "signal.signal(signal.SIGTERM, terminate)", "None"),
     ),
     "`show` tells role, counters, Dest profile, sessions, CIDs, map, shared socket, loader; all devices or one": (
         M(

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tests.support.daemons import PATIENCE, TOOL, Daemon, left_behind, wait_for
 from tests.support.namespaces import Namespace, run
+from tests.support.profiles import list_short_ids
 
 LISTEN = "127.0.0.1:4433"
 DEST = "127.0.0.1:9"  # nobody answers there
@@ -37,6 +38,7 @@ class Alone:
             "init", "ServerProfile=server0", "ClientProfile=client0", f"Endpoint={LISTEN}", f"Dest={DEST}",
             "ServerName=site.test", "ServerAddress=10.77.0.1/24", "ClientAddress=10.77.0.2/24",
         )  # fmt: skip
+        list_short_ids(self.profile("server0"))
         for name, device in (("server0", "server0"), ("client0", "client0")):
             self.edit(name, "Device", device)
         self.edit("server0", "Listen", LISTEN)

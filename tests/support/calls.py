@@ -19,7 +19,8 @@ CALLS: dict[str, list[str] | None] = {
     "init": ["Endpoint=203.0.113.5:443", "Dest=203.0.113.9:443", "ServerName=a.example"],
     "find-dest": ["a.example", "TimeLimit=1s"],
     "completion": ["bash"], "strip": ["server0"], "showconf": ["server0.conf"], "up": ["server0"],
-    "reload": ["server0"], "down": ["server0"], "daemon": ["server0"], "show": ["qre9"], "watch": ["qre9", "Count=1"],
+    "reload": ["server0"], "down": ["server0"], "daemon": ["server0"], "show": ["qre9", "alice"],
+    "watch": ["qre9", "Count=1"],
     "check": ["server0"], "refresh": ["qre9"], "syncconf": ["server0", "server0.conf"], "delete": ["qre9"],
     "set": ["qre9", "role", "client", "Address=10.77.0.2/24", "Endpoint=a.example:443", "MTU=1380", "sni=a.example"],
     "install-session": ["qre9", *_KEYS], "update-session": ["qre9", *_KEYS],
@@ -35,5 +36,7 @@ CALLS: dict[str, list[str] | None] = {
     ],
     "shared-port-session-demo": ["server0.conf", "client0.conf", f"BpfElf={ELF}"],
     "shared-port-handshake-daemon": ["server0.conf", f"BpfElf={ELF}"],
-    "shared-port-handshake-client": ["client0.conf"],
+    "shared-port-handshake-client": ["client0.conf"], "add-client": ["server0", "alice"],
+    "list-clients": ["server0"], "export": ["server0", "client0"], "remove-client": ["server0", "alice"],
+    "rename-client": ["server0", "client0", "home"], "import": ["client0.conf", "Profile=other"],
 }  # fmt: skip

@@ -32,3 +32,11 @@ def write_profile(directory: Path, name: str, text: str, mode: int = 0o600) -> P
     path.write_text(text)
     path.chmod(mode)
     return path
+
+
+def list_short_ids(path: Path) -> None:
+    """The server's profile that `init` wrote, with RealityShortIds in place of a section: its client has no name, and
+    may have any address."""
+    interface, _, section = path.read_text().partition("[Client ")
+    (short_id,) = (line.partition("= ")[2] for line in section.splitlines() if line.startswith("ShortId"))
+    path.write_text(f"{interface.rstrip()}\nRealityShortIds = {short_id}\n")

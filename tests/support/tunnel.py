@@ -10,6 +10,7 @@ from types import TracebackType
 
 from tests.support.daemons import Daemon, left_behind
 from tests.support.namespaces import Lab, run
+from tests.support.profiles import list_short_ids
 from tests.support.site import NAME, Caddy
 
 SERVER_INNER, CLIENT_INNER = "10.77.0.1", "10.77.0.2"
@@ -48,6 +49,7 @@ class Tunnel:
                 f"Dest={lab.SITE}:{PORT}", f"ServerName={NAME}",
                 f"ServerAddress={SERVER_INNER}/24", f"ClientAddress={CLIENT_INNER}/24",
             )  # fmt: skip
+            list_short_ids(self.profile("server0"))
         except BaseException:
             self.stack.close()
             raise
@@ -78,7 +80,7 @@ class Tunnel:
         kept = [line for line in lines if line.split("=")[0].strip().lower() not in changed]
         path = self.profile(name)
         path.touch(mode=0o600)
-        path.write_text("\n".join([*kept, *changed.values(), ""]))
+        path.write_text("\n".join([*changed.values(), *kept, ""]))  # above the sections
 
     def value(self, name: str, key: str) -> str:
         for line in self.profile(name).read_text().splitlines():

@@ -166,7 +166,10 @@ def test_init_writes_a_matching_pair(directory: Path, capsys: pytest.CaptureFixt
     assert client.client is not None
     assert str(server.server.listen) == str(client.client.endpoint) == "10.9.0.1:443"
     assert server.server.server_name == client.client.server_name == "www.example.org"
-    assert server.server.short_ids == (client.client.short_id,)
+    (section,) = server.server.clients
+    assert (section.name, section.short_id, server.server.short_ids) == ("client0", client.client.short_id, ())
+    assert [each.ip for each in section.address] == [each.ip for each in client.address]
+    assert server.server.client_endpoint == client.client.endpoint
     stdin = io.TextIOWrapper(io.BytesIO(base64.b64encode(server.server.private_key)))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "stdin", stdin)
@@ -189,6 +192,7 @@ def test_init_takes_every_field_in_any_form(directory: Path, capsys: pytest.Capt
     assert server.server.max_time_diff_ms == 120_000
     assert (server.mtu, client.mtu, client.keepalive_s, server.keepalive_s) == (1300, 1300, 25, 0)
     assert [str(network) for network in client.allowed_ips] == ["::/0"]
+    assert server.server.client_allowed_ips == client.allowed_ips
 
 
 def test_init_makes_the_directory_for_its_owner_alone(
@@ -242,6 +246,7 @@ def test_init_with_a_plan_writes_nothing(directory: Path, capsys: pytest.Capture
         (["ServerAddress=10.77.0.300/24"], "init: server: Address : '10.77.0.300/24' is not an address"),
         (["ClientAddress=10.78.0.2/24"], "10.78.0.2/24 is outside the server's networks"),
         (["ClientAddress=10.77.0.1/32"], "10.77.0.1 is the server's own"),
+        (["ClientAddress=10.77.0.255/24"], "10.77.0.255 is not an address of a host in 10.77.0.0/24"),
         (["MTU=9000"], "init: server: MTU : '9000' is not a number"),
         (["Listen=x"], "init: server: Listen : 'x' has no port"),
     ],

@@ -22,6 +22,7 @@ from tests.support.calls import CALLS
 BAD = {
     "BpfElf": "/nonexistent/elf", "PinDir": "/nonexistent/directory", "ReadyFile": "/nonexistent/ready",
     "BpfMapPath": "/proc/map", "Device": "a/b", "ServerProfile": "../outside", "ClientProfile": ".hidden",
+    "File": "/nonexistent/directory/file",
 }  # fmt: skip
 #: Looked at behind qre.ko and the BPF file system, which are not everywhere: the rings host and vm try them.
 NEED_THE_MACHINE = {

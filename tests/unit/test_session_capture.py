@@ -54,7 +54,7 @@ def fields_of(path: str, *names: str, only: str = "", keys: bool = False) -> lis
 def edit(name: str, key: str, value: str, into: str) -> str:
     lines = [line for line in Path(name).read_text().splitlines() if not line.startswith(key)]
     Path(into).touch(mode=0o600)
-    Path(into).write_text("\n".join([*lines, f"{key} = {value}", ""]))
+    Path(into).write_text("\n".join([f"{key} = {value}", *lines, ""]))  # above the sections
     return into
 
 

@@ -101,7 +101,7 @@ def test_a_plan_has_what_the_servers_section_gives_the_client(
     (short_id,) = (
         line.partition("= ")[2] for line in profiles[1].read_text().splitlines() if line.startswith("RealityShortId ")
     )
-    text = "\n".join(line for line in profiles[0].read_text().splitlines() if not line.startswith("RealityShortIds"))
+    text = profiles[0].read_text().partition("[Client ")[0]
     section = f"\n[Client a]\nShortId = {short_id}\nAllowedIPs = 192.168.7.0/24\nAddress = "
     profiles[0].write_text(f"{text}{section}10.77.0.2\n")
     server, _client = plan(capsys, *map(str, profiles))

@@ -1,0 +1,116 @@
+"""Clients by name, with real daemons: added, renamed and removed while others' packets pass."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import time
+from typing import Any
+
+import pytest
+
+from tests.support.daemons import Daemon, wait_for
+from tests.support.json_schemas import check_against_schema
+from tests.support.ping import answered
+from tests.support.tunnel import SERVER_INNER, Tunnel
+
+pytestmark = pytest.mark.root
+
+QUICK = "ReconnectMin = 200ms\nReconnectMax = 1s\n"
+#: Of what a removed client may still do (seconds).
+OUT_WITHIN = 2.0
+
+
+def listed(tunnel: Tunnel) -> dict[str, dict[str, Any]]:
+    answer = json.loads(tunnel.server.tool("--json", "list-clients", "server0"))
+    check_against_schema("list-clients", answer)
+    assert answer["running"]
+    return {one["name"] or one["short_id"]: one for one in answer["clients"]}
+
+
+def shown(tunnel: Tunnel, *client: str) -> dict[str, Any]:
+    answer = json.loads(tunnel.server.tool("--json", "show", "server0", *client))
+    check_against_schema("show", answer)
+    described: dict[str, Any] = answer["devices"][0]
+    return described
+
+
+def add(tunnel: Tunnel, name: str) -> Daemon:
+    """Added at the server, handed over as a link, imported and started on the client's side."""
+    tunnel.server.tool("add-client", "server0", name, f"File={tunnel.directory / name}")
+    link = tunnel.server.tool("export", "server0", name, "As=link").strip()
+    assert f"next: qre-tool daemon {name}" in tunnel.client.tool("import", link)
+    assert tunnel.profile(name).stat().st_mode & 0o777 == 0o600
+    return tunnel.daemon(name).start().wait_ready().wait_session()
+
+
+def check_that_nobody_is_added_whom_the_daemon_does_not_take(tunnel: Tunnel) -> None:
+    """It refuses the reload: another key of the file was changed, too."""
+    tunnel.edit("server0", "Listen", "127.0.0.1:4433")
+    before = tunnel.profile("server0").read_bytes()
+    with pytest.raises(RuntimeError, match=r"did not take the change: .*; the profile is as it was"):
+        tunnel.server.tool("add-client", "server0", "bob", f"File={tunnel.directory / 'bob'}")
+    assert tunnel.profile("server0").read_bytes() == before
+    assert not (tunnel.directory / "bob").exists()
+
+
+def test_clients_come_and_go_and_the_others_lose_no_packet() -> None:
+    with Tunnel(QUICK) as tunnel:
+        tunnel.up()
+        ping = tunnel.lab.client.popen(
+            ["ping", "-i", "0.05", "-I", "client0", SERVER_INNER], log=tunnel.directory / "ping"
+        )
+        try:
+            alice = add(tunnel, "alice")
+            assert answered(tunnel.lab.client, SERVER_INNER, "-I", "alice") == 5
+            (session,) = shown(tunnel, "alice")["sessions"]
+            assert session["client"] == "alice"
+            tunnel.server.tool("rename-client", "server0", "alice", "al")
+            (same,) = shown(tunnel, "al")["sessions"]
+            assert same["session_id"] == session["session_id"]
+            clients = listed(tunnel)
+            assert clients["al"]["connected"] and clients["al"]["rx_packets"] >= 5
+            assert "client: al\n  address: 10.77.0.3\n  connected: yes\n" in tunnel.server.tool(
+                "show", "server0", "al"
+            )
+            tunnel.server.tool("remove-client", "server0", "al")
+            began = time.monotonic()
+            ready = tunnel.directory / "run" / "alice.ready"
+            wait_for("the end of alice's session", lambda: not ready.exists())
+            wait_for("its end at the server", lambda: len(shown(tunnel)["sessions"]) == 1)
+            assert time.monotonic() - began < OUT_WITHIN
+            wait_for("the reason", lambda: "this short id was removed" in alice.said())
+            assert answered(tunnel.lab.client, SERVER_INNER, "-I", "alice", count=2, wait=1) == 0
+            assert "al" not in listed(tunnel)
+            check_that_nobody_is_added_whom_the_daemon_does_not_take(tunnel)
+        finally:
+            ping.send_signal(signal.SIGINT)
+            ping.wait()
+        said = (tunnel.directory / "ping").read_text()
+        sent, received = re.search(r"(\d+) packets transmitted, (\d+) received", said).groups()  # type: ignore[union-attr]
+        assert sent == received and int(sent) > 20, said[-300:]
+
+
+def test_fifty_clients_are_a_table_of_those_that_are_there() -> None:
+    with Tunnel(QUICK) as tunnel:
+        text = tunnel.profile("server0").read_text()
+        sections = (
+            f"\n[Client user-{number:02}]\nShortId = {number:016x}\nAddress = 10.77.0.{100 + number}\n"
+            for number in range(46)
+        )
+        tunnel.profile("server0").write_text(text + "".join(sections))
+        tunnel.up()
+        for name in ("dora", "carol", "bob", "alice"):
+            add(tunnel, name)
+        assert len(listed(tunnel)) == 51
+        told = tunnel.server.tool("show", "server0")
+        title, *rows, totals = told.partition("\n\n")[2].splitlines()
+        names = [row.split()[0] for row in rows]
+        assert names == ["alice", "bob", "carol", "dora", tunnel.value("client0", "RealityShortId")]
+        assert title.startswith("client ") and max(map(len, (title, *rows))) <= 100
+        assert re.match(r"5 sessions: .* received, .* sent; 46 of 51 clients not connected$", totals)
+        listing = tunnel.server.tool("list-clients", "server0").splitlines()
+        assert max(map(len, listing)) <= 100 and listing[-1].startswith("51 clients, 5 connected; ")
+        watched = tunnel.server.tool("watch", "server0", "Count=2", "Interval=0.2")
+        assert "received/s" in watched.splitlines()[-7] and "/s received, " in watched.splitlines()[-1]

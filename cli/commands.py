@@ -156,6 +156,17 @@ What `add-client` printed. Fields:
         "PROFILE CLIENT",
         "remove a client, by its name or its short id; its session ends at once",
     ),
+    "rotate-key": Command(
+        "qre.cli.clients.rotate_key:rotate_key",
+        "PROFILE [For=DURATION]",
+        "give a server a new key and every client a new link",
+        text="""\
+Prints a line for each client: its name and its new link, for `qre-tool import --replace -`. Clients that still have
+the old key are let in meanwhile; running sessions go on, whatever the time. Fields:
+  [For=DURATION]   how long the old key is accepted, up to 365d; 0: not at all
+""",
+        dry_run=True,
+    ),
     "import": Command(
         "qre.cli.clients.client_import:import_client",
         "-|FILE [Profile=NAME]",
@@ -252,4 +263,6 @@ SYNONYMS = {
     "remove": "remove-client PROFILE CLIENT",
     "revoke": "remove-client PROFILE CLIENT",
     "rename": "rename-client PROFILE CLIENT NEW",
+    "rotate": "rotate-key PROFILE",
+    "rekey": "rotate-key PROFILE",
 }

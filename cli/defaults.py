@@ -14,6 +14,8 @@ PATH_SERVER_IP, PATH_CLIENT = "192.0.2.1", "198.51.100.7:50443"
 IDLE_TIMEOUT = "30s"
 WATCH_INTERVAL = "1"
 FIND_DEST = {"Parallel": "8", "TimeLimit": "120s"}
+#: How long `rotate-key` has a server accept the key that it had before.
+ROTATE_FOR = "7d"
 INIT = {
     "ServerProfile": "server0",
     "ClientProfile": "client0",
@@ -55,6 +57,7 @@ DEFAULTS = (
     Default(("Endpoint",), ("add-client", "export"), "ClientEndpoint, else Listen when it is one address"),
     Default(("File",), ("add-client", "export"), "standard output"),
     Default(("As",), ("export",), "all on a terminal, else file"),
+    Default(("For",), ("rotate-key",), ROTATE_FOR),
     Default(("Profile",), ("import",), "the client's name"),
     Default(("Interval",), ("watch",), WATCH_INTERVAL),
     Default(("Count",), ("watch",), "until Ctrl-C"),

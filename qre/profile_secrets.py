@@ -30,6 +30,8 @@ class ProfileSecrets(Struct, frozen=True, kw_only=True):
     """What only the handshake worker may know; travels in a sealed memfd from the parent (msgpack)."""
 
     private_key: Annotated[bytes, msgspec.Meta(max_length=32)] = b""  # server
+    previous_key: Annotated[bytes, msgspec.Meta(max_length=32)] = b""  # server: accepted, too, until
+    previous_key_until: int = 0  # unix time in seconds
     short_ids: Annotated[
         tuple[bytes, ...], msgspec.Meta(max_length=1024)
     ] = ()  # server, padded to 8; of clients, too

@@ -60,7 +60,7 @@ def add_client(arguments: list[str], options: Options) -> int:
         section = ClientSection(name, os.urandom(8), hosts, behind or ())
         fresh = add_section(text, section)
         _refuse_loss(server, profile_of_text(fresh.encode(), server.name, f"profile {server.name}"))
-        made.append(_profile_of(server, section, given))
+        made.append(client_of(server, section, given))
         return fresh
 
     if handout is None:
@@ -85,7 +85,7 @@ def export(arguments: list[str], options: Options) -> int:
     words, fields = _split(arguments, _EXPORT, "export")
     given = _field(fields, "Endpoint", parse_host_port)
     server = load_server(words[0], load_global(os.environ))
-    client = _profile_of(server, section_of(server, words[1]), given)
+    client = client_of(server, section_of(server, words[1]), given)
     handout = Handout(fields.get("As", ""), fields.get("File", ""), as_json=options.json)
     handout.write_file(client)
     handout.show(client)
@@ -225,7 +225,8 @@ def _addresses(client: Profile) -> str:
     return ", ".join(str(each.ip) for each in client.address)
 
 
-def _profile_of(server: Profile, section: ClientSection, given: HostPort | None) -> Profile:
+def client_of(server: Profile, section: ClientSection, given: HostPort | None) -> Profile:
+    """The client's profile; ``given``: where it finds the server, in place of what the server's profile says."""
     if server.server is None:
         raise AssertionError("the profile is a server's")
     return client_profile(server, section, endpoint_of(server, given), public_key(server.server.private_key))

@@ -45,9 +45,8 @@ class Handout:
             raise UserError("field File", f"{shown(path)}: there is no such directory", "name one that exists")
         if self._path and os.path.lexists(self._path):
             raise UserError("field File", f"{shown(path)} exists already", "name another")
-        if not path and others_read_output():
-            why = "others can read the file that the secret would go to"
-            raise UserError("standard output", why, "write File=PATH, or set umask 077 first")
+        if not path:
+            refuse_readers("write File=PATH, or set umask 077 first")
         if self._form == "qr":
             _check_drawable()
 
@@ -73,6 +72,12 @@ class Handout:
             print(_text(client, link), end="")
             if self._form == "all" and can_draw():
                 print(f"\n{code(link)}", end="")
+
+
+def refuse_readers(remedy: str = "set umask 077 first") -> None:
+    """Raise UserError where standard output is a file that other users can read."""
+    if others_read_output():
+        raise UserError("standard output", "others can read the file that the secret would go to", remedy)
 
 
 def _text(client: Profile, link: str) -> str:

@@ -74,6 +74,10 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     ),
     "rename-client": (("sudo qre-tool rename-client server0 alice alice-laptop", "her session goes on"),),
     "remove-client": (("sudo qre-tool remove-client server0 alice", "she is out within two seconds"),),
+    "rotate-key": (
+        ("sudo qre-tool rotate-key server0", "a week's time for the clients to get their new links"),
+        ("sudo qre-tool rotate-key server0 For=0", "the key is known to others: who has the old one is locked out"),
+    ),
     "import": (
         ("sudo qre-tool import -", "paste the link, then Enter and Ctrl-D"),
         ("sudo qre-tool import alice.conf Profile=home", "a file, as the profile home"),

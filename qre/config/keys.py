@@ -17,6 +17,8 @@ PROFILE_KEYS = {
     "Dest": "www.example.org:443",
     "ServerName": "www.example.org",
     "RealityPrivateKey": "the output of `qre-tool genkey`",
+    "RealityPreviousKey": "what RealityPrivateKey was",
+    "RealityPreviousKeyUntil": "2026-12-31T00:00:00Z",
     "RealityShortIds": "the output of `qre-tool genshortid`",
     "RealityMaxTimeDiff": "60s",
     "ClientEndpoint": "vpn.example.org:443",
@@ -44,6 +46,8 @@ SERVER_KEYS = (
     "Listen",
     "Dest",
     "RealityPrivateKey",
+    "RealityPreviousKey",
+    "RealityPreviousKeyUntil",
     "RealityShortIds",
     "RealityMaxTimeDiff",
     "ClientEndpoint",
@@ -51,7 +55,7 @@ SERVER_KEYS = (
 )
 CLIENT_KEYS = ("Endpoint", "RealityPublicKey", "RealityShortId")
 #: Keys whose values are credentials: no error contains their text.
-SECRET_KEYS = ("RealityPrivateKey", "RealityShortIds", "RealityShortId", "ShortId")
+SECRET_KEYS = ("RealityPrivateKey", "RealityPreviousKey", "RealityShortIds", "RealityShortId", "ShortId")
 
 GLOBAL_KEYS = {
     "StateDir": "/var/lib/qre",

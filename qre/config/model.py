@@ -153,6 +153,8 @@ class ServerSettings(Value):
     short_ids: tuple[bytes, ...]  # each padded to 8 bytes
     max_time_diff_ms: int = 60_000  # 0: no time check
     clients: tuple[ClientSection, ...] = ()
+    previous_key: bytes = b""  # X25519, or none: hellos for it are accepted, too
+    previous_key_until: int = 0  # unix time in seconds
     client_endpoint: HostPort | None = None  # where clients find this server; None: where it listens
     client_allowed_ips: tuple[Network, ...] = ()  # what clients send through the tunnel
 

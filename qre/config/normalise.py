@@ -10,7 +10,7 @@ from __future__ import annotations
 from qre.config.keys import GLOBAL_KEYS, HOOK_KEYS, PROFILE_KEYS, snake_case
 from qre.config.model import ClientSection, GlobalConfig, Profile
 from qre.config.settings import attribute_of
-from qre.config.values import show_duration, show_key, show_short_id, show_site_tcp
+from qre.config.values import show_duration, show_key, show_short_id, show_site_tcp, show_time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,10 +22,10 @@ HIDDEN = "(hidden)"
 
 
 def to_json(config: Profile | GlobalConfig, show_keys: bool) -> str:
-    """The normalised JSON, one newline at its end; without ``show_keys`` the private key is ``"(hidden)"``."""
+    """The normalised JSON, one newline at its end; without ``show_keys`` private keys are ``"(hidden)"``."""
     values = global_values(config) if isinstance(config, GlobalConfig) else profile_values(config)
-    if not show_keys and "RealityPrivateKey" in values:
-        values["RealityPrivateKey"] = HIDDEN
+    if not show_keys:
+        values |= {key: HIDDEN for key in ("RealityPrivateKey", "RealityPreviousKey") if key in values}
     kind = "global" if isinstance(config, GlobalConfig) else "interface"
     found: dict[str, Plain] = {"kind": kind, **{snake_case(key): value for key, value in values.items()}}
     if isinstance(config, Profile) and (clients := _clients(config)):
@@ -59,6 +59,9 @@ def profile_values(profile: Profile) -> dict[str, Plain]:
             "RealityShortIds": [show_short_id(short_id) for short_id in profile.server.short_ids],
             "RealityMaxTimeDiff": profile.server.max_time_diff_ms,
         }
+        if profile.server.previous_key:
+            found["RealityPreviousKey"] = show_key(profile.server.previous_key)
+            found["RealityPreviousKeyUntil"] = show_time(profile.server.previous_key_until)
         if profile.server.client_endpoint is not None:
             found["ClientEndpoint"] = str(profile.server.client_endpoint)
         if profile.server.client_allowed_ips:

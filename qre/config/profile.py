@@ -231,6 +231,7 @@ def _server(values: Values, clients: tuple[ClientSection, ...] | None) -> Server
     else:  # those of sections need no list
         short_ids = values.get("RealityShortIds", v.parse_short_ids) if "RealityShortIds" in values else ()
     difference = values.get("RealityMaxTimeDiff", v.duration(0, v.MAX_TIME_DIFF_MS))
+    previous = _previous_key(values)
     client_endpoint = values.get("ClientEndpoint", v.parse_host_port)
     client_allowed_ips = values.get("ClientAllowedIPs", v.parse_networks)
     server_name = values.get("ServerName", v.parse_dns_name)
@@ -250,6 +251,8 @@ def _server(values: Values, clients: tuple[ClientSection, ...] | None) -> Server
         key,
         short_ids,
         clients=clients,
+        previous_key=previous[0],
+        previous_key_until=previous[1],
         client_endpoint=client_endpoint,
         client_allowed_ips=client_allowed_ips or (),
         **given,
@@ -258,6 +261,19 @@ def _server(values: Values, clients: tuple[ClientSection, ...] | None) -> Server
         why = f"with those of the sections they are more than {v.MAX_SHORT_IDS}"
         values.problems.add(values.line("RealityShortIds"), "RealityShortIds", why, "shorten the list")
     return made
+
+
+def _previous_key(values: Values) -> tuple[bytes, int]:
+    """The key that was RealityPrivateKey, and until when it is accepted; none, when only one of both is there."""
+    key = values.get("RealityPreviousKey", v.parse_key)
+    until = values.get("RealityPreviousKeyUntil", v.parse_time)
+    pair = ("RealityPreviousKey", "RealityPreviousKeyUntil")
+    for one, other in (pair, pair[::-1]):
+        if one in values and other not in values:
+            values.problems.add(
+                values.line(one), one, f"{other} is missing beside it", f"add {values.example(other)}"
+            )
+    return (key, until) if key is not None and until is not None else (b"", 0)
 
 
 def _client(values: Values) -> ClientSettings | None:
@@ -284,6 +300,8 @@ _SERVER_PARSERS = {
     "Listen": v.parse_socket_address,
     "Dest": v.parse_host_port,
     "RealityPrivateKey": v.parse_key,
+    "RealityPreviousKey": v.parse_key,
+    "RealityPreviousKeyUntil": v.parse_time,
     "RealityShortIds": v.parse_short_ids,
     "RealityMaxTimeDiff": v.duration(0, v.MAX_TIME_DIFF_MS),
     "ClientEndpoint": v.parse_host_port,

@@ -57,6 +57,22 @@ def remove_short_id(text: str, short_id: bytes) -> str:
     return "\n".join(lines)
 
 
+def set_key(text: str, key: str, value: str | None) -> str:
+    """With this value of a key of the interface that is no list; None: without the key."""
+    lines = text.split("\n")
+    entries = _entries(text)
+    there = next((entry for entry in _interface(text) if entry.key == key), None)
+    written = [f"{key} = {value}"] if value is not None else []
+    if there is not None:
+        lines[there.line - 1 : there.line] = written
+        return "\n".join(lines)
+    section = next((entry for entry in entries if entry.key == SECTION), None)
+    if section is None:
+        return "\n".join([*_without_blank_end(lines), *written, ""])
+    at = max((entry.line for entry in _interface(text)), default=0)
+    return "\n".join([*lines[:at], *written, *lines[at:]])
+
+
 def _entries(text: str) -> list[Entry]:
     return parse_entries(text.encode(), PROFILE_KEYS, Problems(""))
 

@@ -42,6 +42,7 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 _NAME_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-")
 _UNITS_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _SITE_TCP: dict[str, tuple[int, ...] | None] = {"auto": None, "off": ()}
+_TIME = "%Y-%m-%dT%H:%M:%SZ"
 _TRUE = ("true", "yes", "on", "1")
 _FALSE = ("false", "no", "off", "0")
 
@@ -309,6 +310,25 @@ def parse_key(text: str) -> bytes:
 def show_key(key: bytes) -> str:
     """A key in base64 on one line, as profiles hold it."""
     return binascii.b2a_base64(key, newline=False).decode()
+
+
+def parse_time(text: str) -> int:
+    """Unix time of a moment in UTC, as ``2026-12-31T00:00:00Z``."""
+    from datetime import UTC, datetime  # few profiles have one
+
+    try:
+        if len(text) != 20 or not text.isascii():
+            raise ValueError
+        return int(datetime.strptime(text, _TIME).replace(tzinfo=UTC).timestamp())
+    except ValueError:
+        raise wrong(f"{quoted(text)} is not a time in UTC", "write one like 2026-12-31T00:00:00Z") from None
+
+
+def show_time(seconds: int) -> str:
+    """Unix time as ``parse_time`` reads it."""
+    from datetime import UTC, datetime
+
+    return datetime.fromtimestamp(seconds, UTC).strftime(_TIME)
 
 
 def parse_short_id(text: str) -> bytes:

@@ -98,6 +98,8 @@ def secrets_memfd(profile: Profile) -> int:
     if profile.role is Role.SERVER and profile.server is not None:
         secrets = ProfileSecrets(
             private_key=profile.server.private_key,
+            previous_key=profile.server.previous_key,
+            previous_key_until=profile.server.previous_key_until,
             short_ids=profile.server.accepted_ids,
             clients=tuple(_known_client(section) for section in profile.server.clients),
         )

@@ -55,6 +55,19 @@ def check_that_nobody_is_added_whom_the_daemon_does_not_take(tunnel: Tunnel) -> 
     assert not (tunnel.directory / "bob").exists()
 
 
+def check_that_old_and_new_keys_are_taken_for_a_time(tunnel: Tunnel, alice: Daemon) -> None:
+    lines = tunnel.server.tool("rotate-key", "server0", "For=1h").splitlines()
+    assert lines[0] == "# changed the key of server0: the daemon has it"
+    (link,) = (line.removeprefix("al ") for line in lines if line.startswith("al "))
+    alice.stop()
+    alice.start().wait_ready().wait_session()  # with the old one
+    assert "replaced" in tunnel.client.tool("import", link, "Profile=alice", "--replace")
+    tunnel.edit("server0", "RealityPreviousKeyUntil", "2000-01-01T00:00:00Z")
+    tunnel.server.tool("reload", "server0")
+    alice.stop()
+    alice.start().wait_ready().wait_session()  # with the new one, the only one that is taken now
+
+
 def test_clients_come_and_go_and_the_others_lose_no_packet() -> None:
     with Tunnel(QUICK) as tunnel:
         tunnel.up()
@@ -74,6 +87,7 @@ def test_clients_come_and_go_and_the_others_lose_no_packet() -> None:
             assert "client: al\n  address: 10.77.0.3\n  connected: yes\n" in tunnel.server.tool(
                 "show", "server0", "al"
             )
+            check_that_old_and_new_keys_are_taken_for_a_time(tunnel, alice)
             tunnel.server.tool("remove-client", "server0", "al")
             began = time.monotonic()
             ready = tunnel.directory / "run" / "alice.ready"

@@ -23,7 +23,7 @@ OTHER_PAIR = ("ServerProfile=server1", "ClientProfile=client1")
 WORK = {
     "help", "version", "genkey", "pubkey", "genshortid", "init", "completion", "strip", "showconf", "show",
     "session-plan", "session-capture", "add-client", "list-clients", "export", "remove-client", "rename-client",
-    "import",
+    "import", "rotate-key",
 }  # fmt: skip
 NET_ADMIN = {
     "up", "reload", "down", "daemon", "syncconf", "delete", "set", "install-session", "update-session", "adopt-cid",

@@ -8,6 +8,7 @@ import os
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,9 +18,12 @@ from qre.cli.clients import handout
 from qre.cli.clients.handout import code
 from qre.cli.main import main
 from qre.cli.profile import private_files
+from qre.cli.profile.configuration import public_key
 from qre.config.profile import load_profile_file
 from qre.device import control_client
+from qre.profile_secrets import ProfileSecrets
 from qre.quic.server.address_leases import FILE_LENGTH, Leases
+from qre.workers.handshake.server_settings import follows
 from tests.support.conformance import ROOT
 from tests.support.json_schemas import check_against_schema
 
@@ -197,6 +201,69 @@ def test_without_an_address_for_clients_the_way_out_is_said(
     assert "Endpoint = 192.0.2.1:443" in said(capsys, "add-client", "server0", "alice", "Endpoint=192.0.2.1:443")
     path.write_text(path.read_text().replace("Listen = 0.0.0.0:443", "Listen = 192.0.2.9:443"))
     assert "Endpoint = 192.0.2.9:443" in said(capsys, "export", "server0", "alice", "As=file")
+
+
+# --- another key ---
+
+
+def test_a_new_key_gives_every_client_a_new_link_and_keeps_the_old_one_for_a_time(
+    directory: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said(capsys, "add-client", "server0", "alice")
+    old = load_profile_file(directory / "server0.conf").server
+    assert "accept the old one until" in said(capsys, "--dry-run", "rotate-key", "server0")
+    before = time.time()
+    lines = said(capsys, "rotate-key", "server0", "For=2d").splitlines()
+    new = load_profile_file(directory / "server0.conf").server
+    assert old is not None and new is not None
+    assert new.private_key != old.private_key == new.previous_key
+    assert 0 <= new.previous_key_until - int(before + 2 * 86_400) <= 30
+    assert new.clients == old.clients
+    links = dict(line.split(" ") for line in lines if not line.startswith("#"))
+    assert list(links) == ["client0", "alice"]
+    feed(monkeypatch, links["client0"])
+    assert "replaced " in said(capsys, "import", "--replace", "-")
+    client = load_profile_file(directory / "client0.conf").client
+    assert client is not None
+    assert client.public_key == public_key(new.private_key)
+    assert "the key before this one is accepted until" in refused(capsys, "rotate-key", "server0")
+    text = (directory / "server0.conf").read_text()
+    assert text.index("RealityPreviousKeyUntil") < text.index("[Client")
+
+
+def test_at_once_and_again_and_as_json(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    check_against_schema("rotate-key", json.loads(said(capsys, "--json", "rotate-key", "server0", "For=0")))
+    time.sleep(1.1)  # the time has whole seconds
+    told = json.loads(said(capsys, "--json", "rotate-key", "server0"))
+    assert [each["name"] for each in told["clients"]] == ["client0"]
+    assert (directory / "server0.conf").read_text().count("RealityPreviousKey ") == 1
+
+
+def test_profiles_that_share_a_key_are_not_separated(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = directory / "server1.conf"
+    other.touch(mode=0o600)
+    other.write_text((directory / "server0.conf").read_text().replace("Device = server0", "Device = server1"))
+    assert "profile server1 has the same key" in refused(capsys, "rotate-key", "server0")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "may"),
+    [
+        (("a", ""), ("a", ""), True),
+        (("a", ""), ("b", ""), False),
+        (("a", ""), ("b", "a"), True),
+        (("b", "a"), ("a", ""), True),
+        (("a", ""), ("b", "c"), False),
+        (("b", "a"), ("b", ""), True),
+    ],
+)
+def test_a_reload_takes_another_key_only_beside_the_old_one(
+    before: tuple[str, str], after: tuple[str, str], may: bool
+) -> None:
+    one, other = (
+        ProfileSecrets(private_key=key.encode(), previous_key=previous.encode()) for key, previous in (before, after)
+    )
+    assert follows(one, other) is may
 
 
 # --- secrets ---

@@ -7,6 +7,7 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Interface, IP
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -44,6 +45,10 @@ SERVER_SETTINGS = st.builds(
     private_key=st.binary(min_size=32, max_size=32),
     short_ids=st.lists(SHORT_ID, min_size=1, max_size=4, unique=True).map(tuple),
     max_time_diff_ms=st.integers(0, 86_400_000),
+    previous_key=st.binary(min_size=32, max_size=32),
+    previous_key_until=st.integers(0, 253_402_300_799),
+    client_endpoint=st.one_of(st.none(), HOST_PORT),
+    client_allowed_ips=st.lists(NETWORK, max_size=3, unique=True).map(tuple),
 )
 CLIENT_SETTINGS = st.builds(ClientSettings, HOST_PORT, NAME, st.binary(min_size=32, max_size=32), SHORT_ID)
 WORD = st.text(st.characters(codec="utf-8", categories=("L", "N", "P", "S")), min_size=1, max_size=8)
@@ -170,6 +175,30 @@ def test_the_private_key_is_hidden_unless_it_is_asked_for() -> None:
     assert hidden["reality_private_key"] == "(hidden)"
     assert full["reality_private_key"] == PRIVATE_KEY
     assert hidden | {"reality_private_key": PRIVATE_KEY} == full
+
+
+def test_the_key_before_it_is_hidden_too_and_needs_its_time() -> None:
+    text = f"{SERVER}RealityPreviousKey = {PRIVATE_KEY}\n"
+    until = "RealityPreviousKeyUntil = 2026-12-31T00:00:00Z\n"
+    profile = parse_profile(f"{text}{until}".encode(), "qre0", "file")
+    assert PRIVATE_KEY not in to_json(profile, show_keys=False)
+    assert to_json(profile, show_keys=True).count(PRIVATE_KEY) == 2
+    assert profile.server is not None and profile.server.previous_key_until == 1_798_675_200
+    for lacking, told in (
+        (text, "RealityPreviousKeyUntil is missing"),
+        (f"{SERVER}{until}", "RealityPreviousKey is"),
+    ):
+        with pytest.raises(UserError, match=told):
+            parse_profile(lacking.encode(), "qre0", "file")
+    for wrong in (
+        "tomorrow",
+        "2026-12-31",
+        "2026-13-31T00:00:00Z",
+        "2026-12-31T00:00:00+",
+        "\N{FULLWIDTH DIGIT TWO}026-12-31T00:00:00Z",
+    ):
+        with pytest.raises(UserError, match="is not a time in UTC"):
+            parse_profile(f"{text}RealityPreviousKeyUntil = {wrong}\n".encode(), "qre0", "file")
 
 
 def test_the_json_of_a_profile_is_complete_sorted_and_canonical() -> None:

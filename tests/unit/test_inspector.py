@@ -119,6 +119,17 @@ def test_a_client_with_the_right_key_and_short_id_is_authenticated() -> None:
     assert "hidden" in repr(found.secrets)
 
 
+def test_a_hello_for_the_previous_key_is_taken_too_and_shares_that_keys_secrets() -> None:
+    fresh = X25519PrivateKey.from_private_bytes(bytes(range(1, 33)))
+    for key in (KEY, fresh):
+        client = fake(public_key=key.public_key().public_bytes_raw())
+        found = verdicts(inspector(private_key=fresh, previous_key=KEY), client.first_flight(0.0))[-1]
+        assert isinstance(found, Authenticated) and found.secrets == client.tls.secrets
+    third = X25519PrivateKey.from_private_bytes(bytes(range(2, 34)))
+    for changes in ({"private_key": fresh}, {"private_key": fresh, "previous_key": third}):
+        assert verdicts(inspector(**changes), fake().first_flight(0.0))[-1] is STRANGER
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_the_hello_may_come_in_any_pieces_and_order(seed: int) -> None:
     message = hello_of(fake(hybrid=seed % 2 == 0))

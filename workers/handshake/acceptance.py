@@ -144,7 +144,7 @@ class Acceptance:
     ``turn_away`` says whether another machine with the client's profile is to stay connected.
     ``steering`` is None where the data plane steers connection IDs itself."""
 
-    private_key: bytes
+    private_key: bytes  # of which connection IDs are made; stays when that of the profile changes
     routed_cid_len: int
     listen: tuple[str, int]
     replay: ReplayFilter

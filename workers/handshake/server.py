@@ -42,7 +42,7 @@ from qre.workers.handshake.port.flows import FlowTable
 from qre.workers.handshake.port.performer import Performer
 from qre.workers.handshake.port.relay import LONGEST, DestSocket, Relays
 from qre.workers.handshake.port_sharing import PortSharing
-from qre.workers.handshake.server_settings import flow_limits
+from qre.workers.handshake.server_settings import flow_limits, follows
 from qre.workers.handshake.sessions.live_sessions import Sessions
 from qre.workers.handshake.sessions.routed_cids import RoutedCids
 from qre.workers.handshake.sessions.secrets import SecretsStore
@@ -134,6 +134,9 @@ class Server:
 
     def _use_secrets(self, secrets: ProfileSecrets) -> None:
         self._private_key = X25519PrivateKey.from_private_bytes(secrets.private_key)
+        self._previous_key = (
+            X25519PrivateKey.from_private_bytes(secrets.previous_key) if secrets.previous_key else None
+        )
         self._secrets = secrets
 
     def _read_replay_file(self) -> ReplayFilter:
@@ -171,11 +174,14 @@ class Server:
         self._tell_state()
 
     async def reload(self, secrets: ProfileSecrets) -> None:
-        """Apply new clients, Dest and limits; sessions that may not go on end. Raises QreError for a new key."""
+        """Apply new clients, Dest, keys and limits; sessions that may not go on end. Raises QreError for a new key
+        without the old one as RealityPreviousKey.
+
+        Connection IDs go on to be made with the key that this process began with: those in use were."""
         config = self._context.config
-        if secrets.private_key != self._secrets.private_key:
-            # Connection IDs in use were made with the old key.
-            raise QreError("reload", "RealityPrivateKey changed", "down and up")
+        if not follows(self._secrets, secrets):
+            remedy = "write the old key as RealityPreviousKey, as `qre-tool rotate-key` does, or down and up"
+            raise QreError("reload", "RealityPrivateKey changed", remedy)
         self._use_secrets(secrets)
         self._table.limits = flow_limits(config)
         self._acceptance.replay.window = replay_window(config.max_time_diff_ms)
@@ -300,6 +306,7 @@ class Server:
         return HelloInspector(
             server_name=config.server_name,
             private_key=self._private_key,
+            previous_key=self._previous_key if time.time() < self._secrets.previous_key_until else None,
             short_ids=self._clients.short_ids | self._port.guests.short_ids(),
             max_time_diff_ms=config.max_time_diff_ms,
         )

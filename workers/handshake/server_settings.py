@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import resource
 from typing import Final
 
@@ -34,6 +35,17 @@ def identities(config: WorkerConfig, secrets: ProfileSecrets) -> Identities:
         ClientSection(client.name, client.short_id, client.address, client.allowed_ips) for client in secrets.clients
     )
     return Identities(secrets.short_ids, sections, config.address, config.allowed_ips)
+
+
+def follows(before: ProfileSecrets, after: ProfileSecrets) -> bool:
+    """Whether a reload may change the one into the other: the private key is the same, or it was or becomes the
+    previous one."""
+    pairs = (
+        (before.private_key, after.private_key),
+        (before.private_key, after.previous_key),
+        (before.previous_key, after.private_key),  # a change that is undone
+    )
+    return any(hmac.compare_digest(one, other) for one, other in pairs)
 
 
 def session_settings(config: WorkerConfig, clients: Identities) -> Settings:

@@ -165,7 +165,8 @@ class Guests:
         """Admit a daemon; takes ownership of ``feed``. Raises UserError when its configuration does not fit."""
         channel: Channel[ToFront] = Channel(socket.socket(fileno=feed), ToFront)
         try:
-            if not hmac.compare_digest(own.private_key, its.private_key):
+            keys = (own.private_key, own.previous_key)
+            if not any(hmac.compare_digest(key, its.private_key) for key in keys):
                 raise UserError(
                     f"profile {profile}", "RealityPrivateKey differs from that of the port's front", "use one key"
                 )

@@ -25,6 +25,7 @@ _FIRST_STEPS = {
         "qre.cli.check.check:check",
         "[PROFILE]",
         "check that this machine, or a profile on it, can run; changes nothing",
+        options={"--ready": "ask whether the daemon of PROFILE works now, and nothing else: a health check"},
         text="""\
 One line for each item: yes, no or ?; what was examined; after a no, the remedy. What only root can see is a ? for
 other users. With PROFILE the answer is for that profile: a server's Dest is visited and its Listen port tried, a

@@ -25,7 +25,11 @@ _WIDTH = max(map(len, YesNo))
 
 
 def check(arguments: list[str], options: Options) -> int:
-    """``check [PROFILE]``."""
+    """``check [PROFILE]``, ``check --ready PROFILE``."""
+    if "--ready" in options.flags:
+        from qre.cli.check.ready import ready
+
+        return ready(arguments, options)
     name = check_profile_name(arguments[0]) if arguments else None
     if options.json:
         found = list(findings(name))

@@ -32,6 +32,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ("sudo qre-tool check", "can this machine run QRE, and are its files valid?"),
         ("sudo qre-tool check server0", "can this profile run now? Tries its Dest and its port"),
         ("sudo qre-tool --json check client0", "the same as JSON"),
+        ("sudo qre-tool check --ready server0", "does its daemon work now? A health check: 0 or 2, one line"),
     ),
     "find-dest": (
         ("qre-tool find-dest www.example.org www.example.net:8443", "which of two sites is the better Dest?"),

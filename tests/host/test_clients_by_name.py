@@ -75,7 +75,9 @@ def test_clients_come_and_go_and_the_others_lose_no_packet() -> None:
             ["ping", "-i", "0.05", "-I", "client0", SERVER_INNER], log=tunnel.directory / "ping"
         )
         try:
+            assert tunnel.server.tool("check", "--ready", "server0").startswith("ready: serving")
             alice = add(tunnel, "alice")
+            assert tunnel.client.tool("check", "--ready", "alice").startswith("ready: connected to ")
             assert answered(tunnel.lab.client, SERVER_INNER, "-I", "alice") == 5
             (session,) = shown(tunnel, "alice")["sessions"]
             assert session["client"] == "alice"

@@ -33,6 +33,7 @@ from qre.reality.replay import NotRecorded, ReplayFilter
 from qre.wire.close_reason import CloseReason
 from qre.wire.packet import long_header_source_cid, parse_header_untrusted
 from qre.workers.handshake.port.flow_parts import Address, Hello
+from qre.workers.handshake.port.volley import Volley
 from qre.workers.handshake.sessions.live_sessions import Sessions
 
 #: Seconds; as long as a held session waits for its client.
@@ -86,7 +87,7 @@ class Accepted:
         """One datagram of Dest: send ours in its place, or what it is itself when it is not of this connection."""
         if self._unanswered:
             self._unanswered, self.delay = False, min(max(0.0, now - self._asked_at), _LONGEST_DELAY)
-        send = self._acceptance.send
+        volley = self._acceptance.volley
         cid = long_header_source_cid(data)
         if cid and cid != self.inner.handshake_cid and self._acceptance.is_taken(cid, self):
             answer: DestAnswer = NotFollowed(Obstacle.TAKEN, ())
@@ -95,13 +96,14 @@ class Accepted:
         match answer:
             case Mirrored(datagrams):
                 for each in datagrams:
-                    send(self.source, each, ecn)
-                self.inner.prepare()
+                    volley.say(self.source, each, ecn)
+                volley.then(self.inner.prepare)
             case NotOfThisConnection():
-                send(self.source, data, ecn)
+                volley.say(self.source, data, ecn)
             case NotFollowed(obstacle, withheld):
                 for each in (*withheld, data):
-                    send(self.source, each, ecn)
+                    volley.say(self.source, each, ecn)
+                volley.let_out()
                 self._acceptance.cannot_follow(self, obstacle)
                 return
         self._acceptance.progress(self, now)
@@ -137,7 +139,7 @@ class Accepted:
 
 @dataclass
 class Acceptance:
-    """All handshakes in progress. ``send`` puts a datagram on the wire with an ECN mark. ``left`` is called with each
+    """All handshakes in progress. ``volley`` puts datagrams on the wire. ``left`` is called with each
     handshake that follows Dest no more and what tells Dest so, ``not_followed`` with one whose client has to see Dest
     itself, ``over`` with each that has ended. ``imitate`` says whether Dest is down and is imitated; ``changed`` is
     called when the sessions have requests to send, ``complain`` with (key, line) for the log.
@@ -152,7 +154,7 @@ class Acceptance:
     sessions: Sessions
     grants: Grants
     steering: Steering | None
-    send: Callable[[Address, bytes, int], None]
+    volley: Volley
     left: Callable[[Accepted, bytes], None]
     not_followed: Callable[[Accepted], None]
     over: Callable[[Accepted], None]
@@ -308,7 +310,7 @@ class Acceptance:
     def _send_due(self, one: Accepted, now: float) -> None:
         ecn = self.dest.ecn if self.dest is not None else 0
         while one.outbox and one.outbox[0][0] <= now:
-            self.send(one.source, one.outbox.popleft()[1], ecn)
+            self.volley.say(one.source, one.outbox.popleft()[1], ecn)
 
     def is_taken(self, cid: bytes, by: Accepted) -> bool:
         """Whether ``cid`` reaches a session, or another handshake than this."""

@@ -41,6 +41,7 @@ from qre.workers.handshake.port.flow_parts import Address, Flow, Handshake, Hell
 from qre.workers.handshake.port.flows import FlowTable
 from qre.workers.handshake.port.performer import Performer
 from qre.workers.handshake.port.relay import LONGEST, DestSocket, Relays
+from qre.workers.handshake.port.volley import Volley
 from qre.workers.handshake.port_sharing import PortSharing
 from qre.workers.handshake.server_settings import flow_limits, follows
 from qre.workers.handshake.sessions.live_sessions import Sessions
@@ -90,7 +91,8 @@ class Server:
         store.removed = self._forgetting.soon
         self._cids = RoutedCids(secrets.private_key, config.routed_cid_len, os.urandom)
         self._dest = DestWatch(context, self._dest_probed)
-        self._relays = Relays(self._reply, self._dest.doubt, context.limited)
+        self._volley = Volley(self._to_visitor)
+        self._relays = Relays(self._reply, self._volley.together, self._dest.doubt, context.limited)
         self._table = FlowTable(flow_limits(config), self._new_inspector, self._cids.of_datagram)
         self._performer = Performer(self._table, self._accept, self._open_relay, self._to_visitor, self._disown)
         self._port = PortSharing(self._table, self._performer, self._admit, self._arm, context.limited)
@@ -118,7 +120,7 @@ class Server:
             sessions=self._sessions,
             grants=self._clients.grants,
             steering=self._steering,
-            send=self._to_visitor,
+            volley=self._volley,
             left=lambda one, farewell: self._port.left(one.source, one, farewell),
             not_followed=lambda one: self._port.not_followed(one.source, one),
             over=self._handshake_over,

@@ -12,6 +12,7 @@ import select
 import socket
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Final
 
 from qre.causes import of_network
@@ -102,11 +103,19 @@ class DestSocket:
 
 
 class Relays:
-    """``reply`` is called with every datagram from Dest, ``silent`` when several new flows had none, ``complain``
-    with (key, line) for the log. ``lost`` counts those that the kernel refused to send."""
+    """``reply`` is called with every datagram from Dest, inside ``together`` with those that one socket had at once;
+    ``silent`` when several new flows had none, ``complain`` with (key, line) for the log. ``lost`` counts those that
+    the kernel refused to send."""
 
-    def __init__(self, reply: Reply, silent: Callable[[], None], complain: Callable[[str, str], None]) -> None:
+    def __init__(
+        self,
+        reply: Reply,
+        together: Callable[[], AbstractContextManager[None]],
+        silent: Callable[[], None],
+        complain: Callable[[str, str], None],
+    ) -> None:
         self._reply = reply
+        self._together = together
         self._silent = silent
         self._complain = complain
         self._unanswered = 0  # flows opened since Dest was heard last
@@ -192,15 +201,18 @@ class Relays:
             entry = self._flows.get(fd)
             if entry is None:
                 continue
-            made, flow = entry
-            for _ in range(_TURN):
-                received = made.receive(self._buffer)
-                if received is None:
-                    break
-                self._unanswered = 0
-                self._reply(flow, *received)
-                if self._flows.get(fd) is not entry:
-                    break  # closed meanwhile
+            with self._together():
+                self._read(fd, *entry)
+
+    def _read(self, fd: int, made: DestSocket, flow: Flow) -> None:
+        for _ in range(_TURN):
+            received = made.receive(self._buffer)
+            if received is None:
+                break
+            self._unanswered = 0
+            self._reply(flow, *received)
+            if self._flows.get(fd, (None,))[0] is not made:
+                break  # closed meanwhile
 
     def close(self) -> None:
         """Close every socket and the epoll descriptor."""

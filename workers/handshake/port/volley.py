@@ -1,0 +1,55 @@
+"""What answers one read of Dest's socket leaves in one go.
+
+Dest's datagrams that are read together came within some microseconds of each other. Making ours takes longer than
+that: sent one by one, each as soon as it is made, they would be further apart than a site's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from qre.workers.handshake.port.flow_parts import Address
+
+
+class Volley:
+    """``send`` puts a datagram on the wire with an ECN mark."""
+
+    def __init__(self, send: Callable[[Address, bytes, int], None]) -> None:
+        self._send = send
+        self._held: list[tuple[Address, bytes, int]] | None = None
+        self._afterwards: dict[Callable[[], None], None] = {}
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """What is said meanwhile leaves at the end."""
+        self._held = []
+        try:
+            yield
+        finally:
+            self.let_out()
+            self._held = None
+
+    def say(self, address: Address, data: bytes, ecn: int) -> None:
+        """Send one datagram, now or with the others; always in this order."""
+        if self._held is None:
+            self._send(address, data, ecn)
+        else:
+            self._held.append((address, data, ecn))
+
+    def then(self, work: Callable[[], None]) -> None:
+        """Do ``work`` when everything said so far is on the wire, once for all that ask for the same."""
+        if self._held is None:
+            work()
+        else:
+            self._afterwards[work] = None
+
+    def let_out(self) -> None:
+        """Send what is held."""
+        held, afterwards = self._held or [], list(self._afterwards)
+        self._held = None if self._held is None else []
+        self._afterwards.clear()
+        for datagram in held:
+            self._send(*datagram)
+        for work in afterwards:
+            work()

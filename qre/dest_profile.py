@@ -23,6 +23,7 @@ class Spoken(Struct, frozen=True, kw_only=True, array_like=True):
     eliciting: bool  # the visitor has to acknowledge it (RFC 9000 §13.2)
     #: how many eliciting datagrams of this list Dest knew to have arrived when it sent this one
     acknowledged: U16
+    probe: bool = False  # of the path's MTU: counted nowhere, and nothing waits for it
 
 
 class RecordedVisit(Struct, frozen=True, kw_only=True):

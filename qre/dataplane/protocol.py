@@ -200,6 +200,16 @@ class FrameSend(Message, frozen=True, kw_only=True):
     frames: FrameBytes
 
 
+class PathProven(Message, frozen=True, kw_only=True):
+    """The session's path carries UDP payloads of ``size`` bytes: the handshake's largest, ``ago_ms`` old, has been
+    acknowledged. A data plane that searches for itself may ignore it."""
+
+    id: U64
+    session_id: SessionId
+    size: Annotated[int, msgspec.Meta(ge=0, le=MAX_UDP_PAYLOAD)]
+    ago_ms: U64
+
+
 class SessionList(Message, frozen=True, kw_only=True):
     """List the installed sessions: the answer has ``Answer.sessions``, ordered by id, beginning behind ``after``."""
 
@@ -326,7 +336,14 @@ class Stray(Message, frozen=True, kw_only=True):
 
 
 DataplaneRequest = (
-    SessionInstall | SessionUpdate | SessionDelete | CidAdoptFor | CidReleaseFor | FrameSend | SessionList
+    SessionInstall
+    | SessionUpdate
+    | SessionDelete
+    | CidAdoptFor
+    | CidReleaseFor
+    | FrameSend
+    | PathProven
+    | SessionList
 )
 DataplaneReport = (
     Answer

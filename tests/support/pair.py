@@ -38,12 +38,13 @@ TRUST = TrustStore([], "nothing")
 
 @dataclass(frozen=True)
 class Path:
-    """What the path does to a datagram, with which probability; delays in seconds, one way."""
+    """What the path does to a datagram, with which probability; delays in seconds, one way; ``mtu``: UDP payload."""
 
     loss: float = 0.0
     duplicate: float = 0.0
     reorder: float = 0.0
     delay: float = 0.01
+    mtu: int = 1500
 
 
 @dataclass
@@ -128,7 +129,7 @@ class Pair:
             self.sent.append((by_client, datagram))
             copies = 1 + (self.chance.random() < self.path.duplicate)
             for _ in range(copies):
-                if self.chance.random() < self.path.loss:
+                if self.chance.random() < self.path.loss or len(datagram) > self.path.mtu:
                     continue
                 delay = self.path.delay
                 if self.chance.random() < self.path.reorder:

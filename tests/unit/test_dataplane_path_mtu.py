@@ -340,14 +340,37 @@ def test_both_ends_of_a_session_search_when_it_is_confirmed() -> None:
         assert lengths == [1326, 1389, 1420, 1436]
 
 
-def test_the_first_probe_follows_the_confirmation_and_the_next_one_an_acknowledgement() -> None:
+def test_a_server_probes_as_a_site_does_five_round_trips_after_the_last_answer() -> None:
     ends = Ends()
-    ends.run(0.011)  # the client's PING has arrived
-    assert [len(datagram) for role, datagram in ends.sent if role is S][-1] == 1326
-    ends.run(1)
+    times: dict[int, float] = {}
+    while len(times) < 4 and ends.now < 110:
+        ends.run(0.001)
+        for role, datagram in ends.sent:
+            if role is S and len(datagram) > 1200:
+                times.setdefault(len(datagram), ends.now)
+    assert list(times) == [1326, 1389, 1420, 1436]
+    for one, two in pairwise(times.values()):
+        assert 0.05 < two - one < 0.5
     large = [at for at, (role, datagram) in enumerate(ends.sent) if role is S and len(datagram) > 1200]
     for one, two in pairwise(large):
         assert any(role is C for role, _ in ends.sent[one:two])
+
+
+def test_a_search_goes_on_behind_what_the_handshake_has_proven() -> None:
+    path = PathMtu(Search(spacing=5.0), 1452)
+    path.proven(1389, 0.1, 0.5)
+    assert path.size == 1200, "nothing is searched yet"
+    path.begin(1.0, 0.02)
+    assert path.deadline() == pytest.approx(1.1)
+    path.proven(1400, 0.04, 1.0)
+    assert path.size == 1389 and not path.settled
+    assert path.deadline() == pytest.approx(1.06)
+    assert path.due(1.05) is None and path.due(1.06) == 1420
+    path.proven(1326, 0.0, 1.06)
+    path.proven(9000, 0.0, 1.06)
+    assert path.size == 1389
+    path.proven(1436, 0.0, 1.06)
+    assert path.size == 1436 and path.settled
 
 
 @pytest.mark.parametrize(("mtu", "size"), [(1252, 1200), (1272, 1200), (1372, 1326), (1392, 1389), (1472, 1436)])

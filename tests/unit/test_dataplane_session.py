@@ -270,12 +270,13 @@ def test_frames_that_never_arrive_are_reported_lost() -> None:
 
 def test_everything_is_acknowledged_within_max_ack_delay(ends: Ends) -> None:
     ends.transmit(C, INNER)
+    number = ends.client.packets.next_number - 1
     ends.run(0.01)
     ends.sent.clear()
     ends.run(0.025)
     assert [role for role, _ in ends.sent] == [S]
     ends.run(0.1)
-    assert ends.client.recovery.largest_acked == ends.client.packets.next_number - 1
+    assert ends.client.recovery.largest_acked >= number
 
 
 def test_a_gap_is_acknowledged_at_once(ends: Ends) -> None:

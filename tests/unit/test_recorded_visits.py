@@ -62,6 +62,39 @@ def test_the_leave_to_switch_goes_with_the_visits_last_datagram() -> None:
     assert pair.complete and after_the_flight(pair)[-1] == LONG[-1].length
 
 
+#: With probes of the path's MTU, two before the page has come and two behind it.
+PROBED = (
+    SMALL[0],
+    Spoken(asked=True, at_us=7_000, length=213, eliciting=True, acknowledged=0),
+    *(
+        Spoken(asked=True, at_us=at, length=n, eliciting=True, acknowledged=0, probe=True)
+        for at, n in ((20_000, 1326), (30_000, 1389))
+    ),
+    SMALL[2],
+    *(
+        Spoken(asked=True, at_us=at, length=n, eliciting=True, acknowledged=0, probe=True)
+        for at, n in ((90_000, 1420), (99_000, 1436))
+    ),
+)
+
+
+@pytest.mark.parametrize("mtu", [1300, 1350, 1500])
+def test_probes_of_the_paths_mtu_are_played_and_the_largest_that_arrived_is_known(mtu: int) -> None:
+    """Nothing waits for one, and nothing of it is sent again."""
+    pair = ShadowPair(path=Path(delay=0.003, mtu=mtu), dest=profile(visit(PROBED))).run()
+    assert pair.complete and pair.server is not None
+    assert after_the_flight(pair)[:5] == [303, 213, 1326, 1389, 22]
+    assert sum(length > 1200 for length in after_the_flight(pair)) <= 4
+    proven = pair.server.proven_path
+    assert (proven and proven[0]) == {1300: None, 1350: 1326, 1500: 1436}[mtu]
+
+
+def test_a_data_plane_that_searches_from_the_beginning_gets_a_visit_without_probes() -> None:
+    pair = ShadowPair(dest=profile(visit(PROBED)), plays_probes=False).run()
+    assert pair.complete and pair.server is not None and pair.server.proven_path is None
+    assert all(length <= 1200 for length in after_the_flight(pair))
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_nothing_stalls_on_a_bad_path(seed: int) -> None:
     path = Path(loss=0.1, duplicate=0.2, reorder=0.3)

@@ -17,6 +17,7 @@ from qre.dataplane.protocol import (
     CidAdoptFor,
     CidReleaseFor,
     FrameSend,
+    PathProven,
     Refusal,
     SessionDelete,
     SessionInstall,
@@ -73,6 +74,7 @@ class Registry:
         | CidAdoptFor
         | CidReleaseFor
         | FrameSend
+        | PathProven
         | SessionList,
         now: float,
     ) -> Answer:
@@ -93,6 +95,8 @@ class Registry:
                     self._release(self._known(request.session_id), request.connection_id)
                 case FrameSend():
                     self._known(request.session_id).send_frames(request.id, request.frames, now)
+                case PathProven():
+                    self._known(request.session_id).path_proven(request.size, request.ago_ms / 1000, now)
                 case SessionList():
                     marks = self.marks(request.after)
                     page = marks[:SESSIONS_PER_ANSWER]

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from qre.addresses import Interface
 from qre.causes import Cause
-from qre.dataplane.protocol import underlay_of
+from qre.dataplane.protocol import PathProven, underlay_of
 from qre.dest_profile import DestProfile
 from qre.errors import MachineError, QreError
 from qre.ipc.steering import Steering
@@ -144,7 +144,8 @@ class Acceptance:
     itself, ``over`` with each that has ended. ``imitate`` says whether Dest is down and is imitated; ``changed`` is
     called when the sessions have requests to send, ``complain`` with (key, line) for the log.
     ``turn_away`` says whether another machine with the client's profile is to stay connected.
-    ``steering`` is None where the data plane steers connection IDs itself."""
+    ``steering`` is None where the data plane steers connection IDs itself, and searches for the path's MTU from the
+    beginning."""
 
     private_key: bytes  # of which connection IDs are made; stays when that of the profile changes
     routed_cid_len: int
@@ -201,6 +202,7 @@ class Acceptance:
             random=os.urandom,
             shown=shown,
             client_cid=client_cid,
+            plays_probes=self.steering is not None,
         )
 
     def _make_room(self, short_id: bytes) -> None:
@@ -391,8 +393,15 @@ class Acceptance:
         one = self._of(session_id)
         if one is not None:
             now = time.monotonic()
+            if (proven := one.inner.proven_path) is not None:
+                self._tell_path(session_id, *proven, now)
             one.inner.confirmed(now)
             self.progress(one, now)
+
+    def _tell_path(self, session_id: bytes, size: int, at: float, now: float) -> None:
+        ago = max(0, round((now - at) * 1000))
+        self.sessions.ask(lambda id: PathProven(id=id, session_id=session_id, size=size, ago_ms=ago), None)
+        self.changed()
 
     def lost(self, session_id: bytes) -> None:
         """The session is gone: abandon its handshake, if that is still in progress."""

@@ -26,6 +26,7 @@ from qre.dataplane.protocol import (
     DataplaneRequest,
     FrameFate,
     FrameSend,
+    PathProven,
     Refusal,
     SessionDelete,
     SessionInstall,
@@ -205,7 +206,7 @@ class KernelDataplane:
             case FrameSend(id=number, session_id=session_id, frames=frames):
                 qre.frame_send(device, session_id, number, frames)
                 self._sessions.frames_sent(request)
-            case SessionList():
+            case SessionList() | PathProven():
                 pass
 
     def _socket(self, request: SessionInstall, fds: list[int]) -> int | None:

@@ -1,7 +1,6 @@
 """Records what a site sends after the handshake of a visit: the server's port plays it to its clients.
 
-Times, lengths and what has to be acknowledged; of the content nothing. Probes of the path's MTU are left out, because
-a data plane sends its own.
+Times, lengths and what has to be acknowledged; of the content nothing.
 """
 
 from __future__ import annotations
@@ -51,8 +50,8 @@ class VisitRecorder:
         eliciting, progress = (after > earlier for after, earlier in zip(self._heard, before, strict=True))
         self._answering = self._answering or connection.answer_begun
         began = self._asked_at if self._answering and self._asked_at is not None else self._finished_at
-        probes_the_path = eliciting and not progress and len(datagram) > self._largest
-        if probes_the_path or len(self._spoken) == MAX_SPOKEN or now - began > LONGEST or len(datagram) < _SHORTEST:
+        probe = bool(eliciting and not progress and len(datagram) > self._largest)
+        if len(self._spoken) == MAX_SPOKEN or now - began > LONGEST or len(datagram) < _SHORTEST:
             return
         self._spoken.append(
             Spoken(
@@ -61,9 +60,10 @@ class VisitRecorder:
                 length=len(datagram),
                 eliciting=eliciting,
                 acknowledged=self._known_to_have_arrived(now - connection.round_trip),
+                probe=probe,
             )
         )
-        self._eliciting += eliciting
+        self._eliciting += eliciting and not probe
 
     def _known_to_have_arrived(self, then: float) -> int:
         return max((count for at, count in self._acknowledged if at <= then), default=0)

@@ -56,9 +56,12 @@ class Performance:
         sent = []
         self._script.arrived(self._connection.arrived, now)
         while (spoken := self._script.take(now)) is not None:
-            if spoken.eliciting and not self._script.to_be_acknowledged:
+            if spoken.eliciting and not spoken.probe and not self._script.to_be_acknowledged:
                 self._go_on()
-            sent.append(self._connection.speak(spoken.length, now, eliciting=spoken.eliciting))
+            if spoken.probe:
+                sent.append(self._connection.probe(spoken.length, now))
+            else:
+                sent.append(self._connection.speak(spoken.length, now, eliciting=spoken.eliciting))
         return sent
 
     def _go_on(self) -> None:

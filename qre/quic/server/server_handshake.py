@@ -84,7 +84,8 @@ class ServerHandshake:
 
     The datagrams that made the inspector say ``Authenticated`` are fed first, in order. ``random(n)`` gives n random
     bytes; ``now`` is monotonic, in seconds. ``client_cid``: the client's source CID; with it a living Dest is
-    followed, without it Dest is imitated by what is known of it.
+    followed, without it Dest is imitated by what is known of it. ``plays_probes``: whether a recorded visit is played
+    with its probes of the path's MTU; then the data plane goes on behind the largest that arrived.
     """
 
     def __init__(
@@ -99,6 +100,7 @@ class ServerHandshake:
         random: Callable[[int], bytes],
         shown: ShownByDest | None = None,
         client_cid: bytes | None = None,
+        plays_probes: bool = True,
     ) -> None:
         self._short_id = authenticated.short_id
         self._server_name = authenticated.server_name
@@ -118,7 +120,6 @@ class ServerHandshake:
         self._routed = RoutedConnectionId(cid, reset_token(key, cid))
         self._handshake_cid = shown.source_cid if shown else _handshake_cid(cid, dest, random)
         lengths = dest.flight_datagram_lengths if dest else CADDY_DATAGRAMS
-        first = lengths[0] if lengths else _SMALLEST_DATAGRAM
         arguments: dict[str, Any] = {
             "client_hello": authenticated.client_hello,
             "proof_key": authenticated.secrets.proof,
@@ -126,7 +127,7 @@ class ServerHandshake:
             "retry_source_cid": authenticated.retry_source_cid,
             "handshake_cid": self._handshake_cid,
             "handshake_reset_token": reset_token(key, self._handshake_cid),
-            "max_datagram_size": min(max(first, _SMALLEST_DATAGRAM), _LARGEST_DATAGRAM),
+            "max_datagram_size": min(max((*lengths[:1], _SMALLEST_DATAGRAM)), _LARGEST_DATAGRAM),
             "first_packet_number": shown.highest_packet_number + 1 if shown else 0,
             "random_bytes": random,
         }
@@ -135,7 +136,7 @@ class ServerHandshake:
         if client_cid is None:
             self._connection = ServerConnection(flight=flight, datagram_lengths=list(lengths), **arguments)
         else:
-            script = choose(dest.visits, random) if dest else None
+            script = choose(dest.visits, random, with_probes=plays_probes) if dest else None
             self._connection = self._shadow = ShadowConnection(
                 client_cid=client_cid,
                 expected_flight=flight.handshake_length,
@@ -228,6 +229,11 @@ class ServerHandshake:
     def scripted(self) -> bool:
         """Whether what is sent after the client's Finished has Dest's times already."""
         return self._performance is not None
+
+    @property
+    def proven_path(self) -> tuple[int, float] | None:
+        """UDP payload (bytes) that the path has carried at this time, if it was probed."""
+        return self._shadow.proven if self._shadow is not None else None
 
     def next_event(self) -> ServerEvent | None:
         """The oldest event that has not been read; None when there is none."""

@@ -115,6 +115,9 @@ class ShadowConnection(ServerConnection):
         self._dest_spoke_at = 0.0
         self._mirrored = 0  # datagrams of Dest that were looked at
         self._spoken: dict[int, bool] = {}  # packets of a script to be acknowledged: whether they say something
+        self._probes: set[int] = set()  # packets that probe the path's MTU
+        #: (bytes, when it was sent) of the largest probe of the path's MTU that has arrived.
+        self.proven: tuple[int, float] | None = None
 
     @property
     def following(self) -> bool:
@@ -307,6 +310,24 @@ class ShadowConnection(ServerConnection):
                 packet.delivery_handlers[:] = [each for each in packet.delivery_handlers if each[0] != again[1]]
         return self._sealed(datagram, packet, now)
 
+    def probe(self, length: int, now: float) -> bytes:
+        """One 1-RTT datagram of ``length`` bytes that says nothing: does the path carry it?"""
+        builder = self._one_packet(length)
+        builder.start_packet(QuicPacketType.ONE_RTT, self._cryptos[tls.Epoch.ONE_RTT])
+        builder.start_frame(
+            QuicFrameType.HANDSHAKE_DONE, capacity=1, handler=self._on_probe_delivery, handler_args=(length, now)
+        )
+        datagrams, packets = builder.flush()
+        self._packet_number = builder.packet_number
+        (packet,), (datagram,) = packets, datagrams
+        self._probes.add(packet.packet_number)
+        packet.in_flight = False  # no loss of it says anything about congestion
+        return self._sealed(datagram, packet, now)
+
+    def _on_probe_delivery(self, delivery: QuicDeliveryState, length: int, at: float) -> None:
+        if delivery is QuicDeliveryState.ACKED and (self.proven is None or length > self.proven[0]):
+            self.proven = (length, at)
+
     def _write_eliciting(self, builder: OnePacketBuilder, space: QuicPacketSpace, room: int, now: float) -> None:
         """HANDSHAKE_DONE is the shortest frame that may be said again; a script has times of its own for pacing."""
         self._handshake_done_pending = True
@@ -353,7 +374,7 @@ class ShadowConnection(ServerConnection):
     def _data_in_flight(self) -> bool:
         """What says nothing need not arrive."""
         return any(
-            packet.is_ack_eliciting and self._spoken.get(number, True)
+            packet.is_ack_eliciting and number not in self._probes and self._spoken.get(number, True)
             for number, packet in self._spaces[tls.Epoch.ONE_RTT].sent_packets.items()
         )
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from msgspec.structs import replace
+
 from qre.dest_profile import RecordedVisit, Spoken
 
 #: How long a datagram waits for news of earlier ones (seconds).
@@ -54,8 +56,8 @@ class VisitScript:
 
     @property
     def to_be_acknowledged(self) -> int:
-        """Datagrams that are left and have to be acknowledged."""
-        return sum(each.eliciting for each in self._spoken[self._at :])
+        """Datagrams that are left and have to be acknowledged; probes of the path's MTU need not be."""
+        return sum(each.eliciting and not each.probe for each in self._spoken[self._at :])
 
     def next_due(self) -> float | None:
         """When to ``take``; None when nothing is due by itself."""
@@ -95,6 +97,13 @@ class VisitScript:
         return max(self._last, self._began[spoken.asked] + spoken.at_us / _MICROSECONDS + self._shift)
 
 
-def choose(visits: Sequence[RecordedVisit], random: Callable[[int], bytes]) -> VisitScript | None:
-    """A script of one of them, by ``random(n)`` bytes; None when there is none."""
-    return VisitScript(visits[int.from_bytes(random(4)) % len(visits)]) if visits else None
+def choose(
+    visits: Sequence[RecordedVisit], random: Callable[[int], bytes], *, with_probes: bool
+) -> VisitScript | None:
+    """A script of one of them, by ``random(n)`` bytes, with its probes of the path's MTU or without; None when there
+    is none."""
+    if not visits:
+        return None
+    visit = visits[int.from_bytes(random(4)) % len(visits)]
+    kept = tuple(each for each in visit.spoken if with_probes or not each.probe)
+    return VisitScript(replace(visit, spoken=kept))

@@ -40,10 +40,11 @@ class Search:
     raise_after: float = 600.0  # PMTU_RAISE_TIMER
     settle_within: float = 3.0  # a search from the base counts as ended after this time
     watch_every: float = 0.5  # how long arrived user data of a size proves that the size works
+    spacing: float = 0.0  # round trips before each probe
 
 
-#: The search of each role.
-SEARCHES: Final[Mapping[Role, Search]] = {Role.SERVER: Search(), Role.CLIENT: Search()}
+#: The search of each role. Sites take their time: quic-go five round trips.
+SEARCHES: Final[Mapping[Role, Search]] = {Role.SERVER: Search(spacing=5.0), Role.CLIENT: Search()}
 
 
 class MtuState(enum.StrEnum):
@@ -73,6 +74,8 @@ class PathMtu:
         "_losses",
         "_proven",
         "_proven_until",
+        "_rtt",
+        "_searched_at",
         "_settle_by",
         "_sizes",
         "_top",
@@ -101,16 +104,24 @@ class PathMtu:
         self._proven = self.base  # what user data has proven, until then
         self._proven_until = 0.0
         self._due_at = self._settle_by = _NEVER
+        self._searched_at = self._rtt = 0.0  # when the last probe's fate was known, and the last round trip
 
     @property
     def largest(self) -> int:
         """The largest possible result of the search."""
         return self._sizes[-1] if self._sizes else self.base
 
-    def begin(self, now: float) -> None:
-        """The session is confirmed, or its peer moved: search from the base."""
-        self._top = self.largest
+    def begin(self, now: float, rtt: float = 0.0) -> None:
+        """The session is confirmed, or its peer moved: search from the base. ``rtt``: what is known of the path's
+        round trip (seconds)."""
+        self._top, self._rtt = self.largest, rtt
         self._search_from_base(now)
+
+    def proven(self, size: int, ago: float, now: float) -> None:
+        """A probe of ``size`` bytes that somebody else sent on this path has arrived; it left ``ago`` seconds ago."""
+        if self.state is MtuState.SEARCHING and self.size < size <= self.largest:
+            self.size = max(each for each in (self.size, *self._sizes) if each <= size)
+            self._search_on(now - ago)
 
     def _search_from_base(self, now: float) -> None:
         self.size = self.base
@@ -124,7 +135,11 @@ class PathMtu:
             again = self.size < self.largest
             self._complete(now + self.search.raise_after if again else _NEVER)
         else:
-            self._become(MtuState.SEARCHING, now)
+            self._seek(now)
+
+    def _seek(self, now: float) -> None:
+        self._searched_at = now
+        self._become(MtuState.SEARCHING, now + self.search.spacing * self._rtt)
 
     def _complete(self, raise_at: float) -> None:
         self.settled = True
@@ -184,7 +199,9 @@ class PathMtu:
 
     def acknowledged(self, ranges: Sequence[tuple[int, int]], now: float, rtt: float) -> None:
         """An ACK frame came: packet numbers, ``(first, last)`` each, the highest range first."""
-        watched = self._watched
+        watched, self._rtt = self._watched, rtt
+        if watched is None and self.state is MtuState.SEARCHING:
+            self._due_at = self._searched_at + self.search.spacing * rtt
         if watched is None or ranges[0][1] < watched.number:
             return
         if any(first <= watched.number <= last for first, last in ranges):
@@ -204,7 +221,10 @@ class PathMtu:
     def _lost(self, watched: _Watched, now: float) -> None:
         losses = self._losses + 1
         if losses < self.search.tries:
-            self._become(MtuState.CONFIRMING if self.state is MtuState.COMPLETE else self.state, now)
+            if self.state is MtuState.SEARCHING:
+                self._seek(now)
+            else:
+                self._become(MtuState.CONFIRMING, now)
             self._losses = losses
         elif self.state is MtuState.SEARCHING:
             self._top = watched.size - 1

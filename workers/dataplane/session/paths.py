@@ -176,7 +176,7 @@ class Paths:
         sending.path_ecn.begin()
         if other_host:  # only the port changed, by a NAT: the path is the same (§9.4)
             sending.recovery.begin_path(sending.packets.next_number)
-            sending.path_mtu.begin(now)
+            sending.path_mtu.begin(now, sending.recovery.smoothed)
             sending.set_limits()
         self._pay(now)
         underlay = sending.install.underlay

@@ -269,7 +269,12 @@ class Sending:
     def _confirm(self, now: float) -> None:
         self.confirmed = True
         self.events.append(SessionConfirmed(session_id=self.session_id))
-        self.path_mtu.begin(now)
+        self.path_mtu.begin(now, self.recovery.smoothed)
+        self.set_limits()
+
+    def path_proven(self, size: int, ago: float, now: float) -> None:
+        """A UDP payload of ``size`` bytes that left here ``ago`` seconds ago has arrived: the handshake's."""
+        self.path_mtu.proven(size, ago, now)
         self.set_limits()
 
     def end(self, reason: LossReason, error: int = 0) -> None:

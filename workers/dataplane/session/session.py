@@ -91,7 +91,7 @@ class Session(Sending):
         #: No routed CID has a higher sequence number.
         self._issued = max(install.cid_sequence, 1)
         if self.confirmed:
-            self.path_mtu.begin(now)
+            self.path_mtu.begin(now, self.recovery.smoothed)
             self.set_limits()
         if self.role is Role.CLIENT:
             self.send_control(PING, now)

@@ -221,7 +221,10 @@ def test_secrets_of_earlier_epochs_are_gone() -> None:
 @pytest.mark.parametrize("unchanged_cid", [False, True])
 def test_after_the_hand_over_the_old_id_is_retired_and_a_spare_one_issued(unchanged_cid: bool) -> None:
     with TwoEnds(interval=3600, unchanged_cid=unchanged_cid) as ends:
-        ends.install().run(3)
+        ends.install().run(1)
+        if unchanged_cid:
+            assert not ends.server.sessions.records()[0].spare_cid, "a site is silent at that time"
+        ends.run(7)
         (server,), (client,) = ends.server.sessions.records(), ends.client.sessions.records()
         assert server.settled
         assert client.settled
@@ -269,7 +272,7 @@ def test_each_id_is_given_back_once_by_whoever_had_it(monkeypatch: pytest.Monkey
 
 def test_a_spare_id_that_was_used_up_is_replaced_but_not_for_ever() -> None:
     with TwoEnds(interval=3600, unchanged_cid=True) as ends:
-        ends.install().run(3)
+        ends.install().run(8)
         spares = set()
         for _ in range(100):
             (record,) = ends.server.sessions.records()

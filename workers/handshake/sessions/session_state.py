@@ -131,6 +131,7 @@ class Live:
     rekey_at: float = float("inf")
     updating: bool = False
     settle_at: float | None = None
+    began: bool = False  # settling has
     settling: int | None = None  # id of the FrameSend under way
     spares: int = 0
     catch_ups: int = 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
+from random import Random
 from typing import Final, Protocol
 
 from qre.dataplane.protocol import CidAdoptFor, CidReleaseFor, DataplaneRequest, FrameSend
@@ -23,6 +24,9 @@ from qre.workers.handshake.sessions.session_state import CidsChanged, Event, Liv
 
 #: A frame that was lost, or whose fate is unknown, is sent again after this (seconds).
 _RETRY: Final = 5.0
+#: After the hand-over, before a spare connection ID is issued (seconds): what a site says at that time is known, and
+#: this packet is none of it.
+_QUIET: Final = (2.0, 6.0)
 #: Spare connection IDs that one peer may consume.
 _MAX_SPARES: Final = 64
 
@@ -33,6 +37,11 @@ class SettlingOwner(Protocol):
     @property
     def cids(self) -> RoutedCids | None:
         """The source of spare connection IDs; None on a client."""
+        ...
+
+    @property
+    def random(self) -> Random:
+        """For times."""
         ...
 
     @property
@@ -74,6 +83,8 @@ class Settling:
                 self._owner.change(live, replace(record, settled=True))
             else:
                 self._send_frame(live, RetireConnectionId(sequence), now)
+        elif record.handed_over.next_cid_sequence == 1 and not record.spare_cid and not live.began:
+            live.began, live.settle_at = True, now + self._owner.random.uniform(*_QUIET)
         elif record.spare_cid or record.handed_over.next_cid_sequence == 1:
             # Otherwise wait for RETIRE_CONNECTION_ID: the handshake's connection ID still counts.
             self._issue_spare(live, now)

@@ -13,7 +13,7 @@ CLIENT: Address = ("192.0.2.1", 443)
 class Wire:
     def __init__(self) -> None:
         self.seen: list[object] = []
-        self.volley = Volley(lambda address, data, ecn: self.seen.append((address, data, ecn)))
+        self.volley = Volley(lambda address, data, ecn, whole: self.seen.append((address, data, ecn)))
 
     def work(self) -> None:
         self.seen.append("work")

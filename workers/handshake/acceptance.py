@@ -312,7 +312,7 @@ class Acceptance:
     def _send_due(self, one: Accepted, now: float) -> None:
         ecn = self.dest.ecn if self.dest is not None else 0
         while one.outbox and one.outbox[0][0] <= now:
-            self.volley.say(one.source, one.outbox.popleft()[1], ecn)
+            self.volley.say(one.source, one.outbox.popleft()[1], ecn, whole=True)  # it may probe the path's MTU
 
     def is_taken(self, cid: bytes, by: Accepted) -> bool:
         """Whether ``cid`` reaches a session, or another handshake than this."""

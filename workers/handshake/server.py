@@ -91,7 +91,7 @@ class Server:
         store.removed = self._forgetting.soon
         self._cids = RoutedCids(secrets.private_key, config.routed_cid_len, os.urandom)
         self._dest = DestWatch(context, self._dest_probed)
-        self._volley = Volley(self._to_visitor)
+        self._volley = Volley(self._to_client)
         self._relays = Relays(self._reply, self._volley.together, self._dest.doubt, context.limited)
         self._table = FlowTable(flow_limits(config), self._new_inspector, self._cids.of_datagram)
         self._performer = Performer(self._table, self._accept, self._open_relay, self._to_visitor, self._disown)
@@ -334,9 +334,12 @@ class Server:
         if self._dest.current is not None and not self._stopped:
             self._relays.prepare(*self._dest.current)
 
-    def _to_visitor(self, source: Address, data: bytes, ecn: int, segment: int = 0) -> None:
+    def _to_client(self, source: Address, data: bytes, ecn: int, whole: bool) -> None:
+        self._to_visitor(source, data, ecn, whole=whole)
+
+    def _to_visitor(self, source: Address, data: bytes, ecn: int, segment: int = 0, *, whole: bool = False) -> None:
         try:
-            send_to(self._socket, source, data, ecn, segment)
+            send_to(self._socket, source, data, ecn, segment, whole=whole)
         except OSError:  # no room, no route, or an ICMP error for an earlier one: UDP may lose datagrams
             return
 

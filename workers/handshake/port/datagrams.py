@@ -31,9 +31,11 @@ def receive_into(sock: socket.socket, buffer: bytearray, *, wildcard: bool) -> t
     return length, source, ecn_of(ancillary)
 
 
-def send_to(sock: socket.socket, visitor: Address, data: bytes, ecn: int, segment: int = 0) -> None:
+def send_to(
+    sock: socket.socket, visitor: Address, data: bytes, ecn: int, segment: int = 0, *, whole: bool = False
+) -> None:
     """Send one datagram, or several of ``segment`` bytes. What is too large for the device goes in fragments, as it
-    has come. Raises OSError as sendmsg does."""
+    has come, but for one that is to arrive ``whole``. Raises OSError as sendmsg does."""
     messages = with_ecn(socket.AF_INET, ecn) if ecn else []
     if len(visitor) == 3:
         messages.append(sent_from(visitor[2]))
@@ -46,17 +48,19 @@ def send_to(sock: socket.socket, visitor: Address, data: bytes, ecn: int, segmen
             for at in range(0, len(data), segment):
                 _send_one(sock, visitor, data[at : at + segment], messages)
         return
-    _send_one(sock, visitor, data, messages)
+    _send_one(sock, visitor, data, messages, whole=whole)
 
 
-def _send_one(sock: socket.socket, visitor: Address, data: bytes, messages: list[tuple[int, int, bytes]]) -> None:
+def _send_one(
+    sock: socket.socket, visitor: Address, data: bytes, messages: list[tuple[int, int, bytes]], *, whole: bool = False
+) -> None:
     try:
         if messages:
             sock.sendmsg([data], messages, 0, visitor[:2])
         else:
             sock.sendto(data, visitor[:2])
     except OSError as error:
-        if error.errno != errno.EMSGSIZE:
+        if whole or error.errno != errno.EMSGSIZE:
             raise
         with in_fragments(sock):
             sock.sendmsg([data], messages, 0, visitor[:2])

@@ -13,11 +13,11 @@ from qre.workers.handshake.port.flow_parts import Address
 
 
 class Volley:
-    """``send`` puts a datagram on the wire with an ECN mark."""
+    """``send`` puts a datagram on the wire with an ECN mark; in fragments, where it must and is not to be whole."""
 
-    def __init__(self, send: Callable[[Address, bytes, int], None]) -> None:
+    def __init__(self, send: Callable[[Address, bytes, int, bool], None]) -> None:
         self._send = send
-        self._held: list[tuple[Address, bytes, int]] | None = None
+        self._held: list[tuple[Address, bytes, int, bool]] | None = None
         self._afterwards: dict[Callable[[], None], None] = {}
 
     @contextmanager
@@ -30,12 +30,12 @@ class Volley:
             self.let_out()
             self._held = None
 
-    def say(self, address: Address, data: bytes, ecn: int) -> None:
+    def say(self, address: Address, data: bytes, ecn: int, *, whole: bool = False) -> None:
         """Send one datagram, now or with the others; always in this order."""
         if self._held is None:
-            self._send(address, data, ecn)
+            self._send(address, data, ecn, whole)
         else:
-            self._held.append((address, data, ecn))
+            self._held.append((address, data, ecn, whole))
 
     def then(self, work: Callable[[], None]) -> None:
         """Do ``work`` when everything said so far is on the wire, once for all that ask for the same."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import enum
 
 DEFAULT_MTU = 1380
+DEFAULT_TIME_DIFF_MS = 60_000
 
 
 class Role(enum.StrEnum):
@@ -34,3 +35,11 @@ class WhenDestIsDown(enum.StrEnum):
 
     SILENT = "silent"
     IMITATE = "imitate"
+
+
+class Forward(enum.StrEnum):
+    """Whether a server forwards its tunnel's packets, and with whose addresses."""
+
+    OFF = "off"
+    ROUTE = "route"
+    NAT = "nat"

@@ -69,7 +69,7 @@ async def describe(crew: Crew) -> dict[str, Any]:
         "restored": netlink.restored if isinstance(netlink, NetlinkStatus) else {},
         "counters": plain(dataplane.counters) if isinstance(dataplane, DataplaneStatus) else None,
         "handshake": _handshake(handshake),
-        "site_tcp": plain(netlink.site_tcp) if isinstance(netlink, NetlinkStatus) else None,
+        **_rules(netlink),
         "dest_profile": plain(crew.dest.profile and crew.dest.profile.without_visits()),
         "sessions": [_session(session, names) | _health(crew, session) for session in sessions],
         "clients": crew.accounts.describe(clients) if server else None,
@@ -106,6 +106,12 @@ def _configured(config: WorkerConfig) -> dict[str, Any]:
         "server_name": config.server_name,
         "persistent_keepalive": config.keepalive_s,
     }
+
+
+def _rules(netlink: object) -> dict[str, Any]:
+    """What a server's nftables tables do."""
+    known = isinstance(netlink, NetlinkStatus)
+    return {key: plain(getattr(netlink, key)) if known else None for key in ("site_tcp", "forward")}
 
 
 async def watch_traffic(crew: Crew) -> None:

@@ -12,9 +12,9 @@ from qre.cli.check.findings import AS_ROOT, Finding, Findings, YesNo
 from qre.config.model import Profile
 from qre.errors import QreError
 from qre.kernel.capabilities import require_capabilities
+from qre.kernel.netfilter.firewall import Firewall
+from qre.kernel.netfilter.forwarding import name_of
 from qre.kernel.site_tcp.arrival import LIST_RULES, Datagram, arrival
-from qre.kernel.site_tcp.firewall import Firewall
-from qre.kernel.site_tcp.forwarding import name_of
 from qre.kernel.site_tcp.site_face import way_in
 from qre.kernel.socket import NETLINK_ROUTE, NetlinkSocket
 
@@ -31,7 +31,7 @@ def firewall(loaded: Profile) -> Findings:
         with NetlinkSocket(NETLINK_ROUTE) as netlink:
             index = way_in(netlink, address)
             device = (name_of(netlink, index) if index is not None else None) or ""
-        objects = Firewall().run("nftables", [LIST_RULES])
+        objects = Firewall("SiteTcp").run([LIST_RULES])
     except QreError as error:
         yield Finding(_NAME, YesNo.UNKNOWN, str(error), error.remedy or AS_ROOT, _INSTEAD)
         return

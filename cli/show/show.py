@@ -133,6 +133,7 @@ def _from_kernel(state: ProfileState) -> Description | None:
         "counters": None,
         "handshake": None,
         "site_tcp": None,
+        "forward": None,
         "dest_profile": None,
         "sessions": [],
         "clients": None,

@@ -142,6 +142,7 @@ def _dest_lines(device: Mapping[str, Any], now: float) -> Iterator[Line]:
     if device.get("dest"):
         yield "dest", f"{device['dest']}"
     yield from _site_tcp_lines(device.get("site_tcp"))
+    yield from _forward_lines(device.get("forward"))
     profile = device.get("dest_profile")
     if not profile:
         return
@@ -168,6 +169,18 @@ def _site_tcp_lines(ports: Sequence[Mapping[str, Any]] | None) -> Iterator[Line]
         yield "tcp to dest", ", ".join(told)
     for why in dict.fromkeys(port["why"] for port in ports if port["why"]):
         yield "tcp not passed", f"{', '.join(str(port['port']) for port in ports if port['why'] == why)}: {why}"
+
+
+def _forward_lines(forward: Mapping[str, Any] | None) -> Iterator[Line]:
+    if forward is None or forward["mode"] == "off":
+        return
+    if forward["why"]:
+        yield "not forwarded", forward["why"]
+        return
+    versions = "IPv4 and IPv6" if forward["ipv6"] else "IPv4"
+    yield "forwards", f"{versions} by {', '.join(forward['uplinks'])} ({forward['mode']})"
+    for chain in forward["closed"]:
+        yield "may be dropped", f"by the chain {chain}, unless a rule lets it pass; see `qre-tool check`"
 
 
 def _steering_lines(device: Mapping[str, Any]) -> Iterator[Line]:

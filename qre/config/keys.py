@@ -23,6 +23,7 @@ PROFILE_KEYS = {
     "RealityMaxTimeDiff": "60s",
     "ClientEndpoint": "vpn.example.org:443",
     "ClientAllowedIPs": "0.0.0.0/0",
+    "Forward": "nat",
     "Endpoint": "vpn.example.org:443",
     "RealityPublicKey": "the output of `qre-tool pubkey`",
     "RealityShortId": "one of the server's RealityShortIds",
@@ -52,6 +53,7 @@ SERVER_KEYS = (
     "RealityMaxTimeDiff",
     "ClientEndpoint",
     "ClientAllowedIPs",
+    "Forward",
 )
 CLIENT_KEYS = ("Endpoint", "RealityPublicKey", "RealityShortId")
 #: Keys whose values are credentials: no error contains their text.

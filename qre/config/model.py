@@ -12,7 +12,7 @@ import os
 from ipaddress import IPv4Address
 
 from qre.addresses import Interface, Network
-from qre.ends import DEFAULT_MTU, LIKE_DEST, Dataplane, Role, WhenDestIsDown
+from qre.ends import DEFAULT_MTU, DEFAULT_TIME_DIFF_MS, LIKE_DEST, Dataplane, Forward, Role, WhenDestIsDown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -151,12 +151,13 @@ class ServerSettings(Value):
     server_name: str
     private_key: bytes  # X25519, 32 bytes
     short_ids: tuple[bytes, ...]  # each padded to 8 bytes
-    max_time_diff_ms: int = 60_000  # 0: no time check
+    max_time_diff_ms: int = DEFAULT_TIME_DIFF_MS  # 0: no time check
     clients: tuple[ClientSection, ...] = ()
     previous_key: bytes = b""  # X25519, or none: hellos for it are accepted, too
     previous_key_until: int = 0  # unix time in seconds
     client_endpoint: HostPort | None = None  # where clients find this server; None: where it listens
     client_allowed_ips: tuple[Network, ...] = ()  # what clients send through the tunnel
+    forward: Forward = Forward.OFF
 
     @property
     def accepted_ids(self) -> tuple[bytes, ...]:

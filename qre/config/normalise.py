@@ -11,6 +11,7 @@ from qre.config.keys import GLOBAL_KEYS, HOOK_KEYS, PROFILE_KEYS, snake_case
 from qre.config.model import ClientSection, GlobalConfig, Profile
 from qre.config.settings import attribute_of
 from qre.config.values import show_duration, show_key, show_short_id, show_site_tcp, show_time
+from qre.ends import Forward
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -66,6 +67,8 @@ def profile_values(profile: Profile) -> dict[str, Plain]:
             found["ClientEndpoint"] = str(profile.server.client_endpoint)
         if profile.server.client_allowed_ips:
             found["ClientAllowedIPs"] = [str(network) for network in profile.server.client_allowed_ips]
+        if profile.server.forward is not Forward.OFF:
+            found["Forward"] = profile.server.forward.value
     if profile.client is not None:
         found |= {
             "Endpoint": str(profile.client.endpoint),

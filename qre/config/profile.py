@@ -19,7 +19,7 @@ from qre.config.syntax import (
     read_config,
     shown,
 )
-from qre.ends import DEFAULT_MTU, Role
+from qre.ends import DEFAULT_MTU, DEFAULT_TIME_DIFF_MS, Forward, Role
 from qre.errors import UserError
 from qre.wire.overhead import MIN_MTU_IPV6
 
@@ -234,6 +234,7 @@ def _server(values: Values, clients: tuple[ClientSection, ...] | None) -> Server
     previous = _previous_key(values)
     client_endpoint = values.get("ClientEndpoint", v.parse_host_port)
     client_allowed_ips = values.get("ClientAllowedIPs", v.parse_networks)
+    forward = values.get("Forward", v.parse_forward)
     server_name = values.get("ServerName", v.parse_dns_name)
     if "ServerName" not in values and dest is not None:
         if v.is_ipv4(dest.host):
@@ -243,7 +244,6 @@ def _server(values: Values, clients: tuple[ClientSection, ...] | None) -> Server
             server_name = dest.host
     if listen is None or dest is None or key is None or short_ids is None or server_name is None or clients is None:
         return None
-    given = {} if difference is None else {"max_time_diff_ms": difference}
     made = ServerSettings(
         listen,
         dest,
@@ -255,7 +255,8 @@ def _server(values: Values, clients: tuple[ClientSection, ...] | None) -> Server
         previous_key_until=previous[1],
         client_endpoint=client_endpoint,
         client_allowed_ips=client_allowed_ips or (),
-        **given,
+        max_time_diff_ms=DEFAULT_TIME_DIFF_MS if difference is None else difference,
+        forward=forward or Forward.OFF,
     )
     if len(made.accepted_ids) > v.MAX_SHORT_IDS:
         why = f"with those of the sections they are more than {v.MAX_SHORT_IDS}"
@@ -306,6 +307,7 @@ _SERVER_PARSERS = {
     "RealityMaxTimeDiff": v.duration(0, v.MAX_TIME_DIFF_MS),
     "ClientEndpoint": v.parse_host_port,
     "ClientAllowedIPs": v.parse_networks,
+    "Forward": v.parse_forward,
 }
 _CLIENT_PARSERS = {
     "ServerName": v.parse_dns_name,

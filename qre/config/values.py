@@ -12,7 +12,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_interface
 from qre.config.keys import did_you_mean
 from qre.config.model import HostPort, SocketAddress
 from qre.config.syntax import quoted
-from qre.ends import LIKE_DEST, Dataplane, Role, WhenDestIsDown
+from qre.ends import LIKE_DEST, Dataplane, Forward, Role, WhenDestIsDown
 from qre.errors import UserError
 from qre.wire.overhead import ETHERNET_MTU, largest_inner
 
@@ -151,6 +151,11 @@ def parse_role(text: str) -> Role:
 def parse_dataplane(text: str) -> Dataplane:
     """One of the values of Dataplane."""
     return Dataplane(_choice(text, Dataplane))
+
+
+def parse_forward(text: str) -> Forward:
+    """One of the values of Forward."""
+    return Forward(_choice(text, Forward))
 
 
 def parse_routed_cid_len(text: str) -> int:

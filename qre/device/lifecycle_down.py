@@ -24,6 +24,7 @@ from qre.ends import Dataplane
 from qre.errors import QreError, UserError
 from qre.kernel.bpf_pins import paths as pin_paths
 from qre.kernel.capabilities import missing_capabilities
+from qre.kernel.forward.forwarder import Forwarder
 from qre.kernel.port_registration import shared_address
 from qre.kernel.qre_family import Qre
 from qre.kernel.rtnl import Link, Rtnl
@@ -48,7 +49,7 @@ class _Down:
     link: Link | None  # when it was looked at
     listen: tuple[str, int] | None  # the shared port that a dead daemon may have left registered
     left: tuple[Path, ...]  # pins, sockets and directories of a dead daemon
-    face: SiteFace | None  # the nftables table that a dead daemon may have left
+    rules: tuple[SiteFace | Forwarder, ...]  # nftables tables that a dead daemon has left
 
     def _link(self) -> Link | None:
         """The device, while it exists and belongs to the profile."""
@@ -58,10 +59,6 @@ class _Down:
     def release(self) -> None:
         if self.listen is not None:
             release_port(self.device, self.listen)
-
-    def undo_face(self) -> None:
-        if self.face is not None:
-            self.face.undo()
 
     def remove_left(self) -> None:
         for path in self.left:
@@ -178,7 +175,7 @@ def _prepare(
         listen=listen if listen is not None and _kernel_has(device, listen) else None,
         # Not Path.exists: that one minds what it may not see.
         left=tuple(path for path in places if os.path.exists(path)),
-        face=_face_of(device, configured, saved),
+        rules=_rules_of(device, configured, saved),
     )
 
 
@@ -214,15 +211,16 @@ def _kernel_has(device: str, listen: tuple[str, int]) -> bool:
         return False
 
 
-def _face_of(device: str, configured: Profile | None, saved: ProfileState | None) -> SiteFace | None:
-    """What a server's daemon has left of its TCP face; None when there is nothing, or no nftables."""
+def _rules_of(
+    device: str, configured: Profile | None, saved: ProfileState | None
+) -> tuple[SiteFace | Forwarder, ...]:
+    """What a server's daemon has left of its nftables tables; nothing where there is no nftables."""
     if _port_of(configured, saved) is None or not device or missing_capabilities(["CAP_NET_ADMIN"]):
-        return None
-    face = SiteFace(device)
+        return ()
     try:
-        return face if face.present() else None
+        return tuple(each for each in (SiteFace(device), Forwarder(device)) if each.present())
     except QreError:
-        return None
+        return ()
 
 
 def _steps(down: _Down) -> tuple[list[Step], list[Step]]:
@@ -233,8 +231,8 @@ def _steps(down: _Down) -> tuple[list[Step], list[Step]]:
         rest.append(Step((f"close the sessions of {device}",), down.close))
     if down.listen is not None:
         rest.append(Step((f"let qre.ko go of UDP {down.listen[0]}:{down.listen[1]}",), down.release))
-    if down.face is not None:
-        rest.append(Step((f"remove nftables table {down.face.table}",), down.undo_face))
+    for each in down.rules:
+        rest.append(Step((f"remove nftables table {each.table.name} ({each.table.family})",), each.undo))
     if down.left:
         rest.append(Step(tuple(f"remove {path}" for path in down.left), down.remove_left))
     rest.append(Step(_cleared_lines(down), down.clear))

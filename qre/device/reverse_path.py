@@ -11,7 +11,7 @@ import socket
 from typing import Final
 
 from qre.errors import QreError
-from qre.kernel.site_tcp.forwarding import ALL, RP_FILTER, settings_of_devices
+from qre.kernel.netfilter.forwarding import ALL, RP_FILTER, settings_of_devices
 from qre.kernel.socket import NETLINK_ROUTE, NetlinkSocket
 
 _STRICT: Final = 1

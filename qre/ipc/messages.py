@@ -17,7 +17,8 @@ from qre.causes import Cause
 from qre.dataplane.protocol import ConnectionId, Prefixes
 from qre.dataplane.status import DeviceCounters, SessionStatus
 from qre.dest_profile import DestProfile
-from qre.ends import LIKE_DEST, Role, WhenDestIsDown
+from qre.ends import LIKE_DEST, Forward, Role, WhenDestIsDown
+from qre.kernel.netfilter.table_status import ForwardStatus, SiteTcpPort
 from qre.profile_secrets import Interfaces, ListedClient
 from qre.structs import U16, U32, U64, Message, Port, Struct, Text
 
@@ -43,7 +44,6 @@ class Party(enum.StrEnum):
 
 #: Bytes of routed connection IDs, or LIKE_DEST.
 RoutedCidLen = Annotated[int, msgspec.Meta(ge=0, le=20)]
-
 
 #: TCP ports that are passed to Dest.
 SitePorts = Annotated[tuple[Port, ...], msgspec.Meta(max_length=16)]
@@ -75,6 +75,7 @@ class WorkerConfig(Struct, frozen=True, kw_only=True):
     dest_profile_ttl_ms: U64 = 3_600_000
     when_dest_is_down: WhenDestIsDown = WhenDestIsDown.SILENT
     site_tcp: SitePorts | None = None  # server; None: Listen's port and 80
+    forward: Forward = Forward.OFF  # server
     ttl: Annotated[int, msgspec.Meta(ge=1, le=255)] = 64  # of this machine's packets
     rekey_interval_ms: U64 = 120_000
     idle_timeout_ms: U64 = 60_000
@@ -348,22 +349,15 @@ class SharedPort(Struct, frozen=True, kw_only=True):
     loader: SharedLoader | None = None
 
 
-class SiteTcpPort(Struct, frozen=True, kw_only=True):
-    """A TCP port of Listen's address. ``why``: why its connections are not passed to Dest; empty: they are."""
-
-    port: Port
-    connections: U64 = 0
-    why: Text = ""
-
-
 class NetlinkStatus(Message, frozen=True, kw_only=True):
-    """The last three are set on the kernel's data plane. ``site_tcp``: a server's."""
+    """The last three are set on the kernel's data plane. ``site_tcp``, ``forward``: a server's."""
 
     device_present: bool
     link_up: bool
     #: how often rules, routes, addresses or the link's state had to be put back
     restored: Annotated[dict[Text, U64], msgspec.Meta(max_length=16)] = msgspec.field(default_factory=dict)
     site_tcp: Annotated[tuple[SiteTcpPort, ...], msgspec.Meta(max_length=16)] | None = None
+    forward: ForwardStatus | None = None
     dataplane: DataplaneStatus | None = None
     shared_port: SharedPort | None = None
     #: adopted CIDs of no session

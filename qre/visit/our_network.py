@@ -10,8 +10,8 @@ from ipaddress import IPv4Address, ip_network
 from typing import Final
 
 from qre.errors import QreError
-from qre.kernel.site_tcp.forwarding import way_to
-from qre.kernel.site_tcp.ruleset import ANY
+from qre.kernel.netfilter.expressions import ANY
+from qre.kernel.netfilter.forwarding import way_to
 from qre.kernel.socket import NETLINK_ROUTE, NetlinkSocket
 from qre.kernel.underlay_sockets import MARK
 

@@ -77,6 +77,7 @@ def worker_config(
             dest_host=profile.server.dest.host,
             dest_port=profile.server.dest.port,
             max_time_diff_ms=profile.server.max_time_diff_ms,
+            forward=profile.server.forward,
         )
     if endpoint is None:
         _none(profile)

@@ -158,6 +158,7 @@ STATUS: dict[str, object] = {
     "link_up": False,
     "restored": {},
     "site_tcp": None,
+    "forward": None,
     "dataplane": None,
     "shared_port": None,
     "connection_ids": [],

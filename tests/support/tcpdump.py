@@ -17,6 +17,8 @@ from tests.support.namespaces import Namespace
 
 #: What a capture sends itself on the device: behind it nothing is missing that was there before.
 _MARK = b"the end of this capture"
+#: Of a file; dpkt's DLT_RAW is the number inside a BSD kernel.
+_LINKTYPE_RAW = 101
 _SEND_MARK = """
 import socket, sys
 made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -108,9 +110,15 @@ class Tcpdump:
         return list(read_udp(self.path))
 
     def packets(self) -> list[dpkt.ip.IP]:
-        """Every IPv4 packet but UDP."""
+        """Every IPv4 packet but UDP; of a tunnel's device, too, whose packets have no frame."""
         with self.path.open("rb") as file:
-            frames = [dpkt.ethernet.Ethernet(frame).data for _, frame in dpkt.pcap.Reader(file)]
+            reader = dpkt.pcap.Reader(file)
+            bare = reader.datalink() == _LINKTYPE_RAW
+            frames = [
+                dpkt.ip.IP(frame) if bare else dpkt.ethernet.Ethernet(frame).data
+                for _, frame in reader
+                if not bare or frame[0] >> 4 == 4
+            ]
         return [each for each in frames if isinstance(each, dpkt.ip.IP) and not isinstance(each.data, dpkt.udp.UDP)]
 
     def __enter__(self) -> Tcpdump:

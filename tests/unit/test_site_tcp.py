@@ -10,15 +10,12 @@ import pytest
 
 from qre.config.values import show_site_tcp
 from qre.errors import UserError
-from qre.kernel.site_tcp.firewall import refusal
+from qre.kernel.netfilter.expressions import ANY
+from qre.kernel.netfilter.firewall import refusal
+from qre.kernel.netfilter.own_tables import Guarded, OwnTable, Record, read_listing, removal
 from qre.kernel.site_tcp.ruleset import (
-    ANY,
     Face,
-    Guarded,
-    Record,
     read_counts,
-    read_listing,
-    removal,
     replacement,
 )
 from qre.kernel.site_tcp.site_face import Wanted
@@ -90,8 +87,8 @@ def rules(face: Face, chain: str) -> list[str]:
 
 
 def test_everything_is_in_our_own_table_and_the_old_one_goes_in_the_same_transaction() -> None:
-    commands = replacement(FACE, {}, ["qre-dead"])
-    assert commands[:4] == removal(["qre-dead", "qre-qre0"])
+    commands = replacement(FACE, {}, [OwnTable("ip", "qre-dead")])
+    assert commands[:4] == removal([OwnTable("ip", "qre-dead"), OwnTable("ip", "qre-qre0")])
     assert [next(iter(each)) for each in commands[4:]] == ["add"] * (len(commands) - 4)
     for kind in ("chain", "rule", "counter"):
         assert {(each["family"], each["table"]) for each in added(FACE, kind)} == {("ip", "qre-qre0")}
@@ -160,7 +157,7 @@ def listed(face: Face) -> list[dict[str, Any]]:
 def test_a_table_says_itself_what_it_found() -> None:
     face = replace(FACE, guarded=(Guarded(3, "eth1", False), Guarded(4, "eth2", True)))
     listing = read_listing(listed(face))
-    assert listing.records == {"qre-qre0": Record((LISTEN, 8443), {3: False, 4: True})}
+    assert listing.records == {OwnTable("ip", "qre-qre0"): Record((LISTEN, 8443), {3: False, 4: True})}
     assert (listing.others, listing.closed) == (0, ())
 
 
@@ -172,7 +169,9 @@ def test_the_chains_of_others_are_counted_and_those_that_drop_are_named() -> Non
         {"family": "inet", "table": "f", "name": "not a base chain"},
     ]
     listing = read_listing([{"chain": each} for each in others])
-    assert (listing.records, listing.others, listing.closed) == ({}, 2, ("ip filter FORWARD",))
+    assert (listing.records, listing.others) == ({}, 2)
+    assert [str(each) for each in listing.closed] == ["ip filter FORWARD", "ip6 filter FORWARD"]
+    assert [str(each) for each in listing.closed_to_ipv4()] == ["ip filter FORWARD"]
 
 
 def test_counters_are_read_by_port() -> None:

@@ -4,7 +4,7 @@ It applies the configuration to the daemon's own device when the supervisor asks
 device was removed, and wakes a client that waits when the network has changed. Requests are a closed set
 (``handle``), and a request that names another device is refused. It reads no packet. On the kernel's data plane it
 also takes the handshake worker's sessions (``kernel_dataplane``): keys pass through it to qre.ko, and it keeps none.
-A server's passes TCP connections to Dest (``tcp_face``).
+A server's keeps the nftables tables (``server_rules``).
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ from qre.ipc.messages import (
 )
 from qre.ipc.tasks import Tasks
 from qre.ipc.worker import Worker, WorkerContext
+from qre.kernel.netfilter.firewall import preload
 from qre.kernel.qre_family import DeviceSettings
 from qre.kernel.rtnl import Link, Rtnl
-from qre.kernel.site_tcp.firewall import preload
 from qre.kernel.tun import is_ours
 from qre.kernel.tunnel import DeviceSpec, Part, sync_device
 from qre.structs import Message
 from qre.workers.netlink.device_guard import DeviceGuard
 from qre.workers.netlink.kernel_dataplane import KernelDataplane
 from qre.workers.netlink.monitor import NetworkMonitor
-from qre.workers.netlink.tcp_face import TcpFace
+from qre.workers.netlink.server_rules import ServerRules
 
 #: The shortest time between two messages to a client's handshake worker that the network has changed (seconds).
 _WAKE_INTERVAL: Final = 0.25
@@ -145,7 +145,7 @@ class NetlinkWorker:
         self._running: _Running | None = None
         self._kernel: KernelDataplane | None = None
         self._keys: KeysPair | None = None
-        self._face: TcpFace | None = None
+        self._rules: ServerRules | None = None
 
     async def start(self, context: WorkerContext) -> None:
         """Raises MachineError when the device is missing, or the kernel module refuses."""
@@ -157,8 +157,7 @@ class NetlinkWorker:
             if not context.config.user_dataplane:
                 self._start_kernel(context)
             if context.config.role is Role.SERVER:
-                self._face = TcpFace(context, running.tasks)
-                self._face.look()
+                self._rules = ServerRules(context, running.tasks)
         except BaseException:
             await self._close()
             raise
@@ -187,8 +186,8 @@ class NetlinkWorker:
         if self._kernel is not None:
             config = self._started.context.config
             self._kernel.qre.device_set(config.device, settings_of(config))
-        if self._face is not None:
-            self._face.look()
+        if self._rules is not None:
+            self._rules.look()
 
     async def handle(self, source: Party, message: Message) -> Message:
         """Requests of the supervisor; those of the handshake worker come over their pair."""
@@ -202,9 +201,9 @@ class NetlinkWorker:
             case UseLoader() if source is Party.SUPERVISOR and self._kernel is not None:
                 self._kernel.use_loader(message)
                 return Done()
-            case DestAddressReport(address=address) if source is Party.SUPERVISOR and self._face is not None:
-                self._face.dest = address
-                self._face.look()
+            case DestAddressReport(address=address) if source is Party.SUPERVISOR and self._rules is not None:
+                self._rules.dest = address
+                self._rules.look()
                 return Done()
             case DestProfileReport(profile=profile) if source is Party.SUPERVISOR and self._kernel is not None:
                 self._kernel.store_dest_profile(profile)
@@ -225,27 +224,28 @@ class NetlinkWorker:
         link = self._started.link()
         present, up = link is not None, link is not None and link.up
         restored = {part.value: count for part, count in self._started.guard.restored.items()}
-        face = self._face.status() if self._face is not None else None
-        status = NetlinkStatus(device_present=present, link_up=up, restored=restored, site_tcp=face)
+        status = NetlinkStatus(device_present=present, link_up=up, restored=restored)
+        if self._rules is not None:
+            status = self._rules.told(status)
         if self._kernel is None:
             return status
         dataplane, port, cids = self._kernel.status()
         return msgspec.structs.replace(status, dataplane=dataplane, shared_port=port, connection_ids=cids)
 
     async def stop(self) -> None:
-        """End the kernel's sessions, telling their peers, and release a server's port; pass no more TCP on."""
+        """End the kernel's sessions, telling their peers, and release a server's port; undo its rules."""
         try:
-            if self._face is not None:
-                self._face.undo()
+            if self._rules is not None:
+                self._rules.undo()
             if self._kernel is not None:
                 self._kernel.end()
         finally:
             await self._close()
 
     async def _close(self) -> None:
-        if self._face is not None:
-            self._face.close()
-            self._face = None
+        if self._rules is not None:
+            self._rules.close()
+            self._rules = None
         if self._keys is not None:
             self._keys.close()
             self._keys = None

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any, Final
 
-from qre.kernel.site_tcp.ruleset import ANY, Command
+from qre.kernel.netfilter.expressions import ANY, Command
 
 LIST_RULES: Final[Command] = {"list": {"ruleset": None}}
 _SEES_IPV4: Final = ("ip", "inet")

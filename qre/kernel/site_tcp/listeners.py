@@ -9,7 +9,7 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import Final
 
 from qre.kernel.attributes import split_attributes_untrusted
-from qre.kernel.site_tcp.ruleset import ANY
+from qre.kernel.netfilter.expressions import ANY
 from qre.kernel.socket import NLM_F_DUMP, NetlinkSocket
 
 NETLINK_SOCK_DIAG: Final = 4

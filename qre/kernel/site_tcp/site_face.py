@@ -1,47 +1,41 @@
 """Puts the table of ``ruleset`` in place, keeps it as it is wanted, and takes everything back.
 
-The order protects the machine: the table, with its guard, is there before a device forwards, and goes after it has
-stopped. What was found is in the table itself, so whoever comes after a killed daemon can undo it: the next daemon,
-its clean-up, `down`. Forwarding is switched off again only if it is still ours: not when another program has made the
-whole machine a router meanwhile, nor while the table of another daemon needs it.
+What was found is in the table itself, so whoever comes after a killed daemon can undo it: the next daemon, its
+clean-up, `down`. Which devices forward meanwhile: ``netfilter/guarded_devices``.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import Final
 
 from qre.addresses import Address
 from qre.errors import MachineError, QreError
-from qre.kernel.site_tcp.firewall import Firewall
-from qre.kernel.site_tcp.forwarding import (
-    ALL,
+from qre.kernel.netfilter.expressions import ANY
+from qre.kernel.netfilter.firewall import Firewall
+from qre.kernel.netfilter.forwarding import (
     FORWARDING,
     Way,
     device_with,
     name_of,
-    set_forwarding,
     settings_of_devices,
     way_to,
 )
-from qre.kernel.site_tcp.listeners import taken_ports
-from qre.kernel.site_tcp.ruleset import (
-    ANY,
+from qre.kernel.netfilter.guarded_devices import guarded_of, let_go, make_forward
+from qre.kernel.netfilter.own_tables import (
     LIST_CHAINS,
-    PREFIX,
-    Face,
-    Guarded,
+    SITE_TCP,
     Listing,
     Record,
-    list_counters,
-    read_counts,
     read_listing,
     removal,
-    replacement,
+    table_of,
 )
+from qre.kernel.site_tcp.listeners import taken_ports
+from qre.kernel.site_tcp.ruleset import Face, list_counters, read_counts, replacement
 from qre.kernel.socket import NETLINK_ROUTE, NetlinkSocket
 from qre.kernel.underlay_sockets import MARK
 
@@ -52,7 +46,7 @@ _ON_THIS_MACHINE: Final = "Dest is an address of this machine; serve TCP there, 
 _NO_IPV4: Final = "Dest has no IPv4 address; name one that has, or set SiteTcp = off"
 _UNRESOLVED: Final = "Dest's address is not known yet"
 _OFF: Final = "SiteTcp is off"
-_WHAT: Final = "SiteTcp"
+_KEY: Final = "SiteTcp"
 _LOOPBACK: Final = "lo"
 #: Of TEST-NET-2 (RFC 5737), which nobody has: it leads where the default route does.
 _ELSEWHERE: Final = IPv4Address("198.51.100.1")
@@ -89,7 +83,7 @@ class SiteFace:
     """The table of one device."""
 
     def __init__(self, device: str) -> None:
-        self.table = f"{PREFIX}{device}"
+        self.table = table_of(SITE_TCP, device)
         self._firewall: Firewall | None = None
         self._applied: Face | None = None
         self._off = False
@@ -115,9 +109,9 @@ class SiteFace:
         if record is None:
             return
         with NetlinkSocket(NETLINK_ROUTE) as netlink:
-            _let_go(netlink, listing, record)
+            let_go(netlink, listing, record)
         if self.table in listing.records:
-            self._nft.run(_WHAT, removal([self.table]))
+            self._nft.run(removal([self.table]))
         self._applied = None
 
     def counts(self) -> Mapping[int, int]:
@@ -128,16 +122,16 @@ class SiteFace:
 
     def _remember_counts(self) -> None:
         with contextlib.suppress(QreError):  # somebody has just removed the table: the next look makes it again
-            self._counts |= read_counts(self._nft.run(_WHAT, [list_counters(self.table)]))
+            self._counts |= read_counts(self._nft.run([list_counters(self.table)]))
 
     def closed(self) -> tuple[str, ...]:
         """Chains of others that drop what is forwarded, unless a rule of theirs lets it pass. Raises QreError."""
-        return self._listing().closed
+        return tuple(map(str, self._listing().closed_to_ipv4()))
 
     @property
     def _nft(self) -> Firewall:
         if self._firewall is None:
-            self._firewall = Firewall()
+            self._firewall = Firewall(_KEY)
         return self._firewall
 
     def _own(self, listing: Listing) -> Record | None:
@@ -148,7 +142,7 @@ class SiteFace:
         return record
 
     def _listing(self) -> Listing:
-        return read_listing(self._nft.run(_WHAT, [LIST_CHAINS]))
+        return read_listing(self._nft.run([LIST_CHAINS]))
 
     def _look(self, wanted: Wanted) -> State:
         chosen = wanted.chosen()
@@ -185,18 +179,15 @@ class SiteFace:
         listing = self._listing()
         forwards = settings_of_devices(netlink, FORWARDING)
         stale = [
-            name
-            for name, record in listing.records.items()
-            if name != self.table and record.listen == wanted.listen  # one daemon has the port: the other is dead
+            own
+            for own, record in listing.records.items()
+            # one daemon has the port: the other is dead
+            if own.family == SITE_TCP and own != self.table and record.listen == wanted.listen
         ]
         devices = _devices(netlink, wanted, way)
         own = self._own(listing)
         records = [*listing.records.values(), *filter(None, [own])]
-        guarded = tuple(
-            Guarded(index, name, alone)
-            for index, name in devices.items()
-            if (alone := _off_before(index, records, forwards)) is not None
-        )
+        guarded = guarded_of(devices, records, forwards)
         assert isinstance(wanted.dest, IPv4Address)
         face = Face(
             device=wanted.device,
@@ -209,49 +200,15 @@ class SiteFace:
             ttl=wanted.ttl,
             quiet=not listing.others,
         )
-        for record in filter(None, (own, *(listing.records[name] for name in stale))):
-            _let_go(netlink, listing, record, kept=devices, dead=stale)
+        for record in filter(None, (own, *(listing.records[each] for each in stale))):
+            let_go(netlink, listing, record, kept=devices, dead=stale)
         there = self.table in listing.records
         if there:
             self._remember_counts()
         if stale or not there or face != self._applied:
-            self._nft.run(_WHAT, replacement(face, self._counts, stale))
+            self._nft.run(replacement(face, self._counts, stale))
             self._applied = face
-        for each in guarded:
-            if not forwards.get(each.index):
-                set_forwarding(netlink, each.index, True)
-
-
-def _let_go(
-    netlink: NetlinkSocket,
-    listing: Listing,
-    record: Record,
-    *,
-    kept: Collection[int] = (),
-    dead: Collection[str] = (),
-) -> None:
-    """Switch forwarding off again where ``record`` says it was; not on devices that are ``kept``, nor where another
-    table, unless ``dead``, says the same."""
-    forwards = settings_of_devices(netlink, FORWARDING)
-    others = (each for name, each in listing.records.items() if each is not record and name not in dead)
-    needed = {index for each in others for index in each.was_off}
-    for index, alone in record.was_off.items():
-        if index not in needed and index not in kept and forwards.get(index) and not _taken_over(alone, forwards):
-            set_forwarding(netlink, index, False)
-
-
-def _taken_over(alone: bool, forwards: Mapping[int, int]) -> bool:
-    """Whether another program has switched forwarding on, for all devices."""
-    return not alone and bool(forwards.get(ALL))
-
-
-def _off_before(index: int, records: Sequence[Record], forwards: Mapping[int, int]) -> bool | None:
-    """None when the device forwards and we have no part in it; otherwise whether it was off alone."""
-    for record in records:
-        alone = record.was_off.get(index)
-        if alone is not None and not _taken_over(alone, forwards):
-            return alone
-    return bool(forwards.get(ALL)) if not forwards.get(index) else None
+        make_forward(netlink, guarded, forwards)
 
 
 def _devices(netlink: NetlinkSocket, wanted: Wanted, way: Way) -> dict[int, str]:

@@ -33,6 +33,7 @@ _IFA_LOCAL: Final = 2
 _LINK: Final = struct.Struct("=BxHiII")  # struct ifinfomsg
 _IFLA_IFNAME, _IFLA_AF_SPEC, _IFLA_INET_CONF, _IPV4_DEVCONF_FORWARDING = 3, 26, 1, 1
 _NESTED: Final = 0x8000
+_IFLA_PROTINFO, _IFLA_INET6_CONF, _DEVCONF_ACCEPT_RA = 12, 2, 3
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,29 @@ def device_with(netlink: NetlinkSocket, address: IPv4Address) -> int | None:
     return None
 
 
+def devices_with_addresses(netlink: NetlinkSocket) -> set[int]:
+    """The indices of the devices that have an IPv4 address. Raises as ``way_to``."""
+    asked = _ADDRESS.pack(socket.AF_INET, 0, 0, 0, 0)
+    answers = netlink.exchange("listing addresses", RTM_GETADDR, asked, NLM_F_DUMP)
+    whole = _HEADER + _ADDRESS.size
+    return {
+        int(_ADDRESS.unpack_from(message, _HEADER)[4])
+        for kind, message in answers
+        if kind == RTM_NEWADDR and len(message) >= whole
+    }
+
+
+def index_of(netlink: NetlinkSocket, name: str) -> int | None:
+    """The index of a device; None when there is none of this name. Raises as ``way_to``."""
+    asked = _LINK.pack(socket.AF_UNSPEC, 0, 0, 0, 0) + encode_attribute(_IFLA_IFNAME, name.encode() + b"\0")
+    try:
+        answers = netlink.exchange("finding a device", RTM_GETLINK, asked)
+    except NetlinkRefusedError:
+        return None
+    found = (message for kind, message in answers if kind == RTM_NEWLINK and len(message) >= _HEADER + _LINK.size)
+    return next((int(_LINK.unpack_from(message, _HEADER)[2]) for message in found), None)
+
+
 def name_of(netlink: NetlinkSocket, index: int) -> str | None:
     """The name of a device; None when it is gone. Raises as ``way_to``."""
     try:
@@ -85,12 +109,12 @@ def name_of(netlink: NetlinkSocket, index: int) -> str | None:
     return None
 
 
-def settings_of_devices(netlink: NetlinkSocket, which: int) -> dict[int, int]:
-    """IPv4's setting ``which`` (FORWARDING, RP_FILTER) by the device's index, and that of ALL. Raises MachineError or
-    UntrustedInputError."""
-    asked = struct.pack("=B3x", socket.AF_INET)
+def settings_of_devices(netlink: NetlinkSocket, which: int, family: int = socket.AF_INET) -> dict[int, int]:
+    """IPv4's or IPv6's setting ``which`` (FORWARDING, RP_FILTER) by the device's index, and that of ALL. Raises
+    MachineError or UntrustedInputError."""
+    asked = struct.pack("=B3x", family)
     found = {}
-    for _, message in netlink.exchange("reading IPv4's settings", _RTM_GETNETCONF, asked, NLM_F_DUMP):
+    for _, message in netlink.exchange("reading the devices' settings", _RTM_GETNETCONF, asked, NLM_F_DUMP):
         numbers = dict(split_attributes_untrusted(message[_NETCONF:]))
         wanted = numbers.get(_NETCONFA_IFINDEX, b""), numbers.get(which, b"")
         if any(len(each) != 4 for each in wanted):
@@ -107,3 +131,19 @@ def set_forwarding(netlink: NetlinkSocket, index: int, on: bool) -> None:
         value = encode_attribute(kind | _NESTED, value)
     body = _LINK.pack(socket.AF_UNSPEC, 0, index, 0, 0) + value
     netlink.exchange(f"switching forwarding {'on' if on else 'off'}", RTM_NEWLINK, body)
+
+
+def hear_no_advertisements(netlink: NetlinkSocket) -> set[int]:
+    """The indices of devices that hear IPv6's router advertisements only while they do not forward (accept_ra = 1).
+    Raises MachineError or UntrustedInputError."""
+    found = set()
+    asked = _LINK.pack(socket.AF_INET6, 0, 0, 0, 0)
+    for kind, message in netlink.exchange("reading IPv6's settings", RTM_GETLINK, asked, NLM_F_DUMP):
+        if kind != RTM_NEWLINK or len(message) < _HEADER + _LINK.size:
+            continue
+        link = dict(split_attributes_untrusted(message[_HEADER + _LINK.size :]))
+        inner = dict(split_attributes_untrusted(link.get(_IFLA_PROTINFO, b"")))
+        numbers = inner.get(_IFLA_INET6_CONF, b"")
+        if numbers[4 * _DEVCONF_ACCEPT_RA :][:4] == struct.pack("=i", 1):
+            found.add(int(_LINK.unpack_from(message, _HEADER)[2]))
+    return found

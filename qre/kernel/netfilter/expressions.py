@@ -1,0 +1,112 @@
+"""The words of which rules are made (libnftables-json(5)), and the commands that fill one table. Sans-IO."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from ipaddress import IPv4Address
+from typing import Any, Final
+
+from qre.kernel.underlay_sockets import MARK
+
+Command = dict[str, Any]
+Expression = dict[str, Any]
+
+#: What an IPv4 server may listen on: every address of this machine.
+ANY: Final = IPv4Address(0)
+RAW, MANGLE, FILTER, SRCNAT = -300, -150, 0, 99
+#: Just behind the destination NAT of others (dstnat), whose rules come first.
+DSTNAT: Final = -99
+#: Behind every destination NAT, before the guards of SiteTcp.
+BEFORE_GUARDS: Final = -97
+
+ACCEPT: Final[Expression] = {"accept": None}
+DROP: Final[Expression] = {"drop": None}
+
+
+class Table:
+    """Collects the commands that make and fill a table."""
+
+    def __init__(self, family: str, name: str) -> None:
+        self._place = {"family": family, "table": name}
+        self.made: list[Command] = [{"add": {"table": {"family": family, "name": name}}}]
+
+    def chain(self, name: str, kind: str = "", hook: str = "", priority: int = 0) -> None:
+        """A base chain; with the name alone an empty one, which is a note."""
+        based = {"type": kind, "hook": hook, "prio": priority, "policy": "accept"} if kind else {}
+        self.made.append({"add": {"chain": {**self._place, "name": name, **based}}})
+
+    def rule(self, chain: str, *expressions: Expression) -> None:
+        """Append a rule."""
+        self.made.append({"add": {"rule": {**self._place, "chain": chain, "expr": list(expressions)}}})
+
+    def counter(self, name: str, packets: int) -> None:
+        """A named counter that begins with so many packets."""
+        self.made.append({"add": {"counter": {**self._place, "name": name, "packets": packets, "bytes": 0}}})
+
+
+def match(operator: str, left: Expression, right: object) -> Expression:
+    """``left operator right``."""
+    return {"match": {"op": operator, "left": left, "right": right}}
+
+
+def equals(left: Expression, right: object) -> Expression:
+    """``left == right``."""
+    return match("==", left, right)
+
+
+def payload(protocol: str, name: str) -> Expression:
+    """A field of a header."""
+    return {"payload": {"protocol": protocol, "field": name}}
+
+
+def meta(key: str) -> Expression:
+    """What the kernel knows of a packet."""
+    return {"meta": {"key": key}}
+
+
+def tracked(key: str, direction: str = "") -> Expression:
+    """What connection tracking knows of a packet."""
+    return {"ct": {"key": key, "dir": direction} if direction else {"key": key}}
+
+
+def routed(result: str) -> Expression:
+    """Of the route that the packet would take."""
+    return {"fib": {"result": result, "flags": ["daddr", "mark"]}}
+
+
+def set_to(what: Expression, value: object) -> Expression:
+    """``what set value``."""
+    return {"mangle": {"key": what, "value": value}}
+
+
+def in_set(left: Expression, values: Sequence[object]) -> Expression:
+    """``left { values }``."""
+    return equals(left, {"set": list(values)})
+
+
+def not_translated() -> Expression:
+    """No connection whose destination was translated."""
+    return equals({"&": [tracked("status"), "dnat"]}, 0)
+
+
+#: What is broadcast or for a group is not forwarded by the settings of a device.
+FOR_OTHERS: Final = match("!=", routed("type"), {"set": ["local", "broadcast", "multicast"]})
+#: A table of QRE's answers for the packet: no guard of another one drops it.
+VOUCHED_FOR: Final = set_to(meta("mark"), MARK)
+NOT_VOUCHED_FOR: Final = match("!=", meta("mark"), MARK)
+REPLY: Final = in_set(tracked("state"), ["established", "related"])
+
+
+def leave_untracked(table: Table, listen: tuple[IPv4Address, int], dest: tuple[IPv4Address, int] | None) -> None:
+    """No connection tracking for the datagrams of a server's port, and for those between its relay and Dest."""
+    address, port = listen
+    for chain, hook, ours, theirs in (
+        ("datagrams_in", "prerouting", "d", "s"),
+        ("datagrams_out", "output", "s", "d"),
+    ):
+        table.chain(chain, "filter", hook, RAW)
+        own = [] if address == ANY else [equals(payload("ip", f"{ours}addr"), str(address))]
+        table.rule(chain, *own, equals(payload("udp", f"{ours}port"), port), {"notrack": None})
+        if dest is not None:
+            relayed = [equals(payload("ip", f"{theirs}addr"), str(dest[0]))]
+            table.rule(chain, *relayed, equals(payload("udp", f"{theirs}port"), dest[1]), {"notrack": None})

@@ -1,0 +1,162 @@
+"""Which tables are QRE's, what they record, and what stands in others. Sans-IO.
+
+A table is named ``qre-<device>``; its family says what it is for. Empty chains are its notes, and remember what a
+killed daemon could not undo: ``listen-<ip>-<port>``, and for each device that did not forward
+``forwarding-was-off-<index>``, with ``-alone`` where net.ipv4.ip_forward was on all the same.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address
+from typing import Any, Final, NamedTuple
+
+from qre.kernel.netfilter.expressions import Command, Table
+
+PREFIX: Final = "qre-"
+#: Of the tables that pass TCP to Dest, and of those that forward a tunnel's packets.
+SITE_TCP, FORWARD = "ip", "inet"
+_LISTEN: Final = re.compile(r"listen-(\d+\.\d+\.\d+\.\d+)-(\d+)")
+_WAS_OFF: Final = re.compile(r"forwarding-was-off-(\d{1,10})(-alone)?")
+_DOCKERS: Final = "DOCKER-USER"
+#: Families whose chains see IPv4 packets on their way through this machine.
+_SEES_IPV4: Final = ("ip", "inet")
+_SEES: Final = (*_SEES_IPV4, "ip6")
+
+LIST_CHAINS: Final[Command] = {"list": {"chains": None}}
+
+
+class OwnTable(NamedTuple):
+    """A table of QRE's."""
+
+    family: str
+    name: str
+
+    @property
+    def device(self) -> str:
+        """The tunnel's device."""
+        return self.name.removeprefix(PREFIX)
+
+
+def table_of(family: str, device: str) -> OwnTable:
+    """The table of a tunnel's device."""
+    return OwnTable(family, f"{PREFIX}{device}")
+
+
+@dataclass(frozen=True)
+class Guarded:
+    """A device that did not forward. ``alone``: though net.ipv4.ip_forward was on."""
+
+    index: int
+    name: str
+    alone: bool
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a table of QRE's says of itself. ``was_off``: the index of a device -> whether it was off alone."""
+
+    listen: tuple[IPv4Address, int] | None = None
+    was_off: Mapping[int, bool] = field(default_factory=dict)
+
+
+class Closed(NamedTuple):
+    """A chain that drops what is forwarded, unless a rule lets it pass. ``beside``: the chains of its table."""
+
+    family: str
+    table: str
+    chain: str
+    beside: tuple[str, ...] = ()
+
+    @property
+    def place(self) -> str:
+        """The chain for the user's own rules: Docker keeps one."""
+        return _DOCKERS if _DOCKERS in self.beside else self.chain
+
+    def __str__(self) -> str:
+        return f"{self.family} {self.table} {self.chain}"
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The tables of QRE's, and what stands in others."""
+
+    records: Mapping[OwnTable, Record]
+    #: base chains of others that see IPv4 packets
+    others: int = 0
+    closed: tuple[Closed, ...] = ()
+
+    def closed_to_ipv4(self) -> tuple[Closed, ...]:
+        """Those that IPv4 packets meet."""
+        return tuple(each for each in self.closed if each.family in _SEES_IPV4)
+
+
+def note(table: Table, listen: tuple[IPv4Address, int] | None, guarded: Sequence[Guarded]) -> None:
+    """Write a table's record."""
+    if listen is not None:
+        table.chain(f"listen-{listen[0]}-{listen[1]}")
+    for each in guarded:
+        table.chain(f"forwarding-was-off-{each.index}{'-alone' if each.alone else ''}")
+
+
+def removal(tables: Sequence[OwnTable]) -> list[Command]:
+    """Remove tables, whether they are there or not."""
+    named = [{"table": {"family": family, "name": name}} for family, name in tables]
+    return [command for each in named for command in ({"add": each}, {"delete": each})]
+
+
+def read_listing(objects: Sequence[Mapping[str, Any]]) -> Listing:
+    """From the answer to ``LIST_CHAINS``."""
+    records: dict[OwnTable, Record] = {}
+    beside: dict[tuple[str, str], list[str]] = {}
+    others, closed = 0, []
+    for chain in (each["chain"] for each in objects if "chain" in each):
+        family, table, name = (str(chain.get(key, "")) for key in ("family", "table", "name"))
+        if family in (SITE_TCP, FORWARD) and table.startswith(PREFIX):
+            own = OwnTable(family, table)
+            records[own] = _add(records.get(own, Record()), name)
+            continue
+        beside.setdefault((family, table), []).append(name)
+        if family not in _SEES or "hook" not in chain:
+            continue
+        others += family in _SEES_IPV4
+        if chain["hook"] == "forward" and chain.get("policy") == "drop":
+            closed.append(Closed(family, table, name))
+    return Listing(
+        records, others, tuple(each._replace(beside=tuple(beside[each.family, each.table])) for each in closed)
+    )
+
+
+def _add(record: Record, chain: str) -> Record:
+    if (found := _WAS_OFF.fullmatch(chain)) is not None:
+        return Record(record.listen, {**record.was_off, int(found[1]): found[2] is not None})
+    if (found := _LISTEN.fullmatch(chain)) is not None:
+        return Record((IPv4Address(found[1]), int(found[2])), record.was_off)
+    return record
+
+
+def list_rules(closed: Closed) -> Command:
+    """Ask for the rules of the chain's table."""
+    return {"list": {"table": {"family": closed.family, "name": closed.table}}}
+
+
+def let_through(objects: Sequence[Mapping[str, Any]], device: str) -> bool:
+    """Whether rules accept what comes from the device and what goes to it, whatever else it is; from the answer to
+    ``list_rules``."""
+    accepted = {
+        key
+        for rule in (each["rule"] for each in objects if "rule" in each)
+        for key in ("iifname", "oifname")
+        if _only_accepts(rule.get("expr"), key, device)
+    }
+    return accepted == {"iifname", "oifname"}
+
+
+def _only_accepts(expressions: Any, key: str, device: str) -> bool:
+    if not isinstance(expressions, list):
+        return False
+    telling = [each for each in expressions if isinstance(each, dict) and "counter" not in each]
+    wanted = {"op": "==", "left": {"meta": {"key": key}}, "right": device}
+    return telling == [{"match": wanted}, {"accept": None}]

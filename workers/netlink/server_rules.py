@@ -1,0 +1,42 @@
+"""The nftables tables of a server while its daemon runs: TCP to Dest, and the tunnel's way to other networks."""
+
+from __future__ import annotations
+
+import msgspec
+
+from qre.addresses import Address
+from qre.ipc.messages import NetlinkStatus
+from qre.ipc.tasks import Tasks
+from qre.ipc.worker import WorkerContext
+from qre.workers.netlink.firewall_news import FirewallNews
+from qre.workers.netlink.tcp_face import TcpFace
+from qre.workers.netlink.tunnel_way import TunnelWay
+
+
+class ServerRules:
+    """``dest`` is Dest's address, as the handshake worker last told it."""
+
+    def __init__(self, context: WorkerContext, tasks: Tasks) -> None:
+        self.dest: Address | None = context.config.dest_address
+        self._face = TcpFace(context)
+        self._way = TunnelWay(context)
+        self.look()
+        self._news = FirewallNews(self.look, lambda: self._face.hindered or self._way.hindered, tasks)
+
+    def look(self) -> None:
+        """Compare and mend now."""
+        self._face.look(self.dest)
+        self._way.look(self.dest)
+
+    def told(self, status: NetlinkStatus) -> NetlinkStatus:
+        """``status`` with what is passed and forwarded."""
+        return msgspec.structs.replace(status, site_tcp=self._face.status(), forward=self._way.status())
+
+    def undo(self) -> None:
+        """Take everything back."""
+        self._face.undo()
+        self._way.undo()
+
+    def close(self) -> None:
+        """No more looks; what is in place stays."""
+        self._news.close()

@@ -113,6 +113,13 @@ after another. Fields:
 """,
         dry_run=True,
     ),
+    "metrics": Command(
+        "qre.cli.metrics.metrics:metrics",
+        "[DEVICE]",
+        "print the numbers of show as OpenMetrics, for Prometheus and others",
+        options={"--serve": "answer over HTTP on the socket of qre-metrics.socket, which systemd hands over"},
+        dry_run=True,
+    ),
     "refresh": Command("qre.cli.profile.refresh:refresh", "DEVICE", "measure Dest now, save and show the result"),
 }
 _CLIENTS = {
@@ -265,5 +272,7 @@ SYNONYMS = {
     "revoke": "remove-client PROFILE CLIENT",
     "rename": "rename-client PROFILE CLIENT NEW",
     "rotate": "rotate-key PROFILE",
+    "stats": "metrics",
+    "prometheus": "metrics",
     "rekey": "rotate-key PROFILE",
 }

@@ -23,6 +23,7 @@ PACKAGES = {
     "cryptography.hazmat.primitives.asymmetric.x25519": "cryptography",
     "dpkt": "dpkt",
     "msgspec": "msgspec",
+    "prometheus_client": "prometheus-client",
     "pyroute2": "pyroute2",
     "zmq": "pyzmq",
     "sdnotify": "sdnotify",

@@ -114,6 +114,10 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ("sudo qre-tool watch", "every device, drawn again each second, until Ctrl-C"),
         ("sudo qre-tool watch qre0 Interval=5 Count=12 >> qre0.log", "a minute of one device, into a file"),
     ),
+    "metrics": (
+        ("sudo qre-tool metrics", "every device"),
+        ("sudo qre-tool metrics server0 > /var/lib/node_exporter/qre.prom", "one device, into a file"),
+    ),
     "refresh": (("sudo qre-tool refresh server0", "does Dest still answer, and how does it look?"),),
     "syncconf": (("sudo qre-tool syncconf qre0 /etc/qre/dev/qre0.conf", "the file's Device must be qre0"),),
     "set": (

@@ -77,6 +77,7 @@ GLOBAL_KEYS = {
     "RelayMaxFlows": "4096",
     "RelayMaxFlowsPerPrefix": "64",
     "RelayIdle": "180s",
+    "MetricsClientNames": "off",
     "User": "qre",
     "LogLevel": "info",
 }

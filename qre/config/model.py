@@ -250,5 +250,6 @@ class GlobalConfig(Value):
     relay_max_flows: int = 4096
     relay_max_flows_per_prefix: int = 64
     relay_idle_ms: int = 180_000
+    metrics_client_names: bool = False
     user: str | None = None  # None: one unprivileged uid a role
     log_level: str = "info"

@@ -39,6 +39,7 @@ _KEYS: dict[str, tuple[str, Callable[[str], object]]] = {
     "RelayMaxFlows": ("relay_max_flows", v.number(1, 1_000_000)),
     "RelayMaxFlowsPerPrefix": ("relay_max_flows_per_prefix", v.number(1, 1_000_000)),
     "RelayIdle": ("relay_idle_ms", v.duration(1_000, _DAY)),
+    "MetricsClientNames": ("metrics_client_names", v.parse_bool),
     "User": ("user", v.parse_user),
     "LogLevel": ("log_level", v.parse_log_level),
 }

@@ -28,14 +28,14 @@ def run(*command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
 
 
-def installed_unit(directory: Path) -> Path:
+def installed_unit(directory: Path, unit: str = UNIT, calls: int = 2) -> Path:
     """The unit with an ExecStart that exists, as it does on a machine where QRE is installed."""
     tool = directory / "qre-tool"
     tool.write_text("#!/bin/sh\n")
     tool.chmod(0o755)
-    text = (PACKAGING / UNIT).read_text()
-    assert text.count("/usr/bin/qre-tool") == 2, "to start and to reload"
-    path = directory / UNIT
+    text = (PACKAGING / unit).read_text()
+    assert text.count("/usr/bin/qre-tool") == calls, "to start and to reload"
+    path = directory / unit
     path.write_text(text.replace("/usr/bin/qre-tool", str(tool)))
     return path
 
@@ -45,6 +45,17 @@ def test_the_unit_is_correct(tmp_path: Path) -> None:
     for name in (unit, unit.with_name("qred@qre0.service")):
         done = run("systemd-analyze", "verify", "--recursive-errors=no", str(name))
         assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+def test_the_units_of_metrics_are_correct_and_have_no_privilege(tmp_path: Path) -> None:
+    service = installed_unit(tmp_path, "qre-metrics.service", 1)
+    listening = tmp_path / "qre-metrics.socket"
+    listening.write_text((PACKAGING / listening.name).read_text())
+    done = run("systemd-analyze", "verify", "--recursive-errors=no", str(service), str(listening))
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+    done = run("systemd-analyze", "security", "--offline=yes", "--no-pager", str(service))
+    (exposure,) = re.findall(r"exposure level for \S+: ([0-9.]+)", done.stdout)
+    assert float(exposure) <= MOST_EXPOSURE
 
 
 def test_the_unit_is_confined(tmp_path: Path) -> None:

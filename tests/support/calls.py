@@ -39,5 +39,5 @@ CALLS: dict[str, list[str] | None] = {
     "shared-port-handshake-client": ["client0.conf"], "add-client": ["server0", "alice"],
     "list-clients": ["server0"], "export": ["server0", "client0"], "remove-client": ["server0", "alice"],
     "rename-client": ["server0", "client0", "home"], "import": ["client0.conf", "Profile=other"],
-    "rotate-key": ["server0"],
+    "rotate-key": ["server0"], "metrics": ["qre9"],
 }  # fmt: skip

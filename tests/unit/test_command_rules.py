@@ -29,6 +29,8 @@ NEED_THE_MACHINE = {
     ("shared-port-loader", "BpfElf"), ("shared-port-loader-check", "BpfElf"), ("shared-port-session-demo", "BpfElf"),
     ("shared-port-session-demo", "PinDir"), ("shared-port-session-demo", "ReadyFile"),
 }  # fmt: skip
+#: Right without an argument, too.
+NEED_NOTHING = ("help", "show", "check", "watch", "metrics")
 #: What the calls of the table would make: devices, and the ends of the names of pins.
 DEVICES = ("server0", "client0", "qre9")
 LABELS = (*DEVICES, "127-0-0-1-4443")
@@ -88,9 +90,7 @@ def test_every_command_is_in_the_table() -> None:
     assert set(CALLS) == set(COMMANDS), "add a call that would be right to CALLS"
 
 
-@pytest.mark.parametrize(
-    "name", [name for name, call in CALLS.items() if call and name not in ("help", "show", "check", "watch")]
-)
+@pytest.mark.parametrize("name", [name for name, call in CALLS.items() if call and name not in NEED_NOTHING])
 def test_no_argument(directory: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
     assert_refused(directory, capsys, [name], "missing", "is given", "wants")
 

@@ -17,7 +17,7 @@ from qre.cli.undo import terminable
 from qre.config.client_link import ClientLink, decode_link_untrusted, is_link
 from qre.config.model import GlobalConfig, Hooks, Profile
 from qre.config.normalise import to_file
-from qre.config.profile import profile_from_values, profile_of_text, profile_path
+from qre.config.profile import load_profile, profile_from_values, profile_of_text, profile_path
 from qre.config.settings import load_global
 from qre.config.syntax import MAX_FILE, read_config, shown
 from qre.config.values import DEVICE_LENGTH, check_profile_name, is_profile_name
@@ -35,6 +35,8 @@ def import_client(arguments: list[str], options: Options) -> int:
     profile = _named(*_read(word), name)
     path = profile_path(profile.name, config)
     replace = "--replace" in options.flags and os.path.lexists(path)
+    if replace:
+        _refuse_server(profile.name, config)
     if options.dry_run:
         print(f"{'replace' if replace else 'write'} {path} (client, mode 0600)")
     else:
@@ -47,6 +49,18 @@ def import_client(arguments: list[str], options: Options) -> int:
         print(f"{'replaced' if replace else 'wrote'} {path} (client, mode 0600)")
     _tell_what_it_does(profile, config)
     return 0
+
+
+def _refuse_server(name: str, config: GlobalConfig) -> None:
+    """What comes in replaces a client's profile, or one that is not valid; never a server's, with its clients."""
+    try:
+        there = load_profile(name, config, os.environ)
+    except UserError:
+        return
+    if there.server is not None:
+        raise UserError(
+            f"profile {name}", "it is a server's, and is not replaced by a client's", "choose another name"
+        )
 
 
 def _split(arguments: list[str]) -> tuple[str, dict[str, str]]:

@@ -332,6 +332,8 @@ def test_what_others_sent_must_be_a_clients_and_must_not_run_anything(
     assert not (directory / "new.conf").exists()
     feed(monkeypatch, client)
     assert "exists already" in refused(capsys, "import", "-", "Profile=client0")
+    feed(monkeypatch, client)
+    assert "it is a server's, and is not replaced" in refused(capsys, "import", "-", "Profile=server0", "--replace")
     assert (directory / "client0.conf").read_text() == client
 
 

@@ -87,7 +87,7 @@ bench-vm:
 	@$(PYTHON) -m tests.bench.vm
 
 bench-likeness:
-	@packaging/setup.sh tests bench
+	@packaging/setup.sh tests bench packaging/likeness-packages.txt
 	@$(PYTHON) -m tests.bench.likeness $${QRE_VISITS:-200}
 
 bench-worst: setup-vm

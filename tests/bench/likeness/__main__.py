@@ -1,17 +1,21 @@
 """``python -m tests.bench.likeness [N]``: N connections of each side, with Dest 6 ms away.
 
 direct: visits to the site itself; strangers: the same through the server's port; ours: client daemons. The client's
-own code visits, so that whatever differs in the beginning is the server's.
+own code visits, so that whatever differs is the server's. browsers: Chromium, through the server's port; where it is
+installed, the clients are judged, too.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
 
 from tests.bench.likeness import judge
+from tests.bench.likeness.browser import Chromium
 from tests.bench.likeness.features import WINDOW, Features, Visit
 from tests.support.site import NAME
 from tests.support.tcpdump import Datagram, Tcpdump
@@ -22,6 +26,8 @@ _DISTANCE = 3
 _FAR = "10.90.2.3"
 #: How long the server is left alone first (seconds): by then it knows some visits.
 _RECORDINGS = 90.0
+#: Of the page.
+_WORDS = "Tulips"
 
 
 def capture(tunnel: Tunnel, count: int) -> dict[str, list[Visit]]:
@@ -42,6 +48,9 @@ def capture(tunnel: Tunnel, count: int) -> dict[str, list[Visit]]:
     )
     tunnel.stack.callback(visitor.wait)
     tunnel.stack.callback(visitor.kill)
+    browser = None
+    if shutil.which("chromium"):
+        browser = Chromium(tunnel.lab.client, tunnel.site.directory / "site.pem", NAME, PORT)
     ports: dict[int, str] = {}
     with Tcpdump(tunnel.lab.client, tunnel.lab.client_device, tunnel.directory / "likeness.pcap", PORT) as dump:
         for _ in range(count):
@@ -50,8 +59,11 @@ def capture(tunnel: Tunnel, count: int) -> dict[str, list[Visit]]:
             tunnel.client.start().wait_ready().wait_session()
             time.sleep(WINDOW)
             tunnel.client.stop()
-            new = {each.source[1] for each in dump.datagrams()} - set(ports) - {PORT}
-            ports |= dict.fromkeys(new, "ours")
+            ports |= _new_ports(dump, ports, "ours")
+            if browser is not None:
+                well = browser.visit(tunnel.lab.SERVER, _WORDS)
+                time.sleep(WINDOW)
+                ports |= _new_ports(dump, ports, "browsers" if well else "")
         seen = list(dump.datagrams())
     by_port: dict[int, list[Datagram]] = {}
     for datagram in seen:
@@ -62,6 +74,11 @@ def capture(tunnel: Tunnel, count: int) -> dict[str, list[Visit]]:
         server = (_FAR if side == "direct" else tunnel.lab.SERVER, PORT)
         sides.setdefault(side, []).append(Visit(by_port[port], server))
     return sides
+
+
+def _new_ports(dump: Tcpdump, known: dict[int, str], side: str) -> dict[int, str]:
+    """The connections that began since, by their clients' ports."""
+    return dict.fromkeys({each.source[1] for each in dump.datagrams()} - set(known) - {PORT}, side)
 
 
 def _visit(visitor: subprocess.Popen[str], side: str) -> dict[int, str]:
@@ -76,13 +93,18 @@ def _visit(visitor: subprocess.Popen[str], side: str) -> dict[int, str]:
     return {made["port"]: side}
 
 
-def compare(title: str, one: list[Visit], other: list[Visit]) -> None:
+_SERVERS = (("the flight", Visit.flight_features), ("what follows", Visit.later_features))
+_CLIENTS = (("the client", Visit.client_features),)
+Part = tuple[str, Callable[[Visit], Features]]
+
+
+def compare(title: str, one: list[Visit], other: list[Visit], parts: Sequence[Part] = _SERVERS) -> None:
     print(f"\n== {title}: {len(one)} and {len(other)} connections")
     groups = [each.words() for each in one], [each.words() for each in other]
     for name in groups[0][0]:
         first, second = (judge.words(group, name) for group in groups)
         print(f"   {name}: {first}" + ("" if first == second else f"\n   {' ' * len(name)}  {second}"))
-    for part, of in (("the flight", Visit.flight_features), ("what follows", Visit.later_features)):
+    for part, of in parts:
         rows: tuple[list[Features], list[Features]] = [of(each) for each in one], [of(each) for each in other]
         verdict = judge.forest(*rows)
         told = ", ".join(f"{name} {weight:.2f}" for name, weight in verdict.ranked)
@@ -111,6 +133,10 @@ def main() -> int:
     compare("strangers / strangers (a control)", sides["strangers"][:half], sides["strangers"][half:])
     compare("direct / strangers", sides["direct"], sides["strangers"])
     compare("strangers / ours", sides["strangers"], sides["ours"])
+    if browsers := sides.get("browsers"):
+        half = len(browsers) // 2
+        compare("browsers / browsers (a control)", browsers[:half], browsers[half:], _SERVERS + _CLIENTS)
+        compare("browsers / ours", browsers, sides["ours"], _SERVERS + _CLIENTS)
     return 0
 
 

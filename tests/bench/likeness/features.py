@@ -1,9 +1,10 @@
-"""What a censor can measure of one connection: features of a server's datagrams, in the clear."""
+"""What a censor can measure of one connection: features of its datagrams, in the clear."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from itertools import pairwise
 
 from qre.errors import UntrustedInputError
 from qre.wire.packet import Header, PacketType, packets_untrusted
@@ -11,6 +12,8 @@ from tests.support.tcpdump import Datagram
 
 #: Datagrams of the server that are looked at one by one, in its flight and behind it.
 _FLIGHT, _AFTER = 5, 8
+#: Datagrams of the client.
+_SENT = 12
 _LETTERS = {PacketType.INITIAL: "I", PacketType.HANDSHAKE: "H", PacketType.ONE_RTT: "1", PacketType.RETRY: "R"}
 Features = dict[str, float]
 #: After the client's Finished (seconds): a visitor may be gone later.
@@ -57,7 +60,17 @@ class Visit:
             "identification": "0" if all(each.identification == 0 for each in self.received) else "not 0",
             "DF": str({each.dont_fragment for each in self.received}),
             "destination connection IDs": str(self._destinations(len(first[0].source_cid) if first else 0)),
+            "the client's layout": " | ".join(map(layout, self.sent[:4])),
+            "the client's identification": self._identification(),
+            "the client's largest": str(max((len(each.payload) for each in self.sent), default=0)),
         }
+
+    def _identification(self) -> str:
+        """How a client's IP headers count: a connected socket of Linux from a random number on, by one."""
+        seen = [each.identification for each in self.sent]
+        if not any(seen):
+            return "0"
+        return "counts" if all((two - one) % 65_536 == 1 for one, two in pairwise(seen)) else "jumps"
 
     def _destinations(self, length: int) -> int:
         """How many connection IDs the client's short headers have had."""
@@ -66,11 +79,7 @@ class Visit:
     def flight_features(self) -> Features:
         """Times in ms, lengths in bytes; -1 where there is none."""
         found: Features = {"datagrams in the flight": len(self.flight)}
-        for number in range(_FLIGHT):
-            one = self.flight[number] if number < len(self.flight) else None
-            found[f"length {number}"] = len(one.payload) if one else -1
-            before = self.flight[number - 1].time if number and one else self.began
-            found[f"time {number}"] = (one.time - before) * 1e3 if one else -1
+        found |= _one_by_one(self.flight, _FLIGHT, self.began)
         packets = [packet for each in self.flight for packet in headers(each)]
         for kind in (PacketType.INITIAL, PacketType.HANDSHAKE):
             lengths = [each.end - each.start for each in packets if each.type is kind]
@@ -83,9 +92,25 @@ class Visit:
     def later_features(self) -> Features:
         """The same of what follows the client's Finished."""
         found: Features = {"datagrams after it": len(self.after)}
-        for number in range(_AFTER):
-            one = self.after[number] if number < len(self.after) else None
-            found[f"later length {number}"] = len(one.payload) if one else -1
-            before = self.after[number - 1].time if number and one else self.finished_at
-            found[f"later time {number}"] = (one.time - before) * 1e3 if one else -1
+        found |= _one_by_one(self.after, _AFTER, self.finished_at, "later ")
         return found
+
+    def client_features(self) -> Features:
+        """The same of the client, until the same moment."""
+        sent = [each for each in self.sent if each.time - self.finished_at < WINDOW]
+        found: Features = {
+            "datagrams of the client": len(sent),
+            "bytes of the client": sum(len(each.payload) for each in sent),
+        }
+        found |= _one_by_one(sent, _SENT, sent[0].time if sent else 0.0, "client's ")
+        return found
+
+
+def _one_by_one(datagrams: Sequence[Datagram], most: int, since: float, prefix: str = "") -> Features:
+    found: Features = {}
+    for number in range(most):
+        one = datagrams[number] if number < len(datagrams) else None
+        found[f"{prefix}length {number}"] = len(one.payload) if one else -1
+        before = datagrams[number - 1].time if number and one else since
+        found[f"{prefix}time {number}"] = (one.time - before) * 1e3 if one else -1
+    return found

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from types import SimpleNamespace
+from typing import cast
 
 import msgspec
 import pytest
@@ -10,6 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qre.dest_profile import MAX_SPOKEN, MAX_VISITS, DestProfile, RecordedVisit, Spoken
+from qre.quic.client.client_connection import ClientConnection
+from qre.quic.client.visit_recorder import VisitRecorder
 from qre.quic.handshake_events import SiteAnswered
 from qre.quic.server.visit_script import VisitScript
 from tests.support.pair import Path
@@ -117,6 +121,25 @@ def test_a_visit_is_recorded_and_can_be_played() -> None:
     pair = ShadowPair(dest=profile(recorded)).run()
     assert pair.complete
     assert after_the_flight(pair)[: len(recorded.spoken)] == [each.length for each in recorded.spoken]
+
+
+def test_what_a_site_said_before_it_had_finished_belongs_to_its_flight_however_late_it_is_read() -> None:
+    connection = SimpleNamespace(
+        handshake_complete=True,
+        acknowledgement_pending=False,
+        eliciting_packets=0,
+        application_progress=0,
+        answer_begun=False,
+        round_trip=0.006,
+    )
+    recorder = VisitRecorder()
+    recorder.sent(cast(ClientConnection, connection), 10.0, asked=True)
+    connection.answer_begun = True
+    for at in (10.0001, 10.0029, 10.0061):
+        connection.eliciting_packets += 1
+        recorder.received(bytes([0x40]) + bytes(40), cast(ClientConnection, connection), at)
+    recorded = recorder.visit(cast(ClientConnection, connection))
+    assert recorded is not None and [each.at_us for each in recorded.spoken] == [6_100]
 
 
 def test_a_site_that_does_not_answer_leaves_no_recording() -> None:

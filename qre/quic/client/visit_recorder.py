@@ -44,7 +44,7 @@ class VisitRecorder:
     def received(self, datagram: bytes, connection: ClientConnection, now: float) -> None:
         """``connection`` has read this datagram."""
         before, self._heard = self._heard, (connection.eliciting_packets, connection.application_progress)
-        if self._finished_at is None or not is_short(datagram):
+        if self._finished_at is None or not is_short(datagram) or self._crossed(connection, now):
             self._largest = max(self._largest, len(datagram))
             return
         eliciting, progress = (after > earlier for after, earlier in zip(self._heard, before, strict=True))
@@ -64,6 +64,10 @@ class VisitRecorder:
             )
         )
         self._eliciting += eliciting and not probe
+
+    def _crossed(self, connection: ClientConnection, now: float) -> bool:
+        """Whether the site said it before it can have had Finished: it is the end of its flight, read late."""
+        return self._finished_at is not None and now - self._finished_at < connection.round_trip / 2
 
     def _known_to_have_arrived(self, then: float) -> int:
         return max((count for at, count in self._acknowledged if at <= then), default=0)

@@ -8,6 +8,7 @@ garbage collector or of a weak reference. A daemon that lost it would run on as 
 from __future__ import annotations
 
 import signal
+import sys
 from typing import Final, NoReturn
 
 ENDING: Final = (signal.SIGTERM, signal.SIGINT)
@@ -15,6 +16,12 @@ ENDING: Final = (signal.SIGTERM, signal.SIGINT)
 
 class TerminatedError(BaseException):
     """SIGTERM or SIGINT while the daemon was still starting."""
+
+
+def _say_unless_expected(unraisable: sys.UnraisableHookArgs) -> None:
+    """An exception that is lost is printed with its traceback; of this one ``wanted`` knows."""
+    if not isinstance(unraisable.exc_value, TerminatedError):
+        sys.__unraisablehook__(unraisable)
 
 
 class EarlyEnd:
@@ -27,6 +34,8 @@ class EarlyEnd:
         """From now on these signals raise TerminatedError, the first of them."""
         for number in ENDING:
             signal.signal(number, self._terminate)
+
+        sys.unraisablehook = _say_unless_expected
 
     def _terminate(self, number: int, frame: object) -> NoReturn:
         for each in ENDING:

@@ -172,7 +172,7 @@ STAGES: tuple[Callable[[Alone], bool], ...] = (
 
 def test_a_signal_at_any_moment_of_the_start_ends_it_in_order(idle: Alone) -> None:
     moments = random.Random(20)
-    for number in range(20):
+    for number in range(12):
         idle.server.log.unlink(missing_ok=True)
         daemon = idle.server.start()
         assert daemon.process is not None

@@ -74,7 +74,13 @@ def test_a_daemon_that_is_still_being_imported_ends(number: str) -> None:
 
 @pytest.mark.parametrize("number", ["SIGTERM", "SIGINT"])
 def test_a_signal_whose_exception_is_lost_is_remembered(number: str) -> None:
-    assert run(WHERE_AN_EXCEPTION_IS_LOST, number).stdout == "True True\n"
+    done = run(WHERE_AN_EXCEPTION_IS_LOST, number)
+    assert (done.stdout, done.stderr) == ("True True\n", ""), "nobody is to take it for a fault"
+
+
+def test_another_exception_that_is_lost_is_printed() -> None:
+    script = WHERE_AN_EXCEPTION_IS_LOST.replace("os.kill(os.getpid(), signal.{number})", "1 / 0")
+    assert "ZeroDivisionError" in run(script, "SIGTERM").stderr
 
 
 @pytest.mark.parametrize("number", ["SIGTERM", "SIGINT"])

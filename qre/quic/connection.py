@@ -308,7 +308,7 @@ class HandshakeConnection(QuicConnection):
             and not self._probe_pending
             and not self._ping_pending
             and not self._retire_connection_ids
-            and all(sender.buffer_is_empty and not sender.reset_pending for sender in senders)
+            and not any(len(sender._pending) or sender._pending_eof or sender.reset_pending for sender in senders)
         )
 
     def _data_in_flight(self) -> bool:

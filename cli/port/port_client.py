@@ -28,9 +28,10 @@ from qre.device.control_client import daemon_runs
 from qre.ends import Role
 from qre.errors import UserError
 from qre.kernel.underlay_sockets import client_socket
-from qre.quic.client.client_handshake import ClientHandshake, Negotiated
+from qre.quic.client.client_handshake import ClientHandshake
 from qre.quic.client.trust import TrustStore
 from qre.quic.handed_over import HandedOver
+from qre.quic.handshake_events import Negotiated
 from qre.visit.dest import resolve
 from qre.visit.exchange import shake_hands
 from qre.visit.visitor_files import load_fingerprint, load_trust

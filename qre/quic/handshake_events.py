@@ -84,3 +84,12 @@ ClientEvent = (
     | HandshakeFailed
     | Closed
 )
+
+
+@dataclass(frozen=True)
+class Negotiated:
+    """The negotiated parameters; ``round_trip`` is the shortest so far, in seconds."""
+
+    cipher: str
+    group: str
+    round_trip: float

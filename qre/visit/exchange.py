@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import sys
 import time
 from collections import deque
+from random import SystemRandom
 from typing import Final
 
 from qre.causes import Cause, of_network
@@ -29,7 +29,6 @@ from qre.quic.handshake_events import (
 
 _BATCH: Final = 32
 _LONGEST: Final = 65_535
-_UDP_SEGMENT: Final = 103
 #: From the first datagram to the hand-over at the latest (seconds); every step has a shorter limit of its own.
 _LONGEST_HANDSHAKE: Final = 40.0
 
@@ -107,6 +106,8 @@ class Exchange:
         self._wake = asyncio.Event()
         self._unreachable: OSError | None = None
         self._reading = False
+        self._random = SystemRandom()
+        self._sent_at = 0.0  # of time.perf_counter
         #: The address of ours that the last datagram was sent to.
         self.local: str | None = None
         made.setblocking(False)
@@ -163,29 +164,27 @@ class Exchange:
                 continue
             self.local = local_of(ancillary) or self.local
             self._handshake.datagram_received(data, (source[0], source[1]), time.monotonic(), ecn_of(ancillary))
-            self._collect()
-        self._send()
+            self._send()  # a browser answers each by itself
+        self._wake.set()  # the timer may be an earlier one now
 
     def _send(self) -> None:
-        datagrams = self._handshake.datagrams_to_send(time.monotonic())
-        if not self._send_together(datagrams):
-            for data in datagrams:
-                self._send_one(data)
+        """One by one, as far apart as a browser's: one call for several (UDP GSO) leaves no time between them, and
+        gives them one IP identification."""
+        for number, data in enumerate(self._handshake.datagrams_to_send(time.monotonic())):
+            if number:
+                self._pause()
+            self._send_one(data)
         self._collect()
 
-    def _send_together(self, datagrams: list[bytes]) -> bool:
-        """Datagrams of one size in one call (UDP GSO, as a browser does): nothing may come between the two halves of
-        a hello, or a server that waits a millisecond for the second treats us as a stranger. False: not sent."""
-        if len(datagrams) < 2 or len({len(data) for data in datagrams}) > 1:
-            return False
-        segment = [(socket.IPPROTO_UDP, _UDP_SEGMENT, len(datagrams[0]).to_bytes(2, sys.byteorder))]
-        try:
-            self._socket.sendmsg([b"".join(datagrams)], segment, 0, self._peer)
-        except OSError:  # a kernel or a device without it, or an MTU below; one by one shows what it is
-            return False
-        return True
+    def _pause(self) -> None:
+        """Too short for a sleep: a kernel's timers are later than that."""
+        least, most = self._handshake.datagram_gap_us
+        until = self._sent_at + self._random.uniform(least, most) / 1e6
+        while time.perf_counter() < until:
+            pass
 
     def _send_one(self, data: bytes) -> None:
+        self._sent_at = time.perf_counter()
         try:
             self._socket.sendto(data, self._peer)
         except (BlockingIOError, ConnectionError):

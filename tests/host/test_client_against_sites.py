@@ -130,7 +130,7 @@ def assert_first_flights(capture: Path) -> None:
         assert (first[3], first[4]) == ("8", "0")
         offsets = [[int(offset) for offset in row[5].split(",")] for row in (first, second)]
         assert 0 in offsets[0]
-        assert 55 <= min(offsets[1]) <= 84
+        assert 55 <= min(offsets[1]) <= 86
         assert max(offsets[0]) > max(offsets[1])
 
 

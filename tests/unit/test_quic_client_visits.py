@@ -29,9 +29,10 @@ from tests.support.stock_site import NAME, UNIX_TIME, StockSite, client, issue, 
 def test_a_site_that_does_not_know_us_is_visited_and_left() -> None:
     site = StockSite()
     assert meet(client(), site) == [NotRecognised(), Closed()]
-    (request,) = site.requests
+    request, *more = site.requests
     headers = dict(request)
     assert (headers[b":method"], headers[b":path"], headers[b":authority"]) == (b"GET", b"/", NAME.encode())
+    assert [dict(icon)[b":path"] for icon in more] in ([], [b"/favicon.ico"]), "unless the tab was closed before"
     assert b"Chrome/" in headers[b"user-agent"]
     assert site.connection is not None
     assert site.connection._close_event is not None

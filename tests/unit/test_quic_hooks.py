@@ -14,9 +14,8 @@ from aioquic.quic.configuration import QuicConfiguration
 
 from qre.quic.client.client_connection import ClientConnection
 from qre.quic.client.client_tls import ClientTlsContext
-from qre.quic.client.first_flight import BrowserPacketBuilder
+from qre.quic.client.first_flight import BrowserPacketBuilder, BrowserRecovery
 from qre.quic.client.http3 import BrowserHttp3
-from qre.quic.client.timeouts import BrowserRecovery
 from qre.quic.connection import HandshakeConnection
 from qre.quic.packet_builder import LateSealingBuilder, SitePacketBuilder
 from qre.quic.server.connect_ip import SiteHttp3
@@ -34,6 +33,7 @@ OVERRIDDEN = {
     quic.QuicConnection._replenish_connection_ids: ["self"],
     quic.QuicConnection._push_crypto_data: ["self"],
     quic.QuicConnection._send_probe: ["self"],
+    quic.QuicConnection._write_stream_frame: ["self", "builder", "space", "stream", "max_offset"],
     quic.QuicConnection._write_handshake: ["self", "builder", "epoch", "now"],
     quic.QuicConnection._write_application: ["self", "builder", "network_path", "now"],
     quic.QuicConnection._write_ack_frame: ["self", "builder", "space", "now"],

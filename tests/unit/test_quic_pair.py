@@ -127,14 +127,3 @@ def test_the_client_keeps_the_handshake_cid_and_a_spin_bit_of_zero() -> None:
         assert not datagram[0] & 0x20
         if by_client:
             assert datagram.startswith(pair.server.handshake_cid, 1)
-
-
-def test_after_the_browsers_flight_come_the_browsers_sizes() -> None:
-    """Initial and Handshake ACKs fill a datagram; Finished goes with SETTINGS in the next one."""
-    pair = Pair().run()
-    lengths = [len(datagram) for by_client, datagram in pair.sent if by_client]
-    assert lengths[:3] == [1250, 1250, 1250]
-    assert 120 < lengths[3] < 200
-    kinds = [[packet.kind for packet in packets(datagram, 20)] for by_client, datagram in pair.sent if by_client]
-    assert kinds[2] == [PacketType.INITIAL, PacketType.HANDSHAKE]
-    assert kinds[3] == [PacketType.HANDSHAKE, PacketType.ONE_RTT]

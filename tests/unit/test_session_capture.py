@@ -72,11 +72,11 @@ def test_a_valid_client_completes_the_handshake(files: Path, capsys: pytest.Capt
 
 def test_with_the_keys_there_is_a_connect_to_be_read(files: Path) -> None:
     assert capture(VALID, "key-log=true") == 0
-    rows = fields_of("made.pcap", "ip.src", "http3.frame_payload", only="http3.frame_type == 1", keys=True)
+    names = ("ip.src", "http3.frame_type", "http3.frame_payload")
     headers = {}
-    for source, payloads in rows:
-        decoder = pylsqpack.Decoder(0, 0)
-        headers[source] = dict(decoder.feed_header(0, bytes.fromhex(payloads.split(",")[0]))[1])
+    for source, kinds, payloads in fields_of("made.pcap", *names, only="http3.frame_type == 1", keys=True):
+        payload = payloads.split(",")[[int(kind, 0) for kind in kinds.split(",")].index(1)]
+        headers[source] = dict(pylsqpack.Decoder(0, 0).feed_header(0, bytes.fromhex(payload))[1])
     request, response = headers["198.51.100.7"], headers["203.0.113.5"]
     assert request[b":method"] == b"CONNECT" and request[b":protocol"] == b"connect-ip"
     assert request[b":authority"] == b"site.example"

@@ -9,12 +9,14 @@ performs these rows and nothing else::
     -------------   --------------------------   --------   -------------------------------------------
     GREETING        the proof is valid           PROVEN     new deadline, report proven
     PROVEN          a tunnel is possible         ASKING     request the tunnel
-    ASKING          the tunnel is granted        GRANTED    report granted
+    ASKING          the tunnel is granted        GRANTED    report granted, plan the icon
+    GRANTED         the icon is due              GRANTED    request the icon
     GRANTED         nothing is outstanding       READY      no deadline, report ready
     READY           the session is handed over   OVER       stop sending
     GREETING        the proof is missing         VISITING   new deadline, report not recognised
     VISITING        the page can be requested    VISITING   request the page
-    VISITING        the page has arrived         LEAVING    no deadline, linger
+    VISITING        the page has arrived         LEAVING    no deadline, linger, plan the icon
+    LEAVING         the icon is due              LEAVING    request the icon
     LEAVING         the pause is over            CLOSING    report the site, close
     VISITING        the deadline has passed      CLOSING    report the site, close
     GREETING        the deadline has passed      CLOSING    report no answer, close
@@ -34,12 +36,14 @@ performs these rows and nothing else::
 
 GREETING lasts until TLS is complete. Then either the server has proved itself, or its certificate chain is valid for
 ServerName (a probe accepts any chain): it is the site, and is visited as a browser would, «/» and a pause. Any other
-certificate has made TLS fail, which *report the end* explains. Requests wait until the handshake is confirmed.
+certificate has made TLS fail, which *report the end* explains. A request follows
+Finished by a moment, as a browser's.
 
 *Nothing is outstanding*: the server's last frame has arrived and is acknowledged, and so is everything that was sent.
 The last frame is NEW_CONNECTION_ID with the routed connection ID, or a PING when the server's handshake CID is the
 routed one. Every state except READY and LEAVING has a deadline; a site that does not answer is left when it has
-passed. CLOSING: a CLOSE is to be sent, which the stack makes itself after *the stack must close*. From OVER on,
+passed. A browser requests the icon of a page a moment after it; who is ready by then has no time for it, and a probe
+leaves it. CLOSING: a CLOSE is to be sent, which the stack makes itself after *the stack must close*. From OVER on,
 nothing is sent.
 """
 
@@ -74,6 +78,7 @@ class AttemptEvent(enum.Enum):
     NO_PROOF = "the proof is missing"
     PAGE_POSSIBLE = "the page can be requested"
     PAGE_HERE = "the page has arrived"
+    ICON_DUE = "the icon is due"
     LINGERED = "the pause is over"
     DEADLINE = "the deadline has passed"
     ENDED_BY_PEER = "the peer closed"
@@ -92,6 +97,8 @@ class AttemptEffect(enum.Enum):
     LINGER = "linger"
     ASK_TUNNEL = "request the tunnel"
     ASK_PAGE = "request the page"
+    PLAN_ICON = "plan the icon"
+    ASK_ICON = "request the icon"
     TELL_PROVEN = "report proven"
     TELL_NOT_RECOGNISED = "report not recognised"
     TELL_GRANTED = "report granted"
@@ -132,12 +139,14 @@ def _rows(
 ATTEMPT_RULES: Final[dict[tuple[AttemptState, AttemptEvent], AttemptRule]] = (
     _rows((_S.GREETING,), _E.PROOF, _S.PROVEN, _DO.NEW_DEADLINE, _DO.TELL_PROVEN)
     | _rows((_S.PROVEN,), _E.TUNNEL_POSSIBLE, _S.ASKING, _DO.ASK_TUNNEL)
-    | _rows((_S.ASKING,), _E.GRANT, _S.GRANTED, _DO.TELL_GRANTED)
+    | _rows((_S.ASKING,), _E.GRANT, _S.GRANTED, _DO.TELL_GRANTED, _DO.PLAN_ICON)
+    | _rows((_S.GRANTED,), _E.ICON_DUE, _S.GRANTED, _DO.ASK_ICON)
     | _rows((_S.GRANTED,), _E.ALL_DONE, _S.READY, _DO.NO_DEADLINE, _DO.TELL_READY)
     | _rows((_S.READY,), _E.HAND_OVER, _S.OVER, _DO.SILENCE)
     | _rows((_S.GREETING,), _E.NO_PROOF, _S.VISITING, _DO.NEW_DEADLINE, _DO.TELL_NOT_RECOGNISED)
     | _rows((_S.VISITING,), _E.PAGE_POSSIBLE, _S.VISITING, _DO.ASK_PAGE)
-    | _rows((_S.VISITING,), _E.PAGE_HERE, _S.LEAVING, _DO.NO_DEADLINE, _DO.LINGER)
+    | _rows((_S.VISITING,), _E.PAGE_HERE, _S.LEAVING, _DO.NO_DEADLINE, _DO.LINGER, _DO.PLAN_ICON)
+    | _rows((_S.LEAVING,), _E.ICON_DUE, _S.LEAVING, _DO.ASK_ICON)
     | _rows((_S.LEAVING,), _E.LINGERED, _S.CLOSING, _DO.TELL_SITE, _DO.CLOSE)
     | _rows((_S.VISITING,), _E.DEADLINE, _S.CLOSING, _DO.TELL_SITE, _DO.CLOSE)
     | _rows((_S.GREETING,), _E.DEADLINE, _S.CLOSING, _DO.TELL_NO_ANSWER, _DO.CLOSE)

@@ -18,22 +18,28 @@ from aioquic.quic.connection import QuicNetworkPath, QuicReceiveContext
 from aioquic.quic.packet import (
     CONNECTION_ID_MAX_SIZE,
     STATELESS_RESET_TOKEN_SIZE,
-    QuicErrorCode,
     QuicFrameType,
     QuicPacketType,
+    QuicTransportParameters,
 )
 from aioquic.quic.packet_builder import QuicPacketBuilder, QuicSentPacket
+from aioquic.quic.recovery import QuicPacketSpace
+from aioquic.quic.stream import QuicStream
 
+from qre.addresses import Interface
 from qre.quic import bounds
+from qre.quic.browser_frames import has_data, has_frames, write_parting, write_stream
+from qre.quic.client.acknowledgements import Acknowledging
 from qre.quic.client.client_tls import ClientTlsContext, Peer
 from qre.quic.client.fingerprint import Fingerprint
-from qre.quic.client.first_flight import BrowserPacketBuilder, HelloFlight
+from qre.quic.client.first_flight import BrowserPacketBuilder, BrowserRecovery, HelloFlight
 from qre.quic.client.hello import OfferedHello
-from qre.quic.client.timeouts import BrowserRecovery
 from qre.quic.client.trust import TrustStore
 from qre.quic.connection import HandshakeConnection
+from qre.quic.handed_over import HandedOver, session_id
 from qre.wire.close_reason import BROWSER_CLOSE_PADDING
 from qre.wire.packet import SHORTEST_DEST_CID
+from qre.wire.protection import derive
 
 QUIC_VERSION_1: Final = 1
 #: Datagrams that cannot be opened yet are kept and tried again, as in browsers: at most this many.
@@ -42,15 +48,10 @@ MAX_EARLY_DATAGRAMS: Final = 10
 ACTIVE_CONNECTION_ID_LIMIT: Final = 2
 #: One-byte packet numbers while at most this many are not acknowledged (RFC 9000 §17.1 allows twice as many).
 _ONE_BYTE_WINDOW: Final = 64
-#: Our max_ack_delay is the default (RFC 9000 §18.2).
-_ACK_DELAY: Final = 0.025
-_ACK_EVERY: Final = 2
+#: RFC 9000 §18.2, default of max_udp_payload_size.
+_LARGEST_UDP_PAYLOAD: Final = 65_527
 #: RFC 9000 §2.1: the client's first bidirectional stream.
 _FIRST_REQUEST: Final = 0
-#: Room for a CLOSE frame, its reason phrase excepted.
-_PARTING_CAPACITY: Final = 5
-#: A variable-length integer of two bytes (RFC 9000 §16).
-_TWO_BYTES: Final = 0x4000
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,6 @@ class ClientConnection(HandshakeConnection):
         self._local_active_connection_id_limit = ACTIVE_CONNECTION_ID_LIMIT
         self._first_packet_number = fingerprint.first_packet_number
         self._packet_number = self._first_packet_number
-        self._ack_delay = _ACK_DELAY
         self._crypto_retransmitted = True  # stock would answer a reordered flight with its whole hello again
         self._hello = hello
         self._fingerprint = fingerprint
@@ -124,14 +124,15 @@ class ClientConnection(HandshakeConnection):
         #: When a packet of the peer's was last read; None: never.
         self.heard_at: float | None = None
         self._early: list[tuple[bytes, Any]] = []
-        self._unacknowledged = 0  # ack-eliciting 1-RTT packets since the last ACK frame
+        self._acknowledging = Acknowledging(fingerprint.acknowledgements)
+        self._ecn = 0  # of the datagram that is being read
         #: The routed CID of NEW_CONNECTION_ID, if one came from a proven server.
         self.routed: RoutedCid | None = None
         #: PINGs of a proven server in 1-RTT packets: it sends them only as the last frame of a hand-over.
         self.pings = 0
         #: 1-RTT packets that have to be acknowledged, received so far.
         self.eliciting_packets = 0
-        self._finished_in_datagram = False
+        self._initials_acknowledged = False  # in this flight
 
     @property
     def context(self) -> ClientTlsContext | None:
@@ -199,7 +200,7 @@ class ClientConnection(HandshakeConnection):
     def datagrams_to_send(self, now: float) -> list[tuple[bytes, Any]]:
         """As its base; a timeout's packets are sent once."""
         sent = super().datagrams_to_send(now)
-        self._timed_out = False
+        self._timed_out = self._initials_acknowledged = False
         return sent
 
     # --- what goes out ---
@@ -225,20 +226,12 @@ class ClientConnection(HandshakeConnection):
     ) -> None:
         """In 1-RTT with PADDING up to the length of a browser's, which has a reason phrase."""
         if self.parting and epoch is not tls.Epoch.ONE_RTT:
-            self._write_parting(builder)
+            write_parting(builder, self.parting)
             return
         super()._write_connection_close_frame(builder, epoch, error_code, frame_type, reason_phrase)
         if epoch is tls.Epoch.ONE_RTT:
             buf = builder.start_frame(QuicFrameType.PADDING, capacity=BROWSER_CLOSE_PADDING)
             buf.push_bytes(bytes(BROWSER_CLOSE_PADDING - 1))
-
-    def _write_parting(self, builder: QuicPacketBuilder) -> None:
-        """The browser takes two bytes for the phrase's length, however short."""
-        buf = builder.start_frame(QuicFrameType.TRANSPORT_CLOSE, capacity=_PARTING_CAPACITY + len(self.parting))
-        buf.push_uint_var(QuicErrorCode.NO_ERROR)
-        buf.push_uint_var(0)  # the frame at fault: none
-        buf.push_uint16(_TWO_BYTES | len(self.parting))
-        buf.push_bytes(self.parting)
 
     def _number_length(self, packet: QuicSentPacket) -> int:
         """The browser's choice: one byte for the very first and after timeouts, two until something is acknowledged,
@@ -251,7 +244,8 @@ class ClientConnection(HandshakeConnection):
         return 1 if behind <= _ONE_BYTE_WINDOW else 2
 
     def _write_handshake(self, builder: QuicPacketBuilder, epoch: tls.Epoch, now: float) -> None:
-        """Initials carry the hello in pieces; a Handshake ACK ends its datagram, the rest goes in the next one."""
+        """Initials carry the hello in pieces. The first acknowledgement of the Handshake packets follows that of the
+        Initials in a datagram of its own; later ones go with Finished."""
         assert isinstance(builder, BrowserPacketBuilder)
         crypto = self._cryptos[epoch]
         if not crypto.send.is_valid():
@@ -260,47 +254,63 @@ class ClientConnection(HandshakeConnection):
             self._write_initials(builder, now)
             return
         space = self._spaces[epoch]
-        if space.ack_at is not None:
+        says = not self._crypto_streams[epoch].sender.buffer_is_empty or self._probe_pending
+        if not says and space.ack_at is not None and space.ack_at > now and not self._initials_acknowledged:
+            return
+        if self._initials_acknowledged and space.ack_at is not None:
             builder.start_packet(QuicPacketType.HANDSHAKE, crypto)
             self._write_ack_frame(builder, space, now)
             builder.end_datagram()
-        self._finished_in_datagram = not self._crypto_streams[epoch].sender.buffer_is_empty
         super()._write_handshake(builder, epoch, now)
 
     def _write_application(self, builder: QuicPacketBuilder, network_path: QuicNetworkPath, now: float) -> None:
-        """A browser's 1-RTT packet behind its Finished acknowledges nothing yet."""
+        """What is said takes along the ACK that waits."""
         space = self._spaces[tls.Epoch.ONE_RTT]
-        ack_at = space.ack_at
-        if self._finished_in_datagram:
-            space.ack_at = None
+        if space.ack_at is not None and any(map(has_data, self._streams_queue)):
+            space.ack_at = now
         super()._write_application(builder, network_path, now)
-        if self._finished_in_datagram:
-            space.ack_at = ack_at
-            self._finished_in_datagram = False
 
     def _write_initials(self, builder: BrowserPacketBuilder, now: float) -> None:
         space = self._spaces[tls.Epoch.INITIAL]
-        while space.ack_at is not None or self._flight.pending or self._initial_probe_pending():
+        while self._initial_ack_due(now) or self._flight.pending or self._initial_probe_pending():
             builder.start_packet(QuicPacketType.INITIAL, self._cryptos[tls.Epoch.INITIAL])
             if space.ack_at is not None:
                 self._write_ack_frame(builder, space, now)
+                self._initials_acknowledged = True
             if self._flight.pending:
                 self._flight.write(builder)
                 self._probe_pending = False
-                builder.end_datagram()
             elif self._initial_probe_pending():
                 self._write_ping_frame(builder)
                 self._probe_pending = False
+            builder.end_datagram()
+
+    def _initial_ack_due(self, now: float) -> bool:
+        ack_at = self._spaces[tls.Epoch.INITIAL].ack_at
+        return ack_at is not None and ack_at <= now
 
     def _initial_probe_pending(self) -> bool:
         return self._probe_pending and not self._cryptos[tls.Epoch.HANDSHAKE].send.is_valid()
 
     def _write_ack_frame(self, builder: QuicPacketBuilder, space: Any, now: float) -> None:
-        super()._write_ack_frame(builder, space, now)
-        if space.is_application_data:
-            self._unacknowledged = 0
+        self._acknowledging.write(builder, space, now, self._on_ack_delivery)
+        self._acknowledging.sent(next(epoch for epoch, each in self._spaces.items() if each is space))
+
+    def _write_stream_frame(
+        self, builder: QuicPacketBuilder, space: QuicPacketSpace, stream: QuicStream, max_offset: int
+    ) -> int:
+        """As a browser encodes it."""
+        last = not builder._datagram_needs_padding and all(
+            other is stream or not has_frames(other) for other in self._streams_queue
+        )
+        return write_stream(builder, stream, max_offset, last=last)
 
     # --- what comes in ---
+
+    def receive_marked(self, data: bytes, addr: Any, now: float, ecn: int) -> None:
+        """``receive_datagram`` of one that came with this ECN codepoint."""
+        self._ecn = ecn
+        self.receive_datagram(data, addr, now)
 
     def receive_datagram(self, data: bytes, addr: Any, now: float) -> None:
         """Keep packets that arrive before their keys; stock drops them."""
@@ -314,6 +324,8 @@ class ClientConnection(HandshakeConnection):
                 super().receive_datagram(datagram, source, now)
         if all(keys):
             self._early.clear()
+        for space in self._spaces.values():
+            self._acknowledging.gaps(space, now)
 
     def _keys(self) -> tuple[bool, bool]:
         """Whether Handshake and 1-RTT packets can be opened."""
@@ -327,14 +339,16 @@ class ClientConnection(HandshakeConnection):
     def _payload_received(
         self, context: QuicReceiveContext, plain: bytes, crypto_frame_required: bool = False
     ) -> tuple[bool, bool]:
-        """Acknowledge every other 1-RTT packet at once, and the last frame of a hand-over."""
+        """Acknowledge as a browser does."""
         self.heard_at = context.time
         result = super()._payload_received(context, plain, crypto_frame_required)
-        if context.epoch is tls.Epoch.ONE_RTT and result[0]:
-            self.eliciting_packets += 1
-            self._unacknowledged += 1
-            if self._unacknowledged >= _ACK_EVERY or self.pings or self.routed is not None:
-                self._spaces[context.epoch].ack_at = context.time
+        application = context.epoch is tls.Epoch.ONE_RTT
+        if application:
+            self._acknowledging.marked(self._ecn)
+        if result[0]:
+            self.eliciting_packets += application
+            space = self._spaces[context.epoch]
+            self._acknowledging.wants(context.epoch, space, self.round_trip, context.time)
         return result
 
     def _handle_ping_frame(self, context: QuicReceiveContext, frame_type: int, buf: Buffer) -> None:
@@ -399,6 +413,35 @@ class ClientConnection(HandshakeConnection):
     def acknowledgement_pending(self) -> bool:
         """Whether an ACK for a 1-RTT packet is to be sent."""
         return self._spaces[tls.Epoch.ONE_RTT].ack_at is not None
+
+    def hand_over(
+        self,
+        routed: RoutedCid,
+        peer: QuicTransportParameters,
+        addresses: tuple[Interface, ...],
+        short_id: bytes,
+    ) -> HandedOver:
+        """What the data plane needs of this connection, whose server has these parameters."""
+        secrets = self.application_secrets()
+        return HandedOver(
+            session_id=session_id(secrets.client),
+            routed_cid=routed.cid,
+            client_cid=b"",
+            tx_secret=secrets.client,
+            rx_secret=secrets.server,
+            tx_hp_key=derive(secrets.client).hp,
+            rx_hp_key=derive(secrets.server).hp,
+            key_epoch=0,
+            peer_idle_ms=peer.max_idle_timeout or 0,
+            peer_ack_delay_exponent=3 if peer.ack_delay_exponent is None else peer.ack_delay_exponent,
+            peer_max_ack_delay_ms=25 if peer.max_ack_delay is None else peer.max_ack_delay,
+            peer_max_udp_payload=peer.max_udp_payload_size or _LARGEST_UDP_PAYLOAD,
+            reset_token=routed.reset_token,
+            addresses=addresses,
+            short_id=short_id,
+            retire_sequence=routed.retire_sequence,
+            next_packet_number=self.next_packet_number,
+        )
 
     def handshake_cid(self) -> RoutedCid:
         """The server's own CID of the handshake, as a routed CID."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from random import Random
 from typing import Final, TextIO
 
@@ -28,7 +27,7 @@ from qre.quic.client.http3 import HttpClient, Visit
 from qre.quic.client.site_profile import SiteObserver, group_name
 from qre.quic.client.trust import TrustStore
 from qre.quic.connection import Ending
-from qre.quic.handed_over import HandedOver, session_id
+from qre.quic.handed_over import HandedOver
 from qre.quic.handshake_events import (
     ClientEvent,
     ClockOff,
@@ -37,13 +36,13 @@ from qre.quic.handshake_events import (
     HandOverReady,
     HandshakeFailed,
     ManInTheMiddle,
+    Negotiated,
     NotRecognised,
     Proven,
     SiteAnswered,
 )
 from qre.wire.number import PACKET_NUMBER_BASE
 from qre.wire.packet import SHORTEST_DEST_CID
-from qre.wire.protection import derive
 
 Address = tuple[str, int]
 
@@ -55,9 +54,6 @@ _LINGER: Final = (0.15, 0.6)
 _NUMBER_RESERVE: Final = 256
 #: A site's clock and ours differ when they are so far apart (seconds): the answer may have taken some.
 _CLOCKS_DIFFER: Final = 45
-_DEFAULT_ACK_DELAY_EXPONENT: Final = 3
-_DEFAULT_MAX_ACK_DELAY_MS: Final = 25
-_DEFAULT_MAX_UDP_PAYLOAD: Final = 65_527
 
 #: What is looked for after every step, each in the states that have a row for it.
 _LOOKED_FOR: Final = (
@@ -65,6 +61,7 @@ _LOOKED_FOR: Final = (
     AttemptEvent.ALL_DONE,
     AttemptEvent.PAGE_POSSIBLE,
     AttemptEvent.PAGE_HERE,
+    AttemptEvent.ICON_DUE,
 )
 _WORDS: Final[dict[AttemptEffect, ClientEvent]] = {
     AttemptEffect.TELL_PROVEN: Proven(),
@@ -76,15 +73,6 @@ _WORDS: Final[dict[AttemptEffect, ClientEvent]] = {
     ),
     AttemptEffect.TELL_CLOSED: Closed(),
 }
-
-
-@dataclass(frozen=True)
-class Negotiated:
-    """The negotiated parameters; ``round_trip`` is the shortest so far, in seconds."""
-
-    cipher: str
-    group: str
-    round_trip: float
 
 
 class ClientHandshake:
@@ -126,6 +114,8 @@ class ClientHandshake:
         self._patience = self._silence  # before anything is heard
         self._phrase = fingerprint.patience.left  # of the CLOSE
         self._leave_at: float | None = None
+        self._asks_at: float | None = None  # the first request, from when on it may be made
+        self._icon_at: float | None = None  # a page's icon, which is requested once
         self._observer = SiteObserver(now)
         self._connection = ClientConnection(
             hello=make_hello(
@@ -160,7 +150,7 @@ class ClientHandshake:
         """Process any bytes, and their ECN mark; datagrams from another address are ignored (RFC 9000 §9)."""
         if self._silent or peer != self._peer:
             return
-        self._guarded(lambda: self._connection.receive_datagram(data, peer, now), now)
+        self._guarded(lambda: self._connection.receive_marked(data, peer, now, ecn), now)
         self._observer.received(data, self._connection, now, ecn)
 
     def datagrams_to_send(self, now: float) -> list[bytes]:
@@ -183,11 +173,17 @@ class ClientHandshake:
             self._happens(AttemptEvent.SENT)
         return sent
 
+    @property
+    def datagram_gap_us(self) -> tuple[int, int]:
+        """The least and the most time between two datagrams that are sent together."""
+        return self._fingerprint.datagram_gap_us
+
     def timer(self) -> float | None:
         """When to call ``handle_timer``."""
         if self._state is AttemptState.OVER:
             return None
-        times = (self._connection.get_timer(), self._deadline, self._leave_at, self._silent_at())
+        planned = (self._deadline, self._leave_at, self._silent_at(), self._asks_at, self._icon_at)
+        times = (self._connection.get_timer(), *planned)
         return min((time for time in times if time is not None), default=None)
 
     def handle_timer(self, now: float) -> None:
@@ -224,26 +220,7 @@ class ClientHandshake:
         peer = self._connection.peer_parameters
         if self._state is not AttemptState.READY or routed is None or peer is None:
             raise InternalError("handshake", "it is not ready to be handed over")
-        secrets = self._connection.application_secrets()
-        handed_over = HandedOver(
-            session_id=session_id(secrets.client),
-            routed_cid=routed.cid,
-            client_cid=b"",
-            tx_secret=secrets.client,
-            rx_secret=secrets.server,
-            tx_hp_key=derive(secrets.client).hp,
-            rx_hp_key=derive(secrets.server).hp,
-            key_epoch=0,
-            peer_idle_ms=peer.max_idle_timeout or 0,
-            peer_ack_delay_exponent=_default(peer.ack_delay_exponent, _DEFAULT_ACK_DELAY_EXPONENT),
-            peer_max_ack_delay_ms=_default(peer.max_ack_delay, _DEFAULT_MAX_ACK_DELAY_MS),
-            peer_max_udp_payload=_default(peer.max_udp_payload_size, _DEFAULT_MAX_UDP_PAYLOAD),
-            reset_token=routed.reset_token,
-            addresses=self._granted,
-            short_id=self._short_id,
-            retire_sequence=routed.retire_sequence,
-            next_packet_number=self._connection.next_packet_number,
-        )
+        handed_over = self._connection.hand_over(routed, peer, self._granted, self._short_id)
         self._happens(AttemptEvent.HAND_OVER)
         return handed_over
 
@@ -300,11 +277,13 @@ class ClientHandshake:
         if self._http is not None:
             granted = self._http.handle_event(event)
             if granted is not None:
-                self._tunnel_granted(granted)
+                self._tunnel_granted(granted, now)
 
     def _tls_complete(self, now: float) -> None:
         context = self._connection.context
         assert context is not None and context.key_schedule is not None
+        least, most = self._fingerprint.http3.request_delay_us
+        self._asks_at = now + self._random.uniform(least, most) / 1e6
         if context.peer is not Peer.PROVEN:
             self._happens(AttemptEvent.NO_PROOF, now)
         elif context.key_schedule.cipher_suite is tls.CipherSuite.AES_128_GCM_SHA256:
@@ -312,30 +291,33 @@ class ClientHandshake:
         else:
             raise PeerError("server", "it chose a cipher suite that the data plane does not support")
 
-    def _tunnel_granted(self, granted: Granted) -> None:
+    def _tunnel_granted(self, granted: Granted, now: float) -> None:
         asked = {address.ip for address in self._addresses}
         if not granted.addresses or not asked.issuperset(address.ip for address in granted.addresses):
             asked_for = ", ".join(str(address) for address in self._addresses)
             raise PeerError.of("server", Cause.ADDRESS_REFUSED, asked_for)
         self._granted = granted.addresses
         self._pings_before_grant = self._connection.pings
-        self._happens(AttemptEvent.GRANT, told=granted)
+        self._happens(AttemptEvent.GRANT, now, told=granted)
 
     def _see_how_far(self, now: float) -> None:
-        """Requests wait until the handshake is confirmed, as a browser's do."""
+        """A browser's request follows its Finished by a moment, and waits for nothing."""
         ending = self._connection.ending
         if ending is not None:
             self._ended(ending)
             return
-        if self._http is None or not self._connection.handshake_confirmed:
+        if self._http is None or (self._asks_at is not None and now < self._asks_at):
             return
+        self._asks_at = None
         for event in _LOOKED_FOR:
-            if (self._state, event) in ATTEMPT_RULES and self._holds(event, self._http):
+            if (self._state, event) in ATTEMPT_RULES and self._holds(event, self._http, now):
                 self._happens(event, now)
                 return
 
-    def _holds(self, event: AttemptEvent, http: HttpClient) -> bool:
+    def _holds(self, event: AttemptEvent, http: HttpClient, now: float) -> bool:
         match event:
+            case AttemptEvent.ICON_DUE:
+                return self._icon_at is not None and now >= self._icon_at
             case AttemptEvent.TUNNEL_POSSIBLE:
                 return http.tunnel_possible()
             case AttemptEvent.ALL_DONE:
@@ -349,7 +331,7 @@ class ClientHandshake:
         """With an unchanged CID our packets go to the server's data plane from its last frame on, which acknowledges
         none of them. Since the server has granted the tunnel, only a lost ACK can be outstanding then."""
         routed = self._routed()
-        if routed is None or self._connection.acknowledgement_pending:
+        if routed is None or self._connection.acknowledgement_pending or not self._connection.handshake_confirmed:
             return False
         if routed.retire_sequence is not None and not self._connection.everything_acknowledged():
             return False
@@ -416,6 +398,11 @@ class ClientHandshake:
                     self._requests.open_tunnel(self._addresses)
                 case AttemptEffect.ASK_PAGE:
                     self._requests.visit()
+                case AttemptEffect.PLAN_ICON if not self._probing:
+                    self._icon_at = now + self._random.uniform(*self._fingerprint.http3.icon.delay_ms) / 1000
+                case AttemptEffect.ASK_ICON:
+                    self._icon_at = None
+                    self._requests.ask_icon()
                 case AttemptEffect.CLOSE:
                     self._close()
                 case AttemptEffect.SILENCE:
@@ -425,8 +412,8 @@ class ClientHandshake:
                 case AttemptEffect.TELL_GRANTED | AttemptEffect.TELL_END | AttemptEffect.TELL_FAILURE:
                     assert told is not None
                     self._events.append(told)
-                case AttemptEffect.TELL_NOT_RECOGNISED if self._probing:
-                    pass  # it did not want to be
+                case AttemptEffect.PLAN_ICON | AttemptEffect.TELL_NOT_RECOGNISED if self._probing:
+                    pass  # it looks at the page alone, and did not want to be recognised
                 case _:
                     self._events.append(_WORDS[effect])
 
@@ -441,7 +428,3 @@ class ClientHandshake:
             self._http.close_quietly()
         else:
             self._connection.close()
-
-
-def _default(value: int | None, default: int) -> int:
-    return default if value is None else value

@@ -67,12 +67,34 @@ class PatienceShape(_Data, frozen=True, kw_only=True):
     left: str
 
 
+class AckShape(_Data, frozen=True, kw_only=True):
+    """When packets are acknowledged: the ``every``-th that asks for it at once, else after the delay."""
+
+    handshake_delay_ms: int  # of Initial and Handshake packets
+    delay_ms: int  # of 1-RTT packets
+    every: int
+    later_from: int  # 1-RTT packets, from which on ...
+    later_every: int
+    later_round_trips: float  # ... the delay is so much of a round trip, if that is less
+
+
+class IconShape(_Data, frozen=True, kw_only=True):
+    """The request of a page's icon. A header's value is a format with ``authority``."""
+
+    delay_ms: Range  # after the page
+    path: str
+    priority: str
+    headers: tuple[tuple[str, str], ...]
+
+
 class Http3Shape(_Data, frozen=True, kw_only=True):
     """SETTINGS and the headers of a navigation, pseudo-headers excepted."""
 
     settings: dict[int, int]
+    request_delay_us: Range  # from Finished to the first request
     priority: str
     headers: tuple[tuple[str, str], ...]
+    icon: IconShape
 
 
 class Fingerprint(_Data, frozen=True, kw_only=True):
@@ -82,10 +104,12 @@ class Fingerprint(_Data, frozen=True, kw_only=True):
     browser: str
     ja4: str
     datagram_length: int
+    datagram_gap_us: Range  # between two that are sent together
     destination_cid_length: int
     first_packet_number: int
     hello: HelloShape
     transport_parameters: ParametersShape
     chaos: ChaosShape
     patience: PatienceShape
+    acknowledgements: AckShape
     http3: Http3Shape

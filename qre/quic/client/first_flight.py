@@ -5,6 +5,9 @@ goes in two packets of their own ("chaos protection"): the first has its beginni
 middle, so no datagram alone holds the whole. In each, the ranges are split at random, PINGs and PADDING are put
 between, and all of it is shuffled. Each timeout repeats one of the two, in turn, shuffled anew. Packet numbers are
 one byte long wherever the browser's are.
+
+Stock takes everything that is outstanding for lost when a probe timeout ends (RFC 9002 §6.2), and sends all of it
+again at once. A browser repeats one packet. Hook of aioquic: ``QuicPacketRecovery.reschedule_data``.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from aioquic.quic.packet_builder import (
     QuicSentPacket,
 )
 from aioquic.quic.rangeset import RangeSet
+from aioquic.quic.recovery import QuicPacketRecovery
 
 from qre.quic.client.fingerprint import ChaosShape
 from qre.quic.packet_builder import LateSealingBuilder, UnsealedPacket
@@ -104,6 +108,21 @@ class HelloFlight:
             for whole, pending in zip(self._packets, self._pending, strict=True):
                 if any(lost.start in part for part in whole) and lost not in pending:
                     pending.append(lost)
+
+
+class BrowserRecovery(QuicPacketRecovery):
+    """``repeat_hello`` is called at every probe timeout: whether it has queued a part of the hello."""
+
+    def __init__(self, *, repeat_hello: Callable[[], bool], **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self._repeat_hello = repeat_hello
+
+    def reschedule_data(self, *, now: float, speed_up_handshake: bool = False) -> None:
+        """One part of the hello, and nothing is taken for lost; as stock once the hello has arrived."""
+        if self._repeat_hello():
+            self._send_probe()
+            return
+        super().reschedule_data(now=now, speed_up_handshake=speed_up_handshake)
 
 
 def _take(ranges: list[range], capacity: int) -> list[range]:

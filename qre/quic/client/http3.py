@@ -62,6 +62,8 @@ MAX_PAGE: Final = 4 << 20
 _LONGEST_DATE: Final = 40
 _PRIORITY_UPDATE: Final = 0xF0700  # RFC 9218 §7.2
 _OK: Final = 200
+#: The first of the reserved types: one byte.
+_SHORTEST_RESERVED: Final = 0x21
 
 
 class Reserved:
@@ -77,6 +79,15 @@ class Reserved:
     def value(self) -> int:
         """32 random bits, for a reserved setting."""
         return self._random.getrandbits(32)
+
+    def frame(self, length: int) -> bytes:
+        """A reserved frame of so many bytes; empty when it is too short for one."""
+        head = encode_varint(_SHORTEST_RESERVED)
+        for payload in (length - 2, length - 3):
+            made = head + encode_varint(max(payload, 0)) + bytes(max(payload, 0))
+            if len(made) == length:
+                return made
+        return b""
 
     def payload(self) -> bytes:
         """0 to 3 random bytes, for a reserved frame."""
@@ -109,11 +120,20 @@ class BrowserHttp3(BoundedHttp3):
     def _local_decoder_stream_id(self, value: int | None) -> None:
         self._decoder_stream_id = value
 
-    def prioritise(self, stream_id: int) -> None:
+    def prioritise(self, stream_id: int, priority: str) -> None:
         """PRIORITY_UPDATE for a request that is sent next."""
         assert self._local_control_stream_id is not None
-        frame = encode_varint(stream_id) + self._shape.priority.encode("ascii")
+        frame = encode_varint(stream_id) + priority.encode("ascii")
         self._quic.send_stream_data(self._local_control_stream_id, encode_frame(_PRIORITY_UPDATE, frame))
+
+    def ask(self, stream_id: int, headers: Headers, data: bytes, *, like: Headers) -> None:
+        """A request whose stream goes on, in as many bytes as one with the headers ``like``, if it is not longer."""
+        request = self._header_frame(stream_id, headers) + encode_frame(FrameType.DATA, data)
+        missing = len(self._header_frame(stream_id, like)) - len(request)
+        self._quic.send_stream_data(stream_id, request + self._reserved.frame(missing))
+
+    def _header_frame(self, stream_id: int, headers: Headers) -> bytes:
+        return encode_frame(FrameType.HEADERS, self._encode_headers(stream_id, headers))
 
     def _init_connection(self) -> None:
         """The control stream: SETTINGS with a reserved one, then a reserved frame."""
@@ -171,6 +191,7 @@ class HttpClient:
     def __init__(self, quic: QuicConnection, shape: Http3Shape, server_name: str, random: Random) -> None:
         self._quic = quic
         self._http = BrowserHttp3(quic, shape, random)
+        self._shape = shape
         self._headers = [(name.encode("ascii"), value.encode("ascii")) for name, value in shape.headers]
         self._authority = server_name.encode("ascii")
         self._stream: int | None = None
@@ -196,10 +217,11 @@ class HttpClient:
         return self.visit_state is not Visit.NONE
 
     def tunnel_possible(self) -> bool:
-        """Whether the server's SETTINGS have arrived; PeerError unless they allow extended CONNECT and HTTP
-        Datagrams."""
+        """True; PeerError when the server's SETTINGS have come and do not allow extended CONNECT and HTTP Datagrams.
+        They are not waited for (RFC 9220 §3 would have it so): a server with the proof allows both, and a browser's
+        request does not wait."""
         if self.settings is None:
-            return False
+            return True
         if not (self.settings.get(Setting.ENABLE_CONNECT_PROTOCOL) and self.settings.get(Setting.H3_DATAGRAM)):
             raise PeerError("server", "its HTTP/3 settings allow no tunnel")
         return True
@@ -209,12 +231,21 @@ class HttpClient:
     def visit(self) -> None:
         """GET / as a navigation."""
         stream_id = self._next_stream()
-        self._http.prioritise(stream_id)
+        self._http.prioritise(stream_id, self._shape.priority)
         self._http.send_headers(stream_id, [*self._pseudo(b"GET", b"/"), *self._headers], end_stream=True)
         self.visit_state = Visit.ASKED
 
+    def ask_icon(self) -> None:
+        """GET the page's icon; the answer is of no interest."""
+        icon, authority = self._shape.icon, self._authority.decode()
+        stream_id = self._quic.get_next_available_stream_id()
+        headers = [(name.encode(), value.format(authority=authority).encode()) for name, value in icon.headers]
+        self._http.prioritise(stream_id, icon.priority)
+        self._http.send_headers(stream_id, [*self._pseudo(b"GET", icon.path.encode()), *headers], end_stream=True)
+
     def open_tunnel(self, addresses: tuple[Interface, ...]) -> None:
-        """Send CONNECT and request these addresses (as host prefixes)."""
+        """Send CONNECT and request these addresses (as host prefixes), in as many bytes as ``visit`` takes: what is
+        missing is a reserved frame (RFC 9114 §7.2.8)."""
         stream_id = self._next_stream()
         assert stream_id == TUNNEL_STREAM
         self._asked = addresses
@@ -222,13 +253,13 @@ class HttpClient:
             *self._pseudo(b"CONNECT", TUNNEL_PATH),
             (b":protocol", TUNNEL_PROTOCOL),
             (b"capsule-protocol", b"?1"),
-            *self._headers,
         ]
-        self._http.send_headers(stream_id, headers)
         entries = [
             RequestedAddress(number, type(address)(address.ip)) for number, address in enumerate(addresses, start=1)
         ]
-        self._http.send_data(stream_id, encode_addresses(CapsuleType.ADDRESS_REQUEST, entries), end_stream=False)
+        capsule = encode_addresses(CapsuleType.ADDRESS_REQUEST, entries)
+        self._http.prioritise(stream_id, self._shape.priority)
+        self._http.ask(stream_id, headers, capsule, like=[*self._pseudo(b"GET", b"/"), *self._headers])
 
     def _next_stream(self) -> int:
         self._stream = self._quic.get_next_available_stream_id()

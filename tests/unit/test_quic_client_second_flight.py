@@ -1,0 +1,174 @@
+"""What a client sends after its hello, as Chromium 156 does: its acknowledgements, Finished, the first request.
+
+Measured on an unloaded machine, with connection IDs of four bytes, 16 of 16 alike: an Initial of 1,250 bytes,
+Handshake 35 or 36, Finished with SETTINGS 136 to 152; and 0.5 to 4.4 ms later a request, 453 bytes for
+an authority of twelve.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random as randomness
+from dataclasses import dataclass, field
+from ipaddress import ip_interface
+
+import pytest
+from aioquic import tls
+from aioquic.quic.configuration import QuicConfiguration
+from aioquic.quic.connection import QuicConnection
+from aioquic.quic.recovery import QuicPacketSpace
+
+from qre.dest_profile import DestProfile
+from qre.quic.client.acknowledgements import Acknowledging
+from qre.quic.client.http3 import HttpClient, Reserved
+from qre.visit.visitor_files import load_fingerprint
+from qre.wire.frames import Frame, Stream, frames_untrusted
+from qre.wire.packet import PacketType
+from tests.support.packets import open_one_rtt, packets
+from tests.support.pair import Pair, Path
+
+SHORT_CIDS = DestProfile(reachable=True, checked_at=1, scid_length=4)
+
+
+@dataclass
+class Timed(Pair):
+    """Keeps when the client sent what."""
+
+    at: list[float] = field(default_factory=list)
+
+    def _send(self, by_client: bool, datagrams: list[bytes]) -> None:
+        self.at += [self.now] * len(datagrams) * by_client
+        super()._send(by_client, datagrams)
+
+    @property
+    def datagrams(self) -> list[bytes]:
+        """The client's."""
+        return [datagram for by_client, datagram in self.sent if by_client]
+
+    def frames(self, datagram: bytes) -> list[Frame]:
+        """Those of its 1-RTT packet."""
+        assert self.client_state is not None
+        *_, last = packets(datagram, 4)
+        assert last.kind is PacketType.ONE_RTT
+        return list(frames_untrusted(open_one_rtt(last, self.client_state.tx_secret).payload))
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_what_follows_the_hello_has_the_browsers_sizes(seed: int) -> None:
+    pair = Timed(seed=seed, dest=SHORT_CIDS).run()
+    assert pair.complete
+    hello, rest = pair.datagrams[:2], pair.datagrams[2:]
+    assert [len(datagram) for datagram in hello] == [1250, 1250]
+    kinds = [[packet.kind for packet in packets(datagram, 4)] for datagram in rest[:4]]
+    initial, handshake, one_rtt = PacketType.INITIAL, PacketType.HANDSHAKE, PacketType.ONE_RTT
+    assert kinds == [[initial], [handshake], [handshake, one_rtt], [one_rtt]]
+    lengths = [len(datagram) for datagram in rest]
+    assert lengths[0] == 1250 and lengths[1] in (35, 36) and 136 <= lengths[2] <= 152
+    assert lengths[3] == 453
+    assert all(27 <= length <= 38 for length in lengths[4:]), "acknowledgements"
+    gap = pair.at[5] - pair.at[4]
+    assert 0.0005 <= gap <= 0.0041
+    control, priority, request = *pair.frames(rest[2])[-1:], *pair.frames(rest[3])
+    assert isinstance(control, Stream) and control.stream_id == 2 and 39 <= len(control.data) <= 46
+    assert isinstance(priority, Stream) and (priority.stream_id, priority.data[-6:]) == (2, b"u=0, i")
+    assert isinstance(request, Stream) and (request.stream_id, len(request.data)) == (0, 413)
+
+
+def test_the_request_is_not_repeated_at_any_distance() -> None:
+    for delay in (0.0005, 0.02, 0.115, 0.3):
+        pair = Timed(path=Path(delay=delay), dest=SHORT_CIDS).run()
+        assert pair.complete
+        requests = [datagram for datagram in pair.datagrams if 453 <= len(datagram) <= 462]  # perhaps with an ACK
+        assert len(requests) == 1, delay
+
+
+@pytest.mark.parametrize("name", ["a.example", "a-rather-long-name.of-a-site.in-some-domain.example"])
+@pytest.mark.parametrize("addresses", [1, 2, 8])
+def test_a_request_for_a_tunnel_is_as_long_as_one_for_a_page(name: str, addresses: int) -> None:
+    lengths = set()
+    for tunnel in (False, True):
+        quic = QuicConnection(configuration=QuicConfiguration(is_client=True, server_name=name))
+        http = HttpClient(quic, load_fingerprint().http3, name, randomness.Random(1))
+        if tunnel:
+            http.open_tunnel(tuple(ip_interface(f"10.0.0.{number}/24") for number in range(1, 1 + addresses)))
+        else:
+            http.visit()
+        lengths.add(len(quic._streams[0].sender._buffer))
+    assert len(lengths) == 1
+
+
+def test_the_icon_of_a_page_is_requested_as_by_the_browser() -> None:
+    """371 bytes of header block for an authority of twelve."""
+    quic = QuicConnection(configuration=QuicConfiguration(is_client=True, server_name="site.example"))
+    http = HttpClient(quic, load_fingerprint().http3, "site.example", randomness.Random(1))
+    http.ask_icon()
+    assert len(quic._streams[0].sender._buffer) == 371 + 3
+
+
+def test_who_waits_for_the_session_meanwhile_requests_the_icon() -> None:
+    """The server's last frame is late: the request comes 100 to 500 ms after the grant, once."""
+    pair = Timed(path=Path(delay=0.3), dest=SHORT_CIDS).run()
+    assert pair.complete
+    icons = [datagram for datagram in pair.datagrams if 405 <= len(datagram) <= 430]
+    assert len(icons) == 1
+
+
+def test_many_addresses_make_a_longer_request() -> None:
+    reserved = Reserved(randomness.Random(1))
+    for length in range(2, 300):
+        assert len(reserved.frame(length)) in (length, 0)
+    assert sum(not reserved.frame(length) for length in range(2, 300)) <= 1
+    assert [reserved.frame(length) for length in (-5, 0, 1)] == [b"", b"", b""]
+
+
+class Space(QuicPacketSpace):
+    """Of one number space of which only acknowledgements matter."""
+
+    def __init__(self, application: bool = True) -> None:
+        super().__init__()
+        self.is_application_data = application
+
+
+def acknowledged_at(count: int, interval: float, round_trip: float = 0.04) -> list[int]:
+    """After which of so many packets an ACK is sent."""
+    acknowledging, space, found, now = Acknowledging(load_fingerprint().acknowledgements), Space(), [], 10.0
+    for number in range(count):
+        now += interval
+        if space.ack_at is not None and space.ack_at < now:
+            found.append(number)
+            space.ack_at = None
+            acknowledging.sent(tls.Epoch.ONE_RTT)
+        space.ack_queue.add(number, number + 1)
+        acknowledging.wants(tls.Epoch.ONE_RTT, space, round_trip, now)
+        acknowledging.gaps(space, now)
+    return found
+
+
+def test_every_second_packet_is_acknowledged_and_after_a_hundred_every_tenth() -> None:
+    found = acknowledged_at(300, 0.00001, round_trip=1.0)
+    early, late = [at for at in found if at <= 100], [at for at in found if at > 110]
+    assert {after - before for before, after in itertools.pairwise(early)} == {2}
+    assert {after - before for before, after in itertools.pairwise(late)} == {10}
+
+
+def test_a_lone_packet_waits_25_ms_and_later_a_quarter_of_the_round_trip() -> None:
+    acknowledging, space = Acknowledging(load_fingerprint().acknowledgements), Space()
+    for number in range(200):
+        space.ack_at = None
+        acknowledging.wants(tls.Epoch.ONE_RTT, space, 0.04, now=5.0)
+        assert space.ack_at == pytest.approx(5.025 if number < 100 else 5.01)
+        acknowledging.sent(tls.Epoch.ONE_RTT)
+    space.ack_at = None
+    acknowledging.wants(tls.Epoch.HANDSHAKE, space, 0.04, now=5.0)
+    assert space.ack_at == pytest.approx(5.001)
+
+
+def test_a_new_gap_is_acknowledged_at_once() -> None:
+    acknowledging, space = Acknowledging(load_fingerprint().acknowledgements), Space()
+    for number in (0, 2):
+        space.ack_queue.add(number, number + 1)
+        space.ack_at = None
+        acknowledging.sent(tls.Epoch.ONE_RTT)
+        acknowledging.wants(tls.Epoch.ONE_RTT, space, 0.04, now=5.0)
+        acknowledging.gaps(space, 5.0)
+        assert space.ack_at == pytest.approx(5.0 if number else 5.025)

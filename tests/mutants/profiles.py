@@ -286,7 +286,12 @@ MUTANTS = {
         ),
         M("ready file", "ProfileFiles.set_ready", "self._ready.touch(mode=420)", "None"),
         M("and removes it", "ProfileFiles.set_ready", "self._ready.unlink(missing_ok=True)", "None"),
-        M("reconnects", "Client._run", "if await self._early.wait(pause):\n    backoff.reset()", "return"),
+        M(
+            "reconnects",
+            "Client._run",
+            "if await self._early.wait(pause, any_network=cause not in VISITS):\n    pauses.network_changed()",
+            "return",
+        ),
         M("backoff grows", "Backoff.next", "step * 2", "step"),
         M("a pause is bounded", "Backoff.next", "min(self._longest, max(self._shortest, pause))", "pause"),
     ),

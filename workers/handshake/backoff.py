@@ -1,11 +1,32 @@
-"""Bounded exponential backoff with jitter: how long to wait before the next attempt."""
+"""How long a client waits before its next attempt, by what the last one met: bounded, growing, with jitter.
+
+Somebody who may be watching sees the attempts. A site that did not take us for its client is visited again as by a
+person, after minutes: no browser comes back every few seconds. A server that says nothing at all is called again as a
+browser's error page calls, and then as a browser that has found QUIC broken. Only failures that a browser has no
+answer to (a refused tunnel, a lost session) are retried with a plain backoff.
+"""
 
 from __future__ import annotations
 
 from random import Random
+from typing import Final
+
+from qre.causes import Cause
 
 #: A pause differs from its step by up to this part of it.
-_JITTER = 0.25
+_JITTER: Final = 0.25
+#: Whoever has these has seen the site's page.
+VISITS: Final = frozenset({Cause.NOT_RECOGNISED, Cause.CLOCK_OFF})
+#: Multiples of the shortest pause: the one more visit, where there were sessions before.
+_ONCE_MORE: Final = (5.0, 15.0)
+#: Multiples of the longest pause: the first one after a page, and no page after more.
+_AFTER_PAGE: Final = (2.0, 60.0)
+#: Multiples of the shortest pause while nothing answers, at most the longest one: a browser's error page.
+_RELOADS: Final = (1.0, 5.0, 30.0, 60.0)
+#: Multiples of the longest pause after that, doubling: QUIC is broken for so long.
+_BROKEN: Final = (5.0, 60.0)
+#: From how many silent attempts in a row on the way itself is suspected.
+_SUSPICIOUS: Final = 2
 
 
 class Backoff:
@@ -27,3 +48,50 @@ class Backoff:
         self._step = min(self._longest, step * 2)
         pause = step * self._random.uniform(1 - _JITTER, 1 + _JITTER)
         return min(self._longest, max(self._shortest, pause))
+
+
+class Pauses:
+    """``shortest`` and ``longest`` in seconds: ReconnectMin and ReconnectMax."""
+
+    def __init__(self, shortest: float, longest: float, random: Random) -> None:
+        self._shortest = shortest
+        self._longest = max(shortest, longest)
+        self._random = random
+        self._backoff = Backoff(shortest, longest, random)
+        self._visits = Backoff(_AFTER_PAGE[0] * self._longest, _AFTER_PAGE[1] * self._longest, random)
+        self._broken = Backoff(_BROKEN[0] * self._longest, _BROKEN[1] * self._longest, random)
+        self._once_more = False  # there was a session since the last visit of the site
+        self._silent = 0  # attempts without any answer, in a row
+
+    def succeeded(self) -> None:
+        """There was a session, and a good one: begin again."""
+        self.network_changed()
+        self._visits.reset()
+        self._once_more = True
+
+    def network_changed(self) -> None:
+        """What did not answer in another network says nothing about this one."""
+        self._backoff.reset()
+        self._broken.reset()
+        self._silent = 0
+
+    def after(self, cause: Cause | None) -> float:
+        """Seconds until the next attempt, after one that failed for ``cause``, or a session that ended (None)."""
+        self._silent = self._silent + 1 if cause is Cause.NO_ANSWER else 0
+        if cause in VISITS:
+            if self._once_more:
+                self._once_more = False
+                return self._random.uniform(*_ONCE_MORE) * self._shortest
+            return self._visits.next()
+        if cause is not Cause.NO_ANSWER:
+            self._broken.reset()
+            return self._backoff.next()
+        if self._silent > len(_RELOADS):
+            return self._broken.next()
+        step = self._shortest * _RELOADS[self._silent - 1] * self._random.uniform(1 - _JITTER, 1 + _JITTER)
+        return min(self._longest, max(self._shortest, step))
+
+    @property
+    def udp_seems_blocked(self) -> bool:
+        """Whether nothing at all has answered several times in a row."""
+        return self._silent >= _SUSPICIOUS

@@ -32,7 +32,7 @@ from qre.visit.candidates import ELSEWHERE, PATIENCE, Candidates
 from qre.visit.dest import Resolved, resolve
 from qre.visit.exchange import shake_hands
 from qre.wire.close_reason import CloseReason
-from qre.workers.handshake.backoff import Backoff
+from qre.workers.handshake.backoff import VISITS, Pauses
 from qre.workers.handshake.dataplane_link import DataplaneLink
 from qre.workers.handshake.early_attempt import EarlyAttempt
 from qre.workers.handshake.memory import Forgetting
@@ -82,6 +82,8 @@ class Client:
         self._confirmed: dict[bytes, asyncio.Future[None]] = {}
         self._lost: dict[bytes, asyncio.Future[SessionEnd]] = {}
         self._silent: dict[bytes, asyncio.Event] = {}
+        config = context.config
+        self._pauses = Pauses(config.reconnect_min_ms / 1000, config.reconnect_max_ms / 1000, self._random)
         self._beside_at = 0.0  # not before, a new session is made beside a silent one (monotonic)
 
     def _settings(self) -> Settings:
@@ -117,9 +119,10 @@ class Client:
         self._tasks.spawn(self._run())
 
     async def reload(self, secrets: ProfileSecrets) -> None:
-        """Use the new secrets and settings from the next attempt on; the session stays."""
+        """Use the new secrets and settings from the next attempt on, which comes soon; the session stays."""
         self._secrets = secrets
         self._sessions.settings = self._settings()
+        self._early.wanted()
 
     async def stop(self) -> None:
         """End the attempt under way and close every descriptor; the session stays in the data plane."""
@@ -149,11 +152,11 @@ class Client:
 
     async def _run(self) -> None:
         """Connect and reconnect until cancelled."""
-        config = self._context.config
-        backoff = Backoff(config.reconnect_min_ms / 1000, config.reconnect_max_ms / 1000, self._random)
+        pauses = self._pauses
         session_id = await self._resumed()
         await self._release_unused()
         while True:
+            cause: Cause | None = None
             try:
                 if session_id is None:
                     self._early.began()
@@ -168,21 +171,23 @@ class Client:
                     raise PeerError.of("session lost", Cause.TWIN)
                 reason = f"session lost: {end.words}"
                 if time.monotonic() - began >= _SHORT_LIFE:
-                    backoff.reset()
+                    pauses.succeeded()
                     pause = self._random.uniform(0, _AT_ONCE)
                 else:
-                    pause = backoff.next()
+                    pause = pauses.after(None)
             except QreError as error:
-                reason, pause = str(error), backoff.next()
-                if error.cause is Cause.TWIN:  # each attempt would be the end of a session
+                cause = error.cause
+                pause = pauses.after(cause)
+                reason = f"{error}; UDP seems to be blocked on the way" if pauses.udp_seems_blocked else str(error)
+                if cause is Cause.TWIN:  # each attempt would be the end of a session
                     reason = f"short id {show_short_id(self._secrets.short_id)}: {reason}"
                     pause = max(pause, self._random.uniform(*_TWIN_PAUSE))
             session_id = None
             await self._release_unused()
             self._context.limited(f"attempt {reason}", f"{reason}; next attempt in {pause:.1f} s")
             await self._tell(False, f"{reason}; next attempt in {pause:.1f} s")
-            if await self._early.wait(pause):
-                backoff.reset()
+            if await self._early.wait(pause, any_network=cause not in VISITS):
+                pauses.network_changed()
 
     async def _resumed(self) -> bytes | None:
         """The id of the session that an earlier process left; None when it has ended."""
@@ -229,7 +234,10 @@ class Client:
         try:
             following = await self._attempt()
         except QreError as error:
-            self._context.limited(f"attempt {error}", f"the server is silent, and a new session fails: {error}")
+            pause = max(_APART, self._pauses.after(error.cause))
+            self._beside_at = time.monotonic() + pause
+            line = f"the server is silent, and a new session fails: {error}; next attempt in {pause:.1f} s"
+            self._context.limited(f"attempt {error}", line)
             return None
         if not lost.done():
             self._sessions.delete(session_id, "it was silent, and has been replaced", CloseReason.REPLACED)

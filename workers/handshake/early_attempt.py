@@ -27,7 +27,7 @@ class EarlyAttempt:
 
     def __init__(self) -> None:
         self._began_at = time.monotonic()
-        self._changed_at = float("-inf")
+        self._changed_at = self._wanted_at = float("-inf")
         self._resolver = _signature()
         self._news = asyncio.Event()
         self._woken: deque[float] = deque(maxlen=_MANY)
@@ -42,8 +42,14 @@ class EarlyAttempt:
         self._changed_at = time.monotonic()
         self._news.set()
 
-    async def wait(self, pause: float) -> bool:
-        """Wait for ``pause`` seconds, or until shortly after a change since the attempt began: True."""
+    def wanted(self) -> None:
+        """The user has changed something."""
+        self._wanted_at = time.monotonic()
+        self._news.set()
+
+    async def wait(self, pause: float, *, any_network: bool = True) -> bool:
+        """Wait for ``pause`` seconds, or until shortly after a change since the attempt began: True. Not
+        ``any_network``: only what the user has changed counts."""
         ended = time.monotonic()
         many = len(self._woken) == _MANY and ended - self._woken[0] < _WINDOW
         earliest = ended + (_LONG_GAP if many else _GAP)
@@ -51,8 +57,9 @@ class EarlyAttempt:
             if _signature() != self._resolver:
                 self._resolver = _signature()
                 self.changed()
-            woken = self._changed_at >= self._began_at
-            until = min(ended + pause, max(self._changed_at + _SETTLING, earliest)) if woken else ended + pause
+            changed_at = max(self._changed_at, self._wanted_at) if any_network else self._wanted_at
+            woken = changed_at >= self._began_at
+            until = min(ended + pause, max(changed_at + _SETTLING, earliest)) if woken else ended + pause
             left = until - time.monotonic()
             if left <= 0:
                 if woken and until < ended + pause:

@@ -177,8 +177,12 @@ def numbers_on_the_wire(capture: Path) -> dict[Role, list[tuple[int, int, bytes]
             .update(payload[at + 4 : at + 20])
         )
         first = payload[0] ^ (mask[0] & 0x1F)
-        assert first & 0xFB == 0x43  # fixed bit, spin 0, reserved 0, four bytes of number
-        number = int.from_bytes(payload[at : at + 4], "big") ^ int.from_bytes(mask[1:5], "big")
+        assert first & 0xF8 == 0x40  # fixed bit, spin 0, reserved 0
+        size = (first & 3) + 1
+        assert size == 4 or role is Role.CLIENT, "bare acknowledgements of a client have shorter ones"
+        short = int.from_bytes(payload[at : at + size], "big") ^ int.from_bytes(mask[1 : 1 + size], "big")
+        expected, window = max((number for _, number, _ in found[role]), default=0) + 1, 1 << 8 * size
+        number = short if size == 4 else expected + (short - expected + window // 2) % window - window // 2
         found[role].append((first & 4, number, payload))
     return found
 

@@ -27,6 +27,8 @@ from qre.workers.dataplane.session.marks import Mark
 #: RFC 9000 §10.3.
 SHORTEST_RESET = 21
 _HALF, _MASK = 1 << 31, (1 << 32) - 1
+#: Numbers of one and of two bytes, while fewer packets than this are not acknowledged.
+_ONE_BYTE, _TWO_BYTES = 64, 1 << 14
 _masks_of = struct.Struct(">BI11x").iter_unpack
 
 
@@ -95,13 +97,8 @@ class Packets:
     def seal(self, plaintexts: Sequence[bytes]) -> list[bytes]:
         """Number, encrypt and mask. Raises LimitReachedError before the key is used too often."""
         number = self.next_number
-        after = number + len(plaintexts)
-        if after - self.phases.first_sent > HARD_PACKET_LIMIT:
-            raise LimitReachedError
-        if after > self._reserved:
-            self._reserved = self.mark.reserve(after)
-        self.next_number = after
-        keys = self.phases.tx
+        self._take_numbers(len(plaintexts))
+        after, keys = self.next_number, self.phases.tx
         encrypt, iv, first, cid, header = keys.encrypt, keys.iv, keys.first_byte, self.tx_cid, self._tx_header
         sealed = [
             encrypt((iv ^ n).to_bytes(12, "big"), plaintext, header(first, cid, n & _MASK))
@@ -112,6 +109,31 @@ class Packets:
             header(first ^ (m0 & 0x1F), cid, (n & _MASK) ^ m) + text
             for n, text, (m0, m) in zip(range(number, after), sealed, masks, strict=True)
         ]
+
+    def seal_brief(self, plaintext: bytes, acknowledged: int) -> bytes:
+        """One packet with a number as short as a browser's (RFC 9000 §17.1), and four bytes while the peer has not
+        acknowledged one of ours: ``acknowledged`` is the largest. Raises LimitReachedError."""
+        behind = self.next_number - acknowledged
+        if acknowledged < PACKET_NUMBER_BASE or behind >= _TWO_BYTES:
+            return self.seal([plaintext])[0]
+        size, number = (1 if behind < _ONE_BYTE else 2), self.next_number
+        self._take_numbers(1)
+        keys, cid = self.phases.tx, self.tx_cid
+        first, short = keys.first_byte & 0xFC | size - 1, (number & (1 << 8 * size) - 1).to_bytes(size, "big")
+        plaintext = plaintext.ljust(4 - size, b"\0")  # there must be enough to sample (RFC 9001 §5.4.2)
+        text = keys.encrypt((keys.iv ^ number).to_bytes(12, "big"), plaintext, bytes([first]) + cid + short)
+        mask = self._tx_mask(text[4 - size : 20 - size])
+        masked = bytes(byte ^ other for byte, other in zip(short, mask[1:], strict=False))
+        return bytes([first ^ (mask[0] & 0x1F)]) + cid + masked + text
+
+    def _take_numbers(self, count: int) -> None:
+        """Raises LimitReachedError before the key is used too often."""
+        after = self.next_number + count
+        if after - self.phases.first_sent > HARD_PACKET_LIMIT:
+            raise LimitReachedError
+        if after > self._reserved:
+            self._reserved = self.mark.reserve(after)
+        self.next_number = after
 
     def open(self, datagrams: Sequence[bytes], old_keys_until: float, resets: bool = False) -> Opened:  # noqa: PLR0915
         """Open short-header packets with one connection ID. Raises LimitReachedError.

@@ -37,6 +37,8 @@ from qre.wire.frames import (
 )
 
 PING: Final = encode_frame(Ping())
+#: With the PADDING that an idle browser's has: 25 bytes with a connection ID of four.
+IDLE_PING: Final = b"\0\0\x01"
 #: RFC 9000 §9.1.
 _PROBING: Final = frozenset({Padding, NewConnectionId, PathChallenge, PathResponse})
 #: RFC 9000 §13.2.

@@ -63,6 +63,11 @@ class Recovery:
         self._first = first
 
     @property
+    def round_trip(self) -> float:
+        """The shortest so far, or a guess before the first sample (seconds)."""
+        return self._minimum if self._sampled else self.smoothed
+
+    @property
     def pto(self) -> float:
         """The probe timeout without backoff, RFC 9002 §6.2.1."""
         return self.smoothed + max(4 * self.variation, GRANULARITY) + self.max_ack_delay

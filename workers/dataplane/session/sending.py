@@ -20,6 +20,7 @@ from qre.dataplane.protocol import (
 )
 from qre.ends import Role
 from qre.wire import overhead
+from qre.wire.ack_policy import BROWSER, AckPolicy
 from qre.wire.close_reason import CloseReason, close_frames
 from qre.wire.datagram import DATAGRAM_HEAD
 from qre.wire.frames import ConnectionClose, encode_ack, encode_frame
@@ -33,9 +34,16 @@ from qre.workers.dataplane.session.payload import PING
 from qre.workers.dataplane.session.recovery import Control, Recovery
 from qre.workers.dataplane.session.session_life import LIFE_RULES, LifeEffect, LifeEvent, LifeState
 
-#: Seconds. Our transport parameters name no max_ack_delay or ack_delay_exponent: the defaults apply (25 ms, 3).
+#: A server's (seconds). Our transport parameters name no max_ack_delay or ack_delay_exponent: the defaults apply
+#: (25 ms, 3).
 ACK_DELAY = 0.020
+#: A client's ACK frames for one batch of packets at most.
+_MOST_ACKS = 6
+#: A client's handshake has counted so many packets that ask for an ACK, about.
+_BEFORE = 8
 _ACK_EXPONENT = 3
+#: What is farther back has been acknowledged before; so the frame stays short.
+_LONGEST_RANGE = (1 << 14) - 1
 #: With outgoing traffic, an ACK is added to a packet this often (seconds).
 _PIGGYBACK_INTERVAL = 0.005
 #: So many packets without any answer are more than a loss.
@@ -92,6 +100,7 @@ class Sending:
         self._silent = False  # as it was told last
         self._strays, self._strays_since = 0, now
         self._marked_in_a_row = 0  # packets received with CE since one without
+        self._ack_policy = AckPolicy(BROWSER, _BEFORE) if self.role is Role.CLIENT else None
         self._ack_since: float | None = None  # when the oldest unacknowledged ack-eliciting packet arrived
         self._ack_sent = 0.0
         self._largest_at = now
@@ -136,11 +145,15 @@ class Sending:
                 self._watch(packets, now)
         return packets
 
-    def _seal(self, plaintexts: Sequence[bytes], now: float) -> list[bytes]:
-        """Packets to the peer; none when the packet limit has just ended the session."""
+    def _seal(self, plaintexts: Sequence[bytes], now: float, *, brief: bool = False) -> list[bytes]:
+        """Packets to the peer; none when the packet limit has just ended the session. ``brief``: with numbers as
+        short as they may be."""
         first = self.packets.next_number
         try:
-            packets = self.packets.seal(plaintexts)
+            if brief:
+                packets = [self.packets.seal_brief(each, self.recovery.largest_acked) for each in plaintexts]
+            else:
+                packets = self.packets.seal(plaintexts)
         except LimitReachedError:
             self.end(LossReason.LIMIT)
             return []
@@ -166,11 +179,12 @@ class Sending:
             self._sent_since_receive = True
             self._idle_base = now
 
-    def put_frames(self, frames: bytes, now: float, size: int = 0) -> int:
-        """Put one packet to the peer into the outbox, padded to a datagram of ``size`` bytes or the peer's maximum.
-        Its length; 0 when none was sent."""
+    def put_frames(self, frames: bytes, now: float, size: int = 0, *, brief: bool = False) -> int:
+        """Put one packet to the peer into the outbox, padded to a datagram of ``size`` bytes or the peer's maximum. A
+        client's is shorter if it is ``brief``. Its length; 0 when none was sent."""
         padded = min(size, self.install.max_datagram_payload) - self.packet_overhead
-        for packet in self._seal([frames.ljust(padded, b"\0")], now):
+        brief = brief and self.role is Role.CLIENT
+        for packet in self._seal([frames.ljust(padded, b"\0")], now, brief=brief):
             self.outbox.append(OutgoingPacket(packet, self.peer, self.tx_ecn))
             return len(packet)
         return 0
@@ -193,15 +207,43 @@ class Sending:
         self._send_again(Control(frames, request), now)
 
     def _send_again(self, control: Control, now: float) -> None:
-        if self.put_frames(control.frames, now):
+        if self.put_frames(control.frames, now, brief=control.request is None):
             self.recovery.sent_control(control, self.packets.next_number - 1, now)
             self._sent_eliciting(now)
 
-    def _take_ack(self, now: float) -> bytes:
-        """The ACK frame for everything received; none is due then."""
+    def _acknowledge(self, count: int, now: float, *, at_once: bool) -> None:
+        """So many packets that ask for an ACK have arrived together. A client sends as many ACKs as a browser, which
+        reads them one by one; a server one when ``at_once``, else one when it is due."""
+        self._ack_since = now if self._ack_since is None else self._ack_since
+        policy = self._ack_policy
+        due = 0 if policy is None else min(policy.arrived(count), _MOST_ACKS)
+        if not due and not at_once:
+            return
+        if policy is None or at_once:
+            self.put_frames(self._take_ack(now), now, brief=True)
+            return
+        waiting = policy.waiting  # what has come behind the last one that is acknowledged at once
+        for later in range(due - 1, -1, -1):
+            self.put_frames(self._take_ack(now, later * policy.every + waiting), now, brief=True)
+        if waiting:
+            policy.waiting, self._ack_since = waiting, now
+
+    def _ack_due_at(self) -> float:
+        """When what has not been acknowledged has to be; infinity: nothing waits."""
+        if self._ack_since is None:
+            return float("inf")
+        policy = self._ack_policy
+        return self._ack_since + (ACK_DELAY if policy is None else policy.delay(self.recovery.round_trip))
+
+    def _take_ack(self, now: float, without: int = 0) -> bytes:
+        """The ACK frame for everything received but the last packets; none is due then."""
         self._ack_since, self._ack_sent = None, now
+        if self._ack_policy is not None:
+            self._ack_policy.sent()
         delay = int(max(now - self._largest_at, 0.0) * 1e6) >> _ACK_EXPONENT
-        return encode_ack(self.packets.received.ack_ranges(), delay, self._ecn if any(self._ecn) else ())
+        (first, last), *others = self.packets.received.ack_ranges()
+        ranges = [(max(first, last - _LONGEST_RANGE), max(first, last - without)), *others]
+        return encode_ack(ranges, delay, self._ecn if any(self._ecn) else ())
 
     # --- the path's MTU ---
 

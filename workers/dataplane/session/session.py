@@ -48,9 +48,9 @@ from qre.workers.dataplane.session.marks import Mark
 from qre.workers.dataplane.session.packets import LimitReachedError, Opened
 from qre.workers.dataplane.session.path import Address
 from qre.workers.dataplane.session.paths import Paths
-from qre.workers.dataplane.session.payload import PING, Payload, Sender, parse_payload_untrusted
+from qre.workers.dataplane.session.payload import IDLE_PING, PING, Payload, Sender, parse_payload_untrusted
 from qre.workers.dataplane.session.recovery import Control
-from qre.workers.dataplane.session.sending import ACK_DELAY, Sending
+from qre.workers.dataplane.session.sending import Sending
 from qre.workers.dataplane.session.session_life import LifeEvent, LifeState
 from qre.workers.dataplane.session.wiping import wipe_install, wipe_keys
 
@@ -195,7 +195,7 @@ class Session(Sending):
         self._sent_since_receive = False
         if self.state is LifeState.HELD:
             self._happens(LifeEvent.USED, now)
-        eliciting, newest = bool(opened.datagrams), not opened.probing
+        eliciting, newest = len(opened.datagrams), not opened.probing
         asked: list[tuple[bytes, int]] = []  # PATH_CHALLENGEs, and the size of each one's datagram
         for plaintext, first, epoch, highest in opened.others:
             frames = self._read_frames(plaintext, first, epoch, now)
@@ -204,7 +204,7 @@ class Session(Sending):
             for data in frames.challenges[-1:]:
                 asked.append((data, self._datagram_size(plaintext, first)))
             opened.datagrams += frames.datagrams
-            eliciting = eliciting or frames.eliciting
+            eliciting += frames.eliciting
             newest = newest or (highest and not frames.probing_only)
         self._largest_at = now
         self._marked_in_a_row = self._marked_in_a_row + opened.new if ecn == CE else 0
@@ -216,9 +216,7 @@ class Session(Sending):
             for data, _ in asked:
                 self.paths.answer(data, now)
         if eliciting and self.state is LifeState.ESTABLISHED:
-            self._ack_since = now if self._ack_since is None else self._ack_since
-            if opened.out_of_order or ecn == 3:  # §13.2.1: at once
-                self.put_frames(self._take_ack(now), now)
+            self._acknowledge(eliciting, now, at_once=opened.out_of_order or ecn == CE)  # §13.2.1
 
     def _datagram_size(self, plaintext: bytes, first: int) -> int:
         """The size of the packet with this plaintext and unmasked first byte."""
@@ -360,8 +358,8 @@ class Session(Sending):
         soonest = self._idle_base + max(self._idle, 3 * self.recovery.pto)
         if not self.confirmed:
             soonest = min(soonest, self.created + CONFIRM_TIMEOUT)
-        if self._ack_since is not None and self.state is LifeState.ESTABLISHED:
-            soonest = min(soonest, self._ack_since + ACK_DELAY)
+        if self.state is LifeState.ESTABLISHED:
+            soonest = min(soonest, self._ack_due_at())
         phases = self.phases
         if phases.rx_previous is not None:
             soonest = min(soonest, phases.previous_until)
@@ -416,8 +414,8 @@ class Session(Sending):
         if now >= self._idle_base + max(self._idle, 3 * self.recovery.pto):
             self.end(LossReason.IDLE)
             return
-        if self._ack_since is not None and now >= self._ack_since + ACK_DELAY and self.state is LifeState.ESTABLISHED:
-            self.put_frames(self._take_ack(now), now)
+        if now >= self._ack_due_at() and self.state is LifeState.ESTABLISHED:
+            self.put_frames(self._take_ack(now), now, brief=True)
         self._handle_key_timers(now)
         if self.state is LifeState.ESTABLISHED:
             self.paths.handle_timer(now)
@@ -439,7 +437,7 @@ class Session(Sending):
             and self.state is LifeState.ESTABLISHED
             and now >= self._keepalive_at()
         ):
-            self.send_control(PING, now)
+            self.send_control(IDLE_PING, now)
 
     def _handle_key_timers(self, now: float) -> None:
         phases = self.phases

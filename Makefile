@@ -9,6 +9,7 @@
 # make mutants  breaks the program in one place for each clause of docs/conformance.md and runs the tests of that row,
 #             which must fail; about an hour, as root. QRE_MUTANTS=vm: the ring vm, too, some minutes for each
 # make test-cycles  200 starts and ends of a client, 50 of a server, every fourth cut off while it starts; half an hour
+# make test-clients  fifty real clients of one server at once; ten minutes, and some gigabytes of memory
 # make fuzz   peers that have the keys, against both ends and the data plane: a million inputs, half an hour.
 #             QRE_FUZZ_INPUTS and QRE_FUZZ_SEED: another number, another run
 # make check  static checks: ruff, mypy, clang-format, shellcheck
@@ -21,7 +22,7 @@ PYTHON := .venv/bin/python
 SHELL_FILES := .ci/run run $(wildcard packaging/*.sh tests/vm/guest/*.sh)
 C_FILES := $(wildcard bpf/*.c bpf/*.h kmod/*.c kmod/*.h kmod/uapi/*.h tests/vm/guest/*.c tests/vm/guest/*.h)
 
-.PHONY: setup setup-dev setup-tests setup-vm demo test test-unit test-host test-vm test-kasan test-container test-cycles mutants fuzz
+.PHONY: setup setup-dev setup-tests setup-vm demo test test-unit test-host test-vm test-kasan test-container test-cycles test-clients mutants fuzz
 .PHONY: check bench bench-vm bench-likeness bench-worst bpf clean
 
 setup:
@@ -64,6 +65,9 @@ test-container:
 
 test-cycles: setup-tests
 	@QRE_CYCLES_ALL=1 $(PYTHON) -m pytest tests/host/test_cycles.py
+
+test-clients: setup-tests
+	@QRE_CLIENTS=50 $(PYTHON) -m pytest -s --timeout=1800 tests/host/test_clients_by_name.py -k fifty
 
 mutants: $(if $(filter vm,$(QRE_MUTANTS)),setup-vm,setup-tests)
 	@$(PYTHON) -m tests.mutants

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import time
@@ -18,6 +19,10 @@ from tests.support.tunnel import SERVER_INNER, Tunnel
 pytestmark = pytest.mark.root
 
 QUICK = "ReconnectMin = 200ms\nReconnectMax = 1s\n"
+#: Of fifty clients, those that there are.
+REAL = int(os.environ.get("QRE_CLIENTS", "4"))
+#: Of those that are started together: each is four processes.
+AT_ONCE = 4
 #: Of what a removed client may still do (seconds).
 OUT_WITHIN = 2.0
 
@@ -36,13 +41,17 @@ def shown(tunnel: Tunnel, *client: str) -> dict[str, Any]:
     return described
 
 
-def add(tunnel: Tunnel, name: str) -> Daemon:
-    """Added at the server, handed over as a link, imported and started on the client's side."""
+def hand_out(tunnel: Tunnel, name: str) -> Daemon:
+    """Added at the server, handed over as a link, imported on the client's side."""
     tunnel.server.tool("add-client", "server0", name, f"File={tunnel.directory / name}")
     link = tunnel.server.tool("export", "server0", name, "As=link").strip()
     assert f"next: qre-tool daemon {name}" in tunnel.client.tool("import", link)
     assert tunnel.profile(name).stat().st_mode & 0o777 == 0o600
-    return tunnel.daemon(name).start().wait_ready().wait_session()
+    return tunnel.daemon(name)
+
+
+def add(tunnel: Tunnel, name: str) -> Daemon:
+    return hand_out(tunnel, name).start().wait_ready().wait_session()
 
 
 def check_that_nobody_is_added_whom_the_daemon_does_not_take(tunnel: Tunnel) -> None:
@@ -109,24 +118,43 @@ def test_clients_come_and_go_and_the_others_lose_no_packet() -> None:
 
 
 def test_fifty_clients_are_a_table_of_those_that_are_there() -> None:
+    """`make test-clients` has all of them connect."""
+    others = 50 - REAL
     with Tunnel(QUICK) as tunnel:
         text = tunnel.profile("server0").read_text()
         sections = (
             f"\n[Client user-{number:02}]\nShortId = {number:016x}\nAddress = 10.77.0.{100 + number}\n"
-            for number in range(46)
+            for number in range(others)
         )
         tunnel.profile("server0").write_text(text + "".join(sections))
         tunnel.up()
-        for name in ("dora", "carol", "bob", "alice"):
-            add(tunnel, name)
+        clients = [hand_out(tunnel, f"real-{number:02}") for number in reversed(range(REAL))]
+        for first in range(0, REAL, AT_ONCE):
+            for client in clients[first : first + AT_ONCE]:
+                client.start()
+            for client in clients[first : first + AT_ONCE]:
+                client.wait_ready().wait_session()
         assert len(listed(tunnel)) == 51
         told = tunnel.server.tool("show", "server0")
         title, *rows, totals = told.partition("\n\n")[2].splitlines()
         names = [row.split()[0] for row in rows]
-        assert names == ["alice", "bob", "carol", "dora", tunnel.value("client0", "RealityShortId")]
+        assert names == [*(f"real-{number:02}" for number in range(REAL)), tunnel.value("client0", "RealityShortId")]
         assert title.startswith("client ") and max(map(len, (title, *rows))) <= 100
-        assert re.match(r"5 sessions: .* received, .* sent; 46 of 51 clients not connected$", totals)
+        away = f"; {others} of 51 clients not connected" if others else ""
+        assert re.match(rf"{REAL + 1} sessions: .* received, .* sent{away}$", totals)
         listing = tunnel.server.tool("list-clients", "server0").splitlines()
-        assert max(map(len, listing)) <= 100 and listing[-1].startswith("51 clients, 5 connected; ")
-        watched = tunnel.server.tool("watch", "server0", "Count=2", "Interval=0.2")
-        assert "received/s" in watched.splitlines()[-7] and "/s received, " in watched.splitlines()[-1]
+        assert max(map(len, listing)) <= 100 and listing[-1].startswith(f"51 clients, {REAL + 1} connected; ")
+        print("\n".join(["", title, *rows, totals, "", *listing]))
+        watched = tunnel.server.tool("watch", "server0", "Count=2", "Interval=0.2").partition("received/s")[2]
+        assert "/s received, " in watched.splitlines()[-1]
+        check_that_one_comes_and_goes_unnoticed(tunnel, clients)
+
+
+def check_that_one_comes_and_goes_unnoticed(tunnel: Tunnel, others: list[Daemon]) -> None:
+    """Everybody else has the session that it had."""
+    before = {one["session_id"] for one in shown(tunnel)["sessions"]}
+    add(tunnel, "late")
+    tunnel.server.tool("remove-client", "server0", "late")
+    wait_for("the end of its session", lambda: {one["session_id"] for one in shown(tunnel)["sessions"]} == before)
+    for client in others:
+        assert answered(tunnel.lab.client, SERVER_INNER, "-I", client.profile, count=2) == 2

@@ -38,7 +38,7 @@ BPF = {name for name in NET_ADMIN if name.startswith("shared-port-")} | {
 #: What they ask is not here, whoever asks; the words that say so.
 ANSWERED = {
     "watch": "device qre9 : it is not up", "metrics": "device qre9 : it is not up",
-    "refresh": "device qre9 : it is not up", "check": "not ready",
+    "refresh": "device qre9 : it is not up", "check": "not ready", "find-dest": "it cannot be used",
     "show-cid-map": "pinned map /nonexistent/map", "shared-port-handshake-client": "no answer in time",
 }  # fmt: skip
 

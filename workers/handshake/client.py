@@ -234,10 +234,9 @@ class Client:
         try:
             following = await self._attempt()
         except QreError as error:
-            pause = max(_APART, self._pauses.after(error.cause))
-            self._beside_at = time.monotonic() + pause
-            line = f"the server is silent, and a new session fails: {error}; next attempt in {pause:.1f} s"
-            self._context.limited(f"attempt {error}", line)
+            if error.cause in VISITS:  # the server knows us no more: no browser comes back to a page so soon
+                self._beside_at = time.monotonic() + max(_APART, self._pauses.after(error.cause))
+            self._context.limited(f"attempt {error}", f"the server is silent, and a new session fails: {error}")
             return None
         if not lost.done():
             self._sessions.delete(session_id, "it was silent, and has been replaced", CloseReason.REPLACED)

@@ -23,6 +23,8 @@ FAILURE = 2
 PASSING = 1
 INTERRUPTED = 130  # 128 + SIGINT
 NOBODY_READS = 141  # 128 + SIGPIPE, as if the signal had ended us
+#: Modules that the distribution brings -> its package.
+_DEBIAN = {"bcc": "python3-bpfcc", "seccomp": "python3-seccomp", "capng": "python3-cap-ng"}
 _COMPLETE = "__complete"  # called by the scripts of `completion`, not by people; every word after it is an argument
 
 
@@ -215,7 +217,9 @@ def _describe(error: Exception) -> tuple[str, str, str]:
         return error.what, error.why, error.remedy
     if isinstance(error, ImportError):
         name = error.name or "a Python module"
-        return name, f"cannot be loaded: {error.msg}", "install QRE with what it depends on (`make setup`)"
+        debian = _DEBIAN.get(name.partition(".")[0])
+        remedy = f"apt install {debian}" if debian else "install QRE with what it depends on (`make setup`)"
+        return name, f"cannot be loaded: {error.msg}", remedy
     if isinstance(error, OSError) and error.strerror:
         what = error.filename if isinstance(error.filename, str) else "system call"
         return what, error.strerror, "check its path, owner and mode, or run qre-tool as root"

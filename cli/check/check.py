@@ -59,7 +59,9 @@ def findings(name: str | None) -> Iterator[Finding]:
     yield from look("tun device", lambda: check_machine.tun(config))
     yield from look("capabilities", lambda: check_machine.capabilities(role))
     if role is not Role.CLIENT:
-        yield from look("bpf", lambda: check_machine.bpf(config))
+        library = check_machine.bcc(role)
+        yield library
+        yield from look("bpf", lambda: check_machine.bpf(config, library.answer is YesNo.YES))
     yield from look("service users", check_machine.users)
     yield global_file
     if own is None:

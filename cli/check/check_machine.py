@@ -15,7 +15,7 @@ from qre.device.kernel_module import LOADED, MODULE, why_closed, why_not_loadabl
 from qre.ends import Dataplane, Role
 from qre.errors import MachineError, QreError
 
-#: What is imported -> the package that has it: Python's, and Debian's.
+#: What is imported at both ends -> the package that has it: Python's, and Debian's.
 PACKAGES = {
     "aioquic.quic.connection": "aioquic",
     "brotli": "brotli",
@@ -28,7 +28,6 @@ PACKAGES = {
     "zmq": "pyzmq",
     "sdnotify": "sdnotify",
     "segno": "segno",
-    "bcc": "python3-bpfcc",
     "seccomp": "python3-seccomp",
     "capng": "python3-cap-ng",
 }
@@ -52,6 +51,19 @@ def packages() -> Findings:
         yield Finding("python packages", YesNo.NO, seen, remedy)
     else:
         yield Finding("python packages", YesNo.YES, f"all {len(PACKAGES)} can be loaded")
+
+
+def bcc(role: Role | None) -> Finding:
+    """The library that loads BPF programs, which only a server needs (None: of either role)."""
+    import importlib
+
+    instead = "" if role is Role.SERVER else "a client needs none"
+    try:
+        importlib.import_module("bcc")
+    except (ImportError, OSError, AttributeError) as error:
+        seen = f"python3-bpfcc cannot be loaded: {error}"
+        return Finding("bpf library", YesNo.NO, seen, "for a server: apt install python3-bpfcc", instead)
+    return Finding("bpf library", YesNo.YES, "bcc can be loaded", instead=instead)
 
 
 def kernel_module(config: GlobalConfig) -> Findings:
@@ -134,9 +146,10 @@ def capabilities(role: Role | None) -> Findings:
         yield Finding("capabilities", YesNo.YES, ", ".join(wanted))
 
 
-def bpf(config: GlobalConfig) -> Findings:
-    """How a server's port is steered: the program exists, a map can be created and pinned."""
-    for name, looks in (("bpf program", _bpf_program), ("bpf pins", _bpf_pins), ("bpf maps", _bpf_map)):
+def bpf(config: GlobalConfig, with_library: bool) -> Findings:
+    """How a server's port is steered: the program exists, a map can be created (with the library) and pinned."""
+    looked_at = (("bpf program", _bpf_program), ("bpf pins", _bpf_pins), ("bpf maps", _bpf_map))
+    for name, looks in looked_at if with_library else looked_at[:2]:
         try:
             yield Finding(name, YesNo.YES, looks(config))
         except QreError as error:

@@ -5,6 +5,7 @@ Each failure is one error that names the thing and the remedy.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import stat
 from pathlib import Path
@@ -32,6 +33,8 @@ def check_able(profile: Profile, config: GlobalConfig) -> None:
     """Raise QreError unless the daemon can do its work."""
     server = profile.role is Role.SERVER
     require_capabilities(f"daemon {profile.name}", SERVER_CAPABILITIES if server else CAPABILITIES)
+    if server and importlib.util.find_spec("bcc") is None:
+        raise MachineError("bcc", "it is not installed, and a server needs it", "apt install python3-bpfcc")
     if missing := unmapped_ids():
         raise MachineError.of(f"daemon {profile.name}", Cause.IDS_MISSING, missing)
     longest = max(

@@ -56,8 +56,8 @@ def test_the_machine_is_looked_at_and_nothing_is_changed(machine: Path, capsys: 
         sorted(machine.rglob("*")), sorted(os.listdir("/proc/self/fd")), sorted(os.listdir("/sys/class/net"))
     )  # fmt: skip
     assert list(found) == [
-        "python packages", "kernel module", "tun device", "capabilities", "bpf program", "bpf pins", "bpf maps",
-        "service users", "global file", "profile server0",
+        "python packages", "kernel module", "tun device", "capabilities", "bpf library", "bpf program", "bpf pins",
+        "bpf maps", "service users", "global file", "profile server0",
     ]  # fmt: skip
     assert found["python packages"]["answer"] == "yes"
     assert found["service users"]["needed"] is found["kernel module"]["needed"] is False
@@ -206,7 +206,23 @@ def test_the_packages_are_those_that_the_project_depends_on() -> None:
     wanted = {re.split(r"[=<>\[]", text)[0] for text in project["dependencies"]}
     listed = (ROOT / "packaging" / "debian-packages.txt").read_text().splitlines()
     debian = {text.split()[0] for text in listed if text.startswith("python3-") and " runtime: " in text}
-    assert set(PACKAGES.values()) == wanted | debian - {"python3-venv"}
+    assert {*PACKAGES.values(), "python3-bpfcc"} == wanted | debian - {"python3-venv"}
+
+
+@pytest.mark.parametrize("role", [None, Role.CLIENT, Role.SERVER])
+def test_only_a_server_needs_bcc(
+    role: Role | None, machine: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_profile(machine / "dev", "server0", SERVER)
+    write_profile(machine / "dev", "client0", CLIENT)
+    monkeypatch.setitem(sys.modules, "bcc", None)
+    found = items(capsys, *([f"{role.value}0"] if role else []))
+    assert found["python packages"]["answer"] == "yes"
+    assert "bpf maps" not in found
+    assert ("bpf library" in found) is (role is not Role.CLIENT)
+    if role is not Role.CLIENT:
+        assert (found["bpf library"]["answer"], found["bpf library"]["needed"]) == ("no", role is Role.SERVER)
+        assert found["bpf library"]["remedy"] == "for a server: apt install python3-bpfcc"
 
 
 def test_the_kernel_module_is_needed_where_the_configuration_insists(monkeypatch: pytest.MonkeyPatch) -> None:

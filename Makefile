@@ -6,12 +6,15 @@
 #             test-vm (which runs the long ones, too, on every kernel and on the newest of Debian's unstable archive)
 # make test-kasan  the ring vm, with a long storm, in a kernel that is built to watch the module; takes hours
 # make test-container  the ring container: the systemd unit, under the systemd of two containers
+# make test-packages  the Debian packages, built twice and installed, upgraded and purged in two containers; ten minutes
 # make mutants  breaks the program in one place for each clause of docs/conformance.md and runs the tests of that row,
 #             which must fail; about an hour, as root. QRE_MUTANTS=vm: the ring vm, too, some minutes for each
 # make test-cycles  200 starts and ends of a client, 50 of a server, every fourth cut off while it starts; half an hour
 # make test-clients  fifty real clients of one server at once; ten minutes, and some gigabytes of memory
 # make fuzz   peers that have the keys, against both ends and the data plane: a million inputs, half an hour.
 #             QRE_FUZZ_INPUTS and QRE_FUZZ_SEED: another number, another run
+# make deb    the Debian packages qre and qre-dkms, in dist/
+# make wheel  the wheel and the source distribution, in dist/
 # make check  static checks: ruff, mypy, clang-format, shellcheck
 # make bench  the user data plane beside wireguard-go
 # make bench-vm  the kernel module beside WireGuard and openvpn-dco, in a kernel under QEMU
@@ -19,11 +22,11 @@
 # make bench-worst  what the worst packets of a peer cost the kernel module, there
 
 PYTHON := .venv/bin/python
-SHELL_FILES := .ci/run run $(wildcard packaging/*.sh tests/vm/guest/*.sh)
+SHELL_FILES := .ci/run run packaging/restart-daemons $(wildcard packaging/*.sh packaging/debian/*.p* tests/vm/guest/*.sh)
 C_FILES := $(wildcard bpf/*.c bpf/*.h kmod/*.c kmod/*.h kmod/uapi/*.h tests/vm/guest/*.c tests/vm/guest/*.h)
 
-.PHONY: setup setup-dev setup-tests setup-vm demo test test-unit test-host test-vm test-kasan test-container test-cycles test-clients mutants fuzz
-.PHONY: check bench bench-vm bench-likeness bench-worst bpf clean
+.PHONY: setup setup-dev setup-tests setup-vm demo test test-unit test-host test-vm test-kasan test-container test-packages
+.PHONY: test-cycles test-clients mutants fuzz deb wheel check bench bench-vm bench-likeness bench-worst bpf clean
 
 setup:
 	@packaging/setup.sh
@@ -63,6 +66,10 @@ test-container:
 	@packaging/setup.sh tests packaging/container-packages.txt
 	@QRE_REQUIRE=container $(PYTHON) -m pytest tests/container
 
+test-packages:
+	@packaging/setup.sh tests dist packaging/container-packages.txt packaging/deb-packages.txt
+	@QRE_REQUIRE=packages $(PYTHON) -m pytest tests/packages
+
 test-cycles: setup-tests
 	@QRE_CYCLES_ALL=1 $(PYTHON) -m pytest tests/host/test_cycles.py
 
@@ -97,9 +104,17 @@ bench-likeness:
 bench-worst: setup-vm
 	@$(PYTHON) -m tests.bench.worst
 
+deb:
+	@packaging/setup.sh packaging/deb-packages.txt
+	@packaging/build-deb.sh
+
+wheel:
+	@packaging/setup.sh dist
+	@packaging/build-wheel.sh
+
 bpf:
 	@$(MAKE) -s -C bpf
 
 clean:
 	$(MAKE) -s -C bpf clean
-	rm -rf build dist .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf build dist packaging/made .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis

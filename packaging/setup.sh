@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes a machine able to build, run and test QRE: Debian packages, the Python environment, the BPF program.
 # Does only what is missing, asks nothing, and says what it does. Run by make; needs root only when a package is missing.
-# Arguments: needs (demo, check, tests, bench) besides what running it takes, and further lists of packages (*.txt).
+# Arguments: needs (demo, check, tests, bench, dist) besides what running it takes, and further lists of packages (*.txt).
 set -euo pipefail
 cd -P "$(dirname "$0")/.."
 
@@ -14,9 +14,9 @@ lists=()
 for word in "$@"; do
     case "$word" in
         demo | check | tests) needs+=("$word") extras+=("$word") ;;
-        bench) extras+=("$word") ;;
+        bench | dist) extras+=("$word") ;;
         *.txt) lists+=("$word") ;;
-        *) die "$word is not one of demo, check, tests, bench, and not a list of packages (*.txt)" ;;
+        *) die "$word is not one of demo, check, tests, bench, dist, and not a list of packages (*.txt)" ;;
     esac
 done
 

@@ -65,9 +65,20 @@ def why_not_vm() -> str:
     return ""
 
 
+def why_not_packages() -> str:
+    """The reason why QRE's Debian packages cannot be built here; empty when they can."""
+    absent = [name for name in ("dpkg-buildpackage", "dh_dkms", "lintian") if shutil.which(name) is None]
+    return f"{', '.join(absent)} is missing: make test-packages installs it" if absent else ""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     required = {ring.strip() for ring in os.environ.get("QRE_REQUIRE", "").split(",")}
-    for ring, reason in (("host", why_not_host()), ("vm", why_not_vm()), ("container", container.why_not())):
+    for ring, reason in (
+        ("host", why_not_host()),
+        ("vm", why_not_vm()),
+        ("container", container.why_not()),
+        ("packages", container.why_not() or why_not_packages()),
+    ):
         held = [item for item in items if item.path.is_relative_to(TESTS / ring)]
         if not reason or not held:
             continue

@@ -21,7 +21,7 @@ AUTHORITY = "/etc/qre/authority.pem"
 
 def install_lines() -> list[str]:
     """What the user guide has the user type, but for the set-up, which is done."""
-    text = GUIDE.read_text().partition("\n## Install\n")[2]
+    text = GUIDE.read_text().partition("\n## Install from the tree\n")[2]
     found = re.search(r"```sh\nmake setup .*?\n(.*?)```", text, re.DOTALL)
     assert found
     return found[1].splitlines()
@@ -86,6 +86,11 @@ def installed(container: Container, profile: str, text: str, authority: str) -> 
     """A machine on which everything was typed that the guide says, and the profile was written."""
     for line in install_lines():
         container.check(line)
+    return configured(container, profile, text, authority)
+
+
+def configured(container: Container, profile: str, text: str, authority: str) -> Machine:
+    """A machine on which QRE is installed, with its profile."""
     container.check(f"cat >{AUTHORITY}", stdin=authority)
     drop_in = f"[Service]\nEnvironment=SSL_CERT_FILE={AUTHORITY}\n"  # the site's certificate is a test's own
     container.check("d=/etc/systemd/system/qred@.service.d; mkdir $d; cat >$d/site.conf", stdin=drop_in)

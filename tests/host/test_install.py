@@ -1,4 +1,4 @@
-"""The user guide's installation, typed as it stands there, on a layer over this machine that goes with the test."""
+"""The user guide's installation from the tree, typed as it stands there, on a layer over this machine."""
 
 from __future__ import annotations
 
@@ -29,7 +29,12 @@ exec chroot "$1/root" env -C "$2" -i PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbi
 
 def typed() -> list[str]:
     """Every line of the guide's chapter, but for the set-up, which is done."""
-    chapter = (ROOT / "docs" / "user-guide.md").read_text().partition("\n## Install\n")[2].partition("\n## ")[0]
+    chapter = (
+        (ROOT / "docs" / "user-guide.md")
+        .read_text()
+        .partition("\n## Install from the tree\n")[2]
+        .partition("\n## ")[0]
+    )
     blocks = re.findall(r"```sh\n(.*?)```", chapter, re.DOTALL)
     lines = [line for block in blocks for line in block.splitlines()]
     assert len(blocks) == 2

@@ -1,9 +1,9 @@
 """A Debian with systemd as its first process, in systemd-nspawn: ``booted``, and ``Container.run`` runs shell in it.
 
-Its Debian is made by debootstrap once, from the packages that QRE's user needs, and kept outside the tree; a
-container writes to a layer of its own, which goes with it, as do all of its processes. This tree is at /opt/qre,
-read-only, with its Python environment: as if it had been set up there. The machine's own systemd is not asked, and
-need not run.
+Its Debian is made by debootstrap once, from the packages that QRE's user needs (or none of them), and kept outside
+the tree; a container writes to a layer of its own, which goes with it, as do all of its processes. A directory of
+this machine is at /opt/qre, read-only: this tree with its Python environment, as if it had been set up there. The
+machine's own systemd is not asked, and need not run.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -66,13 +66,14 @@ def _packages() -> list[str]:
     return ["systemd-sysv", *(name for name, need, *_ in lines if need == "runtime:")]
 
 
-def image() -> Path:
-    """The container's Debian, of the same release as this machine; made if it is not there yet."""
+def image(fetched: Sequence[str] = ()) -> Path:
+    """The container's Debian, of the same release as this machine; made if it is not there yet. With ``fetched``
+    it is a minimal one, in which apt can install those packages without a network."""
     release = dict(line.split("=", 1) for line in Path("/etc/os-release").read_text().splitlines() if "=" in line)[
         "VERSION_CODENAME"
     ]
-    packages = ",".join(_packages())
-    digest = hashlib.sha256(f"{release} {packages}".encode()).hexdigest()[:16]
+    packages = ",".join(["systemd-sysv"] if fetched else _packages())
+    digest = hashlib.sha256(f"{release} {packages} {' '.join(fetched)}".rstrip().encode()).hexdigest()[:16]
     system = cache() / f"container-{digest}"
     with one_at_a_time("container-lock"):
         if not system.exists():
@@ -81,6 +82,9 @@ def image() -> Path:
                 command = ("debootstrap", "--variant=minbase", f"--include={packages}", release, str(made))
                 run(*command, archive(), timeout=1200)
                 shutil.rmtree(made / "var/cache/apt")
+                if fetched:
+                    run("chroot", str(made), "apt-get", "update", timeout=300)
+                    run("chroot", str(made), "apt-get", "install", "--yes", "--download-only", *fetched, timeout=600)
                 made.rename(system)
     return system
 
@@ -140,9 +144,11 @@ class Container:
 
 
 @contextmanager
-def booted(namespace: Namespace, name: str, *options: str, with_bpf: bool) -> Iterator[Container]:
+def booted(
+    namespace: Namespace, name: str, *options: str, with_bpf: bool, system: Path | None = None, tree: Path = ROOT
+) -> Iterator[Container]:
     """A container in the network of ``namespace``, which may administer it; ``options`` are systemd-nspawn's.
-    A server needs BPF."""
+    A server needs BPF. ``system``: its Debian; ``tree``: what it has at /opt/qre."""
     cgroups = _cgroups()
     assert cgroups is not None
     with ExitStack() as stack:
@@ -152,7 +158,7 @@ def booted(namespace: Namespace, name: str, *options: str, with_bpf: bool) -> It
         given = [
             f"--network-namespace-path=/run/netns/{namespace.name}",
             "--capability=CAP_NET_ADMIN",
-            f"--bind-ro={ROOT}:{TREE}",
+            f"--bind-ro={tree}:{TREE}",
             *options,
         ]
         if with_bpf:
@@ -173,7 +179,7 @@ def booted(namespace: Namespace, name: str, *options: str, with_bpf: bool) -> It
             "--mount-proc",
             "--propagation=private",
         )
-        boot = ("sh", "-ec", _BOOT, "sh", str(directory), str(image()), name, *given)
+        boot = ("sh", "-ec", _BOOT, "sh", str(directory), str(system or image()), name, *given)
         log = directory / "console"
         with log.open("wb") as console:
             process = subprocess.Popen(

@@ -45,7 +45,10 @@ def test_the_demo_brings_no_more_than_it_uses() -> None:
 def test_a_need_that_does_not_exist_is_refused_before_anything_is_done() -> None:
     done = subprocess.run([PACKAGING / "setup.sh", "luck"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "set-up: luck is not one of demo, check, tests, bench, and not a list of packages (*.txt)\n"
+    assert (
+        done.stderr
+        == "set-up: luck is not one of demo, check, tests, bench, dist, and not a list of packages (*.txt)\n"
+    )
 
 
 def test_the_programs_of_an_environment_that_was_moved_are_repaired(tmp_path: Path) -> None:

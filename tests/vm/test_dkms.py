@@ -5,24 +5,14 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import tomllib
 from pathlib import Path
 
 import pytest
 
-from tests.support.kernels import KMOD, ROOT, Kernel, installed
+from qre import __version__ as VERSION
+from tests.support.kernels import KMOD, Kernel, installed
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.every_kernel]
-
-
-def version() -> str:
-    found = re.search(r'^PACKAGE_VERSION="(.*)"$', (KMOD / "dkms.conf").read_text(), re.MULTILINE)
-    assert found is not None
-    return found.group(1)
-
-
-def test_its_version_is_the_projects() -> None:
-    assert version() == tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 
 
 @pytest.mark.parametrize("kernel", installed(), ids=lambda kernel: kernel.series)
@@ -43,11 +33,11 @@ def test_dkms_builds_it_and_takes_it_away_again(kernel: Kernel, tmp_path: Path) 
         assert done.returncode == 0, done.stdout + done.stderr + logs
         return done.stdout
 
-    which = ("-m", f"qre/{version()}", "-k", kernel.release)
+    which = ("-m", f"qre/{VERSION}", "-k", kernel.release)
     dkms("add", *which[:2])
     dkms("build", *which)
-    assert re.search(rf"qre/{version()}, {re.escape(kernel.release)}, x86_64: built", dkms("status"))
-    (module,) = trees.glob(f"qre/{version()}/{kernel.release}/x86_64/module/qre.ko*")
+    assert re.search(rf"qre/{VERSION}, {re.escape(kernel.release)}, x86_64: built", dkms("status"))
+    (module,) = trees.glob(f"qre/{VERSION}/{kernel.release}/x86_64/module/qre.ko*")
     magic = subprocess.run(["modinfo", "-F", "vermagic", module], check=True, capture_output=True, text=True).stdout
     assert magic.startswith(kernel.release + " ")
     dkms("remove", *which[:2], "--all")

@@ -1,0 +1,1 @@
+"""QRE's Debian packages: built, judged, and installed on minimal machines."""

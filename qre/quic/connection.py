@@ -285,8 +285,10 @@ class HandshakeConnection(QuicConnection):
         return None if self._close_at is None else super().get_timer()
 
     def handle_timer(self, now: float) -> None:
-        """As aioquic's; does nothing after ``stop()``."""
+        """As aioquic's, of a timer that is worked out anew: what has come meanwhile may have moved it. Does nothing
+        after ``stop()``."""
         if self._close_at is not None:
+            self.get_timer()
             self._guarded(lambda: super(HandshakeConnection, self).handle_timer(now))
 
     # --- what the hand-over asks ---

@@ -172,3 +172,12 @@ def test_a_new_gap_is_acknowledged_at_once() -> None:
         acknowledging.wants(tls.Epoch.ONE_RTT, space, 0.04, now=5.0)
         acknowledging.gaps(space, 5.0)
         assert space.ack_at == pytest.approx(5.0 if number else 5.025)
+
+
+def test_a_timer_that_was_overtaken_by_an_answer_repeats_nothing() -> None:
+    """It ends while the answer is being read, as on a busy machine: Finished went again at once."""
+    pair = Timed(path=Path(delay=0.004), dest=SHORT_CIDS).run(0.0081)
+    assert len(pair.datagrams) >= 5 and pair.client_state is None
+    pair.client._connection._loss_at = pair.now  # worked out before the answer came
+    pair.client.handle_timer(pair.now)
+    assert not [datagram for datagram in pair.client.datagrams_to_send(pair.now) if datagram[0] & 0x80]

@@ -190,12 +190,16 @@ def facts(found: Assessment, profile: DestProfile) -> Iterator[str]:
                 profile.certificate_expires_at - profile.checked_at,
             )
         )
-        yield f"certificate {span(age)} old, {span(left)} left"
+        yield f"certificate {_days(age)} old, {_days(left)} left"
     if found.https is not None:
         announced = f"HTTPS by TCP {'with' if found.https.http3 else 'without'} Alt-Svc"
         yield announced if found.https.answered else "no HTTPS by TCP"
     words = {True: "in our network", False: "in another network", None: "whether in our network is not known"}
     yield words[found.near]
+
+
+def _days(seconds: int) -> str:
+    return plural(seconds // 86_400, "day") if seconds >= 86_400 else span(seconds)
 
 
 def as_json(found: Assessment) -> dict[str, Any]:

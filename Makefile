@@ -15,6 +15,8 @@
 #             QRE_FUZZ_INPUTS and QRE_FUZZ_SEED: another number, another run
 # make deb    the Debian packages qre and qre-dkms, in dist/
 # make wheel  the wheel and the source distribution, in dist/
+# make vectors  makes docs/vectors.json, the protocol's test vectors, anew: when the protocol has changed
+# make pictures  makes docs/pictures anew: drawings from their sources, a recording of a real first tunnel. As root
 # make check  static checks: ruff, mypy, clang-format, shellcheck
 # make bench  the user data plane beside wireguard-go
 # make bench-vm  the kernel module beside WireGuard and openvpn-dco, in a kernel under QEMU
@@ -23,10 +25,11 @@
 
 PYTHON := .venv/bin/python
 SHELL_FILES := .ci/run run packaging/restart-daemons $(wildcard packaging/*.sh packaging/debian/*.p* tests/vm/guest/*.sh)
+PICTURES := $(patsubst %.dot,%.svg,$(wildcard docs/pictures/*.dot)) $(patsubst %.msc,%.svg,$(wildcard docs/pictures/*.msc))
 C_FILES := $(wildcard bpf/*.c bpf/*.h kmod/*.c kmod/*.h kmod/uapi/*.h tests/vm/guest/*.c tests/vm/guest/*.h)
 
 .PHONY: setup setup-dev setup-tests setup-vm demo test test-unit test-host test-vm test-kasan test-container test-packages
-.PHONY: test-cycles test-clients mutants fuzz deb wheel check bench bench-vm bench-likeness bench-worst bpf clean
+.PHONY: test-cycles test-clients mutants fuzz deb wheel check vectors pictures bench bench-vm bench-likeness bench-worst bpf clean
 
 setup:
 	@packaging/setup.sh
@@ -81,6 +84,24 @@ mutants: $(if $(filter vm,$(QRE_MUTANTS)),setup-vm,setup-tests)
 
 fuzz: setup-tests
 	@$(PYTHON) -m tests.fuzz.fuzz_peers $${QRE_FUZZ_INPUTS:-1000000} $${QRE_FUZZ_SEED:-1}
+
+vectors: setup-tests
+	@$(PYTHON) -m tests.support.protocol_vectors > vectors.new && mv vectors.new docs/vectors.json
+
+pictures:
+	@packaging/setup.sh tests packaging/picture-packages.txt
+	@$(MAKE) -s -B $(PICTURES)
+	@$(PYTHON) -m demo.recording > docs/pictures/new.cast
+	@termtosvg render docs/pictures/new.cast docs/pictures/first-tunnel.svg -t window_frame 2>/dev/null
+	@mkdir docs/pictures/stills && termtosvg render docs/pictures/new.cast docs/pictures/stills -s -t window_frame 2>/dev/null
+	@cp "$$(ls docs/pictures/stills/*.svg | tail -n 1)" docs/pictures/show.svg
+	@rm -r docs/pictures/new.cast docs/pictures/stills
+
+docs/pictures/%.svg: docs/pictures/%.dot
+	dot -Tsvg $< -o $@
+
+docs/pictures/%.svg: docs/pictures/%.msc
+	mscgen -T svg -i $< -o $@
 
 check:
 	@packaging/setup.sh check

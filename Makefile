@@ -93,7 +93,8 @@ pictures:
 	@$(MAKE) -s -B $(PICTURES)
 	@$(PYTHON) -m demo.recording > docs/pictures/new.cast
 	@termtosvg render docs/pictures/new.cast docs/pictures/first-tunnel.svg -t window_frame 2>/dev/null
-	@mkdir docs/pictures/stills && termtosvg render docs/pictures/new.cast docs/pictures/stills -s -t window_frame 2>/dev/null
+	@rm -rf docs/pictures/stills && mkdir docs/pictures/stills
+	@termtosvg render docs/pictures/new.cast docs/pictures/stills -s -t window_frame 2>/dev/null
 	@cp "$$(ls docs/pictures/stills/*.svg | tail -n 1)" docs/pictures/show.svg
 	@rm -r docs/pictures/new.cast docs/pictures/stills
 

@@ -91,7 +91,7 @@ def installed(container: Container, profile: str, text: str, authority: str) -> 
 
 def configured(container: Container, profile: str, text: str, authority: str) -> Machine:
     """A machine on which QRE is installed, with its profile."""
-    container.check(f"cat >{AUTHORITY}", stdin=authority)
+    container.check(f"mkdir -p /etc/qre/dev; cat >{AUTHORITY}", stdin=authority)
     drop_in = f"[Service]\nEnvironment=SSL_CERT_FILE={AUTHORITY}\n"  # the site's certificate is a test's own
     container.check("d=/etc/systemd/system/qred@.service.d; mkdir $d; cat >$d/site.conf", stdin=drop_in)
     container.check("systemctl daemon-reload")

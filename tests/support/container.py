@@ -27,6 +27,8 @@ from tests.support.unstable import archive
 #: Where a container has this tree.
 TREE = Path("/opt/qre")
 _PACKAGES = ROOT / "packaging" / "debian-packages.txt"
+#: What docs/tasks.md has one type besides QRE's own commands.
+_TYPED = ("iputils-ping", "nftables", "procps", "python3-nftables")
 _PROGRAMS = ("debootstrap", "systemd-nspawn", "unshare")
 _BOOT_TIMEOUT = 300.0
 
@@ -38,6 +40,7 @@ umount -R /sys/fs/cgroup && mount -t cgroup2 cgroup2 /sys/fs/cgroup
 mkdir -p /run/systemd && mount -t tmpfs -o mode=755 tmpfs /run/systemd
 root=$1/root name=$3
 shift 3
+export SYSTEMD_NSPAWN_API_VFS_WRITABLE=network  # a machine's administrator may set net.ipv4.ip_forward
 exec systemd-nspawn --boot --quiet --register=no --keep-unit --console=pipe --directory="$root" --machine="$name" "$@"
 """
 
@@ -63,7 +66,7 @@ def _cgroups() -> Path | None:
 def _packages() -> list[str]:
     """What QRE needs to run, and systemd."""
     lines = (line.split(maxsplit=2) for line in _PACKAGES.read_text().splitlines() if not line.startswith("#"))
-    return ["systemd-sysv", *(name for name, need, *_ in lines if need == "runtime:")]
+    return ["systemd-sysv", *_TYPED, *(name for name, need, *_ in lines if need == "runtime:")]
 
 
 def image(fetched: Sequence[str] = ()) -> Path:

@@ -14,6 +14,7 @@ from ipaddress import (
     IPv6Address,
     IPv6Interface,
     IPv6Network,
+    collapse_addresses,
     ip_network,
 )
 
@@ -60,6 +61,36 @@ def keeps_apart(prefix: Network, outer: tuple[Network, ...]) -> bool:
         and not (network == _EVERYWHERE and prefix.is_private)
         for network in outer
     )
+
+
+def default_versions(prefixes: Iterable[Network]) -> tuple[int, ...]:
+    """The IP versions that these prefixes cover as a whole, by a default route or by its halves."""
+    given = tuple(prefixes)
+    return tuple(
+        version
+        for version in (4, 6)
+        if any(whole.prefixlen == 0 for whole in collapse_addresses(_only(version, given)))
+    )
+
+
+def _only(version: int, prefixes: Iterable[Network]) -> list[IPv4Network]:
+    # Either version: what this is given to takes both, but only in one list each.
+    return [prefix for prefix in prefixes if prefix.version == version]  # type: ignore[misc]
+
+
+def closed_beside(prefixes: Iterable[Network], protected: bool) -> tuple[int, ...]:
+    """IPv6, when a tunnel takes all of IPv4 but not of IPv6, and this machine has it. None unless ``protected``."""
+    return (6,) if protected and default_versions(prefixes) == (4,) and _has_ipv6() else ()
+
+
+def _has_ipv6() -> bool:
+    import socket  # few profiles come here
+
+    try:
+        socket.socket(socket.AF_INET6, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC).close()
+    except OSError:
+        return False
+    return True
 
 
 def contains(network: Network, other: Network) -> bool:

@@ -86,6 +86,7 @@ class Reloads:
             allowed_ips=config.routes,
             table=config.table,
             outer=config.outer,
+            closed=config.closed,
         )
         await self._members[Party.NETLINK].router.request(Party.SUPERVISOR, device, 10.0)
         self._use(config)

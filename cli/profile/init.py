@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from ipaddress import ip_interface
 
+from qre.addresses import default_versions
 from qre.cli.commands import Options
 from qre.cli.defaults import INIT
 from qre.cli.fields import parse_fields
@@ -16,11 +17,14 @@ from qre.config.profile import profile_from_values, profile_of_text, profile_pat
 from qre.config.settings import load_global
 from qre.config.values import check_profile_name, is_ipv4, parse_host_port, show_key
 from qre.errors import UserError, UserErrors
+from qre.wire.overhead import MIN_MTU_IPV6
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+#: Bytes of the random part of a local network (RFC 4193, 3.1).
+GLOBAL_ID = 5
 REQUIRED = ("Endpoint", "Dest")
 OPTIONAL = (
     "ServerName",
@@ -51,7 +55,7 @@ def init(arguments: list[str], options: Options) -> int:
     names = check_profile_name(fields["ServerProfile"]), check_profile_name(fields["ClientProfile"])
     if names[0] == names[1]:
         raise UserError("init", f"both profiles would be {names[0]}", "name them ServerProfile= and ClientProfile=")
-    server, client = make_pair(fields, os.urandom(32), os.urandom(8))
+    server, client = make_pair(fields, os.urandom(32), os.urandom(8), os.urandom(GLOBAL_ID))
     texts = {profile_path(profile.name, config): to_file(profile) for profile in (server, client)}
     if not options.dry_run:
         write_all(texts)
@@ -63,7 +67,9 @@ def init(arguments: list[str], options: Options) -> int:
     return 0
 
 
-def make_pair(fields: Mapping[str, str], private: bytes, short_id: bytes) -> tuple[Profile, Profile]:
+def make_pair(
+    fields: Mapping[str, str], private: bytes, short_id: bytes, global_id: bytes
+) -> tuple[Profile, Profile]:
     """The two profiles. Raises UserErrors with all errors of the fields."""
     key = clamped(private)
     own = {
@@ -94,7 +100,30 @@ def make_pair(fields: Mapping[str, str], private: bytes, short_id: bytes) -> tup
     if server is None or client is None:
         raise AssertionError("what is missing is an error")
     _check_addresses(server, client)
+    server, client = _with_ipv6(server, client, global_id)
     return _with_section(server, client), client
+
+
+def _with_ipv6(server: Profile, client: Profile, global_id: bytes) -> tuple[Profile, Profile]:
+    """A tunnel that takes all of IPv4 takes IPv6, too, with addresses of a network of its own (RFC 4193).
+
+    Not when it has something of IPv6 already, or an MTU that is too small.
+    """
+    from ipaddress import IPv6Address, IPv6Interface, IPv6Network
+
+    given = (*server.address, *client.address, *client.allowed_ips)
+    if default_versions(client.allowed_ips) != (4,) or any(each.version == 6 for each in given):
+        return server, client
+    if min(server.mtu, client.mtu) < MIN_MTU_IPV6:
+        return server, client
+    network = int(IPv6Address(b"\xfd" + global_id + bytes(15 - GLOBAL_ID)))
+    return (
+        server.replace(address=(*server.address, IPv6Interface((network + 1, 64)))),
+        client.replace(
+            address=(*client.address, IPv6Interface((network + 2, 64))),
+            allowed_ips=(*client.allowed_ips, IPv6Network("::/0")),
+        ),
+    )
 
 
 def _given(fields: Mapping[str, str], *names: str) -> dict[str, str]:

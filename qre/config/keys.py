@@ -29,6 +29,7 @@ PROFILE_KEYS = {
     "RealityShortId": "one of the server's RealityShortIds",
     "PersistentKeepalive": "25",
     "AllowedIPs": "10.77.0.0/24",
+    "LeakProtection": "on",
     "PreUp": "a shell command",
     "PostUp": "a shell command",
     "PreDown": "a shell command",
@@ -55,7 +56,7 @@ SERVER_KEYS = (
     "ClientAllowedIPs",
     "Forward",
 )
-CLIENT_KEYS = ("Endpoint", "RealityPublicKey", "RealityShortId")
+CLIENT_KEYS = ("Endpoint", "RealityPublicKey", "RealityShortId", "LeakProtection")
 #: Keys whose values are credentials: no error contains their text.
 SECRET_KEYS = ("RealityPrivateKey", "RealityPreviousKey", "RealityShortIds", "RealityShortId", "ShortId")
 

@@ -173,6 +173,7 @@ class ClientSettings(Value):
     server_name: str
     public_key: bytes  # X25519, 32 bytes
     short_id: bytes  # padded to 8 bytes
+    leak_protection: bool = True
 
     def __repr__(self) -> str:
         return f"ClientSettings(endpoint={self.endpoint}, server_name={self.server_name!r})"
@@ -222,6 +223,11 @@ class Profile(Value):
             return None
         given = self.underlay.server
         return HostPort(str(given.ip), given.port) if given is not None else self.client.endpoint
+
+    @property
+    def leak_protection(self) -> bool:
+        """Whether IPv6 may not lead past a tunnel that takes all of IPv4; of a client."""
+        return self.client is not None and self.client.leak_protection
 
     @property
     def endpoint_host(self) -> str | None:

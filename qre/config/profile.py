@@ -282,9 +282,10 @@ def _client(values: Values) -> ClientSettings | None:
     server_name = values.require("ServerName", v.parse_dns_name)
     key = values.require("RealityPublicKey", v.parse_key)
     short_id = values.require("RealityShortId", v.parse_short_id)
+    protection = values.get("LeakProtection", v.parse_switch)
     if endpoint is None or server_name is None or key is None or short_id is None:
         return None
-    return ClientSettings(endpoint, server_name, key, short_id)
+    return ClientSettings(endpoint, server_name, key, short_id, leak_protection=protection is not False)
 
 
 def _hook(values: Values, key: str) -> tuple[str, ...]:
@@ -314,4 +315,5 @@ _CLIENT_PARSERS = {
     "Endpoint": v.parse_host_port,
     "RealityPublicKey": v.parse_key,
     "RealityShortId": v.parse_short_id,
+    "LeakProtection": v.parse_switch,
 }

@@ -158,6 +158,11 @@ def parse_forward(text: str) -> Forward:
     return Forward(_choice(text, Forward))
 
 
+def parse_switch(text: str) -> bool:
+    """``on`` or ``off``."""
+    return _choice(text, ("on", "off")) == "on"
+
+
 def parse_routed_cid_len(text: str) -> int:
     """``dest`` (LIKE_DEST), or a number of bytes."""
     return LIKE_DEST if text == "dest" else number(*ROUTED_CID_LENGTHS)(text)

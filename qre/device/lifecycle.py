@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from qre.addresses import outer_networks
+from qre.addresses import closed_beside, default_versions, outer_networks
 from qre.config.model import GlobalConfig, Profile
 from qre.device.kernel_device import close_sessions, settings_as_they_were, settings_of, sync_line
 from qre.device.kernel_module import MODULE, choose_dataplane, expected_dataplane, wants_module
@@ -243,7 +243,8 @@ def nothing_in_the_clear(name: str) -> str:
 
 def _spec(profile: Profile, table: int) -> DeviceSpec:
     outer = outer_networks(profile.endpoint_host)
-    return DeviceSpec(profile.device, profile.address, profile.mtu, profile.routes, table, outer)
+    closed = closed_beside(profile.routes, profile.leak_protection)
+    return DeviceSpec(profile.device, profile.address, profile.mtu, profile.routes, table, outer, closed)
 
 
 def dataplane_of(link: Link) -> Dataplane:
@@ -317,12 +318,16 @@ def _prepare_reload(profile: Profile, config: GlobalConfig, rtnl: Rtnl, notice: 
 
 
 def _found(profile: Profile, link: Link, rtnl: Rtnl) -> ProfileState:
-    """The state read from the device itself: our addresses and routes on it."""
+    """The state read from the device itself: our addresses and routes on it, and the rules of its table."""
+    table = min(tables_of(rtnl, link), default=0)
+    routes = tuple(sorted({prefix for prefix, _ in rtnl.routes(link)}, key=str))
+    routed = default_versions(routes)
     return msgspec.structs.replace(
-        state_of(profile, min(tables_of(rtnl, link), default=0)),
+        state_of(profile, table),
         address=tuple(entry.interface for entry in rtnl.addresses(link) if entry.ours),
         mtu=link.mtu,
-        allowed_ips=tuple(sorted({prefix for prefix, _ in rtnl.routes(link)}, key=str)),
+        allowed_ips=routes,
+        closed=tuple(version for version in refusing_versions(rtnl, table) if table and version not in routed),
     )
 
 

@@ -10,7 +10,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from qre.addresses import Interface
+from qre.addresses import Interface, closed_beside, default_versions
 from qre.config.model import GlobalConfig, Hooks, Profile
 from qre.device.control_client import front_path, remove_left, runtime_paths
 from qre.device.device_lock import is_free, lock_path, port_name
@@ -30,7 +30,13 @@ from qre.kernel.qre_family import Qre
 from qre.kernel.rtnl import Link, Rtnl
 from qre.kernel.site_tcp.site_face import SiteFace
 from qre.kernel.tun import claimed, is_held, is_ours
-from qre.kernel.tunnel import clear_device, closed_rules, default_versions, delete_rules, put_rules, tables_of
+from qre.kernel.tunnel import (
+    clear_device,
+    closed_rules,
+    delete_rules,
+    put_rules,
+    tables_of,
+)
 
 
 @dataclass(frozen=True)
@@ -168,7 +174,7 @@ def _prepare(
         hooks=configured.hooks if configured is not None else Hooks(),
         addresses=(*(saved.address if saved is not None else ()), *(configured.address if configured else ())),
         tables=_tables(configured, saved, link, rtnl, config),
-        closed=default_versions(configured.routes) if closed and configured is not None else (),
+        closed=_closed(configured) if closed and configured is not None else (),
         config=config,
         rtnl=rtnl,
         link=link,
@@ -177,6 +183,10 @@ def _prepare(
         left=tuple(path for path in places if os.path.exists(path)),
         rules=_rules_of(device, configured, saved),
     )
+
+
+def _closed(configured: Profile) -> tuple[int, ...]:
+    return default_versions(configured.routes) + closed_beside(configured.routes, configured.leak_protection)
 
 
 def _tables(

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from qre.addresses import Interface, Network, outer_networks
+from qre.addresses import Interface, Network, closed_beside, outer_networks
 from qre.config.model import GlobalConfig, Profile
 from qre.config.values import parse_socket_address
 from qre.device.control_client import names_in
@@ -43,6 +43,8 @@ class ProfileState(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     table: Annotated[int, msgspec.Meta(ge=0, le=0xFFFFFFFF)] = msgspec.field(name="fwmark")
     #: where the tunnel's own packets go
     outer: Annotated[tuple[Network, ...], msgspec.Meta(max_length=16)] = ()
+    #: IP versions that lead to neighbours alone
+    closed: Annotated[tuple[Annotated[int, msgspec.Meta(ge=4, le=6)], ...], msgspec.Meta(max_length=2)] = ()
 
 
 def state_of(profile: Profile, table: int) -> ProfileState:
@@ -58,6 +60,7 @@ def state_of(profile: Profile, table: int) -> ProfileState:
         allowed_ips=profile.routes,
         table=table,
         outer=outer_networks(profile.endpoint_host),
+        closed=closed_beside(profile.routes, profile.leak_protection),
     )
 
 

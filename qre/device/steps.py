@@ -89,7 +89,9 @@ def route_lines(before: ProfileState | None, spec: DeviceSpec) -> tuple[str, ...
 
 def spec_of(state: ProfileState) -> DeviceSpec:
     """The device that a saved state describes."""
-    return DeviceSpec(state.device, state.address, state.mtu, state.allowed_ips, state.table, state.outer)
+    return DeviceSpec(
+        state.device, state.address, state.mtu, state.allowed_ips, state.table, state.outer, state.closed
+    )
 
 
 def rule_line(rule: Rule) -> str:

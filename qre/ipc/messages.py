@@ -45,6 +45,8 @@ class Party(enum.StrEnum):
 #: Bytes of routed connection IDs, or LIKE_DEST.
 RoutedCidLen = Annotated[int, msgspec.Meta(ge=0, le=20)]
 
+IpVersions = Annotated[tuple[Annotated[int, msgspec.Meta(ge=4, le=6)], ...], msgspec.Meta(max_length=2)]
+
 #: TCP ports that are passed to Dest.
 SitePorts = Annotated[tuple[Port, ...], msgspec.Meta(max_length=16)]
 
@@ -62,6 +64,7 @@ class WorkerConfig(Struct, frozen=True, kw_only=True):
     routes: Routes = ()  # AllowedIPs, and the networks behind a server's clients
     table: U32 = 0  # of routes that must not take the tunnel's own packets
     outer: Prefixes = ()  # where those go
+    closed: IpVersions = ()  # those that lead to neighbours alone
     server_name: Text
     listen_ip: Text = ""  # server; with --server-underlay applied
     listen_port: U16 = 0
@@ -256,6 +259,7 @@ class SyncDevice(Message, frozen=True, kw_only=True):
     allowed_ips: Routes
     table: U32 = 0
     outer: Prefixes = ()
+    closed: IpVersions = ()
 
 
 class UseLoader(Message, frozen=True, kw_only=True):

@@ -5,18 +5,18 @@ the machine, and what could swallow such packets goes into a table of the device
 are sent to: a default route, and every prefix that may cover the other end. Rules keep the order that a single table
 would have, the longest prefix first: before the table's routes of one length, the main table is asked for longer
 ones. After a default route a last rule refuses what has no route there: when the device is gone, nothing leaves in
-the clear. All other prefixes go into the main table, unless one of the device's own networks covers them.
+the clear. The same rules close IPv6 beside a default route of IPv4 (LeakProtection): its uplink would lead past the
+tunnel. All other prefixes go into the main table, unless one of the device's own networks covers them.
 """
 
 from __future__ import annotations
 
 import enum
-import ipaddress
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from qre.addresses import Interface, Network, contains, keeps_apart
+from qre.addresses import Interface, Network, contains, default_versions, keeps_apart
 from qre.errors import InternalError, MachineError
 from qre.kernel.rtnl import MAIN_TABLE, PLACEHOLDER, Link, Rtnl, Rule
 from qre.kernel.underlay_sockets import MARK
@@ -32,7 +32,7 @@ _NONE: Final[Mapping[int, tuple[int, ...]]] = {}
 @dataclass(frozen=True)
 class DeviceSpec:
     """The intended device. ``table`` is 0 unless one of its routes needs a table of its own. ``outer``: where the
-    tunnel's own packets may go."""
+    tunnel's own packets may go. ``closed``: IP versions that lead to neighbours alone."""
 
     device: str
     addresses: tuple[Interface, ...]
@@ -40,20 +40,7 @@ class DeviceSpec:
     allowed_ips: tuple[Network, ...] = ()
     table: int = 0
     outer: tuple[Network, ...] = ()
-
-
-def default_versions(allowed_ips: tuple[Network, ...]) -> tuple[int, ...]:
-    """The IP versions that these prefixes cover as a whole, by a default route or by its halves."""
-    return tuple(
-        version
-        for version in (4, 6)
-        if any(whole.prefixlen == 0 for whole in ipaddress.collapse_addresses(_only(version, allowed_ips)))
-    )
-
-
-def _only(version: int, prefixes: Iterable[Network]) -> list[ipaddress.IPv4Network]:
-    # Either version: what this is given to takes both, but only in one list each.
-    return [prefix for prefix in prefixes if prefix.version == version]  # type: ignore[misc]
+    closed: tuple[int, ...] = ()
 
 
 def needs_table(allowed_ips: tuple[Network, ...], outer: tuple[Network, ...]) -> bool:
@@ -251,7 +238,7 @@ def wanted_rules(spec: DeviceSpec) -> list[RuleSet]:
     """One set for each IP version that needs rules."""
     sets = []
     routes = wanted_routes(spec)
-    whole = default_versions(spec.allowed_ips)
+    whole = {*default_versions(spec.allowed_ips), *spec.closed}
     for version in (4, 6):
         lengths = {prefix.prefixlen for prefix, table in routes if table != MAIN_TABLE and prefix.version == version}
         if version in whole:

@@ -12,7 +12,7 @@ from typing import NoReturn
 import msgspec
 
 import qre
-from qre.addresses import outer_networks
+from qre.addresses import closed_beside, outer_networks
 from qre.config.model import ClientSection, GlobalConfig, Profile
 from qre.dest_profile import DestProfile
 from qre.ends import Dataplane, Role
@@ -51,6 +51,7 @@ def worker_config(
         routes=profile.routes,
         table=table,
         outer=outer_networks(profile.endpoint_host),
+        closed=closed_beside(profile.routes, profile.leak_protection),
         server_name=(profile.server or profile.client or _none(profile)).server_name,
         user_dataplane=dataplane is not Dataplane.KERNEL,
         routed_cid_len=config.routed_cid_len,

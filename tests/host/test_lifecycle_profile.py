@@ -148,7 +148,7 @@ def test_a_start_that_fails_does_not_open_what_rules_kept_closed(
     result = up_profile(profile, config, keep_tun=left != "by up")
     if result.tun_fd is not None:
         os.close(result.tun_fd)
-    rules = ip("-4", "rule")
+    rules = ip("-4", "rule"), ip("-6", "rule")
     notices: list[str] = []
     deleted: list[int] = []
     real = Rtnl.delete_rule
@@ -160,14 +160,13 @@ def test_a_start_that_fails_does_not_open_what_rules_kept_closed(
     with monkeypatch.context() as patched, pytest.raises(UserError, match="exit status 7"):
         patched.setattr(Rtnl, "delete_rule", delete_rule)
         up_profile(client_profile(allowed_ips=prefixes, hooks=hooks), config, keep_tun=True, notice=notices.append)
-    assert ip("-4", "rule") == rules
+    assert (ip("-4", "rule"), ip("-6", "rule")) == rules
     assert "0.0.0.0/0" not in prefixes or 4 not in deleted, "not even for a moment"
-    assert "proto 81" not in ip("-6", "rule")
     assert "qre0" not in ip("link") and not state_path(config, "tunnel").exists()
     assert len(notices) == 1 and "`qre-tool down tunnel` removes them" in notices[0]
     again = up_profile(profile, config, keep_tun=True)
     assert again.table == result.table, "they are used again"
-    assert ip("-4", "rule") == rules
+    assert (ip("-4", "rule"), ip("-6", "rule")) == rules
     assert again.tun_fd is not None
     os.close(again.tun_fd)
     state_path(config, "tunnel").unlink()
@@ -575,6 +574,9 @@ def test_the_plan_of_up_lists_each_operation_in_order_and_changes_nothing(
         "rule -4: not fwmark 0x515245 lookup 5329477",
         "rule -4: not fwmark 0x515245 unreachable",
         "rule -4: fwmark 0x515245 lookup main",
+        "rule -6: lookup main suppress_prefixlength 0",
+        "rule -6: not fwmark 0x515245 lookup 5329477",
+        "rule -6: not fwmark 0x515245 unreachable",
         "PostUp: b",
         f"save state to {tmp_path}/state/tunnel.state",
     ]

@@ -9,6 +9,7 @@ import os
 import re
 import stat
 import sys
+from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
@@ -176,6 +177,29 @@ def test_init_writes_a_matching_pair(directory: Path, capsys: pytest.CaptureFixt
         assert output(capsys, "pubkey").strip() == base64.b64encode(client.client.public_key).decode()
     assert sorted(os.listdir(directory)) == ["client0.conf", "server0.conf"]
     assert base64.b64encode(server.server.private_key).decode() not in out
+
+
+@pytest.mark.parametrize(
+    ("given", "both"),
+    [
+        (("AllowedIPs=0.0.0.0/0",), True),
+        (("AllowedIPs=0.0.0.0/1,128.0.0.0/1",), True),
+        (("AllowedIPs=10.0.0.0/8",), False),
+        (("AllowedIPs=0.0.0.0/0,fd00::/8",), False),
+        (("AllowedIPs=0.0.0.0/0", "MTU=1200"), False),
+        ((), False),
+    ],
+)
+def test_a_tunnel_for_everything_gets_both_ip_versions(directory: Path, given: tuple[str, ...], both: bool) -> None:
+    assert main(["init", "Endpoint=192.0.2.1:443", "Dest=www.example.org:443", *given]) == 0
+    server, client = (load_profile_file(directory / f"{name}.conf") for name in ("server0", "client0"))
+    assert [each.version for each in server.address] == [each.version for each in client.address]
+    assert (len(client.address), len({each.network for each in server.address + client.address})) == (
+        (2, 2) if both else (1, 1)
+    )
+    assert (ip_network("::/0") in client.allowed_ips) is both
+    if both:
+        assert client.address[1].network.subnet_of(ip_network("fd00::/8"))
 
 
 def test_init_takes_every_field_in_any_form(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -35,7 +35,7 @@ def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
         monkeypatch.setenv(name, str(tmp_path))
     monkeypatch.setenv("QRE_GLOBAL_CONFIG", str(tmp_path / "none"))
     monkeypatch.chdir(tmp_path)
-    fields = ["Endpoint=vpn.example.org:443", "Dest=www.example.org:443", "AllowedIPs=0.0.0.0/0", "MTU=1300"]
+    fields = ["Endpoint=vpn.example.org:443", "Dest=www.example.org:443", "AllowedIPs=10.0.0.0/8", "MTU=1300"]
     assert main(["init", *fields]) == 0
     yield tmp_path
 
@@ -79,7 +79,7 @@ def test_one_command_makes_a_client_whose_profile_fits(
     feed(monkeypatch, f"{link}\n")
     told = said(capsys, "import", "-")
     assert "server: vpn.example.org:443, as www.example.org" in told
-    assert "address: 10.77.0.3/24; routes: 0.0.0.0/0" in told
+    assert "address: 10.77.0.3/24; routes: 10.0.0.0/8" in told
     of_file, of_link = load_profile_file(directory / "file.conf"), load_profile_file(directory / "alice.conf")
     assert of_file.replace(name="", device="") == of_link.replace(name="", device="")
     assert of_link.client is not None

@@ -84,13 +84,14 @@ def test_every_default_of_the_reference_has_a_row_in_the_conformance_table() -> 
 @pytest.mark.parametrize("field", [*INIT, "MTU", "PersistentKeepalive", "RealityMaxTimeDiff"])
 def test_of_init(field: str) -> None:
     fields = INIT | {"Endpoint": "192.0.2.1:443", "Dest": "site.example:443"}
-    pair = make_pair(fields, bytes(32), bytes(8))
-    assert make_pair(fields | {field: default_of("init", field)}, bytes(32), bytes(8)) == pair
+    pair = make_pair(fields, bytes(32), bytes(8), bytes(5))
+    assert make_pair(fields | {field: default_of("init", field)}, bytes(32), bytes(8), bytes(5)) == pair
 
 
 def test_of_init_where_it_follows_from_another_field() -> None:
     for endpoint, listen in (("192.0.2.1:443", "192.0.2.1:443"), ("vpn.example:4433", "0.0.0.0:4433")):
-        server, client = make_pair(INIT | {"Endpoint": endpoint, "Dest": "site.example:443"}, bytes(32), bytes(8))
+        fields = INIT | {"Endpoint": endpoint, "Dest": "site.example:443"}
+        server, client = make_pair(fields, bytes(32), bytes(8), bytes(5))
         assert server.server is not None and client.client is not None
         assert str(server.server.listen) == listen
         assert server.server.server_name == client.client.server_name == "site.example"

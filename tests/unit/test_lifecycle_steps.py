@@ -17,6 +17,7 @@ from qre.device.steps import Step, address_lines, plan_of, route_lines, run_step
 from qre.ends import Dataplane
 from qre.errors import MachineError, UserError
 from qre.kernel.socket import NetlinkRefusedError, raise_refusal, split_messages
+from qre.kernel.tunnel import wanted_rules
 from tests.support.profile_values import client_profile
 
 NLMSG_ERROR, NLMSG_DONE, CAPPED, TLVS = 2, 3, 0x100, 0x200
@@ -88,6 +89,20 @@ def test_a_plan_has_one_operation_a_line_old_addresses_first_and_old_routes_last
         "delete route 0.0.0.0/0 of qre0",
         "delete rules -4 of table 7",
     ]
+
+
+def test_a_tunnel_for_all_of_ipv4_closes_ipv6_beside_it_unless_that_is_off_or_goes_in_too() -> None:
+    def closed(prefixes: tuple[str, ...], *, on: bool = True) -> tuple[int, ...]:
+        profile = client_profile(allowed_ips=prefixes)
+        assert profile.client is not None
+        made = profile.replace(client=profile.client.replace(leak_protection=on))
+        return tuple(rules.version for rules in wanted_rules(spec_of(state_of(made, 7))) if rules.refuse)
+
+    assert closed(("0.0.0.0/0",)) == closed(("0.0.0.0/1", "128.0.0.0/1", "fd00::/8")) == (4, 6)
+    assert closed(("0.0.0.0/0",), on=False) == (4,)
+    assert closed(("::/0",)) == (6,)
+    assert closed(("10.0.0.0/8",)) == ()
+    assert closed(("0.0.0.0/0", "::/0")) == (4, 6)
 
 
 # --- which data plane ---

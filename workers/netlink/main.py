@@ -272,6 +272,7 @@ def spec_of(wanted: WorkerConfig | SyncDevice) -> DeviceSpec:
         allowed_ips=wanted.routes if isinstance(wanted, WorkerConfig) else wanted.allowed_ips,
         table=wanted.table,
         outer=wanted.outer,
+        closed=wanted.closed,
     )
 
 

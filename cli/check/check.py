@@ -83,6 +83,7 @@ def findings(name: str | None) -> Iterator[Finding]:
         yield from look("dest", lambda: check_dest.dest(profile))
     if (client := loaded.client) is not None:
         yield from look("endpoint", lambda: check_profile.endpoint(client))
+        yield from look("dns", lambda: check_profile.dns(client))
 
 
 def _printed(found: Iterator[Finding]) -> list[Finding]:

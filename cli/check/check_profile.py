@@ -153,6 +153,16 @@ def _own_port(loaded: Profile, settings: ServerSettings, config: GlobalConfig) -
     return None
 
 
+def dns(settings: ClientSettings) -> Findings:
+    """Whom the daemon tells of the profile's name servers."""
+    from qre.device.name_servers import name_service
+
+    if settings.dns is None:
+        return
+    servers = ", ".join(map(str, settings.dns.servers))
+    yield Finding("dns", YesNo.YES, f"{name_service()} will be told of {servers}")
+
+
 def endpoint(settings: ClientSettings) -> Findings:
     """Resolves the name of the endpoint, as each attempt to connect does."""
     from qre.visit.dest import resolve

@@ -29,6 +29,7 @@ PROFILE_KEYS = {
     "RealityShortId": "one of the server's RealityShortIds",
     "PersistentKeepalive": "25",
     "AllowedIPs": "10.77.0.0/24",
+    "DNS": "10.77.0.1, example.internal",
     "LeakProtection": "on",
     "PreUp": "a shell command",
     "PostUp": "a shell command",
@@ -43,7 +44,7 @@ SECTION_KEYS = {
 }
 HOOK_KEYS = ("PreUp", "PostUp", "PreDown", "PostDown")
 #: Lists that may be given on several lines, which are joined, as wg and wg-quick do.
-LIST_KEYS = ("Address", "AllowedIPs", "RealityShortIds", "ClientAllowedIPs")
+LIST_KEYS = ("Address", "AllowedIPs", "RealityShortIds", "ClientAllowedIPs", "DNS")
 SERVER_KEYS = (
     "Listen",
     "Dest",
@@ -56,7 +57,7 @@ SERVER_KEYS = (
     "ClientAllowedIPs",
     "Forward",
 )
-CLIENT_KEYS = ("Endpoint", "RealityPublicKey", "RealityShortId", "LeakProtection")
+CLIENT_KEYS = ("Endpoint", "RealityPublicKey", "RealityShortId", "DNS", "LeakProtection")
 #: Keys whose values are credentials: no error contains their text.
 SECRET_KEYS = ("RealityPrivateKey", "RealityPreviousKey", "RealityShortIds", "RealityShortId", "ShortId")
 

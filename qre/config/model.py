@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from ipaddress import IPv4Address
 
-from qre.addresses import Interface, Network
+from qre.addresses import Address, Interface, Network
 from qre.ends import DEFAULT_MTU, DEFAULT_TIME_DIFF_MS, LIKE_DEST, Dataplane, Forward, Role, WhenDestIsDown
 
 TYPE_CHECKING = False
@@ -168,12 +168,20 @@ class ServerSettings(Value):
         return f"ServerSettings(listen={self.listen}, dest={self.dest}, server_name={self.server_name!r})"
 
 
+class DnsSettings(Value):
+    """Name servers, at least one, and search domains."""
+
+    servers: tuple[Address, ...]
+    domains: tuple[str, ...] = ()
+
+
 class ClientSettings(Value):
     endpoint: HostPort
     server_name: str
     public_key: bytes  # X25519, 32 bytes
     short_id: bytes  # padded to 8 bytes
     leak_protection: bool = True
+    dns: DnsSettings | None = None
 
     def __repr__(self) -> str:
         return f"ClientSettings(endpoint={self.endpoint}, server_name={self.server_name!r})"
@@ -223,6 +231,11 @@ class Profile(Value):
             return None
         given = self.underlay.server
         return HostPort(str(given.ip), given.port) if given is not None else self.client.endpoint
+
+    @property
+    def dns(self) -> DnsSettings | None:
+        """What a client's machine asks for names while the tunnel is up; None: what it asked before."""
+        return self.client.dns if self.client is not None else None
 
     @property
     def leak_protection(self) -> bool:

@@ -76,6 +76,8 @@ def profile_values(profile: Profile) -> dict[str, Plain]:
             "RealityPublicKey": show_key(profile.client.public_key),
             "RealityShortId": show_short_id(profile.client.short_id),
         }
+        if (dns := profile.client.dns) is not None:
+            found["DNS"] = [*map(str, dns.servers), *dns.domains]
         if not profile.client.leak_protection:
             found["LeakProtection"] = "off"
     return {key: found[key] for key in PROFILE_KEYS if key in found}

@@ -282,10 +282,11 @@ def _client(values: Values) -> ClientSettings | None:
     server_name = values.require("ServerName", v.parse_dns_name)
     key = values.require("RealityPublicKey", v.parse_key)
     short_id = values.require("RealityShortId", v.parse_short_id)
+    dns = values.get("DNS", v.parse_dns)
     protection = values.get("LeakProtection", v.parse_switch)
     if endpoint is None or server_name is None or key is None or short_id is None:
         return None
-    return ClientSettings(endpoint, server_name, key, short_id, leak_protection=protection is not False)
+    return ClientSettings(endpoint, server_name, key, short_id, leak_protection=protection is not False, dns=dns)
 
 
 def _hook(values: Values, key: str) -> tuple[str, ...]:
@@ -315,5 +316,6 @@ _CLIENT_PARSERS = {
     "Endpoint": v.parse_host_port,
     "RealityPublicKey": v.parse_key,
     "RealityShortId": v.parse_short_id,
+    "DNS": v.parse_dns,
     "LeakProtection": v.parse_switch,
 }

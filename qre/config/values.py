@@ -7,10 +7,10 @@ adds file, line and key. Functions for credentials never repeat the text.
 from __future__ import annotations
 
 import binascii
-from ipaddress import IPv4Address, IPv6Address, ip_interface
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_interface
 
 from qre.config.keys import did_you_mean
-from qre.config.model import HostPort, SocketAddress
+from qre.config.model import DnsSettings, HostPort, SocketAddress
 from qre.config.syntax import quoted
 from qre.ends import LIKE_DEST, Dataplane, Forward, Role, WhenDestIsDown
 from qre.errors import UserError
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import TypeVar
 
-    from qre.addresses import Interface, Network
+    from qre.addresses import Address, Interface, Network
 
     T = TypeVar("T")
 
@@ -32,6 +32,8 @@ MAX_SHORT_IDS = 1024
 #: Addresses of one client: as many as it may ask for.
 MAX_ADDRESSES = 8
 MAX_TIME_DIFF_MS = 86_400_000
+#: Name servers and search domains.
+MAX_DNS = 16
 #: TCP ports that are passed to Dest.
 MAX_SITE_PORTS = 16
 #: Of routed connection IDs that this server makes itself, in bytes.
@@ -304,6 +306,25 @@ def parse_dns_name(text: str) -> str:
     if len(name) > 253 or labels[-1].isdigit():
         raise wrong(f"{quoted(text)} is not a DNS name", "write one like www.example.org")
     return name
+
+
+def parse_dns(text: str) -> DnsSettings:
+    """Addresses of name servers, and search domains."""
+    found = _list(text, _name_server_or_domain, MAX_DNS)
+    servers = tuple(each for each in found if not isinstance(each, str))
+    if not servers:
+        raise wrong("it names no server", "write the address of one, like 10.77.0.1")
+    return DnsSettings(servers, tuple(each for each in found if isinstance(each, str)))
+
+
+def _name_server_or_domain(text: str) -> Address | str:
+    try:
+        address = ip_address(text)
+    except ValueError:
+        return parse_dns_name(text)
+    if address.is_unspecified or address.is_multicast or "%" in text:
+        raise wrong(f"{quoted(text)} is not the address of a name server", "write one like 10.77.0.1")
+    return address
 
 
 def parse_key(text: str) -> bytes:

@@ -20,6 +20,7 @@ from qre.addresses import closed_beside, default_versions, outer_networks
 from qre.config.model import GlobalConfig, Profile
 from qre.device.kernel_device import close_sessions, settings_as_they_were, settings_of, sync_line
 from qre.device.kernel_module import MODULE, choose_dataplane, expected_dataplane, wants_module
+from qre.device.name_servers import name_service, unset_names
 from qre.device.reverse_path import strict_devices
 from qre.device.route_table import table_of
 from qre.device.state import ProfileState, load_state, remove_state, save_state, state_of, state_path
@@ -94,6 +95,11 @@ class _Up:
         return link
 
     # --- deeds ---
+
+    def take_names_back(self) -> None:
+        """A killed daemon could not: Endpoint is looked up as before."""
+        if self.before is not None and self.before.names is not None:
+            unset_names(self.before.names, self.before.device)
 
     def choose_dataplane(self) -> None:
         self.dataplane = choose_dataplane(self.config, self.notice)
@@ -229,6 +235,8 @@ def _prepare(profile: Profile, config: GlobalConfig, keep_tun: bool, notice: Not
     if saved is not None and saved.device != profile.device and rtnl.link(saved.device) is not None:
         remedy = f"run `qre-tool down {profile.name}` first"
         raise UserError(f"profile {profile.name}", f"it is up as {saved.device}", remedy)
+    if profile.dns is not None:
+        name_service()  # there is one, or this raises
     spec = _spec(profile, table_of(profile, saved, existing, rtnl, config))
     tables = {spec.table, saved.table if saved is not None else 0} - {0}
     rules = {table: refusing_versions(rtnl, table) for table in tables}
@@ -263,6 +271,8 @@ def up_steps(up: _Up) -> list[Step]:
     """The steps of ``up``, in the order of the reference."""
     device, hooks, spec = up.profile.device, up.profile.hooks, up.spec
     steps: list[Step] = []
+    if up.before is not None and up.before.names is not None:
+        steps.append(Step((f"take back the name servers of {up.before.device}",), up.take_names_back))
     if wants_module(up.config):
         alternative = ", or else use the user data plane" if up.config.dataplane is Dataplane.AUTO else ""
         line = f"load {MODULE}.ko (modprobe {MODULE}){alternative}"

@@ -17,6 +17,7 @@ from qre.device.device_lock import is_free, lock_path, port_name
 from qre.device.kernel_device import close_sessions, release_port
 from qre.device.kernel_module import LOADED
 from qre.device.lifecycle import dataplane_of, nothing_in_the_clear, print_notice, require_net_admin
+from qre.device.name_servers import NameService, unset_names
 from qre.device.route_table import has_table, orphaned_tables
 from qre.device.state import ProfileState, load_state, remove_state, state_path
 from qre.device.steps import Notice, Step, hook_steps, plan_of
@@ -56,6 +57,7 @@ class _Down:
     listen: tuple[str, int] | None  # the shared port that a dead daemon may have left registered
     left: tuple[Path, ...]  # pins, sockets and directories of a dead daemon
     rules: tuple[SiteFace | Forwarder, ...]  # nftables tables that a dead daemon has left
+    names: NameService | None  # who was told of the tunnel's name servers
 
     def _link(self) -> Link | None:
         """The device, while it exists and belongs to the profile."""
@@ -69,6 +71,10 @@ class _Down:
     def remove_left(self) -> None:
         for path in self.left:
             remove_left(path)
+
+    def take_names_back(self) -> None:
+        if self.names is not None:
+            unset_names(self.names, self.device)
 
     def close(self) -> None:
         link = self._link()
@@ -182,6 +188,7 @@ def _prepare(
         # Not Path.exists: that one minds what it may not see.
         left=tuple(path for path in places if os.path.exists(path)),
         rules=_rules_of(device, configured, saved),
+        names=saved.names if saved is not None else None,
     )
 
 
@@ -237,6 +244,8 @@ def _steps(down: _Down) -> tuple[list[Step], list[Step]]:
     """The PreDown hooks, whose failure stops `down`, and all later steps, whose failure does not. Lines name what
     exists."""
     device, rest = down.device, []
+    if down.names is not None:
+        rest.append(Step((f"take back the name servers of {device}",), down.take_names_back))
     if down.link is not None and dataplane_of(down.link) is Dataplane.KERNEL:
         rest.append(Step((f"close the sessions of {device}",), down.close))
     if down.listen is not None:

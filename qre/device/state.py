@@ -17,6 +17,7 @@ from qre.addresses import Interface, Network, closed_beside, outer_networks
 from qre.config.model import GlobalConfig, Profile
 from qre.config.values import parse_socket_address
 from qre.device.control_client import names_in
+from qre.device.name_servers import NameService, service_of
 from qre.ends import Role
 from qre.errors import MachineError, UntrustedInputError, UserError
 from qre.structs import address_of_text, text_of_address
@@ -45,6 +46,8 @@ class ProfileState(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     outer: Annotated[tuple[Network, ...], msgspec.Meta(max_length=16)] = ()
     #: IP versions that lead to neighbours alone
     closed: Annotated[tuple[Annotated[int, msgspec.Meta(ge=4, le=6)], ...], msgspec.Meta(max_length=2)] = ()
+    #: who is told of the tunnel's name servers
+    names: NameService | None = None
 
 
 def state_of(profile: Profile, table: int) -> ProfileState:
@@ -61,6 +64,7 @@ def state_of(profile: Profile, table: int) -> ProfileState:
         table=table,
         outer=outer_networks(profile.endpoint_host),
         closed=closed_beside(profile.routes, profile.leak_protection),
+        names=service_of(profile),
     )
 
 

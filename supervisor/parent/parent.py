@@ -45,6 +45,7 @@ from qre.supervisor.parent.preconditions import check_able, check_passable, open
 from qre.supervisor.parent.process_settings import DaemonOptions, bpf_elf, empty_memfd, secrets_memfd, worker_config
 from qre.supervisor.parent.profile_files import ProfileFiles
 from qre.supervisor.parent.profile_reload import ProfileReload
+from qre.supervisor.parent.tunnel_names import TunnelNames
 from qre.supervisor.parent_messages import (
     MAX_SIZE,
     Alive,
@@ -108,6 +109,7 @@ class Daemon:
         self._reloaded: asyncio.Future[str] | None = None
         self._channel: Channel[ToParent]
         self._tasks = Tasks(self._task_failed)
+        self._names = TunnelNames(self._tasks, self._end_at_once)
 
     def run(self) -> int:
         """0 after an ordered end. Raises QreError: it could not start; PassingError: it could not go on."""
@@ -347,8 +349,7 @@ class Daemon:
         asyncio.get_running_loop().remove_reader(self._channel.fileno())
 
     def _malformed(self, error: UntrustedInputError) -> None:
-        self._failure = f"the supervisor sent a malformed message: {error}"
-        kill_descendants(os.getpid())
+        self._end_at_once(f"the supervisor sent a malformed message: {error}")
 
     def _handle(self, message: ToParent, fds: list[int]) -> None:
         match message:
@@ -370,6 +371,8 @@ class Daemon:
                 self._notify(f"STATUS={one_line(text)}")
                 with self._reported("ready file"):
                     self._files.set_ready(up and not self._stopping)
+                if up and not self._stopping:
+                    self._names.tunnel_is_up(self._profile)
             case Alive():
                 self._notify("WATCHDOG=1")
             case PinThese():
@@ -428,10 +431,14 @@ class Daemon:
             raise MachineError("reload", error)
         self._profile, self._table = profile, table
         save_state(self._config, state_of(profile, table))
+        self._names.follow(profile)
 
     def _task_failed(self, error: BaseException) -> None:
         """A failing task of this process is a defect: the daemon ends."""
-        self._failure = self._failure or f"internal error: {type(error).__name__}: {error}"
+        self._end_at_once(f"internal error: {type(error).__name__}: {error}")
+
+    def _end_at_once(self, why: str) -> None:
+        self._failure = self._failure or why
         kill_descendants(os.getpid())
 
 

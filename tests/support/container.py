@@ -31,6 +31,12 @@ _PACKAGES = ROOT / "packaging" / "debian-packages.txt"
 _TYPED = ("iputils-ping", "nftables", "procps", "python3-nftables")
 _PROGRAMS = ("debootstrap", "systemd-nspawn", "unshare")
 _BOOT_TIMEOUT = 300.0
+#: What debootstrap cannot install: it takes /etc/resolv.conf over, with which the rest was fetched.
+_LATER = """
+export DEBIAN_FRONTEND=noninteractive
+apt-get -qq update
+apt-get -qq -y --no-install-recommends install systemd-resolved
+"""
 
 #: Boots the container at $1 (its Debian: $2), of the name $3, with the options behind. It has a cgroup tree of its
 #: own, version 2 alone as systemd-nspawn wants it, and leaves nothing in /run.
@@ -76,7 +82,7 @@ def image(fetched: Sequence[str] = ()) -> Path:
         "VERSION_CODENAME"
     ]
     packages = ",".join(["systemd-sysv"] if fetched else _packages())
-    digest = hashlib.sha256(f"{release} {packages} {' '.join(fetched)}".rstrip().encode()).hexdigest()[:16]
+    digest = hashlib.sha256(f"{release} {packages} {' '.join(fetched) or _LATER}".encode()).hexdigest()[:16]
     system = cache() / f"container-{digest}"
     with one_at_a_time("container-lock"):
         if not system.exists():
@@ -84,6 +90,8 @@ def image(fetched: Sequence[str] = ()) -> Path:
                 made = Path(name) / "system"
                 command = ("debootstrap", "--variant=minbase", f"--include={packages}", release, str(made))
                 run(*command, archive(), timeout=1200)
+                if not fetched:
+                    run("chroot", str(made), "/bin/sh", "-ec", _LATER, timeout=600)
                 shutil.rmtree(made / "var/cache/apt")
                 if fetched:
                     run("chroot", str(made), "apt-get", "update", timeout=300)

@@ -78,6 +78,7 @@ class Client:
         store.removed = self._forgetting.soon
         self._handshakes = 0
         self._candidates = Candidates()
+        self._known: dict[str, tuple[Resolved, ...]] = {}
         self._tasks = Tasks(context.internal_error)
         self._confirmed: dict[bytes, asyncio.Future[None]] = {}
         self._lost: dict[bytes, asyncio.Future[SessionEnd]] = {}
@@ -253,7 +254,7 @@ class Client:
         if self._state[1] == "starting":
             await self._tell(False, f"connecting to {where}")
         host, port = config.endpoint_host, config.endpoint_port
-        found = await resolve(host, port, family=socket.AF_INET, lookup=self._lookup)
+        found = await self._addresses(host, port)
         order = self._candidates.order(found)
         for address in order[:-1]:
             try:
@@ -270,6 +271,19 @@ class Client:
         except QreError as error:
             self._candidates.failed(order[0] if error.cause in ELSEWHERE else order[-1], found)
             raise
+
+    async def _addresses(self, host: str, port: int) -> tuple[Resolved, ...]:
+        """The name's, or those that it had last: while there is no session, the servers that the tunnel leads to
+        cannot be asked."""
+        try:
+            found = await resolve(host, port, family=socket.AF_INET, lookup=self._lookup)
+        except MachineError as error:
+            if host not in self._known:
+                raise
+            self._context.limited(f"known {host}", f"{error}; its last addresses are tried")
+            return tuple((family, (ip, port)) for family, (ip, _) in self._known[host])
+        self._known = {host: found}
+        return found
 
     async def _attempt_at(self, address: Resolved, patience: float) -> bytes:
         """The same at one address of the name, which may say nothing for ``patience`` seconds."""

@@ -23,6 +23,11 @@
 #define QRE_PACKET_THRESHOLD 3
 #define QRE_BACKOFF_MAX	     6
 #define QRE_INTEGRITY_LIMIT  (1ULL << 52)
+/* A client's server is silent when the third PING is without an answer, but not sooner: who is busy
+ * for a moment is not dead. As in the user data plane. */
+#define QRE_SILENT_TRIES     3
+#define QRE_SHORTEST_SILENCE (2 * HZ)
+#define QRE_ASKS_AFTER	     msecs_to_jiffies(250)
 /* Packets with frames for user space: so many at once, and one more every so often. */
 #define QRE_FRAMES_BURST    64
 #define QRE_FRAMES_INTERVAL msecs_to_jiffies(125)
@@ -105,13 +110,73 @@ static unsigned long qre_idle_at(const struct qre_session *s)
 	return s->idle_base + max(msecs_to_jiffies(s->idle_ms), 3 * qre_control_pto(s));
 }
 
-static void qre_eliciting(struct qre_session *s)
+/* --- whether a client's server answers --- */
+
+/* When a PING stands for what was sent and never is sent again: RFC 9002 section 6.2. Not for an
+ * acknowledgement that is a little late. */
+static unsigned long qre_asks_at(const struct qre_session *s)
+{
+	return s->unanswered_since + max_t(unsigned long, qre_control_pto(s), QRE_ASKS_AFTER);
+}
+
+void qre_control_eliciting(struct qre_session *s)
 {
 	s->last_sent = jiffies;
 	if (!s->eliciting_sent) { /* section 10.1: the first one since a packet came restarts the
 				     timer */
-		s->eliciting_sent = true;
+		WRITE_ONCE(s->eliciting_sent, true);
 		s->idle_base = jiffies;
+	}
+	if (s->client && !s->unanswered) {
+		WRITE_ONCE(s->unanswered, true);
+		s->unanswered_since = jiffies;
+		qre_control_arm(s, qre_asks_at(s));
+	}
+}
+
+static void qre_answered(struct qre_session *s)
+{
+	WRITE_ONCE(s->unanswered, false);
+	if (likely(!s->silent))
+		return;
+	s->silent = false;
+	qre_tell_session(s->qdev, s->id, QRE_EVENT_SESSION_ANSWERS);
+}
+
+static bool qre_asked_enough(const struct qre_session *s)
+{
+	unsigned int i;
+
+	for (i = 0; i < QRE_CONTROLS_MAX; i++)
+		if (s->controls[i].used && s->controls[i].tries >= QRE_SILENT_TRIES)
+			return true;
+	return false;
+}
+
+static bool qre_controls_any(const struct qre_session *s);
+
+/* When there is something to do: ask, or tell that nobody answers. */
+static unsigned long qre_silence_at(const struct qre_session *s, unsigned long otherwise)
+{
+	if (!s->unanswered || !s->socket || s->life != QRE_LIFE_ESTABLISHED)
+		return otherwise;
+	if (!qre_controls_any(s))
+		return qre_asks_at(s);
+	if (!s->silent && qre_asked_enough(s))
+		return s->unanswered_since + QRE_SHORTEST_SILENCE;
+	return otherwise;
+}
+
+static void qre_silence_timers(struct qre_session *s, struct qre_outbox *out)
+{
+	if (!s->unanswered || s->life != QRE_LIFE_ESTABLISHED)
+		return;
+	if (!qre_controls_any(s) && time_after_eq(jiffies, qre_asks_at(s)))
+		qre_control_ping(s, out);
+	if (!s->silent && qre_asked_enough(s) &&
+	    time_after_eq(jiffies, s->unanswered_since + QRE_SHORTEST_SILENCE)) {
+		s->silent = true;
+		qre_tell_session(s->qdev, s->id, QRE_EVENT_SESSION_SILENT);
 	}
 }
 
@@ -179,7 +244,7 @@ static void qre_send_control(struct qre_session *s, struct qre_control *c, struc
 	c->last = number;
 	if (number != QRE_NO_NUMBER) {
 		qre_packets_add(s, c, number);
-		qre_eliciting(s);
+		qre_control_eliciting(s);
 		if (!s->probe_pending) {
 			s->probe_pending = true;
 			s->probe_number = number;
@@ -260,7 +325,7 @@ u64 qre_control_probe(struct qre_session *s, size_t payload, struct qre_outbox *
 	u64 number = qre_put_frames(s, out, ping, sizeof(ping), s->peer, NULL, payload);
 
 	if (number != QRE_NO_NUMBER)
-		qre_eliciting(s);
+		qre_control_eliciting(s);
 	return number;
 }
 
@@ -413,6 +478,7 @@ static bool qre_ack_received(struct qre_session *s, const struct qre_frame *f, u
 	if (s->largest_acked == QRE_NO_NUMBER || f->ack.largest > s->largest_acked) {
 		qre_marks_acked(s, f);
 		s->largest_acked = f->ack.largest;
+		qre_answered(s);
 	}
 	if (s->probe_pending && f->ack.largest >= s->probe_number)
 		qre_rtt_sample(s, f);
@@ -779,6 +845,7 @@ static unsigned long qre_deadline(const struct qre_session *s)
 	}
 	if (!controls && s->keepalive && s->life == QRE_LIFE_ESTABLISHED)
 		qre_sooner(&at, qre_keepalive_at(s));
+	qre_sooner(&at, qre_silence_at(s, at));
 	qre_sooner(&at, qre_mtu_at(s));
 	qre_sooner(&at, qre_path_at(s));
 	return at;
@@ -811,8 +878,10 @@ static void qre_timers(struct qre_session *s, struct qre_outbox *out)
 	qre_path_timers(s, out);
 	if (s->life != QRE_LIFE_ESTABLISHED && s->life != QRE_LIFE_HELD)
 		return;
-	if (s->socket)
+	if (s->socket) {
 		qre_control_timers(s, out);
+		qre_silence_timers(s, out);
+	}
 	qre_mtu_timers(s, out);
 	if (s->keepalive && s->socket && s->life == QRE_LIFE_ESTABLISHED && !qre_controls_any(s) &&
 	    time_after_eq(jiffies, qre_keepalive_at(s)))

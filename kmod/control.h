@@ -82,6 +82,8 @@ void qre_control_close(struct qre_session *s, struct qre_outbox *out);
 int qre_control_frames(struct qre_session *s, u64 request, const u8 *frames, size_t size,
 		       struct qre_outbox *out);
 void qre_control_ping(struct qre_session *s, struct qre_outbox *out);
+/* Something ack-eliciting leaves. */
+void qre_control_eliciting(struct qre_session *s);
 /* A PING, with PADDING up to @payload bytes, that is not sent again when it is lost: its number, or
  * QRE_NO_NUMBER. */
 u64 qre_control_probe(struct qre_session *s, size_t payload, struct qre_outbox *out);

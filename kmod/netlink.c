@@ -696,6 +696,10 @@ static int qre_put_traffic(struct sk_buff *skb, const struct qre_session_info *i
 	       (i->received ? nla_put_u64_64bit(skb, QRE_A_LAST_RECEIVE_MS, i->last_receive_ms,
 						QRE_A_PAD) :
 			      0) ?:
+	       (i->client ? nla_put_u64_64bit(skb, QRE_A_UNANSWERED_MS, i->unanswered_ms,
+					      QRE_A_PAD)
+				    ?: nla_put_u8(skb, QRE_A_SILENT, i->silent) :
+			    0) ?:
 	       nla_put_u64_64bit(skb, QRE_A_RX_PACKETS, i->rx_packets, QRE_A_PAD) ?:
 	       nla_put_u64_64bit(skb, QRE_A_RX_BYTES, i->rx_bytes, QRE_A_PAD) ?:
 	       nla_put_u64_64bit(skb, QRE_A_TX_PACKETS, i->tx_packets, QRE_A_PAD) ?:

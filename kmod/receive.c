@@ -24,6 +24,7 @@
 #include "receive.h"
 #include "session.h"
 #include "socket.h"
+#include "strays.h"
 
 #define QRE_INTEGRITY_LIMIT (1ULL << 52)
 #define QRE_RESET_SIZE	    21 /* of the shortest stateless reset: RFC 9000 section 10.3 */
@@ -369,37 +370,51 @@ static bool qre_reset_by(struct qre_session *s, const struct sk_buff *skb, union
 	return reset;
 }
 
-/* Not authentic: a stateless reset, or noise. */
-static void qre_not_opened(struct qre_work *w)
+/* What cannot be read is dropped and counted, unless it is passed on as a stranger's: true. */
+static bool qre_unreadable(struct qre_session *s, bool stray, enum qre_drop why)
+{
+	if (stray && qre_stray_passes(s))
+		return true;
+	qre_count_drop(s->qdev, stray ? QRE_DROP_STRAY : why, 1);
+	return false;
+}
+
+/* Not authentic: a stateless reset, noise, or a stranger's, which is passed on: true. */
+static bool qre_not_opened(struct qre_work *w)
 {
 	struct qre_session *s = w->session;
 	struct qre_outbox out;
 
 	if (qre_reset_by(s, w->source_skb, w->source))
-		return;
+		return false;
 	qre_outbox_init(&out);
-	qre_count_drop(s->qdev, QRE_DROP_DECRYPT_FAILED, 1);
 	spin_lock(&s->lock);
 	if (++s->failed_opens >= QRE_INTEGRITY_LIMIT)
 		qre_control_end(s, QRE_LOSS_LIMIT, 0, &out);
 	spin_unlock(&s->lock);
 	if (out.unlink)
 		qre_outbox_flush(s, &out);
+	return qre_unreadable(s, w->stray_from, QRE_DROP_DECRYPT_FAILED);
 }
 
-static void qre_open_finish(struct qre_work *w, int error)
+/* Consumes w->source_skb, unless it is a stranger's: true. */
+static bool qre_open_finish(struct qre_work *w, int error)
 {
+	bool stray = false;
+
 	if (likely(!error)) {
 		qre_opened(w);
 	} else {
 		if (error == -EBADMSG)
-			qre_not_opened(w);
+			stray = qre_not_opened(w);
 		else /* the driver had no room */
 			qre_count_drop(w->session->qdev, QRE_DROP_NO_MEMORY, 1);
 		qre_plain_give(w);
 	}
 	qre_key_put(w->key);
-	consume_skb(w->source_skb);
+	if (likely(!stray))
+		consume_skb(w->source_skb);
+	return stray;
 }
 
 static void qre_open_done(QRE_CRYPTO_ARG arg, int error)
@@ -411,9 +426,11 @@ static void qre_open_done(QRE_CRYPTO_ARG arg, int error)
 		return;
 	local_bh_disable();
 	rcu_read_lock();
-	qre_open_finish(w, error);
+	if (qre_open_finish(w, error))
+		qre_stray_return(w->source_skb);
 	rcu_read_unlock();
 	local_bh_enable();
+	dev_put(w->stray_from);
 	qre_session_put(s);
 	kfree(w);
 }
@@ -476,15 +493,19 @@ static int qre_gather(struct qre_work *w, unsigned int header, struct sk_buff *s
 	return skb_copy_bits(skb, header, copy, sealed);
 }
 
-/* A short-header packet of this session; @skb's data is the QUIC packet, and this its beginning.
- * Consumes it, and the reference on the session. */
-static void qre_receive(struct qre_session *s, struct sk_buff *skb,
-			const u8 beginning[QRE_BEGINNING], union qre_peer source, u8 ecn)
+/*
+ * A short-header packet with a connection ID of this session; @skb's data is the QUIC packet, and
+ * this its beginning. Consumes it, unless it is a stranger's (it @may be), which is left as it was:
+ * true; and the reference on the session.
+ */
+static bool qre_receive(struct qre_session *s, struct sk_buff *skb,
+			const u8 beginning[QRE_BEGINNING], union qre_peer source, u8 ecn, bool may)
 {
 	enum qre_drop drop = QRE_DROP_MALFORMED;
 	unsigned int header, sealed;
 	struct qre_outbox out;
 	struct qre_work *w;
+	bool stray = false;
 	int error;
 
 	if (unlikely(READ_ONCE(s->life) >= QRE_LIFE_CLOSING)) {
@@ -531,18 +552,25 @@ static void qre_receive(struct qre_session *s, struct sk_buff *skb,
 	w->ecn = ecn;
 	w->size = skb->len;
 	w->source_skb = skb;
+	w->stray_from = NULL;
+	if (unlikely(may)) { /* for an asynchronous driver */
+		w->stray_from = skb->dev;
+		dev_hold(w->stray_from);
+		skb_dst_force(skb);
+	}
 	qre_make_nonce(w->iv, w->key, w->number);
 	aead_request_set_tfm(w->request, w->key->aead);
 	aead_request_set_callback(w->request, 0, qre_open_done, w);
 	aead_request_set_ad(w->request, header);
 	aead_request_set_crypt(w->request, w->src, w->opened, sealed, w->iv);
 	error = crypto_aead_decrypt(w->request);
-	if (error == -EINPROGRESS) /* an asynchronous driver: it has the reference */
-		return;
-	qre_open_finish(w, error);
+	if (error == -EINPROGRESS) /* an asynchronous driver: it has the references */
+		return false;
+	stray = qre_open_finish(w, error);
+	dev_put(w->stray_from);
 	qre_session_put(s);
 	qre_work_give(w);
-	return;
+	return stray;
 give_plain:
 	qre_plain_give(w);
 put:
@@ -550,11 +578,14 @@ put:
 give:
 	qre_work_give(w);
 dropped:
-	if ((drop != QRE_DROP_MALFORMED && drop != QRE_DROP_NO_KEYS) ||
-	    !qre_reset_by(s, skb, source))
+	if (drop != QRE_DROP_MALFORMED && drop != QRE_DROP_NO_KEYS)
 		qre_count_drop(s->qdev, drop, 1);
-	kfree_skb(skb);
+	else if (!qre_reset_by(s, skb, source))
+		stray = qre_unreadable(s, may, drop);
+	if (!stray)
+		kfree_skb(skb);
 	qre_session_put(s);
+	return stray;
 }
 
 static void qre_count_socket(struct qre_socket *qs, bool passed)
@@ -595,6 +626,8 @@ int qre_encap_rcv(struct sock *sk, struct sk_buff *skb)
 
 	if (unlikely(!qs))
 		return 1;
+	if (unlikely(qre_stray_returns(skb)))
+		goto pass;
 	if (unlikely(skb->len <= sizeof(struct udphdr)))
 		goto pass;
 	/* Nothing is pulled: what arrived in pages would be copied to a new head. */
@@ -613,9 +646,13 @@ int qre_encap_rcv(struct sock *sk, struct sk_buff *skb)
 	if (!qre_session_get(s))
 		goto pass;
 	ecn = ip_hdr(skb)->tos & INET_ECN_MASK;
-	qre_count_socket(qs, false);
 	__skb_pull(skb, sizeof(struct udphdr));
-	qre_receive(s, skb, beginning, source, ecn);
+	if (unlikely(qre_receive(s, skb, beginning, source, ecn,
+				 qre_stray_possible(s, qs, source)))) {
+		__skb_push(skb, sizeof(struct udphdr));
+		goto pass;
+	}
+	qre_count_socket(qs, false);
 	return 0;
 pass:
 	qre_count_socket(qs, true);

@@ -9,6 +9,7 @@
 #include "qre.h"
 
 struct aead_request;
+struct net_device;
 struct qre_key;
 struct qre_session;
 struct sock;
@@ -25,7 +26,8 @@ struct qre_work {
 	union qre_peer source;
 	u32 size;
 	struct sk_buff *source_skb;
-	struct page *page; /* of the piece that is decrypted into */
+	struct net_device *stray_from; /* held: it is a stranger's if it does not open. Or NULL */
+	struct page *page;	       /* of the piece that is decrypted into */
 	u8 *piece;
 	u32 piece_size, plain_size;
 	u8 iv[QRE_IV_SIZE];

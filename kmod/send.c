@@ -705,12 +705,9 @@ static unsigned int qre_piggyback(struct qre_session *s, u8 *ack, unsigned int r
 static void qre_sent_datagrams(struct qre_session *s)
 {
 	WRITE_ONCE(s->last_sent, jiffies);
-	if (!READ_ONCE(s->eliciting_sent)) {
+	if (!READ_ONCE(s->eliciting_sent) || (s->client && !READ_ONCE(s->unanswered))) {
 		spin_lock(&s->lock);
-		if (!s->eliciting_sent) {
-			s->eliciting_sent = true;
-			s->idle_base = jiffies;
-		}
+		qre_control_eliciting(s);
 		if (!s->probe_pending) {
 			s->probe_pending = true;
 			s->probe_number = READ_ONCE(s->next_number) - 1;

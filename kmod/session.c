@@ -453,7 +453,7 @@ static void qre_session_values(struct qre_session *s, const struct qre_session_p
 	s->keepalive = s->client || p->keepalive_ms;
 	s->ack_delay_exponent = p->ack_delay_exponent;
 	s->max_ack_delay_ms = p->max_ack_delay_ms;
-	s->created = s->idle_base = s->last_sent = jiffies;
+	s->created = s->idle_base = s->last_sent = s->strays_since = jiffies;
 	s->srtt = QRE_INITIAL_RTT;
 	s->rttvar = QRE_INITIAL_RTT / 2;
 	qre_ackwin_init(&s->window, QRE_PACKET_NUMBER_BASE);
@@ -902,6 +902,9 @@ void qre_session_tell(struct qre_session *s, struct qre_session_info *info)
 	info->age_ms = jiffies_to_msecs(jiffies - s->created);
 	info->received = s->received;
 	info->last_receive_ms = jiffies_to_msecs(jiffies - s->last_receive);
+	info->client = s->client;
+	info->unanswered_ms = s->unanswered ? jiffies_to_msecs(jiffies - s->unanswered_since) : 0;
+	info->silent = s->silent;
 	spin_lock(&s->tx_lock);
 	info->packet_number = s->next_number;
 	info->aead_driver = qre_key_driver(s->tx);

@@ -83,6 +83,9 @@ struct qre_session {
 	bool ack_wanted;
 	unsigned long ack_since, ack_sent;
 	u64 ecn[3]; /* ECT(0), ECT(1), CE */
+	/* of a client: something was sent since the peer acknowledged anything new */
+	bool unanswered, silent; /* the latter as it was told last */
+	unsigned long unanswered_since;
 	u64 failed_opens;
 	struct qre_epoch_keys keys, next; /* of the transmit epoch and the one after */
 	bool has_next;
@@ -107,6 +110,8 @@ struct qre_session {
 	unsigned int frame_tokens; /* packets with frames for user space that may come */
 	unsigned long frame_tokens_at;
 	bool frames_limited; /* it was reported that there were too many */
+	unsigned int strays; /* passed on since strays_since */
+	unsigned long strays_since;
 	struct qre_path path;
 	unsigned long challenged_at; /* the path in use, the last time */
 	struct qre_peer_cids peer_cids;
@@ -217,6 +222,9 @@ struct qre_session_info {
 	bool has_endpoint;
 	u64 age_ms, last_receive_ms;
 	bool received; /* last_receive_ms is valid */
+	bool client;   /* unanswered_ms and silent are */
+	u64 unanswered_ms;
+	bool silent;
 	u64 rx_packets, rx_bytes, tx_packets, tx_bytes;
 	struct qre_cid cids[QRE_SESSION_CIDS_MAX];
 	unsigned int cid_count;

@@ -79,6 +79,8 @@ enum qre_event {
 	QRE_EVENT_MAP_SYNC_FAILED = 9,	   /* CID, ERRNO: the BPF map refused it */
 	QRE_EVENT_SESSION_INSTALLED = 10,  /* SESSION_ID */
 	QRE_EVENT_FRAMES_LIMITED = 11,	   /* SESSION_ID, once: some of its packets are not taken */
+	QRE_EVENT_SESSION_SILENT = 12,	   /* SESSION_ID, of a client: its server answers nothing */
+	QRE_EVENT_SESSION_ANSWERS = 13,	   /* SESSION_ID: again, after all */
 };
 
 /* Why a packet was dropped: QRE_A_DROPS holds one u64 attribute of this type for each that is not
@@ -104,6 +106,7 @@ enum qre_drop {
 	QRE_DROP_TTL_EXPIRED = 17,  /* RFC 9484 section 7.1 */
 	QRE_DROP_FRAMES_LIMIT = 18, /* more frames for user space than the rate limit allows */
 	QRE_DROP_IPV6_REFUSED = 19, /* transmit: the path takes less than IPv6 needs */
+	QRE_DROP_STRAY = 20, /* a stranger's with our CID, above the rate that is passed on */
 	__QRE_DROP_MAX,
 };
 #define QRE_DROP_MAX (__QRE_DROP_MAX - 1)
@@ -226,8 +229,11 @@ enum qre_attr {
 	QRE_A_DEST_PROFILE = 79,      /* bytes, at most QRE_DEST_PROFILE_MAX */
 	QRE_A_ECN = 80,		      /* u8, 0 to 3: of outer packets, on paths that bear it */
 	QRE_A_AEAD_DRIVER = 81,	      /* string: the crypto driver that was picked */
-	QRE_A_PATH_MTU = 82,  /* u16: the largest outer packet that the path is known to take */
-	QRE_A_INNER_MTU = 83, /* u16: the largest inner packet that fits it */
+	QRE_A_PATH_MTU = 82,	  /* u16: the largest outer packet that the path is known to take */
+	QRE_A_INNER_MTU = 83,	  /* u16: the largest inner packet that fits it */
+	QRE_A_UNANSWERED_MS = 84, /* u64, of a client: since when nothing new was acknowledged,
+				     though something was sent; 0: all is well */
+	QRE_A_SILENT = 85, /* u8, of a client: as SESSION_SILENT and SESSION_ANSWERS told last */
 	__QRE_A_MAX,
 };
 #define QRE_A_MAX (__QRE_A_MAX - 1)

@@ -2,8 +2,8 @@
 
 An ack-eliciting packet is acknowledged within some 25 ms and a round trip (RFC 9000 §13.2.1). A session that has sent
 several without any acknowledgement for seconds is therefore *silent*, whatever is in the way: a firewall that
-appeared, a path that is down, a peer that has lost the session. Where the data plane does not know what was
-acknowledged (qre.ko, unless it is asked to send a PING), several packets since the last one received count instead.
+appeared, a path that is down, a peer that has lost the session. Where the data plane does not tell what was
+acknowledged (qre.ko on a server), several packets since the last one received count instead.
 Sans-IO: ``now`` is monotonic, in seconds. It must never take an idle session for a silent one, nor a packet or two
 that are lost.
 """

@@ -75,6 +75,8 @@ class Event(enum.IntEnum):
     MAP_SYNC_FAILED = 9
     SESSION_INSTALLED = 10
     FRAMES_LIMITED = 11
+    SESSION_SILENT = 12
+    SESSION_ANSWERS = 13
 
 
 class Drop(enum.IntEnum):
@@ -100,6 +102,7 @@ class Drop(enum.IntEnum):
     TTL_EXPIRED = 17
     FRAMES_LIMIT = 18
     IPV6_REFUSED = 19
+    STRAY = 20
 
 
 class QreCommand(enum.IntEnum):
@@ -208,6 +211,8 @@ class Attribute(enum.IntEnum):
     AEAD_DRIVER = 81
     PATH_MTU = 82
     INNER_MTU = 83
+    UNANSWERED_MS = 84
+    SILENT = 85
 
 
 #: struct qre_allowed_ip: family (4 or 6), prefix length, two reserved bytes, address (IPv4: the first four).

@@ -23,6 +23,7 @@ from qre.dataplane.protocol import (
     RekeyDue,
     SessionConfirmed,
     SessionLost,
+    SessionSilent,
     Underlay,
     underlay_of,
 )
@@ -104,6 +105,7 @@ class KernelSession(msgspec.Struct, frozen=True, kw_only=True):
     confirmed: bool
     underlay: Underlay | None
     aead_driver: str
+    silent: bool = False  # of a client: as SESSION_SILENT and SESSION_ANSWERS told last
 
 
 class MapSyncFailed(msgspec.Struct, frozen=True, kw_only=True):
@@ -193,12 +195,14 @@ def session_untrusted(fields: Fields) -> KernelSession:
         cids=fields.cids(Attribute.CIDS, abi.SESSION_CIDS_MAX),
         path_mtu=fields.u16(Attribute.PATH_MTU),
         inner_mtu=fields.u16(Attribute.INNER_MTU),
+        unanswered_ms=fields.u64(Attribute.UNANSWERED_MS),
     )
     return KernelSession(
         status=status,
         confirmed=bool(fields.u8(Attribute.CONFIRMED, 1)),
         underlay=underlay,
         aead_driver=fields.text(Attribute.AEAD_DRIVER, _DRIVER_MAX) or "",
+        silent=bool(fields.u8(Attribute.SILENT, 1)),
     )
 
 
@@ -221,6 +225,8 @@ def _happened(kind: abi.Event, fields: Fields) -> DataplaneReport | MapSyncFaile
             return SessionInstalled(session_id=session)
         case abi.Event.FRAMES_LIMITED:
             return FramesLimited(session_id=session)
+        case abi.Event.SESSION_SILENT | abi.Event.SESSION_ANSWERS:
+            return SessionSilent(session_id=session, silent=kind is abi.Event.SESSION_SILENT)
         case abi.Event.SESSION_CONFIRMED:
             return SessionConfirmed(session_id=session)
         case abi.Event.SESSION_LOST:

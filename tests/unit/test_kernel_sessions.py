@@ -11,11 +11,12 @@ from qre.dataplane.protocol import (
     RekeyDue,
     SessionConfirmed,
     SessionLost,
+    SessionSilent,
     underlay_of,
 )
 from qre.dataplane.status import SessionStatus
 from qre.ends import Role
-from qre.kernel.answers import KernelSession
+from qre.kernel.answers import KernelEvent, KernelSession
 from qre.workers.netlink.kernel_sessions import KernelSessions
 
 ID = b"\x07" * 32
@@ -23,7 +24,9 @@ CID = b"\x09" * 20
 UNDERLAY = underlay_of(("10.9.0.1", 443), ("10.9.0.2", 5555))
 
 
-def seen(number: int = 65_536, epoch: int = 3, *, confirmed: bool = True, peer_port: int = 5555) -> KernelSession:
+def seen(
+    number: int = 65_536, epoch: int = 3, *, confirmed: bool = True, peer_port: int = 5555, silent: bool = False
+) -> KernelSession:
     """A session as the kernel shows it; ``number`` is the next one that it sends."""
     status = SessionStatus(
         session_id=ID,
@@ -45,7 +48,7 @@ def seen(number: int = 65_536, epoch: int = 3, *, confirmed: bool = True, peer_p
         cids=(CID,),
     )
     underlay = msgspec.structs.replace(UNDERLAY, peer_port=peer_port)
-    return KernelSession(status=status, confirmed=confirmed, underlay=underlay, aead_driver="")
+    return KernelSession(status=status, confirmed=confirmed, underlay=underlay, aead_driver="", silent=silent)
 
 
 def test_packets_of_sessions_that_others_installed_are_counted_by_the_limit_given() -> None:
@@ -69,3 +72,15 @@ def test_what_events_did_not_tell_is_found_when_it_looks() -> None:
     assert moved.underlay.peer_port == 6666
     assert sessions.look([]) == [SessionLost(session_id=ID, reason=LossReason.DELETED)]
     assert sessions.connection_ids() == frozenset()
+
+
+def test_a_silence_is_told_once_by_its_event_or_when_it_looks_and_to_every_new_worker() -> None:
+    begins, ends = (SessionSilent(session_id=ID, silent=silent) for silent in (True, False))
+    sessions = KernelSessions(Role.CLIENT, 1000)
+    sessions.look([seen()])
+    assert sessions.happened(KernelEvent(what=begins)) == begins
+    assert sessions.look([seen(silent=True)]) == [], "it is known"
+    sessions.forget_silence()
+    assert sessions.look([seen(silent=True)]) == [begins]
+    assert sessions.look([seen()]) == [ends], "whose event was lost"
+    assert sessions.look([seen()]) == []

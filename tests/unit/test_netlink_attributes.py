@@ -20,6 +20,7 @@ from qre.dataplane.protocol import (
     RekeyDue,
     SessionConfirmed,
     SessionLost,
+    SessionSilent,
     underlay_of,
 )
 from qre.ends import Role
@@ -165,6 +166,19 @@ def test_a_session_is_read_whole() -> None:
     assert status.allowed_ips == (ip_network("10.77.0.2/32"), ip_network("fd00:77::/64"))
     assert status.last_receive_ms is None
     assert status.cids == (CID, b"\x01\x02")
+    assert (status.unanswered_ms, found.silent) == (None, False), "of a server's session"
+
+
+def test_of_a_clients_session_it_is_read_whether_its_server_answers() -> None:
+    answer = session_answer()
+    answer.u64(Attribute.UNANSWERED_MS, 2300)
+    answer.u8(Attribute.SILENT, 1)
+    found = session_untrusted(read(answer))
+    assert (found.status.unanswered_ms, found.silent) == (2300, True)
+    answer = session_answer()
+    answer.u8(Attribute.SILENT, 2)
+    with pytest.raises(UntrustedInputError):
+        session_untrusted(read(answer))
 
 
 @pytest.mark.parametrize(
@@ -245,6 +259,8 @@ def test_every_event_becomes_the_message_that_a_data_plane_sends() -> None:
 
     assert happened(abi.Event.SESSION_CONFIRMED) == SessionConfirmed(session_id=SESSION)
     assert happened(abi.Event.SESSION_INSTALLED) == SessionInstalled(session_id=SESSION)
+    assert happened(abi.Event.SESSION_SILENT) == SessionSilent(session_id=SESSION, silent=True)
+    assert happened(abi.Event.SESSION_ANSWERS) == SessionSilent(session_id=SESSION, silent=False)
     lost = happened(abi.Event.SESSION_LOST, LOSS=("u8", abi.Loss.RESET), ERROR_CODE=("u64", 0x100))
     assert lost == SessionLost(session_id=SESSION, reason=LossReason.RESET, error_code=0x100)
     epoch = ("u64", 5)

@@ -5,14 +5,12 @@ from __future__ import annotations
 import pytest
 
 from qre.dataplane.health import SILENCE, Health, SessionHealth, TrafficHealth
-from qre.dataplane.protocol import FrameFate
 from qre.dataplane.status import DeviceCounters, SessionStatus
 from qre.ends import Role
 from qre.wire.datagram import DATAGRAM_HEAD
 from qre.wire.frames import Ping, encode_ack, encode_frame
 from qre.workers.dataplane.inner.ecn import CE, ECT0, NOT_ECT
 from qre.workers.dataplane.session.session import ALL_MARKED
-from qre.workers.netlink.path_probe import PathProbe
 from tests.support.driven import INNER, Driven
 
 
@@ -175,44 +173,6 @@ def test_the_user_data_plane_knows_how_long_it_has_had_no_answer() -> None:
     assert session.unanswered_ms(driven.now) == 20_000, "that is no answer"
     driven.acknowledge()
     assert session.unanswered_ms(driven.now) == 0
-
-
-# --- qre.ko: a PING where data goes out and none comes in ---
-
-
-def test_the_kernel_is_asked_for_a_ping_only_where_data_goes_out_and_none_comes_in() -> None:
-    probe = PathProbe()
-    assert [probe.look(status(heard=0, data=sent, rx_packets=sent), sent) for sent in range(20)] == [None] * 20
-    assert [probe.look(status(heard=0, data=19, rx_packets=19), 20 + late) for late in range(9)] == [None] * 9, "idle"
-    number = probe.look(status(heard=0, data=25, rx_packets=19), 30)
-    assert number is not None
-    assert probe.look(status(heard=0, data=30, rx_packets=19), 32) is None, "one is under way"
-    assert probe.unanswered_ms(bytes(32), 36) == 6000
-    assert not probe.settled(FrameFate(session_id=bytes(32), id=5, acknowledged=True)), "the handshake worker's"
-    assert probe.settled(FrameFate(session_id=bytes(32), id=number, acknowledged=True))
-    assert probe.unanswered_ms(bytes(32), 36) is None
-    assert probe.look(status(heard=0, data=40, rx_packets=19), 36) is not None
-
-
-def test_a_ping_that_was_given_up_has_had_no_answer_and_one_whose_fate_is_lost_is_forgotten() -> None:
-    probe = PathProbe()
-    probe.look(status(heard=0), 0)
-    number = probe.look(status(heard=0, data=5), 5)
-    assert number is not None
-    assert probe.settled(FrameFate(session_id=bytes(32), id=number, acknowledged=False))
-    assert probe.unanswered_ms(bytes(32), 25) == 20_000
-    probe.events_lost()
-    assert probe.unanswered_ms(bytes(32), 25) is None
-    assert probe.look(status(heard=0, data=9), 30) is not None
-    assert probe.look(status(heard=0, data=12), 100) is not None, "no fate was reported for a minute"
-    pings: list[tuple[bytes, int]] = []
-    (told,) = probe.look_at([status(heard=0, data=12)], 101, lambda *ping: pings.append(ping))
-    assert told.unanswered_ms == 1000 and not pings
-    assert probe.look_at([], 102, lambda *ping: pings.append(ping)) == ()
-    assert probe.unanswered_ms(bytes(32), 103) is None, "the session is gone"
-    for moment, data in ((200, 1), (210, 5)):
-        (told,) = probe.look_at([status(heard=0, data=data)], moment, lambda *ping: pings.append(ping))
-    assert len(pings) == 1 and told.unanswered_ms == 0
 
 
 @pytest.mark.parametrize("role", Role)

@@ -137,9 +137,6 @@ def test_a_stream_outlives_every_process_and_the_next_daemons_take_it_over(daemo
     daemons.check(
         LIBRARY
         + """
-        daemon_stop b
-        ! ip -n b link show client0 || exit 1
-        daemon_kill a
         pkill -INT tcpdump
         until_true '! pgrep -x tcpdump >/dev/null'
         cp /tmp/capture /run/share/capture
@@ -147,6 +144,31 @@ def test_a_stream_outlives_every_process_and_the_next_daemons_take_it_over(daemo
         SLOW,
     )
     judge(daemons, taken_over)
+
+
+def test_a_client_makes_a_new_session_where_its_server_has_lost_the_old_one(daemons: Vm) -> None:
+    """Nobody tells it: what it sends is Dest's, who is silent here."""
+    (session,) = shown(daemons, "b")["sessions"]
+    daemons.check(
+        LIBRARY
+        + f"""
+        $A $TOOLS/qrectl session-del Device=server0 SessionId={session["session_id"]}
+        for ((i = 0; i < {START}; i++)); do $B ping -c 1 -W 1 -q 10.77.0.1 >/dev/null && break; done
+        $B ping -c 5 -i 0.2 -W 5 -q 10.77.0.1
+        """,
+        SLOW,
+    )
+    assert [each["session_id"] == session["session_id"] for each in shown(daemons, "b")["sessions"]] == [False]
+    assert "the server was silent: a new session has taken the place" in daemons.run("cat /tmp/service.b/said")[1]
+    daemons.check(
+        LIBRARY
+        + """
+        daemon_stop b
+        ! ip -n b link show client0 || exit 1
+        daemon_kill a
+        """,
+        SLOW,
+    )
 
 
 def longest_silence(printed: str, whole: float) -> float:

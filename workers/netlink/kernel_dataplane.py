@@ -10,7 +10,6 @@ error contains one.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import os
 from collections import deque
@@ -24,7 +23,6 @@ from qre.dataplane.protocol import (
     CidReleaseFor,
     DataplaneReport,
     DataplaneRequest,
-    FrameFate,
     FrameSend,
     PathProven,
     Refusal,
@@ -52,7 +50,6 @@ from qre.kernel.qre_family import Qre
 from qre.kernel.socket import NetlinkRefusedError
 from qre.wire.close_reason import CloseReason
 from qre.workers.netlink.kernel_sessions import CLOSING, KernelSessions, bounded, mark_of
-from qre.workers.netlink.path_probe import PING, PathProbe
 
 #: The sessions are listed this often (seconds), whatever the events say: other programs may change them.
 _LOOK_INTERVAL: Final = 15.0
@@ -89,7 +86,6 @@ class KernelDataplane:
         self._sessions = KernelSessions(self._role, context.config.rekey_after_packets)
         self._queue: deque[tuple[DataplaneRequest, list[int]]] = deque()
         self._steering: Steering | None = None
-        self._probe = PathProbe()
         self._tasks = Tasks(self._failed)
         self._wake = asyncio.Event()
         self._loop = asyncio.get_running_loop()
@@ -154,6 +150,7 @@ class KernelDataplane:
         for _, fds in self._queue:
             _close(fds)
         self._queue.clear()
+        self._sessions.forget_silence()
 
     async def _work(self) -> None:
         while True:
@@ -283,16 +280,12 @@ class KernelDataplane:
                 elif isinstance(event.what, FramesLimited):
                     short = event.what.session_id.hex()[:8]
                     self._context.limited("frames", f"the peer of session {short} sends too many control frames")
-                elif (report := self._sessions.happened(event)) is not None and not self._settles_probe(report):
+                elif (report := self._sessions.happened(event)) is not None:
                     self._report(report)
         self._want()
         if lost:
-            self._probe.events_lost()
             self._context.limited("events", "events of qre.ko were lost: its sessions are listed and compared")
             self._look(events_lost=True)
-
-    def _settles_probe(self, report: DataplaneReport) -> bool:
-        return isinstance(report, FrameFate) and self._probe.settled(report)
 
     def _frames_readable(self) -> None:
         """Report peers' frames for user space, after the events that came before them. Lost frames cannot be
@@ -410,7 +403,6 @@ class KernelDataplane:
             return None, None, ()
         sessions = bounded([session.status for session in self.qre.sessions(self._device)])
         if self._role is Role.CLIENT:
-            sessions = self._probe.look_at(sessions, self._loop.time(), self._send_ping)
             return DataplaneStatus(counters=device.counters, sessions=sessions), None, ()
         dataplane = DataplaneStatus(counters=device.counters, sessions=sessions)
         shared, mapped, loader = device.shared_socket, device.cid_map, device.loader
@@ -430,10 +422,6 @@ class KernelDataplane:
             else None,
         )
         return dataplane, port, device.cids
-
-    def _send_ping(self, session_id: bytes, number: int) -> None:
-        with contextlib.suppress(NetlinkRefusedError):  # it ends, or has no room
-            self.qre.frame_send(self._device, session_id, number, PING)
 
 
 def _close(fds: list[int]) -> None:

@@ -28,6 +28,7 @@ from qre.dataplane.protocol import (
     SessionInstall,
     SessionLost,
     SessionMark,
+    SessionSilent,
     SessionUpdate,
     Underlay,
     digest,
@@ -54,6 +55,7 @@ class _Known:
     #: The packet number that this epoch began with, or a later one; None until the next listing.
     began: int | None
     rekey_after: int
+    silent: bool = False
 
 
 @dataclass
@@ -112,6 +114,11 @@ class KernelSessions:
             del self._frames[next(iter(self._frames))]
         self._frames[request.id] = request.session_id
 
+    def forget_silence(self) -> None:
+        """There is another handshake worker: the next listing tells it which sessions are silent."""
+        for known in self._known.values():
+            known.silent = False
+
     # --- what it says ---
 
     def happened(self, event: KernelEvent) -> DataplaneReport | None:
@@ -125,11 +132,11 @@ class KernelSessions:
             self.deleted(what.session_id)
         elif isinstance(what, FrameFate):
             self._frames.pop(what.id, None)
-        elif isinstance(what, (SessionConfirmed, KeyPhaseChanged, PeerMoved)):
+        elif isinstance(what, (SessionConfirmed, KeyPhaseChanged, PeerMoved, SessionSilent)):
             self._note(what)
         return None if isinstance(what, MapSyncFailed) or not isinstance(what, DataplaneReport) else what
 
-    def _note(self, what: SessionConfirmed | KeyPhaseChanged | PeerMoved) -> None:
+    def _note(self, what: SessionConfirmed | KeyPhaseChanged | PeerMoved | SessionSilent) -> None:
         known = self._known.get(what.session_id)
         if known is None:
             return
@@ -140,6 +147,8 @@ class KernelSessions:
                 known.epoch, known.began = epoch, None
             case PeerMoved(underlay=underlay):
                 known.underlay = underlay
+            case SessionSilent(silent=silent):
+                known.silent = silent
 
     def look(self, sessions: Iterable[KernelSession], *, events_lost: bool = False) -> list[DataplaneReport]:
         """Compare with a listing of all sessions of the device; the missing reports."""
@@ -179,6 +188,9 @@ class KernelSessions:
             if known.underlay is not None:
                 reports.append(PeerMoved(session_id=status.session_id, underlay=session.underlay))
             known.underlay = session.underlay
+        if session.silent is not known.silent:
+            known.silent = session.silent
+            reports.append(SessionSilent(session_id=status.session_id, silent=session.silent))
         if self.role is Role.SERVER:
             known.cids = set(status.cids)
         return reports

@@ -7,8 +7,10 @@
  * N".
  */
 #include <arpa/inet.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <netinet/in.h>
+#include <sched.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -97,8 +99,11 @@ int main(int argc, char **argv)
 			at = 0;
 		memcpy(&r, file + at, sizeof(r));
 		size = datagram(out, (const void *)(file + at));
-		if (sendto(sock, out, size, 0, (void *)&to, sizeof(to)) != (ssize_t)size)
-			die("sendto");
+		while (sendto(sock, out, size, 0, (void *)&to, sizeof(to)) != (ssize_t)size)
+			if (errno != ENOBUFS) /* fragments that nobody has fetched yet */
+				die("sendto");
+			else
+				sched_yield();
 		at += sizeof(r) + r.size;
 	}
 	printf("sent %s nanoseconds %lld\n", argv[3], now() - began);

@@ -6,7 +6,8 @@
  *
  *	events SECONDS [GROUP]	 prints events until then
  *	hold IP PORT [register [DEVICE]]	binds a UDP socket, perhaps to a device, perhaps
- *registers it as the shared one, stays; takes "mark N" and "priority N" for it, a line each
+ *registers it as the shared one, stays; takes "mark N" and "priority N" for it, a line each, and
+ *prints each datagram that comes to it from their end on: "got IP:PORT TOS PAYLOAD"
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -103,6 +104,8 @@ static const struct name {
 	{"AeadDriver", QRE_A_AEAD_DRIVER, TEXT},
 	{"PathMtu", QRE_A_PATH_MTU, U16},
 	{"InnerMtu", QRE_A_INNER_MTU, U16},
+	{"UnansweredMs", QRE_A_UNANSWERED_MS, U64},
+	{"Silent", QRE_A_SILENT, U8},
 };
 
 static const struct {
@@ -347,6 +350,34 @@ static void obey(int fd)
 	}
 }
 
+static void print_arriving(int fd)
+{
+	static uint8_t data[65536];
+	char space[CMSG_SPACE(4)], ip[16];
+	struct sockaddr_in from;
+	struct iovec vector = {data, sizeof(data)};
+	int one = 1;
+
+	setsockopt(fd, IPPROTO_IP, IP_RECVTOS, &one, sizeof(one));
+	for (;;) {
+		struct msghdr m = {.msg_name = &from,
+				   .msg_namelen = sizeof(from),
+				   .msg_iov = &vector,
+				   .msg_iovlen = 1,
+				   .msg_control = space,
+				   .msg_controllen = sizeof(space)};
+		ssize_t size = recvmsg(fd, &m, 0);
+		struct cmsghdr *c = CMSG_FIRSTHDR(&m);
+
+		if (size < 0)
+			continue;
+		inet_ntop(AF_INET, &from.sin_addr, ip, sizeof(ip));
+		printf("got %s:%u %u ", ip, ntohs(from.sin_port), c ? *(uint8_t *)CMSG_DATA(c) : 0);
+		print_value(HEX, data, size);
+		fflush(stdout);
+	}
+}
+
 static int hold(struct genl *g, const char *ip, int port, bool shared, const char *device)
 {
 	struct sockaddr_in local = {.sin_family = AF_INET, .sin_port = htons(port)};
@@ -373,8 +404,8 @@ static int hold(struct genl *g, const char *ip, int port, bool shared, const cha
 	printf("held\n");
 	fflush(stdout);
 	obey(fd);
-	for (;;)
-		pause();
+	print_arriving(fd);
+	return 0;
 }
 
 int main(int argc, char **argv)

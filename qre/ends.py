@@ -37,6 +37,13 @@ class WhenDestIsDown(enum.StrEnum):
     IMITATE = "imitate"
 
 
+class EndpointOrder(enum.StrEnum):
+    """In which order a client tries its servers."""
+
+    LISTED = "listed"
+    RANDOM = "random"
+
+
 class Forward(enum.StrEnum):
     """Whether a server forwards its tunnel's packets, and with whose addresses."""
 

@@ -26,6 +26,16 @@ class KnownClient(Struct, frozen=True, kw_only=True):
     allowed_ips: Prefixes = ()
 
 
+class ServerKey(Struct, frozen=True, kw_only=True):
+    """What admits a client to one of its servers."""
+
+    public_key: Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+    short_id: ShortId
+
+    def __repr__(self) -> str:
+        return "ServerKey(hidden)"
+
+
 class ProfileSecrets(Struct, frozen=True, kw_only=True):
     """What only the handshake worker may know; travels in a sealed memfd from the parent (msgpack)."""
 
@@ -38,6 +48,7 @@ class ProfileSecrets(Struct, frozen=True, kw_only=True):
     clients: Annotated[tuple[KnownClient, ...], msgspec.Meta(max_length=1024)] = ()  # server
     public_key: Annotated[bytes, msgspec.Meta(max_length=32)] = b""  # client
     short_id: Annotated[bytes, msgspec.Meta(max_length=8)] = b""  # client, padded to 8
+    others: Annotated[tuple[ServerKey, ...], msgspec.Meta(max_length=16)] = ()  # client: of WorkerConfig.others
 
     def __repr__(self) -> str:
         return "ProfileSecrets(hidden)"

@@ -164,14 +164,14 @@ def dns(settings: ClientSettings) -> Findings:
 
 
 def endpoint(settings: ClientSettings) -> Findings:
-    """Resolves the name of the endpoint, as each attempt to connect does."""
+    """Resolves the name of each endpoint, as attempts to connect do."""
     from qre.visit.dest import resolve
 
-    host, port = settings.endpoint.host, settings.endpoint.port
-    try:
-        found = asyncio.run(resolve(host, port, family=socket.AF_INET))
-    except QreError as error:
-        yield refused("endpoint", error, "check Endpoint and /etc/resolv.conf")
-        return
-    addresses = ", ".join(f"{ip}:{port}" for _, (ip, _) in found)
-    yield Finding("endpoint", YesNo.YES, f"{settings.endpoint} is {addresses}")
+    for endpoint in (settings.endpoint, *(each.endpoint for each in settings.others)):
+        try:
+            found = asyncio.run(resolve(endpoint.host, endpoint.port, family=socket.AF_INET))
+        except QreError as error:
+            yield refused("endpoint", error, "check Endpoint and /etc/resolv.conf")
+            continue
+        addresses = ", ".join(f"{ip}:{port}" for _, (ip, port) in found)
+        yield Finding("endpoint", YesNo.YES, f"{endpoint} is {addresses}")

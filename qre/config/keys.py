@@ -25,6 +25,7 @@ PROFILE_KEYS = {
     "ClientAllowedIPs": "0.0.0.0/0",
     "Forward": "nat",
     "Endpoint": "vpn.example.org:443",
+    "EndpointOrder": "listed",
     "RealityPublicKey": "the output of `qre-tool pubkey`",
     "RealityShortId": "one of the server's RealityShortIds",
     "PersistentKeepalive": "25",
@@ -57,7 +58,7 @@ SERVER_KEYS = (
     "ClientAllowedIPs",
     "Forward",
 )
-CLIENT_KEYS = ("Endpoint", "RealityPublicKey", "RealityShortId", "DNS", "LeakProtection")
+CLIENT_KEYS = ("Endpoint", "EndpointOrder", "RealityPublicKey", "RealityShortId", "DNS", "LeakProtection")
 #: Keys whose values are credentials: no error contains their text.
 SECRET_KEYS = ("RealityPrivateKey", "RealityPreviousKey", "RealityShortIds", "RealityShortId", "ShortId")
 

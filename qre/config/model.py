@@ -11,8 +11,17 @@ from __future__ import annotations
 import os
 from ipaddress import IPv4Address
 
-from qre.addresses import Address, Interface, Network
-from qre.ends import DEFAULT_MTU, DEFAULT_TIME_DIFF_MS, LIKE_DEST, Dataplane, Forward, Role, WhenDestIsDown
+from qre.addresses import Address, Interface, Network, outer_networks
+from qre.ends import (
+    DEFAULT_MTU,
+    DEFAULT_TIME_DIFF_MS,
+    LIKE_DEST,
+    Dataplane,
+    EndpointOrder,
+    Forward,
+    Role,
+    WhenDestIsDown,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -175,11 +184,24 @@ class DnsSettings(Value):
     domains: tuple[str, ...] = ()
 
 
+class ServerPlace(Value):
+    """Where a client finds one of its servers, and what admits it there."""
+
+    endpoint: HostPort
+    public_key: bytes  # X25519, 32 bytes
+    short_id: bytes  # padded to 8 bytes
+
+    def __repr__(self) -> str:
+        return f"ServerPlace(endpoint={self.endpoint})"
+
+
 class ClientSettings(Value):
     endpoint: HostPort
     server_name: str
     public_key: bytes  # X25519, 32 bytes
     short_id: bytes  # padded to 8 bytes
+    others: tuple[ServerPlace, ...] = ()  # further servers
+    endpoint_order: EndpointOrder = EndpointOrder.LISTED
     leak_protection: bool = True
     dns: DnsSettings | None = None
 
@@ -243,9 +265,16 @@ class Profile(Value):
         return self.client is not None and self.client.leak_protection
 
     @property
-    def endpoint_host(self) -> str | None:
-        """The host of ``endpoint``."""
-        return self.endpoint.host if self.endpoint is not None else None
+    def other_servers(self) -> tuple[ServerPlace, ...]:
+        """A client's servers beside ``endpoint``; none when that is an override."""
+        return self.client.others if self.client is not None and self.underlay.server is None else ()
+
+    @property
+    def outer(self) -> tuple[Network, ...]:
+        """Where the tunnel's own packets may go."""
+        found = outer_networks(self.endpoint.host if self.endpoint is not None else None)
+        more = (network for each in self.other_servers for network in outer_networks(each.endpoint.host))
+        return tuple(dict.fromkeys((*found, *more)))
 
 
 class GlobalConfig(Value):

@@ -8,10 +8,10 @@ longer than the rest of `strip`.
 from __future__ import annotations
 
 from qre.config.keys import GLOBAL_KEYS, HOOK_KEYS, PROFILE_KEYS, snake_case
-from qre.config.model import ClientSection, GlobalConfig, Profile
+from qre.config.model import ClientSection, ClientSettings, GlobalConfig, Profile
 from qre.config.settings import attribute_of
 from qre.config.values import show_duration, show_key, show_short_id, show_site_tcp, show_time
-from qre.ends import Forward
+from qre.ends import EndpointOrder, Forward
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -76,11 +76,26 @@ def profile_values(profile: Profile) -> dict[str, Plain]:
             "RealityPublicKey": show_key(profile.client.public_key),
             "RealityShortId": show_short_id(profile.client.short_id),
         }
+        if profile.client.others:
+            found |= _of_servers(profile.client)
+        if profile.client.endpoint_order is not EndpointOrder.LISTED:
+            found["EndpointOrder"] = profile.client.endpoint_order.value
         if (dns := profile.client.dns) is not None:
             found["DNS"] = [*map(str, dns.servers), *dns.domains]
         if not profile.client.leak_protection:
             found["LeakProtection"] = "off"
     return {key: found[key] for key in PROFILE_KEYS if key in found}
+
+
+def _of_servers(client: ClientSettings) -> dict[str, Plain]:
+    """Lists in place of single values; of what is the same for all, one."""
+    keys = [client.public_key, *(each.public_key for each in client.others)]
+    short_ids = [client.short_id, *(each.short_id for each in client.others)]
+    return {
+        "Endpoint": [str(client.endpoint), *(str(each.endpoint) for each in client.others)],
+        "RealityPublicKey": list(map(show_key, keys if len(set(keys)) > 1 else keys[:1])),
+        "RealityShortId": list(map(show_short_id, short_ids if len(set(short_ids)) > 1 else short_ids[:1])),
+    }
 
 
 def client_values(section: ClientSection) -> dict[str, str | list[str]]:

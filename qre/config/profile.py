@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 
+from qre.config import server_places as places
 from qre.config import values as v
 from qre.config.keys import CLIENT_KEYS, HOOK_KEYS, PROFILE_KEYS, SERVER_KEYS, did_you_mean
-from qre.config.model import ClientSection, ClientSettings, Hooks, Profile, ServerSettings
+from qre.config.model import ClientSection, ClientSettings, Hooks, Profile, ServerPlace, ServerSettings
 from qre.config.syntax import (
     SECTION,
     Entry,
@@ -19,7 +20,7 @@ from qre.config.syntax import (
     read_config,
     shown,
 )
-from qre.ends import DEFAULT_MTU, DEFAULT_TIME_DIFF_MS, Forward, Role
+from qre.ends import DEFAULT_MTU, DEFAULT_TIME_DIFF_MS, EndpointOrder, Forward, Role
 from qre.errors import UserError
 from qre.wire.overhead import MIN_MTU_IPV6
 
@@ -278,15 +279,34 @@ def _previous_key(values: Values) -> tuple[bytes, int]:
 
 
 def _client(values: Values) -> ClientSettings | None:
-    endpoint = values.require("Endpoint", v.parse_host_port)
+    endpoints = values.require("Endpoint", places.parse_endpoints)
+    order = values.get("EndpointOrder", places.parse_endpoint_order)
     server_name = values.require("ServerName", v.parse_dns_name)
-    key = values.require("RealityPublicKey", v.parse_key)
-    short_id = values.require("RealityShortId", v.parse_short_id)
+    keys = values.require("RealityPublicKey", places.parse_keys_of_servers)
+    short_ids = values.require("RealityShortId", places.parse_ids_of_servers)
     dns = values.get("DNS", v.parse_dns)
     protection = values.get("LeakProtection", v.parse_switch)
-    if endpoint is None or server_name is None or key is None or short_id is None:
+    if endpoints is None or server_name is None or keys is None or short_ids is None:
         return None
-    return ClientSettings(endpoint, server_name, key, short_id, leak_protection=protection is not False, dns=dns)
+    for name, given in (("RealityPublicKey", keys), ("RealityShortId", short_ids)):
+        if len(given) not in (1, len(endpoints)):
+            why = f"there are {len(given)}, and {len(endpoints)} in Endpoint"
+            values.problems.add(values.line(name), name, why, "write one for each server, in the same order")
+            return None
+    first, *others = (
+        ServerPlace(endpoint, keys[at % len(keys)], short_ids[at % len(short_ids)])
+        for at, endpoint in enumerate(endpoints)
+    )
+    return ClientSettings(
+        first.endpoint,
+        server_name,
+        first.public_key,
+        first.short_id,
+        others=tuple(others),
+        endpoint_order=order or EndpointOrder.LISTED,
+        leak_protection=protection is not False,
+        dns=dns,
+    )
 
 
 def _hook(values: Values, key: str) -> tuple[str, ...]:
@@ -313,9 +333,10 @@ _SERVER_PARSERS = {
 }
 _CLIENT_PARSERS = {
     "ServerName": v.parse_dns_name,
-    "Endpoint": v.parse_host_port,
-    "RealityPublicKey": v.parse_key,
-    "RealityShortId": v.parse_short_id,
+    "Endpoint": places.parse_endpoints,
+    "EndpointOrder": places.parse_endpoint_order,
+    "RealityPublicKey": places.parse_keys_of_servers,
+    "RealityShortId": places.parse_ids_of_servers,
     "DNS": v.parse_dns,
     "LeakProtection": v.parse_switch,
 }

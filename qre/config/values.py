@@ -138,7 +138,8 @@ def parse_keepalive(text: str) -> int:
         raise wrong(f"{quoted(text)} is not a number of seconds from 0 to 65535", "write 25, or off") from None
 
 
-def _choice(text: str, choices: Iterable[str]) -> str:
+def one_of(text: str, choices: Iterable[str]) -> str:
+    """One of these words, in any case."""
     names = tuple(choices)
     if text.lower() in names:
         return text.lower()
@@ -147,22 +148,22 @@ def _choice(text: str, choices: Iterable[str]) -> str:
 
 def parse_role(text: str) -> Role:
     """``server`` or ``client``."""
-    return Role(_choice(text, Role))
+    return Role(one_of(text, Role))
 
 
 def parse_dataplane(text: str) -> Dataplane:
     """One of the values of Dataplane."""
-    return Dataplane(_choice(text, Dataplane))
+    return Dataplane(one_of(text, Dataplane))
 
 
 def parse_forward(text: str) -> Forward:
     """One of the values of Forward."""
-    return Forward(_choice(text, Forward))
+    return Forward(one_of(text, Forward))
 
 
 def parse_switch(text: str) -> bool:
     """``on`` or ``off``."""
-    return _choice(text, ("on", "off")) == "on"
+    return one_of(text, ("on", "off")) == "on"
 
 
 def parse_routed_cid_len(text: str) -> int:
@@ -172,7 +173,7 @@ def parse_routed_cid_len(text: str) -> int:
 
 def parse_when_dest_is_down(text: str) -> WhenDestIsDown:
     """One of the values of WhenDestIsDown."""
-    return WhenDestIsDown(_choice(text, WhenDestIsDown))
+    return WhenDestIsDown(one_of(text, WhenDestIsDown))
 
 
 def parse_site_tcp(text: str) -> tuple[int, ...] | None:
@@ -180,7 +181,7 @@ def parse_site_tcp(text: str) -> tuple[int, ...] | None:
     if text.lower() in _SITE_TCP:
         return _SITE_TCP[text.lower()]
     try:
-        return _list(text, lambda piece: parse_number(piece, 1, 65_535), MAX_SITE_PORTS)
+        return several(text, lambda piece: parse_number(piece, 1, 65_535), MAX_SITE_PORTS)
     except UserError as error:
         raise wrong(error.why, error.remedy or "write auto, off, or ports like 443,80") from None
 
@@ -193,10 +194,10 @@ def show_site_tcp(ports: tuple[int, ...] | None) -> str:
 
 def parse_log_level(text: str) -> str:
     """One of LOG_LEVELS."""
-    return _choice(text, LOG_LEVELS)
+    return one_of(text, LOG_LEVELS)
 
 
-def _list(text: str, parse: Callable[[str], T], most: int) -> tuple[T, ...]:
+def several(text: str, parse: Callable[[str], T], most: int) -> tuple[T, ...]:
     """A comma-separated list without repetitions."""
     pieces = [piece.strip() for piece in text.split(",")]
     if len(pieces) > most:
@@ -214,12 +215,12 @@ def _list(text: str, parse: Callable[[str], T], most: int) -> tuple[T, ...]:
 
 def parse_interfaces(text: str) -> tuple[Interface, ...]:
     """Inner addresses with their prefix lengths; without one, the host's own (/32, /128)."""
-    return _list(text, _parse_interface, MAX_PREFIXES)
+    return several(text, _parse_interface, MAX_PREFIXES)
 
 
 def parse_networks(text: str) -> tuple[Network, ...]:
     """Prefixes; bits beyond the length are cleared, as ``wg`` does."""
-    return _list(text, lambda piece: _cidr(piece).network, MAX_PREFIXES)
+    return several(text, lambda piece: _cidr(piece).network, MAX_PREFIXES)
 
 
 def _parse_interface(text: str) -> Interface:
@@ -310,7 +311,7 @@ def parse_dns_name(text: str) -> str:
 
 def parse_dns(text: str) -> DnsSettings:
     """Addresses of name servers, and search domains."""
-    found = _list(text, _name_server_or_domain, MAX_DNS)
+    found = several(text, _name_server_or_domain, MAX_DNS)
     servers = tuple(each for each in found if not isinstance(each, str))
     if not servers:
         raise wrong("it names no server", "write the address of one, like 10.77.0.1")
@@ -393,7 +394,7 @@ def parse_section_short_id(text: str) -> bytes:
 
 def parse_hosts(text: str) -> tuple[Interface, ...]:
     """Single addresses, with or without the prefix length of their network, as host prefixes."""
-    return _list(text, _parse_host, MAX_ADDRESSES)
+    return several(text, _parse_host, MAX_ADDRESSES)
 
 
 def _parse_host(text: str) -> Interface:

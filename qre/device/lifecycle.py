@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from qre.addresses import closed_beside, default_versions, outer_networks
+from qre.addresses import closed_beside, default_versions
 from qre.config.model import GlobalConfig, Profile
 from qre.device.kernel_device import close_sessions, settings_as_they_were, settings_of, sync_line
 from qre.device.kernel_module import MODULE, choose_dataplane, expected_dataplane, wants_module
@@ -250,9 +250,8 @@ def nothing_in_the_clear(name: str) -> str:
 
 
 def _spec(profile: Profile, table: int) -> DeviceSpec:
-    outer = outer_networks(profile.endpoint_host)
     closed = closed_beside(profile.routes, profile.leak_protection)
-    return DeviceSpec(profile.device, profile.address, profile.mtu, profile.routes, table, outer, closed)
+    return DeviceSpec(profile.device, profile.address, profile.mtu, profile.routes, table, profile.outer, closed)
 
 
 def dataplane_of(link: Link) -> Dataplane:

@@ -7,7 +7,6 @@ clear until the profile is up again or `down` removes them.
 
 from __future__ import annotations
 
-from qre.addresses import outer_networks
 from qre.config.model import GlobalConfig, Profile
 from qre.device.state import ProfileState, load_state, saved_profiles
 from qre.errors import QreError
@@ -18,7 +17,7 @@ from qre.kernel.tunnel import choose_table, needs_table, tables_in_rules, tables
 
 def has_table(profile: Profile) -> bool:
     """Whether AllowedIPs have a default route, or may cover the server."""
-    return needs_table(profile.routes, outer_networks(profile.endpoint_host))
+    return needs_table(profile.routes, profile.outer)
 
 
 def table_of(

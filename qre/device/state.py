@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from qre.addresses import Interface, Network, closed_beside, outer_networks
+from qre.addresses import Interface, Network, closed_beside
 from qre.config.model import GlobalConfig, Profile
 from qre.config.values import parse_socket_address
 from qre.device.control_client import names_in
@@ -62,7 +62,7 @@ def state_of(profile: Profile, table: int) -> ProfileState:
         mtu=profile.mtu,
         allowed_ips=profile.routes,
         table=table,
-        outer=outer_networks(profile.endpoint_host),
+        outer=profile.outer,
         closed=closed_beside(profile.routes, profile.leak_protection),
         names=service_of(profile),
     )

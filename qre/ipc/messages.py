@@ -17,7 +17,7 @@ from qre.causes import Cause
 from qre.dataplane.protocol import ConnectionId, Prefixes
 from qre.dataplane.status import DeviceCounters, SessionStatus
 from qre.dest_profile import DestProfile
-from qre.ends import LIKE_DEST, Forward, Role, WhenDestIsDown
+from qre.ends import LIKE_DEST, EndpointOrder, Forward, Role, WhenDestIsDown
 from qre.kernel.netfilter.table_status import ForwardStatus, SiteTcpPort
 from qre.profile_secrets import Interfaces, ListedClient
 from qre.structs import U16, U32, U64, Message, Port, Struct, Text
@@ -51,6 +51,13 @@ IpVersions = Annotated[tuple[Annotated[int, msgspec.Meta(ge=4, le=6)], ...], msg
 SitePorts = Annotated[tuple[Port, ...], msgspec.Meta(max_length=16)]
 
 
+class ServerAddress(Struct, frozen=True, kw_only=True):
+    """Where one of a client's servers is."""
+
+    host: Text
+    port: Port
+
+
 class WorkerConfig(Struct, frozen=True, kw_only=True):
     """What every worker may know: the profile without its secrets and hooks, and the global settings."""
 
@@ -73,6 +80,8 @@ class WorkerConfig(Struct, frozen=True, kw_only=True):
     max_time_diff_ms: U64 = 60_000
     endpoint_host: Text = ""  # client; with --server-underlay applied
     endpoint_port: U16 = 0
+    others: Annotated[tuple[ServerAddress, ...], msgspec.Meta(max_length=16)] = ()  # further servers of a client
+    endpoint_order: EndpointOrder = EndpointOrder.LISTED
     user_dataplane: bool = True
     routed_cid_len: RoutedCidLen = LIKE_DEST
     dest_profile_ttl_ms: U64 = 3_600_000

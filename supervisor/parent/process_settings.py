@@ -12,12 +12,12 @@ from typing import NoReturn
 import msgspec
 
 import qre
-from qre.addresses import closed_beside, outer_networks
+from qre.addresses import closed_beside
 from qre.config.model import ClientSection, GlobalConfig, Profile
 from qre.dest_profile import DestProfile
-from qre.ends import Dataplane, Role
-from qre.ipc.messages import WorkerConfig
-from qre.profile_secrets import KnownClient, ProfileSecrets
+from qre.ends import Dataplane, EndpointOrder, Role
+from qre.ipc.messages import ServerAddress, WorkerConfig
+from qre.profile_secrets import KnownClient, ProfileSecrets, ServerKey
 from qre.structs import encoder
 
 _FIXED_SIZE = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
@@ -50,7 +50,7 @@ def worker_config(
         allowed_ips=profile.allowed_ips,
         routes=profile.routes,
         table=table,
-        outer=outer_networks(profile.endpoint_host),
+        outer=profile.outer,
         closed=closed_beside(profile.routes, profile.leak_protection),
         server_name=(profile.server or profile.client or _none(profile)).server_name,
         user_dataplane=dataplane is not Dataplane.KERNEL,
@@ -82,7 +82,14 @@ def worker_config(
         )
     if endpoint is None:
         _none(profile)
-    return msgspec.structs.replace(made, endpoint_host=endpoint.host, endpoint_port=endpoint.port)
+    others = (each.endpoint for each in profile.other_servers)
+    return msgspec.structs.replace(
+        made,
+        endpoint_host=endpoint.host,
+        endpoint_port=endpoint.port,
+        others=tuple(ServerAddress(host=each.host, port=each.port) for each in others),
+        endpoint_order=profile.client.endpoint_order if profile.client is not None else EndpointOrder.LISTED,
+    )
 
 
 def _default_ttl() -> int:
@@ -106,7 +113,12 @@ def secrets_memfd(profile: Profile) -> int:
             clients=tuple(_known_client(section) for section in profile.server.clients),
         )
     elif profile.client is not None:
-        secrets = ProfileSecrets(public_key=profile.client.public_key, short_id=profile.client.short_id)
+        others = ((each.public_key, each.short_id) for each in profile.other_servers)
+        secrets = ProfileSecrets(
+            public_key=profile.client.public_key,
+            short_id=profile.client.short_id,
+            others=tuple(ServerKey(public_key=key, short_id=short_id) for key, short_id in others),
+        )
     else:
         _none(profile)
     fd = os.memfd_create("profile_secrets", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)

@@ -1,12 +1,14 @@
 """The client's half of the worker: authenticate, open the tunnel, hand over, and reconnect when the session is lost.
 
 It never gives up: attempts are spaced by a bounded exponential backoff with jitter, Endpoint is resolved for each,
-and every failure is reported in one line. A session that an earlier process left is resumed, not replaced.
+and every failure is reported in one line. A session that an earlier process left is resumed, not replaced. Of several
+servers an attempt tries one after the other, in the order of ``qre/visit/servers``.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import time
@@ -14,12 +16,12 @@ from ipaddress import ip_address
 from random import SystemRandom
 from typing import Any, Final
 
-from qre.addresses import Address, covering
+from qre.addresses import Address
 from qre.causes import Cause
 from qre.config.values import show_short_id
 from qre.dataplane.protocol import underlay_of
 from qre.ends import Role
-from qre.errors import MachineError, PeerError, QreError, UserError
+from qre.errors import MachineError, PeerError, QreError
 from qre.ipc.messages import HandshakeStatus, Party, RoleState, SocketGranted, SocketRelease, SocketRequest
 from qre.ipc.tasks import Tasks
 from qre.ipc.worker import WorkerContext
@@ -28,15 +30,16 @@ from qre.quic.client.client_handshake import STEP_TIMEOUT, ClientHandshake
 from qre.quic.client.fingerprint import Fingerprint
 from qre.quic.client.trust import TrustStore
 from qre.quic.handed_over import HandedOver
-from qre.visit.candidates import ELSEWHERE, PATIENCE, Candidates
-from qre.visit.dest import Resolved, resolve
+from qre.visit.candidates import ELSEWHERE, PATIENCE
+from qre.visit.dest import Resolved
 from qre.visit.exchange import shake_hands
+from qre.visit.servers import KnownServer, Servers
 from qre.wire.close_reason import CloseReason
 from qre.workers.handshake.backoff import VISITS, Pauses
 from qre.workers.handshake.dataplane_link import DataplaneLink
 from qre.workers.handshake.early_attempt import EarlyAttempt
 from qre.workers.handshake.memory import Forgetting
-from qre.workers.handshake.names import lookup_of
+from qre.workers.handshake.names import addresses_of, lookup_of, refuse_loop
 from qre.workers.handshake.sessions.live_sessions import Sessions
 from qre.workers.handshake.sessions.secrets import SecretsStore
 from qre.workers.handshake.sessions.session_state import Confirmed, Lost, Orphaned, SessionEnd, Settings, Silent
@@ -49,6 +52,8 @@ _SHORT_LIFE: Final = 10.0
 _AT_ONCE: Final = 0.25
 #: Between two new sessions beside silent ones at least (seconds): a server takes three in 25 s for two machines.
 _APART: Final = 13.0
+#: While there is a server to go back to, it is tried again after so much of ReconnectMax.
+_GOING_BACK: Final = (0.75, 1.0)
 #: While another machine with the same short id is connected (seconds).
 _TWIN_PAUSE: Final = (30.0, 45.0)
 
@@ -77,8 +82,11 @@ class Client:
         self._forgetting = Forgetting()
         store.removed = self._forgetting.soon
         self._handshakes = 0
-        self._candidates = Candidates()
-        self._known: dict[str, tuple[Resolved, ...]] = {}
+        self._servers = Servers(self._random)
+        self._server_of: dict[bytes, KnownServer] = {}
+        self._use_servers()
+        self._tried = self._servers.first
+        self._back_at = 0.0  # not before, an earlier server is tried again (monotonic)
         self._tasks = Tasks(context.internal_error)
         self._confirmed: dict[bytes, asyncio.Future[None]] = {}
         self._lost: dict[bytes, asyncio.Future[SessionEnd]] = {}
@@ -97,6 +105,15 @@ class Client:
             allowed_ips=config.allowed_ips,
             in_kernel=not config.user_dataplane,
         )
+
+    def _use_servers(self) -> None:
+        config, secrets = self._context.config, self._secrets
+        first = KnownServer(config.endpoint_host, config.endpoint_port, secrets.public_key, secrets.short_id)
+        others = (
+            KnownServer(where.host, where.port, key.public_key, key.short_id)
+            for where, key in zip(config.others, secrets.others, strict=False)
+        )
+        self._servers.use([first, *others], config.endpoint_order)
 
     # --- life ---
 
@@ -123,6 +140,7 @@ class Client:
         """Use the new secrets and settings from the next attempt on, which comes soon; the session stays."""
         self._secrets = secrets
         self._sessions.settings = self._settings()
+        self._use_servers()
         self._early.wanted()
 
     async def stop(self) -> None:
@@ -181,7 +199,7 @@ class Client:
                 pause = pauses.after(cause)
                 reason = f"{error}; UDP seems to be blocked on the way" if pauses.udp_seems_blocked else str(error)
                 if cause is Cause.TWIN:  # each attempt would be the end of a session
-                    reason = f"short id {show_short_id(self._secrets.short_id)}: {reason}"
+                    reason = f"short id {show_short_id(self._tried.short_id)}: {reason}"
                     pause = max(pause, self._random.uniform(*_TWIN_PAUSE))
             session_id = None
             await self._release_unused()
@@ -205,8 +223,8 @@ class Client:
 
     async def _until_lost(self, session_id: bytes) -> SessionEnd | bytes:
         """How it ended; or the id of a session that has taken its place because nothing came back."""
-        config = self._context.config
-        await self._tell(True, f"connected to {config.endpoint_host}:{config.endpoint_port}")
+        server = self._server_of.pop(session_id, None)
+        await self._tell(True, f"connected to {server or self._servers.first}")
         lost = self._lost.get(session_id)
         if lost is None:
             return SessionEnd("it no longer exists")
@@ -214,8 +232,17 @@ class Client:
         lost.add_done_callback(lambda _: silent.set())  # wakes the loop below, too
         try:
             while not lost.done():
-                await silent.wait()
-                following = None if lost.done() else await self._beside(session_id, lost)
+                back = self._servers.before(server)
+                pause = self._context.config.reconnect_max_ms / 1000 * self._random.uniform(*_GOING_BACK)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(pause if back else None):
+                        await silent.wait()
+                if lost.done():
+                    continue
+                if silent.is_set():
+                    following = await self._beside(session_id, lost, server)
+                else:
+                    following = await self._back(session_id, back) if time.monotonic() >= self._back_at else None
                 if following is not None:
                     return following
             return lost.result()
@@ -223,7 +250,30 @@ class Client:
             self._lost.pop(session_id, None)
             self._silent.pop(session_id, None)
 
-    async def _beside(self, session_id: bytes, lost: asyncio.Future[SessionEnd]) -> bytes | None:
+    async def _back(self, session_id: bytes, servers: list[KnownServer]) -> bytes | None:
+        """A session with one of these, which come before the one that carries packets now."""
+        for server in servers:
+            try:
+                following = await self._attempt_with(server, hurry=True)
+            except QreError as error:
+                if error.cause in VISITS:  # nobody comes back to a page so soon
+                    self._back_at = time.monotonic() + self._pauses.after(error.cause)
+                self._context.log.debug("not back yet: %s", error)
+            else:
+                self._replace(session_id, "a server that comes before this one is back")
+                self._context.limited("back", f"{server} is well again")
+                return following
+            await self._release_unused()
+        return None
+
+    def _replace(self, session_id: bytes, why: str) -> None:
+        if session_id in self._lost and not self._lost[session_id].done():
+            self._sessions.delete(session_id, why, CloseReason.REPLACED)
+            self.link.pump()
+
+    async def _beside(
+        self, session_id: bytes, lost: asyncio.Future[SessionEnd], server: KnownServer | None
+    ) -> bytes | None:
         """A new session beside one whose peer is silent: a server that was restarted does not know it any more. None
         when none could be made; then wait a while, because who replaces sessions all the time is taken for two."""
         wait = self._beside_at - time.monotonic()
@@ -233,72 +283,68 @@ class Client:
             return None
         self._beside_at = time.monotonic() + _APART
         try:
-            following = await self._attempt()
+            following = await self._attempt(silent=server)
         except QreError as error:
             if error.cause in VISITS:  # the server knows us no more: no browser comes back to a page so soon
                 self._beside_at = time.monotonic() + max(_APART, self._pauses.after(error.cause))
             self._context.limited(f"attempt {error}", f"the server is silent, and a new session fails: {error}")
             return None
-        if not lost.done():
-            self._sessions.delete(session_id, "it was silent, and has been replaced", CloseReason.REPLACED)
-            self.link.pump()
+        self._replace(session_id, "it was silent, and has been replaced")
         self._context.limited("silent", "the server was silent: a new session has taken the place of the old one")
         return following
 
     # --- one attempt ---
 
-    async def _attempt(self) -> bytes:
-        """Make a session; its id once it is confirmed. Raises QreError with the reason."""
-        config = self._context.config
-        where = f"{config.endpoint_host}:{config.endpoint_port}"
+    async def _attempt(self, silent: KnownServer | None = None) -> bytes:
+        """Make a session, with the ``silent`` server last; its id once it is confirmed. Raises QreError with the
+        reason."""
+        *servers, last = self._servers.after(silent)
+        for server in servers:
+            try:
+                return await self._attempt_with(server, hurry=True)
+            except QreError as error:
+                if error.cause is Cause.TWIN:
+                    raise
+                self._context.limited(f"server {server}", f"{error}; another server is tried now")
+            await self._release_unused()
+        return await self._attempt_with(last, hurry=bool(servers))
+
+    async def _attempt_with(self, server: KnownServer, *, hurry: bool) -> bytes:
+        """The same with one server, which may say nothing for long unless there is a ``hurry``."""
         if self._state[1] == "starting":
-            await self._tell(False, f"connecting to {where}")
-        host, port = config.endpoint_host, config.endpoint_port
-        found = await self._addresses(host, port)
-        order = self._candidates.order(found)
+            await self._tell(False, f"connecting to {server}")
+        self._tried = server
+        found = await addresses_of(server, self._lookup, self._context.limited)
+        order = server.candidates.order(found)
         for address in order[:-1]:
             try:
-                return await self._attempt_at(address, PATIENCE)
+                return await self._attempt_at(server, address, PATIENCE)
             except QreError as error:
                 if error.cause not in ELSEWHERE:
-                    self._candidates.failed(address, found)
+                    server.candidates.failed(address, found)
                     raise
                 line = f"{error}; the name has another address, which is tried now"
                 self._context.limited(f"address {address[1][0]}", line)
             await self._release_unused()
         try:
-            return await self._attempt_at(order[-1], STEP_TIMEOUT)
+            return await self._attempt_at(server, order[-1], PATIENCE if hurry else STEP_TIMEOUT)
         except QreError as error:
-            self._candidates.failed(order[0] if error.cause in ELSEWHERE else order[-1], found)
+            server.candidates.failed(order[0] if error.cause in ELSEWHERE else order[-1], found)
             raise
 
-    async def _addresses(self, host: str, port: int) -> tuple[Resolved, ...]:
-        """The name's, or those that it had last: while there is no session, the servers that the tunnel leads to
-        cannot be asked."""
-        try:
-            found = await resolve(host, port, family=socket.AF_INET, lookup=self._lookup)
-        except MachineError as error:
-            if host not in self._known:
-                raise
-            self._context.limited(f"known {host}", f"{error}; its last addresses are tried")
-            return tuple((family, (ip, port)) for family, (ip, _) in self._known[host])
-        self._known = {host: found}
-        return found
-
-    async def _attempt_at(self, address: Resolved, patience: float) -> bytes:
+    async def _attempt_at(self, server: KnownServer, address: Resolved, patience: float) -> bytes:
         """The same at one address of the name, which may say nothing for ``patience`` seconds."""
-        config, peer = self._context.config, address[1]
-        where = f"{config.endpoint_host}:{config.endpoint_port}"
-        where = where if peer[0] == config.endpoint_host else f"{where} at {peer[0]}"
+        peer = address[1]
         number, source = await self._new_socket(ip_address(peer[0]))
-        handed_over, local = await self._shake_hands(number, peer, where, patience, source)
+        handed_over, local = await self._shake_hands(server, number, peer, patience, source)
         underlay = underlay_of(local, peer)
         self._expect(handed_over.session_id, confirmed=False)
         self._sessions.install(handed_over, underlay, socket_number=number)
         self.link.pump()
         await self._until_confirmed(handed_over.session_id)
         self._handshakes += 1
-        self._candidates.answered(address)
+        server.candidates.answered(address)
+        self._server_of = {handed_over.session_id: server}
         return handed_over.session_id
 
     async def _new_socket(self, peer: Address) -> tuple[int, Address | None]:
@@ -312,26 +358,18 @@ class Client:
             raise
         if not isinstance(granted, SocketGranted) or granted.number not in self.link.sockets:
             raise MachineError("underlay socket", "the supervisor did not send it")
-        self._refuse_loop(peer, granted.local)
+        refuse_loop(self._context.config, peer, granted.local)
         return granted.number, granted.local
 
-    def _refuse_loop(self, peer: Address, source: Address | None) -> None:
-        """Raise UserError when packets to the server would enter the tunnel itself."""
-        config = self._context.config
-        if all(interface.ip != source for interface in config.address):
-            return
-        what = covering(peer, config.address, config.allowed_ips, config.outer) or f"a route to {config.device}"
-        remedy = "write the address as Endpoint" if what.startswith("AllowedIPs") else "choose another network"
-        raise UserError(f"Endpoint {peer}", f"packets to it would enter the tunnel itself: {what} covers it", remedy)
-
     async def _shake_hands(
-        self, number: int, peer: tuple[str, int], where: str, patience: float, source: Address | None
+        self, server: KnownServer, number: int, peer: tuple[str, int], patience: float, source: Address | None
     ) -> tuple[HandedOver, tuple[str, int]]:
-        config, secrets = self._context.config, self._secrets
+        config = self._context.config
+        where = str(server) if peer[0] == server.host else f"{server} at {peer[0]}"
         handshake = ClientHandshake(
             server_name=config.server_name,
-            public_key=secrets.public_key,
-            short_id=secrets.short_id,
+            public_key=server.public_key,
+            short_id=server.short_id,
             addresses=config.address,
             fingerprint=self._fingerprint,
             trust=self._trust,

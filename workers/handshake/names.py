@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from typing import Final, Literal
 
+from qre.addresses import Address, covering
 from qre.causes import Cause
-from qre.errors import MachineError
-from qre.ipc.messages import NameResolved, Party, ResolveName
+from qre.errors import MachineError, UserError
+from qre.ipc.messages import NameResolved, Party, ResolveName, WorkerConfig
 from qre.ipc.worker import WorkerContext
-from qre.visit.dest import Lookup, Resolved
+from qre.visit.dest import Lookup, Resolved, resolve
+from qre.visit.servers import KnownServer
 
 #: The process has to start first, which takes a busy machine a while (seconds).
 _LONGEST: Final = 40.0
@@ -30,3 +33,26 @@ def lookup_of(context: WorkerContext) -> Lookup:
         return [(families[address.version], (str(address), port)) for address in answer.addresses]
 
     return look_up
+
+
+async def addresses_of(server: KnownServer, lookup: Lookup, say: Callable[[str, str], None]) -> tuple[Resolved, ...]:
+    """The name's, or those that it had last: while there is no session, name servers beyond the tunnel cannot answer.
+    ``say`` is called with a key and a line. Raises MachineError."""
+    try:
+        found = await resolve(server.host, server.port, family=socket.AF_INET, lookup=lookup)
+    except MachineError as error:
+        if not server.addresses:
+            raise
+        say(f"known {server}", f"{error}; its last addresses are tried")
+        return server.addresses
+    server.addresses = found
+    return found
+
+
+def refuse_loop(config: WorkerConfig, peer: Address, source: Address | None) -> None:
+    """Raise UserError when packets from ``source`` to this address of the server would enter the tunnel itself."""
+    if all(interface.ip != source for interface in config.address):
+        return
+    what = covering(peer, config.address, config.allowed_ips, config.outer) or f"a route to {config.device}"
+    remedy = "write the address as Endpoint" if what.startswith("AllowedIPs") else "choose another network"
+    raise UserError(f"Endpoint {peer}", f"packets to it would enter the tunnel itself: {what} covers it", remedy)

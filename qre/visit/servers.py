@@ -1,0 +1,71 @@
+"""A client's servers, any of which carries its tunnel: in which order they are tried. Sans-IO.
+
+In the listed order, or at random, once for each start. A server that is silent is tried last. With the listed order
+the client goes back to a server before the one that it has, when that answers again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from random import Random
+
+from qre.ends import EndpointOrder
+from qre.visit.candidates import Candidates
+from qre.visit.dest import Resolved
+
+
+@dataclass(eq=False)
+class KnownServer:
+    """Where it is, what admits the client there, and what was learnt of its name."""
+
+    host: str
+    port: int
+    public_key: bytes = field(repr=False)
+    short_id: bytes = field(repr=False)
+    candidates: Candidates = field(default_factory=Candidates)
+    #: as the name was last looked up
+    addresses: tuple[Resolved, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port}"
+
+
+class Servers:
+    """All of them; there is at least one."""
+
+    def __init__(self, random: Random) -> None:
+        self._random = random
+        self._order = EndpointOrder.LISTED
+        self._all: list[KnownServer] = []
+
+    def use(self, servers: Sequence[KnownServer], order: EndpointOrder) -> None:
+        """Those of a new configuration. What is known of the same places is kept."""
+        known = {(each.host, each.port): each for each in self._all}
+        for each in servers:
+            if (before := known.get((each.host, each.port))) is not None:
+                each.candidates, each.addresses = before.candidates, before.addresses
+        self._all, self._order = list(servers), order
+        if order is EndpointOrder.RANDOM:
+            self._random.shuffle(self._all)
+
+    @property
+    def first(self) -> KnownServer:
+        """The one to begin with."""
+        return self._all[0]
+
+    def after(self, silent: KnownServer | None) -> list[KnownServer]:
+        """In the order in which they are tried; ``silent`` last, after those behind it and those before it."""
+        at = next((at + 1 for at, each in enumerate(self._all) if _same(each, silent)), 0)
+        return [*self._all[at:], *self._all[:at]]
+
+    def before(self, current: KnownServer | None) -> list[KnownServer]:
+        """Those to which the client goes back; none when it is unknown what it has."""
+        if self._order is EndpointOrder.RANDOM:
+            return []
+        at = next((at for at, each in enumerate(self._all) if _same(each, current)), 0)
+        return self._all[:at]
+
+
+def _same(one: KnownServer, other: KnownServer | None) -> bool:
+    return other is not None and (one.host, one.port) == (other.host, other.port)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from qre.quic.server.inspector import STRANGER, UNDECIDED, Authenticated, Verdict
@@ -632,6 +632,7 @@ def test_any_bytes_may_be_looked_at(data: bytes) -> None:
         max_size=120,
     )
 )
+@example([(0, b"garbage"), (1, b"client"), *((number, b"garbage") for number in range(2, 7)), (1, b"unfollowed")])
 def test_whatever_comes_the_books_balance(happenings: list[tuple[int, bytes]]) -> None:
     world = World(limits=Limits(6, 3, 1.0))
     for number, what in happenings:

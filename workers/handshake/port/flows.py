@@ -263,7 +263,7 @@ class FlowTable:
         flow = self._books.clients.get(source)
         if flow is None or flow.handshake is not handshake or flow.state is not _SHADOW:
             return _NOTHING
-        return self._happens(flow, FlowEvent.NOT_FOLLOWED)
+        return [*self._room_for_visitor(flow.prefix), *self._happens(flow, FlowEvent.NOT_FOLLOWED)]
 
     def handed_over(self, source: Address, handshake: Handshake, now: float) -> Sequence[Effect]:
         """The front passes on an authenticated client; ``abandon`` was called for its address before."""

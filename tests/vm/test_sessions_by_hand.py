@@ -81,7 +81,7 @@ def test_reload_changes_addresses_under_a_running_tunnel_and_loses_no_packet(gue
         LIBRARY
         + f"""
         export QRE_CONFIG_DIR=/tmp/e/dev QRE_GLOBAL_CONFIG=/tmp/e/none PATH=$CHECKOUT/.venv/bin:$PATH
-        address() {{ sed -i "s|^Address.*|Address = $1|" /tmp/e/dev/server0.conf; }}
+        address() {{ sed -i "0,/^Address/s|^Address.*|Address = $1|" /tmp/e/dev/server0.conf; }}
         address "10.77.0.9/24, 10.77.0.1/24"  # the one that stays is a secondary of one that goes
         $QRE session-plan {" ".join(FILES)} ServerUnderlay=10.9.0.1:443 ClientUnderlay=10.9.0.2:50443 >/tmp/e/plan
         for each in "a server0 sa" "b client0 sb"; do

@@ -17,7 +17,7 @@ from tests.support.kernels import cache
 from tests.support.short_headers import Keys, Shot, write_shots
 from tests.support.vm import Vm
 
-pytestmark = [pytest.mark.timeout(900), pytest.mark.every_kernel]
+pytestmark = [pytest.mark.timeout(900)]
 _numbers = iter(range(72_000, 73_000))
 CID = bytes.fromhex(ROUTED_CID)
 BASE = 65_536

@@ -16,7 +16,10 @@ pytestmark = pytest.mark.root
 
 
 def test_a_full_disk_makes_every_client_a_stranger_until_there_is_room() -> None:
-    with Tunnel("ReconnectMin = 500ms\nReconnectMax = 1s\n") as tunnel, small_disk(tunnel.directory / "small") as disk:
+    with (
+        Tunnel("ReconnectMin = 500ms\nReconnectMax = 1s\n") as tunnel,
+        small_disk(tunnel.directory / "small") as disk,
+    ):
         tunnel.server.environment["QRE_STATE_DIR"] = str(disk)
         tunnel.server.start().wait_ready()
         assert "has no room (No space left on device)" in tunnel.server.said()

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from tests.bench.likeness import judge
 from tests.bench.likeness.browser import Chromium
 from tests.bench.likeness.features import WINDOW, Features, Visit
+from tests.support.daemons import wait_for
 from tests.support.site import NAME
 from tests.support.tcpdump import Datagram, Tcpdump
 from tests.support.tunnel import PORT, Tunnel
@@ -63,7 +64,7 @@ def capture(tunnel: Tunnel, count: int) -> dict[str, list[Visit]]:
             if browser is not None:
                 well = browser.visit(tunnel.lab.SERVER, _WORDS)
                 time.sleep(WINDOW)
-                ports |= _new_ports(dump, ports, "browsers" if well else "")
+                ports |= _new_ports(dump, ports, "browsers" if well else "browsers that saw no page")
         seen = list(dump.datagrams())
     by_port: dict[int, list[Datagram]] = {}
     for datagram in seen:
@@ -77,8 +78,13 @@ def capture(tunnel: Tunnel, count: int) -> dict[str, list[Visit]]:
 
 
 def _new_ports(dump: Tcpdump, known: dict[int, str], side: str) -> dict[int, str]:
-    """The connections that began since, by their clients' ports."""
-    return dict.fromkeys({each.source[1] for each in dump.datagrams()} - set(known) - {PORT}, side)
+    """The connections that began since, by their clients' ports; a capture is written some time after the packets."""
+
+    def new() -> set[int]:
+        return {each.source[1] for each in dump.datagrams()} - set(known) - {PORT}
+
+    wait_for(f"the capture of {side}", lambda: bool(new()), timeout=20)
+    return dict.fromkeys(new(), side)
 
 
 def _visit(visitor: subprocess.Popen[str], side: str) -> dict[int, str]:

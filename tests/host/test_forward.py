@@ -230,7 +230,7 @@ def test_beside_dockers_rules_check_says_what_to_do_and_then_it_works(nat: Tunne
         assert "DOCKER-USER" in remedy
         lab.server.run(*remedy.split())
     assert fetch(lab.client, f"{Lab.SITE}:8000") == f"{PAGE} for {Lab.SERVER_TO_SITE}"
-    assert "may be dropped" not in nat.server.tool("show", "server0")
+    wait_for("show knows it", lambda: "may be dropped" not in nat.server.tool("show", "server0"), timeout=10)
     assert "yes  forward " in nat.server.tool("check", "server0", check=False)
     nat.server.stop()
     kept = chains_and_rules(lab.server)

@@ -7,9 +7,13 @@ No secret of this module may be logged or put into an exception.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, TypedDict
 
 from qre.addresses import Interface
 from qre.wire.protection import expand_label, next_secret
+
+if TYPE_CHECKING:  # a data plane reads this module, and needs no QUIC stack
+    from aioquic.quic.packet import QuicTransportParameters
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,25 @@ class HandedOver:
 
     def __repr__(self) -> str:
         return f"HandedOver(session_id={self.session_id.hex()[:8]}…)"
+
+
+class PeerLimits(TypedDict):
+    """The fields of ``HandedOver`` that the peer's transport parameters give."""
+
+    peer_idle_ms: int
+    peer_ack_delay_exponent: int
+    peer_max_ack_delay_ms: int
+    peer_max_udp_payload: int
+
+
+def limits_of(peer: QuicTransportParameters) -> PeerLimits:
+    """With the defaults of RFC 9000 §18.2 for what the peer does not name."""
+    return PeerLimits(
+        peer_idle_ms=peer.max_idle_timeout or 0,
+        peer_ack_delay_exponent=3 if peer.ack_delay_exponent is None else peer.ack_delay_exponent,
+        peer_max_ack_delay_ms=25 if peer.max_ack_delay is None else peer.max_ack_delay,
+        peer_max_udp_payload=peer.max_udp_payload_size or 65_527,
+    )
 
 
 def session_id(client_secret0: bytes) -> bytes:

@@ -21,6 +21,7 @@ from qre.errors import MachineError
 from qre.quic.client.drawbacks import Against, Drawback, Weight, drawbacks_of, sorted_by_weight
 from qre.quic.client.fingerprint import Fingerprint
 from qre.quic.client.trust import TrustStore
+from qre.visit.candidates import ELSEWHERE
 from qre.visit.dest import Resolved, resolve
 from qre.visit.https_look import HttpsLook, context_of, look_by_tcp
 from qre.visit.our_network import OurNetwork
@@ -30,20 +31,7 @@ from qre.visit.visitor_files import authorities_file, load_fingerprint, load_tru
 #: For one site, its name, every address of it and TCP included (seconds).
 LONGEST: Final = 45.0
 #: The visit failed before anything was heard: the network, or silence.
-_SILENT: Final = frozenset(
-    {
-        Cause.NO_ANSWER,
-        Cause.NO_ROUTE,
-        Cause.HOST_UNREACHABLE,
-        Cause.PORT_CLOSED,
-        Cause.FILTERED_HERE,
-        Cause.PROHIBITED,
-        Cause.BLACKHOLE,
-        Cause.TOO_BIG,
-        Cause.LINK_DOWN,
-        Cause.NETWORK,
-    }
-)
+_SILENT: Final = ELSEWHERE | {Cause.TOO_BIG, Cause.LINK_DOWN}
 
 
 @dataclass(frozen=True)

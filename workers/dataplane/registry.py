@@ -16,6 +16,7 @@ from qre.dataplane.protocol import (
     Answer,
     CidAdoptFor,
     CidReleaseFor,
+    DataplaneRequest,
     FrameSend,
     PathProven,
     Refusal,
@@ -66,18 +67,7 @@ class Registry:
         #: Lengths of routed CIDs in use, most often one.
         self.cid_lengths: list[int] = []
 
-    def answer(
-        self,
-        request: SessionInstall
-        | SessionUpdate
-        | SessionDelete
-        | CidAdoptFor
-        | CidReleaseFor
-        | FrameSend
-        | PathProven
-        | SessionList,
-        now: float,
-    ) -> Answer:
+    def answer(self, request: DataplaneRequest, now: float) -> Answer:
         """Carry the request out."""
         try:
             match request:

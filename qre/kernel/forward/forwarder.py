@@ -14,9 +14,8 @@ from ipaddress import IPv4Address
 from typing import Final
 
 from qre.ends import Forward
-from qre.errors import MachineError, QreError
+from qre.errors import QreError
 from qre.kernel.forward.forward_rules import Passage, replacement
-from qre.kernel.netfilter.firewall import Firewall
 from qre.kernel.netfilter.forwarding import (
     ALL,
     FORWARDING,
@@ -27,21 +26,18 @@ from qre.kernel.netfilter.forwarding import (
     settings_of_devices,
 )
 from qre.kernel.netfilter.guarded_devices import guarded_of, let_go, make_forward
+from qre.kernel.netfilter.kept_table import KeptTable
 from qre.kernel.netfilter.own_tables import (
     FORWARD,
-    LIST_CHAINS,
     Closed,
     Listing,
     Record,
     let_through,
     list_rules,
-    read_listing,
-    removal,
     table_of,
 )
 from qre.kernel.socket import NETLINK_ROUTE, NetlinkRefusedError, NetlinkSocket
 
-_KEY: Final = "Forward"
 _LOOPBACK: Final = "lo"
 _NO_DEVICE: Final = "its device is gone"
 _NO_UPLINK: Final = "no other device has an IPv4 address"
@@ -76,22 +72,18 @@ class IPv6:
     deaf: tuple[str, ...]
 
 
-class Forwarder:
+class Forwarder(KeptTable[Passage]):
     """The table of one tunnel's device."""
 
+    key = "Forward"
+
     def __init__(self, device: str) -> None:
-        self.table = table_of(FORWARD, device)
-        self._firewall: Firewall | None = None
-        self._applied: Passage | None = None
-        self._off = False
+        super().__init__(table_of(FORWARD, device))
 
     def look(self, wanted: WantedWay) -> ForwardState:
         """Compare what is with what is wanted, and mend it. When it cannot be had, nothing of it stays."""
         if wanted.mode is Forward.OFF:
-            if not self._off:  # nftables is asked once, and then left alone
-                with contextlib.suppress(MachineError):  # without it there is nothing to undo
-                    self.undo()
-            self._off = True
+            self._stay_off()
             return ForwardState()
         self._off = False
         try:
@@ -100,22 +92,6 @@ class Forwarder:
             with contextlib.suppress(QreError, OSError):
                 self.undo()
             return ForwardState(why=str(error))
-
-    def present(self) -> bool:
-        """Whether there is a table, perhaps of a killed daemon. Raises QreError."""
-        return self.table in self._listing().records
-
-    def undo(self) -> None:
-        """Take everything back; no error for what is gone. Raises QreError."""
-        listing = self._listing()
-        record = self._own(listing)
-        if record is None:
-            return
-        with NetlinkSocket(NETLINK_ROUTE) as netlink:
-            let_go(netlink, listing, record)
-        if self.table in listing.records:
-            self._nft.run(removal([self.table]))
-        self._applied = None
 
     def closed(self) -> tuple[Closed, ...]:
         """Chains of others that drop what is forwarded, and let the tunnel's packets not pass by a rule of their own.
@@ -135,22 +111,9 @@ class Forwarder:
         device = self.table.device
         return tuple(each for each in chains if not let_through(self._nft.run([list_rules(each)]), device))
 
-    @property
-    def _nft(self) -> Firewall:
-        if self._firewall is None:
-            self._firewall = Firewall(_KEY)
-        return self._firewall
-
-    def _listing(self) -> Listing:
-        return read_listing(self._nft.run([LIST_CHAINS]))
-
-    def _own(self, listing: Listing) -> Record | None:
-        """What our table says; when somebody has removed it, what we know ourselves."""
-        record = listing.records.get(self.table)
-        if record is None and self._applied is not None:
-            noted = (*self._applied.tunnel, *self._applied.guarded)
-            return Record(None, {each.index: each.alone for each in noted})
-        return record
+    @staticmethod
+    def _noted(content: Passage) -> Record:
+        return Record(None, {each.index: each.alone for each in (*content.tunnel, *content.guarded)})
 
     def _look(self, wanted: WantedWay) -> ForwardState:
         with NetlinkSocket(NETLINK_ROUTE) as netlink:

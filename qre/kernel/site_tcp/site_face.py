@@ -13,9 +13,8 @@ from ipaddress import IPv4Address
 from typing import Final
 
 from qre.addresses import Address
-from qre.errors import MachineError, QreError
+from qre.errors import QreError
 from qre.kernel.netfilter.expressions import ANY
-from qre.kernel.netfilter.firewall import Firewall
 from qre.kernel.netfilter.forwarding import (
     FORWARDING,
     Way,
@@ -25,13 +24,10 @@ from qre.kernel.netfilter.forwarding import (
     way_to,
 )
 from qre.kernel.netfilter.guarded_devices import guarded_of, let_go, make_forward
+from qre.kernel.netfilter.kept_table import KeptTable
 from qre.kernel.netfilter.own_tables import (
-    LIST_CHAINS,
     SITE_TCP,
-    Listing,
     Record,
-    read_listing,
-    removal,
     table_of,
 )
 from qre.kernel.site_tcp.listeners import taken_ports
@@ -46,7 +42,6 @@ _ON_THIS_MACHINE: Final = "Dest is an address of this machine; serve TCP there, 
 _NO_IPV4: Final = "Dest has no IPv4 address; name one that has, or set SiteTcp = off"
 _UNRESOLVED: Final = "Dest's address is not known yet"
 _OFF: Final = "SiteTcp is off"
-_KEY: Final = "SiteTcp"
 _LOOPBACK: Final = "lo"
 #: Of TEST-NET-2 (RFC 5737), which nobody has: it leads where the default route does.
 _ELSEWHERE: Final = IPv4Address("198.51.100.1")
@@ -79,14 +74,13 @@ class State:
     taken: tuple[int, ...] = ()
 
 
-class SiteFace:
+class SiteFace(KeptTable[Face]):
     """The table of one device."""
 
+    key = "SiteTcp"
+
     def __init__(self, device: str) -> None:
-        self.table = table_of(SITE_TCP, device)
-        self._firewall: Firewall | None = None
-        self._applied: Face | None = None
-        self._off = False
+        super().__init__(table_of(SITE_TCP, device))
         self._counts: dict[int, int] = {}
 
     def look(self, wanted: Wanted) -> State:
@@ -97,22 +91,6 @@ class SiteFace:
             with contextlib.suppress(QreError, OSError):
                 self.undo()
             return State(why=str(error))
-
-    def present(self) -> bool:
-        """Whether there is a table, perhaps of a killed daemon. Raises QreError."""
-        return self.table in self._listing().records
-
-    def undo(self) -> None:
-        """Take everything back; no error for what is gone. Raises QreError."""
-        listing = self._listing()
-        record = self._own(listing)
-        if record is None:
-            return
-        with NetlinkSocket(NETLINK_ROUTE) as netlink:
-            let_go(netlink, listing, record)
-        if self.table in listing.records:
-            self._nft.run(removal([self.table]))
-        self._applied = None
 
     def counts(self) -> Mapping[int, int]:
         """Connections that were passed, by port."""
@@ -128,29 +106,14 @@ class SiteFace:
         """Chains of others that drop what is forwarded, unless a rule of theirs lets it pass. Raises QreError."""
         return tuple(map(str, self._listing().closed_to_ipv4()))
 
-    @property
-    def _nft(self) -> Firewall:
-        if self._firewall is None:
-            self._firewall = Firewall(_KEY)
-        return self._firewall
-
-    def _own(self, listing: Listing) -> Record | None:
-        """What our table says; when somebody has removed it, what we know ourselves."""
-        record = listing.records.get(self.table)
-        if record is None and self._applied is not None:
-            return Record(self._applied.listen, {each.index: each.alone for each in self._applied.guarded})
-        return record
-
-    def _listing(self) -> Listing:
-        return read_listing(self._nft.run([LIST_CHAINS]))
+    @staticmethod
+    def _noted(content: Face) -> Record:
+        return Record(content.listen, {each.index: each.alone for each in content.guarded})
 
     def _look(self, wanted: Wanted) -> State:
         chosen = wanted.chosen()
         if not chosen:
-            if not self._off:  # nftables is asked once, and then left alone
-                with contextlib.suppress(MachineError):  # without it there is nothing to undo
-                    self.undo()
-            self._off = True
+            self._stay_off()
             return State(why=_OFF)
         self._off = False
         taken = taken_ports(wanted.listen[0])

@@ -36,7 +36,7 @@ from qre.quic.client.first_flight import BrowserPacketBuilder, BrowserRecovery, 
 from qre.quic.client.hello import OfferedHello
 from qre.quic.client.trust import TrustStore
 from qre.quic.connection import HandshakeConnection
-from qre.quic.handed_over import HandedOver, session_id
+from qre.quic.handed_over import HandedOver, limits_of, session_id
 from qre.wire.close_reason import BROWSER_CLOSE_PADDING
 from qre.wire.packet import SHORTEST_DEST_CID
 from qre.wire.protection import derive
@@ -48,8 +48,6 @@ MAX_EARLY_DATAGRAMS: Final = 10
 ACTIVE_CONNECTION_ID_LIMIT: Final = 2
 #: One-byte packet numbers while at most this many are not acknowledged (RFC 9000 §17.1 allows twice as many).
 _ONE_BYTE_WINDOW: Final = 64
-#: RFC 9000 §18.2, default of max_udp_payload_size.
-_LARGEST_UDP_PAYLOAD: Final = 65_527
 #: RFC 9000 §2.1: the client's first bidirectional stream.
 _FIRST_REQUEST: Final = 0
 
@@ -432,10 +430,7 @@ class ClientConnection(HandshakeConnection):
             tx_hp_key=derive(secrets.client).hp,
             rx_hp_key=derive(secrets.server).hp,
             key_epoch=0,
-            peer_idle_ms=peer.max_idle_timeout or 0,
-            peer_ack_delay_exponent=3 if peer.ack_delay_exponent is None else peer.ack_delay_exponent,
-            peer_max_ack_delay_ms=25 if peer.max_ack_delay is None else peer.max_ack_delay,
-            peer_max_udp_payload=peer.max_udp_payload_size or _LARGEST_UDP_PAYLOAD,
+            **limits_of(peer),
             reset_token=routed.reset_token,
             addresses=addresses,
             short_id=short_id,

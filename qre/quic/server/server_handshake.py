@@ -25,7 +25,7 @@ from qre.dest_profile import DestProfile
 from qre.ends import LIKE_DEST
 from qre.errors import InternalError
 from qre.quic.bounds import Bound, OverBoundError
-from qre.quic.handed_over import HandedOver, session_id
+from qre.quic.handed_over import HandedOver, limits_of, session_id
 from qre.quic.handshake_events import Closed, HandshakeFailed
 from qre.quic.server.connect_ip import AddressesRequested, ConnectIpServer
 from qre.quic.server.inspector import Authenticated
@@ -269,10 +269,7 @@ class ServerHandshake:
             tx_hp_key=derive(secrets.server).hp,
             rx_hp_key=derive(secrets.client).hp,
             key_epoch=0,
-            peer_idle_ms=peer.max_idle_timeout or 0,
-            peer_ack_delay_exponent=3 if peer.ack_delay_exponent is None else peer.ack_delay_exponent,
-            peer_max_ack_delay_ms=25 if peer.max_ack_delay is None else peer.max_ack_delay,
-            peer_max_udp_payload=peer.max_udp_payload_size or 65_527,
+            **limits_of(peer),
             reset_token=None,
             addresses=self._addresses,
             short_id=self._short_id,

@@ -299,9 +299,7 @@ class ShadowConnection(ServerConnection):
             else:
                 builder.start_packet(QuicPacketType.ONE_RTT, self._cryptos[tls.Epoch.ONE_RTT])
                 self._write_brief_ack(builder, space, room)
-        datagrams, packets = builder.flush()
-        self._packet_number = builder.packet_number
-        (packet,), (datagram,) = packets, datagrams
+        datagram, packet = self._flushed(builder)
         if eliciting:
             again = [self._on_ack_delivery] + [self._on_handshake_done_delivery] * said_done
             news = [each for each in packet.delivery_handlers if each[0] not in again]
@@ -317,9 +315,7 @@ class ShadowConnection(ServerConnection):
         builder.start_frame(
             QuicFrameType.HANDSHAKE_DONE, capacity=1, handler=self._on_probe_delivery, handler_args=(length, now)
         )
-        datagrams, packets = builder.flush()
-        self._packet_number = builder.packet_number
-        (packet,), (datagram,) = packets, datagrams
+        datagram, packet = self._flushed(builder)
         self._probes.add(packet.packet_number)
         packet.in_flight = False  # no loss of it says anything about congestion
         return self._sealed(datagram, packet, now)
@@ -377,6 +373,12 @@ class ShadowConnection(ServerConnection):
             packet.is_ack_eliciting and number not in self._probes and self._spoken.get(number, True)
             for number, packet in self._spaces[tls.Epoch.ONE_RTT].sent_packets.items()
         )
+
+    def _flushed(self, builder: OnePacketBuilder) -> tuple[bytes, QuicSentPacket]:
+        """The one packet that was built, and what recovery has to know of it."""
+        (datagram,), (packet,) = builder.flush()
+        self._packet_number = builder.packet_number
+        return datagram, packet
 
     def _one_packet(self, size: int) -> OnePacketBuilder:
         return OnePacketBuilder(

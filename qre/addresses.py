@@ -6,7 +6,6 @@ At run time each is one class, of which both families are members: a message has
 from __future__ import annotations
 
 from abc import ABCMeta
-from collections.abc import Iterable
 from ipaddress import (
     IPv4Address,
     IPv4Interface,
@@ -20,6 +19,8 @@ from ipaddress import (
 
 TYPE_CHECKING = False  # `typing` takes longer to load than all of this
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     Address = IPv4Address | IPv6Address
     Interface = IPv4Interface | IPv6Interface
     Network = IPv4Network | IPv6Network

@@ -82,3 +82,13 @@ def test_when_all_is_well_nothing_is_told(tmp_path: Path, capfd: pytest.CaptureF
     capfd.readouterr()
     tell_unsteady(made.unsteady)
     assert capfd.readouterr().out == ""
+
+
+def test_files_of_a_ring_can_be_run_apart_from_its_rest(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    rings(tmp_path, vm=FINE)
+    (tmp_path / "tests" / "vm" / "test_last.py").write_text(ALWAYS)
+    rest = Rings(["vm"], dict(os.environ), tmp_path, without=["vm/test_last.py"])
+    assert rest.run() == 0
+    last = Rings(["vm/test_last.py"], dict(os.environ), tmp_path)
+    assert last.once_more(last.run()) == 1
+    assert "1 passed" in capfd.readouterr().out

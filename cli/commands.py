@@ -125,7 +125,7 @@ after another. Fields:
 _CLIENTS = {
     "add-client": Command(
         "qre.cli.clients.client_commands:add_client",
-        "PROFILE NAME [Address=ADDRESS,…] [AllowedIPs=CIDR,…] [Endpoint=HOST:PORT] [File=PATH]",
+        "PROFILE NAME [Address=ADDRESS,…] [AllowedIPs=CIDR,…] [Endpoint=HOST:PORT,…] [File=PATH]",
         "add a client to a server, print its profile as a file, a link and a code",
         text="""\
 Writes a section [Client NAME] with a random short id into the server's profile; a running daemon takes it at once.
@@ -133,7 +133,7 @@ The client's profile is printed as a file, whose first line is the link for `imp
 the link, too. Whoever has one of them can use the tunnel as this client. Fields:
   [Address=ADDRESS,…]    the client's addresses, in the server's networks
   [AllowedIPs=CIDR,…]    networks behind the client, which get routes to it
-  [Endpoint=HOST:PORT]   where the client finds the server
+  [Endpoint=HOST:PORT,…] where the client finds the server; several, when it has several addresses
   [File=PATH]            write the profile there (mode 0600) and print no secret
 """,
         dry_run=True,
@@ -146,12 +146,12 @@ the link, too. Whoever has one of them can use the tunnel as this client. Fields
     ),
     "export": Command(
         "qre.cli.clients.client_commands:export",
-        "PROFILE CLIENT [As=all|file|link|qr] [Endpoint=HOST:PORT] [File=PATH]",
+        "PROFILE CLIENT [As=all|file|link|qr] [Endpoint=HOST:PORT,…] [File=PATH]",
         "print a client's profile again",
         text="""\
 What `add-client` printed. Fields:
   [As=all|file|link|qr]   the file with its code, the file alone, the link alone, the code alone
-  [Endpoint=HOST:PORT]    where the client finds the server
+  [Endpoint=HOST:PORT,…]  where the client finds the server
   [File=PATH]             write the profile there (mode 0600) and print no secret
 """,
         dry_run=True,

@@ -13,19 +13,14 @@ from qre.cli.clients.profile_change import changing, load_server, planned
 from qre.cli.commands import Options
 from qre.cli.fields import parse_fields
 from qre.cli.profile.configuration import public_key
-from qre.config.client_profile import client_profile, endpoint_of, free_addresses
+from qre.config.client_profile import client_profile, endpoints_of, free_addresses
 from qre.config.keys import did_you_mean
 from qre.config.model import ClientSection, GlobalConfig, HostPort, Profile
 from qre.config.profile import profile_of_text
 from qre.config.profile_edit import add_section, remove_section, remove_short_id, rename_section
+from qre.config.server_places import parse_endpoints
 from qre.config.settings import load_global
-from qre.config.values import (
-    is_profile_name,
-    parse_host_port,
-    parse_hosts,
-    parse_networks,
-    parse_short_id,
-)
+from qre.config.values import is_profile_name, parse_hosts, parse_networks, parse_short_id
 from qre.device.state import read_private
 from qre.errors import UntrustedInputError, UserError
 from qre.quic.server.address_leases import Leases
@@ -33,7 +28,7 @@ from qre.quic.server.identities import identities_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from typing import TypeVar
 
     from qre.addresses import Address, Interface
@@ -49,7 +44,7 @@ def add_client(arguments: list[str], options: Options) -> int:
     words, fields = _split(arguments, _ADD, "add-client")
     name = check_client_name(words[1])
     address, behind = _field(fields, "Address", parse_hosts), _field(fields, "AllowedIPs", parse_networks)
-    given = _field(fields, "Endpoint", parse_host_port)
+    given = _field(fields, "Endpoint", parse_endpoints) or ()
     config = load_global(os.environ)
     handout = None if options.dry_run else Handout("", fields.get("File", ""), as_json=options.json)
     made: list[Profile] = []
@@ -83,7 +78,7 @@ def add_client(arguments: list[str], options: Options) -> int:
 def export(arguments: list[str], options: Options) -> int:
     """``export PROFILE NAME [Key=Value]…``: the profile of a client again."""
     words, fields = _split(arguments, _EXPORT, "export")
-    given = _field(fields, "Endpoint", parse_host_port)
+    given = _field(fields, "Endpoint", parse_endpoints) or ()
     server = load_server(words[0], load_global(os.environ))
     client = client_of(server, section_of(server, words[1]), given)
     handout = Handout(fields.get("As", ""), fields.get("File", ""), as_json=options.json)
@@ -225,8 +220,8 @@ def _addresses(client: Profile) -> str:
     return ", ".join(str(each.ip) for each in client.address)
 
 
-def client_of(server: Profile, section: ClientSection, given: HostPort | None) -> Profile:
+def client_of(server: Profile, section: ClientSection, given: Sequence[HostPort]) -> Profile:
     """The client's profile; ``given``: where it finds the server, in place of what the server's profile says."""
     if server.server is None:
         raise AssertionError("the profile is a server's")
-    return client_profile(server, section, endpoint_of(server, given), public_key(server.server.private_key))
+    return client_profile(server, section, endpoints_of(server, given), public_key(server.server.private_key))

@@ -130,7 +130,10 @@ def _tell_what_it_does(profile: Profile, config: GlobalConfig) -> None:
     if profile.client is None:
         raise MachineError("import", "the profile has no client")
     routes = ", ".join(str(network) for network in profile.allowed_ips) or "no route"
-    print(f"server: {profile.client.endpoint}, as {profile.client.server_name}")
+    servers = (profile.client.endpoint, *(each.endpoint for each in profile.client.others))
+    print(f"server: {' or '.join(map(str, servers))}, as {profile.client.server_name}")
     print(f"address: {', '.join(str(each) for each in profile.address)}; routes: {routes}")
+    if (dns := profile.client.dns) is not None:
+        print(f"name servers: {', '.join(map(str, dns.servers))}")
     verb = "reload" if daemon_runs(config, profile.device) else "daemon"
     print(f"next: qre-tool {verb} {profile.name}")

@@ -97,7 +97,7 @@ def _print(server: Profile, until: int, done: str, *, as_json: bool) -> None:
     settings = server.server
     if settings is None:
         raise AssertionError("the profile is a server's")
-    clients = [client_of(server, section, None) for section in settings.clients]
+    clients = [client_of(server, section, ()) for section in settings.clients]
     key = show_key(public_key(settings.private_key))
     if as_json:
         answer = {"version": JSON_VERSION, "profile": server.name, "previous_key_until": until, "public_key": key}

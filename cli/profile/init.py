@@ -139,7 +139,7 @@ def _with_section(server: Profile, client: Profile) -> Profile:
     settings = server.server.replace(
         short_ids=(),
         clients=(ClientSection(client.name, client.client.short_id, hosts),),
-        client_endpoint=client.client.endpoint,
+        client_endpoints=(client.client.endpoint,),
         client_allowed_ips=client.allowed_ips,
     )
     return profile_of_text(to_file(server.replace(server=settings)).encode(), server.name, "init")

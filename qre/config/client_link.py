@@ -16,7 +16,8 @@ from __future__ import annotations
 import binascii
 from hashlib import sha256
 
-from qre.config.values import parse_key, parse_short_id, show_key
+from qre.config.server_places import parse_ids_of_servers, parse_keys_of_servers
+from qre.config.values import show_key
 from qre.errors import UntrustedInputError
 from qre.wire.varint import encode_varint, encode_vector, read_varint_untrusted, read_vector_untrusted
 
@@ -36,9 +37,13 @@ _TYPES = {
     10: "Address",
     12: "AllowedIPs",
     13: "MTU",
+    14: "DNS",
     15: "PersistentKeepalive",
+    17: "EndpointOrder",
+    19: "LeakProtection",
 }
 _KEYS = {key: number for number, key in _TYPES.items()}
+#: Of these a link has one for each server, or one for all.
 _LENGTHS = {"RealityPublicKey": 32, "RealityShortId": 8}
 
 
@@ -79,9 +84,9 @@ def _number(key: str) -> int:
 def _to_bytes(key: str, text: str) -> bytes:
     match key:
         case "RealityPublicKey":
-            return parse_key(text)
+            return b"".join(parse_keys_of_servers(text))
         case "RealityShortId":
-            return parse_short_id(text)
+            return b"".join(parse_ids_of_servers(text))
         case _:
             return text.encode()
 
@@ -135,9 +140,10 @@ def _from_bytes_untrusted(key: str, value: bytes) -> str:
     length = _LENGTHS.get(key)
     if length is None:
         return _text_untrusted(value)
-    if len(value) != length:
+    if not value or len(value) % length:
         raise UntrustedInputError("link", f"its {key} does not have {length} bytes")
-    return show_key(value) if key == "RealityPublicKey" else value.hex()
+    each = (value[at : at + length] for at in range(0, len(value), length))
+    return ", ".join(show_key(one) if key == "RealityPublicKey" else one.hex() for one in each)
 
 
 def _text_untrusted(value: bytes) -> str:

@@ -16,7 +16,7 @@ from qre.errors import UserError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Sequence
 
     from qre.addresses import Address, Interface
     from qre.config.model import ClientSection, HostPort, Profile
@@ -24,26 +24,38 @@ if TYPE_CHECKING:
 #: Addresses of one network that are looked at for a free one.
 _MOST_TRIES = 1 << 16
 #: What a link carries of a profile.
-_CARRIED = ("Endpoint", "ServerName", "RealityPublicKey", "RealityShortId", "Address", "AllowedIPs")
+_CARRIED = (
+    "Endpoint",
+    "EndpointOrder",
+    "ServerName",
+    "RealityPublicKey",
+    "RealityShortId",
+    "Address",
+    "AllowedIPs",
+    "DNS",
+    "LeakProtection",
+)
 
 
-def endpoint_of(server: Profile, given: HostPort | None) -> HostPort:
+def endpoints_of(server: Profile, given: Sequence[HostPort]) -> Sequence[HostPort]:
     """Where clients find the server: ``given``, ClientEndpoint, or Listen. Raises UserError when none is known."""
     settings = server.server
     if settings is None:
         raise AssertionError("the caller has a server's profile")
-    if given is not None or settings.client_endpoint is not None:
-        return given or settings.client_endpoint  # type: ignore[return-value]  # one of them is there
+    if given or settings.client_endpoints:
+        return given or settings.client_endpoints
     if settings.listen.ip.is_unspecified:
         why = "Listen is every address of this machine, so it is unknown where clients find the server"
         remedy = "write ClientEndpoint = host:port into the profile, or give the field Endpoint=host:port"
         raise UserError(f"profile {server.name}", why, remedy)
     from qre.config.model import HostPort
 
-    return HostPort(str(settings.listen.ip), settings.listen.port)
+    return (HostPort(str(settings.listen.ip), settings.listen.port),)
 
 
-def client_profile(server: Profile, section: ClientSection, endpoint: HostPort, public_key: bytes) -> Profile:
+def client_profile(
+    server: Profile, section: ClientSection, endpoints: Sequence[HostPort], public_key: bytes
+) -> Profile:
     """What the client needs. Its device has the client's name, cut where an interface name ends. Raises UserErrors
     where the server's profile allows a client what a client's own cannot say."""
     settings = server.server
@@ -53,7 +65,7 @@ def client_profile(server: Profile, section: ClientSection, endpoint: HostPort, 
         "Role": "client",
         "Device": section.name[:DEVICE_LENGTH],
         "Address": [str(_with_network(address, server)) for address in section.address],
-        "Endpoint": str(endpoint),
+        "Endpoint": ", ".join(map(str, endpoints)),
         "ServerName": settings.server_name,
         "RealityPublicKey": show_key(public_key),
         "RealityShortId": section.short_id.hex(),
@@ -62,6 +74,8 @@ def client_profile(server: Profile, section: ClientSection, endpoint: HostPort, 
         texts["MTU"] = str(server.mtu)
     if settings.client_allowed_ips:
         texts["AllowedIPs"] = [str(network) for network in settings.client_allowed_ips]
+    if (dns := settings.client_dns) is not None:
+        texts["DNS"] = [*map(str, dns.servers), *dns.domains]
     return profile_from_values(section.name, texts, f"client {section.name}")
 
 

@@ -23,6 +23,7 @@ PROFILE_KEYS = {
     "RealityMaxTimeDiff": "60s",
     "ClientEndpoint": "vpn.example.org:443",
     "ClientAllowedIPs": "0.0.0.0/0",
+    "ClientDNS": "10.77.0.1, example.internal",
     "Forward": "nat",
     "Endpoint": "vpn.example.org:443",
     "EndpointOrder": "listed",
@@ -45,7 +46,7 @@ SECTION_KEYS = {
 }
 HOOK_KEYS = ("PreUp", "PostUp", "PreDown", "PostDown")
 #: Lists that may be given on several lines, which are joined, as wg and wg-quick do.
-LIST_KEYS = ("Address", "AllowedIPs", "RealityShortIds", "ClientAllowedIPs", "DNS")
+LIST_KEYS = ("Address", "AllowedIPs", "RealityShortIds", "ClientAllowedIPs", "ClientDNS", "DNS")
 SERVER_KEYS = (
     "Listen",
     "Dest",
@@ -56,6 +57,7 @@ SERVER_KEYS = (
     "RealityMaxTimeDiff",
     "ClientEndpoint",
     "ClientAllowedIPs",
+    "ClientDNS",
     "Forward",
 )
 CLIENT_KEYS = ("Endpoint", "EndpointOrder", "RealityPublicKey", "RealityShortId", "DNS", "LeakProtection")

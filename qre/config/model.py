@@ -154,6 +154,13 @@ class ClientSection(Value):
         return f"ClientSection(name={self.name!r})"
 
 
+class DnsSettings(Value):
+    """Name servers, at least one, and search domains."""
+
+    servers: tuple[Address, ...]
+    domains: tuple[str, ...] = ()
+
+
 class ServerSettings(Value):
     listen: SocketAddress
     dest: HostPort
@@ -164,8 +171,9 @@ class ServerSettings(Value):
     clients: tuple[ClientSection, ...] = ()
     previous_key: bytes = b""  # X25519, or none: hellos for it are accepted, too
     previous_key_until: int = 0  # unix time in seconds
-    client_endpoint: HostPort | None = None  # where clients find this server; None: where it listens
+    client_endpoints: tuple[HostPort, ...] = ()  # where clients find this server; empty: where it listens
     client_allowed_ips: tuple[Network, ...] = ()  # what clients send through the tunnel
+    client_dns: DnsSettings | None = None  # what their machines ask for names
     forward: Forward = Forward.OFF
 
     @property
@@ -175,13 +183,6 @@ class ServerSettings(Value):
 
     def __repr__(self) -> str:
         return f"ServerSettings(listen={self.listen}, dest={self.dest}, server_name={self.server_name!r})"
-
-
-class DnsSettings(Value):
-    """Name servers, at least one, and search domains."""
-
-    servers: tuple[Address, ...]
-    domains: tuple[str, ...] = ()
 
 
 class ServerPlace(Value):

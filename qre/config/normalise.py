@@ -63,10 +63,12 @@ def profile_values(profile: Profile) -> dict[str, Plain]:
         if profile.server.previous_key:
             found["RealityPreviousKey"] = show_key(profile.server.previous_key)
             found["RealityPreviousKeyUntil"] = show_time(profile.server.previous_key_until)
-        if profile.server.client_endpoint is not None:
-            found["ClientEndpoint"] = str(profile.server.client_endpoint)
+        if endpoints := profile.server.client_endpoints:
+            found["ClientEndpoint"] = [*map(str, endpoints)] if endpoints[1:] else str(endpoints[0])
         if profile.server.client_allowed_ips:
             found["ClientAllowedIPs"] = [str(network) for network in profile.server.client_allowed_ips]
+        if (dns := profile.server.client_dns) is not None:
+            found["ClientDNS"] = [*map(str, dns.servers), *dns.domains]
         if profile.server.forward is not Forward.OFF:
             found["Forward"] = profile.server.forward.value
     if profile.client is not None:

@@ -233,8 +233,9 @@ def _server(values: Values, clients: tuple[ClientSection, ...] | None) -> Server
         short_ids = values.get("RealityShortIds", v.parse_short_ids) if "RealityShortIds" in values else ()
     difference = values.get("RealityMaxTimeDiff", v.duration(0, v.MAX_TIME_DIFF_MS))
     previous = _previous_key(values)
-    client_endpoint = values.get("ClientEndpoint", v.parse_host_port)
+    client_endpoints = values.get("ClientEndpoint", places.parse_endpoints)
     client_allowed_ips = values.get("ClientAllowedIPs", v.parse_networks)
+    client_dns = values.get("ClientDNS", v.parse_dns)
     forward = values.get("Forward", v.parse_forward)
     server_name = values.get("ServerName", v.parse_dns_name)
     if "ServerName" not in values and dest is not None:
@@ -254,8 +255,9 @@ def _server(values: Values, clients: tuple[ClientSection, ...] | None) -> Server
         clients=clients,
         previous_key=previous[0],
         previous_key_until=previous[1],
-        client_endpoint=client_endpoint,
+        client_endpoints=client_endpoints or (),
         client_allowed_ips=client_allowed_ips or (),
+        client_dns=client_dns,
         max_time_diff_ms=DEFAULT_TIME_DIFF_MS if difference is None else difference,
         forward=forward or Forward.OFF,
     )
@@ -327,8 +329,9 @@ _SERVER_PARSERS = {
     "RealityPreviousKeyUntil": v.parse_time,
     "RealityShortIds": v.parse_short_ids,
     "RealityMaxTimeDiff": v.duration(0, v.MAX_TIME_DIFF_MS),
-    "ClientEndpoint": v.parse_host_port,
+    "ClientEndpoint": places.parse_endpoints,
     "ClientAllowedIPs": v.parse_networks,
+    "ClientDNS": v.parse_dns,
     "Forward": v.parse_forward,
 }
 _CLIENT_PARSERS = {

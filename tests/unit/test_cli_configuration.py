@@ -170,7 +170,7 @@ def test_init_writes_a_matching_pair(directory: Path, capsys: pytest.CaptureFixt
     (section,) = server.server.clients
     assert (section.name, section.short_id, server.server.short_ids) == ("client0", client.client.short_id, ())
     assert [each.ip for each in section.address] == [each.ip for each in client.address]
-    assert server.server.client_endpoint == client.client.endpoint
+    assert server.server.client_endpoints == (client.client.endpoint,)
     stdin = io.TextIOWrapper(io.BytesIO(base64.b64encode(server.server.private_key)))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "stdin", stdin)

@@ -203,6 +203,32 @@ def test_without_an_address_for_clients_the_way_out_is_said(
     assert "Endpoint = 192.0.2.9:443" in said(capsys, "export", "server0", "alice", "As=file")
 
 
+def test_name_servers_and_several_addresses_of_the_server_come_with_the_link(
+    directory: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = directory / "server0.conf"
+    lines = [line for line in path.read_text().splitlines() if not line.startswith("ClientEndpoint")]
+    more = [
+        "ClientEndpoint = 192.0.2.1:443, 198.51.100.7:8443",
+        "ClientDNS = 10.77.0.1, 2001:db8::53, example.internal",
+    ]
+    path.write_text("\n".join([lines[0], *more, *lines[1:], ""]))
+    said(capsys, "add-client", "server0", "alice")
+    link = said(capsys, "export", "server0", "alice", "As=link")
+    feed(monkeypatch, link)
+    told = said(capsys, "import", "-", "Profile=there")
+    assert "server: 192.0.2.1:443 or 198.51.100.7:8443, as " in told
+    assert "name servers: 10.77.0.1, 2001:db8::53\n" in told
+    made = load_profile_file(directory / "there.conf").client
+    assert made is not None and made.dns is not None
+    assert [str(each) for each in made.dns.servers] == ["10.77.0.1", "2001:db8::53"]
+    assert made.dns.domains == ("example.internal",)
+    assert [str(each.endpoint) for each in made.others] == ["198.51.100.7:8443"]
+    assert {each.public_key for each in made.others} == {made.public_key}
+    given = said(capsys, "export", "server0", "alice", "As=file", "Endpoint=a.example.org:443,b.example.org:443")
+    assert "Endpoint = a.example.org:443, b.example.org:443\n" in given
+
+
 # --- another key ---
 
 

@@ -109,10 +109,12 @@ BODY = b"".join([field(2, b"192.0.2.1:443")])
         (encode_link(ClientLink("", VALUES)) + "A", "checksum"),
         (encode_link(ClientLink("", VALUES)) + "==", "checksum"),
         ("qre://v1/" + "A" * MAX_LINK, "longer"),
-        (sealed(BODY + field(14, b"")), "does not know"),
+        (sealed(BODY + field(20, b"")), "does not know"),
         (sealed(BODY + BODY), "not in order"),
         (sealed(BODY + field(1, b"alice")), "not in order"),
         (sealed(field(6, bytes(31))), "its RealityPublicKey does not have 32 bytes"),
+        (sealed(field(6, bytes(33))), "its RealityPublicKey does not have 32 bytes"),
+        (sealed(field(6, b"")), "its RealityPublicKey does not have 32 bytes"),
         (sealed(field(8, bytes(9))), "its RealityShortId does not have 8 bytes"),
         (sealed(field(2, b"a:1\nPostUp = reboot")), "not plain text"),
         (sealed(field(1, b"\xff")), "not plain text"),
@@ -128,6 +130,19 @@ def test_what_is_wrong_with_a_link_is_said(link: str, told: str) -> None:
 def test_an_odd_type_that_is_unknown_is_ignored() -> None:
     found = decode_link_untrusted(sealed(BODY + field(11, b"\0later") + field(1001, b"much later")))
     assert found.values == {"Endpoint": "192.0.2.1:443"}
+
+
+def test_of_several_servers_each_has_its_key_and_its_short_id() -> None:
+    other = base64.b64encode(bytes(range(32))).decode()
+    values = VALUES | {
+        "Endpoint": "192.0.2.1:443, 198.51.100.7:443",
+        "RealityPublicKey": f"{PUBLIC_KEY}, {other}",
+        "RealityShortId": "0123456789abcdef, fedcba9876543210",
+        "DNS": "10.77.0.1, example.internal",
+        "EndpointOrder": "random",
+        "LeakProtection": "off",
+    }
+    assert decode_link_untrusted(encode_link(ClientLink("", values))).values == values
 
 
 def test_a_link_never_carries_a_command() -> None:

@@ -47,7 +47,7 @@ SERVER_SETTINGS = st.builds(
     max_time_diff_ms=st.integers(0, 86_400_000),
     previous_key=st.binary(min_size=32, max_size=32),
     previous_key_until=st.integers(0, 253_402_300_799),
-    client_endpoint=st.one_of(st.none(), HOST_PORT),
+    client_endpoints=st.lists(HOST_PORT, max_size=3, unique_by=str).map(tuple),
     client_allowed_ips=st.lists(NETWORK, max_size=3, unique=True).map(tuple),
 )
 CLIENT_SETTINGS = st.builds(ClientSettings, HOST_PORT, NAME, st.binary(min_size=32, max_size=32), SHORT_ID)

@@ -130,7 +130,7 @@ class ClientConnection(HandshakeConnection):
         self.pings = 0
         #: 1-RTT packets that have to be acknowledged, received so far.
         self.eliciting_packets = 0
-        self._initials_acknowledged = False  # in this flight
+        self._moment = 0.0  # of the last datagram or timer: what is due since then goes together
 
     @property
     def context(self) -> ClientTlsContext | None:
@@ -198,8 +198,13 @@ class ClientConnection(HandshakeConnection):
     def datagrams_to_send(self, now: float) -> list[tuple[bytes, Any]]:
         """As its base; a timeout's packets are sent once."""
         sent = super().datagrams_to_send(now)
-        self._timed_out = self._initials_acknowledged = False
+        self._timed_out = False
         return sent
+
+    def handle_timer(self, now: float) -> None:
+        """As its base."""
+        self._moment = now
+        super().handle_timer(now)
 
     # --- what goes out ---
 
@@ -242,8 +247,8 @@ class ClientConnection(HandshakeConnection):
         return 1 if behind <= _ONE_BYTE_WINDOW else 2
 
     def _write_handshake(self, builder: QuicPacketBuilder, epoch: tls.Epoch, now: float) -> None:
-        """Initials carry the hello in pieces. The first acknowledgement of the Handshake packets follows that of the
-        Initials in a datagram of its own; later ones go with Finished."""
+        """Initials carry the hello in pieces. What a datagram causes is coalesced: the ACKs that are due, Finished.
+        But an ACK of Handshake packets that is due goes before Finished, which takes along one that is not."""
         assert isinstance(builder, BrowserPacketBuilder)
         crypto = self._cryptos[epoch]
         if not crypto.send.is_valid():
@@ -251,11 +256,11 @@ class ClientConnection(HandshakeConnection):
         if epoch is tls.Epoch.INITIAL:
             self._write_initials(builder, now)
             return
-        space = self._spaces[epoch]
-        says = not self._crypto_streams[epoch].sender.buffer_is_empty or self._probe_pending
-        if not says and space.ack_at is not None and space.ack_at > now and not self._initials_acknowledged:
+        space, sender = self._spaces[epoch], self._crypto_streams[epoch].sender
+        due = self._acknowledgement_due(space)
+        if not due and sender.buffer_is_empty and not self._probe_pending:
             return
-        if self._initials_acknowledged and space.ack_at is not None:
+        if due and not sender.buffer_is_empty and not sender.highest_offset:
             builder.start_packet(QuicPacketType.HANDSHAKE, crypto)
             self._write_ack_frame(builder, space, now)
             builder.end_datagram()
@@ -269,23 +274,24 @@ class ClientConnection(HandshakeConnection):
         super()._write_application(builder, network_path, now)
 
     def _write_initials(self, builder: BrowserPacketBuilder, now: float) -> None:
+        """The hello, or a probe, has a datagram of its own; an ACK alone may be followed by Handshake packets."""
         space = self._spaces[tls.Epoch.INITIAL]
-        while self._initial_ack_due(now) or self._flight.pending or self._initial_probe_pending():
+        while self._acknowledgement_due(space) or self._flight.pending or self._initial_probe_pending():
             builder.start_packet(QuicPacketType.INITIAL, self._cryptos[tls.Epoch.INITIAL])
             if space.ack_at is not None:
                 self._write_ack_frame(builder, space, now)
-                self._initials_acknowledged = True
             if self._flight.pending:
                 self._flight.write(builder)
-                self._probe_pending = False
             elif self._initial_probe_pending():
                 self._write_ping_frame(builder)
-                self._probe_pending = False
+            else:
+                continue
+            self._probe_pending = False
             builder.end_datagram()
 
-    def _initial_ack_due(self, now: float) -> bool:
-        ack_at = self._spaces[tls.Epoch.INITIAL].ack_at
-        return ack_at is not None and ack_at <= now
+    def _acknowledgement_due(self, space: QuicPacketSpace) -> bool:
+        """Of Initial and Handshake packets: reading a datagram takes a while, in which no further ACK becomes due."""
+        return space.ack_at is not None and space.ack_at <= self._moment
 
     def _initial_probe_pending(self) -> bool:
         return self._probe_pending and not self._cryptos[tls.Epoch.HANDSHAKE].send.is_valid()
@@ -312,6 +318,7 @@ class ClientConnection(HandshakeConnection):
 
     def receive_datagram(self, data: bytes, addr: Any, now: float) -> None:
         """Keep packets that arrive before their keys; stock drops them."""
+        self._moment = now
         keys = self._keys()
         super().receive_datagram(data, addr, now)
         if not all(self._keys()) and len(self._early) < MAX_EARLY_DATAGRAMS:

@@ -112,7 +112,7 @@ class ShadowConnection(ServerConnection):
         self._expected_flight = expected_flight
         self._flight_so_far = 0
         self._finished = b""  # held back
-        self._dest_spoke_at = 0.0
+        self._dest_spoke_at: float | None = None
         self._mirrored = 0  # datagrams of Dest that were looked at
         self._spoken: dict[int, bool] = {}  # packets of a script to be acknowledged: whether they say something
         self._probes: set[int] = set()  # packets that probe the path's MTU
@@ -227,7 +227,7 @@ class ShadowConnection(ServerConnection):
     # --- datagrams of ours ---
 
     def _mirror(self, raw: bytes, shape: DatagramShape, now: float) -> bytes:
-        paused = now - self._dest_spoke_at > _PAUSE
+        paused = self._dest_spoke_at is not None and now - self._dest_spoke_at > _PAUSE
         self._dest_spoke_at = now
         packets = [self._mirror_packet(each, now, paused=paused) for each in shape.packets]
         made = b"".join(packets) + shape.trailing

@@ -87,7 +87,7 @@ def _no_module(config: GlobalConfig) -> tuple[str, str]:
     from qre.kernel.capabilities import missing_capabilities
 
     if why := why_not_loadable():
-        return why, "build and install it: `make -C kmod`, see docs/kernel.md"
+        return why, "install the package qre-dkms, or build it: `make -C kmod`, see docs/kernel.md"
     if not config.module_load:
         return "it is installed, but ModuleLoad is false", f"run `modprobe {MODULE}`"
     if _number("/proc/sys/kernel/modules_disabled"):

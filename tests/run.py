@@ -32,6 +32,8 @@ MINIMUM_COVERAGE = 90
 _REAL_TIME = ("tests/host/", "tests/vm/")
 #: More failures of a run than this are no accident.
 _MOST_AGAIN = 5
+#: Processes of the rings unit and host where no guest runs beside them.
+_PROCESSES = 2
 #: Files of the ring vm for which another guest beside theirs is no matter: they begin when the other rings have
 #: ended, so that neither of two processors waits for the other.
 _LAST = ("test_aioquic_peer.py", "test_migration.py", "test_silence.py")
@@ -52,15 +54,21 @@ def collect(directory: Path) -> None:
 class Rings:
     """Rings, or files of them, that run in one pytest: some now, or some beside them at the lowest priority.
 
-    ``without``: what of them is left out.
+    ``without``: what of them is left out. ``processes``: how many share the tests among them.
     """
 
     def __init__(
-        self, rings: Sequence[str], environment: dict[str, str], root: Path = ROOT, without: Sequence[str] = ()
+        self,
+        rings: Sequence[str],
+        environment: dict[str, str],
+        root: Path = ROOT,
+        without: Sequence[str] = (),
+        processes: int = 1,
     ) -> None:
         self._root = root
         self._paths = [f"tests/{ring}" for ring in rings]
         self._without = [f"--ignore=tests/{each}" for each in without]
+        self._shared = ["-n", str(processes)] if processes > 1 else []
         self._environment = environment
         self._cache = root / ".pytest_cache" / "-".join(ring.replace("/", ".") for ring in rings)
         self._report = self._cache.with_suffix(".xml")
@@ -71,7 +79,14 @@ class Rings:
         return [sys.executable, "-m", "pytest", "--durations=10", "-o", f"cache_dir={self._cache}"]
 
     def _whole(self) -> list[str]:
-        return [*self._command(), "--cache-clear", f"--junitxml={self._report}", *self._without, *self._paths]
+        return [
+            *self._command(),
+            "--cache-clear",
+            f"--junitxml={self._report}",
+            *self._without,
+            *self._shared,
+            *self._paths,
+        ]
 
     def run(self) -> int:
         """pytest's exit status."""
@@ -145,7 +160,7 @@ def run_tests(rings: list[str], environment: dict[str, str]) -> tuple[int, dict[
     """The worst status, and what was unsteady. A guest of the ring vm needs little of the processors for most of its
     time: it has what the others leave, who do not notice it."""
     if rings == ["vm"] or "vm" not in rings:
-        parts = [Rings(rings, environment)]
+        parts = [Rings(rings, environment, processes=1 if "vm" in rings else _PROCESSES)]
         statuses = [parts[0].run()]
     else:
         last = [f"vm/{name}" for name in _LAST]

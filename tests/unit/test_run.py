@@ -92,3 +92,11 @@ def test_files_of_a_ring_can_be_run_apart_from_its_rest(tmp_path: Path, capfd: p
     last = Rings(["vm/test_last.py"], dict(os.environ), tmp_path)
     assert last.once_more(last.run()) == 1
     assert "1 passed" in capfd.readouterr().out
+
+
+def test_a_test_that_one_of_several_processes_ran_gets_its_second_run_too(tmp_path: Path) -> None:
+    rings(tmp_path, host=ONCE + FINE)
+    made = Rings(["host"], dict(os.environ), tmp_path, processes=2)
+    status = made.run()
+    assert (status, made.once_more(status)) == (1, 0)
+    assert list(made.unsteady) == ["tests/host/test_it.py::test_once"]

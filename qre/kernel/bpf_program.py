@@ -1,4 +1,4 @@
-"""The BPF objects, through the libbpf that bcc has loaded: open a prebuilt ELF, load, look up, update.
+"""The BPF objects, through the libbpf that comes with bcc: open a prebuilt ELF, load, look up, update.
 
 Only prebuilt bytecode is loaded, never text: compiling at run time would need kernel headers and a compiler in a
 privileged process. Needs CAP_BPF for loading; operations on held descriptors (attach, update) need nothing.
@@ -16,8 +16,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
-
-from bcc.libbcc import lib as _bcc
 
 from qre.ends import LIKE_DEST
 from qre.errors import MachineError
@@ -79,6 +77,19 @@ class _ProgramInfo(ctypes.Structure):
         ("map_ids", ctypes.c_uint64),
         ("name", ctypes.c_char * 16),
     )
+
+
+def _library() -> ctypes.CDLL:
+    """bcc without its compiler, which takes 24 MB of a process; with it, where bcc is not made of two parts."""
+    try:
+        return ctypes.CDLL("libbcc_bpf.so.0", use_errno=True)
+    except OSError:
+        from bcc.libbcc import lib
+
+        return lib  # type: ignore[no-any-return]
+
+
+_bcc: Final = _library()
 
 
 def _function(name: str, result: Any, *arguments: Any) -> Any:

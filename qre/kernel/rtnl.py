@@ -11,13 +11,12 @@ import errno
 import ipaddress
 import socket
 import struct
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec, module_from_spec
 from typing import Any, Self
-
-from pyroute2.netlink.rtnl.fibmsg import fibmsg
-from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
-from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
-from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
 from qre.addresses import Interface, Network
 from qre.kernel.attributes import encode_attribute
@@ -30,6 +29,28 @@ from qre.kernel.socket import (
     NetlinkRefusedError,
     NetlinkSocket,
 )
+
+
+@contextmanager
+def _only_what_is_named() -> Iterator[None]:
+    """``pyroute2`` itself loads all of that library, 12 MB in every process: its modules can be had without it."""
+    name = "pyroute2"
+    spec = find_spec(name) if name not in sys.modules else None
+    if spec is None:
+        yield
+        return
+    sys.modules[name] = module_from_spec(spec)
+    try:
+        yield
+    finally:
+        del sys.modules[name]  # whoever wants the whole gets it
+
+
+with _only_what_is_named():
+    from pyroute2.netlink.rtnl.fibmsg import fibmsg
+    from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
+    from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
+    from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
 #: "Q": marks what QRE made (see /etc/iproute2/rt_protos for the numbers of others).
 PROTOCOL = 0x51

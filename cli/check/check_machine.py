@@ -59,7 +59,7 @@ def bcc(role: Role | None) -> Finding:
 
     instead = "" if role is Role.SERVER else "a client needs none"
     try:
-        importlib.import_module("qre.kernel.bpf_program")
+        importlib.import_module("bcc")
     except (ImportError, OSError, AttributeError) as error:
         seen = f"python3-bpfcc cannot be loaded: {error}"
         return Finding("bpf library", YesNo.NO, seen, "for a server: apt install python3-bpfcc", instead)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import enum
 import hashlib
 import heapq
+from array import array
 from collections import Counter
 from typing import Final
 
@@ -56,21 +57,22 @@ class ReplayFilter:
         self.owners = owners
         self._capacity = capacity
         self._slots: dict[bytes, int] = {}
-        #: (time, slot) of every slot; free ones have time -1, so they come first. The oldest is replaced.
+        #: Slots without a record, the next one last; and (time, slot) of the others, of which the oldest is replaced.
+        self._free = array("I")
         self._by_age: list[tuple[int, int]] = []
         #: (time, mark of the owner) of the hellos that could still be replayed, and how many each owner has.
         self._live: list[tuple[int, bytes]] = []
         self._held: Counter[bytes] = Counter()
-        for slot in range(capacity):
+        for slot in reversed(range(capacity)):
             record = image[slot * RECORD_LENGTH : (slot + 1) * RECORD_LENGTH].ljust(RECORD_LENGTH, b"\x00")
             if any(record):
                 owner, time = record[:_OWNER_LENGTH], int.from_bytes(record[_OWNER_LENGTH:-HASH_LENGTH], "big")
                 self._slots[record[-HASH_LENGTH:]] = slot
                 self._live.append((time, owner))
                 self._held[owner] += 1
+                self._by_age.append((time, slot))
             else:
-                time = -1
-            self._by_age.append((time, slot))
+                self._free.append(slot)
         heapq.heapify(self._by_age)
         heapq.heapify(self._live)
         self._hashes = {slot: digest for digest, slot in self._slots.items()}
@@ -93,15 +95,18 @@ class ReplayFilter:
         self._expire(unix_time)
         if digest in self._slots:
             return NotRecorded.REPEATED
-        oldest, slot = self._by_age[0]
-        if oldest >= 0 and unix_time - oldest <= self._window:
+        if not self._free and unix_time - self._by_age[0][0] <= self._window:
             return NotRecorded.FULL
         owner = hashlib.sha256(short_id).digest()[:_OWNER_LENGTH]
         common = self._capacity // 2
         if self.owners > 1 and len(self._live) >= common and self._held[owner] >= common // self.owners:
             return NotRecorded.SHARE
         unix_time = max(unix_time, 0)
-        heapq.heapreplace(self._by_age, (unix_time, slot))
+        if self._free:
+            slot = self._free.pop()
+            heapq.heappush(self._by_age, (unix_time, slot))
+        else:
+            _, slot = heapq.heapreplace(self._by_age, (unix_time, self._by_age[0][1]))
         heapq.heappush(self._live, (unix_time, owner))
         self._held[owner] += 1
         forgotten = self._hashes.pop(slot, None)

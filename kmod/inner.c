@@ -82,36 +82,69 @@ static bool qre_can_divide(struct sk_buff *skb, bool ipv6)
 	       qre_tcp_sum_right(skb, ipv6, network);
 }
 
-void qre_cut_headers(struct sk_buff *skb, bool ipv6, u8 *headers, unsigned int from,
-		     unsigned int size, unsigned int number)
+/* The headers of a segment whose data has the checksum @sum. */
+static void qre_cut_headers(const struct qre_inner *inner, u8 *headers, __wsum sum)
 {
-	unsigned int network = skb_transport_offset(skb), own = tcp_hdrlen(skb);
+	unsigned int network = skb_transport_offset(inner->skb), own = tcp_hdrlen(inner->skb);
 	struct tcphdr *th = (struct tcphdr *)(headers + network);
-	__wsum sum;
 
-	memcpy(headers, skb->data, network + own);
-	th->seq = htonl(ntohl(th->seq) + from);
-	if (from + size < skb->len - network - own) {
+	memcpy(headers, inner->skb->data, network + own);
+	th->seq = htonl(ntohl(th->seq) + inner->from);
+	if (inner->headers + inner->from + inner->size < inner->skb->len) {
 		th->fin = 0;
 		th->psh = 0;
 	}
-	if (number)
+	if (inner->number)
 		th->cwr = 0;
 	th->check = 0;
-	sum = csum_partial(th, own, skb_checksum(skb, network + own + from, size, 0));
-	if (ipv6) {
+	sum = csum_partial(th, own, sum);
+	if (inner->ipv6) {
 		struct ipv6hdr *ip6 = (struct ipv6hdr *)headers;
 
-		ip6->payload_len = htons(own + size);
-		th->check = csum_ipv6_magic(&ip6->saddr, &ip6->daddr, own + size, IPPROTO_TCP, sum);
+		ip6->payload_len = htons(own + inner->size);
+		th->check = csum_ipv6_magic(&ip6->saddr, &ip6->daddr, own + inner->size,
+					    IPPROTO_TCP, sum);
 	} else {
 		struct iphdr *ip = (struct iphdr *)headers;
 
-		ip->tot_len = htons(network + own + size);
-		ip->id = htons(ntohs(ip->id) + number);
+		ip->tot_len = htons(network + own + inner->size);
+		ip->id = htons(ntohs(ip->id) + inner->number);
 		ip_send_check(ip);
-		th->check = csum_tcpudp_magic(ip->saddr, ip->daddr, own + size, IPPROTO_TCP, sum);
+		th->check = csum_tcpudp_magic(ip->saddr, ip->daddr, own + inner->size, IPPROTO_TCP,
+					      sum);
 	}
+}
+
+/* A packet whose checksum its device was to finish. */
+static int qre_put_unfinished(const struct sk_buff *skb, u8 *to)
+{
+	unsigned int start = skb_checksum_start_offset(skb);
+	__sum16 sum;
+
+	if (skb_copy_bits(skb, 0, to, start))
+		return -EFAULT;
+	sum = csum_fold(skb_copy_and_csum_bits(skb, start, to + start, skb->len - start));
+	/* UDP's 0 means none (RFC 768). */
+	sum = sum ?: CSUM_MANGLED_0;
+	memcpy(to + start + skb->csum_offset, &sum, sizeof(sum));
+	return 0;
+}
+
+int qre_inner_put(const struct qre_inner *inner, u8 *to)
+{
+	u8 headers[QRE_PULL] __aligned(4);
+	__wsum sum;
+
+	if (inner->headers) {
+		sum = skb_copy_and_csum_bits(inner->skb, inner->headers + inner->from,
+					     to + inner->headers, inner->size);
+		qre_cut_headers(inner, headers, sum);
+		memcpy(to, headers, inner->headers);
+		return 0;
+	}
+	if (inner->skb->ip_summed == CHECKSUM_PARTIAL)
+		return qre_put_unfinished(inner->skb, to);
+	return skb_copy_bits(inner->skb, 0, to, inner->size);
 }
 
 void qre_clamp_mss(const struct qre_session *s, struct sk_buff *skb, bool ipv6)
@@ -230,17 +263,27 @@ static struct sk_buff *qre_fragments(struct sk_buff *skb, unsigned int limit, un
 	return list;
 }
 
+/* Whether the checksum that is to be finished lies in the packet. */
+static bool qre_can_finish(const struct sk_buff *skb)
+{
+	int start = skb_checksum_start_offset(skb);
+
+	return start >= 0 && start + skb->csum_offset + sizeof(__sum16) <= skb->len;
+}
+
 struct sk_buff *qre_segments(struct sk_buff *skb, const struct qre_fit *fit, unsigned int *count)
 {
 	struct sk_buff *list, *one;
 
 	*count = 1;
 	if (!skb_is_gso(skb)) {
-		if (skb->ip_summed == CHECKSUM_PARTIAL && skb_checksum_help(skb))
+		bool finished = skb->ip_summed != CHECKSUM_PARTIAL;
+
+		if (fit->way != QRE_WAY_FRAGMENT)
+			return finished || qre_can_finish(skb) ? skb : NULL;
+		if (!finished && skb_checksum_help(skb))
 			return NULL;
-		if (skb_has_frag_list(skb) && skb_linearize(skb))
-			return NULL;
-		return fit->way == QRE_WAY_FRAGMENT ? qre_fragments(skb, fit->limit, count) : skb;
+		return qre_fragments(skb, fit->limit, count);
 	}
 	list = skb_gso_segment(skb, NETIF_F_SG); /* no checksum offload: they are computed here */
 	if (IS_ERR_OR_NULL(list))

@@ -10,12 +10,12 @@
 
 struct qre_session;
 
-#define QRE_PULL 128 /* inner headers that are encrypted from a copy beside ours */
+#define QRE_PULL 128 /* the most headers of a segment */
 
 enum qre_way {
 	QRE_WAY_NONE,
 	QRE_WAY_WHOLE,	  /* unchanged, or cut as the super-packet's header says */
-	QRE_WAY_CUT,	  /* TCP: by qre_cut_headers() */
+	QRE_WAY_CUT,	  /* TCP: by struct qre_inner */
 	QRE_WAY_FRAGMENT, /* IPv4 */
 };
 
@@ -31,9 +31,17 @@ enum qre_drop qre_check_outgoing(struct qre_session *s, struct sk_buff *skb, boo
 /* The packets that it is sent as, a list of @count with finished checksums; NULL: no memory, and
  * @skb is the caller's still. Not of what is cut. */
 struct sk_buff *qre_segments(struct sk_buff *skb, const struct qre_fit *fit, unsigned int *count);
-/* The headers of the segment of @size bytes @from the beginning of the stream's; @number: which. */
-void qre_cut_headers(struct sk_buff *skb, bool ipv6, u8 *headers, unsigned int from,
-		     unsigned int size, unsigned int number);
+
+/* One packet that leaves: all of @skb, or where it has @headers the segment of @size bytes of its
+ * data @from there on, the @number'th. */
+struct qre_inner {
+	struct sk_buff *skb;
+	unsigned int headers, from, size;
+	unsigned int number;
+	bool ipv6;
+};
+/* Copy it to @to, with a finished checksum; an error: not all of it. */
+int qre_inner_put(const struct qre_inner *inner, u8 *to);
 static inline unsigned int qre_inner_headers(const struct sk_buff *skb)
 {
 	return skb_transport_offset(skb) + tcp_hdrlen(skb);

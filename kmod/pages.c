@@ -55,7 +55,10 @@ u8 *qre_piece_take(enum qre_pool pool, unsigned int size, struct page **page)
 	struct qre_pages *p = &(*this_cpu_ptr(&qre_pools))[pool];
 	u8 *at;
 
-	if (p->size - p->used < size && (!qre_pages_next(p) || p->size < size))
+	/* The crypto layer works page by page. Ciphertext has to be contiguous. */
+	if (pool == QRE_PLAINTEXT && offset_in_page(p->used) + size > PAGE_SIZE)
+		p->used = PAGE_ALIGN(p->used);
+	if (p->size < p->used + size && (!qre_pages_next(p) || p->size < size))
 		return NULL;
 	*page = p->kept[p->current_one];
 	at = page_address(*page) + p->used;

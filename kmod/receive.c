@@ -89,8 +89,11 @@ void qre_work_give(struct qre_work *w)
 		kfree(w);
 }
 
-void qre_work_source_flat(struct qre_work *w, unsigned int size, const u8 *rest,
-			  unsigned int rest_size)
+/* --- ciphertext --- */
+
+/* w->src: @size bytes of w->head, then @rest. */
+static void qre_source_flat(struct qre_work *w, unsigned int size, const u8 *rest,
+			    unsigned int rest_size)
 {
 	sg_unmark_end(w->src + w->src_end);
 	sg_set_buf(w->src, w->head, size);
@@ -99,23 +102,23 @@ void qre_work_source_flat(struct qre_work *w, unsigned int size, const u8 *rest,
 	w->src_end = 1;
 }
 
-int qre_work_source(struct qre_work *w, unsigned int size, struct sk_buff *skb, unsigned int at,
-		    unsigned int rest)
+/* The same, and what lies in @skb from @at on; false: that is too many pieces. */
+static bool qre_source(struct qre_work *w, unsigned int size, struct sk_buff *skb, unsigned int at,
+		       unsigned int rest)
 {
-	int nents = 0;
+	int nents;
 
 	sg_unmark_end(w->src + w->src_end);
 	sg_set_buf(w->src, w->head, size);
-	if (rest)
-		nents = skb_to_sgvec(skb, w->src + 1, at, rest);
+	nents = skb_to_sgvec(skb, w->src + 1, at, rest);
 	if (unlikely(nents < 0)) {
 		sg_init_table(w->src, ARRAY_SIZE(w->src));
 		w->src_end = ARRAY_SIZE(w->src) - 1;
-		return nents;
+		return false;
 	}
 	w->src_end = nents;
 	sg_mark_end(w->src + nents);
-	return nents;
+	return true;
 }
 
 /* --- plaintext --- */
@@ -484,13 +487,13 @@ static unsigned int qre_unprotect(struct qre_session *s, struct qre_work *w,
 }
 
 /* Of a packet that came in IP fragments: its copy, opened where it lies. */
-static int qre_gather(struct qre_work *w, unsigned int header, struct sk_buff *skb,
-		      unsigned int sealed)
+static bool qre_gather(struct qre_work *w, unsigned int header, struct sk_buff *skb,
+		       unsigned int sealed)
 {
 	u8 *copy = w->piece + QRE_PLAIN_PAD;
 
-	qre_work_source_flat(w, header, copy, sealed);
-	return skb_copy_bits(skb, header, copy, sealed);
+	qre_source_flat(w, header, copy, sealed);
+	return !skb_copy_bits(skb, header, copy, sealed);
 }
 
 /*
@@ -542,8 +545,8 @@ static bool qre_receive(struct qre_session *s, struct sk_buff *skb,
 	w->plain_size = sealed - QRE_TAG_SIZE;
 	if (unlikely(!qre_plain_take(w, sealed)))
 		goto put;
-	if (unlikely(skb_has_frag_list(skb) ? qre_gather(w, header, skb, sealed)
-					    : qre_work_source(w, header, skb, header, sealed) < 0))
+	if (unlikely(skb_has_frag_list(skb) ? !qre_gather(w, header, skb, sealed)
+					    : !qre_source(w, header, skb, header, sealed)))
 		goto give_plain;
 	sg_set_buf(w->opened, w->head, header);
 	sg_set_buf(w->opened + 1, w->piece + QRE_PLAIN_PAD, max(w->plain_size, 1U));

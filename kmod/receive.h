@@ -31,7 +31,7 @@ struct qre_work {
 	u8 *piece;
 	u32 piece_size, plain_size;
 	u8 iv[QRE_IV_SIZE];
-	u8 head[256]; /* header, DATAGRAM head, the inner packet's headers */
+	u8 head[QRE_HEADER_MAX + QRE_SAMPLE_SIZE]; /* header, and what its mask is made of */
 	struct scatterlist src[MAX_SKB_FRAGS + 3];
 	unsigned int src_end; /* which entry of src is marked as the last */
 	struct scatterlist opened[2], sealed[1];
@@ -39,15 +39,6 @@ struct qre_work {
 };
 struct qre_work *qre_work_take(struct qre_key *key); /* bottom halves off */
 void qre_work_give(struct qre_work *work);
-/*
- * w->src: @size bytes of w->head, then what lies in @skb from @at on. How many entries the latter
- * took, or an error.
- */
-int qre_work_source(struct qre_work *w, unsigned int size, struct sk_buff *skb, unsigned int at,
-		    unsigned int rest);
-/* The same for @rest, which does not belong to a packet. */
-void qre_work_source_flat(struct qre_work *w, unsigned int size, const u8 *rest,
-			  unsigned int rest_size);
 
 int qre_work_init(void);
 void qre_work_exit(void);

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Transmit: inner packets become QUIC packets. A super-packet is segmented once; each segment is
- * encrypted from its own fragments straight into fresh pages, never in place: what a transmitted
- * skb refers to is TCP's retransmit queue, or the page cache of a file. Packets of equal size leave
- * as one UDP-GSO packet.
+ * Transmit: inner packets become QUIC packets. Each segment is copied once, behind its header into
+ * a page of ours, its checksum finished on the way, and encrypted there: what a transmitted skb
+ * refers to is TCP's retransmit queue, or the page cache of a file, and the cipher is slower over
+ * many pieces than over one. Packets of equal size leave as one UDP-GSO packet.
  */
 #include <crypto/aead.h>
 #include <linux/icmp.h>
@@ -116,7 +116,10 @@ struct qre_batch {
 	u32 inner_bytes;
 	u32 inner_packets;
 	u16 last; /* size of the last one */
-	u8 *packets[QRE_GSO_MAX_SEGS];
+	struct {
+		u8 *at;
+		u64 number;
+	} packets[QRE_GSO_MAX_SEGS];
 };
 
 /* One a CPU is kept. */
@@ -327,12 +330,15 @@ static void qre_batch_finish(struct qre_batch *b)
 	struct sk_buff *skb = b->outer;
 	unsigned int i;
 
-	if (unlikely(b->failed || !b->count)) { /* there was no memory for any of it */
+	if (unlikely(b->failed || !b->count)) { /* there was no memory for it */
+		local_bh_disable();
+		qre_count_drop(s->qdev, QRE_DROP_NO_MEMORY, b->count);
+		local_bh_enable();
 		kfree_skb(skb);
 		goto done;
 	}
 	for (i = 0; i < b->count; i++)
-		qre_protect_header(s, b->cid.length, b->packets[i]);
+		qre_protect_header(s, b->cid.length, b->packets[i].at);
 	if (b->count > 1) {
 		skb_shinfo(skb)->gso_size = b->sizes;
 		skb_shinfo(skb)->gso_segs = b->count;
@@ -438,39 +444,36 @@ static void qre_sealed(QRE_CRYPTO_ARG arg, int error)
 	if (error)
 		WRITE_ONCE(b->failed, true);
 	qre_key_put(w->key);
-	consume_skb(w->source_skb);
 	kfree(w);
 	qre_batch_done(b);
 }
 
 /*
- * Encrypt a packet whose plaintext lies in w->src, behind the header that is its associated data,
- * to @at. Gives @w back, or leaves it to the driver; *@w is what to go on with, perhaps NULL. @skb
- * is held until then.
+ * Encrypt the packet @at, a header of so many bytes and @plain bytes behind it, where it lies: the
+ * page is ours. *@work is what to go on with: NULL when a driver has it still.
  */
 static void qre_seal(struct qre_batch *b, struct qre_work **work, struct qre_key *key, u64 number,
-		     u8 *at, unsigned int header, unsigned int plain, struct sk_buff *skb)
+		     u8 *at, unsigned int header, unsigned int plain)
 {
-	struct qre_work *w = *work;
+	struct qre_work *w = *work ?: qre_work_take(key);
 	int error;
 
-	memcpy(at, w->head, header);
+	*work = w;
+	if (!w) {
+		b->failed = true;
+		return;
+	}
 	sg_set_buf(w->sealed, at, header + plain + QRE_TAG_SIZE);
 	qre_make_nonce(w->iv, key, number);
 	w->context = b;
 	w->key = key;
-	w->source_skb = skb;
 	aead_request_set_tfm(w->request, key->aead);
 	aead_request_set_callback(w->request, 0, qre_sealed, w);
 	aead_request_set_ad(w->request, header);
-	aead_request_set_crypt(w->request, w->src, w->sealed, plain, w->iv);
-	b->packets[b->count++] = at;
-	b->last = header + plain + QRE_TAG_SIZE;
+	aead_request_set_crypt(w->request, w->sealed, w->sealed, plain, w->iv);
 	/* For an asynchronous driver, which answers when we are gone. */
 	atomic_inc(&b->pending);
 	refcount_inc(&key->refs);
-	if (skb)
-		skb_get(skb);
 	error = crypto_aead_encrypt(w->request);
 	if (error == -EINPROGRESS) {
 		*work = NULL;
@@ -479,60 +482,66 @@ static void qre_seal(struct qre_batch *b, struct qre_work **work, struct qre_key
 	if (error)
 		b->failed = true;
 	qre_key_put(key);
-	if (skb)
-		consume_skb(skb);
 	atomic_dec(&b->pending);
 }
 
-/* An inner packet: its headers in @head, the rest in @skb. */
-struct qre_inner {
-	const u8 *head;
-	unsigned int head_size; /* at most QRE_PULL */
-	struct sk_buff *skb;
-	unsigned int at, size;
-};
+/* Its packets are all there: encrypt them, and send it. */
+static void qre_batch_close(struct qre_batch *b, struct qre_work **work, struct qre_key *key)
+{
+	unsigned int header = 1 + b->cid.length + QRE_NUMBER_SIZE, i;
+
+	for (i = 0; i < b->count; i++) {
+		unsigned int size = i + 1 < b->count ? b->sizes : b->last;
+
+		qre_seal(b, work, key, b->packets[i].number, b->packets[i].at, header,
+			 size - header - QRE_TAG_SIZE);
+	}
+	qre_batch_done(b);
+}
+
+/* Room for a packet of @total bytes, header and number in it; NULL: no memory. */
+static u8 *qre_batch_packet(struct qre_batch *b, const struct qre_key *key, u64 number,
+			    unsigned int total)
+{
+	u8 *at = qre_batch_extend(b, total);
+
+	if (!at)
+		return NULL;
+	if (!b->count)
+		b->sizes = total;
+	b->last = total;
+	b->packets[b->count].at = at;
+	b->packets[b->count++].number = number;
+	return at + qre_put_header(&b->cid, key, number, at);
+}
 
 /*
  * One inner packet into the batch. 0; -EAGAIN: the batch is full, begin another; other: it is lost.
  * @ack: frames that go before the DATAGRAM.
  */
-static int qre_batch_add(struct qre_batch *b, struct qre_work **work, struct qre_key *key,
-			 u64 number, const struct qre_inner *inner, const u8 *ack,
-			 unsigned int ack_size)
+static int qre_batch_add(struct qre_batch *b, const struct qre_key *key, u64 number,
+			 const struct qre_inner *inner, const u8 *ack, unsigned int ack_size)
 {
-	unsigned int header, head, plain, total;
-	struct qre_work *w;
-	u8 *at;
-	int nents;
+	unsigned int size = inner->headers + inner->size, total;
+	u8 *to;
 
-	plain = ack_size + QRE_DATAGRAM_HEAD + inner->head_size + inner->size;
-	total = 1 + b->cid.length + QRE_NUMBER_SIZE + plain + QRE_TAG_SIZE;
+	total = 1 + b->cid.length + QRE_NUMBER_SIZE + ack_size + QRE_DATAGRAM_HEAD + size +
+		QRE_TAG_SIZE;
 	if (b->count && (b->count == QRE_GSO_MAX_SEGS || total > b->sizes || b->last != b->sizes ||
 			 b->outer->len + total > QRE_GSO_MAX_BYTES))
 		return -EAGAIN;
-	if (!*work)
-		*work = qre_work_take(key);
-	w = *work;
-	if (!w)
-		return -ENOMEM;
-	header = qre_put_header(&b->cid, key, number, w->head);
-	memcpy(w->head + header, ack, ack_size);
-	head = header + ack_size;
-	w->head[head++] = 0x30; /* DATAGRAM to the end of the packet, quarter stream 0, context 0 */
-	w->head[head++] = 0;
-	w->head[head++] = 0;
-	memcpy(w->head + head, inner->head, inner->head_size);
-	nents = qre_work_source(w, head + inner->head_size, inner->skb, inner->at, inner->size);
-	if (unlikely(nents < 0))
-		return nents;
-	at = qre_batch_extend(b, total);
-	if (!at)
+	to = qre_batch_packet(b, key, number, total);
+	if (!to)
 		return b->count ? -EAGAIN : -ENOMEM;
-	if (!b->count)
-		b->sizes = total;
-	b->inner_bytes += inner->head_size + inner->size;
+	memcpy(to, ack, ack_size);
+	to += ack_size;
+	*to++ = 0x30; /* DATAGRAM to the end of the packet, quarter stream 0, context 0 */
+	*to++ = 0;
+	*to++ = 0;
+	if (unlikely(qre_inner_put(inner, to)))
+		b->failed = true;
+	b->inner_bytes += size;
 	b->inner_packets++;
-	qre_seal(b, work, key, number, at, header, plain, nents ? inner->skb : NULL);
 	return 0;
 }
 
@@ -575,13 +584,12 @@ static void qre_sending_add(struct qre_sending *to, const struct qre_inner *inne
 	int error = -EAGAIN;
 
 	if (to->batch)
-		error = qre_batch_add(to->batch, &to->work, key, number, inner, ack, ack_size);
+		error = qre_batch_add(to->batch, key, number, inner, ack, ack_size);
 	if (error == -EAGAIN) {
 		if (to->batch)
-			qre_batch_done(to->batch);
+			qre_batch_close(to->batch, &to->work, key);
 		to->batch = qre_batch_new(to->session, &to->numbers);
-		error = to->batch ? qre_batch_add(to->batch, &to->work, key, number, inner, ack,
-						  ack_size)
+		error = to->batch ? qre_batch_add(to->batch, key, number, inner, ack, ack_size)
 				  : -ENOMEM;
 		/* The first packet of a batch is its largest. */
 		if (!error && to->batch->sizes > QRE_PATHMTU_BASE)
@@ -596,7 +604,7 @@ static void qre_sending_end(struct qre_sending *to)
 	if (to->large != QRE_NO_NUMBER && READ_ONCE(to->session->mtu.watches))
 		qre_mtu_watch(to->session, to->large);
 	if (to->batch)
-		qre_batch_done(to->batch);
+		qre_batch_close(to->batch, &to->work, to->numbers.key);
 	if (to->work)
 		qre_work_give(to->work);
 	qre_key_put(to->numbers.key);
@@ -614,8 +622,7 @@ static void qre_send_list(struct qre_session *s, struct sk_buff *list, unsigned 
 		return;
 	}
 	skb_list_walk_safe(list, skb, next) {
-		unsigned int linear = min_t(unsigned int, skb_headlen(skb), QRE_PULL);
-		struct qre_inner inner = {skb->data, linear, skb, linear, skb->len - linear};
+		struct qre_inner inner = {.skb = skb, .size = skb->len};
 
 		skb_mark_not_on_list(skb);
 		/* The ACK rides on the last one. */
@@ -629,32 +636,18 @@ void qre_send_plain(struct qre_session *s, const struct qre_numbers *numbers, co
 		    size_t size)
 {
 	struct qre_batch *b = qre_batch_new(s, numbers);
-	struct qre_work *work = b ? qre_work_take(numbers->key) : NULL;
-	unsigned int header;
-	u8 *at;
+	struct qre_work *work = NULL;
+	u8 *to = NULL;
 
-	if (!work)
-		goto fail;
-	/* The plaintext is copied behind the header and encrypted there: it is ours. */
-	at = qre_batch_extend(b, 1 + b->cid.length + QRE_NUMBER_SIZE + size + QRE_TAG_SIZE);
-	if (!at)
-		goto fail;
-	header = qre_put_header(&b->cid, numbers->key, numbers->first, work->head);
-	memcpy(at + header, plain, size);
-	qre_work_source_flat(work, header, at + header, size);
-	b->sizes = header + size + QRE_TAG_SIZE;
-	qre_seal(b, &work, numbers->key, numbers->first, at, header, size, NULL);
-	qre_batch_done(b);
-	if (work)
-		qre_work_give(work);
-	qre_key_put(numbers->key);
-	return;
-fail:
-	qre_count_unsent(s);
-	if (b) {
-		b->failed = true;
-		qre_batch_done(b);
-	}
+	if (b)
+		to = qre_batch_packet(b, numbers->key, numbers->first,
+				      1 + b->cid.length + QRE_NUMBER_SIZE + size + QRE_TAG_SIZE);
+	if (to)
+		memcpy(to, plain, size);
+	else
+		qre_count_unsent(s);
+	if (b)
+		qre_batch_close(b, &work, numbers->key);
 	if (work)
 		qre_work_give(work);
 	qre_key_put(numbers->key);
@@ -667,8 +660,8 @@ fail:
 static void qre_send_cut(struct qre_session *s, struct sk_buff *skb, bool ipv6, unsigned int limit)
 {
 	unsigned int headers = qre_inner_headers(skb), all = skb->len - headers;
-	unsigned int most = limit - headers, from, number = 0;
-	u8 head[QRE_PULL] __aligned(4);
+	struct qre_inner inner = {.skb = skb, .headers = headers, .ipv6 = ipv6};
+	unsigned int most = limit - headers;
 	struct qre_sending to;
 
 	if (skb_is_gso(skb))
@@ -677,11 +670,8 @@ static void qre_send_cut(struct qre_session *s, struct sk_buff *skb, bool ipv6, 
 		kfree_skb(skb);
 		return;
 	}
-	for (from = 0; from < all; from += most) {
-		unsigned int size = min(most, all - from);
-		struct qre_inner inner = {head, headers, skb, headers + from, size};
-
-		qre_cut_headers(skb, ipv6, head, from, size, number++);
+	for (; inner.from < all; inner.from += most, inner.number++) {
+		inner.size = min(most, all - inner.from);
 		qre_sending_add(&to, &inner, NULL, 0);
 	}
 	qre_sending_end(&to);

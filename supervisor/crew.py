@@ -15,7 +15,6 @@ import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
-from qre.addresses import Address
 from qre.dataplane.health import TrafficHealth
 from qre.device.tampering import tampering_line
 from qre.ends import Role
@@ -32,6 +31,7 @@ from qre.ipc.messages import (
     LinkGone,
     LoaderStatus,
     NetlinkStatus,
+    NetworkChanged,
     Party,
     ResolveName,
     RoleState,
@@ -47,9 +47,9 @@ from qre.ipc.messages import (
 )
 from qre.ipc.roles import CLIENT_UDP, KEYS, ROLES
 from qre.ipc.tasks import Tasks
-from qre.kernel.underlay_sockets import client_socket, source_address
 from qre.structs import Message
 from qre.supervisor.client_accounts import ClientAccounts
+from qre.supervisor.client_sockets import ClientSockets
 from qre.supervisor.dest_reports import DestReports
 from qre.supervisor.members import heartbeats
 from qre.supervisor.members.errands import Errands
@@ -67,7 +67,6 @@ _START_TIMEOUT: Final = 30.0
 _PIN_TIMEOUT: Final = 10.0
 _STATE_INTERVAL: Final = 0.05
 _PROBED_INTERVAL: Final = 1.0
-MAX_CLIENT_SOCKETS: Final = 8
 #: Objects that the loader hands up and is handed again after a restart.
 _BPF_OBJECTS: Final = ("cid_routes", "sockets", "program")
 #: The tasks that must go on while workers are told to stop.
@@ -112,8 +111,9 @@ class Crew:
             name: fd for name in _BPF_OBJECTS if (fd := supplies.pop(name, None)) is not None
         }
         self._pin_answer: asyncio.Future[str] | None = None
-        self._client_sockets: dict[int, socket.socket] = {}
-        self._next_socket = 1
+        self._client_sockets = ClientSockets(
+            setup.client_bind_ip, setup.client_bind_port, connected=setup.config.user_dataplane
+        )
         self._tasks = Tasks(self._failed)
         self._stopping = False
         self._complete = False  # every worker was ready once
@@ -207,8 +207,8 @@ class Crew:
             if expected.name == KEYS.name:
                 self._hand_keys_pair(member)
             elif expected.name == CLIENT_UDP.name:
-                for number, made in self._client_sockets.items():
-                    member.hand(expected.name, made.fileno(), number)
+                for number, fd in self._client_sockets.held():
+                    member.hand(expected.name, fd, number)
             elif expected.name in held:
                 member.hand(expected.name, held[expected.name])
 
@@ -313,13 +313,14 @@ class Crew:
                     raise InternalError(f"worker {source}", "Hello has the wrong role or process id")
                 member.life("greeted")
                 member.greeted.set()
-            case SocketRequest(peer=peer) if self.config.role is Role.CLIENT:
-                # It bears the mark, which leads past the tunnel.
-                return self._grant_socket(member, peer)
+            case SocketRequest(peer=peer, port=port) if self.config.role is Role.CLIENT:
+                number, fd, local = self._client_sockets.grant(peer, port)
+                member.hand(CLIENT_UDP.name, fd, number)
+                return SocketGranted(number=number, local=local)
             case SocketRelease(number=number):
-                released = self._client_sockets.pop(number, None)
-                if released is not None:
-                    released.close()
+                self._client_sockets.release(number)
+            case NetworkChanged():
+                self._client_sockets.network_changed()
             case RoleState(up=up, text=text):
                 connection = up != self.state.up and self.config.role is Role.CLIENT
                 self._log.log(logging.INFO if connection else logging.DEBUG, "%s", text)
@@ -356,15 +357,6 @@ class Crew:
         if missing and self._complete and not self._stopping:
             text = f"restarting {', '.join(missing)}; {text}"
         self._tell_state(DaemonState(up=self.state.up, text=text[:512]))
-
-    def _grant_socket(self, member: Supervised, peer: Address) -> SocketGranted:
-        if len(self._client_sockets) >= MAX_CLIENT_SOCKETS:
-            raise MachineError("client socket", "too many are in use")
-        made = client_socket(self.setup.client_bind_ip, self.setup.client_bind_port)
-        number, self._next_socket = self._next_socket, self._next_socket + 1
-        self._client_sockets[number] = made
-        member.hand("client_udp", made.fileno(), number)
-        return SocketGranted(number=number, local=source_address(self.setup.client_bind_ip, peer))
 
     def _offered(self, party: Party, name: str, fd: int) -> None:
         """Take each object once: a pinned object is never replaced."""

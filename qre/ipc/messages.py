@@ -149,11 +149,12 @@ class Refused(Message, frozen=True, kw_only=True):
 
 
 class SocketRequest(Message, frozen=True, kw_only=True):
-    """handshake -> supervisor, request (client): a new underlay UDP socket, for packets to ``peer``. The answer is
-    SocketGranted, and the descriptor ``client_udp`` with the same number comes over the descriptor channel before
-    it."""
+    """handshake -> supervisor, request (client): a new underlay UDP socket, for packets to ``port`` of ``peer``. The
+    answer is SocketGranted, and the descriptor ``client_udp`` with the same number comes over the descriptor channel
+    before it."""
 
     peer: Address
+    port: Port
 
 
 class SocketGranted(Message, frozen=True, kw_only=True):
@@ -294,7 +295,8 @@ class DeviceTampered(Message, frozen=True, kw_only=True):
 
 
 class NetworkChanged(Message, frozen=True, kw_only=True):
-    """netlink -> handshake (client): addresses, routes, rules or links have changed: an attempt may succeed now."""
+    """netlink -> handshake -> supervisor (client): addresses, routes, rules or links have changed: an attempt may
+    succeed now, and packets may come from another address."""
 
 
 class LinkGone(Message, frozen=True, kw_only=True):

@@ -7,6 +7,7 @@ All carry QRE's mark, so that no tunnel of this machine takes their packets. DF 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import ipaddress
 import os
@@ -39,6 +40,11 @@ _SEGMENT = struct.Struct("=i")
 SEGMENT_SPACE: Final = socket.CMSG_SPACE(_SEGMENT.size)
 _IP_MTU_DISCOVER, _IPV6_MTU_DISCOVER, _PMTUDISC_DONT, _PMTUDISC_PROBE = 10, 23, 0, 3
 _ANY_PORT = 443  # routes do not depend on it
+#: A sockaddr that ends a connection, see connect(2).
+_UNSPECIFIED: Final = struct.pack("=H14x", socket.AF_UNSPEC)
+#: How often another port is tried where one that was free is taken a moment later.
+_FRESH_TRIES: Final = 16
+_libc = ctypes.CDLL(None, use_errno=True)
 _BOUNDED = {_SO_SNDBUFFORCE: socket.SO_SNDBUF, _SO_RCVBUFFORCE: socket.SO_RCVBUF}
 
 
@@ -122,14 +128,43 @@ def bound_sockets(ip: str, port: int) -> int:
 
 def client_socket(ip: str, port: int) -> socket.socket:
     """A client's underlay socket: a fresh port unless one is given, as a browser would use."""
+    ip = ip or "0.0.0.0"
     made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     try:
         _prepare(made)
-        made.bind((ip or "0.0.0.0", port))
+        if port:
+            made.bind((ip, port))
+        else:
+            _bind_afresh(made, ip)
     except OSError as error:
         made.close()
-        raise _refused(f"client underlay {ip or '0.0.0.0'}:{port}", error) from error
+        raise _refused(f"client underlay {ip}:{port}", error) from error
     return made
+
+
+def _bind_afresh(made: socket.socket, ip: str) -> None:
+    """Bind to a port of the kernel's choice by its number: one that was not asked for is lost when the socket is
+    disconnected."""
+    for left in reversed(range(_FRESH_TRIES)):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.bind((ip, 0))
+            port = probe.getsockname()[1]
+        try:
+            made.bind((ip, port))
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or not left:  # somebody else was quicker
+                raise
+        else:
+            return
+
+
+def connect_anew(made: socket.socket, peer: tuple[str, int]) -> None:
+    """Connect a UDP socket, whether or not it is connected: from the address that the route to ``peer`` has now,
+    unless it is bound to one. Its port stays. Raises OSError, and it may be unconnected then."""
+    # Python's connect takes addresses of the socket's family alone.
+    if _libc.connect(made.fileno(), _UNSPECIFIED, len(_UNSPECIFIED)):
+        raise OSError(ctypes.get_errno(), "connect")
+    made.connect(peer)
 
 
 def source_address(ip: str, peer: Address) -> Address | None:

@@ -7,6 +7,7 @@ handshake, bounded in time, and raises one exception for every failure.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import time
 from collections import deque
@@ -184,11 +185,16 @@ class Exchange:
             pass
 
     def _send_one(self, data: bytes) -> None:
+        """A connected socket is told once of an ICMP error for an earlier datagram, true or forged: a second try
+        tells whether this one fails."""
         self._sent_at = time.perf_counter()
         try:
+            with contextlib.suppress(OSError):
+                self._socket.sendto(data, self._peer)
+                return
             self._socket.sendto(data, self._peer)
         except (BlockingIOError, ConnectionError):
-            return  # lost, as datagrams may be; or an ICMP error of an earlier one
+            return  # lost, as datagrams may be
         except OSError as error:
             self._unreachable = error
             self._wake.set()

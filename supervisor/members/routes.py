@@ -57,6 +57,7 @@ ROUTES: Final[dict[Party, dict[type[Message], Route]]] = {
         RoleState: _TELL,
         SocketRequest: _ASK,
         SocketRelease: _TELL,
+        NetworkChanged: _TELL,
         DestProfileReport: _TELL,
         DestAddressReport: _TELL,
         VisitDest: _ASK,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 
 import pytest
 
 from tests.support.daemons import wait_for
 from tests.support.ping import answered
+from tests.support.tcpdump import Tcpdump
 from tests.support.tunnel import SERVER_INNER, Tunnel
 
 FASTER = "IdleTimeout = 4s\nReconnectMin = 500ms\nReconnectMax = 1s\n"
@@ -51,10 +53,19 @@ def test_a_server_that_was_killed_has_its_client_back_at_once(settings: str, not
         assert any(words in tunnel.client.said() for words in noticed), "one of them, whichever is sooner"
 
 
+def client_port(tunnel: Tunnel) -> str:
+    """Local address and port of the client's only socket, connected to the server."""
+    (line,) = tunnel.lab.client.run("ss", "-Hun", "dport", "=", "443").splitlines()
+    return line.split()[2]
+
+
 def test_a_client_that_moves_keeps_its_session() -> None:
+    """And its port, though its socket is connected."""
     with Tunnel() as tunnel:
         tunnel.up()
         device = tunnel.lab.client_device
+        host, port = client_port(tunnel).split(":")
+        assert host == tunnel.lab.CLIENT
         tunnel.lab.client.ip("addr", "add", "10.90.1.77/24", "dev", device)
         tunnel.lab.client.ip("addr", "del", f"{tunnel.lab.CLIENT}/24", "dev", device)
         if "10.90.1.77" not in tunnel.lab.client.ip("-o", "addr"):  # it went with the primary one
@@ -62,7 +73,33 @@ def test_a_client_that_moves_keeps_its_session() -> None:
         wait_for("pings from the new address", lambda: all_answered(tunnel))
         wait_for("show knows", lambda: "10.90.1.77:" in tunnel.server.tool("show", "server0"))
         assert tunnel.client.said().count("session lost") == 0
+        assert "handshakes: 1 completed" in tunnel.client.tool("show", "client0")
+        assert client_port(tunnel) == f"10.90.1.77:{port}"
         assert answered(tunnel.lab.server, "10.77.0.2") == 5
+
+
+def test_a_clients_packets_are_counted_from_a_random_number_as_a_browsers() -> None:
+    """On the handshake, in a tunnel with many packets at once, and though ICMP says that nobody hears them."""
+    begins = set()
+    with Tunnel("ReconnectMin = 500ms\n") as tunnel:
+        lab = tunnel.lab
+        tunnel.server.start().wait_ready()
+        with Tcpdump(lab.client, lab.client_device, tunnel.directory / "client.pcap", 443) as dump:
+            tunnel.client.start().wait_ready().wait_session()
+            assert answered(lab.client, SERVER_INNER, "-s", "1000", count=100) == 100
+            lab.server.run("nft", "table ip front { chain in { type filter hook input priority 0; }; }")
+            lab.server.run("nft", "add rule ip front in udp dport 443 reject with icmp type port-unreachable")
+            answered(lab.client, SERVER_INNER, count=20, wait=0.5)
+            lab.server.run("nft", "delete table ip front")
+            assert answered(lab.client, SERVER_INNER) == 5
+        sent = [each for each in dump.datagrams() if each.destination[1] == 443]
+        assert len({each.source for each in sent}) == 1, "the session and its socket outlive ICMP errors"
+        numbers = [each.identification for each in sent]
+        assert len(numbers) > 120
+        assert {(two - one) % 65_536 for one, two in pairwise(numbers)} == {1}
+        begins.add(numbers[0])
+        assert tunnel.client.said().count("session lost") == 0
+    assert begins != {0}
 
 
 def test_a_small_path_is_told_by_show_and_by_the_log_and_carries_no_ipv6() -> None:

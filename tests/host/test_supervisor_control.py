@@ -144,9 +144,9 @@ def test_a_process_with_a_workers_uid_is_not_the_worker(alone: Alone) -> None:
     forged = [
         Envelope(peer=Party.SUPERVISOR, body=Hello(role=Party.HANDSHAKE, pid=os.getpid())),
         Envelope(peer=Party.SUPERVISOR, body=RoleState(up=True, text="forged")),
-        Envelope(peer=Party.SUPERVISOR, id=1, body=SocketRequest(peer="192.0.2.1")),
+        Envelope(peer=Party.SUPERVISOR, id=1, body=SocketRequest(peer="192.0.2.1", port=443)),
         *(
-            Envelope(peer=Party.SUPERVISOR, id=number, answer=True, body=SocketRequest(peer="192.0.2.1"))
+            Envelope(peer=Party.SUPERVISOR, id=number, answer=True, body=SocketRequest(peer="192.0.2.1", port=443))
             for number in range(30)
         ),
     ]

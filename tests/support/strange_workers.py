@@ -216,7 +216,7 @@ class Asks(Quiet):
         granted = 0
         try:
             while granted < 100:
-                await self.context.request(Party.SUPERVISOR, messages.SocketRequest(peer="192.0.2.1"))
+                await self.context.request(Party.SUPERVISOR, messages.SocketRequest(peer="192.0.2.1", port=443))
                 granted += 1
         except QreError as error:
             await self.say(f"{granted} sockets: {error}")
@@ -233,7 +233,7 @@ class Holds(Quiet):
             self.later(0.1, lambda: asyncio.ensure_future(self.ask()))
 
     async def ask(self) -> None:
-        await self.context.request(Party.SUPERVISOR, messages.SocketRequest(peer="192.0.2.1"))
+        await self.context.request(Party.SUPERVISOR, messages.SocketRequest(peer="192.0.2.1", port=443))
         await self.say("socket 1 is here")
 
 

@@ -6,12 +6,15 @@ import errno
 import socket
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
 
 from qre.errors import MachineError
+from qre.kernel.underlay_sockets import client_socket, connect_anew
+from qre.workers.dataplane.many_datagrams import ManyDatagrams
 from qre.workers.dataplane.underlay import UnderlaySocket
 from tests.support.daemons import PATIENCE
 
@@ -51,6 +54,25 @@ class Pair:
     def close(self) -> None:
         self.one.close()
         self.two.close()
+
+
+class Connected(Pair):
+    """The first one is a client's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        one = bound()
+        one.connect(self.to)
+        self.one.close()
+        self.source = one.getsockname()
+        self.one = UnderlaySocket(one.detach(), self.drops)
+
+
+@pytest.fixture
+def connected() -> Iterator[Connected]:
+    made = Connected()
+    yield made
+    made.close()
 
 
 @pytest.fixture
@@ -146,6 +168,80 @@ def test_what_a_full_socket_did_not_take_comes_back(pair: Pair, error: int) -> N
     packets = [bytes([n]) * 50 for n in range(20)]
     assert pair.one.send(packets, pair.to) == packets[7:]
     assert pair.arrived(7)[0] == packets[:7]
+
+
+def test_each_datagram_of_a_connected_socket_is_a_packet_of_its_own(connected: Connected) -> None:
+    sizes = [1400] * 150 + [600, 1400, 900, 1, 20]
+    packets = [bytes([n % 251]) * size for n, size in enumerate(sizes)]
+    assert connected.one.send(packets, connected.to) == []
+    datagrams, marks, calls = connected.arrived(len(packets))
+    assert (datagrams, marks, calls) == (packets, {0}, len(packets))
+
+
+def test_a_connected_socket_marks_packets_too(connected: Connected) -> None:
+    connected.one.send([b"x"] * 3, connected.to, 2)
+    assert connected.arrived(3)[1] == {2}
+
+
+def test_a_packet_too_long_for_the_link_of_a_connected_socket_is_told(connected: Connected) -> None:
+    packets = [b"a" * 100, b"b" * 65_508, b"c" * 100]
+    assert connected.one.send(packets, connected.to) == []
+    assert connected.arrived(2)[0] == [packets[0], packets[2]]
+    assert connected.one.refused == [65_508]
+
+
+@pytest.mark.parametrize("count", [1, 5, 100])
+def test_a_connected_socket_outlives_that_nobody_hears(connected: Connected, count: int) -> None:
+    """ICMP's port unreachable, which it is told with the next call."""
+    port = connected.to[1]
+    connected.two.close()
+    for _ in range(3):
+        assert connected.one.send([b"nobody hears"], connected.to) == []
+    again = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    again.bind(("127.0.0.1", port))
+    connected.two = UnderlaySocket(again.detach(), connected.drops)
+    assert connected.one.send([b"x" * 50] * count, connected.to) == []
+    assert len(connected.arrived(count)[0]) == count
+    assert connected.one.receive() is None
+
+
+class Full(ManyDatagrams):
+    """Of a kernel that takes three datagrams in a call, and no more than ``room`` of them."""
+
+    room = 7
+
+    def send(self, fd: int, datagrams: Sequence[bytes]) -> int:
+        if not self.room:
+            raise BlockingIOError
+        took = super().send(fd, datagrams[: min(3, self.room)])
+        self.room -= took
+        return took
+
+
+def test_what_a_full_connected_socket_did_not_take_comes_back(connected: Connected) -> None:
+    connected.one._many = Full()
+    packets = [bytes([n]) * 50 for n in range(20)]
+    assert connected.one.send(packets, connected.to) == packets[7:]
+    assert connected.arrived(7)[0] == packets[:7]
+
+
+def test_a_socket_that_is_connected_anew_keeps_its_port_and_hears_its_peer_alone() -> None:
+    with client_socket("127.0.0.1", 0) as made, bound() as first, bound() as second:
+        port = made.getsockname()[1]
+        for peer in (first, second, second, first):
+            connect_anew(made, peer.getsockname())
+            assert (made.getsockname()[1], made.getpeername()) == (port, peer.getsockname())
+        second.sendto(b"from elsewhere", made.getsockname())
+        first.sendto(b"from the peer", made.getsockname())
+        made.settimeout(PATIENCE)
+        assert made.recv(100) == b"from the peer"
+
+
+def test_ports_of_clients_are_the_kernels_choice() -> None:
+    with ExitStack() as stack:
+        ports = [stack.enter_context(client_socket("", 0)).getsockname()[1] for _ in range(50)]
+    assert len(set(ports)) == 50
+    assert {port % 2 for port in ports} == {0, 1}
 
 
 def test_an_unreachable_peer_is_counted_and_stops_nothing(pair: Pair) -> None:

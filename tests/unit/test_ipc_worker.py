@@ -154,7 +154,7 @@ def test_every_request_has_one_answer_in_any_stage(tmp_path: Path) -> None:
         assert isinstance(again, Refused), "started once"
         assert await made.ask(Reload(config=msgspec.structs.replace(CONFIG, mtu=1300))) == Done()
         assert await made.ask(StatusRequest()) == RoleState(up=True, text="fine")
-        refused = await made.ask(SocketRequest(peer="192.0.2.1"), peer=Party.NETLINK)
+        refused = await made.ask(SocketRequest(peer="192.0.2.1", port=443), peer=Party.NETLINK)
         assert refused == Refused(reason="SocketRequest from netlink: no")
         assert await made.ask(Stop()) == Done()
         assert await asyncio.wait_for(made.task, PATIENCE) == 0
@@ -188,7 +188,7 @@ def test_own_requests_are_answered_refused_or_time_out(tmp_path: Path) -> None:
         async def answered(with_: Message | None) -> Message:
             asked = asyncio.ensure_future(
                 made.worker.context.request(
-                    Party.SUPERVISOR, SocketRequest(peer="192.0.2.1"), timeout=5 if with_ else 0.05
+                    Party.SUPERVISOR, SocketRequest(peer="192.0.2.1", port=443), timeout=5 if with_ else 0.05
                 )
             )
             number = (await made.hear()).id

@@ -101,7 +101,7 @@ def drive(runtime: Path, story: Callable[[Bench], Awaitable[None]]) -> None:
 def test_a_request_to_the_supervisor_is_answered_with_its_id(tmp_path: Path) -> None:
     async def story(bench: Bench) -> None:
         await bench.greet()
-        await bench.send(Party.HANDSHAKE, SocketRequest(peer="192.0.2.1"), id=41)
+        await bench.send(Party.HANDSHAKE, SocketRequest(peer="192.0.2.1", port=443), id=41)
         answer = await bench.receive(Party.HANDSHAKE)
         assert (answer.id, answer.answer, answer.body) == (41, True, SocketGranted(number=3))
 
@@ -125,7 +125,7 @@ def test_what_the_table_does_not_allow_is_dropped_and_counted(tmp_path: Path) ->
     async def story(bench: Bench) -> None:
         await bench.greet()
         forged: list[tuple[Party, Any, Party, int]] = [
-            (Party.BPF_LOADER, SocketRequest(peer="192.0.2.1"), Party.SUPERVISOR, 5),
+            (Party.BPF_LOADER, SocketRequest(peer="192.0.2.1", port=443), Party.SUPERVISOR, 5),
             (Party.BPF_LOADER, CidAdopt(connection_id=CID), Party.BPF_LOADER, 5),
             (Party.HANDSHAKE, Stop(), Party.BPF_LOADER, 5),
             (Party.HANDSHAKE, Heartbeat(), Party.DATAPLANE, 5),
@@ -149,7 +149,7 @@ def test_what_the_table_does_not_allow_is_dropped_and_counted(tmp_path: Path) ->
 
 def test_nothing_is_heard_before_a_worker_has_started(tmp_path: Path) -> None:
     async def story(bench: Bench) -> None:
-        await bench.send(Party.HANDSHAKE, SocketRequest(peer="192.0.2.1"), id=1)
+        await bench.send(Party.HANDSHAKE, SocketRequest(peer="192.0.2.1", port=443), id=1)
         await bench.until(lambda: bench.routers[Party.HANDSHAKE].dropped == 1)
         assert not bench.handled
 

@@ -1,12 +1,14 @@
 """The UDP sockets of sessions: many datagrams per system call (udp(7): UDP_SEGMENT, UDP_GRO).
 
 A run of datagrams of one size, the last one perhaps shorter, leaves in one sendmsg; datagrams that the kernel joined
-on receipt are split again. Don't Fragment is always on (RFC 9000 §14). It must never block, and never wait for a slow
-peer.
+on receipt are split again. Not so on a connected socket, a client's: there the kernel counts packets in the
+identification of their headers, but a run as one, so that numbers would come again (ip_select_ident). Don't Fragment
+is always on (RFC 9000 §14). It must never block, and never wait for a slow peer.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import socket
 import struct
@@ -17,6 +19,7 @@ from itertools import islice
 from qre.addresses import Address as IpAddress
 from qre.errors import MachineError
 from qre.kernel.underlay_sockets import IP_PKTINFO, sent_from
+from qre.workers.dataplane.many_datagrams import MOST, ManyDatagrams
 from qre.workers.dataplane.session.path import Address
 
 UDP_SEGMENT, UDP_GRO = 103, 104
@@ -48,6 +51,7 @@ class UnderlaySocket:
         self._socket = socket.socket(fileno=fd)
         self._drops = drops
         self._gso = True
+        self._many: ManyDatagrams | None = None  # it is connected
         self._wildcard = False
         #: Lengths of datagrams that the first hop refused (EMSGSIZE); the caller of ``send`` reads and empties it.
         self.refused: list[int] = []
@@ -60,6 +64,9 @@ class UnderlaySocket:
             raise MachineError("underlay socket", "the descriptor is not an IPv4 UDP socket")
         sock.setblocking(False)
         self._wildcard = sock.getsockname()[0] == "0.0.0.0"
+        with contextlib.suppress(OSError):
+            sock.getpeername()
+            self._gso, self._many = False, ManyDatagrams()
         sock.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_PROBE)
         sock.setsockopt(socket.IPPROTO_IP, IP_RECVTOS, 1)
         sock.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 0)  # the session knows it
@@ -118,6 +125,9 @@ class UnderlaySocket:
         while at < count:
             run = self._run(packets, at) if self._gso else 1
             try:
+                if self._many is not None and not marks:
+                    at += self._many.send(self._socket.fileno(), packets[at : at + MOST])
+                    continue
                 if run == 1:
                     self._send_one(packets[at], to, marks)
                 else:

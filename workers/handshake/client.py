@@ -335,7 +335,7 @@ class Client:
     async def _attempt_at(self, server: KnownServer, address: Resolved, patience: float) -> bytes:
         """The same at one address of the name, which may say nothing for ``patience`` seconds."""
         peer = address[1]
-        number, source = await self._new_socket(ip_address(peer[0]))
+        number, source = await self._new_socket(ip_address(peer[0]), peer[1])
         handed_over, local = await self._shake_hands(server, number, peer, patience, source)
         underlay = underlay_of(local, peer)
         self._expect(handed_over.session_id, confirmed=False)
@@ -347,10 +347,10 @@ class Client:
         self._server_of = {handed_over.session_id: server}
         return handed_over.session_id
 
-    async def _new_socket(self, peer: Address) -> tuple[int, Address | None]:
+    async def _new_socket(self, peer: Address, port: int) -> tuple[int, Address | None]:
         """Its number, and where its packets to the server come from, if there is a route."""
         try:
-            granted = await self._context.request(Party.SUPERVISOR, SocketRequest(peer=peer))
+            granted = await self._context.request(Party.SUPERVISOR, SocketRequest(peer=peer, port=port))
         except MachineError:
             for session_id in list(self._sessions.orphans):  # one of them may occupy the configured port
                 self._sessions.delete_orphan(session_id, CloseReason.REPLACED)

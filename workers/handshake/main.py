@@ -8,6 +8,7 @@ imported in ``create``, before its sandbox closes. Keys go to the data plane ove
 from __future__ import annotations
 
 import os
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -65,6 +66,7 @@ class HandshakeWorker:
 
     async def start(self, context: WorkerContext) -> None:
         """Take over descriptors and secrets, start Server or Client. Raises MachineError when one is missing."""
+        self._tell_supervisor = partial(context.send, Party.SUPERVISOR)
         descriptors = context.descriptors
         server = context.config.role is Role.SERVER
         secrets = self._secrets = parse_profile_secrets_untrusted(descriptors.pop("profile_secrets"))
@@ -104,6 +106,7 @@ class HandshakeWorker:
             case DestProfileReport(profile=found) if isinstance(self._half, Server) and source is Party.SUPERVISOR:
                 await self._half.dest_found(found)
             case NetworkChanged() if isinstance(self._half, Client):
+                await self._tell_supervisor(message)  # sockets may have to be led anew
                 self._half.network_changed()
             case _:
                 raise QreError("handshake worker", f"{type(message).__name__} from {source} is not for it")

@@ -98,7 +98,7 @@ class Client:
     def _settings(self) -> Settings:
         config = self._context.config
         return Settings(
-            rekey_interval_ms=config.rekey_interval_ms,
+            rekey_interval_ms=0,  # a browser follows the server
             idle_timeout_ms=min(config.idle_timeout_ms, self._fingerprint.transport_parameters.max_idle_timeout),
             keepalive_ms=config.keepalive_s * 1000,
             rekey_after_packets=config.rekey_after_packets,

@@ -123,7 +123,8 @@ class SessionKeys(Struct, frozen=True, kw_only=True):
 
 
 class SessionInstall(Message, frozen=True, kw_only=True):
-    """Install a session. The client's comes with its UDP socket as an SCM_RIGHTS descriptor (``SocketFd``)."""
+    """Install a session. The client's comes with its UDP socket as an SCM_RIGHTS descriptor (``SocketFd``), and on
+    the user data plane with a spare one, which has another port."""
 
     id: U64
     session_id: SessionId

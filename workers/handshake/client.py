@@ -439,7 +439,7 @@ class Client:
 
     async def _release_unused(self) -> None:
         """Return the sockets that no session uses to the supervisor."""
-        used = {record.socket_number for record in self._sessions.records()}
+        used = {record.socket_number + spare for record in self._sessions.records() for spare in (0, 1)}
         for number in [number for number in self.link.sockets if number not in used]:
             os.close(self.link.sockets.pop(number))
             await self._context.send(Party.SUPERVISOR, SocketRelease(number=number))

@@ -18,7 +18,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from tests.support.daemons import Daemon, left_behind, threads
-from tests.support.namespaces import Lab, run
+from tests.support.lab import Lab
+from tests.support.namespaces import run
 from tests.support.site import NAME, PAGE, Caddy, visit
 from tests.support.wireguard import SERVER as WIREGUARD_SERVER
 from tests.support.wireguard import WireguardGo, tcp_rate
@@ -137,7 +138,7 @@ def scene(screen: Screen, stack: ExitStack) -> None:
     directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="qre-demo-")))
     directory.chmod(0o711)
     pin_dir = stack.enter_context(bpf_file_system(directory / "bpf"))
-    screen.step("making namespaces: client, server, site, joined by veth")
+    screen.step("making namespaces: client, router, server, site, joined by veth")
     lab = stack.enter_context(Lab())
     screen.step(f"starting Caddy as the site {NAME} (HTTP/3)")
     site = Caddy(lab.site, directory / "site", lab.SITE, PORT)

@@ -11,7 +11,7 @@ import pytest
 from tests.container.conftest import AUTHORITY, Ends, Machine, installed
 from tests.support.daemons import wait_for
 from tests.support.kernels import ROOT
-from tests.support.namespaces import Lab
+from tests.support.lab import Lab
 from tests.support.site import NAME
 
 PAGE = (ROOT / "docs" / "tasks.md").read_text()

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.daemons import Daemon, wait_for
-from tests.support.namespaces import Lab
+from tests.support.lab import Lab
 from tests.support.ping import answered
 from tests.support.site import PAGE, Caddy, visit
 from tests.support.tunnel import PORT, SERVER_INNER, Tunnel
@@ -96,6 +96,8 @@ def test_a_server_without_a_route_to_dest_says_so_when_a_visitor_comes(lab: Tunn
     lab.server = named(lab, lab.server, DEST, Lab.SITE)
     lab.server.start().wait_ready()
     lab.lab.server.ip("link", "set", lab.lab.uplink_device, "down")
+    lab.lab.server.ip("route", "add", "10.90.1.0/24", "via", Lab.SERVER_GATEWAY)
+    lab.lab.server.ip("route", "del", "default")
     assert page(lab) == ""
     words = f"visitors get no answer, Dest {Lab.SITE}:{PORT} cannot be reached: this machine has no route to it"
     wait_for("the words", lambda: words in lab.server.said())

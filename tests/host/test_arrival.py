@@ -12,7 +12,7 @@ import pytest
 
 from qre.kernel.site_tcp.arrival import Arrival, Datagram, arrival
 from tests.support.daemons import wait_for
-from tests.support.namespaces import Lab
+from tests.support.lab import Lab
 
 PORT = 443
 LISTEN = """

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from tests.support.daemons import TOOL, wait_for
-from tests.support.namespaces import Lab, Namespace
+from tests.support.lab import Lab
+from tests.support.namespaces import Namespace
 from tests.support.site import NAME, Caddy
 from tests.support.tunnel import Tunnel
 

@@ -34,7 +34,7 @@ def test_a_flood_of_garbage_harms_nobody() -> None:
         hello = tunnel.directory / "hello.txt"
         hello.write_text("\n".join(payload.hex() for payload in first_flight(dump.datagrams())))
         tunnel.lab.server.run("sysctl", "-qw", "net.ipv4.conf.all.rp_filter=0", "net.ipv4.conf.default.rp_filter=0")
-        tunnel.lab.server.ip("route", "add", "172.20.0.0/15", "via", tunnel.lab.CLIENT)
+        tunnel.lab.router.ip("route", "add", "172.20.0.0/15", "via", tunnel.lab.CLIENT)
         tunnel.lab.client.ip("route", "add", "blackhole", "172.20.0.0/15")
         before, said = memory(tunnel.server), len(tunnel.server.said())
         ping = tunnel.lab.client.popen(

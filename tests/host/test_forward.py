@@ -15,7 +15,8 @@ import dpkt
 import pytest
 
 from tests.support.daemons import Daemon, wait_for
-from tests.support.namespaces import Lab, Namespace
+from tests.support.lab import NeighbourLab as Lab
+from tests.support.namespaces import Namespace
 from tests.support.tcpdump import Tcpdump
 from tests.support.tunnel import CLIENT_INNER, SERVER_INNER, Tunnel
 
@@ -52,7 +53,7 @@ def web(namespace: Namespace, address: str, port: int) -> Iterator[None]:
 @contextlib.contextmanager
 def forwarding_tunnel(mode: str, settings: str = "") -> Iterator[Tunnel]:
     """Not started yet; the client sends the site's network through the tunnel."""
-    with Tunnel(settings) as tunnel, web(tunnel.lab.site, Lab.SITE, 8000):
+    with Tunnel(settings, lab=Lab) as tunnel, web(tunnel.lab.site, Lab.SITE, 8000):
         tunnel.edit("server0", "Forward", mode)
         tunnel.edit("client0", "AllowedIPs", "10.90.2.0/24, 10.77.0.0/24")
         yield tunnel

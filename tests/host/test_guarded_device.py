@@ -13,7 +13,6 @@ import pytest
 from tests.support.daemons import PATIENCE, wait_for
 from tests.support.namespaces import Namespace
 from tests.support.ping import answered, ping
-from tests.support.routed_lab import RoutedLab
 from tests.support.tunnel import SERVER_INNER, Tunnel
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,7 +22,7 @@ LATE = 1.0
 
 
 def tunnel_of(allowed_ips: str) -> Tunnel:
-    made = Tunnel(lab=RoutedLab)
+    made = Tunnel()
     made.edit("server0", "Address", "10.77.0.1/24, fd77::1/64")
     made.edit("client0", "Address", "10.77.0.2/24, fd77::2/64")
     made.edit("client0", "AllowedIPs", allowed_ips)

@@ -17,7 +17,6 @@ def tunnel() -> Iterator[Tunnel]:
     """A server before its site, which the client's network can reach, too."""
     with Tunnel() as made:
         made.lab.server.run("sysctl", "-qw", "net.ipv4.ip_forward=1")
-        made.lab.client.ip("route", "add", "10.90.2.0/24", "via", made.lab.SERVER)
         made.lab.site.ip("route", "add", "10.90.1.0/24", "via", made.lab.SERVER_TO_SITE)
         made.server.start().wait_ready()
         yield made

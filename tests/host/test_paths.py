@@ -24,9 +24,9 @@ def test_an_unplugged_peer_is_noticed_and_found_again() -> None:
     with Tunnel(FASTER) as tunnel:
         tunnel.up()
         ready = tunnel.directory / "run" / "client0.ready"
-        tunnel.lab.server.ip("link", "set", tunnel.lab.server_device, "down")
+        tunnel.lab.unplug_server()
         wait_for("the loss is noticed", lambda: not ready.exists())
-        tunnel.lab.server.ip("link", "set", tunnel.lab.server_device, "up")
+        tunnel.lab.plug_server()
         wait_for("a session again", ready.exists)
         assert answered(tunnel.lab.client, SERVER_INNER) == 5
 
@@ -77,6 +77,7 @@ def test_a_client_that_moves_keeps_its_session() -> None:
         tunnel.lab.client.ip("addr", "del", f"{tunnel.lab.CLIENT}/24", "dev", device)
         if "10.90.1.77" not in tunnel.lab.client.ip("-o", "addr"):  # it went with the primary one
             tunnel.lab.client.ip("addr", "add", "10.90.1.77/24", "dev", device)
+        tunnel.lab.route_client()
         wait_for("pings from the new address", lambda: all_answered(tunnel))
         wait_for("show knows", lambda: "10.90.1.77:" in tunnel.server.tool("show", "server0"))
         assert tunnel.client.said().count("session lost") == 0

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.daemons import PATIENCE, TOOL
-from tests.support.namespaces import Lab
+from tests.support.lab import Lab
 from tests.support.site import NAME
 from tests.support.tunnel import CLIENT_INNER, PORT, Tunnel
 
@@ -94,7 +94,9 @@ def test_a_server_that_does_not_answer_is_waited_for_and_no_longer(tunnel: Tunne
 
 
 def test_a_server_that_cannot_be_reached_is_told_at_once(tunnel: Tunnel) -> None:
+    tunnel.lab.client.ip("route", "del", "default")
     said = refused(tunnel, "ServerUnderlay=192.0.2.7:443")
+    tunnel.lab.route_client()
     assert "cannot reach 192.0.2.7" in said and "this machine has no route to it" in said
 
 

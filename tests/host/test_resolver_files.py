@@ -8,8 +8,9 @@ import time
 import pytest
 
 from tests.support.daemons import Daemon, wait_for
+from tests.support.lab import NOWHERE
 from tests.support.ping import answered
-from tests.support.routed_lab import NOWHERE, PrivateEtc, RoutedLab, private_etc
+from tests.support.private_etc import PrivateEtc, private_etc
 from tests.support.site import PAGE, visit
 from tests.support.tunnel import PORT, SERVER_INNER, Tunnel
 
@@ -20,7 +21,7 @@ SLOW = "ReconnectMin = 60s\nReconnectMax = 60s\n"
 
 def by_name(settings: str = SLOW) -> tuple[Tunnel, PrivateEtc]:
     """A tunnel whose client has a name for Endpoint, and an /etc of its own."""
-    tunnel = Tunnel(settings, lab=RoutedLab)
+    tunnel = Tunnel(settings)
     tunnel.edit("client0", "Endpoint", f"{SERVER_NAME}:{PORT}")
     return tunnel, private_etc(tunnel.client, tunnel.directory)
 
@@ -57,7 +58,7 @@ def test_a_client_resolves_its_endpoint_as_soon_as_it_can(how: str) -> None:
 
 
 def test_a_server_resolves_its_dest_when_the_file_that_names_it_comes() -> None:
-    with Tunnel(lab=RoutedLab) as tunnel:
+    with Tunnel() as tunnel:
         tunnel.edit("server0", "Dest", f"site.example.test:{PORT}")
         etc = private_etc(tunnel.server, tunnel.directory)
         tunnel.server.start().wait_ready()

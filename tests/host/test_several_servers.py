@@ -13,7 +13,8 @@ from itertools import pairwise
 from qre.cli.profile.configuration import public_key
 from qre.config.values import show_key
 from tests.support.daemons import PATIENCE, Daemon, wait_for
-from tests.support.namespaces import Lab, Namespace, join
+from tests.support.lab import Lab
+from tests.support.namespaces import Namespace, join
 from tests.support.tunnel import SERVER_INNER, Tunnel
 
 #: What a tunnel may be without a server (seconds).
@@ -79,5 +80,5 @@ def test_one_of_three_is_killed_or_silent_and_the_next_carries_the_tunnel_until_
         wait_for("the first one again", lambda: connected_to(tunnel, first))
         assert gap_of(tunnel, tunnel.lab.server) < BACK
         assert connected_to(tunnel, at_second)
-        tunnel.lab.server.ip("link", "set", tunnel.lab.server_device, "up")
+        tunnel.lab.plug_server()
         wait_for("the first one once more", lambda: connected_to(tunnel, first))

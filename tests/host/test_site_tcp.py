@@ -19,7 +19,8 @@ import pytest
 
 from qre.kernel.site_tcp.site_face import SiteFace, State, Wanted
 from tests.support.daemons import wait_for
-from tests.support.namespaces import Lab, Namespace, run
+from tests.support.lab import NeighbourLab as Lab
+from tests.support.namespaces import Namespace, run
 from tests.support.network import ip
 from tests.support.site import NAME
 from tests.support.tcpdump import Tcpdump
@@ -90,7 +91,7 @@ def forwarding(lab: Lab) -> dict[str, str]:
 @contextlib.contextmanager
 def a_tunnel(settings: str = "") -> Iterator[Tunnel]:
     """The server's daemon is not started yet; the site serves plain HTTP, too."""
-    with Tunnel(settings) as tunnel, serving(tunnel.lab.site, Lab.SITE, 80, tunnel.directory / "plain"):
+    with Tunnel(settings, lab=Lab) as tunnel, serving(tunnel.lab.site, Lab.SITE, 80, tunnel.directory / "plain"):
         yield tunnel
 
 

@@ -10,7 +10,6 @@ import pytest
 
 from tests.support.daemons import wait_for
 from tests.support.ping import answered
-from tests.support.routed_lab import RoutedLab
 from tests.support.site import PAGE, visit
 from tests.support.tunnel import PORT, SERVER_INNER, Tunnel
 
@@ -20,10 +19,11 @@ SLOW = "ReconnectMin = 60s\nReconnectMax = 60s\n"
 
 @pytest.mark.parametrize("allowed_ips", ["0.0.0.0/1, 128.0.0.0/1", "10.90.0.0/16, 10.77.0.0/24"])
 def test_allowed_ips_that_cover_the_endpoint_do_not_swallow_the_tunnels_own_packets(allowed_ips: str) -> None:
-    with Tunnel(lab=RoutedLab) as tunnel:
+    with Tunnel() as tunnel:
         tunnel.edit("client0", "AllowedIPs", allowed_ips)
         tunnel.up()
         tunnel.lab.site.ip("route", "add", "10.77.0.0/24", "via", tunnel.lab.SERVER_TO_SITE)
+        tunnel.lab.server.run("sysctl", "-qw", "net.ipv4.ip_forward=1")
         client = tunnel.lab.client
         assert answered(client, SERVER_INNER) == 5
         assert answered(client, tunnel.lab.SITE) == 5
@@ -34,7 +34,7 @@ def test_allowed_ips_that_cover_the_endpoint_do_not_swallow_the_tunnels_own_pack
 
 
 def test_an_own_network_that_holds_the_endpoint_is_refused_in_words() -> None:
-    with Tunnel(lab=RoutedLab) as tunnel:
+    with Tunnel() as tunnel:
         tunnel.edit("client0", "Address", "10.90.3.77/24")
         tunnel.server.start().wait_ready()
         tunnel.client.start().wait_ready()
@@ -44,7 +44,7 @@ def test_an_own_network_that_holds_the_endpoint_is_refused_in_words() -> None:
 
 
 def test_two_full_tunnels_of_one_machine_stay_out_of_each_other() -> None:
-    with Tunnel(lab=RoutedLab) as tunnel:
+    with Tunnel() as tunnel:
         tunnel.edit("client0", "AllowedIPs", "0.0.0.0/0")
         tunnel.edit("server0", "Address", "10.77.0.1/24, 10.78.0.1/24")
         second = tunnel.second_client(address="10.78.0.2/24")
@@ -61,7 +61,7 @@ def test_two_full_tunnels_of_one_machine_stay_out_of_each_other() -> None:
 
 
 def test_a_server_on_all_addresses_answers_from_the_one_that_was_asked() -> None:
-    with Tunnel(lab=RoutedLab) as tunnel:
+    with Tunnel() as tunnel:
         tunnel.edit("server0", "Listen", f"0.0.0.0:{PORT}")
         tunnel.edit("client0", "Endpoint", f"{tunnel.lab.SERVER_SECOND}:{PORT}")
         tunnel.up()
@@ -75,7 +75,7 @@ def test_a_server_on_all_addresses_answers_from_the_one_that_was_asked() -> None
 @pytest.mark.parametrize("how", ["unplugged at the start", "lost under way"])
 def test_a_client_is_back_soon_after_its_network_whatever_it_waits_for(how: str) -> None:
     settings = SLOW + "IdleTimeout = 4s\n"
-    with Tunnel(settings, lab=RoutedLab) as tunnel:
+    with Tunnel(settings) as tunnel:
         tunnel.server.start().wait_ready()
         ready = tunnel.directory / "run" / "client0.ready"
         if how == "lost under way":

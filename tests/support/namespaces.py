@@ -7,7 +7,6 @@ import secrets
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 
 
 def run(*command: str, check: bool = True, timeout: float = 120) -> str:
@@ -74,46 +73,3 @@ def join(one: Namespace, address: str, other: Namespace, other_address: str) -> 
         namespace.ip("addr", "add", cidr, "dev", device)
         namespace.ip("link", "set", device, "up")
     return ends
-
-
-class Lab:
-    """Client, server and site: ``client —10.90.1.0/24— server —10.90.2.0/24— site``."""
-
-    CLIENT = "10.90.1.2"
-    SERVER = "10.90.1.1"
-    SERVER_TO_SITE = "10.90.2.1"
-    SITE = "10.90.2.2"
-
-    def __init__(self) -> None:
-        self.namespaces: list[Namespace] = []
-        try:
-            self.client, self.server, self.site = (self._add(name) for name in ("client", "server", "site"))
-            self._join()
-        except BaseException:
-            self.close()
-            raise
-
-    def _join(self) -> None:
-        self.client_device, self.server_device = join(
-            self.client, f"{self.CLIENT}/24", self.server, f"{self.SERVER}/24"
-        )
-        self.uplink_device, self.site_device = join(
-            self.server, f"{self.SERVER_TO_SITE}/24", self.site, f"{self.SITE}/24"
-        )
-
-    def _add(self, name: str) -> Namespace:
-        namespace = Namespace(name)
-        self.namespaces.append(namespace)
-        return namespace
-
-    def close(self) -> None:
-        for namespace in self.namespaces:
-            namespace.delete()
-
-    def __enter__(self) -> Lab:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()

@@ -9,7 +9,8 @@ from pathlib import Path
 from types import TracebackType
 
 from tests.support.daemons import Daemon, left_behind
-from tests.support.namespaces import Lab, run
+from tests.support.lab import Lab, NeighbourLab
+from tests.support.namespaces import run
 from tests.support.profiles import list_short_ids
 from tests.support.site import NAME, Caddy
 
@@ -20,7 +21,7 @@ PORT = 443
 class Tunnel:
     """``server`` and ``client`` are daemons that are not started yet; ``close`` proves that nothing is left."""
 
-    def __init__(self, settings: str = "", lab: type[Lab] = Lab) -> None:
+    def __init__(self, settings: str = "", lab: type[NeighbourLab] = Lab) -> None:
         self.stack = ExitStack()
         try:
             self.directory = Path(self.stack.enter_context(tempfile.TemporaryDirectory(prefix="qre-test-")))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 
 import pytest
 
 from qre.wire.packet import is_long
-from tests.support.daemons import wait_for
 from tests.support.probes import ping_initial, probe, unknown_version
 from tests.support.tunnel import PORT, Tunnel
 
@@ -83,16 +83,10 @@ def test_what_is_injected_at_a_clients_address_is_answered_by_the_site(tunnel: T
 
 
 def _outer_port(tunnel: Tunnel) -> int:
-    """Of the client's session."""
-    ports: list[str] = []
-
-    def found() -> bool:
-        lines = tunnel.lab.client.run("ss", "-Huan").splitlines()
-        ports[:] = [line.split()[3].rpartition(":")[2] for line in lines if line]
-        return bool(ports)
-
-    wait_for("the client's socket", found)
-    return int(ports[0])
+    """Of the client's session, as its server sees it: the client has a spare port, too."""
+    (device,) = json.loads(tunnel.server.tool("--json", "show", "server0"))["devices"]
+    (session,) = device["sessions"]
+    return int(session["endpoint"].rpartition(":")[2])
 
 
 _INJECT = """

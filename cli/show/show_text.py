@@ -256,13 +256,19 @@ def _session_lines(session: Mapping[str, Any]) -> Iterator[Line]:
 
 
 def _path_lines(session: Mapping[str, Any]) -> Iterator[Line]:
-    """The path MTU, and the largest inner packet."""
+    """The path MTU, and the largest inner packets."""
     outer, inner = session.get("path_mtu"), session.get("inner_mtu")
     if outer is None or inner is None:
         return
     limit = " (larger ones do not pass)" if outer == _SMALLEST_PATH and session["age_ms"] > _SEARCH_MS else ""
-    refused = f"{limit}; IPv6 inside is refused, it needs {MIN_MTU_IPV6}" if inner < MIN_MTU_IPV6 else limit
-    yield "path mtu", f"{plural(outer, 'byte')}, inner packets up to {inner}{refused}"
+    ipv6, in_two = session.get("inner_mtu_ipv6"), session.get("inner_mtu_in_two")
+    if in_two:
+        limit += f", up to {in_two} in two datagrams"
+    elif (inner if ipv6 is None else ipv6) < MIN_MTU_IPV6:
+        limit += f"; IPv6 inside is refused, it needs {MIN_MTU_IPV6}"
+    elif ipv6 is not None and ipv6 > inner:
+        limit += f", of IPv6 up to {ipv6}: such datagrams are larger than a browser's"
+    yield "path mtu", f"{plural(outer, 'byte')}, inner packets up to {inner}{limit}"
 
 
 def size(count: int) -> str:

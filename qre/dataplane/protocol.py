@@ -145,7 +145,10 @@ class SessionInstall(Message, frozen=True, kw_only=True):
     keepalive_ms: U64 = 0  # 0: only the client's own PING after half of the idle timeout
     ack_delay_exponent: Annotated[int, msgspec.Meta(ge=0, le=20)] = 3  # the peer's
     max_ack_delay_ms: Annotated[int, msgspec.Meta(ge=0, le=16383)] = 25  # the peer's
-    max_datagram_payload: U16 = MAX_UDP_PAYLOAD  # the peer's max_udp_payload_size, bounded
+    max_datagram_payload: U16 = MAX_UDP_PAYLOAD  # nothing larger is sent: what the peer takes, or a browser sends
+    #: what inner packets travel in, but IPv6 that needs more for its 1,280 bytes
+    usual_payload: U16 = MAX_UDP_PAYLOAD
+    splits: bool = False  # the client sends a packet above that in two datagrams, and the server joins them
     reset_token: ResetToken | None = None  # of connection_id, held by the client (RFC 9000 §10.3)
     #: the sequence number of connection_id; at a server the highest that was issued, too
     cid_sequence: U64 = 0

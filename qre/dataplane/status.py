@@ -29,7 +29,9 @@ class SessionStatus(Struct, frozen=True, kw_only=True):
     tx_bytes: U64
     cids: Annotated[tuple[ConnectionId, ...], msgspec.Meta(max_length=16)]
     path_mtu: U16 | None = None  # the largest outer IP packet that the path is known to take; None: not known
-    inner_mtu: U16 | None = None  # the largest inner packet that fits it
+    inner_mtu: U16 | None = None  # the largest inner packet that is sent in one datagram
+    inner_mtu_ipv6: U16 | None = None  # the same of IPv6; 0: the path is too narrow for it; None: as inner_mtu says
+    inner_mtu_in_two: U16 | None = None  # the largest that is sent in two datagrams; None: none is
     #: packets of this session that the peer has acknowledged, and that are lost; None: this data plane does not count
     tx_acknowledged: U64 | None = None
     tx_lost: U64 | None = None

@@ -16,12 +16,15 @@ UDP_HEADER: Final = 8
 SHORT_HEADER_FIRST: Final = 1
 NUMBER: Final = 4
 DATAGRAM_HEAD: Final = 3
+SPLIT_HEAD_LENGTH: Final = 4  # beside DATAGRAM_HEAD, before a part of a packet
 TAG: Final = 16
 ROUTED_CID: Final = 20
 #: Every link must carry IPv6 packets of this size whole (RFC 8200 §5), so a tunnel that cannot carries no IPv6.
 MIN_MTU_IPV6: Final = 1280
 #: Every path that QUIC may use carries UDP payloads of this size (RFC 9000 §14).
 BASE_UDP_PAYLOAD: Final = 1200
+#: A browser never sends a larger UDP payload, and a client neither.
+BROWSER_UDP_PAYLOAD: Final = 1250
 #: Outer datagrams are never larger than this, whatever the peer accepts.
 MAX_UDP_PAYLOAD: Final = ETHERNET_MTU - IPV4_HEADER - UDP_HEADER
 

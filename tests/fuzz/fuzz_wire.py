@@ -25,7 +25,7 @@ from qre.wire.capsule import (
     parse_routes_untrusted,
     read_capsule_untrusted,
 )
-from qre.wire.datagram import parse_http_datagram_untrusted
+from qre.wire.datagram import SPLIT_HEAD, in_two, parse_http_datagram_untrusted, parse_part_untrusted
 from qre.wire.frames import (
     Ack,
     ConnectionClose,
@@ -128,6 +128,7 @@ class Fuzzer:
             "capsules": (self._capsules, self.capsules),
             "capsule values": (self._capsule_value, self.capsule_values),
             "HTTP Datagrams": (lambda: rng.randbytes(rng.randrange(24)), self.http_datagrams),
+            "parts": (self._part, self.parts),
         }
 
     # --- inputs ---
@@ -176,6 +177,11 @@ class Fuzzer:
         assert found is not None
         self.kind, value, _ = found
         return broken(value, self.rng)
+
+    def _part(self) -> bytes:
+        room = self.rng.randrange(20, 39)
+        made = self.rng.choice(in_two(HELLO[:40], self.rng.randrange(1 << 16), room))
+        return broken(made.removeprefix(SPLIT_HEAD), self.rng)
 
     # --- targets ---
 
@@ -265,6 +271,14 @@ class Fuzzer:
         quarter_stream_id, context_id, content = parse_http_datagram_untrusted(data)
         again = encode_http_datagram(quarter_stream_id, context_id, content)
         assert parse_http_datagram_untrusted(again) == (quarter_stream_id, context_id, content)
+
+    def parts(self, data: bytes) -> None:
+        part = parse_part_untrusted(data)
+        room = max(len(part.data), part.total - len(part.data))
+        if part.second == (len(part.data) < room) or part.total == 2 * room:  # as we cut it: the first is the longer
+            whole = HELLO[: part.total - len(part.data)] + part.data if part.second else part.data + HELLO
+            again = in_two(whole[: part.total], part.identifier, room)[part.second]
+            assert parse_part_untrusted(again.removeprefix(SPLIT_HEAD)) == part
 
 
 def main(inputs: int, seed: int) -> int:

@@ -12,8 +12,9 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from qre.dataplane.protocol import KeyPhaseChanged, SessionRefusedError
 from qre.ends import Role
-from qre.wire.datagram import DATAGRAM_HEAD
+from qre.wire.datagram import DATAGRAM_HEAD, in_two
 from qre.wire.frames import Datagram, NewConnectionId, encode_frame
+from qre.workers.dataplane.inner.joining import MOST_KEPT
 from qre.workers.dataplane.session.keyphase import SendKeys
 from qre.workers.dataplane.session.session_life import LifeState
 from tests.fuzz.hostile_grammar import ANSWER, CONNECT
@@ -64,7 +65,7 @@ class TunnelPlay(Play):
 
     def __init__(self) -> None:
         super().__init__()
-        ends = Ends()
+        ends = Ends(splits=True)
         ends.run(0.2)
         self.client = self.subject is Role.SERVER
         peer = Role.CLIENT if self.client else Role.SERVER
@@ -87,7 +88,7 @@ class TunnelPlay(Play):
         def packet() -> list[bytes]:
             return [encode_frame(Datagram(DATAGRAM_HEAD[1:] + _PACKET))]
 
-        steps = [packet, self.acknowledge, self._send] * 4
+        steps = [packet, self.acknowledge, self._send] * 4 + [self._parts] * 3
         if self.session.packets.tx_cid:  # whose is empty may issue no other
             steps += [self._issue] * 4
         self.rng.shuffle(steps)
@@ -97,6 +98,14 @@ class TunnelPlay(Play):
         """The subject has packets to send, and hears something."""
         self.call(lambda: self.session.seal_datagrams([DATAGRAM_HEAD + _PACKET] * 3, self.now))
         return [b"\x01"] * self.rng.randrange(1, 4)
+
+    def _parts(self) -> list[bytes]:
+        """Of packets with few identifiers: either, both, in any order, with lengths that may not fit."""
+        rng = self.rng
+        parts = in_two(_PACKET, rng.randrange(6), rng.randrange(len(_PACKET) // 2, len(_PACKET)))
+        parts += in_two(_PACKET * 2, rng.randrange(1 << 16), len(_PACKET) + 1)
+        chosen = rng.sample(parts, rng.randrange(1, 4))
+        return [encode_frame(Datagram(part[1:] + rng.choice((b"", b"", b"x")))) for part in chosen]
 
     def _issue(self) -> list[bytes]:
         number = self.rng.choice((1, 2, 3, 4, 5))
@@ -109,6 +118,7 @@ class TunnelPlay(Play):
             session.handle_timer(self.now)
         source = self._source if self.rng.random() < 0.95 else (_ELSEWHERE, self.rng.randrange(1, 9))
         session.open_datagrams([datagram], source, self.rng.choice((0, 0, 0, 1, 2, 3)), self.now)
+        assert len(session._joiner) <= MOST_KEPT
         for event in list(session.events):
             if isinstance(event, KeyPhaseChanged) and self.rng.random() < 0.9:
                 self._bring_keys(event.key_epoch)

@@ -88,10 +88,13 @@ class Ends:
     """A client's and a server's session in memory, with a network of its own between them.
 
     ``fate`` decides what becomes of a datagram (who sent it, its bytes): the delay of each copy that arrives.
-    ``ecn``: what both ends' packets should bear; the network leaves marks as they are.
+    ``ecn``: what both ends' packets should bear; the network leaves marks as they are. ``of_client``: changes of the
+    client's installation alone.
     """
 
-    def __init__(self, seed: str = "seed", *, ecn: int = 0, **changes: Any) -> None:
+    def __init__(
+        self, seed: str = "seed", *, ecn: int = 0, of_client: dict[str, Any] | None = None, **changes: Any
+    ) -> None:
         self.now = 100.0
         self.drops: dict[Role, Counter[str]] = {role: Counter() for role in Role}
         self.sessions: dict[Role, Session] = {}
@@ -103,7 +106,8 @@ class Ends:
         self._flying: list[tuple[float, int, Role, bytes, int]] = []
         self._count = 0
         for role in (Role.SERVER, Role.CLIENT):
-            install = install_of(role, seed, **changes)
+            own = (of_client or {}) if role is Role.CLIENT else {}
+            install = install_of(role, seed, **changes | own)
             mark = fresh_marks().claim(
                 install.session_id, install.key_epoch, install.keys.tx_key, install.packet_number
             )

@@ -373,14 +373,15 @@ def test_a_search_goes_on_behind_what_the_handshake_has_proven() -> None:
     assert path.size == 1436 and path.settled
 
 
-@pytest.mark.parametrize(("mtu", "size"), [(1252, 1200), (1272, 1200), (1372, 1326), (1392, 1389), (1472, 1436)])
+@pytest.mark.parametrize(("mtu", "size"), [(1300, 1200), (1372, 1326), (1392, 1389), (1472, 1436)])
 def test_a_path_that_drops_what_is_larger_without_a_word_is_found(mtu: int, size: int) -> None:
     ends = Ends()
     ends.fate = carrying(mtu, ends)
     ends.run(5)
     for role in (C, S):
         session = ends.sessions[role]
-        assert (session.path_mtu.size, session.path_mtu.settled) == (size, True)
+        found = max(size, 1250) if role is C else size
+        assert (session.path_mtu.size, session.path_mtu.settled) == (found, True)
         assert (session.max_inner_ipv6 > 0) == (session.max_inner >= 1280)
 
 
@@ -391,7 +392,7 @@ def test_ipv6_is_not_refused_while_the_search_runs_and_a_syn_is_told_what_it_may
     ends.fate = carrying(1252, ends)
     ends.run(5)
     assert ends.client.max_inner_ipv6 < 0
-    assert ends.client.mss_inner == 1156
+    assert ends.client.mss_inner == 1206, "its hello has shown that the path takes 1,250"
 
 
 def test_a_stream_over_a_path_that_shrinks_goes_on_within_seconds_and_never_ends() -> None:

@@ -328,12 +328,12 @@ def test_what_is_too_big_is_dropped_counted_and_answered(addresses: tuple[bytes,
 
 
 def test_below_1280_ipv6_is_refused_in_words_whatever_its_size() -> None:
-    refused = Refused(1252)
+    refused = Refused(1300)
     refused.refuse(udp(V6, b"small"))
     assert refused.drops == {"ipv6-refused": 1}
     assert icmp_of(refused.answers[0])[:2] == (1, 1)
     assert refused.said == [
-        "the path to 192.0.2.1 takes packets of 1228 bytes, which leaves 1156 for inner packets: "
+        "the path to 192.0.2.1 takes packets of 1278 bytes, which leaves 1206 for inner packets: "
         "IPv6 needs 1280, and is refused"
     ]
 

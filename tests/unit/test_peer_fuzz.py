@@ -15,13 +15,13 @@ SLOW = 0.5
 @pytest.fixture(scope="module")
 def run() -> Run:
     run = Run(seed=1, limit=SLOW)
-    run.go(1500)
+    run.go(1800)
     return run
 
 
 def test_a_short_fuzzing_run_finds_nothing(run: Run) -> None:
     assert run.finds == []
-    assert run.inputs >= 1500
+    assert run.inputs >= 1800
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -97,6 +97,18 @@ def test_a_path_that_is_too_small_for_ipv6_inside_says_so_and_an_unknown_one_say
     assert "path mtu" not in text({**SERVER, "sessions": [{**session, "path_mtu": None, "inner_mtu": None}]})
 
 
+def test_what_a_client_sends_in_two_datagrams_or_in_larger_ones_is_told() -> None:
+    (session,) = SERVER["sessions"]
+    split = {**session, "path_mtu": 1278, "inner_mtu": 1222, "inner_mtu_ipv6": 1222, "inner_mtu_in_two": 1500}
+    said = "  path mtu: 1278 bytes, inner packets up to 1222, up to 1500 in two datagrams\n"
+    assert said in text({**SERVER, "sessions": [split]})
+    large = {**session, "path_mtu": 1464, "inner_mtu": 1222, "inner_mtu_ipv6": 1408, "inner_mtu_in_two": None}
+    said = "inner packets up to 1222, of IPv6 up to 1408: such datagrams are larger than a browser's\n"
+    assert said in text({**SERVER, "sessions": [large]})
+    alone = {**large, "path_mtu": 1278, "inner_mtu_ipv6": 0}
+    assert "up to 1222; IPv6 inside is refused, it needs 1280\n" in text({**SERVER, "sessions": [alone]})
+
+
 def test_a_session_whose_packets_are_lost_or_not_answered_says_so() -> None:
     (session,) = SERVER["sessions"]
     ill = {**session, "health": "silent", "unanswered_ms": 12_400, "tx_acknowledged": 90, "tx_lost": 10}

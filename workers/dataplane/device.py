@@ -239,11 +239,11 @@ class Device:
         return len(plaintexts)
 
     def _transmit(self, session: Session, plaintexts: list[bytes], now: float) -> None:
+        packets_before, bytes_before = session.tx_packets, session.tx_bytes
         packets = session.seal_datagrams(plaintexts, now)
         if packets:
-            count = len(plaintexts)
-            self._tx_packets += count
-            self._tx_bytes += sum(map(len, plaintexts)) - 3 * count
+            self._tx_packets += session.tx_packets - packets_before
+            self._tx_bytes += session.tx_bytes - bytes_before
             self._send(session, packets, session.peer, session.tx_ecn, now)
         self._settle(session, now)
 

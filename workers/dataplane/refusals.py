@@ -12,6 +12,7 @@ from typing import Final
 
 from qre.errors import UntrustedInputError
 from qre.wire import overhead
+from qre.wire.datagram import DATAGRAM_HEAD
 from qre.workers.dataplane.inner import inner_errors
 from qre.workers.dataplane.inner.fragments import fragments_untrusted, may_be_fragmented_untrusted
 from qre.workers.dataplane.inner.offload import (
@@ -55,12 +56,15 @@ class Refusals:
 
     @staticmethod
     def _pieces_untrusted(session: Session, read: bytes) -> list[bytes]:
-        """TCP segments and IPv4 packets that may be fragmented, in pieces that fit. Raises UntrustedInputError."""
+        """TCP segments in smaller ones, other packets in two datagrams where the server joins them, and else IPv4
+        packets that may be fragmented in fragments. Raises UntrustedInputError."""
         packet = read[VNET_HEADER_SIZE:]
         limit = session.max_inner if packet[0] >> 4 == 4 else session.max_inner_ipv6
         segments = as_super_packet_untrusted(read)
         if segments is not None:
             return split_untrusted(segments, limit)
+        if session.max_in_two:
+            return _in_two_untrusted(session, read)
         if not may_be_fragmented_untrusted(packet):
             raise UntrustedInputError("packet", TOO_BIG)
         whole = split_untrusted(read, _MAX_PACKET)
@@ -82,7 +86,7 @@ class Refusals:
     def answer_late(self, session: Session, now: float) -> None:
         """The session's search has ended: tell the senders whose packets still do not fit."""
         for quote, length in session.unanswered.values():
-            if length > (session.max_inner if quote[0] >> 4 == 4 else session.max_inner_ipv6):
+            if length > session.carries(quote[0] >> 4):
                 self._answer(session, quote, now)
         session.unanswered.clear()
 
@@ -95,4 +99,13 @@ class Refusals:
             self._say("ipv6-refused", f"{takes}, which {leaves}: IPv6 needs {overhead.MIN_MTU_IPV6}, and is refused")
             self._write(inner_errors.ipv6_refused(quote))
         else:
-            self._write(inner_errors.too_big(quote, session.max_inner))
+            self._write(inner_errors.too_big(quote, session.carries(quote[0] >> 4)))
+
+
+def _in_two_untrusted(session: Session, read: bytes) -> list[bytes]:
+    """The packets of this read, each that does not fit one datagram in two."""
+    plaintexts = []
+    for plaintext in split_untrusted(read, session.max_in_two):
+        packet = plaintext[len(DATAGRAM_HEAD) :]
+        plaintexts += session.in_two(packet) if len(packet) > session.max_inner else [plaintext]
+    return plaintexts

@@ -255,6 +255,8 @@ class Registry:
             cids=tuple(self._cids.get(session.session_id, {})),
             path_mtu=overhead.path_mtu(session.path_mtu.size),
             inner_mtu=session.max_inner,
+            inner_mtu_ipv6=max(session.max_inner_ipv6, 0),
+            inner_mtu_in_two=session.max_in_two or None,
             tx_acknowledged=session.recovery.packets_acknowledged,
             tx_lost=session.recovery.packets_lost,
             unanswered_ms=session.unanswered_ms(now),

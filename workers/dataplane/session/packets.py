@@ -19,13 +19,14 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from qre.dataplane.protocol import HARD_PACKET_LIMIT, INTEGRITY_LIMIT, SessionInstall
 from qre.ends import Role
 from qre.wire.ackwin import ReceivedNumbers
-from qre.wire.datagram import DATAGRAM_HEAD
+from qre.wire.datagram import DATAGRAM_HEAD, SPLIT_HEAD
 from qre.wire.number import PACKET_NUMBER_BASE
 from qre.workers.dataplane.session.keyphase import KeyPhases, ReceiveKeys
 from qre.workers.dataplane.session.marks import Mark
 
 #: RFC 9000 §10.3.
 SHORTEST_RESET = 21
+_INNER = (DATAGRAM_HEAD, SPLIT_HEAD)
 _HALF, _MASK = 1 << 31, (1 << 32) - 1
 #: Numbers of one and of two bytes, while fewer packets than this are not acknowledged.
 _ONE_BYTE, _TWO_BYTES = 64, 1 << 14
@@ -42,7 +43,7 @@ class Opened:
     __slots__ = ("datagrams", "follow", "new", "others", "out_of_order", "probing", "reset", "resets")
 
     def __init__(self, resets: bool) -> None:
-        self.datagrams: list[bytes] = []  # DATAGRAM_HEAD + inner packet each
+        self.datagrams: list[bytes] = []  # DATAGRAM_HEAD + inner packet, or SPLIT_HEAD + part, each
         #: Everything else, in order: plaintext, first byte unmasked, key epoch, whether its number was the highest.
         self.others: list[tuple[bytes, int, int, bool]] = []
         self.new = 0  # packets
@@ -185,7 +186,7 @@ class Packets:
                 self._flip_if_next(keys, number, old_keys_until, opened)
                 rx = self.phases.rx
                 decrypt, iv, fast = rx.decrypt, rx.iv, 0x43 | rx.phase
-            if first & 0x18 == 0 and plaintext.startswith(DATAGRAM_HEAD):
+            if first & 0x18 == 0 and plaintext.startswith(_INNER):
                 inner.append(plaintext)
                 if newest:
                     opened.probing = False

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from qre.ends import Role
-from qre.wire.overhead import BASE_UDP_PAYLOAD
+from qre.wire.overhead import BASE_UDP_PAYLOAD, BROWSER_UDP_PAYLOAD
 
 #: RFC 9002 §6.1.1 and §6.1.2.
 _PACKET_THRESHOLD: Final = 3
@@ -44,7 +44,11 @@ class Search:
 
 
 #: The search of each role. Sites take their time: quic-go five round trips.
-SEARCHES: Final[Mapping[Role, Search]] = {Role.SERVER: Search(spacing=5.0), Role.CLIENT: Search()}
+#: A client's hello has shown that the path takes a browser's largest size, and it seldom needs more.
+SEARCHES: Final[Mapping[Role, Search]] = {
+    Role.SERVER: Search(spacing=5.0),
+    Role.CLIENT: Search(sizes=(BROWSER_UDP_PAYLOAD, *Search.sizes)),
+}
 
 
 class MtuState(enum.StrEnum):

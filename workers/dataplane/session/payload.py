@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from qre.wire.datagram import DATAGRAM_HEAD, parse_http_datagram_untrusted
+from qre.wire.datagram import DATAGRAM_HEAD, SPLIT_CONTEXT, SPLIT_HEAD, parse_http_datagram_untrusted
 from qre.wire.frames import (
     PROTOCOL_VIOLATION,
     STREAM_DATA_BLOCKED,
@@ -94,7 +94,7 @@ class Payload:
     )
 
     def __init__(self) -> None:
-        self.datagrams: list[bytes] = []  # each is DATAGRAM_HEAD and an IP packet
+        self.datagrams: list[bytes] = []  # each is DATAGRAM_HEAD and an IP packet, or SPLIT_HEAD and a part of one
         self.unknown_datagrams = 0  # of another stream or context
         self.acks: list[Ack] = []
         self.challenges: list[bytes] = []
@@ -137,8 +137,8 @@ class Payload:
             self.datagrams.append(DATAGRAM_HEAD[:1] + data)
             return
         quarter_stream_id, context_id, packet = parse_http_datagram_untrusted(data)
-        if quarter_stream_id == 0 and context_id == 0:
-            self.datagrams.append(DATAGRAM_HEAD + packet)
+        if quarter_stream_id == 0 and context_id in {0, SPLIT_CONTEXT}:
+            self.datagrams.append((SPLIT_HEAD if context_id else DATAGRAM_HEAD) + packet)
         else:
             self.unknown_datagrams += 1
 

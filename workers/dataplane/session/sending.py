@@ -22,7 +22,7 @@ from qre.ends import Role
 from qre.wire import overhead
 from qre.wire.ack_policy import BROWSER, AckPolicy
 from qre.wire.close_reason import CloseReason, close_frames
-from qre.wire.datagram import DATAGRAM_HEAD
+from qre.wire.datagram import DATAGRAM_HEAD, MAX_IDENTIFIER, MAX_SPLIT, SPLIT_CONTEXT, in_two
 from qre.wire.frames import ConnectionClose, encode_ack, encode_frame
 from qre.workers.dataplane.inner.ecn import CE, ECT0, NOT_ECT
 from qre.workers.dataplane.session.marks import Mark
@@ -88,8 +88,13 @@ class Sending:
         #: The ECN codepoint of the packets that were sealed last.
         self.tx_ecn = NOT_ECT
         self.path_mtu = PathMtu(SEARCHES[self.role], min(install.max_datagram_payload, overhead.MAX_UDP_PAYLOAD))
-        #: The largest inner packet that is sent (bytes); negative for IPv6 when the path is too narrow for it.
+        #: The largest inner packet that is sent whole (bytes); negative for IPv6 when the path is too narrow for it.
         self.max_inner = self.max_inner_ipv6 = 0
+        #: The largest that is sent in two datagrams; 0: none is.
+        self.max_in_two = 0
+        self._splits = install.splits and install.role is Role.CLIENT
+        #: Of the last packet in two. Another block of numbers, after a restart, begins elsewhere.
+        self._identifier = (self.packets.next_number >> 16) * 40_503 & MAX_IDENTIFIER
         #: The largest inner packet that the MSS of delivered SYNs allows: more than ``max_inner`` at the beginning of
         #: a search, because a connection keeps its MSS.
         self.mss_inner = 0
@@ -131,8 +136,11 @@ class Sending:
         if self.state is not LifeState.ESTABLISHED:
             self.drops["held" if self.state is LifeState.HELD else "closing"] += len(plaintexts)
             return []
-        size = sum(map(len, plaintexts)) - len(DATAGRAM_HEAD) * len(plaintexts)
-        count = len(plaintexts)
+        count = whole = len(plaintexts)
+        size = sum(map(len, plaintexts)) - len(DATAGRAM_HEAD) * count
+        if self._splits:
+            parts = sum(plaintext[len(DATAGRAM_HEAD) - 1] == SPLIT_CONTEXT for plaintext in plaintexts)
+            whole, size = count - parts // 2, size - parts * overhead.SPLIT_HEAD_LENGTH
         if self._ack_since is not None and now - self._ack_sent >= _PIGGYBACK_INTERVAL:
             ack = self._take_ack(now)
             last = ack + plaintexts[-1]
@@ -140,7 +148,7 @@ class Sending:
             plaintexts = [*plaintexts[:-1], last] if len(last) <= room else [*plaintexts, ack]
         packets = self._seal(plaintexts, now)
         if packets:
-            self.tx_packets += count
+            self.tx_packets += whole
             self.tx_bytes += size
             self._sent_eliciting(now, count)
             self.recovery.sent_batch(self.packets.next_number - 1, now)
@@ -263,11 +271,25 @@ class Sending:
 
     def set_limits(self) -> None:
         """Recompute the limits of inner packets; call it when ``path_mtu`` or the connection ID may have changed."""
-        path_mtu, around = self.path_mtu, self.packet_overhead + len(DATAGRAM_HEAD)
-        self.max_inner = path_mtu.size - around
-        refused = path_mtu.settled and self.max_inner < overhead.MIN_MTU_IPV6
-        self.max_inner_ipv6 = _NO_IPV6 if refused else self.max_inner
-        self.mss_inner = (path_mtu.size if path_mtu.settled else path_mtu.largest) - around
+        path_mtu, around, usual = self.path_mtu, self.packet_overhead + len(DATAGRAM_HEAD), self.install.usual_payload
+        self.max_inner = min(path_mtu.size, usual) - around
+        self.mss_inner = min(path_mtu.size if path_mtu.settled else path_mtu.largest, usual) - around
+        if self._splits:
+            self.max_inner_ipv6 = self.max_inner
+            self.max_in_two = min(2 * (self.max_inner - overhead.SPLIT_HEAD_LENGTH), MAX_SPLIT)
+        else:
+            self.max_inner_ipv6 = path_mtu.size - around
+            if path_mtu.settled and self.max_inner_ipv6 < overhead.MIN_MTU_IPV6:
+                self.max_inner_ipv6 = _NO_IPV6
+
+    def carries(self, version: int) -> int:
+        """The largest inner packet of this IP version that is sent, in one datagram or in two."""
+        return max(self.max_in_two, self.max_inner if version == 4 else self.max_inner_ipv6)
+
+    def in_two(self, packet: bytes) -> list[bytes]:
+        """The plaintexts of an inner packet above ``max_inner``, of ``max_in_two`` bytes at most."""
+        self._identifier = (self._identifier + 1) & MAX_IDENTIFIER
+        return in_two(packet, self._identifier, self.max_inner - overhead.SPLIT_HEAD_LENGTH)
 
     def _watch(self, packets: list[bytes], now: float) -> None:
         """Watch the longest of these packets, the last ones sent, when its fate tells something about the path."""
@@ -326,6 +348,8 @@ class Sending:
         self.confirmed = True
         self.events.append(SessionConfirmed(session_id=self.session_id))
         self.path_mtu.begin(now, self.recovery.smoothed)
+        if self.role is Role.CLIENT:
+            self.path_mtu.proven(overhead.BROWSER_UDP_PAYLOAD, 0.0, now)  # its hello
         self.set_limits()
 
     def path_proven(self, size: int, ago: float, now: float) -> None:

@@ -43,6 +43,7 @@ from qre.wire.frames import (
 )
 from qre.wire.number import PACKET_NUMBER_BASE
 from qre.workers.dataplane.inner.ecn import CE, ECT0, ECT1, NOT_ECT
+from qre.workers.dataplane.inner.joining import Joiner
 from qre.workers.dataplane.session.keyphase import OLD_KEYS_LIMIT
 from qre.workers.dataplane.session.marks import Mark
 from qre.workers.dataplane.session.packets import LimitReachedError, Opened
@@ -80,6 +81,7 @@ class Session(Sending):
     ) -> None:
         super().__init__(install, mark, now, drops, ecn)
         self.paths = Paths(self, random)
+        self._joiner = Joiner(drops, allowed=install.splits and self.role is Role.SERVER)
         self.created = now
         self.last_receive: float | None = None
         self.rx_packets = self.rx_bytes = 0
@@ -145,7 +147,7 @@ class Session(Sending):
             self._pass_on(datagrams, source, ecn, now)
         elif opened.new and (not opened.follow or self._follow()):
             self._opened(opened, source, sum(map(len, datagrams)), ecn, now)
-        return opened.datagrams
+        return self._joiner.whole_untrusted(opened.datagrams, now)
 
     def _pass_on(self, datagrams: Sequence[bytes], source: Address, ecn: int, now: float) -> None:
         """From elsewhere, and none of them opens: somebody else's; within a budget, because anybody can send such."""
@@ -201,8 +203,7 @@ class Session(Sending):
             frames = self._read_frames(plaintext, first, epoch, now)
             if frames is None:
                 return
-            for data in frames.challenges[-1:]:
-                asked.append((data, self._datagram_size(plaintext, first)))
+            asked += [(data, self._datagram_size(plaintext, first)) for data in frames.challenges[-1:]]
             opened.datagrams += frames.datagrams
             eliciting += frames.eliciting
             newest = newest or (highest and not frames.probing_only)
@@ -358,8 +359,6 @@ class Session(Sending):
         soonest = self._idle_base + max(self._idle, 3 * self.recovery.pto)
         if not self.confirmed:
             soonest = min(soonest, self.created + CONFIRM_TIMEOUT)
-        if self.state is LifeState.ESTABLISHED:
-            soonest = min(soonest, self._ack_due_at())
         phases = self.phases
         if phases.rx_previous is not None:
             soonest = min(soonest, phases.previous_until)
@@ -371,7 +370,8 @@ class Session(Sending):
         elif self._keepalive and self.state is LifeState.ESTABLISHED:
             soonest = min(soonest, self._keepalive_at())
         if self.state is LifeState.ESTABLISHED:
-            soonest = min(soonest, self.path_mtu.deadline(), self.paths.deadline(), self._asks_at())
+            own = self._ack_due_at(), self.path_mtu.deadline(), self.paths.deadline(), self._asks_at()
+            soonest = min(soonest, *own)
         return soonest
 
     def _keepalive_at(self) -> float:

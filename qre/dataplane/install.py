@@ -31,6 +31,9 @@ def handed_over_install(
     idle_timeout_ms: int = 30_000,
     keepalive_ms: int = 0,
     rekey_after_packets: int = REKEY_AFTER_PACKETS,
+    splits: bool = False,
+    largest_payload: int = MAX_UDP_PAYLOAD,
+    usual_payload: int = MAX_UDP_PAYLOAD,
 ) -> SessionInstall:
     """The request that installs this session at its ``key_epoch``, next keys of both directions included.
 
@@ -58,7 +61,9 @@ def handed_over_install(
         keepalive_ms=keepalive_ms,
         ack_delay_exponent=h.peer_ack_delay_exponent,
         max_ack_delay_ms=h.peer_max_ack_delay_ms,
-        max_datagram_payload=min(h.peer_max_udp_payload, MAX_UDP_PAYLOAD),
+        max_datagram_payload=min(h.peer_max_udp_payload, largest_payload),
+        usual_payload=usual_payload,
+        splits=splits,
         reset_token=h.reset_token if role is Role.CLIENT else None,
         cid_sequence=_cid_sequence(h, role),
         rekey_after_packets=rekey_after_packets,

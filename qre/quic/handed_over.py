@@ -52,8 +52,14 @@ class HandedOver:
     short_id: bytes
     retire_sequence: int | None = None  # client: the sequence number to RETIRE after the hand-over
     next_cid_sequence: int = 1  # server: the sequence number of the spare CID
+    splits: bool = False  # the client may send an inner packet in two datagrams, which the server joins
     #: Packet numbers that user space sent on the 1-RTT space: all below this.
     next_packet_number: int = 0
+
+    @property
+    def needs_large(self) -> bool:
+        """Whether a client's IPv6 packets need datagrams larger than a browser's."""
+        return not self.splits and any(address.version == 6 for address in self.addresses)
 
     def __repr__(self) -> str:
         return f"HandedOver(session_id={self.session_id.hex()[:8]}…)"

@@ -17,10 +17,12 @@ class Proven:
 
 @dataclass(frozen=True)
 class Granted:
-    """The tunnel is accepted: 200, with these addresses and routes."""
+    """The tunnel is accepted: 200, with these addresses and routes. ``splits``: the server joins packets that come in
+    two datagrams."""
 
     addresses: tuple[Interface, ...]
     routes: tuple[Network, ...] = ()
+    splits: bool = False
 
 
 @dataclass(frozen=True)

@@ -109,7 +109,8 @@ def test_a_clients_packets_are_counted_from_a_random_number_as_a_browsers() -> N
     assert begins != {0}
 
 
-def test_a_small_path_is_told_by_show_and_by_the_log_and_carries_no_ipv6() -> None:
+def test_a_small_path_is_told_by_show_and_by_the_log_and_carries_no_ipv6_downward() -> None:
+    """The client's hello has passed, and it splits what is larger; the server sends in one datagram or not at all."""
     with Tunnel() as tunnel:
         for name, number in (("server0", 1), ("client0", 2)):
             tunnel.edit(name, "Address", f"10.77.0.{number}/24, fd77::{number}/64")
@@ -119,16 +120,20 @@ def test_a_small_path_is_told_by_show_and_by_the_log_and_carries_no_ipv6() -> No
         ):
             namespace.ip("link", "set", device, "mtu", "1280")
         tunnel.up()
-        for daemon, inner in ((tunnel.client, 1172), (tunnel.server, 1176)):
-            said = f"path mtu: 1228 bytes, inner packets up to {inner}; IPv6 inside is refused, it needs 1280"
+        for daemon, outer, inner, more in (
+            (tunnel.client, 1278, 1222, ", up to 1500 in two datagrams"),
+            (tunnel.server, 1228, 1176, "; IPv6 inside is refused, it needs 1280"),
+        ):
+            said = f"path mtu: {outer} bytes, inner packets up to {inner}{more}"
             wait_for("show tells it", lambda daemon=daemon, said=said: said in daemon.tool("show", daemon.profile))
             (session,) = json.loads(daemon.tool("--json", "show", daemon.profile))["devices"][0]["sessions"]
-            assert (session["path_mtu"], session["inner_mtu"]) == (1228, inner)
+            assert (session["path_mtu"], session["inner_mtu"]) == (outer, inner)
+            assert bool(session["inner_mtu_ipv6"]) is bool(session["inner_mtu_in_two"]) is (daemon is tunnel.client)
         assert answered(tunnel.lab.client, SERVER_INNER, "-s", "3000") == 5
-        refused = tunnel.lab.client.run("ping", "-n", "-c", "2", "-W", "1", "fd77::1", check=False)
+        refused = tunnel.lab.server.run("ping", "-n", "-c", "2", "-W", "1", "fd77::2", check=False)
         assert "Administratively prohibited" in refused
-        assert "which leaves 1172 for inner packets: IPv6 needs 1280, and is refused" in tunnel.client.said()
-        assert "ipv6-refused 2" in tunnel.client.tool("show", "client0")
+        assert "which leaves 1176 for inner packets: IPv6 needs 1280, and is refused" in tunnel.server.said()
+        assert "ipv6-refused 2" in tunnel.server.tool("show", "server0")
 
 
 def test_a_default_route_leads_everything_through_the_tunnel_but_the_tunnel_itself() -> None:

@@ -281,7 +281,7 @@ MUTANTS = {
         M(
             "installs",
             "Client._attempt_at",
-            "self._sessions.install(handed_over, underlay, socket_number=number)",
+            "self._sessions.install(handed_over, underlay_of(local, address[1]), socket_number=number)",
             "None",
         ),
         M("ready file", "ProfileFiles.set_ready", "self._ready.touch(mode=420)", "None"),

@@ -8,19 +8,24 @@ from __future__ import annotations
 
 import io
 import json
+import struct
 from ipaddress import IPv4Address, ip_interface, ip_network
 from random import Random
 from typing import Any
+from unittest.mock import patch
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from qre.config.model import ClientSettings, HostPort, ServerSettings, SocketAddress
 from qre.quic.client.hello import make_hello
+from qre.quic.in_memory import lone_server
 from qre.quic.in_memory.plan import InMemoryHandshake, Plan
+from qre.quic.server.server_handshake import ServerHandshake
 from qre.reality.authenticator import share_secrets_untrusted
 from qre.visit.visitor_files import load_fingerprint
 from qre.wire.capsule import CapsuleType, RequestedAddress, encode_addresses, encode_routes
 from qre.wire.close_reason import CloseReason
+from qre.wire.datagram import in_two
 from qre.wire.number import PACKET_NUMBER_BASE
 from qre.wire.protection import Protection, derive, next_secret
 
@@ -35,13 +40,36 @@ REALITY_KEY = bytes(range(1, 33))
 ECHO = bytes.fromhex("4500001c00000000400126480a4d00020a4d00010800f7fd00010001")
 PING = b"\x01"
 DATAGRAM = b"\x30\x00\x00"
+#: As much as fits into a datagram of 1,250 bytes beside a connection ID of 20.
+ROOM = 1202
+
+
+class JoiningServer(ServerHandshake):
+    """Whose data plane joins packets in two datagrams."""
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments | {"in_kernel": False})
+
+
+def large_echo() -> bytes:
+    """ICMP echo request, 10.77.0.2 to 10.77.0.1, of 1,280 bytes, that must not be fragmented."""
+
+    def with_sum(head: bytes, at: int, rest: bytes = b"") -> bytes:
+        total = sum(struct.unpack(f">{len(head + rest) // 2}H", head + rest))
+        total = (total & 0xFFFF) + (total >> 16)
+        return head[:at] + (0xFFFF - (total & 0xFFFF) - (total >> 16)).to_bytes(2, "big") + head[at + 2 :]
+
+    data = bytes(range(256)) * 4 + bytes(228)
+    ends = ADDRESS.ip.packed + IPv4Address("10.77.0.1").packed
+    ip = struct.pack(">BBHHHBBH", 0x45, 0, 28 + len(data), 0, 0x4000, 64, 1, 0) + ends
+    return with_sum(ip, 10) + with_sum(bytes.fromhex("0800000000010001"), 2, data) + data
 
 
 def run() -> tuple[Plan, dict[str, str]]:
     """The handshake, and its secrets by their names in a key log."""
     key = X25519PrivateKey.from_private_bytes(REALITY_KEY)
     log = io.StringIO()
-    plan = InMemoryHandshake(
+    handshake = InMemoryHandshake(
         server=ServerSettings(
             listen=SocketAddress(IPv4Address("192.0.2.1"), 443),
             dest=HostPort(NAME, 443),
@@ -65,7 +93,9 @@ def run() -> tuple[Plan, dict[str, str]]:
         fingerprint=load_fingerprint(),
         random=Random(SEED),
         key_log=log,
-    ).run()
+    )
+    with patch.object(lone_server, "ServerHandshake", JoiningServer):
+        plan = handshake.run()
     lines = (line.split() for line in log.getvalue().splitlines())
     return plan, {name.lower(): secret for name, _, secret in lines}
 
@@ -95,19 +125,22 @@ def hello() -> dict[str, str]:
 
 
 def data_packets(plan: Plan) -> list[dict[str, Any]]:
-    """The first packets of the data planes, and one of each after a key update."""
+    """The first packets of the data planes, one of each after a key update, and a packet in two datagrams."""
     found = []
+    first, second = in_two(large_echo(), 0, ROOM)
     for sender, secret, cid, epoch, payload in (
         ("client", plan.client.tx_secret, plan.client.routed_cid, 0, PING + bytes(3)),
         ("client", plan.client.tx_secret, plan.client.routed_cid, 0, DATAGRAM + ECHO),
         ("server", plan.client.rx_secret, b"", 0, DATAGRAM + ECHO),
         ("client", plan.client.tx_secret, plan.client.routed_cid, 1, DATAGRAM + ECHO),
         ("server", plan.client.rx_secret, b"", 1, DATAGRAM + ECHO),
+        ("client", plan.client.tx_secret, plan.client.routed_cid, 1, first),
+        ("client", plan.client.tx_secret, plan.client.routed_cid, 1, second),
     ):
         number = PACKET_NUMBER_BASE + sum(each["by"] == sender for each in found)
         protection = Protection(next_secret(secret) if epoch else secret, secret)
-        first = 0x43 | epoch << 2  # fixed bit, key phase, a number of 4 bytes
-        packet = protection.protect(bytes([first]) + cid + number.to_bytes(4, "big"), number, payload)
+        header = 0x43 | epoch << 2  # fixed bit, key phase, a number of 4 bytes
+        packet = protection.protect(bytes([header]) + cid + number.to_bytes(4, "big"), number, payload)
         found.append(
             {"by": sender, "key_epoch": epoch, "number": number, "payload": payload.hex(), "packet": packet.hex()}
         )

@@ -32,7 +32,7 @@ class ShadowPair(Pair):
     farewells: list[bytes] = field(default_factory=list)
     passed: int = 0
     routed_cid_len: int = LIKE_DEST
-    plays_probes: bool = True
+    in_kernel: bool = False
     followed: bool = True
 
     def __post_init__(self) -> None:
@@ -75,7 +75,7 @@ class ShadowPair(Pair):
                 now=self.now,
                 random=self.chance.randbytes,
                 client_cid=long_header_source_cid(datagram),
-                plays_probes=self.plays_probes,
+                in_kernel=self.in_kernel,
             )
             for earlier in self._first_flight:
                 self.server.datagram_received(earlier, CLIENT, self.now)

@@ -79,6 +79,7 @@ records = st.builds(
         short_id=st.binary(min_size=8, max_size=8),
         retire_sequence=st.none() | numbers,
         next_cid_sequence=numbers,
+        splits=st.booleans(),
         next_packet_number=st.just(0),
     ),
     underlay=st.builds(Underlay, local_ip=ipv4, local_port=ports, peer_ip=ipv4, peer_port=ports),

@@ -6,8 +6,9 @@ from __future__ import annotations
 import hmac
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator
-from ipaddress import ip_interface, ip_network
+from ipaddress import ip_address, ip_interface, ip_network
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
+from pylsqpack import Decoder
 
 from qre.quic.server.inspector import Authenticated, HelloInspector, Undecided
 from qre.reality.authenticator import VERSION, Authenticator, open_untrusted, seal, share_secrets_untrusted
@@ -27,8 +29,11 @@ from qre.wire.close_reason import CloseReason, close_words
 from qre.wire.frames import Ack, Crypto, Frame, HandshakeDone, Padding, Ping, Stream, frames_untrusted
 from qre.wire.packet import PacketType
 from qre.wire.protection import Protection, initial_secrets
+from qre.wire.varint import read_varint_untrusted
+from qre.workers.dataplane.inner.joining import Joiner
 from tests.support import protocol_vectors
 from tests.support.conformance import ROOT
+from tests.support.inner_packets import slow_sum
 from tests.support.packets import Packet, packets
 
 PAGE = (ROOT / "docs" / "specification.md").read_text()
@@ -235,6 +240,30 @@ def test_data_packets_open_and_are_made_as_the_page_says() -> None:
         assert (read, content) == (number, payload)
     numbers = [(each["by"], each["number"]) for each in VECTORS["data_packets"]]
     assert len(set(numbers)) == len(numbers) and min(number for _, number in numbers) == 65_536
+
+
+def test_an_echo_request_of_1280_bytes_goes_in_two_parts_that_a_server_joins() -> None:
+    one, two = (bytes.fromhex(each["payload"]) for each in VECTORS["data_packets"][-2:])
+    assert one[:7] == bytes.fromhex("300002 0000 0500")
+    assert two[:7] == bytes.fromhex("300002 0000 8500")
+    packet = one[7:] + two[7:]
+    assert len(packet) == 1280 == int.from_bytes(packet[2:4], "big")
+    assert packet[12:20] == ip_address("10.77.0.2").packed + ip_address("10.77.0.1").packed
+    assert slow_sum(packet[:20]) == slow_sum(packet[20:]) == 0xFFFF
+    assert Joiner(Counter(), allowed=True).whole_untrusted([two, one], 0.0) == [b"\x30\0\0" + packet]
+    packets = [bytes.fromhex(each["packet"]) for each in VECTORS["data_packets"][-2:]]
+    assert max(map(len, packets)) == 1250
+    for by in ("client", "server"):
+        assert b"qre-split" in field_names(content(by, f"{by}_traffic_secret_0")), "offered, and taken"
+
+
+def field_names(stream: bytes) -> bytes:
+    """The fields of the HEADERS that a stream begins with (RFC 9114 §7.2.2, RFC 9204)."""
+    kind, at = read_varint_untrusted(stream)
+    length, at = read_varint_untrusted(stream, at)
+    assert kind == 1
+    _, headers = Decoder(0, 0).feed_header(0, stream[at : at + length])
+    return b" ".join(name for name, _ in headers)
 
 
 # --- the page ---

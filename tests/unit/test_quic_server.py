@@ -10,6 +10,7 @@ from ipaddress import ip_interface, ip_network
 import pytest
 from aioquic import tls
 from aioquic.buffer import Buffer
+from aioquic.h3.events import HeadersReceived
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from qre.causes import Cause
@@ -22,6 +23,7 @@ from qre.quic.server.server_handshake import InstallNow, ServerEvent, ServerHand
 from qre.reality.cid import cid_key, is_ours, reset_token
 from qre.wire.capsule import CapsuleType, RequestedAddress, encode_addresses
 from qre.wire.close_reason import CloseReason, reason_of
+from qre.wire.datagram import SPLIT_FIELD
 from qre.wire.number import PACKET_NUMBER_BASE
 from qre.wire.packet import PacketType
 from tests.fuzz import fuzz_handshake
@@ -149,6 +151,8 @@ def test_the_whole_way_to_a_session() -> None:
     flow.server.grant((ADDRESS,), ROUTES)
     flow.run_until(lambda: flow.has(InstallNow))
     assert flow.client.status == b"200"
+    answer = next(event for event in flow.client.h3_events if isinstance(event, HeadersReceived))
+    assert SPLIT_FIELD not in answer.headers, "this client has not offered to split packets"
     assert flow.client.body
     state = flow.server.hand_over_state()
     pair = flow.client._cryptos[tls.Epoch.ONE_RTT]

@@ -94,7 +94,7 @@ def test_probes_of_the_paths_mtu_are_played_and_the_largest_that_arrived_is_know
 
 
 def test_a_data_plane_that_searches_from_the_beginning_gets_a_visit_without_probes() -> None:
-    pair = ShadowPair(dest=profile(visit(PROBED)), plays_probes=False).run()
+    pair = ShadowPair(dest=profile(visit(PROBED)), in_kernel=True).run()
     assert pair.complete and pair.server is not None and pair.server.proven_path is None
     assert all(length <= 1200 for length in after_the_flight(pair))
 

@@ -1,15 +1,23 @@
-"""Inner packets in two datagrams: their format, what joins them whatever is sent, and both in sessions."""
+"""Inner packets in two datagrams: their format, what joins them whatever is sent, both in sessions, and the offer."""
 
 from __future__ import annotations
 
 import random
 from collections import Counter
+from dataclasses import replace
+from ipaddress import ip_interface
+from types import ModuleType
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from qre.dataplane.protocol import underlay_of
 from qre.ends import Role
+from qre.quic.client import http3
+from qre.quic.server import connect_ip
+from qre.quic.server.server_handshake import ServerHandshake
 from qre.wire import overhead
 from qre.wire.datagram import (
     DATAGRAM_HEAD,
@@ -23,11 +31,16 @@ from qre.wire.datagram import (
 from qre.workers.dataplane.inner.joining import LONGEST_WAIT, MOST_KEPT, Joiner
 from qre.workers.dataplane.inner.offload import GSO_UDP_L4, NO_OFFLOAD, TOO_BIG, split_untrusted
 from qre.workers.dataplane.refusals import Refusals
+from qre.workers.handshake.sessions.secrets import SessionRecord
+from qre.workers.handshake.sessions.session_state import Settings, installation
 from tests.support.dataplane import Ends
 from tests.support.inner_packets import V4, V6, assert_whole, offloaded, tcp, udp
+from tests.support.pair import Pair
+from tests.support.two_ends import handed_over_pair
 from tests.support.untrusted import read_or_refused
 
 C, S = Role.CLIENT, Role.SERVER
+UNDERLAY = underlay_of(("192.0.2.1", 443), ("192.0.2.2", 40_000))
 identifiers = st.integers(0, MAX_IDENTIFIER)
 
 
@@ -304,3 +317,61 @@ def test_without_an_offer_ipv4_stays_below_a_browsers_size_and_ipv6_has_what_it_
     assert (client.path_mtu.size, client.max_inner, client.mss_inner) == (1436, 1206, 1206)
     assert (client.max_inner_ipv6, client.max_in_two) == (1392, 0)
     assert client.carries(4) == 1206 and client.carries(6) == 1392
+
+
+# --- negotiated ---
+
+
+class InKernel(ServerHandshake):
+    """Whose sessions are for qre.ko."""
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(in_kernel=True, **arguments)
+
+
+def negotiated(pair: Pair) -> tuple[bool, bool]:
+    """Whether the client splits, and the server joins."""
+    pair.run()
+    assert pair.client_state is not None and pair.server_state is not None
+    return pair.client_state.splits, pair.server_state.splits
+
+
+def test_a_client_splits_for_a_server_whose_data_plane_joins() -> None:
+    assert negotiated(Pair()) == (True, True)
+    assert negotiated(Pair(server_kind=InKernel)) == (False, False)
+
+
+@pytest.mark.parametrize("end", [http3, connect_ip], ids=["client", "server"])
+@pytest.mark.parametrize("field", [(b"qre-split", b"4"), (b"other", b"2")])
+def test_ends_that_do_not_know_the_context_have_a_tunnel_without_it(
+    monkeypatch: pytest.MonkeyPatch, end: ModuleType, field: tuple[bytes, bytes]
+) -> None:
+    monkeypatch.setattr(end, "SPLIT_FIELD", field)
+    assert negotiated(Pair()) == (False, False)
+
+
+def record(role: Role, *, splits: bool, ipv6: bool = False) -> SessionRecord:
+    handed_over = handed_over_pair(1)[role]
+    addresses = (*handed_over.addresses, *((ip_interface("fd77::2/128"),) if ipv6 else ()))
+    return SessionRecord(role, replace(handed_over, splits=splits, addresses=addresses), UNDERLAY)
+
+
+@pytest.mark.parametrize(
+    ("splits", "ipv6", "in_kernel", "sizes"),
+    [
+        (True, True, False, (1250, 1250, True)),
+        (False, False, False, (1250, 1250, False)),
+        (False, True, False, (1472, 1250, False)),
+        (True, True, True, (1472, 1472, False)),
+    ],
+    ids=["joined", "IPv4 alone", "IPv6 not joined", "qre.ko"],
+)
+def test_a_clients_sizes_are_a_browsers_unless_ipv6_or_qre_ko_needs_others(
+    splits: bool, ipv6: bool, in_kernel: bool, sizes: tuple[int, int, bool]
+) -> None:
+    settings_ = Settings(0, 0, 0, 0, in_kernel=in_kernel)
+    made = installation(record(C, splits=splits, ipv6=ipv6), settings_, 1)
+    assert (made.max_datagram_payload, made.usual_payload, made.splits) == sizes
+    served = installation(record(S, splits=splits, ipv6=ipv6), settings_, 1)
+    assert (served.max_datagram_payload, served.usual_payload) == (1472, 1472)
+    assert served.splits == sizes[2]

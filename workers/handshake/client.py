@@ -56,6 +56,7 @@ _APART: Final = 13.0
 _GOING_BACK: Final = (0.75, 1.0)
 #: While another machine with the same short id is connected (seconds).
 _TWIN_PAUSE: Final = (30.0, 45.0)
+_LARGE: Final = "IPv6 inside needs datagrams above a browser's 1,250 bytes: this server cannot join split packets"
 
 
 class Client:
@@ -334,12 +335,12 @@ class Client:
 
     async def _attempt_at(self, server: KnownServer, address: Resolved, patience: float) -> bytes:
         """The same at one address of the name, which may say nothing for ``patience`` seconds."""
-        peer = address[1]
-        number, source = await self._new_socket(ip_address(peer[0]), peer[1])
-        handed_over, local = await self._shake_hands(server, number, peer, patience, source)
-        underlay = underlay_of(local, peer)
+        number, source = await self._new_socket(ip_address(address[1][0]), address[1][1])
+        handed_over, local = await self._shake_hands(server, number, address[1], patience, source)
+        if handed_over.needs_large and self._context.config.user_dataplane:
+            self._context.limited("large", _LARGE)
         self._expect(handed_over.session_id, confirmed=False)
-        self._sessions.install(handed_over, underlay, socket_number=number)
+        self._sessions.install(handed_over, underlay_of(local, address[1]), socket_number=number)
         self.link.pump()
         await self._until_confirmed(handed_over.session_id)
         self._handshakes += 1
@@ -439,10 +440,9 @@ class Client:
 
     async def _release_unused(self) -> None:
         """Return the sockets that no session uses to the supervisor."""
-        used = {record.socket_number + spare for record in self._sessions.records() for spare in (0, 1)}
-        for number in [number for number in self.link.sockets if number not in used]:
-            os.close(self.link.sockets.pop(number))
-            await self._context.send(Party.SUPERVISOR, SocketRelease(number=number))
+        for one in self.link.sockets.keys() - {r.socket_number + n for r in self._sessions.records() for n in (0, 1)}:
+            os.close(self.link.sockets.pop(one))
+            await self._context.send(Party.SUPERVISOR, SocketRelease(number=one))
 
     async def _tell(self, up: bool, text: str) -> None:
         up = up or self._sessions.up() > 0  # an orphan carries traffic, too

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from random import Random
 from typing import Final, TextIO
 
@@ -106,7 +107,7 @@ class ClientHandshake:
         self._events: deque[ClientEvent] = deque()
         self._http: HttpClient | None = None
         self._peer: Address = ("", 0)
-        self._granted: tuple[Interface, ...] = ()
+        self._granted: Granted | None = None
         self._pings_before_grant = 0
         self._deadline: float | None = None
         self._began = now
@@ -218,9 +219,11 @@ class ClientHandshake:
         """Everything that the data plane needs. Nothing is sent or received afterwards."""
         routed = self._routed()
         peer = self._connection.peer_parameters
-        if self._state is not AttemptState.READY or routed is None or peer is None:
+        granted = self._granted
+        if self._state is not AttemptState.READY or routed is None or peer is None or granted is None:
             raise InternalError("handshake", "it is not ready to be handed over")
-        handed_over = self._connection.hand_over(routed, peer, self._granted, self._short_id)
+        handed_over = self._connection.hand_over(routed, peer, granted.addresses, self._short_id)
+        handed_over = replace(handed_over, splits=granted.splits)
         self._happens(AttemptEvent.HAND_OVER)
         return handed_over
 
@@ -296,7 +299,7 @@ class ClientHandshake:
         if not granted.addresses or not asked.issuperset(address.ip for address in granted.addresses):
             asked_for = ", ".join(str(address) for address in self._addresses)
             raise PeerError.of("server", Cause.ADDRESS_REFUSED, asked_for)
-        self._granted = granted.addresses
+        self._granted = granted
         self._pings_before_grant = self._connection.pings
         self._happens(AttemptEvent.GRANT, now, told=granted)
 

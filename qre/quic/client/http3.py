@@ -46,6 +46,7 @@ from qre.wire.capsule import (
     parse_addresses_untrusted,
     parse_routes_untrusted,
 )
+from qre.wire.datagram import SPLIT_FIELD
 from qre.wire.varint import encode_varint
 
 TUNNEL_PATH: Final = b"/.well-known/masque/ip/*/*/"
@@ -197,6 +198,7 @@ class HttpClient:
         self._stream: int | None = None
         self._capsules = CapsuleReader(MAX_CAPSULE, MAX_CAPSULES)
         self._tunnel_open = False
+        self._splits = False
         self._assigned: tuple[Interface, ...] | None = None
         self._routes: tuple[Network, ...] | None = None
         self._asked: tuple[Interface, ...] = ()
@@ -253,6 +255,7 @@ class HttpClient:
             *self._pseudo(b"CONNECT", TUNNEL_PATH),
             (b":protocol", TUNNEL_PROTOCOL),
             (b"capsule-protocol", b"?1"),
+            SPLIT_FIELD,
         ]
         entries = [
             RequestedAddress(number, type(address)(address.ip)) for number, address in enumerate(addresses, start=1)
@@ -296,6 +299,7 @@ class HttpClient:
             raise PeerError.of("server", of_status(self.status), f"{asked}: HTTP status {self.status}")
         else:
             self._tunnel_open = True
+            self._splits = SPLIT_FIELD in headers.headers
 
     def _handle_data(self, data: DataReceived) -> Granted | None:
         if self.visit_state is Visit.ASKED:
@@ -326,7 +330,7 @@ class HttpClient:
         if self._granted or self._assigned is None or self._routes is None:
             return None
         self._granted = True
-        return Granted(self._assigned, self._routes)
+        return Granted(self._assigned, self._routes, self._splits)
 
     def close_quietly(self) -> None:
         """Close as a browser does with its tab."""

@@ -29,6 +29,7 @@ from qre.wire.capsule import (
     encode_routes,
     parse_request_untrusted,
 )
+from qre.wire.datagram import SPLIT_FIELD
 
 PATH: Final = b"/.well-known/masque/ip/*/*/"
 PROTOCOL: Final = b"connect-ip"
@@ -90,6 +91,9 @@ class ConnectIpServer:
         self._requested: tuple[RequestedAddress, ...] | None = None
         self._answered = False
         self._not_found: set[int] = set()  # other requests, answered
+        self._can_split = False
+        #: Whether the client sends packets in two datagrams, now that it has the answer.
+        self.splits = False
 
     def handle_event(self, event: QuicEvent) -> AddressesRequested | None:
         """The client's request for addresses, once."""
@@ -100,10 +104,13 @@ class ConnectIpServer:
             found = self._handle_h3_event(h3_event) or found
         return found
 
-    def grant(self, addresses: tuple[Interface, ...], routes: tuple[Network, ...]) -> None:
-        """Answer 200 with the client's addresses and routes."""
+    def grant(self, addresses: tuple[Interface, ...], routes: tuple[Network, ...], *, joins: bool) -> None:
+        """Answer 200 with the client's addresses and routes. ``joins``: packets in two datagrams are joined, which a
+        client that can send them is told."""
         stream_id = self._take_answer()
-        self._h3.send_headers(stream_id, [(b":status", b"200"), (b"capsule-protocol", b"?1")])
+        self.splits = joins and self._can_split
+        taken = [SPLIT_FIELD] if self.splits else []
+        self._h3.send_headers(stream_id, [(b":status", b"200"), (b"capsule-protocol", b"?1"), *taken])
         capsules = encode_addresses(CapsuleType.ADDRESS_ASSIGN, self._assignments(addresses)) + encode_routes(routes)
         self._h3.send_data(stream_id, capsules, end_stream=False)
 
@@ -128,6 +135,7 @@ class ConnectIpServer:
     def _handle_headers(self, event: HeadersReceived) -> None:
         if self._opens_tunnel(event):
             self._tunnel = event.stream_id
+            self._can_split = SPLIT_FIELD in event.headers
         elif event.stream_id != self._tunnel and event.stream_id not in self._not_found:  # those would be trailers
             if len(self._not_found) == MAX_REQUESTS:
                 raise OverBoundError(Bound.REQUESTS)

@@ -84,8 +84,9 @@ class ServerHandshake:
 
     The datagrams that made the inspector say ``Authenticated`` are fed first, in order. ``random(n)`` gives n random
     bytes; ``now`` is monotonic, in seconds. ``client_cid``: the client's source CID; with it a living Dest is
-    followed, without it Dest is imitated by what is known of it. ``plays_probes``: whether a recorded visit is played
-    with its probes of the path's MTU; then the data plane goes on behind the largest that arrived.
+    followed, without it Dest is imitated by what is known of it. ``in_kernel``: whether the session is for qre.ko,
+    which joins no packets that a client sends in two datagrams, and searches for the path's MTU from the beginning;
+    else a recorded visit is played with its probes, and the data plane goes on behind the largest that arrived.
     """
 
     def __init__(
@@ -100,7 +101,7 @@ class ServerHandshake:
         random: Callable[[int], bytes],
         shown: ShownByDest | None = None,
         client_cid: bytes | None = None,
-        plays_probes: bool = True,
+        in_kernel: bool = False,
     ) -> None:
         self._short_id = authenticated.short_id
         self._server_name = authenticated.server_name
@@ -108,14 +109,14 @@ class ServerHandshake:
         self._stage = _Stage.HANDSHAKE
         self._events: deque[ServerEvent] = deque()
         self._addresses: tuple[Interface, ...] = ()
+        self._joins = not in_kernel
         self._connect_ip: ConnectIpServer | None = None
         self._closing = False
         self._now = now
         self._performance: Performance | None = None
-        if routed_cid_len == LIKE_DEST and authenticated.client_version < TAKES_DEST_CIDS:
-            routed_cid_len = MAX_LENGTH
         key = self._cid_key = cid_key(private_key)
-        cid = b"" if routed_cid_len == LIKE_DEST else routed_cid(key, random, routed_cid_len)
+        length = _routed_length(routed_cid_len, authenticated)
+        cid = b"" if length == LIKE_DEST else routed_cid(key, random, length)
         #: Issued when the handshake's own is not the routed one.
         self._routed = RoutedConnectionId(cid, reset_token(key, cid))
         self._handshake_cid = shown.source_cid if shown else _handshake_cid(cid, dest, random)
@@ -136,7 +137,7 @@ class ServerHandshake:
         if client_cid is None:
             self._connection = ServerConnection(flight=flight, datagram_lengths=list(lengths), **arguments)
         else:
-            script = choose(dest.visits, random, with_probes=plays_probes) if dest else None
+            script = choose(dest.visits, random, with_probes=not in_kernel) if dest else None
             self._connection = self._shadow = ShadowConnection(
                 client_cid=client_cid,
                 expected_flight=flight.handshake_length,
@@ -244,7 +245,7 @@ class ServerHandshake:
     def grant(self, addresses: tuple[Interface, ...], routes: tuple[Network, ...]) -> None:
         """Answer AddressesRequested: these addresses, host prefixes, and the routes behind the server."""
         tunnel = self._tunnel()
-        self._guarded(lambda: tunnel.grant(addresses, routes))
+        self._guarded(lambda: tunnel.grant(addresses, routes, joins=self._joins))
         if self._stage is _Stage.HANDSHAKE:
             self._addresses = addresses
             self._stage = _Stage.GRANTED
@@ -274,6 +275,7 @@ class ServerHandshake:
             addresses=self._addresses,
             short_id=self._short_id,
             next_cid_sequence=1 if self._cid_is_routed else 2,
+            splits=self._tunnel().splits,
             next_packet_number=self._connection.next_packet_number,
         )
 
@@ -373,6 +375,11 @@ class ServerHandshake:
             self._stage = _Stage.OVER
             self._connection.stop()
             self._events.append(Closed())
+
+
+def _routed_length(wanted: int, client: Authenticated) -> int:
+    """An old client takes no CID of Dest's for the routed one."""
+    return MAX_LENGTH if wanted == LIKE_DEST and client.client_version < TAKES_DEST_CIDS else wanted
 
 
 def _handshake_cid(routed: bytes, dest: DestProfile | None, random: Callable[[int], bytes]) -> bytes:

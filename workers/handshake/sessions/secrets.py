@@ -14,7 +14,8 @@ Layout, big-endian; 1 MiB, 1023 slots of 1024 bytes behind a header of 1024 byte
 
 A copy, in order::
 
-    session id 32 | short id 8 | role 1 (1 server, 2 client) | flags 1 (1 confirmed, 2 connection IDs settled)
+    session id 32 | short id 8 | role 1 (1 server, 2 client) | flags 1 (1 confirmed, 2 connection IDs settled,
+        4 packets in two datagrams)
     local ip 4 | local port 2 | peer ip 4 | peer port 2
     routed CID: length 1, bytes 20 | client CID: length 1, bytes 20 | spare CID: length 1, bytes 20
     spare sequence 8 | sequence to retire 8 (all ones: none) | next CID sequence 8 | socket number 8
@@ -54,7 +55,7 @@ _RECORD = struct.Struct("!32s8sBB4sH4sH" + "B20s" * 3 + "QQQQ" + "Q32s32s16s16s"
 _ADDRESS = struct.Struct("!BB16s")
 _NO_SEQUENCE = (1 << 64) - 1
 _ROLES = {Role.SERVER: 1, Role.CLIENT: 2}
-_CONFIRMED, _SETTLED = 1, 2
+_CONFIRMED, _SETTLED, _SPLITS = 1, 2, 4
 _LONGEST_EPOCH = (1 << 63) - 1
 
 
@@ -107,7 +108,7 @@ def encode_record(record: SessionRecord) -> bytes:
         h.session_id,
         h.short_id,
         _ROLES[record.role],
-        record.confirmed * _CONFIRMED | record.settled * _SETTLED,
+        record.confirmed * _CONFIRMED | record.settled * _SETTLED | h.splits * _SPLITS,
         u.local_ip.packed,
         u.local_port,
         u.peer_ip.packed,
@@ -177,6 +178,7 @@ def parse_record_untrusted(data: bytes) -> SessionRecord:
         short_id=short_id,
         retire_sequence=None if retire == _NO_SEQUENCE else retire,
         next_cid_sequence=next_sequence,
+        splits=bool(flags & _SPLITS),
     )
     return SessionRecord(
         role=roles[role],

@@ -21,6 +21,7 @@ from qre.dataplane.protocol import (
 )
 from qre.ends import Role
 from qre.wire.close_reason import CloseReason, close_words, reason_of
+from qre.wire.overhead import BROWSER_UDP_PAYLOAD, MAX_UDP_PAYLOAD
 from qre.wire.protection import next_secret
 from qre.workers.handshake.sessions.secrets import SessionRecord
 from qre.workers.handshake.sessions.session_rules import SessionStage
@@ -185,6 +186,7 @@ def stale(record: SessionRecord, settings: Settings, mark: SessionMark) -> Sessi
 
 def installation(record: SessionRecord, settings: Settings, id: int) -> SessionInstall:
     """The request that installs this session, for the first time or again."""
+    largest, usual = _payloads(record, settings)
     return handed_over_install(
         record.handed_over,
         record.role,
@@ -195,7 +197,18 @@ def installation(record: SessionRecord, settings: Settings, id: int) -> SessionI
         idle_timeout_ms=settings.idle_timeout_ms,
         keepalive_ms=settings.keepalive_ms,
         rekey_after_packets=settings.rekey_after_packets,
+        splits=record.handed_over.splits and not settings.in_kernel,
+        largest_payload=largest,
+        usual_payload=usual,
     )
+
+
+def _payloads(record: SessionRecord, settings: Settings) -> tuple[int, int]:
+    """The largest UDP payload that this end sends, and the largest but for IPv6. A client's are a browser's, unless
+    IPv6 inside, whose 1,280 bytes do not fit one, cannot go in two. qre.ko looks for what the path takes."""
+    if record.role is Role.SERVER or settings.in_kernel:
+        return MAX_UDP_PAYLOAD, MAX_UDP_PAYLOAD
+    return MAX_UDP_PAYLOAD if record.handed_over.needs_large else BROWSER_UDP_PAYLOAD, BROWSER_UDP_PAYLOAD
 
 
 def update_retry(refusal: Refusal) -> float:

@@ -85,6 +85,8 @@ static struct netlink_range_validation qre_payloads = {.min = QRE_MTU_MIN + 64, 
 #define QRE_IS_LOADER_PID	  QRE_WIDE(LOADER_PID, NLA_U32, qre_positive)
 #define QRE_IS_DEST_PROFILE	  QRE_BYTES_UP_TO(DEST_PROFILE, QRE_DEST_PROFILE_MAX)
 #define QRE_IS_ECN		  QRE_RANGE(ECN, NLA_U8, 0, 3)
+#define QRE_IS_PROVEN_PAYLOAD	  QRE_ANY(PROVEN_PAYLOAD, NLA_U16)
+#define QRE_IS_PROVEN_AGO_MS	  QRE_WIDE(PROVEN_AGO_MS, NLA_U64, qre_intervals)
 
 /* --- commands: what they take, and what they need of it --- */
 
@@ -114,6 +116,8 @@ QRE_TAKES(loader, QRE_IS_LOADER_PROGRAM, QRE_IS_LOADER_PIN_DIR, QRE_IS_LOADER_CI
 	  QRE_IS_LOADER_PID);
 QRE_TAKES(dest_profile, QRE_IS_IFNAME, QRE_IS_DEST_PROFILE, QRE_IS_ECN);
 QRE_TAKES(frame, QRE_IS_IFNAME, QRE_IS_SESSION_ID, QRE_IS_FRAMES, QRE_IS_FRAME_ID);
+QRE_TAKES(path_proven, QRE_IS_IFNAME, QRE_IS_SESSION_ID, QRE_IS_PROVEN_PAYLOAD,
+	  QRE_IS_PROVEN_AGO_MS);
 
 #define QRE_NEEDS(command, ...)                                                                    \
 	[QRE_CMD_##command] = (const u8[])                                                         \
@@ -136,6 +140,8 @@ static const u8 *const qre_needed[QRE_CMD_MAX + 1] = {
 	QRE_NEEDS(SHARED_SOCKET_REGISTER, QRE_A_FD),
 	QRE_NEEDS(DEST_PROFILE_SET, QRE_A_IFNAME),
 	QRE_NEEDS(FRAME_SEND, QRE_A_IFNAME, QRE_A_SESSION_ID, QRE_A_FRAMES, QRE_A_FRAME_ID),
+	QRE_NEEDS(PATH_PROVEN, QRE_A_IFNAME, QRE_A_SESSION_ID, QRE_A_PROVEN_PAYLOAD,
+		  QRE_A_PROVEN_AGO_MS),
 };
 
 /* --- words --- */
@@ -173,6 +179,8 @@ static const struct qre_words {
 	QRE_WORDS(LOADER_PIN_DIR, "PinDir"),
 	QRE_WORDS(LOADER_CID_LENGTH, "RoutedCidLen"),
 	QRE_WORDS(LOADER_PID, "LoaderPid"),
+	QRE_WORDS(PROVEN_PAYLOAD, "ProvenPayload"),
+	QRE_WORDS(PROVEN_AGO_MS, "ProvenAgoMs"),
 };
 
 static int qre_refuse(struct netlink_ext_ack *extack, const struct nlattr *nla, const char *words)

@@ -480,8 +480,10 @@ static bool qre_ack_received(struct qre_session *s, const struct qre_frame *f, u
 		s->largest_acked = f->ack.largest;
 		qre_answered(s);
 	}
-	if (s->probe_pending && f->ack.largest >= s->probe_number)
+	if (s->probe_pending && f->ack.largest >= s->probe_number) {
 		qre_rtt_sample(s, f);
+		qre_mtu_rtt(s);
+	}
 	qre_acknowledged_controls(s, f);
 	qre_mtu_acked(s, f, out);
 	if (f->ack.largest >= first_sent) {

@@ -99,13 +99,13 @@ static void qre_path_move(struct qre_session *s, union qre_peer peer, int which,
 		qre_retire(s, before, out);
 	dst_cache_reset(&s->dst);
 	qre_ecn_restart(s);
-	qre_mtu_begin(s);
 	if (other_host) { /* section 9.4 */
 		s->rtt_sampled = false;
 		s->probe_pending = false;
 		s->srtt = QRE_INITIAL_RTT;
 		s->rttvar = QRE_INITIAL_RTT / 2;
 	}
+	qre_mtu_begin(s);
 	qre_pay(s, out);
 }
 

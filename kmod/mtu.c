@@ -95,11 +95,29 @@ unsigned long qre_mtu_at(const struct qre_session *s)
 	return jiffies + msecs_to_jiffies(wait) + 1;
 }
 
+static u32 qre_mtu_srtt(const struct qre_session *s)
+{
+	return min_t(u64, s->srtt, U32_MAX);
+}
+
 void qre_mtu_begin(struct qre_session *s)
 {
-	qre_pathmtu_begin(&s->path_mtu, qre_mtu_now());
+	qre_pathmtu_begin(&s->path_mtu, qre_mtu_now(), qre_mtu_srtt(s));
 	qre_mtu_publish(s);
-	qre_control_arm(s, jiffies + 1);
+	qre_control_arm(s, qre_mtu_at(s));
+}
+
+void qre_mtu_rtt(struct qre_session *s)
+{
+	qre_pathmtu_rtt(&s->path_mtu, qre_mtu_srtt(s));
+	qre_control_arm(s, qre_mtu_at(s));
+}
+
+void qre_mtu_proven(struct qre_session *s, u16 payload, u64 ago_ms)
+{
+	qre_pathmtu_proven(&s->path_mtu, payload, ago_ms, qre_mtu_now());
+	qre_mtu_publish(s);
+	qre_control_arm(s, qre_mtu_at(s));
 }
 
 void qre_mtu_acked(struct qre_session *s, const struct qre_frame *f, struct qre_outbox *out)

@@ -22,6 +22,10 @@ struct qre_mtu {
 void qre_mtu_init(struct qre_session *s);
 /* The session is confirmed, or its path is another one: the timer begins the search. */
 void qre_mtu_begin(struct qre_session *s);
+/* The round trip was measured anew. */
+void qre_mtu_rtt(struct qre_session *s);
+/* A payload of this size, sent by whoever did the handshake @ago_ms ago, has arrived. */
+void qre_mtu_proven(struct qre_session *s, u16 payload, u64 ago_ms);
 /* The connection ID has another length. */
 void qre_mtu_resize(struct qre_session *s);
 void qre_mtu_acked(struct qre_session *s, const struct qre_frame *f, struct qre_outbox *out);

@@ -613,6 +613,14 @@ static int qre_send_frames(struct qre_device *qdev, struct nlattr **attrs,
 			      nla_len(attrs[QRE_A_FRAMES]), extack);
 }
 
+static int qre_prove_path(struct qre_device *qdev, struct nlattr **attrs,
+			  struct netlink_ext_ack *extack)
+{
+	return qre_path_proven(qdev, nla_data(attrs[QRE_A_SESSION_ID]),
+			       nla_get_u16(attrs[QRE_A_PROVEN_PAYLOAD]),
+			       nla_get_u64(attrs[QRE_A_PROVEN_AGO_MS]), extack);
+}
+
 static int qre_adopt(struct qre_device *qdev, struct nlattr **attrs, struct netlink_ext_ack *extack)
 {
 	struct nlattr *id = attrs[QRE_A_SESSION_ID], *sequence = attrs[QRE_A_SEQUENCE];
@@ -670,6 +678,11 @@ static int qre_cmd_delete(struct sk_buff *request, struct genl_info *info)
 static int qre_cmd_frames(struct sk_buff *request, struct genl_info *info)
 {
 	return qre_on_device(info, qre_send_frames);
+}
+
+static int qre_cmd_path_proven(struct sk_buff *request, struct genl_info *info)
+{
+	return qre_on_device(info, qre_prove_path);
 }
 
 static int qre_cmd_adopt(struct sk_buff *request, struct genl_info *info)
@@ -916,6 +929,7 @@ static const struct genl_ops qre_ops[] = {
 	QRE_CALLED(SHARED_LOADER_SET, qre_cmd_loader, loader),
 	QRE_CALLED(DEST_PROFILE_SET, qre_cmd_profile, dest_profile),
 	QRE_CALLED(FRAME_SEND, qre_cmd_frames, frame),
+	QRE_CALLED(PATH_PROVEN, qre_cmd_path_proven, path_proven),
 };
 
 static const struct genl_multicast_group qre_groups[] = {

@@ -8,9 +8,11 @@
 #define WAIT_MS 1000
 
 /* As quic-go, which most of the sites that a server looks like run, finds its way from 1200 to 1452
- * by halves. */
-const struct qre_pathmtu_plan qre_pathmtu_server = {1200, {1326, 1389, 1420, 1436}, 600000, 3000};
-const struct qre_pathmtu_plan qre_pathmtu_client = {1200, {1326, 1389, 1420, 1436}, 600000, 3000};
+ * by halves. It takes its time: five round trips. */
+const struct qre_pathmtu_plan qre_pathmtu_server = {
+	1200, {1326, 1389, 1420, 1436}, 600000, 3000, 5};
+const struct qre_pathmtu_plan qre_pathmtu_client = {
+	1200, {1326, 1389, 1420, 1436}, 600000, 3000, 0};
 
 /* The smallest size of the plan above @size that may be probed; 0: there is none. */
 static u16 next_size(const struct qre_pathmtu *p, u16 size)
@@ -55,6 +57,13 @@ static void settle(struct qre_pathmtu *p, u64 now)
 	p->raise_at = next_size(p, p->size) ? now + p->plan->raise_ms : QRE_PATHMTU_NEVER;
 }
 
+/* When the search's next probe is due. */
+static void pace(struct qre_pathmtu *p)
+{
+	p->due = p->paced + p->plan->spacing * (p->rtt / 1000) +
+		 p->plan->spacing * (p->rtt % 1000) / 1000;
+}
+
 /* Probe the next size, if there is one. */
 static void search(struct qre_pathmtu *p, u64 now)
 {
@@ -67,7 +76,8 @@ static void search(struct qre_pathmtu *p, u64 now)
 	}
 	p->state = QRE_PATHMTU_SEARCHING;
 	p->probed = size;
-	p->due = now;
+	p->paced = now;
+	pace(p);
 }
 
 /* A packet of about the size in use was lost: is that size still right? */
@@ -98,11 +108,13 @@ static void probe_lost(struct qre_pathmtu *p, u64 now)
 {
 	p->flying = false;
 	p->waiting = false;
-	p->due = now;
+	p->due = p->paced = now;
+	if (p->state == QRE_PATHMTU_SEARCHING)
+		pace(p);
 	if (p->tries < QRE_PATHMTU_TRIES)
 		return;
 	if (p->state == QRE_PATHMTU_CONFIRMING)
-		qre_pathmtu_begin(p, now);
+		qre_pathmtu_begin(p, now, p->rtt);
 	else
 		settle(p, now);
 }
@@ -119,13 +131,37 @@ void qre_pathmtu_init(struct qre_pathmtu *p, const struct qre_pathmtu_plan *plan
 	p->watched = QRE_PATHMTU_NONE;
 }
 
-void qre_pathmtu_begin(struct qre_pathmtu *p, u64 now)
+void qre_pathmtu_begin(struct qre_pathmtu *p, u64 now, u32 rtt)
 {
+	p->rtt = rtt;
 	p->size = base_of(p);
 	p->watched = QRE_PATHMTU_NONE;
 	p->quiet = true;
 	p->quiet_until = now + p->plan->quiet_ms;
 	search(p, now);
+}
+
+void qre_pathmtu_rtt(struct qre_pathmtu *p, u32 rtt)
+{
+	p->rtt = rtt;
+	if (p->state == QRE_PATHMTU_SEARCHING && !p->flying)
+		pace(p);
+}
+
+void qre_pathmtu_proven(struct qre_pathmtu *p, u16 size, u64 ago, u64 now)
+{
+	u16 most = size < p->bound ? size : p->bound, proven = p->size;
+	const u16 *at;
+
+	if (p->state != QRE_PATHMTU_SEARCHING)
+		return;
+	for (at = p->plan->sizes; *at && *at <= most; at++)
+		if (*at > proven)
+			proven = *at;
+	if (proven == p->size)
+		return;
+	p->size = proven;
+	search(p, now > ago ? now - ago : 0);
 }
 
 void qre_pathmtu_bound(struct qre_pathmtu *p, u16 bound, u64 now)
@@ -144,7 +180,7 @@ void qre_pathmtu_bound(struct qre_pathmtu *p, u16 bound, u64 now)
 		p->watched = QRE_PATHMTU_NONE;
 		search(p, now);
 	} else if (p->size < p->plan->base) { /* refused by this machine */
-		qre_pathmtu_begin(p, now);
+		qre_pathmtu_begin(p, now, p->rtt);
 	} else if (p->state == QRE_PATHMTU_SETTLED ? bound > before : p->probed > bound) {
 		search(p, now);
 	}
@@ -179,7 +215,7 @@ enum qre_pathmtu_action qre_pathmtu_next(struct qre_pathmtu *p, u64 now, u64 pto
 			return QRE_PATHMTU_PING;
 		}
 		probe_lost(p, now);
-		if (p->state == QRE_PATHMTU_SETTLED)
+		if (p->state == QRE_PATHMTU_SETTLED || now < p->due)
 			return QRE_PATHMTU_NOTHING;
 	}
 	return QRE_PATHMTU_PROBE;

@@ -36,6 +36,7 @@ struct qre_pathmtu_plan {
 	u32 raise_ms; /* PMTU_RAISE_TIMER: larger sizes are tried again after that */
 	u32 quiet_ms; /* for so long a search from the base may leave senders without word of what
 			 fits */
+	u8 spacing;   /* round trips before each probe of a search */
 };
 
 extern const struct qre_pathmtu_plan qre_pathmtu_server;
@@ -63,6 +64,8 @@ struct qre_pathmtu {
 	u64 numbers[QRE_PATHMTU_TRIES];
 	u64 heard; /* the largest number acknowledged */
 	u64 due;   /* of the probe: when to send it, or to decide its fate */
+	u64 paced; /* what the search's next probe keeps its distance from */
+	u32 rtt;   /* of the path, microseconds, as it is known */
 	u64 raise_at;
 	u64 quiet_until;
 	u64 watched; /* the number of the packet that is watched */
@@ -77,8 +80,13 @@ enum qre_pathmtu_action {
 };
 
 void qre_pathmtu_init(struct qre_pathmtu *p, const struct qre_pathmtu_plan *plan, u16 bound);
-/* The session is confirmed, or its path is another one: search from the base. */
-void qre_pathmtu_begin(struct qre_pathmtu *p, u64 now);
+/* The session is confirmed, or its path is another one: search from the base. @rtt: microseconds.
+ */
+void qre_pathmtu_begin(struct qre_pathmtu *p, u64 now, u32 rtt);
+/* The path's round trip, measured anew. */
+void qre_pathmtu_rtt(struct qre_pathmtu *p, u32 rtt);
+/* A payload of @size, which somebody else sent on this path @ago milliseconds ago, has arrived. */
+void qre_pathmtu_proven(struct qre_pathmtu *p, u16 size, u64 ago, u64 now);
 /* This machine itself cannot send a payload above @bound, or the peer does not take it. */
 void qre_pathmtu_bound(struct qre_pathmtu *p, u16 bound, u64 now);
 /* To be called until it says NOTHING, when something has happened and when it is due. @pto: the

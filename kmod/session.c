@@ -377,6 +377,21 @@ int qre_frame_send(struct qre_device *qdev, const u8 *id, u64 frame_id, const u8
 	return error;
 }
 
+int qre_path_proven(struct qre_device *qdev, const u8 *id, u16 payload, u64 ago_ms,
+		    struct netlink_ext_ack *extack)
+{
+	struct qre_session *s = qre_session_find(qdev, id);
+
+	if (!s || READ_ONCE(s->life) != QRE_LIFE_ESTABLISHED) {
+		NL_SET_ERR_MSG(extack, "SessionId: there is no such established session");
+		return -ENOENT;
+	}
+	spin_lock_bh(&s->lock);
+	qre_mtu_proven(s, payload, ago_ms);
+	spin_unlock_bh(&s->lock);
+	return 0;
+}
+
 /* --- install --- */
 
 static int qre_session_keys(struct qre_session *s, const struct qre_session_params *p)

@@ -208,6 +208,9 @@ int qre_session_delete(struct qre_device *qdev, const u8 *id, bool close,
 		       struct netlink_ext_ack *extack);
 int qre_frame_send(struct qre_device *qdev, const u8 *id, u64 frame_id, const u8 *frames,
 		   size_t size, struct netlink_ext_ack *extack);
+/* A UDP payload of this size, sent on the session's path @ago_ms ago, has arrived. */
+int qre_path_proven(struct qre_device *qdev, const u8 *id, u16 payload, u64 ago_ms,
+		    struct netlink_ext_ack *extack);
 
 /* What SESSION_GET tells, taken in one moment. */
 struct qre_session_info {

@@ -134,6 +134,8 @@ enum qre_cmd {
 	QRE_CMD_DEST_PROFILE_SET = 15, /* IFNAME, DEST_PROFILE, ECN */
 	QRE_CMD_FRAME_SEND = 16,       /* IFNAME, SESSION_ID, FRAMES, FRAME_ID */
 	QRE_CMD_EVENT = 17,	       /* multicast only */
+	QRE_CMD_PATH_PROVEN = 18, /* IFNAME, SESSION_ID, PROVEN_PAYLOAD, PROVEN_AGO_MS: the search
+				     for the path's MTU goes on behind that */
 	__QRE_CMD_MAX,
 };
 #define QRE_CMD_MAX (__QRE_CMD_MAX - 1)
@@ -234,6 +236,8 @@ enum qre_attr {
 	QRE_A_UNANSWERED_MS = 84, /* u64, of a client: since when nothing new was acknowledged,
 				     though something was sent; 0: all is well */
 	QRE_A_SILENT = 85, /* u8, of a client: as SESSION_SILENT and SESSION_ANSWERS told last */
+	QRE_A_PROVEN_PAYLOAD = 86, /* u16: a UDP payload that the handshake sent and that arrived */
+	QRE_A_PROVEN_AGO_MS = 87,  /* u64: how long ago it was sent; at most 3600000 */
 	__QRE_A_MAX,
 };
 #define QRE_A_MAX (__QRE_A_MAX - 1)

@@ -206,7 +206,7 @@ class FrameSend(Message, frozen=True, kw_only=True):
 
 class PathProven(Message, frozen=True, kw_only=True):
     """The session's path carries UDP payloads of ``size`` bytes: the handshake's largest, ``ago_ms`` old, has been
-    acknowledged. A data plane that searches for itself may ignore it."""
+    acknowledged. The search goes on behind it."""
 
     id: U64
     session_id: SessionId

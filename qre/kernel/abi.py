@@ -124,6 +124,7 @@ class QreCommand(enum.IntEnum):
     DEST_PROFILE_SET = 15
     FRAME_SEND = 16
     EVENT = 17
+    PATH_PROVEN = 18
 
 
 class Attribute(enum.IntEnum):
@@ -213,6 +214,8 @@ class Attribute(enum.IntEnum):
     INNER_MTU = 83
     UNANSWERED_MS = 84
     SILENT = 85
+    PROVEN_PAYLOAD = 86
+    PROVEN_AGO_MS = 87
 
 
 #: struct qre_allowed_ip: family (4 or 6), prefix length, two reserved bytes, address (IPv4: the first four).

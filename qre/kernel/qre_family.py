@@ -54,7 +54,8 @@ _CTRL_ATTR_FAMILY_ID, _CTRL_ATTR_FAMILY_NAME, _CTRL_ATTR_VERSION, _CTRL_ATTR_MCA
 _CTRL_ATTR_MCAST_GRP_NAME, _CTRL_ATTR_MCAST_GRP_ID = 1, 2
 
 _ROLES: Final = {Role.SERVER: abi.KernelRole.SERVER, Role.CLIENT: abi.KernelRole.CLIENT}
-
+#: PROVEN_AGO_MS is at most this.
+_LONGEST_AGO_MS: Final = 3_600_000
 
 _Given = TypeVar("_Given")
 _Read = TypeVar("_Read")
@@ -287,6 +288,14 @@ class Qre:
         request.put(Attribute.FRAMES, frames)
         request.u64(Attribute.FRAME_ID, frame_id)
         self._ask(f"sending frames on {device}", QreCommand.FRAME_SEND, request)
+
+    def path_proven(self, device: str, session_id: bytes, payload: int, ago_ms: int) -> None:
+        """The session's path has carried a UDP payload of so many bytes, sent ``ago_ms`` ago."""
+        request = _named(device)
+        request.put(Attribute.SESSION_ID, session_id)
+        request.u16(Attribute.PROVEN_PAYLOAD, payload)
+        request.u64(Attribute.PROVEN_AGO_MS, min(ago_ms, _LONGEST_AGO_MS))
+        self._ask(f"path of a session on {device}", QreCommand.PATH_PROVEN, request)
 
     # --- connection IDs ---
 

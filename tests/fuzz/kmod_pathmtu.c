@@ -74,9 +74,9 @@ int LLVMFuzzerTestOneInput(const u8 *data, size_t size)
 		opcode = *data++;
 		check_state();
 		before = p.size;
-		switch (opcode % 8) {
+		switch (opcode % 10) {
 		case 0:
-			qre_pathmtu_begin(&p, now);
+			qre_pathmtu_begin(&p, now, (u32)(opcode / 8) * 40000);
 			check(p.size <= p.plan->base);
 			break;
 		case 1:
@@ -111,6 +111,19 @@ int LLVMFuzzerTestOneInput(const u8 *data, size_t size)
 			qre_pathmtu_heard(&p, last, now);
 			/* It grows by what was probed, and falls to the base alone. */
 			check(p.size == before || p.size > before || p.size <= p.plan->base);
+			break;
+		case 8: /* as short as it can be, or as long */
+			qre_pathmtu_rtt(&p, opcode & 0x80 ? UINT32_MAX : (u32)(opcode / 10) * 9000);
+			check(p.size == before);
+			break;
+		case 9: /* what somebody else found */
+			if (end - data < 2)
+				return 0;
+			qre_pathmtu_proven(&p, (u16)(data[0] << 8 | data[1]), (u64)opcode * 50,
+					   now);
+			data += 2;
+			check(p.size >= before);
+			check(p.size == before || p.state != QRE_PATHMTU_SEARCHING || !p.tries);
 			break;
 		}
 	}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import itertools
 from collections.abc import Callable
 from random import Random
 
@@ -35,9 +36,17 @@ class Model:
         self.at: PathMtu = codec.path_mtu("mtu-new", int(client), bound)
 
     def begin(self) -> Model:
-        self._call("mtu-begin", self.now)
+        self._call("mtu-begin", self.now, self.rtt * 1000)
         self._run()
         return self
+
+    def proven(self, size: int, ago: int = 0) -> None:
+        self._call("mtu-proven", size, ago, self.now)
+        self._run()
+
+    def measured(self, rtt: int) -> None:
+        self._call("mtu-rtt", rtt * 1000)
+        self._run()
 
     def bound(self, most: int) -> None:
         self._call("mtu-bound", most, self.now)
@@ -121,9 +130,62 @@ def test_it_finds_the_largest_size_that_the_path_takes(codec: KernelCodec, mtu: 
 
 
 def test_sizes_are_probed_one_a_round_and_never_above_the_next(codec: KernelCodec) -> None:
-    model = Model(codec, 1500).begin().run(2000)
+    model = Model(codec, 1500, client=True).begin().run(2000)
     assert model.probes == [(1_000_000 + number * model.rtt, size) for number, size in enumerate(SIZES)]
     assert model.at.due == NONE  # nothing is left to be found
+
+
+def test_a_servers_probes_are_five_round_trips_apart(codec: KernelCodec) -> None:
+    model = Model(codec, 1500).begin().run(2000)
+    assert model.probes == [(1_000_000 + 100 + number * 120, size) for number, size in enumerate(SIZES)]
+
+
+def test_a_server_tries_a_size_again_after_five_more(codec: KernelCodec) -> None:
+    model = Model(codec, 1300).begin()
+    model.run(2000, lambda model: model.datagram(100))
+    assert [size for _, size in model.probes] == [1326] * 3
+    times = [at for at, _ in model.probes]
+    assert all(later - earlier >= 100 for earlier, later in itertools.pairwise(times))
+
+
+def test_a_server_goes_by_the_newest_round_trip(codec: KernelCodec) -> None:
+    model = Model(codec, 1500, rtt=100).begin().run(10)
+    model.measured(20)
+    model.run(500)
+    assert model.probes[0] == (1_000_100, 1326) and model.probes[1][0] == 1_000_300
+
+
+def test_the_search_goes_on_behind_what_the_handshake_has_proven(codec: KernelCodec) -> None:
+    model = Model(codec, 1500).begin().run(30)
+    model.proven(1389, ago=50)
+    assert (model.at.size, model.at.hope, model.at.quiet) == (1389, 1436, True)
+    model.run(2000)
+    assert model.probes == [(1_000_030 - 50 + 100, 1420), (1_000_030 - 50 + 220, 1436)]
+
+
+@pytest.mark.parametrize(("size", "becomes"), [(0, 1200), (1325, 1200), (1400, 1389), (65535, 1436)])
+def test_what_is_proven_counts_as_a_size_of_the_search(codec: KernelCodec, size: int, becomes: int) -> None:
+    model = Model(codec, 1500).begin()
+    model.proven(size)
+    assert model.at.size == becomes
+
+
+def test_nothing_is_proven_above_what_the_peer_or_the_first_hop_takes(codec: KernelCodec) -> None:
+    model = Model(codec, 1500, bound=1400).begin()
+    model.proven(1452)
+    assert (model.at.size, model.at.state, model.at.quiet) == (1389, SETTLED, False)
+
+
+def test_a_search_that_has_ended_is_not_told_what_it_can_find(codec: KernelCodec) -> None:
+    model = Model(codec, 1300).begin().run(5000)
+    model.proven(1436)
+    assert (model.at.size, model.at.state) == (BASE, SETTLED)
+
+
+def test_a_proof_that_is_older_than_the_clock_is_one(codec: KernelCodec) -> None:
+    model = Model(codec, 1500).begin()
+    model.proven(1326, ago=3_600_000)
+    assert (model.at.size, model.probes) == (1326, [(1_000_000, 1389)])
 
 
 def test_a_size_that_is_lost_three_times_ends_the_search_for_ten_minutes(codec: KernelCodec) -> None:
@@ -228,7 +290,7 @@ def test_an_acknowledgement_that_is_late_is_believed(codec: KernelCodec) -> None
 
 def test_a_probe_without_memory_is_asked_for_again(codec: KernelCodec) -> None:
     codec.path_mtu("mtu-new", 0, 1472)
-    codec.path_mtu("mtu-begin", 1000)
+    codec.path_mtu("mtu-begin", 1000, 0)
     assert codec.path_mtu("mtu-next", 1000, 50).action == PROBE
     at = codec.path_mtu("mtu-sent", NONE, 1000, 50)
     assert (at.due, codec.path_mtu("mtu-next", 1049, 50).action) == (1050, 0)

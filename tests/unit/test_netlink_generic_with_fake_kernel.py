@@ -206,6 +206,11 @@ def test_a_session_that_takes_no_frames_is_closed_without_a_reason(fake: FakeKer
             QreCommand.FRAME_SEND,
             {"IFNAME", "SESSION_ID", "FRAMES", "FRAME_ID"},
         ),
+        (
+            lambda qre: qre.path_proven("qre0", SESSION, 1389, 1 << 40),
+            QreCommand.PATH_PROVEN,
+            {"IFNAME", "SESSION_ID", "PROVEN_PAYLOAD", "PROVEN_AGO_MS"},
+        ),
     ],
 )
 def test_each_command_sends_its_attributes_and_no_other(

@@ -93,12 +93,6 @@ def test_probes_of_the_paths_mtu_are_played_and_the_largest_that_arrived_is_know
     assert (proven and proven[0]) == {1300: None, 1350: 1326, 1500: 1389}[mtu]
 
 
-def test_a_data_plane_that_searches_from_the_beginning_gets_a_visit_without_probes() -> None:
-    pair = ShadowPair(dest=profile(visit(PROBED)), in_kernel=True).run()
-    assert pair.complete and pair.server is not None and pair.server.proven_path is None
-    assert all(length <= 1200 for length in after_the_flight(pair))
-
-
 @pytest.mark.parametrize("seed", range(20))
 def test_nothing_stalls_on_a_bad_path(seed: int) -> None:
     path = Path(loss=0.1, duplicate=0.2, reorder=0.3)

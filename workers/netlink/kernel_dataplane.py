@@ -203,7 +203,9 @@ class KernelDataplane:
             case FrameSend(id=number, session_id=session_id, frames=frames):
                 qre.frame_send(device, session_id, number, frames)
                 self._sessions.frames_sent(request)
-            case SessionList() | PathProven():
+            case PathProven(session_id=session_id, size=size, ago_ms=ago):
+                qre.path_proven(device, session_id, size, ago)
+            case SessionList():
                 pass
 
     def _socket(self, request: SessionInstall, fds: list[int]) -> int | None:

@@ -84,9 +84,9 @@ class ServerHandshake:
 
     The datagrams that made the inspector say ``Authenticated`` are fed first, in order. ``random(n)`` gives n random
     bytes; ``now`` is monotonic, in seconds. ``client_cid``: the client's source CID; with it a living Dest is
-    followed, without it Dest is imitated by what is known of it. ``in_kernel``: whether the session is for qre.ko,
-    which joins no packets that a client sends in two datagrams, and searches for the path's MTU from the beginning;
-    else a recorded visit is played with its probes, and the data plane goes on behind the largest that arrived.
+    followed, without it Dest is imitated by what is known of it. A recorded visit is played with its probes of the
+    path's MTU: the data plane goes on behind the largest that arrived. ``in_kernel``: whether the session is for
+    qre.ko, which joins no packets that a client sends in two datagrams.
     """
 
     def __init__(
@@ -137,7 +137,7 @@ class ServerHandshake:
         if client_cid is None:
             self._connection = ServerConnection(flight=flight, datagram_lengths=list(lengths), **arguments)
         else:
-            script = choose(dest.visits, random, with_probes=not in_kernel) if dest else None
+            script = choose(dest.visits, random) if dest else None
             self._connection = self._shadow = ShadowConnection(
                 client_cid=client_cid,
                 expected_flight=flight.handshake_length,

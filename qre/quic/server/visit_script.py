@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from msgspec.structs import replace
-
 from qre.dest_profile import RecordedVisit, Spoken
 
 #: How long a datagram waits for news of earlier ones (seconds).
@@ -97,13 +95,6 @@ class VisitScript:
         return max(self._last, self._began[spoken.asked] + spoken.at_us / _MICROSECONDS + self._shift)
 
 
-def choose(
-    visits: Sequence[RecordedVisit], random: Callable[[int], bytes], *, with_probes: bool
-) -> VisitScript | None:
-    """A script of one of them, by ``random(n)`` bytes, with its probes of the path's MTU or without; None when there
-    is none."""
-    if not visits:
-        return None
-    visit = visits[int.from_bytes(random(4)) % len(visits)]
-    kept = tuple(each for each in visit.spoken if with_probes or not each.probe)
-    return VisitScript(replace(visit, spoken=kept))
+def choose(visits: Sequence[RecordedVisit], random: Callable[[int], bytes]) -> VisitScript | None:
+    """A script of one of them, by ``random(n)`` bytes; None when there is none."""
+    return VisitScript(visits[int.from_bytes(random(4)) % len(visits)]) if visits else None

@@ -319,10 +319,29 @@ static void do_mtu_new(void)
 	say_path_mtu(QRE_PATHMTU_NOTHING);
 }
 
-/* mtu-begin NOW */
+/* mtu-begin NOW RTT */
 static void do_mtu_begin(void)
 {
-	qre_pathmtu_begin(&path_mtu, number());
+	u64 now = number();
+
+	qre_pathmtu_begin(&path_mtu, now, (u32)number());
+	say_path_mtu(QRE_PATHMTU_NOTHING);
+}
+
+/* mtu-rtt RTT */
+static void do_mtu_rtt(void)
+{
+	qre_pathmtu_rtt(&path_mtu, (u32)number());
+	say_path_mtu(QRE_PATHMTU_NOTHING);
+}
+
+/* mtu-proven SIZE AGO NOW */
+static void do_mtu_proven(void)
+{
+	u16 size = (u16)number();
+	u64 ago = number();
+
+	qre_pathmtu_proven(&path_mtu, size, ago, number());
 	say_path_mtu(QRE_PATHMTU_NOTHING);
 }
 
@@ -546,6 +565,8 @@ static const struct {
 	{"divisible", do_divisible},
 	{"mtu-new", do_mtu_new},
 	{"mtu-begin", do_mtu_begin},
+	{"mtu-rtt", do_mtu_rtt},
+	{"mtu-proven", do_mtu_proven},
 	{"mtu-bound", do_mtu_bound},
 	{"mtu-next", do_mtu_next},
 	{"mtu-sent", do_mtu_sent},

@@ -106,6 +106,8 @@ static const struct name {
 	{"InnerMtu", QRE_A_INNER_MTU, U16},
 	{"UnansweredMs", QRE_A_UNANSWERED_MS, U64},
 	{"Silent", QRE_A_SILENT, U8},
+	{"ProvenPayload", QRE_A_PROVEN_PAYLOAD, U16},
+	{"ProvenAgoMs", QRE_A_PROVEN_AGO_MS, U64},
 };
 
 static const struct {
@@ -131,6 +133,7 @@ static const struct {
 	{"loader-set", QRE_CMD_SHARED_LOADER_SET, 0},
 	{"profile-set", QRE_CMD_DEST_PROFILE_SET, 0},
 	{"frame-send", QRE_CMD_FRAME_SEND, 0},
+	{"path-proven", QRE_CMD_PATH_PROVEN, 0},
 };
 
 static void die(const char *what)

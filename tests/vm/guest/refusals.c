@@ -81,6 +81,8 @@ static const struct field {
 	NAMED(LOADER_PID, "LoaderPid", U32, 1, INT32_MAX),
 	NAMED(DEST_PROFILE, "Dest profile", BYTES, 0, 8192),
 	NAMED(ECN, "ECN", U8, 0, 3),
+	NAMED(PROVEN_PAYLOAD, "ProvenPayload", U16, 0, UINT16_MAX),
+	NAMED(PROVEN_AGO_MS, "ProvenAgoMs", U64, 0, 3600000),
 };
 
 #define SESSION_OPTIONAL                                                                           \
@@ -133,6 +135,10 @@ static const struct command {
 	{"frame-send",
 	 QRE_CMD_FRAME_SEND,
 	 {QRE_A_IFNAME, QRE_A_SESSION_ID, QRE_A_FRAMES, QRE_A_FRAME_ID},
+	 {}},
+	{"path-proven",
+	 QRE_CMD_PATH_PROVEN,
+	 {QRE_A_IFNAME, QRE_A_SESSION_ID, QRE_A_PROVEN_PAYLOAD, QRE_A_PROVEN_AGO_MS},
 	 {}},
 };
 
@@ -742,6 +748,11 @@ static void try_ids(void)
 	want_number(QRE_A_FRAME_ID, 1);
 	want_filled(QRE_A_SESSION_ID, 9);
 	refused(QRE_CMD_FRAME_SEND, 0, ENOENT, "SessionId: there is no", "no session");
+	drop(QRE_A_FRAMES);
+	drop(QRE_A_FRAME_ID);
+	want_number(QRE_A_PROVEN_PAYLOAD, 1389);
+	want_number(QRE_A_PROVEN_AGO_MS, 1);
+	refused(QRE_CMD_PATH_PROVEN, 0, ENOENT, "SessionId: there is no", "no session");
 }
 
 static void refused_fd(uint8_t command, int fd, int error, const char *words, const char *what)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from itertools import pairwise
 
 import pytest
@@ -169,4 +171,7 @@ def test_a_client_whose_port_is_blocked_goes_on_from_another_one_with_its_sessio
         assert 1 <= [len(each.payload) for each in sent[:4]].count(1250) <= 3 and len(sent[0].payload) == 1250
         assert not any(each.payload[0] & 0x80 for each in sent), "no new handshake"
         assert {(two.identification - one.identification) % 65_536 for one, two in pairwise(sent)} == {1}
+        lab.server.run("nft", "delete table ip front")
+        os.kill(tunnel.client.workers()["dataplane"], signal.SIGKILL)
+        wait_for("pings by another data plane worker", lambda: all_answered(tunnel))
         assert "handshakes: 1 completed" in tunnel.client.tool("show", "client0")

@@ -210,11 +210,11 @@ class Paths:
         self._pay(now)
 
     def _leave_port(self, cid: PeerCid, now: float) -> None:
-        """The server answers there. It follows with the first packet that is no probe (§9.2)."""
-        sending, before = self._sending, self.used
+        """The server answers there. It follows with the first packet that is no probe (§9.2). The old port's
+        connection ID is kept: a data plane that is restarted begins there again."""
+        sending = self._sending
         self.new_port, sending.moved = None, True
         self._use(cid)
-        self._retire(before, now)
         sending.path_ecn.begin()
         sending.send_control(PING, now)
         self._pay(now)

@@ -147,3 +147,10 @@ u64 qre_number_decode(u64 expected, u32 truncated, unsigned int size)
 		return candidate - window;
 	return candidate;
 }
+
+u8 qre_number_size(u64 number, u64 acked)
+{
+	u64 behind = number - acked;
+
+	return behind < 64 ? 1 : behind < 1 << 14 ? 2 : 4;
+}

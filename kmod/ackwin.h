@@ -54,4 +54,8 @@ unsigned int qre_ackwin_ranges(const struct qre_ackwin *w, struct qre_range *out
  */
 u64 qre_number_decode(u64 expected, u32 truncated, unsigned int size);
 
+/* As few bytes of @number (1, 2 or 4) as a peer can read it from that has acknowledged @acked; ~0:
+ * nothing yet. RFC 9000 section 17.1. */
+u8 qre_number_size(u64 number, u64 acked);
+
 #endif

@@ -16,8 +16,12 @@
 #include "session.h"
 #include "usedkeys.h"
 
-#define QRE_ACK_DELAY	     msecs_to_jiffies(20)
-#define QRE_ACK_EXPONENT     3 /* ours: the default */
+#define QRE_ACK_DELAY	 msecs_to_jiffies(20) /* a server's */
+#define QRE_ACK_EXPONENT 3		      /* ours: the default */
+/* What is farther back was acknowledged before: a client's frames stay short. */
+#define QRE_LONGEST_RANGE ((1 << 14) - 1)
+/* A client's handshake has counted so many packets that ask for an ACK, about. */
+#define QRE_ACKS_BEFORE	     8
 #define QRE_PIGGYBACK	     msecs_to_jiffies(5)
 #define QRE_OLD_KEYS_LIMIT   msecs_to_jiffies(75)
 #define QRE_PACKET_THRESHOLD 3
@@ -54,8 +58,10 @@ static unsigned int qre_bare(u8 cid_size)
 	return 1 + cid_size + QRE_NUMBER_SIZE + QRE_TAG_SIZE;
 }
 
-u64 qre_put_frames(struct qre_session *s, struct qre_outbox *out, const u8 *frames, size_t size,
-		   union qre_peer peer, const struct qre_peer_cid *cid, size_t padded)
+/* @brief: with a number as short as a browser's. */
+static u64 qre_put_packet(struct qre_session *s, struct qre_outbox *out, const u8 *frames,
+			  size_t size, union qre_peer peer, const struct qre_peer_cid *cid,
+			  size_t padded, bool brief)
 {
 	size_t bare = qre_bare(cid ? cid->size : s->tx_cid.length), wanted = size;
 	struct qre_numbers *numbers;
@@ -75,6 +81,10 @@ u64 qre_put_frames(struct qre_session *s, struct qre_outbox *out, const u8 *fram
 		qre_control_end(s, QRE_LOSS_LIMIT, 0, out);
 		return QRE_NO_NUMBER;
 	}
+	if (brief)
+		numbers->size = qre_number_size(numbers->first, s->largest_acked);
+	/* There must be enough to sample: RFC 9001 section 5.4.2 */
+	wanted = max_t(size_t, wanted, QRE_NUMBER_SIZE - numbers->size);
 	numbers->peer = peer;
 	if (cid) {
 		numbers->cid.length = cid->size;
@@ -84,6 +94,19 @@ u64 qre_put_frames(struct qre_session *s, struct qre_outbox *out, const u8 *fram
 	skb_put_zero(skb, wanted - size);
 	__skb_queue_tail(&out->packets, skb);
 	return numbers->first;
+}
+
+u64 qre_put_frames(struct qre_session *s, struct qre_outbox *out, const u8 *frames, size_t size,
+		   union qre_peer peer, const struct qre_peer_cid *cid, size_t padded)
+{
+	return qre_put_packet(s, out, frames, size, peer, cid, padded, false);
+}
+
+/* Of a client, which is a browser to whoever looks. */
+static u64 qre_put_brief(struct qre_session *s, struct qre_outbox *out, const u8 *frames,
+			 size_t size)
+{
+	return qre_put_packet(s, out, frames, size, s->peer, NULL, 0, s->client);
 }
 
 /* --- time --- */
@@ -237,9 +260,14 @@ static void qre_control_forget(struct qre_session *s, struct qre_control *c)
 static void qre_send_control(struct qre_session *s, struct qre_control *c, struct qre_outbox *out)
 {
 	static const u8 ping[] = {0x01};
-	u64 number = qre_put_frames(s, out, c->frames ?: ping, c->frames ? c->size : 1, s->peer,
-				    NULL, 0);
+	const u8 *frames = c->frames ?: ping;
+	size_t size = c->frames ? c->size : sizeof(ping);
+	u64 number;
 
+	if (c->request == QRE_NO_NUMBER)
+		number = qre_put_brief(s, out, frames, size);
+	else
+		number = qre_put_frames(s, out, frames, size, s->peer, NULL, 0);
 	c->sent_at = jiffies;
 	c->last = number;
 	if (number != QRE_NO_NUMBER) {
@@ -358,6 +386,7 @@ void qre_control_begin(struct qre_session *s, struct qre_outbox *out)
 {
 	s->frame_tokens = QRE_FRAMES_BURST;
 	s->frame_tokens_at = jiffies;
+	qre_ack_policy_init(&s->ack_policy, QRE_ACKS_BEFORE);
 	if (s->client && s->socket)
 		qre_control_ping(s, out);
 	if (!s->confirmed)
@@ -382,12 +411,15 @@ size_t qre_control_take_ack(struct qre_session *s, u8 *out, size_t room)
 	count = qre_ackwin_ranges(&s->window, ranges, QRE_ACKWIN_MAX_RANGES);
 	if (!count)
 		return 0;
+	if (s->client && ranges[0].last - ranges[0].first > QRE_LONGEST_RANGE)
+		ranges[0].first = ranges[0].last - QRE_LONGEST_RANGE;
 	delay = (u64)jiffies_to_usecs(jiffies - s->largest_at) >> QRE_ACK_EXPONENT;
 	size = qre_ack_put(out, room, ranges, count, delay,
 			   s->ecn[0] | s->ecn[1] | s->ecn[2] ? s->ecn : NULL);
 	if (size) {
 		s->ack_wanted = false;
 		s->ack_sent = jiffies;
+		qre_ack_policy_sent(&s->ack_policy);
 	}
 	return size;
 }
@@ -398,17 +430,30 @@ static void qre_send_ack(struct qre_session *s, struct qre_outbox *out)
 	size_t size = qre_control_take_ack(s, frame, sizeof(frame));
 
 	if (size)
-		qre_put_frames(s, out, frame, size, s->peer, NULL, 0);
+		qre_put_brief(s, out, frame, size);
+}
+
+static unsigned long qre_ack_at(const struct qre_session *s)
+{
+	u64 rtt = s->rtt_sampled ? s->rtt_least : s->srtt;
+
+	if (!s->client)
+		return s->ack_since + QRE_ACK_DELAY;
+	return s->ack_since + usecs_to_jiffies(qre_ack_policy_delay(&s->ack_policy, rtt));
 }
 
 static void qre_want_ack(struct qre_session *s, bool at_once, struct qre_outbox *out)
 {
+	bool due = s->client && qre_ack_policy_arrived(&s->ack_policy);
+
 	if (!s->ack_wanted) {
 		s->ack_wanted = true;
 		s->ack_since = jiffies;
-		qre_control_arm(s, s->ack_since + QRE_ACK_DELAY);
+		qre_control_arm(s, qre_ack_at(s));
 	}
 	if (at_once && s->ack_sent != jiffies) /* section 13.2.1; one a tick is enough */
+		due = true;
+	if (due)
 		qre_send_ack(s, out);
 }
 
@@ -423,10 +468,12 @@ static void qre_rtt_sample(struct qre_session *s, const struct qre_frame *f)
 	delay = min_t(u64, delay, (u64)s->max_ack_delay_ms * USEC_PER_MSEC);
 	if (!s->rtt_sampled) {
 		s->rtt_sampled = true;
+		s->rtt_least = rtt;
 		s->srtt = rtt;
 		s->rttvar = rtt / 2;
 		return;
 	}
+	s->rtt_least = min(s->rtt_least, rtt);
 	if (rtt > delay + USEC_PER_MSEC)
 		rtt -= delay;
 	difference = s->srtt > rtt ? s->srtt - rtt : rtt - s->srtt;
@@ -834,7 +881,7 @@ static unsigned long qre_deadline(const struct qre_session *s)
 	if (!s->confirmed)
 		qre_sooner(&at, s->created + msecs_to_jiffies(QRE_CONFIRM_MS));
 	if (s->ack_wanted)
-		qre_sooner(&at, s->ack_since + QRE_ACK_DELAY);
+		qre_sooner(&at, qre_ack_at(s));
 	if (rcu_access_pointer(s->rx_previous))
 		qre_sooner(&at, s->previous_until);
 	if (s->phase_acked && s->announced != s->epoch)
@@ -871,7 +918,7 @@ static void qre_timers(struct qre_session *s, struct qre_outbox *out)
 		qre_control_end(s, QRE_LOSS_IDLE, 0, out);
 		return;
 	}
-	if (s->ack_wanted && time_after_eq(jiffies, s->ack_since + QRE_ACK_DELAY)) {
+	if (s->ack_wanted && time_after_eq(jiffies, qre_ack_at(s))) {
 		qre_send_ack(s, out);
 		if (s->ack_wanted) /* withheld, or no memory: not at once again */
 			s->ack_since = jiffies;

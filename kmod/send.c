@@ -83,6 +83,7 @@ bool qre_take_numbers(struct qre_session *s, unsigned int count, bool elsewhere,
 	used = s->next_number + count - s->first_sent;
 	if (used <= QRE_HARD_PACKET_LIMIT && s->next_number + count < QRE_VARINT_MAX) {
 		numbers->first = s->next_number;
+		numbers->size = QRE_NUMBER_SIZE;
 		s->next_number += count;
 		numbers->cid = s->tx_cid;
 		numbers->peer = s->peer;
@@ -108,6 +109,7 @@ struct qre_batch {
 	struct sk_buff *outer;
 	union qre_peer peer;
 	struct qre_cid cid; /* that they bear */
+	u8 number_size;
 	u8 ecn;
 	atomic_t pending; /* packets being encrypted, and one for the function that adds them */
 	bool failed;	  /* one of them: the numbers are lost, nothing leaves */
@@ -138,27 +140,32 @@ void qre_send_exit(void)
 		kfree(per_cpu(qre_spare_batch, cpu));
 }
 
-static unsigned int qre_put_header(const struct qre_cid *cid, const struct qre_key *key, u64 number,
-				   u8 *out)
+static unsigned int qre_header_size(const struct qre_batch *b)
 {
-	unsigned int size = 1 + cid->length;
-	__be32 low = cpu_to_be32((u32)number);
-
-	/* Fixed bit, spin bit 0, reserved bits 0, the key phase, a number of four bytes. */
-	out[0] = 0x43 | (key->epoch & 1) << 2;
-	memcpy(out + 1, cid->bytes, QRE_CID_MAX); /* excess bytes are overwritten */
-	memcpy(out + size, &low, sizeof(low));
-	return size + sizeof(low);
+	return 1 + b->cid.length + b->number_size;
 }
 
-static void qre_protect_header(const struct qre_session *s, u8 cid_size, u8 *packet)
+static unsigned int qre_put_header(const struct qre_batch *b, const struct qre_key *key, u64 number,
+				   u8 *out)
 {
-	unsigned int at = 1 + cid_size, i;
+	unsigned int size = 1 + b->cid.length;
+	__be32 low = cpu_to_be32((u32)(number << 8 * (QRE_NUMBER_SIZE - b->number_size)));
+
+	/* Fixed bit, spin bit 0, reserved bits 0, the key phase, the size of the number. */
+	out[0] = 0x40 | (key->epoch & 1) << 2 | (b->number_size - 1);
+	memcpy(out + 1, b->cid.bytes, QRE_CID_MAX); /* excess bytes are overwritten */
+	memcpy(out + size, &low, sizeof(low));
+	return size + b->number_size;
+}
+
+static void qre_protect_header(const struct qre_batch *b, u8 *packet)
+{
+	unsigned int at = 1 + b->cid.length, i;
 	u8 mask[QRE_SAMPLE_SIZE];
 
-	qre_hp_mask(s->tx_hp, mask, packet + at + QRE_NUMBER_SIZE);
+	qre_hp_mask(b->session->tx_hp, mask, packet + at + QRE_NUMBER_SIZE);
 	packet[0] ^= mask[0] & 0x1f;
-	for (i = 0; i < QRE_NUMBER_SIZE; i++)
+	for (i = 0; i < b->number_size; i++)
 		packet[at + i] ^= mask[1 + i];
 }
 
@@ -338,7 +345,7 @@ static void qre_batch_finish(struct qre_batch *b)
 		goto done;
 	}
 	for (i = 0; i < b->count; i++)
-		qre_protect_header(s, b->cid.length, b->packets[i].at);
+		qre_protect_header(b, b->packets[i].at);
 	if (b->count > 1) {
 		skb_shinfo(skb)->gso_size = b->sizes;
 		skb_shinfo(skb)->gso_segs = b->count;
@@ -385,6 +392,7 @@ static struct qre_batch *qre_batch_new(struct qre_session *s, const struct qre_n
 	b->session = s;
 	b->peer = numbers->peer;
 	b->cid = numbers->cid;
+	b->number_size = numbers->size;
 	b->ecn = numbers->ecn;
 	atomic_set(&b->pending, 1);
 	b->failed = false;
@@ -488,7 +496,7 @@ static void qre_seal(struct qre_batch *b, struct qre_work **work, struct qre_key
 /* Its packets are all there: encrypt them, and send it. */
 static void qre_batch_close(struct qre_batch *b, struct qre_work **work, struct qre_key *key)
 {
-	unsigned int header = 1 + b->cid.length + QRE_NUMBER_SIZE, i;
+	unsigned int header = qre_header_size(b), i;
 
 	for (i = 0; i < b->count; i++) {
 		unsigned int size = i + 1 < b->count ? b->sizes : b->last;
@@ -512,7 +520,7 @@ static u8 *qre_batch_packet(struct qre_batch *b, const struct qre_key *key, u64 
 	b->last = total;
 	b->packets[b->count].at = at;
 	b->packets[b->count++].number = number;
-	return at + qre_put_header(&b->cid, key, number, at);
+	return at + qre_put_header(b, key, number, at);
 }
 
 /*
@@ -525,8 +533,7 @@ static int qre_batch_add(struct qre_batch *b, const struct qre_key *key, u64 num
 	unsigned int size = inner->headers + inner->size, total;
 	u8 *to;
 
-	total = 1 + b->cid.length + QRE_NUMBER_SIZE + ack_size + QRE_DATAGRAM_HEAD + size +
-		QRE_TAG_SIZE;
+	total = qre_header_size(b) + ack_size + QRE_DATAGRAM_HEAD + size + QRE_TAG_SIZE;
 	if (b->count && (b->count == QRE_GSO_MAX_SEGS || total > b->sizes || b->last != b->sizes ||
 			 b->outer->len + total > QRE_GSO_MAX_BYTES))
 		return -EAGAIN;
@@ -641,7 +648,7 @@ void qre_send_plain(struct qre_session *s, const struct qre_numbers *numbers, co
 
 	if (b)
 		to = qre_batch_packet(b, numbers->key, numbers->first,
-				      1 + b->cid.length + QRE_NUMBER_SIZE + size + QRE_TAG_SIZE);
+				      qre_header_size(b) + size + QRE_TAG_SIZE);
 	if (to)
 		memcpy(to, plain, size);
 	else

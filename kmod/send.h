@@ -19,6 +19,7 @@ struct qre_numbers {
 	union qre_peer peer; /* where they go, and what they bear there */
 	struct qre_cid cid;
 	u8 ecn;
+	u8 size; /* bytes of each */
 };
 
 /* Take @count numbers; false: none are left. @elsewhere: not for the path in use. */

@@ -12,6 +12,7 @@
 #include <linux/workqueue.h>
 #include <net/dst_cache.h>
 
+#include "ackpolicy.h"
 #include "ackwin.h"
 #include "control.h"
 #include "ecn.h"
@@ -82,7 +83,8 @@ struct qre_session {
 	bool confirmed;
 	bool ack_wanted;
 	unsigned long ack_since, ack_sent;
-	u64 ecn[3]; /* ECT(0), ECT(1), CE */
+	struct qre_ack_policy ack_policy; /* of a client */
+	u64 ecn[3];			  /* ECT(0), ECT(1), CE */
 	/* of a client: something was sent since the peer acknowledged anything new */
 	bool unanswered, silent; /* the latter as it was told last */
 	unsigned long unanswered_since;
@@ -101,7 +103,7 @@ struct qre_session {
 	u64 probe_number;  /* round-trip time is measured with this packet */
 	u64 probe_at;	   /* ns */
 	bool probe_pending, rtt_sampled;
-	u64 srtt, rttvar; /* us */
+	u64 srtt, rttvar, rtt_least; /* us; the last is valid when rtt_sampled */
 	struct qre_control controls[QRE_CONTROLS_MAX];
 	/* by number: the last QRE_CONTROL_TRIES packets of each */
 	struct qre_control_packet control_packets[QRE_CONTROL_PACKETS];

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "ackpolicy.h"
 #include "ackwin.h"
 #include "ecn.h"
 #include "frames.h"
@@ -242,6 +243,35 @@ static void do_decode(void)
 	u32 truncated = (u32)number();
 
 	printf("%" PRIu64, qre_number_decode(expected, truncated, (unsigned int)number()));
+}
+
+/* number-size NUMBER ACKED */
+static void do_number_size(void)
+{
+	u64 of = number();
+
+	printf("%u", qre_number_size(of, number()));
+}
+
+/*
+ * acks RECEIVED RTT WHAT: WHAT is a letter for each thing that happens, "a" a packet that arrives,
+ * "s" an ACK that is sent. After each packet whether an ACK is due, then how long one may wait.
+ */
+static void do_acks(void)
+{
+	struct qre_ack_policy policy;
+	const char *what;
+	u64 rtt;
+
+	qre_ack_policy_init(&policy, number());
+	rtt = number();
+	for (what = word(); what && *what; what++) {
+		if (*what == 'a')
+			printf("%d", qre_ack_policy_arrived(&policy));
+		else
+			qre_ack_policy_sent(&policy);
+	}
+	printf(" %u", qre_ack_policy_delay(&policy, rtt));
 }
 
 /*
@@ -560,6 +590,8 @@ static const struct {
 	{"close", do_close},
 	{"path", do_path},
 	{"decode", do_decode},
+	{"number-size", do_number_size},
+	{"acks", do_acks},
 	{"window", do_window},
 	{"mss", do_mss},
 	{"divisible", do_divisible},

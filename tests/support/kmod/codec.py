@@ -19,7 +19,7 @@ COMPILE: Final = (
     "clang", "-std=gnu11", "-g", "-O1", "-Wall", "-Wextra", "-Werror", "-fno-sanitize-recover=all", f"-I{KMOD}"
 )  # fmt: skip
 SOURCES: Final = tuple(
-    str(KMOD / f"{name}.c") for name in ("frames", "ackwin", "ecn", "pathmtu", "peercids", "tcpopt")
+    str(KMOD / f"{name}.c") for name in ("ackpolicy", "frames", "ackwin", "ecn", "pathmtu", "peercids", "tcpopt")
 )
 Range = tuple[int, int]
 
@@ -191,6 +191,14 @@ class KernelCodec:
 
     def decode_number(self, truncated: int, length: int, expected: int) -> int:
         return int(self._ask("decode", expected, truncated, length) or "")
+
+    def number_size(self, number: int, acknowledged: int) -> int:
+        return int(self._ask("number-size", number, acknowledged) or "")
+
+    def acks(self, received: int, rtt: int, what: str) -> tuple[str, int]:
+        """``codec.c`` says what is asked; the answers of the packets, and the delay in microseconds."""
+        *due, delay = (self._ask("acks", received, rtt, what) or "").split()
+        return "".join(due), int(delay)
 
     def window(self, base: int, numbers: Sequence[int], max_ranges: int = 32) -> Window:
         answer = self._ask("window", base, max_ranges, len(numbers), *numbers) or ""

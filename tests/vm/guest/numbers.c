@@ -22,6 +22,7 @@
 #include <sys/socket.h>
 #include <time.h>
 
+#include "near.h"
 #include "sessions.h"
 
 #define TAG	    16
@@ -31,6 +32,7 @@
 #define BLOCK	    (1U << 18)
 #define BLOCKS	    64
 #define NO_KEY	    UINT32_MAX
+#define LATE_TRIES  8	  /* times 256 or 65536 numbers that a packet may be overtaken by */
 #define TOLD	    20	  /* of each kind of fault */
 #define PATIENCE    60000 /* milliseconds */
 
@@ -45,6 +47,7 @@ static unsigned int tap_count;
 static struct ledger *ledger;
 static uint32_t known; /* keys of the ledger that are in the chains */
 static uint32_t newest[PAIRS][2][PLACES], before[LEDGER_KEYS], packets_of[LEDGER_KEYS];
+static uint64_t expected[LEDGER_KEYS]; /* the number behind the highest of each */
 static unsigned long packets, opened, repeated, unopened, refused, lost;
 static EVP_CIPHER_CTX *masking, *opening;
 static volatile sig_atomic_t over;
@@ -95,6 +98,7 @@ static void learn(void)
 		if (!__atomic_load_n(&k->ready, __ATOMIC_SEQ_CST))
 			return;
 		first = &newest[k->pair % PAIRS][k->side & 1][k->place % PLACES];
+		expected[known] = QRE_PACKET_NUMBER_BASE;
 		before[known] = *first;
 		*first = known;
 	}
@@ -139,53 +143,76 @@ static bool opens(const struct ledger_key *k, uint64_t number, const uint8_t *he
 	return EVP_DecryptFinal_ex(opening, plain, &got) == 1;
 }
 
-/* Which of these keys opens a packet whose header is unprotected; NO_KEY: none. */
-static uint32_t key_of(uint32_t first, uint64_t number, const uint8_t *head, size_t size,
-		       const uint8_t *sealed, size_t sealed_size)
+/* What is to be tried: an unlikely packet costs more. */
+enum effort {
+	ITS_OWN, /* masked and sealed with the keys of one session */
+	/* Masked as one session's and sealed as another's: whoever updates a session that is not
+	 * his gives it his keys, but not his header protection. */
+	MIXED,
+	LATE, /* its own, with a short number, and overtaken by many */
+};
+
+/* Whether this key opens a packet whose header is unprotected, and with which number: the nearest
+ * that ends like this. */
+static bool key_opens(uint32_t key, enum effort effort, uint32_t low, const uint8_t *head,
+		      size_t size, const uint8_t *sealed, size_t sealed_size, uint64_t *number)
+{
+	unsigned int bytes = (head[0] & 3) + 1, tries = effort == LATE ? LATE_TRIES : 1;
+
+	*number = number_near(expected[key], low, bytes);
+	for (; tries && *number >= QRE_PACKET_NUMBER_BASE; tries--, *number -= 1ULL << 8 * bytes)
+		if (opens(&ledger->keys[key], *number, head, size, sealed, sealed_size))
+			return true;
+	return false;
+}
+
+/* Which of these keys does; NO_KEY: none. */
+static uint32_t key_of(uint32_t first, uint32_t low, const uint8_t *head, size_t size,
+		       const uint8_t *sealed, size_t sealed_size, uint64_t *number)
 {
 	for (uint32_t each = first; each != NO_KEY; each = before[each])
-		if (opens(&ledger->keys[each], number, head, size, sealed, sealed_size))
+		if (key_opens(each, MIXED, low, head, size, sealed, sealed_size, number))
 			return each;
 	return NO_KEY;
 }
 
-/*
- * Whose key opens this QUIC packet, and with which number; NO_KEY: none of these. @mixed: it may be
- * masked as one session's and sealed as another's: whoever updates a session that is not his gives
- * it his keys, but not his header protection.
- */
-static uint32_t owner_of(uint32_t first, bool mixed, const uint8_t *packet, size_t size, size_t cid,
-			 uint64_t *number)
+/* Whose key opens this QUIC packet, and with which number; NO_KEY: none of these. */
+static uint32_t owner_of(uint32_t first, enum effort effort, const uint8_t *packet, size_t size,
+			 size_t cid, uint64_t *number)
 {
-	size_t at = 1 + cid, header = at + NUMBER_SIZE;
+	size_t at = 1 + cid, header;
 	const uint8_t *hp = NULL;
 	uint8_t mask[SAMPLE], head[64];
+	uint32_t low;
 
-	if (size < header + SAMPLE)
+	if (size < at + NUMBER_SIZE + SAMPLE)
 		return NO_KEY;
 	for (uint32_t each = first, found; each != NO_KEY; each = before[each]) {
 		const struct ledger_key *k = &ledger->keys[each];
 
-		if (hp && !memcmp(hp, k->hp, QRE_KEY_SIZE) && mixed)
+		if (hp && !memcmp(hp, k->hp, QRE_KEY_SIZE) && effort == MIXED)
 			continue;
 		if (!hp || memcmp(hp, k->hp, QRE_KEY_SIZE)) {
-			mask_of(k->hp, packet + header, mask);
+			mask_of(k->hp, packet + at + NUMBER_SIZE, mask);
 			hp = k->hp;
 		}
-		memcpy(head, packet, header);
+		memcpy(head, packet, at + NUMBER_SIZE);
 		head[0] ^= mask[0] & 0x1f;
-		if ((head[0] & 0x1b) != 0x03) /* no reserved bits, a number of four bytes */
+		/* No reserved bits, and a number of four bytes; a client's may have one or two. */
+		if (head[0] & 0x18 || (head[0] & 3) == 2 || (!cid && (head[0] & 3) != 3))
 			continue;
-		*number = 0;
-		for (unsigned int i = 0; i < NUMBER_SIZE; i++) {
+		header = at + (head[0] & 3) + 1;
+		low = 0;
+		for (size_t i = 0; at + i < header; i++) {
 			head[at + i] ^= mask[1 + i];
-			*number = *number << 8 | head[at + i];
+			low = low << 8 | head[at + i];
 		}
-		if (mixed)
-			found = key_of(first, *number, head, header, packet + header,
-				       size - header);
+		if (effort == MIXED)
+			found = key_of(first, low, head, header, packet + header, size - header,
+				       number);
 		else
-			found = opens(k, *number, head, header, packet + header, size - header)
+			found = key_opens(each, effort, low, head, header, packet + header,
+					  size - header, number)
 					? each
 					: NO_KEY;
 		if (found != NO_KEY)
@@ -211,9 +238,11 @@ static uint32_t find(const struct tap *t, unsigned int place, const uint8_t *pac
 {
 	size_t cid = t->side ? QRE_CID_MAX : 0; /* as sessions.h makes them */
 	uint32_t first = newest[t->pair][t->side][place];
-	uint32_t key = owner_of(first, false, packet, size, cid, number);
+	uint32_t key = NO_KEY;
 
-	return key != NO_KEY ? key : owner_of(first, true, packet, size, cid, number);
+	for (unsigned int effort = ITS_OWN; key == NO_KEY && effort <= LATE; effort++)
+		key = owner_of(first, effort, packet, size, cid, number);
+	return key;
 }
 
 /* A datagram between the ports of a session. */
@@ -233,6 +262,8 @@ static void took(const struct tap *t, unsigned int place, const uint8_t *packet,
 	}
 	opened++;
 	packets_of[key]++;
+	if (number >= expected[key])
+		expected[key] = number + 1;
 	seen_grow();
 	if (seen_add((uint64_t)(key + 1) << 40 | number))
 		seen_count++;

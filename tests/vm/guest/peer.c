@@ -38,12 +38,15 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "near.h"
+
 #define TAG	    16
 #define IV	    12
 #define NUMBER_SIZE 4
 #define BASE	    65536
 #define LARGEST	    1500
 #define SOCKETS	    8
+#define GUESSES	    256
 
 struct side {
 	int aead, hp;
@@ -245,28 +248,34 @@ static void opened(unsigned int to, uint64_t number, size_t size, unsigned int t
 
 static void arrived(unsigned int to, uint8_t *packet, size_t size, unsigned int tos)
 {
-	size_t header = 1 + rx_cid_size + NUMBER_SIZE;
+	size_t at = 1 + rx_cid_size, header;
 	uint8_t mask[16], nonce[IV], out[LARGEST + TAG];
 	static uint64_t expected = BASE;
-	uint32_t low;
+	uint32_t low = 0;
 	uint64_t number;
 	ssize_t done;
 
-	if (size < header + 16)
+	if (size < at + NUMBER_SIZE + 16)
 		goto bad;
-	mask_of(&rx, packet + header, mask);
+	mask_of(&rx, packet + at + NUMBER_SIZE, mask);
 	packet[0] ^= mask[0] & 0x1f;
-	for (int i = 0; i < NUMBER_SIZE; i++)
-		packet[1 + rx_cid_size + i] ^= mask[1 + i];
-	if ((packet[0] & 3) != NUMBER_SIZE - 1)
-		goto bad;
-	memcpy(&low, packet + 1 + rx_cid_size, 4);
-	number = (expected & ~0xffffffffULL) | ntohl(low);
-	nonce_of(&rx, number, nonce);
-	done = transform(rx.aead, false, nonce, header, packet, size, out, size - TAG);
-	if (done < (ssize_t)header)
-		goto bad;
-	expected = number + 1;
+	header = at + (packet[0] & 3) + 1;
+	for (int i = 0; at < header; i++, at++) {
+		packet[at] ^= mask[1 + i];
+		low = low << 8 | packet[at];
+	}
+	number = number_near(expected, low, (packet[0] & 3) + 1);
+	/* Who begins in the middle of a session does not know what is expected. */
+	for (unsigned int tries = 0;; tries++, number += 1ULL << 8 * ((packet[0] & 3) + 1)) {
+		nonce_of(&rx, number, nonce);
+		done = transform(rx.aead, false, nonce, header, packet, size, out, size - TAG);
+		if (done >= (ssize_t)header)
+			break;
+		if (tries == GUESSES || (packet[0] & 3) == 3)
+			goto bad;
+	}
+	if (number >= expected)
+		expected = number + 1;
 	opened(to, number, size, tos, packet, out + header, done - header);
 	return;
 bad:

@@ -1,0 +1,39 @@
+"""A client's session in the kernel acknowledges and idles as a browser: how often, and in how many bytes."""
+
+from __future__ import annotations
+
+import pytest
+
+from qre.ends import Role
+from tests.support.guest_peer import GuestPeer
+from tests.support.vm import Vm
+
+pytestmark = pytest.mark.timeout(900)
+KEYS = 74_000
+#: A browser's site has connection IDs of four bytes, this test one of twenty.
+LONGER = 16
+
+
+def test_a_client_acknowledges_and_idles_as_a_browser(peers: Vm) -> None:
+    """PINGs ask for it: 80 of the first hundred packets, then 400. Half of four seconds without a packet is idle."""
+    peer = GuestPeer(peers, Role.CLIENT, KEYS)
+    peer.install("IdleMs=4000")
+    got = peer.says(
+        """
+        ack on
+        wait 700
+        ack off
+        burst 0 80 01
+        wait 300
+        burst 0 400 01
+        wait 300
+        ack on
+        wait 2600
+        """
+    )
+    acks = [packet for packet in got if packet.acknowledges]
+    assert 40 + 39 <= len(acks) <= 40 + 39 + 20, "some more where the guest was slow"
+    sizes = {packet.size - LONGER for packet in acks}
+    assert min(sizes) >= 28 and max(sizes) <= 38
+    pings = [packet.size - LONGER for packet in got if packet.payload == b"\1" and packet.size < 100]
+    assert pings == [26, 25], "the first has a number of four bytes"

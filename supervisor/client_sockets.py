@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from qre.addresses import Address
-from qre.errors import MachineError, QreError
+from qre.errors import MachineError
 from qre.kernel.underlay_sockets import client_socket, connect_anew, source_address
 
-#: An attempt needs two, and a session may be replaced.
-MAX_CLIENT_SOCKETS: Final = 16
+#: An attempt needs one, and a session may be replaced.
+MAX_CLIENT_SOCKETS: Final = 8
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,7 @@ class _Granted:
 
 
 class ClientSockets:
-    """``ip``: where they are bound, empty for all addresses; ``port``: 0 for a fresh one each. Of those that are
-    ``connected`` each has a spare one, whose number is one more, for a session that has to leave its port."""
+    """``ip``: where they are bound, empty for all addresses; ``port``: 0 for a fresh one each."""
 
     def __init__(self, ip: str, port: int, *, connected: bool) -> None:
         self._ip = ip
@@ -42,22 +41,15 @@ class ClientSockets:
         self._granted: dict[int, _Granted] = {}
         self._next = 1
 
-    def grant(self, peer: Address, port: int) -> tuple[dict[int, int], Address | None]:
-        """A new socket for packets to ``peer``, and its spare one: their descriptors, which stay ours, by number; and
-        where packets come from, if there is a route. Raises QreError."""
+    def grant(self, peer: Address, port: int) -> tuple[int, int, Address | None]:
+        """A new socket for packets to ``peer``: its number, its descriptor, which stays ours, and where its packets
+        come from, if there is a route. Raises QreError."""
         if len(self._granted) >= MAX_CLIENT_SOCKETS:
             raise MachineError("client socket", "too many are in use")
-        number, self._next = self._next, self._next + 2
-        made = {number: _Granted(client_socket(self._ip, self._port), peer, port)}
-        if self._connected and not self._port:
-            try:
-                made[number + 1] = _Granted(client_socket(self._ip, 0), peer, port)
-            except QreError:
-                made[number].made.close()
-                raise
-        self._granted |= made
-        (local, *_) = map(self._lead, made.values())
-        return {each: granted.made.fileno() for each, granted in made.items()}, local
+        made = client_socket(self._ip, self._port)
+        number, self._next = self._next, self._next + 1
+        granted = self._granted[number] = _Granted(made, peer, port)
+        return number, made.fileno(), self._lead(granted)
 
     def held(self) -> Iterator[tuple[int, int]]:
         """The number and the descriptor of each."""
@@ -78,19 +70,15 @@ class ClientSockets:
         """Connect it, unless it is, and from the right address. A peer to which there is no route now is led to
         later."""
         source = source_address(self._ip, granted.peer)
-        if (
-            self._connected
-            and source is not None
-            and not (_is_connected(granted.made) and granted.made.getsockname()[0] == str(source))
-        ):
+        if self._connected and source is not None and not _leads(granted.made, source):
             with contextlib.suppress(OSError):  # the route has gone again; unconnected, it works as well
                 connect_anew(granted.made, (str(granted.peer), granted.port))
         return source
 
 
-def _is_connected(made: socket.socket) -> bool:
+def _leads(made: socket.socket, source: Address) -> bool:
     try:
         made.getpeername()
     except OSError:
         return False
-    return True
+    return bool(made.getsockname()[0] == str(source))

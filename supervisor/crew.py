@@ -314,10 +314,9 @@ class Crew:
                 member.life("greeted")
                 member.greeted.set()
             case SocketRequest(peer=peer, port=port) if self.config.role is Role.CLIENT:
-                descriptors, local = self._client_sockets.grant(peer, port)
-                for number, fd in descriptors.items():
-                    member.hand(CLIENT_UDP.name, fd, number)
-                return SocketGranted(number=min(descriptors), local=local)
+                number, fd, local = self._client_sockets.grant(peer, port)
+                member.hand(CLIENT_UDP.name, fd, number)
+                return SocketGranted(number=number, local=local)
             case SocketRelease(number=number):
                 self._client_sockets.release(number)
             case NetworkChanged():

@@ -123,8 +123,7 @@ class SessionKeys(Struct, frozen=True, kw_only=True):
 
 
 class SessionInstall(Message, frozen=True, kw_only=True):
-    """Install a session. The client's comes with its UDP socket as an SCM_RIGHTS descriptor (``SocketFd``), and on
-    the user data plane with a spare one, which has another port."""
+    """Install a session. The client's comes with its UDP socket as an SCM_RIGHTS descriptor (``SocketFd``)."""
 
     id: U64
     session_id: SessionId

@@ -151,7 +151,7 @@ class Refused(Message, frozen=True, kw_only=True):
 class SocketRequest(Message, frozen=True, kw_only=True):
     """handshake -> supervisor, request (client): a new underlay UDP socket, for packets to ``port`` of ``peer``. The
     answer is SocketGranted, and the descriptor ``client_udp`` with the same number comes over the descriptor channel
-    before it; for the user data plane a spare one, too, whose number is one more."""
+    before it."""
 
     peer: Address
     port: Port

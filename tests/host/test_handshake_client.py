@@ -42,7 +42,7 @@ class Supervisor(FakeContext):
         assert isinstance(message, SocketRequest)
         if self.refusing:
             raise MachineError("client socket", "too many are in use")
-        number = 2 * len(self.granted) + 1
+        number = len(self.granted) + 1
         made = self.granted[number] = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         made.bind(("127.0.0.1", 0))
         self.client.socket_arrived(number, os.dup(made.fileno()))

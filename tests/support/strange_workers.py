@@ -223,12 +223,12 @@ class Asks(Quiet):
 
 
 class Holds(Quiet):
-    """A client with one socket and its spare one: says which ones it has, after a restart too."""
+    """A client with one socket: says which ones it has, after a restart too."""
 
     async def begin(self) -> None:
         held = [number for name, number in self.context.numbered if name == "client_udp"]
         if held:
-            await self.say(f"sockets {held} are here again")
+            await self.say(f"socket {held} is here again")
         else:
             self.later(0.1, lambda: asyncio.ensure_future(self.ask()))
 

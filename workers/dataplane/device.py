@@ -27,9 +27,8 @@ from qre.dataplane.protocol import (
 )
 from qre.dataplane.status import DeviceCounters
 from qre.ends import Role
-from qre.errors import QreError, UntrustedInputError
+from qre.errors import MachineError, UntrustedInputError
 from qre.wire.close_reason import CloseReason
-from qre.workers.dataplane.client_ports import ClientPorts
 from qre.workers.dataplane.inner.coalesce import Buffers, Deliverer
 from qre.workers.dataplane.inner.ecn import decapsulated
 from qre.workers.dataplane.inner.offload import NO_OFFLOAD, VNET_HEADER_SIZE, split_untrusted
@@ -87,7 +86,7 @@ class Device:
         self._say = say
         self._refusals = Refusals(self.drops, lambda packet: self._write([NO_OFFLOAD, packet]), say)
         self._rx_packets = self._rx_bytes = self._tx_packets = self._tx_bytes = 0
-        self._client_ports: dict[bytes, ClientPorts] = {}
+        self._client_sockets: dict[bytes, UnderlaySocket] = {}
         self._server_socket = UnderlaySocket(server_socket, self.drops) if server_socket is not None else None
         self._blocked: dict[UnderlaySocket, list[_Waiting]] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -118,10 +117,9 @@ class Device:
             if timer is not None:
                 timer.cancel()
         self._loop.remove_reader(self._tun)
-        for session_id in list(self._client_ports):
-            self._forget_ports(session_id)
-        if self._server_socket is not None:
-            self._forget_underlay(self._server_socket)
+        for underlay in [*self._client_sockets.values(), *([self._server_socket] if self._server_socket else [])]:
+            self._forget_underlay(underlay)
+        self._client_sockets.clear()
         os.close(self._tun)
 
     def _forget_underlay(self, underlay: UnderlaySocket) -> None:
@@ -159,32 +157,28 @@ class Device:
     def _handle(self, request: DataplaneRequest, fds: list[int], now: float) -> Answer:
         """As ``handle``; a descriptor that is used is taken out of ``fds``."""
         if isinstance(request, SessionInstall) and request.role is Role.CLIENT:
+            if len(fds) != 1:
+                return refused(request.id, Refusal.OTHER, "a client session comes with its socket")
             try:
-                ports = ClientPorts(fds, self.drops)
-            except QreError as error:
+                underlay = UnderlaySocket(fds.pop(), self.drops)
+            except MachineError as error:
                 return refused(request.id, Refusal.OTHER, str(error))
             answer = self.registry.answer(request, now)
             if answer.refusal is not None:
-                for underlay in ports:
-                    underlay.close()
+                underlay.close()
             else:
-                self._use_client_ports(request.session_id, ports)
+                self._use_client_socket(request.session_id, underlay)
             return answer
         if isinstance(request, SessionInstall) and self._server_socket is None:
             return refused(request.id, Refusal.OTHER, "a server session without a server's socket")
         return self.registry.answer(request, now)
 
-    def _use_client_ports(self, session_id: bytes, ports: ClientPorts) -> None:
-        self._forget_ports(session_id)
-        self._client_ports[session_id] = ports
-        session = self.registry.sessions[session_id]
-        session.paths.has_new_port = ports.has_spare and not session.moved
-        for underlay in ports:
-            self._loop.add_reader(underlay.fileno(), self._client_readable, session_id, underlay)
-
-    def _forget_ports(self, session_id: bytes) -> None:
-        for underlay in self._client_ports.pop(session_id, ()):
-            self._forget_underlay(underlay)
+    def _use_client_socket(self, session_id: bytes, underlay: UnderlaySocket) -> None:
+        old = self._client_sockets.pop(session_id, None)
+        if old is not None:
+            self._forget_underlay(old)
+        self._client_sockets[session_id] = underlay
+        self._loop.add_reader(underlay.fileno(), self._client_readable, session_id, underlay)
 
     # --- TUN to UDP ---
 
@@ -251,12 +245,7 @@ class Device:
         underlay = self._underlay_of(session)
         if underlay is None:
             self.drops["no-socket"] += len(packets)
-        else:
-            self._send_by(underlay, session, packets, to, ecn, now)
-
-    def _send_by(
-        self, underlay: UnderlaySocket, session: Session, packets: list[bytes], to: Address, ecn: int, now: float
-    ) -> None:
+            return
         source = session.install.underlay.local_ip if session.role is Role.SERVER else None
         if underlay in self._blocked:
             self._wait(underlay, packets, to, ecn, source)
@@ -270,8 +259,7 @@ class Device:
     def _underlay_of(self, session: Session) -> UnderlaySocket | None:
         if session.role is Role.SERVER:
             return self._server_socket
-        ports = self._client_ports.get(session.session_id)
-        return ports.used if ports is not None else None
+        return self._client_sockets.get(session.session_id)
 
     def _wait(
         self, underlay: UnderlaySocket, packets: list[bytes], to: Address, ecn: int, source: IpAddress | None
@@ -329,7 +317,7 @@ class Device:
         for _ in range(_TURNS):
             batches, more = self._gather(underlay)
             for (source, ecn), datagrams in batches.items():
-                for session, own in self.registry.runs_of(datagrams):
+                for session, own in self._by_session(datagrams):
                     touched.add(session)
                     self._receive(session, own, source, ecn, now)
             if not more:
@@ -355,6 +343,30 @@ class Device:
             else:
                 batches[key] = datagrams
         return batches, True
+
+    def _by_session(self, datagrams: list[bytes]) -> list[tuple[Session, list[bytes]]]:
+        """Runs of datagrams of one routed CID."""
+        by_cid, lengths = self.registry.by_cid, self.registry.cid_lengths
+        runs: list[tuple[Session, list[bytes]]] = []
+        last: bytes | None = None
+        for datagram in datagrams:
+            if last is not None and datagram.startswith(last, 1) and datagram[0] < 0x80:
+                runs[-1][1].append(datagram)
+                continue
+            last = None
+            if datagram and datagram[0] >= 0x80:
+                self.drops["long-header"] += 1
+                continue
+            for length in lengths:
+                cid = datagram[1 : 1 + length]
+                session = by_cid.get(cid)
+                if session is not None:
+                    runs.append((session, [datagram]))
+                    last = cid
+                    break
+            else:
+                self.drops["unknown-cid"] += 1
+        return runs
 
     def _receive(self, session: Session, datagrams: list[bytes], source: Address, ecn: int, now: float) -> None:
         held = session.state is LifeState.HELD
@@ -389,9 +401,6 @@ class Device:
 
     def _settle(self, session: Session, now: float) -> None:
         """After work of a session: send, report, remove ended sessions, set the timer."""
-        ports = self._client_ports.get(session.session_id)
-        if ports is not None and (session.from_new_port or session.moved):
-            self._follow_to_port(session, ports, now)
         for packet, to, ecn in session.outbox:
             self._send(session, [packet], to, ecn, now)
         session.outbox.clear()
@@ -402,16 +411,11 @@ class Device:
         session.events.clear()
         if session.state is LifeState.ENDED:
             self.registry.remove(session)
-            self._forget_ports(session.session_id)
+            underlay = self._client_sockets.pop(session.session_id, None)
+            if underlay is not None:
+                self._forget_underlay(underlay)
             return
         self._wake_at(session.deadline(), now)
-
-    def _follow_to_port(self, session: Session, ports: ClientPorts, now: float) -> None:
-        packets, session.from_new_port = session.from_new_port, []
-        if packets:
-            self._send_by(ports.spare, session, packets, session.peer, 0, now)
-        if session.moved:
-            ports.move()
 
     def _wake_at(self, at: float, now: float) -> None:
         if at >= self._timer_at:

@@ -99,30 +99,6 @@ class Registry:
             self._wipe_unless_kept(request)
         return Answer(id=request.id)
 
-    def runs_of(self, datagrams: list[bytes]) -> list[tuple[Session, list[bytes]]]:
-        """Runs of datagrams of one routed CID, as a server's socket has received them."""
-        by_cid, lengths = self.by_cid, self.cid_lengths
-        runs: list[tuple[Session, list[bytes]]] = []
-        last: bytes | None = None
-        for datagram in datagrams:
-            if last is not None and datagram.startswith(last, 1) and datagram[0] < 0x80:
-                runs[-1][1].append(datagram)
-                continue
-            last = None
-            if datagram and datagram[0] >= 0x80:
-                self._drops["long-header"] += 1
-                continue
-            for length in lengths:
-                cid = datagram[1 : 1 + length]
-                session = by_cid.get(cid)
-                if session is not None:
-                    runs.append((session, [datagram]))
-                    last = cid
-                    break
-            else:
-                self._drops["unknown-cid"] += 1
-        return runs
-
     def _wipe_unless_kept(self, request: object) -> None:
         """The keys of a request that is refused, or repeats what is known, are nobody's."""
         match request:

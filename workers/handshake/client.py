@@ -440,7 +440,7 @@ class Client:
 
     async def _release_unused(self) -> None:
         """Return the sockets that no session uses to the supervisor."""
-        for one in self.link.sockets.keys() - {r.socket_number + n for r in self._sessions.records() for n in (0, 1)}:
+        for one in self.link.sockets.keys() - {r.socket_number for r in self._sessions.records()}:
             os.close(self.link.sockets.pop(one))
             await self._context.send(Party.SUPERVISOR, SocketRelease(number=one))
 

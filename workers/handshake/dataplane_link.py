@@ -96,8 +96,7 @@ class DataplaneLink:
                     answer = refused(outgoing.request.id, Refusal.OTHER, "the session's socket is gone")
                     self._sessions.received(answer, time.monotonic())
                     continue
-                spare = self.sockets.get(outgoing.socket_number + 1)
-                fds = [fd] if spare is None else [fd, spare]
+                fds = [fd]
             try:
                 self._channel.send(outgoing.request, fds)
             except ChannelClosedError:

@@ -1,8 +1,7 @@
-"""An address that is being validated: RFC 9000 §8.1, §8.2 and §9.3.
+"""An address that is being validated: RFC 9000 §8.1, §8.2 and §9.3 (server side).
 
-Nothing but PATH_CHALLENGE and PATH_RESPONSE is sent to a peer's new address until it has answered, and never more
-than three times the bytes that came from it. From a new port of our own a client sends PATH_CHALLENGEs, as Chromium
-does when its peer is silent.
+Nothing but PATH_CHALLENGE and PATH_RESPONSE is sent to it until it has answered, and never more than three times the
+bytes that came from it.
 """
 
 from __future__ import annotations
@@ -44,29 +43,6 @@ class Challenges:
     def answered_by(self, data: bytes) -> bool:
         """Whether PATH_RESPONSE holds the data of one of them; in constant time."""
         return sum(hmac.compare_digest(data, challenge) for challenge in self._sent) > 0
-
-
-class NewPort:
-    """A port of our own that is being tried, and the connection ID for packets from there."""
-
-    #: Of Chromium: datagrams of this length, so many of them, so far apart (seconds).
-    LENGTH = 1250
-    MOST = 3
-    INTERVAL = 0.3
-
-    __slots__ = ("challenges", "cid", "next_at")
-
-    def __init__(self, cid: PeerCid) -> None:
-        self.cid = cid
-        self.challenges = Challenges()
-        self.next_at = 0.0
-
-    def challenge(self, data: bytes, now: float) -> bytes:
-        """The PATH_CHALLENGE frame to send now; empty when none was answered in time."""
-        if len(self.challenges) >= self.MOST:
-            return b""
-        self.next_at = now + self.INTERVAL
-        return self.challenges.frame(data)
 
 
 class Candidate:

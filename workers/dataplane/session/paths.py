@@ -3,8 +3,7 @@
 Like ``kmod/migrate.c``. A new address of the peer is a candidate until the peer has answered a PATH_CHALLENGE there;
 one at a time. The address in use is challenged, too: if it still answers, the packet from elsewhere was only a copy
 (§9.3.3). No connection ID is used at two addresses, unless the peer has issued no other (§9.5). A mere probe is
-answered, wherever it comes from, and is not a migration. A client that hears nothing tries a port of its own that is
-new, once: the way of the old one may be blocked. When the peer answers there, the client moves.
+answered, wherever it comes from, and is not a migration.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from qre.wire.frames import (
     PathResponse,
     encode_frame,
 )
-from qre.workers.dataplane.session.path import PADDED, Address, Candidate, NewPort
+from qre.workers.dataplane.session.path import PADDED, Address, Candidate
 from qre.workers.dataplane.session.payload import PING
 from qre.workers.dataplane.session.peer_cids import MAX_OWED, PeerCid, PeerCids
 from qre.workers.dataplane.session.sending import Sending
@@ -48,9 +47,6 @@ class Paths:
         self.used = PeerCid(sending.packets.tx_cid, sequence, install.reset_token, used=True)
         self.cids = PeerCids(self.used)
         self.candidate: Candidate | None = None
-        #: A client's: whether there is a port that was never used.
-        self.has_new_port = False
-        self.new_port: NewPort | None = None
         self._challenged_at = -_NEVER  # the address in use, the last time
         self._pay_at = _NEVER
 
@@ -161,9 +157,6 @@ class Paths:
 
     def answered(self, data: bytes, now: float) -> None:
         """PATH_RESPONSE; it may come on another path than the challenge's (§8.2.2)."""
-        if self.new_port is not None and self.new_port.challenges.answered_by(data):
-            self._leave_port(self.new_port.cid, now)
-            return
         candidate = self.candidate
         if candidate is None:
             return
@@ -190,35 +183,6 @@ class Paths:
         moved = msgspec.structs.replace(underlay, peer_ip=ip_address(peer[0]), peer_port=peer[1])
         sending.events.append(PeerMoved(session_id=sending.session_id, underlay=moved))
 
-    # --- a client's port ---
-
-    def try_new_port(self, now: float) -> None:
-        """Nothing comes back. Without a connection ID for it, a new port would be known as ours (§9.5)."""
-        cid = self.cids.take(len(self.used.cid)) if self.has_new_port else None
-        if cid is not None:
-            self.has_new_port = False
-            self.new_port = NewPort(cid)
-            self._challenge_from(self.new_port, now)
-
-    def _challenge_from(self, port: NewPort, now: float) -> None:
-        frame = port.challenge(self._random(8), now)
-        if frame:
-            self._sending.put_frames_from_new_port(frame, port.cid.cid, NewPort.LENGTH)
-            return
-        self.new_port = None
-        self._retire(port.cid, now)
-        self._pay(now)
-
-    def _leave_port(self, cid: PeerCid, now: float) -> None:
-        """The server answers there. It follows with the first packet that is no probe (§9.2). The old port's
-        connection ID is kept: a data plane that is restarted begins there again."""
-        sending = self._sending
-        self.new_port, sending.moved = None, True
-        self._use(cid)
-        sending.path_ecn.begin()
-        sending.send_control(PING, now)
-        self._pay(now)
-
     def _forget(self, now: float) -> None:
         """Retire its connection ID: seen there, it is never used elsewhere."""
         candidate, self.candidate = self.candidate, None
@@ -230,14 +194,11 @@ class Paths:
 
     def deadline(self) -> float:
         """When to call ``handle_timer``."""
-        candidate, port = self.candidate, self.new_port
-        soonest = self._pay_at if port is None else min(self._pay_at, port.next_at)
-        return soonest if candidate is None else min(soonest, candidate.next_at, candidate.expires)
+        candidate = self.candidate
+        return self._pay_at if candidate is None else min(self._pay_at, candidate.next_at, candidate.expires)
 
     def handle_timer(self, now: float) -> None:
         """Do what is due."""
-        if self.new_port is not None and now >= self.new_port.next_at:
-            self._challenge_from(self.new_port, now)
         if self.candidate is not None and now >= self.candidate.expires:
             self._forget(now)
         if self.candidate is not None and now >= self.candidate.next_at:

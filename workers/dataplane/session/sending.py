@@ -70,9 +70,6 @@ class Sending:
         self.peer: Address = (str(install.underlay.peer_ip), install.underlay.peer_port)
         self.events: list[DataplaneReport] = []
         self.outbox: list[OutgoingPacket] = []
-        #: Packets to the peer from a new port of ours, which is used for everything once it is ``moved``.
-        self.from_new_port: list[bytes] = []
-        self.moved = False
         self.state = LifeState.HELD if install.held else LifeState.ESTABLISHED
         self.confirmed = install.role is Role.SERVER and not install.held
         self.tx_packets = self.tx_bytes = 0
@@ -202,27 +199,16 @@ class Sending:
 
     def put_frames_elsewhere(self, frames: bytes, to: Address, cid: bytes, size: int) -> int:
         """The same to an address other than the peer's: with connection ID ``cid``, without an ECN codepoint."""
-        packet = self._seal_elsewhere(frames, cid, size)
-        if packet:
-            self.outbox.append(OutgoingPacket(packet, to))
-        return len(packet)
-
-    def put_frames_from_new_port(self, frames: bytes, cid: bytes, size: int) -> None:
-        """The same to the peer, from a port that it does not know yet."""
-        packet = self._seal_elsewhere(frames, cid, size)
-        if packet:
-            self.from_new_port.append(packet)
-
-    def _seal_elsewhere(self, frames: bytes, cid: bytes, size: int) -> bytes:
         padded = min(size, self.install.max_datagram_payload) - overhead.packet_overhead(len(cid))
         number = self.packets.next_number
         try:
             packet = self.packets.seal_for(cid, frames.ljust(padded, b"\0"))
         except LimitReachedError:
             self.end(LossReason.LIMIT)
-            return b""
+            return 0
         self.path_ecn.skip(number)
-        return packet
+        self.outbox.append(OutgoingPacket(packet, to))
+        return len(packet)
 
     def send_control(self, frames: bytes, now: float, request: int | None = None) -> None:
         """Send these frames until they are acknowledged; those of a FrameSend (``request``) are given up in time."""

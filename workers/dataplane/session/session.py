@@ -57,7 +57,7 @@ from qre.workers.dataplane.session.wiping import wipe_install, wipe_keys
 
 _COUNT_OF = {ECT0: 0, ECT1: 1, CE: 2}
 _NEVER = float("inf")
-#: With a third PING a client tries a new port; the session is silent then, but not sooner than after this (seconds).
+#: A session is silent when a third PING goes out, but not sooner (seconds): who is busy for a moment is not dead.
 SILENT_TRIES = 3
 SHORTEST_SILENCE = 2.0
 #: So many packets in a row marked CE are no congestion: a device on the way marks them all (RFC 9000 §13.4.2.2).
@@ -393,10 +393,8 @@ class Session(Sending):
         if now >= self._asks_at():
             self.send_control(PING, now)
         tries = max((control.tries for control in self.recovery.controls), default=0)
-        if tries >= SILENT_TRIES and self._unanswered:
-            self.paths.try_new_port(now)
-            if now >= self._unanswered_since + SHORTEST_SILENCE:
-                self._tell_silence(silent=True)
+        if tries >= SILENT_TRIES and self._unanswered and now >= self._unanswered_since + SHORTEST_SILENCE:
+            self._tell_silence(silent=True)
 
     def _tell_silence(self, *, silent: bool) -> None:
         if self._silent is not silent and self.role is Role.CLIENT:

@@ -271,3 +271,17 @@ def test_a_timer_that_was_overtaken_by_an_answer_repeats_nothing() -> None:
     pair.client._connection._loss_at = pair.now  # worked out before the answer came
     pair.client.handle_timer(pair.now)
     assert not [datagram for datagram in pair.client.datagrams_to_send(pair.now) if datagram[0] & 0x80]
+
+
+def test_a_request_that_becomes_due_while_something_is_sent_goes_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine its moment falls between the reading of a datagram and the sending of its answer."""
+    pair = Pair(path=Path(delay=0.004), dest=SHORT_CIDS)
+    send = pair.client.datagrams_to_send
+
+    def late(now: float) -> list[bytes]:
+        sent = send(now + 0.005)
+        assert not send(now + 0.005), "nobody would ask again"
+        return sent
+
+    monkeypatch.setattr(pair.client, "datagrams_to_send", late)
+    assert pair.run(5).complete

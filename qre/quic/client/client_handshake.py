@@ -163,7 +163,10 @@ class ClientHandshake:
         def send() -> None:
             sent.extend(self._connection.send(now))
 
-        self._guarded(send, now)
+        done = -1
+        while done < len(sent):  # a request may have become due meanwhile, and no timer tells of it any more
+            done = len(sent)
+            self._guarded(send, now)
         if self._probing:
             self._observer.sent(self._connection, now, asked=self._http is not None and self._http.asked)
         if self._connection.next_packet_number > PACKET_NUMBER_BASE - _NUMBER_RESERVE:

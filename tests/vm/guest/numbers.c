@@ -32,9 +32,10 @@
 #define BLOCK	    (1U << 18)
 #define BLOCKS	    64
 #define NO_KEY	    UINT32_MAX
-#define LATE_TRIES  8	  /* times 256 or 65536 numbers that a packet may be overtaken by */
-#define TOLD	    20	  /* of each kind of fault */
-#define PATIENCE    60000 /* milliseconds */
+#define FAR_TRIES   8 /* times 256 or 65536 numbers that a packet may be away from what is expected \
+		       */
+#define TOLD	 20   /* of each kind of fault */
+#define PATIENCE 60000 /* milliseconds */
 
 static struct tap {
 	int fd;
@@ -149,29 +150,36 @@ enum effort {
 	/* Masked as one session's and sealed as another's: whoever updates a session that is not
 	 * his gives it his keys, but not his header protection. */
 	MIXED,
-	LATE, /* its own, with a short number, and overtaken by many */
+	/* The same two, with a short number that is far from what is expected: overtaken by many,
+	 * or the first under keys that came in the middle of a session. */
+	ITS_OWN_FAR,
+	MIXED_FAR,
 };
 
-/* Whether this key opens a packet whose header is unprotected, and with which number: the nearest
- * that ends like this. */
-static bool key_opens(uint32_t key, enum effort effort, uint32_t low, const uint8_t *head,
-		      size_t size, const uint8_t *sealed, size_t sealed_size, uint64_t *number)
+/* Whether this key opens a packet whose header is unprotected, and with which number that ends like
+ * this: the nearest, or one that is @far. */
+static bool key_opens(uint32_t key, bool far, uint32_t low, const uint8_t *head, size_t size,
+		      const uint8_t *sealed, size_t sealed_size, uint64_t *number)
 {
-	unsigned int bytes = (head[0] & 3) + 1, tries = effort == LATE ? LATE_TRIES : 1;
+	unsigned int bytes = (head[0] & 3) + 1;
+	uint64_t near = number_near(expected[key], low, bytes), step = 1ULL << 8 * bytes;
+	int tries = far && bytes < NUMBER_SIZE ? FAR_TRIES : 0;
 
-	*number = number_near(expected[key], low, bytes);
-	for (; tries && *number >= QRE_PACKET_NUMBER_BASE; tries--, *number -= 1ULL << 8 * bytes)
-		if (opens(&ledger->keys[key], *number, head, size, sealed, sealed_size))
+	for (int away = -tries; away <= tries; away++) {
+		*number = near + away * (int64_t)step;
+		if (*number >= QRE_PACKET_NUMBER_BASE && *number <= near + tries * step &&
+		    opens(&ledger->keys[key], *number, head, size, sealed, sealed_size))
 			return true;
+	}
 	return false;
 }
 
 /* Which of these keys does; NO_KEY: none. */
-static uint32_t key_of(uint32_t first, uint32_t low, const uint8_t *head, size_t size,
+static uint32_t key_of(uint32_t first, bool far, uint32_t low, const uint8_t *head, size_t size,
 		       const uint8_t *sealed, size_t sealed_size, uint64_t *number)
 {
 	for (uint32_t each = first; each != NO_KEY; each = before[each])
-		if (key_opens(each, MIXED, low, head, size, sealed, sealed_size, number))
+		if (key_opens(each, far, low, head, size, sealed, sealed_size, number))
 			return each;
 	return NO_KEY;
 }
@@ -180,6 +188,7 @@ static uint32_t key_of(uint32_t first, uint32_t low, const uint8_t *head, size_t
 static uint32_t owner_of(uint32_t first, enum effort effort, const uint8_t *packet, size_t size,
 			 size_t cid, uint64_t *number)
 {
+	bool mixed = effort == MIXED || effort == MIXED_FAR, far = effort >= ITS_OWN_FAR;
 	size_t at = 1 + cid, header;
 	const uint8_t *hp = NULL;
 	uint8_t mask[SAMPLE], head[64];
@@ -190,7 +199,7 @@ static uint32_t owner_of(uint32_t first, enum effort effort, const uint8_t *pack
 	for (uint32_t each = first, found; each != NO_KEY; each = before[each]) {
 		const struct ledger_key *k = &ledger->keys[each];
 
-		if (hp && !memcmp(hp, k->hp, QRE_KEY_SIZE) && effort == MIXED)
+		if (hp && !memcmp(hp, k->hp, QRE_KEY_SIZE) && mixed)
 			continue;
 		if (!hp || memcmp(hp, k->hp, QRE_KEY_SIZE)) {
 			mask_of(k->hp, packet + at + NUMBER_SIZE, mask);
@@ -207,11 +216,11 @@ static uint32_t owner_of(uint32_t first, enum effort effort, const uint8_t *pack
 			head[at + i] ^= mask[1 + i];
 			low = low << 8 | head[at + i];
 		}
-		if (effort == MIXED)
-			found = key_of(first, low, head, header, packet + header, size - header,
-				       number);
+		if (mixed)
+			found = key_of(first, far, low, head, header, packet + header,
+				       size - header, number);
 		else
-			found = key_opens(each, effort, low, head, header, packet + header,
+			found = key_opens(each, far, low, head, header, packet + header,
 					  size - header, number)
 					? each
 					: NO_KEY;
@@ -240,7 +249,7 @@ static uint32_t find(const struct tap *t, unsigned int place, const uint8_t *pac
 	uint32_t first = newest[t->pair][t->side][place];
 	uint32_t key = NO_KEY;
 
-	for (unsigned int effort = ITS_OWN; key == NO_KEY && effort <= LATE; effort++)
+	for (unsigned int effort = ITS_OWN; key == NO_KEY && effort <= MIXED_FAR; effort++)
 		key = owner_of(first, effort, packet, size, cid, number);
 	return key;
 }

@@ -32,10 +32,9 @@
 #define BLOCK	    (1U << 18)
 #define BLOCKS	    64
 #define NO_KEY	    UINT32_MAX
-#define FAR_TRIES   8 /* times 256 or 65536 numbers that a packet may be away from what is expected \
-		       */
-#define TOLD	 20   /* of each kind of fault */
-#define PATIENCE 60000 /* milliseconds */
+#define FAR_TRIES   8	  /* times 256 or 65536 numbers away from what is expected */
+#define TOLD	    20	  /* of each kind of fault */
+#define PATIENCE    60000 /* milliseconds */
 
 static struct tap {
 	int fd;

@@ -167,7 +167,7 @@ def endpoint(settings: ClientSettings) -> Findings:
     """Resolves the name of each endpoint, as attempts to connect do."""
     from qre.visit.dest import resolve
 
-    for endpoint in (settings.endpoint, *(each.endpoint for each in settings.others)):
+    for endpoint in settings.endpoints:
         try:
             found = asyncio.run(resolve(endpoint.host, endpoint.port, family=socket.AF_INET))
         except QreError as error:

@@ -130,8 +130,7 @@ def _tell_what_it_does(profile: Profile, config: GlobalConfig) -> None:
     if profile.client is None:
         raise MachineError("import", "the profile has no client")
     routes = ", ".join(str(network) for network in profile.allowed_ips) or "no route"
-    servers = (profile.client.endpoint, *(each.endpoint for each in profile.client.others))
-    print(f"server: {' or '.join(map(str, servers))}, as {profile.client.server_name}")
+    print(f"server: {' or '.join(map(str, profile.client.endpoints))}, as {profile.client.server_name}")
     print(f"address: {', '.join(str(each) for each in profile.address)}; routes: {routes}")
     if (dns := profile.client.dns) is not None:
         print(f"name servers: {', '.join(map(str, dns.servers))}")

@@ -75,7 +75,7 @@ def client_profile(
     if settings.client_allowed_ips:
         texts["AllowedIPs"] = [str(network) for network in settings.client_allowed_ips]
     if (dns := settings.client_dns) is not None:
-        texts["DNS"] = [*map(str, dns.servers), *dns.domains]
+        texts["DNS"] = dns.entries
     return profile_from_values(section.name, texts, f"client {section.name}")
 
 

@@ -160,6 +160,11 @@ class DnsSettings(Value):
     servers: tuple[Address, ...]
     domains: tuple[str, ...] = ()
 
+    @property
+    def entries(self) -> list[str]:
+        """The value of the key, entry by entry."""
+        return [*map(str, self.servers), *self.domains]
+
 
 class ServerSettings(Value):
     listen: SocketAddress
@@ -205,6 +210,11 @@ class ClientSettings(Value):
     endpoint_order: EndpointOrder = EndpointOrder.LISTED
     leak_protection: bool = True
     dns: DnsSettings | None = None
+
+    @property
+    def endpoints(self) -> tuple[HostPort, ...]:
+        """Every server's, in the order of the profile."""
+        return (self.endpoint, *(each.endpoint for each in self.others))
 
     def __repr__(self) -> str:
         return f"ClientSettings(endpoint={self.endpoint}, server_name={self.server_name!r})"

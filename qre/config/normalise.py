@@ -68,7 +68,7 @@ def profile_values(profile: Profile) -> dict[str, Plain]:
         if profile.server.client_allowed_ips:
             found["ClientAllowedIPs"] = [str(network) for network in profile.server.client_allowed_ips]
         if (dns := profile.server.client_dns) is not None:
-            found["ClientDNS"] = [*map(str, dns.servers), *dns.domains]
+            found["ClientDNS"] = dns.entries
         if profile.server.forward is not Forward.OFF:
             found["Forward"] = profile.server.forward.value
     if profile.client is not None:
@@ -83,7 +83,7 @@ def profile_values(profile: Profile) -> dict[str, Plain]:
         if profile.client.endpoint_order is not EndpointOrder.LISTED:
             found["EndpointOrder"] = profile.client.endpoint_order.value
         if (dns := profile.client.dns) is not None:
-            found["DNS"] = [*map(str, dns.servers), *dns.domains]
+            found["DNS"] = dns.entries
         if not profile.client.leak_protection:
             found["LeakProtection"] = "off"
     return {key: found[key] for key in PROFILE_KEYS if key in found}
@@ -94,7 +94,7 @@ def _of_servers(client: ClientSettings) -> dict[str, Plain]:
     keys = [client.public_key, *(each.public_key for each in client.others)]
     short_ids = [client.short_id, *(each.short_id for each in client.others)]
     return {
-        "Endpoint": [str(client.endpoint), *(str(each.endpoint) for each in client.others)],
+        "Endpoint": [*map(str, client.endpoints)],
         "RealityPublicKey": list(map(show_key, keys if len(set(keys)) > 1 else keys[:1])),
         "RealityShortId": list(map(show_short_id, short_ids if len(set(short_ids)) > 1 else short_ids[:1])),
     }

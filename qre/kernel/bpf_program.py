@@ -86,7 +86,8 @@ def _library() -> ctypes.CDLL:
     except OSError:
         from bcc.libbcc import lib
 
-        return lib  # type: ignore[no-any-return]
+        whole: ctypes.CDLL = lib
+        return whole
 
 
 _bcc: Final = _library()

@@ -31,17 +31,18 @@ class NeighbourLab:
         self.namespaces: list[Namespace] = []
         try:
             self.client, self.server, self.site = (self._add(name) for name in ("client", "server", "site"))
+            self.uplink_device, self.site_device = join(
+                self.server, f"{self.SERVER_TO_SITE}/24", self.site, f"{self.SITE}/24"
+            )
             self._join()
         except BaseException:
             self.close()
             raise
 
     def _join(self) -> None:
+        """The way between client and server."""
         self.client_device, self.server_device = join(
             self.client, f"{self.CLIENT}/24", self.server, f"{self.SERVER}/24"
-        )
-        self.uplink_device, self.site_device = join(
-            self.server, f"{self.SERVER_TO_SITE}/24", self.site, f"{self.SITE}/24"
         )
 
     def _add(self, name: str) -> Namespace:
@@ -78,9 +79,6 @@ class Lab(NeighbourLab):
         )
         self.server_gateway_device, self.server_device = join(
             self.router, f"{self.SERVER_GATEWAY}/24", self.server, f"{self.SERVER}/24"
-        )
-        self.uplink_device, self.site_device = join(
-            self.server, f"{self.SERVER_TO_SITE}/24", self.site, f"{self.SITE}/24"
         )
         self.client.ip("addr", "add", f"{self.CLIENT_SECOND}/24", "dev", self.client_device)
         self.server.ip("addr", "add", f"{self.SERVER_SECOND}/24", "dev", self.server_device)

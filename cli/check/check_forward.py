@@ -56,7 +56,7 @@ def _ipv6(found: IPv6) -> Findings:
         seen = "net.ipv6.conf.all.forwarding is off, and QRE leaves this switch of the whole machine alone"
         yield Finding("forward ipv6", YesNo.NO, seen, f"`sysctl {wanted}`", "clients use IPv4")
     elif deaf:
-        seen = f"this machine forwards IPv6, and {', '.join(found.deaf)} hears no router advertisement any more"
+        seen = f"this machine forwards IPv6; no router advertisement is heard any more by {', '.join(found.deaf)}"
         remedy = f"`sysctl {' '.join(deaf)}`, if its address comes from one"
         yield Finding("forward ipv6", YesNo.UNKNOWN, seen, remedy, "clients use IPv4")
 

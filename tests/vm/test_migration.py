@@ -207,7 +207,11 @@ def test_the_token_of_a_connection_id_that_is_not_used_ends_nothing(peers: Vm) -
         peer.says(f"send 0 {issued(3, 3, '0c' * 20)} 0 {next(number)}\nwait 300\nraw 0 {reset(60)}\nwait 200")
         return any(event.get("Loss") == str(int(Loss.RESET)) for event in peer.events())
 
-    wait_for("its end", ended)
+    try:
+        wait_for("its end", ended)
+    except RuntimeError as error:
+        seen = peer.check(f"$K $TOOLS/qrectl session-get Device=qre0 SessionId={peer.session_id} || true")
+        raise AssertionError(f"{peer.events()}\n{seen}\n{peer.drops()}") from error
 
 
 # --- marks ---

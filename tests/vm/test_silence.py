@@ -54,7 +54,8 @@ def test_a_server_that_answers_nothing_is_told_of_and_so_is_its_return(peers: Vm
     )
     assert f"Event={SILENT}" not in peer.check("cat /tmp/told.before").split(), "while all is acknowledged"
     session = dict(line.split("=", 1) for line in peer.check("cat /tmp/session").splitlines() if "=" in line)
-    assert 2000 <= int(session["UnansweredMs"]) < 5000 and session["Silent"] == "1"
+    assert 2000 <= int(session["UnansweredMs"]) < 20_000, "it is asked for some time after the event"
+    assert session["Silent"] == "1"
     assert told(peer) == [SILENT, ANSWERS]
     after = peer.session()
     assert after["Silent"] == "0" and int(after["UnansweredMs"]) < 2000

@@ -9,6 +9,8 @@ import enum
 
 DEFAULT_MTU = 1380
 DEFAULT_TIME_DIFF_MS = 60_000
+#: Clients of a server that its profile can name, and sessions of a device.
+MAX_CLIENTS = 2000
 
 
 class Role(enum.StrEnum):

@@ -10,6 +10,7 @@ from typing import Annotated
 import msgspec
 
 from qre.addresses import Address, Interface, Network
+from qre.ends import MAX_CLIENTS
 from qre.structs import Struct
 
 ShortId = Annotated[bytes, msgspec.Meta(min_length=8, max_length=8)]
@@ -43,9 +44,9 @@ class ProfileSecrets(Struct, frozen=True, kw_only=True):
     previous_key: Annotated[bytes, msgspec.Meta(max_length=32)] = b""  # server: accepted, too, until
     previous_key_until: int = 0  # unix time in seconds
     short_ids: Annotated[
-        tuple[bytes, ...], msgspec.Meta(max_length=1024)
+        tuple[bytes, ...], msgspec.Meta(max_length=MAX_CLIENTS)
     ] = ()  # server, padded to 8; of clients, too
-    clients: Annotated[tuple[KnownClient, ...], msgspec.Meta(max_length=1024)] = ()  # server
+    clients: Annotated[tuple[KnownClient, ...], msgspec.Meta(max_length=MAX_CLIENTS)] = ()  # server
     public_key: Annotated[bytes, msgspec.Meta(max_length=32)] = b""  # client
     short_id: Annotated[bytes, msgspec.Meta(max_length=8)] = b""  # client, padded to 8
     others: Annotated[tuple[ServerKey, ...], msgspec.Meta(max_length=16)] = ()  # client: of WorkerConfig.others

@@ -33,7 +33,7 @@
 #define QRE_FRAMES_RECEIVED_MAX 1472 /* of an event: all of one packet's */
 #define QRE_ALLOWED_IPS_MAX	256  /* of a session */
 #define QRE_DEVICES_MAX		64   /* of a namespace */
-#define QRE_SESSIONS_MAX	1024 /* of a device */
+#define QRE_SESSIONS_MAX	2000 /* of a device */
 #define QRE_SESSION_CIDS_MAX	8
 #define QRE_CIDS_MAX		4096 /* of a namespace: the BPF map's entries */
 #define QRE_PACKET_NUMBER_BASE	65536

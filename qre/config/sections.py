@@ -11,6 +11,7 @@ from qre.config import values as v
 from qre.config.keys import SECTION_KEYS
 from qre.config.model import ClientSection
 from qre.config.syntax import SECTION, Entry, Problems, SectionProblems, Values
+from qre.ends import MAX_CLIENTS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
     from qre.addresses import Interface, Network
 
-MAX_CLIENTS = 1024
 #: Networks behind all clients together: each is a route of the device.
 MAX_NETWORKS = 1024
 #: Prefixes of one session, its addresses included (qre.ko's bound, and the messages').

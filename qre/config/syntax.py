@@ -33,10 +33,10 @@ if TYPE_CHECKING:
     T = TypeVar("T")
 
 MAX_FILE = 1 << 20
-#: Room for the longest list: 1,024 short ids, on one line or on one line each.
-MAX_LINE = 32_768
+#: Room for the longest list: 2,000 short ids, on one line or on one line each.
+MAX_LINE = 65_536
 #: Of the interface, and with those of sections.
-MAX_KEYS, MAX_ENTRIES = 2048, 8192
+MAX_KEYS, MAX_ENTRIES = 2048, 16_384
 MAX_PROBLEMS = 100
 _MAX_KEY = 32
 _BOM = b"\xef\xbb\xbf"

@@ -12,7 +12,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address, ip_interface
 from qre.config.keys import did_you_mean
 from qre.config.model import DnsSettings, HostPort, SocketAddress
 from qre.config.syntax import quoted
-from qre.ends import LIKE_DEST, Dataplane, Forward, Role, WhenDestIsDown
+from qre.ends import LIKE_DEST, MAX_CLIENTS, Dataplane, Forward, Role, WhenDestIsDown
 from qre.errors import UserError
 from qre.wire.overhead import ETHERNET_MTU, largest_inner
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 PROFILE_NAME_LENGTH = 64
 DEVICE_LENGTH = 15  # IFNAMSIZ - 1
 MAX_PREFIXES = 256
-MAX_SHORT_IDS = 1024
+MAX_SHORT_IDS = MAX_CLIENTS
 #: Addresses of one client: as many as it may ask for.
 MAX_ADDRESSES = 8
 MAX_TIME_DIFF_MS = 86_400_000

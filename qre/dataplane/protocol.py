@@ -17,7 +17,7 @@ from typing import Annotated
 import msgspec
 
 from qre.addresses import Address, Network
-from qre.ends import Role
+from qre.ends import MAX_CLIENTS, Role
 from qre.errors import QreError
 from qre.structs import U16, U64, Message, Port, Struct, Text
 from qre.wire.close_reason import CloseReason
@@ -36,7 +36,7 @@ INTEGRITY_LIMIT = 1 << 52
 MAX_STRAY = 1500
 #: A held server session that is not confirmed within this time is deleted (seconds).
 CONFIRM_TIMEOUT = 10.0
-MAX_SESSIONS_PER_DEVICE = 1024
+MAX_SESSIONS_PER_DEVICE = MAX_CLIENTS
 #: Sessions in one answer; longer lists are requested page by page.
 SESSIONS_PER_ANSWER = 64
 #: The most routed CIDs of one session, and the most addresses in a ``SessionMark``.

@@ -23,7 +23,7 @@ from qre.errors import MachineError, UntrustedInputError, UserError
 from qre.structs import address_of_text, text_of_address
 
 SUFFIX = ".state"
-MAX_SIZE = 256 * 1024
+MAX_SIZE = 512 * 1024
 
 
 class ProfileState(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -124,7 +124,7 @@ def load_state(config: GlobalConfig, profile: str) -> ProfileState | None:
 
 
 def read_private(path: Path) -> bytes:
-    """The bytes of a regular file that no other user could have written, 256 KiB at most. Raises OSError,
+    """The bytes of a regular file that no other user could have written, 512 KiB at most. Raises OSError,
     UntrustedInputError."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     with os.fdopen(descriptor, "rb") as file:

@@ -17,14 +17,14 @@ from qre.causes import Cause
 from qre.dataplane.protocol import ConnectionId, Prefixes
 from qre.dataplane.status import DeviceCounters, SessionStatus
 from qre.dest_profile import DestProfile
-from qre.ends import LIKE_DEST, EndpointOrder, Forward, Role, WhenDestIsDown
+from qre.ends import LIKE_DEST, MAX_CLIENTS, EndpointOrder, Forward, Role, WhenDestIsDown
 from qre.kernel.netfilter.table_status import ForwardStatus, SiteTcpPort
 from qre.profile_secrets import Interfaces, ListedClient
 from qre.structs import U16, U32, U64, Message, Port, Struct, Text
 
 VERSION = 1
 #: The largest message on any channel, in bytes.
-MAX_MESSAGE = 1 << 20
+MAX_MESSAGE = 1 << 21
 
 #: AllowedIPs of an interface and of all its clients.
 Routes = Annotated[tuple[Network, ...], msgspec.Meta(max_length=1280)]
@@ -314,7 +314,7 @@ class StatusRequest(Message, frozen=True, kw_only=True):
 
 class DataplaneStatus(Message, frozen=True, kw_only=True):
     counters: DeviceCounters
-    sessions: Annotated[tuple[SessionStatus, ...], msgspec.Meta(max_length=1024)]
+    sessions: Annotated[tuple[SessionStatus, ...], msgspec.Meta(max_length=MAX_CLIENTS)]
 
 
 class HandshakeStatus(Message, frozen=True, kw_only=True):
@@ -327,7 +327,7 @@ class HandshakeStatus(Message, frozen=True, kw_only=True):
     rekeys: U64 = 0
     #: What clients sent too much of, and how often.
     excesses: Annotated[dict[Text, U64], msgspec.Meta(max_length=32)] = msgspec.field(default_factory=dict)
-    clients: Annotated[tuple[ListedClient, ...], msgspec.Meta(max_length=1024)] = ()  # of a server
+    clients: Annotated[tuple[ListedClient, ...], msgspec.Meta(max_length=MAX_CLIENTS)] = ()  # of a server
     dest_profile: DestProfile | None = None
 
 

@@ -199,7 +199,7 @@ ROLES: Final = {
                 GUEST_FEED,
             ),
             open_files=8192,
-            locked_memory=1 << 20,
+            locked_memory=1 << 21,
             wipes=True,
         ),
         WorkerRole(

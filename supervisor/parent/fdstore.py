@@ -15,11 +15,13 @@ from qre.errors import MachineError
 from qre.ipc import descriptors
 from qre.ipc.roles import ROLES, Expected
 from qre.supervisor.parent.notify import Notifier
-from qre.supervisor.parent.process_settings import MEMFD_SIZE
+from qre.supervisor.parent.process_settings import MEMFD_SIZES
 
 NAME: Final = "session_secrets"
 _FIRST: Final = 3  # SD_LISTEN_FDS_START
 _MAX: Final = 64
+#: Of a daemon of an earlier version.
+_EARLIER_SIZE: Final = 1 << 20
 _VARIABLES: Final = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
 
 
@@ -54,7 +56,7 @@ def take_back(environment: MutableMapping[str, str]) -> int | None:
 def _is_right(fd: int) -> bool:
     try:
         descriptors.check(fd, expected())
-        return os.fstat(fd).st_size == MEMFD_SIZE
+        return os.fstat(fd).st_size in (MEMFD_SIZES[NAME], _EARLIER_SIZE)
     except (MachineError, OSError):
         return False
 

@@ -42,7 +42,7 @@ from qre.supervisor.parent.early_end import ENDING, EarlyEnd, TerminatedError
 from qre.supervisor.parent.notify import Notifier, one_line
 from qre.supervisor.parent.port_place import PortPlace
 from qre.supervisor.parent.preconditions import check_able, check_passable, open_elf
-from qre.supervisor.parent.process_settings import DaemonOptions, bpf_elf, empty_memfd, secrets_memfd, worker_config
+from qre.supervisor.parent.process_settings import DaemonOptions, bpf_elf, empty_memfds, secrets_memfd, worker_config
 from qre.supervisor.parent.profile_files import ProfileFiles
 from qre.supervisor.parent.profile_reload import ProfileReload
 from qre.supervisor.parent.tunnel_names import TunnelNames
@@ -230,7 +230,7 @@ class Daemon:
         fds: dict[str, int] = {}
         try:
             fds["profile_secrets"] = secrets_memfd(self._profile)
-            fds |= {name: empty_memfd(name) for name in ("session_secrets", "number_marks")}
+            fds |= empty_memfds()
             if self._profile.role is Role.SERVER:
                 self._files.make_state_dir()
                 fds |= self._files.open_servers(self._worker_config(self._profile))

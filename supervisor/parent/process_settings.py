@@ -21,7 +21,8 @@ from qre.profile_secrets import KnownClient, ProfileSecrets, ServerKey
 from qre.structs import encoder
 
 _FIXED_SIZE = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
-MEMFD_SIZE = 1 << 20
+#: Of the memfds that outlive the workers, in bytes.
+MEMFD_SIZES = {"session_secrets": 1 << 21, "number_marks": 1 << 20}
 
 
 @dataclass(frozen=True)
@@ -139,11 +140,16 @@ def _known_client(section: ClientSection) -> KnownClient:
 
 
 def empty_memfd(name: str) -> int:
-    """A memfd of fixed size that outlives the workers that map it."""
+    """The memfd of this name: of fixed size, it outlives the workers that map it."""
     fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    os.ftruncate(fd, MEMFD_SIZE)
+    os.ftruncate(fd, MEMFD_SIZES[name])
     fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _FIXED_SIZE)  # its contents change
     return fd
+
+
+def empty_memfds() -> dict[str, int]:
+    """All of them, for a daemon that begins."""
+    return {name: empty_memfd(name) for name in MEMFD_SIZES}
 
 
 def bpf_elf(config: GlobalConfig) -> Path:

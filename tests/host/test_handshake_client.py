@@ -20,13 +20,13 @@ from qre.ipc.worker import WorkerContext
 from qre.profile_secrets import ProfileSecrets
 from qre.quic.client.trust import TrustStore
 from qre.structs import Message
+from qre.supervisor.parent.process_settings import empty_memfd
 from qre.visit.visitor_files import load_fingerprint
 from qre.workers.handshake.client import Client
 from qre.workers.handshake.sessions.secrets import SecretsStore
 from tests.support.daemons import until
 from tests.support.handshake_server import SHORT_ID, FakeContext, FakeDataplane, InProcessServer, free_port
 from tests.support.site import NAME
-from tests.support.two_ends import memfd
 
 IMITATE = WhenDestIsDown.IMITATE
 
@@ -53,7 +53,7 @@ class InProcessClient:
     """``async with`` it."""
 
     def __init__(self, port: int, public_key: bytes) -> None:
-        self.secrets_fd = memfd("secrets")
+        self.secrets_fd = empty_memfd("session_secrets")
         self._secrets = ProfileSecrets(public_key=public_key, short_id=SHORT_ID)
         config = WorkerConfig(
             profile="client0",

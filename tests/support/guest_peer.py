@@ -19,6 +19,7 @@ SERVER_PORT, CLIENT_PORT = 443, 5555
 ROUTED_CID = "09" * 20
 #: There when what runs beside the peer has ended.
 _OVER = "/tmp/over"
+_PATIENT_MS = 600_000
 
 
 @contextmanager
@@ -66,7 +67,9 @@ class GuestPeer:
 
     def install(self, more: str = "", *, device: bool = True, local: str = "") -> None:
         """``more``: further fields of SESSION_INSTALL; ``local``: another own address than the namespace's. With
-        ``device`` qre0 is made, too, and has an address."""
+        ``device`` qre0 is made, too, and has an address. Unless told, no session ends because a guest is slow."""
+        if "IdleMs=" not in more:
+            more += f" IdleMs={_PATIENT_MS}"
         ours, theirs = (1, 2) if self.role is Role.SERVER else (2, 1)
         inside = 1 if self.role is Role.SERVER else 2
         self.check(

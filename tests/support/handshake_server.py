@@ -35,6 +35,7 @@ from qre.quic.client.client_handshake import ClientHandshake
 from qre.quic.client.trust import TrustStore
 from qre.quic.handshake_events import ClientEvent, Closed, HandOverReady
 from qre.structs import Message
+from qre.supervisor.parent.process_settings import empty_memfd
 from qre.visit.visitor_files import load_fingerprint
 from qre.wire.packet import PacketType, packets_untrusted
 from qre.workers.dataplane.registry import Registry
@@ -44,7 +45,6 @@ from qre.workers.handshake.sessions.secrets import SecretsStore
 from qre.workers.visit.main import VisitWorker
 from tests.support.daemons import PATIENCE
 from tests.support.site import NAME
-from tests.support.two_ends import memfd
 
 SHORT_ID = bytes.fromhex("0123456789abcdef")
 ADDRESS = "10.77.0.2/24"
@@ -111,7 +111,7 @@ class FakeDataplane:
 
     def __init__(self, sock: socket.socket) -> None:
         self._channel: Channel[DataplaneRequest] = Channel(sock, DataplaneRequest)
-        marks = memfd("marks")
+        marks = empty_memfd("number_marks")
         self.registry = Registry(NumberMarks(marks), Counter(), os.urandom)
         os.close(marks)
         asyncio.get_running_loop().add_reader(self._channel.fileno(), self._readable)
@@ -159,7 +159,7 @@ class InProcessServer:
         self.port = free_port() if front is None else front.port
         self.replay = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the server
         self.leases = tempfile.TemporaryFile()  # noqa: SIM115 - as above
-        self.secrets_fd = memfd("secrets")
+        self.secrets_fd = empty_memfd("session_secrets")
 
     @property
     def address(self) -> tuple[str, int]:

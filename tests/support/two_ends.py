@@ -24,6 +24,7 @@ from qre.dataplane.protocol import Answer, DataplaneReport, DataplaneRequest, un
 from qre.ends import Role
 from qre.quic.handed_over import HandedOver, session_id
 from qre.reality.cid import cid_key, reset_token, routed_cid
+from qre.supervisor.parent.process_settings import empty_memfd
 from qre.wire.datagram import DATAGRAM_HEAD
 from qre.wire.protection import derive
 from qre.workers.dataplane.registry import Registry
@@ -48,12 +49,6 @@ from qre.workers.handshake.sessions.session_state import (
 ADDRESS = {Role.CLIENT: ("192.0.2.2", 40_000), Role.SERVER: ("192.0.2.1", 443)}
 PRIVATE_KEY = bytes(range(32))
 OTHER = {Role.CLIENT: Role.SERVER, Role.SERVER: Role.CLIENT}
-
-
-def memfd(name: str) -> int:
-    fd = os.memfd_create(name, os.MFD_CLOEXEC)
-    os.ftruncate(fd, SIZE)
-    return fd
 
 
 def handed_over_pair(seed: int = 0, *, unchanged_cid: bool = False) -> dict[Role, HandedOver]:
@@ -113,7 +108,7 @@ class End:
     refuse: Callable[[DataplaneRequest], Answer | None] = lambda request: None
 
     def __post_init__(self) -> None:
-        self.secrets_fd, self.marks_fd = memfd("secrets"), memfd("marks")
+        self.secrets_fd, self.marks_fd = empty_memfd("session_secrets"), empty_memfd("number_marks")
         self._waiting: list[DataplaneReport] = []
         self._marks: NumberMarks | None = None
         self._start_dataplane()

@@ -8,7 +8,7 @@ import pytest
 
 from qre.config.model import HostPort, Profile
 from qre.config.profile import profile_from_fields
-from qre.ends import Role
+from qre.ends import MAX_CLIENTS, Role
 from qre.errors import UserError, UserErrors
 from tests.support.config_parsers import parse_profile
 from tests.support.profiles import CLIENT, PRIVATE_KEY, PUBLIC_KEY, SERVER
@@ -103,10 +103,10 @@ def test_a_list_may_be_given_on_several_lines_which_are_one_list() -> None:
     assert parse(server(*several, without=ids)) == parse(server(*once, without=ids))
 
 
-def test_a_thousand_short_ids_fit_one_line_or_one_line_each() -> None:
-    ids = [f"{number:016x}" for number in range(1, 1025)]
+def test_as_many_short_ids_as_clients_fit_one_line_or_one_line_each() -> None:
+    ids = [f"{number:016x}" for number in range(1, MAX_CLIENTS + 1)]
     one = parse(server("RealityShortIds = " + ", ".join(ids), without="RealityShortIds"))
-    assert one.server is not None and len(one.server.short_ids) == 1024
+    assert one.server is not None and len(one.server.short_ids) == MAX_CLIENTS
     assert parse(server(*(f"RealityShortIds = {each}" for each in ids), without="RealityShortIds")) == one
 
 
@@ -287,7 +287,7 @@ def test_a_long_profile_name_needs_a_device() -> None:
         (b"\nMTU = \xff\n", "qre0.conf:2: byte 7 of the line is not UTF-8; save the file as UTF-8"),
         (b"MTU = \x1b[31m\n", "qre0.conf:1: the line has a control or invisible character; write plain text"),
         (b"= 5\n", "qre0.conf:1: there is no key before `=`; write Key = Value"),
-        (b"a" * 40_000 + b"\n", "qre0.conf:1: the line is longer than 32768 bytes; shorten it"),
+        (b"a" * 70_000 + b"\n", "qre0.conf:1: the line is longer than 65536 bytes; shorten it"),
         (b"PreUp = x\n" * 2100, "qre0.conf:2049: more than 2048 lines with keys; shorten the file"),
     ],
 )

@@ -157,8 +157,8 @@ def test_a_client_has_no_clients() -> None:
 
 
 def test_too_many_sections_and_networks_are_refused() -> None:
-    many = "".join(section(f"c{n}", f"{n:016x}", f"10.77.0.{n % 200 + 2}") for n in range(1100))
-    assert any("more than 1024 clients" in error for error in errors(BASE + many))
+    many = "".join(section(f"c{n}", f"{n:016x}", f"10.77.0.{n % 200 + 2}") for n in range(2001))
+    assert any("more than 2000 clients" in error for error in errors(BASE + many))
     wide = "".join(
         section(f"c{n}", f"{n:016x}", f"10.77.0.{n}", ", ".join(f"10.{n}.{m}.0/24" for m in range(250)))
         for n in range(2, 8)

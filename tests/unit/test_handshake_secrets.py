@@ -16,9 +16,11 @@ from qre.dataplane.protocol import Underlay, underlay_of
 from qre.ends import Role
 from qre.errors import MachineError
 from qre.quic.handed_over import HandedOver
+from qre.supervisor.parent.process_settings import empty_memfd
 from qre.workers.handshake.sessions.secrets import (
     COPIES,
     COPY_LENGTH,
+    EARLIER_SIZE,
     MAGIC,
     SIZE,
     SLOT,
@@ -28,7 +30,7 @@ from qre.workers.handshake.sessions.secrets import (
     encode_record,
     parse_record_untrusted,
 )
-from tests.support.two_ends import handed_over_pair, memfd
+from tests.support.two_ends import handed_over_pair
 from tests.support.untrusted import read_or_refused
 
 UNDERLAY = underlay_of(("192.0.2.1", 443), ("192.0.2.2", 40_000))
@@ -40,7 +42,7 @@ def record_of(seed: int = 0, role: Role = Role.SERVER) -> SessionRecord:
 
 @pytest.fixture
 def fd() -> Iterator[int]:
-    made = memfd("secrets")
+    made = empty_memfd("session_secrets")
     yield made
     os.close(made)
 
@@ -159,7 +161,7 @@ def test_a_process_killed_while_it_writes_leaves_the_old_or_the_new_record(torn:
     after = before.at(4)
     outcomes = set()
     for stores in range(4):
-        fd = memfd("secrets")
+        fd = empty_memfd("session_secrets")
         store = SecretsStore(fd)
         store.put(record_of())
         store.put(before)
@@ -224,6 +226,16 @@ def test_the_store_is_bounded(fd: int) -> None:
         store.put(record)
     store.remove(bytes(32))
     store.put(record)
+
+
+def test_that_of_a_daemon_of_an_earlier_version_is_gone_on_with() -> None:
+    """systemd kept it; it has room for fewer."""
+    earlier = os.memfd_create("earlier", os.MFD_CLOEXEC)
+    os.ftruncate(earlier, EARLIER_SIZE)
+    SecretsStore(earlier).put(record_of())
+    found, damaged = SecretsStore(earlier).load()
+    assert [record.session_id for record in found] == [record_of().session_id] and not damaged
+    os.close(earlier)
 
 
 def test_too_many_addresses_are_refused() -> None:

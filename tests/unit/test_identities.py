@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qre.config.model import ClientSection, GlobalConfig
+from qre.config.sections import MAX_NETWORKS
 from qre.dataplane.protocol import SessionMark, digest
-from qre.ends import Role
+from qre.ends import MAX_CLIENTS, Role
 from qre.quic.server.address_grants import Denial, Grants
 from qre.quic.server.address_leases import CAPACITY, FILE_LENGTH, RECORD_LENGTH, Leases
 from qre.quic.server.identities import Identities
@@ -230,9 +231,9 @@ def test_the_largest_profile_reaches_the_processes() -> None:
             f"{number:064d}",
             number.to_bytes(8, "big"),
             tuple(ip_interface(f"fdff:ffff:ffff:ffff:ffff:ffff:{number:x}:{each + 1}/128") for each in range(8)),
-            (ip_network(f"2001:ffff:ffff:ffff:ffff:ffff:ffff:{number:x}/128"),),
+            (ip_network(f"2001:ffff:ffff:ffff:ffff:ffff:ffff:{number:x}/128"),) if number < MAX_NETWORKS else (),
         )
-        for number in range(1024)
+        for number in range(MAX_CLIENTS)
     )
     made = server_profile()
     assert made.server is not None

@@ -55,7 +55,7 @@ def things(tmp_path: Path) -> Iterator[dict[str, int]]:
         }
         for made in (*sockets.values(), pair[1], stream[1]):
             stack.callback(made.close)
-        sealed = empty_memfd("sealed")
+        sealed = empty_memfd("number_marks")
         fds = {
             "memfd": os.memfd_create("plain", os.MFD_ALLOW_SEALING),
             "memfd of fixed size": sealed,

@@ -15,25 +15,27 @@ LONGER = 16
 
 
 def test_a_client_acknowledges_and_idles_as_a_browser(peers: Vm) -> None:
-    """PINGs ask for it: 80 of the first hundred packets, then 400. Half of four seconds without a packet is idle."""
+    """PINGs ask for it: 80 of the first hundred packets, then 400. Half of twenty seconds without a packet is idle.
+    The numbers are short, because what the client has sent before is acknowledged."""
     peer = GuestPeer(peers, Role.CLIENT, KEYS)
-    peer.install("IdleMs=4000")
+    peer.install("IdleMs=20000")
     got = peer.says(
         """
         ack on
-        wait 700
+        until DONE
         ack off
         burst 0 80 01
         wait 300
         burst 0 400 01
         wait 300
         ack on
-        wait 2600
-        """
+        wait 10600
+        """,
+        meanwhile="sleep 0.5; $K ping -c 3 -i 0.2 -W 1 -q 10.77.0.1 || true",
     )
     acks = [packet for packet in got if packet.acknowledges]
     assert 40 + 39 <= len(acks) <= 40 + 39 + 20, "some more where the guest was slow"
     sizes = {packet.size - LONGER for packet in acks}
     assert min(sizes) >= 28 and max(sizes) <= 38
     pings = [packet.size - LONGER for packet in got if packet.payload == b"\1" and packet.size < 100]
-    assert set(pings) == {26, 25} and pings[-1] == 25, "only the first packets have numbers of four bytes"
+    assert set(pings) <= {26, 25} and pings[-1] == 25, "only the first packets have numbers of four bytes"

@@ -45,7 +45,7 @@ def test_the_frames_of_a_packet_that_are_user_spaces_come_in_one_event(peers: Vm
 
 def test_frames_beyond_the_budget_are_not_acknowledged_and_counted_and_told_once(peers: Vm) -> None:
     peer = GuestPeer(peers, Role.SERVER, next(_numbers))
-    peer.install("IdleMs=600000")
+    peer.install()
     peer.listen()
     got = peer.says(f"burst 0 1000 {MAX_DATA * 10}\nwait 100\nsend 0 {PING}\nwait 1000")
     events = peer.events()

@@ -65,7 +65,7 @@ def test_a_server_that_answers_nothing_is_told_of_and_so_is_its_return(peers: Vm
 
 def test_an_idle_client_is_not_silent(peers: Vm) -> None:
     client = GuestPeer(peers, Role.CLIENT, next(_numbers))
-    client.install("IdleMs=600000")
+    client.install()
     client.says("ack on\nuntil DONE", meanwhile=LISTEN + "sleep 9")
     assert told(client) == []
     assert client.session()["UnansweredMs"] == "0"
@@ -74,7 +74,7 @@ def test_an_idle_client_is_not_silent(peers: Vm) -> None:
 def test_of_a_servers_session_nothing_is_told(peers: Vm) -> None:
     """Its client decides when to come back."""
     server = GuestPeer(peers, Role.SERVER, next(_numbers))
-    server.install("IdleMs=600000")
+    server.install()
     server.says("send 0 01\nuntil DONE", meanwhile=LISTEN + TRAFFIC.format(20).replace("10.77.0.1", "10.77.0.2"))
     assert told(server) == []
     assert "UnansweredMs" not in server.session()

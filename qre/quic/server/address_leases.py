@@ -1,6 +1,6 @@
 """Remembers which addresses each short id without a section had last, whatever restarts in between.
 
-Over the image of a file of fixed size: 1,024 records of 160 bytes, and a free record is all zero::
+Over the image of a file of fixed size: 2,000 records of 160 bytes, and a free record is all zero::
 
     short id 8 | number of addresses 1 | 8 of (version 1, address 16) | CRC-32 of these 145 bytes 4 | zeros
 
@@ -17,9 +17,10 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import Final
 
 from qre.addresses import Address
+from qre.ends import MAX_CLIENTS
 
 RECORD_LENGTH: Final = 160
-CAPACITY: Final = 1024
+CAPACITY: Final = MAX_CLIENTS
 FILE_LENGTH: Final = CAPACITY * RECORD_LENGTH
 MAX_ADDRESSES: Final = 8
 

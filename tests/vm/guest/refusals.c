@@ -38,7 +38,7 @@ static const struct field {
 	NAMED(LISTEN_PORT, "Listen port", BYTES, 2, 2),
 	NAMED(ENDPOINT, "Endpoint", TEXT, 0, 255),
 	NAMED(KEEPALIVE, "PersistentKeepalive", U16, 0, UINT16_MAX),
-	NAMED(MAX_SESSIONS, "MaxSessions", U32, 1, 1024),
+	NAMED(MAX_SESSIONS, "MaxSessions", U32, 1, 2000),
 	NAMED(FWMARK, "FwMark", U32, 0, UINT32_MAX),
 	NAMED(SESSION_ID, "SessionId", BYTES, 32, 32),
 	NAMED(CID, "ConnectionId", BYTES, 1, 20),

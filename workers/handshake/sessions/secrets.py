@@ -5,7 +5,7 @@ the data plane is known to have reached (later ones are derived, earlier ones ar
 connection IDs. Whoever reads this file can decrypt the sessions. It must never hold a secret of an earlier epoch for
 longer than one write takes, nor any data of a session that has ended.
 
-Layout, big-endian; 1 MiB, 1023 slots of 1024 bytes behind a header of 1024 bytes::
+Layout, big-endian; 2 MiB, 2047 slots of 1024 bytes behind a header of 1024 bytes::
 
     header   0  8 bytes  magic
     slot     0  1 byte   0: free, 1: copy 0 is valid, 2: copy 1 is valid (written last)
@@ -43,7 +43,9 @@ from qre.ends import Role
 from qre.errors import MachineError, UntrustedInputError
 from qre.quic.handed_over import HandedOver, advance
 
-SIZE = 1 << 20
+SIZE = 1 << 21
+#: As an earlier version made them; a daemon that follows one goes on with its own.
+EARLIER_SIZE = 1 << 20
 SLOT = 1024
 SLOTS = SIZE // SLOT - 1
 MAGIC = b"qresecr1"
@@ -217,9 +219,10 @@ class SecretsStore:
     def __init__(self, fd: int) -> None:
         """Map ``fd`` (it may be closed afterwards). Raises MachineError when it is not a memfd of secrets."""
         try:
-            if os.fstat(fd).st_size != SIZE:
+            self._size = os.fstat(fd).st_size
+            if self._size not in (SIZE, EARLIER_SIZE):
                 raise MachineError("session secrets", f"the descriptor is not {SIZE} bytes long")
-            self._map = mmap.mmap(fd, SIZE)
+            self._map = mmap.mmap(fd, self._size)
             self._map.madvise(mmap.MADV_DONTDUMP)
         except OSError as error:
             raise MachineError("session secrets", str(error)) from error
@@ -229,14 +232,14 @@ class SecretsStore:
         self._map[: len(MAGIC)] = MAGIC
         self.removed: Callable[[], None] = lambda: None
         self._slots: dict[bytes, int] = {}
-        self._free = [SLOT * (number + 1) for number in reversed(range(SLOTS))]
+        self._free = list(reversed(range(SLOT, self._size, SLOT)))
 
     def load(self) -> tuple[list[SessionRecord], int]:
         """The sessions that an earlier process left, and the number of unreadable records, which are wiped."""
         found: list[SessionRecord] = []
         damaged = 0
         self._free = []
-        for at in range(SLOT, SIZE, SLOT):
+        for at in range(SLOT, self._size, SLOT):
             state = self._map[at]
             record: SessionRecord | None = None
             if state:
@@ -295,13 +298,13 @@ class SecretsStore:
 
     def lock(self) -> bool:
         """Keep it out of swap, if the limit on locked memory allows it."""
-        view = (ctypes.c_char * SIZE).from_buffer(self._map)
-        return int(ctypes.CDLL(None).mlock(ctypes.byref(view), ctypes.c_size_t(SIZE))) == 0
+        view = (ctypes.c_char * self._size).from_buffer(self._map)
+        return int(ctypes.CDLL(None).mlock(ctypes.byref(view), ctypes.c_size_t(self._size))) == 0
 
     def close(self, *, wipe: bool = False) -> None:
         """Unmap the memfd; with ``wipe`` zero it first: no process will continue these sessions."""
         if wipe:
-            self._zero(0, SIZE)
+            self._zero(0, self._size)
         self._map.close()
 
     def _wipe(self, at: int) -> None:

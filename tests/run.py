@@ -4,23 +4,21 @@ Exits 0 only when every test of the rings passed and the coverage of what ran is
 on this machine is reported as skipped with the reason; ``QRE_REQUIRE=unit,host,vm`` makes that a failure. Processes
 that tests start are measured too, each by ``tests/support/coverage_site``.
 
-The ring vm runs beside the others, and some of its files behind them, beside its rest. It and the ring host run in
-real time, and a busy machine can make a test of them too late: a few that failed are run once more by themselves. One
-that fails again fails the run; one that passes is unsteady, and the last lines name it with the reason of its
-failure: it is to be mended. A test of the ring unit has no such excuse and no second run.
+Rings run one after the other, each in as many processes as there are processors on a small machine: two. Tests of the
+rings host and vm run in real time, and a busy machine can make one too late: a few that failed are run once more by
+themselves. One that fails again fails the run; one that passes is unsteady, and the last lines name it with the
+reason of its failure: it is to be mended. A test of the ring unit has no such excuse and no second run.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
-import time
 import xml.etree.ElementTree
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
 from coverage import CoverageData
@@ -32,11 +30,10 @@ MINIMUM_COVERAGE = 90
 _REAL_TIME = ("tests/host/", "tests/vm/")
 #: More failures of a run than this are no accident.
 _MOST_AGAIN = 5
-#: Processes of the rings unit and host where no guest runs beside them.
+#: Of a ring.
 _PROCESSES = 2
-#: Files of the ring vm for which another guest beside theirs is no matter: they begin when the other rings have
-#: ended, so that neither of two processors waits for the other.
-_LAST = ("test_aioquic_peer.py", "test_migration.py", "test_silence.py")
+#: What xdist adds to the name of a test that belongs to a group.
+_GROUP = re.compile(r"@[^]@]*$")
 
 
 def collect(directory: Path) -> None:
@@ -51,26 +48,16 @@ def collect(directory: Path) -> None:
             print(f"coverage of process {path.name} is lost: {error}", file=sys.stderr)
 
 
-class Rings:
-    """Rings, or files of them, that run in one pytest: some now, or some beside them at the lowest priority.
+class Ring:
+    """One ring, or some of its tests, in one pytest. ``processes``: how many share the tests among them."""
 
-    ``without``: what of them is left out. ``processes``: how many share the tests among them.
-    """
-
-    def __init__(
-        self,
-        rings: Sequence[str],
-        environment: dict[str, str],
-        root: Path = ROOT,
-        without: Sequence[str] = (),
-        processes: int = 1,
-    ) -> None:
+    def __init__(self, ring: str, environment: dict[str, str], root: Path = ROOT, processes: int = 1) -> None:
         self._root = root
-        self._paths = [f"tests/{ring}" for ring in rings]
-        self._without = [f"--ignore=tests/{each}" for each in without]
-        self._shared = ["-n", str(processes)] if processes > 1 else []
+        self._path = f"tests/{ring}"
+        #: A guest of the ring vm is not started for every test: those that share one stay together.
+        self._shared = ["-n", str(processes), "--dist", "loadgroup"] if processes > 1 else []
         self._environment = environment
-        self._cache = root / ".pytest_cache" / "-".join(ring.replace("/", ".") for ring in rings)
+        self._cache = root / ".pytest_cache" / ring.replace("/", ".")
         self._report = self._cache.with_suffix(".xml")
         #: The tests that failed and then passed, and why they failed.
         self.unsteady: dict[str, str] = {}
@@ -78,52 +65,10 @@ class Rings:
     def _command(self) -> list[str]:
         return [sys.executable, "-m", "pytest", "--durations=10", "-o", f"cache_dir={self._cache}"]
 
-    def _whole(self) -> list[str]:
-        return [
-            *self._command(),
-            "--cache-clear",
-            f"--junitxml={self._report}",
-            *self._without,
-            *self._shared,
-            *self._paths,
-        ]
-
     def run(self) -> int:
         """pytest's exit status."""
-        return subprocess.call(self._whole(), cwd=self._root, env=self._environment)
-
-    @contextmanager
-    def beside(self) -> Iterator[Callable[[], int]]:
-        """Begin now, with what is left of the processors. What is yielded prints it all and returns the status."""
-        command = ["setpriv", "--pdeathsig", "TERM", "nice", "-n", "19", *self._whole()]
-        with tempfile.TemporaryFile() as printed:
-            process = subprocess.Popen(
-                command,
-                cwd=self._root,
-                env=self._environment,
-                stdin=subprocess.DEVNULL,
-                stdout=printed,
-                stderr=printed,
-            )
-
-            def finish() -> int:
-                print(f"\nbeside them: {' '.join(self._paths)}\n", flush=True)
-                shown = 0
-                while True:
-                    ended = process.poll()
-                    more = os.pread(printed.fileno(), 1 << 16, shown)
-                    shown += len(more)
-                    os.write(1, more)
-                    if not more and ended is not None:
-                        return ended
-                    if not more:
-                        time.sleep(1)
-
-            try:
-                yield finish
-            finally:
-                process.terminate()
-                process.wait()
+        whole = [*self._command(), "--cache-clear", f"--junitxml={self._report}", *self._shared, self._path]
+        return subprocess.call(whole, cwd=self._root, env=self._environment)
 
     def once_more(self, status: int) -> int:
         """Run again, with the machine to themselves, the few tests in real time that failed; the status then."""
@@ -140,7 +85,7 @@ class Rings:
     def _failed(self) -> list[str]:
         """What pytest wrote down as failed at its last run."""
         written = self._cache / "v" / "cache" / "lastfailed"
-        return sorted(json.loads(written.read_bytes())) if written.exists() else []
+        return sorted(_GROUP.sub("", name) for name in json.loads(written.read_bytes())) if written.exists() else []
 
 
 def _reasons(report: Path) -> dict[str, str]:
@@ -152,24 +97,20 @@ def _reasons(report: Path) -> dict[str, str]:
             why = case.find("error")
         if why is not None:
             file = case.get("classname", "").replace(".", "/")
-            found[f"{file}.py::{case.get('name')}"] = (why.get("message") or "").partition("\n")[0]
+            name = _GROUP.sub("", case.get("name", ""))
+            found[f"{file}.py::{name}"] = (why.get("message") or "").partition("\n")[0]
     return found
 
 
 def run_tests(rings: list[str], environment: dict[str, str]) -> tuple[int, dict[str, str]]:
-    """The worst status, and what was unsteady. A guest of the ring vm needs little of the processors for most of its
-    time: it has what the others leave, who do not notice it."""
-    if rings == ["vm"] or "vm" not in rings:
-        parts = [Rings(rings, environment, processes=1 if "vm" in rings else _PROCESSES)]
-        statuses = [parts[0].run()]
-    else:
-        last = [f"vm/{name}" for name in _LAST]
-        guests = Rings(["vm"], environment, without=last)
-        parts = [Rings([ring for ring in rings if ring != "vm"], environment), Rings(last, environment), guests]
-        with guests.beside() as finish:
-            statuses = [parts[0].run(), parts[1].run(), finish()]
-    status = max(part.once_more(status) for part, status in zip(parts, statuses, strict=True))
-    return status, {name: why for part in parts for name, why in part.unsteady.items()}
+    """The worst status, and what was unsteady."""
+    statuses, unsteady = [], {}
+    for name in rings:
+        print(f"\nring {name}\n", flush=True)
+        ring = Ring(name, environment, processes=_PROCESSES)
+        statuses.append(ring.once_more(ring.run()))
+        unsteady |= ring.unsteady
+    return max(statuses), unsteady
 
 
 def tell_unsteady(unsteady: dict[str, str]) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.run import Rings, tell_unsteady
+from tests.run import Ring, tell_unsteady
 
 #: Fails at its first run with two lines, and never again.
 ONCE = """
@@ -23,20 +23,19 @@ ALWAYS = "def test_always():\n    assert 1 == 2\n"
 FINE = "def test_fine():\n    pass\n"
 
 
-def rings(tmp_path: Path, **files: str) -> Rings:
-    """Rings with one file of tests each."""
+def ring(tmp_path: Path, name: str, text: str, processes: int = 1) -> Ring:
+    """A ring with one file of tests."""
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
-    for ring, text in files.items():
-        (tmp_path / "tests" / ring).mkdir(parents=True)
-        (tmp_path / "tests" / ring / "__init__.py").touch()
-        (tmp_path / "tests" / ring / "test_it.py").write_text(text)
-    return Rings(list(files), dict(os.environ), tmp_path)
+    (tmp_path / "tests" / name).mkdir(parents=True)
+    (tmp_path / "tests" / name / "__init__.py").touch()
+    (tmp_path / "tests" / name / "test_it.py").write_text(text)
+    return Ring(name, dict(os.environ), tmp_path, processes)
 
 
 def test_a_test_in_real_time_is_run_once_more_and_named_with_its_reason(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    made = rings(tmp_path, host=ONCE + FINE)
+    made = ring(tmp_path, "host", ONCE + FINE)
     status = made.run()
     assert status == 1
     capfd.readouterr()
@@ -52,24 +51,23 @@ def test_a_test_in_real_time_is_run_once_more_and_named_with_its_reason(
 
 
 def test_one_that_fails_again_fails_the_run_and_is_not_called_unsteady(tmp_path: Path) -> None:
-    made = rings(tmp_path, vm=ONCE + ALWAYS)
+    made = ring(tmp_path, "vm", ONCE + ALWAYS)
     assert made.once_more(made.run()) == 1
     assert list(made.unsteady) == ["tests/vm/test_it.py::test_once"]
 
 
 @pytest.mark.parametrize(
-    "files",
+    ("name", "text"),
     [
-        {"unit": ONCE},
-        {"unit": ALWAYS, "host": ONCE},
-        {"host": ONCE + "\n".join(f"def test_{n}():\n    assert False\n" for n in range(5))},
+        ("unit", ONCE),
+        ("host", ONCE + "\n".join(f"def test_{n}():\n    assert False\n" for n in range(5))),
     ],
-    ids=["unit", "unit-beside-host", "too-many"],
+    ids=["unit", "too-many"],
 )
 def test_what_is_no_accident_has_no_second_run(
-    tmp_path: Path, files: dict[str, str], capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, name: str, text: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    made = rings(tmp_path, **files)
+    made = ring(tmp_path, name, text)
     status = made.run()
     capfd.readouterr()
     assert made.once_more(status) == status == 1
@@ -77,26 +75,16 @@ def test_what_is_no_accident_has_no_second_run(
 
 
 def test_when_all_is_well_nothing_is_told(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    made = rings(tmp_path, host=FINE)
+    made = ring(tmp_path, "host", FINE)
     assert made.once_more(made.run()) == 0
     capfd.readouterr()
     tell_unsteady(made.unsteady)
     assert capfd.readouterr().out == ""
 
 
-def test_files_of_a_ring_can_be_run_apart_from_its_rest(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    rings(tmp_path, vm=FINE)
-    (tmp_path / "tests" / "vm" / "test_last.py").write_text(ALWAYS)
-    rest = Rings(["vm"], dict(os.environ), tmp_path, without=["vm/test_last.py"])
-    assert rest.run() == 0
-    last = Rings(["vm/test_last.py"], dict(os.environ), tmp_path)
-    assert last.once_more(last.run()) == 1
-    assert "1 passed" in capfd.readouterr().out
-
-
 def test_a_test_that_one_of_several_processes_ran_gets_its_second_run_too(tmp_path: Path) -> None:
-    rings(tmp_path, host=ONCE + FINE)
-    made = Rings(["host"], dict(os.environ), tmp_path, processes=2)
+    grouped = ONCE.replace("def test_once", "import pytest\n\n@pytest.mark.xdist_group('6.1-0')\ndef test_once")
+    made = ring(tmp_path, "host", grouped + FINE, processes=2)
     status = made.run()
     assert (status, made.once_more(status)) == (1, 0)
-    assert list(made.unsteady) == ["tests/host/test_it.py::test_once"]
+    assert made.unsteady == {"tests/host/test_it.py::test_once": "AssertionError: the peer was late"}

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import shlex
+from collections import Counter
 from collections.abc import Iterator
 
 import pytest
@@ -20,6 +21,7 @@ from tests.support.kernels import GUEST, ROOT, Kernel, build, guest_programs, ke
 from tests.support.vm import Vm, booted
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
         for kernel in _kernels_of(item):
@@ -31,6 +33,20 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     left_out = [item for item in items if _is_left_out(item)]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in left_out]
+    _divide(items)
+
+
+def _divide(items: list[pytest.Item]) -> None:
+    """Among two guests a kernel, for two processes (xdist): a file's tests stay together, and both have as many."""
+    counts = Counter((kernel.series, item.path.name) for item in items for kernel in _kernels_of(item))
+    half: dict[tuple[str, str], int] = {}
+    totals: Counter[tuple[str, int]] = Counter()
+    for (series, file), count in counts.most_common():
+        half[series, file] = which = min((0, 1), key=lambda number: totals[series, number])
+        totals[series, which] += count
+    for item in items:
+        for kernel in _kernels_of(item):
+            item.add_marker(pytest.mark.xdist_group(f"{kernel.series}-{half[kernel.series, item.path.name]}"))
 
 
 def _is_left_out(item: pytest.Item) -> bool:

@@ -11,7 +11,7 @@ import msgspec
 
 from qre.addresses import Address, Interface, Network
 from qre.ends import MAX_CLIENTS
-from qre.structs import Struct
+from qre.structs import U16, Struct
 
 ShortId = Annotated[bytes, msgspec.Meta(min_length=8, max_length=8)]
 Interfaces = Annotated[tuple[Interface, ...], msgspec.Meta(max_length=256)]
@@ -47,6 +47,9 @@ class ProfileSecrets(Struct, frozen=True, kw_only=True):
         tuple[bytes, ...], msgspec.Meta(max_length=MAX_CLIENTS)
     ] = ()  # server, padded to 8; of clients, too
     clients: Annotated[tuple[KnownClient, ...], msgspec.Meta(max_length=MAX_CLIENTS)] = ()  # server
+    store_user: Annotated[str, msgspec.Meta(max_length=256)] = ""  # server: of ReplayStore
+    store_database: U16 = 0
+    store_password: Annotated[str, msgspec.Meta(max_length=256)] = ""
     public_key: Annotated[bytes, msgspec.Meta(max_length=32)] = b""  # client
     short_id: Annotated[bytes, msgspec.Meta(max_length=8)] = b""  # client, padded to 8
     others: Annotated[tuple[ServerKey, ...], msgspec.Meta(max_length=16)] = ()  # client: of WorkerConfig.others

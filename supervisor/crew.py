@@ -26,6 +26,7 @@ from qre.ipc.messages import (
     DestAddressReport,
     DestProfileReport,
     DeviceTampered,
+    Done,
     HandshakeStatus,
     Hello,
     LinkGone,
@@ -41,6 +42,7 @@ from qre.ipc.messages import (
     Start,
     StatusRequest,
     Stop,
+    StoreRequest,
     UseLoader,
     VisitDest,
     WorkerConfig,
@@ -58,6 +60,7 @@ from qre.supervisor.members.supervised import Members, Supervised
 from qre.supervisor.parent_messages import Alive, DaemonState, DestProbed, GuestCount, PinThese, Setup, ToParent
 from qre.supervisor.port_guests import PortGuests
 from qre.supervisor.reloads import Reloads
+from qre.supervisor.store_connection import connect_store
 
 if TYPE_CHECKING:
     from qre.supervisor.members.router import Router
@@ -317,6 +320,11 @@ class Crew:
                 number, fd, local = self._client_sockets.grant(peer, port)
                 member.hand(CLIENT_UDP.name, fd, number)
                 return SocketGranted(number=number, local=local)
+            case StoreRequest() if self.config.replay_store:
+                name, made = await connect_store(self.config.replay_store)
+                with made:
+                    member.hand(name, made.fileno())
+                return Done()
             case SocketRelease(number=number):
                 self._client_sockets.release(number)
             case NetworkChanged():

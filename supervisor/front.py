@@ -36,6 +36,7 @@ class Join(Message, frozen=True, kw_only=True):
     server_name: Text
     dest: Text
     max_time_diff_ms: U64
+    replay_store: Text = ""
     routed_cid_len: U16
     user_dataplane: bool
 
@@ -66,6 +67,7 @@ def join_of(config: WorkerConfig) -> Join:
         server_name=config.server_name,
         dest=f"{config.dest_host}:{config.dest_port}",
         max_time_diff_ms=config.max_time_diff_ms,
+        replay_store=config.replay_store,
         routed_cid_len=config.routed_cid_len,
         user_dataplane=config.user_dataplane,
     )
@@ -79,6 +81,7 @@ def refusal(own: Join, its: Join) -> str:
         ("ServerName", own.server_name.lower(), its.server_name.lower()),
         ("Dest", own.dest, its.dest),
         ("RealityMaxTimeDiff", f"{own.max_time_diff_ms} ms", f"{its.max_time_diff_ms} ms"),
+        ("ReplayStore", own.replay_store or "not set", its.replay_store or "not set"),
         ("RoutedCidLen", str(own.routed_cid_len), str(its.routed_cid_len)),
     )
     for name, ours, theirs in compared:

@@ -11,7 +11,15 @@ import os
 import sys
 from collections.abc import Iterator
 
-from qre.cli.check import check_dest, check_firewall, check_forward, check_machine, check_profile, check_site_tcp
+from qre.cli.check import (
+    check_dest,
+    check_firewall,
+    check_forward,
+    check_machine,
+    check_profile,
+    check_replay_store,
+    check_site_tcp,
+)
 from qre.cli.check.findings import Finding, YesNo, look
 from qre.cli.commands import Options
 from qre.cli.show.show_text import clean
@@ -80,6 +88,9 @@ def findings(name: str | None) -> Iterator[Finding]:
         yield from look("firewall", lambda: check_firewall.firewall(profile))
         yield from look("tcp to dest", lambda: check_site_tcp.site_tcp(profile, config))
         yield from look("forward", lambda: check_forward.forward(profile, config))
+        if (store := server.replay_store) is not None:
+            place = store
+            yield from look("replay store", lambda: check_replay_store.replay_store(place))
         yield from look("dest", lambda: check_dest.dest(profile))
     if (client := loaded.client) is not None:
         yield from look("endpoint", lambda: check_profile.endpoint(client))

@@ -118,6 +118,10 @@ def _differences(first: str, ours: ServerSettings, name: str, its: ServerSetting
         for key, mine, theirs in compared
         if mine != theirs
     ]
+    if ours.replay_store != its.replay_store:
+        errors.append(
+            UserError(f"configuration {name}", f"ReplayStore differs from that of {first}", "make them equal")
+        )
     if ours.private_key != its.private_key:
         errors.append(
             UserError(f"configuration {name}", f"RealityPrivateKey differs from that of {first}", "make them equal")

@@ -21,6 +21,7 @@ PROFILE_KEYS = {
     "RealityPreviousKeyUntil": "2026-12-31T00:00:00Z",
     "RealityShortIds": "the output of `qre-tool genshortid`",
     "RealityMaxTimeDiff": "60s",
+    "ReplayStore": "valkey://10.0.0.5:6379",
     "ClientEndpoint": "vpn.example.org:443",
     "ClientAllowedIPs": "0.0.0.0/0",
     "ClientDNS": "10.77.0.1, example.internal",
@@ -55,6 +56,7 @@ SERVER_KEYS = (
     "RealityPreviousKeyUntil",
     "RealityShortIds",
     "RealityMaxTimeDiff",
+    "ReplayStore",
     "ClientEndpoint",
     "ClientAllowedIPs",
     "ClientDNS",
@@ -62,7 +64,14 @@ SERVER_KEYS = (
 )
 CLIENT_KEYS = ("Endpoint", "EndpointOrder", "RealityPublicKey", "RealityShortId", "DNS", "LeakProtection")
 #: Keys whose values are credentials: no error contains their text.
-SECRET_KEYS = ("RealityPrivateKey", "RealityPreviousKey", "RealityShortIds", "RealityShortId", "ShortId")
+SECRET_KEYS = (
+    "RealityPrivateKey",
+    "RealityPreviousKey",
+    "RealityShortIds",
+    "RealityShortId",
+    "ShortId",
+    "ReplayStore",
+)
 
 GLOBAL_KEYS = {
     "StateDir": "/var/lib/qre",

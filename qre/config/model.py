@@ -166,6 +166,18 @@ class DnsSettings(Value):
         return [*map(str, self.servers), *self.domains]
 
 
+class ReplayStore(Value):
+    """A store of hellos that several servers share. ``place``: ``address:port``, or the path of a Unix socket."""
+
+    place: str
+    user: str = ""
+    password: str = ""
+    database: int = 0
+
+    def __repr__(self) -> str:
+        return f"ReplayStore(place={self.place!r})"
+
+
 class ServerSettings(Value):
     listen: SocketAddress
     dest: HostPort
@@ -180,6 +192,12 @@ class ServerSettings(Value):
     client_allowed_ips: tuple[Network, ...] = ()  # what clients send through the tunnel
     client_dns: DnsSettings | None = None  # what their machines ask for names
     forward: Forward = Forward.OFF
+    replay_store: ReplayStore | None = None
+
+    @property
+    def replay_place(self) -> str:
+        """That of the store; empty without one."""
+        return self.replay_store.place if self.replay_store is not None else ""
 
     @property
     def accepted_ids(self) -> tuple[bytes, ...]:

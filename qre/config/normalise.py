@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from qre.config.keys import GLOBAL_KEYS, HOOK_KEYS, PROFILE_KEYS, snake_case
 from qre.config.model import ClientSection, ClientSettings, GlobalConfig, Profile
+from qre.config.replay_store import show_replay_store
 from qre.config.settings import attribute_of
 from qre.config.values import show_duration, show_key, show_short_id, show_site_tcp, show_time
 from qre.ends import EndpointOrder, Forward
@@ -20,13 +21,14 @@ if TYPE_CHECKING:
     Plain = str | int | bool | None | list[str] | list[dict[str, str | list[str]]]
 
 HIDDEN = "(hidden)"
+_SECRET = ("RealityPrivateKey", "RealityPreviousKey", "ReplayStore")
 
 
 def to_json(config: Profile | GlobalConfig, show_keys: bool) -> str:
     """The normalised JSON, one newline at its end; without ``show_keys`` private keys are ``"(hidden)"``."""
     values = global_values(config) if isinstance(config, GlobalConfig) else profile_values(config)
     if not show_keys:
-        values |= {key: HIDDEN for key in ("RealityPrivateKey", "RealityPreviousKey") if key in values}
+        values |= {key: HIDDEN for key in _SECRET if key in values}
     kind = "global" if isinstance(config, GlobalConfig) else "interface"
     found: dict[str, Plain] = {"kind": kind, **{snake_case(key): value for key, value in values.items()}}
     if isinstance(config, Profile) and (clients := _clients(config)):
@@ -69,6 +71,8 @@ def profile_values(profile: Profile) -> dict[str, Plain]:
             found["ClientAllowedIPs"] = [str(network) for network in profile.server.client_allowed_ips]
         if (dns := profile.server.client_dns) is not None:
             found["ClientDNS"] = dns.entries
+        if (store := profile.server.replay_store) is not None:
+            found["ReplayStore"] = show_replay_store(store)
         if profile.server.forward is not Forward.OFF:
             found["Forward"] = profile.server.forward.value
     if profile.client is not None:

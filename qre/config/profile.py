@@ -8,6 +8,7 @@ from qre.config import server_places as places
 from qre.config import values as v
 from qre.config.keys import CLIENT_KEYS, HOOK_KEYS, PROFILE_KEYS, SERVER_KEYS, did_you_mean
 from qre.config.model import ClientSection, ClientSettings, Hooks, Profile, ServerPlace, ServerSettings
+from qre.config.replay_store import parse_replay_store
 from qre.config.syntax import (
     SECTION,
     Entry,
@@ -237,6 +238,7 @@ def _server(values: Values, clients: tuple[ClientSection, ...] | None) -> Server
     client_allowed_ips = values.get("ClientAllowedIPs", v.parse_networks)
     client_dns = values.get("ClientDNS", v.parse_dns)
     forward = values.get("Forward", v.parse_forward)
+    replay_store = values.get("ReplayStore", parse_replay_store)
     server_name = values.get("ServerName", v.parse_dns_name)
     if "ServerName" not in values and dest is not None:
         if v.is_ipv4(dest.host):
@@ -260,6 +262,7 @@ def _server(values: Values, clients: tuple[ClientSection, ...] | None) -> Server
         client_dns=client_dns,
         max_time_diff_ms=DEFAULT_TIME_DIFF_MS if difference is None else difference,
         forward=forward or Forward.OFF,
+        replay_store=replay_store,
     )
     if len(made.accepted_ids) > v.MAX_SHORT_IDS:
         why = f"with those of the sections they are more than {v.MAX_SHORT_IDS}"
@@ -333,6 +336,7 @@ _SERVER_PARSERS = {
     "ClientAllowedIPs": v.parse_networks,
     "ClientDNS": v.parse_dns,
     "Forward": v.parse_forward,
+    "ReplayStore": parse_replay_store,
 }
 _CLIENT_PARSERS = {
     "ServerName": v.parse_dns_name,

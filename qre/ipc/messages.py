@@ -88,6 +88,7 @@ class WorkerConfig(Struct, frozen=True, kw_only=True):
     when_dest_is_down: WhenDestIsDown = WhenDestIsDown.SILENT
     site_tcp: SitePorts | None = None  # server; None: Listen's port and 80
     forward: Forward = Forward.OFF  # server
+    replay_store: Text = ""  # server: address:port, or the path of a Unix socket
     ttl: Annotated[int, msgspec.Meta(ge=1, le=255)] = 64  # of this machine's packets
     rekey_interval_ms: U64 = 120_000
     idle_timeout_ms: U64 = 60_000
@@ -155,6 +156,11 @@ class SocketRequest(Message, frozen=True, kw_only=True):
 
     peer: Address
     port: Port
+
+
+class StoreRequest(Message, frozen=True, kw_only=True):
+    """handshake -> supervisor, request (server): a new connection to the replay store of the configuration. It comes
+    as the descriptor ``store_ipv4`` or ``store_unix`` before the answer, which is Done."""
 
 
 class SocketGranted(Message, frozen=True, kw_only=True):
@@ -388,6 +394,7 @@ Body = (
     | Done
     | Refused
     | SocketRequest
+    | StoreRequest
     | SocketGranted
     | SocketRelease
     | GuestJoin

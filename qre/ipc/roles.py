@@ -128,6 +128,11 @@ KEYS: Final = Expected("keys", "socket", socket.AF_UNIX, socket.SOCK_SEQPACKET)
 #: The two ends of the channel between the front of a shared port and a daemon that has joined it.
 FRONT_FEED: Final = Expected("front_feed", "socket", socket.AF_UNIX, socket.SOCK_SEQPACKET, given=Given.JOINED)
 GUEST_FEED: Final = Expected("guest_feed", "socket", socket.AF_UNIX, socket.SOCK_SEQPACKET, given=Given.LATER)
+#: Connections to the replay store that several servers share.
+STORES: Final = (
+    Expected("store_ipv4", "socket", socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, given=Given.LATER),
+    Expected("store_unix", "socket", socket.AF_UNIX, socket.SOCK_STREAM, given=Given.LATER),
+)
 #: Files that the resolver of the C library reads.
 RESOLVER_FILES: Final = (
     "/etc/resolv.conf",
@@ -197,6 +202,7 @@ ROLES: Final = {
                 FRONT_FEED,
                 Expected("guest_secrets", "memfd", given=Given.LATER),
                 GUEST_FEED,
+                *STORES,
             ),
             open_files=8192,
             locked_memory=1 << 21,

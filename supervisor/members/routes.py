@@ -26,6 +26,7 @@ from qre.ipc.messages import (
     RoleState,
     SocketRelease,
     SocketRequest,
+    StoreRequest,
     VisitDest,
 )
 from qre.structs import Message
@@ -56,6 +57,7 @@ ROUTES: Final[dict[Party, dict[type[Message], Route]]] = {
         Hello: _ONCE,
         RoleState: _TELL,
         SocketRequest: _ASK,
+        StoreRequest: _ASK,
         SocketRelease: _TELL,
         NetworkChanged: _TELL,
         DestProfileReport: _TELL,

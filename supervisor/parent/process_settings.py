@@ -80,6 +80,7 @@ def worker_config(
             dest_port=profile.server.dest.port,
             max_time_diff_ms=profile.server.max_time_diff_ms,
             forward=profile.server.forward,
+            replay_store=profile.server.replay_place,
         )
     if endpoint is None:
         _none(profile)
@@ -106,12 +107,16 @@ def _none(profile: Profile) -> NoReturn:
 def secrets_memfd(profile: Profile) -> int:
     """A sealed memfd with the secrets, for the handshake worker alone."""
     if profile.role is Role.SERVER and profile.server is not None:
+        store = profile.server.replay_store
         secrets = ProfileSecrets(
             private_key=profile.server.private_key,
             previous_key=profile.server.previous_key,
             previous_key_until=profile.server.previous_key_until,
             short_ids=profile.server.accepted_ids,
             clients=tuple(_known_client(section) for section in profile.server.clients),
+            store_user=store.user if store is not None else "",
+            store_password=store.password if store is not None else "",
+            store_database=store.database if store is not None else 0,
         )
     elif profile.client is not None:
         others = ((each.public_key, each.short_id) for each in profile.other_servers)

@@ -14,7 +14,7 @@ from qre.cli.profile.configuration import public_key
 from qre.config.values import show_key
 from tests.support.daemons import PATIENCE, Daemon, wait_for
 from tests.support.lab import Lab
-from tests.support.namespaces import Namespace, join
+from tests.support.namespaces import Namespace
 from tests.support.tunnel import SERVER_INNER, Tunnel
 
 #: What a tunnel may be without a server (seconds).
@@ -22,19 +22,10 @@ BACK = 5.0
 
 
 def another_server(tunnel: Tunnel, number: int) -> tuple[Daemon, str]:
-    """A machine of its own between client and site, and where it listens."""
-    namespace = Namespace(f"server{number}")
-    tunnel.stack.callback(namespace.delete)
-    address = f"10.91.{number}.1"
-    join(tunnel.lab.client, f"10.91.{number}.2/24", namespace, f"{address}/24")
-    join(namespace, f"10.92.{number}.1/24", tunnel.lab.site, f"10.92.{number}.2/24")
-    namespace.ip("route", "add", f"{Lab.SITE}/32", "via", f"10.92.{number}.2")
-    name = f"server{number}"
-    tunnel.edit(name, "Listen", f"{address}:443", like="server0")
-    tunnel.edit(name, "RealityPrivateKey", show_key(secrets.token_bytes(32)))
-    tunnel.edit(name, "RealityShortIds", secrets.token_hex(8))
-    daemon = tunnel.daemon(name, server=True)
-    daemon.namespace = namespace
+    """A machine of its own between client and site, with keys of its own, and where it listens."""
+    daemon, address = tunnel.further_server(number)
+    tunnel.edit(daemon.profile, "RealityPrivateKey", show_key(secrets.token_bytes(32)))
+    tunnel.edit(daemon.profile, "RealityShortIds", secrets.token_hex(8))
     return daemon, f"{address}:443"
 
 

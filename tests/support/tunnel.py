@@ -10,7 +10,7 @@ from types import TracebackType
 
 from tests.support.daemons import Daemon, left_behind
 from tests.support.lab import Lab, NeighbourLab
-from tests.support.namespaces import run
+from tests.support.namespaces import Namespace, join, run
 from tests.support.profiles import list_short_ids
 from tests.support.site import NAME, Caddy
 
@@ -96,6 +96,20 @@ class Tunnel:
         self.edit(name, "RealityShortId", short_id, like="client0")
         self.edit(name, "Address", address)
         return self.daemon(name)
+
+    def further_server(self, number: int) -> tuple[Daemon, str]:
+        """A machine of its own between client and site, with the keys and the clients of ``server0`` for the present,
+        and its address. It listens at the port of HTTPS."""
+        name, address = f"server{number}", f"10.91.{number}.1"
+        namespace = Namespace(name)
+        self.stack.callback(namespace.delete)
+        join(self.lab.client, f"10.91.{number}.2/24", namespace, f"{address}/24")
+        join(namespace, f"10.92.{number}.1/24", self.lab.site, f"10.92.{number}.2/24")
+        namespace.ip("route", "add", f"{self.lab.SITE}/32", "via", f"10.92.{number}.2")
+        self.edit(name, "Listen", f"{address}:{PORT}", like="server0")
+        daemon = self.daemon(name, server=True)
+        daemon.namespace = namespace
+        return daemon, address
 
     def up(self) -> Tunnel:
         """Start both daemons and wait for the session."""

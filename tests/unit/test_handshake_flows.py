@@ -20,7 +20,7 @@ from qre.workers.handshake.port.flow_effects import Effect
 from qre.workers.handshake.port.flow_parts import Address, Flow, FlowState, Handshake, Hello, Limits
 from qre.workers.handshake.port.flow_rules import RULES, FlowEvent, FlowRule
 from qre.workers.handshake.port.flows import FlowTable, may_begin_hello
-from qre.workers.handshake.port.performer import Performer
+from qre.workers.handshake.port.performer import Later, Performer
 
 VISITOR = ("198.51.100.7", 40_000)
 HELLO = b"\xc3\x00\x00\x00\x01\x08" + bytes(8) + b"\x00"
@@ -141,7 +141,7 @@ class World:
         self.table = FlowTable(self.limits, lambda: FakeInspector(self), own_cid)
         self.performer = Performer(self.table, self.accept, self.open_relay, self.to_visitor, self.forgotten)
 
-    def accept(self, hello: Hello) -> Handshake | None:
+    def accept(self, flow: Flow, hello: Hello) -> Handshake | Later | None:
         if self.replayed:
             return None
         self.shown = hello.shown

@@ -42,6 +42,7 @@ def things(tmp_path: Path) -> Iterator[dict[str, int]]:
     with ExitStack() as stack:
         pair = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         stream = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
         sockets = {
             "udp": udp(),
             "udp group": udp(reuseport=True),
@@ -50,6 +51,7 @@ def things(tmp_path: Path) -> Iterator[dict[str, int]]:
             "udp6": udp(family=socket.AF_INET6),
             "udplite": socket.socket(socket.AF_INET, socket.SOCK_DGRAM, 136),
             "tcp": socket.socket(socket.AF_INET, socket.SOCK_STREAM),
+            "tcp connected": socket.create_connection(listener.getsockname()),
             "seqpacket": pair[0],
             "stream": stream[0],
         }
@@ -85,6 +87,8 @@ TAKEN = {
     "front_feed": {"seqpacket"},
     "guest_feed": {"seqpacket"},
     "guest_secrets": set(),
+    "store_ipv4": {"tcp connected"},
+    "store_unix": {"stream"},
     "tun": set(),
     "cid_routes": {"anonymous"},
     "sockets": {"anonymous"},

@@ -56,6 +56,16 @@ class DestWatch:
         down = self.profile is None or self.is_down
         return down and self._context.config.when_dest_is_down is WhenDestIsDown.IMITATE
 
+    @property
+    def trouble(self) -> str:
+        """What is wrong with Dest, and who gets no answer; empty when all is well."""
+        if self.current is None:
+            return "Dest is not resolved: strangers get no answer"
+        if not self.is_down:
+            return ""
+        imitated = "clients are answered nevertheless, which can be seen"
+        return f"Dest is down: {imitated if self.is_imitated() else 'nobody gets an answer'}"
+
     def doubt(self) -> None:
         """Visitors get no answers: look soon which address of Dest answers."""
         self._prober.doubt()

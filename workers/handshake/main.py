@@ -133,6 +133,8 @@ class HandshakeWorker:
                 self._half.link.use(fd)
             case "client_udp" if isinstance(self._half, Client):
                 self._half.socket_arrived(number, fd)
+            case "store_ipv4" | "store_unix" if isinstance(self._half, Server):
+                self._half.recogniser.connected(fd)
             case "profile_secrets":
                 self._secrets = parse_profile_secrets_untrusted(fd)
             case "guest_secrets" | "guest_feed" if len(self._guest_descriptors) < _MAX_GUEST_DESCRIPTORS:

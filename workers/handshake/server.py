@@ -12,6 +12,7 @@ import os
 import socket
 import time
 from collections import Counter
+from collections.abc import Sequence
 from random import SystemRandom
 from typing import Final
 
@@ -20,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from qre.dataplane.protocol import Stray
 from qre.dest_profile import DestProfile
 from qre.ends import Role
-from qre.errors import MachineError, QreError
+from qre.errors import QreError
 from qre.ipc.messages import DestProfileReport, HandshakeStatus, Party, RoleState
 from qre.ipc.steering import Steering
 from qre.ipc.tasks import Tasks
@@ -28,7 +29,7 @@ from qre.ipc.worker import WorkerContext
 from qre.profile_secrets import ProfileSecrets
 from qre.quic.bounds import Bound
 from qre.quic.server.inspector import HelloInspector
-from qre.reality.replay import FILE_LENGTH, ReplayFilter, replay_window
+from qre.reality.replay import replay_window
 from qre.visit.probe import imitable
 from qre.workers.handshake.acceptance import Acceptance, Accepted
 from qre.workers.handshake.clients import Clients
@@ -37,12 +38,15 @@ from qre.workers.handshake.dest_watch import DestWatch
 from qre.workers.handshake.memory import Forgetting, HighWater
 from qre.workers.handshake.port.admission import TokenBucket
 from qre.workers.handshake.port.datagrams import ANY, receive_into, send_to
+from qre.workers.handshake.port.flow_effects import Effect
 from qre.workers.handshake.port.flow_parts import Address, Flow, Handshake, Hello
 from qre.workers.handshake.port.flows import FlowTable
-from qre.workers.handshake.port.performer import Performer
+from qre.workers.handshake.port.performer import Later, Performer
 from qre.workers.handshake.port.relay import LONGEST, DestSocket, Relays
 from qre.workers.handshake.port.volley import Volley
 from qre.workers.handshake.port_sharing import PortSharing
+from qre.workers.handshake.recognition.recogniser import Recogniser
+from qre.workers.handshake.recognition.replay_file import read_replay_file
 from qre.workers.handshake.server_settings import flow_limits, follows
 from qre.workers.handshake.sessions.live_sessions import Sessions
 from qre.workers.handshake.sessions.routed_cids import RoutedCids
@@ -72,10 +76,9 @@ class Server:
     def __init__(self, context: WorkerContext, secrets: ProfileSecrets, store: SecretsStore) -> None:
         self._context = context
         config = context.config
-        self._socket = socket.socket(fileno=context.descriptors.pop("udp_userspace"))
-        self._socket.setblocking(False)
+        self._socket = _socket(context, "udp_userspace")
         #: Receives what the kernel's data plane does not take; the user data plane reads this slot itself.
-        self._kernel_slot = None if config.user_dataplane or config.joined else _kernel_slot(context)
+        self._kernel_slot = None if config.user_dataplane or config.joined else _socket(context, "udp_kernel_slot")
         self._replay_fd = context.descriptors.pop("replay")
         self._clients = Clients(context, secrets, context.descriptors.pop("leases"))
         self._listen = (config.listen_ip, config.listen_port)
@@ -94,7 +97,13 @@ class Server:
         self._volley = Volley(self._to_client)
         self._relays = Relays(self._reply, self._volley.together, self._dest.doubt, context.limited)
         self._table = FlowTable(flow_limits(config), self._new_inspector, self._cids.of_datagram)
-        self._performer = Performer(self._table, self._accept, self._open_relay, self._to_visitor, self._disown)
+        self._performer = Performer(
+            self._table,
+            self._accept,
+            self._open_relay,
+            self._to_visitor,
+            self._disown,
+        )
         self._port = PortSharing(self._table, self._performer, self._admit, self._arm, context.limited)
         if config.joined:
             self._port.join(context.descriptors.pop("front_feed"))
@@ -107,6 +116,15 @@ class Server:
         self.link = DataplaneLink(self._sessions, self._sessions_changed, context.fail, self._strayed)
         self._use_secrets(secrets)
         self._acceptance = self._new_acceptance()
+        self.recogniser = Recogniser(
+            context,
+            self._acceptance,
+            self._port.guests,
+            lambda: self._clients.short_ids,
+            self._table,
+            self._perform_late,
+            self._tell_state,
+        )
 
     # --- set-up ---
 
@@ -115,7 +133,7 @@ class Server:
             private_key=self._secrets.private_key,
             routed_cid_len=self._context.config.routed_cid_len,
             listen=self._listen,
-            replay=self._read_replay_file(),
+            replay=read_replay_file(self._replay_fd, self._context.config, len(self._clients.short_ids)),
             replay_fd=self._replay_fd,
             sessions=self._sessions,
             grants=self._clients.grants,
@@ -141,14 +159,6 @@ class Server:
         )
         self._secrets = secrets
 
-    def _read_replay_file(self) -> ReplayFilter:
-        try:
-            image = os.pread(self._replay_fd, FILE_LENGTH, 0)
-        except OSError as error:
-            raise MachineError("replay file", error.strerror or "cannot be read") from error
-        window = replay_window(self._context.config.max_time_diff_ms)
-        return ReplayFilter(image, window, owners=len(self._clients.short_ids))
-
     # --- life ---
 
     async def start(self) -> None:
@@ -161,6 +171,7 @@ class Server:
             if record not in kept:
                 self._sessions.store.remove(record.session_id)
         self._sessions.restore(kept)
+        self.recogniser.use(self._secrets)
         await self._dest.start()
         if self._steering is not None:
             self._tasks.spawn(self._steering.run())
@@ -185,6 +196,7 @@ class Server:
             remedy = "write the old key as RealityPreviousKey, as `qre-tool rotate-key` does, or down and up"
             raise QreError("reload", "RealityPrivateKey changed", remedy)
         self._use_secrets(secrets)
+        self.recogniser.use(secrets)
         self._table.limits = flow_limits(config)
         self._acceptance.replay.window = replay_window(config.max_time_diff_ms)
         self._clients.reload(secrets, self._sessions)
@@ -200,6 +212,7 @@ class Server:
         self._stopped = True
         for each in self._sockets():
             loop.remove_reader(each.fileno())
+        self.recogniser.close()
         self._acceptance.close()
         self._port.close()
         self._performer.perform(self._table.close(), time.monotonic())
@@ -313,12 +326,8 @@ class Server:
             max_time_diff_ms=config.max_time_diff_ms,
         )
 
-    def _accept(self, hello: Hello) -> Handshake | None:
-        if hello.found.short_id in self._clients.short_ids:
-            return self._acceptance.accept(hello)
-        if not self._acceptance.remember(hello.found):
-            return None
-        return self._port.guests.accept(hello)
+    def _accept(self, flow: Flow, hello: Hello) -> Handshake | Later | None:
+        return self.recogniser.accept(flow, hello)
 
     def _admit(self, hello: Hello) -> Accepted:
         return self._acceptance.admit(hello)
@@ -397,7 +406,10 @@ class Server:
         if self._listen[0] == ANY:
             ours = [each.underlay for each in self._sessions.records() if each.session_id == stray.session_id]
             source = (*source, str(ours[0].local_ip) if ours else ANY)
-        effects = self._table.datagram(source, stray.data, stray.ecn, now, int(time.time() * 1000))
+        self._perform_late(self._table.datagram(source, stray.data, stray.ecn, now, int(time.time() * 1000)), now)
+
+    def _perform_late(self, effects: Sequence[Effect], now: float) -> None:
+        """Of what nothing at the port has caused."""
         self._performer.perform(effects, now)
         self._arm()
 
@@ -408,16 +420,12 @@ class Server:
         text = f"serving {self._listen[0]}:{self._listen[1]}, {count} session{'' if count == 1 else 's'}"
         if self._port.feed is not None:
             text += "; another daemon has the port"
-        twins = self._clients.twins()
-        if twins:
+        if twins := self._clients.twins():
             text += f"; on two machines: client {', '.join(twins[:4])}"
-        if self._dest.current is None:
-            text += "; Dest is not resolved: strangers get no answer"
-        elif self._dest.is_down:
-            imitated = "clients are answered nevertheless, which can be seen"
-            text += f"; Dest is down: {imitated if self._dest.is_imitated() else 'nobody gets an answer'}"
-        if self._acceptance.unrecorded:
-            text += f"; clients are not recognised: {self._acceptance.unrecorded}"
+        if self._dest.trouble:
+            text += f"; {self._dest.trouble}"
+        if self.recogniser.why_nobody:
+            text += f"; clients are not recognised: {self.recogniser.why_nobody}"
         return count > 0, text
 
     def _tell_state(self) -> None:
@@ -436,7 +444,7 @@ class Server:
         await self._context.send(Party.SUPERVISOR, DestProfileReport(profile=profile))
 
 
-def _kernel_slot(context: WorkerContext) -> socket.socket:
-    made = socket.socket(fileno=context.descriptors.pop("udp_kernel_slot"))
+def _socket(context: WorkerContext, name: str) -> socket.socket:
+    made = socket.socket(fileno=context.descriptors.pop(name))
     made.setblocking(False)
     return made

@@ -6,9 +6,10 @@ table, and its effects are performed before the next: sockets and table always a
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import assert_never
+from typing import Final, assert_never
 
 from qre.workers.handshake.port.flow_effects import (
     Abandon,
@@ -28,13 +29,23 @@ from qre.workers.handshake.port.flow_parts import Address, Flow, Handshake, Hell
 from qre.workers.handshake.port.flows import FlowTable
 
 
+class Later(enum.Enum):
+    """Not known yet: whether a hello is accepted."""
+
+    LATER = "later"
+
+
+LATER: Final = Later.LATER
+
+
 @dataclass
 class Performer:
-    """``accept`` records a hello and returns its handshake, ``open_relay`` a connection to Dest; both return None on
-    failure. ``disown`` answers a packet (source, CID, length) with a stateless reset unless its session is live."""
+    """``accept`` records a hello and returns its handshake, or LATER when that comes by itself; ``open_relay``
+    returns a connection to Dest. Both return None on failure. ``disown`` answers a packet (source, CID, length) with
+    a stateless reset unless its session is live."""
 
     table: FlowTable
-    accept: Callable[[Hello], Handshake | None]
+    accept: Callable[[Flow, Hello], Handshake | Later | None]
     open_relay: Callable[[Flow], Relay | None]
     to_visitor: Callable[[Address, bytes, int, int], None]
     disown: Callable[[Address, bytes, int], None]
@@ -62,10 +73,11 @@ class Performer:
                         flow.relay.close()
                         flow.relay = None
                 case Accept(flow, hello):
-                    taken = self.accept(hello)
-                    table = self.table
-                    answered = table.hello_refused(flow) if taken is None else table.hello_accepted(flow, taken)
-                    self.perform(answered, now)
+                    taken = self.accept(flow, hello)
+                    if taken is None:
+                        self.perform(self.table.hello_refused(flow), now)
+                    elif not isinstance(taken, Later):
+                        self.perform(self.table.hello_accepted(flow, taken), now)
                 case Begin(handshake):
                     handshake.begin(now)
                 case Retried(handshake, retry):

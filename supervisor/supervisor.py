@@ -24,7 +24,7 @@ from qre.ends import Role
 from qre.errors import MachineError, QreError, UntrustedInputError
 from qre.ipc import sandbox
 from qre.ipc.channel import Channel, ChannelClosedError
-from qre.ipc.journal import log_to_stderr
+from qre.ipc.journal import lines_are_of, log_to_stderr
 from qre.ipc.messages import Party
 from qre.ipc.roles import USERS_REMEDY, missing_users
 from qre.ipc.tasks import Tasks
@@ -175,6 +175,7 @@ class _Supervisor:
     async def _begin(self, setup: Setup) -> Crew:
         """Sockets and directories while privileged; then drop; then ZeroMQ."""
         config = setup.config
+        lines_are_of(config.profile, config.device)
         pair = self._server_pair(setup) if config.role is Role.SERVER else None
         parties = parties_of(config)
         runtime = Path(setup.runtime_dir) / f"{config.device}.workers"

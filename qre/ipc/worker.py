@@ -24,7 +24,7 @@ import zmq.asyncio
 from qre.errors import InternalError, MachineError, QreError, UntrustedInputError
 from qre.ipc import descriptors, sandbox
 from qre.ipc.channel import Channel, ChannelClosedError
-from qre.ipc.journal import log_to_stderr
+from qre.ipc.journal import lines_are_of, log_to_stderr
 from qre.ipc.messages import (
     MAX_MESSAGE,
     Body,
@@ -280,6 +280,7 @@ class _Runtime:
             case Start(config=config) if not self._started:
                 self._context.config = config
                 logging.getLogger("qre").setLevel(config.log_level.upper())
+                lines_are_of(config.profile, config.device)
                 self._connected()
                 self._check_descriptors()
                 await self._worker.start(self._context)

@@ -31,7 +31,7 @@ from qre.ends import Dataplane, Role
 from qre.errors import MachineError, PassingError, QreError, UntrustedInputError
 from qre.ipc import sandbox
 from qre.ipc.channel import Channel
-from qre.ipc.journal import log_to_stderr
+from qre.ipc.journal import lines_are_of, log_to_stderr
 from qre.ipc.messages import WorkerConfig
 from qre.ipc.tasks import Tasks
 from qre.kernel.bpf_pins import check_pin_dir, pin, unpin
@@ -446,4 +446,5 @@ def run_daemon(profile: Profile, config: GlobalConfig, options: DaemonOptions, l
     """Run until a signal, the time bound, or a failure (QreError)."""
     sandbox.forbid_dumps()
     log_to_stderr("qre-tool", config.log_level)
+    lines_are_of(profile.name, profile.device)
     return Daemon(profile, config, options, load).run()

@@ -37,6 +37,8 @@ def test_both_ends_run_with_users_of_their_own(up: Ends) -> None:
             line for line in machine.journal() if "no such user" in line or "Error" in line or "Errno" in line
         ]
     assert any("connected" in line for line in up.client.journal())
+    found = up.client.container.check("journalctl -o cat QRE_DEVICE=client0 QRE_PROCESS=supervisor PRIORITY=6")
+    assert "connected to" in found, "by the journal's fields"
 
 
 @BOTH

@@ -2,7 +2,7 @@
 
 JOURNAL_STREAM names the stream that the journal reads (systemd.exec(5)); on any other standard error, lines are as
 they are. The journal's own socket takes fields besides (systemd.io/JOURNAL_NATIVE_PROTOCOL): QRE_PROFILE, QRE_DEVICE
-and QRE_PROCESS select lines with `journalctl QRE_DEVICE=server0`. It is connected before a worker's sandbox is closed.
+and QRE_PROCESS select lines with `journalctl QRE_DEVICE=server0`. It is connected before a worker closes its sandbox.
 A line that does not reach it goes to standard error with ``<N>`` before it, which the journal takes as the priority
 (sd-daemon(3)).
 """

@@ -1,5 +1,5 @@
 """What the documents have one type: each command exists and takes what is given to it; links lead somewhere; every
-block of the tasks says on which machine, and is tried in a container or says why not."""
+block is tried by a test, or says why not."""
 
 from __future__ import annotations
 
@@ -63,6 +63,32 @@ def test_every_block_of_the_tasks_says_where_and_is_tried_or_says_why_not() -> N
     for comment, text in found:
         reason = re.fullmatch(r"<!-- not tried: (.{20,}) -->", comment)
         assert reason or text.startswith(("# on the server\n", "# on the client\n")), text
+
+
+#: Pages that a test runs whole.
+TRIED = {
+    "tasks.md": "tests/container/test_tasks.py::test_what_the_page_has_one_type_works",
+    "sessions-by-hand.md": "tests/vm/test_sessions_by_hand.py::test_the_life_that_the_guide_tells_of",
+}
+
+
+def is_a_test(name: str) -> bool:
+    """Whether there is a test of this name, as pytest gives names."""
+    file, _, function = name.partition("::")
+    path = ROOT / file
+    return path.is_file() and f"\ndef {function}(" in path.read_text()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_block_of_commands_is_tried_or_says_why_not(page: Path) -> None:
+    found = blocks(page)
+    assert len(found) == page.read_text().count("```sh")
+    whole = TRIED.get(page.name)
+    assert whole is None or is_a_test(whole)
+    for comment, text in found:
+        tried = re.fullmatch(r"<!-- tried by (\S+) -->", comment)
+        reason = re.fullmatch(r"<!-- not tried: (.{20,}) -->", comment)
+        assert reason or (tried and is_a_test(tried[1])) or (whole and not comment), f"{comment}\n{text}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

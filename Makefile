@@ -19,6 +19,7 @@
 # make pictures  makes docs/pictures anew: drawings from their sources, a recording of a real first tunnel. As root
 # make check  static checks: ruff, mypy, clang-format, shellcheck
 # make bench  the user data plane beside wireguard-go
+# make bench-server  what handshakes, strangers and clients cost a server, in CPU and memory
 # make bench-vm  the kernel module beside WireGuard and openvpn-dco, in a kernel under QEMU
 # make bench-likeness  whether connections of QRE can be told from visits to the site, by what a censor sees
 # make bench-worst  what the worst packets of a peer cost the kernel module, there
@@ -29,7 +30,7 @@ PICTURES := $(patsubst %.dot,%.svg,$(wildcard docs/pictures/*.dot)) $(patsubst %
 C_FILES := $(wildcard bpf/*.c bpf/*.h kmod/*.c kmod/*.h kmod/uapi/*.h tests/vm/guest/*.c tests/vm/guest/*.h)
 
 .PHONY: setup setup-dev setup-tests setup-vm demo test test-unit test-host test-vm test-kasan test-container test-packages
-.PHONY: test-cycles test-clients mutants fuzz deb wheel check vectors pictures bench bench-vm bench-likeness bench-worst bpf clean
+.PHONY: test-cycles test-clients mutants fuzz deb wheel check vectors pictures bench bench-server bench-vm bench-likeness bench-worst bpf clean
 
 setup:
 	@packaging/setup.sh
@@ -114,6 +115,9 @@ check:
 
 bench: setup-tests
 	@$(PYTHON) -m tests.bench.dataplane
+
+bench-server: setup-tests
+	@$(PYTHON) -m tests.bench.server
 
 bench-vm:
 	@packaging/setup.sh tests packaging/vm-packages.txt packaging/bench-packages.txt

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 import random as randomness
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from ipaddress import ip_interface
 from typing import Self
@@ -56,7 +57,7 @@ class Pair:
     dest: DestProfile | None = None
     private_key: X25519PrivateKey = field(default_factory=X25519PrivateKey.generate)
     now: float = 1000.0
-    server_kind: type[ServerHandshake] = ServerHandshake
+    server_kind: Callable[..., ServerHandshake] = ServerHandshake
     client_state: HandedOver | None = None
     server_state: HandedOver | None = None
     client_events: list[ClientEvent] = field(default_factory=list)

@@ -14,7 +14,6 @@ from aioquic import tls
 
 from qre.ends import LIKE_DEST
 from qre.quic.server.inspector import Authenticated, Undecided
-from qre.quic.server.server_handshake import ServerHandshake
 from qre.quic.server.shadow_connection import Mirrored, NotFollowed, NotOfThisConnection
 from qre.wire.packet import long_header_source_cid
 from tests.support.pair import CLIENT, UNIX_TIME, Pair, Path
@@ -66,7 +65,7 @@ class ShadowPair(Pair):
         verdict = self._inspector.datagram_received(datagram, UNIX_TIME * 1000)
         assert verdict is not Undecided.STRANGER
         if isinstance(verdict, Authenticated):
-            self.server = ServerHandshake(
+            self.server = self.server_kind(
                 authenticated=verdict,
                 private_key=self.private_key.private_bytes_raw(),
                 dest=self.dest,

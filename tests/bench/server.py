@@ -2,7 +2,8 @@
 
 In memory, CPU of the server's half alone: an accepted handshake that follows Dest, beside one of stock aioquic that
 answers a request of HTTP/3, in turns; and a hello of a stranger, from the flow table to the verdict. On this machine:
-the memory of a server and a client at rest, process by process (PSS: what is shared counts by shares). No asserts.
+the memory of a server and a client at rest, process by process (PSS: what is shared counts by shares). It prints, and
+asserts nothing.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from qre.workers.handshake.port.flows import FlowTable
 from tests.support.daemons import Daemon
 from tests.support.pair import ADDRESSES, NAME, SHORT_ID, TRUST, UNIX_TIME
 from tests.support.shadow_pair import ShadowPair
-from tests.support.stock_handover import _certificate
+from tests.support.stock_handover import self_signed
 from tests.support.tunnel import Tunnel
 
 HANDSHAKES = 60
@@ -92,7 +93,7 @@ def accepted(seed: int) -> float:
 def stock() -> float:
     """The same of stock aioquic: the handshake, and a request that is answered."""
     meter = Meter()
-    certificate, key = _certificate()
+    certificate, key = self_signed()
     common: dict[str, Any] = {"alpn_protocols": ["h3"], "max_datagram_frame_size": 65536}
     ours = QuicConfiguration(is_client=False, certificate=certificate, private_key=key, **common)
     client = QuicConnection(

@@ -26,7 +26,7 @@ _VERSION = 1
 Address = tuple[str, int]
 
 
-def _certificate() -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
+def self_signed() -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
     now = datetime.datetime.now(datetime.UTC)
@@ -44,7 +44,7 @@ class StockHandover:
 
     def __init__(self, role: Role, server_address: Address, client_address: Address, now: float) -> None:
         self.logger = QuicLogger()
-        certificate, key = _certificate()
+        certificate, key = self_signed()
         common: dict[str, Any] = {
             "alpn_protocols": ["h3"],
             "max_datagram_frame_size": 65536,

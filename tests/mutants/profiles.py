@@ -252,7 +252,7 @@ MUTANTS = {
     ),
     "a server holds the listening socket, the loader, handshakes, sessions, CIDs, and cleans up": (
         M("the socket", "Crew._hand_everything", "self._pair is not None", "False"),
-        M("handshakes", "Acceptance.accept", "self.remember(hello.found)", "False"),
+        M("handshakes", "Recogniser.accept", "self._acceptance.remember(hello.found)", "False"),
         M("sessions", "Acceptance._install", "self.sessions.install(handed_over, underlay)", "None"),
         M("the loader attaches", "BpfLoader.start", "maps.attach(held['udp_userspace'])", "None"),
         M("the pins", "Daemon._pin", "pin(self._config.bpf_pin_dir, self._profile.device, fds)", "None"),

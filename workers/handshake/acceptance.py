@@ -173,10 +173,6 @@ class Acceptance:
     excesses: Counter[Bound] = field(default_factory=Counter)
     _all: dict[Accepted, None] = field(default_factory=dict)  # the oldest first
 
-    def accept(self, hello: Hello) -> Accepted | None:
-        """A handshake that is about to begin; None when the hello is a replay or cannot be recorded."""
-        return self.admit(hello) if self.remember(hello.found) else None
-
     def admit(self, hello: Hello) -> Accepted:
         """A handshake for a hello that is recorded already."""
         self.accepted += 1

@@ -6,9 +6,11 @@ measured when the rings unit and host both run, in the processes that tests star
 ``tests/support/coverage_site``.
 
 Rings run one after the other, each in as many processes as there are processors on a small machine: two; the ring vm
-in one when all of it runs, so that its guests have two processors. Tests of the rings host and vm run in real time, and a busy machine can make one too late: a few that failed are run once more by
-themselves. One that fails again fails the run; one that passes is unsteady, and the last lines name it with the
-reason of its failure: it is to be mended. A test of the ring unit has no such excuse and no second run.
+in one when all of it runs, so that its guests have two processors.
+
+Tests of the rings host and vm run in real time, and a busy machine can make one too late: a few that failed are run
+once more by themselves. One that fails again fails the run; one that passes is unsteady, and the last lines name it
+with the reason of its failure: it is to be mended. A test of the ring unit has no such excuse and no second run.
 """
 
 from __future__ import annotations

@@ -40,16 +40,23 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _divide(items: list[pytest.Item]) -> None:
-    """Among two guests a kernel, for two processes (xdist): a file's tests stay together, and both have as many."""
+    """Among two guests a kernel, for two processes (xdist): a file's tests stay together, and both have as many. For a
+    few tests one guest is enough."""
     counts = Counter((kernel.series, item.path.name) for item in items for kernel in _kernels_of(item))
+    all_of = Counter(series for (series, _), count in counts.items() for _ in range(count))
     half: dict[tuple[str, str], int] = {}
     totals: Counter[tuple[str, int]] = Counter()
     for (series, file), count in counts.most_common():
-        half[series, file] = which = min((0, 1), key=lambda number: totals[series, number])
+        halves = (0, 1) if all_of[series] > _FEW else (0,)
+        half[series, file] = which = min(halves, key=lambda number: totals[series, number])
         totals[series, which] += count
     for item in items:
         for kernel in _kernels_of(item):
             item.add_marker(pytest.mark.xdist_group(f"{kernel.series}-{half[kernel.series, item.path.name]}"))
+
+
+#: Tests of a kernel.
+_FEW = 20
 
 
 def _is_left_out(item: pytest.Item) -> bool:

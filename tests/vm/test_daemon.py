@@ -50,7 +50,6 @@ def shown(vm: Vm, namespace: str) -> dict[str, Any]:
     return device
 
 
-@pytest.mark.every_kernel
 def test_the_tunnel_runs_on_the_module_and_is_shown(daemons: Vm) -> None:
     printed = daemons.check(
         LIBRARY

@@ -40,10 +40,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _divide(items: list[pytest.Item]) -> None:
-    """Among two guests a kernel, for two processes (xdist): a file's tests stay together, and both have as many. For a
-    few tests one guest is enough."""
+    """Among two guests a kernel, for two processes (xdist): a file's tests stay together, and both have as many. For
+    a few tests one guest is enough."""
     counts = Counter((kernel.series, item.path.name) for item in items for kernel in _kernels_of(item))
-    all_of = Counter(series for (series, _), count in counts.items() for _ in range(count))
+    all_of: Counter[str] = Counter()
+    for (series, _), count in counts.items():
+        all_of[series] += count
     half: dict[tuple[str, str], int] = {}
     totals: Counter[tuple[str, int]] = Counter()
     for (series, file), count in counts.most_common():

@@ -24,6 +24,10 @@ from tests.support.kernels import GUEST, ROOT, Kernel, build, guest_programs, ke
 from tests.support.vm import Vm, booted
 
 
+#: Tests of a kernel for which two guests are not worth their start.
+_FEW = 20
+
+
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
@@ -55,10 +59,6 @@ def _divide(items: list[pytest.Item]) -> None:
     for item in items:
         for kernel in _kernels_of(item):
             item.add_marker(pytest.mark.xdist_group(f"{kernel.series}-{half[kernel.series, item.path.name]}"))
-
-
-#: Tests of a kernel.
-_FEW = 20
 
 
 def _is_left_out(item: pytest.Item) -> bool:

@@ -23,7 +23,6 @@ from tests.support.guest_peer import ready_for_peers
 from tests.support.kernels import GUEST, ROOT, Kernel, build, guest_programs, kernels
 from tests.support.vm import Vm, booted
 
-
 #: Tests of a kernel for which two guests are not worth their start.
 _FEW = 20
 

@@ -65,7 +65,6 @@ class Typist:
         for machine in (self.server, self.client):
             machine.container.check(f"systemctl stop {machine.unit}; rm -f /etc/qre/dev/*.conf")
         self.server.container.check(f"echo {Lab.SITE} {NAME} >>/etc/hosts")
-        self.server.container.check(f"ip route add default via {Lab.CLIENT}")  # where strangers come from
         self.client.container.check(f"echo {Lab.SERVER} vpn.example.net >>/etc/hosts")
 
     def copy(self, block: Block) -> None:

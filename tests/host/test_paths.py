@@ -122,7 +122,10 @@ def test_a_small_path_is_told_by_show_and_by_the_log_and_carries_no_ipv6_downwar
             wait_for("show tells it", lambda daemon=daemon, said=said: said in daemon.tool("show", daemon.profile))
             (session,) = json.loads(daemon.tool("--json", "show", daemon.profile))["devices"][0]["sessions"]
             assert (session["path_mtu"], session["inner_mtu"]) == (outer, inner)
-            assert bool(session["inner_mtu_ipv6"]) is bool(session["inner_mtu_in_two"]) is (daemon is tunnel.client)
+            if daemon is tunnel.client:
+                assert session["inner_mtu_ipv6"] and session["inner_mtu_in_two"]
+            else:
+                assert (session["inner_mtu_ipv6"] or 0) < 1280 and session["inner_mtu_in_two"] is None
         assert answered(tunnel.lab.client, SERVER_INNER, "-s", "3000") == 5
         refused = tunnel.lab.server.run("ping", "-n", "-c", "2", "-W", "1", "fd77::2", check=False)
         assert "Administratively prohibited" in refused

@@ -13,7 +13,7 @@ import logging
 import os
 import socket
 import sys
-from typing import Final
+from typing import Final, TextIO
 
 ERROR: Final = logging.ERROR
 #: The syslog priority (syslog(3)) of each level of ``logging`` and those above it; lower levels have debug's.
@@ -32,16 +32,10 @@ def priority_mark(level: int) -> str:
 def log_to_stderr(name: str, level: str = "info", place: str = SOCKET) -> None:
     """Log to standard error from now on, under ``name``; ``level`` is a profile's LogLevel, ``place`` the journal's
     socket."""
-    line = f"{name}: %(message)s"
-    handler: logging.Handler
-    if _is_read_by_the_journal():
-        _fields["SYSLOG_IDENTIFIER"], _, process = name.partition(" ")
-        _fields["QRE_PROCESS"] = process or "parent"
-        handler = _Journal(place)
-        handler.setFormatter(logging.Formatter(line))
-    else:
-        handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(logging.Formatter(line))
+    _fields["SYSLOG_IDENTIFIER"], _, process = name.partition(" ")
+    _fields["QRE_PROCESS"] = process or "parent"
+    handler = _Journal(place) if _is_read_by_the_journal() else logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter(f"{name}: %(message)s"))
     logging.basicConfig(handlers=[handler], level=logging.INFO)
     logging.getLogger("qre").setLevel(level.upper())
     # It warns that it cannot read /proc/net, which a unit hides and which nobody here needs.
@@ -66,7 +60,7 @@ def encode_entry(fields: dict[str, str]) -> bytes:
     return bytes(entry)
 
 
-class _Journal(logging.StreamHandler):  # type: ignore[type-arg]  # of standard error
+class _Journal(logging.StreamHandler[TextIO]):
     def __init__(self, place: str) -> None:
         super().__init__(sys.stderr)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)

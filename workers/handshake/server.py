@@ -97,13 +97,7 @@ class Server:
         self._volley = Volley(self._to_client)
         self._relays = Relays(self._reply, self._volley.together, self._dest.doubt, context.limited)
         self._table = FlowTable(flow_limits(config), self._new_inspector, self._cids.of_datagram)
-        self._performer = Performer(
-            self._table,
-            self._accept,
-            self._open_relay,
-            self._to_visitor,
-            self._disown,
-        )
+        self._performer = Performer(self._table, self._accept, self._open_relay, self._to_visitor, self._disown)
         self._port = PortSharing(self._table, self._performer, self._admit, self._arm, context.limited)
         if config.joined:
             self._port.join(context.descriptors.pop("front_feed"))

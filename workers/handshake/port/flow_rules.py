@@ -68,10 +68,10 @@ nothing waits at the port any more, or when Dest replies, whichever is first; *s
 and *not authenticated* are its verdicts. An authenticated hello is recorded before anything of ours is sent: a
 replay, or one that cannot be recorded, is *refused*. That result comes back as an event and not from a function,
 because recording writes a file, and may ask a store that several servers share, which answers later: the table has
-no effects except those that it returns. A Retry from Dest makes the
-visitor begin again, so the copies are dropped. As long as Dest has sent only ACKs, the handshake can continue with
-Dest's CID and packet numbers. Any other reply cannot be taken back: the visitor has seen it. *Dest unreachable*: the
-hello is read nevertheless, because Dest may be imitated (``WhenDestIsDown``).
+no effects except those that it returns. A Retry from Dest makes the visitor begin again, so the copies are dropped.
+As long as Dest has sent only ACKs, the handshake can continue with Dest's CID and packet numbers. Any other reply
+cannot be taken back: the visitor has seen it. *Dest unreachable*: the hello is read nevertheless, because Dest may be
+imitated (``WhenDestIsDown``).
 
 SHADOW: the client is ours. Dest gets its datagrams and we read them; for each of Dest's one of ours is sent. LEFT:
 the client has sent Finished, or Dest is not followed at all; Dest is told that the visit is over, and its replies to

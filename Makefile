@@ -60,6 +60,7 @@ test-host: setup-tests
 test-vm: setup-vm
 	@$(PYTHON) -m tests.support.unstable
 	@QRE_VM_ALL=1 $(PYTHON) -m tests.run vm
+	@QRE_VM_ALL=1 $(PYTHON) -m pytest -m several_cpus tests/vm
 
 test-kasan:
 	@packaging/setup.sh tests packaging/vm-packages.txt packaging/kasan-packages.txt

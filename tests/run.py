@@ -5,8 +5,7 @@ on this machine is reported as skipped with the reason; ``QRE_REQUIRE=unit,host,
 measured when the rings unit and host both run, in the processes that tests start, too, each by
 ``tests/support/coverage_site``.
 
-Rings run one after the other, each in as many processes as there are processors on a small machine: two; the ring vm
-in one when all of it runs, so that its guests have two processors.
+Rings run one after the other, each in as many processes as there are processors on a small machine: two.
 
 Tests of the rings host and vm run in real time, and a busy machine can make one too late: a few that failed are run
 once more by themselves. One that fails again fails the run; one that passes is unsteady, and the last lines name it
@@ -110,8 +109,7 @@ def run_tests(rings: list[str], environment: dict[str, str]) -> tuple[int, dict[
     statuses, unsteady = [], {}
     for name in rings:
         print(f"\nring {name}\n", flush=True)
-        alone = name == "vm" and "QRE_VM_ALL" in environment
-        ring = Ring(name, environment, processes=1 if alone else _PROCESSES)
+        ring = Ring(name, environment, processes=_PROCESSES)
         statuses.append(ring.once_more(ring.run()))
         unsteady |= ring.unsteady
     return max(statuses), unsteady

@@ -5,7 +5,8 @@ Everything runs on the oldest kernel; on newer ones, too, what bears ``every_ker
 oldest kernel alone.
 
 A guest has two processors, or as many as QRE_VM_CPUS says. Guests of several processes (xdist) have one each: a
-processor that waits for a lock whose holder this machine does not run just now costs more than it brings.
+processor that waits for a lock whose holder this machine does not run just now costs more than it brings. So what
+bears ``several_cpus``, where processors may race, runs once more in one process (make test-vm).
 What is to run on a kernel that cannot be had is skipped with the reason, even where QRE_REQUIRE asks for the ring: it
 has the other kernels.
 """

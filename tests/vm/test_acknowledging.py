@@ -34,7 +34,9 @@ def test_a_client_acknowledges_and_idles_as_a_browser(peers: Vm) -> None:
         meanwhile="sleep 0.5; $K ping -c 3 -i 0.2 -W 1 -q 10.77.0.1 || true",
     )
     acks = [packet for packet in got if packet.acknowledges]
-    assert 40 + 39 <= len(acks) <= 40 + 39 + 20, "some more where the guest was slow"
+    assert 40 + 39 <= len(acks)
+    if not peers.kernel.watchful:  # there ten packets take longer than the delay
+        assert len(acks) <= 40 + 39 + 20, "some more where the guest was slow"
     sizes = {packet.size - LONGER for packet in acks}
     assert min(sizes) >= 28 and max(sizes) <= 38
     pings = [packet.size - LONGER for packet in got if packet.payload == b"\1" and packet.size < 100]

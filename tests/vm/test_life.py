@@ -12,7 +12,7 @@ import pytest
 from tests.support.kernels import build
 from tests.support.vm import Vm
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.timeout(900), pytest.mark.several_cpus]
 LIBRARY = ". /tmp/library\n"
 #: A number that no other test had, and the transmit keys of ``tunnel_up $number``: the client's, the server's.
 USED = "number=$(fresh_number)\nused=$(key $number $K2) others=$(key $number $K1)\n"

@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.vm import Vm
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.timeout(600), pytest.mark.several_cpus]
 LIBRARY = ". /tmp/library\n"
 SIZE = 1_500_000
 MAX_SEGMENTS = 64

@@ -21,7 +21,7 @@ ROUNDS = int(os.environ.get("QRE_STORM_ROUNDS", "10000"))
 SEED = int(os.environ.get("QRE_STORM_SEED", "20261123"))
 #: A ring's storm ends after this, however far it is; a longer one has time for all of its rounds.
 SECONDS = int(os.environ.get("QRE_STORM_SECONDS", "7200" if "QRE_STORM_ROUNDS" in os.environ else "20"))
-pytestmark = pytest.mark.timeout(2400 + 3 * SECONDS)
+pytestmark = [pytest.mark.timeout(2400 + 3 * SECONDS), pytest.mark.several_cpus]
 LIBRARY = ". /tmp/library\n"
 NET = """
 net_up

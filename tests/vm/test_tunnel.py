@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.vm import Vm
 
-pytestmark = [pytest.mark.timeout(600), pytest.mark.every_kernel]
+pytestmark = [pytest.mark.timeout(600), pytest.mark.every_kernel, pytest.mark.several_cpus]
 LIBRARY = ". /tmp/library\n"
 
 

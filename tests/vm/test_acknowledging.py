@@ -34,7 +34,7 @@ def test_a_client_acknowledges_and_idles_as_a_browser(peers: Vm) -> None:
         meanwhile="sleep 0.5; $K ping -c 3 -i 0.2 -W 1 -q 10.77.0.1 || true",
     )
     acks = [packet for packet in got if packet.acknowledges]
-    assert 40 + 39 <= len(acks)
+    assert len(acks) >= 40 + 39
     if not peers.kernel.watchful:  # there ten packets take longer than the delay
         assert len(acks) <= 40 + 39 + 20, "some more where the guest was slow"
     sizes = {packet.size - LONGER for packet in acks}

@@ -88,6 +88,7 @@ GLOBAL_KEYS = {
     "IdleTimeout": "60s",
     "ReconnectMin": "1s",
     "ReconnectMax": "60s",
+    "SessionLifetime": "30m",
     "RelayMaxFlows": "4096",
     "RelayMaxFlowsPerPrefix": "64",
     "RelayIdle": "180s",

@@ -324,6 +324,7 @@ class GlobalConfig(Value):
     idle_timeout_ms: int = 60_000
     reconnect_min_ms: int = 1_000
     reconnect_max_ms: int = 60_000
+    session_lifetime_ms: int = 1_800_000  # 0: off
     relay_max_flows: int = 4096
     relay_max_flows_per_prefix: int = 64
     relay_idle_ms: int = 180_000

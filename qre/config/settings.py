@@ -36,6 +36,7 @@ _KEYS: dict[str, tuple[str, Callable[[str], object]]] = {
     "IdleTimeout": ("idle_timeout_ms", v.duration(1_000, _DAY)),
     "ReconnectMin": ("reconnect_min_ms", v.duration(10, _DAY)),
     "ReconnectMax": ("reconnect_max_ms", v.duration(10, _DAY)),
+    "SessionLifetime": ("session_lifetime_ms", v.duration_or_off(10_000, _DAY)),
     "RelayMaxFlows": ("relay_max_flows", v.number(1, 1_000_000)),
     "RelayMaxFlowsPerPrefix": ("relay_max_flows_per_prefix", v.number(1, 1_000_000)),
     "RelayIdle": ("relay_idle_ms", v.duration(1_000, _DAY)),

@@ -120,6 +120,11 @@ def duration(low_ms: int, high_ms: int) -> Callable[[str], int]:
     return lambda text: parse_duration(text, low_ms, high_ms)
 
 
+def duration_or_off(low_ms: int, high_ms: int) -> Callable[[str], int]:
+    """The same, where 0 and ``off`` are 0."""
+    return lambda text: 0 if text.lower() in {"0", "off"} else parse_duration(text, low_ms, high_ms)
+
+
 def show_duration(milliseconds: int) -> str:
     """The shortest way to write it: ``60s``, ``1500ms``, ``1h``."""
     for unit in ("h", "m", "s"):

@@ -94,6 +94,7 @@ class WorkerConfig(Struct, frozen=True, kw_only=True):
     idle_timeout_ms: U64 = 60_000
     reconnect_min_ms: U64 = 1_000
     reconnect_max_ms: U64 = 60_000
+    session_lifetime_ms: U64 = 0  # client; 0: off
     relay_max_flows: U64 = 4096
     relay_max_flows_per_prefix: U64 = 64
     relay_idle_ms: U64 = 180_000

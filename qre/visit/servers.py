@@ -59,6 +59,10 @@ class Servers:
         at = next((at + 1 for at, each in enumerate(self._all) if _same(each, silent)), 0)
         return [*self._all[at:], *self._all[:at]]
 
+    def now(self, one: KnownServer | None) -> KnownServer:
+        """The same place as it is configured now; the first one where it no longer is."""
+        return next((each for each in self._all if _same(each, one)), self.first)
+
     def before(self, current: KnownServer | None) -> list[KnownServer]:
         """Those to which the client goes back; none when it is unknown what it has."""
         if self._order is EndpointOrder.RANDOM:

@@ -64,6 +64,7 @@ def worker_config(
         idle_timeout_ms=config.idle_timeout_ms,
         reconnect_min_ms=config.reconnect_min_ms,
         reconnect_max_ms=config.reconnect_max_ms,
+        session_lifetime_ms=config.session_lifetime_ms if _port_is_free(profile) else 0,
         relay_max_flows=config.relay_max_flows,
         relay_max_flows_per_prefix=config.relay_max_flows_per_prefix,
         relay_idle_ms=config.relay_idle_ms,
@@ -92,6 +93,11 @@ def worker_config(
         others=tuple(ServerAddress(host=each.host, port=each.port) for each in others),
         endpoint_order=profile.client.endpoint_order if profile.client is not None else EndpointOrder.LISTED,
     )
+
+
+def _port_is_free(profile: Profile) -> bool:
+    """Whether a client may have a second socket beside one that it uses."""
+    return profile.underlay.client is None or not profile.underlay.client.port
 
 
 def _default_ttl() -> int:

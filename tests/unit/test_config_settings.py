@@ -104,12 +104,22 @@ def test_the_errors_of_all_sources_are_told_at_once(tmp_path: Path) -> None:
         ("User = a b", "is not a user"),
         ("Dataplane = users", "did you mean user?"),
         ("IdleTimeout = 1.5s", "is not a duration"),
+        ("SessionLifetime = 9s", "is not from 10s to 24h"),
+        ("SessionLifetime = never", "is not a duration"),
     ],
 )
 def test_a_wrong_setting_is_refused(line: str, told: str) -> None:
     with pytest.raises(UserErrors, match=r"qre\.conf:1: ") as caught:
         parse_global(f"{line}\n".encode(), "qre.conf")
     assert told in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("value", "milliseconds"), [("off", 0), ("OFF", 0), ("0", 0), ("10s", 10_000), ("24h", 86_400_000)]
+)
+def test_sessions_have_a_lifetime_or_none(value: str, milliseconds: int) -> None:
+    assert parse_global(f"SessionLifetime = {value}\n".encode(), "x").session_lifetime_ms == milliseconds
+    assert GlobalConfig().session_lifetime_ms == 1_800_000
 
 
 def test_paths_are_normalised() -> None:

@@ -421,3 +421,20 @@ def test_a_client_session_goes_with_its_socket() -> None:
         outgoing = ends.client.sessions.outbox[-1]
         assert isinstance(outgoing.request, SessionInstall)
         assert outgoing.socket_number == 7
+
+
+def test_a_session_that_has_a_follower_ends_later_and_carries_packets_until_then() -> None:
+    with TwoEnds() as ends:
+        ends.install().run(1)
+        sessions = ends.client.sessions
+        (record,) = sessions.records()
+        assert not sessions.ends(record.session_id)
+        sessions.delete(record.session_id, "it has a follower", CloseReason.REPLACED, ends.now + 5)
+        assert sessions.ends(record.session_id)
+        assert sessions.timer() is not None and sessions.timer() <= ends.now + 5
+        ends.run(4)
+        assert [one.session_id for one in sessions.records()] == [record.session_id]
+        assert ends.server.sessions.records()
+        ends.run(2)
+        assert not sessions.records() and not ends.server.sessions.records()
+        assert not sessions.ends(record.session_id)

@@ -110,3 +110,6 @@ def test_a_reload_keeps_what_is_known_of_the_same_places() -> None:
     fresh, kept = servers.after(None)
     assert (fresh.addresses, kept.addresses) == ((), a.addresses)
     assert names(servers.after(a)) == "ba", "what has gone on is found by its place"
+    assert servers.now(a) is kept, "with the keys that are configured now"
+    servers.use(known("c", "d"), EndpointOrder.LISTED)
+    assert servers.now(a) is servers.now(None) is servers.first

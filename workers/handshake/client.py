@@ -14,7 +14,7 @@ import socket
 import time
 from ipaddress import ip_address
 from random import SystemRandom
-from typing import Any, Final
+from typing import Final
 
 from qre.addresses import Address
 from qre.causes import Cause
@@ -40,12 +40,11 @@ from qre.workers.handshake.dataplane_link import DataplaneLink
 from qre.workers.handshake.early_attempt import EarlyAttempt
 from qre.workers.handshake.memory import Forgetting
 from qre.workers.handshake.names import addresses_of, lookup_of, refuse_loop
+from qre.workers.handshake.sessions.awaited import AwaitedSession, AwaitedSessions
 from qre.workers.handshake.sessions.live_sessions import Sessions
 from qre.workers.handshake.sessions.secrets import SecretsStore
-from qre.workers.handshake.sessions.session_state import Confirmed, Lost, Orphaned, SessionEnd, Settings, Silent
+from qre.workers.handshake.sessions.session_state import SessionEnd, Settings
 
-#: The data plane reports an unconfirmed session after 10 s; this is for a data plane that does not answer (seconds).
-_LONGEST_CONFIRMATION: Final = 20.0
 #: A session that lived for less than this counts as a failed attempt (seconds).
 _SHORT_LIFE: Final = 10.0
 #: After a longer one the next attempt begins within this time (seconds).
@@ -54,6 +53,10 @@ _AT_ONCE: Final = 0.25
 _APART: Final = 13.0
 #: While there is a server to go back to, it is tried again after so much of ReconnectMax.
 _GOING_BACK: Final = (0.75, 1.0)
+#: Multiples of SessionLifetime.
+_LIFETIMES: Final = (0.75, 1.25)
+#: For so long packets for a session that has been renewed may still be on their way (seconds).
+_DRAINING: Final = (1.0, 2.0)
 #: While another machine with the same short id is connected (seconds).
 _TWIN_PAUSE: Final = (30.0, 45.0)
 _LARGE: Final = "IPv6 inside needs datagrams above a browser's 1,250 bytes: this server cannot join split packets"
@@ -76,7 +79,7 @@ class Client:
         self._trust = trust
         self._random = SystemRandom()
         self._sessions = Sessions(store, Role.CLIENT, self._settings(), self._random)
-        self.link = DataplaneLink(self._sessions, self._sessions_changed, context.fail)
+        self.link = DataplaneLink(self._sessions, lambda: self._awaited.heard(self._sessions.events), context.fail)
         self._early = EarlyAttempt()
         self._lookup = lookup_of(context)
         self._state = (False, "starting")
@@ -89,9 +92,11 @@ class Client:
         self._tried = self._servers.first
         self._back_at = 0.0  # not before, an earlier server is tried again (monotonic)
         self._tasks = Tasks(context.internal_error)
-        self._confirmed: dict[bytes, asyncio.Future[None]] = {}
-        self._lost: dict[bytes, asyncio.Future[SessionEnd]] = {}
-        self._silent: dict[bytes, asyncio.Event] = {}
+        self._awaited = AwaitedSessions(
+            self._sessions, self.link.pump, self._orphaned, lambda: self._tasks.spawn(self._release_idle())
+        )
+        self._attempting = False
+        self._old_at = float("inf")  # then the session is to be renewed (monotonic)
         config = context.config
         self._pauses = Pauses(config.reconnect_min_ms / 1000, config.reconnect_max_ms / 1000, self._random)
         self._beside_at = 0.0  # not before, a new session is made beside a silent one (monotonic)
@@ -132,7 +137,7 @@ class Client:
                 self._sessions.store.remove(record.session_id)
         kept = [record for record in records if record.role is Role.CLIENT]
         for record in kept:
-            self._expect(record.session_id, confirmed=record.confirmed)
+            self._awaited.expect(record.session_id, confirmed=record.confirmed)
         self._sessions.restore(kept)
         self.link.pump()
         self._tasks.spawn(self._run())
@@ -211,11 +216,15 @@ class Client:
 
     async def _resumed(self) -> bytes | None:
         """The id of the session that an earlier process left; None when it has ended."""
+        confirmed = [record.session_id for record in self._sessions.records() if record.confirmed]
+        for other in confirmed[1:]:  # that process was about to end it
+            self._awaited.forget(other)
+            self._replace(other, "another session goes on")
+        if confirmed:
+            return confirmed[0]
         for record in self._sessions.records():
-            if record.confirmed:
-                return record.session_id
             try:
-                await self._until_confirmed(record.session_id)
+                await self._awaited.until_confirmed(record.session_id)
             except QreError as error:
                 self._context.log.info("%s", error)
             else:
@@ -223,33 +232,56 @@ class Client:
         return None
 
     async def _until_lost(self, session_id: bytes) -> SessionEnd | bytes:
-        """How it ended; or the id of a session that has taken its place because nothing came back."""
+        """How it ended; or the id of a session that has taken its place."""
         server = self._server_of.pop(session_id, None)
         await self._tell(True, f"connected to {server or self._servers.first}")
-        lost = self._lost.get(session_id)
-        if lost is None:
+        awaited = self._awaited.of(session_id)
+        if awaited is None:
             return SessionEnd("it no longer exists")
-        silent = self._silent[session_id]
-        lost.add_done_callback(lambda _: silent.set())  # wakes the loop below, too
+        awaited.lost.add_done_callback(lambda _: awaited.silent.set())  # wakes the loop below, too
+        self._old_at = time.monotonic() + self._lifetime()
         try:
-            while not lost.done():
+            while not awaited.lost.done():
                 back = self._servers.before(server)
                 pause = self._context.config.reconnect_max_ms / 1000 * self._random.uniform(*_GOING_BACK)
+                young = max(0.0, self._old_at - time.monotonic())
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(pause if back else None):
-                        await silent.wait()
-                if lost.done():
+                    async with asyncio.timeout(min(pause, young) if back else young):
+                        await awaited.silent.wait()
+                following = None
+                if awaited.lost.done():
                     continue
-                if silent.is_set():
-                    following = await self._beside(session_id, lost, server)
-                else:
-                    following = await self._back(session_id, back) if time.monotonic() >= self._back_at else None
+                if awaited.silent.is_set():
+                    following = await self._beside(session_id, awaited, server)
+                elif time.monotonic() >= self._old_at:
+                    following = await self._renewed(session_id, server)
+                elif back and time.monotonic() >= self._back_at:
+                    following = await self._back(session_id, back)
                 if following is not None:
                     return following
-            return lost.result()
+            return awaited.lost.result()
         finally:
-            self._lost.pop(session_id, None)
-            self._silent.pop(session_id, None)
+            self._awaited.forget(session_id)
+
+    def _lifetime(self) -> float:
+        """How old a session may become (seconds)."""
+        lifetime = self._context.config.session_lifetime_ms / 1000
+        return lifetime * self._random.uniform(*_LIFETIMES) if lifetime else float("inf")
+
+    async def _renewed(self, session_id: bytes, server: KnownServer | None) -> bytes | None:
+        """A session in place of one that is old, made beside it: that ends a moment later, when what was on its way
+        has come. None when none could be made."""
+        try:
+            following = await self._attempt_with(self._servers.now(server), hurry=True)
+        except QreError as error:
+            visited = self._pauses.after(error.cause) if error.cause in VISITS else 0.0
+            self._old_at = time.monotonic() + max(self._lifetime(), visited)
+            self._context.limited(f"renew {error}", f"a new session fails, the old one goes on: {error}")
+            await self._release_unused()
+            return None
+        soon = time.monotonic() + self._random.uniform(*_DRAINING)
+        self._replace(session_id, "SessionLifetime is over", soon)
+        return following
 
     async def _back(self, session_id: bytes, servers: list[KnownServer]) -> bytes | None:
         """A session with one of these, which come before the one that carries packets now."""
@@ -267,20 +299,17 @@ class Client:
             await self._release_unused()
         return None
 
-    def _replace(self, session_id: bytes, why: str) -> None:
-        if session_id in self._lost and not self._lost[session_id].done():
-            self._sessions.delete(session_id, why, CloseReason.REPLACED)
-            self.link.pump()
+    def _replace(self, session_id: bytes, why: str, at: float = 0.0) -> None:
+        self._sessions.delete(session_id, why, CloseReason.REPLACED, at)
+        self.link.pump()
 
-    async def _beside(
-        self, session_id: bytes, lost: asyncio.Future[SessionEnd], server: KnownServer | None
-    ) -> bytes | None:
+    async def _beside(self, session_id: bytes, awaited: AwaitedSession, server: KnownServer | None) -> bytes | None:
         """A new session beside one whose peer is silent: a server that was restarted does not know it any more. None
         when none could be made; then wait a while, because who replaces sessions all the time is taken for two."""
         wait = self._beside_at - time.monotonic()
         if wait > 0:
-            await asyncio.wait({lost}, timeout=wait)
-        if lost.done() or not self._silent[session_id].is_set():
+            await asyncio.wait({awaited.lost}, timeout=wait)
+        if awaited.lost.done() or not awaited.silent.is_set():
             return None
         self._beside_at = time.monotonic() + _APART
         try:
@@ -289,6 +318,7 @@ class Client:
             if error.cause in VISITS:  # the server knows us no more: no browser comes back to a page so soon
                 self._beside_at = time.monotonic() + max(_APART, self._pauses.after(error.cause))
             self._context.limited(f"attempt {error}", f"the server is silent, and a new session fails: {error}")
+            await self._release_unused()
             return None
         self._replace(session_id, "it was silent, and has been replaced")
         self._context.limited("silent", "the server was silent: a new session has taken the place of the old one")
@@ -335,14 +365,21 @@ class Client:
 
     async def _attempt_at(self, server: KnownServer, address: Resolved, patience: float) -> bytes:
         """The same at one address of the name, which may say nothing for ``patience`` seconds."""
+        self._attempting = True
+        try:
+            return await self._attempt_on(server, address, patience)
+        finally:
+            self._attempting = False
+
+    async def _attempt_on(self, server: KnownServer, address: Resolved, patience: float) -> bytes:
         number, source = await self._new_socket(ip_address(address[1][0]), address[1][1])
         handed_over, local = await self._shake_hands(server, number, address[1], patience, source)
         if handed_over.needs_large and self._context.config.user_dataplane:
             self._context.limited("large", _LARGE)
-        self._expect(handed_over.session_id, confirmed=False)
+        self._awaited.expect(handed_over.session_id, confirmed=False)
         self._sessions.install(handed_over, underlay_of(local, address[1]), socket_number=number)
         self.link.pump()
-        await self._until_confirmed(handed_over.session_id)
+        await self._awaited.until_confirmed(handed_over.session_id)
         self._handshakes += 1
         server.candidates.answered(address)
         self._server_of = {handed_over.session_id: server}
@@ -388,61 +425,22 @@ class Client:
 
     # --- sessions ---
 
-    def _expect(self, session_id: bytes, *, confirmed: bool) -> None:
-        loop = asyncio.get_running_loop()
-        self._lost[session_id] = loop.create_future()
-        self._silent[session_id] = asyncio.Event()
-        if not confirmed:
-            self._confirmed[session_id] = loop.create_future()
-
-    async def _until_confirmed(self, session_id: bytes) -> None:
-        """Wait until the peer uses the session. Raises PeerError when it is lost first."""
-        confirmed, lost = self._confirmed[session_id], self._lost[session_id]
-        try:
-            both: set[asyncio.Future[Any]] = {confirmed, lost}
-            await asyncio.wait(both, timeout=_LONGEST_CONFIRMATION, return_when=asyncio.FIRST_COMPLETED)
-            if confirmed.done() and not lost.done():
-                return
-            if not lost.done():
-                why = "the data plane did not install it in time"
-                self._sessions.delete(session_id, why, CloseReason.NOT_INSTALLED)
-                self.link.pump()
-            self._lost.pop(session_id, None)
-            self._silent.pop(session_id, None)
-            raise PeerError("the session did not start", lost.result().words if lost.done() else "no answer")
-        finally:
-            self._confirmed.pop(session_id, None)
-
-    def _sessions_changed(self) -> None:
-        while self._sessions.events:
-            match self._sessions.events.popleft():
-                case Confirmed(session_id=session_id):
-                    confirmed = self._confirmed.get(session_id)
-                    if confirmed is not None and not confirmed.done():
-                        confirmed.set_result(None)
-                case Lost(record=record, end=end):
-                    lost = self._lost.get(record.session_id)
-                    if lost is not None and not lost.done():
-                        lost.set_result(end)
-                case Silent(session_id=session_id, silent=silent):
-                    told = self._silent.get(session_id)
-                    if told is not None and silent:
-                        told.set()
-                    elif told is not None:
-                        told.clear()
-                case Orphaned():
-                    self._context.log.warning(
-                        "the kernel has a session of an earlier daemon, without its secrets: it carries traffic until"
-                        " a new session replaces it"
-                    )
-                case _:
-                    pass
+    def _orphaned(self) -> None:
+        self._context.log.warning(
+            "the kernel has a session of an earlier daemon, without its secrets: it carries traffic until a new"
+            " session replaces it"
+        )
 
     async def _release_unused(self) -> None:
         """Return the sockets that no session uses to the supervisor."""
         for one in self.link.sockets.keys() - {r.socket_number for r in self._sessions.records()}:
             os.close(self.link.sockets.pop(one))
             await self._context.send(Party.SUPERVISOR, SocketRelease(number=one))
+
+    async def _release_idle(self) -> None:
+        """The same, unless a socket may be one that an attempt has just got: then that attempt's end does it."""
+        if not self._attempting:
+            await self._release_unused()
 
     async def _tell(self, up: bool, text: str) -> None:
         up = up or self._sessions.up() > 0  # an orphan carries traffic, too

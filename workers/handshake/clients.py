@@ -13,7 +13,7 @@ import os
 import time
 from collections.abc import Hashable, Iterable
 from ipaddress import ip_network
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from qre.addresses import Address
 from qre.dataplane.protocol import SessionMark, digest
@@ -27,8 +27,12 @@ from qre.wire.close_reason import CloseReason
 from qre.workers.handshake.server_settings import identities, session_settings
 from qre.workers.handshake.sessions.live_sessions import Sessions
 from qre.workers.handshake.sessions.secrets import SessionRecord
-from qre.workers.handshake.sessions.session_state import Settings
+from qre.workers.handshake.sessions.session_state import SessionEnd, Settings
 from qre.workers.handshake.twins import Twins
+
+#: A client that renews its session closes the old one itself before this, when nothing for it is on its way any more
+#: (seconds).
+_GRACE: Final = 3.0
 
 
 class _Over(NamedTuple):
@@ -170,20 +174,22 @@ class Clients:
         self._context.limited(f"up {client}", f"client {client} is connected from {place}", logging.INFO)
         self._keep(fresh.short_id, _granted(fresh))
         for record in records.values():
-            if record.confirmed and record.short_id == fresh.short_id:
+            if record.confirmed and record.short_id == fresh.short_id and not sessions.ends(record.session_id):
                 self._replace(record, fresh, sessions)
 
     def _replace(self, old: SessionRecord, new: SessionRecord, sessions: Sessions) -> None:
         places = str(old.underlay.peer_ip), str(new.underlay.peer_ip)
-        if not self._twins.replaced(new.short_id, *places, time.monotonic()):
-            sessions.delete(old.session_id, "replaced by a newer session", CloseReason.REPLACED)
+        now = time.monotonic()
+        if not self._twins.replaced(new.short_id, *places, now):
+            sessions.delete(old.session_id, "replaced by a newer session", CloseReason.REPLACED, now + _GRACE)
             return
         self._tell_twins(new.short_id, places[1])
         sessions.delete(old.session_id, "replaced by a newer session from another machine", CloseReason.TWIN)
 
     def turn_away(self, short_id: bytes, coming: str, sessions: Sessions) -> bool:
         """Whether a newcomer of this short id is turned away, because another machine has it and is connected."""
-        connected = next((one for one in sessions.records() if one.confirmed and one.short_id == short_id), None)
+        ours = (one for one in sessions.records() if one.confirmed and one.short_id == short_id)
+        connected = next((one for one in ours if not sessions.ends(one.session_id)), None)
         place = str(connected.underlay.peer_ip) if connected is not None else ""
         if connected is None or not self._twins.turn_away(short_id, place, coming, time.monotonic()):
             return False
@@ -202,12 +208,13 @@ class Clients:
         """The clients that are on two machines."""
         return [self.who(short_id) for short_id in self._twins.known(time.monotonic())]
 
-    def lost(self, record: SessionRecord, words: str) -> None:
-        """The session has ended: its addresses are free for the next of the client."""
+    def lost(self, record: SessionRecord, end: SessionEnd) -> None:
+        """The session has ended: its addresses are free for the next of the client. A newer one in its place is
+        nothing to tell of."""
         self.grants.free(record.session_id)
-        if record.confirmed:
+        if record.confirmed and end.reason is not CloseReason.REPLACED:
             client = self.who(record.short_id)
-            self._context.limited(f"lost {client} {words}", f"client {client}: the session ended: {words}")
+            self._context.limited(f"lost {client} {end.words}", f"client {client}: the session ended: {end.words}")
 
     def _keep(self, short_id: bytes, addresses: Iterable[Address]) -> None:
         if short_id in self.identities.others:

@@ -383,7 +383,7 @@ class Server:
                     self._clients.welcome(session_id, self._sessions)
                 case Lost(record=record, end=end):
                     self._acceptance.lost(record.session_id)
-                    self._clients.lost(record, end.words)
+                    self._clients.lost(record, end)
                 case CidsChanged():
                     if self._steering is not None:
                         self._steering.want(self._sessions.connection_ids())

@@ -95,12 +95,10 @@ class Sessions:
     orphans: dict[bytes, SessionMark] = field(default_factory=dict)
     _live: dict[bytes, Live] = field(default_factory=dict)
     _listed: dict[bytes, SessionMark] = field(default_factory=dict)  # what the data plane has listed so far
-    #: To be deleted as soon as there is a data plane, and why.
-    _doomed: dict[bytes, CloseReason | None] = field(default_factory=dict)
+    _doomed: dict[bytes, CloseReason | None] = field(default_factory=dict)  # once there is a data plane, and why
     _pending: dict[int, Then] = field(default_factory=dict)
-    #: Not from 1: the data plane may still answer requests of an earlier process.
-    _next_id: int = 0
-    _synced: bool = False
+    _next_id: int = 0  # not from 1: the data plane may still answer requests of an earlier process
+    compared: bool = False  # with this data plane
 
     def __post_init__(self) -> None:
         self._next_id = self.random.getrandbits(40)
@@ -122,11 +120,17 @@ class Sessions:
         live = self._live[record.session_id] = Live(record)
         self._happens(live, SessionEvent.NEW)
 
-    def delete(self, session_id: bytes, words: str, reason: CloseReason) -> None:
-        """End the session and tell the peer the reason; an unknown id is ignored."""
+    def delete(self, session_id: bytes, words: str, reason: CloseReason, at: float = 0.0) -> None:
+        """End the session, now or ``at`` a later time, and tell the peer the reason; an unknown id is ignored."""
         live = self._live.get(session_id)
-        if live is not None:
+        if live is not None and at:
+            live.ends = (at, SessionEnd(words, reason))
+        elif live is not None:
             self._happens(live, SessionEvent.DELETED, end=SessionEnd(words, reason))
+
+    def ends(self, session_id: bytes) -> bool:
+        """Whether it only waits for its end."""
+        return (live := self._live.get(session_id)) is not None and live.ends is not None
 
     def delete_orphan(self, session_id: bytes, reason: CloseReason) -> None:
         """End a session whose secrets are lost and tell its peer; an unknown id is ignored."""
@@ -134,20 +138,13 @@ class Sessions:
             self._delete(session_id, reason)
             self.events.append(OrphanEnded(session_id))
 
-    @property
-    def compared(self) -> bool:
-        """Whether the sessions were compared with this data plane."""
-        return self._synced
-
     def records(self) -> tuple[SessionRecord, ...]:
         """Of every live session; orphans have none."""
         return tuple(live.record for live in self._live.values())
 
     def up(self) -> int:
         """How many sessions are confirmed, orphans included."""
-        return sum(live.record.confirmed for live in self._live.values()) + sum(
-            mark.confirmed for mark in self.orphans.values()
-        )
+        return sum(each.confirmed for each in self.records()) + sum(each.confirmed for each in self.orphans.values())
 
     def connection_ids(self) -> frozenset[bytes]:
         """Every routed connection ID of a session that the data plane has, or had and is given again."""
@@ -172,7 +169,7 @@ class Sessions:
 
     def disconnected(self) -> None:
         """The pair is gone: forget pending requests, but not deletions."""
-        self._synced = False
+        self.compared = False
         requests = (outgoing.request for outgoing in self.outbox)
         self._doomed |= {each.session_id: each.reason for each in requests if isinstance(each, SessionDelete)}
         self.outbox.clear()
@@ -231,12 +228,14 @@ class Sessions:
         return None if soonest == float("inf") else soonest
 
     def handle_timer(self, now: float) -> None:
-        """Rekey sessions that are due, and send lost frames again."""
+        """Rekey and end sessions that are due, and send lost frames again."""
         for live in list(self._live.values()):
             self._rekey_if_due(live, now)
             if live.settle_at is not None and now >= live.settle_at:
                 live.settle_at = None
                 self._settling.settle(live, now)
+            if live.ends is not None and now >= live.ends[0]:
+                self._happens(live, SessionEvent.DELETED, end=live.ends[1])
 
     # --- the table and its effects; settling is made anew each time, to avoid a reference cycle ---
 
@@ -340,7 +339,7 @@ class Sessions:
             self._list(answer.sessions[-1].session_id)
             return
         known, self._listed = self._listed, {}
-        self._synced = True
+        self.compared = True
         self._compare_strangers([mark for session_id, mark in known.items() if session_id not in self._live])
         for live in list(self._live.values()):
             mark = known.get(live.record.session_id)
@@ -382,7 +381,7 @@ class Sessions:
 
     def _rekey(self, live: Live) -> None:
         """Ask the data plane to begin the next epoch."""
-        if live.updating or live.stage is not SessionStage.UP or not self._synced:
+        if live.updating or live.stage is not SessionStage.UP or not self.compared:
             return
         live.updating = True
         wanted = live.record.at(live.record.key_epoch + 1)
@@ -417,8 +416,8 @@ class Sessions:
         if answer.refusal is None or not self.is_live(live):
             return
         if answer.key_epoch is not None and answer.key_epoch > live.record.key_epoch:
-            if self._reached(live, answer.key_epoch, now):
-                self._give_next_keys(live)
+            self._reached(live, answer.key_epoch, now)
+            self._give_next_keys(live)
         elif answer.refusal is Refusal.NO_SUCH:
             self._gone(live)
         elif answer.refusal is Refusal.OTHER_KEYS:  # both ends can no longer follow each other's epochs
@@ -437,7 +436,7 @@ class Sessions:
 
     def ask(self, make: Callable[[int], DataplaneRequest], then: Then | None, socket_number: int = 0) -> int | None:
         """Queue a request; its id. None without a data plane: the next comparison makes up for it."""
-        if not self._synced:
+        if not self.compared:
             return None
         id = self._number(then)
         self.outbox.append(OutgoingRequest(make(id), socket_number))

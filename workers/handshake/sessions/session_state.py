@@ -136,12 +136,14 @@ class Live:
     settling: int | None = None  # id of the FrameSend under way
     spares: int = 0
     catch_ups: int = 0
+    ends: tuple[float, SessionEnd] | None = None  # when, and why
 
     @property
     def due(self) -> float:
-        """When its timer fires: a rekey, or a frame that is sent again."""
+        """When its timer fires: its end, a rekey, or a frame that is sent again."""
         rekey = self.rekey_at if self.stage is SessionStage.UP and not self.updating else float("inf")
-        return rekey if self.settle_at is None else min(rekey, self.settle_at)
+        end = self.ends[0] if self.ends is not None else float("inf")
+        return min(rekey, end) if self.settle_at is None else min(rekey, end, self.settle_at)
 
 
 Then = Callable[[Answer, float], None]

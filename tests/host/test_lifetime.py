@@ -1,0 +1,61 @@
+"""SessionLifetime: a client's session ends for a newer one, from another port, under a ping, and nothing is lost."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from tests.support.daemons import Daemon, wait_for
+from tests.support.lab import Lab
+from tests.support.ping import answered, answered_in_a_row
+from tests.support.tunnel import PORT, SERVER_INNER, Tunnel
+
+SHORT = "SessionLifetime = 10s\n"
+#: One every 50 ms: two sessions of 7.5 to 12.5 s end meanwhile, or three.
+REQUESTS = 560
+
+
+def sessions(daemon: Daemon) -> list[dict[str, Any]]:
+    (device,) = json.loads(daemon.tool("show", daemon.profile, "--json"))["devices"]
+    found = device["sessions"]
+    assert isinstance(found, list)
+    return found
+
+
+def ports(tunnel: Tunnel) -> set[int]:
+    """Of the client's end, as its server sees them."""
+    return {int(session["endpoint"].rpartition(":")[2]) for session in sessions(tunnel.server)}
+
+
+def test_sessions_end_for_newer_ones_under_a_ping_and_nothing_is_lost() -> None:
+    with Tunnel(SHORT) as tunnel:
+        tunnel.up()
+        before = ports(tunnel)
+        sockets = tunnel.lab.client.run("ss", "-Hun").count(f":{PORT}")
+        assert answered_in_a_row(tunnel.lab.client, SERVER_INNER, REQUESTS) == REQUESTS
+        assert tunnel.server.said().count(" is connected from ") >= 3
+        wait_for(
+            "the end of the older one", lambda: len(sessions(tunnel.server)) == 1 == len(sessions(tunnel.client))
+        )
+        assert not ports(tunnel) & before
+        assert tunnel.lab.client.run("ss", "-Hun").count(f":{PORT}") == sockets
+        assert "session ended" not in tunnel.said()
+        assert "two machines" not in tunnel.said()
+
+
+def test_an_old_session_goes_on_while_no_new_one_can_be_made() -> None:
+    """The network lets only the port pass that it knows."""
+    with Tunnel(SHORT) as tunnel:
+        tunnel.up()
+        (port,) = known = ports(tunnel)
+        rule = f"udp dport {PORT} udp sport != {port} drop"
+        tunnel.lab.client.run(
+            "nft", "add table ip guard; add chain ip guard out { type filter hook output priority 0; }"
+        )
+        tunnel.lab.client.run("nft", f"add rule ip guard out ip daddr {Lab.SERVER} {rule}")
+        wait_for("an attempt that fails", lambda: "a new session fails, the old one goes on" in tunnel.client.said())
+        assert answered(tunnel.lab.client, SERVER_INNER) == 5
+        assert ports(tunnel) == known
+        tunnel.lab.client.run("nft", "delete table ip guard")
+        wait_for("another port", lambda: not ports(tunnel) & known)
+        assert answered(tunnel.lab.client, SERVER_INNER) == 5

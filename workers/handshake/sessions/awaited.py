@@ -1,0 +1,99 @@
+"""What a client waits to hear of its sessions: that the peer uses one, that it is silent, that it has ended."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Final
+
+from qre.errors import PeerError
+from qre.wire.close_reason import CloseReason
+from qre.workers.handshake.sessions.live_sessions import Sessions
+from qre.workers.handshake.sessions.session_state import Confirmed, Event, Lost, Orphaned, SessionEnd, Silent
+
+#: The data plane reports an unconfirmed session after 10 s; this is for a data plane that does not answer (seconds).
+_LONGEST_CONFIRMATION: Final = 20.0
+
+
+class AwaitedSession:
+    """One session, from its installation until nobody waits for it."""
+
+    def __init__(self, *, confirmed: bool) -> None:
+        loop = asyncio.get_running_loop()
+        self.confirmed: asyncio.Future[None] = loop.create_future()
+        if confirmed:
+            self.confirmed.set_result(None)
+        self.lost: asyncio.Future[SessionEnd] = loop.create_future()
+        #: Set while nothing comes back.
+        self.silent = asyncio.Event()
+
+
+class AwaitedSessions:
+    """Those of ``sessions``; ``pump`` sends what is asked of the data plane, ``orphaned`` is told of sessions that an
+    earlier daemon left, and ``abandoned`` when a session has ended for which nobody waited any more."""
+
+    def __init__(
+        self,
+        sessions: Sessions,
+        pump: Callable[[], None],
+        orphaned: Callable[[], None],
+        abandoned: Callable[[], None],
+    ) -> None:
+        self._sessions = sessions
+        self._pump = pump
+        self._orphaned = orphaned
+        self._abandoned = abandoned
+        self._awaited: dict[bytes, AwaitedSession] = {}
+
+    def expect(self, session_id: bytes, *, confirmed: bool) -> None:
+        """Before it is installed, or when an earlier process has left it."""
+        self._awaited[session_id] = AwaitedSession(confirmed=confirmed)
+
+    def of(self, session_id: bytes) -> AwaitedSession | None:
+        """None: it has ended, and that was heard."""
+        return self._awaited.get(session_id)
+
+    def forget(self, session_id: bytes) -> None:
+        """Nobody waits for it any more; it need not have ended."""
+        self._awaited.pop(session_id, None)
+
+    async def until_confirmed(self, session_id: bytes) -> None:
+        """Wait until the peer uses the session. Raises PeerError when it is lost first."""
+        awaited = self._awaited[session_id]
+        both: set[asyncio.Future[Any]] = {awaited.confirmed, awaited.lost}
+        await asyncio.wait(both, timeout=_LONGEST_CONFIRMATION, return_when=asyncio.FIRST_COMPLETED)
+        lost = awaited.lost
+        if awaited.confirmed.done() and not lost.done():
+            return
+        if not lost.done():
+            why = "the data plane did not install it in time"
+            self._sessions.delete(session_id, why, CloseReason.NOT_INSTALLED)
+            self._pump()
+        self.forget(session_id)
+        raise PeerError("the session did not start", lost.result().words if lost.done() else "no answer")
+
+    def heard(self, events: deque[Event]) -> None:
+        """Take what has happened to the sessions."""
+        while events:
+            match events.popleft():
+                case Confirmed(session_id=session_id):
+                    awaited = self._awaited.get(session_id)
+                    if awaited is not None and not awaited.confirmed.done():
+                        awaited.confirmed.set_result(None)
+                case Lost(record=record, end=end):
+                    awaited = self._awaited.get(record.session_id)
+                    if awaited is None:
+                        self._abandoned()
+                    elif not awaited.lost.done():
+                        awaited.lost.set_result(end)
+                case Silent(session_id=session_id, silent=silent):
+                    awaited = self._awaited.get(session_id)
+                    if awaited is not None and silent:
+                        awaited.silent.set()
+                    elif awaited is not None:
+                        awaited.silent.clear()
+                case Orphaned():
+                    self._orphaned()
+                case _:
+                    pass

@@ -165,6 +165,8 @@ static bool varies(uint16_t type)
 	case QRE_A_RX_NUMBER:
 	case QRE_A_AGE_MS:
 	case QRE_A_LAST_RECEIVE_MS:
+	case QRE_A_UNANSWERED_MS:
+	case QRE_A_SILENT:
 	case QRE_A_RX_PACKETS:
 	case QRE_A_RX_BYTES:
 	case QRE_A_TX_PACKETS:

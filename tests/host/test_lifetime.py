@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 from typing import Any
 
 from tests.support.daemons import Daemon, wait_for
@@ -61,3 +63,20 @@ def test_an_old_session_goes_on_while_no_new_one_can_be_made() -> None:
         tunnel.lab.client.run("nft", "delete table ip guard")
         wait_for("another port", lambda: not ports(tunnel) & known)
         assert answered(tunnel.lab.client, SERVER_INNER) == 5
+
+
+def kill_beside_two(daemon: Daemon) -> None:
+    """Its handshake worker, while there are two sessions; another is in its place then."""
+    wait_for("two sessions", lambda: len(sessions(daemon)) == 2)
+    killed = daemon.workers()["handshake"]
+    os.kill(killed, signal.SIGKILL)
+    wait_for("another worker", lambda: daemon.workers().get("handshake", 0) not in (0, killed))
+
+
+def test_whichever_handshake_worker_is_killed_while_there_are_two_in_the_end_there_is_one() -> None:
+    with Tunnel(SHORT) as tunnel:
+        tunnel.up()
+        for daemon in (tunnel.client, tunnel.server):
+            kill_beside_two(daemon)
+            wait_for("packets", lambda: answered(tunnel.lab.client, SERVER_INNER, wait=3) == 5)
+            wait_for("one session", lambda: len(sessions(tunnel.server)) == 1 == len(sessions(tunnel.client)))

@@ -254,6 +254,19 @@ async def status(end: End) -> SessionStatus:
     return session
 
 
+def test_what_a_client_sends_before_its_first_session_waits_for_it(lab: Lab) -> None:
+    async def scenario(client: End, server: End) -> None:
+        assert (await server.install()).error == ""
+        before = asyncio.create_task(ping(client, INNER[Role.SERVER]))
+        await asyncio.sleep(1)  # they are under way
+        assert (await client.install()).error == ""
+        assert await before == 5
+        drops = cast(DataplaneStatus, await client.worker.status()).counters.drops
+        assert drops.get("no-session", 0) <= 4, "what was said to all of the link"
+
+    lab.run(scenario)
+
+
 def test_frames_and_spare_connection_ids_pass_through(lab: Lab) -> None:
     async def scenario(client: End, server: End) -> None:
         await up(client, server)

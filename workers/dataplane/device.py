@@ -29,6 +29,7 @@ from qre.dataplane.status import DeviceCounters
 from qre.ends import Role
 from qre.errors import MachineError, UntrustedInputError
 from qre.wire.close_reason import CloseReason
+from qre.workers.dataplane.early_packets import EarlyPackets, is_unicast
 from qre.workers.dataplane.inner.coalesce import Buffers, Deliverer
 from qre.workers.dataplane.inner.ecn import decapsulated
 from qre.workers.dataplane.inner.offload import NO_OFFLOAD, VNET_HEADER_SIZE, split_untrusted
@@ -88,6 +89,7 @@ class Device:
         self._rx_packets = self._rx_bytes = self._tx_packets = self._tx_bytes = 0
         self._client_sockets: dict[bytes, UnderlaySocket] = {}
         self._server_socket = UnderlaySocket(server_socket, self.drops) if server_socket is not None else None
+        self._early = EarlyPackets(self.drops)
         self._blocked: dict[UnderlaySocket, list[_Waiting]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = float("inf")
@@ -142,6 +144,8 @@ class Device:
         session = self.registry.sessions.get(getattr(request, "session_id", b""))
         if session is not None:
             self._settle(session, now)
+            if self._early:
+                self._transmit_early(now)
         if self._waiting is not None:
             self._sessions_are_coming(request)
         return answer
@@ -196,8 +200,7 @@ class Device:
                     self._tun_failed(error)
                     break
                 gathered += self._take(read, waiting, now)
-            for session, plaintexts in waiting.items():
-                self._transmit(session, plaintexts, now)
+            self._transmit_all(waiting, now)
             if gathered < _BATCH or self._blocked:
                 return
 
@@ -218,7 +221,10 @@ class Device:
             return 1
         session = self.registry.routes.session_for(destination)
         if session is None:
-            self.drops["no-session"] += 1
+            if self._server_socket is None and not self.registry.sessions and is_unicast(destination):
+                self._early.put(read, now)
+            else:
+                self.drops["no-session"] += 1
             return 1
         try:
             plaintexts = split_untrusted(read, session.max_inner if version == 4 else session.max_inner_ipv6)
@@ -231,6 +237,17 @@ class Device:
         else:
             waiting[session] = plaintexts
         return len(plaintexts)
+
+    def _transmit_early(self, now: float) -> None:
+        """A client's first session is there: what has waited for it goes."""
+        waiting: dict[Session, list[bytes]] = {}
+        for read in self._early.take(now):
+            self._take(read, waiting, now)
+        self._transmit_all(waiting, now)
+
+    def _transmit_all(self, waiting: dict[Session, list[bytes]], now: float) -> None:
+        for session, plaintexts in waiting.items():
+            self._transmit(session, plaintexts, now)
 
     def _transmit(self, session: Session, plaintexts: list[bytes], now: float) -> None:
         packets_before, bytes_before = session.tx_packets, session.tx_bytes
@@ -298,7 +315,7 @@ class Device:
         session = self.registry.sessions.get(session_id)
         now = self._clock()
         for _ in range(_TURNS):
-            batches, more = self._gather(underlay)
+            batches, more = underlay.gather(_BATCH)
             for (source, ecn), datagrams in batches.items():
                 if session is None or session.state is LifeState.ENDED:
                     self.drops["no-session"] += len(datagrams)
@@ -315,7 +332,7 @@ class Device:
         now = self._clock()
         touched: set[Session] = set()
         for _ in range(_TURNS):
-            batches, more = self._gather(underlay)
+            batches, more = underlay.gather(_BATCH)
             for (source, ecn), datagrams in batches.items():
                 for session, own in self._by_session(datagrams):
                     touched.add(session)
@@ -325,24 +342,6 @@ class Device:
         for session in touched:
             if session.session_id in self.registry.sessions:
                 self._settle(session, now)
-
-    @staticmethod
-    def _gather(underlay: UnderlaySocket) -> tuple[dict[tuple[Address, int], list[bytes]], bool]:
-        """Datagrams by source and ECN codepoint, and whether there may be more."""
-        batches: dict[tuple[Address, int], list[bytes]] = {}
-        gathered = 0
-        while gathered < _BATCH:
-            received = underlay.receive()
-            if received is None:
-                return batches, False
-            datagrams, source, ecn = received
-            gathered += len(datagrams)
-            key = (source, ecn)
-            if key in batches:
-                batches[key] += datagrams
-            else:
-                batches[key] = datagrams
-        return batches, True
 
     def _by_session(self, datagrams: list[bytes]) -> list[tuple[Session, list[bytes]]]:
         """Runs of datagrams of one routed CID."""

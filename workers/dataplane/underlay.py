@@ -111,6 +111,23 @@ class UnderlaySocket:
             return [data], source, ecn
         return [data[at : at + size] for at in range(0, len(data), size)], source, ecn
 
+    def gather(self, most: int) -> tuple[dict[tuple[Address, int], list[bytes]], bool]:
+        """Some ``most`` datagrams by source and ECN codepoint, and whether there may be more."""
+        batches: dict[tuple[Address, int], list[bytes]] = {}
+        gathered = 0
+        while gathered < most:
+            received = self.receive()
+            if received is None:
+                return batches, False
+            datagrams, source, ecn = received
+            gathered += len(datagrams)
+            key = (source, ecn)
+            if key in batches:
+                batches[key] += datagrams
+            else:
+                batches[key] = datagrams
+        return batches, True
+
     def send(
         self, packets: Sequence[bytes], to: Address, ecn: int = 0, source: IpAddress | None = None
     ) -> list[bytes]:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from tests.host.test_strangers import first_flight
 from tests.support.daemons import Daemon, wait_for
+from tests.support.lab import Lab
 from tests.support.tcpdump import Tcpdump
 from tests.support.tunnel import PORT, Tunnel
 
 PASSWORD = "hush-hush"
+#: To Dest and back is twice as long.
+FAR_MS = 30
 SEND = (
     "import socket, sys\n"
     "s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n"
@@ -36,9 +40,28 @@ def redis(tunnel: Tunnel, path: Path) -> Iterator[None]:
             process.terminate()
 
 
+@contextmanager
+def far_site(tunnel: Tunnel) -> Iterator[None]:
+    """Dest is as far away as a site is: whom the store knows later than Dest answers is a stranger."""
+    near, far = (Lab.SITE, "444"), (Lab.SITE, str(PORT))
+    tunnel.edit("server0", "Dest", ":".join(near))
+    road = tunnel.lab.site.popen([sys.executable, "-m", "tests.support.distance", *near, *far, str(FAR_MS)])
+    try:
+        yield
+    finally:
+        road.kill()
+        road.wait()
+
+
 def told(server: Daemon) -> dict[str, int]:
     (device,) = json.loads(server.tool("--json", "show", server.profile))["devices"]
     return {name: device["handshake"][name] for name in ("handshakes", "strangers")}
+
+
+def connected(tunnel: Tunnel) -> set[str]:
+    """The daemons' connections, as the store numbers them."""
+    listed = tunnel.lab.server.run("redis-cli", "-a", PASSWORD, "--no-auth-warning", "client", "list")
+    return {line.split()[0] for line in listed.splitlines() if "cmd=client" not in line}
 
 
 def replay(tunnel: Tunnel, flight: list[bytes], address: str) -> None:
@@ -48,7 +71,7 @@ def replay(tunnel: Tunnel, flight: list[bytes], address: str) -> None:
 
 
 def test_a_hello_is_taken_once_among_servers_that_share_a_store() -> None:
-    with Tunnel("ReconnectMin = 500ms\nReconnectMax = 1s\n") as tunnel:
+    with Tunnel("ReconnectMin = 500ms\nReconnectMax = 1s\n") as tunnel, far_site(tunnel):
         path = tunnel.directory / "store.sock"
         (second, at_second), (alone, at_alone) = tunnel.further_server(1), tunnel.further_server(2)
         tunnel.edit("server0", "ReplayStore", f"valkey://:{PASSWORD}@127.0.0.1:6379/2")
@@ -64,6 +87,9 @@ def test_a_hello_is_taken_once_among_servers_that_share_a_store() -> None:
             assert told(tunnel.server)["handshakes"] == 1
             checked = second.tool("check", "server1", check=False)
             assert f"yes  replay store     {path} answers in" in checked
+            connections = connected(tunnel)
+            tunnel.server.tool("reload", "server0")
+            assert connected(tunnel) == connections, "a reload that does not name another store keeps its connection"
             replay(tunnel, flight, at_second)
             wait_for("the second's verdict", lambda: told(second) == {"handshakes": 0, "strangers": 1})
             replay(tunnel, flight, at_alone)

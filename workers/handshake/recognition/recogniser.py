@@ -71,6 +71,7 @@ class Recogniser:
         self._told = told
         self._asked: dict[Flow, Hello] = {}
         self._store: ReplayStoreLink | None = None
+        self._used: object = None  # where the store is, and the account there
         self._tasks = Tasks(context.internal_error)
         self._store_says = ""
 
@@ -82,21 +83,21 @@ class Recogniser:
         return self._acceptance.unrecorded or self._store_says
 
     def use(self, secrets: ProfileSecrets) -> None:
-        """The store of the configuration, with its account, from now on."""
-        self.close()
+        """The store of the configuration, with its account, from now on. The connection to the same one stays."""
         config = self._context.config
+        public = X25519PrivateKey.from_private_bytes(secrets.private_key).public_key().public_bytes_raw()
+        account = (key_prefix(public), secrets.store_user, secrets.store_password, secrets.store_database)
+        if self._store is not None and self._used == (config.replay_store, account):
+            return
+        self.close()
+        self._used = (config.replay_store, account)
         if not config.replay_store:
             self._store_told("")
             return
-        public = X25519PrivateKey.from_private_bytes(secrets.private_key).public_key().public_bytes_raw()
 
         def new_connection() -> StoreConnection:
-            return StoreConnection(
-                key_prefix(public),
-                user=secrets.store_user,
-                password=secrets.store_password,
-                database=secrets.store_database,
-            )
+            prefix, user, password, database = account
+            return StoreConnection(prefix, user=user, password=password, database=database)
 
         self._store = ReplayStoreLink(new_connection, self._connect, self._store_told)
         self._tasks.spawn(self._store.run())

@@ -17,7 +17,7 @@ _sessions = iter(range(62_000, 63_000))
 COUNTERS = """
 count_in() {
     "$@" nft 'add table ip t; add chain ip t c { type filter hook output priority raw; }'
-    local ports="udp dport {443, 5555}" mark
+    local ports="udp dport 443-5555" mark
     for mark in 0 7 1234; do
         "$@" nft "add counter ip t mark$mark; add rule ip t c $ports meta mark $mark counter name mark$mark"
     done

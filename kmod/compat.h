@@ -75,6 +75,11 @@
 #define qre_dump_attrs(cb) (genl_dumpit_info(cb)->info.attrs)
 #endif
 
+/* Of several packets ip_select_ident_segs() gives a datagram socket the last one's number where the
+ * counter is atomic (6.7 and the stable kernels that took it over), else the first one's */
+#define qre_ident_is_the_last                                                                      \
+	__builtin_types_compatible_p(typeof(((struct inet_sock *)NULL)->inet_id), atomic_t)
+
 /* No transmit lock, and bound to its namespace */
 static inline void qre_netdev_traits(struct net_device *dev)
 {

@@ -261,6 +261,21 @@ static struct rtable *qre_route(struct qre_session *s, struct qre_socket *qs, un
  * then (RFC 6864 section 4.1). Tunnels number their packets, and the first number would tell where
  * the kernel took the connection over. What ICMP said of the route's MTU is not obeyed, as a
  * forwarding machine does not: the session finds out by itself (pathmtu.h). */
+/* A client's socket is connected, and goes on counting where the handshake was; an unconnected one
+ * has 0. What segments a super-packet numbers on from there, as it does for any server; no client
+ * that has 0 is seen to do that. */
+static void qre_identify(struct qre_session *s, struct sock *sk, struct sk_buff *skb)
+{
+	bool connected = inet_sk(sk)->inet_daddr;
+	u16 more = skb_is_gso(skb) ? skb_shinfo(skb)->gso_segs - 1 : 0;
+
+	ip_select_ident_segs(sock_net(sk), skb, sk, more + 1);
+	if (connected && qre_ident_is_the_last)
+		ip_hdr(skb)->id = htons(ntohs(ip_hdr(skb)->id) - more);
+	if (s->client && !connected && skb_is_gso(skb))
+		skb_shinfo(skb)->gso_type |= SKB_GSO_TCP_FIXEDID;
+}
+
 static void qre_udp_xmit(struct qre_session *s, struct qre_socket *qs, struct rtable *rt,
 			 struct sk_buff *skb, u32 mark, u8 ecn, __be32 source, union qre_peer peer)
 {
@@ -272,11 +287,6 @@ static void qre_udp_xmit(struct qre_session *s, struct qre_socket *qs, struct rt
 	udp->dest = peer.port;
 	udp->len = htons(skb->len);
 	udp_set_csum(false, skb, source, peer.ip, skb->len);
-	/* What segments a super-packet numbers them from 0 on, as it does for any server. No client
-	 * is seen to do that. */
-	if (s->client && skb_is_gso(skb))
-		skb_shinfo(skb)->gso_type |= SKB_GSO_TCP_FIXEDID;
-
 	ip = skb_push(skb, sizeof(*ip));
 	skb_reset_network_header(skb);
 	memset(IPCB(skb), 0, sizeof(*IPCB(skb)));
@@ -291,6 +301,7 @@ static void qre_udp_xmit(struct qre_session *s, struct qre_socket *qs, struct rt
 		.saddr = source,
 		.daddr = peer.ip,
 	};
+	qre_identify(s, qs->sk, skb);
 	skb->mark = mark;
 	skb->priority = READ_ONCE(qs->sk->sk_priority);
 	skb_dst_set(skb, &rt->dst);

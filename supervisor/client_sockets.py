@@ -1,11 +1,9 @@
 """A client's underlay sockets: made here, kept for restarts of the workers, and led to the server.
 
-For the user data plane they are connected, as a browser's are: then Linux counts a socket's packets in the
-identification of their IP headers, from a random number on, and passes on nothing but the server's. A connected
+They are connected, as a browser's are: then Linux counts a socket's packets in the identification of their IP
+headers, from a random number on, qre.ko's like the handshake's, and passes on nothing but the server's. A connected
 socket keeps its local address. When the network has changed and packets to the server would come from another one, it
-is connected anew, from its old port: the descriptors in the workers are of the same socket. qre.ko sends by itself,
-without an identification; its sockets stay unconnected, so that a session does not begin in another way than it goes
-on.
+is connected anew, from its old port: the descriptors in the workers, and qre.ko's, are of the same socket.
 """
 
 from __future__ import annotations
@@ -34,10 +32,9 @@ class _Granted:
 class ClientSockets:
     """``ip``: where they are bound, empty for all addresses; ``port``: 0 for a fresh one each."""
 
-    def __init__(self, ip: str, port: int, *, connected: bool) -> None:
+    def __init__(self, ip: str, port: int) -> None:
         self._ip = ip
         self._port = port
-        self._connected = connected
         self._granted: dict[int, _Granted] = {}
         self._next = 1
 
@@ -70,7 +67,7 @@ class ClientSockets:
         """Connect it, unless it is, and from the right address. A peer to which there is no route now is led to
         later."""
         source = source_address(self._ip, granted.peer)
-        if self._connected and source is not None and not _leads(granted.made, source):
+        if source is not None and not _leads(granted.made, source):
             with contextlib.suppress(OSError):  # the route has gone again; unconnected, it works as well
                 connect_anew(granted.made, (str(granted.peer), granted.port))
         return source

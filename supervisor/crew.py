@@ -114,9 +114,7 @@ class Crew:
             name: fd for name in _BPF_OBJECTS if (fd := supplies.pop(name, None)) is not None
         }
         self._pin_answer: asyncio.Future[str] | None = None
-        self._client_sockets = ClientSockets(
-            setup.client_bind_ip, setup.client_bind_port, connected=setup.config.user_dataplane
-        )
+        self._client_sockets = ClientSockets(setup.client_bind_ip, setup.client_bind_port)
         self._tasks = Tasks(self._failed)
         self._stopping = False
         self._complete = False  # every worker was ready once

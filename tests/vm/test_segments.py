@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 
 import pytest
 
@@ -77,15 +78,39 @@ def test_segments_of_a_super_packet_have_right_headers_and_checksums(vm: Vm, add
     assert vm.splats() == []
 
 
+def identifications(printed: str, end: str) -> list[int]:
+    (line,) = (line for line in printed.splitlines() if line.startswith(f"{end} "))
+    return [int(word) for word in line.split()[1:]]
+
+
+#: The client's socket is a connected one of a program, at the one port that there is then.
+CONNECTED = """
+$B sysctl -qw net.ipv4.ip_local_port_range="5555 5555"
+$B bash -c '. /tmp/library; exec 7<>/dev/udp/10.9.0.1/443; MORE_B=Fd=7 tunnel_up 9001'
+$B sysctl -qw net.ipv4.ip_local_port_range="32768 60999"
+"""
+
+
+def test_packets_of_a_client_whose_socket_is_connected_are_counted(vm: Vm) -> None:
+    """As those of the program that has connected it: on, by one for each, segments of a super-packet, too."""
+    try:
+        printed = vm.check(LIBRARY + "net_up\n" + CONNECTED + IDENTIFICATIONS)
+    finally:
+        vm.run(LIBRARY + "net_down")
+    numbers = identifications(printed, "a")
+    assert len(numbers) > 500
+    steps = [(two - one) % 65_536 for one, two in pairwise(numbers)]
+    assert steps.count(1) > 0.9 * len(steps) and max(steps) < 1000, "what was not captured was counted"
+    assert max(identifications(printed, "b")) < MAX_SEGMENTS, "the server's"
+
+
 def test_a_packet_has_no_identification_as_a_socket_sends_it(vm: Vm) -> None:
-    """A client's never, a server's as its segments are numbered: from 0 on, in each super-packet."""
+    """A client's never, when nothing connected its socket; a server's as its segments are numbered: from 0 on, in
+    each super-packet."""
     try:
         printed = vm.check(LIBRARY + "net_up; tunnel_up 9000\n" + IDENTIFICATIONS)
     finally:
         vm.run(LIBRARY + "net_down")
-    found = {
-        line[0]: [int(word) for word in line.split()[1:]] for line in printed.splitlines() if line[:2] in ("a ", "b ")
-    }
-    from_client, from_server = found["a"], found["b"]
+    from_client, from_server = identifications(printed, "a"), identifications(printed, "b")
     assert len(from_client) > 500 and set(from_client) == {0}, printed
     assert len(from_server) > 500 and max(from_server) < MAX_SEGMENTS, printed

@@ -33,7 +33,7 @@ MINIMUM_COVERAGE = 90
 _REAL_TIME = ("tests/host/", "tests/vm/")
 #: More failures of a run than this are no accident.
 _MOST_AGAIN = 5
-#: Of each ring.
+#: Of each ring, 1 of anything else.
 _PROCESSES = {"unit": 2, "host": 3, "vm": 2}
 #: What xdist adds to the name of a test that belongs to a group.
 _GROUP = re.compile(r"@[^]@]*$")
@@ -110,7 +110,7 @@ def run_tests(rings: list[str], environment: dict[str, str]) -> tuple[int, dict[
     statuses, unsteady = [], {}
     for name in rings:
         print(f"\nring {name}\n", flush=True)
-        ring = Ring(name, environment, processes=_PROCESSES[name])
+        ring = Ring(name, environment, processes=_PROCESSES.get(name, 1))
         statuses.append(ring.once_more(ring.run()))
         unsteady |= ring.unsteady
     return max(statuses), unsteady

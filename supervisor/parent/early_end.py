@@ -7,9 +7,11 @@ garbage collector or of a weak reference. A daemon that lost it would run on as 
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import sys
-from typing import Final, NoReturn
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, NoReturn
 
 ENDING: Final = (signal.SIGTERM, signal.SIGINT)
 
@@ -42,3 +44,15 @@ class EarlyEnd:
             signal.signal(each, signal.SIG_IGN)  # the undoing is not interrupted again
         self.wanted = True
         raise TerminatedError
+
+
+def run_in_whole_loop(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """``asyncio.run``, where a signal waits until the loop is made: one that is half made complains when it goes."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+    try:
+        with asyncio.Runner() as runner:
+            runner.get_loop()
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            runner.run(main())
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -38,7 +38,7 @@ from qre.kernel.bpf_pins import check_pin_dir, pin, unpin
 from qre.supervisor.members.process import FreshProcess
 from qre.supervisor.parent import fdstore
 from qre.supervisor.parent.descendants import adopt_orphans, kill_descendants, reap_all
-from qre.supervisor.parent.early_end import ENDING, EarlyEnd, TerminatedError
+from qre.supervisor.parent.early_end import ENDING, EarlyEnd, TerminatedError, run_in_whole_loop
 from qre.supervisor.parent.notify import Notifier, one_line
 from qre.supervisor.parent.port_place import PortPlace
 from qre.supervisor.parent.preconditions import check_able, check_passable, open_elf
@@ -151,7 +151,7 @@ class Daemon:
                 if not leading:
                     leading = self._port.lead_or_join(self._worker_config(self._profile), stack, supplies)
                     self._front_gone = False
-                asyncio.run(self._supervise(supplies))
+                run_in_whole_loop(lambda: self._supervise(supplies))
                 if not self._front_gone or self._stopping:
                     return
                 self._log.info("the port's front is gone")

@@ -57,6 +57,30 @@ except TerminatedError:
     print("undone", early.wanted)
 """
 
+WHILE_A_LOOP_IS_MADE = """
+import asyncio, os, signal
+from qre.supervisor.parent.early_end import EarlyEnd, TerminatedError, run_in_whole_loop
+
+kind = asyncio.selector_events.BaseSelectorEventLoop
+make = kind._make_self_pipe
+
+def interrupted(loop):
+    os.kill(os.getpid(), signal.{number})
+    make(loop)
+
+kind._make_self_pipe = interrupted
+
+async def main():
+    print("went on")
+
+early = EarlyEnd()
+early.listen()
+try:
+    run_in_whole_loop(main)
+except TerminatedError:
+    print("undone", early.wanted, signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+"""
+
 
 def run(script: str, number: str) -> subprocess.CompletedProcess[str]:
     """Without what measures coverage: it imports before the script does."""
@@ -86,3 +110,11 @@ def test_another_exception_that_is_lost_is_printed() -> None:
 @pytest.mark.parametrize("number", ["SIGTERM", "SIGINT"])
 def test_a_signal_undoes_what_was_done_so_far(number: str) -> None:
     assert run(WHERE_IT_IS_NOT, number).stdout == "undone True\n"
+
+
+@pytest.mark.parametrize("number", ["SIGTERM", "SIGINT"])
+def test_a_signal_waits_until_a_loop_is_made(number: str) -> None:
+    done = run(WHILE_A_LOOP_IS_MADE, number)
+    assert (done.stdout, done.stderr) == ("undone True set()\n", "")
+    half_made = run(WHILE_A_LOOP_IS_MADE.replace("run_in_whole_loop(main)", "asyncio.run(main())"), number)
+    assert "object has no attribute '_ssock'" in half_made.stderr, "what it would say"

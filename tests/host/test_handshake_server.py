@@ -301,7 +301,7 @@ def test_a_client_waits_while_the_loader_is_restarted(site: Caddy) -> None:
 def test_a_forgotten_id_of_ours_is_disowned_and_a_strangers_is_dests_matter(site: Caddy) -> None:
     async def work(server: InProcessServer) -> None:
         cid = server.server._cids.like(b"")
-        server.server._sessions._synced = True  # the data plane has told what it has: nothing
+        server.server._sessions.compared = True  # the data plane has told what it has: nothing
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
             sock.setblocking(False)
             sock.bind(("127.0.0.1", 0))

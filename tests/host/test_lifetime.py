@@ -14,8 +14,8 @@ from tests.support.ping import answered, answered_in_a_row
 from tests.support.tunnel import PORT, SERVER_INNER, Tunnel
 
 SHORT = "SessionLifetime = 10s\n"
-#: One every 50 ms: two sessions of 7.5 to 12.5 s end meanwhile, or three.
-REQUESTS = 560
+#: One every 50 ms: a session of 7.5 to 12.5 s ends meanwhile, or two.
+REQUESTS = 300
 
 
 def sessions(daemon: Daemon) -> list[dict[str, Any]]:
@@ -37,7 +37,7 @@ def test_sessions_end_for_newer_ones_under_a_ping_and_nothing_is_lost() -> None:
         sockets = tunnel.lab.client.run("ss", "-Hun").count(f":{PORT}")
         assert answered_in_a_row(tunnel.lab.client, SERVER_INNER, REQUESTS) == REQUESTS
         (completed,) = re.findall(r"handshakes: (\d+) completed", tunnel.client.tool("show", "client0"))
-        assert int(completed) >= 3
+        assert int(completed) >= 2
         wait_for(
             "the end of the older one", lambda: len(sessions(tunnel.server)) == 1 == len(sessions(tunnel.client))
         )
@@ -65,18 +65,12 @@ def test_an_old_session_goes_on_while_no_new_one_can_be_made() -> None:
         assert answered(tunnel.lab.client, SERVER_INNER) == 5
 
 
-def kill_beside_two(daemon: Daemon) -> None:
-    """Its handshake worker, while there are two sessions; another is in its place then."""
-    wait_for("two sessions", lambda: len(sessions(daemon)) == 2)
-    killed = daemon.workers()["handshake"]
-    os.kill(killed, signal.SIGKILL)
-    wait_for("another worker", lambda: daemon.workers().get("handshake", 0) not in (0, killed))
-
-
-def test_whichever_handshake_worker_is_killed_while_there_are_two_in_the_end_there_is_one() -> None:
+def test_handshake_workers_killed_while_there_are_two_leave_one() -> None:
     with Tunnel(SHORT) as tunnel:
         tunnel.up()
+        wait_for("two sessions", lambda: len(sessions(tunnel.client)) == 2)
         for daemon in (tunnel.client, tunnel.server):
-            kill_beside_two(daemon)
-            assert answered(tunnel.lab.client, SERVER_INNER) == 5
-            wait_for("one session", lambda: len(sessions(tunnel.server)) == 1 == len(sessions(tunnel.client)))
+            os.kill(daemon.workers()["handshake"], signal.SIGKILL)
+        assert answered(tunnel.lab.client, SERVER_INNER) == 5
+        wait_for("one session", lambda: len(sessions(tunnel.server)) == 1 == len(sessions(tunnel.client)))
+        assert answered(tunnel.lab.client, SERVER_INNER) == 5

@@ -280,7 +280,7 @@ MUTANTS = {
     "a client installs its session, writes the ready file, reconnects with bounded backoff": (
         M(
             "installs",
-            "Client._attempt_at",
+            "Client._attempt_on",
             "self._sessions.install(handed_over, underlay_of(local, address[1]), socket_number=number)",
             "None",
         ),

@@ -42,7 +42,7 @@ def test_sessions_end_for_newer_ones_under_a_ping_and_nothing_is_lost() -> None:
             "the end of the older one", lambda: len(sessions(tunnel.server)) == 1 == len(sessions(tunnel.client))
         )
         assert not ports(tunnel) & before
-        assert tunnel.lab.client.run("ss", "-Hun").count(f":{PORT}") == sockets
+        wait_for("its socket's end", lambda: tunnel.lab.client.run("ss", "-Hun").count(f":{PORT}") == sockets)
         assert "session ended" not in tunnel.said()
         assert "two machines" not in tunnel.said()
 

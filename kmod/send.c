@@ -257,13 +257,10 @@ static struct rtable *qre_route(struct qre_session *s, struct qre_socket *qs, un
 	return rt;
 }
 
-/* As a UDP socket sends what it must not fragment: without an identification, which means nothing
- * then (RFC 6864 section 4.1). Tunnels number their packets, and the first number would tell where
- * the kernel took the connection over. What ICMP said of the route's MTU is not obeyed, as a
- * forwarding machine does not: the session finds out by itself (pathmtu.h). */
-/* A client's socket is connected, and goes on counting where the handshake was; an unconnected one
- * has 0. What segments a super-packet numbers on from there, as it does for any server; no client
- * that has 0 is seen to do that. */
+/* As the socket identifies what it must not fragment, where the number means nothing (RFC 6864
+ * section 4.1): an unconnected one, as any server's, with 0; a connected one, as a client's,
+ * counts, and goes on where its handshake was. What segments a super-packet numbers on from there;
+ * no client that has 0 is seen to do that. */
 static void qre_identify(struct qre_session *s, struct sock *sk, struct sk_buff *skb)
 {
 	bool connected = inet_sk(sk)->inet_daddr;
@@ -276,6 +273,8 @@ static void qre_identify(struct qre_session *s, struct sock *sk, struct sk_buff 
 		skb_shinfo(skb)->gso_type |= SKB_GSO_TCP_FIXEDID;
 }
 
+/* What ICMP said of the route's MTU is not obeyed, as a forwarding machine does not: the session
+ * finds out by itself (pathmtu.h). */
 static void qre_udp_xmit(struct qre_session *s, struct qre_socket *qs, struct rtable *rt,
 			 struct sk_buff *skb, u32 mark, u8 ecn, __be32 source, union qre_peer peer)
 {

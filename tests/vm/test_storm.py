@@ -89,11 +89,12 @@ def storm(guest: Vm, seed: int, rounds: int, before: str = "", after: str = "") 
     return printed
 
 
-def all_was_done_and_no_number_came_twice(printed: str, *, traffic_both_ways: bool = True) -> None:
+def all_was_done_and_no_number_came_twice(printed: str) -> None:
     done = {name: int(count) for name, count in re.findall(r"^(\S+) done=(\d+)", printed, re.M)}
     assert len(done) == 19 and min(done.values()) > 0, printed
-    received = [int(count) for count in re.findall(r"^(?:servers|clients)-received=(\d+)", printed, re.M)]
-    assert len(received) == 2 and (min if traffic_both_ways else max)(received) > 0, printed
+    for who in ("servers", "clients"):
+        received = re.search(rf"^{who}-received=(\d+)", printed, re.M)
+        assert received is not None and int(received[1]) > 0, printed
     found = re.search(r"^packets=(\d+) opened=(\d+) .* repeated=(\d+) unopened=(\d+) refused=(\d+)", printed, re.M)
     assert found is not None, printed
     packets, opened, repeated, unopened, refused = map(int, found.groups())
@@ -139,5 +140,5 @@ def test_a_storm_in_which_memory_is_refused_leaves_nothing_behind(guest: Vm) -> 
     printed = storm(guest, SEED + 4, max(ROUNDS // 5, 2000), FAILURES, NO_FAILURES)
     assert guest.splats(NO_SYSCTL) == [], guest.dmesg()[-30_000:]
     guest.check("dmesg -C")
-    all_was_done_and_no_number_came_twice(printed, traffic_both_ways=False)  # few sessions live, and not for long
+    all_was_done_and_no_number_came_twice(printed)
     nothing_was_lost(guest)

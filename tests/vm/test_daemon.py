@@ -31,11 +31,7 @@ def daemons(vm: Vm) -> Iterator[Vm]:
             ip netns exec $1 ethtool -K $2 tx-udp-segmentation off
         done
         setsid ip netns exec a tcpdump -Z root -n -i va -s 0 -B 8192 -w /tmp/capture udp port 443 >/dev/null 2>&1 &
-        daemon_start a
-        daemon_start b
-        daemon_ready a {START}
-        daemon_ready b {START}
-        session_up {START}
+        daemons_up {START}
         for each in a b; do daemon_secrets $each /run/share/secrets.$each; done
         $A iperf3 -s -D >/dev/null
         """,

@@ -27,11 +27,7 @@ def daemons(vm: Vm) -> Iterator[Vm]:
         echo "SessionLifetime = {LIFETIME}s" >>/tmp/e/b.conf
         ip netns exec b ethtool -K vb tx-udp-segmentation off
         setsid ip netns exec b tcpdump -Z root -n -i vb -Q out -s 0 -w /tmp/capture udp port 443 >/dev/null 2>&1 &
-        daemon_start a
-        daemon_start b
-        daemon_ready a {START}
-        daemon_ready b {START}
-        session_up {START}
+        daemons_up {START}
         """,
         3 * START,
     ):

@@ -39,11 +39,7 @@ def daemons(vm: Vm) -> Iterator[Vm]:
     with guest_daemons(
         vm,
         f"""{ROUTED}
-        daemon_start a
-        daemon_start b
-        daemon_ready a {START}
-        daemon_ready b {START}
-        session_up {START}
+        daemons_up {START}
         """,
         3 * START,
     ):

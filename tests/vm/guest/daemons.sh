@@ -81,6 +81,13 @@ session_up() {
 	return 1
 }
 
+# Both daemons and their session, each within $1 seconds
+daemons_up() {
+	daemon_start a
+	daemon_start b
+	daemon_ready a $1 && daemon_ready b $1 && session_up $1
+}
+
 # daemon_secrets a FILE: what the daemon knows of its sessions' keys; they are in no other place
 daemon_secrets() {
 	local each

@@ -238,7 +238,8 @@ static void qre_setup(struct net_device *dev)
 	dev->needs_free_netdev = true;
 	dev->type = ARPHRD_NONE;
 	dev->flags = IFF_POINTOPOINT | IFF_NOARP;
-	dev->priv_flags |= IFF_NO_QUEUE;
+	/* netpoll sends Ethernet frames, and with interrupts off, where no lock of ours is safe */
+	dev->priv_flags |= IFF_NO_QUEUE | IFF_DISABLE_NETPOLL;
 	dev->features |= QRE_FEATURES;
 	dev->hw_features |= QRE_FEATURES;
 	dev->hw_enc_features |= QRE_FEATURES;

@@ -17,7 +17,7 @@ struct qre_pages {
 	unsigned int used, size; /* bytes of the current one */
 };
 
-/* Plaintext and ciphertext never share a page. */
+/* Plaintext, ciphertext and heads never share a page. */
 static DEFINE_PER_CPU(struct qre_pages[QRE_POOLS], qre_pools);
 
 static bool qre_pages_next(struct qre_pages *p)

@@ -7,7 +7,8 @@
 
 struct page;
 
-enum qre_pool { QRE_CIPHERTEXT, QRE_PLAINTEXT, QRE_POOLS };
+/* QRE_HEADS: of outer packets. All are of one size, so each is aligned as that is. */
+enum qre_pool { QRE_CIPHERTEXT, QRE_PLAINTEXT, QRE_HEADS, QRE_POOLS };
 
 /* @size contiguous bytes that are not zeroed, with a reference on their page; NULL: no memory. */
 u8 *qre_piece_take(enum qre_pool pool, unsigned int size, struct page **page);

@@ -139,7 +139,8 @@ static void qre_plain_give(struct qre_work *w)
 
 static struct sk_buff *qre_plain_copy(const u8 *at, unsigned int size)
 {
-	struct sk_buff *skb = alloc_skb(NET_SKB_PAD + size, GFP_ATOMIC | __GFP_NOWARN);
+	struct sk_buff *skb = __alloc_skb(NET_SKB_PAD + size, GFP_ATOMIC | __GFP_NOWARN,
+					  SKB_ALLOC_NAPI, NUMA_NO_NODE);
 
 	if (skb) {
 		skb_reserve(skb, NET_SKB_PAD);
@@ -416,7 +417,7 @@ static bool qre_open_finish(struct qre_work *w, int error)
 	}
 	qre_key_put(w->key);
 	if (likely(!stray))
-		consume_skb(w->source_skb);
+		napi_consume_skb(w->source_skb, 1);
 	return stray;
 }
 

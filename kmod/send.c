@@ -382,6 +382,27 @@ static void qre_batch_done(struct qre_batch *b)
 		qre_batch_finish(b);
 }
 
+/* An outer packet without a byte yet; NULL: no memory. */
+static struct sk_buff *qre_outer_new(void)
+{
+	/* No more room than that: whoever splits the packet makes as much for each part. */
+	unsigned int size =
+		SKB_DATA_ALIGN(QRE_OUTER_ROOM) + SKB_DATA_ALIGN(sizeof(struct skb_shared_info));
+	struct sk_buff *skb;
+	struct page *page;
+	u8 *head = qre_piece_take(QRE_HEADS, size, &page);
+
+	if (!head)
+		return NULL;
+	skb = napi_build_skb(head, size);
+	if (!skb) {
+		qre_piece_give(QRE_HEADS, head, size, page);
+		return NULL;
+	}
+	skb_reserve(skb, QRE_OUTER_ROOM);
+	return skb;
+}
+
 /* NULL: no memory, or the session was found under RCU and has ended since. */
 static struct qre_batch *qre_batch_new(struct qre_session *s, const struct qre_numbers *numbers)
 {
@@ -391,14 +412,12 @@ static struct qre_batch *qre_batch_new(struct qre_session *s, const struct qre_n
 		b = kmalloc(sizeof(*b), GFP_ATOMIC);
 	if (!b)
 		return NULL;
-	b->outer = alloc_skb(QRE_OUTER_ROOM, GFP_ATOMIC);
+	b->outer = qre_outer_new();
 	if (!b->outer || !qre_session_get(s)) {
 		kfree_skb(b->outer);
 		qre_batch_free(b);
 		return NULL;
 	}
-	/* No more than that: whoever splits the packet makes as much room for each part. */
-	skb_reserve(b->outer, QRE_OUTER_ROOM);
 	b->session = s;
 	b->peer = numbers->peer;
 	b->cid = numbers->cid;
@@ -644,7 +663,7 @@ static void qre_send_list(struct qre_session *s, struct sk_buff *list, unsigned 
 		skb_mark_not_on_list(skb);
 		/* The ACK rides on the last one. */
 		qre_sending_add(&to, &inner, ack, next ? 0 : ack_size);
-		consume_skb(skb);
+		napi_consume_skb(skb, 1);
 	}
 	qre_sending_end(&to);
 }
@@ -692,7 +711,7 @@ static void qre_send_cut(struct qre_session *s, struct sk_buff *skb, bool ipv6, 
 		qre_sending_add(&to, &inner, NULL, 0);
 	}
 	qre_sending_end(&to);
-	consume_skb(skb);
+	napi_consume_skb(skb, 1);
 }
 
 /* An ACK that is due goes along when it fits. */

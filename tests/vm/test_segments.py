@@ -99,8 +99,10 @@ def test_packets_of_a_client_whose_socket_is_connected_are_counted(vm: Vm) -> No
         vm.run(LIBRARY + "net_down")
     numbers = identifications(printed, "a")
     assert len(numbers) > 500
-    steps = [(two - one) % 65_536 for one, two in pairwise(numbers)]
-    assert steps.count(1) > 0.9 * len(steps) and max(steps) < 1000, "what was not captured was counted"
+    # Of two processors' packets the later counted may leave first.
+    counted = sorted((number - numbers[0] + 32_768) % 65_536 for number in numbers)
+    steps = [two - one for one, two in pairwise(counted)]
+    assert steps.count(1) > 0.9 * len(steps) and 0 < min(steps) <= max(steps) < 1000, "what was lost was counted"
     assert max(identifications(printed, "b")) < MAX_SEGMENTS, "the server's"
 
 

@@ -689,6 +689,7 @@ enum qre_drop qre_control_look(struct qre_session *s, const u8 *payload, size_t 
 		.client = !s->client,
 		.gives_cids = s->tx_cid.length,
 		.takes_cids = s->rx_cid_size,
+		.splits = s->joiner,
 		.issued = s->issued,
 	};
 

@@ -148,7 +148,12 @@ static bool read_datagram(const u8 **at, const u8 *end, u8 type, struct qre_fram
 		   !qre_varint_get(at, end, &context)) {
 		return false;
 	}
-	f->kind = quarter_stream | context ? QRE_FRAME_DATAGRAM_UNKNOWN : QRE_FRAME_DATAGRAM;
+	if (!(quarter_stream | context))
+		f->kind = QRE_FRAME_DATAGRAM;
+	else if (!quarter_stream && context == QRE_SPLIT_CONTEXT)
+		f->kind = QRE_FRAME_DATAGRAM_PART;
+	else
+		f->kind = QRE_FRAME_DATAGRAM_UNKNOWN;
 	f->datagram.data = *at;
 	f->datagram.size = (size_t)(end - *at);
 	*at = end;
@@ -322,7 +327,7 @@ static u64 misplaced(const struct qre_frame *f, const struct qre_sender *from)
 	return 0;
 }
 
-static void add_up(struct qre_content *c, const struct qre_frame *f)
+static void add_up(struct qre_content *c, const struct qre_sender *from, const struct qre_frame *f)
 {
 	switch (f->kind) {
 	case QRE_FRAME_PADDING:
@@ -339,6 +344,11 @@ static void add_up(struct qre_content *c, const struct qre_frame *f)
 		break;
 	case QRE_FRAME_DATAGRAM:
 		c->datagrams = true;
+		c->only_probing = false;
+		break;
+	case QRE_FRAME_DATAGRAM_PART:
+		c->datagrams |= from->splits;
+		c->unknown += !from->splits;
 		c->only_probing = false;
 		break;
 	case QRE_FRAME_DATAGRAM_UNKNOWN:
@@ -371,7 +381,7 @@ void qre_content_read(struct qre_content *c, const struct qre_sender *from, cons
 	while (!c->error && (more = qre_frame_read(&at, payload + size, &f))) {
 		c->error = more < 0 ? QRE_FRAME_ENCODING_ERROR : misplaced(&f, from);
 		if (!c->error)
-			add_up(c, &f);
+			add_up(c, from, &f);
 	}
 }
 

@@ -9,7 +9,8 @@
 
 #include "ackwin.h"
 
-#define QRE_VARINT_MAX ((1ULL << 62) - 1)
+#define QRE_VARINT_MAX	  ((1ULL << 62) - 1)
+#define QRE_SPLIT_CONTEXT 2 /* of packets in two datagrams */
 
 /* Transport error codes, RFC 9000 section 20.1 */
 #define QRE_STREAM_STATE_ERROR	 0x05
@@ -24,6 +25,7 @@ enum qre_frame_kind {
 	QRE_FRAME_PING,	   /* a run of them */
 	QRE_FRAME_ACK,
 	QRE_FRAME_DATAGRAM,	    /* quarter stream 0, context 0: data is an IP packet */
+	QRE_FRAME_DATAGRAM_PART,    /* quarter stream 0, context 2: one of two parts of a packet */
 	QRE_FRAME_DATAGRAM_UNKNOWN, /* of another stream or context */
 	QRE_FRAME_PATH_CHALLENGE,
 	QRE_FRAME_PATH_RESPONSE,
@@ -75,6 +77,7 @@ struct qre_sender {
 	bool client;
 	bool gives_cids; /* what we send to it bears a connection ID that is not empty */
 	bool takes_cids; /* its packets have one of our CIDs */
+	bool splits;	 /* it may send packets in two parts */
 	u64 issued;	 /* highest sequence number of our connection IDs */
 };
 
@@ -83,7 +86,7 @@ struct qre_content {
 	u64 error; /* the transport error that the payload is; 0: none, and everything else holds */
 	const u8 *challenge;  /* of the last PATH_CHALLENGE; NULL: there is none */
 	size_t passed;	      /* bytes of frames for user space (QRE_FRAME_OTHER) */
-	unsigned int unknown; /* DATAGRAMs of another stream or context */
+	unsigned int unknown; /* DATAGRAMs of another stream or context, or parts that may not be */
 	bool datagrams;	      /* of ours there are some */
 	bool eliciting;
 	bool only_probing; /* section 9.1 */

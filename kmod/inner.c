@@ -130,6 +130,17 @@ static int qre_put_unfinished(const struct sk_buff *skb, u8 *to)
 	return 0;
 }
 
+static void qre_put_part_head(const struct qre_inner *inner, u8 *to)
+{
+	__be16 head[] = {
+		htons(inner->number),
+		htons(inner->total | (inner->from ? QRE_PART_SECOND : 0)),
+	};
+
+	BUILD_BUG_ON(sizeof(head) != QRE_PART_HEAD);
+	memcpy(to, head, sizeof(head));
+}
+
 int qre_inner_put(const struct qre_inner *inner, u8 *to)
 {
 	u8 headers[QRE_PULL] __aligned(4);
@@ -141,6 +152,10 @@ int qre_inner_put(const struct qre_inner *inner, u8 *to)
 		qre_cut_headers(inner, headers, sum);
 		memcpy(to, headers, inner->headers);
 		return 0;
+	}
+	if (inner->total) {
+		qre_put_part_head(inner, to);
+		return skb_copy_bits(inner->skb, inner->from, to + QRE_PART_HEAD, inner->size);
 	}
 	if (inner->skb->ip_summed == CHECKSUM_PARTIAL)
 		return qre_put_unfinished(inner->skb, to);
@@ -184,18 +199,22 @@ static bool qre_count_down(struct sk_buff *skb, bool ipv6)
 	return true;
 }
 
-/* How a packet can leave, of which @limit bytes fit. */
-static enum qre_way qre_way(struct sk_buff *skb, bool ipv6, unsigned int limit)
+/* How a packet can leave, of which @limit bytes fit into a datagram, and @most into two. */
+static enum qre_way qre_way(struct sk_buff *skb, bool ipv6, unsigned int limit, unsigned int most)
 {
 	if (skb_is_gso(skb)) {
 		if (qre_can_cut(skb, ipv6) && qre_inner_headers(skb) + QRE_CUT_LEAST <= limit)
 			return QRE_WAY_CUT;
-		return skb_gso_validate_network_len(skb, limit) ? QRE_WAY_WHOLE : QRE_WAY_NONE;
+		if (skb_gso_validate_network_len(skb, limit))
+			return QRE_WAY_WHOLE;
+		return skb_gso_validate_network_len(skb, most) ? QRE_WAY_SPLIT : QRE_WAY_NONE;
 	}
 	if (likely(skb->len <= limit))
 		return QRE_WAY_WHOLE;
 	if (qre_can_divide(skb, ipv6) && qre_inner_headers(skb) + QRE_CUT_LEAST <= limit)
 		return QRE_WAY_CUT;
+	if (skb->len <= most)
+		return QRE_WAY_SPLIT;
 	/* Options are not copied to each fragment alike (RFC 791): who uses them learns the limit.
 	 */
 	if (!ipv6 && !(ip_hdr(skb)->frag_off & htons(IP_DF)) &&
@@ -216,6 +235,7 @@ enum qre_drop qre_check_outgoing(struct qre_session *s, struct sk_buff *skb, boo
 				 struct qre_fit *fit)
 {
 	bool quiet = READ_ONCE(s->mtu.quiet);
+	unsigned int most;
 
 	switch (READ_ONCE(s->life)) {
 	case QRE_LIFE_ESTABLISHED:
@@ -225,16 +245,17 @@ enum qre_drop qre_check_outgoing(struct qre_session *s, struct sk_buff *skb, boo
 	default:
 		return QRE_DROP_CLOSING;
 	}
-	fit->limit = READ_ONCE(s->mtu.inner);
+	fit->limit = ipv6 ? READ_ONCE(s->mtu.inner_ipv6) : READ_ONCE(s->mtu.inner);
+	most = max(fit->limit, qre_mtu_in_two(s, fit->limit));
 	/* Every link must carry IPv6 packets of this size: RFC 8200 section 5. */
-	if (ipv6 && unlikely(fit->limit < IPV6_MIN_MTU) && !quiet) {
+	if (ipv6 && unlikely(most < IPV6_MIN_MTU) && !quiet) {
 		icmpv6_ndo_send(skb, ICMPV6_DEST_UNREACH, ICMPV6_ADM_PROHIBITED, 0);
 		return QRE_DROP_IPV6_REFUSED;
 	}
-	fit->way = qre_way(skb, ipv6, fit->limit);
+	fit->way = qre_way(skb, ipv6, fit->limit, most);
 	if (unlikely(fit->way == QRE_WAY_NONE)) {
 		if (!quiet)
-			qre_tell_too_big(skb, ipv6, fit->limit);
+			qre_tell_too_big(skb, ipv6, most);
 		return QRE_DROP_TOO_BIG;
 	}
 	return qre_count_down(skb, ipv6) ? QRE_DROP_UNSPEC : QRE_DROP_TTL_EXPIRED;
@@ -249,7 +270,7 @@ static struct sk_buff *qre_fragments(struct sk_buff *skb, unsigned int limit, un
 	struct ip_frag_state state;
 
 	memset(IPCB(skb), 0, sizeof(*IPCB(skb)));
-	ip_frag_init(skb, sizeof(struct iphdr), 0, limit, false, &state);
+	ip_frag_init(skb, sizeof(struct iphdr), 0, limit - sizeof(struct iphdr), false, &state);
 	for (*count = 0; state.left; ++*count) {
 		one = ip_frag_next(skb, &state);
 		if (IS_ERR(one)) {

@@ -6,6 +6,7 @@
 #include <linux/skbuff.h>
 #include <linux/tcp.h>
 
+#include "joiner.h"
 #include "uapi/qre.h"
 
 struct qre_session;
@@ -16,11 +17,12 @@ enum qre_way {
 	QRE_WAY_NONE,
 	QRE_WAY_WHOLE,	  /* unchanged, or cut as the super-packet's header says */
 	QRE_WAY_CUT,	  /* TCP: by struct qre_inner */
+	QRE_WAY_SPLIT,	  /* what is above the limit in two datagrams */
 	QRE_WAY_FRAGMENT, /* IPv4 */
 };
 
 struct qre_fit {
-	unsigned int limit; /* of an inner packet */
+	unsigned int limit; /* of what one datagram holds of an inner packet */
 	enum qre_way way;
 };
 
@@ -32,16 +34,23 @@ enum qre_drop qre_check_outgoing(struct qre_session *s, struct sk_buff *skb, boo
  * @skb is the caller's still. Not of what is cut. */
 struct sk_buff *qre_segments(struct sk_buff *skb, const struct qre_fit *fit, unsigned int *count);
 
-/* One packet that leaves: all of @skb, or where it has @headers the segment of @size bytes of its
- * data @from there on, the @number'th. */
+/* One packet that leaves: all of @skb; where it has @headers, the segment of @size bytes of its
+ * data
+ * @from there on, the @number'th; where it has a @total, the part of @size bytes @from there on of
+ * the @number'th packet in two. */
 struct qre_inner {
 	struct sk_buff *skb;
-	unsigned int headers, from, size;
+	unsigned int headers, total, from, size;
 	unsigned int number;
 	bool ipv6;
 };
 /* Copy it to @to, with a finished checksum; an error: not all of it. */
 int qre_inner_put(const struct qre_inner *inner, u8 *to);
+/* The bytes of it. */
+static inline unsigned int qre_inner_size(const struct qre_inner *inner)
+{
+	return inner->headers + (inner->total ? QRE_PART_HEAD : 0) + inner->size;
+}
 static inline unsigned int qre_inner_headers(const struct sk_buff *skb)
 {
 	return skb_transport_offset(skb) + tcp_hdrlen(skb);

@@ -8,6 +8,7 @@
 #include "compat.h"
 #include "control.h"
 #include "device.h"
+#include "joiner.h"
 #include "mtu.h"
 #include "session.h"
 
@@ -41,13 +42,27 @@ static void qre_mtu_publish(struct qre_session *s)
 	unsigned int around =
 		1 + s->tx_cid.length + QRE_NUMBER_SIZE + QRE_TAG_SIZE + QRE_DATAGRAM_HEAD;
 	const struct qre_pathmtu *p = &s->path_mtu;
+	u16 most = s->usual_payload;
 
-	WRITE_ONCE(s->mtu.inner, p->size - around);
+	WRITE_ONCE(s->mtu.inner, min(p->size, most) - around);
+	WRITE_ONCE(s->mtu.inner_ipv6, (s->splits ? min(p->size, most) : p->size) - around);
 	/* A segment size is for a stream's life: it is chosen for what the search may yet find.
 	 * What is too large for now is cut. */
-	WRITE_ONCE(s->mtu.clamp, (p->quiet ? qre_pathmtu_hope(p) : p->size) - around);
+	WRITE_ONCE(s->mtu.clamp, min(p->quiet ? qre_pathmtu_hope(p) : p->size, most) - around);
 	WRITE_ONCE(s->mtu.quiet, p->quiet);
 	WRITE_ONCE(s->mtu.watches, qre_pathmtu_watches(p));
+}
+
+unsigned int qre_mtu_in_two(const struct qre_session *s, unsigned int inner)
+{
+	return s->splits ? min_t(unsigned int, 2 * (inner - QRE_PART_HEAD), QRE_SPLIT_MAX) : 0;
+}
+
+unsigned int qre_mtu_carries_ipv6(const struct qre_session *s)
+{
+	unsigned int inner = READ_ONCE(s->mtu.inner_ipv6);
+
+	return max(inner, qre_mtu_in_two(s, inner)) < IPV6_MIN_MTU ? 0 : inner;
 }
 
 void qre_mtu_resize(struct qre_session *s)
@@ -103,6 +118,8 @@ static u32 qre_mtu_srtt(const struct qre_session *s)
 void qre_mtu_begin(struct qre_session *s)
 {
 	qre_pathmtu_begin(&s->path_mtu, qre_mtu_now(), qre_mtu_srtt(s));
+	if (s->client)
+		qre_pathmtu_proven(&s->path_mtu, QRE_BROWSER_PAYLOAD, 0, qre_mtu_now());
 	qre_mtu_publish(s);
 	qre_control_arm(s, qre_mtu_at(s));
 }

@@ -12,11 +12,12 @@ struct rtable;
 
 /* What the path's MTU means to the data path: written under qre_session.lock, read anywhere. */
 struct qre_mtu {
-	u16 inner;     /* the largest inner packet that fits */
-	u16 clamp;     /* the one that TCP's segments may be made for */
-	u16 first_hop; /* the largest UDP payload that leaves this machine; 0: none has left yet */
-	bool quiet;    /* a search goes on: @inner may grow soon, so it is not reported */
-	bool watches;  /* a packet above QRE_PATHMTU_BASE should be watched */
+	u16 inner;	/* the largest inner packet that fits into one datagram */
+	u16 inner_ipv6; /* the same of IPv6 */
+	u16 clamp;	/* the one that TCP's segments may be made for */
+	u16 first_hop;	/* the largest UDP payload that leaves this machine; 0: none has left yet */
+	bool quiet;	/* a search goes on: @inner may grow soon, so it is not reported */
+	bool watches;	/* a packet above QRE_PATHMTU_BASE should be watched */
 };
 
 void qre_mtu_init(struct qre_session *s);
@@ -33,6 +34,11 @@ void qre_mtu_timers(struct qre_session *s, struct qre_outbox *out);
 unsigned long qre_mtu_at(const struct qre_session *s); /* when the timer should run */
 /* Without the lock, bottom halves off: a packet above QRE_PATHMTU_BASE has this number. */
 void qre_mtu_watch(struct qre_session *s, u64 number);
+/* The largest packet that goes in two where @inner fit into one; 0: none does. Any context */
+unsigned int qre_mtu_in_two(const struct qre_session *s, unsigned int inner);
+/* The largest of IPv6 that fits into one datagram; 0: the path is too narrow for IPv6. Any context
+ */
+unsigned int qre_mtu_carries_ipv6(const struct qre_session *s);
 /* Without the lock, bottom halves off: whether a payload can leave by this route, as far as this
  * machine knows. */
 bool qre_mtu_leaves(struct qre_session *s, const struct rtable *rt, unsigned int payload);

@@ -532,6 +532,9 @@ static void qre_read_numbers(struct qre_session_params *p, const struct qre_devi
 	p->max_udp_payload = attrs[QRE_A_MAX_UDP_PAYLOAD]
 				     ? nla_get_u16(attrs[QRE_A_MAX_UDP_PAYLOAD])
 				     : QRE_UDP_PAYLOAD_MAX;
+	p->usual_payload = attrs[QRE_A_USUAL_PAYLOAD] ? nla_get_u16(attrs[QRE_A_USUAL_PAYLOAD])
+						      : QRE_UDP_PAYLOAD_MAX;
+	p->splits = attrs[QRE_A_SPLITS];
 	p->rekey_after = attrs[QRE_A_REKEY_AFTER] ? nla_get_u64(attrs[QRE_A_REKEY_AFTER])
 						  : QRE_REKEY_AFTER_PACKETS;
 	p->sequence = attrs[QRE_A_SEQUENCE] ? nla_get_u64(attrs[QRE_A_SEQUENCE]) : 0;
@@ -749,7 +752,9 @@ static int qre_put_session(struct sk_buff *skb, struct qre_device *qdev, struct 
 	    nla_put_string(skb, QRE_A_AEAD_DRIVER, i->aead_driver) ||
 	    nla_put_u16(skb, QRE_A_PATH_MTU,
 			i->udp_payload + sizeof(struct udphdr) + sizeof(struct iphdr)) ||
-	    nla_put_u16(skb, QRE_A_INNER_MTU, i->inner_mtu)) {
+	    nla_put_u16(skb, QRE_A_INNER_MTU, i->inner_mtu) ||
+	    nla_put_u16(skb, QRE_A_INNER_MTU_IPV6, i->inner_mtu_ipv6) ||
+	    nla_put_u16(skb, QRE_A_INNER_MTU_IN_TWO, i->inner_mtu_in_two)) {
 		genlmsg_cancel(skb, header);
 		goto free;
 	}
@@ -898,8 +903,7 @@ static int qre_before_command(const struct qre_genl_called *called, struct sk_bu
 
 #define QRE_CALLED(command, call, taken)                                                           \
 	{                                                                                          \
-		.cmd = QRE_CMD_##command, .doit = call, .policy = qre_policy_##taken,              \
-		.maxattr = QRE_A_MAX                                                               \
+		.cmd = QRE_CMD_##command, .doit = call, .policy = qre_policy_##taken               \
 	}
 
 static const struct genl_ops qre_ops[] = {
@@ -907,14 +911,12 @@ static const struct genl_ops qre_ops[] = {
 	 .doit = qre_cmd_device_get,
 	 .start = qre_dump_start,
 	 .dumpit = qre_dump_devices,
-	 .policy = qre_policy_device,
-	 .maxattr = QRE_A_MAX},
+	 .policy = qre_policy_device},
 	{.cmd = QRE_CMD_SESSION_GET,
 	 .doit = qre_cmd_session_get,
 	 .start = qre_dump_start,
 	 .dumpit = qre_dump_sessions,
-	 .policy = qre_policy_session,
-	 .maxattr = QRE_A_MAX},
+	 .policy = qre_policy_session},
 	QRE_CALLED(DEVICE_SET, qre_cmd_device_set, device_set),
 	QRE_CALLED(DEVICE_DEL, qre_cmd_device_del, device_del),
 	QRE_CALLED(SESSION_INSTALL, qre_cmd_install, session_set),
@@ -942,6 +944,7 @@ struct genl_family qre_family __ro_after_init = {
 	.version = QRE_GENL_VERSION,
 	.netnsok = true,
 	.parallel_ops = true,
+	.maxattr = QRE_A_MAX, /* tells user space what this module knows, too */
 	.module = THIS_MODULE,
 	.ops = qre_ops,
 	.n_ops = ARRAY_SIZE(qre_ops),

@@ -11,8 +11,10 @@
  * by halves. It takes its time: five round trips. */
 const struct qre_pathmtu_plan qre_pathmtu_server = {
 	1200, {1326, 1389, 1420, 1436}, 600000, 3000, 5};
+/* The hello was as large as a browser's datagrams are: nothing is probed unless one of them is
+ * lost, or more is needed. */
 const struct qre_pathmtu_plan qre_pathmtu_client = {
-	1200, {1326, 1389, 1420, 1436}, 600000, 3000, 0};
+	1200, {QRE_BROWSER_PAYLOAD, 1326, 1389, 1420, 1436}, 600000, 3000, 0};
 
 /* The smallest size of the plan above @size that may be probed; 0: there is none. */
 static u16 next_size(const struct qre_pathmtu *p, u16 size)

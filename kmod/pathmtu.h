@@ -22,11 +22,12 @@
 
 #include "portable.h"
 
-#define QRE_PATHMTU_BASE  1200 /* every path that QUIC runs over takes it: RFC 9000 section 14 */
-#define QRE_PATHMTU_TRIES 3    /* MAX_PROBES of RFC 8899 section 5.1.2 */
-#define QRE_PATHMTU_SIZES 8
-#define QRE_PATHMTU_NEVER (~0ULL)
-#define QRE_PATHMTU_NONE  (~0ULL) /* no packet number */
+#define QRE_PATHMTU_BASE    1200 /* every path that QUIC runs over takes it: RFC 9000 section 14 */
+#define QRE_PATHMTU_TRIES   3	 /* MAX_PROBES of RFC 8899 section 5.1.2 */
+#define QRE_PATHMTU_SIZES   8
+#define QRE_BROWSER_PAYLOAD 1250 /* the largest datagram of a client's handshake */
+#define QRE_PATHMTU_NEVER   (~0ULL)
+#define QRE_PATHMTU_NONE    (~0ULL) /* no packet number */
 
 /* What an end of one role does. */
 struct qre_pathmtu_plan {

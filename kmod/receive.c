@@ -18,6 +18,7 @@
 #include "control.h"
 #include "device.h"
 #include "inner.h"
+#include "joiner.h"
 #include "key.h"
 #include "namespace.h"
 #include "pages.h"
@@ -263,6 +264,26 @@ static void qre_deliver_last(struct qre_work *w, const u8 *at, unsigned int size
 	qre_plain_give(w);
 }
 
+/* A part of a packet: delivers the packet if it is whole now. */
+static void qre_deliver_part(struct qre_work *w, const u8 *at, size_t size)
+{
+	struct qre_device *qdev = w->session->qdev;
+	struct sk_buff *skb = qre_join(w->session->joiner, qdev, at, size);
+	struct qre_inner_packet packet;
+	enum qre_drop drop;
+
+	if (!skb)
+		return;
+	drop = qre_inner_check(w, &packet, skb->data, skb->len);
+	if (unlikely(drop != QRE_DROP_UNSPEC)) {
+		qre_count_drop(qdev, drop, 1);
+		kfree_skb(skb);
+		return;
+	}
+	skb_trim(skb, packet.size);
+	qre_deliver(w->session, skb, &packet, w->ecn);
+}
+
 /* Consumes the plaintext, whose frames were found to be whole; some are DATAGRAMs. */
 static void qre_deliver_all(struct qre_work *w, const u8 *payload, size_t size)
 {
@@ -273,6 +294,8 @@ static void qre_deliver_all(struct qre_work *w, const u8 *payload, size_t size)
 	struct qre_frame f;
 
 	while (qre_frame_read(&at, payload + size, &f) > 0) {
+		if (f.kind == QRE_FRAME_DATAGRAM_PART && w->session->joiner)
+			qre_deliver_part(w, f.datagram.data, f.datagram.size);
 		if (f.kind != QRE_FRAME_DATAGRAM)
 			continue;
 		if (last) {
@@ -286,7 +309,10 @@ static void qre_deliver_all(struct qre_work *w, const u8 *payload, size_t size)
 		last = f.datagram.data;
 		last_size = f.datagram.size;
 	}
-	qre_deliver_last(w, last, last_size);
+	if (last)
+		qre_deliver_last(w, last, last_size);
+	else
+		qre_plain_give(w);
 }
 
 /* --- packets that opened --- */

@@ -559,7 +559,7 @@ static u8 *qre_batch_packet(struct qre_batch *b, const struct qre_key *key, u64 
 static int qre_batch_add(struct qre_batch *b, const struct qre_key *key, u64 number,
 			 const struct qre_inner *inner, const u8 *ack, unsigned int ack_size)
 {
-	unsigned int size = inner->headers + inner->size, total;
+	unsigned int size = qre_inner_size(inner), total;
 	u8 *to;
 
 	total = qre_header_size(b) + ack_size + QRE_DATAGRAM_HEAD + size + QRE_TAG_SIZE;
@@ -571,13 +571,13 @@ static int qre_batch_add(struct qre_batch *b, const struct qre_key *key, u64 num
 		return b->count ? -EAGAIN : -ENOMEM;
 	memcpy(to, ack, ack_size);
 	to += ack_size;
-	*to++ = 0x30; /* DATAGRAM to the end of the packet, quarter stream 0, context 0 */
+	*to++ = 0x30; /* DATAGRAM to the end of the packet, quarter stream 0 */
 	*to++ = 0;
-	*to++ = 0;
+	*to++ = inner->total ? QRE_SPLIT_CONTEXT : 0;
 	if (unlikely(qre_inner_put(inner, to)))
 		b->failed = true;
-	b->inner_bytes += size;
-	b->inner_packets++;
+	b->inner_bytes += inner->headers + inner->size;
+	b->inner_packets += !inner->total || !inner->from;
 	return 0;
 }
 
@@ -646,13 +646,37 @@ static void qre_sending_end(struct qre_sending *to)
 	qre_key_put(to->numbers.key);
 }
 
-/* Inner packets, a list of @count that is consumed. Bottom halves are off, under RCU. */
+/* A packet in two, the first as large as it can be: not before its checksum is finished. */
+static void qre_sending_split(struct qre_sending *to, struct sk_buff *skb, unsigned int limit)
+{
+	struct qre_inner inner = {
+		.skb = skb,
+		.total = skb->len,
+		.size = limit - QRE_PART_HEAD,
+		.number = atomic_inc_return(&to->session->split),
+	};
+
+	if (unlikely(skb->ip_summed == CHECKSUM_PARTIAL && skb_checksum_help(skb))) {
+		to->number += 2;
+		qre_count_unsent(to->session);
+		return;
+	}
+	qre_sending_add(to, &inner, NULL, 0);
+	inner.from = inner.size;
+	inner.size = inner.total - inner.from;
+	qre_sending_add(to, &inner, NULL, 0);
+}
+
+/* Inner packets, a list of @count that is consumed; those above @limit in two. Bottom halves are
+ * off, under RCU. */
 static void qre_send_list(struct qre_session *s, struct sk_buff *list, unsigned int count,
-			  const u8 *ack, unsigned int ack_size)
+			  unsigned int limit, const u8 *ack, unsigned int ack_size)
 {
 	struct sk_buff *skb, *next;
 	struct qre_sending to;
 
+	for (skb = list; skb; skb = skb->next)
+		count += skb->len > limit;
 	if (unlikely(!qre_sending_begin(&to, s, count))) {
 		kfree_skb_list(list);
 		return;
@@ -662,7 +686,10 @@ static void qre_send_list(struct qre_session *s, struct sk_buff *list, unsigned 
 
 		skb_mark_not_on_list(skb);
 		/* The ACK rides on the last one. */
-		qre_sending_add(&to, &inner, ack, next ? 0 : ack_size);
+		if (likely(skb->len <= limit))
+			qre_sending_add(&to, &inner, ack, next ? 0 : ack_size);
+		else
+			qre_sending_split(&to, skb, limit);
 		napi_consume_skb(skb, 1);
 	}
 	qre_sending_end(&to);
@@ -792,7 +819,7 @@ netdev_tx_t qre_xmit(struct sk_buff *skb, struct net_device *dev)
 		drop = QRE_DROP_NO_MEMORY;
 		goto dropped;
 	}
-	qre_send_list(s, list, count, ack, ack_size);
+	qre_send_list(s, list, count, fit.limit, ack, ack_size);
 	qre_sent_datagrams(s);
 	rcu_read_unlock();
 	return NETDEV_TX_OK;

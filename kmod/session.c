@@ -230,6 +230,7 @@ static void qre_session_free(struct work_struct *work)
 	for (i = 0; i < QRE_CONTROLS_MAX; i++)
 		kfree(s->controls[i].frames);
 	kfree(s->close_packet);
+	qre_joiner_free(s->joiner);
 	kfree(s->allowed);
 	kvfree(s->allowed_entries);
 	dst_cache_destroy(&s->dst);
@@ -448,6 +449,8 @@ static void qre_session_values(struct qre_session *s, const struct qre_session_p
 		s->client ? 0 : max_t(u64, p->sequence, 1); /* whoever installs it may not say */
 	s->rx_cid_size = s->client ? p->client_cid.length : p->cid.length;
 	s->max_payload = min_t(u16, p->max_udp_payload, QRE_UDP_PAYLOAD_MAX);
+	s->usual_payload = p->usual_payload;
+	s->splits = s->client && p->splits;
 	s->endpoint = p->endpoint;
 	s->has_endpoint = p->has_endpoint;
 	s->peer.ip = p->endpoint.peer_ip;
@@ -515,14 +518,18 @@ static bool qre_wants_ipv6(const struct qre_session_params *p)
 	return false;
 }
 
-/* The smallest payload that holds the smallest packet that every IPv6 link must take. */
+/* The smallest payload that holds the smallest packet that every IPv6 link must take, or half of
+ * it. */
 static unsigned int qre_ipv6_payload(const struct qre_device *qdev,
 				     const struct qre_session_params *p)
 {
 	bool client = qdev->config.role == QRE_ROLE_CLIENT;
+	unsigned int least = IPV6_MIN_MTU;
 
+	if (client && p->splits)
+		least = QRE_PART_HEAD + IPV6_MIN_MTU / 2;
 	return 1 + (client ? p->cid.length : p->client_cid.length) + QRE_NUMBER_SIZE +
-	       QRE_DATAGRAM_HEAD + IPV6_MIN_MTU + QRE_TAG_SIZE;
+	       QRE_DATAGRAM_HEAD + least + QRE_TAG_SIZE;
 }
 
 static int qre_session_checks(struct qre_device *qdev, const struct qre_session_params *p,
@@ -586,6 +593,11 @@ static struct qre_session *qre_session_new(struct qre_device *qdev,
 	s->counters = __netdev_alloc_pcpu_stats(struct qre_session_counters, GFP_KERNEL_ACCOUNT);
 	if (!s->counters || dst_cache_init(&s->dst, GFP_KERNEL_ACCOUNT))
 		goto free;
+	if (p->splits && !s->client) {
+		s->joiner = qre_joiner_new();
+		if (!s->joiner)
+			goto free;
+	}
 	if (p->allowed_ip_count) {
 		s->allowed = kmemdup(p->allowed_ips, p->allowed_ip_count * sizeof(*s->allowed),
 				     GFP_KERNEL_ACCOUNT);
@@ -910,6 +922,8 @@ void qre_session_tell(struct qre_session *s, struct qre_session_info *info)
 	info->confirmed = s->confirmed;
 	info->udp_payload = s->path_mtu.size;
 	info->inner_mtu = s->mtu.inner;
+	info->inner_mtu_ipv6 = qre_mtu_carries_ipv6(s);
+	info->inner_mtu_in_two = qre_mtu_in_two(s, s->mtu.inner);
 	info->key_epoch = s->epoch;
 	info->rx_number = s->window.any ? s->window.highest : 0;
 	info->endpoint.peer_ip = s->peer.ip;

@@ -16,6 +16,7 @@
 #include "ackwin.h"
 #include "control.h"
 #include "ecn.h"
+#include "joiner.h"
 #include "key.h"
 #include "migrate.h"
 #include "mtu.h"
@@ -51,8 +52,12 @@ struct qre_session {
 	struct qre_cid tx_cid; /* written under lock and tx_lock */
 	bool has_reset_token;  /* of tx_cid; written under lock */
 	struct qre_mtu mtu;
-	u16 max_payload;     /* largest UDP payload that the peer takes */
-	union qre_peer peer; /* written under lock and tx_lock */
+	u16 max_payload;	   /* largest UDP payload that the peer takes */
+	u16 usual_payload;	   /* what inner packets travel in, but IPv6 that needs more */
+	bool splits;		   /* of a client: sends in two what is larger */
+	atomic_t split;		   /* the last packet in two */
+	struct qre_joiner *joiner; /* of a server whose client may do so; NULL: may not */
+	union qre_peer peer;	   /* written under lock and tx_lock */
 	__be32 local_ip;
 	__be32 source; /* that the last packet left with; written under lock */
 	struct crypto_cipher *tx_hp, *rx_hp;
@@ -193,6 +198,8 @@ struct qre_session_params {
 	u8 ack_delay_exponent; /* default 3 */
 	u16 max_ack_delay_ms;  /* default 25 */
 	u16 max_udp_payload;   /* default QRE_UDP_PAYLOAD_MAX */
+	u16 usual_payload;     /* default max_udp_payload */
+	bool splits;
 	bool has_reset_token;
 	u8 reset_token[QRE_RESET_TOKEN_SIZE];
 	u64 rekey_after; /* default QRE_REKEY_AFTER_PACKETS */
@@ -223,6 +230,7 @@ struct qre_session_info {
 	bool confirmed;
 	u64 key_epoch, packet_number, rx_number;
 	u16 udp_payload, inner_mtu; /* the largest that the path takes, as far as it is known */
+	u16 inner_mtu_ipv6, inner_mtu_in_two; /* 0: none */
 	struct qre_endpoint endpoint;
 	bool has_endpoint;
 	u64 age_ms, last_receive_ms;

@@ -106,7 +106,8 @@ enum qre_drop {
 	QRE_DROP_TTL_EXPIRED = 17,  /* RFC 9484 section 7.1 */
 	QRE_DROP_FRAMES_LIMIT = 18, /* more frames for user space than the rate limit allows */
 	QRE_DROP_IPV6_REFUSED = 19, /* transmit: the path takes less than IPv6 needs */
-	QRE_DROP_STRAY = 20, /* a stranger's with our CID, above the rate that is passed on */
+	QRE_DROP_STRAY = 20,	  /* a stranger's with our CID, above the rate that is passed on */
+	QRE_DROP_PART_ALONE = 21, /* half of a packet: the other one did not come */
 	__QRE_DROP_MAX,
 };
 #define QRE_DROP_MAX (__QRE_DROP_MAX - 1)
@@ -238,6 +239,13 @@ enum qre_attr {
 	QRE_A_SILENT = 85, /* u8, of a client: as SESSION_SILENT and SESSION_ANSWERS told last */
 	QRE_A_PROVEN_PAYLOAD = 86, /* u16: a UDP payload that the handshake sent and that arrived */
 	QRE_A_PROVEN_AGO_MS = 87,  /* u64: how long ago it was sent; at most 3600000 */
+	QRE_A_SPLITS = 88, /* flag: the client sends a packet that is too large for one datagram in
+			      two, and the server joins them */
+	QRE_A_USUAL_PAYLOAD = 89,    /* u16: what inner packets travel in, where more is allowed for
+					IPv6 that needs it; absent: as MAX_UDP_PAYLOAD */
+	QRE_A_INNER_MTU_IPV6 = 90,   /* u16: INNER_MTU of IPv6 inside; 0: the path is too narrow */
+	QRE_A_INNER_MTU_IN_TWO = 91, /* u16: the largest inner packet that is sent in two datagrams;
+					0: none is */
 	__QRE_A_MAX,
 };
 #define QRE_A_MAX (__QRE_A_MAX - 1)

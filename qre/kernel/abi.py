@@ -103,6 +103,7 @@ class Drop(enum.IntEnum):
     FRAMES_LIMIT = 18
     IPV6_REFUSED = 19
     STRAY = 20
+    PART_ALONE = 21
 
 
 class QreCommand(enum.IntEnum):
@@ -216,6 +217,10 @@ class Attribute(enum.IntEnum):
     SILENT = 85
     PROVEN_PAYLOAD = 86
     PROVEN_AGO_MS = 87
+    SPLITS = 88
+    USUAL_PAYLOAD = 89
+    INNER_MTU_IPV6 = 90
+    INNER_MTU_IN_TWO = 91
 
 
 #: struct qre_allowed_ip: family (4 or 6), prefix length, two reserved bytes, address (IPv4: the first four).

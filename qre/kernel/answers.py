@@ -195,6 +195,8 @@ def session_untrusted(fields: Fields) -> KernelSession:
         cids=fields.cids(Attribute.CIDS, abi.SESSION_CIDS_MAX),
         path_mtu=fields.u16(Attribute.PATH_MTU),
         inner_mtu=fields.u16(Attribute.INNER_MTU),
+        inner_mtu_ipv6=fields.u16(Attribute.INNER_MTU_IPV6),
+        inner_mtu_in_two=fields.u16(Attribute.INNER_MTU_IN_TWO) or None,
         unanswered_ms=fields.u64(Attribute.UNANSWERED_MS),
     )
     return KernelSession(

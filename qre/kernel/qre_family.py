@@ -50,7 +50,8 @@ _HEADERS: Final = _NETLINK_HEADER + _GENERIC.size
 
 # <linux/genetlink.h>: the family that knows all families.
 _CTRL_ID, _CTRL_VERSION, _CTRL_CMD_GETFAMILY = 16, 2, 3
-_CTRL_ATTR_FAMILY_ID, _CTRL_ATTR_FAMILY_NAME, _CTRL_ATTR_VERSION, _CTRL_ATTR_MCAST_GROUPS = 1, 2, 3, 7
+_CTRL_ATTR_FAMILY_ID, _CTRL_ATTR_FAMILY_NAME, _CTRL_ATTR_VERSION, _CTRL_ATTR_MAXATTR = 1, 2, 3, 5
+_CTRL_ATTR_MCAST_GROUPS = 7
 _CTRL_ATTR_MCAST_GRP_NAME, _CTRL_ATTR_MCAST_GRP_ID = 1, 2
 
 _ROLES: Final = {Role.SERVER: abi.KernelRole.SERVER, Role.CLIENT: abi.KernelRole.CLIENT}
@@ -80,9 +81,11 @@ class DeviceSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Family(msgspec.Struct, frozen=True, kw_only=True):
-    """The kernel's numbers of the family and its groups."""
+    """The kernel's numbers of the family and its groups, and its highest attribute: a module that was loaded before
+    an update knows fewer than ``abi``."""
 
     number: int
+    attributes: int
     groups: dict[str, int]
 
 
@@ -118,6 +121,9 @@ def install_request(install: SessionInstall, socket_fd: int | None = None) -> Re
         request.put(Attribute.RESET_TOKEN, install.reset_token)
     request.u64(Attribute.REKEY_AFTER, install.rekey_after_packets)
     request.u64(Attribute.SEQUENCE, install.cid_sequence)
+    request.flag(Attribute.SPLITS, install.splits)
+    if install.usual_payload < install.max_datagram_payload:
+        request.u16(Attribute.USUAL_PAYLOAD, install.usual_payload)
     if socket_fd is not None:
         request.u32(Attribute.FD, socket_fd)
     return request
@@ -181,6 +187,11 @@ class Qre:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @property
+    def splits(self) -> bool:
+        """Whether it sends and joins packets in two datagrams."""
+        return self.family.attributes >= Attribute.USUAL_PAYLOAD
 
     # --- devices ---
 
@@ -427,7 +438,8 @@ def _family_untrusted(message: bytes) -> tuple[Family, int]:
         name = group.get(_CTRL_ATTR_MCAST_GRP_NAME, b"").rstrip(b"\0").decode("ascii", "replace")
         groups[name] = _integer(group, _CTRL_ATTR_MCAST_GRP_ID, 4)
     number = _integer(fields, _CTRL_ATTR_FAMILY_ID, 2)
-    return Family(number=number, groups=groups), _integer(fields, _CTRL_ATTR_VERSION, 4)
+    attributes = _integer(fields, _CTRL_ATTR_MAXATTR, 4)
+    return Family(number=number, attributes=attributes, groups=groups), _integer(fields, _CTRL_ATTR_VERSION, 4)
 
 
 def _integer(fields: dict[int, bytes], kind: int, size: int) -> int:

@@ -15,6 +15,7 @@ import qre
 from qre.addresses import closed_beside
 from qre.config.model import ClientSection, GlobalConfig, Profile
 from qre.dest_profile import DestProfile
+from qre.device.kernel_module import module_splits
 from qre.ends import Dataplane, EndpointOrder, Role
 from qre.ipc.messages import ServerAddress, WorkerConfig
 from qre.profile_secrets import KnownClient, ProfileSecrets, ServerKey
@@ -55,6 +56,7 @@ def worker_config(
         closed=closed_beside(profile.routes, profile.leak_protection),
         server_name=(profile.server or profile.client or _none(profile)).server_name,
         user_dataplane=dataplane is not Dataplane.KERNEL,
+        splits=dataplane is not Dataplane.KERNEL or module_splits(),
         routed_cid_len=config.routed_cid_len,
         dest_profile_ttl_ms=config.dest_profile_ttl_ms,
         when_dest_is_down=config.when_dest_is_down,
@@ -85,12 +87,11 @@ def worker_config(
         )
     if endpoint is None:
         _none(profile)
-    others = (each.endpoint for each in profile.other_servers)
     return msgspec.structs.replace(
         made,
         endpoint_host=endpoint.host,
         endpoint_port=endpoint.port,
-        others=tuple(ServerAddress(host=each.host, port=each.port) for each in others),
+        others=tuple(ServerAddress(host=it.endpoint.host, port=it.endpoint.port) for it in profile.other_servers),
         endpoint_order=profile.client.endpoint_order if profile.client is not None else EndpointOrder.LISTED,
     )
 

@@ -72,6 +72,7 @@ static void check_frame(const struct qre_frame *f)
 		write_ack(f, ranges, count);
 		break;
 	case QRE_FRAME_DATAGRAM:
+	case QRE_FRAME_DATAGRAM_PART:
 	case QRE_FRAME_DATAGRAM_UNKNOWN:
 		check_inside(f, f->datagram.data, f->datagram.size);
 		check(f->datagram.data + f->datagram.size == f->raw + f->raw_size);
@@ -102,6 +103,7 @@ static void check_content(const u8 *data, size_t size, bool whole)
 		.client = size & 1,
 		.gives_cids = size & 2,
 		.takes_cids = size & 4,
+		.splits = size & 16,
 		.issued = size & 8 ? QRE_VARINT_MAX : 1,
 	};
 	struct qre_content c;

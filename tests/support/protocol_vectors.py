@@ -48,7 +48,7 @@ class JoiningServer(ServerHandshake):
     """Whose data plane joins packets in two datagrams."""
 
     def __init__(self, **arguments: Any) -> None:
-        super().__init__(**arguments | {"in_kernel": False})
+        super().__init__(**arguments | {"joins": True})
 
 
 def large_echo() -> bytes:

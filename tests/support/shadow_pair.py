@@ -31,7 +31,7 @@ class ShadowPair(Pair):
     farewells: list[bytes] = field(default_factory=list)
     passed: int = 0
     routed_cid_len: int = LIKE_DEST
-    in_kernel: bool = False
+    joins: bool = True
     followed: bool = True
 
     def __post_init__(self) -> None:
@@ -74,7 +74,7 @@ class ShadowPair(Pair):
                 now=self.now,
                 random=self.chance.randbytes,
                 client_cid=long_header_source_cid(datagram),
-                in_kernel=self.in_kernel,
+                joins=self.joins,
             )
             for earlier in self._first_flight:
                 self.server.datagram_received(earlier, CLIENT, self.now)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from qre.errors import UntrustedInputError
 from qre.wire.ackwin import MAX_ACK_RANGES, MAX_RANGES, ReceivedNumbers
-from qre.wire.datagram import DATAGRAM_HEAD
+from qre.wire.datagram import DATAGRAM_HEAD, SPLIT_HEAD
 from qre.wire.frames import (
     FRAME_ENCODING_ERROR,
     MAX_ACK_RANGES_READ,
@@ -75,6 +75,8 @@ def sorted_by_kernel(codec: KernelCodec, data: bytes) -> Payload | None:
                 found.acks.append(Ack(frame.ranges, frame.values[0], frame.ecn))
             case "DATAGRAM":
                 found.datagrams.append(DATAGRAM_HEAD + frame.data)
+            case "DATAGRAM_PART":
+                found.datagrams.append(SPLIT_HEAD + frame.data)
             case "DATAGRAM_UNKNOWN":
                 found.unknown_datagrams += 1
             case "PATH_CHALLENGE":
@@ -106,15 +108,10 @@ ANYBODY = Sender(client=False, gives_cids=True, takes_cids=True, issued=MAX_VARI
 
 
 def sorted_by_python(data: bytes, sender: Sender) -> Payload | None:
-    """The module does not know the context of packets in two datagrams."""
     try:
-        found = parse_payload_untrusted(data, sender)
+        return parse_payload_untrusted(data, sender)
     except UntrustedInputError:
         return None
-    whole = [datagram for datagram in found.datagrams if datagram.startswith(DATAGRAM_HEAD)]
-    found.unknown_datagrams += len(found.datagrams) - len(whole)
-    found.datagrams = whole
-    return found
 
 
 SENDERS = (
@@ -136,6 +133,10 @@ def check_content_is_alike(codec: KernelCodec, data: bytes, sender: Sender) -> N
     assert kernel.challenge == b"".join(python.challenges[-1:])
     assert kernel.passed == b"".join(python.passed)
     assert (kernel.unknown, kernel.datagrams) == (python.unknown_datagrams, bool(python.datagrams))
+    parts = sum(datagram.startswith(SPLIT_HEAD) for datagram in python.datagrams)
+    unexpected = codec.content(sender, data, splits=False)
+    assert unexpected.unknown == python.unknown_datagrams + parts
+    assert unexpected.datagrams == (len(python.datagrams) > parts)
     assert (kernel.eliciting, kernel.only_probing) == (python.eliciting, python.probing_only)
 
 

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from ipaddress import ip_network
 
+import msgspec
 import pytest
 
 import qre.kernel.qre_family
@@ -50,6 +51,7 @@ class FakeKernel:
         self.answers: list[Request] = []
         self.refusal: tuple[int, ExtendedAck] | None = None
         self.version = abi.GENL_VERSION
+        self.attributes = int(max(Attribute))
         self.loaded = True
         self.closed = False
 
@@ -76,6 +78,7 @@ class FakeKernel:
             + encode_attribute(2, b"qre\0")
             + encode_attribute(1, struct.pack("=H", FAMILY))
             + encode_attribute(3, struct.pack("=I", self.version))
+            + encode_attribute(5, struct.pack("=I", self.attributes))
             + encode_attribute(7, encode_attribute(1, group))
         )
 
@@ -110,6 +113,24 @@ def test_a_module_of_another_version_is_refused(fake: FakeKernel) -> None:
         Qre()
 
 
+def test_a_module_of_before_packets_in_two_datagrams_is_known_by_its_attributes(fake: FakeKernel) -> None:
+    with Qre() as client:
+        assert client.splits
+    fake.attributes = Attribute.PROVEN_AGO_MS
+    with Qre() as client:
+        assert not client.splits
+
+
+def test_an_install_says_what_a_client_sends_packets_in(fake: FakeKernel) -> None:
+    made = msgspec.structs.replace(INSTALL, usual_payload=1250, splits=True)
+    Qre().session_install("qre0", made)
+    Qre().session_install("qre0", msgspec.structs.replace(made, max_datagram_payload=1250))
+    (_, larger, _), (_, same, _) = fake.asked
+    assert larger[Attribute.USUAL_PAYLOAD] == same[Attribute.MAX_UDP_PAYLOAD] == (1250).to_bytes(2, sys.byteorder)
+    assert larger[Attribute.SPLITS] == same[Attribute.SPLITS] == b""
+    assert Attribute.USUAL_PAYLOAD not in same
+
+
 def test_an_install_says_everything_that_a_session_is(fake: FakeKernel) -> None:
     Qre().session_install("qre0", INSTALL, 9)
     ((command, given, _),) = fake.asked
@@ -128,6 +149,7 @@ def test_an_install_says_everything_that_a_session_is(fake: FakeKernel) -> None:
     assert given[Attribute.PACKET_NUMBER] == (65_536).to_bytes(8, sys.byteorder)
     assert Attribute.ROLE not in given
     assert Attribute.RESET_TOKEN not in given
+    assert not {Attribute.SPLITS, Attribute.USUAL_PAYLOAD} & given.keys()
 
 
 def test_an_update_says_keys_and_epoch_and_no_packet_number_that_it_does_not_know(fake: FakeKernel) -> None:

@@ -322,11 +322,11 @@ def test_without_an_offer_ipv4_stays_below_a_browsers_size_and_ipv6_has_what_it_
 # --- negotiated ---
 
 
-class InKernel(ServerHandshake):
-    """Whose sessions are for qre.ko."""
+class JoinsNothing(ServerHandshake):
+    """Whose sessions are for a qre.ko of an earlier version."""
 
     def __init__(self, **arguments: Any) -> None:
-        super().__init__(in_kernel=True, **arguments)
+        super().__init__(**arguments | {"joins": False})
 
 
 def negotiated(pair: Pair) -> tuple[bool, bool]:
@@ -338,7 +338,7 @@ def negotiated(pair: Pair) -> tuple[bool, bool]:
 
 def test_a_client_splits_for_a_server_whose_data_plane_joins() -> None:
     assert negotiated(Pair()) == (True, True)
-    assert negotiated(Pair(server_kind=InKernel)) == (False, False)
+    assert negotiated(Pair(server_kind=JoinsNothing)) == (False, False)
 
 
 @pytest.mark.parametrize("end", [http3, connect_ip], ids=["client", "server"])
@@ -356,20 +356,21 @@ def record(role: Role, *, splits: bool, ipv6: bool = False) -> SessionRecord:
     return SessionRecord(role, replace(handed_over, splits=splits, addresses=addresses), UNDERLAY)
 
 
+@pytest.mark.parametrize("in_kernel", [False, True], ids=["user plane", "qre.ko"])
 @pytest.mark.parametrize(
-    ("splits", "ipv6", "in_kernel", "sizes"),
+    ("splits", "ipv6", "able", "sizes"),
     [
-        (True, True, False, (1250, 1250, True)),
-        (False, False, False, (1250, 1250, False)),
-        (False, True, False, (1472, 1250, False)),
-        (True, True, True, (1472, 1472, False)),
+        (True, True, True, (1250, 1250, True)),
+        (False, False, True, (1250, 1250, False)),
+        (False, True, True, (1472, 1250, False)),
+        (True, True, False, (1472, 1472, False)),
     ],
-    ids=["joined", "IPv4 alone", "IPv6 not joined", "qre.ko"],
+    ids=["joined", "IPv4 alone", "IPv6 not joined", "an old module"],
 )
-def test_a_clients_sizes_are_a_browsers_unless_ipv6_or_qre_ko_needs_others(
-    splits: bool, ipv6: bool, in_kernel: bool, sizes: tuple[int, int, bool]
+def test_a_clients_sizes_are_a_browsers_unless_ipv6_or_an_old_module_needs_others(
+    splits: bool, ipv6: bool, able: bool, sizes: tuple[int, int, bool], in_kernel: bool
 ) -> None:
-    settings_ = Settings(0, 0, 0, 0, in_kernel=in_kernel)
+    settings_ = Settings(0, 0, 0, 0, in_kernel=in_kernel, splits=able)
     made = installation(record(C, splits=splits, ipv6=ipv6), settings_, 1)
     assert (made.max_datagram_payload, made.usual_payload, made.splits) == sizes
     served = installation(record(S, splits=splits, ipv6=ipv6), settings_, 1)

@@ -52,11 +52,12 @@ def test_the_tunnel_runs_on_the_module_and_is_shown(daemons: Vm) -> None:
         + """
         $B ping -c 5 -i 0.2 -W 5 -q 10.77.0.1
         $A ping -c 5 -i 0.2 -W 5 -q 10.77.0.2
+        $B ping -M do -s 1300 -c 5 -i 0.2 -W 5 -q 10.77.0.1
         $B timeout 100 iperf3 -c 10.77.0.1 -n 1M -f m
         """,
         SLOW,
     )
-    assert printed.count(" 0% packet loss") == 2, printed
+    assert printed.count(" 0% packet loss") == 3, printed
     server, client = shown(daemons, "a"), shown(daemons, "b")
     for device in (server, client):
         assert device["dataplane"] == "kernel" and device["up"]
@@ -64,6 +65,7 @@ def test_the_tunnel_runs_on_the_module_and_is_shown(daemons: Vm) -> None:
         assert session["state"] == "established"
         for name in ("rx_packets", "tx_packets", "rx_bytes", "tx_bytes"):
             assert session[name] == device["counters"][name] > 0
+    assert client["sessions"][0]["inner_mtu_in_two"] == 1500, "a browser's size is the limit"
     assert client["sessions"][0]["tx_packets"] == server["sessions"][0]["rx_packets"] > 400
     assert client["sessions"][0]["tx_bytes"] == server["sessions"][0]["rx_bytes"] > 500_000
     assert client["sessions"][0]["rx_packets"] == server["sessions"][0]["tx_packets"]
@@ -187,7 +189,9 @@ def judge(vm: Vm, epochs: int) -> None:
         for each in "ab":
             log.read((vm.share / f"secrets.{each}").read_bytes())
     (session_id,) = log.sessions
-    found = decrypt(log.sessions.values(), read_udp(vm.share / "capture"), 443)
+    datagrams = list(read_udp(vm.share / "capture"))
+    assert max(len(each.payload) for each in datagrams if each.destination[1] == 443) == 1250, "a browser's"
+    found = decrypt(log.sessions.values(), datagrams, 443)
     print(f"{found.packets} packets, {len(found.undecrypted)} not decrypted, {found.other_flows} of other flows")
     for direction in found.sent_by(session_id):
         assert direction.reused() == []

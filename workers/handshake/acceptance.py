@@ -144,7 +144,7 @@ class Acceptance:
     itself, ``over`` with each that has ended. ``imitate`` says whether Dest is down and is imitated; ``changed`` is
     called when the sessions have requests to send, ``complain`` with (key, line) for the log.
     ``turn_away`` says whether another machine with the client's profile is to stay connected.
-    ``steering`` is None where the data plane steers connection IDs itself, and joins no packets: qre.ko."""
+    ``steering`` is None where the data plane steers connection IDs itself: qre.ko."""
 
     private_key: bytes  # of which connection IDs are made; stays when that of the profile changes
     routed_cid_len: int
@@ -197,7 +197,7 @@ class Acceptance:
             random=os.urandom,
             shown=shown,
             client_cid=client_cid,
-            in_kernel=self.steering is None,
+            joins=self.sessions.settings.splits,
         )
 
     def _make_room(self, short_id: bytes) -> None:

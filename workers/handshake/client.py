@@ -60,6 +60,7 @@ _DRAINING: Final = (1.0, 2.0)
 #: While another machine with the same short id is connected (seconds).
 _TWIN_PAUSE: Final = (30.0, 45.0)
 _LARGE: Final = "IPv6 inside needs datagrams above a browser's 1,250 bytes: this server cannot join split packets"
+_OLD: Final = "datagrams are above a browser's 1,250 bytes: the loaded qre.ko is of an earlier version, reload it"
 
 
 class Client:
@@ -110,6 +111,7 @@ class Client:
             rekey_after_packets=config.rekey_after_packets,
             allowed_ips=config.allowed_ips,
             in_kernel=not config.user_dataplane,
+            splits=config.splits,
         )
 
     def _use_servers(self) -> None:
@@ -374,8 +376,8 @@ class Client:
     async def _attempt_on(self, server: KnownServer, address: Resolved, patience: float) -> bytes:
         number, source = await self._new_socket(ip_address(address[1][0]), address[1][1])
         handed_over, local = await self._shake_hands(server, number, address[1], patience, source)
-        if handed_over.needs_large and self._context.config.user_dataplane:
-            self._context.limited("large", _LARGE)
+        if handed_over.needs_large or not self._context.config.splits:
+            self._context.limited("large", _LARGE if self._context.config.splits else _OLD)
         self._awaited.expect(handed_over.session_id, confirmed=False)
         self._sessions.install(handed_over, underlay_of(local, address[1]), socket_number=number)
         self.link.pump()

@@ -57,4 +57,5 @@ def session_settings(config: WorkerConfig, clients: Identities) -> Settings:
         rekey_after_packets=config.rekey_after_packets,
         behind=clients.behind,
         in_kernel=not config.user_dataplane,
+        splits=config.splits,
     )

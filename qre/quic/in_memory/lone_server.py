@@ -107,7 +107,7 @@ class LoneServer:
                 peer=self._client,
                 now=now,
                 random=self._random,
-                in_kernel=True,
+                joins=False,
             )
             for earlier in self._first_flight:
                 self._handshake.datagram_received(earlier, self._client, now)

@@ -85,8 +85,8 @@ class ServerHandshake:
     The datagrams that made the inspector say ``Authenticated`` are fed first, in order. ``random(n)`` gives n random
     bytes; ``now`` is monotonic, in seconds. ``client_cid``: the client's source CID; with it a living Dest is
     followed, without it Dest is imitated by what is known of it. A recorded visit is played with its probes of the
-    path's MTU: the data plane goes on behind the largest that arrived. ``in_kernel``: whether the session is for
-    qre.ko, which joins no packets that a client sends in two datagrams.
+    path's MTU: the data plane goes on behind the largest that arrived. ``joins``: whether the
+    session's data plane joins packets that a client sends in two datagrams.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class ServerHandshake:
         random: Callable[[int], bytes],
         shown: ShownByDest | None = None,
         client_cid: bytes | None = None,
-        in_kernel: bool = False,
+        joins: bool = True,
     ) -> None:
         self._short_id = authenticated.short_id
         self._server_name = authenticated.server_name
@@ -109,7 +109,7 @@ class ServerHandshake:
         self._stage = _Stage.HANDSHAKE
         self._events: deque[ServerEvent] = deque()
         self._addresses: tuple[Interface, ...] = ()
-        self._joins = not in_kernel
+        self._joins = joins
         self._connect_ip: ConnectIpServer | None = None
         self._closing = False
         self._now = now

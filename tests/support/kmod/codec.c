@@ -23,6 +23,7 @@ static const char *const kinds[] = {
 	[QRE_FRAME_PING] = "PING",
 	[QRE_FRAME_ACK] = "ACK",
 	[QRE_FRAME_DATAGRAM] = "DATAGRAM",
+	[QRE_FRAME_DATAGRAM_PART] = "DATAGRAM_PART",
 	[QRE_FRAME_DATAGRAM_UNKNOWN] = "DATAGRAM_UNKNOWN",
 	[QRE_FRAME_PATH_CHALLENGE] = "PATH_CHALLENGE",
 	[QRE_FRAME_PATH_RESPONSE] = "PATH_RESPONSE",
@@ -109,6 +110,7 @@ static void do_frames(void)
 				printf(" %" PRIu64 " %" PRIu64, range.first, range.last);
 			break;
 		case QRE_FRAME_DATAGRAM:
+		case QRE_FRAME_DATAGRAM_PART:
 		case QRE_FRAME_DATAGRAM_UNKNOWN:
 			say_bytes(f.datagram.data, f.datagram.size);
 			break;
@@ -133,7 +135,7 @@ static void do_frames(void)
 }
 
 /*
- * content CLIENT GIVES TAKES ISSUED BYTES: the error of the payload, or "0", the last challenge,
+ * content CLIENT GIVES TAKES SPLITS ISSUED BYTES: the error of the payload, or "0", the last challenge,
  * what is passed, and unknown DATAGRAMs, whether there are known ones, eliciting, probing.
  */
 static void do_content(void)
@@ -145,6 +147,7 @@ static void do_content(void)
 
 	from.gives_cids = number();
 	from.takes_cids = number();
+	from.splits = number();
 	from.issued = number();
 	data = bytes(&size);
 	qre_content_read(&c, &from, data, size);

@@ -145,9 +145,9 @@ class KernelCodec:
                 found.append(CodecFrame(kind, raw, b"".join(map(_unhex, rest))))
         return found
 
-    def content(self, sender: Sender, data: bytes) -> CodecContent:
-        """What the frames of a payload add up to."""
-        flags = map(int, (sender.client, sender.gives_cids, sender.takes_cids))
+    def content(self, sender: Sender, data: bytes, *, splits: bool = True) -> CodecContent:
+        """What the frames of a payload add up to. ``splits``: the sender may send packets in two datagrams."""
+        flags = map(int, (sender.client, sender.gives_cids, sender.takes_cids, splits))
         error, *rest = (self._ask("content", *flags, sender.issued, _hex(data)) or "").split()
         if int(error):
             return CodecContent(int(error))

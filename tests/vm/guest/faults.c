@@ -177,6 +177,8 @@ static bool varies(uint16_t type)
 	case QRE_A_MAP_SYNC_FAILURES:
 	case QRE_A_PATH_MTU:
 	case QRE_A_INNER_MTU:
+	case QRE_A_INNER_MTU_IPV6:
+	case QRE_A_INNER_MTU_IN_TWO:
 	case QRE_A_CONFIRMED:
 		return true;
 	}

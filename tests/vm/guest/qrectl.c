@@ -108,6 +108,10 @@ static const struct name {
 	{"Silent", QRE_A_SILENT, U8},
 	{"ProvenPayload", QRE_A_PROVEN_PAYLOAD, U16},
 	{"ProvenAgoMs", QRE_A_PROVEN_AGO_MS, U64},
+	{"Splits", QRE_A_SPLITS, FLAG},
+	{"UsualPayload", QRE_A_USUAL_PAYLOAD, U16},
+	{"InnerMtuIPv6", QRE_A_INNER_MTU_IPV6, U16},
+	{"InnerMtuInTwo", QRE_A_INNER_MTU_IN_TWO, U16},
 };
 
 static const struct {

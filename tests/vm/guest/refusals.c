@@ -83,6 +83,8 @@ static const struct field {
 	NAMED(ECN, "ECN", U8, 0, 3),
 	NAMED(PROVEN_PAYLOAD, "ProvenPayload", U16, 0, UINT16_MAX),
 	NAMED(PROVEN_AGO_MS, "ProvenAgoMs", U64, 0, 3600000),
+	NAMED(SPLITS, "Splits", FLAG, 0, 0),
+	NAMED(USUAL_PAYLOAD, "UsualPayload", U16, 640, UINT16_MAX),
 };
 
 #define SESSION_OPTIONAL                                                                           \
@@ -91,7 +93,7 @@ static const struct field {
 		QRE_A_PEER_IP, QRE_A_PEER_PORT, QRE_A_ALLOWED_IPS, QRE_A_SHORT_ID, QRE_A_HOLD,     \
 		QRE_A_IDLE_MS, QRE_A_KEEPALIVE_MS, QRE_A_ACK_DELAY_EXPONENT,                       \
 		QRE_A_MAX_ACK_DELAY_MS, QRE_A_MAX_UDP_PAYLOAD, QRE_A_RESET_TOKEN,                  \
-		QRE_A_REKEY_AFTER, QRE_A_SEQUENCE, QRE_A_FD
+		QRE_A_REKEY_AFTER, QRE_A_SEQUENCE, QRE_A_FD, QRE_A_SPLITS, QRE_A_USUAL_PAYLOAD
 
 static const struct command {
 	const char *name;

@@ -45,6 +45,9 @@ class Settings:
     allowed_ips: tuple[Network, ...] = ()  # client
     #: The data plane is qre.ko: sessions outlive every process, and none is installed twice.
     in_kernel: bool = False
+    #: The data plane sends and joins packets in two datagrams. An older qre.ko does not, nor keeps a client's to a
+    #: browser's size.
+    splits: bool = True
     #: Server: the networks of a client beside its granted addresses, by short id.
     behind: Callable[[bytes], tuple[Network, ...]] = lambda short_id: ()
 
@@ -199,7 +202,7 @@ def installation(record: SessionRecord, settings: Settings, id: int) -> SessionI
         idle_timeout_ms=settings.idle_timeout_ms,
         keepalive_ms=settings.keepalive_ms,
         rekey_after_packets=settings.rekey_after_packets,
-        splits=record.handed_over.splits and not settings.in_kernel,
+        splits=record.handed_over.splits and settings.splits,
         largest_payload=largest,
         usual_payload=usual,
     )
@@ -207,8 +210,8 @@ def installation(record: SessionRecord, settings: Settings, id: int) -> SessionI
 
 def _payloads(record: SessionRecord, settings: Settings) -> tuple[int, int]:
     """The largest UDP payload that this end sends, and the largest but for IPv6. A client's are a browser's, unless
-    IPv6 inside, whose 1,280 bytes do not fit one, cannot go in two. qre.ko looks for what the path takes."""
-    if record.role is Role.SERVER or settings.in_kernel:
+    IPv6 inside, whose 1,280 bytes do not fit one, cannot go in two."""
+    if record.role is Role.SERVER or not settings.splits:
         return MAX_UDP_PAYLOAD, MAX_UDP_PAYLOAD
     return MAX_UDP_PAYLOAD if record.handed_over.needs_large else BROWSER_UDP_PAYLOAD, BROWSER_UDP_PAYLOAD
 

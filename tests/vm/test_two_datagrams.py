@@ -17,7 +17,7 @@ from tests.support.guest_peer import GuestPeer
 from tests.support.inner_packets import udp
 from tests.support.vm import Vm
 
-pytestmark = [pytest.mark.timeout(900), pytest.mark.every_kernel]
+pytestmark = pytest.mark.timeout(900)
 LIBRARY = ". /tmp/library\n"
 BROWSER = 1250
 INSIDE = (bytes([10, 77, 0, 2]), bytes([10, 77, 0, 1]))
@@ -119,6 +119,7 @@ def test_a_stream_upward_has_smaller_segments_and_none_is_in_two(pair: Vm) -> No
     assert small < found[BROWSER] / 10, found
 
 
+@pytest.mark.every_kernel
 @pytest.mark.parametrize(("family", "address"), [("AF_INET", "10.77.0.1"), ("AF_INET6", "fd77::1")])
 def test_segments_of_a_super_packet_go_in_two_each(pair: Vm, family: str, address: str) -> None:
     printed = pair.check(LIBRARY + CAPTURED.format(sent=SEGMENTS.format(family=family, address=address)))

@@ -132,11 +132,21 @@ static void put_allowed(unsigned int place)
 	put(QRE_A_ALLOWED_IPS, ips, sizeof(ips));
 }
 
+/* A client's largest packets go in two. */
+static void put_sizes(unsigned int side)
+{
+	uint16_t payload = side ? 1250 : 1472;
+
+	put(QRE_A_MAX_UDP_PAYLOAD, &payload, sizeof(payload));
+	put(QRE_A_SPLITS, NULL, 0);
+}
+
 /* Less what differs from call to call. */
 static void begin_tried(unsigned int side, unsigned int place)
 {
 	begin_install(&sides[side].genl, side, 0, place, &sessions[place]);
 	put_keys(side, &sessions[place].next, true);
+	put_sizes(side);
 	put64(QRE_A_IDLE_MS, IDLE_MS);
 	put_allowed(place);
 }
@@ -803,6 +813,7 @@ static void begin_standing(void)
 		session_delete(side, TRIED);
 		set_address(side, 0);
 		begin_install(&sides[side].genl, side, 0, STANDING, &sessions[STANDING]);
+		put_sizes(side);
 		put_keys(side, &sessions[STANDING].next, true);
 		put64(QRE_A_IDLE_MS, IDLE_MS);
 		put_underlay(side, STANDING);

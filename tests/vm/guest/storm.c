@@ -182,6 +182,8 @@ static void install_end(unsigned int side, unsigned int place)
 	}
 	if (!below(8))
 		put(QRE_A_HOLD, NULL, 0);
+	if (below(2))
+		put(QRE_A_SPLITS, NULL, 0);
 	if (finish(&sides[side].genl, INSTALL))
 		return;
 	s->epoch[side] = 0;

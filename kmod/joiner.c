@@ -2,23 +2,29 @@
 /*
  * Joins packets that came in two datagrams. Parts wait for each other in their session's joiner and
  * arrive in any order. What a peer can make it keep is bounded: so many parts, of which the oldest
- * gives way, and none is joined that has waited for longer than a second. A part is joined with the
- * other one of the same identifier, the same length of the packet, and exactly the bytes that are
- * missing; where anything else has its identifier, the older one is given up.
+ * gives way, and none is joined that has waited for longer than a second, or for so many other
+ * packets that its identifier may come again. A part is joined with the other one of the same
+ * identifier, the same length of the packet, and exactly the bytes that are missing; where anything
+ * else has its identifier, the older one is given up.
  */
 #include <linux/jiffies.h>
 #include <linux/skbuff.h>
 #include <linux/slab.h>
 #include <linux/spinlock.h>
+#include <net/inet_ecn.h>
 #include "device.h"
 #include "joiner.h"
 
 #define QRE_PARTS_KEPT 32
 #define QRE_PART_WAITS HZ
+/* Identifiers behind the newest, which half the circle ahead of it are, too */
+#define QRE_PART_BEHIND 1024
+#define QRE_PART_AHEAD	0x8000
 
 struct qre_part {
 	u16 identifier, total, size;
 	bool second;
+	u8 ecn;
 	const u8 *bytes; /* of its own while it is kept */
 	unsigned long until;
 };
@@ -94,6 +100,24 @@ static bool qre_parts_fit(const struct qre_part *one, const struct qre_part *oth
 	       one->total == one->size + other->size && time_before(jiffies, one->until);
 }
 
+static void qre_part_give_up(struct qre_joiner *j, struct qre_device *qdev)
+{
+	kfree(qre_part_take(j, 0).bytes);
+	qre_count_drop(qdev, QRE_DROP_PART_ALONE, 1);
+}
+
+/* The oldest, when this one is of a packet much later. */
+static void qre_parts_forget(struct qre_joiner *j, struct qre_device *qdev, u16 identifier)
+{
+	while (j->count) {
+		u16 behind = identifier - j->kept[0].identifier;
+
+		if (behind < QRE_PART_BEHIND || behind >= QRE_PART_AHEAD)
+			return;
+		qre_part_give_up(j, qdev);
+	}
+}
+
 /* Keep it until the other one comes. */
 static void qre_part_keep(struct qre_joiner *j, struct qre_device *qdev, struct qre_part *part)
 {
@@ -103,17 +127,15 @@ static void qre_part_keep(struct qre_joiner *j, struct qre_device *qdev, struct 
 		qre_count_drop(qdev, QRE_DROP_NO_MEMORY, 1);
 		return;
 	}
-	if (j->count == QRE_PARTS_KEPT) {
-		kfree(qre_part_take(j, 0).bytes);
-		qre_count_drop(qdev, QRE_DROP_PART_ALONE, 1);
-	}
+	if (j->count == QRE_PARTS_KEPT)
+		qre_part_give_up(j, qdev);
 	part->bytes = bytes;
 	part->until = jiffies + QRE_PART_WAITS;
 	j->kept[j->count++] = *part;
 }
 
 struct sk_buff *qre_join(struct qre_joiner *j, struct qre_device *qdev, const u8 *content,
-			 size_t size)
+			 size_t size, u8 *ecn)
 {
 	struct sk_buff *packet = NULL;
 	struct qre_part part, kept;
@@ -123,7 +145,9 @@ struct sk_buff *qre_join(struct qre_joiner *j, struct qre_device *qdev, const u8
 		qre_count_drop(qdev, QRE_DROP_MALFORMED, 1);
 		return NULL;
 	}
+	part.ecn = *ecn;
 	spin_lock(&j->lock);
+	qre_parts_forget(j, qdev, part.identifier);
 	for (at = 0; at < j->count; at++)
 		if (j->kept[at].identifier == part.identifier)
 			break;
@@ -134,6 +158,8 @@ struct sk_buff *qre_join(struct qre_joiner *j, struct qre_device *qdev, const u8
 	kept = qre_part_take(j, at);
 	if (qre_parts_fit(&kept, &part)) {
 		packet = qre_parts_joined(&kept, &part);
+		if (kept.ecn == INET_ECN_CE) /* RFC 3168 section 5.3 */
+			*ecn = INET_ECN_CE;
 		if (!packet)
 			qre_count_drop(qdev, QRE_DROP_NO_MEMORY, 1);
 	} else {

@@ -23,9 +23,9 @@ struct sk_buff;
 /* Of one session. NULL: no memory */
 struct qre_joiner *qre_joiner_new(void);
 void qre_joiner_free(struct qre_joiner *j);
-/* A part of @size bytes arrived. The packet that it completes, of any bytes; NULL: none, and what
- * was dropped for it was counted. */
+/* A part of @size bytes arrived, with this codepoint. The packet that it completes, of any bytes,
+ * and in *@ecn that of both; NULL: none, and what was dropped for it was counted. */
 struct sk_buff *qre_join(struct qre_joiner *j, struct qre_device *qdev, const u8 *content,
-			 size_t size);
+			 size_t size, u8 *ecn);
 
 #endif

@@ -117,8 +117,10 @@ static u32 qre_mtu_srtt(const struct qre_session *s)
 
 void qre_mtu_begin(struct qre_session *s)
 {
+	bool first = s->path_mtu.state == QRE_PATHMTU_IDLE;
+
 	qre_pathmtu_begin(&s->path_mtu, qre_mtu_now(), qre_mtu_srtt(s));
-	if (s->client)
+	if (s->client && first) /* on the path of its hello */
 		qre_pathmtu_proven(&s->path_mtu, QRE_BROWSER_PAYLOAD, 0, qre_mtu_now());
 	qre_mtu_publish(s);
 	qre_control_arm(s, qre_mtu_at(s));

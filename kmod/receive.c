@@ -178,6 +178,7 @@ struct qre_inner_packet {
 	unsigned int transport;
 	u8 ecn;
 	bool ipv6;
+	bool joined; /* nothing but its checksum tells that both parts belong together */
 };
 
 /* Lengths as the header at @at says, of @room bytes at most. It is read byte by byte: it need not
@@ -187,6 +188,7 @@ static bool qre_inner_valid(struct qre_inner_packet *p, const u8 *at, unsigned i
 	unsigned int least;
 
 	p->at = at;
+	p->joined = false;
 	p->ipv6 = room && at[0] >> 4 == 6;
 	least = p->ipv6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr);
 	if (room < least || (!p->ipv6 && at[0] >> 4 != 4))
@@ -205,7 +207,7 @@ static bool qre_inner_valid(struct qre_inner_packet *p, const u8 *at, unsigned i
 
 /* Found out before anything is allocated: some sixty packets may lie in one. */
 static enum qre_drop qre_inner_check(struct qre_work *w, struct qre_inner_packet *p, const u8 *at,
-				     unsigned int room)
+				     unsigned int room, u8 ecn)
 {
 	if (unlikely(!qre_inner_valid(p, at, room)))
 		return QRE_DROP_BAD_PACKET;
@@ -215,7 +217,7 @@ static enum qre_drop qre_inner_check(struct qre_work *w, struct qre_inner_packet
 					   p->ipv6)))
 		return QRE_DROP_SOURCE_NOT_ALLOWED;
 	/* RFC 6040 section 4.2 */
-	if (unlikely(w->ecn == INET_ECN_CE && p->ecn == INET_ECN_NOT_ECT))
+	if (unlikely(ecn == INET_ECN_CE && p->ecn == INET_ECN_NOT_ECT))
 		return QRE_DROP_CONGESTION;
 	return QRE_DROP_UNSPEC;
 }
@@ -242,7 +244,7 @@ static void qre_deliver(struct qre_session *s, struct sk_buff *skb,
 	skb_set_transport_header(skb, p->transport);
 	INET_ECN_decapsulate(skb, ecn, p->ecn);
 	/* The AEAD verified every byte since the other end, which finished the checksums. */
-	skb->ip_summed = CHECKSUM_UNNECESSARY;
+	skb->ip_summed = unlikely(p->joined) ? CHECKSUM_NONE : CHECKSUM_UNNECESSARY;
 	skb->csum_level = ~0;
 	if (p->ipv6 ? ipv6_hdr(skb)->nexthdr == IPPROTO_TCP : ip_hdr(skb)->protocol == IPPROTO_TCP)
 		qre_clamp_mss(s, skb, p->ipv6);
@@ -254,7 +256,7 @@ static void qre_deliver(struct qre_session *s, struct sk_buff *skb,
 static void qre_deliver_last(struct qre_work *w, const u8 *at, unsigned int size)
 {
 	struct qre_inner_packet packet;
-	enum qre_drop drop = qre_inner_check(w, &packet, at, size);
+	enum qre_drop drop = qre_inner_check(w, &packet, at, size, w->ecn);
 
 	if (likely(drop == QRE_DROP_UNSPEC)) {
 		qre_deliver(w->session, qre_plain_skb(w, at, packet.size), &packet, w->ecn);
@@ -268,20 +270,22 @@ static void qre_deliver_last(struct qre_work *w, const u8 *at, unsigned int size
 static void qre_deliver_part(struct qre_work *w, const u8 *at, size_t size)
 {
 	struct qre_device *qdev = w->session->qdev;
-	struct sk_buff *skb = qre_join(w->session->joiner, qdev, at, size);
+	u8 ecn = w->ecn;
+	struct sk_buff *skb = qre_join(w->session->joiner, qdev, at, size, &ecn);
 	struct qre_inner_packet packet;
 	enum qre_drop drop;
 
 	if (!skb)
 		return;
-	drop = qre_inner_check(w, &packet, skb->data, skb->len);
+	drop = qre_inner_check(w, &packet, skb->data, skb->len, ecn);
+	packet.joined = true;
 	if (unlikely(drop != QRE_DROP_UNSPEC)) {
 		qre_count_drop(qdev, drop, 1);
 		kfree_skb(skb);
 		return;
 	}
 	skb_trim(skb, packet.size);
-	qre_deliver(w->session, skb, &packet, w->ecn);
+	qre_deliver(w->session, skb, &packet, ecn);
 }
 
 /* Consumes the plaintext, whose frames were found to be whole; some are DATAGRAMs. */
@@ -299,7 +303,7 @@ static void qre_deliver_all(struct qre_work *w, const u8 *payload, size_t size)
 		if (f.kind != QRE_FRAME_DATAGRAM)
 			continue;
 		if (last) {
-			drop = qre_inner_check(w, &packet, last, last_size);
+			drop = qre_inner_check(w, &packet, last, last_size, w->ecn);
 			if (drop == QRE_DROP_UNSPEC)
 				qre_deliver(w->session, qre_plain_copy(last, packet.size), &packet,
 					    w->ecn);

@@ -366,7 +366,7 @@ static void qre_batch_finish(struct qre_batch *b)
 	}
 	local_bh_disable();
 	rcu_read_lock();
-	if (b->inner_packets)
+	if (b->inner_bytes)
 		qre_count_session(s, false, b->inner_packets, b->inner_bytes);
 	qre_udp_send(s, skb, b->peer, b->ecn, b->count);
 	rcu_read_unlock();
@@ -675,8 +675,9 @@ static void qre_send_list(struct qre_session *s, struct sk_buff *list, unsigned 
 	struct sk_buff *skb, *next;
 	struct qre_sending to;
 
-	for (skb = list; skb; skb = skb->next)
-		count += skb->len > limit;
+	if (s->splits)
+		for (skb = list; skb; skb = skb->next)
+			count += skb->len > limit;
 	if (unlikely(!qre_sending_begin(&to, s, count))) {
 		kfree_skb_list(list);
 		return;
@@ -686,7 +687,7 @@ static void qre_send_list(struct qre_session *s, struct sk_buff *list, unsigned 
 
 		skb_mark_not_on_list(skb);
 		/* The ACK rides on the last one. */
-		if (likely(skb->len <= limit))
+		if (likely(skb->len <= limit || !s->splits))
 			qre_sending_add(&to, &inner, ack, next ? 0 : ack_size);
 		else
 			qre_sending_split(&to, skb, limit);

@@ -532,6 +532,11 @@ static unsigned int qre_ipv6_payload(const struct qre_device *qdev,
 	       QRE_DATAGRAM_HEAD + least + QRE_TAG_SIZE;
 }
 
+static unsigned int qre_payload_for_ipv6(const struct qre_session_params *p)
+{
+	return p->splits ? min(p->max_udp_payload, p->usual_payload) : p->max_udp_payload;
+}
+
 static int qre_session_checks(struct qre_device *qdev, const struct qre_session_params *p,
 			      struct netlink_ext_ack *extack)
 {
@@ -550,7 +555,7 @@ static int qre_session_checks(struct qre_device *qdev, const struct qre_session_
 		NL_SET_ERR_MSG(extack, "MaxUdpPayload is too small for a tunnel");
 		return -EINVAL;
 	}
-	if (qre_wants_ipv6(p) && p->max_udp_payload < qre_ipv6_payload(qdev, p)) {
+	if (qre_wants_ipv6(p) && qre_payload_for_ipv6(p) < qre_ipv6_payload(qdev, p)) {
 		NL_SET_ERR_MSG(extack,
 			       "AllowedIPs: MaxUdpPayload leaves less than the 1280 bytes of IPv6");
 		return -EINVAL;

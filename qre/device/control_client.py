@@ -5,6 +5,7 @@ The answer is bounded in size and time, and accepted only from root or from the 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -75,7 +76,8 @@ def ask_daemon(
         try:
             sock.connect(str(path))
             _check_peer(sock, path)
-            sock.sendall(json.dumps({"op": operation} | (told or {})).encode() + b"\n")
+            with contextlib.suppress(BrokenPipeError):  # it may have refused before it has read: then that is read
+                sock.sendall(json.dumps({"op": operation} | (told or {})).encode() + b"\n")
             line = _read_line(sock, deadline)
         except (FileNotFoundError, ConnectionRefusedError) as error:
             raise NoDaemonError(f"device {device}", "no daemon runs", f"see {path}") from error

@@ -371,3 +371,20 @@ def test_a_command_that_hangs_on_a_silent_daemon_ends(machine: Machine, monkeypa
         client.ask_daemon(machine.config, "qre0", "show", 0.3)
     assert time.monotonic() - started < PATIENCE
     listener.close()
+
+
+def test_what_a_busy_daemon_says_before_it_reads_is_heard(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    import qre.device.control_client as client
+
+    machine.config.runtime_dir.mkdir()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind(str(machine.config.runtime_dir / "qre0.sock"))
+        listener.listen()
+
+        def refuse_first(sock: socket.socket, path: Path) -> None:
+            with listener.accept()[0] as made:
+                made.sendall(b'{"ok": false, "error": "too many ask at once"}\n')
+
+        monkeypatch.setattr(client, "_check_peer", refuse_first)
+        with pytest.raises(client.DaemonRefusedError, match="too many ask at once"):
+            client.ask_daemon(machine.config, "qre0", "show", PATIENCE)

@@ -302,6 +302,20 @@ def test_a_server_joins_nothing_that_it_did_not_offer_and_a_client_nothing_at_al
         assert made.drops[other]["unknown-context"] == 2
 
 
+@pytest.mark.parametrize(
+    ("later", "joined"), [(1023, True), (1024, False), (0x7FFF, False), (0x8000, True), (0xFFFF, True)]
+)
+def test_a_part_is_given_up_before_its_identifier_can_come_again(later: int, joined: bool) -> None:
+    """Of two packets of one length, the first half of one and the second of the other: what a sender that has gone
+    round would make."""
+    made = Joined()
+    first, second = in_two(bytes([1]) * 1300, 7, 1000)
+    made.whole(first)
+    made.whole(in_two(bytes([2]) * 1300, (7 + later) & MAX_IDENTIFIER, 1000)[0])
+    assert (len(made.whole(second)) == 1) is joined
+    assert made.drops["part-alone"] == (not joined)
+
+
 def test_parts_behind_other_frames_are_joined_too() -> None:
     made = ends()
     one, two = in_two(udp(V4, bytes(1300)), 1, 1100)

@@ -2,9 +2,9 @@
 
 Parts wait for each other in one session's Joiner, never in another's, and arrive in any order. What a peer can make
 it keep is bounded: ``MOST_KEPT`` parts, of which the oldest gives way, and none is joined that has waited for
-``LONGEST_WAIT``. A part is joined with the other one of the same identifier, the same length of the packet, and
-exactly the bytes that are missing; where anything else has its identifier, the older one is given up. What comes out
-is not checked: it may be any bytes.
+``LONGEST_WAIT``, or for so many other packets that its identifier may come again. A part is joined with the other one
+of the same identifier, the same length of the packet, and exactly the bytes that are missing; where anything else has
+its identifier, the older one is given up. What comes out is not checked: it may be any bytes.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from qre.errors import UntrustedInputError
-from qre.wire.datagram import DATAGRAM_HEAD, SPLIT_CONTEXT, SPLIT_HEAD, Part, parse_part_untrusted
+from qre.wire.datagram import DATAGRAM_HEAD, MAX_IDENTIFIER, SPLIT_CONTEXT, SPLIT_HEAD, Part, parse_part_untrusted
 
 #: 32 parts of at most a datagram each: below 48 KB a session.
 MOST_KEPT: Final = 32
 #: Seconds: a few round trips.
 LONGEST_WAIT: Final = 1.0
+#: Identifiers behind the newest: a part is given up there, and is taken for one ahead from half the circle on.
+BEHIND: Final = range(1024, 0x8000)
 _CONTEXT: Final = len(SPLIT_HEAD) - 1
 
 
@@ -58,6 +60,7 @@ class Joiner:
         except UntrustedInputError:
             self._drops["malformed"] += 1
             return None
+        self._forget(part.identifier)
         kept = self._kept.pop(part.identifier, None)
         if kept is not None:
             if now < kept.until and _fit(kept.part, part):
@@ -65,10 +68,18 @@ class Joiner:
                 return b"".join((DATAGRAM_HEAD, first.data, second.data))
             self._drops["part-alone"] += 1
         elif len(self._kept) >= MOST_KEPT:
-            del self._kept[next(iter(self._kept))]
-            self._drops["part-alone"] += 1
+            self._give_up(next(iter(self._kept)))
         self._kept[part.identifier] = _Kept(part, now + LONGEST_WAIT)
         return None
+
+    def _forget(self, identifier: int) -> None:
+        """The oldest, when this one is of a packet much later."""
+        while self._kept and (identifier - (oldest := next(iter(self._kept)))) & MAX_IDENTIFIER in BEHIND:
+            self._give_up(oldest)
+
+    def _give_up(self, identifier: int) -> None:
+        del self._kept[identifier]
+        self._drops["part-alone"] += 1
 
 
 def _fit(one: Part, other: Part) -> bool:

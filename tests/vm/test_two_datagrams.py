@@ -199,12 +199,13 @@ def test_parts_are_kept_for_a_second_and_not_more_than_so_many(peers: Vm) -> Non
     packet = udp(INSIDE, bytes(1300))
     pairs = [in_two(packet, number, 1000) for number in range(MOST_KEPT + 3)]
     firsts, seconds = zip(*pairs, strict=True)
-    peer.says("\n".join(f"send 0 {part.hex()}" for part in (*firsts, *seconds[3:])) + "\nwait 300")
-    assert int(peer.session()["RxPackets"]) == MOST_KEPT
+    # The last ones alone are completed: a slow guest needs its second for all of them.
+    peer.says("\n".join(f"send 0 {part.hex()}" for part in (*firsts, *seconds[-2:])) + "\nwait 300")
+    assert int(peer.session()["RxPackets"]) == 2
     assert peer.drops() == {Drop.PART_ALONE: 3}
     one, two = in_two(packet, 999, 1000)
     peer.says(f"send 0 {one.hex()} 0 {65_536 + 200}\nwait 1300\nsend 0 {two.hex()} 0 {65_536 + 201}\nwait 300")
-    assert int(peer.session()["RxPackets"]) == MOST_KEPT
+    assert int(peer.session()["RxPackets"]) == 2
     assert peer.drops() == {Drop.PART_ALONE: 4}
 
 

@@ -34,9 +34,9 @@ enum qre_drop qre_check_outgoing(struct qre_session *s, struct sk_buff *skb, boo
  * @skb is the caller's still. Not of what is cut. */
 struct sk_buff *qre_segments(struct sk_buff *skb, const struct qre_fit *fit, unsigned int *count);
 
-/* One packet that leaves: all of @skb; where it has @headers, the segment of @size bytes of its
+/* One packet that leaves: all of @skb. Where it has @headers, the segment of @size bytes of its
  * data
- * @from there on, the @number'th; where it has a @total, the part of @size bytes @from there on of
+ * @from there on, the @number'th. Where it has a @total, the part of @size bytes @from there on of
  * the @number'th packet in two. */
 struct qre_inner {
 	struct sk_buff *skb;
@@ -54,6 +54,16 @@ static inline unsigned int qre_inner_size(const struct qre_inner *inner)
 static inline unsigned int qre_inner_headers(const struct sk_buff *skb)
 {
 	return skb_transport_offset(skb) + tcp_hdrlen(skb);
+}
+/* Empty, with room for a packet of @size bytes that arrived; NULL: no memory. */
+static inline struct sk_buff *qre_inner_room(unsigned int size)
+{
+	struct sk_buff *skb = __alloc_skb(NET_SKB_PAD + size, GFP_ATOMIC | __GFP_NOWARN,
+					  SKB_ALLOC_NAPI, NUMA_NO_NODE);
+
+	if (skb)
+		skb_reserve(skb, NET_SKB_PAD);
+	return skb;
 }
 /* A packet that came out of the tunnel: the segments that a SYN asks for are made to fit the way
  * back. */

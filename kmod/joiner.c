@@ -13,6 +13,7 @@
 #include <linux/spinlock.h>
 #include <net/inet_ecn.h>
 #include "device.h"
+#include "inner.h"
 #include "joiner.h"
 
 #define QRE_PARTS_KEPT 32
@@ -83,11 +84,9 @@ static struct sk_buff *qre_parts_joined(const struct qre_part *one, const struct
 {
 	const struct qre_part *first = one->second ? other : one;
 	const struct qre_part *second = one->second ? one : other;
-	struct sk_buff *skb = __alloc_skb(NET_SKB_PAD + one->total, GFP_ATOMIC | __GFP_NOWARN,
-					  SKB_ALLOC_NAPI, NUMA_NO_NODE);
+	struct sk_buff *skb = qre_inner_room(one->total);
 
 	if (skb) {
-		skb_reserve(skb, NET_SKB_PAD);
 		skb_put_data(skb, first->bytes, first->size);
 		skb_put_data(skb, second->bytes, second->size);
 	}

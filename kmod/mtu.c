@@ -42,10 +42,10 @@ static void qre_mtu_publish(struct qre_session *s)
 	unsigned int around =
 		1 + s->tx_cid.length + QRE_NUMBER_SIZE + QRE_TAG_SIZE + QRE_DATAGRAM_HEAD;
 	const struct qre_pathmtu *p = &s->path_mtu;
-	u16 most = s->usual_payload;
+	u16 most = s->usual_payload, usual = min(p->size, most);
 
-	WRITE_ONCE(s->mtu.inner, min(p->size, most) - around);
-	WRITE_ONCE(s->mtu.inner_ipv6, (s->splits ? min(p->size, most) : p->size) - around);
+	WRITE_ONCE(s->mtu.inner, usual - around);
+	WRITE_ONCE(s->mtu.inner_ipv6, (s->splits ? usual : p->size) - around);
 	/* A segment size is for a stream's life: it is chosen for what the search may yet find.
 	 * What is too large for now is cut. */
 	WRITE_ONCE(s->mtu.clamp, min(p->quiet ? qre_pathmtu_hope(p) : p->size, most) - around);

@@ -36,8 +36,7 @@ unsigned long qre_mtu_at(const struct qre_session *s); /* when the timer should 
 void qre_mtu_watch(struct qre_session *s, u64 number);
 /* The largest packet that goes in two where @inner fit into one; 0: none does. Any context */
 unsigned int qre_mtu_in_two(const struct qre_session *s, unsigned int inner);
-/* The largest of IPv6 that fits into one datagram; 0: the path is too narrow for IPv6. Any context
- */
+/* The largest of IPv6 in one datagram; 0: the path is too narrow for IPv6. Any context */
 unsigned int qre_mtu_carries_ipv6(const struct qre_session *s);
 /* Without the lock, bottom halves off: whether a payload can leave by this route, as far as this
  * machine knows. */

@@ -140,13 +140,10 @@ static void qre_plain_give(struct qre_work *w)
 
 static struct sk_buff *qre_plain_copy(const u8 *at, unsigned int size)
 {
-	struct sk_buff *skb = __alloc_skb(NET_SKB_PAD + size, GFP_ATOMIC | __GFP_NOWARN,
-					  SKB_ALLOC_NAPI, NUMA_NO_NODE);
+	struct sk_buff *skb = qre_inner_room(size);
 
-	if (skb) {
-		skb_reserve(skb, NET_SKB_PAD);
+	if (skb)
 		skb_put_data(skb, at, size);
-	}
 	return skb;
 }
 

@@ -675,9 +675,8 @@ static void qre_send_list(struct qre_session *s, struct sk_buff *list, unsigned 
 	struct sk_buff *skb, *next;
 	struct qre_sending to;
 
-	if (s->splits)
-		for (skb = list; skb; skb = skb->next)
-			count += skb->len > limit;
+	for (skb = list; skb; skb = skb->next)
+		count += skb->len > limit;
 	if (unlikely(!qre_sending_begin(&to, s, count))) {
 		kfree_skb_list(list);
 		return;
@@ -687,7 +686,7 @@ static void qre_send_list(struct qre_session *s, struct sk_buff *list, unsigned 
 
 		skb_mark_not_on_list(skb);
 		/* The ACK rides on the last one. */
-		if (likely(skb->len <= limit || !s->splits))
+		if (likely(skb->len <= limit))
 			qre_sending_add(&to, &inner, ack, next ? 0 : ack_size);
 		else
 			qre_sending_split(&to, skb, limit);
@@ -820,7 +819,8 @@ netdev_tx_t qre_xmit(struct sk_buff *skb, struct net_device *dev)
 		drop = QRE_DROP_NO_MEMORY;
 		goto dropped;
 	}
-	qre_send_list(s, list, count, fit.limit, ack, ack_size);
+	qre_send_list(s, list, count, fit.way == QRE_WAY_SPLIT ? fit.limit : UINT_MAX, ack,
+		      ack_size);
 	qre_sent_datagrams(s);
 	rcu_read_unlock();
 	return NETDEV_TX_OK;

@@ -518,23 +518,17 @@ static bool qre_wants_ipv6(const struct qre_session_params *p)
 	return false;
 }
 
-/* The smallest payload that holds the smallest packet that every IPv6 link must take, or half of
- * it. */
-static unsigned int qre_ipv6_payload(const struct qre_device *qdev,
-				     const struct qre_session_params *p)
+/* Whether the smallest packet that every IPv6 link must take fits, whole or in two halves. */
+static bool qre_holds_ipv6(const struct qre_device *qdev, const struct qre_session_params *p)
 {
 	bool client = qdev->config.role == QRE_ROLE_CLIENT;
-	unsigned int least = IPV6_MIN_MTU;
+	unsigned int around = 1 + (client ? p->cid.length : p->client_cid.length) +
+			      QRE_NUMBER_SIZE + QRE_DATAGRAM_HEAD + QRE_TAG_SIZE;
 
 	if (client && p->splits)
-		least = QRE_PART_HEAD + IPV6_MIN_MTU / 2;
-	return 1 + (client ? p->cid.length : p->client_cid.length) + QRE_NUMBER_SIZE +
-	       QRE_DATAGRAM_HEAD + least + QRE_TAG_SIZE;
-}
-
-static unsigned int qre_payload_for_ipv6(const struct qre_session_params *p)
-{
-	return p->splits ? min(p->max_udp_payload, p->usual_payload) : p->max_udp_payload;
+		return min(p->max_udp_payload, p->usual_payload) >=
+		       around + QRE_PART_HEAD + IPV6_MIN_MTU / 2;
+	return p->max_udp_payload >= around + IPV6_MIN_MTU;
 }
 
 static int qre_session_checks(struct qre_device *qdev, const struct qre_session_params *p,
@@ -555,7 +549,7 @@ static int qre_session_checks(struct qre_device *qdev, const struct qre_session_
 		NL_SET_ERR_MSG(extack, "MaxUdpPayload is too small for a tunnel");
 		return -EINVAL;
 	}
-	if (qre_wants_ipv6(p) && qre_payload_for_ipv6(p) < qre_ipv6_payload(qdev, p)) {
+	if (qre_wants_ipv6(p) && !qre_holds_ipv6(qdev, p)) {
 		NL_SET_ERR_MSG(extack,
 			       "AllowedIPs: MaxUdpPayload leaves less than the 1280 bytes of IPv6");
 		return -EINVAL;

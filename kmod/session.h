@@ -55,7 +55,6 @@ struct qre_session {
 	u16 max_payload;	   /* largest UDP payload that the peer takes */
 	u16 usual_payload;	   /* what inner packets travel in, but IPv6 that needs more */
 	bool splits;		   /* of a client: sends in two what is larger */
-	atomic_t split;		   /* the last packet in two */
 	struct qre_joiner *joiner; /* of a server whose client may do so; NULL: may not */
 	union qre_peer peer;	   /* written under lock and tx_lock */
 	__be32 local_ip;
@@ -79,6 +78,7 @@ struct qre_session {
 	u64 rekey_asked;     /* epoch */
 	bool eliciting_sent; /* since a packet came */
 	unsigned long last_sent;
+	atomic_t split; /* identifier of the last packet in two; not under the lock */
 
 	/* the QUIC state */
 	spinlock_t lock ____cacheline_aligned_in_smp;
@@ -198,8 +198,8 @@ struct qre_session_params {
 	u8 ack_delay_exponent; /* default 3 */
 	u16 max_ack_delay_ms;  /* default 25 */
 	u16 max_udp_payload;   /* default QRE_UDP_PAYLOAD_MAX */
-	u16 usual_payload;     /* default max_udp_payload */
-	bool splits;
+	u16 usual_payload;     /* default QRE_UDP_PAYLOAD_MAX: no limit of its own */
+	bool splits;	       /* default false */
 	bool has_reset_token;
 	u8 reset_token[QRE_RESET_TOKEN_SIZE];
 	u64 rekey_after; /* default QRE_REKEY_AFTER_PACKETS */

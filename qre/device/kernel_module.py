@@ -10,7 +10,6 @@ from pathlib import Path
 from qre.config.model import GlobalConfig
 from qre.ends import Dataplane
 from qre.errors import MachineError
-from qre.kernel.qre_family import Qre
 
 MODULE = "qre"
 LOADED = Path("/sys/module") / MODULE
@@ -37,13 +36,6 @@ def why_closed() -> str:
     if _USERNS.exists() and _USERNS.read_text().strip() == "Y":
         return ""
     return f"it accepts no commands from this user namespace (load it with `modprobe {MODULE} userns=1` on the host)"
-
-
-def module_splits() -> bool:
-    """Whether the loaded module sends and joins packets in two datagrams, which one of before does not. Raises
-    ModuleMissingError."""
-    with Qre() as qre:
-        return qre.splits
 
 
 def why_not_loadable() -> str:

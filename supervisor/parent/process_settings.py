@@ -15,9 +15,9 @@ import qre
 from qre.addresses import closed_beside
 from qre.config.model import ClientSection, GlobalConfig, Profile
 from qre.dest_profile import DestProfile
-from qre.device.kernel_module import module_splits
 from qre.ends import Dataplane, EndpointOrder, Role
 from qre.ipc.messages import ServerAddress, WorkerConfig
+from qre.kernel.qre_family import Qre
 from qre.profile_secrets import KnownClient, ProfileSecrets, ServerKey
 from qre.structs import encoder
 
@@ -56,7 +56,7 @@ def worker_config(
         closed=closed_beside(profile.routes, profile.leak_protection),
         server_name=(profile.server or profile.client or _none(profile)).server_name,
         user_dataplane=dataplane is not Dataplane.KERNEL,
-        splits=dataplane is not Dataplane.KERNEL or module_splits(),
+        splits=dataplane is not Dataplane.KERNEL or _module_splits(),
         routed_cid_len=config.routed_cid_len,
         dest_profile_ttl_ms=config.dest_profile_ttl_ms,
         when_dest_is_down=config.when_dest_is_down,
@@ -94,6 +94,13 @@ def worker_config(
         others=tuple(ServerAddress(host=it.endpoint.host, port=it.endpoint.port) for it in profile.other_servers),
         endpoint_order=profile.client.endpoint_order if profile.client is not None else EndpointOrder.LISTED,
     )
+
+
+def _module_splits() -> bool:
+    """Whether the loaded module sends and joins packets in two datagrams, which one of before does not. Raises
+    ModuleMissingError."""
+    with Qre() as qre:
+        return qre.splits
 
 
 def _port_is_free(profile: Profile) -> bool:

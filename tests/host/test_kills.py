@@ -23,7 +23,6 @@ from tests.support.capture import KeyLog, decrypt
 from tests.support.daemons import PATIENCE, Daemon, wait_for
 from tests.support.namespaces import Namespace
 from tests.support.ping import answered
-from tests.support.tcpdump import Tcpdump
 from tests.support.tunnel import PORT, SERVER_INNER, Tunnel
 
 SETTINGS = "RekeyInterval = 2s\nReconnectMin = 500ms\nReconnectMax = 1s\n"
@@ -70,19 +69,7 @@ class Run:
         self.tunnel = tunnel = stack.enter_context(Tunnel(SETTINGS))
         self.second = tunnel.second_client()
         self.log = stack.enter_context(KeyLog())
-        for namespace, device in (
-            (tunnel.lab.client, tunnel.lab.client_device),
-            (tunnel.lab.server, tunnel.lab.server_device),
-        ):
-            # What is sent with UDP_SEGMENT is captured as the packets that it becomes.
-            namespace.run("ethtool", "-K", device, "tx-udp-segmentation", "off")
-        self.dumps = [
-            stack.enter_context(Tcpdump(namespace, device, tunnel.directory / f"{device}.pcap", PORT))
-            for namespace, device in (
-                (tunnel.lab.client, tunnel.lab.client_device),
-                (tunnel.lab.server, tunnel.lab.server_device),
-            )
-        ]
+        self.dumps = tunnel.captures(stack)
         self.log.watch(tunnel.server.start())
         tunnel.server.wait_ready()
         self.log.watch(tunnel.client.start())

@@ -41,7 +41,7 @@ def test_sessions_end_for_newer_ones_under_a_ping_and_nothing_is_lost() -> None:
     with ExitStack() as stack:
         tunnel = stack.enter_context(Tunnel(SHORT))
         log = stack.enter_context(KeyLog())
-        dumps = captures(tunnel, stack)
+        dumps = tunnel.captures(stack)
         log.watch(tunnel.server.start())
         log.watch(tunnel.client.start())
         tunnel.server.wait_ready()
@@ -60,20 +60,6 @@ def test_sessions_end_for_newer_ones_under_a_ping_and_nothing_is_lost() -> None:
         assert "session ended" not in tunnel.said()
         assert "two machines" not in tunnel.said()
         judge(log, dumps)
-
-
-def captures(tunnel: Tunnel, stack: ExitStack) -> list[Tcpdump]:
-    """Of both ends; what is sent with UDP_SEGMENT is captured as the packets that it becomes."""
-    ends = (
-        (tunnel.lab.client, tunnel.lab.client_device),
-        (tunnel.lab.server, tunnel.lab.server_device),
-    )
-    for namespace, device in ends:
-        namespace.run("ethtool", "-K", device, "tx-udp-segmentation", "off")
-    return [
-        stack.enter_context(Tcpdump(namespace, device, tunnel.directory / f"{device}.pcap", PORT))
-        for namespace, device in ends
-    ]
 
 
 def judge(log: KeyLog, dumps: list[Tcpdump]) -> None:

@@ -13,6 +13,7 @@ from tests.support.lab import Lab, NeighbourLab
 from tests.support.namespaces import Namespace, join, run
 from tests.support.profiles import list_short_ids
 from tests.support.site import NAME, Caddy
+from tests.support.tcpdump import Tcpdump
 
 SERVER_INNER, CLIENT_INNER = "10.77.0.1", "10.77.0.2"
 PORT = 443
@@ -110,6 +111,14 @@ class Tunnel:
         daemon = self.daemon(name, server=True)
         daemon.namespace = namespace
         return daemon, address
+
+    def captures(self, stack: ExitStack) -> list[Tcpdump]:
+        """Of everything at the port, begun at the client and at the server; they end with ``stack``."""
+        lab = self.lab
+        return [
+            stack.enter_context(Tcpdump(namespace, device, self.directory / f"{device}.pcap", PORT))
+            for namespace, device in ((lab.client, lab.client_device), (lab.server, lab.server_device))
+        ]
 
     def up(self) -> Tunnel:
         """Start both daemons and wait for the session."""

@@ -85,8 +85,8 @@ class ServerHandshake:
     The datagrams that made the inspector say ``Authenticated`` are fed first, in order. ``random(n)`` gives n random
     bytes; ``now`` is monotonic, in seconds. ``client_cid``: the client's source CID; with it a living Dest is
     followed, without it Dest is imitated by what is known of it. A recorded visit is played with its probes of the
-    path's MTU: the data plane goes on behind the largest that arrived. ``joins``: whether the
-    session's data plane joins packets that a client sends in two datagrams.
+    path's MTU: the data plane goes on behind the largest that arrived. ``joins``: whether the data
+    plane of the session joins packets that a client sends in two datagrams.
     """
 
     def __init__(

@@ -39,7 +39,20 @@ else:
     #: A prefix; no bit beyond its length is set.
     Network = _either("Network", IPv4Network, IPv6Network)
 
-_EVERYWHERE = ip_network("0.0.0.0/0")
+_EVERYWHERE = (ip_network("0.0.0.0/0"), ip_network("::/0"))
+
+
+def host_port(host: str, port: int) -> str:
+    """As people write it: an IPv6 address in brackets (RFC 3986 §3.2.2)."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def ipv4_of_listen(ip: Address) -> IPv4Address | None:
+    """What a server's address takes of IPv4: 0.0.0.0, which is every address, for ::, and nothing for any other of
+    IPv6."""
+    if isinstance(ip, IPv6Address):
+        return None if int(ip) else IPv4Address(0)
+    return ip
 
 
 def outer_networks(endpoint: str | None) -> tuple[Network, ...]:
@@ -50,7 +63,7 @@ def outer_networks(endpoint: str | None) -> tuple[Network, ...]:
     try:
         return (ip_network(endpoint),)
     except ValueError:
-        return (_EVERYWHERE,)
+        return _EVERYWHERE
 
 
 def keeps_apart(prefix: Network, outer: tuple[Network, ...]) -> bool:
@@ -59,7 +72,7 @@ def keeps_apart(prefix: Network, outer: tuple[Network, ...]) -> bool:
     return prefix.prefixlen == 0 or any(
         prefix.version == network.version
         and prefix.overlaps(network)
-        and not (network == _EVERYWHERE and prefix.is_private)
+        and not (network in _EVERYWHERE and prefix.is_private)
         for network in outer
     )
 

@@ -96,7 +96,7 @@ WORDS: Final[dict[Cause, Words]] = {
     Cause.NETWORK: Words("the network refuses it", "see `ip route get` with its address"),
     Cause.NAME_UNKNOWN: Words("there is no such name", "correct the name, or ask who runs its zone"),
     Cause.NAME_WITHOUT_ADDRESS: Words(
-        "the name has no IPv4 address, and QRE's outer packets are IPv4", "name a host that has one"
+        "the name has no address of the IP version that is needed", "name a host that has one; qre.ko needs IPv4"
     ),
     Cause.RESOLVER_SILENT: Words(
         "the resolver gave no answer",

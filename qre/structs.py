@@ -22,6 +22,8 @@ Port = Annotated[int, msgspec.Meta(ge=1, le=0xFFFF)]
 U32 = Annotated[int, msgspec.Meta(ge=0, le=0xFFFFFFFF)]
 U64 = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 Text = Annotated[str, msgspec.Meta(max_length=512)]
+#: A numeric address as sockets have it.
+IpText = Annotated[str, msgspec.Meta(max_length=45)]
 
 
 class Struct(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -16,7 +16,8 @@ from typing import Final
 
 from qre.addresses import Address
 from qre.errors import MachineError
-from qre.kernel.underlay_sockets import client_socket, connect_anew, source_address
+from qre.kernel.udp.control_messages import family_of
+from qre.kernel.udp.underlay_sockets import client_socket, connect_anew, source_address
 
 #: An attempt needs one, and a session may be replaced.
 MAX_CLIENT_SOCKETS: Final = 8
@@ -43,7 +44,7 @@ class ClientSockets:
         come from, if there is a route. Raises QreError."""
         if len(self._granted) >= MAX_CLIENT_SOCKETS:
             raise MachineError("client socket", "too many are in use")
-        made = client_socket(self._ip, self._port)
+        made = client_socket(self._ip, self._port, family_of(str(peer)))
         number, self._next = self._next, self._next + 1
         granted = self._granted[number] = _Granted(made, peer, port)
         return number, made.fileno(), self._lead(granted)

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from qre.addresses import host_port
 from qre.dataplane.status import SessionStatus
 from qre.ends import Role
 from qre.ipc.messages import (
@@ -50,7 +51,7 @@ async def describe(crew: Crew) -> dict[str, Any]:
         crew.accounts.look(sessions, time.time())
     adopted = [cid for session in sessions for cid in session.cids]
     adopted += kernel.connection_ids if kernel is not None else ()
-    listen = f"{config.listen_ip}:{config.listen_port}"
+    listen = host_port(config.listen_ip, config.listen_port)
     if config.joined:
         port = kernel.shared_port if kernel is not None else None
         cid_map, shared_loader = (
@@ -100,9 +101,9 @@ def _configured(config: WorkerConfig) -> dict[str, Any]:
         "mtu": config.mtu,
         "address": plain(config.address),
         "allowed_ips": plain(config.allowed_ips),
-        "listen": f"{config.listen_ip}:{config.listen_port}" if server else None,
-        "endpoint": None if server else f"{config.endpoint_host}:{config.endpoint_port}",
-        "dest": f"{config.dest_host}:{config.dest_port}" if server else None,
+        "listen": host_port(config.listen_ip, config.listen_port) if server else None,
+        "endpoint": None if server else host_port(config.endpoint_host, config.endpoint_port),
+        "dest": host_port(config.dest_host, config.dest_port) if server else None,
         "server_name": config.server_name,
         "persistent_keepalive": config.keepalive_s,
     }

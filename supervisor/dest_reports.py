@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from qre.addresses import host_port
 from qre.dest_profile import DestProfile
 from qre.ends import Role
 from qre.errors import UserError
@@ -59,7 +60,7 @@ class DestReports:
         config = self._config()
         if config.role is not Role.SERVER:
             raise UserError("dest-found", "a client has no Dest")
-        if (told.dest, told.server_name) != (f"{config.dest_host}:{config.dest_port}", config.server_name):
+        if (told.dest, told.server_name) != (host_port(config.dest_host, config.dest_port), config.server_name):
             raise UserError("dest-found", f"{told.dest} is not this server's Dest any more", "run `refresh` again")
         await self._pass_on(Party.HANDSHAKE, DestProfileReport(profile=told.profile))
 

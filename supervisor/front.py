@@ -18,6 +18,7 @@ from typing import Annotated, Final
 
 import msgspec
 
+from qre.addresses import host_port
 from qre.device.control_client import front_path
 from qre.errors import MachineError, UserError
 from qre.ipc.channel import Channel, ChannelClosedError
@@ -65,7 +66,7 @@ def join_of(config: WorkerConfig) -> Join:
         profile=config.profile,
         device=config.device,
         server_name=config.server_name,
-        dest=f"{config.dest_host}:{config.dest_port}",
+        dest=host_port(config.dest_host, config.dest_port),
         max_time_diff_ms=config.max_time_diff_ms,
         replay_store=config.replay_store,
         routed_cid_len=config.routed_cid_len,

@@ -7,7 +7,7 @@ import os
 import socket
 from typing import Final
 
-from qre.config.values import parse_socket_address
+from qre.config.values import parse_ipv4_socket_address
 from qre.errors import MachineError
 
 _PATIENCE: Final = 2.0
@@ -23,7 +23,7 @@ async def connect_store(place: str) -> tuple[str, socket.socket]:
         if on_path:
             to: str | tuple[str, int] = place
         else:
-            address = parse_socket_address(place)
+            address = parse_ipv4_socket_address(place)
             to = (str(address.ip), address.port)
             made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         async with asyncio.timeout(_PATIENCE):

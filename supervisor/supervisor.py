@@ -30,7 +30,7 @@ from qre.ipc.roles import USERS_REMEDY, missing_users
 from qre.ipc.tasks import Tasks
 from qre.ipc.worker import LimitedLog, place_of
 from qre.kernel.capabilities import NUMBERS
-from qre.kernel.underlay_sockets import AbsentAddressError, server_pair
+from qre.kernel.udp.underlay_sockets import AbsentAddressError, server_pair
 from qre.supervisor.control import ControlSocket
 from qre.supervisor.crew import Crew, parties_of
 from qre.supervisor.daemon_status import watch_traffic

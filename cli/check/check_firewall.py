@@ -6,8 +6,7 @@ passes other rules than what comes from outside.
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address
-
+from qre.addresses import ipv4_of_listen
 from qre.cli.check.findings import AS_ROOT, Finding, Findings, YesNo
 from qre.config.model import Profile
 from qre.errors import QreError
@@ -25,7 +24,11 @@ _INSTEAD = "a tunnel works wherever the rules let it in"
 def firewall(loaded: Profile) -> Findings:
     """For a server's profile."""
     assert loaded.listen is not None
-    address, port = IPv4Address(loaded.listen.ip), loaded.listen.port
+    address, port = ipv4_of_listen(loaded.listen.ip), loaded.listen.port
+    if address is None:
+        seen = f"Listen is {loaded.listen}, and rules are read for IPv4"
+        yield Finding(_NAME, YesNo.UNKNOWN, seen, f"see `nft list ruleset` for UDP {port}", _INSTEAD)
+        return
     try:
         require_capabilities("nftables", ["CAP_NET_ADMIN"])
         with NetlinkSocket(NETLINK_ROUTE) as netlink:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 from pathlib import Path
 
+from qre.addresses import host_port
 from qre.cli.check.findings import AS_ROOT, Finding, Findings, YesNo, refused
 from qre.config.model import ClientSettings, GlobalConfig, Profile, ServerSettings
 from qre.config.profile import SUFFIX, load_profile, profile_path
@@ -129,7 +129,7 @@ def tunnel(name: str, config: GlobalConfig) -> Findings:
 
 def listen(loaded: Profile, settings: ServerSettings, config: GlobalConfig) -> Findings:
     """Bound and released, unless the profile is up and holds it itself."""
-    from qre.kernel.underlay_sockets import require_free
+    from qre.kernel.udp.underlay_sockets import require_free
 
     try:
         require_free(str(settings.listen.ip), settings.listen.port)
@@ -169,9 +169,9 @@ def endpoint(settings: ClientSettings) -> Findings:
 
     for endpoint in settings.endpoints:
         try:
-            found = asyncio.run(resolve(endpoint.host, endpoint.port, family=socket.AF_INET))
+            found = asyncio.run(resolve(endpoint.host, endpoint.port, ipv4_first=False))
         except QreError as error:
             yield refused("endpoint", error, "check Endpoint and /etc/resolv.conf")
             continue
-        addresses = ", ".join(f"{ip}:{port}" for _, (ip, port) in found)
+        addresses = ", ".join(host_port(*at) for _, at in found)
         yield Finding("endpoint", YesNo.YES, f"{endpoint} is {addresses}")

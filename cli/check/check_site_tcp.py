@@ -4,9 +4,9 @@ drop. A tunnel works without all of it, so nothing here is needed."""
 from __future__ import annotations
 
 import os
-from ipaddress import IPv4Address
 from typing import Any
 
+from qre.addresses import ipv4_of_listen
 from qre.cli.check.findings import AS_ROOT, Finding, Findings, YesNo
 from qre.config.model import GlobalConfig, Profile
 from qre.errors import QreError
@@ -60,7 +60,10 @@ def _as_seen(loaded: Profile, config: GlobalConfig) -> Finding:
     from qre.kernel.site_tcp.site_face import TAKEN, Wanted
 
     assert loaded.listen is not None
-    address = IPv4Address(loaded.listen.ip)
+    address = ipv4_of_listen(loaded.listen.ip)
+    if address is None:
+        seen = "Listen is an IPv6 address, and TCP is passed over IPv4"
+        return Finding(_NAME, YesNo.NO, seen, "listen on [::], which takes IPv4, too", _INSTEAD)
     wanted = Wanted(loaded.device, (address, loaded.listen.port), config.site_tcp, None, 0, 1)
     ports = [port for port, _ in wanted.chosen()]
     try:

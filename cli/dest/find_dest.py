@@ -24,7 +24,7 @@ from qre.cli.fields import parse_fields
 from qre.cli.show.show_text import clean, plural, span
 from qre.config.model import HostPort
 from qre.config.syntax import quoted, read_config
-from qre.config.values import is_ipv4, parse_dns_name, parse_duration, parse_host_port, parse_number
+from qre.config.values import is_address, parse_dns_name, parse_duration, parse_host_port, parse_number
 from qre.dest_profile import DestProfile
 from qre.errors import MachineError, UserError, UserErrors
 from qre.visit.assessment import Assessment, Assessor, Grade, Site, not_visited, rank
@@ -95,9 +95,11 @@ def _checked(name: str, parse: Any) -> Any:
 
 
 def _address(text: str) -> IPv4Address:
-    if not is_ipv4(text):
-        raise UserError("", f"{quoted(text)} is not an IPv4 address", "write it as in Endpoint=192.0.2.1")
-    return IPv4Address(text)
+    try:
+        return IPv4Address(text)
+    except ValueError:
+        why = f"{quoted(text)} is not an IPv4 address"
+        raise UserError("", why, "write it as in Endpoint=192.0.2.1") from None
 
 
 def _sites(words: list[str], path: str) -> list[Site]:
@@ -130,15 +132,19 @@ def parse_site(text: str) -> Site:
     """``NAME``, ``NAME:PORT``, or ``NAME@HOST:PORT`` for one address of a site. Raises UserError."""
     name, at, where = text.rpartition("@")
     if at:
-        dest = parse_host_port(where if ":" in where else f"{where}:443")
+        dest = parse_host_port(_with_port(where))
         server_name = parse_dns_name(name)
     else:
-        dest = parse_host_port(text if ":" in text else f"{text}:443")
+        dest = parse_host_port(_with_port(text))
         server_name = dest.host
-    if is_ipv4(server_name) or "." not in server_name:
+    if is_address(server_name) or "." not in server_name:
         remedy = "write it as www.example.org, www.example.org:443 or www.example.org@192.0.2.7:443"
         raise UserError("", f"{quoted(server_name)} is not the name of a web site", remedy)
     return Site(HostPort(dest.host, dest.port), server_name)
+
+
+def _with_port(text: str) -> str:
+    return text if ":" in text and not text.endswith("]") else f"{text}:443"
 
 
 async def _visit_all(sites: Sequence[Site], assessor: Assessor, parallel: int, limit: float) -> list[Assessment]:

@@ -27,7 +27,7 @@ from qre.config.values import parse_socket_address
 from qre.device.control_client import daemon_runs
 from qre.ends import Role
 from qre.errors import UserError
-from qre.kernel.underlay_sockets import client_socket
+from qre.kernel.udp.underlay_sockets import client_socket
 from qre.quic.client.client_handshake import ClientHandshake
 from qre.quic.client.trust import TrustStore
 from qre.quic.handed_over import HandedOver

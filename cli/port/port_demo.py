@@ -30,7 +30,7 @@ from qre.config.profile import load_profile_file
 from qre.ends import Role
 from qre.errors import MachineError
 from qre.kernel.qre_family import Qre
-from qre.kernel.underlay_sockets import source_address
+from qre.kernel.udp.underlay_sockets import source_address
 from qre.quic.handed_over import HandedOver
 from qre.quic.in_memory.lone_server import LoneServer
 from qre.quic.server.address_grants import Grants

@@ -20,7 +20,7 @@ from qre.config.model import SocketAddress
 from qre.config.settings import load_global
 from qre.config.syntax import quoted
 from qre.config.values import ROUTED_CID_LENGTHS as ROUTED_CID_LEN
-from qre.config.values import parse_bool, parse_number, parse_socket_address
+from qre.config.values import parse_bool, parse_ipv4_socket_address, parse_number
 from qre.errors import UserError, UserErrors
 
 _MAX_U64: Final = (1 << 64) - 1
@@ -208,7 +208,7 @@ def _in_field(name: str, parse: Callable[[str], _T], text: str) -> _T:
 
 
 def _address(name: str, text: str) -> SocketAddress:
-    return _in_field(name, parse_socket_address, text)
+    return _in_field(name, parse_ipv4_socket_address, text)
 
 
 def _bool(name: str, text: str) -> bool:

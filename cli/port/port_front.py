@@ -33,7 +33,7 @@ from qre.kernel.bpf_program import PROGRAM, SLOT_KERNEL, SLOT_USER, Maps, load, 
 from qre.kernel.capabilities import require_capabilities
 from qre.kernel.qre_family import Qre
 from qre.kernel.socket import NetlinkRefusedError
-from qre.kernel.underlay_sockets import bound_sockets, group_socket, server_pair
+from qre.kernel.udp.underlay_sockets import bound_sockets, group_socket, server_pair
 
 _SO_NETNS_COOKIE: Final = 71
 _GIVEN: Final = "field UserspaceSocketFd"
@@ -94,6 +94,8 @@ def set_up(
 
     ``socket_fd``: the socket of slot 0, which is checked and stays the caller's.
     """
+    if listen.ip.version != 4:
+        raise UserError(f"Listen {listen}", "a shared port is one of IPv4", "write an IPv4 address")
     ip = str(listen.ip)
     check_pin_dir(loading.pin_dir, "PinDir")
     given = _given_socket(undo, socket_fd, ip, listen.port) if socket_fd is not None else None

@@ -29,7 +29,7 @@ from qre.kernel.bpf_program import (
     slotted,
 )
 from qre.kernel.qre_family import Qre
-from qre.kernel.underlay_sockets import bound_sockets
+from qre.kernel.udp.underlay_sockets import bound_sockets
 
 #: qre.ko closes a released socket a moment later (seconds).
 _CLOSING: Final = 5.0

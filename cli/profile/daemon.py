@@ -151,7 +151,7 @@ def _plan(profile: Profile, config: GlobalConfig, run_for_ms: int | None) -> lis
     from qre.ends import Dataplane
     from qre.supervisor.parent.process_settings import bpf_elf
 
-    dataplane = "" if expected_dataplane(config) is Dataplane.KERNEL else "dataplane, "
+    dataplane = "" if expected_dataplane(config, profile) is Dataplane.KERNEL else "dataplane, "
     ends = [f"end after {run_for_ms} ms"] if run_for_ms is not None else []
     if profile.server is None:
         source = f" from {profile.underlay.client}" if profile.underlay.client is not None else ""

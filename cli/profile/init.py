@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from ipaddress import ip_interface
 
-from qre.addresses import default_versions
+from qre.addresses import default_versions, host_port
 from qre.cli.commands import Options
 from qre.cli.defaults import INIT
 from qre.cli.fields import parse_fields
@@ -15,7 +15,7 @@ from qre.config.model import ClientSection, Profile
 from qre.config.normalise import to_file
 from qre.config.profile import profile_from_values, profile_of_text, profile_path
 from qre.config.settings import load_global
-from qre.config.values import check_profile_name, is_ipv4, parse_host_port, show_key
+from qre.config.values import check_profile_name, is_address, parse_host_port, show_key
 from qre.errors import UserError, UserErrors
 from qre.wire.overhead import MIN_MTU_IPV6
 
@@ -159,7 +159,7 @@ def _listen_for(endpoint: str) -> str:
         address = parse_host_port(endpoint)
     except UserError:
         return "0.0.0.0:443"
-    return f"{address.host if is_ipv4(address.host) else '0.0.0.0'}:{address.port}"
+    return host_port(address.host if is_address(address.host) else "0.0.0.0", address.port)
 
 
 def _check_addresses(server: Profile, client: Profile) -> None:

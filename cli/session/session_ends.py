@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from ipaddress import IPv4Address
 
+from qre.addresses import ipv4_of_listen
 from qre.cli.defaults import LOOPBACK_CLIENT, LOOPBACK_SERVER_IP, PATH_CLIENT, PATH_SERVER_IP
-from qre.config.values import parse_socket_address
+from qre.config.values import parse_ipv4_socket_address
 from qre.errors import UserError
 
 TYPE_CHECKING = False
@@ -60,15 +61,18 @@ def session_ends(
     assert server.server is not None
     ends = [parse_end(name, fields[name]) if name in fields else None for name in UNDERLAYS]
     listen = server.server.listen
-    if listen.ip == _ANY:
-        listen = parse_socket_address(f"{stand_ins.server_ip}:{listen.port}")
-    return ends[0] or listen, ends[1] or parse_socket_address(stand_ins.client)
+    if (ip := ipv4_of_listen(listen.ip)) is None and ends[0] is None:
+        remedy = f"give {UNDERLAYS[0]}=192.0.2.1:{listen.port}"
+        raise UserError(f"Listen {listen}", "sessions that are installed by hand are IPv4", remedy)
+    if ip is None or ip == _ANY:
+        listen = parse_ipv4_socket_address(f"{stand_ins.server_ip}:{listen.port}")
+    return ends[0] or listen, ends[1] or parse_ipv4_socket_address(stand_ins.client)
 
 
 def parse_end(name: str, text: str) -> SocketAddress:
     """The numeric address of one machine, from the field ``name``."""
     try:
-        address = parse_socket_address(text)
+        address = parse_ipv4_socket_address(text)
     except UserError as error:
         raise UserError(f"field {name}", error.why, error.remedy) from None
     if address.ip == _ANY:

@@ -9,9 +9,8 @@ msgspec, and pathlib only when a path is read.
 from __future__ import annotations
 
 import os
-from ipaddress import IPv4Address
 
-from qre.addresses import Address, Interface, Network, outer_networks
+from qre.addresses import Address, Interface, Network, host_port, outer_networks
 from qre.ends import (
     DEFAULT_MTU,
     DEFAULT_TIME_DIFF_MS,
@@ -120,17 +119,17 @@ class HostPort(Value):
     port: int
 
     def __str__(self) -> str:
-        return f"{self.host}:{self.port}"
+        return host_port(self.host, self.port)
 
 
 class SocketAddress(Value):
-    """A numeric IPv4 address and a port that is not 0."""
+    """A numeric address and a port that is not 0."""
 
-    ip: IPv4Address
+    ip: Address
     port: int
 
     def __str__(self) -> str:
-        return f"{self.ip}:{self.port}"
+        return host_port(str(self.ip), self.port)
 
 
 class Hooks(Value):
@@ -297,6 +296,14 @@ class Profile(Value):
     def other_servers(self) -> tuple[ServerPlace, ...]:
         """A client's servers beside ``endpoint``; none when that is an override."""
         return self.client.others if self.client is not None and self.underlay.server is None else ()
+
+    @property
+    def outer_ipv6(self) -> bool:
+        """Whether its outer packets are, or may be, IPv6, by its addresses: a name of a client's may be anywhere."""
+        if self.listen is not None:
+            return self.listen.ip.version == 6
+        endpoints = (self.endpoint, *(each.endpoint for each in self.other_servers))
+        return any(each is not None and ":" in each.host for each in endpoints)
 
     @property
     def outer(self) -> tuple[Network, ...]:

@@ -241,7 +241,7 @@ def _server(values: Values, clients: tuple[ClientSection, ...] | None) -> Server
     replay_store = values.get("ReplayStore", parse_replay_store)
     server_name = values.get("ServerName", v.parse_dns_name)
     if "ServerName" not in values and dest is not None:
-        if v.is_ipv4(dest.host):
+        if v.is_address(dest.host):
             why = "is missing, and Dest is an address, not a name"
             values.problems.add(0, "ServerName", why, f"add {values.example('ServerName')}")
         else:

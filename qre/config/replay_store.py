@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from qre.config.model import ReplayStore
 from qre.config.syntax import quoted
-from qre.config.values import parse_number, parse_socket_address, wrong
+from qre.config.values import parse_ipv4_socket_address, parse_number, wrong
 from qre.errors import UserError
 
 _EXAMPLE = "write valkey://10.0.0.5:6379 or unix:///run/valkey/valkey.sock"
@@ -68,7 +68,7 @@ def _word(text: str) -> str:
 
 def _address(text: str) -> str:
     try:
-        return str(parse_socket_address(text))
+        return str(parse_ipv4_socket_address(text))
     except UserError as error:
         raise wrong(error.why, "write the address as 10.0.0.5:6379: names are not looked up") from None
 

@@ -251,11 +251,13 @@ def _split_port(text: str, example: str) -> tuple[str, int]:
     if "/" in text:
         raise wrong(f"{quoted(text)} is a URL or has a path", f"write host and port alone, as in {example}")
     host, colon, port = text.rpartition(":")
-    if not colon or not host:
+    if not colon or not host or text.endswith("]") or _is_ipv6(text):
         raise wrong(f"{quoted(text)} has no port", f"write it with one, as in {example}")
-    if _is_ipv6(text) or _is_ipv6(host):
-        raise wrong(f"{quoted(text)} is an IPv6 address, and QRE's outer packets are IPv4", f"write {example}")
-    if ":" in host:
+    if host.startswith("[") and host.endswith("]") and _is_ipv6(host[1:-1]):
+        host = host[1:-1]
+    elif _is_ipv6(host):
+        raise wrong(f"{quoted(host)} is an IPv6 address without brackets", f"write [{host}]:{port}")
+    elif ":" in host:
         raise wrong(f"{quoted(text)} has more than one colon", f"write it as in {example}")
     if not (port.isascii() and port.isdigit()) or len(port) > 5 or not 1 <= int(port) <= 65_535:
         raise wrong(f"{quoted(port)} is not a port from 1 to 65535", f"write it as in {example}")
@@ -263,37 +265,50 @@ def _split_port(text: str, example: str) -> tuple[str, int]:
 
 
 def parse_socket_address(text: str) -> SocketAddress:
-    """Numeric ``ip:port``; 0.0.0.0 is every address of this machine."""
+    """Numeric ``ip:port`` or ``[ip]:port``; 0.0.0.0 is every IPv4 address of this machine, and [::] every address."""
     example = "192.0.2.1:443"
     host, port = _split_port(text, example)
     try:
-        address = IPv4Address(host)
+        address = ip_address(host)
     except ValueError:
-        raise wrong(f"{quoted(host)} is not a numeric IPv4 address", f"write it as in {example}") from None
-    if address.is_multicast or address == IPv4Address(0xFFFFFFFF):
-        raise wrong(f"{address} cannot be the address of a socket", f"write it as in {example}")
-    return SocketAddress(address, port)
+        raise wrong(f"{quoted(host)} is not a numeric address", f"write it as in {example}") from None
+    return SocketAddress(_of_socket(address, example), port)
+
+
+def parse_ipv4_socket_address(text: str) -> SocketAddress:
+    """The same where nothing but IPv4 is."""
+    found = parse_socket_address(text)
+    if found.ip.version != 4:
+        raise wrong(f"{quoted(text)} is an IPv6 address", "write one of IPv4, as in 192.0.2.1:443")
+    return found
 
 
 def parse_host_port(text: str) -> HostPort:
-    """``host:port`` with a DNS name or a numeric IPv4 address."""
-    host, port = _split_port(text, "www.example.org:443")
-    return HostPort(str(IPv4Address(host)) if is_ipv4(host) else parse_dns_name(host), port)
+    """``host:port`` with a DNS name or a numeric address, that of IPv6 in brackets."""
+    example = "www.example.org:443"
+    host, port = _split_port(text, example)
+    if not is_address(host):
+        return HostPort(parse_dns_name(host), port)
+    return HostPort(str(_of_socket(ip_address(host), example)), port)
+
+
+def _of_socket(address: Address, example: str) -> Address:
+    """The address, unless a packet's sender cannot have it, or it means nothing without the name of a device."""
+    strange = isinstance(address, IPv6Address) and (address.ipv4_mapped or address.is_link_local or address.scope_id)
+    if strange or address.is_multicast or address == IPv4Address(0xFFFFFFFF):
+        raise wrong(f"{address} cannot be the address of a socket", f"write it as in {example}")
+    return address
 
 
 def _is_ipv6(text: str) -> bool:
-    """Whether it is an IPv6 address, in brackets or not, with a zone or not."""
-    try:
-        IPv6Address(text.removeprefix("[").removesuffix("]"))
-    except ValueError:
-        return False
-    return True
+    """Whether it is an IPv6 address without brackets, with a zone or not."""
+    return ":" in text and "]" not in text and is_address(text)
 
 
-def is_ipv4(text: str) -> bool:
-    """Whether ``text`` is a dotted-quad address."""
+def is_address(text: str) -> bool:
+    """Whether ``text`` is a numeric address, of IPv4 or IPv6."""
     try:
-        IPv4Address(text)
+        ip_address(text)
     except ValueError:
         return False
     return True

@@ -19,7 +19,7 @@ import msgspec
 from qre.addresses import Address, Network
 from qre.ends import MAX_CLIENTS, Role
 from qre.errors import QreError
-from qre.structs import U16, U64, Message, Port, Struct, Text
+from qre.structs import U16, U64, IpText, Message, Port, Struct, Text
 from qre.wire.close_reason import CloseReason
 from qre.wire.number import PACKET_NUMBER_BASE
 from qre.wire.overhead import MAX_UDP_PAYLOAD
@@ -332,7 +332,7 @@ class Stray(Message, frozen=True, kw_only=True):
     a stranger's, whose site has chosen the same connection ID. It is the site's to answer."""
 
     session_id: SessionId
-    ip: Annotated[str, msgspec.Meta(max_length=15)]
+    ip: IpText
     port: Port
     ecn: Annotated[int, msgspec.Meta(ge=0, le=3)]
     data: Annotated[bytes, msgspec.Meta(max_length=MAX_STRAY)]

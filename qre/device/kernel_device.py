@@ -7,12 +7,14 @@ import errno
 import msgspec
 
 from qre.config.model import Profile
+from qre.device.kernel_module import check_outer
 from qre.device.session_end import end_session
+from qre.ends import Dataplane
 from qre.kernel.answers import KernelDevice
 from qre.kernel.port_registration import release, shared_address
 from qre.kernel.qre_family import DeviceSettings, Qre
 from qre.kernel.socket import NetlinkRefusedError
-from qre.kernel.underlay_sockets import MARK
+from qre.kernel.udp.underlay_sockets import MARK
 from qre.wire.close_reason import CloseReason
 
 
@@ -24,6 +26,7 @@ def synced_settings(profile: Profile) -> DeviceSettings:
 def settings_of(profile: Profile) -> DeviceSettings:
     """The kernel's settings for a profile: no key, no short id, no address. Its MTU is the link's, as on the user
     data plane (``Rtnl.set_up``)."""
+    check_outer(profile, Dataplane.KERNEL)
     server, client = profile.server, profile.client
     named = server or client
     return DeviceSettings(

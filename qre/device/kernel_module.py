@@ -7,9 +7,9 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-from qre.config.model import GlobalConfig
+from qre.config.model import GlobalConfig, Profile
 from qre.ends import Dataplane
-from qre.errors import MachineError
+from qre.errors import MachineError, UserError
 
 MODULE = "qre"
 LOADED = Path("/sys/module") / MODULE
@@ -17,6 +17,7 @@ _USERNS = LOADED / "parameters" / "userns"
 #: The content of /proc/self/uid_map in the initial user namespace.
 _INITIAL_USER_NAMESPACE = ["0", "0", "4294967295"]
 _TIMEOUT = 30.0
+_OUTER_IPV6 = "its outer packets are IPv4, and this profile's are IPv6"
 
 
 def wants_module(config: GlobalConfig) -> bool:
@@ -80,22 +81,35 @@ def require_module(config: GlobalConfig) -> None:
         raise MachineError("qre.ko", reason, "install qre.ko, which `make -C kmod` builds")
 
 
-def expected_dataplane(config: GlobalConfig) -> Dataplane:
+def check_outer(profile: Profile, dataplane: Dataplane) -> None:
+    """Raise UserError when this data plane cannot send the profile's outer packets."""
+    if dataplane is Dataplane.KERNEL and profile.outer_ipv6:
+        remedy = "set Dataplane = auto or user, or write an IPv4 address"
+        raise UserError(f"profile {profile.name}", f"qre.ko is not to be used: {_OUTER_IPV6}", remedy)
+
+
+def expected_dataplane(config: GlobalConfig, profile: Profile) -> Dataplane:
     """What ``choose_dataplane`` will most likely choose; changes nothing."""
     if config.dataplane is not Dataplane.AUTO:
         return config.dataplane
+    if profile.outer_ipv6:
+        return Dataplane.USER
     there = LOADED.exists() or (config.module_load and not _modprobe("--dry-run", "--quiet"))
     if there and not why_closed():
         return Dataplane.KERNEL
     return Dataplane.USER
 
 
-def choose_dataplane(config: GlobalConfig, notice: Callable[[str], None]) -> Dataplane:
+def choose_dataplane(config: GlobalConfig, profile: Profile, notice: Callable[[str], None]) -> Dataplane:
     """The data plane of this ``up``; ``notice`` gets a line when `auto` falls back to the user data plane.
 
-    Raises MachineError when `kernel` was configured and is not available.
+    Raises MachineError when `kernel` was configured and is not available, UserError when the profile rules it out.
     """
     if config.dataplane is Dataplane.USER:
+        return Dataplane.USER
+    if profile.outer_ipv6:
+        check_outer(profile, config.dataplane)
+        notice(f"qre.ko is not used ({_OUTER_IPV6}): the user data plane is used")
         return Dataplane.USER
     reason = load_module() if wants_module(config) else ""
     if not reason and not LOADED.exists():

@@ -102,7 +102,7 @@ class _Up:
             unset_names(self.before.names, self.before.device)
 
     def choose_dataplane(self) -> None:
-        self.dataplane = choose_dataplane(self.config, self.notice)
+        self.dataplane = choose_dataplane(self.config, self.profile, self.notice)
 
     def make_device(self) -> None:
         existing = self.rtnl.link(self.profile.device)
@@ -240,7 +240,9 @@ def _prepare(profile: Profile, config: GlobalConfig, keep_tun: bool, notice: Not
     spec = _spec(profile, table_of(profile, saved, existing, rtnl, config))
     tables = {spec.table, saved.table if saved is not None else 0} - {0}
     rules = {table: refusing_versions(rtnl, table) for table in tables}
-    return _Up(profile, config, keep_tun, notice, rtnl, spec, saved, expected_dataplane(config), rules_before=rules)
+    return _Up(
+        profile, config, keep_tun, notice, rtnl, spec, saved, expected_dataplane(config, profile), rules_before=rules
+    )
 
 
 def nothing_in_the_clear(name: str) -> str:
@@ -272,7 +274,7 @@ def up_steps(up: _Up) -> list[Step]:
     steps: list[Step] = []
     if up.before is not None and up.before.names is not None:
         steps.append(Step((f"take back the name servers of {up.before.device}",), up.take_names_back))
-    if wants_module(up.config):
+    if wants_module(up.config) and not up.profile.outer_ipv6:
         alternative = ", or else use the user data plane" if up.config.dataplane is Dataplane.AUTO else ""
         line = f"load {MODULE}.ko (modprobe {MODULE}){alternative}"
     else:

@@ -209,7 +209,7 @@ def _tables(
 
 
 def _port_of(configured: Profile | None, saved: ProfileState | None) -> tuple[str, int] | None:
-    """Where the profile's server listened, or would."""
+    """Where the profile's server listened, or would; None for IPv6, which qre.ko never has."""
     text = (saved.underlay or saved.listen) if saved is not None else ""
     if not text and configured is not None and configured.listen is not None:
         text = str(configured.listen)

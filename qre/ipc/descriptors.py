@@ -10,6 +10,7 @@ import os
 import socket
 import stat
 
+from qre.addresses import host_port
 from qre.errors import MachineError
 from qre.ipc.messages import WorkerConfig
 from qre.ipc.roles import Expected
@@ -55,9 +56,9 @@ def _wrong(fd: int, expected: Expected) -> str:
 def _wrong_socket(fd: int, expected: Expected) -> str:
     made = socket.socket(fileno=fd)
     try:
-        if (made.family, made.type, made.proto) != (expected.family, expected.type, expected.protocol):
+        if made.family not in expected.families or (made.type, made.proto) != (expected.type, expected.protocol):
             return "a socket of another family, type or protocol"
-        if expected.family != socket.AF_INET:
+        if socket.AF_INET not in expected.families:
             return ""
         if bool(made.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT)) is not expected.reuseport:
             return f"SO_REUSEPORT is {'off' if expected.reuseport else 'on'}"
@@ -75,5 +76,5 @@ def check_bound(fd: int, expected: Expected, config: WorkerConfig) -> None:
         bound = made.getsockname()
     finally:
         made.detach()
-    if bound != (config.listen_ip, config.listen_port):
-        raise MachineError(f"descriptor {expected.name}", f"bound to {bound[0]}:{bound[1]}, not to Listen")
+    if bound[:2] != (config.listen_ip, config.listen_port):
+        raise MachineError(f"descriptor {expected.name}", f"bound to {host_port(*bound[:2])}, not to Listen")

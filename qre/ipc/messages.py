@@ -83,6 +83,7 @@ class WorkerConfig(Struct, frozen=True, kw_only=True):
     others: Annotated[tuple[ServerAddress, ...], msgspec.Meta(max_length=16)] = ()  # further servers of a client
     endpoint_order: EndpointOrder = EndpointOrder.LISTED
     user_dataplane: bool = True
+    outer_version: Literal[0, 4, 6] = 0  # client: of the addresses that are tried; 0: both
     splits: bool = True  # the data plane sends and joins packets in two datagrams, which an older qre.ko does not
     routed_cid_len: RoutedCidLen = LIKE_DEST
     dest_profile_ttl_ms: U64 = 3_600_000

@@ -107,7 +107,7 @@ class Expected:
 
     name: str
     kind: str
-    family: int = 0
+    families: tuple[int, ...] = ()
     type: int = 0
     protocol: int = 0
     reuseport: bool = False
@@ -117,21 +117,21 @@ class Expected:
 
 
 def _udp(name: str, *, reuseport: bool, given: Given = Given.ALWAYS, optional: bool = False) -> Expected:
-    udp = (socket.AF_INET, socket.SOCK_DGRAM, socket.IPPROTO_UDP)
+    udp = ((socket.AF_INET, socket.AF_INET6), socket.SOCK_DGRAM, socket.IPPROTO_UDP)
     return Expected(name, "socket", *udp, reuseport, given=given, optional=optional)
 
 
 #: A client's underlay socket; it also comes over ``keys``, with SessionInstall.
 CLIENT_UDP: Final = _udp("client_udp", reuseport=False, optional=True)
 #: To the worker that holds the sessions, or from it: the last to start of both makes a pair for both.
-KEYS: Final = Expected("keys", "socket", socket.AF_UNIX, socket.SOCK_SEQPACKET)
+KEYS: Final = Expected("keys", "socket", (socket.AF_UNIX,), socket.SOCK_SEQPACKET)
 #: The two ends of the channel between the front of a shared port and a daemon that has joined it.
-FRONT_FEED: Final = Expected("front_feed", "socket", socket.AF_UNIX, socket.SOCK_SEQPACKET, given=Given.JOINED)
-GUEST_FEED: Final = Expected("guest_feed", "socket", socket.AF_UNIX, socket.SOCK_SEQPACKET, given=Given.LATER)
+FRONT_FEED: Final = Expected("front_feed", "socket", (socket.AF_UNIX,), socket.SOCK_SEQPACKET, given=Given.JOINED)
+GUEST_FEED: Final = Expected("guest_feed", "socket", (socket.AF_UNIX,), socket.SOCK_SEQPACKET, given=Given.LATER)
 #: Connections to the replay store that several servers share.
 STORES: Final = (
-    Expected("store_ipv4", "socket", socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, given=Given.LATER),
-    Expected("store_unix", "socket", socket.AF_UNIX, socket.SOCK_STREAM, given=Given.LATER),
+    Expected("store_ipv4", "socket", (socket.AF_INET,), socket.SOCK_STREAM, socket.IPPROTO_TCP, given=Given.LATER),
+    Expected("store_unix", "socket", (socket.AF_UNIX,), socket.SOCK_STREAM, given=Given.LATER),
 )
 #: Files that the resolver of the C library reads.
 RESOLVER_FILES: Final = (

@@ -19,7 +19,7 @@ from typing import Final
 from qre.addresses import Interface, Network, contains, default_versions, keeps_apart
 from qre.errors import InternalError, MachineError
 from qre.kernel.rtnl import MAIN_TABLE, PLACEHOLDER, Link, Rtnl, Rule
-from qre.kernel.underlay_sockets import MARK
+from qre.kernel.udp.underlay_sockets import MARK
 
 #: The table of the first device that needs one.
 FIRST_TABLE: Final = MARK
@@ -229,8 +229,8 @@ class RuleSet:
             add(table, MARK, inverted=True, suppress=length - 1 if length else None)
         if self.refuse:
             add(table, MARK, inverted=True, unreachable=True)
-        if version == 4:  # outer packets, even when somebody removes the kernel's own rule for the main table
-            add(MAIN_TABLE, MARK)
+        # outer packets, even when somebody removes the kernel's own rule for the main table
+        add(MAIN_TABLE, MARK)
         return rules
 
 

@@ -70,10 +70,15 @@ async def look_up(host: str, port: int, family: int) -> list[Resolved]:
 
 
 async def resolve(
-    host: str, port: int, *, family: int = socket.AF_UNSPEC, lookup: Lookup = look_up
+    host: str,
+    port: int,
+    *,
+    family: int = socket.AF_UNSPEC,
+    lookup: Lookup = look_up,
+    ipv4_first: bool = True,
 ) -> tuple[Resolved, ...]:
-    """Every address, at least one: in the resolver's order (RFC 6724), but IPv4 before IPv6. Raises MachineError with
-    the cause."""
+    """Every address, at least one: in the resolver's order (RFC 6724), or those of IPv4 before those of IPv6. Raises
+    MachineError with the cause."""
     known = numeric(host, port)
     if known is not None:
         if family not in {socket.AF_UNSPEC, known[0]}:
@@ -82,7 +87,8 @@ async def resolve(
     addresses = await lookup(host, port, family)
     if not addresses:
         raise MachineError.of(f"cannot resolve {host}", Cause.NAME_WITHOUT_ADDRESS)
-    addresses.sort(key=lambda entry: entry[0] != socket.AF_INET)
+    if ipv4_first:
+        addresses.sort(key=lambda entry: entry[0] != socket.AF_INET)
     return tuple(dict.fromkeys(addresses))[:MOST_ADDRESSES]
 
 

@@ -7,7 +7,6 @@ A name that cannot be refreshed keeps its addresses. The address in use stays as
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import Callable
 from typing import Final
 
@@ -46,10 +45,9 @@ class DestAddress:
         """The address in use; None while the name is not resolved."""
         return next(iter(self.candidates()), None)
 
-    @property
-    def ipv4(self) -> Resolved | None:
-        """The same of IPv4, if there is one; otherwise the one in use."""
-        return next((each for each in self.candidates() if each[0] == socket.AF_INET), self.current)
+    def of_family(self, family: int) -> Resolved | None:
+        """The same of one family, if there is one; otherwise the one in use."""
+        return next((each for each in self.candidates() if each[0] == family), self.current)
 
     def candidates(self) -> list[Resolved]:
         """Every address, the one in use first."""

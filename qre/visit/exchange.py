@@ -14,9 +14,10 @@ from collections import deque
 from random import SystemRandom
 from typing import Final
 
+from qre.addresses import host_port
 from qre.causes import Cause, of_network
 from qre.errors import MachineError, PeerError
-from qre.kernel.underlay_sockets import ECN_SPACE, IP_PKTINFO, PKTINFO_SPACE, ecn_of, local_of, report_ecn
+from qre.kernel.udp.control_messages import ECN_SPACE, PKTINFO_SPACE, ecn_of, local_of, report_ecn, report_local
 from qre.quic.client.client_handshake import STEP_TIMEOUT, ClientHandshake
 from qre.quic.handshake_events import (
     ClientEvent,
@@ -112,8 +113,7 @@ class Exchange:
         #: The address of ours that the last datagram was sent to.
         self.local: str | None = None
         made.setblocking(False)
-        if made.family == socket.AF_INET:
-            made.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
+        report_local(made)
         report_ecn(made)
 
     def __enter__(self) -> Exchange:
@@ -141,7 +141,7 @@ class Exchange:
         while not self._events:
             if self._unreachable is not None:
                 cause = of_network(self._unreachable.errno)
-                raise MachineError.of(f"cannot reach {self._peer[0]}:{self._peer[1]}", cause)
+                raise MachineError.of(f"cannot reach {host_port(*self._peer)}", cause)
             self._wake.clear()
             at = self._handshake.timer()
             try:

@@ -13,7 +13,7 @@ from qre.errors import QreError
 from qre.kernel.netfilter.expressions import ANY
 from qre.kernel.netfilter.forwarding import way_to
 from qre.kernel.socket import NETLINK_ROUTE, NetlinkSocket
-from qre.kernel.underlay_sockets import MARK
+from qre.kernel.udp.underlay_sockets import MARK
 
 #: Addresses with so many leading bits in common count as one network: what a hoster's customers near us have.
 _SHARED_BITS: Final = 16

@@ -15,6 +15,7 @@ from typing import Final
 
 import msgspec
 
+from qre.addresses import host_port
 from qre.causes import Cause, of_network
 from qre.dest_profile import MAX_VISITS, DestProfile
 from qre.errors import MachineError
@@ -66,13 +67,13 @@ async def probe(
         try:
             made.connect(peer)
         except OSError as error:
-            raise MachineError.of(f"Dest {peer[0]}:{peer[1]}", of_network(error.errno)) from error
+            raise MachineError.of(f"Dest {host_port(*peer)}", of_network(error.errno)) from error
         with Exchange(handshake, made, peer, patience) as exchange:
             try:
                 async with asyncio.timeout(_LONGEST_PROBE):
                     return await _answer(exchange)
             except TimeoutError:
-                raise MachineError(f"Dest {peer[0]}:{peer[1]}", "the visit did not end in time") from None
+                raise MachineError(f"Dest {host_port(*peer)}", "the visit did not end in time") from None
 
 
 async def _answer(exchange: Exchange) -> DestProfile:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from random import Random
 
+from qre.addresses import host_port
 from qre.ends import EndpointOrder
 from qre.visit.candidates import Candidates
 from qre.visit.dest import Resolved
@@ -28,7 +29,7 @@ class KnownServer:
     addresses: tuple[Resolved, ...] = ()
 
     def __str__(self) -> str:
-        return f"{self.host}:{self.port}"
+        return host_port(self.host, self.port)
 
 
 class Servers:

@@ -418,17 +418,17 @@ class Daemon:
         profile, old = self._load(), self._profile
         refuse_replacement(profile, state_of(old, self._table), _RESTART)
         table = self._table or chosen_table(profile, self._config)
+        config = msgspec.structs.replace(self._worker_config(profile), table=table)
         secrets = secrets_memfd(profile)
         try:
             self._tell(Supply(name="new_profile_secrets"), secrets)
         finally:
             os.close(secrets)
         self._reloaded = asyncio.get_running_loop().create_future()
-        self._tell(ApplyReload(config=msgspec.structs.replace(self._worker_config(profile), table=table)))
+        self._tell(ApplyReload(config=config))
         async with asyncio.timeout(_RELOAD_TIMEOUT):
-            error = await self._reloaded
-        if error:
-            raise MachineError("reload", error)
+            if error := await self._reloaded:
+                raise MachineError("reload", error)
         self._profile, self._table = profile, table
         save_state(self._config, state_of(profile, table))
         self._names.follow(profile)

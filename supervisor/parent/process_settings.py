@@ -7,7 +7,7 @@ import os
 import socket
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Literal, NoReturn
 
 import msgspec
 
@@ -15,6 +15,7 @@ import qre
 from qre.addresses import closed_beside
 from qre.config.model import ClientSection, GlobalConfig, Profile
 from qre.dest_profile import DestProfile
+from qre.device.kernel_module import check_outer
 from qre.ends import Dataplane, EndpointOrder, Role
 from qre.ipc.messages import ServerAddress, WorkerConfig
 from qre.kernel.qre_family import Qre
@@ -41,7 +42,8 @@ def worker_config(
     dataplane: Dataplane = Dataplane.USER,
     table: int = 0,
 ) -> WorkerConfig:
-    """The public settings, which every worker gets; ``table`` is that of the device's routes."""
+    """The public settings, which every worker gets; ``table`` is that of the device's routes. Raises UserError for
+    outer packets that the data plane cannot send."""
     made = WorkerConfig(
         profile=profile.name,
         device=profile.device,
@@ -56,6 +58,7 @@ def worker_config(
         closed=closed_beside(profile.routes, profile.leak_protection),
         server_name=(profile.server or profile.client or _none(profile)).server_name,
         user_dataplane=dataplane is not Dataplane.KERNEL,
+        outer_version=_outer_version(profile, dataplane),
         splits=dataplane is not Dataplane.KERNEL or _module_splits(),
         routed_cid_len=config.routed_cid_len,
         dest_profile_ttl_ms=config.dest_profile_ttl_ms,
@@ -73,18 +76,27 @@ def worker_config(
         log_level=config.log_level,
         dest_profile=dest_profile,
     )
-    listen, endpoint = profile.listen, profile.endpoint
-    if profile.server is not None and listen is not None:
-        return msgspec.structs.replace(
-            made,
-            listen_ip=str(listen.ip),
-            listen_port=listen.port,
-            dest_host=profile.server.dest.host,
-            dest_port=profile.server.dest.port,
-            max_time_diff_ms=profile.server.max_time_diff_ms,
-            forward=profile.server.forward,
-            replay_store=profile.server.replay_place,
-        )
+    return _with_server(made, profile) if profile.server is not None else _with_client(made, profile)
+
+
+def _with_server(made: WorkerConfig, profile: Profile) -> WorkerConfig:
+    server, listen = profile.server, profile.listen
+    if server is None or listen is None:
+        _none(profile)
+    return msgspec.structs.replace(
+        made,
+        listen_ip=str(listen.ip),
+        listen_port=listen.port,
+        dest_host=server.dest.host,
+        dest_port=server.dest.port,
+        max_time_diff_ms=server.max_time_diff_ms,
+        forward=server.forward,
+        replay_store=server.replay_place,
+    )
+
+
+def _with_client(made: WorkerConfig, profile: Profile) -> WorkerConfig:
+    endpoint = profile.endpoint
     if endpoint is None:
         _none(profile)
     return msgspec.structs.replace(
@@ -94,6 +106,15 @@ def worker_config(
         others=tuple(ServerAddress(host=it.endpoint.host, port=it.endpoint.port) for it in profile.other_servers),
         endpoint_order=profile.client.endpoint_order if profile.client is not None else EndpointOrder.LISTED,
     )
+
+
+def _outer_version(profile: Profile, dataplane: Dataplane) -> Literal[0, 4, 6]:
+    """Of a client's outer packets, where nothing else is possible; 0: either."""
+    check_outer(profile, dataplane)
+    given = profile.underlay.client
+    if dataplane is Dataplane.KERNEL:
+        return 4
+    return given.ip.version if given is not None else 0
 
 
 def _module_splits() -> bool:

@@ -6,15 +6,26 @@ import json
 import re
 import signal
 import time
+from collections.abc import Iterator
+
+import pytest
 
 from tests.support.daemons import PATIENCE, children, threads, wait_for
 from tests.support.json_schemas import check_against_schema
+from tests.support.lab import Ipv6Lab, Lab
 from tests.support.ping import answered
 from tests.support.site import PAGE, visit
 from tests.support.tunnel import CLIENT_INNER, PORT, SERVER_INNER, Tunnel
 
 CAP_NET_ADMIN, CAP_BPF = 1 << 12, 1 << 39
 GRANTED = {"handshake": 0, "dataplane": 0, "bpf_loader": CAP_BPF, "netlink": CAP_NET_ADMIN}
+
+
+@pytest.fixture(scope="module", params=[Lab, Ipv6Lab], ids=["over IPv4", "over IPv6"])
+def tunnel(request: pytest.FixtureRequest) -> Iterator[Tunnel]:
+    """Both daemons run, with a session between them."""
+    with Tunnel(lab=request.param) as made:
+        yield made.up()
 
 
 def test_packets_flow_both_ways(tunnel: Tunnel) -> None:

@@ -153,8 +153,8 @@ MUTANTS = {
         M(
             "numeric",
             "_address",
-            "_in_field(name, parse_socket_address, text)",
-            "_in_field(name, parse_socket_address, text.replace('localhost', '127.0.0.1'))",
+            "_in_field(name, parse_ipv4_socket_address, text)",
+            "_in_field(name, parse_ipv4_socket_address, text.replace('localhost', '127.0.0.1'))",
         ),
     ),
     "ConnectionId has the length of RoutedCidLen": (
@@ -227,7 +227,7 @@ MUTANTS = {
             "of session-plan and session-capture",
             "session_ends",
             "listen = server.server.listen",
-            "listen = parse_socket_address('192.0.2.99:443')",
+            "listen = parse_ipv4_socket_address('192.0.2.99:443')",
         ),
         M("of the client", "_peer", "profile.client.endpoint.port", "443"),
         M(

@@ -357,7 +357,7 @@ MUTANTS = {
         M(
             "applies it",
             "Daemon._reload_once",
-            "self._tell(ApplyReload(config=msgspec.structs.replace(self._worker_config(profile), table=table)))",
+            "self._tell(ApplyReload(config=config))",
             "self._reloaded.set_result('')",
         ),
     ),

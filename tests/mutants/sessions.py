@@ -248,8 +248,8 @@ MUTANTS = {
         M(
             "the client's",
             "session_ends",
-            "ends[1] or parse_socket_address(stand_ins.client)",
-            "parse_socket_address(stand_ins.client)",
+            "ends[1] or parse_ipv4_socket_address(stand_ins.client)",
+            "parse_ipv4_socket_address(stand_ins.client)",
         ),
         M("of a machine", "parse_end", "address.ip == _ANY", "False"),
         M("both or none", "check_both_or_none", "len([name for name in UNDERLAYS if name in fields]) == 1", "False"),
@@ -259,13 +259,13 @@ MUTANTS = {
         M(
             "the client's",
             "session_ends",
-            "ends[1] or parse_socket_address(stand_ins.client)",
-            "parse_socket_address(stand_ins.client)",
+            "ends[1] or parse_ipv4_socket_address(stand_ins.client)",
+            "parse_ipv4_socket_address(stand_ins.client)",
         ),
         M("both or none", "session_capture", "check_both_or_none('session-capture', fields)", "None"),
     ),
     "what `session-plan` prints, `install-session` takes": (
-        M("of every address", "session_ends", "listen.ip == _ANY", "False"),
+        M("of every address", "session_ends", "ip is None or ip == _ANY", "ip is None"),
         M("its fields", "install_arguments", "show_duration(install.idle_timeout_ms)", "install.idle_timeout_ms"),
     ),
     "`session-demo` installs both ends": (

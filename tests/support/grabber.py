@@ -15,7 +15,7 @@ from pathlib import Path
 from qre.cli.port.port_client import client_handshake
 from qre.config.profile import load_profile_file
 from qre.errors import QreError
-from qre.kernel.underlay_sockets import client_socket
+from qre.kernel.udp.underlay_sockets import client_socket
 from qre.visit.visitor_files import load_trust
 
 

@@ -9,6 +9,7 @@ server.
 
 from __future__ import annotations
 
+import ipaddress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -19,9 +20,16 @@ from tests.support.namespaces import Namespace, join
 NOWHERE = "10.255.255.53"
 
 
+def _add_second(namespace: Namespace, device: str, address: str) -> None:
+    """An address that nothing chooses for itself while there is another one."""
+    preference = ("preferred_lft", "0") if ":" in address else ()
+    namespace.ip("addr", "add", address, "dev", device, *preference)
+
+
 class NeighbourLab:
     """Client and server in one network: ``client —10.90.1.0/24— server —10.90.2.0/24— site``."""
 
+    LENGTH = 24
     CLIENT = "10.90.1.2"
     SERVER = "10.90.1.1"
     SERVER_TO_SITE = "10.90.2.1"
@@ -32,7 +40,10 @@ class NeighbourLab:
         try:
             self.client, self.server, self.site = (self._add(name) for name in ("client", "server", "site"))
             self.uplink_device, self.site_device = join(
-                self.server, f"{self.SERVER_TO_SITE}/24", self.site, f"{self.SITE}/24"
+                self.server,
+                f"{self.SERVER_TO_SITE}/{self.LENGTH}",
+                self.site,
+                f"{self.SITE}/{self.LENGTH}",
             )
             self._join()
         except BaseException:
@@ -42,7 +53,7 @@ class NeighbourLab:
     def _join(self) -> None:
         """The way between client and server."""
         self.client_device, self.server_device = join(
-            self.client, f"{self.CLIENT}/24", self.server, f"{self.SERVER}/24"
+            self.client, f"{self.CLIENT}/{self.LENGTH}", self.server, f"{self.SERVER}/{self.LENGTH}"
         )
 
     def _add(self, name: str) -> Namespace:
@@ -73,26 +84,32 @@ class Lab(NeighbourLab):
     SERVER_GATEWAY = "10.90.3.1"
 
     def _join(self) -> None:
+        length = self.LENGTH
         self.router = self._add("router")
         self.client_device, self.client_gateway_device = join(
-            self.client, f"{self.CLIENT}/24", self.router, f"{self.CLIENT_GATEWAY}/24"
+            self.client, f"{self.CLIENT}/{length}", self.router, f"{self.CLIENT_GATEWAY}/{length}"
         )
         self.server_gateway_device, self.server_device = join(
-            self.router, f"{self.SERVER_GATEWAY}/24", self.server, f"{self.SERVER}/24"
+            self.router, f"{self.SERVER_GATEWAY}/{length}", self.server, f"{self.SERVER}/{length}"
         )
-        self.client.ip("addr", "add", f"{self.CLIENT_SECOND}/24", "dev", self.client_device)
-        self.server.ip("addr", "add", f"{self.SERVER_SECOND}/24", "dev", self.server_device)
-        for namespace, gateway in (
-            (self.client, self.CLIENT_GATEWAY),
-            (self.server, self.SERVER_GATEWAY),
-            (self.site, self.SERVER_TO_SITE),
-        ):
-            namespace.ip("route", "add", "default", "via", gateway)
-        self.router.ip("route", "add", "10.90.2.0/24", "via", self.SERVER)
+        _add_second(self.client, self.client_device, f"{self.CLIENT_SECOND}/{length}")
+        _add_second(self.server, self.server_device, f"{self.SERVER_SECOND}/{length}")
+        self._route(type(self))
         for resolver in resolvers():  # default routes lead there, and nobody answers: say so at once
             for namespace in (self.client, self.server, self.site):
                 namespace.ip("route", "add", "unreachable", f"{resolver}/32")
-        self.router.run("sysctl", "-qw", "net.ipv4.ip_forward=1")
+        self.router.run("sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
+
+    def _route(self, lab: type[Lab]) -> None:
+        """The ways between the networks of this lab's addresses."""
+        site = ipaddress.ip_network(f"{lab.SITE}/{lab.LENGTH}", strict=False)
+        for namespace, to, gateway in (
+            (self.client, "default", lab.CLIENT_GATEWAY),
+            (self.server, "default", lab.SERVER_GATEWAY),
+            (self.site, "default", lab.SERVER_TO_SITE),
+            (self.router, str(site), lab.SERVER),
+        ):
+            namespace.ip(f"-{site.version}", "route", "add", to, "via", gateway)
 
     def unplug_client(self) -> None:
         """The client's cable: its link, addresses' routes and default route are gone."""
@@ -113,6 +130,35 @@ class Lab(NeighbourLab):
     def plug_server(self) -> None:
         self.server.ip("link", "set", self.server_device, "up")
         self.server.ip("route", "replace", "default", "via", self.SERVER_GATEWAY)
+
+
+class Ipv6Lab(Lab):
+    """The same, with IPv6 in place of IPv4."""
+
+    LENGTH = 64
+    CLIENT, CLIENT_SECOND, CLIENT_GATEWAY = "2001:db8:1::2", "2001:db8:1::3", "2001:db8:1::1"
+    SERVER, SERVER_SECOND, SERVER_GATEWAY = "2001:db8:3::2", "2001:db8:3::4", "2001:db8:3::1"
+    SERVER_TO_SITE, SITE = "2001:db8:2::1", "2001:db8:2::2"
+
+
+class DualLab(Lab):
+    """The same with both: each end of the IPv4 lab has the address of the IPv6 lab, too."""
+
+    def _join(self) -> None:
+        super()._join()
+        other = Ipv6Lab
+        for namespace, device, address in (
+            (self.client, self.client_device, other.CLIENT),
+            (self.router, self.client_gateway_device, other.CLIENT_GATEWAY),
+            (self.router, self.server_gateway_device, other.SERVER_GATEWAY),
+            (self.server, self.server_device, other.SERVER),
+            (self.server, self.uplink_device, other.SERVER_TO_SITE),
+            (self.site, self.site_device, other.SITE),
+        ):
+            namespace.ip("addr", "add", f"{address}/{other.LENGTH}", "dev", device)
+        _add_second(self.client, self.client_device, f"{other.CLIENT_SECOND}/{other.LENGTH}")
+        _add_second(self.server, self.server_device, f"{other.SERVER_SECOND}/{other.LENGTH}")
+        self._route(other)
 
 
 def resolvers() -> set[str]:

@@ -10,7 +10,7 @@ from typing import Final, Self
 
 from qre.config.model import GlobalConfig
 from qre.kernel.bpf_program import SLOT_KERNEL, SLOT_USER, Maps, load
-from qre.kernel.underlay_sockets import server_pair
+from qre.kernel.udp.underlay_sockets import server_pair
 from qre.supervisor.parent.process_settings import bpf_elf
 from tests.support.daemons import PATIENCE
 

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from qre.addresses import host_port
 from tests.support.daemons import PATIENCE
 from tests.support.namespaces import Namespace
 
@@ -90,7 +91,9 @@ class Caddy:
             env={"HOME": str(directory), "XDG_DATA_HOME": str(directory), "XDG_CONFIG_HOME": str(directory)},
             log=self.log,
         )
-        self._wait(namespace, f"{address}:{port} ", "-Hlun" if "h3" in protocols else "-Hltn")
+        self._wait(
+            namespace, f"{host_port(address.split(maxsplit=1)[0], port)} ", "-Hlun" if "h3" in protocols else "-Hltn"
+        )
 
     def _wait(self, namespace: Namespace, where: str, sockets: str) -> None:
         deadline = time.monotonic() + PATIENCE
@@ -134,7 +137,7 @@ def visit(
             script,
             NAME,
             str(port),
-            address,
+            f"[{address}]" if ":" in address else address,
             str(authority),
             str(timeout),
             path,

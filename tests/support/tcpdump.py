@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import ipaddress
 import signal
-import socket
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import dpkt
 
@@ -43,7 +44,7 @@ class Datagram:
 
 
 def read_udp(path: Path) -> Iterator[Datagram]:
-    """The IPv4 UDP datagrams of an Ethernet pcap file; a last record cut short is left out."""
+    """The UDP datagrams of an Ethernet pcap file; a last record cut short is left out."""
     with path.open("rb") as file:
         reader = dpkt.pcap.Reader(file)
         while True:
@@ -55,7 +56,7 @@ def read_udp(path: Path) -> Iterator[Datagram]:
                 ip = dpkt.ethernet.Ethernet(frame).data
             except dpkt.NeedData:
                 continue
-            if not isinstance(ip, dpkt.ip.IP) or not isinstance(ip.data, dpkt.udp.UDP):
+            if not isinstance(ip, dpkt.ip.IP | dpkt.ip6.IP6) or not isinstance(ip.data, dpkt.udp.UDP):
                 continue
             udp = ip.data
             if len(udp) != udp.ulen:
@@ -64,14 +65,22 @@ def read_udp(path: Path) -> Iterator[Datagram]:
                 continue
             yield Datagram(
                 time=float(time),
-                source=(socket.inet_ntoa(ip.src), udp.sport),
-                destination=(socket.inet_ntoa(ip.dst), udp.dport),
-                tos=ip.tos,
-                dont_fragment=bool(ip.df),
+                source=(_text(ip.src), udp.sport),
+                destination=(_text(ip.dst), udp.dport),
                 payload=bytes(udp.data),
-                ttl=ip.ttl,
-                identification=ip.id,
+                **_header(ip),
             )
+
+
+def _text(packed: bytes) -> str:
+    return str(ipaddress.ip_address(packed))
+
+
+def _header(ip: dpkt.ip.IP | dpkt.ip6.IP6) -> dict[str, Any]:
+    """Of IPv6: no router fragments it, and nothing counts it."""
+    if isinstance(ip, dpkt.ip6.IP6):
+        return {"tos": ip.fc, "dont_fragment": True, "ttl": ip.hlim}
+    return {"tos": ip.tos, "dont_fragment": bool(ip.df), "ttl": ip.ttl, "identification": ip.id}
 
 
 class Tcpdump:

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 
+from qre.addresses import host_port
 from tests.support.daemons import Daemon, left_behind
 from tests.support.lab import Lab, NeighbourLab
 from tests.support.namespaces import Namespace, join, run
@@ -47,8 +48,8 @@ class Tunnel:
             self.server = self.daemon("server0", server=True)
             self.client = self.daemon("client0")
             self.server.tool(
-                "init", "ServerProfile=server0", "ClientProfile=client0", f"Endpoint={lab.SERVER}:{PORT}",
-                f"Dest={lab.SITE}:{PORT}", f"ServerName={NAME}",
+                "init", "ServerProfile=server0", "ClientProfile=client0", f"Endpoint={host_port(lab.SERVER, PORT)}",
+                f"Dest={host_port(lab.SITE, PORT)}", f"ServerName={NAME}",
                 f"ServerAddress={SERVER_INNER}/24", f"ClientAddress={CLIENT_INNER}/24",
             )  # fmt: skip
             list_short_ids(self.profile("server0"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,11 @@ from tests.support.profiles import PRIVATE_KEY, SERVER
 LABEL = st.from_regex(r"[a-z][a-z0-9-]{0,9}[a-z0-9]", fullmatch=True)
 NAME = st.builds(".".join, st.lists(LABEL, min_size=1, max_size=4))
 PORT = st.integers(1, 65_535)
-HOST_PORT = st.builds(HostPort, st.one_of(NAME, st.ip_addresses(v=4).map(str)), PORT)
-UNICAST = st.integers(0x0B000000, 0x7EFFFFFF).map(IPv4Address)
+UNICAST4 = st.integers(0x0B000000, 0x7EFFFFFF).map(IPv4Address)
+UNICAST = st.one_of(UNICAST4, st.integers(0x20 << 120, 0x3F << 120).map(IPv6Address))
+HOST_PORT = st.builds(HostPort, st.one_of(NAME, UNICAST.map(str)), PORT)
 INTERFACE = st.one_of(
-    st.builds(lambda ip, length: IPv4Interface((ip, length)), UNICAST, st.integers(0, 32)),
+    st.builds(lambda ip, length: IPv4Interface((ip, length)), UNICAST4, st.integers(0, 32)),
     st.builds(
         lambda low, length: IPv6Interface(((0xFD << 120) + low, length)), st.integers(1, 1 << 64), st.integers(0, 128)
     ),

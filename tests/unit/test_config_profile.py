@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_interface, ip_network
+from ipaddress import ip_address, ip_interface, ip_network
 
 import pytest
 
-from qre.config.model import HostPort, Profile
+from qre.config.model import HostPort, Profile, SocketAddress
 from qre.config.profile import profile_from_fields
 from qre.ends import MAX_CLIENTS, Role
 from qre.errors import UserError, UserErrors
@@ -55,6 +55,27 @@ def test_a_client_profile_is_known_by_its_endpoint() -> None:
     assert profile.client.endpoint == HostPort("vpn.example.org", 443)
     assert profile.allowed_ips == (ip_network("0.0.0.0/0"), ip_network("10.0.0.0/8"))
     assert profile.keepalive_s == 25
+
+
+@pytest.mark.parametrize(
+    ("written", "ip", "text"),
+    [
+        ("[2001:DB8:0::1]:443", "2001:db8::1", "[2001:db8::1]:443"),
+        ("[::]:443", "::", "[::]:443"),
+        ("0.0.0.0:443", "0.0.0.0", "0.0.0.0:443"),
+    ],
+)
+def test_an_address_of_ipv6_stands_in_brackets(written: str, ip: str, text: str) -> None:
+    profile = parse(server(f"Listen = {written}", f"ClientEndpoint = {written}", without="Listen"))
+    assert profile.server is not None
+    assert profile.listen == SocketAddress(ip_address(ip), 443)
+    assert str(profile.listen) == text
+    assert profile.server.client_endpoints == (HostPort(ip, 443),)
+    assert profile.outer_ipv6 is (":" in ip)
+    named = parse(client(f"Endpoint = vpn.example:443, {written}", without="Endpoint"))
+    assert [str(each) for each in (named.endpoint, *(each.endpoint for each in named.other_servers))][1] == text
+    assert named.outer_ipv6 is (":" in ip)
+    assert not parse(client()).outer_ipv6
 
 
 def test_keys_are_read_in_any_case_and_comments_are_skipped() -> None:
@@ -123,9 +144,11 @@ def test_an_error_in_a_list_of_several_lines_names_the_line() -> None:
         ("https://vpn.example:443", "is a URL or has a path; write host and port alone"),
         ("vpn.example:443/tunnel", "is a URL or has a path"),
         ("vpn.example:443:80", "has more than one colon"),
-        ("[2001:db8::1]:443", "is an IPv6 address"),
-        ("2001:db8::1", "is an IPv6 address"),
-        ("[fe80::1%eth0]:443", "is an IPv6 address"),
+        ("2001:db8::1", "has no port"),
+        ("[2001:db8::1]", "has no port"),
+        ("2001:db8:0:0:0:0:0:1:443", "is an IPv6 address without brackets; write [2001:db8:0:0:0:0:0:1]:443"),
+        ("[fe80::1%eth0]:443", "cannot be the address of a socket"),
+        ("[vpn.example]:443", "is not a DNS name"),
     ],
 )
 def test_an_endpoint_of_another_kind_is_called_what_it_is(written: str, told: str) -> None:
@@ -188,11 +211,19 @@ def test_a_wrong_value_is_refused_by_name(line: str, told: str) -> None:
         ("Listen", "10.9.0.1", "has no port"),
         ("Listen", "10.9.0.1:0", "is not a port"),
         ("Listen", "10.9.0.1:65536", "is not a port"),
-        ("Listen", "example.org:443", "is not a numeric IPv4 address"),
-        ("Listen", "[::1]:443", "outer packets are IPv4"),
+        ("Listen", "example.org:443", "is not a numeric address"),
+        ("Listen", "2001:db8::1", "has no port"),
+        ("Listen", "2001:db8:0:0:0:0:0:1:443", "is an IPv6 address without brackets"),
+        ("Listen", "[fe80::1%eth0]:443", "cannot be the address of a socket"),
+        ("Listen", "[fe80::1]:443", "cannot be the address of a socket"),
+        ("Listen", "[ff02::1]:443", "cannot be the address of a socket"),
+        ("Listen", "[::ffff:192.0.2.1]:443", "cannot be the address of a socket"),
+        ("Listen", "[example.org]:443", "is not a numeric address"),
+        ("Listen", "[192.0.2.1]:443", "is not a numeric address"),
         ("Listen", "224.0.0.1:443", "cannot be the address of a socket"),
         ("Dest", "www.example.org", "has no port"),
-        ("Dest", "[2001:db8::1]:443", "outer packets are IPv4"),
+        ("Dest", "[2001:db8::1]", "has no port"),
+        ("Dest", "224.0.0.1:443", "cannot be the address of a socket"),
         ("Dest", "300.1.2.3:443", "is not a DNS name"),
         ("Address", "10.77.0.300/24", "is not an address"),
         ("Address", "0.0.0.0/0", "cannot be the address of a tunnel interface"),

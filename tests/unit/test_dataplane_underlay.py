@@ -13,23 +13,33 @@ from typing import Any
 import pytest
 
 from qre.errors import MachineError
-from qre.kernel.underlay_sockets import client_socket, connect_anew
+from qre.kernel.udp.control_messages import family_of
+from qre.kernel.udp.underlay_sockets import client_socket, connect_anew
 from qre.workers.dataplane.many_datagrams import ManyDatagrams
 from qre.workers.dataplane.underlay import UnderlaySocket
 from tests.support.daemons import PATIENCE
 
+LOOPBACK = {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "::1"}
 
-def bound() -> socket.socket:
-    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    sock.bind(("127.0.0.1", 0))
+
+def bound(ip: str = "127.0.0.1") -> socket.socket:
+    sock = socket.socket(family_of(ip), socket.SOCK_DGRAM)
+    if ip == "::":
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    sock.bind((ip, 0))
     return sock
 
 
 class Pair:
-    def __init__(self) -> None:
-        one, two = bound(), bound()
-        self.to = two.getsockname()
-        self.source = one.getsockname()
+    """Addresses are of ``family``, also where a socket is one of both families."""
+
+    def __init__(self, family: int = socket.AF_INET, one: str = "", two: str = "") -> None:
+        self.ip = LOOPBACK[family]
+        self.use(bound(one or self.ip), bound(two or self.ip))
+
+    def use(self, one: socket.socket, two: socket.socket) -> None:
+        self.to = self.ip, two.getsockname()[1]
+        self.source = self.ip, one.getsockname()[1]
         self.drops: Counter[str] = Counter()
         self.one = UnderlaySocket(one.detach(), self.drops)
         self.two = UnderlaySocket(two.detach(), self.drops)
@@ -59,25 +69,31 @@ class Pair:
 class Connected(Pair):
     """The first one is a client's."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        one = bound()
-        one.connect(self.to)
-        self.one.close()
-        self.source = one.getsockname()
-        self.one = UnderlaySocket(one.detach(), self.drops)
+    def use(self, one: socket.socket, two: socket.socket) -> None:
+        one.connect(two.getsockname())
+        super().use(one, two)
 
 
-@pytest.fixture
-def connected() -> Iterator[Connected]:
-    made = Connected()
+@pytest.fixture(params=LOOPBACK, ids=["IPv4", "IPv6"])
+def connected(request: pytest.FixtureRequest) -> Iterator[Connected]:
+    made = Connected(request.param)
     yield made
     made.close()
 
 
-@pytest.fixture
-def pair() -> Iterator[Pair]:
-    made = Pair()
+#: The family of the packets, and where the ends are bound.
+PAIRS = {
+    "IPv4": (socket.AF_INET, "", ""),
+    "IPv6": (socket.AF_INET6, "", ""),
+    "IPv4 from a socket of both": (socket.AF_INET, "::", ""),
+    "IPv4 to a socket of both": (socket.AF_INET, "", "::"),
+    "IPv6 to a socket of both": (socket.AF_INET6, "", "::"),
+}
+
+
+@pytest.fixture(params=PAIRS)
+def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
+    made = Pair(*PAIRS[request.param])
     yield made
     made.close()
 
@@ -112,25 +128,31 @@ def test_a_packet_too_long_for_the_link_is_told_and_the_others_arrive(pair: Pair
     assert pair.drops == {}
 
 
-def closed_port() -> tuple[str, int]:
-    with bound() as gone:
-        name: tuple[str, int] = gone.getsockname()
-        return name
+def closed_port(ip: str) -> tuple[str, int]:
+    with bound(ip) as gone:
+        return ip, gone.getsockname()[1]
+
+
+def hear_of_errors(made: socket.socket) -> None:
+    """IP_RECVERR, IPV6_RECVERR."""
+    made.setsockopt(socket.IPPROTO_IP, 11, 1)
+    if made.family == socket.AF_INET6:
+        made.setsockopt(socket.IPPROTO_IPV6, 25, 1)
 
 
 @pytest.mark.parametrize("count", [1, 5])
 def test_an_icmp_error_of_an_earlier_packet_costs_none_that_follows(pair: Pair, count: int) -> None:
-    """A connected socket is told of them, and one that asks for them (IP_RECVERR) of those to any peer."""
-    pair.one._socket.setsockopt(socket.IPPROTO_IP, 11, 1)
-    pair.one.send([b"nobody hears"], closed_port())
+    """A connected socket is told of them, and one that asks for them of those to any peer."""
+    hear_of_errors(pair.one._socket)
+    pair.one.send([b"nobody hears"], closed_port(pair.ip))
     assert pair.one.send([b"x" * 50] * count, pair.to) == []
     assert len(pair.arrived(count)[0]) == count
     assert pair.drops == {}
 
 
 def test_icmp_errors_that_come_on_receipt_are_counted_and_hide_nothing(pair: Pair) -> None:
-    pair.two._socket.setsockopt(socket.IPPROTO_IP, 11, 1)
-    pair.two.send([b"nobody hears"], closed_port())
+    hear_of_errors(pair.two._socket)
+    pair.two.send([b"nobody hears"], closed_port(pair.ip))
     pair.one.send([b"x"] * 3, pair.to)
     assert pair.arrived(3)[0] == [b"x"] * 3
     assert pair.drops == {"unreachable": 1}
@@ -197,8 +219,8 @@ def test_a_connected_socket_outlives_that_nobody_hears(connected: Connected, cou
     connected.two.close()
     for _ in range(3):
         assert connected.one.send([b"nobody hears"], connected.to) == []
-    again = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    again.bind(("127.0.0.1", port))
+    again = socket.socket(family_of(connected.ip), socket.SOCK_DGRAM)
+    again.bind((connected.ip, port))
     connected.two = UnderlaySocket(again.detach(), connected.drops)
     assert connected.one.send([b"x" * 50] * count, connected.to) == []
     assert len(connected.arrived(count)[0]) == count
@@ -225,11 +247,12 @@ def test_what_a_full_connected_socket_did_not_take_comes_back(connected: Connect
     assert connected.arrived(7)[0] == packets[:7]
 
 
-def test_a_socket_that_is_connected_anew_keeps_its_port_and_hears_its_peer_alone() -> None:
-    with client_socket("127.0.0.1", 0) as made, bound() as first, bound() as second:
+@pytest.mark.parametrize("ip", LOOPBACK.values())
+def test_a_socket_that_is_connected_anew_keeps_its_port_and_hears_its_peer_alone(ip: str) -> None:
+    with client_socket(ip, 0) as made, bound(ip) as first, bound(ip) as second:
         port = made.getsockname()[1]
         for peer in (first, second, second, first):
-            connect_anew(made, peer.getsockname())
+            connect_anew(made, (ip, peer.getsockname()[1]))
             assert (made.getsockname()[1], made.getpeername()) == (port, peer.getsockname())
         second.sendto(b"from elsewhere", made.getsockname())
         first.sendto(b"from the peer", made.getsockname())
@@ -237,9 +260,10 @@ def test_a_socket_that_is_connected_anew_keeps_its_port_and_hears_its_peer_alone
         assert made.recv(100) == b"from the peer"
 
 
-def test_ports_of_clients_are_the_kernels_choice() -> None:
+@pytest.mark.parametrize("family", LOOPBACK)
+def test_ports_of_clients_are_the_kernels_choice(family: int) -> None:
     with ExitStack() as stack:
-        ports = [stack.enter_context(client_socket("", 0)).getsockname()[1] for _ in range(50)]
+        ports = [stack.enter_context(client_socket("", 0, family)).getsockname()[1] for _ in range(50)]
     assert len(set(ports)) == 50
     assert {port % 2 for port in ports} == {0, 1}
 
@@ -251,7 +275,7 @@ def test_an_unreachable_peer_is_counted_and_stops_nothing(pair: Pair) -> None:
     assert pair.arrived(1)[0] == [b"y"]
 
 
-def test_only_an_ipv4_udp_socket_is_taken() -> None:
-    for family, kind in ((socket.AF_INET, socket.SOCK_STREAM), (socket.AF_INET6, socket.SOCK_DGRAM)):
+def test_only_a_udp_socket_is_taken() -> None:
+    for family, kind in ((socket.AF_INET, socket.SOCK_STREAM), (socket.AF_UNIX, socket.SOCK_DGRAM)):
         with pytest.raises(MachineError):
             UnderlaySocket(socket.socket(family, kind).detach(), Counter())

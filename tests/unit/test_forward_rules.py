@@ -14,7 +14,7 @@ from qre.ends import Forward
 from qre.errors import UserError
 from qre.kernel.forward.forward_rules import Passage, replacement
 from qre.kernel.netfilter.own_tables import Closed, Guarded, OwnTable, Record, let_through, read_listing, removal
-from qre.kernel.underlay_sockets import MARK
+from qre.kernel.udp.underlay_sockets import MARK
 from tests.support.profiles import SERVER
 
 PASSAGE = Passage(

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import replace
 from ipaddress import ip_interface
+from typing import Literal
 
 import pytest
 from hypothesis import given
@@ -55,7 +56,13 @@ addresses = st.lists(
     max_size=8,
 ).map(tuple)
 ports = st.integers(1, 65_535)
-ipv4 = st.ip_addresses(v=4)
+
+
+def underlays(version: Literal[4, 6]) -> st.SearchStrategy[Underlay]:
+    address = st.ip_addresses(v=version)
+    return st.builds(Underlay, local_ip=address, local_port=ports, peer_ip=address, peer_port=ports)
+
+
 secrets = st.binary(min_size=32, max_size=32)
 keys = st.binary(min_size=16, max_size=16)
 numbers = st.integers(0, (1 << 63) - 1)
@@ -84,7 +91,7 @@ records = st.builds(
         splits=st.booleans(),
         next_packet_number=st.just(0),
     ),
-    underlay=st.builds(Underlay, local_ip=ipv4, local_port=ports, peer_ip=ipv4, peer_port=ports),
+    underlay=st.sampled_from((4, 6)).flatmap(underlays),
     socket_number=numbers,
     confirmed=st.booleans(),
     settled=st.booleans(),

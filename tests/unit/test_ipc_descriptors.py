@@ -49,6 +49,7 @@ def things(tmp_path: Path) -> Iterator[dict[str, int]]:
             "udp unbound": udp(bound=False),
             "udp group unbound": udp(bound=False, reuseport=True),
             "udp6": udp(family=socket.AF_INET6),
+            "udp6 group": udp(family=socket.AF_INET6, reuseport=True),
             "udplite": socket.socket(socket.AF_INET, socket.SOCK_DGRAM, 136),
             "tcp": socket.socket(socket.AF_INET, socket.SOCK_STREAM),
             "tcp connected": socket.create_connection(listener.getsockname()),
@@ -80,9 +81,9 @@ TAKEN = {
     "replay": {"file rw", "memfd", "memfd of fixed size"},
     "leases": {"file rw", "memfd", "memfd of fixed size"},
     "bpf_elf": {"file"},
-    "udp_userspace": {"udp group"},
-    "udp_kernel_slot": {"udp group"},
-    "client_udp": {"udp"},
+    "udp_userspace": {"udp group", "udp6 group"},
+    "udp_kernel_slot": {"udp group", "udp6 group"},
+    "client_udp": {"udp", "udp6"},
     "keys": {"seqpacket"},
     "front_feed": {"seqpacket"},
     "guest_feed": {"seqpacket"},
@@ -110,13 +111,14 @@ def test_only_what_the_row_says_is_taken(party: Party, expected: Expected, thing
     assert taken == TAKEN[expected.name]
 
 
-def test_a_socket_bound_elsewhere_than_listen_is_refused() -> None:
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
+def test_a_socket_bound_elsewhere_than_listen_is_refused(family: int) -> None:
     expected = ROLES[Party.HANDSHAKE].expected("udp_userspace")
     assert expected is not None
-    with udp(reuseport=True) as made:
+    with udp(reuseport=True, family=family) as made:
         with pytest.raises(MachineError, match="not to Listen"):
             descriptors.check_bound(made.fileno(), expected, CONFIG)
-        ip, port = made.getsockname()
+        ip, port = made.getsockname()[:2]
         descriptors.check_bound(made.fileno(), expected, replace(CONFIG, listen_ip=ip, listen_port=port))
 
 

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import errno
+import re
 import struct
+from ipaddress import IPv6Address
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qre.config.model import GlobalConfig
-from qre.device.kernel_module import choose_dataplane, load_module, wants_module
+from qre.config.model import GlobalConfig, HostPort, Profile, SocketAddress
+from qre.device.kernel_device import settings_of
+from qre.device.kernel_module import choose_dataplane, expected_dataplane, load_module, wants_module
 from qre.device.state import state_of
 from qre.device.steps import Step, address_lines, plan_of, route_lines, run_steps, spec_of
 from qre.ends import Dataplane
 from qre.errors import MachineError, UserError
 from qre.kernel.socket import NetlinkRefusedError, raise_refusal, split_messages
 from qre.kernel.tunnel import wanted_rules
-from tests.support.profile_values import client_profile
+from qre.supervisor.parent.process_settings import worker_config
+from tests.support.profile_values import client_profile, server_profile
 
 NLMSG_ERROR, NLMSG_DONE, CAPPED, TLVS = 2, 3, 0x100, 0x200
 
@@ -86,6 +90,7 @@ def test_a_plan_has_one_operation_a_line_old_addresses_first_and_old_routes_last
         "rule -6: lookup main suppress_prefixlength 0",
         "rule -6: not fwmark 0x515245 lookup 7",
         "rule -6: not fwmark 0x515245 unreachable",
+        "rule -6: fwmark 0x515245 lookup main",
         "delete route 0.0.0.0/0 of qre0",
         "delete rules -4 of table 7",
     ]
@@ -132,10 +137,36 @@ def test_why_the_module_could_not_be_loaded_is_told_in_one_line(
     monkeypatch.setenv("PATH", str(tmp_path))
     assert load_module() == reason
     notices: list[str] = []
-    assert choose_dataplane(GlobalConfig(), notices.append) is Dataplane.USER
+    assert choose_dataplane(GlobalConfig(), client_profile(), notices.append) is Dataplane.USER
     assert notices == [f"qre.ko is not used ({reason}): the user data plane is used"]
     with pytest.raises(MachineError, match=r"Dataplane = kernel"):
-        choose_dataplane(GlobalConfig(dataplane=Dataplane.KERNEL), notices.append)
+        choose_dataplane(GlobalConfig(dataplane=Dataplane.KERNEL), client_profile(), notices.append)
+
+
+@pytest.mark.parametrize("listens", [True, False], ids=["server", "client"])
+def test_a_profile_of_ipv6_gets_the_user_data_plane_or_is_refused(listens: bool) -> None:
+    profile = with_ipv6(listens)
+    notices: list[str] = []
+    assert expected_dataplane(GlobalConfig(), profile) is Dataplane.USER
+    assert choose_dataplane(GlobalConfig(), profile, notices.append) is Dataplane.USER
+    why = "its outer packets are IPv4, and this profile's are IPv6"
+    assert notices == [f"qre.ko is not used ({why}): the user data plane is used"]
+    assert choose_dataplane(GlobalConfig(dataplane=Dataplane.USER), profile, notices.append) is Dataplane.USER
+    refused = f"qre.ko is not to be used: {why}; set Dataplane = auto or user, or write an IPv4 address"
+    with pytest.raises(UserError, match=re.escape(refused)):
+        choose_dataplane(GlobalConfig(dataplane=Dataplane.KERNEL), profile, notices.append)
+    with pytest.raises(UserError, match=re.escape(refused)):  # a reload of a daemon on qre.ko
+        worker_config(profile, GlobalConfig(), None, Dataplane.KERNEL)
+    with pytest.raises(UserError, match=re.escape(refused)):  # syncconf, set
+        settings_of(profile)
+
+
+def with_ipv6(listens: bool) -> Profile:
+    profile = server_profile() if listens else client_profile()
+    if profile.server is not None:
+        return profile.replace(server=profile.server.replace(listen=SocketAddress(IPv6Address("::"), 443)))
+    assert profile.client is not None
+    return profile.replace(client=profile.client.replace(endpoint=HostPort("2001:db8::1", 443)))
 
 
 # --- answers of the kernel ---

@@ -106,7 +106,7 @@ def test_other_forms_of_a_name_are_taken(name: str, form: str) -> None:
         ([ELF, LISTEN, BIND, "PinDir="], "field PinDir: '' names nothing below /"),
         ([ELF, LISTEN, BIND, "ReadyFile=/"], "field ReadyFile: '/' names nothing below /"),
         ([ELF, BIND, "Listen=127.0.0.1"], "field Listen: '127.0.0.1' has no port"),
-        ([ELF, BIND, "Listen=localhost:1"], "field Listen: 'localhost' is not a numeric IPv4 address"),
+        ([ELF, BIND, "Listen=localhost:1"], "field Listen: 'localhost' is not a numeric address"),
         ([ELF, BIND, "Listen=127.0.0.1:0"], "field Listen: '0' is not a port from 1 to 65535"),
         ([ELF, BIND, "Listen=[::1]:443"], "field Listen: '[::1]:443' is an IPv6 address"),
         ([ELF, BIND], "field Listen: it is missing"),

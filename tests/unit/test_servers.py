@@ -37,7 +37,7 @@ def test_each_server_has_its_key_and_short_id_in_the_order_of_endpoint() -> None
         b"\1\1",
         b"\x11" + bytes(7),
     )
-    assert {str(network) for network in profile.outer} == {"192.0.2.1/32", "0.0.0.0/0"}
+    assert {str(network) for network in profile.outer} == {"192.0.2.1/32", "0.0.0.0/0", "::/0"}
     assert profile_values(profile)["Endpoint"] == ["192.0.2.1:443", "vpn.example.org:8443"]
     again = parse_profile(to_file(profile).encode(), "qre0", "qre0.conf")
     assert again == profile

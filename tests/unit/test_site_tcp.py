@@ -19,7 +19,7 @@ from qre.kernel.site_tcp.ruleset import (
     replacement,
 )
 from qre.kernel.site_tcp.site_face import Wanted
-from qre.kernel.underlay_sockets import MARK
+from qre.kernel.udp.underlay_sockets import MARK
 from tests.support.config_parsers import global_from_values
 
 LISTEN, DEST, OURS = IPv4Address("192.0.2.1"), IPv4Address("198.51.100.7"), IPv4Address("192.0.2.9")

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 
+from qre.addresses import host_port
 from qre.dataplane.protocol import (
     MAX_CIDS_PER_SESSION,
     MAX_SESSIONS_PER_DEVICE,
@@ -220,7 +221,7 @@ class Registry:
             key_epoch=session.phases.epoch,
             tx_packet_number=session.packets.next_number,
             rx_packet_number=session.packets.received.highest,
-            endpoint=f"{session.peer[0]}:{session.peer[1]}",
+            endpoint=host_port(*session.peer),
             allowed_ips=install.allowed_ips,
             age_ms=int((now - session.created) * 1000),
             last_receive_ms=None if heard is None else int((now - heard) * 1000),

@@ -11,34 +11,44 @@ from __future__ import annotations
 import contextlib
 import errno
 import socket
-import struct
 from collections import Counter
 from collections.abc import Sequence
 from itertools import islice
 
 from qre.addresses import Address as IpAddress
 from qre.errors import MachineError
-from qre.kernel.underlay_sockets import IP_PKTINFO, sent_from
+from qre.kernel.udp.control_messages import (
+    ECN_SPACE,
+    SEGMENT_SPACE,
+    Ancillary,
+    as_sockaddr,
+    ecn_of,
+    family_of,
+    in_segments,
+    never_fragment,
+    receive_in_batches,
+    report_ecn,
+    report_local,
+    segment_of,
+    sent_from,
+    source_of,
+    with_ecn,
+)
 from qre.workers.dataplane.many_datagrams import MOST, ManyDatagrams
 from qre.workers.dataplane.session.path import Address
 
-UDP_SEGMENT, UDP_GRO = 103, 104
-IP_RECVTOS, IP_MTU_DISCOVER, IP_PMTUDISC_PROBE = 13, 10, 3
 #: As much as an unprivileged process may have; a burst of super-packets must fit.
 _BUFFER = 8 << 20
 _MAX_SEGMENTS = 64
 #: With headers of every layer it must stay below a device's gso_max_size (65,536), or the kernel cuts it up early.
 _MAX_BYTES = 65_400
-_ANCILLARY = socket.CMSG_SPACE(4) * 2
-_SIZE = struct.Struct("=H")
-_TOS = struct.Struct("=i")
+_ANCILLARY = ECN_SPACE + SEGMENT_SPACE
+_FAMILIES = (socket.AF_INET, socket.AF_INET6)
 #: Errors that one call tolerates before it gives up: each call clears the error that it returns.
 _MAX_ERRORS = 8
 #: Errors of a kernel or device without UDP_SEGMENT: afterwards every datagram gets its own system call.
 _NO_GSO = {errno.EIO, errno.EOPNOTSUPP, errno.ENOPROTOOPT}
 
-#: Level, type and data of a control message.
-Ancillary = tuple[int, int, bytes]
 #: Datagrams that arrived together: their bytes, source and outer ECN codepoint.
 Received = tuple[list[bytes], Address, int]
 
@@ -47,8 +57,9 @@ class UnderlaySocket:
     """One UDP socket, owned."""
 
     def __init__(self, fd: int, drops: Counter[str]) -> None:
-        """Raises MachineError when ``fd`` is not an IPv4 UDP socket."""
+        """Raises MachineError when ``fd`` is not a UDP socket."""
         self._socket = socket.socket(fileno=fd)
+        self._family = self._socket.family
         self._drops = drops
         self._gso = True
         self._many: ManyDatagrams | None = None  # it is connected
@@ -59,26 +70,22 @@ class UnderlaySocket:
 
     def _set_up(self) -> None:
         sock = self._socket
-        if (sock.family, sock.type, sock.proto) != (socket.AF_INET, socket.SOCK_DGRAM, socket.IPPROTO_UDP):
+        if sock.family not in _FAMILIES or (sock.type, sock.proto) != (socket.SOCK_DGRAM, socket.IPPROTO_UDP):
             self.close()
-            raise MachineError("underlay socket", "the descriptor is not an IPv4 UDP socket")
+            raise MachineError("underlay socket", "the descriptor is not a UDP socket")
         sock.setblocking(False)
-        self._wildcard = sock.getsockname()[0] == "0.0.0.0"
+        self._wildcard = sock.getsockname()[0] in ("0.0.0.0", "::")
         with contextlib.suppress(OSError):
             sock.getpeername()
             self._gso, self._many = False, ManyDatagrams()
-        sock.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_PROBE)
-        sock.setsockopt(socket.IPPROTO_IP, IP_RECVTOS, 1)
-        sock.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 0)  # the session knows it
+        never_fragment(sock)
+        report_ecn(sock)
+        report_local(sock, on=False)  # the session knows it
         sock.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, 0)
         for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
             if sock.getsockopt(socket.SOL_SOCKET, option) < _BUFFER:
                 sock.setsockopt(socket.SOL_SOCKET, option, _BUFFER)
-        try:
-            sock.setsockopt(socket.IPPROTO_UDP, UDP_GRO, 1)
-        except OSError as error:
-            if error.errno not in _NO_GSO:
-                raise MachineError("underlay socket", str(error)) from error
+        receive_in_batches(sock)
 
     def fileno(self) -> int:
         """For an event loop's reader; -1 once closed."""
@@ -92,7 +99,7 @@ class UnderlaySocket:
         """The result of one system call; None: nothing is waiting."""
         for _ in range(_MAX_ERRORS):
             try:
-                data, ancillary, _, source = self._socket.recvmsg(65_535, _ANCILLARY)
+                data, ancillary, _, address = self._socket.recvmsg(65_535, _ANCILLARY)
             except BlockingIOError:
                 return None
             except OSError:  # an ICMP error for an earlier datagram, true or forged; the next call returns data
@@ -101,13 +108,8 @@ class UnderlaySocket:
             break
         else:
             return None
-        size, ecn = len(data), 0
-        for level, kind, value in ancillary:
-            if level == socket.IPPROTO_UDP and kind == UDP_GRO:
-                size = int.from_bytes(value[:4], "little")
-            elif level == socket.IPPROTO_IP and kind == socket.IP_TOS:
-                ecn = value[0] & 3
-        if size >= len(data):
+        source, ecn, size = source_of(address), ecn_of(ancillary), segment_of(ancillary)
+        if not 0 < size < len(data):
             return [data], source, ecn
         return [data[at : at + size] for at in range(0, len(data), size)], source, ecn
 
@@ -136,9 +138,10 @@ class UnderlaySocket:
 
         See ``refused``, too."""
         at, count = 0, len(packets)
-        marks = [(socket.IPPROTO_IP, socket.IP_TOS, _TOS.pack(ecn))] if ecn else []
+        marks = with_ecn(family_of(to[0]), ecn) if ecn else []
         if source is not None and self._wildcard:
             marks.append(sent_from(str(source)))
+        to = as_sockaddr(self._family, to)
         while at < count:
             run = self._run(packets, at) if self._gso else 1
             try:
@@ -148,7 +151,7 @@ class UnderlaySocket:
                 if run == 1:
                     self._send_one(packets[at], to, marks)
                 else:
-                    ancillary = [(socket.IPPROTO_UDP, UDP_SEGMENT, _SIZE.pack(len(packets[at]))), *marks]
+                    ancillary = [in_segments(len(packets[at])), *marks]
                     self._socket.sendmsg(islice(packets, at, at + run), ancillary, 0, to)
             except BlockingIOError:
                 return list(packets[at:])

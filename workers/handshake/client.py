@@ -347,7 +347,7 @@ class Client:
         if self._state[1] == "starting":
             await self._tell(False, f"connecting to {server}")
         self._tried = server
-        found = await addresses_of(server, self._lookup, self._context.limited)
+        found = await addresses_of(server, self._context.config.outer_version, self._lookup, self._context.limited)
         order = server.candidates.order(found)
         for address in order[:-1]:
             try:

@@ -4,6 +4,7 @@ another."""
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Awaitable, Callable
 from ipaddress import ip_address
 from typing import Final
@@ -14,6 +15,7 @@ from qre.errors import MachineError
 from qre.ipc.messages import DestAddressReport, DestVisited, Party, VisitDest
 from qre.ipc.tasks import Tasks
 from qre.ipc.worker import WorkerContext
+from qre.kernel.udp.control_messages import family_of
 from qre.visit.dest import Resolved
 from qre.visit.dest_address import DestAddress
 from qre.visit.probe import Prober, imitable
@@ -45,6 +47,10 @@ class DestWatch:
     def current(self) -> Resolved | None:
         """Dest's address; None while its name is not resolved."""
         return self._address.current
+
+    def for_visitor(self, ip: str) -> Resolved | None:
+        """The same; for a visitor over IPv6 of IPv6, if Dest has that."""
+        return self._address.of_family(socket.AF_INET6) if family_of(ip) == socket.AF_INET6 else self.current
 
     @property
     def is_down(self) -> bool:
@@ -118,7 +124,7 @@ class DestWatch:
         told: DestAddressReport | None = None
         while True:
             self._moved.clear()
-            found = self._address.ipv4
+            found = self._address.of_family(socket.AF_INET)
             report = DestAddressReport(address=ip_address(found[1][0]) if found is not None else None)
             if report != told:
                 await self._context.send(Party.SUPERVISOR, report)

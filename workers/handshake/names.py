@@ -16,6 +16,7 @@ from qre.visit.servers import KnownServer
 
 #: The process has to start first, which takes a busy machine a while (seconds).
 _LONGEST: Final = 40.0
+_FAMILIES: Final[dict[int, int]] = {0: socket.AF_UNSPEC, 4: socket.AF_INET, 6: socket.AF_INET6}
 _VERSIONS: Final[dict[int, Literal[0, 4, 6]]] = {socket.AF_INET: 4, socket.AF_INET6: 6}
 
 
@@ -29,17 +30,18 @@ def lookup_of(context: WorkerContext) -> Lookup:
             raise MachineError.of(f"cannot resolve {host}", Cause.RESOLVER_FAILED)
         if answer.cause is not None:
             raise MachineError.of(f"cannot resolve {host}", answer.cause, answer.detail)
-        families = {4: socket.AF_INET, 6: socket.AF_INET6}
-        return [(families[address.version], (str(address), port)) for address in answer.addresses]
+        return [(_FAMILIES[address.version], (str(address), port)) for address in answer.addresses]
 
     return look_up
 
 
-async def addresses_of(server: KnownServer, lookup: Lookup, say: Callable[[str, str], None]) -> tuple[Resolved, ...]:
+async def addresses_of(
+    server: KnownServer, version: int, lookup: Lookup, say: Callable[[str, str], None]
+) -> tuple[Resolved, ...]:
     """The name's, or those that it had last: while there is no session, name servers beyond the tunnel cannot answer.
-    ``say`` is called with a key and a line. Raises MachineError."""
+    ``version`` of IP: 4, 6, or 0 for both. ``say`` is called with a key and a line. Raises MachineError."""
     try:
-        found = await resolve(server.host, server.port, family=socket.AF_INET, lookup=lookup)
+        found = await resolve(server.host, server.port, family=_FAMILIES[version], lookup=lookup, ipv4_first=False)
     except MachineError as error:
         if not server.addresses:
             raise

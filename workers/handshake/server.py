@@ -18,6 +18,7 @@ from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
+from qre.addresses import host_port
 from qre.dataplane.protocol import Stray
 from qre.dest_profile import DestProfile
 from qre.ends import Role
@@ -30,6 +31,7 @@ from qre.profile_secrets import ProfileSecrets
 from qre.quic.bounds import Bound
 from qre.quic.server.inspector import HelloInspector
 from qre.reality.replay import replay_window
+from qre.visit.dest import Resolved
 from qre.visit.probe import imitable
 from qre.workers.handshake.acceptance import Acceptance, Accepted
 from qre.workers.handshake.clients import Clients
@@ -37,7 +39,7 @@ from qre.workers.handshake.dataplane_link import DataplaneLink
 from qre.workers.handshake.dest_watch import DestWatch
 from qre.workers.handshake.memory import Forgetting, HighWater
 from qre.workers.handshake.port.admission import TokenBucket
-from qre.workers.handshake.port.datagrams import ANY, receive_into, send_to
+from qre.workers.handshake.port.datagrams import any_like, is_any, receive_into, send_to
 from qre.workers.handshake.port.flow_effects import Effect
 from qre.workers.handshake.port.flow_parts import Address, Flow, Handshake, Hello
 from qre.workers.handshake.port.flows import FlowTable
@@ -172,7 +174,7 @@ class Server:
         loop = asyncio.get_running_loop()
         loop.add_reader(self._relays.fileno(), self._relays_readable)
         await self._dest.first_look()
-        self._prepare_relay()
+        self._prepare_relay(self._dest.current)
         for each in self._sockets():
             loop.add_reader(each.fileno(), self._readable, each)
         if self._port.feed is not None:
@@ -250,7 +252,7 @@ class Server:
     def _readable(self, arrived: socket.socket) -> None:
         table, perform, buffer = self._table, self._performer.perform, self._buffer
         view = memoryview(buffer)
-        unix_ms, wildcard = int(time.time() * 1000), self._listen[0] == ANY
+        unix_ms, wildcard = int(time.time() * 1000), is_any(self._listen[0])
         for _ in range(_TURN):
             try:
                 length, source, ecn = receive_into(arrived, buffer, wildcard=wildcard)
@@ -327,15 +329,18 @@ class Server:
         return self._acceptance.admit(hello)
 
     def _open_relay(self, flow: Flow) -> DestSocket | None:
-        if self._dest.current is None:
-            return None
-        opened = self._relays.open(flow, *self._dest.current)
-        asyncio.get_running_loop().call_soon(self._prepare_relay)
-        return opened
+        current, own = self._dest.current, self._dest.for_visitor(flow.source[0])
+        if own is None or self._relays.is_silent(own[1], time.monotonic()):
+            own = current
+        for dest in dict.fromkeys((own, current)):
+            if dest is not None and (opened := self._relays.open(flow, *dest)) is not None:
+                asyncio.get_running_loop().call_soon(self._prepare_relay, dest)
+                return opened
+        return None
 
-    def _prepare_relay(self) -> None:
-        if self._dest.current is not None and not self._stopped:
-            self._relays.prepare(*self._dest.current)
+    def _prepare_relay(self, dest: Resolved | None) -> None:
+        if dest is not None and not self._stopped:
+            self._relays.prepare(*dest)
 
     def _to_client(self, source: Address, data: bytes, ecn: int, whole: bool) -> None:
         self._to_visitor(source, data, ecn, whole=whole)
@@ -397,9 +402,9 @@ class Server:
         """A stranger's packet that was steered to a session: it goes to Dest as every other does."""
         now = time.monotonic()
         source: Address = (stray.ip, stray.port)
-        if self._listen[0] == ANY:
+        if is_any(self._listen[0]):
             ours = [each.underlay for each in self._sessions.records() if each.session_id == stray.session_id]
-            source = (*source, str(ours[0].local_ip) if ours else ANY)
+            source = (*source, str(ours[0].local_ip) if ours else any_like(stray.ip))
         self._perform_late(self._table.datagram(source, stray.data, stray.ecn, now, int(time.time() * 1000)), now)
 
     def _perform_late(self, effects: Sequence[Effect], now: float) -> None:
@@ -411,7 +416,7 @@ class Server:
 
     def _state(self) -> tuple[bool, str]:
         count = self._sessions.up()
-        text = f"serving {self._listen[0]}:{self._listen[1]}, {count} session{'' if count == 1 else 's'}"
+        text = f"serving {host_port(*self._listen)}, {count} session{'' if count == 1 else 's'}"
         if self._port.feed is not None:
             text += "; another daemon has the port"
         if twins := self._clients.twins():

@@ -16,6 +16,7 @@ from typing import Final
 
 import msgspec
 
+from qre.addresses import host_port
 from qre.dataplane.protocol import DataplaneReport
 from qre.ends import Role
 from qre.errors import InternalError, MachineError, UserError
@@ -281,9 +282,9 @@ def settings_of(config: WorkerConfig) -> DeviceSettings:
     server = config.role is Role.SERVER
     return DeviceSettings(
         role=config.role,
-        dest=f"{config.dest_host}:{config.dest_port}" if server else None,
+        dest=host_port(config.dest_host, config.dest_port) if server else None,
         server_name=config.server_name,
         listen=(config.listen_ip, config.listen_port) if server else None,
-        endpoint=None if server else f"{config.endpoint_host}:{config.endpoint_port}",
+        endpoint=None if server else host_port(config.endpoint_host, config.endpoint_port),
         keepalive_s=config.keepalive_s,
     )

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from ipaddress import IPv4Address
+from ipaddress import ip_address
 from typing import Final
 
-from qre.addresses import Address
+from qre.addresses import Address, ipv4_of_listen
 from qre.errors import QreError
 from qre.ipc.worker import WorkerContext
 from qre.kernel.netfilter.table_status import SiteTcpPort
@@ -73,7 +73,7 @@ class TcpFace:
         config = self._context.config
         return Wanted(
             device=config.device,
-            listen=(IPv4Address(config.listen_ip), config.listen_port),
+            listen=(ipv4_of_listen(ip_address(config.listen_ip)), config.listen_port),
             ports=config.site_tcp,
             dest=dest,
             dest_port=config.dest_port,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address
+from ipaddress import ip_address
 from typing import Final
 
 from qre.addresses import Address
@@ -37,8 +37,8 @@ class TunnelWay:
             WantedWay(
                 device=config.device,
                 mode=config.forward,
-                listen=(IPv4Address(config.listen_ip), config.listen_port),
-                dest=(dest, config.dest_port) if isinstance(dest, IPv4Address) else None,
+                listen=(ip_address(config.listen_ip), config.listen_port),
+                dest=(dest, config.dest_port) if dest is not None else None,
             )
         )
         if (lines := self._lines()) != self._said:

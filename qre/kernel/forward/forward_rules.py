@@ -19,9 +19,9 @@ secrets of their machines.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from ipaddress import IPv4Address
 from typing import Final
 
+from qre.addresses import Address
 from qre.ends import Forward
 from qre.kernel.netfilter.expressions import (
     BEFORE_GUARDS,
@@ -65,8 +65,8 @@ class Passage:
     guarded: tuple[Guarded, ...]  # uplinks that did not forward
     tunnel: tuple[Guarded, ...]  # the tunnel's device, if it did not: its packets need no guard
     ipv6: bool  # this machine forwards it
-    listen: tuple[IPv4Address, int]
-    dest: tuple[IPv4Address, int] | None
+    listen: tuple[Address, int]
+    dest: tuple[Address, int] | None
     quiet: bool  # QRE's own datagrams stay untracked
 
     @property

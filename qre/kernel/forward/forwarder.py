@@ -10,9 +10,9 @@ from __future__ import annotations
 import contextlib
 import socket
 from dataclasses import dataclass
-from ipaddress import IPv4Address
 from typing import Final
 
+from qre.addresses import Address
 from qre.ends import Forward
 from qre.errors import QreError
 from qre.kernel.forward.forward_rules import Passage, replacement
@@ -49,8 +49,8 @@ class WantedWay:
 
     device: str
     mode: Forward
-    listen: tuple[IPv4Address, int]
-    dest: tuple[IPv4Address, int] | None = None
+    listen: tuple[Address, int]
+    dest: tuple[Address, int] | None = None
 
 
 @dataclass(frozen=True)

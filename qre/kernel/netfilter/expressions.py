@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from ipaddress import IPv4Address
 from typing import Any, Final
 
-from qre.kernel.underlay_sockets import MARK
+from qre.addresses import Address
+from qre.kernel.udp.underlay_sockets import MARK
 
 Command = dict[str, Any]
 Expression = dict[str, Any]
@@ -97,7 +98,12 @@ NOT_VOUCHED_FOR: Final = match("!=", meta("mark"), MARK)
 REPLY: Final = in_set(tracked("state"), ["established", "related"])
 
 
-def leave_untracked(table: Table, listen: tuple[IPv4Address, int], dest: tuple[IPv4Address, int] | None) -> None:
+def _has_address(end: str, address: Address) -> Expression:
+    """``end``: s, source, or d, destination."""
+    return equals(payload("ip" if address.version == 4 else "ip6", f"{end}addr"), str(address))
+
+
+def leave_untracked(table: Table, listen: tuple[Address, int], dest: tuple[Address, int] | None) -> None:
     """No connection tracking for the datagrams of a server's port, and for those between its relay and Dest."""
     address, port = listen
     for chain, hook, ours, theirs in (
@@ -105,8 +111,12 @@ def leave_untracked(table: Table, listen: tuple[IPv4Address, int], dest: tuple[I
         ("datagrams_out", "output", "s", "d"),
     ):
         table.chain(chain, "filter", hook, RAW)
-        own = [] if address == ANY else [equals(payload("ip", f"{ours}addr"), str(address))]
+        own = [] if address.is_unspecified else [_has_address(ours, address)]
         table.rule(chain, *own, equals(payload("udp", f"{ours}port"), port), {"notrack": None})
         if dest is not None:
-            relayed = [equals(payload("ip", f"{theirs}addr"), str(dest[0]))]
-            table.rule(chain, *relayed, equals(payload("udp", f"{theirs}port"), dest[1]), {"notrack": None})
+            table.rule(
+                chain,
+                _has_address(theirs, dest[0]),
+                equals(payload("udp", f"{theirs}port"), dest[1]),
+                {"notrack": None},
+            )

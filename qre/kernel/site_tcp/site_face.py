@@ -33,7 +33,7 @@ from qre.kernel.netfilter.own_tables import (
 from qre.kernel.site_tcp.listeners import taken_ports
 from qre.kernel.site_tcp.ruleset import Face, list_counters, read_counts, replacement
 from qre.kernel.socket import NETLINK_ROUTE, NetlinkSocket
-from qre.kernel.underlay_sockets import MARK
+from qre.kernel.udp.underlay_sockets import MARK
 
 HTTP: Final = 80
 TAKEN: Final = "something listens on it"
@@ -42,6 +42,7 @@ _ON_THIS_MACHINE: Final = "Dest is an address of this machine; serve TCP there, 
 _NO_IPV4: Final = "Dest has no IPv4 address; name one that has, or set SiteTcp = off"
 _UNRESOLVED: Final = "Dest's address is not known yet"
 _OFF: Final = "SiteTcp is off"
+_IPV6_ALONE: Final = "Listen is an IPv6 address, and TCP is passed over IPv4; listen on [::], or set SiteTcp = off"
 _LOOPBACK: Final = "lo"
 #: Of TEST-NET-2 (RFC 5737), which nobody has: it leads where the default route does.
 _ELSEWHERE: Final = IPv4Address("198.51.100.1")
@@ -49,10 +50,11 @@ _ELSEWHERE: Final = IPv4Address("198.51.100.1")
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a server's configuration asks for, and where Dest is. ``ports`` None: Listen's, and 80."""
+    """What a server's configuration asks for, and where Dest is. ``listen``: without an address where it takes no
+    IPv4. ``ports`` None: Listen's, and 80."""
 
     device: str
-    listen: tuple[IPv4Address, int]
+    listen: tuple[IPv4Address | None, int]
     ports: tuple[int, ...] | None
     dest: Address | None
     dest_port: int
@@ -115,8 +117,12 @@ class SiteFace(KeptTable[Face]):
         if not chosen:
             self._stay_off()
             return State(why=_OFF)
+        ip, port = wanted.listen
+        if ip is None:
+            self._stay_off()
+            return State(why=_IPV6_ALONE)
         self._off = False
-        taken = taken_ports(wanted.listen[0])
+        taken = taken_ports(ip)
         free = tuple(pair for pair in chosen if pair[0] not in taken)
         state = State(ports=free, taken=tuple(port for port, _ in chosen if port in taken))
         with NetlinkSocket(NETLINK_ROUTE) as netlink:
@@ -124,7 +130,7 @@ class SiteFace(KeptTable[Face]):
             if why or way is None or not free:
                 self.undo()
                 return State(why=why, taken=state.taken)
-            self._put(netlink, wanted, free, way)
+            self._put(netlink, wanted, (ip, port), free, way)
         return state
 
     @staticmethod
@@ -138,23 +144,30 @@ class SiteFace(KeptTable[Face]):
             return _NO_ROUTE, None
         return (_ON_THIS_MACHINE if way.local else ""), way
 
-    def _put(self, netlink: NetlinkSocket, wanted: Wanted, ports: tuple[tuple[int, int], ...], way: Way) -> None:
+    def _put(
+        self,
+        netlink: NetlinkSocket,
+        wanted: Wanted,
+        listen: tuple[IPv4Address, int],
+        ports: tuple[tuple[int, int], ...],
+        way: Way,
+    ) -> None:
         listing = self._listing()
         forwards = settings_of_devices(netlink, FORWARDING)
         stale = [
             own
             for own, record in listing.records.items()
             # one daemon has the port: the other is dead
-            if own.family == SITE_TCP and own != self.table and record.listen == wanted.listen
+            if own.family == SITE_TCP and own != self.table and record.listen == listen
         ]
-        devices = _devices(netlink, wanted, way)
+        devices = _devices(netlink, listen[0], way)
         own = self._own(listing)
         records = [*listing.records.values(), *filter(None, [own])]
         guarded = guarded_of(devices, records, forwards)
         assert isinstance(wanted.dest, IPv4Address)
         face = Face(
             device=wanted.device,
-            listen=wanted.listen,
+            listen=listen,
             dest=(wanted.dest, wanted.dest_port),
             ports=ports,
             source=way.source,
@@ -174,9 +187,9 @@ class SiteFace(KeptTable[Face]):
         make_forward(netlink, guarded, forwards)
 
 
-def _devices(netlink: NetlinkSocket, wanted: Wanted, way: Way) -> dict[int, str]:
+def _devices(netlink: NetlinkSocket, listen: IPv4Address, way: Way) -> dict[int, str]:
     """Where packets of such connections come in: from Dest, and from visitors."""
-    listening = way_in(netlink, wanted.listen[0])
+    listening = way_in(netlink, listen)
     listening = way.index if listening is None else listening
     named = {index: name_of(netlink, index) for index in sorted({way.index, listening})}
     return {index: name for index, name in named.items() if name not in (None, _LOOPBACK) and name}

@@ -15,7 +15,7 @@ from typing import Final, TextIO
 from aioquic import tls
 from aioquic.quic.events import HandshakeCompleted, ProtocolNegotiated, QuicEvent
 
-from qre.addresses import Interface
+from qre.addresses import Interface, host_port
 from qre.causes import Cause
 from qre.errors import InternalError, PeerError, QreError
 from qre.quic.client.attempt_rules import ATTEMPT_RULES, AttemptEffect, AttemptEvent, AttemptState
@@ -364,7 +364,7 @@ class ClientHandshake:
         assert context is not None
         profile = self._observer.profile(
             self._connection,
-            address=f"{self._peer[0]}:{self._peer[1]}",
+            address=host_port(*self._peer),
             http_status=self._http.status if self._http is not None else 0,
             problem=context.problem.detail if context.problem is not None else None,
             unix_time=self._unix_time,

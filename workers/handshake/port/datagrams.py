@@ -9,26 +9,42 @@ import errno
 import socket
 from typing import Final
 
-from qre.kernel.underlay_sockets import (
+from qre.kernel.udp.control_messages import (
     PKTINFO_SPACE,
+    Ancillary,
+    as_sockaddr,
     ecn_of,
+    family_of,
     in_fragments,
     in_segments,
     local_of,
     sent_from,
+    source_of,
     with_ecn,
 )
 from qre.workers.handshake.port.flow_parts import Address
 
-ANY: Final = "0.0.0.0"
+_ANY: Final = ("0.0.0.0", "::")
 _ANCILLARY: Final = socket.CMSG_SPACE(4) * 2 + PKTINFO_SPACE
+
+
+def is_any(ip: str) -> bool:
+    """Whether a port bound to ``ip`` is one of all our addresses."""
+    return ip in _ANY
+
+
+def any_like(ip: str) -> str:
+    """No address in particular, of the same IP version."""
+    return _ANY[":" in ip]
 
 
 def receive_into(sock: socket.socket, buffer: bytearray, *, wildcard: bool) -> tuple[int, Address, int]:
     """Length, visitor and ECN codepoint of the next datagram. Raises OSError as recvmsg does."""
-    length, ancillary, _, (ip, port) = sock.recvmsg_into([buffer], _ANCILLARY)
-    source = (ip, port, local_of(ancillary) or ANY) if wildcard else (ip, port)
-    return length, source, ecn_of(ancillary)
+    length, ancillary, _, address = sock.recvmsg_into([buffer], _ANCILLARY)
+    source = source_of(address)
+    if not wildcard:
+        return length, source, ecn_of(ancillary)
+    return length, (*source, local_of(ancillary) or any_like(source[0])), ecn_of(ancillary)
 
 
 def send_to(
@@ -36,31 +52,32 @@ def send_to(
 ) -> None:
     """Send one datagram, or several of ``segment`` bytes. What is too large for the device goes in fragments, as it
     has come, but for one that is to arrive ``whole``. Raises OSError as sendmsg does."""
-    messages = with_ecn(socket.AF_INET, ecn) if ecn else []
+    messages = with_ecn(family_of(visitor[0]), ecn) if ecn else []
     if len(visitor) == 3:
         messages.append(sent_from(visitor[2]))
+    to = as_sockaddr(sock.family, visitor[:2])
     if segment and segment < len(data):
         try:
-            sock.sendmsg([data], [*messages, in_segments(segment)], 0, visitor[:2])
+            sock.sendmsg([data], [*messages, in_segments(segment)], 0, to)
         except BlockingIOError:
             raise
         except OSError:  # a device that cannot, or a path that is too small
             for at in range(0, len(data), segment):
-                _send_one(sock, visitor, data[at : at + segment], messages)
+                _send_one(sock, to, data[at : at + segment], messages)
         return
-    _send_one(sock, visitor, data, messages, whole=whole)
+    _send_one(sock, to, data, messages, whole=whole)
 
 
 def _send_one(
-    sock: socket.socket, visitor: Address, data: bytes, messages: list[tuple[int, int, bytes]], *, whole: bool = False
+    sock: socket.socket, to: tuple[str, int], data: bytes, messages: list[Ancillary], *, whole: bool = False
 ) -> None:
     try:
         if messages:
-            sock.sendmsg([data], messages, 0, visitor[:2])
+            sock.sendmsg([data], messages, 0, to)
         else:
-            sock.sendto(data, visitor[:2])
+            sock.sendto(data, to)
     except OSError as error:
         if whole or error.errno != errno.EMSGSIZE:
             raise
         with in_fragments(sock):
-            sock.sendmsg([data], messages, 0, visitor[:2])
+            sock.sendmsg([data], messages, 0, to)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import socket
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Protocol
@@ -13,6 +14,13 @@ from qre.workers.handshake.port.address_proof import AddressProof
 
 #: A visitor: its IP and port; on a port of all our addresses also the one that it speaks to, and is answered from.
 Address = tuple[str, int] | tuple[str, int, str]
+
+
+def network_of(ip: str) -> str:
+    """A name of the network that shares a visitor's bounds: 24 bits of IPv4, 56 of IPv6, as one household has."""
+    if ":" not in ip:
+        return ip.rpartition(".")[0]
+    return socket.inet_pton(socket.AF_INET6, ip)[:7].hex()
 
 
 class Inspector(Protocol):
@@ -124,7 +132,7 @@ class Flow:
 
     def __init__(self, source: Address, now: float) -> None:
         self.source = source
-        self.prefix = source[0].rpartition(".")[0]
+        self.prefix = network_of(source[0])
         self.state = FlowState.NONE
         self.seen = now
         self.address = AddressProof()

@@ -15,13 +15,15 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Final
 
+from qre.addresses import host_port
 from qre.causes import of_network
 from qre.errors import MachineError
-from qre.kernel.underlay_sockets import (
+from qre.kernel.udp.control_messages import (
     ECN_SPACE,
     SEGMENT_SPACE,
     ecn_of,
     in_fragments,
+    never_fragment,
     receive_in_batches,
     report_ecn,
     segment_of,
@@ -29,7 +31,6 @@ from qre.kernel.underlay_sockets import (
 )
 from qre.workers.handshake.port.flow_parts import Flow
 
-_IP_MTU_DISCOVER, _IP_PMTUDISC_PROBE, _IPV6_MTU_DISCOVER = 10, 3, 23
 #: The longest UDP datagram (bytes).
 LONGEST: Final = 65_535
 #: Bounds of one turn: sockets, and datagrams of each, so that no visitor starves the others.
@@ -37,6 +38,10 @@ _EVENTS, _TURN = 64, 16
 _RECEIVE_BUFFER: Final = 64 << 10
 #: Dest is silent when more flows than this were opened, over this time (seconds), and none was answered.
 _UNANSWERED, _SILENCE = 2, 1.0
+#: For so long (seconds); then it is tried again.
+_REMEMBERED: Final = 60.0
+#: Addresses of Dest of which that is remembered: it has no more at a time.
+_ADDRESSES: Final = 16
 
 #: (flow, datagrams in one piece, the length of each but the last, ECN mark)
 Reply = Callable[[Flow, bytes, int, int], None]
@@ -46,10 +51,11 @@ _ANCILLARY: Final = ECN_SPACE + SEGMENT_SPACE
 class DestSocket:
     """The socket of one visitor. See ``flow_parts.Relay``."""
 
-    __slots__ = ("_family", "_relays", "_socket", "fd")
+    __slots__ = ("_family", "_relays", "_socket", "dest", "fd")
 
-    def __init__(self, relays: Relays, made: socket.socket) -> None:
+    def __init__(self, relays: Relays, made: socket.socket, dest: tuple[str, int]) -> None:
         self._relays = relays
+        self.dest = dest
         self._socket = made
         self._family = made.family
         self.fd = made.fileno()
@@ -118,11 +124,11 @@ class Relays:
         self._together = together
         self._silent = silent
         self._complain = complain
-        self._unanswered = 0  # flows opened since Dest was heard last
-        self._silent_since = 0.0
+        #: Flows opened since an address of Dest was heard last, and the time of the first.
+        self._unanswered: dict[tuple[str, int], tuple[int, float]] = {}
         self._epoll = select.epoll()
         self._flows: dict[int, tuple[DestSocket, Flow]] = {}
-        self._spare: tuple[int, tuple[str, int], socket.socket] | None = None
+        self._spares: dict[int, tuple[tuple[str, int], socket.socket]] = {}  # by family
         self._buffer = bytearray(LONGEST)
         self.lost = 0
 
@@ -135,26 +141,23 @@ class Relays:
 
     def open(self, flow: Flow, family: int, dest: tuple[str, int]) -> DestSocket | None:
         """A socket connected to ``dest``; None when there is no descriptor left, or no route."""
-        spare, self._spare = self._spare, None
-        if spare is not None and spare[:2] == (family, dest):
-            made: socket.socket | None = spare[2]
-        else:
-            if spare is not None:
-                spare[2].close()
+        to, made = self._spares.pop(family, (None, None))
+        if made is None or to != dest:
+            if made is not None:
+                made.close()
             made = self._connected(family, dest)
         if made is None:
             return None
         self._epoll.register(made.fileno(), select.EPOLLIN)
-        self._count_silence(time.monotonic())
-        opened = DestSocket(self, made)
+        self._count_silence(dest, time.monotonic())
+        opened = DestSocket(self, made, dest)
         self._flows[opened.fd] = (opened, flow)
         return opened
 
     def prepare(self, family: int, dest: tuple[str, int]) -> None:
         """Have a socket ready for the next flow: between the two halves of its hello there is no time for it."""
-        if self._spare is None:
-            made = self._connected(family, dest)
-            self._spare = None if made is None else (family, dest, made)
+        if family not in self._spares and (made := self._connected(family, dest)) is not None:
+            self._spares[family] = dest, made
 
     def _connected(self, family: int, dest: tuple[str, int]) -> socket.socket | None:
         try:
@@ -163,10 +166,7 @@ class Relays:
             self._refused(dest, error)
             return None
         try:
-            if family == socket.AF_INET6:
-                made.setsockopt(socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, _IP_PMTUDISC_PROBE)
-            else:
-                made.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _IP_PMTUDISC_PROBE)
+            never_fragment(made)
             report_ecn(made)
             receive_in_batches(made)
             made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
@@ -180,15 +180,23 @@ class Relays:
 
     def _refused(self, dest: tuple[str, int], error: OSError) -> None:
         cause = of_network(error.errno)
-        why = MachineError.of(f"visitors get no answer, Dest {dest[0]}:{dest[1]} cannot be reached", cause)
+        why = MachineError.of(f"visitors get no answer, Dest {host_port(*dest)} cannot be reached", cause)
         self._complain(f"relay {cause}", str(why))
 
-    def _count_silence(self, now: float) -> None:
-        if self._unanswered == 0:
-            self._silent_since = now
-        self._unanswered += 1
-        if self._unanswered > _UNANSWERED and now - self._silent_since >= _SILENCE:
+    def _count_silence(self, dest: tuple[str, int], now: float) -> None:
+        count, since = self._unanswered.get(dest, (0, now))
+        if now - since >= _REMEMBERED:
+            count, since = 0, now
+        if len(self._unanswered) >= _ADDRESSES:
+            self._unanswered.clear()
+        self._unanswered[dest] = count + 1, since
+        if self.is_silent(dest, now):
             self._silent()
+
+    def is_silent(self, dest: tuple[str, int], now: float) -> bool:
+        """Whether several visitors had no answer from there."""
+        count, since = self._unanswered.get(dest, (0, now))
+        return count > _UNANSWERED and _SILENCE <= now - since < _REMEMBERED
 
     def forget(self, gone: DestSocket) -> None:
         """Stop watching ``gone``; call it before its socket is closed."""
@@ -209,16 +217,16 @@ class Relays:
             received = made.receive(self._buffer)
             if received is None:
                 break
-            self._unanswered = 0
+            self._unanswered.pop(made.dest, None)
             self._reply(flow, *received)
             if self._flows.get(fd, (None,))[0] is not made:
                 break  # closed meanwhile
 
     def close(self) -> None:
         """Close every socket and the epoll descriptor."""
-        if self._spare is not None:
-            self._spare[2].close()
-            self._spare = None
+        for _, spare in self._spares.values():
+            spare.close()
+        self._spares.clear()
         for made, _ in list(self._flows.values()):
             made.close()
         self._epoll.close()

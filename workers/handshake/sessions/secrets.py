@@ -15,13 +15,14 @@ Layout, big-endian; 2 MiB, 2047 slots of 1024 bytes behind a header of 1024 byte
 A copy, in order::
 
     session id 32 | short id 8 | role 1 (1 server, 2 client) | flags 1 (1 confirmed, 2 connection IDs settled,
-        4 packets in two datagrams)
-    local ip 4 | local port 2 | peer ip 4 | peer port 2
+        4 packets in two datagrams, 8 the outer addresses are IPv6)
+    local ip 4 | local port 2 | peer ip 4 | peer port 2 (of IPv6 the addresses are 0 here)
     routed CID: length 1, bytes 20 | client CID: length 1, bytes 20 | spare CID: length 1, bytes 20
     spare sequence 8 | sequence to retire 8 (all ones: none) | next CID sequence 8 | socket number 8
     key epoch 8 | transmit secret 32 | receive secret 32 | transmit hp key 16 | receive hp key 16
     peer's max_idle_timeout 8 (ms) | ack_delay_exponent 1 | max_ack_delay 2 (ms) | max_udp_payload_size 2
     reset token: length 1, bytes 16 | addresses: count 1, then 8 of (version 1, prefix length 1, address 16)
+    at the end, when the outer addresses are IPv6: local ip 16 | peer ip 16
 
 A change is written to the copy that is not valid, made valid by one byte, and then the other copy is zeroed: a
 process that is killed in between leaves one whole record.
@@ -35,7 +36,7 @@ import os
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip_address
 
 from qre.addresses import Interface
 from qre.dataplane.protocol import Underlay
@@ -57,7 +58,8 @@ _RECORD = struct.Struct("!32s8sBB4sH4sH" + "B20s" * 3 + "QQQQ" + "Q32s32s16s16s"
 _ADDRESS = struct.Struct("!BB16s")
 _NO_SEQUENCE = (1 << 64) - 1
 _ROLES = {Role.SERVER: 1, Role.CLIENT: 2}
-_CONFIRMED, _SETTLED, _SPLITS = 1, 2, 4
+_CONFIRMED, _SETTLED, _SPLITS, _OUTER_IPV6 = 1, 2, 4, 8
+_OUTER = struct.Struct("!16s16s")
 _LONGEST_EPOCH = (1 << 63) - 1
 
 
@@ -106,14 +108,17 @@ def encode_record(record: SessionRecord) -> bytes:
     h, u = record.handed_over, record.underlay
     if len(h.addresses) > MAX_ADDRESSES:
         raise MachineError("session secrets", f"more than {MAX_ADDRESSES} addresses")
+    local_ip, peer_ip, flags, outer = u.local_ip.packed, u.peer_ip.packed, 0, b""
+    if u.peer_ip.version == 6:
+        local_ip, peer_ip, flags, outer = bytes(4), bytes(4), _OUTER_IPV6, _OUTER.pack(local_ip, peer_ip)
     fixed = _RECORD.pack(
         h.session_id,
         h.short_id,
         _ROLES[record.role],
-        record.confirmed * _CONFIRMED | record.settled * _SETTLED | h.splits * _SPLITS,
-        u.local_ip.packed,
+        flags | record.confirmed * _CONFIRMED | record.settled * _SETTLED | h.splits * _SPLITS,
+        local_ip,
         u.local_port,
-        u.peer_ip.packed,
+        peer_ip,
         u.peer_port,
         len(h.routed_cid),
         h.routed_cid,
@@ -141,7 +146,7 @@ def encode_record(record: SessionRecord) -> bytes:
     addresses = b"".join(
         _ADDRESS.pack(a.version, a.network.prefixlen, a.ip.packed.ljust(16, b"\0")) for a in h.addresses
     )
-    return (fixed + addresses).ljust(COPY_LENGTH, b"\0")
+    return (fixed + addresses).ljust(COPY_LENGTH - len(outer), b"\0") + outer
 
 
 def parse_record_untrusted(data: bytes) -> SessionRecord:
@@ -158,6 +163,8 @@ def parse_record_untrusted(data: bytes) -> SessionRecord:
     roles = {number: known for known, number in _ROLES.items()}
     if role not in roles or not routed or not local_port or not peer_port or token_length not in {0, 16}:
         raise UntrustedInputError("session secrets", "a record has an invalid role, port or length")
+    if flags & _OUTER_IPV6:
+        local_ip, peer_ip = _OUTER.unpack_from(data, COPY_LENGTH - _OUTER.size)
     if count > MAX_ADDRESSES or exponent > 20 or ack_delay > 16383 or key_epoch > _LONGEST_EPOCH:
         raise UntrustedInputError("session secrets", "a record has a value out of range")
     handed_over = HandedOver(
@@ -186,9 +193,9 @@ def parse_record_untrusted(data: bytes) -> SessionRecord:
         role=roles[role],
         handed_over=handed_over,
         underlay=Underlay(
-            local_ip=IPv4Address(local_ip),
+            local_ip=ip_address(local_ip),
             local_port=local_port,
-            peer_ip=IPv4Address(peer_ip),
+            peer_ip=ip_address(peer_ip),
             peer_port=peer_port,
         ),
         socket_number=socket_number,

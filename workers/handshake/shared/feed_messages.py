@@ -16,7 +16,7 @@ from qre.dataplane.protocol import PacketNumber, ShortId
 from qre.quic.server.inspector import MAX_DATAGRAMS, MAX_HELLO, Authenticated
 from qre.quic.server.server_handshake import ShownByDest
 from qre.reality.authenticator import SharedSecrets
-from qre.structs import U64, Message, Port, Struct
+from qre.structs import U64, IpText, Message, Port, Struct
 from qre.wire.initial import MAX_DATAGRAM
 from qre.workers.handshake.port.flow_parts import Address, Hello
 
@@ -28,7 +28,7 @@ _Byte = Annotated[int, msgspec.Meta(ge=0, le=255)]
 class Visitor(Struct, frozen=True, kw_only=True):
     """A client's address; ``local``: the one of ours that it speaks to, where the port has several."""
 
-    ip: Annotated[str, msgspec.Meta(max_length=15)]
+    ip: IpText
     port: Port
     local: IpAddress | None = None
 

@@ -1,0 +1,149 @@
+"""Control messages and options of UDP sockets, of IPv4, IPv6, or both (udp(7), ip(7), ipv6(7)).
+
+A socket of IPv6 that is bound to every address speaks IPv4, too (RFC 3493 §3.7): in its place stands a mapped
+address, which nothing but these functions and a socket ever sees.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+import sys
+from collections.abc import Iterator
+from typing import Any, Final
+
+_IP_MTU_DISCOVER, _IPV6_MTU_DISCOVER, _PMTUDISC_DONT, _PMTUDISC_PROBE = 10, 23, 0, 3
+_IP_PKTINFO, _IPV6_RECVPKTINFO, _IPV6_PKTINFO = 8, 49, 50
+_IPV6_RECVTCLASS, _IPV6_TCLASS = 66, 67
+_UDP_SEGMENT, _UDP_GRO = 103, 104
+_INFO, _INFO6 = struct.Struct("=i4s4s"), struct.Struct("=16si")  # device, address, header's destination; the reverse
+_NUMBER = struct.Struct("=i")
+_MAPPED: Final = "::ffff:"
+#: Room for the control message of the address that a datagram was sent to.
+PKTINFO_SPACE: Final = socket.CMSG_SPACE(max(_INFO.size, _INFO6.size))
+#: For the mark of one datagram.
+ECN_SPACE: Final = socket.CMSG_SPACE(_NUMBER.size)
+#: For the length of what was received at once.
+SEGMENT_SPACE: Final = socket.CMSG_SPACE(_NUMBER.size)
+
+#: Level, type and data of a control message.
+Ancillary = tuple[int, int, bytes]
+
+
+# --- addresses ---
+
+
+def family_of(ip: str) -> int:
+    """AF_INET or AF_INET6, of a numeric address."""
+    return socket.AF_INET6 if ":" in ip else socket.AF_INET
+
+
+def source_of(address: Any) -> tuple[str, int]:
+    """IP and port of a datagram's source, as recvmsg has it."""
+    ip: str = address[0]
+    if ip.startswith(_MAPPED) and "." in ip:
+        ip = ip[len(_MAPPED) :]
+    return ip, address[1]
+
+
+def as_sockaddr(family: int, address: tuple[str, int]) -> tuple[str, int]:
+    """An address as a socket of ``family`` takes it."""
+    if family == socket.AF_INET6 and ":" not in address[0]:
+        return _MAPPED + address[0], address[1]
+    return address
+
+
+def local_of(ancillary: list[Ancillary]) -> str | None:
+    """The local address that a received datagram was sent to, from its control messages."""
+    for level, kind, data in ancillary:
+        if level == socket.IPPROTO_IP and kind == _IP_PKTINFO and len(data) >= _INFO.size:
+            return socket.inet_ntoa(_INFO.unpack_from(data)[1])
+        if level == socket.IPPROTO_IPV6 and kind == _IPV6_PKTINFO and len(data) >= _INFO6.size:
+            return source_of((socket.inet_ntop(socket.AF_INET6, _INFO6.unpack_from(data)[0]), 0))[0]
+    return None
+
+
+def sent_from(ip: str) -> Ancillary:
+    """The control message that makes a datagram leave with this local address."""
+    if ":" in ip:
+        return socket.IPPROTO_IPV6, _IPV6_PKTINFO, _INFO6.pack(socket.inet_pton(socket.AF_INET6, ip), 0)
+    return socket.IPPROTO_IP, _IP_PKTINFO, _INFO.pack(0, socket.inet_aton(ip), bytes(4))
+
+
+def report_local(sock: socket.socket, *, on: bool = True) -> None:
+    """Have the kernel tell the local address of every datagram that ``sock`` receives. Raises OSError."""
+    if sock.family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_RECVPKTINFO, on)
+    else:
+        sock.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, on)
+
+
+# --- marks ---
+
+
+def report_ecn(sock: socket.socket) -> None:
+    """Have the kernel tell the mark of every datagram that ``sock`` receives. Raises OSError."""
+    if sock.family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_RECVTCLASS, 1)
+    sock.setsockopt(socket.IPPROTO_IP, socket.IP_RECVTOS, 1)
+
+
+def ecn_of(ancillary: list[Ancillary]) -> int:
+    """The ECN codepoint (RFC 3168) among the control messages of recvmsg; 0 without one."""
+    for level, kind, value in ancillary:
+        if (level == socket.IPPROTO_IP and kind == socket.IP_TOS) or (
+            level == socket.IPPROTO_IPV6 and kind == _IPV6_TCLASS
+        ):
+            return value[0] & 3
+    return 0
+
+
+def with_ecn(family: int, ecn: int) -> list[Ancillary]:
+    """The control message for sendmsg that marks one datagram, to an address of ``family``, with ``ecn``."""
+    if family == socket.AF_INET6:
+        return [(socket.IPPROTO_IPV6, _IPV6_TCLASS, _NUMBER.pack(ecn))]
+    return [(socket.IPPROTO_IP, socket.IP_TOS, _NUMBER.pack(ecn))]
+
+
+# --- sizes ---
+
+
+def never_fragment(sock: socket.socket) -> None:
+    """Don't Fragment on every datagram (RFC 9000 §14), whatever the kernel knows of the path. Raises OSError."""
+    _set_discovery(sock, _PMTUDISC_PROBE)
+
+
+@contextlib.contextmanager
+def in_fragments(sock: socket.socket) -> Iterator[None]:
+    """What is sent meanwhile may be fragmented by IP; of IPv4, on the way too. Raises OSError."""
+    _set_discovery(sock, _PMTUDISC_DONT)
+    try:
+        yield
+    finally:
+        _set_discovery(sock, _PMTUDISC_PROBE)
+
+
+def _set_discovery(sock: socket.socket, value: int) -> None:
+    if sock.family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, value)
+    sock.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, value)
+
+
+def receive_in_batches(sock: socket.socket) -> None:
+    """Take datagrams that arrived together as one (UDP_GRO), where the kernel can."""
+    with contextlib.suppress(OSError):
+        sock.setsockopt(socket.IPPROTO_UDP, _UDP_GRO, 1)
+
+
+def segment_of(ancillary: list[Ancillary]) -> int:
+    """The length of the datagrams in what was received at once, all but the last; 0: it is one datagram."""
+    for level, kind, value in ancillary:
+        if level == socket.IPPROTO_UDP and kind == _UDP_GRO:
+            return int(_NUMBER.unpack_from(value)[0]) if len(value) >= _NUMBER.size else 0
+    return 0
+
+
+def in_segments(length: int) -> Ancillary:
+    """The control message for sendmsg that cuts what is sent into datagrams of this length (UDP_SEGMENT)."""
+    return socket.IPPROTO_UDP, _UDP_SEGMENT, length.to_bytes(2, sys.byteorder)

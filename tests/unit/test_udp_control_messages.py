@@ -1,0 +1,109 @@
+"""Datagrams of IPv4 and IPv6 at one socket: real ones, on loopback."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack
+from ipaddress import ip_address
+
+import pytest
+
+from qre.errors import QreError
+from qre.kernel.udp.control_messages import as_sockaddr, family_of, source_of
+from qre.kernel.udp.underlay_sockets import bound_sockets, client_socket, group_socket, server_pair, source_address
+from qre.workers.handshake.port.datagrams import receive_into, send_to
+from qre.workers.handshake.port.flow_parts import network_of
+from tests.support.daemons import PATIENCE
+
+LOOPBACK = {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "::1"}
+ECT0 = 2
+
+
+@pytest.fixture
+def port() -> Iterator[socket.socket]:
+    """A server's, of all addresses of both versions."""
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe:
+        probe.bind(("::", 0))
+        number = probe.getsockname()[1]
+    with group_socket("::", number) as made:
+        made.setblocking(True)
+        made.settimeout(PATIENCE)
+        yield made
+
+
+@pytest.mark.parametrize(
+    ("family", "spoken_to"),
+    [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET, "127.0.0.9"), (socket.AF_INET6, "::1")],
+)
+@pytest.mark.parametrize("ecn", [0, ECT0])
+def test_a_visitor_of_either_version_is_answered_from_the_address_that_it_speaks_to(
+    port: socket.socket, family: int, spoken_to: str, ecn: int
+) -> None:
+    to = spoken_to, port.getsockname()[1]
+    with client_socket("", 0, family) as visitor:
+        visitor.settimeout(PATIENCE)
+        send_to(visitor, to, b"hello", ecn)
+        buffer = bytearray(100)
+        length, source, mark = receive_into(port, buffer, wildcard=True)
+        assert (length, mark) == (5, ecn)
+        assert source == (LOOPBACK[family], visitor.getsockname()[1], spoken_to)
+        for segment, answers in ((0, [b"answer"]), (4, [b"answ", b"er"])):
+            send_to(port, source, b"answer", ecn, segment)
+            for answer in answers:
+                length, source_of_answer, mark = receive_into(visitor, buffer, wildcard=False)
+                assert (bytes(buffer[:length]), source_of_answer, mark) == (answer, to, ecn)
+
+
+def test_what_does_not_fit_a_packet_goes_in_fragments_over_either_version(port: socket.socket) -> None:
+    for family, ip in LOOPBACK.items():
+        with client_socket("", 0, family) as visitor:
+            visitor.settimeout(PATIENCE)
+            send_to(port, (ip, visitor.getsockname()[1], ip), bytes(65_507), 0)
+            assert len(visitor.recv(65_535)) == 65_507
+            with pytest.raises(OSError) as refused:
+                send_to(port, (ip, visitor.getsockname()[1], ip), bytes(65_507 + 30), 0, whole=True)
+            assert refused.value.errno == errno.EMSGSIZE
+
+
+def test_the_group_of_a_port_is_found_and_refused_to_others() -> None:
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe:
+        probe.bind(("::1", 0))
+        number = probe.getsockname()[1]
+    for ip in ("::1", "::"):
+        with ExitStack() as stack:
+            for made in server_pair(ip, number):
+                stack.enter_context(made)
+            assert bound_sockets(ip, number) == 2
+            with pytest.raises(QreError, match=r"Listen \[::1?\]:\d+: another program uses this UDP port"):
+                server_pair(ip, number)
+    with pytest.raises(QreError, match="does not have that address"):
+        server_pair("2001:db8::1", number)
+
+
+def test_where_packets_would_come_from() -> None:
+    for ip in LOOPBACK.values():
+        assert source_address("", ip_address(ip)) == ip_address(ip)
+
+
+@pytest.mark.parametrize(
+    ("received", "told"),
+    [
+        (("192.0.2.1", 443), ("192.0.2.1", 443)),
+        (("::ffff:192.0.2.1", 443, 0, 0), ("192.0.2.1", 443)),
+        (("2001:db8::1", 443, 0, 0), ("2001:db8::1", 443)),
+        (("::ffff:0:1", 443, 0, 0), ("::ffff:0:1", 443)),
+    ],
+)
+def test_a_mapped_address_is_told_as_that_of_ipv4(received: tuple[object, ...], told: tuple[str, int]) -> None:
+    assert source_of(received) == told
+    assert as_sockaddr(socket.AF_INET6, told)[0] == received[0] or told[0] == received[0]
+    assert family_of(told[0]) == (socket.AF_INET6 if ":" in told[0] else socket.AF_INET)
+
+
+def test_a_household_has_one_share_of_the_port() -> None:
+    assert network_of("192.0.2.1") == network_of("192.0.2.255") != network_of("192.0.3.1")
+    same = {network_of(ip) for ip in ("2001:db8:1:200::1", "2001:db8:1:2ff:ffff::1", "2001:0db8:1:2aa::")}
+    assert len(same) == 1
+    assert network_of("2001:db8:1:300::1") not in same

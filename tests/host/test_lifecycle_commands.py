@@ -106,6 +106,7 @@ def test_a_dry_run_prints_the_plan_and_changes_nothing(machine: Machine) -> None
         "rule -6: lookup main suppress_prefixlength 0",
         "rule -6: not fwmark 0x515245 lookup 5329477",
         "rule -6: not fwmark 0x515245 unreachable",
+        "rule -6: fwmark 0x515245 lookup main",
         "PostUp: true",
         "PostUp: false",
         f"save state to {machine.directory}/state/tunnel.state",

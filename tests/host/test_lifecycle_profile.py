@@ -577,6 +577,7 @@ def test_the_plan_of_up_lists_each_operation_in_order_and_changes_nothing(
         "rule -6: lookup main suppress_prefixlength 0",
         "rule -6: not fwmark 0x515245 lookup 5329477",
         "rule -6: not fwmark 0x515245 unreachable",
+        "rule -6: fwmark 0x515245 lookup main",
         "PostUp: b",
         f"save state to {tmp_path}/state/tunnel.state",
     ]

@@ -363,7 +363,7 @@ def test_taking_the_default_route_back_removes_table_and_rules_of_that_family_on
     sync_device(rtnl, spec("10.77.0.2/24", "fd00::2/64", routes=("0.0.0.0/0", "::/0"), table=mark))
     sync_device(rtnl, spec("10.77.0.2/24", "fd00::2/64", routes=("::/0",), table=mark))
     assert "fwmark" not in ip("-4", "rule")
-    assert ip("-6", "rule").count("proto 81") == 3
+    assert ip("-6", "rule").count("proto 81") == 4
     sync_device(rtnl, spec("10.77.0.2/24", "fd00::2/64"))
     assert "proto 81" not in ip("-6", "rule") + ip("-6", "route", "show", "table", "all")
 

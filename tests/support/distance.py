@@ -13,7 +13,7 @@ import sys
 import time
 from itertools import count
 
-from qre.kernel.udp.underlay_sockets import ecn_of, with_ecn
+from qre.kernel.udp.control_messages import ecn_of, with_ecn
 
 Address = tuple[str, int]
 

@@ -14,7 +14,7 @@ from qre.errors import UntrustedInputError
 from qre.wire.frames import Ack, Crypto, read_frame_untrusted
 from qre.wire.overhead import ETHERNET_MTU
 from qre.wire.packet import Header, PacketType, parse_header_untrusted
-from qre.wire.protection import Protection, initial_secrets
+from qre.wire.protection import Protection, client_initial_secret
 
 #: RFC 9000 §14.1: a server drops Initials in smaller datagrams.
 MIN_DATAGRAM: Final = 1200
@@ -39,7 +39,7 @@ class ClientInitialKeys:
     """The keys of a client's Initials (RFC 9001 §5.2)."""
 
     def __init__(self, destination_cid: bytes) -> None:
-        self._protection = Protection(initial_secrets(destination_cid)[0])
+        self._protection = Protection(client_initial_secret(destination_cid))
         self._expected = 0
 
     def open_untrusted(self, datagram: bytes, header: Header) -> bytes:
@@ -59,13 +59,10 @@ def crypto_frames_untrusted(payload: bytes) -> list[tuple[int, bytes]]:
     at = 0
     while (begin := _NEXT_FRAME.search(payload, at)) is not None:
         frame, at = read_frame_untrusted(payload, begin.start())
-        match frame:
-            case Crypto(offset=offset, data=data):
-                found.append((offset, data))
-            case Ack():
-                pass
-            case _:
-                raise UntrustedInputError("Initial", "a frame that is not allowed in a first flight")
+        if isinstance(frame, Crypto):
+            found.append((frame.offset, frame.data))
+        elif not isinstance(frame, Ack):
+            raise UntrustedInputError("Initial", "a frame that is not allowed in a first flight")
     return found
 
 
@@ -80,7 +77,8 @@ class CryptoStream:
         self._max_bytes = max_bytes
         self._max_pieces = max_pieces
         self._data = bytearray()
-        self._pieces: list[tuple[int, int]] = []  # disjoint, apart, ascending [start, end)
+        self._starts: list[int] = []  # of the pieces, which are disjoint, apart, and ascending
+        self._ends: list[int] = []
 
     def add_untrusted(self, offset: int, data: bytes) -> None:
         """Store ``data``. Raises UntrustedInputError for too much data, too many pieces, or a contradiction."""
@@ -89,11 +87,11 @@ class CryptoStream:
             raise UntrustedInputError("CRYPTO", "too much data")
         if not data:
             return
-        first = bisect_left(self._pieces, offset, key=lambda piece: piece[1])
-        last = first
+        starts, ends = self._starts, self._ends
+        first = last = bisect_left(ends, offset)
         start, stop = offset, end
-        while last < len(self._pieces) and self._pieces[last][0] <= end:
-            begin, finish = self._pieces[last]
+        while last < len(starts) and starts[last] <= end:
+            begin, finish = starts[last], ends[last]
             low, high = max(begin, offset), min(finish, end)
             if low < high and self._data[low:high] != data[low - offset : high - offset]:
                 raise UntrustedInputError("CRYPTO", "data that contradicts itself")
@@ -102,16 +100,17 @@ class CryptoStream:
         if end > len(self._data):
             self._data.extend(bytes(end - len(self._data)))
         self._data[offset:end] = data
-        self._pieces[first:last] = [(start, stop)]
-        if len(self._pieces) > self._max_pieces:
+        starts[first:last] = [start]
+        ends[first:last] = [stop]
+        if len(starts) > self._max_pieces:
             raise UntrustedInputError("CRYPTO", "too many pieces")
 
     @property
     def contiguous(self) -> bytes:
         """The bytes from offset 0 up to the first gap."""
-        if not self._pieces or self._pieces[0][0]:
+        if not self._starts or self._starts[0]:
             return b""
-        return bytes(self._data[: self._pieces[0][1]])
+        return bytes(self._data[: self._ends[0]])
 
     @property
     def highest(self) -> int:

@@ -40,7 +40,16 @@ def expand_label(secret: bytes, label: bytes, length: int) -> bytes:
 def initial_secrets(destination_cid: bytes) -> tuple[bytes, bytes]:
     """client_initial_secret and server_initial_secret of the client's first DCID."""
     common = hmac.digest(_INITIAL_SALT, destination_cid, "sha256")
-    return expand_label(common, b"client in", SECRET_LENGTH), expand_label(common, b"server in", SECRET_LENGTH)
+    return _client_initial_secret(common), expand_label(common, b"server in", SECRET_LENGTH)
+
+
+def client_initial_secret(destination_cid: bytes) -> bytes:
+    """That alone: what a server needs of every hello."""
+    return _client_initial_secret(hmac.digest(_INITIAL_SALT, destination_cid, "sha256"))
+
+
+def _client_initial_secret(common: bytes) -> bytes:
+    return expand_label(common, b"client in", SECRET_LENGTH)
 
 
 def derive(secret: bytes) -> PacketKeys:
@@ -65,14 +74,14 @@ class Protection:
         if hp_secret is not None:
             self.hp = derive(hp_secret).hp
         self._aead = AESGCM(self.key)
+        self._masks = Cipher(algorithms.AES(self.hp), modes.ECB()).encryptor()
 
     def _nonce(self, number: int) -> bytes:
         return (int.from_bytes(self.iv, "big") ^ number).to_bytes(12, "big")
 
     def mask(self, sample: bytes) -> bytes:
         """Five bytes of header protection mask (§5.4.3)."""
-        encryptor = Cipher(algorithms.AES(self.hp), modes.ECB()).encryptor()
-        return (encryptor.update(sample) + encryptor.finalize())[:5]
+        return self._masks.update(sample)[:5]
 
     def protect(self, header: bytes, number: int, payload: bytes) -> bytes:
         """A whole packet. ``header`` ends with the encoded number; number and payload have 4 bytes at least."""

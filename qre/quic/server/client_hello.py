@@ -33,26 +33,32 @@ class ClientHello:
 class _Cursor:
     """A cursor over ``data[position:end]``."""
 
+    __slots__ = ("data", "end", "position")
+
     def __init__(self, data: bytes, position: int, end: int) -> None:
         self.data = data
         self.position = position
         self.end = end
 
-    def take(self, length: int) -> bytes:
+    def skip(self, length: int) -> int:
+        """Where that begins which is skipped."""
         start = self.position
         if length > self.end - start:
             raise UntrustedInputError("ClientHello", "a field is longer than what is left of it")
         self.position = start + length
+        return start
+
+    def take(self, length: int) -> bytes:
+        start = self.skip(length)
         return self.data[start : self.position]
 
     def number(self, size: int) -> int:
-        return int.from_bytes(self.take(size), "big")
+        start = self.skip(size)
+        return int.from_bytes(self.data[start : self.position], "big")
 
     def block(self, size: int) -> _Cursor:
         """A vector that begins with its length in ``size`` bytes (RFC 8446 §3.4)."""
-        length = self.number(size)
-        start = self.position
-        self.take(length)
+        start = self.skip(self.number(size))
         return _Cursor(self.data, start, self.position)
 
     @property

@@ -119,6 +119,7 @@ bench: setup-tests
 
 bench-server: setup-tests
 	@$(PYTHON) -m tests.bench.server
+	@$(PYTHON) -m tests.bench.crowd
 
 bench-vm:
 	@packaging/setup.sh tests packaging/vm-packages.txt packaging/bench-packages.txt

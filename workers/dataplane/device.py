@@ -91,8 +91,7 @@ class Device:
         self._server_socket = UnderlaySocket(server_socket, self.drops) if server_socket is not None else None
         self._early = EarlyPackets(self.drops)
         self._blocked: dict[UnderlaySocket, list[_Waiting]] = {}
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_at = float("inf")
+        self._timers: dict[bytes, tuple[float, asyncio.TimerHandle]] = {}  # by session, and when
         self._waiting: asyncio.TimerHandle | None = None
         if marks.awaited:
             self._waiting = self._loop.call_later(_LONGEST_SILENCE, self._begin)
@@ -115,9 +114,10 @@ class Device:
         for session in list(self.registry.sessions.values()):
             session.close(now, tell=True, reason=CloseReason.STOPPED)
             self._settle(session, now)
-        for timer in (self._timer, self._waiting):
-            if timer is not None:
-                timer.cancel()
+        if self._waiting is not None:
+            self._waiting.cancel()
+        for _, timer in self._timers.values():
+            timer.cancel()
         self._loop.remove_reader(self._tun)
         for underlay in [*self._client_sockets.values(), *([self._server_socket] if self._server_socket else [])]:
             self._forget_underlay(underlay)
@@ -410,29 +410,30 @@ class Device:
         session.events.clear()
         if session.state is LifeState.ENDED:
             self.registry.remove(session)
-            underlay = self._client_sockets.pop(session.session_id, None)
-            if underlay is not None:
+            self._cancel_timer(session.session_id)
+            if (underlay := self._client_sockets.pop(session.session_id, None)) is not None:
                 self._forget_underlay(underlay)
             return
-        self._wake_at(session.deadline(), now)
+        self._wake_for(session, now)
 
-    def _wake_at(self, at: float, now: float) -> None:
-        if at >= self._timer_at:
+    def _wake_for(self, session: Session, now: float) -> None:
+        """No later than its deadline; one that moves on is looked at once in vain."""
+        at, session_id = session.deadline(), session.session_id
+        if (known := self._timers.get(session_id)) is not None and known[0] <= at:
             return
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer_at = at
-        self._timer = self._loop.call_later(max(at - now, 0.0), self._timer_fired)
+        self._cancel_timer(session_id)
+        self._timers[session_id] = at, self._loop.call_later(max(at - now, 0.0), self._timer_fired, session)
 
-    def _timer_fired(self) -> None:
-        self._timer, self._timer_at = None, float("inf")
+    def _cancel_timer(self, session_id: bytes) -> None:
+        if (known := self._timers.pop(session_id, None)) is not None:
+            known[1].cancel()
+
+    def _timer_fired(self, session: Session) -> None:
+        self._cancel_timer(session.session_id)
         now = self._clock()
-        for session in list(self.registry.sessions.values()):
-            if session.deadline() <= now:
-                session.handle_timer(now)
-                self._settle(session, now)
-            else:
-                self._wake_at(session.deadline(), now)
+        if session.deadline() <= now:
+            session.handle_timer(now)
+        self._settle(session, now)
 
     def counters(self) -> DeviceCounters:
         """Totals since the start; of the drop reasons the 64 most frequent."""

@@ -65,8 +65,9 @@ class Registry:
         #: Server sessions by routed CID, spare ones included.
         self.by_cid: dict[bytes, Session] = {}
         self._cids: dict[bytes, dict[bytes, int]] = {}  # session id -> routed CID -> sequence
-        #: Lengths of routed CIDs in use, most often one.
+        #: Lengths of routed CIDs in use, most often one, and how many have each.
         self.cid_lengths: list[int] = []
+        self._of_length: Counter[int] = Counter()
 
     def answer(self, request: DataplaneRequest, now: float) -> Answer:
         """Carry the request out."""
@@ -163,9 +164,10 @@ class Registry:
                 raise QreError("this connection id has another length")
             if len(cids) >= MAX_CIDS_PER_SESSION and connection_id not in cids:
                 raise QreError("no room for another connection id")
+            if connection_id not in self.by_cid:
+                self._count_length(connection_id, 1)
             self.by_cid[connection_id] = session
         cids[connection_id] = sequence
-        self._cids_changed()
 
     def _release(self, session: Session, connection_id: bytes) -> None:
         cids = self._cids[session.session_id]
@@ -174,11 +176,15 @@ class Registry:
         if len(cids) == 1:
             raise QreError("it is the session's last connection id")
         del cids[connection_id]
-        self.by_cid.pop(connection_id, None)
-        self._cids_changed()
+        self._forget_cid(connection_id)
 
-    def _cids_changed(self) -> None:
-        self.cid_lengths = sorted({len(cid) for cid in self.by_cid})
+    def _forget_cid(self, connection_id: bytes) -> None:
+        if self.by_cid.pop(connection_id, None) is not None:
+            self._count_length(connection_id, -1)
+
+    def _count_length(self, connection_id: bytes, more: int) -> None:
+        self._of_length[len(connection_id)] += more
+        self.cid_lengths = sorted(length for length, count in self._of_length.items() if count)
 
     def remove(self, session: Session) -> None:
         """Remove a session that has ended."""
@@ -187,8 +193,7 @@ class Registry:
         self.routes.remove(session)
         for cid in self._cids.pop(session.session_id, {}):
             if self.by_cid.get(cid) is session:
-                del self.by_cid[cid]
-        self._cids_changed()
+                self._forget_cid(cid)
 
     def marks(self, after: bytes = b"") -> tuple[SessionMark, ...]:
         """The progress of each session, in the order of their ids."""

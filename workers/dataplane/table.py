@@ -34,28 +34,27 @@ class AllowedIps:
 
     def __init__(self) -> None:
         self._routes: dict[int, dict[int, dict[int, list[Session]]]] = {4: {}, 16: {}}
+        self._of: dict[Session, list[tuple[int, int, int]]] = {}  # the prefixes of each session
         self._lengths: dict[int, list[int]] = {4: [], 16: []}  # prefix lengths in use, longest first
         self._cache: dict[bytes, Session | None] = {}
         self._source_cache: dict[tuple[bytes, bytes], bool] = {}
 
     def add(self, session: Session, prefixes: list[tuple[int, int, int]]) -> None:
         """``prefixes``: (bytes of an address, prefix length, network bits)."""
+        self._of.setdefault(session, []).extend(prefixes)
         for size, length, bits in prefixes:
             self._routes[size].setdefault(length, {}).setdefault(bits, []).append(session)
         self._changed()
 
     def remove(self, session: Session) -> None:
         """Every prefix of ``session``."""
-        for table in self._routes.values():
-            for length in list(table):
-                for bits in list(table[length]):
-                    sessions = table[length][bits]
-                    if session in sessions:
-                        sessions.remove(session)
-                        if not sessions:
-                            del table[length][bits]
-                if not table[length]:
-                    del table[length]
+        for size, length, bits in self._of.pop(session, ()):
+            table = self._routes[size]
+            table[length][bits].remove(session)
+            if not table[length][bits]:
+                del table[length][bits]
+            if not table[length]:
+                del table[length]
         self._changed()
 
     def _changed(self) -> None:

@@ -166,15 +166,14 @@ class Clients:
 
     def welcome(self, session_id: bytes, sessions: Sessions) -> None:
         """A confirmed session replaces the others of its short id, and its addresses are kept for that."""
-        records = {record.session_id: record for record in sessions.records()}
-        fresh = records.pop(session_id, None)
+        fresh = sessions.record(session_id)
         if fresh is None:
             return
         client, place = self.identities.who(fresh.short_id), fresh.underlay.peer_ip
         self._context.limited(f"up {client}", f"client {client} is connected from {place}", logging.INFO)
         self._keep(fresh.short_id, _granted(fresh))
-        for record in records.values():
-            if record.confirmed and record.short_id == fresh.short_id and not sessions.ends(record.session_id):
+        for record in sessions.records_of(fresh.short_id):
+            if record.session_id != session_id and record.confirmed and not sessions.ends(record.session_id):
                 self._replace(record, fresh, sessions)
 
     def _replace(self, old: SessionRecord, new: SessionRecord, sessions: Sessions) -> None:
@@ -188,7 +187,7 @@ class Clients:
 
     def turn_away(self, short_id: bytes, coming: str, sessions: Sessions) -> bool:
         """Whether a newcomer of this short id is turned away, because another machine has it and is connected."""
-        ours = (one for one in sessions.records() if one.confirmed and one.short_id == short_id)
+        ours = (one for one in sessions.records_of(short_id) if one.confirmed)
         connected = next((one for one in ours if not sessions.ends(one.session_id)), None)
         place = str(connected.underlay.peer_ip) if connected is not None else ""
         if connected is None or not self._twins.turn_away(short_id, place, coming, time.monotonic()):

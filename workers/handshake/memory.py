@@ -23,9 +23,12 @@ _trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
 
 
 class Forgetting:
-    """Frees what handshakes and sessions have left, at most once a second."""
+    """Frees what handshakes and sessions have left, at most once a second. What there is at the start stays, and is
+    not looked through again: it is most of what a worker has."""
 
     def __init__(self) -> None:
+        gc.collect()
+        gc.freeze()
         self._due: asyncio.TimerHandle | None = None
 
     def soon(self) -> None:

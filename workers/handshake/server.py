@@ -403,8 +403,8 @@ class Server:
         now = time.monotonic()
         source: Address = (stray.ip, stray.port)
         if is_any(self._listen[0]):
-            ours = [each.underlay for each in self._sessions.records() if each.session_id == stray.session_id]
-            source = (*source, str(ours[0].local_ip) if ours else any_like(stray.ip))
+            ours = self._sessions.record(stray.session_id)
+            source = (*source, str(ours.underlay.local_ip) if ours is not None else any_like(stray.ip))
         self._perform_late(self._table.datagram(source, stray.data, stray.ecn, now, int(time.time() * 1000)), now)
 
     def _perform_late(self, effects: Sequence[Effect], now: float) -> None:

@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Final
 
-from qre.workers.handshake.port.flow_parts import Address, Flow, FlowState, Limits
+from qre.workers.handshake.port.flow_parts import Address, Flow, Limits
 
 MAX_UNDECIDED: Final = 256
 MAX_UNDECIDED_BYTES: Final = 1 << 20
@@ -18,11 +18,13 @@ MAX_OURS: Final = 256
 
 
 class FlowBooks:
-    """``visitors``: undecided flows and those of strangers, the longest idle first; ``clients``: all others."""
+    """``visitors``: undecided flows and those of strangers, the longest idle first; ``clients``: all others.
+    ``over``: those of them whose handshake has ended, the first one first."""
 
     def __init__(self) -> None:
         self.visitors: OrderedDict[Address, Flow] = OrderedDict()
         self.clients: OrderedDict[Address, Flow] = OrderedDict()
+        self.over: dict[Address, Flow] = {}
         self.unread: dict[Address, Flow] = {}
         self.undecided: OrderedDict[Address, Flow] = OrderedDict()  # the oldest first
         self._undecided_bytes = 0
@@ -98,15 +100,10 @@ class FlowBooks:
     def clients_in_the_way(self) -> Iterator[Flow]:
         """Remove each of these for one more client: what is over first, then the oldest handshake."""
         while len(self.clients) >= MAX_OURS:
-            over = (flow for flow in self.clients.values() if flow.state is FlowState.OVER)
-            yield next(over, next(iter(self.clients.values())))
+            yield next(iter((self.over or self.clients).values()))
 
     # --- time ---
 
     def longest_idle(self) -> Flow | None:
         """Of the visitors."""
         return next(iter(self.visitors.values()), None)
-
-    def over(self) -> list[Flow]:
-        """Clients whose handshake has ended."""
-        return [flow for flow in self.clients.values() if flow.state is FlowState.OVER]

@@ -318,6 +318,8 @@ class FlowTable:
     def _enter(self, flow: Flow, state: FlowState, now: float) -> list[Effect]:
         before, flow.state = flow.state, state
         books = self._books
+        if before is FlowState.OVER:
+            del books.over[flow.source]
         if before in _CLIENTS and state not in _CLIENTS:
             del books.clients[flow.source]
             flow.forget_handshake()
@@ -346,6 +348,7 @@ class FlowTable:
                 flow.over_at = now
                 flow.forget_handshake()
                 books.forget_copies(flow)
+                books.over[flow.source] = flow
             case FlowState.NONE if before not in _CLIENTS:
                 books.drop(flow)
         return []
@@ -401,9 +404,9 @@ class FlowTable:
     def timer(self) -> float | None:
         """The monotonic time at which to call ``handle_timer``; None without a flow."""
         idle = self._books.longest_idle()
-        times = [flow.over_at + SILENCE for flow in self._books.over()]
-        if idle is not None:
-            times.append(idle.seen + self.limits.idle)
+        times = [idle.seen + self.limits.idle] if idle is not None else []
+        if (over := next(iter(self._books.over.values()), None)) is not None:
+            times.append(over.over_at + SILENCE)
         return min(times, default=None)
 
     def handle_timer(self, now: float) -> Sequence[Effect]:
@@ -411,9 +414,9 @@ class FlowTable:
         effects: list[Effect] = []
         while (flow := self._books.longest_idle()) is not None and flow.seen + self.limits.idle <= now:
             effects += self._happens(flow, FlowEvent.REMOVED)
-        for flow in self._books.over():
-            if flow.over_at + SILENCE <= now:
-                effects += self._happens(flow, FlowEvent.REMOVED)
+        over = self._books.over
+        while (flow := next(iter(over.values()), None)) is not None and flow.over_at + SILENCE <= now:
+            effects += self._happens(flow, FlowEvent.REMOVED)
         return effects
 
     def close(self) -> Sequence[Effect]:

@@ -47,6 +47,7 @@ from qre.ends import Role
 from qre.errors import InternalError
 from qre.quic.handed_over import HandedOver
 from qre.wire.close_reason import CloseReason
+from qre.workers.handshake.sessions.live_index import LiveIndex
 from qre.workers.handshake.sessions.routed_cids import RoutedCids
 from qre.workers.handshake.sessions.secrets import SecretsStore, SessionRecord
 from qre.workers.handshake.sessions.session_rules import SESSION_RULES, SessionEffect, SessionEvent, SessionStage
@@ -93,7 +94,7 @@ class Sessions:
     outbox: deque[OutgoingRequest] = field(default_factory=deque)
     events: deque[Event] = field(default_factory=deque)
     orphans: dict[bytes, SessionMark] = field(default_factory=dict)
-    _live: dict[bytes, Live] = field(default_factory=dict)
+    _live: LiveIndex = field(default_factory=LiveIndex)
     _listed: dict[bytes, SessionMark] = field(default_factory=dict)  # what the data plane has listed so far
     _doomed: dict[bytes, CloseReason | None] = field(default_factory=dict)  # once there is a data plane, and why
     _pending: dict[int, Then] = field(default_factory=dict)
@@ -106,19 +107,18 @@ class Sessions:
     def restore(self, records: list[SessionRecord]) -> None:
         """Take over the sessions of an earlier process; they are compared when the data plane is connected."""
         for record in records:
-            live = self._live[record.session_id] = Live(record, routed=True)
+            live = self._live.add(Live(record, routed=True))
             self._happens(live, SessionEvent.FOUND_CONFIRMED if record.confirmed else SessionEvent.FOUND)
         if records:
             self.events.append(CidsChanged())
 
     def install(self, handed_over: HandedOver, underlay: Underlay, *, socket_number: int = 0) -> None:
         """Begin a session after its handshake. Raises MachineError when there is no room."""
-        if handed_over.session_id in self._live:
+        if self._live.get(handed_over.session_id) is not None:
             raise InternalError("session", "exists already")
         record = SessionRecord(self.role, handed_over, underlay, socket_number)
         self.store.put(record)
-        live = self._live[record.session_id] = Live(record)
-        self._happens(live, SessionEvent.NEW)
+        self._happens(self._live.add(Live(record)), SessionEvent.NEW)
 
     def delete(self, session_id: bytes, words: str, reason: CloseReason, at: float = 0.0) -> None:
         """End the session, now or ``at`` a later time, and tell the peer the reason; an unknown id is ignored."""
@@ -140,19 +140,27 @@ class Sessions:
 
     def records(self) -> tuple[SessionRecord, ...]:
         """Of every live session; orphans have none."""
-        return tuple(live.record for live in self._live.values())
+        return tuple(live.record for live in self._live)
+
+    def records_of(self, short_id: bytes) -> tuple[SessionRecord, ...]:
+        """Of every live session of one client."""
+        return tuple(live.record for live in self._live.of_short_id(short_id))
+
+    def record(self, session_id: bytes) -> SessionRecord | None:
+        """Of one session; None when it does not live."""
+        return live.record if (live := self._live.get(session_id)) is not None else None
 
     def up(self) -> int:
         """How many sessions are confirmed, orphans included."""
-        return sum(each.confirmed for each in self.records()) + sum(each.confirmed for each in self.orphans.values())
+        return self._live.confirmed + sum(each.confirmed for each in self.orphans.values())
 
     def connection_ids(self) -> frozenset[bytes]:
         """Every routed connection ID of a session that the data plane has, or had and is given again."""
-        return frozenset(cid for live in self._live.values() if live.routed for cid in live.record.connection_ids())
+        return frozenset(self._live.routed)
 
     def has_connection_id(self, connection_id: bytes) -> bool:
         """Whether it is a routed connection ID of a live session or an orphan."""
-        return any(connection_id in live.record.connection_ids() for live in self._live.values()) or any(
+        return self._live.of_cid(connection_id) is not None or any(
             connection_id in mark.connection_ids for mark in self.orphans.values()
         )
 
@@ -174,20 +182,18 @@ class Sessions:
         self._doomed |= {each.session_id: each.reason for each in requests if isinstance(each, SessionDelete)}
         self.outbox.clear()
         self._pending.clear()
-        for live in self._live.values():
+        for live in self._live:
             live.updating, live.settling = False, None
 
     def received(self, report: DataplaneReport, now: float) -> None:
         """Process a report, or the answer to a request."""
         if isinstance(report, Answer):
-            then = self._pending.pop(report.id, None)
-            if then is not None:
+            if (then := self._pending.pop(report.id, None)) is not None:
                 then(report, now)
             return
         if isinstance(report, SessionLost):
             self._listed.pop(report.session_id, None)
-        live = self._live.get(report.session_id)
-        if live is None:
+        if (live := self._live.get(report.session_id)) is None:
             self._of_no_record(report)
             return
         match report:
@@ -202,7 +208,7 @@ class Sessions:
                     self._give_next_keys(live)
             case KeyPhaseConfirmed(key_epoch=epoch):
                 if epoch == live.record.key_epoch and live.rekey_at <= now + UPDATE_RETRY:
-                    self._rekey_if_due(live, now + UPDATE_RETRY)
+                    self._rekey(live)
             case PeerMoved(underlay=underlay):
                 self.change(live, replace(live.record, underlay=underlay))
             case FrameReceived(frames=frames):
@@ -224,13 +230,13 @@ class Sessions:
 
     def timer(self) -> float | None:
         """The monotonic time at which to call ``handle_timer``; None when nothing is due."""
-        soonest = min((live.due for live in self._live.values()), default=float("inf"))
-        return None if soonest == float("inf") else soonest
+        return self._live.soonest()
 
     def handle_timer(self, now: float) -> None:
         """Rekey and end sessions that are due, and send lost frames again."""
-        for live in list(self._live.values()):
-            self._rekey_if_due(live, now)
+        for live in self._live.due_by(now):
+            if now >= live.rekey_at:
+                self._rekey(live)
             if live.settle_at is not None and now >= live.settle_at:
                 live.settle_at = None
                 self._settling.settle(live, now)
@@ -264,7 +270,7 @@ class Sessions:
                 case SessionEffect.REPLACE_ORPHANS:
                     self._replace_orphans(live.record)
                 case SessionEffect.FORGET:
-                    del self._live[live.record.session_id]
+                    self._live.remove(live)
                     self.store.remove(live.record.session_id)
                     self.events += (Lost(live.record, end), CidsChanged())
 
@@ -340,10 +346,9 @@ class Sessions:
             return
         known, self._listed = self._listed, {}
         self.compared = True
-        self._compare_strangers([mark for session_id, mark in known.items() if session_id not in self._live])
-        for live in list(self._live.values()):
-            mark = known.get(live.record.session_id)
-            if mark is None:
+        self._compare_strangers([mark for session_id, mark in known.items() if self._live.get(session_id) is None])
+        for live in self._live:
+            if (mark := known.get(live.record.session_id)) is None:
                 self._gone(live)
             else:
                 self._compare_one(live, mark, now)
@@ -374,10 +379,6 @@ class Sessions:
         self._give_next_keys(live)
 
     # --- keys ---
-
-    def _rekey_if_due(self, live: Live, now: float) -> None:
-        if live.stage is SessionStage.UP and now >= live.rekey_at:
-            self._rekey(live)
 
     def _rekey(self, live: Live) -> None:
         """Ask the data plane to begin the next epoch."""

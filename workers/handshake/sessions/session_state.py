@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
+from typing import Final, Protocol
 
 from qre.addresses import Network
 from qre.dataplane.install import handed_over_install, session_keys
@@ -125,7 +126,23 @@ class OutgoingRequest:
     socket_number: int = 0
 
 
-@dataclass
+class LiveWatcher(Protocol):
+    """Whom a session tells of its changes."""
+
+    def record_changed(self, live: Live, before: SessionRecord) -> None:
+        """It has another record now."""
+        ...
+
+    def due_changed(self, live: Live) -> None:
+        """It may be due at another time now."""
+        ...
+
+
+#: What ``due`` depends on.
+_TIMED: Final = frozenset({"stage", "updating", "rekey_at", "settle_at", "ends"})
+
+
+@dataclass(eq=False)
 class Live:
     """One session."""
 
@@ -140,6 +157,15 @@ class Live:
     spares: int = 0
     catch_ups: int = 0
     ends: tuple[float, SessionEnd] | None = None  # when, and why
+    watched_by: LiveWatcher | None = field(default=None, repr=False)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        before = self.record if name in ("record", "routed") and self.watched_by is not None else None
+        object.__setattr__(self, name, value)
+        if self.watched_by is not None and before is not None:
+            self.watched_by.record_changed(self, before)
+        elif self.watched_by is not None and name in _TIMED:
+            self.watched_by.due_changed(self)
 
     @property
     def due(self) -> float:

@@ -107,3 +107,7 @@ class FlowBooks:
     def longest_idle(self) -> Flow | None:
         """Of the visitors."""
         return next(iter(self.visitors.values()), None)
+
+    def first_over(self) -> Flow | None:
+        """Of the clients whose handshake has ended, the one of which that was first."""
+        return next(iter(self.over.values()), None)

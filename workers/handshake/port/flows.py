@@ -403,9 +403,8 @@ class FlowTable:
 
     def timer(self) -> float | None:
         """The monotonic time at which to call ``handle_timer``; None without a flow."""
-        idle = self._books.longest_idle()
-        times = [idle.seen + self.limits.idle] if idle is not None else []
-        if (over := next(iter(self._books.over.values()), None)) is not None:
+        times = [idle.seen + self.limits.idle] if (idle := self._books.longest_idle()) is not None else []
+        if (over := self._books.first_over()) is not None:
             times.append(over.over_at + SILENCE)
         return min(times, default=None)
 
@@ -414,8 +413,7 @@ class FlowTable:
         effects: list[Effect] = []
         while (flow := self._books.longest_idle()) is not None and flow.seen + self.limits.idle <= now:
             effects += self._happens(flow, FlowEvent.REMOVED)
-        over = self._books.over
-        while (flow := next(iter(over.values()), None)) is not None and flow.over_at + SILENCE <= now:
+        while (flow := self._books.first_over()) is not None and flow.over_at + SILENCE <= now:
             effects += self._happens(flow, FlowEvent.REMOVED)
         return effects
 

@@ -659,7 +659,8 @@ int qre_encap_rcv(struct sock *sk, struct sk_buff *skb)
 		return 1;
 	if (unlikely(qre_stray_returns(skb)))
 		goto pass;
-	if (unlikely(skb->len <= sizeof(struct udphdr)))
+	if (unlikely(skb->len <= sizeof(struct udphdr) ||
+		     !udp_hdr(skb)->source)) /* nobody can be answered there */
 		goto pass;
 	/* Nothing is pulled: what arrived in pages would be copied to a new head. */
 	size = min_t(unsigned int, sizeof(beginning), skb->len - sizeof(struct udphdr));

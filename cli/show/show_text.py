@@ -16,7 +16,6 @@ from qre.wire.overhead import BASE_UDP_PAYLOAD, MIN_MTU_IPV6, path_mtu
 
 Line = tuple[str, str]
 
-_SMALLEST_PATH = path_mtu(BASE_UDP_PAYLOAD)
 #: A search for the path's MTU takes no longer, unless packets are lost.
 _SEARCH_MS = 10_000
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
@@ -260,7 +259,8 @@ def _path_lines(session: Mapping[str, Any]) -> Iterator[Line]:
     outer, inner = session.get("path_mtu"), session.get("inner_mtu")
     if outer is None or inner is None:
         return
-    limit = " (larger ones do not pass)" if outer == _SMALLEST_PATH and session["age_ms"] > _SEARCH_MS else ""
+    smallest = path_mtu(BASE_UDP_PAYLOAD, session["endpoint"])
+    limit = " (larger ones do not pass)" if outer == smallest and session["age_ms"] > _SEARCH_MS else ""
     ipv6, in_two = session.get("inner_mtu_ipv6"), session.get("inner_mtu_in_two")
     if in_two:
         limit += f", up to {in_two} in two datagrams"

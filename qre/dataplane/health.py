@@ -26,8 +26,6 @@ WINDOW: Final = 10.0
 _LEAST: Final = 10
 #: So many packets since the last one received are more than acknowledgements, or a loss.
 _ASKING: Final = 3
-#: What every path that QUIC may use carries: nothing smaller is searched for.
-_SMALLEST_PATH: Final = path_mtu(BASE_UDP_PAYLOAD)
 #: Ages are read with this error (seconds).
 _BLUR: Final = 0.05
 
@@ -95,13 +93,13 @@ class SessionHealth:
             self._counts.popleft()
         _, before, gone = self._counts[0]
         arrived, missing = acknowledged - before, lost - gone
-        smallest = status.path_mtu is not None and status.path_mtu <= _SMALLEST_PATH
+        smallest = path_mtu(BASE_UDP_PAYLOAD, status.endpoint)
         # Each loss draws a PING, and that is acknowledged: where all data is lost, half of all packets arrive.
         if missing < _LEAST or missing * 3 <= arrived:
             return None
         words = f"{missing} of the last {missing + arrived} packets were lost"
-        if smallest:
-            words += f"; the path may carry less than {_SMALLEST_PATH} bytes"
+        if status.path_mtu is not None and status.path_mtu <= smallest:
+            words += f"; the path may carry less than {smallest} bytes"
         return Judgement(Health.LOSSY, 0.0, words)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from qre.addresses import Interface, closed_beside, default_versions
 from qre.config.model import GlobalConfig, Hooks, Profile
+from qre.config.values import parse_socket_address
 from qre.device.control_client import front_path, remove_left, runtime_paths
 from qre.device.device_lock import is_free, lock_path, port_name
 from qre.device.kernel_device import close_sessions, release_port
@@ -209,12 +210,14 @@ def _tables(
 
 
 def _port_of(configured: Profile | None, saved: ProfileState | None) -> tuple[str, int] | None:
-    """Where the profile's server listened, or would; None for IPv6, which qre.ko never has."""
+    """Where the profile's server listened, or would."""
     text = (saved.underlay or saved.listen) if saved is not None else ""
     if not text and configured is not None and configured.listen is not None:
         text = str(configured.listen)
-    ip, _, port = text.partition(":")
-    return (ip, int(port)) if port.isdigit() else None
+    if not text:
+        return None
+    listen = parse_socket_address(text)
+    return str(listen.ip), listen.port
 
 
 def _kernel_has(device: str, listen: tuple[str, int]) -> bool:

@@ -24,6 +24,7 @@ from qre.structs import address_of_text, text_of_address
 
 SUFFIX = ".state"
 MAX_SIZE = 512 * 1024
+_SocketAddress = Annotated[str, msgspec.Meta(max_length=47)]  # of IPv6, in brackets
 
 
 class ProfileState(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -34,9 +35,9 @@ class ProfileState(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     device: Annotated[str, msgspec.Meta(pattern=r"^[^/\s\x00-\x1f]{1,15}\Z")]
     role: Role
     #: of the profile; empty for a client
-    listen: Annotated[str, msgspec.Meta(max_length=21)]
+    listen: _SocketAddress
     #: where a server listens instead
-    underlay: Annotated[str, msgspec.Meta(max_length=21)] = ""
+    underlay: _SocketAddress = ""
     address: Annotated[tuple[Interface, ...], msgspec.Meta(max_length=1024)]
     mtu: Annotated[int, msgspec.Meta(ge=68, le=65535)]
     allowed_ips: Annotated[tuple[Network, ...], msgspec.Meta(max_length=65536)]

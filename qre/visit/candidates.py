@@ -27,6 +27,7 @@ ELSEWHERE: Final = frozenset(
         Cause.PROHIBITED,
         Cause.BLACKHOLE,
         Cause.NETWORK,
+        Cause.TOO_BIG,
     }
 )
 

@@ -1,6 +1,6 @@
 """Where this machine stands as seen from a site: is the site this machine itself, or in its network?
 
-IPv4 alone: a server listens on nothing else.
+IPv4 alone. Over IPv6 a running server finds out itself that Dest's address leads back to it.
 """
 
 from __future__ import annotations

@@ -29,9 +29,9 @@ BROWSER_UDP_PAYLOAD: Final = 1250
 MAX_UDP_PAYLOAD: Final = ETHERNET_MTU - IPV4_HEADER - UDP_HEADER
 
 
-def path_mtu(udp_payload: int, ip_header: int = IPV4_HEADER) -> int:
-    """The length of the outer IP packet of a UDP payload."""
-    return udp_payload + UDP_HEADER + ip_header
+def path_mtu(udp_payload: int, address: str) -> int:
+    """The length of the outer IP packet that takes a UDP payload to ``address``, with or without a port."""
+    return udp_payload + UDP_HEADER + (IPV6_HEADER if address.count(":") > 1 else IPV4_HEADER)
 
 
 def packet_overhead(cid_length: int) -> int:

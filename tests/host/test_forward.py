@@ -17,6 +17,8 @@ import pytest
 from tests.support.daemons import Daemon, wait_for
 from tests.support.lab import NeighbourLab as Lab
 from tests.support.namespaces import Namespace
+from tests.support.site import PAGE as SITE_PAGE
+from tests.support.site import visit
 from tests.support.tcpdump import Tcpdump
 from tests.support.tunnel import CLIENT_INNER, SERVER_INNER, Tunnel
 
@@ -117,6 +119,32 @@ def test_with_nat_a_client_reaches_a_site_behind_the_server_as_the_server_by_seg
     assert "yes  forward          IPv4 by " in checked
     assert nat.server.stop() == 0
     assert (forwarding(nat.lab), rules(nat.lab.server)) == (was, before)
+
+
+_ECHO = "import socket, sys; s = socket.socket(type=2); s.bind((sys.argv[1], 443)); s.sendto(*s.recvfrom(99))"
+_SHOUT = (
+    "import socket, sys; s = socket.socket(type=2); s.settimeout(5); s.sendto(b'-', (sys.argv[1], 443)); s.recv(99)"
+)
+
+
+def test_with_nat_a_client_reaches_sites_by_quic_dest_among_them(nat: Tunnel) -> None:
+    """At the port that the server itself listens on at every address, whose datagrams nobody tracks."""
+    nat.edit("server0", "Listen", "0.0.0.0:443")
+    lab, other = up(nat).lab, "10.90.2.99"
+    assert "notrack" in rules(lab.server)
+    with Tcpdump(lab.site, lab.site_device, nat.directory / "quic.pcap", 443) as dump:
+        assert visit(lab.client, Lab.SITE, nat.site.authority, 443) == SITE_PAGE
+    visitors = {packet.source for packet in dump.datagrams() if packet.destination[1] == 443}
+    assert {ip for ip, _ in visitors} == {Lab.SERVER_TO_SITE}
+    assert any(port < 32_768 for _, port in visitors), "no relay's"
+    lab.site.ip("addr", "add", f"{other}/24", "dev", lab.site_device)
+    echo = lab.site.popen([sys.executable, "-c", _ECHO, other])
+    try:
+        wait_for("the echo", lambda: f"{other}:443 " in lab.site.run("ss", "-Hlun"))
+        lab.client.run(sys.executable, "-c", _SHOUT, other)
+    finally:
+        echo.kill()
+        echo.wait()
 
 
 def test_with_route_it_comes_with_its_own_address_and_is_reached_there() -> None:
@@ -271,14 +299,16 @@ def test_two_servers_on_one_machine_do_not_take_forwarding_from_each_other(nat: 
 # --- whatever happens ---
 
 
-@pytest.mark.parametrize("how", ["start", "start-off", "down"])
+@pytest.mark.parametrize("how", ["start", "start-off", "down", "down, of IPv6"])
 def test_what_a_killed_daemon_left_is_undone_by_whoever_comes_next(nat: Tunnel, how: str) -> None:
     lab = nat.lab
     was = forwarding(lab)
+    if how == "down, of IPv6":
+        nat.edit("server0", "Listen", "[::]:443")
     up(nat)
     nat.server.stop(signal.SIGKILL)
     assert TABLE in rules(lab.server)
-    if how == "down":
+    if how.startswith("down"):
         assert "remove nftables table qre-server0 (inet)" in nat.server.tool("--dry-run", "down", "server0")
         nat.server.tool("down", "server0")
         nat.server.process = None  # it ended by a signal, as it should

@@ -110,16 +110,37 @@ def test_ipv6_that_is_closed_beside_a_tunnel_is_open_to_its_own_packets() -> Non
             tunnel.lab.client.ip("-6", "route", "get", Ipv6Lab.SITE)
 
 
-def test_a_visitor_over_ipv6_reaches_dest_over_ipv6_where_it_has_that(both: Tunnel) -> None:
-    both.edit("server0", "Dest", f"{DEST}:{PORT}")
-    etc = private_etc(both.server, both.directory)
-    both.site.stop()
-    site = Caddy(both.lab.site, both.directory / "site", f"{Lab.SITE} {Ipv6Lab.SITE}", PORT)
-    both.stack.callback(site.stop)
+def _asked_from(tunnel: Tunnel, site: Caddy, server: str) -> set[str]:
+    """A visitor of the server's address gets the page; the addresses that the site is asked from."""
+    with Tcpdump(tunnel.lab.site, tunnel.lab.site_device, tunnel.directory / "site.pcap", PORT) as dump:
+        assert visit(tunnel.lab.client, server, site.authority, PORT) == PAGE
+    return {packet.source[0] for packet in dump.datagrams() if packet.destination[1] == PORT}
+
+
+def _site_with_a_name(tunnel: Tunnel, addresses: str) -> Caddy:
+    """The site at some addresses, and its name, which has one of each version."""
+    tunnel.edit("server0", "Dest", f"{DEST}:{PORT}")
+    etc = private_etc(tunnel.server, tunnel.directory)
+    tunnel.site.stop()
+    site = Caddy(tunnel.lab.site, tunnel.directory / "site", addresses, PORT)
+    tunnel.stack.callback(site.stop)
     etc.replace("hosts", f"127.0.0.1 localhost\n{Lab.SITE} {DEST}\n{Ipv6Lab.SITE} {DEST}\n")
+    return site
+
+
+def test_a_visitor_over_ipv6_reaches_dest_over_ipv6_where_it_has_answered(both: Tunnel) -> None:
+    site = _site_with_a_name(both, f"{Lab.SITE} {Ipv6Lab.SITE}")
     both.up()
-    for server, ours in ((Ipv6Lab.SERVER, Ipv6Lab.SERVER_TO_SITE), (Lab.SERVER, Lab.SERVER_TO_SITE)):
-        with Tcpdump(both.lab.site, both.lab.site_device, both.directory / "site.pcap", PORT) as dump:
-            assert visit(both.lab.client, server, site.authority, PORT) == PAGE
-        assert {packet.source[0] for packet in dump.datagrams() if packet.destination[1] == PORT} == {ours}
+    wait_for("IPv6", lambda: _asked_from(both, site, Ipv6Lab.SERVER) == {Ipv6Lab.SERVER_TO_SITE})
+    assert _asked_from(both, site, Lab.SERVER) == {Lab.SERVER_TO_SITE}
+    assert _all_answered(both)
+
+
+def test_where_dests_ipv6_has_never_answered_every_visitor_gets_the_site_over_ipv4(both: Tunnel) -> None:
+    site = _site_with_a_name(both, Lab.SITE)
+    both.edit("client0", "Endpoint", host_port(Ipv6Lab.SERVER, PORT))
+    both.up()
+    assert visit(both.lab.client, Ipv6Lab.SERVER, site.authority, PORT) == PAGE
+    wait_for("its look", lambda: f"Dest over IPv6, {host_port(Ipv6Lab.SITE, PORT)}: " in both.server.said())
+    assert _asked_from(both, site, Ipv6Lab.SERVER) == {Lab.SERVER_TO_SITE}
     assert _all_answered(both)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
 from qre.wire.packet import is_long
+from tests.support.ping import answered
 from tests.support.probes import ping_initial, probe, unknown_version
-from tests.support.tunnel import PORT, Tunnel
+from tests.support.tunnel import PORT, SERVER_INNER, Tunnel
 
 
 @pytest.fixture(scope="module")
@@ -82,11 +84,28 @@ def test_what_is_injected_at_a_clients_address_is_answered_by_the_site(tunnel: T
         client.stop()
 
 
-def _outer_port(tunnel: Tunnel) -> int:
-    """Of the client's session, as its server sees it: the client has a spare port, too."""
+def test_what_comes_from_port_0_is_answered_by_nobody_and_harms_nobody(tunnel: Tunnel) -> None:
+    """Nothing can be sent there. With the session's own connection ID it goes to the data plane, else to the site."""
+    client = tunnel.client.start().wait_ready().wait_session()
+    try:
+        cid, before = bytes.fromhex(_session(tunnel)["connection_id"]), tunnel.server.workers()
+        for data in (b"\x40" + cid + bytes(60), ping_initial(), unknown_version(1200)):
+            assert _inject(tunnel, 0, data) == []
+        assert answered(tunnel.lab.client, SERVER_INNER) == 5
+        assert tunnel.server.workers() == before
+    finally:
+        client.stop()
+
+
+def _session(tunnel: Tunnel) -> dict[str, Any]:
     (device,) = json.loads(tunnel.server.tool("--json", "show", "server0"))["devices"]
     (session,) = device["sessions"]
-    return int(session["endpoint"].rpartition(":")[2])
+    return dict(session)
+
+
+def _outer_port(tunnel: Tunnel) -> int:
+    """Of the client's session, as its server sees it: the client has a spare port, too."""
+    return int(_session(tunnel)["endpoint"].rpartition(":")[2])
 
 
 _INJECT = """

@@ -56,7 +56,8 @@ def test_the_table_says_itself_which_devices_did_not_forward() -> None:
 
 
 def test_only_with_nat_are_addresses_translated_and_replies_alone_let_in() -> None:
-    (out,) = rules(PASSAGE, "out")
+    to_dest, out = rules(PASSAGE, "out")
+    assert "198.51.100.7" in to_dest and "{'masquerade': {'port': {'range': [1024, 32767]}}}" in to_dest
     assert "'masquerade'" in out and "'right': 'qre0'" in out
     assert rules(ROUTE, "out") == []
     assert len(drops(PASSAGE, "forward")) == 2 and len(drops(ROUTE, "forward")) == 1

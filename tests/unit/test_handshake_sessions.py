@@ -283,6 +283,18 @@ def test_a_spare_id_that_was_used_up_is_replaced_but_not_for_ever() -> None:
         assert 10 < len(spares) <= 64
 
 
+def test_a_spare_id_is_none_that_a_session_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    with TwoEnds(interval=3600, unchanged_cid=True) as ends:
+        ends.install().run(1)
+        (record,) = ends.server.sessions.records()
+        drawn = [b"the first free one..", record.handed_over.routed_cid, record.handed_over.routed_cid]
+        assert ends.server.sessions.cids is not None
+        monkeypatch.setattr(ends.server.sessions.cids, "like", lambda routed: drawn.pop())
+        ends.run(7)
+        (record,) = ends.server.sessions.records()
+        assert record.spare_cid == b"the first free one.."
+
+
 def test_frames_whose_fate_is_unknown_are_sent_again_as_they_were() -> None:
     with TwoEnds(interval=3600, unchanged_cid=True) as ends:
         ends.install().run(0.05)

@@ -91,6 +91,11 @@ def stored(**changes: object) -> bytes:
     ).encode()
 
 
+def test_the_longest_address_of_ipv6_that_a_server_listens_on_is_read_again() -> None:
+    listen = "[2001:db8:1111:2222:3333:4444:5555:6666]:65535"
+    assert parse_state_untrusted(stored(role="server", listen=listen, underlay=listen)).listen == listen
+
+
 @pytest.mark.parametrize(
     "changes",
     [

@@ -102,6 +102,26 @@ class Index(RuleBasedStateMachine):
                 id(live) for live in lives if live.record.short_id == client
             }
         assert index.of_cid(b"nobody's") is None
+        assert len(index._dues) <= 64 + 2 * MANY
+
+
+def test_a_connection_id_that_another_session_brings_stays_the_first_ones() -> None:
+    index = LiveIndex()
+    first = index.add(Live(SessionRecord(Role.SERVER, STATES[0], UNDERLAY), routed=True))
+    same = replace(STATES[1], routed_cid=STATES[0].routed_cid)
+    index.remove(index.add(Live(SessionRecord(Role.SERVER, same, UNDERLAY), routed=True)))
+    assert index.of_cid(STATES[0].routed_cid) is first
+    assert STATES[0].routed_cid in index.routed
+
+
+def test_sessions_that_have_ended_leave_no_dues_behind_an_earlier_one() -> None:
+    index = LiveIndex()
+    index.add(Live(SessionRecord(Role.SERVER, STATES[0], UNDERLAY))).rekey_at = 1.0
+    for number in range(1000):
+        live = index.add(Live(SessionRecord(Role.SERVER, STATES[1], UNDERLAY)))
+        live.stage, live.rekey_at = SessionStage.UP, 86_400.0 + number
+        index.remove(live)
+    assert len(index._dues) < 100
 
 
 TestLiveIndex = Index.TestCase

@@ -94,7 +94,8 @@ class Refusals:
         if not self._budget.take(now):
             return
         if quote[0] >> 4 == 6 and session.max_inner_ipv6 < 0:
-            takes = f"the path to {session.peer[0]} takes packets of {overhead.path_mtu(session.path_mtu.size)} bytes"
+            size = overhead.path_mtu(session.path_mtu.size, session.peer[0])
+            takes = f"the path to {session.peer[0]} takes packets of {size} bytes"
             leaves = f"leaves {session.max_inner} for inner packets"
             self._say("ipv6-refused", f"{takes}, which {leaves}: IPv6 needs {overhead.MIN_MTU_IPV6}, and is refused")
             self._write(inner_errors.ipv6_refused(quote))

@@ -235,7 +235,7 @@ class Registry:
             tx_packets=session.tx_packets,
             tx_bytes=session.tx_bytes,
             cids=tuple(self._cids.get(session.session_id, {})),
-            path_mtu=overhead.path_mtu(session.path_mtu.size),
+            path_mtu=overhead.path_mtu(session.path_mtu.size, session.peer[0]),
             inner_mtu=session.max_inner,
             inner_mtu_ipv6=max(session.max_inner_ipv6, 0),
             inner_mtu_in_two=session.max_in_two or None,

@@ -105,7 +105,9 @@ class UnderlaySocket:
             except OSError:  # an ICMP error for an earlier datagram, true or forged; the next call returns data
                 self._drops["unreachable"] += 1
                 continue
-            break
+            if address[1]:
+                break
+            self._drops["source-port-0"] += 1  # nobody can be answered there
         else:
             return None
         source, ecn, size = source_of(address), ecn_of(ancillary), segment_of(ancillary)

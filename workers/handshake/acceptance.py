@@ -85,11 +85,12 @@ class Accepted:
 
     def dest_spoke(self, data: bytes, ecn: int, now: float) -> None:
         """One datagram of Dest: send ours in its place, or what it is itself when it is not of this connection."""
-        if self._unanswered:
+        first = self._unanswered
+        if first:
             self._unanswered, self.delay = False, min(max(0.0, now - self._asked_at), _LONGEST_DELAY)
         volley = self._acceptance.volley
         cid = long_header_source_cid(data)
-        if cid and cid != self.inner.handshake_cid and self._acceptance.is_taken(cid, self):
+        if cid and (first or cid != self.inner.handshake_cid) and self._acceptance.is_taken(cid, self):
             answer: DestAnswer = NotFollowed(Obstacle.TAKEN, ())
         else:
             answer = self.inner.dest_spoke(data, now)

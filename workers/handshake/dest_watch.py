@@ -5,17 +5,21 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from ipaddress import ip_address
 from typing import Final
 
+from qre.addresses import host_port
 from qre.dest_profile import DestProfile
 from qre.ends import WhenDestIsDown
-from qre.errors import MachineError
+from qre.errors import MachineError, QreError
 from qre.ipc.messages import DestAddressReport, DestVisited, Party, VisitDest
 from qre.ipc.tasks import Tasks
 from qre.ipc.worker import WorkerContext
 from qre.kernel.udp.control_messages import family_of
+from qre.quic.client.client_handshake import STEP_TIMEOUT
 from qre.visit.dest import Resolved
 from qre.visit.dest_address import DestAddress
 from qre.visit.probe import Prober, imitable
@@ -25,6 +29,8 @@ from qre.workers.handshake.names import lookup_of
 _FIRST_LOOK: Final = 3.0
 #: From the request to its answer, a process and a visit before it included (seconds).
 _LONGEST_VISIT: Final = 150.0
+#: How often it is looked whether Dest answers over IPv6, too (seconds).
+_OVER_IPV6: Final = 600.0
 
 
 class DestWatch:
@@ -39,7 +45,8 @@ class DestWatch:
         self._found = found
         self._tasks = Tasks(context.internal_error)
         self.profile = context.config.dest_profile
-        self._moved = asyncio.Event()
+        self._moved, self._moved_over_ipv6 = asyncio.Event(), asyncio.Event()
+        self._over_ipv6: Resolved | None = None  # once it has answered there
         self._address = self._new_address()
         self._prober = self._new_prober()
 
@@ -49,8 +56,9 @@ class DestWatch:
         return self._address.current
 
     def for_visitor(self, ip: str) -> Resolved | None:
-        """The same; for a visitor over IPv6 of IPv6, if Dest has that."""
-        return self._address.of_family(socket.AF_INET6) if family_of(ip) == socket.AF_INET6 else self.current
+        """The same; for a visitor over IPv6 of IPv6, if Dest has answered there."""
+        found = self._over_ipv6 if family_of(ip) == socket.AF_INET6 else None
+        return found if found is not None and found == self._address.of_family(socket.AF_INET6) else self.current
 
     @property
     def is_down(self) -> bool:
@@ -118,6 +126,8 @@ class DestWatch:
         self._tasks.spawn(self._report_address())
         self._tasks.spawn(self._address.keep_fresh())
         self._tasks.spawn(self._prober.run())
+        if family_of(self._context.config.listen_ip) == socket.AF_INET6:
+            self._tasks.spawn(self._look_over_ipv6())
 
     async def _report_address(self) -> None:
         """Tell the supervisor whenever Dest's address is another one, until cancelled."""
@@ -131,6 +141,47 @@ class DestWatch:
                 told = report
             await self._moved.wait()
 
+    async def _look_over_ipv6(self) -> None:
+        """A name may have an address that cannot be reached from here, and an answer from it is no visitor's to wait
+        for. Dest's other address, which its profile is of, has been visited."""
+        if imitable(self.profile) is None:
+            await self._prober.looked.wait()
+        looked_at, until = None, 0.0
+        while True:
+            self._moved_over_ipv6.clear()
+            found, now = self._address.of_family(socket.AF_INET6), time.monotonic()
+            if found is not None and found != self.current and (found != looked_at or now >= until):
+                self._over_ipv6 = found if await self._answers(found) else None
+                looked_at, until = found, time.monotonic() + _OVER_IPV6
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_OVER_IPV6):
+                    await self._moved_over_ipv6.wait()
+
+    async def _answers(self, dest: Resolved) -> bool:
+        why = "it is this server"
+        try:
+            if not self._is_ourselves(dest):
+                if (await self._visit(dest, STEP_TIMEOUT)).reachable:
+                    return True
+                why = "it does not answer"
+        except (QreError, OSError) as error:
+            why = str(error)
+        text = f"Dest over IPv6, {host_port(*dest[1])}: {why}; visitors over IPv6 get its other address"
+        self._context.limited("dest over IPv6", text)
+        return False
+
+    def _is_ourselves(self, dest: Resolved) -> bool:
+        family, (address, port) = dest
+        if port != self._context.config.listen_port:
+            return False
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:  # nothing is sent
+            probe.connect((address, port))
+            return ip_address(probe.getsockname()[0]) == ip_address(address)
+
+    def _has_moved(self) -> None:
+        self._moved.set()
+        self._moved_over_ipv6.set()
+
     def _new_address(self) -> DestAddress:
         config = self._context.config
         return DestAddress(
@@ -138,34 +189,33 @@ class DestWatch:
             config.dest_port,
             lambda text: self._context.limited("dest", text),
             lookup_of(self._context),
-            self._moved.set,
+            self._has_moved,
         )
 
     def _new_prober(self) -> Prober:
         config = self._context.config
-
-        async def visit(dest: Resolved, patience: float) -> DestProfile:
-            """In a process of its own, which the supervisor starts: the site may be hostile."""
-            _, (address, port) = dest
-            asked = VisitDest(
-                address=ip_address(address),
-                port=port,
-                server_name=config.server_name,
-                patience_ms=round(patience * 1000),
-            )
-            answer = await self._context.request(Party.SUPERVISOR, asked, _LONGEST_VISIT)
-            if not isinstance(answer, DestVisited) or answer.profile is None:
-                raise MachineError(answer.why if isinstance(answer, DestVisited) else "the visit has no answer")
-            return answer.profile
-
         return Prober(
             self._address,
-            visit,
+            self._visit,
             self._probed,
             lambda text: self._context.limited("probe", text),
             ttl=config.dest_profile_ttl_ms / 1000,
             last=self.profile,
         )
+
+    async def _visit(self, dest: Resolved, patience: float) -> DestProfile:
+        """In a process of its own, which the supervisor starts: the site may be hostile."""
+        _, (address, port) = dest
+        asked = VisitDest(
+            address=ip_address(address),
+            port=port,
+            server_name=self._context.config.server_name,
+            patience_ms=round(patience * 1000),
+        )
+        answer = await self._context.request(Party.SUPERVISOR, asked, _LONGEST_VISIT)
+        if not isinstance(answer, DestVisited) or answer.profile is None:
+            raise MachineError(answer.why if isinstance(answer, DestVisited) else "the visit has no answer")
+        return answer.profile
 
     async def _probed(self, profile: DestProfile) -> None:
         self.profile = profile

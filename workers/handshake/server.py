@@ -258,7 +258,7 @@ class Server:
                 length, source, ecn = receive_into(arrived, buffer, wildcard=wildcard)
             except BlockingIOError:
                 break
-            except OSError:  # an ICMP error for a datagram sent earlier
+            except OSError:  # an ICMP error for a datagram sent earlier, or nobody to answer
                 continue
             now = time.monotonic()
             perform(table.datagram(source, bytes(view[:length]), ecn, now, unix_ms), now)

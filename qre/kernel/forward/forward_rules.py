@@ -45,6 +45,7 @@ from qre.kernel.netfilter.expressions import (
     routed,
     set_to,
     tracked,
+    translated_apart,
 )
 from qre.kernel.netfilter.own_tables import FORWARD, Guarded, OwnTable, note, removal, table_of
 
@@ -97,6 +98,8 @@ def replacement(passage: Passage) -> list[Command]:
     if nat:
         table.chain("out", "nat", "postrouting", SRCNAT)
         elsewhere = match("!=", meta("oifname"), passage.device)
+        if passage.dest is not None:
+            table.rule("out", from_tunnel, elsewhere, *translated_apart(passage.dest))
         table.rule("out", from_tunnel, elsewhere, {"masquerade": None})
     return [*removal([passage.table]), *table.made]
 

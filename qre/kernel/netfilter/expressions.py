@@ -95,6 +95,9 @@ FOR_OTHERS: Final = match("!=", routed("type"), {"set": ["local", "broadcast", "
 #: A table of QRE's answers for the packet: no guard of another one drops it.
 VOUCHED_FOR: Final = set_to(meta("mark"), MARK)
 NOT_VOUCHED_FOR: Final = match("!=", meta("mark"), MARK)
+#: Ports of sockets that ask for none (ip_local_port_range as the kernel has it), and those below it.
+_EPHEMERAL: Final = [32_768, 60_999]
+_BELOW: Final = [1024, 32_767]
 REPLY: Final = in_set(tracked("state"), ["established", "related"])
 
 
@@ -104,19 +107,31 @@ def _has_address(end: str, address: Address) -> Expression:
 
 
 def leave_untracked(table: Table, listen: tuple[Address, int], dest: tuple[Address, int] | None) -> None:
-    """No connection tracking for the datagrams of a server's port, and for those between its relay and Dest."""
+    """No connection tracking for the datagrams of a server's port, and for those between its relay and Dest. What is
+    forwarded, or answers what was, is tracked: it may have to be translated (translated_apart)."""
     address, port = listen
     for chain, hook, ours, theirs in (
         ("datagrams_in", "prerouting", "d", "s"),
         ("datagrams_out", "output", "s", "d"),
     ):
         table.chain(chain, "filter", hook, RAW)
-        own = [] if address.is_unspecified else [_has_address(ours, address)]
+        arrives = hook == "prerouting"
+        if not address.is_unspecified:
+            own = [_has_address(ours, address)]
+        else:
+            own = [equals(routed("type"), "local")] if arrives else []
         table.rule(chain, *own, equals(payload("udp", f"{ours}port"), port), {"notrack": None})
         if dest is not None:
             table.rule(
                 chain,
                 _has_address(theirs, dest[0]),
                 equals(payload("udp", f"{theirs}port"), dest[1]),
+                *([equals(payload("udp", "dport"), {"range": _EPHEMERAL})] if arrives else []),
                 {"notrack": None},
             )
+
+
+def translated_apart(dest: tuple[Address, int]) -> list[Expression]:
+    """Of what is forwarded to Dest: as from a port that no relay has, so that the answers can be told apart."""
+    to_dest = equals(payload("udp", "dport"), dest[1])
+    return [_has_address("d", dest[0]), to_dest, {"masquerade": {"port": {"range": _BELOW}}}]

@@ -110,6 +110,8 @@ class Paths:
     ) -> None:
         """Authentic packets of ``size`` bytes came from another address than the peer's; ``newest``: one is the
         newest, and more than a probe. ``asked``: the data of each PATH_CHALLENGE, and how large its datagram was."""
+        if (":" in source[0]) != (":" in self._sending.peer[0]):
+            return  # the session has its local address in one version of IP
         candidate = self.candidate
         if candidate is None or (candidate.address != source and newest):
             self._forget(now)

@@ -39,9 +39,12 @@ def any_like(ip: str) -> str:
 
 
 def receive_into(sock: socket.socket, buffer: bytearray, *, wildcard: bool) -> tuple[int, Address, int]:
-    """Length, visitor and ECN codepoint of the next datagram. Raises OSError as recvmsg does."""
+    """Length, visitor and ECN codepoint of the next datagram. Raises OSError as recvmsg does, and for
+    one from port 0: nobody can be answered there."""
     length, ancillary, _, address = sock.recvmsg_into([buffer], _ANCILLARY)
     source = source_of(address)
+    if not source[1]:
+        raise OSError(errno.EADDRNOTAVAIL, "source port 0")
     if not wildcard:
         return length, source, ecn_of(ancillary)
     return length, (*source, local_of(ancillary) or any_like(source[0])), ecn_of(ancillary)

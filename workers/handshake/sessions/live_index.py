@@ -7,16 +7,19 @@ which tells of each change: nothing has to remember to.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 
 from qre.workers.handshake.sessions.secrets import SessionRecord
 from qre.workers.handshake.sessions.session_state import Live
 
 _NEVER = float("inf")
+#: So many dues that are none any more may wait for their time, and as many again as there are sessions.
+_STALE = 64
 
 
 class LiveIndex:
-    """``confirmed``: how many are. ``routed``: the connection IDs of those that may be steered to the data plane."""
+    """``confirmed``: how many are. ``routed``: the connection IDs of those that may be steered to the data plane. One
+    that a second session brings stays the first one's."""
 
     def __init__(self) -> None:
         self.confirmed = 0
@@ -52,6 +55,7 @@ class LiveIndex:
         del self._all[live.record.session_id]
         self._leave(live, live.record)
         self._noted.pop(live.record.session_id, None)
+        self._tidy()
 
     def of_cid(self, connection_id: bytes) -> Live | None:
         """That which has this routed connection ID."""
@@ -72,6 +76,7 @@ class LiveIndex:
         if due < self._noted.get(session_id, _NEVER):
             self._noted[session_id] = due
             heappush(self._dues, (due, session_id))
+            self._tidy()
 
     def soonest(self) -> float | None:
         """When the next one is due; None when none is."""
@@ -96,13 +101,18 @@ class LiveIndex:
             found[session_id] = self._all[session_id]
         return list(found.values())
 
+    def _tidy(self) -> None:
+        """Forget the dues that are none any more once they are most: a later one may wait for a day."""
+        if len(self._dues) > _STALE + 2 * len(self._noted):
+            self._dues = [(at, session_id) for session_id, at in self._noted.items()]
+            heapify(self._dues)
+
     def _enter(self, live: Live) -> None:
         record = live.record
         self.confirmed += record.confirmed
-        connection_ids = record.connection_ids()
-        self._by_cid |= dict.fromkeys(connection_ids, live)
-        if live.routed:
-            self.routed.update(connection_ids)
+        for connection_id in record.connection_ids():
+            if self._by_cid.setdefault(connection_id, live) is live and live.routed:
+                self.routed.add(connection_id)
         self._by_short_id.setdefault(record.short_id, {})[record.session_id] = live
 
     def _leave(self, live: Live, record: SessionRecord) -> None:

@@ -53,6 +53,10 @@ class SettlingOwner(Protocol):
         """Queue a request; its id. None without a data plane."""
         ...
 
+    def has_connection_id(self, connection_id: bytes) -> bool:
+        """Whether it is a session's."""
+        ...
+
     def change(self, live: Live, record: SessionRecord) -> None:
         """Write the record before anything else happens."""
         ...
@@ -99,7 +103,7 @@ class Settling:
             live.spares += 1
             record = replace(
                 record,
-                spare_cid=self._owner.cids.like(record.handed_over.routed_cid),
+                spare_cid=self._free(self._owner.cids, record.handed_over.routed_cid),
                 spare_sequence=sequence,
                 settled=False,
             )
@@ -108,6 +112,13 @@ class Settling:
         self.adopt_spare(live)
         token = self._owner.cids.reset_token(record.spare_cid)
         self._send_frame(live, NewConnectionId(sequence, sequence - 1, record.spare_cid, token), now)
+
+    def _free(self, cids: RoutedCids, routed: bytes) -> bytes:
+        """A connection ID like ``routed`` that no session has: as short as Dest's, two would meet one day."""
+        cid = cids.like(routed)
+        while self._owner.has_connection_id(cid):
+            cid = cids.like(routed)
+        return cid
 
     def adopt_spare(self, live: Live) -> None:
         """Ask the data plane to accept packets for the spare connection ID."""

@@ -125,6 +125,16 @@ def test_strays_are_passed_on_within_a_budget(server: GuestPeer) -> None:
     assert server.session()["RxNumber"] == str(BASE), "the session is none the worse"
 
 
+def test_what_comes_from_port_0_is_the_sockets_alone(server: GuestPeer) -> None:
+    """Nobody can be answered there, so no session looks at it, and no budget is spent."""
+    count = 4 * BUDGET
+    shoot(server, [Shot(b"\x40" + CID + bytes(40), 0, 443)], count)
+    assert int(server.fields("device-get")["SharedPassed"]) == count
+    assert server.drops() == {}
+    server.says("send 0 01\nwait 300")
+    assert server.session()["RxNumber"] == str(BASE)
+
+
 @pytest.mark.guest_python
 def test_an_asynchronous_cipher_gives_strays_back_as_well(vm: Vm) -> None:
     """pcrypt makes one of any."""

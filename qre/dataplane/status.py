@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Sequence
+from typing import Annotated, Final
 
 import msgspec
 
 from qre.dataplane.protocol import ConnectionId, PacketNumber, PeerConnectionId, Prefixes, SessionId, ShortId
 from qre.structs import U16, U64, Struct, Text
+
+#: The most prefixes in one status; a session's list is cut beyond them.
+_SHOWN_PREFIXES: Final = 16_384
 
 
 class SessionStatus(Struct, frozen=True, kw_only=True):
@@ -47,3 +51,11 @@ class DeviceCounters(Struct, frozen=True, kw_only=True):
     #: reason (kebab-case, e.g. ``replayed``, ``decrypt-failed``, ``unknown-cid``, ``source-not-allowed``,
     #: ``no-session``, ``held``, ``malformed``, ``too-big``, ``ipv6-refused``, ``below-base``) -> packets
     drops: Annotated[dict[str, int], msgspec.Meta(max_length=64)] = msgspec.field(default_factory=dict)
+
+
+def bounded(statuses: Sequence[SessionStatus]) -> tuple[SessionStatus, ...]:
+    """The sessions with their prefix lists cut to what fits into one message."""
+    if sum(len(status.allowed_ips) for status in statuses) <= _SHOWN_PREFIXES:
+        return tuple(statuses)
+    most = _SHOWN_PREFIXES // len(statuses)
+    return tuple(msgspec.structs.replace(status, allowed_ips=status.allowed_ips[:most]) for status in statuses)

@@ -390,7 +390,7 @@ class Daemon:
         try:
             pin(self._config.bpf_pin_dir, self._profile.device, fds)
         except QreError as error:
-            return str(error)
+            return str(error)[:512]
         return ""
 
     def _notify(self, text: str) -> None:

@@ -96,6 +96,18 @@ def test_a_packet_that_comes_twice_is_delivered_once(ends: Ends) -> None:
     assert ends.drops[S]["replayed"] >= 10
 
 
+@pytest.mark.parametrize("length", [1472, 1473, 60_000])
+def test_a_packet_that_is_larger_than_any_of_ours_is_not_opened(ends: Ends, length: int) -> None:
+    """Its frames would not fit the message that takes them to the handshake worker, whom that would end."""
+    stream = b"\x08\x00"
+    sealed = ends.client.packets.seal([stream + bytes(length - 41 - len(stream))])[0]
+    assert len(sealed) == length
+    assert ends.receive(S, sealed) == []
+    passed = [event.frames for event in ends.said(S, FrameReceived)]
+    assert [len(frames) for frames in passed] == ([1431] if length == 1472 else [])
+    assert ends.drops[S]["malformed"] == (length > 1472)
+
+
 def test_a_single_changed_bit_makes_a_packet_vanish_without_a_trace(ends: Ends) -> None:
     ends.fate = lambda role, datagram: []
     ends.transmit(C, INNER)

@@ -56,8 +56,12 @@ def test_the_table_says_itself_which_devices_did_not_forward() -> None:
 
 
 def test_only_with_nat_are_addresses_translated_and_replies_alone_let_in() -> None:
-    to_dest, out = rules(PASSAGE, "out")
-    assert "198.51.100.7" in to_dest and "{'masquerade': {'port': {'range': [1024, 32767]}}}" in to_dest
+    datagrams, out = rules(PASSAGE, "out")
+    assert f"'right': {MARK}" in datagrams and f"'right': {MARK}" in out, "qre.ko's own are not translated"
+    assert "'udp'" in datagrams and "{'masquerade': {'port': {'range': [1024, 32767]}}}" in datagrams
+    for port, left in ((51820, [1024, 32767]), (8443, [8444, 32767]), (30_000, [1024, 29_999])):
+        datagrams, _ = rules(replace(PASSAGE, listen=(IPv4Address(0), port)), "out")
+        assert f"{{'range': {left}}}" in datagrams
     assert "'masquerade'" in out and "'right': 'qre0'" in out
     assert rules(ROUTE, "out") == []
     assert len(drops(PASSAGE, "forward")) == 2 and len(drops(ROUTE, "forward")) == 1

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 
 from qre.dataplane.protocol import DataplaneReport, DataplaneRequest
+from qre.dataplane.status import bounded
 from qre.ends import Role
 from qre.errors import QreError
 from qre.ipc.keys_pair import KeysPair
@@ -76,7 +77,7 @@ class DataplaneWorker:
     async def status(self) -> Message:
         """Counters of the device and of each session."""
         _, device = self._ready
-        return DataplaneStatus(counters=device.counters(), sessions=device.registry.status(device.now()))
+        return DataplaneStatus(counters=device.counters(), sessions=bounded(device.registry.status(device.now())))
 
     async def stop(self) -> None:
         """Close the device, the pair and the marks, in that order; can be called twice."""

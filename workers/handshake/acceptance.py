@@ -31,6 +31,7 @@ from qre.quic.server.shadow_connection import DestAnswer, Mirrored, NotFollowed,
 from qre.quic.shadow.server_hello import Obstacle
 from qre.reality.replay import NotRecorded, ReplayFilter
 from qre.wire.close_reason import CloseReason
+from qre.wire.overhead import MAX_UDP_PAYLOAD
 from qre.wire.packet import long_header_source_cid, parse_header_untrusted
 from qre.workers.handshake.port.flow_parts import Address, Hello
 from qre.workers.handshake.port.volley import Volley
@@ -395,7 +396,7 @@ class Acceptance:
             self.progress(one, now)
 
     def _tell_path(self, session_id: bytes, size: int, at: float, now: float) -> None:
-        ago = max(0, round((now - at) * 1000))
+        ago, size = max(0, round((now - at) * 1000)), min(size, MAX_UDP_PAYLOAD)
         self.sessions.ask(lambda id: PathProven(id=id, session_id=session_id, size=size, ago_ms=ago), None)
         self.changed()
 

@@ -446,5 +446,5 @@ class Client:
 
     async def _tell(self, up: bool, text: str) -> None:
         up = up or self._sessions.up() > 0  # an orphan carries traffic, too
-        self._state = (up, text)
+        self._state = (up, text[:512])
         await self._context.send(Party.SUPERVISOR, RoleState(up=up, text=text[:512]))

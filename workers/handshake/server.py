@@ -425,7 +425,7 @@ class Server:
             text += f"; {self._dest.trouble}"
         if self.recogniser.why_nobody:
             text += f"; clients are not recognised: {self.recogniser.why_nobody}"
-        return count > 0, text
+        return count > 0, text[:512]
 
     def _tell_state(self) -> None:
         state = self._state()

@@ -32,6 +32,7 @@ from qre.dataplane.protocol import (
     SessionUpdate,
     refused,
 )
+from qre.dataplane.status import bounded
 from qre.dest_profile import DestProfile
 from qre.device.session_end import end_session
 from qre.ends import Role
@@ -49,7 +50,7 @@ from qre.kernel.port_registration import register, release, store_dest_profile
 from qre.kernel.qre_family import Qre
 from qre.kernel.socket import NetlinkRefusedError
 from qre.wire.close_reason import CloseReason
-from qre.workers.netlink.kernel_sessions import CLOSING, KernelSessions, bounded, mark_of
+from qre.workers.netlink.kernel_sessions import CLOSING, KernelSessions, mark_of
 
 #: The sessions are listed this often (seconds), whatever the events say: other programs may change them.
 _LOOK_INTERVAL: Final = 15.0

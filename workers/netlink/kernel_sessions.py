@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-import msgspec
-
 from qre.dataplane.protocol import (
     MAX_CIDS_PER_SESSION,
     REKEY_AFTER_PACKETS,
@@ -33,15 +31,12 @@ from qre.dataplane.protocol import (
     Underlay,
     digest,
 )
-from qre.dataplane.status import SessionStatus
 from qre.ends import Role
 from qre.kernel.answers import KernelEvent, KernelSession, MapSyncFailed, SessionInstalled
 
 #: The most frames whose fate is outstanding; the oldest are forgotten.
 _MAX_FRAMES = 4096
 CLOSING, ESTABLISHED = "closing", "established"
-#: The most prefixes in one status; a session's list is cut beyond them.
-_SHOWN_PREFIXES = 16_384
 
 
 @dataclass
@@ -223,11 +218,3 @@ def mark_of(session: KernelSession) -> SessionMark:
         ],
         routed=digest(status.allowed_ips),
     )
-
-
-def bounded(statuses: list[SessionStatus]) -> tuple[SessionStatus, ...]:
-    """The sessions with their prefix lists cut to what fits into one message."""
-    if sum(len(status.allowed_ips) for status in statuses) <= _SHOWN_PREFIXES:
-        return tuple(statuses)
-    most = _SHOWN_PREFIXES // len(statuses)
-    return tuple(msgspec.structs.replace(status, allowed_ips=status.allowed_ips[:most]) for status in statuses)

@@ -64,7 +64,7 @@ class TunnelWay:
         return ForwardStatus(
             mode=self._context.config.forward,
             why=self._state.why[:_LONGEST],
-            uplinks=self._state.uplinks[:MOST_UPLINKS],
+            uplinks=tuple(map(_shown, self._state.uplinks[:MOST_UPLINKS])),
             ipv6=self._state.ipv6,
             closed=tuple(str(each)[:_LONGEST] for each in self._state.closed[:MOST_CLOSED]),
         )
@@ -75,3 +75,8 @@ class TunnelWay:
             self._forwarder.undo()
         except QreError as error:
             self._context.log.debug("%s", error)
+
+
+def _shown(device: str) -> str:
+    """A device's name, which is any bytes, as text."""
+    return device.encode(errors="surrogateescape").decode(errors="replace")

@@ -98,9 +98,9 @@ def replacement(passage: Passage) -> list[Command]:
     if nat:
         table.chain("out", "nat", "postrouting", SRCNAT)
         elsewhere = match("!=", meta("oifname"), passage.device)
-        if passage.dest is not None:
-            table.rule("out", from_tunnel, elsewhere, *translated_apart(passage.dest))
-        table.rule("out", from_tunnel, elsewhere, {"masquerade": None})
+        inner = (from_tunnel, elsewhere, NOT_VOUCHED_FOR)  # qre.ko's own datagrams come from the tunnel's device, too
+        table.rule("out", *inner, *translated_apart(passage.listen[1]))
+        table.rule("out", *inner, {"masquerade": None})
     return [*removal([passage.table]), *table.made]
 
 

@@ -131,7 +131,10 @@ def leave_untracked(table: Table, listen: tuple[Address, int], dest: tuple[Addre
             )
 
 
-def translated_apart(dest: tuple[Address, int]) -> list[Expression]:
-    """Of what is forwarded to Dest: as from a port that no relay has, so that the answers can be told apart."""
-    to_dest = equals(payload("udp", "dport"), dest[1])
-    return [_has_address("d", dest[0]), to_dest, {"masquerade": {"port": {"range": _BELOW}}}]
+def translated_apart(port: int) -> list[Expression]:
+    """Of datagrams that are forwarded: as from a port that neither a relay of this machine's servers has, whatever
+    their Dest, nor the server's own socket, so that the answers can be told from theirs."""
+    lowest, highest = _BELOW
+    if lowest <= port <= highest:
+        lowest, highest = (lowest, port - 1) if port - lowest > highest - port else (port + 1, highest)
+    return [equals(meta("l4proto"), "udp"), {"masquerade": {"port": {"range": [lowest, highest]}}}]

@@ -86,7 +86,9 @@ class SiteObserver:
             server_hello_extensions=context.server_hello_extensions[:16],
             handshake_flight_length=connection.handshake_flight_length,
             flight_datagram_lengths=tuple(self._lengths),
-            session_ticket_lengths=tuple(context.ticket_lengths[:_MAX_TICKETS]),
+            session_ticket_lengths=tuple(
+                min(length, _MAX_LENGTH) for length in context.ticket_lengths[:_MAX_TICKETS]
+            ),
             first_byte_ms=round(((self._first_byte or self._started) - self._started) * 1000),
             transport_parameters=_parameter_order(context),
             certificate_since=_seconds(context.chain[0].not_valid_before_utc) if context.chain else 0,

@@ -9,6 +9,7 @@ from typing import Final
 
 from qre.dest_profile import MAX_SPOKEN, RecordedVisit, Spoken
 from qre.quic.client.client_connection import ClientConnection
+from qre.wire.overhead import MAX_UDP_PAYLOAD
 from qre.wire.packet import is_short
 
 #: What comes later than this belongs to no page that anybody waits for (seconds).
@@ -51,7 +52,9 @@ class VisitRecorder:
         self._answering = self._answering or connection.answer_begun
         began = self._asked_at if self._answering and self._asked_at is not None else self._finished_at
         probe = bool(eliciting and not progress and len(datagram) > self._largest)
-        if len(self._spoken) == MAX_SPOKEN or now - began > LONGEST or len(datagram) < _SHORTEST:
+        if len(self._spoken) == MAX_SPOKEN or now - began > LONGEST:
+            return
+        if not _SHORTEST <= len(datagram) <= MAX_UDP_PAYLOAD:  # what a server of ours never sends
             return
         self._spoken.append(
             Spoken(

@@ -21,6 +21,7 @@ from qre.ends import Role
 from qre.wire.ackwin import ReceivedNumbers
 from qre.wire.datagram import DATAGRAM_HEAD, SPLIT_HEAD
 from qre.wire.number import PACKET_NUMBER_BASE
+from qre.wire.overhead import MAX_UDP_PAYLOAD
 from qre.workers.dataplane.session.keyphase import KeyPhases, ReceiveKeys
 from qre.workers.dataplane.session.marks import Mark
 
@@ -145,7 +146,7 @@ class Packets:
         opened = Opened(resets)
         at = 1 + self.rx_cid_length
         number_end, sample_end = at + 4, at + 20
-        good = [d for d in datagrams if len(d) >= sample_end and d[0] & 0xC0 == 0x40]
+        good = [d for d in datagrams if sample_end <= len(d) <= MAX_UDP_PAYLOAD and d[0] & 0xC0 == 0x40]
         if len(good) != len(datagrams):
             self._malformed(datagrams, sample_end, opened)
             if not good:
@@ -220,7 +221,7 @@ class Packets:
 
     def _malformed(self, datagrams: Sequence[bytes], shortest: int, opened: Opened) -> None:
         for datagram in datagrams:
-            if len(datagram) < shortest or datagram[0] & 0xC0 != 0x40:
+            if not shortest <= len(datagram) <= MAX_UDP_PAYLOAD or datagram[0] & 0xC0 != 0x40:
                 self._unreadable(datagram, "malformed", opened)
 
     def _unreadable(self, datagram: bytes, why: str, opened: Opened) -> bool:

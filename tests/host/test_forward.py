@@ -16,7 +16,7 @@ import pytest
 
 from tests.support.daemons import Daemon, wait_for
 from tests.support.lab import NeighbourLab as Lab
-from tests.support.namespaces import Namespace
+from tests.support.namespaces import Namespace, join
 from tests.support.site import PAGE as SITE_PAGE
 from tests.support.site import visit
 from tests.support.tcpdump import Tcpdump
@@ -177,6 +177,39 @@ def dict_of_options(data: bytes) -> dict[int, bytes]:
 
 
 # --- nobody else's router ---
+
+
+@pytest.mark.parametrize("forward", ["off", "nat"])
+def test_what_passes_through_a_bridge_of_the_server_is_none_of_its_business(nat: Tunnel, forward: str) -> None:
+    """A host of virtual machines: where br_netfilter is on, rules see their packets as if they came to the bridge."""
+    lab, guest_ip = nat.lab, "10.90.1.77"
+    server, guest = lab.server, Namespace("guest")
+    nat.stack.callback(guest.delete)
+    server.ip("link", "add", "br0", "type", "bridge")
+    join(server, "10.93.1.1/24", guest, f"{guest_ip}/24")
+    (port,) = [
+        line.split()[1].split("@")[0] for line in server.ip("-o", "-4", "addr").splitlines() if "10.93.1.1/" in line
+    ]
+    server.ip("addr", "del", f"{Lab.SERVER}/24", "dev", lab.server_device)
+    for each in (lab.server_device, port):
+        server.ip("link", "set", each, "master", "br0")
+    server.ip("addr", "add", f"{Lab.SERVER}/24", "dev", "br0")
+    server.ip("link", "set", "br0", "up")
+    if "= 1" not in server.run("sysctl", "net.bridge.bridge-nf-call-iptables", check=False):
+        pytest.skip("no br_netfilter here")
+    nat.edit("server0", "Forward", forward)
+    nat.up()
+    if forward == "nat":
+        wait_forwards(nat.server)
+        assert PAGE in fetch(lab.client, f"{Lab.SITE}:8000")
+    wait_for("its rules", lambda: "br0" in rules(server))
+    for _ in range(2):
+        assert " 0% packet loss" in lab.client.run("ping", "-c", "3", "-i", "0.2", guest_ip, check=False)
+    nat.client.stop()
+    lab.client.ip("route", "add", "10.90.2.0/24", "via", Lab.SERVER)
+    lab.site.ip("route", "add", "10.90.1.0/24", "via", Lab.SERVER_TO_SITE)
+    lost = lab.client.run("ping", "-c", "1", "-W", "1", Lab.SITE, check=False)
+    assert "1 received" not in lost, "what is sent to the bridge itself is not forwarded"
 
 
 def test_nothing_else_is_forwarded_where_nothing_was(nat: Tunnel) -> None:

@@ -77,6 +77,16 @@ def test_an_uplink_that_did_not_forward_passes_nothing_but_the_tunnels(passage: 
     assert "['eth0', 'eth1']" in drops(passage, "forward")[0]
 
 
+def test_of_a_bridge_only_what_is_its_own_is_dropped() -> None:
+    bridge = Guarded(2, "br0", False, "02:00:00:00:00:07")
+    beside = replace(PASSAGE, guarded=(bridge, Guarded(3, "eth1", True)))
+    for chain in ("pass", "forward"):
+        of_eth1, of_br0 = [rule for rule in drops(beside, chain) if "'br0'" in rule or "'eth1'" in rule]
+        assert "br0" not in of_eth1 and "'ether'" not in of_eth1
+        assert "02:00:00:00:00:07" in of_br0 and "eth1" not in of_br0
+    assert len(drops(replace(PASSAGE, guarded=(bridge,)), "forward")) == 2
+
+
 def test_a_router_stays_one() -> None:
     router = replace(ROUTE, guarded=(), tunnel=())
     assert drops(router, "forward") == []

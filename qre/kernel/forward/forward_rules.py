@@ -47,7 +47,7 @@ from qre.kernel.netfilter.expressions import (
     tracked,
     translated_apart,
 )
-from qre.kernel.netfilter.own_tables import FORWARD, Guarded, OwnTable, note, removal, table_of
+from qre.kernel.netfilter.own_tables import FORWARD, Guarded, OwnTable, arrived_at, note, removal, table_of
 
 _LINK_LOCAL: Final = {"prefix": {"addr": "169.254.0.0", "len": 16}}
 _NO_ROUTE: Final[Expression] = {"reject": {"type": "icmpv6", "expr": "no-route"}}
@@ -86,8 +86,8 @@ def replacement(passage: Passage) -> list[Command]:
     from_tunnel, to_tunnel = (equals(meta(key), passage.device) for key in ("iifname", "oifname"))
     _arriving(table, passage, from_tunnel)
     table.chain("forward", "filter", "forward", FILTER)
-    if passage.guarded:
-        table.rule("forward", *_guarded(passage), DROP)
+    for dropped in _guarded(passage):
+        table.rule("forward", *dropped, DROP)
     if nat:
         from_elsewhere = match("!=", meta("iifname"), passage.device)
         table.rule("forward", to_tunnel, from_elsewhere, _NO_REPLY, not_translated(), DROP)
@@ -116,10 +116,11 @@ def _arriving(table: Table, passage: Passage, from_tunnel: Expression) -> None:
     vouched = [[]] if passage.mode is Forward.ROUTE else [[REPLY], [match("in", tracked("status"), "dnat")]]
     for which in vouched:
         table.rule("pass", from_uplinks, _IPV4, *which, into_tunnel, VOUCHED_FOR)
-    table.rule("pass", *_guarded(passage), FOR_OTHERS, DROP)
+    for dropped in _guarded(passage):
+        table.rule("pass", *dropped, FOR_OTHERS, DROP)
 
 
-def _guarded(passage: Passage) -> list[Expression]:
-    """What comes from an uplink that did not forward, and is nobody's."""
+def _guarded(passage: Passage) -> list[list[Expression]]:
+    """What comes from an uplink that did not forward, and is nobody's, as alternatives."""
     translated = [not_translated()] if passage.mode is Forward.NAT else []
-    return [in_set(meta("iifname"), [each.name for each in passage.guarded]), _IPV4, NOT_VOUCHED_FOR, *translated]
+    return [[*arrived, _IPV4, NOT_VOUCHED_FOR, *translated] for arrived in arrived_at(passage.guarded)]

@@ -143,8 +143,8 @@ class Forwarder(KeptTable[Passage]):
         passage = Passage(
             device=wanted.device,
             mode=wanted.mode,
-            guarded=guarded_of(uplinks, records, forwards),
-            tunnel=guarded_of(tunnel, records, forwards),
+            guarded=guarded_of(netlink, uplinks, records, forwards),
+            tunnel=guarded_of(netlink, tunnel, records, forwards),
             ipv6=ipv6,
             listen=wanted.listen,
             dest=wanted.dest,

@@ -31,7 +31,8 @@ _TYPE: Final = _HEADER + 7  # of a route
 _ADDRESS: Final = struct.Struct("=BBBBI")  # struct ifaddrmsg
 _IFA_LOCAL: Final = 2
 _LINK: Final = struct.Struct("=BxHiII")  # struct ifinfomsg
-_IFLA_IFNAME, _IFLA_AF_SPEC, _IFLA_INET_CONF, _IPV4_DEVCONF_FORWARDING = 3, 26, 1, 1
+_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_LINKINFO, _IFLA_INFO_KIND = 1, 3, 18, 1
+_IFLA_AF_SPEC, _IFLA_INET_CONF, _IPV4_DEVCONF_FORWARDING = 26, 1, 1
 _NESTED: Final = 0x8000
 _IFLA_PROTINFO, _IFLA_INET6_CONF, _DEVCONF_ACCEPT_RA = 12, 2, 3
 
@@ -98,15 +99,24 @@ def index_of(netlink: NetlinkSocket, name: str) -> int | None:
 
 def name_of(netlink: NetlinkSocket, index: int) -> str | None:
     """The name of a device; None when it is gone. Raises as ``way_to``."""
+    name = _link(netlink, index).get(_IFLA_IFNAME, b"")
+    return name.rstrip(b"\0").decode(errors="surrogateescape") or None
+
+
+def bridge_address(netlink: NetlinkSocket, index: int) -> str:
+    """The link-layer address of a bridge; empty for any other device. Raises as ``way_to``."""
+    link = _link(netlink, index)
+    kind = dict(split_attributes_untrusted(link.get(_IFLA_LINKINFO, b""))).get(_IFLA_INFO_KIND, b"")
+    return link.get(_IFLA_ADDRESS, b"").hex(":") if kind.rstrip(b"\0") == b"bridge" else ""
+
+
+def _link(netlink: NetlinkSocket, index: int) -> dict[int, bytes]:
     try:
         answers = netlink.exchange("reading a device", RTM_GETLINK, _LINK.pack(socket.AF_UNSPEC, 0, index, 0, 0))
     except NetlinkRefusedError:
-        return None
-    for kind, message in answers:
-        if kind == RTM_NEWLINK:
-            found = dict(split_attributes_untrusted(message[_HEADER + _LINK.size :]))
-            return found.get(_IFLA_IFNAME, b"").rstrip(b"\0").decode(errors="surrogateescape") or None
-    return None
+        return {}
+    found = (message for kind, message in answers if kind == RTM_NEWLINK)
+    return next((dict(split_attributes_untrusted(message[_HEADER + _LINK.size :])) for message in found), {})
 
 
 def settings_of_devices(netlink: NetlinkSocket, which: int, family: int = socket.AF_INET) -> dict[int, int]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from qre.kernel.netfilter.forwarding import ALL, FORWARDING, set_forwarding, settings_of_devices
+from qre.kernel.netfilter.forwarding import ALL, FORWARDING, bridge_address, set_forwarding, settings_of_devices
 from qre.kernel.netfilter.own_tables import Guarded, Listing, OwnTable, Record
 from qre.kernel.socket import NetlinkSocket
 
@@ -33,11 +33,12 @@ def let_go(
 
 
 def guarded_of(
-    devices: Mapping[int, str], records: Sequence[Record], forwards: Mapping[int, int]
+    netlink: NetlinkSocket, devices: Mapping[int, str], records: Sequence[Record], forwards: Mapping[int, int]
 ) -> tuple[Guarded, ...]:
-    """Those of ``devices`` (index -> name) that do not forward, or do because of one of ``records``."""
+    """Those of ``devices`` (index -> name) that do not forward, or do because of one of ``records``. Raises
+    QreError."""
     return tuple(
-        Guarded(index, name, alone)
+        Guarded(index, name, alone, bridge_address(netlink, index))
         for index, name in devices.items()
         if (alone := _off_before(index, records, forwards)) is not None
     )

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from typing import Any, Final, NamedTuple
 
-from qre.kernel.netfilter.expressions import Command, Table
+from qre.kernel.netfilter.expressions import Command, Expression, Table, equals, in_set, meta, payload
 
 PREFIX: Final = "qre-"
 #: Of the tables that pass TCP to Dest, and of those that forward a tunnel's packets.
@@ -47,11 +47,27 @@ def table_of(family: str, device: str) -> OwnTable:
 
 @dataclass(frozen=True)
 class Guarded:
-    """A device that did not forward. ``alone``: though net.ipv4.ip_forward was on."""
+    """A device that did not forward. ``alone``: though net.ipv4.ip_forward was on. ``bridge``: a bridge's link-layer
+    address."""
 
     index: int
     name: str
     alone: bool
+    bridge: str = ""
+
+
+def arrived_at(devices: Sequence[Guarded]) -> list[list[Expression]]:
+    """What came to one of them, as alternatives. What goes from one port of a bridge to another is not the bridge's,
+    but is seen as if it were where br_netfilter is on."""
+    others = [each.name for each in devices if not each.bridge]
+    return [
+        *([[in_set(meta("iifname"), others)]] if others else []),
+        *(
+            [equals(meta("iifname"), each.name), equals(payload("ether", "daddr"), each.bridge)]
+            for each in devices
+            if each.bridge
+        ),
+    ]
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,7 @@ from qre.kernel.netfilter.expressions import (
     set_to,
     tracked,
 )
-from qre.kernel.netfilter.own_tables import SITE_TCP, Guarded, OwnTable, note, removal, table_of
+from qre.kernel.netfilter.own_tables import SITE_TCP, Guarded, OwnTable, arrived_at, note, removal, table_of
 
 _BEHIND_DSTNAT: Final = -95
 _HIGHEST_TTL: Final = 255
@@ -91,7 +91,8 @@ def replacement(face: Face, counts: Mapping[int, int], stale: Sequence[OwnTable]
     _know_ours(table, face)
     if face.guarded:
         table.chain("forward", "filter", "forward", FILTER)
-        table.rule("forward", _from_guarded(face), not_translated(), NOT_VOUCHED_FOR, DROP)
+        for arrived in arrived_at(face.guarded):
+            table.rule("forward", *arrived, not_translated(), NOT_VOUCHED_FOR, DROP)
     table.chain("ttl", "filter", "postrouting", MANGLE)
     for at, _ in face.ports:
         table.rule("ttl", *_ours(face, at), set_to(payload("ip", "ttl"), face.ttl))
@@ -145,12 +146,8 @@ def _know_ours(table: Table, face: Face) -> None:
         table.rule("ours", from_outside, _to_listen(face), equals(payload("tcp", "dport"), at), _INVALID, DROP)
         answers = [equals(payload("ip", "saddr"), str(face.dest[0])), equals(payload("tcp", "sport"), to)]
         table.rule("ours", from_outside, *answers, _INVALID, DROP)
-    if face.guarded:
-        table.rule("ours", _from_guarded(face), not_translated(), NOT_VOUCHED_FOR, FOR_OTHERS, DROP)
-
-
-def _from_guarded(face: Face) -> Expression:
-    return in_set(meta("iifname"), [each.name for each in face.guarded])
+    for arrived in arrived_at(face.guarded):
+        table.rule("ours", *arrived, not_translated(), NOT_VOUCHED_FOR, FOR_OTHERS, DROP)
 
 
 def _to_listen(face: Face) -> Expression:

@@ -163,7 +163,7 @@ class SiteFace(KeptTable[Face]):
         devices = _devices(netlink, listen[0], way)
         own = self._own(listing)
         records = [*listing.records.values(), *filter(None, [own])]
-        guarded = guarded_of(devices, records, forwards)
+        guarded = guarded_of(netlink, devices, records, forwards)
         assert isinstance(wanted.dest, IPv4Address)
         face = Face(
             device=wanted.device,

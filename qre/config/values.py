@@ -31,7 +31,6 @@ MAX_PREFIXES = 256
 MAX_SHORT_IDS = MAX_CLIENTS
 #: Addresses of one client: as many as it may ask for.
 MAX_ADDRESSES = 8
-LONGEST_PATH = 255  # bytes
 MAX_TIME_DIFF_MS = 86_400_000
 #: Name servers and search domains.
 MAX_DNS = 16
@@ -434,10 +433,8 @@ def show_short_id(short_id: bytes) -> str:
 
 def parse_path(text: str) -> str:
     """An absolute path, normalised."""
-    if not text.startswith("/") or not text.isprintable():
-        raise wrong(f"{quoted(text)} is not an absolute path")
-    if len(text.encode()) > LONGEST_PATH:
-        raise wrong(f"{quoted(text)} has more than {LONGEST_PATH} bytes")
+    if not text.startswith("/") or not text.isprintable() or len(text.encode()) > 255:
+        raise wrong(f"{quoted(text)} is not an absolute path of at most 255 bytes")
     parts = [part for part in text.split("/") if part not in ("", ".")]
     if ".." in parts:
         raise wrong(f"{quoted(text)} has `..` in it", "write the path without it")

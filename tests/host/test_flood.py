@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from tests.host.test_strangers import first_flight
-from tests.support.daemons import PATIENCE, Daemon, children, wait_for
+from tests.support.daemons import PATIENCE, Daemon, wait_for
 from tests.support.ping import numbers_answered
 from tests.support.tcpdump import Tcpdump
 from tests.support.tunnel import PORT, SERVER_INNER, Tunnel
@@ -17,9 +17,10 @@ MEGABYTE = 1 << 20
 
 
 def memory(daemon: Daemon) -> int:
-    """What a daemon and all it started hold, in bytes: without files, which others map and unmap meanwhile."""
+    """What a daemon and the workers that it keeps hold, in bytes: without a visit to Dest, which comes and goes, and
+    without files, which others map and unmap meanwhile."""
     total = 0
-    for pid in (daemon.pid, *children(daemon.pid)):
+    for pid in (daemon.pid, *daemon.workers().values()):
         for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
             if line.startswith(("Pss_Anon:", "Pss_Shmem:")):
                 total += int(line.split()[1]) * 1024

@@ -27,6 +27,7 @@
 PYTHON := .venv/bin/python
 SHELL_FILES := .ci/run run packaging/restart-daemons $(wildcard packaging/*.sh packaging/debian/*.p* tests/vm/guest/*.sh)
 PICTURES := $(patsubst %.dot,%.svg,$(wildcard docs/pictures/*.dot)) $(patsubst %.msc,%.svg,$(wildcard docs/pictures/*.msc))
+PICTURES += $(patsubst %.gp,%.svg,$(wildcard docs/pictures/*.gp))
 C_FILES := $(wildcard bpf/*.c bpf/*.h kmod/*.c kmod/*.h kmod/uapi/*.h tests/vm/guest/*.c tests/vm/guest/*.h)
 
 .PHONY: setup setup-dev setup-tests setup-vm demo test test-unit test-host test-vm test-kasan test-container test-packages
@@ -105,6 +106,9 @@ docs/pictures/%.svg: docs/pictures/%.dot
 
 docs/pictures/%.svg: docs/pictures/%.msc
 	mscgen -T svg -i $< -o $@
+
+docs/pictures/%.svg: docs/pictures/%.gp docs/pictures/%.dat
+	gnuplot -e 'data = "$(word 2,$^)"' $< > $@
 
 check:
 	@packaging/setup.sh check

@@ -1,9 +1,9 @@
-"""A server with a crowd of named clients: ``python -m tests.bench.crowd [CLIENTS…]``, as root.
+"""A server with a crowd of named clients: ``python -m tests.bench.crowd [CLIENTS…] [FILE.dat]``, as root.
 
 One server's daemon on the user data plane, one client's daemon under a ping, and beside them as many further clients
 as each step says, up at once. For each step: how long the newcomers took; the server's memory (PSS) and what its
 processes cost when nobody sends anything but the sessions' own packets; how long `show`, `list-clients` and a reload
-take. At the end the pings that were lost. It prints, and asserts nothing.
+take. At the end the pings that were lost. It prints, and asserts nothing; the file gets the table.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import sys
 import time
 from ipaddress import IPv4Address
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from tests.bench.server import memory
 from tests.support.daemons import Daemon
@@ -95,33 +95,47 @@ def took(daemon: Daemon, *command: str) -> float:
     return time.monotonic() - began
 
 
-def step(tunnel: Tunnel, crowd: Crowd, count: int, before: int) -> None:
+class Row(NamedTuple):
+    """What a step found: sessions that are up, MB, and CPU as a share of a core (%) and for each newcomer (ms)."""
+
+    up: int
+    memory: float
+    rest: float
+    each: float
+
+
+def step(tunnel: Tunnel, crowd: Crowd, count: int, before: int) -> Row:
     """Print a row."""
     server = tunnel.server
     began, cost = time.monotonic(), spent(server)
     told = crowd.grow(count)
     seconds = time.monotonic() - began
     newcomers = max(1, count - before)
-    each = sum(spent(server).values()) - sum(cost.values())
     resting = spent(server)
+    each = {name: (value - cost[name]) / newcomers * 1e3 for name, value in resting.items()}
     time.sleep(AT_REST)
     rest = {name: (value - resting[name]) / AT_REST * 100 for name, value in spent(server).items()}
     sizes = memory(server)
     show, listing, reload = (took(server, command, "server0") for command in ("show", "list-clients", "reload"))
     print(
-        f"{told['up']:>5} up  {seconds:6.1f} s  {each / newcomers * 1e3:5.1f} ms of CPU each"
+        f"{told['up']:>5} up  {seconds:6.1f} s  {sum(each.values()):5.1f} ms of CPU each"
         f"  {sum(sizes.values()):6.1f} MB  at rest {sum(rest.values()):5.1f} % of a core"
         f"  show {show:.2f} s  list-clients {listing:.2f} s  reload {reload:.2f} s"
     )
-    print(f"          MB: {_words(sizes)}; % of a core: {_words(rest)}")
+    for what, values in (("MB", sizes), ("ms each", each), ("% of a core", rest)):
+        print(f"          {what}: {', '.join(f'{name} {value:.1f}' for name, value in values.items())}")
     for what in ("failed", "ended"):
         if told[what]:
             print(f"          {what}: {told[what]}")
     sys.stdout.flush()
+    return Row(told["up"], sum(sizes.values()), sum(rest.values()), sum(each.values()))
 
 
-def _words(values: dict[str, float]) -> str:
-    return ", ".join(f"{name} {value:.0f}" for name, value in values.items())
+def table(rows: list[Row]) -> str:
+    """As docs/pictures/growth.gp draws it."""
+    lines = ["# sessions, MB, % of a core at rest, ms of CPU for each newcomer"]
+    lines += [f"{row.up} {row.memory:.1f} {row.rest:.1f} {row.each:.1f}" for row in rows]
+    return "\n".join(lines) + "\n"
 
 
 def watch(namespace: Namespace, log: Path) -> tuple[subprocess.Popen[bytes], IO[bytes]]:
@@ -133,7 +147,8 @@ def watch(namespace: Namespace, log: Path) -> tuple[subprocess.Popen[bytes], IO[
 
 def main() -> int:
     """Print a table."""
-    steps = tuple(map(int, sys.argv[1:])) or STEPS
+    steps = tuple(int(word) for word in sys.argv[1:] if word.isdigit()) or STEPS
+    files = [Path(word) for word in sys.argv[1:] if not word.isdigit()]
     with Tunnel("LogLevel = warning\n") as tunnel:
         spec = prepare(tunnel, sections(max(steps)))
         began = time.monotonic()
@@ -144,9 +159,10 @@ def main() -> int:
         pinging, file = watch(tunnel.lab.client, log)
         crowd = Crowd(tunnel.lab.client, spec, tunnel.site.authority)
         try:
-            step(tunnel, crowd, 0, 0)
-            for before, count in zip((0, *steps), steps, strict=False):
-                step(tunnel, crowd, count, before)
+            rows = [step(tunnel, crowd, 0, 0)]
+            rows += [step(tunnel, crowd, *pair) for pair in zip(steps, (0, *steps), strict=False)]
+            for path in files:
+                path.write_text(table(rows))
         finally:
             crowd.end()
             pinging.send_signal(2)

@@ -29,7 +29,7 @@ def shown() -> dict[Path, str]:
 @pytest.mark.parametrize("picture", PICTURES, ids=lambda path: path.stem)
 def test_a_picture_is_shown_with_words_and_the_build_makes_it(picture: Path) -> None:
     assert shown()[picture]
-    sources = [picture.with_suffix(suffix) for suffix in (".dot", ".msc")]
+    sources = [picture.with_suffix(suffix) for suffix in (".dot", ".msc", ".gp")]
     assert picture.stem in RECORDED or any(source.exists() for source in sources)
 
 

@@ -87,7 +87,8 @@ def test_the_errors_of_all_sources_are_told_at_once(tmp_path: Path) -> None:
         f"{path}:4: StateDirr: unknown key; did you mean StateDir?",
         "variable QRE_MODULE_LOAD: 'maybe' is neither true nor false; write true or false",
         "variable QRE_LOG: 'wanring' is not one of debug, info, warning, error; did you mean warning?",
-        f"option --state-dir: {strange!r} is not an absolute path of at most 255 bytes; write a value like /var/lib/qre",
+        f"option --state-dir: {strange!r} is not an absolute path of at most 255 bytes; "
+        "write a value like /var/lib/qre",
     ]
 
 

@@ -45,7 +45,8 @@ def test_the_wheel_has_every_module_and_what_is_not_python(out: Path) -> None:
     documents = {
         f"{data}/doc/qre/{name.removeprefix('docs/')}"
         for name in tracked("docs")
-        if "/qre.conf.5" not in name and not name.endswith((".dot", ".msc", ".gp", ".dat"))  # what pictures are drawn from
+        # not what pictures are drawn from
+        if "/qre.conf.5" not in name and not name.endswith((".dot", ".msc", ".gp", ".dat"))
     }
     pages = {f"{data}/man/man8/qre-tool.8", f"{data}/man/man5/qre.conf.5"}
     units = {

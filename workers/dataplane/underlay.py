@@ -25,6 +25,7 @@ from qre.kernel.udp.control_messages import (
     ecn_of,
     family_of,
     in_segments,
+    is_every,
     never_fragment,
     receive_in_batches,
     report_ecn,
@@ -74,7 +75,7 @@ class UnderlaySocket:
             self.close()
             raise MachineError("underlay socket", "the descriptor is not a UDP socket")
         sock.setblocking(False)
-        self._wildcard = sock.getsockname()[0] in ("0.0.0.0", "::")
+        self._wildcard = is_every(sock.getsockname()[0])
         with contextlib.suppress(OSError):
             sock.getpeername()
             self._gso, self._many = False, ManyDatagrams()

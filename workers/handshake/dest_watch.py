@@ -174,7 +174,7 @@ class DestWatch:
         family, (address, port) = dest
         if port != self._context.config.listen_port:
             return False
-        with socket.socket(family, socket.SOCK_DGRAM) as probe:  # nothing is sent
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:  # unmarked, unlike source_address's
             probe.connect((address, port))
             return ip_address(probe.getsockname()[0]) == ip_address(address)
 

@@ -27,6 +27,7 @@ from qre.ipc.messages import DestProfileReport, HandshakeStatus, Party, RoleStat
 from qre.ipc.steering import Steering
 from qre.ipc.tasks import Tasks
 from qre.ipc.worker import WorkerContext
+from qre.kernel.udp.control_messages import every_like, is_every
 from qre.profile_secrets import ProfileSecrets
 from qre.quic.bounds import Bound
 from qre.quic.server.inspector import HelloInspector
@@ -39,7 +40,7 @@ from qre.workers.handshake.dataplane_link import DataplaneLink
 from qre.workers.handshake.dest_watch import DestWatch
 from qre.workers.handshake.memory import Forgetting, HighWater
 from qre.workers.handshake.port.admission import TokenBucket
-from qre.workers.handshake.port.datagrams import any_like, is_any, receive_into, send_to
+from qre.workers.handshake.port.datagrams import receive_into, send_to
 from qre.workers.handshake.port.flow_effects import Effect
 from qre.workers.handshake.port.flow_parts import Address, Flow, Handshake, Hello
 from qre.workers.handshake.port.flows import FlowTable
@@ -252,7 +253,7 @@ class Server:
     def _readable(self, arrived: socket.socket) -> None:
         table, perform, buffer = self._table, self._performer.perform, self._buffer
         view = memoryview(buffer)
-        unix_ms, wildcard = int(time.time() * 1000), is_any(self._listen[0])
+        unix_ms, wildcard = int(time.time() * 1000), is_every(self._listen[0])
         for _ in range(_TURN):
             try:
                 length, source, ecn = receive_into(arrived, buffer, wildcard=wildcard)
@@ -402,9 +403,9 @@ class Server:
         """A stranger's packet that was steered to a session: it goes to Dest as every other does."""
         now = time.monotonic()
         source: Address = (stray.ip, stray.port)
-        if is_any(self._listen[0]):
+        if is_every(self._listen[0]):
             ours = self._sessions.record(stray.session_id)
-            source = (*source, str(ours.underlay.local_ip) if ours is not None else any_like(stray.ip))
+            source = (*source, str(ours.underlay.local_ip) if ours is not None else every_like(stray.ip))
         self._perform_late(self._table.datagram(source, stray.data, stray.ecn, now, int(time.time() * 1000)), now)
 
     def _perform_late(self, effects: Sequence[Effect], now: float) -> None:

@@ -110,23 +110,20 @@ def leave_untracked(table: Table, listen: tuple[Address, int], dest: tuple[Addre
     """No connection tracking for the datagrams of a server's port, and for those between its relay and Dest. What is
     forwarded, or answers what was, is tracked: it may have to be translated (translated_apart)."""
     address, port = listen
-    for chain, hook, ours, theirs in (
-        ("datagrams_in", "prerouting", "d", "s"),
-        ("datagrams_out", "output", "s", "d"),
+    local, for_relay = equals(routed("type"), "local"), equals(payload("udp", "dport"), {"range": _EPHEMERAL})
+    for chain, hook, ours, theirs, everywhere, relayed in (
+        ("datagrams_in", "prerouting", "d", "s", [local], [for_relay]),
+        ("datagrams_out", "output", "s", "d", [], []),
     ):
         table.chain(chain, "filter", hook, RAW)
-        arrives = hook == "prerouting"
-        if not address.is_unspecified:
-            own = [_has_address(ours, address)]
-        else:
-            own = [equals(routed("type"), "local")] if arrives else []
+        own = everywhere if address.is_unspecified else [_has_address(ours, address)]
         table.rule(chain, *own, equals(payload("udp", f"{ours}port"), port), {"notrack": None})
         if dest is not None:
             table.rule(
                 chain,
                 _has_address(theirs, dest[0]),
                 equals(payload("udp", f"{theirs}port"), dest[1]),
-                *([equals(payload("udp", "dport"), {"range": _EPHEMERAL})] if arrives else []),
+                *relayed,
                 {"notrack": None},
             )
 

@@ -20,6 +20,8 @@ _UDP_SEGMENT, _UDP_GRO = 103, 104
 _INFO, _INFO6 = struct.Struct("=i4s4s"), struct.Struct("=16si")  # device, address, header's destination; the reverse
 _NUMBER = struct.Struct("=i")
 _MAPPED: Final = "::ffff:"
+#: Every address of this machine, of one family; for a server's socket of IPv6, of both.
+EVERY: Final[dict[int, str]] = {socket.AF_INET: "0.0.0.0", socket.AF_INET6: "::"}
 #: Room for the control message of the address that a datagram was sent to.
 PKTINFO_SPACE: Final = socket.CMSG_SPACE(max(_INFO.size, _INFO6.size))
 #: For the mark of one datagram.
@@ -37,6 +39,16 @@ Ancillary = tuple[int, int, bytes]
 def family_of(ip: str) -> int:
     """AF_INET or AF_INET6, of a numeric address."""
     return socket.AF_INET6 if ":" in ip else socket.AF_INET
+
+
+def is_every(ip: str) -> bool:
+    """Whether a socket that is bound to ``ip`` is bound to every address."""
+    return ip in EVERY.values()
+
+
+def every_like(ip: str) -> str:
+    """Every address of the same IP version, or none in particular."""
+    return EVERY[family_of(ip)]
 
 
 def source_of(address: Any) -> tuple[str, int]:

@@ -21,7 +21,7 @@ from typing import Final
 from qre.addresses import Address, host_port
 from qre.causes import of_network
 from qre.errors import MachineError, UserError
-from qre.kernel.udp.control_messages import family_of, never_fragment, report_ecn, report_local
+from qre.kernel.udp.control_messages import EVERY, family_of, never_fragment, report_ecn, report_local
 
 #: On every packet of every tunnel: "QRE" in ASCII, well away from the numbers that people and wg-quick use.
 MARK: Final = 0x515245
@@ -35,8 +35,6 @@ _UNSPECIFIED: Final = struct.pack("=H26x", socket.AF_UNSPEC)
 _FRESH_TRIES: Final = 16
 _libc = ctypes.CDLL(None, use_errno=True)
 _BOUNDED = {_SO_SNDBUFFORCE: socket.SO_SNDBUF, _SO_RCVBUFFORCE: socket.SO_RCVBUF}
-#: Every address of this machine, of one family; a server's of IPv6 has both.
-_EVERY: Final[dict[int, str]] = {socket.AF_INET: "0.0.0.0", socket.AF_INET6: "::"}
 _TABLES: Final[dict[int, str]] = {socket.AF_INET: "/proc/self/net/udp", socket.AF_INET6: "/proc/self/net/udp6"}
 
 
@@ -125,14 +123,14 @@ def bound_sockets(ip: str, port: int) -> int:
             words = (address[at : at + 8] for at in range(0, len(address), 8))
             packed = b"".join(int(word, 16).to_bytes(4, sys.byteorder) for word in words)
             bound = socket.inet_ntop(family, packed)
-            count += bound == ip or _EVERY[family] in (bound, ip)
+            count += bound == ip or EVERY[family] in (bound, ip)
     return count
 
 
 def client_socket(ip: str, port: int, family: int = socket.AF_INET) -> socket.socket:
     """A client's underlay socket: a fresh port unless one is given, as a browser would use. ``ip``: empty for every
     address of ``family``."""
-    ip = ip or _EVERY[family]
+    ip = ip or EVERY[family]
     try:
         return _client_socket(ip, port)
     except OSError as error:
@@ -185,7 +183,7 @@ def source_address(ip: str, peer: Address) -> Address | None:
     try:
         with _new(family) as probe:
             _mark(probe)
-            probe.bind((ip or _EVERY[family], 0))
+            probe.bind((ip or EVERY[family], 0))
             probe.connect((str(peer), _ANY_PORT))
             return ipaddress.ip_address(probe.getsockname()[0])
     except OSError:

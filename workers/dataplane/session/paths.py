@@ -17,6 +17,7 @@ import msgspec
 
 from qre.dataplane.protocol import PeerMoved
 from qre.ends import Role
+from qre.kernel.udp.control_messages import family_of
 from qre.wire import overhead
 from qre.wire.frames import (
     CONNECTION_ID_LIMIT_ERROR,
@@ -110,7 +111,7 @@ class Paths:
     ) -> None:
         """Authentic packets of ``size`` bytes came from another address than the peer's; ``newest``: one is the
         newest, and more than a probe. ``asked``: the data of each PATH_CHALLENGE, and how large its datagram was."""
-        if (":" in source[0]) != (":" in self._sending.peer[0]):
+        if family_of(source[0]) != family_of(self._sending.peer[0]):
             return  # the session has its local address in one version of IP
         candidate = self.candidate
         if candidate is None or (candidate.address != source and newest):

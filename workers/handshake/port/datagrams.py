@@ -14,6 +14,7 @@ from qre.kernel.udp.control_messages import (
     Ancillary,
     as_sockaddr,
     ecn_of,
+    every_like,
     family_of,
     in_fragments,
     in_segments,
@@ -24,18 +25,7 @@ from qre.kernel.udp.control_messages import (
 )
 from qre.workers.handshake.port.flow_parts import Address
 
-_ANY: Final = ("0.0.0.0", "::")
 _ANCILLARY: Final = socket.CMSG_SPACE(4) * 2 + PKTINFO_SPACE
-
-
-def is_any(ip: str) -> bool:
-    """Whether a port bound to ``ip`` is one of all our addresses."""
-    return ip in _ANY
-
-
-def any_like(ip: str) -> str:
-    """No address in particular, of the same IP version."""
-    return _ANY[":" in ip]
 
 
 def receive_into(sock: socket.socket, buffer: bytearray, *, wildcard: bool) -> tuple[int, Address, int]:
@@ -47,7 +37,7 @@ def receive_into(sock: socket.socket, buffer: bytearray, *, wildcard: bool) -> t
         raise OSError(errno.EADDRNOTAVAIL, "source port 0")
     if not wildcard:
         return length, source, ecn_of(ancillary)
-    return length, (*source, local_of(ancillary) or any_like(source[0])), ecn_of(ancillary)
+    return length, (*source, local_of(ancillary) or every_like(source[0])), ecn_of(ancillary)
 
 
 def send_to(

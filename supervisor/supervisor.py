@@ -30,6 +30,7 @@ from qre.ipc.roles import USERS_REMEDY, missing_users
 from qre.ipc.tasks import Tasks
 from qre.ipc.worker import LimitedLog, place_of
 from qre.kernel.capabilities import NUMBERS
+from qre.kernel.port_sockets import bound_sockets
 from qre.kernel.udp.underlay_sockets import AbsentAddressError, server_pair
 from qre.supervisor.control import ControlSocket
 from qre.supervisor.crew import Crew, parties_of
@@ -195,8 +196,8 @@ class _Supervisor:
         held = [self._supplies.pop(name, None) for name in ("udp_userspace", "udp_kernel_slot")]
         if held[0] is not None and held[1] is not None:
             return socket.socket(fileno=held[0]), socket.socket(fileno=held[1])
-        config = setup.config
-        return server_pair(config.listen_ip, config.listen_port, beside_kernel=setup.kernel_holds_port)
+        at = setup.config.listen_ip, setup.config.listen_port
+        return server_pair(*at, beside_kernel=bound_sockets(*at) if setup.kernel_holds_port else None)
 
     def _open_front(self, setup: Setup, crew: Crew) -> None:
         """Let other daemons join our port."""

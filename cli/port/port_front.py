@@ -31,9 +31,10 @@ from qre.kernel.answers import LoaderDescription
 from qre.kernel.bpf_pins import check_pin_dir, pin, unpin
 from qre.kernel.bpf_program import PROGRAM, SLOT_KERNEL, SLOT_USER, Maps, load, socket_cookie
 from qre.kernel.capabilities import require_capabilities
+from qre.kernel.port_sockets import bound_sockets
 from qre.kernel.qre_family import Qre
 from qre.kernel.socket import NetlinkRefusedError
-from qre.kernel.udp.underlay_sockets import bound_sockets, group_socket, server_pair
+from qre.kernel.udp.underlay_sockets import group_socket, server_pair
 
 _SO_NETNS_COOKIE: Final = 71
 _GIVEN: Final = "field UserspaceSocketFd"

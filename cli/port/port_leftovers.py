@@ -28,8 +28,8 @@ from qre.kernel.bpf_program import (
     open_pinned,
     slotted,
 )
+from qre.kernel.port_sockets import bound_sockets
 from qre.kernel.qre_family import Qre
-from qre.kernel.udp.underlay_sockets import bound_sockets
 
 #: qre.ko closes a released socket a moment later (seconds).
 _CLOSING: Final = 5.0

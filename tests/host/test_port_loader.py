@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from qre.kernel.bpf_program import SLOT_KERNEL, SLOT_USER, open_pinned, slotted
-from qre.kernel.udp.underlay_sockets import bound_sockets
+from qre.kernel.port_sockets import bound_sockets
 from tests.support.daemons import PATIENCE, TOOL, wait_for
 from tests.support.namespaces import run
 from tests.support.network import own_network

@@ -5,14 +5,12 @@ from __future__ import annotations
 import errno
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack
 from ipaddress import ip_address
 
 import pytest
 
-from qre.errors import QreError
 from qre.kernel.udp.control_messages import as_sockaddr, family_of, source_of
-from qre.kernel.udp.underlay_sockets import bound_sockets, client_socket, group_socket, server_pair, source_address
+from qre.kernel.udp.underlay_sockets import client_socket, group_socket, source_address
 from qre.workers.handshake.port.datagrams import receive_into, send_to
 from qre.workers.handshake.port.flow_parts import network_of
 from tests.support.daemons import PATIENCE
@@ -65,21 +63,6 @@ def test_what_does_not_fit_a_packet_goes_in_fragments_over_either_version(port: 
             with pytest.raises(OSError) as refused:
                 send_to(port, (ip, visitor.getsockname()[1], ip), bytes(65_507 + 30), 0, whole=True)
             assert refused.value.errno == errno.EMSGSIZE
-
-
-def test_the_group_of_a_port_is_found_and_refused_to_others() -> None:
-    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe:
-        probe.bind(("::1", 0))
-        number = probe.getsockname()[1]
-    for ip in ("::1", "::"):
-        with ExitStack() as stack:
-            for made in server_pair(ip, number):
-                stack.enter_context(made)
-            assert bound_sockets(ip, number) == 2
-            with pytest.raises(QreError, match=r"Listen \[::1?\]:\d+: another program uses this UDP port"):
-                server_pair(ip, number)
-    with pytest.raises(QreError, match="does not have that address"):
-        server_pair("2001:db8::1", number)
 
 
 def test_where_packets_would_come_from() -> None:

@@ -14,8 +14,6 @@ import ipaddress
 import os
 import socket
 import struct
-import sys
-from pathlib import Path
 from typing import Final
 
 from qre.addresses import Address, host_port
@@ -35,7 +33,6 @@ _UNSPECIFIED: Final = struct.pack("=H26x", socket.AF_UNSPEC)
 _FRESH_TRIES: Final = 16
 _libc = ctypes.CDLL(None, use_errno=True)
 _BOUNDED = {_SO_SNDBUFFORCE: socket.SO_SNDBUF, _SO_RCVBUFFORCE: socket.SO_RCVBUF}
-_TABLES: Final[dict[int, str]] = {socket.AF_INET: "/proc/self/net/udp", socket.AF_INET6: "/proc/self/net/udp6"}
 
 
 class AbsentAddressError(UserError):
@@ -68,20 +65,18 @@ def _mark(made: socket.socket) -> None:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, MARK)
 
 
-def server_pair(ip: str, port: int, *, beside_kernel: bool = False) -> tuple[socket.socket, socket.socket]:
+def server_pair(ip: str, port: int, *, beside_kernel: int | None = None) -> tuple[socket.socket, socket.socket]:
     """Two sockets of one group on ``ip:port``: slot 0 (user space) and slot 1 (data plane).
 
     A port that another process uses, even with SO_REUSEPORT, is refused: it would receive our packets. Only the
-    socket that qre.ko kept of the previous daemon may exist (``beside_kernel``), until ours replaces it.
+    socket that qre.ko kept of the previous daemon may exist until ours replaces it: ``beside_kernel`` is then how
+    many are bound there.
     """
     where = f"Listen {host_port(ip, port)}"
-    try:
-        if beside_kernel and bound_sockets(ip, port) > 1:
-            raise OSError(errno.EADDRINUSE, "")
-    except OSError as error:
-        raise _refused(where, error) from error
-    if not beside_kernel:
+    if beside_kernel is None:
         require_free(ip, port)
+    elif beside_kernel > 1:
+        raise _refused(where, OSError(errno.EADDRINUSE, ""))
     made: list[socket.socket] = []
     try:
         for _ in range(2):
@@ -111,20 +106,6 @@ def _group_socket(ip: str, port: int) -> socket.socket:
         made.close()
         raise
     return made
-
-
-def bound_sockets(ip: str, port: int) -> int:
-    """The number of UDP sockets in this network namespace that are bound to ``ip:port``, or to every address of its
-    family."""
-    count, family = 0, family_of(ip)
-    for line in Path(_TABLES[family]).read_text().splitlines()[1:]:
-        address, _, number = line.split()[1].partition(":")
-        if int(number, 16) == port:
-            words = (address[at : at + 8] for at in range(0, len(address), 8))
-            packed = b"".join(int(word, 16).to_bytes(4, sys.byteorder) for word in words)
-            bound = socket.inet_ntop(family, packed)
-            count += bound == ip or EVERY[family] in (bound, ip)
-    return count
 
 
 def client_socket(ip: str, port: int, family: int = socket.AF_INET) -> socket.socket:

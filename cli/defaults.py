@@ -94,6 +94,9 @@ DEFAULTS = (
         ("ClientUnderlay",), (_CLIENT,), f"{LOOPBACK_CLIENT} to a server on loopback, else what the kernel chooses"
     ),
     Default(("KeyLog",), ("session-capture",), "false"),
+    Default(
+        ("DestProfile",), ("session-plan", "session-demo", "session-capture"), "Caddy's flight, as it was measured"
+    ),
     Default(("PinDir",), _LOADERS, PIN_DIR),
     Default(("RegisterCidMap",), _LOADERS, "true"),
     Default(("RoutedCidLen",), _LOADERS, "that of the global configuration; where that is dest, 20"),

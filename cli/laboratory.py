@@ -21,11 +21,14 @@ Fields, bytes in hex:
 PacketNumber is raised to 65536 at least: a handshake has used the numbers below under the same keys.
 """
 
-_UNDERLAY_FIELDS = """\
-Fields, both or none:
+_RECORDED_FIELD = """\
+  [DestProfile=FILE]         whose recorded flight the server plays: PROFILE.dest of StateDir
+"""
+_PLAN_FIELDS = f"""\
+Fields, of the first two both or none:
   [ServerUnderlay=IP:PORT]   the server's outer address
   [ClientUnderlay=IP:PORT]   the client's
-"""
+{_RECORDED_FIELD}"""
 _LOADING_FIELDS = """\
   [PinDir=DIRECTORY]         on a BPF file system
   [RegisterCidMap=true|false] register the CID map with qre.ko
@@ -83,27 +86,27 @@ A server adopts another ConnectionId beside those of the session.
         "qre.cli.session.session_plan:session_plan",
         "SERVER-CONFIG CLIENT-CONFIG [Key=Value]…",
         "run a handshake in memory, print what install-session wants",
-        text=f"{_UNDERLAY_FIELDS}Printed as comments: the commands that change to the next keys.\n",
+        text=f"{_PLAN_FIELDS}Printed as comments: the commands that change to the next keys.\n",
         dry_run=True,
     ),
     "session-demo": Command(
         "qre.cli.kernel.session_commands:session_demo",
         "SERVER-CONFIG CLIENT-CONFIG [Key=Value]…",
         "run a handshake in memory, install both ends in the kernel",
-        text=_UNDERLAY_FIELDS,
+        text=_PLAN_FIELDS,
     ),
     "session-capture": Command(
         "qre.cli.session.session_capture:session_capture",
         "valid-client|invalid-short-id|wrong-sni|malformed-initial|random-udp SERVER-CONFIG CLIENT-CONFIG PCAP "
         "[Key=Value]…",
         "write what both ends send each other as a file for Wireshark",
-        text="""\
+        text=f"""\
 Everything happens in memory: no packet is sent, the kernel is not touched. A valid client (also: valid) must be let
 in and the others refused, or the command fails. The file is raw IPv4 in pcapng, with a note of what it shows. Fields:
   [ServerUnderlay=IP:PORT]   the server's outer address
   [ClientUnderlay=IP:PORT]   the client's; both are given, or none
   [KeyLog=true|false]        write the secrets of a valid client's handshake beside it, in PCAP.keys
-""",
+{_RECORDED_FIELD}""",
     ),
     "create-cid-map": Command(
         "qre.cli.kernel.maps:create_cid_map", "BpfMapPath=PATH", "make and pin a map of routed connection ids"

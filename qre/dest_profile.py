@@ -1,17 +1,22 @@
-"""The profile of Dest: measured by a probe, imitated by the server, kept over restarts, shown."""
+"""The profile of Dest: measured by a probe, imitated by the server, kept over restarts in a file, shown."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import os
+from pathlib import Path
+from typing import Annotated, Final
 
 import msgspec
 
+from qre.errors import UntrustedInputError
 from qre.structs import U16, U32, U64, Struct, Text
 
 #: Visits that are kept, the last ones: each is played to some clients.
 MAX_VISITS = 8
 #: Datagrams of one visit, after its handshake.
 MAX_SPOKEN = 64
+#: Bytes of a file; one with every visit has a quarter of it.
+MAX_FILE: Final = 65_536
 
 
 class Spoken(Struct, frozen=True, kw_only=True, array_like=True):
@@ -72,3 +77,22 @@ class DestProfile(Struct, frozen=True, kw_only=True):
     def without_visits(self) -> DestProfile:
         """For whoever does not play them."""
         return msgspec.structs.replace(self, visits=())
+
+
+def dest_profile_file(state_dir: Path, profile: str) -> Path:
+    """Where the last profile of this server's Dest is kept."""
+    return state_dir / f"{profile}.dest"
+
+
+def read_dest_profile(path: Path) -> DestProfile:
+    """A kept profile. Raises OSError, UntrustedInputError."""
+    with open(
+        os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb"
+    ) as file:  # a pipe without a writer ends
+        data = file.read(MAX_FILE + 1)
+    if len(data) > MAX_FILE:
+        raise UntrustedInputError(f"it is larger than {MAX_FILE} bytes")
+    try:
+        return msgspec.json.decode(data, type=DestProfile)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise UntrustedInputError(f"it does not parse: {error}") from error

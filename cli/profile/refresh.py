@@ -12,7 +12,6 @@ import contextlib
 import os
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import msgspec
 
@@ -23,10 +22,10 @@ from qre.config.model import GlobalConfig, HostPort
 from qre.config.profile import load_profile
 from qre.config.settings import load_global
 from qre.config.values import parse_host_port
-from qre.dest_profile import DestProfile
+from qre.dest_profile import DestProfile, dest_profile_file, read_dest_profile
 from qre.device.control_client import DEST_FOUND, SHOW_TIMEOUT, NoDaemonError, ask_daemon
 from qre.device.state import write_atomically
-from qre.errors import MachineError, UserError
+from qre.errors import MachineError, UntrustedInputError, UserError
 from qre.kernel.capabilities import require_capabilities
 from qre.quic.client.drawbacks import Weight, drawbacks_of
 
@@ -103,8 +102,8 @@ def _last(described: dict[str, object], config: GlobalConfig) -> DestProfile | N
 def _stored(config: GlobalConfig, profile: str) -> DestProfile | None:
     """The last stored result, with its visits."""
     try:
-        return msgspec.json.decode(_cache(config, profile).read_bytes()[:65_536], type=DestProfile)
-    except (OSError, msgspec.MsgspecError, ValueError, RecursionError):
+        return read_dest_profile(dest_profile_file(config.state_dir, profile))
+    except (OSError, UntrustedInputError):
         return None
 
 
@@ -123,10 +122,6 @@ def look_at(dest: HostPort, server_name: str) -> DestProfile:
     return asyncio.run(visit())
 
 
-def _cache(config: GlobalConfig, profile: str) -> Path:
-    return config.state_dir / f"{profile}.dest"
-
-
 def _keep(config: GlobalConfig, device: str, profile: str | None, dataplane: str, found: DestProfile) -> None:
     if dataplane == "kernel":
         from qre.kernel.port_registration import store_dest_profile
@@ -135,7 +130,7 @@ def _keep(config: GlobalConfig, device: str, profile: str | None, dataplane: str
         with Qre() as qre:
             store_dest_profile(qre, device, found)
     if profile:
-        path = _cache(config, profile)
+        path = dest_profile_file(config.state_dir, profile)
         data = msgspec.json.encode(found.after(_stored(config, profile)))
         try:
             config.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)

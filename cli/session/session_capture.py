@@ -13,7 +13,7 @@ import os
 import random
 import stat
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -29,6 +29,8 @@ from dpkt.pcapng import (
 
 from qre.cli.commands import Options
 from qre.cli.fields import parse_fields
+from qre.cli.session.recorded_site import FIELD as RECORDED
+from qre.cli.session.recorded_site import recorded_site
 from qre.cli.session.session_ends import PATH, UNDERLAYS, check_both_or_none, session_ends
 from qre.cli.session.session_plan import run_plan
 from qre.config.keys import did_you_mean
@@ -36,6 +38,7 @@ from qre.config.model import Profile, SocketAddress
 from qre.config.profile import load_profile_file
 from qre.config.syntax import quoted
 from qre.config.values import parse_bool
+from qre.dest_profile import DestProfile
 from qre.device.state import write_atomically
 from qre.errors import MachineError, PeerError, UserError
 from qre.quic.in_memory.plan import FLIGHT_TIME
@@ -81,16 +84,17 @@ def session_capture(arguments: list[str], options: Options) -> int:
     del options
     scenario, server_file, client_file, path, *rest = arguments
     scenario = _scenario(scenario)
-    fields = parse_fields(rest, (), (*UNDERLAYS, "KeyLog"), command="session-capture")
+    fields = parse_fields(rest, (), (*UNDERLAYS, "KeyLog", RECORDED), command="session-capture")
     check_both_or_none("session-capture", fields)
     wants_keys = _key_log(fields.get("KeyLog", "false"), scenario)
+    site = _site(fields, scenario)
     server, client = load_profile_file(server_file), load_profile_file(client_file)
     ends = session_ends(server, client, fields, PATH)
     target = _target(Path(path), _PCAPNG)
     keys_target = _target(Path(f"{path}.keys"), _KEY_LOG) if wants_keys else None
 
     secrets = io.StringIO()
-    captured = _capture(scenario, server, client, *ends, secrets)
+    captured = _capture(scenario, server, client, *ends, site, secrets)
     _write(target, pcapng_of(scenario, captured, *ends, time.time()))
     if keys_target is not None:
         try:
@@ -151,12 +155,13 @@ def _capture(
     client: Profile,
     server_end: SocketAddress,
     client_end: SocketAddress,
+    site: DestProfile | None,
     secrets: io.StringIO,
 ) -> list[Captured]:
     """Raises MachineError when a valid client is refused or a stranger is accepted."""
     if scenario == VALID:
         try:
-            plan = run_plan(server, client, server_end, client_end, secrets)
+            plan = run_plan(server, client, server_end, client_end, site, secrets)
         except (UserError, PeerError) as error:
             why = f"the valid client is refused ({error})"
             raise MachineError("session-capture", why, "compare both files") from error
@@ -204,6 +209,13 @@ def _key_log(text: str, scenario: str) -> bool:
         remedy = f"leave it out, or capture {VALID}"
         raise UserError("field KeyLog", "only a valid client's handshake has secrets", remedy)
     return wanted
+
+
+def _site(fields: Mapping[str, str], scenario: str) -> DestProfile | None:
+    if RECORDED in fields and scenario != VALID:
+        remedy = f"leave it out, or capture {VALID}"
+        raise UserError(f"field {RECORDED}", "the server answers a valid client alone", remedy)
+    return recorded_site(fields)
 
 
 def _target(path: Path, begins: bytes) -> Path:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from qre.cli.commands import Options
 from qre.cli.fields import parse_fields
+from qre.cli.session.recorded_site import FIELD as RECORDED
+from qre.cli.session.recorded_site import recorded_site
 from qre.cli.session.session_ends import LOOPBACK, UNDERLAYS, check_both_or_none, session_ends
 from qre.config.values import show_duration
 
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
     from qre.config.model import Profile, SocketAddress
     from qre.dataplane.protocol import SessionInstall
+    from qre.dest_profile import DestProfile
     from qre.ends import Role
     from qre.quic.handed_over import HandedOver
     from qre.quic.in_memory.plan import Plan
@@ -32,7 +35,7 @@ FIXED_AT_INSTALL = ("IdleTimeout", "PersistentKeepalive", "SocketFd")
 
 
 def session_plan(arguments: list[str], options: Options) -> int:
-    """SERVER-CONFIG CLIENT-CONFIG [ServerUnderlay=IP:PORT ClientUnderlay=IP:PORT]"""
+    """SERVER-CONFIG CLIENT-CONFIG [ServerUnderlay=IP:PORT ClientUnderlay=IP:PORT] [DestProfile=FILE]"""
     del options
     for line in plan_lines(*read_arguments("session-plan", arguments)):
         print(line)
@@ -40,19 +43,19 @@ def session_plan(arguments: list[str], options: Options) -> int:
 
 
 def read_arguments(command: str, arguments: list[str]) -> tuple[Profile, Profile, Mapping[str, str]]:
-    """Both profiles, and both underlays, which are given together or not at all."""
+    """Both profiles, and the fields: both underlays, which are given together or not at all, and a recorded site."""
     from qre.config.profile import load_profile_file
 
     server_file, client_file, *rest = arguments
-    fields = parse_fields(rest, (), UNDERLAYS, command=command)
+    fields = parse_fields(rest, (), (*UNDERLAYS, RECORDED), command=command)
     check_both_or_none(command, fields)
     return load_profile_file(server_file), load_profile_file(client_file), fields
 
 
-def plan_lines(server: Profile, client: Profile, underlays: Mapping[str, str]) -> list[str]:
+def plan_lines(server: Profile, client: Profile, fields: Mapping[str, str]) -> list[str]:
     """Two commands, ready to paste, each below a comment that says whose it is; then, as comments because the session
     must carry packets first, the two that change to the next keys."""
-    ends = planned_ends(server, client, underlays)
+    ends = planned_ends(server, client, fields)
     lines = []
     for end in ends:
         lines += [f"# {end.role} {end.profile.device}", _command("install-session", end, 0)]
@@ -89,12 +92,12 @@ class PlannedEnd:
         return replace(made, idle_timeout_ms=IDLE_MS)
 
 
-def planned_ends(server: Profile, client: Profile, underlays: Mapping[str, str]) -> list[PlannedEnd]:
+def planned_ends(server: Profile, client: Profile, fields: Mapping[str, str]) -> list[PlannedEnd]:
     """Both ends of a handshake in memory, the server's first."""
     from qre.ends import Role
 
-    ends = session_ends(server, client, underlays, LOOPBACK)
-    plan = run_plan(server, client, *ends)
+    ends = session_ends(server, client, fields, LOOPBACK)
+    plan = run_plan(server, client, *ends, recorded_site(fields))
     here, there = ((str(end.ip), end.port) for end in ends)
     return [
         PlannedEnd(server, Role.SERVER, plan.server, here, there),
@@ -107,9 +110,11 @@ def run_plan(
     client: Profile,
     server_underlay: SocketAddress,
     client_underlay: SocketAddress,
+    site: DestProfile | None = None,
     key_log: TextIO | None = None,
 ) -> Plan:
-    """The handshake itself; the server's addresses are granted as its daemon would. ``key_log`` gets its secrets."""
+    """The handshake itself; the server's addresses are granted as its daemon would. ``site``: whose recorded flight
+    the server plays. ``key_log`` gets the secrets."""
     import os
     import time
     from random import SystemRandom
@@ -125,6 +130,7 @@ def run_plan(
     grants = Grants(server.address, identities_of(server))
     return InMemoryHandshake(
         server=server.server,
+        site=site,
         client=client.client,
         addresses=client.address,
         grant=lambda short_id, wanted: grants.ask(short_id, short_id, wanted),

@@ -11,9 +11,9 @@ from pathlib import Path
 import msgspec
 
 from qre.config.model import GlobalConfig
-from qre.dest_profile import DestProfile
+from qre.dest_profile import DestProfile, dest_profile_file, read_dest_profile
 from qre.device.state import write_atomically
-from qre.errors import MachineError
+from qre.errors import MachineError, UntrustedInputError
 from qre.ipc.messages import WorkerConfig
 from qre.quic.server import address_leases
 from qre.reality import replay
@@ -26,7 +26,7 @@ class ProfileFiles:
     def __init__(self, name: str, config: GlobalConfig) -> None:
         self._config = config
         self._ready = config.runtime_dir / f"{name}.ready"
-        self._dest = config.state_dir / f"{name}.dest"
+        self._dest = dest_profile_file(config.state_dir, name)
         #: Which addresses each short id of a server had last.
         self._leases = config.state_dir / f"{name}.leases"
         self._lacking: list[str] = []
@@ -80,8 +80,8 @@ class ProfileFiles:
 
     def dest_profile(self) -> DestProfile | None:
         """The last probe of Dest; None when there is none that parses."""
-        with contextlib.suppress(OSError, msgspec.DecodeError):
-            return msgspec.json.decode(self._dest.read_bytes()[:65_536], type=DestProfile)
+        with contextlib.suppress(OSError, UntrustedInputError):
+            return read_dest_profile(self._dest)
         return None
 
     def keep_dest_profile(self, profile: DestProfile) -> None:

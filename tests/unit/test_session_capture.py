@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 
+import msgspec
 import pylsqpack
 import pytest
 
@@ -16,6 +17,7 @@ from qre.cli.main import main
 from qre.cli.session import session_capture
 from qre.cli.session.session_capture import SCENARIOS, VALID
 from qre.config.model import ClientSettings, ServerSettings
+from qre.dest_profile import DestProfile
 from qre.quic.client.fingerprint import Fingerprint
 from qre.quic.in_memory.lone_server import Address
 from qre.quic.in_memory.plan import InMemoryHandshake
@@ -81,6 +83,56 @@ def test_with_the_keys_there_is_a_connect_to_be_read(files: Path) -> None:
     assert request[b":method"] == b"CONNECT" and request[b":protocol"] == b"connect-ip"
     assert request[b":authority"] == b"site.example"
     assert response[b":status"] == b"200"
+
+
+@pytest.mark.parametrize(
+    ("cid", "lengths", "flight"),
+    [(4, (1200, 1200), 1250), (18, (1252, 1252), 2100), (8, (1280, 1280), 1300)],
+)
+def test_the_flight_of_a_recorded_site_is_played(
+    files: Path, cid: int, lengths: tuple[int, ...], flight: int
+) -> None:
+    site = DestProfile(
+        reachable=True,
+        checked_at=1,
+        scid_length=cid,
+        flight_datagram_lengths=lengths,
+        handshake_flight_length=flight,
+    )
+    (files / "server0.dest").write_bytes(msgspec.json.encode(site))
+    assert capture(VALID, "DestProfile=server0.dest") == 0
+    names = ("udp.length", "quic.scil")
+    sent = fields_of("made.pcap", *names, only="ip.src == 203.0.113.5")
+    assert [int(length) - 8 for length, _ in sent[: len(lengths)]] == list(lengths)
+    assert {each for _, scil in sent for each in scil.split(",") if each} == {str(cid)}
+
+
+@pytest.mark.parametrize("command", ["session-plan", "session-demo", "session-capture"])
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "No such file"),
+        (b"", "is no profile of a Dest"),
+        (b"{" * 70_000, "is no profile of a Dest"),
+        (b"[]", "is no profile of a Dest"),
+        (b'{"reachable":true}', "is no profile of a Dest"),
+        (b'{"reachable":false,"checked_at":1}', "could not be reached"),
+    ],
+)
+def test_a_recorded_site_that_is_none_is_refused(
+    files: Path, capsys: pytest.CaptureFixture[str], command: str, content: bytes | None, said: str
+) -> None:
+    if content is not None:
+        (files / "site").write_bytes(content)
+    words = ["server0.conf", "client0.conf"]
+    capsys.readouterr()
+    assert (
+        main([command, *(["valid", *words, "made.pcap"] if "capture" in command else words), "DestProfile=site"]) == 2
+    )
+    printed = capsys.readouterr()
+    assert printed.out == "" and printed.err.count("\n") == 1
+    assert printed.err.startswith("qre-tool: field DestProfile : ") and said in printed.err
+    assert not (files / "made.pcap").exists()
 
 
 @pytest.mark.parametrize("scenario", STRANGERS)
@@ -205,6 +257,8 @@ def test_a_wrong_name_that_is_the_servers_is_let_in_and_fails(
         (["valid", "server0.conf", "client0.conf", "made.pcap", "KeyLog=true", "key_log=true"], "KeyLog"),
         (["valid", "server0.conf", "client0.conf", "made.pcap", "KeyLog=perhaps"], "KeyLog"),
         (["random-udp", "server0.conf", "client0.conf", "made.pcap", "KeyLog=true"], "KeyLog"),
+        (["random-udp", "server0.conf", "client0.conf", "made.pcap", "DestProfile=server0.conf"], "DestProfile"),
+        (["valid", "server0.conf", "client0.conf", "made.pcap", "DestProfile=fifo"], "DestProfile"),
         (["valid", "server0.conf", "client0.conf", "made.pcap", "ServerUnderlay=1.2.3.4:5"], "ClientUnderlay"),
         (
             ["valid", "server0.conf", "client0.conf", "made.pcap", "ServerUnderlay=1.2.3.4:5", "ClientUnderlay=here"],

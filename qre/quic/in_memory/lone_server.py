@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from qre.addresses import Interface, Network
 from qre.config.model import ServerSettings
+from qre.dest_profile import DestProfile
 from qre.errors import PeerError, UserError
 from qre.quic.handed_over import HandedOver
 from qre.quic.handshake_events import HandshakeFailed
@@ -23,13 +24,15 @@ Grant = Callable[[bytes, tuple[Interface, ...]], tuple[Interface, ...]]
 
 
 class LoneServer:
-    """``client`` is the only address whose datagrams are read; ``routes`` are advertised with the granted addresses.
-    ``now`` is monotonic and in seconds, ``unix_time`` in seconds; ``random`` gives n random bytes."""
+    """``client`` is the only address whose datagrams are read; ``routes`` are advertised with the granted addresses;
+    ``site``: whose recorded flight is played, None for Caddy's. ``now`` is monotonic and in seconds, ``unix_time`` in
+    seconds; ``random`` gives n random bytes."""
 
     def __init__(
         self,
         *,
         settings: ServerSettings,
+        site: DestProfile | None = None,
         client: Address,
         grant: Grant,
         routes: tuple[Network, ...],
@@ -37,6 +40,7 @@ class LoneServer:
         random: Callable[[int], bytes],
     ) -> None:
         self._settings = settings
+        self._site = site
         self._client = client
         self._grant = grant
         self._routes = routes
@@ -102,7 +106,7 @@ class LoneServer:
             self._handshake = ServerHandshake(
                 authenticated=verdict,
                 private_key=self._settings.private_key,
-                dest=None,
+                dest=self._site,
                 routed_cid_len=self._routed_cid_len,
                 peer=self._client,
                 now=now,

@@ -12,6 +12,7 @@ from typing import Final, TextIO
 
 from qre.addresses import Interface, Network
 from qre.config.model import ClientSettings, ServerSettings
+from qre.dest_profile import DestProfile
 from qre.errors import InternalError, PeerError
 from qre.quic.client.client_handshake import ClientHandshake
 from qre.quic.client.fingerprint import Fingerprint
@@ -44,13 +45,14 @@ class Plan:
 
 
 class InMemoryHandshake:
-    """``grant`` answers a short id's request for addresses; ``routes`` are advertised with the answer. ``key_log``
-    gets every secret of the client's (NSS key log format)."""
+    """``site``: whose recorded flight the server plays. ``grant`` answers a short id's request for addresses;
+    ``routes`` are advertised with the answer. ``key_log`` gets every secret of the client's (NSS key log format)."""
 
     def __init__(
         self,
         *,
         server: ServerSettings,
+        site: DestProfile | None = None,
         client: ClientSettings,
         addresses: tuple[Interface, ...],
         grant: Grant,
@@ -72,6 +74,7 @@ class InMemoryHandshake:
         self._client_state: HandedOver | None = None
         self._server = LoneServer(
             settings=server,
+            site=site,
             client=client_address,
             grant=grant,
             routes=routes,

@@ -1,12 +1,14 @@
-"""A site on stock aioquic, as a process: ``python -m tests.support.aioquic_site ADDRESS PORT CERTIFICATE KEY``.
+"""A site on stock aioquic, as a process: ``python -m tests.support.aioquic_site ADDRESS PORT CERTIFICATE KEY [CID]``.
 
-It answers every request with a page, by HTTP/3 alone.
+It answers every request with a page, by HTTP/3 alone. With a CID (hexadecimal digits) every connection has
+that one, and the cipher suite that a QRE server can follow.
 """
 
 from __future__ import annotations
 
 import asyncio
 import sys
+from functools import partial
 from typing import Any
 
 from aioquic.asyncio import QuicConnectionProtocol, serve
@@ -14,13 +16,19 @@ from aioquic.h3.connection import H3Connection
 from aioquic.h3.events import HeadersReceived
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.events import ProtocolNegotiated, QuicEvent
+from aioquic.tls import CipherSuite
+
+PAGE = "Roses are pruned in spring.\n"
 
 
 class Site(QuicConnectionProtocol):
     """One visitor."""
 
-    def __init__(self, *arguments: Any, **named: Any) -> None:
+    def __init__(self, *arguments: Any, cid: bytes = b"", **named: Any) -> None:
         super().__init__(*arguments, **named)
+        if cid:
+            quic = self._quic
+            quic.host_cid = quic._host_cids[0].cid = quic._local_initial_source_connection_id = cid
         self._http: H3Connection | None = None
 
     def quic_event_received(self, event: QuicEvent) -> None:
@@ -31,15 +39,18 @@ class Site(QuicConnectionProtocol):
         for answer in self._http.handle_event(event):
             if isinstance(answer, HeadersReceived):
                 self._http.send_headers(answer.stream_id, [(b":status", b"200")])
-                self._http.send_data(answer.stream_id, b"Roses are pruned in spring.\n", end_stream=True)
+                self._http.send_data(answer.stream_id, PAGE.encode(), end_stream=True)
                 self.transmit()
 
 
 async def main() -> None:
-    address, port, certificate, key = sys.argv[1:]
-    configuration = QuicConfiguration(is_client=False, alpn_protocols=["h3"])
+    address, port, certificate, key, *cid = sys.argv[1:]
+    always = bytes.fromhex("".join(cid))
+    configuration = QuicConfiguration(is_client=False, alpn_protocols=["h3"], connection_id_length=len(always) or 8)
+    if always:
+        configuration.cipher_suites = [CipherSuite.AES_128_GCM_SHA256]
     configuration.load_cert_chain(certificate, key)
-    await serve(address, int(port), configuration=configuration, create_protocol=Site)
+    await serve(address, int(port), configuration=configuration, create_protocol=partial(Site, cid=always))
     await asyncio.Event().wait()
 
 

@@ -6,11 +6,13 @@ the client goes back to a server before the one that it has, when that answers a
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from random import Random
 
 from qre.addresses import host_port
+from qre.causes import Cause
 from qre.ends import EndpointOrder
 from qre.visit.candidates import Candidates
 from qre.visit.dest import Resolved
@@ -27,9 +29,21 @@ class KnownServer:
     candidates: Candidates = field(default_factory=Candidates)
     #: as the name was last looked up
     addresses: tuple[Resolved, ...] = ()
+    #: Whether there was no route to an IPv4 address of it: a translator may have one.
+    unroutable: bool = False
 
     def __str__(self) -> str:
         return host_port(self.host, self.port)
+
+    def answered(self, address: Resolved) -> None:
+        """Begin with this address next time."""
+        self.candidates.answered(address)
+        self.unroutable &= address[0] != socket.AF_INET
+
+    def failed(self, address: Resolved, found: Sequence[Resolved], cause: Cause | None) -> None:
+        """Begin with the one behind this one."""
+        self.candidates.failed(address, found)
+        self.unroutable |= cause is Cause.NO_ROUTE and address[0] == socket.AF_INET
 
 
 class Servers:
@@ -46,6 +60,7 @@ class Servers:
         for each in servers:
             if (before := known.get((each.host, each.port))) is not None:
                 each.candidates, each.addresses = before.candidates, before.addresses
+                each.unroutable = before.unroutable
         self._all, self._order = list(servers), order
         if order is EndpointOrder.RANDOM:
             self._random.shuffle(self._all)

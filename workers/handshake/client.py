@@ -354,7 +354,7 @@ class Client:
                 return await self._attempt_at(server, address, PATIENCE)
             except QreError as error:
                 if error.cause not in ELSEWHERE:
-                    server.candidates.failed(address, found)
+                    server.failed(address, found, error.cause)
                     raise
                 line = f"{error}; the name has another address, which is tried now"
                 self._context.limited(f"address {address[1][0]}", line)
@@ -362,7 +362,7 @@ class Client:
         try:
             return await self._attempt_at(server, order[-1], PATIENCE if hurry else STEP_TIMEOUT)
         except QreError as error:
-            server.candidates.failed(order[0] if error.cause in ELSEWHERE else order[-1], found)
+            server.failed(order[0] if error.cause in ELSEWHERE else order[-1], found, error.cause)
             raise
 
     async def _attempt_at(self, server: KnownServer, address: Resolved, patience: float) -> bytes:
@@ -383,7 +383,7 @@ class Client:
         self.link.pump()
         await self._awaited.until_confirmed(handed_over.session_id)
         self._handshakes += 1
-        server.candidates.answered(address)
+        server.answered(address)
         self._server_of = {handed_over.session_id: server}
         return handed_over.session_id
 

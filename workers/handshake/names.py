@@ -12,6 +12,7 @@ from qre.errors import MachineError, UserError
 from qre.ipc.messages import NameResolved, Party, ResolveName, WorkerConfig
 from qre.ipc.worker import WorkerContext
 from qre.visit.dest import Lookup, Resolved, resolve
+from qre.visit.nat64 import translated
 from qre.visit.servers import KnownServer
 
 #: The process has to start first, which takes a busy machine a while (seconds).
@@ -46,8 +47,10 @@ async def addresses_of(
         if not server.addresses:
             raise
         say(f"known {server}", f"{error}; its last addresses are tried")
-        return server.addresses
+        found = server.addresses
     server.addresses = found
+    if server.unroutable and version != 4:
+        return (*await translated(found, lookup), *found)
     return found
 
 

@@ -31,6 +31,10 @@ class ChannelClosedError(MachineError):
     """The other end is gone."""
 
 
+class MessageTooLargeError(MachineError):
+    """What was to be sent is over the bound."""
+
+
 class Channel(Generic[T]):
     """One end of a SEQPACKET pair. ``types`` are the messages it accepts: a msgspec struct or a union of them.
 
@@ -64,14 +68,16 @@ class Channel(Generic[T]):
     def send(self, message: object, fds: Sequence[int] = ()) -> None:
         """Send one message. The descriptors are duplicated: the caller keeps its own.
 
-        Raises MachineError when the other end does not read, ChannelClosedError when it is gone.
+        Raises MachineError when the other end does not read, ChannelClosedError when it is gone,
+        MessageTooLargeError for one that it would not take: sending it again changes nothing.
         """
         data = self._sent
-        self._encoder.encode_into(message, data)
-        if len(data) > self._max_size or len(fds) > MAX_DESCRIPTORS:
-            raise MachineError("channel", f"a {type(message).__name__} of {len(data)} bytes is over the bound")
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
         try:
+            self._encoder.encode_into(message, data)
+            if len(data) > self._max_size or len(fds) > MAX_DESCRIPTORS:
+                what = f"a {type(message).__name__} of {len(data)} bytes"
+                raise MessageTooLargeError("channel", f"{what} is over the bound")
             self._socket.sendmsg([data], ancillary, socket.MSG_NOSIGNAL)
         except BlockingIOError:
             raise MachineError("channel", "the other end does not read its messages") from None

@@ -14,7 +14,7 @@ from typing import Final
 
 from qre.dataplane.protocol import Answer, DataplaneReport, DataplaneRequest
 from qre.errors import MachineError, UntrustedInputError
-from qre.ipc.channel import Channel, ChannelClosedError
+from qre.ipc.channel import Channel, ChannelClosedError, MessageTooLargeError
 
 #: Reports that wait for a handshake worker that does not read or is being restarted; the oldest are dropped first.
 _MAX_WAITING: Final = 1024
@@ -79,6 +79,10 @@ class KeysPair:
                 self._channel.send(self._waiting[0])
             except ChannelClosedError:
                 self.close()
+                return
+            except MessageTooLargeError as error:
+                self._waiting.popleft()
+                self._fail(str(error))
                 return
             except MachineError:
                 self._retry = asyncio.get_running_loop().call_later(_RETRY, self._flush)

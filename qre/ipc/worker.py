@@ -267,9 +267,17 @@ class _Runtime:
             self._report(error)
             answer = Refused(reason=f"internal error ({type(error).__name__})")
         if envelope.id:
-            await self._context.answer(envelope.peer, envelope.id, answer)
+            await self._answer(envelope, answer)
         if isinstance(envelope.body, Stop):
             self._context.over.set()
+
+    async def _answer(self, envelope: Envelope, answer: Message) -> None:
+        try:
+            await self._context.answer(envelope.peer, envelope.id, answer)
+        except (TypeError, ValueError, OverflowError) as error:  # it cannot be written down: nothing has left
+            self._report(error)
+            refused = Refused(reason=f"internal error ({type(error).__name__})")
+            await self._context.answer(envelope.peer, envelope.id, refused)
 
     async def _dispatch(self, source: Party, body: Message) -> Message:
         if not isinstance(body, Heartbeat):

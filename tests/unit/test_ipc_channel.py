@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qre.errors import MachineError, UntrustedInputError
-from qre.ipc.channel import MAX_DESCRIPTORS, Channel, ChannelClosedError
+from qre.ipc.channel import MAX_DESCRIPTORS, Channel, ChannelClosedError, MessageTooLargeError
 from qre.ipc.messages import Descriptor
 
 
@@ -84,8 +84,9 @@ def test_descriptors_of_a_bad_message_are_closed(ends: Ends) -> None:
 def test_a_message_over_the_bound_is_neither_sent_nor_taken() -> None:
     ours, raw = Channel.pair()
     channel: Channel[Descriptor] = Channel(ours, Descriptor, max_size=64)
-    with pytest.raises(MachineError, match="bound"):
+    with pytest.raises(MessageTooLargeError, match=r"a Descriptor of \d+ bytes is over the bound"):
         channel.send(Descriptor(name="x" * 100))
+    assert not any(channel._sent), "what was not sent is not kept either"
     raw.send(msgspec.msgpack.encode(Descriptor(name="x" * 30)) + bytes(200))
     with pytest.raises(UntrustedInputError):
         channel.receive()

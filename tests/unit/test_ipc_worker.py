@@ -26,6 +26,7 @@ from qre.ipc.messages import (
     Descriptor,
     Done,
     Envelope,
+    HandshakeStatus,
     Heartbeat,
     Hello,
     Party,
@@ -70,7 +71,9 @@ class Scripted:
 
     async def handle(self, source: Party, message: Message) -> Message:
         if isinstance(message, RoleState):
-            raise ValueError(message.text)
+            if message.up:
+                raise ValueError(message.text)
+            return HandshakeStatus(up=True, text="", handshakes=1 << 70)
         raise UserError(f"{type(message).__name__} from {source}", "no")
 
     async def descriptor(self, name: str, number: int, fd: int) -> None:
@@ -171,6 +174,15 @@ def test_a_defect_is_told_by_place_and_never_with_values(tmp_path: Path, caplog:
     drive(tmp_path, story)
     assert "Scripted.handle" in caplog.text
     assert "0123" not in caplog.text
+
+
+def test_an_answer_that_cannot_be_written_down_is_a_refusal(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def story(made: Supervision) -> None:
+        assert await made.ask(RoleState(up=False, text="")) == Refused(reason="internal error (OverflowError)")
+        assert await made.ask(Heartbeat()) == Done()
+
+    drive(tmp_path, story)
+    assert "Supervision" not in caplog.text and "OverflowError" in caplog.text
 
 
 def test_bytes_that_are_no_message_are_dropped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -14,7 +14,7 @@ from typing import Final
 
 from qre.dataplane.protocol import DataplaneReport, Refusal, Stray, refused
 from qre.errors import MachineError, UntrustedInputError
-from qre.ipc.channel import Channel, ChannelClosedError
+from qre.ipc.channel import Channel, ChannelClosedError, MessageTooLargeError
 from qre.workers.handshake.sessions.live_sessions import Sessions
 
 _BATCH: Final = 64
@@ -101,6 +101,10 @@ class DataplaneLink:
                 self._channel.send(outgoing.request, fds)
             except ChannelClosedError:
                 self._drop()
+                return
+            except MessageTooLargeError as error:
+                outbox.popleft()
+                self._broken(str(error))
                 return
             except MachineError:
                 self._retry = asyncio.get_running_loop().call_later(_RETRY, self._try_again)

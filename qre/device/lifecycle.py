@@ -232,9 +232,10 @@ def _prepare(profile: Profile, config: GlobalConfig, keep_tun: bool, notice: Not
     if existing is not None and claimed(existing) and not keep_tun:
         remedy = f"use `qre-tool reload {profile.name}` or `qre-tool down {profile.name}`"
         raise UserError(f"profile {profile.name}", f"its device {profile.device} is up already", remedy)
-    if saved is not None and saved.device != profile.device and rtnl.link(saved.device) is not None:
+    if saved is not None and (saved.device, saved.role) != (profile.device, profile.role):
+        up_as = "is up" if rtnl.link(saved.device) is not None else "was not taken down"
         remedy = f"run `qre-tool down {profile.name}` first"
-        raise UserError(f"profile {profile.name}", f"it is up as {saved.device}", remedy)
+        raise UserError(f"profile {profile.name}", f"it {up_as} as {saved.device}, a {saved.role}", remedy)
     if profile.dns is not None:
         name_service()  # there is one, or this raises
     spec = _spec(profile, table_of(profile, saved, existing, rtnl, config))

@@ -331,7 +331,7 @@ def test_two_servers_on_one_machine_do_not_take_forwarding_from_each_other(nat: 
 # --- whatever happens ---
 
 
-@pytest.mark.parametrize("how", ["start", "start-off", "down", "down, of IPv6"])
+@pytest.mark.parametrize("how", ["start", "start-off", "down", "down, of IPv6", "down, to be another device"])
 def test_what_a_killed_daemon_left_is_undone_by_whoever_comes_next(nat: Tunnel, how: str) -> None:
     lab = nat.lab
     was = forwarding(lab)
@@ -340,6 +340,10 @@ def test_what_a_killed_daemon_left_is_undone_by_whoever_comes_next(nat: Tunnel, 
     up(nat)
     nat.server.stop(signal.SIGKILL)
     assert TABLE in rules(lab.server)
+    if how == "down, to be another device":
+        nat.edit("server0", "Device", "another0")
+        with pytest.raises(RuntimeError, match="it was not taken down as server0, a server"):
+            nat.server.tool("--dry-run", "daemon", "server0")
     if how.startswith("down"):
         assert "remove nftables table qre-server0 (inet)" in nat.server.tool("--dry-run", "down", "server0")
         nat.server.tool("down", "server0")

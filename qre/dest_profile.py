@@ -86,9 +86,8 @@ def dest_profile_file(state_dir: Path, profile: str) -> Path:
 
 def read_dest_profile(path: Path) -> DestProfile:
     """A kept profile. Raises OSError, UntrustedInputError."""
-    with open(
-        os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb"
-    ) as file:  # a pipe without a writer ends
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe without a writer ends at once
+    with open(descriptor, "rb") as file:
         data = file.read(MAX_FILE + 1)
     if len(data) > MAX_FILE:
         raise UntrustedInputError(f"it is larger than {MAX_FILE} bytes")

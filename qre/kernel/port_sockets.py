@@ -74,7 +74,8 @@ def _asked(version: int, protocol: int, states: int, port: int = 0) -> list[Port
         number, _, source, _ = _ANSWER.unpack_from(message, _HEADER)
         attributes = dict(split_attributes_untrusted(message[_HEADER + _ANSWER_SIZE :]))
         address = IPv4Address(source[:4]) if version == 4 else IPv6Address(source)
-        found.append(PortSocket(address, number, attributes.get(_SKV6ONLY, b"\0") != b"\0"))
+        alone = version == 6 and attributes.get(_SKV6ONLY) != b"\0"
+        found.append(PortSocket(address, number, alone))
     return found
 
 

@@ -8,11 +8,13 @@ import threading
 from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from ipaddress import IPv4Address
 
 import pytest
 
 from qre.errors import MachineError, QreError
-from qre.kernel.port_sockets import bound_sockets
+from qre.kernel.port_sockets import bound_sockets, tcp_listeners
+from qre.kernel.site_tcp.listeners import taken_ports
 from qre.kernel.socket import NetlinkRefusedError, NetlinkSocket
 from qre.kernel.udp.underlay_sockets import server_pair
 from tests.support.daemons import PATIENCE
@@ -100,6 +102,18 @@ def test_sockets_that_come_and_go_change_no_count(ip: str) -> None:
 def test_an_address_that_is_not_here_is_said() -> None:
     with pytest.raises(QreError, match="does not have that address"):
         server_pair("2001:db8::1", free_port("::1"))
+
+
+@pytest.mark.parametrize("only", [False, True])
+def test_a_listener_of_ipv6_says_whether_it_takes_ipv4(only: bool) -> None:
+    with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as listening:
+        listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, only)
+        listening.bind(("::", 0))
+        listening.listen()
+        number = listening.getsockname()[1]
+        assert [one.alone for one in tcp_listeners(6) if one.port == number] == [only]
+        assert [one for one in tcp_listeners(4) if one.port == number] == []
+        assert (number in taken_ports(IPv4Address("127.0.0.1"))) is not only
 
 
 def test_a_refusal_is_said_and_what_is_no_socket_is_none(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -182,6 +182,7 @@ def test_every_call_of_the_reference_as_it_is_written(machine: Vm) -> None:
     assert [device["devices"][0]["device"] for device in shown] == ["qre0", "qre0"]
 
 
+@pytest.mark.guest_python
 def test_the_daemons_of_the_reference_as_it_writes_them(machine: Vm) -> None:
     by_command = {command: [call for call in made() if call.command == command] for command in APART}
     scripts = []

@@ -31,10 +31,11 @@ def told(peer: GuestPeer) -> list[str]:
 def test_a_server_that_answers_nothing_is_told_of_and_so_is_its_return(peers: Vm) -> None:
     peer = GuestPeer(peers, Role.CLIENT, next(_numbers))
     peer.install()
+    peer.check("rm -f /tmp/acknowledged")
     got = peer.says(
         """
         ack on
-        wait 12000
+        until /tmp/acknowledged
         ack off
         until DONE
         ack on
@@ -45,6 +46,8 @@ def test_a_server_that_answers_nothing_is_told_of_and_so_is_its_return(peers: Vm
         + """
         sleep 7
         cp /tmp/told /tmp/told.before
+        touch /tmp/acknowledged
+        sleep 1  # until the peer has seen that
         """
         + TRAFFIC.format(1)
         + f"""

@@ -31,15 +31,15 @@ def told(peer: GuestPeer) -> list[str]:
 def test_a_server_that_answers_nothing_is_told_of_and_so_is_its_return(peers: Vm) -> None:
     peer = GuestPeer(peers, Role.CLIENT, next(_numbers))
     peer.install()
-    peer.check("rm -f /tmp/acknowledged")
+    peer.check("rm -f /tmp/acknowledged /tmp/silent")
     got = peer.says(
         """
         ack on
         until /tmp/acknowledged
         ack off
-        until DONE
+        until /tmp/silent
         ack on
-        wait 4000
+        until DONE
         """,
         meanwhile=LISTEN
         + TRAFFIC.format(25)
@@ -53,6 +53,8 @@ def test_a_server_that_answers_nothing_is_told_of_and_so_is_its_return(peers: Vm
         + f"""
         until_true "grep -q '^Event={SILENT}$' /tmp/told"
         $K $TOOLS/qrectl session-get Device=qre0 SessionId={peer.session_id} >/tmp/session
+        touch /tmp/silent
+        until_true "grep -q '^Event={ANSWERS}$' /tmp/told"
         """,
     )
     assert f"Event={SILENT}" not in peer.check("cat /tmp/told.before").split(), "while all is acknowledged"

@@ -17,25 +17,25 @@ if TYPE_CHECKING:
 
     from qre.dest_profile import DestProfile
 
-FIELD = "DestProfile"
+RECORDED = "DestProfile"
 _REMEDY = "give the file PROFILE.dest of StateDir; `qre-tool refresh` makes it"
 
 
 def recorded_site(fields: Mapping[str, str]) -> DestProfile | None:
     """The profile of ``fields``, None when there is none. Raises UserError."""
-    if FIELD not in fields:
+    if RECORDED not in fields:
         return None
     from qre.dest_profile import read_dest_profile
 
-    what = f"field {FIELD}"
+    what = f"field {RECORDED}"
     try:
-        found = read_dest_profile(Path(fields[FIELD]))
+        found = read_dest_profile(Path(fields[RECORDED]))
     except OSError as error:
-        raise UserError(what, f"{quoted(fields[FIELD])}: {error.strerror or error}", _REMEDY) from error
+        raise UserError(what, f"{quoted(fields[RECORDED])}: {error.strerror or error}", _REMEDY) from error
     except ValueError as error:
-        raise UserError(what, f"{quoted(fields[FIELD])} is no path", _REMEDY) from error
+        raise UserError(what, f"{quoted(fields[RECORDED])} is no path", _REMEDY) from error
     except UntrustedInputError as error:
-        raise UserError(what, f"{quoted(fields[FIELD])} is no profile of a Dest", _REMEDY) from error
+        raise UserError(what, f"{quoted(fields[RECORDED])} is no profile of a Dest", _REMEDY) from error
     if not found.reachable:
         raise UserError(what, "its Dest could not be reached, so that there is nothing to play", _REMEDY)
     return found

@@ -29,8 +29,7 @@ from dpkt.pcapng import (
 
 from qre.cli.commands import Options
 from qre.cli.fields import parse_fields
-from qre.cli.session.recorded_site import FIELD as RECORDED
-from qre.cli.session.recorded_site import recorded_site
+from qre.cli.session.recorded_site import RECORDED, recorded_site
 from qre.cli.session.session_ends import PATH, UNDERLAYS, check_both_or_none, session_ends
 from qre.cli.session.session_plan import run_plan
 from qre.config.keys import did_you_mean

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from qre.cli.commands import Options
 from qre.cli.fields import parse_fields
-from qre.cli.session.recorded_site import FIELD as RECORDED
-from qre.cli.session.recorded_site import recorded_site
+from qre.cli.session.recorded_site import RECORDED, recorded_site
 from qre.cli.session.session_ends import LOOPBACK, UNDERLAYS, check_both_or_none, session_ends
 from qre.config.values import show_duration
 

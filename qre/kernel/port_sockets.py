@@ -40,7 +40,7 @@ class PortSocket(NamedTuple):
 
     address: Address
     port: int
-    alone: bool = False
+    alone: bool
 
 
 def bound_sockets(ip: str, port: int) -> int:

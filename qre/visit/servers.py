@@ -14,7 +14,7 @@ from random import Random
 from qre.addresses import host_port
 from qre.causes import Cause
 from qre.ends import EndpointOrder
-from qre.visit.candidates import Candidates
+from qre.visit.candidates import ELSEWHERE, Candidates
 from qre.visit.dest import Resolved
 
 
@@ -40,10 +40,11 @@ class KnownServer:
         self.candidates.answered(address)
         self.unroutable &= address[0] != socket.AF_INET
 
-    def failed(self, address: Resolved, found: Sequence[Resolved], cause: Cause | None) -> None:
-        """Begin with the one behind this one."""
-        self.candidates.failed(address, found)
-        self.unroutable |= cause is Cause.NO_ROUTE and address[0] == socket.AF_INET
+    def failed(self, tried: Sequence[Resolved], found: Sequence[Resolved], cause: Cause | None) -> None:
+        """``tried`` in vain, the last of them with this cause: begin with the one behind the first of them, or behind
+        the last where the cause is no matter of the address."""
+        self.candidates.failed(tried[0] if cause in ELSEWHERE else tried[-1], found)
+        self.unroutable |= cause is Cause.NO_ROUTE and tried[-1][0] == socket.AF_INET
 
 
 class Servers:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
 
-from tests.support.daemons import PATIENCE, wait_for
+from tests.support.daemons import PATIENCE, wait_for, which
 from tests.support.lab import DualLab
 from tests.support.namespaces import run
 from tests.support.ping import answered
@@ -25,9 +24,7 @@ QUICKLY = "ReconnectMin = 500ms\nReconnectMax = 1s\n"
 @contextmanager
 def translator(tunnel: Tunnel) -> Iterator[None]:
     """On the router; the client has no IPv4 any more."""
-    program = shutil.which("tayga", path="/usr/sbin:/usr/bin:/sbin:/bin")
-    if program is None:
-        pytest.skip("there is no tayga")
+    program = which("tayga")
     lab, configuration = tunnel.lab, tunnel.directory / "tayga.conf"
     assert isinstance(lab, DualLab)
     configuration.write_text(

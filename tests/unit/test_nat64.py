@@ -108,9 +108,9 @@ def test_a_server_that_there_was_no_route_to_is_tried_behind_the_translator_firs
 
     assert addresses() == (literal,) and asked == []
     for cause in (Cause.NO_ANSWER, None):
-        server.failed(literal, (literal,), cause)
+        server.failed([literal], (literal,), cause)
         assert addresses() == (literal,) and asked == [], "any other failure asks nobody"
-    server.failed(literal, (literal,), Cause.NO_ROUTE)
+    server.failed([literal], (literal,), Cause.NO_ROUTE)
     found = addresses()
     assert found == ((behind, literal) if version == 0 else (literal,))
     assert asked == ([NAME] if version == 0 else [])
@@ -118,3 +118,12 @@ def test_a_server_that_there_was_no_route_to_is_tried_behind_the_translator_firs
     assert addresses() == found, "it stays so"
     server.answered(literal)
     assert addresses() == (literal,), "there is IPv4 again"
+
+
+def test_no_route_to_an_address_of_ipv6_says_nothing_of_ipv4() -> None:
+    """A host with IPv4 alone does not ask for the name, although its server's IPv6 address is out of reach."""
+    server, other = KnownServer("vpn.example", 443, b"", b""), (socket.AF_INET6, ("2001:db8::9", 443))
+    server.failed([SERVER, other], [SERVER, other], Cause.NO_ROUTE)
+    assert not server.unroutable
+    server.failed([other, SERVER], [other, SERVER], Cause.NO_ROUTE)
+    assert server.unroutable

@@ -354,7 +354,7 @@ class Client:
                 return await self._attempt_at(server, address, PATIENCE)
             except QreError as error:
                 if error.cause not in ELSEWHERE:
-                    server.failed(address, found, error.cause)
+                    server.failed([address], found, error.cause)
                     raise
                 line = f"{error}; the name has another address, which is tried now"
                 self._context.limited(f"address {address[1][0]}", line)
@@ -362,7 +362,7 @@ class Client:
         try:
             return await self._attempt_at(server, order[-1], PATIENCE if hurry else STEP_TIMEOUT)
         except QreError as error:
-            server.failed(order[0] if error.cause in ELSEWHERE else order[-1], found, error.cause)
+            server.failed(order, found, error.cause)
             raise
 
     async def _attempt_at(self, server: KnownServer, address: Resolved, patience: float) -> bytes:

@@ -47,12 +47,17 @@ def host_port(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
+def listen_by_version(ip: Address) -> dict[int, Address]:
+    """What a server's address takes, by version of IP: :: takes both."""
+    both: dict[int, Address] = {4: IPv4Address(0), 6: IPv6Address(0)}
+    return both if ip == both[6] else {ip.version: ip}
+
+
 def ipv4_of_listen(ip: Address) -> IPv4Address | None:
     """What a server's address takes of IPv4: 0.0.0.0, which is every address, for ::, and nothing for any other of
     IPv6."""
-    if isinstance(ip, IPv6Address):
-        return None if int(ip) else IPv4Address(0)
-    return ip
+    found = listen_by_version(ip).get(4)
+    return found if isinstance(found, IPv4Address) else None
 
 
 def outer_networks(endpoint: str | None) -> tuple[Network, ...]:

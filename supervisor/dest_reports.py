@@ -46,7 +46,7 @@ class DestReports:
         worker does not answer."""
         config = self._config()
         if isinstance(message, DestAddressReport):
-            self._use(msgspec.structs.replace(config, dest_address=message.address))
+            self._use(msgspec.structs.replace(config, dest_address=message.address, dest_for_ipv6=message.for_ipv6))
             await self._pass_on(Party.NETLINK, message)
             return
         self.profile = message.profile
@@ -74,5 +74,7 @@ class DestReports:
         """A configuration of the parent's, with what is known of the same Dest."""
         now = self._config()
         same = (config.dest_host, config.dest_port) == (now.dest_host, now.dest_port)
-        address = now.dest_address if same else None
-        return msgspec.structs.replace(config, dest_profile=self.profile, dest_address=address)
+        at = now if same else config
+        return msgspec.structs.replace(
+            config, dest_profile=self.profile, dest_address=at.dest_address, dest_for_ipv6=at.dest_for_ipv6
+        )

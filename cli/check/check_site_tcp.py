@@ -6,12 +6,12 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from qre.addresses import ipv4_of_listen
+from qre.addresses import Address, listen_by_version
 from qre.cli.check.findings import AS_ROOT, Finding, Findings, YesNo
 from qre.config.model import GlobalConfig, Profile
 from qre.errors import QreError
 
-_NAME = "tcp to dest"
+_NAMES = {4: "tcp to dest", 6: "tcp over ipv6"}
 _INSTEAD = "the tunnel works without it, but a closed TCP port tells it from a site"
 
 
@@ -22,60 +22,67 @@ def site_tcp(loaded: Profile, config: GlobalConfig) -> Findings:
     if loaded.server is None or loaded.listen is None:
         return
     if config.site_tcp == ():
-        yield Finding(_NAME, YesNo.YES, "SiteTcp is off", instead=_INSTEAD)
+        yield Finding(_NAMES[4], YesNo.YES, "SiteTcp is off", instead=_INSTEAD)
         return
     described = daemon_of(config, loaded.device)
-    yield _as_told(described.get("site_tcp")) if described is not None else _as_seen(loaded, config)
-    try:
-        closed = _closed(loaded)
-    except QreError:
-        return  # said above, or seen by root alone
-    if closed:
-        seen = f"the chain {closed[0]} drops what is forwarded, unless a rule lets it pass"
-        yield Finding(
-            "forwarding", YesNo.UNKNOWN, seen, f"let `ct status dnat` pass in {', '.join(closed)}", _INSTEAD
-        )
+    for version, address in listen_by_version(loaded.listen.ip).items():
+        if described is not None:
+            told = described.get("site_tcp")
+            yield _as_told(version, None if told is None else [each for each in told if each["ip"] == version])
+        else:
+            yield _as_seen(loaded, config, address)
+        try:
+            closed = _closed(loaded, version)
+        except QreError:
+            return  # said above, or seen by root alone
+        if closed:
+            seen = f"the chain {closed[0]} drops what is forwarded, unless a rule lets it pass"
+            remedy = f"let `ct status dnat` pass in {', '.join(closed)}"
+            yield Finding("forwarding", YesNo.UNKNOWN, seen, remedy, _INSTEAD)
 
 
-def _closed(loaded: Profile) -> tuple[str, ...]:
+def _closed(loaded: Profile, version: int) -> tuple[str, ...]:
     from qre.kernel.capabilities import require_capabilities
     from qre.kernel.site_tcp.site_face import SiteFace
 
     require_capabilities("nftables", ["CAP_NET_ADMIN"])
-    return SiteFace(loaded.device).closed()
+    return SiteFace(loaded.device, version).closed()
 
 
-def _as_told(ports: list[dict[str, Any]] | None) -> Finding:
+def _as_told(version: int, ports: list[dict[str, Any]] | None) -> Finding:
+    name = _NAMES[version]
     if ports is None:
-        return Finding(_NAME, YesNo.UNKNOWN, "the daemon's worker is being restarted", "try again", _INSTEAD)
+        return Finding(name, YesNo.UNKNOWN, "the daemon's worker is being restarted", "try again", _INSTEAD)
     missing = [f"TCP port {each['port']}: {each['why']}" for each in ports if each["why"]]
     if missing:
-        return Finding(_NAME, YesNo.NO, "; ".join(dict.fromkeys(missing)), "see docs/configuration.md", _INSTEAD)
+        return Finding(name, YesNo.NO, "; ".join(dict.fromkeys(missing)), "see docs/configuration.md", _INSTEAD)
     passed = ", ".join(str(each["port"]) for each in ports)
-    return Finding(_NAME, YesNo.YES, f"TCP {passed} is passed to Dest", instead=_INSTEAD)
+    return Finding(name, YesNo.YES, f"TCP {passed} is passed to Dest", instead=_INSTEAD)
 
 
-def _as_seen(loaded: Profile, config: GlobalConfig) -> Finding:
+def _as_seen(loaded: Profile, config: GlobalConfig, address: Address) -> Finding:
     from qre.kernel.site_tcp.listeners import taken_ports
-    from qre.kernel.site_tcp.site_face import TAKEN, Wanted
+    from qre.kernel.site_tcp.site_face import NO_FORWARDING, TAKEN, Wanted, can_be_sent_on
+    from qre.kernel.socket import NETLINK_ROUTE, NetlinkSocket
 
     assert loaded.listen is not None
-    address = ipv4_of_listen(loaded.listen.ip)
-    if address is None:
-        seen = "Listen is an IPv6 address, and TCP is passed over IPv4"
-        return Finding(_NAME, YesNo.NO, seen, "listen on [::], which takes IPv4, too", _INSTEAD)
+    name = _NAMES[address.version]
     wanted = Wanted(loaded.device, (address, loaded.listen.port), config.site_tcp, None, 0, 1)
     ports = [port for port, _ in wanted.chosen()]
     try:
-        _closed(loaded)
+        _closed(loaded, address.version)
         taken = taken_ports(address)
+        with NetlinkSocket(NETLINK_ROUTE) as netlink:
+            sent_on = can_be_sent_on(netlink, address.version)
     except QreError as error:
         if os.geteuid() != 0:
-            return Finding(_NAME, YesNo.UNKNOWN, error.why or error.what, AS_ROOT, _INSTEAD)
+            return Finding(name, YesNo.UNKNOWN, error.why or error.what, AS_ROOT, _INSTEAD)
         seen = ": ".join(filter(None, (error.what, error.why)))
-        return Finding(_NAME, YesNo.NO, seen, error.remedy, _INSTEAD)
+        return Finding(name, YesNo.NO, seen, error.remedy, _INSTEAD)
     busy = [str(port) for port in ports if port in taken]
     if busy:
         seen = f"TCP port {', '.join(busy)}: {TAKEN}"
-        return Finding(_NAME, YesNo.NO, seen, "see `ss -ltp`; it answers in Dest's place", _INSTEAD)
-    return Finding(_NAME, YesNo.YES, f"TCP {', '.join(map(str, ports))} can be passed to Dest", instead=_INSTEAD)
+        return Finding(name, YesNo.NO, seen, "see `ss -ltp`; it answers in Dest's place", _INSTEAD)
+    if not sent_on:
+        return Finding(name, YesNo.NO, NO_FORWARDING, "see docs/configuration.md", _INSTEAD)
+    return Finding(name, YesNo.YES, f"TCP {', '.join(map(str, ports))} can be passed to Dest", instead=_INSTEAD)

@@ -95,7 +95,7 @@ def _state(families: _Families, device: Description, labels: Labels) -> None:
         families.counter("qre_put_back", meaning, {**labels, "part": part}, count)
     for port in device.get("site_tcp") or ():
         if not port["why"]:
-            numbered = {**labels, "port": str(port["port"])}
+            numbered = {**labels, "port": str(port["port"]), "ip": str(port["ip"])}
             families.counter("qre_site_tcp_connections", "TCP connections to Dest.", numbered, port["connections"])
 
 

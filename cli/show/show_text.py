@@ -164,10 +164,14 @@ def _site_tcp_lines(ports: Sequence[Mapping[str, Any]] | None) -> Iterator[Line]
         yield "tcp to dest", "off"
     passed = [port for port in ports if not port["why"]]
     if passed:
-        told = (f"{port['port']} ({plural(port['connections'], 'connection')})" for port in passed)
+        told = (f"{_tcp_port(port)} ({plural(port['connections'], 'connection')})" for port in passed)
         yield "tcp to dest", ", ".join(told)
     for why in dict.fromkeys(port["why"] for port in ports if port["why"]):
-        yield "tcp not passed", f"{', '.join(str(port['port']) for port in ports if port['why'] == why)}: {why}"
+        yield "tcp not passed", f"{', '.join(_tcp_port(port) for port in ports if port['why'] == why)}: {why}"
+
+
+def _tcp_port(port: Mapping[str, Any]) -> str:
+    return f"{port['port']}{' over IPv6' if port['ip'] == 6 else ''}"
 
 
 def _forward_lines(forward: Mapping[str, Any] | None) -> Iterator[Line]:

@@ -27,6 +27,7 @@ from qre.errors import QreError, UserError
 from qre.kernel.bpf_pins import paths as pin_paths
 from qre.kernel.capabilities import missing_capabilities
 from qre.kernel.forward.forwarder import Forwarder
+from qre.kernel.netfilter.own_tables import SITE_TCP
 from qre.kernel.port_registration import shared_address
 from qre.kernel.qre_family import Qre
 from qre.kernel.rtnl import Link, Rtnl
@@ -238,7 +239,9 @@ def _rules_of(
     if _port_of(configured, saved) is None or not device or missing_capabilities(["CAP_NET_ADMIN"]):
         return ()
     try:
-        return tuple(each for each in (SiteFace(device), Forwarder(device)) if each.present())
+        tables: list[SiteFace | Forwarder] = [SiteFace(device, version) for version in SITE_TCP]
+        tables.append(Forwarder(device))
+        return tuple(each for each in tables if each.present())
     except QreError:
         return ()
 

@@ -104,6 +104,7 @@ class WorkerConfig(Struct, frozen=True, kw_only=True):
     rekey_after_packets: U64 = 1 << 22
     dest_profile: DestProfile | None = None  # the cached one
     dest_address: Address | None = None  # server: as it was last resolved
+    dest_for_ipv6: Address | None = None  # the same for visitors over IPv6
     joined: bool = False  # server: another daemon is the port's front and passes us our clients
     followed: bool = False  # server: the port's front before us was another daemon
     register_cid_map: bool = True  # server on the kernel's data plane; otherwise the BPF loader mirrors
@@ -210,9 +211,10 @@ class DestProfileReport(Message, frozen=True, kw_only=True):
 
 class DestAddressReport(Message, frozen=True, kw_only=True):
     """handshake -> supervisor (server): where Dest is now, its IPv4 address if it has one; None: its name is not
-    resolved. Passed on, supervisor -> netlink, as a request."""
+    resolved. ``for_ipv6``: where visitors over IPv6 are passed to. Passed on, supervisor -> netlink, as a request."""
 
     address: Address | None = None
+    for_ipv6: Address | None = None
 
 
 class VisitDest(Message, frozen=True, kw_only=True):

@@ -56,4 +56,6 @@ def _way(address: IPv4Address) -> tuple[IPv4Address | None, bool]:
             found = way_to(netlink, address, MARK)
     except QreError:
         return None, False
-    return (found.source, found.local) if found is not None else (None, False)
+    if found is None or not isinstance(found.source, IPv4Address):
+        return None, False
+    return found.source, found.local

@@ -12,13 +12,14 @@ import pytest
 from qre.addresses import host_port
 from tests.support.daemons import wait_for
 from tests.support.lab import DualLab, Ipv6Lab, Lab
+from tests.support.named_site import site_with_a_name
 from tests.support.ping import answered
 from tests.support.private_etc import private_etc
 from tests.support.site import PAGE, Caddy, visit
 from tests.support.tcpdump import Tcpdump
 from tests.support.tunnel import CLIENT_INNER, PORT, SERVER_INNER, Tunnel
 
-VPN, DEST = "vpn.example", "dest.example"
+VPN = "vpn.example"
 
 
 @pytest.fixture
@@ -117,19 +118,8 @@ def _asked_from(tunnel: Tunnel, site: Caddy, server: str) -> set[str]:
     return {packet.source[0] for packet in dump.datagrams() if packet.destination[1] == PORT}
 
 
-def _site_with_a_name(tunnel: Tunnel, addresses: str) -> Caddy:
-    """The site at some addresses, and its name, which has one of each version."""
-    tunnel.edit("server0", "Dest", f"{DEST}:{PORT}")
-    etc = private_etc(tunnel.server, tunnel.directory)
-    tunnel.site.stop()
-    site = Caddy(tunnel.lab.site, tunnel.directory / "site", addresses, PORT)
-    tunnel.stack.callback(site.stop)
-    etc.replace("hosts", f"127.0.0.1 localhost\n{Lab.SITE} {DEST}\n{Ipv6Lab.SITE} {DEST}\n")
-    return site
-
-
 def test_a_visitor_over_ipv6_reaches_dest_over_ipv6_where_it_has_answered(both: Tunnel) -> None:
-    site = _site_with_a_name(both, f"{Lab.SITE} {Ipv6Lab.SITE}")
+    site = site_with_a_name(both, f"{Lab.SITE} {Ipv6Lab.SITE}")
     both.up()
     wait_for("IPv6", lambda: _asked_from(both, site, Ipv6Lab.SERVER) == {Ipv6Lab.SERVER_TO_SITE})
     assert _asked_from(both, site, Lab.SERVER) == {Lab.SERVER_TO_SITE}
@@ -137,7 +127,7 @@ def test_a_visitor_over_ipv6_reaches_dest_over_ipv6_where_it_has_answered(both: 
 
 
 def test_where_dests_ipv6_has_never_answered_every_visitor_gets_the_site_over_ipv4(both: Tunnel) -> None:
-    site = _site_with_a_name(both, Lab.SITE)
+    site = site_with_a_name(both, Lab.SITE)
     both.edit("client0", "Endpoint", host_port(Ipv6Lab.SERVER, PORT))
     both.up()
     assert visit(both.lab.client, Ipv6Lab.SERVER, site.authority, PORT) == PAGE

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import signal
 import socket
 import subprocess
@@ -11,8 +10,6 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from ipaddress import IPv4Address, ip_address
-from pathlib import Path
-from typing import Any, NamedTuple
 
 import dpkt
 import pytest
@@ -22,61 +19,11 @@ from tests.support.daemons import wait_for
 from tests.support.lab import NeighbourLab as Lab
 from tests.support.namespaces import Namespace, run
 from tests.support.network import ip
-from tests.support.site import NAME
+from tests.support.site_tcp import SYN, SYN_ACK, WELCOME, connect, fetch, handshake, serving, told, wait_passed
 from tests.support.tcpdump import Tcpdump
 from tests.support.tunnel import Tunnel
 
 TABLE = "qre-server0"
-WELCOME = "the site's page for plain HTTP"
-_CONNECT = """
-import socket, sys
-made = socket.socket()
-made.settimeout(float(sys.argv[3]))
-if len(sys.argv) > 4:
-    made.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, int(sys.argv[4]))
-try:
-    made.connect((sys.argv[1], int(sys.argv[2])))
-except OSError as error:
-    print(type(error).__name__)
-else:
-    print("connected", made.getsockname()[1])
-"""
-
-
-@contextlib.contextmanager
-def serving(namespace: Namespace, address: str, port: int, directory: Path, text: str = WELCOME) -> Iterator[None]:
-    """Plain HTTP."""
-    directory.mkdir(exist_ok=True)
-    (directory / "index.html").write_text(text)
-    command = [sys.executable, "-m", "http.server", "--bind", address, "--directory", str(directory), str(port)]
-    process = namespace.popen(command)
-    try:
-        wait_for("the web server", lambda: f"{address}:{port} " in namespace.run("ss", "-Hltn"))
-        yield
-    finally:
-        process.kill()
-        process.wait()
-
-
-def connect(namespace: Namespace, address: str, port: int, timeout: float = 5, ttl: int | None = None) -> list[str]:
-    words = [address, str(port), str(timeout), *([] if ttl is None else [str(ttl)])]
-    return namespace.run(sys.executable, "-c", _CONNECT, *words).split()
-
-
-def fetch(tunnel: Tunnel, address: str, port: int = 443) -> str:
-    """Headers and page, when the certificate is the site's."""
-    where = ["--cacert", str(tunnel.site.authority), "--resolve", f"{NAME}:{port}:{address}"]
-    return tunnel.lab.client.run("curl", "-sS", "-i", "-m", "20", *where, f"https://{NAME}:{port}/")
-
-
-def told(tunnel: Tunnel) -> dict[int, dict[str, Any]]:
-    shown = json.loads(tunnel.server.tool("--json", "show", "server0"))
-    (device,) = shown["devices"]
-    return {each["port"]: each for each in device["site_tcp"]}
-
-
-def wait_passed(tunnel: Tunnel) -> None:
-    wait_for("the ports to be passed", lambda: not any(each["why"] for each in told(tunnel).values()))
 
 
 def rules(namespace: Namespace) -> str:
@@ -116,7 +63,10 @@ def apart() -> Iterator[Tunnel]:
 
 def test_https_and_http_answer_with_dests_certificate_pages_and_headers(passing: Tunnel) -> None:
     before = {port: each["connections"] for port, each in told(passing).items()}
-    assert fetch(passing, Lab.SERVER).partition("date:")[0] == fetch_from_server(passing).partition("date:")[0]
+    assert (
+        fetch(passing, Lab.SERVER).partition("date:")[0]
+        == fetch(passing, Lab.SITE, by=passing.lab.server).partition("date:")[0]
+    )
     assert 'alt-svc: h3=":443"' in fetch(passing, Lab.SERVER)
     assert WELCOME in passing.lab.client.run("curl", "-sS", "-m", "20", f"http://{Lab.SERVER}/")
     assert {port: each["connections"] for port, each in told(passing).items()} == {
@@ -126,29 +76,6 @@ def test_https_and_http_answer_with_dests_certificate_pages_and_headers(passing:
     text = passing.server.tool("show", "server0")
     assert f"tcp to dest: 443 ({before[443] + 2} connections), 80 (" in text
     assert "tcp not passed" not in text
-
-
-def fetch_from_server(tunnel: Tunnel) -> str:
-    """What the site answers whoever comes to it directly."""
-    where = ["--cacert", str(tunnel.site.authority), "--resolve", f"{NAME}:443:{Lab.SITE}"]
-    return tunnel.lab.server.run("curl", "-sS", "-i", "-m", "20", *where, f"https://{NAME}:443/")
-
-
-class Seen(NamedTuple):
-    """Of one SYN or SYN-ACK."""
-
-    ttl: int
-    fragment: bool
-    window: int
-    options: bytes
-
-
-def handshake(packets: list[dpkt.ip.IP], flags: int) -> Seen:
-    (packet,) = [each for each in packets if isinstance(each.data, dpkt.tcp.TCP) and each.data.flags == flags]
-    return Seen(packet.ttl, bool(packet.df), packet.data.win, bytes(packet.data.opts))
-
-
-SYN, SYN_ACK = dpkt.tcp.TH_SYN, dpkt.tcp.TH_SYN | dpkt.tcp.TH_ACK
 
 
 @pytest.mark.parametrize("port", [443, 80])
@@ -356,7 +283,7 @@ def test_a_worker_that_dies_costs_no_connection_and_no_count(apart: Tunnel) -> N
     assert connect(apart.lab.client, Lab.SERVER, 443)[0] == "connected"
     wait_for("another worker", lambda: apart.server.workers().get("netlink", dead) != dead)
     wait_for("its answer", lambda: "worker netlink is back" in apart.server.said())
-    assert told(apart)[443] == {"port": 443, "connections": 2, "why": ""}
+    assert told(apart)[443] == {"port": 443, "ip": 4, "connections": 2, "why": ""}
     apart.server.stop()
     assert "qre" not in rules(apart.lab.server)
 
@@ -438,7 +365,7 @@ class TestOneLook:
         ip("address", "add", "192.0.2.1/24", "dev", "up0")
 
     def look(self, dest: str | None, wanted: Wanted = WANTED) -> State:
-        face = SiteFace("qre0")
+        face = SiteFace("qre0", 4)
         state = face.look(replace(wanted, dest=ip_address(dest) if dest else None))
         if not state.ports:
             assert "qre" not in run("nft", "list", "ruleset")
@@ -464,7 +391,7 @@ class TestOneLook:
 
     def test_two_servers_on_one_uplink_do_not_stand_in_each_others_way(self) -> None:
         ip("address", "add", "192.0.2.2/24", "dev", "up0")
-        one, other = SiteFace("qre0"), SiteFace("qre1")
+        one, other = SiteFace("qre0", 4), SiteFace("qre1", 4)
         second = replace(self.WANTED, device="qre1", listen=(IPv4Address("192.0.2.2"), 443))
         assert one.look(self.WANTED).ports == ((443, 443), (80, 80))
         assert other.look(second).ports == ((443, 443), (80, 80))
@@ -476,8 +403,8 @@ class TestOneLook:
         assert run("nft", "list", "ruleset") == ""
 
     def test_a_dead_front_of_the_same_port_is_replaced(self) -> None:
-        SiteFace("qre1").look(replace(self.WANTED, device="qre1"))
-        face = SiteFace("qre0")
+        SiteFace("qre1", 4).look(replace(self.WANTED, device="qre1"))
+        face = SiteFace("qre0", 4)
         face.look(self.WANTED)
         assert "qre-qre1" not in run("nft", "list", "ruleset")
         face.undo()
@@ -486,11 +413,11 @@ class TestOneLook:
     def test_a_device_that_was_off_though_all_others_were_on_is_off_again(self) -> None:
         run("sysctl", "-qw", "net.ipv4.ip_forward=1")
         run("sysctl", "-qw", "net.ipv4.conf.up0.forwarding=0")
-        face = SiteFace("qre0")
+        face = SiteFace("qre0", 4)
         for _ in range(2):
             face.look(self.WANTED)
             assert "-alone" in run("nft", "list", "ruleset")
-        SiteFace("qre0").undo()
+        SiteFace("qre0", 4).undo()
         assert run("sysctl", "-n", "net.ipv4.conf.up0.forwarding").strip() == "0"
 
     def test_a_listener_of_both_versions_has_the_port_and_one_of_loopback_or_of_ipv6_does_not(self) -> None:
@@ -515,7 +442,8 @@ class TestOneLook:
         script = (
             "from ipaddress import ip_address as a\n"
             "from qre.kernel.site_tcp.site_face import SiteFace, Wanted\n"
-            "print(SiteFace('qre0').look(Wanted('qre0', (a('192.0.2.1'), 443), None, a('192.0.2.7'), 443, 64)).why)\n"
+            "wanted = Wanted('qre0', (a('192.0.2.1'), 443), None, a('192.0.2.7'), 443, 64)\n"
+            "print(SiteFace('qre0', 4).look(wanted).why)\n"
         )
         without = [
             "setpriv",

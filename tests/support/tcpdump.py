@@ -118,17 +118,18 @@ class Tcpdump:
     def datagrams(self) -> list[Datagram]:
         return list(read_udp(self.path))
 
-    def packets(self) -> list[dpkt.ip.IP]:
-        """Every IPv4 packet but UDP; of a tunnel's device, too, whose packets have no frame."""
+    def packets(self, version: int = 4) -> list[dpkt.ip.IP | dpkt.ip6.IP6]:
+        """Every packet of this version of IP but UDP; of a tunnel's device, too, whose packets have no frame."""
+        kind = dpkt.ip.IP if version == 4 else dpkt.ip6.IP6
         with self.path.open("rb") as file:
             reader = dpkt.pcap.Reader(file)
             bare = reader.datalink() == _LINKTYPE_RAW
             frames = [
-                dpkt.ip.IP(frame) if bare else dpkt.ethernet.Ethernet(frame).data
+                kind(frame) if bare else dpkt.ethernet.Ethernet(frame).data
                 for _, frame in reader
-                if not bare or frame[0] >> 4 == 4
+                if not bare or frame[0] >> 4 == version
             ]
-        return [each for each in frames if isinstance(each, dpkt.ip.IP) and not isinstance(each.data, dpkt.udp.UDP)]
+        return [each for each in frames if isinstance(each, kind) and not isinstance(each.data, dpkt.udp.UDP)]
 
     def __enter__(self) -> Tcpdump:
         return self

@@ -47,7 +47,11 @@ def exposed(devices: list[dict[str, Any]], *, names: bool = False) -> dict[tuple
 def whole(**more: Any) -> dict[str, Any]:
     handshake = {"pending_flows": 1, "relay_flows": 2, "handshakes": 3, "strangers": 4, "rekeys": 5,
                  "excesses": {"handshakes": 6}}  # fmt: skip
-    ports = [{"port": 443, "why": "", "connections": 7}, {"port": 80, "why": "taken", "connections": 0}]
+    ports = [
+        {"port": 443, "ip": 4, "why": "", "connections": 7},
+        {"port": 443, "ip": 6, "why": "", "connections": 9},
+        {"port": 80, "ip": 4, "why": "taken", "connections": 0},
+    ]
     return server(5, handshake=handshake, site_tcp=ports, restored={"routes": 2}, **more)
 
 
@@ -60,7 +64,8 @@ def test_a_server_has_all_its_numbers() -> None:
         ("qre_strangers_total", ("qre0",)): 4,
         ("qre_relay_flows", ("qre0",)): 2,
         ("qre_excesses_total", ("handshakes", "qre0")): 6,
-        ("qre_site_tcp_connections_total", ("qre0", "443")): 7,
+        ("qre_site_tcp_connections_total", ("qre0", "4", "443")): 7,
+        ("qre_site_tcp_connections_total", ("qre0", "6", "443")): 9,
         ("qre_put_back_total", ("qre0", "routes")): 2,
         ("qre_dropped_packets_total", ("qre0", "replayed")): 2,
         ("qre_dest_reachable", ("qre0",)): 1,
@@ -71,7 +76,7 @@ def test_a_server_has_all_its_numbers() -> None:
         ("qre_connected_clients", ("qre0",)): 5,
     }
     assert {key: found.get(key) for key in expected} == expected
-    assert ("qre_site_tcp_connections_total", ("qre0", "80")) not in found
+    assert ("qre_site_tcp_connections_total", ("qre0", "4", "80")) not in found
     assert not any(name.startswith("qre_client_") for name, _ in found)
 
 

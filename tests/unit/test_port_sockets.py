@@ -8,7 +8,7 @@ import threading
 from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 
 import pytest
 
@@ -114,6 +114,22 @@ def test_a_listener_of_ipv6_says_whether_it_takes_ipv4(only: bool) -> None:
         assert [one.alone for one in tcp_listeners(6) if one.port == number] == [only]
         assert [one for one in tcp_listeners(4) if one.port == number] == []
         assert (number in taken_ports(IPv4Address("127.0.0.1"))) is not only
+        assert number in taken_ports(IPv6Address("2001:db8::7"))
+
+
+@pytest.mark.parametrize(
+    ("bound", "taken_of"),
+    [("::1", ["::", "::1"]), ("::ffff:127.0.0.1", ["0.0.0.0", "127.0.0.1"]), ("127.0.0.1", ["0.0.0.0", "127.0.0.1"])],
+)
+def test_a_listener_has_the_port_of_its_address_and_of_every_address_of_its_version(
+    bound: str, taken_of: list[str]
+) -> None:
+    with socket.socket(socket.AF_INET6 if ":" in bound else socket.AF_INET, socket.SOCK_STREAM) as listening:
+        listening.bind((bound, 0))
+        listening.listen()
+        number = listening.getsockname()[1]
+        asked = ("0.0.0.0", "127.0.0.1", "192.0.2.1", "::", "::1", "2001:db8::1")
+        assert [each for each in asked if number in taken_ports(ip_address(each))] == taken_of
 
 
 def test_a_refusal_is_said_and_what_is_no_socket_is_none(monkeypatch: pytest.MonkeyPatch) -> None:

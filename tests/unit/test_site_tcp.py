@@ -34,6 +34,13 @@ FACE = Face(
     ttl=64,
     quiet=True,
 )
+OVER_IPV6 = replace(
+    FACE,
+    listen=(IPv6Address("2001:db8::1"), 8443),
+    dest=(IPv6Address("2001:db8:5::7"), 443),
+    source=IPv6Address("2001:db8::9"),
+    guarded=(),
+)
 
 
 # --- the key ---
@@ -147,6 +154,26 @@ def test_a_server_on_every_address_asks_whether_the_destination_is_local() -> No
     assert "0.0.0.0" not in str(added(everywhere, "rule"))
 
 
+def test_over_ipv6_it_is_another_table_with_the_same_rules() -> None:
+    """And one more: a redirect to Dest would tell a neighbour of it."""
+    assert {(each["family"], each["table"]) for each in added(OVER_IPV6, "rule")} == {("ip6", "qre-qre0")}
+    ipv4 = replace(FACE, guarded=())
+    for chain in ("to_dest", "ours", "ttl", "from_us", "datagrams_in", "datagrams_out"):
+        translated = "".join(rules(OVER_IPV6, chain))
+        for old, new in (
+            ("2001:db8::1", str(LISTEN)),
+            ("2001:db8:5::7", str(DEST)),
+            ("2001:db8::9", str(OURS)),
+            ("'field': 'hoplimit'", "'field': 'ttl'"),
+            ("ip6", "ip"),
+        ):
+            translated = translated.replace(old, new)
+        assert translated == "".join(rules(ipv4, chain)) != ""
+    (redirect,) = rules(OVER_IPV6, "no_redirect")
+    assert "'nd-redirect'" in redirect and "'0x20010db8000500000000000000000007'" in redirect
+    assert rules(FACE, "no_redirect") == []
+
+
 # --- what a listing says ---
 
 
@@ -158,7 +185,9 @@ def test_a_table_says_itself_what_it_found() -> None:
     face = replace(FACE, guarded=(Guarded(3, "eth1", False), Guarded(4, "eth2", True)))
     listing = read_listing(listed(face))
     assert listing.records == {OwnTable("ip", "qre-qre0"): Record((LISTEN, 8443), {3: False, 4: True})}
-    assert (listing.others, listing.closed) == (0, ())
+    assert (listing.others, listing.closed) == ((), ())
+    over_ipv6 = read_listing(listed(OVER_IPV6))
+    assert over_ipv6.records == {OwnTable("ip6", "qre-qre0"): Record((IPv6Address("2001:db8::1"), 8443), {})}
 
 
 def test_the_chains_of_others_are_counted_and_those_that_drop_are_named() -> None:
@@ -169,9 +198,12 @@ def test_the_chains_of_others_are_counted_and_those_that_drop_are_named() -> Non
         {"family": "inet", "table": "f", "name": "not a base chain"},
     ]
     listing = read_listing([{"chain": each} for each in others])
-    assert (listing.records, listing.others) == ({}, 2)
+    assert (listing.records, listing.others) == ({}, ("ip", "inet", "ip6"))
     assert [str(each) for each in listing.closed] == ["ip filter FORWARD", "ip6 filter FORWARD"]
-    assert [str(each) for each in listing.closed_to_ipv4()] == ["ip filter FORWARD"]
+    assert [str(each) for each in listing.closed_to(4)] == ["ip filter FORWARD"]
+    assert [str(each) for each in listing.closed_to(6)] == ["ip6 filter FORWARD"]
+    alone = read_listing([{"chain": others[2]}])
+    assert (alone.quiet(4), alone.quiet(6)) == (True, False)
 
 
 def test_counters_are_read_by_port() -> None:

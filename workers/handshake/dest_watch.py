@@ -11,7 +11,7 @@ from contextlib import suppress
 from ipaddress import ip_address
 from typing import Final
 
-from qre.addresses import host_port
+from qre.addresses import Address, host_port
 from qre.dest_profile import DestProfile
 from qre.ends import WhenDestIsDown
 from qre.errors import MachineError, QreError
@@ -134,8 +134,9 @@ class DestWatch:
         told: DestAddressReport | None = None
         while True:
             self._moved.clear()
-            found = self._address.of_family(socket.AF_INET)
-            report = DestAddressReport(address=ip_address(found[1][0]) if found is not None else None)
+            report = DestAddressReport(
+                address=_ip_of(self._address.of_family(socket.AF_INET)), for_ipv6=_ip_of(self.for_visitor("::"))
+            )
             if report != told:
                 await self._context.send(Party.SUPERVISOR, report)
                 told = report
@@ -152,6 +153,7 @@ class DestWatch:
             found, now = self._address.of_family(socket.AF_INET6), time.monotonic()
             if found is not None and found != self.current and (found != looked_at or now >= until):
                 self._over_ipv6 = found if await self._answers(found) else None
+                self._moved.set()
                 looked_at, until = found, time.monotonic() + _OVER_IPV6
             with suppress(TimeoutError):
                 async with asyncio.timeout(_OVER_IPV6):
@@ -220,3 +222,7 @@ class DestWatch:
     async def _probed(self, profile: DestProfile) -> None:
         self.profile = profile
         await self._found(profile)
+
+
+def _ip_of(found: Resolved | None) -> Address | None:
+    return ip_address(found[1][0]) if found is not None else None

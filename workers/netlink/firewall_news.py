@@ -20,8 +20,8 @@ _INTERVAL: Final = 5.0
 #: From news to the look: a firewall is loaded in several steps.
 _PAUSE: Final = 0.1
 _NETLINK_NETFILTER: Final = 12
-#: Protocol and groups: nftables; links, IPv4 addresses, routes and settings of devices, IPv6's of them, too.
-_NEWS: Final = ((_NETLINK_NETFILTER, (7,)), (NETLINK_ROUTE, (1, 5, 7, 24, 25)))
+#: Protocol and groups: nftables; links, addresses, routes and settings of devices, of both versions of IP.
+_NEWS: Final = ((_NETLINK_NETFILTER, (7,)), (NETLINK_ROUTE, (1, 5, 7, 9, 11, 24, 25)))
 #: Messages read at once; the kernel drops what does not fit.
 _AT_ONCE: Final = 512
 

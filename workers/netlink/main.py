@@ -202,9 +202,8 @@ class NetlinkWorker:
             case UseLoader() if source is Party.SUPERVISOR and self._kernel is not None:
                 self._kernel.use_loader(message)
                 return Done()
-            case DestAddressReport(address=address) if source is Party.SUPERVISOR and self._rules is not None:
-                self._rules.dest = address
-                self._rules.look()
+            case DestAddressReport() if source is Party.SUPERVISOR and self._rules is not None:
+                self._rules.follow(message)
                 return Done()
             case DestProfileReport(profile=profile) if source is Party.SUPERVISOR and self._kernel is not None:
                 self._kernel.store_dest_profile(profile)

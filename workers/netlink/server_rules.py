@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from qre.addresses import Address
-from qre.ipc.messages import NetlinkStatus
+from qre.ipc.messages import DestAddressReport, NetlinkStatus
 from qre.ipc.tasks import Tasks
 from qre.ipc.worker import WorkerContext
 from qre.workers.netlink.firewall_news import FirewallNews
@@ -14,10 +13,11 @@ from qre.workers.netlink.tunnel_way import TunnelWay
 
 
 class ServerRules:
-    """``dest`` is Dest's address, as the handshake worker last told it."""
+    """What is wanted follows the configuration, and where the handshake worker last said that Dest is."""
 
     def __init__(self, context: WorkerContext, tasks: Tasks) -> None:
-        self.dest: Address | None = context.config.dest_address
+        config = context.config
+        self._dest = DestAddressReport(address=config.dest_address, for_ipv6=config.dest_for_ipv6)
         self._face = TcpFace(context)
         self._way = TunnelWay(context)
         self.look()
@@ -25,8 +25,13 @@ class ServerRules:
 
     def look(self) -> None:
         """Compare and mend now."""
-        self._face.look(self.dest)
-        self._way.look(self.dest)
+        self._face.look(self._dest)
+        self._way.look(self._dest.address)
+
+    def follow(self, dest: DestAddressReport) -> None:
+        """Dest is somewhere else now."""
+        self._dest = dest
+        self.look()
 
     def told(self, status: NetlinkStatus) -> NetlinkStatus:
         """``status`` with what is passed and forwarded."""

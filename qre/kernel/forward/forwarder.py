@@ -8,7 +8,6 @@ named, and its rules are never changed.
 from __future__ import annotations
 
 import contextlib
-import socket
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,9 +16,9 @@ from qre.ends import Forward
 from qre.errors import QreError
 from qre.kernel.forward.forward_rules import Passage, replacement
 from qre.kernel.netfilter.forwarding import (
-    ALL,
     FORWARDING,
     devices_with_addresses,
+    forwards_ipv6,
     hear_no_advertisements,
     index_of,
     name_of,
@@ -36,7 +35,7 @@ from qre.kernel.netfilter.own_tables import (
     list_rules,
     table_of,
 )
-from qre.kernel.socket import NETLINK_ROUTE, NetlinkRefusedError, NetlinkSocket
+from qre.kernel.socket import NETLINK_ROUTE, NetlinkSocket
 
 _LOOPBACK: Final = "lo"
 _NO_DEVICE: Final = "its device is gone"
@@ -83,7 +82,7 @@ class Forwarder(KeptTable[Passage]):
     def look(self, wanted: WantedWay) -> ForwardState:
         """Compare what is with what is wanted, and mend it. When it cannot be had, nothing of it stays."""
         if wanted.mode is Forward.OFF:
-            self._stay_off()
+            self.stay_off()
             return ForwardState()
         self._off = False
         try:
@@ -107,7 +106,7 @@ class Forwarder(KeptTable[Passage]):
             return IPv6(forwards_ipv6(netlink), tuple(name for index, name in uplinks.items() if index in deaf))
 
     def _closed(self, listing: Listing, *, ipv6: bool) -> tuple[Closed, ...]:
-        chains = listing.closed if ipv6 else listing.closed_to_ipv4()
+        chains = listing.closed if ipv6 else listing.closed_to(4)
         device = self.table.device
         return tuple(each for each in chains if not let_through(self._nft.run([list_rules(each)]), device))
 
@@ -148,7 +147,7 @@ class Forwarder(KeptTable[Passage]):
             ipv6=ipv6,
             listen=wanted.listen,
             dest=wanted.dest,
-            quiet=not listing.others,
+            quiet=listing.quiet(4),
         )
         if own is not None:
             let_go(netlink, listing, own, kept=tunnel | uplinks)
@@ -156,14 +155,6 @@ class Forwarder(KeptTable[Passage]):
             self._nft.run(replacement(passage))
             self._applied = passage
         make_forward(netlink, (*passage.tunnel, *passage.guarded), forwards)
-
-
-def forwards_ipv6(netlink: NetlinkSocket) -> bool:
-    """Whether this machine forwards IPv6: there is one switch for all devices. Raises QreError."""
-    try:
-        return bool(settings_of_devices(netlink, FORWARDING, socket.AF_INET6).get(ALL))
-    except NetlinkRefusedError:
-        return False  # a kernel without IPv6
 
 
 def _uplinks(netlink: NetlinkSocket, listing: Listing, tunnel: int | None) -> dict[int, str]:

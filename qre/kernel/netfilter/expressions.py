@@ -101,9 +101,14 @@ _BELOW: Final = [1024, 32_767]
 REPLY: Final = in_set(tracked("state"), ["established", "related"])
 
 
-def _has_address(end: str, address: Address) -> Expression:
+def header_of(version: int) -> str:
+    """The name of this version's header."""
+    return "ip" if version == 4 else "ip6"
+
+
+def has_address(end: str, address: Address) -> Expression:
     """``end``: s, source, or d, destination."""
-    return equals(payload("ip" if address.version == 4 else "ip6", f"{end}addr"), str(address))
+    return equals(payload(header_of(address.version), f"{end}addr"), str(address))
 
 
 def leave_untracked(table: Table, listen: tuple[Address, int], dest: tuple[Address, int] | None) -> None:
@@ -116,12 +121,12 @@ def leave_untracked(table: Table, listen: tuple[Address, int], dest: tuple[Addre
         ("datagrams_out", "output", "s", "d", [], []),
     ):
         table.chain(chain, "filter", hook, RAW)
-        own = everywhere if address.is_unspecified else [_has_address(ours, address)]
+        own = everywhere if address.is_unspecified else [has_address(ours, address)]
         table.rule(chain, *own, equals(payload("udp", f"{ours}port"), port), {"notrack": None})
         if dest is not None:
             table.rule(
                 chain,
-                _has_address(theirs, dest[0]),
+                has_address(theirs, dest[0]),
                 equals(payload("udp", f"{theirs}port"), dest[1]),
                 *relayed,
                 {"notrack": None},

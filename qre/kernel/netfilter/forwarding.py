@@ -9,9 +9,10 @@ from __future__ import annotations
 import socket
 import struct
 from dataclasses import dataclass
-from ipaddress import IPv4Address
+from ipaddress import ip_address
 from typing import Final
 
+from qre.addresses import Address
 from qre.errors import UntrustedInputError
 from qre.kernel.attributes import encode_attribute, split_attributes_untrusted
 from qre.kernel.rtnl import RTM_GETADDR, RTM_GETLINK, RTM_GETROUTE, RTM_NEWADDR, RTM_NEWLINK, RTM_NEWROUTE
@@ -29,7 +30,7 @@ _RTA_DST, _RTA_OIF, _RTA_PREFSRC, _RTA_MARK = 1, 4, 7, 16
 _RTN_UNICAST, _RTN_LOCAL = 1, 2
 _TYPE: Final = _HEADER + 7  # of a route
 _ADDRESS: Final = struct.Struct("=BBBBI")  # struct ifaddrmsg
-_IFA_LOCAL: Final = 2
+_IFA_ADDRESS, _IFA_LOCAL = 1, 2
 _LINK: Final = struct.Struct("=BxHiII")  # struct ifinfomsg
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_LINKINFO, _IFLA_INFO_KIND = 1, 3, 18, 1
 _IFLA_AF_SPEC, _IFLA_INET_CONF, _IPV4_DEVCONF_FORWARDING = 26, 1, 1
@@ -42,13 +43,17 @@ class Way:
     """How this machine reaches an address. ``local``: it is its own."""
 
     index: int
-    source: IPv4Address
+    source: Address
     local: bool
 
 
-def way_to(netlink: NetlinkSocket, address: IPv4Address, mark: int) -> Way | None:
+def _family(address: Address) -> socket.AddressFamily:
+    return socket.AF_INET if address.version == 4 else socket.AF_INET6
+
+
+def way_to(netlink: NetlinkSocket, address: Address, mark: int) -> Way | None:
     """For packets with this mark; None when there is no way. Raises MachineError or UntrustedInputError."""
-    asked = _ROUTE.pack(socket.AF_INET, 32, 0, 0, 0, 0, 0, 0, 0)
+    asked = _ROUTE.pack(_family(address), address.max_prefixlen, 0, 0, 0, 0, 0, 0, 0)
     asked += encode_attribute(_RTA_DST, address.packed) + encode_attribute(_RTA_MARK, struct.pack("=I", mark))
     try:
         answers = netlink.exchange(f"the route to {address}", RTM_GETROUTE, asked)
@@ -59,17 +64,17 @@ def way_to(netlink: NetlinkSocket, address: IPv4Address, mark: int) -> Way | Non
         index, source = found.get(_RTA_OIF, b""), found.get(_RTA_PREFSRC, b"")
         if kind != RTM_NEWROUTE or message[_TYPE] not in (_RTN_UNICAST, _RTN_LOCAL):
             continue
-        if len(index) == 4 and len(source) == 4:
-            return Way(int(struct.unpack("=i", index)[0]), IPv4Address(source), message[_TYPE] == _RTN_LOCAL)
+        if len(index) == 4 and len(source) == len(address.packed):
+            return Way(int(struct.unpack("=i", index)[0]), ip_address(source), message[_TYPE] == _RTN_LOCAL)
     return None
 
 
-def device_with(netlink: NetlinkSocket, address: IPv4Address) -> int | None:
+def device_with(netlink: NetlinkSocket, address: Address) -> int | None:
     """The index of the device that has this address; None when none has. Raises as ``way_to``."""
-    asked = _ADDRESS.pack(socket.AF_INET, 0, 0, 0, 0)
+    asked = _ADDRESS.pack(_family(address), 0, 0, 0, 0)
     for kind, message in netlink.exchange("listing addresses", RTM_GETADDR, asked, NLM_F_DUMP):
         found = dict(split_attributes_untrusted(message[_HEADER + _ADDRESS.size :]))
-        if kind == RTM_NEWADDR and found.get(_IFA_LOCAL) == address.packed:
+        if kind == RTM_NEWADDR and found.get(_IFA_LOCAL, found.get(_IFA_ADDRESS)) == address.packed:
             return int(_ADDRESS.unpack_from(message, _HEADER)[4])
     return None
 
@@ -132,6 +137,14 @@ def settings_of_devices(netlink: NetlinkSocket, which: int, family: int = socket
         index, value = (struct.unpack("=i", each)[0] for each in wanted)
         found[index] = value
     return found
+
+
+def forwards_ipv6(netlink: NetlinkSocket) -> bool:
+    """Whether this machine forwards IPv6: there is one switch for all devices. Raises QreError."""
+    try:
+        return bool(settings_of_devices(netlink, FORWARDING, socket.AF_INET6).get(ALL))
+    except NetlinkRefusedError:
+        return False  # a kernel without IPv6
 
 
 def set_forwarding(netlink: NetlinkSocket, index: int, on: bool) -> None:

@@ -49,7 +49,7 @@ class KeptTable(ABC, Generic[Content]):
     def _noted(content: Content) -> Record:
         """What a table of this content would say of what was found."""
 
-    def _stay_off(self) -> None:
+    def stay_off(self) -> None:
         """It is not wanted: nftables is asked once, and then left alone."""
         if not self._off:
             with contextlib.suppress(MachineError):  # without it there is nothing to undo

@@ -1,8 +1,8 @@
 """Which tables are QRE's, what they record, and what stands in others. Sans-IO.
 
 A table is named ``qre-<device>``; its family says what it is for. Empty chains are its notes, and remember what a
-killed daemon could not undo: ``listen-<ip>-<port>``, and for each device that did not forward
-``forwarding-was-off-<index>``, with ``-alone`` where net.ipv4.ip_forward was on all the same.
+killed daemon could not undo: ``listen-<ip>-<port>``, with 32 hexadecimal digits for IPv6, and for each device that
+did not forward ``forwarding-was-off-<index>``, with ``-alone`` where net.ipv4.ip_forward was on all the same.
 """
 
 from __future__ import annotations
@@ -10,20 +10,21 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address
+from ipaddress import IPv6Address, ip_address
 from typing import Any, Final, NamedTuple
 
+from qre.addresses import Address
 from qre.kernel.netfilter.expressions import Command, Expression, Table, equals, in_set, meta, payload
 
 PREFIX: Final = "qre-"
-#: Of the tables that pass TCP to Dest, and of those that forward a tunnel's packets.
-SITE_TCP, FORWARD = "ip", "inet"
-_LISTEN: Final = re.compile(r"listen-(\d+\.\d+\.\d+\.\d+)-(\d+)")
+#: Of the tables that pass TCP to Dest, by version of IP, and of those that forward a tunnel's packets.
+SITE_TCP: Final = {4: "ip", 6: "ip6"}
+FORWARD: Final = "inet"
+_LISTEN: Final = re.compile(r"listen-(?:(\d+\.\d+\.\d+\.\d+)|([0-9a-f]{32}))-(\d+)")
 _WAS_OFF: Final = re.compile(r"forwarding-was-off-(\d{1,10})(-alone)?")
 _DOCKERS: Final = "DOCKER-USER"
-#: Families whose chains see IPv4 packets on their way through this machine.
-_SEES_IPV4: Final = ("ip", "inet")
-_SEES: Final = (*_SEES_IPV4, "ip6")
+#: Families whose chains see packets of a version on their way through this machine.
+_SEES: Final = {4: ("ip", "inet"), 6: ("ip6", "inet")}
 
 LIST_CHAINS: Final[Command] = {"list": {"chains": None}}
 
@@ -74,7 +75,7 @@ def arrived_at(devices: Sequence[Guarded]) -> list[list[Expression]]:
 class Record:
     """What a table of QRE's says of itself. ``was_off``: the index of a device -> whether it was off alone."""
 
-    listen: tuple[IPv4Address, int] | None = None
+    listen: tuple[Address, int] | None = None
     was_off: Mapping[int, bool] = field(default_factory=dict)
 
 
@@ -100,19 +101,24 @@ class Listing:
     """The tables of QRE's, and what stands in others."""
 
     records: Mapping[OwnTable, Record]
-    #: base chains of others that see IPv4 packets
-    others: int = 0
+    #: families of the base chains of others that see packets
+    others: tuple[str, ...] = ()
     closed: tuple[Closed, ...] = ()
 
-    def closed_to_ipv4(self) -> tuple[Closed, ...]:
-        """Those that IPv4 packets meet."""
-        return tuple(each for each in self.closed if each.family in _SEES_IPV4)
+    def closed_to(self, version: int) -> tuple[Closed, ...]:
+        """Those that packets of this version of IP meet."""
+        return tuple(each for each in self.closed if each.family in _SEES[version])
+
+    def quiet(self, version: int) -> bool:
+        """Whether nobody else has chains that see packets of this version."""
+        return not set(self.others) & set(_SEES[version])
 
 
-def note(table: Table, listen: tuple[IPv4Address, int] | None, guarded: Sequence[Guarded]) -> None:
+def note(table: Table, listen: tuple[Address, int] | None, guarded: Sequence[Guarded]) -> None:
     """Write a table's record."""
     if listen is not None:
-        table.chain(f"listen-{listen[0]}-{listen[1]}")
+        address, port = listen
+        table.chain(f"listen-{address if address.version == 4 else address.packed.hex()}-{port}")
     for each in guarded:
         table.chain(f"forwarding-was-off-{each.index}{'-alone' if each.alone else ''}")
 
@@ -127,21 +133,22 @@ def read_listing(objects: Sequence[Mapping[str, Any]]) -> Listing:
     """From the answer to ``LIST_CHAINS``."""
     records: dict[OwnTable, Record] = {}
     beside: dict[tuple[str, str], list[str]] = {}
-    others, closed = 0, []
+    others: list[str] = []
+    closed = []
     for chain in (each["chain"] for each in objects if "chain" in each):
         family, table, name = (str(chain.get(key, "")) for key in ("family", "table", "name"))
-        if family in (SITE_TCP, FORWARD) and table.startswith(PREFIX):
+        if family in (*SITE_TCP.values(), FORWARD) and table.startswith(PREFIX):
             own = OwnTable(family, table)
             records[own] = _add(records.get(own, Record()), name)
             continue
         beside.setdefault((family, table), []).append(name)
-        if family not in _SEES or "hook" not in chain:
+        if not any(family in seeing for seeing in _SEES.values()) or "hook" not in chain:
             continue
-        others += family in _SEES_IPV4
+        others.append(family)
         if chain["hook"] == "forward" and chain.get("policy") == "drop":
             closed.append(Closed(family, table, name))
     return Listing(
-        records, others, tuple(each._replace(beside=tuple(beside[each.family, each.table])) for each in closed)
+        records, tuple(others), tuple(each._replace(beside=tuple(beside[each.family, each.table])) for each in closed)
     )
 
 
@@ -149,7 +156,8 @@ def _add(record: Record, chain: str) -> Record:
     if (found := _WAS_OFF.fullmatch(chain)) is not None:
         return Record(record.listen, {**record.was_off, int(found[1]): found[2] is not None})
     if (found := _LISTEN.fullmatch(chain)) is not None:
-        return Record((IPv4Address(found[1]), int(found[2])), record.was_off)
+        address = ip_address(found[1]) if found[1] else IPv6Address(bytes.fromhex(found[2]))
+        return Record((address, int(found[3])), record.was_off)
     return record
 
 

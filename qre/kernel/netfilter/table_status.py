@@ -14,9 +14,11 @@ MOST_UPLINKS, MOST_CLOSED = 64, 16
 
 
 class SiteTcpPort(Struct, frozen=True, kw_only=True):
-    """A TCP port of Listen's address. ``why``: why its connections are not passed to Dest; empty: they are."""
+    """A TCP port of Listen's address, over one version of IP. ``why``: why its connections are not passed to Dest;
+    empty: they are."""
 
     port: Port
+    ip: Annotated[int, msgspec.Meta(ge=4, le=6)] = 4
     connections: U64 = 0
     why: Text = ""
 

@@ -13,6 +13,10 @@ whoever makes this machine a router sees the tunnel routed at once, and not only
 packet from the tunnel is forwarded, and nothing is a reply. An uplink that was off though the machine is a router
 stays closed to them, too.
 
+Each version of IP has a table of its own. Over IPv6 the machine is a router already, so nothing is guarded there. A
+neighbour whose packets leave by the device that they came in by is not told to go to Dest himself (no_redirect); over
+IPv4 the kernel drops redirects about what was translated.
+
 The kernel tracks connections as soon as there is NAT. Where nobody else has rules, the datagrams of our port and of
 the relay stay untracked, as they were (quiet). Sans-IO.
 """
@@ -22,12 +26,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address
 from typing import Any, Final
 
+from qre.addresses import Address
 from qre.kernel.netfilter.expressions import (
     ACCEPT,
-    ANY,
     BEFORE_GUARDS,
     DROP,
     DSTNAT,
@@ -42,6 +45,8 @@ from qre.kernel.netfilter.expressions import (
     Expression,
     Table,
     equals,
+    has_address,
+    header_of,
     in_set,
     leave_untracked,
     match,
@@ -56,6 +61,8 @@ from qre.kernel.netfilter.own_tables import SITE_TCP, Guarded, OwnTable, arrived
 
 _BEHIND_DSTNAT: Final = -95
 _HIGHEST_TTL: Final = 255
+#: Of a redirect: the destination that it is about, in bits from the ICMPv6 header on (RFC 4861 §4.5).
+_REDIRECTED: Final = {"payload": {"base": "th", "offset": 192, "len": 128}}
 _COUNTER: Final = re.compile(r"port-(\d+)")
 
 
@@ -64,19 +71,29 @@ class Face:
     """What is wanted."""
 
     device: str  # of the tunnel: it names the table
-    listen: tuple[IPv4Address, int]
-    dest: tuple[IPv4Address, int]
+    listen: tuple[Address, int]
+    dest: tuple[Address, int]
     ports: tuple[tuple[int, int], ...]  # of Listen's address, and the one of Dest that each leads to
-    source: IPv4Address  # ours, as Dest sees it
+    source: Address  # ours, as Dest sees it
     devices: tuple[str, ...]  # where visitors and Dest's answers come in
     guarded: tuple[Guarded, ...]  # those of them that did not forward
     ttl: int
     quiet: bool
 
     @property
+    def version(self) -> int:
+        """Of IP, which Listen, Dest and ``source`` have in common."""
+        return self.listen[0].version
+
+    @property
     def table(self) -> OwnTable:
         """The table."""
-        return table_of(SITE_TCP, self.device)
+        return table_of(SITE_TCP[self.version], self.device)
+
+    @property
+    def lifetime(self) -> Expression:
+        """How many hops a packet may still go."""
+        return payload("ip", "ttl") if self.version == 4 else payload("ip6", "hoplimit")
 
 
 def replacement(face: Face, counts: Mapping[int, int], stale: Sequence[OwnTable] = ()) -> list[Command]:
@@ -93,12 +110,16 @@ def replacement(face: Face, counts: Mapping[int, int], stale: Sequence[OwnTable]
         table.chain("forward", "filter", "forward", FILTER)
         for arrived in arrived_at(face.guarded):
             table.rule("forward", *arrived, not_translated(), NOT_VOUCHED_FOR, DROP)
+    if face.version == 6:
+        table.chain("no_redirect", "filter", "output", FILTER)
+        redirect = equals(payload("icmpv6", "type"), "nd-redirect")
+        table.rule("no_redirect", redirect, equals(_REDIRECTED, f"0x{face.dest[0].packed.hex()}"), DROP)
     table.chain("ttl", "filter", "postrouting", MANGLE)
     for at, _ in face.ports:
-        table.rule("ttl", *_ours(face, at), set_to(payload("ip", "ttl"), face.ttl))
+        table.rule("ttl", *_ours(face, at), set_to(face.lifetime, face.ttl))
     table.chain("from_us", "nat", "postrouting", SRCNAT)
     for at, _ in face.ports:
-        to_dest = equals(payload("ip", "daddr"), str(face.dest[0]))
+        to_dest = has_address("d", face.dest[0])
         table.rule("from_us", *_ours(face, at), to_dest, {"snat": {"addr": str(face.source)}})
     return [*removal([*stale, face.table]), *table.made]
 
@@ -141,25 +162,27 @@ def _know_ours(table: Table, face: Face) -> None:
     table.chain("ours", "filter", "prerouting", _BEHIND_DSTNAT)
     from_outside = in_set(meta("iifname"), face.devices)
     for at, to in face.ports:
-        highest = set_to(payload("ip", "ttl"), _HIGHEST_TTL)
+        highest = set_to(face.lifetime, _HIGHEST_TTL)
         table.rule("ours", *_ours(face, at), highest, VOUCHED_FOR, ACCEPT)
         table.rule("ours", from_outside, _to_listen(face), equals(payload("tcp", "dport"), at), _INVALID, DROP)
-        answers = [equals(payload("ip", "saddr"), str(face.dest[0])), equals(payload("tcp", "sport"), to)]
+        answers = [has_address("s", face.dest[0]), equals(payload("tcp", "sport"), to)]
         table.rule("ours", from_outside, *answers, _INVALID, DROP)
     for arrived in arrived_at(face.guarded):
         table.rule("ours", *arrived, not_translated(), NOT_VOUCHED_FOR, FOR_OTHERS, DROP)
 
 
 def _to_listen(face: Face) -> Expression:
-    if face.listen[0] == ANY:
+    address = face.listen[0]
+    if address.is_unspecified:
         return equals({"fib": {"result": "type", "flags": ["daddr"]}}, "local")
-    return equals(payload("ip", "daddr"), str(face.listen[0]))
+    return has_address("d", address)
 
 
 def _ours(face: Face, port: int) -> list[Expression]:
     """Packets, of either direction, of a connection that came to this port and has another destination now. ICMP
     errors about it, too."""
-    to_listen = [] if face.listen[0] == ANY else [equals(tracked("ip daddr", "original"), str(face.listen[0]))]
+    address, first = face.listen[0], tracked(f"{header_of(face.version)} daddr", "original")
+    to_listen = [] if address.is_unspecified else [equals(first, str(address))]
     return [
         match("in", tracked("status"), "dnat"),
         *to_listen,

@@ -1,7 +1,8 @@
 """Puts the table of ``ruleset`` in place, keeps it as it is wanted, and takes everything back.
 
 What was found is in the table itself, so whoever comes after a killed daemon can undo it: the next daemon, its
-clean-up, `down`. Which devices forward meanwhile: ``netfilter/guarded_devices``.
+clean-up, `down`. Which devices forward meanwhile: ``netfilter/guarded_devices``. IPv6 is passed where this machine
+forwards it already: there is one switch for the whole machine, which QRE leaves alone.
 """
 
 from __future__ import annotations
@@ -9,16 +10,16 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from ipaddress import IPv4Address
+from ipaddress import ip_address
 from typing import Final
 
 from qre.addresses import Address
 from qre.errors import QreError
-from qre.kernel.netfilter.expressions import ANY
 from qre.kernel.netfilter.forwarding import (
     FORWARDING,
     Way,
     device_with,
+    forwards_ipv6,
     name_of,
     settings_of_devices,
     way_to,
@@ -37,28 +38,36 @@ from qre.kernel.udp.underlay_sockets import MARK
 
 HTTP: Final = 80
 TAKEN: Final = "something listens on it"
-_NO_ROUTE: Final = "there is no IPv4 route to Dest; see `ip route`"
+_NO_ROUTE: Final = "there is no IPv{} route to Dest; see `ip route`"
 _ON_THIS_MACHINE: Final = "Dest is an address of this machine; serve TCP there, or name another Dest"
-_NO_IPV4: Final = "Dest has no IPv4 address; name one that has, or set SiteTcp = off"
+_NO_ADDRESS: Final = {
+    4: "Dest has no IPv4 address; name one that has, or set SiteTcp = off",
+    6: "Dest has not answered over IPv6",
+}
+NO_FORWARDING: Final = "net.ipv6.conf.all.forwarding is off, and QRE leaves this switch of the whole machine alone"
 _UNRESOLVED: Final = "Dest's address is not known yet"
 _OFF: Final = "SiteTcp is off"
-_IPV6_ALONE: Final = "Listen is an IPv6 address, and TCP is passed over IPv4; listen on [::], or set SiteTcp = off"
 _LOOPBACK: Final = "lo"
-#: Of TEST-NET-2 (RFC 5737), which nobody has: it leads where the default route does.
-_ELSEWHERE: Final = IPv4Address("198.51.100.1")
+#: Of documentation's networks (RFC 5737, RFC 9637), which nobody has: they lead where the default route does.
+_ELSEWHERE: Final = {4: ip_address("198.51.100.1"), 6: ip_address("3fff::1")}
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a server's configuration asks for, and where Dest is. ``listen``: without an address where it takes no
-    IPv4. ``ports`` None: Listen's, and 80."""
+    """What a server's configuration asks for over one version of IP, and where Dest is. ``ports`` None: Listen's, and
+    80."""
 
     device: str
-    listen: tuple[IPv4Address | None, int]
+    listen: tuple[Address, int]
     ports: tuple[int, ...] | None
     dest: Address | None
     dest_port: int
     ttl: int
+
+    @property
+    def version(self) -> int:
+        """Of IP."""
+        return self.listen[0].version
 
     def chosen(self) -> tuple[tuple[int, int], ...]:
         """Each port, and the one of Dest that it leads to."""
@@ -77,12 +86,13 @@ class State:
 
 
 class SiteFace(KeptTable[Face]):
-    """The table of one device."""
+    """The table of one device for one version of IP."""
 
     key = "SiteTcp"
 
-    def __init__(self, device: str) -> None:
-        super().__init__(table_of(SITE_TCP, device))
+    def __init__(self, device: str, version: int) -> None:
+        super().__init__(table_of(SITE_TCP[version], device))
+        self.version = version
         self._counts: dict[int, int] = {}
 
     def look(self, wanted: Wanted) -> State:
@@ -106,7 +116,7 @@ class SiteFace(KeptTable[Face]):
 
     def closed(self) -> tuple[str, ...]:
         """Chains of others that drop what is forwarded, unless a rule of theirs lets it pass. Raises QreError."""
-        return tuple(map(str, self._listing().closed_to_ipv4()))
+        return tuple(map(str, self._listing().closed_to(self.version)))
 
     @staticmethod
     def _noted(content: Face) -> Record:
@@ -115,14 +125,10 @@ class SiteFace(KeptTable[Face]):
     def _look(self, wanted: Wanted) -> State:
         chosen = wanted.chosen()
         if not chosen:
-            self._stay_off()
+            self.stay_off()
             return State(why=_OFF)
-        ip, port = wanted.listen
-        if ip is None:
-            self._stay_off()
-            return State(why=_IPV6_ALONE)
         self._off = False
-        taken = taken_ports(ip)
+        taken = taken_ports(wanted.listen[0])
         free = tuple(pair for pair in chosen if pair[0] not in taken)
         state = State(ports=free, taken=tuple(port for port, _ in chosen if port in taken))
         with NetlinkSocket(NETLINK_ROUTE) as netlink:
@@ -130,25 +136,25 @@ class SiteFace(KeptTable[Face]):
             if why or way is None or not free:
                 self.undo()
                 return State(why=why, taken=state.taken)
-            self._put(netlink, wanted, (ip, port), free, way)
+            self._put(netlink, wanted, free, way)
         return state
 
-    @staticmethod
-    def _obstacle(netlink: NetlinkSocket, wanted: Wanted) -> tuple[str, Way | None]:
+    def _obstacle(self, netlink: NetlinkSocket, wanted: Wanted) -> tuple[str, Way | None]:
         if wanted.dest is None:
             return _UNRESOLVED, None
-        if not isinstance(wanted.dest, IPv4Address):
-            return _NO_IPV4, None
+        if wanted.dest.version != self.version:
+            return _NO_ADDRESS[self.version], None
+        if not can_be_sent_on(netlink, self.version):
+            return NO_FORWARDING, None
         way = way_to(netlink, wanted.dest, MARK)
         if way is None or wanted.dest.is_multicast or wanted.dest.is_unspecified:
-            return _NO_ROUTE, None
+            return _NO_ROUTE.format(self.version), None
         return (_ON_THIS_MACHINE if way.local else ""), way
 
     def _put(
         self,
         netlink: NetlinkSocket,
         wanted: Wanted,
-        listen: tuple[IPv4Address, int],
         ports: tuple[tuple[int, int], ...],
         way: Way,
     ) -> None:
@@ -158,23 +164,23 @@ class SiteFace(KeptTable[Face]):
             own
             for own, record in listing.records.items()
             # one daemon has the port: the other is dead
-            if own.family == SITE_TCP and own != self.table and record.listen == listen
+            if own.family == self.table.family and own != self.table and record.listen == wanted.listen
         ]
-        devices = _devices(netlink, listen[0], way)
+        devices = _devices(netlink, wanted.listen[0], way)
         own = self._own(listing)
         records = [*listing.records.values(), *filter(None, [own])]
-        guarded = guarded_of(netlink, devices, records, forwards)
-        assert isinstance(wanted.dest, IPv4Address)
+        guarded = guarded_of(netlink, devices, records, forwards) if self.version == 4 else ()
+        assert wanted.dest is not None
         face = Face(
             device=wanted.device,
-            listen=listen,
+            listen=wanted.listen,
             dest=(wanted.dest, wanted.dest_port),
             ports=ports,
             source=way.source,
             devices=tuple(devices.values()),
             guarded=guarded,
             ttl=wanted.ttl,
-            quiet=not listing.others,
+            quiet=listing.quiet(self.version),
         )
         for record in filter(None, (own, *(listing.records[each] for each in stale))):
             let_go(netlink, listing, record, kept=devices, dead=stale)
@@ -187,7 +193,7 @@ class SiteFace(KeptTable[Face]):
         make_forward(netlink, guarded, forwards)
 
 
-def _devices(netlink: NetlinkSocket, listen: IPv4Address, way: Way) -> dict[int, str]:
+def _devices(netlink: NetlinkSocket, listen: Address, way: Way) -> dict[int, str]:
     """Where packets of such connections come in: from Dest, and from visitors."""
     listening = way_in(netlink, listen)
     listening = way.index if listening is None else listening
@@ -195,11 +201,16 @@ def _devices(netlink: NetlinkSocket, listen: IPv4Address, way: Way) -> dict[int,
     return {index: name for index, name in named.items() if name not in (None, _LOOPBACK) and name}
 
 
-def way_in(netlink: NetlinkSocket, listen: IPv4Address) -> int | None:
+def can_be_sent_on(netlink: NetlinkSocket, version: int) -> bool:
+    """Whether this machine sends packets of that version on, or can be made to. Raises QreError."""
+    return version == 4 or forwards_ipv6(netlink)
+
+
+def way_in(netlink: NetlinkSocket, listen: Address) -> int | None:
     """The index of the device where visitors come in: the one that has the address, else that of the default route.
     Raises MachineError or UntrustedInputError."""
-    index = device_with(netlink, listen) if listen != ANY else None
+    index = None if listen.is_unspecified else device_with(netlink, listen)
     if index is not None and name_of(netlink, index) != _LOOPBACK:
         return index
-    default = way_to(netlink, _ELSEWHERE, MARK)
+    default = way_to(netlink, _ELSEWHERE[listen.version], MARK)
     return default.index if default is not None else None

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 
-from qre.addresses import ipv4_of_listen
 from qre.cli.check.findings import Finding, Findings, YesNo
 from qre.cli.dest.own_servers import own_listens
 from qre.config.model import Profile
@@ -21,9 +20,7 @@ def dest(loaded: Profile) -> Findings:
     """For a server's profile."""
     assert loaded.server is not None and loaded.listen is not None
     settings = loaded.server
-    ip = ipv4_of_listen(loaded.listen.ip)
-    own = {(ip, loaded.listen.port)} if ip is not None else set()
-    ours = OurNetwork(own_listens() | own)
+    ours = OurNetwork(own_listens() | {(loaded.listen.ip, loaded.listen.port)})
     found = asyncio.run(Assessor(ours).assess(Site(settings.dest, settings.server_name)))
     bad = [each for each in found.against if each.weight is Weight.UNUSABLE]
     if bad:

@@ -11,11 +11,12 @@ import json
 import textwrap
 import time
 from collections.abc import Iterator, Sequence
-from ipaddress import IPv4Address
+from ipaddress import ip_address
 from typing import Any, Final
 
 import msgspec
 
+from qre.addresses import Address
 from qre.cli.commands import Options
 from qre.cli.defaults import FIND_DEST
 from qre.cli.dest.own_servers import own_listens
@@ -94,11 +95,11 @@ def _checked(name: str, parse: Any) -> Any:
         raise UserError(f"field {name}", error.why, error.remedy or "see `qre-tool help find-dest`") from None
 
 
-def _address(text: str) -> IPv4Address:
+def _address(text: str) -> Address:
     try:
-        return IPv4Address(text)
+        return ip_address(text)
     except ValueError:
-        why = f"{quoted(text)} is not an IPv4 address"
+        why = f"{quoted(text)} is not an IP address"
         raise UserError("", why, "write it as in Endpoint=192.0.2.1") from None
 
 

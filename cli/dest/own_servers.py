@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from ipaddress import IPv4Address
 
-from qre.addresses import ipv4_of_listen
+from qre.addresses import Address
 from qre.config.profile import SUFFIX, load_profile
 from qre.config.settings import load_global
 from qre.config.values import is_profile_name
@@ -16,9 +15,9 @@ from qre.errors import QreError
 _MOST: int = 200
 
 
-def own_listens() -> frozenset[tuple[IPv4Address, int]]:
-    """Listen of every server's profile that this user can read, of IPv4; what cannot be read is left out."""
-    found = set()
+def own_listens() -> frozenset[tuple[Address, int]]:
+    """Listen of every server's profile that this user can read; what cannot be read is left out."""
+    found: set[tuple[Address, int]] = set()
     try:
         config = load_global(os.environ)
         names = names_in(config.config_dir, SUFFIX, "the directory")[:_MOST]
@@ -29,6 +28,6 @@ def own_listens() -> frozenset[tuple[IPv4Address, int]]:
             listen = load_profile(name, config, os.environ).listen
         except QreError:
             continue
-        if listen is not None and (ip := ipv4_of_listen(listen.ip)) is not None:
-            found.add((ip, listen.port))
+        if listen is not None:
+            found.add((listen.ip, listen.port))
     return frozenset(found)

@@ -11,9 +11,10 @@ import enum
 import ssl
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address, ip_address
+from ipaddress import ip_address
 from typing import Final
 
+from qre.addresses import host_port
 from qre.causes import Cause
 from qre.config.model import HostPort
 from qre.dest_profile import DestProfile
@@ -90,16 +91,15 @@ class Assessor:
             found = await resolve(site.dest.host, site.dest.port)
         except MachineError as error:
             return _unusable(site, Drawback.NAME, error.why or str(error))
-        for address in filter(None, map(_ipv4, found)):
-            if self._ours.is_itself(address, site.dest.port):
-                return _unusable(site, Drawback.ITSELF, f"{address}:{site.dest.port}", str(address))
+        for _, (ip, port) in found:
+            if self._ours.is_itself(ip_address(ip), port):
+                return _unusable(site, Drawback.ITSELF, host_port(ip, port), ip)
         try:
             where, profile = await probe_any(found, lambda at, patience: self._visit(at, site, patience))
         except MachineError as error:
             return await self._failed(site, found[0], error)
         https = await look_by_tcp(where, site.server_name, self._tls)
-        at = _ipv4(where)
-        near = self._ours.is_near(at) if at is not None else None
+        near = self._ours.is_near(ip_address(where[1][0]))
         against = (*drawbacks_of(profile), *_of_tcp(https), *_of_place(where[1][0], near))
         return Assessment(site, where[1][0], profile, https, near, sorted_by_weight(iter(against)))
 
@@ -136,11 +136,6 @@ def not_visited(site: Site, why: str) -> Assessment:
 
 def _unusable(site: Site, drawback: Drawback, detail: str, address: str = "") -> Assessment:
     return Assessment(site, address, against=(Against(drawback, detail),))
-
-
-def _ipv4(where: Resolved) -> IPv4Address | None:
-    address = ip_address(where[1][0])
-    return address if isinstance(address, IPv4Address) else None
 
 
 def _of_tcp(https: HttpsLook) -> Iterator[Against]:

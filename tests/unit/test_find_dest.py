@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 
 import pytest
@@ -38,7 +38,7 @@ from tests.support.json_schemas import check_against_schema, schema
         (("a.example", "Parallel=33"), "field Parallel"),
         (("a.example", "TimeLimit=0s"), "field TimeLimit"),
         (("a.example", "TimeLimit=2h"), "field TimeLimit"),
-        (("a.example", "Endpoint=vpn.example"), "is not an IPv4 address"),
+        (("a.example", "Endpoint=vpn.example"), "is not an IP address"),
         (("a.example", "Dest=b.example"), "there is no such field"),
         (("--file",), "option --file : its value is missing"),
         (("--file", "/nonexistent/sites"), "/nonexistent/sites"),
@@ -152,6 +152,14 @@ def test_this_server_is_known_at_every_address_that_leads_to_it() -> None:
     assert not OurNetwork(listen).is_itself(IPv4Address("192.0.2.2"), 443)
     everywhere = OurNetwork(frozenset({(IPv4Address(0), 443)}))
     assert everywhere.is_itself(IPv4Address("127.0.0.1"), 443)
+    assert OurNetwork(frozenset({(IPv6Address("2001:db8::1"), 443)})).is_itself(IPv6Address("2001:db8::1"), 443)
+    both = OurNetwork(frozenset({(IPv6Address(0), 443)}))
+    assert [both.is_itself(ip_address(each), 443) for each in ("::1", "127.0.0.1", "2001:db8::5")] == [
+        True,
+        True,
+        False,
+    ]
+    assert not everywhere.is_itself(IPv6Address("::1"), 443)
     behind_nat = OurNetwork(listen, IPv4Address("9.1.2.3"))
     assert behind_nat.is_itself(IPv4Address("9.1.2.3"), 443)
     assert behind_nat.is_near(IPv4Address("9.1.99.1"))

@@ -147,7 +147,7 @@ class Forwarder(KeptTable[Passage]):
             ipv6=ipv6,
             listen=wanted.listen,
             dest=wanted.dest,
-            quiet=listing.quiet(4),
+            quiet=listing.quiet(4) and (not ipv6 or listing.quiet(6)),
         )
         if own is not None:
             let_go(netlink, listing, own, kept=tunnel | uplinks)

@@ -82,8 +82,8 @@ class CrewOwner(Protocol):
     def tell(self, message: ToParent, fds: tuple[int, ...] = ()) -> None:
         """Send ``message`` to the parent; the caller keeps ``fds``."""
 
-    def fail(self, reason: str, *, closed: bool = False) -> None:
-        """End the daemon with a failure; ``closed``: what a default route took stays shut in."""
+    def fail(self, reason: str, *, final: bool = False) -> None:
+        """End the daemon with a failure; ``final``: another start would only meet it again."""
 
 
 class Crew:
@@ -339,7 +339,7 @@ class Crew:
             case DeviceTampered(final=final):
                 text = tampering_line(self.config.device, message)
                 if final:
-                    self._owner.fail(text, closed=True)
+                    self._owner.fail(text, final=True)
                 else:
                     self._log.warning("%s", text)
             case LinkGone(device=device):

@@ -71,12 +71,12 @@ class AllReady(Message, frozen=True, kw_only=True):
 
 
 class DaemonFailed(Message, frozen=True, kw_only=True):
-    """The daemon cannot go on. ``passing``: for something that may pass by itself. ``closed``: the rules of a default
-    route stay, so that nothing leaves in the clear."""
+    """The daemon cannot go on. ``passing``: for something that may pass by itself. ``final``: for something that
+    another start would meet again."""
 
     reason: Text
     passing: bool = False
-    closed: bool = False
+    final: bool = False
 
 
 class GuestCount(Message, frozen=True, kw_only=True):

@@ -127,9 +127,9 @@ class _Supervisor:
         self._status = max(self._status, status)
         self._ended.set()
 
-    def fail(self, reason: str, *, passing: bool = False, closed: bool = False) -> None:
+    def fail(self, reason: str, *, passing: bool = False, final: bool = False) -> None:
         """The daemon cannot continue: tell the parent and end everything."""
-        self.tell(DaemonFailed(reason=reason[:512], passing=passing, closed=closed))
+        self.tell(DaemonFailed(reason=reason[:512], passing=passing, final=final))
         self._end(1)
 
     async def run(self) -> int:

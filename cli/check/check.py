@@ -15,6 +15,7 @@ from qre.cli.check import (
     check_dest,
     check_firewall,
     check_forward,
+    check_left,
     check_machine,
     check_profile,
     check_replay_store,
@@ -93,6 +94,7 @@ def findings(name: str | None) -> Iterator[Finding]:
             yield from look("replay store", lambda: check_replay_store.replay_store(place))
         yield from look("dest", lambda: check_dest.dest(profile))
     if (client := loaded.client) is not None:
+        yield from look("left rules", lambda: check_left.left_rules(addressed, config))
         yield from look("endpoint", lambda: check_profile.endpoint(client))
         yield from look("dns", lambda: check_profile.dns(client))
 

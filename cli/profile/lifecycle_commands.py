@@ -14,6 +14,7 @@ from qre.cli.undo import terminable
 from qre.config.model import GlobalConfig, Profile
 from qre.config.profile import load_profile, profile_path
 from qre.config.settings import load_global
+from qre.config.values import DEVICE_LENGTH
 from qre.device.control_client import RELOAD_TIMEOUT, ask_daemon, daemon_runs
 from qre.device.device_lock import hold_device
 from qre.device.lifecycle import (
@@ -25,7 +26,7 @@ from qre.device.lifecycle import (
     require_net_admin,
     up_profile,
 )
-from qre.device.lifecycle_down import device_up_as, down_profile, plan_down
+from qre.device.lifecycle_down import device_up_as, down_profile, left_tables, plan_down
 from qre.device.state import load_state
 from qre.errors import UserError
 
@@ -44,13 +45,13 @@ def up(arguments: list[str], options: Options) -> int:
 
 
 def down(arguments: list[str], options: Options) -> int:
-    """``down PROFILE``; without the profile's file, by its saved state or its device's alias."""
+    """``down PROFILE``; without the profile's file, by its saved state, its device's alias, or rules that it left."""
     config = load_global(os.environ)
     name = arguments[0]
     gone = not os.path.lexists(profile_path(name, config))
     if gone and not options.dry_run:
         require_net_admin(f"down {name}")
-    known = gone and (load_state(config, name) is not None or device_up_as(name))
+    known = gone and (load_state(config, name) is not None or device_up_as(name) or left_tables(config, name))
     target = name if known else _load(name, config, "down", changes=not options.dry_run)
     device = _device(target, config)
     _refuse_daemon(name, device, config)
@@ -98,7 +99,7 @@ def _device(target: Profile | str, config: GlobalConfig) -> str:
     saved = load_state(config, target if isinstance(target, str) else target.name)
     if saved is not None:
         return saved.device
-    return device_up_as(target) if isinstance(target, str) else target.device
+    return device_up_as(target) or target[:DEVICE_LENGTH] if isinstance(target, str) else target.device
 
 
 def _refuse_daemon(name: str, device: str, config: GlobalConfig) -> None:

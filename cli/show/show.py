@@ -40,8 +40,18 @@ def show(arguments: list[str], options: Options) -> int:
     elif len(arguments) > 1:
         sys.stdout.write(render_client(described[0]))
     else:
-        sys.stdout.write(render(described))
+        sys.stdout.write(render(described) or _nothing(config))
     return 0
+
+
+def _nothing(config: GlobalConfig) -> str:
+    """What to say when nothing is up: nothing, as wg(8), unless that is not all."""
+    from qre.device.lifecycle_down import left_tables
+
+    if not left_tables(config, ""):
+        return ""
+    told = "a daemon left the rules of its default route, and nothing leaves this machine"
+    return f"nothing is up: {told}; `qre-tool down PROFILE` removes them\n"
 
 
 def devices(config: GlobalConfig) -> list[Description]:

@@ -61,11 +61,12 @@ def print_notice(text: str) -> None:
 @dataclass(frozen=True)
 class UpResult:
     """A profile that is up. ``tun_fd`` is the caller's to close (``keep_tun`` on the user data plane); ``table`` is
-    not 0 when one of its routes has a table of its own."""
+    not 0 when one of its routes has a table of its own. ``closed_before``: an earlier daemon had left its rules."""
 
     tun_fd: int | None
     dataplane: Dataplane
     table: int
+    closed_before: bool = False
 
 
 @dataclass
@@ -214,7 +215,7 @@ def up_profile(profile: Profile, config: GlobalConfig, *, keep_tun: bool, notice
     with Rtnl() as rtnl:
         up = _prepare(profile, config, keep_tun, notice, rtnl)
         run_steps(up_steps(up), notice)
-    return UpResult(up.tun_fd, up.dataplane, up.spec.table)
+    return UpResult(up.tun_fd, up.dataplane, up.spec.table, any(up.rules_before.values()))
 
 
 def plan_up(profile: Profile, config: GlobalConfig, *, keep_tun: bool = False) -> list[str]:

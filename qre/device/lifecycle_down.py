@@ -12,7 +12,7 @@ from pathlib import Path
 
 from qre.addresses import Interface, closed_beside, default_versions
 from qre.config.model import GlobalConfig, Hooks, Profile
-from qre.config.values import parse_socket_address
+from qre.config.values import DEVICE_LENGTH, parse_socket_address
 from qre.device.control_client import front_path, remove_left, runtime_paths
 from qre.device.device_lock import is_free, lock_path, port_name
 from qre.device.kernel_device import close_sessions, release_port
@@ -25,6 +25,7 @@ from qre.device.steps import Notice, Step, hook_steps, plan_of
 from qre.ends import Dataplane
 from qre.errors import QreError, UserError
 from qre.kernel.bpf_pins import paths as pin_paths
+from qre.kernel.bpf_pins import places as places_of_pins
 from qre.kernel.capabilities import missing_capabilities
 from qre.kernel.forward.forwarder import Forwarder
 from qre.kernel.netfilter.own_tables import SITE_TCP
@@ -113,7 +114,8 @@ def down_profile(
 
     It is not an error when parts, or everything, are gone already. The daemon's own clean-up (``by_daemon``)
     continues after a failing PreDown, and while its workers still hold the device. ``closed``: the rules of a default
-    route stay, so that nothing leaves in the clear. The first error is raised when everything else is done.
+    route stay, so that nothing leaves in the clear, and the state with them. The first error is raised when
+    everything else is done.
     """
     name = profile if isinstance(profile, str) else profile.name
     require_net_admin(f"down {name}")
@@ -152,6 +154,12 @@ def device_up_as(name: str) -> str:
         return next((link.name for link in rtnl.links() if claimed(link) and is_ours(link, name)), "")
 
 
+def left_tables(config: GlobalConfig, name: str) -> set[int]:
+    """Tables of rules that a killed daemon left, and that belong to nobody else."""
+    with Rtnl() as rtnl:
+        return orphaned_tables(rtnl, config, name, name)
+
+
 def _held(device: str, name: str) -> UserError:
     return UserError(f"device {device}", "a daemon holds it", f"stop the daemon first: `systemctl stop qred@{name}`")
 
@@ -163,7 +171,7 @@ def _prepare(
     name, configured = (profile, None) if isinstance(profile, str) else (profile.name, profile)
     saved = load_state(config, name)
     device = (
-        saved.device if saved is not None else configured.device if configured is not None else device_up_as(name)
+        saved.device if saved else configured.device if configured else device_up_as(name) or name[:DEVICE_LENGTH]
     )
     link = rtnl.link(device) if device else None
     if link is not None and not is_ours(link, name):
@@ -171,7 +179,8 @@ def _prepare(
     if link is not None and not by_daemon and os.geteuid() == 0 and is_held(device, name):
         raise _held(device, name)
     listen = None if by_daemon else _port_of(configured, saved)
-    places = [] if by_daemon else [*pin_paths(config.bpf_pin_dir, device), *runtime_paths(config, name, device)]
+    pins = [path for place in places_of_pins(config.bpf_pin_dir) for path in pin_paths(place, device)]
+    places = [] if by_daemon else [*pins, *runtime_paths(config, name, device)]
     if listen is not None and is_free(config, port_name(*listen)):  # otherwise it is another daemon's
         places += [front_path(config.runtime_dir, port_name(*listen)), lock_path(config, port_name(*listen))]
     else:
@@ -181,7 +190,7 @@ def _prepare(
         device=device,
         hooks=configured.hooks if configured is not None else Hooks(),
         addresses=(*(saved.address if saved is not None else ()), *(configured.address if configured else ())),
-        tables=_tables(configured, saved, link, rtnl, config),
+        tables=_tables(name, configured, saved, link, rtnl, config),
         closed=_closed(configured) if closed and configured is not None else (),
         config=config,
         rtnl=rtnl,
@@ -199,14 +208,19 @@ def _closed(configured: Profile) -> tuple[int, ...]:
 
 
 def _tables(
-    configured: Profile | None, saved: ProfileState | None, link: Link | None, rtnl: Rtnl, config: GlobalConfig
+    name: str,
+    configured: Profile | None,
+    saved: ProfileState | None,
+    link: Link | None,
+    rtnl: Rtnl,
+    config: GlobalConfig,
 ) -> tuple[int, ...]:
     """Tables of the profile's rules."""
     found = tables_of(rtnl, link) if link is not None else set()
     if saved is not None:
         found |= {saved.table} - {0}
-    elif configured is not None and has_table(configured):
-        found |= orphaned_tables(rtnl, config, configured.name, configured.device)
+    elif configured is None or has_table(configured):
+        found |= orphaned_tables(rtnl, config, name, configured.device if configured is not None else name)
     return tuple(sorted(found))
 
 
@@ -264,7 +278,8 @@ def _steps(down: _Down) -> tuple[list[Step], list[Step]]:
     rest.append(Step((f"delete device {device}",) if down.link is not None else (), down.delete_device))
     rest += hook_steps("PostDown", down.hooks.post_down, device)
     state = state_path(down.config, down.name)
-    rest.append(Step((f"remove state {state}",) if os.path.lexists(state) else (), down.forget))
+    if not (down.closed and down.tables):
+        rest.append(Step((f"remove state {state}",) if os.path.lexists(state) else (), down.forget))
     return hook_steps("PreDown", down.hooks.pre_down, device), rest
 
 

@@ -44,6 +44,12 @@ def check_pin_dir(directory: Path, what: str = "BpfPinDir") -> None:
         raise UserError(f"{what} {directory}", "not a BPF file system", remedy)
 
 
+def places(directory: Path) -> tuple[Path, Path]:
+    """Where a daemon may have pinned whose environment is not known: ``directory``, and below it where the unit does
+    (packaging/qred@.service), whose own directory that is."""
+    return directory, directory / "qre"
+
+
 def paths(directory: Path, device: str) -> list[Path]:
     """The pins of a device's daemon. A BPF file system allows no dots, so they become colons, which no device name
     has."""

@@ -1,8 +1,10 @@
-"""SIGTERM and SIGINT while a daemon starts: an exception, so that the steps done so far are undone, and a note of it.
+"""Signals to end while a daemon starts: an exception, so that the steps done so far are undone, and a note of it.
 
 The exception alone is not enough. A handler runs between two instructions of Python, wherever that is, and what it
 raises is lost where C code has called that Python: in an import that an extension module makes, in a callback of the
 garbage collector or of a weak reference. A daemon that lost it would run on as if nobody had asked it to end.
+
+SIGUSR1 is the same from a manager that is about to start another daemon of the profile (RestartKillSignal=).
 """
 
 from __future__ import annotations
@@ -13,11 +15,11 @@ import sys
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, NoReturn
 
-ENDING: Final = (signal.SIGTERM, signal.SIGINT)
+ENDING: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
 class TerminatedError(BaseException):
-    """SIGTERM or SIGINT while the daemon was still starting."""
+    """A signal to end while the daemon was still starting."""
 
 
 def _say_unless_expected(unraisable: sys.UnraisableHookArgs) -> None:
@@ -27,10 +29,11 @@ def _say_unless_expected(unraisable: sys.UnraisableHookArgs) -> None:
 
 
 class EarlyEnd:
-    """``wanted``: a signal came. Look at it when signals are handled otherwise."""
+    """``wanted``: a signal came. Look at it when signals are handled otherwise. ``another_follows``: it was the one
+    that says so, then or later."""
 
     def __init__(self) -> None:
-        self.wanted = False
+        self.wanted = self.another_follows = False
 
     def listen(self) -> None:
         """From now on these signals raise TerminatedError, the first of them."""
@@ -39,10 +42,20 @@ class EarlyEnd:
 
         sys.unraisablehook = _say_unless_expected
 
+    def is_over(self, loop: asyncio.AbstractEventLoop, stop: Callable[[], None]) -> None:
+        """From now on these signals call ``stop``."""
+        for number in ENDING:
+            loop.add_signal_handler(number, self._end, number, stop)
+
+    def _end(self, number: int, stop: Callable[[], None]) -> None:
+        self.another_follows |= number == signal.SIGUSR1
+        stop()
+
     def _terminate(self, number: int, frame: object) -> NoReturn:
         for each in ENDING:
             signal.signal(each, signal.SIG_IGN)  # the undoing is not interrupted again
         self.wanted = True
+        self.another_follows = number == signal.SIGUSR1
         raise TerminatedError
 
 

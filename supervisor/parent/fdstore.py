@@ -74,14 +74,21 @@ def keep(notifier: Notifier, fd: int) -> None:
     notifier.tell(f"FDSTORE=1\nFDNAME={NAME}\nFDPOLL=0", fd)
 
 
-def keep_or_use(notifier: Notifier, supplies: dict[str, int], stored: int | None) -> bool:
-    """Let systemd keep the memfd among ``supplies``; or replace that by ``stored``, which it has kept (True)."""
-    if stored is None:
-        keep(notifier, supplies[NAME])
-        return False
-    os.close(supplies[NAME])
-    supplies[NAME] = stored
-    return True
+def supply(notifier: Notifier, supplies: dict[str, int], stored: int | None, *, kernel: bool) -> bool:
+    """Sessions in qre.ko outlive the daemon: systemd keeps the memfd among ``supplies``, or that is replaced by
+    ``stored``, which it has kept (True). Sessions of the user data plane do not, and what was stored goes."""
+    if kernel:
+        os.close(supplies.pop("number_marks"))
+        if stored is None:
+            keep(notifier, supplies[NAME])
+            return False
+        os.close(supplies[NAME])
+        supplies[NAME] = stored
+        return True
+    if stored is not None:
+        os.close(stored)
+        forget(notifier)
+    return False
 
 
 def forget(notifier: Notifier) -> None:

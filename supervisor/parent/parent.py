@@ -25,6 +25,7 @@ from qre.device.device_lock import hold_device
 from qre.device.kernel_device import kernel_holds_port, release_port
 from qre.device.lifecycle import refuse_replacement, up_profile
 from qre.device.lifecycle_down import down_profile
+from qre.device.name_servers import name_service
 from qre.device.route_table import chosen_table
 from qre.device.state import save_state, state_of
 from qre.ends import Dataplane, Role
@@ -98,8 +99,8 @@ class Daemon:
         self._followed = False
         self._guests = 0
         self._stored_secrets = fdstore.take_back(os.environ)
-        #: It is one that may pass by itself; the rules of a default route outlive us.
-        self._failure, self._may_pass, self._closed = "", False, False
+        #: It is one that may pass by itself.
+        self._failure, self._may_pass = "", False
         self._stopping = False
         self._early_end = EarlyEnd()
         self._flushing = False
@@ -136,10 +137,12 @@ class Daemon:
             supplies = stack.enter_context(self._supplies())  # errors come before anything is changed
             result = up_profile(self._profile, self._config, keep_tun=True)
             self._dataplane, self._table = result.dataplane, result.table
-            stack.enter_context(self._taken_down(result.tun_fd))
+            stack.enter_context(self._taken_down(result.tun_fd, closed_before=result.closed_before))
             if result.tun_fd is not None:
                 supplies["tun"] = result.tun_fd
-            self._keep_secrets(supplies)
+            stored, self._stored_secrets = self._stored_secrets, None
+            if fdstore.supply(self._notifier, supplies, stored, kernel=self._dataplane is Dataplane.KERNEL):
+                self._log.info("session secrets of the previous daemon are reused")
             self._serve(supplies)
 
     def _serve(self, supplies: dict[str, int]) -> None:
@@ -170,11 +173,19 @@ class Daemon:
             kill_descendants(os.getpid())
 
     @contextmanager
-    def _taken_down(self, tun_fd: int | None) -> Iterator[None]:
-        """Undo ``up`` at the end, and remove what the processes left; tries everything, reports the first error."""
+    def _taken_down(self, tun_fd: int | None, *, closed_before: bool) -> Iterator[None]:
+        """Undo ``up`` at the end, and remove what the processes left; tries everything, reports the first error.
+        Only an end that was asked for gives the machine its own way back: after any other, and before another daemon,
+        what a default route took stays shut in."""
+        ordered = False
         try:
             yield
+            ordered = self._stopping or not self._failure
+        except TerminatedError:
+            ordered = True
+            raise
         finally:
+            closed = self._early_end.another_follows or (not ordered and (self._ready or closed_before))
             for number in _HANDLED:
                 signal.signal(number, signal.SIG_IGN)  # the clean-up is short and is not interrupted
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)
@@ -191,20 +202,9 @@ class Daemon:
                 with self._reported("qre.ko"):
                     self._release_port()
             with self._reported("down"):
-                down_profile(self._profile, self._config, by_daemon=True, closed=self._closed)
+                down_profile(self._profile, self._config, by_daemon=True, closed=closed)
             if tun_fd is not None:
                 os.close(tun_fd)
-
-    def _keep_secrets(self, supplies: dict[str, int]) -> None:
-        """Sessions in qre.ko outlive the daemon: keep their secrets, too, and reuse those of the previous daemon."""
-        stored, self._stored_secrets = self._stored_secrets, None
-        if self._dataplane is Dataplane.KERNEL:
-            os.close(supplies.pop("number_marks"))
-            if fdstore.keep_or_use(self._notifier, supplies, stored):
-                self._log.info("session secrets of the previous daemon are reused")
-        elif stored is not None:
-            os.close(stored)
-            fdstore.forget(self._notifier)
 
     def _kernel_holds_port(self, listen: tuple[str, int]) -> bool:
         """Whether qre.ko has a shared socket of a killed daemon on our address."""
@@ -261,8 +261,7 @@ class Daemon:
         loop.add_reader(self._channel.fileno(), self._receive)
         if self._port.front is not None:
             loop.add_reader(self._port.front.fileno(), self._front_ended)
-        for number in ENDING:
-            loop.add_signal_handler(number, self._stop)
+        self._early_end.is_over(loop, self._stop)
         loop.add_signal_handler(signal.SIGHUP, lambda: self._tasks.spawn(self._reload.run()))
         try:
             if self._early_end.wanted:  # and its exception was lost
@@ -361,9 +360,8 @@ class Daemon:
                     self._tasks.spawn(self._reload.run())
                 if self._options.run_for_ms is not None:  # of work; the start has its own time limits
                     asyncio.get_running_loop().call_later(self._options.run_for_ms / 1000, self._stop)
-            case DaemonFailed(reason=reason, passing=passing, closed=closed):
-                self._may_pass = passing or self._ready
-                self._closed = closed and not self._stopping
+            case DaemonFailed(reason=reason, passing=passing, final=final):
+                self._may_pass = (passing or self._ready) and not final
                 self._failure = self._failure or one_line(reason)
             case GuestCount(count=count):
                 self._guests = count
@@ -417,6 +415,8 @@ class Daemon:
         """Read the profile again and apply what may change. Raises QreError when it is refused."""
         profile, old = self._load(), self._profile
         refuse_replacement(profile, state_of(old, self._table), _RESTART)
+        if profile.dns is not None:
+            name_service()
         table = self._table or chosen_table(profile, self._config)
         config = msgspec.structs.replace(self._worker_config(profile), table=table)
         secrets = secrets_memfd(profile)
@@ -438,7 +438,7 @@ class Daemon:
         self._end_at_once(f"internal error: {type(error).__name__}: {error}")
 
     def _end_at_once(self, why: str) -> None:
-        self._failure = self._failure or why
+        self._failure, self._may_pass = self._failure or why, self._ready
         kill_descendants(os.getpid())
 
 

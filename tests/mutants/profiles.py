@@ -217,8 +217,8 @@ MUTANTS = {
         M(
             "the saved device",
             "_prepare",
-            "saved.device if saved is not None else configured.device if configured is not None else device_up_as(name)",
-            "configured.device if configured is not None else device_up_as(name)",
+            "saved.device if saved else configured.device if configured else device_up_as(name)",
+            "configured.device if configured else device_up_as(name)",
         ),
     ),
     "`down` has no precondition: of a profile that is not up it cleans what is there, and succeeds": (
@@ -229,9 +229,14 @@ MUTANTS = {
             "if saved is None and link is None:\n    raise UserError(f'profile {name}', 'it is not up')\n"
             "listen = None if by_daemon else _port_of(configured, saved)",
         ),
-        M("its rules", "_tables", "orphaned_tables(rtnl, config, configured.name, configured.device)", "set()"),
+        M(
+            "its rules",
+            "_tables",
+            "orphaned_tables(rtnl, config, name, configured.device if configured is not None else name)",
+            "set()",
+        ),
         M("and nobody else's", "orphaned_tables", "{state.table for state in others if state is not None}", "set()"),
-        M("its pins", "_prepare", "pin_paths(config.bpf_pin_dir, device)", "()"),
+        M("its pins", "_prepare", "pin_paths(place, device)", "()"),
         M("its files", "_prepare", "runtime_paths(config, name, device)", "()"),
         M("by its device alone", "down", "device_up_as(name)", "False"),
     ),
@@ -272,7 +277,7 @@ MUTANTS = {
         M(
             "cleans up the rest",
             "Daemon._taken_down",
-            "down_profile(self._profile, self._config, by_daemon=True, closed=self._closed)",
+            "down_profile(self._profile, self._config, by_daemon=True, closed=closed)",
             "None",
         ),
         M("cleans up in RuntimeDir", "Daemon._taken_down", "remove_left(path)", "None"),
@@ -341,7 +346,7 @@ MUTANTS = {
         M(
             "everything cleaned up",
             "Daemon._taken_down",
-            "down_profile(self._profile, self._config, by_daemon=True, closed=self._closed)",
+            "down_profile(self._profile, self._config, by_daemon=True, closed=closed)",
             "None",
         ),
     ),

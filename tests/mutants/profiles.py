@@ -217,8 +217,8 @@ MUTANTS = {
         M(
             "the saved device",
             "_prepare",
-            "saved.device if saved else configured.device if configured else device_up_as(name)",
-            "configured.device if configured else device_up_as(name)",
+            "saved.device if saved else configured.device if configured else device_up_as(name) or name[:DEVICE_LENGTH]",
+            "configured.device if configured else device_up_as(name) or name[:DEVICE_LENGTH]",
         ),
     ),
     "`down` has no precondition: of a profile that is not up it cleans what is there, and succeeds": (

@@ -162,6 +162,24 @@ def test_a_network_that_takes_most_waits_and_the_others_do_not() -> None:
     assert all(admission.take(f"203.0.{n}", 110.0) for n in range(20))
 
 
+def test_where_clients_came_from_is_looked_at_first_when_a_flood_from_everywhere_is_beyond_all_bounds() -> None:
+    """1,500 a second that open, of always other networks; one that forges known networks takes their part alone."""
+    admission = Admission(500, 4000)
+    for network in ("198.51.100", "203.0.113"):
+        admission.know(network)
+    always_others = (f"10.{number >> 8}.{number & 255}" for number in itertools.count())
+    admitted(admission, always_others, 1500, opened=True, seconds=6)
+    assert not any(admission.take(f"192.0.{n}", 106.0) for n in range(20))
+    assert admission.take("198.51.100", 106.0)
+    for _ in range(2000):
+        if admission.take("203.0.113", 106.0):
+            admission.charge("203.0.113", 106.0)
+    assert admission.take("198.51.100", 106.0), "one network has taken all that is kept for them"
+    for n in range(5000):
+        admission.know(f"10.{n}")
+    assert len(admission._known) == 4096
+
+
 def test_what_only_looks_like_initials_does_not_cost_the_neighbours_of_its_sender() -> None:
     """Nor whoever shares its address: two thousand a second, of the client's own network."""
     admission = Admission(500, 4000)

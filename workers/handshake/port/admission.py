@@ -6,6 +6,9 @@ have had nothing for a moment. Only what turned out to be worth it is charged to
 address of a neighbour, and who shares one with others is not punished for what they send. A first look at a newcomer
 costs a tenth of the rest, and has a bound of its own.
 
+Where clients came from lately is known, and a part of the rate is kept for these networks: a flood from everywhere does
+not keep them out. Who forges one of their addresses takes from that part alone, and of one network's share.
+
 Networks share a fixed number of counters by Python's keyed hash of strings, so a flood from any number of sources
 allocates nothing, and nobody can choose whose counter to fill. Sans-IO: time is passed in.
 """
@@ -14,6 +17,7 @@ from __future__ import annotations
 
 import math
 from array import array
+from collections import OrderedDict
 from typing import Final
 
 _COUNTERS: Final = 16_384
@@ -24,6 +28,11 @@ _PRESSURE, _FULL = 0.5, 2.0
 #: What one network may have had lately when the pressure begins; halved 7 times until the full rate.
 _LARGEST_SHARE: Final = 64.0
 _HALVINGS: Final = 7.0
+#: Networks whose clients are remembered, the share of the capacity that is kept for them, and what one of them may
+#: have had lately.
+_MOST_KNOWN: Final = 4096
+_RESERVE: Final = 0.1
+_KNOWN_SHARE: Final = 8.0
 #: Looks for nothing, a second, from which on it is a flood.
 _MANY_WASTED: Final = 50.0
 
@@ -98,16 +107,32 @@ class Admission:
         self.looks = looks
         self._networks = _Counts(_COUNTERS)
         self._looked, self._charged, self._wasted = _Rate(), _Rate(), _Rate()
+        self._known: OrderedDict[str, None] = OrderedDict()
+        self._reserve = TokenBucket(capacity * _RESERVE, capacity * _RESERVE)
 
     def take(self, network: str, now: float) -> bool:
         """Whether one more from ``network`` may be looked at now."""
-        rate = self._charged.now(now)
-        if rate > self.capacity * _FULL or self._looked.now(now) > self.looks:
-            return False
-        if rate > self.capacity * _PRESSURE and self._networks.of(network, now) > self.share(rate):
+        if not self._has_share(network, now) and not self._is_expected(network, now):
             return False
         self._looked.add(now)
         return True
+
+    def _has_share(self, network: str, now: float) -> bool:
+        rate = self._charged.now(now)
+        if rate > self.capacity * _FULL or self._looked.now(now) > self.looks:
+            return False
+        return rate <= self.capacity * _PRESSURE or self._networks.of(network, now) <= self.share(rate)
+
+    def _is_expected(self, network: str, now: float) -> bool:
+        known = network in self._known and self._networks.of(network, now) <= _KNOWN_SHARE
+        return known and self._reserve.take(now)
+
+    def know(self, network: str) -> None:
+        """A client came from there."""
+        self._known[network] = None
+        self._known.move_to_end(network)
+        if len(self._known) > _MOST_KNOWN:
+            self._known.popitem(last=False)
 
     def share(self, rate: float) -> float:
         """What one network may have had lately when ``rate`` newcomers a second are admitted; unbounded without

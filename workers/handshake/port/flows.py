@@ -9,9 +9,8 @@ What may begin a ClientHello is forwarded first and read later, by ``look``: rea
 between the two datagrams of a browser's hello, and Dest must see that gap as it is. Only in a flood of what is no
 Initial at all newcomers are read first.
 
-Nothing grows without bound: flows in all and of one prefix (the longest idle makes room), newcomers a second
-(``admission``), undecided flows and the bytes they hold, handshakes (what is over makes room first). Newcomers that
-may begin a hello are counted apart, so that a flood of other garbage does not keep clients out.
+Nothing grows without bound: flows in all and of one prefix (the longest idle makes room), newcomers (``admission``),
+undecided flows and their bytes, handshakes (what is over makes room first). Other garbage is counted apart.
 """
 
 from __future__ import annotations
@@ -162,6 +161,7 @@ class FlowTable:
 
     def hello_accepted(self, flow: Flow, handshake: Handshake) -> Sequence[Effect]:
         """The hello is recorded: ``handshake`` begins, and receives the client's datagrams from now on."""
+        self._hellos.know(flow.prefix)
         unread, flow.unread = flow.unread, []
         effects = self._begun(flow, FlowEvent.ACCEPTED, handshake)
         return [*effects, *(Feed(handshake, data) for data, _ in unread)]

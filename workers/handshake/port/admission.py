@@ -6,8 +6,8 @@ have had nothing for a moment. Only what turned out to be worth it is charged to
 address of a neighbour, and who shares one with others is not punished for what they send. A first look at a newcomer
 costs a tenth of the rest, and has a bound of its own.
 
-Where clients came from lately is known, and a part of the rate is kept for these networks: a flood from everywhere does
-not keep them out. Who forges one of their addresses takes from that part alone, and of one network's share.
+Where clients came from lately is known, and a part of the rate is kept for these networks: no flood from everywhere
+keeps them out. Who forges one of their addresses takes from that part alone, and of one network's share.
 
 Networks share a fixed number of counters by Python's keyed hash of strings, so a flood from any number of sources
 allocates nothing, and nobody can choose whose counter to fill. Sans-IO: time is passed in.

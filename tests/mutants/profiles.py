@@ -152,6 +152,8 @@ MUTANTS = {
             "remove_state(self.config, self.profile.name)",
             "None",
         ),
+        M("somebody's addresses stay", "sync_addresses", "interface not in left", "True"),
+        M("also when the link goes down again", "_Up.unmake_device", "self.give_back_addresses(link)", "None"),
         M("an earlier one's device", "_Up.give_up", "self.rtnl.delete_link(link)", "None"),
         M(
             "at every step",

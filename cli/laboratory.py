@@ -162,7 +162,7 @@ Sets up the shared port, sends packets to it, and removes it again. Fields:
   Listen=IP:PORT             numeric
   ConnectionId=HEX           as long as RoutedCidLen
 {_LOADING_FIELDS}\
-  [Device=DEVICE]            let qre.ko adopt the connection ID on it, and compare its shared-port counters
+  [Device=DEVICE]            a server's device of qre.ko: it adopts the connection ID, and its counters are compared
 """,
     ),
     "shared-port-session-demo": Command(

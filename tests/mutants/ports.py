@@ -59,6 +59,14 @@ MUTANTS = {
         M("checks", "_compare", "rx != 0 or passed < sent", "False"),
         M("on the device", "_adopt", "qre.cid_adopt(device, cid)", "None"),
         M("what show tells", "_counters", "port_counters(fields.device)", "''"),
+        M("or fails", "_compare", "before is None or after is None", "False"),
+        M(
+            "before anything is set up",
+            "shared_port_loader_check",
+            "_check_counted(fields.device, qre)",
+            "port_counters(fields.device)",
+        ),
+        M("of a server", "_check_counted", "found.role is not Role.SERVER", "False"),
     ),
     "`shared-port-session-demo` shakes hands on real sockets and installs after the loader registered": (
         M("registers before", "_install_server", "_prove_registered(demo)", "None"),

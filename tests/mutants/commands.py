@@ -9,7 +9,12 @@ _NEEDS_ROOT = (
 )
 
 MUTANTS = {
-    "`--json` makes `show` print JSON": (M("JSON", "show", "options.json", "False"),),
+    "`--json` makes `show` print JSON": (
+        M("JSON", "show", "options.json", "False"),
+        M("each key, of qre.ko without a daemon", "_counters_alone", "'forward'", "'forwarding'"),
+        M("of `up` without a daemon", "_from_kernel", "'forward'", "'forwarding'"),
+        M("of a daemon", "_rules", "('site_tcp', 'forward')", "('site_tcp',)"),
+    ),
     "`--json` makes `show-cid-map` print JSON": (M("JSON", "show_cid_map", "options.json", "False"),),
     "other commands accept `--json` without an effect": (
         M("accepted", "_split", "word == '--json'", "word == '--json' and name in {'show', 'show-cid-map', 'check'}"),

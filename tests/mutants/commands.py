@@ -73,6 +73,18 @@ MUTANTS = {
         M("of the client's own address", "_plan", "profile.underlay.client is not None", "False"),
         M("of the program", "_plan", "f'load {bpf_elf(config)}'", "'load the program'"),
         M("of the time", "_plan", "run_for_ms is not None", "False"),
+        M("of the name servers", "_plan", "_names_lines(profile)", "()"),
+        M(
+            "of TCP to Dest",
+            "_rules_lines",
+            "lines.append(line(table_of(SITE_TCP[version], device), forwards, f'TCP {ports}'))",
+        ),
+        M(
+            "of what is forwarded",
+            "_rules_lines",
+            "(mode := profile.server.forward) is not Forward.OFF",
+            "(mode := None)",
+        ),
         M("what qre.ko is told", "sync_line", "f'listen {profile.listen}'", "f'listen {profile.server.listen}'"),
         M(
             "changes nothing",

@@ -57,7 +57,7 @@ def network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(qre.kernel.rtnl, "Rtnl", Devices)
 
 
-def check(described: dict[str, Any]) -> None:
+def check_described(described: dict[str, Any]) -> None:
     check_against_schema("show", {"version": JSON_VERSION, "devices": [described]})
 
 
@@ -79,16 +79,16 @@ def device(role: Role | None, *, whole: bool, shared: bool) -> KernelDevice:
 def test_of_a_device_of_the_module_without_a_daemon(role: Role | None, shared: bool) -> None:
     sessions = [KernelSession(status=SESSION, confirmed=True, underlay=None, aead_driver="")]
     state = state_of(PROFILES[role], 0) if role is not None else None
-    check(show_kernel.describe(device(role, whole=True, shared=shared), sessions, state))
-    check(show_kernel.describe(device(role, whole=True, shared=shared), [], None))
-    check(show_kernel.describe(device(role, whole=False, shared=shared), None, state))
+    check_described(show_kernel.describe(device(role, whole=True, shared=shared), sessions, state))
+    check_described(show_kernel.describe(device(role, whole=True, shared=shared), [], None))
+    check_described(show_kernel.describe(device(role, whole=False, shared=shared), None, state))
 
 
 @pytest.mark.parametrize("profile", PROFILES.values(), ids=PROFILES)
 def test_of_a_device_that_up_made(profile: Profile) -> None:
     described = _from_kernel(state_of(profile, 0))
     assert described is not None
-    check(described)
+    check_described(described)
 
 
 @pytest.mark.parametrize("user", [True, False])
@@ -108,4 +108,4 @@ def test_of_a_daemon_whose_workers_are_being_restarted(profile: Profile, user: b
         accounts=SimpleNamespace(describe=lambda clients: []),
         members={},
     )
-    check(asyncio.run(describe(cast(Crew, crew))))
+    check_described(asyncio.run(describe(cast(Crew, crew))))

@@ -166,6 +166,12 @@ MUTANTS = {
         ),
         M("failure is 2", "FAILURE", "2", "1"),
         M("one line", "error_line", "letter if letter.isprintable() else repr(letter)[1:-1]", "letter"),
+        M(
+            "one for each missing field",
+            "_report",
+            "error.errors if isinstance(error, UserErrors) else (error,)",
+            "(error,)",
+        ),
         M("no traceback", "main", "os.environ.get('QRE_DEBUG') == '1'", "True"),
         M(
             "the kernel's refusal, too",
@@ -217,7 +223,7 @@ MUTANTS = {
         ),
         M("suggests the nearest", "device", "did_you_mean(name, known, 'see `qre-tool show`')", "''"),
     ),
-    "`refresh DEVICE` probes Dest, stores and prints the profile": (
+    "`refresh DEVICE` probes Dest, stores and prints the profile: whether Dest is reachable, and the cache fresh": (
         M(
             "probes",
             "refresh",
@@ -226,6 +232,9 @@ MUTANTS = {
         ),
         M("stores", "refresh", "_keep(config, name, profile, described['dataplane'], found)"),
         M("prints", "_facts", "yield ('cipher', known.cipher or 'not known')"),
+        M("fresh", "_freshness", "known.reachable and age * 1000 < config.dest_profile_ttl_ms", "False"),
+        M("or stale", "_freshness", "age * 1000 < config.dest_profile_ttl_ms", "True"),
+        M("needs a capability", "refresh", "require_capabilities('refresh', ('CAP_NET_ADMIN',))", "None"),
         M(
             "a site that is gone is an error",
             "refresh",

@@ -102,7 +102,8 @@ A server adopts another ConnectionId beside those of the session.
         "write what both ends send each other as a file for Wireshark",
         text=f"""\
 Everything happens in memory: no packet is sent, the kernel is not touched. A valid client (also: valid) must be let
-in and the others refused, or the command fails. The file is raw IPv4 in pcapng, with a note of what it shows. Fields:
+in and the others refused, or the command fails. PCAP is a classic pcap of raw IPv4; with a name
+in .pcapng it is pcapng, and what it shows is a comment in it, in place of lines of the output. Fields:
   [ServerUnderlay=IP:PORT]   the server's outer address
   [ClientUnderlay=IP:PORT]   the client's; both are given, or none
   [KeyLog=true|false]        write the secrets of a valid client's handshake beside it, in PCAP.keys
@@ -162,7 +163,7 @@ Sets up the shared port, sends packets to it, and removes it again. Fields:
   Listen=IP:PORT             numeric
   ConnectionId=HEX           as long as RoutedCidLen
 {_LOADING_FIELDS}\
-  [Device=DEVICE]            let qre.ko adopt the connection ID on it, and compare its shared-port counters
+  [Device=DEVICE]            a server's device of qre.ko: it adopts the connection ID, and its counters are compared
 """,
     ),
     "shared-port-session-demo": Command(

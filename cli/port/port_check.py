@@ -19,7 +19,8 @@ from qre.cli.port.port_fields import CheckFields, parse_check_fields
 from qre.cli.port.port_front import Front, module, say, set_up
 from qre.cli.port.port_loader import port_counters
 from qre.cli.undo import Undo
-from qre.errors import MachineError
+from qre.ends import Role
+from qre.errors import MachineError, UserError
 from qre.kernel.answers import SharedSocketStatus
 from qre.kernel.bpf_program import SLOT_KERNEL, SLOT_USER
 from qre.kernel.qre_family import Qre
@@ -37,7 +38,7 @@ def shared_port_loader_check(arguments: list[str], options: Options) -> int:
     command, fields = "shared-port-loader-check", parse_check_fields(arguments)
     with EndSignals(), module(command, fields.loading) as qre:  # the test is short and runs to its end
         if fields.device is not None:
-            port_counters(fields.device)  # it must be there
+            _check_counted(fields.device, qre)
         with Undo() as undo:
             front = set_up(undo, fields.loading, fields.listen, qre)
             _check(undo, front, fields, qre)
@@ -144,6 +145,18 @@ def _send(front: Front, packet: bytes) -> int:
 # --- what the kernel counts ---
 
 
+def _check_counted(device: str, qre: Qre | None) -> None:
+    """Raise UserError unless the device exists and has the counters that are to be compared."""
+    if qre is None:
+        remedy = "load it with `modprobe qre`, or leave Device out"
+        raise UserError("field Device", "qre.ko alone counts the packets of a shared port; it is not loaded", remedy)
+    port_counters(device)  # it must be there
+    found = qre.device(device)
+    if found is None or found.role is not Role.SERVER:
+        why = f"{device} is not a server's device of qre.ko, which alone has counters of a shared port"
+        raise UserError("field Device", why, "name one of those in `qre-tool show`, or leave Device out")
+
+
 def _counters(fields: CheckFields, qre: Qre | None) -> SharedSocketStatus | None:
     """Counters of the shared socket, if a device is given."""
     device = qre.device(fields.device) if qre is not None and fields.device is not None else None
@@ -156,8 +169,11 @@ def _compare(
     fields: CheckFields, before: SharedSocketStatus | None, after: SharedSocketStatus | None, sent: int
 ) -> None:
     """The kernel examines what arrives in slot 1 and leaves packets without a session to the socket."""
-    if before is None or after is None:
+    if fields.device is None:
         return
+    if before is None or after is None:
+        why = "qre.ko shows no shared socket, although one was registered"
+        raise MachineError(f"shared socket of {fields.device}", why, "end what has unregistered it; see `dmesg`")
     rx, passed = after.rx - before.rx, after.passed - before.passed
     if rx != 0 or passed < sent:
         why = f"of {sent} packets in slot 1 the kernel counted {passed} passed on and {rx} taken"

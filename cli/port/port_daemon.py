@@ -98,7 +98,7 @@ def check_together(profiles: Sequence[Profile]) -> None:
         for short_id in profile.server.accepted_ids:
             owner = owners.setdefault(short_id, profile.name)
             if owner is not profile.name:
-                why = f"RealityShortIds {short_id.hex()} is in {owner}, too"
+                why = f"short id {short_id.hex()} is in {owner}, too"
                 errors.append(
                     UserError(f"configuration {profile.name}", why, "give each client a short id of its own")
                 )

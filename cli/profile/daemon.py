@@ -158,6 +158,7 @@ def _plan(profile: Profile, config: GlobalConfig, run_for_ms: int | None) -> lis
         return [
             f"start the workers netlink, {dataplane}handshake",
             f"connect{source} to {profile.endpoint}, and reconnect whenever the session ends",
+            *_names_lines(profile),
             *ends,
         ]
     return [
@@ -166,6 +167,42 @@ def _plan(profile: Profile, config: GlobalConfig, run_for_ms: int | None) -> lis
         f"load {bpf_elf(config)}",
         f"pin BPF maps and program below {config.bpf_pin_dir}",
         "attach qre_reuseport_demux",
+        *_rules_lines(profile, config),
         f"serve; relay strangers to {profile.server.dest}",
         *ends,
     ]
+
+
+def _names_lines(profile: Profile) -> list[str]:
+    """What a client's daemon changes of the machine's name servers."""
+    from qre.device.name_servers import name_service
+
+    if profile.dns is None:
+        return []
+    servers = ", ".join(map(str, profile.dns.servers))
+    return [f"once there is a session, have {name_service()} ask {servers} for all names"]
+
+
+def _rules_lines(profile: Profile, config: GlobalConfig) -> list[str]:
+    """What a server's daemon changes of nftables and of forwarding, a line for each table."""
+    from qre.addresses import listen_by_version
+    from qre.config.model import HostPort
+    from qre.ends import Forward
+    from qre.kernel.netfilter.own_tables import FORWARD, SITE_TCP, OwnTable, table_of
+    from qre.kernel.site_tcp.site_face import Wanted
+
+    def line(table: OwnTable, forwards: str, what: str) -> str:
+        return f"make nftables table {table.name} ({table.family}), {forwards}: {what}"
+
+    assert profile.server is not None and profile.listen is not None
+    device, dest, lines = profile.device, profile.server.dest, list[str]()
+    for version, address in listen_by_version(profile.listen.ip).items():
+        wanted = Wanted(device, (address, profile.listen.port), config.site_tcp, None, dest.port, 1)
+        ports = ", ".join(f"{port} to {HostPort(dest.host, its)}" for port, its in wanted.chosen())
+        forwards = "forward IPv4 on the uplink" if version == 4 else "where this machine forwards IPv6"
+        if ports:
+            lines.append(line(table_of(SITE_TCP[version], device), forwards, f"TCP {ports}"))
+    if (mode := profile.server.forward) is not Forward.OFF:
+        forwards = f"forward IPv4 on {device} and the uplinks"
+        lines.append(line(table_of(FORWARD, device), forwards, f"Forward = {mode}"))
+    return lines

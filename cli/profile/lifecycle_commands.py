@@ -21,6 +21,7 @@ from qre.device.lifecycle import (
     down_and_up,
     plan_reload,
     plan_up,
+    print_notice,
     refuse_replacement,
     reload_profile,
     require_net_admin,
@@ -28,7 +29,7 @@ from qre.device.lifecycle import (
 )
 from qre.device.lifecycle_down import device_up_as, down_profile, left_tables, plan_down
 from qre.device.state import load_state
-from qre.errors import UserError
+from qre.errors import UserError, UserErrors
 
 
 def up(arguments: list[str], options: Options) -> int:
@@ -48,11 +49,7 @@ def down(arguments: list[str], options: Options) -> int:
     """``down PROFILE``; without the profile's file, by its saved state, its device's alias, or rules that it left."""
     config = load_global(os.environ)
     name = arguments[0]
-    gone = not os.path.lexists(profile_path(name, config))
-    if gone and not options.dry_run:
-        require_net_admin(f"down {name}")
-    known = gone and (load_state(config, name) is not None or device_up_as(name) or left_tables(config, name))
-    target = name if known else _load(name, config, "down", changes=not options.dry_run)
+    target = _load_or_known(name, config, changes=not options.dry_run)
     device = _device(target, config)
     _refuse_daemon(name, device, config)
     if options.dry_run:
@@ -80,6 +77,24 @@ def reload(arguments: list[str], options: Options) -> int:
         with terminable(), hold_device(config, profile.device, "reload"):
             reload_profile(profile, config)
     return 0
+
+
+def _load_or_known(name: str, config: GlobalConfig, *, changes: bool) -> Profile | str:
+    """The profile; or its name alone, when its file is gone or has errors, and the saved state or a device's alias
+    says what is up."""
+    path = profile_path(name, config)
+    if changes and not os.access(path, os.R_OK):
+        require_net_admin(f"down {name}")
+    try:
+        return _load(name, config, "down", changes=changes)
+    except UserError as error:
+        if load_state(config, name) is None and not device_up_as(name) and not left_tables(config, name):
+            raise
+        if os.path.lexists(path):
+            for each in error.errors if isinstance(error, UserErrors) else (error,):
+                print_notice(str(each))
+            print_notice(f"profile {name}: it is taken down without its file, and no hook is run")
+        return name
 
 
 def _load(name: str, config: GlobalConfig, command: str, *, changes: bool) -> Profile:

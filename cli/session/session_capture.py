@@ -1,9 +1,10 @@
 """``session-capture``: what a client and a server would send each other, as a file for Wireshark. Nothing is sent.
 
 Raw IPv4, as the client's network card would see it: its own datagrams when they leave, the server's when they arrive.
-The file is pcapng, whatever its name, with a comment that says what it shows and what is missing (``capinfos``,
-Wireshark's capture file properties, and the first packet). With KeyLog=true the secrets lie beside it in
-``<file>.keys`` (Wireshark: TLS, (Pre)-Master-Secret log). Both are written whole or not at all.
+The file is a classic pcap, and the output says what it shows and what is missing. With a name in ``.pcapng`` it is
+pcapng, and a comment in it says so (``capinfos``, Wireshark's capture file properties, and the first packet). With
+KeyLog=true the secrets lie beside it in ``<file>.keys`` (Wireshark: TLS, (Pre)-Master-Secret log). Both are written
+whole or not at all.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ import io
 import os
 import random
 import stat
+import struct
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -53,9 +55,17 @@ _HOPS: Final = 8
 #: Datagrams of one flight are this far apart (seconds): 1,250 bytes at a gigabit.
 _SPACING: Final = 0.00001
 _COMMENT: Final = 1  # opt_comment
-#: The first bytes of our files: a section header block, the first secret that a server derives (SSLKEYLOGFILE).
-_PCAPNG: Final = b"\x0a\x0d\x0d\x0a"
-_KEY_LOG: Final = b"SERVER_HANDSHAKE_TRAFFIC_SECRET "
+_WITH_COMMENT: Final = ".pcapng"
+_LONGEST_PACKET: Final = 65_535
+_FILE_HEADER: Final = struct.Struct(
+    "<IHHiIII"
+)  # of a pcap: magic, version, zone, accuracy, longest packet, link type
+_PACKET_HEADER: Final = struct.Struct("<IIII")  # seconds, microseconds, bytes in the file, bytes on the wire
+_MAGIC: Final = 0xA1B2C3D4
+#: The first bytes of our files: a pcap's magic, a section header block, the first secret that a server derives
+#: (SSLKEYLOGFILE).
+_CAPTURES: Final = (_MAGIC.to_bytes(4, "little"), b"\x0a\x0d\x0d\x0a")
+_KEY_LOG: Final = (b"SERVER_HANDSHAKE_TRAFFIC_SECRET ",)
 _NOTES: Final = {
     VALID: "A client that holds the keys: the whole handshake and CONNECT-IP, both ends in memory.",
     Stranger.INVALID_SHORT_ID: "A client with a short id that the server does not know.",
@@ -64,7 +74,7 @@ _NOTES: Final = {
     Stranger.RANDOM_UDP: "Datagrams that are not QUIC.",
 }
 _NO_DEST: Final = (
-    " The server treats it as a stranger and sends nothing itself. In memory there is no Dest: a daemon relays"
+    "The server treats it as a stranger and sends nothing itself. In memory there is no Dest: a daemon relays"
     " these datagrams to it, and the visitor gets the site's answer."
 )
 
@@ -89,12 +99,14 @@ def session_capture(arguments: list[str], options: Options) -> int:
     site = _site(fields, scenario)
     server, client = load_profile_file(server_file), load_profile_file(client_file)
     ends = session_ends(server, client, fields, PATH)
-    target = _target(Path(path), _PCAPNG)
+    target = _target(Path(path), _CAPTURES)
     keys_target = _target(Path(f"{path}.keys"), _KEY_LOG) if wants_keys else None
 
     secrets = io.StringIO()
     captured = _capture(scenario, server, client, *ends, site, secrets)
-    _write(target, pcapng_of(scenario, captured, *ends, time.time()))
+    with_comment = target.suffix.lower() == _WITH_COMMENT
+    note, begin = _note(scenario), time.time()
+    _write(target, pcapng_of(note, captured, *ends, begin) if with_comment else pcap_of(captured, *ends, begin))
     if keys_target is not None:
         try:
             _write(keys_target, secrets.getvalue().encode())
@@ -104,23 +116,35 @@ def session_capture(arguments: list[str], options: Options) -> int:
     by_client = sum(each.by_client for each in captured)
     verdict = "the handshake was completed" if scenario == VALID else "refused, as it must be"
     print(f"{path}: {by_client} datagrams of the client, {len(captured) - by_client} of the server; {verdict}")
+    if not with_comment:
+        print("\n".join(note))
     return 0
 
 
-def pcapng_of(
-    scenario: str, captured: Sequence[Captured], server: SocketAddress, client: SocketAddress, begin: float
-) -> bytes:
+def _note(scenario: str) -> tuple[str, ...]:
+    """What the capture shows, and what is missing."""
+    return (_NOTES[scenario], *((_NO_DEST,) if scenario != VALID else ()))
+
+
+def pcap_of(captured: Sequence[Captured], server: SocketAddress, client: SocketAddress, begin: float) -> bytes:
     """The file; ``begin`` is the Unix time of its first moment."""
-    note = _NOTES[scenario] + (_NO_DEST if scenario != VALID else "")
-    comment = [PcapngOptionLE(code=_COMMENT, data=note.encode()), PcapngOptionLE()]
+    file = [_FILE_HEADER.pack(_MAGIC, 2, 4, 0, 0, _LONGEST_PACKET, _LINKTYPE_RAW)]
+    for microseconds, packet in _packets(captured, server, client, begin):
+        seconds, rest = divmod(microseconds, 1_000_000)
+        file.append(_PACKET_HEADER.pack(seconds, rest, len(packet), len(packet)) + packet)
+    return b"".join(file)
+
+
+def pcapng_of(
+    note: tuple[str, ...], captured: Sequence[Captured], server: SocketAddress, client: SocketAddress, begin: float
+) -> bytes:
+    """The file with a comment; ``begin`` as above."""
+    comment = [PcapngOptionLE(code=_COMMENT, data=" ".join(note).encode()), PcapngOptionLE()]
     file = io.BytesIO()
     section = SectionHeaderBlockLE(opts=comment)
-    interface = InterfaceDescriptionBlockLE(linktype=_LINKTYPE_RAW, snaplen=65_535)
+    interface = InterfaceDescriptionBlockLE(linktype=_LINKTYPE_RAW, snaplen=_LONGEST_PACKET)
     writer = Writer(file, shb=section, idb=interface)
-    for number, each in enumerate(captured):
-        source, destination = (client, server) if each.by_client else (server, client)
-        packet = bytes(_packet(each, source, destination))
-        microseconds = int((begin + each.time) * 1e6)
+    for number, (microseconds, packet) in enumerate(_packets(captured, server, client, begin)):
         block = EnhancedPacketBlockLE(
             ts_high=microseconds >> 32,
             ts_low=microseconds & 0xFFFFFFFF,
@@ -131,6 +155,15 @@ def pcapng_of(
         )
         writer.writepkt(block)
     return file.getvalue()
+
+
+def _packets(
+    captured: Sequence[Captured], server: SocketAddress, client: SocketAddress, begin: float
+) -> Iterator[tuple[int, bytes]]:
+    """Each with its Unix time in microseconds."""
+    for each in captured:
+        source, destination = (client, server) if each.by_client else (server, client)
+        yield int((begin + each.time) * 1e6), bytes(_packet(each, source, destination))
 
 
 def _packet(each: Captured, source: SocketAddress, destination: SocketAddress) -> dpkt.ip.IP:
@@ -217,20 +250,20 @@ def _site(fields: Mapping[str, str], scenario: str) -> DestProfile | None:
     return recorded_site(fields)
 
 
-def _target(path: Path, begins: bytes) -> Path:
-    """A path for a new file, or of a file of ours (it begins with ``begins``) to be replaced; UserError otherwise."""
+def _target(path: Path, begins: tuple[bytes, ...]) -> Path:
+    """A path for a new file, or of one of ours (it begins with one of these) to be replaced; UserError otherwise."""
     if not path.parent.is_dir():
         raise UserError(f"file {path}", "its directory does not exist", "create it")
     try:
         if not stat.S_ISREG(os.lstat(path).st_mode):
             raise UserError(f"file {path}", "it exists and is not a regular file", "choose another name")
         with path.open("rb") as file:
-            found = file.read(len(begins))
+            found = file.read(max(map(len, begins)))
     except FileNotFoundError:
         return path
     except OSError as error:
         raise MachineError(f"file {path}", error.strerror or str(error), "choose another place") from error
-    if found not in (b"", begins):
+    if found and not found.startswith(begins):
         raise UserError(f"file {path}", "it exists and is not a capture", "choose another name")
     return path
 

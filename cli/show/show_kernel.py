@@ -83,6 +83,7 @@ def _counters_alone(device: KernelDevice) -> Description:
         "counters": plain(device.counters),
         "handshake": None,
         "site_tcp": None,
+        "forward": None,
         "dest_profile": None,
         "sessions": None,
         "clients": None,

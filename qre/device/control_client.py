@@ -49,8 +49,13 @@ def runtime_paths(config: GlobalConfig, profile: str, device: str) -> list[Path]
     return [
         socket_path(config, device),
         config.runtime_dir / f"{device}.workers",
-        config.runtime_dir / f"{profile}.ready",
+        ready_path(config, profile),
     ]
+
+
+def ready_path(config: GlobalConfig, profile: str) -> Path:
+    """The file that is there while a client's daemon has a session."""
+    return config.runtime_dir / f"{profile}.ready"
 
 
 def remove_left(path: Path) -> None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from qre.addresses import closed_beside, default_versions
+from qre.addresses import Interface, closed_beside, default_versions
 from qre.config.model import GlobalConfig, Profile
 from qre.device.kernel_device import close_sessions, settings_as_they_were, settings_of, sync_line
 from qre.device.kernel_module import MODULE, choose_dataplane, expected_dataplane, wants_module
@@ -87,6 +87,7 @@ class _Up:
     rules_before: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
     was_up: bool = False
     had_device: bool = False  # the profile had the device already
+    theirs: tuple[Interface, ...] = ()  # addresses that somebody gave a device which no profile had
     attached: bool = False  # the device is ours now
 
     def link(self) -> Link:
@@ -94,6 +95,10 @@ class _Up:
         if link is None:
             raise MachineError(f"device {self.profile.device}", "it is gone", "find out what removed it")
         return link
+
+    def previous(self) -> tuple[Interface, ...]:
+        """Addresses that are the profile's, whatever they are marked with: those that were saved, of its device."""
+        return self.before.address if self.before is not None and self.had_device else ()
 
     # --- deeds ---
 
@@ -110,6 +115,8 @@ class _Up:
         refuse_other_dataplane(self.profile, existing, self.dataplane)
         self.was_up = existing is not None and existing.up
         self.had_device = existing is not None and claimed(existing)
+        if existing is not None and not self.had_device:
+            self.theirs = tuple(entry.interface for entry in self.rtnl.addresses(existing) if not entry.ours)
         if self.dataplane is Dataplane.KERNEL:
             self.sync_kernel()
             self.rtnl.set_alias(self.link(), ALIAS_PREFIX + self.profile.name)
@@ -140,8 +147,16 @@ class _Up:
             self.rtnl.set_alias(link, "")
             if not self.was_up:
                 self.rtnl.set_down(link)
+                self.give_back_addresses(link)
         elif (found := self.rtnl.link(self.profile.device)) is not None:
             self.rtnl.delete_link(found)
+
+    def give_back_addresses(self, link: Link) -> None:
+        """With IFF_UP a link loses its IPv6 addresses."""
+        left = {entry.interface for entry in self.rtnl.addresses(link)}
+        for interface in self.theirs:
+            if interface not in left:
+                self.rtnl.put_address(link, interface, ours=False)
 
     def restore_synced(self) -> None:
         """Give a device of qre.ko its settings back."""
@@ -173,15 +188,14 @@ class _Up:
             return
         spec, link = spec_of(self.before), self.link()
         self.rtnl.set_up(link, spec.mtu)
-        sync_addresses(self.rtnl, link, spec, self.spec.addresses)
+        sync_addresses(self.rtnl, link, spec)
         sync_routes(self.rtnl, link, spec)
 
     def set_up(self) -> None:
         self.rtnl.set_up(self.link(), self.spec.mtu)
 
     def replace_addresses(self) -> None:
-        previous = self.before.address if self.before is not None else ()
-        sync_addresses(self.rtnl, self.link(), self.spec, previous)
+        sync_addresses(self.rtnl, self.link(), self.spec, self.previous())
 
     def replace_routes(self) -> None:
         if self.before is not None and self.before.table not in (0, self.spec.table):
@@ -195,8 +209,7 @@ class _Up:
             )
 
     def remove_addresses_and_routes(self) -> None:
-        previous = self.before.address if self.before is not None else ()
-        clear_device(self.rtnl, self.profile.device, self.spec.table, previous, self.rules_before)
+        clear_device(self.rtnl, self.profile.device, self.spec.table, self.previous(), self.rules_before)
 
     def save(self) -> None:
         save_state(self.config, state_of(self.profile, self.spec.table))
@@ -327,7 +340,7 @@ def _prepare_reload(profile: Profile, config: GlobalConfig, rtnl: Rtnl, notice: 
         refuse_replacement(profile, saved, down_and_up(profile.name))
     spec = _spec(profile, table_of(profile, saved, link, rtnl, config))
     before = saved if saved is not None else _found(profile, link, rtnl)
-    return _Up(profile, config, False, notice, rtnl, spec, before, dataplane_of(link))
+    return _Up(profile, config, False, notice, rtnl, spec, before, dataplane_of(link), had_device=True)
 
 
 def _found(profile: Profile, link: Link, rtnl: Rtnl) -> ProfileState:

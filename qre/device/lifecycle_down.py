@@ -13,7 +13,7 @@ from pathlib import Path
 from qre.addresses import Interface, closed_beside, default_versions
 from qre.config.model import GlobalConfig, Hooks, Profile
 from qre.config.values import DEVICE_LENGTH, parse_socket_address
-from qre.device.control_client import front_path, remove_left, runtime_paths
+from qre.device.control_client import front_path, ready_path, remove_left, runtime_paths
 from qre.device.device_lock import is_free, lock_path, port_name
 from qre.device.kernel_device import close_sessions, release_port
 from qre.device.kernel_module import LOADED
@@ -57,6 +57,7 @@ class _Down:
     config: GlobalConfig
     rtnl: Rtnl
     link: Link | None  # when it was looked at
+    foreign: bool  # the device of this name is not the profile's: another program's, or another profile's
     listen: tuple[str, int] | None  # the shared port that a dead daemon may have left registered
     left: tuple[Path, ...]  # pins, sockets and directories of a dead daemon
     rules: tuple[SiteFace | Forwarder, ...]  # nftables tables that a dead daemon has left
@@ -115,7 +116,7 @@ def down_profile(
     It is not an error when parts, or everything, are gone already. The daemon's own clean-up (``by_daemon``)
     continues after a failing PreDown, and while its workers still hold the device. ``closed``: the rules of a default
     route stay, so that nothing leaves in the clear, and the state with them. The first error is raised when
-    everything else is done.
+    everything else is done. A device of that name that is not the profile's is left alone, and the notice says so.
     """
     name = profile if isinstance(profile, str) else profile.name
     require_net_admin(f"down {name}")
@@ -123,6 +124,7 @@ def down_profile(
         down = _prepare(profile, config, rtnl, by_daemon=by_daemon, closed=closed)
         if not by_daemon and is_held(down.device, name):
             raise _held(down.device, name)
+        _tell_foreign(down, notice)
         pre, rest = _steps(down)
         first: QreError | OSError | None = None
         for step in [*pre, *rest]:
@@ -141,11 +143,18 @@ def down_profile(
         raise first
 
 
-def plan_down(profile: Profile | str, config: GlobalConfig) -> list[str]:
+def plan_down(profile: Profile | str, config: GlobalConfig, notice: Notice = print_notice) -> list[str]:
     """What ``down_profile`` would do, one operation a line; changes nothing."""
     with Rtnl() as rtnl:
-        pre, rest = _steps(_prepare(profile, config, rtnl, by_daemon=False))
+        down = _prepare(profile, config, rtnl, by_daemon=False)
+        _tell_foreign(down, notice)
+        pre, rest = _steps(down)
         return plan_of([*pre, *rest])
+
+
+def _tell_foreign(down: _Down, notice: Notice) -> None:
+    if down.foreign:
+        notice(f"device {down.device}: QRE did not make it for the profile {down.name}; it is left alone")
 
 
 def device_up_as(name: str) -> str:
@@ -173,14 +182,17 @@ def _prepare(
     device = (
         saved.device if saved else configured.device if configured else device_up_as(name) or name[:DEVICE_LENGTH]
     )
-    link = rtnl.link(device) if device else None
-    if link is not None and not is_ours(link, name):
-        raise UserError(f"device {device}", f"QRE did not make it for the profile {name}", "it is left alone")
+    found = rtnl.link(device) if device else None
+    link = found if found is not None and is_ours(found, name) else None
+    foreign = found if link is None else None
+    another = foreign is not None and is_ours(foreign)  # another profile's, as is what has the device's name
     if link is not None and not by_daemon and os.geteuid() == 0 and is_held(device, name):
         raise _held(device, name)
     listen = None if by_daemon else _port_of(configured, saved)
     pins = [path for place in places_of_pins(config.bpf_pin_dir) for path in pin_paths(place, device)]
     places = [] if by_daemon else [*pins, *runtime_paths(config, name, device)]
+    if another:
+        places = [path for path in places if path == ready_path(config, name)]
     if listen is not None and is_free(config, port_name(*listen)):  # otherwise it is another daemon's
         places += [front_path(config.runtime_dir, port_name(*listen)), lock_path(config, port_name(*listen))]
     else:
@@ -190,16 +202,17 @@ def _prepare(
         device=device,
         hooks=configured.hooks if configured is not None else Hooks(),
         addresses=(*(saved.address if saved is not None else ()), *(configured.address if configured else ())),
-        tables=_tables(name, configured, saved, link, rtnl, config),
+        tables=_tables(name, configured, saved, found, rtnl, config, ours=foreign is None),
         closed=_closed(configured) if closed and configured is not None else (),
         config=config,
         rtnl=rtnl,
         link=link,
+        foreign=foreign is not None,
         listen=listen if listen is not None and _kernel_has(device, listen) else None,
         # Not Path.exists: that one minds what it may not see.
         left=tuple(path for path in places if os.path.exists(path)),
-        rules=_rules_of(device, configured, saved),
-        names=saved.names if saved is not None else None,
+        rules=() if another else _rules_of(device, configured, saved),
+        names=_names_of(saved, foreign),
     )
 
 
@@ -214,14 +227,25 @@ def _tables(
     link: Link | None,
     rtnl: Rtnl,
     config: GlobalConfig,
+    *,
+    ours: bool,
 ) -> tuple[int, ...]:
-    """Tables of the profile's rules."""
-    found = tables_of(rtnl, link) if link is not None else set()
+    """Tables of the profile's rules. ``ours``: the link is the profile's, or there is none."""
+    of_link = tables_of(rtnl, link) if link is not None else set()
+    found = set(of_link) if ours else set()
     if saved is not None:
         found |= {saved.table} - {0}
     elif configured is None or has_table(configured):
         found |= orphaned_tables(rtnl, config, name, configured.device if configured is not None else name)
-    return tuple(sorted(found))
+    return tuple(sorted(found if ours else found - of_link))
+
+
+def _names_of(saved: ProfileState | None, foreign: Link | None) -> NameService | None:
+    """Who has to forget the name servers. systemd-resolved forgot them with the device; what it knows of a foreign
+    one is not the profile's."""
+    if saved is None or (foreign is not None and saved.names is NameService.RESOLVED):
+        return None
+    return saved.names
 
 
 def _port_of(configured: Profile | None, saved: ProfileState | None) -> tuple[str, int] | None:

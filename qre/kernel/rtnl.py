@@ -229,9 +229,10 @@ class Rtnl:
             found.append(AssignedAddress(interface, answer.get_attr("IFA_PROTO") == PROTOCOL))
         return found
 
-    def put_address(self, link: Link, interface: Interface) -> None:
-        """Add the address and mark it as QRE's; no error when it exists. It can be used at once (nodad)."""
-        message = _address_message(link, interface)
+    def put_address(self, link: Link, interface: Interface, *, ours: bool = True) -> None:
+        """Add the address and mark it as QRE's, unless it is somebody else's; no error when it exists. It can be used
+        at once (nodad)."""
+        message = _address_message(link, interface, ours=ours)
         if interface.version == 6:
             message["attrs"].append(("IFA_FLAGS", _IFA_F_NODAD))
         self._put_address(link, interface, message)
@@ -377,13 +378,15 @@ def _link(message: Any) -> Link:
     )
 
 
-def _address_message(link: Link, interface: Interface) -> Any:
+def _address_message(link: Link, interface: Interface, *, ours: bool = True) -> Any:
     message = ifaddrmsg()
     message["family"] = _family(interface.version)
     message["prefixlen"] = interface.network.prefixlen
     message["index"] = link.index
     text = str(interface.ip)
-    message["attrs"] = [("IFA_LOCAL", text), ("IFA_ADDRESS", text), ("IFA_PROTO", PROTOCOL)]
+    message["attrs"] = [("IFA_LOCAL", text), ("IFA_ADDRESS", text)]
+    if ours:
+        message["attrs"].append(("IFA_PROTO", PROTOCOL))
     return message
 
 

@@ -146,7 +146,8 @@ def restore(rtnl: Rtnl, link: Link, spec: DeviceSpec) -> MachineError | None:
 
 
 def sync_addresses(rtnl: Rtnl, link: Link, spec: DeviceSpec, previous: tuple[Interface, ...] = ()) -> None:
-    """Give the device exactly these addresses of QRE. Old ones are removed first, then new ones added.
+    """Give the device exactly these addresses of QRE. Old ones are removed first, then new ones added. One that
+    somebody else put there stays theirs.
 
     Meanwhile the tunnel keeps its routes, and an address that stays is never absent:
 
@@ -159,7 +160,6 @@ def sync_addresses(rtnl: Rtnl, link: Link, spec: DeviceSpec, previous: tuple[Int
     none.
     """
     present = [entry for entry in rtnl.addresses(link) if entry.interface != PLACEHOLDER]
-    ours = {entry.interface for entry in present if entry.ours}
     going = [
         entry.interface
         for entry in present
@@ -171,7 +171,7 @@ def sync_addresses(rtnl: Rtnl, link: Link, spec: DeviceSpec, previous: tuple[Int
     _delete_addresses(rtnl, link, going, [entry.interface for entry in present])
     left = {entry.interface for entry in rtnl.addresses(link)}
     for interface in spec.addresses:
-        if interface not in ours or interface not in left:
+        if interface not in left:
             rtnl.put_address(link, interface)
     if PLACEHOLDER in left:
         rtnl.delete_address(link, PLACEHOLDER)

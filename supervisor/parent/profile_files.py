@@ -12,6 +12,7 @@ import msgspec
 
 from qre.config.model import GlobalConfig
 from qre.dest_profile import DestProfile, dest_profile_file, read_dest_profile
+from qre.device.control_client import ready_path
 from qre.device.state import write_atomically
 from qre.errors import MachineError, UntrustedInputError
 from qre.ipc.messages import WorkerConfig
@@ -25,7 +26,7 @@ class ProfileFiles:
 
     def __init__(self, name: str, config: GlobalConfig) -> None:
         self._config = config
-        self._ready = config.runtime_dir / f"{name}.ready"
+        self._ready = ready_path(config, name)
         self._dest = dest_profile_file(config.state_dir, name)
         #: Which addresses each short id of a server had last.
         self._leases = config.state_dir / f"{name}.leases"

@@ -246,6 +246,27 @@ def test_down_by_the_devices_alias_when_the_state_is_gone_too(machine: Machine) 
     assert everything() == before
 
 
+@pytest.mark.parametrize("known", ["its state", "its device"])
+def test_down_of_a_profile_whose_file_has_an_error_takes_what_was_saved(machine: Machine, known: str) -> None:
+    before = everything()
+    machine.does("up", "tunnel")
+    machine.write(CLIENT + f"MTU = 9\nColour = red\nPostDown = touch {machine.directory}/made\n")
+    if known == "its device":
+        (machine.config.state_dir / "tunnel.state").unlink()
+    for options in (["--dry-run"], []):
+        done = machine.tool(*options, "down", "tunnel")
+        assert done.returncode == 0
+        lines = done.stderr.splitlines()
+        assert len(lines) == 3 and all(line.startswith("qre-tool: ") for line in lines)
+        assert "tunnel.conf:7: MTU" in lines[0] and "tunnel.conf:8" in lines[1]
+        assert lines[2] == "qre-tool: profile tunnel: it is taken down without its file, and no hook is run"
+        assert ("delete device qre0\n" in done.stdout) is bool(options)
+    assert everything() == before
+    assert machine.files() == ["dev", "run", "state"]
+    assert "MTU" in machine.tool("down", "tunnel").stderr, "with nothing saved, the file's errors are errors"
+    assert machine.tool("down", "tunnel").returncode == 2
+
+
 def test_down_and_up_are_refused_while_a_daemon_holds_the_device(machine: Machine) -> None:
     with hold_device(machine.config, "qre0", "daemon"):
         descriptor = open_tun("qre0", persistent=False, profile="tunnel")

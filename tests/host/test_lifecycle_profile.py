@@ -13,10 +13,12 @@ import pytest
 
 import qre.device.kernel_module
 import qre.device.lifecycle
+import qre.device.lifecycle_down
 from qre.config.model import GlobalConfig, Hooks, Profile
 from qre.device.kernel_module import LOADED, MODULE
 from qre.device.lifecycle import plan_reload, plan_up, reload_profile, up_profile
 from qre.device.lifecycle_down import down_profile, plan_down
+from qre.device.name_servers import NameService
 from qre.device.state import load_state, save_state, state_of, state_path
 from qre.ends import Dataplane
 from qre.errors import MachineError, QreError, UserError
@@ -101,6 +103,21 @@ def test_up_twice_is_refused_with_the_two_ways_on(config: GlobalConfig) -> None:
     before = everything()
     with pytest.raises(UserError, match="up already; use `qre-tool reload tunnel` or `qre-tool down tunnel`"):
         up_profile(client_profile(), config, keep_tun=False)
+    assert everything() == before
+
+
+@pytest.mark.parametrize("keep_tun", [True, False])
+def test_up_is_refused_while_the_devices_name_is_anothers(config: GlobalConfig, keep_tun: bool) -> None:
+    up(client_profile("other"), config)
+    before = everything()
+    with pytest.raises(MachineError, match="it belongs to the profile other; run `qre-tool down other`"):
+        up_profile(client_profile(), config, keep_tun=keep_tun)
+    assert everything() == before
+    down_profile(client_profile("other"), config)
+    ip("tuntap", "add", "qre0", "mode", "tun")
+    before = everything()
+    with pytest.raises(MachineError, match="a tun device of this name exists that QRE did not make"):
+        up_profile(client_profile(), config, keep_tun=keep_tun)
     assert everything() == before
 
 
@@ -457,11 +474,77 @@ def test_a_failing_postdown_is_reported_after_everything_is_gone(tmp_path: Path,
 
 def test_a_forged_state_cannot_make_down_delete_another_device(config: GlobalConfig) -> None:
     ip("link", "add", "lan0", "type", "veth", "peer", "name", "lan1")
+    ip("address", "add", "10.77.0.2/24", "dev", "lan0")
     before = everything()
     save_state(config, msgspec.structs.replace(state_of(client_profile(), 0), device="lan0"))
-    with pytest.raises(UserError, match="QRE did not make it for the profile tunnel"):
-        down_profile(client_profile(), config)
+    notices: list[str] = []
+    down_profile(client_profile(), config, notice=notices.append)
+    assert notices == ["device lan0: QRE did not make it for the profile tunnel; it is left alone"]
     assert everything() == before
+    assert not state_path(config, "tunnel").exists()
+
+
+def test_down_leaves_a_device_alone_that_is_another_programs_now_and_cleans_the_rest(
+    tmp_path: Path, config: GlobalConfig
+) -> None:
+    profile = full_profile(tmp_path)
+    before_up = everything()
+    up(profile, config)
+    ip("link", "del", "qre0")
+    ip("tuntap", "add", "qre0", "mode", "tun")
+    ip("address", "add", "10.77.0.2/24", "dev", "qre0")  # as the profile has it
+    assert "proto 81" in ip("rule")
+    link = ip("address", "show", "qre0")
+    config = config.replace(bpf_pin_dir=tmp_path / "pins")
+    stale = (config.runtime_dir / "tunnel.ready", config.bpf_pin_dir / "QRE_CID_ROUTES-qre0")
+    for path in stale:
+        path.parent.mkdir()
+        path.touch()
+    told, notices = "device qre0: QRE did not make it for the profile tunnel; it is left alone", list[str]()
+    plan = plan_down(profile, config, notices.append)
+    assert notices == [told] and not any(line.startswith(("delete device", "delete address")) for line in plan)
+    assert all(f"remove {path}" in plan for path in stale)
+    down_profile(profile, config, notice=notices.append)
+    assert notices == [told] * 2
+    assert ip("address", "show", "qre0") == link
+    assert [line for line in said(tmp_path) if "Down" in line] == ["PreDown qre0", "PostDown qre0"]
+    assert not state_path(config, "tunnel").exists() and not any(path.exists() for path in stale)
+    ip("link", "del", "qre0")
+    assert everything() == before_up
+
+
+def test_down_leaves_a_device_alone_that_is_another_profiles_now(tmp_path: Path, config: GlobalConfig) -> None:
+    up(client_profile(allowed_ips=("0.0.0.0/0",)), config)
+    for version in ("-4", "-6"):
+        ip(version, "rule", "flush", "proto", "81")
+    ip("link", "del", "qre0")
+    up(client_profile("other", allowed_ips=("0.0.0.0/0",)), config)
+    config = config.replace(bpf_pin_dir=tmp_path / "pins")
+    pins = config.bpf_pin_dir / "QRE_CID_ROUTES-qre0"
+    pins.parent.mkdir()
+    pins.touch()
+    before = everything()
+    down_profile(client_profile(allowed_ips=("0.0.0.0/0",)), config, notice=lambda _: None)
+    assert everything() == before and pins.exists()
+    assert not state_path(config, "tunnel").exists() and state_path(config, "other").exists()
+
+
+@pytest.mark.parametrize("foreign", [True, False])
+def test_systemd_resolved_is_not_asked_to_forget_what_it_knows_of_a_foreign_device(
+    config: GlobalConfig, monkeypatch: pytest.MonkeyPatch, foreign: bool
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(qre.device.lifecycle_down, "unset_names", lambda service, device: asked.append(service))
+    for service in NameService:
+        up(client_profile(), config)
+        save_state(config, msgspec.structs.replace(state_of(client_profile(), 0), names=service))
+        if foreign:
+            ip("link", "del", "qre0")
+            ip("tuntap", "add", "qre0", "mode", "tun")
+        down_profile(client_profile(), config, notice=lambda _: None)
+        if foreign:
+            ip("link", "del", "qre0")
+    assert asked == ([NameService.RESOLVCONF] if foreign else list(NameService))
 
 
 # --- reload ---

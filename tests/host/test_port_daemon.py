@@ -34,9 +34,11 @@ def wait_ready(tunnel: Tunnel) -> None:
 
 def test_it_serves_until_its_time_is_over() -> None:
     with Tunnel() as tunnel:
-        process = start(tunnel, "RunForMs=6000")
+        process = start(tunnel, "RunForMs=8000", "RoutedCidLen=17")
         wait_ready(tunnel)
         tunnel.client.start().wait_ready().wait_session()
+        (device,) = json.loads(tunnel.server.tool("--json", "show", "server0"))["devices"]
+        assert {len(session["connection_id"]) for session in device["sessions"]} == {2 * 17}
         assert process.wait(40) == 0
         assert not (tunnel.directory / "ready").exists()
 

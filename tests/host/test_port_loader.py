@@ -14,11 +14,13 @@ from pathlib import Path
 
 import pytest
 
+from qre.device.kernel_module import LOADED
 from qre.kernel.bpf_program import SLOT_KERNEL, SLOT_USER, open_pinned, slotted
 from qre.kernel.port_sockets import bound_sockets
 from tests.support.daemons import PATIENCE, TOOL, wait_for
 from tests.support.namespaces import run
 from tests.support.network import own_network
+from tests.support.profiles import SERVER, write_profile
 from tests.support.reuseport import short_packet
 
 pytestmark = pytest.mark.root
@@ -455,6 +457,21 @@ def test_the_check_finds_a_program_that_still_steers_after_the_detach(place: Pla
     assert "detach : one socket still gets every packet" in said[0]
     assert "ok a short header with the connection ID after its release: slot 0 (user space)" in printed
     assert not [line for line in printed if "after detach" in line or line == "ok everything"]
+    place.nothing_left()
+
+
+@pytest.mark.skipif(LOADED.exists(), reason="qre.ko is loaded")
+def test_the_check_of_a_device_whose_packets_nobody_counts_fails_before_anything_is_set_up(place: Place) -> None:
+    write_profile(place.directory, "qre0", SERVER)
+    for variable in ("QRE_CONFIG_DIR", "QRE_STATE_DIR"):
+        place.env[variable] = str(place.directory)
+    place.env["QRE_DATAPLANE"] = "user"
+    subprocess.run([TOOL, "up", "qre0"], env=place.env, check=True, timeout=PATIENCE)
+    status, printed, said = place.once("shared-port-loader-check", f"ConnectionId={CID.hex()}", "Device=qre0")
+    subprocess.run([TOOL, "down", "qre0"], env=place.env, check=True, timeout=PATIENCE)
+    assert (status, printed) == (2, [])
+    why = "qre.ko alone counts the packets of a shared port; it is not loaded"
+    assert said == [f"qre-tool: field Device : {why}; load it with `modprobe qre`, or leave Device out"]
     place.nothing_left()
 
 

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,7 +33,7 @@ class Place:
     def start_site(self) -> None:
         self.caddy = Caddy(self.namespace, self.directory / "site", "127.0.0.1")
 
-    def tool(self, *words: str) -> subprocess.CompletedProcess[str]:
+    def tool(self, *words: str, prefix: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
         environment = os.environ | {
             "QRE_CONFIG_DIR": str(self.directory),
             "QRE_GLOBAL_CONFIG": str(self.directory / "none"),
@@ -42,7 +43,7 @@ class Place:
         }
         if self.caddy is not None:
             environment["SSL_CERT_FILE"] = str(self.caddy.authority)
-        command = [*self.namespace.prefix, TOOL, *words]
+        command = [*self.namespace.prefix, *prefix, TOOL, *words]
         return subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment, check=False)
 
     def close(self) -> None:
@@ -90,11 +91,14 @@ def test_a_site_that_is_gone_is_an_error_and_what_was_seen_of_it_stays_known(pla
     assert place.tool("refresh", "qre0").returncode == 0
     assert place.caddy is not None
     place.caddy.stop()
+    (place.directory / "none").write_text("DestProfileTtl = 1s\n")
+    time.sleep(1)
     done = place.tool("refresh", "qre0")
     assert done.returncode == 2
     assert done.stderr.startswith("qre-tool: Dest 127.0.0.1:443 : it cannot be reached")
     shown = told(done.stdout)
     assert shown["reachable"] == "no"
+    assert re.fullmatch(r"stale, checked \d+ seconds? ago", shown["profile"])
     assert shown["alpn"] == "h3"
     assert json.loads((place.directory / "state" / "qre0.dest").read_text())["reachable"] is False
 
@@ -103,6 +107,20 @@ def test_a_site_that_never_was_there_is_an_error(place: Place) -> None:
     done = place.tool("refresh", "qre0")
     assert done.returncode == 2
     assert told(done.stdout)["profile"] == "none yet"
+
+
+def test_it_needs_the_capability_to_change_the_network_and_no_other(place: Place) -> None:
+    place.start_site()
+    without = ("setpriv", "--bounding-set=-net_admin", "--inh-caps=-all", "--")
+    done = place.tool("refresh", "qre0", prefix=without)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("qre-tool: refresh : it needs CAP_NET_ADMIN, which is missing; run it as root")
+    assert done.stderr.count("\n") == 1
+    assert not (place.directory / "state" / "qre0.dest").exists()
+    done = place.tool(
+        "refresh", "qre0", prefix=("setpriv", "--bounding-set=-all,+net_admin", "--inh-caps=-all", "--")
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_an_unknown_device_is_an_error(place: Place) -> None:

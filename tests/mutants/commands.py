@@ -9,7 +9,12 @@ _NEEDS_ROOT = (
 )
 
 MUTANTS = {
-    "`--json` makes `show` print JSON": (M("JSON", "show", "options.json", "False"),),
+    "`--json` makes `show` print JSON": (
+        M("JSON", "show", "options.json", "False"),
+        M("each key, of qre.ko without a daemon", "_counters_alone", "'forward'", "'forwarding'"),
+        M("of `up` without a daemon", "_from_kernel", "'forward'", "'forwarding'"),
+        M("of a daemon", "_rules", "('site_tcp', 'forward')", "('site_tcp',)"),
+    ),
     "`--json` makes `show-cid-map` print JSON": (M("JSON", "show_cid_map", "options.json", "False"),),
     "other commands accept `--json` without an effect": (
         M("accepted", "_split", "word == '--json'", "word == '--json' and name in {'show', 'show-cid-map', 'check'}"),
@@ -68,6 +73,18 @@ MUTANTS = {
         M("of the client's own address", "_plan", "profile.underlay.client is not None", "False"),
         M("of the program", "_plan", "f'load {bpf_elf(config)}'", "'load the program'"),
         M("of the time", "_plan", "run_for_ms is not None", "False"),
+        M("of the name servers", "_plan", "_names_lines(profile)", "()"),
+        M(
+            "of TCP to Dest",
+            "_rules_lines",
+            "lines.append(line(table_of(SITE_TCP[version], device), forwards, f'TCP {ports}'))",
+        ),
+        M(
+            "of what is forwarded",
+            "_rules_lines",
+            "(mode := profile.server.forward) is not Forward.OFF",
+            "(mode := None)",
+        ),
         M("what qre.ko is told", "sync_line", "f'listen {profile.listen}'", "f'listen {profile.server.listen}'"),
         M(
             "changes nothing",
@@ -149,6 +166,12 @@ MUTANTS = {
         ),
         M("failure is 2", "FAILURE", "2", "1"),
         M("one line", "error_line", "letter if letter.isprintable() else repr(letter)[1:-1]", "letter"),
+        M(
+            "one for each missing field",
+            "_report",
+            "error.errors if isinstance(error, UserErrors) else (error,)",
+            "(error,)",
+        ),
         M("no traceback", "main", "os.environ.get('QRE_DEBUG') == '1'", "True"),
         M(
             "the kernel's refusal, too",
@@ -200,7 +223,7 @@ MUTANTS = {
         ),
         M("suggests the nearest", "device", "did_you_mean(name, known, 'see `qre-tool show`')", "''"),
     ),
-    "`refresh DEVICE` probes Dest, stores and prints the profile": (
+    "`refresh DEVICE` probes Dest, stores and prints the profile: whether Dest is reachable, and the cache fresh": (
         M(
             "probes",
             "refresh",
@@ -209,6 +232,9 @@ MUTANTS = {
         ),
         M("stores", "refresh", "_keep(config, name, profile, described['dataplane'], found)"),
         M("prints", "_facts", "yield ('cipher', known.cipher or 'not known')"),
+        M("fresh", "_freshness", "known.reachable and age * 1000 < config.dest_profile_ttl_ms", "False"),
+        M("or stale", "_freshness", "age * 1000 < config.dest_profile_ttl_ms", "True"),
+        M("needs a capability", "refresh", "require_capabilities('refresh', ('CAP_NET_ADMIN',))", "None"),
         M(
             "a site that is gone is an error",
             "refresh",

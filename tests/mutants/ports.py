@@ -59,6 +59,14 @@ MUTANTS = {
         M("checks", "_compare", "rx != 0 or passed < sent", "False"),
         M("on the device", "_adopt", "qre.cid_adopt(device, cid)", "None"),
         M("what show tells", "_counters", "port_counters(fields.device)", "''"),
+        M("or fails", "_compare", "before is None or after is None", "False"),
+        M(
+            "before anything is set up",
+            "shared_port_loader_check",
+            "_check_counted(fields.device, qre)",
+            "port_counters(fields.device)",
+        ),
+        M("of a server", "_check_counted", "found.role is not Role.SERVER", "False"),
     ),
     "`shared-port-session-demo` shakes hands on real sockets and installs after the loader registered": (
         M("registers before", "_install_server", "_prove_registered(demo)", "None"),
@@ -76,6 +84,12 @@ MUTANTS = {
         ),
     ),
     "`shared-port-handshake-daemon` serves several configurations": (
+        M(
+            "with connection IDs of RoutedCidLen",
+            "_config",
+            "GlobalConfig(**{**vars(config), 'routed_cid_len': loading.routed_cid_len})",
+            "config",
+        ),
         M("several", "_Daemons.start_all", "range(len(self._files))", "range(1)"),
         M("serves", "run_one", "run_daemon(profile, config, options, lambda: load_profile_file(file))", "0"),
         M("ends with its time", "_Daemons.wait", "deadline is None or time.monotonic() < deadline", "True"),
@@ -89,6 +103,7 @@ MUTANTS = {
             "('ServerName', '', '')",
         ),
         M("Dest", "_differences", "('Dest', str(ours.dest), str(its.dest))", "('Dest', '', '')"),
+        M("short ids of sections", "check_together", "profile.server.accepted_ids", "profile.server.short_ids"),
         M("RealityPrivateKey", "_differences", "ours.private_key != its.private_key", "False"),
         M(
             "RealityMaxTimeDiff",
@@ -199,6 +214,9 @@ MUTANTS = {
             "write_ready_file(lasting.ready_file, {'devices': [profile.device for profile in profiles]})",
             "None",
         ),
+        M("not over another file", "check_ready_file", "pid is None", "False"),
+        M("nor another loader's", "check_ready_file", "os.path.exists(f'/proc/{pid}')", "False"),
+        M("but over a killed one's", "check_ready_file", "os.path.exists(f'/proc/{pid}')", "True"),
         M("removed at the end of the loader", "stay", "undo.add(lambda: remove_ready_file(path))", "None"),
         M("removed at the end of the daemon", "handshake_daemon", "remove_ready_file(lasting.ready_file)", "None"),
     ),

@@ -124,6 +124,12 @@ MUTANTS = {
             "return sorted(steps, key=lambda step: bool(step.lines) and step.lines[0].startswith('set address'))",
         ),
         M("PostUp", "up_steps", "hook_steps('PostUp', hooks.post_up, device)", "[]"),
+        M("not twice", "_prepare", "existing is not None and claimed(existing) and not keep_tun", "False"),
+        M(
+            "not on another's device",
+            "_prepare",
+            "refuse_foreign(profile.device, existing, ALIAS_PREFIX + profile.name)",
+        ),
         M("saves the state", "_Up.save", "save_state(self.config, state_of(self.profile, self.spec.table))", "None"),
         M(
             "PostUp before the state",
@@ -152,6 +158,8 @@ MUTANTS = {
             "remove_state(self.config, self.profile.name)",
             "None",
         ),
+        M("somebody's addresses stay", "sync_addresses", "interface not in left", "True"),
+        M("also when the link goes down again", "_Up.unmake_device", "self.give_back_addresses(link)", "None"),
         M("an earlier one's device", "_Up.give_up", "self.rtnl.delete_link(link)", "None"),
         M(
             "at every step",
@@ -185,6 +193,9 @@ MUTANTS = {
             "Step((f'save state to {state_path(up.config, up.profile.name)}',), up.save)",
             "Step((), lambda: None)",
         ),
+        M("not with another Device", "refuse_replacement", "('Device', saved.device, wanted.device)", "('', 0, 0)"),
+        M("nor another Role", "refuse_replacement", "('Role', saved.role.value, wanted.role.value)", "('', 0, 0)"),
+        M("nor another Listen", "refuse_replacement", "('Listen', saved.listen, wanted.listen)", "('', 0, 0)"),
         M("a daemon is asked", "reload", "ask_daemon(config, profile.device, 'reload', RELOAD_TIMEOUT)", "None"),
     ),
     "`reload` deletes saved addresses that differ first": (
@@ -238,7 +249,25 @@ MUTANTS = {
         M("and nobody else's", "orphaned_tables", "{state.table for state in others if state is not None}", "set()"),
         M("its pins", "_prepare", "pin_paths(place, device)", "()"),
         M("its files", "_prepare", "runtime_paths(config, name, device)", "()"),
-        M("by its device alone", "down", "device_up_as(name)", "False"),
+        M("by its device alone", "_load_or_known", "device_up_as(name)", "False"),
+        M(
+            "when its file has an error",
+            "_load_or_known",
+            "load_state(config, name) is None and not device_up_as(name) and not left_tables(config, name)",
+            "os.path.lexists(path)",
+        ),
+        M("which is told", "_load_or_known", "print_notice(str(each))", "None"),
+        M(
+            "when its device is another program's",
+            "_prepare",
+            "link = found if found is not None and is_ours(found, name) else None",
+            "link = found if found is not None and is_ours(found, name) else None\n"
+            "if link is not found:\n    raise UserError(f'device {device}', 'it is not of QRE')",
+        ),
+        M("which is left alone", "_Down._link", "is_ours(link, self.name)", "True"),
+        M("which is told, too", "_tell_foreign", "down.foreign", "False"),
+        M("as are its rules", "_tables", "found - of_link", "found"),
+        M("and its files", "_prepare", "path == ready_path(config, name)", "True"),
     ),
     "it does what `up` does first": (
         M(

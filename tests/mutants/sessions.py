@@ -286,6 +286,10 @@ MUTANTS = {
             "from qre.device.kernel_module import load_module\nload_module()",
         ),
         M("raw IPv4", "_LINKTYPE_RAW", "101", "1"),
+        M("pcap", "session_capture", "target.suffix.lower() == _WITH_COMMENT", "True"),
+        M("pcapng on request", "session_capture", "target.suffix.lower() == _WITH_COMMENT", "False"),
+        M("its note in the output", "session_capture", "not with_comment", "False"),
+        M("of any earlier capture", "_target", "found.startswith(begins)", "found == begins[0]"),
         M(
             "UDP ports",
             "_packet",

@@ -12,6 +12,7 @@ import secrets
 import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from qre.config.keys import snake_case
@@ -27,6 +28,8 @@ SET_ALIASES = {
     "ServerName": ("server-name", "server_name", "sni"),
     "PersistentKeepalive": ("persistent-keepalive", "persistent_keepalive"),
 }
+#: Of a comment: the call below it is run elsewhere, and this is why.
+_ELSEWHERE = "# not in a guest: "
 _GROUP = re.compile(r"\[([^\[\]]*)\]")
 _FORMS = (str, lambda name: snake_case(name).replace("_", "-"), snake_case)
 
@@ -43,6 +46,12 @@ class Call:
         return next(word for word in self.words if not word.startswith("-"))
 
 
+def elsewhere() -> dict[str, str]:
+    """Each call that is not run in a guest, and why."""
+    found = DATA.read_text().splitlines()
+    return {below: line.removeprefix(_ELSEWHERE) for line, below in pairwise(found) if line.startswith(_ELSEWHERE)}
+
+
 def lines() -> list[str]:
     """Each call of the reference in one line."""
     text = re.sub(r"^#.*\n", "", DATA.read_text(), flags=re.MULTILINE).replace("\\\n", " ")
@@ -50,10 +59,13 @@ def lines() -> list[str]:
 
 
 def calls(values: Mapping[str, str]) -> Iterator[Call]:
-    """All of them in the reference's order. ``values``: ``<word>`` or ``Field`` -> what stands there, or the same
-    behind ``command ``."""
+    """All that can be run in a guest, in the reference's order. ``values``: ``<word>`` or ``Field`` -> what stands
+    there, or the same behind ``command ``."""
     fields = ""
+    others = elsewhere()
     for line in lines():
+        if line in others:
+            continue
         if "install-session" in line:  # `update-session <device> ...` takes the same
             fields = line.partition("<device> ")[2]
         written = line.replace("<device> ...", f"<device> {fields}").replace(">...", ">")

@@ -115,6 +115,27 @@ def test_an_unknown_field_and_a_repeated_one(directory: Path, capsys: pytest.Cap
     assert_refused(directory, capsys, [*valid(name), *again], "given twice")
 
 
+@pytest.mark.parametrize(
+    ("words", "missing"),
+    [
+        (["set", "qre0", "role", "server", "MTU=1380"], ["Address", "Listen", "Dest", "ServerName"]),
+        (["shared-port-loader-check", "PinDir=/tmp"], ["BpfElf", "Listen", "ConnectionId"]),
+        (
+            ["install-session", "qre0", "KeyEpoch=0", "PacketNumber=0", f"SessionId={'00' * 32}"],
+            ["ConnectionId", "TxKey", "RxKey", "TxHpKey", "RxHpKey", "TxIv", "RxIv"],
+        ),
+    ],
+)
+def test_each_missing_field_has_a_line(
+    capsys: pytest.CaptureFixture[str], words: list[str], missing: list[str]
+) -> None:
+    assert main(words) == 2
+    printed = capsys.readouterr()
+    told = f"it is missing; see `qre-tool help {words[0]}`"
+    assert printed.err.splitlines() == [f"qre-tool: field {name} : {told}" for name in missing]
+    assert printed.out == ""
+
+
 @pytest.mark.parametrize(("name", "field"), list(cases_of_fields()))
 def test_a_bad_value(directory: Path, capsys: pytest.CaptureFixture[str], name: str, field: str) -> None:
     if field in PATHS and os.geteuid():

@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 
+import qre.device.lifecycle
+import qre.device.name_servers
 from qre.cli.main import main
+from qre.device.name_servers import NameService
 
 ELF = Path(__file__).resolve().parents[2] / "workers" / "bpf_loader" / "qre_reuseport.bpf.o"
 
@@ -104,6 +107,74 @@ def test_an_option_wins_over_a_variable_and_that_over_the_file(
     assert f"save state to {directory}/other-state/server0.state" in plan(
         capsys, "server0", file, f"--state-dir={directory}/other-state"
     )
+
+
+def write_key(path: Path, key: str, value: str) -> None:
+    """In place of what the file says of it."""
+    others = [line for line in path.read_text().splitlines(keepends=True) if not line.startswith(f"{key} =")]
+    first = [others.pop(0)] if others[:1] == ["[Interface]\n"] else []
+    path.write_text("".join([*first, f"{key} = {value}\n", *others]))
+
+
+SITE_TCP = "make nftables table qre-server0 (ip), forward IPv4 on the uplink: TCP"
+
+
+@pytest.mark.parametrize(
+    ("edits", "options", "lines"),
+    [
+        ((), (), [f"{SITE_TCP} 443 to site.example:443, 80 to site.example:80"]),
+        (
+            (),
+            ("--server-underlay=127.0.0.2:4434",),
+            [f"{SITE_TCP} 4434 to site.example:443, 80 to site.example:80"],
+        ),
+        ((("other.conf", "SiteTcp", "8443"),), (), [f"{SITE_TCP} 8443 to site.example:8443"]),
+        ((("other.conf", "SiteTcp", "off"),), (), []),
+        (
+            (("other.conf", "SiteTcp", "off"), ("dev/server0.conf", "Forward", "nat")),
+            (),
+            ["make nftables table qre-server0 (inet), forward IPv4 on server0 and the uplinks: Forward = nat"],
+        ),
+        (
+            (
+                ("other.conf", "SiteTcp", "80"),
+                ("dev/server0.conf", "Listen", "[::]:443"),
+                ("dev/server0.conf", "Forward", "route"),
+            ),
+            (),
+            [
+                f"{SITE_TCP} 80 to site.example:80",
+                "make nftables table qre-server0 (ip6), where this machine forwards IPv6: TCP 80 to site.example:80",
+                "make nftables table qre-server0 (inet), forward IPv4 on server0 and the uplinks: Forward = route",
+            ],
+        ),
+    ],
+)
+def test_what_a_server_changes_of_nftables_and_forwarding_is_in_the_plan(
+    directory: Path,
+    capsys: pytest.CaptureFixture[str],
+    edits: tuple[tuple[str, str, str], ...],
+    options: tuple[str, ...],
+    lines: list[str],
+) -> None:
+    (directory / "other.conf").touch()
+    for name, key, value in edits:
+        write_key(directory / name, key, value)
+    made = plan(capsys, "server0", f"--global-config={directory}/other.conf", *options)
+    assert [line for line in made if "nftables" in line] == lines
+    assert not any("nftables" in line for line in plan(capsys, "client0"))
+
+
+@pytest.mark.parametrize("service", NameService)
+def test_a_clients_name_servers_are_in_the_plan(
+    directory: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, service: NameService
+) -> None:
+    for module in (qre.device.lifecycle, qre.device.name_servers):
+        monkeypatch.setattr(module, "name_service", lambda: service)
+    assert not any("names" in line for line in plan(capsys, "client0"))
+    write_key(directory / "dev/client0.conf", "DNS", "10.77.0.1, fd77::1, lan.example")
+    line = f"once there is a session, have {service} ask 10.77.0.1, fd77::1 for all names"
+    assert line in plan(capsys, "client0")
 
 
 @pytest.mark.parametrize("profile", ["server0", "client0"])

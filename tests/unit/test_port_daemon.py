@@ -23,10 +23,18 @@ SERVER = {
 }
 
 
-def write(directory: Path, name: str, **changed: str) -> str:
+def write(directory: Path, name: str, *clients: str, **changed: str) -> str:
+    """The configuration's path. ``clients``: short ids of sections, in place of RealityShortIds."""
     path = directory / f"{name}.conf"
     path.touch(mode=0o600)
-    path.write_text("".join(f"{key} = {value}\n" for key, value in {"Device": name, **SERVER, **changed}.items()))
+    values = {"Device": name, **SERVER, **changed}
+    if clients:
+        del values["RealityShortIds"]
+    sections = [
+        f"[Client c{number}]\nShortId = {each:0<16}\nAddress = 10.77.0.{number}\n"
+        for number, each in enumerate(clients, 2)
+    ]
+    path.write_text("".join([*(f"{key} = {value}\n" for key, value in values.items()), *sections]))
     return str(path)
 
 
@@ -50,7 +58,7 @@ def test_configurations_that_share_a_port(tmp_path: Path) -> None:
         ({"Dest": "192.0.2.3:443"}, "configuration server1 : Dest is 192.0.2.3:443"),
         ({"RealityPrivateKey": "B" + KEY[1:]}, "configuration server1 : RealityPrivateKey differs"),
         ({"RealityMaxTimeDiff": "10s"}, "configuration server1 : RealityMaxTimeDiff is 10000ms, and 60000ms"),
-        ({"RealityShortIds": "03,02"}, "configuration server1 : RealityShortIds 0200000000000000 is in server0, too"),
+        ({"RealityShortIds": "03,02"}, "configuration server1 : short id 0200000000000000 is in server0, too"),
         ({"Device": "server0"}, "configuration server1 : its Device server0 is another's, too"),
     ],
 )
@@ -62,6 +70,20 @@ def test_what_differs_is_named_and_nothing_started(
     printed = capsys.readouterr()
     assert printed.out == "" and printed.err.count("\n") == 1
     assert printed.err.startswith(f"qre-tool: {named}")
+
+
+@pytest.mark.parametrize("first", [(), ("01", "02")], ids=["a list", "sections"])
+@pytest.mark.parametrize("second", [(), ("03", "02")], ids=["a list", "sections"])
+def test_a_short_id_in_two_configurations_is_named_wherever_it_stands(
+    tmp_path: Path, first: tuple[str, ...], second: tuple[str, ...]
+) -> None:
+    files = [write(tmp_path, "server0", *first), write(tmp_path, "server1", *second, RealityShortIds="03,02")]
+    with pytest.raises(UserErrors) as caught:
+        check_together([load_profile_file(file) for file in files])
+    remedy = "give each client a short id of its own"
+    assert str(caught.value) == f"configuration server1: short id {'02' + 14 * '0'} is in server0, too; {remedy}"
+    others = write(tmp_path, "server2", "04", "05"), write(tmp_path, "server3", RealityShortIds="06")
+    check_together([load_profile_file(file) for file in (files[0], *others)])
 
 
 def test_every_difference_is_named(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from qre.quic.in_memory.strangers import Arrived, Stranger
 from tests.support.daemons import which
 
 STRANGERS = tuple(name for name in SCENARIOS if name != VALID)
+PCAP, PCAPNG = b"\xd4\xc3\xb2\xa1", b"\x0a\x0d\x0d\x0a"
 CHECKED = ("-o", "ip.check_checksum:TRUE", "-o", "udp.check_checksum:TRUE")
 
 
@@ -140,15 +141,38 @@ def test_a_stranger_sends_and_gets_nothing_of_ours(
     files: Path, scenario: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert capture(scenario) == 0
-    assert "0 of the server; refused" in capsys.readouterr().out
+    summary, _, missing = capsys.readouterr().out.splitlines()[-3:]
+    assert "0 of the server; refused" in summary and "there is no Dest" in missing
     sources = [source for (source,) in fields_of("made.pcap", "ip.src")]
     assert len(sources) >= 2 and set(sources) == {"198.51.100.7"}
-    (first, *_) = fields_of("made.pcap", "frame.comment")
-    assert "there is no Dest" in first[0]
     names = [name for (name,) in fields_of("made.pcap", "tls.handshake.extensions_server_name") if name]
     expected = {"invalid-short-id": ["site.example"], "wrong-sni": ["www.site.example"]}
     assert names[:1] == expected.get(scenario, [])
     assert not (files / "made.pcap.keys").exists()
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"), [("made.pcap", PCAP), ("made", PCAP), ("made.pcapng", PCAPNG), ("made.PcapNG", PCAPNG)]
+)
+@pytest.mark.parametrize("scenario", [VALID, "wrong-sni"])
+def test_the_file_is_what_its_name_says_and_tells_what_it_shows(
+    files: Path, capsys: pytest.CaptureFixture[str], scenario: str, path: str, kind: bytes
+) -> None:
+    capsys.readouterr()
+    assert capture(scenario, path=path) == 0
+    data, printed = (files / path).read_bytes(), capsys.readouterr().out.splitlines()
+    note = {VALID: "A client that holds the keys", "wrong-sni": "A client that asks for another name"}[scenario]
+    assert data.startswith(kind)
+    kinds = {source for (source,) in fields_of(path, "frame.encap_type")}
+    assert kinds == {"7"}, "raw IP"
+    told = [comment for (comment,) in fields_of(path, "frame.comment") if comment]
+    if kind == PCAP:
+        assert data[:24] == PCAP + bytes.fromhex("0200 0400 00000000 00000000 ffff0000 65000000")
+        assert told == [] and printed[1].startswith(note)
+        assert ("there is no Dest" in printed[-1]) is (scenario != VALID)
+    else:
+        assert len(told) == 1 and told[0].startswith(note) and len(printed) == 1
+        assert ("there is no Dest" in told[0]) is (scenario != VALID)
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
@@ -170,6 +194,10 @@ def test_a_capture_is_replaced_and_nothing_else_is(files: Path, capsys: pytest.C
         assert capture(VALID, "KeyLog=true") == 0
     (files / "empty").touch()
     assert capture("random-udp", path="empty") == 0
+    (files / "other.pcapng").write_bytes((files / "made.pcap").read_bytes())
+    assert capture("random-udp", path="other.pcapng") == 0
+    (files / "made.pcap").write_bytes((files / "other.pcapng").read_bytes())
+    assert (files / "made.pcap").read_bytes().startswith(PCAPNG) and capture(VALID, "KeyLog=true") == 0
     capsys.readouterr()
     (files / "notes.pcap.keys").write_text("mine")
     kept = {each: each.read_bytes() for each in files.iterdir()}

@@ -132,7 +132,7 @@ Writes a section [Client NAME] with a random short id into the server's profile;
 The client's profile is printed as a file, whose first line is the link for `import`; a terminal shows a QR code of
 the link, too. Whoever has one of them can use the tunnel as this client. Fields:
   [Address=ADDRESS,…]    the client's addresses, in the server's networks
-  [AllowedIPs=CIDR,…]    networks behind the client, which get routes to it
+  [AllowedIPs=CIDR,…]    networks behind the client, which get routes to it; never 0.0.0.0/0
   [Endpoint=HOST:PORT,…] where the client finds the server; several, when it has several addresses
   [File=PATH]            write the profile there (mode 0600) and print no secret
 """,

@@ -82,6 +82,7 @@ def findings(name: str | None) -> Iterator[Finding]:
     yield from look("tunnel", lambda: check_profile.tunnel(device, config))
     addressed = loaded
     yield from look("ipv6", lambda: check_profile.ipv6(addressed))
+    yield from look("default route", lambda: check_profile.default_route(addressed))
     if (server := loaded.server) is not None:
         profile = loaded
         yield from look("listen", lambda: check_profile.listen(profile, server, config))

@@ -9,7 +9,7 @@ import asyncio
 import os
 from pathlib import Path
 
-from qre.addresses import host_port
+from qre.addresses import default_versions, host_port
 from qre.cli.check.findings import AS_ROOT, Finding, Findings, YesNo, refused
 from qre.config.model import ClientSettings, GlobalConfig, Profile, ServerSettings
 from qre.config.profile import SUFFIX, load_profile, profile_path
@@ -104,6 +104,19 @@ def ipv6(loaded: Profile) -> Findings:
         yield Finding("ipv6", YesNo.YES, f"it is switched on, for {', '.join(inside)}")
     else:
         yield Finding("ipv6", YesNo.NO, f"{WORDS[cause].why}, for {', '.join(inside)}", WORDS[cause].remedy)
+
+
+def default_route(loaded: Profile) -> Findings:
+    """Whether a server's own way out leads to a client; nothing for a profile that leaves it alone."""
+    versions = default_versions(loaded.routes)
+    if loaded.server is None or not versions:
+        return
+    ways = " and ".join(f"IPv{version}" for version in versions)
+    sections = [f"[Client {one.name}]" for one in loaded.server.clients if default_versions(one.allowed_ips)]
+    seen = f"this server's own default route of {ways} leads into the tunnel, by AllowedIPs"
+    seen += f" of {', '.join(sections)}" if sections else ""
+    remedy = "write the networks behind the client there; what clients send through the tunnel is ClientAllowedIPs"
+    yield Finding("default route", YesNo.NO, seen, remedy, "it is right where this machine goes out by that client")
 
 
 def _switched_off(which: str) -> bool:

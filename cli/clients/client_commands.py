@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 
+from qre.addresses import default_versions
 from qre.cli.clients.handout import Handout
 from qre.cli.clients.profile_change import changing, load_server, planned
 from qre.cli.commands import Options
@@ -54,7 +55,9 @@ def add_client(arguments: list[str], options: Options) -> int:
         hosts = address or tuple(map(_host, free_addresses(server, in_use(server, config))))
         section = ClientSection(name, os.urandom(8), hosts, behind or ())
         fresh = add_section(text, section)
-        _refuse_loss(server, profile_of_text(fresh.encode(), server.name, f"profile {server.name}"))
+        changed = profile_of_text(fresh.encode(), server.name, f"profile {server.name}")
+        _refuse_loss(server, changed)
+        _refuse_default_route(server, changed, section)
         made.append(client_of(server, section, given))
         return fresh
 
@@ -193,6 +196,16 @@ def _refuse_loss(server: Profile, changed: Profile) -> None:
     if lost:
         why = f"its only client has {', '.join(lost)} by AllowedIPs, and would lose them to a second one"
         raise UserError(f"profile {server.name}", why, "name them in a section [Client NAME] of that client first")
+
+
+def _refuse_default_route(server: Profile, changed: Profile, section: ClientSection) -> None:
+    """Networks behind a client get routes to it: with all of them this machine's own way out would lead there."""
+    fresh = set(default_versions(changed.routes)) - set(default_versions(server.routes))
+    if versions := sorted(fresh.union(default_versions(section.allowed_ips))):
+        ways = " and ".join(f"IPv{version}" for version in versions)
+        why = f"they are networks behind the client, and all of {ways} would take this server's own default route"
+        remedy = "leave it out; what clients send through the tunnel is ClientAllowedIPs in the server's profile"
+        raise UserError("field AllowedIPs", why, remedy)
 
 
 def in_use(server: Profile, config: GlobalConfig) -> set[Address]:

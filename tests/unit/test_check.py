@@ -101,6 +101,22 @@ def test_allowed_ips_that_are_nobodys_are_told(machine: Path, capsys: pytest.Cap
     assert "AllowedIPs" not in found["profile server1"]["seen"]
 
 
+def test_a_server_whose_own_default_route_leads_to_a_client_is_told(
+    machine: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    section = "\n[Client eve]\nShortId = 0011223344556677\nAddress = 10.77.0.9\nAllowedIPs = 0.0.0.0/1, 128.0.0.0/1\n"
+    server = SERVER.replace("www.example.org", "nowhere.invalid")
+    write_profile(machine / "dev", "server0", server + section)
+    write_profile(machine / "dev", "server1", server + "AllowedIPs = ::/0\n")
+    found = items(capsys, "server0")["default route"]
+    assert (found["answer"], found["needed"]) == ("no", False)
+    assert found["seen"].endswith("default route of IPv4 leads into the tunnel, by AllowedIPs of [Client eve]")
+    assert "ClientAllowedIPs" in found["remedy"]
+    assert "IPv6 leads into the tunnel, by AllowedIPs" in items(capsys, "server1")["default route"]["seen"]
+    write_profile(machine / "dev", "server2", server)
+    assert "default route" not in items(capsys, "server2")
+
+
 def test_without_profiles_the_way_to_make_some_is_told(machine: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for remove in (False, True):
         if remove:

@@ -191,6 +191,33 @@ def test_a_second_client_takes_no_network_away_from_the_first(
     assert "would lose them" in refused(capsys, "add-client", "server0", "alice")
 
 
+@pytest.mark.parametrize(
+    ("networks", "versions"),
+    [
+        ("0.0.0.0/0", "IPv4"),
+        ("::/0", "IPv6"),
+        ("192.168.7.0/24, 0.0.0.0/1, 128.0.0.0/1", "IPv4"),
+        ("::/1, 8000::/1, 0.0.0.0/0", "IPv4 and IPv6"),
+    ],
+)
+def test_no_client_gets_the_servers_own_default_route(
+    directory: Path, capsys: pytest.CaptureFixture[str], networks: str, versions: str
+) -> None:
+    path = directory / "server0.conf"
+    before = path.read_bytes()
+    for plan in ((), ("--dry-run",)):
+        told = refused(capsys, *plan, "add-client", "server0", "eve", f"AllowedIPs={networks}")
+        assert f"all of {versions} would take this server's own default route" in told
+        assert "ClientAllowedIPs" in told
+    assert path.read_bytes() == before
+
+
+def test_two_clients_do_not_share_a_default_route_either(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said(capsys, "add-client", "server0", "office", "AllowedIPs=0.0.0.0/1")
+    assert "ClientAllowedIPs" in refused(capsys, "add-client", "server0", "eve", "AllowedIPs=128.0.0.0/1")
+    said(capsys, "add-client", "server0", "lab", "AllowedIPs=192.168.7.0/24")
+
+
 def test_without_an_address_for_clients_the_way_out_is_said(
     directory: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

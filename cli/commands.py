@@ -179,10 +179,11 @@ the old key are let in meanwhile; running sessions go on, whatever the time. Fie
         "qre.cli.clients.client_import:import_client",
         "-|FILE [Profile=NAME]",
         "on the client: write its profile from a link or a file",
-        options={"--replace": "a profile of this name that exists is replaced"},
+        options={"--replace": "change what the link says in the profile of this name, keep the rest of it"},
         text="""\
 `-` is standard input, where a link can be pasted. A link in place of FILE works, too, but other users can see it.
-Hooks are refused: importing makes no command run. Fields:
+Hooks are refused: importing makes no command run. With --replace the profile keeps what the link does not say, as hooks
+and further servers, and what is changed is printed. Fields:
   [Profile=NAME]   the name of the profile and of its device
 """,
         dry_run=True,

@@ -44,8 +44,8 @@ def add_client(arguments: list[str], options: Options) -> int:
     """``add-client PROFILE NAME [Key=Value]…``."""
     words, fields = _split(arguments, _ADD, "add-client")
     name = check_client_name(words[1])
-    address, behind = _field(fields, "Address", parse_hosts), _field(fields, "AllowedIPs", parse_networks)
-    given = _field(fields, "Endpoint", parse_endpoints) or ()
+    address, behind = parse_field(fields, "Address", parse_hosts), parse_field(fields, "AllowedIPs", parse_networks)
+    given = parse_field(fields, "Endpoint", parse_endpoints) or ()
     config = load_global(os.environ)
     handout = None if options.dry_run else Handout("", fields.get("File", ""), as_json=options.json)
     made: list[Profile] = []
@@ -53,12 +53,12 @@ def add_client(arguments: list[str], options: Options) -> int:
     def edit(server: Profile, text: str) -> str:
         _refuse_taken(server, name)
         hosts = address or tuple(map(_host, free_addresses(server, in_use(server, config))))
-        section = ClientSection(name, os.urandom(8), hosts, behind or ())
+        section = ClientSection(name, os.urandom(8), hosts, behind or (), given)
         fresh = add_section(text, section)
         changed = profile_of_text(fresh.encode(), server.name, f"profile {server.name}")
         _refuse_loss(server, changed)
         _refuse_default_route(server, changed, section)
-        made.append(client_of(server, section, given))
+        made.append(client_of(server, section))
         return fresh
 
     if handout is None:
@@ -81,7 +81,7 @@ def add_client(arguments: list[str], options: Options) -> int:
 def export(arguments: list[str], options: Options) -> int:
     """``export PROFILE NAME [Key=Value]…``: the profile of a client again."""
     words, fields = _split(arguments, _EXPORT, "export")
-    given = _field(fields, "Endpoint", parse_endpoints) or ()
+    given = parse_field(fields, "Endpoint", parse_endpoints) or ()
     server = load_server(words[0], load_global(os.environ))
     client = client_of(server, section_of(server, words[1]), given)
     handout = Handout(fields.get("As", ""), fields.get("File", ""), as_json=options.json)
@@ -139,7 +139,8 @@ def _split(arguments: list[str], optional: tuple[str, ...], command: str) -> tup
     return words, fields
 
 
-def _field(fields: dict[str, str], key: str, parse: Callable[[str], T]) -> T | None:
+def parse_field(fields: dict[str, str], key: str, parse: Callable[[str], T]) -> T | None:
+    """The field's value; None when it is not given. Raises UserError."""
     if key not in fields:
         return None
     try:
@@ -233,8 +234,9 @@ def _addresses(client: Profile) -> str:
     return ", ".join(str(each.ip) for each in client.address)
 
 
-def client_of(server: Profile, section: ClientSection, given: Sequence[HostPort]) -> Profile:
+def client_of(server: Profile, section: ClientSection, given: Sequence[HostPort] = ()) -> Profile:
     """The client's profile; ``given``: where it finds the server, in place of what the server's profile says."""
     if server.server is None:
         raise AssertionError("the profile is a server's")
-    return client_profile(server, section, endpoints_of(server, given), public_key(server.server.private_key))
+    endpoints = endpoints_of(server, section, given)
+    return client_profile(server, section, endpoints, public_key(server.server.private_key))

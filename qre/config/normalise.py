@@ -110,6 +110,7 @@ def client_values(section: ClientSection) -> dict[str, str | list[str]]:
         "ShortId": section.short_id.hex(),
         "Address": [str(address.ip) for address in section.address],
         "AllowedIPs": [str(network) for network in section.allowed_ips],
+        "Endpoint": [str(endpoint) for endpoint in section.endpoints],
     }
 
 

@@ -227,7 +227,8 @@ def test_without_an_address_for_clients_the_way_out_is_said(
     assert "write ClientEndpoint = host:port" in refused(capsys, "add-client", "server0", "alice")
     assert "Endpoint = 192.0.2.1:443" in said(capsys, "add-client", "server0", "alice", "Endpoint=192.0.2.1:443")
     path.write_text(path.read_text().replace("Listen = 0.0.0.0:443", "Listen = 192.0.2.9:443"))
-    assert "Endpoint = 192.0.2.9:443" in said(capsys, "export", "server0", "alice", "As=file")
+    assert "Endpoint = 192.0.2.9:443" in said(capsys, "export", "server0", "client0", "As=file")
+    assert "Endpoint = 192.0.2.1:443" in said(capsys, "export", "server0", "alice", "As=file")
 
 
 def test_name_servers_and_several_addresses_of_the_server_come_with_the_link(
@@ -317,6 +318,31 @@ def test_a_reload_takes_another_key_only_beside_the_old_one(
         ProfileSecrets(private_key=key.encode(), previous_key=previous.encode()) for key, previous in (before, after)
     )
     assert follows(one, other) is may
+
+
+def test_a_key_is_not_changed_when_no_link_could_be_made(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = directory / "server0.conf"
+    lines = [line for line in path.read_text().splitlines() if not line.startswith("ClientEndpoint")]
+    path.write_text("\n".join([*lines, ""]))
+    before = path.read_text()
+    assert "write ClientEndpoint = host:port" in refused(capsys, "rotate-key", "server0")
+    assert path.read_text() == before
+    told = json.loads(said(capsys, "--json", "rotate-key", "server0", "Endpoint=192.0.2.1:443"))
+    assert ["Endpoint = 192.0.2.1:443\n" in each["profile"] for each in told["clients"]] == [True]
+    assert path.read_text() != before
+
+
+def test_where_a_client_was_told_to_find_the_server_is_kept(
+    directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said(capsys, "add-client", "server0", "alice", "Endpoint=a.example.org:8443,b.example.org:443")
+    assert "\nEndpoint = a.example.org:8443, b.example.org:443\n" in (directory / "server0.conf").read_text()
+    own = "\nEndpoint = a.example.org:8443, b.example.org:443\n"
+    assert own in said(capsys, "export", "server0", "alice", "As=file")
+    given = said(capsys, "export", "server0", "alice", "As=file", "Endpoint=c.example.org:443")
+    assert "\nEndpoint = c.example.org:443\n" in given
+    told = json.loads(said(capsys, "--json", "rotate-key", "server0", "Endpoint=d.example.org:443"))
+    assert {each["name"]: own in each["profile"] for each in told["clients"]} == {"client0": False, "alice": True}
 
 
 # --- secrets ---

@@ -11,12 +11,12 @@ import os
 import time
 
 from qre.cli.clients.client_commands import client_of, parse_field
-from qre.cli.clients.handout import JSON_VERSION, described, refuse_readers
+from qre.cli.clients.handout import JSON_VERSION, described
 from qre.cli.clients.profile_change import changing, planned
 from qre.cli.commands import Options
 from qre.cli.defaults import ROTATE_FOR
 from qre.cli.fields import parse_fields
-from qre.cli.profile.configuration import clamped, public_key
+from qre.cli.profile.configuration import clamped, public_key, refuse_readers
 from qre.config.client_profile import link_of
 from qre.config.profile import load_profile, profile_of_text
 from qre.config.profile_edit import set_key

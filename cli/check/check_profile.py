@@ -134,7 +134,7 @@ def tunnel(name: str, config: GlobalConfig) -> Findings:
     described = daemon_of(config, name)
     if described is None:
         return
-    ill = [each for each in described["sessions"] if each.get("health") in _ILL]
+    ill = [each for each in described["sessions"] or () if each.get("health") in _ILL]
     passes = described["role"] == "server" or (described["up"] and not ill)
     remedy = "see its log; is UDP to the other end allowed on the whole way, and does the other end run?"
     yield Finding("tunnel", YesNo.YES if passes else YesNo.NO, described["status"], remedy)

@@ -10,6 +10,8 @@ from typing import Any, Final
 
 from qre.cli.show.columns import Column, draw, short_ago, short_size
 
+#: Of what only a worker knows that is being restarted.
+UNKNOWN: Final = "not known just now"
 #: As many sessions are told whole.
 MOST_WHOLE: Final = 3
 _COLUMNS: Final = (
@@ -33,8 +35,12 @@ def session_table(device: Mapping[str, Any]) -> str:
 
 
 def _order(session: Mapping[str, Any]) -> tuple[bool, str, str]:
-    name = session.get("client")
-    return name is None, name or session["short_id"], session["session_id"]
+    return session.get("client") is None, called(session), session["session_id"]
+
+
+def called(session: Mapping[str, Any]) -> str:
+    """The client's name, or its short id where it has none."""
+    return session.get("client") or session["short_id"] or f"({UNKNOWN})"
 
 
 def _row(session: Mapping[str, Any]) -> tuple[str, ...]:
@@ -42,7 +48,7 @@ def _row(session: Mapping[str, Any]) -> tuple[str, ...]:
     last = session["last_receive_ms"]
     state = short_ago(last / 1000) if last is not None else "never"
     return (
-        session.get("client") or session["short_id"],
+        called(session),
         ", ".join(addresses) or "(all)",
         session["endpoint"],
         "silent" if session.get("health") == "silent" else state,

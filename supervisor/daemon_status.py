@@ -97,10 +97,17 @@ def _configured(config: WorkerConfig) -> dict[str, Any]:
         "allowed_ips": plain(config.allowed_ips),
         "listen": host_port(config.listen_ip, config.listen_port) if server else None,
         "endpoint": None if server else host_port(config.endpoint_host, config.endpoint_port),
+        "endpoints": None if server else endpoints_of(config),
         "dest": host_port(config.dest_host, config.dest_port) if server else None,
         "server_name": config.server_name,
         "persistent_keepalive": config.keepalive_s,
     }
+
+
+def endpoints_of(config: WorkerConfig) -> list[str]:
+    """All servers of a client, in the order of its profile."""
+    others = (host_port(each.host, each.port) for each in config.others)
+    return [host_port(config.endpoint_host, config.endpoint_port), *others]
 
 
 def _rules(netlink: object) -> dict[str, Any]:

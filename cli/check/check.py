@@ -22,6 +22,7 @@ from qre.cli.check import (
 )
 from qre.cli.check.findings import Finding, YesNo, look
 from qre.cli.commands import Options
+from qre.cli.show.columns import folded
 from qre.cli.show.show_text import clean
 from qre.config.values import check_profile_name
 from qre.ends import Role
@@ -117,7 +118,8 @@ def line(finding: Finding, *, colour: bool) -> str:
     missing = finding.answer is not YesNo.YES
     parts = [finding.seen, f"not needed: {finding.instead}" if missing and finding.instead else ""]
     parts.append(finding.remedy if missing else "")
-    return f"{answer}  {finding.name:<16} {clean('; '.join(filter(None, parts)))}"
+    head = f"  {finding.name:<16} "
+    return f"{answer}{head}{folded(clean('; '.join(filter(None, parts))), _WIDTH + len(head))}"
 
 
 def _item(finding: Finding) -> dict[str, object]:

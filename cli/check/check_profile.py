@@ -72,7 +72,7 @@ def profile(name: str, config: GlobalConfig) -> tuple[Profile | None, Finding]:
             return None, Finding(label, YesNo.UNKNOWN, f"{path}: {os.strerror(13)}", AS_ROOT)
         return None, refused(label, error)
     end = f"listens on {loaded.server.listen}" if loaded.server else ""
-    end = f"connects to {loaded.client.endpoint}" if loaded.client else end
+    end = f"connects to {' or '.join(map(str, loaded.client.endpoints))}" if loaded.client else end
     nobodys = ", ".join(str(network) for network in identities_of(loaded).unowned)
     if nobodys:
         end += f"; AllowedIPs {nobodys}: no client has it, name the one that does in a section [Client NAME]"
@@ -137,7 +137,10 @@ def tunnel(name: str, config: GlobalConfig) -> Findings:
     ill = [each for each in described["sessions"] or () if each.get("health") in _ILL]
     passes = described["role"] == "server" or (described["up"] and not ill)
     remedy = "see its log; is UDP to the other end allowed on the whole way, and does the other end run?"
-    yield Finding("tunnel", YesNo.YES if passes else YesNo.NO, described["status"], remedy)
+    seen = described["status"]
+    if not described["up"] and "; " in seen:  # it has its own
+        seen, _, remedy = seen.partition("; ")
+    yield Finding("tunnel", YesNo.YES if passes else YesNo.NO, seen, remedy)
 
 
 def listen(loaded: Profile, settings: ServerSettings, config: GlobalConfig) -> Findings:
@@ -180,11 +183,12 @@ def endpoint(settings: ClientSettings) -> Findings:
     """Resolves the name of each endpoint, as attempts to connect do."""
     from qre.visit.dest import resolve
 
-    for endpoint in settings.endpoints:
+    for number, endpoint in enumerate(settings.endpoints, 1):
+        name = "endpoint" if number == 1 else f"endpoint {number}"
         try:
             found = asyncio.run(resolve(endpoint.host, endpoint.port, ipv4_first=False))
         except QreError as error:
-            yield refused("endpoint", error, "check Endpoint and /etc/resolv.conf")
+            yield refused(name, error, "check Endpoint and /etc/resolv.conf")
             continue
         addresses = ", ".join(host_port(*at) for _, at in found)
-        yield Finding("endpoint", YesNo.YES, f"{endpoint} is {addresses}")
+        yield Finding(name, YesNo.YES, f"{endpoint} is {addresses}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from qre.cli.show.columns import Column, draw, short_ago, short_size
+from qre.cli.show.columns import Column, draw, folded, short_ago, short_size
 
 #: Of what only a worker knows that is being restarted.
 UNKNOWN: Final = "not known just now"
@@ -31,7 +31,7 @@ def session_table(device: Mapping[str, Any]) -> str:
     rated = "rates" in device
     rows = [(*_row(session), *(_rates(session) if rated else ())) for session in sessions]
     table = draw((*_COLUMNS, *(_RATES if rated else ())), rows)
-    return f"{table}\n{_totals(device, sessions)}\n"
+    return f"{table}\n{folded(_totals(device, sessions), 0)}\n"
 
 
 def _order(session: Mapping[str, Any]) -> tuple[bool, str, str]:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from qre.cli.show.columns import folded
 from qre.cli.show.session_table import MOST_WHOLE, UNKNOWN, client_lines, session_table
 from qre.wire.overhead import BASE_UDP_PAYLOAD, MIN_MTU_IPV6, path_mtu
 
@@ -54,7 +55,8 @@ class _Paint:
         return f"\033[32m\033[1m{kind}\033[0m: \033[32m{name}\033[0m" if self.on else f"{kind}: {name}"
 
     def line(self, label: str, text: str) -> str:
-        return f"  \033[1m{label}\033[0m: {text}" if self.on else f"  {label}: {text}"
+        whole = folded(text, len(f"  {label}: "))
+        return f"  \033[1m{label}\033[0m: {whole}" if self.on else f"  {label}: {whole}"
 
 
 def clean(text: object) -> str:
@@ -88,9 +90,11 @@ def _device_lines(device: Mapping[str, Any], now: float) -> Iterator[Line]:
     yield "mtu", f"{device['mtu']}" + ("" if device.get("link_up") is not False else ", link down")
     if device.get("restored"):
         yield "put back", ", ".join(f"{part} {count}" for part, count in sorted(device["restored"].items()))
-    for key, label in (("listen", "listening on"), ("endpoint", "endpoint"), ("server_name", "server name")):
-        if device.get(key):
-            yield label, device[key]
+    if device.get("listen"):
+        yield "listening on", device["listen"]
+    yield from _endpoint_lines(device)
+    if device.get("server_name"):
+        yield "server name", device["server_name"]
     if device.get("allowed_ips"):
         yield "allowed ips", ", ".join(device["allowed_ips"])
     if device.get("persistent_keepalive"):
@@ -101,6 +105,17 @@ def _device_lines(device: Mapping[str, Any], now: float) -> Iterator[Line]:
     yield from _steering_lines(device)
     if device.get("processes"):
         yield "processes", ", ".join(_process(process) for process in device["processes"])
+
+
+def _endpoint_lines(device: Mapping[str, Any]) -> Iterator[Line]:
+    """A client's server, or all of its servers and which of them it has, as the status says."""
+    several = device.get("endpoints") or ()
+    if len(several) > 1:
+        connected = str(device["status"]).partition(";")[0].removeprefix("connected to ")
+        told = (f"{each} (connected)" if device["up"] and each == connected else each for each in several)
+        yield "endpoints", ", ".join(told)
+    elif device.get("endpoint"):
+        yield "endpoint", device["endpoint"]
 
 
 def _absent_lines(device: Mapping[str, Any]) -> Iterator[Line]:

@@ -15,7 +15,7 @@ from qre.cli.commands import Options
 from qre.cli.fields import parse_fields
 from qre.cli.profile.configuration import public_key
 from qre.config.client_profile import client_profile, endpoints_of, free_addresses
-from qre.config.keys import did_you_mean
+from qre.config.keys import SECTION_KEYS, did_you_mean
 from qre.config.model import ClientSection, GlobalConfig, HostPort, Profile
 from qre.config.profile import profile_of_text
 from qre.config.profile_edit import add_section, remove_section, remove_short_id, rename_section
@@ -146,7 +146,7 @@ def parse_field(fields: dict[str, str], key: str, parse: Callable[[str], T]) -> 
     try:
         return parse(fields[key])
     except UserError as error:
-        raise UserError(f"field {key}", error.why, error.remedy) from None
+        raise UserError(f"field {key}", error.why, error.remedy or f"write {key}={SECTION_KEYS[key]}") from None
 
 
 def check_client_name(name: str) -> str:

@@ -7,6 +7,7 @@ there what the link says, and no more.
 
 from __future__ import annotations
 
+import itertools
 import os
 import stat
 import sys
@@ -45,7 +46,7 @@ def import_client(arguments: list[str], options: Options) -> int:
     if "--replace" in options.flags:
         profile = _replace(given, config, plan=options.dry_run)
     else:
-        profile = given.profile
+        profile = given.profile.replace(device=_free_device(given.profile.name, config))
         if options.dry_run:
             print(f"write {path} (client, mode 0600)")
         else:
@@ -100,7 +101,7 @@ def _way_out(given: Profile, config: GlobalConfig) -> str:
     settings = given.client
     same = [
         other.name
-        for other in client_profiles(config)
+        for other in _profiles(config)
         if settings is not None and other.client is not None and other.client.short_id == settings.short_id
     ]
     if same:
@@ -108,7 +109,19 @@ def _way_out(given: Profile, config: GlobalConfig) -> str:
     return "leave --replace out for a new profile, or name the one that is meant with Profile=NAME"
 
 
-def client_profiles(config: GlobalConfig) -> list[Profile]:
+def _free_device(name: str, config: GlobalConfig) -> str:
+    """The profile's name, cut where an interface name ends; with a number where another profile has that device."""
+    taken = {other.device for other in _profiles(config) if other.name != name}
+    device = name[:DEVICE_LENGTH]
+    for number in itertools.count(2):
+        if device not in taken:
+            return device
+        end = f"-{number}"
+        device = f"{name[: DEVICE_LENGTH - len(end)]}{end}"
+    raise AssertionError("there are more numbers than profiles")
+
+
+def _profiles(config: GlobalConfig) -> list[Profile]:
     """Those of the configuration directory that are valid."""
     found = []
     for entry in sorted(os.listdir(config.config_dir)) if os.path.isdir(config.config_dir) else ():
@@ -116,10 +129,9 @@ def client_profiles(config: GlobalConfig) -> list[Profile]:
         if name == entry or not is_profile_name(name):
             continue
         try:
-            profile = load_profile(name, config, os.environ)
+            found.append(load_profile(name, config, os.environ))
         except UserError:
-            continue
-        found += [profile] if profile.client is not None else []
+            continue  # it does not come up as it is
     return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -216,6 +217,28 @@ def test_two_clients_do_not_share_a_default_route_either(directory: Path, capsys
     said(capsys, "add-client", "server0", "office", "AllowedIPs=0.0.0.0/1")
     assert "ClientAllowedIPs" in refused(capsys, "add-client", "server0", "eve", "AllowedIPs=128.0.0.0/1")
     said(capsys, "add-client", "server0", "lab", "AllowedIPs=192.168.7.0/24")
+
+
+@pytest.mark.parametrize("missing", [False, True])
+def test_before_there_is_a_profile_the_command_that_makes_one_is_named(
+    directory: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, missing: bool
+) -> None:
+    (directory / "empty").mkdir()
+    monkeypatch.setenv("QRE_CONFIG_DIR", str(directory / "empty" / ("dev" if missing else "")))
+    for words in (
+        ("add-client", "server0", "alice"), ("export", "server0", "alice"), ("list-clients", "server0"),
+        ("remove-client", "server0", "alice"), ("rename-client", "server0", "alice", "al"), ("rotate-key", "server0"),
+        ("strip", "server0"), ("up", "server0"),
+    ):  # fmt: skip
+        assert "there is no such file; write one with `qre-tool init`" in refused(capsys, *words)
+
+
+@pytest.mark.parametrize("field", ["Address=foo", "AllowedIPs=foo", "Endpoint=foo"])
+def test_a_field_that_is_wrong_says_how_it_is_written(
+    directory: Path, capsys: pytest.CaptureFixture[str], field: str
+) -> None:
+    told = refused(capsys, "add-client", "server0", "alice", field)
+    assert re.search(rf"field {field.partition('=')[0]} : .*; \S", told)
 
 
 def test_without_an_address_for_clients_the_way_out_is_said(

@@ -183,6 +183,18 @@ def test_the_link_in_a_comment_goes_when_it_is_no_longer_the_profiles(
     assert "qre://" not in path.read_text()
 
 
+def test_each_profile_has_a_device_of_its_own(
+    directory: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (directory / "client0.conf").read_text().partition("# the office's")[0]
+    names = ["workstation-of-alice", "workstation-of-bob", "workstation-of-carol"]
+    for name in names:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+        assert main(["import", "-", f"Profile={name}"]) == 0
+    devices = [load_profile_file(directory / f"{name}.conf").device for name in names]
+    assert devices == ["workstation-of-", "workstation-o-2", "workstation-o-3"]
+
+
 def test_without_a_profile_to_replace_the_one_that_is_meant_is_named(
     directory: Path, link: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,7 +14,7 @@ __all__ = ("COMMANDS", "GLOBAL_OPTIONS", "GROUPS", "SYNONYMS", "Command", "Optio
 
 GLOBAL_OPTIONS = {
     "--json": "print JSON (show, show-cid-map, check, find-dest, clients by name)",
-    "--dry-run": "print the plan and change nothing (up, reload, down, daemon, init, clients by name)",
+    "--dry-run": "print the plan and change nothing (where `help COMMAND` has it)",
     "--help": "print help; also -h",
 }
 

@@ -233,12 +233,15 @@ def test_before_there_is_a_profile_the_command_that_makes_one_is_named(
         assert "there is no such file; write one with `qre-tool init`" in refused(capsys, *words)
 
 
-@pytest.mark.parametrize("field", ["Address=foo", "AllowedIPs=foo", "Endpoint=foo"])
+@pytest.mark.parametrize(
+    ("field", "example"),
+    [("Address=foo", "10.77.0.2, or"), ("AllowedIPs=foo", "10.77.0.2/24"), ("Endpoint=foo", "www.example.org:443")],
+)
 def test_a_field_that_is_wrong_says_how_it_is_written(
-    directory: Path, capsys: pytest.CaptureFixture[str], field: str
+    directory: Path, capsys: pytest.CaptureFixture[str], field: str, example: str
 ) -> None:
     told = refused(capsys, "add-client", "server0", "alice", field)
-    assert re.search(rf"field {field.partition('=')[0]} : .*; \S", told)
+    assert re.search(rf"field {field.partition('=')[0]} : .*; .*as in {example}", told)
 
 
 def test_without_an_address_for_clients_the_way_out_is_said(

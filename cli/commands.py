@@ -14,7 +14,7 @@ __all__ = ("COMMANDS", "GLOBAL_OPTIONS", "GROUPS", "SYNONYMS", "Command", "Optio
 
 GLOBAL_OPTIONS = {
     "--json": "print JSON (show, show-cid-map, check, find-dest, clients by name)",
-    "--dry-run": "print the plan and change nothing (where `help COMMAND` has it)",
+    "--dry-run": "print the plan and change nothing, with the commands whose help names it",
     "--help": "print help; also -h",
 }
 
@@ -131,11 +131,10 @@ _CLIENTS = {
 Writes a section [Client NAME] with a random short id into the server's profile; a running daemon takes it at once.
 The client's profile is printed as a file, whose first line is the link for `import`; a terminal shows a QR code of
 the link, too. Whoever has one of them can use the tunnel as this client. Fields:
-  [Address=ADDRESS,…]    the client's addresses, in the server's networks
-  [AllowedIPs=CIDR,…]    networks behind the client, which get routes to it; never 0.0.0.0/0
-  [Endpoint=HOST:PORT,…] where the client finds the server, kept for `export` and `rotate-key`; several, when the
-                         server has several addresses
-  [File=PATH]            write the profile there (mode 0600) and print no secret
+  [Address=ADDRESS,…]     the client's addresses, in the server's networks
+  [AllowedIPs=CIDR,…]     networks behind the client, which get routes to it; never 0.0.0.0/0
+  [Endpoint=HOST:PORT,…]  the server's address, or its several ones, for this client; kept for later links
+  [File=PATH]             write the profile there (mode 0600) and print no secret
 """,
         dry_run=True,
     ),

@@ -47,6 +47,7 @@ def import_client(arguments: list[str], options: Options) -> int:
         profile = _replace(given, config, plan=options.dry_run)
     else:
         profile = given.profile.replace(device=_free_device(given.profile.name, config))
+        _warn_of_twins(profile, config)
         if options.dry_run:
             print(f"write {path} (client, mode 0600)")
         else:
@@ -98,15 +99,30 @@ def _client_there(name: str, config: GlobalConfig) -> Profile:
 
 def _way_out(given: Profile, config: GlobalConfig) -> str:
     """Which profile is meant: the one with the same short id."""
-    settings = given.client
-    same = [
-        other.name
-        for other in _profiles(config)
-        if settings is not None and other.client is not None and other.client.short_id == settings.short_id
-    ]
-    if same:
+    if same := _twins(given, config):
         return f"profile {same[0]} has this short id: write Profile={same[0]}"
     return "leave --replace out for a new profile, or name the one that is meant with Profile=NAME"
+
+
+def _twins(profile: Profile, config: GlobalConfig) -> list[str]:
+    """Other profiles of the same client."""
+    if profile.client is None:
+        raise AssertionError("it is a client's")
+    return [
+        other.name
+        for other in _profiles(config)
+        if other.name != profile.name
+        and other.client is not None
+        and other.client.short_id == profile.client.short_id
+    ]
+
+
+def _warn_of_twins(profile: Profile, config: GlobalConfig) -> None:
+    for name in _twins(profile, config):
+        way = f"`import --replace` with Profile={name} changes that one"
+        print(
+            f"qre-tool: profile {name} has this short id, too, and one of both is connected: {way}", file=sys.stderr
+        )
 
 
 def _free_device(name: str, config: GlobalConfig) -> str:

@@ -204,5 +204,8 @@ def test_without_a_profile_to_replace_the_one_that_is_meant_is_named(
     assert "there is none to replace; profile laptop has this short id: write Profile=laptop" in told
     assert sorted(directory.iterdir()) == before
     assert "replaced " in replace(capsys, monkeypatch, link, "Profile=laptop")
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(link.encode())))
+    assert main(["--dry-run", "import", "-"]) == 0
+    assert "profile laptop has this short id, too" in capsys.readouterr().err
     (directory / "laptop.conf").unlink()
     assert "leave --replace out for a new profile" in replace(capsys, monkeypatch, link, status=2)

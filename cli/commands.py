@@ -14,7 +14,7 @@ __all__ = ("COMMANDS", "GLOBAL_OPTIONS", "GROUPS", "SYNONYMS", "Command", "Optio
 
 GLOBAL_OPTIONS = {
     "--json": "print JSON (show, show-cid-map, check, find-dest, clients by name)",
-    "--dry-run": "print the plan and change nothing (up, reload, down, daemon, init, clients by name)",
+    "--dry-run": "print the plan and change nothing, with the commands whose help names it",
     "--help": "print help; also -h",
 }
 
@@ -131,10 +131,10 @@ _CLIENTS = {
 Writes a section [Client NAME] with a random short id into the server's profile; a running daemon takes it at once.
 The client's profile is printed as a file, whose first line is the link for `import`; a terminal shows a QR code of
 the link, too. Whoever has one of them can use the tunnel as this client. Fields:
-  [Address=ADDRESS,…]    the client's addresses, in the server's networks
-  [AllowedIPs=CIDR,…]    networks behind the client, which get routes to it
-  [Endpoint=HOST:PORT,…] where the client finds the server; several, when it has several addresses
-  [File=PATH]            write the profile there (mode 0600) and print no secret
+  [Address=ADDRESS,…]     the client's addresses, in the server's networks
+  [AllowedIPs=CIDR,…]     networks behind the client, which get routes to it; never 0.0.0.0/0
+  [Endpoint=HOST:PORT,…]  the server's address, or its several ones, for this client; kept for later links
+  [File=PATH]             write the profile there (mode 0600) and print no secret
 """,
         dry_run=True,
     ),
@@ -166,12 +166,13 @@ What `add-client` printed. Fields:
     ),
     "rotate-key": Command(
         "qre.cli.clients.rotate_key:rotate_key",
-        "PROFILE [For=DURATION]",
+        "PROFILE [Endpoint=HOST:PORT,…] [For=DURATION]",
         "give a server a new key and every client a new link",
         text="""\
 Prints a line for each client: its name and its new link, for `qre-tool import --replace -`. Clients that still have
 the old key are let in meanwhile; running sessions go on, whatever the time. Fields:
-  [For=DURATION]   how long the old key is accepted, up to 365d; 0: not at all
+  [Endpoint=HOST:PORT,…]  where clients find the server, but for those with an Endpoint of their own
+  [For=DURATION]          how long the old key is accepted, up to 365d; 0: not at all
 """,
         dry_run=True,
     ),
@@ -179,10 +180,11 @@ the old key are let in meanwhile; running sessions go on, whatever the time. Fie
         "qre.cli.clients.client_import:import_client",
         "-|FILE [Profile=NAME]",
         "on the client: write its profile from a link or a file",
-        options={"--replace": "a profile of this name that exists is replaced"},
+        options={"--replace": "change what the link says in the profile of this name, keep the rest of it"},
         text="""\
 `-` is standard input, where a link can be pasted. A link in place of FILE works, too, but other users can see it.
-Hooks are refused: importing makes no command run. Fields:
+Hooks are refused: importing makes no command run. With --replace the profile keeps what the link does not say, as
+hooks and further servers, and what is changed is printed. Fields:
   [Profile=NAME]   the name of the profile and of its device
 """,
         dry_run=True,

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import sys
 
-from qre.cli.commands import COMMANDS, GLOBAL_OPTIONS, Command, Options
+from qre.cli.commands import COMMANDS, GLOBAL_OPTIONS, GROUPS, Command, Options
 from qre.errors import UserError
 
 TYPE_CHECKING = False
@@ -78,7 +78,7 @@ class _Line:
             self.pending = ""
         elif word == "--":
             self.only_words = True
-        elif word.startswith("-") and not self.only_words:
+        elif word.startswith("-") and word != "-" and not self.only_words:
             option, equals, value = word.partition("=")
             self.given.add(option)
             self.values[option] = value
@@ -152,7 +152,8 @@ class _Line:
         if kind == "COMMAND":
             yield from ((name, command.summary) for name, command in COMMANDS.items())
         elif kind == "PROFILE":
-            yield from ((name, "profile") for name in self._profiles())
+            servers = self.name in GROUPS["Clients by name"]
+            yield from ((name, "profile") for name in self._profiles() if not servers or self._is_server(name))
         elif kind == "DEVICE":
             yield from ((name, "device") for name in _devices())
         elif kind == "CLIENT":
@@ -166,6 +167,11 @@ class _Line:
 
     def _profiles(self) -> list[str]:
         return sorted(name.removesuffix(".conf") for name in _names(self._directory()) if name.endswith(".conf"))
+
+    def _is_server(self, name: str) -> bool:
+        """As far as its keys say."""
+        lines = _read(os.path.join(self._directory(), f"{name}.conf"), 1 << 20).lower().splitlines()
+        return any(line.replace(" ", "").startswith(("listen=", "role=server")) for line in lines)
 
     def _directory(self) -> str:
         return self.values.get("--config-dir") or os.environ.get("QRE_CONFIG_DIR") or _CONFIG_DIR

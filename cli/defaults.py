@@ -54,7 +54,12 @@ DEFAULTS = (
     Default(("RealityMaxTimeDiff",), ("init",), "60s"),
     Default(("Address",), ("add-client",), "the lowest free address of each network"),
     Default(("AllowedIPs",), ("add-client",), "no network behind the client"),
-    Default(("Endpoint",), ("add-client", "export"), "ClientEndpoint, else Listen when it is one address"),
+    Default(("Endpoint",), ("add-client",), "ClientEndpoint, else Listen when it is one address"),
+    Default(
+        ("Endpoint",),
+        ("export", "rotate-key"),
+        "the client's own, else ClientEndpoint, else Listen when it is one address",
+    ),
     Default(("File",), ("add-client", "export"), "standard output"),
     Default(("As",), ("export",), "all on a terminal, else file"),
     Default(("For",), ("rotate-key",), ROTATE_FOR),

@@ -74,6 +74,11 @@ class ClientAccounts:
                 del self._accounts[short_id]
 
     def describe(self, clients: Iterable[ListedClient]) -> list[dict[str, Any]]:
-        """Every client with its account, by name; those without a name last."""
-        listed = [plain(one) | self._accounts.get(one.short_id, Account()).describe() for one in clients]
-        return sorted(listed, key=lambda one: (one["name"] is None, one["name"] or one["short_id"]))
+        """Every client with its account, by name; those without a name last, and only those with a short id."""
+        found = sorted(clients, key=lambda one: (one.name is None, one.name or one.short_id.hex()))
+        return [
+            plain(one)
+            | ({"short_id": None} if one.name is not None else {})
+            | self._accounts.get(one.short_id, Account()).describe()
+            for one in found
+        ]

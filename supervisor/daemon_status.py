@@ -1,8 +1,9 @@
 """The JSON object of ``show`` for a daemon, composed from the workers' own status. No keys.
 
 Byte strings are hex, ages and durations milliseconds. A part that a role does not have (a client has no BPF map), or
-whose worker is being restarted, is null. A server that has joined another's port has no loader: it describes the
-front's, as registered with qre.ko. ``cli/show/show.py`` draws its text from this object and nothing else.
+whose worker is being restarted, is null. A client that has a name is told by it, and its short id is null. A server
+that has joined another's port has no loader: it describes the front's, as registered with qre.ko.
+``cli/show/show.py`` draws its text from this object and nothing else.
 """
 
 from __future__ import annotations
@@ -44,18 +45,12 @@ async def describe(crew: Crew) -> dict[str, Any]:
     dataplane = kernel.dataplane if kernel is not None else await crew.status(Party.DATAPLANE)
     handshake = await crew.status(Party.HANDSHAKE)
     loader = await crew.status(Party.BPF_LOADER)
-    sessions: tuple[SessionStatus, ...] = dataplane.sessions if isinstance(dataplane, DataplaneStatus) else ()
-    clients = handshake.clients if isinstance(handshake, HandshakeStatus) else ()
-    names = {one.short_id: one.name for one in clients}
-    if isinstance(dataplane, DataplaneStatus):
-        crew.accounts.look(sessions, time.time())
-    adopted = [cid for session in sessions for cid in session.cids]
-    adopted += kernel.connection_ids if kernel is not None else ()
+    adopted = _adopted(dataplane, kernel)
     listen = host_port(config.listen_ip, config.listen_port)
     if config.joined:
         port = kernel.shared_port if kernel is not None else None
         cid_map, shared_loader = (
-            front_map(port, adopted, setup.front_device),
+            front_map(port, adopted or [], setup.front_device),
             front_loader(port, setup.front_device),
         )
     else:
@@ -72,9 +67,8 @@ async def describe(crew: Crew) -> dict[str, Any]:
         "handshake": _handshake(handshake),
         **_rules(netlink),
         "dest_profile": plain(crew.dest.profile and crew.dest.profile.without_visits()),
-        "sessions": [_session(session, names) | _health(crew, session) for session in sessions],
-        "clients": crew.accounts.describe(clients) if server else None,
-        "adopted_cids": [cid.hex() for cid in adopted] if server else [],
+        **_who(crew, dataplane, handshake),
+        "adopted_cids": plain(adopted) if server else [],
         "cid_map": cid_map if server else None,
         "shared_socket": _shared_socket(kernel, listen) if server else None,
         "shared_loader": shared_loader if server else None,
@@ -103,10 +97,17 @@ def _configured(config: WorkerConfig) -> dict[str, Any]:
         "allowed_ips": plain(config.allowed_ips),
         "listen": host_port(config.listen_ip, config.listen_port) if server else None,
         "endpoint": None if server else host_port(config.endpoint_host, config.endpoint_port),
+        "endpoints": None if server else endpoints_of(config),
         "dest": host_port(config.dest_host, config.dest_port) if server else None,
         "server_name": config.server_name,
         "persistent_keepalive": config.keepalive_s,
     }
+
+
+def endpoints_of(config: WorkerConfig) -> list[str]:
+    """All servers of a client, in the order of its profile."""
+    others = (host_port(each.host, each.port) for each in config.others)
+    return [host_port(config.endpoint_host, config.endpoint_port), *others]
 
 
 def _rules(netlink: object) -> dict[str, Any]:
@@ -141,10 +142,37 @@ def _health(crew: Crew, session: SessionStatus) -> dict[str, Any]:
     return {"health": judged.health.value, "unanswered_ms": round(judged.unanswered * 1000)}
 
 
-def _session(session: SessionStatus, names: Mapping[bytes, str | None]) -> dict[str, Any]:
-    """With the name that a server's profile gives the client, if it does."""
-    described: dict[str, Any] = plain(session)
-    return described | {"client": names.get(session.short_id)}
+def _adopted(dataplane: object, kernel: NetlinkStatus | None) -> list[bytes] | None:
+    """The connection IDs that lead to this device; None while nobody knows them."""
+    if not isinstance(dataplane, DataplaneStatus):
+        return None
+    own = kernel.connection_ids if kernel is not None else ()
+    return [*(cid for session in dataplane.sessions for cid in session.cids), *own]
+
+
+def _who(crew: Crew, dataplane: object, handshake: object) -> dict[str, Any]:
+    """The sessions, which the data plane knows, and a server's clients, whose names the handshake worker knows: of a
+    worker that is not there, nothing is told, rather than that there is nobody."""
+    server = crew.config.role is Role.SERVER
+    clients = handshake.clients if isinstance(handshake, HandshakeStatus) else None
+    if not isinstance(dataplane, DataplaneStatus):
+        return {"sessions": None, "clients": None}
+    crew.accounts.look(dataplane.sessions, time.time())
+    names = {one.short_id: one.name for one in clients} if clients is not None else None
+    return {
+        "sessions": [
+            plain(session) | named(session.short_id, names, server=server) | _health(crew, session)
+            for session in dataplane.sessions
+        ],
+        "clients": crew.accounts.describe(clients) if server and clients is not None else None,
+    }
+
+
+def named(short_id: bytes, names: Mapping[bytes, str | None] | None, *, server: bool) -> dict[str, str | None]:
+    """Whose session it is: by name where a server's profile gives one, else by short id. ``names`` None: unknown."""
+    name = names.get(short_id) if names is not None else None
+    told = name is None and (names is not None or not server)
+    return {"client": name, "short_id": short_id.hex() if told else None}
 
 
 def _handshake(status: object) -> dict[str, Any] | None:
@@ -155,7 +183,7 @@ def _handshake(status: object) -> dict[str, Any] | None:
 
 
 def _cid_map(
-    status: object, kernel: NetlinkStatus | None, pin_dir: str, adopted: list[bytes], device: str
+    status: object, kernel: NetlinkStatus | None, pin_dir: str, adopted: list[bytes] | None, device: str
 ) -> dict[str, Any] | None:
     """The map as the loader sees it; on the kernel's data plane also as qre.ko sees it."""
     if not isinstance(status, LoaderStatus):
@@ -166,7 +194,7 @@ def _cid_map(
         "path": str(paths(Path(pin_dir), device)[0]),
         "entries": status.map_entries,
         "connection_ids": [cid.hex() for cid in status.connection_ids],
-        "in_sync": set(adopted) == set(status.connection_ids),
+        "in_sync": set(adopted) == set(status.connection_ids) if adopted is not None else None,
         "sync_failures": status.sync_failures,
     }
     port = kernel.shared_port if kernel is not None else None

@@ -23,6 +23,7 @@ from qre.cli.check import (
 )
 from qre.cli.check.findings import Finding, YesNo, look
 from qre.cli.commands import Options
+from qre.cli.show.columns import folded
 from qre.cli.show.show_text import clean
 from qre.config.values import check_profile_name
 from qre.ends import Role
@@ -83,6 +84,7 @@ def findings(name: str | None) -> Iterator[Finding]:
     yield from look("tunnel", lambda: check_profile.tunnel(device, config))
     addressed = loaded
     yield from look("ipv6", lambda: check_profile.ipv6(addressed))
+    yield from look("default route", lambda: check_profile.default_route(addressed))
     if (server := loaded.server) is not None:
         profile = loaded
         yield from look("listen", lambda: check_profile.listen(profile, server, config))
@@ -118,7 +120,8 @@ def line(finding: Finding, *, colour: bool) -> str:
     missing = finding.answer is not YesNo.YES
     parts = [finding.seen, f"not needed: {finding.instead}" if missing and finding.instead else ""]
     parts.append(finding.remedy if missing else "")
-    return f"{answer}  {finding.name:<16} {clean('; '.join(filter(None, parts)))}"
+    head = f"  {finding.name:<16} "
+    return f"{answer}{head}{folded(clean('; '.join(filter(None, parts))), _WIDTH + len(head))}"
 
 
 def _item(finding: Finding) -> dict[str, object]:

@@ -9,7 +9,7 @@ import asyncio
 import os
 from pathlib import Path
 
-from qre.addresses import host_port
+from qre.addresses import default_versions, host_port
 from qre.cli.check.findings import AS_ROOT, Finding, Findings, YesNo, refused
 from qre.config.model import ClientSettings, GlobalConfig, Profile, ServerSettings
 from qre.config.profile import SUFFIX, load_profile, profile_path
@@ -72,7 +72,7 @@ def profile(name: str, config: GlobalConfig) -> tuple[Profile | None, Finding]:
             return None, Finding(label, YesNo.UNKNOWN, f"{path}: {os.strerror(13)}", AS_ROOT)
         return None, refused(label, error)
     end = f"listens on {loaded.server.listen}" if loaded.server else ""
-    end = f"connects to {loaded.client.endpoint}" if loaded.client else end
+    end = f"connects to {' or '.join(map(str, loaded.client.endpoints))}" if loaded.client else end
     nobodys = ", ".join(str(network) for network in identities_of(loaded).unowned)
     if nobodys:
         end += f"; AllowedIPs {nobodys}: no client has it, name the one that does in a section [Client NAME]"
@@ -106,6 +106,19 @@ def ipv6(loaded: Profile) -> Findings:
         yield Finding("ipv6", YesNo.NO, f"{WORDS[cause].why}, for {', '.join(inside)}", WORDS[cause].remedy)
 
 
+def default_route(loaded: Profile) -> Findings:
+    """Whether a server's own way out leads to a client; nothing for a profile that leaves it alone."""
+    versions = default_versions(loaded.routes)
+    if loaded.server is None or not versions:
+        return
+    ways = " and ".join(f"IPv{version}" for version in versions)
+    sections = [f"[Client {one.name}]" for one in loaded.server.clients if default_versions(one.allowed_ips)]
+    seen = f"this server's own default route of {ways} leads into the tunnel, by AllowedIPs"
+    seen += f" of {', '.join(sections)}" if sections else ""
+    remedy = "write the networks behind the client there; what clients send through the tunnel is ClientAllowedIPs"
+    yield Finding("default route", YesNo.NO, seen, remedy, "it is right where this machine goes out by that client")
+
+
 def _switched_off(which: str) -> bool:
     try:
         with open(f"/proc/sys/net/ipv6/conf/{which}/disable_ipv6", "rb") as file:
@@ -121,10 +134,13 @@ def tunnel(name: str, config: GlobalConfig) -> Findings:
     described = daemon_of(config, name)
     if described is None:
         return
-    ill = [each for each in described["sessions"] if each.get("health") in _ILL]
+    ill = [each for each in described["sessions"] or () if each.get("health") in _ILL]
     passes = described["role"] == "server" or (described["up"] and not ill)
     remedy = "see its log; is UDP to the other end allowed on the whole way, and does the other end run?"
-    yield Finding("tunnel", YesNo.YES if passes else YesNo.NO, described["status"], remedy)
+    seen = described["status"]
+    if not described["up"] and "; " in seen:  # it has its own
+        seen, _, remedy = seen.partition("; ")
+    yield Finding("tunnel", YesNo.YES if passes else YesNo.NO, seen, remedy)
 
 
 def listen(loaded: Profile, settings: ServerSettings, config: GlobalConfig) -> Findings:
@@ -167,11 +183,12 @@ def endpoint(settings: ClientSettings) -> Findings:
     """Resolves the name of each endpoint, as attempts to connect do."""
     from qre.visit.dest import resolve
 
-    for endpoint in settings.endpoints:
+    for number, endpoint in enumerate(settings.endpoints, 1):
+        name = "endpoint" if number == 1 else f"endpoint {number}"
         try:
             found = asyncio.run(resolve(endpoint.host, endpoint.port, ipv4_first=False))
         except QreError as error:
-            yield refused("endpoint", error, "check Endpoint and /etc/resolv.conf")
+            yield refused(name, error, "check Endpoint and /etc/resolv.conf")
             continue
         addresses = ", ".join(host_port(*at) for _, at in found)
-        yield Finding("endpoint", YesNo.YES, f"{endpoint} is {addresses}")
+        yield Finding(name, YesNo.YES, f"{endpoint} is {addresses}")

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 
+from qre.addresses import default_versions
 from qre.cli.clients.handout import Handout
 from qre.cli.clients.profile_change import changing, load_server, planned
 from qre.cli.commands import Options
 from qre.cli.fields import parse_fields
 from qre.cli.profile.configuration import public_key
 from qre.config.client_profile import client_profile, endpoints_of, free_addresses
-from qre.config.keys import did_you_mean
+from qre.config.keys import SECTION_KEYS, did_you_mean
 from qre.config.model import ClientSection, GlobalConfig, HostPort, Profile
 from qre.config.profile import profile_of_text
 from qre.config.profile_edit import add_section, remove_section, remove_short_id, rename_section
@@ -43,8 +44,8 @@ def add_client(arguments: list[str], options: Options) -> int:
     """``add-client PROFILE NAME [Key=Value]…``."""
     words, fields = _split(arguments, _ADD, "add-client")
     name = check_client_name(words[1])
-    address, behind = _field(fields, "Address", parse_hosts), _field(fields, "AllowedIPs", parse_networks)
-    given = _field(fields, "Endpoint", parse_endpoints) or ()
+    address, behind = parse_field(fields, "Address", parse_hosts), parse_field(fields, "AllowedIPs", parse_networks)
+    given = parse_field(fields, "Endpoint", parse_endpoints) or ()
     config = load_global(os.environ)
     handout = None if options.dry_run else Handout("", fields.get("File", ""), as_json=options.json)
     made: list[Profile] = []
@@ -52,10 +53,12 @@ def add_client(arguments: list[str], options: Options) -> int:
     def edit(server: Profile, text: str) -> str:
         _refuse_taken(server, name)
         hosts = address or tuple(map(_host, free_addresses(server, in_use(server, config))))
-        section = ClientSection(name, os.urandom(8), hosts, behind or ())
+        section = ClientSection(name, os.urandom(8), hosts, behind or (), given)
         fresh = add_section(text, section)
-        _refuse_loss(server, profile_of_text(fresh.encode(), server.name, f"profile {server.name}"))
-        made.append(client_of(server, section, given))
+        changed = profile_of_text(fresh.encode(), server.name, f"profile {server.name}")
+        _refuse_loss(server, changed)
+        _refuse_default_route(server, changed, section)
+        made.append(client_of(server, section))
         return fresh
 
     if handout is None:
@@ -78,7 +81,7 @@ def add_client(arguments: list[str], options: Options) -> int:
 def export(arguments: list[str], options: Options) -> int:
     """``export PROFILE NAME [Key=Value]…``: the profile of a client again."""
     words, fields = _split(arguments, _EXPORT, "export")
-    given = _field(fields, "Endpoint", parse_endpoints) or ()
+    given = parse_field(fields, "Endpoint", parse_endpoints) or ()
     server = load_server(words[0], load_global(os.environ))
     client = client_of(server, section_of(server, words[1]), given)
     handout = Handout(fields.get("As", ""), fields.get("File", ""), as_json=options.json)
@@ -136,13 +139,14 @@ def _split(arguments: list[str], optional: tuple[str, ...], command: str) -> tup
     return words, fields
 
 
-def _field(fields: dict[str, str], key: str, parse: Callable[[str], T]) -> T | None:
+def parse_field(fields: dict[str, str], key: str, parse: Callable[[str], T]) -> T | None:
+    """The field's value; None when it is not given. Raises UserError."""
     if key not in fields:
         return None
     try:
         return parse(fields[key])
     except UserError as error:
-        raise UserError(f"field {key}", error.why, error.remedy) from None
+        raise UserError(f"field {key}", error.why, error.remedy or f"write {key}={SECTION_KEYS[key]}") from None
 
 
 def check_client_name(name: str) -> str:
@@ -195,6 +199,16 @@ def _refuse_loss(server: Profile, changed: Profile) -> None:
         raise UserError(f"profile {server.name}", why, "name them in a section [Client NAME] of that client first")
 
 
+def _refuse_default_route(server: Profile, changed: Profile, section: ClientSection) -> None:
+    """Networks behind a client get routes to it: with all of them this machine's own way out would lead there."""
+    fresh = set(default_versions(changed.routes)) - set(default_versions(server.routes))
+    if versions := sorted(fresh.union(default_versions(section.allowed_ips))):
+        ways = " and ".join(f"IPv{version}" for version in versions)
+        why = f"they are networks behind the client, and all of {ways} would take this server's own default route"
+        remedy = "leave it out; what clients send through the tunnel is ClientAllowedIPs in the server's profile"
+        raise UserError("field AllowedIPs", why, remedy)
+
+
 def in_use(server: Profile, config: GlobalConfig) -> set[Address]:
     """Addresses that a section has, and those that a short id without one had last."""
     clients = server.server.clients if server.server is not None else ()
@@ -220,8 +234,9 @@ def _addresses(client: Profile) -> str:
     return ", ".join(str(each.ip) for each in client.address)
 
 
-def client_of(server: Profile, section: ClientSection, given: Sequence[HostPort]) -> Profile:
+def client_of(server: Profile, section: ClientSection, given: Sequence[HostPort] = ()) -> Profile:
     """The client's profile; ``given``: where it finds the server, in place of what the server's profile says."""
     if server.server is None:
         raise AssertionError("the profile is a server's")
-    return client_profile(server, section, endpoints_of(server, given), public_key(server.server.private_key))
+    endpoints = endpoints_of(server, section, given)
+    return client_profile(server, section, endpoints, public_key(server.server.private_key))

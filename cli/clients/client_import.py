@@ -1,15 +1,19 @@
 """``import``: a client's profile from a link or a file into the configuration directory.
 
 What comes in is somebody else's text. It is read by the rules of a profile's file, it must be a client's, and it must
-not have hooks: importing never makes a command run. Nothing is overwritten unless that is asked for.
+not have hooks: importing never makes a command run. Nothing is overwritten; `--replace` changes in a profile that is
+there what the link says, and no more.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import stat
 import sys
+from typing import NamedTuple
 
+from qre.cli.clients.client_replace import replaced
 from qre.cli.commands import Options
 from qre.cli.fields import parse_fields
 from qre.cli.profile.private_files import locked, replace_file, write_all
@@ -17,12 +21,17 @@ from qre.cli.undo import terminable
 from qre.config.client_link import ClientLink, decode_link_untrusted, is_link
 from qre.config.model import GlobalConfig, Hooks, Profile
 from qre.config.normalise import to_file
-from qre.config.profile import load_profile, profile_from_values, profile_of_text, profile_path
+from qre.config.profile import SUFFIX, load_profile, profile_from_values, profile_of_text, profile_path
+from qre.config.profile_edit import keys_of
 from qre.config.settings import load_global
 from qre.config.syntax import MAX_FILE, read_config, shown
 from qre.config.values import DEVICE_LENGTH, check_profile_name, is_profile_name
 from qre.device.control_client import daemon_runs
 from qre.errors import MachineError, UntrustedInputError, UserError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 _DEFAULT_NAME = "client0"
 
@@ -32,35 +41,114 @@ def import_client(arguments: list[str], options: Options) -> int:
     word, fields = _split(arguments)
     name = check_profile_name(fields["Profile"]) if "Profile" in fields else ""
     config = load_global(os.environ)
-    profile = _named(*_read(word), name)
-    path = profile_path(profile.name, config)
-    replace = "--replace" in options.flags and os.path.lexists(path)
-    if replace:
-        _refuse_server(profile.name, config)
-    if options.dry_run:
-        print(f"{'replace' if replace else 'write'} {path} (client, mode 0600)")
+    given = _named(*_read(word), name)
+    path = profile_path(given.profile.name, config)
+    if "--replace" in options.flags:
+        profile = _replace(given, config, plan=options.dry_run)
     else:
-        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-        with terminable(), locked(path):
-            if replace:
-                replace_file(path, to_file(profile).encode())
-            else:
+        profile = given.profile.replace(device=_free_device(given.profile.name, config))
+        _warn_of_twins(profile, config)
+        if options.dry_run:
+            print(f"write {path} (client, mode 0600)")
+        else:
+            os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+            with terminable(), locked(path):
                 write_all({path: to_file(profile)})
-        print(f"{'replaced' if replace else 'wrote'} {path} (client, mode 0600)")
+            print(f"wrote {path} (client, mode 0600)")
     _tell_what_it_does(profile, config)
     return 0
 
 
-def _refuse_server(name: str, config: GlobalConfig) -> None:
-    """What comes in replaces a client's profile, or one that is not valid; never a server's, with its clients."""
+class Given(NamedTuple):
+    """What came in, and the keys that it says something of."""
+
+    profile: Profile
+    keys: Collection[str]
+
+
+def _replace(given: Given, config: GlobalConfig, *, plan: bool) -> Profile:
+    """Change the profile that is there; it as it is then."""
+    name = given.profile.name
+    path = profile_path(name, config)
+    if not os.path.lexists(path):
+        raise UserError(f"profile {name}", "there is none to replace", _way_out(given.profile, config))
+    with terminable(), locked(os.path.realpath(path)):
+        there = _client_there(name, config)
+        data, status = read_config(path)
+        done = replaced(data.decode("utf-8-sig"), there, given.profile, given.keys)
+        if not plan:
+            replace_file(os.path.realpath(path), done.text.encode(), status)
+    print(f"{'replace' if plan else 'replaced'} {path} (client, mode 0600)")
+    print("\n".join(done.told))
+    return done.profile
+
+
+def _client_there(name: str, config: GlobalConfig) -> Profile:
+    """What comes in replaces a client's profile, never a server's, with its clients."""
     try:
         there = load_profile(name, config, os.environ)
-    except UserError:
-        return
+    except UserError as error:
+        why = f"it is not valid, so that nothing of it could be kept: {error.what}: {error.why}"
+        raise UserError(f"profile {name}", why, "correct it, or move it away and leave --replace out") from None
     if there.server is not None:
         raise UserError(
             f"profile {name}", "it is a server's, and is not replaced by a client's", "choose another name"
         )
+    return there
+
+
+def _way_out(given: Profile, config: GlobalConfig) -> str:
+    """Which profile is meant: the one with the same short id."""
+    if same := _twins(given, config):
+        return f"profile {same[0]} has this short id: write Profile={same[0]}"
+    return "leave --replace out for a new profile, or name the one that is meant with Profile=NAME"
+
+
+def _twins(profile: Profile, config: GlobalConfig) -> list[str]:
+    """Other profiles of the same client."""
+    if profile.client is None:
+        raise AssertionError("it is a client's")
+    return [
+        other.name
+        for other in _profiles(config)
+        if other.name != profile.name
+        and other.client is not None
+        and other.client.short_id == profile.client.short_id
+    ]
+
+
+def _warn_of_twins(profile: Profile, config: GlobalConfig) -> None:
+    for name in _twins(profile, config):
+        way = f"`import --replace` with Profile={name} changes that one"
+        print(
+            f"qre-tool: profile {name} has this short id, too, and one of both is connected: {way}", file=sys.stderr
+        )
+
+
+def _free_device(name: str, config: GlobalConfig) -> str:
+    """The profile's name, cut where an interface name ends; with a number where another profile has that device."""
+    taken = {other.device for other in _profiles(config) if other.name != name}
+    device = name[:DEVICE_LENGTH]
+    for number in itertools.count(2):
+        if device not in taken:
+            return device
+        end = f"-{number}"
+        device = f"{name[: DEVICE_LENGTH - len(end)]}{end}"
+    raise AssertionError("there are more numbers than profiles")
+
+
+def _profiles(config: GlobalConfig) -> list[Profile]:
+    """Those of the configuration directory that are valid."""
+    found = []
+    for entry in sorted(os.listdir(config.config_dir)) if os.path.isdir(config.config_dir) else ():
+        name = entry.removesuffix(SUFFIX)
+        if name == entry or not is_profile_name(name):
+            continue
+        try:
+            found.append(load_profile(name, config, os.environ))
+        except UserError:
+            continue  # it does not come up as it is
+    return found
 
 
 def _split(arguments: list[str]) -> tuple[str, dict[str, str]]:
@@ -99,7 +187,7 @@ def _read_input() -> bytes:
     return data
 
 
-def _named(data: bytes, place: str, name: str) -> Profile:
+def _named(data: bytes, place: str, name: str) -> Given:
     """The profile in ``data``, called ``name``, or what it is called itself when that is empty."""
     text = data.decode("utf-8", "replace")
     if not text.strip():
@@ -109,7 +197,7 @@ def _named(data: bytes, place: str, name: str) -> Profile:
             link = decode_link_untrusted(text)
         except UntrustedInputError as error:
             raise UserError(place, error.why or error.what, "ask for the link again, and copy it whole") from None
-        return _of_link(link, place, name)
+        return Given(_of_link(link, place, name), list(link.values))
     profile = profile_of_text(data, name or _DEFAULT_NAME, place)
     if profile.client is None:
         raise UserError(place, "it is a server's profile", "import what `qre-tool export` printed on the server")
@@ -117,7 +205,7 @@ def _named(data: bytes, place: str, name: str) -> Profile:
         why = "it has hooks, which are commands that would run as root"
         raise UserError(place, why, "remove them, or read them and copy the file yourself")
     given = name or (profile.device if is_profile_name(profile.device) else _DEFAULT_NAME)
-    return profile.replace(name=given, device=given[:DEVICE_LENGTH])
+    return Given(profile.replace(name=given, device=given[:DEVICE_LENGTH]), keys_of(text))
 
 
 def _of_link(link: ClientLink, place: str, name: str) -> Profile:

@@ -15,6 +15,7 @@ from typing import Any
 from qre.cli.clients.profile_change import load_server
 from qre.cli.commands import Options
 from qre.cli.show.columns import Column, draw, short_ago, short_size
+from qre.cli.show.session_table import UNKNOWN
 from qre.cli.show.show import daemon_of
 from qre.cli.show.show_text import clean, plural
 from qre.config.model import Profile
@@ -54,6 +55,8 @@ def list_clients(arguments: list[str], options: Options) -> int:
         sys.stdout.write(table(clients, time.time()))
         if described is None:
             print("no daemon runs: who is connected is not known")
+        elif described.get("clients") is None:
+            print(f"who is connected is {UNKNOWN}: a worker of the daemon is being restarted")
     return 0
 
 
@@ -62,7 +65,7 @@ def listed(profile: Profile, described: dict[str, Any] | None) -> list[dict[str,
     settings = profile.server
     if settings is None:
         raise AssertionError("the profile is a server's")
-    known = {one["short_id"]: one for one in (described or {}).get("clients") or ()}
+    known = {one["name"] or one["short_id"]: one for one in (described or {}).get("clients") or ()}
     found = []
     for section in settings.clients:
         addresses = [str(address.ip) for address in section.address]
@@ -75,7 +78,7 @@ def listed(profile: Profile, described: dict[str, Any] | None) -> list[dict[str,
 def _client(
     name: str | None, short_id: bytes, addresses: list[str], known: dict[str, dict[str, Any]]
 ) -> dict[str, Any]:
-    account = known.get(short_id.hex(), {})
+    account = known.get(name or short_id.hex(), {})
     told = {key: account.get(key, nothing) for key, nothing in _UNKNOWN.items()}
     shown = {"short_id": show_short_id(short_id)} if name is None else {"short_id": None}
     return {"name": name, "address": addresses, **shown, **told}
@@ -94,6 +97,8 @@ def table(clients: list[dict[str, Any]], now: float) -> str:
         )
         for one in clients
     ]
+    if all(one["connected"] is None for one in clients):
+        return f"{draw(_COLUMNS, rows)}\n{plural(len(clients), 'client')}\n"
     connected = sum(bool(one["connected"]) for one in clients)
     amounts = [sum(one[key] or 0 for one in clients) for key in ("rx_bytes", "tx_bytes")]
     totals = f"{plural(len(clients), 'client')}, {connected} connected"

@@ -11,7 +11,7 @@ import json
 import os
 import sys
 
-from qre.cli.profile.configuration import others_read_output
+from qre.cli.profile.configuration import refuse_readers
 from qre.cli.profile.private_files import write_all
 from qre.cli.show.show_text import wants_colour
 from qre.config.client_profile import link_of
@@ -72,12 +72,6 @@ class Handout:
             print(_text(client, link), end="")
             if self._form == "all" and can_draw():
                 print(f"\n{code(link)}", end="")
-
-
-def refuse_readers(remedy: str = "set umask 077 first") -> None:
-    """Raise UserError where standard output is a file that other users can read."""
-    if others_read_output():
-        raise UserError("standard output", "others can read the file that the secret would go to", remedy)
 
 
 def _text(client: Profile, link: str) -> str:

@@ -55,6 +55,7 @@ def planned(name: str, config: GlobalConfig, edit: Edit) -> Profile:
 @contextmanager
 def changing(name: str, config: GlobalConfig) -> Iterator[Callable[[Edit], Changed]]:
     """Holds the lock, and gives a function that applies one edit: (profile, text of its file) -> new text."""
+    load_server(name, config)  # where there is none, its directory may be missing, too
     path = os.path.realpath(profile_path(name, config))
     with terminable(), locked(path):
 

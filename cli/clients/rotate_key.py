@@ -10,45 +10,54 @@ import json
 import os
 import time
 
-from qre.cli.clients.client_commands import client_of
-from qre.cli.clients.handout import JSON_VERSION, described, refuse_readers
+from qre.cli.clients.client_commands import client_of, parse_field
+from qre.cli.clients.handout import JSON_VERSION, described
 from qre.cli.clients.profile_change import changing, planned
 from qre.cli.commands import Options
 from qre.cli.defaults import ROTATE_FOR
 from qre.cli.fields import parse_fields
-from qre.cli.profile.configuration import clamped, public_key
+from qre.cli.profile.configuration import clamped, public_key, refuse_readers
 from qre.config.client_profile import link_of
-from qre.config.profile import load_profile
+from qre.config.profile import load_profile, profile_of_text
 from qre.config.profile_edit import set_key
+from qre.config.server_places import parse_endpoints
 from qre.config.settings import load_global
 from qre.config.values import is_profile_name, parse_duration, show_key, show_time
 from qre.errors import UserError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from qre.config.model import GlobalConfig, Profile
+    from collections.abc import Sequence
+
+    from qre.config.model import GlobalConfig, HostPort, Profile
+
+    Handed = tuple[Profile, str]  # and its link
 
 _MAX_FOR_MS = 365 * 86_400_000
 
 
 def rotate_key(arguments: list[str], options: Options) -> int:
-    """``rotate-key PROFILE [For=DURATION]``."""
+    """``rotate-key PROFILE [Endpoint=HOST:PORT,…] [For=DURATION]``."""
     words = [word for word in arguments if "=" not in word]
-    fields = parse_fields([word for word in arguments if "=" in word], (), ("For",), command="rotate-key")
+    fields = parse_fields([word for word in arguments if "=" in word], (), ("Endpoint", "For"), command="rotate-key")
     if len(words) != 1:
         why = f"{len(words)} words are given, and it takes one PROFILE"
         raise UserError("rotate-key", why, "see `qre-tool help rotate-key`")
     until = int(time.time()) + _duration(fields.get("For", ROTATE_FOR)) // 1000
+    given = parse_field(fields, "Endpoint", parse_endpoints) or ()
     config = load_global(os.environ)
     if not options.dry_run:
         refuse_readers()
+    made: list[Handed] = []
 
     def edit(server: Profile, text: str) -> str:
         _refuse(server, config)
         old = server.server.private_key if server.server is not None else b""
         text = set_key(text, "RealityPrivateKey", show_key(clamped(os.urandom(32))))
         text = set_key(text, "RealityPreviousKey", show_key(old))
-        return set_key(text, "RealityPreviousKeyUntil", show_time(until))
+        fresh = set_key(text, "RealityPreviousKeyUntil", show_time(until))
+        made[:] = _handed(profile_of_text(fresh.encode(), server.name, f"profile {server.name}"), given)
+        return fresh
 
     if options.dry_run:
         planned(words[0], config, edit)
@@ -56,7 +65,7 @@ def rotate_key(arguments: list[str], options: Options) -> int:
         return 0
     with changing(words[0], config) as apply:
         done = apply(edit)
-    _print(done.profile, until, f"changed the key of {words[0]}: {done.words}", as_json=options.json)
+    _print(done.profile, made, until, f"changed the key of {words[0]}: {done.words}", as_json=options.json)
     return 0
 
 
@@ -93,20 +102,27 @@ def _others(name: str, config: GlobalConfig) -> list[str]:
     return sorted(other for other in names if other != name and is_profile_name(other))
 
 
-def _print(server: Profile, until: int, done: str, *, as_json: bool) -> None:
+def _handed(server: Profile, given: Sequence[HostPort]) -> list[Handed]:
+    """The profile and the link of every client with a name; ``given``: where those find the server that have no
+    Endpoint of their own."""
+    sections = server.server.clients if server.server is not None else ()
+    clients = (client_of(server, section, section.endpoints or given) for section in sections)
+    return [(client, link_of(client)) for client in clients]
+
+
+def _print(server: Profile, clients: Sequence[Handed], until: int, done: str, *, as_json: bool) -> None:
     settings = server.server
     if settings is None:
         raise AssertionError("the profile is a server's")
-    clients = [client_of(server, section, ()) for section in settings.clients]
     key = show_key(public_key(settings.private_key))
     if as_json:
         answer = {"version": JSON_VERSION, "profile": server.name, "previous_key_until": until, "public_key": key}
-        told = [described(client, link_of(client)) for client in clients]
+        told = [described(client, link) for client, link in clients]
         print(json.dumps({**answer, "clients": told}, indent=2, sort_keys=True))
         return
     print(f"# {done}")
     print(f"# the old one is accepted until {show_time(until)}; each client needs its new link before")
-    for client in clients:
-        print(f"{client.name} {link_of(client)}")
+    for client, link in clients:
+        print(f"{client.name} {link}")
     if len(settings.accepted_ids) > len(clients):
         print(f"# clients without a name need RealityPublicKey = {key}")

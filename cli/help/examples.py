@@ -69,7 +69,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     "export": (
         ("sudo qre-tool export server0 alice", "all forms again"),
         (
-            "sudo qre-tool export server0 alice As=link | qrencode -t PNG -o alice.png",
+            "(umask 077; sudo qre-tool export server0 alice As=link | qrencode -t PNG -o alice.png)",
             "the link alone, for a program",
         ),
     ),
@@ -85,7 +85,10 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     ),
     "strip": (
         ("sudo qre-tool strip client0", "the profile client0 with all its defaults, its key hidden"),
-        ("sudo qre-tool strip --show-keys server0", "its key, too"),
+        (
+            "(umask 077; sudo qre-tool strip --show-keys server0 > server0.json)",
+            "its key, too, for you alone",
+        ),
     ),
     "showconf": (
         ("qre-tool showconf /etc/qre/qre.conf", "is the global file valid, and what does it set?"),
@@ -186,7 +189,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ("qre-tool shared-port-handshake-client client0.conf", "does the server know us? Installs nothing"),
     ),
     "session-plan": (
-        ("qre-tool session-plan server0.conf client0.conf", "needs no root, no network"),
+        ("(umask 077; qre-tool session-plan server0.conf client0.conf > plan)", "needs no root, no network"),
         (
             "qre-tool session-plan server0.conf client0.conf ServerUnderlay=192.0.2.1:443 "
             "ClientUnderlay=198.51.100.7:50443",

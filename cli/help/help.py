@@ -42,7 +42,8 @@ def general_help() -> str:
         rows = {name: command.summary for name, command in commands.items()}
         lines += ["", f"{heading}:", *_rows(rows, width)]
     lines += ["", "Options, before or after the command:", *_rows(GLOBAL_OPTIONS)]
-    lines += ["", "`qre-tool help COMMAND` tells more. Exit status: 0 success, 2 failure."]
+    lines += ["", "`qre-tool help COMMAND` tells more."]
+    lines += ["Exit status: 0 success, 2 failure, 1 the end of a daemon that may pass by itself."]
     return "\n".join(lines) + "\n"
 
 
@@ -54,7 +55,10 @@ def command_help(name: str) -> str:
         lines += ["", command.text.rstrip()]
     if defaults := default_rows(name):
         lines += ["", "When a field is not given:", *_rows(defaults)]
-    lines += ["", "Options:", *_rows(command.options | GLOBAL_OPTIONS)]
+    options = command.options | GLOBAL_OPTIONS
+    if not command.dry_run:
+        del options["--dry-run"]
+    lines += ["", "Options:", *_rows(options)]
     lines += ["", "Examples:", *_examples(name)]
     return "\n".join(lines) + "\n"
 

@@ -25,6 +25,8 @@ _ENVIRONMENT = {
     "QRE_CONFIG_DIR": "the directory of the profiles",
     "QRE_GLOBAL_CONFIG": "the global configuration file; optional",
     "QRE_HIDE_KEYS": "never: strip and showconf print secrets",
+    "QRE_LOG": "how much a daemon says: debug, info, warning or error",
+    "NO_COLOR": "not empty: no colours on a terminal, either",
     "QRE_DEBUG": "1: a failure prints where in the program it happened",
 }
 _FILES = {
@@ -35,9 +37,10 @@ _FILES = {
 }
 _EXIT_STATUS = """\
 0 is success. 2 is failure, with one line on standard error: what failed, why, and what to do. Wrong arguments or a
-wrong configuration change nothing. A signal ends a command silently, with 128 plus its number: 130 after Ctrl-C, 143
-when SIGTERM ends up, reload or down, 141 when standard output is closed. A daemon that is stopped by SIGTERM or
-SIGINT and ends cleanly exits with 0.
+wrong configuration change nothing. 1 is the end of a daemon that ran and could not go on, or whose address was not
+there yet: it may pass by itself, and a service manager starts it again. A signal ends a command silently, with 128
+plus its number: 130 after Ctrl-C, 143 when SIGTERM ends up, reload or down, 141 when standard output is closed. A
+daemon that is stopped by SIGTERM or SIGINT and ends cleanly exits with 0.
 """
 
 

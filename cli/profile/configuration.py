@@ -39,7 +39,7 @@ def genkey(arguments: list[str], options: Options) -> int:
     del arguments, options
     from binascii import b2a_base64
 
-    _warn_of_readers()
+    warn_of_readers("key")
     print(b2a_base64(clamped(os.urandom(32)), newline=False).decode())
     return 0
 
@@ -55,6 +55,7 @@ def clamped(random: bytes) -> bytes:
 def genshortid(arguments: list[str], options: Options) -> int:
     """Eight random bytes in hex."""
     del arguments, options
+    warn_of_readers("short id")
     print(os.urandom(8).hex())
     return 0
 
@@ -95,13 +96,24 @@ def _print_json(config: Profile | GlobalConfig, options: Options) -> None:
     from qre.config.normalise import to_json
 
     show_keys = "--show-keys" in options.flags or os.environ.get("QRE_HIDE_KEYS") == "never"
-    print(to_json(config, show_keys), end="")
+    text = to_json(config, show_keys)
+    if text != to_json(config, show_keys=False):
+        refuse_readers()
+    elif getattr(config, "client", None) is not None:
+        warn_of_readers("short id")
+    print(text, end="")
 
 
-def _warn_of_readers() -> None:
-    """As `wg genkey` does: say when the key goes into a file that others can read."""
+def refuse_readers(remedy: str = "set umask 077 first") -> None:
+    """Raise UserError where standard output is a file that other users can read."""
     if others_read_output():
-        print("qre-tool: others can read the file that the key goes to; set umask 077 first", file=sys.stderr)
+        raise UserError("standard output", "others can read the file that the secret would go to", remedy)
+
+
+def warn_of_readers(what: str) -> None:
+    """As `wg genkey` does: say when a secret goes into a file that others can read."""
+    if others_read_output():
+        print(f"qre-tool: others can read the file that the {what} goes to; set umask 077 first", file=sys.stderr)
 
 
 def others_read_output() -> bool:

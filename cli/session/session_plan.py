@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from qre.cli.commands import Options
 from qre.cli.fields import parse_fields
+from qre.cli.profile.configuration import warn_of_readers
 from qre.cli.session.recorded_site import RECORDED, recorded_site
 from qre.cli.session.session_ends import LOOPBACK, UNDERLAYS, check_both_or_none, session_ends
 from qre.config.values import show_duration
@@ -36,7 +37,9 @@ FIXED_AT_INSTALL = ("IdleTimeout", "PersistentKeepalive", "SocketFd")
 def session_plan(arguments: list[str], options: Options) -> int:
     """SERVER-CONFIG CLIENT-CONFIG [ServerUnderlay=IP:PORT ClientUnderlay=IP:PORT] [DestProfile=FILE]"""
     del options
-    for line in plan_lines(*read_arguments("session-plan", arguments)):
+    lines = plan_lines(*read_arguments("session-plan", arguments))
+    warn_of_readers("keys")
+    for line in lines:
         print(line)
     return 0
 

@@ -1,7 +1,8 @@
-"""Tables for people: columns side by side within 100 columns of a terminal, and amounts short enough for them."""
+"""For people: everything within 100 columns, as tables or as lines that are folded, and amounts short enough."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 WIDTH = 100
@@ -41,6 +42,22 @@ def _line(columns: Sequence[Column], widths: Sequence[int], texts: Sequence[str]
         cut = text if len(text) <= width else f"{text[: width - 1]}…"
         cells.append(cut.rjust(width) if column.right else cut.ljust(width))
     return _GAP.join(cells).rstrip()
+
+
+#: What is in backquotes is typed as a whole, so it is never folded.
+_PIECES = re.compile(r"(?:`[^`]*`|[^\s`]|`)+")
+
+
+def folded(text: str, indent: int, width: int = WIDTH) -> str:
+    """``text`` behind ``indent`` columns of its line: what does not fit goes on below, under its beginning."""
+    lines = [""]
+    for piece in _PIECES.findall(text):
+        longer = f"{lines[-1]} {piece}" if lines[-1] else piece
+        if lines[-1] and len(longer) > width - indent:
+            lines.append(piece)
+        else:
+            lines[-1] = longer
+    return f"\n{' ' * indent}".join(lines)
 
 
 def short_size(count: int | None) -> str:

@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from qre.cli.show.columns import Column, draw, short_ago, short_size
+from qre.cli.show.columns import Column, draw, folded, short_ago, short_size
 
+#: Of what only a worker knows that is being restarted.
+UNKNOWN: Final = "not known just now"
 #: As many sessions are told whole.
 MOST_WHOLE: Final = 3
 _COLUMNS: Final = (
@@ -29,12 +31,16 @@ def session_table(device: Mapping[str, Any]) -> str:
     rated = "rates" in device
     rows = [(*_row(session), *(_rates(session) if rated else ())) for session in sessions]
     table = draw((*_COLUMNS, *(_RATES if rated else ())), rows)
-    return f"{table}\n{_totals(device, sessions)}\n"
+    return f"{table}\n{folded(_totals(device, sessions), 0)}\n"
 
 
 def _order(session: Mapping[str, Any]) -> tuple[bool, str, str]:
-    name = session.get("client")
-    return name is None, name or session["short_id"], session["session_id"]
+    return session.get("client") is None, called(session), session["session_id"]
+
+
+def called(session: Mapping[str, Any]) -> str:
+    """The client's name, or its short id where it has none."""
+    return session.get("client") or session["short_id"] or f"({UNKNOWN})"
 
 
 def _row(session: Mapping[str, Any]) -> tuple[str, ...]:
@@ -42,7 +48,7 @@ def _row(session: Mapping[str, Any]) -> tuple[str, ...]:
     last = session["last_receive_ms"]
     state = short_ago(last / 1000) if last is not None else "never"
     return (
-        session.get("client") or session["short_id"],
+        called(session),
         ", ".join(addresses) or "(all)",
         session["endpoint"],
         "silent" if session.get("health") == "silent" else state,

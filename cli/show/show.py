@@ -13,6 +13,7 @@ import sys
 from typing import Any
 
 from qre.cli.commands import Options
+from qre.cli.show.session_table import UNKNOWN
 from qre.cli.show.show_text import render, render_client
 from qre.config.keys import did_you_mean
 from qre.config.model import GlobalConfig
@@ -89,6 +90,9 @@ def of_client(described: Description, name: str) -> Description:
     """The device with this client and its sessions alone; by its name, or its short id where it has none. Raises
     UserError when there is no such client."""
     clients = described.get("clients")
+    if clients is None and described.get("daemon_pid") is not None and described["role"] == Role.SERVER:
+        why = f"its clients are {UNKNOWN}: a worker is being restarted"
+        raise MachineError(f"device {described['device']}", why, "ask again in a second")
     if not clients:
         why = "only the daemon of a server knows clients" if clients is None else "it has no client"
         raise UserError(f"device {described['device']}", why, f"see `qre-tool show {described['device']}`")
@@ -97,7 +101,8 @@ def of_client(described: Description, name: str) -> Description:
     if found is None:
         remedy = did_you_mean(name, called, "see `qre-tool list-clients`")
         raise UserError(f"client {quoted(name)}", f"{described['device']} has no such client", remedy)
-    sessions = [one for one in described["sessions"] if one["short_id"] == found["short_id"]]
+    key = "client" if found["name"] else "short_id"
+    sessions = [one for one in described["sessions"] or () if one[key] == name]
     return described | {"clients": [found], "sessions": sessions}
 
 

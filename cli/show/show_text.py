@@ -11,7 +11,8 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from qre.cli.show.session_table import MOST_WHOLE, client_lines, session_table
+from qre.cli.show.columns import folded
+from qre.cli.show.session_table import MOST_WHOLE, UNKNOWN, client_lines, session_table
 from qre.wire.overhead import BASE_UDP_PAYLOAD, MIN_MTU_IPV6, path_mtu
 
 Line = tuple[str, str]
@@ -54,7 +55,8 @@ class _Paint:
         return f"\033[32m\033[1m{kind}\033[0m: \033[32m{name}\033[0m" if self.on else f"{kind}: {name}"
 
     def line(self, label: str, text: str) -> str:
-        return f"  \033[1m{label}\033[0m: {text}" if self.on else f"  {label}: {text}"
+        whole = folded(text, len(f"  {label}: "))
+        return f"  \033[1m{label}\033[0m: {whole}" if self.on else f"  {label}: {whole}"
 
 
 def clean(text: object) -> str:
@@ -83,13 +85,16 @@ def _device_lines(device: Mapping[str, Any], now: float) -> Iterator[Line]:
         f"{device['profile'] or '(none)'} ({device['role'] or 'no role'}, {device['dataplane']} data plane)",
     )
     yield "status", device["status"] or ("up" if device["up"] else "down")
+    yield from _absent_lines(device)
     yield "address", ", ".join(device["address"]) or "(none)"
     yield "mtu", f"{device['mtu']}" + ("" if device.get("link_up") is not False else ", link down")
     if device.get("restored"):
         yield "put back", ", ".join(f"{part} {count}" for part, count in sorted(device["restored"].items()))
-    for key, label in (("listen", "listening on"), ("endpoint", "endpoint"), ("server_name", "server name")):
-        if device.get(key):
-            yield label, device[key]
+    if device.get("listen"):
+        yield "listening on", device["listen"]
+    yield from _endpoint_lines(device)
+    if device.get("server_name"):
+        yield "server name", device["server_name"]
     if device.get("allowed_ips"):
         yield "allowed ips", ", ".join(device["allowed_ips"])
     if device.get("persistent_keepalive"):
@@ -100,6 +105,27 @@ def _device_lines(device: Mapping[str, Any], now: float) -> Iterator[Line]:
     yield from _steering_lines(device)
     if device.get("processes"):
         yield "processes", ", ".join(_process(process) for process in device["processes"])
+
+
+def _endpoint_lines(device: Mapping[str, Any]) -> Iterator[Line]:
+    """A client's server, or all of its servers and which of them it has, as the status says."""
+    several = device.get("endpoints") or ()
+    if len(several) > 1:
+        connected = str(device["status"]).partition(";")[0].removeprefix("connected to ")
+        told = (f"{each} (connected)" if device["up"] and each == connected else each for each in several)
+        yield "endpoints", ", ".join(told)
+    elif device.get("endpoint"):
+        yield "endpoint", device["endpoint"]
+
+
+def _absent_lines(device: Mapping[str, Any]) -> Iterator[Line]:
+    """What a worker of the daemon knows that is being restarted."""
+    if device.get("daemon_pid") is None:
+        return
+    keys = ("sessions", "clients") if device["role"] == "server" else ("sessions",)
+    absent = [key for key in keys if device.get(key, ()) is None]
+    if absent:
+        yield " and ".join(absent), f"{UNKNOWN}: a worker is being restarted"
 
 
 def _counter_lines(counters: Mapping[str, Any] | None, rates: Mapping[str, float] | None) -> Iterator[Line]:
@@ -188,11 +214,11 @@ def _forward_lines(forward: Mapping[str, Any] | None) -> Iterator[Line]:
 
 def _steering_lines(device: Mapping[str, Any]) -> Iterator[Line]:
     """The server's side of the shared port."""
-    known = device.get("daemon_pid") is not None or device["dataplane"] == "kernel"
-    known = known and device.get("sessions") is not None
-    if device["role"] != "server" or not known:
+    known = device["dataplane"] == "kernel" and device.get("sessions") is not None
+    if device["role"] != "server" or not (known or device.get("daemon_pid") is not None):
         return
-    yield "connection ids", f"{len(device.get('adopted_cids') or ())} adopted"
+    if device.get("adopted_cids") is not None:
+        yield "connection ids", f"{len(device['adopted_cids'])} adopted"
     yield "bpf map", _map_text(device.get("cid_map"))
     shared = device.get("shared_socket")
     if shared:
@@ -211,7 +237,7 @@ def _map_text(mapped: Mapping[str, Any] | None) -> str:
         return "unknown: the loader is being restarted"
     if not mapped["registered"]:
         return "none"
-    state = "in sync" if mapped["in_sync"] else "not in sync"
+    state = {True: "in sync", False: "not in sync", None: f"in sync or not is {UNKNOWN}"}[mapped["in_sync"]]
     failures = f", {plural(mapped['sync_failures'], 'failure')}" if mapped["sync_failures"] else ""
     where = mapped["path"] or f"map {mapped['id']}"
     return f"{where}: {plural(mapped['entries'], 'entry', 'entries')}, {state}{failures}"
@@ -241,9 +267,10 @@ def _session_lines(session: Mapping[str, Any]) -> Iterator[Line]:
     if others:
         yield "spare connection ids", ", ".join(others)
     yield "client's connection id", session["client_connection_id"] or "(empty)"
-    if session.get("client"):
-        yield "client", session["client"]
-    yield "short id", session["short_id"]
+    if session.get("client") or not session["short_id"]:
+        yield "client", session.get("client") or UNKNOWN
+    else:
+        yield "short id", session["short_id"]
     yield "allowed ips", ", ".join(session["allowed_ips"]) or "(all)"
     last = session["last_receive_ms"]
     yield "last receive", "never" if last is None else ago(last / 1000)

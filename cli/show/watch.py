@@ -110,8 +110,8 @@ class Look:
             if old is None:
                 continue
             described["rates"] = rates(old["counters"], described["counters"], elapsed)
-            sessions = {session["session_id"]: session for session in old["sessions"]}
-            for session in described["sessions"]:
+            sessions = {session["session_id"]: session for session in old["sessions"] or ()}
+            for session in described["sessions"] or ():
                 session["rates"] = rates(sessions.get(session["session_id"]), session, elapsed)
 
     def text(self) -> str:

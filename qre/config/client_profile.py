@@ -37,13 +37,14 @@ _CARRIED = (
 )
 
 
-def endpoints_of(server: Profile, given: Sequence[HostPort]) -> Sequence[HostPort]:
-    """Where clients find the server: ``given``, ClientEndpoint, or Listen. Raises UserError when none is known."""
+def endpoints_of(server: Profile, section: ClientSection, given: Sequence[HostPort]) -> Sequence[HostPort]:
+    """Where this client finds the server: ``given``, its own Endpoint, ClientEndpoint, or Listen. Raises UserError
+    when none is known."""
     settings = server.server
     if settings is None:
         raise AssertionError("the caller has a server's profile")
-    if given or settings.client_endpoints:
-        return given or settings.client_endpoints
+    if known := given or section.endpoints or settings.client_endpoints:
+        return known
     if settings.listen.ip.is_unspecified:
         why = "Listen is every address of this machine, so it is unknown where clients find the server"
         remedy = "write ClientEndpoint = host:port into the profile, or give the field Endpoint=host:port"

@@ -44,6 +44,7 @@ SECTION_KEYS = {
     "ShortId": "the output of `qre-tool genshortid`",
     "Address": "10.77.0.2",
     "AllowedIPs": "192.168.7.0/24",
+    "Endpoint": "vpn.example.org:443",
 }
 HOOK_KEYS = ("PreUp", "PostUp", "PreDown", "PostDown")
 #: Lists that may be given on several lines, which are joined, as wg and wg-quick do.

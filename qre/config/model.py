@@ -148,6 +148,7 @@ class ClientSection(Value):
     short_id: bytes  # 8 bytes
     address: tuple[Interface, ...]  # host prefixes in the tunnel's networks
     allowed_ips: tuple[Network, ...] = ()  # networks behind the client
+    endpoints: tuple[HostPort, ...] = ()  # where it finds the server; empty: as the others
 
     def __repr__(self) -> str:
         return f"ClientSection(name={self.name!r})"

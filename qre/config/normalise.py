@@ -16,7 +16,7 @@ from qre.ends import EndpointOrder, Forward
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     Plain = str | int | bool | None | list[str] | list[dict[str, str | list[str]]]
 
@@ -25,18 +25,31 @@ _SECRET = ("RealityPrivateKey", "RealityPreviousKey", "ReplayStore")
 
 
 def to_json(config: Profile | GlobalConfig, show_keys: bool) -> str:
-    """The normalised JSON, one newline at its end; without ``show_keys`` private keys are ``"(hidden)"``."""
+    """The normalised JSON, one newline at its end; without ``show_keys`` private keys, and short ids of clients with
+    a name, are ``"(hidden)"``."""
     values = global_values(config) if isinstance(config, GlobalConfig) else profile_values(config)
     if not show_keys:
         values |= {key: HIDDEN for key in _SECRET if key in values}
+        if isinstance(config, Profile) and "RealityShortIds" in values:
+            named = {section.short_id.hex() for section in _clients(config)}
+            values["RealityShortIds"] = _without(values["RealityShortIds"], named)
     kind = "global" if isinstance(config, GlobalConfig) else "interface"
     found: dict[str, Plain] = {"kind": kind, **{snake_case(key): value for key, value in values.items()}}
     if isinstance(config, Profile) and (clients := _clients(config)):
-        found["clients"] = [
-            {"name": section.name, **{snake_case(key): value for key, value in client_values(section).items()}}
-            for section in clients
-        ]
+        found["clients"] = [_client(section, show_keys) for section in clients]
     return to_text(found)
+
+
+def _client(section: ClientSection, show_keys: bool) -> dict[str, str | list[str]]:
+    values = {snake_case(key): value for key, value in client_values(section).items()}
+    return {"name": section.name, **values} | ({} if show_keys else {"short_id": HIDDEN})
+
+
+def _without(short_ids: Plain, named: Collection[str]) -> list[str]:
+    """The list of a server's short ids, with those hidden that have a name."""
+    if not isinstance(short_ids, list):
+        raise AssertionError("RealityShortIds is a list")
+    return [HIDDEN if str(each).ljust(16, "0") in named else str(each) for each in short_ids]
 
 
 def profile_values(profile: Profile) -> dict[str, Plain]:
@@ -110,6 +123,7 @@ def client_values(section: ClientSection) -> dict[str, str | list[str]]:
         "ShortId": section.short_id.hex(),
         "Address": [str(address.ip) for address in section.address],
         "AllowedIPs": [str(network) for network in section.allowed_ips],
+        "Endpoint": [str(endpoint) for endpoint in section.endpoints],
     }
 
 

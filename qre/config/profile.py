@@ -81,7 +81,7 @@ def _names_nearby(path: str, name: str) -> str:
     try:
         there = sorted(entry.removesuffix(SUFFIX) for entry in os.listdir(os.path.dirname(path)))
     except OSError:
-        return f"create {os.path.dirname(path)}, or name another with QRE_CONFIG_DIR"
+        return "write one with `qre-tool init`, or name the directory of yours with QRE_CONFIG_DIR"
     return did_you_mean(
         name, [entry for entry in there if v.is_profile_name(entry)], "write one with `qre-tool init`"
     )

@@ -58,19 +58,27 @@ def remove_short_id(text: str, short_id: bytes) -> str:
 
 
 def set_key(text: str, key: str, value: str | None) -> str:
-    """With this value of a key of the interface that is no list; None: without the key."""
+    """With this value of a key of the interface, which is no hook; None: without the key. The lines of a list become
+    one."""
     lines = text.split("\n")
     entries = _entries(text)
-    there = next((entry for entry in _interface(text) if entry.key == key), None)
+    there = [entry.line for entry in _interface(text) if entry.key == key]
     written = [f"{key} = {value}"] if value is not None else []
-    if there is not None:
-        lines[there.line - 1 : there.line] = written
+    if there:
+        for line in there[:0:-1]:
+            del lines[line - 1]
+        lines[there[0] - 1 : there[0]] = written
         return "\n".join(lines)
     section = next((entry for entry in entries if entry.key == SECTION), None)
     if section is None:
         return "\n".join([*_without_blank_end(lines), *written, ""])
     at = max((entry.line for entry in _interface(text)), default=0)
     return "\n".join([*lines[:at], *written, *lines[at:]])
+
+
+def keys_of(text: str) -> list[str]:
+    """The keys of the interface that the file has, each once, in their order."""
+    return list(dict.fromkeys(entry.key for entry in _interface(text)))
 
 
 def _entries(text: str) -> list[Entry]:

@@ -10,6 +10,7 @@ from qre.addresses import contains
 from qre.config import values as v
 from qre.config.keys import SECTION_KEYS
 from qre.config.model import ClientSection
+from qre.config.server_places import parse_endpoints
 from qre.config.syntax import SECTION, Entry, Problems, SectionProblems, Values
 from qre.ends import MAX_CLIENTS
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from qre.addresses import Interface, Network
+    from qre.config.model import HostPort
 
 #: Networks behind all clients together: each is a route of the device.
 MAX_NETWORKS = 1024
@@ -49,7 +51,9 @@ def parse_sections(
     if any(section.broken for section in sections):
         return None
     return tuple(
-        ClientSection(section.header.text, section.short_id or b"", section.address, section.allowed_ips)
+        ClientSection(
+            section.header.text, section.short_id or b"", section.address, section.allowed_ips, section.endpoints
+        )
         for section in sections
     )
 
@@ -64,6 +68,7 @@ class _Section:
         self.short_id: bytes | None = None
         self.address: tuple[Interface, ...] = ()
         self.allowed_ips: tuple[Network, ...] = ()
+        self.endpoints: tuple[HostPort, ...] = ()
         self.values = Values([], self.problems, SECTION_KEYS)
 
     @property
@@ -81,6 +86,7 @@ class _Section:
         self.short_id = values.require("ShortId", v.parse_section_short_id)
         self.address = values.require("Address", v.parse_hosts) or ()
         self.allowed_ips = values.get("AllowedIPs", v.parse_networks) or ()
+        self.endpoints = values.get("Endpoint", parse_endpoints) or ()
         if own:
             self._check_addresses(own)
             self._check_networks(own)

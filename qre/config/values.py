@@ -243,7 +243,7 @@ def _cidr(text: str) -> Interface:
             raise ValueError
         return ip_interface(text)
     except ValueError:
-        remedy = "write an address, a slash and a prefix length, as in 10.77.0.2/24 or fd00:77::2/64"
+        remedy = "write one as in 10.77.0.2, or with a prefix length, as in 10.77.0.2/24 or fd00:77::2/64"
         raise wrong(f"{quoted(text)} is not an address with a prefix length", remedy) from None
 
 

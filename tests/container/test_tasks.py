@@ -110,7 +110,8 @@ def second_client(typist: Typist, said: list[str]) -> None:
 
 
 def everything(typist: Typist, said: list[str]) -> None:
-    assert "dev client0" in said[-1]
+    assert "dev client0" in said[1]
+    assert "9.9.9.9" in said[2]
     wait_for("the site", lambda: typist.client.container.run(f"ping -c 1 -W 2 {Lab.SITE}")[0] == 0)
 
 
@@ -145,6 +146,7 @@ def uninstalled(typist: Typist, said: list[str]) -> None:
     run = typist.client.container.check
     assert "proto 81" not in run("ip route show table all; ip rule show")
     assert "client0" not in run("ip link show")
+    assert "qre-" not in run("getent passwd; getent group")
     assert not run(
         "find / -xdev -name '*qre*' -not -path '/proc/*' -not -path '/opt/*' -not -path '/sys/*' | head -5"
     )

@@ -117,6 +117,29 @@ def test_clients_come_and_go_and_the_others_lose_no_packet() -> None:
         assert sent == received and int(sent) > 20, said[-300:]
 
 
+def test_a_worker_that_is_away_does_not_make_clients_disappear() -> None:
+    """What it alone knows is told as unknown, never as nobody."""
+    with Tunnel(QUICK) as tunnel:
+        tunnel.server.start().wait_ready()
+        add(tunnel, "alice")
+        wait_for("the session", lambda: len(shown(tunnel)["sessions"]) == 1)
+        text = json.dumps(shown(tunnel)) + tunnel.server.tool("show", "server0")
+        assert tunnel.value("alice", "RealityShortId") not in text
+        seen = set()
+        for worker in ("handshake", "dataplane"):
+            os.kill(tunnel.server.workers()[worker], signal.SIGKILL)
+            for _ in range(6):
+                metrics = tunnel.server.tool("metrics", "server0")
+                clients = re.search(r"^qre_clients\{.*\} (\S+)$", metrics, re.MULTILINE)
+                assert clients is None or float(clients[1]) == 2, metrics
+                seen.add((worker, clients is None))
+                described = shown(tunnel)
+                assert described["clients"] is None or len(described["clients"]) == 2
+                assert "alice" in listed(tunnel)
+            wait_for("the session", lambda: len(shown(tunnel)["sessions"] or ()) == 1)
+        assert {("handshake", True), ("dataplane", True)} <= seen, "it was never asked while the worker was away"
+
+
 def test_fifty_clients_are_a_table_of_those_that_are_there() -> None:
     """`make test-clients` has all of them connect."""
     others = 50 - REAL

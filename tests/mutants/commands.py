@@ -200,7 +200,7 @@ MUTANTS = {
         M("counters", "_device_lines", "yield from _counter_lines(device.get('counters'), device.get('rates'))"),
         M("Dest profile", "_device_lines", "yield from _dest_lines(device, now)"),
         M("sessions", "_device", "device.get('sessions') or ()", "()"),
-        M("CIDs", "_steering_lines", "f\"{len(device.get('adopted_cids') or ())} adopted\"", "'0 adopted'"),
+        M("CIDs", "_steering_lines", "f\"{len(device['adopted_cids'])} adopted\"", "'0 adopted'"),
         M("map", "_steering_lines", "yield ('bpf map', _map_text(device.get('cid_map')))"),
         M("shared socket", "_steering_lines", "yield ('shared socket', _socket_text(shared))", "yield from ()"),
         M("loader", "_steering_lines", "device.get('shared_loader')", "None"),
@@ -208,7 +208,7 @@ MUTANTS = {
         M("one", "show", "[device(config, arguments[0])] if arguments else devices(config)", "devices(config)"),
     ),
     "a server that shares another's port shows the loader and the map, too": (
-        M("the map", "describe", "front_map(port, adopted, setup.front_device)", "None"),
+        M("the map", "describe", "front_map(port, adopted or [], setup.front_device)", "None"),
         M("its pin", "front_map", "paths(Path(pin_dir), front)[0]", "pin_dir"),
         M("is it in sync", "front_map", "registered and not port.map_missing", "registered"),
         M("the loader", "describe", "front_loader(port, setup.front_device)", "None"),

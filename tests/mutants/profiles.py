@@ -292,8 +292,9 @@ MUTANTS = {
         M("the pins", "Daemon._pin", "pin(self._config.bpf_pin_dir, self._profile.device, fds)", "None"),
         M(
             "sessions are told",
-            "describe",
-            "[_session(session, names) | _health(crew, session) for session in sessions]",
+            "_who",
+            "[plain(session) | named(session.short_id, names, server=server) | _health(crew, session)"
+            " for session in dataplane.sessions]",
             "[]",
         ),
         M("CIDs are adopted", "BpfLoader._adopt", "maps.adopt(cid)", "None"),

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.support.namespaces import Namespace, run
+from tests.support.unfolded import unfolded
 
 TOOL = str(Path(sys.executable).parent / "qre-tool")
 
@@ -217,9 +218,10 @@ class Daemon:
         return self.log.read_text(errors="replace") if self.log.exists() else ""
 
     def tool(self, *arguments: str, check: bool = True) -> str:
-        """``qre-tool ARGUMENTS`` in the daemon's namespace and environment; its standard output."""
+        """``qre-tool ARGUMENTS`` in the daemon's namespace and environment; its standard output, lines whole."""
         assignments = [f"{key}={value}" for key, value in self.env.items()]
-        return run(*self.namespace.prefix, "env", *assignments, TOOL, *arguments, check=check)
+        said = run(*self.namespace.prefix, "env", *assignments, TOOL, *arguments, check=check)
+        return unfolded(said) if arguments[0] in ("show", "check", "watch") else said
 
     def workers(self) -> dict[str, int]:
         """Worker name -> pid of those that the daemon keeps."""

@@ -25,6 +25,7 @@ from qre.ends import Dataplane, Role
 from qre.errors import MachineError, UserError, UserErrors
 from tests.support.json_schemas import check_against_schema
 from tests.support.profiles import CLIENT, SERVER, write_profile
+from tests.support.unfolded import unfolded
 from tests.unit.test_watch import Daemon
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -67,7 +68,9 @@ def test_the_machine_is_looked_at_and_nothing_is_changed(machine: Path, capsys: 
 def test_the_text_is_aligned_and_says_the_same(machine: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = items(capsys)
     assert main(["check"]) in (0, FAILURE)
-    lines = capsys.readouterr().out.splitlines()
+    printed = capsys.readouterr().out
+    assert all(len(each) <= 100 or "`" in each or " " not in each[22:] for each in printed.splitlines())
+    lines = unfolded(printed).splitlines()
     assert len(lines) == len(found)
     for shown, item in zip(lines, found.values(), strict=True):
         answer = "?" if item["answer"] == "unknown" else item["answer"]
@@ -99,6 +102,43 @@ def test_allowed_ips_that_are_nobodys_are_told(machine: Path, capsys: pytest.Cap
         "; AllowedIPs 192.168.7.0/24: no client has it, name the one that does in a section [Client NAME]"
     )
     assert "AllowedIPs" not in found["profile server1"]["seen"]
+
+
+def test_a_server_whose_own_default_route_leads_to_a_client_is_told(
+    machine: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    section = "\n[Client eve]\nShortId = 0011223344556677\nAddress = 10.77.0.9\nAllowedIPs = 0.0.0.0/1, 128.0.0.0/1\n"
+    server = SERVER.replace("www.example.org", "nowhere.invalid")
+    write_profile(machine / "dev", "server0", server + section)
+    write_profile(machine / "dev", "server1", server + "AllowedIPs = ::/0\n")
+    found = items(capsys, "server0")["default route"]
+    assert (found["answer"], found["needed"]) == ("no", False)
+    assert found["seen"].endswith("default route of IPv4 leads into the tunnel, by AllowedIPs of [Client eve]")
+    assert "ClientAllowedIPs" in found["remedy"]
+    assert "IPv6 leads into the tunnel, by AllowedIPs" in items(capsys, "server1")["default route"]["seen"]
+    write_profile(machine / "dev", "server2", server)
+    assert "default route" not in items(capsys, "server2")
+
+
+def test_a_tunnel_that_is_not_there_is_told_with_one_remedy_and_all_servers_are_named(
+    machine: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from qre.cli.show import show
+
+    several = CLIENT.replace("vpn.example.org:443", "127.0.0.1:443, 127.0.0.2:443")
+    write_profile(machine / "dev", "here", several)
+    status = "127.0.0.1:443: no answer; is UDP 443 open there?; next attempt in 4.0 s"
+    described = {"role": "client", "up": False, "status": status, "sessions": None}
+    monkeypatch.setattr(show, "daemon_of", lambda *_: described)
+    found = items(capsys, "here")
+    assert found["profile here"]["seen"].endswith("connects to 127.0.0.1:443 or 127.0.0.2:443")
+    assert found["tunnel"]["seen"] == "127.0.0.1:443: no answer"
+    assert found["tunnel"]["remedy"] == "is UDP 443 open there?; next attempt in 4.0 s"
+    ill = {"up": True, "status": "connected to 127.0.0.2:443; nothing has come back for 9 s"}
+    described |= {**ill, "sessions": [{"health": "silent"}]}
+    found = items(capsys, "here")
+    assert (found["tunnel"]["answer"], found["tunnel"]["seen"]) == ("no", ill["status"])
+    assert found["tunnel"]["remedy"].startswith("see its log")
 
 
 def test_without_profiles_the_way_to_make_some_is_told(machine: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import stat
+import subprocess
 import sys
 from ipaddress import ip_network
 from pathlib import Path
@@ -16,8 +17,9 @@ import pytest
 
 from qre.cli.main import main
 from qre.config.profile import load_profile_file
-from tests.support.profiles import PRIVATE_KEY, PUBLIC_KEY, SERVER, write_profile
+from tests.support.profiles import CLIENT, PRIVATE_KEY, PUBLIC_KEY, SERVER, write_profile
 
+ROOT = Path(__file__).resolve().parents[2]
 INIT = ["init", "Endpoint=10.9.0.1:443", "Dest=www.example.org:443"]
 
 
@@ -125,22 +127,40 @@ def test_pubkey_refuses_what_is_no_key_without_repeating_it(
     assert "it is closed" in complaint(capsys, "pubkey")[0]
 
 
-def test_genkey_warns_when_others_can_read_the_file(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "key"
-    saved = os.dup(1)
-    try:
-        for mode, warned in ((0o600, False), (0o644, True)):
-            with path.open("w") as file:
-                path.chmod(mode)
-                os.dup2(file.fileno(), 1)
-                assert main(["genkey"]) == 0
-                os.dup2(saved, 1)
-            assert ("others can read the file" in capfd.readouterr().err) is warned
-    finally:
-        os.dup2(saved, 1)
-        os.close(saved)
+def into(path: Path, mode: int, *words: str, **env: str) -> tuple[int, str]:
+    """Exit status and complaints of a call whose output goes into a file of this mode."""
+    path.write_text("")
+    path.chmod(mode)
+    tool = [sys.executable, "-m", "qre.cli.main", *words]
+    with path.open("w") as file:
+        done = subprocess.run(
+            tool, cwd=ROOT, stdout=file, stderr=subprocess.PIPE, text=True, check=False, env=os.environ | env
+        )
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize("words", [["genkey"], ["genshortid"], ["strip", "client0"]])
+def test_a_warning_tells_that_others_can_read_the_file(directory: Path, words: list[str]) -> None:
+    write_profile(directory, "client0", CLIENT)
+    path = directory / "out"
+    for mode, warned in ((0o600, False), (0o644, True)):
+        status, said = into(path, mode, *words)
+        assert (status, "others can read the file that the " in said) == (0, warned)
+        assert path.stat().st_size
+
+
+@pytest.mark.parametrize("command", ["strip", "showconf"])
+def test_no_key_goes_into_a_file_that_others_can_read(directory: Path, command: str) -> None:
+    words = [command, "qre0" if command == "strip" else str(write_profile(directory, "qre0", SERVER))]
+    write_profile(directory, "qre0", SERVER)
+    path = directory / "out"
+    shown = ("--show-keys",)
+    for mode, refused in ((0o644, True), (0o640, True), (0o600, False)):
+        status, said = into(path, mode, *words, *shown)
+        assert (status, "would go to; set umask 077 first" in said) == ((2, True) if refused else (0, False))
+        assert bool(path.stat().st_size) is not refused
+    assert into(path, 0o644, *words) == (0, "")
+    assert into(path, 0o644, *words, QRE_HIDE_KEYS="never")[0] == 2
 
 
 def test_short_ids_are_sixteen_digits_and_differ(capsys: pytest.CaptureFixture[str]) -> None:

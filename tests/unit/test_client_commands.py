@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -191,6 +192,58 @@ def test_a_second_client_takes_no_network_away_from_the_first(
     assert "would lose them" in refused(capsys, "add-client", "server0", "alice")
 
 
+@pytest.mark.parametrize(
+    ("networks", "versions"),
+    [
+        ("0.0.0.0/0", "IPv4"),
+        ("::/0", "IPv6"),
+        ("192.168.7.0/24, 0.0.0.0/1, 128.0.0.0/1", "IPv4"),
+        ("::/1, 8000::/1, 0.0.0.0/0", "IPv4 and IPv6"),
+    ],
+)
+def test_no_client_gets_the_servers_own_default_route(
+    directory: Path, capsys: pytest.CaptureFixture[str], networks: str, versions: str
+) -> None:
+    path = directory / "server0.conf"
+    before = path.read_bytes()
+    for plan in ((), ("--dry-run",)):
+        told = refused(capsys, *plan, "add-client", "server0", "eve", f"AllowedIPs={networks}")
+        assert f"all of {versions} would take this server's own default route" in told
+        assert "ClientAllowedIPs" in told
+    assert path.read_bytes() == before
+
+
+def test_two_clients_do_not_share_a_default_route_either(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said(capsys, "add-client", "server0", "office", "AllowedIPs=0.0.0.0/1")
+    assert "ClientAllowedIPs" in refused(capsys, "add-client", "server0", "eve", "AllowedIPs=128.0.0.0/1")
+    said(capsys, "add-client", "server0", "lab", "AllowedIPs=192.168.7.0/24")
+
+
+@pytest.mark.parametrize("missing", [False, True])
+def test_before_there_is_a_profile_the_command_that_makes_one_is_named(
+    directory: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, missing: bool
+) -> None:
+    (directory / "empty").mkdir()
+    monkeypatch.setenv("QRE_CONFIG_DIR", str(directory / "empty" / ("dev" if missing else "")))
+    for words in (
+        ("add-client", "server0", "alice"), ("export", "server0", "alice"), ("list-clients", "server0"),
+        ("remove-client", "server0", "alice"), ("rename-client", "server0", "alice", "al"), ("rotate-key", "server0"),
+        ("strip", "server0"), ("up", "server0"),
+    ):  # fmt: skip
+        assert "there is no such file; write one with `qre-tool init`" in refused(capsys, *words)
+
+
+@pytest.mark.parametrize(
+    ("field", "example"),
+    [("Address=foo", "10.77.0.2, or"), ("AllowedIPs=foo", "10.77.0.2/24"), ("Endpoint=foo", "www.example.org:443")],
+)
+def test_a_field_that_is_wrong_says_how_it_is_written(
+    directory: Path, capsys: pytest.CaptureFixture[str], field: str, example: str
+) -> None:
+    told = refused(capsys, "add-client", "server0", "alice", field)
+    assert re.search(rf"field {field.partition('=')[0]} : .*; .*as in {example}", told)
+
+
 def test_without_an_address_for_clients_the_way_out_is_said(
     directory: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -200,7 +253,8 @@ def test_without_an_address_for_clients_the_way_out_is_said(
     assert "write ClientEndpoint = host:port" in refused(capsys, "add-client", "server0", "alice")
     assert "Endpoint = 192.0.2.1:443" in said(capsys, "add-client", "server0", "alice", "Endpoint=192.0.2.1:443")
     path.write_text(path.read_text().replace("Listen = 0.0.0.0:443", "Listen = 192.0.2.9:443"))
-    assert "Endpoint = 192.0.2.9:443" in said(capsys, "export", "server0", "alice", "As=file")
+    assert "Endpoint = 192.0.2.9:443" in said(capsys, "export", "server0", "client0", "As=file")
+    assert "Endpoint = 192.0.2.1:443" in said(capsys, "export", "server0", "alice", "As=file")
 
 
 def test_name_servers_and_several_addresses_of_the_server_come_with_the_link(
@@ -290,6 +344,31 @@ def test_a_reload_takes_another_key_only_beside_the_old_one(
         ProfileSecrets(private_key=key.encode(), previous_key=previous.encode()) for key, previous in (before, after)
     )
     assert follows(one, other) is may
+
+
+def test_a_key_is_not_changed_when_no_link_could_be_made(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = directory / "server0.conf"
+    lines = [line for line in path.read_text().splitlines() if not line.startswith("ClientEndpoint")]
+    path.write_text("\n".join([*lines, ""]))
+    before = path.read_text()
+    assert "write ClientEndpoint = host:port" in refused(capsys, "rotate-key", "server0")
+    assert path.read_text() == before
+    told = json.loads(said(capsys, "--json", "rotate-key", "server0", "Endpoint=192.0.2.1:443"))
+    assert ["Endpoint = 192.0.2.1:443\n" in each["profile"] for each in told["clients"]] == [True]
+    assert path.read_text() != before
+
+
+def test_where_a_client_was_told_to_find_the_server_is_kept(
+    directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said(capsys, "add-client", "server0", "alice", "Endpoint=a.example.org:8443,b.example.org:443")
+    assert "\nEndpoint = a.example.org:8443, b.example.org:443\n" in (directory / "server0.conf").read_text()
+    own = "\nEndpoint = a.example.org:8443, b.example.org:443\n"
+    assert own in said(capsys, "export", "server0", "alice", "As=file")
+    given = said(capsys, "export", "server0", "alice", "As=file", "Endpoint=c.example.org:443")
+    assert "\nEndpoint = c.example.org:443\n" in given
+    told = json.loads(said(capsys, "--json", "rotate-key", "server0", "Endpoint=d.example.org:443"))
+    assert {each["name"]: own in each["profile"] for each in told["clients"]} == {"client0": False, "alice": True}
 
 
 # --- secrets ---

@@ -119,6 +119,17 @@ def test_profiles_and_devices_are_those_that_are_there(furnished: Path) -> None:
     assert words("daemon", "--config-dir", str(furnished / "other"), "") == ["elsewhere"]
 
 
+def test_clients_are_added_to_servers(furnished: Path) -> None:
+    for command in ("add-client", "list-clients", "export", "rotate-key", "remove-client"):
+        assert words(command, "") == ["server0"]
+    assert words("strip", "") == ["client0", "server0"]
+
+
+def test_standard_input_is_a_word() -> None:
+    assert words("import", "-", "") == ["Profile="]
+    assert words("import", "-", "--r") == ["--replace"]
+
+
 def test_a_device_is_known_by_its_kind_or_its_alias(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, uevent, alias in (
         ("lo", "INTERFACE=lo\n", ""), ("qre1", f"DEVTYPE={LINK_KIND}\n", ""), ("tun3", "", f"{ALIAS_PREFIX}home\n")

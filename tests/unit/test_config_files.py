@@ -53,8 +53,10 @@ def test_a_misspelt_name_is_answered_with_the_nearest(tmp_path: Path, config: Gl
         load_profile("sever0", config, {})
 
 
-def test_a_missing_directory_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=f"create {tmp_path / 'none'}"):
+def test_a_missing_directory_is_answered_with_the_way_to_make_a_profile(tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError, match=rf"{tmp_path / 'none'}/.*; write one with `qre-tool init`, or name the directory"
+    ):
         load_profile("qre0", GlobalConfig(config_dir=tmp_path / "none"), {})
 
 

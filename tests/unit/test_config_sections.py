@@ -70,6 +70,14 @@ def test_a_short_id_of_a_section_is_let_in_and_needs_no_list() -> None:
     assert "RealityShortIds: is missing" in errors(BASE.partition("RealityShortIds")[0])[0]
 
 
+def test_a_short_id_that_has_a_name_is_hidden_wherever_it_stands() -> None:
+    both = parse(BASE.replace("0123456789abcdef", f"0123456789abcdef, {ONE}") + LAPTOP)
+    hidden = json.loads(to_json(both, show_keys=False))
+    assert hidden["reality_short_ids"] == ["0123456789abcdef", "(hidden)"]
+    assert [each["short_id"] for each in hidden["clients"]] == ["(hidden)"]
+    assert ONE not in json.dumps(hidden) and to_json(both, show_keys=True).count(ONE) == 2
+
+
 def test_networks_behind_clients_are_routes_of_the_device() -> None:
     text = BASE.replace("Listen", "AllowedIPs = 10.77.0.0/24\nListen", 1) + LAPTOP
     assert [str(network) for network in parse(text).routes] == ["10.77.0.0/24", "192.168.7.0/24"]

@@ -13,7 +13,7 @@ import pytest
 
 from qre.cli.commands import COMMANDS, GROUPS, SYNONYMS, Command, Options
 from qre.cli.help.examples import EXAMPLES
-from qre.cli.main import FAILURE, main
+from qre.cli.main import FAILURE, PASSING, main
 
 ROOT = Path(__file__).resolve().parents[2]
 #: What ends a call, and may stand before the next.
@@ -56,6 +56,24 @@ def test_every_command_has_an_example_of_itself(name: str, capsys: pytest.Captur
     shown = capsys.readouterr().out
     assert "\nExamples:\n" in shown
     assert all(example in shown and meaning in shown for example, meaning in EXAMPLES[name])
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_offers_a_plan_where_there_is_one(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["help", name]) == 0
+    options = capsys.readouterr().out.partition("\nOptions:\n")[2].partition("\nExamples:\n")[0]
+    assert ("  --dry-run " in options) is COMMANDS[name].dry_run
+
+
+def test_every_exit_status_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["help"]) == 0
+    general = capsys.readouterr().out
+    assert main(["help", "--man"]) == 0
+    page = " ".join(capsys.readouterr().out.split())
+    guide = " ".join((ROOT / "docs" / "user-guide.md").read_text().split())
+    assert f"{FAILURE} failure, {PASSING} the end of a daemon" in general
+    assert f"{PASSING} is the end of a daemon" in page and f"{PASSING} is that of a daemon" in guide
+    assert "fBNO_COLOR" in page and "fBQRE_LOG" in page
 
 
 def test_no_example_is_of_a_command_that_does_not_exist() -> None:

@@ -258,7 +258,12 @@ def test_the_other_documentation_has_the_same_keys() -> None:
 
 @pytest.mark.parametrize("key", SECTION_KEYS)
 def test_a_key_of_a_section_is_required_where_the_page_says_so(key: str) -> None:
-    section = {"ShortId": "00112233445566aa", "Address": "10.77.0.2", "AllowedIPs": "192.168.7.0/24"}
+    section = {
+        "ShortId": "00112233445566aa",
+        "Address": "10.77.0.2",
+        "AllowedIPs": "192.168.7.0/24",
+        "Endpoint": "vpn.example.org:443",
+    }
     profile_from_values("qre0", values(SERVER), clients=[("a", section)])
     del section[key]
     try:

@@ -20,15 +20,15 @@ from tests.unit.test_show_text import NOW, SERVER
 def session(number: int, name: str | None, **more: Any) -> dict[str, Any]:
     (whole,) = SERVER["sessions"]
     return {
-        **whole, "session_id": f"{number:064x}", "client": name, "short_id": f"{number:016x}",
+        **whole, "session_id": f"{number:064x}", "client": name, "short_id": None if name else f"{number:016x}",
         "allowed_ips": [f"10.77.0.{number}/32"], "rx_bytes": number << 20, "tx_bytes": number << 10, **more,
     }  # fmt: skip
 
 
 def client(number: int, name: str | None, **more: Any) -> dict[str, Any]:
     return {
-        "name": name, "short_id": f"{number:016x}", "address": [f"10.77.0.{number}"], "connected": True,
-        "endpoint": "203.0.113.5:40000", "last_seen": int(NOW) - 90, "rx_bytes": number << 20,
+        "name": name, "short_id": None if name else f"{number:016x}", "address": [f"10.77.0.{number}"],
+        "connected": True, "endpoint": "203.0.113.5:40000", "last_seen": int(NOW) - 90, "rx_bytes": number << 20,
         "tx_bytes": number << 10, "rx_packets": 1, "tx_packets": 1, **more,
     }  # fmt: skip
 
@@ -96,7 +96,7 @@ def test_one_client_is_told_whole() -> None:
     with pytest.raises(UserError, match=r"did you mean client-07\?"):
         of_client(server(50), "client_07")
     with pytest.raises(UserError, match="only the daemon of a server knows clients"):
-        of_client(SERVER | {"clients": None}, "client-07")
+        of_client(SERVER | {"clients": None, "daemon_pid": None}, "client-07")
 
 
 def test_colour_is_switched_off_by_no_color(monkeypatch: pytest.MonkeyPatch) -> None:

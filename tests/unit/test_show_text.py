@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qre.cli.show.show_text import ago, clean, plural, render, size, span
+from tests.support.unfolded import unfolded
 
 NOW = 1_800_000_000.0
 CID, SPARE = "11" * 20, "22" * 20
@@ -82,7 +83,28 @@ session: abababababababab
 
 
 def text(device: dict[str, Any]) -> str:
-    return render([device], now=NOW, colour=False)
+    return unfolded(render([device], now=NOW, colour=False))
+
+
+def test_no_line_is_wider_than_a_hundred_columns_and_nothing_is_lost() -> None:
+    client = {**SERVER, "role": "client", "status": "no answer from the server, " * 12, "dest": None}
+    for device in (SERVER, client):
+        shown = render([device], now=NOW, colour=False)
+        assert max(map(len, shown.splitlines())) <= 100
+        assert shown.count("\n") > unfolded(shown).count("\n")
+    assert unfolded(render([SERVER], now=NOW, colour=False)) == SERVER_TEXT
+    beginning, below = render([client], now=NOW, colour=False).partition("  status: ")[2].splitlines()[:2]
+    assert beginning.startswith("no answer") and below.startswith(" " * len("  status: ")) and below[10] != " "
+
+
+def test_the_servers_of_a_client_are_all_named_and_which_it_has() -> None:
+    several = ["192.0.2.1:443", "198.51.100.7:443", "vpn.example.org:443"]
+    client = {**SERVER, "role": "client", "listen": None, "endpoint": several[0], "endpoints": several}
+    there = text({**client, "status": "connected to 198.51.100.7:443; 3 of the last 9 packets were lost"})
+    assert "  endpoints: 192.0.2.1:443, 198.51.100.7:443 (connected), vpn.example.org:443\n" in there
+    away = text({**client, "up": False, "status": "connecting to 192.0.2.1:443"})
+    assert "  endpoints: 192.0.2.1:443, 198.51.100.7:443, vpn.example.org:443\n" in away
+    assert "  endpoint: 192.0.2.1:443\n" in text({**client, "endpoints": several[:1]})
 
 
 def test_a_server_with_a_session_is_told_whole() -> None:
@@ -181,7 +203,7 @@ def test_colour_is_for_terminals_and_adds_nothing_else() -> None:
 
     coloured = render([SERVER], now=NOW, colour=True)
     assert "\033[" in coloured
-    assert re.sub(r"\033\[[0-9]+m", "", coloured) == SERVER_TEXT
+    assert unfolded(re.sub(r"\033\[[0-9]+m", "", coloured)) == SERVER_TEXT
 
 
 @settings(max_examples=50)

@@ -125,7 +125,7 @@ class Crew:
         for party, router in routers.items():
             self.members[party] = Supervised(party, router, runtime, self._died, self._offered)
         self.guests = PortGuests(self.members[Party.HANDSHAKE], lambda count: owner.tell(GuestCount(count=count)))
-        self.dest = DestReports(self.members, lambda: self.config, self._use, self._tell_probed)
+        self.dest = DestReports(self.members, lambda: self.config, self._use, self._tell_probed, self._tasks)
         self._reloads = Reloads(self.members, setup, self.supplies, lambda: self.config, self._use)
         for router in routers.values():
             self._tasks.spawn(router.serve(self._handle, routers), _SERVE)
@@ -333,7 +333,7 @@ class Crew:
                 self.state = DaemonState(up=up, text=text)
                 self.report_state()
             case DestProfileReport() | DestAddressReport():
-                await self.dest.take(message)
+                self.dest.take(message)
             case VisitDest() | ResolveName() if type(message) in self._errands:
                 return await self._errands[type(message)].run(self.config, message)
             case DeviceTampered(final=final):

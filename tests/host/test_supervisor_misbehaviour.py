@@ -7,6 +7,7 @@ import time
 import pytest
 
 from tests.support.daemons import wait_for
+from tests.support.flooded_supervisor import largest
 from tests.support.lone_daemon import client, server
 
 pytestmark = pytest.mark.root
@@ -43,6 +44,14 @@ def test_a_worker_that_talks_without_end_floods_neither_systemd_nor_the_parent()
         told = [line for line in daemon.notify.poll() if line.startswith("STATUS=chatter")]
         assert len(told) < 500
         assert daemon.shown()["processes"][-1]["restarts"] == 0
+
+
+def test_a_worker_that_floods_the_supervisor_neither_fills_it_nor_ends_another_worker() -> None:
+    with server("handshake=floods") as lone:
+        daemon = lone.daemon
+        daemon.start().wait_ready().wait_status("flooded")
+        assert largest(daemon.processes()["supervisor"]) < 64 << 20
+        assert [process["restarts"] for process in daemon.shown()["processes"]] == [0] * 4
 
 
 def test_too_many_deaths_end_the_daemon_with_a_failure_and_everything_taken_back() -> None:

@@ -18,7 +18,7 @@ from types import ModuleType
 from typing import Any
 
 from qre.dataplane.status import DeviceCounters
-from qre.dest_profile import DestProfile
+from qre.dest_profile import MAX_SPOKEN, MAX_VISITS, DestProfile, RecordedVisit, Spoken
 from qre.errors import MachineError, QreError
 from qre.ipc import messages
 from qre.ipc.messages import Party
@@ -206,6 +206,31 @@ class Chatters(Quiet):
         await self.say("last words\nMAINPID=1\x1b[2J")
 
 
+class Floods(Quiet):
+    """Sends the largest that it may as fast as it can, for a while."""
+
+    async def begin(self) -> None:
+        self.task = asyncio.ensure_future(self.flood())
+
+    async def flood(self) -> None:
+        spoken = tuple(
+            Spoken(asked=True, at_us=n, length=1200, eliciting=True, acknowledged=0) for n in range(MAX_SPOKEN)
+        )
+        visits = (RecordedVisit(round_trip_us=1, spoken=spoken),) * MAX_VISITS
+        profile = DestProfile(reachable=True, checked_at=1, visits=visits)
+        cids = messages.CidSync(connection_ids=tuple(os.urandom(20) for _ in range(4096)))
+        asked = [
+            messages.Envelope(peer=Party.SUPERVISOR, body=messages.DestProfileReport(profile=profile)),
+            messages.Envelope(peer=Party.BPF_LOADER, id=1 << 40, body=cids),
+        ]
+        end = time.monotonic() + 5
+        while time.monotonic() < end:
+            for envelope in asked:
+                await self.context._transmit(envelope)
+        await asyncio.sleep(1)
+        await self.say("flooded")
+
+
 class Asks(Quiet):
     """A client that takes more sockets than there are for it."""
 
@@ -241,7 +266,7 @@ BEHAVIOURS = {
     "quiet": Quiet, "up": Up, "dies": Dies, "dies-starting": DiesStarting, "fails": Fails, "refuses": Refuses,
     "hangs": Hangs, "hangs-starting": HangsStarting, "hangs-stopping": HangsStopping, "forges": Forges,
     "hands-up": HandsUp, "no-reload": NoReload, "unpicklable": Unpicklable,
-    "chatters": Chatters, "asks": Asks, "holds": Holds,
+    "chatters": Chatters, "asks": Asks, "holds": Holds, "floods": Floods,
 }  # fmt: skip
 
 

@@ -24,7 +24,7 @@ import zmq.asyncio
 from qre.errors import InternalError, MachineError, QreError, UntrustedInputError
 from qre.ipc import descriptors, sandbox
 from qre.ipc.channel import Channel, ChannelClosedError
-from qre.ipc.journal import lines_are_of, log_to_stderr
+from qre.ipc.journal import WritingEnd, log_as_worker
 from qre.ipc.messages import (
     MAX_MESSAGE,
     Body,
@@ -162,11 +162,14 @@ class Worker(Protocol):
         """End in order; called once, after Stop."""
 
 
-def run_worker(party: Party, sock: socket.socket, endpoint: str) -> None:
-    """The whole life of a worker process; called in a fresh interpreter by the supervisor. Ends with SystemExit."""
+def run_worker(party: Party, sock: socket.socket, endpoint: str, says: WritingEnd | None = None) -> None:
+    """The whole life of a worker process; called in a fresh interpreter by the supervisor, which reads its log lines
+    from ``says``. Ends with SystemExit."""
     role = ROLES[party]
     parent = os.getppid()
-    log_to_stderr(f"qre-tool {party}")
+    if says is not None:
+        says.become_stderr()
+    log_as_worker(f"qre-tool {party}", marked=says is not None)
     try:
         worker: Worker = importlib.import_module(role.module).create()
         sandbox.enter(role, parent)
@@ -288,7 +291,6 @@ class _Runtime:
             case Start(config=config) if not self._started:
                 self._context.config = config
                 logging.getLogger("qre").setLevel(config.log_level.upper())
-                lines_are_of(config.profile, config.device)
                 self._connected()
                 self._check_descriptors()
                 await self._worker.start(self._context)

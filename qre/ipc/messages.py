@@ -17,7 +17,7 @@ from qre.causes import Cause
 from qre.dataplane.protocol import ConnectionId, Prefixes
 from qre.dataplane.status import DeviceCounters, SessionStatus
 from qre.dest_profile import DestProfile
-from qre.ends import LIKE_DEST, MAX_CLIENTS, EndpointOrder, Forward, Role, WhenDestIsDown
+from qre.ends import LIKE_DEST, MAX_ADDRESSES, MAX_CLIENTS, EndpointOrder, Forward, Role, WhenDestIsDown
 from qre.kernel.netfilter.table_status import ForwardStatus, SiteTcpPort
 from qre.profile_secrets import Interfaces, ListedClient
 from qre.structs import U16, U32, U64, Message, Port, Struct, Text
@@ -245,7 +245,7 @@ class ResolveName(Message, frozen=True, kw_only=True):
 class NameResolved(Message, frozen=True, kw_only=True):
     """An answer: the addresses in the resolver's order; or why there are none, and who was asked."""
 
-    addresses: Annotated[tuple[Address, ...], msgspec.Meta(max_length=64)] = ()
+    addresses: Annotated[tuple[Address, ...], msgspec.Meta(max_length=MAX_ADDRESSES)] = ()
     cause: Cause | None = None
     detail: Text = ""
 

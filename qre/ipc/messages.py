@@ -145,9 +145,10 @@ class Done(Message, frozen=True, kw_only=True):
 
 
 class Refused(Message, frozen=True, kw_only=True):
-    """An answer: it is not done, and nothing changed."""
+    """An answer: it is not done, and nothing changed. ``cause`` is set where the reason is one of the table."""
 
     reason: Text
+    cause: Cause | None = None
 
 
 # --- handshake worker ---
@@ -228,10 +229,11 @@ class VisitDest(Message, frozen=True, kw_only=True):
 
 
 class DestVisited(Message, frozen=True, kw_only=True):
-    """An answer: what was seen of Dest. Without a profile ``why`` says why not."""
+    """An answer: what was seen of Dest. Without a profile ``why`` says why not, and ``cause`` where there is one."""
 
     profile: DestProfile | None
     why: Text = ""
+    cause: Cause | None = None
 
 
 class ResolveName(Message, frozen=True, kw_only=True):

@@ -72,6 +72,18 @@ class LimitedLog:
         self._log.log(level, "%s%s", text, f" ({held} more of these)" if held else "")
 
 
+def refusal_of(error: QreError) -> Refused:
+    """The answer that tells it to whoever asked."""
+    return Refused(reason=str(error)[:512], cause=error.cause)
+
+
+def error_of(what: str, refused: Refused) -> MachineError:
+    """The same at the other end."""
+    error = MachineError(what, refused.reason)
+    error.cause = refused.cause
+    return error
+
+
 class WorkerContext:
     """A worker's environment: its configuration, its descriptors, and requests to other processes."""
 
@@ -109,7 +121,7 @@ class WorkerContext:
         finally:
             del self._waiting[number]
         if isinstance(answer, Refused):
-            raise MachineError(f"{type(message).__name__} to {to}", answer.reason)
+            raise error_of(f"{type(message).__name__} to {to}", answer)
         return answer
 
     def send_descriptor(self, name: str, fd: int, number: int = 0) -> None:
@@ -265,7 +277,7 @@ class _Runtime:
         try:
             answer = await self._dispatch(envelope.peer, envelope.body)
         except QreError as error:
-            answer = Refused(reason=str(error)[:512])
+            answer = refusal_of(error)
         except Exception as error:  # noqa: BLE001 - whatever it was, the request gets its one answer
             self._report(error)
             answer = Refused(reason=f"internal error ({type(error).__name__})")

@@ -25,7 +25,7 @@ from qre.ipc.messages import MAX_MESSAGE, Body, Envelope, Hello, Party, Refused
 from qre.ipc.private_socket import OWNER_ONLY, masked
 from qre.ipc.roles import ROLES
 from qre.ipc.tasks import Tasks
-from qre.ipc.worker import LimitedLog, place_of
+from qre.ipc.worker import LimitedLog, error_of, place_of, refusal_of
 from qre.structs import Message, decoder, encoder
 from qre.supervisor.members.life import WorkerStage
 from qre.supervisor.members.routes import Route, When, route
@@ -119,7 +119,7 @@ class Router:
         """Ask the worker; Refused or no answer raises MachineError."""
         answer = await self.forward(source, message, timeout)
         if isinstance(answer, Refused):
-            raise MachineError(f"worker {self.party}", answer.reason)
+            raise error_of(f"worker {self.party}", answer)
         return answer
 
     async def forward(self, source: Party, message: Message, timeout: float) -> Message:
@@ -230,7 +230,7 @@ class Router:
                 return Refused(reason=f"there is no worker {envelope.peer}")
             return await self._forward(peers[envelope.peer], envelope.body)
         except QreError as error:
-            return Refused(reason=str(error)[:512])
+            return refusal_of(error)
 
     async def _forward(self, to: Router, body: Message) -> Message:
         """Ask another worker for this one. Who asks much waits here, where it delays nobody else."""

@@ -12,7 +12,8 @@ import pytest
 import zmq
 import zmq.asyncio
 
-from qre.errors import MachineError
+from qre.causes import Cause
+from qre.errors import MachineError, QreError
 from qre.ipc.messages import (
     CidAdopt,
     CidSync,
@@ -45,6 +46,7 @@ class Bench:
         self.said: list[str] = []
         self.handled: list[tuple[Party, Message]] = []
         self.stage = WorkerStage.SPAWNED
+        self.fails: QreError | None = None
         self.routers: dict[Party, Router] = {}
         self.dealers: dict[Party, zmq.asyncio.Socket] = {}
         log = LimitedLog(type("Log", (), {"log": lambda _, level, *words: self.said.append(str(words))})())
@@ -61,6 +63,8 @@ class Bench:
 
     async def handle(self, source: Party, message: Message) -> Message | None:
         self.handled.append((source, message))
+        if self.fails is not None:
+            raise self.fails
         return SocketGranted(number=3) if isinstance(message, SocketRequest) else None
 
     async def send(self, party: Party, body: Any, peer: Party = Party.SUPERVISOR, **rest: Any) -> None:
@@ -106,6 +110,17 @@ def test_a_request_to_the_supervisor_is_answered_with_its_id(tmp_path: Path) -> 
         await bench.send(Party.HANDSHAKE, SocketRequest(peer="192.0.2.1", port=443), id=41)
         answer = await bench.receive(Party.HANDSHAKE)
         assert (answer.id, answer.answer, answer.body) == (41, True, SocketGranted(number=3))
+
+    drive(tmp_path, story)
+
+
+def test_a_refusal_says_its_cause(tmp_path: Path) -> None:
+    async def story(bench: Bench) -> None:
+        await bench.greet()
+        bench.fails = MachineError.of("client underlay [::]:0", Cause.VERSION_MISSING)
+        await bench.send(Party.HANDSHAKE, SocketRequest(peer="2001:db8::1", port=443), id=41)
+        answer = (await bench.receive(Party.HANDSHAKE)).body
+        assert answer == Refused(reason=str(bench.fails), cause=Cause.VERSION_MISSING)
 
     drive(tmp_path, story)
 

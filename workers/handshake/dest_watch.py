@@ -14,6 +14,7 @@ from typing import Final
 import msgspec
 
 from qre.addresses import Address, host_port
+from qre.causes import WORDS, of_network
 from qre.dest_profile import DestProfile
 from qre.ends import WhenDestIsDown
 from qre.errors import MachineError, QreError
@@ -170,7 +171,9 @@ class DestWatch:
                 if (await self._visit(dest, STEP_TIMEOUT)).reachable:
                     return True
                 why = "it does not answer"
-        except (QreError, OSError) as error:
+        except OSError as error:
+            why = WORDS[of_network(error.errno)].why
+        except QreError as error:
             why = str(error)
         text = f"Dest over IPv6, {host_port(*dest[1])}: {why}; visitors over IPv6 get its other address"
         self._context.limited("dest over IPv6", text)
@@ -230,9 +233,12 @@ class DestWatch:
             patience_ms=round(patience * 1000),
         )
         answer = await self._context.request(Party.SUPERVISOR, asked, _LONGEST_VISIT)
-        if not isinstance(answer, DestVisited) or answer.profile is None:
-            raise MachineError(answer.why if isinstance(answer, DestVisited) else "the visit has no answer")
-        return answer.profile
+        seen = answer if isinstance(answer, DestVisited) else DestVisited(profile=None, why="the visit has no answer")
+        if seen.profile is None:
+            error = MachineError(seen.why)
+            error.cause = seen.cause
+            raise error
+        return seen.profile
 
     async def _probed(self, profile: DestProfile) -> None:
         config = self._context.config

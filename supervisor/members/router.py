@@ -43,7 +43,7 @@ _SOCKET_NAME: Final = "s"
 #: waits at its sender.
 _MAX_INCOMING: Final = 2
 #: Those for the worker. ZeroMQ drops what is beyond, heartbeats too; but what is sent unasked is far less.
-_MAX_OUTGOING: Final = 256
+_MAX_OUTGOING: Final = 128
 _TOO_MANY: Final = Refused(reason="too many requests at once")
 
 #: Handles a message for the supervisor itself; returns the answer to a request.

@@ -9,9 +9,11 @@ from typing import Final
 from qre.ipc.journal import line_pipe, pass_on
 from qre.ipc.messages import Party
 
-#: Bytes that are taken at a time, and seconds until the next time: a worker that writes without end waits.
-_AT_ONCE: Final = 16_384
+#: Bytes that are taken at a time, and seconds until the next time: a worker that writes without end waits. Of lines
+#: that are shorter than any of ours, so many are passed on.
+_AT_ONCE: Final = 4096
 _PAUSE: Final = 0.02
+_MOST_LINES: Final = 128
 #: Of a pipe (pipe(7)): what may be left when its worker has ended.
 _CAPACITY: Final = 65_536
 #: A longer line comes in parts.
@@ -48,7 +50,7 @@ class WorkerLines:
         while len(self._begun) > _LONGEST or (self._begun and not data):
             lines.append(self._begun[:_LONGEST])
             self._begun = self._begun[_LONGEST:]
-        for line in lines:
+        for line in lines[:_MOST_LINES]:
             for at in range(0, len(line), _LONGEST):
                 pass_on(self._party, line[at : at + _LONGEST].decode(errors="replace"))
         return bool(data)

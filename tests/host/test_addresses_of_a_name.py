@@ -103,7 +103,7 @@ def test_a_client_whose_kernel_has_no_ipv6_passes_over_such_an_address(lab: Tunn
     said = lab.client.said()
     words = "this machine has no sockets of that version of IP"
     assert any(words in line and line.endswith("which is tried now") for line in said.splitlines())
-    assert "again in" not in said
+    assert "next attempt in" not in said
     assert answered(lab.lab.client, SERVER_INNER) == 5
 
 

@@ -75,3 +75,13 @@ def test_a_worker_that_writes_without_end_waits(monkeypatch: pytest.MonkeyPatch)
 
     passed = next(int(line) for line in told(monkeypatch, story) if line.isdecimal())
     assert 100 < passed <= 11 * worker_lines._AT_ONCE // 100
+
+
+def test_empty_lines_cost_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story(lines: WorkerLines, seen: list[str]) -> None:
+        os.write(lines.theirs._fd, b"\n" * worker_lines._AT_ONCE + b"a last one\n")
+        await until(lambda: "netlink a last one" in seen)
+        lines.theirs.close()
+        lines.close()
+
+    assert len(told(monkeypatch, story)) <= 2 * worker_lines._MOST_LINES

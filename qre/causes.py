@@ -27,6 +27,7 @@ class Cause(enum.StrEnum):
     LINK_DOWN = "link-down"
     ADDRESS_IN_USE = "address-in-use"
     ADDRESS_MISSING = "address-missing"
+    VERSION_MISSING = "version-missing"
     NO_MEMORY = "no-memory"
     TOO_MANY_FILES = "too-many-files"
     NETWORK = "network"
@@ -91,6 +92,11 @@ WORDS: Final[dict[Cause, Words]] = {
     Cause.LINK_DOWN: Words("the outgoing network device is down or gone", "see `ip link`"),
     Cause.ADDRESS_IN_USE: Words("another program has this address and port", "see `ss -ulpn`"),
     Cause.ADDRESS_MISSING: Words("no device of this machine has this address", "see `ip address`"),
+    Cause.VERSION_MISSING: Words(
+        "this machine has no sockets of that version of IP",
+        "name an address of the other one, or boot it without ipv6.disable=1; a unit's RestrictAddressFamilies may"
+        " forbid them, too",
+    ),
     Cause.NO_MEMORY: Words("the kernel has no memory for it", "it may pass; see `free` and net.core.wmem_max"),
     Cause.TOO_MANY_FILES: Words("too many files are open", "raise LimitNOFILE or fs.file-max"),
     Cause.NETWORK: Words("the network refuses it", "see `ip route get` with its address"),
@@ -204,6 +210,9 @@ _NETWORK: Final = {
     errno.ENXIO: Cause.LINK_DOWN,
     errno.EADDRINUSE: Cause.ADDRESS_IN_USE,
     errno.EADDRNOTAVAIL: Cause.ADDRESS_MISSING,
+    errno.EAFNOSUPPORT: Cause.VERSION_MISSING,
+    errno.EPFNOSUPPORT: Cause.VERSION_MISSING,
+    errno.EPROTONOSUPPORT: Cause.VERSION_MISSING,
     errno.ENOBUFS: Cause.NO_MEMORY,
     errno.ENOMEM: Cause.NO_MEMORY,
     errno.EMFILE: Cause.TOO_MANY_FILES,

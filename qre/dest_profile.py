@@ -43,7 +43,8 @@ class DestProfile(Struct, frozen=True, kw_only=True):
 
     reachable: bool
     checked_at: U64  # unix seconds
-    address: Text = ""
+    dest: Text = ""  # whose it is, host:port as configured; empty: not told
+    address: Text = ""  # that was visited, with its port
     scid_length: Annotated[int, msgspec.Meta(ge=0, le=20)] = 0
     rtt_ms: U64 = 0
     cipher: Text = ""
@@ -68,6 +69,10 @@ class DestProfile(Struct, frozen=True, kw_only=True):
     retry: bool = False  # it asked for another hello, with a token
     visits: Annotated[tuple[RecordedVisit, ...], msgspec.Meta(max_length=MAX_VISITS)] = ()  # the newest last
     warnings: Annotated[tuple[Text, ...], msgspec.Meta(max_length=16)] = ()
+
+    def address_of(self, dest: str) -> str:
+        """The address that was visited, if this is the profile of ``dest``, host:port; empty otherwise."""
+        return self.address.rpartition(":")[0].strip("[]") if dest == self.dest else ""
 
     def after(self, before: DestProfile | None) -> DestProfile:
         """This one, with the visits of ``before`` ahead of its own, as many as are kept."""

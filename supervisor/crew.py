@@ -102,6 +102,7 @@ class Crew:
         self.setup = setup
         self.config = setup.config
         self.state = DaemonState(up=False, text="starting")  # as the handshake worker last got it
+        self._said_up = False
         self.traffic = TrafficHealth(setup.config.role)
         self.accounts = ClientAccounts()
         self._dataplane = dataplane_of(setup.config)
@@ -118,14 +119,14 @@ class Crew:
         self._tasks = Tasks(self._failed)
         self._stopping = False
         self._complete = False  # every worker was ready once
-        self._tell_state: Latest[DaemonState] = Latest(owner.tell, _STATE_INTERVAL)
+        self._tell_state: Latest[DaemonState] = Latest(self._say_state, _STATE_INTERVAL)
         self._tell_probed: Latest[DestProbed] = Latest(owner.tell, _PROBED_INTERVAL)
         self.routers = routers
         self.members = Members()
         for party, router in routers.items():
             self.members[party] = Supervised(party, router, runtime, self._died, self._offered)
         self.guests = PortGuests(self.members[Party.HANDSHAKE], lambda count: owner.tell(GuestCount(count=count)))
-        self.dest = DestReports(self.members, lambda: self.config, self._use, self._tell_probed)
+        self.dest = DestReports(self.members, lambda: self.config, self._use, self._tell_probed, self._tasks)
         self._reloads = Reloads(self.members, setup, self.supplies, lambda: self.config, self._use)
         for router in routers.values():
             self._tasks.spawn(router.serve(self._handle, routers), _SERVE)
@@ -328,12 +329,10 @@ class Crew:
             case NetworkChanged():
                 self._client_sockets.network_changed()
             case RoleState(up=up, text=text):
-                connection = up != self.state.up and self.config.role is Role.CLIENT
-                self._log.log(logging.INFO if connection else logging.DEBUG, "%s", text)
                 self.state = DaemonState(up=up, text=text)
                 self.report_state()
             case DestProfileReport() | DestAddressReport():
-                await self.dest.take(message)
+                self.dest.take(message)
             case VisitDest() | ResolveName() if type(message) in self._errands:
                 return await self._errands[type(message)].run(self.config, message)
             case DeviceTampered(final=final):
@@ -363,6 +362,13 @@ class Crew:
         if missing and self._complete and not self._stopping:
             text = f"restarting {', '.join(missing)}; {text}"
         self._tell_state(DaemonState(up=self.state.up, text=text[:512]))
+
+    def _say_state(self, told: DaemonState) -> None:
+        """To the parent; and in the log when a client's session came or went. No more often than that."""
+        self._owner.tell(told)
+        came_or_went = told.up != self._said_up and self.config.role is Role.CLIENT
+        self._said_up = told.up
+        self._log.log(logging.INFO if came_or_went else logging.DEBUG, "%s", self.state.text)
 
     def _offered(self, party: Party, name: str, fd: int) -> None:
         """Take each object once: a pinned object is never replaced."""

@@ -27,7 +27,7 @@ _MORE, _LONG, _COMMAND = 1, 2, 4
 #: READY, with the socket's type and identity.
 _MAX_COMMAND: Final = 1024
 #: A worker has one connection, and perhaps that of the process before it, whose end we have not read yet.
-_MAX_CONNECTIONS: Final = 4
+_MAX_CONNECTIONS: Final = 2
 #: Connections that wait to be taken.
 _BACKLOG: Final = 16
 _CHUNK: Final = 65_536

@@ -17,7 +17,7 @@ from qre.causes import Cause
 from qre.dataplane.protocol import ConnectionId, Prefixes
 from qre.dataplane.status import DeviceCounters, SessionStatus
 from qre.dest_profile import DestProfile
-from qre.ends import LIKE_DEST, MAX_CLIENTS, EndpointOrder, Forward, Role, WhenDestIsDown
+from qre.ends import LIKE_DEST, MAX_ADDRESSES, MAX_CLIENTS, EndpointOrder, Forward, Role, WhenDestIsDown
 from qre.kernel.netfilter.table_status import ForwardStatus, SiteTcpPort
 from qre.profile_secrets import Interfaces, ListedClient
 from qre.structs import U16, U32, U64, Message, Port, Struct, Text
@@ -145,9 +145,10 @@ class Done(Message, frozen=True, kw_only=True):
 
 
 class Refused(Message, frozen=True, kw_only=True):
-    """An answer: it is not done, and nothing changed."""
+    """An answer: it is not done, and nothing changed. ``cause`` is set where the reason is one of the table."""
 
     reason: Text
+    cause: Cause | None = None
 
 
 # --- handshake worker ---
@@ -228,10 +229,11 @@ class VisitDest(Message, frozen=True, kw_only=True):
 
 
 class DestVisited(Message, frozen=True, kw_only=True):
-    """An answer: what was seen of Dest. Without a profile ``why`` says why not."""
+    """An answer: what was seen of Dest. Without a profile ``why`` says why not, and ``cause`` where there is one."""
 
     profile: DestProfile | None
     why: Text = ""
+    cause: Cause | None = None
 
 
 class ResolveName(Message, frozen=True, kw_only=True):
@@ -245,7 +247,7 @@ class ResolveName(Message, frozen=True, kw_only=True):
 class NameResolved(Message, frozen=True, kw_only=True):
     """An answer: the addresses in the resolver's order; or why there are none, and who was asked."""
 
-    addresses: Annotated[tuple[Address, ...], msgspec.Meta(max_length=64)] = ()
+    addresses: Annotated[tuple[Address, ...], msgspec.Meta(max_length=MAX_ADDRESSES)] = ()
     cause: Cause | None = None
     detail: Text = ""
 

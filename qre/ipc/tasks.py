@@ -16,15 +16,21 @@ class Tasks:
 
     def __init__(self, failed: Callable[[BaseException], None]) -> None:
         self._failed = failed
-        self._running: set[asyncio.Task[None]] = set()
+        self._running: dict[asyncio.Task[None], int] = {}
 
     def __len__(self) -> int:
         return len(self._running)
 
-    def spawn(self, work: Coroutine[Any, Any, None], name: str = "task") -> None:
-        """Begin ``work``. ``cancel`` selects tasks by ``name``."""
+    @property
+    def weight(self) -> int:
+        """Of all that run."""
+        return sum(self._running.values())
+
+    def spawn(self, work: Coroutine[Any, Any, None], name: str = "task", weight: int = 0) -> None:
+        """Begin ``work``. ``cancel`` selects tasks by ``name``; ``weight`` is what it holds meanwhile, in its owner's
+        measure."""
         task = asyncio.get_running_loop().create_task(work, name=name)
-        self._running.add(task)
+        self._running[task] = weight
         task.add_done_callback(self._done)
 
     def cancel(self, *, only: str = "", spare: str = "") -> None:
@@ -37,11 +43,11 @@ class Tasks:
     async def end(self) -> None:
         """Cancel all, and wait until they are over."""
         self.cancel()
-        others = self._running - {asyncio.current_task()}
+        others = [task for task in self._running if task is not asyncio.current_task()]
         await asyncio.gather(*others, return_exceptions=True)
 
     def _done(self, task: asyncio.Task[None]) -> None:
-        self._running.discard(task)
+        self._running.pop(task, None)
         error = None if task.cancelled() else task.exception()
         if error is not None:
             self._failed(error)

@@ -24,7 +24,7 @@ import zmq.asyncio
 from qre.errors import InternalError, MachineError, QreError, UntrustedInputError
 from qre.ipc import descriptors, sandbox
 from qre.ipc.channel import Channel, ChannelClosedError
-from qre.ipc.journal import lines_are_of, log_to_stderr
+from qre.ipc.journal import WritingEnd, log_as_worker
 from qre.ipc.messages import (
     MAX_MESSAGE,
     Body,
@@ -72,6 +72,18 @@ class LimitedLog:
         self._log.log(level, "%s%s", text, f" ({held} more of these)" if held else "")
 
 
+def refusal_of(error: QreError) -> Refused:
+    """The answer that tells it to whoever asked."""
+    return Refused(reason=str(error)[:512], cause=error.cause)
+
+
+def error_of(what: str, refused: Refused) -> MachineError:
+    """The same at the other end."""
+    error = MachineError(what, refused.reason)
+    error.cause = refused.cause
+    return error
+
+
 class WorkerContext:
     """A worker's environment: its configuration, its descriptors, and requests to other processes."""
 
@@ -109,7 +121,7 @@ class WorkerContext:
         finally:
             del self._waiting[number]
         if isinstance(answer, Refused):
-            raise MachineError(f"{type(message).__name__} to {to}", answer.reason)
+            raise error_of(f"{type(message).__name__} to {to}", answer)
         return answer
 
     def send_descriptor(self, name: str, fd: int, number: int = 0) -> None:
@@ -162,11 +174,14 @@ class Worker(Protocol):
         """End in order; called once, after Stop."""
 
 
-def run_worker(party: Party, sock: socket.socket, endpoint: str) -> None:
-    """The whole life of a worker process; called in a fresh interpreter by the supervisor. Ends with SystemExit."""
+def run_worker(party: Party, sock: socket.socket, endpoint: str, says: WritingEnd | None = None) -> None:
+    """The whole life of a worker process; called in a fresh interpreter by the supervisor, which reads its log lines
+    from ``says``. Ends with SystemExit."""
     role = ROLES[party]
     parent = os.getppid()
-    log_to_stderr(f"qre-tool {party}")
+    if says is not None:
+        says.become_stderr()
+    log_as_worker(f"qre-tool {party}", marked=says is not None)
     try:
         worker: Worker = importlib.import_module(role.module).create()
         sandbox.enter(role, parent)
@@ -262,7 +277,7 @@ class _Runtime:
         try:
             answer = await self._dispatch(envelope.peer, envelope.body)
         except QreError as error:
-            answer = Refused(reason=str(error)[:512])
+            answer = refusal_of(error)
         except Exception as error:  # noqa: BLE001 - whatever it was, the request gets its one answer
             self._report(error)
             answer = Refused(reason=f"internal error ({type(error).__name__})")
@@ -288,7 +303,6 @@ class _Runtime:
             case Start(config=config) if not self._started:
                 self._context.config = config
                 logging.getLogger("qre").setLevel(config.log_level.upper())
-                lines_are_of(config.profile, config.device)
                 self._connected()
                 self._check_descriptors()
                 await self._worker.start(self._context)

@@ -28,6 +28,7 @@ ELSEWHERE: Final = frozenset(
         Cause.BLACKHOLE,
         Cause.NETWORK,
         Cause.TOO_BIG,
+        Cause.VERSION_MISSING,
     }
 )
 

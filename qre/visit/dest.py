@@ -12,6 +12,7 @@ import concurrent.futures.thread
 import contextlib
 import encodings.idna
 import ipaddress
+import itertools
 import socket
 from collections.abc import Awaitable, Callable
 from typing import Final
@@ -77,8 +78,9 @@ async def resolve(
     lookup: Lookup = look_up,
     ipv4_first: bool = True,
 ) -> tuple[Resolved, ...]:
-    """Every address, at least one: in the resolver's order (RFC 6724), or those of IPv4 before those of IPv6. Raises
-    MachineError with the cause."""
+    """The addresses, at least one, and of many some of either family: in the resolver's order (RFC 6724) and both
+    families by turns (RFC 8305 section 4), or those of IPv4 before those of IPv6. Raises MachineError with the
+    cause."""
     known = numeric(host, port)
     if known is not None:
         if family not in {socket.AF_UNSPEC, known[0]}:
@@ -87,9 +89,17 @@ async def resolve(
     addresses = await lookup(host, port, family)
     if not addresses:
         raise MachineError.of(f"cannot resolve {host}", Cause.NAME_WITHOUT_ADDRESS)
+    tried = _by_turns(list(dict.fromkeys(addresses)))[:MOST_ADDRESSES]
     if ipv4_first:
-        addresses.sort(key=lambda entry: entry[0] != socket.AF_INET)
-    return tuple(dict.fromkeys(addresses))[:MOST_ADDRESSES]
+        tried.sort(key=lambda entry: entry[0] != socket.AF_INET)
+    return tuple(tried)
+
+
+def _by_turns(addresses: list[Resolved]) -> list[Resolved]:
+    """One of each family after the other, beginning with the first one's; each family in its order."""
+    first = [each for each in addresses if each[0] == addresses[0][0]]
+    other = [each for each in addresses if each[0] != addresses[0][0]]
+    return [each for turn in itertools.zip_longest(first, other) for each in turn if each is not None]
 
 
 def _resolvers() -> str:

@@ -1,7 +1,7 @@
 """Dest's addresses while a server runs: resolved again and again, and the one in use.
 
-A name that cannot be refreshed keeps its addresses. The address in use stays as long as the name has it; the prober
-(``probe``) says which one answers.
+A name that cannot be refreshed keeps its addresses, those of an earlier process too. The address in use stays as long
+as the name has it; the prober (``probe``) says which one answers.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ RETRY: Final = 4.0
 
 class DestAddress:
     """Dest's current address, or None as long as there is none. ``failed`` is called with each error, ``moved``
-    whenever another address may be in use."""
+    whenever another address may be in use; ``before`` is where the name was last."""
 
     def __init__(
         self,
@@ -30,6 +30,7 @@ class DestAddress:
         failed: Callable[[str], None],
         lookup: Lookup = look_up,
         moved: Callable[[], None] = lambda: None,
+        before: tuple[Resolved, ...] = (),
     ) -> None:
         self._host = host
         self._port = port
@@ -37,7 +38,7 @@ class DestAddress:
         self._lookup = lookup
         self._moved = moved
         known = numeric(host, port)
-        self._found: tuple[Resolved, ...] = () if known is None else (known,)
+        self._found: tuple[Resolved, ...] = before if known is None else (known,)
         self._order = Candidates()
 
     @property

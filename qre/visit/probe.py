@@ -51,7 +51,10 @@ async def probe(
 ) -> DestProfile:
     """One visit; Dest may say nothing for ``patience`` seconds. Raises MachineError when it cannot be measured."""
     family, peer = dest
-    made = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+    try:
+        made = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+    except OSError as error:
+        raise MachineError.of(f"Dest {host_port(*peer)}", of_network(error.errno)) from error
     handshake = ClientHandshake(
         server_name=server_name,
         public_key=b"",

@@ -1,7 +1,9 @@
 """One ZeroMQ ROUTER per role: a process that reaches the socket has that role, whatever its messages claim.
 
 The endpoint lies in a directory that only the role's group may enter, so no other uid can connect. Input is
-hostile until it was parsed and found in the table (``routes``). Each request gets exactly one answer.
+hostile until it was parsed and found in the table (``routes``). Each request gets exactly one answer. What one worker
+has under way is bounded in number and in bytes, so that it neither fills the supervisor nor stands before another
+worker's heartbeats.
 """
 
 from __future__ import annotations
@@ -23,16 +25,25 @@ from qre.ipc.messages import MAX_MESSAGE, Body, Envelope, Hello, Party, Refused
 from qre.ipc.private_socket import OWNER_ONLY, masked
 from qre.ipc.roles import ROLES
 from qre.ipc.tasks import Tasks
-from qre.ipc.worker import LimitedLog, place_of
+from qre.ipc.worker import LimitedLog, error_of, place_of, refusal_of
 from qre.structs import Message, decoder, encoder
 from qre.supervisor.members.life import WorkerStage
 from qre.supervisor.members.routes import Route, When, route
 
-#: The most unanswered requests of one worker.
-MAX_OPEN_REQUESTS: Final = 512
+#: What one worker may have under way: requests without an answer, one-way messages, and the bytes of both. Several of
+#: the largest that ``routes`` allows (CidSync) have room.
+MAX_OPEN_REQUESTS: Final = 64
+MAX_ONE_WAY: Final = 16
+MAX_OPEN_BYTES: Final = 1 << 19
+#: Those of them that are with other workers; the others wait their turn.
+_MAX_FORWARDED: Final = 4
+_FORWARD_TIMEOUT: Final = 10.0
 _SOCKET_NAME: Final = "s"
-#: Complete messages in a queue, each of MAX_MESSAGE bytes at most: what comes meanwhile waits at its sender.
-_MAX_WAITING: Final = 16
+#: Complete messages of a connection that ZeroMQ keeps for us, each of MAX_MESSAGE bytes at most: what comes meanwhile
+#: waits at its sender.
+_MAX_INCOMING: Final = 2
+#: Those for the worker. ZeroMQ drops what is beyond, heartbeats too; but what is sent unasked is far less.
+_MAX_OUTGOING: Final = 128
 _TOO_MANY: Final = Refused(reason="too many requests at once")
 
 #: Handles a message for the supervisor itself; returns the answer to a request.
@@ -72,14 +83,16 @@ class Router:
         self._identity: bytes | None = None
         self._next_id = 1
         self._waiting: dict[int, asyncio.Future[Message]] = {}
-        self._tasks = Tasks(self._failed)
+        self._requests = Tasks(self._failed)
+        self._one_way = Tasks(self._failed)
+        self._forwarded = asyncio.Semaphore(_MAX_FORWARDED)
         self._decoder: msgspec.msgpack.Decoder[Envelope] = decoder(Envelope)
         self._encoder = encoder()
         self._socket = context.socket(zmq.ROUTER)
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE)
-        self._socket.setsockopt(zmq.SNDHWM, _MAX_WAITING)
-        self._socket.setsockopt(zmq.RCVHWM, _MAX_WAITING)
+        self._socket.setsockopt(zmq.SNDHWM, _MAX_OUTGOING)
+        self._socket.setsockopt(zmq.RCVHWM, _MAX_INCOMING)
         private = runtime / f"{party.value}.router"
         with masked(OWNER_ONLY):
             self._socket.bind(f"ipc://{private}")
@@ -88,14 +101,16 @@ class Router:
 
     def close(self) -> None:
         """Requests that are still unanswered fail."""
-        self._tasks.cancel()
         self._guard.close()
         self.abandon("the daemon ends")
         self._socket.close()
 
     def abandon(self, why: str) -> None:
-        """The worker is gone: its pending requests fail."""
+        """The worker is gone: requests to it fail. Its own end: the next process counts its requests from the
+        beginning, and must not get their answers."""
         self._identity = None
+        self._requests.cancel()
+        self._one_way.cancel()
         for future in self._waiting.values():
             if not future.done():
                 future.set_result(Refused(reason=why))
@@ -104,7 +119,7 @@ class Router:
         """Ask the worker; Refused or no answer raises MachineError."""
         answer = await self.forward(source, message, timeout)
         if isinstance(answer, Refused):
-            raise MachineError(f"worker {self.party}", answer.reason)
+            raise error_of(f"worker {self.party}", answer)
         return answer
 
     async def forward(self, source: Party, message: Message, timeout: float) -> Message:
@@ -152,12 +167,19 @@ class Router:
                 continue
             if found.when is When.ONCE:
                 self._identity = frames[0]
-            if envelope.id and len(self._tasks) >= MAX_OPEN_REQUESTS:
-                self._drop("too many requests at once")
-                await self.send(Envelope(id=envelope.id, answer=True, peer=envelope.peer, body=_TOO_MANY))
+            elif not self._has_room(envelope, len(frames[1])):
+                self._drop(f"too much at once: {type(envelope.body).__name__}")
+                if envelope.id:
+                    await self.send(Envelope(id=envelope.id, answer=True, peer=envelope.peer, body=_TOO_MANY))
                 continue
             # In order: Hello must be seen before what follows it. Requests of other workers run beside it.
-            self._tasks.spawn(self._handle(envelope, handler, peers))
+            tasks = self._requests if envelope.id else self._one_way
+            tasks.spawn(self._handle(envelope, handler, peers), weight=len(frames[1]))
+
+    def _has_room(self, envelope: Envelope, size: int) -> bool:
+        """Whether the worker may have this message of ``size`` bytes under way, too."""
+        many = len(self._requests) >= MAX_OPEN_REQUESTS if envelope.id else len(self._one_way) >= MAX_ONE_WAY
+        return not many and self._requests.weight + self._one_way.weight + size <= MAX_OPEN_BYTES
 
     def _parse_untrusted(self, frames: list[bytes]) -> Envelope:
         try:
@@ -206,6 +228,18 @@ class Router:
                 return await handler(self.party, envelope.body)
             if envelope.peer not in peers:
                 return Refused(reason=f"there is no worker {envelope.peer}")
-            return await peers[envelope.peer].forward(self.party, envelope.body, 10.0)
+            return await self._forward(peers[envelope.peer], envelope.body)
         except QreError as error:
-            return Refused(reason=str(error)[:512])
+            return refusal_of(error)
+
+    async def _forward(self, to: Router, body: Message) -> Message:
+        """Ask another worker for this one. Who asks much waits here, where it delays nobody else."""
+        try:
+            async with asyncio.timeout(_FORWARD_TIMEOUT):
+                await self._forwarded.acquire()
+        except TimeoutError:
+            return _TOO_MANY
+        try:
+            return await to.forward(self.party, body, _FORWARD_TIMEOUT)
+        finally:
+            self._forwarded.release()

@@ -13,12 +13,14 @@ from pathlib import Path
 from qre.errors import MachineError
 from qre.ipc import sandbox
 from qre.ipc.channel import Channel
+from qre.ipc.journal import is_read_by_the_journal
 from qre.ipc.messages import Descriptor, Party
 from qre.ipc.roles import ROLES
 from qre.ipc.worker import run_worker
 from qre.supervisor.members.life import Life, WorkerStage
 from qre.supervisor.members.process import FreshProcess
 from qre.supervisor.members.router import Router, endpoint
+from qre.supervisor.members.worker_lines import WorkerLines
 
 #: (party, name, descriptor): a worker handed up a descriptor, which the receiver closes.
 Offered = Callable[[Party, str, int], None]
@@ -41,6 +43,7 @@ class Supervised:
         self._died = died
         self._offered = offered
         self._process: FreshProcess | None = None
+        self._lines: WorkerLines | None = None
         self._pidfd = -1
         self._condemned = False
         self._channel: Channel[Descriptor] | None = None
@@ -50,17 +53,25 @@ class Supervised:
         ours, theirs = Channel.pair()
         self.greeted = asyncio.Event()
         self.router.abandon("the worker was restarted")
-        process = FreshProcess(target=run_worker, args=(self.party, theirs, self._endpoint), name=f"qre-{self.party}")
+        lines = WorkerLines(self.party) if is_read_by_the_journal() else None
+        says = lines.theirs if lines is not None else None
+        args = (self.party, theirs, self._endpoint, says)
+        process = FreshProcess(target=run_worker, args=args, name=f"qre-{self.party}")
         try:
             with sandbox.starting(ROLES[self.party]):
                 process.start()
         except OSError as error:
             ours.close()
+            if lines is not None:
+                lines.close()
             raise MachineError(f"worker {self.party}", f"cannot start it: {error.strerror}") from error
         finally:
             theirs.close()
+            if says is not None:
+                says.close()
         self.life("spawned")
         self._process, self.pid = process, process.pid or 0
+        self._lines = lines
         self._condemned = False
         self._channel = Channel(ours, Descriptor)
         self._pidfd = os.pidfd_open(self.pid)
@@ -126,6 +137,9 @@ class Supervised:
             loop.remove_reader(self._channel.fileno())
             self._channel.close()
             self._channel = None
+        if self._lines is not None:
+            self._lines.close()
+            self._lines = None
         if self._process is not None:
             self._process.join()
             self._process.close()

@@ -12,7 +12,7 @@ from typing import Literal, NoReturn
 import msgspec
 
 import qre
-from qre.addresses import closed_beside
+from qre.addresses import closed_beside, host_port
 from qre.config.model import ClientSection, GlobalConfig, Profile
 from qre.dest_profile import DestProfile
 from qre.device.kernel_module import check_outer
@@ -83,8 +83,10 @@ def _with_server(made: WorkerConfig, profile: Profile) -> WorkerConfig:
     server, listen = profile.server, profile.listen
     if server is None or listen is None:
         _none(profile)
+    seen, dest = made.dest_profile, host_port(server.dest.host, server.dest.port)
     return msgspec.structs.replace(
         made,
+        dest_profile=None if seen is not None and seen.dest not in {"", dest} else seen,  # of the Dest before
         listen_ip=str(listen.ip),
         listen_port=listen.port,
         dest_host=server.dest.host,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -19,6 +20,14 @@ from tests.support.tunnel import PORT, SERVER_INNER, Tunnel
 VPN, DEST = "vpn.example", "dest.example"
 DEAD_SERVER, DEAD_SITE = "10.90.1.3", "10.90.2.3"
 NOWHERE = "02:00:00:00:00:01"
+#: Becomes the program that it is given, which is told what a kernel without IPv6 says.
+WITHOUT_IPV6 = """
+import errno, os, seccomp, socket, sys
+without = seccomp.SyscallFilter(defaction=seccomp.ALLOW)
+without.add_rule(seccomp.ERRNO(errno.EAFNOSUPPORT), "socket", seccomp.Arg(0, seccomp.EQ, socket.AF_INET6))
+without.load()
+os.execvp(sys.argv[1], sys.argv[1:])
+"""
 
 
 @dataclass
@@ -27,11 +36,23 @@ class NamingDaemon(Daemon):
 
     hosts: Path = Path("/etc/hosts")
     mounts: dict[Path, Path] = field(default_factory=dict)
+    around: list[str] = field(default_factory=list)  # a program that becomes the daemon
 
     def command(self) -> list[str]:
         places = {self.hosts: Path("/etc/hosts"), **self.mounts}
         mount = " && ".join(f"mount --bind {source} {target}" for source, target in places.items()) + ' && exec "$@"'
-        return ["unshare", "--mount", "--propagation", "private", "sh", "-c", mount, "sh", *super().command()]
+        return [
+            "unshare",
+            "--mount",
+            "--propagation",
+            "private",
+            "sh",
+            "-c",
+            mount,
+            "sh",
+            *self.around,
+            *super().command(),
+        ]
 
 
 def named(tunnel: Tunnel, daemon: Daemon, name: str, *addresses: str) -> NamingDaemon:
@@ -67,6 +88,22 @@ def test_a_client_connects_through_the_second_address_within_seconds(lab: Tunnel
     assert f"no session with {VPN}:{PORT} at {DEAD_SERVER}: no answer in time" in said
     assert "the name has another address, which is tried now" in said
     assert took < 8, "2 s for the dead one, and a handshake on a machine with much else to do"
+    assert answered(lab.lab.client, SERVER_INNER) == 5
+
+
+def test_a_client_whose_kernel_has_no_ipv6_passes_over_such_an_address(lab: Tunnel) -> None:
+    """Within the same attempt."""
+    lab.server = named(lab, lab.server, DEST, Lab.SITE)
+    lab.client = named(lab, lab.client, VPN, DEAD_SERVER, "2001:db8::1", Lab.SERVER)
+    assert isinstance(lab.client, NamingDaemon)
+    lab.client.around = [sys.executable, "-c", WITHOUT_IPV6]
+    lab.server.start().wait_ready()
+    lab.client.start().wait_ready()
+    lab.client.wait_session()
+    said = lab.client.said()
+    words = "this machine has no sockets of that version of IP"
+    assert any(words in line and line.endswith("which is tried now") for line in said.splitlines())
+    assert "next attempt in" not in said
     assert answered(lab.lab.client, SERVER_INNER) == 5
 
 

@@ -198,6 +198,35 @@ def test_nobody_connects_by_sending() -> None:
     assert in_sandbox(ROLES[Party.RESOLVER], fast_open) == "EPERM"
 
 
+def test_a_connection_that_a_worker_was_handed_is_led_nowhere_else() -> None:
+    """A replay store's: connect(2) to no family ends it, and would begin another."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    local = ("127.0.0.1", 0)
+    with (
+        socket.create_server(local) as store,
+        socket.create_server(local) as other,
+        socket.create_connection(store.getsockname()) as made,
+    ):
+
+        def lead() -> str:
+            libc.connect(made.fileno(), bytes(16), 16)
+            return refused(lambda: made.connect(other.getsockname()))
+
+        assert in_sandbox(ROLES[Party.HANDSHAKE], lead) == "EACCES"
+
+
+@pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_SEQPACKET])
+def test_a_stream_of_a_path_is_never_connected_anew(kind: socket.SocketKind, tmp_path: Path) -> None:
+    """What ZeroMQ and the pairs are."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, kind)
+    with socket.socket(socket.AF_UNIX, kind) as other, ours:
+        other.bind(str(tmp_path / "other"))
+        other.listen()
+        theirs.close()
+        ours.shutdown(socket.SHUT_RDWR)
+        assert refused(lambda: ours.connect(other.getsockname())) == "EISCONN"
+
+
 def test_tcp_is_left_out_where_landlock_cannot_confine_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sandbox, "_landlock", lambda readable: 3)  # as on Linux 6.1
 

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import socket
+import tempfile
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
 from tests.support.daemons import wait_for
+from tests.support.flooded_supervisor import largest
 from tests.support.lone_daemon import client, server
 
 pytestmark = pytest.mark.root
@@ -43,6 +50,57 @@ def test_a_worker_that_talks_without_end_floods_neither_systemd_nor_the_parent()
         told = [line for line in daemon.notify.poll() if line.startswith("STATUS=chatter")]
         assert len(told) < 500
         assert daemon.shown()["processes"][-1]["restarts"] == 0
+
+
+def test_a_worker_that_floods_the_supervisor_neither_fills_it_nor_ends_another_worker() -> None:
+    with server("handshake=floods") as lone:
+        daemon = lone.daemon
+        daemon.start().wait_ready().wait_status("flooded")
+        assert largest(daemon.processes()["supervisor"]) < 64 << 20
+        assert [process["restarts"] for process in daemon.shown()["processes"]] == [0] * 4
+
+
+@pytest.fixture
+def journal() -> Iterator[tuple[socket.socket, socket.socket, str]]:
+    """What the journal listens on, the datagram socket of another program beside it, and the path of the first."""
+    with tempfile.TemporaryDirectory() as directory, ExitStack() as held:
+        Path(directory).chmod(0o755)
+        path = f"{directory}/journal"
+        made = [held.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)) for _ in range(2)]
+        for each, place in zip(made, (path, f"{path}.other"), strict=True):
+            each.bind(place)
+            Path(place).chmod(0o666)
+        yield made[0], made[1], path
+
+
+def test_what_the_journal_reads_gives_a_worker_no_way_to_other_programs(
+    journal: tuple[socket.socket, socket.socket, str],
+) -> None:
+    """It has no socket of the journal; its lines come from the supervisor, with the fields of the worker."""
+    reads, other, path = journal
+    entries: list[list[str]] = []
+
+    def read() -> None:
+        while entry := reads.recv(8192):
+            entries.append(entry.decode().splitlines())
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    with client("handshake=points") as lone:
+        daemon = lone.daemon
+        daemon.log.touch()
+        stream = daemon.log.stat()
+        daemon.environment |= {"JOURNAL_STREAM": f"{stream.st_dev}:{stream.st_ino}", "QRE_STRANGE_JOURNAL": path}
+        daemon.start().wait_ready()
+        assert "reached by []" in daemon.wait_status("reached by")
+        assert daemon.stop() == 0
+    with pytest.raises(BlockingIOError):
+        other.recv(100, socket.MSG_DONTWAIT)
+    reads.shutdown(socket.SHUT_RD)
+    reader.join()
+    ours = ["SYSLOG_IDENTIFIER=qre-tool", "QRE_PROCESS=handshake", "QRE_PROFILE=client0", "QRE_DEVICE=client0"]
+    assert ["MESSAGE=qre-tool handshake: a line of its own", "PRIORITY=4", *ours] in entries
+    assert ["MESSAGE=QRE_DEVICE=forged", "PRIORITY=6", *ours] in entries
 
 
 def test_too_many_deaths_end_the_daemon_with_a_failure_and_everything_taken_back() -> None:

@@ -7,6 +7,7 @@ QRE_STRANGE names (``handshake=forges,dataplane=hangs``) run the behaviour of th
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import pickle
 import signal
@@ -18,9 +19,10 @@ from types import ModuleType
 from typing import Any
 
 from qre.dataplane.status import DeviceCounters
-from qre.dest_profile import DestProfile
+from qre.dest_profile import MAX_SPOKEN, MAX_VISITS, DestProfile, RecordedVisit, Spoken
 from qre.errors import MachineError, QreError
-from qre.ipc import messages
+from qre.ipc import journal, messages
+from qre.ipc.journal import WritingEnd
 from qre.ipc.messages import Party
 from qre.ipc.roles import ROLES
 from qre.ipc.worker import WorkerContext, run_worker
@@ -206,6 +208,31 @@ class Chatters(Quiet):
         await self.say("last words\nMAINPID=1\x1b[2J")
 
 
+class Floods(Quiet):
+    """Sends the largest that it may as fast as it can, for a while."""
+
+    async def begin(self) -> None:
+        self.task = asyncio.ensure_future(self.flood())
+
+    async def flood(self) -> None:
+        spoken = tuple(
+            Spoken(asked=True, at_us=n, length=1200, eliciting=True, acknowledged=0) for n in range(MAX_SPOKEN)
+        )
+        visits = (RecordedVisit(round_trip_us=1, spoken=spoken),) * MAX_VISITS
+        profile = DestProfile(reachable=True, checked_at=1, visits=visits)
+        cids = messages.CidSync(connection_ids=tuple(os.urandom(20) for _ in range(4096)))
+        asked = [
+            messages.Envelope(peer=Party.SUPERVISOR, body=messages.DestProfileReport(profile=profile)),
+            messages.Envelope(peer=Party.BPF_LOADER, id=1 << 40, body=cids),
+        ]
+        end = time.monotonic() + 5
+        while time.monotonic() < end:
+            for envelope in asked:
+                await self.context._transmit(envelope)
+        await asyncio.sleep(1)
+        await self.say("flooded")
+
+
 class Asks(Quiet):
     """A client that takes more sockets than there are for it."""
 
@@ -220,6 +247,26 @@ class Asks(Quiet):
                 granted += 1
         except QreError as error:
             await self.say(f"{granted} sockets: {error}")
+
+
+class Points(Quiet):
+    """Tries each of its descriptors on the datagram socket of another program, which is beside the journal's."""
+
+    async def begin(self) -> None:
+        self.context.log.warning("a line of its own\nQRE_DEVICE=forged")
+        self.later(0.1, lambda: asyncio.ensure_future(self.point()))
+
+    async def point(self) -> None:
+        place = os.environ["QRE_STRANGE_JOURNAL"] + ".other"
+        reached = []
+        for fd in range(256):
+            with contextlib.suppress(OSError), socket.socket(fileno=os.dup(fd)) as made:
+                if (made.family, made.type) == (socket.AF_UNIX, socket.SOCK_DGRAM):
+                    reached.append(f"{fd}, {made.sendto(b'tulip', place)} bytes")
+                if made.family == socket.AF_UNIX:
+                    made.connect(place)
+                    reached.append(f"{fd}, connected")
+        await self.say(f"reached by {reached}")
 
 
 class Holds(Quiet):
@@ -241,7 +288,7 @@ BEHAVIOURS = {
     "quiet": Quiet, "up": Up, "dies": Dies, "dies-starting": DiesStarting, "fails": Fails, "refuses": Refuses,
     "hangs": Hangs, "hangs-starting": HangsStarting, "hangs-stopping": HangsStopping, "forges": Forges,
     "hands-up": HandsUp, "no-reload": NoReload, "unpicklable": Unpicklable,
-    "chatters": Chatters, "asks": Asks, "holds": Holds,
+    "chatters": Chatters, "asks": Asks, "holds": Holds, "floods": Floods, "points": Points,
 }  # fmt: skip
 
 
@@ -255,12 +302,12 @@ def strange(party: Party) -> str:
     return next((behaviour for role, behaviour in pairs if role == party.value), "")
 
 
-def run_strange_worker(party: Party, sock: socket.socket, endpoint: str) -> None:
+def run_strange_worker(party: Party, sock: socket.socket, endpoint: str, says: WritingEnd | None = None) -> None:
     behaviour = strange(party)
     if behaviour:
         os.environ["QRE_STRANGE_NOW"] = behaviour
         ROLES[party] = replace(ROLES[party], module=__name__)
-    run_worker(party, sock, endpoint)
+    run_worker(party, sock, endpoint, says)
 
 
 def run_strange_supervisor(sock: socket.socket, parent: int, log_level: str) -> None:
@@ -270,4 +317,5 @@ def run_strange_supervisor(sock: socket.socket, parent: int, log_level: str) -> 
         for module, name, seconds in IMPATIENCE.get(strange(party), ()):
             setattr(module, name, seconds)
     life.LONGEST_PAUSE = 0.8
+    journal.SOCKET = os.environ.get("QRE_STRANGE_JOURNAL", journal.SOCKET)  # type: ignore[misc]
     main.run_supervisor(sock, parent, log_level)

@@ -50,6 +50,7 @@ def test_an_error_carries_its_cause() -> None:
         (errno.ENETDOWN, Cause.LINK_DOWN),
         (errno.EADDRINUSE, Cause.ADDRESS_IN_USE),
         (errno.EADDRNOTAVAIL, Cause.ADDRESS_MISSING),
+        (errno.EAFNOSUPPORT, Cause.VERSION_MISSING),
         (errno.ENOBUFS, Cause.NO_MEMORY),
         (errno.EMFILE, Cause.TOO_MANY_FILES),
         (errno.EXDEV, Cause.NETWORK),

@@ -18,6 +18,7 @@ import pytest
 import zmq
 import zmq.asyncio
 
+from qre.causes import Cause
 from qre.ends import Role
 from qre.errors import MachineError, QreError, UserError
 from qre.ipc import worker as runtime
@@ -213,6 +214,9 @@ def test_own_requests_are_answered_refused_or_time_out(tmp_path: Path) -> None:
         assert await answered(SocketGranted(number=3)) == SocketGranted(number=3)
         with pytest.raises(MachineError, match="not today"):
             await answered(Refused(reason="not today"))
+        with pytest.raises(MachineError, match="no way there") as caught:
+            await answered(Refused(reason="no way there", cause=Cause.NO_ROUTE))
+        assert caught.value.cause is Cause.NO_ROUTE
         with pytest.raises(MachineError, match=r"no answer in 0\.05 s"):
             await answered(None)
 

@@ -12,13 +12,16 @@ import pytest
 import zmq
 import zmq.asyncio
 
-from qre.errors import MachineError
+from qre.causes import Cause
+from qre.errors import MachineError, QreError
 from qre.ipc.messages import (
     CidAdopt,
+    CidSync,
     Done,
     Envelope,
     Heartbeat,
     Hello,
+    NetworkChanged,
     Party,
     Refused,
     RoleState,
@@ -29,24 +32,25 @@ from qre.ipc.messages import (
 from qre.ipc.worker import LimitedLog
 from qre.structs import Message, decoder, encoder
 from qre.supervisor.members.life import WorkerStage
-from qre.supervisor.members.router import Router, endpoint
+from qre.supervisor.members.router import MAX_ONE_WAY, MAX_OPEN_BYTES, Router, endpoint
 from tests.support.daemons import PATIENCE, until
 
 CID = bytes(20)
 
 
 class Bench:
-    """Routers of handshake and bpf_loader, and a raw DEALER for each, as workers would have."""
+    """Routers of three workers, and a raw DEALER for each, as workers would have."""
 
     def __init__(self, runtime: Path) -> None:
         self.context = zmq.asyncio.Context()
         self.said: list[str] = []
         self.handled: list[tuple[Party, Message]] = []
         self.stage = WorkerStage.SPAWNED
+        self.fails: QreError | None = None
         self.routers: dict[Party, Router] = {}
         self.dealers: dict[Party, zmq.asyncio.Socket] = {}
         log = LimitedLog(type("Log", (), {"log": lambda _, level, *words: self.said.append(str(words))})())
-        for party in (Party.HANDSHAKE, Party.BPF_LOADER):
+        for party in (Party.HANDSHAKE, Party.BPF_LOADER, Party.NETLINK):
             (runtime / party.value).mkdir(exist_ok=True)
             router = Router(self.context, runtime, party, log)
             router.stage = lambda: self.stage
@@ -59,6 +63,8 @@ class Bench:
 
     async def handle(self, source: Party, message: Message) -> Message | None:
         self.handled.append((source, message))
+        if self.fails is not None:
+            raise self.fails
         return SocketGranted(number=3) if isinstance(message, SocketRequest) else None
 
     async def send(self, party: Party, body: Any, peer: Party = Party.SUPERVISOR, **rest: Any) -> None:
@@ -71,7 +77,7 @@ class Bench:
     async def greet(self) -> None:
         for party in self.routers:
             await self.send(party, Hello(role=party, pid=os.getpid()))
-        await self.until(lambda: len(self.handled) == 2)
+        await self.until(lambda: len(self.handled) == len(self.routers))
         self.handled.clear()
         self.stage = WorkerStage.READY
 
@@ -104,6 +110,17 @@ def test_a_request_to_the_supervisor_is_answered_with_its_id(tmp_path: Path) -> 
         await bench.send(Party.HANDSHAKE, SocketRequest(peer="192.0.2.1", port=443), id=41)
         answer = await bench.receive(Party.HANDSHAKE)
         assert (answer.id, answer.answer, answer.body) == (41, True, SocketGranted(number=3))
+
+    drive(tmp_path, story)
+
+
+def test_a_refusal_says_its_cause(tmp_path: Path) -> None:
+    async def story(bench: Bench) -> None:
+        await bench.greet()
+        bench.fails = MachineError.of("client underlay [::]:0", Cause.VERSION_MISSING)
+        await bench.send(Party.HANDSHAKE, SocketRequest(peer="2001:db8::1", port=443), id=41)
+        answer = (await bench.receive(Party.HANDSHAKE)).body
+        assert answer == Refused(reason=str(bench.fails), cause=Cause.VERSION_MISSING)
 
     drive(tmp_path, story)
 
@@ -213,5 +230,75 @@ def test_a_request_too_many_is_answered_too(tmp_path: Path, monkeypatch: pytest.
         for number in (3, 4):
             answer = await bench.receive(Party.HANDSHAKE)
             assert (answer.id, answer.body) == (number, Refused(reason="too many requests at once"))
+
+    drive(tmp_path, story)
+
+
+def test_of_one_way_messages_too_some_are_dropped_but_never_the_next_processs_hello(tmp_path: Path) -> None:
+    async def story(bench: Bench) -> None:
+        await bench.greet()
+        router = bench.routers[Party.NETLINK]
+        for _ in range(MAX_ONE_WAY + 5):  # the handshake worker answers none
+            await bench.send(Party.NETLINK, NetworkChanged(), peer=Party.HANDSHAKE)
+        await bench.until(lambda: router.dropped == 5)
+        router.abandon("the worker died")
+        bench.stage = WorkerStage.SPAWNED
+        await bench.send(Party.NETLINK, Hello(role=Party.NETLINK, pid=os.getpid()))
+        await bench.until(lambda: len(bench.handled) == 1)
+        assert router.dropped == 5
+
+    drive(tmp_path, story)
+
+
+def test_few_of_one_workers_requests_are_with_another_at_a_time(tmp_path: Path) -> None:
+    async def story(bench: Bench) -> None:
+        await bench.greet()
+        for number in range(1, 12):
+            await bench.send(Party.HANDSHAKE, CidAdopt(connection_id=CID), peer=Party.BPF_LOADER, id=number)
+        first = [await bench.receive(Party.BPF_LOADER) for _ in range(4)]
+        assert {each.peer for each in first} == {Party.HANDSHAKE}
+        beat = asyncio.ensure_future(bench.routers[Party.BPF_LOADER].request(Party.SUPERVISOR, Heartbeat(), PATIENCE))
+        asked = await bench.receive(Party.BPF_LOADER)
+        assert isinstance(asked.body, Heartbeat), "it does not wait behind the others"
+        for each in (asked, *first):
+            await bench.send(Party.BPF_LOADER, Done(), peer=each.peer, id=each.id, answer=True)
+        assert await beat == Done()
+        assert [(await bench.receive(Party.HANDSHAKE)).id for _ in range(4)] == [1, 2, 3, 4]
+        assert isinstance((await bench.receive(Party.BPF_LOADER)).body, CidAdopt)
+
+    drive(tmp_path, story)
+
+
+def test_more_bytes_than_one_worker_may_have_under_way_are_refused(tmp_path: Path) -> None:
+    async def story(bench: Bench) -> None:
+        await bench.greet()
+        many = CidSync(connection_ids=tuple(number.to_bytes(20, "big") for number in range(4096)))
+        room = MAX_OPEN_BYTES // len(encoder().encode(Envelope(peer=Party.BPF_LOADER, id=9, body=many)))
+        for number in range(room + 1):
+            await bench.send(Party.HANDSHAKE, many, peer=Party.BPF_LOADER, id=number + 1)
+        answer = await bench.receive(Party.HANDSHAKE)
+        assert (answer.id, answer.body) == (room + 1, Refused(reason="too many requests at once"))
+
+    drive(tmp_path, story)
+
+
+def test_what_a_process_asked_for_is_not_answered_to_the_next_one(tmp_path: Path) -> None:
+    """Which numbers its own requests from the beginning, too."""
+
+    async def story(bench: Bench) -> None:
+        await bench.greet()
+        router = bench.routers[Party.HANDSHAKE]
+        await bench.send(Party.HANDSHAKE, CidAdopt(connection_id=CID), peer=Party.BPF_LOADER, id=1)
+        asked = await bench.receive(Party.BPF_LOADER)
+        router.abandon("the worker died")
+        bench.stage = WorkerStage.SPAWNED
+        await bench.send(Party.HANDSHAKE, Hello(role=Party.HANDSHAKE, pid=os.getpid()))
+        await bench.until(lambda: len(bench.handled) == 1)
+        await bench.send(Party.BPF_LOADER, Done(), peer=Party.HANDSHAKE, id=asked.id, answer=True)
+        await asyncio.sleep(0.2)
+        beat = asyncio.ensure_future(router.request(Party.SUPERVISOR, Heartbeat(), PATIENCE))
+        first = await bench.receive(Party.HANDSHAKE)
+        assert isinstance(first.body, Heartbeat), "and no answer before it"
+        beat.cancel()
 
     drive(tmp_path, story)

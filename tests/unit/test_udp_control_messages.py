@@ -9,8 +9,11 @@ from ipaddress import ip_address
 
 import pytest
 
+from qre.causes import Cause
+from qre.errors import MachineError
+from qre.kernel.udp import underlay_sockets
 from qre.kernel.udp.control_messages import as_sockaddr, family_of, source_of
-from qre.kernel.udp.underlay_sockets import client_socket, group_socket, source_address
+from qre.kernel.udp.underlay_sockets import client_socket, group_socket, require_free, source_address
 from qre.workers.handshake.port.datagrams import receive_into, send_to
 from qre.workers.handshake.port.flow_parts import network_of
 from tests.support.daemons import PATIENCE
@@ -90,3 +93,14 @@ def test_a_household_has_one_share_of_the_port() -> None:
     same = {network_of(ip) for ip in ("2001:db8:1:200::1", "2001:db8:1:2ff:ffff::1", "2001:0db8:1:2aa::")}
     assert len(same) == 1
     assert network_of("2001:db8:1:300::1") not in same
+
+
+def test_a_kernel_without_a_version_of_ip_is_the_cause(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(*_: object, **__: object) -> None:
+        raise OSError(errno.EAFNOSUPPORT, "")
+
+    monkeypatch.setattr(underlay_sockets, "_new", missing)
+    for asked in (lambda: client_socket("", 0, socket.AF_INET6), lambda: require_free("::", 443)):
+        with pytest.raises(MachineError, match="no sockets of that version of IP") as caught:
+            asked()
+        assert caught.value.cause is Cause.VERSION_MISSING

@@ -11,7 +11,10 @@ from contextlib import suppress
 from ipaddress import ip_address
 from typing import Final
 
+import msgspec
+
 from qre.addresses import Address, host_port
+from qre.causes import WORDS, of_network
 from qre.dest_profile import DestProfile
 from qre.ends import WhenDestIsDown
 from qre.errors import MachineError, QreError
@@ -20,7 +23,7 @@ from qre.ipc.tasks import Tasks
 from qre.ipc.worker import WorkerContext
 from qre.kernel.udp.control_messages import family_of
 from qre.quic.client.client_handshake import STEP_TIMEOUT
-from qre.visit.dest import Resolved
+from qre.visit.dest import Resolved, numeric
 from qre.visit.dest_address import DestAddress
 from qre.visit.probe import Prober, imitable
 from qre.workers.handshake.names import lookup_of
@@ -46,8 +49,10 @@ class DestWatch:
         self._tasks = Tasks(context.internal_error)
         self.profile = context.config.dest_profile
         self._moved, self._moved_over_ipv6 = asyncio.Event(), asyncio.Event()
-        self._over_ipv6: Resolved | None = None  # once it has answered there
         self._address = self._new_address()
+        was = context.config.dest_for_ipv6
+        #: Once it has answered there.
+        self._over_ipv6 = numeric(str(was), context.config.dest_port) if was is not None else None
         self._prober = self._new_prober()
 
     @property
@@ -93,7 +98,7 @@ class DestWatch:
 
     async def start(self) -> None:
         """Resolve its name once, then resolve and probe continuously."""
-        if self._address.current is None:
+        if self._context.config.dest_address is None:  # another process's of this daemon: resolved a moment ago
             await self._address.first()
         self._begin()
 
@@ -166,7 +171,9 @@ class DestWatch:
                 if (await self._visit(dest, STEP_TIMEOUT)).reachable:
                     return True
                 why = "it does not answer"
-        except (QreError, OSError) as error:
+        except OSError as error:
+            why = WORDS[of_network(error.errno)].why
+        except QreError as error:
             why = str(error)
         text = f"Dest over IPv6, {host_port(*dest[1])}: {why}; visitors over IPv6 get its other address"
         self._context.limited("dest over IPv6", text)
@@ -184,6 +191,16 @@ class DestWatch:
         self._moved.set()
         self._moved_over_ipv6.set()
 
+    def _last_addresses(self) -> tuple[Resolved, ...]:
+        """Where Dest was: as this daemon's worker before us has reported it, or as an earlier daemon has visited it.
+        The name may not resolve now."""
+        config = self._context.config
+        told = [str(each) for each in (config.dest_address, config.dest_for_ipv6) if each is not None]
+        if not told and self.profile is not None:
+            told = [self.profile.address_of(host_port(config.dest_host, config.dest_port))]
+        found = (numeric(each, config.dest_port) for each in dict.fromkeys(told))
+        return tuple(each for each in found if each is not None)
+
     def _new_address(self) -> DestAddress:
         config = self._context.config
         return DestAddress(
@@ -192,6 +209,7 @@ class DestWatch:
             lambda text: self._context.limited("dest", text),
             lookup_of(self._context),
             self._has_moved,
+            self._last_addresses(),
         )
 
     def _new_prober(self) -> Prober:
@@ -215,13 +233,17 @@ class DestWatch:
             patience_ms=round(patience * 1000),
         )
         answer = await self._context.request(Party.SUPERVISOR, asked, _LONGEST_VISIT)
-        if not isinstance(answer, DestVisited) or answer.profile is None:
-            raise MachineError(answer.why if isinstance(answer, DestVisited) else "the visit has no answer")
-        return answer.profile
+        seen = answer if isinstance(answer, DestVisited) else DestVisited(profile=None, why="the visit has no answer")
+        if seen.profile is None:
+            error = MachineError(seen.why)
+            error.cause = seen.cause
+            raise error
+        return seen.profile
 
     async def _probed(self, profile: DestProfile) -> None:
-        self.profile = profile
-        await self._found(profile)
+        config = self._context.config
+        self.profile = msgspec.structs.replace(profile, dest=host_port(config.dest_host, config.dest_port))
+        await self._found(self.profile)
 
 
 def _ip_of(found: Resolved | None) -> Address | None:

@@ -11,11 +11,12 @@ import socket
 from ipaddress import ip_address
 
 from qre.causes import Cause
+from qre.ends import MAX_ADDRESSES
 from qre.errors import MachineError, QreError
 from qre.ipc.errand import ErrandWorker
 from qre.ipc.messages import NameResolved, Party, ResolveName
 from qre.structs import Message
-from qre.visit.dest import MOST_ADDRESSES, look_up, preload
+from qre.visit.dest import look_up, preload
 
 _FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6, 0: socket.AF_UNSPEC}
 
@@ -33,7 +34,7 @@ class ResolverWorker(ErrandWorker):
             return NameResolved(cause=error.cause or Cause.RESOLVER_FAILED, detail=error.detail[:512])
         # An IPv6 address may have a zone behind it: no address of a host elsewhere.
         addresses = dict.fromkeys(ip_address(ip) for _, (ip, _) in found if "%" not in ip)
-        return NameResolved(addresses=tuple(addresses)[:MOST_ADDRESSES])
+        return NameResolved(addresses=tuple(addresses)[:MAX_ADDRESSES])
 
 
 def create() -> ResolverWorker:

@@ -37,7 +37,7 @@ class VisitWorker(ErrandWorker):
             patience = message.patience_ms / 1000
             profile = await probe(where, message.server_name, self._fingerprint, self._trust, patience)
         except MachineError as error:
-            return DestVisited(profile=None, why=str(error)[:512])
+            return DestVisited(profile=None, why=str(error)[:512], cause=error.cause)
         return DestVisited(profile=profile)
 
 

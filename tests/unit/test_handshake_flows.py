@@ -215,7 +215,7 @@ def test_what_is_no_hello_goes_to_dest_at_once_with_its_mark() -> None:
 
 def test_what_dest_says_goes_back_as_it_came() -> None:
     world = World()
-    world.come(b"garbage")
+    world.come(b"garbage".ljust(60))
     for data in (b"\x80\x00\x00\x00\x00versions", retry(b"abcd"), b"", bytes(21)):
         world.answer(data, ecn=1)
         assert world.replies[-1] == (VISITOR, data, 1)

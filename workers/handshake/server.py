@@ -288,7 +288,7 @@ class Server:
         now, table = time.monotonic(), self._table
         if table.unread:
             self._performer.perform(table.look(now), now)
-        if len(data) <= segment or flow.passes_all:
+        if len(data) <= segment or flow.passes(data, segment):
             self._performer.perform(table.reply(flow, data, ecn, now, segment), now)
             return
         for at in range(0, len(data), segment):

@@ -108,7 +108,7 @@ class FlowTable:
         return self._happens(flow, FlowEvent.DATAGRAM, now, data, ecn)
 
     def reply(self, flow: Flow, data: bytes, ecn: int, now: float, segment: int = 0) -> Sequence[Effect]:
-        """One datagram from Dest for the visitor of ``flow``, or several of ``segment`` bytes if it ``passes_all``.
+        """One datagram from Dest for the visitor of ``flow``, or several of ``segment`` bytes that it ``passes``.
         What is ``unread`` has to be looked at before."""
         ours = self._books.clients.get(flow.source) is flow
         if not ours and self._books.visitors.get(flow.source) is not flow:

@@ -59,6 +59,12 @@ def test_a_section_has_its_addresses_and_nothing_else() -> None:
     assert asked(table, "b", ONE, "10.77.0.2/24"), "its next session, too"
 
 
+def test_a_short_id_that_is_in_no_list_gets_nothing() -> None:
+    table = grants(ONE)
+    assert asked(table, "a", TWO, "10.77.0.9/24") == []
+    assert why(table, TWO, "10.77.0.9/24") == ["10.77.0.9 is asked for by a short id that is in no list"]
+
+
 def test_nobody_else_has_the_address_of_a_section_whether_that_client_is_there_or_not() -> None:
     table = grants(TWO)
     assert asked(table, "b", TWO, "10.77.0.2/24") == []

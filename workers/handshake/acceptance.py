@@ -257,6 +257,8 @@ class Acceptance:
         self._send(one, now)
         while (event := one.inner.next_event()) is not None:
             match event:
+                case AddressesRequested() if one.short_id not in self.grants.identities.short_ids:
+                    one.inner.close(CloseReason.REMOVED)
                 case AddressesRequested() if self.turn_away(one):
                     one.inner.close(CloseReason.TWIN)
                 case AddressesRequested(addresses=wanted):

@@ -1,11 +1,11 @@
 """Which inner addresses a client may have: the server's answer to ADDRESS_REQUEST (RFC 9484 §4.7.2).
 
-An address is granted when it lies inside one of the server's networks, is neither the server's own nor the network or
-broadcast address, and belongs to no other client. What a client's section says belongs to it alone, and it gets
-nothing else. Any other address belongs to the short id that holds it, in a session or a handshake under way, or else
-to the one that had it last; and of each network no short id gets more than its share. A second session of the same
-short id shares the addresses of the first until it replaces it. Sans-IO; the caller chooses the keys that name
-holders.
+A short id that is let in is granted an address when that lies inside one of the server's networks, is neither the
+server's own nor the network or broadcast address, and belongs to no other client. What a client's section says
+belongs to it alone, and it gets nothing else. Any other address belongs to the short id that holds it, in a session
+or a handshake under way, or else to the one that had it last; and of each network no short id gets more than its
+share. A second session of the same short id shares the addresses of the first until it replaces it. Sans-IO; the
+caller chooses the keys that name holders.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ _MOST_OF_A_NETWORK = 2 * MAX_ADDRESSES
 class Denial(enum.Enum):
     """Why an address is not granted. The value is for people; it may end in the name of the client that has it."""
 
+    UNKNOWN = "is asked for by a short id that is in no list"
     OUTSIDE = "is no client's address in the tunnel's networks"
     NOT_ITS = "is not in its section"
     OWNED = "belongs to client"
@@ -40,6 +41,7 @@ class Denial(enum.Enum):
 
 #: What the client is told.
 CAUSES = {
+    Denial.UNKNOWN: Cause.ADDRESS_OUTSIDE,  # it is not told: the session is closed with CloseReason.REMOVED
     Denial.OUTSIDE: Cause.ADDRESS_OUTSIDE,
     Denial.NOT_ITS: Cause.ADDRESS_NOT_ITS,
     Denial.OWNED: Cause.ADDRESS_TAKEN,
@@ -61,11 +63,9 @@ class Denied:
 class Grants:
     """``own`` are the device's interface addresses; ``leases`` are changed by ``confirm`` alone."""
 
-    def __init__(
-        self, own: Iterable[Interface], identities: Identities | None = None, leases: Leases | None = None
-    ) -> None:
+    def __init__(self, own: Iterable[Interface], identities: Identities, leases: Leases | None = None) -> None:
         self._own = tuple(own)
-        self._identities = identities or Identities()
+        self._identities = identities
         self._shares: dict[Network, int] = {}
         self.leases = leases or Leases()
         self._held: dict[Hashable, tuple[bytes, frozenset[Address]]] = {}
@@ -146,6 +146,8 @@ class Grants:
     def _judge(self, short_id: bytes, interface: Interface, asked: Iterable[Address] = ()) -> Denied | None:
         """Why this address is not granted; None: it is. ``asked`` are granted by the same request."""
         address = interface.ip
+        if short_id not in self.identities.short_ids:
+            return Denied(address, Denial.UNKNOWN)
         network = next((own for own in self._own if is_host_of(interface, own)), None)
         if network is None or any(address == own.ip for own in self._own):
             return Denied(address, Denial.OUTSIDE)

@@ -6,10 +6,13 @@ import asyncio
 import os
 import socket
 from collections.abc import Awaitable, Callable
-from ipaddress import ip_interface
+from ipaddress import ip_interface, ip_network
 from pathlib import Path
 from types import TracebackType
-from typing import cast
+from typing import Any, cast
+
+import msgspec
+import pytest
 
 from qre.dataplane.protocol import LossReason, SessionConfirmed, SessionLost, SessionSilent
 from qre.ends import Role, WhenDestIsDown
@@ -54,7 +57,7 @@ class InProcessClient:
 
     def __init__(self, port: int, public_key: bytes) -> None:
         self.secrets_fd = empty_memfd("session_secrets")
-        self._secrets = ProfileSecrets(public_key=public_key, short_id=SHORT_ID)
+        self.secrets = ProfileSecrets(public_key=public_key, short_id=SHORT_ID)
         config = WorkerConfig(
             profile="client0",
             device="client0",
@@ -76,7 +79,7 @@ class InProcessClient:
     async def start(self) -> None:
         context = cast(WorkerContext, self.context)  # a fake one
         self.store = SecretsStore(self.secrets_fd)
-        self.client = Client(context, self._secrets, self.store, load_fingerprint(), TrustStore([], "nobody"))
+        self.client = Client(context, self.secrets, self.store, load_fingerprint(), TrustStore([], "nobody"))
         self.context.client = self.client
         await self.client.start()
 
@@ -173,6 +176,83 @@ def test_a_new_session_is_made_beside_one_whose_peer_is_silent() -> None:
         dataplane.tell(SessionSilent(session_id=new, silent=False))
         await asyncio.sleep(0.3)  # another would have begun
         assert client.client.status().handshakes == 2
+
+    connect(work)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"address": (ip_interface("10.77.0.50/24"),)},
+        {"allowed_ips": (ip_network("10.77.0.0/24"), ip_network("192.168.7.0/24"))},
+    ],
+    ids=["Address", "AllowedIPs"],
+)
+def test_a_reload_with_other_addresses_or_networks_makes_a_new_session_at_once(change: dict[str, Any]) -> None:
+    """A session has them for life: with the old one nothing passes, and it says that it is connected."""
+
+    async def work(client: InProcessClient, server: InProcessServer) -> None:
+        dataplane = client.new_dataplane()
+        old = await client.session()
+        dataplane.tell(SessionConfirmed(session_id=old))
+        await until(lambda: client.client.status().up)
+        await client.client.reload(client.secrets)
+        await asyncio.sleep(0.2)
+        assert len(dataplane.registry.sessions) == 1, "a reload that changes nothing of it"
+        client.context.config = msgspec.structs.replace(client.context.config, **change)
+        await client.client.reload(client.secrets)
+        await until(lambda: len(dataplane.registry.sessions) == 2)
+        (new,) = set(dataplane.registry.sessions) - {old}
+        record = client.client._sessions.record(new)
+        assert record is not None
+        assert [each.ip for each in record.handed_over.addresses] == [
+            each.ip for each in client.context.config.address
+        ]
+        assert dataplane.registry.sessions[new].install.allowed_ips == client.context.config.allowed_ips
+        dataplane.tell(SessionConfirmed(session_id=new))
+        await until(lambda: client.client._sessions.ends(old))
+        assert client.client.status().text.startswith("connected")
+
+    connect(work)
+
+
+def test_what_the_server_does_not_grant_after_a_reload_is_told_and_tried_again() -> None:
+    async def work(client: InProcessClient, server: InProcessServer) -> None:
+        dataplane = client.new_dataplane()
+        old = await client.session()
+        dataplane.tell(SessionConfirmed(session_id=old))
+        await until(lambda: client.client.status().up)
+        good = client.context.config
+        client.context.config = msgspec.structs.replace(good, address=(ip_interface("10.99.0.2/24"),))
+        await client.client.reload(client.secrets)
+        await until(lambda: "the session has the former Address" in client.client.status().text)
+        assert "is no client's address in the server's networks" in client.client.status().text
+        granted = len(client.context.granted)
+        await until(lambda: len(client.context.granted) > granted)
+        client.context.config = good
+        await client.client.reload(client.secrets)
+        await until(lambda: client.client.status().text.startswith("connected"))
+        assert set(dataplane.registry.sessions) == {old}, "it is what the profile says again"
+
+    connect(work)
+
+
+def test_a_session_of_an_earlier_process_that_has_other_addresses_is_renewed() -> None:
+    async def work(client: InProcessClient, server: InProcessServer) -> None:
+        dataplane = client.new_dataplane()
+        old = await client.session()
+        dataplane.tell(SessionConfirmed(session_id=old))
+        await until(lambda: client.client.status().up)
+        await client.client.stop()
+        client.store.close()
+        client.context.numbered = {("client_udp", 1): os.dup(client.context.granted[1].fileno())}
+        client.context.config = msgspec.structs.replace(
+            client.context.config, address=(ip_interface("10.77.0.50/24"),)
+        )
+        await client.start()
+        dataplane = client.new_dataplane()
+        await until(lambda: len(dataplane.registry.sessions) == 2)
+        assert old in dataplane.registry.sessions
 
     connect(work)
 

@@ -49,7 +49,6 @@ from qre.workers.handshake.port.volley import Volley
 from qre.workers.handshake.port_sharing import PortSharing
 from qre.workers.handshake.recognition.recogniser import Recogniser
 from qre.workers.handshake.recognition.replay_file import read_replay_file
-from qre.workers.handshake.server_settings import flow_limits, follows
 from qre.workers.handshake.sessions.disowning import Disowning
 from qre.workers.handshake.sessions.live_sessions import Sessions
 from qre.workers.handshake.sessions.routed_cids import RoutedCids
@@ -62,6 +61,7 @@ from qre.workers.handshake.sessions.session_state import (
     Orphaned,
     OrphanEnded,
 )
+from qre.workers.handshake.worker_settings import flow_limits, follows
 
 #: Datagrams read in one turn of the loop.
 _TURN: Final = 64

@@ -77,7 +77,7 @@ class Grants:
 
     @own.setter
     def own(self, addresses: Iterable[Interface]) -> None:
-        """A reload may change them; earlier grants stay with their holders."""
+        """A reload may change them; see ``still_its``."""
         self._own = tuple(addresses)
         self._shares.clear()
 
@@ -130,7 +130,10 @@ class Grants:
         self._held.pop(holder, None)
 
     def still_its(self, short_id: bytes, addresses: Iterable[Address]) -> bool:
-        """Whether the sections of a new configuration leave a session what it was granted."""
+        """Whether a new configuration leaves a session what it was granted: its networks, and its sections."""
+        addresses = tuple(addresses)
+        if any(self._network(ip_interface(address)) is None for address in addresses):
+            return False
         section = self.identities.sections.get(short_id)
         if section is not None:
             mine = {address.ip for address in section.address}
@@ -148,8 +151,8 @@ class Grants:
         address = interface.ip
         if short_id not in self.identities.short_ids:
             return Denied(address, Denial.UNKNOWN)
-        network = next((own for own in self._own if is_host_of(interface, own)), None)
-        if network is None or any(address == own.ip for own in self._own):
+        network = self._network(interface)
+        if network is None:
             return Denied(address, Denial.OUTSIDE)
         owner = self.identities.owner(address)
         if owner is not None and owner != short_id:
@@ -166,6 +169,12 @@ class Grants:
         if address not in has and sum(each in network.network for each in has) >= self._share(network):
             return Denied(address, Denial.SHARE)
         return None
+
+    def _network(self, interface: Interface) -> Interface | None:
+        """In which of our own networks this may be a client's address."""
+        if any(interface.ip == own.ip for own in self._own):
+            return None
+        return next((own for own in self._own if is_host_of(interface, own)), None)
 
     def _share(self, own: Interface) -> int:
         """How many addresses of one network a short id without a section may have at a time."""

@@ -71,8 +71,10 @@ def references(count: int) -> bytes:
 def test_initials_of_somebody_who_saw_the_hello_cost_nothing_and_change_nothing() -> None:
     hostile = HostileClient(round_trips=0)
     payloads = one_byte_frames(lambda offset: crypto_frame(offset, b"x"), 100_000)
+    read = hostile.read[tls.Epoch.INITIAL]
     for _ in range(250):
         hostile.inject_initial(next(payloads))
+    assert hostile.read[tls.Epoch.INITIAL] == read + 250, "each is whole, and was opened"
     assert hostile.failure is None
     receiver = hostile.server._connection._crypto_streams[tls.Epoch.INITIAL].receiver
     assert len(receiver._ranges) == 0, "nothing of it is kept"

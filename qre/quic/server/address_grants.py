@@ -107,6 +107,16 @@ class Grants:
         found = (self._judge(short_id, interface) for interface in list(wanted)[:MAX_ADDRESSES])
         return [denied for denied in found if denied is not None]
 
+    def why_not(self, short_id: bytes, wanted: Iterable[Interface]) -> Cause:
+        """What the client is told: of the first address that it may not have."""
+        denials = self.denials(short_id, wanted)
+        return CAUSES[denials[0].denial] if denials else Cause.ADDRESS_OUTSIDE
+
+    def why_not_in_words(self, short_id: bytes, wanted: Iterable[Interface], granted: Iterable[Interface]) -> str:
+        """Of everything that was not granted, and whose it is; empty when all was."""
+        got = {address.ip for address in granted}
+        return "; ".join(self.words(each) for each in self.denials(short_id, wanted) if each.address not in got)
+
     def words(self, denied: Denied) -> str:
         """One denial, for people."""
         other = f" {self.identities.who(denied.other)}" if denied.other is not None else ""

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 import msgspec
 import pytest
 
+from qre.dataplane.protocol import SessionConfirmed
 from qre.errors import QreError, UserError
 from qre.ipc.channel import Channel
 from tests.host.test_handshake_server import HERE, PORT
@@ -62,6 +63,32 @@ def test_each_server_gets_its_own_clients_at_once(site: Caddy) -> None:
             assert not any(server.server.status().strangers for server in (front, joined, third))
 
     serve_both(site, work)
+
+
+def test_at_a_port_of_all_addresses_each_client_is_answered_from_the_one_that_it_speaks_to(site: Caddy) -> None:
+    """Of our own clients, and of those that are passed on."""
+
+    async def run() -> None:
+        dest = ("127.0.0.1", PORT)
+        async with (
+            InProcessServer(dest, site.authority, listen="0.0.0.0") as front,
+            InProcessServer(dest, site.authority, front=front, short_id=OTHER_ID, listen="0.0.0.0") as joined,
+        ):
+            for server, short_id in ((front, SHORT_ID), (joined, OTHER_ID)):
+                visitor = Visitor(server, short_id, authority=site.authority, to="127.0.0.2")
+                await visitor.run()
+                assert visitor.names[-1] == "HandOverReady"
+                assert visitor.sources == {"127.0.0.2"}
+                (session,) = server.dataplane.registry.sessions.values()
+                assert str(session.install.underlay.local_ip) == "127.0.0.2"
+            (session_id,) = joined.dataplane.registry.sessions
+            handshakes = front.server._port.guests._guests[1].handshakes
+            assert len(handshakes) == 1
+            joined.dataplane.tell(SessionConfirmed(session_id=session_id))
+            await until(lambda: not handshakes)  # the front hears of its end
+            assert not front.context.failures + joined.context.failures
+
+    asyncio.run(run())
 
 
 def test_strangers_and_repeated_hellos_get_the_site(site: Caddy) -> None:

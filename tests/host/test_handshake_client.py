@@ -14,9 +14,10 @@ from typing import Any, cast
 import msgspec
 import pytest
 
+from qre.causes import Cause
 from qre.dataplane.protocol import LossReason, SessionConfirmed, SessionLost, SessionSilent
 from qre.ends import Role, WhenDestIsDown
-from qre.errors import MachineError
+from qre.errors import MachineError, PeerError
 from qre.ipc.channel import Channel
 from qre.ipc.messages import Party, RoleState, SocketGranted, SocketRelease, SocketRequest, WorkerConfig
 from qre.ipc.worker import WorkerContext
@@ -26,6 +27,7 @@ from qre.structs import Message
 from qre.supervisor.parent.process_settings import empty_memfd
 from qre.visit.visitor_files import load_fingerprint
 from qre.workers.handshake.client import Client
+from qre.workers.handshake.early_attempt import EarlyAttempt
 from qre.workers.handshake.sessions.secrets import SecretsStore
 from tests.support.daemons import until
 from tests.support.handshake_server import SHORT_ID, FakeContext, FakeDataplane, InProcessServer, free_port
@@ -313,6 +315,32 @@ def test_an_unconfirmed_session_is_a_failed_attempt() -> None:
         await until(lambda: any("did not start" in line for line in client.context.lines))
         assert await client.session() != session_id
         assert not any(state.up for state in client.states())
+
+    connect(work)
+
+
+@pytest.mark.parametrize(
+    ("cause", "clock"), [(Cause.CLOCK_OFF, True), (Cause.CLOCK_BEHIND, True), (Cause.TWIN, False)]
+)
+def test_who_may_have_failed_for_its_clock_waits_for_that_to_be_set(
+    cause: Cause, clock: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[bool] = []
+
+    async def attempt(self: Client) -> bytes:
+        raise PeerError.of("no session", cause)
+
+    async def wait(self: EarlyAttempt, pause: float, *, any_network: bool, clock: bool) -> bool:
+        waits.append(clock)
+        await asyncio.sleep(0.01)  # the next attempt
+        return True
+
+    monkeypatch.setattr(Client, "_attempt", attempt)
+    monkeypatch.setattr(EarlyAttempt, "wait", wait)
+
+    async def work(client: InProcessClient, server: InProcessServer) -> None:
+        await until(lambda: len(waits) > 1)
+        assert set(waits) == {clock}
 
     connect(work)
 

@@ -34,7 +34,7 @@ from qre.visit.dest import Resolved
 from qre.visit.exchange import shake_hands
 from qre.visit.servers import KnownServer, Servers
 from qre.wire.close_reason import CloseReason
-from qre.workers.handshake.backoff import VISITS, Pauses
+from qre.workers.handshake.backoff import BY_THE_CLOCK, VISITS, Pauses
 from qre.workers.handshake.dataplane_link import DataplaneLink
 from qre.workers.handshake.early_attempt import EarlyAttempt
 from qre.workers.handshake.memory import Forgetting
@@ -203,7 +203,7 @@ class Client:
             await self._sockets.release_unused()
             self._context.limited(f"attempt {reason}", f"{reason}; next attempt in {pause:.1f} s")
             await self._tell(False, f"{reason}; next attempt in {pause:.1f} s")
-            if await self._early.wait(pause, any_network=cause not in VISITS):
+            if await self._early.wait(pause, any_network=cause not in VISITS, clock=cause in BY_THE_CLOCK):
                 pauses.network_changed()
 
     async def _resumed(self) -> bytes | None:

@@ -9,6 +9,7 @@ its end means that the other daemon is gone, and the first daemon to notice take
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import time
@@ -27,10 +28,14 @@ from qre.structs import U16, U64, Message, Text
 
 _JOIN_TIMEOUT: Final = 20.0
 _RETRY: Final = 0.1
+#: Of the front's answer to a reload (seconds).
+_TELL_TIMEOUT: Final = 10.0
+_LOOK: Final = 0.02
 
 
 class Join(Message, frozen=True, kw_only=True):
-    """A daemon asks to share this port; comes with the memfd of its profile's secrets."""
+    """A daemon asks to share this port; comes with the memfd of its profile's secrets. Once more after each reload of
+    its, then with one end of a pair, too, on which ``Joined`` answers: what the connection itself says is its end."""
 
     profile: Text
     device: Annotated[str, msgspec.Meta(max_length=15)]
@@ -138,8 +143,7 @@ def join_front(runtime: Path, name: str, join: Join, secrets: int) -> tuple[Fron
             held |= {f"{number}": fd for number, fd in enumerate(fds, len(held))}
             refused = answer.error if isinstance(answer, Joined) else ""
             if refused or len(fds) != len(names):
-                what, _, why = (refused or "an answer without its descriptors").partition(": ")
-                raise UserError(what if why else "the port's front", why or what)
+                raise _refused(refused or "an answer without its descriptors")
             device = answer.device if isinstance(answer, Steered) else device
     except BaseException as error:
         for fd in held.values():
@@ -149,6 +153,34 @@ def join_front(runtime: Path, name: str, join: Join, secrets: int) -> tuple[Fron
             raise FrontGoneError("the port's front", "it closed the connection") from error
         raise
     return channel, device, dict(zip((*JOINED_DESCRIPTORS, *STEERED_DESCRIPTORS), held.values(), strict=True))
+
+
+async def tell_front(connection: int, join: Join, secrets: int) -> None:
+    """A daemon that has joined was reloaded, and has other clients. Raises UserError when the front refuses that, and
+    MachineError when it does not answer."""
+    front: FrontChannel = Channel(socket.socket(fileno=os.dup(connection)), Joined | Steered)
+    ours, theirs = Channel.pair()
+    answers: Channel[Joined] = Channel(ours, Joined)
+    try:
+        with theirs:
+            front.send(join, [secrets, theirs.fileno()])
+        async with asyncio.timeout(_TELL_TIMEOUT):
+            while (received := answers.receive()) is None:
+                await asyncio.sleep(_LOOK)
+    except TimeoutError:
+        raise MachineError("the port's front", f"no answer in {_TELL_TIMEOUT:g} s") from None
+    except ChannelClosedError as error:
+        raise FrontGoneError("the port's front", "it closed the connection") from error
+    finally:
+        front.close()
+        answers.close()
+    if received[0].error:
+        raise _refused(received[0].error)
+
+
+def _refused(error: str) -> UserError:
+    what, _, why = error.partition(": ")
+    return UserError(what if why else "the port's front", why or what)
 
 
 def _answer(channel: FrontChannel, deadline: float) -> tuple[Joined | Steered, list[int]]:

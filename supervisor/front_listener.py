@@ -1,13 +1,15 @@
 """The socket at which other daemons join a port, in the supervisor of its front. Messages: ``front``.
 
 A socket of mode 0600, and the caller's uid is checked again (SO_PEERCRED). Connections stay open; there are at most
-``MAX_GUESTS`` of them. A connection that says anything but one ``Join`` is closed.
+``MAX_GUESTS`` of them. A connection that says anything but one ``Join``, and one more after each reload, is closed.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import os
 import socket
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
@@ -28,13 +30,14 @@ MAX_GUESTS: Final = 16
 
 @dataclass(frozen=True)
 class Host:
-    """The part of the crew that the listener uses: its setup, the port's sockets and BPF objects, joining and
-    leaving."""
+    """The part of the crew that the listener uses: its setup, the port's sockets and BPF objects, joining, other
+    secrets of one that has joined, and leaving."""
 
     own: Callable[[], Join]
     pair: tuple[int, int]
     steering: Callable[[], list[int]]
     admit: Callable[[GuestDaemon], Coroutine[Any, Any, None]]
+    reload: Callable[[int, int], Coroutine[Any, Any, None]]
     leave: Callable[[int], Coroutine[Any, Any, None]]
 
 
@@ -46,6 +49,7 @@ class FrontListener:
         self._host = host
         self._listener: socket.socket | None = None
         self._connections: dict[int, Channel[Join]] = {}
+        self._asked: set[int] = set()  # to join
         self._tasks = Tasks(self._failed)
         self._log = logging.getLogger("qre.supervisor")
         self._next = 1
@@ -88,10 +92,14 @@ class FrontListener:
         channel = self._connections[number]
 
         def take(join: Join, fds: list[int]) -> None:
-            if len(fds) != 1:
-                self._drop(number)
-                return
-            self._tasks.spawn(self._join(number, channel, join, fds.pop()))
+            if len(fds) == 2 and number in self._asked:
+                answer, secrets = fds.pop(), fds.pop()
+                self._tasks.spawn(self._reload(number, join, secrets, answer))
+            elif len(fds) == 1 and number not in self._asked:
+                self._asked.add(number)
+                self._tasks.spawn(self._join(number, channel, join, fds.pop()))
+            else:
+                gone()
 
         def gone() -> None:
             self._drop(number)
@@ -121,7 +129,27 @@ class FrontListener:
         finally:
             theirs.close()
 
+    async def _reload(self, number: int, join: Join, secrets: int, answer: int) -> None:
+        """Its clients are others now, and its public settings may be."""
+        error = refusal(self._host.own(), join)
+        try:
+            if error:
+                os.close(secrets)
+            else:
+                await self._host.reload(number, secrets)
+        except QreError as refused:
+            error = str(refused)
+        try:
+            channel: Channel[Join] = Channel(socket.socket(fileno=answer), Join)
+        except OSError:
+            os.close(answer)  # no socket
+            return
+        with contextlib.suppress(MachineError):  # it waits no longer
+            channel.send(Joined(error=error[:512]))
+        channel.close()
+
     def _drop(self, number: int) -> None:
+        self._asked.discard(number)
         channel = self._connections.pop(number, None)
         if channel is not None:
             asyncio.get_running_loop().remove_reader(channel.fileno())

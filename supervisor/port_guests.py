@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 from typing import Final
 
@@ -40,6 +41,23 @@ class PortGuests:
         self._log.info("profile %s has joined the port", guest.profile)
         self._changed(len(self._guests))
 
+    async def reload(self, number: int, secrets: int) -> None:
+        """The daemon has other clients now; takes over ``secrets``. Raises QreError when they are refused: then the
+        former ones stay."""
+        guest = self._guests.get(number)
+        if guest is None:
+            os.close(secrets)
+            raise MachineError("the port's front", "it does not know this daemon")
+        before, guest.secrets = guest.secrets, secrets
+        try:
+            await self._announce(guest, feed=False)
+        except QreError:
+            if self._guests.get(number) is guest:
+                guest.secrets, before = before, guest.secrets
+            raise
+        finally:
+            os.close(before)
+
     async def leave(self, number: int) -> None:
         """The daemon has left or died."""
         guest = self._guests.pop(number, None)
@@ -59,10 +77,11 @@ class PortGuests:
         for guest in list(self._guests.values()):
             await self._announce(guest)
 
-    async def _announce(self, guest: GuestDaemon) -> None:
+    async def _announce(self, guest: GuestDaemon, *, feed: bool = True) -> None:
         if self._handshake.life.stage is not WorkerStage.READY:
             raise MachineError("worker handshake", "it is being restarted", "try again")
         self._handshake.hand("guest_secrets", guest.secrets, guest.number)
-        self._handshake.hand("guest_feed", guest.feed, guest.number)
+        if feed:
+            self._handshake.hand("guest_feed", guest.feed, guest.number)
         joins = GuestJoin(number=guest.number, profile=guest.profile)
         await self._handshake.router.request(Party.SUPERVISOR, joins, _TIMEOUT)

@@ -1,4 +1,5 @@
-"""Applies a new configuration to the device and all workers, or restores the previous one."""
+"""Applies a new configuration to the device and all workers, or restores the previous one. The front of a port that
+this daemon has joined recognises its clients, and is asked first."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ from typing import Final
 
 from qre.errors import MachineError, QreError
 from qre.ipc.messages import Party, Reload, SyncDevice, WorkerConfig
+from qre.supervisor.front import join_of, tell_front
 from qre.supervisor.members.life import WorkerStage
 from qre.supervisor.members.supervised import Members, Supervised
 from qre.supervisor.parent_messages import Setup
@@ -24,7 +26,7 @@ _NOTICE: Final = 0.2
 
 class Reloads:
     """``config`` is the current configuration, which ``use`` replaces. ``supplies`` are the parent's descriptors,
-    with the profile's secrets."""
+    with the profile's secrets and the connection to the front."""
 
     def __init__(
         self,
@@ -48,6 +50,7 @@ class Reloads:
         try:
             if fresh is not None:
                 self._supplies["profile_secrets"] = fresh
+            await self._tell_front(config)
             await self._apply_to_all(config)
         except QreError:
             if fresh is not None and old_secrets is not None:
@@ -57,6 +60,12 @@ class Reloads:
         finally:
             if fresh is not None and old_secrets is not None:
                 os.close(old_secrets)
+
+    async def _tell_front(self, config: WorkerConfig) -> None:
+        """Raises QreError when the front of the port refuses this configuration."""
+        front, secrets = self._supplies.get("front"), self._supplies.get("profile_secrets")
+        if front is not None and secrets is not None:
+            await tell_front(front, join_of(config), secrets)
 
     async def _apply_to_all(self, config: WorkerConfig) -> None:
         """Wait for workers that are being restarted; start over when one dies during it."""
@@ -96,6 +105,7 @@ class Reloads:
 
     async def _apply_again(self, old: WorkerConfig) -> None:
         try:
+            await self._tell_front(old)
             await self._apply_to_all(old)
         except QreError as error:
             self._log.error("restoring the previous configuration: %s", error)

@@ -205,8 +205,14 @@ class _Supervisor:
         if config.role is not Role.SERVER or config.joined:
             return
         name = port_name(config.listen_ip, config.listen_port)
+        guests = crew.guests
         host = Host(
-            lambda: join_of(crew.config), crew.pair_descriptors(), crew.steering, crew.guests.admit, crew.guests.leave
+            lambda: join_of(crew.config),
+            crew.pair_descriptors(),
+            crew.steering,
+            guests.admit,
+            guests.reload,
+            guests.leave,
         )
         self._front = FrontListener(Path(setup.runtime_dir), name, host)
         self._front.open()

@@ -182,8 +182,8 @@ class SocketRelease(Message, frozen=True, kw_only=True):
 
 
 class GuestJoin(Message, frozen=True, kw_only=True):
-    """supervisor -> handshake, request (server): another daemon joins this port. Its ``guest_secrets``
-    and ``guest_feed`` with the same number come before it."""
+    """supervisor -> handshake, request (server): another daemon joins this port, or one that has joined was reloaded.
+    Its ``guest_secrets`` with the same number come before it, and ``guest_feed`` when it joins."""
 
     number: U64
     profile: Text

@@ -24,6 +24,8 @@ class Bound(enum.StrEnum):
 
     GAPS = "gaps in a stream"
     PACKETS = "packets"
+    INITIALS = "Initials after a hello"
+    CPU = "milliseconds of CPU for one handshake"
     CRYPTO = "bytes of TLS messages"
     STREAMS = "bytes in streams"
     FRAME = "bytes in one HTTP/3 frame"
@@ -51,14 +53,16 @@ class Bounds:
     """The bounds of one end, in bytes. ``crypto``: TLS messages in total; ``streams``: all streams in total until the
     hand-over; ``header_block``: one HEADERS frame; ``field_section``: its decoded size (RFC 9114 §4.2.2),
     of which all together may have three times as much.
-    ``packets``: how many that only the peer can have made. Of HTTP/3: ``frames``, how many in total, as the smallest
-    has two bytes; ``unidirectional``: bytes of the peer's streams of that kind, in total."""
+    ``packets``: how many that only the peer can have made; ``initials``: how many are read after the hello, which
+    anybody can have made who saw that: an honest end sends a few, and repeats some. Of HTTP/3: ``frames``, how many
+    in total, as the smallest has two bytes; ``unidirectional``: bytes of the peer's streams of that kind."""
 
     crypto: int
     streams: int
     header_block: int
     field_section: int
     packets: int
+    initials: int
     frames: int
     unidirectional: int
 
@@ -70,6 +74,7 @@ SERVER: Final = Bounds(
     header_block=4096,
     field_section=16_384,
     packets=1000,
+    initials=64,
     frames=512,
     unidirectional=16_384,
 )
@@ -81,6 +86,7 @@ CLIENT: Final = Bounds(
     header_block=65_536,
     field_section=262_144,
     packets=20_000,
+    initials=64,
     frames=4096,
     unidirectional=131_072,
 )

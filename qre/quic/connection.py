@@ -34,11 +34,11 @@ from aioquic.quic.packet_builder import QuicPacketBuilder, QuicPacketBuilderStop
 from aioquic.quic.recovery import QuicPacketNumberWindow, QuicPacketSpace
 from aioquic.quic.stream import QuicStream
 
-from qre.errors import PeerError, QreError
+from qre.errors import PeerError, QreError, UntrustedInputError
 from qre.quic.bounds import MAX_GAPS, Bound, Bounds, OverBoundError
 from qre.quic.handed_over import Secrets
 from qre.wire.number import PACKET_NUMBER_BASE
-from qre.wire.packet import is_short
+from qre.wire.packet import PacketType, is_short, packets_untrusted
 
 _ONE_RTT = tls.Epoch.ONE_RTT
 _CRYPTO_ERROR = int(QuicErrorCode.CRYPTO_ERROR)
@@ -96,6 +96,9 @@ class HandshakeConnection(QuicConnection):
         self._stopped = False
         self._bounds = bounds
         self._packets_received = 0
+        self._initials_received = 0  # after the hello
+        #: How many of them were not read.
+        self.initials_left_out = 0
         self._crypto_received = 0  # bytes of CRYPTO frames after the hellos
         self.peer_parameters: QuicTransportParameters | None = None
 
@@ -121,7 +124,24 @@ class HandshakeConnection(QuicConnection):
             return
         if is_short(data):
             self._choose_cid_length(data)
+        elif self._cryptos and self._hello_is_read():
+            data = self._less_initials(data)
         self._guarded(lambda: super(HandshakeConnection, self).receive_datagram(data, addr, now))
+
+    def _less_initials(self, data: bytes) -> bytes:
+        """Whoever sees a hello can make Initials without end (RFC 9001 §5.2): what an end sends beside them is read,
+        and of them a number."""
+        kept, before = [], self.initials_left_out
+        try:
+            for header in packets_untrusted(data, short_cid_length=0):
+                self._initials_received += header.type is PacketType.INITIAL
+                if header.type is PacketType.INITIAL and self._initials_received > self._bounds.initials:
+                    self.initials_left_out += 1
+                else:
+                    kept.append(data[header.start : header.end])
+        except UntrustedInputError:
+            return b""
+        return data if self.initials_left_out == before else b"".join(kept)
 
     def _choose_cid_length(self, data: bytes) -> None:
         """Short headers do not contain the length of their CID: find the one of ours that they begin with."""
@@ -142,13 +162,13 @@ class HandshakeConnection(QuicConnection):
         self, context: QuicReceiveContext, plain: bytes, crypto_frame_required: bool = False
     ) -> tuple[bool, bool]:
         """Stock answers packets without end."""
-        self._packets_received += context.epoch is not tls.Epoch.INITIAL  # anybody can make those
+        self._packets_received += context.epoch is not tls.Epoch.INITIAL  # those: see ``_less_initials``
         if self._packets_received > self._bounds.packets:
             raise OverBoundError(Bound.PACKETS)
         return super()._payload_received(context, plain, crypto_frame_required)
 
     def _handle_crypto_frame(self, context: QuicReceiveContext, frame_type: int, buf: Buffer) -> None:
-        """Whoever sees an Initial can make more of them (RFC 9001 §5.2): once the hello is read they say nothing."""
+        """Initials say nothing once the hello is read."""
         if context.epoch is tls.Epoch.INITIAL and self._hello_is_read():
             buf.pull_uint_var()
             buf.pull_bytes(buf.pull_uint_var())

@@ -39,9 +39,9 @@ class PortPlace:
             try:
                 stack.enter_context(hold_device(self._config, name, "daemon"))
                 stack.callback(remove_left, front_path(self._config.runtime_dir, name))
-                fd = supplies.pop("front_feed", None)
-                if fd is not None:
-                    os.close(fd)
+                for key in ("front_feed", "front"):
+                    if (fd := supplies.pop(key, None)) is not None:
+                        os.close(fd)
                 return True
             except UserError as busy:  # another daemon has it
                 if time.monotonic() > deadline:
@@ -54,6 +54,7 @@ class PortPlace:
             except FrontGoneError:
                 time.sleep(_RETRY)  # it is starting or ending
                 continue
+            held["front"] = os.dup(self.front.fileno())  # the supervisor's, for reloads
             for key, fd in held.items():
                 old, supplies[key] = supplies.get(key), fd
                 if old is not None:

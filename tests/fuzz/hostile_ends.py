@@ -16,6 +16,7 @@ from qre.quic.client.client_handshake import ClientHandshake
 from qre.quic.handshake_events import Closed, HandOverReady
 from qre.quic.server.address_grants import Grants
 from qre.quic.server.connect_ip import AddressesRequested
+from qre.quic.server.identities import Identities
 from qre.quic.server.server_handshake import InstallNow, ServerHandshake
 from qre.wire.capsule import CapsuleType, RequestedAddress, encode_addresses, encode_routes
 from qre.wire.close_reason import CloseReason
@@ -55,7 +56,7 @@ class ServerPlay(Play):
             now=0.0,
             random=Random(7).randbytes,
         )
-        self._grants = Grants([ip_interface("10.0.0.1/24"), ip_interface("fd00::1/64")])
+        self._grants = Grants([ip_interface("10.0.0.1/24"), ip_interface("fd00::1/64")], Identities([bytes(8)]))
         now = 0.0
         for datagram in flight:
             self.server.datagram_received(datagram, CLIENT, now)

@@ -6,14 +6,18 @@ import asyncio
 import os
 import socket
 from collections.abc import Awaitable, Callable
-from ipaddress import ip_interface
+from ipaddress import ip_interface, ip_network
 from pathlib import Path
 from types import TracebackType
-from typing import cast
+from typing import Any, cast
 
+import msgspec
+import pytest
+
+from qre.causes import Cause
 from qre.dataplane.protocol import LossReason, SessionConfirmed, SessionLost, SessionSilent
 from qre.ends import Role, WhenDestIsDown
-from qre.errors import MachineError
+from qre.errors import MachineError, PeerError
 from qre.ipc.channel import Channel
 from qre.ipc.messages import Party, RoleState, SocketGranted, SocketRelease, SocketRequest, WorkerConfig
 from qre.ipc.worker import WorkerContext
@@ -23,6 +27,7 @@ from qre.structs import Message
 from qre.supervisor.parent.process_settings import empty_memfd
 from qre.visit.visitor_files import load_fingerprint
 from qre.workers.handshake.client import Client
+from qre.workers.handshake.early_attempt import EarlyAttempt
 from qre.workers.handshake.sessions.secrets import SecretsStore
 from tests.support.daemons import until
 from tests.support.handshake_server import SHORT_ID, FakeContext, FakeDataplane, InProcessServer, free_port
@@ -54,7 +59,7 @@ class InProcessClient:
 
     def __init__(self, port: int, public_key: bytes) -> None:
         self.secrets_fd = empty_memfd("session_secrets")
-        self._secrets = ProfileSecrets(public_key=public_key, short_id=SHORT_ID)
+        self.secrets = ProfileSecrets(public_key=public_key, short_id=SHORT_ID)
         config = WorkerConfig(
             profile="client0",
             device="client0",
@@ -76,7 +81,7 @@ class InProcessClient:
     async def start(self) -> None:
         context = cast(WorkerContext, self.context)  # a fake one
         self.store = SecretsStore(self.secrets_fd)
-        self.client = Client(context, self._secrets, self.store, load_fingerprint(), TrustStore([], "nobody"))
+        self.client = Client(context, self.secrets, self.store, load_fingerprint(), TrustStore([], "nobody"))
         self.context.client = self.client
         await self.client.start()
 
@@ -177,6 +182,83 @@ def test_a_new_session_is_made_beside_one_whose_peer_is_silent() -> None:
     connect(work)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"address": (ip_interface("10.77.0.50/24"),)},
+        {"allowed_ips": (ip_network("10.77.0.0/24"), ip_network("192.168.7.0/24"))},
+    ],
+    ids=["Address", "AllowedIPs"],
+)
+def test_a_reload_with_other_addresses_or_networks_makes_a_new_session_at_once(change: dict[str, Any]) -> None:
+    """A session has them for life: with the old one nothing passes, and it says that it is connected."""
+
+    async def work(client: InProcessClient, server: InProcessServer) -> None:
+        dataplane = client.new_dataplane()
+        old = await client.session()
+        dataplane.tell(SessionConfirmed(session_id=old))
+        await until(lambda: client.client.status().up)
+        await client.client.reload(client.secrets)
+        await asyncio.sleep(0.2)
+        assert len(dataplane.registry.sessions) == 1, "a reload that changes nothing of it"
+        client.context.config = msgspec.structs.replace(client.context.config, **change)
+        await client.client.reload(client.secrets)
+        await until(lambda: len(dataplane.registry.sessions) == 2)
+        (new,) = set(dataplane.registry.sessions) - {old}
+        record = client.client._sessions.record(new)
+        assert record is not None
+        assert [each.ip for each in record.handed_over.addresses] == [
+            each.ip for each in client.context.config.address
+        ]
+        assert dataplane.registry.sessions[new].install.allowed_ips == client.context.config.allowed_ips
+        dataplane.tell(SessionConfirmed(session_id=new))
+        await until(lambda: client.client._sessions.ends(old))
+        assert client.client.status().text.startswith("connected")
+
+    connect(work)
+
+
+def test_what_the_server_does_not_grant_after_a_reload_is_told_and_tried_again() -> None:
+    async def work(client: InProcessClient, server: InProcessServer) -> None:
+        dataplane = client.new_dataplane()
+        old = await client.session()
+        dataplane.tell(SessionConfirmed(session_id=old))
+        await until(lambda: client.client.status().up)
+        good = client.context.config
+        client.context.config = msgspec.structs.replace(good, address=(ip_interface("10.99.0.2/24"),))
+        await client.client.reload(client.secrets)
+        await until(lambda: "the session has the former Address" in client.client.status().text)
+        assert "is no client's address in the server's networks" in client.client.status().text
+        granted = len(client.context.granted)
+        await until(lambda: len(client.context.granted) > granted)
+        client.context.config = good
+        await client.client.reload(client.secrets)
+        await until(lambda: client.client.status().text.startswith("connected"))
+        assert set(dataplane.registry.sessions) == {old}, "it is what the profile says again"
+
+    connect(work)
+
+
+def test_a_session_of_an_earlier_process_that_has_other_addresses_is_renewed() -> None:
+    async def work(client: InProcessClient, server: InProcessServer) -> None:
+        dataplane = client.new_dataplane()
+        old = await client.session()
+        dataplane.tell(SessionConfirmed(session_id=old))
+        await until(lambda: client.client.status().up)
+        await client.client.stop()
+        client.store.close()
+        client.context.numbered = {("client_udp", 1): os.dup(client.context.granted[1].fileno())}
+        client.context.config = msgspec.structs.replace(
+            client.context.config, address=(ip_interface("10.77.0.50/24"),)
+        )
+        await client.start()
+        dataplane = client.new_dataplane()
+        await until(lambda: len(dataplane.registry.sessions) == 2)
+        assert old in dataplane.registry.sessions
+
+    connect(work)
+
+
 def test_a_session_outlives_the_worker_and_the_data_plane() -> None:
     async def work(client: InProcessClient, server: InProcessServer) -> None:
         dataplane = client.new_dataplane()
@@ -233,6 +315,32 @@ def test_an_unconfirmed_session_is_a_failed_attempt() -> None:
         await until(lambda: any("did not start" in line for line in client.context.lines))
         assert await client.session() != session_id
         assert not any(state.up for state in client.states())
+
+    connect(work)
+
+
+@pytest.mark.parametrize(
+    ("cause", "clock"), [(Cause.CLOCK_OFF, True), (Cause.CLOCK_BEHIND, True), (Cause.TWIN, False)]
+)
+def test_who_may_have_failed_for_its_clock_waits_for_that_to_be_set(
+    cause: Cause, clock: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[bool] = []
+
+    async def attempt(self: Client) -> bytes:
+        raise PeerError.of("no session", cause)
+
+    async def wait(self: EarlyAttempt, pause: float, *, any_network: bool, clock: bool) -> bool:
+        waits.append(clock)
+        await asyncio.sleep(0.01)  # the next attempt
+        return True
+
+    monkeypatch.setattr(Client, "_attempt", attempt)
+    monkeypatch.setattr(EarlyAttempt, "wait", wait)
+
+    async def work(client: InProcessClient, server: InProcessServer) -> None:
+        await until(lambda: len(waits) > 1)
+        assert set(waits) == {clock}
 
     connect(work)
 

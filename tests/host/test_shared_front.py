@@ -11,7 +11,8 @@ from collections.abc import Awaitable, Callable
 import msgspec
 import pytest
 
-from qre.errors import UserError
+from qre.dataplane.protocol import SessionConfirmed
+from qre.errors import QreError, UserError
 from qre.ipc.channel import Channel
 from tests.host.test_handshake_server import HERE, PORT
 from tests.host.test_handshake_server import site as site  # noqa: PLC0414  a fixture here, too
@@ -64,6 +65,32 @@ def test_each_server_gets_its_own_clients_at_once(site: Caddy) -> None:
     serve_both(site, work)
 
 
+def test_at_a_port_of_all_addresses_each_client_is_answered_from_the_one_that_it_speaks_to(site: Caddy) -> None:
+    """Of our own clients, and of those that are passed on."""
+
+    async def run() -> None:
+        dest = ("127.0.0.1", PORT)
+        async with (
+            InProcessServer(dest, site.authority, listen="0.0.0.0") as front,
+            InProcessServer(dest, site.authority, front=front, short_id=OTHER_ID, listen="0.0.0.0") as joined,
+        ):
+            for server, short_id in ((front, SHORT_ID), (joined, OTHER_ID)):
+                visitor = Visitor(server, short_id, authority=site.authority, to="127.0.0.2")
+                await visitor.run()
+                assert visitor.names[-1] == "HandOverReady"
+                assert visitor.sources == {"127.0.0.2"}
+                (session,) = server.dataplane.registry.sessions.values()
+                assert str(session.install.underlay.local_ip) == "127.0.0.2"
+            (session_id,) = joined.dataplane.registry.sessions
+            handshakes = front.server._port.guests._guests[1].handshakes
+            assert len(handshakes) == 1
+            joined.dataplane.tell(SessionConfirmed(session_id=session_id))
+            await until(lambda: not handshakes)  # the front hears of its end
+            assert not front.context.failures + joined.context.failures
+
+    asyncio.run(run())
+
+
 def test_strangers_and_repeated_hellos_get_the_site(site: Caddy) -> None:
     async def work(front: InProcessServer, joined: InProcessServer) -> None:
         visitor = await Visitor(joined, OTHER_ID, authority=site.authority).run()
@@ -85,6 +112,43 @@ def test_a_server_that_left_has_no_clients_here_any_more(site: Caddy) -> None:
         visitor = await Visitor(joined, OTHER_ID, authority=site.authority).run()
         assert visitor.names[-1] == "Closed"
         assert front.server.status().strangers == 1
+
+    serve_both(site, work)
+
+
+def test_a_client_that_a_reload_of_its_server_removes_is_turned_away_and_one_that_it_adds_let_in(site: Caddy) -> None:
+    """Also before the front has heard of it, whose list is another."""
+
+    async def work(front: InProcessServer, joined: InProcessServer) -> None:
+        new_id = bytes.fromhex("00aa00aa00aa00aa")
+        after = msgspec.structs.replace(joined.secrets, short_ids=(new_id,))
+        await joined.server.reload(after)
+        removed = await Visitor(joined, OTHER_ID, authority=site.authority).run()
+        assert removed.names[-2:] == ["NotRecognised", "Closed"]
+        assert not joined.server.status().handshakes
+        front.server.guest_reloads(1, after)
+        removed = await Visitor(joined, OTHER_ID, authority=site.authority).run()
+        assert removed.names[-2:] == ["NotRecognised", "Closed"]
+        added = await Visitor(joined, new_id, authority=site.authority).run()
+        assert added.names[-1] == "HandOverReady"
+        assert sessions(joined) == [new_id]
+
+    serve_both(site, work)
+
+
+def test_a_reload_that_gives_two_servers_one_client_is_refused_at_either(site: Caddy) -> None:
+    async def work(front: InProcessServer, joined: InProcessServer) -> None:
+        with pytest.raises(UserError, match=f"server1.*{SHORT_ID.hex()} belongs to another device"):
+            front.server.guest_reloads(1, msgspec.structs.replace(joined.secrets, short_ids=(OTHER_ID, SHORT_ID)))
+        with pytest.raises(UserError, match="RealityPrivateKey differs"):
+            front.server.guest_reloads(1, msgspec.structs.replace(joined.secrets, private_key=bytes(32)))
+        with pytest.raises(UserError, match=f"{OTHER_ID.hex()} belongs to another device"):
+            await front.server.reload(msgspec.structs.replace(front.secrets, short_ids=(SHORT_ID, OTHER_ID)))
+        with pytest.raises(QreError, match="does not know"):
+            front.server.guest_reloads(2, joined.secrets)
+        for server, short_id in ((front, SHORT_ID), (joined, OTHER_ID)):
+            visitor = await Visitor(server, short_id, authority=site.authority).run()
+            assert visitor.names[-1] == "HandOverReady"
 
     serve_both(site, work)
 

@@ -128,8 +128,8 @@ MUTANTS = {
         M(
             "daemons that join: RealityPrivateKey",
             "Guests.join",
-            "not any(hmac.compare_digest(key, its.private_key) for key in keys)",
-            "False",
+            "self._refuse_another_key(profile, own, its)",
+            "None",
         ),
         M("daemons that join: short ids", "Guests.join", "self._refuse_overlap(number, profile, own, its)", "None"),
     ),

@@ -324,7 +324,7 @@ MUTANTS = {
         M(
             "reconnects",
             "Client._run",
-            "if await self._early.wait(pause, any_network=cause not in VISITS):\n    pauses.network_changed()",
+            "if await self._early.wait(pause, any_network=cause not in VISITS, clock=cause in BY_THE_CLOCK):\n    pauses.network_changed()",
             "return",
         ),
         M("backoff grows", "Backoff.next", "step * 2", "step"),

@@ -30,6 +30,7 @@ from qre.errors import MachineError
 from qre.ipc.channel import Channel
 from qre.ipc.messages import Done, Party, VisitDest, WorkerConfig
 from qre.ipc.worker import WorkerContext
+from qre.kernel.udp.control_messages import report_local
 from qre.profile_secrets import ProfileSecrets
 from qre.quic.client.client_handshake import ClientHandshake
 from qre.quic.client.trust import TrustStore
@@ -147,8 +148,10 @@ class InProcessServer:
         *,
         front: InProcessServer | None = None,
         short_id: bytes = SHORT_ID,
+        listen: str = "127.0.0.1",
         **settings: Any,
     ) -> None:
+        self._listen = listen
         self.key = X25519PrivateKey.generate() if front is None else front.key
         self._front = front
         self._guests = 0
@@ -179,7 +182,7 @@ class InProcessServer:
             keepalive_s=0,
             allowed_ips=(),
             server_name=NAME,
-            listen_ip="127.0.0.1",
+            listen_ip=self._listen,
             listen_port=self.port,
             dest_host=self._dest[0],
             dest_port=self._dest[1],
@@ -214,7 +217,9 @@ class InProcessServer:
         made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         made.setsockopt(socket.IPPROTO_IP, socket.IP_RECVTOS, 1)
-        made.bind(self.address)
+        if self._listen == "0.0.0.0":
+            report_local(made)
+        made.bind((self._listen, self.port))
         self.udp = made.fileno()  # the server's, while it runs
         return made.detach()
 
@@ -242,9 +247,11 @@ class Visitor:
     authority: Path | None = None
     hold_second: float = 0.0  # how long the second datagram is late
     address: str = ADDRESS
+    to: str = "127.0.0.1"  # of the server's addresses
     events: list[ClientEvent] = field(default_factory=list)
     sent: list[bytes] = field(default_factory=list)
     received: list[bytes] = field(default_factory=list)
+    sources: set[str] = field(default_factory=set)  # where that came from
     received_at: list[float] = field(default_factory=list)  # monotonic
     finished_at: float = 0.0  # when its first Handshake packet left
 
@@ -255,6 +262,7 @@ class Visitor:
     async def run(self, timeout: float = 60.0) -> Visitor:
         """Until HandOverReady or Closed."""
         trust = TrustStore.from_pem(self.authority.read_bytes(), "test") if self.authority else TrustStore([], "")
+        server = self.to, self.server.port
         known = self.server.key.public_key().public_bytes_raw()
         self.handshake = ClientHandshake(
             server_name=NAME,
@@ -271,13 +279,13 @@ class Visitor:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
             sock.setblocking(False)
             sock.bind(("127.0.0.1", 0))
-            self.handshake.connect(self.server.address, time.monotonic())
+            self.handshake.connect(server, time.monotonic())
             end = time.monotonic() + timeout
             while time.monotonic() < end:
                 for data in self.handshake.datagrams_to_send(time.monotonic()):
                     if len(self.sent) == 1 and self.hold_second:
                         await asyncio.sleep(self.hold_second)
-                    sock.sendto(data, self.server.address)
+                    sock.sendto(data, server)
                     self.sent.append(data)
                     if not self.finished_at and self._has_finished(data):
                         self.finished_at = time.monotonic()
@@ -293,6 +301,7 @@ class Visitor:
                     self.handshake.handle_timer(time.monotonic())
                 else:
                     self.received.append(data)
+                    self.sources.add(source[0])
                     self.received_at.append(time.monotonic())
                     self.handshake.datagram_received(data, source, time.monotonic())
         return self

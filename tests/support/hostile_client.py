@@ -7,15 +7,18 @@ time that the server takes for each is counted.
 from __future__ import annotations
 
 import time
+from collections import Counter
+from typing import Any
 
 from aioquic import tls
 from aioquic.buffer import encode_uint_var
+from aioquic.quic.connection import QuicReceiveContext
 from aioquic.quic.crypto import CryptoPair
 from aioquic.quic.packet import QuicProtocolVersion
 
 from qre.quic.handshake_events import HandshakeFailed
 from qre.quic.server.server_handshake import ServerEvent
-from qre.wire.initial import parse_initial_header_untrusted
+from qre.wire.initial import MIN_DATAGRAM, parse_initial_header_untrusted
 from tests.fuzz.fuzz_handshake import authenticated_flight, new_server
 from tests.support.fake_client import CLIENT, SERVER
 
@@ -31,13 +34,25 @@ class HostileClient:
         self.server = new_server(found)
         self.now = self.worst = self.spent = 0.0
         self.datagrams = 0
+        #: Packets whose frames the server has read, by their space.
+        self.read: Counter[tls.Epoch] = Counter()
         self.events: list[ServerEvent] = []
         self._number = 5000
         self._answers: list[bytes] = []
+        self._count_what_is_read()
         self._hello_cid = parse_initial_header_untrusted(flight[0], 0).destination_cid
         for datagram in flight:
             self.server.datagram_received(datagram, CLIENT, self.now)
         self._exchange(round_trips)
+
+    def _count_what_is_read(self) -> None:
+        reads = self.server._connection._payload_received
+
+        def counted(context: QuicReceiveContext, plain: bytes, crypto_frame_required: bool = False) -> Any:
+            self.read[context.epoch] += 1
+            return reads(context, plain, crypto_frame_required)
+
+        self.server._connection._payload_received = counted  # type: ignore[method-assign]  # and goes on
 
     def _exchange(self, round_trips: int) -> None:
         for _ in range(round_trips):
@@ -77,14 +92,18 @@ class HostileClient:
         self.deliver(pair.send.encrypt_packet(header, payload.ljust(4, b"\x00"), self._number))
 
     def inject_initial(self, payload: bytes) -> None:
-        """These frames in an Initial of somebody who saw the hello: its keys are nobody's secret (RFC 9001 §5.2)."""
+        """These frames in an Initial of somebody who saw the hello; what is shorter is dropped (RFC 9000 §14.1)."""
+        self.deliver(self.initial(payload).ljust(MIN_DATAGRAM, b"\x00"))
+
+    def initial(self, payload: bytes) -> bytes:
+        """The packet alone: its keys are nobody's secret (RFC 9001 §5.2)."""
         pair = CryptoPair()
         pair.setup_initial(cid=self._hello_cid, is_client=True, version=QuicProtocolVersion.VERSION_1)
         self._number += 1
         length = (len(payload) + 2 + 16 | 0x4000).to_bytes(2, "big")
         cids = bytes([len(self._hello_cid)]) + self._hello_cid + b"\x00"
         header = b"\xc1\x00\x00\x00\x01" + cids + b"\x00" + length + self._number.to_bytes(2, "big")
-        self.deliver(pair.send.encrypt_packet(header, payload, self._number))
+        return pair.send.encrypt_packet(header, payload, self._number)
 
     def send_stream(self, stream_id: int, data: bytes, offset: int = 0, *, fin: bool = False) -> None:
         """As many packets as it takes."""

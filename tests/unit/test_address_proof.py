@@ -63,10 +63,41 @@ def test_what_a_forger_could_have_sent_proves_nothing(data: bytes) -> None:
     assert not proof.proven
 
 
-def test_a_connection_that_moved_here_is_dests_to_validate() -> None:
+MOVED = build_short_header(b"anything", b"\x01") + bytes(20)
+DATA = build_short_header(b"me", b"\x01") + bytes(1200)
+
+
+def test_packets_of_a_connection_that_moved_here_are_dests_to_bound_and_no_others() -> None:
     proof = AddressProof()
-    proof.visitor_spoke(build_short_header(b"anything", b"\x01") + bytes(20))
+    proof.visitor_spoke(MOVED)
+    assert all(proof.may_answer(DATA) for _ in range(100))
+    assert proof.is_free(DATA + DATA, len(DATA))
+    assert not proof.is_free(DATA + ANSWER.ljust(len(DATA)), len(DATA))
+    assert not proof.may_answer(ANSWER), "which is more than three times the one packet"
+    assert not proof.proven
+
+
+def test_a_short_header_in_front_lets_no_answer_to_a_hello_through() -> None:
+    """The first answers of the other connection are what would be amplified."""
+    proof = AddressProof()
+    proof.visitor_spoke(MOVED)
+    proof.visitor_spoke(HELLO)
+    for answer in (ANSWER, DATA):
+        assert not proof.is_free(answer, len(answer))
+    returned = sum(len(ANSWER) for _ in range(12) if proof.may_answer(ANSWER))
+    assert returned <= AMPLIFICATION * (len(MOVED) + len(HELLO))
+    proof.visitor_spoke(MOVED)
+    assert not proof.may_answer(DATA), "a second one is no way back"
+    assert not proof.proven
+    proof.visitor_spoke(long_datagram(PacketType.HANDSHAKE, b"dests", b"me"))
     assert proof.proven
+
+
+def test_a_datagram_of_nothing_in_front_changes_nothing() -> None:
+    proof = AddressProof()
+    for data in (b"", MOVED):
+        proof.visitor_spoke(data)
+    assert not proof.may_answer(DATA)
 
 
 @pytest.mark.parametrize("length", range(len(ANSWER[:20])))

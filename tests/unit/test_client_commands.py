@@ -24,7 +24,7 @@ from qre.config.profile import load_profile_file
 from qre.device import control_client
 from qre.profile_secrets import ProfileSecrets
 from qre.quic.server.address_leases import FILE_LENGTH, Leases
-from qre.workers.handshake.server_settings import follows
+from qre.workers.handshake.worker_settings import follows
 from tests.support.conformance import ROOT
 from tests.support.json_schemas import check_against_schema
 

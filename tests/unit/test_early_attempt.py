@@ -87,6 +87,43 @@ def test_a_resolvers_file_that_changes_ends_the_wait(how: str, quick: Path) -> N
     assert asyncio.run(scenario())
 
 
+@pytest.mark.parametrize(
+    ("jump", "clock", "woken"), [(3600, True, True), (-3600, True, True), (3, True, False), (3600, False, False)]
+)
+def test_a_clock_that_is_set_ends_the_wait_of_whoever_may_have_failed_for_it(
+    jump: float, clock: bool, woken: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also while the attempt ran."""
+
+    async def wait(*, meanwhile: bool) -> tuple[bool, float]:
+        now = 1000.0
+        monkeypatch.setattr(early_attempt, "_clock", lambda: now)
+        made = EarlyAttempt()
+        made.began()
+        began = time.monotonic()
+
+        def set_it() -> None:
+            nonlocal now
+            now += jump
+
+        if meanwhile:
+            set_it()
+        else:
+            asyncio.get_running_loop().call_later(0.1, set_it)
+        return await made.wait(0.5, any_network=False, clock=clock), time.monotonic() - began
+
+    for meanwhile in (False, True):
+        was_woken, seconds = asyncio.run(wait(meanwhile=meanwhile))
+        assert was_woken is woken
+        assert woken or seconds >= 0.5
+
+
+def test_the_clock_is_ahead_of_the_time_that_has_passed_by_a_constant() -> None:
+    before = early_attempt._clock()
+    time.sleep(0.05)  # it goes on meanwhile
+    assert abs(early_attempt._clock() - before) < 1.0
+
+
 def test_a_network_that_changes_all_the_time_does_not_make_it_knock_all_the_time() -> None:
     async def scenario() -> list[float]:
         made, times = EarlyAttempt(), []

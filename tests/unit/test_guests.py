@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from qre.ipc.channel import Channel
 from qre.profile_secrets import ProfileSecrets
 from qre.workers.handshake.port.flow_parts import Address, Handshake, Hello
-from qre.workers.handshake.shared.feed_messages import Abandon, Began, Begin, Over, ToGuest, Visitor
+from qre.workers.handshake.shared.feed_messages import Abandon, Began, Begin, Over, ToGuest, Visitor, begin
 from qre.workers.handshake.shared.guests import GuestCalls, Guests
 from tests.fuzz.fuzz_handshake import SHORT_ID, authenticated_flight
 from tests.support.fake_client import CLIENT
@@ -55,3 +57,11 @@ def test_a_client_that_begins_again_is_its_guests_with_its_new_handshake() -> No
         return handshake
 
     asyncio.run(asyncio.wait_for(scenario(), 30))
+
+
+@pytest.mark.parametrize("source", [CLIENT, (*CLIENT, "192.0.2.2")])
+def test_a_client_that_is_passed_on_keeps_its_whole_address(source: Address) -> None:
+    """At a port of all our addresses that has the one that it speaks to, and is answered from."""
+    _, found, flight = authenticated_flight()
+    passed = begin(Hello(found, flight, source, 0.0, None))
+    assert passed.visitor.address == passed.hello(1.0).source == source

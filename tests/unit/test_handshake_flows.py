@@ -19,12 +19,15 @@ from qre.workers.handshake.port import flow_books, flows
 from qre.workers.handshake.port.flow_effects import Effect
 from qre.workers.handshake.port.flow_parts import Address, Flow, FlowState, Handshake, Hello, Limits
 from qre.workers.handshake.port.flow_rules import RULES, FlowEvent, FlowRule
-from qre.workers.handshake.port.flows import FlowTable, may_begin_hello
+from qre.workers.handshake.port.flows import FlowTable
 from qre.workers.handshake.port.performer import Later, Performer
+from qre.workers.handshake.port.whose import may_begin_hello
 
 VISITOR = ("198.51.100.7", 40_000)
 HELLO = b"\xc3\x00\x00\x00\x01\x08" + bytes(8) + b"\x00"
 OUR_CID = b"ours" * 5
+#: To a connection ID that no handshake has.
+OTHER = (b"\xc3\x00\x00\x00\x01\x04else\x00" + b"stranger").ljust(1250, b"\x00")
 
 
 def hello(text: bytes) -> bytes:
@@ -215,7 +218,7 @@ def test_what_is_no_hello_goes_to_dest_at_once_with_its_mark() -> None:
 
 def test_what_dest_says_goes_back_as_it_came() -> None:
     world = World()
-    world.come(b"garbage")
+    world.come(b"garbage".ljust(60))
     for data in (b"\x80\x00\x00\x00\x00versions", retry(b"abcd"), b"", bytes(21)):
         world.answer(data, ecn=1)
         assert world.replies[-1] == (VISITOR, data, 1)
@@ -537,6 +540,25 @@ def test_a_flood_of_what_only_looks_like_initials_opens_no_connections_to_dest()
     assert world.table.relayed == 100, "the first of it"
     world.come(hello(b"client"), ("198.51.100.1", 5000))
     assert world.handshakes, "and whoever has the same address gets in"
+
+
+def test_initials_of_another_connection_in_a_clients_name_are_looked_at_as_newcomers_are() -> None:
+    world = World()
+    world.come(hello(b"client"))
+    (handshake,) = world.handshakes
+    for leaves in (False, True):
+        looks, sent = world.inspected, len(world.to_dest())
+        for _ in range(6000):
+            world.now += 1 / 3000
+            world.come(OTHER)
+        assert world.inspected - looks < flows.HELLO_CAPACITY * 2.1, "in two seconds"
+        assert len(world.to_dest()) == sent + 6000, "Dest has them all"
+        if not leaves:
+            handshake.leave()
+    assert handshake.datagrams == [hello(b"client")]
+    world.now += 10
+    world.come(OTHER.replace(b"stranger", b"client  "))
+    assert len(world.handshakes) == 2, "and who begins again is seen again"
 
 
 def test_undecided_flows_hold_a_bounded_amount() -> None:

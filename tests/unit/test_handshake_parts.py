@@ -23,6 +23,7 @@ from qre.errors import MachineError, UntrustedInputError
 from qre.ipc.messages import CidAdopt, CidRelease, CidSync, Done, Party
 from qre.ipc.steering import Steering
 from qre.quic.server.address_grants import Grants
+from qre.quic.server.identities import Identities
 from qre.reality.cid import cid_key, reset_token
 from qre.structs import Message
 from qre.visit.candidates import Candidates
@@ -47,7 +48,7 @@ PRIVATE = bytes(range(32))
 
 
 def grants() -> Grants:
-    return Grants([ip_interface("10.77.0.1/24"), ip_interface("fd77::1/64")])
+    return Grants([ip_interface("10.77.0.1/24"), ip_interface("fd77::1/64")], Identities([ONE, TWO]))
 
 
 def asked(table: Grants, holder: str, short_id: bytes, *wanted: str) -> list[str]:
@@ -98,7 +99,7 @@ def test_sessions_of_the_process_before_hold_theirs() -> None:
 
 
 def test_two_hosts_share_a_31_and_routes_are_of_the_families_we_have() -> None:
-    table = Grants([ip_interface("10.77.0.0/31")])
+    table = Grants([ip_interface("10.77.0.0/31")], Identities([ONE, TWO]))
     assert asked(table, "a", ONE, "10.77.0.1/32")
     assert [str(network) for network in table.routes()] == ["0.0.0.0/0"]
     assert len(grants().routes()) == 2

@@ -22,8 +22,8 @@ from qre.supervisor.parent.process_settings import secrets_memfd, worker_config
 from qre.supervisor.parent_messages import MAX_SIZE, Setup
 from qre.wire.close_reason import CloseReason
 from qre.workers.handshake.main import parse_profile_secrets_untrusted
-from qre.workers.handshake.server_settings import identities
 from qre.workers.handshake.sessions.session_state import Settings, allowed_ips, stale
+from qre.workers.handshake.worker_settings import identities
 from tests.support.profile_values import server_profile
 from tests.unit.test_handshake_secrets import record_of
 
@@ -59,6 +59,12 @@ def test_a_section_has_its_addresses_and_nothing_else() -> None:
     assert asked(table, "b", ONE, "10.77.0.2/24"), "its next session, too"
 
 
+def test_a_short_id_that_is_in_no_list_gets_nothing() -> None:
+    table = grants(ONE)
+    assert asked(table, "a", TWO, "10.77.0.9/24") == []
+    assert why(table, TWO, "10.77.0.9/24") == ["10.77.0.9 is asked for by a short id that is in no list"]
+
+
 def test_nobody_else_has_the_address_of_a_section_whether_that_client_is_there_or_not() -> None:
     table = grants(TWO)
     assert asked(table, "b", TWO, "10.77.0.2/24") == []
@@ -75,6 +81,18 @@ def test_a_reload_takes_from_sessions_what_a_section_has_now() -> None:
     assert table.still_its(TWO, three)
     assert table.still_its(ONE, two)
     assert not table.still_its(ONE, three)
+
+
+@pytest.mark.parametrize("own", ["10.79.0.1/24", "10.77.0.2/24", "10.77.0.3/30"])
+def test_a_reload_takes_from_sessions_what_lies_outside_our_networks_now(own: str) -> None:
+    """Or is our own address, or the broadcast address of our network."""
+    table = Grants(OWN, Identities([ONE, TWO], [], OWN))
+    mine, other = [ip_address("10.77.0.2" if own != "10.77.0.3/30" else "10.77.0.3")], [ip_address("fd77::2")]
+    assert table.still_its(TWO, mine) and table.still_its(TWO, other)
+    table.own = (ip_interface(own), ip_interface("fd77::1/64"))
+    assert not table.still_its(TWO, mine)
+    assert not table.still_its(TWO, [*other, *mine]), "one of them is enough"
+    assert table.still_its(TWO, other)
 
 
 # --- last holders ---
@@ -170,6 +188,26 @@ def test_a_session_that_the_data_plane_has_with_other_networks_does_not_go_on() 
     end = stale(session, now, mark)
     assert end is not None
     assert end.reason is CloseReason.CHANGED
+
+
+def test_a_clients_session_from_before_other_allowed_ips_does_not_go_on_either() -> None:
+    session = record_of(role=Role.CLIENT)
+    before, now, all_of_it = (
+        Settings(0, 0, 0, 0, allowed_ips=tuple(map(ip_network, networks)))
+        for networks in (["10.77.0.0/24"], ["10.77.0.0/24", "192.168.7.0/24"], [])
+    )
+    mark = SessionMark(
+        session_id=session.session_id,
+        connection_id=b"\1" * 20,
+        key_epoch=session.key_epoch,
+        packet_number=0,
+        confirmed=True,
+        routed=digest(before.allowed_ips),
+    )
+    assert stale(session, before, mark) is None
+    end = stale(session, now, mark)
+    assert end is not None and end.reason is CloseReason.CHANGED
+    assert stale(session, all_of_it, mark) is None, "how a data plane lists everything is its own matter"
 
 
 # --- the file ---

@@ -20,6 +20,7 @@ from qre.quic.bounds import CLIENT, MAX_GAPS, SERVER, Bound, OverBoundError
 from qre.quic.capsule_reader import CapsuleReader
 from qre.quic.handshake_events import HandshakeFailed
 from qre.quic.server.connect_ip import MAX_SKIPPED, AddressesRequested
+from qre.quic.server.server_handshake import LeftUnread
 from qre.wire.frames import Stream, encode_frame
 from tests.fuzz.hostile_ends import SERVER_SETTINGS, ClientPlay, VisitPlay
 from tests.fuzz.hostile_flows import withheld
@@ -71,14 +72,28 @@ def references(count: int) -> bytes:
 def test_initials_of_somebody_who_saw_the_hello_cost_nothing_and_change_nothing() -> None:
     hostile = HostileClient(round_trips=0)
     payloads = one_byte_frames(lambda offset: crypto_frame(offset, b"x"), 100_000)
+    read = hostile.read[tls.Epoch.INITIAL]
     for _ in range(250):
         hostile.inject_initial(next(payloads))
-    assert hostile.failure is None
+    assert hostile.read[tls.Epoch.INITIAL] == read + SERVER.initials, "the first of them are opened, and no more"
+    assert hostile.events == [LeftUnread(Bound.INITIALS)], "which is said once"
     receiver = hostile.server._connection._crypto_streams[tls.Epoch.INITIAL].receiver
     assert len(receiver._ranges) == 0, "nothing of it is kept"
     within_bounds(hostile)
     hostile.finish_handshake()
     assert hostile.client.h3 is not None, "the client gets its answer all the same"
+
+
+def test_initials_in_one_datagram_are_counted_one_by_one_and_what_is_behind_them_is_read() -> None:
+    hostile = HostileClient(round_trips=0)
+    before = hostile.read[tls.Epoch.INITIAL]
+    for _ in range(100):
+        hostile.deliver(b"".join(hostile.initial(b"\x01".ljust(180, b"\x00")) for _ in range(6)))
+    assert SERVER.initials - 6 < hostile.read[tls.Epoch.INITIAL] - before <= SERVER.initials
+    hostile.finish_handshake()
+    assert hostile.read[tls.Epoch.HANDSHAKE] > 0, "the client's Finished came behind an Initial of its own"
+    assert hostile.client.h3 is not None
+    within_bounds(hostile)
 
 
 @pytest.mark.parametrize("kind", ["stream", "crypto"])

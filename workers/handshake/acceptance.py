@@ -11,22 +11,22 @@ import math
 import os
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from qre.addresses import Interface
-from qre.causes import Cause
 from qre.dataplane.protocol import PathProven, underlay_of
 from qre.dest_profile import DestProfile
 from qre.errors import MachineError, QreError
 from qre.ipc.steering import Steering
 from qre.quic.bounds import Bound
 from qre.quic.handshake_events import Closed, HandshakeFailed
-from qre.quic.server.address_grants import CAUSES, Grants
+from qre.quic.server.address_grants import Grants
 from qre.quic.server.connect_ip import AddressesRequested
 from qre.quic.server.inspector import Authenticated
-from qre.quic.server.server_handshake import InstallNow, ServerHandshake, ShownByDest
+from qre.quic.server.server_handshake import InstallNow, LeftUnread, ServerHandshake, ShownByDest
 from qre.quic.server.shadow_connection import DestAnswer, Mirrored, NotFollowed, NotOfThisConnection
 from qre.quic.shadow.server_hello import Obstacle
 from qre.reality.replay import NotRecorded, ReplayFilter
@@ -43,6 +43,8 @@ _STEERING_TIMEOUT: Final = 8.0
 LIFETIME: Final = 20.0
 #: Of an answer, however far away Dest is (seconds).
 _LONGEST_DELAY: Final = 1.0
+#: Seconds of CPU for one handshake; an honest one takes some milliseconds.
+MOST_CPU: Final = 0.5
 #: Handshakes of one short id that have no confirmed session yet: a client has one, and one more when it begins again.
 MAX_UNCONFIRMED: Final = 4
 
@@ -66,6 +68,7 @@ class Accepted:
         self.short_id = found.short_id
         self.session_id: bytes | None = None
         self.ends_at = hello.now + LIFETIME
+        self.spent = 0.0  # seconds of CPU
         #: How long Dest takes to answer (seconds): so long ours takes, once we speak for ourselves.
         self.delay = 0.0
         #: What waits for that, and when it is due.
@@ -74,18 +77,25 @@ class Accepted:
 
     def begin(self, now: float) -> None:
         """Process the datagrams that authenticated the client, and answer."""
-        for data in self._first_flight:
-            self.inner.datagram_received(data, self.source[:2], now)
-        self._first_flight = []
-        self._acceptance.progress(self, now)
+        with self._acceptance.metered(self):
+            for data in self._first_flight:
+                self.inner.datagram_received(data, self.source[:2], now)
+            self._first_flight = []
+            self._acceptance.progress(self, now)
 
     def datagram_received(self, data: bytes, now: float) -> None:
-        """Process one more datagram of the client, and answer."""
-        self.inner.datagram_received(data, self.source[:2], now)
-        self._acceptance.progress(self, now)
+        """Process one more datagram of the client, and answer; one whose time is used up is not heard any more."""
+        if self.spent <= MOST_CPU:
+            with self._acceptance.metered(self):
+                self.inner.datagram_received(data, self.source[:2], now)
+                self._acceptance.progress(self, now)
 
     def dest_spoke(self, data: bytes, ecn: int, now: float) -> None:
         """One datagram of Dest: send ours in its place, or what it is itself when it is not of this connection."""
+        with self._acceptance.metered(self):
+            self._dest_spoke(data, ecn, now)
+
+    def _dest_spoke(self, data: bytes, ecn: int, now: float) -> None:
         first = self._unanswered
         if first:
             self._unanswered, self.delay = False, min(max(0.0, now - self._asked_at), _LONGEST_DELAY)
@@ -208,10 +218,13 @@ class Acceptance:
         for one in rivals[: max(0, len(rivals) + 1 - MAX_UNCONFIRMED)]:
             self._give_up(one, Bound.HANDSHAKES)
 
-    def _give_up(self, one: Accepted, bound: Bound) -> None:
+    def _went_beyond(self, one: Accepted, bound: Bound) -> None:
         self.excesses[bound] += 1
         client = self.grants.identities.who(one.short_id)
         self.complain(f"bound {bound}", f"client {client} at {one.source[0]}: too many {bound}")
+
+    def _give_up(self, one: Accepted, bound: Bound) -> None:
+        self._went_beyond(one, bound)
         if one.session_id is not None:
             self.sessions.delete(one.session_id, f"too many {bound}", CloseReason.TOO_MUCH)
             self.changed()
@@ -239,6 +252,22 @@ class Acceptance:
         self._recorded(why)
         return not why
 
+    @contextmanager
+    def metered(self, one: Accepted) -> Iterator[None]:
+        """What is done meanwhile is done for ``one``. Whose time is used up is left to Dest, as long as Dest is
+        followed; later it is given up, unless the data plane has its session."""
+        began, before = time.thread_time(), one.spent
+        yield
+        one.spent += time.thread_time() - began
+        if not before <= MOST_CPU < one.spent or one not in self._all:
+            return
+        if one.session_id is None and not one.inner.following:
+            self._give_up(one, Bound.CPU)
+            return
+        self._went_beyond(one, Bound.CPU)
+        if one.session_id is None:
+            self.not_followed(one)
+
     def _recorded(self, unrecorded: str) -> None:
         """Whether the last client could be recorded: without that, clients are strangers."""
         if unrecorded != self.unrecorded:
@@ -257,6 +286,8 @@ class Acceptance:
         self._send(one, now)
         while (event := one.inner.next_event()) is not None:
             match event:
+                case AddressesRequested() if one.short_id not in self.grants.identities.short_ids:
+                    one.inner.close(CloseReason.REMOVED)
                 case AddressesRequested() if self.turn_away(one):
                     one.inner.close(CloseReason.TWIN)
                 case AddressesRequested(addresses=wanted):
@@ -264,10 +295,12 @@ class Acceptance:
                     if granted:
                         one.inner.grant(granted, self.grants.routes())
                     else:
-                        one.inner.refuse(self._why_not(one, wanted))
+                        one.inner.refuse(self.grants.why_not(one.short_id, wanted))
                     self._tell_denials(one, wanted, granted)
                 case InstallNow():
                     self._install(one)
+                case LeftUnread(bound=bound):
+                    self._went_beyond(one, bound)
                 case HandshakeFailed(reason=reason, bound=bound):
                     if bound is not None:
                         self.excesses[bound] += 1
@@ -277,20 +310,12 @@ class Acceptance:
                     return
             self._send(one, now)
 
-    def _why_not(self, one: Accepted, wanted: tuple[Interface, ...]) -> Cause:
-        """What the client is told: of the first address that it may not have."""
-        denials = self.grants.denials(one.short_id, wanted)
-        return CAUSES[denials[0].denial] if denials else Cause.ADDRESS_OUTSIDE
-
     def _tell_denials(self, one: Accepted, wanted: tuple[Interface, ...], granted: tuple[Interface, ...]) -> None:
         """Say what was not granted, and whose it is."""
-        got = {address.ip for address in granted}
-        words = [
-            self.grants.words(each) for each in self.grants.denials(one.short_id, wanted) if each.address not in got
-        ]
+        words = self.grants.why_not_in_words(one.short_id, wanted, granted)
         if words:
             client = self.grants.identities.who(one.short_id)
-            text = f"client {client} at {one.source[0]} asked for what it may not have: {'; '.join(words)}"
+            text = f"client {client} at {one.source[0]} asked for what it may not have: {words}"
             self.complain(f"grant {client}", text)
 
     def recheck(self, may_go_on: Callable[[Accepted, bytes], bool]) -> None:

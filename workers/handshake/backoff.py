@@ -17,6 +17,8 @@ from qre.causes import Cause
 _JITTER: Final = 0.25
 #: Whoever has these has seen the site's page.
 VISITS: Final = frozenset({Cause.NOT_RECOGNISED, Cause.CLOCK_OFF})
+#: What another time may put right: a clock that was set is news.
+BY_THE_CLOCK: Final = frozenset({Cause.CLOCK_OFF, Cause.CLOCK_BEHIND, Cause.CLOCK_AHEAD, Cause.NOT_RECOGNISED})
 #: Multiples of the shortest pause: the one more visit, where there were sessions before.
 _ONCE_MORE: Final = (5.0, 15.0)
 #: Multiples of the longest pause: the first one after a page, and no page after more.

@@ -8,7 +8,6 @@ servers an attempt tries one after the other, in the order of ``qre/visit/server
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import socket
 import time
@@ -22,7 +21,7 @@ from qre.config.values import show_short_id
 from qre.dataplane.protocol import underlay_of
 from qre.ends import Role
 from qre.errors import MachineError, PeerError, QreError
-from qre.ipc.messages import HandshakeStatus, Party, RoleState, SocketGranted, SocketRelease, SocketRequest
+from qre.ipc.messages import HandshakeStatus, Party, RoleState
 from qre.ipc.tasks import Tasks
 from qre.ipc.worker import WorkerContext
 from qre.profile_secrets import ProfileSecrets
@@ -35,15 +34,17 @@ from qre.visit.dest import Resolved
 from qre.visit.exchange import shake_hands
 from qre.visit.servers import KnownServer, Servers
 from qre.wire.close_reason import CloseReason
-from qre.workers.handshake.backoff import VISITS, Pauses
+from qre.workers.handshake.backoff import BY_THE_CLOCK, VISITS, Pauses
 from qre.workers.handshake.dataplane_link import DataplaneLink
 from qre.workers.handshake.early_attempt import EarlyAttempt
 from qre.workers.handshake.memory import Forgetting
 from qre.workers.handshake.names import addresses_of, lookup_of, refuse_loop
-from qre.workers.handshake.sessions.awaited import AwaitedSession, AwaitedSessions
+from qre.workers.handshake.sessions.awaited import AwaitedSession, AwaitedSessions, MadeFor
 from qre.workers.handshake.sessions.live_sessions import Sessions
 from qre.workers.handshake.sessions.secrets import SecretsStore
+from qre.workers.handshake.sessions.session_sockets import SessionSockets
 from qre.workers.handshake.sessions.session_state import SessionEnd, Settings
+from qre.workers.handshake.worker_settings import client_settings, known_servers
 
 #: A session that lived for less than this counts as a failed attempt (seconds).
 _SHORT_LIFE: Final = 10.0
@@ -59,6 +60,7 @@ _LIFETIMES: Final = (0.75, 1.25)
 _DRAINING: Final = (1.0, 2.0)
 #: While another machine with the same short id is connected (seconds).
 _TWIN_PAUSE: Final = (30.0, 45.0)
+_FORMER: Final = "the session has the former Address or AllowedIPs, and one with those of the profile fails"
 _LARGE: Final = "IPv6 inside needs datagrams above a browser's 1,250 bytes: this server cannot join split packets"
 _OLD: Final = "datagrams are above a browser's 1,250 bytes: the loaded qre.ko is of an earlier version, reload it"
 
@@ -81,6 +83,9 @@ class Client:
         self._random = SystemRandom()
         self._sessions = Sessions(store, Role.CLIENT, self._settings(), self._random)
         self.link = DataplaneLink(self._sessions, lambda: self._awaited.heard(self._sessions.events), context.fail)
+        self._sockets = SessionSockets(
+            context, self.link.sockets, lambda: {record.socket_number for record in self._sessions.records()}
+        )
         self._early = EarlyAttempt()
         self._lookup = lookup_of(context)
         self._state = (False, "starting")
@@ -98,39 +103,23 @@ class Client:
         )
         self._attempting = False
         self._old_at = float("inf")  # then the session is to be renewed (monotonic)
+        self._outdated_at = 0.0  # and then one that has not what the profile says now
         config = context.config
         self._pauses = Pauses(config.reconnect_min_ms / 1000, config.reconnect_max_ms / 1000, self._random)
         self._beside_at = 0.0  # not before, a new session is made beside a silent one (monotonic)
 
     def _settings(self) -> Settings:
-        config = self._context.config
-        return Settings(
-            rekey_interval_ms=0,  # a browser follows the server
-            idle_timeout_ms=min(config.idle_timeout_ms, self._fingerprint.transport_parameters.max_idle_timeout),
-            keepalive_ms=config.keepalive_s * 1000,
-            rekey_after_packets=config.rekey_after_packets,
-            allowed_ips=config.allowed_ips,
-            in_kernel=not config.user_dataplane,
-            splits=config.splits,
-        )
+        return client_settings(self._context.config, self._fingerprint.transport_parameters.max_idle_timeout)
 
     def _use_servers(self) -> None:
-        config, secrets = self._context.config, self._secrets
-        first = KnownServer(config.endpoint_host, config.endpoint_port, secrets.public_key, secrets.short_id)
-        others = (
-            KnownServer(where.host, where.port, key.public_key, key.short_id)
-            for where, key in zip(config.others, secrets.others, strict=False)
-        )
-        self._servers.use([first, *others], config.endpoint_order)
+        config = self._context.config
+        self._servers.use(known_servers(config, self._secrets), config.endpoint_order)
 
     # --- life ---
 
     async def start(self) -> None:
         """Restore the sessions that an earlier process left, and begin to connect."""
-        for (name, number), fd in self._context.numbered.items():
-            if name == "client_udp":
-                self.link.sockets[number] = fd
-        self._context.descriptors.pop("client_udp", None)
+        self._sockets.take_over()
         records, damaged = self._sessions.store.load()
         if damaged:
             self._context.log.warning("the session of the previous process could not be read")
@@ -138,26 +127,30 @@ class Client:
             if record.role is not Role.CLIENT:
                 self._sessions.store.remove(record.session_id)
         kept = [record for record in records if record.role is Role.CLIENT]
+        now = self._made_for()
         for record in kept:
-            self._awaited.expect(record.session_id, confirmed=record.confirmed)
+            granted = frozenset(each.ip for each in record.handed_over.addresses)
+            made_for = now if granted <= now.addresses else now._replace(addresses=granted)
+            self._awaited.expect(record.session_id, made_for, confirmed=record.confirmed)
         self._sessions.restore(kept)
         self.link.pump()
         self._tasks.spawn(self._run())
 
     async def reload(self, secrets: ProfileSecrets) -> None:
-        """Use the new secrets and settings from the next attempt on, which comes soon; the session stays."""
+        """Use the new secrets and settings from the next attempt on, which comes soon. The session stays, unless it
+        has other addresses or AllowedIPs: then the next one is made at once, and takes its place."""
         self._secrets = secrets
         self._sessions.settings = self._settings()
         self._use_servers()
         self._early.wanted()
+        self._outdated_at = 0.0
+        self._awaited.wake()
 
     async def stop(self) -> None:
         """End the attempt under way and close every descriptor; the session stays in the data plane."""
         await self._tasks.end()
         self.link.close()
-        for fd in self.link.sockets.values():
-            os.close(fd)
-        self.link.sockets.clear()
+        self._sockets.close()
 
     def status(self) -> HandshakeStatus:
         """Whether the tunnel is up, the line for ``show``, and how many handshakes and rekeys there were."""
@@ -170,10 +163,7 @@ class Client:
 
     def socket_arrived(self, number: int, fd: int) -> None:
         """Keep underlay socket ``number``, which the supervisor has sent; takes ownership of ``fd``."""
-        before = self.link.sockets.pop(number, None)
-        if before is not None:
-            os.close(before)
-        self.link.sockets[number] = fd
+        self._sockets.arrived(number, fd)
 
     # --- the loop ---
 
@@ -181,7 +171,7 @@ class Client:
         """Connect and reconnect until cancelled."""
         pauses = self._pauses
         session_id = await self._resumed()
-        await self._release_unused()
+        await self._sockets.release_unused()
         while True:
             cause: Cause | None = None
             try:
@@ -192,7 +182,7 @@ class Client:
                 end = await self._until_lost(session_id)
                 if isinstance(end, bytes):
                     session_id = end
-                    await self._release_unused()
+                    await self._sockets.release_unused()
                     continue
                 if end.reason is CloseReason.TWIN:
                     raise PeerError.of("session lost", Cause.TWIN)
@@ -210,10 +200,10 @@ class Client:
                     reason = f"short id {show_short_id(self._tried.short_id)}: {reason}"
                     pause = max(pause, self._random.uniform(*_TWIN_PAUSE))
             session_id = None
-            await self._release_unused()
+            await self._sockets.release_unused()
             self._context.limited(f"attempt {reason}", f"{reason}; next attempt in {pause:.1f} s")
             await self._tell(False, f"{reason}; next attempt in {pause:.1f} s")
-            if await self._early.wait(pause, any_network=cause not in VISITS):
+            if await self._early.wait(pause, any_network=cause not in VISITS, clock=cause in BY_THE_CLOCK):
                 pauses.network_changed()
 
     async def _resumed(self) -> bytes | None:
@@ -236,27 +226,27 @@ class Client:
     async def _until_lost(self, session_id: bytes) -> SessionEnd | bytes:
         """How it ended; or the id of a session that has taken its place."""
         server = self._server_of.pop(session_id, None)
-        await self._tell(True, f"connected to {server or self._servers.first}")
+        connected = f"connected to {server or self._servers.first}"
+        await self._tell(True, connected)
         awaited = self._awaited.of(session_id)
         if awaited is None:
             return SessionEnd("it no longer exists")
-        awaited.lost.add_done_callback(lambda _: awaited.silent.set())  # wakes the loop below, too
-        self._old_at = time.monotonic() + self._lifetime()
+        self._old_at, self._outdated_at = time.monotonic() + self._lifetime(), 0.0
         try:
             while not awaited.lost.done():
                 back = self._servers.before(server)
                 pause = self._context.config.reconnect_max_ms / 1000 * self._random.uniform(*_GOING_BACK)
-                young = max(0.0, self._old_at - time.monotonic())
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(min(pause, young) if back else young):
-                        await awaited.silent.wait()
+                if self._state[1] != connected and not self._is_outdated(awaited):
+                    await self._tell(True, connected)  # the profile is what it was
+                young = max(0.0, self._renewal_at(awaited) - time.monotonic())
+                await awaited.until_news(min(pause, young) if back else young)
                 following = None
                 if awaited.lost.done():
                     continue
-                if awaited.silent.is_set():
+                if awaited.silent:
                     following = await self._beside(session_id, awaited, server)
-                elif time.monotonic() >= self._old_at:
-                    following = await self._renewed(session_id, server)
+                elif time.monotonic() >= self._renewal_at(awaited):
+                    following = await self._renewed(session_id, awaited, server)
                 elif back and time.monotonic() >= self._back_at:
                     following = await self._back(session_id, back)
                 if following is not None:
@@ -270,19 +260,34 @@ class Client:
         lifetime = self._context.config.session_lifetime_ms / 1000
         return lifetime * self._random.uniform(*_LIFETIMES) if lifetime else float("inf")
 
-    async def _renewed(self, session_id: bytes, server: KnownServer | None) -> bytes | None:
+    def _made_for(self) -> MadeFor:
+        """What a session that is made now has for life."""
+        config = self._context.config
+        return MadeFor(frozenset(each.ip for each in config.address), frozenset(config.allowed_ips))
+
+    def _is_outdated(self, awaited: AwaitedSession) -> bool:
+        return awaited.made_for != self._made_for()
+
+    def _renewal_at(self, awaited: AwaitedSession) -> float:
+        return min(self._old_at, self._outdated_at) if self._is_outdated(awaited) else self._old_at
+
+    async def _renewed(self, session_id: bytes, awaited: AwaitedSession, server: KnownServer | None) -> bytes | None:
         """A session in place of one that is old, made beside it: that ends a moment later, when what was on its way
         has come. None when none could be made."""
+        outdated = self._is_outdated(awaited)
         try:
             following = await self._attempt_with(self._servers.now(server), hurry=True)
         except QreError as error:
-            visited = self._pauses.after(error.cause) if error.cause in VISITS else 0.0
-            self._old_at = time.monotonic() + max(self._lifetime(), visited)
+            pause = self._pauses.after(error.cause) if outdated or error.cause in VISITS else 0.0
+            self._outdated_at = time.monotonic() + pause
+            self._old_at = time.monotonic() + max(self._lifetime(), pause)
             self._context.limited(f"renew {error}", f"a new session fails, the old one goes on: {error}")
-            await self._release_unused()
+            if outdated:
+                await self._tell(True, f"{_FORMER}: {error}; next attempt in {pause:.1f} s")
+            await self._sockets.release_unused()
             return None
         soon = time.monotonic() + self._random.uniform(*_DRAINING)
-        self._replace(session_id, "SessionLifetime is over", soon)
+        self._replace(session_id, "the profile has changed" if outdated else "SessionLifetime is over", soon)
         return following
 
     async def _back(self, session_id: bytes, servers: list[KnownServer]) -> bytes | None:
@@ -298,7 +303,7 @@ class Client:
                 self._replace(session_id, "a server that comes before this one is back")
                 self._context.limited("back", f"{server} is well again")
                 return following
-            await self._release_unused()
+            await self._sockets.release_unused()
         return None
 
     def _replace(self, session_id: bytes, why: str, at: float = 0.0) -> None:
@@ -311,7 +316,7 @@ class Client:
         wait = self._beside_at - time.monotonic()
         if wait > 0:
             await asyncio.wait({awaited.lost}, timeout=wait)
-        if awaited.lost.done() or not awaited.silent.is_set():
+        if awaited.lost.done() or not awaited.silent:
             return None
         self._beside_at = time.monotonic() + _APART
         try:
@@ -320,7 +325,7 @@ class Client:
             if error.cause in VISITS:  # the server knows us no more: no browser comes back to a page so soon
                 self._beside_at = time.monotonic() + max(_APART, self._pauses.after(error.cause))
             self._context.limited(f"attempt {error}", f"the server is silent, and a new session fails: {error}")
-            await self._release_unused()
+            await self._sockets.release_unused()
             return None
         self._replace(session_id, "it was silent, and has been replaced")
         self._context.limited("silent", "the server was silent: a new session has taken the place of the old one")
@@ -339,7 +344,7 @@ class Client:
                 if error.cause is Cause.TWIN:
                     raise
                 self._context.limited(f"server {server}", f"{error}; another server is tried now")
-            await self._release_unused()
+            await self._sockets.release_unused()
         return await self._attempt_with(last, hurry=bool(servers))
 
     async def _attempt_with(self, server: KnownServer, *, hurry: bool) -> bytes:
@@ -358,7 +363,7 @@ class Client:
                     raise
                 line = f"{error}; the name has another address, which is tried now"
                 self._context.limited(f"address {address[1][0]}", line)
-            await self._release_unused()
+            await self._sockets.release_unused()
         try:
             return await self._attempt_at(server, order[-1], PATIENCE if hurry else STEP_TIMEOUT)
         except QreError as error:
@@ -374,11 +379,12 @@ class Client:
             self._attempting = False
 
     async def _attempt_on(self, server: KnownServer, address: Resolved, patience: float) -> bytes:
+        made_for = self._made_for()
         number, source = await self._new_socket(ip_address(address[1][0]), address[1][1])
         handed_over, local = await self._shake_hands(server, number, address[1], patience, source)
         if handed_over.needs_large or not self._context.config.splits:
             self._context.limited("large", _LARGE if self._context.config.splits else _OLD)
-        self._awaited.expect(handed_over.session_id, confirmed=False)
+        self._awaited.expect(handed_over.session_id, made_for, confirmed=False)
         self._sessions.install(handed_over, underlay_of(local, address[1]), socket_number=number)
         self.link.pump()
         await self._awaited.until_confirmed(handed_over.session_id)
@@ -390,16 +396,14 @@ class Client:
     async def _new_socket(self, peer: Address, port: int) -> tuple[int, Address | None]:
         """Its number, and where its packets to the server come from, if there is a route."""
         try:
-            granted = await self._context.request(Party.SUPERVISOR, SocketRequest(peer=peer, port=port))
+            number, source = await self._sockets.new(peer, port)
         except MachineError:
             for session_id in list(self._sessions.orphans):  # one of them may occupy the configured port
                 self._sessions.delete_orphan(session_id, CloseReason.REPLACED)
             self.link.pump()
             raise
-        if not isinstance(granted, SocketGranted) or granted.number not in self.link.sockets:
-            raise MachineError("underlay socket", "the supervisor did not send it")
-        refuse_loop(self._context.config, peer, granted.local)
-        return granted.number, granted.local
+        refuse_loop(self._context.config, peer, source)
+        return number, source
 
     async def _shake_hands(
         self, server: KnownServer, number: int, peer: tuple[str, int], patience: float, source: Address | None
@@ -433,16 +437,10 @@ class Client:
             " session replaces it"
         )
 
-    async def _release_unused(self) -> None:
-        """Return the sockets that no session uses to the supervisor."""
-        for one in self.link.sockets.keys() - {r.socket_number for r in self._sessions.records()}:
-            os.close(self.link.sockets.pop(one))
-            await self._context.send(Party.SUPERVISOR, SocketRelease(number=one))
-
     async def _release_idle(self) -> None:
-        """The same, unless a socket may be one that an attempt has just got: then that attempt's end does it."""
+        """Unless a socket may be one that an attempt has just got: then that attempt's end does it."""
         if not self._attempting:
-            await self._release_unused()
+            await self._sockets.release_unused()
 
     async def _tell(self, up: bool, text: str) -> None:
         up = up or self._sessions.up() > 0  # an orphan carries traffic, too

@@ -24,11 +24,11 @@ from qre.quic.server.address_grants import Grants
 from qre.quic.server.address_leases import FILE_LENGTH, Change, Leases
 from qre.quic.server.identities import Identities
 from qre.wire.close_reason import CloseReason
-from qre.workers.handshake.server_settings import identities, session_settings
 from qre.workers.handshake.sessions.live_sessions import Sessions
 from qre.workers.handshake.sessions.secrets import SessionRecord
 from qre.workers.handshake.sessions.session_state import SessionEnd, Settings
 from qre.workers.handshake.twins import Twins
+from qre.workers.handshake.worker_settings import identities, session_settings
 
 #: A client that renews its session closes the old one itself before this, when nothing for it is on its way any more
 #: (seconds).

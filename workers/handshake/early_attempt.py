@@ -1,7 +1,8 @@
-"""A client's wait between two attempts, which ends early when the network or the resolver's files have changed.
+"""A client's wait between two attempts, which ends early when the network or the resolver's files have changed, or
+when the clock was set and may have been what was wrong.
 
-How long the backoff had grown says nothing about a network that is another one now. Still bounded: a network that
-changes all the time does not make a client knock all the time.
+How long the backoff had grown says nothing about a network that is another one now, nor about another time. Still
+bounded: a network that changes all the time does not make a client knock all the time.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ _SETTLING: Final = 0.2
 _GAP, _LONG_GAP, _MANY, _WINDOW = 0.5, 5.0, 10, 60.0
 #: How often the resolver's files are looked at (seconds).
 _INTERVAL: Final = 0.5
+#: A clock that was set has gone on by so many seconds more or less than time itself; no slewing comes to that.
+_JUMP: Final = 5.0
+_NEVER: Final = float("-inf")
 
 
 class EarlyAttempt:
@@ -27,7 +31,8 @@ class EarlyAttempt:
 
     def __init__(self) -> None:
         self._began_at = time.monotonic()
-        self._changed_at = self._wanted_at = float("-inf")
+        self._changed_at = self._wanted_at = self._clock_set_at = _NEVER
+        self._clock = _clock()
         self._resolver = _signature()
         self._news = asyncio.Event()
         self._woken: deque[float] = deque(maxlen=_MANY)
@@ -35,7 +40,7 @@ class EarlyAttempt:
     def began(self) -> None:
         """An attempt begins: what changes from now on may be what it lacks."""
         self._began_at = time.monotonic()
-        self._resolver = _signature()
+        self._resolver, self._clock = _signature(), _clock()
 
     def changed(self) -> None:
         """Addresses, routes or links have changed."""
@@ -47,9 +52,9 @@ class EarlyAttempt:
         self._wanted_at = time.monotonic()
         self._news.set()
 
-    async def wait(self, pause: float, *, any_network: bool = True) -> bool:
+    async def wait(self, pause: float, *, any_network: bool = True, clock: bool = False) -> bool:
         """Wait for ``pause`` seconds, or until shortly after a change since the attempt began: True. Not
-        ``any_network``: only what the user has changed counts."""
+        ``any_network``: only what the user has changed counts; ``clock``: that the clock was set, too."""
         ended = time.monotonic()
         many = len(self._woken) == _MANY and ended - self._woken[0] < _WINDOW
         earliest = ended + (_LONG_GAP if many else _GAP)
@@ -57,7 +62,13 @@ class EarlyAttempt:
             if _signature() != self._resolver:
                 self._resolver = _signature()
                 self.changed()
-            changed_at = max(self._changed_at, self._wanted_at) if any_network else self._wanted_at
+            if abs(_clock() - self._clock) > _JUMP:
+                self._clock, self._clock_set_at = _clock(), time.monotonic()
+            changed_at = max(
+                self._wanted_at,
+                self._changed_at if any_network else _NEVER,
+                self._clock_set_at if clock else _NEVER,
+            )
             woken = changed_at >= self._began_at
             until = min(ended + pause, max(changed_at + _SETTLING, earliest)) if woken else ended + pause
             left = until - time.monotonic()
@@ -72,6 +83,12 @@ class EarlyAttempt:
                     await self._news.wait()
             except TimeoutError:
                 pass
+
+
+def _clock() -> float:
+    """By how much the clock is ahead of the time since this machine was started, sleep included; a constant but for
+    who sets the clock."""
+    return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 #: Device, inode and time of change of a file; None: there is none.

@@ -96,8 +96,8 @@ class HandshakeWorker:
             await self._half.reload(self._secrets)
 
     async def handle(self, source: Party, message: Message) -> Message:
-        """A server's guest joins or leaves, Dest was visited by a command, a client's network has changed. Raises
-        QreError for any other message."""
+        """A server's guest joins, changes or leaves, Dest was visited by a command, a client's network has changed.
+        Raises QreError for any other message."""
         match message:
             case GuestJoin(number=number, profile=profile) if isinstance(self._half, Server):
                 self._guest_joins(self._half, number, profile)
@@ -114,17 +114,18 @@ class HandshakeWorker:
 
     def _guest_joins(self, server: Server, number: int, profile: str) -> None:
         secrets, feed = (self._guest_descriptors.pop((name, number), None) for name in _OF_A_GUEST)
-        if secrets is None or feed is None:
-            for fd in (secrets, feed):
-                if fd is not None:
-                    os.close(fd)
-            raise MachineError(f"profile {profile}", "its descriptors did not arrive")
         try:
+            if secrets is None:
+                raise MachineError(f"profile {profile}", "its descriptors did not arrive")
             its = parse_profile_secrets_untrusted(secrets)
         except MachineError:
-            os.close(feed)
+            if feed is not None:
+                os.close(feed)
             raise
-        server.guest_joins(number, profile, its, feed)
+        if feed is None:
+            server.guest_reloads(number, its)
+        else:
+            server.guest_joins(number, profile, its, feed)
 
     async def descriptor(self, name: str, number: int, fd: int) -> None:
         """A new pair to the data plane, a client's socket, or the secrets of a reloaded profile."""

@@ -7,7 +7,7 @@ of a handshake is told to the flow table, and to the front where there is one.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from qre.workers.handshake.acceptance import Accepted
 from qre.workers.handshake.port.flow_parts import Address, Handshake, Hello
@@ -19,19 +19,21 @@ from qre.workers.handshake.shared.guests import GuestCalls, Guests
 
 
 class PortSharing:
-    """``admit`` makes a handshake of ours for a client that the front passes on, ``arm`` sets the server's timer
-    anew, ``complain`` takes (key, line) for the log."""
+    """``ours``: the short ids of our own clients. ``admit`` makes a handshake for one of them that the front passes
+    on, ``arm`` sets the server's timer anew, ``complain`` takes (key, line) for the log."""
 
     def __init__(
         self,
         table: FlowTable,
         performer: Performer,
+        ours: Callable[[], Collection[bytes]],
         admit: Callable[[Hello], Accepted],
         arm: Callable[[], None],
         complain: Callable[[str, str], None],
     ) -> None:
         self._table = table
         self._perform = performer.perform
+        self._ours = ours
         self._admit = admit
         self._arm = arm
         self._complain = complain
@@ -77,6 +79,9 @@ class PortSharing:
         now, table, perform = time.monotonic(), self._table, self._perform
         source = message.visitor.address
         match message:
+            case Begin(short_id=short_id) if short_id not in self._ours():  # the front may not know of a reload yet
+                if self.feed is not None:
+                    self.feed.not_followed(source)
             case Begin():
                 perform(table.abandon(source), now)
                 made = self._admit(message.hello(now))

@@ -39,7 +39,6 @@ from qre.workers.handshake.clients import Clients
 from qre.workers.handshake.dataplane_link import DataplaneLink
 from qre.workers.handshake.dest_watch import DestWatch
 from qre.workers.handshake.memory import Forgetting, HighWater
-from qre.workers.handshake.port.admission import TokenBucket
 from qre.workers.handshake.port.datagrams import receive_into, send_to
 from qre.workers.handshake.port.flow_effects import Effect
 from qre.workers.handshake.port.flow_parts import Address, Flow, Handshake, Hello
@@ -50,7 +49,7 @@ from qre.workers.handshake.port.volley import Volley
 from qre.workers.handshake.port_sharing import PortSharing
 from qre.workers.handshake.recognition.recogniser import Recogniser
 from qre.workers.handshake.recognition.replay_file import read_replay_file
-from qre.workers.handshake.server_settings import flow_limits, follows
+from qre.workers.handshake.sessions.disowning import Disowning
 from qre.workers.handshake.sessions.live_sessions import Sessions
 from qre.workers.handshake.sessions.routed_cids import RoutedCids
 from qre.workers.handshake.sessions.secrets import SecretsStore
@@ -62,15 +61,12 @@ from qre.workers.handshake.sessions.session_state import (
     Orphaned,
     OrphanEnded,
 )
+from qre.workers.handshake.worker_settings import flow_limits, follows
 
 #: Datagrams read in one turn of the loop.
 _TURN: Final = 64
 #: How long after the last datagram hellos are looked at (seconds): the second half of one comes in 0.1 ms.
 _SECOND_HALF: Final = 0.0004
-#: Stateless resets per second.
-_RESETS: Final = 200.0
-#: How long the daemons that had joined the previous front may take to join this one (seconds).
-_OTHERS_COME: Final = 15.0
 
 
 class Server:
@@ -90,8 +86,6 @@ class Server:
         self._looking = self._stopped = False
         self._tasks = Tasks(context.internal_error)
         self._told: tuple[bool, str] | None = None
-        self._others_until = time.monotonic() + (_OTHERS_COME if config.followed else 0.0)
-        self._resets = TokenBucket(_RESETS, _RESETS)
         self._high_water = HighWater()
         self._forgetting = Forgetting()
         store.removed = self._forgetting.soon
@@ -101,7 +95,7 @@ class Server:
         self._relays = Relays(self._reply, self._volley.together, self._dest.doubt, context.limited)
         self._table = FlowTable(flow_limits(config), self._new_inspector, self._cids.of_datagram)
         self._performer = Performer(self._table, self._accept, self._open_relay, self._to_visitor, self._disown)
-        self._port = PortSharing(self._table, self._performer, self._admit, self._arm, context.limited)
+        self._port = PortSharing(self._table, self._performer, self._ours, self._admit, self._arm, context.limited)
         if config.joined:
             self._port.join(context.descriptors.pop("front_feed"))
         self._steering = (
@@ -110,6 +104,7 @@ class Server:
             else None
         )
         self._sessions = Sessions(store, Role.SERVER, self._clients.settings(), SystemRandom(), self._cids)
+        self._disowning = Disowning(self._cids, self._sessions, self._port.guests.any, followed=config.followed)
         self.link = DataplaneLink(self._sessions, self._sessions_changed, context.fail, self._strayed)
         self._use_secrets(secrets)
         self._acceptance = self._new_acceptance()
@@ -117,7 +112,7 @@ class Server:
             context,
             self._acceptance,
             self._port.guests,
-            lambda: self._clients.short_ids,
+            self._ours,
             self._table,
             self._perform_late,
             self._tell_state,
@@ -185,13 +180,14 @@ class Server:
 
     async def reload(self, secrets: ProfileSecrets) -> None:
         """Apply new clients, Dest, keys and limits; sessions that may not go on end. Raises QreError for a new key
-        without the old one as RealityPreviousKey.
+        without the old one as RealityPreviousKey, and for a short id of another daemon at this port.
 
         Connection IDs go on to be made with the key that this process began with: those in use were."""
         config = self._context.config
         if not follows(self._secrets, secrets):
             remedy = "write the old key as RealityPreviousKey, as `qre-tool rotate-key` does, or down and up"
             raise QreError("reload", "RealityPrivateKey changed", remedy)
+        self._port.guests.refuse_clients(secrets)
         self._use_secrets(secrets)
         self.recogniser.use(secrets)
         self._table.limits = flow_limits(config)
@@ -288,7 +284,7 @@ class Server:
         now, table = time.monotonic(), self._table
         if table.unread:
             self._performer.perform(table.look(now), now)
-        if len(data) <= segment or flow.passes_all:
+        if len(data) <= segment or flow.passes(data, segment):
             self._performer.perform(table.reply(flow, data, ecn, now, segment), now)
             return
         for at in range(0, len(data), segment):
@@ -326,6 +322,9 @@ class Server:
     def _accept(self, flow: Flow, hello: Hello) -> Handshake | Later | None:
         return self.recogniser.accept(flow, hello)
 
+    def _ours(self) -> frozenset[bytes]:
+        return self._clients.short_ids
+
     def _admit(self, hello: Hello) -> Accepted:
         return self._acceptance.admit(hello)
 
@@ -353,13 +352,7 @@ class Server:
             return
 
     def _disown(self, source: Address, cid: bytes, length: int) -> None:
-        if not self._sessions.compared or self._sessions.has_connection_id(cid):
-            return  # it lives, or the data plane's sessions are not known yet
-        if self._port.guests.any() or time.monotonic() < self._others_until:
-            return  # it may belong to another daemon at this port
-        if not self._resets.take(time.monotonic()):
-            return
-        answer = self._cids.reset(cid, length)
+        answer = self._disowning.answer(cid, length)
         if answer is not None:
             self._to_visitor(source, answer, 0)
 
@@ -368,6 +361,10 @@ class Server:
     def guest_joins(self, number: int, profile: str, secrets: ProfileSecrets, feed: int) -> None:
         """Pass a joined daemon its clients from now on. Raises UserError when its configuration does not fit."""
         self._port.guests.join(number, profile, self._secrets, secrets, feed)
+
+    def guest_reloads(self, number: int, secrets: ProfileSecrets) -> None:
+        """A joined daemon has other clients from now on. Raises QreError when its configuration does not fit."""
+        self._port.guests.reload(number, self._secrets, secrets)
 
     def guest_leaves(self, number: int) -> None:
         """Close guest ``number``; its clients are relayed to Dest from now on."""

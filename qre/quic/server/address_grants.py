@@ -1,11 +1,11 @@
 """Which inner addresses a client may have: the server's answer to ADDRESS_REQUEST (RFC 9484 §4.7.2).
 
-An address is granted when it lies inside one of the server's networks, is neither the server's own nor the network or
-broadcast address, and belongs to no other client. What a client's section says belongs to it alone, and it gets
-nothing else. Any other address belongs to the short id that holds it, in a session or a handshake under way, or else
-to the one that had it last; and of each network no short id gets more than its share. A second session of the same
-short id shares the addresses of the first until it replaces it. Sans-IO; the caller chooses the keys that name
-holders.
+A short id that is let in is granted an address when that lies inside one of the server's networks, is neither the
+server's own nor the network or broadcast address, and belongs to no other client. What a client's section says
+belongs to it alone, and it gets nothing else. Any other address belongs to the short id that holds it, in a session
+or a handshake under way, or else to the one that had it last; and of each network no short id gets more than its
+share. A second session of the same short id shares the addresses of the first until it replaces it. Sans-IO; the
+caller chooses the keys that name holders.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ _MOST_OF_A_NETWORK = 2 * MAX_ADDRESSES
 class Denial(enum.Enum):
     """Why an address is not granted. The value is for people; it may end in the name of the client that has it."""
 
+    UNKNOWN = "is asked for by a short id that is in no list"
     OUTSIDE = "is no client's address in the tunnel's networks"
     NOT_ITS = "is not in its section"
     OWNED = "belongs to client"
@@ -40,6 +41,7 @@ class Denial(enum.Enum):
 
 #: What the client is told.
 CAUSES = {
+    Denial.UNKNOWN: Cause.ADDRESS_OUTSIDE,  # it is not told: the session is closed with CloseReason.REMOVED
     Denial.OUTSIDE: Cause.ADDRESS_OUTSIDE,
     Denial.NOT_ITS: Cause.ADDRESS_NOT_ITS,
     Denial.OWNED: Cause.ADDRESS_TAKEN,
@@ -61,11 +63,9 @@ class Denied:
 class Grants:
     """``own`` are the device's interface addresses; ``leases`` are changed by ``confirm`` alone."""
 
-    def __init__(
-        self, own: Iterable[Interface], identities: Identities | None = None, leases: Leases | None = None
-    ) -> None:
+    def __init__(self, own: Iterable[Interface], identities: Identities, leases: Leases | None = None) -> None:
         self._own = tuple(own)
-        self._identities = identities or Identities()
+        self._identities = identities
         self._shares: dict[Network, int] = {}
         self.leases = leases or Leases()
         self._held: dict[Hashable, tuple[bytes, frozenset[Address]]] = {}
@@ -77,7 +77,7 @@ class Grants:
 
     @own.setter
     def own(self, addresses: Iterable[Interface]) -> None:
-        """A reload may change them; earlier grants stay with their holders."""
+        """A reload may change them; see ``still_its``."""
         self._own = tuple(addresses)
         self._shares.clear()
 
@@ -107,6 +107,16 @@ class Grants:
         found = (self._judge(short_id, interface) for interface in list(wanted)[:MAX_ADDRESSES])
         return [denied for denied in found if denied is not None]
 
+    def why_not(self, short_id: bytes, wanted: Iterable[Interface]) -> Cause:
+        """What the client is told: of the first address that it may not have."""
+        denials = self.denials(short_id, wanted)
+        return CAUSES[denials[0].denial] if denials else Cause.ADDRESS_OUTSIDE
+
+    def why_not_in_words(self, short_id: bytes, wanted: Iterable[Interface], granted: Iterable[Interface]) -> str:
+        """Of everything that was not granted, and whose it is; empty when all was."""
+        got = {address.ip for address in granted}
+        return "; ".join(self.words(each) for each in self.denials(short_id, wanted) if each.address not in got)
+
     def words(self, denied: Denied) -> str:
         """One denial, for people."""
         other = f" {self.identities.who(denied.other)}" if denied.other is not None else ""
@@ -130,7 +140,10 @@ class Grants:
         self._held.pop(holder, None)
 
     def still_its(self, short_id: bytes, addresses: Iterable[Address]) -> bool:
-        """Whether the sections of a new configuration leave a session what it was granted."""
+        """Whether a new configuration leaves a session what it was granted: its networks, and its sections."""
+        addresses = tuple(addresses)
+        if any(self._network(ip_interface(address)) is None for address in addresses):
+            return False
         section = self.identities.sections.get(short_id)
         if section is not None:
             mine = {address.ip for address in section.address}
@@ -146,8 +159,10 @@ class Grants:
     def _judge(self, short_id: bytes, interface: Interface, asked: Iterable[Address] = ()) -> Denied | None:
         """Why this address is not granted; None: it is. ``asked`` are granted by the same request."""
         address = interface.ip
-        network = next((own for own in self._own if is_host_of(interface, own)), None)
-        if network is None or any(address == own.ip for own in self._own):
+        if short_id not in self.identities.short_ids:
+            return Denied(address, Denial.UNKNOWN)
+        network = self._network(interface)
+        if network is None:
             return Denied(address, Denial.OUTSIDE)
         owner = self.identities.owner(address)
         if owner is not None and owner != short_id:
@@ -164,6 +179,12 @@ class Grants:
         if address not in has and sum(each in network.network for each in has) >= self._share(network):
             return Denied(address, Denial.SHARE)
         return None
+
+    def _network(self, interface: Interface) -> Interface | None:
+        """In which of our own networks this may be a client's address."""
+        if any(interface.ip == own.ip for own in self._own):
+            return None
+        return next((own for own in self._own if is_host_of(interface, own)), None)
 
     def _share(self, own: Interface) -> int:
         """How many addresses of one network a short id without a section may have at a time."""

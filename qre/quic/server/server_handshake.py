@@ -76,7 +76,15 @@ class InstallNow:
     """Install the session of ``hand_over_state()``, held; then call ``session_installed()``."""
 
 
-ServerEvent = AddressesRequested | InstallNow | HandshakeFailed | Closed
+@dataclass(frozen=True)
+class LeftUnread:
+    """The client, or somebody in its name, went beyond ``bound``: what does is not read, and the handshake goes on.
+    Reported once."""
+
+    bound: Bound
+
+
+ServerEvent = AddressesRequested | InstallNow | LeftUnread | HandshakeFailed | Closed
 
 
 class ServerHandshake:
@@ -176,7 +184,10 @@ class ServerHandshake:
         """Process any bytes; datagrams from another address are ignored: a handshake does not migrate."""
         if self._stage is not _Stage.OVER and peer == self._peer:
             self._now = now
+            unread = self._connection.initials_left_out
             self._guarded(lambda: self._connection.receive_datagram(data, peer, now))
+            if not unread and self._connection.initials_left_out:
+                self._events.append(LeftUnread(Bound.INITIALS))
             if self._performance is not None:
                 self._performance.received(now)
 

@@ -3,15 +3,16 @@
 Dest takes our address for that of every visitor, and a token that it gave to one is good for all. So what it sends
 to an address that has proved nothing is bounded here: whoever forges a source address gets its owner three times
 what he sent himself. A visitor proves its address when it uses a connection ID that Dest chose in this flow, which
-came in an answer. A flow that begins with a short header is a connection that moved, and Dest's own path validation
-(§8.2) bounds what it gets.
+came in an answer. A flow that begins with a short header is a connection that moved: what Dest sends it in packets
+with short headers is bounded by Dest's own path validation (§8.2), all else as for anybody. Its first long header
+begins another connection, of which Dest validates nothing, and from there on everything counts.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-from qre.wire.packet import is_short, long_header_destination_cid, long_header_source_cid
+from qre.wire.packet import is_long, is_short, long_header_destination_cid, long_header_source_cid
 
 AMPLIFICATION: Final = 3
 #: Connection IDs of Dest's in one flow: that of its Retry, and that of the handshake.
@@ -21,23 +22,34 @@ _MAX_CIDS: Final = 4
 class AddressProof:
     """Of one flow. ``proven``: nothing is counted any more."""
 
-    __slots__ = ("_cids", "_received", "_returned", "proven")
+    __slots__ = ("_cids", "_moved", "_received", "_returned", "proven")
 
     def __init__(self) -> None:
         self.proven = False
+        self._moved: bool | None = None  # it has sent short headers alone; None: nothing at all
         self._received = self._returned = 0  # bytes
         self._cids: list[bytes] = []
 
     def visitor_spoke(self, data: bytes) -> None:
         """A datagram of the visitor."""
-        if is_short(data):
-            self.proven = not self._received or any(data.startswith(cid, 1) for cid in self._cids)
+        short = is_short(data)
+        self._moved = short and self._moved is not False
+        if short:
+            self.proven = any(data.startswith(cid, 1) for cid in self._cids)
         elif long_header_destination_cid(data) in self._cids:
             self.proven = True
         self._received += len(data)
 
+    def is_free(self, data: bytes, segment: int) -> bool:
+        """Whether these datagrams of Dest, of ``segment`` bytes each, go to the visitor uncounted."""
+        return self.proven or (
+            bool(self._moved) and not any(is_long(data[at : at + 1]) for at in range(0, len(data), segment))
+        )
+
     def may_answer(self, data: bytes) -> bool:
         """Whether a datagram of Dest may go to the visitor."""
+        if self._moved and is_short(data):
+            return True
         if self._returned + len(data) > AMPLIFICATION * self._received:
             return False
         self._returned += len(data)

@@ -148,10 +148,9 @@ class Flow:
         self.cids: Collection[bytes] = ()  # in OVER: of the handshake, whose packets may still come
         self.over_at = 0.0  # in LEFT and OVER: since when
 
-    @property
-    def passes_all(self) -> bool:
-        """Whether every reply of Dest goes to the visitor as it is, so that several may go at once."""
-        return self.state is FlowState.RELAY and self.address.proven
+    def passes(self, data: bytes, segment: int) -> bool:
+        """Whether these replies of Dest, of ``segment`` bytes each, all go to the visitor as they are: at once."""
+        return self.state is FlowState.RELAY and self.address.is_free(data, segment)
 
     def forget_handshake(self) -> None:
         """Nothing of its secrets is kept."""

@@ -77,11 +77,11 @@ SHADOW: the client is ours. Dest gets its datagrams and we read them; for each o
 the client has sent Finished, or Dest is not followed at all; Dest is told that the visit is over, and its replies to
 that visit are dropped. OVER: the handshake has become a session or failed; for a while datagrams for it are dropped,
 because Dest does not know the connection. What is *of another connection* goes to Dest in all of these states, and an
-Initial of one is inspected: an authenticated client that begins again replaces the handshake; any other sender at its
-address changes nothing. In OVER a possible hello starts a new flow: the row of (none) follows. *Packet to our CID*:
-in a short header, at the userspace socket; packets of live sessions arrive at another socket. *Passed on by the
-front*: of a shared port, which forwards the datagram to Dest itself. *Removed*: idle, or the longest idle where room
-is needed, or abandoned.
+Initial of one is inspected when a newcomer's would be (``admission``): an authenticated client that begins again
+replaces the handshake; any other sender at its address changes nothing. In OVER a possible hello starts a new flow:
+the row of (none) follows. *Packet to our CID*: in a short header, at the userspace socket; packets of live sessions
+arrive at another socket. *Passed on by the front*: of a shared port, which forwards the datagram to Dest itself.
+*Removed*: idle, or the longest idle where room is needed, or abandoned.
 
 A combination without a row cannot happen.
 """
@@ -91,6 +91,7 @@ from __future__ import annotations
 import enum
 from typing import Final, NamedTuple
 
+from qre.quic.server.inspector import UNDECIDED, Authenticated, Verdict
 from qre.workers.handshake.port.flow_effects import (
     Abandon,
     Accept,
@@ -135,6 +136,13 @@ class FlowEvent(enum.Enum):
     REMOVED = "removed"
 
     __hash__ = object.__hash__  # see FlowState
+
+
+def event_of(verdict: Verdict) -> FlowEvent:
+    """What an inspector has found."""
+    if isinstance(verdict, Authenticated):
+        return FlowEvent.OUR_HELLO
+    return FlowEvent.UNDECIDED if verdict is UNDECIDED else FlowEvent.NOT_OURS
 
 
 class FlowRule(NamedTuple):

@@ -15,17 +15,14 @@ undecided flows and their bytes, handshakes (what is over makes room first). Oth
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from qre.errors import UntrustedInputError
 from qre.quic.server.inspector import UNDECIDED, Authenticated, Verdict
-from qre.wire.initial import MAX_DATAGRAM, MIN_DATAGRAM
 from qre.wire.packet import (
     is_initial,
-    is_long,
     is_short,
-    long_header_destination_cid,
     long_header_source_cid,
     retry_source_cid,
 )
@@ -33,8 +30,9 @@ from qre.workers.handshake.port.admission import Admission
 from qre.workers.handshake.port.flow_books import FlowBooks
 from qre.workers.handshake.port.flow_effects import Effect, Feed, Forward, Happening, ToVisitor
 from qre.workers.handshake.port.flow_parts import Address, Flow, FlowState, Handshake, Inspector, Limits
-from qre.workers.handshake.port.flow_rules import FORWARDED, PASSED_BACK, RULES, FlowEvent
+from qre.workers.handshake.port.flow_rules import FORWARDED, PASSED_BACK, RULES, FlowEvent, event_of
 from qre.workers.handshake.port.shown import shown_untrusted
+from qre.workers.handshake.port.whose import is_to, may_begin_hello
 
 #: How long datagrams of a handshake that is over are dropped (seconds).
 SILENCE: Final = 30.0
@@ -54,11 +52,6 @@ _AT_REPLY: Final = {state: rule.effects for (state, event), rule in RULES.items(
 _SHADOW, _OVER = FlowState.SHADOW, FlowState.OVER
 #: The states of a client's address.
 _CLIENTS: Final = frozenset({FlowState.SHADOW, FlowState.LEFT, FlowState.OVER})
-
-
-def may_begin_hello(data: bytes) -> bool:
-    """Whether this could be the first datagram of a ClientHello: an Initial of version 1, of a length that counts."""
-    return MIN_DATAGRAM <= len(data) <= MAX_DATAGRAM and is_initial(data)
 
 
 class FlowTable:
@@ -107,7 +100,7 @@ class FlowTable:
         return self._happens(flow, FlowEvent.DATAGRAM, now, data, ecn)
 
     def reply(self, flow: Flow, data: bytes, ecn: int, now: float, segment: int = 0) -> Sequence[Effect]:
-        """One datagram from Dest for the visitor of ``flow``, or several of ``segment`` bytes if it ``passes_all``.
+        """One datagram from Dest for the visitor of ``flow``, or several of ``segment`` bytes that it ``passes``.
         What is ``unread`` has to be looked at before."""
         ours = self._books.clients.get(flow.source) is flow
         if not ours and self._books.visitors.get(flow.source) is not flow:
@@ -193,7 +186,7 @@ class FlowTable:
 
     def _judged(self, flow: Flow, inspector: Inspector, verdict: Verdict, now: float) -> Sequence[Effect]:
         if flow.source in self._books.clients:
-            return self._judged_again(flow, verdict, now)
+            return self._judged_again(flow, inspector, verdict, now)
         if len(flow.held) == 1 and inspector.opened:
             self._hellos.charge(flow.prefix, now)
         if isinstance(verdict, Authenticated):
@@ -205,10 +198,14 @@ class FlowTable:
             return self._happens(flow, FlowEvent.REMOVED)
         return self._stranger(flow, FlowEvent.NOT_OURS)
 
-    def _judged_again(self, flow: Flow, verdict: Verdict, now: float) -> Sequence[Effect]:
+    def _judged_again(self, flow: Flow, inspector: Inspector, verdict: Verdict, now: float) -> Sequence[Effect]:
         """Of a client's address: an Initial of another connection."""
+        if len(flow.held) == 1 and inspector.opened:
+            self._hellos.charge(flow.prefix, now)
+        elif not inspector.opened:
+            self._hellos.waste(now)
         found = verdict if isinstance(verdict, Authenticated) else None
-        effects = self._happens(flow, _named(verdict), now, found=found)
+        effects = self._happens(flow, event_of(verdict), now, found=found)
         if verdict is not UNDECIDED:
             flow.inspector, flow.held = None, []
             flow.unread = flow.unread if found else []
@@ -235,8 +232,8 @@ class FlowTable:
         if not flow.address.proven:
             flow.address.visitor_spoke(data)
         of_another = is_initial(data) if flow.state is _SHADOW else True
-        if of_another and not _is_to(data, flow.handshake.cids):
-            if may_begin_hello(data):
+        if of_another and not is_to(data, flow.handshake.cids):
+            if may_begin_hello(data) and (flow.inspector is not None or self._hellos.take(flow.prefix, now)):
                 flow.inspector = flow.inspector or self._inspector()
                 self._books.read_later(flow, data, unix_ms)
             return self._happens(flow, FlowEvent.OTHER, now, data, ecn)
@@ -244,7 +241,7 @@ class FlowTable:
 
     def _after(self, flow: Flow, data: bytes, ecn: int, now: float, unix_ms: int) -> Sequence[Effect]:
         """A datagram from the address of a client whose handshake is over."""
-        if _is_to(data, flow.cids):
+        if is_to(data, flow.cids):
             return self._happens(flow, FlowEvent.DATAGRAM)
         if not may_begin_hello(data):
             return self._happens(flow, FlowEvent.OTHER, now, data, ecn)
@@ -435,16 +432,3 @@ class FlowTable:
     def relayed(self) -> int:
         """The number of flows that are relayed to Dest."""
         return len(self._books.visitors) - len(self._books.undecided)
-
-
-def _named(verdict: Verdict) -> FlowEvent:
-    if isinstance(verdict, Authenticated):
-        return FlowEvent.OUR_HELLO
-    return FlowEvent.UNDECIDED if verdict is UNDECIDED else FlowEvent.NOT_OURS
-
-
-def _is_to(data: bytes, cids: Collection[bytes]) -> bool:
-    """Whether a packet's destination connection ID is one of these."""
-    if is_long(data):
-        return long_header_destination_cid(data) in cids
-    return any(data.startswith(cid, 1) for cid in cids if cid)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
+from qre.addresses import Address, Network
 from qre.errors import PeerError
 from qre.wire.close_reason import CloseReason
 from qre.workers.handshake.sessions.live_sessions import Sessions
@@ -16,17 +18,38 @@ from qre.workers.handshake.sessions.session_state import Confirmed, Event, Lost,
 _LONGEST_CONFIRMATION: Final = 20.0
 
 
-class AwaitedSession:
-    """One session, from its installation until nobody waits for it."""
+class MadeFor(NamedTuple):
+    """What a session has of the profile for life: the addresses that were asked for, and AllowedIPs."""
 
-    def __init__(self, *, confirmed: bool) -> None:
+    addresses: frozenset[Address]
+    allowed_ips: frozenset[Network]
+
+
+class AwaitedSession:
+    """One session, from its installation until nobody waits for it. ``silent``: nothing comes back."""
+
+    def __init__(self, made_for: MadeFor, *, confirmed: bool) -> None:
+        self.made_for = made_for
+        self.silent = False
         loop = asyncio.get_running_loop()
         self.confirmed: asyncio.Future[None] = loop.create_future()
         if confirmed:
             self.confirmed.set_result(None)
         self.lost: asyncio.Future[SessionEnd] = loop.create_future()
-        #: Set while nothing comes back.
-        self.silent = asyncio.Event()
+        self._news = asyncio.Event()
+
+    def wake(self) -> None:
+        """Something has changed for it."""
+        self._news.set()
+
+    async def until_news(self, timeout: float) -> None:
+        """Wait for ``timeout`` seconds, or until it is lost, silent or woken; not at all while it is one of these."""
+        if self.lost.done() or self.silent:
+            return
+        self._news.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await self._news.wait()
 
 
 class AwaitedSessions:
@@ -46,9 +69,14 @@ class AwaitedSessions:
         self._abandoned = abandoned
         self._awaited: dict[bytes, AwaitedSession] = {}
 
-    def expect(self, session_id: bytes, *, confirmed: bool) -> None:
+    def expect(self, session_id: bytes, made_for: MadeFor, *, confirmed: bool) -> None:
         """Before it is installed, or when an earlier process has left it."""
-        self._awaited[session_id] = AwaitedSession(confirmed=confirmed)
+        self._awaited[session_id] = AwaitedSession(made_for, confirmed=confirmed)
+
+    def wake(self) -> None:
+        """Something has changed for all of them."""
+        for awaited in self._awaited.values():
+            awaited.wake()
 
     def of(self, session_id: bytes) -> AwaitedSession | None:
         """None: it has ended, and that was heard."""
@@ -87,12 +115,12 @@ class AwaitedSessions:
                         self._abandoned()
                     elif not awaited.lost.done():
                         awaited.lost.set_result(end)
+                        awaited.wake()
                 case Silent(session_id=session_id, silent=silent):
                     awaited = self._awaited.get(session_id)
-                    if awaited is not None and silent:
-                        awaited.silent.set()
-                    elif awaited is not None:
-                        awaited.silent.clear()
+                    if awaited is not None:
+                        awaited.silent = silent
+                        awaited.wake()
                 case Orphaned():
                     self._orphaned()
                 case _:

@@ -210,7 +210,8 @@ def stale(record: SessionRecord, settings: Settings, mark: SessionMark) -> Sessi
     """Why the session cannot go on as the data plane has it; None when it can."""
     if mark.key_epoch < record.key_epoch:
         return SessionEnd("the data plane is at an earlier key epoch", CloseReason.OUT_OF_STEP)
-    if record.role is Role.SERVER and mark.routed and mark.routed != digest(allowed_ips(record, settings)):
+    networks = allowed_ips(record, settings)
+    if networks and mark.routed and mark.routed != digest(networks):
         return SessionEnd("its networks have changed while no daemon ran", CloseReason.CHANGED)
     return None
 

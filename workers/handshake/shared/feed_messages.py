@@ -91,7 +91,7 @@ class Begin(Message, frozen=True, kw_only=True):
         return Hello(
             found,
             list(self.datagrams),
-            (self.visitor.ip, self.visitor.port),
+            self.visitor.address,
             now,
             None if shown is None else ShownByDest(shown.source_cid, shown.highest_packet_number),
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -165,11 +165,7 @@ class Guests:
         """Admit a daemon; takes ownership of ``feed``. Raises UserError when its configuration does not fit."""
         channel: Channel[ToFront] = Channel(socket.socket(fileno=feed), ToFront)
         try:
-            keys = (own.private_key, own.previous_key)
-            if not any(hmac.compare_digest(key, its.private_key) for key in keys):
-                raise UserError(
-                    f"profile {profile}", "RealityPrivateKey differs from that of the port's front", "use one key"
-                )
+            self._refuse_another_key(profile, own, its)
             self._refuse_overlap(number, profile, own, its)
         except UserError:
             channel.close()
@@ -179,18 +175,34 @@ class Guests:
         self._guests[number] = guest
         asyncio.get_running_loop().add_reader(channel.fileno(), guest.readable)
 
+    def reload(self, number: int, own: ProfileSecrets, its: ProfileSecrets) -> None:
+        """A guest has other clients from now on. Raises UserError when its configuration does not fit any more, and
+        MachineError for an unknown number."""
+        guest = self._guests.get(number)
+        if guest is None:
+            raise MachineError("the port's front", "it does not know this daemon")
+        self._refuse_another_key(guest.profile, own, its)
+        self._refuse_overlap(number, guest.profile, own, its)
+        guest.short_ids = frozenset(its.short_ids)
+
+    def refuse_clients(self, own: ProfileSecrets) -> None:
+        """Raise UserError when one of our own short ids would be a guest's, too."""
+        _refuse_shared("RealityShortIds", self.short_ids() & set(own.short_ids))
+
+    @staticmethod
+    def _refuse_another_key(profile: str, own: ProfileSecrets, its: ProfileSecrets) -> None:
+        keys = (own.private_key, own.previous_key)
+        if not any(hmac.compare_digest(key, its.private_key) for key in keys):
+            raise UserError(
+                f"profile {profile}", "RealityPrivateKey differs from that of the port's front", "use one key"
+            )
+
     def _refuse_overlap(self, number: int, profile: str, own: ProfileSecrets, its: ProfileSecrets) -> None:
         taken = set(own.short_ids)
         for other, guest in self._guests.items():
             if other != number:
                 taken |= guest.short_ids
-        shared = taken & set(its.short_ids)
-        if shared:
-            raise UserError(
-                f"profile {profile}",
-                f"RealityShortIds: {min(shared).hex()} belongs to another device at this port already",
-                "give each client a short id of its own",
-            )
+        _refuse_shared(f"profile {profile}, RealityShortIds", taken & set(its.short_ids))
 
     def leave(self, number: int) -> None:
         """Close guest ``number``; an unknown number is ignored."""
@@ -210,3 +222,9 @@ class Guests:
         """Close every guest."""
         for number in list(self._guests):
             self.leave(number)
+
+
+def _refuse_shared(where: str, short_ids: Collection[bytes]) -> None:
+    if short_ids:
+        why = f"{min(short_ids).hex()} belongs to another device at this port already"
+        raise UserError(where, why, "give each client a short id of its own")

@@ -1,4 +1,4 @@
-"""What the configuration says about a server's flows and sessions."""
+"""What the configuration says about flows and sessions, of either end, and about a client's servers."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from qre.config.model import ClientSection
 from qre.ipc.messages import WorkerConfig
 from qre.profile_secrets import ProfileSecrets
 from qre.quic.server.identities import Identities
+from qre.visit.servers import KnownServer
 from qre.workers.handshake.port.flow_parts import Limits
 from qre.workers.handshake.sessions.session_state import Settings
 
@@ -59,3 +60,23 @@ def session_settings(config: WorkerConfig, clients: Identities) -> Settings:
         in_kernel=not config.user_dataplane,
         splits=config.splits,
     )
+
+
+def client_settings(config: WorkerConfig, longest_idle_ms: int) -> Settings:
+    """Of a client's sessions."""
+    return Settings(
+        rekey_interval_ms=0,  # a browser follows the server
+        idle_timeout_ms=min(config.idle_timeout_ms, longest_idle_ms),
+        keepalive_ms=config.keepalive_s * 1000,
+        rekey_after_packets=config.rekey_after_packets,
+        allowed_ips=config.allowed_ips,
+        in_kernel=not config.user_dataplane,
+        splits=config.splits,
+    )
+
+
+def known_servers(config: WorkerConfig, secrets: ProfileSecrets) -> list[KnownServer]:
+    """In the order of the profile."""
+    first = KnownServer(config.endpoint_host, config.endpoint_port, secrets.public_key, secrets.short_id)
+    others = zip(config.others, secrets.others, strict=False)
+    return [first, *(KnownServer(at.host, at.port, key.public_key, key.short_id) for at, key in others)]

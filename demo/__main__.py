@@ -171,7 +171,7 @@ def scene(screen: Screen, stack: ExitStack) -> None:
     visitor(screen, lab, site)
     for daemon in (server, client):
         screen.step(f"qre-tool show, {daemon.profile}")
-        screen.show(daemon.tool("show", daemon.profile))
+        screen.show(daemon.tool("show", daemon.profile, folded=True))
     for daemon in (server, client):
         screen.step(f"processes of {daemon.profile}, from /proc (worst thread of each)")
         screen.show("\n".join(process_table(daemon)))

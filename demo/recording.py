@@ -84,7 +84,7 @@ def record(screen: Screen) -> None:
             screen.show(line + "\n", 0.9 if "bytes from" in line else 0.05)
         screen.now += _READ
         screen.type("client", "qre-tool show client0")
-        answer("\x1b[H\x1b[2J\n" + client.tool("show", "client0"), 0.3)
+        answer("\x1b[H\x1b[2J\n" + client.tool("show", "client0", folded=True), 0.3)
         screen.show("", 3 * _READ)
 
 

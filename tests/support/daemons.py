@@ -217,11 +217,12 @@ class Daemon:
     def said(self) -> str:
         return self.log.read_text(errors="replace") if self.log.exists() else ""
 
-    def tool(self, *arguments: str, check: bool = True) -> str:
-        """``qre-tool ARGUMENTS`` in the daemon's namespace and environment; its standard output, lines whole."""
+    def tool(self, *arguments: str, check: bool = True, folded: bool = False) -> str:
+        """``qre-tool ARGUMENTS`` in the daemon's namespace and environment; its standard output. What is folded for
+        people is whole, unless that is what is wanted."""
         assignments = [f"{key}={value}" for key, value in self.env.items()]
         said = run(*self.namespace.prefix, "env", *assignments, TOOL, *arguments, check=check)
-        return unfolded(said) if arguments[0] in ("show", "check", "watch") else said
+        return said if folded or arguments[0] not in ("show", "check", "watch") else unfolded(said)
 
     def workers(self) -> dict[str, int]:
         """Worker name -> pid of those that the daemon keeps."""

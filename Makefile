@@ -10,6 +10,7 @@
 # make mutants  breaks the program in one place for each clause of docs/conformance.md and runs the tests of that row,
 #             which must fail; about an hour, as root. QRE_MUTANTS=vm: the ring vm, too, some minutes for each
 # make test-cycles  200 starts and ends of a client, 50 of a server, every fourth cut off while it starts; half an hour
+# make test-floods  floods of hellos for a minute each, with ten clients that come in meanwhile; five minutes
 # make test-clients  fifty real clients of one server at once; ten minutes, and some gigabytes of memory
 # make fuzz   peers that have the keys, against both ends and the data plane: a million inputs, half an hour.
 #             QRE_FUZZ_INPUTS and QRE_FUZZ_SEED: another number, another run
@@ -31,7 +32,7 @@ PICTURES += $(patsubst %.gp,%.svg,$(wildcard docs/pictures/*.gp))
 C_FILES := $(wildcard bpf/*.c bpf/*.h kmod/*.c kmod/*.h kmod/uapi/*.h tests/vm/guest/*.c tests/vm/guest/*.h)
 
 .PHONY: setup setup-dev setup-tests setup-vm demo test test-unit test-host test-vm test-kasan test-container test-packages
-.PHONY: test-cycles test-clients mutants fuzz deb wheel check vectors pictures bench bench-server bench-vm bench-likeness bench-worst bpf clean
+.PHONY: test-cycles test-floods test-clients mutants fuzz deb wheel check vectors pictures bench bench-server bench-vm bench-likeness bench-worst bpf clean
 
 setup:
 	@packaging/setup.sh
@@ -78,6 +79,9 @@ test-packages:
 
 test-cycles: setup-tests
 	@QRE_CYCLES_ALL=1 $(PYTHON) -m pytest tests/host/test_cycles.py
+
+test-floods: setup-tests
+	@QRE_FLOOD_SECONDS=60 QRE_FLOOD_TIMES=10 $(PYTHON) -m pytest -s tests/host/test_hello_flood.py
 
 test-clients: setup-tests
 	@QRE_CLIENTS=50 $(PYTHON) -m pytest -s --timeout=1800 tests/host/test_clients_by_name.py -k fifty

@@ -15,7 +15,7 @@ from qre.addresses import host_port
 from qre.causes import Cause
 from qre.ends import EndpointOrder
 from qre.visit.candidates import ELSEWHERE, Candidates
-from qre.visit.dest import Resolved
+from qre.visit.dest import Resolved, numeric
 
 
 @dataclass(eq=False)
@@ -65,6 +65,13 @@ class Servers:
         self._all, self._order = list(servers), order
         if order is EndpointOrder.RANDOM:
             self._random.shuffle(self._all)
+
+    def was_at(self, ip: str, port: int) -> None:
+        """An earlier process's session goes there: it is where the name was last, if only one server can be meant."""
+        address = numeric(ip, port)
+        meant = [each for each in self._all if each.port == port and numeric(each.host, port) is None]
+        if address is not None and len(meant) == 1 and not meant[0].addresses:
+            meant[0].addresses = (address,)
 
     @property
     def first(self) -> KnownServer:

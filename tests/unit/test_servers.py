@@ -113,3 +113,18 @@ def test_a_reload_keeps_what_is_known_of_the_same_places() -> None:
     assert servers.now(a) is kept, "with the keys that are configured now"
     servers.use(known("c", "d"), EndpointOrder.LISTED)
     assert servers.now(a) is servers.now(None) is servers.first
+
+
+def test_where_an_earlier_process_had_its_session_is_where_the_name_was() -> None:
+    """A name beyond the tunnel does not resolve while there is none."""
+    servers = Servers(random.Random(1))
+    (named,), (numeric,) = known("vpn.example"), known("192.0.2.1")
+    other = KnownServer("other.example", 8443, bytes(32), bytes(8))
+    servers.use([numeric, named, other], EndpointOrder.LISTED)
+    servers.was_at("192.0.2.7", 443)
+    assert (numeric.addresses, named.addresses) == ((), ((2, ("192.0.2.7", 443)),))
+    servers.was_at("192.0.2.8", 443)
+    assert named.addresses == ((2, ("192.0.2.7", 443)),), "the confirmed session comes first"
+    servers.use(known("a.example", "b.example"), EndpointOrder.LISTED)
+    servers.was_at("192.0.2.7", 443)
+    assert [each.addresses for each in servers.after(None)] == [(), ()], "it may be either's"

@@ -104,8 +104,8 @@ class Client:
         self._attempting = False
         self._old_at = float("inf")  # then the session is to be renewed (monotonic)
         self._outdated_at = 0.0  # and then one that has not what the profile says now
-        config = context.config
-        self._pauses = Pauses(config.reconnect_min_ms / 1000, config.reconnect_max_ms / 1000, self._random)
+        bounds = context.config.reconnect_min_ms / 1000, context.config.reconnect_max_ms / 1000
+        self._pauses = Pauses(*bounds, self._random)
         self._beside_at = 0.0  # not before, a new session is made beside a silent one (monotonic)
 
     def _settings(self) -> Settings:
@@ -123,15 +123,15 @@ class Client:
         records, damaged = self._sessions.store.load()
         if damaged:
             self._context.log.warning("the session of the previous process could not be read")
-        for record in records:
-            if record.role is not Role.CLIENT:
-                self._sessions.store.remove(record.session_id)
+        for record in (each for each in records if each.role is not Role.CLIENT):
+            self._sessions.store.remove(record.session_id)
         kept = [record for record in records if record.role is Role.CLIENT]
         now = self._made_for()
         for record in kept:
             granted = frozenset(each.ip for each in record.handed_over.addresses)
             made_for = now if granted <= now.addresses else now._replace(addresses=granted)
             self._awaited.expect(record.session_id, made_for, confirmed=record.confirmed)
+            self._servers.was_at(str(record.underlay.peer_ip), record.underlay.peer_port)
         self._sessions.restore(kept)
         self.link.pump()
         self._tasks.spawn(self._run())

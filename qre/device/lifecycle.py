@@ -31,7 +31,7 @@ from qre.kernel.abi import LINK_KIND
 from qre.kernel.answers import KernelDevice
 from qre.kernel.capabilities import require_capabilities
 from qre.kernel.qre_family import Qre
-from qre.kernel.rtnl import Link, Rtnl
+from qre.kernel.rtnl import AssignedAddress, Link, Rtnl
 from qre.kernel.tun import (
     ALIAS_PREFIX,
     claimed,
@@ -87,7 +87,7 @@ class _Up:
     rules_before: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
     was_up: bool = False
     had_device: bool = False  # the profile had the device already
-    theirs: tuple[Interface, ...] = ()  # addresses that somebody gave a device which no profile had
+    theirs: tuple[AssignedAddress, ...] = ()  # addresses that somebody gave a device which no profile had
     attached: bool = False  # the device is ours now
 
     def link(self) -> Link:
@@ -116,7 +116,7 @@ class _Up:
         self.was_up = existing is not None and existing.up
         self.had_device = existing is not None and claimed(existing)
         if existing is not None and not self.had_device:
-            self.theirs = tuple(entry.interface for entry in self.rtnl.addresses(existing) if not entry.ours)
+            self.theirs = tuple(entry for entry in self.rtnl.addresses(existing) if not entry.ours)
         if self.dataplane is Dataplane.KERNEL:
             self.sync_kernel()
             self.rtnl.set_alias(self.link(), ALIAS_PREFIX + self.profile.name)
@@ -154,9 +154,9 @@ class _Up:
     def give_back_addresses(self, link: Link) -> None:
         """With IFF_UP a link loses its IPv6 addresses."""
         left = {entry.interface for entry in self.rtnl.addresses(link)}
-        for interface in self.theirs:
-            if interface not in left:
-                self.rtnl.put_address(link, interface, ours=False)
+        for entry in self.theirs:
+            if entry.interface not in left:
+                self.rtnl.put_back(link, entry)
 
     def restore_synced(self) -> None:
         """Give a device of qre.ko its settings back."""

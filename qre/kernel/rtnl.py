@@ -74,7 +74,8 @@ CLASSES = {
 
 _IFF_UP = 0x1
 _RT_SCOPE_UNIVERSE, _RT_SCOPE_LINK, _RT_SCOPE_HOST = 0, 253, 254
-_IFA_F_NODAD, _IFA_F_NOPREFIXROUTE = 0x02, 0x200
+_IFA_F_NODAD, _IFA_F_HOMEADDRESS, _IFA_F_MANAGETEMPADDR, _IFA_F_NOPREFIXROUTE = 0x02, 0x10, 0x100, 0x200
+_CHOSEN_FLAGS = _IFA_F_NODAD | _IFA_F_HOMEADDRESS | _IFA_F_MANAGETEMPADDR | _IFA_F_NOPREFIXROUTE
 _RTN_UNICAST = 1
 _RT_TABLE_UNSPEC, _RT_TABLE_COMPAT = 0, 252
 _FR_ACT_TO_TABLE, _FR_ACT_UNREACHABLE = 1, 7
@@ -103,10 +104,11 @@ class Link:
 
 @dataclass(frozen=True)
 class AssignedAddress:
-    """An address that a device has; ``ours``: QRE put it there."""
+    """An address that a device has; ``ours``: QRE put it there. ``flags``: those that who put it there chose."""
 
     interface: Interface
     ours: bool
+    flags: int = 0
 
 
 @dataclass(frozen=True)
@@ -226,16 +228,20 @@ class Rtnl:
                 continue
             text = answer.get_attr("IFA_LOCAL") or answer.get_attr("IFA_ADDRESS")
             interface = ipaddress.ip_interface(f"{text}/{answer['prefixlen']}")
-            found.append(AssignedAddress(interface, answer.get_attr("IFA_PROTO") == PROTOCOL))
+            flags = (answer.get_attr("IFA_FLAGS") or 0) & _CHOSEN_FLAGS
+            found.append(AssignedAddress(interface, answer.get_attr("IFA_PROTO") == PROTOCOL, flags))
         return found
 
-    def put_address(self, link: Link, interface: Interface, *, ours: bool = True) -> None:
-        """Add the address and mark it as QRE's, unless it is somebody else's; no error when it exists. It can be used
-        at once (nodad)."""
-        message = _address_message(link, interface, ours=ours)
-        if interface.version == 6:
-            message["attrs"].append(("IFA_FLAGS", _IFA_F_NODAD))
-        self._put_address(link, interface, message)
+    def put_address(self, link: Link, interface: Interface) -> None:
+        """Add the address and mark it as QRE's; no error when it exists. It can be used at once (nodad)."""
+        self.put_back(link, AssignedAddress(interface, True, _IFA_F_NODAD if interface.version == 6 else 0))
+
+    def put_back(self, link: Link, address: AssignedAddress) -> None:
+        """Add an address as ``addresses`` told of it; no error when it exists."""
+        message = _address_message(link, address.interface, ours=address.ours)
+        if address.flags:
+            message["attrs"].append(("IFA_FLAGS", address.flags))
+        self._put_address(link, address.interface, message)
 
     def put_placeholder(self, link: Link) -> None:
         """Add an IPv4 address that is never chosen as a source and creates no route."""

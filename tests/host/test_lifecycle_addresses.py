@@ -75,6 +75,7 @@ def give(*addresses: str) -> None:
 def test_an_up_that_fails_leaves_a_device_its_addresses(config: GlobalConfig, link: str, state: bool) -> None:
     ip("link", "set", "qre0", link)
     give(OURS, OURS_IPV6, OTHER, OTHER_IPV6)
+    ip("address", "add", "fd79::2/64", "dev", "qre0", "nodad", "noprefixroute")
     if state:
         save_state(config, state_of(client_profile(address=(OTHER, OURS)), 0))
     before = shown()

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.json_schemas import check_against_schema
 from tests.support.vm import Vm
 
 pytestmark = [pytest.mark.timeout(900), pytest.mark.guest_python]
@@ -101,6 +102,8 @@ def test_devices_are_made_changed_and_deleted(guest: Vm) -> None:
         ["show", "qre1"],
     )  # fmt: skip
     done(server, client, synced, shown, shown_client, shown_synced, again)
+    for answer in (shown, shown_client, shown_synced):
+        check_against_schema("show", json.loads(answer.out))
     device = shown.device
     assert (device["role"], device["listen"], device["dest"], device["mtu"], device["server_name"]) == (
         "server", "10.9.0.1:443", "10.9.0.2:443", 1380, "example.com",
@@ -116,6 +119,30 @@ def test_devices_are_made_changed_and_deleted(guest: Vm) -> None:
     refused(gone, "qre1")
     refused(unknown, "qre1")
     assert guest.run("ip -n a link show qre8")[0] and guest.run("ip -n a link show qre2")[0]
+
+
+def test_an_up_that_fails_leaves_a_device_that_set_made_the_addresses_of_its_user(guest: Vm) -> None:
+    guest.check(
+        LIBRARY
+        + f"""
+        export QRE_GLOBAL_CONFIG=/tmp/e/none QRE_CONFIG_DIR=/tmp/e QRE_STATE_DIR=/tmp/e/state
+        cd $CHECKOUT
+        cat >/tmp/e/qre1.conf <<'END'\nDevice = qre1\nAddress = 10.77.0.2/24, fd77::2/64\nEndpoint = 10.9.0.1:443
+        ServerName = example.com\nRealityPublicKey = AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=
+        RealityShortId = 01\nPostUp = exit 7\nEND
+        chmod 600 /tmp/e/qre1.conf
+        $A $QRE set qre1 role client {" ".join(CLIENT)}
+        for each in 10.77.0.2/24 fd77::2/64 10.78.0.2/24; do ip -n a address add $each dev qre1; done
+        addresses() {{
+            ip -n a -d -o address show dev qre1 | sort
+            ip -n a link show dev qre1 | sed 's/ qdisc [a-z]*//'
+        }}
+        addresses >/tmp/e/before
+        ! $A $QRE up qre1 || exit 1
+        addresses | diff /tmp/e/before -
+        """,
+        400,
+    )
 
 
 def test_sessions_are_installed_updated_and_shown(guest: Vm) -> None:

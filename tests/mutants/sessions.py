@@ -44,11 +44,19 @@ MUTANTS = {
         ),
     ),
     "the ConnectionId is adopted on success": (
+        M("adopted by the kernel", "qre_session_publish", "qre_cid_link(cid, qdev, s);", "kfree(cid);"),
         M(
-            "adopted by the kernel",
-            "qre_session_publish",
-            "qre_cid_link(cid, qdev, s);",
-            "kfree(cid);",
+            "of an install that is repeated, too",
+            "install_session",
+            "qre.cid_adopt(device, fields.connection_id, fields.session_id)",
+            "None",
+        ),
+        M("of an update, too", "update_session", "_adopt_further(undo, qre, device, fields)", "None"),
+        M(
+            "on success only",
+            "_adopt_further",
+            "undo.add(lambda: unless_gone(lambda: qre.cid_release(device, fields.connection_id, fields.session_id)))",
+            "None",
         ),
     ),
     "every field has the length that the reference gives it, required ones are required": (

@@ -122,6 +122,7 @@ def test_sessions_are_installed_updated_and_shown(guest: Vm) -> None:
     newer = [field.replace("44" * 16, "45" * 16).replace("55" * 16, "56" * 16) for field in SESSION]
     (
         made, installed, shown, again, half, adopted, released, for_session, with_other, unknown, text, behind,
+        without, repeated, with_both,
     ) = run(
         guest,
         ["set", "qre0", "role", "server", *SERVER],
@@ -136,13 +137,19 @@ def test_sessions_are_installed_updated_and_shown(guest: Vm) -> None:
         ["release-cid", "qre0", f"ConnectionId={'01' * 20}"],
         ["show", "qre0"],
         ["update-session", "qre0", *newer, "KeyEpoch=7", "PacketNumber=70000"],
+        ["release-cid", "qre0", f"ConnectionId={CID}"],
+        ["install-session", "qre0", *SESSION, *UNDERLAY, "KeyEpoch=0", "PacketNumber=65536"],
+        ["--json", "show", "qre0"],
     )  # fmt: skip
-    done(made, installed, shown, again, adopted, released, for_session, with_other, text)
+    done(
+        made, installed, shown, again, adopted, released, for_session, with_other, text, without, repeated, with_both
+    )
     (session,) = shown.device["sessions"]
     assert (session["session_id"], session["connection_id"], session["key_epoch"]) == ("11" * 32, CID, 0)
     assert session["endpoint"] == "10.9.0.2:5555" and session["tx_packet_number"] >= 65536
     assert shown.device["adopted_cids"] == [CID]
     assert set(with_other.device["adopted_cids"]) == {CID, OTHER_CID}
+    assert with_both.device["adopted_cids"] == [OTHER_CID, CID], "one that was released is adopted again"
     refused(half, "UnderlayPeerPort")
     refused(unknown, "ConnectionId")
     refused(behind, "KeyEpoch")

@@ -285,6 +285,24 @@ MUTANTS = {
         ),
         M("they stay", "session_demo", "undo.keep()", "None"),
     ),
+    "the underlays of `session-demo` are those given, both or none": (
+        M(
+            "those given",
+            "session_demo",
+            "planned_ends(server, client, underlays)",
+            "planned_ends(server, client, {})",
+        ),
+        M("the server's", "session_ends", "ends[0] or listen", "listen"),
+        M(
+            "the client's",
+            "session_ends",
+            "ends[1] or parse_ipv4_socket_address(stand_ins.client)",
+            "parse_ipv4_socket_address(stand_ins.client)",
+        ),
+        M("both or none", "check_both_or_none", "len([name for name in UNDERLAYS if name in fields]) == 1", "False"),
+        M("none: a server of every address", "LOOPBACK_SERVER_IP", "'127.0.0.1'", "'127.0.0.2'"),
+        M("none: a client for tests", "LOOPBACK_CLIENT", "'127.0.0.1:50443'", "'127.0.0.1:50444'"),
+    ),
     "`session-capture` writes a raw IPv4 UDP capture, touches no netlink and loads no qre.ko": (
         M("touches no netlink", "session_capture", "del options", _ASKS_KERNEL),
         M(

@@ -236,15 +236,18 @@ def test_a_demonstration_installs_both_ends(guest: Vm) -> None:
         """,
         200,
     )
-    demo, server, client = run(
+    files = ("/tmp/e/dev/server0.conf", "/tmp/e/dev/client0.conf")
+    half, demo, server, client = run(
         guest,
-        ["session-demo", "/tmp/e/dev/server0.conf", "/tmp/e/dev/client0.conf", "ServerUnderlay=10.9.0.1:443",
-         "ClientUnderlay=10.9.0.1:50443"],
+        ["session-demo", *files, "ServerUnderlay=10.9.0.1:4443"],
+        ["session-demo", *files, "ServerUnderlay=10.9.0.1:4443", "ClientUnderlay=10.9.0.1:50999"],
         ["--json", "show", "server0"],
         ["--json", "show", "client0"],
-    )  # fmt: skip
+    )
+    refused(half, "ServerUnderlay", "ClientUnderlay")
     done(server, client)
     assert demo.status == 0 and "server0" in demo.out and "client0" in demo.out
     (one,), (other,) = server.device["sessions"], client.device["sessions"]
     assert one["session_id"] == other["session_id"] and one["connection_id"] == other["connection_id"]
     assert server.device["adopted_cids"] == [one["connection_id"]]
+    assert (one["endpoint"], other["endpoint"]) == ("10.9.0.1:50999", "10.9.0.1:4443")

@@ -64,6 +64,7 @@ def test_session_demo_installs_both_ends_of_a_server_that_listens_on_every_addre
     assert demo.status == 0, demo
     (one,), (two,) = server.device["sessions"], client.device["sessions"]
     assert one["session_id"] == two["session_id"]
+    assert (one["endpoint"], two["endpoint"]) == ("127.0.0.1:50443", "127.0.0.1:443")
 
 
 def test_a_handshake_behind_a_port_of_every_address_installs_both_ends(guest: Vm) -> None:

@@ -50,14 +50,14 @@ def guest(vm: Vm) -> Iterator[Vm]:
     assert vm.splats() == []
 
 
-def run(vm: Vm, *commands: Sequence[str]) -> list[Answer]:
-    """In namespace a, all in one process."""
+def run(vm: Vm, *commands: Sequence[str], variables: str = "") -> list[Answer]:
+    """In namespace a, all in one process, which has these variables."""
     printed = vm.check(
         LIBRARY
         + f"""
         cat >/tmp/commands <<'END'\n{json.dumps(commands)}\nEND
         cd $CHECKOUT
-        QRE_GLOBAL_CONFIG=/tmp/e/none $A .venv/bin/python -m tests.support.guest_commands /tmp/commands
+        QRE_GLOBAL_CONFIG=/tmp/e/none {variables} $A .venv/bin/python -m tests.support.guest_commands /tmp/commands
         """,
         400,
     )

@@ -239,6 +239,13 @@ MUTANTS = {
             "underlay or parse_socket_address(LOOPBACK.client)",
             "parse_socket_address(LOOPBACK.client)",
         ),
+        M(
+            "ServerUnderlay of the demo",
+            "shared_port_session_demo",
+            "fields.server_underlay or server.server.listen",
+            "server.server.listen",
+        ),
+        M("ClientUnderlay of the demo", "_both_ends", "demo.fields.client_underlay", "None"),
     ),
     "ServerUnderlay is the server configuration's Listen unless given": (
         M(

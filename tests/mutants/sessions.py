@@ -44,11 +44,19 @@ MUTANTS = {
         ),
     ),
     "the ConnectionId is adopted on success": (
+        M("adopted by the kernel", "qre_session_publish", "qre_cid_link(cid, qdev, s);", "kfree(cid);"),
         M(
-            "adopted by the kernel",
-            "qre_session_publish",
-            "qre_cid_link(cid, qdev, s);",
-            "kfree(cid);",
+            "of an install that is repeated, too",
+            "install_session",
+            "qre.cid_adopt(device, fields.connection_id, fields.session_id)",
+            "None",
+        ),
+        M("of an update, too", "update_session", "_adopt_further(undo, qre, device, fields)", "None"),
+        M(
+            "on success only",
+            "_adopt_further",
+            "undo.add(lambda: unless_gone(lambda: qre.cid_release(device, fields.connection_id, fields.session_id)))",
+            "None",
         ),
     ),
     "every field has the length that the reference gives it, required ones are required": (
@@ -276,6 +284,24 @@ MUTANTS = {
             "for end in ends[:1]:\n    install_end(undo, qre, end.profile, end.install())",
         ),
         M("they stay", "session_demo", "undo.keep()", "None"),
+    ),
+    "the underlays of `session-demo` are those given, both or none": (
+        M(
+            "those given",
+            "session_demo",
+            "planned_ends(server, client, underlays)",
+            "planned_ends(server, client, {})",
+        ),
+        M("the server's", "session_ends", "ends[0] or listen", "listen"),
+        M(
+            "the client's",
+            "session_ends",
+            "ends[1] or parse_ipv4_socket_address(stand_ins.client)",
+            "parse_ipv4_socket_address(stand_ins.client)",
+        ),
+        M("both or none", "check_both_or_none", "len([name for name in UNDERLAYS if name in fields]) == 1", "False"),
+        M("none: a server of every address", "LOOPBACK_SERVER_IP", "'127.0.0.1'", "'127.0.0.2'"),
+        M("none: a client for tests", "LOOPBACK_CLIENT", "'127.0.0.1:50443'", "'127.0.0.1:50444'"),
     ),
     "`session-capture` writes a raw IPv4 UDP capture, touches no netlink and loads no qre.ko": (
         M("touches no netlink", "session_capture", "del options", _ASKS_KERNEL),

@@ -3,7 +3,8 @@
 ``python -m tests.support.guest_commands FILE``: the file holds a JSON list of argument lists. An argument may name a
 descriptor that this process opens first: ``{udp 10.9.0.1:443}``, ``{udp6}``, ``{tcp}``, ``{map /path/of/a/pin}``; the
 same words mean the same descriptor. A command that would stay begins with ``{until /path}``: it gets SIGTERM when
-that path is there. Prints one JSON list of ``[status, standard output, standard error]``.
+that path is there. One that begins with ``{sh}`` is for the shell. Prints one JSON list of
+``[status, standard output, standard error]``.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import os
 import re
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -55,6 +57,9 @@ def _end_when_there(path: Path) -> None:
 
 
 def _run(arguments: list[str]) -> tuple[int, str, str]:
+    if arguments[0] == "{sh}":
+        done = subprocess.run(["sh", "-ec", *arguments[1:]], capture_output=True, text=True, check=False)
+        return done.returncode, done.stdout, done.stderr
     if arguments[0].startswith("{until "):
         _end_when_there(Path(arguments[0][len("{until ") : -1]))
         arguments = arguments[1:]

@@ -51,14 +51,14 @@ def guest(vm: Vm) -> Iterator[Vm]:
     assert vm.splats() == []
 
 
-def run(vm: Vm, *commands: Sequence[str]) -> list[Answer]:
-    """In namespace a, all in one process."""
+def run(vm: Vm, *commands: Sequence[str], variables: str = "") -> list[Answer]:
+    """In namespace a, all in one process, which has these variables."""
     printed = vm.check(
         LIBRARY
         + f"""
         cat >/tmp/commands <<'END'\n{json.dumps(commands)}\nEND
         cd $CHECKOUT
-        QRE_GLOBAL_CONFIG=/tmp/e/none $A .venv/bin/python -m tests.support.guest_commands /tmp/commands
+        QRE_GLOBAL_CONFIG=/tmp/e/none {variables} $A .venv/bin/python -m tests.support.guest_commands /tmp/commands
         """,
         400,
     )
@@ -149,6 +149,7 @@ def test_sessions_are_installed_updated_and_shown(guest: Vm) -> None:
     newer = [field.replace("44" * 16, "45" * 16).replace("55" * 16, "56" * 16) for field in SESSION]
     (
         made, installed, shown, again, half, adopted, released, for_session, with_other, unknown, text, behind,
+        without, repeated, with_both,
     ) = run(
         guest,
         ["set", "qre0", "role", "server", *SERVER],
@@ -163,13 +164,19 @@ def test_sessions_are_installed_updated_and_shown(guest: Vm) -> None:
         ["release-cid", "qre0", f"ConnectionId={'01' * 20}"],
         ["show", "qre0"],
         ["update-session", "qre0", *newer, "KeyEpoch=7", "PacketNumber=70000"],
+        ["release-cid", "qre0", f"ConnectionId={CID}"],
+        ["install-session", "qre0", *SESSION, *UNDERLAY, "KeyEpoch=0", "PacketNumber=65536"],
+        ["--json", "show", "qre0"],
     )  # fmt: skip
-    done(made, installed, shown, again, adopted, released, for_session, with_other, text)
+    done(
+        made, installed, shown, again, adopted, released, for_session, with_other, text, without, repeated, with_both
+    )
     (session,) = shown.device["sessions"]
     assert (session["session_id"], session["connection_id"], session["key_epoch"]) == ("11" * 32, CID, 0)
     assert session["endpoint"] == "10.9.0.2:5555" and session["tx_packet_number"] >= 65536
     assert shown.device["adopted_cids"] == [CID]
     assert set(with_other.device["adopted_cids"]) == {CID, OTHER_CID}
+    assert with_both.device["adopted_cids"] == [OTHER_CID, CID], "one that was released is adopted again"
     refused(half, "UnderlayPeerPort")
     refused(unknown, "ConnectionId")
     refused(behind, "KeyEpoch")
@@ -256,15 +263,18 @@ def test_a_demonstration_installs_both_ends(guest: Vm) -> None:
         """,
         200,
     )
-    demo, server, client = run(
+    files = ("/tmp/e/dev/server0.conf", "/tmp/e/dev/client0.conf")
+    half, demo, server, client = run(
         guest,
-        ["session-demo", "/tmp/e/dev/server0.conf", "/tmp/e/dev/client0.conf", "ServerUnderlay=10.9.0.1:443",
-         "ClientUnderlay=10.9.0.1:50443"],
+        ["session-demo", *files, "ServerUnderlay=10.9.0.1:4443"],
+        ["session-demo", *files, "ServerUnderlay=10.9.0.1:4443", "ClientUnderlay=10.9.0.1:50999"],
         ["--json", "show", "server0"],
         ["--json", "show", "client0"],
-    )  # fmt: skip
+    )
+    refused(half, "ServerUnderlay", "ClientUnderlay")
     done(server, client)
     assert demo.status == 0 and "server0" in demo.out and "client0" in demo.out
     (one,), (other,) = server.device["sessions"], client.device["sessions"]
     assert one["session_id"] == other["session_id"] and one["connection_id"] == other["connection_id"]
     assert server.device["adopted_cids"] == [one["connection_id"]]
+    assert (one["endpoint"], other["endpoint"]) == ("10.9.0.1:50999", "10.9.0.1:4443")

@@ -64,6 +64,7 @@ def test_session_demo_installs_both_ends_of_a_server_that_listens_on_every_addre
     assert demo.status == 0, demo
     (one,), (two,) = server.device["sessions"], client.device["sessions"]
     assert one["session_id"] == two["session_id"]
+    assert (one["endpoint"], two["endpoint"]) == ("127.0.0.1:50443", "127.0.0.1:443")
 
 
 def test_a_handshake_behind_a_port_of_every_address_installs_both_ends(guest: Vm) -> None:
@@ -136,7 +137,7 @@ def test_an_update_refuses_by_name_what_it_cannot_change(guest: Vm) -> None:
     keys = [field.replace("44" * 16, "4c" * 16).replace("55" * 16, "5c" * 16) for field in SESSION]
     common = ("qre0", *keys, "KeyEpoch=0", "PacketNumber=70000")
     further = [field for field in common if not field.startswith("connection-id")]
-    made, installed, *wrong, same, adopted, shown, unknown = run(
+    made, installed, *wrong, same, adopted, ahead, shown, unknown = run(
         guest,
         ["set", "qre0", "role", "server", *SERVER],
         ["install-session", *common, *UNDERLAY, "AllowedIPs=10.77.0.2/32", "ClientConnectionId=abcd"],
@@ -147,6 +148,11 @@ def test_an_update_refuses_by_name_what_it_cannot_change(guest: Vm) -> None:
         ["update-session", *common, "UnderlayLocalIPv4=10.9.0.1", "UnderlayLocalPort=444", *UNDERLAY[2:]],
         ["update-session", *common, *UNDERLAY, "AllowedIPs=10.77.0.2/32", "ClientConnectionId=abcd"],
         ["update-session", *further, f"ConnectionId={'66' * 20}"],
+        [
+            "update-session",
+            *[field.replace("KeyEpoch=0", "KeyEpoch=9") for field in further],
+            f"ConnectionId={'68' * 20}",
+        ],
         ["--json", "show", "qre0"],
         ["update-session", *[field.replace("11" * 32, "12" * 32) for field in further], f"ConnectionId={'67' * 20}"],
     )
@@ -157,8 +163,9 @@ def test_an_update_refuses_by_name_what_it_cannot_change(guest: Vm) -> None:
         strict=True,
     ):
         refused(answer, name)
+    refused(ahead, "KeyEpoch")
     refused(unknown, "SessionId")
-    assert set(shown.device["adopted_cids"]) == {CID, "66" * 20}
+    assert set(shown.device["adopted_cids"]) == {CID, "66" * 20}, "what a refused update names is not adopted"
 
 
 def test_a_session_lives_as_long_in_silence_as_its_idle_timeout_says(guest: Vm) -> None:

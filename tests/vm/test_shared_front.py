@@ -24,11 +24,7 @@ def daemons(vm: Vm) -> Iterator[Vm]:
     with guest_daemons(
         vm,
         f"""
-        QRE_GLOBAL_CONFIG=/tmp/e/a.conf $QRE init ServerProfile=server1 ClientProfile=client1 Endpoint=10.9.0.1:443 \\
-            Dest=10.9.0.2:443 ServerName=example.com ServerAddress=10.78.0.1/24 ClientAddress=10.78.0.2/24
-        cd $QRE_CONFIG_DIR
-        sed -i "s|^RealityPrivateKey.*|$(grep ^RealityPrivateKey server0.conf)|" server1.conf
-        sed -i "s|^RealityPublicKey.*|$(grep ^RealityPublicKey client0.conf)|" client1.conf
+        second_init
         daemon_start a
         daemon_ready a {START}
         for each in a2 b b2; do daemon_start $each; done

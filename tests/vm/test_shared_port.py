@@ -166,14 +166,16 @@ def test_without_the_kernels_map_the_shared_socket_is_registered_all_the_same(de
 
 
 @pytest.fixture
-def demo(port: Vm) -> Iterator[Vm]:
-    """Both ends of the demonstration, with what it takes to send packets into the client's device."""
+def demo(port: Vm, request: pytest.FixtureRequest) -> Iterator[Vm]:
+    """Both ends of the demonstration, with what it takes to send packets into the client's device. A test may give
+    the command further fields."""
+    fields = getattr(request, "param", "")
     port.check(
         LIBRARY
-        + """
-        $A $QRE shared-port-session-demo $PROFILES $FRONT ReadyFile=/tmp/ready >/tmp/demo 2>&1 &
+        + f"""
+        $A $QRE shared-port-session-demo $PROFILES $FRONT {fields} ReadyFile=/tmp/ready >/tmp/demo 2>&1 &
         echo $! >/tmp/demo.pid
-        ready /tmp/ready $! || { cat /tmp/demo; exit 1; }
+        ready /tmp/ready $! || {{ cat /tmp/demo; exit 1; }}
         ip -n a addr add 10.77.0.2/24 dev client0
         ip -n a link set client0 up
         ip -n a link set server0 up
@@ -228,6 +230,17 @@ def test_without_the_kernels_map_the_command_steers_the_session_itself(port: Vm)
     assert "ok before the session: qre.ko has the shared socket 10.9.0.1:443" in printed
     assert "ok this command wrote the session's connection ID" in printed
     assert "CID map" not in printed.replace("CID map not registered", "")
+
+
+@pytest.mark.parametrize(
+    "demo", ["ServerUnderlay=10.9.0.1:4443 ClientUnderlay=10.9.0.1:50999"], indirect=True, ids=["given"]
+)
+def test_the_port_and_both_sessions_are_where_the_underlays_say(demo: Vm) -> None:
+    told = shown(demo)
+    (server,), (client,) = told["server0"]["sessions"], told["client0"]["sessions"]
+    assert server["session_id"] == client["session_id"]
+    assert (server["endpoint"], client["endpoint"]) == ("10.9.0.1:50999", "10.9.0.1:4443")
+    assert told["server0"]["shared_socket"]["local"] == "10.9.0.1:4443"
 
 
 def test_a_clients_session_is_installed_and_the_tunnel_carries_packets(port: Vm) -> None:

@@ -18,6 +18,14 @@ daemons_init() {
 		ServerName=example.com ServerAddress=10.77.0.1/24 ClientAddress=10.77.0.2/24
 }
 
+# Profiles of a second server on the same port, and of its client.
+second_init() {
+	QRE_GLOBAL_CONFIG=/tmp/e/a.conf $QRE init ServerProfile=server1 ClientProfile=client1 Endpoint=10.9.0.1:443 Dest=10.9.0.2:443 \
+		ServerName=example.com ServerAddress=10.78.0.1/24 ClientAddress=10.78.0.2/24
+	sed -i "s|^RealityPrivateKey.*|$(grep ^RealityPrivateKey $QRE_CONFIG_DIR/server0.conf)|" $QRE_CONFIG_DIR/server1.conf
+	sed -i "s|^RealityPublicKey.*|$(grep ^RealityPublicKey $QRE_CONFIG_DIR/client0.conf)|" $QRE_CONFIG_DIR/client1.conf
+}
+
 profile() {
 	case $1 in
 	a) echo server0 ;;

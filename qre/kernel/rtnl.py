@@ -74,8 +74,8 @@ CLASSES = {
 
 _IFF_UP = 0x1
 _RT_SCOPE_UNIVERSE, _RT_SCOPE_LINK, _RT_SCOPE_HOST = 0, 253, 254
-_IFA_F_NODAD, _IFA_F_HOMEADDRESS, _IFA_F_MANAGETEMPADDR, _IFA_F_NOPREFIXROUTE = 0x02, 0x10, 0x100, 0x200
-_CHOSEN_FLAGS = _IFA_F_NODAD | _IFA_F_HOMEADDRESS | _IFA_F_MANAGETEMPADDR | _IFA_F_NOPREFIXROUTE
+_IFA_F_NODAD, _IFA_F_NOPREFIXROUTE = 0x02, 0x200
+_CHOSEN_FLAGS = _IFA_F_NODAD | _IFA_F_NOPREFIXROUTE  # the others are the kernel's, or of addresses that it makes
 _RTN_UNICAST = 1
 _RT_TABLE_UNSPEC, _RT_TABLE_COMPAT = 0, 252
 _FR_ACT_TO_TABLE, _FR_ACT_UNREACHABLE = 1, 7
@@ -169,10 +169,8 @@ class Rtnl:
 
     def links(self) -> list[Link]:
         """Every device of the namespace."""
-        return [
-            _link(message)
-            for message in self._netlink.request("listing devices", ifinfmsg(), RTM_GETLINK, NLM_F_DUMP)
-        ]
+        found = self._netlink.request("listing devices", ifinfmsg(), RTM_GETLINK, NLM_F_DUMP)
+        return [_link(message) for message in found]
 
     def set_alias(self, link: Link, alias: str) -> None:
         """Set IFLA_IFALIAS, by which the owner of a link is recognised."""
@@ -239,8 +237,7 @@ class Rtnl:
     def put_back(self, link: Link, address: AssignedAddress) -> None:
         """Add an address as ``addresses`` told of it; no error when it exists."""
         message = _address_message(link, address.interface, ours=address.ours)
-        if address.flags:
-            message["attrs"].append(("IFA_FLAGS", address.flags))
+        message["attrs"].append(("IFA_FLAGS", address.flags))
         self._put_address(link, address.interface, message)
 
     def put_placeholder(self, link: Link) -> None:
@@ -390,9 +387,7 @@ def _address_message(link: Link, interface: Interface, *, ours: bool = True) -> 
     message["prefixlen"] = interface.network.prefixlen
     message["index"] = link.index
     text = str(interface.ip)
-    message["attrs"] = [("IFA_LOCAL", text), ("IFA_ADDRESS", text)]
-    if ours:
-        message["attrs"].append(("IFA_PROTO", PROTOCOL))
+    message["attrs"] = [("IFA_LOCAL", text), ("IFA_ADDRESS", text), ("IFA_PROTO", PROTOCOL if ours else 0)]
     return message
 
 
@@ -447,8 +442,7 @@ def _rule_message(rule: Rule) -> Any:
 
 
 def _table(message: Any) -> int:
-    table: int = message.get_attr("RTA_TABLE") or message["table"]
-    return table
+    return int(message.get_attr("RTA_TABLE") or message["table"])
 
 
 def _prefix(message: Any, version: int) -> Network:

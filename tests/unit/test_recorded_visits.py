@@ -15,7 +15,7 @@ from qre.dest_profile import MAX_SPOKEN, MAX_VISITS, DestProfile, RecordedVisit,
 from qre.quic.client.client_connection import ClientConnection
 from qre.quic.client.visit_recorder import VisitRecorder
 from qre.quic.handshake_events import SiteAnswered
-from qre.quic.server.visit_script import VisitScript
+from qre.quic.shadow.visit_script import VisitScript
 from tests.support.pair import Path
 from tests.support.shadow_pair import ShadowPair
 from tests.support.stock_site import StockSite, client, meet

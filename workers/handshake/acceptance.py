@@ -203,7 +203,9 @@ class Acceptance:
         )
 
     def _make_room(self, short_id: bytes) -> None:
-        """One identity takes no more than its share: its oldest handshake gives way."""
+        """One identity takes no more than its share: what is closed gives way, then its oldest handshake."""
+        for one in [one for one in self._all if one.short_id == short_id and one.inner.visit_is_over]:
+            one.abandon()
         rivals = [one for one in self._all if one.short_id == short_id]
         for one in rivals[: max(0, len(rivals) + 1 - MAX_UNCONFIRMED)]:
             self._give_up(one, Bound.HANDSHAKES)

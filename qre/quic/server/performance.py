@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from qre.quic.server.shadow_connection import ShadowConnection
-from qre.quic.server.visit_script import VisitScript
+from qre.quic.shadow.visit_script import VisitScript
 
 
 class Performance:

@@ -33,7 +33,7 @@ from qre.quic.server.performance import Performance
 from qre.quic.server.server_connection import RoutedConnectionId, ServerConnection
 from qre.quic.server.server_tls import GO_SERVER_HELLO, GO_TICKETS, ServerFlight
 from qre.quic.server.shadow_connection import DestAnswer, Mirrored, ShadowConnection
-from qre.quic.server.visit_script import choose
+from qre.quic.shadow.visit_script import choose
 from qre.reality.authenticator import TAKES_DEST_CIDS
 from qre.reality.cid import MAX_LENGTH, cid_key, reset_token, routed_cid
 from qre.wire.close_reason import CloseReason, close_words
@@ -164,6 +164,11 @@ class ServerHandshake:
     def following(self) -> bool:
         """Whether Dest's datagrams still say what is sent: give each to ``dest_spoke``."""
         return self._shadow is not None and self._shadow.following and self._stage is not _Stage.OVER
+
+    @property
+    def visit_is_over(self) -> bool:
+        """Whether this can only repeat what Dest still says, because Dest or the client has closed the connection."""
+        return self._shadow is not None and self.following and self._shadow.visit_is_over
 
     @property
     def routed_cid(self) -> bytes:

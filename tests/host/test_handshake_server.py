@@ -188,7 +188,25 @@ def test_a_handshake_that_does_not_come_to_its_session_in_time_is_given_up(
         assert server.server._acceptance.timer() is None, "nothing is waited for any more"
         assert any(f"too many {Bound.LIFETIME}" in text for text in server.context.lines)
 
-    serve(site, work)
+    serve(site, work, dest=("127.0.0.1", 9), when_dest_is_down=WhenDestIsDown.IMITATE)
+
+
+def test_a_handshake_that_follows_dest_lasts_until_its_flow_is_idle(
+    site: Caddy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What Dest repeats to a client that fell silent is Dest's to end."""
+    monkeypatch.setattr(acceptance, "LIFETIME", 0.1)
+
+    async def work(server: InProcessServer) -> None:
+        await Visitor(server).run(timeout=1e-4)
+        await until(lambda: server.server.status().handshakes == 1)
+        await asyncio.sleep(0.5)
+        assert server.server.status().pending_flows == 1
+        await until(lambda: server.server.status().pending_flows == 0)
+        assert Bound.LIFETIME.value not in server.server.status().excesses
+        assert server.server._acceptance.timer() is None
+
+    serve(site, work, relay_idle_ms=3000)
 
 
 def test_a_replayed_first_flight_gets_the_site_also_after_a_restart(site: Caddy) -> None:

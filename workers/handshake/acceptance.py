@@ -15,6 +15,8 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
+from aioquic.quic.packet import get_retry_integrity_tag
+
 from qre.addresses import Interface
 from qre.causes import Cause
 from qre.dataplane.protocol import PathProven, underlay_of
@@ -32,15 +34,16 @@ from qre.quic.shadow.server_hello import Obstacle
 from qre.reality.replay import NotRecorded, ReplayFilter
 from qre.wire.close_reason import CloseReason
 from qre.wire.overhead import MAX_UDP_PAYLOAD
-from qre.wire.packet import long_header_source_cid, parse_header_untrusted
+from qre.wire.packet import RETRY_TAG_LENGTH, VERSION_1, long_header_source_cid, parse_header_untrusted
 from qre.workers.handshake.port.flow_parts import Address, Hello
 from qre.workers.handshake.port.volley import Volley
 from qre.workers.handshake.sessions.live_sessions import Sessions
 
 #: Seconds; as long as a held session waits for its client.
 _STEERING_TIMEOUT: Final = 8.0
-#: Seconds until a handshake has to have asked for its session: a client gives up after 10.
-LIFETIME: Final = 20.0
+#: Seconds until a handshake that follows Dest no more has to have asked for its session. A client gives up after 10;
+#: to one that fell silent a site goes on to send until its idle timeout, of 30 s in most.
+LIFETIME: Final = 45.0
 #: Of an answer, however far away Dest is (seconds).
 _LONGEST_DELAY: Final = 1.0
 #: Handshakes of one short id that have no confirmed session yet: a client has one, and one more when it begins again.
@@ -65,7 +68,7 @@ class Accepted:
         self.source = hello.source
         self.short_id = found.short_id
         self.session_id: bytes | None = None
-        self.ends_at = hello.now + LIFETIME
+        self.ends_at = math.inf  # while Dest is followed, its flow ends it when it is idle
         #: How long Dest takes to answer (seconds): so long ours takes, once we speak for ourselves.
         self.delay = 0.0
         #: What waits for that, and when it is due.
@@ -112,9 +115,12 @@ class Accepted:
 
     def dest_retried(self, retry: bytes, now: float) -> None:
         """The client repeats its hello under the Retry's connection ID; a second Retry changes nothing (RFC 9000
-        §17.2.5.2)."""
+        §17.2.5.2), nor does one that is another connection's."""
         header = parse_header_untrusted(retry, short_cid_length=0)
         if self._found.retry_source_cid is not None or not self._unanswered:
+            return
+        tag = get_retry_integrity_tag(retry[:-RETRY_TAG_LENGTH], self._found.original_destination_cid, VERSION_1)
+        if tag != retry[-RETRY_TAG_LENGTH:]:
             return
         self._found = replace(self._found, retry_source_cid=header.source_cid)
         self._token, self._asked_at = header.token, now
@@ -255,6 +261,7 @@ class Acceptance:
             return
         farewell = one.leaves_dest()
         if farewell is not None:
+            one.ends_at = now + LIFETIME
             self.left(one, farewell)
         self._send(one, now)
         while (event := one.inner.next_event()) is not None:
@@ -350,7 +357,7 @@ class Acceptance:
         own = one.inner.timer()
         if own is not None:
             times.append(own)
-        if one.session_id is None:  # a session that is held has a time limit in the data plane
+        if one.session_id is None and one.ends_at < math.inf:  # a held session has a time limit in the data plane
             times.append(one.ends_at)
         return min(times, default=None)
 

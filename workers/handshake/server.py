@@ -277,7 +277,7 @@ class Server:
             asyncio.get_running_loop().call_soon(self._look_at, at)
             return
         self._looking = False
-        self._performer.perform(self._table.look(now), now)
+        self._performer.look(now)
         self._arm()
 
     def _relays_readable(self) -> None:
@@ -287,7 +287,7 @@ class Server:
     def _reply(self, flow: Flow, data: bytes, segment: int, ecn: int) -> None:
         now, table = time.monotonic(), self._table
         if table.unread:
-            self._performer.perform(table.look(now), now)
+            self._performer.look(now)
         if len(data) <= segment or flow.passes_all:
             self._performer.perform(table.reply(flow, data, ecn, now, segment), now)
             return

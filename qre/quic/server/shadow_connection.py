@@ -162,8 +162,13 @@ class ShadowConnection(ScriptedConnection):
         return isinstance(frame, Crypto) and super()._takes_of_initial(frame)
 
     def get_timer(self) -> float | None:
-        """While following, only the idle timeout: what was lost Dest sends again."""
-        return self._close_at if self._following else super().get_timer()
+        """None while following: what was lost Dest sends again, for as long as it likes."""
+        return None if self._following else super().get_timer()
+
+    def handle_timer(self, now: float) -> None:
+        """Nothing while following."""
+        if not self._following:
+            super().handle_timer(now)
 
     def datagrams_to_send(self, now: float) -> list[tuple[bytes, Any]]:
         """Nothing while following."""

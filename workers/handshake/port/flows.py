@@ -16,21 +16,14 @@ may begin a hello are counted apart, so that a flood of other garbage does not k
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from qre.errors import UntrustedInputError
 from qre.quic.server.inspector import UNDECIDED, Authenticated, Verdict
-from qre.wire.initial import MAX_DATAGRAM, MIN_DATAGRAM
-from qre.wire.packet import (
-    is_initial,
-    is_long,
-    is_short,
-    long_header_destination_cid,
-    long_header_source_cid,
-    retry_source_cid,
-)
+from qre.wire.packet import is_short, long_header_source_cid, retry_source_cid
 from qre.workers.handshake.port.admission import Admission
+from qre.workers.handshake.port.classification import event_of, is_of_client, may_begin_hello, of_dest
 from qre.workers.handshake.port.flow_books import FlowBooks
 from qre.workers.handshake.port.flow_effects import Effect, Feed, Forward, Happening, ToVisitor
 from qre.workers.handshake.port.flow_parts import Address, Flow, FlowState, Handshake, Inspector, Limits
@@ -39,8 +32,6 @@ from qre.workers.handshake.port.shown import shown_untrusted
 
 #: How long datagrams of a handshake that is over are dropped (seconds).
 SILENCE: Final = 30.0
-#: How long Dest's short headers may still belong to a visit of which it was told that it is over (seconds).
-ECHO: Final = 2.0
 #: Newcomers a second that one core can work off: those that may begin a hello are decrypted and read.
 HELLO_CAPACITY: Final = 500.0
 OTHER_CAPACITY: Final = 1000.0
@@ -55,11 +46,6 @@ _AT_REPLY: Final = {state: rule.effects for (state, event), rule in RULES.items(
 _SHADOW, _OVER = FlowState.SHADOW, FlowState.OVER
 #: The states of a client's address.
 _CLIENTS: Final = frozenset({FlowState.SHADOW, FlowState.LEFT, FlowState.OVER})
-
-
-def may_begin_hello(data: bytes) -> bool:
-    """Whether this could be the first datagram of a ClientHello: an Initial of version 1, of a length that counts."""
-    return MIN_DATAGRAM <= len(data) <= MAX_DATAGRAM and is_initial(data)
 
 
 class FlowTable:
@@ -97,7 +83,7 @@ class FlowTable:
         if flow is None:
             return self._newcomer(source, data, ecn, now, unix_ms)
         if flow.state is _OVER:
-            return self._after(flow, data, ecn, now, unix_ms)
+            return self._client_spoke(flow, data, ecn, now, unix_ms)
         self._books.touch(flow, now)
         if not flow.address.proven:
             flow.address.visitor_spoke(data)
@@ -117,7 +103,7 @@ class FlowTable:
             self.unproven += 1
             return _NOTHING
         if ours:
-            return self._happens(flow, self._dest_spoke_to_client(flow, data, now), now, data, ecn)
+            return self._dest_spoke_to_client(flow, data, ecn, now)
         self._books.touch(flow, now)
         if flow.inspector is not None:
             return self._happens(flow, self._dest_spoke(flow, flow.inspector, data), now, data, ecn)
@@ -141,14 +127,12 @@ class FlowTable:
         inspector.cid_shown(flow.shown.source_cid)
         return FlowEvent.ACKNOWLEDGED
 
-    @staticmethod
-    def _dest_spoke_to_client(flow: Flow, data: bytes, now: float) -> FlowEvent:
-        if flow.state is _SHADOW:
-            return FlowEvent.REPLY if retry_source_cid(data) is None else FlowEvent.RETRY
-        if is_short(data):
-            return FlowEvent.LATE_REPLY if now - flow.over_at < ECHO else FlowEvent.REPLY
-        cids = flow.handshake.cids if flow.handshake is not None else flow.cids
-        return FlowEvent.LATE_REPLY if long_header_source_cid(data) in cids else FlowEvent.REPLY
+    def _dest_spoke_to_client(self, flow: Flow, data: bytes, ecn: int, now: float) -> Sequence[Effect]:
+        event = of_dest(flow, data, now)
+        self._books.touch_client(flow, now)
+        if event is FlowEvent.OTHER_REPLY:
+            flow.others_at = now
+        return self._happens(flow, event, now, data, ecn)
 
     # --- results of effects ---
 
@@ -162,12 +146,14 @@ class FlowTable:
 
     def hello_accepted(self, flow: Flow, handshake: Handshake) -> Sequence[Effect]:
         """The hello is recorded: ``handshake`` begins, and receives the client's datagrams from now on."""
-        unread, flow.unread = flow.unread, []
+        unread = flow.unread
+        self._books.forget_copies(flow)
         effects = self._begun(flow, FlowEvent.ACCEPTED, handshake)
         return [*effects, *(Feed(handshake, data) for data, _ in unread)]
 
     def hello_refused(self, flow: Flow) -> Sequence[Effect]:
         """The hello is a replay, or could not be recorded: the flow is relayed to Dest."""
+        self._books.forget_copies(flow)
         return self._stranger(flow, FlowEvent.REFUSED)
 
     # --- reading what was forwarded ---
@@ -178,18 +164,25 @@ class FlowTable:
         return bool(self._books.unread)
 
     def look(self, now: float) -> Sequence[Effect]:
-        """Read what was forwarded: whether it comes from a client of ours."""
+        """Read what was forwarded of one flow: whether it comes from a client of ours. ``Accept`` is the last effect,
+        and its result comes before any other event."""
         effects: list[Effect] = []
-        flows, self._books.unread = list(self._books.unread.values()), {}
-        for flow in flows:
-            while flow.unread and flow.inspector is not None:
-                data, unix_ms = flow.unread.pop(0)
-                flow.held.append(data)
-                verdict = flow.inspector.datagram_received(data, unix_ms)
-                effects += self._judged(flow, flow.inspector, verdict, now)
-                if isinstance(verdict, Authenticated):
-                    break  # what is left belongs to the handshake
-        return [*effects, *self._bound_undecided()]
+        flow = self._books.next_unread()
+        while flow.unread and flow.inspector is not None:
+            data, unix_ms = flow.unread.pop(0)
+            flow.held.append(data)
+            verdict = flow.inspector.datagram_received(data, unix_ms)
+            effects += self._judged(flow, flow.inspector, verdict, now)
+            if isinstance(verdict, Authenticated):
+                break  # what is left belongs to the handshake
+        return effects
+
+    def looked(self) -> Sequence[Effect]:
+        """Everything is read: the oldest of those that are undecided still, if they are too many, become Dest's."""
+        effects: list[Effect] = []
+        while (flow := self._books.too_many_undecided()) is not None:
+            effects += self._stranger(flow, FlowEvent.TOO_MUCH)
+        return effects
 
     def _judged(self, flow: Flow, inspector: Inspector, verdict: Verdict, now: float) -> Sequence[Effect]:
         if flow.source in self._books.clients:
@@ -208,7 +201,7 @@ class FlowTable:
     def _judged_again(self, flow: Flow, verdict: Verdict, now: float) -> Sequence[Effect]:
         """Of a client's address: an Initial of another connection."""
         found = verdict if isinstance(verdict, Authenticated) else None
-        effects = self._happens(flow, _named(verdict), now, found=found)
+        effects = self._happens(flow, event_of(verdict), now, found=found)
         if verdict is not UNDECIDED:
             flow.inspector, flow.held = None, []
             flow.unread = flow.unread if found else []
@@ -221,35 +214,22 @@ class FlowTable:
             event = FlowEvent.REMOVED
         return self._happens(flow, event)
 
-    def _bound_undecided(self) -> list[Effect]:
-        effects: list[Effect] = []
-        while (flow := self._books.too_many_undecided()) is not None:
-            effects += self._stranger(flow, FlowEvent.TOO_MUCH)
-        return effects
-
     # --- authenticated clients ---
 
     def _client_spoke(self, flow: Flow, data: bytes, ecn: int, now: float, unix_ms: int) -> Sequence[Effect]:
-        assert flow.handshake is not None
-        flow.seen = now
+        self._books.touch_client(flow, now)
         if not flow.address.proven:
             flow.address.visitor_spoke(data)
-        of_another = is_initial(data) if flow.state is _SHADOW else True
-        if of_another and not _is_to(data, flow.handshake.cids):
-            if may_begin_hello(data):
-                flow.inspector = flow.inspector or self._inspector()
-                self._books.read_later(flow, data, unix_ms)
-            return self._happens(flow, FlowEvent.OTHER, now, data, ecn)
-        return self._happens(flow, FlowEvent.DATAGRAM, now, data, ecn)
-
-    def _after(self, flow: Flow, data: bytes, ecn: int, now: float, unix_ms: int) -> Sequence[Effect]:
-        """A datagram from the address of a client whose handshake is over."""
-        if _is_to(data, flow.cids):
-            return self._happens(flow, FlowEvent.DATAGRAM)
-        if not may_begin_hello(data):
-            return self._happens(flow, FlowEvent.OTHER, now, data, ecn)
-        effects = self._happens(flow, FlowEvent.MAY_BEGIN)
-        return [*effects, *self._newcomer(flow.source, data, ecn, now, unix_ms)]
+        if is_of_client(flow, data):
+            return self._happens(flow, FlowEvent.DATAGRAM, now, data, ecn)
+        if may_begin_hello(data):
+            if flow.state is _OVER and flow.others_at is None:
+                effects = self._happens(flow, FlowEvent.MAY_BEGIN)
+                return [*effects, *self._newcomer(flow.source, data, ecn, now, unix_ms)]
+            flow.inspector = flow.inspector or self._inspector()
+            self._books.read_later(flow, data, unix_ms)
+        flow.another_spoke(long_header_source_cid(data), now)
+        return self._happens(flow, FlowEvent.OTHER, now, data, ecn)
 
     def left(self, source: Address, handshake: Handshake, farewell: bytes, now: float) -> Sequence[Effect]:
         """``handshake`` follows Dest no more, and tells it so with ``farewell``; empty: it never did."""
@@ -276,6 +256,7 @@ class FlowTable:
         flow = self._books.clients.get(source)
         if flow is None or flow.state is _OVER:
             return _NOTHING
+        self._books.touch_client(flow, now)
         return self._happens(flow, FlowEvent.FROM_FRONT, now, data)
 
     def dest_at_front(self, source: Address, data: bytes, ecn: int, now: float) -> Sequence[Effect]:
@@ -318,8 +299,11 @@ class FlowTable:
     def _enter(self, flow: Flow, state: FlowState, now: float) -> list[Effect]:
         before, flow.state = flow.state, state
         books = self._books
-        if before is FlowState.OVER:
+        if before is _OVER:
             del books.over[flow.source]
+        books.shadowed.pop(flow.source, None)
+        if state is _SHADOW:
+            books.shadowed[flow.source] = flow
         if before in _CLIENTS and state not in _CLIENTS:
             del books.clients[flow.source]
             flow.forget_handshake()
@@ -338,7 +322,7 @@ class FlowTable:
             case FlowState.SHADOW if before not in _CLIENTS:
                 if before is not FlowState.NONE:
                     books.drop(flow)
-                room = [each for old in books.clients_in_the_way() for each in self._happens(old, FlowEvent.REMOVED)]
+                room = [each for old in books.clients_in_the_way() for each in self._give_way(old)]
                 books.clients[flow.source] = flow
                 return room
             case FlowState.LEFT:
@@ -352,6 +336,13 @@ class FlowTable:
             case FlowState.NONE if before not in _CLIENTS:
                 books.drop(flow)
         return []
+
+    def _give_way(self, flow: Flow) -> Sequence[Effect]:
+        """A client's flow ends. Whoever else uses its connection to Dest keeps it, as a visitor."""
+        if flow.state is not _OVER or flow.others_at is None:
+            return self._happens(flow, FlowEvent.REMOVED)
+        flow.seen = flow.others_at
+        return [*self._room_for_visitor(flow.prefix), *self._happens(flow, FlowEvent.OTHERS_LEFT)]
 
     def _begun(self, flow: Flow, event: FlowEvent, handshake: Handshake) -> Sequence[Effect]:
         effects = self._happens(flow, event, handshake=handshake)
@@ -391,7 +382,8 @@ class FlowTable:
         effects = self._room_for_visitor(flow.prefix)
         effects += self._happens(flow, FlowEvent.MAY_BEGIN, now, data, ecn)
         self._books.has_read(flow, data)
-        return [*effects, *self._judged(flow, inspector, verdict, now), *self._bound_undecided()]
+        effects += self._judged(flow, inspector, verdict, now)
+        return [*effects, *self.looked()] if verdict is UNDECIDED else effects
 
     def _room_for_visitor(self, prefix: str) -> list[Effect]:
         effects: list[Effect] = []
@@ -403,7 +395,8 @@ class FlowTable:
 
     def timer(self) -> float | None:
         """The monotonic time at which to call ``handle_timer``; None without a flow."""
-        times = [idle.seen + self.limits.idle] if (idle := self._books.longest_idle()) is not None else []
+        idle = self._books.longest_idle(), self._books.longest_shadowed()
+        times = [flow.seen + self.limits.idle for flow in idle if flow is not None]
         if (over := self._books.first_over()) is not None:
             times.append(over.over_at + SILENCE)
         return min(times, default=None)
@@ -413,8 +406,10 @@ class FlowTable:
         effects: list[Effect] = []
         while (flow := self._books.longest_idle()) is not None and flow.seen + self.limits.idle <= now:
             effects += self._happens(flow, FlowEvent.REMOVED)
-        while (flow := self._books.first_over()) is not None and flow.over_at + SILENCE <= now:
+        while (flow := self._books.longest_shadowed()) is not None and flow.seen + self.limits.idle <= now:
             effects += self._happens(flow, FlowEvent.REMOVED)
+        while (flow := self._books.first_over()) is not None and flow.over_at + SILENCE <= now:
+            effects += self._give_way(flow)
         return effects
 
     def close(self) -> Sequence[Effect]:
@@ -435,16 +430,3 @@ class FlowTable:
     def relayed(self) -> int:
         """The number of flows that are relayed to Dest."""
         return len(self._books.visitors) - len(self._books.undecided)
-
-
-def _named(verdict: Verdict) -> FlowEvent:
-    if isinstance(verdict, Authenticated):
-        return FlowEvent.OUR_HELLO
-    return FlowEvent.UNDECIDED if verdict is UNDECIDED else FlowEvent.NOT_OURS
-
-
-def _is_to(data: bytes, cids: Collection[bytes]) -> bool:
-    """Whether a packet's destination connection ID is one of these."""
-    if is_long(data):
-        return long_header_destination_cid(data) in cids
-    return any(data.startswith(cid, 1) for cid in cids if cid)

@@ -1,12 +1,14 @@
 """A server's QUIC connection that can say what it has to say in datagrams of given lengths, at given times.
 
 A recorded visit says which (``performance``): PADDING fills what is longer than our frames, and what has no room
-waits for the next datagram. Packet numbers come from aioquic's one counter.
+waits for the next datagram. What is lost, or repeated because the client fell silent, has the length that it had
+before, as a site's has: a site says the same again. Packet numbers come from aioquic's one counter.
 """
 
 from __future__ import annotations
 
 import contextlib
+from collections import deque
 from typing import Any, Final
 
 from aioquic import tls
@@ -23,21 +25,27 @@ from qre.wire.protection import TAG_LENGTH
 NUMBER_LENGTH: Final = 2
 #: Stock acknowledges what is due before now (seconds).
 _AT_ONCE: Final = 1e-6
+#: Datagrams that quic-go and ngtcp2 send at each probe timeout (RFC 9002 §6.2.4).
+_AT_A_TIMEOUT: Final = 2
 #: What stock wants for an ACK frame, and for something behind it (bytes).
 _ROOM_FOR_ACK: Final = 64
 
 
 class ScriptedConnection(ServerConnection):
-    """``speak`` and ``probe`` make one datagram each."""
+    """``speak`` and ``probe`` make one datagram each; ``scripted``: they are called. ``arrived`` counts the datagrams
+    of ``speak`` that had to be acknowledged and are, be it when they were repeated."""
 
-    def __init__(self, **arguments: Any) -> None:
+    def __init__(self, *, scripted: bool, **arguments: Any) -> None:
         super().__init__(**arguments)
+        self._scripted = scripted
+        self.arrived = 0
+        self._lost: deque[tuple[int, bool]] = deque()  # lengths of datagrams, and whether ``arrived`` counts them
         self._spoken: dict[int, bool] = {}  # packets of a script to be acknowledged: whether they say something
         self._probes: set[int] = set()  # packets that probe the path's MTU
         #: (bytes, when it was sent) of the largest probe of the path's MTU that has arrived.
         self.proven: tuple[int, float] | None = None
 
-    def speak(self, length: int, now: float, *, eliciting: bool) -> bytes:
+    def speak(self, length: int, now: float, *, eliciting: bool, counted: bool = True) -> bytes:
         """One 1-RTT datagram of ``length`` bytes, 21 at least, with what there is to say as far as it fits; where the
         client need not acknowledge it, with an ACK at most."""
         builder = self._one_packet(length)
@@ -57,6 +65,7 @@ class ScriptedConnection(ServerConnection):
             self._spoken[packet.packet_number] = bool(news)
             if said_done:  # what only fills is not sent again
                 packet.delivery_handlers[:] = [each for each in packet.delivery_handlers if each[0] != again[1]]
+            self._repeat_if_lost(packet, counted=counted)
         return self._sealed(datagram, packet, now)
 
     def probe(self, length: int, now: float) -> bytes:
@@ -68,8 +77,41 @@ class ScriptedConnection(ServerConnection):
         )
         datagram, packet = self._flushed(builder)
         self._probes.add(packet.packet_number)
-        packet.in_flight = False  # no loss of it says anything about congestion
+        packet.in_flight = packet.is_ack_eliciting = False  # it is not repeated, and says nothing about congestion
         return self._sealed(datagram, packet, now)
+
+    def repeated(self, now: float) -> list[bytes]:
+        """What is lost, and what a probe timeout repeats, each as long as it was before."""
+        timeout, self._probe_pending = self._probe_pending, False
+        sent = []
+        while self._lost:
+            length, counted = self._lost.popleft()
+            sent.append(self.speak(length, now, eliciting=True, counted=counted))
+            if timeout and not self._lost and len(sent) < _AT_A_TIMEOUT:
+                self._loss.reschedule_data(now=now)  # the next one, or the same again
+                self._probe_pending = False
+        self._probe_pending = timeout and not sent
+        return sent
+
+    def _repeat_if_lost(self, packet: QuicSentPacket, *, counted: bool) -> None:
+        if self._scripted:
+            packet.delivery_handlers.append((self._on_datagram_delivery, (packet.sent_bytes, counted)))
+
+    def _on_datagram_delivery(self, delivery: QuicDeliveryState, length: int, counted: bool) -> None:
+        if delivery is QuicDeliveryState.LOST:
+            self._lost.append((length, counted))
+        else:
+            self.arrived += counted
+
+    def datagrams_to_send(self, now: float) -> list[tuple[bytes, Any]]:
+        """Also see to it that what is sent in no script's time is repeated like the rest."""
+        before = self._packet_number
+        sent = super().datagrams_to_send(now)
+        unacknowledged = self._spaces[tls.Epoch.ONE_RTT].sent_packets
+        for number in range(before, self._packet_number):
+            if (packet := unacknowledged.get(number)) is not None and packet.is_ack_eliciting:
+                self._repeat_if_lost(packet, counted=False)
+        return sent
 
     def _on_probe_delivery(self, delivery: QuicDeliveryState, length: int, at: float) -> None:
         if delivery is QuicDeliveryState.ACKED and (self.proven is None or length > self.proven[0]):
@@ -102,11 +144,6 @@ class ScriptedConnection(ServerConnection):
         )
         buf.push_bytes(frame[1:])
         space.ack_at = None
-
-    @property
-    def arrived(self) -> int:
-        """Datagrams of ``speak`` that had to be acknowledged and are, or are lost."""
-        return sum(number not in self._spaces[tls.Epoch.ONE_RTT].sent_packets for number in self._spoken)
 
     def loss_timer(self) -> float | None:
         """When something is lost, or the connection is idle; a script says when anything else is sent."""

@@ -91,7 +91,7 @@ class ShadowConnection(ScriptedConnection):
     ) -> None:
         if scripted:  # PADDING stands for tickets and tokens
             arguments["flight"] = replace(arguments["flight"], ticket_lengths=())
-        super().__init__(**arguments)
+        super().__init__(scripted=scripted, **arguments)
         self._gives_token = not scripted
         if scripted:
             self._ack_delay = MAX_ACK_DELAY_MS / 1000  # what a script has none for waits for it
@@ -305,6 +305,7 @@ class ShadowConnection(ScriptedConnection):
         if datagrams:
             self._packet_number = builder.packet_number
             (packet,), (datagram,) = packets, datagrams
+            self._repeat_if_lost(packet, counted=False)
             return self._sealed(datagram, packet, now)
         sent = self._new_packet(tls.Epoch.ONE_RTT, QuicPacketType.ONE_RTT, shape.size)
         number = sent.packet_number
@@ -312,6 +313,8 @@ class ShadowConnection(ScriptedConnection):
         payload = encode_frame(FlowControl(_MAX_DATA, self._local_max_data.value))
         if len(payload) > room:
             payload, sent.is_ack_eliciting = b"", False
+        else:
+            self._repeat_if_lost(sent, counted=False)
         header = bytes([FIXED | NUMBER_LENGTH - 1]) + shape.header[1:] + encode_number(number, NUMBER_LENGTH)
         packet_bytes = self._cryptos[tls.Epoch.ONE_RTT].encrypt_packet(header, payload.ljust(room, b"\0"), number)
         return self._sealed(packet_bytes, sent, now)

@@ -28,6 +28,7 @@ from qre.workers.handshake.port.flow_books import FlowBooks
 from qre.workers.handshake.port.flow_effects import Effect, Feed, Forward, Happening, ToVisitor
 from qre.workers.handshake.port.flow_parts import Address, Flow, FlowState, Handshake, Inspector, Limits
 from qre.workers.handshake.port.flow_rules import FORWARDED, PASSED_BACK, RULES, FlowEvent
+from qre.workers.handshake.port.proven_addresses import ProvenAddresses
 from qre.workers.handshake.port.shown import shown_untrusted
 
 #: How long datagrams of a handshake that is over are dropped (seconds).
@@ -65,6 +66,7 @@ class FlowTable:
         self.dropped = 0
         self.unproven = 0
         self._books = FlowBooks()
+        self._proven = ProvenAddresses()
         self._hellos = Admission(HELLO_CAPACITY, LOOKS)
         self._others = Admission(OTHER_CAPACITY, LOOKS)
 
@@ -86,12 +88,18 @@ class FlowTable:
             return self._client_spoke(flow, data, ecn, now, unix_ms)
         self._books.touch(flow, now)
         if not flow.address.proven:
-            flow.address.visitor_spoke(data)
+            self._heard(flow, data, now)
         if flow.inspector is not None:
             self._books.read_later(flow, data, unix_ms)
         if _AT_DATAGRAM[flow.state] is FORWARDED:  # the most frequent case, without the look-up
             return (Forward(flow, data, ecn),)
         return self._happens(flow, FlowEvent.DATAGRAM, now, data, ecn)
+
+    def _heard(self, flow: Flow, data: bytes, now: float) -> None:
+        """Not the first datagram of a flow: does it show that the visitor receives what is sent to its address?"""
+        flow.address.visitor_spoke(data)
+        if flow.address.proven:
+            self._proven.add(flow.source[0], now)
 
     def reply(self, flow: Flow, data: bytes, ecn: int, now: float, segment: int = 0) -> Sequence[Effect]:
         """One datagram from Dest for the visitor of ``flow``, or several of ``segment`` bytes if it ``passes_all``.
@@ -219,7 +227,7 @@ class FlowTable:
     def _client_spoke(self, flow: Flow, data: bytes, ecn: int, now: float, unix_ms: int) -> Sequence[Effect]:
         self._books.touch_client(flow, now)
         if not flow.address.proven:
-            flow.address.visitor_spoke(data)
+            self._heard(flow, data, now)
         if is_of_client(flow, data):
             return self._happens(flow, FlowEvent.DATAGRAM, now, data, ecn)
         if may_begin_hello(data):
@@ -356,6 +364,7 @@ class FlowTable:
     def _newcomer(self, source: Address, data: bytes, ecn: int, now: float, unix_ms: int) -> Sequence[Effect]:
         flow = Flow(source, now)
         flow.address.visitor_spoke(data)
+        flow.address.proven = flow.address.proven or self._proven.has(source[0], now)
         hello = may_begin_hello(data)
         admission = self._hellos if hello else self._others
         if not admission.take(flow.prefix, now):

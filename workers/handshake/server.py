@@ -97,9 +97,9 @@ class Server:
         store.removed = self._forgetting.soon
         self._cids = RoutedCids(secrets.private_key, config.routed_cid_len, os.urandom)
         self._dest = DestWatch(context, self._dest_probed)
-        self._volley = Volley(self._to_client)
+        self._volley = Volley(lambda to, data, ecn, whole: self._to_visitor(to, data, ecn, whole=whole))
         self._relays = Relays(self._reply, self._volley.together, self._dest.doubt, context.limited)
-        self._table = FlowTable(flow_limits(config), self._new_inspector, self._cids.of_datagram)
+        self._table = FlowTable(flow_limits(config, config.dest_profile), self._new_inspector, self._cids.of_datagram)
         self._performer = Performer(self._table, self._accept, self._open_relay, self._to_visitor, self._disown)
         self._port = PortSharing(self._table, self._performer, self._admit, self._arm, context.limited)
         if config.joined:
@@ -194,7 +194,7 @@ class Server:
             raise QreError("reload", "RealityPrivateKey changed", remedy)
         self._use_secrets(secrets)
         self.recogniser.use(secrets)
-        self._table.limits = flow_limits(config)
+        self._table.limits = flow_limits(config, self._dest.profile)
         self._acceptance.replay.window = replay_window(config.max_time_diff_ms)
         self._clients.reload(secrets, self._sessions)
         self._sessions.settings = self._clients.settings()
@@ -343,9 +343,6 @@ class Server:
         if dest is not None and not self._stopped:
             self._relays.prepare(*dest)
 
-    def _to_client(self, source: Address, data: bytes, ecn: int, whole: bool) -> None:
-        self._to_visitor(source, data, ecn, whole=whole)
-
     def _to_visitor(self, source: Address, data: bytes, ecn: int, segment: int = 0, *, whole: bool = False) -> None:
         try:
             send_to(self._socket, source, data, ecn, segment, whole=whole)
@@ -440,6 +437,7 @@ class Server:
 
     async def _dest_probed(self, profile: DestProfile) -> None:
         self._acceptance.dest = imitable(profile) or self._acceptance.dest
+        self._table.limits = flow_limits(self._context.config, self._acceptance.dest)
         self._tell_state()  # its name may be resolved now
         await self._context.send(Party.SUPERVISOR, DestProfileReport(profile=profile))
 

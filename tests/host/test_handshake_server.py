@@ -24,7 +24,15 @@ from qre.ipc.messages import CidAdopt, DestProfileReport, RoleState
 from qre.profile_secrets import KnownClient, ProfileSecrets
 from qre.quic.bounds import Bound
 from qre.quic.shadow.server_hello import Obstacle
-from qre.wire.packet import PacketType, packets_untrusted
+from qre.wire.frames import ConnectionClose, HandshakeDone, encode_frame, frames_untrusted
+from qre.wire.packet import (
+    PacketType,
+    build_long_header,
+    is_initial,
+    long_header_destination_cid,
+    packets_untrusted,
+)
+from qre.wire.protection import Protection, initial_secrets
 from qre.workers.handshake import acceptance
 from qre.workers.handshake.acceptance import MAX_UNCONFIRMED
 from qre.workers.handshake.port import flow_books
@@ -33,6 +41,7 @@ from tests.support.handshake_server import SHORT_ID, Here, InProcessServer, Visi
 from tests.support.long_headers import long_datagram
 from tests.support.namespaces import Namespace
 from tests.support.network import ip, own_network
+from tests.support.packets import open_initial, packets
 from tests.support.site import PAGE, Caddy, make_authority, visit
 
 HERE = cast(Namespace, Here())  # as far as the site needs one
@@ -209,6 +218,32 @@ def test_a_handshake_that_follows_dest_lasts_until_its_flow_is_idle(
     serve(site, work, relay_idle_ms=3000)
 
 
+def test_what_is_injected_into_a_handshake_is_closed_by_the_site(site: Caddy) -> None:
+    """With a text, which is Dest's own, and never stock aioquic's silence."""
+    cid = b""
+
+    def bad_frame(of_client: bytes) -> bytes:
+        nonlocal cid
+        cid = long_header_destination_cid(of_client)
+        payload = encode_frame(HandshakeDone()).ljust(1100, b"\0")
+        header = build_long_header(PacketType.INITIAL, cid, b"", b"\0\x50", 2 + len(payload) + 16)
+        return Protection(initial_secrets(cid)[0]).protect(header, 0x50, payload).ljust(1200, b"\0")
+
+    def closes(visitor: Visitor) -> list[ConnectionClose]:
+        initials = [data for data in visitor.received if is_initial(data)]
+        opened = [open_initial(next(packets(data, 0)), cid, by_client=False) for data in initials]
+        frames = [frame for each in opened for frame in frames_untrusted(each.payload)]
+        return [frame for frame in frames if isinstance(frame, ConnectionClose)]
+
+    async def work(server: InProcessServer) -> None:
+        visitor = await Visitor(server, injected=bad_frame).run(timeout=2.0)
+        assert server.server.status().handshakes == 1 and server.server.status().strangers == 0
+        assert closes(visitor) and closes(visitor)[0].reason
+        assert (await Visitor(server).run()).names[-1] == "HandOverReady"
+
+    serve(site, work)
+
+
 def test_a_replayed_first_flight_gets_the_site_also_after_a_restart(site: Caddy) -> None:
     async def replay(server: InProcessServer, flight: list[bytes]) -> None:
         """It goes to the site, which knows the flight's CID and says nothing, as to a visit that it has had."""
@@ -267,12 +302,11 @@ def test_a_handshake_under_way_of_a_removed_client_is_given_up_at_the_reload(sit
     async def work(server: InProcessServer) -> None:
         await Visitor(server).run(timeout=0.01)  # its first flight, and nothing more
         await until(lambda: server.server.status().handshakes == 1)
-        acceptance = server.server._acceptance
         private = server.key.private_bytes_raw()
         await server.server.reload(ProfileSecrets(private_key=private, short_ids=(SHORT_ID, b"another!")))
-        assert acceptance.timer() is not None, "others are not touched"
+        assert server.server.status().pending_flows == 1, "others are not touched"
         await server.server.reload(ProfileSecrets(private_key=private, short_ids=(b"another!",)))
-        assert acceptance.timer() is None
+        assert server.server.status().pending_flows == 0
 
     serve(site, work)
 

@@ -14,7 +14,7 @@ import subprocess
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_interface
 from pathlib import Path
@@ -242,6 +242,7 @@ class Visitor:
     authority: Path | None = None
     hold_second: float = 0.0  # how long the second datagram is late
     address: str = ADDRESS
+    injected: Callable[[bytes], bytes] | None = None  # what somebody sends behind the first flight, which this sees
     events: list[ClientEvent] = field(default_factory=list)
     sent: list[bytes] = field(default_factory=list)
     received: list[bytes] = field(default_factory=list)
@@ -279,6 +280,8 @@ class Visitor:
                         await asyncio.sleep(self.hold_second)
                     sock.sendto(data, self.server.address)
                     self.sent.append(data)
+                    if len(self.sent) == 2 and self.injected is not None:
+                        sock.sendto(self.injected(data), self.server.address)
                     if not self.finished_at and self._has_finished(data):
                         self.finished_at = time.monotonic()
                 while (event := self.handshake.next_event()) is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import pytest
 
+from qre.quic.handshake_events import HandshakeFailed
 from qre.quic.server.shadow_connection import Mirrored
 from qre.wire.frames import Ack, ConnectionClose, Crypto, encode_frame
 from qre.wire.packet import PacketType, build_long_header
@@ -79,8 +80,11 @@ def test_what_dest_closes_a_connection_for_is_answered_with_its_close(payload: b
     pair = Observed(site=site(certificate=LONG_CERTIFICATE)).begin()
     ((dest, ours),) = pair.inject(payload)
     assert ours == [dest]
-    assert pair.server is not None and pair.server.following and pair.server.next_event() is None
-    assert pair.server.visit_is_over, "no Finished opens what Dest has closed"
+    assert pair.server is not None and pair.server.following and pair.server.visit_is_over, (
+        "no Finished opens it again"
+    )
+    assert pair.server.next_event() == HandshakeFailed("Dest closed the connection", None)
+    assert pair.server.next_event() is None, "and it does not end: what Dest says again is mirrored"
 
 
 def test_reserved_bits_are_dests_to_answer() -> None:

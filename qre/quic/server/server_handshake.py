@@ -111,7 +111,7 @@ class ServerHandshake:
         self._addresses: tuple[Interface, ...] = ()
         self._joins = joins
         self._connect_ip: ConnectIpServer | None = None
-        self._closing = False
+        self._closing = self._told_closed = False
         self._now = now
         self._performance: Performance | None = None
         key = self._cid_key = cid_key(private_key)
@@ -182,6 +182,7 @@ class ServerHandshake:
         if self._stage is not _Stage.OVER and peer == self._peer:
             self._now = now
             self._guarded(lambda: self._connection.receive_datagram(data, peer, now))
+            self._tell_closed("the client closed the connection")
             if self._performance is not None:
                 self._performance.received(now)
 
@@ -198,7 +199,14 @@ class ServerHandshake:
             answer = shadow.dest_spoke(data, reset_token(self._cid_key, cid), now)
 
         self._guarded(speak)
+        self._tell_closed("Dest closed the connection")
         return answer
+
+    def _tell_closed(self, why: str) -> None:
+        """Once; what Dest still says is mirrored nevertheless."""
+        if self.visit_is_over and not self._told_closed:
+            self._told_closed = True
+            self._events.append(HandshakeFailed(why, None))
 
     def prepare(self) -> None:
         """Do ahead what Dest's next datagram needs: to be called when what answers the last one is sent."""

@@ -32,10 +32,11 @@ class Spoken(Struct, frozen=True, kw_only=True, array_like=True):
 
 
 class RecordedVisit(Struct, frozen=True, kw_only=True):
-    """What Dest sent after the handshake of a visit of "/"."""
+    """What Dest sent after the handshake of a visit of "/". ``longer``: the page went on behind it."""
 
     round_trip_us: U32
     spoken: Annotated[tuple[Spoken, ...], msgspec.Meta(max_length=MAX_SPOKEN)]
+    longer: bool = False
 
 
 class DestProfile(Struct, frozen=True, kw_only=True):
@@ -66,6 +67,7 @@ class DestProfile(Struct, frozen=True, kw_only=True):
     ecn: Annotated[int, msgspec.Meta(ge=0, le=3)] = 0  # of Dest's 1-RTT packets; our data plane sends the same
     certificate_since: U64 = 0  # unix seconds; 0: unknown
     certificate_problem: Text = ""  # why a browser would not accept it; empty: it would
+    idle_timeout_ms: U64 = 0  # of its transport parameters; 0: none, or unknown
     retry: bool = False  # it asked for another hello, with a token
     visits: Annotated[tuple[RecordedVisit, ...], msgspec.Meta(max_length=MAX_VISITS)] = ()  # the newest last
     warnings: Annotated[tuple[Text, ...], msgspec.Meta(max_length=16)] = ()

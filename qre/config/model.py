@@ -314,6 +314,11 @@ class Profile(Value):
         return tuple(dict.fromkeys((*found, *more)))
 
 
+#: How long a visitor's connection to Dest stays idle at the least (milliseconds): a stranger who is cut off sooner
+#: than the site would cut him can tell.
+SHORTEST_RELAY_IDLE_MS = 180_000
+
+
 class GlobalConfig(Value):
     """The global file with environment and options applied (option, environment, file, default)."""
 
@@ -335,7 +340,7 @@ class GlobalConfig(Value):
     session_lifetime_ms: int = 1_800_000  # 0: off
     relay_max_flows: int = 4096
     relay_max_flows_per_prefix: int = 64
-    relay_idle_ms: int = 180_000
+    relay_idle_ms: int = SHORTEST_RELAY_IDLE_MS
     metrics_client_names: bool = False
     user: str | None = None  # None: one unprivileged uid a role
     log_level: str = "info"

@@ -98,6 +98,11 @@ def is_initial(datagram: bytes) -> bool:
     return datagram[:1] != b"" and datagram[0] & 0xF0 == LONG | FIXED and datagram[1:5] == _VERSION_1
 
 
+def is_version_1(datagram: bytes) -> bool:
+    """Whether a long header is of version 1, which is all that a connection of ours speaks."""
+    return datagram[1:5] == _VERSION_1
+
+
 def long_header_destination_cid(datagram: bytes) -> bytes:
     """The DCID field of a long header, truncated with the datagram (RFC 8999 §5.1)."""
     return datagram[6 : 6 + datagram[5]] if len(datagram) > 5 else b""

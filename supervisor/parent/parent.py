@@ -354,7 +354,7 @@ class Daemon:
         match message:
             case AllReady() if not self._ready:
                 self._ready = True
-                self._files.tell_what_lacks_room()
+                self._files.tell_warnings()
                 self._notify("READY=1")
                 if self._reload.wanted:
                     self._tasks.spawn(self._reload.run())

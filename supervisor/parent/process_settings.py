@@ -13,7 +13,7 @@ import msgspec
 
 import qre
 from qre.addresses import closed_beside, host_port
-from qre.config.model import ClientSection, GlobalConfig, Profile
+from qre.config.model import SHORTEST_RELAY_IDLE_MS, ClientSection, GlobalConfig, Profile
 from qre.dest_profile import DestProfile
 from qre.device.kernel_module import check_outer
 from qre.ends import Dataplane, EndpointOrder, Role
@@ -72,7 +72,7 @@ def worker_config(
         session_lifetime_ms=config.session_lifetime_ms if _port_is_free(profile) else 0,
         relay_max_flows=config.relay_max_flows,
         relay_max_flows_per_prefix=config.relay_max_flows_per_prefix,
-        relay_idle_ms=config.relay_idle_ms,
+        relay_idle_ms=max(config.relay_idle_ms, SHORTEST_RELAY_IDLE_MS),
         log_level=config.log_level,
         dest_profile=dest_profile,
     )

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import msgspec
 
-from qre.config.model import GlobalConfig
+from qre.config.model import SHORTEST_RELAY_IDLE_MS, GlobalConfig
+from qre.config.values import show_duration
 from qre.dest_profile import DestProfile, dest_profile_file, read_dest_profile
 from qre.device.control_client import ready_path
 from qre.device.state import write_atomically
@@ -30,7 +31,7 @@ class ProfileFiles:
         self._dest = dest_profile_file(config.state_dir, name)
         #: Which addresses each short id of a server had last.
         self._leases = config.state_dir / f"{name}.leases"
-        self._lacking: list[str] = []
+        self._warnings: list[str] = []
 
     def make_state_dir(self) -> None:
         """Create StateDir with mode 0700 unless it exists. Raises MachineError."""
@@ -43,6 +44,9 @@ class ProfileFiles:
     def open_servers(self, config: WorkerConfig) -> dict[str, int]:
         """What a server keeps: hellos that it has accepted, and which client had which address last. Raises
         MachineError."""
+        if (asked := self._config.relay_idle_ms) < SHORTEST_RELAY_IDLE_MS:
+            least = show_duration(SHORTEST_RELAY_IDLE_MS)
+            self._warnings.append(f"RelayIdle = {show_duration(asked)} is below {least}, and {least} is used")
         without = "after a restart another client may take an address"
         leases = self._open_whole(self._leases, address_leases.FILE_LENGTH, without)
         try:
@@ -63,14 +67,14 @@ class ProfileFiles:
         try:
             os.posix_fallocate(fd, 0, length)
         except OSError as error:
-            self._lacking.append(f"{path} has no room ({error.strerror}): {without}")
+            self._warnings.append(f"{path} has no room ({error.strerror}): {without}")
         return fd
 
-    def tell_what_lacks_room(self) -> None:
+    def tell_warnings(self) -> None:
         """Once the daemon runs: a start that is refused says why, and nothing else."""
-        for line in self._lacking:
+        for line in self._warnings:
             logging.getLogger("qre").warning("%s", line)
-        self._lacking.clear()
+        self._warnings.clear()
 
     def set_ready(self, up: bool) -> None:
         """``RuntimeDir/<profile>.ready`` exists exactly while a session is up."""

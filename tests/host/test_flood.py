@@ -28,7 +28,7 @@ def memory(daemon: Daemon) -> int:
 
 
 def test_a_flood_of_garbage_harms_nobody() -> None:
-    with Tunnel("RelayIdle = 3s\n") as tunnel:
+    with Tunnel() as tunnel:
         with Tcpdump(tunnel.lab.server, tunnel.lab.server_device, tunnel.directory / "first.pcap") as dump:
             tunnel.up()
             wait_for("the first flight", lambda: len(first_flight(dump.datagrams())) == 2)

@@ -24,7 +24,15 @@ from qre.ipc.messages import CidAdopt, DestProfileReport, RoleState
 from qre.profile_secrets import KnownClient, ProfileSecrets
 from qre.quic.bounds import Bound
 from qre.quic.shadow.server_hello import Obstacle
-from qre.wire.packet import PacketType, packets_untrusted
+from qre.wire.frames import ConnectionClose, HandshakeDone, encode_frame, frames_untrusted
+from qre.wire.packet import (
+    PacketType,
+    build_long_header,
+    is_initial,
+    long_header_destination_cid,
+    packets_untrusted,
+)
+from qre.wire.protection import Protection, initial_secrets
 from qre.workers.handshake import acceptance
 from qre.workers.handshake.acceptance import MAX_UNCONFIRMED
 from qre.workers.handshake.port import flow_books
@@ -33,6 +41,7 @@ from tests.support.handshake_server import SHORT_ID, Here, InProcessServer, Visi
 from tests.support.long_headers import long_datagram
 from tests.support.namespaces import Namespace
 from tests.support.network import ip, own_network
+from tests.support.packets import open_initial, packets
 from tests.support.site import PAGE, Caddy, make_authority, visit
 
 HERE = cast(Namespace, Here())  # as far as the site needs one
@@ -188,6 +197,50 @@ def test_a_handshake_that_does_not_come_to_its_session_in_time_is_given_up(
         assert server.server._acceptance.timer() is None, "nothing is waited for any more"
         assert any(f"too many {Bound.LIFETIME}" in text for text in server.context.lines)
 
+    serve(site, work, dest=("127.0.0.1", 9), when_dest_is_down=WhenDestIsDown.IMITATE)
+
+
+def test_a_handshake_that_follows_dest_lasts_until_its_flow_is_idle(
+    site: Caddy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What Dest repeats to a client that fell silent is Dest's to end."""
+    monkeypatch.setattr(acceptance, "LIFETIME", 0.1)
+
+    async def work(server: InProcessServer) -> None:
+        await Visitor(server).run(timeout=1e-4)
+        await until(lambda: server.server.status().handshakes == 1)
+        await asyncio.sleep(0.5)
+        assert server.server.status().pending_flows == 1
+        await until(lambda: server.server.status().pending_flows == 0)
+        assert Bound.LIFETIME.value not in server.server.status().excesses
+        assert server.server._acceptance.timer() is None
+
+    serve(site, work, relay_idle_ms=3000)
+
+
+def test_what_is_injected_into_a_handshake_is_closed_by_the_site(site: Caddy) -> None:
+    """With a text, which is Dest's own, and never stock aioquic's silence."""
+    cid = b""
+
+    def bad_frame(of_client: bytes) -> bytes:
+        nonlocal cid
+        cid = long_header_destination_cid(of_client)
+        payload = encode_frame(HandshakeDone()).ljust(1100, b"\0")
+        header = build_long_header(PacketType.INITIAL, cid, b"", b"\0\x50", 2 + len(payload) + 16)
+        return Protection(initial_secrets(cid)[0]).protect(header, 0x50, payload).ljust(1200, b"\0")
+
+    def closes(visitor: Visitor) -> list[ConnectionClose]:
+        initials = [data for data in visitor.received if is_initial(data)]
+        opened = [open_initial(next(packets(data, 0)), cid, by_client=False) for data in initials]
+        frames = [frame for each in opened for frame in frames_untrusted(each.payload)]
+        return [frame for frame in frames if isinstance(frame, ConnectionClose)]
+
+    async def work(server: InProcessServer) -> None:
+        visitor = await Visitor(server, injected=bad_frame).run(timeout=2.0)
+        assert server.server.status().handshakes == 1 and server.server.status().strangers == 0
+        assert closes(visitor) and closes(visitor)[0].reason
+        assert (await Visitor(server).run()).names[-1] == "HandOverReady"
+
     serve(site, work)
 
 
@@ -284,12 +337,11 @@ def test_a_handshake_under_way_of_a_removed_client_is_given_up_at_the_reload(sit
     async def work(server: InProcessServer) -> None:
         await Visitor(server).run(timeout=0.01)  # its first flight, and nothing more
         await until(lambda: server.server.status().handshakes == 1)
-        acceptance = server.server._acceptance
         private = server.key.private_bytes_raw()
         await server.server.reload(ProfileSecrets(private_key=private, short_ids=(SHORT_ID, b"another!")))
-        assert acceptance.timer() is not None, "others are not touched"
+        assert server.server.status().pending_flows == 1, "others are not touched"
         await server.server.reload(ProfileSecrets(private_key=private, short_ids=(b"another!",)))
-        assert acceptance.timer() is None
+        assert server.server.status().pending_flows == 0
 
     serve(site, work)
 

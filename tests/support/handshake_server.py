@@ -14,7 +14,7 @@ import subprocess
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_interface
 from pathlib import Path
@@ -248,6 +248,7 @@ class Visitor:
     hold_second: float = 0.0  # how long the second datagram is late
     address: str = ADDRESS
     to: str = "127.0.0.1"  # of the server's addresses
+    injected: Callable[[bytes], bytes] | None = None  # what somebody sends behind the first flight, which this sees
     events: list[ClientEvent] = field(default_factory=list)
     sent: list[bytes] = field(default_factory=list)
     received: list[bytes] = field(default_factory=list)
@@ -287,6 +288,8 @@ class Visitor:
                         await asyncio.sleep(self.hold_second)
                     sock.sendto(data, server)
                     self.sent.append(data)
+                    if len(self.sent) == 2 and self.injected is not None:
+                        sock.sendto(self.injected(data), self.server.address)
                     if not self.finished_at and self._has_finished(data):
                         self.finished_at = time.monotonic()
                 while (event := self.handshake.next_event()) is not None:

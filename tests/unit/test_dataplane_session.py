@@ -25,6 +25,7 @@ from qre.dataplane.protocol import (
     Stray,
 )
 from qre.ends import Role
+from qre.wire.datagram import DATAGRAM_HEAD
 from qre.wire.frames import encode_ack
 from qre.wire.number import PACKET_NUMBER_BASE
 from qre.workers.dataplane.session import packets as packets_module
@@ -205,6 +206,21 @@ def test_a_strangers_packet_to_the_sessions_connection_id_is_passed_on_within_a_
     ends.run(1)
     ends.transmit(C, INNER)
     assert not lost(ends, S)
+
+
+def test_what_a_key_opens_is_no_strangers(ends: Ends) -> None:
+    """An observer repeats a tunnel's packet from elsewhere: Dest, which has no such connection, must not get it."""
+    ends.establish()
+    (packet,) = ends.client.seal_datagrams([DATAGRAM_HEAD + INNER], ends.now)
+    ends.server.open_datagrams([packet], CLIENT_ADDRESS, 0, ends.now)
+    ends.server.open_datagrams([packet], ELSEWHERE, 0, ends.now)
+    ends.take(S)
+    assert not ends.said(S, Stray) and ends.drops[S]["replayed"] == 1
+    strange = bytes([0x41]) + ends.server.install.connection_id + bytes(range(60))
+    (moved,) = ends.client.seal_datagrams([DATAGRAM_HEAD + INNER], ends.now)
+    ends.server.open_datagrams([strange, moved, packet], ELSEWHERE, 0, ends.now)
+    ends.take(S)
+    assert [each.data for each in ends.said(S, Stray)] == [strange], "whatever else has come with it"
 
 
 def test_close_tells_the_peer_and_stays_for_three_pto(ends: Ends) -> None:

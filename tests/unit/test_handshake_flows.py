@@ -15,13 +15,13 @@ from qre.quic.server.server_handshake import ShownByDest
 from qre.reality.authenticator import SharedSecrets
 from qre.wire.packet import PacketType, build_long_header, retry_source_cid
 from qre.wire.protection import Protection, initial_secrets
-from qre.workers.handshake.port import flow_books, flows
+from qre.workers.handshake.port import classification, flow_books, flows
+from qre.workers.handshake.port.classification import may_begin_hello
 from qre.workers.handshake.port.flow_effects import Effect
 from qre.workers.handshake.port.flow_parts import Address, Flow, FlowState, Handshake, Hello, Limits
 from qre.workers.handshake.port.flow_rules import RULES, FlowEvent, FlowRule
 from qre.workers.handshake.port.flows import FlowTable
 from qre.workers.handshake.port.performer import Later, Performer
-from qre.workers.handshake.port.whose import may_begin_hello
 
 VISITOR = ("198.51.100.7", 40_000)
 HELLO = b"\xc3\x00\x00\x00\x01\x08" + bytes(8) + b"\x00"
@@ -37,6 +37,11 @@ def hello(text: bytes) -> bytes:
 
 def retry(cid: bytes) -> bytes:
     return b"\xf0\x00\x00\x00\x01\x00" + bytes([len(cid)]) + cid + bytes(40)
+
+
+def another(cid: bytes) -> bytes:
+    """An Initial of another connection than a client's, with this source connection ID."""
+    return build_long_header(PacketType.INITIAL, b"further!", cid, b"\0", 1200).ljust(1250, b"\0")
 
 
 def own_cid(data: bytes) -> bytes | None:
@@ -130,12 +135,15 @@ class World:
     dest: bool = True
     imitated: bool = False
     live: bool = False
+    crowded: bool = False  # what begins takes the place of all others
+    slow: bool = False  # a store has to take the hello first
     open: int = 0
     inspected: int = 0
     shown: ShownByDest | None = None
     relays: dict[Address, list[FakeRelay]] = field(default_factory=dict)
     flows: dict[Address, Flow] = field(default_factory=dict)
     handshakes: list[FakeHandshake] = field(default_factory=list)
+    asked: dict[Flow, Hello] = field(default_factory=dict)
     inspectors: list[FakeInspector] = field(default_factory=list)
     replies: list[tuple[Address, bytes, int]] = field(default_factory=list)
     resets: list[tuple[Address, bytes, int]] = field(default_factory=list)
@@ -147,9 +155,25 @@ class World:
     def accept(self, flow: Flow, hello: Hello) -> Handshake | Later | None:
         if self.replayed:
             return None
+        if self.crowded:
+            for one in self.handshakes[-8:]:
+                one.abandon()
+        if self.slow and flow.state is FlowState.WATCHED:
+            self.asked[flow] = hello
+            return Later.LATER
+        return self.admit(hello)
+
+    def admit(self, hello: Hello) -> FakeHandshake:
         self.shown = hello.shown
         self.handshakes.append(FakeHandshake(self, hello.datagrams, hello.source))
         return self.handshakes[-1]
+
+    def store_answers(self) -> None:
+        """As ``Recogniser`` takes it."""
+        asked, self.asked = self.asked, {}
+        for flow, hello in asked.items():
+            if flow.state is FlowState.WATCHED:
+                self.perform(self.table.hello_accepted(flow, self.admit(hello)))
 
     def open_relay(self, flow: Flow) -> FakeRelay | None:
         if not self.dest:
@@ -178,7 +202,7 @@ class World:
         self.perform(self.table.datagram(source, data, ecn, self.now, int(self.now * 1000)))
 
     def look(self) -> None:
-        self.perform(self.table.look(self.now))
+        self.performer.look(self.now)
 
     def answer(self, data: bytes, source: Address = VISITOR, ecn: int = 0) -> None:
         self.look()
@@ -280,7 +304,7 @@ def test_what_dest_still_says_to_a_visit_that_is_over_is_dropped() -> None:
         for data in (late, other, b"\x41late"):
             world.answer(data)
         assert world.replies == [(VISITOR, other, 0)]
-    world.now += flows.ECHO
+    world.now += classification.ECHO
     world.answer(b"\x41another connection's")
     assert world.replies[-1] == (VISITOR, b"\x41another connection's", 0)
 
@@ -703,8 +727,8 @@ def at_random(seed: int) -> World:
     texts = [b"half", b"half", b"client", b"stranger"]
     datagrams = [*map(hello, texts), *((again + text).ljust(1250, b"\x00") for text in texts)]
     datagrams += [b"garbage", b"\x41late", b"\x41" + OUR_CID + bytes(30)]
-    datagrams += [b"\x41dest, mine", b"\xc3\x6b\x33\x43\xcf\x08unknown!\x00"]
-    replies = [b"answer", b"unfollowed", retry(b"abcd"), b"\x41short"]
+    datagrams += [b"\x41dest, mine", b"\xc3\x6b\x33\x43\xcf\x08unknown!\x00", another(b"prober")]
+    replies = [b"answer", b"unfollowed", retry(b"abcd"), b"\x41short", b"\x41prober, short"]
     replies += [acknowledgement(bytes(8), b"dest", number) for number in (0, 1)]
     for _ in range(6000):
         source = (f"198.51.{chance.randrange(3)}.7", chance.randrange(3))
@@ -716,6 +740,9 @@ def at_random(seed: int) -> World:
             case 4:
                 world.dest, world.replayed = chance.random() < 0.7, chance.random() < 0.3
                 world.imitated = chance.random() < 0.2
+                world.crowded, world.slow = chance.random() < 0.2, chance.random() < 0.2
+            case 12:
+                world.store_answers()
             case 5 if world.handshakes:
                 one = chance.choice(world.handshakes[-6:])
                 world.perform(world.table.handshake_over(one.source, one, world.now))

@@ -34,9 +34,9 @@ from qre.wire.frames import NewConnectionId, RetireConnectionId, encode_frame
 from qre.wire.varint import MAX_VARINT
 from qre.workers.handshake.backoff import Backoff
 from qre.workers.handshake.port.admission import Admission, TokenBucket
-from qre.workers.handshake.port.stateless_reset import SHORTEST
 from qre.workers.handshake.sessions.control_frames import parse_control_frames_untrusted
 from qre.workers.handshake.sessions.routed_cids import RoutedCids
+from qre.workers.handshake.sessions.stateless_reset import SHORTEST
 from tests.support.daemons import PATIENCE
 from tests.support.untrusted import read_or_refused
 

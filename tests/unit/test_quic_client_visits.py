@@ -11,7 +11,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from msgspec.structs import replace
 
 from qre.causes import Cause
-from qre.dest_profile import DestProfile
+from qre.dest_profile import DestProfile, RecordedVisit
 from qre.quic.client.client_tls import HELLO_RETRY_REQUEST, _decompress
 from qre.quic.client.drawbacks import drawbacks_of
 from qre.quic.client.http3 import _date_untrusted
@@ -57,7 +57,7 @@ def test_a_probe_tells_the_sites_profile() -> None:
     assert profile.handshake_flight_length > 500
     assert profile.flight_datagram_lengths[0] == 1200
     assert profile.certificate_expires_at == UNIX_TIME + 10 * 86_400
-    assert profile.transport_parameters
+    assert profile.transport_parameters and profile.idle_timeout_ms == 60_000
     assert any("AES_256" in warning for warning in profile.warnings) == (profile.cipher != "AES_128_GCM_SHA256")
 
 
@@ -85,6 +85,11 @@ FOLLOWED = DestProfile(
         ({"handshake_flight_length": 300}, ["300 bytes"]),
         ({"rtt_ms": 40}, ["40 ms away"]),
         ({"http_status": 0}, ["did not answer"]),
+        (
+            {"visits": (RecordedVisit(round_trip_us=1, spoken=(), longer=True),)},
+            ["longer than is played: 64 datagrams"],
+        ),
+        ({"visits": (RecordedVisit(round_trip_us=1, spoken=()),)}, []),
     ],
 )
 def test_every_tell_that_a_site_leaves_is_named(changed: dict[str, object], words: list[str]) -> None:

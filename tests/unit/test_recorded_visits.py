@@ -15,7 +15,7 @@ from qre.dest_profile import MAX_SPOKEN, MAX_VISITS, DestProfile, RecordedVisit,
 from qre.quic.client.client_connection import ClientConnection
 from qre.quic.client.visit_recorder import VisitRecorder
 from qre.quic.handshake_events import SiteAnswered
-from qre.quic.server.visit_script import VisitScript
+from qre.quic.shadow.visit_script import VisitScript
 from tests.support.pair import Path
 from tests.support.shadow_pair import ShadowPair
 from tests.support.stock_site import StockSite, client, meet
@@ -134,6 +134,32 @@ def test_what_a_site_said_before_it_had_finished_belongs_to_its_flight_however_l
         recorder.received(bytes([0x40]) + bytes(40), cast(ClientConnection, connection), at)
     recorded = recorder.visit(cast(ClientConnection, connection))
     assert recorded is not None and [each.at_us for each in recorded.spoken] == [6_100]
+
+
+@pytest.mark.parametrize(
+    ("datagrams", "apart", "says", "longer"),
+    [(10, 0.001, True, False), (80, 0.001, True, True), (30, 0.05, True, True), (80, 0.05, False, False)],
+)
+def test_a_page_that_is_longer_than_is_played_is_said_to_be(
+    datagrams: int, apart: float, says: bool, longer: bool
+) -> None:
+    """Not one that is idle, and acknowledges or asks for life."""
+    connection = SimpleNamespace(
+        handshake_complete=True,
+        acknowledgement_pending=False,
+        eliciting_packets=0,
+        application_progress=0,
+        answer_begun=True,
+        round_trip=0.006,
+    )
+    recorder = VisitRecorder()
+    recorder.sent(cast(ClientConnection, connection), 10.0, asked=True)
+    for number in range(datagrams):
+        connection.eliciting_packets += 1
+        connection.application_progress += says
+        recorder.received(bytes([0x40]) + bytes(40), cast(ClientConnection, connection), 10.01 + number * apart)
+    recorded = recorder.visit(cast(ClientConnection, connection))
+    assert recorded is not None and recorded.longer == longer and len(recorded.spoken) <= MAX_SPOKEN
 
 
 def test_a_site_that_does_not_answer_leaves_no_recording() -> None:

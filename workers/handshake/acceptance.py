@@ -10,10 +10,10 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from qre.addresses import Interface
@@ -27,126 +27,23 @@ from qre.quic.server.address_grants import Grants
 from qre.quic.server.connect_ip import AddressesRequested
 from qre.quic.server.inspector import Authenticated
 from qre.quic.server.server_handshake import InstallNow, LeftUnread, ServerHandshake, ShownByDest
-from qre.quic.server.shadow_connection import DestAnswer, Mirrored, NotFollowed, NotOfThisConnection
 from qre.quic.shadow.server_hello import Obstacle
 from qre.reality.replay import NotRecorded, ReplayFilter
 from qre.wire.close_reason import CloseReason
 from qre.wire.overhead import MAX_UDP_PAYLOAD
-from qre.wire.packet import long_header_source_cid, parse_header_untrusted
+from qre.wire.packet import long_header_source_cid
 from qre.workers.handshake.port.flow_parts import Address, Hello
 from qre.workers.handshake.port.volley import Volley
+from qre.workers.handshake.recognition.accepted import MOST_CPU, Accepted
 from qre.workers.handshake.sessions.live_sessions import Sessions
 
 #: Seconds; as long as a held session waits for its client.
 _STEERING_TIMEOUT: Final = 8.0
-#: Seconds until a handshake has to have asked for its session: a client gives up after 10.
-LIFETIME: Final = 20.0
-#: Of an answer, however far away Dest is (seconds).
-_LONGEST_DELAY: Final = 1.0
-#: Seconds of CPU for one handshake; an honest one takes some milliseconds.
-MOST_CPU: Final = 0.5
+#: Seconds until a handshake that follows Dest no more has to have asked for its session. A client gives up after 10;
+#: to one that fell silent a site goes on to send until its idle timeout, of 30 s in most.
+LIFETIME: Final = 45.0
 #: Handshakes of one short id that have no confirmed session yet: a client has one, and one more when it begins again.
 MAX_UNCONFIRMED: Final = 4
-
-
-class Accepted:
-    """One handshake in progress. See ``flow_parts.Handshake``."""
-
-    def __init__(
-        self, acceptance: Acceptance, inner: ServerHandshake, hello: Hello, client_cid: bytes | None
-    ) -> None:
-        found = hello.found
-        self._acceptance = acceptance
-        self._first_flight = hello.datagrams
-        self._found = found
-        self._client_cid = client_cid
-        self._asked_at = hello.now
-        self._token = b""  # of Dest's Retry
-        self._unanswered = True
-        self.inner = inner
-        self.source = hello.source
-        self.short_id = found.short_id
-        self.session_id: bytes | None = None
-        self.ends_at = hello.now + LIFETIME
-        self.spent = 0.0  # seconds of CPU
-        #: How long Dest takes to answer (seconds): so long ours takes, once we speak for ourselves.
-        self.delay = 0.0
-        #: What waits for that, and when it is due.
-        self.outbox: deque[tuple[float, bytes]] = deque()
-        self._left = False
-
-    def begin(self, now: float) -> None:
-        """Process the datagrams that authenticated the client, and answer."""
-        with self._acceptance.metered(self):
-            for data in self._first_flight:
-                self.inner.datagram_received(data, self.source[:2], now)
-            self._first_flight = []
-            self._acceptance.progress(self, now)
-
-    def datagram_received(self, data: bytes, now: float) -> None:
-        """Process one more datagram of the client, and answer; one whose time is used up is not heard any more."""
-        if self.spent <= MOST_CPU:
-            with self._acceptance.metered(self):
-                self.inner.datagram_received(data, self.source[:2], now)
-                self._acceptance.progress(self, now)
-
-    def dest_spoke(self, data: bytes, ecn: int, now: float) -> None:
-        """One datagram of Dest: send ours in its place, or what it is itself when it is not of this connection."""
-        with self._acceptance.metered(self):
-            self._dest_spoke(data, ecn, now)
-
-    def _dest_spoke(self, data: bytes, ecn: int, now: float) -> None:
-        first = self._unanswered
-        if first:
-            self._unanswered, self.delay = False, min(max(0.0, now - self._asked_at), _LONGEST_DELAY)
-        volley = self._acceptance.volley
-        cid = long_header_source_cid(data)
-        if cid and (first or cid != self.inner.handshake_cid) and self._acceptance.is_taken(cid, self):
-            answer: DestAnswer = NotFollowed(Obstacle.TAKEN, ())
-        else:
-            answer = self.inner.dest_spoke(data, now)
-        match answer:
-            case Mirrored(datagrams):
-                for each in datagrams:
-                    volley.say(self.source, each, ecn)
-                volley.then(self.inner.prepare)
-            case NotOfThisConnection():
-                volley.say(self.source, data, ecn)
-            case NotFollowed(obstacle, withheld):
-                for each in (*withheld, data):
-                    volley.say(self.source, each, ecn)
-                volley.let_out()
-                self._acceptance.cannot_follow(self, obstacle)
-                return
-        self._acceptance.progress(self, now)
-
-    def dest_retried(self, retry: bytes, now: float) -> None:
-        """The client repeats its hello under the Retry's connection ID; a second Retry changes nothing (RFC 9000
-        §17.2.5.2)."""
-        header = parse_header_untrusted(retry, short_cid_length=0)
-        if self._found.retry_source_cid is not None or not self._unanswered:
-            return
-        self._found = replace(self._found, retry_source_cid=header.source_cid)
-        self._token, self._asked_at = header.token, now
-        self.inner = self._acceptance.new_handshake(self._found, self.source, now, None, self._client_cid)
-
-    @property
-    def cids(self) -> frozenset[bytes]:
-        """The client's original destination connection ID, the Retry's, and our own."""
-        own = {self._found.original_destination_cid, self.inner.handshake_cid, self.inner.routed_cid}
-        return frozenset(own | {self._found.retry_source_cid or b""}) - {b""}
-
-    def leaves_dest(self) -> bytes | None:
-        """Once, when Dest is followed no more: what tells it so, which is empty if it never was."""
-        if self._left or self.inner.following:
-            return None
-        self._left = True
-        return self.inner.farewell(self._token)
-
-    def abandon(self) -> None:
-        """End the handshake and send nothing more."""
-        self.inner.abandon()
-        self._acceptance.progress(self, time.monotonic())
 
 
 @dataclass
@@ -213,7 +110,9 @@ class Acceptance:
         )
 
     def _make_room(self, short_id: bytes) -> None:
-        """One identity takes no more than its share: its oldest handshake gives way."""
+        """One identity takes no more than its share: what is closed gives way, then its oldest handshake."""
+        for one in [one for one in self._all if one.short_id == short_id and one.inner.visit_is_over]:
+            one.abandon()
         rivals = [one for one in self._all if one.short_id == short_id]
         for one in rivals[: max(0, len(rivals) + 1 - MAX_UNCONFIRMED)]:
             self._give_up(one, Bound.HANDSHAKES)
@@ -263,10 +162,10 @@ class Acceptance:
             return
         if one.session_id is None and not one.inner.following:
             self._give_up(one, Bound.CPU)
-            return
-        self._went_beyond(one, Bound.CPU)
-        if one.session_id is None:
-            self.not_followed(one)
+        else:
+            self._went_beyond(one, Bound.CPU)
+            if one.session_id is None:
+                self.not_followed(one)
 
     def _recorded(self, unrecorded: str) -> None:
         """Whether the last client could be recorded: without that, clients are strangers."""
@@ -282,6 +181,7 @@ class Acceptance:
             return
         farewell = one.leaves_dest()
         if farewell is not None:
+            one.ends_at = now + LIFETIME
             self.left(one, farewell)
         self._send(one, now)
         while (event := one.inner.next_event()) is not None:
@@ -315,8 +215,9 @@ class Acceptance:
         words = self.grants.why_not_in_words(one.short_id, wanted, granted)
         if words:
             client = self.grants.identities.who(one.short_id)
-            text = f"client {client} at {one.source[0]} asked for what it may not have: {words}"
-            self.complain(f"grant {client}", text)
+            self.complain(
+                f"grant {client}", f"client {client} at {one.source[0]} may not have what it asked for: {words}"
+            )
 
     def recheck(self, may_go_on: Callable[[Accepted, bytes], bool]) -> None:
         """After a reload: give up the handshakes that may not go on."""
@@ -373,7 +274,7 @@ class Acceptance:
         own = one.inner.timer()
         if own is not None:
             times.append(own)
-        if one.session_id is None:  # a session that is held has a time limit in the data plane
+        if one.session_id is None and one.ends_at < math.inf:  # a held session has a time limit in the data plane
             times.append(one.ends_at)
         return min(times, default=None)
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection
 
-from qre.workers.handshake.acceptance import Accepted
 from qre.workers.handshake.port.flow_parts import Address, Handshake, Hello
 from qre.workers.handshake.port.flows import FlowTable
 from qre.workers.handshake.port.performer import Performer
+from qre.workers.handshake.recognition.accepted import Accepted
 from qre.workers.handshake.shared.feed_messages import Abandon, Begin, DestSpoke, More, ToGuest
 from qre.workers.handshake.shared.front_feed import FrontFeed
 from qre.workers.handshake.shared.guests import GuestCalls, Guests

@@ -34,7 +34,7 @@ from qre.quic.server.inspector import HelloInspector
 from qre.reality.replay import replay_window
 from qre.visit.dest import Resolved
 from qre.visit.probe import imitable
-from qre.workers.handshake.acceptance import Acceptance, Accepted
+from qre.workers.handshake.acceptance import Acceptance
 from qre.workers.handshake.clients import Clients
 from qre.workers.handshake.dataplane_link import DataplaneLink
 from qre.workers.handshake.dest_watch import DestWatch
@@ -47,6 +47,7 @@ from qre.workers.handshake.port.performer import Later, Performer
 from qre.workers.handshake.port.relay import LONGEST, DestSocket, Relays
 from qre.workers.handshake.port.volley import Volley
 from qre.workers.handshake.port_sharing import PortSharing
+from qre.workers.handshake.recognition.accepted import Accepted
 from qre.workers.handshake.recognition.recogniser import Recogniser
 from qre.workers.handshake.recognition.replay_file import read_replay_file
 from qre.workers.handshake.sessions.disowning import Disowning
@@ -91,9 +92,9 @@ class Server:
         store.removed = self._forgetting.soon
         self._cids = RoutedCids(secrets.private_key, config.routed_cid_len, os.urandom)
         self._dest = DestWatch(context, self._dest_probed)
-        self._volley = Volley(self._to_client)
+        self._volley = Volley(lambda to, data, ecn, whole: self._to_visitor(to, data, ecn, whole=whole))
         self._relays = Relays(self._reply, self._volley.together, self._dest.doubt, context.limited)
-        self._table = FlowTable(flow_limits(config), self._new_inspector, self._cids.of_datagram)
+        self._table = FlowTable(flow_limits(config, config.dest_profile), self._new_inspector, self._cids.of_datagram)
         self._performer = Performer(self._table, self._accept, self._open_relay, self._to_visitor, self._disown)
         self._port = PortSharing(self._table, self._performer, self._ours, self._admit, self._arm, context.limited)
         if config.joined:
@@ -190,7 +191,7 @@ class Server:
         self._port.guests.refuse_clients(secrets)
         self._use_secrets(secrets)
         self.recogniser.use(secrets)
-        self._table.limits = flow_limits(config)
+        self._table.limits = flow_limits(config, self._dest.profile)
         self._acceptance.replay.window = replay_window(config.max_time_diff_ms)
         self._clients.reload(secrets, self._sessions)
         self._sessions.settings = self._clients.settings()
@@ -273,7 +274,7 @@ class Server:
             asyncio.get_running_loop().call_soon(self._look_at, at)
             return
         self._looking = False
-        self._performer.perform(self._table.look(now), now)
+        self._performer.look(now)
         self._arm()
 
     def _relays_readable(self) -> None:
@@ -283,7 +284,7 @@ class Server:
     def _reply(self, flow: Flow, data: bytes, segment: int, ecn: int) -> None:
         now, table = time.monotonic(), self._table
         if table.unread:
-            self._performer.perform(table.look(now), now)
+            self._performer.look(now)
         if len(data) <= segment or flow.passes(data, segment):
             self._performer.perform(table.reply(flow, data, ecn, now, segment), now)
             return
@@ -341,9 +342,6 @@ class Server:
     def _prepare_relay(self, dest: Resolved | None) -> None:
         if dest is not None and not self._stopped:
             self._relays.prepare(*dest)
-
-    def _to_client(self, source: Address, data: bytes, ecn: int, whole: bool) -> None:
-        self._to_visitor(source, data, ecn, whole=whole)
 
     def _to_visitor(self, source: Address, data: bytes, ecn: int, segment: int = 0, *, whole: bool = False) -> None:
         try:
@@ -437,6 +435,7 @@ class Server:
 
     async def _dest_probed(self, profile: DestProfile) -> None:
         self._acceptance.dest = imitable(profile) or self._acceptance.dest
+        self._table.limits = flow_limits(self._context.config, self._acceptance.dest)
         self._tell_state()  # its name may be resolved now
         await self._context.send(Party.SUPERVISOR, DestProfileReport(profile=profile))
 

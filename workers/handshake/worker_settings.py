@@ -6,7 +6,8 @@ import hmac
 import resource
 from typing import Final
 
-from qre.config.model import ClientSection
+from qre.config.model import SHORTEST_RELAY_IDLE_MS, ClientSection
+from qre.dest_profile import DestProfile
 from qre.ipc.messages import WorkerConfig
 from qre.profile_secrets import ProfileSecrets
 from qre.quic.server.identities import Identities
@@ -20,13 +21,15 @@ _OTHER_DESCRIPTORS: Final = 128
 ADVERTISED_IDLE_MS: Final = 30_000
 
 
-def flow_limits(config: WorkerConfig) -> Limits:
-    """The configured limits, bounded by the descriptors that this process may have."""
+def flow_limits(config: WorkerConfig, dest: DestProfile | None) -> Limits:
+    """The configured limits, bounded by the descriptors that this process may have, and not below Dest's own idle
+    timeout where that is longer than most."""
+    of_dest = dest.idle_timeout_ms if dest is not None and dest.idle_timeout_ms > SHORTEST_RELAY_IDLE_MS else 0
     descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _OTHER_DESCRIPTORS
     return Limits(
         flows=max(1, min(config.relay_max_flows, descriptors)),
         flows_per_prefix=max(1, config.relay_max_flows_per_prefix),
-        idle=config.relay_idle_ms / 1000,
+        idle=max(config.relay_idle_ms, of_dest) / 1000,
     )
 
 

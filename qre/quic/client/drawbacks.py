@@ -15,8 +15,9 @@ from typing import Final, NamedTuple
 
 from aioquic import tls
 
-from qre.dest_profile import DestProfile
+from qre.dest_profile import MAX_SPOKEN, DestProfile
 from qre.quic.client.hello import X25519, X25519MLKEM768
+from qre.quic.client.visit_recorder import LONGEST
 from qre.wire.packet import SHORTEST_DEST_CID
 
 GROUPS: Final = {X25519: "X25519", X25519MLKEM768: "X25519MLKEM768"}
@@ -53,6 +54,7 @@ class Drawback(enum.StrEnum):
     FAR = "far"
     RETRY = "retry"
     NO_PAGE = "no-page"
+    LONG_PAGE = "long-page"
     NO_TCP = "no-tcp"
     NO_ALT_SVC = "no-alt-svc"
     NOT_POST_QUANTUM = "not-post-quantum"
@@ -122,6 +124,11 @@ WORDS: Final[dict[Drawback, Words]] = {
     ),
     Drawback.NO_PAGE: Words(
         _TELL, "it did not answer GET / over HTTP/3{}", "visitors who leave at once, and connections that stay"
+    ),
+    Drawback.LONG_PAGE: Words(
+        _TELL,
+        f"its page is longer than is played: {MAX_SPOKEN} datagrams, or what comes in {LONGEST:.0f} s",
+        "visits that go on where a tunnel without traffic falls silent; a smaller page is better",
     ),
     Drawback.NO_TCP: Words(
         _TELL,
@@ -212,3 +219,5 @@ def _of_profile(profile: DestProfile) -> Iterator[Against]:
         yield Against(Drawback.NO_PAGE)
     elif profile.http_status >= _REFUSED:
         yield Against(Drawback.NO_PAGE, f", but with status {profile.http_status}")
+    if any(visit.longer for visit in profile.visits[-1:]):
+        yield Against(Drawback.LONG_PAGE)

@@ -25,6 +25,8 @@ _MAX_LENGTHS: Final = 32
 _MAX_LENGTH: Final = 0xFFFF
 _MAX_TICKETS: Final = 8
 _MAX_PARAMETERS: Final = 64
+#: A site may write any number; no connection is kept idle for longer than this.
+_LONGEST_IDLE_MS: Final = 3_600_000
 
 
 def group_name(number: int) -> str:
@@ -97,9 +99,15 @@ class SiteObserver:
             retry=connection.retried,
             http_status=http_status,
             ecn=self._ecn or 0,
+            idle_timeout_ms=min(_idle_timeout_ms(connection), _LONGEST_IDLE_MS),
             visits=(visit,) if visit is not None else (),
         )
         return msgspec.structs.replace(profile, warnings=tuple(str(each)[:512] for each in drawbacks_of(profile)))
+
+
+def _idle_timeout_ms(connection: ClientConnection) -> int:
+    peer = connection.peer_parameters
+    return (peer and peer.max_idle_timeout) or 0
 
 
 def _seconds(moment: datetime.datetime) -> int:

@@ -31,6 +31,7 @@ class VisitRecorder:
         self._eliciting = 0
         self._acknowledged: list[tuple[float, int]] = []  # when, and how many of the eliciting ones by then
         self._spoken: list[Spoken] = []
+        self._longer = False
 
     def sent(self, connection: ClientConnection, now: float, *, asked: bool) -> None:
         """What the connection had to send has been sent."""
@@ -53,6 +54,7 @@ class VisitRecorder:
         began = self._asked_at if self._answering and self._asked_at is not None else self._finished_at
         probe = bool(eliciting and not progress and len(datagram) > self._largest)
         if len(self._spoken) == MAX_SPOKEN or now - began > LONGEST:
+            self._longer = self._longer or (self._answering and progress)
             return
         if not _SHORTEST <= len(datagram) <= MAX_UDP_PAYLOAD:  # what a server of ours never sends
             return
@@ -79,4 +81,8 @@ class VisitRecorder:
         """None when the site has not answered."""
         if not self._answering:
             return None
-        return RecordedVisit(round_trip_us=round(connection.round_trip * _MICROSECONDS), spoken=tuple(self._spoken))
+        return RecordedVisit(
+            round_trip_us=round(connection.round_trip * _MICROSECONDS),
+            spoken=tuple(self._spoken),
+            longer=self._longer,
+        )

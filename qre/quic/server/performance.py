@@ -1,7 +1,8 @@
 """Plays a recorded visit over a connection in the shadow of a living Dest: what follows the client's Finished.
 
-While it speaks, nothing is sent at other times but what was lost; where it is silent, the connection's stack sends as
-it would. The client's leave to switch to the data plane goes with the last datagram that it has to acknowledge.
+While it speaks, nothing is sent at other times but what was lost, and what a client that fell silent has not
+acknowledged: in datagrams of the same lengths. Where it is silent, the connection's stack sends as it would. The
+client's leave to switch to the data plane goes with the last datagram that it has to acknowledge.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from qre.quic.server.shadow_connection import ShadowConnection
-from qre.quic.server.visit_script import VisitScript
+from qre.quic.shadow.visit_script import VisitScript
 
 
 class Performance:
@@ -45,7 +46,7 @@ class Performance:
         """UDP payloads to send now, in order."""
         if self._connection.following or self._connection.ended:
             return self._connection.send(now)
-        sent = self._due(now)
+        sent = self._due(now) + self._connection.repeated(now)
         if self._script.speaks and not self._connection.must_speak:
             return sent
         if not self._script.to_be_acknowledged:

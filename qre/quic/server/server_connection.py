@@ -6,6 +6,7 @@ issues no connection ID except the routed one, and that only when ``issue`` is c
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -18,14 +19,18 @@ from aioquic.quic.connection import (
     QuicConnectionId,
     QuicConnectionState,
     QuicNetworkPath,
+    QuicReceiveContext,
 )
+from aioquic.quic.crypto import CryptoError, CryptoPair
 from aioquic.quic.packet import QuicFrameType, QuicPacketType
 from aioquic.quic.packet_builder import QuicPacketBuilder
 
+from qre.errors import UntrustedInputError
 from qre.quic import bounds
 from qre.quic.connection import HandshakeConnection
 from qre.quic.packet_builder import SitePacketBuilder
 from qre.quic.server.server_tls import ServerFlight, ServerTlsContext
+from qre.wire.frames import Ack, ConnectionClose, Crypto, Frame, Ping, encode_frame, frames_untrusted
 from qre.wire.overhead import MAX_UDP_PAYLOAD
 from qre.wire.packet import VERSION_1
 
@@ -44,6 +49,10 @@ _GREASE_STEP: Final = 31
 _GREASE_OFFSET: Final = 27
 #: Stock's name for the PING of a probe timeout.
 _PROBE: Final = "probe"
+#: Of a long header's first byte, unprotected (RFC 9000 §17.2).
+_RESERVED_BITS: Final = 0x0C
+#: Stock refuses a payload without frames.
+_PADDING: Final = b"\0"
 
 
 @dataclass(frozen=True)
@@ -52,6 +61,18 @@ class RoutedConnectionId:
 
     cid: bytes
     reset_token: bytes
+
+
+class _InitialKeys(CryptoPair):
+    """Whoever sees a hello has these keys, too; stock closes the connection for a packet with reserved bits set."""
+
+    def decrypt_packet(
+        self, packet: bytes, encrypted_offset: int, expected_packet_number: int
+    ) -> tuple[bytes, bytes, int]:
+        header, payload, number = super().decrypt_packet(packet, encrypted_offset, expected_packet_number)
+        if header[0] & _RESERVED_BITS:
+            raise CryptoError("reserved bits are set")
+        return header, payload, number
 
 
 class ServerConnection(HandshakeConnection):
@@ -113,8 +134,12 @@ class ServerConnection(HandshakeConnection):
     # --- set-up ---
 
     def _initialize(self, peer_cid: bytes) -> None:
-        """Our own TLS in place of the stock one."""
+        """Our own TLS and Initial keys in place of the stock ones."""
         super()._initialize(peer_cid)
+        keys = _InitialKeys()
+        keys.setup_initial(cid=peer_cid, is_client=False, version=VERSION_1)
+        self._cryptos_initial = {VERSION_1: keys}
+        self._cryptos[tls.Epoch.INITIAL] = keys
         context = self._new_tls()
         context.handshake_extensions = self.tls.handshake_extensions
         context.alpn_cb = self.tls.alpn_cb
@@ -170,6 +195,34 @@ class ServerConnection(HandshakeConnection):
             if not data.startswith(bytes([len(cid)]) + cid, 5):
                 return
         super().receive_datagram(data, addr, now)
+
+    # --- Initials: whoever sees a hello can make more of them (RFC 9001 §5.2) ---
+
+    def _payload_received(
+        self, context: QuicReceiveContext, plain: bytes, crypto_frame_required: bool = False
+    ) -> tuple[bool, bool]:
+        """Stock closes the connection for a frame that is malformed or not allowed."""
+        if context.epoch is tls.Epoch.INITIAL:
+            plain, crypto_frame_required = self._frames_of_initial(plain), False
+        return super()._payload_received(context, plain, crypto_frame_required)
+
+    def _frames_of_initial(self, payload: bytes) -> bytes:
+        """Those that say something, up to the first that cannot be read."""
+        taken = [_PADDING]
+        with contextlib.suppress(UntrustedInputError):
+            taken.extend(encode_frame(each) for each in frames_untrusted(payload) if self._takes_of_initial(each))
+        return b"".join(taken)
+
+    def _takes_of_initial(self, frame: Frame) -> bool:
+        """CRYPTO only of the hello that was authenticated, ACK only of what was sent."""
+        match frame:
+            case Crypto(offset=offset, data=data):
+                return self._client_hello[offset : offset + len(data)] == data
+            case Ack(ranges=ranges):
+                return ranges[0][1] < self._packet_number
+            case ConnectionClose(application=application):
+                return not application
+        return isinstance(frame, Ping)
 
     # --- connection IDs ---
 

@@ -33,7 +33,7 @@ from qre.quic.server.performance import Performance
 from qre.quic.server.server_connection import RoutedConnectionId, ServerConnection
 from qre.quic.server.server_tls import GO_SERVER_HELLO, GO_TICKETS, ServerFlight
 from qre.quic.server.shadow_connection import DestAnswer, Mirrored, ShadowConnection
-from qre.quic.server.visit_script import choose
+from qre.quic.shadow.visit_script import choose
 from qre.reality.authenticator import TAKES_DEST_CIDS
 from qre.reality.cid import MAX_LENGTH, cid_key, reset_token, routed_cid
 from qre.wire.close_reason import CloseReason, close_words
@@ -119,7 +119,7 @@ class ServerHandshake:
         self._addresses: tuple[Interface, ...] = ()
         self._joins = joins
         self._connect_ip: ConnectIpServer | None = None
-        self._closing = False
+        self._closing = self._told_closed = False
         self._now = now
         self._performance: Performance | None = None
         key = self._cid_key = cid_key(private_key)
@@ -174,6 +174,11 @@ class ServerHandshake:
         return self._shadow is not None and self._shadow.following and self._stage is not _Stage.OVER
 
     @property
+    def visit_is_over(self) -> bool:
+        """Whether this can only repeat what Dest still says, because Dest or the client has closed the connection."""
+        return self._shadow is not None and self.following and self._shadow.visit_is_over
+
+    @property
     def routed_cid(self) -> bytes:
         """The connection ID that the session will be reached by."""
         return self._routed.cid or self.handshake_cid
@@ -188,6 +193,7 @@ class ServerHandshake:
             self._guarded(lambda: self._connection.receive_datagram(data, peer, now))
             if not unread and self._connection.initials_left_out:
                 self._events.append(LeftUnread(Bound.INITIALS))
+            self._tell_closed("the client closed the connection")
             if self._performance is not None:
                 self._performance.received(now)
 
@@ -204,7 +210,14 @@ class ServerHandshake:
             answer = shadow.dest_spoke(data, reset_token(self._cid_key, cid), now)
 
         self._guarded(speak)
+        self._tell_closed("Dest closed the connection")
         return answer
+
+    def _tell_closed(self, why: str) -> None:
+        """Once; what Dest still says is mirrored nevertheless."""
+        if self.visit_is_over and not self._told_closed:
+            self._told_closed = True
+            self._events.append(HandshakeFailed(why, None))
 
     def prepare(self) -> None:
         """Do ahead what Dest's next datagram needs: to be called when what answers the last one is sent."""

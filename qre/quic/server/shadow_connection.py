@@ -18,31 +18,29 @@ from typing import Any, Final
 
 from aioquic import tls
 from aioquic.quic.connection import QuicConnectionId
-from aioquic.quic.packet import QuicFrameType, QuicPacketType
+from aioquic.quic.packet import QuicPacketType
 from aioquic.quic.packet_builder import QuicDeliveryState, QuicPacketBuilderStop, QuicSentPacket
-from aioquic.quic.recovery import QuicPacketSpace
 
 from qre.errors import UntrustedInputError
-from qre.quic.packet_builder import OnePacketBuilder
-from qre.quic.server.server_connection import MAX_ACK_DELAY_MS, ServerConnection
+from qre.quic.server.scripted_connection import NUMBER_LENGTH, ScriptedConnection
+from qre.quic.server.server_connection import MAX_ACK_DELAY_MS
 from qre.quic.server.shadow_tls import FINISHED_LENGTH, ShadowTlsContext
 from qre.quic.shadow.dest_reader import DestReader
 from qre.quic.shadow.farewell import farewell
 from qre.quic.shadow.server_hello import CannotFollowError, Obstacle, pattern_of_untrusted
 from qre.quic.shadow.shapes import CryptoPlace, DatagramShape, InitialShape, PacketShape
-from qre.wire.frames import Ack, Crypto, FlowControl, Ping, encode_frame
+from qre.wire.frames import ConnectionClose, Crypto, FlowControl, Frame, Ping, encode_frame
 from qre.wire.number import PACKET_NUMBER_BASE, encode_number
 from qre.wire.packet import FIXED, LONG, PacketType
 from qre.wire.protection import TAG_LENGTH
 
-#: Bytes of the packet numbers of Handshake and 1-RTT packets; only their sum with the payload shows.
-_NUMBER_LENGTH: Final = 2
 #: What a CRYPTO frame needs besides its data: type, offset and length.
 _CRYPTO_OVERHEAD: Final = 5
 #: Datagrams of Dest that wait until ServerHello is known.
 _MOST_WITHHELD: Final = 16
-#: Datagrams of Dest that are answered in one handshake: its flight, and what it repeats of it for many seconds.
-_MOST_MIRRORED: Final = 512
+#: Datagrams of Dest that are answered with keys of ours in one handshake: its flight, and what it repeats of it for
+#: many seconds. What anyone can seal costs what a relayed datagram does, and has no bound.
+_MOST_SEALED: Final = 512
 #: Datagrams that are known again when the network between Dest and us repeats them.
 _MOST_REMEMBERED: Final = 64
 #: Dest pauses so long (seconds) only before it sends something again: its flight has ended.
@@ -51,10 +49,6 @@ _PAUSE: Final = 0.1
 _SLACK: Final = 8
 #: In 1-RTT a PING is the sign to switch (see the base class): this stands for it.
 _MAX_DATA: Final = 0x10
-#: Stock acknowledges what is due before now (seconds).
-_AT_ONCE: Final = 1e-6
-#: What stock wants for an ACK frame, and for something behind it (bytes).
-_ROOM_FOR_ACK: Final = 64
 
 
 @dataclass(frozen=True)
@@ -81,7 +75,7 @@ class NotFollowed:
 DestAnswer = Mirrored | NotOfThisConnection | NotFollowed
 
 
-class ShadowConnection(ServerConnection):
+class ShadowConnection(ScriptedConnection):
     """``client_cid``: the client's source CID. ``expected_flight``: CRYPTO bytes of Dest's Handshake packets on
     earlier visits, or 0. ``shown``: what Dest has told the client already, its source CID and highest number.
     ``scripted``: what follows the client's Finished is sent by ``speak``, in datagrams of given lengths."""
@@ -97,7 +91,7 @@ class ShadowConnection(ServerConnection):
     ) -> None:
         if scripted:  # PADDING stands for tickets and tokens
             arguments["flight"] = replace(arguments["flight"], ticket_lengths=())
-        super().__init__(**arguments)
+        super().__init__(scripted=scripted, **arguments)
         self._gives_token = not scripted
         if scripted:
             self._ack_delay = MAX_ACK_DELAY_MS / 1000  # what a script has none for waits for it
@@ -113,11 +107,8 @@ class ShadowConnection(ServerConnection):
         self._flight_so_far = 0
         self._finished = b""  # held back
         self._dest_spoke_at: float | None = None
-        self._mirrored = 0  # datagrams of Dest that were looked at
-        self._spoken: dict[int, bool] = {}  # packets of a script to be acknowledged: whether they say something
-        self._probes: set[int] = set()  # packets that probe the path's MTU
-        #: (bytes, when it was sent) of the largest probe of the path's MTU that has arrived.
-        self.proven: tuple[int, float] | None = None
+        self._most_sealed = _MOST_SEALED  # datagrams of Dest that are still answered with keys of ours
+        self._left = False  # an Initial of the client's has ended its visit
 
     @property
     def following(self) -> bool:
@@ -151,15 +142,33 @@ class ShadowConnection(ServerConnection):
         context = self.tls if self._network_paths else None
         return isinstance(context, ShadowTlsContext) and context.exchanged is not None
 
+    @property
+    def visit_is_over(self) -> bool:
+        """Whether Dest or the client has closed the connection, as anyone can read; only Dest still speaks."""
+        return self._left or self._reader.closed
+
     def receive_datagram(self, data: bytes, addr: Any, now: float) -> None:
-        """Also notice the client's Finished: from then on we speak for ourselves."""
+        """Also notice the client's Finished: from then on we speak for ourselves. None opens what is closed."""
+        if self._following and self.visit_is_over:
+            return
         super().receive_datagram(data, addr, now)
         if self._handshake_complete:
             self._following = False
 
+    def _takes_of_initial(self, frame: Frame) -> bool:
+        """Dest alone answers Initials, a CLOSE too: it may have sent more before that came to it."""
+        if isinstance(frame, ConnectionClose) and not frame.application:
+            self._left = True
+        return isinstance(frame, Crypto) and super()._takes_of_initial(frame)
+
     def get_timer(self) -> float | None:
-        """While following, only the idle timeout: what was lost Dest sends again."""
-        return self._close_at if self._following else super().get_timer()
+        """None while following: what was lost Dest sends again, for as long as it likes."""
+        return None if self._following else super().get_timer()
+
+    def handle_timer(self, now: float) -> None:
+        """Nothing while following."""
+        if not self._following:
+            super().handle_timer(now)
 
     def datagrams_to_send(self, now: float) -> list[tuple[bytes, Any]]:
         """Nothing while following."""
@@ -169,9 +178,8 @@ class ShadowConnection(ServerConnection):
 
     def dest_spoke(self, data: bytes, reset_token: bytes, now: float) -> DestAnswer:
         """One datagram of Dest. ``reset_token``: of a connection ID that Dest has just chosen."""
-        if self.ended or self._stopped or self._mirrored >= _MOST_MIRRORED:
+        if self._stopped:
             return Mirrored(())
-        self._mirrored += 1
         again = self._remembered.get(data)
         if again is not None:
             return Mirrored((again,))
@@ -188,10 +196,14 @@ class ShadowConnection(ServerConnection):
             return NotFollowed(error.obstacle, tuple(data for data, _ in self._withheld))
         except UntrustedInputError:
             return NotOfThisConnection()
+        if shape.needs_our_keys:
+            self._most_sealed -= 1
+            if self._most_sealed < 0:
+                return Mirrored(())
         due = [(data, shape)]
         if self._server_hello:
             due, self._withheld = [*self._withheld, *due], []
-        elif shape.needs_keys:
+        elif shape.needs_hello:
             self._withheld = [*self._withheld, *due][:_MOST_WITHHELD]
             return Mirrored(())
         return Mirrored(tuple(self._mirror(raw, each, now) for raw, each in due))
@@ -258,7 +270,7 @@ class ShadowConnection(ServerConnection):
     def _mirror_handshake(self, shape: PacketShape, now: float, *, paused: bool) -> bytes:
         pair = self._cryptos[tls.Epoch.HANDSHAKE]
         sender = self._crypto_streams[tls.Epoch.HANDSHAKE].sender
-        room = shape.length - _NUMBER_LENGTH - TAG_LENGTH
+        room = shape.length - NUMBER_LENGTH - TAG_LENGTH
         self._flight_so_far += room
         if self._finished and (paused or self._flight_so_far + _SLACK >= self._expected_flight):
             sender.write(self._finished)
@@ -278,116 +290,11 @@ class ShadowConnection(ServerConnection):
         payload = b"".join(frames) or encode_frame(Ping())
         number = sent.packet_number
         header = (
-            bytes([LONG | FIXED | PacketType.HANDSHAKE.value << 4 | _NUMBER_LENGTH - 1])
+            bytes([LONG | FIXED | PacketType.HANDSHAKE.value << 4 | NUMBER_LENGTH - 1])
             + shape.header[1:]
-            + encode_number(number, _NUMBER_LENGTH)
+            + encode_number(number, NUMBER_LENGTH)
         )
         return self._sealed(pair.encrypt_packet(header, payload.ljust(room, b"\0"), number), sent, now)
-
-    # --- datagrams of a script ---
-
-    def speak(self, length: int, now: float, *, eliciting: bool) -> bytes:
-        """One 1-RTT datagram of ``length`` bytes, 21 at least, with what there is to say as far as it fits; where the
-        client need not acknowledge it, with an ACK at most."""
-        builder = self._one_packet(length)
-        space = self._spaces[tls.Epoch.ONE_RTT]
-        room = length - 1 - len(self._peer_cid.cid) - _NUMBER_LENGTH - TAG_LENGTH
-        said_done = not self._handshake_done_pending
-        with contextlib.suppress(QuicPacketBuilderStop):  # the packet is full
-            if eliciting:
-                self._write_eliciting(builder, space, room, now)
-            else:
-                builder.start_packet(QuicPacketType.ONE_RTT, self._cryptos[tls.Epoch.ONE_RTT])
-                self._write_brief_ack(builder, space, room)
-        datagram, packet = self._flushed(builder)
-        if eliciting:
-            again = [self._on_ack_delivery] + [self._on_handshake_done_delivery] * said_done
-            news = [each for each in packet.delivery_handlers if each[0] not in again]
-            self._spoken[packet.packet_number] = bool(news)
-            if said_done:  # what only fills is not sent again
-                packet.delivery_handlers[:] = [each for each in packet.delivery_handlers if each[0] != again[1]]
-        return self._sealed(datagram, packet, now)
-
-    def probe(self, length: int, now: float) -> bytes:
-        """One 1-RTT datagram of ``length`` bytes that says nothing: does the path carry it?"""
-        builder = self._one_packet(length)
-        builder.start_packet(QuicPacketType.ONE_RTT, self._cryptos[tls.Epoch.ONE_RTT])
-        builder.start_frame(
-            QuicFrameType.HANDSHAKE_DONE, capacity=1, handler=self._on_probe_delivery, handler_args=(length, now)
-        )
-        datagram, packet = self._flushed(builder)
-        self._probes.add(packet.packet_number)
-        packet.in_flight = False  # no loss of it says anything about congestion
-        return self._sealed(datagram, packet, now)
-
-    def _on_probe_delivery(self, delivery: QuicDeliveryState, length: int, at: float) -> None:
-        if delivery is QuicDeliveryState.ACKED and (self.proven is None or length > self.proven[0]):
-            self.proven = (length, at)
-
-    def _write_eliciting(self, builder: OnePacketBuilder, space: QuicPacketSpace, room: int, now: float) -> None:
-        """HANDSHAKE_DONE is the shortest frame that may be said again; a script has times of its own for pacing."""
-        self._handshake_done_pending = True
-        self._loss._pacer.packet_time = None
-        ack_at = space.ack_at
-        space.ack_at = now - _AT_ONCE if len(space.ack_queue) and room >= _ROOM_FOR_ACK else None
-        try:
-            super()._write_application(builder, self._network_paths[0], now)
-        finally:
-            if room < _ROOM_FOR_ACK:
-                space.ack_at = ack_at
-
-    def _write_brief_ack(self, builder: OnePacketBuilder, space: QuicPacketSpace, room: int) -> None:
-        """ACK of the newest packets; stock's needs more room than any has. PADDING where not even this has room."""
-        newest = space.ack_queue[len(space.ack_queue) - 1] if len(space.ack_queue) else None
-        frame = b"" if newest is None else encode_frame(Ack(((newest.start, newest.stop - 1),), 0))
-        if not 0 < len(frame) <= room:
-            builder.start_frame(QuicFrameType.PADDING)
-            return
-        buf = builder.start_frame(
-            QuicFrameType.ACK,
-            capacity=len(frame),
-            handler=self._on_ack_delivery,
-            handler_args=(space, space.largest_received_packet),
-        )
-        buf.push_bytes(frame[1:])
-        space.ack_at = None
-
-    @property
-    def arrived(self) -> int:
-        """Datagrams of ``speak`` that had to be acknowledged and are, or are lost."""
-        return sum(number not in self._spaces[tls.Epoch.ONE_RTT].sent_packets for number in self._spoken)
-
-    def loss_timer(self) -> float | None:
-        """When something is lost, or the connection is idle; a script says when anything else is sent."""
-        super().get_timer()  # which works out the first
-        return min((at for at in (self._close_at, self._loss_at) if at is not None), default=None)
-
-    @property
-    def must_speak(self) -> bool:
-        """Whether something has to be sent that no script knows of: it was lost, or the connection ends."""
-        return self._probe_pending or self.ended
-
-    def _data_in_flight(self) -> bool:
-        """What says nothing need not arrive."""
-        return any(
-            packet.is_ack_eliciting and number not in self._probes and self._spoken.get(number, True)
-            for number, packet in self._spaces[tls.Epoch.ONE_RTT].sent_packets.items()
-        )
-
-    def _flushed(self, builder: OnePacketBuilder) -> tuple[bytes, QuicSentPacket]:
-        """The one packet that was built, and what recovery has to know of it."""
-        (datagram,), (packet,) = builder.flush()
-        self._packet_number = builder.packet_number
-        return datagram, packet
-
-    def _one_packet(self, size: int) -> OnePacketBuilder:
-        return OnePacketBuilder(
-            host_cid=self._handshake_cid,
-            max_datagram_size=size,
-            packet_number=self._packet_number,
-            peer_cid=self._peer_cid.cid,
-            version=self._version,
-        )
 
     def _mirror_application(self, shape: PacketShape, now: float) -> bytes:
         """With what we have for the client, as far as it fits; else with MAX_DATA, which says nothing."""
@@ -398,14 +305,17 @@ class ShadowConnection(ServerConnection):
         if datagrams:
             self._packet_number = builder.packet_number
             (packet,), (datagram,) = packets, datagrams
+            self._repeat_if_lost(packet, counted=False)
             return self._sealed(datagram, packet, now)
         sent = self._new_packet(tls.Epoch.ONE_RTT, QuicPacketType.ONE_RTT, shape.size)
         number = sent.packet_number
-        room = shape.length - _NUMBER_LENGTH - TAG_LENGTH
+        room = shape.length - NUMBER_LENGTH - TAG_LENGTH
         payload = encode_frame(FlowControl(_MAX_DATA, self._local_max_data.value))
         if len(payload) > room:
             payload, sent.is_ack_eliciting = b"", False
-        header = bytes([FIXED | _NUMBER_LENGTH - 1]) + shape.header[1:] + encode_number(number, _NUMBER_LENGTH)
+        else:
+            self._repeat_if_lost(sent, counted=False)
+        header = bytes([FIXED | NUMBER_LENGTH - 1]) + shape.header[1:] + encode_number(number, NUMBER_LENGTH)
         packet_bytes = self._cryptos[tls.Epoch.ONE_RTT].encrypt_packet(header, payload.ljust(room, b"\0"), number)
         return self._sealed(packet_bytes, sent, now)
 
@@ -424,11 +334,6 @@ class ShadowConnection(ServerConnection):
             packet_type=kind,
             sent_bytes=size,
         )
-
-    def _sealed(self, packet: bytes, sent: QuicSentPacket, now: float) -> bytes:
-        sent.sent_time = now
-        self._loss.on_packet_sent(packet=sent, space=self._spaces[sent.epoch])
-        return packet
 
     def _send_again(self, epoch: tls.Epoch) -> None:
         """Dest sends more than our flight has: what is not acknowledged goes again."""

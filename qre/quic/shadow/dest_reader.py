@@ -5,18 +5,26 @@ from __future__ import annotations
 
 from typing import Final
 
+from aioquic.quic.packet import get_retry_integrity_tag
+
 from qre.errors import UntrustedInputError
 from qre.quic.shadow.server_hello import CannotFollowError, Obstacle
 from qre.quic.shadow.shapes import CryptoPlace, DatagramShape, InitialShape, PacketShape
 from qre.wire.frames import Ack, ConnectionClose, Crypto, Padding, Ping, read_frame_untrusted
 from qre.wire.initial import CryptoStream
-from qre.wire.packet import SHORTEST_DEST_CID, Header, PacketType, packets_untrusted
+from qre.wire.packet import RETRY_TAG_LENGTH, SHORTEST_DEST_CID, VERSION_1, Header, PacketType, packets_untrusted
 from qre.wire.protection import Protection, initial_secrets
 
 #: Of Dest's ServerHello: bytes and pieces.
 _LONGEST_HELLO, _MOST_PIECES = 4096, 64
 _NUMBER_LENGTH_BITS: Final = 0x03
 _COPIED: Final = (Ack, Padding, Ping, ConnectionClose)
+
+
+def is_retry_of(retry: bytes, original_cid: bytes) -> bool:
+    """Whether this Retry answers the connection that began with this destination connection ID (RFC 9001 §5.8)."""
+    body, tag = retry[:-RETRY_TAG_LENGTH], retry[-RETRY_TAG_LENGTH:]
+    return get_retry_integrity_tag(body, original_cid, VERSION_1) == tag
 
 
 class DestReader:

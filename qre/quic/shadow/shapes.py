@@ -52,6 +52,11 @@ class DatagramShape(msgspec.Struct, frozen=True):
     trailing: bytes = b""
 
     @property
-    def needs_keys(self) -> bool:
+    def needs_our_keys(self) -> bool:
+        """Whether any of it is sealed with other keys than those of Initials, which anyone can derive."""
+        return any(not isinstance(each, InitialShape) for each in self.packets)
+
+    @property
+    def needs_hello(self) -> bool:
         """Whether it cannot be imitated before ServerHello is known: it holds a part of it, or what comes after."""
         return any(not isinstance(each, InitialShape) or each.has_crypto for each in self.packets)

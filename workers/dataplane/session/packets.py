@@ -41,13 +41,14 @@ class LimitReachedError(Exception):
 class Opened:
     """The result of opening one batch."""
 
-    __slots__ = ("datagrams", "follow", "new", "others", "out_of_order", "probing", "reset", "resets")
+    __slots__ = ("datagrams", "follow", "new", "others", "out_of_order", "probing", "reset", "resets", "unreadable")
 
     def __init__(self, resets: bool) -> None:
         self.datagrams: list[bytes] = []  # DATAGRAM_HEAD + inner packet, or SPLIT_HEAD + part, each
         #: Everything else, in order: plaintext, first byte unmasked, key epoch, whether its number was the highest.
         self.others: list[tuple[bytes, int, int, bool]] = []
         self.new = 0  # packets
+        self.unreadable: list[bytes] = []  # whole packets that no key of the session opens; a duplicate is none
         self.out_of_order = False
         self.probing = True  # no datagram among the packets that had the highest number yet
         self.resets = resets  # whether they may be
@@ -230,6 +231,7 @@ class Packets:
             opened.reset = True
             return False
         self.drops[why] += 1
+        opened.unreadable.append(datagram)
         return True
 
     def is_reset(self, datagram: bytes) -> bool:

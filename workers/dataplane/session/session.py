@@ -141,16 +141,16 @@ class Session(Sending):
         except LimitReachedError:
             self.end(LossReason.LIMIT)
             return []
+        if opened.unreadable and source != self.peer:
+            self._pass_on(opened.unreadable, source, ecn, now)
         if opened.reset:
             self.end(LossReason.RESET)
-        elif not opened.new and source != self.peer:
-            self._pass_on(datagrams, source, ecn, now)
         elif opened.new and (not opened.follow or self._follow()):
             self._opened(opened, source, sum(map(len, datagrams)), ecn, now)
         return self._joiner.whole_untrusted(opened.datagrams, now)
 
     def _pass_on(self, datagrams: Sequence[bytes], source: Address, ecn: int, now: float) -> None:
-        """From elsewhere, and none of them opens: somebody else's; within a budget, because anybody can send such."""
+        """From elsewhere, and no key opens them: a stranger's; within a budget, because anybody can send such."""
         if now >= self._strays_since + 1.0:
             self._strays_since, self._strays = now, 0
         for data in datagrams:

@@ -19,11 +19,13 @@ MAX_OURS: Final = 256
 
 class FlowBooks:
     """``visitors``: undecided flows and those of strangers, the longest idle first; ``clients``: all others.
-    ``over``: those of them whose handshake has ended, the first one first."""
+    ``shadowed``: those of them whose handshake follows Dest, the longest idle first; ``over``: those whose handshake
+    has ended, the first one first."""
 
     def __init__(self) -> None:
         self.visitors: OrderedDict[Address, Flow] = OrderedDict()
         self.clients: OrderedDict[Address, Flow] = OrderedDict()
+        self.shadowed: OrderedDict[Address, Flow] = OrderedDict()
         self.over: dict[Address, Flow] = {}
         self.unread: dict[Address, Flow] = {}
         self.undecided: OrderedDict[Address, Flow] = OrderedDict()  # the oldest first
@@ -57,6 +59,12 @@ class FlowBooks:
         flow.seen = now
         self.visitors.move_to_end(flow.source)
 
+    def touch_client(self, flow: Flow, now: float) -> None:
+        """A client, another connection at its address, or Dest has spoken."""
+        flow.seen = now
+        if flow.source in self.shadowed:
+            self.shadowed.move_to_end(flow.source)
+
     # --- what is to be read, and what has been read ---
 
     def read_later(self, flow: Flow, data: bytes, unix_ms: int) -> None:
@@ -69,6 +77,10 @@ class FlowBooks:
         """Keep a copy that was looked at before it was forwarded."""
         flow.held.append(data)
         self._count(flow, len(data))
+
+    def next_unread(self) -> Flow:
+        """The flow that has waited longest, which waits no more."""
+        return self.unread.pop(next(iter(self.unread)))
 
     def forget_copies(self, flow: Flow) -> None:
         """Of all of its datagrams."""
@@ -107,6 +119,10 @@ class FlowBooks:
     def longest_idle(self) -> Flow | None:
         """Of the visitors."""
         return next(iter(self.visitors.values()), None)
+
+    def longest_shadowed(self) -> Flow | None:
+        """Of the clients whose handshake follows Dest, the longest idle."""
+        return next(iter(self.shadowed.values()), None)
 
     def first_over(self) -> Flow | None:
         """Of the clients whose handshake has ended, the one of which that was first."""

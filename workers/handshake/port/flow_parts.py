@@ -6,7 +6,7 @@ import enum
 import socket
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from qre.quic.server.inspector import Authenticated, Verdict
 from qre.quic.server.server_handshake import ShownByDest
@@ -14,6 +14,10 @@ from qre.workers.handshake.port.address_proof import AddressProof
 
 #: A visitor: its IP and port; on a port of all our addresses also the one that it speaks to, and is answered from.
 Address = tuple[str, int] | tuple[str, int, str]
+
+
+#: Connections of others at one client's address of which Dest's short headers are known.
+_MOST_OTHERS: Final = 8
 
 
 def network_of(ip: str) -> str:
@@ -119,6 +123,8 @@ class Flow:
         "handshake",
         "held",
         "inspector",
+        "others",
+        "others_at",
         "over_at",
         "prefix",
         "relay",
@@ -147,10 +153,20 @@ class Flow:
         self.handshake: Handshake | None = None  # in SHADOW and LEFT
         self.cids: Collection[bytes] = ()  # in OVER: of the handshake, whose packets may still come
         self.over_at = 0.0  # in LEFT and OVER: since when
+        #: Of connections at a client's address that are not the client's: their source CIDs, and when one of them
+        #: was used last.
+        self.others: tuple[bytes, ...] = ()
+        self.others_at: float | None = None
 
     def passes(self, data: bytes, segment: int) -> bool:
         """Whether these replies of Dest, of ``segment`` bytes each, all go to the visitor as they are: at once."""
         return self.state is FlowState.RELAY and self.address.is_free(data, segment)
+
+    def another_spoke(self, source_cid: bytes | None, now: float) -> None:
+        """A packet of another connection came from a client's address, with a long header if it has a source CID."""
+        self.others_at = now
+        if source_cid and source_cid not in self.others:
+            self.others = (*self.others, source_cid)[-_MOST_OTHERS:]
 
     def forget_handshake(self) -> None:
         """Nothing of its secrets is kept."""

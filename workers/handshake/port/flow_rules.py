@@ -35,6 +35,7 @@ and the effects. ``FlowTable`` follows these rows and nothing else::
     SHADOW    hello refused                       SHADOW    -
     SHADOW    other reply from Dest               SHADOW    Mirror
     SHADOW    Retry from Dest                     SHADOW    Retried, ToVisitor
+    SHADOW    reply to another connection         SHADOW    ToVisitor
     SHADOW    Dest cannot be followed             RELAY     Abandon
     SHADOW    client's Finished                   LEFT      Forward
     SHADOW    Dest is not followed                LEFT      -
@@ -49,15 +50,21 @@ and the effects. ``FlowTable`` follows these rows and nothing else::
     LEFT      hello accepted                      SHADOW    Abandon, Begin
     LEFT      hello refused                       LEFT      -
     LEFT      reply to a visit that is over       LEFT      -
-    LEFT      other reply from Dest               LEFT      ToVisitor
+    LEFT      reply to another connection         LEFT      ToVisitor
     LEFT      handshake over                      OVER      -
     LEFT      removed                             (none)    Abandon, CloseRelay
     OVER      packet to our CID                   OVER      Reset
     OVER      may begin a ClientHello             (none)    CloseRelay
     OVER      another datagram                    OVER      -
     OVER      of another connection               OVER      Forward
+    OVER      still undecided                     OVER      -
+    OVER      not authenticated                   OVER      -
+    OVER      authenticated hello                 OVER      Accept
+    OVER      hello accepted                      SHADOW    Begin
+    OVER      hello refused                       OVER      -
     OVER      reply to a visit that is over       OVER      -
-    OVER      other reply from Dest               OVER      ToVisitor
+    OVER      reply to another connection         OVER      ToVisitor
+    OVER      only others are left                RELAY     -
     OVER      removed                             (none)    CloseRelay
 
 A new flow over a bound stays (none) and is counted. Every failure leads to RELAY: byte for byte, in both directions,
@@ -76,12 +83,14 @@ imitated (``WhenDestIsDown``).
 SHADOW: the client is ours. Dest gets its datagrams and we read them; for each of Dest's one of ours is sent. LEFT:
 the client has sent Finished, or Dest is not followed at all; Dest is told that the visit is over, and its replies to
 that visit are dropped. OVER: the handshake has become a session or failed; for a while datagrams for it are dropped,
-because Dest does not know the connection. What is *of another connection* goes to Dest in all of these states, and an
-Initial of one is inspected when a newcomer's would be (``admission``): an authenticated client that begins again
-replaces the handshake; any other sender at its address changes nothing. In OVER a possible hello starts a new flow:
-the row of (none) follows. *Packet to our CID*: in a short header, at the userspace socket; packets of live sessions
-arrive at another socket. *Passed on by the front*: of a shared port, which forwards the datagram to Dest itself.
-*Removed*: idle, or the longest idle where room is needed, or abandoned.
+because Dest does not know the connection. What is *of another connection* goes to Dest in all of these states, also
+an unknown version to the handshake's connection ID, and Dest's *reply* to it goes back. An Initial of one is read
+when a newcomer's would be (``admission``): an authenticated client that begins anew replaces the handshake; any other
+sender at its address changes nothing. In OVER a possible hello starts a new flow: the row of (none) follows, unless
+others use the connection to Dest. If so they keep it, and when OVER ends they are visitors as any others. *Packet to
+our CID*: in a short header, at the userspace socket; packets of live sessions arrive at another socket. *Passed on by
+the front*: of a shared port, which forwards the datagram to Dest itself. *Removed*: idle, or the longest idle where
+room is needed, or abandoned.
 
 A combination without a row cannot happen.
 """
@@ -91,7 +100,6 @@ from __future__ import annotations
 import enum
 from typing import Final, NamedTuple
 
-from qre.quic.server.inspector import UNDECIDED, Authenticated, Verdict
 from qre.workers.handshake.port.flow_effects import (
     Abandon,
     Accept,
@@ -127,22 +135,17 @@ class FlowEvent(enum.Enum):
     RETRY = "Retry from Dest"
     ACKNOWLEDGED = "only ACKs from Dest"
     REPLY = "other reply from Dest"
+    OTHER_REPLY = "reply to another connection"
     LATE_REPLY = "reply to a visit that is over"
     NO_WAY = "Dest unreachable"
     NOT_FOLLOWED = "Dest cannot be followed"
     FINISHED = "client's Finished"
     IMITATED = "Dest is not followed"
     HANDSHAKE_OVER = "handshake over"
+    OTHERS_LEFT = "only others are left"
     REMOVED = "removed"
 
     __hash__ = object.__hash__  # see FlowState
-
-
-def event_of(verdict: Verdict) -> FlowEvent:
-    """What an inspector has found."""
-    if isinstance(verdict, Authenticated):
-        return FlowEvent.OUR_HELLO
-    return FlowEvent.UNDECIDED if verdict is UNDECIDED else FlowEvent.NOT_OURS
 
 
 class FlowRule(NamedTuple):
@@ -192,6 +195,7 @@ RULES: Final[dict[tuple[FlowState, FlowEvent], FlowRule]] = {
     (_S.SHADOW, _E.REFUSED): FlowRule(_S.SHADOW),
     (_S.SHADOW, _E.REPLY): FlowRule(_S.SHADOW, MIRRORED),
     (_S.SHADOW, _E.RETRY): FlowRule(_S.SHADOW, (Retried, ToVisitor)),
+    (_S.SHADOW, _E.OTHER_REPLY): FlowRule(_S.SHADOW, PASSED_BACK),
     (_S.SHADOW, _E.NOT_FOLLOWED): FlowRule(_S.RELAY, (Abandon,)),
     (_S.SHADOW, _E.FINISHED): FlowRule(_S.LEFT, FORWARDED),
     (_S.SHADOW, _E.IMITATED): FlowRule(_S.LEFT),
@@ -206,14 +210,20 @@ RULES: Final[dict[tuple[FlowState, FlowEvent], FlowRule]] = {
     (_S.LEFT, _E.ACCEPTED): FlowRule(_S.SHADOW, (Abandon, Begin)),
     (_S.LEFT, _E.REFUSED): FlowRule(_S.LEFT),
     (_S.LEFT, _E.LATE_REPLY): FlowRule(_S.LEFT),
-    (_S.LEFT, _E.REPLY): FlowRule(_S.LEFT, PASSED_BACK),
+    (_S.LEFT, _E.OTHER_REPLY): FlowRule(_S.LEFT, PASSED_BACK),
     (_S.LEFT, _E.HANDSHAKE_OVER): FlowRule(_S.OVER),
     (_S.LEFT, _E.REMOVED): FlowRule(_S.NONE, (Abandon, CloseRelay)),
     (_S.OVER, _E.OWN_CID): FlowRule(_S.OVER, (Reset,)),
     (_S.OVER, _E.MAY_BEGIN): FlowRule(_S.NONE, (CloseRelay,)),
     (_S.OVER, _E.DATAGRAM): FlowRule(_S.OVER),
     (_S.OVER, _E.OTHER): FlowRule(_S.OVER, FORWARDED),
+    (_S.OVER, _E.UNDECIDED): FlowRule(_S.OVER),
+    (_S.OVER, _E.NOT_OURS): FlowRule(_S.OVER),
+    (_S.OVER, _E.OUR_HELLO): FlowRule(_S.OVER, (Accept,)),
+    (_S.OVER, _E.ACCEPTED): FlowRule(_S.SHADOW, (Begin,)),
+    (_S.OVER, _E.REFUSED): FlowRule(_S.OVER),
     (_S.OVER, _E.LATE_REPLY): FlowRule(_S.OVER),
-    (_S.OVER, _E.REPLY): FlowRule(_S.OVER, PASSED_BACK),
+    (_S.OVER, _E.OTHER_REPLY): FlowRule(_S.OVER, PASSED_BACK),
+    (_S.OVER, _E.OTHERS_LEFT): FlowRule(_S.RELAY),
     (_S.OVER, _E.REMOVED): FlowRule(_S.NONE, (CloseRelay,)),
 }

@@ -20,24 +20,18 @@ from typing import Final
 
 from qre.errors import UntrustedInputError
 from qre.quic.server.inspector import UNDECIDED, Authenticated, Verdict
-from qre.wire.packet import (
-    is_initial,
-    is_short,
-    long_header_source_cid,
-    retry_source_cid,
-)
+from qre.wire.packet import is_short, long_header_source_cid, retry_source_cid
 from qre.workers.handshake.port.admission import Admission
+from qre.workers.handshake.port.classification import event_of, is_of_client, may_begin_hello, of_dest
 from qre.workers.handshake.port.flow_books import FlowBooks
 from qre.workers.handshake.port.flow_effects import Effect, Feed, Forward, Happening, ToVisitor
 from qre.workers.handshake.port.flow_parts import Address, Flow, FlowState, Handshake, Inspector, Limits
-from qre.workers.handshake.port.flow_rules import FORWARDED, PASSED_BACK, RULES, FlowEvent, event_of
+from qre.workers.handshake.port.flow_rules import FORWARDED, PASSED_BACK, RULES, FlowEvent
+from qre.workers.handshake.port.proven_addresses import ProvenAddresses
 from qre.workers.handshake.port.shown import shown_untrusted
-from qre.workers.handshake.port.whose import is_to, may_begin_hello
 
 #: How long datagrams of a handshake that is over are dropped (seconds).
 SILENCE: Final = 30.0
-#: How long Dest's short headers may still belong to a visit of which it was told that it is over (seconds).
-ECHO: Final = 2.0
 #: Newcomers a second that one core can work off: those that may begin a hello are decrypted and read.
 HELLO_CAPACITY: Final = 500.0
 OTHER_CAPACITY: Final = 1000.0
@@ -71,6 +65,7 @@ class FlowTable:
         self.dropped = 0
         self.unproven = 0
         self._books = FlowBooks()
+        self._proven = ProvenAddresses()
         self._hellos = Admission(HELLO_CAPACITY, LOOKS)
         self._others = Admission(OTHER_CAPACITY, LOOKS)
 
@@ -89,15 +84,21 @@ class FlowTable:
         if flow is None:
             return self._newcomer(source, data, ecn, now, unix_ms)
         if flow.state is _OVER:
-            return self._after(flow, data, ecn, now, unix_ms)
+            return self._client_spoke(flow, data, ecn, now, unix_ms)
         self._books.touch(flow, now)
         if not flow.address.proven:
-            flow.address.visitor_spoke(data)
+            self._heard(flow, data, now)
         if flow.inspector is not None:
             self._books.read_later(flow, data, unix_ms)
         if _AT_DATAGRAM[flow.state] is FORWARDED:  # the most frequent case, without the look-up
             return (Forward(flow, data, ecn),)
         return self._happens(flow, FlowEvent.DATAGRAM, now, data, ecn)
+
+    def _heard(self, flow: Flow, data: bytes, now: float) -> None:
+        """Not the first datagram of a flow: does it show that the visitor receives what is sent to its address?"""
+        flow.address.visitor_spoke(data)
+        if flow.address.proven:
+            self._proven.add(flow.source[0], now)
 
     def reply(self, flow: Flow, data: bytes, ecn: int, now: float, segment: int = 0) -> Sequence[Effect]:
         """One datagram from Dest for the visitor of ``flow``, or several of ``segment`` bytes that it ``passes``.
@@ -109,7 +110,7 @@ class FlowTable:
             self.unproven += 1
             return _NOTHING
         if ours:
-            return self._happens(flow, self._dest_spoke_to_client(flow, data, now), now, data, ecn)
+            return self._dest_spoke_to_client(flow, data, ecn, now)
         self._books.touch(flow, now)
         if flow.inspector is not None:
             return self._happens(flow, self._dest_spoke(flow, flow.inspector, data), now, data, ecn)
@@ -133,14 +134,12 @@ class FlowTable:
         inspector.cid_shown(flow.shown.source_cid)
         return FlowEvent.ACKNOWLEDGED
 
-    @staticmethod
-    def _dest_spoke_to_client(flow: Flow, data: bytes, now: float) -> FlowEvent:
-        if flow.state is _SHADOW:
-            return FlowEvent.REPLY if retry_source_cid(data) is None else FlowEvent.RETRY
-        if is_short(data):
-            return FlowEvent.LATE_REPLY if now - flow.over_at < ECHO else FlowEvent.REPLY
-        cids = flow.handshake.cids if flow.handshake is not None else flow.cids
-        return FlowEvent.LATE_REPLY if long_header_source_cid(data) in cids else FlowEvent.REPLY
+    def _dest_spoke_to_client(self, flow: Flow, data: bytes, ecn: int, now: float) -> Sequence[Effect]:
+        event = of_dest(flow, data, now)
+        self._books.touch_client(flow, now)
+        if event is FlowEvent.OTHER_REPLY:
+            flow.others_at = now
+        return self._happens(flow, event, now, data, ecn)
 
     # --- results of effects ---
 
@@ -155,12 +154,14 @@ class FlowTable:
     def hello_accepted(self, flow: Flow, handshake: Handshake) -> Sequence[Effect]:
         """The hello is recorded: ``handshake`` begins, and receives the client's datagrams from now on."""
         self._hellos.know(flow.prefix)
-        unread, flow.unread = flow.unread, []
+        unread = flow.unread
+        self._books.forget_copies(flow)
         effects = self._begun(flow, FlowEvent.ACCEPTED, handshake)
         return [*effects, *(Feed(handshake, data) for data, _ in unread)]
 
     def hello_refused(self, flow: Flow) -> Sequence[Effect]:
         """The hello is a replay, or could not be recorded: the flow is relayed to Dest."""
+        self._books.forget_copies(flow)
         return self._stranger(flow, FlowEvent.REFUSED)
 
     # --- reading what was forwarded ---
@@ -171,18 +172,25 @@ class FlowTable:
         return bool(self._books.unread)
 
     def look(self, now: float) -> Sequence[Effect]:
-        """Read what was forwarded: whether it comes from a client of ours."""
+        """Read what was forwarded of one flow: whether it comes from a client of ours. ``Accept`` is the last effect,
+        and its result comes before any other event."""
         effects: list[Effect] = []
-        flows, self._books.unread = list(self._books.unread.values()), {}
-        for flow in flows:
-            while flow.unread and flow.inspector is not None:
-                data, unix_ms = flow.unread.pop(0)
-                flow.held.append(data)
-                verdict = flow.inspector.datagram_received(data, unix_ms)
-                effects += self._judged(flow, flow.inspector, verdict, now)
-                if isinstance(verdict, Authenticated):
-                    break  # what is left belongs to the handshake
-        return [*effects, *self._bound_undecided()]
+        flow = self._books.next_unread()
+        while flow.unread and flow.inspector is not None:
+            data, unix_ms = flow.unread.pop(0)
+            flow.held.append(data)
+            verdict = flow.inspector.datagram_received(data, unix_ms)
+            effects += self._judged(flow, flow.inspector, verdict, now)
+            if isinstance(verdict, Authenticated):
+                break  # what is left belongs to the handshake
+        return effects
+
+    def looked(self) -> Sequence[Effect]:
+        """Everything is read: the oldest of those that are undecided still, if they are too many, become Dest's."""
+        effects: list[Effect] = []
+        while (flow := self._books.too_many_undecided()) is not None:
+            effects += self._stranger(flow, FlowEvent.TOO_MUCH)
+        return effects
 
     def _judged(self, flow: Flow, inspector: Inspector, verdict: Verdict, now: float) -> Sequence[Effect]:
         if flow.source in self._books.clients:
@@ -218,35 +226,23 @@ class FlowTable:
             event = FlowEvent.REMOVED
         return self._happens(flow, event)
 
-    def _bound_undecided(self) -> list[Effect]:
-        effects: list[Effect] = []
-        while (flow := self._books.too_many_undecided()) is not None:
-            effects += self._stranger(flow, FlowEvent.TOO_MUCH)
-        return effects
-
     # --- authenticated clients ---
 
     def _client_spoke(self, flow: Flow, data: bytes, ecn: int, now: float, unix_ms: int) -> Sequence[Effect]:
-        assert flow.handshake is not None
-        flow.seen = now
+        self._books.touch_client(flow, now)
         if not flow.address.proven:
-            flow.address.visitor_spoke(data)
-        of_another = is_initial(data) if flow.state is _SHADOW else True
-        if of_another and not is_to(data, flow.handshake.cids):
-            if may_begin_hello(data) and (flow.inspector is not None or self._hellos.take(flow.prefix, now)):
+            self._heard(flow, data, now)
+        if is_of_client(flow, data):
+            return self._happens(flow, FlowEvent.DATAGRAM, now, data, ecn)
+        if may_begin_hello(data):
+            if flow.state is _OVER and flow.others_at is None:
+                effects = self._happens(flow, FlowEvent.MAY_BEGIN)
+                return [*effects, *self._newcomer(flow.source, data, ecn, now, unix_ms)]
+            if flow.inspector is not None or self._hellos.take(flow.prefix, now):
                 flow.inspector = flow.inspector or self._inspector()
                 self._books.read_later(flow, data, unix_ms)
-            return self._happens(flow, FlowEvent.OTHER, now, data, ecn)
-        return self._happens(flow, FlowEvent.DATAGRAM, now, data, ecn)
-
-    def _after(self, flow: Flow, data: bytes, ecn: int, now: float, unix_ms: int) -> Sequence[Effect]:
-        """A datagram from the address of a client whose handshake is over."""
-        if is_to(data, flow.cids):
-            return self._happens(flow, FlowEvent.DATAGRAM)
-        if not may_begin_hello(data):
-            return self._happens(flow, FlowEvent.OTHER, now, data, ecn)
-        effects = self._happens(flow, FlowEvent.MAY_BEGIN)
-        return [*effects, *self._newcomer(flow.source, data, ecn, now, unix_ms)]
+        flow.another_spoke(long_header_source_cid(data), now)
+        return self._happens(flow, FlowEvent.OTHER, now, data, ecn)
 
     def left(self, source: Address, handshake: Handshake, farewell: bytes, now: float) -> Sequence[Effect]:
         """``handshake`` follows Dest no more, and tells it so with ``farewell``; empty: it never did."""
@@ -273,6 +269,7 @@ class FlowTable:
         flow = self._books.clients.get(source)
         if flow is None or flow.state is _OVER:
             return _NOTHING
+        self._books.touch_client(flow, now)
         return self._happens(flow, FlowEvent.FROM_FRONT, now, data)
 
     def dest_at_front(self, source: Address, data: bytes, ecn: int, now: float) -> Sequence[Effect]:
@@ -315,8 +312,11 @@ class FlowTable:
     def _enter(self, flow: Flow, state: FlowState, now: float) -> list[Effect]:
         before, flow.state = flow.state, state
         books = self._books
-        if before is FlowState.OVER:
+        if before is _OVER:
             del books.over[flow.source]
+        books.shadowed.pop(flow.source, None)
+        if state is _SHADOW:
+            books.shadowed[flow.source] = flow
         if before in _CLIENTS and state not in _CLIENTS:
             del books.clients[flow.source]
             flow.forget_handshake()
@@ -335,7 +335,7 @@ class FlowTable:
             case FlowState.SHADOW if before not in _CLIENTS:
                 if before is not FlowState.NONE:
                     books.drop(flow)
-                room = [each for old in books.clients_in_the_way() for each in self._happens(old, FlowEvent.REMOVED)]
+                room = [each for old in books.clients_in_the_way() for each in self._give_way(old)]
                 books.clients[flow.source] = flow
                 return room
             case FlowState.LEFT:
@@ -350,6 +350,13 @@ class FlowTable:
                 books.drop(flow)
         return []
 
+    def _give_way(self, flow: Flow) -> Sequence[Effect]:
+        """A client's flow ends. Whoever else uses its connection to Dest keeps it, as a visitor."""
+        if flow.state is not _OVER or flow.others_at is None:
+            return self._happens(flow, FlowEvent.REMOVED)
+        flow.seen = flow.others_at
+        return [*self._room_for_visitor(flow.prefix), *self._happens(flow, FlowEvent.OTHERS_LEFT)]
+
     def _begun(self, flow: Flow, event: FlowEvent, handshake: Handshake) -> Sequence[Effect]:
         effects = self._happens(flow, event, handshake=handshake)
         flow.handshake = handshake
@@ -362,6 +369,7 @@ class FlowTable:
     def _newcomer(self, source: Address, data: bytes, ecn: int, now: float, unix_ms: int) -> Sequence[Effect]:
         flow = Flow(source, now)
         flow.address.visitor_spoke(data)
+        flow.address.proven = flow.address.proven or self._proven.has(source[0], now)
         hello = may_begin_hello(data)
         admission = self._hellos if hello else self._others
         if not admission.take(flow.prefix, now):
@@ -388,7 +396,8 @@ class FlowTable:
         effects = self._room_for_visitor(flow.prefix)
         effects += self._happens(flow, FlowEvent.MAY_BEGIN, now, data, ecn)
         self._books.has_read(flow, data)
-        return [*effects, *self._judged(flow, inspector, verdict, now), *self._bound_undecided()]
+        effects += self._judged(flow, inspector, verdict, now)
+        return [*effects, *self.looked()] if verdict is UNDECIDED else effects
 
     def _room_for_visitor(self, prefix: str) -> list[Effect]:
         effects: list[Effect] = []
@@ -400,7 +409,8 @@ class FlowTable:
 
     def timer(self) -> float | None:
         """The monotonic time at which to call ``handle_timer``; None without a flow."""
-        times = [idle.seen + self.limits.idle] if (idle := self._books.longest_idle()) is not None else []
+        idle = self._books.longest_idle(), self._books.longest_shadowed()
+        times = [flow.seen + self.limits.idle for flow in idle if flow is not None]
         if (over := self._books.first_over()) is not None:
             times.append(over.over_at + SILENCE)
         return min(times, default=None)
@@ -410,8 +420,10 @@ class FlowTable:
         effects: list[Effect] = []
         while (flow := self._books.longest_idle()) is not None and flow.seen + self.limits.idle <= now:
             effects += self._happens(flow, FlowEvent.REMOVED)
-        while (flow := self._books.first_over()) is not None and flow.over_at + SILENCE <= now:
+        while (flow := self._books.longest_shadowed()) is not None and flow.seen + self.limits.idle <= now:
             effects += self._happens(flow, FlowEvent.REMOVED)
+        while (flow := self._books.first_over()) is not None and flow.over_at + SILENCE <= now:
+            effects += self._give_way(flow)
         return effects
 
     def close(self) -> Sequence[Effect]:

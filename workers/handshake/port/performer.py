@@ -50,6 +50,13 @@ class Performer:
     to_visitor: Callable[[Address, bytes, int, int], None]
     disown: Callable[[Address, bytes, int], None]
 
+    def look(self, now: float) -> None:
+        """Read all that was forwarded. What follows from one flow is performed before the next is read: a client's
+        handshake may end another's, or need its place."""
+        while self.table.unread:
+            self.perform(self.table.look(now), now)
+        self.perform(self.table.looked(), now)
+
     def perform(self, effects: Sequence[Effect], now: float) -> None:
         """Perform ``effects`` in order, and those that they lead to."""
         for effect in effects:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from qre.ends import LIKE_DEST
 from qre.reality.cid import cid_key, is_ours, reset_token, routed_cid
 from qre.wire.packet import is_long
-from qre.workers.handshake.port.stateless_reset import stateless_reset
+from qre.workers.handshake.sessions.stateless_reset import stateless_reset
 
 
 class RoutedCids:

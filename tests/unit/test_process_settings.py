@@ -8,12 +8,12 @@ from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
-from qre.workers.handshake.server_settings import flow_limits
 
 from qre.config.model import GlobalConfig, Profile, SocketAddress, UnderlayOverride
 from qre.dest_profile import DestProfile
 from qre.supervisor.parent.process_settings import worker_config
 from qre.supervisor.parent.profile_files import ProfileFiles
+from qre.workers.handshake.worker_settings import flow_limits
 from tests.support.profile_values import client_profile
 
 

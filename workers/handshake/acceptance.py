@@ -43,8 +43,8 @@ _STEERING_TIMEOUT: Final = 8.0
 LIFETIME: Final = 20.0
 #: Of an answer, however far away Dest is (seconds).
 _LONGEST_DELAY: Final = 1.0
-#: Seconds of CPU for one handshake; an honest one takes some milliseconds.
-MOST_CPU: Final = 0.5
+#: Seconds of CPU for one handshake, of which an honest one takes some milliseconds; or, if more, times its hello.
+MOST_CPU, TIMES_ITS_HELLO = 0.5, 50.0
 #: Handshakes of one short id that have no confirmed session yet: a client has one, and one more when it begins again.
 MAX_UNCONFIRMED: Final = 4
 
@@ -68,7 +68,7 @@ class Accepted:
         self.short_id = found.short_id
         self.session_id: bytes | None = None
         self.ends_at = hello.now + LIFETIME
-        self.spent = 0.0  # seconds of CPU
+        self.spent, self.may_spend = 0.0, math.inf  # seconds of CPU
         #: How long Dest takes to answer (seconds): so long ours takes, once we speak for ourselves.
         self.delay = 0.0
         #: What waits for that, and when it is due.
@@ -82,10 +82,11 @@ class Accepted:
                 self.inner.datagram_received(data, self.source[:2], now)
             self._first_flight = []
             self._acceptance.progress(self, now)
+        self.may_spend = max(MOST_CPU, TIMES_ITS_HELLO * self.spent)
 
     def datagram_received(self, data: bytes, now: float) -> None:
         """Process one more datagram of the client, and answer; one whose time is used up is not heard any more."""
-        if self.spent <= MOST_CPU:
+        if self.spent <= self.may_spend:
             with self._acceptance.metered(self):
                 self.inner.datagram_received(data, self.source[:2], now)
                 self._acceptance.progress(self, now)
@@ -259,11 +260,10 @@ class Acceptance:
         began, before = time.thread_time(), one.spent
         yield
         one.spent += time.thread_time() - began
-        if not before <= MOST_CPU < one.spent or one not in self._all:
+        if not before <= one.may_spend < one.spent or one not in self._all:
             return
         if one.session_id is None and not one.inner.following:
-            self._give_up(one, Bound.CPU)
-            return
+            return self._give_up(one, Bound.CPU)
         self._went_beyond(one, Bound.CPU)
         if one.session_id is None:
             self.not_followed(one)

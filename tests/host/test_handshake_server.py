@@ -246,28 +246,28 @@ def test_what_is_injected_into_a_handshake_is_closed_by_the_site(site: Caddy) ->
 
 def test_a_handshake_that_costs_too_much_is_left_to_dest(site: Caddy, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(acceptance, "MOST_CPU", 1e-6)
+    monkeypatch.setattr(acceptance, "TIMES_ITS_HELLO", 1.0)
 
     async def work(server: InProcessServer) -> None:
-        visitor = await Visitor(server, authority=site.authority).run()
-        assert visitor.names == ["NotRecognised", "Closed"], "it sees the site"
+        visitor = await Visitor(server, authority=site.authority).run(1.0)
+        assert "HandOverReady" not in visitor.names
+        assert server.server.status().relay_flows == 1, "what comes goes to Dest and back"
         assert server.server.status().excesses == {Bound.CPU.value: 1}
         assert [text for text in server.context.lines if f"too many {Bound.CPU}" in text]
-        monkeypatch.setattr(acceptance, "MOST_CPU", 0.5)
+        monkeypatch.setattr(acceptance, "TIMES_ITS_HELLO", 1e6)
         assert (await Visitor(server).run()).names[-1] == "HandOverReady"
 
     serve(site, work)
 
 
-def test_after_its_session_is_there_a_handshake_that_costs_too_much_is_not_heard(
-    site: Caddy, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_after_its_session_is_there_a_handshake_that_costs_too_much_is_not_heard(site: Caddy) -> None:
     """The session goes on: whoever forges datagrams in the client's name ends nothing."""
 
     async def work(server: InProcessServer) -> None:
         visitor = await Visitor(server).run()
         assert visitor.names[-1] == "HandOverReady"
         (one,) = server.server._acceptance._all
-        monkeypatch.setattr(acceptance, "MOST_CPU", one.spent)
+        one.may_spend = one.spent
         for _ in range(2):
             one.datagram_received(visitor.sent[-1], time.monotonic())
         assert one.session_id is not None and one in server.server._acceptance._all

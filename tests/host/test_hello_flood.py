@@ -63,7 +63,8 @@ def test_in_a_flood_of_hellos_a_client_gets_in_and_visitors_get_the_page(
     command = ["-m", "tests.support.hello_flood", tunnel.lab.SERVER, str(PORT), str(rate), str(flights), network]
     flood = tunnel.lab.client.popen([sys.executable, *command], log=log)
     began = time.monotonic()
-    took, pages = [], []
+    took: list[float] = []
+    pages: list[float] = []
     try:
         time.sleep(SECONDS / 2)  # it is well under way
         while len(took) < TIMES or time.monotonic() - began < SECONDS:

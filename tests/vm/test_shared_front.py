@@ -98,6 +98,35 @@ def test_two_servers_serve_two_clients_at_once_and_who_does_not_fit_is_refused(d
     flows(daemons, 77)
 
 
+def test_a_reload_of_a_daemon_that_has_joined_reaches_the_front(daemons: Vm) -> None:
+    """Its client gets another short id: the old one is out, the new one in. One of the front's clients is refused."""
+    flows(daemons, 78)
+    printed = daemons.check(
+        LIBRARY
+        + """
+        cd $QRE_CONFIG_DIR
+        umask 077
+        id_of() { grep -i ^RealityShortId $1 | sed "s/.*= *//"; }
+        reload() { QRE_GLOBAL_CONFIG=/tmp/e/$1.conf ip netns exec $1 $QRE reload $2; }
+        was=$(id_of client1.conf)
+        cp server1.conf /tmp/e/server1.kept
+        sed -i "s/$was/$(id_of client0.conf)/" server1.conf
+        if reload a server1 2>&1; then exit 1; fi
+        cp /tmp/e/server1.kept server1.conf
+        sed -i "s/$was/00aa00aa00aa00aa/" server1.conf
+        reload a server1
+        until_true "grep -q 'this short id was removed' /tmp/service.b2/said"
+        sed -i "s/$was/00aa00aa00aa00aa/" client1.conf
+        reload b client1
+        """,
+        SLOW,
+    )
+    assert "belongs to another device at this port already" in printed
+    flows(daemons, 78)
+    (session,) = shown(daemons, "a2")["sessions"]
+    assert session["short_id"] == "00aa00aa00aa00aa"
+
+
 @pytest.mark.only_in_all
 def test_the_port_outlives_each_of_its_daemons(daemons: Vm) -> None:
     for network in (77, 78):

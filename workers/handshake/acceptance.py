@@ -34,7 +34,7 @@ from qre.wire.overhead import MAX_UDP_PAYLOAD
 from qre.wire.packet import long_header_source_cid
 from qre.workers.handshake.port.flow_parts import Address, Hello
 from qre.workers.handshake.port.volley import Volley
-from qre.workers.handshake.recognition.accepted import MOST_CPU, Accepted
+from qre.workers.handshake.recognition.accepted import Accepted
 from qre.workers.handshake.sessions.live_sessions import Sessions
 
 #: Seconds; as long as a held session waits for its client.
@@ -158,7 +158,7 @@ class Acceptance:
         began, before = time.thread_time(), one.spent
         yield
         one.spent += time.thread_time() - began
-        if not before <= MOST_CPU < one.spent or one not in self._all:
+        if not before <= one.may_spend < one.spent or one not in self._all:
             return
         if one.session_id is None and not one.inner.following:
             self._give_up(one, Bound.CPU)

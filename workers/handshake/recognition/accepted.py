@@ -20,8 +20,8 @@ from qre.workers.handshake.port.volley import Volley
 
 #: Of an answer, however far away Dest is (seconds).
 _LONGEST_DELAY: Final = 1.0
-#: Seconds of CPU for one handshake; an honest one takes some milliseconds.
-MOST_CPU: Final = 0.5
+#: Seconds of CPU for one handshake, of which an honest one takes some milliseconds; or, if more, times its hello.
+MOST_CPU, TIMES_ITS_HELLO = 0.5, 50.0
 
 
 class Handshakes(Protocol):
@@ -66,7 +66,7 @@ class Accepted:
         self.short_id = found.short_id
         self.session_id: bytes | None = None
         self.ends_at = math.inf  # while Dest is followed, its flow ends it when it is idle
-        self.spent = 0.0  # seconds of CPU
+        self.spent, self.may_spend = 0.0, math.inf  # seconds of CPU
         #: How long Dest takes to answer (seconds): so long ours takes, once we speak for ourselves.
         self.delay = 0.0
         #: What waits for that, and when it is due.
@@ -80,10 +80,11 @@ class Accepted:
                 self.inner.datagram_received(data, self.source[:2], now)
             self._first_flight = []
             self._acceptance.progress(self, now)
+        self.may_spend = max(MOST_CPU, TIMES_ITS_HELLO * self.spent)
 
     def datagram_received(self, data: bytes, now: float) -> None:
         """Process one more datagram of the client, and answer; one whose time is used up is not heard any more."""
-        if self.spent <= MOST_CPU:
+        if self.spent <= self.may_spend:
             with self._acceptance.metered(self):
                 self.inner.datagram_received(data, self.source[:2], now)
                 self._acceptance.progress(self, now)

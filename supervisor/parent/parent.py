@@ -146,8 +146,7 @@ class Daemon:
             self._serve(supplies)
 
     def _serve(self, supplies: dict[str, int]) -> None:
-        """Supervise; again each time that the front of a joined port is gone: then take its place, or join the next
-        one. Sessions in the kernel are not affected."""
+        """Supervise; again each time that the front of a joined port is gone, as front or joined to the next one."""
         with ExitStack() as stack:
             leading = self._profile.role is not Role.SERVER
             while True:
@@ -163,10 +162,11 @@ class Daemon:
                 signal.signal(signal.SIGHUP, self._reload_later)
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)
                 reap_all()
+                os.close(supplies["profile_secrets"])
+                supplies["profile_secrets"] = secrets_memfd(self._profile)  # a reload may have changed them
 
     def _front_ended(self) -> None:
-        """The connection to the front is readable, which means that it was closed."""
-        assert self._port.front is not None
+        assert self._port.front is not None  # it is readable: it was closed
         asyncio.get_running_loop().remove_reader(self._port.front.fileno())
         if not self._stopping:
             self._front_gone = True

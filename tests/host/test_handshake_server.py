@@ -36,6 +36,7 @@ from qre.wire.protection import Protection, initial_secrets
 from qre.workers.handshake import acceptance
 from qre.workers.handshake.acceptance import MAX_UNCONFIRMED
 from qre.workers.handshake.port import flow_books
+from qre.workers.handshake.recognition import accepted
 from tests.support.daemons import PATIENCE, until
 from tests.support.handshake_server import SHORT_ID, Here, InProcessServer, Visitor, free_port
 from tests.support.long_headers import long_datagram
@@ -245,8 +246,8 @@ def test_what_is_injected_into_a_handshake_is_closed_by_the_site(site: Caddy) ->
 
 
 def test_a_handshake_that_costs_too_much_is_left_to_dest(site: Caddy, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(acceptance, "MOST_CPU", 1e-6)
-    monkeypatch.setattr(acceptance, "TIMES_ITS_HELLO", 1.0)
+    monkeypatch.setattr(accepted, "MOST_CPU", 1e-6)
+    monkeypatch.setattr(accepted, "TIMES_ITS_HELLO", 1.0)
 
     async def work(server: InProcessServer) -> None:
         visitor = await Visitor(server, authority=site.authority).run(1.0)
@@ -254,7 +255,7 @@ def test_a_handshake_that_costs_too_much_is_left_to_dest(site: Caddy, monkeypatc
         assert server.server.status().relay_flows == 1, "what comes goes to Dest and back"
         assert server.server.status().excesses == {Bound.CPU.value: 1}
         assert [text for text in server.context.lines if f"too many {Bound.CPU}" in text]
-        monkeypatch.setattr(acceptance, "TIMES_ITS_HELLO", 1e6)
+        monkeypatch.setattr(accepted, "TIMES_ITS_HELLO", 1e6)
         assert (await Visitor(server).run()).names[-1] == "HandOverReady"
 
     serve(site, work)

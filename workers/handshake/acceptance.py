@@ -215,9 +215,8 @@ class Acceptance:
         words = self.grants.why_not_in_words(one.short_id, wanted, granted)
         if words:
             client = self.grants.identities.who(one.short_id)
-            self.complain(
-                f"grant {client}", f"client {client} at {one.source[0]} may not have what it asked for: {words}"
-            )
+            text = f"client {client} at {one.source[0]} asked for what it may not have: {words}"
+            self.complain(f"grant {client}", text)
 
     def recheck(self, may_go_on: Callable[[Accepted, bytes], bool]) -> None:
         """After a reload: give up the handshakes that may not go on."""

@@ -13,7 +13,7 @@ from qre.cli.clients.handout import Handout
 from qre.cli.clients.profile_change import changing, load_server, planned
 from qre.cli.commands import Options
 from qre.cli.fields import parse_fields
-from qre.cli.profile.configuration import public_key
+from qre.cli.profile.configuration import fresh_short_id, public_key
 from qre.config.client_profile import client_profile, endpoints_of, free_addresses
 from qre.config.keys import SECTION_KEYS, did_you_mean
 from qre.config.model import ClientSection, GlobalConfig, HostPort, Profile
@@ -53,7 +53,7 @@ def add_client(arguments: list[str], options: Options) -> int:
     def edit(server: Profile, text: str) -> str:
         _refuse_taken(server, name)
         hosts = address or tuple(map(_host, free_addresses(server, in_use(server, config))))
-        section = ClientSection(name, os.urandom(8), hosts, behind or (), given)
+        section = ClientSection(name, fresh_short_id(), hosts, behind or (), given)
         fresh = add_section(text, section)
         changed = profile_of_text(fresh.encode(), server.name, f"profile {server.name}")
         _refuse_loss(server, changed)

@@ -56,8 +56,15 @@ def genshortid(arguments: list[str], options: Options) -> int:
     """Eight random bytes in hex."""
     del arguments, options
     warn_of_readers("short id")
-    print(os.urandom(8).hex())
+    print(fresh_short_id().hex())
     return 0
+
+
+def fresh_short_id() -> bytes:
+    """Eight random bytes, of which the last is not zero: profiles leave zeros at the end out, and a client's section
+    takes sixteen digits."""
+    drawn = os.urandom(8)
+    return drawn if drawn[-1] else fresh_short_id()
 
 
 def pubkey(arguments: list[str], options: Options) -> int:

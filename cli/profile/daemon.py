@@ -10,7 +10,7 @@ import os
 import signal
 
 from qre.cli.commands import Options
-from qre.errors import MachineError, UserError, UserErrors
+from qre.errors import UserError, UserErrors
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -71,18 +71,7 @@ def daemon(arguments: list[str], options: Options) -> int:
     from qre.supervisor.parent.parent import run_daemon
     from qre.supervisor.parent.process_settings import DaemonOptions
 
-    try:
-        return run_daemon(profile, config, DaemonOptions(run_for_ms), load)
-    except MachineError as error:
-        error.remedy = error.remedy or _way_out(error.why)
-        raise
-
-
-def _way_out(why: str) -> str:
-    """What to do about the end of a daemon; empty where the reason says it itself."""
-    if "killed by signal" in why:
-        return "was memory short? `journalctl -k` tells; then start it again"
-    return "" if "; " in why else "see the lines before this one, then start it again"
+    return run_daemon(profile, config, DaemonOptions(run_for_ms), load)
 
 
 def _open_standard_streams() -> None:

@@ -9,7 +9,7 @@ from qre.addresses import default_versions, host_port
 from qre.cli.commands import Options
 from qre.cli.defaults import INIT
 from qre.cli.fields import parse_fields
-from qre.cli.profile.configuration import clamped, public_key
+from qre.cli.profile.configuration import clamped, fresh_short_id, public_key
 from qre.cli.profile.private_files import write_all
 from qre.config.model import ClientSection, Profile
 from qre.config.normalise import to_file
@@ -55,7 +55,7 @@ def init(arguments: list[str], options: Options) -> int:
     names = check_profile_name(fields["ServerProfile"]), check_profile_name(fields["ClientProfile"])
     if names[0] == names[1]:
         raise UserError("init", f"both profiles would be {names[0]}", "name them ServerProfile= and ClientProfile=")
-    server, client = make_pair(fields, os.urandom(32), os.urandom(8), os.urandom(GLOBAL_ID))
+    server, client = make_pair(fields, os.urandom(32), fresh_short_id(), os.urandom(GLOBAL_ID))
     texts = {profile_path(profile.name, config): to_file(profile) for profile in (server, client)}
     if not options.dry_run:
         write_all(texts)

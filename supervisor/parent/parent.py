@@ -319,11 +319,11 @@ class Daemon:
         """Record why the supervisor ended, unless it was told to."""
         if self._failure or self._stopping or self._front_gone:
             return
-        how = f"was killed by signal {-exitcode}" if exitcode < 0 else f"ended with status {exitcode}"
+        killed = f"was killed by signal {-exitcode}; `journalctl -k` says whether memory was short"
+        how = killed if exitcode < 0 else f"ended with status {exitcode}"
         self._failure, self._may_pass = f"the supervisor {how}", self._ready
 
-    def _stop(self) -> None:
-        """End in order, within a bounded time."""
+    def _stop(self) -> None:  # in order, within a bounded time
         if self._stopping:
             return
         self._stopping = True

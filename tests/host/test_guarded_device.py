@@ -147,7 +147,7 @@ def test_what_its_user_does_is_not_taken_for_tampering() -> None:
         tunnel.client.tool("reload", "client0")
         assert "lookup 5329477" in network(tunnel.lab.client)
         assert restored(tunnel) == {}
-        assert answered(tunnel.lab.client, SERVER_INNER) == 5
+        wait_for("a session with these routes", lambda: answered(tunnel.lab.client, SERVER_INNER, wait=1) == 5)
         process = tunnel.client.process
         assert process is not None
         tunnel.lab.client.ip("link", "del", "client0")

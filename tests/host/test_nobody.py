@@ -74,7 +74,8 @@ def test_every_command_works_or_names_what_is_missing(directory: Path) -> None:
         words = {"show": [], "init": [*(call or []), *OTHER_PAIR]}.get(name, call or [])
         status, said = run(directory, name, *words, user=NOBODY, group=NOBODY, extra_groups=())
         if name in WORK:
-            assert (status, said) == (0, ""), (name, said)
+            warned = "profile client0 has this short id, too" if name == "import" else ""  # it is imported again
+            assert (status, warned in said, bool(said)) == (0, True, bool(warned)), (name, said)
             continue
         assert (status, said.count("\n")) == (2, 1), (name, said)
         assert said.startswith("qre-tool: ")

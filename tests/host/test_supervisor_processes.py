@@ -174,7 +174,7 @@ def test_a_killed_supervisor_takes_everything_with_it_and_the_parent_cleans_up()
         assert list(lone.pin_dir.iterdir())
         daemon.kill_worker("supervisor")
         assert daemon.ends() == 1, "systemd starts it again"
-        end = "qre-tool: daemon server0 : the supervisor was killed by signal 9; was memory short? `journalctl -k`"
+        end = "qre-tool: daemon server0 : the supervisor was killed by signal 9; `journalctl -k` says"
         assert daemon.said().splitlines()[-1].startswith(end)
         assert daemon.notify is not None
         assert daemon.notify.poll()[-1] == "STOPPING=1"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import secrets
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 
 from qre.addresses import host_port
+from qre.cli.profile.configuration import fresh_short_id
 from tests.support.daemons import Daemon, left_behind
 from tests.support.lab import Lab, NeighbourLab
 from tests.support.namespaces import Namespace, join, run
@@ -93,7 +93,7 @@ class Tunnel:
 
     def second_client(self, name: str = "client1", address: str = "10.77.0.3/24") -> Daemon:
         """A client with a short id of its own, known to the server's profile (before the server starts)."""
-        short_id = secrets.token_hex(8)
+        short_id = fresh_short_id().hex()
         self.edit("server0", "RealityShortIds", f"{self.value('server0', 'RealityShortIds')},{short_id}")
         self.edit(name, "RealityShortId", short_id, like="client0")
         self.edit(name, "Address", address)

@@ -120,7 +120,7 @@ def refuse_readers(remedy: str = "set umask 077 first") -> None:
 def warn_of_readers(what: str) -> None:
     """As `wg genkey` does: say when a secret goes into a file that others can read."""
     if others_read_output():
-        print(f"qre-tool: others can read the file that the {what} goes to; set umask 077 first", file=sys.stderr)
+        print(f"qre-tool: others can read the file with the {what}; set umask 077 first", file=sys.stderr)
 
 
 def others_read_output() -> bool:

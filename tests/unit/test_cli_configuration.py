@@ -145,7 +145,7 @@ def test_a_warning_tells_that_others_can_read_the_file(directory: Path, words: l
     path = directory / "out"
     for mode, warned in ((0o600, False), (0o644, True)):
         status, said = into(path, mode, *words)
-        assert (status, "others can read the file that the " in said) == (0, warned)
+        assert (status, "others can read the file with the " in said) == (0, warned)
         assert path.stat().st_size
 
 

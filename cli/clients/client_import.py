@@ -26,7 +26,7 @@ from qre.config.profile_edit import keys_of
 from qre.config.settings import load_global
 from qre.config.syntax import MAX_FILE, read_config, shown
 from qre.config.values import DEVICE_LENGTH, check_profile_name, is_profile_name
-from qre.device.control_client import daemon_runs
+from qre.device.control_client import daemon_runs, names_in
 from qre.errors import MachineError, UntrustedInputError, UserError
 
 TYPE_CHECKING = False
@@ -46,8 +46,9 @@ def import_client(arguments: list[str], options: Options) -> int:
     if "--replace" in options.flags:
         profile = _replace(given, config, plan=options.dry_run)
     else:
-        profile = given.profile.replace(device=_free_device(given.profile.name, config))
-        _warn_of_twins(profile, config)
+        others = _others(given.profile.name, config)
+        profile = given.profile.replace(device=_free_device(given.profile.name, others))
+        _warn_of_twins(profile, others)
         if options.dry_run:
             print(f"write {path} (client, mode 0600)")
         else:
@@ -99,35 +100,33 @@ def _client_there(name: str, config: GlobalConfig) -> Profile:
 
 def _way_out(given: Profile, config: GlobalConfig) -> str:
     """Which profile is meant: the one with the same short id."""
-    if same := _twins(given, config):
+    if same := _twins(given, _others(given.name, config)):
         return f"profile {same[0]} has this short id: write Profile={same[0]}"
     return "leave --replace out for a new profile, or name the one that is meant with Profile=NAME"
 
 
-def _twins(profile: Profile, config: GlobalConfig) -> list[str]:
-    """Other profiles of the same client."""
+def _twins(profile: Profile, others: Collection[Profile]) -> list[str]:
+    """Those of the same client."""
     if profile.client is None:
         raise AssertionError("it is a client's")
     return [
         other.name
-        for other in _profiles(config)
-        if other.name != profile.name
-        and other.client is not None
-        and other.client.short_id == profile.client.short_id
+        for other in others
+        if other.client is not None and other.client.short_id == profile.client.short_id
     ]
 
 
-def _warn_of_twins(profile: Profile, config: GlobalConfig) -> None:
-    for name in _twins(profile, config):
+def _warn_of_twins(profile: Profile, others: Collection[Profile]) -> None:
+    for name in _twins(profile, others):
         way = f"`import --replace` with Profile={name} changes that one"
         print(
             f"qre-tool: profile {name} has this short id, too, and one of both is connected: {way}", file=sys.stderr
         )
 
 
-def _free_device(name: str, config: GlobalConfig) -> str:
+def _free_device(name: str, others: Collection[Profile]) -> str:
     """The profile's name, cut where an interface name ends; with a number where another profile has that device."""
-    taken = {other.device for other in _profiles(config) if other.name != name}
+    taken = {other.device for other in others}
     device = name[:DEVICE_LENGTH]
     for number in itertools.count(2):
         if device not in taken:
@@ -137,15 +136,13 @@ def _free_device(name: str, config: GlobalConfig) -> str:
     raise AssertionError("there are more numbers than profiles")
 
 
-def _profiles(config: GlobalConfig) -> list[Profile]:
-    """Those of the configuration directory that are valid."""
+def _others(name: str, config: GlobalConfig) -> list[Profile]:
+    """The valid profiles of the configuration directory but the one of this name."""
     found = []
-    for entry in sorted(os.listdir(config.config_dir)) if os.path.isdir(config.config_dir) else ():
-        name = entry.removesuffix(SUFFIX)
-        if name == entry or not is_profile_name(name):
-            continue
+    for other in filter(is_profile_name, names_in(config.config_dir, SUFFIX, "the directory")):
         try:
-            found.append(load_profile(name, config, os.environ))
+            if other != name:
+                found.append(load_profile(other, config, os.environ))
         except UserError:
             continue  # it does not come up as it is
     return found

@@ -67,6 +67,16 @@ def test_a_client_needs_no_bpffs(up: Ends) -> None:
 
 
 @BOTH
+def test_the_user_of_what_a_drop_in_adds_owns_nothing_and_reads_nothing(up: Ends, end: str) -> None:
+    container = (machine := machine_of(up, end)).container
+    assert machine.told("User") == "qre"
+    owners = container.check(f"stat -c %U /etc/qre/dev /run/qre /var/lib/qre /proc/{machine.pid}")
+    assert owners.split() == ["root"] * 4, "the daemon is root, and so is what it keeps"
+    for words in ("ls /etc/qre/dev", "ls /var/lib/qre"):
+        assert container.run(f"runuser -u qre -- {words}")[0] != 0
+
+
+@BOTH
 def test_a_reload_with_an_error_fails_with_the_reason_and_the_tunnel_goes_on(up: Ends, end: str) -> None:
     machine = machine_of(up, end)
     text, pid, before = machine.read(), machine.pid, len(machine.journal())

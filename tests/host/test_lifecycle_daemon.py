@@ -43,7 +43,7 @@ def test_a_daemon_takes_over_from_up_is_shown_reloaded_and_takes_everything_away
         assert {process["role"] for process in described["processes"]} == {"netlink", "dataplane", "handshake"}
         assert "fwmark" in everything()
 
-        for arguments in (("up", "tunnel"), ("down", "tunnel"), ("--dry-run", "down", "tunnel")):
+        for arguments in (("up", "tunnel"), ("down", "tunnel"), ("--dry-run", "down", "tunnel"), ("delete", "qre0")):
             assert "a daemon holds it" in machine.refuses(*arguments)
         machine.write(CLIENT.replace("10.77.0.2/24", "10.77.0.9/24") + "AllowedIPs = 0.0.0.0/0, 10.50.0.0/16\n")
         machine.does("reload", "tunnel")

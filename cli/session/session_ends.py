@@ -62,7 +62,7 @@ def session_ends(
     ends = [parse_end(name, fields[name]) if name in fields else None for name in UNDERLAYS]
     listen = server.server.listen
     if (ip := ipv4_of_listen(listen.ip)) is None and ends[0] is None:
-        remedy = f"give {UNDERLAYS[0]}=192.0.2.1:{listen.port}"
+        remedy = f"give {UNDERLAYS[0]}=192.0.2.1:{listen.port} {UNDERLAYS[1]}=198.51.100.7:50443"
         raise UserError(f"Listen {listen}", "sessions that are installed by hand are IPv4", remedy)
     if ip is None or ip == _ANY:
         listen = parse_ipv4_socket_address(f"{stand_ins.server_ip}:{listen.port}")

@@ -17,6 +17,7 @@ from tests.support.daemons import PATIENCE
 PAIRS = {
     "listens on every address": ("Endpoint=vpn.example.net:443",),
     "listens on one address": ("Endpoint=192.0.2.1:443",),
+    "listens on every address of both versions": ("Endpoint=vpn.example.net:443", "Listen=[::]:443"),
     "listens elsewhere": ("Endpoint=vpn.example.net:443", "Listen=198.51.100.1:8443"),
     "two families and several addresses": (
         "Endpoint=192.0.2.1:443",
@@ -157,6 +158,21 @@ def test_what_is_printed_is_what_install_session_takes(
     for fields in plan(capsys, str(tmp_path / "server0.conf"), str(tmp_path / "client0.conf")):
         parse_session_fields("install-session", [f"{name}={value}" for name, value in fields.items()])
         assert "0.0.0.0" not in (fields["UnderlayLocalIPv4"], fields["UnderlayPeerIPv4"])
+
+
+def test_a_server_over_ipv6_is_refused_with_what_makes_it_a_plan(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("QRE_CONFIG_DIR", str(tmp_path))
+    monkeypatch.setenv("QRE_GLOBAL_CONFIG", str(tmp_path / "none"))
+    assert main(["init", "Dest=site.example:443", "Endpoint=[2001:db8::1]:443"]) == 0
+    files = [str(tmp_path / "server0.conf"), str(tmp_path / "client0.conf")]
+    capsys.readouterr()
+    assert main(["session-plan", *files]) == 2
+    refused, _, remedy = capsys.readouterr().err.strip().partition("; give ")
+    assert refused == "qre-tool: Listen [2001:db8::1]:443 : sessions that are installed by hand are IPv4"
+    for fields in plan(capsys, *files, *remedy.split()):
+        parse_session_fields("install-session", [f"{name}={value}" for name, value in fields.items()])
 
 
 @pytest.mark.parametrize("command", ["session-plan", "session-demo", "session-capture"])

@@ -411,10 +411,10 @@ MUTANTS = {
         M(
             "the unit's signal",
             "qred@.service",
-            "ExecReload=/usr/bin/qre-tool reload %i",
-            "ExecReload=/usr/bin/qre-tool help reload",
+            "ExecReload=!/usr/bin/qre-tool reload %i",
+            "ExecReload=!/usr/bin/qre-tool help reload",
         ),
-        M("to the daemon", "qred@.service", "ExecReload=/usr/bin/qre-tool reload %i", "ExecReload=/bin/true %i"),
+        M("to the daemon", "qred@.service", "ExecReload=!/usr/bin/qre-tool reload %i", "ExecReload=/bin/true %i"),
         M("reads again", "Daemon._reload_once", "self._load()", "self._profile"),
         M(
             "applies it",

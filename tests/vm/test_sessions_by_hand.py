@@ -177,6 +177,7 @@ def test_a_session_lives_as_long_in_silence_as_its_idle_timeout_says(guest: Vm) 
         ["install-session", "qre0", *keys, *UNDERLAY, "KeyEpoch=0", "PacketNumber=65536", "IdleTimeout=45s"],
     )
     done(made, installed)
+    assert "the session is installed; it ends when its peer sends nothing for 45s (IdleTimeout); " in installed.out
     there = "$A $TOOLS/qrectl sessions Device=qre0 | grep -c SessionId"
     assert guest.check(LIBRARY + f"sleep 36; {there}", 120) == "1\n", "four fifths of it are over"
     counted = guest.check(LIBRARY + f"for i in $(seq 60); do {there} || exit 0; sleep 1; done; exit 1", 120)

@@ -117,9 +117,11 @@ def test_a_loader_is_shown_mirrored_into_and_cleared_after_it_was_killed(device:
         "unregistered the shared socket of a loader that was killed",
         "removed the pins of a loader that was killed",
         "qre0: shared socket 10.9.0.1:443, 0 packets taken, 0 passed on; CID map in sync, 1 entries",
-        "unregistered the shared socket",
     ):
         assert line in printed, printed
+    assert {"unregistered the shared socket", "unregistered the CID map"} <= set(printed.splitlines())
+    told = shown(device)["qre0"]
+    assert told["cid_map"]["registered"] is told["shared_socket"]["registered"] is False
     device.check('[ -z "$(ls /tmp/bpf | grep -v debug)" ]; [ ! -e /tmp/ready ]')
 
 

@@ -802,6 +802,8 @@ static void try_sockets(const char *namespace)
 	refused_fd(set, open("/dev/null", O_RDWR), ENOTSOCK, "SocketFd is not a socket", "file");
 	refused_fd(set, bound(AF_INET, SOCK_STREAM, 4443), EINVAL, "SocketFd is not an IPv4 UDP",
 		   "TCP");
+	refused_fd(set, socket(AF_INET, SOCK_RAW, IPPROTO_UDP), EINVAL,
+		   "SocketFd is not an IPv4 UDP", "raw UDP");
 	refused_fd(set, bound(AF_INET6, SOCK_DGRAM, 0), EINVAL, "SocketFd is not an IPv4 UDP",
 		   "IPv6");
 	refused_fd(set, bound(AF_UNIX, SOCK_DGRAM, 0), EINVAL, "SocketFd is ", "UNIX");

@@ -16,7 +16,7 @@ from tests.support.tunnel import SERVER_INNER, Tunnel
 
 PACKAGING = Path(__file__).resolve().parents[2] / "packaging"
 UNIT = "qred@.service"
-#: wg-quick@ scores 9.6. What is left is what a daemon does: it starts workers of other users, and they use the network.
+#: wg-quick@ scores 9.6. What is left is what a daemon does: it starts other users' workers, and they use the network.
 MOST_EXPOSURE = 2.0
 CAP_SYS_ADMIN = 21
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import secrets
+import signal
 import subprocess
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -17,6 +20,29 @@ def run(*command: str, check: bool = True, timeout: float = 120) -> str:
             f"{' '.join(command)}: exit {done.returncode}: {done.stderr.strip() or done.stdout.strip()}"
         )
     return done.stdout
+
+
+def processes_in(namespace: os.stat_result) -> list[int]:
+    """Other processes than this one that live in a network namespace."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        try:
+            if os.path.samestat(os.stat(entry / "ns/net"), namespace):
+                found.append(int(entry.name))
+        except OSError:
+            continue
+    return found
+
+
+def kill_processes_in(namespace: os.stat_result) -> None:
+    """What a test that failed has left there, and what that starts meanwhile."""
+    while left := processes_in(namespace):
+        for pid in left:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.05)
 
 
 class Namespace:
@@ -58,6 +84,9 @@ class Namespace:
                 output.close()
 
     def delete(self) -> None:
+        """It and all processes in it."""
+        with suppress(FileNotFoundError):
+            kill_processes_in(os.stat(f"/run/netns/{self.name}"))
         run("ip", "netns", "del", self.name, check=False)
 
 

@@ -7,9 +7,8 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
-from tests.support.namespaces import run
+from tests.support.namespaces import kill_processes_in, processes_in, run
 
 _CLONE_NEWNET = 0x40000000
 _SELF = "/proc/thread-self/ns/net"
@@ -21,24 +20,10 @@ def _libc(call: str, *arguments: int) -> None:
         raise OSError(ctypes.get_errno(), f"{call}: {os.strerror(ctypes.get_errno())}")
 
 
-def processes_in(namespace: os.stat_result) -> list[int]:
-    """Other processes than this one that live in a network namespace."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit() or int(entry.name) == os.getpid():
-            continue
-        try:
-            if os.path.samestat(os.stat(entry / "ns/net"), namespace):
-                found.append(int(entry.name))
-        except OSError:
-            continue
-    return found
-
-
 @contextmanager
 def own_network() -> Iterator[None]:
     """Enter a fresh namespace, loopback up; on the way out, prove that no process stays in it, and go home: it is
-    gone then."""
+    gone then, after a failure, too."""
     home = os.open(_SELF, os.O_RDONLY | os.O_CLOEXEC)
     try:
         _libc("unshare", _CLONE_NEWNET)
@@ -51,6 +36,7 @@ def own_network() -> Iterator[None]:
                 raise AssertionError(f"processes were left in the test's namespace: {left}")
         finally:
             _libc("setns", home, _CLONE_NEWNET)
+            kill_processes_in(namespace)
     finally:
         os.close(home)
 

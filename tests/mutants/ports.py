@@ -254,7 +254,7 @@ MUTANTS = {
             "listen = server.server.listen",
             "listen = parse_ipv4_socket_address('192.0.2.99:443')",
         ),
-        M("of the client", "_peer", "profile.client.endpoint.port", "443"),
+        M("of the client", "_peer", "profile.client.endpoint.port", "4433"),
         M(
             "of the demo",
             "shared_port_session_demo",

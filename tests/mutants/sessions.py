@@ -274,7 +274,7 @@ MUTANTS = {
     ),
     "what `session-plan` prints, `install-session` takes": (
         M("of every address", "session_ends", "ip is None or ip == _ANY", "ip is None"),
-        M("its fields", "install_arguments", "show_duration(install.idle_timeout_ms)", "install.idle_timeout_ms"),
+        M("its fields", "install_arguments", "install.idle_timeout_ms", "install.idle_timeout_ms * 60"),
     ),
     "`session-demo` installs both ends": (
         M(

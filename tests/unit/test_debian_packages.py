@@ -45,10 +45,10 @@ def test_every_requirement_is_locked_with_hashes() -> None:
         assert numbers[0] == numbers[1] if relation == "=" else numbers[0] >= numbers[1], text
 
 
-def test_a_purge_deletes_the_users_of_every_role() -> None:
+def test_a_purge_deletes_the_units_user_and_those_of_every_role() -> None:
     text = (PACKAGING / "debian/qre.postrm").read_text()
     (names,) = re.findall(r"for user in (.*); do", text)
-    assert {f"qre-{name}" for name in names.split()} == {role.user for role in ROLES.values()}
+    assert set(names.split()) == {"qre"} | {role.user for role in ROLES.values()}
 
 
 def test_tunnels_are_restarted_as_their_sessions_need_it_by_a_fake_systemctl(tmp_path: Path) -> None:

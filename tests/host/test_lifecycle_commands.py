@@ -338,6 +338,19 @@ def test_show_of_a_device_without_a_daemon_tells_what_the_kernel_knows(machine: 
     assert machine.does("show") == ""
 
 
+def test_show_tells_of_all_devices_or_of_one(machine: Machine) -> None:
+    machine.does("up", "tunnel")
+    machine.write(CLIENT.replace("qre0", "qre1").replace("10.77.0.2/24, fd77::2/64", "10.78.0.2/24"), "other")
+    machine.does("up", "other")
+    for words, named in (((), ["qre0", "qre1"]), (("qre1",), ["qre1"]), (("tunnel",), ["qre0"])):
+        assert [one["device"] for one in json.loads(machine.does("--json", "show", *words))["devices"]] == named
+        assert [line for line in machine.does("show", *words).splitlines() if line.startswith("interface: ")] == [
+            f"interface: {name}" for name in named
+        ]
+    for name in ("other", "tunnel"):
+        machine.does("down", name)
+
+
 def test_a_socket_that_outlived_its_daemon_is_no_device(machine: Machine) -> None:
     machine.config.runtime_dir.mkdir()
     stale = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

@@ -26,7 +26,7 @@ def hang_up(daemon: Daemon) -> None:
 def systemctl_reload(daemon: Daemon) -> None:
     """What the unit has systemd do."""
     (command,) = (line.partition("=")[2] for line in UNIT.read_text().splitlines() if line.startswith("ExecReload="))
-    program, *words = shlex.split(command.replace("%i", daemon.profile))
+    program, *words = shlex.split(command.removeprefix("!").replace("%i", daemon.profile))
     if program == "/usr/bin/qre-tool":
         daemon.tool(*words)
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -78,6 +79,10 @@ def test_the_check_sees_the_kernel_adopt_and_count(device: Vm) -> None:
         "ok everything",
     ):
         assert line in printed, printed
+    counted = re.compile(
+        r"qre0: shared socket 10\.9\.0\.1:443, (\d) packets taken, \1 passed on; CID map in sync, .*"
+    )
+    assert [found[1] for line in printed if (found := counted.fullmatch(line))] == ["0", "2"], printed
     left = shown(device)["qre0"]
     assert not left["cid_map"]["registered"] and not left["shared_socket"]["registered"]
     assert left["shared_loader"] is None and left["adopted_cids"] == []

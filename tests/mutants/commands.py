@@ -309,7 +309,7 @@ MUTANTS = {
             "lower case",
             "forms_of",
             "(name.lower(), snake, snake.replace('_', '-'))",
-            "(snake, snake.replace('_', '-'), *([name.lower()] if snake != name.lower() else []))",
+            "(snake, snake.replace('_', '-'))",
         ),
     ),
 }

@@ -25,6 +25,8 @@ from tests.support.namespaces import Namespace
 from tests.support.ping import answered
 from tests.support.tunnel import PORT, SERVER_INNER, Tunnel
 
+#: In one process of a run with several: the last test reads what all have caused.
+pytestmark = pytest.mark.xdist_group("kills")
 SETTINGS = "RekeyInterval = 2s\nReconnectMin = 500ms\nReconnectMax = 1s\n"
 PING_INTERVAL = 0.005
 #: What a data plane that is killed may take with it: what it had read and not yet written, and what is still on its
@@ -230,6 +232,7 @@ def test_workers_killed_at_random_moments_cost_packets_or_a_new_session_and_noth
 
 def test_no_packet_number_was_used_twice_under_one_key(run: Run) -> None:
     """Everything that both ends captured, decrypted: kills of any kind included."""
+    wait_for("some generations of keys", lambda: run.epoch >= 3)
     run.pings.wait()
     for dump in run.dumps:
         dump.stop()

@@ -113,8 +113,10 @@ def test_clients_come_and_go_and_the_others_lose_no_packet() -> None:
             ping.send_signal(signal.SIGINT)
             ping.wait()
         said = (tunnel.directory / "ping").read_text()
-        sent, received = re.search(r"(\d+) packets transmitted, (\d+) received", said).groups()  # type: ignore[union-attr]
-        assert sent == received and int(sent) > 20, said[-300:]
+        (sent,) = map(int, re.findall(r"(\d+) packets transmitted", said))
+        answered_ones = {int(number) for number in re.findall(r"icmp_seq=(\d+) ttl", said)}
+        # the answer to the last one may have been on its way when ping was ended
+        assert set(range(1, sent)) <= answered_ones and sent > 20, said[-300:]
 
 
 def test_a_worker_that_is_away_does_not_make_clients_disappear() -> None:

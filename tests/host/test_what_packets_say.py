@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 
 from tests.support.daemons import wait_for
@@ -40,7 +41,8 @@ def test_a_firewall_that_appears_in_front_of_the_port_is_said_within_seconds_and
         finally:
             ping.kill()
             ping.wait()
-        assert "nothing has come back for 5 s" in tunnel.client.said() or "for 6 s" in tunnel.client.said()
+        seconds = re.findall(r"nothing has come back for (\d+) s", tunnel.client.said())
+        assert seconds and 5 <= int(seconds[0]) < 15, "logged when it was seen, on a busy machine a little later"
         assert answered(tunnel.lab.client, SERVER_INNER) == 5
 
 

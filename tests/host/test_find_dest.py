@@ -85,8 +85,7 @@ def street() -> Iterator[Street]:
 
 
 def against(site: dict[str, Any]) -> list[str]:
-    """Its drawbacks, but for a distance: they are all here, and a site in Python on a busy machine answers late."""
-    return [each["drawback"] for each in site["against"] if each["drawback"] != "far"]
+    return [each["drawback"] for each in site["against"]]
 
 
 def test_sites_are_ranked_and_every_drawback_is_named(street: Street, tmp_path: Path) -> None:
@@ -100,7 +99,8 @@ def test_sites_are_ranked_and_every_drawback_is_named(street: Street, tmp_path: 
     assert found[Lab.SITE]["https"]["http3"] and found[Lab.SITE]["near"]
     assert found[Lab.SITE]["profile"]["group"] == "X25519MLKEM768"
     assert against(found[GTLS]) == ["no-tcp", "not-post-quantum"]
-    assert against(found[AIOQUIC]) == ["cipher", "no-tcp", "not-post-quantum"]
+    # It is in Python, which a busy machine makes answer late: a distance is no news of it.
+    assert [each for each in against(found[AIOQUIC]) if each != "far"] == ["cipher", "no-tcp", "not-post-quantum"]
     assert "AES_256_GCM_SHA384" in found[AIOQUIC]["against"][0]["why"]
     assert all(each["observed"] for site in found.values() for each in site["against"])
     assert against(found[NOBODY]) == ["unreachable"]

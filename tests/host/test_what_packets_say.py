@@ -28,7 +28,8 @@ def test_a_firewall_that_appears_in_front_of_the_port_is_said_within_seconds_and
         try:
             began = time.monotonic()
             wait_for("STATUS", lambda: "nothing has come back for" in statuses(tunnel)[-1])
-            assert time.monotonic() - began < 15
+            took = time.monotonic() - began
+            assert took < 15
             (session,) = json.loads(tunnel.client.tool("--json", "show", "client0"))["devices"][0]["sessions"]
             assert session["health"] == "silent" and session["unanswered_ms"] >= 5000
             assert "answers: none for" in tunnel.client.tool("show", "client0")
@@ -42,7 +43,7 @@ def test_a_firewall_that_appears_in_front_of_the_port_is_said_within_seconds_and
             ping.kill()
             ping.wait()
         seconds = re.findall(r"nothing has come back for (\d+) s", tunnel.client.said())
-        assert seconds and 5 <= int(seconds[0]) < 15, "logged when it was seen, on a busy machine a little later"
+        assert seconds and 5 <= int(seconds[0]) <= max(6.0, took), "a busy machine says it later, and how much"
         assert answered(tunnel.lab.client, SERVER_INNER) == 5
 
 

@@ -147,15 +147,22 @@ def test_the_order_of_the_files_and_half_an_underlay_are_named(
     assert "go together" in capsys.readouterr().err
 
 
+def made(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *pair: str
+) -> tuple[str, str]:
+    """The files of a server and its client that ``init`` writes with these fields."""
+    monkeypatch.setenv("QRE_CONFIG_DIR", str(directory))
+    monkeypatch.setenv("QRE_GLOBAL_CONFIG", str(directory / "none"))
+    assert main(["init", "Dest=site.example:443", *pair]) == 0
+    capsys.readouterr()
+    return str(directory / "server0.conf"), str(directory / "client0.conf")
+
+
 @pytest.mark.parametrize("pair", PAIRS.values(), ids=PAIRS)
 def test_what_is_printed_is_what_install_session_takes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], pair: tuple[str, ...]
 ) -> None:
-    monkeypatch.setenv("QRE_CONFIG_DIR", str(tmp_path))
-    monkeypatch.setenv("QRE_GLOBAL_CONFIG", str(tmp_path / "none"))
-    assert main(["init", "Dest=site.example:443", *pair]) == 0
-    capsys.readouterr()
-    for fields in plan(capsys, str(tmp_path / "server0.conf"), str(tmp_path / "client0.conf")):
+    for fields in plan(capsys, *made(tmp_path, monkeypatch, capsys, *pair)):
         parse_session_fields("install-session", [f"{name}={value}" for name, value in fields.items()])
         assert "0.0.0.0" not in (fields["UnderlayLocalIPv4"], fields["UnderlayPeerIPv4"])
 
@@ -163,11 +170,7 @@ def test_what_is_printed_is_what_install_session_takes(
 def test_a_server_over_ipv6_is_refused_with_what_makes_it_a_plan(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("QRE_CONFIG_DIR", str(tmp_path))
-    monkeypatch.setenv("QRE_GLOBAL_CONFIG", str(tmp_path / "none"))
-    assert main(["init", "Dest=site.example:443", "Endpoint=[2001:db8::1]:443"]) == 0
-    files = [str(tmp_path / "server0.conf"), str(tmp_path / "client0.conf")]
-    capsys.readouterr()
+    files = made(tmp_path, monkeypatch, capsys, "Endpoint=[2001:db8::1]:443")
     assert main(["session-plan", *files]) == 2
     refused, _, remedy = capsys.readouterr().err.strip().partition("; give ")
     assert refused == "qre-tool: Listen [2001:db8::1]:443 : sessions that are installed by hand are IPv4"

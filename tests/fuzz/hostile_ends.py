@@ -113,7 +113,7 @@ class ServerPlay(Play):
                     if granted:
                         server.grant(granted, self._grants.routes())
                     else:
-                        server.refuse()
+                        server.refuse(self._grants.why_not(bytes(8), wanted))
                 case InstallNow():
                     self._install()
                 case Closed():

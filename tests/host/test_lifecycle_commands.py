@@ -22,6 +22,7 @@ from qre.kernel.tun import open_tun
 from tests.support.daemons import PATIENCE, TOOL, wait_for
 from tests.support.machine import CLIENT, Machine
 from tests.support.network import everything, ip
+from tests.support.ordinary_user import NOBODY, as_nobody
 
 pytestmark = pytest.mark.root
 
@@ -175,11 +176,11 @@ def test_a_user_without_the_capability_is_told_which_in_one_line(machine: Machin
     for readable in (False, True):
         if readable:
             profile.parent.chmod(0o755)
-            os.chown(profile, 65534, 65534)
+            os.chown(profile, NOBODY, NOBODY)
         for command in ("up", "down", "reload"):
             done = subprocess.run(
-                [TOOL, command, "tunnel"], env=machine.env, user=65534, group=65534, extra_groups=[],
-                capture_output=True, text=True, timeout=PATIENCE, check=False,
+                as_nobody(TOOL, command, "tunnel"), env=machine.env, capture_output=True, text=True, timeout=PATIENCE,
+                check=False,
             )  # fmt: skip
             assert done.returncode == 2
             missing = "it needs CAP_NET_ADMIN, which is missing; run it as root"
@@ -376,8 +377,7 @@ def test_show_asks_each_daemon_and_prints_what_it_says(machine: Machine) -> None
 def test_a_user_who_may_not_look_is_told_so(machine: Machine) -> None:
     machine.does("up", "tunnel")
     done = subprocess.run(
-        [TOOL, "show"], env=machine.env, user=65534, group=65534, extra_groups=[],
-        capture_output=True, text=True, timeout=PATIENCE, check=False,
+        as_nobody(TOOL, "show"), env=machine.env, capture_output=True, text=True, timeout=PATIENCE, check=False,
     )  # fmt: skip
     assert done.returncode == 2
     assert "Permission denied; run as root" in done.stderr

@@ -15,10 +15,10 @@ from qre.cli.commands import COMMANDS
 from tests.support.calls import CALLS
 from tests.support.daemons import PATIENCE, TOOL
 from tests.support.network import everything, own_network
+from tests.support.ordinary_user import NOBODY, as_nobody
 
 pytestmark = pytest.mark.root
 
-NOBODY = 65534
 OTHER_PAIR = ("ServerProfile=server1", "ClientProfile=client1")
 WORK = {
     "help", "version", "genkey", "pubkey", "genshortid", "init", "completion", "strip", "showconf", "show",
@@ -49,20 +49,20 @@ def directory() -> Iterator[Path]:
     with own_network(), tempfile.TemporaryDirectory(prefix="qre-n-") as path:
         made = Path(path)
         fields = ("Endpoint=127.0.0.1:4443", "Dest=203.0.113.9:443", "ServerName=site.example")
-        assert run(made, "init", *fields) == (0, "")
+        assert run(made, [TOOL, "init", *fields]) == (0, "")
         for each in (made, *made.iterdir()):
             shutil.chown(each, NOBODY, NOBODY)
         yield made
 
 
-def run(directory: Path, *words: str, **who: int) -> tuple[int, str]:
+def run(directory: Path, command: list[str]) -> tuple[int, str]:
     """The exit status, and what is said on standard error."""
     places = {"QRE_CONFIG_DIR": "", "QRE_GLOBAL_CONFIG": "none", "QRE_STATE_DIR": "state", "RUNTIME_DIRECTORY": "run"}
     environment = os.environ | {name: str(directory / place) for name, place in places.items()}
     key = "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=\n"
     done = subprocess.run(
-        [TOOL, *words], cwd=directory, env=environment, input=key, capture_output=True, text=True, timeout=PATIENCE,
-        check=False, **who,
+        command, cwd=directory, env=environment, input=key, capture_output=True, text=True, timeout=PATIENCE,
+        check=False,
     )  # fmt: skip
     return done.returncode, done.stderr
 
@@ -72,7 +72,7 @@ def test_every_command_works_or_names_what_is_missing(directory: Path) -> None:
     before = everything()
     for name, call in CALLS.items():
         words = {"show": [], "init": [*(call or []), *OTHER_PAIR]}.get(name, call or [])
-        status, said = run(directory, name, *words, user=NOBODY, group=NOBODY, extra_groups=())
+        status, said = run(directory, as_nobody(TOOL, name, *words))
         if name in WORK:
             warned = "profile client0 has this short id, too" if name == "import" else ""  # it is imported again
             assert (status, warned in said, bool(said)) == (0, True, bool(warned)), (name, said)

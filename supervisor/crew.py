@@ -101,7 +101,7 @@ class Crew:
     ) -> None:
         self.setup = setup
         self.config = setup.config
-        self.state = DaemonState(up=False, text="starting")  # as the handshake worker last got it
+        self.state = RoleState(up=False, text="starting")  # as the handshake worker last got it
         self._said_up = False
         self.traffic = TrafficHealth(setup.config.role)
         self.accounts = ClientAccounts()
@@ -328,8 +328,8 @@ class Crew:
                 self._client_sockets.release(number)
             case NetworkChanged():
                 self._client_sockets.network_changed()
-            case RoleState(up=up, text=text):
-                self.state = DaemonState(up=up, text=text)
+            case RoleState():
+                self.state = message
                 self.report_state()
             case DestProfileReport() | DestAddressReport():
                 self.dest.take(message)

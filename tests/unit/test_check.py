@@ -128,13 +128,19 @@ def test_a_tunnel_that_is_not_there_is_told_with_one_remedy_and_all_servers_are_
     several = CLIENT.replace("vpn.example.org:443", "127.0.0.1:443, 127.0.0.2:443")
     write_profile(machine / "dev", "here", several)
     status = "127.0.0.1:443: no answer; is UDP 443 open there?; next attempt in 4.0 s"
-    described = {"role": "client", "up": False, "status": status, "sessions": None}
+    described = {
+        "role": "client",
+        "up": False,
+        "status": status,
+        "remedy": "is UDP 443 open there?",
+        "sessions": None,
+    }
     monkeypatch.setattr(show, "daemon_of", lambda *_: described)
     found = items(capsys, "here")
     assert found["profile here"]["seen"].endswith("connects to 127.0.0.1:443 or 127.0.0.2:443")
-    assert found["tunnel"]["seen"] == "127.0.0.1:443: no answer"
-    assert found["tunnel"]["remedy"] == "is UDP 443 open there?; next attempt in 4.0 s"
-    ill = {"up": True, "status": "connected to 127.0.0.2:443; nothing has come back for 9 s"}
+    assert found["tunnel"]["seen"] == "127.0.0.1:443: no answer; next attempt in 4.0 s"
+    assert found["tunnel"]["remedy"] == "is UDP 443 open there?"
+    ill = {"up": True, "status": "connected to 127.0.0.2:443; nothing has come back for 9 s", "remedy": ""}
     described |= {**ill, "sessions": [{"health": "silent"}]}
     found = items(capsys, "here")
     assert (found["tunnel"]["answer"], found["tunnel"]["seen"]) == ("no", ill["status"])

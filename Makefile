@@ -6,7 +6,8 @@
 #             test-vm (which runs the long ones, too, on every kernel and on the newest of Debian's unstable archive)
 # make test-kasan  the ring vm, with a long storm, in a kernel that is built to watch the module; takes hours
 # make test-container  the ring container: the systemd unit, under the systemd of two containers
-# make test-packages  the Debian packages, built twice and installed, upgraded and purged in two containers; ten minutes
+# make test-packages  the Debian packages, built twice and installed, upgraded and purged in two containers, and
+#             upgraded in an emulated machine with qre.ko, and in podman's images; twenty minutes
 # make mutants  breaks the program in one place for each clause of docs/conformance.md and runs the tests of that row,
 #             which must fail; about an hour, as root. QRE_MUTANTS=vm: the ring vm, too, some minutes for each
 # make test-cycles  200 starts and ends of a client, 50 of a server, every fourth cut off while it starts; half an hour
@@ -74,7 +75,7 @@ test-container:
 	@QRE_REQUIRE=container $(PYTHON) -m pytest tests/container
 
 test-packages:
-	@packaging/setup.sh tests dist packaging/container-packages.txt packaging/deb-packages.txt
+	@packaging/setup.sh tests dist packaging/container-packages.txt packaging/deb-packages.txt packaging/vm-packages.txt packaging/image-packages.txt
 	@QRE_REQUIRE=packages $(PYTHON) -m pytest tests/packages
 
 test-cycles: setup-tests

@@ -17,7 +17,7 @@ from tests.support.daemons import Daemon
 from tests.support.site import NAME
 from tests.support.tunnel import SERVER_INNER, Tunnel
 
-WIDTH, HEIGHT = 100, 32
+WIDTH, HEIGHT = 100, 36
 #: Seconds: of a key, behind a prompt, behind an output at most.
 _KEY: Final = 0.035
 _THINK: Final = 0.6
@@ -53,7 +53,7 @@ class Screen:
 
 
 def record(screen: Screen) -> None:
-    """A server, a client, a ping, and what the client says of itself."""
+    """A server, a client, a ping, and what the server says of itself and of the client."""
     with Tunnel() as tunnel:
         server, client = tunnel.server, tunnel.client
 
@@ -83,8 +83,9 @@ def record(screen: Screen) -> None:
         for line in pinged.rstrip().splitlines():
             screen.show(line + "\n", 0.9 if "bytes from" in line else 0.05)
         screen.now += _READ
-        screen.type("client", "qre-tool show client0")
-        answer("\x1b[H\x1b[2J\n" + client.tool("show", "client0", folded=True), 0.3)
+        screen.type("server", "qre-tool show server0")
+        shown = server.tool("show", "server0", folded=True).replace(f"{tunnel.directory}/bpf", "/sys/fs/bpf/qre")
+        answer(f"\x1b[H\x1b[2J\n{shown}", 0.3)
         screen.show("", 3 * _READ)
 
 

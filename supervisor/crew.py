@@ -49,6 +49,7 @@ from qre.ipc.messages import (
 )
 from qre.ipc.roles import CLIENT_UDP, KEYS, ROLES
 from qre.ipc.tasks import Tasks
+from qre.ipc.worker import LimitedLog
 from qre.structs import Message
 from qre.supervisor.client_accounts import ClientAccounts
 from qre.supervisor.client_sockets import ClientSockets
@@ -60,7 +61,7 @@ from qre.supervisor.members.supervised import Members, Supervised
 from qre.supervisor.parent_messages import Alive, DaemonState, DestProbed, GuestCount, PinThese, Setup, ToParent
 from qre.supervisor.port_guests import PortGuests
 from qre.supervisor.reloads import Reloads
-from qre.supervisor.store_connection import connect_store
+from qre.supervisor.store_connection import StoreAttempts
 
 if TYPE_CHECKING:
     from qre.supervisor.members.router import Router
@@ -101,7 +102,7 @@ class Crew:
     ) -> None:
         self.setup = setup
         self.config = setup.config
-        self.state = DaemonState(up=False, text="starting")  # as the handshake worker last got it
+        self.state = RoleState(up=False, text="starting")  # as the handshake worker last got it
         self._said_up = False
         self.traffic = TrafficHealth(setup.config.role)
         self.accounts = ClientAccounts()
@@ -110,6 +111,8 @@ class Crew:
         self._pair = pair
         self._owner = owner
         self._log = logging.getLogger("qre.supervisor")
+        self._limited = LimitedLog(self._log)
+        self._store = StoreAttempts()
         #: From a front that we succeed, or from our own loader.
         self._bpf: dict[str, int] = {
             name: fd for name in _BPF_OBJECTS if (fd := supplies.pop(name, None)) is not None
@@ -320,7 +323,7 @@ class Crew:
                 member.hand(CLIENT_UDP.name, fd, number)
                 return SocketGranted(number=number, local=local)
             case StoreRequest() if self.config.replay_store:
-                name, made = await connect_store(self.config.replay_store)
+                name, made = await self._store.connect(self.config.replay_store)
                 with made:
                     member.hand(name, made.fileno())
                 return Done()
@@ -328,8 +331,8 @@ class Crew:
                 self._client_sockets.release(number)
             case NetworkChanged():
                 self._client_sockets.network_changed()
-            case RoleState(up=up, text=text):
-                self.state = DaemonState(up=up, text=text)
+            case RoleState():
+                self.state = message
                 self.report_state()
             case DestProfileReport() | DestAddressReport():
                 self.dest.take(message)
@@ -340,7 +343,7 @@ class Crew:
                 if final:
                     self._owner.fail(text, final=True)
                 else:
-                    self._log.warning("%s", text)
+                    self._limited(f"tampered {message.what}", text)
             case LinkGone(device=device):
                 if device == self.config.device:
                     self._owner.fail(f"device {device} was removed by another program")

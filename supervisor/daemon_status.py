@@ -61,6 +61,7 @@ async def describe(crew: Crew) -> dict[str, Any]:
         "daemon_pid": os.getppid(),
         "up": crew.state.up,
         "status": crew.text,
+        "remedy": crew.state.remedy,
         "link_up": netlink.link_up if isinstance(netlink, NetlinkStatus) else None,
         "restored": netlink.restored if isinstance(netlink, NetlinkStatus) else {},
         "counters": plain(dataplane.counters) if isinstance(dataplane, DataplaneStatus) else None,

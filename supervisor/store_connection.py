@@ -13,6 +13,23 @@ from qre.errors import MachineError
 _PATIENCE: Final = 2.0
 
 
+class StoreAttempts:
+    """Attempts for a worker that asks, one at a time: each may take its time, and holds a socket meanwhile."""
+
+    def __init__(self) -> None:
+        self._busy = False
+
+    async def connect(self, place: str) -> tuple[str, socket.socket]:
+        """As ``connect_store``; MachineError, too, while an earlier attempt is under way."""
+        if self._busy:
+            raise MachineError("replay store", "an attempt to connect is under way")
+        self._busy = True
+        try:
+            return await connect_store(place)
+        finally:
+            self._busy = False
+
+
 async def connect_store(place: str) -> tuple[str, socket.socket]:
     """The name of the descriptor, and the socket, which is the caller's. ``place``: ``address:port``, or the path of
     a Unix socket. Raises MachineError."""

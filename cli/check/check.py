@@ -97,6 +97,7 @@ def findings(name: str | None) -> Iterator[Finding]:
         yield from look("dest", lambda: check_dest.dest(profile))
     if (client := loaded.client) is not None:
         yield from look("left rules", lambda: check_left.left_rules(addressed, config))
+        yield from look("left names", lambda: check_left.left_names(addressed, config))
         yield from look("endpoint", lambda: check_profile.endpoint(client))
         yield from look("dns", lambda: check_profile.dns(client))
 

@@ -138,8 +138,8 @@ def tunnel(name: str, config: GlobalConfig) -> Findings:
     passes = described["role"] == "server" or (described["up"] and not ill)
     remedy = "see its log; is UDP to the other end allowed on the whole way, and does the other end run?"
     seen = described["status"]
-    if not described["up"] and "; " in seen:  # it has its own
-        seen, _, remedy = seen.partition("; ")
+    if own := described.get("remedy"):  # a daemon of an earlier version does not say it
+        seen, remedy = seen.replace(f"; {own}", "", 1), own
     yield Finding("tunnel", YesNo.YES if passes else YesNo.NO, seen, remedy)
 
 

@@ -16,17 +16,18 @@ from typing import NamedTuple
 from qre.cli.clients.client_replace import replaced
 from qre.cli.commands import Options
 from qre.cli.fields import parse_fields
+from qre.cli.profile.other_profiles import valid_profiles
 from qre.cli.profile.private_files import locked, replace_file, write_all
 from qre.cli.undo import terminable
 from qre.config.client_link import ClientLink, decode_link_untrusted, is_link
 from qre.config.model import GlobalConfig, Hooks, Profile
 from qre.config.normalise import to_file
-from qre.config.profile import SUFFIX, load_profile, profile_from_values, profile_of_text, profile_path
+from qre.config.profile import load_profile, profile_from_values, profile_of_text, profile_path
 from qre.config.profile_edit import keys_of
 from qre.config.settings import load_global
 from qre.config.syntax import MAX_FILE, read_config, shown
 from qre.config.values import DEVICE_LENGTH, check_profile_name, is_profile_name
-from qre.device.control_client import daemon_runs, names_in
+from qre.device.control_client import daemon_runs
 from qre.errors import MachineError, UntrustedInputError, UserError
 
 TYPE_CHECKING = False
@@ -138,14 +139,7 @@ def _free_device(name: str, others: Collection[Profile]) -> str:
 
 def _others(name: str, config: GlobalConfig) -> list[Profile]:
     """The valid profiles of the configuration directory but the one of this name."""
-    found = []
-    for other in filter(is_profile_name, names_in(config.config_dir, SUFFIX, "the directory")):
-        try:
-            if other != name:
-                found.append(load_profile(other, config, os.environ))
-        except UserError:
-            continue  # it does not come up as it is
-    return found
+    return [other for other in valid_profiles(config) if other.name != name]
 
 
 def _split(arguments: list[str]) -> tuple[str, dict[str, str]]:

@@ -136,6 +136,7 @@ def _from_kernel(state: ProfileState) -> Description | None:
         "daemon_pid": None,
         "up": False,
         "status": "no daemon runs",
+        "remedy": "",
         "mtu": link.mtu,
         "address": addresses,
         "allowed_ips": [str(network) for network in state.allowed_ips],

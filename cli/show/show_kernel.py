@@ -71,6 +71,7 @@ def _counters_alone(device: KernelDevice) -> Description:
         "daemon_pid": None,
         "up": None,
         "status": f"{device.sessions} {'session' if device.sessions == 1 else 'sessions'}; root also sees {hidden}",
+        "remedy": "",
         "mtu": device.mtu,
         "address": addresses,
         "allowed_ips": None,

@@ -39,6 +39,8 @@ _LONGEST_CONF: Final = 65_536
 _ORDER: Final = Path("/etc/resolvconf/interface-order")
 _PREFERRED: Final = re.compile(r"([A-Za-z0-9-]+)\*")
 _LONGEST_SAID: Final = 200
+#: Where resolvconf(8) keeps what it was told, a file a record: Debian's, openresolv's, that of 3.13 and later.
+_RECORDS: Final = ("/run/resolvconf/interface", "/run/resolvconf/interfaces", "/run/resolvconf/keys")
 
 
 class NameService(enum.StrEnum):
@@ -112,6 +114,20 @@ def unset_names(service: NameService, device: str) -> None:
         _run(["resolvectl", "revert", device])
 
 
+def names_are_set(service: NameService, device: str) -> bool:
+    """Whether ``service`` was told of name servers for the device, and not to forget them. Raises MachineError."""
+    if service is NameService.RESOLVCONF:
+        return any(os.path.exists(f"{directory}/{_record(device)}") for directory in _RECORDS)
+    try:
+        socket.if_nametoindex(device)
+    except OSError:
+        return False
+    if shutil.which("resolvectl") is None:
+        return False
+    said = _run(["resolvectl", "dns", device])  # Link 7 (client0): 10.77.0.1
+    return bool(said.partition("):")[2].strip())
+
+
 def _record(device: str) -> str:
     """The device's name for resolvconf."""
     try:
@@ -122,7 +138,8 @@ def _record(device: str) -> str:
     return device if preferred is None else f"{preferred[1]}.{device}"
 
 
-def _run(command: Sequence[str], text: str = "") -> None:
+def _run(command: Sequence[str], text: str = "") -> str:
+    """What it printed."""
     shown = " ".join(command)
     try:
         done = subprocess.run(
@@ -135,3 +152,4 @@ def _run(command: Sequence[str], text: str = "") -> None:
     if done.returncode:
         said = " ".join((done.stderr or done.stdout).split())[:_LONGEST_SAID]
         raise MachineError(f"DNS: `{shown}`", said or f"it failed with exit status {done.returncode}")
+    return done.stdout

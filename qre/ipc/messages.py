@@ -197,10 +197,11 @@ class GuestLeave(Message, frozen=True, kw_only=True):
 
 class RoleState(Message, frozen=True, kw_only=True):
     """handshake -> supervisor: the text for STATUS= and the state of the ready file. ``up``: at least one session is
-    up."""
+    up. ``remedy``: what the reader of ``text`` can do, which it ends with or contains; empty when it says nothing."""
 
     up: bool
     text: Text
+    remedy: Text = ""
 
 
 class DestProfileReport(Message, frozen=True, kw_only=True):

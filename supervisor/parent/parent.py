@@ -20,11 +20,9 @@ from typing import Any, Final
 import msgspec
 
 from qre.config.model import GlobalConfig, Profile
-from qre.device.control_client import remove_left, runtime_paths
 from qre.device.device_lock import hold_device
-from qre.device.kernel_device import kernel_holds_port, release_port
+from qre.device.kernel_device import kernel_holds_port
 from qre.device.lifecycle import refuse_replacement, up_profile
-from qre.device.lifecycle_down import down_profile
 from qre.device.name_servers import name_service
 from qre.device.route_table import chosen_table
 from qre.device.state import save_state, state_of
@@ -35,11 +33,12 @@ from qre.ipc.channel import Channel
 from qre.ipc.journal import lines_are_of, log_to_stderr
 from qre.ipc.messages import WorkerConfig
 from qre.ipc.tasks import Tasks
-from qre.kernel.bpf_pins import check_pin_dir, pin, unpin
+from qre.kernel.bpf_pins import check_pin_dir, pin
 from qre.supervisor.members.process import FreshProcess
 from qre.supervisor.parent import fdstore
+from qre.supervisor.parent.clean_up import HANDLED, Remains, clean_up
 from qre.supervisor.parent.descendants import adopt_orphans, kill_descendants, reap_all
-from qre.supervisor.parent.early_end import ENDING, EarlyEnd, TerminatedError, run_in_whole_loop
+from qre.supervisor.parent.early_end import EarlyEnd, TerminatedError, run_in_whole_loop
 from qre.supervisor.parent.notify import Notifier, one_line
 from qre.supervisor.parent.port_place import PortPlace
 from qre.supervisor.parent.preconditions import check_able, check_passable, open_elf
@@ -76,7 +75,6 @@ _STOP_TIMEOUT: Final = 12.0
 _RELOAD_TIMEOUT: Final = 30.0
 _NOTIFY_RETRY: Final = 0.5
 _RESTART: Final = "down and up"  # the remedy for a change that a reload cannot make
-_HANDLED: Final = (*ENDING, signal.SIGHUP)
 
 
 class Daemon:
@@ -160,13 +158,14 @@ class Daemon:
                 self._followed = True
                 self._early_end.listen()
                 signal.signal(signal.SIGHUP, self._reload_later)
-                signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)
                 reap_all()
                 os.close(supplies["profile_secrets"])
                 supplies["profile_secrets"] = secrets_memfd(self._profile)  # a reload may have changed them
 
     def _front_ended(self) -> None:
-        assert self._port.front is not None  # it is readable: it was closed
+        """The connection to the front is readable, which means that it was closed."""
+        assert self._port.front is not None
         asyncio.get_running_loop().remove_reader(self._port.front.fileno())
         if not self._stopping:
             self._front_gone = True
@@ -186,35 +185,14 @@ class Daemon:
             raise
         finally:
             closed = self._early_end.another_follows or (not ordered and (self._ready or closed_before))
-            for number in _HANDLED:
-                signal.signal(number, signal.SIG_IGN)  # the clean-up is short and is not interrupted
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)
-            reap_all()
-            adopt_orphans(False)
-            with self._reported("pins"):
-                if self._profile.role is Role.SERVER:
-                    unpin(self._config.bpf_pin_dir, self._profile.device)
-            for path in runtime_paths(self._config, self._profile.name, self._profile.device):
-                with self._reported(str(path)):
-                    remove_left(path)
-            if self._dataplane is Dataplane.KERNEL:
-                fdstore.forget(self._notifier)
-                with self._reported("qre.ko"):
-                    self._release_port()
-            with self._reported("down"):
-                down_profile(self._profile, self._config, by_daemon=True, closed=closed)
-            if tun_fd is not None:
-                os.close(tun_fd)
+            listen = None if self._guests or self._profile.role is not Role.SERVER else self._listen
+            left = Remains(self._profile, self._dataplane, listen, tun_fd, closed)
+            clean_up(left, self._config, self._notifier, self._reported)
 
     def _kernel_holds_port(self, listen: tuple[str, int]) -> bool:
         """Whether qre.ko has a shared socket of a killed daemon on our address."""
         kernel = self._dataplane is Dataplane.KERNEL and self._profile.role is Role.SERVER
         return kernel and kernel_holds_port(self._profile.device, listen)
-
-    def _release_port(self) -> None:
-        """Release our port from the kernel, if the netlink worker did not."""
-        if self._profile.role is Role.SERVER and self._listen is not None and not self._guests:
-            release_port(self._profile.device, self._listen)
 
     @contextmanager
     def _reported(self, what: str) -> Iterator[None]:
@@ -272,7 +250,7 @@ class Daemon:
             self._receive()
         finally:
             # Closing the loop restores the signals' default action: ignore them first.
-            signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)
+            signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
             loop.remove_reader(sentinel)
             os.close(sentinel)
             process.kill()
@@ -323,7 +301,8 @@ class Daemon:
         how = killed if exitcode < 0 else f"ended with status {exitcode}"
         self._failure, self._may_pass = f"the supervisor {how}", self._ready
 
-    def _stop(self) -> None:  # in order, within a bounded time
+    def _stop(self) -> None:
+        """End in order, within a bounded time."""
         if self._stopping:
             return
         self._stopping = True

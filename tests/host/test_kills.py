@@ -22,7 +22,7 @@ import pytest
 from tests.support.capture import KeyLog, decrypt
 from tests.support.daemons import PATIENCE, Daemon, wait_for
 from tests.support.namespaces import Namespace
-from tests.support.ping import answered
+from tests.support.ping import answered, answers_in_order
 from tests.support.tunnel import PORT, SERVER_INNER, Tunnel
 
 #: In one process of a run with several: the last test reads what all have caused.
@@ -47,7 +47,7 @@ class Pings:
 
     def answered(self) -> list[int]:
         """Sequence numbers in the order of their answers."""
-        return [int(number) for number in re.findall(r"icmp_seq=(\d+) ttl", self.log.read_text())]
+        return answers_in_order(self.log.read_text())
 
     def wait(self) -> int:
         """Until answers come again; the sequence number of a new one."""

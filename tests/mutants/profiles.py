@@ -327,17 +327,17 @@ MUTANTS = {
         M("CIDs are adopted", "BpfLoader._adopt", "maps.adopt(cid)", "None"),
         M(
             "cleans up the pins",
-            "Daemon._taken_down",
-            "unpin(self._config.bpf_pin_dir, self._profile.device)",
+            "clean_up",
+            "unpin(config.bpf_pin_dir, profile.device)",
             "None",
         ),
         M(
             "cleans up the rest",
-            "Daemon._taken_down",
-            "down_profile(self._profile, self._config, by_daemon=True, closed=closed)",
+            "clean_up",
+            "down_profile(profile, config, by_daemon=True, closed=left.closed)",
             "None",
         ),
-        M("cleans up in RuntimeDir", "Daemon._taken_down", "remove_left(path)", "None"),
+        M("cleans up in RuntimeDir", "clean_up", "remove_left(path)", "None"),
     ),
     "a client installs its session, writes the ready file, reconnects with bounded backoff": (
         M(
@@ -402,8 +402,8 @@ MUTANTS = {
         ),
         M(
             "everything cleaned up",
-            "Daemon._taken_down",
-            "down_profile(self._profile, self._config, by_daemon=True, closed=closed)",
+            "clean_up",
+            "down_profile(profile, config, by_daemon=True, closed=left.closed)",
             "None",
         ),
     ),

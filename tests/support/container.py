@@ -40,7 +40,7 @@ apt-get -qq -y --no-install-recommends install systemd-resolved
 
 #: Boots the container at $1 (its Debian: $2), of the name $3, with the options behind. It has a cgroup tree of its
 #: own, version 2 alone as systemd-nspawn wants it, and leaves nothing in /run.
-_BOOT = """
+BOOT = """
 mount -t overlay overlay -o "lowerdir=$2,upperdir=$1/upper,workdir=$1/work" "$1/root"
 umount -R /sys/fs/cgroup && mount -t cgroup2 cgroup2 /sys/fs/cgroup
 mkdir -p /run/systemd && mount -t tmpfs -o mode=755 tmpfs /run/systemd
@@ -190,7 +190,7 @@ def booted(
             "--mount-proc",
             "--propagation=private",
         )
-        boot = ("sh", "-ec", _BOOT, "sh", str(directory), str(system or image()), name, *given)
+        boot = ("sh", "-ec", BOOT, "sh", str(directory), str(system or image()), name, *given)
         log = directory / "console"
         with log.open("wb") as console:
             process = subprocess.Popen(

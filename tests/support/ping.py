@@ -34,7 +34,12 @@ def answered_in_a_row(namespace: Namespace, address: str, count: int) -> int:
 
 def numbers_answered(said: str) -> set[int]:
     """The numbers of the requests that were answered; the first is 1."""
-    return {int(number) for number in re.findall(r"icmp_seq=(\d+) ttl=", said)}
+    return set(answers_in_order(said))
+
+
+def answers_in_order(said: str) -> list[int]:
+    """The same, in the order of the answers."""
+    return [int(number) for number in re.findall(r"icmp_seq=(\d+) ttl=", said)]
 
 
 def _said(namespace: Namespace, words: tuple[str, ...]) -> str:

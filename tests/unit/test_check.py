@@ -11,16 +11,21 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 import qre.supervisor
-from qre.cli.check import check_machine
+from qre.cli.check import check_machine, check_profile
 from qre.cli.check.check import line
 from qre.cli.check.check_machine import PACKAGES
 from qre.cli.check.findings import Finding, YesNo, look, refused
 from qre.cli.main import FAILURE, main
 from qre.config.model import GlobalConfig
+from qre.config.profile import load_profile
+from qre.config.settings import load_global
 from qre.device import kernel_module
+from qre.device.name_servers import NameService
+from qre.device.state import save_state, state_of
 from qre.ends import Dataplane, Role
 from qre.errors import MachineError, UserError, UserErrors
 from tests.support.json_schemas import check_against_schema
@@ -128,17 +133,46 @@ def test_a_tunnel_that_is_not_there_is_told_with_one_remedy_and_all_servers_are_
     several = CLIENT.replace("vpn.example.org:443", "127.0.0.1:443, 127.0.0.2:443")
     write_profile(machine / "dev", "here", several)
     status = "127.0.0.1:443: no answer; is UDP 443 open there?; next attempt in 4.0 s"
-    described = {"role": "client", "up": False, "status": status, "sessions": None}
+    described = {
+        "role": "client",
+        "up": False,
+        "status": status,
+        "remedy": "is UDP 443 open there?",
+        "sessions": None,
+    }
     monkeypatch.setattr(show, "daemon_of", lambda *_: described)
     found = items(capsys, "here")
     assert found["profile here"]["seen"].endswith("connects to 127.0.0.1:443 or 127.0.0.2:443")
-    assert found["tunnel"]["seen"] == "127.0.0.1:443: no answer"
-    assert found["tunnel"]["remedy"] == "is UDP 443 open there?; next attempt in 4.0 s"
-    ill = {"up": True, "status": "connected to 127.0.0.2:443; nothing has come back for 9 s"}
+    assert found["tunnel"]["seen"] == "127.0.0.1:443: no answer; next attempt in 4.0 s"
+    assert found["tunnel"]["remedy"] == "is UDP 443 open there?"
+    ill = {"up": True, "status": "connected to 127.0.0.2:443; nothing has come back for 9 s", "remedy": ""}
     described |= {**ill, "sessions": [{"health": "silent"}]}
     found = items(capsys, "here")
     assert (found["tunnel"]["answer"], found["tunnel"]["seen"]) == ("no", ill["status"])
     assert found["tunnel"]["remedy"].startswith("see its log")
+
+
+def test_name_servers_that_a_killed_daemon_left_are_told_until_it_runs_again_or_they_are_taken_back(
+    machine: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from qre.device import name_servers
+
+    write_profile(machine / "dev", "here", CLIENT.replace("vpn.example.org", "127.0.0.1"))
+    config = load_global(os.environ)
+    profile = load_profile("here", config, os.environ)
+    monkeypatch.setattr(name_servers, "_RECORDS", (str(machine),))
+    save_state(config, msgspec.structs.replace(state_of(profile, 0), names=NameService.RESOLVCONF))
+    assert "left names" not in items(capsys, "here")
+    record = machine / profile.device
+    record.touch()
+    found = items(capsys, "here")["left names"]
+    assert "left its name servers with resolvconf" in found["seen"]
+    assert "`qre-tool down here`" in found["remedy"]
+    with socket.socket(socket.AF_UNIX) as runs:  # a daemon's: it answers nothing
+        runs.bind(str(machine / "run" / f"{profile.device}.sock"))
+        runs.listen()
+        monkeypatch.setattr(check_profile, "tunnel", lambda *_: ())
+        assert "left names" not in items(capsys, "here")
 
 
 def test_without_profiles_the_way_to_make_some_is_told(machine: Path, capsys: pytest.CaptureFixture[str]) -> None:

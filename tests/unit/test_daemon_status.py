@@ -22,7 +22,7 @@ from qre.config.profile import profile_of_text
 from qre.dataplane.status import DeviceCounters
 from qre.ends import Role
 from qre.errors import MachineError
-from qre.ipc.messages import DataplaneStatus, HandshakeStatus, Message, NetlinkStatus, Party, WorkerConfig
+from qre.ipc.messages import DataplaneStatus, HandshakeStatus, Message, NetlinkStatus, Party, RoleState, WorkerConfig
 from qre.profile_secrets import ListedClient
 from qre.supervisor.client_accounts import ClientAccounts
 from qre.supervisor.crew import Crew
@@ -53,7 +53,7 @@ def daemon(*absent: Party, config: WorkerConfig = CONFIG) -> dict[str, Any]:
 
     crew = SimpleNamespace(
         config=config, setup=SimpleNamespace(pin_dir="/sys/fs/bpf", front_device=""), status=status, members={},
-        accounts=ClientAccounts(), state=SimpleNamespace(up=True), text="serving",
+        accounts=ClientAccounts(), state=RoleState(up=True, text="serving"), text="serving",
         dest=SimpleNamespace(profile=None), traffic=SimpleNamespace(judgements={}),
     )  # fmt: skip
     described = asyncio.run(describe(cast(Crew, crew)))

@@ -12,7 +12,7 @@ from qre.config.model import DnsSettings, Profile
 from qre.config.normalise import profile_values
 from qre.config.profile import profile_from_values
 from qre.device import name_servers
-from qre.device.name_servers import NameService, name_service, set_names, unset_names
+from qre.device.name_servers import NameService, name_service, names_are_set, set_names, unset_names
 from qre.errors import MachineError, UserError
 from tests.support.profiles import CLIENT
 
@@ -58,6 +58,9 @@ class Machine:
         monkeypatch.setenv("PATH", f"{directory}:/usr/bin:/bin")
         monkeypatch.setattr(name_servers, "_CONF", str(self.conf))
         monkeypatch.setattr(name_servers, "_ORDER", directory / "interface-order")
+        self.records = directory / "interfaces"
+        self.records.mkdir()
+        monkeypatch.setattr(name_servers, "_RECORDS", (str(directory / "none"), str(self.records)))
 
     def install(self, name: str, script: str = "") -> None:
         path = self.directory / name
@@ -104,6 +107,19 @@ def test_resolved_is_told_of_the_device_where_the_stub_is_asked(machine: Machine
         "resolvectl default-route lo yes",
         "resolvectl revert lo",
     ]
+
+
+def test_what_was_told_is_found_until_it_is_taken_back(machine: Machine) -> None:
+    assert not names_are_set(NameService.RESOLVCONF, "qre0")
+    (machine.directory / "interface-order").write_text("tun*\n")
+    (machine.records / "tun.qre0").touch()
+    assert names_are_set(NameService.RESOLVCONF, "qre0")
+    assert not names_are_set(NameService.RESOLVED, "lo")  # there is none
+    machine.install("resolvectl", f"cat {machine.directory}/answer")
+    for answer, there in (("Link 1 (lo):", False), ("Link 1 (lo): 10.77.0.1 fd77::1", True)):
+        (machine.directory / "answer").write_text(f"{answer}\n")
+        assert names_are_set(NameService.RESOLVED, "lo") is there
+    assert not names_are_set(NameService.RESOLVED, "gone0")
 
 
 def test_what_half_worked_is_taken_back_and_the_reason_is_one_line(machine: Machine) -> None:

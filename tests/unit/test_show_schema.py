@@ -19,6 +19,7 @@ from qre.dataplane.status import DeviceCounters, SessionStatus
 from qre.dest_profile import DestProfile
 from qre.device.state import state_of
 from qre.ends import Role
+from qre.ipc.messages import RoleState
 from qre.kernel.answers import CidMapStatus, KernelDevice, KernelSession, LoaderDescription, SharedSocketStatus
 from qre.kernel.rtnl import AssignedAddress, Link
 from qre.kernel.tun import ALIAS_PREFIX
@@ -102,7 +103,7 @@ def test_of_a_daemon_whose_workers_are_being_restarted(profile: Profile, user: b
         config=msgspec.structs.replace(config, user_dataplane=user),
         setup=SimpleNamespace(pin_dir="/sys/fs/bpf", front_device=""),
         status=status,
-        state=SimpleNamespace(up=False),
+        state=RoleState(up=False, text="starting"),
         text="starting",
         dest=SimpleNamespace(profile=None),
         accounts=SimpleNamespace(describe=lambda clients: []),

@@ -10,6 +10,7 @@ import pytest
 
 from qre.errors import MachineError
 from qre.reality.hello_store import StoreConnection
+from qre.supervisor.store_connection import StoreAttempts
 from qre.workers.handshake.recognition import store_link
 from qre.workers.handshake.recognition.store_link import ReplayStoreLink
 
@@ -138,3 +139,30 @@ def test_those_that_wait_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         await store.says(b"+OK\r\n" * 3)
 
     assert drive(story).answers == [False, False, True, True, True]
+
+
+def test_one_attempt_to_connect_at_a_time() -> None:
+    """A worker that asks again and again holds one socket of its supervisor."""
+
+    async def ask() -> None:
+        with socket.socket() as listening, socket.socket() as first, socket.socket() as second:
+            listening.bind(("127.0.0.1", 0))
+            listening.listen(0)  # its queue is full: whoever connects now waits
+            for each in (first, second):
+                each.setblocking(False)
+                each.connect_ex(listening.getsockname())
+            place = "{}:{}".format(*listening.getsockname())
+            attempts = StoreAttempts()
+            slow = asyncio.create_task(attempts.connect(place))
+            await asyncio.sleep(0)
+            for _ in range(3):
+                with pytest.raises(MachineError, match="an attempt to connect is under way"):
+                    await attempts.connect(place)
+            with pytest.raises(MachineError, match="no answer"):
+                await slow
+            for each in (listening.accept()[0], listening.accept()[0]):
+                each.close()
+            _, made = await attempts.connect(place)
+            made.close()
+
+    asyncio.run(ask())

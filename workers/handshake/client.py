@@ -186,14 +186,14 @@ class Client:
                     continue
                 if end.reason is CloseReason.TWIN:
                     raise PeerError.of("session lost", Cause.TWIN)
-                reason = f"session lost: {end.words}"
+                reason, remedy = f"session lost: {end.words}", ""
                 if time.monotonic() - began >= _SHORT_LIFE:
                     pauses.succeeded()
                     pause = self._random.uniform(0, _AT_ONCE)
                 else:
                     pause = pauses.after(None)
             except QreError as error:
-                cause = error.cause
+                cause, remedy = error.cause, error.remedy
                 pause = pauses.after(cause)
                 reason = f"{error}; UDP seems to be blocked on the way" if pauses.udp_seems_blocked else str(error)
                 if cause is Cause.TWIN:  # each attempt would be the end of a session
@@ -202,7 +202,7 @@ class Client:
             session_id = None
             await self._sockets.release_unused()
             self._context.limited(f"attempt {reason}", f"{reason}; next attempt in {pause:.1f} s")
-            await self._tell(False, f"{reason}; next attempt in {pause:.1f} s")
+            await self._tell(False, f"{reason}; next attempt in {pause:.1f} s", remedy)
             if await self._early.wait(pause, any_network=cause not in VISITS, clock=cause in BY_THE_CLOCK):
                 pauses.network_changed()
 
@@ -283,7 +283,7 @@ class Client:
             self._old_at = time.monotonic() + max(self._lifetime(), pause)
             self._context.limited(f"renew {error}", f"a new session fails, the old one goes on: {error}")
             if outdated:
-                await self._tell(True, f"{_FORMER}: {error}; next attempt in {pause:.1f} s")
+                await self._tell(True, f"{_FORMER}: {error}; next attempt in {pause:.1f} s", error.remedy)
             await self._sockets.release_unused()
             return None
         soon = time.monotonic() + self._random.uniform(*_DRAINING)
@@ -442,7 +442,7 @@ class Client:
         if not self._attempting:
             await self._sockets.release_unused()
 
-    async def _tell(self, up: bool, text: str) -> None:
+    async def _tell(self, up: bool, text: str, remedy: str = "") -> None:
         up = up or self._sessions.up() > 0  # an orphan carries traffic, too
         self._state = (up, text[:512])
-        await self._context.send(Party.SUPERVISOR, RoleState(up=up, text=text[:512]))
+        await self._context.send(Party.SUPERVISOR, RoleState(up=up, text=text[:512], remedy=remedy[:512]))

@@ -44,7 +44,7 @@ class TunnelWay:
         if (lines := self._lines()) != self._said:
             self._said = lines
             for line in lines:
-                self._context.log.warning("%s", line)
+                self._context.limited(f"way {line}", line)
 
     def _lines(self) -> tuple[str, ...]:
         """What a person should know, when it is new."""

@@ -27,6 +27,7 @@ from qre.quic.server.server_connection import MAX_ACK_DELAY_MS
 from qre.quic.server.shadow_tls import FINISHED_LENGTH, ShadowTlsContext
 from qre.quic.shadow.dest_reader import DestReader
 from qre.quic.shadow.farewell import farewell
+from qre.quic.shadow.habits import Habits
 from qre.quic.shadow.server_hello import CannotFollowError, Obstacle, pattern_of_untrusted
 from qre.quic.shadow.shapes import CryptoPlace, DatagramShape, InitialShape, PacketShape
 from qre.wire.frames import ConnectionClose, Crypto, FlowControl, Frame, Ping, encode_frame
@@ -78,7 +79,8 @@ DestAnswer = Mirrored | NotOfThisConnection | NotFollowed
 class ShadowConnection(ScriptedConnection):
     """``client_cid``: the client's source CID. ``expected_flight``: CRYPTO bytes of Dest's Handshake packets on
     earlier visits, or 0. ``shown``: what Dest has told the client already, its source CID and highest number.
-    ``scripted``: what follows the client's Finished is sent by ``speak``, in datagrams of given lengths."""
+    ``scripted``: what follows the client's Finished is sent by ``speak``, in datagrams of given lengths. ``habits``:
+    Dest's."""
 
     def __init__(
         self,
@@ -87,11 +89,12 @@ class ShadowConnection(ScriptedConnection):
         expected_flight: int,
         shown: tuple[bytes, int] | None,
         scripted: bool,
+        habits: Habits,
         **arguments: Any,
     ) -> None:
         if scripted:  # PADDING stands for tickets and tokens
             arguments["flight"] = replace(arguments["flight"], ticket_lengths=())
-        super().__init__(scripted=scripted, **arguments)
+        super().__init__(scripted=scripted, habits=habits, **arguments)
         self._gives_token = not scripted
         if scripted:
             self._ack_delay = MAX_ACK_DELAY_MS / 1000  # what a script has none for waits for it

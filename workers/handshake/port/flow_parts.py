@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import socket
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -15,7 +15,8 @@ from qre.workers.handshake.port.address_proof import AddressProof
 #: A visitor: its IP and port; on a port of all our addresses also the one that it speaks to, and is answered from.
 Address = tuple[str, int] | tuple[str, int, str]
 
-
+#: The DCID of a short-header packet, or None when this server did not make it.
+OwnCid = Callable[[bytes], bytes | None]
 #: Connections of others at one client's address of which Dest's short headers are known.
 _MOST_OTHERS: Final = 8
 
@@ -122,6 +123,7 @@ class Flow:
         "cids",
         "handshake",
         "held",
+        "hello_cid",
         "inspector",
         "others",
         "others_at",
@@ -151,6 +153,7 @@ class Flow:
         self.held: list[bytes] = []  # those that it has read
         self.shown: ShownByDest | None = None
         self.handshake: Handshake | None = None  # in SHADOW and LEFT
+        self.hello_cid = b""  # the destination connection ID of its client's first flight
         self.cids: Collection[bytes] = ()  # in OVER: of the handshake, whose packets may still come
         self.over_at = 0.0  # in LEFT and OVER: since when
         #: Of connections at a client's address that are not the client's: their source CIDs, and when one of them
@@ -175,8 +178,10 @@ class Flow:
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds on relayed and undecided flows; ``idle`` in seconds."""
+    """Bounds on relayed and undecided flows; ``idle`` in seconds. ``remembers_hello``: what Dest does with a first
+    flight that is repeated while its connection lives (``habits``): it is silent, or takes it for another visit."""
 
     flows: int
     flows_per_prefix: int
     idle: float
+    remembers_hello: bool = True

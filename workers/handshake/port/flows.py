@@ -20,12 +20,12 @@ from typing import Final
 
 from qre.errors import UntrustedInputError
 from qre.quic.server.inspector import UNDECIDED, Authenticated, Verdict
-from qre.wire.packet import is_short, long_header_source_cid, retry_source_cid
+from qre.wire.packet import is_short, long_header_destination_cid, long_header_source_cid, retry_source_cid
 from qre.workers.handshake.port.admission import Admission
 from qre.workers.handshake.port.classification import event_of, is_of_client, may_begin_hello, of_dest
-from qre.workers.handshake.port.flow_books import FlowBooks
+from qre.workers.handshake.port.flow_books import FlowBooks, Lives
 from qre.workers.handshake.port.flow_effects import Effect, Feed, Forward, Happening, ToVisitor
-from qre.workers.handshake.port.flow_parts import Address, Flow, FlowState, Handshake, Inspector, Limits
+from qre.workers.handshake.port.flow_parts import Address, Flow, FlowState, Handshake, Inspector, Limits, OwnCid
 from qre.workers.handshake.port.flow_rules import FORWARDED, PASSED_BACK, RULES, FlowEvent
 from qre.workers.handshake.port.proven_addresses import ProvenAddresses
 from qre.workers.handshake.port.shown import shown_untrusted
@@ -50,21 +50,16 @@ _CLIENTS: Final = frozenset({FlowState.SHADOW, FlowState.LEFT, FlowState.OVER})
 
 class FlowTable:
     """``strangers`` counts flows that became Dest's, ``dropped`` datagrams over a bound or without a way to Dest,
-    ``unproven`` datagrams of Dest that were too much for an address that had proved nothing.
+    ``unproven`` datagrams of Dest that were too much for an address that had proved nothing."""
 
-    ``own_cid`` returns the DCID of a short-header packet, or None when this server did not make it.
-    """
-
-    def __init__(
-        self, limits: Limits, inspector: Callable[[], Inspector], own_cid: Callable[[bytes], bytes | None]
-    ) -> None:
+    def __init__(self, limits: Limits, inspector: Callable[[], Inspector], own_cid: OwnCid, lives: Lives) -> None:
         self.limits = limits
         self._inspector = inspector
         self._own_cid = own_cid
         self.strangers = 0
         self.dropped = 0
         self.unproven = 0
-        self._books = FlowBooks()
+        self._books = FlowBooks(lives)
         self._proven = ProvenAddresses()
         self._hellos = Admission(HELLO_CAPACITY, LOOKS)
         self._others = Admission(OTHER_CAPACITY, LOOKS)
@@ -73,6 +68,8 @@ class FlowTable:
 
     def datagram(self, source: Address, data: bytes, ecn: int, now: float, unix_ms: int) -> Sequence[Effect]:
         """One datagram at the server's port."""
+        if self.limits.remembers_hello and self._books.answered.has(data, now):
+            return _NOTHING  # as the site, which knows the connection
         flow = self._books.clients.get(source)
         if flow is not None and flow.state is not _OVER:
             return self._client_spoke(flow, data, ecn, now, unix_ms)
@@ -139,6 +136,8 @@ class FlowTable:
         self._books.touch_client(flow, now)
         if event is FlowEvent.OTHER_REPLY:
             flow.others_at = now
+        if event is FlowEvent.RETRY:
+            flow.hello_cid = retry_source_cid(data) or b""
         return self._happens(flow, event, now, data, ecn)
 
     # --- results of effects ---
@@ -154,7 +153,7 @@ class FlowTable:
     def hello_accepted(self, flow: Flow, handshake: Handshake) -> Sequence[Effect]:
         """The hello is recorded: ``handshake`` begins, and receives the client's datagrams from now on."""
         self._hellos.know(flow.prefix)
-        unread = flow.unread
+        unread, flow.hello_cid = flow.unread, long_header_destination_cid(b"".join(flow.held[:1]))
         self._books.forget_copies(flow)
         effects = self._begun(flow, FlowEvent.ACCEPTED, handshake)
         return [*effects, *(Feed(handshake, data) for data, _ in unread)]
@@ -232,7 +231,7 @@ class FlowTable:
         self._books.touch_client(flow, now)
         if not flow.address.proven:
             self._heard(flow, data, now)
-        if is_of_client(flow, data):
+        if is_of_client(flow, data) and not self._books.answered.has(data, now):
             return self._happens(flow, FlowEvent.DATAGRAM, now, data, ecn)
         if may_begin_hello(data):
             if flow.state is _OVER and flow.others_at is None:
@@ -249,6 +248,8 @@ class FlowTable:
         flow = self._books.clients.get(source)
         if flow is None or flow.handshake is not handshake or flow.state is not _SHADOW:
             return _NOTHING
+        if farewell:
+            self._books.answered.add(flow, now)
         return self._happens(flow, FlowEvent.FINISHED if farewell else FlowEvent.IMITATED, now, farewell)
 
     def not_followed(self, source: Address, handshake: Handshake) -> Sequence[Effect]:
@@ -400,10 +401,8 @@ class FlowTable:
         return [*effects, *self.looked()] if verdict is UNDECIDED else effects
 
     def _room_for_visitor(self, prefix: str) -> list[Effect]:
-        effects: list[Effect] = []
-        for old in self._books.in_the_way(prefix, self.limits):
-            effects += self._happens(old, FlowEvent.REMOVED)
-        return effects
+        in_the_way = self._books.in_the_way(prefix, self.limits)
+        return [each for old in in_the_way for each in self._happens(old, FlowEvent.REMOVED)]
 
     # --- time ---
 
@@ -418,20 +417,17 @@ class FlowTable:
     def handle_timer(self, now: float) -> Sequence[Effect]:
         """End idle flows, and those that are long over."""
         effects: list[Effect] = []
-        while (flow := self._books.longest_idle()) is not None and flow.seen + self.limits.idle <= now:
-            effects += self._happens(flow, FlowEvent.REMOVED)
-        while (flow := self._books.longest_shadowed()) is not None and flow.seen + self.limits.idle <= now:
-            effects += self._happens(flow, FlowEvent.REMOVED)
+        for longest in (self._books.longest_idle, self._books.longest_shadowed):
+            while (flow := longest()) is not None and flow.seen + self.limits.idle <= now:
+                effects += self._happens(flow, FlowEvent.REMOVED)
         while (flow := self._books.first_over()) is not None and flow.over_at + SILENCE <= now:
             effects += self._give_way(flow)
         return effects
 
     def close(self) -> Sequence[Effect]:
         """Remove every flow; the effects close the connections to Dest."""
-        effects: list[Effect] = []
-        for flow in [*self._books.clients.values(), *self._books.visitors.values()]:
-            effects += self._happens(flow, FlowEvent.REMOVED)
-        return effects
+        flows = [*self._books.clients.values(), *self._books.visitors.values()]
+        return [each for flow in flows for each in self._happens(flow, FlowEvent.REMOVED)]
 
     # --- counters for ``show`` ---
 

@@ -22,14 +22,15 @@ from qre.visit.visitor_files import load_fingerprint
 from qre.wire.packet import is_long
 from tests.support.handshake_server import ADDRESS, SHORT_ID, InProcessServer
 from tests.support.site import NAME
-from tests.support.sites import Make, aioquic, caddy, gtlsserver, site_of
+from tests.support.sites import Make, aioquic, caddy, gtlsserver, retrying, site_of
 
 #: When the flight is repeated (seconds after Finished), and for how long answers are waited for.
 TIMES, PATIENT = (1.0, 3.0), 0.7
 
 
-async def answers(port: int, authority: Path, public_key: bytes, *, elsewhere: bool) -> list[bool]:
-    """Whether long headers come back at each of ``TIMES``, to where the connection is or to another port."""
+async def answers(port: int, authority: Path, public_key: bytes, *, elsewhere: bool, first: int = 0) -> list[bool]:
+    """Whether long headers come back at each of ``TIMES``, to where the connection is or to another port. ``first``:
+    the first datagram of the flight that is repeated."""
     peer = ("127.0.0.1", port)
     client = ClientHandshake(
         server_name=NAME,
@@ -71,7 +72,7 @@ async def answers(port: int, authority: Path, public_key: bytes, *, elsewhere: b
             await asyncio.sleep(max(0.0, began + at - time.monotonic()))
             chosen = other if elsewhere else sock
             await _received(sock, 0.0)
-            for data in flight[:2]:
+            for data in flight[first : first + 2]:
                 chosen.sendto(data, peer)
             said.append(any(is_long(data) for data in await _received(chosen, PATIENT)))
         return said
@@ -89,18 +90,18 @@ async def _received(sock: socket.socket, seconds: float) -> list[bytes]:
 
 @pytest.mark.parametrize("elsewhere", [False, True], ids=["from the same port", "from another port"])
 @pytest.mark.parametrize(
-    ("make", "told"),
-    [(caddy, True), (gtlsserver, False), (aioquic, False)],
-    ids=["caddy", "gtlsserver", "aioquic"],
+    ("make", "first", "told"),
+    [(caddy, 0, True), (gtlsserver, 0, False), (aioquic, 0, False), (retrying, 0, True), (retrying, 2, False)],
+    ids=["caddy", "gtlsserver", "aioquic", "before a Retry", "behind a Retry"],
 )
 def test_a_first_flight_that_is_repeated_while_its_connection_lives_has_the_sites_answer(
-    make: Make, told: bool, elsewhere: bool
+    make: Make, first: int, told: bool, elsewhere: bool
 ) -> None:
     async def both(port: int, authority: Path) -> tuple[list[bool], list[bool]]:
-        site = await answers(port, authority, b"", elsewhere=elsewhere)
+        site = await answers(port, authority, b"", elsewhere=elsewhere, first=first)
         async with InProcessServer(("127.0.0.1", port), authority) as server:
             key = server.key.public_key().public_bytes_raw()
-            return site, await answers(server.port, authority, key, elsewhere=elsewhere)
+            return site, await answers(server.port, authority, key, elsewhere=elsewhere, first=first)
 
     with site_of(make) as (port, authority):
         site, ours = asyncio.run(both(port, authority))

@@ -25,9 +25,14 @@ def caddy(directory: Path, port: int) -> Callable[[], object]:
     return Caddy(HERE, directory, "127.0.0.1", port).stop
 
 
-def gtlsserver(directory: Path, port: int) -> Callable[[], object]:
-    where = ["-q", "-d", str(directory), "127.0.0.1", str(port)]
+def gtlsserver(directory: Path, port: int, *options: str) -> Callable[[], object]:
+    where = ["-q", "-d", str(directory), *options, "127.0.0.1", str(port)]
     return _process(["gtlsserver", *where, str(directory / "site.key"), str(directory / "site.pem")], port)
+
+
+def retrying(directory: Path, port: int) -> Callable[[], object]:
+    """gtlsserver with a Retry for everybody."""
+    return gtlsserver(directory, port, "-V")
 
 
 def aioquic(directory: Path, port: int) -> Callable[[], object]:

@@ -83,6 +83,7 @@ class FakeHandshake:
         self.of_dest: list[tuple[bytes, int]] = []
         self.retries: list[bytes] = []
         self.cids: list[bytes] = [bytes(8), b"dest"]
+        self.hello_cid = bytes(8)
         self.began = self.abandoned = False
 
     def begin(self, now: float) -> None:
@@ -545,10 +546,10 @@ def test_a_handshake_that_becomes_no_session_is_known_for_a_while() -> None:
 def test_how_many_hellos_are_known_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flow_books, "MOST_HELLOS", 2)
     known = flow_books.AnsweredHellos(lambda cids: False)
-    flows = [Flow(VISITOR, 0.0) for _ in range(3)]
-    for number, flow in enumerate(flows):
-        flow.hello_cid, flow.handshake = bytes([number]) * 8, FakeHandshake(World(), [], VISITOR)
-        known.add(flow, 0.0)
+    for number in range(3):
+        handshake = FakeHandshake(World(), [], VISITOR)
+        handshake.hello_cid = bytes([number]) * 8
+        known.add(handshake, 0.0)
     initials = [b"\xc3\x00\x00\x00\x01\x08" + bytes([number]) * 8 for number in range(3)]
     assert [known.has(each, 1.0) for each in initials] == [False, True, True]
 
@@ -643,6 +644,16 @@ def test_a_flood_of_what_only_looks_like_initials_opens_no_connections_to_dest()
     assert world.table.relayed == 100, "the first of it"
     world.come(hello(b"client"), ("198.51.100.1", 5000))
     assert world.handshakes, "and whoever has the same address gets in"
+
+
+def test_what_only_looks_like_initials_goes_to_a_dest_that_answers_it_with_a_retry() -> None:
+    """As many as Initials would, and within the same bounds."""
+    worlds = [World(limits=Limits(100_000, 100_000, 30.0, retries=True)) for _ in range(2)]
+    for world, text in zip(worlds, (b"stranger, garbage", b"stranger"), strict=True):
+        for number in range(3000):
+            world.come(hello(text), (f"198.51.{number % 100}.1", 1 + number))
+    garbage, initials = (len(world.relays) for world in worlds)
+    assert 300 <= garbage == initials < 3000
 
 
 def test_initials_of_another_connection_in_a_clients_name_are_looked_at_as_newcomers_are() -> None:

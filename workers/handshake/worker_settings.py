@@ -31,6 +31,7 @@ def flow_limits(config: WorkerConfig, dest: DestProfile | None) -> Limits:
         flows=max(1, min(config.relay_max_flows, descriptors)),
         flows_per_prefix=max(1, config.relay_max_flows_per_prefix),
         idle=max(config.relay_idle_ms, of_dest) / 1000,
+        retries=dest is not None and dest.retry,
         remembers_hello=habits_of(dest.transport_parameters if dest is not None else ()).remembers_hello,
     )
 

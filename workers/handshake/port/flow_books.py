@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterator
 from typing import Final
 
 from qre.wire.packet import is_initial, long_header_destination_cid
-from qre.workers.handshake.port.flow_parts import Address, Flow, Limits
+from qre.workers.handshake.port.flow_parts import Address, Flow, Handshake, Limits
 
 MAX_UNDECIDED: Final = 256
 MAX_UNDECIDED_BYTES: Final = 1 << 20
@@ -32,10 +32,10 @@ class AnsweredHellos:
         self._lives = lives
         self._known: OrderedDict[bytes, tuple[float, Collection[bytes]]] = OrderedDict()
 
-    def add(self, flow: Flow, now: float) -> None:
-        """The client of ``flow`` has finished; the oldest hello makes room."""
-        if flow.handshake is not None and flow.hello_cid:
-            self._known[flow.hello_cid] = now, frozenset(flow.handshake.cids)
+    def add(self, handshake: Handshake, now: float) -> None:
+        """Its client has finished; the oldest hello makes room."""
+        if handshake.hello_cid:
+            self._known[handshake.hello_cid] = now, frozenset(handshake.cids)
         if len(self._known) > MOST_HELLOS:
             self._known.popitem(last=False)
 

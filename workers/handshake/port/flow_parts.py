@@ -73,6 +73,11 @@ class Handshake(Protocol):
         """The destination connection IDs of its client's packets."""
         ...
 
+    @property
+    def hello_cid(self) -> bytes:
+        """That of its client's first flight: of the one behind a Retry, if Dest sent one; empty: not known."""
+        ...
+
     def abandon(self) -> None:
         """End the handshake without telling the client."""
         ...
@@ -123,7 +128,6 @@ class Flow:
         "cids",
         "handshake",
         "held",
-        "hello_cid",
         "inspector",
         "others",
         "others_at",
@@ -153,7 +157,6 @@ class Flow:
         self.held: list[bytes] = []  # those that it has read
         self.shown: ShownByDest | None = None
         self.handshake: Handshake | None = None  # in SHADOW and LEFT
-        self.hello_cid = b""  # the destination connection ID of its client's first flight
         self.cids: Collection[bytes] = ()  # in OVER: of the handshake, whose packets may still come
         self.over_at = 0.0  # in LEFT and OVER: since when
         #: Of connections at a client's address that are not the client's: their source CIDs, and when one of them
@@ -179,9 +182,11 @@ class Flow:
 @dataclass(frozen=True)
 class Limits:
     """Bounds on relayed and undecided flows; ``idle`` in seconds. ``remembers_hello``: what Dest does with a first
-    flight that is repeated while its connection lives (``habits``): it is silent, or takes it for another visit."""
+    flight that is repeated while its connection lives (``habits``): it is silent, or takes it for another visit.
+    ``retries``: it answers whatever looks like an Initial with a Retry, unread."""
 
     flows: int
     flows_per_prefix: int
     idle: float
     remembers_hello: bool = True
+    retries: bool = False

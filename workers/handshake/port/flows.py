@@ -2,12 +2,12 @@
 
 One state for every source address and port; ``flow_rules`` has the table. This module translates a datagram, a reply
 of Dest or a timer into an event (``FlowEvent``), looks up its row, and keeps the indexes. Effects are returned as
-values (``flow_effects``), in order, and ``performer`` performs them before the next event. Only two callbacks are
-called, neither of which changes anything: for a new inspector, and whether this server made a CID.
+values (``flow_effects``), in order, and ``performer`` performs them before the next event. Only three callbacks are
+called, none of which changes anything: for a new inspector, whether this server made a CID, and whether one is live.
 
 What may begin a ClientHello is forwarded first and read later, by ``look``: reading it takes longer than the gap
 between the two datagrams of a browser's hello, and Dest must see that gap as it is. Only in a flood of what is no
-Initial at all newcomers are read first.
+Initial at all newcomers are read first, and only where Dest does not answer that, too.
 
 Nothing grows without bound: flows in all and of one prefix (the longest idle makes room), newcomers (``admission``),
 undecided flows and their bytes, handshakes (what is over makes room first). Other garbage is counted apart.
@@ -20,7 +20,7 @@ from typing import Final
 
 from qre.errors import UntrustedInputError
 from qre.quic.server.inspector import UNDECIDED, Authenticated, Verdict
-from qre.wire.packet import is_short, long_header_destination_cid, long_header_source_cid, retry_source_cid
+from qre.wire.packet import is_short, long_header_source_cid, retry_source_cid
 from qre.workers.handshake.port.admission import Admission
 from qre.workers.handshake.port.classification import event_of, is_of_client, may_begin_hello, of_dest
 from qre.workers.handshake.port.flow_books import FlowBooks, Lives
@@ -136,8 +136,6 @@ class FlowTable:
         self._books.touch_client(flow, now)
         if event is FlowEvent.OTHER_REPLY:
             flow.others_at = now
-        if event is FlowEvent.RETRY:
-            flow.hello_cid = retry_source_cid(data) or b""
         return self._happens(flow, event, now, data, ecn)
 
     # --- results of effects ---
@@ -153,7 +151,7 @@ class FlowTable:
     def hello_accepted(self, flow: Flow, handshake: Handshake) -> Sequence[Effect]:
         """The hello is recorded: ``handshake`` begins, and receives the client's datagrams from now on."""
         self._hellos.know(flow.prefix)
-        unread, flow.hello_cid = flow.unread, long_header_destination_cid(b"".join(flow.held[:1]))
+        unread = flow.unread
         self._books.forget_copies(flow)
         effects = self._begun(flow, FlowEvent.ACCEPTED, handshake)
         return [*effects, *(Feed(handshake, data) for data, _ in unread)]
@@ -194,22 +192,26 @@ class FlowTable:
     def _judged(self, flow: Flow, inspector: Inspector, verdict: Verdict, now: float) -> Sequence[Effect]:
         if flow.source in self._books.clients:
             return self._judged_again(flow, inspector, verdict, now)
-        if len(flow.held) == 1 and inspector.opened:
+        if len(flow.held) == 1 and self._has_answer(inspector):
             self._hellos.charge(flow.prefix, now)
         if isinstance(verdict, Authenticated):
             return self._happens(flow, FlowEvent.OUR_HELLO, now, found=verdict)
         if verdict is UNDECIDED:
             return self._happens(flow, FlowEvent.UNDECIDED)
-        if not inspector.opened and self._hellos.waste(now):
+        if not self._has_answer(inspector) and self._hellos.waste(now):
             self.dropped += 1  # no Initial at all, of which Dest says nothing
             return self._happens(flow, FlowEvent.REMOVED)
         return self._stranger(flow, FlowEvent.NOT_OURS)
 
+    def _has_answer(self, inspector: Inspector) -> bool:
+        """Whether Dest says something: to an Initial, and to what only looks like one if it wants a token first."""
+        return inspector.opened or self.limits.retries
+
     def _judged_again(self, flow: Flow, inspector: Inspector, verdict: Verdict, now: float) -> Sequence[Effect]:
         """Of a client's address: an Initial of another connection."""
-        if len(flow.held) == 1 and inspector.opened:
+        if len(flow.held) == 1 and self._has_answer(inspector):
             self._hellos.charge(flow.prefix, now)
-        elif not inspector.opened:
+        elif not self._has_answer(inspector):
             self._hellos.waste(now)
         found = verdict if isinstance(verdict, Authenticated) else None
         effects = self._happens(flow, event_of(verdict), now, found=found)
@@ -249,7 +251,7 @@ class FlowTable:
         if flow is None or flow.handshake is not handshake or flow.state is not _SHADOW:
             return _NOTHING
         if farewell:
-            self._books.answered.add(flow, now)
+            self._books.answered.add(handshake, now)
         return self._happens(flow, FlowEvent.FINISHED if farewell else FlowEvent.IMITATED, now, farewell)
 
     def not_followed(self, source: Address, handshake: Handshake) -> Sequence[Effect]:
@@ -390,7 +392,7 @@ class FlowTable:
         """In a flood: for what is no Initial at all not even a connection to Dest is made."""
         flow.inspector = inspector = self._inspector()
         verdict = inspector.datagram_received(data, unix_ms)
-        if not inspector.opened:
+        if not self._has_answer(inspector):
             self._hellos.waste(now)
             self.dropped += 1
             return _NOTHING

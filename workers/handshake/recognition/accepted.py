@@ -133,8 +133,12 @@ class Accepted:
     @property
     def cids(self) -> frozenset[bytes]:
         """That of the client's first flight, which is the Retry's if there was one, and our own."""
-        first = self._found.retry_source_cid or self._found.original_destination_cid
-        return frozenset({first, self.inner.handshake_cid, self.inner.routed_cid}) - {b""}
+        return frozenset({self.hello_cid, self.inner.handshake_cid, self.inner.routed_cid}) - {b""}
+
+    @property
+    def hello_cid(self) -> bytes:
+        """The destination connection ID of the client's first flight."""
+        return self._found.retry_source_cid or self._found.original_destination_cid
 
     def leaves_dest(self) -> bytes | None:
         """Once, when Dest is followed no more: what tells it so, which is empty if it never was."""

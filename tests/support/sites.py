@@ -36,9 +36,19 @@ def retrying(directory: Path, port: int) -> Callable[[], object]:
 
 
 def aioquic(directory: Path, port: int) -> Callable[[], object]:
+    """With the cipher suite that a QRE server can follow."""
+    return _aioquic(directory, port, "-")
+
+
+def unfollowed(directory: Path, port: int) -> Callable[[], object]:
+    """aioquic with the cipher suite that it prefers."""
+    return _aioquic(directory, port)
+
+
+def _aioquic(directory: Path, port: int, *options: str) -> Callable[[], object]:
     files = str(directory / "site.pem"), str(directory / "site.key")
-    command = [sys.executable, "-m", "tests.support.aioquic_site", "127.0.0.1", str(port), *files, "-"]
-    return _process(command, port)
+    where = ["127.0.0.1", str(port), *files, *options]
+    return _process([sys.executable, "-m", "tests.support.aioquic_site", *where], port)
 
 
 def _process(command: list[str], port: int) -> Callable[[], object]:

@@ -46,6 +46,9 @@ _MOST_SEALED: Final = 512
 _MOST_REMEMBERED: Final = 64
 #: Dest pauses so long (seconds) only before it sends something again: its flight has ended.
 _PAUSE: Final = 0.1
+#: A server sends no more than so many times what has come, to an address that is not validated (RFC 9000 §8.1). Dest
+#: cannot validate the client's: it cannot open its Handshake packets.
+_AMPLIFICATION: Final = 3
 #: How much Dest's Handshake packets may say in other frames than CRYPTO; less than any packet's own CRYPTO data.
 _SLACK: Final = 8
 #: In 1-RTT a PING is the sign to switch (see the base class): this stands for it.
@@ -109,6 +112,7 @@ class ShadowConnection(ScriptedConnection):
         self._expected_flight = expected_flight
         self._flight_so_far = 0
         self._finished = b""  # held back
+        self._at_once = 0  # bytes that Dest may send before it has heard of the client again
         self._dest_spoke_at: float | None = None
         self._most_sealed = _MOST_SEALED  # datagrams of Dest that are still answered with keys of ours
         self._left = False  # an Initial of the client's has ended its visit
@@ -244,6 +248,7 @@ class ShadowConnection(ScriptedConnection):
     def _mirror(self, raw: bytes, shape: DatagramShape, now: float) -> bytes:
         paused = self._dest_spoke_at is not None and now - self._dest_spoke_at > _PAUSE
         self._dest_spoke_at = now
+        self._at_once = self._at_once or _AMPLIFICATION * self._network_paths[0].bytes_received
         packets = [self._mirror_packet(each, now, paused=paused) for each in shape.packets]
         made = b"".join(packets) + shape.trailing
         self._network_paths[0].bytes_sent += len(made)
@@ -275,7 +280,8 @@ class ShadowConnection(ScriptedConnection):
         sender = self._crypto_streams[tls.Epoch.HANDSHAKE].sender
         room = shape.length - NUMBER_LENGTH - TAG_LENGTH
         self._flight_so_far += room
-        if self._finished and (paused or self._flight_so_far + _SLACK >= self._expected_flight):
+        limited = self._network_paths[0].bytes_sent >= self._at_once  # what is left of Dest's flight may not come
+        if self._finished and (paused or limited or self._flight_so_far + _SLACK >= self._expected_flight):
             sender.write(self._finished)
             self._finished = b""
         elif not self._finished and not len(sender._pending):

@@ -25,7 +25,7 @@ from tests.support.site import NAME
 from tests.support.sites import Make, aioquic, caddy, gtlsserver, retrying, site_of
 
 #: When the flight is repeated (seconds after Finished), and for how long answers are waited for.
-TIMES, PATIENT = (1.0, 3.0), 0.7
+TIMES, PATIENT = (0.8, 2.0), 0.7
 
 
 async def answers(port: int, authority: Path, public_key: bytes, *, elsewhere: bool, first: int = 0) -> list[bool]:

@@ -12,7 +12,7 @@ from tests.support.silent_visitor import Said, fall_silent, repeated
 from tests.support.sites import Make, aioquic, caddy, gtlsserver, site_of
 
 #: Long enough for six probe timeouts.
-SECONDS = 6.0
+SECONDS = 4.5
 
 
 def both(make: Make) -> tuple[list[Said], list[Said]]:

@@ -29,6 +29,7 @@ class Spoken(Struct, frozen=True, kw_only=True, array_like=True):
     #: how many eliciting datagrams of this list Dest knew to have arrived when it sent this one
     acknowledged: U16
     probe: bool = False  # of the path's MTU: counted nowhere, and nothing waits for it
+    ack_length: U16 = 0  # of its ACK frame (bytes), which is not in it when it is repeated
 
 
 class RecordedVisit(Struct, frozen=True, kw_only=True):

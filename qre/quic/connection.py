@@ -101,6 +101,8 @@ class HandshakeConnection(QuicConnection):
         self.initials_left_out = 0
         self._crypto_received = 0  # bytes of CRYPTO frames after the hellos
         self.peer_parameters: QuicTransportParameters | None = None
+        #: Bytes of the ACK frames of all 1-RTT packets so far.
+        self.acknowledgement_bytes = 0
 
     def _initialize(self, peer_cid: bytes) -> None:
         super()._initialize(peer_cid)
@@ -179,6 +181,12 @@ class HandshakeConnection(QuicConnection):
         if self._crypto_received > self._bounds.crypto:
             raise OverBoundError(Bound.CRYPTO)
         self._check_gaps(self._crypto_streams[context.epoch])
+
+    def _handle_ack_frame(self, context: QuicReceiveContext, frame_type: int, buf: Buffer) -> None:
+        """Stock does not tell how long they are."""
+        before = buf.tell() - size_uint_var(frame_type)
+        super()._handle_ack_frame(context, frame_type, buf)
+        self.acknowledgement_bytes += (buf.tell() - before) * (context.epoch is _ONE_RTT)
 
     def _hello_is_read(self) -> bool:
         """Whether TLS has the peer's whole hello."""

@@ -149,7 +149,7 @@ def strangers() -> float:
     def inspector() -> HelloInspector:
         return HelloInspector(server_name=NAME, private_key=key, short_ids=[SHORT_ID], max_time_diff_ms=60_000)
 
-    table = FlowTable(Limits(4096, 4096, 180.0), inspector, lambda data: None)
+    table = FlowTable(Limits(4096, 4096, 180.0), inspector, lambda data: None, lambda cids: False)
     began = time.thread_time()
     for number, flight in enumerate(flights):
         now = number / 100

@@ -1,7 +1,7 @@
 """A site on stock aioquic, as a process: ``python -m tests.support.aioquic_site ADDRESS PORT CERTIFICATE KEY [CID]``.
 
 It answers every request with a page, by HTTP/3 alone. With a CID (hexadecimal digits) every connection has
-that one, and the cipher suite that a QRE server can follow.
+that one, and the cipher suite that a QRE server can follow; with "-" only the latter.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ class Site(QuicConnectionProtocol):
 
 async def main() -> None:
     address, port, certificate, key, *cid = sys.argv[1:]
-    always = bytes.fromhex("".join(cid))
+    followed, always = bool(cid), bytes.fromhex("".join(cid).strip("-"))
     configuration = QuicConfiguration(is_client=False, alpn_protocols=["h3"], connection_id_length=len(always) or 8)
-    if always:
+    if followed:
         configuration.cipher_suites = [CipherSuite.AES_128_GCM_SHA256]
     configuration.load_cert_chain(certificate, key)
     await serve(address, int(port), configuration=configuration, create_protocol=partial(Site, cid=always))

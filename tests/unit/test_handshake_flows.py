@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 import pytest
@@ -83,6 +83,7 @@ class FakeHandshake:
         self.of_dest: list[tuple[bytes, int]] = []
         self.retries: list[bytes] = []
         self.cids: list[bytes] = [bytes(8), b"dest"]
+        self.hello_cid = bytes(8)
         self.began = self.abandoned = False
 
     def begin(self, now: float) -> None:
@@ -135,6 +136,7 @@ class World:
     dest: bool = True
     imitated: bool = False
     live: bool = False
+    sessions: set[bytes] = field(default_factory=set)  # connection IDs
     crowded: bool = False  # what begins takes the place of all others
     slow: bool = False  # a store has to take the hello first
     open: int = 0
@@ -149,8 +151,11 @@ class World:
     resets: list[tuple[Address, bytes, int]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.table = FlowTable(self.limits, lambda: FakeInspector(self), own_cid)
+        self.table = FlowTable(self.limits, lambda: FakeInspector(self), own_cid, self.lives)
         self.performer = Performer(self.table, self.accept, self.open_relay, self.to_visitor, self.forgotten)
+
+    def lives(self, cids: Collection[bytes]) -> bool:
+        return any(cid in self.sessions for cid in cids)
 
     def accept(self, flow: Flow, hello: Hello) -> Handshake | Later | None:
         if self.replayed:
@@ -474,6 +479,81 @@ def test_after_its_handshake_what_comes_for_it_is_dropped_for_a_while() -> None:
     assert world.to_dest()[-1] == b"\x41dest, late"
 
 
+def repeated_hello(*, remembers: bool, source: Address) -> World:
+    """A client's session lives, and its first flight comes again after a minute."""
+    world = World(limits=Limits(64, 64, 180.0, remembers_hello=remembers))
+    world.come(hello(b"client"))
+    (handshake,) = world.handshakes
+    handshake.leave()
+    world.sessions = {b"dest"}
+    world.perform(world.table.handshake_over(VISITOR, handshake, world.now))
+    world.wait(60)
+    for relay in world.relays.pop(VISITOR):
+        assert relay.closed
+    world.replayed = True
+    world.come(hello(b"client"), source)
+    return world
+
+
+@pytest.mark.parametrize("source", [VISITOR, ("192.0.2.77", 7)])
+def test_a_hello_whose_session_lives_is_answered_by_silence_where_dest_would_know_it(source: Address) -> None:
+    world = repeated_hello(remembers=True, source=source)
+    assert not world.relays
+    world.come(hello(b"client")[:600], source)
+    assert not world.relays, "a site that knows the connection ID does not look at lengths"
+    world.come(b"\xc3\x1a" + hello(b"client")[2:], source)
+    assert len(world.to_dest(source)) == 1, "an unknown version has an answer"
+    world.sessions.clear()
+    world.come(hello(b"client"), source)
+    assert len(world.to_dest(source)) == 2, "the session has ended"
+
+
+@pytest.mark.parametrize("source", [VISITOR, ("192.0.2.77", 7)])
+def test_where_dest_forgets_it_the_hello_is_a_strangers(source: Address) -> None:
+    world = repeated_hello(remembers=False, source=source)
+    assert world.to_dest(source) == [hello(b"client")]
+    assert world.flows[source].state is FlowState.RELAY
+
+
+@pytest.mark.parametrize("over", [False, True])
+def test_where_dest_forgets_it_a_hello_that_is_repeated_at_once_is_dests_to_answer(*, over: bool) -> None:
+    world = World(limits=Limits(64, 64, 180.0, remembers_hello=False))
+    world.come(hello(b"client"))
+    (handshake,) = world.handshakes
+    handshake.leave()
+    if over:
+        world.perform(world.table.handshake_over(VISITOR, handshake, world.now))
+    seen, world.replayed = len(handshake.datagrams), True
+    world.come(hello(b"client"))
+    assert world.to_dest()[-1] == hello(b"client")
+    assert len(handshake.datagrams) == seen and not handshake.abandoned
+
+
+def test_a_handshake_that_becomes_no_session_is_known_for_a_while() -> None:
+    world = World(limits=Limits(64, 64, 180.0))
+    world.come(hello(b"client"))
+    world.handshakes[0].leave()
+    world.handshakes[0].abandon()
+    other = ("192.0.2.77", 7)
+    world.come(hello(b"client"), other)
+    assert not world.to_dest(other)
+    world.wait(31)
+    world.replayed = True
+    world.come(hello(b"client"), other)
+    assert world.to_dest(other) == [hello(b"client")]
+
+
+def test_how_many_hellos_are_known_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flow_books, "MOST_HELLOS", 2)
+    known = flow_books.AnsweredHellos(lambda cids: False)
+    for number in range(3):
+        handshake = FakeHandshake(World(), [], VISITOR)
+        handshake.hello_cid = bytes([number]) * 8
+        known.add(handshake, 0.0)
+    initials = [b"\xc3\x00\x00\x00\x01\x08" + bytes([number]) * 8 for number in range(3)]
+    assert [known.has(each, 1.0) for each in initials] == [False, True, True]
+
+
 def test_the_same_address_may_begin_again() -> None:
     again, third = b"\xc3\x00\x00\x00\x01\x08another!\x00", b"\xc3\x00\x00\x00\x01\x08thethird\x00"
     world = World()
@@ -564,6 +644,16 @@ def test_a_flood_of_what_only_looks_like_initials_opens_no_connections_to_dest()
     assert world.table.relayed == 100, "the first of it"
     world.come(hello(b"client"), ("198.51.100.1", 5000))
     assert world.handshakes, "and whoever has the same address gets in"
+
+
+def test_what_only_looks_like_initials_goes_to_a_dest_that_answers_it_with_a_retry() -> None:
+    """As many as Initials would, and within the same bounds."""
+    worlds = [World(limits=Limits(100_000, 100_000, 30.0, retries=True)) for _ in range(2)]
+    for world, text in zip(worlds, (b"stranger, garbage", b"stranger"), strict=True):
+        for number in range(3000):
+            world.come(hello(text), (f"198.51.{number % 100}.1", 1 + number))
+    garbage, initials = (len(world.relays) for world in worlds)
+    assert 300 <= garbage == initials < 3000
 
 
 def test_initials_of_another_connection_in_a_clients_name_are_looked_at_as_newcomers_are() -> None:

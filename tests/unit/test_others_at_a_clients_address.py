@@ -102,7 +102,7 @@ def test_others_keep_their_connection_when_clients_need_the_room(monkeypatch: py
     monkeypatch.setattr("qre.workers.handshake.port.flow_books.MAX_OURS", 1)
     world, _ = met(FlowState.OVER)
     world.come(UNKNOWN_VERSION)
-    world.come(hello(b"client"), ("192.0.2.5", 5))
+    world.come((b"\xc3\x00\x00\x00\x01\x08another!\x00client").ljust(1250, b"\x00"), ("192.0.2.5", 5))
     assert world.flows[VISITOR].state is FlowState.RELAY and not world.relays[VISITOR][0].closed
 
 

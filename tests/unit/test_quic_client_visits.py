@@ -83,6 +83,9 @@ FOLLOWED = DestProfile(
         ({"scid_length": 3}, ["have 3 bytes"]),
         ({"scid_length": 4}, []),
         ({"handshake_flight_length": 300}, ["300 bytes"]),
+        ({"flight_datagram_lengths": (1200,) * 6}, []),
+        ({"flight_datagram_lengths": (1200,) * 7}, ["8400 bytes"]),
+        ({"flight_datagram_lengths": (1200,) * 7, "retry": True}, ["(Retry)"]),
         ({"rtt_ms": 40}, ["40 ms away"]),
         ({"http_status": 0}, ["did not answer"]),
         (

@@ -43,6 +43,7 @@ OVERRIDDEN = {
     quic.QuicConnection._write_new_connection_id_frame: ["self", "builder", "connection_id"],
     quic.QuicConnection._payload_received: ["self", "context", "plain", "crypto_frame_required"],
     quic.QuicConnection._handle_new_connection_id_frame: ["self", "context", "frame_type", "buf"],
+    quic.QuicConnection._handle_ack_frame: ["self", "context", "frame_type", "buf"],
     quic.QuicConnection._handle_crypto_frame: ["self", "context", "frame_type", "buf"],
     quic.QuicConnection._handle_stream_frame: ["self", "context", "frame_type", "buf"],
     quic.QuicConnection._handle_ping_frame: ["self", "context", "frame_type", "buf"],

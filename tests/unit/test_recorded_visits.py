@@ -112,6 +112,7 @@ def test_a_visit_is_recorded_and_can_be_played() -> None:
     (recorded,) = events[0].profile.visits
     assert recorded.spoken and any(each.asked for each in recorded.spoken)
     assert [each.asked for each in recorded.spoken] == sorted(each.asked for each in recorded.spoken)
+    assert all(5 <= each.ack_length <= 8 for each in recorded.spoken if not each.eliciting), "nothing but an ACK"
     pair = ShadowPair(dest=profile(recorded)).run()
     assert pair.complete
     assert after_the_flight(pair)[: len(recorded.spoken)] == [each.length for each in recorded.spoken]
@@ -122,6 +123,7 @@ def test_what_a_site_said_before_it_had_finished_belongs_to_its_flight_however_l
         handshake_complete=True,
         acknowledgement_pending=False,
         eliciting_packets=0,
+        acknowledgement_bytes=0,
         application_progress=0,
         answer_begun=False,
         round_trip=0.006,
@@ -148,6 +150,7 @@ def test_a_page_that_is_longer_than_is_played_is_said_to_be(
         handshake_complete=True,
         acknowledgement_pending=False,
         eliciting_packets=0,
+        acknowledgement_bytes=0,
         application_progress=0,
         answer_begun=True,
         round_trip=0.006,

@@ -1,19 +1,23 @@
 """What a server sends to a client that falls silent behind its Finished, when a recorded visit is played.
 
-Caddy and gtlsserver were seen to repeat what was not acknowledged in datagrams of the same lengths, the oldest first,
-two at each probe timeout, until their idle timeout.
+Caddy and gtlsserver were seen to repeat what was not acknowledged in datagrams of the same lengths, less the ACK that
+was in the first, the oldest first, two at each probe timeout, until their idle timeout; aioquic one, with a PING.
 """
 
 from __future__ import annotations
 
 from itertools import pairwise
 
+import msgspec
 import pytest
 
 from qre.dest_profile import Spoken
 from tests.support.pair import Path
 from tests.support.shadow_pair import ShadowPair
 from tests.unit.test_recorded_visits import PROBED, SMALL, after_the_flight, profile, visit
+
+#: A GREASE parameter, then quic-go's order.
+CADDY = (6940, 5, 6, 7, 4, 8, 9, 1, 3, 11, 2, 0, 14, 15)
 
 
 class Falling(ShadowPair):
@@ -81,6 +85,29 @@ def test_a_probe_of_the_paths_mtu_is_not_repeated() -> None:
     pair = Falling(path=Path(delay=0.003), dest=profile(visit(PROBED))).fall(more=1)
     lengths = [length for _, length in pair.said]
     assert [lengths.count(each.length) for each in PROBED if each.probe] <= [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "repeated"),
+    [
+        (CADDY, [298, 208, 298, 208]),
+        ((0, 2, 15, 5, 6, 7, 4, 8, 9, 1, 14, 10930, 16741339), [298, 208, 298, 208]),
+        ((0, 1, 2, 4, 5, 6, 7, 8, 9, 10, 11, 14, 15, 17), [299, 209, 299, 209]),
+    ],
+    ids=["Caddy", "gtlsserver", "aioquic"],
+)
+def test_what_is_repeated_is_without_the_acknowledgement_and_as_many_as_dest_sends(
+    parameters: tuple[int, ...], repeated: list[int]
+) -> None:
+    two = tuple(
+        Spoken(asked=False, at_us=6_200 + n, length=length, eliciting=True, acknowledged=0, ack_length=acks)
+        for n, (length, acks) in enumerate(((303, 5), (214, 6)))
+    )
+    dest = msgspec.structs.replace(profile(visit(two)), transport_parameters=parameters)
+    pair = Falling(path=Path(delay=0.003), dest=dest).fall()
+    assert [length for _, length in pair.said][:6] == [303, 214, *repeated]
+    times = [at for at, _ in pair.said[2:6]]
+    assert (times[0] == times[1]) is (repeated[0] == 298), "two at each timeout, or one"
 
 
 class Losing(ShadowPair):

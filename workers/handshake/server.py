@@ -12,7 +12,7 @@ import os
 import socket
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from random import SystemRandom
 from typing import Final
 
@@ -94,7 +94,8 @@ class Server:
         self._dest = DestWatch(context, self._dest_probed)
         self._volley = Volley(lambda to, data, ecn, whole: self._to_visitor(to, data, ecn, whole=whole))
         self._relays = Relays(self._reply, self._volley.together, self._dest.doubt, context.limited)
-        self._table = FlowTable(flow_limits(config, config.dest_profile), self._new_inspector, self._cids.of_datagram)
+        limits = flow_limits(config, config.dest_profile)
+        self._table = FlowTable(limits, self._new_inspector, self._cids.of_datagram, self._have_session)
         self._performer = Performer(self._table, self._accept, self._open_relay, self._to_visitor, self._disown)
         self._port = PortSharing(self._table, self._performer, self._ours, self._admit, self._arm, context.limited)
         if config.joined:
@@ -319,6 +320,9 @@ class Server:
             short_ids=self._clients.short_ids | self._port.guests.short_ids(),
             max_time_diff_ms=config.max_time_diff_ms,
         )
+
+    def _have_session(self, cids: Collection[bytes]) -> bool:
+        return any(map(self._sessions.has_connection_id, cids))
 
     def _accept(self, flow: Flow, hello: Hello) -> Handshake | Later | None:
         return self.recogniser.accept(flow, hello)

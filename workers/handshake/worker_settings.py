@@ -11,6 +11,7 @@ from qre.dest_profile import DestProfile
 from qre.ipc.messages import WorkerConfig
 from qre.profile_secrets import ProfileSecrets
 from qre.quic.server.identities import Identities
+from qre.quic.shadow.habits import habits_of
 from qre.visit.servers import KnownServer
 from qre.workers.handshake.port.flow_parts import Limits
 from qre.workers.handshake.sessions.session_state import Settings
@@ -23,13 +24,15 @@ ADVERTISED_IDLE_MS: Final = 30_000
 
 def flow_limits(config: WorkerConfig, dest: DestProfile | None) -> Limits:
     """The configured limits, bounded by the descriptors that this process may have, and not below Dest's own idle
-    timeout where that is longer than most."""
+    timeout where that is longer than most; and what Dest does."""
     of_dest = dest.idle_timeout_ms if dest is not None and dest.idle_timeout_ms > SHORTEST_RELAY_IDLE_MS else 0
     descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _OTHER_DESCRIPTORS
     return Limits(
         flows=max(1, min(config.relay_max_flows, descriptors)),
         flows_per_prefix=max(1, config.relay_max_flows_per_prefix),
         idle=max(config.relay_idle_ms, of_dest) / 1000,
+        retries=dest is not None and dest.retry,
+        remembers_hello=habits_of(dest.transport_parameters if dest is not None else ()).remembers_hello,
     )
 
 

@@ -23,6 +23,8 @@ from qre.wire.packet import SHORTEST_DEST_CID
 GROUPS: Final = {X25519: "X25519", X25519MLKEM768: "X25519MLKEM768"}
 #: Our own Handshake messages, from EncryptedExtensions to Finished (bytes), with a client's usual parameters.
 _SHORTEST_FLIGHT: Final = 450
+#: What a server may send for a browser's first flight (bytes, RFC 9000 §8.1), unless its Retry was answered.
+_LONGEST_FLIGHT: Final = 3 * 2 * 1250
 #: From this distance on the difference between visitors and tunnels is a tell (milliseconds).
 _FAR_MS: Final = 20
 #: A certificate that ends sooner should have been renewed by now (seconds).
@@ -51,6 +53,7 @@ class Drawback(enum.StrEnum):
     SHORT_CIDS = "short-cids"
     CERTIFICATE = "certificate"
     SHORT_FLIGHT = "short-flight"
+    LONG_FLIGHT = "long-flight"
     FAR = "far"
     RETRY = "retry"
     NO_PAGE = "no-page"
@@ -111,6 +114,11 @@ WORDS: Final[dict[Drawback, Words]] = {
         _TELL,
         "its handshake messages are so short ({}) that ours do not fit",
         "handshakes of tunnels take longer than the site's own",
+    ),
+    Drawback.LONG_FLIGHT: Words(
+        _TELL,
+        "its handshake takes {}, and a server sends no more than three times what a browser has sent at first",
+        "handshakes of tunnels end sooner than the site's own; a shorter certificate chain is better",
     ),
     Drawback.FAR: Words(
         _TELL,
@@ -207,6 +215,8 @@ def _of_profile(profile: DestProfile) -> Iterator[Against]:
         yield Against(Drawback.SHORT_CIDS, f"{profile.scid_length} byte{'' if profile.scid_length == 1 else 's'}")
     if 0 < profile.handshake_flight_length < _SHORTEST_FLIGHT:
         yield Against(Drawback.SHORT_FLIGHT, f"{profile.handshake_flight_length} bytes")
+    if not profile.retry and (flight := sum(profile.flight_datagram_lengths)) > _LONGEST_FLIGHT:
+        yield Against(Drawback.LONG_FLIGHT, f"{flight} bytes")
     if profile.rtt_ms >= _FAR_MS:
         yield Against(Drawback.FAR, f"{profile.rtt_ms} ms")
     if profile.retry:

@@ -28,6 +28,7 @@ class VisitRecorder:
         self._answering = False  # the site has begun to answer the request
         self._largest = 0  # of the handshake's datagrams
         self._heard = (0, 0)  # of the connection: what has to be acknowledged, and how much it has said
+        self._acknowledgements = 0  # bytes of the site's
         self._eliciting = 0
         self._acknowledged: list[tuple[float, int]] = []  # when, and how many of the eliciting ones by then
         self._spoken: list[Spoken] = []
@@ -46,6 +47,8 @@ class VisitRecorder:
     def received(self, datagram: bytes, connection: ClientConnection, now: float) -> None:
         """``connection`` has read this datagram."""
         before, self._heard = self._heard, (connection.eliciting_packets, connection.application_progress)
+        ack_length = connection.acknowledgement_bytes - self._acknowledgements
+        self._acknowledgements += ack_length
         if self._finished_at is None or not is_short(datagram) or self._crossed(connection, now):
             self._largest = max(self._largest, len(datagram))
             return
@@ -66,6 +69,7 @@ class VisitRecorder:
                 eliciting=eliciting,
                 acknowledged=self._known_to_have_arrived(now - connection.round_trip),
                 probe=probe,
+                ack_length=min(ack_length, len(datagram)),
             )
         )
         self._eliciting += eliciting and not probe

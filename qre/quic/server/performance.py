@@ -8,9 +8,13 @@ client's leave to switch to the data plane goes with the last datagram that it h
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 from qre.quic.server.shadow_connection import ShadowConnection
 from qre.quic.shadow.visit_script import VisitScript
+
+#: A datagram that has to be acknowledged (bytes): a 1-RTT packet with a frame, and its tag.
+_SHORTEST: Final = 22
 
 
 class Performance:
@@ -62,7 +66,8 @@ class Performance:
             if spoken.probe:
                 sent.append(self._connection.probe(spoken.length, now))
             else:
-                sent.append(self._connection.speak(spoken.length, now, eliciting=spoken.eliciting))
+                again = max(_SHORTEST, spoken.length - spoken.ack_length + self._connection.habits.pings)
+                sent.append(self._connection.speak(spoken.length, now, eliciting=spoken.eliciting, again=again))
         return sent
 
     def _go_on(self) -> None:

@@ -1,8 +1,8 @@
 """A server's QUIC connection that can say what it has to say in datagrams of given lengths, at given times.
 
 A recorded visit says which (``performance``): PADDING fills what is longer than our frames, and what has no room
-waits for the next datagram. What is lost, or repeated because the client fell silent, has the length that it had
-before, as a site's has: a site says the same again. Packet numbers come from aioquic's one counter.
+waits for the next datagram. What is lost, or repeated because the client fell silent, has the length that a site's
+has: that of the first time, less the ACK that was in it. Packet numbers come from aioquic's one counter.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from aioquic.quic.recovery import QuicPacketSpace
 
 from qre.quic.packet_builder import OnePacketBuilder
 from qre.quic.server.server_connection import ServerConnection
+from qre.quic.shadow.habits import Habits
 from qre.wire.frames import Ack, encode_frame
 from qre.wire.protection import TAG_LENGTH
 
@@ -25,19 +26,18 @@ from qre.wire.protection import TAG_LENGTH
 NUMBER_LENGTH: Final = 2
 #: Stock acknowledges what is due before now (seconds).
 _AT_ONCE: Final = 1e-6
-#: Datagrams that quic-go and ngtcp2 send at each probe timeout (RFC 9002 §6.2.4).
-_AT_A_TIMEOUT: Final = 2
 #: What stock wants for an ACK frame, and for something behind it (bytes).
 _ROOM_FOR_ACK: Final = 64
 
 
 class ScriptedConnection(ServerConnection):
-    """``speak`` and ``probe`` make one datagram each; ``scripted``: they are called. ``arrived`` counts the datagrams
-    of ``speak`` that had to be acknowledged and are, be it when they were repeated."""
+    """``speak`` and ``probe`` make one datagram each; ``scripted``: they are called. ``habits``: Dest's. ``arrived``
+    counts the datagrams of ``speak`` that had to be acknowledged and are, be it when they were repeated."""
 
-    def __init__(self, *, scripted: bool, **arguments: Any) -> None:
+    def __init__(self, *, scripted: bool, habits: Habits, **arguments: Any) -> None:
         super().__init__(**arguments)
         self._scripted = scripted
+        self.habits = habits
         self.arrived = 0
         self._lost: deque[tuple[int, bool]] = deque()  # lengths of datagrams, and whether ``arrived`` counts them
         self._spoken: dict[int, bool] = {}  # packets of a script to be acknowledged: whether they say something
@@ -45,9 +45,11 @@ class ScriptedConnection(ServerConnection):
         #: (bytes, when it was sent) of the largest probe of the path's MTU that has arrived.
         self.proven: tuple[int, float] | None = None
 
-    def speak(self, length: int, now: float, *, eliciting: bool, counted: bool = True) -> bytes:
+    def speak(
+        self, length: int, now: float, *, eliciting: bool, counted: bool = True, again: int | None = None
+    ) -> bytes:
         """One 1-RTT datagram of ``length`` bytes, 21 at least, with what there is to say as far as it fits; where the
-        client need not acknowledge it, with an ACK at most."""
+        client need not acknowledge it, with an ACK at most. ``again``: its length when it is repeated."""
         builder = self._one_packet(length)
         space = self._spaces[tls.Epoch.ONE_RTT]
         room = length - 1 - len(self._peer_cid.cid) - NUMBER_LENGTH - TAG_LENGTH
@@ -60,12 +62,12 @@ class ScriptedConnection(ServerConnection):
                 self._write_brief_ack(builder, space, room)
         datagram, packet = self._flushed(builder)
         if eliciting:
-            again = [self._on_ack_delivery] + [self._on_handshake_done_delivery] * said_done
-            news = [each for each in packet.delivery_handlers if each[0] not in again]
+            old = [self._on_ack_delivery] + [self._on_handshake_done_delivery] * said_done
+            news = [each for each in packet.delivery_handlers if each[0] not in old]
             self._spoken[packet.packet_number] = bool(news)
             if said_done:  # what only fills is not sent again
-                packet.delivery_handlers[:] = [each for each in packet.delivery_handlers if each[0] != again[1]]
-            self._repeat_if_lost(packet, counted=counted)
+                packet.delivery_handlers[:] = [each for each in packet.delivery_handlers if each[0] != old[1]]
+            self._repeat_if_lost(packet, counted=counted, again=again)
         return self._sealed(datagram, packet, now)
 
     def probe(self, length: int, now: float) -> bytes:
@@ -86,16 +88,17 @@ class ScriptedConnection(ServerConnection):
         sent = []
         while self._lost:
             length, counted = self._lost.popleft()
-            sent.append(self.speak(length, now, eliciting=True, counted=counted))
-            if timeout and not self._lost and len(sent) < _AT_A_TIMEOUT:
+            sent.append(self.speak(length, now, eliciting=True, counted=counted, again=length))
+            if timeout and not self._lost and len(sent) < self.habits.at_a_timeout:
                 self._loss.reschedule_data(now=now)  # the next one, or the same again
                 self._probe_pending = False
         self._probe_pending = timeout and not sent
         return sent
 
-    def _repeat_if_lost(self, packet: QuicSentPacket, *, counted: bool) -> None:
+    def _repeat_if_lost(self, packet: QuicSentPacket, *, counted: bool, again: int | None = None) -> None:
         if self._scripted:
-            packet.delivery_handlers.append((self._on_datagram_delivery, (packet.sent_bytes, counted)))
+            again = packet.sent_bytes + self.habits.pings if again is None else again
+            packet.delivery_handlers.append((self._on_datagram_delivery, (again, counted)))
 
     def _on_datagram_delivery(self, delivery: QuicDeliveryState, length: int, counted: bool) -> None:
         if delivery is QuicDeliveryState.LOST:

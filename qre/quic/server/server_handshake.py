@@ -33,6 +33,7 @@ from qre.quic.server.performance import Performance
 from qre.quic.server.server_connection import RoutedConnectionId, ServerConnection
 from qre.quic.server.server_tls import GO_SERVER_HELLO, GO_TICKETS, ServerFlight
 from qre.quic.server.shadow_connection import DestAnswer, Mirrored, ShadowConnection
+from qre.quic.shadow.habits import habits_of
 from qre.quic.shadow.visit_script import choose
 from qre.reality.authenticator import TAKES_DEST_CIDS
 from qre.reality.cid import MAX_LENGTH, cid_key, reset_token, routed_cid
@@ -152,11 +153,11 @@ class ServerHandshake:
                 shown=(shown.source_cid, shown.highest_packet_number) if shown else None,
                 flight=replace(flight, handshake_length=0),  # PADDING fills what Dest's has more
                 scripted=script is not None,
+                habits=habits_of(dest.transport_parameters if dest else ()),
                 datagram_lengths=[],
                 **arguments,
             )
-            if script is not None:
-                self._performance = Performance(self._shadow, script, self._let_go)
+            self._performance = None if script is None else Performance(self._shadow, script, self._let_go)
 
     @property
     def peer(self) -> Address:

@@ -27,6 +27,7 @@ from qre.quic.server.server_connection import MAX_ACK_DELAY_MS
 from qre.quic.server.shadow_tls import FINISHED_LENGTH, ShadowTlsContext
 from qre.quic.shadow.dest_reader import DestReader
 from qre.quic.shadow.farewell import farewell
+from qre.quic.shadow.habits import Habits
 from qre.quic.shadow.server_hello import CannotFollowError, Obstacle, pattern_of_untrusted
 from qre.quic.shadow.shapes import CryptoPlace, DatagramShape, InitialShape, PacketShape
 from qre.wire.frames import ConnectionClose, Crypto, FlowControl, Frame, Ping, encode_frame
@@ -45,6 +46,9 @@ _MOST_SEALED: Final = 512
 _MOST_REMEMBERED: Final = 64
 #: Dest pauses so long (seconds) only before it sends something again: its flight has ended.
 _PAUSE: Final = 0.1
+#: A server sends no more than so many times what has come, to an address that is not validated (RFC 9000 §8.1). Dest
+#: cannot validate the client's: it cannot open its Handshake packets.
+_AMPLIFICATION: Final = 3
 #: How much Dest's Handshake packets may say in other frames than CRYPTO; less than any packet's own CRYPTO data.
 _SLACK: Final = 8
 #: In 1-RTT a PING is the sign to switch (see the base class): this stands for it.
@@ -78,7 +82,8 @@ DestAnswer = Mirrored | NotOfThisConnection | NotFollowed
 class ShadowConnection(ScriptedConnection):
     """``client_cid``: the client's source CID. ``expected_flight``: CRYPTO bytes of Dest's Handshake packets on
     earlier visits, or 0. ``shown``: what Dest has told the client already, its source CID and highest number.
-    ``scripted``: what follows the client's Finished is sent by ``speak``, in datagrams of given lengths."""
+    ``scripted``: what follows the client's Finished is sent by ``speak``, in datagrams of given lengths. ``habits``:
+    Dest's."""
 
     def __init__(
         self,
@@ -87,11 +92,12 @@ class ShadowConnection(ScriptedConnection):
         expected_flight: int,
         shown: tuple[bytes, int] | None,
         scripted: bool,
+        habits: Habits,
         **arguments: Any,
     ) -> None:
         if scripted:  # PADDING stands for tickets and tokens
             arguments["flight"] = replace(arguments["flight"], ticket_lengths=())
-        super().__init__(scripted=scripted, **arguments)
+        super().__init__(scripted=scripted, habits=habits, **arguments)
         self._gives_token = not scripted
         if scripted:
             self._ack_delay = MAX_ACK_DELAY_MS / 1000  # what a script has none for waits for it
@@ -106,6 +112,7 @@ class ShadowConnection(ScriptedConnection):
         self._expected_flight = expected_flight
         self._flight_so_far = 0
         self._finished = b""  # held back
+        self._at_once = 0  # bytes that Dest may send before it has heard of the client again
         self._dest_spoke_at: float | None = None
         self._most_sealed = _MOST_SEALED  # datagrams of Dest that are still answered with keys of ours
         self._left = False  # an Initial of the client's has ended its visit
@@ -241,6 +248,7 @@ class ShadowConnection(ScriptedConnection):
     def _mirror(self, raw: bytes, shape: DatagramShape, now: float) -> bytes:
         paused = self._dest_spoke_at is not None and now - self._dest_spoke_at > _PAUSE
         self._dest_spoke_at = now
+        self._at_once = self._at_once or _AMPLIFICATION * self._network_paths[0].bytes_received
         packets = [self._mirror_packet(each, now, paused=paused) for each in shape.packets]
         made = b"".join(packets) + shape.trailing
         self._network_paths[0].bytes_sent += len(made)
@@ -272,7 +280,8 @@ class ShadowConnection(ScriptedConnection):
         sender = self._crypto_streams[tls.Epoch.HANDSHAKE].sender
         room = shape.length - NUMBER_LENGTH - TAG_LENGTH
         self._flight_so_far += room
-        if self._finished and (paused or self._flight_so_far + _SLACK >= self._expected_flight):
+        limited = self._network_paths[0].bytes_sent >= self._at_once  # what is left of Dest's flight may not come
+        if self._finished and (paused or limited or self._flight_so_far + _SLACK >= self._expected_flight):
             sender.write(self._finished)
             self._finished = b""
         elif not self._finished and not len(sender._pending):

@@ -6,15 +6,50 @@ Only keeps the books: which flow enters which state is decided by ``flows``. All
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Final
 
-from qre.workers.handshake.port.flow_parts import Address, Flow, Limits
+from qre.wire.packet import is_initial, long_header_destination_cid
+from qre.workers.handshake.port.flow_parts import Address, Flow, Handshake, Limits
 
 MAX_UNDECIDED: Final = 256
 MAX_UNDECIDED_BYTES: Final = 1 << 20
 #: Handshakes at once, each of an authenticated client with a hello that is not a replay.
 MAX_OURS: Final = 256
+#: Hellos that are known: more than there can be sessions and handshakes.
+MOST_HELLOS: Final = 4096
+#: How long a hello is known whose client has finished, without a session of it (seconds).
+UNCONFIRMED: Final = 30.0
+#: Whether one of these connection IDs is a live session's.
+Lives = Callable[[Collection[bytes]], bool]
+
+
+class AnsweredHellos:
+    """The connection IDs that first flights went to whose clients have finished: Dest was told that these visits are
+    over, where a site would still know them."""
+
+    def __init__(self, lives: Lives) -> None:
+        self._lives = lives
+        self._known: OrderedDict[bytes, tuple[float, Collection[bytes]]] = OrderedDict()
+
+    def add(self, handshake: Handshake, now: float) -> None:
+        """Its client has finished; the oldest hello makes room."""
+        if handshake.hello_cid:
+            self._known[handshake.hello_cid] = now, frozenset(handshake.cids)
+        if len(self._known) > MOST_HELLOS:
+            self._known.popitem(last=False)
+
+    def has(self, data: bytes, now: float) -> bool:
+        """Whether an Initial goes where the first flight of a connection went that lives; what does not is
+        forgotten."""
+        if not self._known or not is_initial(data):
+            return False
+        cid = long_header_destination_cid(data)
+        since, cids = self._known.get(cid, (-UNCONFIRMED, ()))
+        if now - since < UNCONFIRMED or self._lives(cids):
+            return True
+        self._known.pop(cid, None)
+        return False
 
 
 class FlowBooks:
@@ -22,7 +57,8 @@ class FlowBooks:
     ``shadowed``: those of them whose handshake follows Dest, the longest idle first; ``over``: those whose handshake
     has ended, the first one first."""
 
-    def __init__(self) -> None:
+    def __init__(self, lives: Lives) -> None:
+        self.answered = AnsweredHellos(lives)
         self.visitors: OrderedDict[Address, Flow] = OrderedDict()
         self.clients: OrderedDict[Address, Flow] = OrderedDict()
         self.shadowed: OrderedDict[Address, Flow] = OrderedDict()

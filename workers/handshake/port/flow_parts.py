@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import socket
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -15,7 +15,8 @@ from qre.workers.handshake.port.address_proof import AddressProof
 #: A visitor: its IP and port; on a port of all our addresses also the one that it speaks to, and is answered from.
 Address = tuple[str, int] | tuple[str, int, str]
 
-
+#: The DCID of a short-header packet, or None when this server did not make it.
+OwnCid = Callable[[bytes], bytes | None]
 #: Connections of others at one client's address of which Dest's short headers are known.
 _MOST_OTHERS: Final = 8
 
@@ -70,6 +71,11 @@ class Handshake(Protocol):
     @property
     def cids(self) -> Collection[bytes]:
         """The destination connection IDs of its client's packets."""
+        ...
+
+    @property
+    def hello_cid(self) -> bytes:
+        """That of its client's first flight: of the one behind a Retry, if Dest sent one; empty: not known."""
         ...
 
     def abandon(self) -> None:
@@ -175,8 +181,12 @@ class Flow:
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds on relayed and undecided flows; ``idle`` in seconds."""
+    """Bounds on relayed and undecided flows; ``idle`` in seconds. ``remembers_hello``: what Dest does with a first
+    flight that is repeated while its connection lives (``habits``): it is silent, or takes it for another visit.
+    ``retries``: it answers whatever looks like an Initial with a Retry, unread."""
 
     flows: int
     flows_per_prefix: int
     idle: float
+    remembers_hello: bool = True
+    retries: bool = False

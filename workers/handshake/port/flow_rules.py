@@ -83,14 +83,16 @@ imitated (``WhenDestIsDown``).
 SHADOW: the client is ours. Dest gets its datagrams and we read them; for each of Dest's one of ours is sent. LEFT:
 the client has sent Finished, or Dest is not followed at all; Dest is told that the visit is over, and its replies to
 that visit are dropped. OVER: the handshake has become a session or failed; for a while datagrams for it are dropped,
-because Dest does not know the connection. What is *of another connection* goes to Dest in all of these states, also
-an unknown version to the handshake's connection ID, and Dest's *reply* to it goes back. An Initial of one is read
-when a newcomer's would be (``admission``): an authenticated client that begins anew replaces the handshake; any other
-sender at its address changes nothing. In OVER a possible hello starts a new flow: the row of (none) follows, unless
-others use the connection to Dest. If so they keep it, and when OVER ends they are visitors as any others. *Packet to
-our CID*: in a short header, at the userspace socket; packets of live sessions arrive at another socket. *Passed on by
-the front*: of a shared port, which forwards the datagram to Dest itself. *Removed*: idle, or the longest idle where
-room is needed, or abandoned.
+because Dest does not know the connection. A first flight that is repeated from LEFT on, from any address, never gets
+here where Dest would be silent as long as the session lives; elsewhere it is *of another connection*, or *may begin a
+ClientHello* (``AnsweredHellos``, ``Limits.remembers_hello``). What is *of another connection* goes to Dest in all of
+these states, also an unknown version to the handshake's connection ID, and Dest's *reply* to it goes back. An Initial
+of one is read when a newcomer's would be (``admission``): an authenticated client that begins anew replaces the
+handshake; any other sender at its address changes nothing. In OVER a possible hello starts a new flow: the row of
+(none) follows, unless others use the connection to Dest. If so they keep it, and when OVER ends they are visitors as
+any others. *Packet to our CID*: in a short header, at the userspace socket; packets of live sessions arrive at
+another socket. *Passed on by the front*: of a shared port, which forwards the datagram to Dest itself. *Removed*:
+idle, or the longest idle where room is needed, or abandoned.
 
 A combination without a row cannot happen.
 """

@@ -2,12 +2,12 @@
 
 One state for every source address and port; ``flow_rules`` has the table. This module translates a datagram, a reply
 of Dest or a timer into an event (``FlowEvent``), looks up its row, and keeps the indexes. Effects are returned as
-values (``flow_effects``), in order, and ``performer`` performs them before the next event. Only two callbacks are
-called, neither of which changes anything: for a new inspector, and whether this server made a CID.
+values (``flow_effects``), in order, and ``performer`` performs them before the next event. Only three callbacks are
+called, none of which changes anything: for a new inspector, whether this server made a CID, and whether one is live.
 
 What may begin a ClientHello is forwarded first and read later, by ``look``: reading it takes longer than the gap
 between the two datagrams of a browser's hello, and Dest must see that gap as it is. Only in a flood of what is no
-Initial at all newcomers are read first.
+Initial at all newcomers are read first, and only where Dest does not answer that, too.
 
 Nothing grows without bound: flows in all and of one prefix (the longest idle makes room), newcomers (``admission``),
 undecided flows and their bytes, handshakes (what is over makes room first). Other garbage is counted apart.
@@ -23,9 +23,9 @@ from qre.quic.server.inspector import UNDECIDED, Authenticated, Verdict
 from qre.wire.packet import is_short, long_header_source_cid, retry_source_cid
 from qre.workers.handshake.port.admission import Admission
 from qre.workers.handshake.port.classification import event_of, is_of_client, may_begin_hello, of_dest
-from qre.workers.handshake.port.flow_books import FlowBooks
+from qre.workers.handshake.port.flow_books import FlowBooks, Lives
 from qre.workers.handshake.port.flow_effects import Effect, Feed, Forward, Happening, ToVisitor
-from qre.workers.handshake.port.flow_parts import Address, Flow, FlowState, Handshake, Inspector, Limits
+from qre.workers.handshake.port.flow_parts import Address, Flow, FlowState, Handshake, Inspector, Limits, OwnCid
 from qre.workers.handshake.port.flow_rules import FORWARDED, PASSED_BACK, RULES, FlowEvent
 from qre.workers.handshake.port.proven_addresses import ProvenAddresses
 from qre.workers.handshake.port.shown import shown_untrusted
@@ -50,21 +50,16 @@ _CLIENTS: Final = frozenset({FlowState.SHADOW, FlowState.LEFT, FlowState.OVER})
 
 class FlowTable:
     """``strangers`` counts flows that became Dest's, ``dropped`` datagrams over a bound or without a way to Dest,
-    ``unproven`` datagrams of Dest that were too much for an address that had proved nothing.
+    ``unproven`` datagrams of Dest that were too much for an address that had proved nothing."""
 
-    ``own_cid`` returns the DCID of a short-header packet, or None when this server did not make it.
-    """
-
-    def __init__(
-        self, limits: Limits, inspector: Callable[[], Inspector], own_cid: Callable[[bytes], bytes | None]
-    ) -> None:
+    def __init__(self, limits: Limits, inspector: Callable[[], Inspector], own_cid: OwnCid, lives: Lives) -> None:
         self.limits = limits
         self._inspector = inspector
         self._own_cid = own_cid
         self.strangers = 0
         self.dropped = 0
         self.unproven = 0
-        self._books = FlowBooks()
+        self._books = FlowBooks(lives)
         self._proven = ProvenAddresses()
         self._hellos = Admission(HELLO_CAPACITY, LOOKS)
         self._others = Admission(OTHER_CAPACITY, LOOKS)
@@ -73,6 +68,8 @@ class FlowTable:
 
     def datagram(self, source: Address, data: bytes, ecn: int, now: float, unix_ms: int) -> Sequence[Effect]:
         """One datagram at the server's port."""
+        if self.limits.remembers_hello and self._books.answered.has(data, now):
+            return _NOTHING  # as the site, which knows the connection
         flow = self._books.clients.get(source)
         if flow is not None and flow.state is not _OVER:
             return self._client_spoke(flow, data, ecn, now, unix_ms)
@@ -195,22 +192,26 @@ class FlowTable:
     def _judged(self, flow: Flow, inspector: Inspector, verdict: Verdict, now: float) -> Sequence[Effect]:
         if flow.source in self._books.clients:
             return self._judged_again(flow, inspector, verdict, now)
-        if len(flow.held) == 1 and inspector.opened:
+        if len(flow.held) == 1 and self._has_answer(inspector):
             self._hellos.charge(flow.prefix, now)
         if isinstance(verdict, Authenticated):
             return self._happens(flow, FlowEvent.OUR_HELLO, now, found=verdict)
         if verdict is UNDECIDED:
             return self._happens(flow, FlowEvent.UNDECIDED)
-        if not inspector.opened and self._hellos.waste(now):
+        if not self._has_answer(inspector) and self._hellos.waste(now):
             self.dropped += 1  # no Initial at all, of which Dest says nothing
             return self._happens(flow, FlowEvent.REMOVED)
         return self._stranger(flow, FlowEvent.NOT_OURS)
 
+    def _has_answer(self, inspector: Inspector) -> bool:
+        """Whether Dest says something: to an Initial, and to what only looks like one if it wants a token first."""
+        return inspector.opened or self.limits.retries
+
     def _judged_again(self, flow: Flow, inspector: Inspector, verdict: Verdict, now: float) -> Sequence[Effect]:
         """Of a client's address: an Initial of another connection."""
-        if len(flow.held) == 1 and inspector.opened:
+        if len(flow.held) == 1 and self._has_answer(inspector):
             self._hellos.charge(flow.prefix, now)
-        elif not inspector.opened:
+        elif not self._has_answer(inspector):
             self._hellos.waste(now)
         found = verdict if isinstance(verdict, Authenticated) else None
         effects = self._happens(flow, event_of(verdict), now, found=found)
@@ -232,7 +233,7 @@ class FlowTable:
         self._books.touch_client(flow, now)
         if not flow.address.proven:
             self._heard(flow, data, now)
-        if is_of_client(flow, data):
+        if is_of_client(flow, data) and not self._books.answered.has(data, now):
             return self._happens(flow, FlowEvent.DATAGRAM, now, data, ecn)
         if may_begin_hello(data):
             if flow.state is _OVER and flow.others_at is None:
@@ -249,6 +250,8 @@ class FlowTable:
         flow = self._books.clients.get(source)
         if flow is None or flow.handshake is not handshake or flow.state is not _SHADOW:
             return _NOTHING
+        if farewell:
+            self._books.answered.add(handshake, now)
         return self._happens(flow, FlowEvent.FINISHED if farewell else FlowEvent.IMITATED, now, farewell)
 
     def not_followed(self, source: Address, handshake: Handshake) -> Sequence[Effect]:
@@ -389,7 +392,7 @@ class FlowTable:
         """In a flood: for what is no Initial at all not even a connection to Dest is made."""
         flow.inspector = inspector = self._inspector()
         verdict = inspector.datagram_received(data, unix_ms)
-        if not inspector.opened:
+        if not self._has_answer(inspector):
             self._hellos.waste(now)
             self.dropped += 1
             return _NOTHING
@@ -400,10 +403,8 @@ class FlowTable:
         return [*effects, *self.looked()] if verdict is UNDECIDED else effects
 
     def _room_for_visitor(self, prefix: str) -> list[Effect]:
-        effects: list[Effect] = []
-        for old in self._books.in_the_way(prefix, self.limits):
-            effects += self._happens(old, FlowEvent.REMOVED)
-        return effects
+        in_the_way = self._books.in_the_way(prefix, self.limits)
+        return [each for old in in_the_way for each in self._happens(old, FlowEvent.REMOVED)]
 
     # --- time ---
 
@@ -418,20 +419,17 @@ class FlowTable:
     def handle_timer(self, now: float) -> Sequence[Effect]:
         """End idle flows, and those that are long over."""
         effects: list[Effect] = []
-        while (flow := self._books.longest_idle()) is not None and flow.seen + self.limits.idle <= now:
-            effects += self._happens(flow, FlowEvent.REMOVED)
-        while (flow := self._books.longest_shadowed()) is not None and flow.seen + self.limits.idle <= now:
-            effects += self._happens(flow, FlowEvent.REMOVED)
+        for longest in (self._books.longest_idle, self._books.longest_shadowed):
+            while (flow := longest()) is not None and flow.seen + self.limits.idle <= now:
+                effects += self._happens(flow, FlowEvent.REMOVED)
         while (flow := self._books.first_over()) is not None and flow.over_at + SILENCE <= now:
             effects += self._give_way(flow)
         return effects
 
     def close(self) -> Sequence[Effect]:
         """Remove every flow; the effects close the connections to Dest."""
-        effects: list[Effect] = []
-        for flow in [*self._books.clients.values(), *self._books.visitors.values()]:
-            effects += self._happens(flow, FlowEvent.REMOVED)
-        return effects
+        flows = [*self._books.clients.values(), *self._books.visitors.values()]
+        return [each for flow in flows for each in self._happens(flow, FlowEvent.REMOVED)]
 
     # --- counters for ``show`` ---
 

@@ -132,9 +132,13 @@ class Accepted:
 
     @property
     def cids(self) -> frozenset[bytes]:
-        """The client's original destination connection ID, the Retry's, and our own."""
-        own = {self._found.original_destination_cid, self.inner.handshake_cid, self.inner.routed_cid}
-        return frozenset(own | {self._found.retry_source_cid or b""}) - {b""}
+        """That of the client's first flight, which is the Retry's if there was one, and our own."""
+        return frozenset({self.hello_cid, self.inner.handshake_cid, self.inner.routed_cid}) - {b""}
+
+    @property
+    def hello_cid(self) -> bytes:
+        """The destination connection ID of the client's first flight."""
+        return self._found.retry_source_cid or self._found.original_destination_cid
 
     def leaves_dest(self) -> bytes | None:
         """Once, when Dest is followed no more: what tells it so, which is empty if it never was."""

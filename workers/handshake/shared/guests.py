@@ -56,6 +56,7 @@ class GuestHandshake:
         self._source = hello.source
         self._begin: ToGuest | None = begin(hello)
         found = hello.found
+        self.hello_cid = found.retry_source_cid or found.original_destination_cid
         self.cids = {cid for cid in (found.original_destination_cid, found.retry_source_cid) if cid}
 
     def begin(self, now: float) -> None:
@@ -78,7 +79,8 @@ class GuestHandshake:
             self._guest.tell(DestSpoke(visitor=visitor_of(self._source), data=data, ecn=ecn))
 
     def dest_retried(self, retry: bytes, now: float) -> None:
-        """Pass Dest's Retry on."""
+        """Pass Dest's Retry on; the daemon knows whether it is this client's."""
+        self.hello_cid = b""
         self.dest_spoke(retry, 0, now)
 
     def answered_under(self, cid: bytes) -> None:

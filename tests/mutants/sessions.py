@@ -18,7 +18,7 @@ MUTANTS = {
             "request.u64(Attribute.PACKET_NUMBER, max(packet_number, PACKET_NUMBER_BASE))",
             "None",
         ),
-        M("an address is sent", "parse_session_fields", "request.ipv4(attribute, address)", "None"),
+        M("an address is sent", "parse_session_fields", "request.put(attribute, address.packed)", "None"),
         M("a port is sent", "parse_session_fields", "request.port(attribute, port)", "None"),
         M("the ConnectionId is sent", "parse_session_fields", "request.put(Attribute.CID, cid)", "None"),
         M("under its own attribute", "_FIXED", "(Attribute.RX_HP_KEY, KEY_SIZE)", "(Attribute.TX_HP_KEY, KEY_SIZE)"),
@@ -259,7 +259,7 @@ MUTANTS = {
             "ends[1] or parse_ipv4_socket_address(stand_ins.client)",
             "parse_ipv4_socket_address(stand_ins.client)",
         ),
-        M("of a machine", "parse_end", "address.ip == _ANY", "False"),
+        M("of a machine", "_parse_end", "address.ip in (_ANY, _ANY_IPV6)", "False"),
         M("both or none", "check_both_or_none", "len([name for name in UNDERLAYS if name in fields]) == 1", "False"),
     ),
     "the underlays of `session-capture` are those given, both or none": (

@@ -122,6 +122,10 @@ def test_a_socket_of_both_versions_carries_sessions_of_both(guest: Vm) -> None:
 def test_a_session_is_moved_to_the_other_version_by_hand_where_its_socket_speaks_it(guest: Vm) -> None:
     number = next(_numbers)
     keys = f"t1=$(key {number} $K1) t2=$(key {number} $K2)"
+    installed = (
+        "$A $TOOLS/qrectl session-install Device=qre0 SessionId=$ID ConnectionId=$C ClientConnectionId= TxKey=$t1 "
+        "RxKey=$t2 TxHpKey=$H1 RxHpKey=$H2 TxIv=$I1 RxIv=$I2 KeyEpoch=0"
+    )
     updated = (
         "$A $TOOLS/qrectl session-update Device=qre0 SessionId=$ID TxKey=$t1 RxKey=$t2 TxIv=$I1 RxIv=$I2 KeyEpoch=0"
     )

@@ -90,7 +90,7 @@ MUTANTS = {
         M(
             "may be left out",
             "OPTIONAL",
-            "('NextRxKey', 'NextRxHpKey', 'NextRxIv', 'NextTxKey', 'NextTxIv', *_UNDERLAY, 'ClientConnectionId', 'AllowedIPs', 'IdleTimeout', 'PersistentKeepalive', 'SocketFd')",
+            "('NextRxKey', 'NextRxHpKey', 'NextRxIv', 'NextTxKey', 'NextTxIv', *_UNDERLAY, *_IPV6_ADDRESSES, 'ClientConnectionId', 'AllowedIPs', 'IdleTimeout', 'PersistentKeepalive', 'SocketFd')",
             "('NextRxHpKey', 'NextRxIv', 'NextTxKey', 'NextTxIv', *_UNDERLAY, 'ClientConnectionId', 'AllowedIPs', 'SocketFd')",
         ),
         M("key and IV together", "_GROUPS", "('NextRxKey', 'NextRxIv')", "('NextRxKey',)"),
@@ -100,9 +100,9 @@ MUTANTS = {
     "any underlay field wants all four, ports are not zero": (
         M(
             "all four",
+            "_incomplete",
+            "(underlay, *_GROUPS)",
             "_GROUPS",
-            "(_UNDERLAY, ('NextRxKey', 'NextRxIv'), ('NextTxKey', 'NextTxIv'))",
-            "(('NextRxKey', 'NextRxIv'), ('NextTxKey', 'NextTxIv'))",
         ),
         M(
             "each of them",
@@ -221,7 +221,7 @@ MUTANTS = {
     "`register-shared-socket`: the kernel checks namespace, family, type": (
         M("registers", "register_shared_socket", "qre.shared_socket_register(fd)", "None"),
         M("namespace", "qre_socket_by_fd", "!net_eq(sock_net(sock->sk), qn->net)", "false"),
-        M("family", "qre_socket_by_fd", "sock->sk->sk_family != AF_INET ||", ""),
+        M("family", "qre_socket_by_fd", "&& sock->sk->sk_family != AF_INET6", ""),
         M("type", "qre_socket_by_fd", "sock->type != SOCK_DGRAM ||", ""),
         M("bound", "qre_socket_by_fd", "!inet_sk(sock->sk)->inet_num", "false"),
     ),

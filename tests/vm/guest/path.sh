@@ -65,9 +65,8 @@ path_mtu() {
 
 path_down() {
 	net_down
-	ip netns del x 2>/dev/null
-	ip netns del y 2>/dev/null
-	return 0
+	ip netns del x 2>/dev/null || true
+	ip netns del y 2>/dev/null || true
 }
 
 # told NAMESPACE: its session's PathMtu and InnerMtu.

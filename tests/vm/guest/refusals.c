@@ -855,7 +855,7 @@ static void try_sockets(const char *namespace)
 		   "TCP of IPv6");
 	refused_fd(set, bound(AF_INET6, SOCK_DGRAM, 0), EINVAL, "SocketFd is a socket that is not",
 		   "IPv6, not bound");
-	refused_fd(set, bound(AF_INET6, SOCK_DGRAM, 4443), EBUSY, "SocketFd: a shared socket of",
+	refused_fd(set, bound(AF_INET6, SOCK_DGRAM, 4445), EBUSY, "SocketFd: a shared socket of",
 		   "another address, of IPv6");
 	refused_fd(set, bound(AF_UNIX, SOCK_DGRAM, 0), EINVAL, "SocketFd is ", "UNIX");
 	refused_fd(set, bound(AF_INET, SOCK_DGRAM, 0), EINVAL, "SocketFd is a socket that is not",

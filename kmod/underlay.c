@@ -8,8 +8,6 @@
 #include <net/dst_cache.h>
 #include <net/inet_ecn.h>
 #include <net/ip.h>
-#include <net/ip6_checksum.h>
-#include <net/ip6_route.h>
 #include <net/ipv6.h>
 #include <net/route.h>
 #include <net/udp.h>
@@ -125,6 +123,9 @@ static void qre_xmit_v4(struct qre_session *s, struct sock *sk, struct dst_entry
 /* --- IPv6 --- */
 
 #if IS_ENABLED(CONFIG_IPV6)
+#include <net/addrconf.h>
+#include <net/ip6_checksum.h>
+#include <net/ip6_route.h>
 
 static void qre_flow_v6(struct flowi6 *flow, const struct qre_socket *qs,
 			const struct qre_address *peer, struct qre_selector by,

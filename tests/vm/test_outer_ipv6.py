@@ -370,7 +370,7 @@ def test_the_module_serves_ipv4_where_ipv6_is_switched_off_at_boot(vm: Vm) -> No
             $B ping -c 3 -i 0.05 -W 2 -q 10.77.0.1
             $A $TOOLS/qrectl session-install Device=qre0 SessionId={"08" * 32} ConnectionId={"0a" * 20} \\
                 TxKey=$(key 5 $K1) RxKey=$(key 5 $K2) TxHpKey=$H1 RxHpKey=$H2 TxIv=$I1 RxIv=$I2 KeyEpoch=0 \\
-                PacketNumber=65536                 $(underlay ::1 444 ::1 445) || true
+                PacketNumber=65536 $(underlay ::1 444 ::1 445) || true
             rmmod qre
             """
         )

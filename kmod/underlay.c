@@ -145,6 +145,14 @@ static void qre_flow_v6(struct flowi6 *flow, const struct qre_socket *qs,
 	security_sk_classify_flow(sk, flowi6_to_flowi_common(flow));
 }
 
+/* Whether this machine has it; of a socket that is bound to a device, on the same side of a VRF. */
+static bool qre_is_ours(struct net *net, const struct in6_addr *ip, int bound)
+{
+	struct net_device *dev = bound ? dev_get_by_index_rcu(net, bound) : NULL;
+
+	return (dev || !bound) && ipv6_chk_addr(net, ip, dev, 0);
+}
+
 /* The same. A source that this machine does not have is refused, as by IPv4's routes. */
 static struct dst_entry *qre_route_v6(const struct qre_socket *qs, const struct qre_address *peer,
 				      struct qre_selector by, struct qre_address *source)
@@ -153,10 +161,10 @@ static struct dst_entry *qre_route_v6(const struct qre_socket *qs, const struct 
 	struct dst_entry *dst;
 	struct flowi6 flow;
 
-	if (sk->sk_family != AF_INET6)
+	if (READ_ONCE(sk->sk_family) != AF_INET6)
 		return ERR_PTR(-EAFNOSUPPORT);
 	if (!qre_address_is_any(source) && !(inet_sk_flowi_flags(sk) & FLOWI_FLAG_ANYSRC) &&
-	    !ipv6_chk_addr(sock_net(sk), &source->ip6, NULL, 0))
+	    !qre_is_ours(sock_net(sk), &source->ip6, by.bound))
 		return ERR_PTR(-EINVAL);
 	qre_flow_v6(&flow, qs, peer, by, source);
 	dst = ip6_dst_lookup_flow(sock_net(sk), sk, &flow, NULL);

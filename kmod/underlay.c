@@ -174,31 +174,33 @@ static struct dst_entry *qre_route_v6(const struct qre_socket *qs, const struct 
 
 /* As the socket labels what it sends: by its own hash when it is connected, otherwise by that of
  * the addresses and ports. */
-static __be32 qre_flow_label(struct sock *sk, struct sk_buff *skb, const struct qre_socket *qs,
-			     const struct qre_address *peer, struct qre_selector by,
-			     const struct qre_address *source)
+static __be32 qre_flow_label(struct sock *sk, struct sk_buff *skb, const struct qre_address *source,
+			     const struct qre_address *peer)
 {
 	struct net *net = sock_net(sk);
-	struct flowi6 flow;
+	struct flowi6 flow = {
+		.saddr = source->ip6,
+		.daddr = peer->ip6,
+		.fl6_sport = source->port,
+		.fl6_dport = peer->port,
+		.flowi6_proto = IPPROTO_UDP,
+	};
 
 	skb_set_hash_from_sk(skb, sk);
-	qre_flow_v6(&flow, qs, peer, by, source);
 	return ip6_make_flowlabel(net, skb, 0, ip6_default_np_autolabel(net), &flow);
 }
 
 /* The module's sockets, and those of QRE's daemons, take no word of ICMP about the path's MTU. */
-static void qre_xmit_v6(const struct qre_socket *qs, struct dst_entry *dst, struct sk_buff *skb,
-			u8 ecn, const struct qre_address *source, const struct qre_address *peer,
-			struct qre_selector by)
+static void qre_xmit_v6(struct sock *sk, struct dst_entry *dst, struct sk_buff *skb, u8 ecn,
+			const struct qre_address *source, const struct qre_address *peer)
 {
-	struct sock *sk = qs->sk;
 	struct ipv6hdr *ip;
 
 	udp6_set_csum(false, skb, &source->ip6, &peer->ip6, skb->len);
 	ip = skb_push(skb, sizeof(*ip));
 	skb_reset_network_header(skb);
 	memset(IP6CB(skb), 0, sizeof(*IP6CB(skb)));
-	ip6_flow_hdr(ip, ecn, qre_flow_label(sk, skb, qs, peer, by, source));
+	ip6_flow_hdr(ip, ecn, qre_flow_label(sk, skb, source, peer));
 	ip->payload_len = htons(skb->len - sizeof(*ip));
 	ip->nexthdr = IPPROTO_UDP;
 	ip->hop_limit = ip6_dst_hoplimit(dst);
@@ -228,9 +230,8 @@ static struct dst_entry *qre_route_v6(const struct qre_socket *qs, const struct 
 	return ERR_PTR(-EAFNOSUPPORT);
 }
 
-static void qre_xmit_v6(const struct qre_socket *qs, struct dst_entry *dst, struct sk_buff *skb,
-			u8 ecn, const struct qre_address *source, const struct qre_address *peer,
-			struct qre_selector by)
+static void qre_xmit_v6(struct sock *sk, struct dst_entry *dst, struct sk_buff *skb, u8 ecn,
+			const struct qre_address *source, const struct qre_address *peer)
 {
 	dst_release(dst);
 	kfree_skb(skb);
@@ -377,7 +378,7 @@ void qre_udp_send(struct qre_session *s, struct sk_buff *skb, const struct qre_a
 	skb->mark = by.mark;
 	skb->priority = READ_ONCE(qs->sk->sk_priority);
 	if (peer->family == AF_INET6)
-		qre_xmit_v6(qs, dst, skb, ecn, &source, peer, by);
+		qre_xmit_v6(qs->sk, dst, skb, ecn, &source, peer);
 	else
 		qre_xmit_v4(s, qs->sk, dst, skb, ecn, &source, peer);
 	return;

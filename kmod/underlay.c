@@ -127,24 +127,6 @@ static void qre_xmit_v4(struct qre_session *s, struct sock *sk, struct dst_entry
 #include <net/ip6_checksum.h>
 #include <net/ip6_route.h>
 
-static void qre_flow_v6(struct flowi6 *flow, const struct qre_socket *qs,
-			const struct qre_address *peer, struct qre_selector by,
-			const struct qre_address *source)
-{
-	struct sock *sk = qs->sk;
-
-	memset(flow, 0, sizeof(*flow));
-	flow->saddr = source->ip6;
-	flow->daddr = peer->ip6;
-	flow->fl6_dport = peer->port;
-	flow->fl6_sport = qs->address.port;
-	flow->flowi6_mark = by.mark;
-	flow->flowi6_oif = by.bound;
-	flow->flowi6_proto = IPPROTO_UDP;
-	flow->flowi6_uid = sock_net_uid(sock_net(sk), sk);
-	security_sk_classify_flow(sk, flowi6_to_flowi_common(flow));
-}
-
 /* Whether this machine has it; of a socket that is bound to a device, on the same side of a VRF. */
 static bool qre_is_ours(struct net *net, const struct in6_addr *ip, int bound)
 {
@@ -166,7 +148,16 @@ static struct dst_entry *qre_route_v6(const struct qre_socket *qs, const struct 
 	if (!qre_address_is_any(source) && !(inet_sk_flowi_flags(sk) & FLOWI_FLAG_ANYSRC) &&
 	    !qre_is_ours(sock_net(sk), &source->ip6, by.bound))
 		return ERR_PTR(-EINVAL);
-	qre_flow_v6(&flow, qs, peer, by, source);
+	memset(&flow, 0, sizeof(flow));
+	flow.saddr = source->ip6;
+	flow.daddr = peer->ip6;
+	flow.fl6_dport = peer->port;
+	flow.fl6_sport = qs->address.port;
+	flow.flowi6_mark = by.mark;
+	flow.flowi6_oif = by.bound;
+	flow.flowi6_proto = IPPROTO_UDP;
+	flow.flowi6_uid = sock_net_uid(sock_net(sk), sk);
+	security_sk_classify_flow(sk, flowi6_to_flowi_common(&flow));
 	dst = ip6_dst_lookup_flow(sock_net(sk), sk, &flow, NULL);
 	source->ip6 = flow.saddr;
 	return dst;

@@ -28,7 +28,10 @@ _LOADER, _CHECK = "shared-port-loader", "shared-port-loader-check"
 _DEMO, _DAEMON = "shared-port-session-demo", "shared-port-handshake-daemon"
 _CLIENT = "shared-port-handshake-client"
 _LOADERS = (_LOADER, _CHECK, _DEMO, _DAEMON)
-_OUTER = ("UnderlayLocalIPv4", "UnderlayLocalPort", "UnderlayPeerIPv4", "UnderlayPeerPort")
+_OUTER = (
+    "UnderlayLocalIPv4", "UnderlayLocalPort", "UnderlayPeerIPv4", "UnderlayPeerPort", "UnderlayLocalIPv6",
+    "UnderlayPeerIPv6",
+)  # fmt: skip
 
 
 class Default:

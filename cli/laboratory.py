@@ -13,6 +13,7 @@ Fields, bytes in hex:
   TxKey=32HEX RxKey=32HEX TxHpKey=32HEX RxHpKey=32HEX TxIv=24HEX RxIv=24HEX
   [NextRxKey=32HEX NextRxHpKey=32HEX NextRxIv=24HEX] [NextTxKey=32HEX NextTxIv=24HEX]
   [UnderlayLocalIPv4=IP UnderlayLocalPort=PORT UnderlayPeerIPv4=IP UnderlayPeerPort=PORT]
+  [UnderlayLocalIPv6=IP UnderlayPeerIPv6=IP] instead of those of IPv4
   [ClientConnectionId=HEX]   on packets to the client; may be empty
   [AllowedIPs=CIDR,…]        inner addresses that may pass
   [IdleTimeout=DURATION]     end when the peer sends nothing for this long, 1s to 1h

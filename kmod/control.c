@@ -38,13 +38,13 @@
 
 /* --- the outbox --- */
 
-#define QRE_OUT(skb) ((struct qre_numbers *)(skb)->cb)
+/* It lies before what is sealed. */
+#define QRE_OUT(skb) ((struct qre_numbers *)(skb)->head)
 
 void qre_outbox_flush(struct qre_session *s, struct qre_outbox *out)
 {
 	struct sk_buff *skb;
 
-	BUILD_BUG_ON(sizeof(struct qre_numbers) > sizeof_field(struct sk_buff, cb));
 	while ((skb = __skb_dequeue(&out->packets))) {
 		qre_send_plain(s, QRE_OUT(skb), skb->data, skb->len);
 		consume_skb(skb);
@@ -60,8 +60,8 @@ static unsigned int qre_bare(u8 cid_size)
 
 /* @brief: with a number as short as a browser's. */
 static u64 qre_put_packet(struct qre_session *s, struct qre_outbox *out, const u8 *frames,
-			  size_t size, union qre_peer peer, const struct qre_peer_cid *cid,
-			  size_t padded, bool brief)
+			  size_t size, const struct qre_address *peer,
+			  const struct qre_peer_cid *cid, size_t padded, bool brief)
 {
 	size_t bare = qre_bare(cid ? cid->size : s->tx_cid.length), wanted = size;
 	struct qre_numbers *numbers;
@@ -72,11 +72,12 @@ static u64 qre_put_packet(struct qre_session *s, struct qre_outbox *out, const u
 		wanted = padded - bare;
 	if (wanted + bare > s->max_payload)
 		return QRE_NO_NUMBER;
-	skb = alloc_skb(max_t(size_t, wanted, 4), GFP_ATOMIC);
+	skb = alloc_skb(sizeof(*numbers) + max_t(size_t, wanted, 4), GFP_ATOMIC);
 	if (!skb)
 		return QRE_NO_NUMBER;
+	skb_reserve(skb, sizeof(*numbers));
 	numbers = QRE_OUT(skb);
-	if (!qre_take_numbers(s, 1, peer.word != s->peer.word, numbers)) {
+	if (!qre_take_numbers(s, 1, !qre_address_equal(peer, &s->peer), numbers)) {
 		kfree_skb(skb);
 		qre_control_end(s, QRE_LOSS_LIMIT, 0, out);
 		return QRE_NO_NUMBER;
@@ -85,7 +86,7 @@ static u64 qre_put_packet(struct qre_session *s, struct qre_outbox *out, const u
 		numbers->size = qre_number_size(numbers->first, s->largest_acked);
 	/* There must be enough to sample: RFC 9001 section 5.4.2 */
 	wanted = max_t(size_t, wanted, QRE_NUMBER_SIZE - numbers->size);
-	numbers->peer = peer;
+	numbers->peer = *peer;
 	if (cid) {
 		numbers->cid.length = cid->size;
 		memcpy(numbers->cid.bytes, cid->bytes, cid->size);
@@ -97,7 +98,7 @@ static u64 qre_put_packet(struct qre_session *s, struct qre_outbox *out, const u
 }
 
 u64 qre_put_frames(struct qre_session *s, struct qre_outbox *out, const u8 *frames, size_t size,
-		   union qre_peer peer, const struct qre_peer_cid *cid, size_t padded)
+		   const struct qre_address *peer, const struct qre_peer_cid *cid, size_t padded)
 {
 	return qre_put_packet(s, out, frames, size, peer, cid, padded, false);
 }
@@ -106,7 +107,7 @@ u64 qre_put_frames(struct qre_session *s, struct qre_outbox *out, const u8 *fram
 static u64 qre_put_brief(struct qre_session *s, struct qre_outbox *out, const u8 *frames,
 			 size_t size)
 {
-	return qre_put_packet(s, out, frames, size, s->peer, NULL, 0, s->client);
+	return qre_put_packet(s, out, frames, size, &s->peer, NULL, 0, s->client);
 }
 
 /* --- time --- */
@@ -267,7 +268,7 @@ static void qre_send_control(struct qre_session *s, struct qre_control *c, struc
 	if (c->request == QRE_NO_NUMBER)
 		number = qre_put_brief(s, out, frames, size);
 	else
-		number = qre_put_frames(s, out, frames, size, s->peer, NULL, 0);
+		number = qre_put_frames(s, out, frames, size, &s->peer, NULL, 0);
 	c->sent_at = jiffies;
 	c->last = number;
 	if (number != QRE_NO_NUMBER) {
@@ -350,7 +351,7 @@ static void qre_note_issued(struct qre_session *s, const u8 *frames, size_t size
 u64 qre_control_probe(struct qre_session *s, size_t payload, struct qre_outbox *out)
 {
 	static const u8 ping[] = {0x01};
-	u64 number = qre_put_frames(s, out, ping, sizeof(ping), s->peer, NULL, payload);
+	u64 number = qre_put_frames(s, out, ping, sizeof(ping), &s->peer, NULL, payload);
 
 	if (number != QRE_NO_NUMBER)
 		qre_control_eliciting(s);
@@ -658,7 +659,7 @@ void qre_control_datagram(struct qre_session *s, const struct qre_arrived *a,
 {
 	if (!qre_arrived(s, a, out))
 		return;
-	if (unlikely(a->source.word != s->peer.word))
+	if (unlikely(!qre_address_equal(&a->source, &s->peer)))
 		qre_from_elsewhere(s, a, a->number == s->window.highest, NULL, out);
 	qre_want_ack(s, a->arrival == QRE_ARRIVAL_REORDERED || a->ecn == 3, out);
 }
@@ -743,7 +744,7 @@ bool qre_control_payload(struct qre_session *s, const struct qre_arrived *a,
 		qre_count_drop(s->qdev, QRE_DROP_UNKNOWN_CONTEXT, content->unknown);
 	if (content->passed)
 		qre_tell_frames(s->qdev, s->id, payload, size, content->passed);
-	if (a->source.word != s->peer.word)
+	if (!qre_address_equal(&a->source, &s->peer))
 		qre_from_elsewhere(s, a, a->number == s->window.highest && !content->only_probing,
 				   content->challenge, out);
 	else if (content->challenge)
@@ -769,7 +770,7 @@ static void qre_closing(struct qre_session *s, const u8 *frame, size_t size, str
 {
 	if (s->life >= QRE_LIFE_CLOSING)
 		return;
-	if (qre_put_frames(s, out, frame, size, s->peer, NULL, 0) == QRE_NO_NUMBER ||
+	if (qre_put_frames(s, out, frame, size, &s->peer, NULL, 0) == QRE_NO_NUMBER ||
 	    s->life == QRE_LIFE_ENDED) {
 		WRITE_ONCE(s->life, QRE_LIFE_ENDED);
 		out->unlink = true;
@@ -804,7 +805,7 @@ void qre_control_closing(struct qre_session *s, struct qre_outbox *out)
 	if (s->life != QRE_LIFE_CLOSING || !s->close_size)
 		return;
 	if (is_power_of_2(++s->closing_received))
-		qre_put_frames(s, out, s->close_packet, s->close_size, s->peer, NULL, 0);
+		qre_put_frames(s, out, s->close_packet, s->close_size, &s->peer, NULL, 0);
 }
 
 /* --- timers --- */

@@ -58,8 +58,9 @@ struct qre_arrived {
 	enum qre_arrival arrival;
 	u8 first; /* unmasked */
 	u8 ecn;	  /* of the outer packet */
-	union qre_peer source;
-	u32 datagram_size; /* UDP payload */
+	struct qre_address source;
+	const struct sk_buff *datagram; /* with its outer headers */
+	u32 datagram_size;		/* UDP payload */
 };
 void qre_control_begin(struct qre_session *s, struct qre_outbox *out); /* after install */
 /* A packet that is a DATAGRAM and nothing else, of the current path and key: the fast path. */
@@ -90,7 +91,7 @@ u64 qre_control_probe(struct qre_session *s, size_t payload, struct qre_outbox *
 /* One packet of these frames to @peer, whose ID @cid is (NULL: the one in use), padded to a
  * datagram of @padded, or of what the peer takes. Its number, or QRE_NO_NUMBER. */
 u64 qre_put_frames(struct qre_session *s, struct qre_outbox *out, const u8 *frames, size_t size,
-		   union qre_peer peer, const struct qre_peer_cid *cid, size_t padded);
+		   const struct qre_address *peer, const struct qre_peer_cid *cid, size_t padded);
 /* The peer broke QUIC inside an authenticated packet: tell it, and close the session. */
 void qre_violated(struct qre_session *s, u64 error, struct qre_outbox *out);
 /* Whether more frames can be in flight; frames of our own, sent until they are acknowledged. */

@@ -26,9 +26,8 @@ struct qre_device_config {
 	char dest[QRE_NAME_MAX + 1];
 	char server_name[QRE_NAME_MAX + 1];
 	char endpoint[QRE_NAME_MAX + 1];
-	__be32 listen_ip;
-	__be16 listen_port;
-	u16 keepalive; /* seconds */
+	struct qre_address listen; /* its family AF_UNSPEC: as AF_INET */
+	u16 keepalive;		   /* seconds */
 	u32 max_sessions;
 	u32 fwmark;
 };

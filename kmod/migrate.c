@@ -18,6 +18,7 @@
 #include "migrate.h"
 #include "send.h"
 #include "session.h"
+#include "underlay.h"
 
 #define QRE_PADDED     1200 /* section 8.2.1 */
 #define QRE_PATH_LIFE  msecs_to_jiffies(1000)
@@ -62,12 +63,16 @@ static void qre_retire(struct qre_session *s, int which, struct qre_outbox *out)
 }
 
 /* Everything goes to @peer with this one from here on. */
-static void qre_path_use(struct qre_session *s, union qre_peer peer, int which)
+static void qre_path_use(struct qre_session *s, const struct qre_address *peer, int which)
 {
 	const struct qre_peer_cid *cid = &s->peer_cids.held[which];
 
 	spin_lock(&s->tx_lock);
-	WRITE_ONCE(s->peer.word, peer.word);
+	write_seqcount_begin(&s->addresses);
+	if (peer->family != s->peer.family) /* the first one there is not another one */
+		s->source = (struct qre_address){};
+	s->peer = *peer;
+	write_seqcount_end(&s->addresses);
 	s->tx_cid.length = cid->size;
 	memcpy(s->tx_cid.bytes, cid->bytes, cid->size);
 	spin_unlock(&s->tx_lock);
@@ -88,16 +93,16 @@ static int qre_fresh_cid(struct qre_session *s)
 }
 
 /* The peer is at @peer, spoken to with this one. */
-static void qre_path_move(struct qre_session *s, union qre_peer peer, int which,
+static void qre_path_move(struct qre_session *s, const struct qre_address *peer, int which,
 			  struct qre_outbox *out)
 {
-	bool other_host = peer.ip != s->peer.ip;
+	bool other_host = !qre_address_same_ip(peer, &s->peer);
 	int before = s->cid_used;
 
 	qre_path_use(s, peer, which);
 	if (which != before)
 		qre_retire(s, before, out);
-	dst_cache_reset(&s->dst);
+	qre_routes_forget(s);
 	qre_ecn_restart(s);
 	if (other_host) { /* section 9.4 */
 		s->rtt_sampled = false;
@@ -120,15 +125,20 @@ static void qre_cid_replace(struct qre_session *s, int *user, struct qre_outbox 
 	if (which == QRE_PEER_CID_NONE)
 		return;
 	if (user == &s->cid_used)
-		qre_path_use(s, s->peer, which);
+		qre_path_use(s, &s->peer, which);
 	else
 		*user = which;
 	qre_retire(s, before, out);
 }
 
+static bool qre_path_is_set(const struct qre_session *s)
+{
+	return qre_address_is_set(&s->path.peer);
+}
+
 bool qre_cid_issued(struct qre_session *s, const struct qre_frame *f, struct qre_outbox *out)
 {
-	bool shared = s->path.peer.word && s->path.cid == s->cid_used;
+	bool shared = qre_path_is_set(s) && s->path.cid == s->cid_used;
 	u64 error = qre_peer_cids_issued(&s->peer_cids, f);
 
 	if (error) {
@@ -139,7 +149,7 @@ bool qre_cid_issued(struct qre_session *s, const struct qre_frame *f, struct qre
 	qre_cid_replace(s, &s->cid_used, out);
 	if (shared)
 		s->path.cid = s->cid_used;
-	else if (s->path.peer.word)
+	else if (qre_path_is_set(s))
 		qre_cid_replace(s, &s->path.cid, out);
 	qre_pay(s, out);
 	return s->life <= QRE_LIFE_ESTABLISHED;
@@ -155,7 +165,8 @@ static size_t qre_allowance(u64 received, u64 sent)
 /* Frames to an address that is not validated; as many bytes as were sent, within what is allowed.
  */
 static size_t qre_send_probe(struct qre_session *s, const u8 *frames, size_t size,
-			     union qre_peer peer, int cid, size_t allowance, struct qre_outbox *out)
+			     const struct qre_address *peer, int cid, size_t allowance,
+			     struct qre_outbox *out)
 {
 	const struct qre_peer_cid *held = &s->peer_cids.held[cid];
 	size_t bare = 1 + held->size + QRE_NUMBER_SIZE + size + QRE_TAG_SIZE;
@@ -169,7 +180,7 @@ static size_t qre_send_probe(struct qre_session *s, const u8 *frames, size_t siz
 static void qre_path_forget(struct qre_session *s, struct qre_outbox *out)
 {
 	int cid = s->path.cid;
-	bool own = s->path.peer.word && cid != s->cid_used;
+	bool own = qre_path_is_set(s) && cid != s->cid_used;
 
 	s->path = (struct qre_path){};
 	if (own) { /* it was seen there: never anywhere else */
@@ -205,7 +216,7 @@ static void qre_challenge_before(struct qre_session *s, struct qre_outbox *out)
 		return;
 	s->challenged_at = jiffies;
 	qre_challenge_put(&s->path.before, frame);
-	qre_put_frames(s, out, frame, sizeof(frame), s->peer, NULL, QRE_PADDED);
+	qre_put_frames(s, out, frame, sizeof(frame), &s->peer, NULL, QRE_PADDED);
 }
 
 /* To the candidate: a PATH_CHALLENGE if one is due, and the answer to its own, if there is one. */
@@ -227,11 +238,25 @@ static void qre_speak_to(struct qre_session *s, bool challenge, const u8 *answer
 		path->next_at = path->expires;
 	}
 	if (size)
-		path->sent += qre_send_probe(s, frames, size, path->peer, path->cid,
+		path->sent += qre_send_probe(s, frames, size, &path->peer, path->cid,
 					     qre_allowance(path->received, path->sent), out);
 	if (challenge)
 		qre_challenge_before(s, out);
 	qre_control_arm(s, path->next_at);
+}
+
+/* A peer of the other family is answered from the address that it speaks to. */
+static void qre_speaks_to(struct qre_session *s, const struct qre_arrived *a)
+{
+	struct qre_address local = qre_address_to(a->datagram);
+
+	if (a->source.family == s->peer.family)
+		return;
+	spin_lock(&s->tx_lock);
+	write_seqcount_begin(&s->addresses);
+	s->local[local.family == AF_INET6] = local;
+	write_seqcount_end(&s->addresses);
+	spin_unlock(&s->tx_lock);
 }
 
 void qre_from_elsewhere(struct qre_session *s, const struct qre_arrived *a, bool newest,
@@ -242,8 +267,9 @@ void qre_from_elsewhere(struct qre_session *s, const struct qre_arrived *a, bool
 
 	if (s->client) /* a server does not move: what comes from elsewhere is dropped before */
 		return;
-	if (!path->peer.word || (path->peer.word != a->source.word && newest)) {
+	if (!qre_path_is_set(s) || (!qre_address_equal(&path->peer, &a->source) && newest)) {
 		qre_path_forget(s, out);
+		qre_speaks_to(s, a);
 		*path = (struct qre_path){
 			.peer = a->source,
 			.cid = qre_fresh_cid(s),
@@ -251,13 +277,13 @@ void qre_from_elsewhere(struct qre_session *s, const struct qre_arrived *a, bool
 		};
 		path->next_at = path->expires; /* a mere probe is only answered */
 	}
-	if (path->peer.word == a->source.word) {
+	if (qre_address_equal(&path->peer, &a->source)) {
 		path->received += a->datagram_size;
 		qre_speak_to(s, newest && !path->challenges.count, challenge, out);
 	} else if (challenge) { /* section 8.2.2: always, where it came from, within what it brought
 				 */
 		qre_path_put(frame, true, challenge);
-		qre_send_probe(s, frame, sizeof(frame), a->source, s->cid_used,
+		qre_send_probe(s, frame, sizeof(frame), &a->source, s->cid_used,
 			       qre_allowance(a->datagram_size, 0), out);
 	}
 }
@@ -270,32 +296,31 @@ void qre_answer_challenge(struct qre_session *s, const u8 *data, struct qre_outb
 
 	qre_path_put(frames, true, data);
 	frames[QRE_PATH_FRAME_SIZE] = 0x01;
-	qre_put_frames(s, out, frames, sizeof(frames), s->peer, NULL, QRE_PADDED);
+	qre_put_frames(s, out, frames, sizeof(frames), &s->peer, NULL, QRE_PADDED);
 }
 
 void qre_path_answered(struct qre_session *s, const u8 *data, struct qre_outbox *out)
 {
-	struct qre_endpoint endpoint = s->endpoint;
 	struct qre_path *path = &s->path;
-	union qre_peer peer = path->peer;
+	struct qre_address peer = path->peer;
+	struct qre_endpoint endpoint;
 	int cid = path->cid;
 
-	if (!peer.word)
+	if (!qre_path_is_set(s))
 		return;
 	if (qre_challenged(&path->before, data))
 		path->before_answered = true;
 	if (!qre_challenged(&path->challenges, data))
 		return;
 	*path = (struct qre_path){};
-	qre_path_move(s, peer, cid, out);
-	endpoint.peer_ip = peer.ip;
-	endpoint.peer_port = peer.port;
+	qre_path_move(s, &peer, cid, out);
+	endpoint = qre_addresses(s);
 	qre_tell_moved(s->qdev, s->id, &endpoint);
 }
 
-void qre_peer_is(struct qre_session *s, union qre_peer peer, struct qre_outbox *out)
+void qre_peer_is(struct qre_session *s, const struct qre_address *peer, struct qre_outbox *out)
 {
-	if (peer.word == s->peer.word)
+	if (qre_address_equal(peer, &s->peer))
 		return;
 	qre_path_forget(s, out);
 	qre_path_move(s, peer, qre_fresh_cid(s), out);
@@ -305,7 +330,7 @@ unsigned long qre_path_at(const struct qre_session *s)
 {
 	unsigned long at = jiffies + MAX_JIFFY_OFFSET / 2;
 
-	if (s->path.peer.word)
+	if (qre_path_is_set(s))
 		at = time_before(s->path.next_at, s->path.expires) ? s->path.next_at
 								   : s->path.expires;
 	if (s->peer_cids.owed_count && time_before(jiffies + qre_control_pto(s), at))
@@ -315,29 +340,47 @@ unsigned long qre_path_at(const struct qre_session *s)
 
 void qre_path_timers(struct qre_session *s, struct qre_outbox *out)
 {
-	if (s->path.peer.word && time_after_eq(jiffies, s->path.expires))
+	if (qre_path_is_set(s) && time_after_eq(jiffies, s->path.expires))
 		qre_path_forget(s, out);
-	if (s->path.peer.word && time_after_eq(jiffies, s->path.next_at))
+	if (qre_path_is_set(s) && time_after_eq(jiffies, s->path.next_at))
 		qre_speak_to(s, true, NULL, out);
 	qre_pay(s, out);
 }
 
 /* --- our own address --- */
 
-bool qre_source_is(struct qre_session *s, __be32 source)
+struct qre_endpoint qre_addresses(const struct qre_session *s)
+{
+	struct qre_endpoint now = {.local = s->local[s->peer.family == AF_INET6], .peer = s->peer};
+
+	if (!qre_address_is_set(&now.local)) { /* as the route says */
+		now.local.family = s->peer.family;
+		now.local.port = s->endpoint.local.port;
+	}
+	return now;
+}
+
+bool qre_source_is(struct qre_session *s, const struct qre_address *source)
 {
 	struct qre_outbox out;
 	bool may = true;
 
 	qre_outbox_init(&out);
 	spin_lock(&s->lock);
-	if (s->source && s->source != source && s->life == QRE_LIFE_ESTABLISHED) {
+	if (qre_address_is_set(&s->source) && !qre_address_equal(&s->source, source) &&
+	    source->family == s->peer.family && s->life == QRE_LIFE_ESTABLISHED) {
 		int which = qre_fresh_cid(s);
 
 		may = which == s->cid_used;
-		qre_path_move(s, s->peer, which, &out);
+		qre_path_move(s, &s->peer, which, &out);
 	}
-	WRITE_ONCE(s->source, source);
+	if (source->family == s->peer.family) { /* or the peer has just moved */
+		spin_lock(&s->tx_lock);
+		write_seqcount_begin(&s->addresses);
+		s->source = *source;
+		write_seqcount_end(&s->addresses);
+		spin_unlock(&s->tx_lock);
+	}
 	spin_unlock(&s->lock);
 	qre_outbox_flush(s, &out);
 	return may;

@@ -17,9 +17,9 @@ struct qre_challenges { /* PATH_CHALLENGEs that were sent on one path */
 	unsigned int count;
 };
 
-struct qre_path {	     /* an address that is being validated: RFC 9000 section 8.2, 9.3 */
-	union qre_peer peer; /* word 0: none */
-	int cid;	     /* which of the peer's is used there */
+struct qre_path {		 /* an address that is being validated: RFC 9000 section 8.2, 9.3 */
+	struct qre_address peer; /* or not set */
+	int cid;		 /* which of the peer's is used there */
 	struct qre_challenges challenges;
 	struct qre_challenges before; /* on the path in use, which may still be the peer's */
 	bool before_answered;
@@ -39,14 +39,16 @@ void qre_path_answered(struct qre_session *s, const u8 *data, struct qre_outbox 
 /* NEW_CONNECTION_ID. False: the session is over. */
 bool qre_cid_issued(struct qre_session *s, const struct qre_frame *f, struct qre_outbox *out);
 /* User space says where the peer is. */
-void qre_peer_is(struct qre_session *s, union qre_peer peer, struct qre_outbox *out);
+void qre_peer_is(struct qre_session *s, const struct qre_address *peer, struct qre_outbox *out);
 void qre_path_timers(struct qre_session *s, struct qre_outbox *out);
 unsigned long qre_path_at(const struct qre_session *s); /* when the timer should run */
 /* Whether these are the last bytes of a stateless reset. */
 bool qre_is_reset_token(const struct qre_session *s, const u8 token[QRE_RESET_TOKEN_SIZE]);
+/* Where both ends are. Of a session with an underlay, one whose peer was heard or told. */
+struct qre_endpoint qre_addresses(const struct qre_session *s);
 /* Without the lock, bottom halves off: packets leave from another address of ours. Whether the one
  * in hand may, too: not if its connection ID was seen at the other one, and there is a fresh one.
  */
-bool qre_source_is(struct qre_session *s, __be32 source);
+bool qre_source_is(struct qre_session *s, const struct qre_address *source);
 
 #endif

@@ -4,6 +4,7 @@
  * comes of it for the data path. Under qre_session.lock unless said otherwise.
  */
 #include <linux/jiffies.h>
+#include <net/dst.h>
 #include <net/ip.h>
 #include "compat.h"
 #include "control.h"
@@ -184,17 +185,24 @@ static noinline void qre_mtu_first_hop_is(struct qre_session *s, u16 payload)
 	spin_unlock(&s->lock);
 }
 
-bool qre_mtu_leaves(struct qre_session *s, const struct rtable *rt, unsigned int payload)
+/* An administrator's word about the route counts, what ICMP said does not. */
+static unsigned int qre_mtu_of_v4(const struct dst_entry *dst)
 {
-	/* An administrator's word about the route counts, what ICMP said does not. */
-	unsigned int route = dst_metric_raw(&rt->dst, RTAX_MTU);
-	unsigned int mtu = min_t(unsigned int, READ_ONCE(rt->dst.dev->mtu), IP_MAX_MTU);
+	unsigned int mtu = min_t(unsigned int, READ_ONCE(dst->dev->mtu), IP_MAX_MTU);
+	unsigned int route = dst_metric_raw(dst, RTAX_MTU);
+
+	mtu -= lwtunnel_headroom(dst->lwtstate, mtu);
+	return route ? min(route, mtu) : mtu;
+}
+
+bool qre_mtu_leaves(struct qre_session *s, const struct dst_entry *dst, u16 family,
+		    unsigned int payload)
+{
+	/* IPv6 drops what is larger than the route takes, whoever said so. */
+	unsigned int mtu = family == AF_INET6 ? dst_mtu(dst) : qre_mtu_of_v4(dst);
 	unsigned int most;
 
-	mtu -= lwtunnel_headroom(rt->dst.lwtstate, mtu);
-	if (route && route < mtu)
-		mtu = route;
-	most = max_t(int, mtu - sizeof(struct iphdr) - sizeof(struct udphdr), 1);
+	most = max_t(int, mtu - qre_ip_header_size(family) - sizeof(struct udphdr), 1);
 	if (unlikely(most != READ_ONCE(s->mtu.first_hop)))
 		qre_mtu_first_hop_is(s, most);
 	return likely(payload <= most);

@@ -5,10 +5,10 @@
 
 #include <linux/types.h>
 
+struct dst_entry;
 struct qre_frame;
 struct qre_outbox;
 struct qre_session;
-struct rtable;
 
 /* What the path's MTU means to the data path: written under qre_session.lock, read anywhere. */
 struct qre_mtu {
@@ -40,6 +40,7 @@ unsigned int qre_mtu_in_two(const struct qre_session *s, unsigned int inner);
 unsigned int qre_mtu_carries_ipv6(const struct qre_session *s);
 /* Without the lock, bottom halves off: whether a payload can leave by this route, as far as this
  * machine knows. */
-bool qre_mtu_leaves(struct qre_session *s, const struct rtable *rt, unsigned int payload);
+bool qre_mtu_leaves(struct qre_session *s, const struct dst_entry *dst, u16 family,
+		    unsigned int payload);
 
 #endif

@@ -86,6 +86,28 @@ static void qre_text(char *out, size_t size, const struct nlattr *nla)
 		nla_strscpy(out, nla, size);
 }
 
+static struct qre_address qre_read_ip(struct nlattr **attrs, u8 v4, u8 v6, __be16 port)
+{
+	struct in6_addr ip;
+
+	if (!attrs[v6])
+		return qre_address_v4(nla_get_be32(attrs[v4]), port);
+	ip = nla_get_in6_addr(attrs[v6]);
+	return qre_address_v6(&ip, port);
+}
+
+/* Of both addresses IPv6's holds. */
+static void qre_read_listen(struct qre_address *listen, struct nlattr **attrs)
+{
+	__be16 port = listen->port;
+
+	if (attrs[QRE_A_LISTEN_PORT])
+		port = nla_get_be16(attrs[QRE_A_LISTEN_PORT]);
+	if (attrs[QRE_A_LISTEN_IP] || attrs[QRE_A_LISTEN_IPV6])
+		*listen = qre_read_ip(attrs, QRE_A_LISTEN_IP, QRE_A_LISTEN_IPV6, port);
+	listen->port = port;
+}
+
 static void qre_read_config(struct qre_device_config *config, struct nlattr **attrs)
 {
 	if (attrs[QRE_A_ROLE])
@@ -93,10 +115,7 @@ static void qre_read_config(struct qre_device_config *config, struct nlattr **at
 	qre_text(config->dest, sizeof(config->dest), attrs[QRE_A_DEST]);
 	qre_text(config->server_name, sizeof(config->server_name), attrs[QRE_A_SERVER_NAME]);
 	qre_text(config->endpoint, sizeof(config->endpoint), attrs[QRE_A_ENDPOINT]);
-	if (attrs[QRE_A_LISTEN_IP])
-		config->listen_ip = nla_get_be32(attrs[QRE_A_LISTEN_IP]);
-	if (attrs[QRE_A_LISTEN_PORT])
-		config->listen_port = nla_get_be16(attrs[QRE_A_LISTEN_PORT]);
+	qre_read_listen(&config->listen, attrs);
 	if (attrs[QRE_A_KEEPALIVE])
 		config->keepalive = nla_get_u16(attrs[QRE_A_KEEPALIVE]);
 	if (attrs[QRE_A_MAX_SESSIONS])
@@ -202,8 +221,10 @@ static int qre_put_config(struct sk_buff *skb, const struct qre_device_config *c
 	return nla_put_string(skb, QRE_A_DEST, c->dest) ?:
 	       nla_put_string(skb, QRE_A_SERVER_NAME, c->server_name) ?:
 	       nla_put_string(skb, QRE_A_ENDPOINT, c->endpoint) ?:
-	       nla_put_be32(skb, QRE_A_LISTEN_IP, c->listen_ip) ?:
-	       nla_put_be16(skb, QRE_A_LISTEN_PORT, c->listen_port) ?:
+	       (c->listen.family == AF_INET6
+			? nla_put(skb, QRE_A_LISTEN_IPV6, QRE_IPV6_SIZE, &c->listen.ip6)
+			: nla_put_be32(skb, QRE_A_LISTEN_IP, c->listen.ip4)) ?:
+	       nla_put_be16(skb, QRE_A_LISTEN_PORT, c->listen.port) ?:
 	       nla_put_u16(skb, QRE_A_KEEPALIVE, c->keepalive) ?:
 	       nla_put_u32(skb, QRE_A_MAX_SESSIONS, c->max_sessions) ?:
 	       nla_put_u32(skb, QRE_A_FWMARK, c->fwmark);
@@ -223,8 +244,10 @@ static int qre_put_shared(struct sk_buff *skb, struct qre_net *qn)
 					  QRE_A_PAD);
 	qre_shared_tell(qn, &shared);
 	if (!error && shared.set)
-		error = nla_put_be32(skb, QRE_A_SHARED_IP, shared.ip) ?:
-			nla_put_be16(skb, QRE_A_SHARED_PORT, shared.port) ?:
+		error = (shared.address.family == AF_INET6
+			? nla_put(skb, QRE_A_SHARED_IPV6, QRE_IPV6_SIZE, &shared.address.ip6)
+			: nla_put_be32(skb, QRE_A_SHARED_IP, shared.address.ip4)) ?:
+			nla_put_be16(skb, QRE_A_SHARED_PORT, shared.address.port) ?:
 			nla_put_u64_64bit(skb, QRE_A_SHARED_RX, shared.rx, QRE_A_PAD) ?:
 			nla_put_u64_64bit(skb, QRE_A_SHARED_PASSED, shared.passed, QRE_A_PAD);
 	if (!error && qn->loader.set)
@@ -420,32 +443,53 @@ static int qre_together(struct nlattr **attrs, const u8 *group, unsigned int cou
 	return qre_miss(group[i], extack);
 }
 
+/* An address that a socket can be bound to, or that it can send to: never one that stands for
+ * others, or that means nothing without its device. */
+static bool qre_address_suits(const struct qre_address *a, bool peer)
+{
+	int kind;
+
+	if (a->family == AF_INET)
+		return !ipv4_is_multicast(a->ip4) && !ipv4_is_lbcast(a->ip4) &&
+		       !(peer && ipv4_is_zeronet(a->ip4));
+	kind = ipv6_addr_type(&a->ip6);
+	return !(kind & (IPV6_ADDR_MULTICAST | IPV6_ADDR_LINKLOCAL | IPV6_ADDR_MAPPED)) &&
+	       !(peer && kind == IPV6_ADDR_ANY);
+}
+
+/* A socket that is bound to :: speaks IPv4, too. */
 static int qre_read_endpoint(struct qre_session_params *p, struct nlattr **attrs,
 			     struct netlink_ext_ack *extack)
 {
-	static const u8 group[] = {QRE_A_LOCAL_IP, QRE_A_LOCAL_PORT, QRE_A_PEER_IP,
-				   QRE_A_PEER_PORT};
-	unsigned int i;
+	bool local6 = attrs[QRE_A_LOCAL_IPV6] || (attrs[QRE_A_PEER_IPV6] && !attrs[QRE_A_LOCAL_IP]);
+	bool peer6 = attrs[QRE_A_PEER_IPV6] || (attrs[QRE_A_LOCAL_IPV6] && !attrs[QRE_A_PEER_IP]);
+	const u8 group[] = {local6 ? QRE_A_LOCAL_IPV6 : QRE_A_LOCAL_IP, QRE_A_LOCAL_PORT,
+			    peer6 ? QRE_A_PEER_IPV6 : QRE_A_PEER_IP, QRE_A_PEER_PORT};
+	struct qre_endpoint *e = &p->endpoint;
 	int error;
 
 	error = qre_together(attrs, group, ARRAY_SIZE(group), &p->has_endpoint, extack);
 	if (error || !p->has_endpoint)
 		return error;
-	p->endpoint = (struct qre_endpoint){
-		.local_ip = nla_get_be32(attrs[QRE_A_LOCAL_IP]),
-		.local_port = nla_get_be16(attrs[QRE_A_LOCAL_PORT]),
-		.peer_ip = nla_get_be32(attrs[QRE_A_PEER_IP]),
-		.peer_port = nla_get_be16(attrs[QRE_A_PEER_PORT]),
-	};
-	if (!p->endpoint.local_port)
+	if (local6 && attrs[QRE_A_LOCAL_IP])
+		return qre_out_of_range(QRE_A_LOCAL_IP, attrs, extack);
+	if (peer6 && attrs[QRE_A_PEER_IP])
+		return qre_out_of_range(QRE_A_PEER_IP, attrs, extack);
+	e->local = qre_read_ip(attrs, QRE_A_LOCAL_IP, QRE_A_LOCAL_IPV6,
+			       nla_get_be16(attrs[QRE_A_LOCAL_PORT]));
+	e->peer = qre_read_ip(attrs, QRE_A_PEER_IP, QRE_A_PEER_IPV6,
+			      nla_get_be16(attrs[QRE_A_PEER_PORT]));
+	if (!e->local.port)
 		return qre_out_of_range(QRE_A_LOCAL_PORT, attrs, extack);
-	if (!p->endpoint.peer_port)
+	if (!e->peer.port)
 		return qre_out_of_range(QRE_A_PEER_PORT, attrs, extack);
-	for (i = 0; i < 2; i++) {
-		__be32 ip = i ? p->endpoint.peer_ip : p->endpoint.local_ip;
-
-		if (ipv4_is_multicast(ip) || ipv4_is_lbcast(ip) || (i && ipv4_is_zeronet(ip)))
-			return qre_out_of_range(i ? QRE_A_PEER_IP : QRE_A_LOCAL_IP, attrs, extack);
+	if (!qre_address_suits(&e->local, false))
+		return qre_out_of_range(group[0], attrs, extack);
+	if (!qre_address_suits(&e->peer, true))
+		return qre_out_of_range(group[2], attrs, extack);
+	if (local6 != peer6 && !(local6 && qre_address_is_any(&e->local))) {
+		NL_SET_ERR_MSG_ATTR(extack, attrs[group[2]], QRE_OTHER_FAMILY);
+		return -EAFNOSUPPORT;
 	}
 	return 0;
 }
@@ -700,10 +744,14 @@ static int qre_cmd_release(struct sk_buff *request, struct genl_info *info)
 
 int qre_put_endpoint(struct sk_buff *skb, const struct qre_endpoint *e)
 {
-	return nla_put_be32(skb, QRE_A_LOCAL_IP, e->local_ip) ?:
-	       nla_put_be16(skb, QRE_A_LOCAL_PORT, e->local_port) ?:
-	       nla_put_be32(skb, QRE_A_PEER_IP, e->peer_ip) ?:
-	       nla_put_be16(skb, QRE_A_PEER_PORT, e->peer_port);
+	return (e->local.family == AF_INET6
+			? nla_put(skb, QRE_A_LOCAL_IPV6, QRE_IPV6_SIZE, &e->local.ip6)
+			: nla_put_be32(skb, QRE_A_LOCAL_IP, e->local.ip4)) ?:
+	       nla_put_be16(skb, QRE_A_LOCAL_PORT, e->local.port) ?:
+	       (e->peer.family == AF_INET6
+			? nla_put(skb, QRE_A_PEER_IPV6, QRE_IPV6_SIZE, &e->peer.ip6)
+			: nla_put_be32(skb, QRE_A_PEER_IP, e->peer.ip4)) ?:
+	       nla_put_be16(skb, QRE_A_PEER_PORT, e->peer.port);
 }
 
 static int qre_put_traffic(struct sk_buff *skb, const struct qre_session_info *i)
@@ -751,7 +799,8 @@ static int qre_put_session(struct sk_buff *skb, struct qre_device *qdev, struct 
 		    i->allowed_ips) ||
 	    nla_put_string(skb, QRE_A_AEAD_DRIVER, i->aead_driver) ||
 	    nla_put_u16(skb, QRE_A_PATH_MTU,
-			i->udp_payload + sizeof(struct udphdr) + sizeof(struct iphdr)) ||
+			i->udp_payload + sizeof(struct udphdr) +
+				qre_ip_header_size(i->endpoint.peer.family)) ||
 	    nla_put_u16(skb, QRE_A_INNER_MTU, i->inner_mtu) ||
 	    nla_put_u16(skb, QRE_A_INNER_MTU_IPV6, i->inner_mtu_ipv6) ||
 	    nla_put_u16(skb, QRE_A_INNER_MTU_IN_TWO, i->inner_mtu_in_two)) {

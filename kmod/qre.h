@@ -23,6 +23,7 @@
 #include <linux/in.h>
 #include <linux/types.h>
 
+#include "address.h"
 #include "uapi/qre.h"
 
 struct workqueue_struct;
@@ -35,23 +36,6 @@ struct workqueue_struct;
 #define QRE_SAMPLE_SIZE	    16
 #define QRE_UDP_PAYLOAD_MAX 1472
 #define QRE_NO_NUMBER	    (~0ULL)
-
-/* Outer address of the peer as one word, so that it is read whole without a lock. */
-union qre_peer {
-	struct {
-		__be32 ip;
-		__be16 port;
-		u16 zero;
-	};
-	u64 word;
-};
-
-struct qre_endpoint { /* outer addresses */
-	__be32 local_ip;
-	__be32 peer_ip;
-	__be16 local_port;
-	__be16 peer_port;
-};
 
 /* For what waits for a grace period and then frees: none of it takes a namespace's lock. */
 extern struct workqueue_struct *qre_wq;

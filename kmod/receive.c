@@ -9,6 +9,7 @@
 #include <crypto/algapi.h>
 #include <linux/scatterlist.h>
 #include <net/ip.h>
+#include <net/dsfield.h>
 #include <net/inet_ecn.h>
 #include <net/ip_tunnels.h>
 #include <net/ipv6.h>
@@ -331,6 +332,7 @@ static void qre_opened(struct qre_work *w)
 		.first = w->first,
 		.ecn = w->ecn,
 		.source = w->source,
+		.datagram = w->source_skb,
 		.datagram_size = w->size,
 	};
 	enum qre_drop drop = QRE_DROP_CLOSING;
@@ -381,14 +383,15 @@ dropped:
  * datagram from the peer that cannot be read, whatever the reason: a reset has any length, and its
  * first bytes are random.
  */
-static bool qre_reset_by(struct qre_session *s, const struct sk_buff *skb, union qre_peer source)
+static bool qre_reset_by(struct qre_session *s, const struct sk_buff *skb,
+			 const struct qre_address *source)
 {
 	u8 token[QRE_RESET_TOKEN_SIZE];
 	struct qre_outbox out;
 	bool reset;
 
 	if (likely(!READ_ONCE(s->has_reset_token)) || skb->len < QRE_RESET_SIZE ||
-	    source.word != READ_ONCE(s->peer.word) ||
+	    !qre_session_at(s, source) ||
 	    skb_copy_bits(skb, skb->len - sizeof(token), token, sizeof(token)))
 		return false;
 	qre_outbox_init(&out);
@@ -416,7 +419,7 @@ static bool qre_not_opened(struct qre_work *w)
 	struct qre_session *s = w->session;
 	struct qre_outbox out;
 
-	if (qre_reset_by(s, w->source_skb, w->source))
+	if (qre_reset_by(s, w->source_skb, &w->source))
 		return false;
 	qre_outbox_init(&out);
 	spin_lock(&s->lock);
@@ -530,7 +533,8 @@ static bool qre_gather(struct qre_work *w, unsigned int header, struct sk_buff *
  * true; and the reference on the session.
  */
 static bool qre_receive(struct qre_session *s, struct sk_buff *skb,
-			const u8 beginning[QRE_BEGINNING], union qre_peer source, u8 ecn, bool may)
+			const u8 beginning[QRE_BEGINNING], const struct qre_address *source, u8 ecn,
+			bool may)
 {
 	enum qre_drop drop = QRE_DROP_MALFORMED;
 	unsigned int header, sealed;
@@ -551,7 +555,7 @@ static bool qre_receive(struct qre_session *s, struct sk_buff *skb,
 	header = 1 + s->rx_cid_size + QRE_NUMBER_SIZE + QRE_SAMPLE_SIZE;
 	if (unlikely(skb->len < header || skb->len > QRE_UDP_PAYLOAD_MAX))
 		goto dropped;
-	if (s->client && unlikely(source.word != READ_ONCE(s->peer.word))) {
+	if (s->client && unlikely(!qre_session_at(s, source))) {
 		drop = QRE_DROP_WRONG_ADDRESS;
 		goto dropped;
 	}
@@ -579,7 +583,7 @@ static bool qre_receive(struct qre_session *s, struct sk_buff *skb,
 	sg_set_buf(w->opened, w->head, header);
 	sg_set_buf(w->opened + 1, w->piece + QRE_PLAIN_PAD, max(w->plain_size, 1U));
 	w->session = s;
-	w->source = source;
+	w->source = *source;
 	w->ecn = ecn;
 	w->size = skb->len;
 	w->source_skb = skb;
@@ -630,7 +634,8 @@ static void qre_count_socket(struct qre_socket *qs, bool passed)
 
 /* A reset bears no connection ID of ours: it may be the client's that speaks from this socket. What
  * it ended stays ended if the datagram goes to the socket's queue besides. */
-static void qre_reset_elsewhere(struct qre_socket *qs, struct sk_buff *skb, union qre_peer source)
+static void qre_reset_elsewhere(struct qre_socket *qs, struct sk_buff *skb,
+				const struct qre_address *source)
 {
 	struct qre_session *client = rcu_dereference(qs->client);
 
@@ -650,7 +655,7 @@ int qre_encap_rcv(struct sock *sk, struct sk_buff *skb)
 {
 	struct qre_socket *qs = qre_socket_of(sk);
 	struct qre_session *s;
-	union qre_peer source;
+	struct qre_address source;
 	u8 beginning[QRE_BEGINNING];
 	unsigned int size;
 	u8 ecn;
@@ -669,18 +674,19 @@ int qre_encap_rcv(struct sock *sk, struct sk_buff *skb)
 	/* A short header: RFC 9000 section 17.3.1 */
 	if ((beginning[0] & 0xc0) != 0x40)
 		goto pass;
-	source = (union qre_peer){.ip = ip_hdr(skb)->saddr, .port = udp_hdr(skb)->source};
+	source = qre_address_from(skb);
 	s = qre_socket_session(qs, beginning + 1, size - 1);
 	if (unlikely(!s)) {
-		qre_reset_elsewhere(qs, skb, source);
+		qre_reset_elsewhere(qs, skb, &source);
 		goto pass;
 	}
 	if (!qre_session_get(s))
 		goto pass;
-	ecn = ip_hdr(skb)->tos & INET_ECN_MASK;
+	ecn = source.family == AF_INET6 ? ipv6_get_dsfield(ipv6_hdr(skb)) : ip_hdr(skb)->tos;
+	ecn &= INET_ECN_MASK;
 	__skb_pull(skb, sizeof(struct udphdr));
-	if (unlikely(qre_receive(s, skb, beginning, source, ecn,
-				 qre_stray_possible(s, qs, source)))) {
+	if (unlikely(qre_receive(s, skb, beginning, &source, ecn,
+				 qre_stray_possible(s, qs, &source)))) {
 		__skb_push(skb, sizeof(struct udphdr));
 		goto pass;
 	}

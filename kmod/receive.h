@@ -23,7 +23,7 @@ struct qre_work {
 	struct qre_key *key;
 	u64 number;
 	u8 first, ecn;
-	union qre_peer source;
+	struct qre_address source;
 	u32 size;
 	struct sk_buff *source_skb;
 	struct net_device *stray_from; /* held: it is a stranger's if it does not open. Or NULL */

@@ -9,14 +9,11 @@
 #include <linux/icmp.h>
 #include <linux/icmpv6.h>
 #include <linux/scatterlist.h>
-#include <linux/security.h>
 #include <linux/tcp.h>
-#include <net/dst_cache.h>
 #include <net/icmp.h>
 #include <net/inet_ecn.h>
 #include <net/ip.h>
 #include <net/ipv6.h>
-#include <net/route.h>
 #include <net/udp.h>
 #include "allowedips.h"
 #include "compat.h"
@@ -31,11 +28,11 @@
 #include "receive.h"
 #include "send.h"
 #include "session.h"
-#include "socket.h"
+#include "underlay.h"
 
-#define QRE_GSO_MAX_BYTES 65000 /* of one outer super-packet, below IPv4's 65535 */
-/* For the headers of IP and UDP, and what most devices put before them: others make more room. */
-#define QRE_OUTER_ROOM (64 + sizeof(struct iphdr) + sizeof(struct udphdr))
+#define QRE_GSO_MAX_BYTES 65000 /* of one outer super-packet, below IP's 65535 */
+/* What most devices put before the headers of IP and UDP: others make more room. */
+#define QRE_DEVICE_ROOM 64
 
 /* --- numbers --- */
 
@@ -107,7 +104,7 @@ bool qre_take_numbers(struct qre_session *s, unsigned int count, bool elsewhere,
 struct qre_batch {
 	struct qre_session *session;
 	struct sk_buff *outer;
-	union qre_peer peer;
+	struct qre_address peer;
 	struct qre_cid cid; /* that they bear */
 	u8 number_size;
 	u8 ecn;
@@ -169,178 +166,6 @@ static void qre_protect_header(const struct qre_batch *b, u8 *packet)
 		packet[at + i] ^= mask[1 + i];
 }
 
-/* --- the route --- */
-
-/* What decides the route besides the addresses. User space may change it at any time: the mark of
- * its socket, or of the device for those that we opened; the device that a socket is bound to. */
-struct qre_selector {
-	u32 mark;
-	int bound;
-};
-
-static struct qre_selector qre_selector_of(const struct qre_session *s, const struct qre_socket *qs)
-{
-	return (struct qre_selector){
-		.mark = qs->kernel ? READ_ONCE(s->qdev->fwmark) : READ_ONCE(qs->sk->sk_mark),
-		.bound = READ_ONCE(qs->sk->sk_bound_dev_if),
-	};
-}
-
-/* Routes that were found by another selector are forgotten. */
-static void qre_selector_cached(struct qre_session *s, struct qre_selector by)
-{
-	if (likely(by.mark == READ_ONCE(s->dst_mark) && by.bound == READ_ONCE(s->dst_bound)))
-		return;
-	WRITE_ONCE(s->dst_mark, by.mark);
-	WRITE_ONCE(s->dst_bound, by.bound);
-	dst_cache_reset(&s->dst);
-}
-
-/* As a UDP socket looks for it: rules by mark, user, ports and device, IPsec and LSMs hold. */
-static struct rtable *qre_route_found(const struct qre_session *s, const struct qre_socket *qs,
-				      union qre_peer peer, struct qre_selector by, __be32 *source)
-{
-	struct sock *sk = qs->sk;
-	struct flowi4 flow;
-	struct rtable *rt;
-
-	memset(&flow, 0, sizeof(flow));
-	flow.saddr = *source;
-	flow.daddr = peer.ip;
-	flow.fl4_dport = peer.port;
-	flow.fl4_sport = qs->port;
-	flow.flowi4_mark = by.mark;
-	flow.flowi4_oif = by.bound;
-	flow.flowi4_proto = IPPROTO_UDP;
-	flow.flowi4_flags = inet_sk_flowi_flags(sk);
-	flow.flowi4_uid = sock_net_uid(sock_net(sk), sk);
-	security_sk_classify_flow(sk, flowi4_to_flowi_common(&flow));
-	rt = ip_route_output_flow(sock_net(sk), &flow, sk);
-	*source = flow.saddr;
-	return rt;
-}
-
-static struct rtable *qre_route(struct qre_session *s, struct qre_socket *qs, union qre_peer peer,
-				struct qre_selector by, __be32 *source)
-{
-	bool cached = peer.word == READ_ONCE(s->peer.word);
-	struct qre_selector now;
-	struct rtable *rt;
-
-	qre_selector_cached(s, by);
-	if (cached) {
-		rt = dst_cache_get_ip4(&s->dst, source);
-		if (rt)
-			return rt;
-	}
-	*source = s->local_ip ?: qs->ip;
-	rt = qre_route_found(s, qs, peer, by, source);
-	if (IS_ERR(rt) && PTR_ERR(rt) == -EINVAL && *source && !qs->ip) {
-		*source = 0; /* the address is gone: any other */
-		rt = qre_route_found(s, qs, peer, by, source);
-	}
-	if (IS_ERR(rt))
-		return NULL;
-	if (rt->dst.dev == s->qdev->dev) { /* a way into the tunnel itself */
-		ip_rt_put(rt);
-		return NULL;
-	}
-	if (!cached)
-		return rt;
-	dst_cache_set_ip4(&s->dst, &rt->dst, *source);
-	/* Who changed it meanwhile forgot what was in the cache before this was. */
-	smp_mb();
-	now = qre_selector_of(s, qs);
-	if (unlikely(now.mark != by.mark || now.bound != by.bound ||
-		     peer.word != READ_ONCE(s->peer.word)))
-		dst_cache_reset(&s->dst);
-	return rt;
-}
-
-/* As the socket identifies what it must not fragment, where the number means nothing (RFC 6864
- * section 4.1): an unconnected one, as any server's, with 0; a connected one, as a client's,
- * counts, and goes on where its handshake was. What segments a super-packet numbers on from there;
- * no client that has 0 is seen to do that. */
-static void qre_identify(struct qre_session *s, struct sock *sk, struct sk_buff *skb)
-{
-	bool connected = inet_sk(sk)->inet_daddr;
-	u16 more = skb_is_gso(skb) ? skb_shinfo(skb)->gso_segs - 1 : 0;
-
-	ip_select_ident_segs(sock_net(sk), skb, sk, more + 1);
-	if (connected && qre_ident_is_the_last)
-		ip_hdr(skb)->id = htons(ntohs(ip_hdr(skb)->id) - more);
-	if (s->client && !connected && skb_is_gso(skb))
-		skb_shinfo(skb)->gso_type |= SKB_GSO_TCP_FIXEDID;
-}
-
-/* What ICMP said of the route's MTU is not obeyed, as a forwarding machine does not: the session
- * finds out by itself (pathmtu.h). */
-static void qre_udp_xmit(struct qre_session *s, struct qre_socket *qs, struct rtable *rt,
-			 struct sk_buff *skb, u32 mark, u8 ecn, __be32 source, union qre_peer peer)
-{
-	struct udphdr *udp = skb_push(skb, sizeof(*udp));
-	struct iphdr *ip;
-
-	skb_reset_transport_header(skb);
-	udp->source = qs->port;
-	udp->dest = peer.port;
-	udp->len = htons(skb->len);
-	udp_set_csum(false, skb, source, peer.ip, skb->len);
-	ip = skb_push(skb, sizeof(*ip));
-	skb_reset_network_header(skb);
-	memset(IPCB(skb), 0, sizeof(*IPCB(skb)));
-	IPCB(skb)->flags = IPSKB_FORWARDED;
-	*ip = (struct iphdr){
-		.version = IPVERSION,
-		.ihl = sizeof(*ip) / 4,
-		.tos = ecn,
-		.ttl = ip4_dst_hoplimit(&rt->dst),
-		.frag_off = htons(IP_DF),
-		.protocol = IPPROTO_UDP,
-		.saddr = source,
-		.daddr = peer.ip,
-	};
-	qre_identify(s, qs->sk, skb);
-	skb->mark = mark;
-	skb->priority = READ_ONCE(qs->sk->sk_priority);
-	skb_dst_set(skb, &rt->dst);
-	ip_local_out(sock_net(qs->sk), qs->sk, skb);
-}
-
-/* Bottom halves are off, under RCU. Consumes @skb, whose data is the UDP payload. */
-static void qre_udp_send(struct qre_session *s, struct sk_buff *skb, union qre_peer peer, u8 ecn,
-			 unsigned int packets)
-{
-	unsigned int size = skb_is_gso(skb) ? skb_shinfo(skb)->gso_size : skb->len;
-	struct qre_socket *qs = READ_ONCE(s->socket);
-	enum qre_drop why = QRE_DROP_NO_ROUTE;
-	struct qre_selector by;
-	struct rtable *rt;
-	__be32 source;
-
-	if (unlikely(!qs || !peer.ip))
-		goto drop;
-	by = qre_selector_of(s, qs);
-	rt = qre_route(s, qs, peer, by, &source);
-	if (unlikely(!rt))
-		goto drop;
-	if (likely(peer.word == READ_ONCE(s->peer.word))) {
-		if (unlikely(source != READ_ONCE(s->source)) && !qre_source_is(s, source))
-			goto put;
-		if (unlikely(!qre_mtu_leaves(s, rt, size))) {
-			why = QRE_DROP_TOO_BIG;
-			goto put;
-		}
-	}
-	qre_udp_xmit(s, qs, rt, skb, by.mark, ecn, source, peer);
-	return;
-put:
-	ip_rt_put(rt);
-drop:
-	qre_count_drop(s->qdev, why, packets);
-	kfree_skb(skb);
-}
-
 static void qre_batch_finish(struct qre_batch *b)
 {
 	struct qre_session *s = b->session;
@@ -368,7 +193,7 @@ static void qre_batch_finish(struct qre_batch *b)
 	rcu_read_lock();
 	if (b->inner_bytes)
 		qre_count_session(s, false, b->inner_packets, b->inner_bytes);
-	qre_udp_send(s, skb, b->peer, b->ecn, b->count);
+	qre_udp_send(s, skb, &b->peer, b->ecn, b->count);
 	rcu_read_unlock();
 	local_bh_enable();
 done:
@@ -383,11 +208,11 @@ static void qre_batch_done(struct qre_batch *b)
 }
 
 /* An outer packet without a byte yet; NULL: no memory. */
-static struct sk_buff *qre_outer_new(void)
+static struct sk_buff *qre_outer_new(u16 family)
 {
 	/* No more room than that: whoever splits the packet makes as much for each part. */
-	unsigned int size =
-		SKB_DATA_ALIGN(QRE_OUTER_ROOM) + SKB_DATA_ALIGN(sizeof(struct skb_shared_info));
+	unsigned int room = QRE_DEVICE_ROOM + qre_ip_header_size(family) + sizeof(struct udphdr);
+	unsigned int size = SKB_DATA_ALIGN(room) + SKB_DATA_ALIGN(sizeof(struct skb_shared_info));
 	struct sk_buff *skb;
 	struct page *page;
 	u8 *head = qre_piece_take(QRE_HEADS, size, &page);
@@ -399,7 +224,7 @@ static struct sk_buff *qre_outer_new(void)
 		qre_piece_give(QRE_HEADS, head, size, page);
 		return NULL;
 	}
-	skb_reserve(skb, QRE_OUTER_ROOM);
+	skb_reserve(skb, room);
 	return skb;
 }
 
@@ -412,7 +237,7 @@ static struct qre_batch *qre_batch_new(struct qre_session *s, const struct qre_n
 		b = kmalloc(sizeof(*b), GFP_ATOMIC);
 	if (!b)
 		return NULL;
-	b->outer = qre_outer_new();
+	b->outer = qre_outer_new(numbers->peer.family);
 	if (!b->outer || !qre_session_get(s)) {
 		kfree_skb(b->outer);
 		qre_batch_free(b);

@@ -16,7 +16,7 @@ struct qre_session;
 struct qre_numbers {
 	struct qre_key *key; /* a reference */
 	u64 first;
-	union qre_peer peer; /* where they go, and what they bear there */
+	struct qre_address peer; /* where they go, and what they bear there */
 	struct qre_cid cid;
 	u8 ecn;
 	u8 size; /* bytes of each */

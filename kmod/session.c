@@ -233,7 +233,8 @@ static void qre_session_free(struct work_struct *work)
 	qre_joiner_free(s->joiner);
 	kfree(s->allowed);
 	kvfree(s->allowed_entries);
-	dst_cache_destroy(&s->dst);
+	dst_cache_destroy(&s->dst[0]);
+	dst_cache_destroy(&s->dst[1]);
 	free_percpu(s->counters);
 	qre_socket_put(s->socket);
 	netdev_put(s->qdev->dev, &s->tracker);
@@ -453,9 +454,8 @@ static void qre_session_values(struct qre_session *s, const struct qre_session_p
 	s->splits = s->client && p->splits;
 	s->endpoint = p->endpoint;
 	s->has_endpoint = p->has_endpoint;
-	s->peer.ip = p->endpoint.peer_ip;
-	s->peer.port = p->endpoint.peer_port;
-	s->local_ip = p->endpoint.local_ip;
+	s->peer = p->endpoint.peer;
+	s->local[p->endpoint.local.family == AF_INET6] = p->endpoint.local;
 	s->next_number = max_t(u64, p->packet_number, QRE_PACKET_NUMBER_BASE);
 	s->first_sent = s->next_number;
 	s->rekey_after = p->rekey_after;
@@ -585,12 +585,14 @@ static struct qre_session *qre_session_new(struct qre_device *qdev,
 	refcount_set(&s->refs, 1);
 	spin_lock_init(&s->lock);
 	spin_lock_init(&s->tx_lock);
+	seqcount_spinlock_init(&s->addresses, &s->tx_lock);
 	INIT_LIST_HEAD(&s->cids);
 	timer_setup(&s->timer, qre_session_timer, 0);
 	netdev_hold(qdev->dev, &s->tracker, GFP_KERNEL);
 	qre_session_values(s, p);
 	s->counters = __netdev_alloc_pcpu_stats(struct qre_session_counters, GFP_KERNEL_ACCOUNT);
-	if (!s->counters || dst_cache_init(&s->dst, GFP_KERNEL_ACCOUNT))
+	if (!s->counters || dst_cache_init(&s->dst[0], GFP_KERNEL_ACCOUNT) ||
+	    dst_cache_init(&s->dst[1], GFP_KERNEL_ACCOUNT))
 		goto free;
 	if (p->splits && !s->client) {
 		s->joiner = qre_joiner_new();
@@ -843,6 +845,37 @@ static int qre_session_apply(struct qre_session *s, const struct qre_session_par
 	return 0;
 }
 
+/* The peer may be anywhere that the session's socket speaks to. */
+static int qre_endpoint_checks(struct qre_session *s, const struct qre_session_params *p,
+			       struct netlink_ext_ack *extack)
+{
+	const struct qre_address *local = &p->endpoint.local;
+	struct qre_endpoint now;
+
+	if (!p->has_endpoint)
+		return 0;
+	spin_lock_bh(&s->lock);
+	now = qre_addresses(s);
+	spin_unlock_bh(&s->lock);
+	if (!qre_address_equal(local, &s->endpoint.local) &&
+	    !qre_address_equal(local, &now.local)) {
+		if (local->family == AF_INET6)
+			NL_SET_ERR_MSG(
+				extack,
+				"UnderlayLocalIPv6: a session's own address does not change");
+		else
+			NL_SET_ERR_MSG(
+				extack,
+				"UnderlayLocalIPv4: a session's own address does not change");
+		return -EINVAL;
+	}
+	if (s->socket && !qre_socket_speaks(s->socket, p->endpoint.peer.family)) {
+		NL_SET_ERR_MSG(extack, QRE_OTHER_FAMILY);
+		return -EAFNOSUPPORT;
+	}
+	return 0;
+}
+
 int qre_session_update(struct qre_device *qdev, const struct qre_session_params *p,
 		       struct netlink_ext_ack *extack)
 {
@@ -860,12 +893,9 @@ int qre_session_update(struct qre_device *qdev, const struct qre_session_params 
 		NL_SET_ERR_MSG(extack, "TxHpKey: header protection keys do not change");
 		return -EINVAL;
 	}
-	if (p->has_endpoint && (p->endpoint.local_ip != s->endpoint.local_ip ||
-				p->endpoint.local_port != s->endpoint.local_port)) {
-		NL_SET_ERR_MSG(extack,
-			       "UnderlayLocalIPv4: a session's own address does not change");
-		return -EINVAL;
-	}
+	error = qre_endpoint_checks(s, p, extack);
+	if (error)
+		return error;
 	error = qre_fresh_keys(&fresh, qre_net_of(dev_net(qdev->dev))->used_keys, p);
 	if (!error) {
 		qre_outbox_init(&out);
@@ -873,12 +903,8 @@ int qre_session_update(struct qre_device *qdev, const struct qre_session_params 
 		rcu_read_lock();
 		spin_lock(&s->lock);
 		error = qre_session_apply(s, p, &fresh, &out, extack);
-		if (!error && p->has_endpoint) {
-			union qre_peer peer = {.ip = p->endpoint.peer_ip,
-					       .port = p->endpoint.peer_port};
-
-			qre_peer_is(s, peer, &out);
-		}
+		if (!error && p->has_endpoint)
+			qre_peer_is(s, &p->endpoint.peer, &out);
 		spin_unlock(&s->lock);
 		qre_outbox_flush(s, &out);
 		rcu_read_unlock();
@@ -909,7 +935,6 @@ void qre_session_tell(struct qre_session *s, struct qre_session_info *info)
 	info->cid = s->cid;
 	info->client_cid = s->client_cid;
 	memcpy(info->short_id, s->short_id, QRE_SHORT_ID_SIZE);
-	info->endpoint = s->endpoint;
 	info->has_endpoint = s->has_endpoint;
 	info->allowed_ips = s->allowed;
 	info->allowed_ip_count = s->allowed_count;
@@ -925,8 +950,7 @@ void qre_session_tell(struct qre_session *s, struct qre_session_info *info)
 	info->inner_mtu_in_two = qre_mtu_in_two(s, s->mtu.inner);
 	info->key_epoch = s->epoch;
 	info->rx_number = s->window.any ? s->window.highest : 0;
-	info->endpoint.peer_ip = s->peer.ip;
-	info->endpoint.peer_port = s->peer.port;
+	info->endpoint = qre_addresses(s);
 	info->age_ms = jiffies_to_msecs(jiffies - s->created);
 	info->received = s->received;
 	info->last_receive_ms = jiffies_to_msecs(jiffies - s->last_receive);

@@ -6,6 +6,7 @@
 #include <linux/list.h>
 #include <linux/llist.h>
 #include <linux/refcount.h>
+#include <linux/seqlock.h>
 #include <linux/spinlock.h>
 #include <linux/timer.h>
 #include <linux/u64_stats_sync.h>
@@ -56,15 +57,17 @@ struct qre_session {
 	u16 usual_payload;	   /* what inner packets travel in, but IPv6 that needs more */
 	bool splits;		   /* of a client: sends in two what is larger */
 	struct qre_joiner *joiner; /* of a server whose client may do so; NULL: may not */
-	union qre_peer peer;	   /* written under lock and tx_lock */
-	__be32 local_ip;
-	__be32 source; /* that the last packet left with; written under lock */
+	/* Written under lock and tx_lock, read without them by qre_session_at and the like. Local
+	 * ones: what packets leave with to a peer of IPv4 and of IPv6; one that is not set, or any:
+	 * as the route says. The source: what the last packet left with, to the peer's family. */
+	seqcount_spinlock_t addresses;
+	struct qre_address peer, local[2], source;
 	struct crypto_cipher *tx_hp, *rx_hp;
 	struct qre_key __rcu *rx, *rx_next, *rx_previous;
 	u64 first_received; /* lowest number under rx; QRE_NO_NUMBER: none */
 	struct qre_session_counters __percpu *counters;
-	struct dst_cache dst;
-	u32 dst_mark; /* which dst was made for */
+	struct dst_cache dst[2]; /* of IPv4 and of IPv6 */
+	u32 dst_mark;		 /* which they were made for */
 	int dst_bound;
 
 	/* the packet number, and what it is used with: nothing else is under this lock */
@@ -163,6 +166,41 @@ static inline bool qre_session_get(struct qre_session *s)
 	return refcount_inc_not_zero(&s->refs);
 }
 void qre_session_put(struct qre_session *s); /* any context */
+/* Whether the peer is at this address. Without a lock */
+static inline bool qre_session_at(struct qre_session *s, const struct qre_address *address)
+{
+	unsigned int begun;
+	bool at;
+
+	do {
+		begun = read_seqcount_begin(&s->addresses);
+		at = qre_address_equal(&s->peer, address);
+	} while (read_seqcount_retry(&s->addresses, begun));
+	return at;
+}
+static inline bool qre_session_leaves_from(struct qre_session *s, const struct qre_address *source)
+{
+	unsigned int begun;
+	bool same;
+
+	do {
+		begun = read_seqcount_begin(&s->addresses);
+		same = qre_address_equal(&s->source, source);
+	} while (read_seqcount_retry(&s->addresses, begun));
+	return same;
+}
+/* What the session's packets to a peer of this family leave with. Without a lock */
+static inline struct qre_address qre_session_local(struct qre_session *s, u16 family)
+{
+	struct qre_address local;
+	unsigned int begun;
+
+	do {
+		begun = read_seqcount_begin(&s->addresses);
+		local = s->local[family == AF_INET6];
+	} while (read_seqcount_retry(&s->addresses, begun));
+	return local;
+}
 /* It has ended by itself: its namespace will unpublish it. Any context; harmless when done twice.
  */
 void qre_session_report_end(struct qre_session *s);

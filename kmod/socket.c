@@ -224,6 +224,24 @@ static void qre_socket_unused(struct qre_socket *qs)
 		qre_socket_unhook(qs);
 }
 
+static struct qre_address qre_address_bound(const struct sock *sk)
+{
+	__be16 port = inet_sk(sk)->inet_sport;
+
+#if IS_ENABLED(CONFIG_IPV6)
+	if (sk->sk_family == AF_INET6 && !ipv6_addr_v4mapped(&sk->sk_v6_rcv_saddr))
+		return qre_address_v6(&sk->sk_v6_rcv_saddr, port);
+#endif
+	return qre_address_v4(inet_sk(sk)->inet_rcv_saddr, port);
+}
+
+bool qre_socket_speaks(const struct qre_socket *qs, u16 family)
+{
+	if (qs->address.family == AF_INET || family == AF_INET6)
+		return qs->address.family == family;
+	return qre_address_is_any(&qs->address) && !ipv6_only_sock(qs->sk);
+}
+
 static struct qre_socket *qre_socket_new(struct qre_net *qn, struct socket *sock, bool kernel,
 					 struct netlink_ext_ack *extack)
 {
@@ -239,8 +257,7 @@ static struct qre_socket *qre_socket_new(struct qre_net *qn, struct socket *sock
 	qs->sock = sock;
 	qs->sk = sock->sk;
 	qs->kernel = kernel;
-	qs->ip = inet_sk(qs->sk)->inet_rcv_saddr;
-	qs->port = inet_sk(qs->sk)->inet_sport;
+	qs->address = qre_address_bound(qs->sk);
 	refcount_set(&qs->refs, 1);
 	INIT_DELAYED_WORK(&qs->unpin, qre_socket_unpin);
 	error = qre_socket_hook(qs, extack);
@@ -278,9 +295,9 @@ static struct qre_socket *qre_socket_by_fd(struct qre_net *qn, u32 fd,
 	error = -EINVAL;
 	if (!net_eq(sock_net(sock->sk), qn->net)) {
 		NL_SET_ERR_MSG(extack, "SocketFd is a socket of another network namespace");
-	} else if (sock->sk->sk_family != AF_INET || sock->type != SOCK_DGRAM ||
-		   sock->sk->sk_protocol != IPPROTO_UDP) {
-		NL_SET_ERR_MSG(extack, "SocketFd is not an IPv4 UDP socket");
+	} else if ((sock->sk->sk_family != AF_INET && sock->sk->sk_family != AF_INET6) ||
+		   sock->type != SOCK_DGRAM || sock->sk->sk_protocol != IPPROTO_UDP) {
+		NL_SET_ERR_MSG(extack, "SocketFd is not a UDP socket of IPv4 or IPv6");
 	} else if (!inet_sk(sock->sk)->inet_num) {
 		NL_SET_ERR_MSG(extack, "SocketFd is a socket that is not bound");
 	} else {
@@ -293,38 +310,78 @@ static struct qre_socket *qre_socket_by_fd(struct qre_net *qn, u32 fd,
 	return ERR_PTR(error);
 }
 
+/* One of IPv6 that is bound to every address speaks IPv4, too, as user space's do. */
+static int qre_sock_create(struct net *net, const struct qre_address *local, struct socket **sock)
+{
+	struct udp_port_cfg config = {
+		.family = local->family,
+		.local_udp_port = local->port,
+		.use_udp_checksums = true,
+		.use_udp6_tx_checksums = true,
+		.use_udp6_rx_checksums = true,
+	};
+
+#if IS_ENABLED(CONFIG_IPV6)
+	if (local->family == AF_INET6)
+		config.local_ip6 = local->ip6;
+	else
+		config.local_ip.s_addr = local->ip4;
+#else
+	if (local->family != AF_INET)
+		return -EAFNOSUPPORT;
+	config.local_ip.s_addr = local->ip4;
+#endif
+	return udp_sock_create(net, &config, sock);
+}
+
+/* Nothing is fragmented, and no word of ICMP about the path's MTU is taken: as user space's. */
+static void qre_sock_never_fragments(struct sock *sk)
+{
+	ip_sock_set_mtu_discover(sk, IP_PMTUDISC_PROBE);
+#if IS_ENABLED(CONFIG_IPV6)
+	if (sk->sk_family == AF_INET6)
+		inet6_sk(sk)->pmtudisc = IPV6_PMTUDISC_INTERFACE;
+#endif
+}
+
 static struct qre_socket *qre_socket_open(struct qre_session *s, struct netlink_ext_ack *extack)
 {
 	struct qre_net *qn = qre_net_of(dev_net(s->qdev->dev));
-	struct udp_port_cfg config = {
-		.family = AF_INET,
-		.local_ip.s_addr = s->endpoint.local_ip,
-		.local_udp_port = s->endpoint.local_port,
-		.use_udp_checksums = true,
-	};
 	struct qre_socket *qs;
 	struct socket *sock;
 	int error;
 
-	error = udp_sock_create(qn->net, &config, &sock);
+	error = qre_sock_create(qn->net, &s->endpoint.local, &sock);
+	if (error == -EAFNOSUPPORT) {
+		NL_SET_ERR_MSG(extack, "UnderlayLocalIPv6: this machine has no IPv6");
+		return ERR_PTR(error);
+	}
 	if (error) {
 		NL_SET_ERR_MSG(extack, "UnderlayLocalPort: no socket can be bound to this address");
 		return ERR_PTR(error);
 	}
 	WRITE_ONCE(sock->sk->sk_mark, s->qdev->config.fwmark);
-	ip_sock_set_mtu_discover(sock->sk, IP_PMTUDISC_PROBE); /* as user space's of QRE */
+	qre_sock_never_fragments(sock->sk);
 	qs = qre_socket_new(qn, sock, true, extack);
 	if (IS_ERR(qs))
 		sock_release(sock);
 	return qs;
 }
 
-static struct qre_socket *qre_socket_at(struct qre_net *qn, __be32 ip, __be16 port)
+/* Whether it is bound to every address, that one too. */
+static bool qre_socket_covers(const struct qre_socket *qs, const struct qre_address *local)
+{
+	return qs->address.port == local->port && qre_address_is_any(&qs->address) &&
+	       qre_socket_speaks(qs, local->family);
+}
+
+static struct qre_socket *qre_socket_at(struct qre_net *qn, const struct qre_address *local)
 {
 	struct qre_socket *qs;
 
 	list_for_each_entry(qs, &qn->sockets, entry)
-		if (qs->port == port && (qs->ip == ip || (qs->shared && !qs->ip)))
+		if (qre_address_equal(&qs->address, local) ||
+		    (qs->shared && qre_socket_covers(qs, local)))
 			return qs;
 	return NULL;
 }
@@ -353,6 +410,10 @@ static int qre_socket_suits(struct qre_socket *qs, const struct qre_session *s,
 			"UnderlayLocalPort: another client session speaks from this address");
 		return -EADDRINUSE;
 	}
+	if (s->has_endpoint && !qre_socket_speaks(qs, s->peer.family)) {
+		NL_SET_ERR_MSG(extack, QRE_OTHER_FAMILY);
+		return -EAFNOSUPPORT;
+	}
 	/* Whoever has an empty id gets every packet. */
 	if (s->client && !s->rx_cid_size && (qs->shared || qs->users)) {
 		NL_SET_ERR_MSG(extack,
@@ -376,9 +437,9 @@ int qre_socket_join(struct qre_session *s, int fd, struct netlink_ext_ack *extac
 	if (fd >= 0) {
 		qs = qre_socket_by_fd(qn, fd, extack);
 	} else if (s->has_endpoint) {
-		qs = qre_socket_at(qn, s->endpoint.local_ip, s->endpoint.local_port);
+		qs = qre_socket_at(qn, &s->endpoint.local);
 		if (qs && qre_socket_vacate(qs, s))
-			qs = qre_socket_at(qn, s->endpoint.local_ip, s->endpoint.local_port);
+			qs = qre_socket_at(qn, &s->endpoint.local);
 		if (!qs)
 			qs = qre_socket_open(s, extack);
 	} else {
@@ -469,7 +530,7 @@ int qre_shared_register(struct qre_net *qn, u32 fd, struct netlink_ext_ack *exta
 	qs = qre_socket_by_fd(qn, fd, extack);
 	if (IS_ERR(qs))
 		return PTR_ERR(qs);
-	if (old && (old->ip != qs->ip || old->port != qs->port)) {
+	if (old && !qre_address_equal(&old->address, &qs->address)) {
 		NL_SET_ERR_MSG(extack,
 			       "SocketFd: a shared socket of another address is registered");
 		qre_socket_unused(qs);
@@ -485,8 +546,10 @@ int qre_shared_register(struct qre_net *qn, u32 fd, struct netlink_ext_ack *exta
 	/* Sessions whose underlay names this address, through a socket of ours or through none. */
 	same = NULL;
 	list_for_each_entry(same, &qn->sockets, entry)
-		if (same != qs && same->kernel && same->port == qs->port &&
-		    (same->ip == qs->ip || !qs->ip) && !rcu_access_pointer(same->client))
+		if (same != qs && same->kernel &&
+		    (qre_address_equal(&same->address, &qs->address) ||
+		     qre_socket_covers(qs, &same->address)) &&
+		    !rcu_access_pointer(same->client))
 			break;
 	if (!list_entry_is_head(same, &qn->sockets, entry)) {
 		qre_sessions_move(qn, same, qs);
@@ -520,8 +583,7 @@ void qre_shared_tell(struct qre_net *qn, struct qre_shared_info *info)
 	if (!qs)
 		return;
 	info->set = true;
-	info->ip = qs->ip;
-	info->port = qs->port;
+	info->address = qs->address;
 	for_each_possible_cpu(cpu) {
 		struct qre_socket_stats *stats = per_cpu_ptr(qs->stats, cpu);
 		unsigned int start;

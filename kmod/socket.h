@@ -9,6 +9,7 @@
 #include <linux/u64_stats_sync.h>
 #include <linux/workqueue.h>
 
+#include "address.h"
 #include "cid.h"
 
 struct netlink_ext_ack;
@@ -31,8 +32,7 @@ struct qre_socket {
 	bool kernel; /* made by us; otherwise user space's, held by its file */
 	bool shared; /* registered as such */
 	bool unhooked;
-	__be32 ip;
-	__be16 port;
+	struct qre_address address;    /* that it is bound to */
 	u32 users;		       /* sessions; qre_net.lock */
 	struct hlist_head by_cid[256]; /* struct qre_cid_entry.node; RCU */
 	unsigned long cid_lengths;     /* bit n: a CID of n bytes is in by_cid */
@@ -55,6 +55,10 @@ void qre_socket_leave(struct qre_session *s);
 void qre_socket_publish(struct qre_session *s);
 void qre_socket_unpublish(struct qre_session *s);
 void qre_socket_put(struct qre_socket *qs); /* any context */
+/* Whether it can reach peers of this family. */
+#define QRE_OTHER_FAMILY                                                                           \
+	"UnderlayPeerIPv4, UnderlayPeerIPv6: the session's socket is of the other version of IP"
+bool qre_socket_speaks(const struct qre_socket *qs, u16 family);
 void qre_socket_add_cid(struct qre_socket *qs, struct qre_cid_entry *entry);
 void qre_socket_del_cid(struct qre_socket *qs, struct qre_cid_entry *entry);
 /* Under RCU. */
@@ -72,8 +76,7 @@ int qre_shared_register(struct qre_net *qn, u32 fd, struct netlink_ext_ack *exta
 int qre_shared_unregister(struct qre_net *qn, struct netlink_ext_ack *extack); /* -ENOENT: none */
 struct qre_shared_info {
 	bool set;
-	__be32 ip;
-	__be16 port;
+	struct qre_address address;
 	u64 rx, passed;
 };
 void qre_shared_tell(struct qre_net *qn, struct qre_shared_info *info);

@@ -18,10 +18,10 @@
 
 #define QRE_STRAYS_PER_SECOND 500 /* as in the user data plane */
 
-bool qre_stray_possible(const struct qre_session *s, const struct qre_socket *qs,
-			union qre_peer source)
+bool qre_stray_possible(struct qre_session *s, const struct qre_socket *qs,
+			const struct qre_address *source)
 {
-	return !s->client && !qs->kernel && source.word != READ_ONCE(s->peer.word);
+	return !s->client && !qs->kernel && !qre_session_at(s, source);
 }
 
 bool qre_stray_passes(struct qre_session *s)
@@ -42,17 +42,31 @@ bool qre_stray_passes(struct qre_session *s)
 /* The one that is on its way through UDP a second time, on this CPU. */
 static DEFINE_PER_CPU(const struct sk_buff *, qre_returning);
 
-void qre_stray_return(struct sk_buff *skb)
+static int (*qre_udp_handler(const struct sk_buff *skb))(struct sk_buff *skb)
 {
 	const struct net_protocol *udp = rcu_dereference(inet_protos[IPPROTO_UDP]);
 
-	if (!udp || !skb_dst(skb)) { /* its route has ended meanwhile */
+#if IS_ENABLED(CONFIG_IPV6)
+	if (skb->protocol == htons(ETH_P_IPV6)) {
+		const struct inet6_protocol *udp6 = rcu_dereference(inet6_protos[IPPROTO_UDP]);
+
+		return udp6 ? udp6->handler : NULL;
+	}
+#endif
+	return udp ? udp->handler : NULL;
+}
+
+void qre_stray_return(struct sk_buff *skb)
+{
+	int (*handler)(struct sk_buff * skb) = qre_udp_handler(skb);
+
+	if (!handler || !skb_dst(skb)) { /* its route has ended meanwhile */
 		kfree_skb(skb);
 		return;
 	}
 	__skb_push(skb, sizeof(struct udphdr));
 	this_cpu_write(qre_returning, skb);
-	udp->handler(skb);
+	handler(skb);
 	this_cpu_write(qre_returning, NULL);
 }
 

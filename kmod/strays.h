@@ -10,8 +10,8 @@ struct qre_socket;
 struct sk_buff;
 
 /* Whether a packet from @source that the session cannot open is a stranger's rather than noise. */
-bool qre_stray_possible(const struct qre_session *s, const struct qre_socket *qs,
-			union qre_peer source);
+bool qre_stray_possible(struct qre_session *s, const struct qre_socket *qs,
+			const struct qre_address *source);
 /* One more is passed on: true within the session's budget, otherwise it is counted. Without
  * qre_session.lock. */
 bool qre_stray_passes(struct qre_session *s);

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
+from qre.addresses import host_port
 from qre.cli.kernel.kernel_commands import unless_gone
 from qre.cli.port.port_fields import Loading
 from qre.cli.port.port_leftovers import BY_HAND, Port, clear_leftovers, wait_closed
@@ -230,7 +231,7 @@ def _refuse_other_socket(qre: Qre, port: Port) -> None:
     """The kernel would replace a registered socket of the same address with this one."""
     device = next(iter(qre.devices()), None)
     if device is not None and device.shared_socket is not None:
-        held = f"{device.shared_socket.ip}:{device.shared_socket.port}"
+        held = host_port(device.shared_socket.ip, device.shared_socket.port)
         why = f"qre.ko serves {held} in this network namespace already"
         raise UserError(f"Listen {port}", why, f"end what registered it, or {BY_HAND}")
 

@@ -7,21 +7,21 @@ address stands in for it. ``install-session`` accepts the results.
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 
 from qre.addresses import ipv4_of_listen
 from qre.cli.defaults import LOOPBACK_CLIENT, LOOPBACK_SERVER_IP, PATH_CLIENT, PATH_SERVER_IP
-from qre.config.values import parse_ipv4_socket_address
+from qre.config.values import parse_ipv4_socket_address, parse_socket_address
 from qre.errors import UserError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from qre.config.model import Profile, SocketAddress
 
 UNDERLAYS = ("ServerUnderlay", "ClientUnderlay")
-_ANY = IPv4Address(0)
+_ANY, _ANY_IPV6 = IPv4Address(0), IPv6Address(0)
 
 
 class StandIns:
@@ -54,28 +54,42 @@ def check_both_or_none(command: str, fields: Mapping[str, str]) -> None:
 
 
 def session_ends(
-    server: Profile, client: Profile, fields: Mapping[str, str], stand_ins: StandIns
+    server: Profile, client: Profile, fields: Mapping[str, str], stand_ins: StandIns, *, ipv6: bool = False
 ) -> tuple[SocketAddress, SocketAddress]:
-    """The server's and the client's address. ``fields``: UNDERLAYS, as they were given."""
+    """The server's and the client's address. ``fields``: UNDERLAYS, as they were given; both may be of IPv6 where
+    ``ipv6`` is set."""
     check_roles(server, client)
     assert server.server is not None
-    ends = [parse_end(name, fields[name]) if name in fields else None for name in UNDERLAYS]
+    parse = parse_end_of_any_version if ipv6 else parse_end
+    ends = [parse(name, fields[name]) if name in fields else None for name in UNDERLAYS]
+    if ends[0] is not None and ends[1] is not None and ends[0].ip.version != ends[1].ip.version:
+        remedy = f"write both of IPv{ends[0].ip.version}"
+        raise UserError(f"field {UNDERLAYS[1]}", f"{ends[1]} is of another version of IP than {ends[0]}", remedy)
     listen = server.server.listen
     if (ip := ipv4_of_listen(listen.ip)) is None and ends[0] is None:
         remedy = f"give {UNDERLAYS[0]}=192.0.2.1:{listen.port} {UNDERLAYS[1]}=198.51.100.7:50443"
-        raise UserError(f"Listen {listen}", "sessions that are installed by hand are IPv4", remedy)
+        raise UserError(f"Listen {listen}", "addresses for tests are of IPv4 alone", remedy)
     if ip is None or ip == _ANY:
         listen = parse_ipv4_socket_address(f"{stand_ins.server_ip}:{listen.port}")
     return ends[0] or listen, ends[1] or parse_ipv4_socket_address(stand_ins.client)
 
 
 def parse_end(name: str, text: str) -> SocketAddress:
-    """The numeric address of one machine, from the field ``name``."""
+    """The numeric address of one machine, from the field ``name``, where nothing but IPv4 is."""
+    return _parse_end(name, text, parse_ipv4_socket_address)
+
+
+def parse_end_of_any_version(name: str, text: str) -> SocketAddress:
+    """The same of IPv4 or IPv6."""
+    return _parse_end(name, text, parse_socket_address)
+
+
+def _parse_end(name: str, text: str, parse: Callable[[str], SocketAddress]) -> SocketAddress:
     try:
-        address = parse_ipv4_socket_address(text)
+        address = parse(text)
     except UserError as error:
         raise UserError(f"field {name}", error.why, error.remedy) from None
-    if address.ip == _ANY:
-        why = "0.0.0.0 is every address of a machine, and packets come from one"
+    if address.ip in (_ANY, _ANY_IPV6):
+        why = f"{address.ip} is every address of a machine, and packets come from one"
         raise UserError(f"field {name}", why, f"write {name}=192.0.2.1:{address.port}")
     return address

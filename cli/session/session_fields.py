@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from typing import TypeVar
 
-from qre.addresses import Network
+from qre.addresses import Address, Network
 from qre.cli.fields import parse_fields
 from qre.config.syntax import quoted
 from qre.config.values import parse_duration, parse_keepalive, parse_networks
@@ -40,6 +40,7 @@ _FIXED = {
     "NextTxIv": (Attribute.NEXT_TX_IV, IV_SIZE),
 }
 _ADDRESSES = {"UnderlayLocalIPv4": Attribute.LOCAL_IP, "UnderlayPeerIPv4": Attribute.PEER_IP}
+_IPV6_ADDRESSES = {"UnderlayLocalIPv6": Attribute.LOCAL_IPV6, "UnderlayPeerIPv6": Attribute.PEER_IPV6}
 _PORTS = {"UnderlayLocalPort": Attribute.LOCAL_PORT, "UnderlayPeerPort": Attribute.PEER_PORT}
 _UNDERLAY = ("UnderlayLocalIPv4", "UnderlayLocalPort", "UnderlayPeerIPv4", "UnderlayPeerPort")
 
@@ -47,11 +48,11 @@ REQUIRED = (
     "SessionId", "ConnectionId", "TxKey", "RxKey", "TxHpKey", "RxHpKey", "TxIv", "RxIv", "KeyEpoch", "PacketNumber",
 )  # fmt: skip
 OPTIONAL = (
-    "NextRxKey", "NextRxHpKey", "NextRxIv", "NextTxKey", "NextTxIv", *_UNDERLAY,
+    "NextRxKey", "NextRxHpKey", "NextRxIv", "NextTxKey", "NextTxIv", *_UNDERLAY, *_IPV6_ADDRESSES,
     "ClientConnectionId", "AllowedIPs", "IdleTimeout", "PersistentKeepalive", "SocketFd",
 )  # fmt: skip
 #: Fields that are only valid together.
-_GROUPS = (_UNDERLAY, ("NextRxKey", "NextRxIv"), ("NextTxKey", "NextTxIv"))
+_GROUPS = (("NextRxKey", "NextRxIv"), ("NextTxKey", "NextTxIv"))
 
 _T = TypeVar("_T")
 
@@ -106,9 +107,9 @@ def parse_session_fields(command: str, arguments: Sequence[str]) -> SessionField
         request.u64(Attribute.KEY_EPOCH, key_epoch)
     if packet_number is not None:
         request.u64(Attribute.PACKET_NUMBER, max(packet_number, PACKET_NUMBER_BASE))
-    for name, attribute in _ADDRESSES.items():
-        if (address := read(name, _ipv4)) is not None:
-            request.ipv4(attribute, address)
+    for name, attribute in (*_ADDRESSES.items(), *_IPV6_ADDRESSES.items()):
+        if (address := read(name, _address)) is not None:
+            request.put(attribute, address.packed)
     for name, attribute in _PORTS.items():
         if (port := read(name, _port)) is not None:
             request.port(attribute, port)
@@ -148,7 +149,13 @@ def _changed_header_key(octets: dict[str, bytes]) -> list[UserError]:
 
 def _incomplete(fields: dict[str, str]) -> list[UserError]:
     errors = []
-    for group in _GROUPS:
+    if any(name in fields for name in _ADDRESSES) and any(name in fields for name in _IPV6_ADDRESSES):
+        remedy = "give UnderlayLocalIPv4 and UnderlayPeerIPv4, or UnderlayLocalIPv6 and UnderlayPeerIPv6"
+        errors.append(UserError("field UnderlayPeerIPv6", "both ends' addresses are of one version of IP", remedy))
+        return errors
+    of_ipv6 = any(name in fields for name in _IPV6_ADDRESSES)
+    underlay = tuple(name.replace("IPv4", "IPv6") for name in _UNDERLAY) if of_ipv6 else _UNDERLAY
+    for group in (underlay, *_GROUPS):
         given = [name for name in group if name in fields]
         missing = [name for name in group if name not in fields]
         if given and missing:
@@ -194,6 +201,11 @@ def _number(name: str, text: str) -> int:
     return int(text)
 
 
+def _address(name: str, text: str) -> Address:
+    """Of the version that the field's name ends with."""
+    return _ipv6(name, text) if name in _IPV6_ADDRESSES else _ipv4(name, text)
+
+
 def _ipv4(name: str, text: str) -> IPv4Address:
     try:
         address = IPv4Address(text)
@@ -201,6 +213,16 @@ def _ipv4(name: str, text: str) -> IPv4Address:
         raise UserError(f"field {name}", f"{quoted(text)} is not an IPv4 address", "write 192.0.2.1") from None
     if address.is_unspecified or address.is_multicast or address == IPv4Address(0xFFFFFFFF):
         raise UserError(f"field {name}", f"{address} is not a unicast address", "write 192.0.2.1")
+    return address
+
+
+def _ipv6(name: str, text: str) -> IPv6Address:
+    try:
+        address = IPv6Address(text)
+    except ValueError:
+        raise UserError(f"field {name}", f"{quoted(text)} is not an IPv6 address", "write 2001:db8::1") from None
+    if address.is_unspecified or address.is_multicast or address.is_link_local or address.ipv4_mapped:
+        raise UserError(f"field {name}", f"{address} is not a unicast address beyond a link", "write 2001:db8::1")
     return address
 
 

@@ -98,7 +98,7 @@ def planned_ends(server: Profile, client: Profile, fields: Mapping[str, str]) ->
     """Both ends of a handshake in memory, the server's first."""
     from qre.ends import Role
 
-    ends = session_ends(server, client, fields, LOOPBACK)
+    ends = session_ends(server, client, fields, LOOPBACK, ipv6=True)
     plan = run_plan(server, client, *ends, recorded_site(fields))
     here, there = ((str(end.ip), end.port) for end in ends)
     return [
@@ -190,9 +190,9 @@ def install_arguments(install: SessionInstall) -> list[str]:
             "NextTxIv": following.tx_iv.hex(),
         }
     values |= {
-        "UnderlayLocalIPv4": underlay.local_ip,
+        f"UnderlayLocalIPv{underlay.local_ip.version}": underlay.local_ip,
         "UnderlayLocalPort": underlay.local_port,
-        "UnderlayPeerIPv4": underlay.peer_ip,
+        f"UnderlayPeerIPv{underlay.peer_ip.version}": underlay.peer_ip,
         "UnderlayPeerPort": underlay.peer_port,
         "ClientConnectionId": install.client_connection_id.hex(),
         "IdleTimeout": show_duration(install.idle_timeout_ms),

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from qre.addresses import host_port
 from qre.dest_profile import DestProfile
 from qre.device.kernel_module import LOADED
 from qre.device.state import ProfileState
@@ -45,7 +46,7 @@ def describe(device: KernelDevice, sessions: list[KernelSession] | None, state: 
         "up": any(session.status.state == "established" for session in sessions),
         "status": "no daemon runs",
         "allowed_ips": [str(network) for network in state.allowed_ips] if state is not None else [],
-        "listen": f"{device.listen[0]}:{device.listen[1]}" if device.listen is not None else None,
+        "listen": host_port(*device.listen) if device.listen is not None else None,
         "endpoint": device.endpoint or None,
         "dest": device.dest or None,
         "server_name": device.server_name or None,
@@ -132,7 +133,7 @@ def _shared_socket(device: KernelDevice) -> Description:
     shared = device.shared_socket
     return {
         "registered": shared is not None,
-        "local": f"{shared.ip}:{shared.port}" if shared is not None else None,
+        "local": host_port(shared.ip, shared.port) if shared is not None else None,
         "rx_packets": shared.rx if shared is not None else 0,
         "passed_packets": shared.passed if shared is not None else 0,
     }

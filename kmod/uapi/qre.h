@@ -25,6 +25,7 @@
 #define QRE_CID_MAX		20
 #define QRE_KEY_SIZE		16
 #define QRE_IV_SIZE		12
+#define QRE_IPV6_SIZE		16
 #define QRE_RESET_TOKEN_SIZE	16
 #define QRE_SHORT_ID_SIZE	8
 #define QRE_NAME_MAX		255  /* Dest, ServerName, Endpoint */
@@ -174,14 +175,14 @@ enum qre_attr {
 	QRE_A_NEXT_RX_HP_KEY = 27, /* must equal RX_HP_KEY: RFC 9001 section 6 */
 	QRE_A_KEY_EPOCH = 28,	   /* u64 */
 	QRE_A_PACKET_NUMBER = 29,  /* u64: the next one to be sent is at least this */
-	QRE_A_LOCAL_IP = 30,	   /* be32; these four together or none */
-	QRE_A_LOCAL_PORT = 31,	   /* be16 */
-	QRE_A_PEER_IP = 32,	   /* be32 */
-	QRE_A_PEER_PORT = 33,	   /* be16 */
-	QRE_A_ALLOWED_IPS = 34,	   /* array of struct qre_allowed_ip; absent or empty: all */
-	QRE_A_SHORT_ID = 35,	   /* 8 bytes */
-	QRE_A_HOLD = 36,	   /* flag: transmit nothing until the peer's first packet */
-	QRE_A_IDLE_MS = 37,	   /* u64, 1000 to 3600000 */
+	QRE_A_LOCAL_IP = 30,	/* be32; these four together or none, addresses of either version */
+	QRE_A_LOCAL_PORT = 31,	/* be16 */
+	QRE_A_PEER_IP = 32,	/* be32 */
+	QRE_A_PEER_PORT = 33,	/* be16 */
+	QRE_A_ALLOWED_IPS = 34, /* array of struct qre_allowed_ip; absent or empty: all */
+	QRE_A_SHORT_ID = 35,	/* 8 bytes */
+	QRE_A_HOLD = 36,	/* flag: transmit nothing until the peer's first packet */
+	QRE_A_IDLE_MS = 37,	/* u64, 1000 to 3600000 */
 	QRE_A_KEEPALIVE_MS =
 		38, /* u64, 0: only the client's own PING after half of the idle time */
 	QRE_A_ACK_DELAY_EXPONENT = 39, /* u8, the peer's, at most 20 */
@@ -246,6 +247,11 @@ enum qre_attr {
 	QRE_A_INNER_MTU_IPV6 = 90,   /* u16: INNER_MTU of IPv6 inside; 0: the path is too narrow */
 	QRE_A_INNER_MTU_IN_TWO = 91, /* u16: the largest inner packet that is sent in two datagrams;
 					0: none is */
+	QRE_A_LOCAL_IPV6 = 92,	/* 16 bytes, instead of LOCAL_IP; ::, with a peer of either version:
+				   every address of both */
+	QRE_A_PEER_IPV6 = 93,	/* 16 bytes, instead of PEER_IP */
+	QRE_A_LISTEN_IPV6 = 94, /* 16 bytes, instead of LISTEN_IP */
+	QRE_A_SHARED_IPV6 = 95, /* 16 bytes, instead of SHARED_IP */
 	__QRE_A_MAX,
 };
 #define QRE_A_MAX (__QRE_A_MAX - 1)

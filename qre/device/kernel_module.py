@@ -17,7 +17,7 @@ _USERNS = LOADED / "parameters" / "userns"
 #: The content of /proc/self/uid_map in the initial user namespace.
 _INITIAL_USER_NAMESPACE = ["0", "0", "4294967295"]
 _TIMEOUT = 30.0
-_OUTER_IPV6 = "its outer packets are IPv4, and this profile's are IPv6"
+_OUTER_IPV6 = "the one that is loaded is older: its outer packets are IPv4, and this profile's are IPv6"
 
 
 def wants_module(config: GlobalConfig) -> bool:
@@ -81,10 +81,21 @@ def require_module(config: GlobalConfig) -> None:
         raise MachineError("qre.ko", reason, "install qre.ko, which `make -C kmod` builds")
 
 
+def outer_ipv6() -> bool:
+    """Whether the module that is loaded sends outer packets of IPv6, which one of before does not; true while none
+    is. Raises MachineError."""
+    from qre.kernel.qre_family import Qre  # most commands do not ask
+
+    if not LOADED.exists():
+        return True
+    with Qre() as qre:
+        return qre.outer_ipv6
+
+
 def check_outer(profile: Profile, dataplane: Dataplane) -> None:
     """Raise UserError when this data plane cannot send the profile's outer packets."""
-    if dataplane is Dataplane.KERNEL and profile.outer_ipv6:
-        remedy = "set Dataplane = auto or user, or write an IPv4 address"
+    if dataplane is Dataplane.KERNEL and profile.outer_ipv6 and not outer_ipv6():
+        remedy = f"load the module anew (`rmmod {MODULE}`), set Dataplane = auto or user, or write an IPv4 address"
         raise UserError(f"profile {profile.name}", f"qre.ko is not to be used: {_OUTER_IPV6}", remedy)
 
 
@@ -92,7 +103,7 @@ def expected_dataplane(config: GlobalConfig, profile: Profile) -> Dataplane:
     """What ``choose_dataplane`` will most likely choose; changes nothing."""
     if config.dataplane is not Dataplane.AUTO:
         return config.dataplane
-    if profile.outer_ipv6:
+    if profile.outer_ipv6 and not outer_ipv6():
         return Dataplane.USER
     there = LOADED.exists() or (config.module_load and not _modprobe("--dry-run", "--quiet"))
     if there and not why_closed():
@@ -107,14 +118,13 @@ def choose_dataplane(config: GlobalConfig, profile: Profile, notice: Callable[[s
     """
     if config.dataplane is Dataplane.USER:
         return Dataplane.USER
-    if profile.outer_ipv6:
-        check_outer(profile, config.dataplane)
-        notice(f"qre.ko is not used ({_OUTER_IPV6}): the user data plane is used")
-        return Dataplane.USER
     reason = load_module() if wants_module(config) else ""
     if not reason and not LOADED.exists():
         reason = "it is not loaded, and ModuleLoad is false"
     reason = reason or why_closed()
+    if not reason and profile.outer_ipv6 and not outer_ipv6():
+        check_outer(profile, config.dataplane)
+        reason = _OUTER_IPV6
     if not reason:
         return Dataplane.KERNEL
     if config.dataplane is Dataplane.KERNEL:

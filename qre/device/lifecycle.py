@@ -19,7 +19,7 @@ import msgspec
 from qre.addresses import Interface, closed_beside, default_versions
 from qre.config.model import GlobalConfig, Profile
 from qre.device.kernel_device import close_sessions, settings_as_they_were, settings_of, sync_line
-from qre.device.kernel_module import MODULE, choose_dataplane, expected_dataplane, wants_module
+from qre.device.kernel_module import MODULE, choose_dataplane, expected_dataplane, outer_ipv6, wants_module
 from qre.device.name_servers import name_service, unset_names
 from qre.device.reverse_path import strict_devices
 from qre.device.route_table import table_of
@@ -289,7 +289,7 @@ def up_steps(up: _Up) -> list[Step]:
     steps: list[Step] = []
     if up.before is not None and up.before.names is not None:
         steps.append(Step((f"take back the name servers of {up.before.device}",), up.take_names_back))
-    if wants_module(up.config) and not up.profile.outer_ipv6:
+    if wants_module(up.config) and (not up.profile.outer_ipv6 or outer_ipv6()):
         alternative = ", or else use the user data plane" if up.config.dataplane is Dataplane.AUTO else ""
         line = f"load {MODULE}.ko (modprobe {MODULE}){alternative}"
     else:

@@ -10,7 +10,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from qre.addresses import Interface, closed_beside, default_versions
+from qre.addresses import Interface, closed_beside, default_versions, host_port
 from qre.config.model import GlobalConfig, Hooks, Profile
 from qre.config.values import DEVICE_LENGTH, parse_socket_address
 from qre.device.control_client import front_path, ready_path, remove_left, runtime_paths
@@ -293,7 +293,7 @@ def _steps(down: _Down) -> tuple[list[Step], list[Step]]:
     if down.link is not None and dataplane_of(down.link) is Dataplane.KERNEL:
         rest.append(Step((f"close the sessions of {device}",), down.close))
     if down.listen is not None:
-        rest.append(Step((f"let qre.ko go of UDP {down.listen[0]}:{down.listen[1]}",), down.release))
+        rest.append(Step((f"let qre.ko go of UDP {host_port(*down.listen)}",), down.release))
     for each in down.rules:
         rest.append(Step((f"remove nftables table {each.table.name} ({each.table.family})",), each.undo))
     if down.left:

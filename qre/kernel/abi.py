@@ -19,6 +19,7 @@ SESSION_ID_SIZE = 32
 CID_MAX = 20
 KEY_SIZE = 16
 IV_SIZE = 12
+IPV6_SIZE = 16
 RESET_TOKEN_SIZE = 16
 SHORT_ID_SIZE = 8
 NAME_MAX = 255  # Dest, ServerName, Endpoint
@@ -221,6 +222,10 @@ class Attribute(enum.IntEnum):
     USUAL_PAYLOAD = 89
     INNER_MTU_IPV6 = 90
     INNER_MTU_IN_TWO = 91
+    LOCAL_IPV6 = 92
+    PEER_IPV6 = 93
+    LISTEN_IPV6 = 94
+    SHARED_IPV6 = 95
 
 
 #: struct qre_allowed_ip: family (4 or 6), prefix length, two reserved bytes, address (IPv4: the first four).

@@ -11,7 +11,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from qre.addresses import Network
+from qre.addresses import Network, host_port
 from qre.dataplane.protocol import (
     DataplaneReport,
     FrameFate,
@@ -151,7 +151,7 @@ def device_untrusted(fields: Fields) -> KernelDevice:
         mtu=fields.u32(Attribute.MTU) or 0,
         dest=fields.text(Attribute.DEST, abi.NAME_MAX) or "",
         server_name=fields.text(Attribute.SERVER_NAME, abi.NAME_MAX) or "",
-        listen=_address(fields, Attribute.LISTEN_IP, Attribute.LISTEN_PORT),
+        listen=_address(fields, Attribute.LISTEN_IP, Attribute.LISTEN_IPV6, Attribute.LISTEN_PORT),
         endpoint=fields.text(Attribute.ENDPOINT, abi.NAME_MAX) or "",
         keepalive_s=fields.u16(Attribute.KEEPALIVE) or 0,
         max_sessions=fields.u32(Attribute.MAX_SESSIONS) or 0,
@@ -184,7 +184,7 @@ def session_untrusted(fields: Fields) -> KernelSession:
         key_epoch=_needed(fields.u64(Attribute.KEY_EPOCH), "a key epoch"),
         tx_packet_number=fields.u64(Attribute.PACKET_NUMBER, _NUMBER_MAX) or 0,
         rx_packet_number=fields.u64(Attribute.RX_NUMBER, _NUMBER_MAX) or 0,
-        endpoint=f"{underlay.peer_ip}:{underlay.peer_port}" if underlay is not None else "",
+        endpoint=host_port(str(underlay.peer_ip), underlay.peer_port) if underlay is not None else "",
         allowed_ips=_allowed_ips(fields),
         age_ms=fields.u64(Attribute.AGE_MS) or 0,
         last_receive_ms=fields.u64(Attribute.LAST_RECEIVE_MS),
@@ -276,16 +276,16 @@ def _role(fields: Fields) -> Role | None:
     return _ROLES.get(abi.KernelRole(number))
 
 
-def _address(fields: Fields, ip: Attribute, port: Attribute) -> tuple[str, int] | None:
+def _address(fields: Fields, ipv4: Attribute, ipv6: Attribute, port: Attribute) -> tuple[str, int] | None:
     """As a socket has it."""
-    address, number = fields.ipv4(ip), fields.port(port)
+    address, number = fields.ip(ipv4, ipv6), fields.port(port)
     return (str(address), number) if address is not None and number else None
 
 
 def _underlay(fields: Fields) -> Underlay | None:
     """The outer addresses; None unless all four attributes are present and the ports are not 0."""
-    local = _address(fields, Attribute.LOCAL_IP, Attribute.LOCAL_PORT)
-    peer = _address(fields, Attribute.PEER_IP, Attribute.PEER_PORT)
+    local = _address(fields, Attribute.LOCAL_IP, Attribute.LOCAL_IPV6, Attribute.LOCAL_PORT)
+    peer = _address(fields, Attribute.PEER_IP, Attribute.PEER_IPV6, Attribute.PEER_PORT)
     if local is None or peer is None:
         return None
     return underlay_of(local, peer)
@@ -322,7 +322,7 @@ def _cid_map(fields: Fields) -> CidMapStatus | None:
 
 
 def _shared_socket(fields: Fields) -> SharedSocketStatus | None:
-    address = _address(fields, Attribute.SHARED_IP, Attribute.SHARED_PORT)
+    address = _address(fields, Attribute.SHARED_IP, Attribute.SHARED_IPV6, Attribute.SHARED_PORT)
     if address is None:
         return None
     return SharedSocketStatus(

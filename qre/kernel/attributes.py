@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Iterator, Mapping
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
 from qre.addresses import Address, Network
 from qre.errors import InternalError, UntrustedInputError
-from qre.kernel.abi import ALLOWED_IP, CID_MAX, Attribute
+from qre.kernel.abi import ALLOWED_IP, CID_MAX, IPV6_SIZE, Attribute
 from qre.kernel.abi import CID as CID_LAYOUT
 
 _HEADER = struct.Struct("=HH")  # length, type
@@ -71,6 +71,10 @@ class Request:
         if value.version != 4:
             raise InternalError(attribute.name, "not an IPv4 address")
         self.put(attribute, value.packed)
+
+    def ip(self, ipv4: Attribute, ipv6: Attribute, value: Address) -> None:
+        """The address, of either version, as the attribute that is for its version."""
+        self.put(ipv4 if value.version == 4 else ipv6, value.packed)
 
     def allowed_ips(self, networks: Iterable[Network]) -> None:
         """An array of struct qre_allowed_ip."""
@@ -175,10 +179,14 @@ class Fields:
         """16 bits in network byte order."""
         return self._number(attribute, "!H", 0xFFFF)
 
-    def ipv4(self, attribute: Attribute) -> IPv4Address | None:
-        """4 bytes in network byte order."""
-        value = self.octets(attribute, 4)
-        return None if value is None else IPv4Address(value)
+    def ip(self, ipv4: Attribute, ipv6: Attribute) -> Address | None:
+        """An address that is told by the attribute of its version: 4 or 16 bytes in network byte order."""
+        four, six = self.octets(ipv4, 4), self.octets(ipv6, IPV6_SIZE)
+        if six is None:
+            return None if four is None else IPv4Address(four)
+        if four is not None:
+            raise UntrustedInputError(f"{ipv4.name} and {ipv6.name} are both there")
+        return IPv6Address(six)
 
     def text(self, attribute: Attribute, most: int) -> str | None:
         """A string of at most ``most`` bytes, its terminating zero not counted."""

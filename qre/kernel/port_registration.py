@@ -10,6 +10,7 @@ import errno
 
 import msgspec
 
+from qre.addresses import host_port
 from qre.dest_profile import DestProfile
 from qre.errors import MachineError
 from qre.kernel import abi
@@ -49,9 +50,9 @@ def _register_socket(qre: Qre, device: str, fd: int, listen: tuple[str, int]) ->
         held = shared_address(qre, device)
         if held == listen:
             return  # this very socket is registered already
-        where = f"{held[0]}:{held[1]}" if held is not None else "another address"
+        where = host_port(*held) if held is not None else "another address"
         raise MachineError(
-            f"Listen {listen[0]}:{listen[1]}",
+            f"Listen {host_port(*listen)}",
             f"qre.ko serves {where} in this network namespace",
             "stop that server, or set Dataplane = user for one of them",
         ) from error

@@ -73,7 +73,7 @@ class DeviceSettings(msgspec.Struct, frozen=True, kw_only=True):
     mtu: int | None = None
     dest: str | None = None  # host:port
     server_name: str | None = None
-    listen: tuple[str, int] | None = None  # IPv4 address, port
+    listen: tuple[str, int] | None = None  # address, port
     endpoint: str | None = None  # host:port
     keepalive_s: int | None = None
     max_sessions: int | None = None
@@ -154,9 +154,9 @@ def _put_next(request: Request, source: SessionInstall | SessionUpdate) -> None:
 
 def put_underlay(request: Request, underlay: Underlay) -> None:
     """Add local and peer address and port of ``underlay``."""
-    request.ipv4(Attribute.LOCAL_IP, underlay.local_ip)
+    request.ip(Attribute.LOCAL_IP, Attribute.LOCAL_IPV6, underlay.local_ip)
     request.port(Attribute.LOCAL_PORT, underlay.local_port)
-    request.ipv4(Attribute.PEER_IP, underlay.peer_ip)
+    request.ip(Attribute.PEER_IP, Attribute.PEER_IPV6, underlay.peer_ip)
     request.port(Attribute.PEER_PORT, underlay.peer_port)
 
 
@@ -177,6 +177,10 @@ class Qre:
         except BaseException:
             self._netlink.close()
             raise
+        #: Whether it sends and joins packets in two datagrams.
+        self.splits = self.family.attributes >= Attribute.USUAL_PAYLOAD
+        #: Whether its outer packets may be IPv6.
+        self.outer_ipv6 = self.family.attributes >= Attribute.SHARED_IPV6
 
     def close(self) -> None:
         """Close the netlink socket; devices and sessions stay."""
@@ -187,11 +191,6 @@ class Qre:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    @property
-    def splits(self) -> bool:
-        """Whether it sends and joins packets in two datagrams."""
-        return self.family.attributes >= Attribute.USUAL_PAYLOAD
 
     # --- devices ---
 
@@ -224,7 +223,7 @@ class Qre:
         if settings.server_name is not None:
             request.text(Attribute.SERVER_NAME, settings.server_name)
         if settings.listen is not None:
-            request.ipv4(Attribute.LISTEN_IP, ip_address(settings.listen[0]))
+            request.ip(Attribute.LISTEN_IP, Attribute.LISTEN_IPV6, ip_address(settings.listen[0]))
             request.port(Attribute.LISTEN_PORT, settings.listen[1])
         if settings.endpoint is not None:
             request.text(Attribute.ENDPOINT, settings.endpoint)

@@ -15,7 +15,7 @@ import qre
 from qre.addresses import closed_beside, host_port
 from qre.config.model import SHORTEST_RELAY_IDLE_MS, ClientSection, GlobalConfig, Profile
 from qre.dest_profile import DestProfile
-from qre.device.kernel_module import check_outer
+from qre.device.kernel_module import check_outer, outer_ipv6
 from qre.ends import Dataplane, EndpointOrder, Role
 from qre.ipc.messages import ServerAddress, WorkerConfig
 from qre.kernel.qre_family import Qre
@@ -114,7 +114,7 @@ def _outer_version(profile: Profile, dataplane: Dataplane) -> Literal[0, 4, 6]:
     """Of a client's outer packets, where nothing else is possible; 0: either."""
     check_outer(profile, dataplane)
     given = profile.underlay.client
-    if dataplane is Dataplane.KERNEL:
+    if dataplane is Dataplane.KERNEL and not outer_ipv6():
         return 4
     return given.ip.version if given is not None else 0
 

@@ -35,7 +35,13 @@ UDP_MILLISECONDS = 300
 PAYLOAD = 64
 STREAMS = 10
 PINGS = 50
-TUNNELS = {"veth": "plain veth", "wireguard": "WireGuard", "dco": "openvpn-dco, AES-128-GCM", "qre": "qre.ko"}
+TUNNELS = {
+    "veth": "plain veth",
+    "wireguard": "WireGuard",
+    "dco": "openvpn-dco, AES-128-GCM",
+    "qre": "qre.ko",
+    "qre6": "qre.ko over IPv6",
+}
 #: Seconds of this machine.
 TIMEOUT = 600.0
 

@@ -18,7 +18,7 @@ MUTANTS = {
             "request.u64(Attribute.PACKET_NUMBER, max(packet_number, PACKET_NUMBER_BASE))",
             "None",
         ),
-        M("an address is sent", "parse_session_fields", "request.ipv4(attribute, address)", "None"),
+        M("an address is sent", "parse_session_fields", "request.put(attribute, address.packed)", "None"),
         M("a port is sent", "parse_session_fields", "request.port(attribute, port)", "None"),
         M("the ConnectionId is sent", "parse_session_fields", "request.put(Attribute.CID, cid)", "None"),
         M("under its own attribute", "_FIXED", "(Attribute.RX_HP_KEY, KEY_SIZE)", "(Attribute.TX_HP_KEY, KEY_SIZE)"),
@@ -90,7 +90,7 @@ MUTANTS = {
         M(
             "may be left out",
             "OPTIONAL",
-            "('NextRxKey', 'NextRxHpKey', 'NextRxIv', 'NextTxKey', 'NextTxIv', *_UNDERLAY, 'ClientConnectionId', 'AllowedIPs', 'IdleTimeout', 'PersistentKeepalive', 'SocketFd')",
+            "('NextRxKey', 'NextRxHpKey', 'NextRxIv', 'NextTxKey', 'NextTxIv', *_UNDERLAY, *_IPV6_ADDRESSES, 'ClientConnectionId', 'AllowedIPs', 'IdleTimeout', 'PersistentKeepalive', 'SocketFd')",
             "('NextRxHpKey', 'NextRxIv', 'NextTxKey', 'NextTxIv', *_UNDERLAY, 'ClientConnectionId', 'AllowedIPs', 'SocketFd')",
         ),
         M("key and IV together", "_GROUPS", "('NextRxKey', 'NextRxIv')", "('NextRxKey',)"),
@@ -100,9 +100,9 @@ MUTANTS = {
     "any underlay field wants all four, ports are not zero": (
         M(
             "all four",
+            "_incomplete",
+            "(underlay, *_GROUPS)",
             "_GROUPS",
-            "(_UNDERLAY, ('NextRxKey', 'NextRxIv'), ('NextTxKey', 'NextTxIv'))",
-            "(('NextRxKey', 'NextRxIv'), ('NextTxKey', 'NextTxIv'))",
         ),
         M(
             "each of them",
@@ -221,7 +221,7 @@ MUTANTS = {
     "`register-shared-socket`: the kernel checks namespace, family, type": (
         M("registers", "register_shared_socket", "qre.shared_socket_register(fd)", "None"),
         M("namespace", "qre_socket_by_fd", "!net_eq(sock_net(sock->sk), qn->net)", "false"),
-        M("family", "qre_socket_by_fd", "sock->sk->sk_family != AF_INET ||", ""),
+        M("family", "qre_socket_by_fd", "&& sock->sk->sk_family != AF_INET6", ""),
         M("type", "qre_socket_by_fd", "sock->type != SOCK_DGRAM ||", ""),
         M("bound", "qre_socket_by_fd", "!inet_sk(sock->sk)->inet_num", "false"),
     ),
@@ -259,7 +259,7 @@ MUTANTS = {
             "ends[1] or parse_ipv4_socket_address(stand_ins.client)",
             "parse_ipv4_socket_address(stand_ins.client)",
         ),
-        M("of a machine", "parse_end", "address.ip == _ANY", "False"),
+        M("of a machine", "_parse_end", "address.ip in (_ANY, _ANY_IPV6)", "False"),
         M("both or none", "check_both_or_none", "len([name for name in UNDERLAYS if name in fields]) == 1", "False"),
     ),
     "the underlays of `session-capture` are those given, both or none": (

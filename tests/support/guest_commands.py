@@ -34,9 +34,9 @@ def _descriptor(words: str) -> str:
         if kind == "map":
             _held[words] = open_pinned(Path(rest))
         elif kind == "udp":
-            made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            ip, _, port = rest.rpartition(":")
+            made = socket.socket(socket.AF_INET6 if ":" in ip else socket.AF_INET, socket.SOCK_DGRAM)
             made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            ip, _, port = rest.partition(":")
             made.bind((ip, int(port)))
             _held[words] = made.detach()
         else:

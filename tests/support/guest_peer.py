@@ -13,8 +13,8 @@ from qre.wire.number import PACKET_NUMBER_BASE
 from tests.support.vm import Vm
 
 _LIBRARY = ". /tmp/library\n"
-#: Where each end is: namespace, address.
-_SERVER, _CLIENT = ("a", "10.9.0.1"), ("b", "10.9.0.2")
+#: Where each end is: namespace, address of each version of IP.
+_SERVER, _CLIENT = ("a", {4: "10.9.0.1", 6: "fd09::1"}), ("b", {4: "10.9.0.2", 6: "fd09::2"})
 SERVER_PORT, CLIENT_PORT = 443, 5555
 ROUTED_CID = "09" * 20
 #: There when what runs beside the peer has ended.
@@ -55,9 +55,13 @@ class GuestPeer:
         self.role = role
         self.keys = keys
         self.cid, self.client_cid = cid, client_cid
-        (self.namespace, self.address), (self.peer_namespace, self.peer_address) = (
+        (self.namespace, addresses), (self.peer_namespace, peer_addresses) = (
             (_SERVER, _CLIENT) if role is Role.SERVER else (_CLIENT, _SERVER)
         )
+        self.address, self.peer_address = addresses[vm.outer], peer_addresses[vm.outer]
+        other = 10 - vm.outer
+        #: A port of the peer's with addresses of the other version of IP, behind its number.
+        self.of_other_version = f",{addresses[other]},{peer_addresses[other]}"
         self.port, self.peer_port = (SERVER_PORT, CLIENT_PORT) if role is Role.SERVER else (CLIENT_PORT, SERVER_PORT)
         self.session_id = f"{keys:08x}" * 8
 
@@ -87,12 +91,11 @@ class GuestPeer:
             $K $TOOLS/qrectl session-install Device=qre0 SessionId={self.session_id} ConnectionId={self.cid} \\
                 ClientConnectionId={self.client_cid} KeyEpoch=0 PacketNumber={PACKET_NUMBER_BASE} \\
                 TxKey=$t{ours} RxKey=$t{theirs} TxHpKey=$H{ours} RxHpKey=$H{theirs} TxIv=$I{ours} RxIv=$I{theirs} \\
-                UnderlayLocalIPv4={local or self.address} UnderlayLocalPort={self.port} \\
-                UnderlayPeerIPv4={self.peer_address} UnderlayPeerPort={self.peer_port} {more}
+                $(underlay {local or self.address} {self.port} {self.peer_address} {self.peer_port}) {more}
             """
         )
 
-    def _start(self, ports: tuple[int, ...]) -> str:
+    def _start(self, ports: tuple[int | str, ...]) -> str:
         """The peer's command line; it has its session's port and these."""
         ours, theirs = (1, 2) if self.role is Role.SERVER else (2, 1)
         keys = f"$t{theirs}:$I{theirs}:$H{theirs}:$t{ours}:$I{ours}:$H{ours}"
@@ -101,7 +104,7 @@ class GuestPeer:
         return f"$P $TOOLS/peer {keys} {length} {self.address} {self.port} {self.peer_address} {words}"
 
     def says(
-        self, commands: str, *, ports: tuple[int, ...] = (), meanwhile: str = "", timeout: float = 120
+        self, commands: str, *, ports: tuple[int | str, ...] = (), meanwhile: str = "", timeout: float = 120
     ) -> list[Got]:
         """Run the peer with these commands; what came to it. They begin a life of it: numbers are the base's again
         unless told. ``meanwhile``: shell that runs beside it; ``until DONE`` waits for its end."""

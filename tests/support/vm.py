@@ -46,6 +46,8 @@ class Vm:
     def __init__(self, kernel: Kernel, process: subprocess.Popen[bytes], share: Path, console: Path) -> None:
         self.kernel = kernel
         self._console = console
+        #: The version of IP of outer packets: as fixtures make it (tests/vm/conftest.py).
+        self.outer = 4
         #: /run/share in the guest, which may write there.
         self.share = share
         self._process = process

@@ -158,7 +158,11 @@ def test_a_directory_that_cannot_be_read_offers_nothing(monkeypatch: pytest.Monk
 
 def test_fields_come_after_the_arguments_and_each_is_offered_once() -> None:
     assert words("create-cid-map", "") == ["BpfMapPath="]
-    assert words("install-session", "qre0", "UnderlayL") == ["UnderlayLocalIPv4=", "UnderlayLocalPort="]
+    assert words("install-session", "qre0", "UnderlayL") == [
+        "UnderlayLocalIPv4=",
+        "UnderlayLocalPort=",
+        "UnderlayLocalIPv6=",
+    ]
     assert words("install-session", "qre0", "TxKey=00", "tx-hp-key=00", "Tx") == ["TxIv="]
     assert words("create-cid-map", "BpfMapPath=") == words("create-cid-map", "bpf-map-path=/sys") == [":files"]
     assert words("init", "Endpoint=a:443", "Endpoint=") == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,12 @@ UNDERLAY = {
     "UnderlayLocalIPv4": "192.0.2.1",
     "UnderlayLocalPort": "443",
     "UnderlayPeerIPv4": "192.0.2.2",
+    "UnderlayPeerPort": "50443",
+}
+OVER_IPV6 = {
+    "UnderlayLocalIPv6": "2001:db8::1",
+    "UnderlayLocalPort": "443",
+    "UnderlayPeerIPv6": "2001:db8::2",
     "UnderlayPeerPort": "50443",
 }
 ALL = {
@@ -121,6 +128,14 @@ def test_forms_with_several_words_are_taken(name: str, form: str) -> None:
     assert attributes({form if field == name else field: value for field, value in ALL.items()}) == attributes(ALL)
 
 
+def test_outer_addresses_of_ipv6_are_attributes_of_their_own() -> None:
+    found = attributes({**FIELDS, **OVER_IPV6})
+    assert found[Attribute.LOCAL_IPV6] == ip_address("2001:db8::1").packed
+    assert found[Attribute.PEER_IPV6] == ip_address("2001:db8::2").packed
+    assert found[Attribute.LOCAL_PORT] == (443).to_bytes(2, "big")
+    assert Attribute.LOCAL_IP not in found and Attribute.PEER_IP not in found
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -135,6 +150,19 @@ def test_forms_with_several_words_are_taken(name: str, form: str) -> None:
         ({"PacketNumber": "0x10"}, "field PacketNumber: '0x10' is not a number"),
         ({**UNDERLAY, "UnderlayPeerPort": "0"}, "field UnderlayPeerPort: '0' is not a port from 1 to 65535"),
         ({**UNDERLAY, "UnderlayPeerIPv4": "::1"}, "field UnderlayPeerIPv4: '::1' is not an IPv4 address"),
+        (
+            {**OVER_IPV6, "UnderlayPeerIPv6": "192.0.2.1"},
+            "field UnderlayPeerIPv6: '192.0.2.1' is not an IPv6",
+        ),
+        ({**OVER_IPV6, "UnderlayLocalIPv6": "::"}, "field UnderlayLocalIPv6: :: is not a unicast address"),
+        ({**OVER_IPV6, "UnderlayPeerIPv6": "fe80::1"}, "field UnderlayPeerIPv6: fe80::1 is not a unicast address"),
+        ({**OVER_IPV6, "UnderlayPeerIPv6": "ff02::1"}, "field UnderlayPeerIPv6: ff02::1 is not a unicast address"),
+        ({**OVER_IPV6, "UnderlayPeerIPv6": "::ffff:192.0.2.1"}, "field UnderlayPeerIPv6: ::ffff:c000:201 is not"),
+        ({**UNDERLAY, **OVER_IPV6}, "field UnderlayPeerIPv6: both ends' addresses are of one version of IP"),
+        (
+            {name: value for name, value in OVER_IPV6.items() if name != "UnderlayPeerIPv6"},
+            "field UnderlayPeerIPv6: it is missing, and UnderlayLocalIPv6 is given",
+        ),
         ({**UNDERLAY, "UnderlayLocalIPv4": "0.0.0.0"}, "field UnderlayLocalIPv4: 0.0.0.0 is not a unicast address"),
         ({"AllowedIPs": "10.0.0.0/33"}, "field AllowedIPs: '10.0.0.0/33' is not an address"),
         ({"IdleTimeout": "999ms"}, "field IdleTimeout: "),

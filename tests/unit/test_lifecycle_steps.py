@@ -13,14 +13,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qre.config.model import GlobalConfig, HostPort, Profile, SocketAddress
+from qre.device import kernel_module
 from qre.device.kernel_device import settings_of
 from qre.device.kernel_module import choose_dataplane, expected_dataplane, load_module, wants_module
 from qre.device.state import state_of
 from qre.device.steps import Step, address_lines, plan_of, route_lines, run_steps, spec_of
 from qre.ends import Dataplane
 from qre.errors import MachineError, UserError
+from qre.kernel import qre_family
 from qre.kernel.socket import NetlinkRefusedError, raise_refusal, split_messages
 from qre.kernel.tunnel import wanted_rules
+from qre.supervisor.parent import process_settings
 from qre.supervisor.parent.process_settings import worker_config
 from tests.support.profile_values import client_profile, server_profile
 
@@ -143,22 +146,57 @@ def test_why_the_module_could_not_be_loaded_is_told_in_one_line(
         choose_dataplane(GlobalConfig(dataplane=Dataplane.KERNEL), client_profile(), notices.append)
 
 
+class LoadedModule:
+    """What asks the kernel, where a module is loaded that sends outer packets of IPv6, or one of before."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, outer_ipv6: bool) -> None:
+        self.outer_ipv6 = outer_ipv6
+        self.splits = True
+        monkeypatch.setattr(kernel_module, "LOADED", Path("/"))
+        monkeypatch.setattr(kernel_module, "why_closed", lambda: "")
+        for asked in (qre_family, process_settings):
+            monkeypatch.setattr(asked, "Qre", lambda: self)
+
+    def __enter__(self) -> LoadedModule:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
 @pytest.mark.parametrize("listens", [True, False], ids=["server", "client"])
-def test_a_profile_of_ipv6_gets_the_user_data_plane_or_is_refused(listens: bool) -> None:
+def test_a_profile_of_ipv6_gets_a_module_that_sends_it(listens: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    LoadedModule(monkeypatch, outer_ipv6=True)
+    profile = with_ipv6(listens)
+    notices: list[str] = []
+    assert expected_dataplane(GlobalConfig(), profile) is Dataplane.KERNEL
+    assert choose_dataplane(GlobalConfig(), profile, notices.append) is Dataplane.KERNEL
+    assert notices == []
+    assert worker_config(profile, GlobalConfig(), None, Dataplane.KERNEL).outer_version == 0
+    assert settings_of(profile).listen == (("::", 443) if listens else None)
+
+
+@pytest.mark.parametrize("listens", [True, False], ids=["server", "client"])
+def test_a_profile_of_ipv6_beside_an_older_module_gets_the_user_data_plane_or_is_refused(
+    listens: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    LoadedModule(monkeypatch, outer_ipv6=False)
     profile = with_ipv6(listens)
     notices: list[str] = []
     assert expected_dataplane(GlobalConfig(), profile) is Dataplane.USER
     assert choose_dataplane(GlobalConfig(), profile, notices.append) is Dataplane.USER
-    why = "its outer packets are IPv4, and this profile's are IPv6"
+    why = "the one that is loaded is older: its outer packets are IPv4, and this profile's are IPv6"
     assert notices == [f"qre.ko is not used ({why}): the user data plane is used"]
     assert choose_dataplane(GlobalConfig(dataplane=Dataplane.USER), profile, notices.append) is Dataplane.USER
-    refused = f"qre.ko is not to be used: {why}; set Dataplane = auto or user, or write an IPv4 address"
+    refused = f"qre.ko is not to be used: {why}; load the module anew (`rmmod qre`), set Dataplane = auto or user, "
     with pytest.raises(UserError, match=re.escape(refused)):
         choose_dataplane(GlobalConfig(dataplane=Dataplane.KERNEL), profile, notices.append)
     with pytest.raises(UserError, match=re.escape(refused)):  # a reload of a daemon on qre.ko
         worker_config(profile, GlobalConfig(), None, Dataplane.KERNEL)
     with pytest.raises(UserError, match=re.escape(refused)):  # syncconf, set
         settings_of(profile)
+    ipv4 = worker_config(client_profile(), GlobalConfig(), None, Dataplane.KERNEL)
+    assert ipv4.outer_version == 4, "of a name, no other address is tried"
 
 
 def with_ipv6(listens: bool) -> Profile:

@@ -21,6 +21,7 @@ from qre.dataplane.protocol import (
     SessionConfirmed,
     SessionLost,
     SessionSilent,
+    Underlay,
     underlay_of,
 )
 from qre.ends import Role
@@ -105,6 +106,34 @@ def check_read_or_refused(data: bytes) -> None:
     for reader, kind in readers:
         found = read_or_refused(lambda said, reader=reader: reader(read_attributes_untrusted(said)), data)  # type: ignore[misc]
         assert found is None or isinstance(found, kind)
+
+
+def over_ipv6() -> Underlay:
+    return underlay_of(("2001:db8::1", 443), ("2001:db8::2", 50_443))
+
+
+def test_a_session_over_ipv6_is_told_with_its_addresses() -> None:
+    answer = Request()
+    put_underlay(answer, over_ipv6())
+    for kind, value in split_attributes_untrusted(session_answer().encode()):
+        if kind not in (Attribute.LOCAL_IP, Attribute.LOCAL_PORT, Attribute.PEER_IP, Attribute.PEER_PORT):
+            answer.put(Attribute(kind), value)
+    session = session_untrusted(read(answer))
+    assert session.underlay == over_ipv6()
+    assert session.status.endpoint == "[2001:db8::2]:50443"
+
+
+def test_a_peer_that_moves_to_ipv6_is_told() -> None:
+    answer = event(abi.Event.PEER_MOVED)
+    put_underlay(answer, over_ipv6())
+    assert event_untrusted(read(answer)).what == PeerMoved(session_id=SESSION, underlay=over_ipv6())
+
+
+def test_an_address_of_both_versions_at_once_is_refused() -> None:
+    answer = session_answer()
+    answer.put(Attribute.PEER_IPV6, bytes(16))
+    with pytest.raises(UntrustedInputError, match="PEER_IP and PEER_IPV6"):
+        session_untrusted(read(answer))
 
 
 @given(st.binary(max_size=200))

@@ -167,13 +167,26 @@ def test_what_is_printed_is_what_install_session_takes(
         assert "0.0.0.0" not in (fields["UnderlayLocalIPv4"], fields["UnderlayPeerIPv4"])
 
 
+def test_a_server_over_ipv6_gets_a_plan_of_ipv6_when_both_addresses_are_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = made(tmp_path, monkeypatch, capsys, "Endpoint=[2001:db8::1]:443")
+    ends = [("UnderlayLocalIPv6", "UnderlayPeerIPv6"), ("UnderlayPeerIPv6", "UnderlayLocalIPv6")]
+    planned = plan(capsys, *files, "ServerUnderlay=[2001:db8::1]:443", "ClientUnderlay=[2001:db8::2]:50443")
+    for fields, (server, client) in zip(planned, ends, strict=True):
+        assert (fields[server], fields[client]) == ("2001:db8::1", "2001:db8::2")
+        parse_session_fields("install-session", [f"{name}={value}" for name, value in fields.items()])
+    assert main(["session-plan", *files, "ServerUnderlay=[2001:db8::1]:443", "ClientUnderlay=192.0.2.9:1"]) == 2
+    assert "192.0.2.9:1 is of another version of IP than [2001:db8::1]:443" in capsys.readouterr().err
+
+
 def test_a_server_over_ipv6_is_refused_with_what_makes_it_a_plan(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     files = made(tmp_path, monkeypatch, capsys, "Endpoint=[2001:db8::1]:443")
     assert main(["session-plan", *files]) == 2
     refused, _, remedy = capsys.readouterr().err.strip().partition("; give ")
-    assert refused == "qre-tool: Listen [2001:db8::1]:443 : sessions that are installed by hand are IPv4"
+    assert refused == "qre-tool: Listen [2001:db8::1]:443 : addresses for tests are of IPv4 alone"
     for fields in plan(capsys, *files, *remedy.split()):
         parse_session_fields("install-session", [f"{name}={value}" for name, value in fields.items()])
 

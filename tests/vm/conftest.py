@@ -119,8 +119,27 @@ def vm(request: pytest.FixtureRequest) -> Iterator[Vm]:
             nothing_is_lost(guest)
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """What bears ``both_versions`` runs over IPv6, too; with ``both_versions(always=False)`` only where all runs."""
+    mark = metafunc.definition.get_closest_marker("both_versions")
+    if mark and "outer" in metafunc.fixturenames:
+        marks = () if mark.kwargs.get("always", True) else (pytest.mark.only_in_all,)
+        versions = [4, pytest.param(6, marks=marks)]
+        metafunc.parametrize("outer", versions, ids=["over IPv4", "over IPv6"], indirect=True)
+
+
 @pytest.fixture
-def tunnel(vm: Vm) -> Iterator[Vm]:
+def outer(vm: Vm, request: pytest.FixtureRequest) -> Iterator[int]:
+    """The version of IP of outer packets; ``$IP_A`` and ``$IP_B`` are of it, and what makes sessions."""
+    vm.outer = getattr(request, "param", 4)
+    vm.check(f"echo OVER={vm.outer} >/tmp/over_ip")
+    yield vm.outer
+    vm.outer = 4
+    vm.check("rm /tmp/over_ip")
+
+
+@pytest.fixture
+def tunnel(vm: Vm, outer: int) -> Iterator[Vm]:
     """A session between qre0 in ``a`` and in ``b``; nothing is left of it, nor did the kernel complain."""
     vm.check(". /tmp/library; net_up; tunnel_up $(fresh_number)")
     yield vm
@@ -129,7 +148,7 @@ def tunnel(vm: Vm) -> Iterator[Vm]:
 
 
 @pytest.fixture
-def peers(vm: Vm) -> Iterator[Vm]:
+def peers(vm: Vm, outer: int) -> Iterator[Vm]:
     """For peers that hold a session's keys: see ``GuestPeer``."""
     with ready_for_peers(vm):
         yield vm

@@ -8,7 +8,7 @@ from qre.ends import Role
 from tests.support.guest_peer import GuestPeer
 from tests.support.vm import Vm
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.timeout(900), pytest.mark.both_versions(always=False)]
 KEYS = 74_000
 #: A browser's site has connection IDs of four bytes, this test one of twenty.
 LONGER = 16

@@ -232,7 +232,8 @@ def test_a_map_mirrors_what_is_adopted_before_and_after(guest: Vm) -> None:
 
 def test_a_shared_socket_is_registered_after_all_the_checks(guest: Vm) -> None:
     (
-        made, registered, shown, unregistered, nothing, six, stream, unbound, closed,
+        made, registered, shown, unregistered, nothing, six, shown_six, unregistered_six, unbound_six, stream,
+        unbound, closed,
     ) = run(
         guest,
         ["set", "qre0", "role", "server", *SERVER],
@@ -240,18 +241,22 @@ def test_a_shared_socket_is_registered_after_all_the_checks(guest: Vm) -> None:
         ["--json", "show", "qre0"],
         ["unregister-shared-socket"],
         ["unregister-shared-socket"],
+        ["register-shared-socket", "SocketFd={udp :::443}"],
+        ["--json", "show", "qre0"],
+        ["unregister-shared-socket"],
         ["register-shared-socket", "SocketFd={udp6}"],
         ["register-shared-socket", "SocketFd={tcp}"],
         ["register-shared-socket", "SocketFd={udp4}"],
         ["register-shared-socket", "SocketFd=987"],
     )  # fmt: skip
-    done(made, registered, shown, unregistered)
+    done(made, registered, shown, unregistered, six, shown_six, unregistered_six)
     assert shown.device["shared_socket"] == {
         "registered": True, "local": "10.9.0.1:443", "rx_packets": 0, "passed_packets": 0,
     }  # fmt: skip
     refused(nothing, "no shared socket")
-    refused(six, "SocketFd", "IPv4 UDP")
-    refused(stream, "SocketFd", "IPv4 UDP")
+    assert shown_six.device["shared_socket"]["local"] == "[::]:443"
+    refused(unbound_six, "SocketFd", "not bound")
+    refused(stream, "SocketFd", "UDP socket of IPv4 or IPv6")
     refused(unbound, "SocketFd", "not bound")
     refused(closed, "SocketFd")
 

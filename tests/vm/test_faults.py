@@ -55,6 +55,22 @@ def test_whichever_allocation_fails_nothing_changes_and_the_next_attempt_succeed
     assert int(found[1]) == int(found[2]) + int(found[3]) > 0
 
 
+#: Those that look for a route, or open or take a socket.
+OVER_IPV6 = (
+    "install-client", "install-client-fd", "install-server", "install-on-shared", "shared-register", "transmit-small",
+    "transmit-segments",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("call", OVER_IPV6)
+def test_over_ipv6_it_is_the_same(guest: Vm, call: str) -> None:
+    status, printed = guest.run(LIBRARY + f"OVER=6 $TOOLS/faults /tmp/ledger {call}", timeout=600)
+    print(printed)
+    found = re.search(rf"^{call} allocations=(\d+) failed=(\d+) survived=(\d+)$", printed, re.M)
+    assert status == 0 and found is not None, printed + guest.dmesg()[-3000:]
+    assert int(found[1]) == int(found[2]) + int(found[3]) > 0
+
+
 def test_the_list_of_calls_is_whole(guest: Vm) -> None:
     assert tuple(guest.check(LIBRARY + "$TOOLS/faults /tmp/ledger").split()) == CALLS
     guest.check(LIBRARY + "$TOOLS/faults /tmp/ledger none")

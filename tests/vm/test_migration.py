@@ -37,6 +37,7 @@ def to(got: list[Got], socket: int, first: int) -> list[Got]:
 # --- paths ---
 
 
+@pytest.mark.both_versions
 def test_a_challenge_is_answered_where_it_came_from_within_what_it_brought(peers: Vm) -> None:
     """Before anything is known of that address, and when another one is being validated."""
     peer = GuestPeer(peers, Role.SERVER, next(_numbers))
@@ -59,6 +60,7 @@ def test_a_challenge_is_answered_where_it_came_from_within_what_it_brought(peers
     assert int(peer.session()["UnderlayPeerPort"]) == peer.peer_port
 
 
+@pytest.mark.both_versions
 def test_a_peer_that_moves_is_challenged_at_both_addresses_and_moves_when_it_answers(peers: Vm) -> None:
     peer = GuestPeer(peers, Role.SERVER, next(_numbers))
     peer.install()
@@ -79,6 +81,7 @@ def test_a_peer_that_moves_is_challenged_at_both_addresses_and_moves_when_it_ans
     assert [packet.socket for packet in got if packet.acknowledges][-1] == 1
 
 
+@pytest.mark.both_versions(always=False)
 def test_a_client_answers_a_challenge_with_more_than_a_probe(peers: Vm) -> None:
     """So that a server whose packets somebody copied from elsewhere knows where it is."""
     peer = GuestPeer(peers, Role.CLIENT, next(_numbers))
@@ -96,9 +99,49 @@ def test_what_is_padded_is_padded_to_what_the_peer_takes(peers: Vm) -> None:
     assert {packet.size for packet in to(got, 1, 0x1A)} == {700}
 
 
+@pytest.mark.both_versions
+def test_a_peer_moves_to_the_other_version_of_ip_and_back(peers: Vm) -> None:
+    """On a socket of both, as a server has it; it is answered from the address that it speaks to, and no other."""
+    peer = GuestPeer(peers, Role.SERVER, next(_numbers), client_cid=FIRST)
+    other = 6 if peers.outer == 4 else 4
+    # Another address of ours that the kernel would rather choose.
+    peer.check("ip -n a addr add fd09::7/64 dev va nodad; ip -n a addr add 10.9.0.7/24 dev va")
+    peer.check("$K $TOOLS/qrectl hold :: 443 register >/tmp/held </dev/null & until_true 'grep -q held /tmp/held'")
+    peer.install()
+    peer.listen()
+    got = peer.says(
+        f"""
+        answer on
+        send 0 {issued(1, 0, SECOND)} {PADDED}
+        send 0 {issued(2, 0, "c3" * 8)} {PADDED}
+        wait 300
+        send 1 {PING} {PADDED}
+        wait 800
+        send 1 {PING}
+        wait 500
+        send 0 {PING} {PADDED}
+        wait 800
+        send 0 {PING}
+        wait 300
+        """,
+        ports=(f"{ELSEWHERE}{peer.of_other_version}",),
+    )
+    moved = [event for event in peer.events() if event["Event"] == str(int(Event.PEER_MOVED))]
+    ends = {4: ("10.9.0.1", "10.9.0.2"), 6: ("fd09::1", "fd09::2")}
+    assert [
+        tuple(event[f"Underlay{end}IPv{version}"] for end in ("Local", "Peer"))
+        for event, version in zip(moved, (other, peers.outer), strict=True)
+    ] == [ends[other], ends[peers.outer]]
+    assert {packet.cid for packet in got if packet.socket == 1} == {SECOND}
+    assert [packet.cid for packet in got if packet.socket == 0][-1] == "c3" * 8
+    session = peer.session()
+    assert session[f"UnderlayPeerIPv{peers.outer}"] == peer.peer_address and f"UnderlayPeerIPv{other}" not in session
+
+
 # --- connection IDs ---
 
 
+@pytest.mark.both_versions(always=False)
 def test_a_path_has_a_connection_id_of_its_own(peers: Vm) -> None:
     peer = GuestPeer(peers, Role.SERVER, next(_numbers), client_cid=FIRST)
     peer.install()
@@ -167,6 +210,7 @@ def reset(size: int) -> str:
     return (bytes([0x40 | secrets.randbelow(64)]) + secrets.token_bytes(size - 17) + TOKEN).hex()
 
 
+@pytest.mark.both_versions(always=False)
 @pytest.mark.parametrize("client_cid", ["", FIRST], ids=["no connection ID", "one of its own"])
 def test_a_stateless_reset_of_any_length_ends_the_session(peers: Vm, client_cid: str) -> None:
     """Half of them look like packets of a key phase that there are no keys for."""
@@ -224,6 +268,7 @@ def marks(got: list[Got]) -> list[int]:
     return [packet.tos & 3 for packet in got if packet.payload[:1] == b"\x30"]
 
 
+@pytest.mark.both_versions
 def test_a_path_that_counts_marks_rightly_gets_them(peers: Vm) -> None:
     peer = GuestPeer(peers, Role.SERVER, next(_numbers))
     peer.install()

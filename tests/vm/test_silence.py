@@ -9,7 +9,7 @@ from qre.kernel.abi import Event
 from tests.support.guest_peer import GuestPeer
 from tests.support.vm import Vm
 
-pytestmark = [pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.timeout(900), pytest.mark.both_versions(always=False)]
 _numbers = iter(range(73_000, 74_000))
 SILENT, ANSWERS = str(int(Event.SESSION_SILENT)), str(int(Event.SESSION_ANSWERS))
 #: Something leaves, which nobody behind the peer answers.

@@ -26,6 +26,7 @@ def both_counters(vm: Vm) -> tuple[dict[str, str], dict[str, str]]:
     return found
 
 
+@pytest.mark.both_versions
 def test_ping_fragments_and_ipv6_arrive_both_ways_and_are_counted(tunnel: Vm) -> None:
     before = both_counters(tunnel)
     printed = tunnel.check(
@@ -48,6 +49,7 @@ def test_ping_fragments_and_ipv6_arrive_both_ways_and_are_counted(tunnel: Vm) ->
         assert not [name for name in after[ours] if name.startswith("Drop")], after[ours]
 
 
+@pytest.mark.both_versions
 def test_a_tcp_stream_and_udp_datagrams_run_through_it(tunnel: Vm) -> None:
     printed = tunnel.check(
         LIBRARY

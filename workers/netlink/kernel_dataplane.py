@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
+from qre.addresses import host_port
 from qre.dataplane.protocol import (
     SESSIONS_PER_ANSWER,
     Answer,
@@ -410,7 +411,7 @@ class KernelDataplane:
         dataplane = DataplaneStatus(counters=device.counters, sessions=sessions)
         shared, mapped, loader = device.shared_socket, device.cid_map, device.loader
         port = SharedPort(
-            socket=f"{shared.ip}:{shared.port}" if shared is not None else "",
+            socket=host_port(shared.ip, shared.port) if shared is not None else "",
             rx_packets=shared.rx if shared is not None else 0,
             passed_packets=shared.passed if shared is not None else 0,
             map_id=mapped.map_id if mapped is not None else None,

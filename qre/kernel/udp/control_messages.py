@@ -13,7 +13,10 @@ import sys
 from collections.abc import Iterator
 from typing import Any, Final
 
-_IP_MTU_DISCOVER, _IPV6_MTU_DISCOVER, _PMTUDISC_DONT, _PMTUDISC_PROBE = 10, 23, 0, 3
+_IP_MTU_DISCOVER, _IPV6_MTU_DISCOVER, _PMTUDISC_DONT = 10, 23, 0
+#: What is too large for the first hop is refused. Of IPv6, no word of ICMP about the path is taken besides: routes
+#: remember those, and qre.ko's packets leave by the same ones. IPv4's do not look at what was remembered.
+_PMTUDISC_PROBE, _IPV6_PMTUDISC_INTERFACE = 3, 4
 _IP_PKTINFO, _IPV6_RECVPKTINFO, _IPV6_PKTINFO = 8, 49, 50
 _IPV6_RECVTCLASS, _IPV6_TCLASS = 66, 67
 _UDP_SEGMENT, _UDP_GRO = 103, 104
@@ -123,23 +126,23 @@ def with_ecn(family: int, ecn: int) -> list[Ancillary]:
 
 def never_fragment(sock: socket.socket) -> None:
     """Don't Fragment on every datagram (RFC 9000 §14), whatever the kernel knows of the path. Raises OSError."""
-    _set_discovery(sock, _PMTUDISC_PROBE)
+    _set_discovery(sock, _PMTUDISC_PROBE, _IPV6_PMTUDISC_INTERFACE)
 
 
 @contextlib.contextmanager
 def in_fragments(sock: socket.socket) -> Iterator[None]:
     """What is sent meanwhile may be fragmented by IP; of IPv4, on the way too. Raises OSError."""
-    _set_discovery(sock, _PMTUDISC_DONT)
+    _set_discovery(sock, _PMTUDISC_DONT, _PMTUDISC_DONT)
     try:
         yield
     finally:
-        _set_discovery(sock, _PMTUDISC_PROBE)
+        never_fragment(sock)
 
 
-def _set_discovery(sock: socket.socket, value: int) -> None:
+def _set_discovery(sock: socket.socket, ipv4: int, ipv6: int) -> None:
     if sock.family == socket.AF_INET6:
-        sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, value)
-    sock.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, value)
+        sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, ipv6)
+    sock.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, ipv4)
 
 
 def receive_in_batches(sock: socket.socket) -> None:

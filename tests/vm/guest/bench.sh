@@ -15,6 +15,24 @@ qre_up() {
 	FAR=10.77.0.1 DEVICE=qre0
 }
 
+# The same over IPv6, beside it.
+qre6_up() {
+	qre6_end a 1 "$(key 2 $K1)" "$(key 2 $K2)" "$H1 $H2 $I1 $I2" 10.76.0.1 "$(underlay fd09::1 444 fd09::2 5556)"
+	qre6_end b 2 "$(key 2 $K2)" "$(key 2 $K1)" "$H2 $H1 $I2 $I1" 10.76.0.2 "$(underlay fd09::2 5556 fd09::1 444)"
+	FAR=10.76.0.1 DEVICE=qre6
+}
+
+# qre6_end NAMESPACE ROLE TXKEY RXKEY "TXHP RXHP TXIV RXIV" OWN UNDERLAY
+qre6_end() {
+	local namespace=$1 role=$2 tx=$3 rx=$4 own=$6 outer=$7
+	set -- $5
+	ip netns exec $namespace $TOOLS/qrectl device-set Device=qre6 Role=$role MTU=$MTU
+	ip netns exec $namespace $TOOLS/qrectl session-install Device=qre6 SessionId=${ID//07/06} ConnectionId=${C//09/08} \
+		ClientConnectionId= TxKey=$tx RxKey=$rx TxHpKey=$1 RxHpKey=$2 TxIv=$3 RxIv=$4 KeyEpoch=0 PacketNumber=65536 $outer
+	ip -n $namespace addr add $own/24 dev qre6
+	ip -n $namespace link set qre6 up
+}
+
 wireguard_up() {
 	modprobe wireguard
 	(umask 077 && wg genkey >/tmp/wg.a && wg genkey >/tmp/wg.b)

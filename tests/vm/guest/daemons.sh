@@ -14,9 +14,12 @@ daemons_init() {
 	printf '%s\n' "Dataplane = kernel" "RuntimeDir = /run/qa" "StateDir = /tmp/sa" "WhenDestIsDown = imitate" >/tmp/e/a.conf
 	printf '%s\n' "Dataplane = kernel" "RuntimeDir = /run/qb" "StateDir = /tmp/sb" >/tmp/e/b.conf
 	rm -f /tmp/e/dev/*.conf
-	QRE_GLOBAL_CONFIG=/tmp/e/a.conf $QRE init ServerProfile=server0 ClientProfile=client0 Endpoint=10.9.0.1:443 Dest=10.9.0.2:443 \
-		ServerName=example.com ServerAddress=10.77.0.1/24 ClientAddress=10.77.0.2/24
+	QRE_GLOBAL_CONFIG=/tmp/e/a.conf $QRE init ServerProfile=server0 ClientProfile=client0 Endpoint="$(place $IP_A):443" \
+		Dest="$(place $IP_B):443" ServerName=example.com ServerAddress=10.77.0.1/24 ClientAddress=10.77.0.2/24
 }
+
+# An address as it stands before a port.
+place() { case $1 in *:*) echo "[$1]" ;; *) echo $1 ;; esac; }
 
 # Profiles of a second server on the same port, and of its client.
 second_init() {

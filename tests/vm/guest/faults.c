@@ -259,7 +259,7 @@ static void prepare_client_fd(void)
 {
 	make_session(TRIED);
 	enter(1);
-	descriptor = bound(CLIENT_IP, FIRST_PORT + TRIED);
+	descriptor = bound(ip_of(1, TRIED), FIRST_PORT + TRIED);
 }
 
 static int install_client_fd(void)
@@ -293,11 +293,9 @@ static void delete_client(void)
 /* A socket of its own. */
 static int install_server(void)
 {
-	uint32_t ip = htonl(INADDR_LOOPBACK);
-
 	begin_tried(0, TRIED);
 	put_underlay(0, TRIED);
-	genl_change(&request, QRE_A_LOCAL_IP, &ip, 4);
+	change_local(TRIED, "127.0.0.1", "::1");
 	return installed(0, TRIED, ask(0));
 }
 
@@ -331,7 +329,7 @@ static void delete_server(void)
 static void prepare_shared(void)
 {
 	enter(0);
-	descriptor = bound(SERVER_IP, PORT + 1);
+	descriptor = bound(ip_of(0, TRIED), PORT + 1);
 }
 
 static int shared_register(void)
@@ -908,6 +906,7 @@ int main(int argc, char **argv)
 	}
 	if (argc < 3)
 		return 2;
+	outer = getenv("OVER") && atoi(getenv("OVER")) == 6 ? OVER_IPV6 : OVER_IPV4;
 	mlockall(MCL_CURRENT); /* pages are not to be had while allocations fail */
 	ledger = ledger_open(argv[1]);
 	fail_nth = open("/proc/thread-self/fail-nth", O_RDWR | O_CLOEXEC);

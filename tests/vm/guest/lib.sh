@@ -8,6 +8,17 @@ K1=000102030405060708090a0b0c0d0e0f K2=101112131415161718191a1b1c1d1e1f
 H1=202122232425262728292a2b2c2d2e2f H2=303132333435363738393a3b3c3d3e3f
 I1=404142434445464748494a4b I2=505152535455565758595a5b
 
+# Outer packets are of IPv4 unless this file says OVER=6.
+OVER=4
+[ ! -e /tmp/over_ip ] || . /tmp/over_ip
+IP_A=10.9.0.1 IP_B=10.9.0.2
+[ $OVER = 4 ] || IP_A=fd09::1 IP_B=fd09::2
+# underlay LOCAL PORT PEER PORT: the fields of a session's outer addresses.
+underlay() {
+	echo "UnderlayLocalIPv$(version_of $1)=$1 UnderlayLocalPort=$2 UnderlayPeerIPv$(version_of $3)=$3 UnderlayPeerPort=$4"
+}
+version_of() { case $1 in *:*) echo 6 ;; *) echo 4 ;; esac; }
+
 # until_true 'COMMAND…': waits for it to succeed; fails, and says what for, when it has not after $PATIENCE seconds.
 until_true() {
 	local end=$((SECONDS + ${PATIENCE:-120}))
@@ -32,6 +43,8 @@ pair_up() {
 	ip link add "v$1" netns "$1" type veth peer name "v$2" netns "$2"
 	ip -n "$1" addr add 10.9.0.1/24 dev "v$1"
 	ip -n "$2" addr add 10.9.0.2/24 dev "v$2"
+	ip -n "$1" addr add fd09::1/64 dev "v$1" nodad
+	ip -n "$2" addr add fd09::2/64 dev "v$2" nodad
 	for each in "$1 lo" "$1 v$1" "$2 lo" "$2 v$2"; do
 		set -- $each
 		ip -n "$1" link set "$2" up
@@ -85,16 +98,17 @@ fresh_number() {
 # A device qre0 in each namespace and one session between them, of keys number $1; further attributes of the two
 # ends in MORE_A and MORE_B.
 tunnel_up() {
-	local t1 t2
+	local t1 t2 over_a over_b
 	t1=$(key "$1" $K1) t2=$(key "$1" $K2)
+	over_a=$(underlay $IP_A 443 $IP_B 5555) over_b=$(underlay $IP_B 5555 $IP_A 443)
 	$A $TOOLS/qrectl device-set Device=qre0 Role=1 MTU=1380
 	$B $TOOLS/qrectl device-set Device=qre0 Role=2 MTU=1380
 	$A $TOOLS/qrectl session-install Device=qre0 SessionId=$ID ConnectionId=$C ClientConnectionId= TxKey=$t1 RxKey=$t2 TxHpKey=$H1 \
-		RxHpKey=$H2 TxIv=$I1 RxIv=$I2 KeyEpoch=0 PacketNumber=65536 UnderlayLocalIPv4=10.9.0.1 \
-		UnderlayLocalPort=443 UnderlayPeerIPv4=10.9.0.2 UnderlayPeerPort=5555 $MORE_A
+		RxHpKey=$H2 TxIv=$I1 RxIv=$I2 KeyEpoch=0 PacketNumber=65536 \
+		$over_a $MORE_A
 	$B $TOOLS/qrectl session-install Device=qre0 SessionId=$ID ConnectionId=$C ClientConnectionId= TxKey=$t2 RxKey=$t1 \
-		TxHpKey=$H2 RxHpKey=$H1 TxIv=$I2 RxIv=$I1 KeyEpoch=0 PacketNumber=65536 UnderlayLocalIPv4=10.9.0.2 \
-		UnderlayLocalPort=5555 UnderlayPeerIPv4=10.9.0.1 UnderlayPeerPort=443 $MORE_B
+		TxHpKey=$H2 RxHpKey=$H1 TxIv=$I2 RxIv=$I1 KeyEpoch=0 PacketNumber=65536 \
+		$over_b $MORE_B
 	ip -n a addr add 10.77.0.1/24 dev qre0
 	ip -n b addr add 10.77.0.2/24 dev qre0
 	ip -n a addr add fd77::1/64 dev qre0 nodad

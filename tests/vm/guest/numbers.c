@@ -15,6 +15,7 @@
 #include <linux/if_ether.h>
 #include <linux/if_packet.h>
 #include <netinet/ip.h>
+#include <netinet/ip6.h>
 #include <netinet/udp.h>
 #include <openssl/evp.h>
 #include <poll.h>
@@ -279,19 +280,38 @@ static void took(const struct tap *t, unsigned int place, const uint8_t *packet,
 		tell("repeated", &repeated, t, place, key, number);
 }
 
+/* The datagram behind the header of IP at @at, which is of either version; NULL: it is none. */
+static const struct udphdr *datagram_of(const uint8_t *at, size_t size)
+{
+	const struct ip6_hdr *ip6 = (const void *)at;
+	const struct iphdr *ip = (const void *)at;
+	size_t head = sizeof(*ip6), total;
+	uint8_t protocol;
+
+	if (size < sizeof(*ip))
+		return NULL;
+	if (ip->version == 4) {
+		head = ip->ihl * 4;
+		total = ntohs(ip->tot_len);
+		protocol = ip->protocol;
+	} else {
+		if (size < sizeof(*ip6))
+			return NULL;
+		total = sizeof(*ip6) + ntohs(ip6->ip6_plen);
+		protocol = ip6->ip6_nxt;
+	}
+	if (protocol != IPPROTO_UDP || total < head + sizeof(struct udphdr) || size < total)
+		return NULL;
+	return (const void *)(at + head);
+}
+
 static void look(const struct tap *t, const uint8_t *at, size_t size)
 {
-	const struct iphdr *ip = (const void *)at;
-	const struct udphdr *udp;
+	const struct udphdr *udp = datagram_of(at, size);
 	unsigned int from, to, place;
-	size_t head;
 
-	if (size < sizeof(*ip) || ip->version != 4 || ip->protocol != IPPROTO_UDP)
+	if (!udp)
 		return;
-	head = ip->ihl * 4;
-	if (size < head + sizeof(*udp) || size < ntohs(ip->tot_len))
-		return;
-	udp = (const void *)(at + head);
 	from = ntohs(udp->source);
 	to = ntohs(udp->dest);
 	place = (t->side ? from : to) - FIRST_PORT;

@@ -17,12 +17,18 @@ path_up() {
 	done
 	path_end a va 10.9.0.1 x xa 10.8.0.1
 	path_end b vb 10.9.0.2 y yb 10.8.0.2
+	path_end a va fd09::1 x xa fd08::1
+	path_end b vb fd09::2 y yb fd08::2
 	ip -n x addr add 10.7.0.1/30 dev xy
 	ip -n y addr add 10.7.0.2/30 dev yx
+	ip -n x addr add fd07::1/64 dev xy nodad
+	ip -n y addr add fd07::2/64 dev yx nodad
 	ip -n x route add 10.9.0.2 via 10.7.0.2
 	ip -n y route add 10.9.0.1 via 10.7.0.1
+	ip -n x route add fd09::2 via fd07::2
+	ip -n y route add fd09::1 via fd07::1
 	for each in x y; do
-		ip netns exec $each sysctl -qw net.ipv4.ip_forward=1
+		ip netns exec $each sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1
 		[ -z "$2" ] || silence $each
 	done
 	path_mtu "$1"
@@ -34,13 +40,18 @@ silence() {
 		add table ip silent
 		add chain ip silent out { type filter hook output priority 0; }
 		add rule ip silent out icmp type destination-unreachable counter drop
+		add table ip6 silent
+		add chain ip6 silent out { type filter hook output priority 0; }
+		add rule ip6 silent out icmpv6 type packet-too-big counter drop
 	END
 }
 
 # path_end NAMESPACE DEVICE ADDRESS ROUTER ITS-DEVICE ITS-ADDRESS
 path_end() {
-	ip -n $1 addr add $3/32 dev $2
-	ip -n $4 addr add $6/32 dev $5
+	local bits=32 nodad=
+	[ "$(version_of $3)" = 4 ] || bits=128 nodad=nodad
+	ip -n $1 addr add $3/$bits dev $2 $nodad
+	ip -n $4 addr add $6/$bits dev $5 $nodad
 	ip -n $4 route add $3 dev $5
 	ip -n $1 route add $6 dev $2
 	ip -n $1 route add default via $6
@@ -54,9 +65,8 @@ path_mtu() {
 
 path_down() {
 	net_down
-	ip netns del x 2>/dev/null
-	ip netns del y 2>/dev/null
-	return 0
+	ip netns del x 2>/dev/null || true
+	ip netns del y 2>/dev/null || true
 }
 
 # told NAMESPACE: its session's PathMtu and InnerMtu.

@@ -2,7 +2,7 @@
 /*
  * The other end of a session, with its keys and nothing of its own mind:
  *
- *	peer KEYS CID-LENGTH REMOTE PORT LOCAL PORT...
+ *	peer KEYS CID-LENGTH REMOTE PORT LOCAL PORT[,REMOTE,LOCAL]...
  *
  * KEYS is TXKEY:TXIV:TXHP:RXKEY:RXIV:RXHP in hexadecimal, CID-LENGTH that of what comes here.
  *Prints "open", then of each packet that comes to one of its ports
@@ -10,7 +10,8 @@
  *	got SOCKET NUMBER SIZE TOS CID PAYLOAD
  *
  * SOCKET counts the local ports from 0; the payload is without its padding; "bad SOCKET SIZE" is
- *one that does not open. Reads commands from standard input, a line each:
+ *one that does not open. A socket may have addresses of its own, of another version of IP.
+ *Reads commands from standard input, a line each:
  *
  *	cid HEX			what goes there bears this connection ID
  *	send SOCKET PAYLOAD [PAD [NUMBER]]	one packet, of PAD bytes at least
@@ -38,6 +39,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "ends.h"
 #include "near.h"
 
 #define TAG	    16
@@ -57,7 +59,7 @@ static struct side tx, rx;
 static uint8_t cid[20];
 static size_t cid_size, rx_cid_size;
 static uint64_t next_number = BASE;
-static struct sockaddr_in remote;
+static struct end remotes[SOCKETS];
 static int sockets[SOCKETS];
 static unsigned int socket_count;
 static bool answering, acking, counting;
@@ -162,7 +164,7 @@ static void transmit(unsigned int from, const uint8_t *data, size_t size)
 {
 	if (from >= socket_count)
 		exit(3);
-	if (sendto(sockets[from], data, size, 0, (void *)&remote, sizeof(remote)) < 0)
+	if (sendto(sockets[from], data, size, 0, &remotes[from].any, remotes[from].size) < 0)
 		perror("sendto");
 }
 
@@ -285,7 +287,7 @@ bad:
 
 static void receive(unsigned int at)
 {
-	uint8_t packet[2048], space[CMSG_SPACE(4)];
+	uint8_t packet[2048], space[2 * CMSG_SPACE(4)];
 	struct iovec vector = {packet, sizeof(packet)};
 	struct msghdr m = {.msg_iov = &vector,
 			   .msg_iovlen = 1,
@@ -336,7 +338,6 @@ static void command(char *line)
 	uint8_t bytes[LARGEST];
 	unsigned int from = 0;
 	size_t size;
-	int tos;
 
 	for (int i = 0; i < 6 && (words[i] = strtok(i ? NULL : line, " \n")); i++)
 		;
@@ -358,8 +359,7 @@ static void command(char *line)
 		size = from_hex(words[2], bytes, sizeof(bytes));
 		transmit(from, bytes, size);
 	} else if (!strcmp(words[0], "tos") && words[2]) {
-		tos = atoi(words[2]);
-		setsockopt(sockets[from], IPPROTO_IP, IP_TOS, &tos, sizeof(tos));
+		end_traffic_class(&remotes[from], sockets[from], atoi(words[2]));
 	} else if (!strcmp(words[0], "answer")) {
 		answering = !strcmp(words[1], "on");
 	} else if (!strcmp(words[0], "ack")) {
@@ -389,11 +389,27 @@ static void read_side(struct side *s)
 	s->hp = cipher("skcipher", "ecb(aes)", hp, false);
 }
 
+/* "PORT", or "PORT,REMOTE,LOCAL" */
+static void open_socket(char *words, const char *remote, uint16_t remote_port, const char *local)
+{
+	char *port = strtok(words, ","), *other = strtok(NULL, ",");
+	struct end bound;
+
+	if (other) {
+		remote = other;
+		local = strtok(NULL, ",");
+	}
+	remotes[socket_count] = end_of(remote, remote_port);
+	bound = end_of(local, atoi(port));
+	sockets[socket_count] = end_socket(&bound);
+	if (sockets[socket_count] < 0 || bind(sockets[socket_count], &bound.any, bound.size))
+		die("socket");
+	socket_count++;
+}
+
 int main(int argc, char **argv)
 {
-	struct sockaddr_in local = {.sin_family = AF_INET};
 	static char line[8192], keys[512];
-	int one = 1;
 
 	if (argc < 7)
 		return 2;
@@ -402,19 +418,8 @@ int main(int argc, char **argv)
 	read_side(&tx);
 	read_side(&rx);
 	rx_cid_size = atoi(argv[2]);
-	remote.sin_family = AF_INET;
-	remote.sin_port = htons(atoi(argv[4]));
-	inet_pton(AF_INET, argv[3], &remote.sin_addr);
-	inet_pton(AF_INET, argv[5], &local.sin_addr);
-	for (int i = 6; i < argc && socket_count < SOCKETS; i++) {
-		int fd = socket(AF_INET, SOCK_DGRAM, 0);
-
-		local.sin_port = htons(atoi(argv[i]));
-		if (fd < 0 || bind(fd, (void *)&local, sizeof(local)) ||
-		    setsockopt(fd, IPPROTO_IP, IP_RECVTOS, &one, sizeof(one)))
-			die("socket");
-		sockets[socket_count++] = fd;
-	}
+	for (int i = 6; i < argc && socket_count < SOCKETS; i++)
+		open_socket(argv[i], argv[3], atoi(argv[4]), argv[5]);
 	setvbuf(stdin, NULL, _IONBF, 0);
 	printf("open\n");
 	fflush(stdout);

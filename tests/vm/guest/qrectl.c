@@ -15,9 +15,10 @@
 #include <sys/syscall.h>
 #include <time.h>
 
+#include "ends.h"
 #include "genl.h"
 
-enum kind { HEX, TEXT, U8, U16, U32, U64, IP4, PORT, FLAG, IPS, NEST };
+enum kind { HEX, TEXT, U8, U16, U32, U64, IP4, IP6, PORT, FLAG, IPS, NEST };
 
 static const struct name {
 	const char *name;
@@ -112,6 +113,10 @@ static const struct name {
 	{"UsualPayload", QRE_A_USUAL_PAYLOAD, U16},
 	{"InnerMtuIPv6", QRE_A_INNER_MTU_IPV6, U16},
 	{"InnerMtuInTwo", QRE_A_INNER_MTU_IN_TWO, U16},
+	{"UnderlayLocalIPv6", QRE_A_LOCAL_IPV6, IP6},
+	{"UnderlayPeerIPv6", QRE_A_PEER_IPV6, IP6},
+	{"ListenIPv6", QRE_A_LISTEN_IPV6, IP6},
+	{"SharedIPv6", QRE_A_SHARED_IPV6, IP6},
 };
 
 static const struct {
@@ -184,6 +189,7 @@ static void put_field(struct request *r, const struct name *name, char *value)
 	static uint8_t bytes[16384];
 	uint64_t number = strtoull(value, NULL, 0);
 	uint16_t port = htons(number);
+	struct in6_addr ip6;
 	uint32_t ip;
 
 	switch (name->kind) {
@@ -207,6 +213,10 @@ static void put_field(struct request *r, const struct name *name, char *value)
 		inet_pton(AF_INET, value, &ip);
 		genl_put(r, name->type, &ip, 4);
 		break;
+	case IP6:
+		inet_pton(AF_INET6, value, &ip6);
+		genl_put(r, name->type, &ip6, 16);
+		break;
 	case PORT:
 		genl_put(r, name->type, &port, 2);
 		break;
@@ -223,6 +233,7 @@ static void put_field(struct request *r, const struct name *name, char *value)
 
 static void print_value(enum kind kind, const uint8_t *data, int size)
 {
+	char ip6[INET6_ADDRSTRLEN];
 	uint64_t number = 0;
 
 	if (size <= 8)
@@ -231,6 +242,8 @@ static void print_value(enum kind kind, const uint8_t *data, int size)
 		printf("%.*s\n", size, (const char *)data);
 	else if (kind == IP4 && size == 4)
 		printf("%u.%u.%u.%u\n", data[0], data[1], data[2], data[3]);
+	else if (kind == IP6 && size == 16)
+		printf("%s\n", inet_ntop(AF_INET6, data, ip6, sizeof(ip6)));
 	else if (kind == PORT)
 		printf("%u\n", ntohs(number));
 	else if (kind == U8 || kind == U16 || kind == U32 || kind == U64)
@@ -360,15 +373,13 @@ static void obey(int fd)
 static void print_arriving(int fd)
 {
 	static uint8_t data[65536];
-	char space[CMSG_SPACE(4)], ip[16];
-	struct sockaddr_in from;
 	struct iovec vector = {data, sizeof(data)};
-	int one = 1;
+	char space[2 * CMSG_SPACE(4)];
+	struct end from;
 
-	setsockopt(fd, IPPROTO_IP, IP_RECVTOS, &one, sizeof(one));
 	for (;;) {
-		struct msghdr m = {.msg_name = &from,
-				   .msg_namelen = sizeof(from),
+		struct msghdr m = {.msg_name = &from.any,
+				   .msg_namelen = sizeof(from.v6),
 				   .msg_iov = &vector,
 				   .msg_iovlen = 1,
 				   .msg_control = space,
@@ -378,8 +389,7 @@ static void print_arriving(int fd)
 
 		if (size < 0)
 			continue;
-		inet_ntop(AF_INET, &from.sin_addr, ip, sizeof(ip));
-		printf("got %s:%u %u ", ip, ntohs(from.sin_port), c ? *(uint8_t *)CMSG_DATA(c) : 0);
+		printf("got %s %u ", end_text(&from), c ? *(uint8_t *)CMSG_DATA(c) : 0);
 		print_value(HEX, data, size);
 		fflush(stdout);
 	}
@@ -387,17 +397,16 @@ static void print_arriving(int fd)
 
 static int hold(struct genl *g, const char *ip, int port, bool shared, const char *device)
 {
-	struct sockaddr_in local = {.sin_family = AF_INET, .sin_port = htons(port)};
-	int fd = socket(AF_INET, SOCK_DGRAM, 0), one = 1;
+	struct end local = end_of(ip, port);
+	int fd = end_socket(&local), one = 1;
 	static struct request r;
 	uint32_t number = fd;
 	int error = 0;
 
-	inet_pton(AF_INET, ip, &local.sin_addr);
 	setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &one, sizeof(one));
 	if (device && setsockopt(fd, SOL_SOCKET, SO_BINDTODEVICE, device, strlen(device)))
 		die(device);
-	if (bind(fd, (void *)&local, sizeof(local)))
+	if (bind(fd, &local.any, local.size))
 		die("bind");
 	if (shared) {
 		genl_begin(g, &r, g->family, QRE_CMD_SHARED_SOCKET_REGISTER, 0);

@@ -15,6 +15,7 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
+#include "ends.h"
 #include "genl.h"
 
 #define COUNT(array)			   (sizeof(array) / sizeof((array)[0]))
@@ -85,6 +86,9 @@ static const struct field {
 	NAMED(PROVEN_AGO_MS, "ProvenAgoMs", U64, 0, 3600000),
 	NAMED(SPLITS, "Splits", FLAG, 0, 0),
 	NAMED(USUAL_PAYLOAD, "UsualPayload", U16, 640, UINT16_MAX),
+	NAMED(LOCAL_IPV6, "UnderlayLocalIPv6", BYTES, 16, 16),
+	NAMED(PEER_IPV6, "UnderlayPeerIPv6", BYTES, 16, 16),
+	NAMED(LISTEN_IPV6, "Listen address", BYTES, 16, 16),
 };
 
 #define SESSION_OPTIONAL                                                                           \
@@ -93,7 +97,8 @@ static const struct field {
 		QRE_A_PEER_IP, QRE_A_PEER_PORT, QRE_A_ALLOWED_IPS, QRE_A_SHORT_ID, QRE_A_HOLD,     \
 		QRE_A_IDLE_MS, QRE_A_KEEPALIVE_MS, QRE_A_ACK_DELAY_EXPONENT,                       \
 		QRE_A_MAX_ACK_DELAY_MS, QRE_A_MAX_UDP_PAYLOAD, QRE_A_RESET_TOKEN,                  \
-		QRE_A_REKEY_AFTER, QRE_A_SEQUENCE, QRE_A_FD, QRE_A_SPLITS, QRE_A_USUAL_PAYLOAD
+		QRE_A_REKEY_AFTER, QRE_A_SEQUENCE, QRE_A_FD, QRE_A_SPLITS, QRE_A_USUAL_PAYLOAD,    \
+		QRE_A_LOCAL_IPV6, QRE_A_PEER_IPV6
 
 static const struct command {
 	const char *name;
@@ -105,7 +110,7 @@ static const struct command {
 	 QRE_CMD_DEVICE_SET,
 	 {QRE_A_IFNAME},
 	 {QRE_A_ROLE, QRE_A_MTU, QRE_A_DEST, QRE_A_SERVER_NAME, QRE_A_LISTEN_IP, QRE_A_LISTEN_PORT,
-	  QRE_A_ENDPOINT, QRE_A_KEEPALIVE, QRE_A_MAX_SESSIONS, QRE_A_FWMARK}},
+	  QRE_A_ENDPOINT, QRE_A_KEEPALIVE, QRE_A_MAX_SESSIONS, QRE_A_FWMARK, QRE_A_LISTEN_IPV6}},
 	{"device-del", QRE_CMD_DEVICE_DEL, {QRE_A_IFNAME}, {}},
 	{"session-get", QRE_CMD_SESSION_GET, {QRE_A_IFNAME, QRE_A_SESSION_ID}, {}},
 	{"session-install",
@@ -451,25 +456,34 @@ static void want_update(uint8_t byte)
 	drop(QRE_A_CID);
 }
 
+/* Of either version, as the attribute that is for it, and not as the other one. */
+static void want_ip(uint16_t ipv4, uint16_t ipv6, const char *text)
+{
+	uint8_t bytes[16];
+	bool of_ipv6 = strchr(text, ':');
+
+	inet_pton(of_ipv6 ? AF_INET6 : AF_INET, text, bytes);
+	want(of_ipv6 ? ipv6 : ipv4, bytes, of_ipv6 ? 16 : 4);
+	drop(of_ipv6 ? ipv4 : ipv6);
+}
+
 static void want_underlay(const char *local, uint16_t local_port, const char *peer,
 			  uint16_t peer_port)
 {
-	uint32_t from = inet_addr(local), to = inet_addr(peer);
-
 	local_port = htons(local_port);
 	peer_port = htons(peer_port);
-	want(QRE_A_LOCAL_IP, &from, 4);
+	want_ip(QRE_A_LOCAL_IP, QRE_A_LOCAL_IPV6, local);
 	want(QRE_A_LOCAL_PORT, &local_port, 2);
-	want(QRE_A_PEER_IP, &to, 4);
+	want_ip(QRE_A_PEER_IP, QRE_A_PEER_IPV6, peer);
 	want(QRE_A_PEER_PORT, &peer_port, 2);
 }
 
 static int bound(int family, int type, uint16_t port)
 {
-	struct sockaddr_in local = {.sin_family = AF_INET, .sin_port = htons(port)};
+	struct end local = end_of(family == AF_INET6 ? "::" : "0.0.0.0", port);
 	int fd = socket(family, type, 0);
 
-	if (fd < 0 || (port && bind(fd, (void *)&local, sizeof(local))))
+	if (fd < 0 || (port && bind(fd, &local.any, local.size)))
 		die("socket");
 	return fd;
 }
@@ -638,28 +652,57 @@ static void try_underlays(void)
 		{"127.0.0.1", 1, "224.0.0.1", 1, QRE_A_PEER_IP},
 		{"127.0.0.1", 1, "255.255.255.255", 1, QRE_A_PEER_IP},
 		{"127.0.0.1", 1, "0.0.0.0", 1, QRE_A_PEER_IP},
+		{"::1", 0, "::1", 1, QRE_A_LOCAL_PORT},
+		{"::1", 1, "::1", 0, QRE_A_PEER_PORT},
+		{"ff02::1", 1, "::1", 1, QRE_A_LOCAL_IPV6},
+		{"fe80::1", 1, "::1", 1, QRE_A_LOCAL_IPV6},
+		{"::ffff:127.0.0.1", 1, "::1", 1, QRE_A_LOCAL_IPV6},
+		{"::1", 1, "ff0e::1", 1, QRE_A_PEER_IPV6},
+		{"::1", 1, "fe80::1", 1, QRE_A_PEER_IPV6},
+		{"::1", 1, "::ffff:127.0.0.1", 1, QRE_A_PEER_IPV6},
+		{"::1", 1, "::", 1, QRE_A_PEER_IPV6},
+		{"::", 1, "0.0.0.0", 1, QRE_A_PEER_IP},
 	};
+	static const char other[] = "UnderlayPeerIPv4, UnderlayPeerIPv6: the session's socket";
+	struct in6_addr loopback = IN6ADDR_LOOPBACK_INIT;
+	uint32_t ipv4_loopback = htonl(INADDR_LOOPBACK);
 
 	want_session("qre0", 9);
 	for (unsigned int i = 0; i < COUNT(bad); i++) {
 		want_underlay(bad[i].local, bad[i].local_port, bad[i].peer, bad[i].peer_port);
 		refused_for(c, bad[i].type, " is out of range", "not an address");
 	}
+	want_underlay("::1", 1, "127.0.0.1", 1);
+	refused(QRE_CMD_SESSION_INSTALL, 0, EAFNOSUPPORT, other, "a peer of IPv4");
+	want_underlay("127.0.0.1", 1, "::1", 1);
+	refused(QRE_CMD_SESSION_INSTALL, 0, EAFNOSUPPORT, other, "a peer of IPv6");
+	want(QRE_A_LOCAL_IPV6, &loopback, 16);
+	refused_for(c, QRE_A_LOCAL_IP, " is out of range", "two local addresses");
+	drop(QRE_A_LOCAL_IP);
+	want(QRE_A_PEER_IP, &ipv4_loopback, 4);
+	refused_for(c, QRE_A_PEER_IP, " is out of range", "two peers");
 	want_text(QRE_A_IFNAME, "qre2");
+	drop(QRE_A_PEER_IP);
 	want_underlay("192.0.2.1", 4444, "127.0.0.1", 1);
 	refused(QRE_CMD_SESSION_INSTALL, 0, EADDRNOTAVAIL, "UnderlayLocalPort: no socket",
 		"an address that is not ours");
+	want_underlay("2001:db8::1", 4444, "::1", 1);
+	refused(QRE_CMD_SESSION_INSTALL, 0, EADDRNOTAVAIL, "UnderlayLocalPort: no socket",
+		"an address of IPv6 that is not ours");
 }
 
 static void try_installs(void)
 {
 	static const uint8_t underlay[] = {QRE_A_LOCAL_IP, QRE_A_LOCAL_PORT, QRE_A_PEER_IP,
 					   QRE_A_PEER_PORT};
+	static const uint8_t underlay6[] = {QRE_A_LOCAL_IPV6, QRE_A_LOCAL_PORT, QRE_A_PEER_IPV6,
+					    QRE_A_PEER_PORT};
 	static const uint8_t next_tx[] = {QRE_A_NEXT_TX_KEY, QRE_A_NEXT_TX_IV};
 	static const uint8_t next_rx[] = {QRE_A_NEXT_RX_KEY, QRE_A_NEXT_RX_IV};
 	static const uint8_t install = QRE_CMD_SESSION_INSTALL;
 
 	try_group(underlay, 4);
+	try_group(underlay6, 4);
 	try_group(next_tx, 2);
 	try_group(next_rx, 2);
 	try_allowed_ips();
@@ -713,6 +756,8 @@ static void try_updates(void)
 	want_update(1);
 	want_underlay("127.0.0.2", 4000, "127.0.0.1", 4001);
 	refused(update, 0, EINVAL, "UnderlayLocalIPv4: a session's own", "another address");
+	want_underlay("::1", 4000, "::1", 4001);
+	refused(update, 0, EINVAL, "UnderlayLocalIPv6: a session's own", "an address of IPv6");
 	want_update(2);
 	want_filled(QRE_A_NEXT_RX_KEY, 9);
 	want_filled(QRE_A_NEXT_RX_IV, 9);
@@ -800,12 +845,18 @@ static void try_sockets(const char *namespace)
 
 	refused_fd(set, 999, EBADF, "SocketFd is not an open", "no descriptor");
 	refused_fd(set, open("/dev/null", O_RDWR), ENOTSOCK, "SocketFd is not a socket", "file");
-	refused_fd(set, bound(AF_INET, SOCK_STREAM, 4443), EINVAL, "SocketFd is not an IPv4 UDP",
+	refused_fd(set, bound(AF_INET, SOCK_STREAM, 4443), EINVAL, "SocketFd is not a UDP socket",
 		   "TCP");
 	refused_fd(set, socket(AF_INET, SOCK_RAW, IPPROTO_UDP), EINVAL,
-		   "SocketFd is not an IPv4 UDP", "raw UDP");
-	refused_fd(set, bound(AF_INET6, SOCK_DGRAM, 0), EINVAL, "SocketFd is not an IPv4 UDP",
-		   "IPv6");
+		   "SocketFd is not a UDP socket", "raw UDP");
+	refused_fd(set, socket(AF_INET6, SOCK_RAW, IPPROTO_UDP), EINVAL,
+		   "SocketFd is not a UDP socket", "raw UDP of IPv6");
+	refused_fd(set, bound(AF_INET6, SOCK_STREAM, 0), EINVAL, "SocketFd is not a UDP socket",
+		   "TCP of IPv6");
+	refused_fd(set, bound(AF_INET6, SOCK_DGRAM, 0), EINVAL, "SocketFd is a socket that is not",
+		   "IPv6, not bound");
+	refused_fd(set, bound(AF_INET6, SOCK_DGRAM, 4445), EBUSY, "SocketFd: a shared socket of",
+		   "another address, of IPv6");
 	refused_fd(set, bound(AF_UNIX, SOCK_DGRAM, 0), EINVAL, "SocketFd is ", "UNIX");
 	refused_fd(set, bound(AF_INET, SOCK_DGRAM, 0), EINVAL, "SocketFd is a socket that is not",
 		   "not bound");

@@ -7,23 +7,24 @@
 #ifndef SESSIONS_H
 #define SESSIONS_H
 
-#include <arpa/inet.h>
 #include <net/if.h>
 #include <sched.h>
 #include <sys/ioctl.h>
 
+#include "ends.h"
 #include "genl.h"
 #include "ledger.h"
 
 #define DEVICES	   3
 #define SLOTS	   12 /* sessions of a device */
 #define PLACES	   (DEVICES * SLOTS)
-#define SERVER_IP  "10.9.0.1"
-#define CLIENT_IP  "10.9.0.2"
 #define PORT	   443
 #define FIRST_PORT 20000 /* of the client at the first place */
 #define ENDS	   2	 /* the server's namespace, the client's */
 #define PAIRS	   2
+
+/* Outer packets; of both versions of IP: those of every other place are of IPv6. */
+static enum { OVER_IPV4, OVER_IPV6, OVER_BOTH } outer __attribute__((unused));
 
 static struct side {
 	int namespace, control;
@@ -73,15 +74,27 @@ static inline void open_sides(unsigned int pair, bool kernel)
 	}
 }
 
+static inline bool over_ipv6(unsigned int place)
+{
+	return outer == OVER_IPV6 || (outer == OVER_BOTH && place % 2);
+}
+
+/* The address of an end in its namespace. */
+static inline const char *ip_of(unsigned int side, unsigned int place)
+{
+	static const char *const ips[2][ENDS] = {{"10.9.0.1", "10.9.0.2"}, {"fd09::1", "fd09::2"}};
+
+	return ips[over_ipv6(place)][side];
+}
+
 /* Bound to @ip and @port of the namespace that we are in; -1: it is in use. */
 static inline int bound(const char *ip, uint16_t port)
 {
-	struct sockaddr_in local = {.sin_family = AF_INET, .sin_port = htons(port)};
-	int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0), one = 1;
+	struct end local = end_of(ip, port);
+	int fd = socket(local.any.sa_family, SOCK_DGRAM | SOCK_CLOEXEC, 0), one = 1;
 
-	local.sin_addr.s_addr = inet_addr(ip);
 	setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &one, sizeof(one));
-	if (fd < 0 || !bind(fd, (void *)&local, sizeof(local)))
+	if (fd < 0 || !bind(fd, &local.any, local.size))
 		return fd;
 	close(fd);
 	return -1;
@@ -166,13 +179,29 @@ static inline void put_keys(unsigned int side, const struct keys *keys, bool nex
 
 static inline void put_underlay(unsigned int side, unsigned int place)
 {
-	uint32_t ips[] = {inet_addr(SERVER_IP), inet_addr(CLIENT_IP)};
 	uint16_t ports[] = {htons(PORT), htons(FIRST_PORT + place)};
+	struct end local = end_of(ip_of(side, place), 0), peer = end_of(ip_of(!side, place), 0);
 
-	put(QRE_A_LOCAL_IP, &ips[side], 4);
+	if (over_ipv6(place)) {
+		put(QRE_A_LOCAL_IPV6, &local.v6.sin6_addr, 16);
+		put(QRE_A_PEER_IPV6, &peer.v6.sin6_addr, 16);
+	} else {
+		put(QRE_A_LOCAL_IP, &local.v4.sin_addr, 4);
+		put(QRE_A_PEER_IP, &peer.v4.sin_addr, 4);
+	}
 	put(QRE_A_LOCAL_PORT, &ports[side], 2);
-	put(QRE_A_PEER_IP, &ips[!side], 4);
 	put(QRE_A_PEER_PORT, &ports[!side], 2);
+}
+
+/* Another local address than put_underlay() has put. */
+static inline void change_local(unsigned int place, const char *ip, const char *ip6)
+{
+	struct end local = end_of(over_ipv6(place) ? ip6 : ip, 0);
+
+	if (over_ipv6(place))
+		genl_change(&request, QRE_A_LOCAL_IPV6, &local.v6.sin6_addr, 16);
+	else
+		genl_change(&request, QRE_A_LOCAL_IP, &local.v4.sin_addr, 4);
 }
 
 /* An install at the end @side, less its underlay. */

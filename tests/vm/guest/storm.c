@@ -171,10 +171,10 @@ static void install_end(unsigned int side, unsigned int place)
 		put_underlay(side, place);
 	if (side && !below(3)) {
 		enter(side);
-		fd = bound(CLIENT_IP, FIRST_PORT + place);
+		fd = bound(ip_of(1, place), FIRST_PORT + place);
 	} else if (!side && !below(12)) {
 		enter(side);
-		fd = bound(SERVER_IP, PORT);
+		fd = bound(ip_of(0, place), PORT);
 	}
 	if (fd >= 0) {
 		put32(QRE_A_FD, fd);
@@ -301,7 +301,7 @@ static void install_wrong(unsigned int side)
 		break;
 	case 2: /* an address of nobody here */
 		put_underlay(side, stranger());
-		genl_change(&request, QRE_A_LOCAL_IP, &elsewhere, 4);
+		change_local(stranger(), "203.0.113.1", "2001:db8::1");
 		break;
 	case 3: /* half of an underlay */
 		put(QRE_A_LOCAL_IP, &elsewhere, 4);
@@ -441,7 +441,7 @@ static void register_shared(unsigned int side)
 	int fd;
 
 	enter(side);
-	fd = bound(side ? CLIENT_IP : SERVER_IP, PORT);
+	fd = bound(below(4) ? ip_of(side, below(PLACES)) : "::", PORT);
 	if (fd < 0) {
 		tally->refused[SHARED_REGISTER]++;
 		return;
@@ -704,6 +704,7 @@ int main(int argc, char **argv)
 {
 	if (argc < 5)
 		return 2;
+	outer = OVER_BOTH;
 	ledger = ledger_open(argv[4]);
 	if (!ledger)
 		die(argv[4]);

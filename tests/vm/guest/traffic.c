@@ -49,21 +49,20 @@ static void send_datagrams(unsigned int side, int fd)
 	sendto(fd, data, size, MSG_DONTWAIT, (void *)&to, sizeof(to));
 }
 
-/* At the port of a session, as if it were the other end's. */
-static void send_forged(unsigned int side, int fd)
+/* At the port of a session, as if it were the other end's, by a socket of its version of IP. */
+static void send_forged(unsigned int side, const int fds[2])
 {
-	struct sockaddr_in to = {.sin_family = AF_INET};
 	unsigned int place = below(PLACES);
+	struct end to = end_of(ip_of(!side, place), side ? PORT : FIRST_PORT + place);
 	uint8_t packet[200] = {};
 
-	to.sin_port = htons(side ? PORT : FIRST_PORT + place);
-	to.sin_addr.s_addr = inet_addr(side ? SERVER_IP : CLIENT_IP);
 	packet[0] = below(8) ? 0x40 | below(64) : below(256);
 	memset(packet + 1, 1 + place, QRE_CID_MAX);
 	packet[1] ^= below(4) << 6;
 	for (unsigned int k = 0; k < 16; k++)
 		packet[1 + QRE_CID_MAX + k] = mixed(&state);
-	sendto(fd, packet, below(sizeof(packet)), MSG_DONTWAIT, (void *)&to, sizeof(to));
+	sendto(fds[over_ipv6(place)], packet, below(sizeof(packet)), MSG_DONTWAIT, &to.any,
+	       to.size);
 }
 
 /* Four times as long as the work took: a slow machine has time for its other work, too. */
@@ -74,19 +73,21 @@ static void rest(double began)
 
 static void blast(unsigned int side, double end)
 {
-	int raw, inner;
+	int raw, inner, forged[2];
 
 	state = pair * ENDS + side;
 	enter(side);
 	raw = socket(AF_INET, SOCK_RAW, IPPROTO_ICMP);
 	inner = socket(AF_INET, SOCK_DGRAM, 0);
+	forged[0] = socket(AF_INET, SOCK_DGRAM, 0);
+	forged[1] = socket(AF_INET6, SOCK_DGRAM, 0);
 	while (now() < end) {
 		double began = now();
 
 		for (unsigned int i = 0; i < 4; i++) {
 			send_echo(side, raw);
 			send_datagrams(side, inner);
-			send_forged(side, sides[side].control);
+			send_forged(side, forged);
 		}
 		rest(began);
 	}
@@ -144,6 +145,7 @@ int main(int argc, char **argv)
 
 	if (argc != 2)
 		return 2;
+	outer = OVER_BOTH;
 	for (unsigned int kind = 0; kind < PAIRS * ENDS * 2; kind++) {
 		if (fork())
 			continue;

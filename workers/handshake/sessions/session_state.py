@@ -74,10 +74,12 @@ class Confirmed:
 
 @dataclass(frozen=True)
 class SessionEnd:
-    """Why a session ends, in words; ``reason``: what the peer is told, or has said."""
+    """Why a session ends, in words; ``reason``: what the peer is told, or has said; ``unanswered``: nothing
+    came back."""
 
     words: str
     reason: CloseReason | None = None
+    unanswered: bool = False
 
 
 @dataclass(frozen=True)
@@ -186,6 +188,7 @@ _REASONS = {
     LossReason.PROTOCOL: "the peer violated the protocol",
     LossReason.REPLACED: "replaced by a newer session",
     LossReason.DELETED: "deleted by request",
+    LossReason.UNANSWERED: "nothing has come back for as long as a browser waits",
 }
 
 
@@ -193,7 +196,7 @@ def ended(report: SessionLost) -> SessionEnd:
     """What the data plane says about a session that it has no more, and the peer about its CLOSE."""
     words = _REASONS[report.reason]
     if report.reason is not LossReason.CLOSED:
-        return SessionEnd(words)
+        return SessionEnd(words, unanswered=report.reason is LossReason.UNANSWERED)
     said = close_words(report.error_code)
     return SessionEnd(f"{words}: {said}" if said else words, reason_of(report.error_code))
 

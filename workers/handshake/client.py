@@ -41,6 +41,7 @@ from qre.workers.handshake.memory import Forgetting
 from qre.workers.handshake.names import addresses_of, lookup_of, refuse_loop
 from qre.workers.handshake.sessions.awaited import AwaitedSession, AwaitedSessions, MadeFor
 from qre.workers.handshake.sessions.live_sessions import Sessions
+from qre.workers.handshake.sessions.new_ports import NewPorts
 from qre.workers.handshake.sessions.secrets import SecretsStore
 from qre.workers.handshake.sessions.session_sockets import SessionSockets
 from qre.workers.handshake.sessions.session_state import SessionEnd, Settings
@@ -50,6 +51,8 @@ from qre.workers.handshake.worker_settings import client_settings, known_servers
 _SHORT_LIFE: Final = 10.0
 #: After a longer one the next attempt begins within this time (seconds).
 _AT_ONCE: Final = 0.25
+#: After one that had no answer any more, and to the attempt beside it: not all clients of a server that died at once.
+_SPREAD: Final = 2.5
 #: Between two new sessions beside silent ones at least (seconds): a server takes three in 25 s for two machines.
 _APART: Final = 13.0
 #: While there is a server to go back to, it is tried again after so much of ReconnectMax.
@@ -83,9 +86,7 @@ class Client:
         self._random = SystemRandom()
         self._sessions = Sessions(store, Role.CLIENT, self._settings(), self._random)
         self.link = DataplaneLink(self._sessions, lambda: self._awaited.heard(self._sessions.events), context.fail)
-        self._sockets = SessionSockets(
-            context, self.link.sockets, lambda: {record.socket_number for record in self._sessions.records()}
-        )
+        self._sockets = SessionSockets(context, self.link.sockets, self._sessions)
         self._early = EarlyAttempt()
         self._lookup = lookup_of(context)
         self._state = (False, "starting")
@@ -98,9 +99,9 @@ class Client:
         self._tried = self._servers.first
         self._back_at = 0.0  # not before, an earlier server is tried again (monotonic)
         self._tasks = Tasks(context.internal_error)
-        self._awaited = AwaitedSessions(
-            self._sessions, self.link.pump, self._orphaned, lambda: self._tasks.spawn(self._release_idle())
-        )
+        ports = NewPorts(self._sessions, self._sockets, self._tasks, self.link.pump, self._release_idle)
+        abandoned = lambda: self._tasks.spawn(self._release_idle())  # noqa: E731
+        self._awaited = AwaitedSessions(self._sessions, self.link.pump, self._orphaned, abandoned, ports.heard)
         self._attempting = False
         self._old_at = float("inf")  # then the session is to be renewed (monotonic)
         self._outdated_at = 0.0  # and then one that has not what the profile says now
@@ -189,7 +190,7 @@ class Client:
                 reason = f"session lost: {end.words}"
                 if time.monotonic() - began >= _SHORT_LIFE:
                     pauses.succeeded()
-                    pause = self._random.uniform(0, _AT_ONCE)
+                    pause = self._random.uniform(0, _SPREAD if end.unanswered else _AT_ONCE)
                 else:
                     pause = pauses.after(None)
             except QreError as error:
@@ -313,9 +314,8 @@ class Client:
     async def _beside(self, session_id: bytes, awaited: AwaitedSession, server: KnownServer | None) -> bytes | None:
         """A new session beside one whose peer is silent: a server that was restarted does not know it any more. None
         when none could be made; then wait a while, because who replaces sessions all the time is taken for two."""
-        wait = self._beside_at - time.monotonic()
-        if wait > 0:
-            await asyncio.wait({awaited.lost}, timeout=wait)
+        wait = max(self._beside_at - time.monotonic(), self._random.uniform(0, _SPREAD))
+        await asyncio.wait({awaited.lost}, timeout=wait)
         if awaited.lost.done() or not awaited.silent:
             return None
         self._beside_at = time.monotonic() + _APART

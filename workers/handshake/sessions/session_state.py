@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from random import Random
 from typing import Final, Protocol
@@ -13,10 +13,14 @@ from qre.dataplane.protocol import (
     Answer,
     DataplaneRequest,
     LossReason,
+    PortTried,
+    PortUse,
+    PortWanted,
     Refusal,
     SessionInstall,
     SessionLost,
     SessionMark,
+    SessionSilent,
     SessionUpdate,
     digest,
 )
@@ -91,11 +95,13 @@ class Lost:
 
 
 @dataclass(frozen=True)
-class Silent:
-    """The peer answers nothing, or answers again."""
+class PortsKnown:
+    """What a new pair tells of a client's session: the port that it has moved to, and the number of the socket that
+    it tries."""
 
     session_id: bytes
-    silent: bool
+    port: PortUse | None
+    lent: int
 
 
 @dataclass(frozen=True)
@@ -117,7 +123,8 @@ class OrphanEnded:
     session_id: bytes
 
 
-Event = Installed | Confirmed | Lost | Silent | CidsChanged | Orphaned | OrphanEnded
+PortEvent = PortWanted | PortTried | PortsKnown
+Event = Installed | Confirmed | Lost | SessionSilent | CidsChanged | Orphaned | OrphanEnded | PortEvent
 
 
 @dataclass(frozen=True)
@@ -141,7 +148,7 @@ class LiveWatcher(Protocol):
 
 
 #: What ``due`` depends on.
-_TIMED: Final = frozenset({"stage", "updating", "rekey_at", "settle_at", "ends"})
+_TIMED: Final = frozenset({"stage", "updating", "rekey_at", "settle_at", "leaving", "ends"})
 
 
 @dataclass(eq=False)
@@ -157,24 +164,32 @@ class Live:
     began: bool = False  # settling has
     settling: int | None = None  # id of the FrameSend under way
     spares: int = 0
+    leaving: tuple[
+        tuple[float, bytes], ...
+    ] = ()  # connection IDs that the peer has retired, and until when they lead here
     catch_ups: int = 0
     ends: tuple[float, SessionEnd] | None = None  # when, and why
     watched_by: LiveWatcher | None = field(default=None, repr=False)
 
     def __setattr__(self, name: str, value: object) -> None:
-        before = self.record if name in ("record", "routed") and self.watched_by is not None else None
+        before = self.record if name in ("record", "routed", "leaving") and self.watched_by is not None else None
         object.__setattr__(self, name, value)
         if self.watched_by is not None and before is not None:
             self.watched_by.record_changed(self, before)
-        elif self.watched_by is not None and name in _TIMED:
+        if self.watched_by is not None and name in _TIMED:
             self.watched_by.due_changed(self)
 
     @property
     def due(self) -> float:
-        """When its timer fires: its end, a rekey, or a frame that is sent again."""
+        """When its timer fires: its end, a rekey, a frame that is sent again, or a retired connection ID."""
         rekey = self.rekey_at if self.stage is SessionStage.UP and not self.updating else float("inf")
         end = self.ends[0] if self.ends is not None else float("inf")
-        return min(rekey, end) if self.settle_at is None else min(rekey, end, self.settle_at)
+        settle = float("inf") if self.settle_at is None else self.settle_at
+        return min(rekey, end, settle, self.leaving[0][0] if self.leaving else float("inf"))
+
+    def connection_ids(self) -> tuple[bytes, ...]:
+        """Those that lead to it, of its record and retired ones."""
+        return *self.record.connection_ids(), *(cid for _, cid in self.leaving)
 
 
 Then = Callable[[Answer, float], None]
@@ -199,6 +214,13 @@ def ended(report: SessionLost) -> SessionEnd:
         return SessionEnd(words, unanswered=report.reason is LossReason.UNANSWERED)
     said = close_words(report.error_code)
     return SessionEnd(f"{words}: {said}" if said else words, reason_of(report.error_code))
+
+
+def orphan_events(before: Mapping[bytes, SessionMark], kept: Mapping[bytes, SessionMark]) -> list[Event]:
+    """What there is to tell when these orphans are found, and those were known."""
+    events: list[Event] = [OrphanEnded(session_id) for session_id in before.keys() - kept.keys()]
+    fresh = tuple(mark for session_id, mark in kept.items() if session_id not in before)
+    return [*events, Orphaned(fresh)] if fresh else events
 
 
 def allowed_ips(record: SessionRecord, settings: Settings) -> tuple[Network, ...]:

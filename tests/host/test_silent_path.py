@@ -57,9 +57,12 @@ def sent(dump: Tcpdump) -> list[Datagram]:
 
 def test_experiment2() -> None:
     import time
+
     with ExitStack() as stack:
         tunnel = up(stack.enter_context(Tunnel()))
-        dump = stack.enter_context(Tcpdump(tunnel.lab.client, tunnel.lab.client_device, tunnel.directory / "c.pcap", PORT))
+        dump = stack.enter_context(
+            Tcpdump(tunnel.lab.client, tunnel.lab.client_device, tunnel.directory / "c.pcap", PORT)
+        )
         port = int(session_of(tunnel.server)["endpoint"].rpartition(":")[2])
         print(session_of(tunnel.server)["cids"])
         with shut(tunnel, f"udp sport {port} drop"):

@@ -229,10 +229,10 @@ class Registry:
 
     def _status_of(self, session: Session, now: float) -> SessionStatus:
         heard = session.last_receive
-        install = session.install
+        install, client = session.install, session.role is Role.CLIENT
         return SessionStatus(
             session_id=session.session_id,
-            connection_id=install.connection_id,
+            connection_id=session.packets.tx_cid if client else install.connection_id,
             client_connection_id=install.client_connection_id,
             short_id=install.short_id,
             state=_SHOWN[session.state],

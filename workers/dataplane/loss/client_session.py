@@ -14,6 +14,7 @@ from typing import Final
 from qre.dataplane.protocol import LossReason, PortUse, SessionInstall, SessionSilent
 from qre.ends import Role
 from qre.wire.frames import Ack, ConnectionClose, encode_ack, encode_frame
+from qre.wire.overhead import BROWSER_UDP_PAYLOAD
 from qre.workers.dataplane.inner.ecn import NOT_ECT
 from qre.workers.dataplane.loss.port_trial import PortTrial
 from qre.workers.dataplane.loss.silence import NEVER, RoundTrip, Silence
@@ -141,7 +142,8 @@ class ClientSession(Session):
                 self._tell_silence(silent=True)
 
     def _repeat(self, now: float) -> None:
-        """Whatever of the unanswered went out longest ago: frames as they were, or a PING as long as user data."""
+        """Whatever of the unanswered went out longest ago: frames as they were, or a PING as long as user data, where
+        a hello is as long."""
         if self.state is not LifeState.ESTABLISHED:
             return
         silence, recovery = self._silence, self.recovery
@@ -149,7 +151,7 @@ class ClientSession(Session):
         if control is not None and control.sent_at < silence.data_at:
             self._send_again(control, now)
             return
-        size = silence.data_size if silence.data_at != NEVER else 0
+        size = min(silence.data_size, BROWSER_UDP_PAYLOAD) if silence.data_at != NEVER else 0
         if self.put_frames(PING, now, size, brief=not size):
             recovery.sent_batch(self.packets.next_number - 1, now)
             self._sent_eliciting(now)

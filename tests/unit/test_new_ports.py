@@ -1,4 +1,4 @@
-"""Connection IDs and sockets while a client tries other ports: what both ends' records say, whoever dies meanwhile."""
+"""Connection IDs and sockets while a client tries other ports: what both ends record, whoever dies meanwhile."""
 
 from __future__ import annotations
 

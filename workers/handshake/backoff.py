@@ -27,8 +27,15 @@ _AFTER_PAGE: Final = (2.0, 60.0)
 _RELOADS: Final = (1.0, 5.0, 30.0, 60.0)
 #: Multiples of the longest pause after that, doubling: QUIC is broken for so long.
 _BROKEN: Final = (5.0, 60.0)
+#: Seconds; what a thousand clients do in the same second is an attack.
+_SPREAD: Final = (0.0, 2.5)
 #: From how many silent attempts in a row on the way itself is suspected.
 _SUSPICIOUS: Final = 2
+
+
+def spread(random: Random) -> float:
+    """Seconds from when nothing comes back until an attempt: not all clients of a server that died at once."""
+    return random.uniform(*_SPREAD)
 
 
 class Backoff:

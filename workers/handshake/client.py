@@ -34,7 +34,7 @@ from qre.visit.dest import Resolved
 from qre.visit.exchange import shake_hands
 from qre.visit.servers import KnownServer, Servers
 from qre.wire.close_reason import CloseReason
-from qre.workers.handshake.backoff import BY_THE_CLOCK, VISITS, Pauses
+from qre.workers.handshake.backoff import BY_THE_CLOCK, VISITS, Pauses, spread
 from qre.workers.handshake.dataplane_link import DataplaneLink
 from qre.workers.handshake.early_attempt import EarlyAttempt
 from qre.workers.handshake.memory import Forgetting
@@ -51,8 +51,6 @@ from qre.workers.handshake.worker_settings import client_settings, known_servers
 _SHORT_LIFE: Final = 10.0
 #: After a longer one the next attempt begins within this time (seconds).
 _AT_ONCE: Final = 0.25
-#: After one that had no answer any more, and to the attempt beside it: not all clients of a server that died at once.
-_SPREAD: Final = 2.5
 #: Between two new sessions beside silent ones at least (seconds): a server takes three in 25 s for two machines.
 _APART: Final = 13.0
 #: While there is a server to go back to, it is tried again after so much of ReconnectMax.
@@ -190,7 +188,7 @@ class Client:
                 reason = f"session lost: {end.words}"
                 if time.monotonic() - began >= _SHORT_LIFE:
                     pauses.succeeded()
-                    pause = self._random.uniform(0, _SPREAD if end.unanswered else _AT_ONCE)
+                    pause = spread(self._random) if end.unanswered else self._random.uniform(0, _AT_ONCE)
                 else:
                     pause = pauses.after(None)
             except QreError as error:
@@ -314,7 +312,7 @@ class Client:
     async def _beside(self, session_id: bytes, awaited: AwaitedSession, server: KnownServer | None) -> bytes | None:
         """A new session beside one whose peer is silent: a server that was restarted does not know it any more. None
         when none could be made; then wait a while, because who replaces sessions all the time is taken for two."""
-        wait = max(self._beside_at - time.monotonic(), self._random.uniform(0, _SPREAD))
+        wait = max(self._beside_at - time.monotonic(), spread(self._random))
         await asyncio.wait({awaited.lost}, timeout=wait)
         if awaited.lost.done() or not awaited.silent:
             return None

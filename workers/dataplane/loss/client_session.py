@@ -62,7 +62,6 @@ class ClientSession(Session):
 
     # --- what is sent, and what comes back ---
 
-    @property
     def _round_trip(self) -> RoundTrip:
         recovery = self.recovery
         return RoundTrip(recovery.smoothed, recovery.variation, recovery.pto)
@@ -86,13 +85,13 @@ class ClientSession(Session):
         if newly == self._trial.packets_among(ack, before):
             return
         super()._acknowledged_newer(ack, before, now)
-        self._silence.acknowledged(self.recovery.largest_acked, now, self._round_trip)
+        self._silence.acknowledged(self.recovery.largest_acked, now, self._round_trip())
         self._trial.heard()
         self._tell_silence(silent=False)
 
     def _path_answered(self, data: bytes, now: float) -> None:
         if self._trial.answered(data, now, silent=self._silence.degraded):
-            self._silence.begin_path(now, self._round_trip)
+            self._silence.begin_path(now, self._round_trip())
             self._tell_silence(silent=False)
         else:
             super()._path_answered(data, now)

@@ -9,6 +9,7 @@ more repeat was seen in each of the captures. An acknowledgement of anything new
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
 NEVER: Final = float("inf")
@@ -66,12 +67,13 @@ class Silence:
         self._newest_data = -1
         self._newest_size = 0
 
-    def sent(self, number: int, now: float, round_trip: RoundTrip) -> None:
-        """Packet ``number`` asks for an ACK; those just before it may, too."""
+    def sent(self, number: int, now: float, round_trip: Callable[[], RoundTrip]) -> None:
+        """Packet ``number`` asks for an ACK; those just before it may, too. ``round_trip`` is asked when
+        this is the first."""
         self._newest = max(self._newest, number)
         self._sent_at = now
         if self.since == NEVER:
-            self._begin(now, round_trip, several=False)
+            self._begin(now, round_trip(), several=False)
 
     def sent_data(self, last: int, sizes: tuple[int, int], now: float) -> None:
         """Packets with user data, the last one has number ``last``; ``sizes``: of the first one and of the last. What

@@ -176,8 +176,9 @@ class Paths:
 
     def answer(self, data: bytes, now: float) -> None:
         """A PATH_CHALLENGE from the peer's address: with a PING, which is no probe, so that a server whose peer seems
-        to have moved learns that it has not (§9.3.3)."""
-        self._sending.put_frames(encode_frame(PathResponse(data)) + PING, now, PADDED)
+        to have moved learns that it has not (§9.3.3). A client's is as long as all that a browser pads."""
+        size = overhead.BROWSER_UDP_PAYLOAD if self._sending.role is Role.CLIENT else PADDED
+        self._sending.put_frames(encode_frame(PathResponse(data)) + PING, now, size)
 
     def answered(self, data: bytes, now: float) -> None:
         """PATH_RESPONSE; it may come on another path than the challenge's (§8.2.2)."""

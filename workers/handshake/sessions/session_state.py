@@ -35,8 +35,9 @@ from qre.workers.handshake.sessions.session_rules import SessionStage
 _JITTER = 0.1
 #: A key update that was refused as too early is tried again after this (seconds).
 UPDATE_RETRY = 1.0
-#: One that failed for another reason, such as a lack of memory, after this (seconds): the session is intact.
-_TROUBLE_RETRY = 10.0
+#: One that failed for another reason, such as a lack of memory, after this (seconds): the session is intact, and
+#: a client that cannot follow a change of keys hears nothing until then, and would give it up.
+_TROUBLE_RETRY = 2.0
 
 
 @dataclass(frozen=True)

@@ -312,7 +312,7 @@ class Client:
     async def _beside(self, session_id: bytes, awaited: AwaitedSession, server: KnownServer | None) -> bytes | None:
         """A new session beside one whose peer is silent: a server that was restarted does not know it any more. None
         when none could be made; then wait a while, because who replaces sessions all the time is taken for two."""
-        wait = max(self._beside_at - time.monotonic(), spread(self._random))
+        wait = max(self._beside_at - time.monotonic(), spread(self._random, beside=True))
         await asyncio.wait({awaited.lost}, timeout=wait)
         if awaited.lost.done() or not awaited.silent:
             return None

@@ -111,7 +111,7 @@ class ClientSession(Session):
         silence = self._silence
         soonest = min(soonest, silence.repeat_at(self.recovery.pto))
         if not self._told_silent:
-            soonest = min(soonest, silence.tell_at())
+            soonest = min(soonest, silence.tell_at)
         if self.confirmed:
             soonest = min(soonest, silence.degraded_at, silence.last_repeat_at, silence.gives_up_at)
         return min(soonest, self._trial.deadline())
@@ -137,7 +137,7 @@ class ClientSession(Session):
             self._trial.begin(now)
         if self.state is LifeState.ESTABLISHED:
             self._trial.handle_timer(now)
-            if now >= silence.tell_at():
+            if now >= silence.tell_at:
                 self._tell_silence(silent=True)
 
     def _repeat(self, now: float) -> None:

@@ -26,7 +26,7 @@ _SHORTEST_PROBE: Final = 0.01
 _LAST_REPEAT: Final = 0.81
 #: A session is told to be silent after three probe timeouts, but not before this (seconds): who is busy for a moment
 #: is not dead.
-_SILENT_TRIES: Final = 3
+_SILENT_TIMEOUTS: Final = 1 + 2 + 4
 SHORTEST_SILENCE: Final = 2.0
 _MAX_BACKOFF: Final = 16
 
@@ -57,6 +57,7 @@ class Silence:
         self.since = NEVER
         self.repeats = 0  # at probe timeouts, in a row
         self.degraded_at = NEVER  # then a new port is tried
+        self.tell_at = NEVER  # then it is told that the peer is silent
         self.gives_up_at = NEVER
         self.last_repeat_at = NEVER
         #: Of the oldest packet with user data: how long it was, and when it went out last; infinity: there is none.
@@ -101,7 +102,8 @@ class Silence:
 
     def end(self) -> None:
         """Nothing is under way."""
-        self.since = self.degraded_at = self.gives_up_at = self.last_repeat_at = self.data_at = NEVER
+        self.since = self.degraded_at = self.tell_at = self.gives_up_at = NEVER
+        self.last_repeat_at = self.data_at = NEVER
         self.repeats = 0
 
     def begin_path(self, now: float, round_trip: RoundTrip) -> None:
@@ -113,13 +115,10 @@ class Silence:
     def _begin(self, now: float, round_trip: RoundTrip, *, several: bool) -> None:
         self.since, self.repeats = now, 0
         self.degraded_at = now + _DEGRADED * round_trip.pto
+        self.tell_at = now + max(_SILENT_TIMEOUTS * round_trip.pto, SHORTEST_SILENCE)
         self.gives_up_at = now + gives_up_after(round_trip, several=several)
         self.last_repeat_at = self.gives_up_at - _LAST_REPEAT
 
     def repeat_at(self, pto: float) -> float:
         """When the next probe timeout is over; ``pto`` without backoff."""
         return NEVER if self.since == NEVER else self._sent_at + pto * (1 << min(self.repeats, _MAX_BACKOFF))
-
-    def tell_at(self) -> float:
-        """When it is to be told that the peer is silent, from which on it stays so until it is heard."""
-        return self.since + SHORTEST_SILENCE if self.repeats >= _SILENT_TRIES else NEVER

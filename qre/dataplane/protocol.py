@@ -89,6 +89,7 @@ class LossReason(enum.StrEnum):
     PROTOCOL = "protocol"  # the peer broke QUIC inside an authenticated packet
     REPLACED = "replaced"  # a newer session of the same short id was confirmed
     DELETED = "deleted"  # we asked for it
+    UNANSWERED = "unanswered"  # a client has heard nothing for as long as a browser waits
 
 
 class Underlay(Struct, frozen=True, kw_only=True):
@@ -213,11 +214,32 @@ class PathProven(Message, frozen=True, kw_only=True):
     ago_ms: U64
 
 
+class NewPort(Message, frozen=True, kw_only=True):
+    """The answer to ``PortWanted``: UDP socket ``number``, which comes as an SCM_RIGHTS descriptor (``SocketFd``)."""
+
+    id: U64
+    session_id: SessionId
+    number: U64
+
+
 class SessionList(Message, frozen=True, kw_only=True):
     """List the installed sessions: the answer has ``Answer.sessions``, ordered by id, beginning behind ``after``."""
 
     id: U64
     after: Annotated[bytes, msgspec.Meta(max_length=32)] = b""
+
+
+class PortUse(Struct, frozen=True, kw_only=True):
+    """What a client's session sends with since it has moved to another port: the number of the socket, and the
+    peer's connection ID."""
+
+    number: U64
+    connection_id: ConnectionId
+    sequence: U64
+    reset_token: ResetToken | None
+
+    def __repr__(self) -> str:
+        return f"PortUse(number={self.number})"
 
 
 class SessionMark(Struct, frozen=True, kw_only=True):
@@ -234,6 +256,8 @@ class SessionMark(Struct, frozen=True, kw_only=True):
     #: the host prefixes among its AllowedIPs
     addresses: Annotated[tuple[Network, ...], msgspec.Meta(max_length=MAX_CIDS_PER_SESSION)] = ()
     routed: Annotated[bytes, msgspec.Meta(max_length=8)] = b""  # ``digest`` of its AllowedIPs; empty: not told
+    port: PortUse | None = None  # a client's, if it is no more the one that it was installed with
+    lent: U64 = 0  # the number of the socket that it tries; 0: none
 
 
 def digest(prefixes: Iterable[Network]) -> bytes:
@@ -327,6 +351,20 @@ class SessionSilent(Message, frozen=True, kw_only=True):
     silent: bool
 
 
+class PortWanted(Message, frozen=True, kw_only=True):
+    """Of a client's session: nothing comes back, and another port is to be tried. ``NewPort`` may answer."""
+
+    session_id: SessionId
+
+
+class PortTried(Message, frozen=True, kw_only=True):
+    """Socket ``number`` was tried. None: in vain, it may go."""
+
+    session_id: SessionId
+    number: U64
+    moved: PortUse | None
+
+
 class Stray(Message, frozen=True, kw_only=True):
     """A packet with the connection ID of a server's session that does not open, from another address than its peer's:
     a stranger's, whose site has chosen the same connection ID. It is the site's to answer."""
@@ -346,6 +384,7 @@ DataplaneRequest = (
     | CidReleaseFor
     | FrameSend
     | PathProven
+    | NewPort
     | SessionList
 )
 DataplaneReport = (
@@ -359,5 +398,7 @@ DataplaneReport = (
     | FrameReceived
     | FrameFate
     | SessionSilent
+    | PortWanted
+    | PortTried
     | Stray
 )

@@ -35,7 +35,8 @@ from qre.kernel.abi import Attribute
 from qre.kernel.attributes import Fields, split_attributes_untrusted
 
 _ROLES: Final = {abi.KernelRole.SERVER: Role.SERVER, abi.KernelRole.CLIENT: Role.CLIENT}
-_LOSSES: Final = {abi.Loss[reason.name].value: reason for reason in LossReason}
+#: A client's in the kernel goes on until it is idle.
+_LOSSES: Final = {abi.Loss[reason.name].value: reason for reason in LossReason if reason is not LossReason.UNANSWERED}
 _NUMBER_MAX: Final = (1 << 62) - 1
 _DROPS_MAX: Final = 64  # as DeviceCounters takes
 _DRIVER_MAX: Final = 127  # CRYPTO_MAX_ALG_NAME

@@ -205,9 +205,9 @@ def test_a_reload_with_other_addresses_or_networks_makes_a_new_session_at_once(c
         await client.client.reload(client.secrets)
         await until(lambda: len(dataplane.registry.sessions) == 2)
         (new,) = set(dataplane.registry.sessions) - {old}
-        record = client.client._sessions.record(new)
-        assert record is not None
-        assert [each.ip for each in record.handed_over.addresses] == [
+        live = client.client._sessions.find(new)
+        assert live is not None
+        assert [each.ip for each in live.record.handed_over.addresses] == [
             each.ip for each in client.context.config.address
         ]
         assert dataplane.registry.sessions[new].install.allowed_ips == client.context.config.allowed_ips

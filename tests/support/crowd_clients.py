@@ -95,7 +95,7 @@ class Client:
 
     def _settle(self) -> None:
         session = self.session
-        for packet, _, _ in session.outbox:
+        for packet, *_ in session.outbox:
             try:
                 self.socket.send(packet)
             except OSError:

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from qre.dataplane.protocol import DataplaneReport, SessionInstall, SessionKeys, SessionUpdate, underlay_of
 from qre.ends import Role
 from qre.wire.datagram import DATAGRAM_HEAD
+from qre.workers.dataplane.loss.client_session import new_session
 from qre.workers.dataplane.session.marks import SIZE, NumberMarks
 from qre.workers.dataplane.session.session import Session
 
@@ -111,7 +112,7 @@ class Ends:
             mark = fresh_marks().claim(
                 install.session_id, install.key_epoch, install.keys.tx_key, install.packet_number
             )
-            self.sessions[role] = Session(install, mark, self.now, self.drops[role], os.urandom, ecn)
+            self.sessions[role] = new_session(install, mark, self.now, self.drops[role], os.urandom, ecn)
             self.take(role)
 
     @property
@@ -125,7 +126,7 @@ class Ends:
     def take(self, role: Role) -> None:
         """Collect what a session wants to send and to say."""
         session = self.sessions[role]
-        for packet, _, ecn in session.outbox:
+        for packet, _, ecn, _ in session.outbox:
             self.send(role, [packet], ecn)
         session.outbox.clear()
         self.events[role] += session.events

@@ -84,4 +84,4 @@ def issued(sequence: int, prior: int, cid: bytes, token: bytes = TOKEN) -> bytes
 
 
 def to(sent: list[OutgoingPacket], address: tuple[str, int]) -> list[bytes]:
-    return [packet for packet, there, _ in sent if there == address]
+    return [packet for packet, there, *_ in sent if there == address]

@@ -9,7 +9,7 @@ import random
 import pytest
 
 from qre.causes import Cause
-from qre.workers.handshake.backoff import VISITS, Pauses
+from qre.workers.handshake.backoff import VISITS, Pauses, spread
 from qre.workers.handshake.early_attempt import EarlyAttempt
 
 
@@ -63,6 +63,15 @@ def test_another_network_is_tried_at_once_and_its_silences_count_anew() -> None:
         made.after(Cause.NO_ANSWER)
     made.network_changed()
     assert made.after(Cause.NO_ANSWER) <= 1.25
+
+
+def test_a_thousand_clients_of_a_server_that_died_do_not_come_back_in_the_same_second() -> None:
+    """All gave it up at the same moment, or found it silent."""
+    for beside, share in ((False, 500), (True, 750)):
+        times = sorted(spread(random.Random(number), beside=beside) for number in range(1000))
+        most = max(sum(at <= other < at + 1 for other in times) for at in times)
+        assert most < share
+        assert times[-1] < 3, "each of them within three seconds"
 
 
 def test_shorter_pauses_are_shorter_everywhere() -> None:

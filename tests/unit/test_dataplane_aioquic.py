@@ -19,7 +19,7 @@ from qre.dataplane.protocol import (
 from qre.ends import Role
 from qre.wire.datagram import DATAGRAM_HEAD
 from qre.wire.number import PACKET_NUMBER_BASE
-from qre.workers.dataplane.session.session import Session
+from qre.workers.dataplane.loss.client_session import new_session
 from qre.workers.dataplane.session.session_life import LifeState
 from tests.support.dataplane import CLIENT_ADDRESS, SERVER_ADDRESS, fresh_marks
 from tests.support.stock_handover import StockHandover
@@ -51,7 +51,7 @@ class Mixed:
         )
         mark = fresh_marks().claim(bytes(32), 0, self.install.keys.tx_key, PACKET_NUMBER_BASE)
         self.drops: Counter[str] = Counter()
-        self.session = Session(self.install, mark, self.now, self.drops, os.urandom)
+        self.session = new_session(self.install, mark, self.now, self.drops, os.urandom)
         self.received: list[bytes] = []
         self.peer_received: list[bytes] = []
         self.terminated: list[ConnectionTerminated] = []

@@ -10,16 +10,18 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from qre.dataplane.protocol import FrameSend, SessionDelete
+from qre.dataplane.protocol import FrameSend, NewPort, SessionDelete
 from qre.ends import Role
 from qre.wire.datagram import DATAGRAM_HEAD
 from qre.wire.frames import encode_ack
 from qre.wire.number import PACKET_NUMBER_BASE
+from qre.workers.dataplane.loss.client_session import ClientSession
 from qre.workers.dataplane.registry import Registry
 from qre.workers.dataplane.session.keyphase import SendKeys
 from qre.workers.dataplane.session.marks import NumberMarks
 from qre.workers.dataplane.session.session import Session
 from tests.support.dataplane import install_of, keys_of, marks_memfd, update_of
+from tests.support.issued_cids import issued
 
 SEEDS = ("one", "two")
 #: A seed of keys for each session id; the third one mixes: the id of "one" with the keys of "two".
@@ -138,11 +140,20 @@ class Numbers(RuleBasedStateMachine):
         for session in self.sessions()[index : index + 1]:
             self.registry.answer(FrameSend(id=4, session_id=session.session_id, frames=b"\x19\0"), self.now)
 
+    @rule(index=st.integers(0, 2), sequence=st.integers(1, 5))
+    def try_a_port(self, index: int, sequence: int) -> None:
+        """The peer gives a connection ID, and a socket is lent when one is wanted."""
+        for session in self.sessions()[index : index + 1]:
+            assert isinstance(session, ClientSession)
+            session.paths.cids.issued(issued(sequence))
+            self.registry.answer(NewPort(id=5, session_id=session.session_id, number=9), self.now)
+            self.clean()
+
     @rule()
     def kill(self) -> None:
         self.start()
 
-    @rule(seconds=st.sampled_from([0.05, 1.0, 20.0]))
+    @rule(seconds=st.sampled_from([0.05, 0.4, 1.0, 6.0, 20.0]))
     def wait(self, seconds: float) -> None:
         self.now += seconds
         for session in self.sessions():

@@ -28,8 +28,9 @@ from qre.ends import Role
 from qre.wire.datagram import DATAGRAM_HEAD
 from qre.wire.frames import encode_ack
 from qre.wire.number import PACKET_NUMBER_BASE
+from qre.workers.dataplane.loss.silence import SHORTEST_SILENCE
 from qre.workers.dataplane.session import packets as packets_module
-from qre.workers.dataplane.session.session import SHORTEST_SILENCE, STRAYS_PER_SECOND, Session
+from qre.workers.dataplane.session.session import STRAYS_PER_SECOND, Session
 from qre.workers.dataplane.session.session_life import LifeState
 from tests.support.dataplane import CLIENT_ADDRESS, Ends, keys_of, update_of
 
@@ -149,12 +150,16 @@ def test_persistent_keepalive_shortens_the_interval() -> None:
     assert sum(role is C for role, _ in ends.sent) >= 9
 
 
-def test_both_ends_notice_a_dead_network_after_the_idle_time(ends: Ends) -> None:
+def test_both_ends_notice_a_dead_network_a_client_by_its_ping_and_a_server_after_the_idle_time(ends: Ends) -> None:
     ends.fate = lambda role, datagram: []
-    ends.run(29)
-    assert lost(ends, C) == []
+    ends.run(20)
+    assert lost(ends, C) == [], "its PING went out after 15 s"
+    ends.run(9)
+    assert lost(ends, C) == [LossReason.UNANSWERED]
+    assert lost(ends, S) == []
     ends.run(31)
-    assert lost(ends, C) == lost(ends, S) == [LossReason.IDLE]
+    assert lost(ends, C) == [LossReason.UNANSWERED]
+    assert lost(ends, S) == [LossReason.IDLE]
     assert ends.client.state is ends.server.state is LifeState.ENDED
 
 
@@ -286,14 +291,17 @@ def test_lost_frames_are_sent_again_until_they_arrive(ends: Ends) -> None:
     assert {event.id for event in ends.said(C, FrameFate) if event.acknowledged} == set(range(20))
 
 
-def test_frames_that_never_arrive_are_reported_lost() -> None:
+def test_frames_that_never_arrive_are_reported_lost_or_the_session_is() -> None:
+    """A server goes on; a client's session ends with its frames."""
     ends = Ends(idle_timeout_ms=10_000_000)
     ends.establish()
     ends.fate = lambda role, datagram: []
-    ends.client.send_frames(1, b"\x19\x00", ends.now)
-    ends.take(C)
+    for role in (C, S):
+        ends.sessions[role].send_frames(1, b"\x1e" if role is S else b"\x19\x00", ends.now)
+        ends.take(role)
     ends.run(900)
-    assert [(event.id, event.acknowledged) for event in ends.said(C, FrameFate)] == [(1, False)]
+    assert [(event.id, event.acknowledged) for event in ends.said(S, FrameFate)] == [(1, False)]
+    assert lost(ends, C) == [LossReason.UNANSWERED] and not lost(ends, S)
 
 
 def test_everything_is_acknowledged_within_max_ack_delay(ends: Ends) -> None:

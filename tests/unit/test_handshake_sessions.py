@@ -26,7 +26,7 @@ from qre.dataplane.protocol import (
 from qre.ends import Role
 from qre.errors import InternalError
 from qre.wire.close_reason import CloseReason
-from qre.wire.frames import NewConnectionId, RetireConnectionId, encode_frame
+from qre.wire.frames import NewConnectionId, encode_frame
 from qre.workers.handshake.sessions.session_state import Live
 from qre.workers.handshake.sessions.settling import Settling
 from tests.support.two_ends import CidsChanged, Confirmed, Lost, TwoEnds
@@ -265,7 +265,10 @@ def test_each_id_is_given_back_once_by_whoever_had_it(monkeypatch: pytest.Monkey
         (after,) = ends.server.sessions.records()
         assert given_back == [0, 1]
         assert after.handed_over.routed_cid == server.spare_cid == session.paths.used.cid
-        assert set(ends.server.registry.by_cid) == {server.spare_cid, after.spare_cid}
+        kept = {server.spare_cid, after.spare_cid}
+        assert set(ends.server.registry.by_cid) == {server.handed_over.routed_cid, *kept}, "packets are on their way"
+        ends.run(4)
+        assert set(ends.server.registry.by_cid) == kept
         assert [one.cid for one in session.paths.cids.held] == [server.spare_cid, after.spare_cid]
         assert ends.client.sessions.up() == ends.server.sessions.up() == 1
 
@@ -273,12 +276,14 @@ def test_each_id_is_given_back_once_by_whoever_had_it(monkeypatch: pytest.Monkey
 def test_a_spare_id_that_was_used_up_is_replaced_but_not_for_ever() -> None:
     with TwoEnds(interval=3600, unchanged_cid=True) as ends:
         ends.install().run(8)
+        (session,) = ends.client.registry.sessions.values()
         spares = set()
         for _ in range(100):
             (record,) = ends.server.sessions.records()
-            spares.add(record.spare_cid)
-            frames = encode_frame(RetireConnectionId(record.spare_sequence))
-            ends.server.sessions.received(FrameReceived(session_id=record.session_id, frames=frames), ends.now)
+            spares |= {record.spare_cid} - {b""}  # there is none any more in the end
+            spent = session.paths.take_spare()
+            if spent is not None:
+                session.paths.give_back(spent, ends.now)
             ends.run(0.2)
         assert 10 < len(spares) <= 64
 

@@ -20,6 +20,7 @@ from qre.dataplane.protocol import (
     Answer,
     DataplaneReport,
     DataplaneRequest,
+    NewPort,
     Refusal,
     SessionInstall,
     SessionList,
@@ -29,6 +30,7 @@ from qre.dataplane.status import DeviceCounters
 from qre.ends import Role
 from qre.errors import MachineError, UntrustedInputError
 from qre.wire.close_reason import CloseReason
+from qre.workers.dataplane.client_ports import ClientPorts
 from qre.workers.dataplane.early_packets import EarlyPackets, is_unicast
 from qre.workers.dataplane.inner.coalesce import Buffers, Deliverer
 from qre.workers.dataplane.inner.ecn import decapsulated
@@ -87,7 +89,7 @@ class Device:
         self._say = say
         self._refusals = Refusals(self.drops, lambda packet: self._write([NO_OFFLOAD, packet]), say)
         self._rx_packets = self._rx_bytes = self._tx_packets = self._tx_bytes = 0
-        self._client_sockets: dict[bytes, UnderlaySocket] = {}
+        self._ports = ClientPorts(self._client_readable, self._forget_underlay)
         self._server_socket = UnderlaySocket(server_socket, self.drops) if server_socket is not None else None
         self._early = EarlyPackets(self.drops)
         self._blocked: dict[UnderlaySocket, list[_Waiting]] = {}
@@ -119,9 +121,9 @@ class Device:
         for _, timer in self._timers.values():
             timer.cancel()
         self._loop.remove_reader(self._tun)
-        for underlay in [*self._client_sockets.values(), *([self._server_socket] if self._server_socket else [])]:
-            self._forget_underlay(underlay)
-        self._client_sockets.clear()
+        self._ports.close()
+        if self._server_socket is not None:
+            self._forget_underlay(self._server_socket)
         os.close(self._tun)
 
     def _forget_underlay(self, underlay: UnderlaySocket) -> None:
@@ -160,7 +162,7 @@ class Device:
 
     def _handle(self, request: DataplaneRequest, fds: list[int], now: float) -> Answer:
         """As ``handle``; a descriptor that is used is taken out of ``fds``."""
-        if isinstance(request, SessionInstall) and request.role is Role.CLIENT:
+        if isinstance(request, NewPort) or (isinstance(request, SessionInstall) and request.role is Role.CLIENT):
             if len(fds) != 1:
                 return refused(request.id, Refusal.OTHER, "a client session comes with its socket")
             try:
@@ -170,19 +172,14 @@ class Device:
             answer = self.registry.answer(request, now)
             if answer.refusal is not None:
                 underlay.close()
+            elif isinstance(request, NewPort):
+                self._ports.lend(request.session_id, request.number, underlay)
             else:
-                self._use_client_socket(request.session_id, underlay)
+                self._ports.use(request.session_id, underlay)
             return answer
         if isinstance(request, SessionInstall) and self._server_socket is None:
             return refused(request.id, Refusal.OTHER, "a server session without a server's socket")
         return self.registry.answer(request, now)
-
-    def _use_client_socket(self, session_id: bytes, underlay: UnderlaySocket) -> None:
-        old = self._client_sockets.pop(session_id, None)
-        if old is not None:
-            self._forget_underlay(old)
-        self._client_sockets[session_id] = underlay
-        self._loop.add_reader(underlay.fileno(), self._client_readable, session_id, underlay)
 
     # --- TUN to UDP ---
 
@@ -258,8 +255,10 @@ class Device:
             self._send(session, packets, session.peer, session.tx_ecn, now)
         self._settle(session, now)
 
-    def _send(self, session: Session, packets: list[bytes], to: Address, ecn: int, now: float) -> None:
-        underlay = self._underlay_of(session)
+    def _send(
+        self, session: Session, packets: list[bytes], to: Address, ecn: int, now: float, new_port: bool = False
+    ) -> None:
+        underlay = self._underlay_of(session, new_port)
         if underlay is None:
             self.drops["no-socket"] += len(packets)
             return
@@ -273,10 +272,10 @@ class Device:
                 self.drops["too-big"] += session.refused_by_first_hop(underlay.refused, now)
                 underlay.refused.clear()
 
-    def _underlay_of(self, session: Session) -> UnderlaySocket | None:
+    def _underlay_of(self, session: Session, new_port: bool) -> UnderlaySocket | None:
         if session.role is Role.SERVER:
             return self._server_socket
-        return self._client_sockets.get(session.session_id)
+        return self._ports.socket(session.session_id, new_port=new_port)
 
     def _wait(
         self, underlay: UnderlaySocket, packets: list[bytes], to: Address, ecn: int, source: IpAddress | None
@@ -400,8 +399,9 @@ class Device:
 
     def _settle(self, session: Session, now: float) -> None:
         """After work of a session: send, report, remove ended sessions, set the timer."""
-        for packet, to, ecn in session.outbox:
-            self._send(session, [packet], to, ecn, now)
+        self._ports.follow(session)
+        for packet, to, ecn, new_port in session.outbox:
+            self._send(session, [packet], to, ecn, now, new_port)
         session.outbox.clear()
         if session.unanswered and session.path_mtu.settled:
             self._refusals.answer_late(session, now)
@@ -411,8 +411,7 @@ class Device:
         if session.state is LifeState.ENDED:
             self.registry.remove(session)
             self._cancel_timer(session.session_id)
-            if (underlay := self._client_sockets.pop(session.session_id, None)) is not None:
-                self._forget_underlay(underlay)
+            self._ports.end(session.session_id)
             return
         self._wake_for(session, now)
 

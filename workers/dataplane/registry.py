@@ -19,6 +19,7 @@ from qre.dataplane.protocol import (
     CidReleaseFor,
     DataplaneRequest,
     FrameSend,
+    NewPort,
     PathProven,
     Refusal,
     SessionDelete,
@@ -35,6 +36,7 @@ from qre.ends import Role
 from qre.errors import QreError
 from qre.wire import overhead
 from qre.workers.dataplane.inner.ecn import NOT_ECT
+from qre.workers.dataplane.loss.client_session import ClientSession, new_session
 from qre.workers.dataplane.session.marks import NumberMarks
 from qre.workers.dataplane.session.session import Session
 from qre.workers.dataplane.session.session_life import LifeState
@@ -89,6 +91,8 @@ class Registry:
                     self._known(request.session_id).send_frames(request.id, request.frames, now)
                 case PathProven():
                     self._known(request.session_id).path_proven(request.size, request.ago_ms / 1000, now)
+                case NewPort():
+                    self._client(request.session_id).new_port(request.number, now)
                 case SessionList():
                     marks = self.marks(request.after)
                     page = marks[:SESSIONS_PER_ANSWER]
@@ -120,6 +124,12 @@ class Registry:
             raise SessionRefusedError(Refusal.NO_SUCH, "no such session")
         return session
 
+    def _client(self, session_id: bytes) -> ClientSession:
+        session = self._known(session_id)
+        if not isinstance(session, ClientSession):
+            raise SessionRefusedError(Refusal.OTHER, "a server's session has no port of its own")
+        return session
+
     def _install(self, install: SessionInstall, now: float) -> None:
         present = self.sessions.get(install.session_id)
         if present is not None:
@@ -136,7 +146,7 @@ class Registry:
             install.packet_number,
             install.next_keys.tx_key if install.next_keys is not None else None,
         )
-        session = Session(install, mark, now, self._drops, self._random, self.ecn)
+        session = new_session(install, mark, now, self._drops, self._random, self.ecn)
         self.sessions[session.session_id] = session
         self.routes.add(session, prefixes)
         self._adopt(session, install.connection_id, install.cid_sequence)
@@ -167,6 +177,7 @@ class Registry:
             if connection_id not in self.by_cid:
                 self._count_length(connection_id, 1)
             self.by_cid[connection_id] = session
+            session.cid_issued(sequence)
         cids[connection_id] = sequence
 
     def _release(self, session: Session, connection_id: bytes) -> None:
@@ -205,6 +216,8 @@ class Registry:
                 packet_number=session.packets.next_number,
                 confirmed=session.confirmed,
                 routed=digest(session.install.allowed_ips),
+                port=session.port_use,
+                lent=session.lent,
             )
             for session_id, session in sorted(self.sessions.items())
             if session_id > after and session.state in {LifeState.HELD, LifeState.ESTABLISHED}
@@ -216,10 +229,10 @@ class Registry:
 
     def _status_of(self, session: Session, now: float) -> SessionStatus:
         heard = session.last_receive
-        install = session.install
+        install, client = session.install, session.role is Role.CLIENT
         return SessionStatus(
             session_id=session.session_id,
-            connection_id=install.connection_id,
+            connection_id=session.packets.tx_cid if client else install.connection_id,
             client_connection_id=install.client_connection_id,
             short_id=install.short_id,
             state=_SHOWN[session.state],

@@ -27,8 +27,17 @@ _AFTER_PAGE: Final = (2.0, 60.0)
 _RELOADS: Final = (1.0, 5.0, 30.0, 60.0)
 #: Multiples of the longest pause after that, doubling: QUIC is broken for so long.
 _BROKEN: Final = (5.0, 60.0)
+#: Seconds; what a thousand clients do in the same second is an attack.
+_SPREAD: Final = 2.5
+_SPREAD_BESIDE: Final = 1.5
 #: From how many silent attempts in a row on the way itself is suspected.
 _SUSPICIOUS: Final = 2
+
+
+def spread(random: Random, *, beside: bool = False) -> float:
+    """Seconds from when nothing comes back until an attempt, ``beside`` the session or after it: not all clients of a
+    server that died at once."""
+    return random.uniform(0.0, _SPREAD_BESIDE if beside else _SPREAD)
 
 
 class Backoff:

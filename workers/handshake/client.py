@@ -34,13 +34,14 @@ from qre.visit.dest import Resolved
 from qre.visit.exchange import shake_hands
 from qre.visit.servers import KnownServer, Servers
 from qre.wire.close_reason import CloseReason
-from qre.workers.handshake.backoff import BY_THE_CLOCK, VISITS, Pauses
+from qre.workers.handshake.backoff import BY_THE_CLOCK, VISITS, Pauses, spread
 from qre.workers.handshake.dataplane_link import DataplaneLink
 from qre.workers.handshake.early_attempt import EarlyAttempt
 from qre.workers.handshake.memory import Forgetting
 from qre.workers.handshake.names import addresses_of, lookup_of, refuse_loop
 from qre.workers.handshake.sessions.awaited import AwaitedSession, AwaitedSessions, MadeFor
 from qre.workers.handshake.sessions.live_sessions import Sessions
+from qre.workers.handshake.sessions.new_ports import NewPorts
 from qre.workers.handshake.sessions.secrets import SecretsStore
 from qre.workers.handshake.sessions.session_sockets import SessionSockets
 from qre.workers.handshake.sessions.session_state import SessionEnd, Settings
@@ -83,9 +84,7 @@ class Client:
         self._random = SystemRandom()
         self._sessions = Sessions(store, Role.CLIENT, self._settings(), self._random)
         self.link = DataplaneLink(self._sessions, lambda: self._awaited.heard(self._sessions.events), context.fail)
-        self._sockets = SessionSockets(
-            context, self.link.sockets, lambda: {record.socket_number for record in self._sessions.records()}
-        )
+        self._sockets = SessionSockets(context, self.link.sockets, self._sessions)
         self._early = EarlyAttempt()
         self._lookup = lookup_of(context)
         self._state = (False, "starting")
@@ -98,9 +97,9 @@ class Client:
         self._tried = self._servers.first
         self._back_at = 0.0  # not before, an earlier server is tried again (monotonic)
         self._tasks = Tasks(context.internal_error)
-        self._awaited = AwaitedSessions(
-            self._sessions, self.link.pump, self._orphaned, lambda: self._tasks.spawn(self._release_idle())
-        )
+        ports = NewPorts(self._sessions, self._sockets, self._tasks, self.link.pump, self._release_idle)
+        abandoned = lambda: self._tasks.spawn(self._release_idle())  # noqa: E731
+        self._awaited = AwaitedSessions(self._sessions, self.link.pump, self._orphaned, abandoned, ports.heard)
         self._attempting = False
         self._old_at = float("inf")  # then the session is to be renewed (monotonic)
         self._outdated_at = 0.0  # and then one that has not what the profile says now
@@ -189,7 +188,7 @@ class Client:
                 reason, remedy = f"session lost: {end.words}", ""
                 if time.monotonic() - began >= _SHORT_LIFE:
                     pauses.succeeded()
-                    pause = self._random.uniform(0, _AT_ONCE)
+                    pause = spread(self._random) if end.unanswered else self._random.uniform(0, _AT_ONCE)
                 else:
                     pause = pauses.after(None)
             except QreError as error:
@@ -313,9 +312,8 @@ class Client:
     async def _beside(self, session_id: bytes, awaited: AwaitedSession, server: KnownServer | None) -> bytes | None:
         """A new session beside one whose peer is silent: a server that was restarted does not know it any more. None
         when none could be made; then wait a while, because who replaces sessions all the time is taken for two."""
-        wait = self._beside_at - time.monotonic()
-        if wait > 0:
-            await asyncio.wait({awaited.lost}, timeout=wait)
+        wait = max(self._beside_at - time.monotonic(), spread(self._random, beside=True))
+        await asyncio.wait({awaited.lost}, timeout=wait)
         if awaited.lost.done() or not awaited.silent:
             return None
         self._beside_at = time.monotonic() + _APART

@@ -166,9 +166,10 @@ class Clients:
 
     def welcome(self, session_id: bytes, sessions: Sessions) -> None:
         """A confirmed session replaces the others of its short id, and its addresses are kept for that."""
-        fresh = sessions.record(session_id)
-        if fresh is None:
+        live = sessions.find(session_id)
+        if live is None:
             return
+        fresh = live.record
         client, place = self.identities.who(fresh.short_id), fresh.underlay.peer_ip
         self._context.limited(f"up {client}", f"client {client} is connected from {place}", logging.INFO)
         self._keep(fresh.short_id, _granted(fresh))

@@ -403,8 +403,8 @@ class Server:
         now = time.monotonic()
         source: Address = (stray.ip, stray.port)
         if is_every(self._listen[0]):
-            ours = self._sessions.record(stray.session_id)
-            source = (*source, str(ours.underlay.local_ip) if ours is not None else every_like(stray.ip))
+            ours = self._sessions.find(stray.session_id)
+            source = (*source, str(ours.record.underlay.local_ip) if ours is not None else every_like(stray.ip))
         self._perform_late(self._table.datagram(source, stray.data, stray.ecn, now, int(time.time() * 1000)), now)
 
     def _perform_late(self, effects: Sequence[Effect], now: float) -> None:

@@ -25,6 +25,7 @@ from qre.dataplane.protocol import (
     DataplaneReport,
     DataplaneRequest,
     FrameSend,
+    NewPort,
     PathProven,
     Refusal,
     SessionDelete,
@@ -207,6 +208,8 @@ class KernelDataplane:
                 self._sessions.frames_sent(request)
             case PathProven(session_id=session_id, size=size, ago_ms=ago):
                 qre.path_proven(device, session_id, size, ago)
+            case NewPort():
+                raise QreError("session", "it stays at its port")
             case SessionList():
                 pass
 

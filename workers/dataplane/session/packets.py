@@ -129,6 +129,11 @@ class Packets:
         masked = bytes(byte ^ other for byte, other in zip(short, mask[1:], strict=False))
         return bytes([first ^ (mask[0] & 0x1F)]) + cid + masked + text
 
+    def skip_number(self) -> int:
+        """Leave out a number, which no packet ever has; it. Raises LimitReachedError."""
+        self._take_numbers(1)
+        return self.next_number - 1
+
     def _take_numbers(self, count: int) -> None:
         """Raises LimitReachedError before the key is used too often."""
         after = self.next_number + count

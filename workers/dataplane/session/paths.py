@@ -92,6 +92,27 @@ class Paths:
         """A spare one, or, when there is none, the one in use."""
         return (self.cids.take(len(self.used.cid)) if self.used.cid else None) or self.used
 
+    @property
+    def has_spare(self) -> bool:
+        """Whether the peer has issued a connection ID that is not in use."""
+        return bool(self.used.cid) and any(not one.used for one in self.cids.held)
+
+    def take_spare(self) -> PeerCid | None:
+        """One for a new path; None: none is spare."""
+        return self.cids.take(len(self.used.cid)) if self.used.cid else None
+
+    def give_back(self, cid: PeerCid, now: float) -> None:
+        """It was seen on a path that is not taken, and is never used again (§9.5)."""
+        self._retire(cid, now)
+        self._pay(now)
+
+    def move_to(self, cid: PeerCid, now: float) -> None:
+        """From now on we send from another port, with this connection ID: to the peer the path is the same (§9.4)."""
+        before = self.used
+        self._use(cid)
+        self._retire(before, now)
+        self._pay(now)
+
     def _retire(self, cid: PeerCid, now: float) -> None:
         """§5.1.2: a peer that makes us owe so many is an attacker."""
         if not self.cids.retire(cid):
@@ -155,8 +176,9 @@ class Paths:
 
     def answer(self, data: bytes, now: float) -> None:
         """A PATH_CHALLENGE from the peer's address: with a PING, which is no probe, so that a server whose peer seems
-        to have moved learns that it has not (§9.3.3)."""
-        self._sending.put_frames(encode_frame(PathResponse(data)) + PING, now, PADDED)
+        to have moved learns that it has not (§9.3.3). A client's is as long as all that a browser pads."""
+        size = overhead.BROWSER_UDP_PAYLOAD if self._sending.role is Role.CLIENT else PADDED
+        self._sending.put_frames(encode_frame(PathResponse(data)) + PING, now, size)
 
     def answered(self, data: bytes, now: float) -> None:
         """PATH_RESPONSE; it may come on another path than the challenge's (§8.2.2)."""

@@ -43,6 +43,9 @@ class Recovery:
     def __init__(self, max_ack_delay: float, exponent: int, first: int = 0) -> None:
         self._counted_from = first
         self.packets_acknowledged = 0  # later ones that fill a gap are not counted
+        self.packets_skipped = 0  # numbers that no packet has
+        #: Whether frames are sent again because time has passed; a client's are by another clock.
+        self.repeats_in_time = True
         self.max_ack_delay = max_ack_delay
         self._scale = (1 << exponent) / 1e6
         self.smoothed = INITIAL_RTT
@@ -132,7 +135,8 @@ class Recovery:
     @property
     def packets_lost(self) -> int:
         """How many packets below the largest acknowledged one have not been acknowledged (RFC 9002 §6.1.1)."""
-        return max(self.largest_acked + 1 - self._counted_from - self.packets_acknowledged, 0)
+        done = self.packets_acknowledged + self.packets_skipped
+        return max(self.largest_acked + 1 - self._counted_from - done, 0)
 
     @property
     def has_room(self) -> bool:
@@ -142,6 +146,8 @@ class Recovery:
     def _deadline_of(self, control: Control) -> float:
         if control.numbers[-1] <= self.largest_acked - PACKET_THRESHOLD:
             return control.sent_at
+        if not self.repeats_in_time:
+            return float("inf")
         return control.sent_at + self.pto * (1 << min(control.tries - 1, _MAX_BACKOFF))
 
     def deadline(self) -> float | None:

@@ -58,6 +58,7 @@ class OutgoingPacket(NamedTuple):
     packet: bytes
     to: Address
     ecn: int = NOT_ECT
+    new_port: bool = False  # from the socket that is being tried
 
 
 class Sending:
@@ -102,7 +103,6 @@ class Sending:
         self._last_sent = now
         self._unanswered = 0  # ack-eliciting packets since the last new acknowledgement
         self._unanswered_since = now
-        self._silent = False  # as it was told last
         self._strays, self._strays_since = 0, now
         self._marked_in_a_row = 0  # packets received with CE since one without
         self._ack_policy = AckPolicy(BROWSER, _BEFORE) if self.role is Role.CLIENT else None
@@ -197,8 +197,11 @@ class Sending:
             return len(packet)
         return 0
 
-    def put_frames_elsewhere(self, frames: bytes, to: Address, cid: bytes, size: int) -> int:
-        """The same to an address other than the peer's: with connection ID ``cid``, without an ECN codepoint."""
+    def put_frames_elsewhere(
+        self, frames: bytes, to: Address, cid: bytes, size: int, *, new_port: bool = False
+    ) -> int:
+        """The same to an address other than the peer's, or to that from a ``new_port``: with connection ID ``cid``,
+        without an ECN codepoint."""
         padded = min(size, self.install.max_datagram_payload) - overhead.packet_overhead(len(cid))
         number = self.packets.next_number
         try:
@@ -207,8 +210,17 @@ class Sending:
             self.end(LossReason.LIMIT)
             return 0
         self.path_ecn.skip(number)
-        self.outbox.append(OutgoingPacket(packet, to))
+        self.outbox.append(OutgoingPacket(packet, to, new_port=new_port))
         return len(packet)
+
+    def _skip_number(self) -> None:
+        """Leave one packet number out."""
+        try:
+            self.path_ecn.skip(self.packets.skip_number())
+        except LimitReachedError:
+            self.end(LossReason.LIMIT)
+        else:
+            self.recovery.packets_skipped += 1
 
     def send_control(self, frames: bytes, now: float, request: int | None = None) -> None:
         """Send these frames until they are acknowledged; those of a FrameSend (``request``) are given up in time."""
@@ -366,8 +378,8 @@ class Sending:
         else:
             self._happens(LifeEvent.DROPPED)
 
-    def _close(self, frame: bytes, now: float) -> None:
-        if self.put_frames(frame, now):  # otherwise no packet number was left, and the session has ended
+    def _close(self, frame: bytes, now: float, *, brief: bool = False) -> None:
+        if self.put_frames(frame, now, brief=brief):  # otherwise no packet number was left, and the session has ended
             self._happens(LifeEvent.SEALED, now)
 
     def _receive_while_closing(self, count: int) -> None:

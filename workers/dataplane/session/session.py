@@ -23,10 +23,10 @@ from qre.dataplane.protocol import (
     KeyPhaseChanged,
     KeyPhaseConfirmed,
     LossReason,
+    PortUse,
     Refusal,
     SessionInstall,
     SessionRefusedError,
-    SessionSilent,
     SessionUpdate,
     Stray,
 )
@@ -57,9 +57,6 @@ from qre.workers.dataplane.session.wiping import wipe_install, wipe_keys
 
 _COUNT_OF = {ECT0: 0, ECT1: 1, CE: 2}
 _NEVER = float("inf")
-#: A session is silent when a third PING goes out, but not sooner (seconds): who is busy for a moment is not dead.
-SILENT_TRIES = 3
-SHORTEST_SILENCE = 2.0
 #: So many packets in a row marked CE are no congestion: a device on the way marks them all (RFC 9000 §13.4.2.2).
 ALL_MARKED = 16
 #: Packets of others that are passed on, a second and session.
@@ -95,8 +92,20 @@ class Session(Sending):
         if self.confirmed:
             self.path_mtu.begin(now, self.recovery.smoothed)
             self.set_limits()
-        if self.role is Role.CLIENT:
-            self.send_control(PING, now)
+
+    @property
+    def port_use(self) -> PortUse | None:
+        """The port that it has moved to; a server's never moves."""
+        return None
+
+    @property
+    def lent(self) -> int:
+        """The number of the socket that is being tried; 0: none is."""
+        return 0
+
+    def cid_issued(self, sequence: int) -> None:
+        """A connection ID with this sequence number leads here: the peer may retire it."""
+        self._issued = max(self._issued, sequence)
 
     def send_frames(self, request: int, frames: bytes, now: float) -> None:
         """FrameSend: send these frames until they are acknowledged or given up. Raises SessionRefusedError."""
@@ -244,7 +253,7 @@ class Session(Sending):
             self.end(LossReason.CLOSED, frames.close)
             return None
         for data in frames.responses:
-            self.paths.answered(data, now)
+            self._path_answered(data, now)
         for issued in frames.issued:
             if not self.paths.issued(issued, now):
                 return None
@@ -271,8 +280,7 @@ class Session(Sending):
             self.violated(PROTOCOL_VIOLATION, now)
             return False
         if self.recovery.largest_acked > before:
-            self._unanswered = 0
-            self._tell_silence(silent=False)
+            self._acknowledged_newer(ack, before, now)
             if self.path_ecn.codepoint:
                 self.path_ecn.acknowledged(ack, before, following)
         if not self._acknowledged(ack.ranges[0][1], done, epoch, now):
@@ -280,6 +288,14 @@ class Session(Sending):
         self.path_mtu.acknowledged(ack.ranges, now, self.recovery.smoothed)
         self.set_limits()
         return True
+
+    def _acknowledged_newer(self, ack: Ack, before: int, now: float) -> None:
+        """An ACK frame whose largest number is above ``before``, the largest one until then."""
+        self._unanswered = 0
+
+    def _path_answered(self, data: bytes, now: float) -> None:
+        """PATH_RESPONSE."""
+        self.paths.answered(data, now)
 
     def _acknowledged(self, largest: int, done: list[Control], epoch: int, now: float) -> bool:
         phases = self.phases
@@ -370,7 +386,7 @@ class Session(Sending):
         elif self._keepalive and self.state is LifeState.ESTABLISHED:
             soonest = min(soonest, self._keepalive_at())
         if self.state is LifeState.ESTABLISHED:
-            own = self._ack_due_at(), self.path_mtu.deadline(), self.paths.deadline(), self._asks_at()
+            own = self._ack_due_at(), self.path_mtu.deadline(), self.paths.deadline()
             soonest = min(soonest, *own)
         return soonest
 
@@ -381,25 +397,6 @@ class Session(Sending):
         if self.install.keepalive_ms:
             at = min(at, self._last_sent + self.install.keepalive_ms / 1000)
         return at
-
-    def _asks_at(self) -> float:
-        """When a client asks whether its peer still answers: after a probe timeout, if no PING is under way."""
-        if self.role is not Role.CLIENT or not self._unanswered or self.recovery.controls:
-            return _NEVER
-        return self._unanswered_since + self.recovery.pto
-
-    def _look_for_silence(self, now: float) -> None:
-        """RFC 9002 §6.2 for packets that are never repeated: PINGs stand for them, and the third is in vain."""
-        if now >= self._asks_at():
-            self.send_control(PING, now)
-        tries = max((control.tries for control in self.recovery.controls), default=0)
-        if tries >= SILENT_TRIES and self._unanswered and now >= self._unanswered_since + SHORTEST_SILENCE:
-            self._tell_silence(silent=True)
-
-    def _tell_silence(self, *, silent: bool) -> None:
-        if self._silent is not silent and self.role is Role.CLIENT:
-            self._silent = silent
-            self.events.append(SessionSilent(session_id=self.session_id, silent=silent))
 
     def handle_timer(self, now: float) -> None:
         """Send and end what is due at ``now``."""
@@ -429,8 +426,6 @@ class Session(Sending):
             self.events.append(FrameFate(session_id=self.session_id, id=control.request, acknowledged=False))
         for control in again:
             self._send_again(control, now)
-        if self.state is LifeState.ESTABLISHED:
-            self._look_for_silence(now)
         if (
             self._keepalive
             and not self.recovery.controls

@@ -9,6 +9,7 @@
     held          dropped                  ended         release
     held          ended at once            ended         report loss, release
     established   protocol violation       established   report loss
+    established   nothing comes back       established   report loss
     established   CLOSE sealed             closing       keep CLOSE
     established   dropped                  ended         release
     established   ended at once            ended         report loss, release
@@ -18,8 +19,9 @@
 
 A server's session is held from its installation until the peer uses it: nothing is sent. *The peer uses it*: first
 packet at or above the base. *Ended at once*: idle, unconfirmed, the peer's close or reset, a limit. RFC 9000 §10.2.1:
-the closing end answers with the same CLOSE, less and less often, for three PTO. After a protocol violation a CLOSE is
-sealed at once; without a packet number for it, the session ends. A session that has ended has no rows: nothing can
+the closing end answers with the same CLOSE, less and less often, for three PTO. *Nothing comes
+back*: a client has waited as long as a browser (``loss``). After this, or a protocol violation, a CLOSE is sealed at
+once; without a packet number for it, the session ends. A session that has ended has no rows: nothing can
 happen to it.
 """
 
@@ -43,6 +45,7 @@ class LifeEvent(enum.Enum):
 
     USED = "the peer uses it"
     BROKEN = "protocol violation"
+    UNANSWERED = "nothing comes back"
     SEALED = "CLOSE sealed"
     DROPPED = "dropped"
     OVER = "ended at once"
@@ -75,6 +78,7 @@ LIFE_RULES: Final[dict[tuple[LifeState, LifeEvent], LifeRule]] = {
     (_S.HELD, _E.DROPPED): LifeRule(_S.ENDED, (_DO.RELEASE,)),
     (_S.HELD, _E.OVER): LifeRule(_S.ENDED, (_DO.TELL_LOST, _DO.RELEASE)),
     (_S.ESTABLISHED, _E.BROKEN): LifeRule(_S.ESTABLISHED, (_DO.TELL_LOST,)),
+    (_S.ESTABLISHED, _E.UNANSWERED): LifeRule(_S.ESTABLISHED, (_DO.TELL_LOST,)),
     (_S.ESTABLISHED, _E.SEALED): LifeRule(_S.CLOSING, (_DO.KEEP_CLOSE,)),
     (_S.ESTABLISHED, _E.DROPPED): LifeRule(_S.ENDED, (_DO.RELEASE,)),
     (_S.ESTABLISHED, _E.OVER): LifeRule(_S.ENDED, (_DO.TELL_LOST, _DO.RELEASE)),

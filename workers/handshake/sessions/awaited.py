@@ -9,10 +9,19 @@ from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 from qre.addresses import Address, Network
+from qre.dataplane.protocol import PortTried, PortWanted, SessionSilent
 from qre.errors import PeerError
 from qre.wire.close_reason import CloseReason
 from qre.workers.handshake.sessions.live_sessions import Sessions
-from qre.workers.handshake.sessions.session_state import Confirmed, Event, Lost, Orphaned, SessionEnd, Silent
+from qre.workers.handshake.sessions.session_state import (
+    Confirmed,
+    Event,
+    Lost,
+    Orphaned,
+    PortEvent,
+    PortsKnown,
+    SessionEnd,
+)
 
 #: The data plane reports an unconfirmed session after 10 s; this is for a data plane that does not answer (seconds).
 _LONGEST_CONFIRMATION: Final = 20.0
@@ -54,7 +63,8 @@ class AwaitedSession:
 
 class AwaitedSessions:
     """Those of ``sessions``; ``pump`` sends what is asked of the data plane, ``orphaned`` is told of sessions that an
-    earlier daemon left, and ``abandoned`` when a session has ended for which nobody waited any more."""
+    earlier daemon left, ``abandoned`` when a session has ended for which nobody waited any more, and ``ports`` of
+    what is said of other ports."""
 
     def __init__(
         self,
@@ -62,11 +72,13 @@ class AwaitedSessions:
         pump: Callable[[], None],
         orphaned: Callable[[], None],
         abandoned: Callable[[], None],
+        ports: Callable[[PortEvent], None],
     ) -> None:
         self._sessions = sessions
         self._pump = pump
         self._orphaned = orphaned
         self._abandoned = abandoned
+        self._ports = ports
         self._awaited: dict[bytes, AwaitedSession] = {}
 
     def expect(self, session_id: bytes, made_for: MadeFor, *, confirmed: bool) -> None:
@@ -116,11 +128,13 @@ class AwaitedSessions:
                     elif not awaited.lost.done():
                         awaited.lost.set_result(end)
                         awaited.wake()
-                case Silent(session_id=session_id, silent=silent):
+                case SessionSilent(session_id=session_id, silent=silent):
                     awaited = self._awaited.get(session_id)
                     if awaited is not None:
                         awaited.silent = silent
                         awaited.wake()
+                case PortWanted() | PortTried() | PortsKnown() as said:
+                    self._ports(said)
                 case Orphaned():
                     self._orphaned()
                 case _:

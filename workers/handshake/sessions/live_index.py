@@ -26,6 +26,7 @@ class LiveIndex:
         self.routed: set[bytes] = set()
         self._all: dict[bytes, Live] = {}
         self._by_cid: dict[bytes, Live] = {}
+        self._cids: dict[bytes, tuple[bytes, ...]] = {}  # those under which each session stands there
         self._by_short_id: dict[bytes, dict[bytes, Live]] = {}
         self._dues: list[tuple[float, bytes]] = []  # a heap; what is not a session's due any more is skipped
         self._noted: dict[bytes, float] = {}  # the due of each session that stands there
@@ -110,14 +111,15 @@ class LiveIndex:
     def _enter(self, live: Live) -> None:
         record = live.record
         self.confirmed += record.confirmed
-        for connection_id in record.connection_ids():
+        self._cids[record.session_id] = live.connection_ids()
+        for connection_id in self._cids[record.session_id]:
             if self._by_cid.setdefault(connection_id, live) is live and live.routed:
                 self.routed.add(connection_id)
         self._by_short_id.setdefault(record.short_id, {})[record.session_id] = live
 
     def _leave(self, live: Live, record: SessionRecord) -> None:
         self.confirmed -= record.confirmed
-        for connection_id in record.connection_ids():
+        for connection_id in self._cids.pop(record.session_id):
             if self._by_cid.get(connection_id) is live:
                 del self._by_cid[connection_id]
                 self.routed.discard(connection_id)

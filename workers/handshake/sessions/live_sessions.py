@@ -33,6 +33,8 @@ from qre.dataplane.protocol import (
     KeyPhaseChanged,
     KeyPhaseConfirmed,
     PeerMoved,
+    PortTried,
+    PortWanted,
     Refusal,
     RekeyDue,
     SessionConfirmed,
@@ -59,16 +61,16 @@ from qre.workers.handshake.sessions.session_state import (
     Installed,
     Live,
     Lost,
-    Orphaned,
     OrphanEnded,
     OutgoingRequest,
+    PortsKnown,
     SessionEnd,
     Settings,
-    Silent,
     Then,
     ended,
     installation,
     key_update,
+    orphan_events,
     stale,
     update_retry,
 )
@@ -146,9 +148,9 @@ class Sessions:
         """Of every live session of one client."""
         return tuple(live.record for live in self._live.of_short_id(short_id))
 
-    def record(self, session_id: bytes) -> SessionRecord | None:
-        """Of one session; None when it does not live."""
-        return live.record if (live := self._live.get(session_id)) is not None else None
+    def find(self, session_id: bytes) -> Live | None:
+        """That session; None when it does not live."""
+        return self._live.get(session_id)
 
     def up(self) -> int:
         """How many sessions are confirmed, orphans included."""
@@ -206,15 +208,15 @@ class Sessions:
             case KeyPhaseChanged(key_epoch=epoch):
                 if self._reached(live, epoch, now):
                     self._give_next_keys(live)
-            case KeyPhaseConfirmed(key_epoch=epoch):
-                if epoch == live.record.key_epoch and live.rekey_at <= now + UPDATE_RETRY:
+            case KeyPhaseConfirmed(key_epoch=epoch) if epoch == live.record.key_epoch:
+                if live.rekey_at <= now + UPDATE_RETRY:
                     self._rekey(live)
             case PeerMoved(underlay=underlay):
                 self.change(live, replace(live.record, underlay=underlay))
             case FrameReceived(frames=frames):
                 self._settling.frames_received(live, frames, now)
-            case SessionSilent(session_id=session_id, silent=silent):
-                self.events.append(Silent(session_id, silent))
+            case SessionSilent() | PortWanted() | PortTried():
+                self.events.append(report)
             case FrameFate(id=id, acknowledged=acknowledged) if id == live.settling:
                 self._settling.settled(live, acknowledged, now)
 
@@ -240,6 +242,8 @@ class Sessions:
             if live.settle_at is not None and now >= live.settle_at:
                 live.settle_at = None
                 self._settling.settle(live, now)
+            if live.leaving and now >= live.leaving[0][0]:
+                self._settling.leave(live, now)
             if live.ends is not None and now >= live.ends[0]:
                 self._happens(live, SessionEvent.DELETED, end=live.ends[1])
 
@@ -323,9 +327,6 @@ class Sessions:
         else:
             self._happens(live, SessionEvent.MISSING)
 
-    def _out_of_step(self, live: Live, words: str) -> None:
-        self.delete(live.record.session_id, words, CloseReason.OUT_OF_STEP)
-
     def is_live(self, live: Live) -> bool:
         """Whether the session still exists; it may end before an answer arrives."""
         return self._live.get(live.record.session_id) is live
@@ -360,18 +361,15 @@ class Sessions:
         for mark in marks:
             if mark.session_id not in kept:
                 self._delete(mark.session_id, doomed.get(mark.session_id, CloseReason.FORGOTTEN))
-        for session_id in self.orphans.keys() - kept.keys():
-            self.events.append(OrphanEnded(session_id))
-        fresh = tuple(mark for session_id, mark in kept.items() if session_id not in self.orphans)
+        self.events += orphan_events(self.orphans, kept)
         self.orphans = kept
-        if fresh:
-            self.events.append(Orphaned(fresh))
 
     def _compare_one(self, live: Live, mark: SessionMark, now: float) -> None:
         end = stale(live.record, self.settings, mark)
         if end is not None:
             self._happens(live, SessionEvent.DELETED, end=end)
             return
+        self.events.append(PortsKnown(mark.session_id, mark.port, mark.lent))
         self._reached(live, mark.key_epoch, now)
         self._happens(live, SessionEvent.HELD, now)
         if mark.confirmed and not live.record.confirmed:
@@ -406,7 +404,8 @@ class Sessions:
         else:
             live.rekey_at = now + update_retry(answer.refusal)
             if answer.refusal in _NEVER:
-                self._out_of_step(live, f"the data plane refused new keys: {answer.error}")
+                words = f"the data plane refused new keys: {answer.error}"
+                self.delete(live.record.session_id, words, CloseReason.OUT_OF_STEP)
 
     def _give_next_keys(self, live: Live) -> None:
         """Send the keys of the current epoch again, with those of the next."""
@@ -422,7 +421,8 @@ class Sessions:
         elif answer.refusal is Refusal.NO_SUCH:
             self._gone(live)
         elif answer.refusal is Refusal.OTHER_KEYS:  # both ends can no longer follow each other's epochs
-            self._out_of_step(live, f"the data plane has different keys: {answer.error}")
+            words = f"the data plane has different keys: {answer.error}"
+            self.delete(live.record.session_id, words, CloseReason.OUT_OF_STEP)
 
     def _reached(self, live: Live, epoch: int, now: float) -> bool:
         """Record that the data plane is at ``epoch``. False when that was known."""

@@ -22,6 +22,7 @@ A copy, in order::
     key epoch 8 | transmit secret 32 | receive secret 32 | transmit hp key 16 | receive hp key 16
     peer's max_idle_timeout 8 (ms) | ack_delay_exponent 1 | max_ack_delay 2 (ms) | max_udp_payload_size 2
     reset token: length 1, bytes 16 | addresses: count 1, then 8 of (version 1, prefix length 1, address 16)
+    before the last 32 bytes: sequence of the routed CID plus 1, 8 bytes (0: written by an earlier version)
     at the end, when the outer addresses are IPv6: local ip 16 | peer ip 16
 
 A change is written to the copy that is not valid, made valid by one byte, and then the other copy is zeroed: a
@@ -60,6 +61,8 @@ _NO_SEQUENCE = (1 << 64) - 1
 _ROLES = {Role.SERVER: 1, Role.CLIENT: 2}
 _CONFIRMED, _SETTLED, _SPLITS, _OUTER_IPV6 = 1, 2, 4, 8
 _OUTER = struct.Struct("!16s16s")
+_ROUTED = struct.Struct("!Q")
+_ROUTED_AT = COPY_LENGTH - _OUTER.size - _ROUTED.size
 _LONGEST_EPOCH = (1 << 63) - 1
 
 
@@ -75,6 +78,12 @@ class SessionRecord:
     settled: bool = False  # the CID frames that follow the hand-over are acknowledged
     spare_cid: bytes = b""
     spare_sequence: int = 0
+    routed_sequence: int | None = None  # server: of the routed CID; None: the one before the next
+
+    @property
+    def used_sequence(self) -> int:
+        """Server: the sequence number of the routed CID."""
+        return self.handed_over.next_cid_sequence - 1 if self.routed_sequence is None else self.routed_sequence
 
     @property
     def session_id(self) -> bytes:
@@ -146,7 +155,8 @@ def encode_record(record: SessionRecord) -> bytes:
     addresses = b"".join(
         _ADDRESS.pack(a.version, a.network.prefixlen, a.ip.packed.ljust(16, b"\0")) for a in h.addresses
     )
-    return (fixed + addresses).ljust(COPY_LENGTH - len(outer), b"\0") + outer
+    routed = 0 if record.routed_sequence is None else record.routed_sequence + 1
+    return (fixed + addresses).ljust(_ROUTED_AT, b"\0") + _ROUTED.pack(routed) + outer.rjust(_OUTER.size, b"\0")
 
 
 def parse_record_untrusted(data: bytes) -> SessionRecord:
@@ -167,6 +177,7 @@ def parse_record_untrusted(data: bytes) -> SessionRecord:
         local_ip, peer_ip = _OUTER.unpack_from(data, COPY_LENGTH - _OUTER.size)
     if count > MAX_ADDRESSES or exponent > 20 or ack_delay > 16383 or key_epoch > _LONGEST_EPOCH:
         raise UntrustedInputError("session secrets", "a record has a value out of range")
+    (routed_sequence,) = _ROUTED.unpack_from(data, _ROUTED_AT)
     handed_over = HandedOver(
         session_id=session_id,
         routed_cid=routed,
@@ -203,6 +214,7 @@ def parse_record_untrusted(data: bytes) -> SessionRecord:
         settled=bool(flags & _SETTLED),
         spare_cid=spare,
         spare_sequence=spare_sequence,
+        routed_sequence=routed_sequence - 1 if routed_sequence else None,
     )
 
 

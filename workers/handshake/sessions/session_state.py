@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from random import Random
 from typing import Final, Protocol
@@ -13,10 +13,14 @@ from qre.dataplane.protocol import (
     Answer,
     DataplaneRequest,
     LossReason,
+    PortTried,
+    PortUse,
+    PortWanted,
     Refusal,
     SessionInstall,
     SessionLost,
     SessionMark,
+    SessionSilent,
     SessionUpdate,
     digest,
 )
@@ -31,8 +35,9 @@ from qre.workers.handshake.sessions.session_rules import SessionStage
 _JITTER = 0.1
 #: A key update that was refused as too early is tried again after this (seconds).
 UPDATE_RETRY = 1.0
-#: One that failed for another reason, such as a lack of memory, after this (seconds): the session is intact.
-_TROUBLE_RETRY = 10.0
+#: One that failed for another reason, such as a lack of memory, after this (seconds): the session is intact, and
+#: a client that cannot follow a change of keys hears nothing until then, and would give it up.
+_TROUBLE_RETRY = 2.0
 
 
 @dataclass(frozen=True)
@@ -74,10 +79,12 @@ class Confirmed:
 
 @dataclass(frozen=True)
 class SessionEnd:
-    """Why a session ends, in words; ``reason``: what the peer is told, or has said."""
+    """Why a session ends, in words; ``reason``: what the peer is told, or has said; ``unanswered``: nothing
+    came back."""
 
     words: str
     reason: CloseReason | None = None
+    unanswered: bool = False
 
 
 @dataclass(frozen=True)
@@ -89,11 +96,13 @@ class Lost:
 
 
 @dataclass(frozen=True)
-class Silent:
-    """The peer answers nothing, or answers again."""
+class PortsKnown:
+    """What a new pair tells of a client's session: the port that it has moved to, and the number of the socket that
+    it tries."""
 
     session_id: bytes
-    silent: bool
+    port: PortUse | None
+    lent: int
 
 
 @dataclass(frozen=True)
@@ -115,7 +124,8 @@ class OrphanEnded:
     session_id: bytes
 
 
-Event = Installed | Confirmed | Lost | Silent | CidsChanged | Orphaned | OrphanEnded
+PortEvent = PortWanted | PortTried | PortsKnown
+Event = Installed | Confirmed | Lost | SessionSilent | CidsChanged | Orphaned | OrphanEnded | PortEvent
 
 
 @dataclass(frozen=True)
@@ -139,7 +149,7 @@ class LiveWatcher(Protocol):
 
 
 #: What ``due`` depends on.
-_TIMED: Final = frozenset({"stage", "updating", "rekey_at", "settle_at", "ends"})
+_TIMED: Final = frozenset({"stage", "updating", "rekey_at", "settle_at", "leaving", "ends"})
 
 
 @dataclass(eq=False)
@@ -155,24 +165,32 @@ class Live:
     began: bool = False  # settling has
     settling: int | None = None  # id of the FrameSend under way
     spares: int = 0
+    leaving: tuple[
+        tuple[float, bytes], ...
+    ] = ()  # connection IDs that the peer has retired, and until when they lead here
     catch_ups: int = 0
     ends: tuple[float, SessionEnd] | None = None  # when, and why
     watched_by: LiveWatcher | None = field(default=None, repr=False)
 
     def __setattr__(self, name: str, value: object) -> None:
-        before = self.record if name in ("record", "routed") and self.watched_by is not None else None
+        before = self.record if name in ("record", "routed", "leaving") and self.watched_by is not None else None
         object.__setattr__(self, name, value)
         if self.watched_by is not None and before is not None:
             self.watched_by.record_changed(self, before)
-        elif self.watched_by is not None and name in _TIMED:
+        if self.watched_by is not None and name in _TIMED:
             self.watched_by.due_changed(self)
 
     @property
     def due(self) -> float:
-        """When its timer fires: its end, a rekey, or a frame that is sent again."""
+        """When its timer fires: its end, a rekey, a frame that is sent again, or a retired connection ID."""
         rekey = self.rekey_at if self.stage is SessionStage.UP and not self.updating else float("inf")
         end = self.ends[0] if self.ends is not None else float("inf")
-        return min(rekey, end) if self.settle_at is None else min(rekey, end, self.settle_at)
+        settle = float("inf") if self.settle_at is None else self.settle_at
+        return min(rekey, end, settle, self.leaving[0][0] if self.leaving else float("inf"))
+
+    def connection_ids(self) -> tuple[bytes, ...]:
+        """Those that lead to it, of its record and retired ones."""
+        return *self.record.connection_ids(), *(cid for _, cid in self.leaving)
 
 
 Then = Callable[[Answer, float], None]
@@ -186,6 +204,7 @@ _REASONS = {
     LossReason.PROTOCOL: "the peer violated the protocol",
     LossReason.REPLACED: "replaced by a newer session",
     LossReason.DELETED: "deleted by request",
+    LossReason.UNANSWERED: "nothing has come back for as long as a browser waits",
 }
 
 
@@ -193,9 +212,16 @@ def ended(report: SessionLost) -> SessionEnd:
     """What the data plane says about a session that it has no more, and the peer about its CLOSE."""
     words = _REASONS[report.reason]
     if report.reason is not LossReason.CLOSED:
-        return SessionEnd(words)
+        return SessionEnd(words, unanswered=report.reason is LossReason.UNANSWERED)
     said = close_words(report.error_code)
     return SessionEnd(f"{words}: {said}" if said else words, reason_of(report.error_code))
+
+
+def orphan_events(before: Mapping[bytes, SessionMark], kept: Mapping[bytes, SessionMark]) -> list[Event]:
+    """What there is to tell when these orphans are found, and those were known."""
+    events: list[Event] = [OrphanEnded(session_id) for session_id in before.keys() - kept.keys()]
+    fresh = tuple(mark for session_id, mark in kept.items() if session_id not in before)
+    return [*events, Orphaned(fresh)] if fresh else events
 
 
 def allowed_ips(record: SessionRecord, settings: Settings) -> tuple[Network, ...]:

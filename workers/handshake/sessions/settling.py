@@ -27,6 +27,11 @@ _RETRY: Final = 5.0
 #: After the hand-over, before a spare connection ID is issued (seconds): what a site says at that time is known, and
 #: this packet is none of it.
 _QUIET: Final = (2.0, 6.0)
+#: A connection ID that the peer has retired leads here for so long (seconds): packets that are on their way come to
+#: the session, and not to a site that would answer them with a stateless reset.
+_LEAVES: Final = 5.0
+#: So many lead here at a time.
+_MOST_LEAVING: Final = 4
 #: Spare connection IDs that one peer may consume.
 _MAX_SPARES: Final = 64
 
@@ -111,7 +116,7 @@ class Settling:
             self._owner.events.append(CidsChanged())
         self.adopt_spare(live)
         token = self._owner.cids.reset_token(record.spare_cid)
-        self._send_frame(live, NewConnectionId(sequence, sequence - 1, record.spare_cid, token), now)
+        self._send_frame(live, NewConnectionId(sequence, record.used_sequence, record.spare_cid, token), now)
 
     def _free(self, cids: RoutedCids, routed: bytes) -> bytes:
         """A connection ID like ``routed`` that no session has: as short as Dest's, two would meet one day."""
@@ -171,23 +176,40 @@ class Settling:
         following = record.handed_over.next_cid_sequence
         if not record.spare_cid and sequence == 0 and following > 1:
             self._issue_spare(live, now)
-        elif record.spare_cid and sequence == record.spare_sequence:
+        elif record.spare_cid and sequence == record.spare_sequence:  # it has tried another path in vain
+            spent, used = record.spare_cid, record.used_sequence
             handed_over = replace(record.handed_over, next_cid_sequence=following + 1)
-            self._owner.change(live, replace(record, handed_over=handed_over))
-            self._issue_spare(live, now)
-        elif record.spare_cid and sequence == following - 1:
+            kept = replace(record, handed_over=handed_over, spare_cid=b"", spare_sequence=0, routed_sequence=used)
+            self._retires(live, spent, kept, now)
+        elif record.spare_cid and sequence == record.used_sequence:
             self._moved_on(live, now)
 
     def _moved_on(self, live: Live, now: float) -> None:
         """The client uses the spare connection ID and has retired the other: it has migrated (RFC 9000 §9.5)."""
         record = live.record
-        before = record.handed_over.routed_cid
+        before, used = record.handed_over.routed_cid, record.spare_sequence
         following = record.handed_over.next_cid_sequence
         handed_over = replace(record.handed_over, routed_cid=record.spare_cid, next_cid_sequence=following + 1)
-        self._owner.change(live, replace(record, handed_over=handed_over, spare_cid=b"", spare_sequence=0))
-        self._owner.events.append(CidsChanged())
-        self._owner.ask(
-            lambda id: CidReleaseFor(id=id, session_id=record.session_id, connection_id=before),
-            None,
-        )
+        kept = replace(record, handed_over=handed_over, spare_cid=b"", spare_sequence=0, routed_sequence=used)
+        self._retires(live, before, kept, now)
+
+    def _retires(self, live: Live, cid: bytes, kept: SessionRecord, now: float) -> None:
+        """The client has retired ``cid``, and the record is ``kept``. It leads here a little longer."""
+        leaving = (*live.leaving, (now + _LEAVES, cid))
+        live.leaving = leaving[-_MOST_LEAVING:]
+        self._owner.change(live, kept)
+        for _, gone in leaving[:-_MOST_LEAVING]:
+            self._release(live, gone)
         self._issue_spare(live, now)
+
+    def leave(self, live: Live, now: float) -> None:
+        """Connection IDs whose time is over lead here no more."""
+        gone = [cid for at, cid in live.leaving if at <= now]
+        live.leaving = tuple((at, cid) for at, cid in live.leaving if at > now)
+        for cid in gone:
+            self._release(live, cid)
+
+    def _release(self, live: Live, cid: bytes) -> None:
+        self._owner.events.append(CidsChanged())
+        session_id = live.record.session_id
+        self._owner.ask(lambda id: CidReleaseFor(id=id, session_id=session_id, connection_id=cid), None)

@@ -1,0 +1,179 @@
+"""A client's session: what its peer does not acknowledge is repeated, tried from another port, and given up.
+
+RFC 9002 §6.2, RFC 9000 §9 and §10.2; the times are ``silence``'s, the trial of a port is ``port_trial``'s. A packet
+with user data is never sent again: a PING of its length stands for it. Before each repeat at a probe timeout one
+packet number is left out, as Chromium does: no packet ever has it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Final
+
+from qre.dataplane.protocol import LossReason, PortUse, SessionInstall, SessionSilent
+from qre.ends import Role
+from qre.wire.frames import Ack, ConnectionClose, encode_ack, encode_frame
+from qre.wire.overhead import BROWSER_UDP_PAYLOAD
+from qre.workers.dataplane.inner.ecn import NOT_ECT
+from qre.workers.dataplane.loss.port_trial import PortTrial
+from qre.workers.dataplane.loss.silence import NEVER, RoundTrip, Silence
+from qre.workers.dataplane.session.marks import Mark
+from qre.workers.dataplane.session.payload import PING
+from qre.workers.dataplane.session.session import Session
+from qre.workers.dataplane.session.session_life import LifeEvent, LifeState
+
+#: What a browser says in its last packet. With an ACK that is 66 bytes and more for a connection ID of four.
+_FAREWELL: Final = encode_frame(ConnectionClose(0, application=False, reason=b"85:Network blackhole detected"))
+
+
+class ClientSession(Session):
+    """See ``Session``."""
+
+    def __init__(
+        self,
+        install: SessionInstall,
+        mark: Mark,
+        now: float,
+        drops: Counter[str],
+        random: Callable[[int], bytes],
+        ecn: int = NOT_ECT,
+    ) -> None:
+        super().__init__(install, mark, now, drops, random, ecn)
+        self.recovery.repeats_in_time = False
+        self._silence = Silence()
+        self._trial = PortTrial(self, random)
+        self._told_silent = False
+        self.send_control(PING, now)
+
+    @property
+    def port_use(self) -> PortUse | None:
+        """The port that it has moved to."""
+        return self._trial.used
+
+    @property
+    def lent(self) -> int:
+        """The number of the socket that is being tried; 0: none is."""
+        return self._trial.number
+
+    def new_port(self, number: int, now: float) -> None:
+        """NewPort: socket ``number`` is lent. Raises SessionRefusedError when none is wanted."""
+        self._trial.lend(number, now)
+
+    # --- what is sent, and what comes back ---
+
+    def _round_trip(self) -> RoundTrip:
+        recovery = self.recovery
+        return RoundTrip(recovery.smoothed, recovery.variation, recovery.pto)
+
+    def _sent_eliciting(self, now: float, count: int = 1) -> None:
+        super()._sent_eliciting(now, count)
+        self._silence.sent(self.packets.next_number - 1, now, self._round_trip)
+
+    def seal_datagrams(self, plaintexts: list[bytes], now: float) -> list[bytes]:
+        """See ``Sending.seal_datagrams``."""
+        packets = super().seal_datagrams(plaintexts, now)
+        if packets:
+            asking = len(plaintexts)  # an ACK may have a packet to itself, behind them
+            last = self.packets.next_number - 1 - (len(packets) - asking)
+            self._silence.sent_data(last, (len(packets[0]), len(packets[asking - 1])), now)
+        return packets
+
+    def _acknowledged_newer(self, ack: Ack, before: int, now: float) -> None:
+        """That the packets of a trial arrive says nothing about the path in use."""
+        newly = sum(last - max(first, before + 1) + 1 for first, last in ack.ranges if last > before)
+        if newly == self._trial.packets_among(ack, before):
+            return
+        super()._acknowledged_newer(ack, before, now)
+        self._silence.acknowledged(self.recovery.largest_acked, now, self._round_trip())
+        self._trial.heard()
+        self._tell_silence(silent=False)
+
+    def _path_answered(self, data: bytes, now: float) -> None:
+        if self._trial.answered(data, now, silent=self._silence.degraded):
+            self._silence.begin_path(now, self._round_trip())
+            self._tell_silence(silent=False)
+        else:
+            super()._path_answered(data, now)
+
+    def _tell_silence(self, *, silent: bool) -> None:
+        if self._told_silent is not silent:
+            self._told_silent = silent
+            self.events.append(SessionSilent(session_id=self.session_id, silent=silent))
+
+    # --- time ---
+
+    def deadline(self) -> float:
+        """See ``Session.deadline``."""
+        soonest = super().deadline()
+        if self.state is not LifeState.ESTABLISHED:
+            return soonest
+        silence = self._silence
+        soonest = min(soonest, silence.repeat_at(self.recovery.pto))
+        if not self._told_silent:
+            soonest = min(soonest, silence.tell_at)
+        if self.confirmed:
+            soonest = min(soonest, silence.degraded_at, silence.last_repeat_at, silence.gives_up_at)
+        return min(soonest, self._trial.deadline())
+
+    def handle_timer(self, now: float) -> None:
+        """See ``Session.handle_timer``."""
+        super().handle_timer(now)
+        if self.state is not LifeState.ESTABLISHED:
+            return
+        silence = self._silence
+        if self.confirmed and now >= silence.gives_up_at:
+            self._give_up(now)
+            return
+        if now >= silence.repeat_at(self.recovery.pto):
+            self._skip_number()
+            silence.repeats += 1
+            self._repeat(now)
+        if self.confirmed and now >= silence.last_repeat_at:
+            silence.last_repeat_at = NEVER
+            self._repeat(now)
+        if self.confirmed and now >= silence.degraded_at:
+            silence.degraded_at = NEVER
+            self._trial.begin(now)
+        if self.state is LifeState.ESTABLISHED:
+            self._trial.handle_timer(now)
+            if now >= silence.tell_at:
+                self._tell_silence(silent=True)
+
+    def _repeat(self, now: float) -> None:
+        """Whatever of the unanswered went out longest ago: frames as they were, or a PING as long as user data, where
+        a hello is as long."""
+        if self.state is not LifeState.ESTABLISHED:
+            return
+        silence, recovery = self._silence, self.recovery
+        control = min(recovery.controls, key=lambda control: control.sent_at, default=None)
+        if control is not None and control.sent_at < silence.data_at:
+            self._send_again(control, now)
+            return
+        size = min(silence.data_size, BROWSER_UDP_PAYLOAD) if silence.data_at != NEVER else 0
+        if self.put_frames(PING, now, size, brief=not size):
+            recovery.sent_batch(self.packets.next_number - 1, now)
+            self._sent_eliciting(now)
+            if size:
+                silence.data_at = now
+
+    def _give_up(self, now: float) -> None:
+        """Nothing comes back: the CLOSE of a browser, with its ACK, which is as short here without ECN counts."""
+        self._happens(LifeEvent.UNANSWERED, reason=LossReason.UNANSWERED)
+        (first, last), *_ = self.packets.received.ack_ranges()
+        delay = int(max(now - self._largest_at, 0.0) * 1e6) >> 3
+        ack = encode_ack([(max(first, last - 63), last)], delay)
+        self._close(ack + _FAREWELL, now, brief=True)
+
+
+def new_session(
+    install: SessionInstall,
+    mark: Mark,
+    now: float,
+    drops: Counter[str],
+    random: Callable[[int], bytes],
+    ecn: int = NOT_ECT,
+) -> Session:
+    """One of either role."""
+    kind = ClientSession if install.role is Role.CLIENT else Session
+    return kind(install, mark, now, drops, random, ecn)

@@ -29,9 +29,9 @@ def caddys_profile() -> DestProfile:
 class Keeper:
     """Ticket keys at one moment."""
 
-    def __init__(self, private_key: bytes, boot_id: bytes = b"boot", seed: int = 0) -> None:
+    def __init__(self, private_key: bytes, seed: int = 0) -> None:
         random = randomness.Random(seed).randbytes
-        self.keys = TicketKeys(b"", boot_id=boot_id, private_key=private_key, random=random, unix_time=UNIX_TIME)
+        self.keys = TicketKeys(b"", private_key=private_key, random=random, unix_time=UNIX_TIME)
 
     def seal(self, secret: bytes, short_id: bytes, length: int) -> bytes:
         return self.keys.seal(secret, short_id, UNIX_TIME, length)

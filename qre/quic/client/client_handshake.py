@@ -210,6 +210,11 @@ class ClientHandshake:
         """Those of this connection for the next ones, the newest last."""
         return self._connection.tickets
 
+    @property
+    def round_trip_us(self) -> int:
+        """As it was measured; 0: not known."""
+        return self._connection.smoothed_round_trip_us
+
     # --- the end ---
 
     def hand_over(self, now: float) -> HandedOver:

@@ -5,8 +5,7 @@ to everybody else, as many as the tickets of Dest have. The mark is a MAC under 
 a ticket that will be taken from one that only looks like one.
 
 A key is random and replaced every day; the one before opens tickets for another day, then it is overwritten. What
-seals is derived from the key, from this boot of the machine and from RealityPrivateKey: no ticket survives another
-boot or another key.
+seals is derived from the key and from RealityPrivateKey: no ticket survives another RealityPrivateKey.
 """
 
 from __future__ import annotations
@@ -63,13 +62,10 @@ def _mark(rest: bytes, secret: bytes) -> bytes:
 
 
 class TicketKeys:
-    """``image``: the file as it was read, any length. ``boot_id`` names this boot of the machine, ``private_key`` is
-    RealityPrivateKey, ``random(n)`` gives n random bytes, ``unix_time`` is in seconds."""
+    """``image``: the file as it was read, any length. ``private_key`` is RealityPrivateKey, ``random(n)`` gives n
+    random bytes, ``unix_time`` is in seconds."""
 
-    def __init__(
-        self, image: bytes, *, boot_id: bytes, private_key: bytes, random: Callable[[int], bytes], unix_time: int
-    ) -> None:
-        self._boot_id = boot_id
+    def __init__(self, image: bytes, *, private_key: bytes, random: Callable[[int], bytes], unix_time: int) -> None:
         self._random = random
         self._binding = self._bound_to(private_key)
         self._keys: list[tuple[int, bytes]] = []  # the newest first
@@ -80,8 +76,9 @@ class TicketKeys:
                 self._keys.append((int.from_bytes(record[:_TIME_LENGTH], "big"), record[_TIME_LENGTH:]))
         self.refresh(unix_time)
 
-    def _bound_to(self, private_key: bytes) -> bytes:
-        return hashlib.sha256(_LABEL + len(self._boot_id).to_bytes(2, "big") + self._boot_id + private_key).digest()
+    @staticmethod
+    def _bound_to(private_key: bytes) -> bytes:
+        return hashlib.sha256(_LABEL + private_key).digest()
 
     @property
     def _binding_shown(self) -> bytes:

@@ -198,7 +198,7 @@ ROLES: Final = {
                 Expected("session_secrets", "memfd", writable=True),
                 Expected("replay", "file", writable=True, given=Given.SERVER),
                 Expected("leases", "file", writable=True, given=Given.SERVER),
-                Expected("ticket_keys", "file", writable=True, given=Given.SERVER),
+                Expected("ticket_keys", "file", writable=True, given=Given.SERVER, optional=True),
                 Expected("tickets", "file", writable=True, given=Given.CLIENT, optional=True),
                 _udp("udp_userspace", reuseport=True, given=Given.SERVER),
                 _udp("udp_kernel_slot", reuseport=True, given=Given.OWN_PORT_IN_KERNEL),

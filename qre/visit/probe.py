@@ -102,7 +102,7 @@ async def _visited(
         with Exchange(handshake, made, peer, patience) as exchange:
             try:
                 async with asyncio.timeout(_LONGEST_PROBE):
-                    return await _answer(exchange), handshake.tickets
+                    return await _answer(exchange), handshake.brought()[0]
             except TimeoutError:
                 raise MachineError(f"Dest {host_port(*peer)}", "the visit did not end in time") from None
 

@@ -18,7 +18,7 @@ from qre.device.state import ticket_paths, write_atomically
 from qre.ends import Role
 from qre.errors import MachineError, UntrustedInputError
 from qre.ipc.messages import WorkerConfig
-from qre.quic.resumption import ticket_keys, ticket_store
+from qre.quic.resumption.file_lengths import TICKET_KEYS_LENGTH, TICKETS_LENGTH
 from qre.quic.server import address_leases
 from qre.reality import replay
 from qre.supervisor.parent.preconditions import open_regular
@@ -53,7 +53,7 @@ class ProfileFiles:
         """What a client keeps: its tickets. It does without them."""
         try:
             self._make_state_dir()
-            return {"tickets": open_tickets(self._tickets, ticket_store.FILE_LENGTH)}
+            return {"tickets": open_tickets(self._tickets, TICKETS_LENGTH)}
         except MachineError as error:
             self._warnings.append(f"{error}: after a restart no connection is resumed")
             return {}
@@ -70,7 +70,7 @@ class ProfileFiles:
         try:
             opened["leases"] = self._open_whole(self._leases, address_leases.FILE_LENGTH, without)
             opened["replay"] = self._open_replay(config)
-            opened["ticket_keys"] = open_tickets(self._ticket_keys, ticket_keys.FILE_LENGTH)
+            opened["ticket_keys"] = open_tickets(self._ticket_keys, TICKET_KEYS_LENGTH)
         except BaseException:
             for fd in opened.values():
                 os.close(fd)

@@ -205,15 +205,9 @@ class ClientHandshake:
         suite = context.key_schedule.cipher_suite
         return Negotiated(suite.name, group_name(context.group), self._connection.round_trip)
 
-    @property
-    def tickets(self) -> tuple[HeldTicket, ...]:
-        """Those of this connection for the next ones, the newest last."""
-        return self._connection.tickets
-
-    @property
-    def round_trip_us(self) -> int:
-        """As it was measured; 0: not known."""
-        return self._connection.smoothed_round_trip_us
+    def brought(self) -> tuple[tuple[HeldTicket, ...], int]:
+        """The tickets for the next connections, the newest last, and the measured round trip (microseconds)."""
+        return self._connection.tickets, self._connection.smoothed_round_trip_us
 
     # --- the end ---
 

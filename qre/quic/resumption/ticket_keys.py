@@ -20,13 +20,13 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from qre.errors import UntrustedInputError
+from qre.quic.resumption.file_lengths import TICKET_KEYS_LENGTH
 from qre.quic.resumption.held_ticket import SECRET_LENGTH
 
 _KEY_LENGTH: Final = 32
 _TIME_LENGTH: Final = 8
 _RECORD_LENGTH: Final = _TIME_LENGTH + _KEY_LENGTH
 _BINDING_LENGTH: Final = 16
-FILE_LENGTH: Final = _BINDING_LENGTH + 2 * _RECORD_LENGTH
 #: How long a key seals, and then only opens (seconds).
 LIFE_OF_A_KEY: Final = 86_400
 _NONCE_LENGTH: Final = 12
@@ -69,7 +69,7 @@ class TicketKeys:
         self._random = random
         self._binding = self._bound_to(private_key)
         self._keys: list[tuple[int, bytes]] = []  # the newest first
-        known = len(image) >= FILE_LENGTH and hmac.compare_digest(image[:_BINDING_LENGTH], self._binding_shown)
+        known = len(image) >= TICKET_KEYS_LENGTH and hmac.compare_digest(image[:_BINDING_LENGTH], self._binding_shown)
         for at in (_BINDING_LENGTH, _BINDING_LENGTH + _RECORD_LENGTH) if known else ():
             record = image[at : at + _RECORD_LENGTH]
             if any(record):
@@ -88,7 +88,7 @@ class TicketKeys:
     def image(self) -> bytes:
         """What the file has to hold."""
         records = b"".join(time.to_bytes(_TIME_LENGTH, "big") + key for time, key in self._keys)
-        return (self._binding_shown + records).ljust(FILE_LENGTH, b"\0")
+        return (self._binding_shown + records).ljust(TICKET_KEYS_LENGTH, b"\0")
 
     def refresh(self, unix_time: int) -> bool:
         """Replace and forget keys whose time is over, or that come from the future. Whether ``image`` has changed."""

@@ -12,12 +12,12 @@ from typing import Annotated, Final
 
 import msgspec
 
+from qre.quic.resumption.file_lengths import TICKETS_LENGTH
 from qre.quic.resumption.held_ticket import HeldTicket
 from qre.structs import U32, Struct
 
 #: Servers, and tickets of each: a browser holds as many.
 MOST_SERVERS, MOST_TICKETS = 8, 2
-FILE_LENGTH: Final = 32_768
 _LENGTH_SIZE: Final = 4
 _NAME_LENGTH: Final = 16
 
@@ -54,9 +54,9 @@ class TicketStore:
     def image(self) -> bytes:
         """What the file has to hold: as many servers as have room, the last ones."""
         known = list(self._known.values())
-        while len(data := msgspec.msgpack.encode(known)) > FILE_LENGTH - _LENGTH_SIZE:
+        while len(data := msgspec.msgpack.encode(known)) > TICKETS_LENGTH - _LENGTH_SIZE:
             del known[0]
-        return (len(data).to_bytes(_LENGTH_SIZE, "big") + data).ljust(FILE_LENGTH, b"\0")
+        return (len(data).to_bytes(_LENGTH_SIZE, "big") + data).ljust(TICKETS_LENGTH, b"\0")
 
     def take(self, server: bytes, unix_ms: int) -> HeldTicket | None:
         """The newest ticket of this server that can be used. It is not kept any more, nor are those that cannot."""

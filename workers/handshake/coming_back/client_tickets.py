@@ -10,7 +10,8 @@ from qre.ipc.worker import WorkerContext
 from qre.quic.client.client_handshake import ClientHandshake
 from qre.quic.client.fingerprint import Fingerprint
 from qre.quic.client.trust import TrustStore
-from qre.quic.resumption.ticket_store import FILE_LENGTH, TicketStore, name_of
+from qre.quic.resumption.file_lengths import TICKETS_LENGTH
+from qre.quic.resumption.ticket_store import TicketStore, name_of
 from qre.visit.servers import KnownServer
 from qre.workers.handshake.coming_back.ticket_file import TicketFile
 
@@ -24,7 +25,7 @@ class ClientTickets:
         self._trust = trust
         self._kept = fd is not None
         self._file = TicketFile(fd, lambda why: context.limited("tickets", f"the file of tickets: {why}"))
-        self._store = TicketStore(self._file.read(FILE_LENGTH))
+        self._store = TicketStore(self._file.read(TICKETS_LENGTH))
 
     def _name_of(self, server: KnownServer) -> bytes:
         return name_of(self._context.config.server_name, server.public_key, server.short_id)
@@ -59,7 +60,7 @@ class ClientTickets:
 
     def done(self, server: KnownServer, handshake: ClientHandshake) -> None:
         """Keep what a handshake that was complete has brought."""
-        self._store.put(self._name_of(server), handshake.tickets, handshake.round_trip_us)
+        self._store.put(self._name_of(server), *handshake.brought())
         self._file.write(self._store.image)
 
     def close(self) -> None:

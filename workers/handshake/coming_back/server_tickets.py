@@ -6,7 +6,8 @@ import os
 import time
 
 from qre.ipc.worker import WorkerContext
-from qre.quic.resumption.ticket_keys import FILE_LENGTH, OpenedTicket, TicketKeys
+from qre.quic.resumption.file_lengths import TICKET_KEYS_LENGTH
+from qre.quic.resumption.ticket_keys import OpenedTicket, TicketKeys
 from qre.workers.handshake.coming_back.ticket_file import TicketFile
 
 
@@ -16,7 +17,7 @@ class ServerTickets:
     def __init__(self, context: WorkerContext, private_key: bytes, fd: int) -> None:
         self._file = TicketFile(fd, lambda why: context.limited("ticket keys", f"the file of ticket keys: {why}"))
         self._keys = TicketKeys(
-            self._file.read(FILE_LENGTH), private_key=private_key, random=os.urandom, unix_time=int(time.time())
+            self._file.read(TICKET_KEYS_LENGTH), private_key=private_key, random=os.urandom, unix_time=int(time.time())
         )
         self._file.write(self._keys.image)
 

@@ -14,7 +14,7 @@ from qre.quic.resumption.held_ticket import HeldTicket
 from qre.quic.resumption.ticket_keys import OpenedTicket, TicketKeys
 from qre.quic.server.inspector import Authenticated, Undecided
 from qre.visit.visitor_files import load_fingerprint
-from qre.wire.packet import long_header_source_cid
+from qre.wire.packet import is_early_data, long_header_source_cid
 from tests.support.pair import ADDRESSES, CLIENT, NAME, SHORT_ID, TRUST, UNIX_TIME
 from tests.support.shadow_pair import ShadowPair
 
@@ -63,6 +63,11 @@ class ReturningPair(ShadowPair):
             ticket=self.ticket,
             round_trip_us=self.ticket.round_trip_us if self.ticket is not None else 0,
         )
+
+    def _post(self, to_dest: bool, datagram: bytes) -> None:
+        """Dest cannot open early data, and drops it."""
+        if not (to_dest and is_early_data(datagram)):
+            super()._post(to_dest, datagram)
 
     def _inspect(self, datagram: bytes) -> None:
         self._first_flight.append(datagram)

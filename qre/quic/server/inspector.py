@@ -156,8 +156,8 @@ class HelloInspector:
 
     def _inspect_untrusted(self, data: bytes, unix_time_ms: int) -> Verdict:
         self._datagrams += 1
-        if 1 < self._datagrams <= MAX_DATAGRAMS and is_early_data(data):
-            return UNDECIDED  # of a first flight: it may overtake the rest of the hello
+        if self._datagrams <= MAX_DATAGRAMS and is_early_data(data):
+            return UNDECIDED  # of a first flight: it may overtake the hello
         if self._datagrams > MAX_DATAGRAMS or not MIN_DATAGRAM <= len(data) <= MAX_DATAGRAM:
             return STRANGER
         try:

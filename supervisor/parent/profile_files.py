@@ -50,10 +50,18 @@ class ProfileFiles:
         return self.open_servers(config) if config.role is Role.SERVER else self._open_clients()
 
     def _open_clients(self) -> dict[str, int]:
-        """What a client keeps: its tickets. It does without them."""
+        """What a client keeps: its tickets."""
         try:
             self._make_state_dir()
-            return {"tickets": open_tickets(self._tickets, TICKETS_LENGTH)}
+        except MachineError as error:
+            self._warnings.append(f"{error}: after a restart no connection is resumed")
+            return {}
+        return self._open_tickets("tickets", self._tickets, TICKETS_LENGTH)
+
+    def _open_tickets(self, name: str, path: Path, length: int) -> dict[str, int]:
+        """Tickets or their keys: both ends do without the file, and then remember nothing after a restart."""
+        try:
+            return {name: open_tickets(path, length)}
         except MachineError as error:
             self._warnings.append(f"{error}: after a restart no connection is resumed")
             return {}
@@ -70,7 +78,7 @@ class ProfileFiles:
         try:
             opened["leases"] = self._open_whole(self._leases, address_leases.FILE_LENGTH, without)
             opened["replay"] = self._open_replay(config)
-            opened["ticket_keys"] = open_tickets(self._ticket_keys, TICKET_KEYS_LENGTH)
+            opened |= self._open_tickets("ticket_keys", self._ticket_keys, TICKET_KEYS_LENGTH)
         except BaseException:
             for fd in opened.values():
                 os.close(fd)

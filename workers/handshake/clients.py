@@ -63,12 +63,11 @@ class Clients:
 
     def _new_tickets(self, secrets: ProfileSecrets) -> ServerTickets | None:
         fd = self._context.descriptors.pop("ticket_keys", None)
-        if fd is None:
-            return None
-        if self._context.config.joined:
+        if not self._context.config.joined:
+            return ServerTickets(self._context, secrets.private_key, fd)
+        if fd is not None:
             os.close(fd)
-            return None
-        return ServerTickets(self._context, secrets.private_key, fd)
+        return None
 
     def close(self) -> None:
         """Close the files."""

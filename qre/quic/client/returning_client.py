@@ -109,6 +109,13 @@ class ReturningClient(ClientConnection):
 
     # --- what goes out ---
 
+    def _kinds_of_close(self) -> list[tuple[tls.Epoch, QuicPacketType]]:
+        """Also in 0-RTT, as long as nothing better can be sealed."""
+        kinds = super()._kinds_of_close()
+        if self.sends_early_data:
+            kinds.append((tls.Epoch.ZERO_RTT, QuicPacketType.ZERO_RTT))
+        return kinds
+
     def _number_length(self, packet: QuicSentPacket) -> int:
         return 1 if packet.packet_type is QuicPacketType.ZERO_RTT else super()._number_length(packet)
 

@@ -12,9 +12,10 @@ from qre.workers.handshake.coming_back.ticket_file import TicketFile
 
 
 class ServerTickets:
-    """``fd``: of the file, which belongs to this object. A key that cannot be written is good for this process."""
+    """``fd``: of the file, which belongs to this object; None: the keys are this process's alone, as are those that
+    cannot be written."""
 
-    def __init__(self, context: WorkerContext, private_key: bytes, fd: int) -> None:
+    def __init__(self, context: WorkerContext, private_key: bytes, fd: int | None) -> None:
         self._file = TicketFile(fd, lambda why: context.limited("ticket keys", f"the file of ticket keys: {why}"))
         self._keys = TicketKeys(
             self._file.read(TICKET_KEYS_LENGTH), private_key=private_key, random=os.urandom, unix_time=int(time.time())

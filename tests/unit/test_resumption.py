@@ -5,6 +5,7 @@ from __future__ import annotations
 import random as randomness
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 import msgspec
 import pytest
@@ -12,7 +13,7 @@ from aioquic import tls
 from aioquic.buffer import Buffer
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from qre.dest_profile import DestProfile
+from qre.dest_profile import DestProfile, ReturnedFrame
 from qre.errors import UntrustedInputError
 from qre.quic.client.client_handshake import ClientHandshake
 from qre.quic.client.hello import make_hello
@@ -22,7 +23,7 @@ from qre.quic.resumption.held_ticket import HeldTicket
 from qre.quic.resumption.psk import BINDER_LENGTH, BINDERS_LENGTH
 from qre.quic.resumption.ticket_keys import LIFE_OF_A_KEY, SHORTEST_TICKET, TicketKeys, is_marked
 from qre.quic.resumption.ticket_store import MOST_TICKETS, TicketStore, name_of
-from qre.quic.server.coming_back import is_forged, returning
+from qre.quic.server.coming_back import is_forged, is_playable, returning
 from qre.quic.server.inspector import Authenticated, HelloInspector, Undecided
 from qre.reality.authenticator import RANDOM_END
 from qre.visit.visitor_files import load_fingerprint
@@ -264,6 +265,33 @@ def test_a_client_that_falls_silent_gets_three_times_what_it_sent_and_no_more(he
     assert not pair.complete
     answered = sum(len(data) for by, data in pair.sent if not by)
     assert 2400 < answered <= 3 * received
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"kind": 1},
+        {"length": 1400},
+        {"length_size": 1},
+        {"length_size": 3},
+        {"frames": (ReturnedFrame(bytes(1500)),) * 4},
+        {"frames": (ReturnedFrame(b"", 65_000, 1143),)},
+    ],
+)
+def test_a_recording_that_does_not_fit_together_is_not_played(odd: dict[str, Any]) -> None:
+    """Whoever has the site's name may say anything of it."""
+    key, keeper, ticket = known()
+    profile = caddys_profile()
+    (recorded,) = profile.returns
+    first = recorded.flight[0]
+    packet = msgspec.structs.replace(first.packets[0], **odd)
+    flight = (msgspec.structs.replace(first, packets=(packet,)), *recorded.flight[1:])
+    recorded = msgspec.structs.replace(recorded, flight=flight)
+    assert not is_playable(recorded)
+    dest = msgspec.structs.replace(profile, returns=(recorded,))
+    pair = ReturningPair(private_key=key, keeper=keeper, ticket=ticket, dest=dest).run()
+    assert pair.complete and not pair.client._connection.resumed
+    assert pair.client.brought()[0] == ()
 
 
 # --- at a site ---

@@ -12,11 +12,14 @@ from qre.errors import UntrustedInputError
 from qre.quic.resumption.psk import BINDER_LENGTH, binder_of, bound_secret, covered_part
 from qre.quic.resumption.ticket_keys import SHORTEST_TICKET, OpenedTicket
 from qre.quic.server.inspector import Authenticated
-from qre.quic.server.returning_connection import ReturningConnection
+from qre.quic.server.returning_connection import KIND_OF_1RTT, ReturningConnection
 from qre.quic.server.server_tls import TICKET_OVERHEAD, Resumption, ServerFlight, TicketMaker
 from qre.quic.server.shadow_connection import ShadowConnection
 from qre.quic.shadow.visit_script import VisitScript, choose
 from qre.quic.tls.client_hello import parse_client_hello_untrusted
+from qre.wire.overhead import MAX_UDP_PAYLOAD
+from qre.wire.packet import PacketType
+from qre.wire.protection import TAG_LENGTH
 
 _EARLY_DATA_LENGTH: Final = 8
 
@@ -39,6 +42,29 @@ class Returning:
     resumption: Resumption
 
 
+#: Of a recorded return: the sizes of a Length field (RFC 9000 §16), and the longest ServerHello (bytes).
+_LENGTH_SIZES: Final = {1: 1 << 6, 2: 1 << 14, 4: 1 << 30, 8: 1 << 62}
+_LONGEST_HELLO: Final = 2048
+
+
+def is_playable(recorded: RecordedReturn) -> bool:
+    """Whether what a visitor has told of a return fits together: Dest may be hostile, and so may a file."""
+    for packet in (packet for datagram in recorded.flight for packet in datagram.packets):
+        if packet.kind == KIND_OF_1RTT:
+            continue
+        if packet.kind not in (PacketType.INITIAL.value, PacketType.HANDSHAKE.value):
+            return False
+        if packet.length >= _LENGTH_SIZES.get(packet.length_size, 0):
+            return False
+        said = sum(len(frame.raw) + frame.crypto for frame in packet.frames)
+        room = packet.length - packet.number_length - TAG_LENGTH
+        if packet.kind == PacketType.INITIAL.value and said != room:
+            return False
+        if any(frame.offset + frame.crypto > _LONGEST_HELLO for frame in packet.frames):
+            return False
+    return all(sum(packet.length for packet in datagram.packets) <= MAX_UDP_PAYLOAD for datagram in recorded.flight)
+
+
 def is_forged(found: Authenticated, keeper: TicketKeeper | None) -> bool:
     """Whether somebody offers a ticket of ours without its key."""
     return _opened(found, keeper) is None if _is_ours(found, keeper) else False
@@ -53,7 +79,10 @@ def returning(
     secret = _opened(found, keeper)
     if secret is None:
         return None
-    recorded = dest.returns[int.from_bytes(random(4)) % len(dest.returns)]
+    playable = [each for each in dest.returns if is_playable(each)]
+    if not playable:
+        return None
+    recorded = playable[int.from_bytes(random(4)) % len(playable)]
     early = parse_client_hello_untrusted(found.client_hello).has_early_data and recorded.early_data
     return Returning(recorded, Resumption(secret, early))
 
@@ -95,9 +124,10 @@ def shadow_of(
 
 def ticket_maker(keeper: TicketKeeper | None, dest: DestProfile | None, short_id: bytes) -> TicketMaker | None:
     """None when a client gets no tickets: nobody has seen what Dest answers to one, or Dest's have no room."""
-    if keeper is None or dest is None or not dest.returns or not dest.session_ticket_lengths:
+    returns = [each for each in dest.returns if is_playable(each)] if dest is not None else []
+    if keeper is None or dest is None or not returns or not dest.session_ticket_lengths:
         return None
-    last = dest.returns[-1]
+    last = returns[-1]
     overhead = TICKET_OVERHEAD + last.nonce_length - (0 if last.early_data else _EARLY_DATA_LENGTH)
     if min(dest.session_ticket_lengths) - overhead < SHORTEST_TICKET:
         return None

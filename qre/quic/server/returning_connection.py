@@ -32,7 +32,6 @@ from qre.quic.shadow.shapes import InitialShape, PacketShape
 from qre.wire.frames import Ack, Frame, encode_frame, read_frame_untrusted
 from qre.wire.number import encode_number
 from qre.wire.packet import FIXED, LONG, VERSION_1, PacketType
-from qre.wire.protection import TAG_LENGTH
 from qre.wire.varint import encode_vector
 
 #: RFC 9000 §8.1.
@@ -40,12 +39,12 @@ _AMPLIFICATION: Final = 3
 #: 1-RTT packets that Dest sent so much later than its first datagram are acknowledgements that it put off
 #: (microseconds). All else goes at once: a recording may have been made by a busy machine.
 _AT_ONCE_US: Final = 20_000
-_KIND_OF_1RTT: Final = 3
+#: How a recorded return names 1-RTT packets.
+KIND_OF_1RTT: Final = 3
 #: Of the Length field of a long header (RFC 9000 §16): its first two bits by its size in bytes.
 _SIZES: Final = {1: 0, 2: 1, 4: 2, 8: 3}
 #: The highest packet number of Dest's that ours go on from.
 _HIGHEST: Final = 1000
-_HELLO_NUMBERS: Final = ((1, 2),)
 
 
 class ReturningConnection(ShadowConnection):
@@ -95,7 +94,7 @@ class ReturningConnection(ShadowConnection):
         self._plays = True
         for datagram in self._recorded.flight:
             allowed = _AMPLIFICATION * path.bytes_received - path.bytes_sent
-            late = datagram.at_us > _AT_ONCE_US and all(each.kind == _KIND_OF_1RTT for each in datagram.packets)
+            late = datagram.at_us > _AT_ONCE_US and all(each.kind == KIND_OF_1RTT for each in datagram.packets)
             if late or (not path.is_validated and _size(datagram) > allowed):
                 break
             made = b"".join(self._played(packet, now) for packet in datagram.packets)
@@ -106,7 +105,7 @@ class ReturningConnection(ShadowConnection):
         return tuple(sent)
 
     def _played(self, packet: ReturnedPacket, now: float) -> bytes:
-        if packet.kind == _KIND_OF_1RTT:
+        if packet.kind == KIND_OF_1RTT:
             header = bytes([FIXED]) + self._peer_cid.cid
             return self._mirror_application(PacketShape(PacketType.ONE_RTT, header, packet.length), now)
         kind = PacketType(packet.kind)
@@ -132,22 +131,23 @@ class ReturningConnection(ShadowConnection):
         for frame in packet.frames:
             payload += self._with_our_ack(frame.raw)
             if frame.crypto:
-                end = min(frame.offset + frame.crypto, sender._buffer_stop)
+                end = max(frame.offset, min(frame.offset + frame.crypto, sender._buffer_stop))
                 data = bytes(sender._buffer[frame.offset : end])
                 payload += data.ljust(frame.crypto, b"\0")
+                if not data:
+                    continue
                 sender._pending.subtract(frame.offset, end)
                 sender.highest_offset = max(sender.highest_offset, end)
                 sent.delivery_handlers.append((sender.on_data_delivery, (frame.offset, end, False)))
                 sent.is_crypto_packet = True
-        payload = payload.ljust(packet.length - packet.number_length - TAG_LENGTH, b"\0")
         number = sent.packet_number
         header = shape.header + encode_number(number, packet.number_length)
         return self._sealed(self._reader.initial_keys.protect(header, number, payload), sent, now)
 
     def _with_our_ack(self, raw: bytes) -> bytes:
-        """Recorded frames, with what this client has sent acknowledged instead."""
+        """Recorded frames. A client that had to repeat its hello has its newest packets acknowledged, in as many
+        bytes."""
         queue = self._spaces[tls.Epoch.INITIAL].ack_queue
-        ranges = tuple((each.start, each.stop - 1) for each in reversed(list(queue)))
         made: list[bytes] = []
         at = 0
         while at < len(raw):
@@ -155,10 +155,12 @@ class ReturningConnection(ShadowConnection):
                 frame, end = read_frame_untrusted(raw, at)
             except UntrustedInputError:
                 return b"".join(made) + raw[at:]  # the beginning of a CRYPTO frame
-            if isinstance(frame, Ack) and ranges != _HELLO_NUMBERS:
-                made.append(encode_frame(Ack(ranges, frame.delay)))
-            else:
-                made.append(raw[at:end])
+            made.append(raw[at:end])
+            if isinstance(frame, Ack) and len(queue):
+                newest = queue[len(queue) - 1]
+                ours = encode_frame(Ack(((newest.start, newest.stop - 1),), frame.delay))
+                if len(ours) == len(made[-1]):
+                    made[-1] = ours
             at = end
         return b"".join(made)
 

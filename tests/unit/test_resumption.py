@@ -425,6 +425,9 @@ def test_a_ticket_is_taken_out_once_the_newest_first() -> None:
     assert MOST_TICKETS == 2
     again.keep(())
     assert again.round_trip_us(name) == 0
+    again.put(name, (one,), 4000)
+    again.forget(name)
+    assert again.take(name, now) is None and again.round_trip_us(name) == 0
 
 
 def test_a_ticket_is_used_no_longer_than_it_lives() -> None:

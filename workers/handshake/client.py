@@ -416,7 +416,12 @@ class Client:
         handshake = self._tickets.handshake(server, self._random)
         with socket.socket(fileno=os.dup(self.link.sockets[number])) as made:
             port = int(made.getsockname()[1])
-            local = await shake_hands(handshake, made, peer, where, patience)
+            try:
+                local = await shake_hands(handshake, made, peer, where, patience)
+            except QreError as error:
+                if error.cause in VISITS and self._tickets.refused(server, handshake):
+                    self._pauses.ticket_refused()
+                raise
             self._forgetting.soon()
             if local is None and source is None:
                 raise MachineError.of(f"cannot reach {where}", Cause.NO_ROUTE)

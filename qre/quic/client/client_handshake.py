@@ -80,6 +80,8 @@ class ClientHandshake:
         round_trip_us: int = 0,
     ) -> None:
         self._probing = not public_key
+        #: Whether its hello has a ticket.
+        self.offers_ticket = ticket is not None
         self._short_id = short_id
         self._addresses = addresses
         self._fingerprint = fingerprint

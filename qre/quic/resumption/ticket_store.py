@@ -82,6 +82,10 @@ class TicketStore:
         while len(self._known) > MOST_SERVERS:
             del self._known[next(iter(self._known))]
 
+    def forget(self, server: bytes) -> None:
+        """All that is known of a server."""
+        self._known.pop(server, None)
+
     def keep(self, servers: Collection[bytes]) -> None:
         """Forget all others: the profile does not name them any more."""
         self._known = {server: known for server, known in self._known.items() if server in servers}

@@ -63,6 +63,14 @@ class ClientTickets:
         self._store.put(self._name_of(server), *handshake.brought())
         self._file.write(self._store.image)
 
+    def refused(self, server: KnownServer, handshake: ClientHandshake) -> bool:
+        """The site has answered: whether that may be because of a ticket. Then the next hello has none."""
+        if not handshake.offers_ticket:
+            return False
+        self._store.forget(self._name_of(server))
+        self._file.write(self._store.image)
+        return True
+
     def close(self) -> None:
         """Close the file."""
         self._file.close()

@@ -15,6 +15,10 @@ from qre.structs import U16, U32, U64, Struct, Text
 MAX_VISITS = 8
 #: Datagrams of one visit, after its handshake.
 MAX_SPOKEN = 64
+#: Visits of somebody who comes back that are kept, the last ones.
+MAX_RETURNS: Final = 4
+#: Datagrams of one flight, packets of one datagram, frames of one Initial.
+MAX_FLIGHT, MAX_PACKETS, MAX_FRAMES = 8, 4, 32
 #: Bytes of a file; one with every visit has a quarter of it.
 MAX_FILE: Final = 65_536
 
@@ -38,6 +42,47 @@ class RecordedVisit(Struct, frozen=True, kw_only=True):
     round_trip_us: U32
     spoken: Annotated[tuple[Spoken, ...], msgspec.Meta(max_length=MAX_SPOKEN)]
     longer: bool = False
+
+
+class ReturnedFrame(Struct, frozen=True, array_like=True):
+    """A frame of an Initial, or several. ``crypto``: how many bytes of CRYPTO data, from ``offset`` on, follow
+    ``raw``, their encoded beginning."""
+
+    raw: Annotated[bytes, msgspec.Meta(max_length=1500)]
+    offset: U16 = 0
+    crypto: U16 = 0
+
+
+class ReturnedPacket(Struct, frozen=True, array_like=True):
+    """``kind``: type of a long header (RFC 9000 §17.2), 3: 1-RTT. ``length``: packet number, payload and tag, in
+    bytes; ``length_size``: bytes of the Length field."""
+
+    kind: Annotated[int, msgspec.Meta(ge=0, le=3)]
+    length: Annotated[int, msgspec.Meta(ge=20, le=1500)]
+    length_size: Annotated[int, msgspec.Meta(ge=0, le=8)] = 0
+    number_length: Annotated[int, msgspec.Meta(ge=1, le=4)] = 2
+    frames: Annotated[tuple[ReturnedFrame, ...], msgspec.Meta(max_length=MAX_FRAMES)] = ()
+
+
+class ReturnedDatagram(Struct, frozen=True, array_like=True):
+    """``at_us``: after the first one of its flight (microseconds)."""
+
+    at_us: U32
+    packets: Annotated[tuple[ReturnedPacket, ...], msgspec.Meta(min_length=1, max_length=MAX_PACKETS)]
+
+
+class RecordedReturn(Struct, frozen=True, kw_only=True):
+    """How Dest answered a visitor that came back with its ticket: the flight of the resumed handshake, and in
+    ``visit`` what it sent after Finished. ``early_data``: whether it took the request from the first flight;
+    ``identity_length`` and ``nonce_length``: of the ticket, in bytes."""
+
+    early_data: bool
+    identity_length: U16
+    nonce_length: Annotated[int, msgspec.Meta(ge=0, le=255)]
+    group: U16
+    server_hello_extensions: Annotated[tuple[U16, ...], msgspec.Meta(max_length=16)]
+    flight: Annotated[tuple[ReturnedDatagram, ...], msgspec.Meta(min_length=1, max_length=MAX_FLIGHT)]
+    visit: RecordedVisit
 
 
 class DestProfile(Struct, frozen=True, kw_only=True):
@@ -71,6 +116,8 @@ class DestProfile(Struct, frozen=True, kw_only=True):
     idle_timeout_ms: U64 = 0  # of its transport parameters; 0: none, or unknown
     retry: bool = False  # it asked for another hello, with a token
     visits: Annotated[tuple[RecordedVisit, ...], msgspec.Meta(max_length=MAX_VISITS)] = ()  # the newest last
+    #: of somebody who comes back, the newest last; without them clients get no tickets
+    returns: Annotated[tuple[RecordedReturn, ...], msgspec.Meta(max_length=MAX_RETURNS)] = ()
     warnings: Annotated[tuple[Text, ...], msgspec.Meta(max_length=16)] = ()
 
     def address_of(self, dest: str) -> str:
@@ -78,13 +125,18 @@ class DestProfile(Struct, frozen=True, kw_only=True):
         return self.address.rpartition(":")[0].strip("[]") if dest == self.dest else ""
 
     def after(self, before: DestProfile | None) -> DestProfile:
-        """This one, with the visits of ``before`` ahead of its own, as many as are kept."""
-        earlier = before.visits if before is not None else ()
-        return msgspec.structs.replace(self, visits=(*earlier, *self.visits)[-MAX_VISITS:])
+        """This one, with the visits and returns of ``before`` ahead of its own, as many as are kept."""
+        if before is None:
+            return self
+        return msgspec.structs.replace(
+            self,
+            visits=(*before.visits, *self.visits)[-MAX_VISITS:],
+            returns=(*before.returns, *self.returns)[-MAX_RETURNS:],
+        )
 
     def without_visits(self) -> DestProfile:
         """For whoever does not play them."""
-        return msgspec.structs.replace(self, visits=())
+        return msgspec.structs.replace(self, visits=(), returns=())
 
 
 def dest_profile_file(state_dir: Path, profile: str) -> Path:

@@ -116,7 +116,9 @@ def look_at(dest: HostPort, server_name: str) -> DestProfile:
     async def visit() -> DestProfile:
         fingerprint, trust = load_fingerprint(), load_trust()
         found = await resolve(dest.host, dest.port)
-        _, seen = await probe_any(found, lambda at, patience: probe(at, server_name, fingerprint, trust, patience))
+        _, seen = await probe_any(
+            found, lambda at, patience: probe(at, server_name, fingerprint, trust, patience, comes_back=True)
+        )
         return msgspec.structs.replace(seen, dest=str(dest))
 
     return asyncio.run(visit())

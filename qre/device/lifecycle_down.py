@@ -20,7 +20,7 @@ from qre.device.kernel_module import LOADED
 from qre.device.lifecycle import dataplane_of, nothing_in_the_clear, print_notice, require_net_admin
 from qre.device.name_servers import NameService, unset_names
 from qre.device.route_table import has_table, orphaned_tables
-from qre.device.state import ProfileState, load_state, remove_state, state_path
+from qre.device.state import ProfileState, load_state, remove_state, state_path, ticket_paths, wipe_file
 from qre.device.steps import Notice, Step, hook_steps, plan_of
 from qre.ends import Dataplane
 from qre.errors import QreError, UserError
@@ -61,6 +61,7 @@ class _Down:
     listen: tuple[str, int] | None  # the shared port that a dead daemon may have left registered
     left: tuple[Path, ...]  # pins, sockets and directories of a dead daemon
     rules: tuple[SiteFace | Forwarder, ...]  # nftables tables that a dead daemon has left
+    tickets: tuple[Path, ...]  # session tickets and their keys
     names: NameService | None  # who was told of the tunnel's name servers
 
     def _link(self) -> Link | None:
@@ -75,6 +76,10 @@ class _Down:
     def remove_left(self) -> None:
         for path in self.left:
             remove_left(path)
+
+    def wipe_tickets(self) -> None:
+        for path in self.tickets:
+            wipe_file(path)
 
     def take_names_back(self) -> None:
         if self.names is not None:
@@ -212,6 +217,7 @@ def _prepare(
         # Not Path.exists: that one minds what it may not see.
         left=tuple(path for path in places if os.path.exists(path)),
         rules=() if another else _rules_of(device, configured, saved),
+        tickets=() if by_daemon else tuple(path for path in ticket_paths(config, name) if os.path.lexists(path)),
         names=_names_of(saved, foreign),
     )
 
@@ -298,6 +304,8 @@ def _steps(down: _Down) -> tuple[list[Step], list[Step]]:
         rest.append(Step((f"remove nftables table {each.table.name} ({each.table.family})",), each.undo))
     if down.left:
         rest.append(Step(tuple(f"remove {path}" for path in down.left), down.remove_left))
+    if down.tickets:
+        rest.append(Step(tuple(f"wipe {path}" for path in down.tickets), down.wipe_tickets))
     rest.append(Step(_cleared_lines(down), down.clear))
     rest.append(Step((f"delete device {device}",) if down.link is not None else (), down.delete_device))
     rest += hook_steps("PostDown", down.hooks.post_down, device)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import stat
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 
@@ -67,6 +67,10 @@ def state_of(profile: Profile, table: int) -> ProfileState:
         closed=closed_beside(profile.routes, profile.leak_protection),
         names=service_of(profile),
     )
+
+
+#: Of the boot, in front of a file of tickets or of their keys (bytes).
+BOOT_MARK_LENGTH: Final = 16
 
 
 def state_path(config: GlobalConfig, profile: str) -> Path:
@@ -172,3 +176,25 @@ def remove_state(config: GlobalConfig, profile: str) -> None:
 def saved_profiles(config: GlobalConfig) -> list[str]:
     """The names of the profiles that have a state file, sorted."""
     return names_in(config.state_dir, SUFFIX, "StateDir")
+
+
+def ticket_paths(config: GlobalConfig, profile: str) -> tuple[Path, Path]:
+    """A client's session tickets, and a server's keys for those that it gives; each with a mark of the boot in
+    front."""
+    return config.state_dir / f"{profile}.tickets", config.state_dir / f"{profile}.ticket-keys"
+
+
+def wipe_file(path: Path) -> None:
+    """Overwrite a file of secrets, and remove it. One that is gone is no error. Raises MachineError."""
+    flags = os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    try:
+        descriptor = os.open(path, flags)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(bytes(os.fstat(descriptor).st_size))
+            file.flush()
+            os.fsync(descriptor)
+        path.unlink()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise MachineError(str(path), error.strerror or str(error)) from error

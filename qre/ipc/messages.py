@@ -227,6 +227,7 @@ class VisitDest(Message, frozen=True, kw_only=True):
     port: Port
     server_name: Text
     patience_ms: Annotated[int, msgspec.Meta(ge=0, le=10_000)]  # how long it may say nothing at all
+    comes_back: bool = False  # and visit it again with its ticket
 
 
 class DestVisited(Message, frozen=True, kw_only=True):

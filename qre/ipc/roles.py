@@ -75,6 +75,7 @@ class Given(Enum):
 
     ALWAYS = "with every configuration"
     SERVER = "to a server's worker"
+    CLIENT = "to a client's worker"
     JOINED = "when another daemon has the port, which hands our clients on"
     IN_KERNEL = "when the sessions live in qre.ko"
     OWN_PORT_IN_KERNEL = (
@@ -90,6 +91,8 @@ class Given(Enum):
                 return True
             case Given.SERVER:
                 return server
+            case Given.CLIENT:
+                return not server
             case Given.JOINED:
                 return config.joined
             case Given.IN_KERNEL:
@@ -195,6 +198,8 @@ ROLES: Final = {
                 Expected("session_secrets", "memfd", writable=True),
                 Expected("replay", "file", writable=True, given=Given.SERVER),
                 Expected("leases", "file", writable=True, given=Given.SERVER),
+                Expected("ticket_keys", "file", writable=True, given=Given.SERVER, optional=True),
+                Expected("tickets", "file", writable=True, given=Given.CLIENT, optional=True),
                 _udp("udp_userspace", reuseport=True, given=Given.SERVER),
                 _udp("udp_kernel_slot", reuseport=True, given=Given.OWN_PORT_IN_KERNEL),
                 CLIENT_UDP,

@@ -261,14 +261,8 @@ class HandshakeConnection(QuicConnection):
         Without the reason, which names stock aioquic; it stays in the event.
         """
         assert self._close_event is not None
-        kinds = [(_ONE_RTT, QuicPacketType.ONE_RTT)]
-        if not self._handshake_confirmed:
-            kinds[:0] = [
-                (tls.Epoch.INITIAL, QuicPacketType.INITIAL),
-                (tls.Epoch.HANDSHAKE, QuicPacketType.HANDSHAKE),
-            ]
         try:
-            for epoch, packet_type in kinds:
+            for epoch, packet_type in self._kinds_of_close():
                 if self._cryptos[epoch].send.is_valid():
                     builder.start_packet(packet_type, self._cryptos[epoch])
                     self._write_connection_close_frame(
@@ -282,6 +276,15 @@ class HandshakeConnection(QuicConnection):
             pass  # no room for the last of them: the peer has the others
         self._close_pending = False
         self._close_begin(is_initiator=True, now=now)
+
+    def _kinds_of_close(self) -> list[tuple[tls.Epoch, QuicPacketType]]:
+        kinds = [(_ONE_RTT, QuicPacketType.ONE_RTT)]
+        if not self._handshake_confirmed:
+            kinds[:0] = [
+                (tls.Epoch.INITIAL, QuicPacketType.INITIAL),
+                (tls.Epoch.HANDSHAKE, QuicPacketType.HANDSHAKE),
+            ]
+        return kinds
 
     def _write_ack_frame(self, builder: QuicPacketBuilder, space: QuicPacketSpace, now: float) -> None:
         """ACK delays of Initial and Handshake packets are 0 (RFC 9000 §13.2.1), and readable in Initials."""

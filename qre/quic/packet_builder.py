@@ -27,6 +27,8 @@ from qre.wire.protection import TAG_LENGTH
 
 #: RFC 9001 §5.4.2: packet number and payload together, so that there is enough to sample.
 _SHORTEST: Final = 4
+#: 1-RTT cannot be followed by another packet, and behind 0-RTT browsers put none.
+_LAST: Final = (QuicPacketType.ONE_RTT, QuicPacketType.ZERO_RTT)
 
 
 @dataclass
@@ -99,7 +101,7 @@ class LateSealingBuilder(QuicPacketBuilder):
         self._packet_number += 1
         self._packet = None
         self.quic_logger_frames = None
-        if packet.packet_type is QuicPacketType.ONE_RTT:  # cannot be followed by another packet
+        if packet.packet_type in _LAST:
             self._flush_current_datagram()
 
     def _padding_of(self, packet: QuicSentPacket) -> int:

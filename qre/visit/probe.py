@@ -23,6 +23,7 @@ from qre.quic.client.client_handshake import STEP_TIMEOUT, ClientHandshake
 from qre.quic.client.fingerprint import Fingerprint
 from qre.quic.client.trust import TrustStore
 from qre.quic.handshake_events import Closed, HandshakeFailed, ManInTheMiddle, SiteAnswered
+from qre.quic.resumption.held_ticket import HeldTicket
 from qre.visit.candidates import PATIENCE
 from qre.visit.dest import Resolved
 from qre.visit.dest_address import DestAddress
@@ -33,6 +34,8 @@ _FRESH: Final = 0.9
 _FIRST_RETRY: Final = 5.0
 _LONGEST_RETRY: Final = 300.0
 _LONGEST_PROBE: Final = 30.0
+#: Between a visit and its return (seconds).
+_AWAY: Final = (0.3, 1.2)
 #: Between two visits, until as many are recorded as are kept (seconds).
 _BETWEEN_RECORDINGS: Final = (10.0, 40.0)
 #: Between two looks at least, whatever is doubted (seconds).
@@ -48,8 +51,31 @@ async def probe(
     fingerprint: Fingerprint,
     trust: TrustStore,
     patience: float = STEP_TIMEOUT,
+    *,
+    comes_back: bool = False,
 ) -> DestProfile:
-    """One visit; Dest may say nothing for ``patience`` seconds. Raises MachineError when it cannot be measured."""
+    """One visit; Dest may say nothing for ``patience`` seconds. ``comes_back``: and, if Dest gives tickets, another
+    with one of them, of which the answer alone is kept. Raises MachineError when Dest cannot be measured."""
+    profile, tickets = await _visited(dest, server_name, fingerprint, trust, patience)
+    if not (comes_back and tickets and profile.http_status):
+        return profile
+    await asyncio.sleep(SystemRandom().uniform(*_AWAY))
+    try:
+        again, _ = await _visited(dest, server_name, fingerprint, trust, patience, tickets[-1])
+    except MachineError:
+        return profile  # it was measured a moment ago
+    return msgspec.structs.replace(profile, returns=again.returns)
+
+
+async def _visited(
+    dest: Resolved,
+    server_name: str,
+    fingerprint: Fingerprint,
+    trust: TrustStore,
+    patience: float,
+    ticket: HeldTicket | None = None,
+) -> tuple[DestProfile, tuple[HeldTicket, ...]]:
+    """One visit, with ``ticket``; what was seen, and the tickets that it brought."""
     family, peer = dest
     try:
         made = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
@@ -65,6 +91,8 @@ async def probe(
         unix_time=int(time.time()),
         now=time.monotonic(),
         random=SystemRandom(),
+        ticket=ticket,
+        round_trip_us=ticket.round_trip_us if ticket is not None else 0,
     )
     with contextlib.closing(made):
         try:
@@ -74,7 +102,7 @@ async def probe(
         with Exchange(handshake, made, peer, patience) as exchange:
             try:
                 async with asyncio.timeout(_LONGEST_PROBE):
-                    return await _answer(exchange)
+                    return await _answer(exchange), handshake.brought()[0]
             except TimeoutError:
                 raise MachineError(f"Dest {host_port(*peer)}", "the visit did not end in time") from None
 

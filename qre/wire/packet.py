@@ -98,6 +98,11 @@ def is_initial(datagram: bytes) -> bool:
     return datagram[:1] != b"" and datagram[0] & 0xF0 == LONG | FIXED and datagram[1:5] == _VERSION_1
 
 
+def is_early_data(datagram: bytes) -> bool:
+    """Whether it begins like a 0-RTT packet of version 1; the rest is not examined."""
+    return datagram[:1] != b"" and datagram[0] & 0xF0 == LONG | FIXED | 0x10 and datagram[1:5] == _VERSION_1
+
+
 def is_version_1(datagram: bytes) -> bool:
     """Whether a long header is of version 1, which is all that a connection of ours speaks."""
     return datagram[1:5] == _VERSION_1

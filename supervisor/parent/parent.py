@@ -209,9 +209,8 @@ class Daemon:
         try:
             fds["profile_secrets"] = secrets_memfd(self._profile)
             fds |= empty_memfds()
+            fds |= self._files.open(self._worker_config(self._profile))
             if self._profile.role is Role.SERVER:
-                self._files.make_state_dir()
-                fds |= self._files.open_servers(self._worker_config(self._profile))
                 fds["bpf_elf"] = open_elf(bpf_elf(self._config))
             yield fds
         finally:

@@ -92,7 +92,7 @@ def test_no_process_lives_that_the_drawing_does_not_name(lone: Lone) -> None:
 
 
 def test_each_process_holds_the_files_of_its_row_and_no_other(lone: Lone) -> None:
-    secrets = {"profile_secrets", "session_secrets"}
+    secrets = {"profile_secrets", "session_secrets", "ticket-keys"}
     allowed = {
         "handshake": {"127.0.0.1_4433.replay", "leases", *secrets},
         "dataplane": {"tun", "number_marks"},

@@ -113,4 +113,10 @@ class Cycles:
 
     def _counts(self, path: Path) -> bool:
         """What outlives a daemon on purpose does not."""
-        return path.name.startswith(self._daemon.profile) and path.suffix not in {".replay", ".dest", ".leases"}
+        return path.name.startswith(self._daemon.profile) and path.suffix not in {
+            ".replay",
+            ".dest",
+            ".leases",
+            ".tickets",
+            ".ticket-keys",
+        }

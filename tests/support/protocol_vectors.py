@@ -20,6 +20,8 @@ from qre.config.model import ClientSettings, HostPort, ServerSettings, SocketAdd
 from qre.quic.client.hello import make_hello
 from qre.quic.in_memory import lone_server
 from qre.quic.in_memory.plan import InMemoryHandshake, Plan
+from qre.quic.resumption.held_ticket import HeldTicket
+from qre.quic.resumption.ticket_keys import TicketKeys
 from qre.quic.server.server_handshake import ServerHandshake
 from qre.reality.authenticator import share_secrets_untrusted
 from qre.visit.visitor_files import load_fingerprint
@@ -124,6 +126,40 @@ def hello() -> dict[str, str]:
     }
 
 
+def resumption() -> dict[str, str]:
+    """A hello with a ticket, and how its keys follow."""
+    public = X25519PrivateKey.from_private_bytes(REALITY_KEY).public_key().public_bytes_raw()
+    keys = TicketKeys(b"", private_key=REALITY_KEY, random=Random(SEED).randbytes, unix_time=UNIX_TIME)
+    secret = bytes(range(32, 64))
+    ticket = HeldTicket(
+        identity=keys.seal(secret, SHORT_ID, UNIX_TIME - 60, 156),
+        secret=secret,
+        age_add=7,
+        lifetime=604_800,
+        received_ms=(UNIX_TIME - 60) * 1000,
+        early_data=True,
+        parameters=b"",
+    )
+    offered = make_hello(
+        load_fingerprint(),
+        NAME,
+        public_key=public,
+        short_id=SHORT_ID,
+        unix_time=UNIX_TIME,
+        random=Random(SEED),
+        ticket=ticket,
+    )
+    assert offered.secrets is not None and offered.comes_back is not None
+    return {
+        "ticket": ticket.identity.hex(),
+        "ticket_secret": secret.hex(),
+        "resumption_x25519_share": offered.keys.lone.public_key().public_bytes_raw().hex(),
+        "resumption_proof": offered.secrets.proof.hex(),
+        "pre_shared_key": offered.comes_back.secret.hex(),
+        "resumed_client_hello": offered.message.hex(),
+    }
+
+
 def data_packets(plan: Plan) -> list[dict[str, Any]]:
     """The first packets of the data planes, one of each after a key update, and a packet in two datagrams."""
     found = []
@@ -170,6 +206,7 @@ def vectors() -> dict[str, Any]:
             "unix_time": UNIX_TIME,
         },
         "hello": hello(),
+        "resumption": resumption(),
         "secrets": {name: secrets[name] for name in sorted(secrets)},
         "datagrams": [
             {"by": "client" if each.by_client else "server", "data": each.data.hex()} for each in plan.datagrams

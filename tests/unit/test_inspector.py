@@ -13,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qre.errors import UntrustedInputError
-from qre.quic.server.client_hello import ClientHello, parse_client_hello_untrusted
 from qre.quic.server.inspector import (
     MAX_DATAGRAMS,
     MAX_HELLO,
@@ -23,6 +22,7 @@ from qre.quic.server.inspector import (
     HelloInspector,
     Verdict,
 )
+from qre.quic.tls.client_hello import ClientHello, parse_client_hello_untrusted
 from qre.reality.authenticator import RANDOM_END, RANDOM_OFFSET
 from qre.reality.replay import random_hash
 from qre.wire.initial import CryptoStream, crypto_frames_untrusted, parse_initial_header_untrusted

@@ -80,6 +80,8 @@ TAKEN = {
     "number_marks": {"memfd of fixed size"},
     "replay": {"file rw", "memfd", "memfd of fixed size"},
     "leases": {"file rw", "memfd", "memfd of fixed size"},
+    "ticket_keys": {"file rw", "memfd", "memfd of fixed size"},
+    "tickets": {"file rw", "memfd", "memfd of fixed size"},
     "bpf_elf": {"file"},
     "udp_userspace": {"udp group", "udp6 group"},
     "udp_kernel_slot": {"udp group", "udp6 group"},

@@ -8,6 +8,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator
+from hashlib import sha256
 from ipaddress import ip_address, ip_interface, ip_network
 from typing import Any
 
@@ -97,6 +98,29 @@ def inspector(**changed: Any) -> HelloInspector:
         "max_time_diff_ms": 60_000,
     }
     return HelloInspector(**settings | changed)
+
+
+def test_a_resumed_hello_is_sealed_up_to_its_binders_and_bound_to_its_proof() -> None:
+    hello, ticket = value("resumption", "resumed_client_hello"), value("resumption", "ticket")
+    private = X25519PrivateKey.from_private_bytes(value("profile", "reality_private_key"))
+    shared = private.exchange(X25519PublicKey.from_public_bytes(value("resumption", "resumption_x25519_share")))
+    prk = hmac.digest(b"qre reality v1", shared, "sha256")
+    key, iv, proof = expand(prk, b"hello key", 16), expand(prk, b"hello iv", 12), expand(prk, b"proof", 32)
+    assert proof == value("resumption", "resumption_proof")
+    assert ticket in hello
+    covered = hello[:-35]
+    plaintext = AESGCM(key).decrypt(iv, hello[6:38], covered[:6] + bytes(32) + covered[38:])
+    assert plaintext[8:] == value("profile", "short_id")
+    secret = value("resumption", "ticket_secret")
+    psk = hmac.digest(proof, b"qre resumption v1" + secret, "sha256")
+    assert psk == value("resumption", "pre_shared_key")
+    early = hmac.digest(bytes(32), psk, "sha256")
+    full = b"tls13 res binder"
+    nothing = sha256(b"").digest()
+    binder_key = expand(early, b"\0\x20" + bytes([len(full)]) + full + b"\x20" + nothing, 32)
+    finished = expand_label(binder_key, b"finished", 32)
+    assert hello[-35:] == bytes.fromhex("002120") + hmac.digest(finished, sha256(covered).digest(), "sha256")
+    assert hmac.digest(secret, b"qre ticket v1" + ticket[:-8], "sha256")[:8] == ticket[-8:]
 
 
 def test_the_first_flight_is_let_in_and_with_anything_else_it_is_a_strangers() -> None:

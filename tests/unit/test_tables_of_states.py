@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from qre.quic.client import attempt_rules
-from qre.quic.client.attempt_rules import ATTEMPT_RULES, GROUPS, AttemptEffect, AttemptEvent, AttemptState
+from qre.quic import attempt_rules
+from qre.quic.attempt_rules import ATTEMPT_RULES, GROUPS, AttemptEffect, AttemptEvent, AttemptState
 from qre.workers.dataplane.session import session_life
 from qre.workers.dataplane.session.session_life import LIFE_RULES, LifeEffect, LifeEvent, LifeState
 from qre.workers.handshake.port import flow_rules

@@ -24,6 +24,7 @@ from qre.ipc.steering import Steering
 from qre.quic.bounds import Bound
 from qre.quic.handshake_events import Closed, HandshakeFailed
 from qre.quic.server.address_grants import Grants
+from qre.quic.server.coming_back import TicketKeeper, is_forged
 from qre.quic.server.connect_ip import AddressesRequested
 from qre.quic.server.inspector import Authenticated
 from qre.quic.server.server_handshake import InstallNow, LeftUnread, ServerHandshake, ShownByDest
@@ -75,6 +76,7 @@ class Acceptance:
     waits: Callable[[], None]  # ``timer()`` may be sooner now
     imitate: Callable[[], bool]
     dest: DestProfile | None = None
+    keeper: TicketKeeper | None = None  # of tickets; None: clients get none
     accepted: int = 0
     #: Why the last client was not recorded, and so is a stranger; empty when it was.
     unrecorded: str = ""
@@ -107,6 +109,7 @@ class Acceptance:
             shown=shown,
             client_cid=client_cid,
             joins=self.sessions.settings.splits,
+            keeper=self.keeper,
         )
 
     def _make_room(self, short_id: bytes) -> None:
@@ -130,7 +133,8 @@ class Acceptance:
         one.abandon()
 
     def remember(self, found: Authenticated) -> bool:
-        """Record the hello in the replay file. False when it is a replay, or cannot be recorded."""
+        """Record the hello in the replay file. False when it is a replay, or cannot be recorded, and for a ticket of
+        ours without its key."""
         entry = self.replay.accept(found.random_hash, found.short_id, int(time.time()))
         if isinstance(entry, NotRecorded):
             self.complain(
@@ -149,7 +153,7 @@ class Acceptance:
             why = f"the replay file cannot be written ({why})"
             self.complain("replay file", f"{why}: forwarded to Dest")
         self._recorded(why)
-        return not why
+        return not why and not is_forged(found, self.keeper)
 
     @contextmanager
     def metered(self, one: Accepted) -> Iterator[None]:

@@ -86,6 +86,10 @@ class Pauses:
         self._broken.reset()
         self._silent = 0
 
+    def ticket_refused(self) -> None:
+        """The site was met with a ticket: a server of an earlier version knows none, and there was a session."""
+        self._once_more = True
+
     def after(self, cause: Cause | None) -> float:
         """Seconds until the next attempt, after one that failed for ``cause``, or a session that ended (None)."""
         self._silent = self._silent + 1 if cause is Cause.NO_ANSWER else 0

@@ -25,7 +25,7 @@ from qre.ipc.messages import HandshakeStatus, Party, RoleState
 from qre.ipc.tasks import Tasks
 from qre.ipc.worker import WorkerContext
 from qre.profile_secrets import ProfileSecrets
-from qre.quic.client.client_handshake import STEP_TIMEOUT, ClientHandshake
+from qre.quic.client.client_handshake import STEP_TIMEOUT
 from qre.quic.client.fingerprint import Fingerprint
 from qre.quic.client.trust import TrustStore
 from qre.quic.handed_over import HandedOver
@@ -35,6 +35,7 @@ from qre.visit.exchange import shake_hands
 from qre.visit.servers import KnownServer, Servers
 from qre.wire.close_reason import CloseReason
 from qre.workers.handshake.backoff import BY_THE_CLOCK, VISITS, Pauses, spread
+from qre.workers.handshake.coming_back.client_tickets import ClientTickets
 from qre.workers.handshake.dataplane_link import DataplaneLink
 from qre.workers.handshake.early_attempt import EarlyAttempt
 from qre.workers.handshake.memory import Forgetting
@@ -80,7 +81,7 @@ class Client:
         self._context = context
         self._secrets = secrets
         self._fingerprint = fingerprint
-        self._trust = trust
+        self._tickets = ClientTickets(context, context.descriptors.pop("tickets", None), fingerprint, trust)
         self._random = SystemRandom()
         self._sessions = Sessions(store, Role.CLIENT, self._settings(), self._random)
         self.link = DataplaneLink(self._sessions, lambda: self._awaited.heard(self._sessions.events), context.fail)
@@ -112,7 +113,9 @@ class Client:
 
     def _use_servers(self) -> None:
         config = self._context.config
-        self._servers.use(known_servers(config, self._secrets), config.endpoint_order)
+        known = known_servers(config, self._secrets)
+        self._servers.use(known, config.endpoint_order)
+        self._tickets.use(known)
 
     # --- life ---
 
@@ -150,6 +153,7 @@ class Client:
         await self._tasks.end()
         self.link.close()
         self._sockets.close()
+        self._tickets.close()
 
     def status(self) -> HandshakeStatus:
         """Whether the tunnel is up, the line for ``show``, and how many handshakes and rekeys there were."""
@@ -406,25 +410,20 @@ class Client:
     async def _shake_hands(
         self, server: KnownServer, number: int, peer: tuple[str, int], patience: float, source: Address | None
     ) -> tuple[HandedOver, tuple[str, int]]:
-        config = self._context.config
         where = str(server) if peer[0] == server.host else f"{server} at {peer[0]}"
-        handshake = ClientHandshake(
-            server_name=config.server_name,
-            public_key=server.public_key,
-            short_id=server.short_id,
-            addresses=config.address,
-            fingerprint=self._fingerprint,
-            trust=self._trust,
-            unix_time=int(time.time()),
-            now=time.monotonic(),
-            random=self._random,
-        )
+        handshake = self._tickets.handshake(server, self._random)
         with socket.socket(fileno=os.dup(self.link.sockets[number])) as made:
             port = int(made.getsockname()[1])
-            local = await shake_hands(handshake, made, peer, where, patience)
+            try:
+                local = await shake_hands(handshake, made, peer, where, patience)
+            except QreError as error:
+                if error.cause in VISITS and self._tickets.refused(server, handshake):
+                    self._pauses.ticket_refused()
+                raise
             self._forgetting.soon()
             if local is None and source is None:
                 raise MachineError.of(f"cannot reach {where}", Cause.NO_ROUTE)
+            self._tickets.done(server, handshake)
             return handshake.hand_over(time.monotonic()), (local or str(source), port)
 
     # --- sessions ---

@@ -24,6 +24,7 @@ from qre.quic.server.address_grants import Grants
 from qre.quic.server.address_leases import FILE_LENGTH, Change, Leases
 from qre.quic.server.identities import Identities
 from qre.wire.close_reason import CloseReason
+from qre.workers.handshake.coming_back.server_tickets import ServerTickets
 from qre.workers.handshake.sessions.live_sessions import Sessions
 from qre.workers.handshake.sessions.secrets import SessionRecord
 from qre.workers.handshake.sessions.session_state import SessionEnd, Settings
@@ -49,6 +50,8 @@ class Clients:
     def __init__(self, context: WorkerContext, secrets: ProfileSecrets, leases: int) -> None:
         self._context = context
         self._fd = leases
+        #: None where another daemon has the port: its clients come with nothing that it would have to open.
+        self.tickets = self._new_tickets(secrets)
         self._twins = Twins()
         self.identities = self._before = identities(context.config, secrets)
         try:
@@ -58,9 +61,19 @@ class Clients:
         self.grants = Grants(context.config.address, self.identities, Leases(image))
         self._changed()
 
+    def _new_tickets(self, secrets: ProfileSecrets) -> ServerTickets | None:
+        fd = self._context.descriptors.pop("ticket_keys", None)
+        if not self._context.config.joined:
+            return ServerTickets(self._context, secrets.private_key, fd)
+        if fd is not None:
+            os.close(fd)
+        return None
+
     def close(self) -> None:
-        """Close the file of leases."""
+        """Close the files."""
         os.close(self._fd)
+        if self.tickets is not None:
+            self.tickets.close()
 
     @property
     def short_ids(self) -> frozenset[bytes]:
@@ -100,6 +113,8 @@ class Clients:
         before = self._before = self.identities
         self.identities = self.grants.identities = identities(self._context.config, secrets)
         self.grants.own = self._context.config.address
+        if self.tickets is not None:
+            self.tickets.use(secrets.private_key)
         self._changed()
         for record in sessions.records():
             end = self._why_over(record.short_id, _granted(record), before)

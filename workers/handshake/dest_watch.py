@@ -231,6 +231,7 @@ class DestWatch:
             port=port,
             server_name=self._context.config.server_name,
             patience_ms=round(patience * 1000),
+            comes_back=self.profile is not None and bool(self.profile.visits),  # not for the first look of all
         )
         answer = await self._context.request(Party.SUPERVISOR, asked, _LONGEST_VISIT)
         seen = answer if isinstance(answer, DestVisited) else DestVisited(profile=None, why="the visit has no answer")

@@ -144,6 +144,7 @@ class Server:
             waits=self._arm,
             imitate=self._dest.is_imitated,
             dest=imitable(self._context.config.dest_profile),
+            keeper=self._clients.tickets,
         )
 
     def _use_secrets(self, secrets: ProfileSecrets) -> None:

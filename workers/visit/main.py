@@ -35,7 +35,14 @@ class VisitWorker(ErrandWorker):
         where = _FAMILIES[message.address.version], (str(message.address), message.port)
         try:
             patience = message.patience_ms / 1000
-            profile = await probe(where, message.server_name, self._fingerprint, self._trust, patience)
+            profile = await probe(
+                where,
+                message.server_name,
+                self._fingerprint,
+                self._trust,
+                patience,
+                comes_back=message.comes_back,
+            )
         except MachineError as error:
             return DestVisited(profile=None, why=str(error)[:512], cause=error.cause)
         return DestVisited(profile=profile)

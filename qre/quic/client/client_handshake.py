@@ -18,30 +18,29 @@ from aioquic.quic.events import HandshakeCompleted, ProtocolNegotiated, QuicEven
 from qre.addresses import Interface, host_port
 from qre.causes import Cause
 from qre.errors import InternalError, PeerError, QreError
-from qre.quic.client.attempt_rules import ATTEMPT_RULES, AttemptEffect, AttemptEvent, AttemptState
-from qre.quic.client.client_connection import ClientConnection, RoutedCid
+from qre.quic.attempt_rules import ATTEMPT_RULES, LOOKED_FOR, WORDS, AttemptEffect, AttemptEvent, AttemptState
+from qre.quic.client.client_connection import RoutedCid
 from qre.quic.client.client_tls import Peer
-from qre.quic.client.endings import cause_of, words_of
 from qre.quic.client.fingerprint import Fingerprint
 from qre.quic.client.hello import make_hello
 from qre.quic.client.http3 import HttpClient, Visit
+from qre.quic.client.return_recorder import recorder_of
+from qre.quic.client.returning_client import ReturningClient
 from qre.quic.client.site_profile import SiteObserver, group_name
 from qre.quic.client.trust import TrustStore
 from qre.quic.connection import Ending
+from qre.quic.endings import cause_of, words_of
 from qre.quic.handed_over import HandedOver
 from qre.quic.handshake_events import (
     ClientEvent,
     ClockOff,
-    Closed,
     Granted,
-    HandOverReady,
     HandshakeFailed,
     ManInTheMiddle,
     Negotiated,
-    NotRecognised,
-    Proven,
     SiteAnswered,
 )
+from qre.quic.resumption.held_ticket import HeldTicket
 from qre.wire.number import PACKET_NUMBER_BASE
 from qre.wire.packet import SHORTEST_DEST_CID
 
@@ -56,31 +55,13 @@ _NUMBER_RESERVE: Final = 256
 #: A site's clock and ours differ when they are so far apart (seconds): the answer may have taken some.
 _CLOCKS_DIFFER: Final = 45
 
-#: What is looked for after every step, each in the states that have a row for it.
-_LOOKED_FOR: Final = (
-    AttemptEvent.TUNNEL_POSSIBLE,
-    AttemptEvent.ALL_DONE,
-    AttemptEvent.PAGE_POSSIBLE,
-    AttemptEvent.PAGE_HERE,
-    AttemptEvent.ICON_DUE,
-)
-_WORDS: Final[dict[AttemptEffect, ClientEvent]] = {
-    AttemptEffect.TELL_PROVEN: Proven(),
-    AttemptEffect.TELL_NOT_RECOGNISED: NotRecognised(),
-    AttemptEffect.TELL_READY: HandOverReady(),
-    AttemptEffect.TELL_NO_ANSWER: HandshakeFailed("no answer in time", cause=Cause.NO_ANSWER),
-    AttemptEffect.TELL_UNFINISHED: HandshakeFailed(
-        "the server did not finish the handshake in time", cause=Cause.UNFINISHED
-    ),
-    AttemptEffect.TELL_CLOSED: Closed(),
-}
-
 
 class ClientHandshake:
     """Drive it with ``connect``, ``datagram_received``, ``timer``/``handle_timer``, ``datagrams_to_send`` and
     ``next_event``. ``now`` is monotonic and in seconds, ``addresses`` are those of the profile; keys are made with
     ``random``, too, which has to be the system's outside tests. ``key_log`` gets
-    every secret (NSS key log format): for captures of sessions that exist nowhere."""
+    every secret (NSS key log format): for captures of sessions that exist nowhere. ``ticket``: one of this server,
+    which no other connection uses; ``round_trip_us``: as an earlier one has measured it, 0: not known."""
 
     def __init__(
         self,
@@ -95,8 +76,12 @@ class ClientHandshake:
         now: float,
         random: Random,
         key_log: TextIO | None = None,
+        ticket: HeldTicket | None = None,
+        round_trip_us: int = 0,
     ) -> None:
         self._probing = not public_key
+        #: Whether its hello has a ticket.
+        self.offers_ticket = ticket is not None
         self._short_id = short_id
         self._addresses = addresses
         self._fingerprint = fingerprint
@@ -118,7 +103,7 @@ class ClientHandshake:
         self._asks_at: float | None = None  # the first request, from when on it may be made
         self._icon_at: float | None = None  # a page's icon, which is requested once
         self._observer = SiteObserver(now)
-        self._connection = ClientConnection(
+        self._connection = ReturningClient(
             hello=make_hello(
                 fingerprint,
                 server_name,
@@ -126,7 +111,10 @@ class ClientHandshake:
                 short_id=short_id,
                 unix_time=unix_time,
                 random=random,
+                ticket=ticket,
+                round_trip_us=round_trip_us,
             ),
+            round_trip_us=round_trip_us,
             fingerprint=fingerprint,
             server_name=server_name,
             trust=trust,
@@ -141,11 +129,14 @@ class ClientHandshake:
         """Make the first flight, which ``datagrams_to_send`` returns. ``patience``: how long the peer may say nothing
         at all (seconds); as long as the browser's at most."""
         self._peer = peer
-        self._observer = SiteObserver(now)
         self._began = now
         self._deadline = now + STEP_TIMEOUT
         self._patience = min(patience, self._silence)
         self._connection.connect(peer, now)
+        self._observer = SiteObserver(now, recorder_of(self._connection) if self._probing else None)
+        if self._connection.sends_early_data:
+            self._begin_http()
+            self._plan_request(now)
 
     def datagram_received(self, data: bytes, peer: Address, now: float, ecn: int = 0) -> None:
         """Process any bytes, and their ECN mark; datagrams from another address are ignored (RFC 9000 §9)."""
@@ -216,6 +207,10 @@ class ClientHandshake:
         suite = context.key_schedule.cipher_suite
         return Negotiated(suite.name, group_name(context.group), self._connection.round_trip)
 
+    def brought(self) -> tuple[tuple[HeldTicket, ...], int]:
+        """The tickets for the next connections, the newest last, and the measured round trip (microseconds)."""
+        return self._connection.tickets, self._connection.smoothed_round_trip_us
+
     # --- the end ---
 
     def hand_over(self, now: float) -> HandedOver:
@@ -248,7 +243,7 @@ class ClientHandshake:
 
     def _silent_at(self) -> float | None:
         """When a browser gives up that has heard nothing; None once TLS is complete."""
-        if self._state is not AttemptState.GREETING or self._deadline is None:
+        if self._state not in (AttemptState.GREETING, AttemptState.HURRYING) or self._deadline is None:
             return None
         heard_at = self._connection.heard_at
         return self._began + self._patience if heard_at is None else heard_at + self._silence
@@ -276,8 +271,8 @@ class ClientHandshake:
     def _handle_event(self, event: QuicEvent, now: float) -> None:
         if self._silent:
             return
-        if isinstance(event, ProtocolNegotiated):
-            self._http = HttpClient(self._connection, self._fingerprint.http3, self._server_name, self._random)
+        if isinstance(event, ProtocolNegotiated) and self._http is None:
+            self._begin_http()
         if isinstance(event, HandshakeCompleted):
             self._tls_complete(now)
         if self._http is not None:
@@ -288,14 +283,29 @@ class ClientHandshake:
     def _tls_complete(self, now: float) -> None:
         context = self._connection.context
         assert context is not None and context.key_schedule is not None
-        least, most = self._fingerprint.http3.request_delay_us
-        self._asks_at = now + self._random.uniform(least, most) / 1e6
+        self._settle_early_data(proven=context.peer is Peer.PROVEN)
+        self._plan_request(now)
         if context.peer is not Peer.PROVEN:
             self._happens(AttemptEvent.NO_PROOF, now)
         elif context.key_schedule.cipher_suite is tls.CipherSuite.AES_128_GCM_SHA256:
             self._happens(AttemptEvent.PROOF, now)
         else:
             raise PeerError("server", "it chose a cipher suite that the data plane does not support")
+
+    def _plan_request(self, now: float) -> None:
+        """A browser's request follows by a moment."""
+        least, most = self._fingerprint.http3.request_delay_us
+        self._asks_at = now + self._random.uniform(least, most) / 1e6
+
+    def _begin_http(self) -> None:
+        self._http = HttpClient(self._connection, self._fingerprint.http3, self._server_name, self._random)
+
+    def _settle_early_data(self, *, proven: bool) -> None:
+        """What the server has not read goes again to a server of ours, and is forgotten for a site."""
+        if self._connection.offered_early_data and not self._connection.early_data_taken:
+            self._connection.take_back(again=proven)
+            if not proven:
+                self._begin_http()
 
     def _tunnel_granted(self, granted: Granted, now: float) -> None:
         asked = {address.ip for address in self._addresses}
@@ -315,13 +325,15 @@ class ClientHandshake:
         if self._http is None or (self._asks_at is not None and now < self._asks_at):
             return
         self._asks_at = None
-        for event in _LOOKED_FOR:
+        for event in LOOKED_FOR:
             if (self._state, event) in ATTEMPT_RULES and self._holds(event, self._http, now):
                 self._happens(event, now)
                 return
 
     def _holds(self, event: AttemptEvent, http: HttpClient, now: float) -> bool:
         match event:
+            case AttemptEvent.EARLY:
+                return self._connection.sends_early_data
             case AttemptEvent.ICON_DUE:
                 return self._icon_at is not None and now >= self._icon_at
             case AttemptEvent.TUNNEL_POSSIBLE:
@@ -400,9 +412,9 @@ class ClientHandshake:
                     self._deadline = None
                 case AttemptEffect.LINGER:
                     self._leave_at = now + self._random.uniform(*_LINGER)
-                case AttemptEffect.ASK_TUNNEL:
+                case AttemptEffect.ASK_EARLY | AttemptEffect.ASK_TUNNEL if not self._probing:
                     self._requests.open_tunnel(self._addresses)
-                case AttemptEffect.ASK_PAGE:
+                case AttemptEffect.ASK_EARLY | AttemptEffect.ASK_PAGE:
                     self._requests.visit()
                 case AttemptEffect.PLAN_ICON if not self._probing:
                     self._icon_at = now + self._random.uniform(*self._fingerprint.http3.icon.delay_ms) / 1000
@@ -421,7 +433,7 @@ class ClientHandshake:
                 case AttemptEffect.PLAN_ICON | AttemptEffect.TELL_NOT_RECOGNISED if self._probing:
                     pass  # it looks at the page alone, and did not want to be recognised
                 case _:
-                    self._events.append(_WORDS[effect])
+                    self._events.append(WORDS[effect])
 
     @property
     def _requests(self) -> HttpClient:

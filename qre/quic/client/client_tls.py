@@ -5,9 +5,10 @@ the real site with a chain that is checked like in a browser, or a man in the mi
 hello does not offer, is accepted for a proven certificate alone. HelloRetryRequest is not supported: sites that
 support none of the offered groups cannot be visited.
 
-Hooks, each because stock aioquic has no option: ``_client_send_hello``, ``_client_handle_hello`` (key exchange is
-inline), ``_client_handle_certificate``, ``_client_handle_certificate_verify``, ``_handle_reassembled_message``
-(compressed certificates), ``_client_handle_new_session_ticket`` (their lengths).
+Hooks, each because stock aioquic has no option: ``_client_send_hello`` (a ticket's key is bound to the hello),
+``_client_handle_hello`` (key exchange is inline), ``_client_handle_certificate``,
+``_client_handle_certificate_verify``, ``_handle_reassembled_message`` (compressed certificates),
+``_client_handle_new_session_ticket`` (their lengths, and which are of a server that takes them).
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ from qre.quic.bounds import MAX_TICKETS, Bound, OverBoundError
 from qre.quic.client.fingerprint import Fingerprint
 from qre.quic.client.hello import OfferedHello
 from qre.quic.client.trust import ChainProblem, TrustStore
+from qre.quic.resumption.held_ticket import MOST_IDENTITY, MOST_PARAMETERS, HeldTicket
+from qre.quic.resumption.psk import SUITE, early_traffic_secret, resumption_secret, schedule_of
+from qre.quic.resumption.ticket_keys import is_marked
 from qre.reality.proof import proves_server
 
 #: ServerHello.random of a HelloRetryRequest (RFC 8446 §4.1.3).
@@ -34,6 +38,9 @@ HELLO_RETRY_REQUEST: Final = bytes.fromhex("cf21ad74e59a6111be1d8c021e65b891c2a2
 #: A Certificate message is never longer than this, compressed or not.
 MAX_CERTIFICATE: Final = 1 << 17
 _BROTLI: Final = 2
+_PARAMETERS: Final = int(tls.ExtensionType.QUIC_TRANSPORT_PARAMETERS)
+#: max_early_data_size in QUIC (RFC 9001 §4.6.1).
+_ANY_LENGTH: Final = 0xFFFFFFFF
 #: ServerHello up to its session id: header 4, legacy_version 2, random 32.
 _SESSION_ID_OFFSET: Final = 38
 
@@ -83,12 +90,20 @@ class ClientTlsContext(tls.Context):
         self.chain: list[x509.Certificate] = []
         self.chain_length = 0  # DER bytes of the whole chain
         self.ticket_lengths: list[int] = []
+        #: Of them, those that can be used.
+        self.tickets: list[HeldTicket] = []
 
     # --- hellos ---
 
     def _client_send_hello(self, output_buf: Buffer) -> None:
         self._key_schedule_proxy = tls.KeyScheduleProxy(self._cipher_suites)
         self._key_schedule_proxy.extract(None)
+        back = self._hello.comes_back
+        if back is not None:
+            self._key_schedule_psk = schedule = schedule_of(self._hello.message, back.secret)
+            if back.ticket.early_data:
+                secret = early_traffic_secret(schedule)
+                self.update_traffic_key_cb(tls.Direction.ENCRYPT, tls.Epoch.ZERO_RTT, SUITE, secret)
         with tls.push_message(self._key_schedule_proxy, output_buf):
             output_buf.push_bytes(self._hello.message)
         self._set_state(tls.State.CLIENT_EXPECT_SERVER_HELLO)
@@ -105,7 +120,7 @@ class ClientTlsContext(tls.Context):
             hello.compression_method != tls.CompressionMethod.NULL
             or hello.supported_version not in self._supported_versions
             or hello.legacy_session_id != self.legacy_session_id
-            or hello.pre_shared_key is not None
+            or hello.pre_shared_key not in (None, 0)
         ):
             raise tls.AlertIllegalParameter("ServerHello")
         if hello.key_share is None:
@@ -119,14 +134,25 @@ class ClientTlsContext(tls.Context):
             raise tls.AlertIllegalParameter("key share") from error
         self.server_hello_extensions = _extension_order(message)
 
-        assert self._key_schedule_proxy is not None
-        self.key_schedule = self._key_schedule_proxy.select(cipher_suite)
-        self._key_schedule_proxy = None
+        self.key_schedule = self._choose_schedule(hello, cipher_suite)
         self.key_schedule.update_hash(message)
         self.key_schedule.extract(secret)
         self._setup_traffic_protection(tls.Direction.DECRYPT, tls.Epoch.HANDSHAKE, b"s hs traffic")
         self._setup_traffic_protection(tls.Direction.ENCRYPT, tls.Epoch.HANDSHAKE, b"c hs traffic")
         self._set_state(tls.State.CLIENT_EXPECT_ENCRYPTED_EXTENSIONS)
+
+    def _choose_schedule(self, hello: tls.ServerHello, cipher_suite: tls.CipherSuite) -> tls.KeySchedule:
+        """Whether the ticket is taken. Then the key of its binder says who the server is."""
+        assert self._key_schedule_proxy is not None
+        offered, self._key_schedule_psk = self._key_schedule_psk, None
+        schedule, self._key_schedule_proxy = self._key_schedule_proxy.select(cipher_suite), None
+        if hello.pre_shared_key is None:
+            return schedule
+        if offered is None or cipher_suite != offered.cipher_suite:
+            raise tls.AlertIllegalParameter("pre_shared_key")
+        self._session_resumed = True
+        self.peer = Peer.SITE if self._hello.secrets is None else Peer.PROVEN
+        return offered
 
     # --- who is it? ---
 
@@ -196,12 +222,37 @@ class ClientTlsContext(tls.Context):
     # --- afterwards ---
 
     def _client_handle_new_session_ticket(self, input_buf: Buffer) -> None:
-        """Tickets are not used: no resumption. Their lengths are part of the site's profile. Stock reads any number,
-        and copies what is left for each."""
+        """Stock reads any number, and copies what is left for each. Their lengths are part of the site's profile."""
         if len(self.ticket_lengths) == MAX_TICKETS:
             raise OverBoundError(Bound.TICKETS)
-        super()._client_handle_new_session_ticket(input_buf)
+        new = tls.pull_new_session_ticket(input_buf)
         self.ticket_lengths.append(input_buf.capacity)
+        held = self._held(new)
+        if held is not None:
+            self.tickets.append(held)
+
+    def _held(self, new: tls.NewSessionTicket) -> HeldTicket | None:
+        """None for a ticket that is of no use: it cannot be taken, or it only looks like one."""
+        schedule = self.key_schedule
+        assert schedule is not None
+        if schedule.cipher_suite != SUITE or not new.ticket or not new.ticket_lifetime:
+            return None
+        secret = resumption_secret(schedule, new.ticket_nonce)
+        if self.peer is Peer.PROVEN and not is_marked(new.ticket, secret):
+            return None
+        parameters = next((data for kind, data in self.received_extensions or () if kind == _PARAMETERS), b"")
+        if len(new.ticket) > MOST_IDENTITY or len(parameters) > MOST_PARAMETERS:
+            return None
+        return HeldTicket(
+            identity=new.ticket,
+            secret=secret,
+            age_add=new.ticket_age_add,
+            lifetime=new.ticket_lifetime,
+            received_ms=self._unix_time * 1000,
+            early_data=new.max_early_data_size == _ANY_LENGTH,
+            parameters=parameters,
+            nonce_length=len(new.ticket_nonce),
+        )
 
 
 def _extension_order(server_hello: bytes) -> tuple[int, ...]:

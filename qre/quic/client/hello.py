@@ -16,6 +16,15 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 
 from qre.errors import InternalError, UntrustedInputError, UserError
 from qre.quic.client.fingerprint import Fingerprint, ParametersShape
+from qre.quic.resumption.held_ticket import HeldTicket
+from qre.quic.resumption.psk import (
+    EARLY_DATA,
+    PRE_SHARED_KEY,
+    bound_secret,
+    covered_part,
+    extension_body,
+    with_binder,
+)
 from qre.reality.authenticator import (
     RANDOM_END,
     RANDOM_LENGTH,
@@ -50,6 +59,9 @@ _QUIC_TRANSPORT_PARAMETERS: Final = 57
 _ENCRYPTED_CLIENT_HELLO: Final = 0xFE0D
 
 _PSK_DHE_KE: Final = 1
+#: Chromium's initial_rtt_us, a varint of 2 or 4 bytes: no round trip is below 64 microseconds.
+_INITIAL_RTT: Final = 0x3127
+_TWO_BYTES: Final = 64
 _HKDF_SHA256: Final = 1
 _AES_128_GCM: Final = 1
 
@@ -87,13 +99,26 @@ class ClientKeyShares:
 
 
 @dataclass(frozen=True)
+class Return:
+    """What a hello offers that comes back: the ticket, and the pre-shared key of its binder."""
+
+    ticket: HeldTicket
+    secret: bytes
+
+    def __repr__(self) -> str:
+        return "Return(hidden)"
+
+
+@dataclass(frozen=True)
 class OfferedHello:
-    """A ClientHello with the keys to continue from it. ``secrets`` is None in a hello without authenticator."""
+    """A ClientHello with the keys to continue from it. ``secrets`` is None in a hello without authenticator,
+    ``comes_back`` in one without ticket."""
 
     message: bytes
     keys: ClientKeyShares
     transport_parameters: bytes
     secrets: SharedSecrets | None
+    comes_back: Return | None = None
 
     @property
     def random(self) -> bytes:
@@ -112,11 +137,15 @@ def make_hello(
     short_id: bytes,
     unix_time: int,
     random: Random,
+    ticket: HeldTicket | None = None,
+    round_trip_us: int = 0,
 ) -> OfferedHello:
-    """``public_key`` is the server's REALITY key, empty for a plain browser's hello with a random ``random``."""
+    """``public_key`` is the server's REALITY key, empty for a plain browser's hello with a random ``random``.
+    ``ticket``: one of that server, to come back with; ``round_trip_us``: as it was known before, 0: not known."""
     keys = ClientKeyShares(random)
-    parameters = transport_parameters(fingerprint.transport_parameters, random)
-    message = _client_hello(fingerprint, server_name, keys, parameters, random)
+    parameters = transport_parameters(fingerprint.transport_parameters, random, round_trip_us)
+    offered = _Offered(ticket, unix_time)
+    message = _client_hello(fingerprint, server_name, keys, parameters, random, offered)
     secrets = None
     if public_key:
         try:
@@ -125,15 +154,21 @@ def make_hello(
             raise UserError(
                 "RealityPublicKey", "it is not a usable X25519 key", "write the output of `qre-tool pubkey`"
             ) from error
-        value = seal(secrets, Authenticator(VERSION, unix_time, short_id), message)
+        sealed = message if ticket is None else covered_part(message)
+        value = seal(secrets, Authenticator(VERSION, unix_time, short_id), sealed)
     else:
         value = random.randbytes(RANDOM_LENGTH)
     message = message[:RANDOM_OFFSET] + value + message[RANDOM_END:]
-    return OfferedHello(message, keys, parameters, secrets)
+    if ticket is None:
+        return OfferedHello(message, keys, parameters, secrets)
+    secret = ticket.secret if secrets is None else bound_secret(ticket.secret, secrets.proof)
+    message = with_binder(covered_part(message), secret)
+    return OfferedHello(message, keys, parameters, secrets, Return(ticket, secret))
 
 
-def transport_parameters(shape: ParametersShape, random: Random) -> bytes:
-    """The encoded parameters of a client whose connection ID is empty (RFC 9000 §18)."""
+def transport_parameters(shape: ParametersShape, random: Random, round_trip_us: int = 0) -> bytes:
+    """The encoded parameters of a client whose connection ID is empty (RFC 9000 §18). ``round_trip_us``: of an
+    earlier connection, 0: not known."""
     versions = [_QUIC_V1, _grease_version(random)]
     random.shuffle(versions)
     parameters = [
@@ -151,6 +186,8 @@ def transport_parameters(shape: ParametersShape, random: Random) -> bytes:
         *((identifier, bytes.fromhex(value)) for identifier, value in shape.opaque.items()),
         (_grease_parameter(random), random.randbytes(random.randint(*shape.grease_lengths))),
     ]
+    if round_trip_us:
+        parameters.append((_INITIAL_RTT, encode_varint(max(round_trip_us, _TWO_BYTES))))
     random.shuffle(parameters)
     return b"".join(encode_varint(identifier) + encode_vector(value) for identifier, value in parameters)
 
@@ -165,10 +202,23 @@ def _grease_parameter(random: Random) -> int:
     return 31 * random.randrange((1 << 30) // 31 + 1, (1 << 62) // 31 - 1) + 27
 
 
+@dataclass(frozen=True)
+class _Offered:
+    """A ticket, if there is one, and when it is used (Unix seconds)."""
+
+    ticket: HeldTicket | None
+    unix_time: int
+
+
 def _client_hello(
-    fingerprint: Fingerprint, server_name: str, keys: ClientKeyShares, parameters: bytes, random: Random
+    fingerprint: Fingerprint,
+    server_name: str,
+    keys: ClientKeyShares,
+    parameters: bytes,
+    random: Random,
+    offered: _Offered,
 ) -> bytes:
-    """The handshake message with a zeroed ``random``."""
+    """The handshake message with a zeroed ``random``, and a zeroed binder."""
     shape = fingerprint.hello
     bodies: dict[int, bytes] = {
         _SERVER_NAME: _block(2, b"\x00" + _block(2, server_name.encode("ascii"))),
@@ -186,7 +236,14 @@ def _client_hello(
     }
     bodies |= {kind: bytes.fromhex(value) for kind, value in shape.opaque.items()}
     order = list(shape.extensions)
+    ticket = offered.ticket
+    if ticket is not None and ticket.early_data:
+        bodies[EARLY_DATA] = b""
+        order.append(EARLY_DATA)
     random.shuffle(order)
+    if ticket is not None:  # last (RFC 8446 §4.2.11)
+        bodies[PRE_SHARED_KEY] = extension_body(ticket, offered.unix_time * 1000)
+        order.append(PRE_SHARED_KEY)
     extensions = b"".join(kind.to_bytes(2, "big") + _block(2, bodies[kind]) for kind in order)
     return bytes([_CLIENT_HELLO]) + _block(
         3,

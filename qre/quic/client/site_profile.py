@@ -41,12 +41,12 @@ class SiteObserver:
     are left out: they depend on how fast we were.
     """
 
-    def __init__(self, now: float) -> None:
+    def __init__(self, now: float, visit: VisitRecorder | None = None) -> None:
         self._started = now
         self._first_byte: float | None = None
         self._lengths: list[int] = []
         self._progress = 0
-        self._visit = VisitRecorder()
+        self._visit = visit or VisitRecorder()
         self._ecn: int | None = None  # of its first 1-RTT packet: it may stop marking when nobody reports marks
 
     def received(self, datagram: bytes, connection: ClientConnection, now: float, ecn: int) -> None:
@@ -74,7 +74,7 @@ class SiteObserver:
         assert context is not None and context.key_schedule is not None
         suite = context.key_schedule.cipher_suite
         scid_length = len(connection.peer_cid)
-        visit = self._visit.visit(connection)
+        visit, returned = self._visit.visit(connection), self._visit.returned(connection)
         profile = DestProfile(
             reachable=True,
             checked_at=unix_time,
@@ -101,6 +101,7 @@ class SiteObserver:
             ecn=self._ecn or 0,
             idle_timeout_ms=min(_idle_timeout_ms(connection), _LONGEST_IDLE_MS),
             visits=(visit,) if visit is not None else (),
+            returns=(returned,) if returned is not None else (),
         )
         return msgspec.structs.replace(profile, warnings=tuple(str(each)[:512] for each in drawbacks_of(profile)))
 

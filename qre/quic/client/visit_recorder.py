@@ -5,9 +5,9 @@ Times, lengths and what has to be acknowledged; of the content nothing.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
-from qre.dest_profile import MAX_SPOKEN, RecordedVisit, Spoken
+from qre.dest_profile import MAX_SPOKEN, RecordedReturn, RecordedVisit, Spoken
 from qre.quic.client.client_connection import ClientConnection
 from qre.wire.overhead import MAX_UDP_PAYLOAD
 from qre.wire.packet import is_short
@@ -20,9 +20,11 @@ _MICROSECONDS: Final = 1_000_000
 
 
 class VisitRecorder:
-    """Gets every datagram of a connection, in order. ``asked`` is whether the page has been requested."""
+    """Gets every datagram of a connection, in order. ``asked`` is whether the page has been requested. ``early``: the
+    request goes with the hello, and all that follows follows Finished."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, early: bool = False) -> None:
+        self._early = early
         self._finished_at: float | None = None
         self._asked_at: float | None = None
         self._answering = False  # the site has begun to answer the request
@@ -51,10 +53,13 @@ class VisitRecorder:
         self._acknowledgements += ack_length
         if self._finished_at is None or not is_short(datagram) or self._crossed(connection, now):
             self._largest = max(self._largest, len(datagram))
+            self._answering = self._answering or connection.answer_begun
+            self.in_flight(datagram, now)
             return
         eliciting, progress = (after > earlier for after, earlier in zip(self._heard, before, strict=True))
         self._answering = self._answering or connection.answer_begun
-        began = self._asked_at if self._answering and self._asked_at is not None else self._finished_at
+        asked = self._answering and not self._early
+        began = self._asked_at if asked and self._asked_at is not None else self._finished_at
         probe = bool(eliciting and not progress and len(datagram) > self._largest)
         if len(self._spoken) == MAX_SPOKEN or now - began > LONGEST:
             self._longer = self._longer or (self._answering and progress)
@@ -63,7 +68,7 @@ class VisitRecorder:
             return
         self._spoken.append(
             Spoken(
-                asked=self._answering,
+                asked=asked,
                 at_us=round((now - began) * _MICROSECONDS),
                 length=len(datagram),
                 eliciting=eliciting,
@@ -73,6 +78,13 @@ class VisitRecorder:
             )
         )
         self._eliciting += eliciting and not probe
+
+    def in_flight(self, datagram: bytes, now: float) -> None:
+        """It belongs to the site's flight."""
+
+    def returned(self, connection: Any) -> RecordedReturn | None:
+        """How the site answers whoever comes back; None for a visitor that does not."""
+        return None
 
     def _crossed(self, connection: ClientConnection, now: float) -> bool:
         """Whether the site said it before it can have had Finished: it is the end of its flight, read late."""

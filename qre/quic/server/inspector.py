@@ -19,7 +19,8 @@ from typing import Final
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from qre.errors import UntrustedInputError
-from qre.quic.server.client_hello import (
+from qre.quic.resumption.psk import covered_part
+from qre.quic.tls.client_hello import (
     ClientHello,
     hello_length_untrusted,
     parse_client_hello_untrusted,
@@ -42,6 +43,7 @@ from qre.wire.initial import (
     crypto_frames_untrusted,
     parse_initial_header_untrusted,
 )
+from qre.wire.packet import is_early_data
 
 #: Chromium's hello has 1876 to 1980 bytes.
 MAX_HELLO: Final = 4096
@@ -73,7 +75,7 @@ class Authenticated:
     """The sender of this hello holds the server's public key and a configured short id.
 
     ``random_hash`` identifies it in the replay filter; ``original_destination_cid`` the DCID of the very first
-    Initial; ``retry_source_cid`` the one of a Retry that Dest sent in between.
+    Initial; ``retry_source_cid`` the one of a Retry that Dest sent in between; ``ticket`` is what the hello offers.
     """
 
     client_hello: bytes = field(repr=False)
@@ -85,6 +87,7 @@ class Authenticated:
     unix_time: int
     original_destination_cid: bytes
     retry_source_cid: bytes | None = None
+    ticket: bytes | None = field(default=None, repr=False)
 
 
 Verdict = Undecided | Authenticated
@@ -153,6 +156,8 @@ class HelloInspector:
 
     def _inspect_untrusted(self, data: bytes, unix_time_ms: int) -> Verdict:
         self._datagrams += 1
+        if self._datagrams <= MAX_DATAGRAMS and is_early_data(data):
+            return UNDECIDED  # of a first flight: it may overtake the hello
         if self._datagrams > MAX_DATAGRAMS or not MIN_DATAGRAM <= len(data) <= MAX_DATAGRAM:
             return STRANGER
         try:
@@ -196,9 +201,10 @@ class HelloInspector:
         """Make every check, whatever the results of the ones before."""
         hello = _parse_or_none(message)
         share = hello.x25519_share if hello is not None and hello.x25519_share is not None else None
-        secrets, opened = self._open(self._private_key, message, share or _SUBSTITUTE_SHARE)
+        sealed = covered_part(message) if hello is not None and hello.has_pre_shared_key else message
+        secrets, opened = self._open(self._private_key, sealed, share or _SUBSTITUTE_SHARE)
         if self._previous_key is not None:  # whatever the first says: the time must not tell which key it was
-            others, opened_too = self._open(self._previous_key, message, share or _SUBSTITUTE_SHARE)
+            others, opened_too = self._open(self._previous_key, sealed, share or _SUBSTITUTE_SHARE)
             secrets, opened = (secrets, opened) if opened is not None else (others, opened_too)
         found = opened or _NOBODY
         difference_ms = abs(unix_time_ms - found.unix_time * 1000)
@@ -214,6 +220,7 @@ class HelloInspector:
             return STRANGER
         return Authenticated(
             client_hello=message,
+            ticket=hello.ticket if hello is not None else None,
             random_hash=digest,
             secrets=secrets,
             server_name=self._server_name,
@@ -229,7 +236,7 @@ class HelloInspector:
         return (
             (name.lower() == self._server_name.encode("ascii"))
             & (not hello.session_id)  # RFC 9001 §8.4
-            & (not hello.has_pre_shared_key)
+            & (hello.ticket is not None or not hello.has_pre_shared_key)
         )
 
     @staticmethod

@@ -28,7 +28,7 @@ class Performance:
 
     def received(self, now: float) -> None:
         """A datagram of the client has been processed: with its Finished the performance begins."""
-        if not self._connection.following:
+        if self._connection.finished:
             self._script.finished(now)
 
     def asked(self, now: float) -> None:
@@ -48,7 +48,7 @@ class Performance:
 
     def datagrams(self, now: float) -> list[bytes]:
         """UDP payloads to send now, in order."""
-        if self._connection.following or self._connection.ended:
+        if not self._connection.finished or self._connection.ended:
             return self._connection.send(now)
         sent = self._due(now) + self._connection.repeated(now)
         if self._script.speaks and not self._connection.must_speak:

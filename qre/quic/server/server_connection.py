@@ -29,7 +29,7 @@ from qre.errors import UntrustedInputError
 from qre.quic import bounds
 from qre.quic.connection import HandshakeConnection
 from qre.quic.packet_builder import SitePacketBuilder
-from qre.quic.server.server_tls import ServerFlight, ServerTlsContext
+from qre.quic.server.server_tls import Resumption, ServerFlight, ServerTlsContext, TicketMaker
 from qre.wire.frames import Ack, ConnectionClose, Crypto, Frame, Ping, encode_frame, frames_untrusted
 from qre.wire.overhead import MAX_UDP_PAYLOAD
 from qre.wire.packet import VERSION_1
@@ -76,7 +76,8 @@ class _InitialKeys(CryptoPair):
 
 
 class ServerConnection(HandshakeConnection):
-    """``handshake_cid`` is the source CID of the handshake, ``routed`` is issued later, unless it is the same."""
+    """``handshake_cid`` is the source CID of the handshake, ``routed`` is issued later, unless it is the same.
+    ``tickets``: without it tickets only look like some."""
 
     def __init__(
         self,
@@ -92,6 +93,8 @@ class ServerConnection(HandshakeConnection):
         datagram_lengths: list[int],
         first_packet_number: int,
         random_bytes: Callable[[int], bytes],
+        resumption: Resumption | None = None,
+        tickets: TicketMaker | None = None,
     ) -> None:
         configuration = QuicConfiguration(
             alpn_protocols=["h3"],
@@ -115,6 +118,8 @@ class ServerConnection(HandshakeConnection):
         self._client_hello = client_hello
         self._proof_key = proof_key
         self._flight = flight
+        self._resumption = resumption
+        self._tickets = tickets
         self._datagram_lengths = datagram_lengths
         self._random_bytes = random_bytes
         self._handshake_cid = handshake_cid
@@ -152,6 +157,7 @@ class ServerConnection(HandshakeConnection):
             proof_key=self._proof_key,
             flight=self._flight,
             random_bytes=self._random_bytes,
+            tickets=self._tickets,
         )
 
     def _serialize_transport_parameters(self) -> bytes:
@@ -167,7 +173,9 @@ class ServerConnection(HandshakeConnection):
                 buf.push_uint_var(len(value))
                 buf.push_bytes(value)
 
-        push(_GREASE_OFFSET + _GREASE_STEP * (64 + self._random_bytes(1)[0]), b"")
+        brief = self._resumption is not None  # Dest's flight is short then, and varies
+        if not brief:
+            push(_GREASE_OFFSET + _GREASE_STEP * (64 + self._random_bytes(1)[0]), b"")
         push(0x05, _MAX_STREAM_DATA)  # initial_max_stream_data_bidi_local
         push(0x06, _MAX_STREAM_DATA)  # initial_max_stream_data_bidi_remote
         push(0x07, _MAX_STREAM_DATA)  # initial_max_stream_data_uni
@@ -181,7 +189,8 @@ class ServerConnection(HandshakeConnection):
         push(0x0B, MAX_ACK_DELAY_MS)  # max_ack_delay
         push(0x02, self._host_cids[0].stateless_reset_token)  # stateless_reset_token
         push(0x00, self._original_destination_connection_id)  # original_destination_connection_id
-        push(0x0E, ACTIVE_CONNECTION_ID_LIMIT)  # active_connection_id_limit
+        if not brief:
+            push(0x0E, ACTIVE_CONNECTION_ID_LIMIT)  # active_connection_id_limit
         push(0x0F, self._local_initial_source_connection_id)  # initial_source_connection_id
         if self._retry_source_connection_id is not None:
             push(0x10, self._retry_source_connection_id)  # retry_source_connection_id

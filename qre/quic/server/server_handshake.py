@@ -14,7 +14,7 @@ from __future__ import annotations
 import enum
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final
 
 from aioquic.quic.events import ConnectionTerminated, ProtocolNegotiated
@@ -27,14 +27,13 @@ from qre.errors import InternalError
 from qre.quic.bounds import Bound, OverBoundError
 from qre.quic.handed_over import HandedOver, limits_of, session_id
 from qre.quic.handshake_events import Closed, HandshakeFailed
+from qre.quic.server.coming_back import Following, TicketKeeper, shadow_of, ticket_maker
 from qre.quic.server.connect_ip import AddressesRequested, ConnectIpServer
 from qre.quic.server.inspector import Authenticated
 from qre.quic.server.performance import Performance
 from qre.quic.server.server_connection import RoutedConnectionId, ServerConnection
 from qre.quic.server.server_tls import GO_SERVER_HELLO, GO_TICKETS, ServerFlight
 from qre.quic.server.shadow_connection import DestAnswer, Mirrored, ShadowConnection
-from qre.quic.shadow.habits import habits_of
-from qre.quic.shadow.visit_script import choose
 from qre.reality.authenticator import TAKES_DEST_CIDS
 from qre.reality.cid import MAX_LENGTH, cid_key, reset_token, routed_cid
 from qre.wire.close_reason import CloseReason, close_words
@@ -95,7 +94,8 @@ class ServerHandshake:
     bytes; ``now`` is monotonic, in seconds. ``client_cid``: the client's source CID; with it a living Dest is
     followed, without it Dest is imitated by what is known of it. A recorded visit is played with its probes of the
     path's MTU: the data plane goes on behind the largest that arrived. ``joins``: whether the data
-    plane of the session joins packets that a client sends in two datagrams.
+    plane of the session joins packets that a client sends in two datagrams. ``keeper``: of tickets; without it
+    clients get none.
     """
 
     def __init__(
@@ -111,6 +111,7 @@ class ServerHandshake:
         shown: ShownByDest | None = None,
         client_cid: bytes | None = None,
         joins: bool = True,
+        keeper: TicketKeeper | None = None,
     ) -> None:
         self._short_id = authenticated.short_id
         self._server_name = authenticated.server_name
@@ -140,24 +141,21 @@ class ServerHandshake:
             "max_datagram_size": min(max((*lengths[:1], _SMALLEST_DATAGRAM)), _LARGEST_DATAGRAM),
             "first_packet_number": shown.highest_packet_number + 1 if shown else 0,
             "random_bytes": random,
+            "tickets": ticket_maker(keeper, dest, authenticated.short_id),
         }
         flight = _flight(dest)
         self._shadow: ShadowConnection | None = None
+        self._connection: ServerConnection
         if client_cid is None:
             self._connection = ServerConnection(flight=flight, datagram_lengths=list(lengths), **arguments)
         else:
-            script = choose(dest.visits, random) if dest else None
-            self._connection = self._shadow = ShadowConnection(
-                client_cid=client_cid,
-                expected_flight=flight.handshake_length,
-                shown=(shown.source_cid, shown.highest_packet_number) if shown else None,
-                flight=replace(flight, handshake_length=0),  # PADDING fills what Dest's has more
-                scripted=script is not None,
-                habits=habits_of(dest.transport_parameters if dest else ()),
-                datagram_lengths=[],
-                **arguments,
+            follows = Following(
+                client_cid, flight, (shown.source_cid, shown.highest_packet_number) if shown else None
             )
-            self._performance = None if script is None else Performance(self._shadow, script, self._let_go)
+            self._connection, script = shadow_of(authenticated, keeper, dest, follows, arguments)
+            self._shadow = self._connection
+            if script is not None:
+                self._performance = Performance(self._shadow, script, self._let_go)
 
     @property
     def peer(self) -> Address:

@@ -21,8 +21,10 @@ from aioquic.buffer import Buffer
 from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PublicKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
-from qre.quic.server.certificate import ThrowAwayCertificate, certificate_entries, make_certificate
+from qre.quic.resumption.psk import early_traffic_secret, resumption_secret
+from qre.quic.resumption.ticket_keys import SHORTEST_TICKET
 from qre.quic.shadow.server_hello import X25519, X25519MLKEM768
+from qre.quic.tls.certificate import ThrowAwayCertificate, certificate_entries, make_certificate
 
 #: Data planes protect packets with AES-128-GCM, so this is the one suite that is ever chosen.
 CIPHER_SUITE: Final = tls.CipherSuite.AES_128_GCM_SHA256
@@ -36,7 +38,9 @@ GO_SERVER_HELLO: Final = (int(tls.ExtensionType.SUPPORTED_VERSIONS), int(tls.Ext
 GO_TICKETS: Final = (181,)
 _TICKET_LIFETIME: Final = 604_800
 #: NewSessionTicket without its ticket: header 4, lifetime 4, age_add 4, nonce 1, ticket's length 2, extensions 10.
-_TICKET_OVERHEAD: Final = 25
+TICKET_OVERHEAD: Final = 25
+#: Of its extension early_data (bytes).
+_EARLY_DATA_LENGTH: Final = 8
 
 
 @dataclass(frozen=True)
@@ -49,11 +53,39 @@ class ServerFlight:
     ticket_lengths: tuple[int, ...] = GO_TICKETS
 
 
+@dataclass(frozen=True)
+class Resumption:
+    """A ticket of ours that is taken: the pre-shared key, and whether early data is."""
+
+    secret: bytes
+    early_data: bool
+
+    def __repr__(self) -> str:
+        return "Resumption(hidden)"
+
+
+@dataclass(frozen=True)
+class TicketMaker:
+    """Makes the tickets of one client: ``seal`` puts a secret into one of so many bytes. ``nonce_length`` and
+    ``early_data`` are as Dest has them."""
+
+    seal: Callable[[bytes, int], bytes]
+    nonce_length: int
+    early_data: bool
+
+
 class ServerTlsContext(tls.Context):
     """One handshake's TLS. ``random_bytes(n)`` is the source of everything random but private keys."""
 
     def __init__(
-        self, *, client_hello: bytes, proof_key: bytes, flight: ServerFlight, random_bytes: Callable[[int], bytes]
+        self,
+        *,
+        client_hello: bytes,
+        proof_key: bytes,
+        flight: ServerFlight,
+        random_bytes: Callable[[int], bytes],
+        resumption: Resumption | None = None,
+        tickets: TicketMaker | None = None,
     ) -> None:
         super().__init__(is_client=False, alpn_protocols=["h3"], cipher_suites=[CIPHER_SUITE])
         self._client_hello = client_hello
@@ -61,6 +93,8 @@ class ServerTlsContext(tls.Context):
         self._flight = flight
         self._random_bytes = random_bytes
         self._certificate: ThrowAwayCertificate | None = None  # where it is made ahead
+        self._resumption = resumption
+        self._tickets = tickets
 
     # --- ClientHello: answer with the whole flight ---
 
@@ -83,9 +117,15 @@ class ServerTlsContext(tls.Context):
 
     def _begin_schedule(self) -> tls.KeySchedule:
         """The key schedule with the client's hello in its transcript (RFC 8446 §7.1)."""
+        resumed = self._resumption
         self.key_schedule = schedule = tls.KeySchedule(CIPHER_SUITE)
-        schedule.extract(None)
+        schedule.extract(None if resumed is None else resumed.secret)
         schedule.update_hash(self._client_hello)
+        if resumed is not None and not self._session_resumed:
+            self._session_resumed, self.early_data_accepted = True, resumed.early_data
+            if resumed.early_data:
+                secret = early_traffic_secret(schedule)
+                self.update_traffic_key_cb(tls.Direction.DECRYPT, tls.Epoch.ZERO_RTT, CIPHER_SUITE, secret)
         return schedule
 
     def _protect_handshake(self, secret: bytes) -> None:
@@ -161,18 +201,30 @@ class ServerTlsContext(tls.Context):
                             writers[kind]()
 
     def _push_handshake_flight(self, buf: Buffer) -> None:
-        """EncryptedExtensions, Certificate, CertificateVerify, Finished: as long as Dest's."""
+        """EncryptedExtensions, Certificate, CertificateVerify, Finished: as long as Dest's. Resumed, without the two
+        in the middle."""
         schedule = self.key_schedule
         assert schedule is not None and self._enc_key is not None
         start = buf.tell()
+        named = [] if self._session_resumed else [(int(tls.ExtensionType.SERVER_NAME), b"")]
         with tls.push_message(schedule, buf):
             tls.push_encrypted_extensions(
                 buf,
                 tls.EncryptedExtensions(
                     alpn_protocol=self.alpn_negotiated,
-                    other_extensions=[*self.handshake_extensions, (int(tls.ExtensionType.SERVER_NAME), b"")],
+                    early_data=self.early_data_accepted,
+                    other_extensions=[*self.handshake_extensions, *named],
                 ),
             )
+        if not self._session_resumed:
+            self._push_certificate(buf, start)
+        with tls.push_message(schedule, buf):
+            tls.push_finished(buf, tls.Finished(verify_data=schedule.finished_verify_data(self._enc_key)))
+
+    def _push_certificate(self, buf: Buffer, start: int) -> None:
+        """Certificate and CertificateVerify, with which the flight that began at ``start`` has Dest's length."""
+        schedule = self.key_schedule
+        assert schedule is not None
         certificate = self._certificate or make_certificate(self._proof_key, self._random_bytes)
         hash_length = schedule.algorithm.digest_size
         behind = (4 + 2 + 2 + 64) + (4 + hash_length)  # CertificateVerify, Finished
@@ -183,21 +235,29 @@ class ServerTlsContext(tls.Context):
         signature = certificate.private_key.sign(schedule.certificate_verify_data(tls.SERVER_CONTEXT_STRING))
         with tls.push_message(schedule, buf):
             tls.push_certificate_verify(buf, tls.CertificateVerify(algorithm=ED25519, signature=signature))
-        with tls.push_message(schedule, buf):
-            tls.push_finished(buf, tls.Finished(verify_data=schedule.finished_verify_data(self._enc_key)))
 
     # --- the client's Finished: tickets, as Dest sends them ---
 
     def _server_handle_finished(self, input_buf: Buffer, output_buf: Buffer) -> None:
         super()._server_handle_finished(input_buf, output_buf)
+        maker, schedule = self._tickets, self.key_schedule
+        assert schedule is not None
         for length in self._flight.ticket_lengths:
+            nonce = self._random_bytes(maker.nonce_length) if maker is not None else b""
+            early_data = maker is None or maker.early_data
+            size = length - TICKET_OVERHEAD - len(nonce) + (0 if early_data else _EARLY_DATA_LENGTH)
+            if maker is not None:
+                ticket = maker.seal(resumption_secret(schedule, nonce), max(size, SHORTEST_TICKET))
+            else:
+                ticket = self._random_bytes(max(size, 1))
             tls.push_new_session_ticket(
                 output_buf,
                 tls.NewSessionTicket(
                     ticket_lifetime=_TICKET_LIFETIME,
                     ticket_age_add=int.from_bytes(self._random_bytes(4), "big"),
-                    ticket=self._random_bytes(max(length - _TICKET_OVERHEAD, 1)),
-                    max_early_data_size=0xFFFFFFFF,
+                    ticket_nonce=nonce,
+                    ticket=ticket,
+                    max_early_data_size=0xFFFFFFFF if early_data else None,
                 ),
             )
 

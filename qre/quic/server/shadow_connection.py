@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from aioquic import tls
+from aioquic.buffer import size_uint_var
 from aioquic.quic.connection import QuicConnectionId
 from aioquic.quic.packet import QuicPacketType
 from aioquic.quic.packet_builder import QuicDeliveryState, QuicPacketBuilderStop, QuicSentPacket
@@ -32,10 +33,10 @@ from qre.quic.shadow.server_hello import CannotFollowError, Obstacle, pattern_of
 from qre.quic.shadow.shapes import CryptoPlace, DatagramShape, InitialShape, PacketShape
 from qre.wire.frames import ConnectionClose, Crypto, FlowControl, Frame, Ping, encode_frame
 from qre.wire.number import PACKET_NUMBER_BASE, encode_number
-from qre.wire.packet import FIXED, LONG, PacketType
+from qre.wire.packet import FIXED, LONG, PacketType, packets_untrusted
 from qre.wire.protection import TAG_LENGTH
 
-#: What a CRYPTO frame needs besides its data: type, offset and length.
+#: What a CRYPTO frame needs besides its data, and a little of that: type, offset and length.
 _CRYPTO_OVERHEAD: Final = 5
 #: Datagrams of Dest that wait until ServerHello is known.
 _MOST_WITHHELD: Final = 16
@@ -44,6 +45,8 @@ _MOST_WITHHELD: Final = 16
 _MOST_SEALED: Final = 512
 #: Datagrams that are known again when the network between Dest and us repeats them.
 _MOST_REMEMBERED: Final = 64
+#: Datagrams of the client that wait for its Finished.
+_MOST_EARLY: Final = 4
 #: Dest pauses so long (seconds) only before it sends something again: its flight has ended.
 _PAUSE: Final = 0.1
 #: A server sends no more than so many times what has come, to an address that is not validated (RFC 9000 §8.1). Dest
@@ -95,7 +98,7 @@ class ShadowConnection(ScriptedConnection):
         habits: Habits,
         **arguments: Any,
     ) -> None:
-        if scripted:  # PADDING stands for tickets and tokens
+        if scripted and arguments.get("tickets") is None:  # PADDING stands for tickets, and for tokens
             arguments["flight"] = replace(arguments["flight"], ticket_lengths=())
         super().__init__(scripted=scripted, habits=habits, **arguments)
         self._gives_token = not scripted
@@ -115,12 +118,18 @@ class ShadowConnection(ScriptedConnection):
         self._at_once = 0  # bytes that Dest may send before it has heard of the client again
         self._dest_spoke_at: float | None = None
         self._most_sealed = _MOST_SEALED  # datagrams of Dest that are still answered with keys of ours
+        self._early: list[bytes] = []
         self._left = False  # an Initial of the client's has ended its visit
 
     @property
     def following(self) -> bool:
         """Whether Dest's datagrams still say what is sent."""
         return self._following
+
+    @property
+    def finished(self) -> bool:
+        """Whether the client's Finished has come."""
+        return bool(self._handshake_complete)
 
     @property
     def dest_cid(self) -> bytes | None:
@@ -143,6 +152,8 @@ class ShadowConnection(ScriptedConnection):
             proof_key=self._proof_key,
             flight=self._flight,
             random_bytes=self._random_bytes,
+            resumption=self._resumption,
+            tickets=self._tickets,
         )
 
     def _hello_is_read(self) -> bool:
@@ -158,9 +169,22 @@ class ShadowConnection(ScriptedConnection):
         """Also notice the client's Finished: from then on we speak for ourselves. None opens what is closed."""
         if self._following and self.visit_is_over:
             return
+        before = self._handshake_complete
         super().receive_datagram(data, addr, now)
+        if not before:
+            self._keep_early(data)
         if self._handshake_complete:
             self._following = False
+            early, self._early = self._early, []
+            for each in early:
+                super().receive_datagram(each, addr, now)
+
+    def _keep_early(self, data: bytes) -> None:
+        """What came before Finished in 1-RTT packets cannot be opened yet; stock drops it."""
+        with contextlib.suppress(UntrustedInputError):
+            kinds = [each.type for each in packets_untrusted(data, short_cid_length=len(self._handshake_cid))]
+            if kinds[-1:] == [PacketType.ONE_RTT] and len(self._early) < _MOST_EARLY:
+                self._early.append(data)
 
     def _takes_of_initial(self, frame: Frame) -> bool:
         """Dest alone answers Initials, a CLOSE too: it may have sent more before that came to it."""
@@ -218,6 +242,7 @@ class ShadowConnection(ScriptedConnection):
     def _take_cid(self, cid: bytes, token: bytes) -> None:
         self._handshake_cid = self.host_cid = self._local_initial_source_connection_id = cid
         self._host_cids[0] = QuicConnectionId(cid, 0, token, was_sent=True)
+        self._configuration.connection_id_length = len(cid)
 
     def _answer_untrusted(self) -> None:
         """Make ServerHello as soon as Dest's is known. Raises CannotFollowError."""
@@ -289,7 +314,8 @@ class ShadowConnection(ScriptedConnection):
         sent = self._new_packet(tls.Epoch.HANDSHAKE, QuicPacketType.HANDSHAKE, shape.size)
         frames: list[bytes] = []
         while (left := room - sum(map(len, frames))) > _CRYPTO_OVERHEAD:
-            frame = sender.get_frame(left - _CRYPTO_OVERHEAD - (sender.next_offset >= 64) * 1)
+            head = 1 + size_uint_var(sender.next_offset)
+            frame = sender.get_frame(left - head - size_uint_var(left - head - 1))
             if frame is None or not frame.data:
                 break
             end = frame.offset + len(frame.data)

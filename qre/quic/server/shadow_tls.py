@@ -10,7 +10,6 @@ from __future__ import annotations
 from aioquic import tls
 from aioquic.buffer import Buffer
 
-from qre.quic.server.certificate import make_certificate
 from qre.quic.server.server_tls import ServerTlsContext
 from qre.quic.shadow.server_hello import (
     SHARE_LENGTHS,
@@ -21,6 +20,7 @@ from qre.quic.shadow.server_hello import (
     ServerHelloPattern,
     expected_pattern,
 )
+from qre.quic.tls.certificate import make_certificate
 
 #: Finished with SHA-256: header and verify_data (RFC 8446 §4.4.4).
 FINISHED_LENGTH = 4 + 32

@@ -21,7 +21,9 @@ _SERVER_HELLO: Final = 2
 _RANDOM, _RANDOM_END = 6, 38  # behind the message's header and its legacy_version
 _LEGACY_VERSION: Final = b"\x03\x03"
 _AES_128_GCM_SHA256: Final = 0x1301
-_SUPPORTED_VERSIONS, _KEY_SHARE = 0x2B, 0x33
+_PRE_SHARED_KEY, _SUPPORTED_VERSIONS, _KEY_SHARE = 0x29, 0x2B, 0x33
+#: The first ticket is taken (RFC 8446 §4.2.11): the whole extension.
+_TAKEN: Final = bytes.fromhex("002900020000")
 _TLS_1_3: Final = bytes.fromhex("002b00020304")  # the whole extension
 #: No ServerHello of TLS 1.3 that we could answer with is longer (bytes).
 _LONGEST: Final = 2048
@@ -68,13 +70,16 @@ class ServerHelloPattern:
 
 
 def expected_pattern(group: int, extensions: Sequence[int]) -> ServerHelloPattern:
-    """That of a Dest which chose this group and this order of extensions before."""
+    """That of a Dest which chose this group and this order of extensions before, pre_shared_key among them if it took
+    a ticket."""
     share = SHARE_LENGTHS[group]
     written = {
         _SUPPORTED_VERSIONS: _TLS_1_3,
         _KEY_SHARE: b"".join(part.to_bytes(2, "big") for part in (_KEY_SHARE, 4 + share, group, share))
         + bytes(share),
     }
+    if _PRE_SHARED_KEY in extensions:
+        written[_PRE_SHARED_KEY] = _TAKEN
     order = [kind for kind in extensions if kind in written]
     if sorted(order) != sorted(written):
         order = list(written)

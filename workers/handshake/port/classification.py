@@ -12,6 +12,7 @@ from typing import Final
 from qre.quic.server.inspector import UNDECIDED, Authenticated, Verdict
 from qre.wire.initial import MAX_DATAGRAM, MIN_DATAGRAM
 from qre.wire.packet import (
+    is_early_data,
     is_initial,
     is_long,
     is_short,
@@ -28,8 +29,9 @@ ECHO: Final = 2.0
 
 
 def may_begin_hello(data: bytes) -> bool:
-    """Whether this could be the first datagram of a ClientHello: an Initial of version 1, of a length that counts."""
-    return MIN_DATAGRAM <= len(data) <= MAX_DATAGRAM and is_initial(data)
+    """Whether this could be the first datagram of a ClientHello: an Initial of version 1, of a length that counts, or
+    early data that has overtaken it."""
+    return (MIN_DATAGRAM <= len(data) <= MAX_DATAGRAM and is_initial(data)) or is_early_data(data)
 
 
 def is_of_client(flow: Flow, data: bytes) -> bool:

@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from typing import Final
 
 from qre.errors import UntrustedInputError
+from qre.quic.resumption.psk import BINDERS_LENGTH
 
 CLIENT_HELLO: Final = 1
 HEADER_LENGTH: Final = 4
 _SERVER_NAME: Final = 0
 _PRE_SHARED_KEY: Final = 41
+_EARLY_DATA: Final = 42
 _KEY_SHARE: Final = 51
 _X25519: Final = 0x001D
 
@@ -27,7 +29,10 @@ class ClientHello:
     session_id: bytes
     server_name: bytes | None
     x25519_share: bytes | None
+    #: The one ticket that it offers; None without pre_shared_key, or with one of another form than browsers'.
+    ticket: bytes | None
     has_pre_shared_key: bool
+    has_early_data: bool
 
 
 class _Cursor:
@@ -97,7 +102,9 @@ def parse_client_hello_untrusted(message: bytes) -> ClientHello:
         session_id=session_id,
         server_name=_server_name(extensions.get(_SERVER_NAME)),
         x25519_share=_x25519_share(extensions.get(_KEY_SHARE)),
+        ticket=_ticket(extensions, len(message)),
         has_pre_shared_key=_PRE_SHARED_KEY in extensions,
+        has_early_data=_EARLY_DATA in extensions,
     )
 
 
@@ -122,6 +129,17 @@ def _server_name(body: _Cursor | None) -> bytes | None:
     if names.more or body.more:
         raise UntrustedInputError("ClientHello", "more than one server name")
     return name
+
+
+def _ticket(extensions: dict[int, _Cursor], end: int) -> bytes | None:
+    """The identity of a last extension with one identity and one binder of 32 bytes (RFC 8446 §4.2.11)."""
+    body = extensions.get(_PRE_SHARED_KEY)
+    if body is None or body.end != end:
+        return None
+    identities = body.block(2)
+    identity = identities.block(2).rest
+    identities.take(4)  # obfuscated_ticket_age
+    return identity if not identities.more and body.end - body.position == BINDERS_LENGTH else None
 
 
 def _x25519_share(body: _Cursor | None) -> bytes | None:

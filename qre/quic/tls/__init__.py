@@ -1,0 +1,1 @@
+"""TLS messages of a server, and of the hello that it reads."""

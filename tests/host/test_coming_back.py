@@ -1,0 +1,231 @@
+"""A client that comes back: with a ticket, as the browser does, to a real server in front of a real Caddy.
+
+``QRE_RESTARTS`` times each (three unless set).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from qre.wire.packet import PacketType, packets_untrusted
+from tests.support.daemons import Daemon, wait_for
+from tests.support.ja4 import hellos
+from tests.support.namespaces import Namespace, run
+from tests.support.ping import answered
+from tests.support.tcpdump import Datagram, Tcpdump
+from tests.support.tunnel import PORT, SERVER_INNER, Tunnel
+
+pytestmark = pytest.mark.root
+FRESH = "q13d0312h3_55b375c5d22e_178839b6cec1"
+RESUMED = "q13d0314h3_55b375c5d22e_79cc91d6b50c"
+RESTARTS = int(os.environ.get("QRE_RESTARTS", "3"))
+REPLAYS = 100
+_ASK = """
+import json, socket, sys
+for line in open(sys.argv[1]):
+    to, datagrams = json.loads(line)
+    made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    made.settimeout(0.4)
+    for each in datagrams:
+        made.sendto(bytes.fromhex(each), tuple(to))
+    heard = []
+    try:
+        while True:
+            heard.append(made.recv(65535).hex())
+            made.settimeout(0.1)
+    except TimeoutError:
+        print(json.dumps(heard), flush=True)
+"""
+
+
+@pytest.fixture
+def tunnel() -> Iterator[Tunnel]:
+    """A server that has seen how its Dest answers whoever comes back, and a client that holds a ticket."""
+    with Tunnel() as tunnel:
+        tunnel.server.start().wait_ready()
+        tunnel.server.tool("refresh", "server0")
+        tunnel.client.start().wait_ready().wait_session()
+        yield tunnel
+
+
+def restart(*daemons: Daemon) -> None:
+    """The client last."""
+    for daemon in reversed(daemons):
+        assert daemon.stop() == 0
+    for daemon in daemons:
+        daemon.start().wait_ready()
+    daemons[-1].wait_session()
+
+
+@contextmanager
+def captured(tunnel: Tunnel, name: str) -> Iterator[Tcpdump]:
+    with Tcpdump(tunnel.lab.client, tunnel.lab.client_device, tunnel.directory / f"{name}.pcap", PORT) as dump:
+        yield dump
+
+
+def kinds(dump: Tcpdump) -> list[str]:
+    """JA4 of each hello."""
+    return [ja4 for ja4, _ in hellos(dump.path)]
+
+
+def flows(dump: Tcpdump) -> list[list[Datagram]]:
+    """The datagrams of each of the client's ports that has sent a hello, both directions."""
+    found: dict[int, list[Datagram]] = {}
+    for each in dump.datagrams():
+        port = each.destination[1] if each.source[1] == PORT else each.source[1]
+        found.setdefault(port, []).append(each)
+    return [
+        flow for flow in found.values() if flow[0].destination[1] == PORT and types(flow[0]) == (PacketType.INITIAL,)
+    ]
+
+
+def is_resumed(flow: list[Datagram]) -> bool:
+    """A client answers the flight of a resumed handshake with one datagram that has Finished and nothing of 1-RTT."""
+    answers = [types(each) for each in flow if each.destination[1] == PORT and PacketType.HANDSHAKE in types(each)]
+    return answers == [(PacketType.INITIAL, PacketType.HANDSHAKE)]
+
+
+def types(datagram: Datagram) -> tuple[PacketType, ...]:
+    length = 4 if datagram.destination[1] == PORT else 0
+    return tuple(each.type for each in packets_untrusted(datagram.payload, short_cid_length=length))
+
+
+def test_a_client_that_is_restarted_comes_back_with_a_ticket_each_time(tunnel: Tunnel) -> None:
+    with captured(tunnel, "client") as dump:
+        for _ in range(RESTARTS):
+            restart(tunnel.client)
+            assert answered(tunnel.lab.client, SERVER_INNER) == 5
+        wait_for("the hellos", lambda: len(kinds(dump)) == RESTARTS)
+    assert kinds(dump) == [RESUMED] * RESTARTS
+    assert "recognise" not in tunnel.said()
+    for flow in flows(dump):
+        sent = [each for each in flow if each.destination[1] == PORT]
+        assert [len(each.payload) for each in sent[:2]] == [1250, 1250]
+        early = [each for each in sent if types(each) == (PacketType.ZERO_RTT,)]
+        assert len(early) == 2
+        assert 75 <= len(early[0].payload) <= 82
+        assert 455 <= len(early[1].payload) <= 475
+        assert all(len(each.payload) <= 1250 and each.tos == 0 for each in sent)
+        heard = [each for each in flow if each.source[1] == PORT and types(each) != (PacketType.INITIAL,)]
+        assert types(heard[0]) == (PacketType.INITIAL, PacketType.HANDSHAKE, PacketType.ONE_RTT)
+        first = [len(each.payload) for each in flow if each.source[1] == PORT and len(each.payload) > 1000][:2]
+        assert first == [1200, 1200]
+        answer = next(each for each in sent if PacketType.HANDSHAKE in types(each))
+        assert (len(answer.payload), types(answer)) == (1250, (PacketType.INITIAL, PacketType.HANDSHAKE))
+
+
+def test_a_server_that_is_restarted_takes_the_tickets_of_before(tunnel: Tunnel) -> None:
+    with captured(tunnel, "both") as dump:
+        for _ in range(RESTARTS):
+            restart(tunnel.server, tunnel.client)
+            assert answered(tunnel.lab.client, SERVER_INNER) == 5
+        wait_for("the hellos", lambda: len(kinds(dump)) == RESTARTS)
+    assert kinds(dump) == [RESUMED] * RESTARTS
+    assert "recognise" not in tunnel.said()
+    assert all(is_resumed(flow) for flow in flows(dump))
+
+
+def test_a_server_that_has_lost_its_keys_makes_a_whole_handshake(tunnel: Tunnel) -> None:
+    state = tunnel.directory / "state"
+    with captured(tunnel, "lost") as dump:
+        for _ in range(RESTARTS):
+            tunnel.client.stop()
+            tunnel.server.stop()
+            (state / "server0.ticket-keys").unlink()
+            tunnel.server.start().wait_ready()
+            tunnel.client.start().wait_ready().wait_session()
+            assert answered(tunnel.lab.client, SERVER_INNER) == 5
+        wait_for("the hellos", lambda: len(kinds(dump)) == RESTARTS)
+    assert kinds(dump) == [RESUMED] * RESTARTS
+    assert not any(is_resumed(flow) for flow in flows(dump))
+    assert "recognise" not in tunnel.said(), "early data that is not taken goes again in the same connection"
+
+
+def test_a_client_whose_file_is_wiped_comes_as_one_that_has_forgotten(tunnel: Tunnel) -> None:
+    path = tunnel.directory / "state" / "client0.tickets"
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert (tunnel.directory / "state" / "server0.ticket-keys").stat().st_mode & 0o777 == 0o600
+    with captured(tunnel, "wiped") as dump:
+        for _ in range(RESTARTS):
+            assert tunnel.client.stop() == 0
+            assert any(path.read_bytes()[20:])
+            tunnel.client.tool("down", "client0")
+            assert not path.exists()
+            tunnel.client.start().wait_ready().wait_session()
+        wait_for("the hellos", lambda: len(kinds(dump)) == RESTARTS)
+    assert kinds(dump) == [FRESH] * RESTARTS
+
+
+def test_another_boot_of_the_machine_ends_all_tickets(tunnel: Tunnel) -> None:
+    with captured(tunnel, "boot") as dump:
+        tunnel.client.environment["QRE_BOOT_ID"] = "another"
+        restart(tunnel.client)
+        wait_for("the hello", lambda: len(kinds(dump)) == 1)
+        tunnel.server.environment["QRE_BOOT_ID"] = "another"
+        restart(tunnel.server, tunnel.client)
+        wait_for("the hello", lambda: len(kinds(dump)) == 2)
+    assert kinds(dump) == [FRESH, RESUMED]
+    assert not is_resumed(flows(dump)[1])
+    assert "recognise" not in tunnel.said()
+
+
+def test_a_copied_first_flight_gets_what_the_site_gives_a_hundred_times(tunnel: Tunnel) -> None:
+    """The site cannot open the ticket: it makes a whole handshake, of which whoever has copied it can do nothing. To
+    the next copies it is silent for some seconds, because it knows their connection ID."""
+    with captured(tunnel, "copied") as dump:
+        restart(tunnel.client)
+        wait_for("the hello", lambda: len(kinds(dump)) == 1)
+    (flow,) = flows(dump)
+    copy = [each.payload.hex() for each in flow if each.destination[1] == PORT][:4]
+    before = handshakes(tunnel)
+    ours = asked(tunnel.directory, tunnel.lab.client, tunnel.lab.SERVER, copy, REPLAYS)
+    sites: list[list[bytes]] = []
+
+    def site_answers() -> bool:
+        sites.extend(asked(tunnel.directory, tunnel.lab.server, tunnel.lab.SITE, copy, 1))
+        return bool(sites[-1])
+
+    wait_for("the site to have forgotten the connection ID", site_answers)
+    assert len(ours) == REPLAYS
+    assert any(ours)
+    for heard in [*filter(None, ours), sites[-1]]:
+        assert [len(each) for each in heard[:2]] == [1200, 1200]
+        flight = list(packets_untrusted(heard[1], short_cid_length=0))[1]
+        assert flight.type is PacketType.HANDSHAKE
+        assert flight.end - flight.start > 500, "it has certificates; that of a resumed handshake has 200 bytes"
+        assert sum(map(len, heard)) <= 3 * sum(len(each) // 2 for each in copy)
+    assert handshakes(tunnel) == before
+    assert answered(tunnel.lab.client, SERVER_INNER) == 5
+
+
+def asked(directory: Path, namespace: Namespace, address: str, copy: list[str], times: int) -> list[list[bytes]]:
+    """What comes back each time, from another port, without acknowledgements of half a hello."""
+    path = directory / "orders"
+    path.write_text(f"{json.dumps([[address, PORT], copy])}\n" * times)
+    said = run(*namespace.prefix, sys.executable, "-c", _ASK, str(path))
+    answers = [[bytes.fromhex(each) for each in json.loads(line)] for line in said.splitlines()]
+    return [[each for each in heard if len(each) != 37] for heard in answers]
+
+
+def handshakes(tunnel: Tunnel) -> str:
+    """How many the server has made."""
+    (count,) = re.findall(r"handshakes: (\d+)", tunnel.server.tool("show", "server0"))
+    return str(count)
+
+
+def test_nothing_of_tickets_is_left_of_a_profile_that_is_down(tunnel: Tunnel) -> None:
+    for daemon, name in ((tunnel.client, "client0.tickets"), (tunnel.server, "server0.ticket-keys")):
+        assert daemon.stop() == 0
+        path = tunnel.directory / "state" / name
+        assert path.exists()
+        assert f"wipe {path}" in daemon.tool("down", daemon.profile, "--dry-run")
+        daemon.tool("down", daemon.profile)
+        assert not path.exists()

@@ -1,0 +1,1 @@
+"""The files of tickets, and what the handshakes of either end do with them."""

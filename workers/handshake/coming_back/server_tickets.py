@@ -18,7 +18,10 @@ class ServerTickets:
     def __init__(self, context: WorkerContext, private_key: bytes, fd: int | None) -> None:
         self._file = TicketFile(fd, lambda why: context.limited("ticket keys", f"the file of ticket keys: {why}"))
         self._keys = TicketKeys(
-            self._file.read(TICKET_KEYS_LENGTH), private_key=private_key, random=os.urandom, unix_time=int(time.time())
+            self._file.read(TICKET_KEYS_LENGTH),
+            private_key=private_key,
+            random=os.urandom,
+            unix_time=int(time.time()),
         )
         self._file.write(self._keys.image)
 

@@ -1,7 +1,7 @@
 """A file of tickets or of their keys, of fixed length, as this process is handed it: read once, then written whole.
 
-Its first bytes say for which boot of the machine it holds anything; they are the parent's, which erases the rest after
-another boot.
+Its first bytes say for which boot of the machine it holds anything; they are the parent's, which erases the rest
+after another boot.
 """
 
 from __future__ import annotations

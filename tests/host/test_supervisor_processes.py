@@ -92,7 +92,7 @@ def test_no_process_lives_that_the_drawing_does_not_name(lone: Lone) -> None:
 
 
 def test_each_process_holds_the_files_of_its_row_and_no_other(lone: Lone) -> None:
-    secrets = {"profile_secrets", "session_secrets", "ticket-keys"}
+    secrets = {"profile_secrets", "session_secrets", "ticket-keys", "tickets"}
     allowed = {
         "handshake": {"127.0.0.1_4433.replay", "leases", *secrets},
         "dataplane": {"tun", "number_marks"},
@@ -164,7 +164,9 @@ def test_status_names_the_worker_that_is_missing() -> None:
             wait_for("dataplane", lambda: daemon.workers().get("dataplane", pid) != pid)  # noqa: B023 - at once
             wait_for("dataplane to be ready", lambda: "restarting" not in daemon.status())
         assert daemon.notify is not None
-        assert "STATUS=restarting dataplane; quiet: keys profile_secrets session_secrets" in daemon.notify.poll()
+        assert (
+            "STATUS=restarting dataplane; quiet: keys profile_secrets session_secrets tickets" in daemon.notify.poll()
+        )
 
 
 def test_a_killed_supervisor_takes_everything_with_it_and_the_parent_cleans_up() -> None:

@@ -110,15 +110,8 @@ class Server:
         self.link = DataplaneLink(self._sessions, self._sessions_changed, context.fail, self._strayed)
         self._use_secrets(secrets)
         self._acceptance = self._new_acceptance()
-        self.recogniser = Recogniser(
-            context,
-            self._acceptance,
-            self._port.guests,
-            self._ours,
-            self._table,
-            self._perform_late,
-            self._tell_state,
-        )
+        acceptance, guests, perform = self._acceptance, self._port.guests, self._perform_late
+        self.recogniser = Recogniser(context, acceptance, guests, self._ours, self._table, perform, self._tell_state)
 
     # --- set-up ---
 

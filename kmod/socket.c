@@ -334,7 +334,7 @@ static int qre_sock_create(struct net *net, const struct qre_address *local, str
 	return udp_sock_create(net, &config, sock);
 }
 
-/* Nothing is fragmented, and no word of ICMP about the path's MTU is taken: as user space's. */
+/* Nothing is fragmented, and no word of ICMP about the path's MTU is wanted: as user space's. */
 static void qre_sock_never_fragments(struct sock *sk)
 {
 	ip_sock_set_mtu_discover(sk, IP_PMTUDISC_PROBE);

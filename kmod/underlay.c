@@ -181,7 +181,7 @@ static __be32 qre_flow_label(struct sock *sk, struct sk_buff *skb, const struct 
 	return ip6_make_flowlabel(net, skb, 0, ip6_default_np_autolabel(net), &flow);
 }
 
-/* The module's sockets, and those of QRE's daemons, take no word of ICMP about the path's MTU. */
+/* The IP layer drops what is larger than the route remembers: mtu.c knows that, too. */
 static void qre_xmit_v6(struct sock *sk, struct dst_entry *dst, struct sk_buff *skb, u8 ecn,
 			const struct qre_address *source, const struct qre_address *peer)
 {

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 _IP_MTU_DISCOVER, _IPV6_MTU_DISCOVER, _PMTUDISC_DONT = 10, 23, 0
-#: What is too large for the first hop is refused. Of IPv6, no word of ICMP about the path is taken besides: routes
+#: What is too large for the first hop is refused. Of IPv6, no word of ICMP about the path is wanted besides: routes
 #: remember those, and qre.ko's packets leave by the same ones. IPv4's do not look at what was remembered.
 _PMTUDISC_PROBE, _IPV6_PMTUDISC_INTERFACE = 3, 4
 _IP_PKTINFO, _IPV6_RECVPKTINFO, _IPV6_PKTINFO = 8, 49, 50

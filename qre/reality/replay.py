@@ -80,6 +80,9 @@ class ReplayFilter:
     def __len__(self) -> int:
         return len(self._slots)
 
+    def __contains__(self, digest: bytes) -> bool:
+        return digest in self._slots
+
     @property
     def window(self) -> int:
         """Seconds for which an accepted hello is remembered."""

@@ -40,6 +40,7 @@ class Asking(World):
             self.table,
             lambda effects, now: self.perform(effects),
             lambda: None,
+            lambda hello: None,
         )
         self.recogniser._store = cast(Any, self.store)
         self.performer = Performer(

@@ -35,14 +35,11 @@ from qre.wire.overhead import MAX_UDP_PAYLOAD
 from qre.wire.packet import long_header_source_cid
 from qre.workers.handshake.port.flow_parts import Address, Hello
 from qre.workers.handshake.port.volley import Volley
-from qre.workers.handshake.recognition.accepted import Accepted
+from qre.workers.handshake.recognition.accepted import LIFETIME, Accepted
 from qre.workers.handshake.sessions.live_sessions import Sessions
 
 #: Seconds; as long as a held session waits for its client.
 _STEERING_TIMEOUT: Final = 8.0
-#: Seconds until a handshake that follows Dest no more has to have asked for its session. A client gives up after 10;
-#: to one that fell silent a site goes on to send until its idle timeout, of 30 s in most.
-LIFETIME: Final = 45.0
 #: Handshakes of one short id that have no confirmed session yet: a client has one, and one more when it begins again.
 MAX_UNCONFIRMED: Final = 4
 
@@ -135,11 +132,14 @@ class Acceptance:
     def remember(self, found: Authenticated) -> bool:
         """Record the hello in the replay file. False when it is a replay, or cannot be recorded, and for a ticket of
         ours without its key."""
+        if found.repeated:
+            return False
         entry = self.replay.accept(found.random_hash, found.short_id, int(time.time()))
         if isinstance(entry, NotRecorded):
+            what = "answered as Dest does" if entry is NotRecorded.REPEATED else "forwarded to Dest"
             self.complain(
                 f"replay {entry.name}",
-                f"{entry.value} ({self.grants.identities.who(found.short_id)}): forwarded to Dest",
+                f"{entry.value} ({self.grants.identities.who(found.short_id)}): {what}",
             )
             self._recorded("" if entry is NotRecorded.REPEATED else entry.value)
             return False
@@ -187,7 +187,7 @@ class Acceptance:
         if farewell is not None:
             one.ends_at = now + LIFETIME
             self.left(one, farewell)
-        self._send(one, now)
+        self.send(one, now)
         while (event := one.inner.next_event()) is not None:
             match event:
                 case AddressesRequested() if one.short_id not in self.grants.identities.short_ids:
@@ -212,7 +212,7 @@ class Acceptance:
                 case Closed():
                     self._ended(one)
                     return
-            self._send(one, now)
+            self.send(one, now)
 
     def _tell_denials(self, one: Accepted, wanted: tuple[Interface, ...], granted: tuple[Interface, ...]) -> None:
         """Say what was not granted, and whose it is."""
@@ -228,14 +228,16 @@ class Acceptance:
             if one.session_id is None and not may_go_on(one, one.short_id):
                 one.abandon()
 
-    def _send(self, one: Accepted, now: float) -> None:
+    def send(self, one: Accepted, now: float) -> None:
+        """What one of them has to say, when it is due."""
         at = now if one.inner.scripted else now + one.delay
         one.outbox.extend((at, data) for data in one.inner.datagrams_to_send(now))
-        self._send_due(one, now)
+        self.send_due(one, now)
         if one.outbox:
             self.waits()
 
-    def _send_due(self, one: Accepted, now: float) -> None:
+    def send_due(self, one: Accepted, now: float) -> None:
+        """What has waited for its time."""
         ecn = self.dest.ecn if self.dest is not None else 0
         while one.outbox and one.outbox[0][0] <= now:
             self.volley.say(one.source, one.outbox.popleft()[1], ecn, whole=True)  # it may probe the path's MTU
@@ -269,10 +271,11 @@ class Acceptance:
 
     def timer(self) -> float | None:
         """The monotonic time at which to call ``handle_timer``; None when no handshake waits."""
-        return min((at for one in self._all if (at := self._next(one)) is not None), default=None)
+        return min((at for one in self._all if (at := self.next_time(one)) is not None), default=None)
 
     @staticmethod
-    def _next(one: Accepted) -> float | None:
+    def next_time(one: Accepted) -> float | None:
+        """When one of them has something to do; None: not before the next datagram."""
         times = [one.outbox[0][0]] if one.outbox else []
         own = one.inner.timer()
         if own is not None:
@@ -284,7 +287,7 @@ class Acceptance:
     def handle_timer(self, now: float) -> None:
         """Drive every handshake whose timer has expired."""
         for one in list(self._all):
-            self._send_due(one, now)
+            self.send_due(one, now)
             at = one.inner.timer()
             if one.session_id is None and one.ends_at <= now:
                 self._give_up(one, Bound.LIFETIME)
@@ -341,7 +344,7 @@ class Acceptance:
 
     def _ended(self, one: Accepted) -> None:
         self._all.pop(one, None)
-        self._send_due(one, math.inf)
+        self.send_due(one, math.inf)
         self.grants.free(one)
         self.over(one)
 

@@ -68,7 +68,8 @@ class PortSharing:
 
     def over(self, source: Address, handshake: Handshake) -> None:
         """It has succeeded or failed."""
-        self._table.handshake_over(source, handshake, time.monotonic())
+        now = time.monotonic()
+        self._perform(self._table.handshake_over(source, handshake, now), now)
         if self.feed is not None:
             self.feed.over(source)
         self._arm()

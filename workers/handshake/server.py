@@ -40,7 +40,7 @@ from qre.workers.handshake.dataplane_link import DataplaneLink
 from qre.workers.handshake.dest_watch import DestWatch
 from qre.workers.handshake.memory import Forgetting, HighWater
 from qre.workers.handshake.port.datagrams import receive_into, send_to
-from qre.workers.handshake.port.flow_effects import Effect
+from qre.workers.handshake.port.flow_effects import Copied, Effect
 from qre.workers.handshake.port.flow_parts import Address, Flow, Handshake, Hello
 from qre.workers.handshake.port.flows import FlowTable
 from qre.workers.handshake.port.performer import Later, Performer
@@ -48,6 +48,7 @@ from qre.workers.handshake.port.relay import LONGEST, DestSocket, Relays
 from qre.workers.handshake.port.volley import Volley
 from qre.workers.handshake.port_sharing import PortSharing
 from qre.workers.handshake.recognition.accepted import Accepted
+from qre.workers.handshake.recognition.copies import Copies
 from qre.workers.handshake.recognition.recogniser import Recogniser
 from qre.workers.handshake.recognition.replay_file import read_replay_file
 from qre.workers.handshake.sessions.disowning import Disowning
@@ -111,7 +112,9 @@ class Server:
         self._use_secrets(secrets)
         self._acceptance = self._new_acceptance()
         acceptance, guests, perform = self._acceptance, self._port.guests, self._perform_late
-        self.recogniser = Recogniser(context, acceptance, guests, self._ours, self._table, perform, self._tell_state)
+        self._copies = Copies(acceptance, os.urandom, self._volley)
+        told, copy_of = self._tell_state, self._copies.of
+        self.recogniser = Recogniser(context, acceptance, guests, self._ours, self._table, perform, told, copy_of)
 
     # --- set-up ---
 
@@ -203,6 +206,7 @@ class Server:
             loop.remove_reader(each.fileno())
         self.recogniser.close()
         self._acceptance.close()
+        self._copies.close()
         self._port.close()
         self._performer.perform(self._table.close(), time.monotonic())
         loop.remove_reader(self._relays.fileno())
@@ -287,7 +291,8 @@ class Server:
             self._performer.perform(table.reply(flow, data[at : at + segment], ecn, now), now)
 
     def _arm(self) -> None:
-        times = [at for at in (self._table.timer(), self._acceptance.timer()) if at is not None]
+        timers = self._table.timer(), self._acceptance.timer(), self._copies.timer()
+        times = [at for at in timers if at is not None]
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -301,6 +306,7 @@ class Server:
         self._performer.perform(self._table.handle_timer(now), now)
         self._high_water.seen(self._table.pending + self._table.relayed)
         self._acceptance.handle_timer(now)
+        self._copies.handle_timer(now)
         self._arm()
 
     # --- callbacks of the performer ---
@@ -318,7 +324,7 @@ class Server:
     def _have_session(self, cids: Collection[bytes]) -> bool:
         return any(map(self._sessions.has_connection_id, cids))
 
-    def _accept(self, flow: Flow, hello: Hello) -> Handshake | Later | None:
+    def _accept(self, flow: Flow, hello: Hello) -> Handshake | Copied | Later | None:
         return self.recogniser.accept(flow, hello)
 
     def _ours(self) -> frozenset[bytes]:

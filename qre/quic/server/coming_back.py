@@ -85,7 +85,8 @@ def returning(
         return None
     recorded = playable[int.from_bytes(random(4)) % len(playable)]
     early = parse_client_hello_untrusted(found.client_hello).has_early_data and recorded.early_data
-    return Returning(recorded, Resumption(secret, early))
+    # A copy is under keys that nobody has: neither its early data nor a Finished can be read.
+    return Returning(recorded, Resumption(random(len(secret)) if found.repeated else secret, early))
 
 
 @dataclass(frozen=True)

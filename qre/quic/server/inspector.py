@@ -76,6 +76,7 @@ class Authenticated:
 
     ``random_hash`` identifies it in the replay filter; ``original_destination_cid`` the DCID of the very first
     Initial; ``retry_source_cid`` the one of a Retry that Dest sent in between; ``ticket`` is what the hello offers.
+    ``repeated``: its time is over, or it was accepted before. Nothing may be granted to it, and it is never recorded.
     """
 
     client_hello: bytes = field(repr=False)
@@ -88,6 +89,7 @@ class Authenticated:
     original_destination_cid: bytes
     retry_source_cid: bytes | None = None
     ticket: bytes | None = field(default=None, repr=False)
+    repeated: bool = False
 
 
 Verdict = Undecided | Authenticated
@@ -212,15 +214,18 @@ class HelloInspector:
             (hello is not None and self._is_acceptable(hello))
             & (share is not None)
             & (opened is not None)
-            & (not self._max_time_diff_ms or difference_ms <= self._max_time_diff_ms)
             & (found.short_id in self._short_ids)
         )
+        ticket = hello.ticket if hello is not None else None
+        in_time = not self._max_time_diff_ms or difference_ms <= self._max_time_diff_ms
+        accepted &= in_time | (ticket is not None)  # a site takes a ticket for days
         digest = random_hash(message[RANDOM_OFFSET:RANDOM_END])
         if not accepted or self._original_cid is None:
             return STRANGER
         return Authenticated(
             client_hello=message,
-            ticket=hello.ticket if hello is not None else None,
+            ticket=ticket,
+            repeated=not in_time,
             random_hash=digest,
             secrets=secrets,
             server_name=self._server_name,

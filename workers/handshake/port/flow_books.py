@@ -33,8 +33,9 @@ class AnsweredHellos:
         self._known: OrderedDict[bytes, tuple[float, Collection[bytes]]] = OrderedDict()
 
     def add(self, handshake: Handshake, now: float) -> None:
-        """Its client has finished; the oldest hello makes room."""
-        if handshake.hello_cid:
+        """Its client has finished; the oldest hello makes room. A copy changes nothing about a session that lives."""
+        known = self._known.get(handshake.hello_cid)
+        if handshake.hello_cid and not (known is not None and self._lives(known[1])):
             self._known[handshake.hello_cid] = now, frozenset(handshake.cids)
         if len(self._known) > MOST_HELLOS:
             self._known.popitem(last=False)
@@ -145,10 +146,16 @@ class FlowBooks:
         while len(self.visitors) >= limits.flows:
             yield next(iter(self.visitors.values()))
 
-    def clients_in_the_way(self) -> Iterator[Flow]:
-        """Remove each of these for one more client: what is over first, then the oldest handshake."""
-        while len(self.clients) >= MAX_OURS:
+    def clients_in_the_way(self, newcomer: Flow) -> Iterator[Flow]:
+        """Remove each of these for one more client: what is over first, then the oldest handshake. Copies have a
+        bound of their own (``recognition.copies``), and nobody gives way to one."""
+        if newcomer.copied:
+            return
+        while len(self.clients) >= MAX_OURS and self._genuine() >= MAX_OURS:
             yield next(iter((self.over or self.clients).values()))
+
+    def _genuine(self) -> int:
+        return sum(not flow.copied for flow in self.clients.values())
 
     # --- time ---
 

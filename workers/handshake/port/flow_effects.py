@@ -93,6 +93,13 @@ class Accept(_Value, frozen=True):
         return cls(flow, Hello(it.found, list(flow.held), flow.source, flow.seen, flow.shown))
 
 
+class Copied(_Value, frozen=True):
+    """A result of ``Accept``: what answers a hello that was accepted before, or whose time is over, as a site would.
+    It leads to nothing."""
+
+    handshake: Handshake
+
+
 class Begin(_Value, frozen=True):
     """Start the handshake with the datagrams that authenticated it."""
 

@@ -126,6 +126,7 @@ class Flow:
     __slots__ = (
         "address",
         "cids",
+        "copied",
         "handshake",
         "held",
         "inspector",
@@ -158,6 +159,7 @@ class Flow:
         self.shown: ShownByDest | None = None
         self.handshake: Handshake | None = None  # in SHADOW and LEFT
         self.cids: Collection[bytes] = ()  # in OVER: of the handshake, whose packets may still come
+        self.copied = False  # in SHADOW and LEFT: the handshake is that of a copy
         self.over_at = 0.0  # in LEFT and OVER: since when
         #: Of connections at a client's address that are not the client's: their source CIDs, and when one of them
         #: was used last.

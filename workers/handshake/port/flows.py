@@ -24,7 +24,7 @@ from qre.wire.packet import is_short, long_header_source_cid, retry_source_cid
 from qre.workers.handshake.port.admission import Admission
 from qre.workers.handshake.port.classification import event_of, is_of_client, may_begin_hello, of_dest
 from qre.workers.handshake.port.flow_books import FlowBooks, Lives
-from qre.workers.handshake.port.flow_effects import Effect, Feed, Forward, Happening, ToVisitor
+from qre.workers.handshake.port.flow_effects import Copied, Effect, Feed, Forward, Happening, ToVisitor
 from qre.workers.handshake.port.flow_parts import Address, Flow, FlowState, Handshake, Inspector, Limits, OwnCid
 from qre.workers.handshake.port.flow_rules import FORWARDED, PASSED_BACK, RULES, FlowEvent
 from qre.workers.handshake.port.proven_addresses import ProvenAddresses
@@ -148,9 +148,12 @@ class FlowTable:
         flow.unreachable = True
         return self._happens(flow, FlowEvent.NO_WAY)
 
-    def hello_accepted(self, flow: Flow, handshake: Handshake) -> Sequence[Effect]:
-        """The hello is recorded: ``handshake`` begins, and receives the client's datagrams from now on."""
-        self._hellos.know(flow.prefix)
+    def hello_accepted(self, flow: Flow, begins: Handshake | Copied) -> Sequence[Effect]:
+        """The hello is recorded, or a copy: its handshake begins, and receives its datagrams from now on."""
+        flow.copied = isinstance(begins, Copied)
+        handshake = begins.handshake if isinstance(begins, Copied) else begins
+        if not flow.copied:
+            self._hellos.know(flow.prefix)
         unread = flow.unread
         self._books.forget_copies(flow)
         effects = self._begun(flow, FlowEvent.ACCEPTED, handshake)
@@ -290,7 +293,7 @@ class FlowTable:
         flow = self._books.clients.get(source)
         if flow is None or flow.handshake is not handshake:
             return _NOTHING
-        return self._happens(flow, FlowEvent.HANDSHAKE_OVER, now)
+        return self._happens(flow, FlowEvent.REMOVED if flow.copied else FlowEvent.HANDSHAKE_OVER, now)
 
     # --- the table and its indexes ---
 
@@ -338,7 +341,7 @@ class FlowTable:
             case FlowState.SHADOW if before not in _CLIENTS:
                 if before is not FlowState.NONE:
                     books.drop(flow)
-                room = [each for old in books.clients_in_the_way() for each in self._give_way(old)]
+                room = [each for old in books.clients_in_the_way(flow) for each in self._give_way(old)]
                 books.clients[flow.source] = flow
                 return room
             case FlowState.LEFT:

@@ -16,6 +16,7 @@ from qre.workers.handshake.port.flow_effects import (
     Accept,
     Begin,
     CloseRelay,
+    Copied,
     Effect,
     Feed,
     Forward,
@@ -45,7 +46,7 @@ class Performer:
     a stateless reset unless its session is live."""
 
     table: FlowTable
-    accept: Callable[[Flow, Hello], Handshake | Later | None]
+    accept: Callable[[Flow, Hello], Handshake | Copied | Later | None]
     open_relay: Callable[[Flow], Relay | None]
     to_visitor: Callable[[Address, bytes, int, int], None]
     disown: Callable[[Address, bytes, int], None]

@@ -20,6 +20,9 @@ from qre.workers.handshake.port.volley import Volley
 
 #: Of an answer, however far away Dest is (seconds).
 _LONGEST_DELAY: Final = 1.0
+#: Seconds until a handshake that follows Dest no more has to have asked for its session. A client gives up after 10;
+#: to one that fell silent a site goes on to send until its idle timeout, of 30 s in most.
+LIFETIME: Final = 45.0
 #: Seconds of CPU for one handshake, of which an honest one takes some milliseconds; or, if more, times its hello.
 MOST_CPU, TIMES_ITS_HELLO = 0.5, 50.0
 

@@ -22,7 +22,7 @@ from qre.profile_secrets import ProfileSecrets
 from qre.quic.server.inspector import Authenticated
 from qre.reality.hello_store import StoreConnection, key_prefix
 from qre.reality.replay import ReplayFilter
-from qre.workers.handshake.port.flow_effects import Effect
+from qre.workers.handshake.port.flow_effects import Copied, Effect
 from qre.workers.handshake.port.flow_parts import Flow, FlowState, Handshake, Hello
 from qre.workers.handshake.port.flows import FlowTable
 from qre.workers.handshake.port.performer import LATER, Later
@@ -50,7 +50,8 @@ class Memory(Protocol):
 
 class Recogniser:
     """``ours``: the short ids of our own clients; all others are guests'. ``perform`` takes the table's effects when
-    the store has answered, ``told`` is called when ``why_nobody`` has changed."""
+    the store has answered, ``told`` is called when ``why_nobody`` has changed. ``copy_of`` makes what answers a copy
+    of a resumed hello."""
 
     def __init__(
         self,
@@ -61,6 +62,7 @@ class Recogniser:
         table: FlowTable,
         perform: Callable[[Sequence[Effect], float], None],
         told: Callable[[], None],
+        copy_of: Callable[[Hello], Handshake | None],
     ) -> None:
         self._context = context
         self._acceptance = acceptance
@@ -69,6 +71,7 @@ class Recogniser:
         self._table = table
         self._perform = perform
         self._told = told
+        self._copy_of = copy_of
         self._asked: dict[Flow, Hello] = {}
         self._store: ReplayStoreLink | None = None
         self._used: object = None  # where the store is, and the account there
@@ -128,13 +131,13 @@ class Recogniser:
 
     # --- hellos ---
 
-    def accept(self, flow: Flow, hello: Hello) -> Handshake | Later | None:
-        """The handshake that begins; None when the hello is a stranger's."""
+    def accept(self, flow: Flow, hello: Hello) -> Handshake | Copied | Later | None:
+        """The handshake that begins, or what answers a copy; None when the hello is a stranger's."""
         if flow in self._asked:
             self._asked[flow] = hello  # the same one, with what came since
             return LATER
         if not self._acceptance.remember(hello.found):
-            return None
+            return self._copied(flow, hello)
         if self._store is None:
             return self._admit(hello)
         if flow.state is not FlowState.WATCHED:
@@ -143,6 +146,12 @@ class Recogniser:
         window = self._acceptance.replay.window
         self._store.ask(hello.found.random_hash, window, lambda new: self._answered(flow, new=new))
         return LATER
+
+    def _copied(self, flow: Flow, hello: Hello) -> Copied | None:
+        if flow.state is not FlowState.WATCHED:
+            return None  # from a client's address: its handshake goes on
+        copy = self._copy_of(hello)
+        return None if copy is None else Copied(copy)
 
     def _answered(self, flow: Flow, *, new: bool) -> None:
         hello, now = self._asked.pop(flow), time.monotonic()

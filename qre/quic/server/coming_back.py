@@ -85,8 +85,9 @@ def returning(
         return None
     recorded = playable[int.from_bytes(random(4)) % len(playable)]
     early = parse_client_hello_untrusted(found.client_hello).has_early_data and recorded.early_data
-    # A copy is under keys that nobody has: neither its early data nor a Finished can be read.
-    return Returning(recorded, Resumption(random(len(secret)) if found.repeated else secret, early))
+    if found.repeated:  # no Finished can come under a key that nobody has; early data is acknowledged
+        return Returning(recorded, Resumption(random(len(secret)), early, reads_with=secret))
+    return Returning(recorded, Resumption(secret, early))
 
 
 @dataclass(frozen=True)

@@ -114,6 +114,7 @@ class ServerHandshake:
         keeper: TicketKeeper | None = None,
     ) -> None:
         self._short_id = authenticated.short_id
+        self._answers_requests = not authenticated.repeated
         self._server_name = authenticated.server_name
         self._peer = peer
         self._stage = _Stage.HANDSHAKE
@@ -372,7 +373,7 @@ class ServerHandshake:
                 else:
                     self._fail(_why(event))
                 return
-            if isinstance(event, ProtocolNegotiated):
+            if isinstance(event, ProtocolNegotiated) and self._answers_requests:
                 self._connect_ip = ConnectIpServer(self._connection, self._server_name)
             if self._connect_ip is not None:
                 request = self._connect_ip.handle_event(event)

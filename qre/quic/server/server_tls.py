@@ -21,7 +21,7 @@ from aioquic.buffer import Buffer
 from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PublicKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
-from qre.quic.resumption.psk import early_traffic_secret, resumption_secret
+from qre.quic.resumption.psk import early_traffic_secret, resumption_secret, schedule_of
 from qre.quic.resumption.ticket_keys import SHORTEST_TICKET
 from qre.quic.shadow.server_hello import X25519, X25519MLKEM768
 from qre.quic.tls.certificate import ThrowAwayCertificate, certificate_entries, make_certificate
@@ -55,10 +55,12 @@ class ServerFlight:
 
 @dataclass(frozen=True)
 class Resumption:
-    """A ticket of ours that is taken: the pre-shared key, and whether early data is."""
+    """A ticket of ours that is taken: the pre-shared key, and whether early data is. ``reads_with``: the pre-shared key
+    of early data, where the handshake has another."""
 
     secret: bytes
     early_data: bool
+    reads_with: bytes | None = None
 
     def __repr__(self) -> str:
         return "Resumption(hidden)"
@@ -124,7 +126,8 @@ class ServerTlsContext(tls.Context):
         if resumed is not None and not self._session_resumed:
             self._session_resumed, self.early_data_accepted = True, resumed.early_data
             if resumed.early_data:
-                secret = early_traffic_secret(schedule)
+                reads_with = schedule_of(self._client_hello, resumed.reads_with or resumed.secret)
+                secret = early_traffic_secret(reads_with)
                 self.update_traffic_key_cb(tls.Direction.DECRYPT, tls.Epoch.ZERO_RTT, CIPHER_SUITE, secret)
         return schedule
 

@@ -51,7 +51,7 @@ def of_dest(flow: Flow, data: bytes, now: float) -> FlowEvent:
     if flow.state is FlowState.SHADOW:
         return FlowEvent.REPLY if retry_source_cid(data) is None else FlowEvent.RETRY
     if is_short(data):
-        late = now - flow.over_at < ECHO
+        late = flow.copied or now - flow.over_at < ECHO  # a copy's visit is not ended at Dest
     else:
         late = long_header_source_cid(data) in (flow.cids if flow.handshake is None else flow.handshake.cids)
     return FlowEvent.LATE_REPLY if late else FlowEvent.OTHER_REPLY

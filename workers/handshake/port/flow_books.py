@@ -33,9 +33,8 @@ class AnsweredHellos:
         self._known: OrderedDict[bytes, tuple[float, Collection[bytes]]] = OrderedDict()
 
     def add(self, handshake: Handshake, now: float) -> None:
-        """Its client has finished; the oldest hello makes room. A copy changes nothing about a session that lives."""
-        known = self._known.get(handshake.hello_cid)
-        if handshake.hello_cid and not (known is not None and self._lives(known[1])):
+        """Its client has finished; the oldest hello makes room."""
+        if handshake.hello_cid:
             self._known[handshake.hello_cid] = now, frozenset(handshake.cids)
         if len(self._known) > MOST_HELLOS:
             self._known.popitem(last=False)

@@ -43,7 +43,7 @@ class Genuine(Handshakes, Protocol):
         """Whether Dest is down and is imitated."""
 
     def left(self, one: Accepted, farewell: bytes, /) -> None:
-        """It follows Dest no more."""
+        """It follows Dest no more, which gets ``farewell``."""
 
     def not_followed(self, one: Accepted, /) -> None:
         """Its client has to see Dest itself."""
@@ -116,9 +116,8 @@ class Copies:
         """Send what is pending; of all events only the end matters."""
         if one not in self._all:
             return
-        farewell = one.leaves_dest()
-        if farewell is not None:
-            self.acceptance.left(one, farewell)
+        if one.leaves_dest() is not None:
+            self.acceptance.left(one, b"")  # Dest knows the connection for as long as a site would know this one
         self.acceptance.send(one, now)
         while (event := one.inner.next_event()) is not None:
             if isinstance(event, Closed):

@@ -55,8 +55,8 @@ class ServerFlight:
 
 @dataclass(frozen=True)
 class Resumption:
-    """A ticket of ours that is taken: the pre-shared key, and whether early data is. ``reads_with``: the pre-shared key
-    of early data, where the handshake has another."""
+    """A ticket of ours that is taken: the pre-shared key, and whether early data is. ``reads_with``: that of early
+    data, where the handshake has another."""
 
     secret: bytes
     early_data: bool

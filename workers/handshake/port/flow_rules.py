@@ -92,7 +92,7 @@ handshake; any other sender at its address changes nothing. In OVER a possible h
 (none) follows, unless others use the connection to Dest. If so they keep it, and when OVER ends they are visitors as
 any others. *Packet to our CID*: in a short header, at the userspace socket; packets of live sessions arrive at
 another socket. *Passed on by the front*: of a shared port, which forwards the datagram to Dest itself. *Removed*:
-idle, or the longest idle where room is needed, or abandoned.
+a copy's handshake over, idle, or the longest idle where room is needed, or abandoned.
 
 A combination without a row cannot happen.
 """

@@ -16,6 +16,7 @@ import qre
 from tests.container.conftest import Ends, configured
 from tests.support.container import TREE, Container, booted, image
 from tests.support.kernels import ROOT
+from tests.support.namespaces import Namespace
 from tests.support.tunnel import Tunnel
 
 #: What a build takes of the tree.
@@ -64,6 +65,15 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> Packages:
     return Packages(directory, build(directory), build(directory / "later", tree))
 
 
+def all_of(container: Container, namespace: Namespace) -> list[str]:
+    """What a machine has, and of its network what outlives a process: rules, routes, nftables."""
+    network = [namespace.run(*words) for words in (
+        ("ip", "-4", "rule"), ("ip", "-6", "rule"), ("ip", "-4", "route", "show", "table", "all"),
+        ("ip", "-6", "route", "show", "table", "all"), ("nft", "list", "ruleset"),
+    )]  # fmt: skip
+    return [*container.check(EVERYTHING).splitlines(), *"\n".join(network).splitlines()]
+
+
 @dataclass
 class Installed(Ends):
     """Both machines, and what was seen of the client's while it was installed."""
@@ -107,7 +117,7 @@ def ends(packages: Packages) -> Iterator[Installed]:
         timed(server, f"{now} {BCC}")
         empty = used(client)
         seconds = timed(client, " ".join(NEEDS))
-        before = client.check(EVERYTHING).splitlines()
+        before = all_of(client, tunnel.lab.client)
         seconds += timed(client, now)
         size = used(client) - empty
         machines = [

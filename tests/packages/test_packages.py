@@ -11,7 +11,7 @@ import pytest
 
 import qre
 from tests.container.conftest import Machine
-from tests.packages.conftest import APT, EVERYTHING, LATER, Installed, Packages, build
+from tests.packages.conftest import APT, LATER, Installed, Packages, all_of, build
 from tests.support.container import TREE
 from tests.support.daemons import wait_for
 from tests.support.ping import numbers_answered
@@ -124,4 +124,4 @@ def test_a_purge_leaves_nothing(ends: Installed) -> None:
     client = ends.client.container
     client.check("apt-get purge --yes qre; rm -r /etc/systemd/system/qred@.service.d", timeout=300)
     wait_for("the users to go", lambda: "qre" not in client.check("cat /etc/passwd /etc/group"))
-    assert sorted(set(client.check(EVERYTHING).splitlines()) ^ set(ends.before)) == []
+    assert sorted(set(all_of(client, ends.tunnel.lab.client)) ^ set(ends.before)) == []

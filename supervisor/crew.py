@@ -49,7 +49,6 @@ from qre.ipc.messages import (
 )
 from qre.ipc.roles import CLIENT_UDP, KEYS, ROLES
 from qre.ipc.tasks import Tasks
-from qre.ipc.worker import LimitedLog
 from qre.structs import Message
 from qre.supervisor.client_accounts import ClientAccounts
 from qre.supervisor.client_sockets import ClientSockets
@@ -111,7 +110,6 @@ class Crew:
         self._pair = pair
         self._owner = owner
         self._log = logging.getLogger("qre.supervisor")
-        self._limited = LimitedLog(self._log)
         self._store = StoreAttempts()
         #: From a front that we succeed, or from our own loader.
         self._bpf: dict[str, int] = {
@@ -343,7 +341,7 @@ class Crew:
                 if final:
                     self._owner.fail(text, final=True)
                 else:
-                    self._limited(f"tampered {message.what}", text)
+                    self._log.warning("%s", text)
             case LinkGone(device=device):
                 if device == self.config.device:
                     self._owner.fail(f"device {device} was removed by another program")

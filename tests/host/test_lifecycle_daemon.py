@@ -61,4 +61,4 @@ def test_a_daemon_takes_over_from_up_is_shown_reloaded_and_takes_everything_away
         print((machine.directory / "log").read_text())
     assert status == 0
     assert everything() == before
-    assert machine.files() == ["dev", "log", "run", "state", "state/tunnel.tickets"], "its successor resumes with them"
+    assert machine.files() == ["dev", "log", "run", "state", "state/tunnel.tickets"], "they are its successor's"

@@ -18,6 +18,7 @@ import pytest
 from qre.wire.packet import PacketType, long_header_destination_cid, packets_untrusted, parse_header_untrusted
 from qre.wire.protection import Protection, initial_secrets
 from tests.support.daemons import Daemon, wait_for
+from tests.support.false_binder import with_false_binder
 from tests.support.ja4 import hellos
 from tests.support.namespaces import Namespace, run
 from tests.support.ping import answered
@@ -29,6 +30,9 @@ FRESH = "q13d0312h3_55b375c5d22e_178839b6cec1"
 RESUMED = "q13d0314h3_55b375c5d22e_79cc91d6b50c"
 RESTARTS = int(os.environ.get("QRE_RESTARTS", "2"))
 REPLAYS = 10
+#: What a Caddy says to a false binder, and to the first half of any hello: the payload of an Initial.
+CLOSE = bytes.fromhex("1c41330000")
+ACK_OF_HALF = [(37, 0, bytes.fromhex("0201000000"))]
 _ASK = """
 import json, socket, sys
 for line in open(sys.argv[1]):
@@ -44,7 +48,16 @@ for line in open(sys.argv[1]):
             heard.append(made.recv(65535).hex())
             made.settimeout(0.1)
     except TimeoutError:
-        print(json.dumps(heard), flush=True)
+        pass
+    if len(sys.argv) > 2:
+        for each in datagrams * 2:
+            made.sendto(bytes.fromhex(each), tuple(to))
+        try:
+            while True:
+                heard.append(made.recv(65535).hex())
+        except TimeoutError:
+            pass
+    print(json.dumps(heard), flush=True)
 """
 
 
@@ -209,6 +222,43 @@ def test_a_copied_first_flight_gets_what_a_site_gives_that_takes_its_own_ticket_
     assert answered(lab.client, SERVER_INNER) == 5
 
 
+def test_a_copied_ticket_with_a_false_binder_gets_what_a_site_says_to_one_of_its_own(tunnel: Tunnel) -> None:
+    """One CLOSE, behind the ACK of the hello's first half, and the same again for its repetitions."""
+    lab = tunnel.lab
+    with captured(tunnel, "copied") as dump:
+        restart(tunnel.client)
+        wait_for("the hello", lambda: len(kinds(dump)) == 1)
+    (flow,) = flows(dump)
+    before, ours, its = handshakes(tunnel), first_flight(flow), first_flight(return_to_the_site(tunnel))
+    seen = []
+    for namespace, address, flight in ((lab.client, lab.SERVER, ours), (lab.server, lab.SITE, its)):
+        flights = [with_false_binder(flight, os.urandom(8)) for _ in range(REPLAYS)]
+        answers = answers_to(tunnel.directory, namespace, address, flights, repeats=True)
+        assert len(answers) == REPLAYS
+        seen.append([read_initials(*each) for each in zip(flights, answers, strict=True)])
+    for heard in (each for end in seen for each in end):
+        closes = [each for each in heard if each[-1] == CLOSE]
+        assert heard == [*ACK_OF_HALF[: len(heard) - len(closes)], *closes], "nothing else is ever said"
+        assert len(closes) == 4, "to the hello, and to the first, second and fourth datagram behind it"
+        assert {number for _, number, _ in closes} == {len(heard) - len(closes)}
+        assert {length for length, _, _ in heard} == {37}
+    assert handshakes(tunnel) == before
+    assert answered(lab.client, SERVER_INNER) == 5
+
+
+def read_initials(flight: list[bytes], answer: list[bytes]) -> list[tuple[int, int, bytes]]:
+    """Of each datagram: its length, and the number and payload of the Initial that it is."""
+    cid = long_header_destination_cid(flight[0])
+    assert cid is not None
+    keys, found = Protection(initial_secrets(cid)[1]), []
+    for data in answer:
+        (header,) = packets_untrusted(data, short_cid_length=0)
+        clear, number, payload = keys.unprotect_untrusted(data, header.number_offset, 0)
+        assert (header.type, clear[0], len(header.source_cid)) == (PacketType.INITIAL, 0xC1, 4)
+        found.append((len(data), number, payload))
+    return found
+
+
 def return_to_the_site(tunnel: Tunnel) -> list[Datagram]:
     """What a visitor of the server's sends to the site, with a ticket of the site's, and what it hears."""
     device = tunnel.lab.uplink_device
@@ -250,12 +300,25 @@ def asked(
     directory: Path, namespace: Namespace, address: str, flights: list[list[bytes]], source: str = "0.0.0.0"
 ) -> list[list[bytes]]:
     """What comes back to each, from another port, without acknowledgements of half a hello."""
+    answers = answers_to(directory, namespace, address, flights, source)
+    return [[each for each in heard if len(each) != 37] for heard in answers]
+
+
+def answers_to(
+    directory: Path,
+    namespace: Namespace,
+    address: str,
+    flights: list[list[bytes]],
+    source: str = "0.0.0.0",
+    *,
+    repeats: bool = False,
+) -> list[list[bytes]]:
+    """What comes back to each, from another port; with ``repeats`` also to the same twice more, behind its answer."""
     path = directory / "orders"
     orders = ([source, [address, PORT], [each.hex() for each in flight]] for flight in flights)
     path.write_text("".join(f"{json.dumps(order)}\n" for order in orders))
-    said = run(*namespace.prefix, sys.executable, "-c", _ASK, str(path))
-    answers = [[bytes.fromhex(each) for each in json.loads(line)] for line in said.splitlines()]
-    return [[each for each in heard if len(each) != 37] for heard in answers]
+    said = run(*namespace.prefix, sys.executable, "-c", _ASK, str(path), *(["again"] if repeats else []))
+    return [[bytes.fromhex(each) for each in json.loads(line)] for line in said.splitlines()]
 
 
 def handshakes(tunnel: Tunnel) -> str:

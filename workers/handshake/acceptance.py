@@ -33,7 +33,7 @@ from qre.reality.replay import NotRecorded, ReplayFilter
 from qre.wire.close_reason import CloseReason
 from qre.wire.overhead import MAX_UDP_PAYLOAD
 from qre.wire.packet import long_header_source_cid
-from qre.workers.handshake.port.flow_parts import Address, Hello
+from qre.workers.handshake.port.flow_parts import Address, Hello, PlacedHandshake
 from qre.workers.handshake.port.volley import Volley
 from qre.workers.handshake.recognition.accepted import LIFETIME, Accepted
 from qre.workers.handshake.sessions.live_sessions import Sessions
@@ -62,9 +62,9 @@ class Acceptance:
     grants: Grants
     steering: Steering | None
     volley: Volley
-    left: Callable[[Accepted, bytes], None]
-    not_followed: Callable[[Accepted], None]
-    over: Callable[[Accepted], None]
+    left: Callable[[PlacedHandshake, bytes], None]
+    not_followed: Callable[[PlacedHandshake], None]
+    over: Callable[[PlacedHandshake], None]
     changed: Callable[[], None]
     turn_away: Callable[[Accepted], bool]
     complain: Callable[[str, str], None]

@@ -41,7 +41,7 @@ from qre.workers.handshake.dest_watch import DestWatch
 from qre.workers.handshake.memory import Forgetting, HighWater
 from qre.workers.handshake.port.datagrams import receive_into, send_to
 from qre.workers.handshake.port.flow_effects import Copied, Effect
-from qre.workers.handshake.port.flow_parts import Address, Flow, Handshake, Hello
+from qre.workers.handshake.port.flow_parts import Address, Flow, ForgedHello, Handshake, Hello, PlacedHandshake
 from qre.workers.handshake.port.flows import FlowTable
 from qre.workers.handshake.port.performer import Later, Performer
 from qre.workers.handshake.port.relay import LONGEST, DestSocket, Relays
@@ -113,7 +113,7 @@ class Server:
         self._acceptance = self._new_acceptance()
         acceptance, guests, perform = self._acceptance, self._port.guests, self._perform_late
         self._copies = Copies(acceptance, os.urandom, self._volley)
-        told, copy_of = self._tell_state, self._copies.of
+        told, copy_of = self._tell_state, self._copies.answer
         self.recogniser = Recogniser(context, acceptance, guests, self._ours, self._table, perform, told, copy_of)
 
     # --- set-up ---
@@ -301,8 +301,7 @@ class Server:
             self._timer = asyncio.get_running_loop().call_later(delay, self._timer_fired)
 
     def _timer_fired(self) -> None:
-        self._timer = None
-        now = time.monotonic()
+        self._timer, now = None, time.monotonic()
         self._performer.perform(self._table.handle_timer(now), now)
         self._high_water.seen(self._table.pending + self._table.relayed)
         self._acceptance.handle_timer(now)
@@ -319,12 +318,13 @@ class Server:
             previous_key=self._previous_key if time.time() < self._secrets.previous_key_until else None,
             short_ids=self._clients.short_ids | self._port.guests.short_ids(),
             max_time_diff_ms=config.max_time_diff_ms,
+            tickets=self._clients.tickets,
         )
 
     def _have_session(self, cids: Collection[bytes]) -> bool:
         return any(map(self._sessions.has_connection_id, cids))
 
-    def _accept(self, flow: Flow, hello: Hello) -> Handshake | Copied | Later | None:
+    def _accept(self, flow: Flow, hello: Hello | ForgedHello) -> Handshake | Copied | Later | None:
         return self.recogniser.accept(flow, hello)
 
     def _ours(self) -> frozenset[bytes]:
@@ -374,7 +374,7 @@ class Server:
 
     # --- handshakes and sessions ---
 
-    def _handshake_over(self, one: Accepted) -> None:
+    def _handshake_over(self, one: PlacedHandshake) -> None:
         self._forgetting.soon()
         self._port.over(one.source, one)
 

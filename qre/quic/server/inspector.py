@@ -1,7 +1,8 @@
 """Decides about one pending flow of the server: whether its first flight comes from a client with the keys.
 
-Three verdicts. UNDECIDED: its ClientHello is not complete yet. STRANGER: relay it to Dest, with everything received
-so far. ``Authenticated``: answer it (after the replay filter has agreed). A verdict other than UNDECIDED is final.
+Four verdicts. UNDECIDED: its ClientHello is not complete yet. STRANGER: relay it to Dest, with everything received
+so far. ``Forged``: a stranger, too, whom the site that gave its ticket would refuse. ``Authenticated``: answer it
+(after the replay filter has agreed). A verdict other than UNDECIDED is final.
 
 Any bytes give a verdict and never an exception. The memory is bounded by the constants below. Everything about a
 complete hello is checked in one path: whichever check fails, the same key agreement and the same decryption are done
@@ -12,16 +13,19 @@ version) was never a hello, and costs less.
 from __future__ import annotations
 
 import enum
+import hmac
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Protocol
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from qre.errors import UntrustedInputError
-from qre.quic.resumption.psk import covered_part
+from qre.quic.resumption.psk import binder_of, bound_secret, covered_part
+from qre.quic.resumption.ticket_keys import OpenedTicket
 from qre.quic.tls.client_hello import (
     ClientHello,
+    OfferedKey,
     hello_length_untrusted,
     parse_client_hello_untrusted,
 )
@@ -92,7 +96,21 @@ class Authenticated:
     repeated: bool = False
 
 
-Verdict = Undecided | Authenticated
+@dataclass(frozen=True)
+class Forged:
+    """Somebody offers a ticket of ours with another binder than its key's. Nothing may be granted to it."""
+
+    original_destination_cid: bytes
+
+
+Verdict = Undecided | Authenticated | Forged
+
+
+class TicketOpener(Protocol):
+    """Opens tickets, with the keys of now."""
+
+    def open_untrusted(self, identity: bytes) -> OpenedTicket:
+        """Raises UntrustedInputError for what no key has sealed."""
 
 
 class HelloInspector:
@@ -106,9 +124,11 @@ class HelloInspector:
         short_ids: Collection[bytes],
         max_time_diff_ms: int,
         previous_key: X25519PrivateKey | None = None,
+        tickets: TicketOpener | None = None,
     ) -> None:
         """A key given as an object need not be loaded again for every flow. Hellos for ``previous_key`` are accepted,
-        too."""
+        too. Without ``tickets`` nothing is ``Forged``."""
+        self._tickets = tickets
         self._server_name = server_name.lower()
         self._private_key = private_key
         self._previous_key = previous_key
@@ -220,6 +240,10 @@ class HelloInspector:
         in_time = not self._max_time_diff_ms or difference_ms <= self._max_time_diff_ms
         accepted &= in_time | (ticket is not None)  # a site takes a ticket for days
         digest = random_hash(message[RANDOM_OFFSET:RANDOM_END])
+        offered = hello.offered if hello is not None else None
+        forged = offered is not None and self._is_false(offered, secrets.proof)
+        if forged and self._original_cid is not None and self._retry_cid is None:
+            return Forged(self._original_cid)
         if not accepted or self._original_cid is None:
             return STRANGER
         return Authenticated(
@@ -243,6 +267,18 @@ class HelloInspector:
             & (not hello.session_id)  # RFC 9001 §8.4
             & (hello.ticket is not None or not hello.has_pre_shared_key)
         )
+
+    def _is_false(self, offered: OfferedKey, proof: bytes) -> bool:
+        """Whether it is a ticket of ours with another binder than its key's. ``proof``: that of the hello's key
+        agreement with us, whoever made it: without the ticket's secret no binder is right."""
+        if self._tickets is None:
+            return False
+        try:
+            opened = self._tickets.open_untrusted(offered.identity)
+        except UntrustedInputError:
+            return False
+        right = binder_of(offered.covered, bound_secret(opened.secret, proof))
+        return not hmac.compare_digest(right, offered.binder)
 
     @staticmethod
     def _open(

@@ -15,19 +15,25 @@ _GREASE_STEP, _GREASE_REST = 31, 27  # RFC 9000 §18.1
 #: quic-go begins with a GREASE parameter and goes on with these.
 _QUIC_GO: Final = (0x05, 0x06, 0x07, 0x04, 0x08, 0x09, 0x01, 0x03)
 
+#: TLS decrypt_error (51) as an error of QUIC (RFC 9001 §4.8).
+_DECRYPT_ERROR: Final = 0x0133
+
 
 @dataclass(frozen=True)
 class Habits:
     """``at_a_timeout``: datagrams that are sent at each probe timeout (RFC 9002 §6.2.4). ``pings``: what is repeated
     has a PING besides. ``remembers_hello``: the connection ID that a client's first Initials go to stays the
-    connection's as long as this lives; else a repeated first flight begins another connection."""
+    connection's as long as this lives; else a repeated first flight begins another connection. ``false_binder``: the
+    error of the CLOSE, alone in an Initial, that a ticket with another binder than its key's gets (RFC 8446 §4.2.11);
+    None: not known."""
 
     at_a_timeout: int = 2
     pings: bool = False
     remembers_hello: bool = True
+    false_binder: int | None = None
 
 
-_OF_QUIC_GO: Final = Habits(remembers_hello=False)
+_OF_QUIC_GO: Final = Habits(remembers_hello=False, false_binder=_DECRYPT_ERROR)
 _OF_AIOQUIC: Final = Habits(at_a_timeout=1, pings=True)
 #: ngtcp2's; others are taken for alike.
 _OF_OTHERS: Final = Habits()

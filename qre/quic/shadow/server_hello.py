@@ -69,6 +69,11 @@ class ServerHelloPattern:
         )
 
 
+def is_retry_request(hello: bytes) -> bool:
+    """Whether this ServerHello, of which the beginning is known, asks for another hello."""
+    return hello[_RANDOM:_RANDOM_END] == _RETRY_RANDOM
+
+
 def expected_pattern(group: int, extensions: Sequence[int]) -> ServerHelloPattern:
     """That of a Dest which chose this group and this order of extensions before, pre_shared_key among them if it took
     a ticket."""

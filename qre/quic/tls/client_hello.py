@@ -17,8 +17,19 @@ HEADER_LENGTH: Final = 4
 _SERVER_NAME: Final = 0
 _PRE_SHARED_KEY: Final = 41
 _EARLY_DATA: Final = 42
+_PSK_MODES: Final = 45
+_PSK_WITH_DHE: Final = 1
 _KEY_SHARE: Final = 51
 _X25519: Final = 0x001D
+
+
+@dataclass(frozen=True)
+class OfferedKey:
+    """The first of the pre-shared keys that are offered, for psk_dhe_ke (RFC 8446 §4.2.9, §4.2.11), by whomever."""
+
+    identity: bytes
+    covered: bytes  # the part of the hello that the binders cover
+    binder: bytes  # any length
 
 
 @dataclass(frozen=True)
@@ -33,6 +44,8 @@ class ClientHello:
     ticket: bytes | None
     has_pre_shared_key: bool
     has_early_data: bool
+    #: Of whatever form: as many identities as binders, and the last extension.
+    offered: OfferedKey | None = None
 
 
 class _Cursor:
@@ -97,6 +110,7 @@ def parse_client_hello_untrusted(message: bytes) -> ClientHello:
     extensions = _extensions(reader.block(2))
     if reader.more:
         raise UntrustedInputError("ClientHello", "bytes after its extensions")
+    offered = _offered(extensions, message)
     return ClientHello(
         random=random,
         session_id=session_id,
@@ -105,6 +119,7 @@ def parse_client_hello_untrusted(message: bytes) -> ClientHello:
         ticket=_ticket(extensions, len(message)),
         has_pre_shared_key=_PRE_SHARED_KEY in extensions,
         has_early_data=_EARLY_DATA in extensions,
+        offered=offered,
     )
 
 
@@ -140,6 +155,29 @@ def _ticket(extensions: dict[int, _Cursor], end: int) -> bytes | None:
     identity = identities.block(2).rest
     identities.take(4)  # obfuscated_ticket_age
     return identity if not identities.more and body.end - body.position == BINDERS_LENGTH else None
+
+
+def _offered(extensions: dict[int, _Cursor], message: bytes) -> OfferedKey | None:
+    body, modes = extensions.get(_PRE_SHARED_KEY), extensions.get(_PSK_MODES)
+    if body is None or body.end != len(message) or modes is None or _PSK_WITH_DHE not in modes.rest[1:]:
+        return None
+    try:
+        return _first_key_untrusted(_Cursor(message, body.position, body.end), message)
+    except UntrustedInputError:
+        return None
+
+
+def _first_key_untrusted(body: _Cursor, message: bytes) -> OfferedKey | None:
+    identities, covered = body.block(2), message[: body.position]
+    binders = body.block(2)
+    found: list[tuple[bytes, bytes]] = []
+    while identities.more and binders.more:
+        identity = identities.block(2).rest
+        identities.take(4)  # obfuscated_ticket_age
+        found.append((identity, binders.block(1).rest))
+    if identities.more or binders.more or body.more or not found:
+        return None
+    return OfferedKey(found[0][0], covered, found[0][1])
 
 
 def _x25519_share(body: _Cursor | None) -> bytes | None:

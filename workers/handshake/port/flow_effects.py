@@ -9,8 +9,8 @@ from typing import Self
 
 import msgspec
 
-from qre.quic.server.inspector import Authenticated
-from qre.workers.handshake.port.flow_parts import Address, Flow, Handshake, Hello
+from qre.quic.server.inspector import Authenticated, Forged
+from qre.workers.handshake.port.flow_parts import Address, Flow, ForgedHello, Handshake, Hello
 
 
 class _Value(msgspec.Struct, frozen=True):
@@ -24,7 +24,7 @@ class Happening(_Value, frozen=True):
     now: float
     data: bytes
     ecn: int
-    found: Authenticated | None
+    found: Authenticated | Forged | None
     cid: bytes
     handshake: Handshake | None
     before: Handshake | None
@@ -80,22 +80,24 @@ class ToVisitor(_Value, frozen=True):
 
 
 class Accept(_Value, frozen=True):
-    """Record this hello, then call ``FlowTable.hello_accepted`` or ``hello_refused``."""
+    """Record this hello, unless it is forged, then call ``FlowTable.hello_accepted`` or ``hello_refused``."""
 
     flow: Flow
-    hello: Hello
+    hello: Hello | ForgedHello
 
     @classmethod
     def of(cls, it: Happening) -> Self:
         """With the verdict of this event and every datagram that the flow held."""
         flow = it.flow
+        if isinstance(it.found, Forged):
+            return cls(flow, ForgedHello(it.found, list(flow.held), flow.source, flow.seen, flow.shown))
         assert it.found is not None
         return cls(flow, Hello(it.found, list(flow.held), flow.source, flow.seen, flow.shown))
 
 
 class Copied(_Value, frozen=True):
-    """A result of ``Accept``: what answers a hello that was accepted before, or whose time is over, as a site would.
-    It leads to nothing."""
+    """A result of ``Accept``: what answers a hello that was accepted before, or whose time is over, or whose binder
+    is false, as a site would. It leads to nothing."""
 
     handshake: Handshake
 

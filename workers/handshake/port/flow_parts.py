@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from qre.quic.server.inspector import Authenticated, Verdict
+from qre.quic.server.inspector import Authenticated, Forged, Verdict
 from qre.quic.server.server_handshake import ShownByDest
 from qre.workers.handshake.port.address_proof import AddressProof
 
@@ -83,6 +83,15 @@ class Handshake(Protocol):
         ...
 
 
+class PlacedHandshake(Handshake, Protocol):
+    """One that knows whose it is."""
+
+    @property
+    def source(self) -> Address:
+        """Its client."""
+        ...
+
+
 class Relay(Protocol):
     """One visitor's connection to Dest."""
 
@@ -114,6 +123,17 @@ class Hello:
     last datagram came and went on to Dest."""
 
     found: Authenticated
+    datagrams: list[bytes]
+    source: Address
+    now: float
+    shown: ShownByDest | None
+
+
+@dataclass(frozen=True)
+class ForgedHello:
+    """A stranger with a ticket of ours and a false binder; the rest as in ``Hello``."""
+
+    found: Forged
     datagrams: list[bytes]
     source: Address
     now: float

@@ -73,9 +73,11 @@ with the ECN mark.
 WATCHED: Dest receives every datagram at once, and a copy is kept until an inspector has read it, which happens when
 nothing waits at the port any more, or when Dest replies, whichever is first; *still undecided*, *authenticated hello*
 and *not authenticated* are its verdicts. An authenticated hello is recorded before anything of ours is sent: a
-replay, or one that cannot be recorded, is *refused*. That result comes back as an event and not from a function,
-because recording writes a file, and may ask a store that several servers share, which answers later: the table has
-no effects except those that it returns. A Retry from Dest makes the visitor begin again, so the copies are dropped.
+replay, or one that cannot be recorded, is *refused*. A newcomer's hello with a ticket of ours and a false binder
+takes the same rows, and is never recorded: what refuses it as a site does is *accepted*; at a client's address it is
+*not authenticated*. That result comes back as an event and not from a function, because recording writes a file, and
+may ask a store that several servers share, which answers later: the table has no effects except those that it
+returns. A Retry from Dest makes the visitor begin again, so the copies are dropped.
 As long as Dest has sent only ACKs, the handshake can continue with Dest's CID and packet numbers. Any other reply
 cannot be taken back: the visitor has seen it. *Dest unreachable*: the hello is read nevertheless, because Dest may be
 imitated (``WhenDestIsDown``).

@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from qre.errors import UntrustedInputError
-from qre.quic.server.inspector import UNDECIDED, Authenticated, Verdict
+from qre.quic.server.inspector import UNDECIDED, Authenticated, Forged, Undecided, Verdict
 from qre.wire.packet import is_short, long_header_source_cid, retry_source_cid
 from qre.workers.handshake.port.admission import Admission
 from qre.workers.handshake.port.classification import event_of, is_of_client, may_begin_hello, of_dest
@@ -181,7 +181,7 @@ class FlowTable:
             flow.held.append(data)
             verdict = flow.inspector.datagram_received(data, unix_ms)
             effects += self._judged(flow, flow.inspector, verdict, now)
-            if isinstance(verdict, Authenticated):
+            if not isinstance(verdict, Undecided):
                 break  # what is left belongs to the handshake
         return effects
 
@@ -197,7 +197,7 @@ class FlowTable:
             return self._judged_again(flow, inspector, verdict, now)
         if len(flow.held) == 1 and self._has_answer(inspector):
             self._hellos.charge(flow.prefix, now)
-        if isinstance(verdict, Authenticated):
+        if isinstance(verdict, Authenticated | Forged):
             return self._happens(flow, FlowEvent.OUR_HELLO, now, found=verdict)
         if verdict is UNDECIDED:
             return self._happens(flow, FlowEvent.UNDECIDED)
@@ -253,7 +253,7 @@ class FlowTable:
         flow = self._books.clients.get(source)
         if flow is None or flow.handshake is not handshake or flow.state is not _SHADOW:
             return _NOTHING
-        if farewell:
+        if farewell and not flow.copied:
             self._books.answered.add(handshake, now)
         return self._happens(flow, FlowEvent.FINISHED if farewell else FlowEvent.IMITATED, now, farewell)
 
@@ -305,7 +305,7 @@ class FlowTable:
         data: bytes = b"",
         ecn: int = 0,
         *,
-        found: Authenticated | None = None,
+        found: Authenticated | Forged | None = None,
         cid: bytes = b"",
         handshake: Handshake | None = None,
     ) -> list[Effect]:

@@ -26,7 +26,7 @@ from qre.workers.handshake.port.flow_effects import (
     Retried,
     ToVisitor,
 )
-from qre.workers.handshake.port.flow_parts import Address, Flow, Handshake, Hello, Relay
+from qre.workers.handshake.port.flow_parts import Address, Flow, ForgedHello, Handshake, Hello, Relay
 from qre.workers.handshake.port.flows import FlowTable
 
 
@@ -46,7 +46,7 @@ class Performer:
     a stateless reset unless its session is live."""
 
     table: FlowTable
-    accept: Callable[[Flow, Hello], Handshake | Copied | Later | None]
+    accept: Callable[[Flow, Hello | ForgedHello], Handshake | Copied | Later | None]
     open_relay: Callable[[Flow], Relay | None]
     to_visitor: Callable[[Address, bytes, int, int], None]
     disown: Callable[[Address, bytes, int], None]

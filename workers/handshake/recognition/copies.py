@@ -3,7 +3,7 @@
 A site takes its ticket again, whoever sends it. Dest cannot open ours, and would make a whole handshake. So a copy
 gets what a returning client gets (``ReturningConnection``), under keys that nobody has: not whoever copied it, nor
 the client itself. Its early data cannot be read, no Finished can come, nothing of it counts for its network or for
-its client, and no genuine handshake gives way to it.
+its client, and no genuine handshake gives way to it. Tickets with false binders count (``binder_refusals``).
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ from qre.quic.server.server_handshake import ServerHandshake, ShownByDest
 from qre.quic.shadow.server_hello import Obstacle
 from qre.reality.replay import ReplayFilter
 from qre.wire.packet import long_header_source_cid
-from qre.workers.handshake.port.flow_parts import Address, Hello
+from qre.workers.handshake.port.flow_parts import Address, ForgedHello, Hello, PlacedHandshake
 from qre.workers.handshake.port.volley import Volley
 from qre.workers.handshake.recognition.accepted import LIFETIME, Accepted, Handshakes
+from qre.workers.handshake.recognition.binder_refusals import Refusal, Refusals
 
 #: Begun in LIFETIME seconds, and so at once; what is more goes to Dest.
 MOST_COPIES: Final = 64
@@ -42,13 +43,13 @@ class Genuine(Handshakes, Protocol):
     def imitate(self) -> bool:
         """Whether Dest is down and is imitated."""
 
-    def left(self, one: Accepted, farewell: bytes, /) -> None:
+    def left(self, one: PlacedHandshake, farewell: bytes, /) -> None:
         """It follows Dest no more, which gets ``farewell``."""
 
-    def not_followed(self, one: Accepted, /) -> None:
+    def not_followed(self, one: PlacedHandshake, /) -> None:
         """Its client has to see Dest itself."""
 
-    def over(self, one: Accepted, /) -> None:
+    def over(self, one: PlacedHandshake, /) -> None:
         """It has ended."""
 
     def send(self, one: Accepted, now: float) -> None:
@@ -79,8 +80,28 @@ class Copies:
     _all: dict[Accepted, None] = field(default_factory=dict)
     _begun: deque[float] = field(default_factory=deque)
 
+    def __post_init__(self) -> None:
+        self._refusals = Refusals(self.acceptance, self.volley)
+
     def __len__(self) -> int:
         return len(self._all)
+
+    def answer(self, hello: Hello | ForgedHello) -> Copy | Refusal | None:
+        """What answers as a site would; None when Dest does."""
+        return self._refused(hello) if isinstance(hello, ForgedHello) else self.of(hello)
+
+    def _refused(self, hello: ForgedHello) -> Refusal | None:
+        if self.acceptance.imitate() or not self._has_room(hello.now):
+            return None
+        refusal = self._refusals.of(hello)
+        if refusal is not None:
+            self._begun.append(hello.now)
+        return refusal
+
+    def _has_room(self, now: float) -> bool:
+        while self._begun and self._begun[0] + LIFETIME <= now:
+            self._begun.popleft()
+        return len(self._begun) < MOST_COPIES
 
     def of(self, hello: Hello) -> Copy | None:
         """None when it is no copy of a resumed hello, when there are too many, and when Dest is not followed: then it
@@ -90,9 +111,7 @@ class Copies:
             return None
         if not hello.found.repeated and found.random_hash not in acceptance.replay:
             return None
-        while self._begun and self._begun[0] + LIFETIME <= hello.now:
-            self._begun.popleft()
-        if len(self._begun) >= MOST_COPIES:
+        if not self._has_room(hello.now):
             return None
         if returning(found, acceptance.keeper, acceptance.dest, self.random) is None:
             return None
@@ -151,10 +170,13 @@ class Copies:
 
     def timer(self) -> float | None:
         """The monotonic time at which to call ``handle_timer``; None when there is no copy."""
-        return min((at for one in self._all if (at := self.acceptance.next_time(one)) is not None), default=None)
+        times = [at for one in self._all if (at := self.acceptance.next_time(one)) is not None]
+        refused = self._refusals.timer()
+        return min(times if refused is None else [*times, refused], default=None)
 
     def handle_timer(self, now: float) -> None:
         """Repeat what had no answer, and end what has lasted LIFETIME."""
+        self._refusals.handle_timer(now)
         for one in list(self._all):
             self.acceptance.send_due(one, now)
             at = one.inner.timer()
@@ -167,3 +189,4 @@ class Copies:
     def close(self) -> None:
         """Forget all of them; nothing is sent."""
         self._all.clear()
+        self._refusals.close()

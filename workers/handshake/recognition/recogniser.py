@@ -23,7 +23,7 @@ from qre.quic.server.inspector import Authenticated
 from qre.reality.hello_store import StoreConnection, key_prefix
 from qre.reality.replay import ReplayFilter
 from qre.workers.handshake.port.flow_effects import Copied, Effect
-from qre.workers.handshake.port.flow_parts import Flow, FlowState, Handshake, Hello
+from qre.workers.handshake.port.flow_parts import Flow, FlowState, ForgedHello, Handshake, Hello
 from qre.workers.handshake.port.flows import FlowTable
 from qre.workers.handshake.port.performer import LATER, Later
 from qre.workers.handshake.recognition.store_link import ReplayStoreLink
@@ -51,7 +51,7 @@ class Memory(Protocol):
 class Recogniser:
     """``ours``: the short ids of our own clients; all others are guests'. ``perform`` takes the table's effects when
     the store has answered, ``told`` is called when ``why_nobody`` has changed. ``copy_of`` makes what answers a copy
-    of a resumed hello."""
+    of a resumed hello, and one with a false binder."""
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class Recogniser:
         table: FlowTable,
         perform: Callable[[Sequence[Effect], float], None],
         told: Callable[[], None],
-        copy_of: Callable[[Hello], Handshake | None],
+        copy_of: Callable[[Hello | ForgedHello], Handshake | None],
     ) -> None:
         self._context = context
         self._acceptance = acceptance
@@ -131,8 +131,10 @@ class Recogniser:
 
     # --- hellos ---
 
-    def accept(self, flow: Flow, hello: Hello) -> Handshake | Copied | Later | None:
+    def accept(self, flow: Flow, hello: Hello | ForgedHello) -> Handshake | Copied | Later | None:
         """The handshake that begins, or what answers a copy; None when the hello is a stranger's."""
+        if isinstance(hello, ForgedHello):
+            return self._copied(flow, hello)
         if flow in self._asked:
             self._asked[flow] = hello  # the same one, with what came since
             return LATER
@@ -147,7 +149,7 @@ class Recogniser:
         self._store.ask(hello.found.random_hash, window, lambda new: self._answered(flow, new=new))
         return LATER
 
-    def _copied(self, flow: Flow, hello: Hello) -> Copied | None:
+    def _copied(self, flow: Flow, hello: Hello | ForgedHello) -> Copied | None:
         if flow.state is not FlowState.WATCHED:
             return None  # from a client's address: its handshake goes on
         copy = self._copy_of(hello)

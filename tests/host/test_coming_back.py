@@ -210,7 +210,7 @@ def test_a_copied_first_flight_gets_what_a_site_gives_that_takes_its_own_ticket_
         assert len(told) == len(site_told) == REPLAYS
         for heard in [*told, *site_told]:
             assert [len(each) for each in heard[:2]] == [1200, 1200]
-            (length,) = handshake_lengths(heard)
+            length = handshake_lengths(heard)[0]  # behind it come repetitions, on a busy machine
             assert 176 <= length <= 200, "the site's differs by its GREASE"
             assert sum(map(len, heard)) <= 3 * 2500
     same = asked(tunnel.directory, lab.client, lab.SERVER, [ours] * REPLAYS)

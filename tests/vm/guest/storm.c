@@ -285,6 +285,7 @@ static int wrong_socket(unsigned int side)
 static void install_wrong(unsigned int side)
 {
 	uint32_t elsewhere = inet_addr("203.0.113.1");
+	uint16_t discard = htons(9);
 	struct session s;
 	int fd = -1;
 
@@ -299,9 +300,10 @@ static void install_wrong(unsigned int side)
 		put32(QRE_A_FD, fd);
 		put_underlay(side, stranger());
 		break;
-	case 2: /* an address of nobody here */
+	case 2: /* an address of nobody here, at no port of a shared socket of every address */
 		put_underlay(side, stranger());
 		change_local(stranger(), "203.0.113.1", "2001:db8::1");
+		genl_change(&request, QRE_A_LOCAL_PORT, &discard, sizeof(discard));
 		break;
 	case 3: /* half of an underlay */
 		put(QRE_A_LOCAL_IP, &elsewhere, 4);

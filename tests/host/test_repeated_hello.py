@@ -9,19 +9,14 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from ipaddress import ip_interface
 from pathlib import Path
-from random import SystemRandom
 
 import pytest
 
-from qre.quic.client.client_handshake import ClientHandshake
-from qre.quic.client.trust import TrustStore
 from qre.quic.handshake_events import HandOverReady
-from qre.visit.visitor_files import load_fingerprint
 from qre.wire.packet import is_long
-from tests.support.handshake_server import ADDRESS, SHORT_ID, InProcessServer
-from tests.support.site import NAME
+from tests.support.handshake_server import InProcessServer
+from tests.support.silent_visitor import client_of
 from tests.support.sites import Make, aioquic, caddy, gtlsserver, retrying, site_of
 
 #: When the flight is repeated (seconds after Finished), and for how long answers are waited for.
@@ -32,17 +27,7 @@ async def answers(port: int, authority: Path, public_key: bytes, *, elsewhere: b
     """Whether long headers come back at each of ``TIMES``, to where the connection is or to another port. ``first``:
     the first datagram of the flight that is repeated."""
     peer = ("127.0.0.1", port)
-    client = ClientHandshake(
-        server_name=NAME,
-        public_key=public_key,
-        short_id=SHORT_ID,
-        addresses=(ip_interface(ADDRESS),),
-        fingerprint=load_fingerprint(),
-        trust=TrustStore.from_pem(authority.read_bytes(), "test"),
-        unix_time=int(time.time()),
-        now=time.monotonic(),
-        random=SystemRandom(),
-    )
+    client = client_of(authority, public_key)
     loop = asyncio.get_running_loop()
     with (
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock,

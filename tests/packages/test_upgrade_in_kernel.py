@@ -51,7 +51,7 @@ def system(packages: Packages, tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["cp", "-a", image((*NEEDS, BCC)), made], check=True)
     shutil.copy(packages.of_now["qre"], made / "now.deb")
     shutil.copy(packages.of_later["qre"], made / "later.deb")
-    command = f"mount -t proc proc {made}/proc; exec chroot {made} sh -c '{APT} /now.deb >/root/apt.log 2>&1'"
+    command = f"mount -t proc proc {made}/proc; exec chroot {made} sh -c '{APT} /now.deb >/tmp/apt.log 2>&1'"
     subprocess.run(["unshare", "--mount", "sh", "-ec", command], check=True, timeout=600)
     yield made
     shutil.rmtree(made)

@@ -12,10 +12,9 @@ from qre.dest_profile import DestProfile
 from qre.quic.client.client_handshake import ClientHandshake
 from qre.quic.resumption.held_ticket import HeldTicket
 from qre.quic.resumption.ticket_keys import OpenedTicket, TicketKeys
-from qre.quic.server.inspector import Authenticated, Undecided
 from qre.visit.visitor_files import load_fingerprint
-from qre.wire.packet import is_early_data, long_header_source_cid
-from tests.support.pair import ADDRESSES, CLIENT, NAME, SHORT_ID, TRUST, UNIX_TIME
+from qre.wire.packet import is_early_data
+from tests.support.pair import ADDRESSES, NAME, SHORT_ID, TRUST, UNIX_TIME
 from tests.support.shadow_pair import ShadowPair
 
 _RECORDED = File(__file__).resolve().parents[1] / "data" / "caddy-return.json"
@@ -68,23 +67,3 @@ class ReturningPair(ShadowPair):
         """Dest cannot open early data, and drops it."""
         if not (to_dest and is_early_data(datagram)):
             super()._post(to_dest, datagram)
-
-    def _inspect(self, datagram: bytes) -> None:
-        self._first_flight.append(datagram)
-        verdict = self._inspector.datagram_received(datagram, UNIX_TIME * 1000)
-        assert verdict is not Undecided.STRANGER
-        if isinstance(verdict, Authenticated):
-            self.server = self.server_kind(
-                authenticated=verdict,
-                private_key=self.private_key.private_bytes_raw(),
-                dest=self.dest,
-                routed_cid_len=self.routed_cid_len,
-                peer=CLIENT,
-                now=self.now,
-                random=self.chance.randbytes,
-                client_cid=long_header_source_cid(datagram),
-                joins=self.joins,
-                keeper=self.keeper,
-            )
-            for earlier in self._first_flight:
-                self.server.datagram_received(earlier, CLIENT, self.now)

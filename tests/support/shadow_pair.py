@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from aioquic import tls
 
 from qre.ends import LIKE_DEST
+from qre.quic.server.coming_back import TicketKeeper
 from qre.quic.server.inspector import Authenticated, Undecided
 from qre.quic.server.shadow_connection import Mirrored, NotFollowed, NotOfThisConnection
 from qre.wire.packet import long_header_source_cid
@@ -32,6 +33,7 @@ class ShadowPair(Pair):
     passed: int = 0
     routed_cid_len: int = LIKE_DEST
     joins: bool = True
+    keeper: TicketKeeper | None = None
     followed: bool = True
 
     def __post_init__(self) -> None:
@@ -75,6 +77,7 @@ class ShadowPair(Pair):
                 random=self.chance.randbytes,
                 client_cid=long_header_source_cid(datagram),
                 joins=self.joins,
+                keeper=self.keeper,
             )
             for earlier in self._first_flight:
                 self.server.datagram_received(earlier, CLIENT, self.now)

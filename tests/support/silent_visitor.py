@@ -34,10 +34,9 @@ class Said:
     length: int
 
 
-async def fall_silent(port: int, authority: Path, public_key: bytes, seconds: float) -> list[Said]:
-    """What comes for so long after Finished, to a client of ours or, without ``public_key``, to a visitor."""
-    peer = ("127.0.0.1", port)
-    handshake = ClientHandshake(
+def client_of(authority: Path, public_key: bytes) -> ClientHandshake:
+    """A client's handshake that trusts ``authority``, and begins now."""
+    return ClientHandshake(
         server_name=NAME,
         public_key=public_key,
         short_id=SHORT_ID,
@@ -48,6 +47,12 @@ async def fall_silent(port: int, authority: Path, public_key: bytes, seconds: fl
         now=time.monotonic(),
         random=SystemRandom(),
     )
+
+
+async def fall_silent(port: int, authority: Path, public_key: bytes, seconds: float) -> list[Said]:
+    """What comes for so long after Finished, to a client of ours or, without ``public_key``, to a visitor."""
+    peer = ("127.0.0.1", port)
+    handshake = client_of(authority, public_key)
     loop = asyncio.get_running_loop()
     said: list[Said] = []
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:

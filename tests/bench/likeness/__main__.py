@@ -2,7 +2,8 @@
 
 direct: visits to the site itself; strangers: the same through the server's port; ours: client daemons. The client's
 own code visits, so that whatever differs is the server's. browsers: Chromium, through the server's port; where it is
-installed, the clients are judged, too.
+installed, the clients are judged, too. The controls show what the judge makes of two groups that are alike, and of one
+with a single tell.
 """
 
 from __future__ import annotations
@@ -60,6 +61,8 @@ def capture(tunnel: Tunnel, count: int) -> dict[str, list[Visit]]:
             tunnel.client.start().wait_ready().wait_session()
             time.sleep(WINDOW)
             tunnel.client.stop()
+            # Each begins as a visitor who was never there.
+            (tunnel.directory / "state" / "client0.tickets").unlink(missing_ok=True)
             ports |= _new_ports(dump, ports, "ours")
             if browser is not None:
                 well = browser.visit(tunnel.lab.SERVER, _WORDS)
@@ -120,6 +123,13 @@ def compare(title: str, one: list[Visit], other: list[Visit], parts: Sequence[Pa
                 print(f"      {name}: {first_median:.2f} / {second_median:.2f}, KS p = {chance:.3g}")
 
 
+def _controls(name: str, visits: list[Visit], parts: Sequence[Part]) -> None:
+    """One half beside the other, as they are, and with every answer a millisecond late."""
+    one, other = visits[::2], visits[1::2]
+    compare(f"{name} / {name} (a control)", one, other, parts)
+    compare(f"{name} / {name}, a millisecond late (a control)", one, [each.answered_late() for each in other], parts)
+
+
 def main() -> int:
     """Print the table."""
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 40
@@ -134,13 +144,11 @@ def main() -> int:
         tunnel.stack.callback(distance.wait)
         tunnel.stack.callback(distance.kill)
         sides = capture(tunnel, count)
-    half = len(sides["strangers"]) // 2
-    compare("strangers / strangers (a control)", sides["strangers"][:half], sides["strangers"][half:])
+    _controls("strangers", sides["strangers"], _SERVERS)
     compare("direct / strangers", sides["direct"], sides["strangers"])
     compare("strangers / ours", sides["strangers"], sides["ours"])
     if browsers := sides.get("browsers"):
-        half = len(browsers) // 2
-        compare("browsers / browsers (a control)", browsers[:half], browsers[half:], _SERVERS + _CLIENTS)
+        _controls("browsers", browsers, _SERVERS + _CLIENTS)
         compare("browsers / ours", browsers, sides["ours"], _SERVERS + _CLIENTS)
     return 0
 

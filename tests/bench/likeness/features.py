@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 from qre.errors import UntrustedInputError
@@ -36,6 +37,7 @@ class Visit:
     """The datagrams of one connection, in the order of the capture."""
 
     def __init__(self, datagrams: Sequence[Datagram], server: tuple[str, int]) -> None:
+        self.server = server
         self.sent = [each for each in datagrams if each.destination == server]
         self.received = [each for each in datagrams if each.source == server]
         finished = [
@@ -46,6 +48,13 @@ class Visit:
         self.began = hello[-1] if hello else 0.0
         self.flight = [each for each in self.received if each.time < self.finished_at]
         self.after = [each for each in self.received if 0 <= each.time - self.finished_at < WINDOW]
+
+    def answered_late(self) -> Visit:
+        """The same connection with an injected tell: whatever follows the hello is a millisecond later."""
+        late = [
+            replace(each, time=each.time + 1e-3 * (each.time > self.began)) for each in (*self.sent, *self.received)
+        ]
+        return Visit(sorted(late, key=lambda each: each.time), self.server)
 
     def words(self) -> dict[str, str]:
         """Features that are compared as a whole: which values there are, and how often."""

@@ -26,6 +26,8 @@ from tests.support.vm import Vm, booted
 
 #: Tests of a kernel for which two guests are not worth their start.
 _FEW = 20
+#: A test that starts daemons in the guest takes as long as so many others; a deadline of so many seconds tells it.
+_DAEMONS, _LONG = 15, 1500
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
@@ -44,21 +46,30 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _divide(items: list[pytest.Item]) -> None:
-    """Among two guests a kernel, for two processes (xdist): a file's tests stay together, and both have as many. For
-    a few tests one guest is enough."""
-    counts = Counter((kernel.series, item.path.name) for item in items for kernel in _kernels_of(item))
+    """Among two guests a kernel, for two processes (xdist): a file's tests stay together, and both have as much
+    to do. For a few tests one guest is enough."""
+    costs: Counter[tuple[str, str]] = Counter()
     all_of: Counter[str] = Counter()
-    for (series, _), count in counts.items():
-        all_of[series] += count
+    for item in items:
+        for kernel in _kernels_of(item):
+            costs[kernel.series, item.path.name] += _cost(item)
+            all_of[kernel.series] += 1
     half: dict[tuple[str, str], int] = {}
     totals: Counter[tuple[str, int]] = Counter()
-    for (series, file), count in counts.most_common():
+    for (series, file), cost in costs.most_common():
         halves = (0, 1) if all_of[series] > _FEW else (0,)
         half[series, file] = which = min(halves, key=lambda number: totals[series, number])
-        totals[series, which] += count
+        totals[series, which] += cost
     for item in items:
         for kernel in _kernels_of(item):
             item.add_marker(pytest.mark.xdist_group(f"{kernel.series}-{half[kernel.series, item.path.name]}"))
+
+
+def _cost(item: pytest.Item) -> int:
+    """In ordinary tests."""
+    deadline = item.get_closest_marker("timeout")
+    starts_daemons = deadline and deadline.args[0] >= _LONG and item.get_closest_marker("guest_python")
+    return _DAEMONS if starts_daemons else 1
 
 
 def _is_left_out(item: pytest.Item) -> bool:

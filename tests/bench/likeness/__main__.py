@@ -2,8 +2,8 @@
 
 direct: visits to the site itself; strangers: the same through the server's port; ours: client daemons. The client's
 own code visits, so that whatever differs is the server's. browsers: Chromium, through the server's port; where it is
-installed, the clients are judged, too. The controls show what the judge makes of two groups that are alike, and of one
-with a single tell.
+installed, the clients are judged, too. The controls show what the judge makes of two groups that are alike, and of
+one with a single tell.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from tests.bench.likeness import judge
 from tests.bench.likeness.browser import Chromium
@@ -28,6 +28,8 @@ _DISTANCE = 3
 _FAR = "10.90.2.3"
 #: How long the server is left alone first (seconds): by then it knows some visits.
 _RECORDINGS = 90.0
+#: Of one port, a first flight so much later (seconds) is another connection's.
+_APART = 2.0
 #: Of the page.
 _WORDS = "Tulips"
 
@@ -53,53 +55,63 @@ def capture(tunnel: Tunnel, count: int) -> dict[str, list[Visit]]:
     browser = None
     if shutil.which("chromium"):
         browser = Chromium(tunnel.lab.client, tunnel.site.directory / "site.pem", NAME, PORT)
-    ports: dict[int, str] = {}
+    side_of: dict[Flow, str] = {}
     with Tcpdump(tunnel.lab.client, tunnel.lab.client_device, tunnel.directory / "likeness.pcap", PORT) as dump:
+
+        def note(side: str) -> None:
+            """The connections that began since are of ``side``; a capture is written some time after the packets."""
+
+            def new() -> set[Flow]:
+                return set(flows(dump.datagrams())) - set(side_of)
+
+            wait_for(f"the capture of {side}", lambda: bool(new()), timeout=20)
+            side_of.update(dict.fromkeys(new(), side))
+
         for _ in range(count):
             for side in order["sides"]:
-                ports |= _visit(visitor, str(side))
+                note(str(side) if _visit(visitor, str(side)) else f"{side} that did not end well")
             tunnel.client.start().wait_ready().wait_session()
             time.sleep(WINDOW)
             tunnel.client.stop()
             # Each begins as a visitor who was never there.
             (tunnel.directory / "state" / "client0.tickets").unlink(missing_ok=True)
-            ports |= _new_ports(dump, ports, "ours")
+            note("ours")
             if browser is not None:
                 well = browser.visit(tunnel.lab.SERVER, _WORDS)
                 time.sleep(WINDOW)
-                ports |= _new_ports(dump, ports, "browsers" if well else "browsers that saw no page")
-        seen = list(dump.datagrams())
-    by_port: dict[int, list[Datagram]] = {}
-    for datagram in seen:
-        port = datagram.source[1] if datagram.destination[1] == PORT else datagram.destination[1]
-        by_port.setdefault(port, []).append(datagram)
+                note("browsers" if well else "browsers that saw no page")
+        seen = flows(dump.datagrams())
     sides: dict[str, list[Visit]] = {}
-    for port, side in ports.items():
-        server = (_FAR if side == "direct" else tunnel.lab.SERVER, PORT)
-        sides.setdefault(side, []).append(Visit(by_port[port], server))
+    for flow, side in side_of.items():
+        server = (_FAR if side.startswith("direct") else tunnel.lab.SERVER, PORT)
+        sides.setdefault(side, []).append(Visit(seen[flow], server))
     return sides
 
 
-def _new_ports(dump: Tcpdump, known: dict[int, str], side: str) -> dict[int, str]:
-    """The connections that began since, by their clients' ports; a capture is written some time after the packets."""
-
-    def new() -> set[int]:
-        return {each.source[1] for each in dump.datagrams()} - set(known) - {PORT}
-
-    wait_for(f"the capture of {side}", lambda: bool(new()), timeout=20)
-    return dict.fromkeys(new(), side)
+Flow = tuple[int, int]
 
 
-def _visit(visitor: subprocess.Popen[str], side: str) -> dict[int, str]:
-    """One visit by the client's own code: the port that it came from, if it ended well, and the side."""
+def flows(datagrams: Iterable[Datagram]) -> dict[Flow, list[Datagram]]:
+    """Connections, by the client's port, and how many had it before: a first flight after a silence is a new one."""
+    found: dict[Flow, list[Datagram]] = {}
+    latest: dict[int, int] = {}
+    for each in datagrams:
+        from_client = each.destination[1] == PORT
+        port = each.source[1] if from_client else each.destination[1]
+        number = latest.get(port)
+        begins = from_client and each.payload[:1] >= b"\xc0"
+        if number is None or (begins and each.time - found[port, number][-1].time > _APART):
+            latest[port] = number = 0 if number is None else number + 1
+        found.setdefault((port, number), []).append(each)
+    return found
+
+
+def _visit(visitor: subprocess.Popen[str], side: str) -> bool:
+    """One visit by the client's own code: whether it ended well."""
     assert visitor.stdin is not None and visitor.stdout is not None
     visitor.stdin.write(f"{side}\n")
     visitor.stdin.flush()
-    made = json.loads(visitor.stdout.readline())
-    if not made["well"]:
-        print(f"a visit ({side}) did not end as it should")
-        return {}
-    return {made["port"]: side}
+    return bool(json.loads(visitor.stdout.readline())["well"])
 
 
 _SERVERS = (("the flight", Visit.flight_features), ("what follows", Visit.later_features))
@@ -133,6 +145,7 @@ def _controls(name: str, visits: list[Visit], parts: Sequence[Part]) -> None:
 def main() -> int:
     """Print the table."""
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 40
+    print(f"{count} connections of each side", flush=True)
     with Tunnel() as tunnel:
         lab = tunnel.lab
         lab.site.ip("addr", "add", f"{_FAR}/24", "dev", lab.site_device)

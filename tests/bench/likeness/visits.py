@@ -1,7 +1,7 @@
 """Visits by the client's own handshake: ``python -m tests.bench.likeness.visits ORDER``.
 
-Each line of standard input names a side, is one visit there, and is answered by a line: the visit's port, and whether
-it ended as it should.
+Each line of standard input names a side, is one visit there, and is answered by a line: whether it ended as it
+should.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class Order:
     authority: str
 
 
-async def visit(order: Order, peer: tuple[str, int]) -> tuple[int, bool]:
-    """The port that it came from, and whether it ended well."""
+async def visit(order: Order, peer: tuple[str, int]) -> bool:
+    """Whether it ended well."""
     handshake = ClientHandshake(
         server_name=order.server_name,
         public_key=b"",
@@ -48,23 +48,21 @@ async def visit(order: Order, peer: tuple[str, int]) -> tuple[int, bool]:
     )
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as made:
         made.connect(peer)
-        port = int(made.getsockname()[1])
         try:
             with Exchange(handshake, made, peer) as exchange:
                 async with asyncio.timeout(20):
                     while not isinstance(await exchange.next_event(), Closed):
                         pass
         except (QreError, TimeoutError):
-            return port, False
-    return port, True
+            return False
+    return True
 
 
 def main() -> None:
     order = Order(**json.loads(sys.argv[1]))
     for line in sys.stdin:
         address, port = order.sides[line.strip()]
-        came_from, well = asyncio.run(visit(order, (address, port)))
-        print(json.dumps({"port": came_from, "well": well}), flush=True)
+        print(json.dumps({"well": asyncio.run(visit(order, (address, port)))}), flush=True)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 from aioquic import tls
+from aioquic.buffer import Buffer
 from aioquic.quic.crypto import CryptoPair
 from aioquic.quic.packet import encode_quic_retry
 from hypothesis import given
@@ -16,11 +17,12 @@ from qre.dest_profile import DestProfile
 from qre.errors import UntrustedInputError
 from qre.quic.handshake_events import NotRecognised
 from qre.quic.server.shadow_connection import Mirrored, NotFollowed, NotOfThisConnection
+from qre.quic.server.shadow_tls import ShadowTlsContext
 from qre.quic.shadow.dest_reader import DestReader
 from qre.quic.shadow.farewell import farewell
 from qre.quic.shadow.server_hello import CannotFollowError, Obstacle, expected_pattern, pattern_of_untrusted
 from qre.quic.shadow.shapes import CryptoPlace, DatagramShape, InitialShape
-from qre.wire.frames import ConnectionClose, Crypto, Padding, encode_frame, frames_untrusted
+from qre.wire.frames import Ack, ConnectionClose, Crypto, Padding, encode_frame, frames_untrusted
 from qre.wire.packet import PacketType, build_long_header, long_header_source_cid, packets_untrusted
 from qre.wire.protection import Protection, initial_secrets
 from tests.support.packets import open_initial, packets
@@ -325,6 +327,38 @@ def test_what_is_expected_after_a_visit_is_what_comes(extensions: tuple[int, ...
 def test_a_wrong_expectation_costs_nothing_but_time(group: str, extensions: tuple[int, ...]) -> None:
     known = DestProfile(reachable=True, checked_at=1, scid_length=8, group=group, server_hello_extensions=extensions)
     assert ShadowPair(site=site(), dest=known).run().complete
+    assert AcknowledgedPair(site=site(), dest=known).run().complete
+
+
+class AcknowledgedPair(ShadowPair):
+    """Dest acknowledges the hello before it answers it; the client does not get that."""
+
+    def _dest_spoke(self, datagram: bytes) -> None:
+        if self.server is not None and not self.mirrored:
+            header, cid = next(packets(datagram, 0)), first_cid(self)
+            payload = encode_frame(Ack([(0, 0)], 0)).ljust(30, b"\0")
+            clear = build_long_header(
+                PacketType.INITIAL, header.destination_cid, header.source_cid, b"\0\0", 2 + len(payload) + 16
+            )
+            self.server.dest_spoke(Protection(initial_secrets(cid)[1]).protect(clear, 0, payload), self.now)
+            self.server.prepare()
+        super()._dest_spoke(datagram)
+
+
+def test_where_dest_acknowledges_first_all_is_made_before_it_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that ours leaves when a site's would: hashing, signing and keys take longer than a datagram's way."""
+    made: list[int] = []
+    stock = ShadowTlsContext._push_rest
+
+    def push_rest(self: ShadowTlsContext, buf: Buffer) -> None:
+        made.append(len(pair.mirrored))
+        stock(self, buf)
+
+    monkeypatch.setattr(ShadowTlsContext, "_push_rest", push_rest)
+    known = DestProfile(reachable=True, checked_at=1, scid_length=8, group="X25519", server_hello_extensions=(43, 51))
+    pair = AcknowledgedPair(site=site(), dest=known)
+    assert pair.run().complete
+    assert made == [0], "once"
 
 
 @pytest.mark.parametrize(

@@ -114,6 +114,7 @@ class ShadowConnection(ScriptedConnection):
         self._remembered: OrderedDict[bytes, bytes] = OrderedDict()
         self._expected_flight = expected_flight
         self._flight_so_far = 0
+        self._flight_is_made = False  # for the ServerHello that is said
         self._finished = b""  # held back
         self._at_once = 0  # bytes that Dest may send before it has heard of the client again
         self._dest_spoke_at: float | None = None
@@ -257,16 +258,20 @@ class ShadowConnection(ScriptedConnection):
         self._server_hello = context.server_hello(pattern)
 
     def prepare(self) -> None:
-        """Make what follows ServerHello, if it is due: between two datagrams of Dest there is time for it."""
-        context = self.tls if self._server_hello else None
-        if not isinstance(context, ShadowTlsContext) or not context.rest_is_due:
+        """Make what follows ServerHello, as soon as Dest's connection ID is known: between two datagrams of Dest is
+        time for it. It is said when ServerHello is what was expected, or else made again."""
+        context = self.tls if self._network_paths else None
+        if self._flight_is_made or self._reader.source_cid is None or not isinstance(context, ShadowTlsContext):
             return
-        context.handshake_extensions = [
-            (int(tls.ExtensionType.QUIC_TRANSPORT_PARAMETERS), self._serialize_transport_parameters())
-        ]
+        if not context.rest_is_made:
+            context.handshake_extensions = [
+                (int(tls.ExtensionType.QUIC_TRANSPORT_PARAMETERS), self._serialize_transport_parameters())
+            ]
         flight = context.rest(self._crypto_buffers[tls.Epoch.HANDSHAKE])
-        self._finished = flight[-FINISHED_LENGTH:]
-        self._crypto_streams[tls.Epoch.HANDSHAKE].sender.write(flight[:-FINISHED_LENGTH])
+        if self._server_hello:
+            self._flight_is_made = True
+            self._finished = flight[-FINISHED_LENGTH:]
+            self._crypto_streams[tls.Epoch.HANDSHAKE].sender.write(flight[:-FINISHED_LENGTH])
 
     # --- datagrams of ours ---
 

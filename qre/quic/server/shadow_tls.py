@@ -2,7 +2,7 @@
 
 What does not depend on Dest is done with the client's hello, off the path of the answer: key exchanges and the
 certificate, and ServerHello and the keys behind it as earlier visits let expect them. What needs Dest's connection ID
-comes after its first datagram, which often holds a part of ServerHello and nothing else.
+comes after its first datagram, which often holds an acknowledgement, or a part of ServerHello, and nothing else.
 """
 
 from __future__ import annotations
@@ -27,14 +27,13 @@ FINISHED_LENGTH = 4 + 32
 
 
 class ShadowTlsContext(ServerTlsContext):
-    """Hook: ``_server_handle_hello``, which only prepares; ``server_hello`` and ``rest`` then do what is left."""
+    """Hook: ``_server_handle_hello``, which only prepares; ``server_hello`` and ``rest`` then do what is left, in
+    either order."""
 
     #: Our key share and the shared secret, for every group that the client has a share of; None before its hello.
     exchanged: dict[int, tuple[tls.KeyShareEntry, bytes]] | None = None
-    #: Whether ``rest`` may be called.
-    rest_is_due = False
-    #: The ServerHello that the keys are made for.
-    _hello = b""
+    #: The ServerHello that the keys are made for, and what follows it, once that is made.
+    _hello = _rest = b""
 
     def _server_handle_hello(self, input_buf: Buffer, initial_buf: Buffer, handshake_buf: Buffer) -> None:
         shares = self._read_hello(input_buf)
@@ -49,7 +48,7 @@ class ShadowTlsContext(ServerTlsContext):
         if self.exchanged is None or pattern.group not in self.exchanged:
             raise CannotFollowError(Obstacle.GROUP)
         self._answer(pattern)
-        self.exchanged, self.rest_is_due = {}, True
+        self.exchanged = {}
         return self._hello
 
     def _answer(self, pattern: ServerHelloPattern) -> None:
@@ -58,14 +57,20 @@ class ShadowTlsContext(ServerTlsContext):
         (_, share), secret = self.exchanged[pattern.group]
         hello = pattern.with_ours(self.server_random, share)
         if hello != self._hello:
-            self._hello = hello
+            self._hello, self._rest = hello, b""
             self._begin_schedule().update_hash(hello)
             self._protect_handshake(secret)
 
+    @property
+    def rest_is_made(self) -> bool:
+        """Whether ``rest`` only has to be asked for."""
+        return bool(self._rest)
+
     def rest(self, handshake_buf: Buffer) -> bytes:
-        """All that follows ServerHello, made in ``handshake_buf``, which is empty before and after."""
-        self.rest_is_due = False
-        self._push_rest(handshake_buf)
-        flight = handshake_buf.data
-        handshake_buf.seek(0)
-        return flight
+        """All that follows ServerHello, as it is or is expected, made in ``handshake_buf``, which is empty before and
+        after; empty as long as nothing is expected."""
+        if self._hello and not self._rest:
+            self._push_rest(handshake_buf)
+            self._rest = handshake_buf.data
+            handshake_buf.seek(0)
+        return self._rest

@@ -1,9 +1,10 @@
 """``python -m tests.bench.likeness [N]``: N connections of each side, with Dest 6 ms away.
 
-direct: visits to the site itself; strangers: the same through the server's port; ours: client daemons. The client's
-own code visits, so that whatever differs is the server's. browsers: Chromium, through the server's port; where it is
-installed, the clients are judged, too. The controls show what the judge makes of two groups that are alike, and of
-one with a single tell.
+direct: visits to the site itself; visitors: the same through the server's port; both by one process with the client's
+own handshake. ours: client daemons; strangers: the same with an identity that the server does not know, so that
+whatever differs is the server's. browsers: Chromium, through the server's port; where it is installed, the clients
+are judged, too. The controls show what the judge makes of two groups that are alike, and of one with a single tell.
+N is 10 at least.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 
+from qre.cli.profile.configuration import fresh_short_id
 from tests.bench.likeness import judge
 from tests.bench.likeness.browser import Chromium
 from tests.bench.likeness.features import WINDOW, Features, Visit
-from tests.support.daemons import wait_for
+from tests.support.daemons import Daemon, wait_for
 from tests.support.site import NAME
 from tests.support.tcpdump import Datagram, Tcpdump
 from tests.support.tunnel import PORT, Tunnel
@@ -40,7 +42,7 @@ def capture(tunnel: Tunnel, count: int) -> dict[str, list[Visit]]:
     print(f"waiting {_RECORDINGS:.0f} s, while the server records visits of its own", flush=True)
     time.sleep(_RECORDINGS)
     order = {
-        "sides": {"direct": (_FAR, PORT), "strangers": (tunnel.lab.SERVER, PORT)},
+        "sides": {"direct": (_FAR, PORT), "visitors": (tunnel.lab.SERVER, PORT)},
         "server_name": NAME,
         "authority": str(tunnel.site.authority),
     }
@@ -52,6 +54,7 @@ def capture(tunnel: Tunnel, count: int) -> dict[str, list[Visit]]:
     )
     tunnel.stack.callback(visitor.wait)
     tunnel.stack.callback(visitor.kill)
+    stranger = _stranger(tunnel)
     browser = None
     if shutil.which("chromium"):
         browser = Chromium(tunnel.lab.client, tunnel.site.directory / "site.pem", NAME, PORT)
@@ -76,6 +79,12 @@ def capture(tunnel: Tunnel, count: int) -> dict[str, list[Visit]]:
             # Each begins as a visitor who was never there.
             (tunnel.directory / "state" / "client0.tickets").unlink(missing_ok=True)
             note("ours")
+            before = _refusals(stranger)
+            stranger.start().wait_ready()
+            wait_for("a refusal", lambda before=before: _refusals(stranger) > before)
+            time.sleep(WINDOW)
+            stranger.stop()
+            note("strangers")
             if browser is not None:
                 well = browser.visit(tunnel.lab.SERVER, _WORDS)
                 time.sleep(WINDOW)
@@ -86,6 +95,16 @@ def capture(tunnel: Tunnel, count: int) -> dict[str, list[Visit]]:
         server = (_FAR if side.startswith("direct") else tunnel.lab.SERVER, PORT)
         sides.setdefault(side, []).append(Visit(seen[flow], server))
     return sides
+
+
+def _stranger(tunnel: Tunnel) -> Daemon:
+    tunnel.edit("stranger", "RealityShortId", fresh_short_id().hex(), like="client0")
+    tunnel.edit("stranger", "Address", "10.77.0.9/24")
+    return tunnel.daemon("stranger")
+
+
+def _refusals(daemon: Daemon) -> int:
+    return daemon.said().count("did not recognise us")
 
 
 Flow = tuple[int, int]
@@ -158,7 +177,7 @@ def main() -> int:
         tunnel.stack.callback(distance.kill)
         sides = capture(tunnel, count)
     _controls("strangers", sides["strangers"], _SERVERS)
-    compare("direct / strangers", sides["direct"], sides["strangers"])
+    compare("direct / visitors", sides["direct"], sides["visitors"])
     compare("strangers / ours", sides["strangers"], sides["ours"])
     if browsers := sides.get("browsers"):
         _controls("browsers", browsers, _SERVERS + _CLIENTS)

@@ -22,6 +22,7 @@ import zmq
 import zmq.asyncio
 
 from qre.errors import InternalError, MachineError, QreError, UntrustedInputError
+from qre.exact_timers import exact_loop
 from qre.ipc import descriptors, sandbox
 from qre.ipc.channel import Channel, ChannelClosedError
 from qre.ipc.journal import WritingEnd, log_as_worker
@@ -185,7 +186,8 @@ def run_worker(party: Party, sock: socket.socket, endpoint: str, says: WritingEn
     try:
         worker: Worker = importlib.import_module(role.module).create()
         sandbox.enter(role, parent)
-        status = asyncio.run(_Runtime(role, worker, sock, endpoint, sandbox.close_the_door).run())
+        with asyncio.Runner(loop_factory=exact_loop) as runner:
+            status = runner.run(_Runtime(role, worker, sock, endpoint, sandbox.close_the_door).run())
     except QreError as error:
         logging.getLogger("qre").error("%s", error)
         status = 1

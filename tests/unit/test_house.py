@@ -31,6 +31,7 @@ LAYERS = (
         "structs",
         "dest_profile",
         "profile_secrets",
+        "exact_timers",
         "",
     },  # modules beside the rooms; "" is qre itself
     {"wire", "reality", "config"},

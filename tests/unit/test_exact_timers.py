@@ -1,0 +1,64 @@
+"""The workers' event loop: its timers, and that it notices what asyncio's own notices."""
+
+from __future__ import annotations
+
+import asyncio
+import select
+import selectors
+import socket
+import time
+
+import pytest
+
+from qre import exact_timers
+from qre.exact_timers import ExactSelector, exact_loop
+
+
+def test_a_timer_is_not_as_late_as_epoll_would_be() -> None:
+    """The best of many: a busy machine makes any timer late. Of 1.2 ms epoll makes two."""
+
+    async def lateness() -> float:
+        loop = asyncio.get_running_loop()
+        due = loop.time() + 0.0012
+        fired: asyncio.Future[float] = loop.create_future()
+        loop.call_at(due, lambda: fired.set_result(loop.time()))
+        return await fired - due
+
+    with asyncio.Runner(loop_factory=exact_loop) as runner:
+        late = [runner.run(lateness()) for _ in range(50)]
+    assert min(late) < 0.0005, late
+
+
+def test_what_is_readable_ends_the_wait() -> None:
+    with ExactSelector() as selector:
+        one, other = socket.socketpair()
+        with one, other:
+            selector.register(one, selectors.EVENT_READ, "it")
+            began = time.monotonic()
+            assert selector.select(0.01) == [], "nothing has come"
+            assert time.monotonic() - began >= 0.01
+            assert selector.select(0) == selector.select(-1) == []
+            other.send(b"x")
+            for timeout in (30, 0.001, 0, None):
+                ((key, events),) = selector.select(timeout)
+                assert (key.data, events) == ("it", selectors.EVENT_READ)
+
+
+def test_an_epoll_of_a_high_number_waits_as_asyncio_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """select(2) cannot wait for it."""
+    monkeypatch.setattr(exact_timers, "_MOST", 0)
+    monkeypatch.setattr(select, "select", None)
+    with ExactSelector() as selector:
+        assert selector.select(0.001) == []
+
+
+def test_a_call_from_a_thread_ends_the_wait() -> None:
+    async def told() -> str:
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[str] = loop.create_future()
+        loop.run_in_executor(None, lambda: loop.call_soon_threadsafe(done.set_result, "told"))
+        async with asyncio.timeout(60):
+            return await done
+
+    with asyncio.Runner(loop_factory=exact_loop) as runner:
+        assert runner.run(told()) == "told"

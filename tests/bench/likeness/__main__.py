@@ -2,8 +2,8 @@
 
 direct: visits to the site itself; strangers: the same through the server's port; ours: client daemons. The client's
 own code visits, so that whatever differs is the server's. browsers: Chromium, through the server's port; where it is
-installed, the clients are judged, too. The controls show what the judge makes of two groups that are alike, and of one
-with a single tell.
+installed, the clients are judged, too. The controls show what the judge makes of two groups that are alike, and of
+one with a single tell.
 """
 
 from __future__ import annotations

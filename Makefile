@@ -21,7 +21,8 @@
 # make pictures  makes docs/pictures anew: drawings from their sources, a recording of a real first tunnel. As root
 # make check  static checks: ruff, mypy, clang-format, shellcheck
 # make bench  the user data plane beside wireguard-go
-# make bench-server  what handshakes, strangers and clients cost a server, in CPU and memory
+# make bench-server  what handshakes, strangers and clients cost a server, in CPU and memory, and what a large file
+#             that comes by way of a server has of the speed of the site itself
 # make bench-vm  the kernel module beside WireGuard and openvpn-dco, in a kernel under QEMU
 # make bench-likeness  whether connections of QRE can be told from visits to the site, by what a censor sees
 # make bench-worst  what the worst packets of a peer cost the kernel module, there
@@ -126,8 +127,10 @@ check:
 bench: setup-tests
 	@$(PYTHON) -m tests.bench.dataplane
 
-bench-server: setup-tests
+bench-server:
+	@packaging/setup.sh tests packaging/likeness-packages.txt
 	@$(PYTHON) -m tests.bench.server
+	@$(PYTHON) -m tests.bench.relay
 	@$(PYTHON) -m tests.bench.crowd
 
 bench-vm:

@@ -1,25 +1,29 @@
 """Forty handshakes of ours and forty of strangers at each of three sites: what an observer sees of the server's
-flight has the same distribution. What needs a capture (IP header) or a distance (times) is in ``bench.likeness``."""
+flight has the same distribution, IP header included. What needs a distance (times) is in ``bench.likeness``."""
 
 from __future__ import annotations
 
 import asyncio
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterable
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
-from qre.wire.packet import Header, PacketType, is_long, packets_untrusted
+from qre.wire.packet import is_long
+from tests.support.flight_shapes import distance, shape
 from tests.support.handshake_server import InProcessServer, Visitor
-from tests.support.sites import Make, aioquic, caddy, gtlsserver, site_of
+from tests.support.sites import HERE, Make, aioquic, caddy, gtlsserver, site_of
+from tests.support.tcpdump import Datagram, Tcpdump
 
 EACH, RARE, PAUSE = 40, 8, 0.1
-#: Of a Length field of so many bytes (RFC 9000 §16).
-_PREFIX = {1: 0, 2: 1, 4: 2}
 #: Of the two-sample Kolmogorov-Smirnov test, at p = 0.001: twelve comparisons are made.
 CRITICAL = 1.949 * math.sqrt(2 / EACH)
+
+
+T = TypeVar("T", bound=Hashable)
 
 
 def flight(visitor: Visitor) -> list[bytes]:
@@ -28,26 +32,20 @@ def flight(visitor: Visitor) -> list[bytes]:
     return visitor.received[: long[-1] + 1]
 
 
-def shape(data: bytes) -> tuple[tuple[PacketType, int, int], ...]:
-    """Of each packet: its type, the length of its source connection ID, and the bytes of its Length field."""
-    packets = packets_untrusted(data, short_cid_length=0)
-    return tuple((each.type, len(each.source_cid), _length_size(data, each)) for each in packets)
+def headers(visitor: Visitor, seen: list[Datagram]) -> list[tuple[int, int, int, bool]]:
+    """ECN mark, identification, TTL and DF of the flight's datagrams, whose number may differ by what is repeated."""
+    came = [each for each in seen if each.destination == ("127.0.0.1", visitor.port)]
+    return [(each.tos & 3, each.identification, each.ttl, each.dont_fragment) for each in came][
+        : len(flight(visitor))
+    ]
 
 
-def _length_size(data: bytes, packet: Header) -> int:
-    """The Length field ends where the packet number begins, and says how long the rest is; 0: there is none."""
-    if packet.type is PacketType.ONE_RTT:
-        return 0
-    at, length = packet.number_offset, packet.end - packet.number_offset
-    return next(n for n in _PREFIX if int.from_bytes(data[at - n : at], "big") == length | _PREFIX[n] << 8 * n - 2)
-
-
-def distance(one: Sequence[float], other: Sequence[float]) -> float:
-    """The statistic of Kolmogorov and Smirnov: how far the two cumulative distributions are apart at most."""
-    return max(
-        abs(sum(each <= at for each in one) / len(one) - sum(each <= at for each in other) / len(other))
-        for at in {*one, *other}
-    )
+def assert_alike(ours: Iterable[T], strangers: Iterable[T]) -> None:
+    """Nothing is seen on one side alone, but for what is rare."""
+    sides = Counter(ours), Counter(strangers)
+    print(*sides)
+    for one, other in (sides, sides[::-1]):
+        assert all(other[each] for each, count in one.items() if count > RARE), sides
 
 
 @pytest.mark.parametrize("make", [caddy, gtlsserver, aioquic], ids=lambda make: make.__name__)
@@ -67,10 +65,13 @@ def test_forty_flights_of_ours_are_as_forty_of_strangers(make: Make) -> None:
         return ours, strangers
 
     with site_of(make) as (port, authority):
-        ours, strangers = (list(map(flight, side)) for side in asyncio.run(both(port, authority)))
-    shapes = [Counter(shape(data) for each in side for data in each if is_long(data)) for side in (ours, strangers)]
-    for one, other in (shapes, shapes[::-1]):
-        assert all(other[each] for each, count in one.items() if count > RARE), shapes
+        HERE.run("ethtool", "-K", "lo", "tx-udp-segmentation", "off")  # datagrams as they are on a cable
+        with Tcpdump(HERE, "lo", authority.with_name("flights.pcap")) as dump:
+            visits = asyncio.run(both(port, authority))
+        seen = dump.datagrams()
+    assert_alike(*([each for one in side for each in headers(one, seen)] for side in visits))
+    ours, strangers = (list(map(flight, side)) for side in visits)
+    assert_alike(*([shape(data) for each in side for data in each if is_long(data)] for side in (ours, strangers)))
     features = {
         "the first datagram": lambda each: len(each[0]),
         "the last": lambda each: len(each[-1]),
@@ -80,5 +81,5 @@ def test_forty_flights_of_ours_are_as_forty_of_strangers(make: Make) -> None:
     apart = {
         name: distance([of(each) for each in ours], [of(each) for each in strangers]) for name, of in features.items()
     }
-    print(make.__name__, apart, shapes)
+    print(make.__name__, apart)
     assert all(each < CRITICAL for each in apart.values()), apart

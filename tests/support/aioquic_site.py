@@ -1,7 +1,8 @@
 """A site on stock aioquic, as a process: ``python -m tests.support.aioquic_site ADDRESS PORT CERTIFICATE KEY [CID]``.
 
 It answers every request with a page, by HTTP/3 alone. With a CID (hexadecimal digits) every connection has
-that one, and the cipher suite that a QRE server can follow; with "-" only the latter.
+that one, and the cipher suite that a QRE server can follow; with "-" only the latter, with "-18" and connection IDs
+of 18 bytes.
 """
 
 from __future__ import annotations
@@ -45,8 +46,10 @@ class Site(QuicConnectionProtocol):
 
 async def main() -> None:
     address, port, certificate, key, *cid = sys.argv[1:]
-    followed, always = bool(cid), bytes.fromhex("".join(cid).strip("-"))
-    configuration = QuicConfiguration(is_client=False, alpn_protocols=["h3"], connection_id_length=len(always) or 8)
+    followed, said = bool(cid), "".join(cid)
+    always = b"" if said.startswith("-") else bytes.fromhex(said)
+    length = len(always) or int(said[1:] or 8)
+    configuration = QuicConfiguration(is_client=False, alpn_protocols=["h3"], connection_id_length=length)
     if followed:
         configuration.cipher_suites = [CipherSuite.AES_128_GCM_SHA256]
     configuration.load_cert_chain(certificate, key)

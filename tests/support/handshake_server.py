@@ -30,7 +30,7 @@ from qre.errors import MachineError
 from qre.ipc.channel import Channel
 from qre.ipc.messages import Done, Party, VisitDest, WorkerConfig
 from qre.ipc.worker import WorkerContext
-from qre.kernel.udp.control_messages import report_local
+from qre.kernel.udp.control_messages import never_fragment, report_local
 from qre.profile_secrets import ProfileSecrets
 from qre.quic.client.client_handshake import ClientHandshake
 from qre.quic.client.trust import TrustStore
@@ -217,6 +217,7 @@ class InProcessServer:
         made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         made.setsockopt(socket.IPPROTO_IP, socket.IP_RECVTOS, 1)
+        never_fragment(made)
         if self._listen == "0.0.0.0":
             report_local(made)
         made.bind((self._listen, self.port))
@@ -250,6 +251,7 @@ class Visitor:
     to: str = "127.0.0.1"  # of the server's addresses
     injected: Callable[[bytes], bytes] | None = None  # what somebody sends behind the first flight, which this sees
     events: list[ClientEvent] = field(default_factory=list)
+    port: int = 0  # that it spoke from
     sent: list[bytes] = field(default_factory=list)
     received: list[bytes] = field(default_factory=list)
     sources: set[str] = field(default_factory=set)  # where that came from
@@ -280,6 +282,7 @@ class Visitor:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
             sock.setblocking(False)
             sock.bind(("127.0.0.1", 0))
+            self.port = sock.getsockname()[1]
             self.handshake.connect(server, time.monotonic())
             end = time.monotonic() + timeout
             while time.monotonic() < end:

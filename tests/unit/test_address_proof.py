@@ -28,6 +28,28 @@ def test_an_address_that_proved_nothing_gets_three_times_what_it_sent() -> None:
     assert not AddressProof().may_answer(b"\x40"), "and nothing for nothing"
 
 
+def test_one_datagram_goes_beyond_that_where_dest_does_so() -> None:
+    """quic-go asks before each whether it has sent three times as much already."""
+    answers = [ANSWER[:31], *[ANSWER] * 4]
+    for overshoots, count in ((True, 4), (False, 3)):
+        proof = begun()
+        assert [proof.may_answer(each, overshoots) for each in answers] == [True] * count + [False] * (5 - count)
+        assert not proof.proven
+
+
+@pytest.mark.parametrize(
+    ("first", "answer"), [(HELLO[:1199], ANSWER), (HELLO, ANSWER.ljust(1501)), (b"\x40" + HELLO[1:], HELLO)]
+)
+def test_nothing_goes_beyond_that_to_what_begins_no_connection_and_nothing_that_is_longer(
+    first: bytes, answer: bytes
+) -> None:
+    proof = AddressProof()
+    proof.visitor_spoke(first)
+    proof.visitor_spoke(HELLO[:1])
+    returned = sum(len(answer) for _ in range(12) if proof.may_answer(answer, overshoots=True))
+    assert returned <= AMPLIFICATION * (len(first) + 1)
+
+
 @pytest.mark.parametrize(
     "data",
     [

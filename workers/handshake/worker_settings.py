@@ -26,13 +26,15 @@ def flow_limits(config: WorkerConfig, dest: DestProfile | None) -> Limits:
     """The configured limits, bounded by the descriptors that this process may have, and not below Dest's own idle
     timeout where that is longer than most; and what Dest does."""
     of_dest = dest.idle_timeout_ms if dest is not None and dest.idle_timeout_ms > SHORTEST_RELAY_IDLE_MS else 0
+    habits = habits_of(dest.transport_parameters if dest is not None else ())
     descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _OTHER_DESCRIPTORS
     return Limits(
         flows=max(1, min(config.relay_max_flows, descriptors)),
         flows_per_prefix=max(1, config.relay_max_flows_per_prefix),
         idle=max(config.relay_idle_ms, of_dest) / 1000,
         retries=dest is not None and dest.retry,
-        remembers_hello=habits_of(dest.transport_parameters if dest is not None else ()).remembers_hello,
+        remembers_hello=habits.remembers_hello,
+        overshoots=habits.overshoots,
     )
 
 

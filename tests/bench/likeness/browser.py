@@ -42,6 +42,10 @@ class Chromium:
 
     def visit(self, address: str, page: str) -> bool:
         """Whether ``page`` came from the site at ``address``."""
+        return page in self.page(address)
+
+    def page(self, address: str, path: str = "") -> str:
+        """What the page of the site at ``address`` is when it has loaded; empty: it did not come."""
         profile = tempfile.mkdtemp(prefix="qre-chromium-")
         command = [
             *self._namespace.prefix,
@@ -52,7 +56,7 @@ class Chromium:
             f"--ignore-certificate-errors-spki-list={self._key}",
             f"--host-resolver-rules=MAP {self._name} {address}, MAP * ~NOTFOUND",
             "--dump-dom",
-            f"https://{self._site}/",
+            f"https://{self._site}/{path}",
         ]
         try:
             done = subprocess.run(
@@ -63,7 +67,7 @@ class Chromium:
                 env={"HOME": profile, "PATH": "/usr/bin:/bin"},
             )
         except subprocess.TimeoutExpired:
-            return False
+            return ""
         finally:
             shutil.rmtree(profile, ignore_errors=True)
-        return page.encode() in done.stdout
+        return done.stdout.decode(errors="replace")

@@ -205,10 +205,12 @@ class Flow:
 class Limits:
     """Bounds on relayed and undecided flows; ``idle`` in seconds. ``remembers_hello``: what Dest does with a first
     flight that is repeated while its connection lives (``habits``): it is silent, or takes it for another visit.
-    ``retries``: it answers whatever looks like an Initial with a Retry, unread."""
+    ``retries``: it answers whatever looks like an Initial with a Retry, unread. ``overshoots``: what it sends to an
+    unproven address ends one datagram beyond the bound (``habits``)."""
 
     flows: int
     flows_per_prefix: int
     idle: float
     remembers_hello: bool = True
     retries: bool = False
+    overshoots: bool = False

@@ -103,7 +103,7 @@ class FlowTable:
         ours = self._books.clients.get(flow.source) is flow
         if not ours and self._books.visitors.get(flow.source) is not flow:
             return _NOTHING
-        if not flow.address.proven and not flow.address.may_answer(data):
+        if not flow.address.proven and not flow.address.may_answer(data, self.limits.overshoots):
             self.unproven += 1
             return _NOTHING
         if ours:

@@ -35,7 +35,12 @@ from qre.workers.handshake.port.flow_parts import Flow
 LONGEST: Final = 65_535
 #: Bounds of one turn: sockets, and datagrams of each, so that no visitor starves the others.
 _EVENTS, _TURN = 64, 16
+#: What a socket holds unread (bytes). That of a visitor who fetches something large, so much of it in one turn, may
+#: hold more: while another process runs, a site that is near sends a lot, and takes its loss for a crowded path.
 _RECEIVE_BUFFER: Final = 64 << 10
+_LARGE_BUFFER, _LARGE = 1 << 20, 8 << 10
+#: So many visitors at a time.
+_MOST_LARGE: Final = 64
 #: Dest is silent when more flows than this were opened, over this time (seconds), and none was answered.
 _UNANSWERED, _SILENCE = 2, 1.0
 #: For so long (seconds); then it is tried again.
@@ -51,7 +56,7 @@ _ANCILLARY: Final = ECN_SPACE + SEGMENT_SPACE
 class DestSocket:
     """The socket of one visitor. See ``flow_parts.Relay``."""
 
-    __slots__ = ("_family", "_relays", "_socket", "dest", "fd")
+    __slots__ = ("_family", "_relays", "_socket", "dest", "fd", "large")
 
     def __init__(self, relays: Relays, made: socket.socket, dest: tuple[str, int]) -> None:
         self._relays = relays
@@ -59,6 +64,12 @@ class DestSocket:
         self._socket = made
         self._family = made.family
         self.fd = made.fileno()
+        self.large = False  # whether it has the larger buffer
+
+    def enlarge(self) -> None:
+        """Hold more of what Dest sends; as much as the kernel grants (net.core.rmem_max)."""
+        self.large = True
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _LARGE_BUFFER)
 
     def send(self, data: bytes, ecn: int) -> None:
         """Send one datagram to Dest with this ECN codepoint; what the kernel refuses twice is counted as lost."""
@@ -130,6 +141,7 @@ class Relays:
         self._flows: dict[int, tuple[DestSocket, Flow]] = {}
         self._spares: dict[int, tuple[tuple[str, int], socket.socket]] = {}  # by family
         self._buffer = bytearray(LONGEST)
+        self._large = 0
         self.lost = 0
 
     def fileno(self) -> int:
@@ -201,6 +213,7 @@ class Relays:
     def forget(self, gone: DestSocket) -> None:
         """Stop watching ``gone``; call it before its socket is closed."""
         if self._flows.pop(gone.fd, None) is not None:
+            self._large -= gone.large
             self._epoll.unregister(gone.fd)
 
     def readable(self) -> None:
@@ -213,14 +226,19 @@ class Relays:
                 self._read(fd, *entry)
 
     def _read(self, fd: int, made: DestSocket, flow: Flow) -> None:
+        came = 0
         for _ in range(_TURN):
             received = made.receive(self._buffer)
             if received is None:
                 break
+            came += len(received[0])
             self._unanswered.pop(made.dest, None)
             self._reply(flow, *received)
             if self._flows.get(fd, (None,))[0] is not made:
-                break  # closed meanwhile
+                return  # closed meanwhile
+        if came >= _LARGE and not made.large and self._large < _MOST_LARGE:
+            self._large += 1
+            made.enlarge()
 
     def close(self) -> None:
         """Close every socket and the epoll descriptor."""

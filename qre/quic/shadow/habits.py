@@ -25,15 +25,17 @@ class Habits:
     has a PING besides. ``remembers_hello``: the connection ID that a client's first Initials go to stays the
     connection's as long as this lives; else a repeated first flight begins another connection. ``false_binder``: the
     error of the CLOSE, alone in an Initial, that a ticket with another binder than its key's gets (RFC 8446 §4.2.11);
-    None: not known."""
+    None: not known. ``handshake_times``: the first probe timeout of a handshake without an answer, and after how long
+    it is given up (seconds), where Initial and Handshake packets are repeated apart; None: not known."""
 
     at_a_timeout: int = 2
     pings: bool = False
     remembers_hello: bool = True
     false_binder: int | None = None
+    handshake_times: tuple[float, float] | None = None
 
 
-_OF_QUIC_GO: Final = Habits(remembers_hello=False, false_binder=_DECRYPT_ERROR)
+_OF_QUIC_GO: Final = Habits(remembers_hello=False, false_binder=_DECRYPT_ERROR, handshake_times=(0.2, 5.0))
 _OF_AIOQUIC: Final = Habits(at_a_timeout=1, pings=True)
 #: ngtcp2's; others are taken for alike.
 _OF_OTHERS: Final = Habits()

@@ -134,8 +134,8 @@ def test_first_flights_have_the_browsers_shape(both: tuple[Captured, Captured]) 
             for each, fewest in zip(flight.layouts, (4, 3), strict=True):
                 assert len(each.crypto) <= fewest + 8 and each.pings <= 10
                 assert flight.token or (len(each.crypto) >= fewest and each.pings >= 2)
-        for each in ("destination_cid", "extensions", "parameters"):
-            assert len({str(getattr(flight, each)) for flight in captured.flights}) == count, each
+        for varies in ("destination_cid", "extensions", "parameters"):
+            assert len({str(getattr(flight, varies)) for flight in captured.flights}) == count, varies
 
 
 def test_hellos_have_the_browsers_extensions_and_transport_parameters(both: tuple[Captured, Captured]) -> None:

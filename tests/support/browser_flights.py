@@ -197,12 +197,12 @@ def likelihood(one: Sequence[float], other: Sequence[float]) -> float:
     """p of the test of Kolmogorov and Smirnov with two samples (asymptotic; of values that are equal more is
     allowed): how likely samples of one thing are as far apart as these."""
     one, other = sorted(one), sorted(other)
-    apart = max(abs(_below(one, at) / len(one) - _below(other, at) / len(other)) for at in {*one, *other})
+    apart: float = max(abs(_below(one, at) / len(one) - _below(other, at) / len(other)) for at in {*one, *other})
     size = math.sqrt(len(one) * len(other) / (len(one) + len(other)))
     scaled = (size + 0.12 + 0.11 / size) * apart
     if scaled < 0.2:
         return 1.0
-    terms = (2 * (-1) ** (k - 1) * math.exp(-2 * (k * scaled) ** 2) for k in range(1, 101))
+    terms = ((2.0 if k % 2 else -2.0) * math.exp(-2 * (k * scaled) ** 2) for k in range(1, 101))
     return min(1.0, max(0.0, sum(terms)))
 
 

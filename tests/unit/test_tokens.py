@@ -63,7 +63,7 @@ def test_a_token_stands_in_all_initials_of_the_next_connection_beside_the_whole_
         assert {each.token for _, each in initials} == {ticket.token} and len(initials) >= 3
         assert {len(data) for data, _ in initials} == {1250}
         hello = b""
-        pieces = {}
+        pieces: dict[int, bytes] = {}
         for _, each in initials[:2]:
             pieces |= layout(open_initial(each, each.destination_cid).payload).crypto
         for offset, data in sorted(pieces.items()):

@@ -28,8 +28,6 @@ from tests.support.packets import packets
 from tests.support.site import NAME
 
 _KINDS = {PacketType.INITIAL: "I", PacketType.HANDSHAKE: "H", PacketType.ONE_RTT: "1"}
-#: What is sent together comes within this (seconds).
-TOGETHER = 0.02
 #: A request follows the hello within this (seconds).
 _FIRST_FLIGHT = 0.012
 
@@ -129,15 +127,3 @@ def _heard(data: bytes, at: float, keys: Protection) -> Heard:
             said = [frame for frame in frames_untrusted(payload) if isinstance(frame, Crypto)]
             crypto += [(frame.offset, len(frame.data)) for frame in said]
     return Heard(at, len(data), tuple(found), tuple(crypto))
-
-
-def at_timeouts(heard: list[Heard]) -> list[list[Heard]]:
-    """The datagrams of each timeout together, less lone acknowledgements; what was said at first comes first."""
-    found: list[list[Heard]] = []
-    for each in heard:
-        if {kind for kind, _ in each.packets} == {"1"}:
-            continue
-        if not found or each.at - found[-1][-1].at > TOGETHER:
-            found.append([])
-        found[-1].append(each)
-    return found

@@ -17,6 +17,8 @@ MAX_VISITS = 8
 MAX_SPOKEN = 64
 #: Visits of somebody who comes back that are kept, the last ones.
 MAX_RETURNS: Final = 4
+#: Bytes of a token (RFC 9000 §8.1.3); a longer one is of no use, the hello has to have room beside it.
+MOST_TOKEN: Final = 128
 #: Datagrams of one flight, packets of one datagram, frames of one Initial.
 MAX_FLIGHT, MAX_PACKETS, MAX_FRAMES = 8, 4, 32
 #: Bytes of a file; one with every visit has a quarter of it.
@@ -37,11 +39,13 @@ class Spoken(Struct, frozen=True, kw_only=True, array_like=True):
 
 
 class RecordedVisit(Struct, frozen=True, kw_only=True):
-    """What Dest sent after the handshake of a visit of "/". ``longer``: the page went on behind it."""
+    """What Dest sent after the handshake of a visit of "/". ``longer``: the page went on behind it. ``token``: for a
+    later connection, if a browser would have kept it (see ``ReturningClient``); it is given to one client."""
 
     round_trip_us: U32
     spoken: Annotated[tuple[Spoken, ...], msgspec.Meta(max_length=MAX_SPOKEN)]
     longer: bool = False
+    token: Annotated[bytes, msgspec.Meta(max_length=MOST_TOKEN)] = b""
 
 
 class ReturnedFrame(Struct, frozen=True, array_like=True):
@@ -133,6 +137,12 @@ class DestProfile(Struct, frozen=True, kw_only=True):
             visits=(*before.visits, *self.visits)[-MAX_VISITS:],
             returns=(*before.returns, *self.returns)[-MAX_RETURNS:],
         )
+
+    @property
+    def tokens(self) -> tuple[bytes, ...]:
+        """Dest's tokens, of all visits, the oldest ones first."""
+        found = (*self.visits, *(each.visit for each in self.returns))
+        return tuple(visit.token for visit in found if visit.token)
 
     def without_visits(self) -> DestProfile:
         """For whoever does not play them."""

@@ -1,6 +1,6 @@
 """A client that comes back: with a ticket, as the browser does, to a real server in front of a real Caddy.
 
-``QRE_RESTARTS`` restarts each (two unless set).
+``QRE_RESTARTS`` restarts each (two unless set), and ``QRE_REPLAYS`` copies of a kind (ten).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.root
 FRESH = "q13d0312h3_55b375c5d22e_178839b6cec1"
 RESUMED = "q13d0314h3_55b375c5d22e_79cc91d6b50c"
 RESTARTS = int(os.environ.get("QRE_RESTARTS", "2"))
-REPLAYS = 10
+REPLAYS = int(os.environ.get("QRE_REPLAYS", "10"))
 #: What a Caddy says to a false binder, and to the first half of any hello: the payload of an Initial.
 CLOSE = bytes.fromhex("1c41330000")
 ACK_OF_HALF = [(37, 0, bytes.fromhex("0201000000"))]

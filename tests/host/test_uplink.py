@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from tests.support.tcpdump import Tcpdump
 from tests.support.tunnel import CLIENT_INNER, PORT, SERVER_INNER, Tunnel
 
 BROWSER = 1250
+#: Around a packet inside (bytes): 20 of IPv4, and 24 of the datagram.
+LEAST_WITH_A_PACKET = 48
 SERVER_INNER6, CLIENT_INNER6 = "fd77::1", "fd77::2"
 #: Of all that the client sends, one datagram in twenty.
 LOSSY = "type filter hook prerouting priority 0; udp dport 443 numgen random mod 20 0 drop;"
@@ -109,3 +112,15 @@ def test_of_packets_in_two_datagrams_the_lost_ones_alone_are_missing(tunnel: Tun
     wait_for("a tunnel as before", lambda: answered(tunnel.lab.client, SERVER_INNER, "-M", "do", "-s", "1372") == 5)
     assert answered(tunnel.lab.server, CLIENT_INNER) == answered(tunnel.lab.server, CLIENT_INNER6) == 5
     wait_for("parts that were alone", lambda: "part-alone" in tunnel.server.tool("show", "server0"))
+
+
+def test_a_download_is_acknowledged_in_a_browsers_few_bytes_and_seldom(tunnel: Tunnel, tmp_path: Path) -> None:
+    """Of datagrams, which ask for no answer inside."""
+    with Uplink(tunnel, tmp_path) as capture:
+        iperf(tunnel, "--udp", "--reverse", "--length", "1300", "--bitrate", "40M", "--bytes", "6M")
+    down = sum(len(each.payload) > 1300 for each in capture.datagrams())
+    lone = [length for length in capture.lengths if length < LEAST_WITH_A_PACKET]
+    assert down > 4000
+    assert set(lone) <= set(range(25, 45))
+    print(down, len(lone), sorted(Counter(lone).items()))
+    assert len(lone) < down / 4

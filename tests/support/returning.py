@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random as randomness
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path as File
 
@@ -10,6 +11,7 @@ import msgspec
 
 from qre.dest_profile import DestProfile
 from qre.quic.client.client_handshake import ClientHandshake
+from qre.quic.resumption.dest_tokens import DestTokens
 from qre.quic.resumption.held_ticket import HeldTicket
 from qre.quic.resumption.ticket_keys import OpenedTicket, TicketKeys
 from qre.visit.visitor_files import load_fingerprint
@@ -30,6 +32,7 @@ class Keeper:
 
     def __init__(self, private_key: bytes, seed: int = 0) -> None:
         random = randomness.Random(seed).randbytes
+        self.tokens = DestTokens()
         self.keys = TicketKeys(b"", private_key=private_key, random=random, unix_time=UNIX_TIME)
 
     def seal(self, secret: bytes, short_id: bytes, length: int) -> bytes:
@@ -37,6 +40,9 @@ class Keeper:
 
     def open_untrusted(self, identity: bytes) -> OpenedTicket:
         return self.keys.open_untrusted(identity)
+
+    def take_token(self, tokens: Sequence[bytes], room: int) -> bytes:
+        return self.tokens.take(tokens, room)
 
 
 @dataclass

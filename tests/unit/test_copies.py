@@ -94,6 +94,9 @@ class Genuine:
     def is_taken(self, cid: bytes, by: Accepted) -> bool:
         return False
 
+    def mark_of(self, data: bytes) -> int:
+        return 0
+
     def comes(self, now: float = 100.0, **changes: Any) -> Copy | None:
         found, flight, _ = copied()
         return self.copies.of(Hello(replace(found, **changes), flight[:2], CLIENT, now, None))

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qre.dest_profile import MAX_SPOKEN, MAX_VISITS, DestProfile, RecordedVisit, Spoken
-from qre.quic.client.client_connection import ClientConnection
+from qre.quic.client.returning_client import ReturningClient
 from qre.quic.client.visit_recorder import VisitRecorder
 from qre.quic.handshake_events import SiteAnswered
 from qre.quic.shadow.visit_script import VisitScript
@@ -127,14 +127,15 @@ def test_what_a_site_said_before_it_had_finished_belongs_to_its_flight_however_l
         application_progress=0,
         answer_begun=False,
         round_trip=0.006,
+        kept_token=b"",
     )
     recorder = VisitRecorder()
-    recorder.sent(cast(ClientConnection, connection), 10.0, asked=True)
+    recorder.sent(cast(ReturningClient, connection), 10.0, asked=True)
     connection.answer_begun = True
     for at in (10.0001, 10.0029, 10.0061):
         connection.eliciting_packets += 1
-        recorder.received(bytes([0x40]) + bytes(40), cast(ClientConnection, connection), at)
-    recorded = recorder.visit(cast(ClientConnection, connection))
+        recorder.received(bytes([0x40]) + bytes(40), cast(ReturningClient, connection), at)
+    recorded = recorder.visit(cast(ReturningClient, connection))
     assert recorded is not None and [each.at_us for each in recorded.spoken] == [6_100]
 
 
@@ -154,14 +155,15 @@ def test_a_page_that_is_longer_than_is_played_is_said_to_be(
         application_progress=0,
         answer_begun=True,
         round_trip=0.006,
+        kept_token=b"",
     )
     recorder = VisitRecorder()
-    recorder.sent(cast(ClientConnection, connection), 10.0, asked=True)
+    recorder.sent(cast(ReturningClient, connection), 10.0, asked=True)
     for number in range(datagrams):
         connection.eliciting_packets += 1
         connection.application_progress += says
-        recorder.received(bytes([0x40]) + bytes(40), cast(ClientConnection, connection), 10.01 + number * apart)
-    recorded = recorder.visit(cast(ClientConnection, connection))
+        recorder.received(bytes([0x40]) + bytes(40), cast(ReturningClient, connection), 10.01 + number * apart)
+    recorded = recorder.visit(cast(ReturningClient, connection))
     assert recorded is not None and recorded.longer == longer and len(recorded.spoken) <= MAX_SPOKEN
 
 

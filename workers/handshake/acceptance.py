@@ -32,7 +32,7 @@ from qre.quic.shadow.server_hello import Obstacle
 from qre.reality.replay import NotRecorded, ReplayFilter
 from qre.wire.close_reason import CloseReason
 from qre.wire.overhead import MAX_UDP_PAYLOAD
-from qre.wire.packet import long_header_source_cid
+from qre.wire.packet import is_short, long_header_source_cid
 from qre.workers.handshake.port.flow_parts import Address, Hello, PlacedHandshake
 from qre.workers.handshake.port.volley import Volley
 from qre.workers.handshake.recognition.accepted import LIFETIME, Accepted
@@ -238,9 +238,13 @@ class Acceptance:
 
     def send_due(self, one: Accepted, now: float) -> None:
         """What has waited for its time."""
-        ecn = self.dest.ecn if self.dest is not None else 0
         while one.outbox and one.outbox[0][0] <= now:
-            self.volley.say(one.source, one.outbox.popleft()[1], ecn, whole=True)  # it may probe the path's MTU
+            data = one.outbox.popleft()[1]
+            self.volley.say(one.source, data, self.mark_of(data), whole=True)  # it may probe the path's MTU
+
+    def mark_of(self, data: bytes) -> int:
+        """ECN of a datagram of ours that stands for none of Dest's: as Dest marks its 1-RTT packets, others not."""
+        return self.dest.ecn if self.dest is not None and is_short(data) else 0
 
     def is_taken(self, cid: bytes, by: Accepted) -> bool:
         """Whether ``cid`` reaches a session, or another handshake than this."""

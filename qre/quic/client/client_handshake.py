@@ -6,6 +6,7 @@ Without a ``public_key`` it is a plain visit, which ends in ``SiteAnswered``.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
@@ -150,13 +151,15 @@ class ClientHandshake:
         if self._state is AttemptState.OVER:
             return []
         sent: list[bytes] = []
+        if self._asks_at == math.inf:
+            self._plan_request(now)
 
         def send() -> None:
             sent.extend(self._connection.send(now))
 
-        done = -1
-        while done < len(sent):  # a request may have become due meanwhile, and no timer tells of it any more
-            done = len(sent)
+        done: object = None
+        while done != (len(sent), self._asks_at):  # a request may become due meanwhile: no timer tells of it any more
+            done = len(sent), self._asks_at
             self._guarded(send, now)
         if self._probing:
             self._observer.sent(self._connection, now, asked=self._http is not None and self._http.asked)
@@ -284,7 +287,7 @@ class ClientHandshake:
         context = self._connection.context
         assert context is not None and context.key_schedule is not None
         self._settle_early_data(proven=context.peer is Peer.PROVEN)
-        self._plan_request(now)
+        self._asks_at = math.inf  # counted from when Finished is sent: to get so far takes a while
         if context.peer is not Peer.PROVEN:
             self._happens(AttemptEvent.NO_PROOF, now)
         elif context.key_schedule.cipher_suite is tls.CipherSuite.AES_128_GCM_SHA256:
@@ -294,8 +297,7 @@ class ClientHandshake:
 
     def _plan_request(self, now: float) -> None:
         """A browser's request follows by a moment."""
-        least, most = self._fingerprint.http3.request_delay_us
-        self._asks_at = now + self._random.uniform(least, most) / 1e6
+        self._asks_at = now + self._random.uniform(*self._fingerprint.http3.request_delay_us) / 1e6
 
     def _begin_http(self) -> None:
         self._http = HttpClient(self._connection, self._fingerprint.http3, self._server_name, self._random)

@@ -58,10 +58,18 @@ class HelloFlight:
         middle = random.randint(*shape.split_offset)
         end = middle + (len(message) + shape.split_excess + 1) // 2
         #: The ranges of each packet; together they are the whole message.
-        self._packets = ([range(middle), range(end, len(message))], [range(middle, end)])
-        self._pending = [list(ranges) for ranges in self._packets] if message else []
+        self._packets = [[range(middle), range(end, len(message))], [range(middle, end)]]
+        self._pending = [list(ranges) for ranges in self._packets] if message else []  # a packet each
         self._acknowledged = RangeSet()
         self._turn = 0  # the packet that a timeout repeats next
+        self._at_first = 1  # how many of them the next timeout repeats
+        self._begun = bool(message)
+
+    def tear(self) -> None:
+        """Early data follow: beside them a browser repeats the beginning and the end of the hello in packets of their
+        own, and both at the first timeout."""
+        self._packets = [[part] for packet in self._packets for part in packet]
+        self._at_first = 2
 
     @property
     def pending(self) -> bool:
@@ -70,12 +78,21 @@ class HelloFlight:
 
     def repeat(self) -> bool:
         """A timeout: one packet's ranges are to be sent again. False: the peer has acknowledged all of them."""
-        for turn in (self._turn, 1 - self._turn) if self._pending else ():
-            missing = self._missing(self._packets[turn])
+        wanted, self._at_first = self._at_first, 1
+        found = 0
+        for _ in self._packets if self._begun else ():
+            missing = self._missing(self._packets[self._turn])
+            self._turn = (self._turn + 1) % len(self._packets)
             if missing:
-                self._pending[turn], self._turn = missing, 1 - turn
-                return True
-        return False
+                self._ask_for(missing)
+                found += 1
+            if found == wanted:
+                break
+        return found > 0
+
+    def _ask_for(self, ranges: list[range]) -> None:
+        if ranges not in self._pending:
+            self._pending.append(ranges)
 
     def _missing(self, ranges: Iterable[range]) -> list[range]:
         """What the peer has not acknowledged of them."""
@@ -86,7 +103,8 @@ class HelloFlight:
 
     def write(self, builder: QuicPacketBuilder) -> None:
         """Fill the rest of the builder's packet with the hello's next ranges."""
-        ranges = next(ranges for ranges in self._pending if ranges)
+        self._pending = [ranges for ranges in self._pending if ranges]
+        ranges = self._pending[0]
         capacity = builder.remaining_flight_space
         taken = _take(ranges, capacity)
         if not taken:
@@ -104,10 +122,11 @@ class HelloFlight:
                 self._acknowledged.add(part.start, part.stop)
             self._pending = [self._missing(pending) for pending in self._pending]
             return
-        for lost in self._missing(ranges):
-            for whole, pending in zip(self._packets, self._pending, strict=True):
-                if any(lost.start in part for part in whole) and lost not in pending:
-                    pending.append(lost)
+        lost = self._missing(ranges)
+        for whole in self._packets:
+            again = [each for each in lost if any(each.start in part for part in whole)]
+            if again:
+                self._ask_for(again)
 
 
 class BrowserRecovery(QuicPacketRecovery):

@@ -15,10 +15,13 @@ from aioquic.quic.connection import QuicNetworkPath
 from aioquic.quic.packet import QuicPacketType
 from aioquic.quic.packet_builder import QuicDeliveryState, QuicPacketBuilder, QuicSentPacket
 
+from qre.dest_profile import MOST_TOKEN
 from qre.quic.client.client_connection import ClientConnection
+from qre.quic.client.fingerprint import Fingerprint
 from qre.quic.client.hello import OfferedHello
 from qre.quic.connection import HandshakeConnection
 from qre.quic.resumption.held_ticket import HeldTicket
+from qre.wire.varint import encode_vector
 
 #: The least first timeout of a browser that knows the round trip (seconds), and how many of them it takes.
 _LEAST_TIMEOUT, _ROUND_TRIPS = 0.030, 3
@@ -26,6 +29,19 @@ _LEAST_TIMEOUT, _ROUND_TRIPS = 0.030, 3
 _STOCK_ROUND_TRIPS: Final = 2
 #: RFC 9000 §2.1: the client's first streams.
 _FIRST_BIDIRECTIONAL, _FIRST_UNIDIRECTIONAL = 0, 2
+
+
+#: Of an Initial: all of its header but the token and the destination CID, and its tag.
+_INITIAL_OVERHEAD: Final = 1 + 4 + 1 + 1 + 2 + 2 + 16
+#: Of the CRYPTO frames of the larger half, as few as there can be (RFC 9000 §19.6).
+_FRAME_OVERHEAD: Final = 6
+
+
+def _have_room(hello: bytes, token: bytes, fingerprint: Fingerprint) -> bool:
+    """Whether two datagrams have room for the hello and, each of them, for the token."""
+    room = fingerprint.datagram_length - _INITIAL_OVERHEAD - fingerprint.destination_cid_length
+    half = (len(hello) + fingerprint.chaos.split_excess + 1) // 2
+    return half + _FRAME_OVERHEAD + len(encode_vector(token)) <= room
 
 
 class ReturningClient(ClientConnection):
@@ -36,6 +52,11 @@ class ReturningClient(ClientConnection):
         back = hello.comes_back
         self._ticket = back.ticket if back is not None else None
         self._finished_waits = False  # for early data, which goes again
+        self._token, self._token_behind = b"", 0  # the last one that came, and how many tickets had
+        self._token_handler = self._keep_token
+        if self._ticket is not None and _have_room(hello.message, self._ticket.token, self._fingerprint):
+            self._peer_token = self._ticket.token
+        self._shows_token = bool(self._peer_token)
         if round_trip_us:
             timeout = max(_LEAST_TIMEOUT, _ROUND_TRIPS * round_trip_us / 1e6)
             self._configuration.initial_rtt = timeout / _STOCK_ROUND_TRIPS
@@ -46,6 +67,13 @@ class ReturningClient(ClientConnection):
         super()._initialize(peer_cid)
         if self._ticket is not None and self._ticket.early_data:
             self._parse_transport_parameters(self._ticket.parameters, from_session_ticket=True)
+
+    def _push_crypto_data(self) -> None:
+        """As its base; a hello with early data is repeated otherwise."""
+        before = self._flight
+        super()._push_crypto_data()
+        if self._flight is not before and self.sends_early_data:
+            self._flight.tear()
 
     # --- what is known ---
 
@@ -86,7 +114,24 @@ class ReturningClient(ClientConnection):
         """Those that this connection has brought, with the round trip that it has measured."""
         context, measured = self.context, self.smoothed_round_trip_us
         held = context.tickets if context is not None else []
-        return tuple(msgspec.structs.replace(each, round_trip_us=measured) for each in held)
+        last, token = len(held) - 1, self.kept_token
+        return tuple(
+            msgspec.structs.replace(each, round_trip_us=measured, token=token if number == last else b"")
+            for number, each in enumerate(held)
+        )
+
+    @property
+    def kept_token(self) -> bytes:
+        """For the next connection's Initials (RFC 9000 §8.1.3). Of a token a browser keeps what came behind the last
+        ticket, which takes the place of all that it knew of the server; empty: none."""
+        context = self.context
+        tickets = len(context.tickets) if context is not None else 0
+        return self._token if 0 < tickets == self._token_behind else b""
+
+    def _keep_token(self, token: bytes) -> None:
+        context = self.context
+        if context is not None and len(token) <= MOST_TOKEN:
+            self._token, self._token_behind = token, len(context.tickets)
 
     # --- early data that is not taken ---
 
@@ -117,7 +162,10 @@ class ReturningClient(ClientConnection):
         return kinds
 
     def _number_length(self, packet: QuicSentPacket) -> int:
-        return 1 if packet.packet_type is QuicPacketType.ZERO_RTT else super()._number_length(packet)
+        """Beside a token, too, numbers have one byte (17 of 17)."""
+        if packet.packet_type is QuicPacketType.ZERO_RTT or self._shows_token:
+            return 1
+        return super()._number_length(packet)
 
     def _write_handshake(self, builder: QuicPacketBuilder, epoch: tls.Epoch, now: float) -> None:
         """Of a resumed handshake one packet, with the ACK and Finished; behind early data that goes again an ACK

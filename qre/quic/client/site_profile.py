@@ -14,6 +14,7 @@ from aioquic import tls
 from qre.dest_profile import DestProfile
 from qre.quic.client.client_connection import ClientConnection
 from qre.quic.client.drawbacks import GROUPS, drawbacks_of
+from qre.quic.client.returning_client import ReturningClient
 from qre.quic.client.visit_recorder import VisitRecorder
 from qre.wire.packet import is_long, is_short
 from qre.wire.varint import read_varint_untrusted, read_vector_untrusted
@@ -67,7 +68,7 @@ class SiteObserver:
         self._visit.sent(connection, now, asked=asked)
 
     def profile(
-        self, connection: ClientConnection, *, address: str, http_status: int, problem: str | None, unix_time: int
+        self, connection: ReturningClient, *, address: str, http_status: int, problem: str | None, unix_time: int
     ) -> DestProfile:
         """``problem``: what is wrong with its certificate."""
         context = connection.context

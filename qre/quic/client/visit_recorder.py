@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from qre.dest_profile import MAX_SPOKEN, RecordedReturn, RecordedVisit, Spoken
 from qre.quic.client.client_connection import ClientConnection
+from qre.quic.client.returning_client import ReturningClient
 from qre.wire.overhead import MAX_UDP_PAYLOAD
 from qre.wire.packet import is_short
 
@@ -93,7 +94,7 @@ class VisitRecorder:
     def _known_to_have_arrived(self, then: float) -> int:
         return max((count for at, count in self._acknowledged if at <= then), default=0)
 
-    def visit(self, connection: ClientConnection) -> RecordedVisit | None:
+    def visit(self, connection: ReturningClient) -> RecordedVisit | None:
         """None when the site has not answered."""
         if not self._answering:
             return None
@@ -101,4 +102,5 @@ class VisitRecorder:
             round_trip_us=round(connection.round_trip * _MICROSECONDS),
             spoken=tuple(self._spoken),
             longer=self._longer,
+            token=connection.kept_token,
         )

@@ -6,6 +6,7 @@ from typing import Annotated, Final
 
 import msgspec
 
+from qre.dest_profile import MOST_TOKEN
 from qre.structs import U32, U64, Struct
 
 #: RFC 8446 §4.6.1: no ticket is used for longer, whatever its server says (seconds).
@@ -17,7 +18,8 @@ MOST_PARAMETERS, MOST_IDENTITY = 1024, 1024
 
 class HeldTicket(Struct, frozen=True, kw_only=True):
     """``secret``: the pre-shared key. ``parameters``: the server's transport parameters, whose limits early data
-    keeps (RFC 9001 §4.6.1)."""
+    keeps (RFC 9001 §4.6.1). ``token``: goes with it in the Initials of the next connection (RFC 9000 §8.1.3); empty:
+    none."""
 
     identity: Annotated[bytes, msgspec.Meta(min_length=1, max_length=MOST_IDENTITY)]
     secret: Annotated[bytes, msgspec.Meta(min_length=SECRET_LENGTH, max_length=SECRET_LENGTH)]
@@ -28,6 +30,7 @@ class HeldTicket(Struct, frozen=True, kw_only=True):
     parameters: Annotated[bytes, msgspec.Meta(max_length=MOST_PARAMETERS)]
     round_trip_us: U32 = 0  # of the connection that it came in; 0: not known
     nonce_length: Annotated[int, msgspec.Meta(ge=0, le=255)] = 0
+    token: Annotated[bytes, msgspec.Meta(max_length=MOST_TOKEN)] = b""
 
     def is_usable(self, unix_ms: int) -> bool:
         """Whether its server may still take it."""

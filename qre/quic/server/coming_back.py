@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
@@ -26,13 +26,16 @@ _EARLY_DATA_LENGTH: Final = 8
 
 
 class TicketKeeper(Protocol):
-    """Seals and opens tickets, with the keys of now."""
+    """Seals and opens tickets, with the keys of now, and gives Dest's tokens."""
 
     def seal(self, secret: bytes, short_id: bytes, length: int) -> bytes:
         """A ticket of ``length`` bytes."""
 
     def open_untrusted(self, identity: bytes) -> OpenedTicket:
         """Raises UntrustedInputError for what no key has sealed."""
+
+    def take_token(self, tokens: Sequence[bytes], room: int) -> bytes:
+        """One of these that no client has, of at most ``room`` bytes; empty: there is none."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +139,10 @@ def ticket_maker(keeper: TicketKeeper | None, dest: DestProfile | None, short_id
     if min(dest.session_ticket_lengths) - overhead < SHORTEST_TICKET:
         return None
     return TicketMaker(
-        lambda secret, length: keeper.seal(secret, short_id, length), last.nonce_length, last.early_data
+        lambda secret, length: keeper.seal(secret, short_id, length),
+        last.nonce_length,
+        last.early_data,
+        lambda room: keeper.take_token(dest.tokens, room),
     )
 
 

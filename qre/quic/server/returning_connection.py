@@ -2,21 +2,23 @@
 
 Dest makes a whole handshake of the client's hello, so its answer is not mirrored. The first datagram of it says when
 ours begins, and under which connection ID; what is sent then has the shapes of a visit that Dest did resume
-(``RecordedReturn``). Dest is told at once that the visit is over. Nobody repeats anything for us any more: loss
-recovery is the connection's own from there on, and until the client has proved its address it gets no more than three
-times what it sent (RFC 9000 §8.1).
+(``RecordedReturn``). Dest is told at once that the visit is over. Nobody repeats anything for us any more: a client
+that says nothing to the flight gets it again at the times of Dest's stack, where they are known, and loss recovery is
+the connection's own as soon as it has said something. Until the client has proved its address it gets no more than
+three times what it sent (RFC 9000 §8.1).
 """
 
 from __future__ import annotations
 
 from typing import Any, Final
 
+import msgspec
 from aioquic import tls
 from aioquic.quic.connection import QuicNetworkPath
 from aioquic.quic.packet import QuicPacketType
 from aioquic.quic.packet_builder import QuicPacketBuilder
 
-from qre.dest_profile import RecordedReturn, ReturnedDatagram, ReturnedPacket
+from qre.dest_profile import RecordedReturn, ReturnedDatagram, ReturnedFrame, ReturnedPacket
 from qre.errors import UntrustedInputError
 from qre.quic.server.server_connection import ServerConnection
 from qre.quic.server.shadow_connection import (
@@ -27,18 +29,22 @@ from qre.quic.server.shadow_connection import (
     ShadowConnection,
 )
 from qre.quic.server.shadow_tls import ShadowTlsContext
+from qre.quic.shadow.probe_times import ProbeTimes
 from qre.quic.shadow.server_hello import CannotFollowError, Obstacle, expected_pattern
 from qre.quic.shadow.shapes import InitialShape, PacketShape
 from qre.wire.frames import Ack, Frame, encode_frame, read_frame_untrusted
 from qre.wire.number import encode_number
 from qre.wire.packet import FIXED, LONG, VERSION_1, PacketType
-from qre.wire.varint import encode_vector
+from qre.wire.protection import TAG_LENGTH
+from qre.wire.varint import encode_varint, encode_vector
 
 #: RFC 9000 §8.1.
 _AMPLIFICATION: Final = 3
 #: 1-RTT packets that Dest sent so much later than its first datagram are acknowledgements that it put off
 #: (microseconds). All else goes at once: a recording may have been made by a busy machine.
 _AT_ONCE_US: Final = 20_000
+#: The datagram of an Initial that is repeated (bytes).
+_FULL: Final = 1200
 #: How a recorded return names 1-RTT packets.
 KIND_OF_1RTT: Final = 3
 #: Of the Length field of a long header (RFC 9000 §16): its first two bits by its size in bytes.
@@ -54,6 +60,9 @@ class ReturningConnection(ShadowConnection):
         super().__init__(**arguments)
         self._recorded = recorded
         self._plays = False
+        #: While the client has said nothing to the flight, if Dest's habits are known.
+        self._probe_times: ProbeTimes | None = None
+        self._repeated = 0  # Initial packets of the flight, by turns
 
     def dest_spoke(self, data: bytes, reset_token: bytes, now: float) -> DestAnswer:
         """With the first datagram that has a part of Dest's ServerHello, the whole flight of ours."""
@@ -102,6 +111,9 @@ class ReturningConnection(ShadowConnection):
             sent.append(made)
         self._spaces[tls.Epoch.INITIAL].ack_at = None  # the recording has acknowledged the hello
         self._plays = self._following = False
+        if self.habits.handshake_times is not None:
+            timeout, patience = self.habits.handshake_times
+            self._probe_times = ProbeTimes(now, timeout=timeout, patience=patience)
         return tuple(sent)
 
     def _played(self, packet: ReturnedPacket, now: float) -> bytes:
@@ -164,6 +176,66 @@ class ReturningConnection(ShadowConnection):
             at = end
         return b"".join(made)
 
+    # --- a client that says nothing to the flight ---
+
+    @property
+    def _unanswered(self) -> ProbeTimes | None:
+        """None as soon as the client has acknowledged anything, or finished."""
+        if self._handshake_complete or self._loss._rtt_initialized:
+            self._probe_times = None
+        return self._probe_times
+
+    def get_timer(self) -> float | None:
+        """Of what goes again to a silent client, Dest's times."""
+        times = self._unanswered
+        if times is None:
+            return super().get_timer()
+        waiting = [space.ack_at for space in self._spaces.values()]
+        return min((at for at in (self._close_at, times.next_due(), *waiting) if at is not None), default=None)
+
+    def handle_timer(self, now: float) -> None:
+        """As its base, without timeouts of its own as long as Dest's times are known."""
+        if self._unanswered is not None:
+            self._loss_at = None
+        super().handle_timer(now)
+
+    def datagrams_to_send(self, now: float) -> list[tuple[bytes, Any]]:
+        """As its base, and what goes again."""
+        times, path = self._unanswered, self._network_paths[0] if self._network_paths else None
+        sent = super().datagrams_to_send(now)
+        space = times.take(now) if times is not None and path is not None and not self._stopped else None
+        for _ in range(self.habits.at_a_timeout if space is not None else 0):
+            assert path is not None
+            packet = self._initial_again() if space is tls.Epoch.INITIAL else self._handshake_again()
+            if packet is None or path.bytes_sent + _longest(packet) > _AMPLIFICATION * path.bytes_received:
+                break
+            made = self._played(packet, now)
+            path.bytes_sent += len(made)
+            sent.append((made, path.addr))
+        return sent
+
+    def _initial_again(self) -> ReturnedPacket | None:
+        """The next of the flight's Initials that have a part of ServerHello, in a full datagram and without its ACK:
+        PADDING takes its place."""
+        packets = [each for datagram in self._recorded.flight for each in datagram.packets]
+        initials = [each for each in packets if any(frame.crypto for frame in each.frames)]
+        if not initials:
+            return None
+        packet = initials[self._repeated % len(initials)]
+        self._repeated += 1
+        header = 1 + 4 + 2 + len(self._peer_cid.cid) + len(self._handshake_cid) + 1 + packet.length_size
+        length = max(_FULL - header, packet.length)
+        places = [(frame.offset, frame.crypto) for frame in packet.frames if frame.crypto]
+        heads = [_crypto_head(*place) for place in places]
+        said = sum(map(len, heads)) + sum(size for _, size in places)
+        heads[0] = bytes(length - packet.number_length - TAG_LENGTH - said) + heads[0]
+        frames = tuple(ReturnedFrame(head, *place) for head, place in zip(heads, places, strict=True))
+        return msgspec.structs.replace(packet, length=length, frames=frames)
+
+    def _handshake_again(self) -> ReturnedPacket | None:
+        packets = (each for datagram in self._recorded.flight for each in datagram.packets)
+        return next((each for each in packets if each.kind == PacketType.HANDSHAKE.value), None)
+
     # --- until Finished ---
 
     def _takes_of_initial(self, frame: Frame) -> bool:
@@ -190,7 +262,15 @@ def _length_field(packet: ReturnedPacket) -> bytes:
     return (packet.length | _SIZES[size] << (8 * size - 2)).to_bytes(size, "big")
 
 
+def _crypto_head(offset: int, length: int) -> bytes:
+    """The beginning of a CRYPTO frame (RFC 9000 §19.6)."""
+    return b"\x06" + encode_varint(offset) + encode_varint(length)
+
+
 def _size(datagram: ReturnedDatagram) -> int:
     """Its bytes, at most."""
-    longest_header = 1 + 4 + 2 * 21 + 1 + 8
-    return sum(packet.length + longest_header for packet in datagram.packets)
+    return sum(map(_longest, datagram.packets))
+
+
+def _longest(packet: ReturnedPacket) -> int:
+    return packet.length + 1 + 4 + 2 * 21 + 1 + 8

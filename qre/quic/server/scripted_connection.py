@@ -13,19 +13,28 @@ from typing import Any, Final
 
 from aioquic import tls
 from aioquic.quic.packet import QuicFrameType, QuicPacketType
-from aioquic.quic.packet_builder import QuicDeliveryState, QuicPacketBuilderStop, QuicSentPacket
+from aioquic.quic.packet_builder import (
+    QuicDeliveryState,
+    QuicPacketBuilder,
+    QuicPacketBuilderStop,
+    QuicSentPacket,
+)
 from aioquic.quic.recovery import QuicPacketSpace
+from aioquic.quic.stream import QuicStream
 
 from qre.quic.packet_builder import OnePacketBuilder
 from qre.quic.server.server_connection import ServerConnection
 from qre.quic.shadow.habits import Habits
 from qre.wire.frames import Ack, encode_frame
 from qre.wire.protection import TAG_LENGTH
+from qre.wire.varint import encode_vector
 
 #: Bytes of the packet numbers of Handshake and 1-RTT packets; only their sum with the payload shows.
 NUMBER_LENGTH: Final = 2
 #: Stock acknowledges what is due before now (seconds).
 _AT_ONCE: Final = 1e-6
+#: Type and length of a NEW_TOKEN frame (RFC 9000 §19.7), at most (bytes).
+_TOKEN_HEADER: Final = 3
 #: What stock wants for an ACK frame, and for something behind it (bytes).
 _ROOM_FOR_ACK: Final = 64
 
@@ -42,6 +51,9 @@ class ScriptedConnection(ServerConnection):
         self._lost: deque[tuple[int, bool]] = deque()  # lengths of datagrams, and whether ``arrived`` counts them
         self._spoken: dict[int, bool] = {}  # packets of a script to be acknowledged: whether they say something
         self._probes: set[int] = set()  # packets that probe the path's MTU
+        #: quic-go writes token and ticket in any order, and a browser forgets a token when a ticket comes behind it.
+        self._token_due = scripted and self._tickets is not None and self._random_bytes(1)[0] % 2 == 0
+        self._token = b""
         #: (bytes, when it was sent) of the largest probe of the path's MTU that has arrived.
         self.proven: tuple[int, float] | None = None
 
@@ -131,6 +143,30 @@ class ScriptedConnection(ServerConnection):
         finally:
             if room < _ROOM_FOR_ACK:
                 space.ack_at = ack_at
+
+    def _write_crypto_frame(self, builder: QuicPacketBuilder, space: QuicPacketSpace, stream: QuicStream) -> bool:
+        """Behind the last ticket a token of Dest's, if there is room, as in Dest's own datagram of that length."""
+        written = super()._write_crypto_frame(builder, space, stream)
+        if (
+            self._token_due
+            and self._tickets is not None
+            and self._handshake_complete
+            and stream.sender.buffer_is_empty
+        ):
+            self._token_due = False
+            room = builder.remaining_flight_space - _TOKEN_HEADER
+            self._token = self._token or self._tickets.take_token(room)
+            if 0 < len(self._token) <= room:
+                buf = builder.start_frame(
+                    QuicFrameType.NEW_TOKEN,
+                    capacity=_TOKEN_HEADER + len(self._token),
+                    handler=self._on_token_delivery,
+                )
+                buf.push_bytes(encode_vector(self._token))
+        return written
+
+    def _on_token_delivery(self, delivery: QuicDeliveryState) -> None:
+        self._token_due = delivery is QuicDeliveryState.LOST  # it goes again with the ticket
 
     def _write_brief_ack(self, builder: OnePacketBuilder, space: QuicPacketSpace, room: int) -> None:
         """ACK of the newest packets; stock's needs more room than any has. PADDING where not even this has room."""

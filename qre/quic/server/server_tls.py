@@ -69,11 +69,13 @@ class Resumption:
 @dataclass(frozen=True)
 class TicketMaker:
     """Makes the tickets of one client: ``seal`` puts a secret into one of so many bytes. ``nonce_length`` and
-    ``early_data`` are as Dest has them."""
+    ``early_data`` are as Dest has them. ``take_token``: one of Dest's, of at most so many bytes; empty: there is
+    none."""
 
     seal: Callable[[bytes, int], bytes]
     nonce_length: int
     early_data: bool
+    take_token: Callable[[int], bytes]
 
 
 class ServerTlsContext(tls.Context):

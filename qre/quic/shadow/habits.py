@@ -26,16 +26,21 @@ class Habits:
     connection's as long as this lives; else a repeated first flight begins another connection. ``false_binder``: the
     error of the CLOSE, alone in an Initial, that a ticket with another binder than its key's gets (RFC 8446 §4.2.11);
     None: not known. ``overshoots``: of the bound before an address is validated (RFC 9000 §8.1) it asks whether it is
-    reached, not how much is left: the last datagram goes beyond it."""
+    reached, not how much is left: the last datagram goes beyond it. ``handshake_times``: the first probe timeout of a
+    handshake without an answer, and after how long it is given up (seconds), where Initial and Handshake packets are
+    repeated apart; None: not known."""
 
     at_a_timeout: int = 2
     pings: bool = False
     remembers_hello: bool = True
     false_binder: int | None = None
     overshoots: bool = False
+    handshake_times: tuple[float, float] | None = None
 
 
-_OF_QUIC_GO: Final = Habits(remembers_hello=False, false_binder=_DECRYPT_ERROR, overshoots=True)
+_OF_QUIC_GO: Final = Habits(
+    remembers_hello=False, false_binder=_DECRYPT_ERROR, overshoots=True, handshake_times=(0.2, 5.0)
+)
 _OF_AIOQUIC: Final = Habits(at_a_timeout=1, pings=True)
 #: ngtcp2's; others are taken for alike.
 _OF_OTHERS: Final = Habits()

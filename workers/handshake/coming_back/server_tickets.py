@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 
 from qre.ipc.worker import WorkerContext
+from qre.quic.resumption.dest_tokens import DestTokens
 from qre.quic.resumption.file_lengths import TICKET_KEYS_LENGTH
 from qre.quic.resumption.ticket_keys import OpenedTicket, TicketKeys
 from qre.workers.handshake.coming_back.ticket_file import TicketFile
@@ -24,6 +26,8 @@ class ServerTickets:
             unix_time=int(time.time()),
         )
         self._file.write(self._keys.image)
+        known = context.config.dest_profile
+        self._tokens = DestTokens(known.tokens if known is not None else ())
 
     def use(self, private_key: bytes) -> None:
         """RealityPrivateKey may have changed: then no ticket given so far is taken."""
@@ -44,6 +48,10 @@ class ServerTickets:
         """Raises UntrustedInputError for what no key has sealed."""
         self._refresh(int(time.time()))
         return self._keys.open_untrusted(identity)
+
+    def take_token(self, tokens: Sequence[bytes], room: int) -> bytes:
+        """One of these that no client has, of at most ``room`` bytes; empty: there is none."""
+        return self._tokens.take(tokens, room)
 
     def close(self) -> None:
         """Close the file."""

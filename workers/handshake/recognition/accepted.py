@@ -14,7 +14,7 @@ from qre.quic.server.server_handshake import ServerHandshake, ShownByDest
 from qre.quic.server.shadow_connection import DestAnswer, Mirrored, NotFollowed, NotOfThisConnection
 from qre.quic.shadow.dest_reader import is_retry_of
 from qre.quic.shadow.server_hello import Obstacle
-from qre.wire.packet import long_header_source_cid, parse_header_untrusted
+from qre.wire.packet import is_short, long_header_source_cid, parse_header_untrusted
 from qre.workers.handshake.port.flow_parts import Address, Hello
 from qre.workers.handshake.port.volley import Volley
 
@@ -40,6 +40,9 @@ class Handshakes(Protocol):
 
     def is_taken(self, cid: bytes, by: Accepted) -> bool:
         """Whether this connection ID is another one's."""
+
+    def mark_of(self, data: bytes) -> int:
+        """ECN of a datagram of ours that stands for none of Dest's."""
 
     def cannot_follow(self, one: Accepted, obstacle: Obstacle) -> None:
         """Dest is not followed: its client sees Dest itself."""
@@ -110,7 +113,8 @@ class Accepted:
         match answer:
             case Mirrored(datagrams):
                 for each in datagrams:
-                    volley.say(self.source, each, ecn)
+                    like = is_short(each) == is_short(data)
+                    volley.say(self.source, each, ecn if like else self._acceptance.mark_of(each))
                 volley.then(self.inner.prepare)
             case NotOfThisConnection():
                 volley.say(self.source, data, ecn)

@@ -58,6 +58,9 @@ class Genuine(Handshakes, Protocol):
     def send_due(self, one: Accepted, now: float) -> None:
         """What has waited for its time."""
 
+    def mark_of(self, data: bytes) -> int:
+        """ECN of a datagram of ours that stands for none of Dest's."""
+
     def next_time(self, one: Accepted) -> float | None:
         """When one has something to do."""
 
@@ -130,6 +133,10 @@ class Copies:
     ) -> ServerHandshake:
         """As for a returning client."""
         return self.acceptance.new_handshake(found, source, now, shown, client_cid)
+
+    def mark_of(self, data: bytes) -> int:
+        """As of a returning client's."""
+        return self.acceptance.mark_of(data)
 
     def progress(self, one: Accepted, now: float) -> None:
         """Send what is pending; of all events only the end matters."""

@@ -10,8 +10,9 @@
 #ifndef __CHECKER__ /* sparse does not know vectors */
 
 #define BLOCK 16
-#define MANY  8 /* blocks at once: more than the processor is busy with, no more than it has room  \
-		 */
+#define MANY                                                                                       \
+	8 /* blocks at once: more than the processor is busy with, no more than it has room        \
+	   */
 
 #ifndef __always_inline
 #define __always_inline inline __attribute__((always_inline))
@@ -122,15 +123,6 @@ static __always_inline block key_stream(const struct qre_aes *aes, words *counte
 	return encrypted(aes, value);
 }
 
-static __always_inline void copy_many(const u8 *from, u8 *to)
-{
-	unsigned int i;
-
-#pragma GCC unroll 8
-	for (i = 0; i < MANY; i++)
-		store(to + i * BLOCK, load(from + i * BLOCK));
-}
-
 /* MANY blocks of @from, encrypted or decrypted, to @to. */
 static __always_inline void crypt_many(const struct qre_aes *aes, words *counter, const u8 *from,
 				       u8 *to)
@@ -233,15 +225,22 @@ static __always_inline void group_add(const struct qre_gcm *gcm, struct group *g
 	group->before = (block){0, 0};
 }
 
-static __always_inline block hash_many(const struct qre_gcm *gcm, block before, const u8 *at)
+/* MANY blocks of @at; with @copies, they go to @copy besides. */
+static __always_inline block hash_many(const struct qre_gcm *gcm, block before, const u8 *at,
+				       u8 *copy, const bool copies)
 {
 	struct group group;
 	unsigned int i;
 
 	group_begin(&group, before, MANY);
 #pragma GCC unroll 8
-	for (i = 0; i < MANY; i++)
-		group_add(gcm, &group, load(at + i * BLOCK));
+	for (i = 0; i < MANY; i++) {
+		block value = load(at + i * BLOCK);
+
+		if (copies)
+			store(copy + i * BLOCK, value);
+		group_add(gcm, &group, value);
+	}
 	return reduced(&group.sum);
 }
 
@@ -250,16 +249,18 @@ static __always_inline block hash_header(const struct qre_gcm *gcm, const u8 *at
 	block hash = {0, 0};
 	struct group group;
 
-	for (; size >= MANY * BLOCK; at += MANY * BLOCK, size -= MANY * BLOCK)
-		hash = hash_many(gcm, hash, at);
-	group_begin(&group, hash, (size + BLOCK - 1) / BLOCK);
-	if (!group.left)
-		return hash;
-	for (; size >= BLOCK; at += BLOCK, size -= BLOCK)
-		group_add(gcm, &group, load(at));
-	if (size)
-		group_add(gcm, &group, load_part(at, size));
-	return reduced(&group.sum);
+	while (size) {
+		size_t part = size < MANY * BLOCK ? size : MANY * BLOCK;
+
+		size -= part;
+		group_begin(&group, hash, (part + BLOCK - 1) / BLOCK);
+		for (; part >= BLOCK; at += BLOCK, part -= BLOCK)
+			group_add(gcm, &group, load(at));
+		if (part)
+			group_add(gcm, &group, load_part(at, part));
+		hash = reduced(&group.sum);
+	}
+	return hash;
 }
 
 /* --- both --- */
@@ -278,12 +279,12 @@ static __always_inline block crypt(const struct qre_gcm *gcm, const u8 iv[12], c
 
 	for (; size >= MANY * BLOCK; size -= MANY * BLOCK) {
 		if (opens) { /* read once: @from may be anybody's memory, who may change it */
-			copy_many(from, to);
-			hash = hash_many(gcm, hash, to);
+			hash = hash_many(gcm, hash, from, to, true);
+			crypt_many(&gcm->aes, &counter, to, to);
+		} else {
+			crypt_many(&gcm->aes, &counter, from, to);
+			hash = hash_many(gcm, hash, to, to, false);
 		}
-		crypt_many(&gcm->aes, &counter, opens ? to : from, to);
-		if (!opens)
-			hash = hash_many(gcm, hash, to);
 		from += MANY * BLOCK;
 		to += MANY * BLOCK;
 	}

@@ -6,6 +6,8 @@
 #include <linux/refcount.h>
 #include <linux/workqueue.h>
 
+#include "direct.h"
+#include "gcm.h"
 #include "qre.h"
 
 struct crypto_aead;
@@ -24,7 +26,15 @@ struct qre_key { /* of one direction and epoch */
 	u8 iv[QRE_IV_SIZE];
 	u64 epoch;
 	refcount_t refs;
+	bool direct; /* the next is valid */
+	struct qre_gcm gcm;
 	struct rcu_work free;
+};
+
+struct qre_hp { /* header protection of one direction */
+	struct crypto_cipher *cipher;
+	bool direct; /* the next is valid */
+	struct qre_aes aes;
 };
 
 /* ERR_PTR(-ENOMEM, ...). Wiped when the last reference goes. */
@@ -34,12 +44,17 @@ struct qre_key *qre_tx_key_new(struct qre_key_book *book, const u8 key[QRE_KEY_S
 			       const u8 iv[QRE_IV_SIZE], u64 epoch);
 struct qre_key *qre_key_get(struct qre_key *key);
 void qre_key_put(struct qre_key *key); /* NULL is fine; any context */
+/* As qre_direct_begin; true: key->gcm is valid. */
+static inline bool qre_key_begin(const struct qre_key *key)
+{
+	return key->direct && qre_direct_begin();
+}
 const char *qre_key_driver(const struct qre_key *key);
-struct crypto_cipher *qre_hp_new(const u8 key[QRE_KEY_SIZE]); /* header protection */
-void qre_hp_free(struct crypto_cipher *hp);
-/* mask[0..4] of RFC 9001 section 5.4.3 */
-void qre_hp_mask(struct crypto_cipher *hp, u8 mask[QRE_SAMPLE_SIZE],
-		 const u8 sample[QRE_SAMPLE_SIZE]);
+struct qre_hp *qre_hp_new(const u8 key[QRE_KEY_SIZE]); /* ERR_PTR */
+void qre_hp_free(struct qre_hp *hp);		       /* wipes it; NULL and ERR_PTR are fine */
+/* mask[0..4] of RFC 9001 section 5.4.3. Not between qre_direct_begin and qre_direct_end: there it
+ * is qre_aes_block(&hp->aes, ...) */
+void qre_hp_mask(struct qre_hp *hp, u8 mask[QRE_SAMPLE_SIZE], const u8 sample[QRE_SAMPLE_SIZE]);
 
 void qre_make_nonce(u8 nonce[QRE_IV_SIZE], const struct qre_key *key, u64 number);
 

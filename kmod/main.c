@@ -8,6 +8,7 @@
 #include <net/rtnetlink.h>
 #include "compat.h"
 #include "device.h"
+#include "direct.h"
 #include "namespace.h"
 #include "netlink.h"
 #include "pages.h"
@@ -108,7 +109,7 @@ static int __init qre_init(void)
 	qre_wq = alloc_workqueue("qre", WQ_UNBOUND | WQ_MEM_RECLAIM, 0);
 	if (!qre_wq)
 		return -ENOMEM;
-	error = qre_work_init();
+	error = qre_direct_init() ?: qre_work_init();
 	if (error)
 		goto destroy_wq;
 	error = qre_sockets_init();

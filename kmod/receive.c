@@ -93,6 +93,32 @@ void qre_work_give(struct qre_work *w)
 
 /* --- ciphertext --- */
 
+/* What lies in @skb from @at on, if it is in one piece, as of most packets. */
+static const u8 *qre_in_one_piece(const struct sk_buff *skb, unsigned int at)
+{
+	const skb_frag_t *frag = skb_shinfo(skb)->frags;
+
+	if (skb_headlen(skb) == skb->len)
+		return skb->data + at;
+	if (skb_headlen(skb) != at || skb_shinfo(skb)->nr_frags != 1 ||
+	    skb_frag_size(frag) != skb->len - at)
+		return NULL;
+	return skb_frag_address(frag);
+}
+
+/* The beginning of a UDP datagram's content: nothing is pulled, as what arrived in pages would be
+ * copied to a new head. */
+static bool qre_read_beginning(const struct sk_buff *skb, u8 beginning[QRE_BEGINNING],
+			       unsigned int size)
+{
+	const u8 *content = qre_in_one_piece(skb, sizeof(struct udphdr));
+
+	if (unlikely(!content || size < QRE_BEGINNING))
+		return !skb_copy_bits(skb, sizeof(struct udphdr), beginning, size);
+	memcpy(beginning, content, QRE_BEGINNING);
+	return true;
+}
+
 /* w->src: @size bytes of w->head, then @rest. */
 static void qre_source_flat(struct qre_work *w, unsigned int size, const u8 *rest,
 			    unsigned int rest_size)
@@ -527,6 +553,54 @@ static bool qre_gather(struct qre_work *w, unsigned int header, struct sk_buff *
 	return !skb_copy_bits(skb, header, copy, sealed);
 }
 
+/* By the processor, in what qre_key_begin began: a packet in one piece is opened from where it
+ * lies, any other is copied to where it is opened. */
+static int qre_open_directly(struct qre_work *w, unsigned int header, struct sk_buff *skb,
+			     unsigned int sealed)
+{
+	const u8 *packet = qre_in_one_piece(skb, 0);
+	u8 *to = w->piece + QRE_PLAIN_PAD;
+
+	if (likely(packet))
+		packet += header;
+	else if (skb_copy_bits(skb, header, to, sealed))
+		return -EFAULT;
+	else
+		packet = to;
+	return qre_gcm_open(&w->key->gcm, w->iv, w->head, header, packet, w->plain_size, to)
+		       ? 0
+		       : -EBADMSG;
+}
+
+/* By the crypto layer; -EINPROGRESS: qre_open_done will be called. */
+static int qre_open_by_request(struct qre_work *w, unsigned int header, struct sk_buff *skb,
+			       unsigned int sealed)
+{
+	if (unlikely(skb_has_frag_list(skb) ? !qre_gather(w, header, skb, sealed)
+					    : !qre_source(w, header, skb, header, sealed)))
+		return -EFAULT;
+	sg_set_buf(w->opened, w->head, header);
+	sg_set_buf(w->opened + 1, w->piece + QRE_PLAIN_PAD, max(w->plain_size, 1U));
+	aead_request_set_tfm(w->request, w->key->aead);
+	aead_request_set_callback(w->request, 0, qre_open_done, w);
+	aead_request_set_ad(w->request, header);
+	aead_request_set_crypt(w->request, w->src, w->opened, sealed, w->iv);
+	return crypto_aead_decrypt(w->request);
+}
+
+static int qre_open(struct qre_work *w, unsigned int header, struct sk_buff *skb,
+		    unsigned int sealed)
+{
+	int error;
+
+	qre_make_nonce(w->iv, w->key, w->number);
+	if (unlikely(!qre_key_begin(w->key)))
+		return qre_open_by_request(w, header, skb, sealed);
+	error = qre_open_directly(w, header, skb, sealed);
+	qre_direct_end();
+	return error;
+}
+
 /*
  * A short-header packet with a connection ID of this session; @skb's data is the QUIC packet, and
  * this its beginning. Consumes it, unless it is a stranger's (it @may be), which is left as it was:
@@ -577,11 +651,6 @@ static bool qre_receive(struct qre_session *s, struct sk_buff *skb,
 	w->plain_size = sealed - QRE_TAG_SIZE;
 	if (unlikely(!qre_plain_take(w, sealed)))
 		goto put;
-	if (unlikely(skb_has_frag_list(skb) ? !qre_gather(w, header, skb, sealed)
-					    : !qre_source(w, header, skb, header, sealed)))
-		goto give_plain;
-	sg_set_buf(w->opened, w->head, header);
-	sg_set_buf(w->opened + 1, w->piece + QRE_PLAIN_PAD, max(w->plain_size, 1U));
 	w->session = s;
 	w->source = *source;
 	w->ecn = ecn;
@@ -593,12 +662,7 @@ static bool qre_receive(struct qre_session *s, struct sk_buff *skb,
 		dev_hold(w->stray_from);
 		skb_dst_force(skb);
 	}
-	qre_make_nonce(w->iv, w->key, w->number);
-	aead_request_set_tfm(w->request, w->key->aead);
-	aead_request_set_callback(w->request, 0, qre_open_done, w);
-	aead_request_set_ad(w->request, header);
-	aead_request_set_crypt(w->request, w->src, w->opened, sealed, w->iv);
-	error = crypto_aead_decrypt(w->request);
+	error = qre_open(w, header, skb, sealed);
 	if (error == -EINPROGRESS) /* an asynchronous driver: it has the references */
 		return false;
 	stray = qre_open_finish(w, error);
@@ -606,8 +670,6 @@ static bool qre_receive(struct qre_session *s, struct sk_buff *skb,
 	qre_session_put(s);
 	qre_work_give(w);
 	return stray;
-give_plain:
-	qre_plain_give(w);
 put:
 	qre_key_put(w->key);
 give:
@@ -667,9 +729,8 @@ int qre_encap_rcv(struct sock *sk, struct sk_buff *skb)
 	if (unlikely(skb->len <= sizeof(struct udphdr) ||
 		     !udp_hdr(skb)->source)) /* nobody can be answered there */
 		goto pass;
-	/* Nothing is pulled: what arrived in pages would be copied to a new head. */
 	size = min_t(unsigned int, sizeof(beginning), skb->len - sizeof(struct udphdr));
-	if (unlikely(skb_copy_bits(skb, sizeof(struct udphdr), beginning, size)))
+	if (unlikely(!qre_read_beginning(skb, beginning, size)))
 		goto pass;
 	/* A short header: RFC 9000 section 17.3.1 */
 	if ((beginning[0] & 0xc0) != 0x40)

@@ -110,6 +110,7 @@ struct qre_batch {
 	u8 ecn;
 	atomic_t pending; /* packets being encrypted, and one for the function that adds them */
 	bool failed;	  /* one of them: the numbers are lost, nothing leaves */
+	bool masked;	  /* their headers are protected */
 	u16 sizes;	  /* of every packet but the last */
 	u16 count;
 	u32 inner_bytes;
@@ -155,12 +156,18 @@ static unsigned int qre_put_header(const struct qre_batch *b, const struct qre_k
 	return size + b->number_size;
 }
 
-static void qre_protect_header(const struct qre_batch *b, u8 *packet)
+/* @direct: by the processor, which was begun with. */
+static void qre_protect_header(const struct qre_batch *b, u8 *packet, bool direct)
 {
 	unsigned int at = 1 + b->cid.length, i;
+	const u8 *sample = packet + at + QRE_NUMBER_SIZE;
+	struct qre_hp *hp = b->session->tx_hp;
 	u8 mask[QRE_SAMPLE_SIZE];
 
-	qre_hp_mask(b->session->tx_hp, mask, packet + at + QRE_NUMBER_SIZE);
+	if (direct)
+		qre_aes_block(&hp->aes, mask, sample);
+	else
+		qre_hp_mask(hp, mask, sample);
 	packet[0] ^= mask[0] & 0x1f;
 	for (i = 0; i < b->number_size; i++)
 		packet[at + i] ^= mask[1 + i];
@@ -179,8 +186,8 @@ static void qre_batch_finish(struct qre_batch *b)
 		kfree_skb(skb);
 		goto done;
 	}
-	for (i = 0; i < b->count; i++)
-		qre_protect_header(b, b->packets[i].at);
+	for (i = 0; i < b->count && !b->masked; i++)
+		qre_protect_header(b, b->packets[i].at, false);
 	if (b->count > 1) {
 		skb_shinfo(skb)->gso_size = b->sizes;
 		skb_shinfo(skb)->gso_segs = b->count;
@@ -250,6 +257,7 @@ static struct qre_batch *qre_batch_new(struct qre_session *s, const struct qre_n
 	b->ecn = numbers->ecn;
 	atomic_set(&b->pending, 1);
 	b->failed = false;
+	b->masked = false;
 	b->count = 0;
 	b->sizes = 0;
 	b->inner_bytes = 0;
@@ -351,12 +359,26 @@ static void qre_seal(struct qre_batch *b, struct qre_work **work, struct qre_key
 static void qre_batch_close(struct qre_batch *b, struct qre_work **work, struct qre_key *key)
 {
 	unsigned int header = qre_header_size(b), i;
+	bool direct = b->session->tx_hp->direct && qre_key_begin(key);
+	u8 iv[QRE_IV_SIZE];
 
 	for (i = 0; i < b->count; i++) {
 		unsigned int size = i + 1 < b->count ? b->sizes : b->last;
+		unsigned int plain = size - header - QRE_TAG_SIZE;
+		u64 number = b->packets[i].number;
+		u8 *at = b->packets[i].at;
 
-		qre_seal(b, work, key, b->packets[i].number, b->packets[i].at, header,
-			 size - header - QRE_TAG_SIZE);
+		if (unlikely(!direct)) {
+			qre_seal(b, work, key, number, at, header, plain);
+			continue;
+		}
+		qre_make_nonce(iv, key, number);
+		qre_gcm_seal(&key->gcm, iv, at, header, plain);
+		qre_protect_header(b, at, true);
+	}
+	if (likely(direct)) {
+		b->masked = true;
+		qre_direct_end();
 	}
 	qre_batch_done(b);
 }

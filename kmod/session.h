@@ -62,7 +62,7 @@ struct qre_session {
 	 * as the route says. The source: what the last packet left with, to the peer's family. */
 	seqcount_spinlock_t addresses;
 	struct qre_address peer, local[2], source;
-	struct crypto_cipher *tx_hp, *rx_hp;
+	struct qre_hp *tx_hp, *rx_hp;
 	struct qre_key __rcu *rx, *rx_next, *rx_previous;
 	u64 first_received; /* lowest number under rx; QRE_NO_NUMBER: none */
 	struct qre_session_counters __percpu *counters;

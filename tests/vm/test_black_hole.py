@@ -22,8 +22,8 @@ pytestmark = [pytest.mark.timeout(1500), pytest.mark.guest_python]
 LIBRARY = ". /tmp/library; . $GUEST/daemons.sh\n"
 #: Seconds in a guest: Python starts slowly there.
 START, SLOW = 200, 400.0
-#: The kernel's timer has ticks of 4 ms, and a busy machine's virtual time is late (seconds).
-TICKS, LATE = 0.012, 0.06
+#: The kernel's timer has ticks of 4 ms, and a busy machine is late (seconds).
+TICK, LATE = 0.004, 0.15
 
 
 class Sent(NamedTuple):
@@ -82,17 +82,17 @@ def silence(vm: Vm) -> list[Sent]:
 
 def test_a_silent_client_repeats_and_ends_as_a_browser(daemons: Vm) -> None:
     first, *repeats, last = silence(daemons)
-    print(
-        *((round(each.at - first.at, 4), each.number - first.number, each.size) for each in (first, *repeats, last))
-    )
+    for each in (first, *repeats, last):
+        print(round(each.at - first.at, 4), each.number - first.number, each.size)
     *in_time, behind = repeats
     assert {each.frames for each in repeats} == {(Ping(),)} and {each.size for each in repeats} == {first.size}
     assert [each.number - first.number for each in in_time] == [2 * count + 2 for count in range(len(in_time))]
     assert behind.number == in_time[-1].number + 1 and last.number == behind.number + 1, "these leave none out"
     pauses = [later.at - each.at for each, later in zip([first, *in_time], in_time, strict=False)]
-    assert len(pauses) >= 4 and 0.025 <= pauses[0] <= 0.5
-    for number, pause in enumerate(pauses[1:], 1):
-        assert pause == pytest.approx(pauses[0] * 2**number, abs=(TICKS << number) + LATE)
+    timeout = min(pause / 2**doubled for doubled, pause in enumerate(pauses))
+    assert len(pauses) >= 4 and 0.025 <= timeout <= 0.5
+    for doubled, pause in enumerate(pauses):
+        assert timeout * 2**doubled - TICK <= pause <= timeout * 2**doubled + LATE
     assert 6.4 <= last.at - first.at <= 9, "more where the round trip is longer"
     assert last.at - behind.at == pytest.approx(0.81, abs=LATE)
     ack, close = last.frames

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import takewhile
+
 import pytest
 
 from qre.ends import Role
@@ -107,7 +109,7 @@ def test_a_silent_client_repeats_leaves_numbers_out_and_ends_when_it_is_told_to_
         until_true "$K $TOOLS/qrectl sessions Device=qre0 | grep -q '^UnansweredMs=0'"
         sleep 5
         $K ping -c 1 -W 1 -s 200 -q 10.77.0.1 || true
-        until_true "{give_up.format(FAREWELL, 2500, 3000)}"  # refused until the path is a bad one
+        until_true "{give_up.format(FAREWELL, 12000, 13000)}"  # refused until the path is a bad one
         until_true "grep -q '^Event={LOST}$' /tmp/told"
         sleep 1
         """,
@@ -118,11 +120,11 @@ def test_a_silent_client_repeats_leaves_numbers_out_and_ends_when_it_is_told_to_
     for size, ends in ((300, False), (200, True)):
         place = [each.size for each in got].index(size + HEADERS)
         first = got[place]
-        behind = [each for each in got[place + 1 :] if each.number > first.number]
-        repeats = [each for each in behind if each.payload == b"\1" and each.size == first.size]
+        behind = takewhile(lambda each: each.payload == b"\1", got[place + 1 :])
+        repeats = [each for each in behind if each.size == first.size]
         steps = [each.number - first.number for each in repeats]
         in_time = steps[:-1] if ends else steps
-        assert in_time == [2 * count + 2 for count in range(len(in_time))] and len(in_time) >= 4, steps
+        assert in_time == [2 * count + 2 for count in range(len(in_time))] and len(in_time) >= 2, steps
         if ends:
             assert steps[-1] == steps[-2] + 1, "the last one leaves none out"
             assert got[-1].payload[:1] == b"\2" and got[-1].payload.hex().endswith(FAREWELL)

@@ -92,6 +92,8 @@ static struct netlink_range_validation qre_payloads = {.min = QRE_MTU_MIN + 64, 
 #define QRE_IS_LISTEN_IPV6	  QRE_EXACTLY(LISTEN_IPV6, QRE_IPV6_SIZE)
 #define QRE_IS_PROVEN_PAYLOAD	  QRE_ANY(PROVEN_PAYLOAD, NLA_U16)
 #define QRE_IS_PROVEN_AGO_MS	  QRE_WIDE(PROVEN_AGO_MS, NLA_U64, qre_intervals)
+#define QRE_IS_LAST_REPEAT_MS	  QRE_WIDE(LAST_REPEAT_MS, NLA_U64, qre_intervals)
+#define QRE_IS_GIVES_UP_MS	  QRE_WIDE(GIVES_UP_MS, NLA_U64, qre_intervals)
 
 /* --- commands: what they take, and what they need of it --- */
 
@@ -124,6 +126,8 @@ QRE_TAKES(dest_profile, QRE_IS_IFNAME, QRE_IS_DEST_PROFILE, QRE_IS_ECN);
 QRE_TAKES(frame, QRE_IS_IFNAME, QRE_IS_SESSION_ID, QRE_IS_FRAMES, QRE_IS_FRAME_ID);
 QRE_TAKES(path_proven, QRE_IS_IFNAME, QRE_IS_SESSION_ID, QRE_IS_PROVEN_PAYLOAD,
 	  QRE_IS_PROVEN_AGO_MS);
+QRE_TAKES(give_up, QRE_IS_IFNAME, QRE_IS_SESSION_ID, QRE_IS_LAST_REPEAT_MS, QRE_IS_GIVES_UP_MS,
+	  QRE_IS_FRAMES);
 
 #define QRE_NEEDS(command, ...)                                                                    \
 	[QRE_CMD_##command] = (const u8[])                                                         \
@@ -148,6 +152,8 @@ static const u8 *const qre_needed[QRE_CMD_MAX + 1] = {
 	QRE_NEEDS(FRAME_SEND, QRE_A_IFNAME, QRE_A_SESSION_ID, QRE_A_FRAMES, QRE_A_FRAME_ID),
 	QRE_NEEDS(PATH_PROVEN, QRE_A_IFNAME, QRE_A_SESSION_ID, QRE_A_PROVEN_PAYLOAD,
 		  QRE_A_PROVEN_AGO_MS),
+	QRE_NEEDS(SESSION_GIVE_UP, QRE_A_IFNAME, QRE_A_SESSION_ID, QRE_A_LAST_REPEAT_MS,
+		  QRE_A_GIVES_UP_MS, QRE_A_FRAMES),
 };
 
 /* --- words --- */
@@ -189,6 +195,8 @@ static const struct qre_words {
 	QRE_WORDS(LOADER_PID, "LoaderPid"),
 	QRE_WORDS(PROVEN_PAYLOAD, "ProvenPayload"),
 	QRE_WORDS(PROVEN_AGO_MS, "ProvenAgoMs"),
+	QRE_WORDS(LAST_REPEAT_MS, "LastRepeatMs"),
+	QRE_WORDS(GIVES_UP_MS, "GivesUpMs"),
 };
 
 static int qre_refuse(struct netlink_ext_ack *extack, const struct nlattr *nla, const char *words)

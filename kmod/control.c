@@ -14,12 +14,15 @@
 #include "key.h"
 #include "send.h"
 #include "session.h"
+#include "silence.h"
 #include "usedkeys.h"
 
 #define QRE_ACK_DELAY	 msecs_to_jiffies(20) /* a server's */
 #define QRE_ACK_EXPONENT 3		      /* ours: the default */
 /* What is farther back was acknowledged before: a client's frames stay short. */
-#define QRE_LONGEST_RANGE ((1 << 14) - 1)
+#define QRE_LONGEST_RANGE  ((1 << 14) - 1)
+#define QRE_SHORTEST_RANGE ((1 << 6) - 1) /* in a client's last packet */
+#define QRE_SHORT_ACK_MAX  (1 + 8 + 8 + 1 + 8)
 /* A client's handshake has counted so many packets that ask for an ACK, about. */
 #define QRE_ACKS_BEFORE	     8
 #define QRE_PIGGYBACK	     msecs_to_jiffies(5)
@@ -27,11 +30,6 @@
 #define QRE_PACKET_THRESHOLD 3
 #define QRE_BACKOFF_MAX	     6
 #define QRE_INTEGRITY_LIMIT  (1ULL << 52)
-/* A client's server is silent when the third PING is without an answer, but not sooner: who is busy
- * for a moment is not dead. As in the user data plane. */
-#define QRE_SILENT_TRIES     3
-#define QRE_SHORTEST_SILENCE (2 * HZ)
-#define QRE_ASKS_AFTER	     msecs_to_jiffies(250)
 /* Packets with frames for user space: so many at once, and one more every so often. */
 #define QRE_FRAMES_BURST    64
 #define QRE_FRAMES_INTERVAL msecs_to_jiffies(125)
@@ -118,7 +116,7 @@ void qre_control_arm(struct qre_session *s, unsigned long at)
 		timer_reduce(&s->timer, at);
 }
 
-static u64 qre_pto_us(const struct qre_session *s)
+u64 qre_control_pto_us(const struct qre_session *s)
 {
 	return s->srtt + max_t(u64, 4 * s->rttvar, USEC_PER_MSEC) +
 	       (u64)s->max_ack_delay_ms * USEC_PER_MSEC;
@@ -126,21 +124,12 @@ static u64 qre_pto_us(const struct qre_session *s)
 
 unsigned long qre_control_pto(const struct qre_session *s)
 {
-	return max(usecs_to_jiffies(min_t(u64, qre_pto_us(s), 60 * USEC_PER_SEC)), 1UL);
+	return max(usecs_to_jiffies(min_t(u64, qre_control_pto_us(s), 60 * USEC_PER_SEC)), 1UL);
 }
 
 static unsigned long qre_idle_at(const struct qre_session *s)
 {
 	return s->idle_base + max(msecs_to_jiffies(s->idle_ms), 3 * qre_control_pto(s));
-}
-
-/* --- whether a client's server answers --- */
-
-/* When a PING stands for what was sent and never is sent again: RFC 9002 section 6.2. Not for an
- * acknowledgement that is a little late. */
-static unsigned long qre_asks_at(const struct qre_session *s)
-{
-	return s->unanswered_since + max_t(unsigned long, qre_control_pto(s), QRE_ASKS_AFTER);
 }
 
 void qre_control_eliciting(struct qre_session *s)
@@ -151,57 +140,8 @@ void qre_control_eliciting(struct qre_session *s)
 		WRITE_ONCE(s->eliciting_sent, true);
 		s->idle_base = jiffies;
 	}
-	if (s->client && !s->unanswered) {
-		WRITE_ONCE(s->unanswered, true);
-		s->unanswered_since = jiffies;
-		qre_control_arm(s, qre_asks_at(s));
-	}
-}
-
-static void qre_answered(struct qre_session *s)
-{
-	WRITE_ONCE(s->unanswered, false);
-	if (likely(!s->silent))
-		return;
-	s->silent = false;
-	qre_tell_session(s->qdev, s->id, QRE_EVENT_SESSION_ANSWERS);
-}
-
-static bool qre_asked_enough(const struct qre_session *s)
-{
-	unsigned int i;
-
-	for (i = 0; i < QRE_CONTROLS_MAX; i++)
-		if (s->controls[i].used && s->controls[i].tries >= QRE_SILENT_TRIES)
-			return true;
-	return false;
-}
-
-static bool qre_controls_any(const struct qre_session *s);
-
-/* When there is something to do: ask, or tell that nobody answers. */
-static unsigned long qre_silence_at(const struct qre_session *s, unsigned long otherwise)
-{
-	if (!s->unanswered || !s->socket || s->life != QRE_LIFE_ESTABLISHED)
-		return otherwise;
-	if (!qre_controls_any(s))
-		return qre_asks_at(s);
-	if (!s->silent && qre_asked_enough(s))
-		return s->unanswered_since + QRE_SHORTEST_SILENCE;
-	return otherwise;
-}
-
-static void qre_silence_timers(struct qre_session *s, struct qre_outbox *out)
-{
-	if (!s->unanswered || s->life != QRE_LIFE_ESTABLISHED)
-		return;
-	if (!qre_controls_any(s) && time_after_eq(jiffies, qre_asks_at(s)))
-		qre_control_ping(s, out);
-	if (!s->silent && qre_asked_enough(s) &&
-	    time_after_eq(jiffies, s->unanswered_since + QRE_SHORTEST_SILENCE)) {
-		s->silent = true;
-		qre_tell_session(s->qdev, s->id, QRE_EVENT_SESSION_SILENT);
-	}
+	if (s->client)
+		qre_silence_sent(s);
 }
 
 /* --- control frames in flight --- */
@@ -258,6 +198,14 @@ static void qre_control_forget(struct qre_session *s, struct qre_control *c)
 	*c = (struct qre_control){};
 }
 
+/* The round trip is measured with this packet. */
+static void qre_measure(struct qre_session *s, u64 number)
+{
+	s->probe_pending = true;
+	s->probe_number = number;
+	s->probe_at = ktime_get_ns();
+}
+
 static void qre_send_control(struct qre_session *s, struct qre_control *c, struct qre_outbox *out)
 {
 	static const u8 ping[] = {0x01};
@@ -274,11 +222,8 @@ static void qre_send_control(struct qre_session *s, struct qre_control *c, struc
 	if (number != QRE_NO_NUMBER) {
 		qre_packets_add(s, c, number);
 		qre_control_eliciting(s);
-		if (!s->probe_pending) {
-			s->probe_pending = true;
-			s->probe_number = number;
-			s->probe_at = ktime_get_ns();
-		}
+		if (!s->probe_pending)
+			qre_measure(s, number);
 	}
 	c->tries++;
 	qre_control_arm(s, c->sent_at + (qre_control_pto(s)
@@ -316,6 +261,55 @@ void qre_control_ping(struct qre_session *s, struct qre_outbox *out)
 
 	if (c)
 		qre_send_control(s, c, out);
+}
+
+size_t qre_control_overhead(const struct qre_session *s)
+{
+	return qre_bare(s->tx_cid.length);
+}
+
+void qre_control_skip_number(struct qre_session *s)
+{
+	spin_lock(&s->tx_lock);
+	s->next_number++;
+	spin_unlock(&s->tx_lock);
+}
+
+/* The lost one measures nothing: its answer would be that of the one that stands for it. */
+bool qre_control_repeat(struct qre_session *s, bool otherwise, unsigned long before,
+			struct qre_outbox *out)
+{
+	struct qre_control *oldest = NULL;
+	unsigned int i;
+
+	for (i = 0; i < QRE_CONTROLS_MAX; i++) {
+		struct qre_control *c = &s->controls[i];
+
+		if (c->used && (!oldest || time_before(c->sent_at, oldest->sent_at)))
+			oldest = c;
+	}
+	if (!oldest || (otherwise && !time_before(oldest->sent_at, before)))
+		return false;
+	if (oldest->tries >= QRE_CONTROL_TRIES && oldest->request != QRE_NO_NUMBER) {
+		qre_tell_fate(s->qdev, s->id, oldest->request, false);
+		qre_control_forget(s, oldest);
+		return false;
+	}
+	qre_send_control(s, oldest, out);
+	if (oldest->last != QRE_NO_NUMBER)
+		qre_measure(s, oldest->last);
+	return true;
+}
+
+void qre_control_ask(struct qre_session *s, size_t padded, struct qre_outbox *out)
+{
+	static const u8 ping[] = {0x01};
+	u64 number = qre_put_packet(s, out, ping, sizeof(ping), &s->peer, NULL, padded, !padded);
+
+	if (number == QRE_NO_NUMBER)
+		return;
+	qre_control_eliciting(s);
+	qre_measure(s, number);
 }
 
 bool qre_control_room(const struct qre_session *s)
@@ -526,13 +520,16 @@ static bool qre_ack_received(struct qre_session *s, const struct qre_frame *f, u
 	if (s->largest_acked == QRE_NO_NUMBER || f->ack.largest > s->largest_acked) {
 		qre_marks_acked(s, f);
 		s->largest_acked = f->ack.largest;
-		qre_answered(s);
+		if (s->client)
+			qre_silence_answered(s);
 	}
 	if (s->probe_pending && f->ack.largest >= s->probe_number) {
 		qre_rtt_sample(s, f);
 		qre_mtu_rtt(s);
 	}
 	qre_acknowledged_controls(s, f);
+	if (s->client && s->control_packet_count)
+		qre_control_arm(s, jiffies + qre_control_pto(s));
 	qre_mtu_acked(s, f, out);
 	if (f->ack.largest >= first_sent) {
 		if (epoch < s->epoch) { /* acknowledged under older keys than it was sent with */
@@ -766,17 +763,19 @@ void qre_control_end(struct qre_session *s, enum qre_loss why, u64 error, struct
 	out->unlink = true;
 }
 
-static void qre_closing(struct qre_session *s, const u8 *frame, size_t size, struct qre_outbox *out)
+/* @once: whatever comes, with a number as short as a browser's. */
+static void qre_closing(struct qre_session *s, const u8 *frame, size_t size, bool once,
+			struct qre_outbox *out)
 {
 	if (s->life >= QRE_LIFE_CLOSING)
 		return;
-	if (qre_put_frames(s, out, frame, size, &s->peer, NULL, 0) == QRE_NO_NUMBER ||
+	if (qre_put_packet(s, out, frame, size, &s->peer, NULL, 0, once) == QRE_NO_NUMBER ||
 	    s->life == QRE_LIFE_ENDED) {
 		WRITE_ONCE(s->life, QRE_LIFE_ENDED);
 		out->unlink = true;
 		return;
 	}
-	s->close_packet = kmemdup(frame, size, GFP_ATOMIC);
+	s->close_packet = once ? NULL : kmemdup(frame, size, GFP_ATOMIC);
 	s->close_size = s->close_packet ? size : 0;
 	WRITE_ONCE(s->life, QRE_LIFE_CLOSING);
 	s->closing_until = jiffies + 3 * qre_control_pto(s);
@@ -789,14 +788,34 @@ void qre_violated(struct qre_session *s, u64 error, struct qre_outbox *out)
 
 	qre_count_drop(s->qdev, QRE_DROP_MALFORMED, 1);
 	qre_tell_lost(s->qdev, s->id, QRE_LOSS_PROTOCOL, error);
-	qre_closing(s, frame, qre_close_put(frame, error, false), out);
+	qre_closing(s, frame, qre_close_put(frame, error, false), false, out);
 }
 
 void qre_control_close(struct qre_session *s, struct qre_outbox *out)
 {
 	u8 frame[QRE_CLOSE_FRAME_MAX];
 
-	qre_closing(s, frame, qre_close_put(frame, QRE_H3_NO_ERROR, true), out);
+	qre_closing(s, frame, qre_close_put(frame, QRE_H3_NO_ERROR, true), false, out);
+}
+
+/* With an ACK of the newest packets, which is as short here without ECN counts. */
+void qre_control_give_up(struct qre_session *s, const u8 *farewell, size_t size,
+			 struct qre_outbox *out)
+{
+	struct qre_key *rx = rcu_dereference_protected(s->rx, lockdep_is_held(&s->lock));
+	u8 frames[QRE_SHORT_ACK_MAX + QRE_FAREWELL_MAX];
+	u64 delay = (u64)jiffies_to_usecs(jiffies - s->largest_at) >> QRE_ACK_EXPONENT;
+	struct qre_range newest;
+	size_t ack = 0;
+
+	if (rx->epoch <= s->epoch && qre_ackwin_ranges(&s->window, &newest, 1)) {
+		if (newest.last - newest.first > QRE_SHORTEST_RANGE)
+			newest.first = newest.last - QRE_SHORTEST_RANGE;
+		ack = qre_ack_put(frames, QRE_SHORT_ACK_MAX, &newest, 1, delay, NULL);
+	}
+	memcpy(frames + ack, farewell, size);
+	qre_tell_lost(s->qdev, s->id, QRE_LOSS_UNANSWERED, 0);
+	qre_closing(s, frames, ack + size, true, out);
 }
 
 /* Section 10.2.1: CONNECTION_CLOSE again, ever more rarely. */
@@ -829,6 +848,9 @@ static unsigned long qre_control_due(const struct qre_session *s, const struct q
 	if (c->last != QRE_NO_NUMBER && s->largest_acked != QRE_NO_NUMBER &&
 	    c->last + QRE_PACKET_THRESHOLD <= s->largest_acked)
 		return c->sent_at;
+	/* While a client hears nothing, what is repeated is silence.c's. */
+	if (c->last != QRE_NO_NUMBER && s->silence.unanswered)
+		return jiffies + MAX_JIFFY_OFFSET / 2;
 	return c->sent_at +
 	       (qre_control_pto(s) << min_t(unsigned int, c->tries - 1, QRE_BACKOFF_MAX));
 }
@@ -849,6 +871,13 @@ static void qre_control_timers(struct qre_session *s, struct qre_outbox *out)
 		}
 		qre_send_control(s, c, out);
 	}
+}
+
+/* What is under way is repeated, and does the same. */
+static bool qre_may_keep_alive(const struct qre_session *s)
+{
+	return s->keepalive && s->life == QRE_LIFE_ESTABLISHED &&
+	       !(s->client ? s->silence.unanswered : qre_controls_any(s));
 }
 
 static unsigned long qre_keepalive_at(const struct qre_session *s)
@@ -876,7 +905,6 @@ static unsigned long qre_deadline(const struct qre_session *s)
 {
 	unsigned long at = qre_idle_at(s);
 	unsigned int i;
-	bool controls = false;
 
 	if (s->life == QRE_LIFE_CLOSING)
 		return s->closing_until;
@@ -888,13 +916,10 @@ static unsigned long qre_deadline(const struct qre_session *s)
 		qre_sooner(&at, s->previous_until);
 	if (s->phase_acked && s->announced != s->epoch)
 		qre_sooner(&at, s->phase_acked_at + 3 * qre_control_pto(s));
-	for (i = 0; i < QRE_CONTROLS_MAX; i++) {
-		if (!s->controls[i].used)
-			continue;
-		controls = true;
-		qre_sooner(&at, qre_control_due(s, &s->controls[i]));
-	}
-	if (!controls && s->keepalive && s->life == QRE_LIFE_ESTABLISHED)
+	for (i = 0; i < QRE_CONTROLS_MAX; i++)
+		if (s->controls[i].used)
+			qre_sooner(&at, qre_control_due(s, &s->controls[i]));
+	if (qre_may_keep_alive(s))
 		qre_sooner(&at, qre_keepalive_at(s));
 	qre_sooner(&at, qre_silence_at(s, at));
 	qre_sooner(&at, qre_mtu_at(s));
@@ -934,8 +959,7 @@ static void qre_timers(struct qre_session *s, struct qre_outbox *out)
 		qre_silence_timers(s, out);
 	}
 	qre_mtu_timers(s, out);
-	if (s->keepalive && s->socket && s->life == QRE_LIFE_ESTABLISHED && !qre_controls_any(s) &&
-	    time_after_eq(jiffies, qre_keepalive_at(s)))
+	if (s->socket && qre_may_keep_alive(s) && time_after_eq(jiffies, qre_keepalive_at(s)))
 		qre_control_ping(s, out);
 }
 
@@ -951,7 +975,7 @@ void qre_session_timer(struct timer_list *timer)
 	if (s->life != QRE_LIFE_ENDED)
 		qre_timers(s, &out);
 	if (s->life != QRE_LIFE_ENDED) {
-		at = qre_deadline(s);
+		at = qre_silence_in_time(s, qre_deadline(s));
 		mod_timer(&s->timer, time_after(at, jiffies) ? at : jiffies + 1);
 	}
 	spin_unlock(&s->lock);

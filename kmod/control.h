@@ -92,6 +92,19 @@ u64 qre_control_probe(struct qre_session *s, size_t payload, struct qre_outbox *
  * datagram of @padded, or of what the peer takes. Its number, or QRE_NO_NUMBER. */
 u64 qre_put_frames(struct qre_session *s, struct qre_outbox *out, const u8 *frames, size_t size,
 		   const struct qre_address *peer, const struct qre_peer_cid *cid, size_t padded);
+/* What went out longest ago goes out again; false: it was not before @before (@otherwise), or there
+ * is nothing. */
+bool qre_control_repeat(struct qre_session *s, bool otherwise, unsigned long before,
+			struct qre_outbox *out);
+/* A PING of a client, with PADDING up to a datagram of @padded, which is not sent again. */
+void qre_control_ask(struct qre_session *s, size_t padded, struct qre_outbox *out);
+/* No packet will ever have the next number. */
+void qre_control_skip_number(struct qre_session *s);
+/* The bytes of a packet around its frames. */
+size_t qre_control_overhead(const struct qre_session *s);
+/* Nothing comes back: these frames once, and the session is over. */
+void qre_control_give_up(struct qre_session *s, const u8 *farewell, size_t size,
+			 struct qre_outbox *out);
 /* The peer broke QUIC inside an authenticated packet: tell it, and close the session. */
 void qre_violated(struct qre_session *s, u64 error, struct qre_outbox *out);
 /* Whether more frames can be in flight; frames of our own, sent until they are acknowledged. */
@@ -101,6 +114,7 @@ bool qre_control_may_update(const struct qre_session *s);
 /* The transmit key changes; the number it begins with is at least @number. @key is consumed. */
 void qre_control_new_tx(struct qre_session *s, struct qre_key *key, u64 number);
 unsigned long qre_control_pto(const struct qre_session *s); /* jiffies */
+u64 qre_control_pto_us(const struct qre_session *s);
 /* An ACK frame of everything, for a packet with @room; 0: none is wanted, or it does not fit. */
 size_t qre_control_take_ack(struct qre_session *s, u8 *out, size_t room);
 void qre_session_timer(struct timer_list *timer);

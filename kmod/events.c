@@ -9,6 +9,7 @@
 #include "events.h"
 #include "family.h"
 #include "frames.h"
+#include "silence.h"
 
 static struct sk_buff *qre_begin(enum qre_group group, struct qre_device *qdev, const u8 *id,
 				 enum qre_event event, size_t more, void **header)
@@ -120,6 +121,19 @@ void qre_tell_fate(struct qre_device *qdev, const u8 *id, u64 frame_id, bool ack
 		qre_event_end(qdev, skb, header,
 			      nla_put_u64_64bit(skb, QRE_A_FRAME_ID, frame_id, QRE_A_PAD)
 				      ?: nla_put_u8(skb, QRE_A_FRAME_ACKED, acked));
+}
+
+void qre_tell_degraded(struct qre_device *qdev, const u8 *id, const struct qre_degraded *path)
+{
+	void *header;
+	struct sk_buff *skb = qre_event_begin(qdev, id, QRE_EVENT_PATH_DEGRADED, 0, &header);
+
+	if (skb)
+		qre_event_end(qdev, skb, header,
+			      nla_put_u32(skb, QRE_A_SMOOTHED_RTT_US, path->smoothed)
+				      ?: nla_put_u32(skb, QRE_A_RTT_VARIATION_US, path->variation)
+				      ?: nla_put_u32(skb, QRE_A_PTO_US, path->pto)
+				      ?: nla_put_u8(skb, QRE_A_SEVERAL, path->several));
 }
 
 void qre_tell_map_failed(struct qre_device *qdev, const struct qre_cid *cid, int error)

@@ -5,6 +5,7 @@
 
 #include "qre.h"
 
+struct qre_degraded;
 struct qre_device;
 
 /* Any context. Events are lost when memory is: user space finds out by SESSION_GET. */
@@ -15,6 +16,7 @@ void qre_tell_moved(struct qre_device *qdev, const u8 *id, const struct qre_endp
 void qre_tell_frames(struct qre_device *qdev, const u8 *id, const u8 *payload, size_t size,
 		     size_t passed);
 void qre_tell_fate(struct qre_device *qdev, const u8 *id, u64 frame_id, bool acked);
+void qre_tell_degraded(struct qre_device *qdev, const u8 *id, const struct qre_degraded *path);
 void qre_tell_map_failed(struct qre_device *qdev, const struct qre_cid *cid, int error);
 
 #endif

@@ -668,6 +668,15 @@ static int qre_prove_path(struct qre_device *qdev, struct nlattr **attrs,
 			       nla_get_u64(attrs[QRE_A_PROVEN_AGO_MS]), extack);
 }
 
+static int qre_give_up(struct qre_device *qdev, struct nlattr **attrs,
+		       struct netlink_ext_ack *extack)
+{
+	return qre_session_give_up(
+		qdev, nla_data(attrs[QRE_A_SESSION_ID]), nla_get_u64(attrs[QRE_A_LAST_REPEAT_MS]),
+		nla_get_u64(attrs[QRE_A_GIVES_UP_MS]), nla_data(attrs[QRE_A_FRAMES]),
+		nla_len(attrs[QRE_A_FRAMES]), extack);
+}
+
 static int qre_adopt(struct qre_device *qdev, struct nlattr **attrs, struct netlink_ext_ack *extack)
 {
 	struct nlattr *id = attrs[QRE_A_SESSION_ID], *sequence = attrs[QRE_A_SEQUENCE];
@@ -730,6 +739,11 @@ static int qre_cmd_frames(struct sk_buff *request, struct genl_info *info)
 static int qre_cmd_path_proven(struct sk_buff *request, struct genl_info *info)
 {
 	return qre_on_device(info, qre_prove_path);
+}
+
+static int qre_cmd_give_up(struct sk_buff *request, struct genl_info *info)
+{
+	return qre_on_device(info, qre_give_up);
 }
 
 static int qre_cmd_adopt(struct sk_buff *request, struct genl_info *info)
@@ -981,6 +995,7 @@ static const struct genl_ops qre_ops[] = {
 	QRE_CALLED(DEST_PROFILE_SET, qre_cmd_profile, dest_profile),
 	QRE_CALLED(FRAME_SEND, qre_cmd_frames, frame),
 	QRE_CALLED(PATH_PROVEN, qre_cmd_path_proven, path_proven),
+	QRE_CALLED(SESSION_GIVE_UP, qre_cmd_give_up, give_up),
 };
 
 static const struct genl_multicast_group qre_groups[] = {

@@ -602,12 +602,32 @@ static unsigned int qre_piggyback(struct qre_session *s, u8 *ack, unsigned int r
 	return size;
 }
 
-static void qre_sent_datagrams(struct qre_session *s)
+/* An inner packet as it leaves, or the first part of one. */
+static unsigned int qre_leaves_as(const struct sk_buff *skb, const struct qre_fit *fit)
+{
+	unsigned int size = skb->len;
+
+	if (skb_is_gso(skb)) {
+		size = skb_transport_offset(skb) + skb_shinfo(skb)->gso_size;
+		size += skb_is_gso_tcp(skb) ? tcp_hdrlen(skb) : sizeof(struct udphdr);
+	}
+	return min(size, fit->limit);
+}
+
+/* Inner packets of @size bytes. */
+static void qre_sent_datagrams(struct qre_session *s, unsigned int size)
 {
 	WRITE_ONCE(s->last_sent, jiffies);
-	if (!READ_ONCE(s->eliciting_sent) || (s->client && !READ_ONCE(s->unanswered))) {
+	if (s->client) {
+		WRITE_ONCE(s->silence.newest_data, READ_ONCE(s->next_number) - 1);
+		WRITE_ONCE(s->silence.newest_size, size);
+	}
+	if (!READ_ONCE(s->eliciting_sent) ||
+	    (s->client && !(READ_ONCE(s->silence.unanswered) && READ_ONCE(s->silence.data)))) {
 		spin_lock(&s->lock);
 		qre_control_eliciting(s);
+		if (s->client)
+			qre_silence_sent_data(s, size);
 		if (!s->probe_pending) {
 			s->probe_pending = true;
 			s->probe_number = READ_ONCE(s->next_number) - 1;
@@ -622,7 +642,7 @@ netdev_tx_t qre_xmit(struct sk_buff *skb, struct net_device *dev)
 	struct qre_device *qdev = netdev_priv(dev);
 	u8 ack[64]; /* a short one: the long form goes by the timer */
 	enum qre_drop drop = QRE_DROP_BAD_PACKET;
-	unsigned int count, ack_size = 0;
+	unsigned int count, size, ack_size = 0;
 	struct qre_session *s;
 	struct sk_buff *list;
 	struct qre_fit fit;
@@ -652,12 +672,13 @@ netdev_tx_t qre_xmit(struct sk_buff *skb, struct net_device *dev)
 	if (unlikely(drop != QRE_DROP_UNSPEC))
 		goto dropped;
 	skb_scrub_packet(skb, false);
+	size = qre_leaves_as(skb, &fit);
 	if (fit.way == QRE_WAY_WHOLE && !skb_is_gso(skb))
 		ack_size = qre_piggyback(s, ack,
 					 min_t(unsigned int, sizeof(ack), fit.limit - skb->len));
 	if (fit.way == QRE_WAY_CUT) {
 		qre_send_cut(s, skb, ipv6, fit.limit);
-		qre_sent_datagrams(s);
+		qre_sent_datagrams(s, size);
 		rcu_read_unlock();
 		return NETDEV_TX_OK;
 	}
@@ -668,7 +689,7 @@ netdev_tx_t qre_xmit(struct sk_buff *skb, struct net_device *dev)
 	}
 	qre_send_list(s, list, count, fit.way == QRE_WAY_SPLIT ? fit.limit : UINT_MAX, ack,
 		      ack_size);
-	qre_sent_datagrams(s);
+	qre_sent_datagrams(s, size + ack_size);
 	rcu_read_unlock();
 	return NETDEV_TX_OK;
 dropped:

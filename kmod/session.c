@@ -955,8 +955,9 @@ void qre_session_tell(struct qre_session *s, struct qre_session_info *info)
 	info->received = s->received;
 	info->last_receive_ms = jiffies_to_msecs(jiffies - s->last_receive);
 	info->client = s->client;
-	info->unanswered_ms = s->unanswered ? jiffies_to_msecs(jiffies - s->unanswered_since) : 0;
-	info->silent = s->silent;
+	info->unanswered_ms =
+		s->silence.unanswered ? jiffies_to_msecs(jiffies - s->silence.since) : 0;
+	info->silent = s->silence.told;
 	spin_lock(&s->tx_lock);
 	info->packet_number = s->next_number;
 	info->aead_driver = qre_key_driver(s->tx);

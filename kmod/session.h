@@ -24,6 +24,7 @@
 #include "pathmtu.h"
 #include "peercids.h"
 #include "qre.h"
+#include "silence.h"
 
 struct qre_allowed;
 struct qre_device;
@@ -93,9 +94,7 @@ struct qre_session {
 	unsigned long ack_since, ack_sent;
 	struct qre_ack_policy ack_policy; /* of a client */
 	u64 ecn[3];			  /* ECT(0), ECT(1), CE */
-	/* of a client: something was sent since the peer acknowledged anything new */
-	bool unanswered, silent; /* the latter as it was told last */
-	unsigned long unanswered_since;
+	struct qre_silence silence;	  /* of a client */
 	u64 failed_opens;
 	struct qre_epoch_keys keys, next; /* of the transmit epoch and the one after */
 	bool has_next;

@@ -66,6 +66,7 @@ enum qre_loss {
 	QRE_LOSS_PROTOCOL = 6,	  /* the peer broke QUIC inside an authenticated packet */
 	QRE_LOSS_REPLACED = 7,	  /* a newer session of the same short id was confirmed */
 	QRE_LOSS_DELETED = 8,	  /* asked for */
+	QRE_LOSS_UNANSWERED = 9,  /* of a client, as SESSION_GIVE_UP said: nothing came back */
 };
 
 enum qre_event {
@@ -82,6 +83,9 @@ enum qre_event {
 	QRE_EVENT_FRAMES_LIMITED = 11,	   /* SESSION_ID, once: some of its packets are not taken */
 	QRE_EVENT_SESSION_SILENT = 12,	   /* SESSION_ID, of a client: its server answers nothing */
 	QRE_EVENT_SESSION_ANSWERS = 13,	   /* SESSION_ID: again, after all */
+	QRE_EVENT_PATH_DEGRADED = 14,	   /* SESSION_ID, SMOOTHED_RTT_US, RTT_VARIATION_US, PTO_US,
+					      SEVERAL, of a client: for four probe timeouts nothing new
+					      was acknowledged. SESSION_GIVE_UP may answer */
 };
 
 /* Why a packet was dropped: QRE_A_DROPS holds one u64 attribute of this type for each that is not
@@ -138,6 +142,8 @@ enum qre_cmd {
 	QRE_CMD_EVENT = 17,	       /* multicast only */
 	QRE_CMD_PATH_PROVEN = 18, /* IFNAME, SESSION_ID, PROVEN_PAYLOAD, PROVEN_AGO_MS: the search
 				     for the path's MTU goes on behind that */
+	QRE_CMD_SESSION_GIVE_UP = 19, /* IFNAME, SESSION_ID, LAST_REPEAT_MS, GIVES_UP_MS, FRAMES:
+					 of a client, unless something is acknowledged before */
 	__QRE_CMD_MAX,
 };
 #define QRE_CMD_MAX (__QRE_CMD_MAX - 1)
@@ -252,6 +258,14 @@ enum qre_attr {
 	QRE_A_PEER_IPV6 = 93,	/* 16 bytes, instead of PEER_IP */
 	QRE_A_LISTEN_IPV6 = 94, /* 16 bytes, instead of LISTEN_IP */
 	QRE_A_SHARED_IPV6 = 95, /* 16 bytes, instead of SHARED_IP */
+
+	QRE_A_SMOOTHED_RTT_US = 96,  /* u32: RFC 9002 section 5.3 */
+	QRE_A_RTT_VARIATION_US = 97, /* u32 */
+	QRE_A_PTO_US = 98,	     /* u32: the probe timeout, section 6.2.1 */
+	QRE_A_SEVERAL = 99,	     /* u8: more than one packet was under way when it began */
+	QRE_A_LAST_REPEAT_MS = 100,  /* u64, at most 3600000, after the first packet without an
+					answer: what had none longest goes out once more */
+	QRE_A_GIVES_UP_MS = 101, /* u64, likewise: the session ends, with FRAMES behind an ACK */
 	__QRE_A_MAX,
 };
 #define QRE_A_MAX (__QRE_A_MAX - 1)

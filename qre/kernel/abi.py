@@ -62,6 +62,7 @@ class Loss(enum.IntEnum):
     PROTOCOL = 6
     REPLACED = 7
     DELETED = 8
+    UNANSWERED = 9
 
 
 class Event(enum.IntEnum):
@@ -78,6 +79,7 @@ class Event(enum.IntEnum):
     FRAMES_LIMITED = 11
     SESSION_SILENT = 12
     SESSION_ANSWERS = 13
+    PATH_DEGRADED = 14
 
 
 class Drop(enum.IntEnum):
@@ -127,6 +129,7 @@ class QreCommand(enum.IntEnum):
     FRAME_SEND = 16
     EVENT = 17
     PATH_PROVEN = 18
+    SESSION_GIVE_UP = 19
 
 
 class Attribute(enum.IntEnum):
@@ -226,6 +229,12 @@ class Attribute(enum.IntEnum):
     PEER_IPV6 = 93
     LISTEN_IPV6 = 94
     SHARED_IPV6 = 95
+    SMOOTHED_RTT_US = 96
+    RTT_VARIATION_US = 97
+    PTO_US = 98
+    SEVERAL = 99
+    LAST_REPEAT_MS = 100
+    GIVES_UP_MS = 101
 
 
 #: struct qre_allowed_ip: family (4 or 6), prefix length, two reserved bytes, address (IPv4: the first four).

@@ -12,6 +12,7 @@ from typing import Final, TypeVar
 import msgspec
 
 from qre.addresses import Network, host_port
+from qre.dataplane.giving_up import RoundTrip
 from qre.dataplane.protocol import (
     DataplaneReport,
     FrameFate,
@@ -35,8 +36,7 @@ from qre.kernel.abi import Attribute
 from qre.kernel.attributes import Fields, split_attributes_untrusted
 
 _ROLES: Final = {abi.KernelRole.SERVER: Role.SERVER, abi.KernelRole.CLIENT: Role.CLIENT}
-#: A client's in the kernel goes on until it is idle.
-_LOSSES: Final = {abi.Loss[reason.name].value: reason for reason in LossReason if reason is not LossReason.UNANSWERED}
+_LOSSES: Final = {abi.Loss[reason.name].value: reason for reason in LossReason}
 _NUMBER_MAX: Final = (1 << 62) - 1
 _DROPS_MAX: Final = 64  # as DeviceCounters takes
 _DRIVER_MAX: Final = 127  # CRYPTO_MAX_ALG_NAME
@@ -128,8 +128,20 @@ class FramesLimited(msgspec.Struct, frozen=True, kw_only=True):
     session_id: bytes
 
 
+class PathDegraded(msgspec.Struct, frozen=True, kw_only=True):
+    """Of a client's session: for four probe timeouts nothing new was acknowledged. ``several``: more than one packet
+    was under way when it began."""
+
+    session_id: bytes
+    round_trip: RoundTrip
+    several: bool
+
+
 class EventsLost(msgspec.Struct, frozen=True, kw_only=True):
     """The kernel had no room for events: list the sessions to find out what happened."""
+
+
+Happened = DataplaneReport | MapSyncFailed | SessionInstalled | FramesLimited | PathDegraded
 
 
 class KernelEvent(msgspec.Struct, frozen=True, kw_only=True):
@@ -137,7 +149,7 @@ class KernelEvent(msgspec.Struct, frozen=True, kw_only=True):
 
     device: str = ""
     index: int = 0
-    what: DataplaneReport | MapSyncFailed | SessionInstalled | FramesLimited | EventsLost
+    what: Happened | EventsLost
 
 
 # --- readers ---
@@ -218,7 +230,7 @@ def event_untrusted(fields: Fields) -> KernelEvent:
     return KernelEvent(device=_device_name(fields), index=fields.u32(Attribute.IFINDEX) or 0, what=what)
 
 
-def _happened(kind: abi.Event, fields: Fields) -> DataplaneReport | MapSyncFailed | SessionInstalled | FramesLimited:
+def _happened(kind: abi.Event, fields: Fields) -> Happened:
     if kind is abi.Event.MAP_SYNC_FAILED:
         cid = _needed(fields.octets(Attribute.CID, 1, abi.CID_MAX), "a connection ID")
         return MapSyncFailed(connection_id=cid, code=_needed(fields.u32(Attribute.ERRNO), "an errno"))
@@ -230,6 +242,8 @@ def _happened(kind: abi.Event, fields: Fields) -> DataplaneReport | MapSyncFaile
             return FramesLimited(session_id=session)
         case abi.Event.SESSION_SILENT | abi.Event.SESSION_ANSWERS:
             return SessionSilent(session_id=session, silent=kind is abi.Event.SESSION_SILENT)
+        case abi.Event.PATH_DEGRADED:
+            return _degraded(session, fields)
         case abi.Event.SESSION_CONFIRMED:
             return SessionConfirmed(session_id=session)
         case abi.Event.SESSION_LOST:
@@ -251,6 +265,15 @@ def _happened(kind: abi.Event, fields: Fields) -> DataplaneReport | MapSyncFaile
             number = _needed(fields.u64(Attribute.FRAME_ID), "a frame's number")
             acknowledged = _needed(fields.u8(Attribute.FRAME_ACKED, 1), "a fate")
             return FrameFate(session_id=session, id=number, acknowledged=bool(acknowledged))
+
+
+def _degraded(session: bytes, fields: Fields) -> PathDegraded:
+    smoothed, variation, pto = (
+        _needed(fields.u32(attribute), "a time") / 1e6
+        for attribute in (Attribute.SMOOTHED_RTT_US, Attribute.RTT_VARIATION_US, Attribute.PTO_US)
+    )
+    several = bool(_needed(fields.u8(Attribute.SEVERAL, 1), "how much was under way"))
+    return PathDegraded(session_id=session, round_trip=RoundTrip(smoothed, variation, pto), several=several)
 
 
 def _needed(value: _Value | None, what: str) -> _Value:

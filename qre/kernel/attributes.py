@@ -8,6 +8,7 @@ its bounds; a reader here raises only ``UntrustedInputError``.
 from __future__ import annotations
 
 import struct
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any
@@ -121,6 +122,14 @@ def split_attributes_untrusted(data: bytes) -> Iterator[tuple[int, bytes]]:
             raise UntrustedInputError(f"attribute {kind & _TYPE_MASK} has an impossible length")
         yield kind & _TYPE_MASK, data[offset + _HEADER.size : offset + length]
         offset += (length + 3) & ~3
+
+
+def int_untrusted(fields: Mapping[int, bytes], kind: int, size: int) -> int:
+    """The attribute ``kind`` of the family's description, a number of ``size`` bytes."""
+    value = fields.get(kind, b"")
+    if len(value) != size:
+        raise UntrustedInputError(f"attribute {kind} of the family is not a number of {size} bytes")
+    return int.from_bytes(value, sys.byteorder)
 
 
 def read_attributes_untrusted(data: bytes) -> Fields:

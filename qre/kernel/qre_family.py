@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import errno
 import struct
-import sys
 from collections.abc import Callable
 from ipaddress import ip_address
 from typing import Final, Self, TypeVar
@@ -33,6 +32,7 @@ from qre.kernel.attributes import (
     Fields,
     Request,
     encode_attribute,
+    int_untrusted,
     read_attributes_untrusted,
     split_attributes_untrusted,
 )
@@ -55,8 +55,8 @@ _CTRL_ATTR_MCAST_GROUPS = 7
 _CTRL_ATTR_MCAST_GRP_NAME, _CTRL_ATTR_MCAST_GRP_ID = 1, 2
 
 _ROLES: Final = {Role.SERVER: abi.KernelRole.SERVER, Role.CLIENT: abi.KernelRole.CLIENT}
-#: PROVEN_AGO_MS is at most this.
-_LONGEST_AGO_MS: Final = 3_600_000
+#: What the kernel takes of times in milliseconds.
+_LONGEST_MS: Final = 3_600_000
 
 _Given = TypeVar("_Given")
 _Read = TypeVar("_Read")
@@ -304,8 +304,17 @@ class Qre:
         request = _named(device)
         request.put(Attribute.SESSION_ID, session_id)
         request.u16(Attribute.PROVEN_PAYLOAD, payload)
-        request.u64(Attribute.PROVEN_AGO_MS, min(ago_ms, _LONGEST_AGO_MS))
+        request.u64(Attribute.PROVEN_AGO_MS, min(ago_ms, _LONGEST_MS))
         self._ask(f"path of a session on {device}", QreCommand.PATH_PROVEN, request)
+
+    def session_give_up(self, device: str, session_id: bytes, times_ms: tuple[int, int], frames: bytes) -> None:
+        """The session repeats once more and ends, with ``frames``: so long after the first packet without answer."""
+        request = _named(device)
+        request.put(Attribute.SESSION_ID, session_id)
+        request.u64(Attribute.LAST_REPEAT_MS, min(times_ms[0], _LONGEST_MS))
+        request.u64(Attribute.GIVES_UP_MS, min(times_ms[1], _LONGEST_MS))
+        request.put(Attribute.FRAMES, frames)
+        self._ask(f"giving up a session on {device}", QreCommand.SESSION_GIVE_UP, request)
 
     # --- connection IDs ---
 
@@ -435,14 +444,7 @@ def _family_untrusted(message: bytes) -> tuple[Family, int]:
     for _, entry in split_attributes_untrusted(fields.get(_CTRL_ATTR_MCAST_GROUPS, b"")):
         group = dict(split_attributes_untrusted(entry))
         name = group.get(_CTRL_ATTR_MCAST_GRP_NAME, b"").rstrip(b"\0").decode("ascii", "replace")
-        groups[name] = _integer(group, _CTRL_ATTR_MCAST_GRP_ID, 4)
-    number = _integer(fields, _CTRL_ATTR_FAMILY_ID, 2)
-    attributes = _integer(fields, _CTRL_ATTR_MAXATTR, 4)
-    return Family(number=number, attributes=attributes, groups=groups), _integer(fields, _CTRL_ATTR_VERSION, 4)
-
-
-def _integer(fields: dict[int, bytes], kind: int, size: int) -> int:
-    value = fields.get(kind, b"")
-    if len(value) != size:
-        raise UntrustedInputError(f"attribute {kind} of the family is not a number of {size} bytes")
-    return int.from_bytes(value, sys.byteorder)
+        groups[name] = int_untrusted(group, _CTRL_ATTR_MCAST_GRP_ID, 4)
+    number = int_untrusted(fields, _CTRL_ATTR_FAMILY_ID, 2)
+    attributes = int_untrusted(fields, _CTRL_ATTR_MAXATTR, 4)
+    return Family(number=number, attributes=attributes, groups=groups), int_untrusted(fields, _CTRL_ATTR_VERSION, 4)

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from qre.dataplane.giving_up import RoundTrip
 from qre.dataplane.protocol import (
     FrameFate,
     FrameReceived,
@@ -33,6 +34,7 @@ from qre.kernel.answers import (
     KernelEvent,
     KernelSession,
     MapSyncFailed,
+    PathDegraded,
     SessionInstalled,
     device_untrusted,
     event_untrusted,
@@ -290,6 +292,9 @@ def test_every_event_becomes_the_message_that_a_data_plane_sends() -> None:
     assert happened(abi.Event.SESSION_INSTALLED) == SessionInstalled(session_id=SESSION)
     assert happened(abi.Event.SESSION_SILENT) == SessionSilent(session_id=SESSION, silent=True)
     assert happened(abi.Event.SESSION_ANSWERS) == SessionSilent(session_id=SESSION, silent=False)
+    figures = {"SMOOTHED_RTT_US": ("u32", 2500), "RTT_VARIATION_US": ("u32", 500), "PTO_US": ("u32", 29_500)}
+    degraded = happened(abi.Event.PATH_DEGRADED, SEVERAL=("u8", 1), **figures)
+    assert degraded == PathDegraded(session_id=SESSION, round_trip=RoundTrip(0.0025, 0.0005, 0.0295), several=True)
     lost = happened(abi.Event.SESSION_LOST, LOSS=("u8", abi.Loss.RESET), ERROR_CODE=("u64", 0x100))
     assert lost == SessionLost(session_id=SESSION, reason=LossReason.RESET, error_code=0x100)
     epoch = ("u64", 5)
@@ -312,8 +317,7 @@ def test_every_event_becomes_the_message_that_a_data_plane_sends() -> None:
 
 
 def test_every_reason_of_a_loss_has_its_name() -> None:
-    of_the_kernel = [reason for reason in LossReason if reason is not LossReason.UNANSWERED]
-    assert [reason.name for reason in of_the_kernel] == [loss.name for loss in abi.Loss]
+    assert [reason.name for reason in LossReason] == [loss.name for loss in abi.Loss]
     for loss in abi.Loss:
         answer = event(abi.Event.SESSION_LOST)
         answer.u8(Attribute.LOSS, loss)

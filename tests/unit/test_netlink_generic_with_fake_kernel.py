@@ -233,6 +233,11 @@ def test_a_session_that_takes_no_frames_is_closed_without_a_reason(fake: FakeKer
             QreCommand.PATH_PROVEN,
             {"IFNAME", "SESSION_ID", "PROVEN_PAYLOAD", "PROVEN_AGO_MS"},
         ),
+        (
+            lambda qre: qre.session_give_up("qre0", SESSION, (1 << 40, 1 << 40), b"\x1c"),
+            QreCommand.SESSION_GIVE_UP,
+            {"IFNAME", "SESSION_ID", "LAST_REPEAT_MS", "GIVES_UP_MS", "FRAMES"},
+        ),
     ],
 )
 def test_each_command_sends_its_attributes_and_no_other(

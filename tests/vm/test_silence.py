@@ -17,6 +17,7 @@ TRAFFIC = "$K ping -c {} -i 0.2 -W 1 -q 10.77.0.1 || true\n"
 #: Not what was before: the session is there a little earlier than its peer.
 LISTEN = """
 sleep 3
+until_true "! $K $TOOLS/qrectl sessions Device=qre0 | grep -q '^Silent=1'"
 $K $TOOLS/qrectl events 600 events >/tmp/told </dev/null &
 until_true "grep -q listening /tmp/told"
 """

@@ -46,12 +46,20 @@ from qre.ipc.steering import Steering
 from qre.ipc.tasks import Tasks
 from qre.ipc.worker import WorkerContext
 from qre.kernel import abi
-from qre.kernel.answers import EventsLost, FramesLimited, KernelSession, LoaderDescription, MapSyncFailed
+from qre.kernel.answers import (
+    EventsLost,
+    FramesLimited,
+    KernelSession,
+    LoaderDescription,
+    MapSyncFailed,
+    PathDegraded,
+)
 from qre.kernel.events import EventSocket
 from qre.kernel.port_registration import register, release, store_dest_profile
 from qre.kernel.qre_family import Qre
 from qre.kernel.socket import NetlinkRefusedError
 from qre.wire.close_reason import CloseReason
+from qre.workers.netlink.degraded_paths import order_end
 from qre.workers.netlink.kernel_sessions import CLOSING, KernelSessions, mark_of
 
 #: The sessions are listed this often (seconds), whatever the events say: other programs may change them.
@@ -284,6 +292,8 @@ class KernelDataplane:
                     continue
                 elif isinstance(event.what, MapSyncFailed):
                     self._map_failed(os.strerror(event.what.code))
+                elif isinstance(event.what, PathDegraded):
+                    order_end(self.qre, self._device, event.what)
                 elif isinstance(event.what, FramesLimited):
                     short = event.what.session_id.hex()[:8]
                     self._context.limited("frames", f"the peer of session {short} sends too many control frames")

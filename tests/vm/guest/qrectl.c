@@ -117,6 +117,12 @@ static const struct name {
 	{"UnderlayPeerIPv6", QRE_A_PEER_IPV6, IP6},
 	{"ListenIPv6", QRE_A_LISTEN_IPV6, IP6},
 	{"SharedIPv6", QRE_A_SHARED_IPV6, IP6},
+	{"SmoothedRttUs", QRE_A_SMOOTHED_RTT_US, U32},
+	{"RttVariationUs", QRE_A_RTT_VARIATION_US, U32},
+	{"PtoUs", QRE_A_PTO_US, U32},
+	{"Several", QRE_A_SEVERAL, U8},
+	{"LastRepeatMs", QRE_A_LAST_REPEAT_MS, U64},
+	{"GivesUpMs", QRE_A_GIVES_UP_MS, U64},
 };
 
 static const struct {
@@ -143,6 +149,7 @@ static const struct {
 	{"profile-set", QRE_CMD_DEST_PROFILE_SET, 0},
 	{"frame-send", QRE_CMD_FRAME_SEND, 0},
 	{"path-proven", QRE_CMD_PATH_PROVEN, 0},
+	{"session-give-up", QRE_CMD_SESSION_GIVE_UP, 0},
 };
 
 static void die(const char *what)

@@ -89,6 +89,8 @@ static const struct field {
 	NAMED(LOCAL_IPV6, "UnderlayLocalIPv6", BYTES, 16, 16),
 	NAMED(PEER_IPV6, "UnderlayPeerIPv6", BYTES, 16, 16),
 	NAMED(LISTEN_IPV6, "Listen address", BYTES, 16, 16),
+	NAMED(LAST_REPEAT_MS, "LastRepeatMs", U64, 0, 3600000),
+	NAMED(GIVES_UP_MS, "GivesUpMs", U64, 0, 3600000),
 };
 
 #define SESSION_OPTIONAL                                                                           \
@@ -146,6 +148,10 @@ static const struct command {
 	{"path-proven",
 	 QRE_CMD_PATH_PROVEN,
 	 {QRE_A_IFNAME, QRE_A_SESSION_ID, QRE_A_PROVEN_PAYLOAD, QRE_A_PROVEN_AGO_MS},
+	 {}},
+	{"session-give-up",
+	 QRE_CMD_SESSION_GIVE_UP,
+	 {QRE_A_IFNAME, QRE_A_SESSION_ID, QRE_A_LAST_REPEAT_MS, QRE_A_GIVES_UP_MS, QRE_A_FRAMES},
 	 {}},
 };
 
@@ -800,6 +806,14 @@ static void try_ids(void)
 	want_number(QRE_A_PROVEN_PAYLOAD, 1389);
 	want_number(QRE_A_PROVEN_AGO_MS, 1);
 	refused(QRE_CMD_PATH_PROVEN, 0, ENOENT, "SessionId: there is no", "no session");
+	drop(QRE_A_PROVEN_PAYLOAD);
+	drop(QRE_A_PROVEN_AGO_MS);
+	want(QRE_A_FRAMES, "\34\0\0\0", 4);
+	want_number(QRE_A_LAST_REPEAT_MS, 1);
+	want_number(QRE_A_GIVES_UP_MS, 2);
+	refused(QRE_CMD_SESSION_GIVE_UP, 0, ENOENT, "SessionId: there is no", "no session");
+	want_filled(QRE_A_SESSION_ID, 1);
+	refused(QRE_CMD_SESSION_GIVE_UP, 0, ENOENT, "SessionId: there is no", "a server's");
 }
 
 static void refused_fd(uint8_t command, int fd, int error, const char *words, const char *what)

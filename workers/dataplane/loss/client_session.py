@@ -9,22 +9,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from typing import Final
 
+from qre.dataplane.giving_up import FAREWELL, RoundTrip
 from qre.dataplane.protocol import LossReason, PortUse, SessionInstall, SessionSilent
 from qre.ends import Role
-from qre.wire.frames import Ack, ConnectionClose, encode_ack, encode_frame
+from qre.wire.frames import Ack, encode_ack
 from qre.wire.overhead import BROWSER_UDP_PAYLOAD
 from qre.workers.dataplane.inner.ecn import NOT_ECT
 from qre.workers.dataplane.loss.port_trial import PortTrial
-from qre.workers.dataplane.loss.silence import NEVER, RoundTrip, Silence
+from qre.workers.dataplane.loss.silence import NEVER, Silence
 from qre.workers.dataplane.session.marks import Mark
 from qre.workers.dataplane.session.payload import PING
 from qre.workers.dataplane.session.session import Session
 from qre.workers.dataplane.session.session_life import LifeEvent, LifeState
-
-#: What a browser says in its last packet. With an ACK that is 66 bytes and more for a connection ID of four.
-_FAREWELL: Final = encode_frame(ConnectionClose(0, application=False, reason=b"85:Network blackhole detected"))
 
 
 class ClientSession(Session):
@@ -163,7 +160,7 @@ class ClientSession(Session):
         (first, last), *_ = self.packets.received.ack_ranges()
         delay = int(max(now - self._largest_at, 0.0) * 1e6) >> 3
         ack = encode_ack([(max(first, last - 63), last)], delay)
-        self._close(ack + _FAREWELL, now, brief=True)
+        self._close(ack + FAREWELL, now, brief=True)
 
 
 def new_session(

@@ -1,53 +1,23 @@
 """When a client that hears nothing repeats, looks for another way, and gives up: RFC 9002 §6.2. Sans-IO.
 
-The times are those of Chromium 156, measured and computed as its QUIC library does. From the first packet on that has
-no answer: a repeat at each probe timeout, which doubles (RFC 9002 §6.2.1); after four probe timeouts the path is
-taken for a bad one; and at the end of what seven timeouts would be (§7.6 of older drafts: two tail loss probes, and
-five doubling timeouts of at least 200 ms) the connection is over, 6.4 s for a short round trip. Shortly before, one
-more repeat was seen in each of the captures. An acknowledgement of anything newer begins all this anew.
+As Chromium 156, from the first packet on that has no answer: a repeat at each probe timeout, which doubles (RFC 9002
+§6.2.1); after four probe timeouts the path is taken for a bad one; the end is ``qre.dataplane.giving_up``'s. An
+acknowledgement of anything newer begins all this anew. What qre.ko does of this is in ``kmod/silence.c``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import Final
+
+from qre.dataplane.giving_up import DEGRADED, LAST_REPEAT, RoundTrip, gives_up_after
 
 NEVER: Final = float("inf")
-#: Probe timeouts until the path is taken for a bad one.
-_DEGRADED: Final = 4
-#: Tail loss probes, and timeouts that double, until the connection is over.
-_TAIL_PROBES: Final = 2
-_TIMEOUTS: Final = 5
-#: The shortest such timeout, and the shortest time between tail loss probes while more than one packet is under way
-#: (seconds); of a single one it is half of the former and one and a half round trips.
-_SHORTEST_TIMEOUT: Final = 0.2
-_SHORTEST_PROBE: Final = 0.01
-#: The last repeat is so much earlier than the end (seconds): 0.79 to 0.83 in four of four captures.
-_LAST_REPEAT: Final = 0.81
 #: A session is told to be silent after three probe timeouts, but not before this (seconds): who is busy for a moment
 #: is not dead.
 _SILENT_TIMEOUTS: Final = 1 + 2 + 4
 SHORTEST_SILENCE: Final = 2.0
 _MAX_BACKOFF: Final = 16
-
-
-class RoundTrip(NamedTuple):
-    """What is known of the path (seconds): RFC 9002 §5.3 and §6.2.1."""
-
-    smoothed: float
-    variation: float
-    pto: float
-
-
-def gives_up_after(round_trip: RoundTrip, *, several: bool) -> float:
-    """For how long nothing may be acknowledged (seconds); ``several``: more than one packet was under way at the
-    beginning."""
-    smoothed = round_trip.smoothed
-    alone = 1.5 * smoothed + _SHORTEST_TIMEOUT / 2
-    probe = max(2 * smoothed, _SHORTEST_PROBE if several else alone)
-    timeout = max(smoothed + 4 * round_trip.variation, _SHORTEST_TIMEOUT)
-    whole = _TAIL_PROBES * probe + ((1 << _TIMEOUTS) - 1) * timeout
-    return max(whole, (_DEGRADED + 2) * round_trip.pto)
 
 
 class Silence:
@@ -114,10 +84,10 @@ class Silence:
 
     def _begin(self, now: float, round_trip: RoundTrip, *, several: bool) -> None:
         self.since, self.repeats = now, 0
-        self.degraded_at = now + _DEGRADED * round_trip.pto
+        self.degraded_at = now + DEGRADED * round_trip.pto
         self.tell_at = now + max(_SILENT_TIMEOUTS * round_trip.pto, SHORTEST_SILENCE)
         self.gives_up_at = now + gives_up_after(round_trip, several=several)
-        self.last_repeat_at = self.gives_up_at - _LAST_REPEAT
+        self.last_repeat_at = self.gives_up_at - LAST_REPEAT
 
     def repeat_at(self, pto: float) -> float:
         """When the next probe timeout is over; ``pto`` without backoff."""

@@ -102,7 +102,7 @@ def guest(system: Path, machine: Machine) -> Iterator[Vm]:
         "TOOLS": guest_programs(), "GUEST": GUEST, "CHECKOUT": ROOT, "QRE": ROOT / ".venv/bin/qre-tool",
         "BOOT": BOOT, "SYSTEM": f"/run/cached{system}", "PROFILE": machine.profile, "STATUS": machine.status,
     }  # fmt: skip
-    unit = "machine systemctl start qred@$PROFILE || { machine journalctl -o cat -u qred@$PROFILE; exit 1; }"
+    unit = "machine systemctl start qred@$PROFILE || { machine journalctl -o short-unix -u qred@$PROFILE; exit 1; }"
     peer = f"daemon_start {machine.peer}; daemon_ready {machine.peer} {START}"
     begun = f"{peer}; {unit}" if machine.may_wait_for_peer else f"{unit}; {peer}; session_up {START}"
     with booted(kernel) as vm:
@@ -153,24 +153,28 @@ def test_an_upgrade_of_either_end_in_the_kernel_loses_no_packet(
         }}
         pid() {{ machine systemctl show --value -p MainPID qred@$PROFILE; }}
         before=$(pid) its=$(session)
-        $B ping -n -i {1 / RATE:g} -W 10 10.77.0.1 >/tmp/ping 2>&1 &
+        $B ping -D -n -i {1 / RATE:g} -W 10 10.77.0.1 >/tmp/ping 2>&1 &
         pinger=$!
         until_true "grep -q icmp_seq=1 /tmp/ping"
         start=$SECONDS
+        date +"dpkg begins at %s.%N"
         machine dpkg --install /later.deb >/tmp/dpkg 2>&1 || {{ cat /tmp/dpkg; exit 1; }}
+        date +"dpkg ended at %s.%N"
         echo "upgraded in $((SECONDS - start)) s"
         PATIENCE={START} until_true '[ "$(pid)" != 0 ] && [ "$(pid)" != '$before' ] && well'
+        date +"well at %s.%N"
         echo "well after $((SECONDS - start)) s"
         sleep 3
         kill -INT $pinger
         wait $pinger || true
         [ "$(session)" = "$its" ] && echo "session kept: $its"
         machine qre-tool version
-        machine journalctl -o cat -u qred@$PROFILE
+        machine journalctl -o short-unix -u qred@$PROFILE
         cat /tmp/ping
         """,
         SLOW,
     )
+    print(printed)
     answered = numbers_answered(printed)
     record_property("of", max(answered))
     assert answered == set(range(1, max(answered) + 1)), "each request was answered"

@@ -235,6 +235,7 @@ ROLES: Final = {
                 # a server's, when the loader has made its map
                 _udp("udp_kernel_slot", reuseport=True, given=Given.IN_KERNEL, optional=True),
                 Expected("cid_routes", "bpf", given=Given.IN_KERNEL, optional=True),
+                Expected("program", "bpf", given=Given.IN_KERNEL, optional=True),
                 replace(KEYS, given=Given.IN_KERNEL, optional=True),
             ),
             wipes=True,

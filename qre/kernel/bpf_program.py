@@ -19,6 +19,7 @@ from typing import Any, Final
 
 from qre.ends import LIKE_DEST
 from qre.errors import MachineError
+from qre.kernel.udp import reuseport_program
 from qre.wire.packet import MAX_CID, SHORTEST_DEST_CID
 
 PROGRAM: Final = "qre_reuseport_demux"
@@ -32,7 +33,7 @@ _MAP_TYPE_HASH, _MAP_TYPE_REUSEPORT_SOCKARRAY = 1, 20
 _PROG_TYPE_SK_REUSEPORT: Final = 21
 #: Maps of a program that are examined: it has the two, and its read-only data.
 _MAX_PROGRAM_MAPS: Final = 8
-_SO_ATTACH_REUSEPORT_EBPF, _SO_DETACH_REUSEPORT_BPF, _SO_COOKIE = 52, 68, 57
+_SO_COOKIE: Final = 57
 _BPF_ANY: Final = 0
 #: Numbers from here on are libbpf's own, not the system's.
 _LIBBPF_ERRORS: Final = 4000
@@ -268,20 +269,12 @@ class Maps:
 
     def attach(self, fd: int) -> None:
         """Let the program choose for the whole reuseport group of ``fd``."""
-        with socket.socket(fileno=os.dup(fd)) as sock:
-            try:
-                sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_REUSEPORT_EBPF, struct.pack("i", self.program))
-            except OSError as error:
-                raise MachineError(f"attach {PROGRAM}", os.strerror(error.errno or 0)) from error
+        reuseport_program.attach(self.program, fd)
 
     @staticmethod
     def detach(fd: int) -> None:
         """Let the kernel choose again; no error when no program is attached."""
-        with socket.socket(fileno=os.dup(fd)) as sock:
-            try:
-                sock.setsockopt(socket.SOL_SOCKET, _SO_DETACH_REUSEPORT_BPF, struct.pack("i", 0))
-            except FileNotFoundError:
-                return
+        reuseport_program.detach(fd)
 
     def close(self) -> None:
         """The pins stay, and so does an attached program."""

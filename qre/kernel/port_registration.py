@@ -17,6 +17,7 @@ from qre.kernel import abi
 from qre.kernel.answers import LoaderDescription
 from qre.kernel.qre_family import Qre
 from qre.kernel.socket import NetlinkRefusedError
+from qre.kernel.udp.reuseport_program import attach
 
 #: A kernel that lets no module write BPF maps.
 _CLOSED = (errno.ENOSYS, errno.EOPNOTSUPP)
@@ -31,12 +32,19 @@ def register(
     socket_fd: int,
     map_fd: int | None,
     map_id: int,
+    program_fd: int,
 ) -> str:
     """Register both, in place of those of the previous daemon; without ``map_fd`` the kernel mirrors nothing.
-    ``map_id``: the kernel's number of that map. Returns the reason when it does not write the map, otherwise
-    empty."""
-    _register_socket(qre, device, socket_fd, listen)
+    ``map_id``: the kernel's number of that map. Then ``program_fd`` chooses for the port's sockets: until then the
+    previous daemon's program goes on, whose slot the sessions' packets come through. Returns the reason when the
+    kernel does not write the map, otherwise empty."""
+    follows = shared_address(qre, device) == listen
+    if not follows:  # somebody else's port is refused before anything changes
+        _register_socket(qre, device, socket_fd, listen)
     why = "RegisterCidMap = false" if map_fd is None else _register_map(qre, device, map_fd, map_id)
+    if follows:  # the last that is changed, as packets come through the previous one up to here
+        _register_socket(qre, device, socket_fd, listen)
+    attach(program_fd, socket_fd)
     qre.loader_set(loader)
     return why
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from tests.support.daemons import TOOL, Daemon
 from tests.support.namespaces import run
+from tests.support.ordinary_user import as_nobody
 from tests.support.tunnel import SERVER_INNER, Tunnel
 
 
@@ -30,7 +31,7 @@ def test_both_ends_of_a_running_tunnel_are_able(tunnel: Tunnel) -> None:
 
 
 def test_nobody_is_told_what_only_root_can_see(tunnel: Tunnel) -> None:
-    nobody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
+    nobody = tuple(as_nobody())
     found = check(tunnel.server, prefix=nobody)
     unseen = {name for name, item in found.items() if item["answer"] == "unknown"}
     assert unseen >= {"capabilities", "bpf maps", "profiles"}

@@ -15,6 +15,7 @@ import pytest
 from tests.support.daemons import TOOL, wait_for
 from tests.support.lab import Lab
 from tests.support.namespaces import Namespace
+from tests.support.ordinary_user import as_nobody
 from tests.support.site import NAME, Caddy
 from tests.support.tunnel import Tunnel
 
@@ -124,8 +125,7 @@ def test_a_name_that_the_site_does_not_have_is_told_by_its_certificate(street: S
 def test_nobody_may_ask_too_and_the_text_says_the_same(street: Street) -> None:
     environment = [f"{name}={value}" for name, value in street.tunnel.server.env.items()]
     command = ["env", *environment, f"SSL_CERT_FILE={street.tunnel.site.authority}"]
-    nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
-    text = street.tunnel.lab.server.run(*nobody, *command, TOOL, "find-dest", f"{NAME}@{Lab.SITE}")
+    text = street.tunnel.lab.server.run(*as_nobody(*command), TOOL, "find-dest", f"{NAME}@{Lab.SITE}")
     assert text.startswith(f" 1. good      {Lab.SITE}:443 as {NAME}, {Lab.SITE}\n      seen: ")
     assert "HTTPS by TCP with Alt-Svc; in our network" in " ".join(text.split())
     assert max(map(len, text.splitlines())) <= 100

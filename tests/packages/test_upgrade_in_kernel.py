@@ -174,7 +174,6 @@ def test_an_upgrade_of_either_end_in_the_kernel_loses_no_packet(
         """,
         SLOW,
     )
-    print(printed)
     answered = numbers_answered(printed)
     record_property("of", max(answered))
     assert answered == set(range(1, max(answered) + 1)), "each request was answered"

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import select
+import os
 import selectors
+import signal
 import socket
+import threading
 import time
 
-import pytest
-
-from qre import exact_timers
 from qre.exact_timers import ExactSelector, exact_loop
 
 
@@ -44,12 +43,22 @@ def test_what_is_readable_ends_the_wait() -> None:
                 assert (key.data, events) == ("it", selectors.EVENT_READ)
 
 
-def test_an_epoll_of_a_high_number_waits_as_asyncio_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    """select(2) cannot wait for it."""
-    monkeypatch.setattr(exact_timers, "_MOST", 0)
-    monkeypatch.setattr(select, "select", None)
-    with ExactSelector() as selector:
-        assert selector.select(0.001) == []
+def test_a_signal_ends_the_wait_and_is_handled() -> None:
+    async def told() -> str:
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[str] = loop.create_future()
+        loop.add_signal_handler(signal.SIGUSR2, done.set_result, "told")
+        timer = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGUSR2))
+        timer.start()
+        try:
+            async with asyncio.timeout(60):
+                return await done
+        finally:
+            timer.join()
+            loop.remove_signal_handler(signal.SIGUSR2)
+
+    with asyncio.Runner(loop_factory=exact_loop) as runner:
+        assert runner.run(told()) == "told"
 
 
 def test_a_call_from_a_thread_ends_the_wait() -> None:

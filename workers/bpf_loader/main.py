@@ -39,9 +39,12 @@ class BpfLoader:
         return self._context, self._maps
 
     async def start(self, context: WorkerContext) -> None:
-        """Load the program, or take over the predecessor's; put both sockets into their slots; attach."""
+        """Load the program, or take over the predecessor's; put both sockets into their slots; attach. A new program
+        for qre.ko is attached by netlink, once the module knows socket and map: up to then sessions that outlived a
+        daemon have their packets by the program of that one."""
         held = context.descriptors
-        if all(name in held for name in _BPF_OBJECTS):
+        known = all(name in held for name in _BPF_OBJECTS)
+        if known:
             maps = Maps(*(held.pop(name) for name in _BPF_OBJECTS))
         else:
             maps = load(held["bpf_elf"], context.config.routed_cid_len)
@@ -49,7 +52,8 @@ class BpfLoader:
                 context.send_descriptor(name, fd)
         maps.slot_in(SLOT_USER, held["udp_userspace"])
         maps.slot_in(SLOT_KERNEL, held["udp_kernel_slot"])
-        maps.attach(held["udp_userspace"])
+        if known or context.config.user_dataplane:
+            maps.attach(held["udp_userspace"])
         self._context, self._maps = context, maps
         self._user_socket = held["udp_userspace"]
         self._adopted = set(maps.adopted())

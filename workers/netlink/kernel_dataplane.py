@@ -337,7 +337,7 @@ class KernelDataplane:
     def use_loader(self, message: UseLoader) -> None:
         """Register the shared socket and the loader's map; the loader mirrors when the kernel cannot."""
         config, held = self._context.config, self._context.descriptors
-        missing = {"cid_routes", "udp_kernel_slot"} - held.keys()
+        missing = {"cid_routes", "program", "udp_kernel_slot"} - held.keys()
         if missing:
             raise MachineError("netlink worker", f"descriptors are missing: {', '.join(sorted(missing))}")
         listen = (config.listen_ip, config.listen_port)
@@ -355,6 +355,7 @@ class KernelDataplane:
             socket_fd=held["udp_kernel_slot"],
             map_fd=wanted,
             map_id=message.map_id,
+            program_fd=held["program"],
         )
         if why:
             self._map_failed(why)

@@ -11,7 +11,7 @@ from tests.support.guest_daemons import guest_daemons
 from tests.support.vm import Vm
 from tests.vm.test_shared_front import LIBRARY, SLOW, START, flows, shown
 
-pytestmark = [pytest.mark.timeout(1500), pytest.mark.guest_python]
+pytestmark = [pytest.mark.timeout(1500), pytest.mark.guest_python, pytest.mark.only_in_all]
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from tests.support.guest_daemons import guest_daemons
 from tests.support.unfolded import unfolded
 from tests.support.vm import Vm
 
-pytestmark = [pytest.mark.timeout(1500), pytest.mark.guest_python]
+pytestmark = [pytest.mark.timeout(1500), pytest.mark.guest_python, pytest.mark.only_in_all]
 LIBRARY = ". /tmp/library; . $GUEST/daemons.sh\n"
 #: Seconds in a guest: Python starts slowly there.
 START, SLOW = 300, 600.0

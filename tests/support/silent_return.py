@@ -9,23 +9,17 @@ import asyncio
 import socket
 import time
 from dataclasses import dataclass
-from ipaddress import ip_interface
 from pathlib import Path
-from random import SystemRandom
 
 import msgspec
 
-from qre.quic.client.client_handshake import ClientHandshake
-from qre.quic.client.trust import TrustStore
 from qre.quic.handshake_events import Closed, HandOverReady
 from qre.quic.resumption.held_ticket import HeldTicket
-from qre.visit.visitor_files import load_fingerprint
 from qre.wire.frames import Crypto, frames_untrusted
 from qre.wire.packet import PacketType
 from qre.wire.protection import Protection, initial_secrets
-from tests.support.handshake_server import ADDRESS, SHORT_ID
 from tests.support.packets import packets
-from tests.support.site import NAME
+from tests.support.silent_visitor import client_of
 
 _KINDS = {PacketType.INITIAL: "I", PacketType.HANDSHAKE: "H", PacketType.ONE_RTT: "1"}
 #: A request follows the hello within this (seconds).
@@ -43,24 +37,9 @@ class Heard:
     crypto: tuple[tuple[int, int], ...] = ()
 
 
-def _client(authority: Path, public_key: bytes, ticket: HeldTicket | None) -> ClientHandshake:
-    return ClientHandshake(
-        server_name=NAME,
-        public_key=public_key,
-        short_id=SHORT_ID,
-        addresses=(ip_interface(ADDRESS),),
-        fingerprint=load_fingerprint(),
-        trust=TrustStore.from_pem(authority.read_bytes(), "test"),
-        unix_time=int(time.time()),
-        now=time.monotonic(),
-        random=SystemRandom(),
-        ticket=ticket,
-    )
-
-
 async def _ticket(peer: tuple[str, int], authority: Path, public_key: bytes) -> HeldTicket:
     """What a whole connection brings."""
-    loop, handshake = asyncio.get_running_loop(), _client(authority, public_key, None)
+    loop, handshake = asyncio.get_running_loop(), client_of(authority, public_key)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.setblocking(False)
         sock.bind(("127.0.0.1", 0))
@@ -92,7 +71,7 @@ async def repeated_to(port: int, authority: Path, public_key: bytes, seconds: fl
     peer = ("127.0.0.1", port)
     ticket = await _ticket(peer, authority, public_key)
     await asyncio.sleep(0.3)
-    loop, handshake = asyncio.get_running_loop(), _client(authority, public_key, ticket)
+    loop, handshake = asyncio.get_running_loop(), client_of(authority, public_key, ticket)
     heard: list[Heard] = []
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.setblocking(False)

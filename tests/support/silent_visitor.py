@@ -16,6 +16,7 @@ from random import SystemRandom
 
 from qre.quic.client.client_handshake import ClientHandshake
 from qre.quic.client.trust import TrustStore
+from qre.quic.resumption.held_ticket import HeldTicket
 from qre.visit.visitor_files import load_fingerprint
 from tests.support.handshake_server import ADDRESS, SHORT_ID
 from tests.support.site import NAME
@@ -34,8 +35,8 @@ class Said:
     length: int
 
 
-def client_of(authority: Path, public_key: bytes) -> ClientHandshake:
-    """A client's handshake that trusts ``authority``, and begins now."""
+def client_of(authority: Path, public_key: bytes, ticket: HeldTicket | None = None) -> ClientHandshake:
+    """A client's handshake that trusts ``authority``, and begins now; with ``ticket``, of one that comes back."""
     return ClientHandshake(
         server_name=NAME,
         public_key=public_key,
@@ -46,6 +47,7 @@ def client_of(authority: Path, public_key: bytes) -> ClientHandshake:
         unix_time=int(time.time()),
         now=time.monotonic(),
         random=SystemRandom(),
+        ticket=ticket,
     )
 
 

@@ -19,6 +19,7 @@ from aioquic.quic.connection import (
     END_STATES,
     QuicConnection,
     QuicConnectionAdapter,
+    QuicConnectionError,
     QuicConnectionState,
     QuicNetworkPath,
     QuicReceiveContext,
@@ -72,6 +73,13 @@ class _UserSpaceNumbers(QuicPacketNumberWindow):
         return packet_number >= PACKET_NUMBER_BASE or super().__contains__(packet_number)
 
 
+def _is_unnamed_untrusted(parameters: bytes) -> bool:
+    try:
+        return pull_quic_transport_parameters(Buffer(data=parameters)).initial_source_connection_id == b""
+    except ValueError:  # stock says what is wrong
+        return False
+
+
 class HandshakeConnection(QuicConnection):
     """A connection that lives until it is handed over: one peer address, no migration, silent after ``stop()``.
 
@@ -101,8 +109,14 @@ class HandshakeConnection(QuicConnection):
         self.initials_left_out = 0
         self._crypto_received = 0  # bytes of CRYPTO frames after the hellos
         self.peer_parameters: QuicTransportParameters | None = None
+        self._peer_is_unnamed = False
         #: Bytes of the ACK frames of all 1-RTT packets so far.
         self.acknowledgement_bytes = 0
+
+    @property
+    def proven(self) -> bool:
+        """Whether the handshake is complete, and the peer a server of ours."""
+        return False
 
     def _initialize(self, peer_cid: bytes) -> None:
         super()._initialize(peer_cid)
@@ -181,6 +195,12 @@ class HandshakeConnection(QuicConnection):
         if self._crypto_received > self._bounds.crypto:
             raise OverBoundError(Bound.CRYPTO)
         self._check_gaps(self._crypto_streams[context.epoch])
+        if self._peer_is_unnamed and self._handshake_complete and not self.proven:  # RFC 9000 §7.3
+            raise QuicConnectionError(
+                error_code=QuicErrorCode.TRANSPORT_PARAMETER_ERROR,
+                frame_type=QuicFrameType.CRYPTO,
+                reason_phrase="initial_source_connection_id does not match",
+            )
 
     def _handle_ack_frame(self, context: QuicReceiveContext, frame_type: int, buf: Buffer) -> None:
         """Stock does not tell how long they are."""
@@ -208,8 +228,19 @@ class HandshakeConnection(QuicConnection):
             raise OverBoundError(Bound.GAPS)
 
     def _parse_transport_parameters(self, data: bytes, from_session_ticket: bool = False) -> None:
-        """Keep the parameters that the data plane needs; stock does not."""
-        super()._parse_transport_parameters(data, from_session_ticket)
+        """Keep the parameters that the data plane needs; stock does not.
+
+        A QRE server makes its flight before it knows its connection ID: initial_source_connection_id is empty. What
+        binds the ID are the Handshake packets: they are sealed with it, and none with another is taken (RFC 9000
+        §7.2)."""
+        known = self._remote_initial_source_connection_id
+        if known and not from_session_ticket and _is_unnamed_untrusted(data):
+            self._peer_is_unnamed = True
+            self._remote_initial_source_connection_id = b""
+        try:
+            super()._parse_transport_parameters(data, from_session_ticket)
+        finally:
+            self._remote_initial_source_connection_id = known
         parameters = pull_quic_transport_parameters(Buffer(data=data))
         self.peer_parameters = parameters
         if parameters.ack_delay_exponent is not None:

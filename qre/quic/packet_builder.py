@@ -202,3 +202,19 @@ class OnePacketBuilder(LateSealingBuilder):
 
     def _padding_of(self, packet: QuicSentPacket) -> int:
         return self.remaining_flight_space
+
+
+class UnsealedBuilder(OnePacketBuilder):
+    """The same without PADDING, and not sealed: what there is to say, before it is known in how long a packet."""
+
+    def unsealed(self) -> UnsealedPacket | None:
+        """The packet, if there is anything in it; the builder is not used again."""
+        if self._packet is not None:
+            self._end_packet()
+        return self._unsealed[0] if self._unsealed else None
+
+    def _padding_of(self, packet: QuicSentPacket) -> int:
+        return 0
+
+    def _flush_current_datagram(self) -> None:
+        """It stays unsealed."""

@@ -25,9 +25,11 @@ RANDOM_LENGTH: Final = 32
 #: ``random`` lies behind msg_type (1), length (3) and legacy_version (2): RFC 8446 §4, §4.1.2.
 RANDOM_OFFSET: Final = 6
 RANDOM_END: Final = RANDOM_OFFSET + RANDOM_LENGTH
-VERSION: Final = (0, 2, 0)
+VERSION: Final = (0, 3, 0)
 #: Clients of this version and later take any of a site's connection IDs for the routed one.
 TAKES_DEST_CIDS: Final = (0, 2, 0)
+#: Clients of this version and later take transport parameters that do not name the server's connection ID.
+TAKES_UNNAMED_CIDS: Final = (0, 3, 0)
 SHORT_ID_LENGTH: Final = 8
 _SALT: Final = b"qre reality v1"
 _PLAINTEXT_LENGTH: Final = 16

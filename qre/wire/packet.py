@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from qre.errors import UntrustedInputError
 from qre.wire.varint import encode_varint, read_varint_untrusted
@@ -38,8 +39,7 @@ class PacketType(enum.Enum):
     ONE_RTT = 5
 
 
-@dataclass(frozen=True)
-class Header:
+class Header(msgspec.Struct, frozen=True):
     """The clear part of one packet at ``start`` of its datagram."""
 
     type: PacketType

@@ -81,6 +81,7 @@ class ShadowPair(Pair):
             )
             for earlier in self._first_flight:
                 self.server.datagram_received(earlier, CLIENT, self.now)
+            self.server.prepare()
 
     def _moments(self) -> list[float]:
         moments = super()._moments()
@@ -116,6 +117,7 @@ class ShadowPair(Pair):
             case Mirrored(datagrams):
                 self.mirrored.append((datagram, datagrams))
                 self._send(False, list(datagrams))
+                self.server.prepare()
             case NotOfThisConnection():
                 self.passed += 1
                 self._send(False, [datagram])

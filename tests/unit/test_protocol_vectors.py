@@ -74,7 +74,7 @@ def test_the_hello_is_sealed_as_the_page_says() -> None:
     assert hello[6:38] == value("hello", "random")
     plaintext = AESGCM(key).decrypt(iv, hello[6:38], hello[:6] + bytes(32) + hello[38:])
     time = VECTORS["profile"]["unix_time"].to_bytes(4, "big")
-    assert plaintext == bytes([0, 2, 0, 0]) + time + value("profile", "short_id")
+    assert plaintext == bytes([0, 3, 0, 0]) + time + value("profile", "short_id")
 
 
 def test_the_code_seals_this_hello_and_opens_it() -> None:

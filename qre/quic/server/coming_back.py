@@ -96,11 +96,12 @@ def returning(
 @dataclass(frozen=True)
 class Following:
     """How Dest is followed: for whom, as what kind of site, and what it has told the client already (its source CID
-    and highest packet number)."""
+    and highest packet number). ``reset_token``: see ShadowConnection."""
 
     client_cid: bytes
     flight: ServerFlight
     shown: tuple[bytes, int] | None
+    reset_token: Callable[[bytes], bytes] | None
 
 
 def shadow_of(
@@ -119,6 +120,7 @@ def shadow_of(
         "client_cid": follows.client_cid,
         "expected_flight": follows.flight.handshake_length,
         "shown": follows.shown,
+        "reset_token": follows.reset_token,
         "flight": replace(follows.flight, handshake_length=0),  # PADDING fills what Dest's has more
         "scripted": script is not None,
         "habits": habits_of(dest.transport_parameters if dest is not None else ()),

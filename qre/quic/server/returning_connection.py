@@ -64,7 +64,7 @@ class ReturningConnection(ShadowConnection):
         self._probe_times: ProbeTimes | None = None
         self._repeated = 0  # Initial packets of the flight, by turns
 
-    def dest_spoke(self, data: bytes, reset_token: bytes, now: float) -> DestAnswer:
+    def dest_spoke(self, data: bytes, now: float) -> DestAnswer:
         """With the first datagram that has a part of Dest's ServerHello, the whole flight of ours."""
         if self._stopped or not self._following:
             return Mirrored(())
@@ -74,7 +74,7 @@ class ReturningConnection(ShadowConnection):
             if self._reader.closed:
                 raise CannotFollowError(Obstacle.CLOSED)
             if known is None and self._reader.source_cid is not None:
-                self._take_cid(self._reader.source_cid, reset_token)
+                self._take_cid(self._reader.source_cid)
             if not shape.needs_hello:  # it acknowledges a part of the hello, under keys that are everybody's
                 numbers = [each.number for each in shape.packets if isinstance(each, InitialShape)]
                 self._packet_number = max(self._packet_number, *(min(each, _HIGHEST) + 1 for each in numbers))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from aioquic import tls
 from aioquic.quic.packet import QuicFrameType, QuicPacketType
@@ -28,6 +28,8 @@ from qre.quic.shadow.habits import Habits
 from qre.wire.frames import Ack, encode_frame
 from qre.wire.protection import TAG_LENGTH
 from qre.wire.varint import encode_vector
+
+Builder = TypeVar("Builder", bound=OnePacketBuilder)
 
 #: Bytes of the packet numbers of Handshake and 1-RTT packets; only their sum with the payload shows.
 NUMBER_LENGTH: Final = 2
@@ -55,7 +57,7 @@ class ScriptedConnection(ServerConnection):
         self._token_due = scripted and self._tickets is not None and self._random_bytes(1)[0] % 2 == 0
         self._token = b""
         #: (bytes, when it was sent) of the largest probe of the path's MTU that has arrived.
-        self.proven: tuple[int, float] | None = None
+        self.proven_size: tuple[int, float] | None = None
 
     def speak(
         self, length: int, now: float, *, eliciting: bool, counted: bool = True, again: int | None = None
@@ -129,8 +131,8 @@ class ScriptedConnection(ServerConnection):
         return sent
 
     def _on_probe_delivery(self, delivery: QuicDeliveryState, length: int, at: float) -> None:
-        if delivery is QuicDeliveryState.ACKED and (self.proven is None or length > self.proven[0]):
-            self.proven = (length, at)
+        if delivery is QuicDeliveryState.ACKED and (self.proven_size is None or length > self.proven_size[0]):
+            self.proven_size = (length, at)
 
     def _write_eliciting(self, builder: OnePacketBuilder, space: QuicPacketSpace, room: int, now: float) -> None:
         """HANDSHAKE_DONE is the shortest frame that may be said again; a script has times of its own for pacing."""
@@ -208,7 +210,10 @@ class ScriptedConnection(ServerConnection):
         return datagram, packet
 
     def _one_packet(self, size: int) -> OnePacketBuilder:
-        return OnePacketBuilder(
+        return self._builder_of_one(OnePacketBuilder, size)
+
+    def _builder_of_one(self, kind: type[Builder], size: int) -> Builder:
+        return kind(
             host_cid=self._handshake_cid,
             max_datagram_size=size,
             packet_number=self._packet_number,

@@ -15,6 +15,7 @@ import enum
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 from aioquic.quic.events import ConnectionTerminated, ProtocolNegotiated
@@ -34,11 +35,10 @@ from qre.quic.server.performance import Performance
 from qre.quic.server.server_connection import RoutedConnectionId, ServerConnection
 from qre.quic.server.server_tls import GO_SERVER_HELLO, GO_TICKETS, ServerFlight
 from qre.quic.server.shadow_connection import DestAnswer, Mirrored, ShadowConnection
-from qre.reality.authenticator import TAKES_DEST_CIDS
+from qre.reality.authenticator import TAKES_DEST_CIDS, TAKES_UNNAMED_CIDS
 from qre.reality.cid import MAX_LENGTH, cid_key, reset_token, routed_cid
 from qre.wire.close_reason import CloseReason, close_words
 from qre.wire.number import PACKET_NUMBER_BASE
-from qre.wire.packet import long_header_source_cid
 from qre.wire.protection import derive
 
 Address = tuple[str, int]
@@ -125,7 +125,7 @@ class ServerHandshake:
         self._closing = self._told_closed = False
         self._now = now
         self._performance: Performance | None = None
-        key = self._cid_key = cid_key(private_key)
+        key = cid_key(private_key)
         length = _routed_length(routed_cid_len, authenticated)
         cid = b"" if length == LIKE_DEST else routed_cid(key, random, length)
         #: Issued when the handshake's own is not the routed one.
@@ -150,9 +150,9 @@ class ServerHandshake:
         if client_cid is None:
             self._connection = ServerConnection(flight=flight, datagram_lengths=list(lengths), **arguments)
         else:
-            follows = Following(
-                client_cid, flight, (shown.source_cid, shown.highest_packet_number) if shown else None
-            )
+            said = (shown.source_cid, shown.highest_packet_number) if shown else None
+            unnamed = authenticated.client_version >= TAKES_UNNAMED_CIDS
+            follows = Following(client_cid, flight, said, None if unnamed else partial(reset_token, key))
             self._connection, script = shadow_of(authenticated, keeper, dest, follows, arguments)
             self._shadow = self._connection
             if script is not None:
@@ -203,13 +203,10 @@ class ServerHandshake:
         if shadow is None or not self.following:
             return Mirrored(())
         answer: DestAnswer = Mirrored(())
-
-        def speak() -> None:
-            nonlocal answer
-            cid = shadow.dest_cid or long_header_source_cid(data) or b""
-            answer = shadow.dest_spoke(data, reset_token(self._cid_key, cid), now)
-
-        self._guarded(speak)
+        try:
+            answer = shadow.dest_spoke(data, now)
+        except Exception as error:  # noqa: BLE001 - see _broken
+            self._broken(error)
         self._tell_closed("Dest closed the connection")
         return answer
 
@@ -258,7 +255,7 @@ class ServerHandshake:
     @property
     def proven_path(self) -> tuple[int, float] | None:
         """UDP payload (bytes) that the path has carried at this time, if it was probed."""
-        return self._shadow.proven if self._shadow is not None else None
+        return self._shadow.proven_size if self._shadow is not None else None
 
     def next_event(self) -> ServerEvent | None:
         """The oldest event that has not been read; None when there is none."""
@@ -354,16 +351,20 @@ class ServerHandshake:
         try:
             step()
             self._collect_events()
-        except InternalError:
-            raise
-        except OverBoundError as error:
-            self._fail(str(error), error.bound)
-            return
-        except Exception as error:  # noqa: BLE001 - whatever it is, it came from a peer's bytes and must stop here
-            self._fail(f"{type(error).__name__} in the QUIC stack")
+        except Exception as error:  # noqa: BLE001 - see _broken
+            self._broken(error)
             return
         if self._stage is _Stage.GRANTED and self._connection.everything_acknowledged():
             self._ask_for_session()
+
+    def _broken(self, error: Exception) -> None:
+        """Whatever it is, it came from a peer's bytes and must stop here, unless it is a fault of ours."""
+        if isinstance(error, InternalError):
+            raise error
+        if isinstance(error, OverBoundError):
+            self._fail(str(error), error.bound)
+        else:
+            self._fail(f"{type(error).__name__} in the QUIC stack")
 
     def _collect_events(self) -> None:
         while (event := self._connection.next_event()) is not None:

@@ -12,8 +12,10 @@ Dest's number, and the same content whenever the number is the same, or Dest's o
 from __future__ import annotations
 
 import contextlib
-from collections import OrderedDict
+from collections import OrderedDict, deque
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any, Final
 
 from aioquic import tls
@@ -23,6 +25,7 @@ from aioquic.quic.packet import QuicPacketType
 from aioquic.quic.packet_builder import QuicDeliveryState, QuicPacketBuilderStop, QuicSentPacket
 
 from qre.errors import UntrustedInputError
+from qre.quic.packet_builder import UnsealedBuilder, UnsealedPacket
 from qre.quic.server.scripted_connection import NUMBER_LENGTH, ScriptedConnection
 from qre.quic.server.server_connection import MAX_ACK_DELAY_MS
 from qre.quic.server.shadow_tls import FINISHED_LENGTH, ShadowTlsContext
@@ -38,6 +41,9 @@ from qre.wire.protection import TAG_LENGTH
 
 #: What a CRYPTO frame needs besides its data, and a little of that: type, offset and length.
 _CRYPTO_OVERHEAD: Final = 5
+#: What waits for the length of its packet is one of a datagram of so many bytes at most.
+_FULL: Final = 1200
+_MOST_READY: Final = 4
 #: Datagrams of Dest that wait until ServerHello is known.
 _MOST_WITHHELD: Final = 16
 #: Datagrams of Dest that are answered with keys of ours in one handshake: its flight, and what it repeats of it for
@@ -86,7 +92,8 @@ class ShadowConnection(ScriptedConnection):
     """``client_cid``: the client's source CID. ``expected_flight``: CRYPTO bytes of Dest's Handshake packets on
     earlier visits, or 0. ``shown``: what Dest has told the client already, its source CID and highest number.
     ``scripted``: what follows the client's Finished is sent by ``speak``, in datagrams of given lengths. ``habits``:
-    Dest's."""
+    Dest's. ``reset_token`` makes that of a CID, for a client that wants to read Dest's source CID in the flight: it
+    cannot be made before Dest has chosen one then. None: the client does not."""
 
     def __init__(
         self,
@@ -96,6 +103,7 @@ class ShadowConnection(ScriptedConnection):
         shown: tuple[bytes, int] | None,
         scripted: bool,
         habits: Habits,
+        reset_token: Callable[[bytes], bytes] | None,
         **arguments: Any,
     ) -> None:
         if scripted and arguments.get("tickets") is None:  # PADDING stands for tickets, and for tokens
@@ -108,6 +116,9 @@ class ShadowConnection(ScriptedConnection):
         self._reader = DestReader(self._first_destination_cid, client_cid)
         if shown is not None:
             self._reader.shown(*shown)
+        self._reset_token = reset_token
+        if reset_token is None:
+            self._local_initial_source_connection_id = b""
         self._following = True
         self._server_hello = b""
         self._withheld: list[tuple[bytes, DatagramShape]] = []
@@ -115,6 +126,7 @@ class ShadowConnection(ScriptedConnection):
         self._expected_flight = expected_flight
         self._flight_so_far = 0
         self._flight_is_made = False  # for the ServerHello that is said
+        self._ready: deque[UnsealedPacket] | None = None  # all that there is to say in 1-RTT before Finished
         self._finished = b""  # held back
         self._at_once = 0  # bytes that Dest may send before it has heard of the client again
         self._dest_spoke_at: float | None = None
@@ -208,8 +220,8 @@ class ShadowConnection(ScriptedConnection):
 
     # --- Dest's datagrams ---
 
-    def dest_spoke(self, data: bytes, reset_token: bytes, now: float) -> DestAnswer:
-        """One datagram of Dest. ``reset_token``: of a connection ID that Dest has just chosen."""
+    def dest_spoke(self, data: bytes, now: float) -> DestAnswer:
+        """One datagram of Dest."""
         if self._stopped:
             return Mirrored(())
         again = self._remembered.get(data)
@@ -219,7 +231,7 @@ class ShadowConnection(ScriptedConnection):
         try:
             shape = self._reader.read_untrusted(data)
             if known is None and self._reader.source_cid is not None:
-                self._take_cid(self._reader.source_cid, reset_token)
+                self._take_cid(self._reader.source_cid)
             if not self._server_hello:
                 self._answer_untrusted()
         except CannotFollowError as error:
@@ -240,8 +252,11 @@ class ShadowConnection(ScriptedConnection):
             return Mirrored(())
         return Mirrored(tuple(self._mirror(raw, each, now) for raw, each in due))
 
-    def _take_cid(self, cid: bytes, token: bytes) -> None:
-        self._handshake_cid = self.host_cid = self._local_initial_source_connection_id = cid
+    def _take_cid(self, cid: bytes) -> None:
+        self._handshake_cid = self.host_cid = cid
+        token = self._host_cids[0].stateless_reset_token
+        if self._reset_token is not None:
+            self._local_initial_source_connection_id, token = cid, self._reset_token(cid)
         self._host_cids[0] = QuicConnectionId(cid, 0, token, was_sent=True)
         self._configuration.connection_id_length = len(cid)
 
@@ -258,10 +273,11 @@ class ShadowConnection(ScriptedConnection):
         self._server_hello = context.server_hello(pattern)
 
     def prepare(self) -> None:
-        """Make what follows ServerHello, as soon as Dest's connection ID is known: between two datagrams of Dest is
-        time for it. It is said when ServerHello is what was expected, or else made again."""
+        """Make what follows ServerHello, while Dest still thinks; for a client that wants to read Dest's connection
+        ID there, as soon as that is known. It is said when ServerHello is what was expected, or else made again."""
         context = self.tls if self._network_paths else None
-        if self._flight_is_made or self._reader.source_cid is None or not isinstance(context, ShadowTlsContext):
+        unnamed = self._reset_token is not None and self._reader.source_cid is None
+        if self._flight_is_made or unnamed or not isinstance(context, ShadowTlsContext):
             return
         if not context.rest_is_made:
             context.handshake_extensions = [
@@ -272,6 +288,18 @@ class ShadowConnection(ScriptedConnection):
             self._flight_is_made = True
             self._finished = flight[-FINISHED_LENGTH:]
             self._crypto_streams[tls.Epoch.HANDSHAKE].sender.write(flight[:-FINISHED_LENGTH])
+        if flight and self._ready is None and self._resumption is None:
+            self._ready = deque(islice(iter(self._next_unsealed, None), _MOST_READY))
+
+    def _next_unsealed(self) -> UnsealedPacket | None:
+        """A 1-RTT packet with what there is to say, as far as it has room; it waits for its length."""
+        builder = self._builder_of_one(UnsealedBuilder, _FULL)
+        self._loss._pacer.packet_time = None
+        with contextlib.suppress(QuicPacketBuilderStop):  # the packet is full
+            super()._write_application(builder, self._network_paths[0], 0.0)
+        packet = builder.unsealed()
+        self._packet_number = builder.packet_number
+        return packet
 
     # --- datagrams of ours ---
 
@@ -338,23 +366,31 @@ class ShadowConnection(ScriptedConnection):
 
     def _mirror_application(self, shape: PacketShape, now: float) -> bytes:
         """With what we have for the client, as far as it fits; else with MAX_DATA, which says nothing."""
-        builder = self._one_packet(shape.size)
-        with contextlib.suppress(QuicPacketBuilderStop):  # the packet is full
-            super()._write_application(builder, self._network_paths[0], now)
-        datagrams, packets = builder.flush()
-        if datagrams:
-            self._packet_number = builder.packet_number
-            (packet,), (datagram,) = packets, datagrams
-            self._repeat_if_lost(packet, counted=False)
-            return self._sealed(datagram, packet, now)
-        sent = self._new_packet(tls.Epoch.ONE_RTT, QuicPacketType.ONE_RTT, shape.size)
-        number = sent.packet_number
         room = shape.length - NUMBER_LENGTH - TAG_LENGTH
-        payload = encode_frame(FlowControl(_MAX_DATA, self._local_max_data.value))
-        if len(payload) > room:
-            payload, sent.is_ack_eliciting = b"", False
+        if self._ready and len(self._ready[0].payload) > room:
+            self._unready()
+        if self._ready is None:
+            builder = self._one_packet(shape.size)
+            with contextlib.suppress(QuicPacketBuilderStop):  # the packet is full
+                super()._write_application(builder, self._network_paths[0], now)
+            datagrams, packets = builder.flush()
+            if datagrams:
+                self._packet_number = builder.packet_number
+                (packet,), (datagram,) = packets, datagrams
+                self._repeat_if_lost(packet, counted=False)
+                return self._sealed(datagram, packet, now)
+        if self._ready:
+            unsealed = self._ready.popleft()
+            sent, payload = unsealed.packet, unsealed.payload
+            sent.sent_bytes, sent.in_flight = shape.size, True
         else:
+            sent = self._new_packet(tls.Epoch.ONE_RTT, QuicPacketType.ONE_RTT, shape.size)
+            payload = encode_frame(FlowControl(_MAX_DATA, self._local_max_data.value))
+            if len(payload) > room:
+                payload, sent.is_ack_eliciting = b"", False
+        if sent.is_ack_eliciting:
             self._repeat_if_lost(sent, counted=False)
+        number = sent.packet_number
         header = bytes([FIXED | NUMBER_LENGTH - 1]) + shape.header[1:] + encode_number(number, NUMBER_LENGTH)
         packet_bytes = self._cryptos[tls.Epoch.ONE_RTT].encrypt_packet(header, payload.ljust(room, b"\0"), number)
         return self._sealed(packet_bytes, sent, now)
@@ -375,9 +411,20 @@ class ShadowConnection(ScriptedConnection):
             sent_bytes=size,
         )
 
+    def _unready(self) -> None:
+        """What waits for its length has no room in Dest's next packet: it is written anew, as far as it fits. Its
+        packet numbers are left out."""
+        waiting, self._ready = self._ready or (), None
+        for unsealed in waiting:
+            _say_again(unsealed.packet)
+
     def _send_again(self, epoch: tls.Epoch) -> None:
         """Dest sends more than our flight has: what is not acknowledged goes again."""
         for packet in list(self._spaces[epoch].sent_packets.values()):
-            for handler, arguments in packet.delivery_handlers:
-                handler(QuicDeliveryState.LOST, *arguments)
-            packet.delivery_handlers.clear()
+            _say_again(packet)
+
+
+def _say_again(packet: QuicSentPacket) -> None:
+    for handler, arguments in packet.delivery_handlers:
+        handler(QuicDeliveryState.LOST, *arguments)
+    packet.delivery_handlers.clear()

@@ -86,6 +86,7 @@ class Accepted:
                 self.inner.datagram_received(data, self.source[:2], now)
             self._first_flight = []
             self._acceptance.progress(self, now)
+            self.inner.prepare()
         self.may_spend = max(MOST_CPU, TIMES_ITS_HELLO * self.spent)
 
     def datagram_received(self, data: bytes, now: float) -> None:

@@ -139,7 +139,7 @@ bench-vm:
 
 bench-likeness:
 	@packaging/setup.sh tests bench packaging/likeness-packages.txt
-	@$(PYTHON) -m tests.bench.likeness $${QRE_VISITS:-200}
+	@$(PYTHON) -m tests.bench.likeness $${QRE_VISITS:-200} $${QRE_DISTANCE:-6} $${QRE_JITTER:-1}
 
 bench-worst: setup-vm
 	@$(PYTHON) -m tests.bench.worst

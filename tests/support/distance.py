@@ -1,12 +1,14 @@
 """A stretch of road in user space: UDP datagrams arrive somewhere else after a delay, with their ECN marks.
 
-``python -m tests.support.distance IP PORT TO_IP TO_PORT MS`` runs until it is killed, for machines whose
-kernel has no netem. Each source gets a socket of its own towards the far end.
+``python -m tests.support.distance IP PORT TO_IP TO_PORT MS [JITTER_MS]`` runs until it is killed, for machines whose
+kernel has no netem. Each source gets a socket of its own towards the far end. Jitter is that of a queue on the way:
+up to so much is added, anew for each burst; what comes within a millisecond of each other stays together.
 """
 
 from __future__ import annotations
 
 import heapq
+import random
 import select
 import socket
 import sys
@@ -16,6 +18,8 @@ from itertools import count
 from qre.kernel.udp.control_messages import ecn_of, with_ecn
 
 Address = tuple[str, int]
+#: What comes within so many seconds of each other waits in the same queue.
+_BURST = 1e-3
 
 
 def _socket() -> socket.socket:
@@ -25,8 +29,24 @@ def _socket() -> socket.socket:
     return made
 
 
-def main(near: Address, far: Address, delay: float) -> None:
+class Way:
+    """One direction of one source: when what comes now arrives (monotonic)."""
+
+    def __init__(self, delay: float, jitter: float) -> None:
+        self._delay, self._jitter = delay, jitter
+        self._came = self._due = self._added = 0.0
+
+    def due(self, now: float) -> float:
+        if now - self._came > _BURST:
+            self._added = random.uniform(0, self._jitter)
+        self._came = now
+        self._due = max(self._due, now + self._delay + self._added)
+        return self._due
+
+
+def main(near: Address, far: Address, delay: float, jitter: float) -> None:
     """Until killed."""
+    ways: dict[tuple[Address, bool], Way] = {}
     order = count()
     front = _socket()
     front.bind(near)
@@ -43,7 +63,6 @@ def main(near: Address, far: Address, delay: float) -> None:
                     break
                 except OSError:
                     continue
-                due = time.monotonic() + delay
                 if one is front:
                     if source not in behind:
                         behind[source] = _socket()
@@ -51,6 +70,8 @@ def main(near: Address, far: Address, delay: float) -> None:
                     sender, to = behind[source], far
                 else:
                     sender, to = front, sources[one]
+                way = sources.get(one, source), one is front
+                due = ways.setdefault(way, Way(delay, jitter)).due(time.monotonic())
                 heapq.heappush(waiting, (due, next(order), sender, to, data, ecn_of(ancillary)))
         while waiting and waiting[0][0] <= time.monotonic():
             _, _, sender, to, data, ecn = heapq.heappop(waiting)
@@ -61,5 +82,5 @@ def main(near: Address, far: Address, delay: float) -> None:
 
 
 if __name__ == "__main__":
-    ip, port, to_ip, to_port, ms = sys.argv[1:]
-    main((ip, int(port)), (to_ip, int(to_port)), float(ms) / 1000)
+    ip, port, to_ip, to_port, ms, *jitter_ms = sys.argv[1:]
+    main((ip, int(port)), (to_ip, int(to_port)), float(ms) / 1000, float(jitter_ms[0]) / 1000 if jitter_ms else 0.0)

@@ -1,4 +1,5 @@
-"""``python -m tests.bench.likeness [N]``: N connections of each side, with Dest 6 ms away.
+"""``python -m tests.bench.likeness [N [RTT_MS [JITTER_MS]]]``: N connections of each side, with Dest 6 ms away, and
+up to 1 ms more in each direction.
 
 direct: visits to the site itself; visitors: the same through the server's port; both by one process with the client's
 own handshake. ours: client daemons; strangers: the same with an identity that the server does not know, so that
@@ -25,8 +26,7 @@ from tests.support.site import NAME
 from tests.support.tcpdump import Datagram, Tcpdump
 from tests.support.tunnel import PORT, Tunnel
 
-#: One way to the site (ms), and the address where it is so far away.
-_DISTANCE = 3
+#: Where the site is so far away.
 _FAR = "10.90.2.3"
 #: How long the server is left alone first (seconds): by then it knows some visits.
 _RECORDINGS = 90.0
@@ -163,8 +163,9 @@ def _controls(name: str, visits: list[Visit], parts: Sequence[Part]) -> None:
 
 def main() -> int:
     """Print the table."""
-    count = int(sys.argv[1]) if len(sys.argv) > 1 else 40
-    print(f"{count} connections of each side", flush=True)
+    given = [float(each) for each in sys.argv[1:4]]
+    count, round_trip, jitter = (given + [40.0, 6.0, 1.0][len(given) :])[:3]
+    print(f"{count:.0f} connections of each side, Dest {round_trip:g} ms away, up to {jitter:g} ms more", flush=True)
     with Tunnel() as tunnel:
         lab = tunnel.lab
         lab.site.ip("addr", "add", f"{_FAR}/24", "dev", lab.site_device)
@@ -172,10 +173,10 @@ def main() -> int:
         lab.server.run("sysctl", "-qw", "net.ipv4.ip_forward=1")
         lab.site.ip("route", "add", "10.90.1.0/24", "via", lab.SERVER_TO_SITE)
         road = [sys.executable, "-m", "tests.support.distance", _FAR, str(PORT), lab.SITE, str(PORT)]
-        distance = lab.site.popen([*road, str(_DISTANCE)])
+        distance = lab.site.popen([*road, str(round_trip / 2), str(jitter)])
         tunnel.stack.callback(distance.wait)
         tunnel.stack.callback(distance.kill)
-        sides = capture(tunnel, count)
+        sides = capture(tunnel, int(count))
     _controls("strangers", sides["strangers"], _SERVERS)
     compare("direct / visitors", sides["direct"], sides["visitors"])
     compare("strangers / ours", sides["strangers"], sides["ours"])

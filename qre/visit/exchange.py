@@ -17,7 +17,17 @@ from typing import Final
 from qre.addresses import host_port
 from qre.causes import Cause, of_network
 from qre.errors import MachineError, PeerError
-from qre.kernel.udp.control_messages import ECN_SPACE, PKTINFO_SPACE, ecn_of, local_of, report_ecn, report_local
+from qre.kernel.udp.control_messages import (
+    ECN_SPACE,
+    PKTINFO_SPACE,
+    TIME_SPACE,
+    age_of,
+    ecn_of,
+    local_of,
+    report_ecn,
+    report_local,
+    report_time,
+)
 from qre.quic.client.client_handshake import STEP_TIMEOUT, ClientHandshake
 from qre.quic.handshake_events import (
     ClientEvent,
@@ -110,11 +120,13 @@ class Exchange:
         self._reading = False
         self._random = SystemRandom()
         self._sent_at = 0.0  # of time.perf_counter
+        self._heard_at = 0.0  # monotonic; when the last datagram came, which is before it is read
         #: The address of ours that the last datagram was sent to.
         self.local: str | None = None
         made.setblocking(False)
         report_local(made)
         report_ecn(made)
+        report_time(made)
 
     def __enter__(self) -> Exchange:
         asyncio.get_running_loop().add_reader(self._socket.fileno(), self._readable)
@@ -158,23 +170,26 @@ class Exchange:
             if not self._reading:
                 break
             try:
-                data, ancillary, _, source = self._socket.recvmsg(_LONGEST, PKTINFO_SPACE + ECN_SPACE)
+                data, ancillary, _, source = self._socket.recvmsg(_LONGEST, PKTINFO_SPACE + ECN_SPACE + TIME_SPACE)
             except BlockingIOError:
                 break
             except OSError:  # an ICMP error for an earlier datagram; the handshake has its own time limit
                 continue
             self.local = local_of(ancillary) or self.local
-            self._handshake.datagram_received(data, (source[0], source[1]), time.monotonic(), ecn_of(ancillary))
+            self._heard_at = max(self._heard_at, time.monotonic() - age_of(ancillary))
+            self._handshake.datagram_received(data, (source[0], source[1]), self._heard_at, ecn_of(ancillary))
             self._send()  # a browser answers each by itself
         self._wake.set()  # the timer may be an earlier one now
 
     def _send(self) -> None:
         """One by one, as far apart as a browser's: one call for several (UDP GSO) leaves no time between them, and
         gives them one IP identification."""
-        for number, data in enumerate(self._handshake.datagrams_to_send(time.monotonic())):
+        self._heard_at = now = time.monotonic()
+        for number, data in enumerate(self._handshake.datagrams_to_send(now)):
             if number:
                 self._pause()
             self._send_one(data)
+        self._handshake.left(time.monotonic())
         self._collect()
 
     def _pause(self) -> None:

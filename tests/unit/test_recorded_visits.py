@@ -118,8 +118,9 @@ def test_a_visit_is_recorded_and_can_be_played() -> None:
     assert after_the_flight(pair)[: len(recorded.spoken)] == [each.length for each in recorded.spoken]
 
 
-def test_what_a_site_said_before_it_had_finished_belongs_to_its_flight_however_late_it_is_read() -> None:
-    connection = SimpleNamespace(
+def a_connection() -> SimpleNamespace:
+    """What a recorder reads of one that has finished."""
+    return SimpleNamespace(
         handshake_complete=True,
         acknowledgement_pending=False,
         eliciting_packets=0,
@@ -129,6 +130,27 @@ def test_what_a_site_said_before_it_had_finished_belongs_to_its_flight_however_l
         round_trip=0.006,
         kept_token=b"",
     )
+
+
+def test_times_are_counted_from_when_finished_left_and_not_from_when_it_was_made() -> None:
+    connection = a_connection()
+    recorder = VisitRecorder()
+    visitor = cast(ReturningClient, connection)
+    recorder.sent(visitor, 10.0, asked=False)
+    recorder.left(10.001)
+    recorder.sent(visitor, 10.002, asked=True)
+    recorder.left(10.004)
+    recorder.left(10.006)
+    for answers in (False, True):
+        connection.answer_begun = answers
+        connection.eliciting_packets += 1
+        recorder.received(bytes([0x40]) + bytes(40), visitor, 10.0101)
+    recorded = recorder.visit(visitor)
+    assert recorded is not None and [each.at_us for each in recorded.spoken] == [9_100, 6_100]
+
+
+def test_what_a_site_said_before_it_had_finished_belongs_to_its_flight_however_late_it_is_read() -> None:
+    connection = a_connection()
     recorder = VisitRecorder()
     recorder.sent(cast(ReturningClient, connection), 10.0, asked=True)
     connection.answer_begun = True

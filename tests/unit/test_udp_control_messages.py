@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
+import time
 from collections.abc import Iterator
 from ipaddress import ip_address
 
@@ -12,7 +13,7 @@ import pytest
 from qre.causes import Cause
 from qre.errors import MachineError
 from qre.kernel.udp import underlay_sockets
-from qre.kernel.udp.control_messages import as_sockaddr, family_of, source_of
+from qre.kernel.udp.control_messages import TIME_SPACE, age_of, as_sockaddr, family_of, report_time, source_of
 from qre.kernel.udp.underlay_sockets import client_socket, group_socket, require_free, source_address
 from qre.workers.handshake.port.datagrams import receive_into, send_to
 from qre.workers.handshake.port.flow_parts import network_of
@@ -104,3 +105,25 @@ def test_a_kernel_without_a_version_of_ip_is_the_cause(monkeypatch: pytest.Monke
         with pytest.raises(MachineError, match="no sockets of that version of IP") as caught:
             asked()
         assert caught.value.cause is Cause.VERSION_MISSING
+
+
+def test_a_datagram_tells_how_long_it_has_waited() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as reader:
+        reader.bind(("127.0.0.1", 0))
+        report_time(reader)
+        began = time.monotonic()
+        reader.sendto(b"hello", reader.getsockname())
+        time.sleep(0.03)
+        ancillary = reader.recvmsg(16, TIME_SPACE)[1]
+        age = age_of(ancillary)
+    assert 0.03 <= age <= time.monotonic() - began
+
+
+@pytest.mark.parametrize("seconds_ago", [-5.0, 0.2, 3600.0])
+def test_an_age_that_cannot_be_is_none(seconds_ago: float) -> None:
+    """The clock was set meanwhile, or it lies."""
+    at = time.time() - seconds_ago
+    stamp = int(at).to_bytes(8, "little") + int(at % 1 * 1e9).to_bytes(8, "little")
+    assert age_of([(socket.SOL_SOCKET, 35, stamp)]) == 0.0
+    assert age_of([(socket.SOL_SOCKET, 35, stamp[:8])]) == 0.0
+    assert age_of([]) == 0.0

@@ -232,7 +232,7 @@ class Acceptance:
         """What one of them has to say, when it is due."""
         at = now if one.inner.scripted else now + one.delay
         one.outbox.extend((at, data) for data in one.inner.datagrams_to_send(now))
-        self.send_due(one, now)
+        self.send_due(one, min(now, time.monotonic()))
         if one.outbox:
             self.waits()
 
@@ -281,7 +281,7 @@ class Acceptance:
     def next_time(one: Accepted) -> float | None:
         """When one of them has something to do; None: not before the next datagram."""
         times = [one.outbox[0][0]] if one.outbox else []
-        own = one.inner.timer()
+        own = one.timer()
         if own is not None:
             times.append(own)
         if one.session_id is None and one.ends_at < math.inf:  # a held session has a time limit in the data plane
@@ -292,12 +292,10 @@ class Acceptance:
         """Drive every handshake whose timer has expired."""
         for one in list(self._all):
             self.send_due(one, now)
-            at = one.inner.timer()
             if one.session_id is None and one.ends_at <= now:
                 self._give_up(one, Bound.LIFETIME)
-            elif at is not None and at <= now:
-                one.inner.handle_timer(now)
-                self.progress(one, now)
+            else:
+                one.handle_timer(now)
 
     # --- events of the sessions ---
 

@@ -10,6 +10,7 @@ import contextlib
 import socket
 import struct
 import sys
+import time
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -20,6 +21,10 @@ _PMTUDISC_PROBE, _IPV6_PMTUDISC_INTERFACE = 3, 4
 _IP_PKTINFO, _IPV6_RECVPKTINFO, _IPV6_PKTINFO = 8, 49, 50
 _IPV6_RECVTCLASS, _IPV6_TCLASS = 66, 67
 _UDP_SEGMENT, _UDP_GRO = 103, 104
+_SO_TIMESTAMPNS: Final = 35
+#: Longer (seconds) no datagram lies in a socket that is read.
+_LONGEST_WAIT: Final = 0.1
+_TIME = struct.Struct("=qq")  # timespec
 _INFO, _INFO6 = struct.Struct("=i4s4s"), struct.Struct("=16si")  # device, address, header's destination; the reverse
 _NUMBER = struct.Struct("=i")
 _MAPPED: Final = "::ffff:"
@@ -27,6 +32,8 @@ _MAPPED: Final = "::ffff:"
 EVERY: Final[dict[int, str]] = {socket.AF_INET: "0.0.0.0", socket.AF_INET6: "::"}
 #: Room for the control message of the address that a datagram was sent to.
 PKTINFO_SPACE: Final = socket.CMSG_SPACE(max(_INFO.size, _INFO6.size))
+#: For the time when it came.
+TIME_SPACE: Final = socket.CMSG_SPACE(_TIME.size)
 #: For the mark of one datagram.
 ECN_SPACE: Final = socket.CMSG_SPACE(_NUMBER.size)
 #: For the length of what was received at once.
@@ -92,6 +99,25 @@ def report_local(sock: socket.socket, *, on: bool = True) -> None:
         sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_RECVPKTINFO, on)
     else:
         sock.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, on)
+
+
+# --- times ---
+
+
+def report_time(sock: socket.socket) -> None:
+    """Have the kernel tell when every datagram that ``sock`` receives came. Raises OSError."""
+    sock.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
+
+
+def age_of(ancillary: list[Ancillary]) -> float:
+    """How long ago a datagram came (seconds), from the control messages of recvmsg; 0 where they do not tell, or tell
+    nonsense: the clock of the machine may have been set meanwhile."""
+    for level, kind, value in ancillary:
+        if level == socket.SOL_SOCKET and kind == _SO_TIMESTAMPNS and len(value) >= _TIME.size:
+            seconds, nanoseconds = _TIME.unpack_from(value)
+            age = time.time() - (seconds + nanoseconds / 1e9)
+            return age if 0.0 < age < _LONGEST_WAIT else 0.0
+    return 0.0
 
 
 # --- marks ---

@@ -171,6 +171,10 @@ class ClientHandshake:
             self._happens(AttemptEvent.SENT)
         return sent
 
+    def left(self, now: float) -> None:
+        """What ``datagrams_to_send`` gave is on its way. Only the times of a probe tell a difference."""
+        self._observer.left(now)
+
     @property
     def datagram_gap_us(self) -> tuple[int, int]:
         """The least and the most time between two datagrams that are sent together."""

@@ -64,8 +64,12 @@ class SiteObserver:
             self._lengths.append(min(len(datagram), _MAX_LENGTH))
 
     def sent(self, connection: ClientConnection, now: float, *, asked: bool) -> None:
-        """``connection`` has sent all that it had to send; ``asked``: the page has been requested."""
+        """All that ``connection`` had to send is about to leave; ``asked``: the page has been requested."""
         self._visit.sent(connection, now, asked=asked)
+
+    def left(self, now: float) -> None:
+        """It is on its way."""
+        self._visit.left(now)
 
     def profile(
         self, connection: ReturningClient, *, address: str, http_status: int, problem: str | None, unix_time: int

@@ -28,6 +28,7 @@ class VisitRecorder:
         self._early = early
         self._finished_at: float | None = None
         self._asked_at: float | None = None
+        self._finishes = self._asks = False  # what is about to leave
         self._answering = False  # the site has begun to answer the request
         self._largest = 0  # of the handshake's datagrams
         self._heard = (0, 0)  # of the connection: what has to be acknowledged, and how much it has said
@@ -38,14 +39,22 @@ class VisitRecorder:
         self._longer = False
 
     def sent(self, connection: ClientConnection, now: float, *, asked: bool) -> None:
-        """What the connection had to send has been sent."""
-        if self._finished_at is None:
-            self._finished_at = now if connection.handshake_complete else None
+        """What the connection had to send is about to leave."""
+        if self._finished_at is None and connection.handshake_complete:
+            self._finished_at, self._finishes = now, True
         if self._asked_at is None and asked:
-            self._asked_at = now
+            self._asked_at, self._asks = now, True
         known = self._acknowledged[-1][1] if self._acknowledged else 0
         if self._eliciting > known and not connection.acknowledgement_pending:
             self._acknowledged.append((now, self._eliciting))
+
+    def left(self, now: float) -> None:
+        """It is on its way: making it took some time."""
+        if self._finishes:
+            self._finished_at = now
+        if self._asks:
+            self._asked_at = now
+        self._finishes = self._asks = False
 
     def received(self, datagram: bytes, connection: ClientConnection, now: float) -> None:
         """``connection`` has read this datagram."""

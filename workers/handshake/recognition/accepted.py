@@ -23,6 +23,8 @@ _LONGEST_DELAY: Final = 1.0
 #: Seconds until a handshake that follows Dest no more has to have asked for its session. A client gives up after 10;
 #: to one that fell silent a site goes on to send until its idle timeout, of 30 s in most.
 LIFETIME: Final = 45.0
+#: What a script says is made so much earlier (seconds) than it is due: making it takes about as long.
+_AHEAD: Final = 0.0005
 #: Seconds of CPU for one handshake, of which an honest one takes some milliseconds; or, if more, times its hello.
 MOST_CPU, TIMES_ITS_HELLO = 0.5, 50.0
 
@@ -95,6 +97,19 @@ class Accepted:
             with self._acceptance.metered(self):
                 self.inner.datagram_received(data, self.source[:2], now)
                 self._acceptance.progress(self, now)
+
+    def timer(self) -> float | None:
+        """When to call ``handle_timer`` (monotonic); None: not before the next datagram."""
+        at = self.inner.timer()
+        return None if at is None else at - _AHEAD * self.inner.scripted
+
+    def handle_timer(self, now: float) -> None:
+        """Make what is due, or soon will be; the outbox has it until then."""
+        at = self.timer()
+        if at is not None and at <= now:
+            due = max(now, at + _AHEAD * self.inner.scripted)
+            self.inner.handle_timer(due)
+            self._acceptance.progress(self, due)
 
     def dest_spoke(self, data: bytes, ecn: int, now: float) -> None:
         """One datagram of Dest: send ours in its place, or what it is itself when it is not of this connection."""

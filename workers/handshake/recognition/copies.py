@@ -186,12 +186,10 @@ class Copies:
         self._refusals.handle_timer(now)
         for one in list(self._all):
             self.acceptance.send_due(one, now)
-            at = one.inner.timer()
             if one.ends_at <= now:
                 one.abandon()
-            elif at is not None and at <= now:
-                one.inner.handle_timer(now)
-                self.progress(one, now)
+            else:
+                one.handle_timer(now)
 
     def close(self) -> None:
         """Forget all of them; nothing is sent."""

@@ -6,8 +6,9 @@ that: sent one by one, each as soon as it is made, they would be further apart t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from types import TracebackType
 
 from qre.workers.handshake.port.flow_parts import Address
 
@@ -19,15 +20,22 @@ class Volley:
         self._send = send
         self._held: list[tuple[Address, bytes, int, bool]] | None = None
         self._afterwards: dict[Callable[[], None], None] = {}
+        self._together = _Together(self)
 
-    @contextmanager
-    def together(self) -> Iterator[None]:
+    def together(self) -> AbstractContextManager[None]:
         """What is said meanwhile leaves at the end."""
+        return self._together
+
+    def hold(self) -> None:
+        """What is said from now on waits."""
         self._held = []
+
+    def release(self) -> None:
+        """Send what is held, and hold nothing more."""
         try:
-            yield
+            if self._held or self._afterwards:
+                self.let_out()
         finally:
-            self.let_out()
             self._held = None
 
     def say(self, address: Address, data: bytes, ecn: int, *, whole: bool = False) -> None:
@@ -53,3 +61,18 @@ class Volley:
             self._send(*datagram)
         for work in afterwards:
             work()
+
+
+class _Together(AbstractContextManager[None]):
+    """Made once: every read of Dest's socket enters it."""
+
+    def __init__(self, volley: Volley) -> None:
+        self._volley = volley
+
+    def __enter__(self) -> None:
+        self._volley.hold()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._volley.release()

@@ -13,6 +13,7 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Collection, Sequence
+from functools import partial
 from random import SystemRandom
 from typing import Final
 
@@ -48,6 +49,7 @@ from qre.workers.handshake.port.volley import Volley
 from qre.workers.handshake.port_sharing import PortSharing
 from qre.workers.handshake.recognition.accepted import Accepted
 from qre.workers.handshake.recognition.copies import Copies
+from qre.workers.handshake.recognition.late_inspector import LateInspector
 from qre.workers.handshake.recognition.recogniser import Recogniser
 from qre.workers.handshake.recognition.replay_file import read_replay_file
 from qre.workers.handshake.sessions.disowning import Disowning
@@ -98,7 +100,8 @@ class Server:
         self._volley = Volley(lambda to, data, ecn, whole: self._to_visitor(to, data, ecn, whole=whole))
         self._relays = Relays(self._reply, self._volley.together, self._dest.doubt, context.limited)
         limits = flow_limits(config, config.dest_profile)
-        self._table = FlowTable(limits, self._new_inspector, self._cids.of_datagram, self._have_session)
+        inspector = partial(LateInspector, self._new_inspector)
+        self._table = FlowTable(limits, inspector, self._cids.of_datagram, self._have_session)
         self._performer = Performer(self._table, self._accept, self._open_relay, self._to_visitor, self._disown)
         self._port = PortSharing(self._table, self._performer, self._ours, self._admit, self._arm, context.limited)
         if config.joined:
@@ -171,8 +174,7 @@ class Server:
         loop = asyncio.get_running_loop()
         loop.add_reader(self._relays.fileno(), self._relays_readable)
         await self._dest.first_look()
-        if self._dest.current is not None:
-            self._relays.prepare(*self._dest.current)
+        self._relays.prepare_next(self._dest.current)
         for each in self._sockets():
             loop.add_reader(each.fileno(), self._readable, each)
         if self._port.feed is not None:
@@ -258,8 +260,8 @@ class Server:
             except OSError:  # an ICMP error for a datagram sent earlier, or nobody to answer
                 continue
             now = time.monotonic()
-            unix_ms = int(time.time() * 1000)
-            perform(table.datagram(source, bytes(self._received[:length]), ecn, now, unix_ms), now)
+            data, unix_ms = bytes(self._received[:length]), int(time.time() * 1000)
+            perform(table.datagram(source, data, ecn, now, unix_ms), now)
         if not table.unread:
             self._settle()
         elif not self._looking:
@@ -339,12 +341,11 @@ class Server:
         return self._acceptance.admit(hello)
 
     def _open_relay(self, flow: Flow) -> DestSocket | None:
-        current, own = self._dest.current, self._dest.for_visitor(flow.source[0])
-        if own is not None and own != current and not self._relays.is_silent(own[1], time.monotonic()):
-            opened = self._relays.open(flow, *own)
-            if opened is not None:
-                return opened
-        return None if current is None else self._relays.open(flow, *current)
+        current, visitor = self._dest.current, flow.source[0]
+        own = self._dest.for_visitor(visitor) if ":" in visitor else current
+        if own is None or own == current or self._relays.is_silent(own[1], time.monotonic()):
+            return None if current is None else self._relays.open(flow, *current)
+        return self._relays.open(flow, *own) or (None if current is None else self._relays.open(flow, *current))
 
     def _to_visitor(self, source: Address, data: bytes, ecn: int, segment: int = 0, *, whole: bool = False) -> None:
         try:

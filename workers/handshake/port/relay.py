@@ -174,16 +174,12 @@ class Relays:
         opened.watched = True
         self._count_silence(opened.dest, time.monotonic())
 
-    def prepare_next(self) -> None:
-        """Have a socket ready for one more flow like the last: before its first datagram leaves there is no time."""
-        wanted, self._next = self._next, None
-        if wanted is not None:
-            self.prepare(*wanted)
-
-    def prepare(self, family: int, dest: tuple[str, int]) -> None:
-        """Have a socket ready for a flow."""
-        if family not in self._spares and (made := self._connected(family, dest)) is not None:
-            self._spares[family] = made
+    def prepare_next(self, resolved: tuple[int, tuple[str, int]] | None = None) -> None:
+        """Have a socket ready for one more flow to ``resolved`` (family and address), or like the last one: before
+        its first datagram leaves there is no time."""
+        wanted, self._next = resolved or self._next, None
+        if wanted is not None and wanted[0] not in self._spares and (made := self._connected(*wanted)) is not None:
+            self._spares[wanted[0]] = made
 
     def _connected(self, family: int, dest: tuple[str, int]) -> DestSocket | None:
         try:

@@ -24,6 +24,7 @@ from qre.dataplane.protocol import Stray
 from qre.dest_profile import DestProfile
 from qre.ends import Role
 from qre.errors import QreError
+from qre.exact_timers import running_loop
 from qre.ipc.messages import DestProfileReport, HandshakeStatus, Party, RoleState
 from qre.ipc.steering import Steering
 from qre.ipc.tasks import Tasks
@@ -171,12 +172,12 @@ class Server:
         await self._dest.start()
         if self._steering is not None:
             self._tasks.spawn(self._steering.run())
-        loop = asyncio.get_running_loop()
-        loop.add_reader(self._relays.fileno(), self._relays_readable)
+        loop = running_loop()
+        loop.add_first_reader(self._relays.fileno(), self._relays_readable)
         await self._dest.first_look()
         self._relays.prepare_next(self._dest.current)
         for each in self._sockets():
-            loop.add_reader(each.fileno(), self._readable, each)
+            loop.add_first_reader(each.fileno(), partial(self._readable, each))
         if self._port.feed is not None:
             self._port.feed.open()
         self.link.pump()
@@ -205,15 +206,13 @@ class Server:
 
     async def stop(self) -> None:
         """End handshakes, relays and guests, and close every descriptor; sessions stay in the data plane."""
-        loop = asyncio.get_running_loop()
-        for each in self._sockets():
-            loop.remove_reader(each.fileno())
+        for fd in (self._relays.fileno(), *(each.fileno() for each in self._sockets())):
+            running_loop().remove_first_reader(fd)
         self.recogniser.close()
         self._acceptance.close()
         self._copies.close()
         self._port.close()
         self._performer.perform(self._table.close(), time.monotonic())
-        loop.remove_reader(self._relays.fileno())
         self._relays.close()
         if self._timer is not None:
             self._timer.cancel()

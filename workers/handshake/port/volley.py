@@ -7,8 +7,6 @@ that: sent one by one, each as soon as it is made, they would be further apart t
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
-from types import TracebackType
 
 from qre.workers.handshake.port.flow_parts import Address
 
@@ -20,18 +18,15 @@ class Volley:
         self._send = send
         self._held: list[tuple[Address, bytes, int, bool]] | None = None
         self._afterwards: dict[Callable[[], None], None] = {}
-        self._together = _Together(self)
 
-    def together(self) -> AbstractContextManager[None]:
-        """What is said meanwhile leaves at the end."""
-        return self._together
+    def together(self) -> Volley:
+        """A context: what is said meanwhile leaves at the end."""
+        return self
 
-    def hold(self) -> None:
-        """What is said from now on waits."""
+    def __enter__(self) -> None:
         self._held = []
 
-    def release(self) -> None:
-        """Send what is held, and hold nothing more."""
+    def __exit__(self, *_: object) -> None:
         try:
             if self._held or self._afterwards:
                 self.let_out()
@@ -61,18 +56,3 @@ class Volley:
             self._send(*datagram)
         for work in afterwards:
             work()
-
-
-class _Together(AbstractContextManager[None]):
-    """Made once: every read of Dest's socket enters it."""
-
-    def __init__(self, volley: Volley) -> None:
-        self._volley = volley
-
-    def __enter__(self) -> None:
-        self._volley.hold()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._volley.release()

@@ -275,7 +275,7 @@ class Server:
             return
         self._looking = False
         self._performer.look(now)
-        self._settle()
+        asyncio.get_running_loop().call_soon(self._settle)  # Dest may have answered meanwhile
 
     def _settle(self) -> None:
         """What has time until datagrams are on their way and hellos are read."""

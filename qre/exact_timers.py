@@ -127,8 +127,13 @@ def exact_loop() -> ExactLoop:
     return ExactLoop()
 
 
-def running_loop() -> ExactLoop:
-    """The loop of this worker."""
+def add_first_reader(fd: int, reader: Callable[[], None]) -> None:
+    """``ExactLoop.add_first_reader`` of the running loop; of a loop of another kind ``add_reader``."""
     loop = asyncio.get_running_loop()
-    assert isinstance(loop, ExactLoop)
-    return loop
+    (loop.add_first_reader if isinstance(loop, ExactLoop) else loop.add_reader)(fd, reader)
+
+
+def remove_first_reader(fd: int) -> None:
+    """The reverse; call it before ``fd`` is closed."""
+    loop = asyncio.get_running_loop()
+    (loop.remove_first_reader if isinstance(loop, ExactLoop) else loop.remove_reader)(fd)

@@ -24,7 +24,7 @@ from qre.dataplane.protocol import Stray
 from qre.dest_profile import DestProfile
 from qre.ends import Role
 from qre.errors import QreError
-from qre.exact_timers import running_loop
+from qre.exact_timers import add_first_reader, remove_first_reader
 from qre.ipc.messages import DestProfileReport, HandshakeStatus, Party, RoleState
 from qre.ipc.steering import Steering
 from qre.ipc.tasks import Tasks
@@ -172,12 +172,11 @@ class Server:
         await self._dest.start()
         if self._steering is not None:
             self._tasks.spawn(self._steering.run())
-        loop = running_loop()
-        loop.add_first_reader(self._relays.fileno(), self._relays_readable)
+        add_first_reader(self._relays.fileno(), self._relays_readable)
         await self._dest.first_look()
         self._relays.prepare_next(self._dest.current)
         for each in self._sockets():
-            loop.add_first_reader(each.fileno(), partial(self._readable, each))
+            add_first_reader(each.fileno(), partial(self._readable, each))
         if self._port.feed is not None:
             self._port.feed.open()
         self.link.pump()
@@ -207,7 +206,7 @@ class Server:
     async def stop(self) -> None:
         """End handshakes, relays and guests, and close every descriptor; sessions stay in the data plane."""
         for fd in (self._relays.fileno(), *(each.fileno() for each in self._sockets())):
-            running_loop().remove_first_reader(fd)
+            remove_first_reader(fd)
         self.recogniser.close()
         self._acceptance.close()
         self._copies.close()

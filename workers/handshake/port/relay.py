@@ -158,7 +158,6 @@ class Relays:
 
     def open(self, flow: Flow, family: int, dest: tuple[str, int]) -> DestSocket | None:
         """A socket connected to ``dest``; None when there is no descriptor left, or no route."""
-        self._next = family, dest
         opened = self._spares.pop(family, None)
         if opened is None or opened.dest != dest:
             if opened is not None:
@@ -166,6 +165,7 @@ class Relays:
             opened = self._connected(family, dest)
         if opened is not None:
             self._flows[opened.fd] = opened, flow
+            self._next = family, dest
         return opened
 
     def watch(self, opened: DestSocket) -> None:

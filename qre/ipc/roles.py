@@ -31,9 +31,9 @@ class Calls(Enum):
         "rt_sigaction", "rt_sigprocmask", "rt_sigreturn", "rt_sigtimedwait", "sigaltstack", "clock_gettime",
         "clock_getres", "clock_nanosleep", "nanosleep", "gettimeofday", "time", "getrandom", "getpid", "gettid",
         "getppid", "getuid", "geteuid", "getgid", "getegid", "epoll_create1", "epoll_ctl", "epoll_wait",
-        "epoll_pwait", "poll", "ppoll", "select", "pselect6", "eventfd2", "pipe2", "sched_yield",
-        "sched_getaffinity", "sched_getparam", "sched_getscheduler", "getrusage", "uname", "restart_syscall",
-        "exit", "exit_group",
+        "epoll_pwait", "poll", "ppoll", "select", "pselect6", "timerfd_create", "timerfd_settime", "eventfd2",
+        "pipe2", "sched_yield", "sched_getaffinity", "sched_getparam", "sched_getscheduler", "getrusage", "uname",
+        "restart_syscall", "exit", "exit_group",
     )  # fmt: skip
     #: Sockets that exist: the worker's channels, ZeroMQ, and what it was handed.
     SOCKETS = (

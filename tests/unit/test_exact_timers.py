@@ -10,7 +10,7 @@ import socket
 import threading
 import time
 
-from qre.exact_timers import ExactSelector, exact_loop
+from qre.exact_timers import ExactSelector, add_first_reader, exact_loop, remove_first_reader
 
 
 def test_a_timer_is_not_as_late_as_epoll_would_be() -> None:
@@ -71,3 +71,58 @@ def test_a_call_from_a_thread_ends_the_wait() -> None:
 
     with asyncio.Runner(loop_factory=exact_loop) as runner:
         assert runner.run(told()) == "told"
+
+
+def test_a_first_reader_is_called_before_the_others_and_they_have_their_turn() -> None:
+    async def order() -> list[str]:
+        loop, seen = asyncio.get_running_loop(), list[str]()
+        done: asyncio.Future[None] = loop.create_future()
+        pairs = [socket.socketpair() for _ in range(2)]
+        (first, to_first), (other, to_other) = pairs
+
+        def read_first() -> None:
+            seen.append(first.recv(1).decode())
+            if seen[-1] == "c":
+                loop.call_soon(done.set_result, None)
+
+        loop.add_reader(other, lambda: seen.append(other.recv(1).decode()))
+        add_first_reader(first.fileno(), read_first)
+        to_other.send(b"b")
+        to_first.send(b"a")
+        loop.call_later(0.01, to_first.send, b"c")
+        try:
+            async with asyncio.timeout(60):
+                await done
+        finally:
+            remove_first_reader(first.fileno())
+            loop.remove_reader(other)
+            to_first.send(b"d")
+            await asyncio.sleep(0.01)
+            for one in (first, to_first, other, to_other):
+                one.close()
+        return seen
+
+    with asyncio.Runner(loop_factory=exact_loop) as runner:
+        assert runner.run(order()) == ["a", "b", "c"]
+    assert sorted(asyncio.run(order())) == ["a", "b", "c"], "of a loop of another kind it is a reader as any other"
+
+
+def test_an_error_of_a_first_reader_is_told_as_that_of_any_other() -> None:
+    async def told() -> object:
+        loop = asyncio.get_running_loop()
+        one, other = socket.socketpair()
+        failed: asyncio.Future[object] = loop.create_future()
+
+        def fail() -> None:
+            one.recv(1)
+            raise ZeroDivisionError
+
+        loop.set_exception_handler(lambda _, context: failed.set_result(context["exception"]))
+        add_first_reader(one.fileno(), fail)
+        with one, other:
+            other.send(b"x")
+            async with asyncio.timeout(60):
+                return await failed
+
+    with asyncio.Runner(loop_factory=exact_loop) as runner:
+        assert isinstance(runner.run(told()), ZeroDivisionError)

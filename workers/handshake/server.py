@@ -13,6 +13,7 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Collection, Sequence
+from functools import partial
 from random import SystemRandom
 from typing import Final
 
@@ -23,6 +24,7 @@ from qre.dataplane.protocol import Stray
 from qre.dest_profile import DestProfile
 from qre.ends import Role
 from qre.errors import QreError
+from qre.exact_timers import add_first_reader, remove_first_reader
 from qre.ipc.messages import DestProfileReport, HandshakeStatus, Party, RoleState
 from qre.ipc.steering import Steering
 from qre.ipc.tasks import Tasks
@@ -32,7 +34,6 @@ from qre.profile_secrets import ProfileSecrets
 from qre.quic.bounds import Bound
 from qre.quic.server.inspector import HelloInspector
 from qre.reality.replay import replay_window
-from qre.visit.dest import Resolved
 from qre.visit.probe import imitable
 from qre.workers.handshake.acceptance import Acceptance
 from qre.workers.handshake.clients import Clients
@@ -49,6 +50,7 @@ from qre.workers.handshake.port.volley import Volley
 from qre.workers.handshake.port_sharing import PortSharing
 from qre.workers.handshake.recognition.accepted import Accepted
 from qre.workers.handshake.recognition.copies import Copies
+from qre.workers.handshake.recognition.late_inspector import LateInspector
 from qre.workers.handshake.recognition.recogniser import Recogniser
 from qre.workers.handshake.recognition.replay_file import read_replay_file
 from qre.workers.handshake.sessions.disowning import Disowning
@@ -84,8 +86,11 @@ class Server:
         self._clients = Clients(context, secrets, context.descriptors.pop("leases"))
         self._listen = (config.listen_ip, config.listen_port)
         self._buffer = bytearray(LONGEST)
+        self._received = memoryview(self._buffer)
+        self._family = int(self._socket.family)  # asking a socket costs as much as sending by it
+        self._wildcard = is_every(config.listen_ip)
         self._timer: asyncio.TimerHandle | None = None
-        self._looking = self._stopped = False
+        self._looking = False
         self._tasks = Tasks(context.internal_error)
         self._told: tuple[bool, str] | None = None
         self._high_water = HighWater()
@@ -96,7 +101,8 @@ class Server:
         self._volley = Volley(lambda to, data, ecn, whole: self._to_visitor(to, data, ecn, whole=whole))
         self._relays = Relays(self._reply, self._volley.together, self._dest.doubt, context.limited)
         limits = flow_limits(config, config.dest_profile)
-        self._table = FlowTable(limits, self._new_inspector, self._cids.of_datagram, self._have_session)
+        inspector = partial(LateInspector, self._new_inspector)
+        self._table = FlowTable(limits, inspector, self._cids.of_datagram, self._have_session)
         self._performer = Performer(self._table, self._accept, self._open_relay, self._to_visitor, self._disown)
         self._port = PortSharing(self._table, self._performer, self._ours, self._admit, self._arm, context.limited)
         if config.joined:
@@ -166,12 +172,11 @@ class Server:
         await self._dest.start()
         if self._steering is not None:
             self._tasks.spawn(self._steering.run())
-        loop = asyncio.get_running_loop()
-        loop.add_reader(self._relays.fileno(), self._relays_readable)
+        add_first_reader(self._relays.fileno(), self._relays_readable)
         await self._dest.first_look()
-        self._prepare_relay(self._dest.current)
+        self._relays.prepare_next(self._dest.current)
         for each in self._sockets():
-            loop.add_reader(each.fileno(), self._readable, each)
+            add_first_reader(each.fileno(), partial(self._readable, each))
         if self._port.feed is not None:
             self._port.feed.open()
         self.link.pump()
@@ -200,16 +205,13 @@ class Server:
 
     async def stop(self) -> None:
         """End handshakes, relays and guests, and close every descriptor; sessions stay in the data plane."""
-        loop = asyncio.get_running_loop()
-        self._stopped = True
-        for each in self._sockets():
-            loop.remove_reader(each.fileno())
+        for fd in (self._relays.fileno(), *(each.fileno() for each in self._sockets())):
+            remove_first_reader(fd)
         self.recogniser.close()
         self._acceptance.close()
         self._copies.close()
         self._port.close()
         self._performer.perform(self._table.close(), time.monotonic())
-        loop.remove_reader(self._relays.fileno())
         self._relays.close()
         if self._timer is not None:
             self._timer.cancel()
@@ -247,24 +249,22 @@ class Server:
         return (self._socket,) if self._kernel_slot is None else (self._socket, self._kernel_slot)
 
     def _readable(self, arrived: socket.socket) -> None:
-        table, perform, buffer = self._table, self._performer.perform, self._buffer
-        view = memoryview(buffer)
-        unix_ms, wildcard = int(time.time() * 1000), is_every(self._listen[0])
+        table, perform = self._table, self._performer.perform
         for _ in range(_TURN):
             try:
-                length, source, ecn = receive_into(arrived, buffer, wildcard=wildcard)
+                length, source, ecn = receive_into(arrived, self._buffer, wildcard=self._wildcard)
             except BlockingIOError:
                 break
             except OSError:  # an ICMP error for a datagram sent earlier, or nobody to answer
                 continue
             now = time.monotonic()
-            perform(table.datagram(source, bytes(view[:length]), ecn, now, unix_ms), now)
-        now = time.monotonic()
-        perform(table.handle_timer(now), now)
-        if table.unread and not self._looking:
+            data, unix_ms = bytes(self._received[:length]), int(time.time() * 1000)
+            perform(table.datagram(source, data, ecn, now, unix_ms), now)
+        if not table.unread:
+            self._settle()
+        elif not self._looking:
             self._looking = True
-            asyncio.get_running_loop().call_soon(self._look_at, now + _SECOND_HALF)
-        self._arm()
+            asyncio.get_running_loop().call_soon(self._look_at, time.monotonic() + _SECOND_HALF)
 
     def _look_at(self, at: float) -> None:
         """Look at hellos at ``at`` (monotonic), unless Dest answered first. The loop's timers are too coarse."""
@@ -274,7 +274,12 @@ class Server:
             return
         self._looking = False
         self._performer.look(now)
-        self._arm()
+        asyncio.get_running_loop().call_soon(self._settle)  # Dest may have answered meanwhile
+
+    def _settle(self) -> None:
+        """What has time until datagrams are on their way and hellos are read."""
+        self._perform_late(self._table.handle_timer(now := time.monotonic()), now)
+        self._relays.prepare_next()
 
     def _relays_readable(self) -> None:
         self._relays.readable()
@@ -334,22 +339,15 @@ class Server:
         return self._acceptance.admit(hello)
 
     def _open_relay(self, flow: Flow) -> DestSocket | None:
-        current, own = self._dest.current, self._dest.for_visitor(flow.source[0])
-        if own is None or self._relays.is_silent(own[1], time.monotonic()):
-            own = current
-        for dest in dict.fromkeys((own, current)):
-            if dest is not None and (opened := self._relays.open(flow, *dest)) is not None:
-                asyncio.get_running_loop().call_soon(self._prepare_relay, dest)
-                return opened
-        return None
-
-    def _prepare_relay(self, dest: Resolved | None) -> None:
-        if dest is not None and not self._stopped:
-            self._relays.prepare(*dest)
+        current, visitor = self._dest.current, flow.source[0]
+        own = self._dest.for_visitor(visitor) if ":" in visitor else current
+        if own is None or own == current or self._relays.is_silent(own[1], time.monotonic()):
+            return None if current is None else self._relays.open(flow, *current)
+        return self._relays.open(flow, *own) or (None if current is None else self._relays.open(flow, *current))
 
     def _to_visitor(self, source: Address, data: bytes, ecn: int, segment: int = 0, *, whole: bool = False) -> None:
         try:
-            send_to(self._socket, source, data, ecn, segment, whole=whole)
+            send_to(self._socket, source, data, ecn, segment, whole=whole, family=self._family)
         except OSError:  # no room, no route, or an ICMP error for an earlier one: UDP may lose datagrams
             return
 
@@ -402,7 +400,7 @@ class Server:
         """A stranger's packet that was steered to a session: it goes to Dest as every other does."""
         now = time.monotonic()
         source: Address = (stray.ip, stray.port)
-        if is_every(self._listen[0]):
+        if self._wildcard:
             ours = self._sessions.find(stray.session_id)
             source = (*source, str(ours.record.underlay.local_ip) if ours is not None else every_like(stray.ip))
         self._perform_late(self._table.datagram(source, stray.data, stray.ecn, now, int(time.time() * 1000)), now)

@@ -33,7 +33,7 @@ class AddressProof:
         self._moved: bool | None = None  # it has sent short headers alone; None: nothing at all
         self._visits = False  # its first datagram may begin a connection
         self._received = self._returned = 0  # bytes
-        self._cids: list[bytes] = []
+        self._cids: tuple[bytes, ...] = ()
 
     def visitor_spoke(self, data: bytes) -> None:
         """A datagram of the visitor."""
@@ -41,7 +41,9 @@ class AddressProof:
         if self._moved is None:
             self._visits = not short and len(data) >= _LEAST_FIRST
         self._moved = short and self._moved is not False
-        if short:
+        if not self._cids:
+            pass  # Dest has chosen none yet
+        elif short:
             self.proven = any(data.startswith(cid, 1) for cid in self._cids)
         elif long_header_destination_cid(data) in self._cids:
             self.proven = True
@@ -64,5 +66,5 @@ class AddressProof:
         self._returned += len(data)
         cid = long_header_source_cid(data)
         if cid and cid not in self._cids and len(self._cids) < _MAX_CIDS:
-            self._cids.append(cid)
+            self._cids = *self._cids, cid
         return True

@@ -72,6 +72,10 @@ class _Rate:
     def now(self, now: float) -> float:
         return _faded(self._count, self._at, now) / _MEMORY
 
+    def exceeds(self, rate: float, now: float) -> bool:
+        """Whether it is more than ``rate``. As it only fades, what was less is less."""
+        return self._count > rate * _MEMORY and self.now(now) > rate
+
 
 class _Counts:
     """Counts by name, which fade. A name has a counter in either half; the smaller holds fewer of others."""
@@ -118,10 +122,12 @@ class Admission:
         return True
 
     def _has_share(self, network: str, now: float) -> bool:
-        rate = self._charged.now(now)
-        if rate > self.capacity * _FULL or self._looked.now(now) > self.looks:
+        if self._looked.exceeds(self.looks, now):
             return False
-        return rate <= self.capacity * _PRESSURE or self._networks.of(network, now) <= self.share(rate)
+        if not self._charged.exceeds(self.capacity * _PRESSURE, now):
+            return True
+        rate = self._charged.now(now)
+        return rate <= self.capacity * _FULL and self._networks.of(network, now) <= self.share(rate)
 
     def _is_expected(self, network: str, now: float) -> bool:
         known = network in self._known and self._networks.of(network, now) <= _KNOWN_SHARE
@@ -147,7 +153,7 @@ class Admission:
 
     def flood(self, now: float) -> bool:
         """Whether so many looks were for nothing lately that nothing is done before one."""
-        return self._wasted.now(now) > _MANY_WASTED
+        return self._wasted.exceeds(_MANY_WASTED, now)
 
     def waste(self, now: float) -> bool:
         """A look was for nothing. Whether there are so many of these that nothing more is done for one."""

@@ -41,14 +41,22 @@ def receive_into(sock: socket.socket, buffer: bytearray, *, wildcard: bool) -> t
 
 
 def send_to(
-    sock: socket.socket, visitor: Address, data: bytes, ecn: int, segment: int = 0, *, whole: bool = False
+    sock: socket.socket,
+    visitor: Address,
+    data: bytes,
+    ecn: int,
+    segment: int = 0,
+    *,
+    whole: bool = False,
+    family: int | None = None,
 ) -> None:
     """Send one datagram, or several of ``segment`` bytes. What is too large for the device goes in fragments, as it
-    has come, but for one that is to arrive ``whole``. Raises OSError as sendmsg does."""
+    has come, but for one that is to arrive ``whole``. ``family``: that of ``sock``, for who knows it. Raises OSError
+    as sendmsg does."""
     messages = with_ecn(family_of(visitor[0]), ecn) if ecn else []
     if len(visitor) == 3:
         messages.append(sent_from(visitor[2]))
-    to = as_sockaddr(sock.family, visitor[:2])
+    to = as_sockaddr(sock.family if family is None else family, visitor[:2])
     if segment and segment < len(data):
         try:
             sock.sendmsg([data], [*messages, in_segments(segment)], 0, to)

@@ -6,7 +6,7 @@ Only keeps the books: which flow enters which state is decided by ``flows``. All
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Final
 
 from qre.wire.packet import is_initial, long_header_destination_cid
@@ -136,9 +136,12 @@ class FlowBooks:
             return next(iter(self.undecided.values()))
         return None
 
-    def in_the_way(self, prefix: str, limits: Limits) -> Iterator[Flow]:
+    def in_the_way(self, prefix: str, limits: Limits) -> Iterable[Flow]:
         """Remove each of these for one more visitor: the longest idle of all, and while half of the room is taken,
         that of a network which has its share."""
+        return () if 2 * len(self.visitors) < limits.flows else self._in_the_way(prefix, limits)
+
+    def _in_the_way(self, prefix: str, limits: Limits) -> Iterator[Flow]:
         neighbours = self._networks.get(prefix, [])
         if len(neighbours) >= limits.flows_per_prefix and 2 * len(self.visitors) >= limits.flows:
             yield min(neighbours, key=lambda flow: flow.seen)

@@ -318,15 +318,15 @@ class FlowTable:
     def _enter(self, flow: Flow, state: FlowState, now: float) -> list[Effect]:
         before, flow.state = flow.state, state
         books = self._books
-        if before is _OVER:
-            del books.over[flow.source]
-        books.shadowed.pop(flow.source, None)
+        if before in _CLIENTS:
+            books.over.pop(flow.source, None)
+            books.shadowed.pop(flow.source, None)
+            if state not in _CLIENTS:
+                del books.clients[flow.source]
+                flow.forget_handshake()
+                books.forget_copies(flow)
         if state is _SHADOW:
             books.shadowed[flow.source] = flow
-        if before in _CLIENTS and state not in _CLIENTS:
-            del books.clients[flow.source]
-            flow.forget_handshake()
-            books.forget_copies(flow)
         match state:
             case FlowState.WATCHED:
                 books.add(flow)

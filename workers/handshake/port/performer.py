@@ -72,10 +72,10 @@ class Performer:
                     effect.handshake.datagram_received(effect.data, now)
                 case Mirror():
                     effect.handshake.dest_spoke(effect.data, effect.ecn, now)
-                case OpenRelay(flow):
-                    flow.relay = self.open_relay(flow)
-                    if flow.relay is None:
-                        self.perform(self.table.no_way_to_dest(flow), now)
+                case OpenRelay():
+                    effect.flow.relay = self.open_relay(effect.flow)
+                    if effect.flow.relay is None:
+                        self.perform(self.table.no_way_to_dest(effect.flow), now)
                 case CloseRelay(flow):
                     if flow.relay is not None:
                         flow.relay.close()

@@ -54,17 +54,19 @@ _ANCILLARY: Final = ECN_SPACE + SEGMENT_SPACE
 
 
 class DestSocket:
-    """The socket of one visitor. See ``flow_parts.Relay``."""
+    """The socket of one visitor. See ``flow_parts.Relay``. Its first datagram leaves before anything watches for an
+    answer: what has come meanwhile is noticed all the same."""
 
-    __slots__ = ("_family", "_relays", "_socket", "dest", "fd", "large")
+    __slots__ = ("_family", "_relays", "_socket", "dest", "fd", "large", "watched")
 
-    def __init__(self, relays: Relays, made: socket.socket, dest: tuple[str, int]) -> None:
+    def __init__(self, relays: Relays, made: socket.socket, family: int, dest: tuple[str, int]) -> None:
         self._relays = relays
         self.dest = dest
         self._socket = made
-        self._family = made.family
+        self._family = family
         self.fd = made.fileno()
         self.large = False  # whether it has the larger buffer
+        self.watched = False
 
     def enlarge(self) -> None:
         """Hold more of what Dest sends; as much as the kernel grants (net.core.rmem_max)."""
@@ -77,6 +79,8 @@ class DestSocket:
             self._send(data, ecn)
         except OSError as error:
             self._relays.lost += not self._sent_again(error, data, ecn)
+        if not self.watched:
+            self._relays.watch(self)
 
     def _send(self, data: bytes, ecn: int) -> None:
         if ecn:
@@ -114,7 +118,7 @@ class DestSocket:
         return None
 
     def close(self) -> None:
-        """Close the socket and forget its flow."""
+        """Close the socket and forget its flow, if it has one."""
         self._relays.forget(self)
         self._socket.close()
 
@@ -139,7 +143,8 @@ class Relays:
         self._unanswered: dict[tuple[str, int], tuple[int, float]] = {}
         self._epoll = select.epoll()
         self._flows: dict[int, tuple[DestSocket, Flow]] = {}
-        self._spares: dict[int, tuple[tuple[str, int], socket.socket]] = {}  # by family
+        self._spares: dict[int, DestSocket] = {}  # by family
+        self._next: tuple[int, tuple[str, int]] | None = None  # family and address of the next one
         self._buffer = bytearray(LONGEST)
         self._large = 0
         self.lost = 0
@@ -153,25 +158,30 @@ class Relays:
 
     def open(self, flow: Flow, family: int, dest: tuple[str, int]) -> DestSocket | None:
         """A socket connected to ``dest``; None when there is no descriptor left, or no route."""
-        to, made = self._spares.pop(family, (None, None))
-        if made is None or to != dest:
-            if made is not None:
-                made.close()
-            made = self._connected(family, dest)
-        if made is None:
-            return None
-        self._epoll.register(made.fileno(), select.EPOLLIN)
-        self._count_silence(dest, time.monotonic())
-        opened = DestSocket(self, made, dest)
-        self._flows[opened.fd] = (opened, flow)
+        opened = self._spares.pop(family, None)
+        if opened is None or opened.dest != dest:
+            if opened is not None:
+                opened.close()
+            opened = self._connected(family, dest)
+        if opened is not None:
+            self._flows[opened.fd] = opened, flow
+            self._next = family, dest
         return opened
 
-    def prepare(self, family: int, dest: tuple[str, int]) -> None:
-        """Have a socket ready for the next flow: between the two halves of its hello there is no time for it."""
-        if family not in self._spares and (made := self._connected(family, dest)) is not None:
-            self._spares[family] = dest, made
+    def watch(self, opened: DestSocket) -> None:
+        """Its first datagram is on its way: an answer may come from now on."""
+        self._epoll.register(opened.fd, select.EPOLLIN)
+        opened.watched = True
+        self._count_silence(opened.dest, time.monotonic())
 
-    def _connected(self, family: int, dest: tuple[str, int]) -> socket.socket | None:
+    def prepare_next(self, resolved: tuple[int, tuple[str, int]] | None = None) -> None:
+        """Have a socket ready for one more flow to ``resolved`` (family and address), or like the last one: before
+        its first datagram leaves there is no time."""
+        wanted, self._next = resolved or self._next, None
+        if wanted is not None and wanted[0] not in self._spares and (made := self._connected(*wanted)) is not None:
+            self._spares[wanted[0]] = made
+
+    def _connected(self, family: int, dest: tuple[str, int]) -> DestSocket | None:
         try:
             made = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         except OSError as error:
@@ -188,7 +198,7 @@ class Relays:
             self._refused(dest, error)
             self._silent()
             return None
-        return made
+        return DestSocket(self, made, family, dest)
 
     def _refused(self, dest: tuple[str, int], error: OSError) -> None:
         cause = of_network(error.errno)
@@ -214,7 +224,8 @@ class Relays:
         """Stop watching ``gone``; call it before its socket is closed."""
         if self._flows.pop(gone.fd, None) is not None:
             self._large -= gone.large
-            self._epoll.unregister(gone.fd)
+            if gone.watched:
+                self._epoll.unregister(gone.fd)
 
     def readable(self) -> None:
         """Call ``reply`` with the datagrams that are waiting, within the bounds of one turn."""
@@ -242,7 +253,8 @@ class Relays:
 
     def close(self) -> None:
         """Close every socket and the epoll descriptor."""
-        for _, spare in self._spares.values():
+        self._next = None
+        for spare in self._spares.values():
             spare.close()
         self._spares.clear()
         for made, _ in list(self._flows.values()):

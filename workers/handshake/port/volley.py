@@ -6,8 +6,7 @@ that: sent one by one, each as soon as it is made, they would be further apart t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 from qre.workers.handshake.port.flow_parts import Address
 
@@ -20,14 +19,18 @@ class Volley:
         self._held: list[tuple[Address, bytes, int, bool]] | None = None
         self._afterwards: dict[Callable[[], None], None] = {}
 
-    @contextmanager
-    def together(self) -> Iterator[None]:
-        """What is said meanwhile leaves at the end."""
+    def together(self) -> Volley:
+        """A context: what is said meanwhile leaves at the end."""
+        return self
+
+    def __enter__(self) -> None:
         self._held = []
+
+    def __exit__(self, *_: object) -> None:
         try:
-            yield
+            if self._held or self._afterwards:
+                self.let_out()
         finally:
-            self.let_out()
             self._held = None
 
     def say(self, address: Address, data: bytes, ecn: int, *, whole: bool = False) -> None:

@@ -13,7 +13,13 @@ CLIENT: Address = ("192.0.2.1", 443)
 class Wire:
     def __init__(self) -> None:
         self.seen: list[object] = []
-        self.volley = Volley(lambda address, data, ecn, whole: self.seen.append((address, data, ecn)))
+        self.sizes: list[int] = []
+        self.volley = Volley(self.send)
+
+    def send(self, address: Address, data: bytes, ecn: int, segment: int, whole: bool) -> None:
+        del whole
+        self.seen.append((address, data, ecn))
+        self.sizes.append(segment)
 
     def work(self) -> None:
         self.seen.append("work")
@@ -54,3 +60,39 @@ def test_an_error_under_way_loses_nothing_that_was_said() -> None:
         wire.volley.say(CLIENT, b"1", 0)
         raise ZeroDivisionError
     assert wire.seen == [(CLIENT, b"1", 0)]
+
+
+def test_what_answers_one_piece_of_dests_leaves_in_one() -> None:
+    wire = Wire()
+    with wire.volley.together():
+        wire.volley.in_one_piece = True
+        for data in (b"one", b"two", b"3"):
+            wire.volley.say(CLIENT, data, 0)
+        wire.volley.in_one_piece = False
+        wire.volley.say(CLIENT, b"4", 0)
+    assert wire.seen == [(CLIENT, b"onetwo3", 0), (CLIENT, b"4", 0)]
+    assert wire.sizes == [3, 0]
+
+
+@pytest.mark.parametrize(
+    "second",
+    [(CLIENT, b"longer", 0, 0), (CLIENT, b"two", 2, 0), (("192.0.2.2", 443), b"two", 0, 0), (CLIENT, b"two", 0, 2)],
+    ids=["longer", "with another mark", "to somebody else", "several by themselves"],
+)
+def test_what_cannot_go_with_the_one_before_it_leaves_behind_it(second: tuple[Address, bytes, int, int]) -> None:
+    wire = Wire()
+    with wire.volley.together():
+        wire.volley.in_one_piece = True
+        wire.volley.say(CLIENT, b"one", 0)
+        wire.volley.say(*second)
+    assert wire.seen == [(CLIENT, b"one", 0), second[:3]]
+
+
+def test_nothing_goes_behind_one_that_is_shorter() -> None:
+    wire = Wire()
+    with wire.volley.together():
+        wire.volley.in_one_piece = True
+        for data in (b"one", b"2", b"3"):
+            wire.volley.say(CLIENT, data, 0)
+    assert [data for _, data, _ in wire.seen] == [b"one2", b"3"]
+    assert wire.sizes == [3, 0]

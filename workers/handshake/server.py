@@ -98,12 +98,12 @@ class Server:
         store.removed = self._forgetting.soon
         self._cids = RoutedCids(secrets.private_key, config.routed_cid_len, os.urandom)
         self._dest = DestWatch(context, self._dest_probed)
-        self._volley = Volley(lambda to, data, ecn, whole: self._to_visitor(to, data, ecn, whole=whole))
+        self._volley = Volley(self._to_visitor)
         self._relays = Relays(self._reply, self._volley.together, self._dest.doubt, context.limited)
         limits = flow_limits(config, config.dest_profile)
         inspector = partial(LateInspector, self._new_inspector)
         self._table = FlowTable(limits, inspector, self._cids.of_datagram, self._have_session)
-        self._performer = Performer(self._table, self._accept, self._open_relay, self._to_visitor, self._disown)
+        self._performer = Performer(self._table, self._accept, self._open_relay, self._volley.say, self._disown)
         self._port = PortSharing(self._table, self._performer, self._ours, self._admit, self._arm, context.limited)
         if config.joined:
             self._port.join(context.descriptors.pop("front_feed"))
@@ -292,8 +292,10 @@ class Server:
         if len(data) <= segment or flow.passes(data, segment):
             self._performer.perform(table.reply(flow, data, ecn, now, segment), now)
             return
+        self._volley.in_one_piece = True
         for at in range(0, len(data), segment):
             self._performer.perform(table.reply(flow, data[at : at + segment], ecn, now), now)
+        self._volley.in_one_piece = False
 
     def _arm(self) -> None:
         timers = self._table.timer(), self._acceptance.timer(), self._copies.timer()
@@ -345,7 +347,7 @@ class Server:
             return None if current is None else self._relays.open(flow, *current)
         return self._relays.open(flow, *own) or (None if current is None else self._relays.open(flow, *current))
 
-    def _to_visitor(self, source: Address, data: bytes, ecn: int, segment: int = 0, *, whole: bool = False) -> None:
+    def _to_visitor(self, source: Address, data: bytes, ecn: int, segment: int = 0, whole: bool = False) -> None:
         try:
             send_to(self._socket, source, data, ecn, segment, whole=whole, family=self._family)
         except OSError:  # no room, no route, or an ICMP error for an earlier one: UDP may lose datagrams

@@ -1,7 +1,8 @@
 """What answers one read of Dest's socket leaves in one go.
 
 Dest's datagrams that are read together came within some microseconds of each other. Making ours takes longer than
-that: sent one by one, each as soon as it is made, they would be further apart than a site's.
+that: sent one by one, each as soon as it is made, they would be further apart than a site's. And strangers' wait for
+each other, too: what lies between two datagrams is then the same for both.
 """
 
 from __future__ import annotations
@@ -12,12 +13,15 @@ from qre.workers.handshake.port.flow_parts import Address
 
 
 class Volley:
-    """``send`` puts a datagram on the wire with an ECN mark; in fragments, where it must and is not to be whole."""
+    """``send`` puts a datagram on the wire with an ECN mark, or several of ``segment`` bytes; in fragments, where it
+    must and is not to be whole."""
 
-    def __init__(self, send: Callable[[Address, bytes, int, bool], None]) -> None:
+    def __init__(self, send: Callable[[Address, bytes, int, int, bool], None]) -> None:
         self._send = send
-        self._held: list[tuple[Address, bytes, int, bool]] | None = None
+        self._held: list[tuple[Address, bytes, int, int, bool]] | None = None
         self._afterwards: dict[Callable[[], None], None] = {}
+        #: Whether what is said answers datagrams that Dest sent in one piece: then it leaves so.
+        self.in_one_piece = False
 
     def together(self) -> Volley:
         """A context: what is said meanwhile leaves at the end."""
@@ -33,12 +37,23 @@ class Volley:
         finally:
             self._held = None
 
-    def say(self, address: Address, data: bytes, ecn: int, *, whole: bool = False) -> None:
-        """Send one datagram, now or with the others; always in this order."""
+    def say(self, address: Address, data: bytes, ecn: int, segment: int = 0, *, whole: bool = False) -> None:
+        """Send one datagram, or several, now or with the others; always in this order."""
         if self._held is None:
-            self._send(address, data, ecn, whole)
-        else:
-            self._held.append((address, data, ecn, whole))
+            self._send(address, data, ecn, segment, whole)
+        elif not (self.in_one_piece and self._joined(address, data, ecn, segment, whole)):
+            self._held.append((address, data, ecn, segment, whole))
+
+    def _joined(self, address: Address, data: bytes, ecn: int, segment: int, whole: bool) -> bool:
+        """Whether it goes with the one before it: of equal lengths, but for the last."""
+        if not self._held or segment:
+            return False
+        *others, before, its_ecn, length, its_whole = self._held[-1]
+        length = length or len(before)
+        if others != [address] or (its_ecn, its_whole) != (ecn, whole) or len(before) % length or len(data) > length:
+            return False
+        self._held[-1] = address, before + data, ecn, length, whole
+        return True
 
     def then(self, work: Callable[[], None]) -> None:
         """Do ``work`` when everything said so far is on the wire, once for all that ask for the same."""

@@ -6,6 +6,7 @@ nothing that identifies a user.
 
 from __future__ import annotations
 
+from random import Random
 from typing import Annotated
 
 import msgspec
@@ -91,10 +92,17 @@ class Http3Shape(_Data, frozen=True, kw_only=True):
     """SETTINGS and the headers of a navigation, pseudo-headers excepted."""
 
     settings: dict[int, int]
-    request_delay_us: Range  # from Finished to the first request
+    request_delay_us: (
+        Range  # from Finished to the first request, its logarithm uniform; making it takes a moment more
+    )
     priority: str
     headers: tuple[tuple[str, str], ...]
     icon: IconShape
+
+    def request_delay(self, random: Random) -> float:
+        """One of them (seconds)."""
+        least, most = self.request_delay_us
+        return least * (most / least) ** random.random() / 1e6
 
 
 class Fingerprint(_Data, frozen=True, kw_only=True):

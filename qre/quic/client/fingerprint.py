@@ -92,9 +92,7 @@ class Http3Shape(_Data, frozen=True, kw_only=True):
     """SETTINGS and the headers of a navigation, pseudo-headers excepted."""
 
     settings: dict[int, int]
-    request_delay_us: (
-        Range  # from Finished to the first request, its logarithm uniform; making it takes a moment more
-    )
+    request_delay_us: Range  # from Finished to the first request: the logarithm is uniform, making it takes longer
     priority: str
     headers: tuple[tuple[str, str], ...]
     icon: IconShape

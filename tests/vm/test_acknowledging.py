@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from qre.ends import Role
+from qre.wire.number import PACKET_NUMBER_BASE
 from tests.support.guest_peer import GuestPeer
 from tests.support.vm import Vm
 
@@ -41,3 +42,28 @@ def test_a_client_acknowledges_and_idles_as_a_browser(peers: Vm) -> None:
     assert min(sizes) >= 28 and max(sizes) <= 38
     pings = [packet.size - LONGER for packet in got if packet.payload == b"\1" and packet.size < 100]
     assert set(pings) <= {26, 25} and pings[-1] == 25, "only the first packets have numbers of four bytes"
+
+
+def test_a_clients_first_packet_is_as_long_as_an_acknowledgement_and_asks_for_none(peers: Vm) -> None:
+    """Nothing else leaves before it asks a server that has said nothing."""
+    peer = GuestPeer(peers, Role.CLIENT, KEYS + 1)
+    (first,) = peer.says("until DONE", meanwhile=peer.installation() + "sleep 1.5")
+    assert (first.number, first.size - LONGER, first.payload) == (PACKET_NUMBER_BASE, 31, b"")
+    ping, *_ = peer.says("ack on\nuntil DONE", meanwhile="sleep 3")
+    assert (ping.number, ping.size - LONGER, ping.payload) == (PACKET_NUMBER_BASE + 1, 26, b"\1")
+    peer.vm.check(f"ip netns exec {peer.namespace} ip link del qre0")
+
+
+def test_what_a_server_sends_shows_a_client_that_it_has_had_the_first_packet(peers: Vm) -> None:
+    """It is not asked, and its packet is acknowledged by one with a number of one byte."""
+    peer = GuestPeer(peers, Role.CLIENT, KEYS + 2)
+    first, *others = peer.says(
+        """
+        wait 1000
+        burst 0 1 01
+        wait 2500
+        """,
+        meanwhile=peer.installation(),
+    )
+    assert first.size - LONGER == 31
+    assert [(each.acknowledges, each.size - LONGER) for each in others] == [(True, 31)]

@@ -1,5 +1,5 @@
-"""What leaves a client behind its page, decrypted: for two seconds of an idle tunnel what a browser sends that looks at
-it, and nothing else.
+"""What leaves a client behind its page, decrypted: for two seconds of an idle tunnel what a browser sends that looks
+at it, and nothing else.
 
 ``QRE_QUIET`` connections (a few unless set).
 """

@@ -6,6 +6,7 @@ nothing that identifies a user.
 
 from __future__ import annotations
 
+import math
 from random import Random
 from typing import Annotated
 
@@ -100,7 +101,7 @@ class Http3Shape(_Data, frozen=True, kw_only=True):
     def request_delay(self, random: Random) -> float:
         """One of them (seconds)."""
         least, most = self.request_delay_us
-        return least * (most / least) ** random.random() / 1e6
+        return least / 1e6 * math.pow(most / least, random.random())
 
 
 class Fingerprint(_Data, frozen=True, kw_only=True):

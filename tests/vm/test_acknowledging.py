@@ -47,11 +47,11 @@ def test_a_client_acknowledges_and_idles_as_a_browser(peers: Vm) -> None:
 
 
 def test_a_clients_first_packet_is_as_long_as_an_acknowledgement_and_asks_for_none(peers: Vm) -> None:
-    """Then nothing leaves until it asks a server that has said nothing."""
+    """Then nothing leaves until it asks a server that has said nothing, once and again."""
     peer = GuestPeer(peers, Role.CLIENT, KEYS + 1)
     got = peer.says("until DONE", meanwhile=f"sleep 1\n{peer.installation(SMALL)}\nsleep 3")
     seen = [(each.number - PACKET_NUMBER_BASE, each.size - LONGER, each.payload) for each in got]
-    assert seen == [(0, 31, b""), (1, 26, b"\1")]
+    assert seen[:2] == [(0, 31, b""), (1, 26, b"\1")] and {each[1:] for each in seen[2:]} <= {(26, b"\1")}
 
 
 def test_what_a_server_sends_shows_a_client_that_it_has_had_the_first_packet(peers: Vm) -> None:

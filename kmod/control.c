@@ -34,6 +34,15 @@
 #define QRE_FRAMES_BURST    64
 #define QRE_FRAMES_INTERVAL msecs_to_jiffies(125)
 
+/*
+ * A client's first packet has nothing but PADDING, when and as long as a browser acknowledges what
+ * came last of the handshake: this long after the installation. The server sends from then on. One
+ * that has said nothing until the second is asked: the first packet may be lost.
+ */
+#define QRE_FIRST_PACKET_AFTER msecs_to_jiffies(22)
+#define QRE_ASKS_AFTER	       msecs_to_jiffies(2500)
+#define QRE_AS_AN_ACK	       6
+
 /* --- the outbox --- */
 
 /* It lies before what is sealed. */
@@ -54,6 +63,14 @@ void qre_outbox_flush(struct qre_session *s, struct qre_outbox *out)
 static unsigned int qre_bare(u8 cid_size)
 {
 	return 1 + cid_size + QRE_NUMBER_SIZE + QRE_TAG_SIZE;
+}
+
+/* What the peer has of our packets: who uses the session has had the first one. */
+static u64 qre_arrived_there(const struct qre_session *s)
+{
+	if (s->largest_acked != QRE_NO_NUMBER || !s->confirmed)
+		return s->largest_acked;
+	return QRE_PACKET_NUMBER_BASE;
 }
 
 /* @brief: with a number as short as a browser's. */
@@ -81,7 +98,7 @@ static u64 qre_put_packet(struct qre_session *s, struct qre_outbox *out, const u
 		return QRE_NO_NUMBER;
 	}
 	if (brief)
-		numbers->size = qre_number_size(numbers->first, s->largest_acked);
+		numbers->size = qre_number_size(numbers->first, qre_arrived_there(s));
 	/* There must be enough to sample: RFC 9001 section 5.4.2 */
 	wanted = max_t(size_t, wanted, QRE_NUMBER_SIZE - numbers->size);
 	numbers->peer = *peer;
@@ -377,12 +394,44 @@ int qre_control_frames(struct qre_session *s, u64 request, const u8 *frames, siz
 	return 0;
 }
 
+/* Nothing has left yet. */
+static bool qre_is_fresh(struct qre_session *s)
+{
+	return READ_ONCE(s->next_number) == QRE_PACKET_NUMBER_BASE;
+}
+
+static void qre_tell_confirmed(struct qre_session *s)
+{
+	if (s->begun)
+		return;
+	s->begun = true;
+	qre_tell_session(s->qdev, s->id, QRE_EVENT_SESSION_CONFIRMED);
+}
+
+static void qre_first_timers(struct qre_session *s, struct qre_outbox *out)
+{
+	static const u8 padding[QRE_AS_AN_ACK];
+
+	if (!s->begun && time_after_eq(jiffies, s->created + QRE_FIRST_PACKET_AFTER)) {
+		if (qre_is_fresh(s))
+			qre_put_brief(s, out, padding, sizeof(padding));
+		qre_tell_confirmed(s);
+	}
+	if (!s->confirmed && !s->asked && time_after_eq(jiffies, s->created + QRE_ASKS_AFTER)) {
+		s->asked = true;
+		if (!s->silence.unanswered)
+			qre_control_ping(s, out);
+	}
+}
+
 void qre_control_begin(struct qre_session *s, struct qre_outbox *out)
 {
 	s->frame_tokens = QRE_FRAMES_BURST;
 	s->frame_tokens_at = jiffies;
 	qre_ack_policy_init(&s->ack_policy, QRE_ACKS_BEFORE);
-	if (s->client && s->socket)
+	if (s->client && s->socket && qre_is_fresh(s))
+		qre_control_arm(s, s->created + QRE_FIRST_PACKET_AFTER);
+	else if (s->client && s->socket)
 		qre_control_ping(s, out);
 	if (!s->confirmed)
 		qre_control_arm(s, s->created + msecs_to_jiffies(QRE_CONFIRM_MS));
@@ -545,7 +594,7 @@ static bool qre_ack_received(struct qre_session *s, const struct qre_frame *f, u
 	if (!s->confirmed && f->ack.largest >= QRE_PACKET_NUMBER_BASE) {
 		s->confirmed = true;
 		qre_mtu_begin(s);
-		qre_tell_session(s->qdev, s->id, QRE_EVENT_SESSION_CONFIRMED);
+		qre_tell_confirmed(s);
 	}
 	return true;
 }
@@ -641,6 +690,10 @@ static bool qre_arrived(struct qre_session *s, const struct qre_arrived *a, stru
 		WRITE_ONCE(s->life, QRE_LIFE_ESTABLISHED);
 		s->confirmed = true;
 		qre_tell_session(s->qdev, s->id, QRE_EVENT_SESSION_CONFIRMED);
+	}
+	if (unlikely(s->client && !s->confirmed)) { /* who sends has heard from us */
+		s->confirmed = true;
+		qre_tell_confirmed(s);
 	}
 	if (unlikely(s->path_mtu.state == QRE_PATHMTU_IDLE) && s->confirmed)
 		qre_mtu_begin(s);
@@ -910,6 +963,10 @@ static unsigned long qre_deadline(const struct qre_session *s)
 		return s->closing_until;
 	if (!s->confirmed)
 		qre_sooner(&at, s->created + msecs_to_jiffies(QRE_CONFIRM_MS));
+	if (s->client && s->socket && !s->begun)
+		qre_sooner(&at, s->created + QRE_FIRST_PACKET_AFTER);
+	if (s->client && s->socket && !s->confirmed && !s->asked)
+		qre_sooner(&at, s->created + QRE_ASKS_AFTER);
 	if (s->ack_wanted)
 		qre_sooner(&at, qre_ack_at(s));
 	if (rcu_access_pointer(s->rx_previous))
@@ -955,6 +1012,8 @@ static void qre_timers(struct qre_session *s, struct qre_outbox *out)
 	if (s->life != QRE_LIFE_ESTABLISHED && s->life != QRE_LIFE_HELD)
 		return;
 	if (s->socket) {
+		if (s->client)
+			qre_first_timers(s, out);
 		qre_control_timers(s, out);
 		qre_silence_timers(s, out);
 	}

@@ -90,6 +90,8 @@ struct qre_session {
 	unsigned long last_receive, idle_base, largest_at;
 	bool received;
 	bool confirmed;
+	bool begun; /* a client's first packet has left */
+	bool asked; /* a client has asked a server that says nothing */
 	bool ack_wanted;
 	unsigned long ack_since, ack_sent;
 	struct qre_ack_policy ack_policy; /* of a client */

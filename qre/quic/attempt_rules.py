@@ -44,12 +44,12 @@ ServerName (a probe accepts any chain): it is the site, and is visited as a brow
 certificate has made TLS fail, which *report the end* explains. A request follows
 Finished by a moment, as a browser's.
 
-*Nothing is outstanding*: the server's last frame has arrived and is acknowledged, and so is everything that was sent.
-The last frame is NEW_CONNECTION_ID with the routed connection ID, or a PING when the server's handshake CID is the
-routed one. Every state except READY and LEAVING has a deadline; a site that does not answer is left when it has
-passed. A browser requests the icon of a page a moment after it; who is ready by then has no time for it, and a probe
-leaves it. CLOSING: a CLOSE is to be sent, which the stack makes itself after *the stack must close*. From OVER on,
-nothing is sent.
+*Nothing is outstanding*: the server's last frame has arrived. It is NEW_CONNECTION_ID with the routed connection ID,
+and is acknowledged, as is everything that was sent; or a PING when the server's handshake CID is the routed one.
+Every state except READY and LEAVING has a deadline; a site that does not answer is left when it has passed. A browser
+requests the icon of a page a moment after it; who is ready by then has no time for it, and a probe leaves it.
+CLOSING: a CLOSE is to be sent, which the stack makes itself after *the stack must close*. From OVER on, nothing is
+sent.
 """
 
 from __future__ import annotations

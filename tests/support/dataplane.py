@@ -16,6 +16,7 @@ from qre.ends import Role
 from qre.wire.datagram import DATAGRAM_HEAD
 from qre.workers.dataplane.loss.client_session import new_session
 from qre.workers.dataplane.session.marks import SIZE, NumberMarks
+from qre.workers.dataplane.session.payload import PING
 from qre.workers.dataplane.session.session import Session
 
 Event = TypeVar("Event")
@@ -174,7 +175,9 @@ class Ends:
         self.now = end
 
     def establish(self) -> None:
-        """Until both are confirmed."""
+        """Until both are confirmed, by something that the client says."""
+        self.client.send_control(PING, self.now)
+        self.take(Role.CLIENT)
         self.run(0.5)
         assert self.client.confirmed
         assert self.server.confirmed

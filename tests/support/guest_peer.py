@@ -72,11 +72,15 @@ class GuestPeer:
     def install(self, more: str = "", *, device: bool = True, local: str = "") -> None:
         """``more``: further fields of SESSION_INSTALL; ``local``: another own address than the namespace's. With
         ``device`` qre0 is made, too, and has an address. Unless told, no session ends because a guest is slow."""
+        self.check(self.installation(more, device=device, local=local))
+
+    def installation(self, more: str = "", *, device: bool = True, local: str = "") -> str:
+        """Shell that does what ``install`` does."""
         if "IdleMs=" not in more:
             more += f" IdleMs={_PATIENT_MS}"
         ours, theirs = (1, 2) if self.role is Role.SERVER else (2, 1)
         inside = 1 if self.role is Role.SERVER else 2
-        self.check(
+        return (
             (
                 f"""
                 $K $TOOLS/qrectl device-set Device=qre0 Role={ours} MTU=1380

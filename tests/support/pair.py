@@ -101,8 +101,7 @@ class Pair:
         return self.client_state is not None and self.server_state is not None
 
     def _pump(self) -> None:
-        """Let both ends say what they have to say now."""
-        self._client_events()
+        """Let both ends say what they have to say now. A client sends first, as ``qre.visit.exchange`` does."""
         self._send(True, self.client.datagrams_to_send(self.now) if self.client_state is None else [])
         self._client_events()
         if self.server is not None:

@@ -158,7 +158,7 @@ def test_the_request_follows_by_itself(seed: int) -> None:
     rest = pair.datagrams[3:]
     assert layout(rest[0]) == "1" and len(rest[0]) == 453
     assert all(27 <= len(datagram) <= 38 for datagram in rest[1:]), "acknowledgements"
-    assert 0.0005 <= pair.at[3] - pair.at[2] <= 0.0041
+    assert 0.0002 <= pair.at[3] - pair.at[2] <= 0.0026, "and what it takes to make it, on a real clock"
     priority, request = pair.frames(rest[0])
     assert isinstance(priority, Stream) and (priority.stream_id, priority.data[-6:]) == (2, b"u=0, i")
     assert isinstance(request, Stream) and (request.stream_id, len(request.data)) == (0, 413)

@@ -58,8 +58,9 @@ _APART: Final = 13.0
 _GOING_BACK: Final = (0.75, 1.0)
 #: Multiples of SessionLifetime.
 _LIFETIMES: Final = (0.75, 1.25)
-#: For so long packets for a session that has been renewed may still be on their way (seconds).
-_DRAINING: Final = (1.0, 2.0)
+#: For so long packets for a renewed session may be on their way; its server may not have heard from the new one yet
+#: (seconds).
+_DRAINING: Final = (2.7, 2.9)
 #: While another machine with the same short id is connected (seconds).
 _TWIN_PAUSE: Final = (30.0, 45.0)
 _FORMER: Final = "the session has the former Address or AllowedIPs, and one with those of the profile fails"

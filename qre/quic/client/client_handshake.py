@@ -300,8 +300,7 @@ class ClientHandshake:
             raise PeerError("server", "it chose a cipher suite that the data plane does not support")
 
     def _plan_request(self, now: float) -> None:
-        """A browser's request follows by a moment."""
-        self._asks_at = now + self._random.uniform(*self._fingerprint.http3.request_delay_us) / 1e6
+        self._asks_at = now + self._fingerprint.http3.request_delay(self._random)
 
     def _begin_http(self) -> None:
         self._http = HttpClient(self._connection, self._fingerprint.http3, self._server_name, self._random)
@@ -353,13 +352,14 @@ class ClientHandshake:
 
     def _all_is_done(self) -> bool:
         """With an unchanged CID our packets go to the server's data plane from its last frame on, which acknowledges
-        none of them. Since the server has granted the tunnel, only a lost ACK can be outstanding then."""
-        routed = self._routed()
-        if routed is None or self._connection.acknowledgement_pending or not self._connection.handshake_confirmed:
+        none of them. Only an ACK can be outstanding then; our data plane's first packet stands for it."""
+        routed, quic = self._routed(), self._connection
+        if routed is None or not quic.handshake_confirmed:
             return False
-        if routed.retire_sequence is not None and not self._connection.everything_acknowledged():
+        waits = quic.acknowledgement_pending or not quic.everything_acknowledged()
+        if waits and routed.retire_sequence is not None:
             return False
-        if self._connection.key_phase:
+        if quic.key_phase:
             raise PeerError("server", "it updated its keys before the hand-over")
         return True
 

@@ -6,6 +6,8 @@ nothing that identifies a user.
 
 from __future__ import annotations
 
+import math
+from random import Random
 from typing import Annotated
 
 import msgspec
@@ -91,10 +93,15 @@ class Http3Shape(_Data, frozen=True, kw_only=True):
     """SETTINGS and the headers of a navigation, pseudo-headers excepted."""
 
     settings: dict[int, int]
-    request_delay_us: Range  # from Finished to the first request
+    request_delay_us: Range  # from Finished to the first request: the logarithm is uniform, making it takes longer
     priority: str
     headers: tuple[tuple[str, str], ...]
     icon: IconShape
+
+    def request_delay(self, random: Random) -> float:
+        """One of them (seconds)."""
+        least, most = self.request_delay_us
+        return least / 1e6 * math.pow(most / least, random.random())
 
 
 class Fingerprint(_Data, frozen=True, kw_only=True):

@@ -86,8 +86,7 @@ def capture(tunnel: Tunnel, count: int) -> dict[str, list[Visit]]:
             stranger.stop()
             note("strangers")
             if browser is not None:
-                well = browser.visit(tunnel.lab.SERVER, _WORDS)
-                time.sleep(WINDOW)
+                well = browser.visit(tunnel.lab.SERVER, _WORDS, stays=2 * WINDOW)
                 note("browsers" if well else "browsers that saw no page")
         seen = flows(dump.datagrams())
     sides: dict[str, list[Visit]] = {}

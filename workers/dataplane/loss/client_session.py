@@ -1,5 +1,8 @@
 """A client's session: what its peer does not acknowledge is repeated, tried from another port, and given up.
 
+Its first packet has nothing but PADDING, when and as long as a browser acknowledges what came last of the handshake,
+and lets the server send; an inner packet that is due sooner does the same.
+
 RFC 9002 §6.2, RFC 9000 §9 and §10.2; the times are ``silence``'s, the trial of a port is ``port_trial``'s. A packet
 with user data is never sent again: a PING of its length stands for it. Before each repeat at a probe timeout one
 packet number is left out, as Chromium does: no packet ever has it.
@@ -8,20 +11,31 @@ packet number is left out, as Chromium does: no packet ever has it.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Final
 
 from qre.dataplane.giving_up import FAREWELL, RoundTrip
 from qre.dataplane.protocol import LossReason, PortUse, SessionInstall, SessionSilent
 from qre.ends import Role
 from qre.wire.frames import Ack, encode_ack
+from qre.wire.number import PACKET_NUMBER_BASE
 from qre.wire.overhead import BROWSER_UDP_PAYLOAD
 from qre.workers.dataplane.inner.ecn import NOT_ECT
 from qre.workers.dataplane.loss.port_trial import PortTrial
 from qre.workers.dataplane.loss.silence import NEVER, Silence
 from qre.workers.dataplane.session.marks import Mark
+from qre.workers.dataplane.session.path import Address
 from qre.workers.dataplane.session.payload import PING
 from qre.workers.dataplane.session.session import Session
 from qre.workers.dataplane.session.session_life import LifeEvent, LifeState
+
+#: From the installation to the first packet (seconds): a browser's delay (``qre.wire.ack_policy.BROWSER``), less what
+#: the hand-over takes.
+FIRST_PACKET_AFTER: Final = 0.022
+#: An ACK frame of a browser's, with ECN counts; its number has one byte, ours four (RFC 9000 §17.1).
+_AS_AN_ACK: Final = bytes(6)
+#: A server that has said nothing until then is asked (seconds): the first packet may be lost.
+ASKS_AFTER: Final = 2.5
 
 
 class ClientSession(Session):
@@ -41,7 +55,11 @@ class ClientSession(Session):
         self._silence = Silence()
         self._trial = PortTrial(self, random)
         self._told_silent = False
-        self.send_control(PING, now)
+        self._first_at = self._asks_at = NEVER
+        if self.packets.next_number == PACKET_NUMBER_BASE:
+            self._first_at, self._asks_at = now + FIRST_PACKET_AFTER, now + ASKS_AFTER
+        else:  # it goes on after a restart
+            self.send_control(PING, now)
 
     @property
     def port_use(self) -> PortUse | None:
@@ -66,6 +84,24 @@ class ClientSession(Session):
     def _sent_eliciting(self, now: float, count: int = 1) -> None:
         super()._sent_eliciting(now, count)
         self._silence.sent(self.packets.next_number - 1, now, self._round_trip)
+        self._begin(now)
+
+    def _begin(self, now: float) -> None:
+        """From our first packet on the server may send, and its session is installed already."""
+        if self._first_at == NEVER:
+            return
+        self._first_at = NEVER
+        if self.packets.next_number == PACKET_NUMBER_BASE:
+            self.put_frames(_AS_AN_ACK, now, brief=True)
+        if self.state is LifeState.ESTABLISHED:
+            self._tell_confirmed()
+
+    def open_datagrams(self, datagrams: Sequence[bytes], source: Address, ecn: int, now: float) -> list[bytes]:
+        """See ``Session.open_datagrams``. Who sends has heard from us."""
+        plaintexts = super().open_datagrams(datagrams, source, ecn, now)
+        if not self.confirmed and self.last_receive is not None and self.state is LifeState.ESTABLISHED:
+            self._confirm(now)
+        return plaintexts
 
     def seal_datagrams(self, plaintexts: list[bytes], now: float) -> list[bytes]:
         """See ``Sending.seal_datagrams``."""
@@ -106,7 +142,9 @@ class ClientSession(Session):
         if self.state is not LifeState.ESTABLISHED:
             return soonest
         silence = self._silence
-        soonest = min(soonest, silence.repeat_at(self.recovery.pto))
+        soonest = min(soonest, silence.repeat_at(self.recovery.pto), self._first_at)
+        if not self.confirmed:
+            soonest = min(soonest, self._asks_at)
         if not self._told_silent:
             soonest = min(soonest, silence.tell_at)
         if self.confirmed:
@@ -118,6 +156,12 @@ class ClientSession(Session):
         super().handle_timer(now)
         if self.state is not LifeState.ESTABLISHED:
             return
+        if now >= self._first_at:
+            self._begin(now)
+        if not self.confirmed and now >= self._asks_at:
+            self._asks_at = NEVER
+            if not self._unanswered:
+                self.send_control(PING, now)
         silence = self._silence
         if self.confirmed and now >= silence.gives_up_at:
             self._give_up(now)

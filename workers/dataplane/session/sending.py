@@ -24,6 +24,7 @@ from qre.wire.ack_policy import BROWSER, AckPolicy
 from qre.wire.close_reason import CloseReason, close_frames
 from qre.wire.datagram import DATAGRAM_HEAD, MAX_IDENTIFIER, MAX_SPLIT, SPLIT_CONTEXT, in_two
 from qre.wire.frames import ConnectionClose, encode_ack, encode_frame
+from qre.wire.number import PACKET_NUMBER_BASE
 from qre.workers.dataplane.inner.ecn import CE, ECT0, NOT_ECT
 from qre.workers.dataplane.session.marks import Mark
 from qre.workers.dataplane.session.packets import LimitReachedError, Packets
@@ -73,6 +74,7 @@ class Sending:
         self.outbox: list[OutgoingPacket] = []
         self.state = LifeState.HELD if install.held else LifeState.ESTABLISHED
         self.confirmed = install.role is Role.SERVER and not install.held
+        self._told_confirmed = False
         self.tx_packets = self.tx_bytes = 0
         self.drops = drops
         self.mark = mark
@@ -159,7 +161,9 @@ class Sending:
         first = self.packets.next_number
         try:
             if brief:
-                packets = [self.packets.seal_brief(each, self.recovery.largest_acked) for each in plaintexts]
+                # Who uses the session has had the first packet of it, which asks for no ACK.
+                arrived = max(self.recovery.largest_acked, PACKET_NUMBER_BASE if self.confirmed else -1)
+                packets = [self.packets.seal_brief(each, arrived) for each in plaintexts]
             else:
                 packets = self.packets.seal(plaintexts)
         except LimitReachedError:
@@ -344,11 +348,16 @@ class Sending:
 
     def _confirm(self, now: float) -> None:
         self.confirmed = True
-        self.events.append(SessionConfirmed(session_id=self.session_id))
+        self._tell_confirmed()
         self.path_mtu.begin(now, self.recovery.smoothed)
         if self.role is Role.CLIENT:
             self.path_mtu.proven(overhead.BROWSER_UDP_PAYLOAD, 0.0, now)  # its hello
         self.set_limits()
+
+    def _tell_confirmed(self) -> None:
+        if not self._told_confirmed:
+            self._told_confirmed = True
+            self.events.append(SessionConfirmed(session_id=self.session_id))
 
     def path_proven(self, size: int, ago: float, now: float) -> None:
         """A UDP payload of ``size`` bytes that left here ``ago`` seconds ago has arrived: the handshake's."""

@@ -127,8 +127,7 @@ class ClientHandshake:
     # --- driving ---
 
     def connect(self, peer: Address, now: float, patience: float = STEP_TIMEOUT) -> None:
-        """Make the first flight, which ``datagrams_to_send`` returns. ``patience``: how long the peer may say nothing
-        at all (seconds); as long as the browser's at most."""
+        """Make the first flight. ``patience``: how long the peer may say nothing (seconds), the browser's at most."""
         self._peer = peer
         self._began = now
         self._deadline = now + STEP_TIMEOUT
@@ -137,7 +136,7 @@ class ClientHandshake:
         self._observer = SiteObserver(now, recorder_of(self._connection) if self._probing else None)
         if self._connection.sends_early_data:
             self._begin_http()
-            self._plan_request(now)
+            self._asks_at = now + self._fingerprint.http3.request_delay(self._random)
 
     def datagram_received(self, data: bytes, peer: Address, now: float, ecn: int = 0) -> None:
         """Process any bytes, and their ECN mark; datagrams from another address are ignored (RFC 9000 §9)."""
@@ -152,7 +151,7 @@ class ClientHandshake:
             return []
         sent: list[bytes] = []
         if self._asks_at == math.inf:
-            self._plan_request(now)
+            self._asks_at = now + self._fingerprint.http3.request_delay(self._random)
 
         def send() -> None:
             sent.extend(self._connection.send(now))
@@ -298,9 +297,6 @@ class ClientHandshake:
             self._happens(AttemptEvent.PROOF, now)
         else:
             raise PeerError("server", "it chose a cipher suite that the data plane does not support")
-
-    def _plan_request(self, now: float) -> None:
-        self._asks_at = now + self._fingerprint.http3.request_delay(self._random)
 
     def _begin_http(self) -> None:
         self._http = HttpClient(self._connection, self._fingerprint.http3, self._server_name, self._random)

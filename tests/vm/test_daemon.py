@@ -140,7 +140,7 @@ def test_a_stream_outlives_every_process_and_the_next_daemons_take_it_over(daemo
         """,
         SLOW,
     )
-    judge(daemons, taken_over)
+    judge(daemons, bytes.fromhex(before["session_id"]), taken_over)
 
 
 def test_a_client_makes_a_new_session_where_its_server_has_lost_the_old_one(daemons: Vm) -> None:
@@ -183,19 +183,21 @@ def epoch(vm: Vm) -> int:
     return int(shown(vm, "b")["sessions"][0]["key_epoch"])
 
 
-def judge(vm: Vm, epochs: int) -> None:
-    """The capture of it all, decrypted: no number twice under a key, by user space or by the module."""
+def judge(vm: Vm, session_id: bytes, epochs: int) -> None:
+    """The capture of it all, decrypted: no number twice under a key, by user space or by the module. On a
+    machine that is slow at first an earlier attempt was given up, whose session the server still keeps."""
     with KeyLog() as log:
-        for each in "ab":
-            log.read((vm.share / f"secrets.{each}").read_bytes())
-    (session_id,) = log.sessions
+        for end in "ab":
+            log.read((vm.share / f"secrets.{end}").read_bytes())
     datagrams = list(read_udp(vm.share / "capture"))
     assert max(len(each.payload) for each in datagrams if each.destination[1] == 443) == 1250, "a browser's"
     found = decrypt(log.sessions.values(), datagrams, 443)
     print(f"{found.packets} packets, {len(found.undecrypted)} not decrypted, {found.other_flows} of other flows")
+    for each in log.sessions:
+        for direction in found.sent_by(each):
+            assert direction.reused() == []
+            assert direction.wrong_phase == 0
     for direction in found.sent_by(session_id):
-        assert direction.reused() == []
-        assert direction.wrong_phase == 0
         numbers = [number for _, number in direction.ciphertexts]
         assert len(numbers) == len(set(numbers)) > 300, "a number under two generations, or hardly any packet"
         assert direction.generations == set(range(direction.epoch + 1)), "every generation was used"

@@ -43,10 +43,10 @@ from qre.kernel.answers import (
 from qre.kernel.attributes import (
     Request,
     encode_attribute,
+    put_underlay,
     read_attributes_untrusted,
     split_attributes_untrusted,
 )
-from qre.kernel.qre_family import put_underlay
 from tests.support.untrusted import read_or_refused
 
 SESSION = bytes(range(32))

@@ -18,8 +18,8 @@ from qre.ends import Role
 from qre.errors import MachineError
 from qre.kernel import abi
 from qre.kernel.abi import Attribute, QreCommand
-from qre.kernel.attributes import Request, encode_attribute, read_attributes_untrusted
-from qre.kernel.qre_family import DeviceSettings, LoaderDescription, ModuleMissingError, Qre, install_request
+from qre.kernel.attributes import Request, encode_attribute, install_request, read_attributes_untrusted
+from qre.kernel.qre_family import DeviceSettings, LoaderDescription, ModuleMissingError, Qre
 from qre.kernel.socket import NLM_F_DUMP, ExtendedAck, NetlinkRefusedError
 from qre.wire.close_reason import CloseReason, reason_of
 from qre.wire.frames import ConnectionClose, frames_untrusted

@@ -1,4 +1,4 @@
-"""A client of qre.ko that hears nothing tries another port, which user space lends: RFC 9000 sections 8.2, 9.2, 9.5."""
+"""A client of qre.ko that hears nothing tries another port, which user space lends: RFC 9000 sections 8.2 and 9."""
 
 from __future__ import annotations
 

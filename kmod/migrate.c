@@ -409,7 +409,7 @@ bool qre_source_is(struct qre_session *s, const struct qre_address *source)
 	qre_outbox_init(&out);
 	spin_lock(&s->lock);
 	if (unlikely(source->port !=
-		     s->socket->address.port)) { /* the session has left that port */
+		     READ_ONCE(s->socket)->address.port)) { /* the session has left that port */
 		spin_unlock(&s->lock);
 		return false;
 	}

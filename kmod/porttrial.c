@@ -201,7 +201,7 @@ static int qre_port_begin(struct qre_session *s, struct qre_socket *qs, u8 chall
 		.socket = qs,
 		.on = true,
 		.cid = which,
-		.wanted = challenges,
+		.wanted = min_t(u8, challenges, QRE_CHALLENGES_MAX),
 		.begun = jiffies,
 		.apart = msecs_to_jiffies(apart_ms),
 		.left = t->left,

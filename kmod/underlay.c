@@ -327,7 +327,8 @@ static struct dst_entry *qre_route(struct qre_session *s, struct qre_socket *qs,
 	/* Who changed it meanwhile forgot what was in the cache before this was. */
 	smp_mb();
 	now = qre_selector_of(s, qs);
-	if (unlikely(now.mark != by.mark || now.bound != by.bound || !qre_session_at(s, peer)))
+	if (unlikely(now.mark != by.mark || now.bound != by.bound || !qre_session_at(s, peer) ||
+		     READ_ONCE(s->socket) != qs))
 		qre_routes_forget(s);
 	return dst;
 }

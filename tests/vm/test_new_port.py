@@ -19,7 +19,8 @@ ISSUED = encode_frame(NewConnectionId(1, 0, bytes.fromhex(SPARE), bytes(range(0x
 DEGRADED, ANSWERED, DROPPED = (
     f"'^Event={int(event)}$' /tmp/events" for event in (Event.PATH_DEGRADED, Event.PORT_ANSWERED, Event.PORT_DROPPED)
 )
-TRAFFIC = "$K ping -c {} -i 0.2 -W 1 -q 10.77.0.1 || true\n"
+#: Nobody behind the peer answers it. Many of them: the first round trip is that of a peer that has yet to start.
+TRAFFIC = "$K ping -c {} -i 0.05 -W 1 -q 10.77.0.1 || true\n"
 
 
 def on_this_session(peer: GuestPeer, command: str, fields: str = "") -> str:
@@ -49,7 +50,7 @@ def falls_silent(peer: GuestPeer, then: str, *, answers: bool = False, after: st
         ack on
         until DONE
         """,
-        meanwhile=TRAFFIC.format(5)
+        meanwhile=TRAFFIC.format(60)
         + f"""
         touch /tmp/silent
         sleep 1
@@ -122,8 +123,8 @@ def test_a_port_that_answers_becomes_the_sessions_when_user_space_says_so(peers:
     assert peer.check("cat /tmp/tried /tmp/moved").split() == []
     place = next(i for i, packet in enumerate(got) if packet.cid == SPARE and packet.payload[0] != 0x1A)
     assert {packet.cid for packet in got[place:]} == {SPARE}, "all goes by the new port"
-    retired = encode_frame(RetireConnectionId(0))
-    assert any(packet.payload[: len(retired)] == retired for packet in got[place:])
+    retired = encode_frame(RetireConnectionId(0)).rstrip(b"\0")
+    assert any(packet.payload == retired for packet in got[place:])
     assert any(packet.payload[0] == 0x30 for packet in got[place:]), "inner packets, too"
     after = peer.session()
     assert after["UnderlayLocalPort"] == str(PORT) and after["UnansweredMs"] == "0" and after["Tries"] == "0"
@@ -138,8 +139,8 @@ def test_a_port_that_answers_becomes_the_sessions_when_user_space_says_so(peers:
 
 def test_a_port_is_refused_while_the_server_answers_and_while_another_is_tried(peers: Vm) -> None:
     peer = GuestPeer(peers, Role.CLIENT, next(_numbers))
-    again = trial(peer).replace(str(PORT), str(PORT + 1)).replace("/tmp/tried", "/tmp/again")
-    late = trial(peer).replace("/tmp/tried", "/tmp/late")
+    again = trial(peer).replace(str(PORT), str(PORT + 1)).replace("/tmp/tried", "/tmp/again || true")
+    late = trial(peer).replace("/tmp/tried", "/tmp/late || true")
     drop = "$K " + on_this_session(peer, "session-drop-port", ">/tmp/dropped")
     falls_silent(peer, trial(peer, 60_000) + again + drop, after=f"sleep 1\n{late}")
     assert peer.check("cat /tmp/tried /tmp/dropped").split() == []

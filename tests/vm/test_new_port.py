@@ -95,6 +95,7 @@ def test_a_port_that_does_not_answer_is_dropped_and_its_connection_id_is_retired
     assert not holds_its_port(peer, PORT)
 
 
+@pytest.mark.only_in_all
 def test_without_a_word_of_user_space_a_port_that_answers_is_dropped_too(peers: Vm) -> None:
     peer = GuestPeer(peers, Role.CLIENT, next(_numbers))
     got = falls_silent(peer, trial(peer) + f'until_true "grep -q {DROPPED}"', answers=True)
@@ -149,6 +150,7 @@ def test_a_port_is_refused_while_the_server_answers_and_while_another_is_tried(p
     assert not holds_its_port(peer, PORT) and not holds_its_port(peer, PORT + 1)
 
 
+@pytest.mark.only_in_all
 @pytest.mark.parametrize("way", ["the session", "the device", "the namespace"])
 def test_whatever_ends_takes_the_port_that_is_tried_with_it(peers: Vm, way: str) -> None:
     peer = GuestPeer(peers, Role.CLIENT, next(_numbers))

@@ -27,6 +27,7 @@ static struct netlink_range_validation qre_descriptors = {.max = S32_MAX};
 static struct netlink_range_validation qre_varints = {.max = QRE_VARINT_MAX};
 static struct netlink_range_validation qre_idle_times = {.min = 1000, .max = 3600000};
 static struct netlink_range_validation qre_intervals = {.max = 3600000};
+static struct netlink_range_validation qre_pauses = {.min = 1, .max = 60000};
 static struct netlink_range_validation qre_rekeys = {.min = 1, .max = QRE_HARD_PACKET_LIMIT};
 static struct netlink_range_validation qre_frame_ids = {.max = U64_MAX - 1};
 static struct netlink_range_validation qre_payloads = {.min = QRE_MTU_MIN + 64, .max = U16_MAX};
@@ -94,6 +95,8 @@ static struct netlink_range_validation qre_payloads = {.min = QRE_MTU_MIN + 64, 
 #define QRE_IS_PROVEN_AGO_MS	  QRE_WIDE(PROVEN_AGO_MS, NLA_U64, qre_intervals)
 #define QRE_IS_LAST_REPEAT_MS	  QRE_WIDE(LAST_REPEAT_MS, NLA_U64, qre_intervals)
 #define QRE_IS_GIVES_UP_MS	  QRE_WIDE(GIVES_UP_MS, NLA_U64, qre_intervals)
+#define QRE_IS_CHALLENGES	  QRE_RANGE(CHALLENGES, NLA_U8, 1, 4)
+#define QRE_IS_APART_MS		  QRE_WIDE(APART_MS, NLA_U64, qre_pauses)
 
 /* --- commands: what they take, and what they need of it --- */
 
@@ -128,6 +131,9 @@ QRE_TAKES(path_proven, QRE_IS_IFNAME, QRE_IS_SESSION_ID, QRE_IS_PROVEN_PAYLOAD,
 	  QRE_IS_PROVEN_AGO_MS);
 QRE_TAKES(give_up, QRE_IS_IFNAME, QRE_IS_SESSION_ID, QRE_IS_LAST_REPEAT_MS, QRE_IS_GIVES_UP_MS,
 	  QRE_IS_FRAMES);
+QRE_TAKES(try_port, QRE_IS_IFNAME, QRE_IS_SESSION_ID, QRE_IS_FD, QRE_IS_CHALLENGES,
+	  QRE_IS_APART_MS);
+QRE_TAKES(port, QRE_IS_IFNAME, QRE_IS_SESSION_ID);
 
 #define QRE_NEEDS(command, ...)                                                                    \
 	[QRE_CMD_##command] = (const u8[])                                                         \
@@ -154,6 +160,10 @@ static const u8 *const qre_needed[QRE_CMD_MAX + 1] = {
 		  QRE_A_PROVEN_AGO_MS),
 	QRE_NEEDS(SESSION_GIVE_UP, QRE_A_IFNAME, QRE_A_SESSION_ID, QRE_A_LAST_REPEAT_MS,
 		  QRE_A_GIVES_UP_MS, QRE_A_FRAMES),
+	QRE_NEEDS(SESSION_TRY_PORT, QRE_A_IFNAME, QRE_A_SESSION_ID, QRE_A_FD, QRE_A_CHALLENGES,
+		  QRE_A_APART_MS),
+	QRE_NEEDS(SESSION_MOVE, QRE_A_IFNAME, QRE_A_SESSION_ID),
+	QRE_NEEDS(SESSION_DROP_PORT, QRE_A_IFNAME, QRE_A_SESSION_ID),
 };
 
 /* --- words --- */
@@ -197,6 +207,8 @@ static const struct qre_words {
 	QRE_WORDS(PROVEN_AGO_MS, "ProvenAgoMs"),
 	QRE_WORDS(LAST_REPEAT_MS, "LastRepeatMs"),
 	QRE_WORDS(GIVES_UP_MS, "GivesUpMs"),
+	QRE_WORDS(CHALLENGES, "Challenges"),
+	QRE_WORDS(APART_MS, "ApartMs"),
 };
 
 static int qre_refuse(struct netlink_ext_ack *extack, const struct nlattr *nla, const char *words)

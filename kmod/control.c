@@ -12,9 +12,11 @@
 #include "device.h"
 #include "events.h"
 #include "key.h"
+#include "porttrial.h"
 #include "send.h"
 #include "session.h"
 #include "silence.h"
+#include "socket.h"
 #include "usedkeys.h"
 
 #define QRE_ACK_DELAY	 msecs_to_jiffies(20) /* a server's */
@@ -79,6 +81,7 @@ static u64 qre_put_packet(struct qre_session *s, struct qre_outbox *out, const u
 			  const struct qre_peer_cid *cid, size_t padded, bool brief)
 {
 	size_t bare = qre_bare(cid ? cid->size : s->tx_cid.length), wanted = size;
+	struct qre_socket *through = cid ? qre_port_of(s, cid) : NULL;
 	struct qre_numbers *numbers;
 	struct sk_buff *skb;
 
@@ -92,7 +95,7 @@ static u64 qre_put_packet(struct qre_session *s, struct qre_outbox *out, const u
 		return QRE_NO_NUMBER;
 	skb_reserve(skb, sizeof(*numbers));
 	numbers = QRE_OUT(skb);
-	if (!qre_take_numbers(s, 1, !qre_address_equal(peer, &s->peer), numbers)) {
+	if (!qre_take_numbers(s, 1, through || !qre_address_equal(peer, &s->peer), numbers)) {
 		kfree_skb(skb);
 		qre_control_end(s, QRE_LOSS_LIMIT, 0, out);
 		return QRE_NO_NUMBER;
@@ -101,7 +104,11 @@ static u64 qre_put_packet(struct qre_session *s, struct qre_outbox *out, const u
 		numbers->size = qre_number_size(numbers->first, qre_arrived_there(s));
 	/* There must be enough to sample: RFC 9001 section 5.4.2 */
 	wanted = max_t(size_t, wanted, QRE_NUMBER_SIZE - numbers->size);
-	numbers->peer = *peer;
+	numbers->target.peer = *peer;
+	if (through) {
+		refcount_inc(&through->refs);
+		numbers->target.through = through;
+	}
 	if (cid) {
 		numbers->cid.length = cid->size;
 		memcpy(numbers->cid.bytes, cid->bytes, cid->size);
@@ -557,6 +564,7 @@ static bool qre_ack_received(struct qre_session *s, const struct qre_frame *f, u
 			     struct qre_outbox *out)
 {
 	u64 next, first_sent;
+	bool alone = false;
 
 	spin_lock(&s->tx_lock);
 	next = s->next_number;
@@ -567,12 +575,13 @@ static bool qre_ack_received(struct qre_session *s, const struct qre_frame *f, u
 		return false;
 	}
 	if (s->largest_acked == QRE_NO_NUMBER || f->ack.largest > s->largest_acked) {
+		alone = s->client && qre_port_alone(s, f);
 		qre_marks_acked(s, f);
 		s->largest_acked = f->ack.largest;
-		if (s->client)
+		if (s->client && !alone)
 			qre_silence_answered(s);
 	}
-	if (s->probe_pending && f->ack.largest >= s->probe_number) {
+	if (s->probe_pending && !alone && f->ack.largest >= s->probe_number) {
 		qre_rtt_sample(s, f);
 		qre_mtu_rtt(s);
 	}
@@ -979,6 +988,7 @@ static unsigned long qre_deadline(const struct qre_session *s)
 	if (qre_may_keep_alive(s))
 		qre_sooner(&at, qre_keepalive_at(s));
 	qre_sooner(&at, qre_silence_at(s, at));
+	qre_sooner(&at, qre_port_at(s, at));
 	qre_sooner(&at, qre_mtu_at(s));
 	qre_sooner(&at, qre_path_at(s));
 	return at;
@@ -1016,6 +1026,7 @@ static void qre_timers(struct qre_session *s, struct qre_outbox *out)
 			qre_first_timers(s, out);
 		qre_control_timers(s, out);
 		qre_silence_timers(s, out);
+		qre_port_timers(s, out);
 	}
 	qre_mtu_timers(s, out);
 	if (s->socket && qre_may_keep_alive(s) && time_after_eq(jiffies, qre_keepalive_at(s)))

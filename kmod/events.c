@@ -9,6 +9,7 @@
 #include "events.h"
 #include "family.h"
 #include "frames.h"
+#include "peercids.h"
 #include "silence.h"
 
 static struct sk_buff *qre_begin(enum qre_group group, struct qre_device *qdev, const u8 *id,
@@ -133,7 +134,21 @@ void qre_tell_degraded(struct qre_device *qdev, const u8 *id, const struct qre_d
 			      nla_put_u32(skb, QRE_A_SMOOTHED_RTT_US, path->smoothed)
 				      ?: nla_put_u32(skb, QRE_A_RTT_VARIATION_US, path->variation)
 				      ?: nla_put_u32(skb, QRE_A_PTO_US, path->pto)
-				      ?: nla_put_u8(skb, QRE_A_SEVERAL, path->several));
+				      ?: nla_put_u8(skb, QRE_A_SEVERAL, path->several)
+				      ?: nla_put_u8(skb, QRE_A_SPARE, path->spare));
+}
+
+/* The port that is tried with this ID answers. */
+void qre_tell_port(struct qre_device *qdev, const u8 *id, const struct qre_peer_cid *cid)
+{
+	void *header;
+	struct sk_buff *skb = qre_event_begin(qdev, id, QRE_EVENT_PORT_ANSWERED, 0, &header);
+
+	if (skb)
+		qre_event_end(qdev, skb, header,
+			      nla_put(skb, QRE_A_CID, cid->size, cid->bytes)
+				      ?: nla_put_u64_64bit(skb, QRE_A_SEQUENCE, cid->sequence,
+							   QRE_A_PAD));
 }
 
 void qre_tell_map_failed(struct qre_device *qdev, const struct qre_cid *cid, int error)

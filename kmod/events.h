@@ -7,6 +7,7 @@
 
 struct qre_degraded;
 struct qre_device;
+struct qre_peer_cid;
 
 /* Any context. Events are lost when memory is: user space finds out by SESSION_GET. */
 void qre_tell_session(struct qre_device *qdev, const u8 *id, enum qre_event event);
@@ -17,6 +18,7 @@ void qre_tell_frames(struct qre_device *qdev, const u8 *id, const u8 *payload, s
 		     size_t passed);
 void qre_tell_fate(struct qre_device *qdev, const u8 *id, u64 frame_id, bool acked);
 void qre_tell_degraded(struct qre_device *qdev, const u8 *id, const struct qre_degraded *path);
+void qre_tell_port(struct qre_device *qdev, const u8 *id, const struct qre_peer_cid *cid);
 void qre_tell_map_failed(struct qre_device *qdev, const struct qre_cid *cid, int error);
 
 #endif

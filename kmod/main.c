@@ -53,6 +53,7 @@ static int __net_init qre_net_init(struct net *net)
 	INIT_LIST_HEAD(&qn->sockets);
 	INIT_LIST_HEAD(&qn->cids);
 	init_llist_head(&qn->ended);
+	init_llist_head(&qn->tidied);
 	INIT_WORK(&qn->reap, qre_sessions_reap);
 	return 0;
 }

@@ -16,8 +16,10 @@
 #include "control.h"
 #include "events.h"
 #include "migrate.h"
+#include "porttrial.h"
 #include "send.h"
 #include "session.h"
+#include "socket.h"
 #include "underlay.h"
 
 #define QRE_PADDED     1200 /* section 8.2.1 */
@@ -62,17 +64,42 @@ static void qre_retire(struct qre_session *s, int which, struct qre_outbox *out)
 		qre_violated(s, QRE_CID_LIMIT_ERROR, out);
 }
 
-/* Everything goes to @peer with this one from here on. */
-static void qre_path_use(struct qre_session *s, const struct qre_address *peer, int which)
+/* The address that a socket is bound to, or that one's port with the address that there was. */
+static void qre_local_is(struct qre_session *s, const struct qre_socket *qs, u16 family)
+{
+	struct qre_address *local = &s->local[family == AF_INET6];
+
+	if (qs->address.family == family && !qre_address_is_any(&qs->address))
+		*local = qs->address;
+	else
+		local->port = qs->address.port;
+}
+
+void qre_cid_give_back(struct qre_session *s, int which, struct qre_outbox *out)
+{
+	qre_retire(s, which, out);
+	qre_pay(s, out);
+}
+
+/* Everything goes to @peer with this one from here on; and leaves by @from, if that is not NULL. */
+static void qre_path_use(struct qre_session *s, const struct qre_address *peer, int which,
+			 struct qre_socket *from)
 {
 	const struct qre_peer_cid *cid = &s->peer_cids.held[which];
 
 	spin_lock(&s->tx_lock);
 	write_seqcount_begin(&s->addresses);
-	if (peer->family != s->peer.family) /* the first one there is not another one */
+	if (from || peer->family != s->peer.family) /* the first one there is not another one */
 		s->source = (struct qre_address){};
+	if (from)
+		qre_local_is(s, from, peer->family);
 	s->peer = *peer;
 	write_seqcount_end(&s->addresses);
+	if (from) {
+		WRITE_ONCE(s->port, s->port + 1);
+		smp_wmb(); /* pairs with qre_port_for */
+		WRITE_ONCE(s->socket, from);
+	}
 	s->tx_cid.length = cid->size;
 	memcpy(s->tx_cid.bytes, cid->bytes, cid->size);
 	spin_unlock(&s->tx_lock);
@@ -99,7 +126,7 @@ static void qre_path_move(struct qre_session *s, const struct qre_address *peer,
 	bool other_host = !qre_address_same_ip(peer, &s->peer);
 	int before = s->cid_used;
 
-	qre_path_use(s, peer, which);
+	qre_path_use(s, peer, which, NULL);
 	if (which != before)
 		qre_retire(s, before, out);
 	qre_routes_forget(s);
@@ -114,6 +141,17 @@ static void qre_path_move(struct qre_session *s, const struct qre_address *peer,
 	qre_pay(s, out);
 }
 
+/* To the peer the path is the same: section 9.4. */
+void qre_path_leave_from(struct qre_session *s, struct qre_socket *qs, int which,
+			 struct qre_outbox *out)
+{
+	int before = s->cid_used;
+
+	qre_path_use(s, &s->peer, which, qs);
+	qre_routes_forget(s);
+	qre_cid_give_back(s, before, out);
+}
+
 /* Whoever uses one that the peer wants back gets another, if there is one. */
 static void qre_cid_replace(struct qre_session *s, int *user, struct qre_outbox *out)
 {
@@ -125,7 +163,7 @@ static void qre_cid_replace(struct qre_session *s, int *user, struct qre_outbox 
 	if (which == QRE_PEER_CID_NONE)
 		return;
 	if (user == &s->cid_used)
-		qre_path_use(s, &s->peer, which);
+		qre_path_use(s, &s->peer, which, NULL);
 	else
 		*user = which;
 	qre_retire(s, before, out);
@@ -151,6 +189,8 @@ bool qre_cid_issued(struct qre_session *s, const struct qre_frame *f, struct qre
 		s->path.cid = s->cid_used;
 	else if (qre_path_is_set(s))
 		qre_cid_replace(s, &s->path.cid, out);
+	if (s->trial.on && qre_peer_cids_wanted_back(&s->peer_cids, s->trial.cid))
+		qre_port_drop(s, out);
 	qre_pay(s, out);
 	return s->life <= QRE_LIFE_ESTABLISHED;
 }
@@ -189,14 +229,14 @@ static void qre_path_forget(struct qre_session *s, struct qre_outbox *out)
 	}
 }
 
-static size_t qre_challenge_put(struct qre_challenges *c, u8 *frame)
+size_t qre_challenge_put(struct qre_challenges *c, u8 *frame)
 {
 	get_random_bytes(c->data[c->count], sizeof(c->data[0]));
 	qre_path_put(frame, false, c->data[c->count++]);
 	return QRE_PATH_FRAME_SIZE;
 }
 
-static bool qre_challenged(const struct qre_challenges *c, const u8 *data)
+bool qre_challenged(const struct qre_challenges *c, const u8 *data)
 {
 	bool ours = false;
 	unsigned int i;
@@ -306,6 +346,7 @@ void qre_path_answered(struct qre_session *s, const u8 *data, struct qre_outbox 
 	struct qre_endpoint endpoint;
 	int cid = path->cid;
 
+	qre_port_answered(s, data);
 	if (!qre_path_is_set(s))
 		return;
 	if (qre_challenged(&path->before, data))
@@ -367,6 +408,11 @@ bool qre_source_is(struct qre_session *s, const struct qre_address *source)
 
 	qre_outbox_init(&out);
 	spin_lock(&s->lock);
+	if (unlikely(source->port !=
+		     READ_ONCE(s->socket)->address.port)) { /* the session has left that port */
+		spin_unlock(&s->lock);
+		return false;
+	}
 	if (qre_address_is_set(&s->source) && !qre_address_equal(&s->source, source) &&
 	    source->family == s->peer.family && s->life == QRE_LIFE_ESTABLISHED) {
 		int which = qre_fresh_cid(s);

@@ -9,6 +9,7 @@ struct qre_arrived;
 struct qre_frame;
 struct qre_outbox;
 struct qre_session;
+struct qre_socket;
 
 #define QRE_CHALLENGES_MAX 4
 
@@ -16,6 +17,9 @@ struct qre_challenges { /* PATH_CHALLENGEs that were sent on one path */
 	u8 data[QRE_CHALLENGES_MAX][8];
 	unsigned int count;
 };
+/* One more, as a frame of QRE_PATH_FRAME_SIZE bytes: its size. Whether @data answers one. */
+size_t qre_challenge_put(struct qre_challenges *c, u8 *frame);
+bool qre_challenged(const struct qre_challenges *c, const u8 *data);
 
 struct qre_path {		 /* an address that is being validated: RFC 9000 section 8.2, 9.3 */
 	struct qre_address peer; /* or not set */
@@ -40,6 +44,11 @@ void qre_path_answered(struct qre_session *s, const u8 *data, struct qre_outbox 
 bool qre_cid_issued(struct qre_session *s, const struct qre_frame *f, struct qre_outbox *out);
 /* User space says where the peer is. */
 void qre_peer_is(struct qre_session *s, const struct qre_address *peer, struct qre_outbox *out);
+/* This ID of the peer's was seen on a path that is not taken. */
+void qre_cid_give_back(struct qre_session *s, int which, struct qre_outbox *out);
+/* A client's packets leave by this socket from here on, with this ID. qre_net.lock is held, too. */
+void qre_path_leave_from(struct qre_session *s, struct qre_socket *qs, int which,
+			 struct qre_outbox *out);
 void qre_path_timers(struct qre_session *s, struct qre_outbox *out);
 unsigned long qre_path_at(const struct qre_session *s); /* when the timer should run */
 /* Whether these are the last bytes of a stateless reset. */

@@ -39,6 +39,7 @@ struct qre_net {
 	struct qre_key_book *used_keys;
 	struct workqueue_struct *wq; /* from the first device on */
 	struct llist_head ended;     /* struct qre_session.ended: to be unpublished */
+	struct llist_head tidied;    /* struct qre_session.tidied: sockets of theirs go */
 	struct work_struct reap;
 };
 

@@ -677,6 +677,25 @@ static int qre_give_up(struct qre_device *qdev, struct nlattr **attrs,
 		nla_len(attrs[QRE_A_FRAMES]), extack);
 }
 
+static int qre_try_port(struct qre_device *qdev, struct nlattr **attrs,
+			struct netlink_ext_ack *extack)
+{
+	return qre_session_try_port(
+		qdev, nla_data(attrs[QRE_A_SESSION_ID]), nla_get_u32(attrs[QRE_A_FD]),
+		nla_get_u8(attrs[QRE_A_CHALLENGES]), nla_get_u64(attrs[QRE_A_APART_MS]), extack);
+}
+
+static int qre_move(struct qre_device *qdev, struct nlattr **attrs, struct netlink_ext_ack *extack)
+{
+	return qre_session_move(qdev, nla_data(attrs[QRE_A_SESSION_ID]), extack);
+}
+
+static int qre_drop_port(struct qre_device *qdev, struct nlattr **attrs,
+			 struct netlink_ext_ack *extack)
+{
+	return qre_session_drop_port(qdev, nla_data(attrs[QRE_A_SESSION_ID]), extack);
+}
+
 static int qre_adopt(struct qre_device *qdev, struct nlattr **attrs, struct netlink_ext_ack *extack)
 {
 	struct nlattr *id = attrs[QRE_A_SESSION_ID], *sequence = attrs[QRE_A_SEQUENCE];
@@ -746,6 +765,21 @@ static int qre_cmd_give_up(struct sk_buff *request, struct genl_info *info)
 	return qre_on_device(info, qre_give_up);
 }
 
+static int qre_cmd_try_port(struct sk_buff *request, struct genl_info *info)
+{
+	return qre_on_device(info, qre_try_port);
+}
+
+static int qre_cmd_move(struct sk_buff *request, struct genl_info *info)
+{
+	return qre_on_device(info, qre_move);
+}
+
+static int qre_cmd_drop_port(struct sk_buff *request, struct genl_info *info)
+{
+	return qre_on_device(info, qre_drop_port);
+}
+
 static int qre_cmd_adopt(struct sk_buff *request, struct genl_info *info)
 {
 	return qre_on_device(info, qre_adopt);
@@ -776,7 +810,8 @@ static int qre_put_traffic(struct sk_buff *skb, const struct qre_session_info *i
 			      0) ?:
 	       (i->client ? nla_put_u64_64bit(skb, QRE_A_UNANSWERED_MS, i->unanswered_ms,
 					      QRE_A_PAD)
-				    ?: nla_put_u8(skb, QRE_A_SILENT, i->silent) :
+				    ?: nla_put_u8(skb, QRE_A_SILENT, i->silent)
+				    ?: nla_put_u8(skb, QRE_A_TRIES, i->tries) :
 			    0) ?:
 	       nla_put_u64_64bit(skb, QRE_A_RX_PACKETS, i->rx_packets, QRE_A_PAD) ?:
 	       nla_put_u64_64bit(skb, QRE_A_RX_BYTES, i->rx_bytes, QRE_A_PAD) ?:
@@ -996,6 +1031,9 @@ static const struct genl_ops qre_ops[] = {
 	QRE_CALLED(FRAME_SEND, qre_cmd_frames, frame),
 	QRE_CALLED(PATH_PROVEN, qre_cmd_path_proven, path_proven),
 	QRE_CALLED(SESSION_GIVE_UP, qre_cmd_give_up, give_up),
+	QRE_CALLED(SESSION_TRY_PORT, qre_cmd_try_port, try_port),
+	QRE_CALLED(SESSION_MOVE, qre_cmd_move, port),
+	QRE_CALLED(SESSION_DROP_PORT, qre_cmd_drop_port, port),
 };
 
 static const struct genl_multicast_group qre_groups[] = {

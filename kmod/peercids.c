@@ -114,6 +114,16 @@ int qre_peer_cids_take(struct qre_peer_cids *c, u8 size)
 	return found;
 }
 
+bool qre_peer_cids_any_spare(const struct qre_peer_cids *c)
+{
+	unsigned int i;
+
+	for (i = 0; i < QRE_PEER_CIDS; i++)
+		if (c->held[i].state == QRE_PEER_CID_SPARE)
+			return true;
+	return false;
+}
+
 bool qre_peer_cids_wanted_back(const struct qre_peer_cids *c, int which)
 {
 	return c->held[which].sequence < c->retire_prior_to;

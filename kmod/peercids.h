@@ -45,6 +45,7 @@ void qre_peer_cids_init(struct qre_peer_cids *c, const u8 *bytes, u8 size, u64 s
 u64 qre_peer_cids_issued(struct qre_peer_cids *c, const struct qre_frame *f);
 /* A spare one, of @size bytes if there is one, for a new path; QRE_PEER_CID_NONE: there is none. */
 int qre_peer_cids_take(struct qre_peer_cids *c, u8 size);
+bool qre_peer_cids_any_spare(const struct qre_peer_cids *c);
 bool qre_peer_cids_wanted_back(const struct qre_peer_cids *c, int which);
 /* It is not used any more: its sequence number is owed. False: too many are. */
 bool qre_peer_cids_retire(struct qre_peer_cids *c, int which);

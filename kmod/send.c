@@ -28,6 +28,7 @@
 #include "receive.h"
 #include "send.h"
 #include "session.h"
+#include "socket.h"
 #include "underlay.h"
 
 #define QRE_GSO_MAX_BYTES 65000 /* of one outer super-packet, below IP's 65535 */
@@ -83,8 +84,11 @@ bool qre_take_numbers(struct qre_session *s, unsigned int count, bool elsewhere,
 		numbers->size = QRE_NUMBER_SIZE;
 		s->next_number += count;
 		numbers->cid = s->tx_cid;
-		numbers->peer = s->peer;
-		numbers->ecn = qre_take_ecn(s, numbers->first, count, elsewhere);
+		numbers->target = (struct qre_target){
+			.peer = s->peer,
+			.port = s->port,
+			.ecn = qre_take_ecn(s, numbers->first, count, elsewhere),
+		};
 		key = qre_key_get(s->tx);
 		epoch = s->tx->epoch;
 		if (used > s->rekey_after && s->rekey_asked != epoch) {
@@ -104,10 +108,9 @@ bool qre_take_numbers(struct qre_session *s, unsigned int count, bool elsewhere,
 struct qre_batch {
 	struct qre_session *session;
 	struct sk_buff *outer;
-	struct qre_address peer;
-	struct qre_cid cid; /* that they bear */
+	struct qre_target target; /* with a reference, if it has a socket */
+	struct qre_cid cid;	  /* that they bear */
 	u8 number_size;
-	u8 ecn;
 	atomic_t pending; /* packets being encrypted, and one for the function that adds them */
 	bool failed;	  /* one of them: the numbers are lost, nothing leaves */
 	bool masked;	  /* their headers are protected */
@@ -200,10 +203,11 @@ static void qre_batch_finish(struct qre_batch *b)
 	rcu_read_lock();
 	if (b->inner_bytes)
 		qre_count_session(s, false, b->inner_packets, b->inner_bytes);
-	qre_udp_send(s, skb, &b->peer, b->ecn, b->count);
+	qre_udp_send(s, skb, &b->target, b->count);
 	rcu_read_unlock();
 	local_bh_enable();
 done:
+	qre_socket_put(b->target.through);
 	qre_session_put(s);
 	qre_batch_free(b);
 }
@@ -244,17 +248,18 @@ static struct qre_batch *qre_batch_new(struct qre_session *s, const struct qre_n
 		b = kmalloc(sizeof(*b), GFP_ATOMIC);
 	if (!b)
 		return NULL;
-	b->outer = qre_outer_new(numbers->peer.family);
+	b->outer = qre_outer_new(numbers->target.peer.family);
 	if (!b->outer || !qre_session_get(s)) {
 		kfree_skb(b->outer);
 		qre_batch_free(b);
 		return NULL;
 	}
 	b->session = s;
-	b->peer = numbers->peer;
+	b->target = numbers->target;
+	if (unlikely(b->target.through))
+		refcount_inc(&b->target.through->refs);
 	b->cid = numbers->cid;
 	b->number_size = numbers->size;
-	b->ecn = numbers->ecn;
 	atomic_set(&b->pending, 1);
 	b->failed = false;
 	b->masked = false;
@@ -561,6 +566,7 @@ void qre_send_plain(struct qre_session *s, const struct qre_numbers *numbers, co
 	if (work)
 		qre_work_give(work);
 	qre_key_put(numbers->key);
+	qre_socket_put(numbers->target.through);
 }
 
 /* --- from the stack --- */

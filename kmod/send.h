@@ -6,6 +6,7 @@
 #include <linux/netdevice.h>
 
 #include "qre.h"
+#include "underlay.h"
 
 struct qre_key;
 struct qre_session;
@@ -16,19 +17,19 @@ struct qre_session;
 struct qre_numbers {
 	struct qre_key *key; /* a reference */
 	u64 first;
-	struct qre_address peer; /* where they go, and what they bear there */
-	struct qre_cid cid;
-	u8 ecn;
-	u8 size; /* bytes of each */
+	struct qre_target target; /* with a reference, if it has a socket */
+	struct qre_cid cid;	  /* what they bear there */
+	u8 size;		  /* bytes of each */
 };
 
-/* Take @count numbers; false: none are left. @elsewhere: not for the path in use. */
+/* Take @count numbers; false: none are left. @elsewhere: not for the path in use. Their target is
+ * the session's. */
 bool qre_take_numbers(struct qre_session *s, unsigned int count, bool elsewhere,
 		      struct qre_numbers *numbers);
 /* Its marks are to be tested: the path is another one. Under qre_session.lock. */
 void qre_ecn_restart(struct qre_session *s);
 netdev_tx_t qre_xmit(struct sk_buff *skb, struct net_device *dev);
-/* Seal @plain (frames), numbered already, and send it; consumes the reference on the key. */
+/* Seal @plain (frames), numbered already, and send it; consumes what the numbers hold. */
 void qre_send_plain(struct qre_session *s, const struct qre_numbers *numbers, const u8 *plain,
 		    size_t size);
 void qre_send_exit(void);

@@ -278,6 +278,7 @@ void qre_session_unpublish(struct qre_session *s)
 	s->published = false;
 	qre_allowed_ips_remove(qdev->allowed_ips, s->allowed_entries, s->allowed_entry_count);
 	qre_socket_unpublish(s);
+	qre_ports_end(s);
 	list_for_each_entry_safe(entry, next, &s->cids, device_entry)
 		qre_cid_unlink(entry);
 	list_del_rcu(&s->entry);
@@ -301,12 +302,28 @@ void qre_session_report_end(struct qre_session *s)
 	queue_work(qn->wq, &qn->reap);
 }
 
+void qre_session_report_ports(struct qre_session *s)
+{
+	struct qre_net *qn = qre_net_of(dev_net(s->qdev->dev));
+
+	if (test_and_set_bit(1, &s->reported) || !qre_session_get(s))
+		return;
+	llist_add(&s->tidied, &qn->tidied);
+	queue_work(qn->wq, &qn->reap);
+}
+
 void qre_sessions_reap(struct work_struct *work)
 {
 	struct qre_net *qn = container_of(work, struct qre_net, reap);
 	struct qre_session *s, *next;
 
 	mutex_lock(&qn->lock);
+	llist_for_each_entry_safe(s, next, llist_del_all(&qn->tidied), tidied)
+	{
+		clear_bit(1, &s->reported); /* what comes from here on is for another time */
+		qre_ports_tidy(s);
+		qre_session_put(s);
+	}
 	llist_for_each_entry_safe(s, next, llist_del_all(&qn->ended), ended)
 	{
 		qre_session_unpublish(s);
@@ -958,6 +975,7 @@ void qre_session_tell(struct qre_session *s, struct qre_session_info *info)
 	info->unanswered_ms =
 		s->silence.unanswered ? jiffies_to_msecs(jiffies - s->silence.since) : 0;
 	info->silent = s->silence.told;
+	info->tries = s->trial.on;
 	spin_lock(&s->tx_lock);
 	info->packet_number = s->next_number;
 	info->aead_driver = qre_key_driver(s->tx);

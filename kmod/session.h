@@ -23,6 +23,7 @@
 #include "mtu.h"
 #include "pathmtu.h"
 #include "peercids.h"
+#include "porttrial.h"
 #include "qre.h"
 #include "silence.h"
 
@@ -47,8 +48,11 @@ struct qre_session_counters {
 struct qre_session {
 	/* read-mostly: what each packet needs */
 	struct qre_device *qdev;
-	struct qre_socket *socket; /* NULL: no underlay yet */
-	enum qre_life life;	   /* written under lock, read anywhere */
+	/* NULL: no underlay yet. A client's changes with @port, under lock, tx_lock and
+	 * qre_net.lock; how often it did */
+	struct qre_socket *socket;
+	unsigned int port;
+	enum qre_life life; /* written under lock, read anywhere */
 	bool client;
 	u8 rx_cid_size;
 	struct qre_cid tx_cid; /* written under lock and tx_lock */
@@ -126,7 +130,8 @@ struct qre_session {
 	struct qre_path path;
 	unsigned long challenged_at; /* the path in use, the last time */
 	struct qre_peer_cids peer_cids;
-	int cid_used; /* which of them tx_cid is */
+	int cid_used;		     /* which of them tx_cid is */
+	struct qre_port_trial trial; /* of a client */
 	struct qre_pathmtu path_mtu;
 	u8 *close_packet;
 	size_t close_size;
@@ -154,9 +159,10 @@ struct qre_session {
 	struct list_head cids; /* struct qre_cid_entry.device_entry */
 	unsigned int cid_count;
 	unsigned long created;
-	bool published;		 /* qre_net.lock */
-	struct llist_node ended; /* qre_net.ended */
-	unsigned long reported;	 /* bit 0: it is in that list, or was */
+	bool published;		  /* qre_net.lock */
+	struct llist_node ended;  /* qre_net.ended */
+	struct llist_node tidied; /* qre_net.tidied */
+	unsigned long reported; /* bit 0: it is in the first, or was; bit 1: it is in the second */
 	refcount_t refs;
 	struct rcu_work free;
 	netdevice_tracker tracker;
@@ -205,6 +211,13 @@ static inline struct qre_address qre_session_local(struct qre_session *s, u16 fa
 /* It has ended by itself: its namespace will unpublish it. Any context; harmless when done twice.
  */
 void qre_session_report_end(struct qre_session *s);
+/* It has sockets that it needs no more: its namespace tidies it (porttrial.c). Any context. Whether
+ * it does not yet know. */
+void qre_session_report_ports(struct qre_session *s);
+static inline bool qre_session_reports_ports(const struct qre_session *s)
+{
+	return test_bit(1, &s->reported);
+}
 void qre_sessions_reap(struct work_struct *work); /* qre_net.reap */
 /* qre_net.lock is held: out of every table, silently. Harmless when it is already. */
 void qre_session_unpublish(struct qre_session *s);
@@ -276,7 +289,7 @@ struct qre_session_info {
 	bool received; /* last_receive_ms is valid */
 	bool client;   /* unanswered_ms and silent are */
 	u64 unanswered_ms;
-	bool silent;
+	bool silent, tries;
 	u64 rx_packets, rx_bytes, tx_packets, tx_bytes;
 	struct qre_cid cids[QRE_SESSION_CIDS_MAX];
 	unsigned int cid_count;

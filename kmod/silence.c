@@ -12,6 +12,7 @@
 #include "device.h"
 #include "events.h"
 #include "pathmtu.h"
+#include "porttrial.h"
 #include "session.h"
 #include "silence.h"
 
@@ -117,6 +118,14 @@ void qre_silence_sent_data(struct qre_session *s, unsigned int size)
 	i->data_at = jiffies;
 }
 
+static void qre_silence_broken(struct qre_session *s)
+{
+	if (likely(!s->silence.told))
+		return;
+	s->silence.told = false;
+	qre_tell_session(s->qdev, s->id, QRE_EVENT_SESSION_ANSWERS);
+}
+
 void qre_silence_answered(struct qre_session *s)
 {
 	struct qre_silence *i = &s->silence;
@@ -132,10 +141,14 @@ void qre_silence_answered(struct qre_session *s)
 	} else {
 		qre_silence_begin(s, newest > s->largest_acked + 1);
 	}
-	if (likely(!i->told))
-		return;
-	i->told = false;
-	qre_tell_session(s->qdev, s->id, QRE_EVENT_SESSION_ANSWERS);
+	qre_silence_broken(s);
+}
+
+void qre_silence_begin_path(struct qre_session *s)
+{
+	WRITE_ONCE(s->last_sent, jiffies);
+	qre_silence_begin(s, true);
+	qre_silence_broken(s);
 }
 
 /* --- time --- */
@@ -162,6 +175,7 @@ static void qre_silence_degrade(struct qre_session *s)
 		.variation = min_t(u64, s->rttvar, QRE_LONGEST_US),
 		.pto = min_t(u64, qre_control_pto_us(s), QRE_LONGEST_US),
 		.several = s->silence.several,
+		.spare = qre_port_is_possible(s),
 	};
 
 	s->silence.degraded = true;

@@ -36,6 +36,7 @@ struct qre_silence {
 struct qre_degraded { /* what the order to give up is made of, in microseconds */
 	u32 smoothed, variation, pto;
 	bool several;
+	bool spare; /* another port can be tried */
 };
 
 /* Something ack-eliciting has left; it held an inner packet of @size bytes. */
@@ -43,6 +44,8 @@ void qre_silence_sent(struct qre_session *s);
 void qre_silence_sent_data(struct qre_session *s, unsigned int size);
 /* More is acknowledged than was before. */
 void qre_silence_answered(struct qre_session *s);
+/* What is under way is heard on a new path: it begins anew. */
+void qre_silence_begin_path(struct qre_session *s);
 /* When the timer should run, and what it does; the latter may be told to be there in time. */
 unsigned long qre_silence_at(const struct qre_session *s, unsigned long otherwise);
 void qre_silence_timers(struct qre_session *s, struct qre_outbox *out);

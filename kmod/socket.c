@@ -485,6 +485,40 @@ void qre_socket_unpublish(struct qre_session *s)
 		RCU_INIT_POINTER(s->socket->client, NULL);
 }
 
+/* --- a second socket of a client --- */
+
+struct qre_socket *qre_socket_lend(struct qre_session *s, u32 fd, struct netlink_ext_ack *extack)
+{
+	struct qre_socket *qs = qre_socket_by_fd(qre_net_of(dev_net(s->qdev->dev)), fd, extack);
+	int error;
+
+	if (IS_ERR(qs))
+		return qs;
+	error = qre_socket_suits(qs, s, extack);
+	if (error) {
+		qre_socket_unused(qs);
+		return ERR_PTR(error);
+	}
+	qs->users++;
+	refcount_inc(&qs->refs);
+	return qs;
+}
+
+void qre_socket_admit(struct qre_socket *qs, struct qre_session *s)
+{
+	rcu_assign_pointer(qs->client, s);
+}
+
+void qre_socket_return(struct qre_socket *qs)
+{
+	if (!qs)
+		return;
+	RCU_INIT_POINTER(qs->client, NULL);
+	qs->users--;
+	qre_socket_unused(qs);
+	qre_socket_put(qs); /* packets under way find it until a grace period is over */
+}
+
 /* --- the shared socket --- */
 
 static bool qre_session_moves(const struct qre_session *s, const struct qre_socket *from)

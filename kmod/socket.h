@@ -54,6 +54,11 @@ void qre_socket_leave(struct qre_session *s);
  * found by its CIDs. */
 void qre_socket_publish(struct qre_session *s);
 void qre_socket_unpublish(struct qre_session *s);
+/* qre_net.lock is held. Another one for a client's session, which nobody uses yet: ERR_PTR. Then it
+ * gets what arrives there (under qre_session.lock, too), until it is returned; NULL: none was. */
+struct qre_socket *qre_socket_lend(struct qre_session *s, u32 fd, struct netlink_ext_ack *extack);
+void qre_socket_admit(struct qre_socket *qs, struct qre_session *s);
+void qre_socket_return(struct qre_socket *qs);
 void qre_socket_put(struct qre_socket *qs); /* any context */
 /* Whether it can reach peers of this family. */
 #define QRE_OTHER_FAMILY                                                                           \

@@ -291,22 +291,24 @@ static struct qre_address qre_source_wanted(struct qre_session *s, const struct 
 	return local;
 }
 
-static struct dst_entry *qre_route(struct qre_session *s, struct qre_socket *qs,
+/* @own: by the session's own port, whose routes are remembered. */
+static struct dst_entry *qre_route(struct qre_session *s, struct qre_socket *qs, bool own,
 				   const struct qre_address *peer, struct qre_selector by,
 				   struct qre_address *source)
 {
-	bool cached = qre_session_at(s, peer);
+	bool cached = own && qre_session_at(s, peer);
 	struct qre_selector now;
 	struct dst_entry *dst;
 
-	qre_selector_cached(s, by);
+	if (likely(own))
+		qre_selector_cached(s, by);
 	if (cached) {
 		*source = (struct qre_address){.family = peer->family, .port = qs->address.port};
 		dst = qre_cached(s, source);
 		if (dst)
 			return dst;
 	}
-	*source = qre_source_wanted(s, qs, peer);
+	*source = own ? qre_source_wanted(s, qs, peer) : qre_source_any(qs, peer);
 	dst = qre_route_found(qs, peer, by, source);
 	if (IS_ERR(dst) && PTR_ERR(dst) == -EINVAL && !qre_address_is_any(source)) {
 		*source = qre_source_any(qs, peer); /* the address is gone: any other */
@@ -325,7 +327,8 @@ static struct dst_entry *qre_route(struct qre_session *s, struct qre_socket *qs,
 	/* Who changed it meanwhile forgot what was in the cache before this was. */
 	smp_mb();
 	now = qre_selector_of(s, qs);
-	if (unlikely(now.mark != by.mark || now.bound != by.bound || !qre_session_at(s, peer)))
+	if (unlikely(now.mark != by.mark || now.bound != by.bound || !qre_session_at(s, peer) ||
+		     READ_ONCE(s->socket) != qs))
 		qre_routes_forget(s);
 	return dst;
 }
@@ -341,12 +344,28 @@ static void qre_put_udp(struct sk_buff *skb, const struct qre_address *source,
 	udp->len = htons(skb->len);
 }
 
-void qre_udp_send(struct qre_session *s, struct sk_buff *skb, const struct qre_address *peer,
-		  u8 ecn, unsigned int packets)
+/* The port that packets were numbered for. What is under way while the session moves to another one
+ * is lost, as all that went to the old one: with the ID of the one it would be seen at the other.
+ */
+static struct qre_socket *qre_port_for(struct qre_session *s, const struct qre_target *to)
+{
+	struct qre_socket *qs = to->through;
+
+	if (unlikely(qs))
+		return qs;
+	qs = READ_ONCE(s->socket);
+	smp_rmb(); /* pairs with qre_path_use: a new socket is seen with its number */
+	return likely(to->port == READ_ONCE(s->port)) ? qs : NULL;
+}
+
+void qre_udp_send(struct qre_session *s, struct sk_buff *skb, const struct qre_target *to,
+		  unsigned int packets)
 {
 	unsigned int size = skb_is_gso(skb) ? skb_shinfo(skb)->gso_size : skb->len;
-	struct qre_socket *qs = READ_ONCE(s->socket);
+	const struct qre_address *peer = &to->peer;
+	struct qre_socket *qs = qre_port_for(s, to);
 	enum qre_drop why = QRE_DROP_NO_ROUTE;
+	bool own = !to->through;
 	struct qre_address source;
 	struct qre_selector by;
 	struct dst_entry *dst;
@@ -354,10 +373,10 @@ void qre_udp_send(struct qre_session *s, struct sk_buff *skb, const struct qre_a
 	if (unlikely(!qs || !qre_address_is_set(peer)))
 		goto drop;
 	by = qre_selector_of(s, qs);
-	dst = qre_route(s, qs, peer, by, &source);
+	dst = qre_route(s, qs, own, peer, by, &source);
 	if (unlikely(!dst))
 		goto drop;
-	if (likely(qre_session_at(s, peer))) {
+	if (likely(own && qre_session_at(s, peer))) {
 		if (unlikely(!qre_session_leaves_from(s, &source)) && !qre_source_is(s, &source))
 			goto put;
 		if (unlikely(!qre_mtu_leaves(s, dst, peer->family, size))) {
@@ -369,9 +388,9 @@ void qre_udp_send(struct qre_session *s, struct sk_buff *skb, const struct qre_a
 	skb->mark = by.mark;
 	skb->priority = READ_ONCE(qs->sk->sk_priority);
 	if (peer->family == AF_INET6)
-		qre_xmit_v6(qs->sk, dst, skb, ecn, &source, peer);
+		qre_xmit_v6(qs->sk, dst, skb, to->ecn, &source, peer);
 	else
-		qre_xmit_v4(s, qs->sk, dst, skb, ecn, &source, peer);
+		qre_xmit_v4(s, qs->sk, dst, skb, to->ecn, &source, peer);
 	return;
 put:
 	dst_release(dst);

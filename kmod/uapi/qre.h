@@ -84,8 +84,13 @@ enum qre_event {
 	QRE_EVENT_SESSION_SILENT = 12,	   /* SESSION_ID, of a client: its server answers nothing */
 	QRE_EVENT_SESSION_ANSWERS = 13,	   /* SESSION_ID: again, after all */
 	QRE_EVENT_PATH_DEGRADED = 14,	   /* SESSION_ID, SMOOTHED_RTT_US, RTT_VARIATION_US, PTO_US,
-					      SEVERAL, of a client: for four probe timeouts nothing new
-					      was acknowledged. SESSION_GIVE_UP may answer */
+					      SEVERAL, SPARE, of a client: for four probe timeouts
+					      nothing new was acknowledged. SESSION_GIVE_UP may
+					      answer, and SESSION_TRY_PORT */
+	QRE_EVENT_PORT_ANSWERED = 15, /* SESSION_ID, CID, SEQUENCE: the port that is tried with this
+					 ID of the peer's. SESSION_MOVE or SESSION_DROP_PORT is to
+					 answer within a second */
+	QRE_EVENT_PORT_DROPPED = 16,  /* SESSION_ID: it was tried in vain */
 };
 
 /* Why a packet was dropped: QRE_A_DROPS holds one u64 attribute of this type for each that is not
@@ -142,8 +147,12 @@ enum qre_cmd {
 	QRE_CMD_EVENT = 17,	       /* multicast only */
 	QRE_CMD_PATH_PROVEN = 18, /* IFNAME, SESSION_ID, PROVEN_PAYLOAD, PROVEN_AGO_MS: the search
 				     for the path's MTU goes on behind that */
-	QRE_CMD_SESSION_GIVE_UP = 19, /* IFNAME, SESSION_ID, LAST_REPEAT_MS, GIVES_UP_MS, FRAMES:
-					 of a client, unless something is acknowledged before */
+	QRE_CMD_SESSION_GIVE_UP = 19,	/* IFNAME, SESSION_ID, LAST_REPEAT_MS, GIVES_UP_MS, FRAMES:
+					   of a client, unless something is acknowledged before */
+	QRE_CMD_SESSION_TRY_PORT = 20,	/* IFNAME, SESSION_ID, FD, CHALLENGES, APART_MS: while it
+					   hears nothing, PATH_CHALLENGEs leave by that socket */
+	QRE_CMD_SESSION_MOVE = 21,	/* IFNAME, SESSION_ID: to the port that has answered */
+	QRE_CMD_SESSION_DROP_PORT = 22, /* IFNAME, SESSION_ID: the one that is tried goes */
 	__QRE_CMD_MAX,
 };
 #define QRE_CMD_MAX (__QRE_CMD_MAX - 1)
@@ -198,7 +207,7 @@ enum qre_attr {
 	QRE_A_REKEY_AFTER = 43,	       /* u64, packets; 1 to QRE_HARD_PACKET_LIMIT */
 	QRE_A_SEQUENCE = 44,	       /* u64, of the CID; absent: 0 */
 	QRE_A_CLOSE = 45,	       /* flag */
-	QRE_A_FD = 46, /* u32: a BPF map, the shared socket, or a session's own socket */
+	QRE_A_FD = 46, /* u32: a BPF map, the shared socket, or a session's own socket or next */
 
 	QRE_A_FRAME_ID = 47,	/* u64 */
 	QRE_A_FRAME_ACKED = 48, /* u8 */
@@ -266,6 +275,11 @@ enum qre_attr {
 	QRE_A_LAST_REPEAT_MS = 100,  /* u64, at most 3600000, after the first packet without an
 					answer: what had none longest goes out once more */
 	QRE_A_GIVES_UP_MS = 101, /* u64, likewise: the session ends, with FRAMES behind an ACK */
+	QRE_A_CHALLENGES = 102,	 /* u8, 1 to 4 */
+	QRE_A_APART_MS = 103,	 /* u64, 1 to 60000: between two of them, and behind the last */
+	QRE_A_SPARE = 104, /* u8: the peer has given a connection ID for another port, and none is
+			      tried */
+	QRE_A_TRIES = 105, /* u8, of a client: it tries another port */
 	__QRE_A_MAX,
 };
 #define QRE_A_MAX (__QRE_A_MAX - 1)

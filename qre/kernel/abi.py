@@ -80,6 +80,8 @@ class Event(enum.IntEnum):
     SESSION_SILENT = 12
     SESSION_ANSWERS = 13
     PATH_DEGRADED = 14
+    PORT_ANSWERED = 15
+    PORT_DROPPED = 16
 
 
 class Drop(enum.IntEnum):
@@ -130,6 +132,9 @@ class QreCommand(enum.IntEnum):
     EVENT = 17
     PATH_PROVEN = 18
     SESSION_GIVE_UP = 19
+    SESSION_TRY_PORT = 20
+    SESSION_MOVE = 21
+    SESSION_DROP_PORT = 22
 
 
 class Attribute(enum.IntEnum):
@@ -235,6 +240,10 @@ class Attribute(enum.IntEnum):
     SEVERAL = 99
     LAST_REPEAT_MS = 100
     GIVES_UP_MS = 101
+    CHALLENGES = 102
+    APART_MS = 103
+    SPARE = 104
+    TRIES = 105
 
 
 #: struct qre_allowed_ip: family (4 or 6), prefix length, two reserved bytes, address (IPv4: the first four).

@@ -107,6 +107,7 @@ class KernelSession(msgspec.Struct, frozen=True, kw_only=True):
     underlay: Underlay | None
     aead_driver: str
     silent: bool = False  # of a client: as SESSION_SILENT and SESSION_ANSWERS told last
+    tries: bool = False  # of a client: it tries another port
 
 
 class MapSyncFailed(msgspec.Struct, frozen=True, kw_only=True):
@@ -135,13 +136,31 @@ class PathDegraded(msgspec.Struct, frozen=True, kw_only=True):
     session_id: bytes
     round_trip: RoundTrip
     several: bool
+    #: Whether another port can be tried; never with a module of an earlier version.
+    spare: bool = False
+
+
+class PortAnswered(msgspec.Struct, frozen=True, kw_only=True):
+    """The other port that a client's session tries has answered; with this connection ID of the peer's."""
+
+    session_id: bytes
+    connection_id: bytes
+    sequence: int
+
+
+class PortDropped(msgspec.Struct, frozen=True, kw_only=True):
+    """The other port that a client's session tried did not answer."""
+
+    session_id: bytes
 
 
 class EventsLost(msgspec.Struct, frozen=True, kw_only=True):
     """The kernel had no room for events: list the sessions to find out what happened."""
 
 
-Happened = DataplaneReport | MapSyncFailed | SessionInstalled | FramesLimited | PathDegraded
+Happened = (
+    DataplaneReport | MapSyncFailed | SessionInstalled | FramesLimited | PathDegraded | PortAnswered | PortDropped
+)
 
 
 class KernelEvent(msgspec.Struct, frozen=True, kw_only=True):
@@ -218,6 +237,7 @@ def session_untrusted(fields: Fields) -> KernelSession:
         underlay=underlay,
         aead_driver=fields.text(Attribute.AEAD_DRIVER, _DRIVER_MAX) or "",
         silent=bool(fields.u8(Attribute.SILENT, 1)),
+        tries=bool(fields.u8(Attribute.TRIES, 1)),
     )
 
 
@@ -244,6 +264,12 @@ def _happened(kind: abi.Event, fields: Fields) -> Happened:
             return SessionSilent(session_id=session, silent=kind is abi.Event.SESSION_SILENT)
         case abi.Event.PATH_DEGRADED:
             return _degraded(session, fields)
+        case abi.Event.PORT_ANSWERED:
+            cid = _needed(fields.octets(Attribute.CID, 1, abi.CID_MAX), "a connection ID")
+            sequence = _needed(fields.u64(Attribute.SEQUENCE, _NUMBER_MAX), "a sequence number")
+            return PortAnswered(session_id=session, connection_id=cid, sequence=sequence)
+        case abi.Event.PORT_DROPPED:
+            return PortDropped(session_id=session)
         case abi.Event.SESSION_CONFIRMED:
             return SessionConfirmed(session_id=session)
         case abi.Event.SESSION_LOST:
@@ -273,7 +299,10 @@ def _degraded(session: bytes, fields: Fields) -> PathDegraded:
         for attribute in (Attribute.SMOOTHED_RTT_US, Attribute.RTT_VARIATION_US, Attribute.PTO_US)
     )
     several = bool(_needed(fields.u8(Attribute.SEVERAL, 1), "how much was under way"))
-    return PathDegraded(session_id=session, round_trip=RoundTrip(smoothed, variation, pto), several=several)
+    spare = bool(fields.u8(Attribute.SPARE, 1))
+    return PathDegraded(
+        session_id=session, round_trip=RoundTrip(smoothed, variation, pto), several=several, spare=spare
+    )
 
 
 def _needed(value: _Value | None, what: str) -> _Value:

@@ -14,6 +14,7 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
 from qre.addresses import Address, Network
+from qre.dataplane.protocol import SessionInstall, SessionUpdate, Underlay
 from qre.errors import InternalError, UntrustedInputError
 from qre.kernel.abi import ALLOWED_IP, CID_MAX, IPV6_SIZE, Attribute
 from qre.kernel.abi import CID as CID_LAYOUT
@@ -225,3 +226,74 @@ class Fields:
         if len(value) % size or len(value) > size * most:
             raise UntrustedInputError(f"{attribute.name} has a length of {len(value)}")
         return value
+
+
+# --- requests about sessions ---
+
+
+def install_request(install: SessionInstall, socket_fd: int | None = None) -> Request:
+    """The attributes of SESSION_INSTALL without the device."""
+    request = Request()
+    request.put(Attribute.SESSION_ID, install.session_id)
+    request.put(Attribute.CID, install.connection_id)
+    request.put(Attribute.CLIENT_CID, install.client_connection_id)
+    request.put(Attribute.TX_KEY, install.keys.tx_key)
+    request.put(Attribute.RX_KEY, install.keys.rx_key)
+    request.put(Attribute.TX_IV, install.keys.tx_iv)
+    request.put(Attribute.RX_IV, install.keys.rx_iv)
+    request.put(Attribute.TX_HP_KEY, install.tx_hp_key)
+    request.put(Attribute.RX_HP_KEY, install.rx_hp_key)
+    _put_next(request, install)
+    request.u64(Attribute.KEY_EPOCH, install.key_epoch)
+    request.u64(Attribute.PACKET_NUMBER, install.packet_number)
+    put_underlay(request, install.underlay)
+    if install.allowed_ips:
+        request.allowed_ips(install.allowed_ips)
+    request.put(Attribute.SHORT_ID, install.short_id)
+    request.flag(Attribute.HOLD, install.held)
+    request.u64(Attribute.IDLE_MS, install.idle_timeout_ms)
+    request.u64(Attribute.KEEPALIVE_MS, install.keepalive_ms)
+    request.u8(Attribute.ACK_DELAY_EXPONENT, install.ack_delay_exponent)
+    request.u16(Attribute.MAX_ACK_DELAY_MS, install.max_ack_delay_ms)
+    request.u16(Attribute.MAX_UDP_PAYLOAD, install.max_datagram_payload)
+    if install.reset_token is not None:
+        request.put(Attribute.RESET_TOKEN, install.reset_token)
+    request.u64(Attribute.REKEY_AFTER, install.rekey_after_packets)
+    request.u64(Attribute.SEQUENCE, install.cid_sequence)
+    request.flag(Attribute.SPLITS, install.splits)
+    if install.usual_payload < install.max_datagram_payload:
+        request.u16(Attribute.USUAL_PAYLOAD, install.usual_payload)
+    if socket_fd is not None:
+        request.u32(Attribute.FD, socket_fd)
+    return request
+
+
+def update_request(update: SessionUpdate) -> Request:
+    """The attributes of SESSION_UPDATE without the device."""
+    request = Request()
+    request.put(Attribute.SESSION_ID, update.session_id)
+    request.put(Attribute.TX_KEY, update.keys.tx_key)
+    request.put(Attribute.RX_KEY, update.keys.rx_key)
+    request.put(Attribute.TX_IV, update.keys.tx_iv)
+    request.put(Attribute.RX_IV, update.keys.rx_iv)
+    _put_next(request, update)
+    request.u64(Attribute.KEY_EPOCH, update.key_epoch)
+    if update.packet_number:
+        request.u64(Attribute.PACKET_NUMBER, update.packet_number)
+    return request
+
+
+def _put_next(request: Request, source: SessionInstall | SessionUpdate) -> None:
+    if source.next_keys is not None:
+        request.put(Attribute.NEXT_TX_KEY, source.next_keys.tx_key)
+        request.put(Attribute.NEXT_TX_IV, source.next_keys.tx_iv)
+        request.put(Attribute.NEXT_RX_KEY, source.next_keys.rx_key)
+        request.put(Attribute.NEXT_RX_IV, source.next_keys.rx_iv)
+
+
+def put_underlay(request: Request, underlay: Underlay) -> None:
+    """Add local and peer address and port of ``underlay``."""
+    request.ip(Attribute.LOCAL_IP, Attribute.LOCAL_IPV6, underlay.local_ip)
+    request.port(Attribute.LOCAL_PORT, underlay.local_port)
+    request.ip(Attribute.PEER_IP, Attribute.PEER_IPV6, underlay.peer_ip)
+    request.port(Attribute.PEER_PORT, underlay.peer_port)

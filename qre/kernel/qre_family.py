@@ -16,7 +16,8 @@ from typing import Final, Self, TypeVar
 
 import msgspec
 
-from qre.dataplane.protocol import SessionInstall, SessionUpdate, Underlay
+from qre.dataplane.new_port import APART, CHALLENGES
+from qre.dataplane.protocol import SessionInstall, SessionUpdate
 from qre.ends import Role
 from qre.errors import MachineError, UntrustedInputError
 from qre.kernel import abi
@@ -32,9 +33,11 @@ from qre.kernel.attributes import (
     Fields,
     Request,
     encode_attribute,
+    install_request,
     int_untrusted,
     read_attributes_untrusted,
     split_attributes_untrusted,
+    update_request,
 )
 from qre.kernel.socket import (
     NETLINK_GENERIC,
@@ -87,77 +90,6 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
     number: int
     attributes: int
     groups: dict[str, int]
-
-
-# --- requests ---
-
-
-def install_request(install: SessionInstall, socket_fd: int | None = None) -> Request:
-    """The attributes of SESSION_INSTALL without the device."""
-    request = Request()
-    request.put(Attribute.SESSION_ID, install.session_id)
-    request.put(Attribute.CID, install.connection_id)
-    request.put(Attribute.CLIENT_CID, install.client_connection_id)
-    request.put(Attribute.TX_KEY, install.keys.tx_key)
-    request.put(Attribute.RX_KEY, install.keys.rx_key)
-    request.put(Attribute.TX_IV, install.keys.tx_iv)
-    request.put(Attribute.RX_IV, install.keys.rx_iv)
-    request.put(Attribute.TX_HP_KEY, install.tx_hp_key)
-    request.put(Attribute.RX_HP_KEY, install.rx_hp_key)
-    _put_next(request, install)
-    request.u64(Attribute.KEY_EPOCH, install.key_epoch)
-    request.u64(Attribute.PACKET_NUMBER, install.packet_number)
-    put_underlay(request, install.underlay)
-    if install.allowed_ips:
-        request.allowed_ips(install.allowed_ips)
-    request.put(Attribute.SHORT_ID, install.short_id)
-    request.flag(Attribute.HOLD, install.held)
-    request.u64(Attribute.IDLE_MS, install.idle_timeout_ms)
-    request.u64(Attribute.KEEPALIVE_MS, install.keepalive_ms)
-    request.u8(Attribute.ACK_DELAY_EXPONENT, install.ack_delay_exponent)
-    request.u16(Attribute.MAX_ACK_DELAY_MS, install.max_ack_delay_ms)
-    request.u16(Attribute.MAX_UDP_PAYLOAD, install.max_datagram_payload)
-    if install.reset_token is not None:
-        request.put(Attribute.RESET_TOKEN, install.reset_token)
-    request.u64(Attribute.REKEY_AFTER, install.rekey_after_packets)
-    request.u64(Attribute.SEQUENCE, install.cid_sequence)
-    request.flag(Attribute.SPLITS, install.splits)
-    if install.usual_payload < install.max_datagram_payload:
-        request.u16(Attribute.USUAL_PAYLOAD, install.usual_payload)
-    if socket_fd is not None:
-        request.u32(Attribute.FD, socket_fd)
-    return request
-
-
-def update_request(update: SessionUpdate) -> Request:
-    """The attributes of SESSION_UPDATE without the device."""
-    request = Request()
-    request.put(Attribute.SESSION_ID, update.session_id)
-    request.put(Attribute.TX_KEY, update.keys.tx_key)
-    request.put(Attribute.RX_KEY, update.keys.rx_key)
-    request.put(Attribute.TX_IV, update.keys.tx_iv)
-    request.put(Attribute.RX_IV, update.keys.rx_iv)
-    _put_next(request, update)
-    request.u64(Attribute.KEY_EPOCH, update.key_epoch)
-    if update.packet_number:
-        request.u64(Attribute.PACKET_NUMBER, update.packet_number)
-    return request
-
-
-def _put_next(request: Request, source: SessionInstall | SessionUpdate) -> None:
-    if source.next_keys is not None:
-        request.put(Attribute.NEXT_TX_KEY, source.next_keys.tx_key)
-        request.put(Attribute.NEXT_TX_IV, source.next_keys.tx_iv)
-        request.put(Attribute.NEXT_RX_KEY, source.next_keys.rx_key)
-        request.put(Attribute.NEXT_RX_IV, source.next_keys.rx_iv)
-
-
-def put_underlay(request: Request, underlay: Underlay) -> None:
-    """Add local and peer address and port of ``underlay``."""
-    request.ip(Attribute.LOCAL_IP, Attribute.LOCAL_IPV6, underlay.local_ip)
-    request.port(Attribute.LOCAL_PORT, underlay.local_port)
-    request.ip(Attribute.PEER_IP, Attribute.PEER_IPV6, underlay.peer_ip)
-    request.port(Attribute.PEER_PORT, underlay.peer_port)
 
 
 # --- the kernel ---
@@ -315,6 +247,27 @@ class Qre:
         request.u64(Attribute.GIVES_UP_MS, min(times_ms[1], _LONGEST_MS))
         request.put(Attribute.FRAMES, frames)
         self._ask(f"giving up a session on {device}", QreCommand.SESSION_GIVE_UP, request)
+
+    def session_try_port(self, device: str, session_id: bytes, socket_fd: int) -> None:
+        """The session sends PATH_CHALLENGEs from this UDP socket, which the caller still closes."""
+        request = _named(device)
+        request.put(Attribute.SESSION_ID, session_id)
+        request.u32(Attribute.FD, socket_fd)
+        request.u8(Attribute.CHALLENGES, CHALLENGES)
+        request.u64(Attribute.APART_MS, round(APART * 1000))
+        self._ask(f"another port of a session on {device}", QreCommand.SESSION_TRY_PORT, request)
+
+    def session_move(self, device: str, session_id: bytes) -> None:
+        """The port that is tried, and that has answered, becomes the session's."""
+        request = _named(device)
+        request.put(Attribute.SESSION_ID, session_id)
+        self._ask(f"moving a session on {device}", QreCommand.SESSION_MOVE, request)
+
+    def session_drop_port(self, device: str, session_id: bytes) -> None:
+        """The port that is tried goes."""
+        request = _named(device)
+        request.put(Attribute.SESSION_ID, session_id)
+        self._ask(f"dropping a port of a session on {device}", QreCommand.SESSION_DROP_PORT, request)
 
     # --- connection IDs ---
 

@@ -15,8 +15,7 @@ from qre.cli.session.session_plan import install_arguments, planned_ends
 from qre.config.profile import load_profile_file
 from qre.errors import UserErrors
 from qre.kernel.abi import Attribute
-from qre.kernel.attributes import read_attributes_untrusted
-from qre.kernel.qre_family import install_request
+from qre.kernel.attributes import install_request, read_attributes_untrusted
 
 FIELDS = {
     "SessionId": "ab" * 32,

@@ -84,3 +84,15 @@ def test_a_silence_is_told_once_by_its_event_or_when_it_looks_and_to_every_new_w
     assert sessions.look([seen(silent=True)]) == [begins]
     assert sessions.look([seen()]) == [ends], "whose event was lost"
     assert sessions.look([seen()]) == []
+
+
+def test_that_a_client_has_moved_to_another_port_of_its_own_is_no_news_of_its_peer() -> None:
+    before = seen()
+    assert before.underlay is not None
+    moved = msgspec.structs.replace(before, underlay=msgspec.structs.replace(before.underlay, local_port=5600))
+    client, server = KernelSessions(Role.CLIENT), KernelSessions(Role.SERVER)
+    for sessions in (client, server):
+        assert sessions.look([before]) == []
+    assert client.look([moved]) == []
+    assert [type(report) for report in server.look([moved])] == [PeerMoved]
+    assert [type(report) for report in client.look([seen(peer_port=6666)])] == [PeerMoved]

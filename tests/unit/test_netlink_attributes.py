@@ -35,6 +35,8 @@ from qre.kernel.answers import (
     KernelSession,
     MapSyncFailed,
     PathDegraded,
+    PortAnswered,
+    PortDropped,
     SessionInstalled,
     device_untrusted,
     event_untrusted,
@@ -43,10 +45,10 @@ from qre.kernel.answers import (
 from qre.kernel.attributes import (
     Request,
     encode_attribute,
+    put_underlay,
     read_attributes_untrusted,
     split_attributes_untrusted,
 )
-from qre.kernel.qre_family import put_underlay
 from tests.support.untrusted import read_or_refused
 
 SESSION = bytes(range(32))
@@ -294,7 +296,13 @@ def test_every_event_becomes_the_message_that_a_data_plane_sends() -> None:
     assert happened(abi.Event.SESSION_ANSWERS) == SessionSilent(session_id=SESSION, silent=False)
     figures = {"SMOOTHED_RTT_US": ("u32", 2500), "RTT_VARIATION_US": ("u32", 500), "PTO_US": ("u32", 29_500)}
     degraded = happened(abi.Event.PATH_DEGRADED, SEVERAL=("u8", 1), **figures)
+    assert isinstance(degraded, PathDegraded)
     assert degraded == PathDegraded(session_id=SESSION, round_trip=RoundTrip(0.0025, 0.0005, 0.0295), several=True)
+    offered = happened(abi.Event.PATH_DEGRADED, SEVERAL=("u8", 0), SPARE=("u8", 1), **figures)
+    assert isinstance(offered, PathDegraded) and offered.spare and not degraded.spare
+    answered = happened(abi.Event.PORT_ANSWERED, CID=("put", CID), SEQUENCE=("u64", 1))
+    assert answered == PortAnswered(session_id=SESSION, connection_id=CID, sequence=1)
+    assert happened(abi.Event.PORT_DROPPED) == PortDropped(session_id=SESSION)
     lost = happened(abi.Event.SESSION_LOST, LOSS=("u8", abi.Loss.RESET), ERROR_CODE=("u64", 0x100))
     assert lost == SessionLost(session_id=SESSION, reason=LossReason.RESET, error_code=0x100)
     epoch = ("u64", 5)

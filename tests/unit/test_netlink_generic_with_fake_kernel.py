@@ -18,8 +18,8 @@ from qre.ends import Role
 from qre.errors import MachineError
 from qre.kernel import abi
 from qre.kernel.abi import Attribute, QreCommand
-from qre.kernel.attributes import Request, encode_attribute, read_attributes_untrusted
-from qre.kernel.qre_family import DeviceSettings, LoaderDescription, ModuleMissingError, Qre, install_request
+from qre.kernel.attributes import Request, encode_attribute, install_request, read_attributes_untrusted
+from qre.kernel.qre_family import DeviceSettings, LoaderDescription, ModuleMissingError, Qre
 from qre.kernel.socket import NLM_F_DUMP, ExtendedAck, NetlinkRefusedError
 from qre.wire.close_reason import CloseReason, reason_of
 from qre.wire.frames import ConnectionClose, frames_untrusted
@@ -238,6 +238,13 @@ def test_a_session_that_takes_no_frames_is_closed_without_a_reason(fake: FakeKer
             QreCommand.SESSION_GIVE_UP,
             {"IFNAME", "SESSION_ID", "LAST_REPEAT_MS", "GIVES_UP_MS", "FRAMES"},
         ),
+        (
+            lambda qre: qre.session_try_port("qre0", SESSION, 7),
+            QreCommand.SESSION_TRY_PORT,
+            {"IFNAME", "SESSION_ID", "FD", "CHALLENGES", "APART_MS"},
+        ),
+        (lambda qre: qre.session_move("qre0", SESSION), QreCommand.SESSION_MOVE, {"IFNAME", "SESSION_ID"}),
+        (lambda qre: qre.session_drop_port("qre0", SESSION), QreCommand.SESSION_DROP_PORT, {"IFNAME", "SESSION_ID"}),
     ],
 )
 def test_each_command_sends_its_attributes_and_no_other(

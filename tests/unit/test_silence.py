@@ -8,6 +8,7 @@ from typing import NamedTuple
 import pytest
 
 from qre.dataplane.giving_up import RoundTrip, gives_up_after
+from qre.dataplane.new_port import MOST_TRIALS, TRIALS_WITHIN
 from qre.dataplane.protocol import (
     LossReason,
     PortTried,
@@ -33,7 +34,6 @@ from qre.wire.frames import (
 )
 from qre.wire.number import PACKET_NUMBER_BASE
 from qre.workers.dataplane.loss.client_session import ClientSession
-from qre.workers.dataplane.loss.port_trial import MOST_TRIALS, TRIALS_WITHIN
 from qre.workers.dataplane.session.session_life import LifeState
 from tests.support.dataplane import Ends
 from tests.support.issued_cids import cid, issued

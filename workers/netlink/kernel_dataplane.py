@@ -39,9 +39,7 @@ from qre.dest_profile import DestProfile
 from qre.device.session_end import end_session
 from qre.ends import Role
 from qre.errors import MachineError, QreError
-from qre.ipc import descriptors
 from qre.ipc.messages import DataplaneStatus, SharedLoader, SharedPort, UseLoader
-from qre.ipc.roles import CLIENT_UDP
 from qre.ipc.steering import Steering
 from qre.ipc.tasks import Tasks
 from qre.ipc.worker import WorkerContext
@@ -52,14 +50,13 @@ from qre.kernel.answers import (
     KernelSession,
     LoaderDescription,
     MapSyncFailed,
-    PathDegraded,
 )
 from qre.kernel.events import EventSocket
 from qre.kernel.port_registration import register, release, store_dest_profile
 from qre.kernel.qre_family import Qre
 from qre.kernel.socket import NetlinkRefusedError
 from qre.wire.close_reason import CloseReason
-from qre.workers.netlink.degraded_paths import order_end
+from qre.workers.netlink.kernel_ports import KernelPorts, PortNews, client_socket
 from qre.workers.netlink.kernel_sessions import CLOSING, KernelSessions, mark_of
 
 #: The sessions are listed this often (seconds), whatever the events say: other programs may change them.
@@ -113,6 +110,7 @@ class KernelDataplane:
         except BaseException:
             self.qre.close()
             raise
+        self._ports = KernelPorts(self.qre, self._device, report)
         self._sessions.look(self.qre.sessions(self._device))
         self._loop.add_reader(self._events.fileno(), self._events_readable)
         self._loop.add_reader(self._frames.fileno(), self._frames_readable)
@@ -217,7 +215,7 @@ class KernelDataplane:
             case PathProven(session_id=session_id, size=size, ago_ms=ago):
                 qre.path_proven(device, session_id, size, ago)
             case NewPort():
-                raise QreError("session", "it stays at its port")
+                self._ports.lend(request, fds)
             case SessionList():
                 pass
 
@@ -227,20 +225,18 @@ class KernelDataplane:
             raise QreError("session", f"the device is a {self._role}'s")
         if request.role is Role.SERVER:
             return None
-        if len(fds) != 1:
-            raise QreError("session", "a client session comes with its socket")
-        try:
-            descriptors.check(fds[0], CLIENT_UDP)
-        except MachineError as error:
-            raise QreError("session", str(error)) from error
-        return fds[0]
+        return client_socket(fds)
 
     async def _answer(self, request: DataplaneRequest) -> Answer:
         """The answer to a request that the kernel has carried out."""
         match request:
             case SessionList(after=after):
                 marks = sorted(
-                    (mark_of(session) for session in self._living() if session.status.session_id > after),
+                    (
+                        self._ports.marked(mark_of(session))
+                        for session in self._living()
+                        if session.status.session_id > after
+                    ),
                     key=lambda mark: mark.session_id,
                 )
                 page = tuple(marks[:SESSIONS_PER_ANSWER])
@@ -292,8 +288,8 @@ class KernelDataplane:
                     continue
                 elif isinstance(event.what, MapSyncFailed):
                     self._map_failed(os.strerror(event.what.code))
-                elif isinstance(event.what, PathDegraded):
-                    order_end(self.qre, self._device, event.what)
+                elif isinstance(event.what, PortNews):
+                    self._ports.happened(event.what)
                 elif isinstance(event.what, FramesLimited):
                     short = event.what.session_id.hex()[:8]
                     self._context.limited("frames", f"the peer of session {short} sends too many control frames")
@@ -330,6 +326,7 @@ class KernelDataplane:
             self._read_events()  # waiting events say more than a missing session
         for report in self._sessions.look(sessions, events_lost=events_lost):
             self._report(report)
+        self._ports.look(sessions)
         self._want()
 
     # --- the server's port ---

@@ -180,7 +180,7 @@ class KernelSessions:
             known.began = status.tx_packet_number
             reports.append(RekeyDue(session_id=status.session_id, key_epoch=status.key_epoch))
         if session.underlay is not None and session.underlay != known.underlay:
-            if known.underlay is not None:
+            if known.underlay is not None and self._peer_moved(known.underlay, session.underlay):
                 reports.append(PeerMoved(session_id=status.session_id, underlay=session.underlay))
             known.underlay = session.underlay
         if session.silent is not known.silent:
@@ -189,6 +189,11 @@ class KernelSessions:
         if self.role is Role.SERVER:
             known.cids = set(status.cids)
         return reports
+
+    def _peer_moved(self, before: Underlay, now: Underlay) -> bool:
+        """A client's own port changes when the client moves: that is no news of its peer."""
+        ends = ((each.peer_ip, each.peer_port) for each in (before, now))
+        return self.role is Role.SERVER or next(ends) != next(ends)
 
     def _known_from(self, session: KernelSession) -> _Known:
         status = session.status

@@ -5,6 +5,7 @@
  * family; besides,
  *
  *	events SECONDS [GROUP]	 prints events until then
+ *	lend IP PORT COMMAND Key=Value...	brings a UDP socket as Fd, which it then closes
  *	hold IP PORT [register [DEVICE]]	binds a UDP socket, perhaps to a device, perhaps
  *registers it as the shared one, stays; takes "mark N" and "priority N" for it, a line each, and
  *prints each datagram that comes to it from their end on: "got IP:PORT TOS PAYLOAD"
@@ -123,6 +124,10 @@ static const struct name {
 	{"Several", QRE_A_SEVERAL, U8},
 	{"LastRepeatMs", QRE_A_LAST_REPEAT_MS, U64},
 	{"GivesUpMs", QRE_A_GIVES_UP_MS, U64},
+	{"Challenges", QRE_A_CHALLENGES, U8},
+	{"ApartMs", QRE_A_APART_MS, U64},
+	{"Spare", QRE_A_SPARE, U8},
+	{"Tries", QRE_A_TRIES, U8},
 };
 
 static const struct {
@@ -150,6 +155,9 @@ static const struct {
 	{"frame-send", QRE_CMD_FRAME_SEND, 0},
 	{"path-proven", QRE_CMD_PATH_PROVEN, 0},
 	{"session-give-up", QRE_CMD_SESSION_GIVE_UP, 0},
+	{"session-try-port", QRE_CMD_SESSION_TRY_PORT, 0},
+	{"session-move", QRE_CMD_SESSION_MOVE, 0},
+	{"session-drop-port", QRE_CMD_SESSION_DROP_PORT, 0},
 };
 
 static void die(const char *what)
@@ -295,6 +303,9 @@ static void print_all(const uint8_t *at, int left)
 	printf("\n");
 }
 
+/* Of a socket that the request brings; -1: it brings none. */
+static int lent = -1;
+
 static int ask(struct genl *g, int argc, char **argv)
 {
 	static struct request r;
@@ -318,6 +329,8 @@ static int ask(struct genl *g, int argc, char **argv)
 				die(argv[i]);
 			put_field(&r, &names[n], value);
 		}
+		if (lent >= 0)
+			genl_put(&r, QRE_A_FD, &lent, 4);
 		error = genl_ask(g, &r, print_all);
 		if (error)
 			printf("errno %s: %s\n", strerrorname_np(error), g->words);
@@ -431,6 +444,17 @@ static int hold(struct genl *g, const char *ip, int port, bool shared, const cha
 	return 0;
 }
 
+/* A request with a UDP socket that is bound, and that nobody else has when this ends. */
+static int lend(struct genl *g, const char *ip, int port, int argc, char **argv)
+{
+	struct end local = end_of(ip, port);
+
+	lent = end_socket(&local);
+	if (bind(lent, &local.any, local.size))
+		die("bind");
+	return ask(g, argc, argv);
+}
+
 int main(int argc, char **argv)
 {
 	static struct genl g;
@@ -447,5 +471,7 @@ int main(int argc, char **argv)
 		return events(&g, atoi(argv[2]), argv[3]);
 	if (!strcmp(argv[1], "hold") && argc >= 4)
 		return hold(&g, argv[2], atoi(argv[3]), argc > 4, argc > 5 ? argv[5] : NULL);
+	if (!strcmp(argv[1], "lend") && argc >= 5)
+		return lend(&g, argv[2], atoi(argv[3]), argc - 4, argv + 4);
 	return ask(&g, argc - 1, argv + 1);
 }

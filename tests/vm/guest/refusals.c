@@ -91,6 +91,8 @@ static const struct field {
 	NAMED(LISTEN_IPV6, "Listen address", BYTES, 16, 16),
 	NAMED(LAST_REPEAT_MS, "LastRepeatMs", U64, 0, 3600000),
 	NAMED(GIVES_UP_MS, "GivesUpMs", U64, 0, 3600000),
+	NAMED(CHALLENGES, "Challenges", U8, 1, 4),
+	NAMED(APART_MS, "ApartMs", U64, 1, 60000),
 };
 
 #define SESSION_OPTIONAL                                                                           \
@@ -153,6 +155,12 @@ static const struct command {
 	 QRE_CMD_SESSION_GIVE_UP,
 	 {QRE_A_IFNAME, QRE_A_SESSION_ID, QRE_A_LAST_REPEAT_MS, QRE_A_GIVES_UP_MS, QRE_A_FRAMES},
 	 {}},
+	{"session-try-port",
+	 QRE_CMD_SESSION_TRY_PORT,
+	 {QRE_A_IFNAME, QRE_A_SESSION_ID, QRE_A_FD, QRE_A_CHALLENGES, QRE_A_APART_MS},
+	 {}},
+	{"session-move", QRE_CMD_SESSION_MOVE, {QRE_A_IFNAME, QRE_A_SESSION_ID}, {}},
+	{"session-drop-port", QRE_CMD_SESSION_DROP_PORT, {QRE_A_IFNAME, QRE_A_SESSION_ID}, {}},
 };
 
 static struct genl genl;
@@ -535,12 +543,61 @@ static void try_held(void)
 	must(QRE_CMD_SESSION_DEL, "delete");
 }
 
+static void want_client(void)
+{
+	wished = 0;
+	want_text(QRE_A_IFNAME, "qre2");
+	want_filled(QRE_A_SESSION_ID, 0x55);
+}
+
+/* As often as one likes: a refused socket is as it was. */
+static void try_port(int fd, int error, const char *words, const char *what)
+{
+	want_client();
+	want_number(QRE_A_FD, fd);
+	want_number(QRE_A_CHALLENGES, 3);
+	want_number(QRE_A_APART_MS, 300);
+	refused(QRE_CMD_SESSION_TRY_PORT, 0, error, words, what);
+	refused(QRE_CMD_SESSION_TRY_PORT, 0, error, words, what);
+	close(fd);
+}
+
+/* A client's session speaks by itself: it comes and goes first. Its path is not a bad one yet. */
+static void try_client(void)
+{
+	static const char answers[] = "SessionId: the server answers";
+
+	want_session("qre2", 0x55);
+	want_underlay("127.0.0.1", 4002, "127.0.0.1", 4001);
+	must(QRE_CMD_SESSION_INSTALL, "install a client's");
+	want_client();
+	want_number(QRE_A_LAST_REPEAT_MS, 1);
+	want_number(QRE_A_GIVES_UP_MS, 2);
+	want(QRE_A_FRAMES, NULL, 65);
+	refused(QRE_CMD_SESSION_GIVE_UP, 0, EMSGSIZE, "Frames: these are too long", "65 bytes");
+	want(QRE_A_FRAMES, NULL, 64);
+	refused(QRE_CMD_SESSION_GIVE_UP, 0, EALREADY, answers, "of no silence");
+	try_port(999, EBADF, "SocketFd is not an open", "no descriptor");
+	try_port(open("/dev/null", O_RDWR), ENOTSOCK, "SocketFd is not a socket", "a file");
+	try_port(bound(AF_INET, SOCK_STREAM, 0), EINVAL, "SocketFd is not a UDP socket", "TCP");
+	try_port(bound(AF_INET, SOCK_DGRAM, 0), EINVAL, "SocketFd is a socket that is not",
+		 "not bound");
+	try_port(bound(AF_INET, SOCK_DGRAM, 4003), EALREADY, answers, "of no silence");
+	want_client();
+	refused(QRE_CMD_SESSION_MOVE, 0, EALREADY, answers, "of no silence");
+	refused(QRE_CMD_SESSION_DROP_PORT, 0, ENOENT, "SessionId: no port is tried", "none");
+	must(QRE_CMD_SESSION_DEL, "delete a client's");
+	refused(QRE_CMD_SESSION_MOVE, 0, ENOENT, "SessionId: there is no", "no session");
+	refused(QRE_CMD_SESSION_DROP_PORT, 0, ENOENT, "SessionId: there is no", "no session");
+}
+
 static void set_up(void)
 {
 	device("qre0", QRE_ROLE_SERVER);
 	device("qre1", 0);
 	device("qre2", QRE_ROLE_CLIENT);
 	try_held();
+	try_client();
 	for (uint8_t byte = 1; byte <= 3; byte++) {
 		want_session("qre0", byte);
 		if (byte == 2) {
@@ -814,6 +871,15 @@ static void try_ids(void)
 	refused(QRE_CMD_SESSION_GIVE_UP, 0, ENOENT, "SessionId: there is no", "no session");
 	want_filled(QRE_A_SESSION_ID, 1);
 	refused(QRE_CMD_SESSION_GIVE_UP, 0, ENOENT, "SessionId: there is no", "a server's");
+	drop(QRE_A_FRAMES);
+	drop(QRE_A_LAST_REPEAT_MS);
+	drop(QRE_A_GIVES_UP_MS);
+	refused(QRE_CMD_SESSION_MOVE, 0, ENOENT, "SessionId: there is no", "a server's");
+	refused(QRE_CMD_SESSION_DROP_PORT, 0, ENOENT, "SessionId: there is no", "a server's");
+	want_number(QRE_A_FD, 0);
+	want_number(QRE_A_CHALLENGES, 3);
+	want_number(QRE_A_APART_MS, 300);
+	refused(QRE_CMD_SESSION_TRY_PORT, 0, ENOENT, "SessionId: there is no", "a server's");
 }
 
 static void refused_fd(uint8_t command, int fd, int error, const char *words, const char *what)

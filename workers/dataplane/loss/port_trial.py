@@ -9,10 +9,10 @@ has no sockets of its own: it wants a port, and is lent one (``PortWanted``, ``N
 from __future__ import annotations
 
 import weakref
-from collections import deque
 from collections.abc import Callable
 from typing import Final
 
+from qre.dataplane.new_port import APART, CHALLENGES, Trials
 from qre.dataplane.protocol import PortTried, PortUse, PortWanted, Refusal, SessionRefusedError
 from qre.wire.frames import Ack
 from qre.wire.overhead import BROWSER_UDP_PAYLOAD
@@ -21,11 +21,6 @@ from qre.workers.dataplane.session.peer_cids import PeerCid
 from qre.workers.dataplane.session.session import Session
 
 _NEVER: Final = float("inf")
-_CHALLENGES: Final = 3
-_APART: Final = 0.3
-#: Trials of one session within so many seconds: each takes a socket and a connection ID.
-MOST_TRIALS: Final = 4
-TRIALS_WITHIN: Final = 600.0
 
 
 class PortTrial:
@@ -35,7 +30,7 @@ class PortTrial:
     def __init__(self, session: Session, random: Callable[[int], bytes]) -> None:
         self._session: Session = weakref.proxy(session)  # the owner
         self._random = random
-        self._begun: deque[float] = deque(maxlen=MOST_TRIALS)
+        self._trials = Trials()
         self._wanted = False
         self.number = 0
         self.used: PortUse | None = None
@@ -47,11 +42,8 @@ class PortTrial:
     def begin(self, now: float) -> None:
         """The path is a bad one: ask for a port, if the peer has given a connection ID for it."""
         session = self._session
-        if self._cid is not None or not session.paths.has_spare:
+        if self._cid is not None or not session.paths.has_spare or not self._trials.begin(now):
             return
-        if len(self._begun) == MOST_TRIALS and now < self._begun[0] + TRIALS_WITHIN:
-            return
-        self._begun.append(now)
         self._wanted = True
         session.events.append(PortWanted(session_id=session.session_id))
 
@@ -69,7 +61,7 @@ class PortTrial:
 
     def _challenge(self, now: float) -> None:
         assert self._cid is not None
-        self._next_at = now + _APART
+        self._next_at = now + APART
         frame = self._challenges.frame(self._random(8))
         session = self._session
         session.put_frames_elsewhere(frame, session.peer, self._cid.cid, BROWSER_UDP_PAYLOAD, new_port=True)
@@ -118,7 +110,7 @@ class PortTrial:
         """Do what is due."""
         if now < self._next_at:
             return
-        if len(self._numbers) < _CHALLENGES:
+        if len(self._numbers) < CHALLENGES:
             self._challenge(now)
         else:
             self._give_back(now)

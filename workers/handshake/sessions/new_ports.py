@@ -1,4 +1,4 @@
-"""Ports that the user data plane tries while a client's session hears nothing: sockets are lent to it (RFC 9000 §9).
+"""Ports that a data plane tries while a client's session hears nothing: sockets are lent to it (RFC 9000 §9).
 
 The supervisor makes them, one for a session at a time. What became of one is in the session's record before the
 socket that is needed no more is released. The data plane tells a restarted worker which one it tries and which one it

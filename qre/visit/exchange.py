@@ -26,7 +26,6 @@ from qre.kernel.udp.control_messages import (
     local_of,
     report_ecn,
     report_local,
-    report_time,
 )
 from qre.quic.client.client_handshake import STEP_TIMEOUT, ClientHandshake
 from qre.quic.handshake_events import (
@@ -126,7 +125,6 @@ class Exchange:
         made.setblocking(False)
         report_local(made)
         report_ecn(made)
-        report_time(made)
 
     def __enter__(self) -> Exchange:
         asyncio.get_running_loop().add_reader(self._socket.fileno(), self._readable)

@@ -19,6 +19,7 @@ from qre.addresses import host_port
 from qre.causes import Cause, of_network
 from qre.dest_profile import MAX_VISITS, DestProfile
 from qre.errors import MachineError
+from qre.kernel.udp.control_messages import report_time
 from qre.quic.client.client_handshake import STEP_TIMEOUT, ClientHandshake
 from qre.quic.client.fingerprint import Fingerprint
 from qre.quic.client.trust import TrustStore
@@ -100,6 +101,7 @@ async def _visited(
             made.connect(peer)
         except OSError as error:
             raise MachineError.of(f"Dest {host_port(*peer)}", of_network(error.errno)) from error
+        report_time(made)
         with Exchange(handshake, made, peer, patience) as exchange:
             try:
                 async with asyncio.timeout(_LONGEST_PROBE):

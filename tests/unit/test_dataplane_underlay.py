@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import socket
 import time
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from qre.errors import MachineError
-from qre.kernel.udp.control_messages import family_of
+from qre.kernel.udp.control_messages import family_of, report_local, report_time
 from qre.kernel.udp.underlay_sockets import client_socket, connect_anew
 from qre.workers.dataplane.many_datagrams import ManyDatagrams
 from qre.workers.dataplane.underlay import UnderlaySocket
@@ -71,6 +72,15 @@ class Connected(Pair):
 
     def use(self, one: socket.socket, two: socket.socket) -> None:
         one.connect(two.getsockname())
+        super().use(one, two)
+
+
+class Talkative(Pair):
+    """The second one was made to tell when datagrams come, and to which address."""
+
+    def use(self, one: socket.socket, two: socket.socket) -> None:
+        report_time(two)
+        report_local(two)
         super().use(one, two)
 
 
@@ -273,6 +283,13 @@ def test_an_unreachable_peer_is_counted_and_stops_nothing(pair: Pair) -> None:
     assert pair.drops == {"send-failed": 3}
     assert pair.one.send([b"y"], pair.to) == []
     assert pair.arrived(1)[0] == [b"y"]
+
+
+@pytest.mark.parametrize("family", LOOPBACK)
+def test_marks_are_read_whatever_else_a_socket_was_made_to_tell(family: int) -> None:
+    with contextlib.closing(Talkative(family)) as pair:
+        assert pair.one.send([b"marked"], pair.to, 2) == []
+        assert pair.arrived(1)[:2] == ([b"marked"], {2})
 
 
 def test_only_a_udp_socket_is_taken() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random as randomness
 from itertools import pairwise
 from types import SimpleNamespace
 from typing import cast
@@ -15,7 +16,7 @@ from qre.dest_profile import MAX_SPOKEN, MAX_VISITS, DestProfile, RecordedVisit,
 from qre.quic.client.returning_client import ReturningClient
 from qre.quic.client.visit_recorder import VisitRecorder
 from qre.quic.handshake_events import SiteAnswered
-from qre.quic.shadow.visit_script import VisitScript
+from qre.quic.shadow.visit_script import VisitScript, choose
 from tests.support.pair import Path
 from tests.support.shadow_pair import ShadowPair
 from tests.support.stock_site import StockSite, client, meet
@@ -220,6 +221,61 @@ def test_each_datagram_is_due_as_long_after_the_client_as_it_was() -> None:
     assert script.next_due() == pytest.approx(11.306), "as far away as Dest is"
     assert script.to_be_acknowledged == 1
     assert script.take(11.31) == SMALL[2] and not script.speaks and script.next_due() is None
+
+
+def at(first: int, second: int) -> RecordedVisit:
+    """What follows Finished and what follows the request, each with one more 40 µs behind it."""
+    return RecordedVisit(
+        round_trip_us=6_000,
+        spoken=tuple(
+            Spoken(asked=asked, at_us=at_us + more, length=100, eliciting=False, acknowledged=0)
+            for asked, at_us in ((False, first), (True, second))
+            for more in (0, 40)
+        ),
+    )
+
+
+def times_of(script: VisitScript | None) -> list[int]:
+    """When all of it is due, in microseconds after the client."""
+    assert script is not None
+    script.finished(0.0)
+    times = []
+    while (due := script.next_due()) is not None:
+        times.append(round(due * 1e6))
+        assert script.take(due + 1e-9) is not None
+        if len(times) == 2:
+            script.asked(0.0)
+    return times
+
+
+def test_a_few_recordings_are_not_a_few_times() -> None:
+    visits = [at(7_000, 20_000), at(6_500, 21_000), at(7_300, 20_200)]
+    chance = randomness.Random(1)
+    played = [times_of(choose(visits, chance.randbytes)) for _ in range(400)]
+    firsts, asked = [times[0] for times in played], [times[2] for times in played]
+    assert 6_500 <= min(firsts) < 6_520 and 7_280 < max(firsts) <= 7_300
+    assert 20_000 <= min(asked) < 20_020 and 20_980 < max(asked) <= 21_000
+    assert len(set(firsts)) > 200 and len(set(asked)) > 200
+    assert {times[1] - times[0] for times in played} <= {39, 40, 41}, "what was together stays together"
+    assert abs(sorted(firsts)[200] - 7_000) < 60, "the median of the recordings"
+
+
+def test_recordings_of_something_else_have_times_of_their_own() -> None:
+    late = [
+        msgspec.structs.replace(
+            visit, spoken=tuple(msgspec.structs.replace(each, length=40) for each in visit.spoken)
+        )
+        for visit in (at(31_000, 40_000), at(32_000, 40_000))
+    ]
+    chance = randomness.Random(3)
+    firsts = [times_of(choose([at(7_000, 20_000), *late], chance.randbytes))[0] for _ in range(200)]
+    assert {each for each in firsts if each < 31_000} == {7_000}
+    assert all(each == 7_000 or 31_000 <= each <= 32_000 for each in firsts)
+
+
+def test_the_only_recording_is_played_as_it_is() -> None:
+    assert times_of(choose([at(7_000, 20_000)], randomness.Random(2).randbytes)) == [7_000, 7_040, 20_000, 20_040]
+    assert choose([], randomness.Random(2).randbytes) is None
 
 
 def test_a_client_that_acknowledges_nothing_ends_the_play() -> None:

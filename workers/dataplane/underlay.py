@@ -30,6 +30,7 @@ from qre.kernel.udp.control_messages import (
     receive_in_batches,
     report_ecn,
     report_local,
+    report_time,
     segment_of,
     sent_from,
     source_of,
@@ -82,6 +83,7 @@ class UnderlaySocket:
         never_fragment(sock)
         report_ecn(sock)
         report_local(sock, on=False)  # the session knows it
+        report_time(sock, on=False)  # there is room for marks and sizes alone
         sock.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, 0)
         for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
             if sock.getsockopt(socket.SOL_SOCKET, option) < _BUFFER:

@@ -104,9 +104,9 @@ def report_local(sock: socket.socket, *, on: bool = True) -> None:
 # --- times ---
 
 
-def report_time(sock: socket.socket) -> None:
+def report_time(sock: socket.socket, *, on: bool = True) -> None:
     """Have the kernel tell when every datagram that ``sock`` receives came. Raises OSError."""
-    sock.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
+    sock.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, on)
 
 
 def age_of(ancillary: list[Ancillary]) -> float:
@@ -131,12 +131,12 @@ def report_ecn(sock: socket.socket) -> None:
 
 
 def ecn_of(ancillary: list[Ancillary]) -> int:
-    """The ECN codepoint (RFC 3168) among the control messages of recvmsg; 0 without one."""
+    """The ECN codepoint (RFC 3168) among the control messages of recvmsg; 0 without one, or when it was cut off."""
     for level, kind, value in ancillary:
         if (level == socket.IPPROTO_IP and kind == socket.IP_TOS) or (
             level == socket.IPPROTO_IPV6 and kind == _IPV6_TCLASS
         ):
-            return value[0] & 3
+            return value[0] & 3 if value else 0
     return 0
 
 

@@ -6,7 +6,7 @@ not bring it ends the play: nobody waits for a page that is made of padding.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from qre.dest_profile import RecordedVisit, Spoken
@@ -14,14 +14,18 @@ from qre.dest_profile import RecordedVisit, Spoken
 #: How long a datagram waits for news of earlier ones (seconds).
 _PATIENCE: Final = 1.0
 _MICROSECONDS: Final = 1_000_000
+#: Datagrams that differ by so many bytes at most say the same.
+_ALIKE: Final = 8
 
 
 class VisitScript:
     """Say ``finished`` and ``asked``, each once; then ``take`` what is due whenever ``next_due`` has come. Times are
-    monotonic, in seconds."""
+    monotonic, in seconds. ``later``: how much later than recorded (seconds) what follows the request (True) and what
+    follows Finished alone (False) is due."""
 
-    def __init__(self, visit: RecordedVisit) -> None:
+    def __init__(self, visit: RecordedVisit, later: Mapping[bool, float] | None = None) -> None:
         self._spoken = visit.spoken
+        self._later = later or {}
         self._round_trip = visit.round_trip_us / _MICROSECONDS
         self._at = 0  # of the next one
         self._began: dict[bool, float] = {}  # by whether it follows the request
@@ -92,9 +96,39 @@ class VisitScript:
         spoken = self._next
         if spoken is None or spoken.asked not in self._began:
             return None
-        return max(self._last, self._began[spoken.asked] + spoken.at_us / _MICROSECONDS + self._shift)
+        recorded = spoken.at_us / _MICROSECONDS + self._later.get(spoken.asked, 0.0)
+        return max(self._last, self._began[spoken.asked] + recorded + self._shift)
 
 
 def choose(visits: Sequence[RecordedVisit], random: Callable[[int], bytes]) -> VisitScript | None:
-    """A script of one of them, by ``random(n)`` bytes; None when there is none."""
-    return VisitScript(visits[int.from_bytes(random(4)) % len(visits)]) if visits else None
+    """A script of one of them, by ``random(n)`` bytes; None when there is none. Each half of it begins as long after
+    the client as that of any of them did, or at a time between two: a few recordings are a few times, and a site's
+    have no gaps."""
+    if not visits:
+        return None
+    visit = visits[int.from_bytes(random(4)) % len(visits)]
+    later = {}
+    for asked in (False, True):
+        own = _first(visit, asked)
+        if own is not None:
+            firsts = [_first(each, asked) for each in visits]
+            known = sorted(each.at_us for each in firsts if each is not None and _says_the_same(each, own))
+            later[asked] = (_between(known, int.from_bytes(random(4)) / 2**32) - own.at_us) / _MICROSECONDS
+    return VisitScript(visit, later)
+
+
+def _first(visit: RecordedVisit, asked: bool) -> Spoken | None:
+    return next((each for each in visit.spoken if each.asked is asked), None)
+
+
+def _says_the_same(one: Spoken, other: Spoken) -> bool:
+    """An acknowledgement that was put off has other times than a page."""
+    return one.eliciting is other.eliciting and abs(one.length - other.length) <= _ALIKE
+
+
+def _between(values: Sequence[int], part: float) -> float:
+    """The quantile ``part`` of the distribution that ascending ``values`` are drawn from: linear between two."""
+    place = part * (len(values) - 1)
+    below = int(place)
+    above = min(below + 1, len(values) - 1)
+    return values[below] + (place - below) * (values[above] - values[below])

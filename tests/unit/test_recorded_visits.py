@@ -150,6 +150,21 @@ def test_times_are_counted_from_when_finished_left_and_not_from_when_it_was_made
     assert recorded is not None and [each.at_us for each in recorded.spoken] == [9_100, 6_100]
 
 
+def test_an_answer_that_is_here_before_the_visitor_knows_that_it_asked_was_no_time_under_way() -> None:
+    connection = a_connection()
+    connection.round_trip, connection.answer_begun, connection.eliciting_packets = 0.0001, True, 1
+    recorder = VisitRecorder()
+    visitor = cast(ReturningClient, connection)
+    recorder.sent(visitor, 10.0, asked=False)
+    recorder.left(10.0)
+    recorder.sent(visitor, 10.002, asked=True)
+    recorder.left(10.003)
+    recorder.received(bytes([0x40]) + bytes(40), visitor, 10.0022)
+    recorded = recorder.visit(visitor)
+    assert recorded is not None and [each.at_us for each in recorded.spoken] == [0]
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(recorded), type=RecordedVisit) == recorded
+
+
 def test_what_a_site_said_before_it_had_finished_belongs_to_its_flight_however_late_it_is_read() -> None:
     connection = a_connection()
     recorder = VisitRecorder()

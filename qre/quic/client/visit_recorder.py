@@ -79,7 +79,7 @@ class VisitRecorder:
         self._spoken.append(
             Spoken(
                 asked=asked,
-                at_us=round((now - began) * _MICROSECONDS),
+                at_us=max(0, round((now - began) * _MICROSECONDS)),  # it may be here before we know that ours left
                 length=len(datagram),
                 eliciting=eliciting,
                 acknowledged=self._known_to_have_arrived(now - connection.round_trip),

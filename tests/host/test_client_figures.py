@@ -59,7 +59,7 @@ SECOND_FLIGHT = {
     "H1": range(136, 153),
     "IH": range(1250, 1251),
     "IH1": range(1250, 1251),
-    "1": range(30, 32),  # the server has spoken before the request
+    "1": range(30, 34),  # the server has spoken before the request; of two ranges where it was out of order
 }
 #: The same of one that comes back.
 RETURNING_FLIGHT = {

@@ -4,8 +4,9 @@ up to 1 ms more in each direction.
 direct: visits to the site itself; visitors: the same through the server's port; both by one process with the client's
 own handshake. ours: client daemons; strangers: the same with an identity that the server does not know, so that
 whatever differs is the server's. browsers: Chromium, through the server's port; where it is installed, the clients
-are judged, too. The controls show what the judge makes of two groups that are alike, and of one with a single tell.
-N is 10 at least.
+are judged, too. The page brings its icon along: a new browser asks for nothing more (docs/protocol.md tells of sites
+where it does). The controls show what the judge makes of two groups that are alike, and of one with a single tell. N
+is 10 at least.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from tests.bench.likeness import judge
 from tests.bench.likeness.browser import Chromium
 from tests.bench.likeness.features import WINDOW, Features, Visit
 from tests.support.daemons import Daemon, wait_for
-from tests.support.site import NAME
+from tests.support.site import NAME, PAGE
 from tests.support.tcpdump import Datagram, Tcpdump
 from tests.support.tunnel import PORT, Tunnel
 
@@ -34,6 +35,7 @@ _RECORDINGS = 90.0
 _APART = 2.0
 #: Of the page.
 _WORDS = "Tulips"
+_ICON = '<link rel="icon" href="data:,">'
 
 
 def capture(tunnel: Tunnel, count: int) -> dict[str, list[Visit]]:
@@ -169,6 +171,7 @@ def main() -> int:
         lab = tunnel.lab
         lab.site.ip("addr", "add", f"{_FAR}/24", "dev", lab.site_device)
         tunnel.edit("server0", "Dest", f"{_FAR}:{PORT}")
+        (tunnel.site.directory / "www" / "index.html").write_text(PAGE.replace("<title>", f"{_ICON}<title>"))
         lab.server.run("sysctl", "-qw", "net.ipv4.ip_forward=1")
         lab.site.ip("route", "add", "10.90.1.0/24", "via", lab.SERVER_TO_SITE)
         road = [sys.executable, "-m", "tests.support.distance", _FAR, str(PORT), lab.SITE, str(PORT)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import cast
 
@@ -118,6 +119,20 @@ def test_a_handshake_follows_dest_as_long_as_dest_or_the_client_speaks() -> None
     assert not handshake.abandoned
     world.wait(2)
     assert handshake.abandoned and world.open == 0
+
+
+def test_what_follows_server_hello_is_made_ahead_behind_a_retry_too() -> None:
+    done: list[str] = []
+    inner = SimpleNamespace(
+        datagram_received=lambda *_: done.append("read"), prepare=lambda: done.append("made"), following=True
+    )
+    acceptance = SimpleNamespace(metered=lambda _: nullcontext(), progress=lambda *_: done.append("said"))
+    found = Authenticated(b"", b"", SharedSecrets(b"", b"", b""), "", bytes(8), (0, 3, 0), 0, b"original")
+    accepted = Accepted(
+        cast(Acceptance, acceptance), cast(ServerHandshake, inner), Hello(found, [], VISITOR, 0, None), b""
+    )
+    accepted.datagram_received(b"the hello again", 1.0)
+    assert done == ["read", "said", "made"]
 
 
 @pytest.mark.parametrize("original", [b"original", b"prober's"])

@@ -25,6 +25,7 @@ from qre.quic.resumption.ticket_keys import LIFE_OF_A_KEY, SHORTEST_TICKET, Tick
 from qre.quic.resumption.ticket_store import MOST_TICKETS, TicketStore, name_of
 from qre.quic.server.coming_back import is_forged, is_playable, returning
 from qre.quic.server.inspector import Authenticated, HelloInspector, Undecided
+from qre.quic.server.shadow_tls import ShadowTlsContext
 from qre.reality.authenticator import RANDOM_END
 from qre.visit.visitor_files import load_fingerprint
 from qre.wire.packet import PacketType, packets_untrusted
@@ -170,6 +171,21 @@ def test_a_ticket_that_is_taken_gets_the_flight_that_dest_was_seen_to_give(seed:
     answer = shapes(pair, by_client=True)[4]
     assert answer == (1250, (PacketType.INITIAL, PacketType.HANDSHAKE))
     assert len(pair.farewells) == 1 and len(pair.farewells[0]) == 1250
+
+
+def test_what_follows_server_hello_is_made_once_and_before_dest_has_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    known()
+    said: list[bool] = []
+    push = ShadowTlsContext._push_rest
+
+    def counted(self: ShadowTlsContext, buf: Buffer) -> None:
+        said.append(bool(pair.mirrored))
+        push(self, buf)
+
+    monkeypatch.setattr(ShadowTlsContext, "_push_rest", counted)
+    pair = back()
+    assert pair.run().complete and pair.client._connection.resumed
+    assert said == [False]
 
 
 def test_nothing_but_the_flight_is_said_before_finished() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from aioquic import tls
 from aioquic.quic.connection import QuicConnection
+from aioquic.quic.events import ProtocolNegotiated, QuicEvent
 from aioquic.quic.packet import QuicErrorCode
 from aioquic.tls import CipherSuite
 
@@ -100,6 +101,31 @@ def test_a_site_has_to_name_it(public_key: bytes) -> None:
     ending = visitor._connection.ending
     assert ending is not None and ending.by_us and ending.error_code == QuicErrorCode.TRANSPORT_PARAMETER_ERROR
     assert not site.requests
+
+
+class LateSite(StockSite):
+    """Says nothing in 1-RTT packets before the client's Finished."""
+
+    def _handle(self, event: QuicEvent) -> None:
+        if not isinstance(event, ProtocolNegotiated):
+            super()._handle(event)
+
+
+def test_what_waits_for_a_packet_of_dests_that_does_not_come_is_said_behind_finished() -> None:
+    site = LateSite(LEAF, suites=[CipherSuite.AES_128_GCM_SHA256])
+    pair = ShadowPair(site=site, dest=KNOWN).run()
+    assert pair.complete
+    (settings,) = [each for number, each in pair.client._connection._streams.items() if number == 3]
+    assert settings.receiver.starting_offset() > 0
+
+
+def test_a_routed_connection_id_as_long_as_dests_has_a_reset_token_of_its_own() -> None:
+    dest = DestProfile(reachable=True, checked_at=1, scid_length=20, group="X25519", server_hello_extensions=(43, 51))
+    site = StockSite(LEAF, suites=[CipherSuite.AES_128_GCM_SHA256], cid_length=20)
+    pair = ShadowPair(site=site, dest=dest, routed_cid_len=20).run()
+    assert pair.complete and pair.server is not None
+    tokens = [each.stateless_reset_token for each in pair.server._connection._host_cids]
+    assert len(tokens) > 1 and len(set(tokens)) == len(tokens)
 
 
 def test_what_waits_for_its_length_is_written_anew_where_dests_packet_is_too_short() -> None:

@@ -65,10 +65,9 @@ def test_an_error_under_way_loses_nothing_that_was_said() -> None:
 def test_what_answers_one_piece_of_dests_leaves_in_one() -> None:
     wire = Wire()
     with wire.volley.together():
-        wire.volley.in_one_piece = True
-        for data in (b"one", b"two", b"3"):
-            wire.volley.say(CLIENT, data, 0)
-        wire.volley.in_one_piece = False
+        with wire.volley.in_one_piece():
+            for data in (b"one", b"two", b"3"):
+                wire.volley.say(CLIENT, data, 0)
         wire.volley.say(CLIENT, b"4", 0)
     assert wire.seen == [(CLIENT, b"onetwo3", 0), (CLIENT, b"4", 0)]
     assert wire.sizes == [3, 0]
@@ -81,8 +80,7 @@ def test_what_answers_one_piece_of_dests_leaves_in_one() -> None:
 )
 def test_what_cannot_go_with_the_one_before_it_leaves_behind_it(second: tuple[Address, bytes, int, int]) -> None:
     wire = Wire()
-    with wire.volley.together():
-        wire.volley.in_one_piece = True
+    with wire.volley.together(), wire.volley.in_one_piece():
         wire.volley.say(CLIENT, b"one", 0)
         wire.volley.say(*second)
     assert wire.seen == [(CLIENT, b"one", 0), second[:3]]
@@ -90,9 +88,49 @@ def test_what_cannot_go_with_the_one_before_it_leaves_behind_it(second: tuple[Ad
 
 def test_nothing_goes_behind_one_that_is_shorter() -> None:
     wire = Wire()
-    with wire.volley.together():
-        wire.volley.in_one_piece = True
+    with wire.volley.together(), wire.volley.in_one_piece():
         for data in (b"one", b"2", b"3"):
             wire.volley.say(CLIENT, data, 0)
     assert [data for _, data, _ in wire.seen] == [b"one2", b"3"]
     assert wire.sizes == [3, 0]
+
+
+def test_an_empty_one_goes_with_no_other() -> None:
+    wire = Wire()
+    with wire.volley.together(), wire.volley.in_one_piece():
+        for data in (b"", b"", b"one", b"", b"two"):
+            wire.volley.say(CLIENT, data, 0)
+    assert [data for _, data, _ in wire.seen] == [b"", b"", b"one", b"", b"two"]
+
+
+def test_two_pieces_of_dests_stay_two() -> None:
+    wire = Wire()
+    with wire.volley.together():
+        wire.volley.say(CLIENT, b"one", 0)
+        for _ in range(2):
+            with wire.volley.in_one_piece():
+                wire.volley.say(CLIENT, b"two", 0)
+                wire.volley.say(CLIENT, b"two", 0)
+    assert [data for _, data, _ in wire.seen] == [b"one", b"twotwo", b"twotwo"]
+
+
+def test_a_piece_is_what_the_kernel_cuts_by_itself_at_most() -> None:
+    wire = Wire()
+    with wire.volley.together(), wire.volley.in_one_piece():
+        for _ in range(200):
+            wire.volley.say(CLIENT, b"x" * 100, 0)
+        for _ in range(100):
+            wire.volley.say(CLIENT, b"y" * 1400, 0)
+    lengths = [len(data) for _, data, _ in wire.seen]
+    assert lengths == [6400, 6400, 6400, 800, 64_400, 64_400, 11_200]
+
+
+def test_a_piece_ends_with_an_error() -> None:
+    wire = Wire()
+    with wire.volley.together():
+        with pytest.raises(ZeroDivisionError), wire.volley.in_one_piece():
+            wire.volley.say(CLIENT, b"one", 0)
+            raise ZeroDivisionError
+        wire.volley.say(CLIENT, b"one", 0)
+        wire.volley.say(CLIENT, b"one", 0)
+    assert [data for _, data, _ in wire.seen] == [b"one", b"one", b"one"]

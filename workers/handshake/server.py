@@ -292,10 +292,9 @@ class Server:
         if len(data) <= segment or flow.passes(data, segment):
             self._performer.perform(table.reply(flow, data, ecn, now, segment), now)
             return
-        self._volley.in_one_piece = True
-        for at in range(0, len(data), segment):
-            self._performer.perform(table.reply(flow, data[at : at + segment], ecn, now), now)
-        self._volley.in_one_piece = False
+        with self._volley.in_one_piece():
+            for at in range(0, len(data), segment):
+                self._performer.perform(table.reply(flow, data[at : at + segment], ecn, now), now)
 
     def _arm(self) -> None:
         timers = self._table.timer(), self._acceptance.timer(), self._copies.timer()

@@ -100,7 +100,7 @@ class Http3Shape(_Data, frozen=True, kw_only=True):
 
     def request_delay(self, random: Random) -> float:
         """One of them (seconds)."""
-        least, most = self.request_delay_us
+        least, most = (max(1, each) for each in self.request_delay_us)
         return least / 1e6 * math.pow(most / least, random.random())
 
 

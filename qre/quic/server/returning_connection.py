@@ -10,6 +10,7 @@ three times what it sent (RFC 9000 §8.1).
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Final
 
 import msgspec
@@ -30,7 +31,7 @@ from qre.quic.server.shadow_connection import (
 )
 from qre.quic.server.shadow_tls import ShadowTlsContext
 from qre.quic.shadow.probe_times import ProbeTimes
-from qre.quic.shadow.server_hello import CannotFollowError, Obstacle, expected_pattern
+from qre.quic.shadow.server_hello import X25519MLKEM768, CannotFollowError, Obstacle, expected_pattern
 from qre.quic.shadow.shapes import InitialShape, PacketShape
 from qre.wire.frames import Ack, Frame, encode_frame, read_frame_untrusted
 from qre.wire.number import encode_number
@@ -57,7 +58,12 @@ class ReturningConnection(ShadowConnection):
     """``recorded`` is played. What follows the client's Finished is as in the base class."""
 
     def __init__(self, *, recorded: RecordedReturn, **arguments: Any) -> None:
-        super().__init__(**arguments)
+        expected = replace(
+            arguments.pop("flight"),
+            hybrid=recorded.group == X25519MLKEM768,
+            server_hello_extensions=recorded.server_hello_extensions,
+        )
+        super().__init__(flight=expected, **arguments)
         self._recorded = recorded
         self._plays = False
         #: While the client has said nothing to the flight, if Dest's habits are known.

@@ -130,7 +130,8 @@ class ServerHandshake:
         cid = b"" if length == LIKE_DEST else routed_cid(key, random, length)
         #: Issued when the handshake's own is not the routed one.
         self._routed = RoutedConnectionId(cid, reset_token(key, cid))
-        self._handshake_cid = shown.source_cid if shown else _handshake_cid(cid, dest, random)
+        own = cid if client_cid is None else b""  # else one that stands for a living Dest's
+        self._handshake_cid = shown.source_cid if shown else _handshake_cid(own, dest, random)
         lengths = dest.flight_datagram_lengths if dest else CADDY_DATAGRAMS
         arguments: dict[str, Any] = {
             "client_hello": authenticated.client_hello,

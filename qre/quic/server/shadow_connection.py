@@ -188,6 +188,7 @@ class ShadowConnection(ScriptedConnection):
             self._keep_early(data)
         if self._handshake_complete:
             self._following = False
+            self._unready()  # Dest's packet did not come for it
             early, self._early = self._early, []
             for each in early:
                 super().receive_datagram(each, addr, now)

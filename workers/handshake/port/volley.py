@@ -7,9 +7,39 @@ each other, too: what lies between two datagrams is then the same for both.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Final
 
 from qre.workers.handshake.port.flow_parts import Address
+
+#: What the kernel cuts into datagrams by itself: how many, and how many bytes of them.
+_MOST_SEGMENTS: Final = 64
+_MOST_BYTES: Final = 65_000
+
+
+@dataclass(slots=True)
+class _Held:
+    """Datagrams that leave by one call: all of ``segment`` bytes but the last, or one if that is 0."""
+
+    address: Address
+    parts: list[bytes]
+    ecn: int
+    segment: int
+    whole: bool
+    room: int  # bytes
+
+    def takes(self, data: bytes, address: Address, ecn: int, *, whole: bool) -> bool:
+        """Whether one more was added."""
+        length, count = len(self.parts[0]), len(self.parts)
+        full = count == _MOST_SEGMENTS or len(self.parts[-1]) < length or (count == 1 and self.segment)
+        fits = 0 < len(data) <= min(length, self.room)
+        if full or not fits or (self.address, self.ecn, self.whole) != (address, ecn, whole):
+            return False
+        self.parts.append(data)
+        self.segment, self.room = length, self.room - len(data)
+        return True
 
 
 class Volley:
@@ -18,10 +48,10 @@ class Volley:
 
     def __init__(self, send: Callable[[Address, bytes, int, int, bool], None]) -> None:
         self._send = send
-        self._held: list[tuple[Address, bytes, int, int, bool]] | None = None
+        self._held: list[_Held] | None = None
         self._afterwards: dict[Callable[[], None], None] = {}
-        #: Whether what is said answers datagrams that Dest sent in one piece: then it leaves so.
-        self.in_one_piece = False
+        #: Where in ``_held`` begins what answers datagrams that Dest sent in one piece; None: it does not.
+        self._piece: int | None = None
 
     def together(self) -> Volley:
         """A context: what is said meanwhile leaves at the end."""
@@ -37,23 +67,25 @@ class Volley:
         finally:
             self._held = None
 
+    @contextlib.contextmanager
+    def in_one_piece(self) -> Iterator[None]:
+        """A context inside ``together``: what is said answers datagrams that Dest sent in one piece, and leaves so as
+        far as lengths and marks allow."""
+        self._piece = len(self._held or ())
+        try:
+            yield
+        finally:
+            self._piece = None
+
     def say(self, address: Address, data: bytes, ecn: int, segment: int = 0, *, whole: bool = False) -> None:
         """Send one datagram, or several, now or with the others; always in this order."""
-        if self._held is None:
+        held = self._held
+        if held is None:
             self._send(address, data, ecn, segment, whole)
-        elif not (self.in_one_piece and self._joined(address, data, ecn, segment, whole)):
-            self._held.append((address, data, ecn, segment, whole))
-
-    def _joined(self, address: Address, data: bytes, ecn: int, segment: int, whole: bool) -> bool:
-        """Whether it goes with the one before it: of equal lengths, but for the last."""
-        if not self._held or segment:
-            return False
-        *others, before, its_ecn, length, its_whole = self._held[-1]
-        length = length or len(before)
-        if others != [address] or (its_ecn, its_whole) != (ecn, whole) or len(before) % length or len(data) > length:
-            return False
-        self._held[-1] = address, before + data, ecn, length, whole
-        return True
+            return
+        joins = self._piece is not None and len(held) > self._piece and not segment
+        if not (joins and held[-1].takes(data, address, ecn, whole=whole)):
+            held.append(_Held(address, [data], ecn, segment, whole, _MOST_BYTES - len(data)))
 
     def then(self, work: Callable[[], None]) -> None:
         """Do ``work`` when everything said so far is on the wire, once for all that ask for the same."""
@@ -67,7 +99,8 @@ class Volley:
         held, afterwards = self._held or [], list(self._afterwards)
         self._held = None if self._held is None else []
         self._afterwards.clear()
-        for datagram in held:
-            self._send(*datagram)
+        self._piece = None if self._piece is None else 0
+        for each in held:
+            self._send(each.address, b"".join(each.parts), each.ecn, each.segment, each.whole)
         for work in afterwards:
             work()

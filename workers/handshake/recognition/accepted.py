@@ -97,6 +97,8 @@ class Accepted:
             with self._acceptance.metered(self):
                 self.inner.datagram_received(data, self.source[:2], now)
                 self._acceptance.progress(self, now)
+                if self._unanswered:  # behind a Retry it is the hello
+                    self.inner.prepare()
 
     def timer(self) -> float | None:
         """When to call ``handle_timer`` (monotonic); None: not before the next datagram."""

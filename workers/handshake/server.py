@@ -289,6 +289,7 @@ class Server:
         now, table = time.monotonic(), self._table
         if table.unread:
             self._performer.look(now)
+        self._volley.answers(data, ours=flow.shadows)
         if len(data) <= segment or flow.passes(data, segment):
             self._performer.perform(table.reply(flow, data, ecn, now, segment), now)
             return

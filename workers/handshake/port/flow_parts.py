@@ -186,6 +186,11 @@ class Flow:
         self.others: tuple[bytes, ...] = ()
         self.others_at: float | None = None
 
+    @property
+    def shadows(self) -> bool:
+        """Whether what Dest says is said in other words."""
+        return self.state is FlowState.SHADOW
+
     def passes(self, data: bytes, segment: int) -> bool:
         """Whether these replies of Dest, of ``segment`` bytes each, all go to the visitor as they are: at once."""
         return self.state is FlowState.RELAY and self.address.is_free(data, segment)

@@ -22,6 +22,7 @@ import zmq.asyncio
 from qre.device.device_lock import port_name
 from qre.ends import Role
 from qre.errors import MachineError, QreError, UntrustedInputError
+from qre.freed_memory import give_back, keep_one_arena
 from qre.ipc import sandbox
 from qre.ipc.channel import Channel, ChannelClosedError
 from qre.ipc.journal import lines_are_of, log_to_stderr
@@ -72,6 +73,7 @@ _KEPT: Final = (
 def run_supervisor(sock: socket.socket, parent: int, log_level: str) -> None:
     """The whole life of the supervisor, in a fresh interpreter. Ends with SystemExit."""
     log_to_stderr("qre-tool supervisor", log_level)
+    keep_one_arena()
     sandbox.set_name("qre:supervisor")
     sandbox.die_with_parent(parent)
     sandbox.forbid_new_privileges()
@@ -157,6 +159,7 @@ class _Supervisor:
             await self._control.open()
             self._open_front(setup, crew)
             self.tell(AllReady())
+            give_back()
             if missing := missing_users():
                 self._log.info("%s: no such user: fixed user ids are used; %s", ", ".join(missing), USERS_REMEDY)
             self._tasks.spawn(watch_traffic(crew))

@@ -8,6 +8,7 @@ descriptors raise ``UntrustedInputError``, and no descriptor of such a message s
 from __future__ import annotations
 
 import array
+import mmap
 import os
 import socket
 from collections.abc import Callable, Sequence
@@ -48,7 +49,9 @@ class Channel(Generic[T]):
         sock.setblocking(False)
         self._socket = sock
         self._max_size = max_size
-        self._received, self._sent = bytearray(max_size + 1), bytearray()
+        # Of the first, only the pages that messages fill are taken.
+        self._received = mmap.mmap(-1, max_size + 1, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        self._sent = bytearray()
         self._encoder = encoder()
         self._decoder: msgspec.msgpack.Decoder[T] = decoder(types)
 

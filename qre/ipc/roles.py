@@ -46,8 +46,8 @@ class Calls(Enum):
     OPEN = ("openat", "open", "stat", "lstat", "access", "readlink", "getdents64", "statx")
     #: One system call for many datagrams.
     BATCH = ("sendmmsg", "recvmmsg")
-    #: mlock(2): the memory of the sessions' secrets.
-    LOCK = ("mlock",)
+    #: mlock2(2): the memory of the sessions' secrets.
+    LOCK = ("mlock2",)
     #: bpf(2).
     BPF = ("bpf",)
 

@@ -23,6 +23,7 @@ import zmq.asyncio
 
 from qre.errors import InternalError, MachineError, QreError, UntrustedInputError
 from qre.exact_timers import exact_loop
+from qre.freed_memory import give_back, keep_one_arena
 from qre.ipc import descriptors, sandbox
 from qre.ipc.channel import Channel, ChannelClosedError
 from qre.ipc.journal import WritingEnd, log_as_worker
@@ -183,6 +184,7 @@ def run_worker(party: Party, sock: socket.socket, endpoint: str, says: WritingEn
     if says is not None:
         says.become_stderr()
     log_as_worker(f"qre-tool {party}", marked=says is not None)
+    keep_one_arena()
     try:
         worker: Worker = importlib.import_module(role.module).create()
         sandbox.enter(role, parent)
@@ -309,6 +311,7 @@ class _Runtime:
                 self._check_descriptors()
                 await self._worker.start(self._context)
                 self._started = True
+                give_back()  # what importing and starting took for a moment
             case Reload(config=config) if self._started:
                 self._context.config = config
                 await self._worker.reload()

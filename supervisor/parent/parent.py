@@ -28,6 +28,7 @@ from qre.device.route_table import chosen_table
 from qre.device.state import save_state, state_of
 from qre.ends import Dataplane, Role
 from qre.errors import MachineError, PassingError, QreError, UntrustedInputError
+from qre.freed_memory import give_back
 from qre.ipc import sandbox
 from qre.ipc.channel import Channel
 from qre.ipc.journal import lines_are_of, log_to_stderr
@@ -334,6 +335,7 @@ class Daemon:
                 self._ready = True
                 self._files.tell_warnings()
                 self._notify("READY=1")
+                give_back()
                 if self._reload.wanted:
                     self._tasks.spawn(self._reload.run())
                 if self._options.run_for_ms is not None:  # of work; the start has its own time limits

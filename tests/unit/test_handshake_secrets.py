@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
 from collections.abc import Iterator
 from dataclasses import replace
@@ -137,6 +138,16 @@ def test_sessions_outlive_the_process(fd: int) -> None:
     }
     again.put(record_of(9))
     assert len(SecretsStore(fd).load()[0]) == 5
+
+
+def test_a_store_takes_the_pages_that_its_sessions_fill() -> None:
+    fd = empty_memfd("session_secrets")
+    store = SecretsStore(fd)
+    store.lock()
+    assert store.load() == ([], 0)
+    store.put(record_of())
+    assert os.fstat(fd).st_blocks * 512 <= 2 * mmap.PAGESIZE < SIZE
+    assert len(SecretsStore(fd).load()[0]) == 1
 
 
 class Killed(Exception):

@@ -32,6 +32,7 @@ LAYERS = (
         "dest_profile",
         "profile_secrets",
         "exact_timers",
+        "freed_memory",
         "",
     },  # modules beside the rooms; "" is qre itself
     {"wire", "reality", "config"},

@@ -1,16 +1,16 @@
 """Memory that is not needed any more: what held secrets is freed, and thereby wiped, soon; a flood's is returned.
 
 This worker overwrites what it frees (``qre.ipc.sandbox.starting``), but a handshake's objects refer to each other,
-and the garbage collector alone frees them. The C library keeps freed memory unless malloc_trim(3) asks it; one that
-lacks that keeps what it has.
+and the garbage collector alone frees them.
 """
 
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import gc
 from typing import Final
+
+from qre.freed_memory import give_back
 
 #: The number of flows, and the part of them that may remain, from which trimming is worth while.
 _MANY: Final = 512
@@ -18,8 +18,6 @@ _FEW: Final = 8
 
 #: Seconds after the end of a handshake or a session.
 _SOON: Final = 1.0
-
-_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
 
 
 class Forgetting:
@@ -39,6 +37,7 @@ class Forgetting:
     def _collect(self) -> None:
         self._due = None
         gc.collect()
+        give_back()
 
 
 class HighWater:
@@ -53,6 +52,5 @@ class HighWater:
         if self._highest < _MANY or flows > self._highest // _FEW:
             return False
         self._highest = flows
-        if _trim is not None:
-            _trim(ctypes.c_size_t(0))
+        give_back()
         return True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from qre.freed_memory import give_back
 from qre.ipc.messages import DestAddressReport, NetlinkStatus
 from qre.ipc.tasks import Tasks
 from qre.ipc.worker import WorkerContext
@@ -27,6 +28,7 @@ class ServerRules:
         """Compare and mend now."""
         self._face.look(self._dest)
         self._way.look(self._dest.address)
+        give_back()  # libnftables takes megabytes for a moment
 
     def follow(self, dest: DestAddressReport) -> None:
         """Dest is somewhere else now."""

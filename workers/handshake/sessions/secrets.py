@@ -32,6 +32,7 @@ process that is killed in between leaves one whole record.
 from __future__ import annotations
 
 import ctypes
+import errno
 import mmap
 import os
 import struct
@@ -63,6 +64,7 @@ _CONFIRMED, _SETTLED, _SPLITS, _OUTER_IPV6 = 1, 2, 4, 8
 _OUTER = struct.Struct("!16s16s")
 _ROUTED = struct.Struct("!Q")
 _ROUTED_AT = COPY_LENGTH - _OUTER.size - _ROUTED.size
+_MLOCK_ONFAULT = 1
 _LONGEST_EPOCH = (1 << 63) - 1
 
 
@@ -232,6 +234,18 @@ def _address_untrusted(version: int, prefix: int, packed: bytes) -> Interface:
     raise UntrustedInputError("session secrets", "a record has an invalid address")
 
 
+def _written(fd: int, size: int) -> range:
+    """The slots that an earlier process may have used: behind the last of them nothing was ever written."""
+    end = 0
+    try:
+        while True:
+            end = os.lseek(fd, os.lseek(fd, end, os.SEEK_DATA), os.SEEK_HOLE)
+    except OSError as error:
+        if error.errno != errno.ENXIO:  # no more data
+            raise
+    return range(SLOT, min(end, size), SLOT)
+
+
 class SecretsStore:
     """The mapped memfd. Exactly one process uses it at a time. ``removed`` is called when a session was forgotten."""
 
@@ -241,6 +255,7 @@ class SecretsStore:
             self._size = os.fstat(fd).st_size
             if self._size not in (SIZE, EARLIER_SIZE):
                 raise MachineError("session secrets", f"the descriptor is not {SIZE} bytes long")
+            self._written = _written(fd, self._size)
             self._map = mmap.mmap(fd, self._size)
             self._map.madvise(mmap.MADV_DONTDUMP)
         except OSError as error:
@@ -259,6 +274,9 @@ class SecretsStore:
         damaged = 0
         self._free = []
         for at in range(SLOT, self._size, SLOT):
+            if at not in self._written:  # reading it would take a page
+                self._free.append(at)
+                continue
             state = self._map[at]
             record: SessionRecord | None = None
             if state:
@@ -316,9 +334,10 @@ class SecretsStore:
             self.removed()
 
     def lock(self) -> bool:
-        """Keep it out of swap, if the limit on locked memory allows it."""
+        """Keep it out of swap, if the limit on locked memory allows it: each page from the moment it is used."""
         view = (ctypes.c_char * self._size).from_buffer(self._map)
-        return int(ctypes.CDLL(None).mlock(ctypes.byref(view), ctypes.c_size_t(self._size))) == 0
+        lock = ctypes.CDLL(None).mlock2
+        return int(lock(ctypes.byref(view), ctypes.c_size_t(self._size), _MLOCK_ONFAULT)) == 0
 
     def close(self, *, wipe: bool = False) -> None:
         """Unmap the memfd; with ``wipe`` zero it first: no process will continue these sessions."""

@@ -25,6 +25,7 @@
 #define QRE_LONGEST_RANGE  ((1 << 14) - 1)
 #define QRE_SHORTEST_RANGE ((1 << 6) - 1) /* in a client's last packet */
 #define QRE_SHORT_ACK_MAX  (1 + 8 + 8 + 1 + 8)
+#define QRE_LAST_ACK	   (1 + 4 + 4 + 1 + 1) /* what that one has, as a rule */
 /* A client's handshake has counted so many packets that ask for an ACK, about. */
 #define QRE_ACKS_BEFORE	     8
 #define QRE_PIGGYBACK	     msecs_to_jiffies(5)
@@ -407,12 +408,22 @@ static bool qre_is_fresh(struct qre_session *s)
 	return READ_ONCE(s->next_number) == QRE_PACKET_NUMBER_BASE;
 }
 
-static void qre_tell_confirmed(struct qre_session *s)
+static void qre_has_begun(struct qre_session *s)
 {
-	if (s->begun)
-		return;
 	s->begun = true;
+	qre_tell_session(s->qdev, s->id, QRE_EVENT_SESSION_BEGUN);
+}
+
+static void qre_confirm(struct qre_session *s)
+{
+	s->confirmed = true;
 	qre_tell_session(s->qdev, s->id, QRE_EVENT_SESSION_CONFIRMED);
+}
+
+/* A silence that user space has given an end goes on until then, as a browser's. */
+static bool qre_waits_for_its_peer(const struct qre_session *s)
+{
+	return !s->confirmed && !s->silence.ordered;
 }
 
 static void qre_first_timers(struct qre_session *s, struct qre_outbox *out)
@@ -422,7 +433,7 @@ static void qre_first_timers(struct qre_session *s, struct qre_outbox *out)
 	if (!s->begun && time_after_eq(jiffies, s->created + QRE_FIRST_PACKET_AFTER)) {
 		if (qre_is_fresh(s))
 			qre_put_brief(s, out, padding, sizeof(padding));
-		qre_tell_confirmed(s);
+		qre_has_begun(s);
 	}
 	if (!s->confirmed && !s->asked && time_after_eq(jiffies, s->created + QRE_ASKS_AFTER)) {
 		s->asked = true;
@@ -436,10 +447,12 @@ void qre_control_begin(struct qre_session *s, struct qre_outbox *out)
 	s->frame_tokens = QRE_FRAMES_BURST;
 	s->frame_tokens_at = jiffies;
 	qre_ack_policy_init(&s->ack_policy, QRE_ACKS_BEFORE);
-	if (s->client && s->socket && qre_is_fresh(s))
+	if (s->client && s->socket && qre_is_fresh(s)) {
 		qre_control_arm(s, s->created + QRE_FIRST_PACKET_AFTER);
-	else if (s->client && s->socket)
+	} else if (s->client && s->socket) { /* it goes on after a restart */
 		qre_control_ping(s, out);
+		qre_has_begun(s);
+	}
 	if (!s->confirmed)
 		qre_control_arm(s, s->created + msecs_to_jiffies(QRE_CONFIRM_MS));
 	qre_control_arm(s, qre_idle_at(s));
@@ -600,11 +613,6 @@ static bool qre_ack_received(struct qre_session *s, const struct qre_frame *f, u
 			qre_control_arm(s, jiffies + 3 * qre_control_pto(s) + 1);
 		}
 	}
-	if (!s->confirmed && f->ack.largest >= QRE_PACKET_NUMBER_BASE) {
-		s->confirmed = true;
-		qre_mtu_begin(s);
-		qre_tell_confirmed(s);
-	}
 	return true;
 }
 
@@ -697,13 +705,10 @@ static bool qre_arrived(struct qre_session *s, const struct qre_arrived *a, stru
 	s->eliciting_sent = false;
 	if (unlikely(s->life == QRE_LIFE_HELD)) {
 		WRITE_ONCE(s->life, QRE_LIFE_ESTABLISHED);
-		s->confirmed = true;
-		qre_tell_session(s->qdev, s->id, QRE_EVENT_SESSION_CONFIRMED);
+		qre_confirm(s);
 	}
-	if (unlikely(s->client && !s->confirmed)) { /* who sends has heard from us */
-		s->confirmed = true;
-		qre_tell_confirmed(s);
-	}
+	if (unlikely(!s->confirmed)) /* of a client: who sends has heard from us */
+		qre_confirm(s);
 	if (unlikely(s->path_mtu.state == QRE_PATHMTU_IDLE) && s->confirmed)
 		qre_mtu_begin(s);
 	if (a->number == s->window.highest)
@@ -860,7 +865,9 @@ void qre_control_close(struct qre_session *s, struct qre_outbox *out)
 	qre_closing(s, frame, qre_close_put(frame, QRE_H3_NO_ERROR, true), false, out);
 }
 
-/* With an ACK of the newest packets, which is as short here without ECN counts. */
+/* With an ACK of the newest packets, which is as short here without ECN counts; or as much PADDING,
+ * where nothing but the handshake was received.
+ */
 void qre_control_give_up(struct qre_session *s, const u8 *farewell, size_t size,
 			 struct qre_outbox *out)
 {
@@ -868,8 +875,9 @@ void qre_control_give_up(struct qre_session *s, const u8 *farewell, size_t size,
 	u8 frames[QRE_SHORT_ACK_MAX + QRE_FAREWELL_MAX];
 	u64 delay = (u64)jiffies_to_usecs(jiffies - s->largest_at) >> QRE_ACK_EXPONENT;
 	struct qre_range newest;
-	size_t ack = 0;
+	size_t ack = QRE_LAST_ACK;
 
+	memset(frames, 0, QRE_LAST_ACK);
 	if (rx->epoch <= s->epoch && qre_ackwin_ranges(&s->window, &newest, 1)) {
 		if (newest.last - newest.first > QRE_SHORTEST_RANGE)
 			newest.first = newest.last - QRE_SHORTEST_RANGE;
@@ -970,7 +978,7 @@ static unsigned long qre_deadline(const struct qre_session *s)
 
 	if (s->life == QRE_LIFE_CLOSING)
 		return s->closing_until;
-	if (!s->confirmed)
+	if (qre_waits_for_its_peer(s))
 		qre_sooner(&at, s->created + msecs_to_jiffies(QRE_CONFIRM_MS));
 	if (s->client && s->socket && !s->begun)
 		qre_sooner(&at, s->created + QRE_FIRST_PACKET_AFTER);
@@ -1003,7 +1011,7 @@ static void qre_timers(struct qre_session *s, struct qre_outbox *out)
 		}
 		return;
 	}
-	if (!s->confirmed &&
+	if (qre_waits_for_its_peer(s) &&
 	    time_after_eq(jiffies, s->created + msecs_to_jiffies(QRE_CONFIRM_MS))) {
 		qre_control_end(s, QRE_LOSS_UNCONFIRMED, 0, out);
 		return;

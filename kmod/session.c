@@ -961,6 +961,7 @@ void qre_session_tell(struct qre_session *s, struct qre_session_info *info)
 	spin_lock_bh(&s->lock);
 	info->state = states[s->life];
 	info->confirmed = s->confirmed;
+	info->begun = s->begun;
 	info->udp_payload = s->path_mtu.size;
 	info->inner_mtu = s->mtu.inner;
 	info->inner_mtu_ipv6 = qre_mtu_carries_ipv6(s);

@@ -93,9 +93,9 @@ struct qre_session {
 	struct qre_ackwin window;
 	unsigned long last_receive, idle_base, largest_at;
 	bool received;
-	bool confirmed;
-	bool begun; /* a client's first packet has left */
-	bool asked; /* a client has asked a server that says nothing */
+	bool confirmed; /* the peer was heard */
+	bool begun;	/* a client's first packet has left */
+	bool asked;	/* a client has asked a server that says nothing */
 	bool ack_wanted;
 	unsigned long ack_since, ack_sent;
 	struct qre_ack_policy ack_policy; /* of a client */
@@ -280,6 +280,7 @@ struct qre_session_info {
 	u8 short_id[QRE_SHORT_ID_SIZE];
 	enum qre_session_state state;
 	bool confirmed;
+	bool begun; /* a client's */
 	u64 key_epoch, packet_number, rx_number;
 	u16 udp_payload, inner_mtu; /* the largest that the path takes, as far as it is known */
 	u16 inner_mtu_ipv6, inner_mtu_in_two; /* 0: none */

@@ -71,7 +71,7 @@ unsigned long qre_silence_at(const struct qre_session *s, unsigned long otherwis
 	qre_sooner(&at, qre_repeat_at(s));
 	if (!i->told)
 		qre_sooner(&at, qre_told_at(s));
-	if (s->confirmed && !i->degraded)
+	if (s->begun && !i->degraded)
 		qre_sooner(&at, qre_degraded_at(s));
 	if (i->ordered && i->repeats_last)
 		qre_sooner(&at, i->last_repeat_at);
@@ -204,7 +204,7 @@ void qre_silence_timers(struct qre_session *s, struct qre_outbox *out)
 	}
 	if (!qre_silence_counts(s)) /* it had no number left */
 		return;
-	if (s->confirmed && !i->degraded && time_after_eq(jiffies, qre_degraded_at(s)))
+	if (s->begun && !i->degraded && time_after_eq(jiffies, qre_degraded_at(s)))
 		qre_silence_degrade(s);
 	if (!i->told && time_after_eq(jiffies, qre_told_at(s))) {
 		i->told = true;

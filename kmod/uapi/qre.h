@@ -70,7 +70,7 @@ enum qre_loss {
 };
 
 enum qre_event {
-	QRE_EVENT_SESSION_CONFIRMED = 1, /* SESSION_ID */
+	QRE_EVENT_SESSION_CONFIRMED = 1, /* SESSION_ID: its peer was heard */
 	QRE_EVENT_SESSION_LOST = 2,	 /* SESSION_ID, LOSS, ERROR_CODE */
 	QRE_EVENT_REKEY_DUE = 3,	 /* SESSION_ID, KEY_EPOCH */
 	QRE_EVENT_KEY_PHASE_CHANGED = 4, /* SESSION_ID, KEY_EPOCH: the peer flipped, we followed */
@@ -91,6 +91,8 @@ enum qre_event {
 					 ID of the peer's. SESSION_MOVE or SESSION_DROP_PORT is to
 					 answer within a second */
 	QRE_EVENT_PORT_DROPPED = 16,  /* SESSION_ID: it was tried in vain */
+	QRE_EVENT_SESSION_BEGUN = 17, /* SESSION_ID, of a client: its first packet has left, and
+					 its server may send from then on */
 };
 
 /* Why a packet was dropped: QRE_A_DROPS holds one u64 attribute of this type for each that is not
@@ -219,7 +221,7 @@ enum qre_attr {
 	QRE_A_ERRNO = 53,	/* u32, positive */
 
 	QRE_A_STATE = 54,	    /* u8, enum qre_session_state */
-	QRE_A_CONFIRMED = 55,	    /* u8 */
+	QRE_A_CONFIRMED = 55,	    /* u8: the peer was heard */
 	QRE_A_RX_NUMBER = 56,	    /* u64: the highest received */
 	QRE_A_AGE_MS = 57,	    /* u64 */
 	QRE_A_LAST_RECEIVE_MS = 58, /* u64: age of the last authenticated packet; absent: none */
@@ -280,6 +282,7 @@ enum qre_attr {
 	QRE_A_SPARE = 104, /* u8: the peer has given a connection ID for another port, and none is
 			      tried */
 	QRE_A_TRIES = 105, /* u8, of a client: it tries another port */
+	QRE_A_BEGUN = 106, /* u8, of a client: as SESSION_BEGUN has told */
 	__QRE_A_MAX,
 };
 #define QRE_A_MAX (__QRE_A_MAX - 1)

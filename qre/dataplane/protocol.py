@@ -251,6 +251,7 @@ class SessionMark(Struct, frozen=True, kw_only=True):
     key_epoch: U64
     packet_number: PacketNumber  # the next one to be sent
     confirmed: bool
+    begun: bool = False  # a client's: as ``SessionBegun``
     short_id: ShortId = bytes(8)
     connection_ids: Annotated[tuple[ConnectionId, ...], msgspec.Meta(max_length=MAX_CIDS_PER_SESSION)] = ()
     #: the host prefixes among its AllowedIPs
@@ -291,7 +292,15 @@ def refused(request: int, refusal: Refusal, words: str, key_epoch: int | None = 
 
 
 class SessionConfirmed(Message, frozen=True, kw_only=True):
-    """The peer's first authenticated packet at or above the base arrived: the handshake era is over."""
+    """The peer was heard: a first authentic packet of this session has come. At a server it lets the session send; at
+    a client it says that the server's data plane has the session, too."""
+
+    session_id: SessionId
+
+
+class SessionBegun(Message, frozen=True, kw_only=True):
+    """Of a client's session: its first packet has left, and inner packets pass. The server was heard in the
+    handshake; whether it is with this session, ``SessionConfirmed`` tells."""
 
     session_id: SessionId
 
@@ -389,6 +398,7 @@ DataplaneRequest = (
 )
 DataplaneReport = (
     Answer
+    | SessionBegun
     | SessionConfirmed
     | SessionLost
     | RekeyDue

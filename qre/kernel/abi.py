@@ -82,6 +82,7 @@ class Event(enum.IntEnum):
     PATH_DEGRADED = 14
     PORT_ANSWERED = 15
     PORT_DROPPED = 16
+    SESSION_BEGUN = 17
 
 
 class Drop(enum.IntEnum):
@@ -244,6 +245,7 @@ class Attribute(enum.IntEnum):
     APART_MS = 103
     SPARE = 104
     TRIES = 105
+    BEGUN = 106
 
 
 #: struct qre_allowed_ip: family (4 or 6), prefix length, two reserved bytes, address (IPv4: the first four).

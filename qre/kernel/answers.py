@@ -22,6 +22,7 @@ from qre.dataplane.protocol import (
     LossReason,
     PeerMoved,
     RekeyDue,
+    SessionBegun,
     SessionConfirmed,
     SessionLost,
     SessionSilent,
@@ -108,6 +109,7 @@ class KernelSession(msgspec.Struct, frozen=True, kw_only=True):
     aead_driver: str
     silent: bool = False  # of a client: as SESSION_SILENT and SESSION_ANSWERS told last
     tries: bool = False  # of a client: it tries another port
+    begun: bool = False  # of a client: its first packet has left; of an earlier module, never
 
 
 class MapSyncFailed(msgspec.Struct, frozen=True, kw_only=True):
@@ -238,6 +240,7 @@ def session_untrusted(fields: Fields) -> KernelSession:
         aead_driver=fields.text(Attribute.AEAD_DRIVER, _DRIVER_MAX) or "",
         silent=bool(fields.u8(Attribute.SILENT, 1)),
         tries=bool(fields.u8(Attribute.TRIES, 1)),
+        begun=bool(fields.u8(Attribute.BEGUN, 1)),
     )
 
 
@@ -270,6 +273,8 @@ def _happened(kind: abi.Event, fields: Fields) -> Happened:
             return PortAnswered(session_id=session, connection_id=cid, sequence=sequence)
         case abi.Event.PORT_DROPPED:
             return PortDropped(session_id=session)
+        case abi.Event.SESSION_BEGUN:
+            return SessionBegun(session_id=session)
         case abi.Event.SESSION_CONFIRMED:
             return SessionConfirmed(session_id=session)
         case abi.Event.SESSION_LOST:

@@ -15,7 +15,7 @@ import msgspec
 import pytest
 
 from qre.causes import Cause
-from qre.dataplane.protocol import LossReason, SessionConfirmed, SessionLost, SessionSilent
+from qre.dataplane.protocol import LossReason, SessionBegun, SessionConfirmed, SessionLost, SessionSilent
 from qre.ends import Role, WhenDestIsDown
 from qre.errors import MachineError, PeerError
 from qre.ipc.channel import Channel
@@ -143,9 +143,12 @@ def test_it_connects_says_so_and_begins_again_when_the_session_is_lost() -> None
     async def work(client: InProcessClient, server: InProcessServer) -> None:
         dataplane = client.new_dataplane()
         session_id = await client.session()
-        assert not client.client.status().up, "not before it is confirmed"
-        dataplane.tell(SessionConfirmed(session_id=session_id))
+        assert not client.client.status().up, "not before it has begun"
+        dataplane.tell(SessionBegun(session_id=session_id))
         await until(lambda: client.client.status().up)
+        assert client.client.status().text.endswith("; its first packet is awaited")
+        dataplane.tell(SessionConfirmed(session_id=session_id))
+        await until(lambda: "awaited" not in client.client.status().text)
         assert client.states()[-1].up
         assert client.released() == []
         dataplane.registry.sessions.clear()
@@ -171,6 +174,9 @@ def test_a_new_session_is_made_beside_one_whose_peer_is_silent() -> None:
         await until(lambda: len(dataplane.registry.sessions) == 2)
         assert client.client.status().up
         (new,) = set(dataplane.registry.sessions) - {old}
+        dataplane.tell(SessionBegun(session_id=new))
+        await asyncio.sleep(0.3)
+        assert old in dataplane.registry.sessions, "nothing was heard of the new one yet"
         dataplane.tell(SessionConfirmed(session_id=new))
         await until(lambda: client.released() == [1])
         assert client.client.status().up
@@ -302,6 +308,43 @@ def test_a_data_plane_that_is_late_is_waited_for() -> None:
         dataplane.tell(SessionConfirmed(session_id=await client.session()))
         await until(lambda: client.client.status().up)
         assert server.server.status().handshakes == 1, "the one that waited"
+
+    connect(work)
+
+
+def test_a_session_of_which_nothing_ever_came_back_takes_the_place_of_none() -> None:
+    """The one that works goes on, though its peer was silent for a while, and another attempt follows."""
+
+    async def work(client: InProcessClient, server: InProcessServer) -> None:
+        dataplane = client.new_dataplane()
+        old = await client.session()
+        dataplane.tell(SessionConfirmed(session_id=old))
+        await until(lambda: client.client.status().text.startswith("connected"))
+        dataplane.tell(SessionSilent(session_id=old, silent=True))
+        await until(lambda: len(dataplane.registry.sessions) == 2)
+        (new,) = set(dataplane.registry.sessions) - {old}
+        dataplane.tell(SessionSilent(session_id=old, silent=False))
+        dataplane.tell(SessionBegun(session_id=new))
+        del dataplane.registry.sessions[new]
+        dataplane.tell(SessionLost(session_id=new, reason=LossReason.UNANSWERED))
+        await until(lambda: client.released() == [2])
+        assert old in dataplane.registry.sessions
+        assert client.client.status().up
+
+    connect(work)
+
+
+def test_a_session_that_had_begun_and_was_never_answered_is_a_failed_attempt() -> None:
+    async def work(client: InProcessClient, server: InProcessServer) -> None:
+        dataplane = client.new_dataplane()
+        session_id = await client.session()
+        dataplane.tell(SessionBegun(session_id=session_id))
+        await until(lambda: client.client.status().up)
+        dataplane.registry.sessions.clear()
+        dataplane.tell(SessionLost(session_id=session_id, reason=LossReason.UNANSWERED))
+        await until(lambda: any("session lost" in line for line in client.context.lines))
+        assert await client.session() != session_id
+        assert not client.states()[-1].up
 
     connect(work)
 

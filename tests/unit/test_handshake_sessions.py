@@ -15,6 +15,7 @@ from qre.dataplane.protocol import (
     LossReason,
     Refusal,
     RekeyDue,
+    SessionBegun,
     SessionDelete,
     SessionInstall,
     SessionLost,
@@ -35,6 +36,10 @@ from tests.support.two_ends import CidsChanged, Confirmed, Lost, TwoEnds
 def test_a_session_is_installed_confirmed_and_carries_packets() -> None:
     with TwoEnds() as ends:
         ends.install().run(0.5)
+        assert len(ends.client.said(SessionBegun)) == 1
+        assert ends.client.said(Confirmed) == [], "nothing was to be carried, and nothing came"
+        ends.run(3)
+        assert ends.server.said(SessionBegun) == []
         for end in ends.ends.values():
             assert len(end.said(Confirmed)) == 1
             assert end.sessions.up() == 1
@@ -339,10 +344,12 @@ def test_data_on_the_connect_stream_is_not_the_end_and_malformed_frames_are() ->
 def test_a_peer_that_never_confirms_is_given_up() -> None:
     with TwoEnds() as ends:
         ends.loss = 1.0
-        ends.install().run(12)
+        ends.install().run(13)
+        words = []
         for end in ends.ends.values():
             assert end.sessions.records() == ()
-            assert "confirm" in end.said(Lost)[0].end.words  # type: ignore[union-attr]  # said() gave Lost
+            words += [lost.end.words for lost in end.said(Lost) if isinstance(lost, Lost)]
+        assert sum("confirm" in each for each in words) == 1, "a client ends as a browser, and says so"
 
 
 def test_a_held_session_survives_the_handshake_worker_and_is_confirmed() -> None:

@@ -9,6 +9,7 @@ from qre.dataplane.protocol import (
     LossReason,
     PeerMoved,
     RekeyDue,
+    SessionBegun,
     SessionConfirmed,
     SessionLost,
     SessionSilent,
@@ -17,7 +18,7 @@ from qre.dataplane.protocol import (
 from qre.dataplane.status import SessionStatus
 from qre.ends import Role
 from qre.kernel.answers import KernelEvent, KernelSession
-from qre.workers.netlink.kernel_sessions import KernelSessions
+from qre.workers.netlink.kernel_sessions import KernelSessions, mark_of
 
 ID = b"\x07" * 32
 CID = b"\x09" * 20
@@ -66,6 +67,10 @@ def test_packets_of_sessions_that_others_installed_are_counted_by_the_limit_give
 def test_what_events_did_not_tell_is_found_when_it_looks() -> None:
     sessions = KernelSessions(Role.CLIENT, 1000)
     assert sessions.look([seen(confirmed=False)]) == []
+    begun = msgspec.structs.replace(seen(confirmed=False), begun=True)
+    assert sessions.look([begun]) == [SessionBegun(session_id=ID)]
+    assert sessions.look([begun]) == []
+    assert mark_of(begun).begun and not mark_of(begun).confirmed
     assert sessions.look([seen()]) == [SessionConfirmed(session_id=ID)]
     (moved,) = sessions.look([seen(peer_port=6666)])
     assert isinstance(moved, PeerMoved)

@@ -19,6 +19,7 @@ from qre.dataplane.protocol import (
     LossReason,
     PeerMoved,
     RekeyDue,
+    SessionBegun,
     SessionConfirmed,
     SessionLost,
     SessionSilent,
@@ -68,6 +69,7 @@ def session_answer() -> Request:
     answer.put(Attribute.SHORT_ID, b"\x05" * 8)
     answer.u8(Attribute.STATE, abi.SessionState.ESTABLISHED)
     answer.u8(Attribute.CONFIRMED, 1)
+    answer.u8(Attribute.BEGUN, 1)
     answer.u64(Attribute.KEY_EPOCH, 3)
     answer.u64(Attribute.PACKET_NUMBER, 70_000)
     answer.u64(Attribute.RX_NUMBER, 69_999)
@@ -188,7 +190,7 @@ def test_a_number_that_does_not_fit_is_a_defect_of_ours() -> None:
 def test_a_session_is_read_whole() -> None:
     found = session_untrusted(read(session_answer()))
     status = found.status
-    assert found.confirmed
+    assert found.confirmed and found.begun
     assert found.underlay == UNDERLAY
     assert found.aead_driver == "generic-gcm-aesni"
     assert (status.path_mtu, status.inner_mtu) == (1464, 1392)
@@ -290,6 +292,7 @@ def test_every_event_becomes_the_message_that_a_data_plane_sends() -> None:
         assert (found.device, found.index) == ("qre0", 7)
         return found.what
 
+    assert happened(abi.Event.SESSION_BEGUN) == SessionBegun(session_id=SESSION)
     assert happened(abi.Event.SESSION_CONFIRMED) == SessionConfirmed(session_id=SESSION)
     assert happened(abi.Event.SESSION_INSTALLED) == SessionInstalled(session_id=SESSION)
     assert happened(abi.Event.SESSION_SILENT) == SessionSilent(session_id=SESSION, silent=True)

@@ -215,6 +215,7 @@ class Registry:
                 key_epoch=session.phases.epoch,
                 packet_number=session.packets.next_number,
                 confirmed=session.confirmed,
+                begun=session.begun,
                 routed=digest(session.install.allowed_ips),
                 port=session.port_use,
                 lent=session.lent,

@@ -12,6 +12,7 @@ from random import Random
 from typing import Final
 
 from qre.causes import Cause
+from qre.dataplane.protocol import CONFIRM_TIMEOUT
 
 #: A pause differs from its step by up to this part of it.
 _JITTER: Final = 0.25
@@ -30,6 +31,13 @@ _BROKEN: Final = (5.0, 60.0)
 #: Seconds; what a thousand clients do in the same second is an attack.
 _SPREAD: Final = 2.5
 _SPREAD_BESIDE: Final = 1.5
+#: A session that lived for less than this counts as a failed attempt (seconds): one of which nothing ever came back
+#: does.
+_SHORT_LIFE: Final = 1.5 * CONFIRM_TIMEOUT
+#: While another machine with the same short id is connected (seconds): each attempt would be the end of a session.
+_TWIN_PAUSE: Final = (30.0, 45.0)
+#: After a longer one the next attempt begins within this time (seconds).
+_AT_ONCE: Final = 0.25
 #: From how many silent attempts in a row on the way itself is suspected.
 _SUSPICIOUS: Final = 2
 
@@ -80,6 +88,13 @@ class Pauses:
         self._visits.reset()
         self._once_more = True
 
+    def after_session(self, lived: float, *, unanswered: bool) -> float:
+        """Seconds until the next attempt, after a session of ``lived`` seconds; ``unanswered``: nothing came back."""
+        if lived < _SHORT_LIFE:
+            return self.after(None)
+        self.succeeded()
+        return spread(self._random) if unanswered else self._random.uniform(0, _AT_ONCE)
+
     def network_changed(self) -> None:
         """What did not answer in another network says nothing about this one."""
         self._backoff.reset()
@@ -100,7 +115,8 @@ class Pauses:
             return self._visits.next()
         if cause is not Cause.NO_ANSWER:
             self._broken.reset()
-            return self._backoff.next()
+            least = self._random.uniform(*_TWIN_PAUSE) if cause is Cause.TWIN else 0.0
+            return max(self._backoff.next(), least)
         if self._silent > len(_RELOADS):
             return self._broken.next()
         step = self._shortest * _RELOADS[self._silent - 1] * self._random.uniform(1 - _JITTER, 1 + _JITTER)

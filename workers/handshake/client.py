@@ -48,10 +48,6 @@ from qre.workers.handshake.sessions.session_sockets import SessionSockets
 from qre.workers.handshake.sessions.session_state import SessionEnd, Settings
 from qre.workers.handshake.worker_settings import client_settings, known_servers
 
-#: A session that lived for less than this counts as a failed attempt (seconds).
-_SHORT_LIFE: Final = 10.0
-#: After a longer one the next attempt begins within this time (seconds).
-_AT_ONCE: Final = 0.25
 #: Between two new sessions beside silent ones at least (seconds): a server takes three in 25 s for two machines.
 _APART: Final = 13.0
 #: While there is a server to go back to, it is tried again after so much of ReconnectMax.
@@ -61,8 +57,6 @@ _LIFETIMES: Final = (0.75, 1.25)
 #: For so long packets for a renewed session may be on their way; its server may not have heard from the new one yet
 #: (seconds).
 _DRAINING: Final = (2.7, 2.9)
-#: While another machine with the same short id is connected (seconds).
-_TWIN_PAUSE: Final = (30.0, 45.0)
 _FORMER: Final = "the session has the former Address or AllowedIPs, and one with those of the profile fails"
 _LARGE: Final = "IPv6 inside needs datagrams above a browser's 1,250 bytes: this server cannot join split packets"
 _OLD: Final = "datagrams are above a browser's 1,250 bytes: the loaded qre.ko is of an earlier version, reload it"
@@ -191,18 +185,13 @@ class Client:
                 if end.reason is CloseReason.TWIN:
                     raise PeerError.of("session lost", Cause.TWIN)
                 reason, remedy = f"session lost: {end.words}", ""
-                if time.monotonic() - began >= _SHORT_LIFE:
-                    pauses.succeeded()
-                    pause = spread(self._random) if end.unanswered else self._random.uniform(0, _AT_ONCE)
-                else:
-                    pause = pauses.after(None)
+                pause = pauses.after_session(time.monotonic() - began, unanswered=end.unanswered)
             except QreError as error:
                 cause, remedy = error.cause, error.remedy
                 pause = pauses.after(cause)
                 reason = f"{error}; UDP seems to be blocked on the way" if pauses.udp_seems_blocked else str(error)
-                if cause is Cause.TWIN:  # each attempt would be the end of a session
+                if cause is Cause.TWIN:
                     reason = f"short id {show_short_id(self._tried.short_id)}: {reason}"
-                    pause = max(pause, self._random.uniform(*_TWIN_PAUSE))
             session_id = None
             await self._sockets.release_unused()
             self._context.limited(f"attempt {reason}", f"{reason}; next attempt in {pause:.1f} s")
@@ -220,7 +209,8 @@ class Client:
             return confirmed[0]
         for record in self._sessions.records():
             try:
-                await self._awaited.until_confirmed(record.session_id)
+                await self._awaited.until_begun(record.session_id)
+                await self._until_heard(record.session_id)
             except QreError as error:
                 self._context.log.info("%s", error)
             else:
@@ -266,8 +256,7 @@ class Client:
 
     def _made_for(self) -> MadeFor:
         """What a session that is made now has for life."""
-        config = self._context.config
-        return MadeFor(frozenset(each.ip for each in config.address), frozenset(config.allowed_ips))
+        return MadeFor.of(self._context.config)
 
     def _is_outdated(self, awaited: AwaitedSession) -> bool:
         return awaited.made_for != self._made_for()
@@ -337,8 +326,8 @@ class Client:
     # --- one attempt ---
 
     async def _attempt(self, silent: KnownServer | None = None) -> bytes:
-        """Make a session, with the ``silent`` server last; its id once it is confirmed. Raises QreError with the
-        reason."""
+        """Make a session, with the ``silent`` server last; its id once that server was heard with it. Raises QreError
+        with the reason."""
         *servers, last = self._servers.after(silent)
         for server in servers:
             try:
@@ -390,11 +379,25 @@ class Client:
         self._awaited.expect(handed_over.session_id, made_for, confirmed=False)
         self._sessions.install(handed_over, underlay_of(local, address[1]), socket_number=number)
         self.link.pump()
-        await self._awaited.until_confirmed(handed_over.session_id)
+        await self._awaited.until_begun(handed_over.session_id)
         self._handshakes += 1
+        await self._until_heard(handed_over.session_id, server)
         server.answered(address)
         self._server_of = {handed_over.session_id: server}
         return handed_over.session_id
+
+    async def _until_heard(self, session_id: bytes, server: KnownServer | None = None) -> None:
+        """Wait until the server was heard with a session that has begun. That carries packets meanwhile: the server
+        has proved in the handshake who it is, and has granted the tunnel. Raises QreError when it is lost first."""
+        first = not self._state[0]
+        if first:
+            await self._tell(True, f"connected to {server or self._servers.first}; its first packet is awaited")
+        try:
+            await self._awaited.until_confirmed(session_id)
+        except QreError as error:
+            if first:
+                await self._tell(False, str(error))
+            raise
 
     async def _new_socket(self, peer: Address, port: int) -> tuple[int, Address | None]:
         """Its number, and where its packets to the server come from, if there is a route."""

@@ -22,6 +22,7 @@ from qre.dataplane.protocol import (
     LossReason,
     PeerMoved,
     RekeyDue,
+    SessionBegun,
     SessionConfirmed,
     SessionInstall,
     SessionLost,
@@ -37,6 +38,7 @@ from qre.kernel.answers import KernelEvent, KernelSession, MapSyncFailed, Sessio
 #: The most frames whose fate is outstanding; the oldest are forgotten.
 _MAX_FRAMES = 4096
 CLOSING, ESTABLISHED = "closing", "established"
+_Noted = SessionBegun | SessionConfirmed | KeyPhaseChanged | PeerMoved | SessionSilent
 
 
 @dataclass
@@ -47,9 +49,10 @@ class _Known:
     confirmed: bool
     underlay: Underlay | None
     cids: set[bytes]
-    #: The packet number that this epoch began with, or a later one; None until the next listing.
-    began: int | None
+    #: The packet number that this epoch epoch_from with, or a later one; None until the next listing.
+    epoch_from: int | None
     rekey_after: int
+    begun: bool = False
     silent: bool = False
 
 
@@ -78,7 +81,7 @@ class KernelSessions:
             confirmed=self.role is Role.SERVER and not install.held,
             underlay=install.underlay,
             cids={install.connection_id} if self.role is Role.SERVER else set(),
-            began=install.packet_number,
+            epoch_from=install.packet_number,
             rekey_after=install.rekey_after_packets,
         )
 
@@ -86,7 +89,7 @@ class KernelSessions:
         """The kernel accepted ``update``; only a newer key epoch matters here."""
         known = self._known.get(update.session_id)
         if known is not None and update.key_epoch > known.epoch:
-            known.epoch, known.began = update.key_epoch, None
+            known.epoch, known.epoch_from = update.key_epoch, None
 
     def deleted(self, session_id: bytes) -> None:
         """The session is gone from the kernel; an unknown one is ignored."""
@@ -127,19 +130,21 @@ class KernelSessions:
             self.deleted(what.session_id)
         elif isinstance(what, FrameFate):
             self._frames.pop(what.id, None)
-        elif isinstance(what, (SessionConfirmed, KeyPhaseChanged, PeerMoved, SessionSilent)):
+        elif isinstance(what, _Noted):
             self._note(what)
         return None if isinstance(what, MapSyncFailed) or not isinstance(what, DataplaneReport) else what
 
-    def _note(self, what: SessionConfirmed | KeyPhaseChanged | PeerMoved | SessionSilent) -> None:
+    def _note(self, what: _Noted) -> None:
         known = self._known.get(what.session_id)
         if known is None:
             return
         match what:
+            case SessionBegun():
+                known.begun = True
             case SessionConfirmed():
                 known.confirmed = True
             case KeyPhaseChanged(key_epoch=epoch) if epoch > known.epoch:
-                known.epoch, known.began = epoch, None
+                known.epoch, known.epoch_from = epoch, None
             case PeerMoved(underlay=underlay):
                 known.underlay = underlay
             case SessionSilent(silent=silent):
@@ -168,16 +173,19 @@ class KernelSessions:
 
     def _differences(self, known: _Known, session: KernelSession) -> list[DataplaneReport]:
         status, reports = session.status, list[DataplaneReport]()
-        if known.began is None:
-            known.began = status.tx_packet_number
+        if known.epoch_from is None:
+            known.epoch_from = status.tx_packet_number
+        if session.begun and not known.begun:
+            known.begun = True
+            reports.append(SessionBegun(session_id=status.session_id))
         if session.confirmed and not known.confirmed:
             known.confirmed = True
             reports.append(SessionConfirmed(session_id=status.session_id))
         if status.key_epoch > known.epoch:
-            known.epoch, known.began = status.key_epoch, status.tx_packet_number
+            known.epoch, known.epoch_from = status.key_epoch, status.tx_packet_number
             reports.append(KeyPhaseChanged(session_id=status.session_id, key_epoch=status.key_epoch))
-        elif status.tx_packet_number - known.began >= known.rekey_after:
-            known.began = status.tx_packet_number
+        elif status.tx_packet_number - known.epoch_from >= known.rekey_after:
+            known.epoch_from = status.tx_packet_number
             reports.append(RekeyDue(session_id=status.session_id, key_epoch=status.key_epoch))
         if session.underlay is not None and session.underlay != known.underlay:
             if known.underlay is not None and self._peer_moved(known.underlay, session.underlay):
@@ -202,8 +210,9 @@ class KernelSessions:
             confirmed=session.confirmed,
             underlay=session.underlay,
             cids=set(status.cids) if self.role is Role.SERVER else set(),
-            began=status.tx_packet_number,
+            epoch_from=status.tx_packet_number,
             rekey_after=self.rekey_after,
+            begun=session.begun,
         )
 
 
@@ -216,6 +225,7 @@ def mark_of(session: KernelSession) -> SessionMark:
         key_epoch=status.key_epoch,
         packet_number=status.tx_packet_number,
         confirmed=session.confirmed,
+        begun=session.begun,
         short_id=status.short_id,
         connection_ids=status.cids[:MAX_CIDS_PER_SESSION],
         addresses=tuple(network for network in status.allowed_ips if network.prefixlen == network.max_prefixlen)[

@@ -128,6 +128,7 @@ static const struct name {
 	{"ApartMs", QRE_A_APART_MS, U64},
 	{"Spare", QRE_A_SPARE, U8},
 	{"Tries", QRE_A_TRIES, U8},
+	{"Begun", QRE_A_BEGUN, U8},
 };
 
 static const struct {

@@ -1,7 +1,9 @@
 """A client's session: what its peer does not acknowledge is repeated, tried from another port, and given up.
 
 Its first packet has nothing but PADDING, when and as long as a browser acknowledges what came last of the handshake,
-and lets the server send; an inner packet that is due sooner does the same.
+and lets the server send; an inner packet that is due sooner does the same. From then on the session has *begun*: it
+carries packets, and hears nothing as a browser does, whose handshake is confirmed by then. It is *confirmed* when the
+server's data plane was heard, which takes until the PING where nothing is to be carried.
 
 RFC 9002 §6.2, RFC 9000 §9 and §10.2; the times are ``silence``'s, the trial of a port is ``port_trial``'s. A packet
 with user data is never sent again: a PING of its length stands for it. Before each repeat at a probe timeout one
@@ -11,11 +13,11 @@ packet number is left out, as Chromium does: no packet ever has it.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Final
 
 from qre.dataplane.giving_up import FAREWELL, RoundTrip
-from qre.dataplane.protocol import LossReason, PortUse, SessionInstall, SessionSilent
+from qre.dataplane.protocol import LossReason, PortUse, SessionBegun, SessionInstall, SessionSilent
 from qre.ends import Role
 from qre.wire.frames import Ack, encode_ack
 from qre.wire.number import PACKET_NUMBER_BASE
@@ -24,6 +26,7 @@ from qre.workers.dataplane.inner.ecn import NOT_ECT
 from qre.workers.dataplane.loss.port_trial import PortTrial
 from qre.workers.dataplane.loss.silence import NEVER, Silence
 from qre.workers.dataplane.session.marks import Mark
+from qre.workers.dataplane.session.packets import Opened
 from qre.workers.dataplane.session.path import Address
 from qre.workers.dataplane.session.payload import PING
 from qre.workers.dataplane.session.session import Session
@@ -34,6 +37,8 @@ from qre.workers.dataplane.session.session_life import LifeEvent, LifeState
 FIRST_PACKET_AFTER: Final = 0.022
 #: An ACK frame of a browser's, with ECN counts; its number has one byte, ours four (RFC 9000 §17.1).
 _AS_AN_ACK: Final = bytes(6)
+#: As long as the ACK of the last packet is, as a rule.
+_LAST_ACK: Final = bytes(1 + 4 + 4 + 1 + 1)
 #: A server that has said nothing until then is asked (seconds): the first packet may be lost.
 ASKS_AFTER: Final = 2.5
 
@@ -55,10 +60,9 @@ class ClientSession(Session):
         self._silence = Silence()
         self._trial = PortTrial(self, random)
         self._told_silent = False
-        self._first_at = self._asks_at = NEVER
-        if self.packets.next_number == PACKET_NUMBER_BASE:
-            self._first_at, self._asks_at = now + FIRST_PACKET_AFTER, now + ASKS_AFTER
-        else:  # it goes on after a restart
+        self._first_at = now + FIRST_PACKET_AFTER
+        self._asks_at = now + ASKS_AFTER
+        if self.packets.next_number != PACKET_NUMBER_BASE:  # it goes on after a restart
             self.send_control(PING, now)
 
     @property
@@ -88,20 +92,19 @@ class ClientSession(Session):
 
     def _begin(self, now: float) -> None:
         """From our first packet on the server may send, and its session is installed already."""
-        if self._first_at == NEVER:
+        if self.begun:
             return
-        self._first_at = NEVER
+        self.begun, self._first_at = True, NEVER
         if self.packets.next_number == PACKET_NUMBER_BASE:
             self.put_frames(_AS_AN_ACK, now, brief=True)
         if self.state is LifeState.ESTABLISHED:
-            self._tell_confirmed()
+            self.events.append(SessionBegun(session_id=self.session_id))
 
-    def open_datagrams(self, datagrams: Sequence[bytes], source: Address, ecn: int, now: float) -> list[bytes]:
-        """See ``Session.open_datagrams``. Who sends has heard from us."""
-        plaintexts = super().open_datagrams(datagrams, source, ecn, now)
-        if not self.confirmed and self.last_receive is not None and self.state is LifeState.ESTABLISHED:
+    def _opened(self, opened: Opened, source: Address, size: int, ecn: int, now: float) -> None:
+        """Who sends has heard from us."""
+        if not self.confirmed:
             self._confirm(now)
-        return plaintexts
+        super()._opened(opened, source, size, ecn, now)
 
     def seal_datagrams(self, plaintexts: list[bytes], now: float) -> list[bytes]:
         """See ``Sending.seal_datagrams``."""
@@ -136,6 +139,11 @@ class ClientSession(Session):
 
     # --- time ---
 
+    def _unconfirmed_until(self) -> float:
+        """A silence ends when a browser's does."""
+        under_way = self.begun and self._silence.gives_up_at != NEVER
+        return NEVER if under_way else super()._unconfirmed_until()
+
     def deadline(self) -> float:
         """See ``Session.deadline``."""
         soonest = super().deadline()
@@ -147,7 +155,7 @@ class ClientSession(Session):
             soonest = min(soonest, self._asks_at)
         if not self._told_silent:
             soonest = min(soonest, silence.tell_at)
-        if self.confirmed:
+        if self.begun:
             soonest = min(soonest, silence.degraded_at, silence.last_repeat_at, silence.gives_up_at)
         return min(soonest, self._trial.deadline())
 
@@ -163,17 +171,17 @@ class ClientSession(Session):
             if not self._unanswered:
                 self.send_control(PING, now)
         silence = self._silence
-        if self.confirmed and now >= silence.gives_up_at:
+        if self.begun and now >= silence.gives_up_at:
             self._give_up(now)
             return
         if now >= silence.repeat_at(self.recovery.pto):
             self._skip_number()
             silence.repeats += 1
             self._repeat(now)
-        if self.confirmed and now >= silence.last_repeat_at:
+        if self.begun and now >= silence.last_repeat_at:
             silence.last_repeat_at = NEVER
             self._repeat(now)
-        if self.confirmed and now >= silence.degraded_at:
+        if self.begun and now >= silence.degraded_at:
             silence.degraded_at = NEVER
             self._trial.begin(now)
         if self.state is LifeState.ESTABLISHED:
@@ -199,11 +207,13 @@ class ClientSession(Session):
                 silence.data_at = now
 
     def _give_up(self, now: float) -> None:
-        """Nothing comes back: the CLOSE of a browser, with its ACK, which is as short here without ECN counts."""
+        """Nothing comes back: the CLOSE of a browser, with its ACK, which is as short here without ECN counts; or as
+        much PADDING, where nothing but the handshake was received."""
         self._happens(LifeEvent.UNANSWERED, reason=LossReason.UNANSWERED)
-        (first, last), *_ = self.packets.received.ack_ranges()
-        delay = int(max(now - self._largest_at, 0.0) * 1e6) >> 3
-        ack = encode_ack([(max(first, last - 63), last)], delay)
+        ack = _LAST_ACK
+        for first, last in self.packets.received.ack_ranges()[:1]:
+            delay = int(max(now - self._largest_at, 0.0) * 1e6) >> 3
+            ack = encode_ack([(max(first, last - 63), last)], delay)
         self._close(ack + FAREWELL, now, brief=True)
 
 

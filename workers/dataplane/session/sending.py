@@ -74,7 +74,6 @@ class Sending:
         self.outbox: list[OutgoingPacket] = []
         self.state = LifeState.HELD if install.held else LifeState.ESTABLISHED
         self.confirmed = install.role is Role.SERVER and not install.held
-        self._told_confirmed = False
         self.tx_packets = self.tx_bytes = 0
         self.drops = drops
         self.mark = mark
@@ -348,16 +347,11 @@ class Sending:
 
     def _confirm(self, now: float) -> None:
         self.confirmed = True
-        self._tell_confirmed()
+        self.events.append(SessionConfirmed(session_id=self.session_id))
         self.path_mtu.begin(now, self.recovery.smoothed)
         if self.role is Role.CLIENT:
             self.path_mtu.proven(overhead.BROWSER_UDP_PAYLOAD, 0.0, now)  # its hello
         self.set_limits()
-
-    def _tell_confirmed(self) -> None:
-        if not self._told_confirmed:
-            self._told_confirmed = True
-            self.events.append(SessionConfirmed(session_id=self.session_id))
 
     def path_proven(self, size: int, ago: float, now: float) -> None:
         """A UDP payload of ``size`` bytes that left here ``ago`` seconds ago has arrived: the handshake's."""

@@ -41,7 +41,6 @@ from qre.wire.frames import (
     NewConnectionId,
     frames_untrusted,
 )
-from qre.wire.number import PACKET_NUMBER_BASE
 from qre.workers.dataplane.inner.ecn import CE, ECT0, ECT1, NOT_ECT
 from qre.workers.dataplane.inner.joining import Joiner
 from qre.workers.dataplane.session.keyphase import OLD_KEYS_LIMIT
@@ -87,6 +86,8 @@ class Session(Sending):
         self._idle = install.idle_timeout_ms / 1000
         self._keepalive = bool(install.keepalive_ms) or self.role is Role.CLIENT
         self._epoch_announced = -1  # of KeyPhaseConfirmed
+        #: A client's first packet has left; a server's session begins when it is used.
+        self.begun = False
         #: No routed CID has a higher sequence number.
         self._issued = max(install.cid_sequence, 1)
         if self.confirmed:
@@ -305,8 +306,6 @@ class Session(Sending):
                 return False
             if phases.confirmed_at is None:
                 phases.confirmed_at = now
-        if not self.confirmed and largest >= PACKET_NUMBER_BASE:
-            self._confirm(now)
         for control in done:
             if control.request is not None:
                 self.events.append(FrameFate(session_id=self.session_id, id=control.request, acknowledged=True))
@@ -373,8 +372,7 @@ class Session(Sending):
         if self.state is LifeState.ENDED:
             return _NEVER
         soonest = self._idle_base + max(self._idle, 3 * self.recovery.pto)
-        if not self.confirmed:
-            soonest = min(soonest, self.created + CONFIRM_TIMEOUT)
+        soonest = min(soonest, self._unconfirmed_until())
         phases = self.phases
         if phases.rx_previous is not None:
             soonest = min(soonest, phases.previous_until)
@@ -389,6 +387,10 @@ class Session(Sending):
             own = self._ack_due_at(), self.path_mtu.deadline(), self.paths.deadline()
             soonest = min(soonest, *own)
         return soonest
+
+    def _unconfirmed_until(self) -> float:
+        """When a session whose peer was never heard ends."""
+        return _NEVER if self.confirmed else self.created + CONFIRM_TIMEOUT
 
     def _keepalive_at(self) -> float:
         """When a PING is due: half of the idle time without receiving, or the keepalive interval without sending."""
@@ -405,7 +407,7 @@ class Session(Sending):
             return
         if self.state is LifeState.ENDED:
             return
-        if not self.confirmed and now >= self.created + CONFIRM_TIMEOUT:
+        if now >= self._unconfirmed_until():
             self.end(LossReason.UNCONFIRMED)
             return
         if now >= self._idle_base + max(self._idle, 3 * self.recovery.pto):

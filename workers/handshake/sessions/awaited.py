@@ -1,4 +1,10 @@
-"""What a client waits to hear of its sessions: that the peer uses one, that it is silent, that it has ended."""
+"""What a client waits to hear of its sessions: that one has begun, that the peer uses it, that it is silent, that it
+has ended.
+
+A session that has *begun* carries packets: that is all that its own traffic waits for. Whatever is given up for its
+sake (a predecessor, an orphan, another server's session, another server that might be tried) waits until the peer was
+heard with it, which on an idle tunnel takes until the data plane asks it.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +15,10 @@ from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 from qre.addresses import Address, Network
-from qre.dataplane.protocol import PortTried, PortWanted, SessionSilent
+from qre.causes import Cause
+from qre.dataplane.protocol import PortTried, PortWanted, SessionBegun, SessionSilent
 from qre.errors import PeerError
+from qre.ipc.messages import WorkerConfig
 from qre.wire.close_reason import CloseReason
 from qre.workers.handshake.sessions.live_sessions import Sessions
 from qre.workers.handshake.sessions.session_state import (
@@ -33,6 +41,11 @@ class MadeFor(NamedTuple):
     addresses: frozenset[Address]
     allowed_ips: frozenset[Network]
 
+    @classmethod
+    def of(cls, config: WorkerConfig) -> MadeFor:
+        """What one that is made now has."""
+        return cls(frozenset(each.ip for each in config.address), frozenset(config.allowed_ips))
+
 
 class AwaitedSession:
     """One session, from its installation until nobody waits for it. ``silent``: nothing comes back."""
@@ -41,11 +54,23 @@ class AwaitedSession:
         self.made_for = made_for
         self.silent = False
         loop = asyncio.get_running_loop()
+        self.begun: asyncio.Future[None] = loop.create_future()
         self.confirmed: asyncio.Future[None] = loop.create_future()
         if confirmed:
-            self.confirmed.set_result(None)
+            self.peer_heard()
         self.lost: asyncio.Future[SessionEnd] = loop.create_future()
         self._news = asyncio.Event()
+
+    def has_begun(self) -> None:
+        """Its first packet has left; harmless when that was known."""
+        if not self.begun.done():
+            self.begun.set_result(None)
+
+    def peer_heard(self) -> None:
+        """It is confirmed, and has begun before; harmless when that was known."""
+        self.has_begun()
+        if not self.confirmed.done():
+            self.confirmed.set_result(None)
 
     def wake(self) -> None:
         """Something has changed for it."""
@@ -98,29 +123,43 @@ class AwaitedSessions:
         """Nobody waits for it any more; it need not have ended."""
         self._awaited.pop(session_id, None)
 
+    async def until_begun(self, session_id: bytes) -> None:
+        """Wait until the session carries packets. Raises PeerError when it is lost first."""
+        await self._until(session_id, self._awaited[session_id].begun)
+
     async def until_confirmed(self, session_id: bytes) -> None:
-        """Wait until the peer uses the session. Raises PeerError when it is lost first."""
+        """Wait until the peer was heard with the session. Raises PeerError when it is lost first."""
+        await self._until(session_id, self._awaited[session_id].confirmed)
+
+    async def _until(self, session_id: bytes, wanted: asyncio.Future[None]) -> None:
         awaited = self._awaited[session_id]
-        both: set[asyncio.Future[Any]] = {awaited.confirmed, awaited.lost}
-        await asyncio.wait(both, timeout=_LONGEST_CONFIRMATION, return_when=asyncio.FIRST_COMPLETED)
         lost = awaited.lost
-        if awaited.confirmed.done() and not lost.done():
+        both: set[asyncio.Future[Any]] = {wanted, lost}
+        await asyncio.wait(both, timeout=_LONGEST_CONFIRMATION, return_when=asyncio.FIRST_COMPLETED)
+        if wanted.done() and not lost.done():
             return
         if not lost.done():
             why = "the data plane did not install it in time"
             self._sessions.delete(session_id, why, CloseReason.NOT_INSTALLED)
             self._pump()
         self.forget(session_id)
-        raise PeerError("the session did not start", lost.result().words if lost.done() else "no answer")
+        what = "session lost" if awaited.begun.done() else "the session did not start"
+        if lost.done() and lost.result().reason is CloseReason.TWIN:
+            raise PeerError.of(what, Cause.TWIN)
+        raise PeerError(what, lost.result().words if lost.done() else "no answer")
 
     def heard(self, events: deque[Event]) -> None:
         """Take what has happened to the sessions."""
         while events:
             match events.popleft():
+                case SessionBegun(session_id=session_id):
+                    awaited = self._awaited.get(session_id)
+                    if awaited is not None:
+                        awaited.has_begun()
                 case Confirmed(session_id=session_id):
                     awaited = self._awaited.get(session_id)
-                    if awaited is not None and not awaited.confirmed.done():
-                        awaited.confirmed.set_result(None)
+                    if awaited is not None:
+                        awaited.peer_heard()
                 case Lost(record=record, end=end):
                     awaited = self._awaited.get(record.session_id)
                     if awaited is None:

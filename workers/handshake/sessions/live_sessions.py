@@ -33,8 +33,6 @@ from qre.dataplane.protocol import (
     KeyPhaseChanged,
     KeyPhaseConfirmed,
     PeerMoved,
-    PortTried,
-    PortWanted,
     Refusal,
     RekeyDue,
     SessionConfirmed,
@@ -42,7 +40,6 @@ from qre.dataplane.protocol import (
     SessionList,
     SessionLost,
     SessionMark,
-    SessionSilent,
     Underlay,
 )
 from qre.ends import Role
@@ -63,13 +60,14 @@ from qre.workers.handshake.sessions.session_state import (
     Lost,
     OrphanEnded,
     OutgoingRequest,
-    PortsKnown,
+    PassedOn,
     SessionEnd,
     Settings,
     Then,
     ended,
     installation,
     key_update,
+    known_of,
     orphan_events,
     stale,
     update_retry,
@@ -215,7 +213,7 @@ class Sessions:
                 self.change(live, replace(live.record, underlay=underlay))
             case FrameReceived(frames=frames):
                 self._settling.frames_received(live, frames, now)
-            case SessionSilent() | PortWanted() | PortTried():
+            case _ if isinstance(report, PassedOn):
                 self.events.append(report)
             case FrameFate(id=id, acknowledged=acknowledged) if id == live.settling:
                 self._settling.settled(live, acknowledged, now)
@@ -369,7 +367,7 @@ class Sessions:
         if end is not None:
             self._happens(live, SessionEvent.DELETED, end=end)
             return
-        self.events.append(PortsKnown(mark.session_id, mark.port, mark.lent))
+        self.events += known_of(mark)
         self._reached(live, mark.key_epoch, now)
         self._happens(live, SessionEvent.HELD, now)
         if mark.confirmed and not live.record.confirmed:

@@ -31,8 +31,9 @@ A session is INSTALLING or INSTALLED until its peer has used it, and UP or RESTO
 which, and survives the process. RESTORING: the session was up, and the data plane, perhaps a new one, has not yet
 answered that it has it. *Found*: an earlier process left the session; the comparison shows whether the data plane has
 it. The peer may use a session before the data plane has answered, and a new data plane reports again a peer that was
-confirmed before; that changes nothing. An installation whose epoch is behind is repeated: the data plane does not
-have the session.
+confirmed before; that changes nothing. That a client's session has begun, and carries packets, is no stage: the peer
+uses it when it was heard, which on an idle tunnel takes until the data plane asks it. An installation whose epoch is
+behind is repeated: the data plane does not have the session.
 
 *Ready*: its timer runs, its connection IDs may be steered, and its owner is told. *Settle*: connection IDs of the
 handshake are retired and spare ones issued (``settling``). *Confirm*: the record is written, then the owner is told.

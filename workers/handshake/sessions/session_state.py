@@ -17,6 +17,7 @@ from qre.dataplane.protocol import (
     PortUse,
     PortWanted,
     Refusal,
+    SessionBegun,
     SessionInstall,
     SessionLost,
     SessionMark,
@@ -72,7 +73,7 @@ class Installed:
 
 @dataclass(frozen=True)
 class Confirmed:
-    """The peer uses the session."""
+    """The peer was heard with the session: it uses it."""
 
     session_id: bytes
 
@@ -125,7 +126,15 @@ class OrphanEnded:
 
 
 PortEvent = PortWanted | PortTried | PortsKnown
-Event = Installed | Confirmed | Lost | SessionSilent | CidsChanged | Orphaned | OrphanEnded | PortEvent
+#: What a data plane says of a session that is for its owner alone.
+PassedOn = SessionBegun | SessionSilent | PortWanted | PortTried
+Event = Installed | Confirmed | Lost | CidsChanged | Orphaned | OrphanEnded | PortsKnown | PassedOn
+
+
+def known_of(mark: SessionMark) -> list[Event]:
+    """What a new pair tells the owner of a session, beside its progress."""
+    ports = PortsKnown(mark.session_id, mark.port, mark.lent)
+    return [ports, SessionBegun(session_id=mark.session_id)] if mark.begun else [ports]
 
 
 @dataclass(frozen=True)

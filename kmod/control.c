@@ -576,8 +576,7 @@ static void qre_marks_acked(struct qre_session *s, const struct qre_frame *f)
 static bool qre_ack_received(struct qre_session *s, const struct qre_frame *f, u64 epoch,
 			     struct qre_outbox *out)
 {
-	u64 next, first_sent;
-	bool alone = false;
+	u64 next, first_sent, heard;
 
 	spin_lock(&s->tx_lock);
 	next = s->next_number;
@@ -588,13 +587,18 @@ static bool qre_ack_received(struct qre_session *s, const struct qre_frame *f, u
 		return false;
 	}
 	if (s->largest_acked == QRE_NO_NUMBER || f->ack.largest > s->largest_acked) {
-		alone = s->client && qre_port_alone(s, f);
 		qre_marks_acked(s, f);
 		s->largest_acked = f->ack.largest;
-		if (s->client && !alone)
+	}
+	heard = qre_port_heard(s, f);
+	if (heard != QRE_NO_NUMBER &&
+	    (s->largest_heard == QRE_NO_NUMBER || heard > s->largest_heard)) {
+		s->largest_heard = heard;
+		if (s->client)
 			qre_silence_answered(s);
 	}
-	if (s->probe_pending && !alone && f->ack.largest >= s->probe_number) {
+	if (s->probe_pending && s->largest_heard != QRE_NO_NUMBER &&
+	    s->largest_heard >= s->probe_number) {
 		qre_rtt_sample(s, f);
 		qre_mtu_rtt(s);
 	}

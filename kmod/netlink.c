@@ -812,7 +812,8 @@ static int qre_put_traffic(struct sk_buff *skb, const struct qre_session_info *i
 					      QRE_A_PAD)
 				    ?: nla_put_u8(skb, QRE_A_SILENT, i->silent)
 				    ?: nla_put_u8(skb, QRE_A_TRIES, i->tries)
-				    ?: nla_put_u8(skb, QRE_A_BEGUN, i->begun) :
+				    ?: nla_put_u8(skb, QRE_A_BEGUN, i->begun)
+				    ?: nla_put_u64_64bit(skb, QRE_A_SEQUENCE, i->sequence, QRE_A_PAD) :
 			    0) ?:
 	       nla_put_u64_64bit(skb, QRE_A_RX_PACKETS, i->rx_packets, QRE_A_PAD) ?:
 	       nla_put_u64_64bit(skb, QRE_A_RX_BYTES, i->rx_bytes, QRE_A_PAD) ?:

@@ -81,25 +81,34 @@ void qre_port_answered(struct qre_session *s, const u8 *data)
 	qre_tell_port(s->qdev, s->id, &s->peer_cids.held[t->cid]);
 }
 
-bool qre_port_alone(const struct qre_session *s, const struct qre_frame *f)
+static bool qre_port_has(const struct qre_port_trial *t, u64 number)
 {
-	const struct qre_port_trial *t = &s->trial;
-	u64 above = s->largest_acked == QRE_NO_NUMBER ? 0 : s->largest_acked + 1, others = 0;
-	struct qre_ack_iter it;
-	struct qre_range range;
 	unsigned int i;
 
+	for (i = 0; i < t->number_count; i++)
+		if (t->numbers[i] == number)
+			return true;
+	return false;
+}
+
+u64 qre_port_heard(const struct qre_session *s, const struct qre_frame *f)
+{
+	const struct qre_port_trial *t = &s->trial;
+	struct qre_ack_iter it;
+	struct qre_range range;
+
 	if (likely(!t->number_count))
-		return false;
+		return f->ack.largest;
 	qre_ack_begin(&it, f);
-	while (qre_ack_next(&it, &range) && range.last >= above) {
-		range.first = max(range.first, above);
-		others += range.last - range.first + 1;
-		for (i = 0; i < t->number_count; i++)
-			if (t->numbers[i] >= range.first && t->numbers[i] <= range.last)
-				others--;
+	while (qre_ack_next(&it, &range)) {
+		u64 left = range.last - range.first + 1;
+
+		while (left && qre_port_has(t, range.first + left - 1))
+			left--;
+		if (left)
+			return range.first + left - 1;
 	}
-	return !others;
+	return QRE_NO_NUMBER;
 }
 
 static bool qre_port_left_goes(const struct qre_session *s)
@@ -144,6 +153,8 @@ void qre_ports_tidy(struct qre_session *s)
 		swap(tried, s->trial.socket);
 	if (qre_port_left_goes(s))
 		swap(left, s->trial.left);
+	else if (s->trial.left) /* the timer did not count while this was on its way */
+		qre_control_arm(s, s->trial.left_until);
 	spin_unlock_bh(&s->lock);
 	qre_socket_return(tried);
 	qre_socket_return(left);
@@ -207,6 +218,7 @@ static int qre_port_begin(struct qre_session *s, struct qre_socket *qs, u8 chall
 		.left = t->left,
 		.left_until = t->left_until,
 	};
+	s->largest_heard = s->largest_acked; /* it may be an earlier trial's */
 	qre_socket_admit(qs, s);
 	qre_port_challenge(s, out);
 	return 0;

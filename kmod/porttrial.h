@@ -45,9 +45,9 @@ bool qre_port_is_possible(const struct qre_session *s);
 struct qre_socket *qre_port_of(const struct qre_session *s, const struct qre_peer_cid *cid);
 /* PATH_RESPONSE. */
 void qre_port_answered(struct qre_session *s, const u8 *data);
-/* Whether of all that was not acknowledged before only packets of the trial are: that says nothing
- * of the path in use. */
-bool qre_port_alone(const struct qre_session *s, const struct qre_frame *f);
+/* The largest acknowledged number that is not of the trial, which says nothing of the path in use;
+ * QRE_NO_NUMBER: there is none. */
+u64 qre_port_heard(const struct qre_session *s, const struct qre_frame *f);
 /* The trial is in vain, which user space is told. */
 void qre_port_drop(struct qre_session *s, struct qre_outbox *out);
 void qre_port_timers(struct qre_session *s, struct qre_outbox *out);

@@ -480,7 +480,7 @@ static void qre_session_values(struct qre_session *s, const struct qre_session_p
 	s->epoch = p->key_epoch;
 	s->announced = QRE_NO_NUMBER;
 	s->first_received = QRE_NO_NUMBER;
-	s->largest_acked = QRE_NO_NUMBER;
+	s->largest_acked = s->largest_heard = QRE_NO_NUMBER;
 	s->life = p->hold ? QRE_LIFE_HELD : QRE_LIFE_ESTABLISHED;
 	s->confirmed = !s->client && !p->hold;
 	s->idle_ms = p->idle_ms;
@@ -962,6 +962,10 @@ void qre_session_tell(struct qre_session *s, struct qre_session_info *info)
 	info->state = states[s->life];
 	info->confirmed = s->confirmed;
 	info->begun = s->begun;
+	if (s->client && s->tx_cid.length) {
+		info->cid = s->tx_cid;
+		info->sequence = s->peer_cids.held[s->cid_used].sequence;
+	}
 	info->udp_payload = s->path_mtu.size;
 	info->inner_mtu = s->mtu.inner;
 	info->inner_mtu_ipv6 = qre_mtu_carries_ipv6(s);

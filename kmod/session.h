@@ -113,6 +113,7 @@ struct qre_session {
 	struct qre_key
 		*rx_after; /* of the epoch after rx_next, while the peer follows our update */
 	u64 largest_acked; /* QRE_NO_NUMBER: none */
+	u64 largest_heard; /* likewise, of the path in use: not of a port that is tried */
 	u64 probe_number;  /* round-trip time is measured with this packet */
 	u64 probe_at;	   /* ns */
 	bool probe_pending, rtt_sampled;
@@ -211,9 +212,10 @@ static inline struct qre_address qre_session_local(struct qre_session *s, u16 fa
 /* It has ended by itself: its namespace will unpublish it. Any context; harmless when done twice.
  */
 void qre_session_report_end(struct qre_session *s);
-/* It has sockets that it needs no more: its namespace tidies it (porttrial.c). Any context. Whether
- * it does not yet know. */
+/* It has sockets that it needs no more: its namespace tidies it (porttrial.c). Any context;
+ * harmless when done twice. */
 void qre_session_report_ports(struct qre_session *s);
+/* Whether that was reported, and its namespace has not come to it yet. */
 static inline bool qre_session_reports_ports(const struct qre_session *s)
 {
 	return test_bit(1, &s->reported);
@@ -280,7 +282,8 @@ struct qre_session_info {
 	u8 short_id[QRE_SHORT_ID_SIZE];
 	enum qre_session_state state;
 	bool confirmed;
-	bool begun; /* a client's */
+	bool begun;   /* a client's */
+	u64 sequence; /* of cid, a client's: the one in use */
 	u64 key_epoch, packet_number, rx_number;
 	u16 udp_payload, inner_mtu; /* the largest that the path takes, as far as it is known */
 	u16 inner_mtu_ipv6, inner_mtu_in_two; /* 0: none */

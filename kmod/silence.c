@@ -131,15 +131,15 @@ void qre_silence_answered(struct qre_session *s)
 	struct qre_silence *i = &s->silence;
 	u64 newest_data = READ_ONCE(i->newest_data), newest = max(i->newest, newest_data);
 
-	if (newest_data <= s->largest_acked)
+	if (newest_data <= s->largest_heard)
 		WRITE_ONCE(i->data, false);
 	else
 		i->data_size = READ_ONCE(i->newest_size);
-	if (newest <= s->largest_acked) {
+	if (newest <= s->largest_heard) {
 		WRITE_ONCE(i->unanswered, false);
 		i->ordered = false;
 	} else {
-		qre_silence_begin(s, newest > s->largest_acked + 1);
+		qre_silence_begin(s, newest > s->largest_heard + 1);
 	}
 	qre_silence_broken(s);
 }

@@ -370,7 +370,11 @@ void qre_udp_send(struct qre_session *s, struct sk_buff *skb, const struct qre_t
 	struct qre_selector by;
 	struct dst_entry *dst;
 
-	if (unlikely(!qs || !qre_address_is_set(peer)))
+	if (unlikely(!qs)) {
+		why = READ_ONCE(s->socket) ? QRE_DROP_MOVED : QRE_DROP_NO_ROUTE;
+		goto drop;
+	}
+	if (unlikely(!qre_address_is_set(peer)))
 		goto drop;
 	by = qre_selector_of(s, qs);
 	dst = qre_route(s, qs, own, peer, by, &source);

@@ -120,6 +120,7 @@ enum qre_drop {
 	QRE_DROP_IPV6_REFUSED = 19, /* transmit: the path takes less than IPv6 needs */
 	QRE_DROP_STRAY = 20,	  /* a stranger's with our CID, above the rate that is passed on */
 	QRE_DROP_PART_ALONE = 21, /* half of a packet: the other one did not come */
+	QRE_DROP_MOVED = 22,	  /* transmit: meant for the port that a client has left */
 	__QRE_DROP_MAX,
 };
 #define QRE_DROP_MAX (__QRE_DROP_MAX - 1)

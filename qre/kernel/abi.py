@@ -110,6 +110,7 @@ class Drop(enum.IntEnum):
     IPV6_REFUSED = 19
     STRAY = 20
     PART_ALONE = 21
+    MOVED = 22
 
 
 class QreCommand(enum.IntEnum):

@@ -60,7 +60,7 @@ def test_one_of_three_is_killed_or_silent_and_the_next_carries_the_tunnel_until_
         for server in (second, third):
             server.start().wait_ready()
         tunnel.up()
-        assert connected_to(tunnel, first)
+        wait_for("the first server, heard", lambda: connected_to(tunnel, first))
         killed = tunnel.server.process
         assert killed is not None
         assert gap_of(tunnel, killed) < BACK

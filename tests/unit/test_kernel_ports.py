@@ -175,9 +175,24 @@ def test_what_is_no_clients_socket_never_reaches_the_module(udp: int) -> None:
     worker = Worker()
     with open(os.devnull) as other:
         for given in ([], [udp, udp], [other.fileno()]):
+            assert worker.degraded() == [PortWanted(session_id=ID)]
             with pytest.raises(QreError):
                 worker.ports.lend(NewPort(id=1, session_id=ID, number=9), given)
-    assert worker.orders.taken == []
+    assert set(worker.orders.taken) == {"give up"}
+
+
+def test_a_socket_that_was_not_asked_for_never_reaches_the_module(worker: Worker, udp: int) -> None:
+    """One for each question, and with a number."""
+    never = Worker()
+    with pytest.raises(QreError, match="no port is wanted"):
+        never.ports.lend(NewPort(id=1, session_id=ID, number=9), [udp])
+    worker.ports.happened(PortDropped(session_id=ID))
+    with pytest.raises(QreError, match="no port is wanted"):
+        worker.ports.lend(NewPort(id=2, session_id=ID, number=10), [udp])
+    assert worker.degraded() == [PortWanted(session_id=ID)]
+    with pytest.raises(QreError, match="no port is wanted"):
+        worker.ports.lend(NewPort(id=3, session_id=ID, number=0), [udp])
+    assert worker.orders.taken == ["give up", "try", "give up"] and never.orders.taken == []
 
 
 def test_as_many_ports_are_asked_for_as_on_the_user_data_plane() -> None:

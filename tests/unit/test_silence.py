@@ -237,6 +237,35 @@ def test_that_the_packets_of_a_trial_are_acknowledged_on_the_old_path_is_no_sign
     assert [lost.reason for lost in fallen.ends.said(C, SessionLost)] == [LossReason.UNANSWERED]
 
 
+def test_the_old_path_is_heard_again_though_the_trial_was_acknowledged_alone_before() -> None:
+    """The second ACK has the same largest number, and one of the old path's besides. Only that is a sample."""
+    fallen = Fallen()
+    fallen.ends.transmit(C, INNER)
+    first = fallen.client.packets.next_number - 1
+    fallen.run(0.125)
+    (number,) = [each for _, each, data, _ in fallen.numbered() if len(data) == 1250]
+    assert first < number
+    smoothed = fallen.client.recovery.smoothed
+    alone, both = encode_ack([(number, number)], 0), encode_ack([(number, number), (first, first)], 0)
+    (packet,) = fallen.ends.server.packets.seal([alone])
+    fallen.ends.receive(C, packet)
+    assert fallen.client.recovery.smoothed == smoothed, "it is the other path's"
+    assert fallen.client._silence.degraded
+    (packet,) = fallen.ends.server.packets.seal([both])
+    fallen.ends.receive(C, packet)
+    assert not fallen.client._silence.degraded
+    (packet,) = fallen.ends.server.packets.seal([encode_frame(PathResponse(challenge_of(fallen)))])
+    fallen.ends.receive(C, packet)
+    (tried,) = fallen.ends.said(C, PortTried)
+    assert tried.moved is None, "the old path is heard"
+
+
+def challenge_of(fallen: Fallen) -> bytes:
+    """What the first PATH_CHALLENGE of the trial asks for."""
+    client = fallen.client
+    return client._trial._challenges._sent[0]
+
+
 def test_a_port_that_answers_when_the_old_one_is_heard_again_is_left_and_its_connection_id_retired() -> None:
     fallen = Fallen()
     fallen.ends.transmit(C, INNER)

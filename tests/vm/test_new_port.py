@@ -33,6 +33,16 @@ def trial(peer: GuestPeer, apart: int = 300) -> str:
     )
 
 
+def counted(peer: GuestPeer) -> str:
+    """Counts what comes from the first port, and from the one that is tried."""
+    rules = "".join(f"add rule inet seen in udp sport {port} counter; " for port in (peer.port, PORT))
+    chain = "add chain inet seen in { type filter hook input priority 0; }"
+    return f"$P nft 'add table inet seen; {chain}; {rules}'"
+
+
+SEEN = "$P nft list table inet seen | grep -o 'packets [0-9]*' >/tmp/seen; $P nft delete table inet seen"
+
+
 def falls_silent(peer: GuestPeer, then: str, *, answers: bool = False, after: str = "") -> list[Got]:
     """What comes to a peer that has given a spare connection ID and acknowledges nothing from then on, until ``then``
     is over; it acknowledges what is sent ``after`` that."""
@@ -116,9 +126,10 @@ def test_a_port_that_answers_becomes_the_sessions_when_user_space_says_so(peers:
         + f"""
         until_true "grep -q {ANSWERED}"
         $K {on_this_session(peer, "session-move", ">/tmp/moved")}
+        {counted(peer)}
         """,
         answers=True,
-        after="$K ss -Hanu >/tmp/sockets",
+        after=f"$K ss -Hanu >/tmp/sockets\n{SEEN}",
     )
     are_in_one_row(got)
     assert peer.check("cat /tmp/tried /tmp/moved").split() == []
@@ -129,6 +140,9 @@ def test_a_port_that_answers_becomes_the_sessions_when_user_space_says_so(peers:
     assert any(packet.payload[0] == 0x30 for packet in got[place:]), "inner packets, too"
     after = peer.session()
     assert after["UnderlayLocalPort"] == str(PORT) and after["UnansweredMs"] == "0" and after["Tries"] == "0"
+    assert (after["ConnectionId"], after["Sequence"]) == (SPARE, "1"), "the one in use"
+    by_old, by_new = (int(line.split()[1]) for line in peer.check("cat /tmp/seen").splitlines())
+    assert by_old == 0 and by_new >= len(got) - place, "as whoever looks at the packets sees it"
     assert f":{peer.port} " in peer.check("cat /tmp/sockets"), "what was on its way to the old port is read"
     peer.check("sleep 6")
     assert holds_its_port(peer, PORT) and not holds_its_port(peer, peer.port)
@@ -163,7 +177,7 @@ def test_whatever_ends_takes_the_port_that_is_tried_with_it(peers: Vm, way: str)
         case "the device":
             peer.check("$K $TOOLS/qrectl device-del Device=qre0")
         case _:
-            peer.check("pkill -x qrectl; ip netns del b; sleep 3")
-            return
+            peer.check("pkill -x qrectl; ip netns del b; until_true 'rmmod qre 2>/dev/null'; insmod $MODULE")
+            return  # nothing was left that would have held it
     peer.check("sleep 1")
     assert not holds_its_port(peer, PORT) and not holds_its_port(peer, peer.port)

@@ -35,9 +35,11 @@ _GONE: Final = (errno.ENOENT, errno.ENODEV)
 
 @dataclass
 class _Ports:
-    """Of one session. ``number``: of the socket that is tried, 0: none. ``used``: what it has moved to."""
+    """Of one session. ``wanted``: a socket was asked for. ``number``: of the one that is tried, 0: none. ``used``:
+    what it has moved to."""
 
     trials: Trials = field(default_factory=Trials)
+    wanted: bool = False
     number: int = 0
     used: PortUse | None = None
 
@@ -65,6 +67,7 @@ class KernelPorts:
             case PathDegraded(session_id=session_id):
                 order_end(self._qre, self._device, news)
                 if news.spare and not ports.number and ports.trials.begin(self._clock()):
+                    ports.wanted = True
                     self._report(PortWanted(session_id=session_id))
             case PortAnswered():
                 self._answered(ports, news)
@@ -72,10 +75,14 @@ class KernelPorts:
                 self._over(session_id, ports, None)
 
     def lend(self, request: NewPort, fds: list[int]) -> None:
-        """The socket that was asked for. Raises NetlinkRefusedError when it is wanted no more, QreError when it is
-        none."""
+        """The socket that was asked for, once. Raises NetlinkRefusedError when it is wanted no more, QreError when it
+        is none, or was not asked for."""
+        ports = self._of.get(request.session_id)
+        if ports is None or not ports.wanted or not request.number:
+            raise QreError("session", "no port is wanted")
+        ports.wanted = False
         self._qre.session_try_port(self._device, request.session_id, client_socket(fds))
-        self._of.setdefault(request.session_id, _Ports()).number = request.number
+        ports.number = request.number
 
     def _answered(self, ports: _Ports, news: PortAnswered) -> None:
         """Of a port whose number an earlier process knew nothing can be told to who holds its socket."""

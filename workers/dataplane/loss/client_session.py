@@ -115,13 +115,13 @@ class ClientSession(Session):
             self._silence.sent_data(last, (len(packets[0]), len(packets[asking - 1])), now)
         return packets
 
-    def _acknowledged_newer(self, ack: Ack, before: int, now: float) -> None:
+    def _largest_heard(self, ack: Ack) -> int:
         """That the packets of a trial arrive says nothing about the path in use."""
-        newly = sum(last - max(first, before + 1) + 1 for first, last in ack.ranges if last > before)
-        if newly == self._trial.packets_among(ack, before):
-            return
-        super()._acknowledged_newer(ack, before, now)
-        self._silence.acknowledged(self.recovery.largest_acked, now, self._round_trip())
+        return self._trial.largest_heard(ack)
+
+    def _heard_newer(self, now: float) -> None:
+        super()._heard_newer(now)
+        self._silence.acknowledged(self.recovery.largest_heard, now, self._round_trip())
         self._trial.heard()
         self._tell_silence(silent=False)
 

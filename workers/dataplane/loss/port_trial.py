@@ -49,7 +49,7 @@ class PortTrial:
 
     def lend(self, number: int, now: float) -> None:
         """Socket ``number`` is there: try it. Raises SessionRefusedError when it is wanted no more."""
-        if not self._wanted:
+        if not self._wanted or not number:
             raise SessionRefusedError(Refusal.OTHER, "no port is wanted")
         self._wanted = False
         cid = self._session.paths.take_spare()
@@ -57,6 +57,8 @@ class PortTrial:
             raise SessionRefusedError(Refusal.OTHER, "the peer has taken the spare connection id back")
         self._cid, self.number = cid, number
         self._challenges, self._numbers = Challenges(), []
+        recovery = self._session.recovery
+        recovery.largest_heard = recovery.largest_acked  # it may be an earlier trial's
         self._challenge(now)
 
     def _challenge(self, now: float) -> None:
@@ -67,11 +69,15 @@ class PortTrial:
         session.put_frames_elsewhere(frame, session.peer, self._cid.cid, BROWSER_UDP_PAYLOAD, new_port=True)
         self._numbers.append(session.packets.next_number - 1)
 
-    def packets_among(self, ack: Ack, above: int) -> int:
-        """How many of the packets that are acknowledged, of those with a number ``above`` this, are of the trial."""
-        return sum(
-            number > above and any(first <= number <= last for first, last in ack.ranges) for number in self._numbers
-        )
+    def largest_heard(self, ack: Ack) -> int:
+        """The largest acknowledged number that is not of the trial; -1: there is none."""
+        for first, last in ack.ranges:
+            number = last
+            while number >= first and number in self._numbers:
+                number -= 1
+            if number >= first:
+                return number
+        return -1
 
     def heard(self) -> None:
         """The peer is heard on the old path: a port that has not come yet is needed no more."""

@@ -55,6 +55,7 @@ class Recovery:
         self._sent: deque[tuple[int, float]] = deque(maxlen=256)  # (last number of a batch, when)
         self._first = 0  # the path's first packet
         self.largest_acked = -1
+        self.largest_heard = -1  # likewise, of the path in use: not of a port that is tried
         self.controls: list[Control] = []
 
     def begin_path(self, first: int) -> None:
@@ -88,8 +89,9 @@ class Recovery:
         control.tries += 1
         self._sent.append((number, now))
 
-    def acknowledged(self, ack: Ack, next_number: int, now: float) -> list[Control]:
-        """Take an ACK; the controls whose frames have arrived. Raises UntrustedInputError for numbers never sent."""
+    def acknowledged(self, ack: Ack, heard: int, next_number: int, now: float) -> list[Control]:
+        """Take an ACK; the controls whose frames have arrived. ``heard``: the largest acknowledged number of the path
+        in use, -1: none is. Raises UntrustedInputError for numbers never sent."""
         largest = ack.ranges[0][1]
         if largest >= next_number:
             raise UntrustedInputError("ACK frame", "it acknowledges a packet that was never sent")
@@ -99,8 +101,10 @@ class Recovery:
                 last - max(first, above) + 1 for first, last in ack.ranges if last >= above
             )
             self.largest_acked = largest
-            if largest >= self._first:
-                self._sample(largest, ack.delay * self._scale, now)
+        if heard > self.largest_heard:
+            self.largest_heard = heard
+            if heard >= self._first:
+                self._sample(heard, ack.delay * self._scale, now)
         if not self.controls:
             return []
         done = [

@@ -274,24 +274,29 @@ class Session(Sending):
 
     def _ack_received(self, ack: Ack, epoch: int, now: float) -> bool:
         """Process an ACK frame. False when it ended the session."""
-        before, following = self.recovery.largest_acked, self.packets.next_number
+        recovery, following = self.recovery, self.packets.next_number
+        before, heard_before = recovery.largest_acked, recovery.largest_heard
         try:
-            done = self.recovery.acknowledged(ack, following, now)
+            done = recovery.acknowledged(ack, self._largest_heard(ack), following, now)
         except UntrustedInputError:
             self.violated(PROTOCOL_VIOLATION, now)
             return False
-        if self.recovery.largest_acked > before:
-            self._acknowledged_newer(ack, before, now)
-            if self.path_ecn.codepoint:
-                self.path_ecn.acknowledged(ack, before, following)
+        if recovery.largest_heard > heard_before:
+            self._heard_newer(now)
+        if recovery.largest_acked > before and self.path_ecn.codepoint:
+            self.path_ecn.acknowledged(ack, before, following)
         if not self._acknowledged(ack.ranges[0][1], done, epoch, now):
             return False
         self.path_mtu.acknowledged(ack.ranges, now, self.recovery.smoothed)
         self.set_limits()
         return True
 
-    def _acknowledged_newer(self, ack: Ack, before: int, now: float) -> None:
-        """An ACK frame whose largest number is above ``before``, the largest one until then."""
+    def _largest_heard(self, ack: Ack) -> int:
+        """The largest acknowledged number of the path in use; -1: none is."""
+        return ack.ranges[0][1]
+
+    def _heard_newer(self, now: float) -> None:
+        """An ACK frame has a larger number of the path in use than there was until then."""
         self._unanswered = 0
 
     def _path_answered(self, data: bytes, now: float) -> None:

@@ -53,6 +53,8 @@ class NewPorts:
             case PortsKnown(port=moved, lent=number):
                 if number:
                     self._sockets.lent[session_id] = number
+                else:  # whoever tries it now does not know whose it is, and will not move there
+                    self._sockets.lent.pop(session_id, None)
         if live is not None and moved is not None and moved.number != live.record.socket_number:
             self._moved(live, moved)
         self._tasks.spawn(self._released())

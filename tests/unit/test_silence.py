@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+import msgspec
 import pytest
 
 from qre.dataplane.giving_up import RoundTrip, gives_up_after
@@ -258,6 +259,41 @@ def test_the_old_path_is_heard_again_though_the_trial_was_acknowledged_alone_bef
     fallen.ends.receive(C, packet)
     (tried,) = fallen.ends.said(C, PortTried)
     assert tried.moved is None, "the old path is heard"
+
+
+def test_a_peer_that_takes_the_connection_id_of_a_trial_back_ends_it() -> None:
+    """Retire Prior To covers both: nothing moves to the one, and the next one takes the place of the other."""
+    fallen = Fallen()
+    fallen.ends.transmit(C, INNER)
+    fallen.run(0.125)
+    assert fallen.client.lent == NUMBER
+    for said in (msgspec.structs.replace(issued(2), retire_prior_to=2), PathResponse(challenge_of(fallen))):
+        (packet,) = fallen.ends.server.packets.seal([encode_frame(said)])
+        fallen.ends.receive(C, packet)
+    (tried,) = fallen.ends.said(C, PortTried)
+    assert tried.moved is None and fallen.client.lent == 0
+    assert [one.sequence for one in fallen.client.paths.cids.held] == [2]
+    assert fallen.client.paths.used.cid == cid(2)
+
+
+def test_a_session_may_move_twice_within_the_seconds_that_a_port_lingers() -> None:
+    fallen = Fallen()
+    gone = fallen.client.paths.used.cid
+    fallen.through = lambda role, datagram: [0.005] if role is S or not datagram.startswith(gone, 1) else []
+    fallen.ends.server.send_frames(2, encode_frame(issued(2)), fallen.ends.now)
+    fallen.ends.take(S)
+    fallen.ends.transmit(C, INNER)
+    fallen.run(1)
+    fallen.through = lambda role, datagram: [0.005] if role is S or datagram.startswith(cid(2), 1) else []
+    fallen.lends = True
+    fallen.ends.transmit(C, INNER)
+    fallen.run(2)
+    assert [tried.moved.sequence for tried in fallen.ends.said(C, PortTried) if tried.moved is not None] == [1, 2]
+    assert [one.sequence for one in fallen.client.paths.cids.held] == [2]
+    before = len(fallen.ends.delivered[S])
+    fallen.ends.transmit(C, INNER)
+    fallen.run(1)
+    assert len(fallen.ends.delivered[S]) == before + 1
 
 
 def challenge_of(fallen: Fallen) -> bytes:

@@ -43,7 +43,9 @@ def counted(peer: GuestPeer) -> str:
 SEEN = "$P nft list table inet seen | grep -o 'packets [0-9]*' >/tmp/seen; $P nft delete table inet seen"
 
 
-def falls_silent(peer: GuestPeer, then: str, *, answers: bool = False, after: str = "") -> list[Got]:
+def falls_silent(
+    peer: GuestPeer, then: str, *, answers: bool = False, after: str = "", acks: str = "off"
+) -> list[Got]:
     """What comes to a peer that has given a spare connection ID and acknowledges nothing from then on, until ``then``
     is over; it acknowledges what is sent ``after`` that."""
     peer.install()
@@ -54,7 +56,7 @@ def falls_silent(peer: GuestPeer, then: str, *, answers: bool = False, after: st
         ack on
         send 0 {ISSUED}
         until /tmp/silent
-        ack off
+        ack {acks}
         answer {"on" if answers else "off"}
         until /tmp/heard
         ack on
@@ -150,6 +152,18 @@ def test_a_port_that_answers_becomes_the_sessions_when_user_space_says_so(peers:
     later.port = PORT
     more = later.says("send 0 01 0 70000\nwait 500")
     assert any(packet.acknowledges for packet in more), "what comes to the new port is the session's"
+
+
+def test_the_old_path_is_heard_again_though_the_trial_was_acknowledged_alone_before(peers: Vm) -> None:
+    """The second ACK has the same largest number: the session is not silent any more, and stays where it is."""
+    peer = GuestPeer(peers, Role.CLIENT, next(_numbers))
+    move = f"""
+        until_true "grep -q {ANSWERED}"
+        $K {on_this_session(peer, "session-move", ">/tmp/moved || true")}
+        """
+    falls_silent(peer, trial(peer) + move, answers=True, acks="challenges")
+    assert peer.check("cat /tmp/tried").split() == [] and "EALREADY" in peer.check("cat /tmp/moved")
+    assert peer.session()["UnderlayLocalPort"] == str(peer.port)
 
 
 def test_a_port_is_refused_while_the_server_answers_and_while_another_is_tried(peers: Vm) -> None:

@@ -20,6 +20,7 @@
  *	answer on|off		PATH_CHALLENGEs are answered where they come from
  *	ecn on|off		acknowledgements that are sent have counts; off at the beginning
  *	ack on|off		every packet is acknowledged at once
+ *	ack challenges		a PATH_CHALLENGE: alone, and then with all before it
  *	tos SOCKET VALUE	of what leaves
  *	wait MILLISECONDS	nothing but taking what comes
  *	until FILE		the same, for as long as there is no such file
@@ -62,7 +63,7 @@ static uint64_t next_number = BASE;
 static struct end remotes[SOCKETS];
 static int sockets[SOCKETS];
 static unsigned int socket_count;
-static bool answering, acking, counting;
+static bool answering, acking, acking_challenges, counting;
 static uint64_t highest, counts[3];
 
 static void die(const char *what)
@@ -205,7 +206,8 @@ static size_t put_varint(uint8_t *out, uint64_t value)
 	return 8;
 }
 
-static void acknowledge(unsigned int from)
+/* @before: how many of those before it are acknowledged, too. */
+static void acknowledge(unsigned int from, uint64_t before)
 {
 	uint8_t frame[80] = {counting ? 3 : 2};
 	size_t size = 1;
@@ -213,7 +215,7 @@ static void acknowledge(unsigned int from)
 	size += put_varint(frame + size, highest);
 	frame[size++] = 0; /* delay */
 	frame[size++] = 0; /* further ranges */
-	size += put_varint(frame + size, 0);
+	size += put_varint(frame + size, before);
 	for (int i = 0; counting && i < 3; i++)
 		size += put_varint(frame + size, counts[i]);
 	send_frames(from, frame, size, 0);
@@ -245,7 +247,11 @@ static void opened(unsigned int to, uint64_t number, size_t size, unsigned int t
 	if (tos & 3)
 		counts[place[tos & 3]]++;
 	if (acking && eliciting)
-		acknowledge(to);
+		acknowledge(to, 0);
+	if (acking_challenges && length && payload[0] == 0x1a) {
+		acknowledge(0, 0);
+		acknowledge(0, highest - BASE);
+	}
 }
 
 static void arrived(unsigned int to, uint8_t *packet, size_t size, unsigned int tos)
@@ -364,6 +370,7 @@ static void command(char *line)
 		answering = !strcmp(words[1], "on");
 	} else if (!strcmp(words[0], "ack")) {
 		acking = !strcmp(words[1], "on");
+		acking_challenges = !strcmp(words[1], "challenges");
 	} else if (!strcmp(words[0], "ecn")) {
 		counting = !strcmp(words[1], "on");
 	} else if (!strcmp(words[0], "wait")) {

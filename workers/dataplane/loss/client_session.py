@@ -28,7 +28,7 @@ from qre.workers.dataplane.loss.silence import NEVER, Silence
 from qre.workers.dataplane.session.marks import Mark
 from qre.workers.dataplane.session.packets import Opened
 from qre.workers.dataplane.session.path import Address
-from qre.workers.dataplane.session.payload import PING
+from qre.workers.dataplane.session.payload import PING, Payload
 from qre.workers.dataplane.session.session import Session
 from qre.workers.dataplane.session.session_life import LifeEvent, LifeState
 
@@ -124,6 +124,12 @@ class ClientSession(Session):
         self._silence.acknowledged(self.recovery.largest_heard, now, self._round_trip())
         self._trial.heard()
         self._tell_silence(silent=False)
+
+    def _read_frames(self, plaintext: bytes, first: int, epoch: int, now: float) -> Payload | None:
+        frames = super()._read_frames(plaintext, first, epoch, now)
+        if frames is not None and frames.issued:
+            self._trial.cid_issued(now)
+        return frames
 
     def _path_answered(self, data: bytes, now: float) -> None:
         if self._trial.answered(data, now, silent=self._silence.degraded):

@@ -83,6 +83,11 @@ class PortTrial:
         """The peer is heard on the old path: a port that has not come yet is needed no more."""
         self._wanted = False
 
+    def cid_issued(self, now: float) -> None:
+        """The peer may have taken back the connection ID that the trial has (Retire Prior To): then it is over."""
+        if self._cid is not None and self._session.paths.cids.wanted_back(self._cid):
+            self._give_back(now)
+
     def answered(self, data: bytes, now: float, *, silent: bool) -> bool:
         """PATH_RESPONSE; whether it is this trial's and the session has moved. ``silent``: nothing is heard on the
         old path."""

@@ -19,7 +19,7 @@ from random import SystemRandom
 from typing import Any
 
 from qre.dataplane.install import handed_over_install
-from qre.dataplane.protocol import SessionConfirmed, SessionLost, underlay_of
+from qre.dataplane.protocol import SessionBegun, SessionConfirmed, SessionLost, underlay_of
 from qre.ends import Role
 from qre.errors import QreError
 from qre.kernel.udp.underlay_sockets import client_socket
@@ -103,7 +103,7 @@ class Client:
         session.outbox.clear()
         for event in session.events:
             match event:
-                case SessionConfirmed():
+                case SessionBegun() | SessionConfirmed():
                     self.confirmed.set()
                 case SessionLost(reason=reason):
                     self.crowd.ended[reason] += 1

@@ -144,7 +144,7 @@ def test_a_port_that_answers_becomes_the_sessions_when_user_space_says_so(peers:
     assert after["UnderlayLocalPort"] == str(PORT) and after["UnansweredMs"] == "0" and after["Tries"] == "0"
     assert (after["ConnectionId"], after["Sequence"]) == (SPARE, "1"), "the one in use"
     by_old, by_new = (int(line.split()[1]) for line in peer.check("cat /tmp/seen").splitlines())
-    assert by_old == 0 and by_new >= len(got) - place, "as whoever looks at the packets sees it"
+    assert by_old == 0 and by_new >= 5, "as whoever looks at the packets sees it"
     assert f":{peer.port} " in peer.check("cat /tmp/sockets"), "what was on its way to the old port is read"
     peer.check("sleep 6")
     assert holds_its_port(peer, PORT) and not holds_its_port(peer, peer.port)

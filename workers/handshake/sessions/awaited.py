@@ -31,7 +31,7 @@ from qre.workers.handshake.sessions.session_state import (
     SessionEnd,
 )
 
-#: The data plane reports an unconfirmed session after 10 s; this is for a data plane that does not answer (seconds).
+#: A data plane gives up a session that hears nothing after some 10 s; this is for one that does not answer (seconds).
 _LONGEST_CONFIRMATION: Final = 20.0
 
 

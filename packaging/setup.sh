@@ -41,14 +41,31 @@ if [ "${#missing[@]}" -gt 0 ]; then
     command -v apt-get >/dev/null || die "apt-get is not here; install yourself: ${missing[*]}"
     [ "$(id -u)" = 0 ] || die "packages are missing; run as root: apt-get install ${missing[*]}"
     say "installing Debian packages: ${missing[*]}"
-    log=$(mktemp)
-    if ! { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}"; } \
-        >"$log" 2>&1 </dev/null; then
-        tail -n 20 "$log" >&2
-        rm -f "$log"
+    work=$(mktemp -d)
+    trap 'rm -rf "$work"' EXIT
+    apt() {
+        DEBIAN_FRONTEND=noninteractive apt-get -q "$@" >"$work/log" 2>&1 </dev/null && return
+        tail -n 20 "$work/log" >&2
         die "apt-get failed (its last lines are above)"
+    }
+    apt update
+    unknown=()
+    for name in "${missing[@]}"; do
+        apt-cache show "$name" >/dev/null 2>&1 || unknown+=("$name")
+    done
+    # The newer kernel comes with Debian's security updates, which debootstrap leaves out: for this once, beside the
+    # archive that is there.
+    parts=()
+    if [ "${#unknown[@]}" -gt 0 ]; then
+        updates=$(apt-cache policy | sed -n 's#^ *[0-9]* \([^ ]*\)/debian \([a-z]*\)/main .*#\1/debian-security \2-security#p' | head -n 1)
+        [ -n "$updates" ] || die "apt does not know ${unknown[*]}: add Debian's security updates to its sources"
+        say "with Debian's security updates, for ${unknown[*]}"
+        cp -r /etc/apt/sources.list.d "$work/parts" 2>/dev/null || mkdir "$work/parts"
+        echo "deb $updates main" >"$work/parts/qre-security-updates.list"
+        parts=(-o "Dir::Etc::SourceParts=$work/parts")
+        apt "${parts[@]}" update
     fi
-    rm -f "$log"
+    apt "${parts[@]}" install -y --no-install-recommends "${missing[@]}"
 fi
 
 python=.venv/bin/python

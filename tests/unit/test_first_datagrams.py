@@ -25,7 +25,7 @@ class Way:
         self.doubts = 0
         self.relays = Relays(self._reply, contextlib.nullcontext, self._doubt, lambda key, line: None)
 
-    def _reply(self, flow: Flow, data: bytes, segment: int, ecn: int) -> None:
+    def _reply(self, flow: Flow, data: bytes, segment: int, ecn: int, age: float) -> None:
         self.replies.append((flow, data))
 
     def _doubt(self) -> None:

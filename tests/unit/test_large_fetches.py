@@ -21,7 +21,7 @@ class Dest:
         self.came = 0
         self.relays = Relays(self._reply, contextlib.nullcontext, lambda: None, lambda key, line: None)
 
-    def _reply(self, flow: Flow, data: bytes, segment: int, ecn: int) -> None:
+    def _reply(self, flow: Flow, data: bytes, segment: int, ecn: int, age: float) -> None:
         self.came += len(data)
 
     def visited(self, number: int) -> DestSocket:

@@ -285,11 +285,11 @@ class Server:
         self._relays.readable()
         self._arm()
 
-    def _reply(self, flow: Flow, data: bytes, segment: int, ecn: int) -> None:
+    def _reply(self, flow: Flow, data: bytes, segment: int, ecn: int, age: float) -> None:
         now, table = time.monotonic(), self._table
         if table.unread:
             self._performer.look(now)
-        self._volley.answers(data, ours=flow.shadows)
+        self._volley.answers(data, ours=flow.shadows, age=age)
         if len(data) <= segment or flow.passes(data, segment):
             self._performer.perform(table.reply(flow, data, ecn, now, segment), now)
             return

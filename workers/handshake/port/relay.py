@@ -21,11 +21,14 @@ from qre.errors import MachineError
 from qre.kernel.udp.control_messages import (
     ECN_SPACE,
     SEGMENT_SPACE,
+    TIME_SPACE,
+    age_of,
     ecn_of,
     in_fragments,
     never_fragment,
     receive_in_batches,
     report_ecn,
+    report_time,
     segment_of,
     with_ecn,
 )
@@ -48,9 +51,9 @@ _REMEMBERED: Final = 60.0
 #: Addresses of Dest of which that is remembered: it has no more at a time.
 _ADDRESSES: Final = 16
 
-#: (flow, datagrams in one piece, the length of each but the last, ECN mark)
-Reply = Callable[[Flow, bytes, int, int], None]
-_ANCILLARY: Final = ECN_SPACE + SEGMENT_SPACE
+#: (flow, datagrams in one piece, the length of each but the last, ECN mark, seconds since they came)
+Reply = Callable[[Flow, bytes, int, int, float], None]
+_ANCILLARY: Final = ECN_SPACE + SEGMENT_SPACE + TIME_SPACE
 
 
 class DestSocket:
@@ -103,9 +106,9 @@ class DestSocket:
             return False
         return True
 
-    def receive(self, buffer: bytearray) -> tuple[bytes, int, int] | None:
-        """The next datagrams in one piece, the length of each but the last, and their ECN codepoint; None when none
-        is waiting."""
+    def receive(self, buffer: bytearray) -> tuple[bytes, int, int, float] | None:
+        """The next datagrams in one piece, the length of each but the last, their ECN codepoint and age (seconds);
+        None when none is waiting."""
         for _ in range(2):  # an ICMP error is reported once, then the data follows
             try:
                 length, ancillary, _, _ = self._socket.recvmsg_into([buffer], _ANCILLARY)
@@ -114,7 +117,8 @@ class DestSocket:
             except OSError:
                 self._relays.lost += 1
                 continue
-            return bytes(memoryview(buffer)[:length]), segment_of(ancillary) or length, ecn_of(ancillary)
+            data = bytes(memoryview(buffer)[:length])
+            return data, segment_of(ancillary) or length, ecn_of(ancillary), age_of(ancillary)
         return None
 
     def close(self) -> None:
@@ -190,6 +194,7 @@ class Relays:
         try:
             never_fragment(made)
             report_ecn(made)
+            report_time(made)
             receive_in_batches(made)
             made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
             made.connect(dest)

@@ -26,7 +26,7 @@ _MOST_BYTES: Final = 65_000
 _KNOWN: Final = 64
 #: A wait is a loop, because a sleep ends late: one takes so long at most (seconds), all together so much of the time,
 #: and that of so many seconds in a row.
-_LONGEST_WAIT: Final = 0.001
+_LONGEST_WAIT: Final = 0.002
 _SHARE: Final = 0.02
 _SAVED: Final = 1.0
 
@@ -119,10 +119,11 @@ class Volley:
         finally:
             self._held = None
 
-    def answers(self, data: bytes, *, ours: bool) -> None:
-        """What is said stands for ``data`` of Dest's, a part of its flight if it has a long header: it is ours, or
-        Dest's own."""
+    def answers(self, data: bytes, *, ours: bool, age: float) -> None:
+        """What is said stands for ``data`` of Dest's, which came ``age`` seconds ago: it is ours, or Dest's own. With a
+        long header it is a part of a flight."""
         if data and not is_short(data):
+            self._began = min(self._began, self._pace.clock() - age)
             self._ours = ours
 
     def _keep_pace(self, *, ours: bool) -> None:

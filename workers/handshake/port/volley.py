@@ -120,8 +120,8 @@ class Volley:
             self._held = None
 
     def answers(self, data: bytes, *, ours: bool, age: float) -> None:
-        """What is said stands for ``data`` of Dest's, which came ``age`` seconds ago: it is ours, or Dest's own. With a
-        long header it is a part of a flight."""
+        """What is said stands for ``data`` of Dest's, which came ``age`` seconds ago: it is ours, or Dest's own. With
+        a long header it is a part of a flight."""
         if data and not is_short(data):
             self._began = min(self._began, self._pace.clock() - age)
             self._ours = ours

@@ -1,4 +1,4 @@
-"""Names with several addresses: a dead one delays, and no more. Real daemons, each with an /etc/hosts of its own."""
+"""Names with several addresses: a dead one delays, and no more. Real daemons, each with an /etc of its own."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import pytest
 
-from tests.support.daemons import Daemon, wait_for
+from tests.support.daemons import TOOL, Daemon, wait_for
 from tests.support.lab import Lab
 from tests.support.ping import answered
+from tests.support.private_etc import private_etc
 from tests.support.site import PAGE, Caddy, visit
 from tests.support.tunnel import PORT, SERVER_INNER, Tunnel
 
@@ -32,36 +32,21 @@ os.execvp(sys.argv[1], sys.argv[1:])
 
 @dataclass
 class NamingDaemon(Daemon):
-    """Its mount namespace has another /etc/hosts."""
+    """``around``: a program that becomes the daemon."""
 
-    hosts: Path = Path("/etc/hosts")
-    mounts: dict[Path, Path] = field(default_factory=dict)
-    around: list[str] = field(default_factory=list)  # a program that becomes the daemon
+    around: list[str] = field(default_factory=list)
 
     def command(self) -> list[str]:
-        places = {self.hosts: Path("/etc/hosts"), **self.mounts}
-        mount = " && ".join(f"mount --bind {source} {target}" for source, target in places.items()) + ' && exec "$@"'
-        return [
-            "unshare",
-            "--mount",
-            "--propagation",
-            "private",
-            "sh",
-            "-c",
-            mount,
-            "sh",
-            *self.around,
-            *super().command(),
-        ]
+        command = super().command()
+        at = command.index(TOOL)
+        return [*command[:at], *self.around, *command[at:]]
 
 
 def named(tunnel: Tunnel, daemon: Daemon, name: str, *addresses: str) -> NamingDaemon:
     """The same daemon, for whom the name has these addresses."""
-    hosts = tunnel.directory / f"{daemon.profile}.hosts"
-    hosts.write_text("127.0.0.1 localhost\n" + "".join(f"{address} {name}\n" for address in addresses))
-    made = NamingDaemon(
-        daemon.namespace, daemon.profile, daemon.directory, daemon.pin_dir, daemon.environment, hosts=hosts
-    )
+    made = NamingDaemon(daemon.namespace, daemon.profile, daemon.directory, daemon.pin_dir, daemon.environment)
+    hosts = "127.0.0.1 localhost\n" + "".join(f"{address} {name}\n" for address in addresses)
+    private_etc(made, tunnel.directory).replace("hosts", hosts)
     tunnel.daemons[tunnel.daemons.index(daemon)] = made
     return made
 
@@ -144,11 +129,10 @@ def test_a_server_without_a_route_to_dest_says_so_when_a_visitor_comes(lab: Tunn
 
 
 def test_a_name_that_cannot_be_resolved_is_told_with_the_resolvers_that_were_asked(lab: Tunnel) -> None:
-    conf = lab.directory / "resolv.conf"
-    conf.write_text("nameserver 192.0.2.53\nnameserver 192.0.2.54\noptions timeout:1 attempts:1\n")
     lab.client = named(lab, lab.client, "another.example", Lab.SERVER)
-    assert isinstance(lab.client, NamingDaemon)
-    lab.client.mounts = {conf: Path("/etc/resolv.conf")}
+    etc = private_etc(lab.client, lab.directory / "another")
+    conf = "nameserver 192.0.2.53\nnameserver 192.0.2.54\noptions timeout:1 attempts:1\n"
+    etc.replace("resolv.conf", conf)
     lab.client.start().wait_ready()
     words = f"cannot resolve {VPN}: the resolver gave no answer (asked 192.0.2.53, 192.0.2.54); is the network up"
     notify = lab.client.notify

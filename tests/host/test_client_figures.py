@@ -70,7 +70,7 @@ RETURNING_FLIGHT = {
     "IH1": range(1250, 1251),
 }
 #: With a host of twelve characters, alone or behind an ACK.
-REQUESTS = {453, 459, 461, 462, 467, 468}
+REQUESTS = range(453, 471)
 EARLY_REQUESTS = {461, 465}
 
 

@@ -146,7 +146,7 @@ def test_it_connects_says_so_and_begins_again_when_the_session_is_lost() -> None
         assert not client.client.status().up, "not before it has begun"
         dataplane.tell(SessionBegun(session_id=session_id))
         await until(lambda: client.client.status().up)
-        assert client.client.status().text.endswith("; its first packet is awaited")
+        assert client.client.status().text.endswith(", its first packet is awaited")
         dataplane.tell(SessionConfirmed(session_id=session_id))
         await until(lambda: "awaited" not in client.client.status().text)
         assert client.states()[-1].up
@@ -327,6 +327,44 @@ def test_a_session_of_which_nothing_ever_came_back_takes_the_place_of_none() -> 
         dataplane.tell(SessionBegun(session_id=new))
         del dataplane.registry.sessions[new]
         dataplane.tell(SessionLost(session_id=new, reason=LossReason.UNANSWERED))
+        await until(lambda: client.released() == [2])
+        assert old in dataplane.registry.sessions
+        assert client.client.status().up
+
+    connect(work)
+
+
+def test_a_session_that_falls_silent_before_anything_was_heard_gets_another_beside_it() -> None:
+    async def work(client: InProcessClient, server: InProcessServer) -> None:
+        dataplane = client.new_dataplane()
+        old = await client.session()
+        dataplane.tell(SessionBegun(session_id=old))
+        await until(lambda: client.client.status().up)
+        dataplane.tell(SessionSilent(session_id=old, silent=True))
+        await until(lambda: len(dataplane.registry.sessions) == 2)
+        (new,) = set(dataplane.registry.sessions) - {old}
+        dataplane.tell(SessionBegun(session_id=new))
+        dataplane.tell(SessionConfirmed(session_id=new))
+        await until(lambda: client.released() == [1])
+        assert "awaited" not in client.client.status().text and client.client.status().up
+
+    connect(work)
+
+
+def test_a_session_beside_another_that_falls_silent_unheard_ends_at_once() -> None:
+    """Its packets would be lost, and those of the other one pass again."""
+
+    async def work(client: InProcessClient, server: InProcessServer) -> None:
+        dataplane = client.new_dataplane()
+        old = await client.session()
+        dataplane.tell(SessionConfirmed(session_id=old))
+        await until(lambda: client.client.status().up)
+        dataplane.tell(SessionSilent(session_id=old, silent=True))
+        await until(lambda: len(dataplane.registry.sessions) == 2)
+        (new,) = set(dataplane.registry.sessions) - {old}
+        dataplane.tell(SessionBegun(session_id=new))
+        dataplane.tell(SessionSilent(session_id=old, silent=False))
+        dataplane.tell(SessionSilent(session_id=new, silent=True))
         await until(lambda: client.released() == [2])
         assert old in dataplane.registry.sessions
         assert client.client.status().up

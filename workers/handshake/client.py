@@ -387,13 +387,13 @@ class Client:
         return handed_over.session_id
 
     async def _until_heard(self, session_id: bytes, server: KnownServer | None = None) -> None:
-        """Wait until the server was heard with a session that has begun. That carries packets meanwhile: the server
-        has proved in the handshake who it is, and has granted the tunnel. Raises QreError when it is lost first."""
+        """Wait until the server, which has proved itself and granted the tunnel, was heard with a session that has
+        begun. Raises QreError when it is lost first, or silent beside another; the only one goes on then."""
         first = not self._state[0]
         if first:
-            await self._tell(True, f"connected to {server or self._servers.first}; its first packet is awaited")
+            await self._tell(True, f"connected to {server or self._servers.first}, its first packet is awaited")
         try:
-            await self._awaited.until_confirmed(session_id)
+            await self._awaited.until_confirmed(session_id, alone=first)
         except QreError as error:
             if first:
                 await self._tell(False, str(error))

@@ -58,6 +58,7 @@ class AwaitedSession:
         self.confirmed: asyncio.Future[None] = loop.create_future()
         if confirmed:
             self.peer_heard()
+        self.unheard: asyncio.Future[None] = loop.create_future()
         self.lost: asyncio.Future[SessionEnd] = loop.create_future()
         self._news = asyncio.Event()
 
@@ -71,6 +72,13 @@ class AwaitedSession:
         self.has_begun()
         if not self.confirmed.done():
             self.confirmed.set_result(None)
+
+    def peer_silent(self, *, silent: bool) -> None:
+        """What it has sent is not acknowledged, or is again."""
+        self.silent = silent
+        if silent and not self.confirmed.done() and not self.unheard.done():
+            self.unheard.set_result(None)
+        self.wake()
 
     def wake(self) -> None:
         """Something has changed for it."""
@@ -127,21 +135,30 @@ class AwaitedSessions:
         """Wait until the session carries packets. Raises PeerError when it is lost first."""
         await self._until(session_id, self._awaited[session_id].begun)
 
-    async def until_confirmed(self, session_id: bytes) -> None:
-        """Wait until the peer was heard with the session. Raises PeerError when it is lost first."""
-        await self._until(session_id, self._awaited[session_id].confirmed)
+    async def until_confirmed(self, session_id: bytes, *, alone: bool) -> None:
+        """Wait until the peer was heard with the session, or is silent: one that is ``alone`` goes on then, and ends
+        beside another. Raises PeerError when it is lost first, or ends."""
+        awaited = self._awaited[session_id]
+        await self._until(session_id, awaited.confirmed, awaited.unheard)
+        if not awaited.confirmed.done() and not alone:
+            words = "nothing was heard with it"
+            self._end(session_id, words, CloseReason.REPLACED)
+            raise PeerError("session lost", words)
 
-    async def _until(self, session_id: bytes, wanted: asyncio.Future[None]) -> None:
+    def _end(self, session_id: bytes, words: str, reason: CloseReason) -> None:
+        self._sessions.delete(session_id, words, reason)
+        self._pump()
+        self.forget(session_id)
+
+    async def _until(self, session_id: bytes, *wanted: asyncio.Future[None]) -> None:
         awaited = self._awaited[session_id]
         lost = awaited.lost
-        both: set[asyncio.Future[Any]] = {wanted, lost}
-        await asyncio.wait(both, timeout=_LONGEST_CONFIRMATION, return_when=asyncio.FIRST_COMPLETED)
-        if wanted.done() and not lost.done():
+        each_of: set[asyncio.Future[Any]] = {*wanted, lost}
+        await asyncio.wait(each_of, timeout=_LONGEST_CONFIRMATION, return_when=asyncio.FIRST_COMPLETED)
+        if any(each.done() for each in wanted) and not lost.done():
             return
         if not lost.done():
-            why = "the data plane did not install it in time"
-            self._sessions.delete(session_id, why, CloseReason.NOT_INSTALLED)
-            self._pump()
+            self._end(session_id, "the data plane did not install it in time", CloseReason.NOT_INSTALLED)
         self.forget(session_id)
         what = "session lost" if awaited.begun.done() else "the session did not start"
         if lost.done() and lost.result().reason is CloseReason.TWIN:
@@ -170,8 +187,7 @@ class AwaitedSessions:
                 case SessionSilent(session_id=session_id, silent=silent):
                     awaited = self._awaited.get(session_id)
                     if awaited is not None:
-                        awaited.silent = silent
-                        awaited.wake()
+                        awaited.peer_silent(silent=silent)
                 case PortWanted() | PortTried() | PortsKnown() as said:
                     self._ports(said)
                 case Orphaned():

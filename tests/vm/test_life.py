@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Iterator
 
 import pytest
 
 from tests.support.kernels import build
+from tests.support.ordinary_user import as_nobody
 from tests.support.vm import Vm
 
 pytestmark = [pytest.mark.timeout(900), pytest.mark.several_cpus]
@@ -258,13 +260,13 @@ def test_show_tells_nobody_the_counters_and_what_root_would_see(guest: Vm) -> No
     printed = guest.check(
         LIBRARY
         + USED
+        + f'nobody() {{ $A {shlex.join(as_nobody())} "$@"; }}\n'
         + """
         tunnel_up $number
         $A $TOOLS/qrectl device-set Device=qre0 Dest=secret.example:443
         cd /
         rm -rf /run/qre # of a command before, which root alone may look into
         export QRE_GLOBAL_CONFIG=/tmp/none
-        nobody() { $A setpriv --reuid 65534 --regid 65534 --clear-groups "$@"; }
         nobody $QRE show
         echo status=$?
         nobody $QRE --json show qre0

@@ -11,6 +11,7 @@ import _signal  # type: ignore[import-not-found]
 import os
 import sys
 
+from qre.cli import standard_output
 from qre.cli.commands import COMMANDS, GLOBAL_OPTIONS, SYNONYMS, Command, Options
 from qre.errors import MachineError, PassingError, QreError, UserError, UserErrors
 
@@ -170,12 +171,12 @@ def _quoted(word: str) -> str:
 def _report(error: Exception) -> int:
     """One line on standard error for each error; none when only the reader of standard output is gone."""
     if isinstance(error, BrokenPipeError) and not _is_read():
-        _silence_stdout()
+        standard_output.silence()
         return NOBODY_READS
     try:
         _flush()  # output from before the failure comes first
     except (BrokenPipeError, MachineError):
-        _silence_stdout()
+        standard_output.silence()
     for each in error.errors if isinstance(error, UserErrors) else (error,):
         complain(each)
     return PASSING if isinstance(error, PassingError) else FAILURE
@@ -237,13 +238,6 @@ def _is_read() -> bool:
     poll = select.poll()
     poll.register(1, 0)
     return not any(events & (select.POLLERR | select.POLLHUP) for _, events in poll.poll(0))  # a pipe, a socket
-
-
-def _silence_stdout() -> None:
-    """Nothing more can be written: keep the interpreter from complaining about that when it ends."""
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, 1)
-    os.close(null)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from qre.addresses import host_port
+from qre.cli import standard_output
 from qre.cli.kernel.kernel_commands import unless_gone
 from qre.cli.port.port_fields import Loading
 from qre.cli.port.port_leftovers import BY_HAND, Port, clear_leftovers, wait_closed
@@ -65,7 +66,7 @@ def say_if_heard(line: str) -> None:
     try:
         say(line)
     except OSError:
-        return
+        standard_output.silence()
 
 
 @contextmanager

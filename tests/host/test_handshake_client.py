@@ -122,6 +122,20 @@ class InProcessClient:
         return next(iter(dataplane.registry.sessions))
 
 
+async def beside_a_silent_one(
+    client: InProcessClient, told: type[SessionBegun] | type[SessionConfirmed]
+) -> tuple[FakeDataplane, bytes, bytes]:
+    """The data plane, a session of which that was ``told`` and that then fell silent, and the one made beside it."""
+    dataplane = client.new_dataplane()
+    old = await client.session()
+    dataplane.tell(told(session_id=old))
+    await until(lambda: client.client.status().up)
+    dataplane.tell(SessionSilent(session_id=old, silent=True))
+    await until(lambda: len(dataplane.registry.sessions) == 2)
+    (new,) = set(dataplane.registry.sessions) - {old}
+    return dataplane, old, new
+
+
 def connect(
     work: Callable[[InProcessClient, InProcessServer], Awaitable[None]], authority: Path | None = None
 ) -> None:
@@ -166,14 +180,8 @@ def test_a_new_session_is_made_beside_one_whose_peer_is_silent() -> None:
     """The old one carries what it can until the new one is confirmed."""
 
     async def work(client: InProcessClient, server: InProcessServer) -> None:
-        dataplane = client.new_dataplane()
-        old = await client.session()
-        dataplane.tell(SessionConfirmed(session_id=old))
-        await until(lambda: client.client.status().up)
-        dataplane.tell(SessionSilent(session_id=old, silent=True))
-        await until(lambda: len(dataplane.registry.sessions) == 2)
+        dataplane, old, new = await beside_a_silent_one(client, SessionConfirmed)
         assert client.client.status().up
-        (new,) = set(dataplane.registry.sessions) - {old}
         dataplane.tell(SessionBegun(session_id=new))
         await asyncio.sleep(0.3)
         assert old in dataplane.registry.sessions, "nothing was heard of the new one yet"
@@ -316,13 +324,7 @@ def test_a_session_of_which_nothing_ever_came_back_takes_the_place_of_none() -> 
     """The one that works goes on, though its peer was silent for a while, and another attempt follows."""
 
     async def work(client: InProcessClient, server: InProcessServer) -> None:
-        dataplane = client.new_dataplane()
-        old = await client.session()
-        dataplane.tell(SessionConfirmed(session_id=old))
-        await until(lambda: client.client.status().text.startswith("connected"))
-        dataplane.tell(SessionSilent(session_id=old, silent=True))
-        await until(lambda: len(dataplane.registry.sessions) == 2)
-        (new,) = set(dataplane.registry.sessions) - {old}
+        dataplane, old, new = await beside_a_silent_one(client, SessionConfirmed)
         dataplane.tell(SessionSilent(session_id=old, silent=False))
         dataplane.tell(SessionBegun(session_id=new))
         del dataplane.registry.sessions[new]
@@ -336,13 +338,7 @@ def test_a_session_of_which_nothing_ever_came_back_takes_the_place_of_none() -> 
 
 def test_a_session_that_falls_silent_before_anything_was_heard_gets_another_beside_it() -> None:
     async def work(client: InProcessClient, server: InProcessServer) -> None:
-        dataplane = client.new_dataplane()
-        old = await client.session()
-        dataplane.tell(SessionBegun(session_id=old))
-        await until(lambda: client.client.status().up)
-        dataplane.tell(SessionSilent(session_id=old, silent=True))
-        await until(lambda: len(dataplane.registry.sessions) == 2)
-        (new,) = set(dataplane.registry.sessions) - {old}
+        dataplane, _, new = await beside_a_silent_one(client, SessionBegun)
         dataplane.tell(SessionBegun(session_id=new))
         dataplane.tell(SessionConfirmed(session_id=new))
         await until(lambda: client.released() == [1])
@@ -355,13 +351,7 @@ def test_a_session_beside_another_that_falls_silent_unheard_ends_at_once() -> No
     """Its packets would be lost, and those of the other one pass again."""
 
     async def work(client: InProcessClient, server: InProcessServer) -> None:
-        dataplane = client.new_dataplane()
-        old = await client.session()
-        dataplane.tell(SessionConfirmed(session_id=old))
-        await until(lambda: client.client.status().up)
-        dataplane.tell(SessionSilent(session_id=old, silent=True))
-        await until(lambda: len(dataplane.registry.sessions) == 2)
-        (new,) = set(dataplane.registry.sessions) - {old}
+        dataplane, old, new = await beside_a_silent_one(client, SessionConfirmed)
         dataplane.tell(SessionBegun(session_id=new))
         dataplane.tell(SessionSilent(session_id=old, silent=False))
         dataplane.tell(SessionSilent(session_id=new, silent=True))

@@ -157,9 +157,10 @@ class AwaitedSessions:
         await asyncio.wait(each_of, timeout=_LONGEST_CONFIRMATION, return_when=asyncio.FIRST_COMPLETED)
         if any(each.done() for each in wanted) and not lost.done():
             return
-        if not lost.done():
+        if lost.done():
+            self.forget(session_id)
+        else:
             self._end(session_id, "the data plane did not install it in time", CloseReason.NOT_INSTALLED)
-        self.forget(session_id)
         what = "session lost" if awaited.begun.done() else "the session did not start"
         if lost.done() and lost.result().reason is CloseReason.TWIN:
             raise PeerError.of(what, Cause.TWIN)

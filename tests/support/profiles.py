@@ -38,5 +38,7 @@ def list_short_ids(path: Path) -> None:
     """The server's profile that `init` wrote, with RealityShortIds in place of a section: its client has no name, and
     may have any address."""
     interface, _, section = path.read_text().partition("[Client ")
+    if not section:  # an earlier version's: see QRE_TOOL
+        return
     (short_id,) = (line.partition("= ")[2] for line in section.splitlines() if line.startswith("ShortId"))
     path.write_text(f"{interface.rstrip()}\nRealityShortIds = {short_id}\n")

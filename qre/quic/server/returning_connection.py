@@ -116,7 +116,8 @@ class ReturningConnection(ShadowConnection):
             path.bytes_sent += len(made)
             sent.append(made)
         self._spaces[tls.Epoch.INITIAL].ack_at = None  # the recording has acknowledged the hello
-        self._plays = self._following = False
+        self._plays = False
+        self._follow_no_more()
         if self.habits.handshake_times is not None:
             timeout, patience = self.habits.handshake_times
             self._probe_times = ProbeTimes(now, timeout=timeout, patience=patience)

@@ -5,8 +5,10 @@ length, with the same packets, clear bytes and Initial frames, and with our CRYP
 fills what is longer than ours; where nothing of ours is left, a PING stands for it. Dest's timers are ours: what it
 sends again is sent again here. When the client has sent Finished, aioquic goes on as in the base class.
 
-No packet number of the Handshake and 1-RTT spaces is used twice: they come from aioquic's one counter. An Initial has
-Dest's number, and the same content whenever the number is the same, or Dest's own content under its public keys.
+No packet number is used twice: those of Handshake packets are counted here, those of 1-RTT by aioquic, whose one
+counter does for whatever follows the mirrored flight. Neither leaves one out, which the client's ACK would show by
+its length. An Initial has Dest's number, and the same content whenever the number is the same, or Dest's own
+content under its public keys.
 """
 
 from __future__ import annotations
@@ -120,6 +122,7 @@ class ShadowConnection(ScriptedConnection):
         if reset_token is None:
             self._local_initial_source_connection_id = b""
         self._following = True
+        self._handshake_number = 0  # of the next mirrored Handshake packet
         self._server_hello = b""
         self._withheld: list[tuple[bytes, DatagramShape]] = []
         self._remembered: OrderedDict[bytes, bytes] = OrderedDict()
@@ -187,11 +190,17 @@ class ShadowConnection(ScriptedConnection):
         if not before:
             self._keep_early(data)
         if self._handshake_complete:
-            self._following = False
             self._unready()  # Dest's packet did not come for it
+            self._follow_no_more()
             early, self._early = self._early, []
             for each in early:
                 super().receive_datagram(each, addr, now)
+
+    def _follow_no_more(self) -> None:
+        """aioquic goes on, in the Handshake space only while it has the keys: behind our numbers."""
+        self._following = False
+        if self._cryptos[tls.Epoch.HANDSHAKE].send.is_valid():
+            self._packet_number = max(self._packet_number, self._handshake_number)
 
     def _keep_early(self, data: bytes) -> None:
         """What came before Finished in 1-RTT packets cannot be opened yet; stock drops it."""
@@ -398,10 +407,14 @@ class ShadowConnection(ScriptedConnection):
 
     def _new_packet(self, epoch: tls.Epoch, kind: QuicPacketType, size: int) -> QuicSentPacket:
         """Takes the next packet number."""
-        number = self._packet_number
+        own = epoch is tls.Epoch.HANDSHAKE
+        number = self._handshake_number if own else self._packet_number
         if number >= PACKET_NUMBER_BASE:
             raise UntrustedInputError("Dest", "it sends without end")
-        self._packet_number += 1
+        if own:
+            self._handshake_number += 1
+        else:
+            self._packet_number += 1
         return QuicSentPacket(
             epoch=epoch,
             in_flight=True,
@@ -413,9 +426,11 @@ class ShadowConnection(ScriptedConnection):
         )
 
     def _unready(self) -> None:
-        """What waits for its length has no room in Dest's next packet: it is written anew, as far as it fits. Its
-        packet numbers are left out."""
+        """What waits for its length has no room in Dest's next packet: it is written anew, as far as it fits. Nothing
+        was sealed with its packet numbers, which are the last that were taken."""
         waiting, self._ready = self._ready or (), None
+        if waiting and waiting[-1].packet.packet_number == self._packet_number - 1:
+            self._packet_number = waiting[0].packet.packet_number
         for unsealed in waiting:
             _say_again(unsealed.packet)
 

@@ -87,19 +87,21 @@ class CryptoStream:
             raise UntrustedInputError("CRYPTO", "too much data")
         if not data:
             return
-        starts, ends = self._starts, self._ends
+        starts, ends, stored = self._starts, self._ends, self._data
         first = last = bisect_left(ends, offset)
         start, stop = offset, end
         while last < len(starts) and starts[last] <= end:
             begin, finish = starts[last], ends[last]
-            low, high = max(begin, offset), min(finish, end)
-            if low < high and self._data[low:high] != data[low - offset : high - offset]:
+            low = begin if begin > offset else offset
+            high = finish if finish < end else end
+            if low < high and stored[low:high] != data[low - offset : high - offset]:
                 raise UntrustedInputError("CRYPTO", "data that contradicts itself")
-            start, stop = min(start, begin), max(stop, finish)
+            start = begin if begin < start else start
+            stop = finish if finish > stop else stop
             last += 1
-        if end > len(self._data):
-            self._data.extend(bytes(end - len(self._data)))
-        self._data[offset:end] = data
+        if end > len(stored):
+            stored.extend(bytes(end - len(stored)))
+        stored[offset:end] = data
         starts[first:last] = [start]
         ends[first:last] = [stop]
         if len(starts) > self._max_pieces:

@@ -7,6 +7,7 @@ packet numbers: the caller must never use one twice.
 from __future__ import annotations
 
 import hmac
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from cryptography.exceptions import InvalidTag
@@ -32,9 +33,14 @@ class PacketKeys(NamedTuple):
 
 def expand_label(secret: bytes, label: bytes, length: int) -> bytes:
     """HKDF-Expand-Label with SHA-256 and an empty context, of at most one block (RFC 8446 §7.1)."""
+    return hmac.digest(secret, _block_of(label, length), "sha256")[:length]
+
+
+@lru_cache(maxsize=16)
+def _block_of(label: bytes, length: int) -> bytes:
+    """HkdfLabel, and the number of the block."""
     full = b"tls13 " + label
-    info = length.to_bytes(2, "big") + bytes([len(full)]) + full + b"\x00"
-    return hmac.digest(secret, info + b"\x01", "sha256")[:length]
+    return length.to_bytes(2, "big") + bytes([len(full)]) + full + b"\x00\x01"
 
 
 def initial_secrets(destination_cid: bytes) -> tuple[bytes, bytes]:

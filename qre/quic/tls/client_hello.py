@@ -71,8 +71,7 @@ class _Cursor:
         return self.data[start : self.position]
 
     def number(self, size: int) -> int:
-        start = self.skip(size)
-        return int.from_bytes(self.data[start : self.position], "big")
+        return int.from_bytes(self.take(size), "big")
 
     def block(self, size: int) -> _Cursor:
         """A vector that begins with its length in ``size`` bytes (RFC 8446 §3.4)."""
@@ -125,12 +124,14 @@ def parse_client_hello_untrusted(message: bytes) -> ClientHello:
 
 def _extensions(reader: _Cursor) -> dict[int, _Cursor]:
     found: dict[int, _Cursor] = {}
+    data = reader.data
     while reader.more:
-        kind = reader.number(2)
-        body = reader.block(2)
+        at = reader.skip(4)
+        kind = data[at] << 8 | data[at + 1]
         if kind in found:
             raise UntrustedInputError("ClientHello", "an extension twice")
-        found[kind] = body
+        body = reader.skip(data[at + 2] << 8 | data[at + 3])
+        found[kind] = _Cursor(data, body, reader.position)
     return found
 
 

@@ -7,6 +7,7 @@ import struct
 from dataclasses import dataclass
 from typing import Final
 
+from qre.kernel.udp.control_messages import ECN_SPACE, PKTINFO_SPACE, TIME_SPACE
 from qre.kernel.udp.port_errors import Failing, failing_of
 
 _IP_RECVERR, _IPV6_RECVERR = 11, 25
@@ -15,7 +16,8 @@ _IPV6_MTU_DISCOVER, _IPV6_PMTUDISC_PROBE = 23, 3
 #: sock_extended_err: errno, origin, type, code, padding, info, data. Behind it is who said so.
 _ERROR = struct.Struct("=IBBBBII")
 _ORIGIN_ICMP, _ORIGIN_ICMP6 = 2, 3
-_SPACE: Final = socket.CMSG_SPACE(_ERROR.size + 28)
+#: Before it stands what the socket is told of every datagram.
+_SPACE: Final = TIME_SPACE + ECN_SPACE + PKTINFO_SPACE + socket.CMSG_SPACE(_ERROR.size + 28)
 #: Bytes of a datagram by which it is known again.
 KNOWN_BY: Final = 64
 

@@ -2,7 +2,8 @@
 CAP_NET_RAW; sending needs no capability.
 
 The kernel writes the IP header as it does for its own errors: one of this machine's addresses as the source, TTL and
-identification from the same places. So no packet with another source, or of another protocol, can leave by them.
+identification from the same places. So no packet with another source, or of another protocol, or to a broadcast
+address, can leave by them.
 """
 
 from __future__ import annotations

@@ -182,7 +182,7 @@ class _Supervisor:
         config = setup.config
         lines_are_of(config.profile, config.device)
         pair = self._server_pair(setup) if config.role is Role.SERVER else None
-        if config.role is Role.SERVER and config.sends_errors:
+        if config.role is Role.SERVER and config.sends_errors and not config.joined:
             self._supplies |= icmp_sockets()
         parties = parties_of(config)
         runtime = Path(setup.runtime_dir) / f"{config.device}.workers"

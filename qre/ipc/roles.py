@@ -16,7 +16,6 @@ from typing import Final
 from qre.ends import Role
 from qre.ipc.messages import Party, WorkerConfig
 from qre.kernel.capabilities import NUMBERS
-from qre.kernel.udp.icmp_sockets import ICMP_SOCKETS
 
 CAP_NET_ADMIN: Final = NUMBERS["CAP_NET_ADMIN"]
 CAP_BPF: Final = NUMBERS["CAP_BPF"]
@@ -125,11 +124,6 @@ def _udp(name: str, *, reuseport: bool, given: Given = Given.ALWAYS, optional: b
     return Expected(name, "socket", *udp, reuseport, given=given, optional=optional)
 
 
-def _raw(name: str) -> Expected:
-    family, protocol = ICMP_SOCKETS[name]
-    return Expected(name, "socket", (family,), socket.SOCK_RAW, protocol, optional=True)
-
-
 #: A client's underlay socket; it also comes over ``keys``, with SessionInstall.
 CLIENT_UDP: Final = _udp("client_udp", reuseport=False, optional=True)
 #: To the worker that holds the sessions, or from it: the last to start of both makes a pair for both.
@@ -231,8 +225,8 @@ ROLES: Final = {
                 Expected("sockets", "bpf", optional=True),
                 Expected("program", "bpf", optional=True),
                 # for ICMP errors about Dest; made with CAP_NET_RAW, which no worker has
-                _raw("icmp"),
-                _raw("icmpv6"),
+                Expected("icmp", "socket", (socket.AF_INET,), socket.SOCK_RAW, socket.IPPROTO_ICMP, optional=True),
+                Expected("icmpv6", "socket", (socket.AF_INET6,), socket.SOCK_RAW, socket.IPPROTO_ICMPV6, optional=True),
             ),
             offers=("cid_routes", "sockets", "program"),
         ),

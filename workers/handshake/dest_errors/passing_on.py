@@ -52,7 +52,8 @@ class DestErrors:
     @property
     def trouble(self) -> str:
         """Why nothing is passed on; empty when it is."""
-        return "" if self.on else "without CAP_NET_RAW: visitors are not told of ICMP errors about Dest"
+        told = self.on or self._context.config.joined  # the front tells
+        return "" if told else "without CAP_NET_RAW: visitors are not told of ICMP errors about Dest"
 
     def watch(self, port: socket.socket) -> None:
         """Have the kernel tell how datagrams come to this socket."""

@@ -52,12 +52,12 @@ def next_error(sock: socket.socket) -> QueuedError | None:
             return None
         for level, kind, data in ancillary:
             if (level, kind) in {(socket.IPPROTO_IP, _IP_RECVERR), (socket.IPPROTO_IPV6, _IPV6_RECVERR)}:
-                error = _parse_untrusted(data, begins)
+                error = _error_of(data, begins)
                 if error is not None:
                     return error
 
 
-def _parse_untrusted(data: bytes, begins: bytes) -> QueuedError | None:
+def _error_of(data: bytes, begins: bytes) -> QueuedError | None:
     if len(data) < _ERROR.size:
         return None
     _, origin, kind, code, _, info, _ = _ERROR.unpack_from(data)

@@ -73,7 +73,7 @@ def test_a_visitor_of_a_closed_dest_is_told_what_a_closed_port_of_the_server_tel
 
 
 def without_what_differs(packet: bytes) -> bytes:
-    """A connected socket counts its datagrams, which no receiver is told; over IPv6 it has a flow label of its own."""
+    """A connected socket counts its datagrams, which no receiver is told; over IPv6 each socket has a flow label."""
     places = ((22, 24), (32, 34), (38, 40)) if packet[0] >> 4 == 4 else ((42, 44), (49, 52))
     for begin, end in places:  # ICMP's sum, identification and the header's sum; ICMPv6's sum, flow label
         packet = packet[:begin] + bytes(end - begin) + packet[end:]

@@ -21,7 +21,7 @@ class ErrorLog:
     def keep(self, kept: tuple[Sent, ...], data: bytes) -> tuple[Sent, ...]:
         return (*kept[-1:], Sent(data, []))
 
-    def came_whole(self, data: bytes) -> bool:
+    def tells(self, flow: Flow, data: bytes) -> bool:
         return self.whole
 
     def told(self, flow: Flow, kept: Sequence[Sent], error: QueuedError) -> None:

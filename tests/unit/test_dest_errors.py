@@ -83,10 +83,14 @@ class Port:
     def told(
         self, error: QueuedError = PORT_CLOSED, state: FlowState = FlowState.RELAY, source: Address = (VISITOR, 5)
     ) -> list[PortError]:
-        flow = Flow(source, 0.0)
-        flow.state = state
-        self.errors.told(flow, self.kept, error)
+        self.errors.told(flow_in(state, source), self.kept, error)
         return self.asked.requests
+
+
+def flow_in(state: FlowState, source: Address = (VISITOR, 5)) -> Flow:
+    made = Flow(source, 0.0)
+    made.state = state
+    return made
 
 
 def in_loop(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
@@ -191,6 +195,24 @@ async def test_of_what_is_too_large_the_mtu_is_told_and_only_if_the_datagram_exc
 
 
 @in_loop
+async def test_only_a_visitor_is_told_of_what_is_too_large_and_only_of_what_came_whole() -> None:
+    in_pieces: list[Ancillary] = [*CAME, (*_FRAGSIZE, struct.pack("=i", 600))]
+    for state, came, told in (
+        (FlowState.RELAY, CAME, True),
+        (FlowState.WATCHED, CAME, True),
+        (FlowState.SHADOW, CAME, True),
+        (FlowState.LEFT, CAME, False),
+        (FlowState.OVER, CAME, False),
+        (FlowState.RELAY, in_pieces, False),
+        (FlowState.RELAY, [], False),
+    ):
+        port = Port()
+        port.spoke(came=came)
+        assert port.errors.tells(flow_in(state), DATA) is told, (state, came)
+        assert not port.errors.tells(flow_in(state), DATA + b"x"), "it has not just come"
+
+
+@in_loop
 async def test_a_visitor_over_ipv6_is_told_with_class_and_flow_label() -> None:
     port = Port(listen_ip="2001:db8::1")
     port.spoke(came=CAME6)
@@ -232,7 +254,7 @@ async def test_without_the_capability_the_status_says_so_and_nothing_is_asked_of
     port = Port(sends_errors=False)
     assert "CAP_NET_RAW" in port.errors.trouble and not Port().errors.trouble
     port.errors.watch(cast(socket.socket, None))
-    assert not port.errors.came_whole(DATA)
+    assert not port.errors.tells(flow_in(FlowState.RELAY), DATA)
 
 
 # --- what the kernel tells ---

@@ -67,14 +67,18 @@ class DestErrors:
             return kept
         return (*kept[1 - KEPT :], Sent(*self.latest))
 
-    def came_whole(self, data: bytes) -> bool:
-        """Whether ``data`` has just come, and in one piece: a router would not have cut it, but told its sender."""
-        arrival = arrival_of(self.latest[1]) if self.on and self.latest[0] is data else None
-        return arrival is not None and arrival.whole and len(data) <= _LONGEST
+    def tells(self, flow: Flow, data: bytes) -> bool:
+        """Whether the visitor of ``flow`` is told that ``data`` is too large: it has just come, in one piece."""
+        known = self.on and self.latest[0] is data and len(data) <= _LONGEST and self._is_visitors(flow)
+        arrival = arrival_of(self.latest[1]) if known else None
+        return arrival is not None and arrival.whole
+
+    def _is_visitors(self, flow: Flow) -> bool:
+        return flow.state in _VISITORS and not (flow.shadows and self._imitated())
 
     def told(self, flow: Flow, kept: Sequence[Sent], error: QueuedError) -> None:
         """ICMP has said something of a datagram of ``flow``."""
-        if flow.state not in _VISITORS or (flow.shadows and self._imitated()):
+        if not self._is_visitors(flow):
             return
         about = (each for each in reversed(kept) if each.data.startswith(error.begins))
         found = next(about, None)

@@ -69,8 +69,9 @@ class Errors(Protocol):
         """What errors may be about, now that ``data`` has left after ``kept``."""
         ...
 
-    def came_whole(self, data: bytes) -> bool:
-        """Whether ``data`` has just come from a visitor, and not in fragments."""
+    def tells(self, flow: Flow, data: bytes) -> bool:
+        """Whether a visitor is told that ``data``, which has just come, is too large: as any router would, it says so
+        of what came whole, and does not cut it."""
         ...
 
     def told(self, flow: Flow, kept: Sequence[Sent], error: QueuedError) -> None:
@@ -128,11 +129,11 @@ class DestSocket:
         return True
 
     def _sent_in_fragments(self, data: bytes, ecn: int) -> bool:
-        """What came in fragments goes in some. Of what came whole its sender is told, as by any router."""
+        """What came in fragments goes in some, but for what its sender is told of."""
         try:
-            if self._relays.errors.came_whole(data):
-                version = 6 if self.family == socket.AF_INET6 else 4
-                self._relays.too_big(self, data, QueuedError(version, Failing.TOO_BIG, path_mtu(self._socket), b""))
+            version = 6 if self.family == socket.AF_INET6 else 4
+            error = QueuedError(version, Failing.TOO_BIG, path_mtu(self._socket), b"")
+            if self._relays.told_too_big(self, data, error):
                 return False
             with in_fragments(self._socket):
                 self._send(data, ecn)
@@ -292,11 +293,13 @@ class Relays:
                 return
             self.errors.told(flow, made.kept, error)
 
-    def too_big(self, made: DestSocket, data: bytes, error: QueuedError) -> None:
-        """``data``, which has just come, exceeds what the way to Dest takes, and is not sent."""
+    def told_too_big(self, made: DestSocket, data: bytes, error: QueuedError) -> bool:
+        """Tell the visitor, if visitors are told of it, that ``data`` exceeds what the way to Dest takes."""
         entry = self._flows.get(made.fd)
-        if entry is not None:
-            self.errors.told(entry[1], self.errors.keep((), data), error)
+        if entry is None or not self.errors.tells(entry[1], data):
+            return False
+        self.errors.told(entry[1], self.errors.keep((), data), error)
+        return True
 
     def _read(self, fd: int, made: DestSocket, flow: Flow) -> None:
         came = 0

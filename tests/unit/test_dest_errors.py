@@ -383,6 +383,18 @@ def test_errors_of_earlier_datagrams_cost_no_later_one(way: Way) -> None:
     assert [(data, error.failing) for data, error in way.log.heard] == []  # none of the last two, which arrived
 
 
+def test_what_is_kept_of_many_visitors_is_bounded(way: Way) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as dest:
+        dest.bind(("127.0.0.1", 0))
+        made = [way.opened(socket.AF_INET, dest.getsockname(), number + 1) for number in range(600)]
+        for _ in range(2):
+            for each in made:
+                each.send(b"hello", 0)
+        assert [bool(each.kept) for each in made] == [False] * 344 + [True] * 256
+        made[-1].close()
+        assert not made[-1].kept
+
+
 def test_without_the_capability_the_relay_is_as_silent_as_before() -> None:
     way = Way(ErrorLog(on=False))
     try:

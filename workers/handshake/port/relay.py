@@ -11,6 +11,7 @@ import errno
 import select
 import socket
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Final, Protocol
@@ -52,6 +53,8 @@ _MOST_LARGE: Final = 64
 _UNANSWERED, _SILENCE = 2, 1.0
 #: For so long (seconds); then it is tried again.
 _REMEMBERED: Final = 60.0
+#: Visitors whose last datagrams are kept: those who spoke last. An error comes in a round trip, or never.
+_MOST_KEPT: Final = 256
 #: Addresses of Dest of which that is remembered: it has no more at a time.
 _ADDRESSES: Final = 16
 
@@ -107,7 +110,7 @@ class DestSocket:
         except OSError as error:
             self._relays.lost += not self._sent_again(error, data, ecn)
         if self._relays.errors.on:
-            self.kept = self._relays.errors.keep(self.kept, data)
+            self._relays.keep(self, data)
         if not self.watched:
             self._relays.watch(self)
 
@@ -164,6 +167,7 @@ class DestSocket:
         """Close the socket and forget its flow, if it has one."""
         self._relays.forget(self)
         self._socket.close()
+        self.kept = ()
 
 
 class Relays:
@@ -190,6 +194,7 @@ class Relays:
         self._flows: dict[int, tuple[DestSocket, Flow]] = {}
         self._spares: dict[int, DestSocket] = {}  # by family
         self._next: tuple[int, tuple[str, int]] | None = None  # family and address of the next one
+        self._keeping: deque[DestSocket] = deque()
         self._buffer = bytearray(LONGEST)
         self._large = 0
         self.lost = 0
@@ -292,6 +297,14 @@ class Relays:
             if error is None:
                 return
             self.errors.told(flow, made.kept, error)
+
+    def keep(self, made: DestSocket, data: bytes) -> None:
+        """``data`` has left by ``made``: an error may be about it."""
+        held, made.kept = made.kept, self.errors.keep(made.kept, data)
+        if made.kept and not held:
+            self._keeping.append(made)
+            if len(self._keeping) > _MOST_KEPT:
+                self._keeping.popleft().kept = ()
 
     def told_too_big(self, made: DestSocket, data: bytes, error: QueuedError) -> bool:
         """Tell the visitor, if visitors are told of it, that ``data`` exceeds what the way to Dest takes."""

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from qre.addresses import host_port
-from qre.dataplane.status import SessionStatus
+from qre.dataplane.status import SessionStatus, SharedPort
 from qre.ends import Role
 from qre.ipc.messages import (
     DataplaneStatus,
@@ -25,7 +25,6 @@ from qre.ipc.messages import (
     LoaderStatus,
     NetlinkStatus,
     Party,
-    SharedPort,
     WorkerConfig,
 )
 from qre.kernel.bpf_pins import paths

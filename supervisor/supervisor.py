@@ -32,6 +32,7 @@ from qre.ipc.tasks import Tasks
 from qre.ipc.worker import LimitedLog, place_of
 from qre.kernel.capabilities import NUMBERS
 from qre.kernel.port_sockets import bound_sockets
+from qre.kernel.udp.icmp_sockets import icmp_sockets
 from qre.kernel.udp.underlay_sockets import AbsentAddressError, server_pair
 from qre.supervisor.control import ControlSocket
 from qre.supervisor.crew import Crew, parties_of
@@ -181,6 +182,8 @@ class _Supervisor:
         config = setup.config
         lines_are_of(config.profile, config.device)
         pair = self._server_pair(setup) if config.role is Role.SERVER else None
+        if config.role is Role.SERVER and config.sends_errors and not config.joined:
+            self._supplies |= icmp_sockets()
         parties = parties_of(config)
         runtime = Path(setup.runtime_dir) / f"{config.device}.workers"
         errands = (Party.RESOLVER, Party.VISIT) if config.role is Role.SERVER else (Party.RESOLVER,)

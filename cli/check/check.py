@@ -90,6 +90,7 @@ def findings(name: str | None) -> Iterator[Finding]:
         yield from look("listen", lambda: check_profile.listen(profile, server, config))
         yield from look("firewall", lambda: check_firewall.firewall(profile))
         yield from look("tcp to dest", lambda: check_site_tcp.site_tcp(profile, config))
+        yield from look("icmp errors", check_machine.icmp_errors)
         yield from look("forward", lambda: check_forward.forward(profile, config))
         if (store := server.replay_store) is not None:
             place = store

@@ -146,6 +146,20 @@ def capabilities(role: Role | None) -> Findings:
         yield Finding("capabilities", YesNo.YES, ", ".join(wanted))
 
 
+def icmp_errors() -> Findings:
+    """Whether a server can pass on to visitors what ICMP says of their datagrams on the way to Dest."""
+    from qre.kernel.capabilities import missing_capabilities
+
+    instead = "visitors are not told of ICMP errors about Dest"
+    if missing_capabilities(["CAP_NET_RAW"], "CapBnd"):
+        seen, remedy = "this container or unit cannot grant CAP_NET_RAW", "grant it to the container or unit"
+        yield Finding("icmp errors", YesNo.NO, seen, remedy, instead)
+    elif missing_capabilities(["CAP_NET_RAW"]):
+        yield Finding("icmp errors", YesNo.UNKNOWN, "this user lacks CAP_NET_RAW", AS_ROOT, instead)
+    else:
+        yield Finding("icmp errors", YesNo.YES, "CAP_NET_RAW", instead=instead)
+
+
 def bpf(config: GlobalConfig, with_library: bool) -> Findings:
     """How a server's port is steered: the program exists, a map can be created (with the library) and pinned."""
     looked_at = (("bpf program", _bpf_program), ("bpf pins", _bpf_pins), ("bpf maps", _bpf_map))

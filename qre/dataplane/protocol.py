@@ -45,6 +45,8 @@ MAX_CIDS_PER_SESSION = 8
 PacketNumber = Annotated[int, msgspec.Meta(ge=0, le=(1 << 62) - 1)]
 SessionId = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 ConnectionId = Annotated[bytes, msgspec.Meta(min_length=1, max_length=20)]
+#: Bytes of routed connection IDs, or LIKE_DEST.
+RoutedCidLen = Annotated[int, msgspec.Meta(ge=0, le=20)]
 PeerConnectionId = Annotated[bytes, msgspec.Meta(max_length=20)]
 Key = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
 Iv = Annotated[bytes, msgspec.Meta(min_length=12, max_length=12)]

@@ -7,7 +7,15 @@ from typing import Annotated, Final
 
 import msgspec
 
-from qre.dataplane.protocol import ConnectionId, PacketNumber, PeerConnectionId, Prefixes, SessionId, ShortId
+from qre.dataplane.protocol import (
+    ConnectionId,
+    PacketNumber,
+    PeerConnectionId,
+    Prefixes,
+    RoutedCidLen,
+    SessionId,
+    ShortId,
+)
 from qre.structs import U16, U64, Struct, Text
 
 #: The most prefixes in one status; a session's list is cut beyond them.
@@ -59,3 +67,26 @@ def bounded(statuses: Sequence[SessionStatus]) -> tuple[SessionStatus, ...]:
         return tuple(statuses)
     most = _SHOWN_PREFIXES // len(statuses)
     return tuple(msgspec.structs.replace(status, allowed_ips=status.allowed_ips[:most]) for status in statuses)
+
+
+class SharedLoader(Struct, frozen=True, kw_only=True):
+    """The loader that steers the port, as registered with qre.ko."""
+
+    program: Text
+    pin_dir: Text
+    routed_cid_len: RoutedCidLen
+    pid: U64
+
+
+class SharedPort(Struct, frozen=True, kw_only=True):
+    """A server's port in qre.ko."""
+
+    socket: Text = ""  # ip:port; empty: none is registered
+    rx_packets: U64 = 0
+    passed_packets: U64 = 0
+    map_id: U64 | None = None  # None: no map is registered
+    map_entries: U64 = 0
+    map_missing: U64 = 0
+    sync_failures: U64 = 0
+    mirrored_by_loader: bool = False
+    loader: SharedLoader | None = None

@@ -14,11 +14,12 @@ import msgspec
 
 from qre.addresses import Address, Network
 from qre.causes import Cause
-from qre.dataplane.protocol import ConnectionId, Prefixes
-from qre.dataplane.status import DeviceCounters, SessionStatus
+from qre.dataplane.protocol import ConnectionId, Prefixes, RoutedCidLen
+from qre.dataplane.status import DeviceCounters, SessionStatus, SharedPort
 from qre.dest_profile import DestProfile
 from qre.ends import LIKE_DEST, MAX_ADDRESSES, MAX_CLIENTS, EndpointOrder, Forward, Role, WhenDestIsDown
 from qre.kernel.netfilter.table_status import ForwardStatus, SiteTcpPort
+from qre.kernel.udp.port_errors import PortError
 from qre.profile_secrets import Interfaces, ListedClient
 from qre.structs import U16, U32, U64, Message, Port, Struct, Text
 
@@ -41,9 +42,6 @@ class Party(enum.StrEnum):
     VISIT = "visit"
     RESOLVER = "resolver"
 
-
-#: Bytes of routed connection IDs, or LIKE_DEST.
-RoutedCidLen = Annotated[int, msgspec.Meta(ge=0, le=20)]
 
 IpVersions = Annotated[tuple[Annotated[int, msgspec.Meta(ge=4, le=6)], ...], msgspec.Meta(max_length=2)]
 
@@ -106,6 +104,7 @@ class WorkerConfig(Struct, frozen=True, kw_only=True):
     dest_address: Address | None = None  # server: as it was last resolved
     dest_for_ipv6: Address | None = None  # the same for visitors over IPv6
     joined: bool = False  # server: another daemon is the port's front and passes us our clients
+    sends_errors: bool = True  # server: ICMP errors about Dest, to visitors
     followed: bool = False  # server: the port's front before us was another daemon
     register_cid_map: bool = True  # server on the kernel's data plane; otherwise the BPF loader mirrors
 
@@ -356,29 +355,6 @@ class LoaderStatus(Message, frozen=True, kw_only=True):
     map_id: Annotated[int, msgspec.Meta(ge=0, le=0xFFFFFFFF)] = 0
 
 
-class SharedLoader(Struct, frozen=True, kw_only=True):
-    """The loader that steers the port, as registered with qre.ko."""
-
-    program: Text
-    pin_dir: Text
-    routed_cid_len: RoutedCidLen
-    pid: U64
-
-
-class SharedPort(Struct, frozen=True, kw_only=True):
-    """A server's port in qre.ko."""
-
-    socket: Text = ""  # ip:port; empty: none is registered
-    rx_packets: U64 = 0
-    passed_packets: U64 = 0
-    map_id: U64 | None = None  # None: no map is registered
-    map_entries: U64 = 0
-    map_missing: U64 = 0
-    sync_failures: U64 = 0
-    mirrored_by_loader: bool = False
-    loader: SharedLoader | None = None
-
-
 class NetlinkStatus(Message, frozen=True, kw_only=True):
     """The last three are set on the kernel's data plane. ``site_tcp``, ``forward``: a server's."""
 
@@ -418,6 +394,7 @@ Body = (
     | CidAdopt
     | CidRelease
     | CidSync
+    | PortError
     | SyncDevice
     | UseLoader
     | LinkGone

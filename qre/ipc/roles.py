@@ -124,6 +124,10 @@ def _udp(name: str, *, reuseport: bool, given: Given = Given.ALWAYS, optional: b
     return Expected(name, "socket", *udp, reuseport, given=given, optional=optional)
 
 
+def _raw(name: str, family: int, protocol: int) -> Expected:
+    return Expected(name, "socket", (family,), socket.SOCK_RAW, protocol, optional=True)
+
+
 #: A client's underlay socket; it also comes over ``keys``, with SessionInstall.
 CLIENT_UDP: Final = _udp("client_udp", reuseport=False, optional=True)
 #: To the worker that holds the sessions, or from it: the last to start of both makes a pair for both.
@@ -171,6 +175,11 @@ class WorkerRole:
     def expected(self, name: str) -> Expected | None:
         """The descriptor ``name`` of this role; None when the role takes no such descriptor."""
         return next((entry for entry in self.descriptors if entry.name == name), None)
+
+    @property
+    def holds_raw(self) -> bool:
+        """Whether it may be handed a raw socket: then it sets no option of IP on any."""
+        return any(entry.type == socket.SOCK_RAW for entry in self.descriptors)
 
     def missing(self, config: WorkerConfig, held: Collection[str]) -> list[str]:
         """What a worker of this configuration cannot start without, and does not have: names, in the row's order."""
@@ -224,6 +233,9 @@ ROLES: Final = {
                 Expected("cid_routes", "bpf", optional=True),
                 Expected("sockets", "bpf", optional=True),
                 Expected("program", "bpf", optional=True),
+                # for ICMP errors about Dest; made with CAP_NET_RAW, which no worker has
+                _raw("icmp", socket.AF_INET, socket.IPPROTO_ICMP),
+                _raw("icmpv6", socket.AF_INET6, socket.IPPROTO_ICMPV6),
             ),
             offers=("cid_routes", "sockets", "program"),
         ),

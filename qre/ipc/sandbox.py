@@ -242,6 +242,8 @@ def _seccomp(role: WorkerRole, *, confined_tcp: bool) -> None:
     for name in (name for group in role.calls for name in group.value):
         if name in _SENDING:  # not to connect by sending
             system.add_rule(seccomp.ALLOW, name, seccomp.Arg(_SENDING[name], seccomp.MASKED_EQ, _MSG_FASTOPEN, 0))
+        elif name == "setsockopt" and role.holds_raw:  # its kernel goes on to write the headers (IP_HDRINCL)
+            system.add_rule(seccomp.ALLOW, name, seccomp.Arg(1, seccomp.EQ, socket.SOL_SOCKET))
         else:
             system.add_rule(seccomp.ALLOW, name)
     # Threads, never processes. clone3 hides its flags from the filter: the C library falls back to clone.

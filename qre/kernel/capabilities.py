@@ -18,6 +18,7 @@ NUMBERS = {
     "CAP_SETUID": 7,
     "CAP_SETPCAP": 8,
     "CAP_NET_ADMIN": 12,
+    "CAP_NET_RAW": 13,
     "CAP_SYS_MODULE": 16,
     "CAP_BPF": 39,
 }

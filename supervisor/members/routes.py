@@ -29,6 +29,7 @@ from qre.ipc.messages import (
     StoreRequest,
     VisitDest,
 )
+from qre.kernel.udp.port_errors import PortError
 from qre.structs import Message
 
 
@@ -67,6 +68,7 @@ ROUTES: Final[dict[Party, dict[type[Message], Route]]] = {
         CidAdopt: _STEER,
         CidRelease: _STEER,
         CidSync: _STEER,
+        PortError: _STEER,
     },
     Party.BPF_LOADER: {Hello: _ONCE},
     Party.NETLINK: {

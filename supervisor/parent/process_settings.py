@@ -18,6 +18,7 @@ from qre.dest_profile import DestProfile
 from qre.device.kernel_module import check_outer, outer_ipv6
 from qre.ends import Dataplane, EndpointOrder, Role
 from qre.ipc.messages import ServerAddress, WorkerConfig
+from qre.kernel.capabilities import missing_capabilities
 from qre.kernel.qre_family import Qre
 from qre.profile_secrets import KnownClient, ProfileSecrets, ServerKey
 from qre.structs import encoder
@@ -87,6 +88,7 @@ def _with_server(made: WorkerConfig, profile: Profile) -> WorkerConfig:
     return msgspec.structs.replace(
         made,
         dest_profile=None if seen is not None and seen.dest not in {"", dest} else seen,  # of the Dest before
+        sends_errors=not missing_capabilities(["CAP_NET_RAW"]),
         listen_ip=str(listen.ip),
         listen_port=listen.port,
         dest_host=server.dest.host,

@@ -391,7 +391,7 @@ def test_it_works_where_proc_is_hidden_and_only_the_units_capabilities_are_there
     nat: Tunnel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """ProtectKernelTunables, ProcSubset=pid, CapabilityBoundingSet and NoNewPrivileges of packaging/qred@.service."""
-    kept = "net_admin,bpf,net_bind_service,setuid,setgid,setpcap,kill"
+    kept = "net_admin,bpf,net_bind_service,net_raw,setuid,setgid,setpcap,kill"
     command = nat.server.command()
     hidden = 'mount -t proc -o subset=pid proc /proc && exec setpriv --no-new-privs --bounding-set "$0" -- "$@"'
     bounded = "-all," + ",".join(f"+{name}" for name in kept.split(","))

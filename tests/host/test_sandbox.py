@@ -13,6 +13,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
+from ipaddress import ip_address
 from pathlib import Path
 
 import capng
@@ -24,8 +26,10 @@ from qre.errors import MachineError
 from qre.ipc import sandbox
 from qre.ipc.messages import Party
 from qre.ipc.roles import ROLES, WorkerRole
+from qre.kernel.udp.icmp_sockets import ICMP_SOCKETS, icmp_socket, send_error
+from qre.kernel.udp.port_errors import Failing, PortError
 from qre.supervisor.members.router import make_directories
-from tests.support.daemons import threads
+from tests.support.daemons import PATIENCE, threads
 
 EVERY_ROLE = pytest.mark.parametrize("party", list(ROLES))
 
@@ -196,6 +200,47 @@ def test_nobody_connects_by_sending() -> None:
             return refused(lambda: made.sendto(b"GET /", socket.MSG_FASTOPEN, ("127.0.0.1", 9)))
 
     assert in_sandbox(ROLES[Party.RESOLVER], fast_open) == "EPERM"
+
+
+@pytest.mark.parametrize(
+    ("name", "ip", "options"),
+    [("icmp", "127.0.0.1", ("IP_HDRINCL", "IP_FREEBIND")), ("icmpv6", "::1", ("IPV6_HDRINCL", "IPV6_FREEBIND"))],
+)
+def test_the_loader_sends_icmp_by_sockets_that_it_was_handed_and_makes_and_hears_none(
+    name: str, ip: str, options: tuple[str, ...]
+) -> None:
+    numbers = {"IP_HDRINCL": (0, 3), "IP_FREEBIND": (0, 15), "IPV6_HDRINCL": (41, 36), "IPV6_FREEBIND": (41, 78)}
+    family, local = ICMP_SOCKETS[name][0], ip_address(ip)
+    with (
+        icmp_socket(name) as raw,
+        socket.socket(family, socket.SOCK_DGRAM) as visitor,
+        socket.socket(family, socket.SOCK_DGRAM) as port,
+        socket.socket(family, socket.SOCK_DGRAM) as other,
+    ):
+        port.bind((ip, 0))
+        visitor.connect(port.getsockname()[:2])
+        other.connect((ip, 9))
+        other.send(b"x")  # the kernel says that nobody listens
+        error = PortError(
+            visitor=local, visitor_port=visitor.getsockname()[1], local=local, local_port=port.getsockname()[1],
+            failing=Failing.PORT, hops=64, traffic=0, length=1, checksum=1, payload=b"x",
+        )  # fmt: skip
+
+        def deed() -> str:
+            send_error(raw.fileno(), error)
+            tried = (
+                lambda: icmp_socket(name),
+                lambda: raw.recv(100),
+                lambda: raw.setsockopt(socket.SOL_SOCKET, 27, 0),  # SO_DETACH_FILTER
+                *(partial(raw.setsockopt, *numbers[option], 1) for option in options),
+            )
+            return " ".join(map(refused, tried))
+
+        assert in_sandbox(ROLES[Party.BPF_LOADER], deed) == "EPERM EAGAIN EPERM EPERM EPERM"
+        visitor.settimeout(PATIENCE)
+        with pytest.raises(ConnectionRefusedError):
+            visitor.recv(10)
+        assert refused(lambda: raw.recv(100)) == "EAGAIN"
 
 
 def test_a_connection_that_a_worker_was_handed_is_led_nowhere_else() -> None:

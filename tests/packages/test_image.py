@@ -61,7 +61,8 @@ def test_a_server_and_a_client_run_in_containers_and_a_client_is_added_in_one(
 ) -> None:
     common = ("--device", "/dev/net/tun", "-e", "SSL_CERT_FILE=/etc/qre/authority.pem")
     images.start(
-        lab.lab.server, "server0", "--cap-add", "NET_ADMIN,BPF", "--security-opt", "seccomp=unconfined", *common,
+        lab.lab.server, "server0", "--cap-add", "NET_ADMIN,BPF,NET_RAW", *common,
+        "--security-opt", "seccomp=unconfined",
         "-v", f"{tmp_path}/server0:/etc/qre", "-v", "server0:/var/lib/qre", "-v", f"{tmp_path}/bpf:/sys/fs/bpf",
         "qre-server", "daemon", "server0",
     )  # fmt: skip

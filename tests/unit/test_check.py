@@ -28,6 +28,7 @@ from qre.device.name_servers import NameService
 from qre.device.state import save_state, state_of
 from qre.ends import Dataplane, Role
 from qre.errors import MachineError, UserError, UserErrors
+from qre.kernel import capabilities
 from tests.support.json_schemas import check_against_schema
 from tests.support.profiles import CLIENT, SERVER, write_profile
 from tests.support.unfolded import unfolded
@@ -332,6 +333,21 @@ def test_capabilities_are_those_of_the_role() -> None:
     assert "CAP_BPF" not in client.seen
     assert server.answer in tuple(YesNo)
     assert "CAP_" in server.seen
+
+
+@pytest.mark.parametrize(
+    ("missing", "answer"),
+    [({"CapBnd", "CapEff"}, YesNo.NO), ({"CapEff"}, YesNo.UNKNOWN), (set(), YesNo.YES)],
+)
+def test_a_server_without_raw_sockets_runs_and_is_told_what_its_visitors_miss(
+    monkeypatch: pytest.MonkeyPatch, missing: set[str], answer: YesNo
+) -> None:
+    monkeypatch.setattr(
+        capabilities, "missing_capabilities", lambda names, held="CapEff": names if held in missing else []
+    )
+    (found,) = check_machine.icmp_errors()
+    assert (found.answer, found.needed, bool(found.remedy)) == (answer, False, answer is not YesNo.YES)
+    assert "CAP_NET_RAW" in found.seen and "not told" in found.instead
 
 
 def test_what_only_root_can_see_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from qre.quic.server.inspector import STRANGER, Verdict
 from qre.workers.handshake.port.flow_parts import Flow
 from qre.workers.handshake.port.relay import DestSocket, Relays
 from qre.workers.handshake.recognition.late_inspector import LateInspector
+from tests.support.error_log import ErrorLog
 
 
 class Way:
@@ -23,7 +24,8 @@ class Way:
         self.address: tuple[str, int] = dest.getsockname()
         self.replies: list[tuple[Flow, bytes]] = []
         self.doubts = 0
-        self.relays = Relays(self._reply, contextlib.nullcontext, self._doubt, lambda key, line: None)
+        self.errors = ErrorLog()
+        self.relays = Relays(self._reply, contextlib.nullcontext, self._doubt, lambda key, line: None, self.errors)
 
     def _reply(self, flow: Flow, data: bytes, segment: int, ecn: int, age: float) -> None:
         self.replies.append((flow, data))

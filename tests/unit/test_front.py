@@ -8,7 +8,7 @@ import os
 import msgspec
 import pytest
 
-from qre.ipc.messages import SharedLoader, SharedPort
+from qre.dataplane.status import SharedLoader, SharedPort
 from qre.supervisor.daemon_status import front_loader, front_map
 from qre.supervisor.front import Join, refusal
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from qre.errors import MachineError
 from qre.ipc import descriptors
 from qre.ipc.messages import Party, WorkerConfig
 from qre.ipc.roles import ROLES, Expected
+from qre.kernel.udp.icmp_sockets import icmp_sockets
 from qre.supervisor.parent.process_settings import empty_memfd
 
 ROWS = [(party, expected) for party, role in ROLES.items() for expected in role.descriptors]
@@ -67,7 +68,10 @@ def things(tmp_path: Path) -> Iterator[dict[str, int]]:
             "directory": os.open(tmp_path, os.O_RDONLY),
             "null": os.open("/dev/null", os.O_RDWR),
             "anonymous": os.eventfd(0),
+            **{f"raw {name}": fd for name, fd in icmp_sockets().items()},
         }
+        with suppress(PermissionError):  # as the two before it
+            fds["raw"] = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW).detach()
         for fd in fds.values():
             stack.callback(os.close, fd)
         yield fds | {name: made.fileno() for name, made in sockets.items()}
@@ -96,6 +100,8 @@ TAKEN = {
     "cid_routes": {"anonymous"},
     "sockets": {"anonymous"},
     "program": {"anonymous"},
+    "icmp": {"raw icmp"},
+    "icmpv6": {"raw icmpv6"},
 }
 
 
@@ -110,7 +116,7 @@ def test_only_what_the_row_says_is_taken(party: Party, expected: Expected, thing
         else:
             taken.add(name)
         os.fstat(fd)  # checking closes nothing
-    assert taken == TAKEN[expected.name]
+    assert taken == TAKEN[expected.name] & set(things)
 
 
 @pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])

@@ -11,6 +11,7 @@ import pytest
 from qre.workers.handshake.port import relay
 from qre.workers.handshake.port.flow_parts import Flow
 from qre.workers.handshake.port.relay import DestSocket, Relays
+from tests.support.error_log import ErrorLog
 
 
 class Dest:
@@ -19,7 +20,7 @@ class Dest:
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
         self.came = 0
-        self.relays = Relays(self._reply, contextlib.nullcontext, lambda: None, lambda key, line: None)
+        self.relays = Relays(self._reply, contextlib.nullcontext, lambda: None, lambda key, line: None, ErrorLog())
 
     def _reply(self, flow: Flow, data: bytes, segment: int, ecn: int, age: float) -> None:
         self.came += len(data)

@@ -1,4 +1,5 @@
-"""The worker `bpf_loader`: loads the demultiplexer, fills its slots, attaches it, keeps the map of routed CIDs.
+"""The worker `bpf_loader`: loads the demultiplexer, fills its slots, attaches it, keeps the map of routed CIDs, and
+sends ICMP errors in the name of the port.
 
 It reads no packet and holds no key. After a restart it receives the maps and the program of its predecessor and
 continues with them: the kernel never stopped using them. The parent makes the pins.
@@ -12,7 +13,10 @@ from qre.errors import InternalError, MachineError, UserError
 from qre.ipc.messages import CidAdopt, CidRelease, CidSync, Done, LoaderStatus, Party
 from qre.ipc.worker import Worker, WorkerContext
 from qre.kernel.bpf_program import MAX_ROUTES, PROGRAM, SLOT_KERNEL, SLOT_USER, Maps, cid_lengths, load
+from qre.kernel.udp.icmp_sockets import ICMP_SOCKETS
+from qre.kernel.udp.port_errors import PortError
 from qre.structs import Message
+from qre.workers.bpf_loader.error_sender import ErrorSender
 
 _BPF_OBJECTS = ("cid_routes", "sockets", "program")
 
@@ -29,6 +33,7 @@ class BpfLoader:
         self._context: WorkerContext | None = None
         self._maps: Maps | None = None
         self._user_socket = -1
+        self._sender = ErrorSender({})
         self._adopted: set[bytes] = set()
         self._failures = 0
 
@@ -54,6 +59,7 @@ class BpfLoader:
         maps.slot_in(SLOT_KERNEL, held["udp_kernel_slot"])
         if known or context.config.user_dataplane:
             maps.attach(held["udp_userspace"])
+        self._sender = ErrorSender({name: held.pop(name) for name in ICMP_SOCKETS if name in held})
         self._context, self._maps = context, maps
         self._user_socket = held["udp_userspace"]
         self._adopted = set(maps.adopted())
@@ -62,8 +68,12 @@ class BpfLoader:
         """Nothing to do: no setting of this worker can change in a reload."""
 
     async def handle(self, source: Party, message: Message) -> Message:
-        """Adopt, release or synchronise connection IDs in the BPF map. Raises InternalError for anything else."""
+        """Adopt, release or synchronise connection IDs in the BPF map, or send an ICMP error. Raises QreError for
+        anything else."""
         context, _ = self._running
+        if isinstance(message, PortError) and source is Party.HANDSHAKE:
+            self._sender.send(message, context.config)
+            return Done()
         if source is not (Party.HANDSHAKE if context.config.user_dataplane else Party.NETLINK):
             raise InternalError("bpf_loader worker", f"{type(message).__name__} from {source} is not for it")
         match message:
@@ -134,3 +144,4 @@ class BpfLoader:
         maps.detach(self._user_socket)
         maps.close()
         self._maps = None
+        self._sender.close()

@@ -38,9 +38,10 @@ from qre.visit.probe import imitable
 from qre.workers.handshake.acceptance import Acceptance
 from qre.workers.handshake.clients import Clients
 from qre.workers.handshake.dataplane_link import DataplaneLink
+from qre.workers.handshake.dest_errors.passing_on import DestErrors
 from qre.workers.handshake.dest_watch import DestWatch
 from qre.workers.handshake.memory import Forgetting, HighWater
-from qre.workers.handshake.port.datagrams import receive_into, send_to
+from qre.workers.handshake.port.datagrams import port_socket, receive_into, send_to
 from qre.workers.handshake.port.flow_effects import Copied, Effect
 from qre.workers.handshake.port.flow_parts import Address, Flow, ForgedHello, Handshake, Hello, PlacedHandshake
 from qre.workers.handshake.port.flows import FlowTable
@@ -79,9 +80,10 @@ class Server:
     def __init__(self, context: WorkerContext, secrets: ProfileSecrets, store: SecretsStore) -> None:
         self._context = context
         config = context.config
-        self._socket = _socket(context, "udp_userspace")
+        self._socket = port_socket(context.descriptors.pop("udp_userspace"))
         #: Receives what the kernel's data plane does not take; the user data plane reads this slot itself.
-        self._kernel_slot = None if config.user_dataplane or config.joined else _socket(context, "udp_kernel_slot")
+        kernel_slot = None if config.user_dataplane or config.joined else context.descriptors.pop("udp_kernel_slot")
+        self._kernel_slot = None if kernel_slot is None else port_socket(kernel_slot)
         self._replay_fd = context.descriptors.pop("replay")
         self._clients = Clients(context, secrets, context.descriptors.pop("leases"))
         self._listen = (config.listen_ip, config.listen_port)
@@ -99,7 +101,8 @@ class Server:
         self._cids = RoutedCids(secrets.private_key, config.routed_cid_len, os.urandom)
         self._dest = DestWatch(context, self._dest_probed)
         self._volley = Volley(self._to_visitor)
-        self._relays = Relays(self._reply, self._volley.together, self._dest.doubt, context.limited)
+        self._errors = DestErrors(context, self._dest.is_imitated)
+        self._relays = Relays(self._reply, self._volley.together, self._dest.doubt, context.limited, self._errors)
         limits = flow_limits(config, config.dest_profile)
         inspector = partial(LateInspector, self._new_inspector)
         self._table = FlowTable(limits, inspector, self._cids.of_datagram, self._have_session)
@@ -176,6 +179,7 @@ class Server:
         await self._dest.first_look()
         self._relays.prepare_next(self._dest.current)
         for each in self._sockets():
+            self._errors.watch(each)
             add_first_reader(each.fileno(), partial(self._readable, each))
         if self._port.feed is not None:
             self._port.feed.open()
@@ -213,6 +217,7 @@ class Server:
         self._port.close()
         self._performer.perform(self._table.close(), time.monotonic())
         self._relays.close()
+        self._errors.close()
         if self._timer is not None:
             self._timer.cancel()
         self._dest.close()
@@ -252,13 +257,14 @@ class Server:
         table, perform = self._table, self._performer.perform
         for _ in range(_TURN):
             try:
-                length, source, ecn = receive_into(arrived, self._buffer, wildcard=self._wildcard)
+                length, source, ecn, came = receive_into(arrived, self._buffer, wildcard=self._wildcard)
             except BlockingIOError:
                 break
             except OSError:  # an ICMP error for a datagram sent earlier, or nobody to answer
                 continue
             now = time.monotonic()
             data, unix_ms = bytes(self._received[:length]), int(time.time() * 1000)
+            self._errors.latest = data, came
             perform(table.datagram(source, data, ecn, now, unix_ms), now)
         if not table.unread:
             self._settle()
@@ -421,8 +427,7 @@ class Server:
             text += "; another daemon has the port"
         if twins := self._clients.twins():
             text += f"; on two machines: client {', '.join(twins[:4])}"
-        if self._dest.trouble:
-            text += f"; {self._dest.trouble}"
+        text += "".join(f"; {each}" for each in (self._dest.trouble, self._errors.trouble) if each)
         if self.recogniser.why_nobody:
             text += f"; clients are not recognised: {self.recogniser.why_nobody}"
         return count > 0, text[:512]
@@ -442,9 +447,3 @@ class Server:
         self._table.limits = flow_limits(self._context.config, self._acceptance.dest)
         self._tell_state()  # its name may be resolved now
         await self._context.send(Party.SUPERVISOR, DestProfileReport(profile=profile))
-
-
-def _socket(context: WorkerContext, name: str) -> socket.socket:
-    made = socket.socket(fileno=context.descriptors.pop(name))
-    made.setblocking(False)
-    return made

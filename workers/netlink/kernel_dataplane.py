@@ -34,12 +34,12 @@ from qre.dataplane.protocol import (
     SessionUpdate,
     refused,
 )
-from qre.dataplane.status import bounded
+from qre.dataplane.status import SharedLoader, SharedPort, bounded
 from qre.dest_profile import DestProfile
 from qre.device.session_end import end_session
 from qre.ends import Role
 from qre.errors import MachineError, QreError
-from qre.ipc.messages import DataplaneStatus, SharedLoader, SharedPort, UseLoader
+from qre.ipc.messages import DataplaneStatus, UseLoader
 from qre.ipc.steering import Steering
 from qre.ipc.tasks import Tasks
 from qre.ipc.worker import WorkerContext

@@ -158,11 +158,13 @@ def never_fragment(sock: socket.socket) -> None:
 @contextlib.contextmanager
 def in_fragments(sock: socket.socket) -> Iterator[None]:
     """What is sent meanwhile may be fragmented by IP; of IPv4, on the way too. Raises OSError."""
+    before = sock.getsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER)
+    before6 = sock.getsockopt(socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER) if sock.family == socket.AF_INET6 else 0
     _set_discovery(sock, _PMTUDISC_DONT, _PMTUDISC_DONT)
     try:
         yield
     finally:
-        never_fragment(sock)
+        _set_discovery(sock, before, before6)
 
 
 def _set_discovery(sock: socket.socket, ipv4: int, ipv6: int) -> None:

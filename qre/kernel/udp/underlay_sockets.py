@@ -51,7 +51,7 @@ def _prepare(made: socket.socket) -> None:
     never_fragment(made)
     report_ecn(made)
     report_local(made)
-    _mark(made)
+    mark(made)
     for forced, bounded in _BOUNDED.items():
         try:
             made.setsockopt(socket.SOL_SOCKET, forced, _BUFFER)
@@ -60,7 +60,8 @@ def _prepare(made: socket.socket) -> None:
     made.setblocking(False)
 
 
-def _mark(made: socket.socket) -> None:
+def mark(made: socket.socket) -> None:
+    """QRE's mark on what ``made`` sends."""
     with contextlib.suppress(PermissionError):  # a single handshake of an unprivileged user, beside any tunnel
         made.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, MARK)
 
@@ -163,7 +164,7 @@ def source_address(ip: str, peer: Address) -> Address | None:
     family = family_of(str(peer))
     try:
         with _new(family) as probe:
-            _mark(probe)
+            mark(probe)
             probe.bind((ip or EVERY[family], 0))
             probe.connect((str(peer), _ANY_PORT))
             return ipaddress.ip_address(probe.getsockname()[0])

@@ -23,21 +23,31 @@ from qre.kernel.udp.control_messages import (
     source_of,
     with_ecn,
 )
+from qre.kernel.udp.quotable_header import ARRIVAL_SPACE
 from qre.workers.handshake.port.flow_parts import Address
 
-_ANCILLARY: Final = socket.CMSG_SPACE(4) * 2 + PKTINFO_SPACE
+_ANCILLARY: Final = socket.CMSG_SPACE(4) * 2 + PKTINFO_SPACE + ARRIVAL_SPACE
 
 
-def receive_into(sock: socket.socket, buffer: bytearray, *, wildcard: bool) -> tuple[int, Address, int]:
-    """Length, visitor and ECN codepoint of the next datagram. Raises OSError as recvmsg does, and for
-    one from port 0: nobody can be answered there."""
+def port_socket(fd: int) -> socket.socket:
+    """One of the port's sockets, for an event loop."""
+    made = socket.socket(fileno=fd)
+    made.setblocking(False)
+    return made
+
+
+def receive_into(
+    sock: socket.socket, buffer: bytearray, *, wildcard: bool
+) -> tuple[int, Address, int, list[Ancillary]]:
+    """Length, visitor, ECN codepoint and control messages of the next datagram. Raises OSError as recvmsg does, and
+    for one from port 0: nobody can be answered there."""
     length, ancillary, _, address = sock.recvmsg_into([buffer], _ANCILLARY)
     source = source_of(address)
     if not source[1]:
         raise OSError(errno.EADDRNOTAVAIL, "source port 0")
     if not wildcard:
-        return length, source, ecn_of(ancillary)
-    return length, (*source, local_of(ancillary) or every_like(source[0])), ecn_of(ancillary)
+        return length, source, ecn_of(ancillary), ancillary
+    return length, (*source, local_of(ancillary) or every_like(source[0])), ecn_of(ancillary), ancillary
 
 
 def send_to(

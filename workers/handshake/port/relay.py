@@ -1,7 +1,7 @@
 """Visitors' connections to Dest: one connected UDP socket each, both directions byte for byte with ECN.
 
 Whatever Dest sends (Version Negotiation, Retry, a stateless reset, nothing) goes back unchanged and is not
-interpreted here. ICMP errors are ignored, as a router on the path would. All sockets share one epoll descriptor,
+interpreted here. ICMP errors about what went to Dest are noted (``Errors``). All sockets share one epoll descriptor,
 which the event loop watches: thousands of idle visitors cost one descriptor and a few small objects each.
 """
 
@@ -11,9 +11,10 @@ import errno
 import select
 import socket
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Final
+from typing import Final, Protocol
 
 from qre.addresses import host_port
 from qre.causes import of_network
@@ -32,12 +33,16 @@ from qre.kernel.udp.control_messages import (
     segment_of,
     with_ecn,
 )
+from qre.kernel.udp.error_queue import QueuedError, next_error, path_mtu, report_errors
+from qre.kernel.udp.port_errors import Failing
+from qre.kernel.udp.quotable_header import Sent
 from qre.workers.handshake.port.flow_parts import Flow
 
 #: The longest UDP datagram (bytes).
 LONGEST: Final = 65_535
 #: Bounds of one turn: sockets, and datagrams of each, so that no visitor starves the others.
 _EVENTS, _TURN = 64, 16
+_ERRORS: Final = 8
 #: What a socket holds unread (bytes). That of a visitor who fetches something large, so much of it in one turn, may
 #: hold more: while another process runs, a site that is near sends a lot, and takes its loss for a crowded path.
 _RECEIVE_BUFFER: Final = 64 << 10
@@ -48,6 +53,8 @@ _MOST_LARGE: Final = 64
 _UNANSWERED, _SILENCE = 2, 1.0
 #: For so long (seconds); then it is tried again.
 _REMEMBERED: Final = 60.0
+#: Visitors whose last datagrams are kept: those who spoke last. An error comes in a round trip, or never.
+_MOST_KEPT: Final = 256
 #: Addresses of Dest of which that is remembered: it has no more at a time.
 _ADDRESSES: Final = 16
 
@@ -56,20 +63,40 @@ Reply = Callable[[Flow, bytes, int, int, float], None]
 _ANCILLARY: Final = ECN_SPACE + SEGMENT_SPACE + TIME_SPACE
 
 
+class Errors(Protocol):
+    """Who hears of ICMP errors: ``dest_errors.passing_on.DestErrors``."""
+
+    on: bool
+
+    def keep(self, kept: tuple[Sent, ...], data: bytes) -> tuple[Sent, ...]:
+        """What errors may be about, now that ``data`` has left after ``kept``."""
+        ...
+
+    def tells(self, flow: Flow, data: bytes) -> bool:
+        """Whether a visitor is told that ``data``, which has just come, is too large: as any router would, it says so
+        of what came whole, and does not cut it."""
+        ...
+
+    def told(self, flow: Flow, kept: Sequence[Sent], error: QueuedError) -> None:
+        """An error about one of ``kept``."""
+        ...
+
+
 class DestSocket:
     """The socket of one visitor. See ``flow_parts.Relay``. Its first datagram leaves before anything watches for an
     answer: what has come meanwhile is noticed all the same."""
 
-    __slots__ = ("_family", "_relays", "_socket", "dest", "fd", "large", "watched")
+    __slots__ = ("_relays", "_socket", "dest", "family", "fd", "kept", "large", "watched")
 
     def __init__(self, relays: Relays, made: socket.socket, family: int, dest: tuple[str, int]) -> None:
         self._relays = relays
         self.dest = dest
         self._socket = made
-        self._family = family
+        self.family = family
         self.fd = made.fileno()
         self.large = False  # whether it has the larger buffer
         self.watched = False
+        self.kept: tuple[Sent, ...] = ()  # what went to Dest last
 
     def enlarge(self) -> None:
         """Hold more of what Dest sends; as much as the kernel grants (net.core.rmem_max)."""
@@ -82,29 +109,44 @@ class DestSocket:
             self._send(data, ecn)
         except OSError as error:
             self._relays.lost += not self._sent_again(error, data, ecn)
+        if self._relays.errors.on:
+            self._relays.keep(self, data)
         if not self.watched:
             self._relays.watch(self)
 
     def _send(self, data: bytes, ecn: int) -> None:
         if ecn:
-            self._socket.sendmsg([data], with_ecn(self._family, ecn))
+            self._socket.sendmsg([data], with_ecn(self.family, ecn))
         else:
             self._socket.send(data)
 
     def _sent_again(self, error: OSError, data: bytes, ecn: int) -> bool:
-        """An ICMP error for an earlier datagram is reported once. What is too large came in fragments, and goes in
-        some."""
+        """An ICMP error for an earlier datagram is reported once. What is too large for the first hop is refused each
+        time."""
         if isinstance(error, BlockingIOError):
             return False
         try:
-            if error.errno == errno.EMSGSIZE:
-                with in_fragments(self._socket):
-                    self._send(data, ecn)
-            else:
+            self._send(data, ecn)
+        except OSError as again:
+            return again.errno == errno.EMSGSIZE and self._sent_in_fragments(data, ecn)
+        return True
+
+    def _sent_in_fragments(self, data: bytes, ecn: int) -> bool:
+        """What came in fragments goes in some, but for what its sender is told of."""
+        try:
+            version = 6 if self.family == socket.AF_INET6 else 4
+            error = QueuedError(version, Failing.TOO_BIG, path_mtu(self._socket), b"")
+            if self._relays.told_too_big(self, data, error):
+                return False
+            with in_fragments(self._socket):
                 self._send(data, ecn)
         except OSError:
             return False
         return True
+
+    def next_error(self) -> QueuedError | None:
+        """The next thing that ICMP has said of what was sent; None when that was all."""
+        return next_error(self._socket)
 
     def receive(self, buffer: bytearray) -> tuple[bytes, int, int, float] | None:
         """The next datagrams in one piece, the length of each but the last, their ECN codepoint and age (seconds);
@@ -125,6 +167,7 @@ class DestSocket:
         """Close the socket and forget its flow, if it has one."""
         self._relays.forget(self)
         self._socket.close()
+        self.kept = ()
 
 
 class Relays:
@@ -138,7 +181,9 @@ class Relays:
         together: Callable[[], AbstractContextManager[None]],
         silent: Callable[[], None],
         complain: Callable[[str, str], None],
+        errors: Errors,
     ) -> None:
+        self.errors = errors
         self._reply = reply
         self._together = together
         self._silent = silent
@@ -149,6 +194,7 @@ class Relays:
         self._flows: dict[int, tuple[DestSocket, Flow]] = {}
         self._spares: dict[int, DestSocket] = {}  # by family
         self._next: tuple[int, tuple[str, int]] | None = None  # family and address of the next one
+        self._keeping: deque[DestSocket] = deque()
         self._buffer = bytearray(LONGEST)
         self._large = 0
         self.lost = 0
@@ -196,6 +242,8 @@ class Relays:
             report_ecn(made)
             report_time(made)
             receive_in_batches(made)
+            if self.errors.on:
+                report_errors(made)
             made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
             made.connect(dest)
         except OSError as error:
@@ -234,12 +282,37 @@ class Relays:
 
     def readable(self) -> None:
         """Call ``reply`` with the datagrams that are waiting, within the bounds of one turn."""
-        for fd, _ in self._epoll.poll(0, _EVENTS):
+        for fd, events in self._epoll.poll(0, _EVENTS):
             entry = self._flows.get(fd)
             if entry is None:
                 continue
+            if events & select.EPOLLERR:
+                self._hear(*entry)
             with self._together():
                 self._read(fd, *entry)
+
+    def _hear(self, made: DestSocket, flow: Flow) -> None:
+        for _ in range(_ERRORS):
+            error = made.next_error()
+            if error is None:
+                return
+            self.errors.told(flow, made.kept, error)
+
+    def keep(self, made: DestSocket, data: bytes) -> None:
+        """``data`` has left by ``made``: an error may be about it."""
+        held, made.kept = made.kept, self.errors.keep(made.kept, data)
+        if made.kept and not held:
+            self._keeping.append(made)
+            if len(self._keeping) > _MOST_KEPT:
+                self._keeping.popleft().kept = ()
+
+    def told_too_big(self, made: DestSocket, data: bytes, error: QueuedError) -> bool:
+        """Tell the visitor, if visitors are told of it, that ``data`` exceeds what the way to Dest takes."""
+        entry = self._flows.get(made.fd)
+        if entry is None or not self.errors.tells(entry[1], data):
+            return False
+        self.errors.told(entry[1], self.errors.keep((), data), error)
+        return True
 
     def _read(self, fd: int, made: DestSocket, flow: Flow) -> None:
         came = 0
@@ -248,6 +321,7 @@ class Relays:
             if received is None:
                 break
             came += len(received[0])
+            made.kept = made.kept[-1:]
             self._unanswered.pop(made.dest, None)
             self._reply(flow, *received)
             if self._flows.get(fd, (None,))[0] is not made:

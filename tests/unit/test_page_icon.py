@@ -11,6 +11,8 @@ from typing import Any
 import brotli
 import pytest
 from aioquic.h3.connection import H3Connection
+from hypothesis import given
+from hypothesis import strategies as st
 
 from qre.dest_profile import DestProfile, Follows, RecordedVisit, Spoken
 from qre.quic.handshake_events import SiteAnswered
@@ -228,6 +230,19 @@ def test_a_page_that_leads_elsewhere_has_none_and_one_that_cannot_be_read_the_us
     assert page_icon_untrusted(302, {}, LINK, NAME, "/favicon.ico") == ""
     for encoding in (b"gzip", b"br", b"zstd", b"\xff"):
         assert page_icon_untrusted(200, {b"content-encoding": encoding}, LINK, NAME, "/usual") == "/usual"
+
+
+PIECES = (b"<link", b" rel=", b"icon", b" href=", b"'", b'"', b">", b"//", b"[", b"http:", b":99999", b"?", b"/i.png")
+
+
+@given(
+    st.lists(st.sampled_from(PIECES) | st.binary(max_size=8), max_size=40).map(b"".join),
+    st.sampled_from((b"", b"gzip", b"br", b"zstd")),
+    st.integers(0, 999),
+)
+def test_whatever_a_page_says_its_icon_is_a_path_or_nothing(page: bytes, encoding: bytes, status: int) -> None:
+    found = page_icon_untrusted(status, {b"content-encoding": encoding}, page, NAME, "/usual")
+    assert found == "" or icon_path_untrusted([(ICON_FIELD, found.encode())]) == found
 
 
 @pytest.mark.parametrize(("encoding", "pack"), [(b"gzip", gzip.compress), (b"br", brotli.compress)])

@@ -16,6 +16,8 @@ from qre.structs import U16, U32, U64, Struct, Text
 MAX_VISITS = 8
 #: Datagrams of one visit, after its handshake.
 MAX_SPOKEN = 64
+#: What comes later than this belongs to no page that anybody waits for (seconds).
+LONGEST: Final = 1.0
 #: Visits of somebody who comes back that are kept, the last ones.
 MAX_RETURNS: Final = 4
 #: Bytes of a token (RFC 9000 §8.1.3); a longer one is of no use, the hello has to have room beside it.

@@ -71,6 +71,7 @@ RETURNING_FLIGHT = {
 }
 #: With a host of twelve characters, alone or behind an ACK.
 REQUESTS = range(453, 471)
+ICONS = range(414, 432)
 EARLY_REQUESTS = {461, 465}
 
 
@@ -187,7 +188,8 @@ def test_what_varies_in_first_flights_varies_as_the_browsers(both: tuple[Capture
 def test_a_second_flight_and_its_request_are_the_browsers(both: tuple[Captured, Captured]) -> None:
     seen: Counter[tuple[tuple[str, int], ...]] = Counter()
     for flow in both[0].flows:
-        request = next(each for each in flow.by_client if each.length in REQUESTS)
+        request = next((each for each in flow.by_client if each.length in REQUESTS), None)
+        assert request is not None, [(each.kinds, each.length, each.frames) for each in flow.by_client]
         second = flow.by_client[2 : flow.by_client.index(request)]
         seen[tuple((each.kinds, each.length) for each in second)] += 1
         for each in second:
@@ -278,6 +280,28 @@ def test_a_client_that_comes_back_sends_early_data_and_one_datagram_for_the_flig
             "the server's connection ID is not known yet"
         )
         assert Counter(kind for each in later for kind in each.kinds)["0"] == 0, "early data are not repeated"
+
+
+def test_a_first_visit_requests_the_pages_icon_and_whoever_comes_back_has_it(
+    both: tuple[Captured, Captured],
+) -> None:
+    delays, answers = [], Counter[int]()
+    for flow in both[0].flows:
+        (icon,) = (each for each in flow.by_client if asks(each) and each.length not in REQUESTS)
+        page = next(each for each in flow.by_client if asks(each))
+        *acknowledgements, priority, request = icon.packets[0].frames
+        assert all(isinstance(each, Ack) for each in acknowledgements) and icon.length in ICONS
+        assert isinstance(priority, Stream) and (priority.stream_id, len(priority.data)) == (2, 12)
+        assert isinstance(request, Stream) and (request.stream_id, request.offset, len(request.data)) == (4, 0, 374)
+        delays.append(icon.at - page.at)
+        answers[next(each.length for each in flow.by_server if each.at > icon.at)] += 1
+    print(sorted(delays), answers)
+    assert all(0.1 <= each <= 0.75 for each in delays), "on a busy machine a little late"
+    assert [each for flow in both[1].flows for each in flow.by_client if each.length in ICONS] == []
+
+
+def asks(sent: Sent) -> bool:
+    return any(isinstance(frame, Stream) and frame.stream_id % 4 == 0 for frame in sent.frames)
 
 
 # --- below QUIC ---

@@ -8,14 +8,12 @@ from __future__ import annotations
 import math
 from typing import Any, Final
 
-from qre.dest_profile import MAX_SPOKEN, RecordedReturn, RecordedVisit, Spoken
+from qre.dest_profile import LONGEST, MAX_SPOKEN, RecordedReturn, RecordedVisit, Spoken
 from qre.quic.client.client_connection import ClientConnection
 from qre.quic.client.returning_client import ReturningClient
 from qre.wire.overhead import MAX_UDP_PAYLOAD
 from qre.wire.packet import is_short
 
-#: What comes later than this belongs to no page that anybody waits for (seconds).
-LONGEST: Final = 1.0
 #: A 1-RTT packet with the shortest header and payload, and its tag: what is shorter is no packet.
 _SHORTEST: Final = 21
 _MICROSECONDS: Final = 1_000_000

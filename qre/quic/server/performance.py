@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable
 from typing import Final
 
+from qre.dest_profile import LONGEST
 from qre.quic.server.shadow_connection import ShadowConnection
 from qre.quic.shadow.visit_script import VisitScript
 
@@ -29,7 +30,7 @@ class Performance:
         self._script = script
         self._let_go = let_go
         self._may_let_go = False
-        self._waits_until = -math.inf
+        self._waits_until = -math.inf  # for the session, the last datagram
         self._repeated_length = _SHORTEST  # of the last datagram that had to be acknowledged
 
     def received(self, now: float) -> None:
@@ -48,13 +49,15 @@ class Performance:
 
     def asked_icon(self, now: float) -> None:
         """The client's request of the icon has come, and it is answered now."""
-        self._script.asked_icon(now)
+        if not self._script.icon_asked:
+            self._script.asked_icon(now)
+            self._waits_until = now + LONGEST  # until it is known when the session can be installed
 
     def everything_acknowledged(self) -> bool:
         """Whether the session may be installed: the client's acknowledgements do not come here from then on. The
-        request of an icon says that all before it has arrived; of its answer one datagram is left, which lets go."""
+        request of an icon says that all before it has arrived, and what answers it must not wait for news."""
         if self._script.icon:
-            return self._script.icon_asked and self._script.to_be_acknowledged <= 1
+            return self._script.icon_asked and not self._script.waits_for_news
         return self._connection.everything_acknowledged()
 
     def installing(self, now: float) -> None:
@@ -71,8 +74,8 @@ class Performance:
         if not self._script.speaks:
             return self._connection.get_timer()
         due = self._script.next_due()
-        if due is not None and self._script.last_to_be_acknowledged:
-            due = max(due, self._waits_until)
+        if due is not None and self._waits(due):
+            due = self._waits_until
         times = (self._connection.loss_timer(), due)
         return min((at for at in times if at is not None), default=None)
 

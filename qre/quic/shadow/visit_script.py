@@ -70,6 +70,13 @@ class VisitScript:
         return self._next is not None and self._next.follows in self._began
 
     @property
+    def waits_for_news(self) -> bool:
+        """Whether something is left, but for the last that has to be acknowledged, that waits for news of earlier
+        ones."""
+        left = self._spoken[self._at :]
+        return self.to_be_acknowledged > 1 and any(each.acknowledged > self._arrived for each in left)
+
+    @property
     def last_to_be_acknowledged(self) -> bool:
         """Whether the next one is the last that has to be acknowledged."""
         spoken = self._next

@@ -6,15 +6,19 @@ from __future__ import annotations
 import gzip
 import heapq
 from dataclasses import dataclass, field
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import brotli
+import msgspec
 import pytest
 from aioquic.h3.connection import H3Connection
 from hypothesis import given
 from hypothesis import strategies as st
 
 from qre.dest_profile import DestProfile, Follows, RecordedVisit, Spoken
+from qre.quic.client.returning_client import ReturningClient
+from qre.quic.client.visit_recorder import VisitRecorder
 from qre.quic.handshake_events import SiteAnswered
 from qre.quic.page_icon import ICON_FIELD, MAX_READ, icon_path_untrusted, page_icon_untrusted
 from qre.quic.server.server_handshake import InstallNow, ServerEvent, ServerHandshake
@@ -122,6 +126,23 @@ def test_the_request_is_as_long_as_one_of_the_icon_that_the_page_names() -> None
         pair = Timed(path=Path(delay=0.003), dest=site(*PAGE, *ICON, icon=path)).run()
         lengths.append(pair.requests()[1][1])
     assert 10 < lengths[1] - lengths[0] <= 28
+
+
+def test_the_end_of_the_answer_waits_for_no_news_that_the_data_plane_gets() -> None:
+    """From the installation on the client's acknowledgements go there."""
+    last = msgspec.structs.replace(ICON[1], acknowledged=4)
+    pair = Deaf(path=Path(delay=0.003), dest=site(*PAGE, ICON[0], last, icon="/favicon.ico")).run()
+    assert pair.by_server() == [303, 213, 22, 74, 23]
+    assert pair.now - pair.requests()[1][0] < 0.1
+
+
+@dataclass
+class Deaf(Timed):
+    """What comes to the server is the data plane's once the session is installed."""
+
+    def _deliver(self, by_client: bool, datagram: bytes) -> None:
+        if not (by_client and self.server_state is not None):
+            super()._deliver(by_client, datagram)
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -256,3 +277,30 @@ def test_of_a_page_that_expands_without_end_a_little_is_read(encoding: bytes, pa
 def test_a_path_that_no_browser_would_send_is_not_requested(path: bytes) -> None:
     assert icon_path_untrusted([(ICON_FIELD, path)]) == ""
     assert icon_path_untrusted([(ICON_FIELD, b"/favicon.ico")]) == "/favicon.ico"
+
+
+def test_an_answer_that_is_here_before_the_visitor_knows_that_it_asked_is_the_icons() -> None:
+    connection = SimpleNamespace(
+        handshake_complete=True, acknowledgement_pending=False, eliciting_packets=0, acknowledgement_bytes=0,
+        application_progress=0, answer_begun=False, round_trip=0.006, kept_token=b"",
+    )  # fmt: skip
+    recorder, visitor = VisitRecorder(), cast(ReturningClient, connection)
+
+    def hears(length: int, now: float) -> None:
+        connection.eliciting_packets += 1
+        connection.application_progress += 1
+        recorder.received(b"\x40" + bytes(length - 1), visitor, now)
+
+    recorder.sent(visitor, 10.0, asked=True)
+    recorder.left(10.0)
+    connection.answer_begun = True
+    hears(213, 10.007)
+    recorder.sent(visitor, 10.4, asked=True, icon="/favicon.ico")
+    recorder.left(10.402)
+    hears(1326, 10.4005)
+    hears(63, 10.403)
+    recorded = recorder.visit(visitor)
+    assert recorded is not None and recorded.icon == "/favicon.ico"
+    assert [(each.icon, each.at_us, each.length) for each in recorded.spoken] == [
+        (False, 7_000, 213), (True, 0, 1326), (True, 1_000, 63),
+    ]  # fmt: skip

@@ -29,7 +29,7 @@ class VisitRecorder:
         self._finished_at: float | None = None
         self._asked_at: float | None = None
         self._icon = ""
-        self._icon_at = math.inf
+        self._icon_at = self._icon_made_at = math.inf
         self._finishes = self._asks = self._asks_icon = False  # what is about to leave
         self._answering = False  # the site has begun to answer the request
         self._largest = 0  # of the handshake's datagrams
@@ -47,7 +47,7 @@ class VisitRecorder:
         if self._asked_at is None and asked:
             self._asked_at, self._asks = now, True
         if icon and not self._icon:
-            self._icon, self._icon_at, self._asks_icon = icon, now, True
+            self._icon, self._icon_at, self._icon_made_at, self._asks_icon = icon, now, now, True
         known = self._acknowledged[-1][1] if self._acknowledged else 0
         if self._eliciting > known and not connection.acknowledgement_pending:
             self._acknowledged.append((now, self._eliciting))
@@ -76,7 +76,7 @@ class VisitRecorder:
         self._answering = self._answering or connection.answer_begun
         asked = self._answering and not self._early
         began = self._asked_at if asked and self._asked_at is not None else self._finished_at
-        icon = asked and now - self._icon_at >= connection.round_trip / 2
+        icon = asked and now >= self._icon_made_at
         if icon:
             began = self._icon_at
         probe = bool(eliciting and not progress and len(datagram) > self._largest)

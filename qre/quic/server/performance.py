@@ -68,6 +68,7 @@ class Performance:
         """The client may be let go."""
         self._may_let_go = True
         self._waits_until = -math.inf
+        self._script.hears_no_more()
 
     def timer(self) -> float | None:
         """When to call ``datagrams`` (seconds, monotonic)."""

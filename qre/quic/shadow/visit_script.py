@@ -33,6 +33,7 @@ class VisitScript:
         self._shift = 0.0  # how much later than recorded this client is, since it finished or asked
         self._last = 0.0  # when the last one was due
         self._arrived = 0
+        self._hears = True
 
     def finished(self, now: float) -> None:
         """The client's Finished has come."""
@@ -58,6 +59,10 @@ class VisitScript:
         due = self._due()
         if waited and due is not None:
             self._shift += max(0.0, now + self._round_trip - due)
+
+    def hears_no_more(self) -> None:
+        """No news of what has arrived comes any more, and nothing waits for it."""
+        self._hears = False
 
     @property
     def icon_asked(self) -> bool:
@@ -116,7 +121,7 @@ class VisitScript:
         return self._spoken[self._at] if self._at < len(self._spoken) else None
 
     def _may_go(self) -> bool:
-        return self._next is not None and self._arrived >= self._next.acknowledged
+        return self._next is not None and (self._arrived >= self._next.acknowledged or not self._hears)
 
     def _due(self) -> float | None:
         spoken = self._next

@@ -71,7 +71,9 @@ RETURNING_FLIGHT = {
 }
 #: With a host of twelve characters, alone or behind an ACK.
 REQUESTS = range(453, 471)
-ICONS = range(414, 432)
+ICONS, ICON_STREAM = range(414, 432), 4
+#: What is as long as that probes the path's MTU.
+PROBES = 1300
 EARLY_REQUESTS = {461, 465}
 
 
@@ -175,10 +177,10 @@ def test_hellos_have_the_browsers_extensions_and_transport_parameters(both: tupl
 def test_what_varies_in_first_flights_varies_as_the_browsers(both: tuple[Captured, Captured]) -> None:
     fresh, back = both
     alike = compare(features(fresh.flights), recorded("first-flights"))
-    print("fresh", list(alike.items())[:8])
+    print("fresh", len(alike), list(alike.items())[:8])
     assert min(alike.values()) > UNLIKELY / len(alike), alike
     alike = compare(features(back.flights), recorded("first-flights-back"))
-    print("back", list(alike.items())[:8])
+    print("back", len(alike), list(alike.items())[:8])
     assert min(alike.values()) > UNLIKELY / len(alike), alike
 
 
@@ -287,21 +289,22 @@ def test_a_first_visit_requests_the_pages_icon_and_whoever_comes_back_has_it(
 ) -> None:
     delays, answers = [], Counter[int]()
     for flow in both[0].flows:
-        (icon,) = (each for each in flow.by_client if asks(each) and each.length not in REQUESTS)
-        page = next(each for each in flow.by_client if asks(each))
-        *acknowledgements, priority, request = icon.packets[0].frames
-        assert all(isinstance(each, Ack) for each in acknowledgements) and icon.length in ICONS
-        assert isinstance(priority, Stream) and (priority.stream_id, len(priority.data)) == (2, 12)
-        assert isinstance(request, Stream) and (request.stream_id, request.offset, len(request.data)) == (4, 0, 374)
+        icon, *repeats = (each for each in flow.by_client if of_stream(each, ICON_STREAM))
+        page = next(each for each in flow.by_client if of_stream(each, 0))
+        for each in (icon, *repeats):  # on a busy machine the answer may be later than a timeout
+            *acknowledgements, priority, request = each.packets[0].frames
+            assert all(isinstance(one, Ack) for one in acknowledgements) and each.length in ICONS
+            assert isinstance(priority, Stream) and (priority.stream_id, len(priority.data)) == (2, 12)
+            assert isinstance(request, Stream) and (request.offset, len(request.data)) == (0, 374)
         delays.append(icon.at - page.at)
-        answers[next(each.length for each in flow.by_server if each.at > icon.at)] += 1
-    print(sorted(delays), answers)
+        answers[next(each.length for each in flow.by_server if each.at > icon.at and each.length < PROBES)] += 1
+    print("icons", sorted(delays), answers)
     assert all(0.1 <= each <= 0.75 for each in delays), "on a busy machine a little late"
-    assert [each for flow in both[1].flows for each in flow.by_client if each.length in ICONS] == []
+    assert [each for flow in both[1].flows for each in flow.by_client if of_stream(each, ICON_STREAM)] == []
 
 
-def asks(sent: Sent) -> bool:
-    return any(isinstance(frame, Stream) and frame.stream_id % 4 == 0 for frame in sent.frames)
+def of_stream(sent: Sent, stream_id: int) -> bool:
+    return any(isinstance(frame, Stream) and frame.stream_id == stream_id for frame in sent.frames)
 
 
 # --- below QUIC ---

@@ -219,10 +219,9 @@ def test_a_session_may_move_twice_within_the_seconds_that_a_port_lingers(peers: 
         rm -f /tmp/moved
         {trial(peer)}
         until_true "grep -q {ANSWERED}"
+        count=$(grep -c {DEGRADED})
         {move}
         date +%s%3N >/tmp/began
-        count=$(grep -c {DEGRADED})
-        {TRAFFIC.format(3)}
         until_true "[ \\$(grep -c {DEGRADED}) -gt $count ]"
         {trial(peer).replace(str(PORT), str(second))}
         until_true "[ \\$(grep -c {ANSWERED}) -gt 1 ]"

@@ -62,10 +62,9 @@ for line in open(sys.argv[1]):
 
 
 @pytest.fixture
-def tunnel(request: pytest.FixtureRequest) -> Iterator[Tunnel]:
-    """A server that has seen how its Dest answers whoever comes back, and a client that holds a ticket. Its parameter
-    stands in both profiles."""
-    with Tunnel(getattr(request, "param", "")) as tunnel:
+def tunnel() -> Iterator[Tunnel]:
+    """A server that has seen how its Dest answers whoever comes back, and a client that holds a ticket."""
+    with Tunnel() as tunnel:
         tunnel.server.start().wait_ready()
         tunnel.server.tool("refresh", "server0")
         tunnel.client.start().wait_ready().wait_session()
@@ -152,7 +151,6 @@ def test_a_server_that_is_restarted_takes_the_tickets_of_before(tunnel: Tunnel) 
     assert all(is_resumed(flow) for flow in flows(dump))
 
 
-@pytest.mark.parametrize("tunnel", ["ReconnectMin = 500ms\nReconnectMax = 1s\n"], indirect=True, ids=["quickly"])
 def test_a_server_that_is_restarted_between_is_come_back_to(tunnel: Tunnel) -> None:
     """The client, which lives, goes on by itself: with a ticket, unless its last one met nobody."""
     with captured(tunnel, "server") as dump:
@@ -165,7 +163,7 @@ def test_a_server_that_is_restarted_between_is_come_back_to(tunnel: Tunnel) -> N
         wait_for("the hellos", lambda: len(kinds(dump)) >= RESTARTS)
     assert set(kinds(dump)) <= {RESUMED, FRESH} and kinds(dump)[0] == RESUMED
     heard = [flow for flow in flows(dump) if any(each.source[1] == PORT for each in flow)]
-    assert len(heard) == RESTARTS, "whom it meets takes it"
+    assert len(heard) >= RESTARTS
     assert "recognise" not in tunnel.said()
 
 

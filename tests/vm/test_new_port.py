@@ -208,45 +208,6 @@ def retirements(packet: Got) -> list[int]:
     return found
 
 
-def test_a_session_may_move_twice_within_the_seconds_that_a_port_lingers(peers: Vm) -> None:
-    peer = GuestPeer(peers, Role.CLIENT, next(_numbers))
-    second, third = PORT + 1, "c7" * 20
-    issued = encode_frame(NewConnectionId(2, 0, bytes.fromhex(third), bytes(range(0x90, 0xA0)))).hex()
-    move = "$K " + on_this_session(peer, "session-move", ">>/tmp/moved")
-    got = falls_silent(
-        peer,
-        f"""
-        rm -f /tmp/moved
-        {trial(peer)}
-        until_true "grep -q {ANSWERED}"
-        count=$(grep -c {DEGRADED})
-        {move}
-        date +%s%3N >/tmp/began
-        until_true "[ \\$(grep -c {DEGRADED}) -gt $count ]"
-        {trial(peer).replace(str(PORT), str(second))}
-        until_true "[ \\$(grep -c {ANSWERED}) -gt 1 ]"
-        {move}
-        date +%s%3N >>/tmp/began
-        $K ss -Hanu >/tmp/sockets
-        """,
-        answers=True,
-        says=f"send 0 {issued}",
-    )
-    began, ended = map(int, peer.check("cat /tmp/began").split())
-    assert ended - began < 5000, "the port before lingers"
-    are_in_one_row(got)
-    assert peer.check("cat /tmp/tried /tmp/moved").split() == []
-    order = [packet.cid for packet in got if packet.payload[:1] != b"\x1a"]
-    assert [cid for i, cid in enumerate(order) if not i or order[i - 1] != cid] == [ROUTED_CID, SPARE, third]
-    sockets = peer.check("cat /tmp/sockets")
-    held = [port for port in (peer.port, PORT, second) if f":{port} " in sockets]
-    assert held == [PORT, second], "the one before last goes at once"
-    after = peer.session()
-    assert (after["UnderlayLocalPort"], after["ConnectionId"], after["Sequence"]) == (str(second), third, "2")
-    peer.check("sleep 6")
-    assert holds_its_port(peer, second) and not holds_its_port(peer, PORT)
-
-
 def test_a_port_is_refused_while_the_server_answers_and_while_another_is_tried(peers: Vm) -> None:
     peer = GuestPeer(peers, Role.CLIENT, next(_numbers))
     again = trial(peer).replace(str(PORT), str(PORT + 1)).replace("/tmp/tried", "/tmp/again || true")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import os
 from pathlib import Path
 from typing import Annotated, Final
@@ -15,20 +16,32 @@ from qre.structs import U16, U32, U64, Struct, Text
 MAX_VISITS = 8
 #: Datagrams of one visit, after its handshake.
 MAX_SPOKEN = 64
+#: What comes later than this belongs to no page that anybody waits for (seconds).
+LONGEST: Final = 1.0
 #: Visits of somebody who comes back that are kept, the last ones.
 MAX_RETURNS: Final = 4
 #: Bytes of a token (RFC 9000 §8.1.3); a longer one is of no use, the hello has to have room beside it.
 MOST_TOKEN: Final = 128
+#: Characters of the path of a page's icon.
+LONGEST_PATH: Final = 128
 #: Datagrams of one flight, packets of one datagram, frames of one Initial.
 MAX_FLIGHT, MAX_PACKETS, MAX_FRAMES = 8, 4, 32
 #: Bytes of a file; one with every visit has a quarter of it.
 MAX_FILE: Final = 65_536
 
 
+class Follows(enum.IntEnum):
+    """What of a visitor's a datagram of Dest follows."""
+
+    FINISHED = 0
+    PAGE = 1  # the request of "/"
+    ICON = 2  # the request of the page's icon
+
+
 class Spoken(Struct, frozen=True, kw_only=True, array_like=True):
     """One datagram of Dest after the visitor's Finished."""
 
-    asked: bool  # it follows the request; else it follows Finished alone
+    asked: bool  # it follows a request; else it follows Finished alone
     at_us: U32  # since the visitor sent what it follows (microseconds)
     length: U16  # UDP payload, bytes
     eliciting: bool  # the visitor has to acknowledge it (RFC 9000 §13.2)
@@ -36,16 +49,24 @@ class Spoken(Struct, frozen=True, kw_only=True, array_like=True):
     acknowledged: U16
     probe: bool = False  # of the path's MTU: counted nowhere, and nothing waits for it
     ack_length: U16 = 0  # of its ACK frame (bytes), which is not in it when it is repeated
+    icon: bool = False  # the request that it follows is that of the icon
+
+    @property
+    def follows(self) -> Follows:
+        """``at_us`` counts from it."""
+        return Follows.ICON if self.icon else Follows.PAGE if self.asked else Follows.FINISHED
 
 
 class RecordedVisit(Struct, frozen=True, kw_only=True):
     """What Dest sent after the handshake of a visit of "/". ``longer``: the page went on behind it. ``token``: for a
-    later connection, if a browser would have kept it (see ``ReturningClient``); it is given to one client."""
+    later connection, if a browser would have kept it (see ``ReturningClient``); it is given to one client. ``icon``:
+    the path of the page's icon, if it was requested and Dest has answered."""
 
     round_trip_us: U32
     spoken: Annotated[tuple[Spoken, ...], msgspec.Meta(max_length=MAX_SPOKEN)]
     longer: bool = False
     token: Annotated[bytes, msgspec.Meta(max_length=MOST_TOKEN)] = b""
+    icon: Annotated[str, msgspec.Meta(max_length=LONGEST_PATH)] = ""
 
 
 class ReturnedFrame(Struct, frozen=True, array_like=True):

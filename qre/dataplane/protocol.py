@@ -217,11 +217,13 @@ class PathProven(Message, frozen=True, kw_only=True):
 
 
 class NewPort(Message, frozen=True, kw_only=True):
-    """The answer to ``PortWanted``: UDP socket ``number``, which comes as an SCM_RIGHTS descriptor (``SocketFd``)."""
+    """The answer to ``PortWanted``: UDP socket ``number``, which comes as an SCM_RIGHTS descriptor (``SocketFd``).
+    ``again``: it was lent to an earlier process, and the kernel may try it still."""
 
     id: U64
     session_id: SessionId
     number: U64
+    again: bool = False
 
 
 class SessionList(Message, frozen=True, kw_only=True):

@@ -47,7 +47,7 @@ Finished by a moment, as a browser's.
 *Nothing is outstanding*: the server's last frame has arrived. It is NEW_CONNECTION_ID with the routed connection ID,
 and is acknowledged, as is everything that was sent; or a PING when the server's handshake CID is the routed one.
 Every state except READY and LEAVING has a deadline; a site that does not answer is left when it has passed. A browser
-requests the icon of a page a moment after it; who is ready by then has no time for it, and a probe leaves it.
+requests the icon of a page a moment after it, on its first visit, and a server that answers as its site waits for it.
 CLOSING: a CLOSE is to be sent, which the stack makes itself after *the stack must close*. From OVER on, nothing is
 sent.
 """

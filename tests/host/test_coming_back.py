@@ -151,6 +151,22 @@ def test_a_server_that_is_restarted_takes_the_tickets_of_before(tunnel: Tunnel) 
     assert all(is_resumed(flow) for flow in flows(dump))
 
 
+def test_a_server_that_is_restarted_between_is_come_back_to(tunnel: Tunnel) -> None:
+    """The client, which lives, goes on by itself: with a ticket, unless its last one met nobody."""
+    with captured(tunnel, "server") as dump:
+        for _ in range(RESTARTS):
+            assert tunnel.server.stop() == 0
+            tunnel.server.start().wait_ready()
+            wait_for("a handshake", lambda: handshakes(tunnel) == "1")
+            tunnel.client.wait_session()
+            assert answered(tunnel.lab.client, SERVER_INNER) == 5
+        wait_for("the hellos", lambda: len(kinds(dump)) >= RESTARTS)
+    assert set(kinds(dump)) <= {RESUMED, FRESH} and kinds(dump)[0] == RESUMED
+    heard = [flow for flow in flows(dump) if any(each.source[1] == PORT for each in flow)]
+    assert len(heard) >= RESTARTS
+    assert "recognise" not in tunnel.said()
+
+
 def test_a_server_that_has_lost_its_keys_makes_a_whole_handshake(tunnel: Tunnel) -> None:
     state = tunnel.directory / "state"
     with captured(tunnel, "lost") as dump:
@@ -213,11 +229,12 @@ def test_a_copied_first_flight_gets_what_a_site_gives_that_takes_its_own_ticket_
             length = handshake_lengths(heard)[0]  # behind it come repetitions, on a busy machine
             assert 176 <= length <= 200, "the site's differs by its GREASE"
             assert sum(map(len, heard)) <= 3 * 2500
-    same = asked(tunnel.directory, lab.client, lab.SERVER, [ours] * REPLAYS)
     its_same = asked(tunnel.directory, lab.server, lab.SITE, [its] * REPLAYS)
-    for told in (same, its_same):
-        assert sum(map(bool, told)) <= 2
-        assert all(handshake_lengths(heard)[0] <= 200 for heard in told if heard)
+    for source in (lab.CLIENT_SECOND, lab.CLIENT):  # as they were, early data included
+        same = asked(tunnel.directory, lab.client, lab.SERVER, [ours] * REPLAYS, source)
+        for told in (same, its_same):
+            assert len(told) == REPLAYS and sum(map(bool, told)) <= 2
+            assert all(handshake_lengths(heard)[0] <= 200 for heard in told if heard)
     assert handshakes(tunnel) == before
     assert answered(lab.client, SERVER_INNER) == 5
 

@@ -40,6 +40,10 @@ class Orders(Qre):
     def __init__(self) -> None:
         self.taken: list[str] = []
         self.refusals: dict[str, int] = {}
+        self.tries = False
+
+    def session(self, device: str, session_id: bytes) -> KernelSession | None:
+        return trying(self.tries) if session_id == ID else None
 
     def _order(self, name: str, session_id: bytes) -> None:
         assert session_id == ID
@@ -156,7 +160,39 @@ def test_of_a_session_that_is_gone_nothing_is_kept(worker: Worker) -> None:
     assert worker.ports.marked(MARK) == MARK
 
 
-def test_a_port_of_an_earlier_process_is_dropped_when_it_answers_since_nobody_knows_its_socket() -> None:
+def test_the_number_of_a_port_that_is_tried_since_an_earlier_process_is_told_again(udp: int) -> None:
+    worker = Worker()
+    worker.orders.tries = True
+    worker.degraded()  # it seems to try none
+    worker.ports.lend(NewPort(id=1, session_id=ID, number=9, again=True), [udp])
+    assert worker.orders.taken == ["give up"] and worker.ports.marked(MARK).lent == 9
+    assert worker.degraded() == [], "one at a time"
+    with pytest.raises(QreError, match="no port is wanted"):
+        worker.ports.lend(NewPort(id=2, session_id=ID, number=10), [udp])
+    worker.ports.happened(ANSWERED)
+    assert worker.orders.taken[-1] == "move"
+    assert worker.said[-1] == PortTried(session_id=ID, number=9, moved=MOVED)
+
+
+@pytest.mark.parametrize(("tries", "number", "session_id"), [(False, 9, ID), (True, 0, ID), (True, 9, bytes(32))])
+def test_a_number_of_a_port_that_is_not_tried_is_refused(
+    udp: int, tries: bool, number: int, session_id: bytes
+) -> None:
+    worker = Worker()
+    worker.orders.tries = tries
+    with pytest.raises(QreError, match="no such port is tried"):
+        worker.ports.lend(NewPort(id=1, session_id=session_id, number=number, again=True), [udp])
+    assert worker.ports.marked(MARK) == MARK and worker.orders.taken == []
+
+
+def test_the_port_that_is_tried_has_one_number(worker: Worker, udp: int) -> None:
+    worker.orders.tries = True
+    with pytest.raises(QreError, match="no such port is tried"):
+        worker.ports.lend(NewPort(id=2, session_id=ID, number=10, again=True), [udp])
+    assert worker.ports.marked(MARK).lent == 9
+
+
+def test_a_port_of_an_earlier_process_is_dropped_when_it_answers_before_its_number_is_told() -> None:
     worker = Worker()
     worker.ports.happened(ANSWERED)
     assert worker.orders.taken == ["drop"] and worker.said == []

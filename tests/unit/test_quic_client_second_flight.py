@@ -195,14 +195,6 @@ def test_the_icon_of_a_page_is_requested_as_by_the_browser() -> None:
     assert len(quic._streams[0].sender._buffer) == 371 + 3
 
 
-def test_who_waits_for_the_session_meanwhile_requests_the_icon() -> None:
-    """The server's last frame is late: the request comes 100 to 500 ms after the grant, once."""
-    pair = Timed(path=Path(delay=0.3), dest=SHORT_CIDS).run()
-    assert pair.complete
-    icons = [datagram for datagram in pair.datagrams if 405 <= len(datagram) <= 430]
-    assert len(icons) == 1
-
-
 def test_many_addresses_make_a_longer_request() -> None:
     reserved = Reserved(randomness.Random(1))
     for length in range(2, 300):

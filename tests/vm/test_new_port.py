@@ -44,12 +44,12 @@ SEEN = "$P nft list table inet seen | grep -o 'packets [0-9]*' >/tmp/seen; $P nf
 
 
 def falls_silent(
-    peer: GuestPeer, then: str, *, answers: bool = False, after: str = "", acks: str = "off"
+    peer: GuestPeer, then: str, *, answers: bool = False, after: str = "", acks: str = "off", says: str = ""
 ) -> list[Got]:
     """What comes to a peer that has given a spare connection ID and acknowledges nothing from then on, until ``then``
-    is over; it acknowledges what is sent ``after`` that."""
+    is over; it acknowledges what is sent ``after`` that. ``says``: what it is told to say meanwhile."""
     peer.install()
-    peer.check("rm -f /tmp/silent /tmp/heard")
+    peer.check("rm -f /tmp/silent /tmp/heard /tmp/asked")
     peer.listen()
     return peer.says(
         f"""
@@ -58,6 +58,7 @@ def falls_silent(
         until /tmp/silent
         ack {acks}
         answer {"on" if answers else "off"}
+        {says}
         until /tmp/heard
         ack on
         until DONE
@@ -166,6 +167,45 @@ def test_the_old_path_is_heard_again_though_the_trial_was_acknowledged_alone_bef
     falls_silent(peer, trial(peer) + move, answers=True, acks="challenges")
     assert peer.check("cat /tmp/tried").split() == [] and "EALREADY" in peer.check("cat /tmp/moved")
     assert peer.session()["UnderlayLocalPort"] == str(peer.port)
+
+
+def test_a_peer_that_takes_the_connection_id_of_a_trial_back_ends_it(peers: Vm) -> None:
+    """Retire Prior To covers both: nothing moves to the one, and the next one takes the place of the other."""
+    peer = GuestPeer(peers, Role.CLIENT, next(_numbers))
+    following = "c6" * 20
+    issued = encode_frame(NewConnectionId(2, 2, bytes.fromhex(following), bytes(range(0x80, 0x90)))).hex()
+    got = falls_silent(
+        peer,
+        trial(peer, 60_000)
+        + f"""
+        touch /tmp/asked
+        until_true "grep -q {DROPPED}"
+        $K {on_this_session(peer, "session-move", ">/tmp/moved || true")}
+        """,
+        says=f"until /tmp/asked\nsend 0 {issued}",
+        after="sleep 1",
+    )
+    are_in_one_row(got)
+    assert peer.check("cat /tmp/tried").split() == [] and peer.check("cat /tmp/moved").split() != []
+    assert len(events(peer, Event.PORT_DROPPED)) == 1 and not events(peer, Event.PORT_ANSWERED)
+    assert [packet.payload[0] for packet in got if packet.cid == SPARE] == [0x1A], "the challenge, and nothing else"
+    retired = {sequence for packet in got if packet.cid == following for sequence in retirements(packet)}
+    assert retired == {0, 1}
+    place = next(i for i, packet in enumerate(got) if packet.cid == following)
+    assert {packet.cid for packet in got[place:]} == {following}
+    after = peer.session()
+    assert (after["ConnectionId"], after["Sequence"], after["Tries"]) == (following, "2", "0")
+    assert after["UnderlayLocalPort"] == str(peer.port) and holds_its_port(peer, peer.port)
+    assert not holds_its_port(peer, PORT)
+
+
+def retirements(packet: Got) -> list[int]:
+    """Sequence numbers of RETIRE_CONNECTION_ID, which stand at the beginning of a packet of their own."""
+    found, payload = [], packet.payload
+    while payload[:1] == b"\x19":
+        found.append(payload[1] if len(payload) > 1 else 0)
+        payload = payload[2:]
+    return found
 
 
 def test_a_port_is_refused_while_the_server_answers_and_while_another_is_tried(peers: Vm) -> None:

@@ -75,8 +75,11 @@ class KernelPorts:
                 self._over(session_id, ports, None)
 
     def lend(self, request: NewPort, fds: list[int]) -> None:
-        """The socket that was asked for, once. Raises NetlinkRefusedError when it is wanted no more, QreError when it
-        is none, or was not asked for."""
+        """The socket that was asked for, once, or the number of one that is tried since an earlier process. Raises
+        NetlinkRefusedError when it is wanted no more, QreError when it is none, or was not asked for."""
+        if request.again:
+            self._known_again(request)
+            return
         ports = self._of.get(request.session_id)
         if ports is None or not ports.wanted or not request.number:
             raise QreError("session", "no port is wanted")
@@ -84,8 +87,15 @@ class KernelPorts:
         self._qre.session_try_port(self._device, request.session_id, client_socket(fds))
         ports.number = request.number
 
+    def _known_again(self, request: NewPort) -> None:
+        session = self._qre.session(self._device, request.session_id)
+        ports = self._of.setdefault(request.session_id, _Ports())
+        if session is None or not session.tries or ports.number or not request.number:
+            raise QreError("session", "no such port is tried")
+        ports.number, ports.wanted = request.number, False
+
     def _answered(self, ports: _Ports, news: PortAnswered) -> None:
-        """Of a port whose number an earlier process knew nothing can be told to who holds its socket."""
+        """Of a port whose number is not known yet, or no more, nothing can be told to who holds its socket."""
         session_id, moved = news.session_id, False
         if ports.number:
             moved = self._done(lambda: self._qre.session_move(self._device, session_id), errno.EALREADY)

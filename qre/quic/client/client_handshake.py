@@ -102,7 +102,8 @@ class ClientHandshake:
         self._phrase = fingerprint.patience.left  # of the CLOSE
         self._leave_at: float | None = None
         self._asks_at: float | None = None  # the first request, from when on it may be made
-        self._icon_at: float | None = None  # a page's icon, which is requested once
+        self._first_visit = ticket is None and not round_trip_us  # else a browser has the page's icon
+        self._icon_at: float | None = None  # it is requested once
         self._observer = SiteObserver(now)
         self._connection = ReturningClient(
             hello=make_hello(
@@ -161,7 +162,7 @@ class ClientHandshake:
             done = len(sent), self._asks_at
             self._guarded(send, now)
         if self._probing:
-            self._observer.sent(self._connection, now, asked=self._http is not None and self._http.asked)
+            self._observer.sent(self._connection, now, self._http)
         if self._connection.next_packet_number > PACKET_NUMBER_BASE - _NUMBER_RESERVE:
             self._fail("it used up its packet numbers")
         if self._state is AttemptState.CLOSING:
@@ -309,10 +310,6 @@ class ClientHandshake:
                 self._begin_http()
 
     def _tunnel_granted(self, granted: Granted, now: float) -> None:
-        asked = {address.ip for address in self._addresses}
-        if not granted.addresses or not asked.issuperset(address.ip for address in granted.addresses):
-            asked_for = ", ".join(str(address) for address in self._addresses)
-            raise PeerError.of("server", Cause.ADDRESS_REFUSED, asked_for)
         self._granted = granted
         self._pings_before_grant = self._connection.pings
         self._happens(AttemptEvent.GRANT, now, told=granted)
@@ -374,13 +371,10 @@ class ClientHandshake:
             if date is not None and abs(date - self._unix_time) > _CLOCKS_DIFFER:
                 self._events.append(ClockOff(self._unix_time - date))
             return
-        context = self._connection.context
-        assert context is not None
         profile = self._observer.profile(
             self._connection,
             address=host_port(*self._peer),
             http_status=self._http.status if self._http is not None else 0,
-            problem=context.problem.detail if context.problem is not None else None,
             unix_time=self._unix_time,
         )
         self._events.append(SiteAnswered(profile))
@@ -415,11 +409,13 @@ class ClientHandshake:
                 case AttemptEffect.LINGER:
                     self._leave_at = now + self._random.uniform(*_LINGER)
                 case AttemptEffect.ASK_EARLY | AttemptEffect.ASK_TUNNEL if not self._probing:
-                    self._requests.open_tunnel(self._addresses)
+                    self._requests.open_tunnel(self._addresses, asks_icon=self._first_visit)
                 case AttemptEffect.ASK_EARLY | AttemptEffect.ASK_PAGE:
                     self._requests.visit()
-                case AttemptEffect.PLAN_ICON if not self._probing:
+                case AttemptEffect.PLAN_ICON if self._first_visit and self._requests.icon:
                     self._icon_at = now + self._random.uniform(*self._fingerprint.http3.icon.delay_ms) / 1000
+                    if self._leave_at is not None:
+                        self._leave_at = self._icon_at + self._random.uniform(*_LINGER)
                 case AttemptEffect.ASK_ICON:
                     self._icon_at = None
                     self._requests.ask_icon()
@@ -432,8 +428,10 @@ class ClientHandshake:
                 case AttemptEffect.TELL_GRANTED | AttemptEffect.TELL_END | AttemptEffect.TELL_FAILURE:
                     assert told is not None
                     self._events.append(told)
-                case AttemptEffect.PLAN_ICON | AttemptEffect.TELL_NOT_RECOGNISED if self._probing:
-                    pass  # it looks at the page alone, and did not want to be recognised
+                case AttemptEffect.PLAN_ICON:
+                    pass  # there is none, or it has been here before
+                case AttemptEffect.TELL_NOT_RECOGNISED if self._probing:
+                    pass  # it did not want to be recognised
                 case _:
                     self._events.append(WORDS[effect])
 

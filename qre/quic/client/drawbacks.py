@@ -15,9 +15,8 @@ from typing import Final, NamedTuple
 
 from aioquic import tls
 
-from qre.dest_profile import MAX_SPOKEN, DestProfile
+from qre.dest_profile import LONGEST, MAX_SPOKEN, DestProfile
 from qre.quic.client.hello import X25519, X25519MLKEM768
-from qre.quic.client.visit_recorder import LONGEST
 from qre.wire.packet import SHORTEST_DEST_CID
 
 GROUPS: Final = {X25519: "X25519", X25519MLKEM768: "X25519MLKEM768"}

@@ -32,13 +32,14 @@ from aioquic.quic.connection import QuicConnection
 from aioquic.quic.events import QuicEvent, StreamReset
 
 from qre.addresses import Interface, Network
-from qre.causes import of_status
+from qre.causes import Cause, of_status
 from qre.errors import PeerError
 from qre.quic import bounds
 from qre.quic.bounded_http3 import BoundedHttp3
 from qre.quic.capsule_reader import CapsuleReader
 from qre.quic.client.fingerprint import Http3Shape
 from qre.quic.handshake_events import Granted
+from qre.quic.page_icon import ICON_OFFER, MAX_READ, icon_path_untrusted, page_icon_untrusted
 from qre.wire.capsule import (
     CapsuleType,
     RequestedAddress,
@@ -204,6 +205,12 @@ class HttpClient:
         self._asked: tuple[Interface, ...] = ()
         self._granted = False
         self._page_length = 0
+        self._page = b""  # its beginning
+        self._fields: dict[bytes, bytes] = {}  # of the answer
+        #: The path of the icon that belongs to the page, or that a browser would request now; empty: none.
+        self.icon = shape.icon.path
+        #: That of the icon that was requested; empty: none.
+        self.asked_icon = ""
         self.visit_state = Visit.NONE
         self.status = 0
         self.date: int | None = None  # the server's time (Unix seconds), as it says
@@ -239,15 +246,17 @@ class HttpClient:
 
     def ask_icon(self) -> None:
         """GET the page's icon; the answer is of no interest."""
+        self.asked_icon = self.icon
         icon, authority = self._shape.icon, self._authority.decode()
         stream_id = self._quic.get_next_available_stream_id()
         headers = [(name.encode(), value.format(authority=authority).encode()) for name, value in icon.headers]
         self._http.prioritise(stream_id, icon.priority)
-        self._http.send_headers(stream_id, [*self._pseudo(b"GET", icon.path.encode()), *headers], end_stream=True)
+        self._http.send_headers(stream_id, [*self._pseudo(b"GET", self.icon.encode()), *headers], end_stream=True)
 
-    def open_tunnel(self, addresses: tuple[Interface, ...]) -> None:
+    def open_tunnel(self, addresses: tuple[Interface, ...], *, asks_icon: bool = False) -> None:
         """Send CONNECT and request these addresses (as host prefixes), in as many bytes as ``visit`` takes: what is
-        missing is a reserved frame (RFC 9114 §7.2.8)."""
+        missing is a reserved frame (RFC 9114 §7.2.8). ``asks_icon``: offer to request the icon that the answer
+        names."""
         stream_id = self._next_stream()
         assert stream_id == TUNNEL_STREAM
         self._asked = addresses
@@ -256,6 +265,7 @@ class HttpClient:
             (b":protocol", TUNNEL_PROTOCOL),
             (b"capsule-protocol", b"?1"),
             SPLIT_FIELD,
+            *([ICON_OFFER] if asks_icon else []),
         ]
         entries = [
             RequestedAddress(number, type(address)(address.ip)) for number, address in enumerate(addresses, start=1)
@@ -290,22 +300,25 @@ class HttpClient:
         if not status.isdigit() or status.startswith(b"1"):
             return  # interim, or trailers
         self.status = int(status)
-        self.date = _date_untrusted(dict(headers.headers).get(b"date", b""))
+        self._fields = dict(headers.headers)
+        self.date = _date_untrusted(self._fields.get(b"date", b""))
         if self.visit_state is Visit.ASKED:
             if headers.stream_ended:
-                self.visit_state = Visit.ANSWERED
+                self._page_here()
         elif self.status != _OK or headers.stream_ended:
             asked = ", ".join(str(address) for address in self._asked)
             raise PeerError.of("server", of_status(self.status), f"{asked}: HTTP status {self.status}")
         else:
             self._tunnel_open = True
             self._splits = SPLIT_FIELD in headers.headers
+            self.icon = icon_path_untrusted(headers.headers)
 
     def _handle_data(self, data: DataReceived) -> Granted | None:
         if self.visit_state is Visit.ASKED:
             self._page_length += len(data.data)
+            self._page += data.data[: MAX_READ - len(self._page)]
             if data.stream_ended or self._page_length > MAX_PAGE:
-                self.visit_state = Visit.ANSWERED
+                self._page_here()
             return None
         if not self._tunnel_open:
             return None
@@ -316,9 +329,14 @@ class HttpClient:
 
     def _broken_off(self) -> None:
         if self.visit_state is Visit.ASKED:
-            self.visit_state = Visit.ANSWERED
+            self._page_here()
         else:
             raise PeerError("server", "it closed the tunnel")
+
+    def _page_here(self) -> None:
+        self.visit_state = Visit.ANSWERED
+        usual = self._shape.icon.path
+        self.icon = page_icon_untrusted(self.status, self._fields, self._page, self._authority.decode(), usual)
 
     def _read_capsules(self, data: bytes) -> Granted | None:
         """The first ADDRESS_ASSIGN and ROUTE_ADVERTISEMENT together are the grant."""
@@ -330,6 +348,9 @@ class HttpClient:
         if self._granted or self._assigned is None or self._routes is None:
             return None
         self._granted = True
+        asked = {address.ip for address in self._asked}
+        if not self._assigned or not asked.issuperset(address.ip for address in self._assigned):
+            raise PeerError.of("server", Cause.ADDRESS_REFUSED, ", ".join(str(address) for address in self._asked))
         return Granted(self._assigned, self._routes, self._splits)
 
     def close_quietly(self) -> None:

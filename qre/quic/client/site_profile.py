@@ -14,6 +14,7 @@ from aioquic import tls
 from qre.dest_profile import DestProfile
 from qre.quic.client.client_connection import ClientConnection
 from qre.quic.client.drawbacks import GROUPS, drawbacks_of
+from qre.quic.client.http3 import HttpClient
 from qre.quic.client.returning_client import ReturningClient
 from qre.quic.client.visit_recorder import VisitRecorder
 from qre.wire.packet import is_long, is_short
@@ -63,18 +64,17 @@ class SiteObserver:
         if not is_long(datagram) or self._progress > progress:
             self._lengths.append(min(len(datagram), _MAX_LENGTH))
 
-    def sent(self, connection: ClientConnection, now: float, *, asked: bool) -> None:
-        """All that ``connection`` had to send is about to leave; ``asked``: the page has been requested."""
-        self._visit.sent(connection, now, asked=asked)
+    def sent(self, connection: ClientConnection, now: float, http: HttpClient | None) -> None:
+        """All that ``connection`` had to send is about to leave, ``http``'s requests included."""
+        asked, icon = (http.asked, http.asked_icon) if http is not None else (False, "")
+        self._visit.sent(connection, now, asked=asked, icon=icon)
 
     def left(self, now: float) -> None:
         """It is on its way."""
         self._visit.left(now)
 
-    def profile(
-        self, connection: ReturningClient, *, address: str, http_status: int, problem: str | None, unix_time: int
-    ) -> DestProfile:
-        """``problem``: what is wrong with its certificate."""
+    def profile(self, connection: ReturningClient, *, address: str, http_status: int, unix_time: int) -> DestProfile:
+        """Of a complete handshake."""
         context = connection.context
         assert context is not None and context.key_schedule is not None
         suite = context.key_schedule.cipher_suite
@@ -100,7 +100,7 @@ class SiteObserver:
             transport_parameters=_parameter_order(context),
             certificate_since=_seconds(context.chain[0].not_valid_before_utc) if context.chain else 0,
             certificate_expires_at=_seconds(context.chain[0].not_valid_after_utc) if context.chain else 0,
-            certificate_problem=(problem or "")[:512],
+            certificate_problem=(context.problem.detail if context.problem is not None else "")[:512],
             retry=connection.retried,
             http_status=http_status,
             ecn=self._ecn or 0,

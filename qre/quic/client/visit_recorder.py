@@ -5,30 +5,32 @@ Times, lengths and what has to be acknowledged; of the content nothing.
 
 from __future__ import annotations
 
+import math
 from typing import Any, Final
 
-from qre.dest_profile import MAX_SPOKEN, RecordedReturn, RecordedVisit, Spoken
+from qre.dest_profile import LONGEST, MAX_SPOKEN, RecordedReturn, RecordedVisit, Spoken
 from qre.quic.client.client_connection import ClientConnection
 from qre.quic.client.returning_client import ReturningClient
 from qre.wire.overhead import MAX_UDP_PAYLOAD
 from qre.wire.packet import is_short
 
-#: What comes later than this belongs to no page that anybody waits for (seconds).
-LONGEST: Final = 1.0
 #: A 1-RTT packet with the shortest header and payload, and its tag: what is shorter is no packet.
 _SHORTEST: Final = 21
 _MICROSECONDS: Final = 1_000_000
 
 
 class VisitRecorder:
-    """Gets every datagram of a connection, in order. ``asked`` is whether the page has been requested. ``early``: the
-    request goes with the hello, and all that follows follows Finished."""
+    """Gets every datagram of a connection, in order. ``asked`` is whether the page has been requested, ``icon`` the
+    path of its icon, if that has. ``early``: the request goes with the hello, and all that follows follows Finished.
+    """
 
     def __init__(self, *, early: bool = False) -> None:
         self._early = early
         self._finished_at: float | None = None
         self._asked_at: float | None = None
-        self._finishes = self._asks = False  # what is about to leave
+        self._icon = ""
+        self._icon_at = self._icon_made_at = math.inf
+        self._finishes = self._asks = self._asks_icon = False  # what is about to leave
         self._answering = False  # the site has begun to answer the request
         self._largest = 0  # of the handshake's datagrams
         self._heard = (0, 0)  # of the connection: what has to be acknowledged, and how much it has said
@@ -38,12 +40,14 @@ class VisitRecorder:
         self._spoken: list[Spoken] = []
         self._longer = False
 
-    def sent(self, connection: ClientConnection, now: float, *, asked: bool) -> None:
+    def sent(self, connection: ClientConnection, now: float, *, asked: bool, icon: str = "") -> None:
         """What the connection had to send is about to leave."""
         if self._finished_at is None and connection.handshake_complete:
             self._finished_at, self._finishes = now, True
         if self._asked_at is None and asked:
             self._asked_at, self._asks = now, True
+        if icon and not self._icon:
+            self._icon, self._icon_at, self._icon_made_at, self._asks_icon = icon, now, now, True
         known = self._acknowledged[-1][1] if self._acknowledged else 0
         if self._eliciting > known and not connection.acknowledgement_pending:
             self._acknowledged.append((now, self._eliciting))
@@ -54,7 +58,9 @@ class VisitRecorder:
             self._finished_at = now
         if self._asks:
             self._asked_at = now
-        self._finishes = self._asks = False
+        if self._asks_icon:
+            self._icon_at = now
+        self._finishes = self._asks = self._asks_icon = False
 
     def received(self, datagram: bytes, connection: ClientConnection, now: float) -> None:
         """``connection`` has read this datagram."""
@@ -70,6 +76,9 @@ class VisitRecorder:
         self._answering = self._answering or connection.answer_begun
         asked = self._answering and not self._early
         began = self._asked_at if asked and self._asked_at is not None else self._finished_at
+        icon = asked and now >= self._icon_made_at
+        if icon:
+            began = self._icon_at
         probe = bool(eliciting and not progress and len(datagram) > self._largest)
         if len(self._spoken) == MAX_SPOKEN or now - began > LONGEST:
             self._longer = self._longer or (self._answering and progress)
@@ -85,6 +94,7 @@ class VisitRecorder:
                 acknowledged=self._known_to_have_arrived(now - connection.round_trip),
                 probe=probe,
                 ack_length=min(ack_length, len(datagram)),
+                icon=icon,
             )
         )
         self._eliciting += eliciting and not probe
@@ -112,4 +122,5 @@ class VisitRecorder:
             spoken=tuple(self._spoken),
             longer=self._longer,
             token=connection.kept_token,
+            icon=self._icon if any(each.icon and each.eliciting and not each.probe for each in self._spoken) else "",
         )

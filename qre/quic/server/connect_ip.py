@@ -22,6 +22,7 @@ from qre.quic import bounds
 from qre.quic.bounded_http3 import BoundedHttp3
 from qre.quic.bounds import Bound, OverBoundError
 from qre.quic.capsule_reader import CapsuleReader
+from qre.quic.page_icon import ICON_FIELD, ICON_OFFER
 from qre.wire.capsule import (
     CapsuleType,
     RequestedAddress,
@@ -92,6 +93,8 @@ class ConnectIpServer:
         self._answered = False
         self._not_found: set[int] = set()  # other requests, answered
         self._can_split = False
+        #: Whether the client offers to request the page's icon.
+        self.offers_icon = False
         #: Whether the client sends packets in two datagrams, now that it has the answer.
         self.splits = False
 
@@ -104,12 +107,21 @@ class ConnectIpServer:
             found = self._handle_h3_event(h3_event) or found
         return found
 
-    def grant(self, addresses: tuple[Interface, ...], routes: tuple[Network, ...], *, joins: bool) -> None:
+    @property
+    def other_requests(self) -> int:
+        """How many there were beside that for the tunnel."""
+        return len(self._not_found)
+
+    def grant(
+        self, addresses: tuple[Interface, ...], routes: tuple[Network, ...], *, joins: bool, icon: str = ""
+    ) -> None:
         """Answer 200 with the client's addresses and routes. ``joins``: packets in two datagrams are joined, which a
-        client that can send them is told."""
+        client that can send them is told. ``icon``: the path of what it is to request behind it, if it offered to."""
         stream_id = self._take_answer()
         self.splits = joins and self._can_split
         taken = [SPLIT_FIELD] if self.splits else []
+        if icon:
+            taken.append((ICON_FIELD, icon.encode()))
         self._h3.send_headers(stream_id, [(b":status", b"200"), (b"capsule-protocol", b"?1"), *taken])
         capsules = encode_addresses(CapsuleType.ADDRESS_ASSIGN, self._assignments(addresses)) + encode_routes(routes)
         self._h3.send_data(stream_id, capsules, end_stream=False)
@@ -136,6 +148,7 @@ class ConnectIpServer:
         if self._opens_tunnel(event):
             self._tunnel = event.stream_id
             self._can_split = SPLIT_FIELD in event.headers
+            self.offers_icon = ICON_OFFER in event.headers
         elif event.stream_id != self._tunnel and event.stream_id not in self._not_found:  # those would be trailers
             if len(self._not_found) == MAX_REQUESTS:
                 raise OverBoundError(Bound.REQUESTS)

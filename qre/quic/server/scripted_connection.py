@@ -138,13 +138,20 @@ class ScriptedConnection(ServerConnection):
         """HANDSHAKE_DONE is the shortest frame that may be said again; a script has times of its own for pacing."""
         self._handshake_done_pending = True
         self._loss._pacer.packet_time = None
-        ack_at = space.ack_at
-        space.ack_at = now - _AT_ONCE if len(space.ack_queue) and room >= _ROOM_FOR_ACK else None
+        ack_at, fits = space.ack_at, room >= _ROOM_FOR_ACK or 0 < len(_brief_ack(space)) < room
+        space.ack_at = now - _AT_ONCE if len(space.ack_queue) and fits else None
         try:
             super()._write_application(builder, self._network_paths[0], now)
         finally:
-            if room < _ROOM_FOR_ACK:
+            if not fits:
                 space.ack_at = ack_at
+
+    def _write_ack_frame(self, builder: QuicPacketBuilder, space: QuicPacketSpace, now: float) -> None:
+        """The newest packets alone where stock's has no room."""
+        if space.is_application_data and builder.remaining_flight_space < _ROOM_FOR_ACK:
+            self._write_brief_ack(builder, space, builder.remaining_flight_space)
+        else:
+            super()._write_ack_frame(builder, space, now)
 
     def _write_crypto_frame(self, builder: QuicPacketBuilder, space: QuicPacketSpace, stream: QuicStream) -> bool:
         """Behind the last ticket a token of Dest's, if there is room, as in Dest's own datagram of that length."""
@@ -170,10 +177,9 @@ class ScriptedConnection(ServerConnection):
     def _on_token_delivery(self, delivery: QuicDeliveryState) -> None:
         self._token_due = delivery is QuicDeliveryState.LOST  # it goes again with the ticket
 
-    def _write_brief_ack(self, builder: OnePacketBuilder, space: QuicPacketSpace, room: int) -> None:
+    def _write_brief_ack(self, builder: QuicPacketBuilder, space: QuicPacketSpace, room: int) -> None:
         """ACK of the newest packets; stock's needs more room than any has. PADDING where not even this has room."""
-        newest = space.ack_queue[len(space.ack_queue) - 1] if len(space.ack_queue) else None
-        frame = b"" if newest is None else encode_frame(Ack(((newest.start, newest.stop - 1),), 0))
+        frame = _brief_ack(space)
         if not 0 < len(frame) <= room:
             builder.start_frame(QuicFrameType.PADDING)
             return
@@ -225,3 +231,11 @@ class ScriptedConnection(ServerConnection):
         sent.sent_time = now
         self._loss.on_packet_sent(packet=sent, space=self._spaces[sent.epoch])
         return packet
+
+
+def _brief_ack(space: QuicPacketSpace) -> bytes:
+    """An ACK frame of the newest packets; empty when there are none."""
+    if not len(space.ack_queue):
+        return b""
+    newest = space.ack_queue[len(space.ack_queue) - 1]
+    return encode_frame(Ack(((newest.start, newest.stop - 1),), 0))

@@ -244,6 +244,7 @@ class ServerHandshake:
         if self._stage is _Stage.OVER:
             return []
         sent = self._performance.datagrams(now) if self._performance is not None else self._connection.send(now)
+        self._see_how_far()
         if self._connection.next_packet_number > PACKET_NUMBER_BASE - _NUMBER_RESERVE:
             self._fail("it used up its packet numbers")
         return sent
@@ -267,7 +268,8 @@ class ServerHandshake:
     def grant(self, addresses: tuple[Interface, ...], routes: tuple[Network, ...]) -> None:
         """Answer AddressesRequested: these addresses, host prefixes, and the routes behind the server."""
         tunnel = self._tunnel()
-        self._guarded(lambda: tunnel.grant(addresses, routes, joins=self._joins))
+        icon = self._performance.icon if self._performance is not None else ""
+        self._guarded(lambda: tunnel.grant(addresses, routes, joins=self._joins, icon=icon))
         if self._stage is _Stage.HANDSHAKE:
             self._addresses = addresses
             self._stage = _Stage.GRANTED
@@ -355,8 +357,7 @@ class ServerHandshake:
         except Exception as error:  # noqa: BLE001 - see _broken
             self._broken(error)
             return
-        if self._stage is _Stage.GRANTED and self._connection.everything_acknowledged():
-            self._ask_for_session()
+        self._see_how_far()
 
     def _broken(self, error: Exception) -> None:
         """Whatever it is, it came from a peer's bytes and must stop here, unless it is a fault of ours."""
@@ -382,13 +383,19 @@ class ServerHandshake:
                 if request is not None:
                     self._events.append(request)
                     if self._performance is not None:
-                        self._performance.asked(self._now)
+                        self._performance.asked(self._now, icon=self._connect_ip.offers_icon)
+                elif self._performance is not None and self._connect_ip.other_requests:
+                    self._performance.asked_icon(self._now)
 
-    def _ask_for_session(self) -> None:
+    def _see_how_far(self) -> None:
+        if self._stage is not _Stage.GRANTED or not (self._performance or self._connection).everything_acknowledged():
+            return
         if self._connection.key_phase:
             self._fail("the client updated its keys before the hand-over")
             return
         self._stage = _Stage.INSTALLING
+        if self._performance is not None:
+            self._performance.installing(self._now)
         self._events.append(InstallNow())
 
     def _fail(self, reason: str, bound: Bound | None = None) -> None:

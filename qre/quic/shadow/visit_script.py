@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from qre.dest_profile import RecordedVisit, Spoken
+from qre.dest_profile import Follows, RecordedVisit, Spoken
 
 #: How long a datagram waits for news of earlier ones (seconds).
 _PATIENCE: Final = 1.0
@@ -19,27 +19,36 @@ _ALIKE: Final = 8
 
 
 class VisitScript:
-    """Say ``finished`` and ``asked``, each once; then ``take`` what is due whenever ``next_due`` has come. Times are
-    monotonic, in seconds. ``later``: how much later than recorded (seconds) what follows the request (True) and what
-    follows Finished alone (False) is due."""
+    """Say ``finished``, ``asked`` and ``asked_icon``, each once; then ``take`` what is due whenever ``next_due`` has
+    come. Times are monotonic, in seconds. ``later``: how much later than recorded (seconds) each part is due.
+    ``icon``: the path of the icon for which the last part waits; empty: there is no such part."""
 
-    def __init__(self, visit: RecordedVisit, later: Mapping[bool, float] | None = None) -> None:
+    def __init__(self, visit: RecordedVisit, later: Mapping[Follows, float] | None = None) -> None:
         self._spoken = visit.spoken
+        self.icon = visit.icon
         self._later = later or {}
         self._round_trip = visit.round_trip_us / _MICROSECONDS
         self._at = 0  # of the next one
-        self._began: dict[bool, float] = {}  # by whether it follows the request
+        self._began: dict[Follows, float] = {}
         self._shift = 0.0  # how much later than recorded this client is, since it finished or asked
         self._last = 0.0  # when the last one was due
         self._arrived = 0
+        self._hears = True
 
     def finished(self, now: float) -> None:
         """The client's Finished has come."""
-        self._began.setdefault(False, now)
+        self._began.setdefault(Follows.FINISHED, now)
 
-    def asked(self, now: float) -> None:
-        """The client's request has come."""
-        self._began.setdefault(True, now)
+    def asked(self, now: float, *, icon: bool = False) -> None:
+        """The client's request has come; ``icon``: that of the page's icon will."""
+        self._began.setdefault(Follows.PAGE, now)
+        if not icon:
+            self.icon = ""
+            self._spoken = tuple(each for each in self._spoken if not each.icon)
+
+    def asked_icon(self, now: float) -> None:
+        """The client's request of the icon has come."""
+        self._began.setdefault(Follows.ICON, now)
 
     def arrived(self, count: int, now: float) -> None:
         """So many of the eliciting datagrams that were taken are acknowledged, or lost."""
@@ -51,10 +60,32 @@ class VisitScript:
         if waited and due is not None:
             self._shift += max(0.0, now + self._round_trip - due)
 
+    def hears_no_more(self) -> None:
+        """No news of what has arrived comes any more, and nothing waits for it."""
+        self._hears = False
+
+    @property
+    def icon_asked(self) -> bool:
+        """Whether ``asked_icon`` was said."""
+        return Follows.ICON in self._began
+
     @property
     def speaks(self) -> bool:
         """Whether something is due, now or later, without another word of the client's but acknowledgements."""
-        return self._next is not None and self._next.asked in self._began
+        return self._next is not None and self._next.follows in self._began
+
+    @property
+    def waits_for_news(self) -> bool:
+        """Whether something is left, but for the last that has to be acknowledged, that waits for news of earlier
+        ones."""
+        left = self._spoken[self._at :]
+        return self.to_be_acknowledged > 1 and any(each.acknowledged > self._arrived for each in left)
+
+    @property
+    def last_to_be_acknowledged(self) -> bool:
+        """Whether the next one is the last that has to be acknowledged."""
+        spoken = self._next
+        return spoken is not None and spoken.eliciting and not spoken.probe and self.to_be_acknowledged == 1
 
     @property
     def to_be_acknowledged(self) -> int:
@@ -77,7 +108,7 @@ class VisitScript:
         spoken = self._spoken[self._at]
         self._at += 1
         self._last = due
-        if self._next is not None and self._next.asked is not spoken.asked:
+        if self._next is not None and self._next.follows is not spoken.follows:
             self._shift = 0.0
         return spoken
 
@@ -90,35 +121,35 @@ class VisitScript:
         return self._spoken[self._at] if self._at < len(self._spoken) else None
 
     def _may_go(self) -> bool:
-        return self._next is not None and self._arrived >= self._next.acknowledged
+        return self._next is not None and (self._arrived >= self._next.acknowledged or not self._hears)
 
     def _due(self) -> float | None:
         spoken = self._next
-        if spoken is None or spoken.asked not in self._began:
+        if spoken is None or spoken.follows not in self._began:
             return None
-        recorded = spoken.at_us / _MICROSECONDS + self._later.get(spoken.asked, 0.0)
-        return max(self._last, self._began[spoken.asked] + recorded + self._shift)
+        recorded = spoken.at_us / _MICROSECONDS + self._later.get(spoken.follows, 0.0)
+        return max(self._last, self._began[spoken.follows] + recorded + self._shift)
 
 
 def choose(visits: Sequence[RecordedVisit], random: Callable[[int], bytes]) -> VisitScript | None:
-    """A script of one of them, by ``random(n)`` bytes; None when there is none. Each half of it begins as long after
+    """A script of one of them, by ``random(n)`` bytes; None when there is none. Each part of it begins as long after
     the client as that of any of them did, or at a time between two: a few recordings are a few times, and a site's
     have no gaps."""
     if not visits:
         return None
     visit = visits[int.from_bytes(random(4)) % len(visits)]
     later = {}
-    for asked in (False, True):
-        own = _first(visit, asked)
+    for follows in Follows:
+        own = _first(visit, follows)
         if own is not None:
-            firsts = [_first(each, asked) for each in visits]
+            firsts = [_first(each, follows) for each in visits]
             known = sorted(each.at_us for each in firsts if each is not None and _says_the_same(each, own))
-            later[asked] = (_between(known, int.from_bytes(random(4)) / 2**32) - own.at_us) / _MICROSECONDS
+            later[follows] = (_between(known, int.from_bytes(random(4)) / 2**32) - own.at_us) / _MICROSECONDS
     return VisitScript(visit, later)
 
 
-def _first(visit: RecordedVisit, asked: bool) -> Spoken | None:
-    return next((each for each in visit.spoken if each.asked is asked), None)
+def _first(visit: RecordedVisit, follows: Follows) -> Spoken | None:
+    return next((each for each in visit.spoken if each.follows is follows), None)
 
 
 def _says_the_same(one: Spoken, other: Spoken) -> bool:

@@ -2,7 +2,7 @@
 
 The supervisor makes them, one for a session at a time. What became of one is in the session's record before the
 socket that is needed no more is released. The data plane tells a restarted worker which one it tries and which one it
-uses (``SessionMark``).
+uses (``SessionMark``); a data plane that is new itself is told which one the kernel tries.
 """
 
 from __future__ import annotations
@@ -44,17 +44,20 @@ class NewPorts:
         live = self._sessions.find(session_id)
         match event:
             case PortWanted():
-                if live is not None and session_id not in self._asked:
+                if live is not None and (ours := self._sockets.lent.get(session_id)):
+                    self._offer(live, ours, again=True)
+                elif live is not None and session_id not in self._asked:
                     self._asked.add(session_id)
                     self._tasks.spawn(self._lend(live))
                 return
             case PortTried(number=number, moved=moved):
                 self._returned(session_id, number)
             case PortsKnown(port=moved, lent=number):
+                ours = self._sockets.lent.pop(session_id, 0)
                 if number:
                     self._sockets.lent[session_id] = number
-                else:  # whoever tries it now does not know whose it is, and will not move there
-                    self._sockets.lent.pop(session_id, None)
+                elif ours and moved is None and live is not None:
+                    self._offer(live, ours, again=True)
         if live is not None and moved is not None and moved.number != live.record.socket_number:
             self._moved(live, moved)
         self._tasks.spawn(self._released())
@@ -75,10 +78,10 @@ class NewPorts:
             self._asked.discard(session_id)
         await self._release()
 
-    def _offer(self, live: Live, number: int) -> None:
+    def _offer(self, live: Live, number: int, *, again: bool = False) -> None:
         session_id = live.record.session_id
         asked = self._sessions.ask(
-            lambda id: NewPort(id=id, session_id=session_id, number=number),
+            lambda id: NewPort(id=id, session_id=session_id, number=number, again=again),
             lambda answer, now: self._answered(live, number, answer),
             number,
         )

@@ -18,6 +18,7 @@
 #include "compat.h"
 #include "control.h"
 #include "device.h"
+#include "gro.h"
 #include "inner.h"
 #include "joiner.h"
 #include "key.h"
@@ -274,7 +275,7 @@ static void qre_deliver(struct qre_session *s, struct sk_buff *skb,
 	if (p->ipv6 ? ipv6_hdr(skb)->nexthdr == IPPROTO_TCP : ip_hdr(skb)->protocol == IPPROTO_TCP)
 		qre_clamp_mss(s, skb, p->ipv6);
 	qre_count_session(s, true, 1, skb->len);
-	gro_cells_receive(&qdev->gro, skb);
+	qre_gro_receive(qdev->gro, skb);
 }
 
 /* Consumes the plaintext, with an inner packet @at in it. */

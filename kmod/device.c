@@ -9,6 +9,7 @@
 #include "allowedips.h"
 #include "compat.h"
 #include "device.h"
+#include "gro.h"
 #include "namespace.h"
 #include "send.h"
 #include "session.h"
@@ -148,19 +149,19 @@ static int qre_dev_init(struct net_device *dev)
 	qdev->allowed_ips = qre_allowed_ips_new();
 	if (!qdev->allowed_ips)
 		goto free_counters;
-	error = gro_cells_init(&qdev->gro, dev);
-	if (error)
+	qdev->gro = qre_gro_new(dev);
+	if (!qdev->gro)
 		goto free_allowed;
 	/* RTNL is held. A place is taken; the device is published when it is registered. */
 	if (qn->device_count >= QRE_DEVICES_MAX) {
 		error = -ENOSPC;
-		goto destroy_cells;
+		goto free_gro;
 	}
 	qn->device_count++;
 	return 0;
 
-destroy_cells:
-	gro_cells_destroy(&qdev->gro);
+free_gro:
+	qre_gro_free(qdev->gro);
 free_allowed:
 	qre_allowed_ips_free(qdev->allowed_ips);
 free_counters:
@@ -204,7 +205,7 @@ static void qre_dev_destructor(struct net_device *dev)
 {
 	struct qre_device *qdev = netdev_priv(dev);
 
-	gro_cells_destroy(&qdev->gro);
+	qre_gro_free(qdev->gro);
 	qre_allowed_ips_free(qdev->allowed_ips);
 	kfree(qdev->dest_profile);
 	free_percpu(qdev->counters);

@@ -6,12 +6,12 @@
 #include <linux/list.h>
 #include <linux/netdevice.h>
 #include <linux/u64_stats_sync.h>
-#include <net/gro_cells.h>
 #include <net/rtnetlink.h>
 
 #include "qre.h"
 
 struct qre_allowed_ips;
+struct qre_gro;
 struct qre_session;
 
 struct qre_counters { /* per CPU; index of drops: enum qre_drop */
@@ -38,7 +38,7 @@ struct qre_device {
 	struct net_device *dev;
 	struct list_head entry; /* qre_net.devices */
 	struct qre_counters __percpu *counters;
-	struct gro_cells gro;
+	struct qre_gro *gro;
 	struct qre_allowed_ips *allowed_ips;
 	struct list_head sessions; /* struct qre_session.entry; RCU readers, qre_net.lock writers */
 	u32 session_count;

@@ -8,8 +8,10 @@
 #include <linux/percpu.h>
 #include "pages.h"
 
-#define QRE_PAGES_ORDER 3
-#define QRE_PAGES_KEPT	32
+#define QRE_PAGES_KEPT 32
+
+static const unsigned int qre_orders[QRE_POOLS] = {
+	[QRE_CIPHERTEXT] = 3, [QRE_PLAINTEXT] = 3, [QRE_SMALL] = 0, [QRE_HEADS] = 3};
 
 struct qre_pages {
 	struct page *kept[QRE_PAGES_KEPT];
@@ -20,7 +22,7 @@ struct qre_pages {
 /* Plaintext, ciphertext and heads never share a page. */
 static DEFINE_PER_CPU(struct qre_pages[QRE_POOLS], qre_pools);
 
-static bool qre_pages_next(struct qre_pages *p)
+static bool qre_pages_next(struct qre_pages *p, unsigned int order)
 {
 	struct page *page;
 	unsigned int i;
@@ -30,10 +32,9 @@ static bool qre_pages_next(struct qre_pages *p)
 		if (page_ref_count(p->kept[i]) == 1)
 			goto found;
 	}
-	page = alloc_pages(GFP_ATOMIC | __GFP_COMP | __GFP_NOWARN | __GFP_NORETRY |
-				   __GFP_NOMEMALLOC,
-			   QRE_PAGES_ORDER);
-	if (!page)
+	page = alloc_pages(
+		GFP_ATOMIC | __GFP_COMP | __GFP_NOWARN | __GFP_NORETRY | __GFP_NOMEMALLOC, order);
+	if (!page && order)
 		page = alloc_page(GFP_ATOMIC | __GFP_NOWARN | __GFP_NOMEMALLOC);
 	if (!page)
 		return false;
@@ -58,7 +59,7 @@ u8 *qre_piece_take(enum qre_pool pool, unsigned int size, struct page **page)
 	/* The crypto layer works page by page. Ciphertext has to be contiguous. */
 	if (pool == QRE_PLAINTEXT && offset_in_page(p->used) + size > PAGE_SIZE)
 		p->used = PAGE_ALIGN(p->used);
-	if (p->size < p->used + size && (!qre_pages_next(p) || p->size < size))
+	if (p->size < p->used + size && (!qre_pages_next(p, qre_orders[pool]) || p->size < size))
 		return NULL;
 	*page = p->kept[p->current_one];
 	at = page_address(*page) + p->used;

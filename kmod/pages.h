@@ -7,8 +7,9 @@
 
 struct page;
 
-/* QRE_HEADS: of outer packets. All are of one size, so each is aligned as that is. */
-enum qre_pool { QRE_CIPHERTEXT, QRE_PLAINTEXT, QRE_HEADS, QRE_POOLS };
+/* QRE_SMALL: plaintext that a socket may keep: its pages are small. QRE_HEADS: of outer packets.
+ * All are of one size, so each is aligned as that is. */
+enum qre_pool { QRE_CIPHERTEXT, QRE_PLAINTEXT, QRE_SMALL, QRE_HEADS, QRE_POOLS };
 
 /* @size contiguous bytes that are not zeroed, with a reference on their page; NULL: no memory. */
 u8 *qre_piece_take(enum qre_pool pool, unsigned int size, struct page **page);

@@ -18,6 +18,7 @@
 #include "compat.h"
 #include "control.h"
 #include "device.h"
+#include "gro.h"
 #include "inner.h"
 #include "joiner.h"
 #include "key.h"
@@ -32,7 +33,7 @@
 #define QRE_RESET_SIZE	    21 /* of the shortest stateless reset: RFC 9000 section 10.3 */
 /* Of a packet: what its session is found by and its header is read with. */
 #define QRE_BEGINNING (QRE_HEADER_MAX + QRE_SAMPLE_SIZE)
-#define QRE_COPIED    256 /* a smaller packet is copied: it must not keep a large page */
+#define QRE_COPIED    256 /* a smaller packet must not keep a large page */
 /* So that the IP header behind the DATAGRAM head is aligned to four. */
 #define QRE_PLAIN_PAD (NET_SKB_PAD + 1)
 
@@ -156,13 +157,14 @@ static bool qre_plain_take(struct qre_work *w, unsigned int size)
 {
 	w->piece_size = SKB_DATA_ALIGN(QRE_PLAIN_PAD + size) +
 			SKB_DATA_ALIGN(sizeof(struct skb_shared_info));
-	w->piece = qre_piece_take(QRE_PLAINTEXT, w->piece_size, &w->page);
+	w->pool = size <= QRE_COPIED ? QRE_SMALL : QRE_PLAINTEXT;
+	w->piece = qre_piece_take(w->pool, w->piece_size, &w->page);
 	return w->piece;
 }
 
 static void qre_plain_give(struct qre_work *w)
 {
-	qre_piece_give(QRE_PLAINTEXT, w->piece, w->piece_size, w->page);
+	qre_piece_give(w->pool, w->piece, w->piece_size, w->page);
 }
 
 static struct sk_buff *qre_plain_copy(const u8 *at, unsigned int size)
@@ -179,7 +181,7 @@ static struct sk_buff *qre_plain_skb(struct qre_work *w, const u8 *at, unsigned 
 {
 	struct sk_buff *skb;
 
-	if (size <= QRE_COPIED) {
+	if (size <= QRE_COPIED && w->pool != QRE_SMALL) {
 		skb = qre_plain_copy(at, size);
 		qre_plain_give(w);
 		return skb;
@@ -273,7 +275,7 @@ static void qre_deliver(struct qre_session *s, struct sk_buff *skb,
 	if (p->ipv6 ? ipv6_hdr(skb)->nexthdr == IPPROTO_TCP : ip_hdr(skb)->protocol == IPPROTO_TCP)
 		qre_clamp_mss(s, skb, p->ipv6);
 	qre_count_session(s, true, 1, skb->len);
-	gro_cells_receive(&qdev->gro, skb);
+	qre_gro_receive(qdev->gro, skb);
 }
 
 /* Consumes the plaintext, with an inner packet @at in it. */

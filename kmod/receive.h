@@ -6,6 +6,7 @@
 #include <linux/scatterlist.h>
 #include <linux/skbuff.h>
 
+#include "pages.h"
 #include "qre.h"
 
 struct aead_request;
@@ -28,6 +29,7 @@ struct qre_work {
 	struct sk_buff *source_skb;
 	struct net_device *stray_from; /* held: it is a stranger's if it does not open. Or NULL */
 	struct page *page;	       /* of the piece that is decrypted into */
+	enum qre_pool pool;
 	u8 *piece;
 	u32 piece_size, plain_size;
 	u8 iv[QRE_IV_SIZE];

@@ -1,5 +1,5 @@
 """A delivered packet is whole for everything that meets it before a socket does: tc, XDP, packet sockets, netfilter,
-other devices. Small packets, which are copied, large ones, which are not, and those that GRO has merged."""
+other devices. Small packets, large ones, and those that GRO has merged."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ _INSTEAD = "a tunnel works wherever the rules let it in"
 def firewall(loaded: Profile) -> Findings:
     """For a server's profile."""
     assert loaded.listen is not None
-    address, port = ipv4_of_listen(loaded.listen.ip), loaded.listen.port
+    address, port = ipv4_of_listen(loaded.listen.addresses), loaded.listen.port
     if address is None:
         seen = f"Listen is {loaded.listen}, and rules are read for IPv4"
         yield Finding(_NAME, YesNo.UNKNOWN, seen, f"see `nft list ruleset` for UDP {port}", _INSTEAD)

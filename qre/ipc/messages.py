@@ -8,11 +8,12 @@ one answer.
 from __future__ import annotations
 
 import enum
+from ipaddress import ip_address
 from typing import Annotated, Literal
 
 import msgspec
 
-from qre.addresses import Address, Network
+from qre.addresses import Address
 from qre.causes import Cause
 from qre.dataplane.protocol import ConnectionId, Prefixes
 from qre.dataplane.status import DeviceCounters, SessionStatus
@@ -20,14 +21,11 @@ from qre.dest_profile import DestProfile
 from qre.ends import LIKE_DEST, MAX_ADDRESSES, MAX_CLIENTS, EndpointOrder, Forward, Role, WhenDestIsDown
 from qre.kernel.netfilter.table_status import ForwardStatus, SiteTcpPort
 from qre.profile_secrets import Interfaces, ListedClient
-from qre.structs import U16, U32, U64, Message, Port, Struct, Text
+from qre.structs import U16, U32, U64, IpVersions, ListenAddresses, Message, Port, Routes, SitePorts, Struct, Text
 
 VERSION = 1
 #: The largest message on any channel, in bytes.
 MAX_MESSAGE = 1 << 21
-
-#: AllowedIPs of an interface and of all its clients.
-Routes = Annotated[tuple[Network, ...], msgspec.Meta(max_length=1280)]
 
 
 class Party(enum.StrEnum):
@@ -44,11 +42,6 @@ class Party(enum.StrEnum):
 
 #: Bytes of routed connection IDs, or LIKE_DEST.
 RoutedCidLen = Annotated[int, msgspec.Meta(ge=0, le=20)]
-
-IpVersions = Annotated[tuple[Annotated[int, msgspec.Meta(ge=4, le=6)], ...], msgspec.Meta(max_length=2)]
-
-#: TCP ports that are passed to Dest.
-SitePorts = Annotated[tuple[Port, ...], msgspec.Meta(max_length=16)]
 
 
 class ServerAddress(Struct, frozen=True, kw_only=True):
@@ -75,6 +68,7 @@ class WorkerConfig(Struct, frozen=True, kw_only=True):
     server_name: Text
     listen_ip: Text = ""  # server; with --server-underlay applied
     listen_port: U16 = 0
+    listen_only: ListenAddresses = ()  # Listen's, where they are several; listen_ip is every address then
     dest_host: Text = ""
     dest_port: U16 = 0
     max_time_diff_ms: U64 = 60_000
@@ -108,6 +102,11 @@ class WorkerConfig(Struct, frozen=True, kw_only=True):
     joined: bool = False  # server: another daemon is the port's front and passes us our clients
     followed: bool = False  # server: the port's front before us was another daemon
     register_cid_map: bool = True  # server on the kernel's data plane; otherwise the BPF loader mirrors
+
+    @property
+    def listen(self) -> tuple[Address, ...]:
+        """A server's addresses, as its profile has them."""
+        return self.listen_only or (ip_address(self.listen_ip),)
 
 
 # --- life cycle: supervisor -> worker, unless said otherwise ---

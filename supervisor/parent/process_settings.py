@@ -89,6 +89,7 @@ def _with_server(made: WorkerConfig, profile: Profile) -> WorkerConfig:
         dest_profile=None if seen is not None and seen.dest not in {"", dest} else seen,  # of the Dest before
         listen_ip=str(listen.ip),
         listen_port=listen.port,
+        listen_only=listen.several,
         dest_host=server.dest.host,
         dest_port=server.dest.port,
         max_time_diff_ms=server.max_time_diff_ms,

@@ -48,13 +48,13 @@ def test_a_visitor_of_either_version_is_answered_from_the_address_that_it_speaks
         visitor.settimeout(PATIENCE)
         send_to(visitor, to, b"hello", ecn)
         buffer = bytearray(100)
-        length, source, mark = receive_into(port, buffer, wildcard=True)
+        length, source, mark = receive_into(port, buffer, ours=())
         assert (length, mark) == (5, ecn)
         assert source == (LOOPBACK[family], visitor.getsockname()[1], spoken_to)
         for segment, answers in ((0, [b"answer"]), (4, [b"answ", b"er"])):
             send_to(port, source, b"answer", ecn, segment)
             for answer in answers:
-                length, source_of_answer, mark = receive_into(visitor, buffer, wildcard=False)
+                length, source_of_answer, mark = receive_into(visitor, buffer, ours=None)
                 assert (bytes(buffer[:length]), source_of_answer, mark) == (answer, to, ecn)
 
 

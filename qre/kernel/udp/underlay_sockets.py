@@ -171,6 +171,15 @@ def source_address(ip: str, peer: Address) -> Address | None:
         return None
 
 
+def require_address(ip: Address) -> None:
+    """Raise QreError unless this machine has the address: one of several, and the sockets are bound to every one."""
+    try:
+        with _new(family_of(str(ip))) as probe:
+            probe.bind((str(ip), 0))
+    except OSError as error:
+        raise _refused(f"Listen {ip}", error) from error
+
+
 def require_free(ip: str, port: int) -> None:
     """Bind the UDP port and release it. Raises QreError when it cannot be bound."""
     try:

@@ -32,7 +32,7 @@ from qre.ipc.tasks import Tasks
 from qre.ipc.worker import LimitedLog, place_of
 from qre.kernel.capabilities import NUMBERS
 from qre.kernel.port_sockets import bound_sockets
-from qre.kernel.udp.underlay_sockets import AbsentAddressError, require_address, server_pair
+from qre.kernel.udp.underlay_sockets import AbsentAddressError, server_pair
 from qre.supervisor.control import ControlSocket
 from qre.supervisor.crew import Crew, parties_of
 from qre.supervisor.daemon_status import watch_traffic
@@ -200,9 +200,8 @@ class _Supervisor:
         if held[0] is not None and held[1] is not None:
             return socket.socket(fileno=held[0]), socket.socket(fileno=held[1])
         at = setup.config.listen_ip, setup.config.listen_port
-        for each in setup.config.listen_only:  # else the port would be open at fewer addresses than were asked for
-            require_address(each)
-        return server_pair(*at, beside_kernel=bound_sockets(*at) if setup.kernel_holds_port else None)
+        beside_kernel = bound_sockets(*at) if setup.kernel_holds_port else None
+        return server_pair(*at, setup.config.listen_only, beside_kernel=beside_kernel)
 
     def _open_front(self, setup: Setup, crew: Crew) -> None:
         """Let other daemons join our port."""

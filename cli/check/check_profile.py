@@ -145,12 +145,10 @@ def tunnel(name: str, config: GlobalConfig) -> Findings:
 
 def listen(loaded: Profile, settings: ServerSettings, config: GlobalConfig) -> Findings:
     """Bound and released, unless the profile is up and holds it itself."""
-    from qre.kernel.udp.underlay_sockets import require_address, require_free
+    from qre.kernel.udp.underlay_sockets import require_free
 
     try:
-        for each in settings.listen.several:
-            require_address(each)
-        require_free(str(settings.listen.ip), settings.listen.port)
+        require_free(str(settings.listen.ip), settings.listen.port, settings.listen.several)
     except QreError as error:
         yield _own_port(loaded, settings, config) or refused("listen", error)
     else:

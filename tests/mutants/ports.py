@@ -9,7 +9,7 @@ MUTANTS = {
         M(
             "sets the CID length",
             "load",
-            "_set_lengths(handle, sum(1 << length for length in cid_lengths(routed_cid_len)))",
+            "_set_constants(handle, sum((1 << length for length in cid_lengths(routed_cid_len))), listen)",
             "None",
         ),
         M("binds", "_pair", "server_pair(port.ip, port.port)", "server_pair('127.0.0.1', 0)"),

@@ -155,6 +155,19 @@ def test_a_server_on_every_address_asks_whether_the_destination_is_local() -> No
     assert "0.0.0.0" not in str(added(everywhere, "rule"))
 
 
+def test_of_several_addresses_each_is_passed_and_noted_and_no_other() -> None:
+    other = IPv4Address("192.0.2.2")
+    several = replace(FACE, listen=Listening((LISTEN, other), 8443))
+    both = "{'set': ['192.0.2.1', '192.0.2.2']}"
+    for chain in ("to_dest", "ours", "ttl", "from_us", "datagrams_in", "datagrams_out"):
+        one = "".join(rules(FACE, chain))
+        assert "".join(rules(several, chain)) == one.replace(repr(str(LISTEN)), both) != one
+    (record,) = read_listing(listed(several)).records.values()
+    assert record.listen == several.listen
+    assert all(each.meets(record.listen) for each in (FACE.listen, several.listen, Listening((other,), 8443)))
+    assert not any(each.meets(record.listen) for each in (Listening((OURS,), 8443), Listening((LISTEN,), 443)))
+
+
 def test_over_ipv6_it_is_another_table_with_the_same_rules() -> None:
     """And one more: a redirect to Dest would tell a neighbour of it."""
     assert {(each["family"], each["table"]) for each in added(OVER_IPV6, "rule")} == {("ip6", "qre-qre0")}

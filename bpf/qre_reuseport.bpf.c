@@ -55,7 +55,7 @@ const volatile struct {
 	__u32 routed_cid_lengths;
 	__u32 several;
 	__u32 listen[QRE_MAX_LISTEN][4];
-} qre_settings = { .routed_cid_lengths = 1U << QRE_MAX_CID_LEN };
+} qre_settings = {.routed_cid_lengths = 1U << QRE_MAX_CID_LEN};
 
 /*
  * Whether the address that a packet was sent to is Listen's. Without a branch for each address, for

@@ -61,11 +61,10 @@ def listen_by_version(addresses: Iterable[Address]) -> dict[int, tuple[Address, 
     return dict(sorted(found.items()))
 
 
-def ipv4_of_listen(addresses: Iterable[Address]) -> IPv4Address | None:
-    """What a server's addresses take of IPv4, the first: 0.0.0.0, which is every address, for ::, and nothing for any
-    other of IPv6."""
-    found = listen_by_version(addresses).get(4, (None,))[0]
-    return found if isinstance(found, IPv4Address) else None
+def ipv4_of_listen(addresses: Iterable[Address]) -> tuple[IPv4Address, ...]:
+    """What a server's addresses take of IPv4: 0.0.0.0, which is every address, for ::, and nothing for any other of
+    IPv6."""
+    return tuple(each for each in listen_by_version(addresses).get(4, ()) if isinstance(each, IPv4Address))
 
 
 def outer_networks(endpoint: str | None) -> tuple[Network, ...]:

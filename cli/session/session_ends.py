@@ -78,7 +78,7 @@ def session_ends(
         remedy = f"write both of IPv{ends[0].ip.version}"
         raise UserError(f"field {UNDERLAYS[1]}", f"{ends[1]} is of another version of IP than {ends[0]}", remedy)
     listen = server.server.listen
-    if (ip := ipv4_of_listen(listen.addresses)) is None and ends[0] is None:
+    if (ip := next(iter(ipv4_of_listen(listen.addresses)), None)) is None and ends[0] is None:
         remedy = f"give {UNDERLAYS[0]}=192.0.2.1:{listen.port} {UNDERLAYS[1]}=198.51.100.7:50443"
         raise UserError(f"Listen {listen}", "addresses for tests are of IPv4 alone", remedy)
     ours = stand_ins.server_ip if ip is None or ip == _ANY else ip

@@ -58,27 +58,32 @@ const volatile struct {
 } qre_settings = {.routed_cid_lengths = 1U << QRE_MAX_CID_LEN};
 
 /*
- * Whether the address that a packet was sent to is Listen's. Without a branch for each address, for
- * the verifier's sake (see below).
+ * Whether the address that a packet was sent to is Listen's. There is no branch for each address,
+ * for the verifier's sake (see below). To a process that has CAP_BPF alone, kernels before 6.8
+ * refuse to overwrite a part of a register that was put on the stack, so nothing but the packet is
+ * put in to.
  */
 static __always_inline bool qre_listens(struct sk_reuseport_md *md)
 {
-	__u32 to[4] = {}, missed = 1, differs, i;
+	__u32 first = 0, second = 0, third = bpf_htonl(0xffff), missed = 1, to[4], differs, i;
 
 	if (md->eth_protocol == bpf_htons(ETH_P_IP)) {
-		to[2] = bpf_htonl(0xffff);
 		if (bpf_skb_load_bytes_relative(md, offsetof(struct iphdr, daddr), &to[3],
 						sizeof(to[3]), BPF_HDR_START_NET))
 			return true;
-	} else if (bpf_skb_load_bytes_relative(md, offsetof(struct ipv6hdr, daddr), to, sizeof(to),
-					       BPF_HDR_START_NET)) {
-		return true;
+	} else {
+		if (bpf_skb_load_bytes_relative(md, offsetof(struct ipv6hdr, daddr), to, sizeof(to),
+						BPF_HDR_START_NET))
+			return true;
+		first = to[0];
+		second = to[1];
+		third = to[2];
 	}
 #pragma clang loop unroll(full)
 	for (i = 0; i < QRE_MAX_LISTEN; i++) {
-		differs = to[0] ^ qre_settings.listen[i][0];
-		differs |= to[1] ^ qre_settings.listen[i][1];
-		differs |= to[2] ^ qre_settings.listen[i][2];
+		differs = first ^ qre_settings.listen[i][0];
+		differs |= second ^ qre_settings.listen[i][1];
+		differs |= third ^ qre_settings.listen[i][2];
 		differs |= to[3] ^ qre_settings.listen[i][3];
 		missed &= (differs | -differs) >> 31;
 	}

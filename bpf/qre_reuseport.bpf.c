@@ -59,7 +59,7 @@ const volatile struct {
 
 /*
  * Whether the address that a packet was sent to is Listen's. There is no branch for each address,
- * for the verifier's sake (see below). To a process that has CAP_BPF alone, kernels before 6.8
+ * for the verifier's sake (see below). To a process that has CAP_BPF alone, kernels like 6.1
  * refuse to overwrite a part of a register that was put on the stack, so nothing but the packet is
  * put in to.
  */

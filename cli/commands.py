@@ -60,7 +60,7 @@ or none, and nothing is overwritten. Fields:
   Endpoint=HOST:PORT         where clients reach the server
   Dest=HOST:PORT             the web site (HTTP/3) that everybody else sees
   [ServerName=NAME]          its name
-  [Listen=IP:PORT]           where the server listens
+  [Listen=IP:PORT,…]         where the server listens
   [ServerProfile=NAME] [ClientProfile=NAME]
   [ServerAddress=CIDR,…] [ClientAddress=CIDR,…]
   [AllowedIPs=CIDR,…]        the client's routes; 0.0.0.0/0 sends everything through the tunnel

@@ -57,11 +57,11 @@ DEFAULTS = (
     Default(("RealityMaxTimeDiff",), ("init",), "60s"),
     Default(("Address",), ("add-client",), "the lowest free address of each network"),
     Default(("AllowedIPs",), ("add-client",), "no network behind the client"),
-    Default(("Endpoint",), ("add-client",), "ClientEndpoint, else Listen when it is one address"),
+    Default(("Endpoint",), ("add-client",), "ClientEndpoint, else Listen, unless that is every address"),
     Default(
         ("Endpoint",),
         ("export", "rotate-key"),
-        "the client's own, else ClientEndpoint, else Listen when it is one address",
+        "the client's own, else ClientEndpoint, else Listen, unless that is every address",
     ),
     Default(("File",), ("add-client", "export"), "standard output"),
     Default(("As",), ("export",), "all on a terminal, else file"),
@@ -87,12 +87,12 @@ DEFAULTS = (
     Default(
         ("ServerUnderlay",),
         ("session-plan", "session-demo"),
-        f"the server's Listen, or {LOOPBACK_SERVER_IP} with its port when Listen is 0.0.0.0",
+        f"the server's Listen, the first of IPv4, or {LOOPBACK_SERVER_IP} with its port when Listen is 0.0.0.0",
     ),
     Default(
         ("ServerUnderlay",),
         ("session-capture",),
-        f"the server's Listen, or {PATH_SERVER_IP} with its port when Listen is 0.0.0.0",
+        f"the server's Listen, the first of IPv4, or {PATH_SERVER_IP} with its port when Listen is 0.0.0.0",
     ),
     Default(("ServerUnderlay",), (_DEMO,), "the server's Listen"),
     Default(("ServerUnderlay",), (_CLIENT,), "the profile's Endpoint"),

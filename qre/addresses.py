@@ -47,17 +47,24 @@ def host_port(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def listen_by_version(ip: Address) -> dict[int, Address]:
-    """What a server's address takes, by version of IP: :: takes both."""
-    both: dict[int, Address] = {4: IPv4Address(0), 6: IPv6Address(0)}
-    return both if ip == both[6] else {ip.version: ip}
+def address_ports(addresses: Iterable[Address], port: int) -> str:
+    """As the profile has Listen."""
+    return ", ".join(host_port(str(each), port) for each in addresses)
 
 
-def ipv4_of_listen(ip: Address) -> IPv4Address | None:
-    """What a server's address takes of IPv4: 0.0.0.0, which is every address, for ::, and nothing for any other of
+def listen_by_version(addresses: Iterable[Address]) -> dict[int, tuple[Address, ...]]:
+    """What a server's addresses take, by version of IP: :: takes both."""
+    found: dict[int, tuple[Address, ...]] = {}
+    for each in addresses:
+        taken = (IPv4Address(0), each) if each == IPv6Address(0) else (each,)
+        found |= {it.version: (*found.get(it.version, ()), it) for it in taken}
+    return dict(sorted(found.items()))
+
+
+def ipv4_of_listen(addresses: Iterable[Address]) -> tuple[IPv4Address, ...]:
+    """What a server's addresses take of IPv4: 0.0.0.0, which is every address, for ::, and nothing for any other of
     IPv6."""
-    found = listen_by_version(ip).get(4)
-    return found if isinstance(found, IPv4Address) else None
+    return tuple(each for each in listen_by_version(addresses).get(4, ()) if isinstance(each, IPv4Address))
 
 
 def outer_networks(endpoint: str | None) -> tuple[Network, ...]:

@@ -11,6 +11,8 @@ DEFAULT_MTU = 1380
 DEFAULT_TIME_DIFF_MS = 60_000
 #: Clients of a server that its profile can name, and sessions of a device.
 MAX_CLIENTS = 2000
+#: Addresses at which a server listens. qre_reuseport.bpf.c has the same number.
+MAX_LISTEN = 8
 #: Addresses of a name that the process which looks it up tells.
 MAX_ADDRESSES = 64
 

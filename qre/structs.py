@@ -12,6 +12,7 @@ from typing import Annotated, Any, Final
 import msgspec
 
 from qre.addresses import Address, Interface, Network
+from qre.ends import MAX_LISTEN
 
 #: The longest text of an address with a prefix length.
 _LONGEST_ADDRESS: Final = 49
@@ -22,6 +23,13 @@ Port = Annotated[int, msgspec.Meta(ge=1, le=0xFFFF)]
 U32 = Annotated[int, msgspec.Meta(ge=0, le=0xFFFFFFFF)]
 U64 = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 Text = Annotated[str, msgspec.Meta(max_length=512)]
+#: At which a server listens.
+ListenAddresses = Annotated[tuple[Address, ...], msgspec.Meta(max_length=MAX_LISTEN)]
+#: AllowedIPs of an interface and of all its clients.
+Routes = Annotated[tuple[Network, ...], msgspec.Meta(max_length=1280)]
+IpVersions = Annotated[tuple[Annotated[int, msgspec.Meta(ge=4, le=6)], ...], msgspec.Meta(max_length=2)]
+#: TCP ports that are passed to Dest.
+SitePorts = Annotated[tuple[Port, ...], msgspec.Meta(max_length=16)]
 #: A numeric address as sockets have it.
 IpText = Annotated[str, msgspec.Meta(max_length=45)]
 

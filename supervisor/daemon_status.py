@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from qre.addresses import host_port
+from qre.addresses import address_ports, host_port
 from qre.dataplane.status import SessionStatus, SharedPort
 from qre.ends import Role
 from qre.ipc.messages import (
@@ -45,7 +45,7 @@ async def describe(crew: Crew) -> dict[str, Any]:
     handshake = await crew.status(Party.HANDSHAKE)
     loader = await crew.status(Party.BPF_LOADER)
     adopted = _adopted(dataplane, kernel)
-    listen = host_port(config.listen_ip, config.listen_port)
+    listen = address_ports(config.listen, config.listen_port) if server else ""
     if config.joined:
         port = kernel.shared_port if kernel is not None else None
         cid_map, shared_loader = (
@@ -95,7 +95,7 @@ def _configured(config: WorkerConfig) -> dict[str, Any]:
         "mtu": config.mtu,
         "address": plain(config.address),
         "allowed_ips": plain(config.allowed_ips),
-        "listen": host_port(config.listen_ip, config.listen_port) if server else None,
+        "listen": address_ports(config.listen, config.listen_port) if server else None,
         "endpoint": None if server else host_port(config.endpoint_host, config.endpoint_port),
         "endpoints": None if server else endpoints_of(config),
         "dest": host_port(config.dest_host, config.dest_port) if server else None,

@@ -24,7 +24,7 @@ from qre.device.control_client import front_path
 from qre.errors import MachineError, UserError
 from qre.ipc.channel import Channel, ChannelClosedError
 from qre.ipc.messages import WorkerConfig
-from qre.structs import U16, U64, Message, Text
+from qre.structs import U16, U64, ListenAddresses, Message, Text
 
 _JOIN_TIMEOUT: Final = 20.0
 _RETRY: Final = 0.1
@@ -43,6 +43,7 @@ class Join(Message, frozen=True, kw_only=True):
     dest: Text
     max_time_diff_ms: U64
     replay_store: Text = ""
+    listen_only: ListenAddresses = ()  # in an order of their own
     routed_cid_len: U16
     user_dataplane: bool
 
@@ -74,6 +75,7 @@ def join_of(config: WorkerConfig) -> Join:
         dest=host_port(config.dest_host, config.dest_port),
         max_time_diff_ms=config.max_time_diff_ms,
         replay_store=config.replay_store,
+        listen_only=tuple(sorted(config.listen_only, key=str)),
         routed_cid_len=config.routed_cid_len,
         user_dataplane=config.user_dataplane,
     )
@@ -84,6 +86,7 @@ def refusal(own: Join, its: Join) -> str:
     if own.user_dataplane or its.user_dataplane:
         return "a port is shared on the kernel's data plane only; set Dataplane = kernel, or choose another port"
     compared = (
+        ("Listen", _addresses(own), _addresses(its)),
         ("ServerName", own.server_name.lower(), its.server_name.lower()),
         ("Dest", own.dest, its.dest),
         ("RealityMaxTimeDiff", f"{own.max_time_diff_ms} ms", f"{its.max_time_diff_ms} ms"),
@@ -94,6 +97,10 @@ def refusal(own: Join, its: Join) -> str:
         if ours != theirs:
             return f"{name} is {theirs}, and {ours} at the port's front ({own.profile}); make them equal"
     return ""
+
+
+def _addresses(join: Join) -> str:
+    return ", ".join(map(str, join.listen_only)) or "every address"
 
 
 @dataclass

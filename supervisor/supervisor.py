@@ -203,7 +203,8 @@ class _Supervisor:
         if held[0] is not None and held[1] is not None:
             return socket.socket(fileno=held[0]), socket.socket(fileno=held[1])
         at = setup.config.listen_ip, setup.config.listen_port
-        return server_pair(*at, beside_kernel=bound_sockets(*at) if setup.kernel_holds_port else None)
+        beside_kernel = bound_sockets(*at) if setup.kernel_holds_port else None
+        return server_pair(*at, setup.config.listen_only, beside_kernel=beside_kernel)
 
     def _open_front(self, setup: Setup, crew: Crew) -> None:
         """Let other daemons join our port."""

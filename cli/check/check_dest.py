@@ -20,7 +20,7 @@ def dest(loaded: Profile) -> Findings:
     """For a server's profile."""
     assert loaded.server is not None and loaded.listen is not None
     settings = loaded.server
-    ours = OurNetwork(own_listens() | {(loaded.listen.ip, loaded.listen.port)})
+    ours = OurNetwork(own_listens() | set(loaded.listen.ends))
     found = asyncio.run(Assessor(ours).assess(Site(settings.dest, settings.server_name)))
     bad = [each for each in found.against if each.weight is Weight.UNUSABLE]
     if bad:

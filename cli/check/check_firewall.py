@@ -6,7 +6,7 @@ passes other rules than what comes from outside.
 
 from __future__ import annotations
 
-from qre.addresses import ipv4_of_listen
+from qre.addresses import Address, ipv4_of_listen
 from qre.cli.check.findings import AS_ROOT, Finding, Findings, YesNo
 from qre.config.model import Profile
 from qre.errors import QreError
@@ -24,22 +24,24 @@ _INSTEAD = "a tunnel works wherever the rules let it in"
 def firewall(loaded: Profile) -> Findings:
     """For a server's profile."""
     assert loaded.listen is not None
-    address, port = ipv4_of_listen(loaded.listen.ip), loaded.listen.port
-    if address is None:
+    addresses, port = ipv4_of_listen(loaded.listen.addresses), loaded.listen.port
+    if not addresses:
         seen = f"Listen is {loaded.listen}, and rules are read for IPv4"
         yield Finding(_NAME, YesNo.UNKNOWN, seen, f"see `nft list ruleset` for UDP {port}", _INSTEAD)
         return
     try:
         require_capabilities("nftables", ["CAP_NET_ADMIN"])
         with NetlinkSocket(NETLINK_ROUTE) as netlink:
-            index = way_in(netlink, address)
-            device = (name_of(netlink, index) if index is not None else None) or ""
+            datagrams = [Datagram(_device(netlink, each), each, port) for each in addresses]
         objects = Firewall("SiteTcp").run([LIST_RULES])
     except QreError as error:
         yield Finding(_NAME, YesNo.UNKNOWN, str(error), error.remedy or AS_ROOT, _INSTEAD)
         return
-    found = arrival(objects, Datagram(device, address, port))
-    what = f"UDP {port}{f' that comes in by {device}' if device else ''}"
+    found, datagram = max(
+        ((arrival(objects, each), each) for each in datagrams), key=lambda it: (it[0].dropped, it[0].doubtful)
+    )
+    to = f"{datagram.address}:{port}" if len(addresses) > 1 and (found.dropped or found.doubtful) else f"{port}"
+    what = f"UDP {to}{f' that comes in by {datagram.device}' if datagram.device else ''}"
     remedy = f"let it pass there, as with `udp dport {port} accept`, or `ufw allow {port}/udp`"
     if found.dropped:
         yield Finding(_NAME, YesNo.NO, f"the chain {found.chain} drops {what}: no client gets in", remedy)
@@ -48,3 +50,9 @@ def firewall(loaded: Profile) -> Findings:
         yield Finding(_NAME, YesNo.UNKNOWN, seen, f"see `nft list ruleset`; {remedy}", _INSTEAD)
     else:
         yield Finding(_NAME, YesNo.YES, f"nothing in nftables drops {what}", instead=_INSTEAD)
+
+
+def _device(netlink: NetlinkSocket, address: Address) -> str:
+    """The one by which datagrams to there come in; empty when it is not known."""
+    index = way_in(netlink, address)
+    return (name_of(netlink, index) if index is not None else None) or ""

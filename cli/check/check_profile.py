@@ -148,7 +148,7 @@ def listen(loaded: Profile, settings: ServerSettings, config: GlobalConfig) -> F
     from qre.kernel.udp.underlay_sockets import require_free
 
     try:
-        require_free(str(settings.listen.ip), settings.listen.port)
+        require_free(str(settings.listen.ip), settings.listen.port, settings.listen.several)
     except QreError as error:
         yield _own_port(loaded, settings, config) or refused("listen", error)
     else:

@@ -6,10 +6,11 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from qre.addresses import Address, listen_by_version
+from qre.addresses import listen_by_version
 from qre.cli.check.findings import AS_ROOT, Finding, Findings, YesNo
 from qre.config.model import GlobalConfig, Profile
 from qre.errors import QreError
+from qre.kernel.netfilter.listening import Listening
 
 _NAMES = {4: "tcp to dest", 6: "tcp over ipv6"}
 _INSTEAD = "the tunnel works without it, but a closed TCP port tells it from a site"
@@ -25,12 +26,12 @@ def site_tcp(loaded: Profile, config: GlobalConfig) -> Findings:
         yield Finding(_NAMES[4], YesNo.YES, "SiteTcp is off", instead=_INSTEAD)
         return
     described = daemon_of(config, loaded.device)
-    for version, address in listen_by_version(loaded.listen.ip).items():
+    for version, addresses in listen_by_version(loaded.listen.addresses).items():
         if described is not None:
             told = described.get("site_tcp")
             yield _as_told(version, None if told is None else [each for each in told if each["ip"] == version])
         else:
-            yield _as_seen(loaded, config, address)
+            yield _as_seen(loaded, config, Listening(addresses, loaded.listen.port))
         try:
             closed = _closed(loaded, version)
         except QreError:
@@ -60,20 +61,19 @@ def _as_told(version: int, ports: list[dict[str, Any]] | None) -> Finding:
     return Finding(name, YesNo.YES, f"TCP {passed} is passed to Dest", instead=_INSTEAD)
 
 
-def _as_seen(loaded: Profile, config: GlobalConfig, address: Address) -> Finding:
+def _as_seen(loaded: Profile, config: GlobalConfig, listen: Listening) -> Finding:
     from qre.kernel.site_tcp.listeners import taken_ports
     from qre.kernel.site_tcp.site_face import NO_FORWARDING, TAKEN, Wanted, can_be_sent_on
     from qre.kernel.socket import NETLINK_ROUTE, NetlinkSocket
 
-    assert loaded.listen is not None
-    name = _NAMES[address.version]
-    wanted = Wanted(loaded.device, (address, loaded.listen.port), config.site_tcp, None, 0, 1)
+    name = _NAMES[listen.version]
+    wanted = Wanted(loaded.device, listen, config.site_tcp, None, 0, 1)
     ports = [port for port, _ in wanted.chosen()]
     try:
-        _closed(loaded, address.version)
-        taken = taken_ports(address)
+        _closed(loaded, listen.version)
+        taken = frozenset[int]().union(*map(taken_ports, listen.addresses))
         with NetlinkSocket(NETLINK_ROUTE) as netlink:
-            sent_on = can_be_sent_on(netlink, address.version)
+            sent_on = can_be_sent_on(netlink, listen.version)
     except QreError as error:
         if os.geteuid() != 0:
             return Finding(name, YesNo.UNKNOWN, error.why or error.what, AS_ROOT, _INSTEAD)

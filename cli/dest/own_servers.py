@@ -16,4 +16,4 @@ def own_listens() -> frozenset[tuple[Address, int]]:
         profiles = valid_profiles(load_global(os.environ))
     except QreError:
         return frozenset()
-    return frozenset((each.listen.ip, each.listen.port) for each in profiles if each.listen is not None)
+    return frozenset(end for each in profiles if each.listen is not None for end in each.listen.ends)

@@ -78,7 +78,7 @@ def check_not_reachable(listening: socket.socket, profiles: list[Profile]) -> No
     inside = {own.ip for profile in profiles for own in profile.address}
     if address.is_loopback or address in inside:
         return
-    outside = {profile.listen.ip for profile in profiles if profile.listen is not None}
+    outside = {ip for profile in profiles if profile.listen is not None for ip in profile.listen.addresses}
     why = ""
     if address.is_unspecified:
         why = "it listens on every address"

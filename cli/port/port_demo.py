@@ -22,7 +22,7 @@ from qre.cli.port.port_fields import DemoFields, parse_demo_fields
 from qre.cli.port.port_front import Front, module, say, set_up
 from qre.cli.port.port_loader import port_counters, stay
 from qre.cli.port.ready_file import check_ready_file
-from qre.cli.session.session_ends import check_roles
+from qre.cli.session.session_ends import check_roles, only_listen
 from qre.cli.session.session_plan import session_of
 from qre.cli.undo import Undo
 from qre.config.model import Profile
@@ -66,7 +66,7 @@ def shared_port_session_demo(arguments: list[str], options: Options) -> int:
             check_ready_file(fields.lasting.ready_file)
         assert qre is not None
         with Undo() as undo:
-            front = set_up(undo, fields.loading, fields.server_underlay or server.server.listen, qre)
+            front = set_up(undo, fields.loading, fields.server_underlay or only_listen(server), qre)
             if asyncio.run(_unless_told(_Demo(fields, server, client, qre, undo, front), end)):
                 say(port_counters(server.device))
                 stay(undo, front, fields.lasting, end)

@@ -188,6 +188,7 @@ def _rules_lines(profile: Profile, config: GlobalConfig) -> list[str]:
     from qre.addresses import listen_by_version
     from qre.config.model import HostPort
     from qre.ends import Forward
+    from qre.kernel.netfilter.listening import Listening
     from qre.kernel.netfilter.own_tables import FORWARD, SITE_TCP, OwnTable, table_of
     from qre.kernel.site_tcp.site_face import Wanted
 
@@ -196,8 +197,8 @@ def _rules_lines(profile: Profile, config: GlobalConfig) -> list[str]:
 
     assert profile.server is not None and profile.listen is not None
     device, dest, lines = profile.device, profile.server.dest, list[str]()
-    for version, address in listen_by_version(profile.listen.ip).items():
-        wanted = Wanted(device, (address, profile.listen.port), config.site_tcp, None, dest.port, 1)
+    for version, addresses in listen_by_version(profile.listen.addresses).items():
+        wanted = Wanted(device, Listening(addresses, profile.listen.port), config.site_tcp, None, dest.port, 1)
         ports = ", ".join(f"{port} to {HostPort(dest.host, its)}" for port, its in wanted.chosen())
         forwards = "forward IPv4 on the uplink" if version == 4 else "where this machine forwards IPv6"
         if ports:

@@ -47,6 +47,18 @@ def check_roles(server: Profile, client: Profile) -> None:
             raise UserError(f"profile {profile.name}", f"it is not a {role} profile", remedy)
 
 
+def only_listen(server: Profile) -> SocketAddress:
+    """Where a server listens, where a command takes one address. Raises UserError when there are more."""
+    from qre.config.model import SocketAddress
+
+    assert server.server is not None
+    listen = server.server.listen
+    if listen.several:
+        remedy = f"give {UNDERLAYS[0]}=IP:PORT and {UNDERLAYS[1]}=IP:PORT"
+        raise UserError(f"Listen {listen}", "this command takes one address", remedy)
+    return SocketAddress(listen.ip, listen.port)
+
+
 def check_both_or_none(command: str, fields: Mapping[str, str]) -> None:
     """Raise UserError when one underlay is given without the other."""
     if len([name for name in UNDERLAYS if name in fields]) == 1:
@@ -66,12 +78,12 @@ def session_ends(
         remedy = f"write both of IPv{ends[0].ip.version}"
         raise UserError(f"field {UNDERLAYS[1]}", f"{ends[1]} is of another version of IP than {ends[0]}", remedy)
     listen = server.server.listen
-    if (ip := ipv4_of_listen(listen.ip)) is None and ends[0] is None:
+    if (ip := next(iter(ipv4_of_listen(listen.addresses)), None)) is None and ends[0] is None:
         remedy = f"give {UNDERLAYS[0]}=192.0.2.1:{listen.port} {UNDERLAYS[1]}=198.51.100.7:50443"
         raise UserError(f"Listen {listen}", "addresses for tests are of IPv4 alone", remedy)
-    if ip is None or ip == _ANY:
-        listen = parse_ipv4_socket_address(f"{stand_ins.server_ip}:{listen.port}")
-    return ends[0] or listen, ends[1] or parse_ipv4_socket_address(stand_ins.client)
+    ours = stand_ins.server_ip if ip is None or ip == _ANY else ip
+    at = parse_ipv4_socket_address(f"{ours}:{listen.port}")
+    return ends[0] or at, ends[1] or parse_ipv4_socket_address(stand_ins.client)
 
 
 def parse_end(name: str, text: str) -> SocketAddress:

@@ -45,13 +45,13 @@ def endpoints_of(server: Profile, section: ClientSection, given: Sequence[HostPo
         raise AssertionError("the caller has a server's profile")
     if known := given or section.endpoints or settings.client_endpoints:
         return known
-    if settings.listen.ip.is_unspecified:
+    if settings.listen.addresses[0].is_unspecified:
         why = "Listen is every address of this machine, so it is unknown where clients find the server"
         remedy = "write ClientEndpoint = host:port into the profile, or give the field Endpoint=host:port"
         raise UserError(f"profile {server.name}", why, remedy)
     from qre.config.model import HostPort
 
-    return (HostPort(str(settings.listen.ip), settings.listen.port),)
+    return tuple(HostPort(str(ip), port) for ip, port in settings.listen.ends)
 
 
 def client_profile(

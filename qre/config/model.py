@@ -9,8 +9,9 @@ msgspec, and pathlib only when a path is read.
 from __future__ import annotations
 
 import os
+from ipaddress import ip_address
 
-from qre.addresses import Address, Interface, Network, host_port, outer_networks
+from qre.addresses import Address, Interface, Network, address_ports, host_port, outer_networks
 from qre.ends import (
     DEFAULT_MTU,
     DEFAULT_TIME_DIFF_MS,
@@ -132,6 +133,33 @@ class SocketAddress(Value):
         return host_port(str(self.ip), self.port)
 
 
+class Listen(Value):
+    """Where a server listens: at one address, which may stand for every one, or at several, of which none does."""
+
+    addresses: tuple[Address, ...]
+    port: int
+
+    @property
+    def ip(self) -> Address:
+        """What its sockets are bound to: for several addresses every one, of IPv4 alone if they all are."""
+        if not self.several:
+            return self.addresses[0]
+        return ip_address("::" if any(each.version == 6 for each in self.addresses) else "0.0.0.0")
+
+    @property
+    def several(self) -> tuple[Address, ...]:
+        """The only ones of those that it is bound to at which the port is open; none where all are."""
+        return self.addresses if len(self.addresses) > 1 else ()
+
+    @property
+    def ends(self) -> tuple[tuple[Address, int], ...]:
+        """Each address, with the port."""
+        return tuple((each, self.port) for each in self.addresses)
+
+    def __str__(self) -> str:
+        return address_ports(self.addresses, self.port)
+
+
 class Hooks(Value):
     """Shell commands; ``%i`` stands for the device."""
 
@@ -179,7 +207,7 @@ class ReplayStore(Value):
 
 
 class ServerSettings(Value):
-    listen: SocketAddress
+    listen: Listen
     dest: HostPort
     server_name: str
     private_key: bytes  # X25519, 32 bytes
@@ -271,9 +299,12 @@ class Profile(Value):
         return tuple(dict.fromkeys((*self.allowed_ips, *(each for one in clients for each in one.allowed_ips))))
 
     @property
-    def listen(self) -> SocketAddress | None:
-        """The address that a server listens on, override included; None for a client."""
-        return (self.underlay.server or self.server.listen) if self.server is not None else None
+    def listen(self) -> Listen | None:
+        """Where a server listens, override included; None for a client."""
+        if self.server is None:
+            return None
+        given = self.underlay.server
+        return Listen((given.ip,), given.port) if given is not None else self.server.listen
 
     @property
     def endpoint(self) -> HostPort | None:

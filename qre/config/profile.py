@@ -225,7 +225,7 @@ def _check_beyond(values: Values, allowed_ips: tuple[Network, ...], address: tup
 
 
 def _server(values: Values, clients: tuple[ClientSection, ...] | None) -> ServerSettings | None:
-    listen = values.require("Listen", v.parse_socket_address)
+    listen = values.require("Listen", places.parse_listen)
     dest = values.require("Dest", v.parse_host_port)
     key = values.require("RealityPrivateKey", v.parse_key)
     if clients == ():
@@ -325,7 +325,7 @@ def _hook(values: Values, key: str) -> tuple[str, ...]:
 
 
 _SERVER_PARSERS = {
-    "Listen": v.parse_socket_address,
+    "Listen": places.parse_listen,
     "Dest": v.parse_host_port,
     "RealityPrivateKey": v.parse_key,
     "RealityPreviousKey": v.parse_key,

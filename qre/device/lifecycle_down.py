@@ -12,7 +12,8 @@ from pathlib import Path
 
 from qre.addresses import Interface, closed_beside, default_versions, host_port
 from qre.config.model import GlobalConfig, Hooks, Profile
-from qre.config.values import DEVICE_LENGTH, parse_socket_address
+from qre.config.server_places import parse_listen
+from qre.config.values import DEVICE_LENGTH
 from qre.device.control_client import front_path, ready_path, remove_left, runtime_paths
 from qre.device.device_lock import is_free, lock_path, port_name
 from qre.device.kernel_device import close_sessions, release_port
@@ -261,7 +262,7 @@ def _port_of(configured: Profile | None, saved: ProfileState | None) -> tuple[st
         text = str(configured.listen)
     if not text:
         return None
-    listen = parse_socket_address(text)
+    listen = parse_listen(text)
     return str(listen.ip), listen.port
 
 

@@ -15,16 +15,16 @@ import msgspec
 
 from qre.addresses import Interface, Network, closed_beside
 from qre.config.model import GlobalConfig, Profile
-from qre.config.values import parse_socket_address
+from qre.config.server_places import parse_listen
 from qre.device.control_client import names_in
 from qre.device.name_servers import NameService, service_of
-from qre.ends import Role
+from qre.ends import MAX_LISTEN, Role
 from qre.errors import MachineError, UntrustedInputError, UserError
 from qre.structs import address_of_text, text_of_address
 
 SUFFIX = ".state"
 MAX_SIZE = 512 * 1024
-_SocketAddress = Annotated[str, msgspec.Meta(max_length=47)]  # of IPv6, in brackets
+_Listen = Annotated[str, msgspec.Meta(max_length=MAX_LISTEN * (47 + 2))]  # of IPv6, in brackets
 
 
 class ProfileState(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -35,9 +35,9 @@ class ProfileState(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     device: Annotated[str, msgspec.Meta(pattern=r"^[^/\s\x00-\x1f]{1,15}\Z")]
     role: Role
     #: of the profile; empty for a client
-    listen: _SocketAddress
+    listen: _Listen
     #: where a server listens instead
-    underlay: _SocketAddress = ""
+    underlay: _Listen = ""
     address: Annotated[tuple[Interface, ...], msgspec.Meta(max_length=1024)]
     mtu: Annotated[int, msgspec.Meta(ge=68, le=65535)]
     allowed_ips: Annotated[tuple[Network, ...], msgspec.Meta(max_length=65536)]
@@ -152,14 +152,14 @@ def parse_state_untrusted(data: bytes) -> ProfileState:
     if state.device in (".", ".."):
         raise UntrustedInputError("it names an invalid device")
     for text in (state.listen, state.underlay):
-        if text and not _is_socket_address(text):
+        if text and not _is_listen(text):
             raise UntrustedInputError("it names an invalid address")
     return state
 
 
-def _is_socket_address(text: str) -> bool:
+def _is_listen(text: str) -> bool:
     try:
-        return str(parse_socket_address(text)) == text
+        return str(parse_listen(text)) == text
     except UserError:
         return False
 

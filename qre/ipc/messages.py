@@ -8,11 +8,12 @@ one answer.
 from __future__ import annotations
 
 import enum
+from ipaddress import ip_address
 from typing import Annotated, Literal
 
 import msgspec
 
-from qre.addresses import Address, Network
+from qre.addresses import Address
 from qre.causes import Cause
 from qre.dataplane.protocol import ConnectionId, Prefixes, RoutedCidLen
 from qre.dataplane.status import DeviceCounters, SessionStatus, SharedPort
@@ -21,14 +22,11 @@ from qre.ends import LIKE_DEST, MAX_ADDRESSES, MAX_CLIENTS, EndpointOrder, Forwa
 from qre.kernel.netfilter.table_status import ForwardStatus, SiteTcpPort
 from qre.kernel.udp.port_errors import PortError
 from qre.profile_secrets import Interfaces, ListedClient
-from qre.structs import U16, U32, U64, Message, Port, Struct, Text
+from qre.structs import U16, U32, U64, IpVersions, ListenAddresses, Message, Port, Routes, SitePorts, Struct, Text
 
 VERSION = 1
 #: The largest message on any channel, in bytes.
 MAX_MESSAGE = 1 << 21
-
-#: AllowedIPs of an interface and of all its clients.
-Routes = Annotated[tuple[Network, ...], msgspec.Meta(max_length=1280)]
 
 
 class Party(enum.StrEnum):
@@ -41,12 +39,6 @@ class Party(enum.StrEnum):
     DATAPLANE = "dataplane"
     VISIT = "visit"
     RESOLVER = "resolver"
-
-
-IpVersions = Annotated[tuple[Annotated[int, msgspec.Meta(ge=4, le=6)], ...], msgspec.Meta(max_length=2)]
-
-#: TCP ports that are passed to Dest.
-SitePorts = Annotated[tuple[Port, ...], msgspec.Meta(max_length=16)]
 
 
 class ServerAddress(Struct, frozen=True, kw_only=True):
@@ -73,6 +65,7 @@ class WorkerConfig(Struct, frozen=True, kw_only=True):
     server_name: Text
     listen_ip: Text = ""  # server; with --server-underlay applied
     listen_port: U16 = 0
+    listen_only: ListenAddresses = ()  # Listen's, where they are several; listen_ip is every address then
     dest_host: Text = ""
     dest_port: U16 = 0
     max_time_diff_ms: U64 = 60_000
@@ -107,6 +100,11 @@ class WorkerConfig(Struct, frozen=True, kw_only=True):
     sends_errors: bool = True  # server: ICMP errors about Dest, to visitors
     followed: bool = False  # server: the port's front before us was another daemon
     register_cid_map: bool = True  # server on the kernel's data plane; otherwise the BPF loader mirrors
+
+    @property
+    def listen(self) -> tuple[Address, ...]:
+        """A server's addresses, as its profile has them."""
+        return self.listen_only or (ip_address(self.listen_ip),)
 
 
 # --- life cycle: supervisor -> worker, unless said otherwise ---

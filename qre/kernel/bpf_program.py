@@ -12,12 +12,13 @@ import os
 import socket
 import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from qre.ends import LIKE_DEST
+from qre.addresses import Address
+from qre.ends import LIKE_DEST, MAX_LISTEN
 from qre.errors import MachineError
 from qre.kernel.udp import reuseport_program
 from qre.wire.packet import MAX_CID, SHORTEST_DEST_CID
@@ -38,6 +39,9 @@ _BPF_ANY: Final = 0
 #: Numbers from here on are libbpf's own, not the system's.
 _LIBBPF_ERRORS: Final = 4000
 _RODATA: Final = ".rodata"
+#: What the program's read-only data is: lengths of routed CIDs, whether Listen has several addresses, and those.
+_SETTINGS: Final = struct.Struct(f"=II{16 * MAX_LISTEN}s")
+_MAPPED: Final = bytes(10) + b"\xff\xff"
 
 
 @dataclass(frozen=True)
@@ -282,8 +286,9 @@ class Maps:
             os.close(fd)
 
 
-def load(elf: int, routed_cid_len: int) -> Maps:
-    """Load the program of the ELF file ``elf`` for routed CIDs of this length, or LIKE_DEST. Raises MachineError."""
+def load(elf: int, routed_cid_len: int, listen: Sequence[Address] = ()) -> Maps:
+    """Load the program of the ELF file ``elf`` for routed CIDs of this length, or LIKE_DEST. ``listen``: of Listen's
+    addresses, where they are several, each; at any other the port is closed. Raises MachineError."""
     image = os.pread(elf, MAX_ELF + 1, 0)
     if not image.startswith(b"\x7fELF") or len(image) > MAX_ELF:
         raise MachineError("BPF ELF", "not an ELF file of at most 1 MiB", "run make, or set BpfElf")
@@ -292,7 +297,7 @@ def load(elf: int, routed_cid_len: int) -> Maps:
     if not handle:
         raise _failure("opening the BPF ELF", "run make, or set BpfElf")
     try:
-        _set_lengths(handle, sum(1 << length for length in cid_lengths(routed_cid_len)))
+        _set_constants(handle, sum(1 << length for length in cid_lengths(routed_cid_len)), listen)
         if _load(handle):
             raise _failure(f"loading {PROGRAM}", "is CAP_BPF granted?")
         maps = (_find_map(handle, b"QRE_CID_ROUTES"), _find_map(handle, b"QRE_SOCKETS"))
@@ -312,15 +317,17 @@ def cid_lengths(routed_cid_len: int) -> range:
     return range(routed_cid_len, routed_cid_len + 1)
 
 
-def _set_lengths(handle: int, lengths: int) -> None:
-    """Write the program's only constant, in its read-only data."""
+def _set_constants(handle: int, lengths: int, listen: Sequence[Address]) -> None:
+    """Write the program's read-only data."""
+    packed = [each.packed if each.version == 6 else _MAPPED + each.packed for each in listen]
+    repeated = b"".join(packed[at % len(packed)] for at in range(MAX_LISTEN)) if packed else b""
     found = _next_map(handle, None)
     while found:
         if _map_name(found).decode(errors="replace").endswith(_RODATA):
             size = _size()
             value = _initial_value(found, ctypes.byref(size))
-            if value and size.value == 4:
-                ctypes.memmove(value, struct.pack("=I", lengths), 4)
+            if value and size.value == _SETTINGS.size:
+                ctypes.memmove(value, _SETTINGS.pack(lengths, bool(packed), repeated), _SETTINGS.size)
                 return
         found = _next_map(handle, found)
-    raise MachineError("BPF ELF", "its lengths of routed CIDs cannot be found", "run make, or set BpfElf")
+    raise MachineError("BPF ELF", "its settings cannot be found", "run make, or set BpfElf")

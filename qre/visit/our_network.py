@@ -28,8 +28,8 @@ class OurNetwork:
         """Whether datagrams to there come to one of our own servers."""
         if address == self.public:
             return port in {own for _, own in self.listens} or not self.listens
-        at = {listen_by_version(ip).get(address.version) for ip, own in self.listens if own == port} - {None}
-        return address in at or (any(ip is not None and ip.is_unspecified for ip in at) and _is_local(address))
+        at = listen_by_version(ip for ip, own in self.listens if own == port).get(address.version, ())
+        return address in at or (any(ip.is_unspecified for ip in at) and _is_local(address))
 
     def is_near(self, address: Address) -> bool | None:
         """Whether the site is in our network; None when our own public address is not known."""

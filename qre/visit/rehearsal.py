@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.x509.oid import NameOID
 
-from qre.config.model import ClientSettings, HostPort, ServerSettings, SocketAddress
+from qre.config.model import ClientSettings, HostPort, Listen, ServerSettings
 from qre.dataplane.install import session_keys
 from qre.quic.client.fingerprint import Fingerprint
 from qre.quic.client.trust import TrustStore
@@ -37,7 +37,7 @@ def rehearse(fingerprint: Fingerprint, trust: TrustStore) -> None:
 
 def _shake_hands(fingerprint: Fingerprint) -> None:
     key = X25519PrivateKey.generate()
-    listen = SocketAddress(IPv4Address("127.0.0.1"), 443)
+    listen = Listen((IPv4Address("127.0.0.1"),), 443)
     plan = InMemoryHandshake(
         server=ServerSettings(listen, HostPort(_NAME, 443), _NAME, key.private_bytes_raw(), (_SHORT_ID,)),
         client=ClientSettings(HostPort(_NAME, 443), _NAME, key.public_key().public_bytes_raw(), _SHORT_ID),

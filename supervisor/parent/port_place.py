@@ -7,7 +7,7 @@ import time
 from contextlib import ExitStack
 from typing import Final
 
-from qre.addresses import host_port
+from qre.addresses import address_ports
 from qre.config.model import GlobalConfig
 from qre.device.control_client import front_path, remove_left
 from qre.device.device_lock import hold_device, port_name
@@ -45,7 +45,7 @@ class PortPlace:
                 return True
             except UserError as busy:  # another daemon has it
                 if time.monotonic() > deadline:
-                    where = f"Listen {host_port(config.listen_ip, config.listen_port)}"
+                    where = f"Listen {address_ports(config.listen, config.listen_port)}"
                     raise MachineError(where, busy.why, "see the log of that daemon") from busy
             try:
                 self.front, self.front_device, held = join_front(

@@ -91,6 +91,7 @@ def _with_server(made: WorkerConfig, profile: Profile) -> WorkerConfig:
         sends_errors=not missing_capabilities(["CAP_NET_RAW"]),
         listen_ip=str(listen.ip),
         listen_port=listen.port,
+        listen_only=listen.several,
         dest_host=server.dest.host,
         dest_port=server.dest.port,
         max_time_diff_ms=server.max_time_diff_ms,

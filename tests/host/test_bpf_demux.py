@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import select
+import socket
 from collections.abc import Iterator
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 
+from qre.config.model import Listen
 from qre.errors import MachineError
 from qre.kernel.bpf_pins import check_pin_dir, paths, pin, unpin
 from qre.kernel.bpf_program import (
@@ -20,7 +24,9 @@ from qre.kernel.bpf_program import (
     create,
     load,
 )
+from qre.kernel.udp.control_messages import family_of
 from tests.support.namespaces import run
+from tests.support.network import ip
 from tests.support.reuseport import Group, short_packet
 
 CID = bytes(range(20))
@@ -125,6 +131,45 @@ def test_after_detach_the_kernel_spreads_packets_by_itself(group: Group) -> None
     Maps.detach(group.pair[0].fileno())
     Maps.detach(group.pair[0].fileno())  # twice is no error
     assert {group.slot_of(short_packet(CID)) for _ in range(64)} == {SLOT_USER, SLOT_KERNEL}
+
+
+@pytest.mark.parametrize(
+    ("ours", "others"),
+    [
+        (["192.0.2.1", "2001:db8::1"], ["192.0.2.2", "2001:db8::2", "127.0.0.1", "::1"]),
+        (["192.0.2.1", "192.0.2.2"], ["127.0.0.1"]),
+        (["2001:db8::1", "2001:db8::2"], ["192.0.2.1", "::1"]),
+    ],
+)
+def test_at_an_address_that_listen_does_not_name_the_port_is_closed(
+    network: None, ours: list[str], others: list[str]
+) -> None:
+    for address in ("192.0.2.1/32", "192.0.2.2/32", "2001:db8::1/128", "2001:db8::2/128"):
+        ip("address", "add", address, "dev", "lo")
+    listen = Listen(tuple(map(ip_address, ours)), 443)
+    with Group(port=listen) as group:
+        group.maps.adopt(CID)
+        for address in ours:
+            group.address = (address, 443)
+            assert group.slots_of(short_packet(CID)) == {SLOT_KERNEL}
+            assert group.slots_of(b"\xc0" + CID + bytes(1200)) == {SLOT_USER}
+        for address in others:
+            for packet in (short_packet(CID), b"\xc0" + CID + bytes(1200)):
+                assert refused((address, 443), packet)
+        assert not select.select(group.pair, [], [], 0)[0]
+
+
+def refused(address: tuple[str, int], packet: bytes) -> bool:
+    """Whether an ICMP error says that the port is closed."""
+    with socket.socket(family_of(address[0]), socket.SOCK_DGRAM) as sender:
+        sender.settimeout(2)
+        sender.connect(address)
+        sender.send(packet)
+        try:
+            sender.recv(1)
+        except ConnectionRefusedError:
+            return True
+        return False
 
 
 def test_a_full_map_refuses_and_names_the_bound(group: Group) -> None:

@@ -14,6 +14,7 @@ from ipaddress import IPv4Address, ip_address
 import dpkt
 import pytest
 
+from qre.kernel.netfilter.listening import Listening
 from qre.kernel.site_tcp.site_face import SiteFace, State, Wanted
 from tests.support.daemons import wait_for
 from tests.support.lab import NeighbourLab as Lab
@@ -355,7 +356,7 @@ def test_it_works_where_proc_is_hidden_and_only_the_units_capabilities_are_there
 class TestOneLook:
     """Of the part that changes the machine, in a namespace of its own."""
 
-    WANTED = Wanted("qre0", (IPv4Address("192.0.2.1"), 443), None, IPv4Address("192.0.2.7"), 443, 64)
+    WANTED = Wanted("qre0", Listening((IPv4Address("192.0.2.1"),), 443), None, IPv4Address("192.0.2.7"), 443, 64)
 
     @pytest.fixture(autouse=True)
     def uplink(self, network: None) -> None:
@@ -441,8 +442,9 @@ class TestOneLook:
     def test_without_the_capability_it_is_said_and_what_to_do(self) -> None:
         script = (
             "from ipaddress import ip_address as a\n"
+            "from qre.kernel.netfilter.listening import Listening\n"
             "from qre.kernel.site_tcp.site_face import SiteFace, Wanted\n"
-            "wanted = Wanted('qre0', (a('192.0.2.1'), 443), None, a('192.0.2.7'), 443, 64)\n"
+            "wanted = Wanted('qre0', Listening((a('192.0.2.1'),), 443), None, a('192.0.2.7'), 443, 64)\n"
             "print(SiteFace('qre0', 4).look(wanted).why)\n"
         )
         without = [

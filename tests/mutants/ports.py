@@ -9,7 +9,7 @@ MUTANTS = {
         M(
             "sets the CID length",
             "load",
-            "_set_lengths(handle, sum(1 << length for length in cid_lengths(routed_cid_len)))",
+            "_set_constants(handle, sum((1 << length for length in cid_lengths(routed_cid_len))), listen)",
             "None",
         ),
         M("binds", "_pair", "server_pair(port.ip, port.port)", "server_pair('127.0.0.1', 0)"),
@@ -242,8 +242,8 @@ MUTANTS = {
         M(
             "ServerUnderlay of the demo",
             "shared_port_session_demo",
-            "fields.server_underlay or server.server.listen",
-            "server.server.listen",
+            "fields.server_underlay or only_listen(server)",
+            "only_listen(server)",
         ),
         M("ClientUnderlay of the demo", "_both_ends", "demo.fields.client_underlay", "None"),
     ),
@@ -251,14 +251,14 @@ MUTANTS = {
         M(
             "of session-plan and session-capture",
             "session_ends",
-            "listen = server.server.listen",
-            "listen = parse_ipv4_socket_address('192.0.2.99:443')",
+            "f'{ours}:{listen.port}'",
+            "f'192.0.2.99:{listen.port}'",
         ),
         M("of the client", "_peer", "profile.client.endpoint.port", "4433"),
         M(
             "of the demo",
             "shared_port_session_demo",
-            "fields.server_underlay or server.server.listen",
+            "fields.server_underlay or only_listen(server)",
             "fields.server_underlay or fields.client_underlay",
         ),
     ),

@@ -384,7 +384,7 @@ MUTANTS = {
         M("all at once", "_check_there", "tuple(errors)", "tuple(errors[:1])"),
     ),
     "`--server-underlay`, `--client-underlay` replace the addresses": (
-        M("a server's own", "Profile.listen", "self.underlay.server or self.server.listen", "self.server.listen"),
+        M("a server's own", "Profile.listen", "given is not None", "False"),
         M("a client's server", "Profile.endpoint", "given is not None", "False"),
         M("a client's own", "Daemon._set_up", "str(client.ip) if client else ''", "''"),
         M("a client's own port", "Daemon._set_up", "client.port if client else 0", "0"),

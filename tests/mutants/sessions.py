@@ -252,7 +252,7 @@ MUTANTS = {
         M("keys fit", "install_arguments", "keys.tx_key.hex()", "keys.rx_key.hex()"),
     ),
     "the underlays of `session-plan` are those given, both or none": (
-        M("the server's", "session_ends", "ends[0] or listen", "listen"),
+        M("the server's", "session_ends", "ends[0] or at", "at"),
         M(
             "the client's",
             "session_ends",
@@ -263,7 +263,7 @@ MUTANTS = {
         M("both or none", "check_both_or_none", "len([name for name in UNDERLAYS if name in fields]) == 1", "False"),
     ),
     "the underlays of `session-capture` are those given, both or none": (
-        M("the server's", "session_ends", "ends[0] or listen", "listen"),
+        M("the server's", "session_ends", "ends[0] or at", "at"),
         M(
             "the client's",
             "session_ends",
@@ -292,7 +292,7 @@ MUTANTS = {
             "planned_ends(server, client, underlays)",
             "planned_ends(server, client, {})",
         ),
-        M("the server's", "session_ends", "ends[0] or listen", "listen"),
+        M("the server's", "session_ends", "ends[0] or at", "at"),
         M(
             "the client's",
             "session_ends",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 from pathlib import Path
 
-from qre.config.model import ClientSettings, GlobalConfig, Hooks, HostPort, Profile, ServerSettings, SocketAddress
+from qre.config.model import ClientSettings, GlobalConfig, Hooks, HostPort, Listen, Profile, ServerSettings
 from qre.ends import Dataplane, Role
 
 
@@ -37,7 +37,7 @@ def server_profile(name: str = "server", *, device: str = "qre0", port: int = 44
         role=Role.SERVER,
         address=(ipaddress.ip_interface("10.77.0.1/24"),),
         server=ServerSettings(
-            SocketAddress(ipaddress.IPv4Address("127.0.0.1"), port),
+            Listen((ipaddress.IPv4Address("127.0.0.1"),), port),
             HostPort("site.example", 443),
             "site.example",
             bytes(32),

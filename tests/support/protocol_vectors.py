@@ -16,7 +16,7 @@ from unittest.mock import patch
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from qre.config.model import ClientSettings, HostPort, ServerSettings, SocketAddress
+from qre.config.model import ClientSettings, HostPort, Listen, ServerSettings
 from qre.quic.client.hello import make_hello
 from qre.quic.in_memory import lone_server
 from qre.quic.in_memory.plan import InMemoryHandshake, Plan
@@ -73,7 +73,7 @@ def run() -> tuple[Plan, dict[str, str]]:
     log = io.StringIO()
     handshake = InMemoryHandshake(
         server=ServerSettings(
-            listen=SocketAddress(IPv4Address("192.0.2.1"), 443),
+            listen=Listen((IPv4Address("192.0.2.1"),), 443),
             dest=HostPort(NAME, 443),
             server_name=NAME,
             private_key=REALITY_KEY,

@@ -8,8 +8,9 @@ import socket
 from types import TracebackType
 from typing import Final, Self
 
-from qre.config.model import GlobalConfig
+from qre.config.model import GlobalConfig, Listen
 from qre.kernel.bpf_program import SLOT_KERNEL, SLOT_USER, Maps, load
+from qre.kernel.udp.control_messages import family_of
 from qre.kernel.udp.underlay_sockets import server_pair
 from qre.supervisor.parent.process_settings import bpf_elf
 from tests.support.daemons import PATIENCE
@@ -27,14 +28,14 @@ def open_elf() -> int:
 
 
 class Port:
-    """Both sockets on a free port of loopback, nothing attached yet."""
+    """Both sockets on a free port of loopback, or where they are told to listen; nothing attached yet."""
 
-    def __init__(self) -> None:
+    def __init__(self, listen: Listen | None = None) -> None:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
             free.bind((ADDRESS, 0))
             port = free.getsockname()[1]
-        self.pair = list(server_pair(ADDRESS, port))
-        self.address = (ADDRESS, port)
+        self.address = (ADDRESS, port) if listen is None else (str(listen.ip), listen.port)
+        self.pair = list(server_pair(*self.address))
 
     def another(self) -> socket.socket:
         """One more socket of the group, in no slot; the caller's to close."""
@@ -46,7 +47,7 @@ class Port:
 
     def slot_of(self, packet: bytes) -> int:
         """Send it from a fresh port, and see which socket has it."""
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        with socket.socket(family_of(self.address[0]), socket.SOCK_DGRAM) as sender:
             sender.sendto(packet, self.address)
         there = [one for one in self.pair if one.fileno() >= 0]
         readable = select.select(there, [], [], PATIENCE)[0]
@@ -74,11 +75,11 @@ class Port:
 class Group(Port):
     """The same with the program attached."""
 
-    def __init__(self, length: int = 20) -> None:
-        super().__init__()
+    def __init__(self, length: int = 20, port: Listen | None = None) -> None:
+        super().__init__(port)
         elf = open_elf()
         try:
-            self.maps: Maps = load(elf, length)
+            self.maps: Maps = load(elf, length, port.several if port is not None else ())
         finally:
             os.close(elf)
         self.maps.slot_in(SLOT_USER, self.pair[0].fileno())

@@ -255,6 +255,9 @@ def test_without_an_address_for_clients_the_way_out_is_said(
     path.write_text(path.read_text().replace("Listen = 0.0.0.0:443", "Listen = 192.0.2.9:443"))
     assert "Endpoint = 192.0.2.9:443" in said(capsys, "export", "server0", "client0", "As=file")
     assert "Endpoint = 192.0.2.1:443" in said(capsys, "export", "server0", "alice", "As=file")
+    listen = "192.0.2.9:443, [2001:db8::9]:443"
+    path.write_text(path.read_text().replace("Listen = 192.0.2.9:443", f"Listen = {listen}"))
+    assert f"Endpoint = {listen}" in said(capsys, "export", "server0", "client0", "As=file")
 
 
 def test_name_servers_and_several_addresses_of_the_server_come_with_the_link(

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from qre.config.keys import GLOBAL_KEYS, PROFILE_KEYS, SECTION_KEYS, snake_case
 from qre.config.kind import is_profile
-from qre.config.model import ClientSettings, GlobalConfig, Hooks, HostPort, Profile, ServerSettings, SocketAddress
+from qre.config.model import ClientSettings, GlobalConfig, Hooks, HostPort, Listen, Profile, ServerSettings
 from qre.config.normalise import to_file, to_json, to_text
 from qre.config.profile import profile_from_values
 from qre.ends import Dataplane, Role
@@ -40,7 +40,7 @@ NETWORK = st.one_of(
 SHORT_ID = st.binary(max_size=8).map(lambda raw: raw.ljust(8, b"\0"))
 SERVER_SETTINGS = st.builds(
     ServerSettings,
-    listen=st.builds(SocketAddress, UNICAST, PORT),
+    listen=st.builds(Listen, st.lists(UNICAST, min_size=1, max_size=8, unique=True).map(tuple), PORT),
     dest=HOST_PORT,
     server_name=NAME,
     private_key=st.binary(min_size=32, max_size=32),

@@ -6,7 +6,7 @@ from ipaddress import ip_address, ip_interface, ip_network
 
 import pytest
 
-from qre.config.model import HostPort, Profile, SocketAddress
+from qre.config.model import HostPort, Listen, Profile, SocketAddress, UnderlayOverride
 from qre.config.profile import profile_from_fields
 from qre.ends import MAX_CLIENTS, Role
 from qre.errors import UserError, UserErrors
@@ -58,6 +58,26 @@ def test_a_client_profile_is_known_by_its_endpoint() -> None:
 
 
 @pytest.mark.parametrize(
+    ("written", "bound"),
+    [
+        ("192.0.2.1:443, [2001:DB8::1]:443", "::"),
+        ("192.0.2.1:443, 192.0.2.2:443", "0.0.0.0"),
+        ("[2001:db8::1]:443,[2001:db8::2]:443", "::"),
+    ],
+)
+def test_a_server_may_listen_at_several_addresses(written: str, bound: str) -> None:
+    profile = parse(server(f"Listen = {written}", without="Listen"))
+    assert profile.server is not None and profile.listen == profile.server.listen
+    addresses = tuple(ip_address(each.strip().removesuffix(":443").strip("[]")) for each in written.split(","))
+    assert profile.listen == Listen(addresses, 443)
+    assert (profile.listen.several, profile.listen.ip) == (addresses, ip_address(bound))
+    assert str(profile.listen) == ", ".join(each.strip().lower() for each in written.split(","))
+    assert profile.outer_ipv6 is (bound == "::")
+    override = UnderlayOverride(server=SocketAddress(ip_address("198.51.100.1"), 4443))
+    assert profile.replace(underlay=override).listen == Listen((ip_address("198.51.100.1"),), 4443)
+
+
+@pytest.mark.parametrize(
     ("written", "ip", "text"),
     [
         ("[2001:DB8:0::1]:443", "2001:db8::1", "[2001:db8::1]:443"),
@@ -68,7 +88,7 @@ def test_a_client_profile_is_known_by_its_endpoint() -> None:
 def test_an_address_of_ipv6_stands_in_brackets(written: str, ip: str, text: str) -> None:
     profile = parse(server(f"Listen = {written}", f"ClientEndpoint = {written}", without="Listen"))
     assert profile.server is not None
-    assert profile.listen == SocketAddress(ip_address(ip), 443)
+    assert profile.listen == Listen((ip_address(ip),), 443)
     assert str(profile.listen) == text
     assert profile.server.client_endpoints == (HostPort(ip, 443),)
     assert profile.outer_ipv6 is (":" in ip)
@@ -221,6 +241,12 @@ def test_a_wrong_value_is_refused_by_name(line: str, told: str) -> None:
         ("Listen", "[example.org]:443", "is not a numeric address"),
         ("Listen", "[192.0.2.1]:443", "is not a numeric address"),
         ("Listen", "224.0.0.1:443", "cannot be the address of a socket"),
+        ("Listen", "192.0.2.1:443, 0.0.0.0:443", "0.0.0.0:443 is every IPv4 address of this machine"),
+        ("Listen", "[::]:443, 192.0.2.1:443", "[::]:443 is every address of this machine"),
+        ("Listen", "192.0.2.1:443, [2001:db8::1]:8443", "has another port than 192.0.2.1:443"),
+        ("Listen", "192.0.2.1:443, [2001:db8::1]:443, 192.0.2.1:443", "192.0.2.1:443 is given twice"),
+        ("Listen", "192.0.2.1:443,", "an entry of the list is empty"),
+        ("Listen", ", ".join(f"192.0.2.{last}:443" for last in range(1, 10)), "9 entries are more than 8"),
         ("Dest", "www.example.org", "has no port"),
         ("Dest", "[2001:db8::1]", "has no port"),
         ("Dest", "224.0.0.1:443", "cannot be the address of a socket"),

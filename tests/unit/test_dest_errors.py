@@ -273,7 +273,7 @@ def test_the_header_of_a_datagram_is_told_beside_its_mark_and_address(family: in
         hops = (socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS) if family == socket.AF_INET6 else (0, socket.IP_TTL)
         visitor.setsockopt(*hops, 41)
         send_to(visitor, port.getsockname()[:2], b"hello", 2)
-        length, _, mark, came = receive_into(port, bytearray(100), wildcard=False)
+        length, _, mark, came = receive_into(port, bytearray(100), ours=None)
         arrival = arrival_of(came)
         assert (length, mark) == (5, 2) and arrival is not None
         assert (arrival.hops, arrival.whole) == (41, True)

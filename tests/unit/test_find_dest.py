@@ -160,6 +160,15 @@ def test_this_server_is_known_at_every_address_that_leads_to_it() -> None:
         False,
     ]
     assert not everywhere.is_itself(IPv6Address("::1"), 443)
+    several = OurNetwork(listen | {(IPv6Address("2001:db8::1"), 443)})
+    assert [
+        several.is_itself(ip_address(each), 443) for each in ("192.0.2.1", "2001:db8::1", "127.0.0.1", "::1")
+    ] == [
+        True,
+        True,
+        False,
+        False,
+    ]
     behind_nat = OurNetwork(listen, IPv4Address("9.1.2.3"))
     assert behind_nat.is_itself(IPv4Address("9.1.2.3"), 443)
     assert behind_nat.is_near(IPv4Address("9.1.99.1"))

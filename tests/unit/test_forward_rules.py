@@ -13,6 +13,7 @@ from qre.config.profile import profile_from_values
 from qre.ends import Forward
 from qre.errors import UserError
 from qre.kernel.forward.forward_rules import Passage, replacement
+from qre.kernel.netfilter.listening import Listening
 from qre.kernel.netfilter.own_tables import Closed, Guarded, OwnTable, Record, let_through, read_listing, removal
 from qre.kernel.udp.underlay_sockets import MARK
 from tests.support.profiles import SERVER
@@ -23,7 +24,7 @@ PASSAGE = Passage(
     guarded=(Guarded(2, "eth0", False), Guarded(3, "eth1", True)),
     tunnel=(Guarded(7, "qre0", False),),
     ipv6=False,
-    listen=(IPv4Address("192.0.2.1"), 443),
+    listen=Listening((IPv4Address("192.0.2.1"),), 443),
     dest=(IPv4Address("198.51.100.7"), 443),
     quiet=True,
 )
@@ -60,7 +61,7 @@ def test_only_with_nat_are_addresses_translated_and_replies_alone_let_in() -> No
     assert f"'right': {MARK}" in datagrams and f"'right': {MARK}" in out, "qre.ko's own are not translated"
     assert "'udp'" in datagrams and "{'masquerade': {'port': {'range': [1024, 32767]}}}" in datagrams
     for port, left in ((51820, [1024, 32767]), (8443, [8444, 32767]), (30_000, [1024, 29_999])):
-        datagrams, _ = rules(replace(PASSAGE, listen=(IPv4Address(0), port)), "out")
+        datagrams, _ = rules(replace(PASSAGE, listen=Listening((IPv4Address(0),), port)), "out")
         assert f"{{'range': {left}}}" in datagrams
     assert "'masquerade'" in out and "'right': 'qre0'" in out
     assert rules(ROUTE, "out") == []

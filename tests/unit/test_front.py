@@ -4,6 +4,7 @@ that has joined one tells of it."""
 from __future__ import annotations
 
 import os
+from ipaddress import ip_address
 
 import msgspec
 import pytest
@@ -12,6 +13,7 @@ from qre.dataplane.status import SharedLoader, SharedPort
 from qre.supervisor.daemon_status import front_loader, front_map
 from qre.supervisor.front import Join, refusal
 
+LISTEN = (ip_address("192.0.2.1"), ip_address("2001:db8::1"))
 FRONT = Join(
     profile="server0",
     device="qre0",
@@ -35,6 +37,7 @@ def test_another_device_and_another_case_of_the_name_may_join() -> None:
         ({"server_name": "other.example"}, "ServerName is other.example, and site.example at the port's front"),
         ({"dest": "site.example:444"}, "Dest is site.example:444, and site.example:443 at"),
         ({"max_time_diff_ms": 5}, "RealityMaxTimeDiff is 5 ms, and 60000 ms at"),
+        ({"listen_only": LISTEN}, "Listen is 192.0.2.1, 2001:db8::1, and every address at"),
         ({"routed_cid_len": 17}, "RoutedCidLen is 17, and 20 at"),
         ({"user_dataplane": True}, "a port is shared on the kernel's data plane only"),
     ],

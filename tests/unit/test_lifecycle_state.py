@@ -94,6 +94,8 @@ def stored(**changes: object) -> bytes:
 def test_the_longest_address_of_ipv6_that_a_server_listens_on_is_read_again() -> None:
     listen = "[2001:db8:1111:2222:3333:4444:5555:6666]:65535"
     assert parse_state_untrusted(stored(role="server", listen=listen, underlay=listen)).listen == listen
+    most = ", ".join(f"[2001:db8:1111:2222:3333:4444:5555:{last:x}]:65535" for last in range(0x6666, 0x666E))
+    assert parse_state_untrusted(stored(role="server", listen=most)).listen == most
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qre.config.model import GlobalConfig, HostPort, Profile, SocketAddress
+from qre.config.model import GlobalConfig, HostPort, Listen, Profile
 from qre.device import kernel_module
 from qre.device.kernel_device import settings_of
 from qre.device.kernel_module import choose_dataplane, expected_dataplane, load_module, wants_module
@@ -202,7 +202,7 @@ def test_a_profile_of_ipv6_beside_an_older_module_gets_the_user_data_plane_or_is
 def with_ipv6(listens: bool) -> Profile:
     profile = server_profile() if listens else client_profile()
     if profile.server is not None:
-        return profile.replace(server=profile.server.replace(listen=SocketAddress(IPv6Address("::"), 443)))
+        return profile.replace(server=profile.server.replace(listen=Listen((IPv6Address("::"),), 443)))
     assert profile.client is not None
     return profile.replace(client=profile.client.replace(endpoint=HostPort("2001:db8::1", 443)))
 

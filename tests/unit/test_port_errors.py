@@ -264,6 +264,15 @@ def test_what_is_not_the_ports_or_no_host_sends_does_not_leave(
     assert not one.left
 
 
+def test_where_the_port_is_closed_there_is_no_error_of_it(sends: Callable[..., Sends]) -> None:
+    one = sends("icmp")
+    named = msgspec.structs.replace(config("0.0.0.0"), listen_only=(error().local,))
+    one.sender.send(error(), named)
+    with pytest.raises(UntrustedInputError):
+        one.sender.send(error(local=ip_address("10.123.0.3")), named)
+    assert one.left == [(one.held["icmp"], error())]
+
+
 def test_a_flood_of_requests_is_limited_whoever_is_behind_it(sends: Callable[..., Sends]) -> None:
     one = sends("icmp")
     for _ in range(100):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 import socket
 import threading
 from collections import deque
@@ -16,7 +17,7 @@ from qre.errors import MachineError, QreError
 from qre.kernel.port_sockets import bound_sockets, tcp_listeners
 from qre.kernel.site_tcp.listeners import taken_ports
 from qre.kernel.socket import NetlinkRefusedError, NetlinkSocket
-from qre.kernel.udp.underlay_sockets import server_pair
+from qre.kernel.udp.underlay_sockets import AbsentAddressError, require_free, server_pair
 from tests.support.daemons import PATIENCE
 
 LOOPBACK = ["127.0.0.1", "::1"]
@@ -78,6 +79,24 @@ def test_the_group_of_a_port_is_found_and_refused_to_others(ip: str) -> None:
         with pytest.raises(QreError, match=rf"Listen (\[{ip}\]|{ip}):\d+: another program uses this UDP port"):
             server_pair(ip, number)
     assert bound_sockets(ip, number) == 0
+
+
+def test_several_addresses_are_there_and_their_port_is_free_or_it_is_refused_by_name() -> None:
+    number = free_port("127.0.0.1")
+    ours = (ip_address("127.0.0.1"), ip_address("::1"))
+    with ExitStack() as stack:
+        for made in server_pair("::", number, ours):
+            stack.enter_context(made)
+        assert bound_sockets("::", number) == 2
+        text = f"Listen 127.0.0.1:{number}, [::1]:{number} (together they take the port at every address): another"
+        with pytest.raises(QreError, match=re.escape(text)):
+            require_free("::", number, ours)
+        with pytest.raises(QreError, match=re.escape(text)):
+            server_pair("::", number, ours, beside_kernel=2)
+    for beside_kernel in (None, 0):
+        with pytest.raises(AbsentAddressError, match="Listen 2001:db8::9: this machine does not have that address"):
+            server_pair("::", number, (*ours, ip_address("2001:db8::9")), beside_kernel=beside_kernel)
+    assert bound_sockets("::", number) == 0
 
 
 def test_a_socket_of_another_address_is_not_of_the_port() -> None:

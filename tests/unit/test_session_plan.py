@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 
 from qre.cli.main import main
+from qre.cli.session.session_ends import only_listen
 from qre.cli.session.session_fields import parse_session_fields
+from qre.config.profile import load_profile_file
+from qre.errors import UserError
 from tests.support.daemons import PATIENCE
 
 #: Every kind of pair that ``init`` can write.
@@ -94,6 +97,24 @@ def test_underlay_addresses_are_those_that_were_given_or_listen(
     server, client = plan(capsys, *map(str, profiles))
     assert (server["UnderlayLocalIPv4"], server["UnderlayLocalPort"]) == ("192.0.2.1", "443")
     assert (client["UnderlayLocalIPv4"], client["UnderlayLocalPort"]) == ("127.0.0.1", "50443")
+
+
+def test_of_several_addresses_a_plan_has_the_first_of_ipv4(
+    profiles: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = profiles[0]
+    path.write_text(path.read_text().replace("192.0.2.1:443", "[2001:db8::1]:443, 192.0.2.3:443, 192.0.2.1:443"))
+    server, client = plan(capsys, *map(str, profiles))
+    assert (server["UnderlayLocalIPv4"], server["UnderlayLocalPort"]) == ("192.0.2.3", "443")
+    assert client["UnderlayPeerIPv4"] == "192.0.2.3"
+
+
+def test_a_command_that_takes_one_address_refuses_several(profiles: tuple[Path, Path]) -> None:
+    server = load_profile_file(profiles[0])
+    assert str(only_listen(server)) == "192.0.2.1:443"
+    profiles[0].write_text(profiles[0].read_text().replace("192.0.2.1:443", "192.0.2.1:443, 192.0.2.3:443"))
+    with pytest.raises(UserError, match=r"Listen 192\.0\.2\.1:443, 192\.0\.2\.3:443: this command takes one"):
+        only_listen(load_profile_file(profiles[0]))
 
 
 def test_a_plan_has_what_the_servers_section_gives_the_client(

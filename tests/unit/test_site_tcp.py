@@ -12,6 +12,7 @@ from qre.config.values import show_site_tcp
 from qre.errors import UserError
 from qre.kernel.netfilter.expressions import ANY
 from qre.kernel.netfilter.firewall import refusal
+from qre.kernel.netfilter.listening import Listening
 from qre.kernel.netfilter.own_tables import Guarded, OwnTable, Record, read_listing, removal
 from qre.kernel.site_tcp.ruleset import (
     Face,
@@ -25,7 +26,7 @@ from tests.support.config_parsers import global_from_values
 LISTEN, DEST, OURS = IPv4Address("192.0.2.1"), IPv4Address("198.51.100.7"), IPv4Address("192.0.2.9")
 FACE = Face(
     device="qre0",
-    listen=(LISTEN, 8443),
+    listen=Listening((LISTEN,), 8443),
     dest=(DEST, 443),
     ports=((8443, 443), (80, 80)),
     source=OURS,
@@ -36,7 +37,7 @@ FACE = Face(
 )
 OVER_IPV6 = replace(
     FACE,
-    listen=(IPv6Address("2001:db8::1"), 8443),
+    listen=Listening((IPv6Address("2001:db8::1"),), 8443),
     dest=(IPv6Address("2001:db8:5::7"), 443),
     source=IPv6Address("2001:db8::9"),
     guarded=(),
@@ -78,7 +79,7 @@ def test_it_is_shown_as_it_is_written(text: str) -> None:
 def test_listens_port_leads_to_dests_and_another_to_the_same(
     ports: tuple[int, ...] | None, chosen: tuple[tuple[int, int], ...]
 ) -> None:
-    assert Wanted("qre0", (LISTEN, 8443), ports, IPv6Address("::1"), 443, 64).chosen() == chosen
+    assert Wanted("qre0", Listening((LISTEN,), 8443), ports, IPv6Address("::1"), 443, 64).chosen() == chosen
 
 
 # --- the rules ---
@@ -149,9 +150,22 @@ def test_datagrams_stay_untracked_only_where_nobody_else_has_rules() -> None:
 
 
 def test_a_server_on_every_address_asks_whether_the_destination_is_local() -> None:
-    everywhere = replace(FACE, listen=(ANY, 443))
+    everywhere = replace(FACE, listen=Listening((ANY,), 443))
     assert all("fib" in rule and "0.0.0.0" not in rule for rule in rules(everywhere, "to_dest"))
     assert "0.0.0.0" not in str(added(everywhere, "rule"))
+
+
+def test_of_several_addresses_each_is_passed_and_noted_and_no_other() -> None:
+    other = IPv4Address("192.0.2.2")
+    several = replace(FACE, listen=Listening((LISTEN, other), 8443))
+    both = "{'set': ['192.0.2.1', '192.0.2.2']}"
+    for chain in ("to_dest", "ours", "ttl", "from_us", "datagrams_in", "datagrams_out"):
+        one = "".join(rules(FACE, chain))
+        assert "".join(rules(several, chain)) == one.replace(repr(str(LISTEN)), both) != one
+    (record,) = read_listing(listed(several)).records.values()
+    assert record.listen == several.listen
+    assert all(each.meets(record.listen) for each in (FACE.listen, several.listen, Listening((other,), 8443)))
+    assert not any(each.meets(record.listen) for each in (Listening((OURS,), 8443), Listening((LISTEN,), 443)))
 
 
 def test_over_ipv6_it_is_another_table_with_the_same_rules() -> None:
@@ -184,10 +198,12 @@ def listed(face: Face) -> list[dict[str, Any]]:
 def test_a_table_says_itself_what_it_found() -> None:
     face = replace(FACE, guarded=(Guarded(3, "eth1", False), Guarded(4, "eth2", True)))
     listing = read_listing(listed(face))
-    assert listing.records == {OwnTable("ip", "qre-qre0"): Record((LISTEN, 8443), {3: False, 4: True})}
+    assert listing.records == {OwnTable("ip", "qre-qre0"): Record(Listening((LISTEN,), 8443), {3: False, 4: True})}
     assert (listing.others, listing.closed) == ((), ())
     over_ipv6 = read_listing(listed(OVER_IPV6))
-    assert over_ipv6.records == {OwnTable("ip6", "qre-qre0"): Record((IPv6Address("2001:db8::1"), 8443), {})}
+    assert over_ipv6.records == {
+        OwnTable("ip6", "qre-qre0"): Record(Listening((IPv6Address("2001:db8::1"),), 8443), {})
+    }
 
 
 def test_the_chains_of_others_are_counted_and_those_that_drop_are_named() -> None:

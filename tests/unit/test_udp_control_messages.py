@@ -13,7 +13,16 @@ import pytest
 from qre.causes import Cause
 from qre.errors import MachineError
 from qre.kernel.udp import underlay_sockets
-from qre.kernel.udp.control_messages import TIME_SPACE, age_of, as_sockaddr, family_of, report_time, source_of
+from qre.kernel.udp.control_messages import (
+    TIME_SPACE,
+    age_of,
+    as_sockaddr,
+    as_told,
+    family_of,
+    local_of,
+    report_time,
+    source_of,
+)
 from qre.kernel.udp.underlay_sockets import client_socket, group_socket, require_free, source_address
 from qre.workers.handshake.port.datagrams import receive_into, send_to
 from qre.workers.handshake.port.flow_parts import network_of
@@ -48,14 +57,40 @@ def test_a_visitor_of_either_version_is_answered_from_the_address_that_it_speaks
         visitor.settimeout(PATIENCE)
         send_to(visitor, to, b"hello", ecn)
         buffer = bytearray(100)
-        length, source, mark, _ = receive_into(port, buffer, wildcard=True)
+        length, source, mark, _ = receive_into(port, buffer, ours=())
         assert (length, mark) == (5, ecn)
         assert source == (LOOPBACK[family], visitor.getsockname()[1], spoken_to)
         for segment, answers in ((0, [b"answer"]), (4, [b"answ", b"er"])):
             send_to(port, source, b"answer", ecn, segment)
             for answer in answers:
-                length, source_of_answer, mark, _ = receive_into(visitor, buffer, wildcard=False)
+                length, source_of_answer, mark, _ = receive_into(visitor, buffer, ours=None)
                 assert (bytes(buffer[:length]), source_of_answer, mark) == (answer, to, ecn)
+
+
+def test_what_is_sent_to_an_address_that_is_not_listened_on_is_not_taken(port: socket.socket) -> None:
+    ours = frozenset(map(as_told, (ip_address("127.0.0.1"), ip_address("::1"))))
+    buffer = bytearray(100)
+    for family, spoken_to, taken in (
+        (socket.AF_INET, "127.0.0.1", True),
+        (socket.AF_INET, "127.0.0.9", False),
+        (socket.AF_INET6, "::1", True),
+    ):
+        with client_socket("", 0, family) as visitor:
+            send_to(visitor, (spoken_to, port.getsockname()[1]), b"hello", 0)
+            if taken:
+                assert receive_into(port, buffer, ours=ours)[0] == 5
+            else:
+                with pytest.raises(OSError, match="not Listen's"):
+                    receive_into(port, buffer, ours=ours)
+
+
+@pytest.mark.parametrize("text", ["192.0.2.1", "2001:db8::1", "::2:3", "::1.2.3.4", "2001:db8:0:1:1:1:1:1", "fe80::"])
+def test_an_address_is_compared_as_the_kernel_tells_it(text: str) -> None:
+    address = ip_address(text)
+    message = (socket.IPPROTO_IPV6, 50, address.packed + bytes(4))
+    if address.version == 4:
+        message = (socket.IPPROTO_IP, 8, bytes(4) + address.packed + address.packed)
+    assert local_of([message]) == as_told(address)
 
 
 def test_what_does_not_fit_a_packet_goes_in_fragments_over_either_version(port: socket.socket) -> None:

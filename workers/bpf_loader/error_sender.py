@@ -24,9 +24,8 @@ class ErrorSender:
 
     def send(self, error: PortError, config: WorkerConfig) -> None:
         """Send it, if the limits allow one more. Raises QreError when it cannot be sent, or is not the port's."""
-        ours = error.local_port == config.listen_port and (
-            is_every(config.listen_ip) or str(error.local) == config.listen_ip
-        )
+        every = is_every(config.listen_ip) and not config.listen_only
+        ours = error.local_port == config.listen_port and (every or error.local in config.listen)
         fd = self._held.get("icmp" if error.local.version == 4 else "icmpv6")
         if not ours:
             raise UntrustedInputError("handshake worker", "an ICMP error that is not the port's")

@@ -52,7 +52,7 @@ class BpfLoader:
         if known:
             maps = Maps(*(held.pop(name) for name in _BPF_OBJECTS))
         else:
-            maps = load(held["bpf_elf"], context.config.routed_cid_len)
+            maps = load(held["bpf_elf"], context.config.routed_cid_len, context.config.listen_only)
             for name, fd in zip(_BPF_OBJECTS, (maps.cid_routes, maps.sockets, maps.program), strict=True):
                 context.send_descriptor(name, fd)
         maps.slot_in(SLOT_USER, held["udp_userspace"])

@@ -1,8 +1,7 @@
 """The server's half of the worker: the asyncio shell around flows, relays, handshakes and sessions.
 
 Datagrams from the userspace socket go to the flow table, and the effects that it returns to the performer. Handshakes
-and sessions send through sockets, to the data plane and to the BPF loader. The rules are in those modules; this one
-handles only descriptors and timers.
+and sessions send through sockets, to the data plane and to the BPF loader. The rules are in those; here is the rest.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from qre.addresses import host_port
+from qre.addresses import address_ports
 from qre.dataplane.protocol import Stray
 from qre.dest_profile import DestProfile
 from qre.ends import Role
@@ -29,7 +28,7 @@ from qre.ipc.messages import DestProfileReport, HandshakeStatus, Party, RoleStat
 from qre.ipc.steering import Steering
 from qre.ipc.tasks import Tasks
 from qre.ipc.worker import WorkerContext
-from qre.kernel.udp.control_messages import every_like, is_every
+from qre.kernel.udp.control_messages import as_told, every_like, is_every
 from qre.profile_secrets import ProfileSecrets
 from qre.quic.bounds import Bound
 from qre.quic.server.inspector import HelloInspector
@@ -90,7 +89,7 @@ class Server:
         self._buffer = bytearray(LONGEST)
         self._received = memoryview(self._buffer)
         self._family = int(self._socket.family)  # asking a socket costs as much as sending by it
-        self._wildcard = is_every(config.listen_ip)
+        self._ours_at = frozenset(map(as_told, config.listen_only)) if is_every(config.listen_ip) else None
         self._timer: asyncio.TimerHandle | None = None
         self._looking = False
         self._tasks = Tasks(context.internal_error)
@@ -257,7 +256,7 @@ class Server:
         table, perform = self._table, self._performer.perform
         for _ in range(_TURN):
             try:
-                length, source, ecn, came = receive_into(arrived, self._buffer, wildcard=self._wildcard)
+                length, source, ecn, came = receive_into(arrived, self._buffer, ours=self._ours_at)
             except BlockingIOError:
                 break
             except OSError:  # an ICMP error for a datagram sent earlier, or nobody to answer
@@ -408,7 +407,7 @@ class Server:
         """A stranger's packet that was steered to a session: it goes to Dest as every other does."""
         now = time.monotonic()
         source: Address = (stray.ip, stray.port)
-        if self._wildcard:
+        if self._ours_at is not None:
             ours = self._sessions.find(stray.session_id)
             source = (*source, str(ours.record.underlay.local_ip) if ours is not None else every_like(stray.ip))
         self._perform_late(self._table.datagram(source, stray.data, stray.ecn, now, int(time.time() * 1000)), now)
@@ -422,7 +421,8 @@ class Server:
 
     def _state(self) -> tuple[bool, str]:
         count = self._sessions.up()
-        text = f"serving {host_port(*self._listen)}, {count} session{'' if count == 1 else 's'}"
+        listen = address_ports(self._context.config.listen, self._listen[1])
+        text = f"serving {listen}, {count} session{'' if count == 1 else 's'}"
         if self._port.feed is not None:
             text += "; another daemon has the port"
         if twins := self._clients.twins():

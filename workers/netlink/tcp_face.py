@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from ipaddress import ip_address
 from typing import Final
 
 from qre.addresses import listen_by_version
 from qre.errors import QreError
 from qre.ipc.messages import DestAddressReport
 from qre.ipc.worker import WorkerContext
+from qre.kernel.netfilter.listening import Listening
 from qre.kernel.netfilter.own_tables import SITE_TCP
 from qre.kernel.netfilter.table_status import SiteTcpPort
 from qre.kernel.site_tcp.site_face import TAKEN, SiteFace, State, Wanted
@@ -82,11 +82,11 @@ class TcpFace:
         return [
             Wanted(
                 device=config.device,
-                listen=(address, config.listen_port),
+                listen=Listening(addresses, config.listen_port),
                 ports=config.site_tcp,
                 dest=dest.address if version == 4 else dest.for_ipv6,
                 dest_port=config.dest_port,
                 ttl=config.ttl,
             )
-            for version, address in listen_by_version(ip_address(config.listen_ip)).items()
+            for version, addresses in listen_by_version(config.listen).items()
         ]

@@ -10,6 +10,7 @@ from qre.ends import Forward
 from qre.errors import QreError
 from qre.ipc.worker import WorkerContext
 from qre.kernel.forward.forwarder import Forwarder, ForwardState, WantedWay
+from qre.kernel.netfilter.listening import Listening
 from qre.kernel.netfilter.table_status import MOST_CLOSED, MOST_UPLINKS, ForwardStatus
 
 _LONGEST: Final = 512
@@ -37,7 +38,7 @@ class TunnelWay:
             WantedWay(
                 device=config.device,
                 mode=config.forward,
-                listen=(ip_address(config.listen_ip), config.listen_port),
+                listen=Listening((ip_address(config.listen_ip),), config.listen_port),
                 dest=(dest, config.dest_port) if dest is not None else None,
             )
         )

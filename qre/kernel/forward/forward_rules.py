@@ -47,6 +47,7 @@ from qre.kernel.netfilter.expressions import (
     tracked,
     translated_apart,
 )
+from qre.kernel.netfilter.listening import Listening
 from qre.kernel.netfilter.own_tables import FORWARD, Guarded, OwnTable, arrived_at, note, removal, table_of
 
 _LINK_LOCAL: Final = {"prefix": {"addr": "169.254.0.0", "len": 16}}
@@ -66,7 +67,7 @@ class Passage:
     guarded: tuple[Guarded, ...]  # uplinks that did not forward
     tunnel: tuple[Guarded, ...]  # the tunnel's device, if it did not: its packets need no guard
     ipv6: bool  # this machine forwards it
-    listen: tuple[Address, int]
+    listen: Listening
     dest: tuple[Address, int] | None
     quiet: bool  # QRE's own datagrams stay untracked
 
@@ -99,7 +100,7 @@ def replacement(passage: Passage) -> list[Command]:
         table.chain("out", "nat", "postrouting", SRCNAT)
         elsewhere = match("!=", meta("oifname"), passage.device)
         inner = (from_tunnel, elsewhere, NOT_VOUCHED_FOR)  # qre.ko's own datagrams come from the tunnel's device, too
-        table.rule("out", *inner, *translated_apart(passage.listen[1]))
+        table.rule("out", *inner, *translated_apart(passage.listen.port))
         table.rule("out", *inner, {"masquerade": None})
     return [*removal([passage.table]), *table.made]
 

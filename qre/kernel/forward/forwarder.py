@@ -26,6 +26,7 @@ from qre.kernel.netfilter.forwarding import (
 )
 from qre.kernel.netfilter.guarded_devices import guarded_of, let_go, make_forward
 from qre.kernel.netfilter.kept_table import KeptTable
+from qre.kernel.netfilter.listening import Listening
 from qre.kernel.netfilter.own_tables import (
     FORWARD,
     Closed,
@@ -48,7 +49,7 @@ class WantedWay:
 
     device: str
     mode: Forward
-    listen: tuple[Address, int]
+    listen: Listening
     dest: tuple[Address, int] | None = None
 
 

@@ -7,6 +7,7 @@ from ipaddress import IPv4Address
 from typing import Any, Final
 
 from qre.addresses import Address
+from qre.kernel.netfilter.listening import Listening
 from qre.kernel.udp.underlay_sockets import MARK
 
 Command = dict[str, Any]
@@ -111,18 +112,24 @@ def has_address(end: str, address: Address) -> Expression:
     return equals(payload(header_of(address.version), f"{end}addr"), str(address))
 
 
-def leave_untracked(table: Table, listen: tuple[Address, int], dest: tuple[Address, int] | None) -> None:
+def is_one_of(left: Expression, addresses: Sequence[Address]) -> Expression:
+    """``addresses``: of one version."""
+    texts = list(map(str, addresses))
+    return equals(left, texts[0]) if len(texts) == 1 else in_set(left, texts)
+
+
+def leave_untracked(table: Table, listen: Listening, dest: tuple[Address, int] | None) -> None:
     """No connection tracking for the datagrams of a server's port, and for those between its relay and Dest. What is
     forwarded, or answers what was, is tracked: it may have to be translated (translated_apart)."""
-    address, port = listen
     local, for_relay = equals(routed("type"), "local"), equals(payload("udp", "dport"), {"range": _EPHEMERAL})
     for chain, hook, ours, theirs, everywhere, relayed in (
         ("datagrams_in", "prerouting", "d", "s", [local], [for_relay]),
         ("datagrams_out", "output", "s", "d", [], []),
     ):
         table.chain(chain, "filter", hook, RAW)
-        own = everywhere if address.is_unspecified else [has_address(ours, address)]
-        table.rule(chain, *own, equals(payload("udp", f"{ours}port"), port), {"notrack": None})
+        to = payload(header_of(listen.version), f"{ours}addr")
+        own = everywhere if listen.everywhere else [is_one_of(to, listen.addresses)]
+        table.rule(chain, *own, equals(payload("udp", f"{ours}port"), listen.port), {"notrack": None})
         if dest is not None:
             table.rule(
                 chain,

@@ -1,8 +1,9 @@
 """Which tables are QRE's, what they record, and what stands in others. Sans-IO.
 
 A table is named ``qre-<device>``; its family says what it is for. Empty chains are its notes, and remember what a
-killed daemon could not undo: ``listen-<ip>-<port>``, with 32 hexadecimal digits for IPv6, and for each device that
-did not forward ``forwarding-was-off-<index>``, with ``-alone`` where net.ipv4.ip_forward was on all the same.
+killed daemon could not undo: for each address ``listen-<ip>-<port>``, with 32 hexadecimal digits for IPv6, and for
+each device that did not forward ``forwarding-was-off-<index>``, with ``-alone`` where net.ipv4.ip_forward was on all
+the same.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from dataclasses import dataclass, field
 from ipaddress import IPv6Address, ip_address
 from typing import Any, Final, NamedTuple
 
-from qre.addresses import Address
 from qre.kernel.netfilter.expressions import Command, Expression, Table, equals, in_set, meta, payload
+from qre.kernel.netfilter.listening import Listening
 
 PREFIX: Final = "qre-"
 #: Of the tables that pass TCP to Dest, by version of IP, and of those that forward a tunnel's packets.
@@ -75,7 +76,7 @@ def arrived_at(devices: Sequence[Guarded]) -> list[list[Expression]]:
 class Record:
     """What a table of QRE's says of itself. ``was_off``: the index of a device -> whether it was off alone."""
 
-    listen: tuple[Address, int] | None = None
+    listen: Listening | None = None
     was_off: Mapping[int, bool] = field(default_factory=dict)
 
 
@@ -114,11 +115,11 @@ class Listing:
         return not set(self.others) & set(_SEES[version])
 
 
-def note(table: Table, listen: tuple[Address, int] | None, guarded: Sequence[Guarded]) -> None:
+def note(table: Table, listen: Listening | None, guarded: Sequence[Guarded]) -> None:
     """Write a table's record."""
     if listen is not None:
-        address, port = listen
-        table.chain(f"listen-{address if address.version == 4 else address.packed.hex()}-{port}")
+        for address in listen.addresses:
+            table.chain(f"listen-{address if address.version == 4 else address.packed.hex()}-{listen.port}")
     for each in guarded:
         table.chain(f"forwarding-was-off-{each.index}{'-alone' if each.alone else ''}")
 
@@ -157,7 +158,8 @@ def _add(record: Record, chain: str) -> Record:
         return Record(record.listen, {**record.was_off, int(found[1]): found[2] is not None})
     if (found := _LISTEN.fullmatch(chain)) is not None:
         address = ip_address(found[1]) if found[1] else IPv6Address(bytes.fromhex(found[2]))
-        return Record((address, int(found[3])), record.was_off)
+        before = record.listen.addresses if record.listen is not None else ()
+        return Record(Listening((*before, address), int(found[3])), record.was_off)
     return record
 
 

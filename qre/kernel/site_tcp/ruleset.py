@@ -48,6 +48,7 @@ from qre.kernel.netfilter.expressions import (
     has_address,
     header_of,
     in_set,
+    is_one_of,
     leave_untracked,
     match,
     meta,
@@ -57,6 +58,7 @@ from qre.kernel.netfilter.expressions import (
     set_to,
     tracked,
 )
+from qre.kernel.netfilter.listening import Listening
 from qre.kernel.netfilter.own_tables import SITE_TCP, Guarded, OwnTable, arrived_at, note, removal, table_of
 
 _BEHIND_DSTNAT: Final = -95
@@ -71,7 +73,7 @@ class Face:
     """What is wanted."""
 
     device: str  # of the tunnel: it names the table
-    listen: tuple[Address, int]
+    listen: Listening
     dest: tuple[Address, int]
     ports: tuple[tuple[int, int], ...]  # of Listen's address, and the one of Dest that each leads to
     source: Address  # ours, as Dest sees it
@@ -83,7 +85,7 @@ class Face:
     @property
     def version(self) -> int:
         """Of IP, which Listen, Dest and ``source`` have in common."""
-        return self.listen[0].version
+        return self.listen.version
 
     @property
     def table(self) -> OwnTable:
@@ -172,17 +174,16 @@ def _know_ours(table: Table, face: Face) -> None:
 
 
 def _to_listen(face: Face) -> Expression:
-    address = face.listen[0]
-    if address.is_unspecified:
+    if face.listen.everywhere:
         return equals({"fib": {"result": "type", "flags": ["daddr"]}}, "local")
-    return has_address("d", address)
+    return is_one_of(payload(header_of(face.version), "daddr"), face.listen.addresses)
 
 
 def _ours(face: Face, port: int) -> list[Expression]:
     """Packets, of either direction, of a connection that came to this port and has another destination now. ICMP
     errors about it, too."""
-    address, first = face.listen[0], tracked(f"{header_of(face.version)} daddr", "original")
-    to_listen = [] if address.is_unspecified else [equals(first, str(address))]
+    first = tracked(f"{header_of(face.version)} daddr", "original")
+    to_listen = [] if face.listen.everywhere else [is_one_of(first, face.listen.addresses)]
     return [
         match("in", tracked("status"), "dnat"),
         *to_listen,

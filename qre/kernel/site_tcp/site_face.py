@@ -26,6 +26,7 @@ from qre.kernel.netfilter.forwarding import (
 )
 from qre.kernel.netfilter.guarded_devices import guarded_of, let_go, make_forward
 from qre.kernel.netfilter.kept_table import KeptTable
+from qre.kernel.netfilter.listening import Listening
 from qre.kernel.netfilter.own_tables import (
     SITE_TCP,
     Record,
@@ -58,7 +59,7 @@ class Wanted:
     80."""
 
     device: str
-    listen: tuple[Address, int]
+    listen: Listening
     ports: tuple[int, ...] | None
     dest: Address | None
     dest_port: int
@@ -67,11 +68,11 @@ class Wanted:
     @property
     def version(self) -> int:
         """Of IP."""
-        return self.listen[0].version
+        return self.listen.version
 
     def chosen(self) -> tuple[tuple[int, int], ...]:
         """Each port, and the one of Dest that it leads to."""
-        own = self.listen[1]
+        own = self.listen.port
         ports = (own, HTTP) if self.ports is None else self.ports
         return tuple((port, self.dest_port if port == own else port) for port in dict.fromkeys(ports))
 
@@ -128,7 +129,7 @@ class SiteFace(KeptTable[Face]):
             self.stay_off()
             return State(why=_OFF)
         self._off = False
-        taken = taken_ports(wanted.listen[0])
+        taken = frozenset[int]().union(*map(taken_ports, wanted.listen.addresses))
         free = tuple(pair for pair in chosen if pair[0] not in taken)
         state = State(ports=free, taken=tuple(port for port, _ in chosen if port in taken))
         with NetlinkSocket(NETLINK_ROUTE) as netlink:
@@ -164,9 +165,12 @@ class SiteFace(KeptTable[Face]):
             own
             for own, record in listing.records.items()
             # one daemon has the port: the other is dead
-            if own.family == self.table.family and own != self.table and record.listen == wanted.listen
+            if own.family == self.table.family
+            and own != self.table
+            and record.listen
+            and record.listen.meets(wanted.listen)
         ]
-        devices = _devices(netlink, wanted.listen[0], way)
+        devices = _devices(netlink, wanted.listen, way)
         own = self._own(listing)
         records = [*listing.records.values(), *filter(None, [own])]
         guarded = guarded_of(netlink, devices, records, forwards) if self.version == 4 else ()
@@ -193,11 +197,11 @@ class SiteFace(KeptTable[Face]):
         make_forward(netlink, guarded, forwards)
 
 
-def _devices(netlink: NetlinkSocket, listen: Address, way: Way) -> dict[int, str]:
+def _devices(netlink: NetlinkSocket, listen: Listening, way: Way) -> dict[int, str]:
     """Where packets of such connections come in: from Dest, and from visitors."""
-    listening = way_in(netlink, listen)
-    listening = way.index if listening is None else listening
-    named = {index: name_of(netlink, index) for index in sorted({way.index, listening})}
+    listening = (way_in(netlink, each) for each in listen.addresses)
+    indices = sorted({way.index, *(index for index in listening if index is not None)})
+    named = {index: name_of(netlink, index) for index in indices}
     return {index: name for index, name in named.items() if name not in (None, _LOOPBACK) and name}
 
 

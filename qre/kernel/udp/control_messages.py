@@ -14,6 +14,8 @@ import time
 from collections.abc import Iterator
 from typing import Any, Final
 
+from qre.addresses import Address
+
 _IP_MTU_DISCOVER, _IPV6_MTU_DISCOVER, _PMTUDISC_DONT = 10, 23, 0
 #: What is too large for the first hop is refused. Of IPv6, no word of ICMP about the path is wanted besides: routes
 #: remember those, and qre.ko's packets leave by the same ones. IPv4's do not look at what was remembered.
@@ -59,6 +61,11 @@ def is_every(ip: str) -> bool:
 def every_like(ip: str) -> str:
     """Every address of the same IP version, or none in particular."""
     return EVERY[family_of(ip)]
+
+
+def as_told(address: Address) -> str:
+    """As ``local_of`` has it."""
+    return socket.inet_ntop(family_of(str(address)), address.packed)
 
 
 def source_of(address: Any) -> tuple[str, int]:

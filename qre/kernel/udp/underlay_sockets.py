@@ -14,9 +14,10 @@ import ipaddress
 import os
 import socket
 import struct
+from collections.abc import Sequence
 from typing import Final
 
-from qre.addresses import Address, host_port
+from qre.addresses import Address, address_ports, host_port
 from qre.causes import of_network
 from qre.errors import MachineError, UserError
 from qre.kernel.udp.control_messages import EVERY, family_of, never_fragment, report_ecn, report_local
@@ -66,18 +67,22 @@ def mark(made: socket.socket) -> None:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, MARK)
 
 
-def server_pair(ip: str, port: int, *, beside_kernel: int | None = None) -> tuple[socket.socket, socket.socket]:
+def server_pair(
+    ip: str, port: int, several: Sequence[Address] = (), *, beside_kernel: int | None = None
+) -> tuple[socket.socket, socket.socket]:
     """Two sockets of one group on ``ip:port``: slot 0 (user space) and slot 1 (data plane).
 
     A port that another process uses, even with SO_REUSEPORT, is refused: it would receive our packets. Only the
     socket that qre.ko kept of the previous daemon may exist until ours replaces it: ``beside_kernel`` is then how
-    many are bound there.
+    many are bound there. ``several``: Listen's addresses, for which ``ip`` is every one.
     """
-    where = f"Listen {host_port(ip, port)}"
+    where = _listen(ip, port, several)
     if beside_kernel is None:
-        require_free(ip, port)
-    elif beside_kernel > 1:
-        raise _refused(where, OSError(errno.EADDRINUSE, ""))
+        require_free(ip, port, several)
+    else:
+        _require_present(several)
+        if beside_kernel > 1:
+            raise _refused(where, OSError(errno.EADDRINUSE, ""))
     made: list[socket.socket] = []
     try:
         for _ in range(2):
@@ -172,13 +177,31 @@ def source_address(ip: str, peer: Address) -> Address | None:
         return None
 
 
-def require_free(ip: str, port: int) -> None:
-    """Bind the UDP port and release it. Raises QreError when it cannot be bound."""
+def _require_present(addresses: Sequence[Address]) -> None:
+    """Raise QreError unless this machine has them: binding to every one says nothing of these."""
+    for each in addresses:
+        try:
+            with _new(family_of(str(each))) as probe:
+                probe.bind((str(each), 0))
+        except OSError as error:
+            raise _refused(f"Listen {each}", error) from error
+
+
+def require_free(ip: str, port: int, several: Sequence[Address] = ()) -> None:
+    """Bind the UDP port, of ``several`` addresses as ``server_pair`` does, and release it. Raises QreError when it
+    cannot be bound."""
+    _require_present(several)
     try:
         with _new(family_of(ip), both=True) as probe:
             probe.bind((ip, port))
     except OSError as error:
-        raise _refused(f"Listen {host_port(ip, port)}", error) from error
+        raise _refused(_listen(ip, port, several), error) from error
+
+
+def _listen(ip: str, port: int, several: Sequence[Address]) -> str:
+    if several:
+        return f"Listen {address_ports(several, port)} (together they take the port at every address)"
+    return f"Listen {host_port(ip, port)}"
 
 
 def _refused(where: str, error: OSError) -> UserError | MachineError:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import socket
+from collections.abc import Collection
 from typing import Final
 
 from qre.kernel.udp.control_messages import (
@@ -37,17 +38,21 @@ def port_socket(fd: int) -> socket.socket:
 
 
 def receive_into(
-    sock: socket.socket, buffer: bytearray, *, wildcard: bool
+    sock: socket.socket, buffer: bytearray, *, ours: Collection[str] | None
 ) -> tuple[int, Address, int, list[Ancillary]]:
-    """Length, visitor, ECN codepoint and control messages of the next datagram. Raises OSError as recvmsg does, and
-    for one from port 0: nobody can be answered there."""
+    """Length, visitor, ECN codepoint and control messages of the next datagram. ``ours``: those of this machine's
+    addresses at which the port is open, empty for all; None when ``sock`` is bound to one. Raises OSError as recvmsg
+    does; for one from port 0: nobody can be answered there; and for one to another address than ours."""
     length, ancillary, _, address = sock.recvmsg_into([buffer], _ANCILLARY)
     source = source_of(address)
     if not source[1]:
         raise OSError(errno.EADDRNOTAVAIL, "source port 0")
-    if not wildcard:
+    if ours is None:
         return length, source, ecn_of(ancillary), ancillary
-    return length, (*source, local_of(ancillary) or every_like(source[0])), ecn_of(ancillary), ancillary
+    local = local_of(ancillary) or every_like(source[0])
+    if ours and local not in ours:  # before the demultiplexer is attached, which closes the port there
+        raise OSError(errno.EADDRNOTAVAIL, "not Listen's")
+    return length, (*source, local), ecn_of(ancillary), ancillary
 
 
 def send_to(

@@ -393,7 +393,7 @@ class TestOneLook:
     def test_two_servers_on_one_uplink_do_not_stand_in_each_others_way(self) -> None:
         ip("address", "add", "192.0.2.2/24", "dev", "up0")
         one, other = SiteFace("qre0", 4), SiteFace("qre1", 4)
-        second = replace(self.WANTED, device="qre1", listen=(IPv4Address("192.0.2.2"), 443))
+        second = replace(self.WANTED, device="qre1", listen=Listening((IPv4Address("192.0.2.2"),), 443))
         assert one.look(self.WANTED).ports == ((443, 443), (80, 80))
         assert other.look(second).ports == ((443, 443), (80, 80))
         one.undo()

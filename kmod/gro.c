@@ -44,6 +44,8 @@ static int qre_gro_poll(struct napi_struct *napi, int budget)
 	struct sk_buff *skb;
 	int done = 0;
 
+	if (!budget) /* netpoll's: nothing may be received, and it is scheduled all the same */
+		return 0;
 	if (skb_queue_len(&cell->waiting) == 1 && !cell->goes_on) {
 		netif_receive_skb(__skb_dequeue(&cell->waiting));
 		napi_complete(napi);

@@ -1,5 +1,5 @@
 """``python -m tests.bench.likeness [N [RTT_MS [JITTER_MS]]]``: N connections of each side, with Dest 6 ms away, and
-up to 1 ms more in each direction.
+up to 1 ms more in each direction. Dest and the road to it have a processor that the server leaves alone.
 
 direct: visits to the site itself; visitors: the same through the server's port; both by one process with the
 client's own handshake, 40 at most. ours: client daemons; strangers: the same with an identity that the server does
@@ -12,12 +12,15 @@ least.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 
 from qre.cli.profile.configuration import fresh_short_id
 from tests.bench.likeness import judge
@@ -43,7 +46,8 @@ _ICON = '<link rel="icon" href="data:,">'
 
 def capture(tunnel: Tunnel, count: int) -> dict[str, list[Visit]]:
     """Make the visits, by side, which take turns."""
-    tunnel.server.start().wait_ready()
+    with _on_other_processors():
+        tunnel.server.start().wait_ready()
     print(f"waiting {_RECORDINGS:.0f} s, while the server records visits of its own", flush=True)
     time.sleep(_RECORDINGS)
     order = {
@@ -99,6 +103,25 @@ def capture(tunnel: Tunnel, count: int) -> dict[str, list[Visit]]:
         server = (_FAR if side.startswith("direct") else tunnel.lab.SERVER, PORT)
         sides.setdefault(side, []).append(Visit(seen[flow], server))
     return sides
+
+
+def _on_the_last_processor(pids: Iterable[int]) -> None:
+    """The site is another machine: its times must not depend on what a server's visits or its clients cost."""
+    last = max(os.sched_getaffinity(0))
+    for pid in pids:
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            os.sched_setaffinity(int(thread.name), {last})
+
+
+@contextlib.contextmanager
+def _on_other_processors() -> Iterator[None]:
+    """What is started meanwhile leaves the site's processor alone, if there are several."""
+    all_of_them = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, all_of_them - {max(all_of_them)} or all_of_them)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, all_of_them)
 
 
 def _stranger(tunnel: Tunnel) -> Daemon:
@@ -181,6 +204,7 @@ def main() -> int:
         distance = lab.site.popen([*road, str(round_trip / 2), str(jitter)])
         tunnel.stack.callback(distance.wait)
         tunnel.stack.callback(distance.kill)
+        _on_the_last_processor((tunnel.site.process.pid, distance.pid))
         sides = capture(tunnel, int(count))
     _controls("strangers", sides["strangers"], _SERVERS)
     compare("direct / visitors", sides["direct"], sides["visitors"])

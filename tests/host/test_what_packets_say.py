@@ -44,7 +44,9 @@ def test_a_firewall_that_appears_in_front_of_the_port_is_said_within_seconds_and
             wait_for("the client gives its session up", lambda: not sessions(tunnel.client))
             found = json.loads(tunnel.client.tool("--json", "check", "client0", check=False))
             (item,) = [item for item in found["items"] if item["item"] == "tunnel"]
-            assert item["answer"] == "no" and "nothing has come back" in item["seen"]
+            assert item["answer"] == "no"
+            later = "no answer in time"  # of the next attempt, where the check has taken long
+            assert "nothing has come back" in item["seen"] or later in item["seen"]
             tunnel.lab.server.run("nft", "delete table ip front")
             wait_for("STATUS", lambda: "nothing has come back" not in statuses(tunnel)[-1])
             wait_for("the log", lambda: "packets pass again" in tunnel.client.said())

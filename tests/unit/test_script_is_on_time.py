@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from types import SimpleNamespace
 from typing import Any, cast
@@ -61,3 +62,20 @@ def test_it_is_made_ahead_and_waits_for_its_time(scripted: bool, made_at: float,
         clock[0] = DUE
         world.send_due(one, DUE)
     assert sent == [DUE] and not one.outbox
+
+
+def test_what_waited_for_the_session_is_due_at_once_when_it_is_installed() -> None:
+    told: list[str] = []
+    inner = SimpleNamespace(session_installed=lambda: told.append("installed"))
+    one = SimpleNamespace(session_id=b"id", inner=inner)
+    world = cast(
+        Any,
+        SimpleNamespace(
+            steering=None,
+            _all=[one],
+            progress=lambda *_: told.append("made"),
+            waits=lambda: told.append("timer"),
+        ),
+    )
+    asyncio.run(Acceptance._release(world, cast(Any, one)))
+    assert told == ["installed", "made", "timer"]

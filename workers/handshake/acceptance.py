@@ -318,6 +318,7 @@ class Acceptance:
         if one in self._all and one.session_id is not None:
             one.inner.session_installed()
             self.progress(one, time.monotonic())
+            self.waits()  # the last datagram of a visit waited for it
 
     def confirmed(self, session_id: bytes) -> None:
         """The client uses the session: its handshake is complete."""

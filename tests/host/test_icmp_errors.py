@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from qre.addresses import host_port
-from qre.kernel.udp.port_errors import Limits, checksum_of
+from qre.kernel.udp.port_errors import Limits
+from qre.wire.internet_checksum import checksum_of, word_sum
 from tests.support import refused_visitor
 from tests.support.daemons import wait_for
 from tests.support.lab import Ipv6Lab, Lab
@@ -52,7 +53,7 @@ def unnumbered(packet: str) -> bytes:
     raw = bytes.fromhex(packet)
     if raw[0] >> 4 == 6:
         return raw
-    assert checksum_of(raw[:20]) == 0
+    assert checksum_of(word_sum(raw[:20])) == 0
     return raw[:4] + bytes(2) + raw[6:10] + bytes(2) + raw[12:]
 
 
@@ -122,7 +123,7 @@ def assert_too_big(lab: type[Lab], told: Any, mtu: int, length: int) -> None:
             assert (len(packet), struct.unpack(">H", quoted[4:6])[0], quoted[7]) == (1280, 8 + length, 63)
         else:
             assert (packet[20], packet[21], struct.unpack(">H", packet[26:28])[0]) == (3, 4, mtu)
-            assert checksum_of(packet[20:]) == 0
+            assert checksum_of(word_sum(packet[20:])) == 0
             quoted = packet[28:]
             assert (len(packet), struct.unpack(">H", quoted[2:4])[0], quoted[8]) == (576, 28 + length, 63)
 

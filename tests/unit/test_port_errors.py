@@ -21,12 +21,12 @@ from qre.kernel.udp.port_errors import (
     Failing,
     Limits,
     PortError,
-    checksum_of,
     failing_of,
     icmp_error,
     udp_checksum,
 )
 from qre.structs import decoder, encoder
+from qre.wire.internet_checksum import checksum_of, word_sum
 from qre.workers.bpf_loader import error_sender
 from qre.workers.bpf_loader.error_sender import ErrorSender
 
@@ -67,7 +67,7 @@ def with_checksum(message: bytes) -> bytes:
     """An ICMPv6 message as the kernel completes it (RFC 4443 §2.3)."""
     visitor, local = ENDS[6]
     pseudo = local.packed + visitor.packed + struct.pack(">II", len(message), 58)
-    return message[:2] + checksum_of(pseudo + message).to_bytes(2, "big") + message[4:]
+    return message[:2] + checksum_of(word_sum(pseudo + message)).to_bytes(2, "big") + message[4:]
 
 
 def test_an_error_has_the_bytes_of_a_kernels_own() -> None:
@@ -83,7 +83,7 @@ def test_a_short_datagram_is_quoted_whole_and_an_odd_one_is_summed_right() -> No
         for length in (0, 1, 33):
             made = icmp_error(error(version, DATA[:length]))
             assert len(made) == 8 + {4: 28, 6: 48}[version] + length
-            assert checksum_of(made if version == 4 else b"") in {0, 0xFFFF}
+            assert checksum_of(word_sum(made if version == 4 else b"")) in {0, 0xFFFF}
 
 
 @pytest.mark.parametrize(

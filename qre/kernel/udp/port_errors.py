@@ -16,6 +16,7 @@ import msgspec
 
 from qre.addresses import Address
 from qre.structs import U16, Message, Port
+from qre.wire.internet_checksum import checksum_of, word_sum
 
 #: Bytes of a datagram's payload that Linux quotes: of IPv4 until the whole error has 576, of IPv6 1,280.
 QUOTED: Final = {4: 576 - 20 - 8 - 28, 6: 1280 - 40 - 8 - 48}
@@ -93,8 +94,8 @@ def icmp_error(error: PortError) -> bytes:
         told = (_TOO_BIG6, 0) if code6 is None else (_UNREACHABLE6, code6)
         return _ICMP.pack(*told, 0, error.mtu) + head + udp + error.payload
     fields = 0x45, error.traffic, 28 + error.length, 0, _DONT_FRAGMENT, error.hops, _UDP
-    quote = _IPV4.pack(*fields, checksum_of(_IPV4.pack(*fields, 0, *ends)), *ends) + udp + error.payload
-    check = checksum_of(_ICMP.pack(_UNREACHABLE, code, 0, error.mtu) + quote)
+    quote = _IPV4.pack(*fields, checksum_of(word_sum(_IPV4.pack(*fields, 0, *ends))), *ends) + udp + error.payload
+    check = checksum_of(word_sum(_ICMP.pack(_UNREACHABLE, code, 0, error.mtu) + quote))
     return _ICMP.pack(_UNREACHABLE, code, check, error.mtu) + quote
 
 
@@ -112,18 +113,12 @@ def _check(error: PortError, version: int) -> None:
         raise ValueError("nobody has the visitor's address")
 
 
-def checksum_of(data: bytes) -> int:
-    """The Internet checksum (RFC 1071)."""
-    total: int = sum(struct.unpack(f">{(len(data) + 1) // 2}H", data + b"\0" * (len(data) % 2)))
-    total = (total & 0xFFFF) + (total >> 16)
-    return ~(total + (total >> 16)) & 0xFFFF
-
-
 def udp_checksum(source: tuple[Address, int], destination: tuple[Address, int], data: bytes) -> int:
     """That of a UDP datagram (RFC 768, RFC 8200 §8.1)."""
     length = 8 + len(data)
     pseudo = source[0].packed + destination[0].packed + struct.pack(">II", length, _UDP)
-    return checksum_of(pseudo + _UDP_HEADER.pack(source[1], destination[1], length, 0) + data) or 0xFFFF
+    whole = pseudo + _UDP_HEADER.pack(source[1], destination[1], length, 0) + data
+    return checksum_of(word_sum(whole)) or 0xFFFF
 
 
 class Limits:

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from qre.wire.datagram import DATAGRAM_HEAD
+from qre.wire.internet_checksum import checksum_of, word_sum
 from qre.workers.dataplane.inner.mss import with_mss_lowered_untrusted
 from qre.workers.dataplane.inner.offload import (
     GSO_TCPV4,
@@ -19,8 +20,6 @@ from qre.workers.dataplane.inner.offload import (
     NO_OFFLOAD,
     TCP,
     VNET_HEADER,
-    checksum_of,
-    word_sum,
 )
 
 _HEAD = len(DATAGRAM_HEAD)

@@ -6,7 +6,7 @@ import struct
 from typing import Final
 
 from qre.wire.datagram import DATAGRAM_HEAD
-from qre.workers.dataplane.inner.offload import checksum_of, word_sum
+from qre.wire.internet_checksum import checksum_of, word_sum
 
 _HEAD: Final = len(DATAGRAM_HEAD)
 _HEADER: Final = 20

@@ -11,7 +11,7 @@ from __future__ import annotations
 import struct
 from typing import Final
 
-from qre.workers.dataplane.inner.offload import checksum_of, word_sum
+from qre.wire.internet_checksum import checksum_of, word_sum
 
 ICMP, ICMPV6 = 1, 58
 #: The part of the packet that an answer quotes: RFC 1812 §4.3.2.3 (576 bytes in all), RFC 4443 §2.4 (1,280 in all).

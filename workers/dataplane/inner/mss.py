@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import Final
 
 from qre.wire.datagram import DATAGRAM_HEAD
-from qre.workers.dataplane.inner.offload import TCP, checksum_of, tcp_options_untrusted
+from qre.wire.internet_checksum import checksum_of
+from qre.workers.dataplane.inner.offload import TCP, tcp_options_untrusted
 
 _HEAD: Final = len(DATAGRAM_HEAD)
 _SYN: Final = 0x02

@@ -1,8 +1,8 @@
 """Super-packets: the reads and writes of a TUN device with IFF_VNET_HDR (virtio 1.2 §5.1.6, linux/virtio_net.h).
 
 Transmit: one read gives up to 64 KB of TCP (or UDP) payload behind one header; it is split into packets that fit,
-with checksums completed. Checksums are ones' complement sums of 16-bit words (RFC 1071): a big-endian number modulo
-65535. It must never trust a length or offset of the header it reads: the packet may come from any local program.
+with checksums completed. It must never trust a length or offset of the header it reads: the packet may come from any
+local program.
 
 struct virtio_net_hdr, native byte order::
 
@@ -16,6 +16,7 @@ from collections.abc import Callable
 
 from qre.errors import UntrustedInputError
 from qre.wire.datagram import DATAGRAM_HEAD
+from qre.wire.internet_checksum import checksum_of, word_sum
 
 VNET_HEADER = struct.Struct("=BBHHHH")
 VNET_HEADER_SIZE = VNET_HEADER.size
@@ -34,27 +35,6 @@ _SIGNED = {19, 29}  # options that sign a segment whole
 _TCP_HEADER = struct.Struct(">4sIIBBHHH")  # ports, sequence, acknowledgement, data offset, flags, window, sum, urgent
 _IP4_HEADER = struct.Struct(">3s2sHH4sH")  # DATAGRAM_HEAD, version and tos, length, id, fragment..protocol, sum
 _IP6_HEADER = struct.Struct(">3s4sH")  # DATAGRAM_HEAD, version..flow label, payload length
-
-
-#: 2^16 is 1 modulo 65535, and so is any power of it: folding a long number at multiples of 16 bits leaves
-#: its remainder as it is, for less than half the cost. (Multiples of 30, too: a digit of Python's integers.)
-_FOLD, _FOLD_AGAIN = 5280, 2640
-_FOLD_MASK, _FOLD_AGAIN_MASK = (1 << _FOLD) - 1, (1 << _FOLD_AGAIN) - 1
-
-
-def checksum_of(total: int) -> int:
-    """The checksum field for data whose words add up to ``total``, in any representation modulo 65535."""
-    # A remainder of 0 stands for both zeros of ones' complement; headers are never all zero, so the sum is 0xFFFF.
-    return 0xFFFF - (total % 0xFFFF or 0xFFFF)
-
-
-def word_sum(data: bytes) -> int:
-    """The sum of the big-endian 16-bit words, modulo 65535; an odd last byte counts as the high one."""
-    total = int.from_bytes(data, "big")
-    if len(data) > 256:
-        total = (total >> _FOLD) + (total & _FOLD_MASK)
-        total = (total >> _FOLD_AGAIN) + (total & _FOLD_AGAIN_MASK)
-    return (total << 8) % 0xFFFF if len(data) & 1 else total % 0xFFFF
 
 
 def split_untrusted(read: bytes, max_size: int) -> list[bytes]:

@@ -288,7 +288,8 @@ def test_what_came_in_fragments_is_told_to_have() -> None:
 def closed_port(family: int) -> tuple[str, int]:
     with socket.socket(family, socket.SOCK_DGRAM) as made:
         made.bind((LOOPBACK[family], 0))
-        return made.getsockname()[:2]  # type: ignore[no-any-return]
+        address: tuple[str, int] = made.getsockname()[:2]
+        return address
 
 
 def heard(sock: socket.socket) -> QueuedError | None:
@@ -334,8 +335,10 @@ class Way:
     def __init__(self, log: ErrorLog) -> None:
         self.log = log
         self.replies: list[bytes] = []
-        reply: Callable[..., None] = lambda flow, data, *rest: self.replies.append(data)  # noqa: E731
-        self.relays = Relays(reply, contextlib.nullcontext, lambda: None, lambda key, line: None, log)
+        self.relays = Relays(self._reply, contextlib.nullcontext, lambda: None, lambda key, line: None, log)
+
+    def _reply(self, _: Flow, data: bytes, *rest: object) -> None:
+        self.replies.append(data)
 
     def opened(self, family: int, dest: tuple[str, int], number: int = 1) -> DestSocket:
         made = self.relays.open(Flow(("192.0.2.1", number), 0.0), family, dest)

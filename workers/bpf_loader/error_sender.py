@@ -10,7 +10,6 @@ from collections.abc import Mapping
 
 from qre.errors import MachineError, UntrustedInputError
 from qre.ipc.messages import WorkerConfig
-from qre.kernel.udp.control_messages import is_every
 from qre.kernel.udp.icmp_sockets import send_error
 from qre.kernel.udp.port_errors import Limits, PortError
 
@@ -24,8 +23,8 @@ class ErrorSender:
 
     def send(self, error: PortError, config: WorkerConfig) -> None:
         """Send it, if the limits allow one more. Raises QreError when it cannot be sent, or is not the port's."""
-        every = is_every(config.listen_ip) and not config.listen_only
-        ours = error.local_port == config.listen_port and (every or error.local in config.listen)
+        listen = config.listen
+        ours = error.local_port == config.listen_port and (listen[0].is_unspecified or error.local in listen)
         fd = self._held.get("icmp" if error.local.version == 4 else "icmpv6")
         if not ours:
             raise UntrustedInputError("handshake worker", "an ICMP error that is not the port's")
